@@ -1,0 +1,29 @@
+//! knockpipe: an encrypted TCP tunnel with a shared key.
+//!
+//! `knockpipe encrypt` stands next to clients and seals what they send;
+//! `knockpipe decrypt` stands next to a server, authenticates the peer, and
+//! forwards what it sent. `docs/ARCHITECTURE.md` follows one connection
+//! through these modules; `docs/PROTOCOL.md` is the wire format.
+//!
+//! | floor | modules | may know |
+//! |---|---|---|
+//! | 0 words | [`addr`], [`secret`], [`reason`] | nothing of ours |
+//! | 1 pure | [`proto`], [`keys`] | floor 0; no socket, no clock, no OS randomness |
+//! | 2 input and output | [`net`] | floor 0; tokio |
+//! | 3 service | [`tunnel`] | floors 0 to 2 |
+//! | 4 process | [`run`], [`observe`], [`sys`] | floors 0 to 3 |
+//! | 5 command line | [`cli`] | everything |
+//!
+//! `tests/floors.rs` fails the build when a module reaches up.
+
+pub mod addr;
+pub mod cli;
+pub mod keys;
+pub mod net;
+pub mod observe;
+pub mod proto;
+pub mod reason;
+pub mod run;
+pub mod secret;
+pub mod sys;
+pub mod tunnel;

@@ -1,0 +1,90 @@
+//! Why a connection ended: the one vocabulary of logs, counters and history.
+//!
+//! Every accepted connection ends with exactly one [`CloseReason`]. Its string
+//! form is stable, because operators write alerts against it. What the peer is
+//! told is a separate, smaller vocabulary (`proto::message::ResetReason`).
+
+use std::fmt;
+
+/// Why a connection ended, told from this end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// Both directions ended with an authenticated Fin.
+    Finished,
+    /// Our plain side (client or target) reset its connection.
+    PlainReset,
+    /// The far end sent Reset because its own plain side was reset.
+    PeerReset,
+    /// The sealed stream ended without Fin.
+    Truncated,
+    /// The sealed stream was reset or timed out in the network.
+    PeerLost,
+    /// A record failed authentication: tampering, or a broken peer.
+    BadRecord,
+    /// An authentic record that the protocol does not allow here.
+    ProtocolError,
+    /// The target refused or its address could not be reached.
+    TargetRefused,
+    /// The target did not answer in time.
+    TargetTimeout,
+    /// The target's name could not be resolved.
+    TargetUnresolved,
+    /// The dialer asked for a service that the acceptor does not have.
+    NoSuchService,
+    /// A limit of sessions was reached.
+    LimitReached,
+    /// The far end could not be reached.
+    PeerUnreachable,
+    /// The far end never answered the handshake: wrong key, wrong clock, or no knockpipe.
+    NoAnswer,
+    /// A stranger: no valid first message arrived before the deadline.
+    HandshakeFailed,
+    /// The first message was valid, but the dialer did not prove that it is live.
+    HandshakeTimeout,
+    /// A first message that was seen before, or that is too old or too new.
+    Replayed,
+    /// An unproven handshake that made place for a newcomer.
+    Displaced,
+    /// Too many sessions or handshakes from one source.
+    SourceLimit,
+    /// Cut by shutdown after the drain deadline, or by a second signal.
+    Shutdown,
+    /// This end failed (no descriptor, no memory).
+    LocalError,
+}
+
+impl CloseReason {
+    /// The stable name in logs and metrics, in kebab case.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::PlainReset => "plain-reset",
+            Self::PeerReset => "peer-reset",
+            Self::Truncated => "truncated",
+            Self::PeerLost => "peer-lost",
+            Self::BadRecord => "bad-record",
+            Self::ProtocolError => "protocol-error",
+            Self::TargetRefused => "target-refused",
+            Self::TargetTimeout => "target-timeout",
+            Self::TargetUnresolved => "target-unresolved",
+            Self::NoSuchService => "no-such-service",
+            Self::LimitReached => "limit-reached",
+            Self::PeerUnreachable => "peer-unreachable",
+            Self::NoAnswer => "no-answer",
+            Self::HandshakeFailed => "handshake-failed",
+            Self::HandshakeTimeout => "handshake-timeout",
+            Self::Replayed => "replayed",
+            Self::Displaced => "displaced",
+            Self::SourceLimit => "source-limit",
+            Self::Shutdown => "shutdown",
+            Self::LocalError => "local-error",
+        }
+    }
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

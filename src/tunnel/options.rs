@@ -1,0 +1,74 @@
+//! What one tunnel is told to do. The command line builds it; nothing here
+//! knows where it came from.
+
+use std::time::Duration;
+
+use crate::addr::{Address, BindAddress, ServiceName};
+use crate::keys::KeyRing;
+use crate::proto::{Padding, SuiteSet};
+
+/// One tunnel end: where it listens, where it forwards, with which keys.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Which end this is, and its target or targets.
+    pub role: Role,
+    /// Addresses to listen on; at least one.
+    pub sources: Vec<Address>,
+    /// The keys: the first dials, all are accepted.
+    pub keys: KeyRing,
+    /// Local address of outgoing connections.
+    pub bind: Option<BindAddress>,
+    /// How many of what at once.
+    pub limits: Limits,
+    /// Deadline of a dial, and separately of a handshake in total.
+    pub timeout: Duration,
+    /// How often target names are resolved again; `None` is never.
+    pub resolve_every: Option<Duration>,
+    /// Start although names do not resolve yet, and retry every second.
+    pub wait_for_dns: bool,
+    /// TCP keepalive on every connection.
+    pub keepalive: bool,
+    /// Block that records are padded to.
+    pub padding: Padding,
+    /// Record suites that may be used.
+    pub suites: SuiteSet,
+    /// How long sessions may finish after the first signal.
+    pub drain: Duration,
+}
+
+/// Which end a tunnel is.
+#[derive(Clone, Debug)]
+pub enum Role {
+    /// The dialer: plain in, sealed out.
+    Encrypt {
+        /// The far end.
+        target: Address,
+        /// The service asked for there; empty is its default target.
+        service: ServiceName,
+    },
+    /// The acceptor: sealed in, plain out.
+    Decrypt {
+        /// Targets by service name, each name once; the empty name is the default target.
+        targets: Vec<(ServiceName, Address)>,
+    },
+}
+
+/// How many of what at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Sessions; `None` is as many as file descriptors allow.
+    pub sessions: Option<usize>,
+    /// Unproven handshakes (acceptor only).
+    pub handshakes: usize,
+    /// What one source address may have; `None` is no limit.
+    pub per_source: Option<PerSource>,
+}
+
+/// What one source (an IPv4 address or an IPv6 /64) may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PerSource {
+    /// Sessions at once.
+    pub sessions: usize,
+    /// New connections per second, with a burst of as many; `None` is no limit.
+    pub per_second: Option<u32>,
+}
