@@ -1,6 +1,7 @@
 //! Addresses as people write them.
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 /// Where to listen or what to dial.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,3 +29,31 @@ pub struct BindAddress {
 /// The name of a service in Open; empty is the default target.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct ServiceName(String);
+impl ServiceName {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+impl FromStr for ServiceName {
+    type Err = ();
+    fn from_str(s: &str) -> Result<Self, ()> {
+        if !s.is_empty()
+            && s.len() <= 64
+            && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        {
+            Ok(Self(s.into()))
+        } else {
+            Err(())
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAddr {
+    Ip(SocketAddr),
+    Unix,
+}
+impl From<SocketAddr> for ClientAddr {
+    fn from(a: SocketAddr) -> Self {
+        Self::Ip(a)
+    }
+}
