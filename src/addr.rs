@@ -1,7 +1,23 @@
-//! Addresses as people write them.
-use std::net::{IpAddr, SocketAddr};
+//! Addresses as people write them, and peers as the log names them.
+//!
+//! Pure text: nothing here opens a socket, asks a name server or reads
+//! /etc/services. A host name stays text until `net::resolve` looks it up. What
+//! can be refused by looking at it is refused here, so that a typing error is a
+//! usage error with a remedy and not a failed lookup a minute later.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
+
+/// Longest path of a unix socket in bytes: `sun_path` holds 108 with the final NUL.
+const MAX_UNIX_PATH: usize = 107;
+
+/// Longest host name in bytes (RFC 1035 section 2.3.4, in text form).
+const MAX_HOST: usize = 253;
+
+/// Longest service name in bytes.
+const MAX_SERVICE_NAME: usize = 64;
 
 /// Where to listen or what to dial.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,31 +45,456 @@ pub struct BindAddress {
 /// The name of a service in Open; empty is the default target.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct ServiceName(String);
-impl ServiceName {
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
+
+/// Who is at the other end of an accepted connection, in canonical form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ClientAddr {
+    /// Over TCP. Never an IPv4 address dressed as IPv6; see [`ClientAddr::from`].
+    Ip(SocketAddr),
+    /// Over a unix socket, whose clients have no address.
+    Unix,
 }
-impl FromStr for ServiceName {
-    type Err = ();
-    fn from_str(s: &str) -> Result<Self, ()> {
-        if !s.is_empty()
-            && s.len() <= 64
-            && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
-        {
-            Ok(Self(s.into()))
-        } else {
-            Err(())
+
+/// What counts as one source: an IPv4 address, or an IPv6 /64, because a
+/// single IPv6 host commonly owns every address of its /64.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum SourceKey {
+    /// One IPv4 address.
+    V4(Ipv4Addr),
+    /// The upper 64 bits of an IPv6 address.
+    V6([u8; 8]),
+}
+
+/// Why a text is no [`Address`] or [`BindAddress`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AddrError {
+    /// Nothing was written.
+    #[error("the address is empty; write HOST:PORT, [IP]:PORT or /PATH")]
+    Empty,
+    /// A colon and a port, but no host before it.
+    #[error(
+        "\"{0}\" has no host; write 127.0.0.1{0} for this machine only, or 0.0.0.0{0} or [::]{0} for every interface"
+    )]
+    NoHost(String),
+    /// No port behind the host.
+    #[error("\"{0}\" has no port; write {0}:PORT, or /PATH for a unix socket")]
+    NoPort(String),
+    /// More than one colon outside of brackets.
+    #[error("\"{0}\" has several colons; write an IPv6 address in brackets: [IPv6]:PORT")]
+    Unbracketed(String),
+    /// Brackets that do not close, or something between them and the port.
+    #[error("\"{0}\" has misplaced brackets; write [IP]:PORT")]
+    Brackets(String),
+    /// Something in brackets that is no IP address.
+    #[error("\"{0}\" is no IP address; write names without brackets: HOST:PORT")]
+    NotAnIp(String),
+    /// A host that can be neither a name nor an address.
+    #[error("\"{0}\" is neither a host name nor an IPv4 address; correct its spelling")]
+    BadHost(String),
+    /// A port that is no number up to 65535 and no service name.
+    #[error("\"{0}\" is no port; write a number from 0 to 65535 or a name out of /etc/services")]
+    BadPort(String),
+    /// A unix path that does not fit into a socket address.
+    #[error(
+        "the socket path is {0} bytes long; a unix socket's path may have {MAX_UNIX_PATH}, so use a shorter one"
+    )]
+    PathTooLong(usize),
+    /// A unix path with a NUL byte.
+    #[error("the socket path contains a NUL byte; remove it")]
+    PathWithNul,
+    /// A bind address that is not numeric.
+    #[error("\"{0}\" is no local IP address; write [IP]:PORT, [IP] or IP, without a name or zone")]
+    BadBind(String),
+}
+
+/// Why a text is no [`ServiceName`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "\"{0}\" is no service name; use 1 to {MAX_SERVICE_NAME} letters, digits, dots, hyphens or underscores"
+)]
+pub struct ServiceNameError(String);
+
+// === impl Address ===
+
+impl Address {
+    /// Whether it means the same for ever: a unix path or an IP literal.
+    pub fn is_literal(&self) -> bool {
+        match self {
+            Self::Tcp { host, .. } => is_ip(host),
+            Self::Unix(_) => true,
         }
     }
 }
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClientAddr {
-    Ip(SocketAddr),
-    Unix,
+
+impl FromStr for Address {
+    type Err = AddrError;
+
+    fn from_str(text: &str) -> Result<Self, AddrError> {
+        if text.is_empty() {
+            return Err(AddrError::Empty);
+        }
+        if text.starts_with('/') {
+            return unix(text);
+        }
+        let (host, port) = match text.strip_prefix('[') {
+            Some(rest) => bracketed(text, rest)?,
+            None => plain(text)?,
+        };
+        check_port(port)?;
+        Ok(Self::Tcp { host: host.to_owned(), port: port.to_owned() })
+    }
 }
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+fn unix(text: &str) -> Result<Address, AddrError> {
+    if text.len() > MAX_UNIX_PATH {
+        return Err(AddrError::PathTooLong(text.len()));
+    }
+    if text.contains('\0') {
+        return Err(AddrError::PathWithNul);
+    }
+    Ok(Address::Unix(text.into()))
+}
+
+fn bracketed<'a>(text: &str, rest: &'a str) -> Result<(&'a str, &'a str), AddrError> {
+    let Some((host, tail)) = rest.split_once(']') else {
+        return Err(AddrError::Brackets(text.to_owned()));
+    };
+    if tail.is_empty() {
+        return Err(AddrError::NoPort(text.to_owned()));
+    }
+    let Some(port) = tail.strip_prefix(':') else {
+        return Err(AddrError::Brackets(text.to_owned()));
+    };
+    if port.is_empty() {
+        return Err(AddrError::NoPort(format!("[{host}]")));
+    }
+    if is_ip(host) { Ok((host, port)) } else { Err(AddrError::NotAnIp(host.to_owned())) }
+}
+
+fn plain(text: &str) -> Result<(&str, &str), AddrError> {
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return Err(AddrError::NoPort(text.to_owned()));
+    };
+    if host.is_empty() {
+        return Err(AddrError::NoHost(text.to_owned()));
+    }
+    if host.contains(':') {
+        return Err(AddrError::Unbracketed(text.to_owned()));
+    }
+    if port.is_empty() {
+        return Err(AddrError::NoPort(host.to_owned()));
+    }
+    check_host(host)?;
+    Ok((host, port))
+}
+
+/// Refuses what a name server would be asked in vain. A last label of digits is
+/// no top-level domain, so such a host must be a whole IPv4 address: C libraries
+/// would read `127.1` or `1.2.3` in ways that few people expect.
+fn check_host(host: &str) -> Result<(), AddrError> {
+    let odd = |c: char| c.is_whitespace() || c.is_control() || "[]/@%=,;\"'\\".contains(c);
+    let last = host.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
+    let numeric = !last.is_empty() && last.bytes().all(|b| b.is_ascii_digit());
+    if host.len() > MAX_HOST
+        || host.contains(odd)
+        || last.is_empty()
+        || (numeric && host.parse::<Ipv4Addr>().is_err())
+    {
+        return Err(AddrError::BadHost(host.to_owned()));
+    }
+    Ok(())
+}
+
+/// Whether the name of a port exists is for /etc/services to say, later.
+fn check_port(port: &str) -> Result<(), AddrError> {
+    let word = |b: u8| b.is_ascii_alphanumeric() || b"-_+.".contains(&b);
+    let good = if port.bytes().all(|b| b.is_ascii_digit()) {
+        port.parse::<u16>().is_ok()
+    } else {
+        port.bytes().all(word) && port.bytes().any(|b| b.is_ascii_alphabetic())
+    };
+    if good { Ok(()) } else { Err(AddrError::BadPort(port.to_owned())) }
+}
+
+/// An IP literal; an IPv6 one may carry a zone.
+fn is_ip(host: &str) -> bool {
+    match host.split_once('%') {
+        Some((ip, zone)) => {
+            ip.parse::<Ipv6Addr>().is_ok()
+                && !zone.is_empty()
+                && zone.bytes().all(|b| b.is_ascii_graphic() && !b"%/[]".contains(&b))
+        }
+        None => host.parse::<IpAddr>().is_ok(),
+    }
+}
+
+// === impl BindAddress ===
+
+impl FromStr for BindAddress {
+    type Err = AddrError;
+
+    fn from_str(text: &str) -> Result<Self, AddrError> {
+        if text.is_empty() {
+            return Err(AddrError::Empty);
+        }
+        let unbracketed = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        if let Ok(ip) = unbracketed.unwrap_or(text).parse() {
+            return Ok(Self { ip, port: 0 });
+        }
+        let (host, port) = match text.strip_prefix('[') {
+            Some(rest) => bracketed(text, rest)?,
+            None => text.rsplit_once(':').ok_or_else(|| AddrError::BadBind(text.to_owned()))?,
+        };
+        let ip = host.parse().map_err(|_| AddrError::BadBind(text.to_owned()))?;
+        let port = port.parse().map_err(|_| AddrError::BadPort(port.to_owned()))?;
+        Ok(Self { ip, port })
+    }
+}
+
+impl fmt::Display for BindAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        SocketAddr::new(self.ip, self.port).fmt(f)
+    }
+}
+
+// === impl ServiceName ===
+
+impl ServiceName {
+    /// The name; empty for the default target.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether this is the default target.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl FromStr for ServiceName {
+    type Err = ServiceNameError;
+
+    fn from_str(text: &str) -> Result<Self, ServiceNameError> {
+        let word = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+        if (1..=MAX_SERVICE_NAME).contains(&text.len()) && text.bytes().all(word) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(ServiceNameError(text.to_owned()))
+        }
+    }
+}
+
+impl fmt::Display for ServiceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+// === impl ClientAddr ===
+
+impl ClientAddr {
+    /// What limits count this client by; `None` over a unix socket.
+    pub fn source(&self) -> Option<SourceKey> {
+        match self {
+            Self::Ip(addr) => Some(addr.ip().into()),
+            Self::Unix => None,
+        }
+    }
+}
+
 impl From<SocketAddr> for ClientAddr {
-    fn from(a: SocketAddr) -> Self {
-        Self::Ip(a)
+    /// A dual-stack listener reports IPv4 clients as `::ffff:a.b.c.d`. They are
+    /// turned back here, once, so that no limit, rule or log line sees two
+    /// spellings of one client.
+    fn from(addr: SocketAddr) -> Self {
+        match addr.ip().to_canonical() {
+            ip @ IpAddr::V4(_) => Self::Ip(SocketAddr::new(ip, addr.port())),
+            IpAddr::V6(_) => Self::Ip(addr),
+        }
+    }
+}
+
+impl fmt::Display for ClientAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(addr) => addr.fmt(f),
+            Self::Unix => f.write_str("unix"),
+        }
+    }
+}
+
+// === impl SourceKey ===
+
+impl From<IpAddr> for SourceKey {
+    fn from(ip: IpAddr) -> Self {
+        match ip.to_canonical() {
+            IpAddr::V4(ip) => Self::V4(ip),
+            IpAddr::V6(ip) => Self::V6(upper_half(ip)),
+        }
+    }
+}
+
+impl fmt::Display for SourceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::V4(ip) => ip.fmt(f),
+            Self::V6(upper) => {
+                let bits = u128::from(u64::from_be_bytes(*upper)) << 64;
+                write!(f, "{}/64", Ipv6Addr::from_bits(bits))
+            }
+        }
+    }
+}
+
+fn upper_half(ip: Ipv6Addr) -> [u8; 8] {
+    ((ip.to_bits() >> 64) as u64).to_be_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tcp(host: &str, port: &str) -> Address {
+        Address::Tcp { host: host.into(), port: port.into() }
+    }
+
+    #[test]
+    fn every_spelling_is_read_and_written_back() {
+        let cases = [
+            ("localhost:6379", tcp("localhost", "6379"), "localhost:6379"),
+            ("redis.example.org.:redis", tcp("redis.example.org.", "redis"), ""),
+            ("127.0.0.1:0", tcp("127.0.0.1", "0"), ""),
+            ("[127.0.0.1]:65535", tcp("127.0.0.1", "65535"), "127.0.0.1:65535"),
+            ("[::]:80", tcp("::", "80"), ""),
+            ("[fe80::1%eth0]:80", tcp("fe80::1%eth0", "80"), ""),
+            ("[::ffff:1.2.3.4]:http", tcp("::ffff:1.2.3.4", "http"), ""),
+            ("/run/redis.sock", Address::Unix("/run/redis.sock".into()), ""),
+            ("/odd:1 name", Address::Unix("/odd:1 name".into()), ""),
+        ];
+        for (text, want, shown) in cases {
+            let got: Address = text.parse().unwrap_or_else(|e| panic!("{text}: {e}"));
+            assert_eq!(got, want, "{text}");
+            let shown = if shown.is_empty() { text } else { shown };
+            assert_eq!(got.to_string(), shown);
+            assert_eq!(shown.parse(), Ok(got), "{text} written back");
+        }
+    }
+
+    #[test]
+    fn typing_errors_are_told_apart() {
+        use AddrError as E;
+        let cases = [
+            ("", E::Empty),
+            ("localhost", E::NoPort("localhost".into())),
+            ("localhost:", E::NoPort("localhost".into())),
+            ("[::1]", E::NoPort("[::1]".into())),
+            ("[::1]:", E::NoPort("[::1]".into())),
+            (":6379", E::NoHost(":6379".into())),
+            ("::1:6379", E::Unbracketed("::1:6379".into())),
+            ("[::1:6379", E::Brackets("[::1:6379".into())),
+            ("[::1]6379", E::Brackets("[::1]6379".into())),
+            ("[localhost]:1", E::NotAnIp("localhost".into())),
+            ("[::1%]:1", E::NotAnIp("::1%".into())),
+            ("[1.2.3.4%eth0]:1", E::NotAnIp("1.2.3.4%eth0".into())),
+            ("1.2.3.999:1", E::BadHost("1.2.3.999".into())),
+            ("127.1:1", E::BadHost("127.1".into())),
+            ("redis=host:1", E::BadHost("redis=host".into())),
+            ("a b:1", E::BadHost("a b".into())),
+            (".:1", E::BadHost(".".into())),
+            ("host:65536", E::BadPort("65536".into())),
+            ("host:-1", E::BadPort("-1".into())),
+            ("host:re dis", E::BadPort("re dis".into())),
+        ];
+        for (text, want) in cases {
+            assert_eq!(text.parse::<Address>(), Err(want), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_error_is_one_line() {
+        for text in ["", "a", ":1", "::1:1", "[", "[a]:1", "1.2:1", "a:99999", "/\0"] {
+            let message = text.parse::<Address>().unwrap_err().to_string();
+            assert!(!message.contains('\n') && message.contains("; "), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_unix_path_has_107_bytes_at_most() {
+        let path = |len: usize| format!("/{}", "x".repeat(len - 1));
+        assert!(path(107).parse::<Address>().is_ok());
+        assert_eq!(path(108).parse::<Address>(), Err(AddrError::PathTooLong(108)));
+        assert_eq!("/a\0b".parse::<Address>(), Err(AddrError::PathWithNul));
+        // The standard library agrees about the limit.
+        assert!(std::os::unix::net::SocketAddr::from_pathname(path(107)).is_ok());
+        assert!(std::os::unix::net::SocketAddr::from_pathname(path(108)).is_err());
+    }
+
+    #[test]
+    fn names_change_their_meaning_and_literals_do_not() {
+        for text in ["1.2.3.4:1", "[::1]:1", "[fe80::1%lo]:1", "/a"] {
+            assert!(text.parse::<Address>().unwrap().is_literal(), "{text}");
+        }
+        assert!(!"localhost:1".parse::<Address>().unwrap().is_literal());
+    }
+
+    #[test]
+    fn bind_addresses_are_numeric_and_need_no_port() {
+        let cases = [
+            ("[127.0.0.1]:8", "127.0.0.1:8"),
+            ("127.0.0.1:8", "127.0.0.1:8"),
+            ("[127.0.0.1]", "127.0.0.1:0"),
+            ("127.0.0.1", "127.0.0.1:0"),
+            ("[::1]:0", "[::1]:0"),
+            ("[::1]", "[::1]:0"),
+            ("::1", "[::1]:0"),
+        ];
+        for (text, shown) in cases {
+            assert_eq!(text.parse::<BindAddress>().unwrap().to_string(), shown, "{text}");
+        }
+        for text in ["", "localhost", "localhost:1", "1.2.3.4:99999", "[::1", "[::1%lo]:1", "/a"] {
+            assert!(text.parse::<BindAddress>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn service_names_are_short_plain_words() {
+        for good in ["redis", "a", "My-SQL_8.0", &"x".repeat(64)] {
+            assert_eq!(good.parse::<ServiceName>().unwrap().as_str(), good);
+        }
+        for bad in ["", "a b", "a=b", "é", &"x".repeat(65)] {
+            assert!(bad.parse::<ServiceName>().is_err(), "{bad}");
+        }
+        assert!(ServiceName::default().is_empty());
+    }
+
+    #[test]
+    fn an_ipv4_client_has_one_spelling() {
+        let mapped = ClientAddr::from("[::ffff:192.0.2.1]:7".parse::<SocketAddr>().unwrap());
+        let plain = ClientAddr::from("192.0.2.1:7".parse::<SocketAddr>().unwrap());
+        assert_eq!(mapped, plain);
+        assert_eq!(mapped.to_string(), "192.0.2.1:7");
+        assert_eq!(mapped.source(), plain.source());
+        assert_eq!(ClientAddr::Unix.to_string(), "unix");
+        assert_eq!(ClientAddr::Unix.source(), None);
+    }
+
+    #[test]
+    fn an_ipv6_source_is_its_64() {
+        let key = |text: &str| SourceKey::from(text.parse::<IpAddr>().unwrap());
+        assert_eq!(key("2001:db8:1:2::1"), key("2001:db8:1:2:ffff::"));
+        assert_ne!(key("2001:db8:1:2::1"), key("2001:db8:1:3::1"));
+        assert_eq!(key("2001:db8:1:2::1").to_string(), "2001:db8:1:2::/64");
+        assert_eq!(key("::ffff:192.0.2.1"), key("192.0.2.1"));
+        assert_eq!(key("192.0.2.1").to_string(), "192.0.2.1");
     }
 }

@@ -9,15 +9,18 @@
 //! |---|---|---|
 //! | 0 words | [`addr`], [`secret`], [`reason`] | nothing of ours |
 //! | 1 pure | [`proto`], [`keys`] | floor 0; no socket, no clock, no OS randomness |
-//! | 2 input and output | [`net`] | floor 0; tokio |
+//! | 2 input and output | [`net`], [`observe`] | floors 0 and 1; tokio, tracing |
 //! | 3 service | [`tunnel`] | floors 0 to 2 |
-//! | 4 process | [`run`], [`observe`], [`sys`] | floors 0 to 3 |
+//! | 4 process | [`run`], [`sys`], `demo` | floors 0 to 3 |
 //! | 5 command line | [`cli`] | everything |
 //!
 //! `tests/floors.rs` fails the build when a module reaches up.
 
+#![warn(clippy::unwrap_used, clippy::dbg_macro, clippy::print_stdout, clippy::print_stderr)]
+
 pub mod addr;
 pub mod cli;
+mod demo;
 pub mod keys;
 pub mod net;
 pub mod observe;

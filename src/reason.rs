@@ -38,14 +38,26 @@ pub enum CloseReason {
     PeerUnreachable,
     /// The far end never answered the handshake: wrong key, wrong clock, or no knockpipe.
     NoAnswer,
+    /// The far end rejected a record of ours as not authentic or not allowed.
+    PeerRejected,
+    /// The far end shut down.
+    PeerShutdown,
+    /// The far end failed for a reason of its own, which its log tells.
+    PeerFailed,
     /// A stranger: no valid first message arrived before the deadline.
     HandshakeFailed,
     /// The first message was valid, but the dialer did not prove that it is live.
-    HandshakeTimeout,
-    /// A first message that was seen before, or that is too old or too new.
+    Unconfirmed,
+    /// A first message that was seen before, or was made before this end started.
     Replayed,
+    /// A first message by a clock that is more than two minutes from ours.
+    ClockSkew,
+    /// A live dialer did not ask for a target in time.
+    Unopened,
     /// An unproven handshake that made place for a newcomer.
     Displaced,
+    /// A dialer with a right key, but without a record suite that this end allows.
+    NoCommonSuite,
     /// Too many sessions or handshakes from one source.
     SourceLimit,
     /// Cut by shutdown after the drain deadline, or by a second signal.
@@ -73,9 +85,15 @@ impl CloseReason {
             Self::PeerUnreachable => "peer-unreachable",
             Self::NoAnswer => "no-answer",
             Self::HandshakeFailed => "handshake-failed",
-            Self::HandshakeTimeout => "handshake-timeout",
+            Self::PeerRejected => "peer-rejected",
+            Self::PeerShutdown => "peer-shutdown",
+            Self::PeerFailed => "peer-failed",
+            Self::Unconfirmed => "unconfirmed",
             Self::Replayed => "replayed",
+            Self::ClockSkew => "clock-skew",
+            Self::Unopened => "unopened",
             Self::Displaced => "displaced",
+            Self::NoCommonSuite => "no-common-suite",
             Self::SourceLimit => "source-limit",
             Self::Shutdown => "shutdown",
             Self::LocalError => "local-error",

@@ -1,1 +1,200 @@
-//! placeholder
+//! The process around a tunnel: descriptors, listeners, pid file, privileges,
+//! signals and drain, in this order. The only place that knows all of them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::runtime::Runtime;
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use crate::demo;
+use crate::net::{AsyncListener, BindError, Listener};
+use crate::sys::background::Readiness;
+use crate::sys::nofile;
+use crate::sys::pidfile::PidFile;
+use crate::sys::privileges::User;
+use crate::sys::signals::StopSignals;
+use crate::tunnel::{self, Capacity, Options, PipeOptions, Role, Tunnel};
+
+/// Connections that the kernel may hold for us; it caps this at `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// Pause before a listening name that does not resolve yet is tried again.
+const RESOLVE_AGAIN: Duration = Duration::from_secs(1);
+
+/// How long sessions that were cut may take to say goodbye.
+const GOODBYES: Duration = Duration::from_secs(2);
+
+/// What the process around a tunnel is told.
+#[derive(Debug)]
+pub struct Process {
+    /// Where to write the pid.
+    pub pid_file: Option<PathBuf>,
+    /// Who to become after binding.
+    pub user: Option<User>,
+    /// Whom to tell when ready.
+    pub readiness: Readiness,
+}
+
+/// How a run that did not fail ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Everything was finished: exit status 0.
+    Clean,
+    /// Some sessions were cut, as the log told: exit status 1.
+    SessionsCut,
+}
+
+/// Why a run failed: one line that names cause and remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// What was asked for makes no sense, or a key file is bad: exit status 2.
+    #[error("{0:#}")]
+    Usage(anyhow::Error),
+    /// It made sense but did not work: exit status 1.
+    #[error("{0:#}")]
+    Runtime(anyhow::Error),
+}
+
+/// Runs one tunnel end until it is stopped.
+///
+/// # Errors
+/// [`Failure`]; nothing is left behind then.
+pub fn tunnel(options: Options, process: Process) -> Result<Outcome, Failure> {
+    serve(options, process).map_err(Failure::Runtime)
+}
+
+/// Carries standard input and output through a tunnel.
+///
+/// # Errors
+/// [`Failure`]
+pub fn pipe(options: PipeOptions) -> Result<Outcome, Failure> {
+    let runtime = runtime().map_err(Failure::Runtime)?;
+    let piped = runtime.block_on(tunnel::pipe::run(options));
+    // A read of standard input cannot be called back; it must not hold us.
+    runtime.shutdown_background();
+    match piped {
+        Ok(()) => Ok(Outcome::Clean),
+        Err(error) => Err(Failure::Runtime(error.into())),
+    }
+}
+
+/// Shows what a tunnel does, on standard output.
+///
+/// # Errors
+/// [`Failure`] when something did not go as shown.
+pub fn demo() -> Result<Outcome, Failure> {
+    let shown = || runtime()?.block_on(demo::run(&mut std::io::stdout()));
+    shown().map(|()| Outcome::Clean).map_err(Failure::Runtime)
+}
+
+fn serve(options: Options, process: Process) -> anyhow::Result<Outcome> {
+    let Process { pid_file, user, mut readiness } = process;
+    let descriptors = nofile::raise().context("cannot read the limit of file descriptors")?;
+    let capacity = Capacity::of(&options, descriptors)?;
+    let listeners = bind(&options, &mut readiness)?;
+    let _pid_file = pid_file.as_deref().map(PidFile::write).transpose()?;
+    if let Some(user) = user {
+        user.become_for_good()?;
+    }
+    // Only now: the runtime's threads must all have the new identity.
+    let runtime = runtime()?;
+    let outcome = runtime.block_on(async {
+        // Caught before anybody is told that we are ready.
+        let signals = StopSignals::catch().context("cannot catch signals")?;
+        let tunnel = Arc::new(Tunnel::start(&options, capacity).await?);
+        let listeners = listeners.into_iter().map(Listener::into_async);
+        let listeners = listeners.collect::<Result<Vec<_>, _>>().context("cannot listen")?;
+        announce(&options, capacity, &listeners);
+        tunnel.serve(listeners);
+        readiness.report_ready()?;
+        Ok(until_stopped(&tunnel, signals, options.drain).await)
+    });
+    // A lookup in a name server that hangs must not hold us.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Binds every source. With `wait_for_dns` a name that does not resolve is
+/// tried again until it does; whoever waits for us is released before that.
+fn bind(options: &Options, readiness: &mut Readiness) -> anyhow::Result<Vec<Listener>> {
+    let mut listeners = vec![];
+    for source in &options.sources {
+        listeners.extend(loop {
+            match Listener::bind(source, BACKLOG) {
+                Err(error @ BindError::Unresolvable { .. }) if options.wait_for_dns => {
+                    warn!(%source, %error, "waiting for DNS");
+                    std::mem::replace(readiness, Readiness::foreground()).report_ready()?;
+                    std::thread::sleep(RESOLVE_AGAIN);
+                }
+                bound => break bound?,
+            }
+        });
+    }
+    Ok(listeners)
+}
+
+/// The first lines of the log: where it listens, where it forwards, its limits and keys.
+fn announce(options: &Options, capacity: Capacity, listeners: &[AsyncListener]) {
+    capacity.warn_if_less_than(options);
+    for listener in listeners {
+        info!(address = listener.local(), "listening");
+    }
+    let keys: Vec<String> = options.keys.iter().map(|key| key.id().to_string()).collect();
+    let keys = keys.join(" ");
+    let Capacity { sessions, handshakes, descriptors } = capacity;
+    let padding = tracing::field::display(options.padding);
+    let timeout_s = options.timeout.as_secs_f64();
+    match &options.role {
+        Role::Encrypt { target, service } => {
+            let service = (!service.is_empty()).then(|| tracing::field::display(service));
+            info!(
+                mode = "encrypt", %target, service, sessions, descriptors, timeout_s, padding,
+                keys, "ready"
+            );
+        }
+        Role::Decrypt { targets } => {
+            let targets: Vec<String> = targets.iter().map(named).collect();
+            let targets = targets.join(" ");
+            info!(
+                mode = "decrypt",
+                targets, sessions, handshakes, descriptors, timeout_s, padding, keys, "ready"
+            );
+        }
+    }
+}
+
+fn named((service, address): &(crate::addr::ServiceName, crate::addr::Address)) -> String {
+    if service.is_empty() { address.to_string() } else { format!("{service}={address}") }
+}
+
+/// Serves until the first signal, then drains until all is finished, the
+/// deadline, or a second signal.
+async fn until_stopped(tunnel: &Tunnel, mut signals: StopSignals, drain: Duration) -> Outcome {
+    let signal = signals.next().await;
+    tunnel.stop();
+    let (sessions, drain_s) = (tunnel.sessions(), drain.as_secs_f64());
+    info!(signal, sessions, drain_s, "stopping: no new connections");
+    tokio::select! {
+        biased;
+        () = tunnel.finished() => {
+            info!(most_sessions = tunnel.most_sessions(), "stopped: all sessions finished");
+            return Outcome::Clean;
+        }
+        signal = signals.next() => warn!(signal, "second signal: ending now"),
+        () = tokio::time::sleep(drain) => warn!(drain_s, "drain deadline reached: ending now"),
+    }
+    let cut = tunnel.sessions();
+    tunnel.cut();
+    // Best effort: the far ends should hear why.
+    let _ = timeout(GOODBYES, tunnel.finished()).await;
+    warn!(sessions_cut = cut, most_sessions = tunnel.most_sessions(), "stopped");
+    Outcome::SessionsCut
+}
+
+fn runtime() -> anyhow::Result<Runtime> {
+    Runtime::new().context("cannot start the runtime; check the limits of threads and memory")
+}

@@ -1,1 +1,238 @@
-//! placeholder
+//! The command line: what the user typed becomes `Options`, and what went
+//! wrong becomes one line.
+//!
+//! There are three command lines in one program: the subcommands below, and
+//! the spellings of spiped and spipe (`spiped`), which are chosen by the name
+//! that the program is called by, or by a first argument that is a flag.
+//!
+//! Nothing here opens a socket; `run` does.
+
+#![allow(rustdoc::broken_intra_doc_links, reason = "help texts have [ip]:port and the like")]
+
+mod errors;
+mod key_cmd;
+mod pipe_cmd;
+mod spiped;
+mod tunnel_args;
+mod values;
+
+use std::ffi::OsString;
+use std::io;
+use std::path::Path;
+
+use clap::error::ErrorKind;
+use clap::{Command, CommandFactory, Parser, Subcommand};
+
+use crate::run::{self, Failure, Outcome};
+
+/// What the whole is.
+const ABOUT: &str = "\
+Carries TCP connections between two hosts that share a key, sealed on the way.
+
+'knockpipe encrypt' runs next to the clients and seals what they send. 'knockpipe decrypt' runs
+next to the server, lets nobody through who does not have the key, and forwards the rest.
+
+  client --plain--> knockpipe encrypt ==sealed==> knockpipe decrypt --plain--> server
+         (on the client's host)                  (on the server's host)";
+
+/// The example under the commands.
+const EXAMPLE: &str = "\
+Example: Redis on db.example.org, used from another host
+  Make a key, and copy it to both hosts. Whoever has it gets through, nobody else:
+    knockpipe keygen redis.key
+    scp -p redis.key db.example.org:
+  On db.example.org, where Redis listens on 127.0.0.1:6379:
+    knockpipe decrypt -s '[0.0.0.0]:6380' -t '[127.0.0.1]:6379' -k redis.key
+  On the client's host:
+    knockpipe encrypt -s '[127.0.0.1]:6379' -t db.example.org:6380 -k redis.key
+  There, clients use Redis as if it were local:
+    redis-cli -h 127.0.0.1 ping
+
+A spiped command line works with the name changed: 'knockpipe -e ...', 'knockpipe -d ...', or a
+link to this program named spiped or spipe. See 'knockpipe -e --help'.
+
+Exit status: 0 all went well, 1 it failed at run time, 2 the command line or a key file is wrong.";
+
+/// What stands under the flags of `encrypt`.
+const ENCRYPT_EXAMPLES: &str = "\
+Examples:
+  Redis clients connect here, the decrypt end is on db.example.org:
+    knockpipe encrypt -s '[127.0.0.1]:6379' -t db.example.org:6380 -k redis.key
+  Over a unix socket, for one of several services behind the same decrypt end:
+    knockpipe encrypt -s /run/mysql.sock -t db.example.org:6380 --service mysql -k db.key
+  Rotation: dial with the new key, while the far end accepts both:
+    knockpipe encrypt -s '[127.0.0.1]:6379' -t db.example.org:6380 -k new.key -k old.key";
+
+/// What stands under the flags of `decrypt`.
+const DECRYPT_EXAMPLES: &str = "\
+Examples:
+  In front of Redis, for whoever has the key:
+    knockpipe decrypt -s '[0.0.0.0]:6380' -t '[127.0.0.1]:6379' -k redis.key
+  Redis and MySQL behind one port; clients choose with --service:
+    knockpipe decrypt -s '[::]:6380' -t redis='[127.0.0.1]:6379' -t mysql=/run/mysqld.sock -k db.key
+  Bind and read the key as root, then run as nobody:
+    knockpipe decrypt -s '[0.0.0.0]:443' -t redis.internal:6379 -k redis.key -u nobody";
+
+/// What stands under the flags of `pipe`.
+const PIPE_EXAMPLES: &str = "\
+Examples:
+  ssh through a tunnel:
+    ssh -o ProxyCommand='knockpipe pipe -t %h:8022 -k ~/.ssh/tunnel.key' db.example.org
+  One request from the shell:
+    printf 'PING\\r\\n' | knockpipe pipe -t db.example.org:6380 -k redis.key";
+
+/// What stands under `keygen`'s arguments.
+const KEYGEN_EXAMPLES: &str = "\
+The file is readable by you alone. Copy it to the other end as it is, over a safe way such as scp;
+'knockpipe key-id' shows the same 8 digits for both copies. An existing file is never overwritten.
+
+Example:
+  knockpipe keygen redis.key";
+
+/// What stands under `key-id`'s arguments.
+const KEY_ID_EXAMPLES: &str = "\
+The id tells keys apart and reveals nothing about them. Any file of at least 32 bytes is a key,
+as with spiped, unless it is a damaged file of 'knockpipe keygen'.
+
+Example:
+  knockpipe key-id redis.key";
+
+#[derive(Debug, Parser)]
+#[command(name = "knockpipe", version, about = ABOUT, after_help = EXAMPLE)]
+struct Cli {
+    #[command(subcommand)]
+    command: Commands,
+}
+
+#[derive(Debug, Subcommand)]
+enum Commands {
+    /// Make a new key file
+    #[command(after_help = KEYGEN_EXAMPLES)]
+    Keygen(key_cmd::KeygenArgs),
+    /// Print the short public id of a key
+    #[command(after_help = KEY_ID_EXAMPLES)]
+    KeyId(key_cmd::KeyIdArgs),
+    /// Run the end next to the clients: plain in, sealed out
+    #[command(after_help = ENCRYPT_EXAMPLES)]
+    Encrypt(Box<tunnel_args::EncryptArgs>),
+    /// Run the end next to the server: sealed in, plain out
+    #[command(after_help = DECRYPT_EXAMPLES)]
+    Decrypt(Box<tunnel_args::DecryptArgs>),
+    /// Carry standard input and output through a tunnel
+    #[command(after_help = PIPE_EXAMPLES)]
+    Pipe(pipe_cmd::PipeArgs),
+    /// See a tunnel work on this machine, and what it keeps out
+    Demo,
+}
+
+/// How a command that did not fail ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// All went well.
+    Clean,
+    /// Sessions were cut by the drain deadline; the log has told.
+    SessionsCut,
+    /// The work goes on in the background, or ended there with this status.
+    Background(u8),
+}
+
+/// Does what `arguments` say; they are all of the process, its name first.
+///
+/// # Errors
+/// [`Failure`], whose text is one line of cause and remedy.
+pub fn run(arguments: &[OsString]) -> Result<Done, Failure> {
+    let called = arguments.first().and_then(|path| Path::new(path).file_name());
+    match called.and_then(|name| name.to_str()) {
+        Some("spiped") => spiped_spelling(arguments, "spiped"),
+        Some("spipe") => {
+            let usage = "spipe -t ADDR -k FILE [OPTIONS]";
+            let command = spiped::SpipeArgs::command().name("spipe").override_usage(usage);
+            parse(command, arguments).and_then(|args| args.map_or(Ok(Done::Clean), spiped::spipe))
+        }
+        _ if starts_with_spiped_flag(arguments) => spiped_spelling(arguments, "knockpipe"),
+        _ => subcommand(arguments),
+    }
+}
+
+/// A flag in the place of the command, apart from those of every program.
+fn starts_with_spiped_flag(arguments: &[OsString]) -> bool {
+    let first = arguments.get(1).map(|first| first.to_string_lossy());
+    first.is_some_and(|first| {
+        first.starts_with('-') && !["-h", "--help", "-V", "--version"].contains(&first.as_ref())
+    })
+}
+
+fn spiped_spelling(arguments: &[OsString], name: &'static str) -> Result<Done, Failure> {
+    let usage = format!("{name} <-e|-d> -s ADDR -t ADDR -k FILE [OPTIONS]");
+    let command = spiped::SpipedArgs::command().name(name).override_usage(usage);
+    match parse(command, arguments)? {
+        Some(args) => spiped::spiped(args, arguments),
+        None => Ok(Done::Clean),
+    }
+}
+
+fn subcommand(arguments: &[OsString]) -> Result<Done, Failure> {
+    let Some(Cli { command }) = parse(Cli::command(), arguments)? else {
+        return Ok(Done::Clean);
+    };
+    match command {
+        Commands::Keygen(args) => key_cmd::keygen(&args).map(|()| Done::Clean),
+        Commands::KeyId(args) => key_cmd::key_id(&args).map(|()| Done::Clean),
+        Commands::Encrypt(args) => tunnel_args::encrypt(*args).map(Done::from),
+        Commands::Decrypt(args) => tunnel_args::decrypt(*args).map(Done::from),
+        Commands::Pipe(args) => pipe_cmd::pipe(args).map(Done::from),
+        Commands::Demo => run::demo().map(Done::from),
+    }
+}
+
+/// The arguments, or `None` when they asked for help or version, which was printed.
+fn parse<T: Parser>(mut command: Command, arguments: &[OsString]) -> Result<Option<T>, Failure> {
+    let parsed = command.try_get_matches_from_mut(arguments);
+    let error = match parsed.and_then(|mut matches| T::from_arg_matches_mut(&mut matches)) {
+        Ok(args) => return Ok(Some(args)),
+        Err(error) => error,
+    };
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => match error.print() {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::Runtime(
+                anyhow::anyhow!("cannot print the help: {error}; redirect it elsewhere"),
+            )),
+            _ => Ok(None),
+        },
+        _ => Err(errors::one_line(&error, &command, &full_name(&command, arguments))),
+    }
+}
+
+/// `knockpipe encrypt` when that is what was called, for a hint at its help.
+fn full_name(command: &Command, arguments: &[OsString]) -> String {
+    let called = arguments.get(1).and_then(|first| first.to_str());
+    match called.and_then(|name| command.find_subcommand(name)) {
+        Some(below) => format!("{} {}", command.get_name(), below.get_name()),
+        None if command.get_subcommands().next().is_none() => match command.get_name() {
+            "knockpipe" => "knockpipe -e".to_owned(),
+            name => name.to_owned(),
+        },
+        None => command.get_name().to_owned(),
+    }
+}
+
+impl From<Outcome> for Done {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Clean => Self::Clean,
+            Outcome::SessionsCut => Self::SessionsCut,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definitions_are_sound() {
+        Cli::command().debug_assert();
+        spiped::SpipedArgs::command().debug_assert();
+        spiped::SpipeArgs::command().debug_assert();
+    }
+}

@@ -1,1 +1,27 @@
-//! placeholder
+//! Sockets: listening, dialling, resolving, and how many of what at once.
+//!
+//! Knows nothing of keys or records. A connection is a [`Stream`], whether TCP
+//! or unix; what a peer may have is decided by [`limits`] and [`sources`]; who
+//! it is, is an [`crate::addr::ClientAddr`] from `accept` on. Nothing here is
+//! spawned on behalf of a connection, and nothing here decides what a failure
+//! means for one.
+
+pub mod backoff;
+pub mod clock;
+pub mod dial;
+pub mod halves;
+pub mod limits;
+pub mod listen;
+pub mod resolve;
+pub mod sources;
+pub mod stream;
+mod vigil;
+
+pub use backoff::{AcceptBackoff, AcceptStep};
+pub use dial::{DialError, dial};
+pub use halves::{Duplex, Source};
+pub use limits::{Handshakes, Place, Slot, Slots, sessions_that_fit};
+pub use listen::{AsyncListener, BindError, Listener};
+pub use resolve::{ResolveError, ResolveOptions, Resolver, Target};
+pub use sources::{SourceGuard, SourceRefusal, Sources};
+pub use stream::{SocketOptions, Stream};

@@ -1,1 +1,7 @@
-//! placeholder
+//! What an operator sees: where log lines go, and how a flood of failures
+//! becomes a few lines with exact counts.
+
+pub mod failures;
+pub mod log;
+
+pub use failures::Failures;

@@ -3,7 +3,7 @@
 
 use super::PeerError;
 use super::message::{Kind, Open, ResetReason};
-use super::record::{DATA_OFFSET, MAX_RECORD, Sealer};
+use super::record::{DATA_OFFSET, Sealer};
 
 /// Seals the records of the sending direction.
 pub struct Outbound(Sealer);
@@ -14,7 +14,7 @@ impl Outbound {
     }
 
     /// Seals a Data record in place: `slot` has room for a whole record
-    /// ([`MAX_RECORD`]), and `len` bytes of data stand at [`DATA_OFFSET`].
+    /// ([`MAX_RECORD`](super::record::MAX_RECORD)), and `len` bytes of data stand at [`DATA_OFFSET`].
     /// Returns the length of the record on the wire.
     ///
     /// # Errors
@@ -65,11 +65,10 @@ impl Outbound {
 
     fn control(&mut self, kind: Kind, body: &[u8], out: &mut Vec<u8>) -> Result<(), PeerError> {
         let start = out.len();
-        out.resize(start + MAX_RECORD, 0);
+        out.resize(start + self.0.wire_len(body.len()), 0);
         let slot = &mut out[start..];
         slot[DATA_OFFSET..DATA_OFFSET + body.len()].copy_from_slice(body);
-        let len = self.0.seal(kind.id(), slot, body.len())?;
-        out.truncate(start + len);
+        self.0.seal(kind.id(), slot, body.len())?;
         Ok(())
     }
 }

@@ -78,8 +78,13 @@ impl Sealer {
         Self { key: DirectionKey::new(suite, seed), padding }
     }
 
-    /// Seals one record in place. `slot` is at least [`MAX_RECORD`] long, and its
-    /// data already stands at [`DATA_OFFSET`]; returns the length of the record.
+    /// The length on the wire of a record with `len` bytes of data.
+    pub(super) fn wire_len(&self, len: usize) -> usize {
+        LENGTH_LEN + self.padding.padded(INNER_HEADER + len) + TAG_LEN
+    }
+
+    /// Seals one record in place. `slot` is at least [`Self::wire_len`] long, and
+    /// its data already stands at [`DATA_OFFSET`]; returns the length of the record.
     ///
     /// # Errors
     /// [`PeerError::Exhausted`] after 2^64 - 1 records.
@@ -90,9 +95,9 @@ impl Sealer {
         len: usize,
     ) -> Result<usize, PeerError> {
         assert!(len <= MAX_DATA, "the caller fills at most one record");
-        let plain_end = LENGTH_LEN + self.padding.padded(INNER_HEADER + len);
-        let record = &mut slot[..plain_end + TAG_LEN];
-        let length = wire_u16(plain_end + TAG_LEN - LENGTH_LEN);
+        let record = &mut slot[..self.wire_len(len)];
+        let plain_end = record.len() - TAG_LEN;
+        let length = wire_u16(record.len() - LENGTH_LEN);
         record[..LENGTH_LEN].copy_from_slice(&length);
         record[LENGTH_LEN] = kind;
         record[LENGTH_LEN + 1..DATA_OFFSET].copy_from_slice(&wire_u16(len));

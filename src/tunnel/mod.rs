@@ -1,5 +1,30 @@
-//! The life of a connection: slot, handshake, confirm, dial, relay, close reason.
+//! Tunnels: the life of a connection from accept to its close reason.
+//!
+//! ```text
+//!   serve    accept, slots, limits, drain
+//!   encrypt  plain in:  dial the far end, shake hands, Open        -> relay
+//!   decrypt  sealed in: shake hands, proven live, dial the target  -> relay
+//!   secure   the handshake over a socket
+//!   relay    both directions (seal, open), half-close, goodbye
+//!   report   the closing line
+//!   pipe     standard input and output instead of a client
+//! ```
+//!
+//! This is where `proto` meets `net`. It reads no command line and no signal.
 
+mod buffers;
+mod decrypt;
+mod encrypt;
+mod open;
 pub mod options;
+pub mod pipe;
+mod relay;
+mod report;
+mod seal;
+mod secure;
+mod serve;
+mod start;
 
-pub use options::{Limits, Options, PerSource, Role};
+pub use options::{Limits, Options, PerSource, PipeOptions, Role};
+pub use serve::Tunnel;
+pub use start::{Capacity, TooFewDescriptors};

@@ -72,3 +72,24 @@ pub struct PerSource {
     /// New connections per second, with a burst of as many; `None` is no limit.
     pub per_second: Option<u32>,
 }
+
+/// One tunnel that carries standard input and output; always the dialer.
+#[derive(Clone, Debug)]
+pub struct PipeOptions {
+    /// The far end.
+    pub target: Address,
+    /// The service asked for there; empty is its default target.
+    pub service: ServiceName,
+    /// The keys: the first dials.
+    pub keys: KeyRing,
+    /// Local address of the connection.
+    pub bind: Option<BindAddress>,
+    /// Deadline of the dial, and separately of the handshake in total.
+    pub timeout: Duration,
+    /// TCP keepalive on the connection.
+    pub keepalive: bool,
+    /// Block that records are padded to.
+    pub padding: Padding,
+    /// Record suites that may be used.
+    pub suites: SuiteSet,
+}

@@ -1,0 +1,215 @@
+//! Every mistake on the command line as one line: the cause, then the remedy.
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Arg, Command};
+
+use crate::addr::ServiceName;
+use crate::run::Failure;
+
+/// Flags that are each fine but make no sense together.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum UsageError {
+    /// `-t NAME=ADDR` at the encrypt end.
+    #[error(
+        "the encrypt end has one target without a name, so '-t NAME=ADDR' is for decrypt; write -t ADDR --service NAME"
+    )]
+    NamedTarget,
+    /// Two targets of one name.
+    #[error("service '{0}' has two targets; give each service one -t")]
+    TwoTargets(ServiceName),
+    /// Two targets without a name.
+    #[error(
+        "two targets have no service name; keep one as the default, write NAME=ADDR for the others"
+    )]
+    TwoDefaults,
+    /// `0` where a time must pass.
+    #[error("{flag}: 0 seconds is no time; {remedy}")]
+    ZeroSeconds {
+        /// The flag.
+        flag: &'static str,
+        /// What to write instead.
+        remedy: &'static str,
+    },
+    /// Both ends at once.
+    #[error(
+        "-e and -d are both given, but one process is one end; keep -e to encrypt or -d to decrypt"
+    )]
+    BothEnds,
+    /// No end.
+    #[error("neither -e nor -d is given; add -e to encrypt or -d to decrypt")]
+    NoEnd,
+    /// spiped's weak mode.
+    #[error(
+        "-f asks for a weak handshake, and there is none here; leave -f out, a handshake is fast"
+    )]
+    WeakMode,
+    /// An option of the other end.
+    #[error("{0} is for the decrypt end; leave it out, or use -d")]
+    DecryptOnly(&'static str),
+    /// An option of the other end.
+    #[error("{0} is for the encrypt end; leave it out, or use -e")]
+    EncryptOnly(&'static str),
+    /// `-k -` twice.
+    #[error("two keys cannot both come from standard input; give -k - once, the others as files")]
+    TwoKeysOnStdin,
+    /// `keygen -`.
+    #[error("a new key is written to a file, not to standard output; give a file name")]
+    KeyToStdout,
+}
+
+impl From<UsageError> for Failure {
+    fn from(error: UsageError) -> Self {
+        Self::Usage(error.into())
+    }
+}
+
+/// What `clap` found wrong, as one line. `command` is what was parsed, `name`
+/// is how the user called it, for the hint at `--help`.
+pub(super) fn one_line(error: &clap::Error, command: &Command, name: &str) -> Failure {
+    let facts = Facts { error, command };
+    let (cause, remedy) = match error.kind() {
+        ErrorKind::ValueValidation => return facts.bad_value(),
+        ErrorKind::InvalidValue => facts.impossible_value(),
+        ErrorKind::UnknownArgument => facts.unknown_argument(name),
+        ErrorKind::InvalidSubcommand => facts.unknown_command(),
+        ErrorKind::MissingRequiredArgument => facts.missing(name),
+        ErrorKind::ArgumentConflict => facts.conflict(),
+        ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => (
+            "no command is given".to_owned(),
+            "try 'knockpipe demo', or see 'knockpipe --help'".to_owned(),
+        ),
+        ErrorKind::TooManyValues => facts.unwanted_value(),
+        ErrorKind::InvalidUtf8 => {
+            ("an argument is not UTF-8 text".to_owned(), "write it in UTF-8".to_owned())
+        }
+        _ => (first_line(error), format!("see '{name} --help'")),
+    };
+    Failure::Usage(anyhow::anyhow!("{cause}; {remedy}"))
+}
+
+/// An error of `clap` with the names to explain it by.
+struct Facts<'a> {
+    error: &'a clap::Error,
+    command: &'a Command,
+}
+
+impl Facts<'_> {
+    fn bad_value(&self) -> Failure {
+        let source = std::error::Error::source(self.error);
+        let why = source.map_or_else(|| first_line(self.error), ToString::to_string);
+        Failure::Usage(anyhow::anyhow!("{}: {why}", self.flag(ContextKind::InvalidArg)))
+    }
+
+    fn impossible_value(&self) -> (String, String) {
+        let flag = self.flag(ContextKind::InvalidArg);
+        let possible = self.list(ContextKind::ValidValue).join(", ");
+        match (self.text(ContextKind::InvalidValue).as_str(), possible.as_str()) {
+            ("", "") => (format!("{flag} has no value"), "write one after it".to_owned()),
+            ("", possible) => (format!("{flag} has no value"), format!("use one of {possible}")),
+            (value, "") => (format!("{flag}: '{value}' is not allowed"), "leave it out".to_owned()),
+            (value, possible) => {
+                (format!("{flag}: there is no '{value}'"), format!("use one of {possible}"))
+            }
+        }
+    }
+
+    fn unwanted_value(&self) -> (String, String) {
+        let value = self.text(ContextKind::InvalidValue);
+        let cause = format!("{} takes no value", self.flag(ContextKind::InvalidArg));
+        (cause, format!("leave '{value}' out"))
+    }
+
+    fn unknown_argument(&self, name: &str) -> (String, String) {
+        let argument = self.text(ContextKind::InvalidArg);
+        let cause = match argument.starts_with('-') {
+            true => format!("there is no flag '{argument}'"),
+            false => format!("'{argument}' is not expected here"),
+        };
+        let remedy = match (argument.as_str(), self.text(ContextKind::SuggestedArg).as_str()) {
+            ("-F", _) => "leave it out, this command stays in the foreground".to_owned(),
+            ("-g", _) => "leave it out, forward secrecy is always on".to_owned(),
+            ("-f", _) => "leave it out, there is no weak mode".to_owned(),
+            (_, "") => format!("see '{name} --help' for what there is"),
+            (_, near) => format!("did you mean '{near}'? see '{name} --help'"),
+        };
+        (cause, remedy)
+    }
+
+    fn unknown_command(&self) -> (String, String) {
+        let cause = format!("there is no command '{}'", self.text(ContextKind::InvalidSubcommand));
+        let remedy = match self.list(ContextKind::SuggestedSubcommand).last() {
+            Some(near) => format!("did you mean '{near}'? see 'knockpipe --help'"),
+            None => "see 'knockpipe --help' for what there is".to_owned(),
+        };
+        (cause, remedy)
+    }
+
+    fn missing(&self, name: &str) -> (String, String) {
+        let missing: Vec<_> =
+            self.list(ContextKind::InvalidArg).iter().map(|arg| explained(arg)).collect();
+        let (is, it) = if missing.len() == 1 { ("is", "it") } else { ("are", "them") };
+        let cause = format!("{} {is} missing", missing.join(", "));
+        (cause, format!("add {it}, as in the examples of '{name} --help'"))
+    }
+
+    fn conflict(&self) -> (String, String) {
+        let flag = self.flag(ContextKind::InvalidArg);
+        match self.list(ContextKind::PriorArg).first() {
+            Some(other) if *other != self.text(ContextKind::InvalidArg) => (
+                format!("{flag} and {} exclude each other", self.both_names(other)),
+                "keep one of them".to_owned(),
+            ),
+            _ => (format!("{flag} is given twice"), "give it once".to_owned()),
+        }
+    }
+
+    fn flag(&self, kind: ContextKind) -> String {
+        self.both_names(&self.text(kind))
+    }
+
+    /// `--timeout <SECONDS>` as `-o/--timeout`: people look for what they typed.
+    fn both_names(&self, shown: &str) -> String {
+        let bare = shown.split_whitespace().next().unwrap_or(shown);
+        let long = bare.strip_prefix("--").and_then(|long| find(self.command, long));
+        match long.and_then(Arg::get_short) {
+            Some(short) => format!("-{short}/{bare}"),
+            None => bare.to_owned(),
+        }
+    }
+
+    fn text(&self, kind: ContextKind) -> String {
+        self.list(kind).first().cloned().unwrap_or_default()
+    }
+
+    fn list(&self, kind: ContextKind) -> Vec<String> {
+        match self.error.get(kind) {
+            Some(ContextValue::String(text)) => vec![text.clone()],
+            Some(ContextValue::Strings(texts)) => texts.clone(),
+            _ => vec![],
+        }
+    }
+}
+
+/// The flag with this long name, in the command or below it.
+fn find<'a>(command: &'a Command, long: &str) -> Option<&'a Arg> {
+    let here = command.get_arguments().find(|arg| arg.get_long() == Some(long));
+    here.or_else(|| command.get_subcommands().find_map(|below| find(below, long)))
+}
+
+/// A required argument with what it is for.
+fn explained(shown: &str) -> String {
+    match shown.split_whitespace().next().unwrap_or(shown) {
+        "--source" | "-s" => "-s ADDR (where to listen)".to_owned(),
+        "--target" | "-t" => "-t ADDR (where to forward)".to_owned(),
+        "--key" | "-k" => "-k FILE (the shared key, from 'knockpipe keygen')".to_owned(),
+        "<FILE>" => "FILE (the key file)".to_owned(),
+        other => other.to_owned(),
+    }
+}
+
+/// What `clap` itself would say, without its headline word and usage.
+fn first_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let line = text.lines().next().unwrap_or_default();
+    line.strip_prefix("error: ").unwrap_or(line).to_owned()
+}

@@ -1,0 +1,78 @@
+//! `pipe`: standard input and output through a tunnel.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::errors::UsageError;
+use super::key_cmd;
+use super::tunnel_args::{ConnectionArgs, LogArgs};
+use super::values::{Level, Target};
+use crate::addr::{Address, ServiceName};
+use crate::observe::log::Output;
+use crate::run::{self, Failure, Outcome};
+use crate::tunnel::PipeOptions;
+
+/// `knockpipe pipe`.
+#[derive(Debug, Args)]
+pub(super) struct PipeArgs {
+    /// Where the decrypt end listens: host:port, [ip]:port or /path/to/socket
+    #[arg(short, long, value_name = "ADDR")]
+    target: Target,
+
+    /// Key file, or - for standard input (then there is nothing left to send); repeatable: the
+    /// first dials
+    #[arg(short, long = "key", value_name = "FILE", required = true)]
+    keys: Vec<PathBuf>,
+
+    #[command(flatten)]
+    shared: SharedPipeArgs,
+}
+
+/// What `pipe` and the `spipe` spelling share.
+#[derive(Debug, Args)]
+pub(super) struct SharedPipeArgs {
+    /// Ask the decrypt end for this service (its -t NAME=ADDR) instead of its default target
+    #[arg(long, value_name = "NAME")]
+    service: Option<ServiceName>,
+
+    #[command(flatten)]
+    connection: ConnectionArgs,
+
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+/// Runs `knockpipe pipe` until both directions have ended.
+///
+/// # Errors
+/// [`Failure`] of the arguments, the keys or the run.
+pub(super) fn pipe(args: PipeArgs) -> Result<Outcome, Failure> {
+    if args.target.service.is_some() {
+        return Err(UsageError::NamedTarget.into());
+    }
+    args.shared.connection.refuse_zero()?;
+    args.shared.run(args.target.address, &args.keys)
+}
+
+impl SharedPipeArgs {
+    /// Reads the keys and carries the streams.
+    ///
+    /// # Errors
+    /// [`Failure`] of the keys or the run.
+    pub(super) fn run(self, target: Address, keys: &[PathBuf]) -> Result<Outcome, Failure> {
+        let keys = key_cmd::ring(keys, self.connection.access())?;
+        // The caller's terminal or ssh shares our standard error: only trouble is told.
+        self.log.start(Level::Warn, Output::Stderr);
+        run::pipe(PipeOptions {
+            target,
+            service: self.service.unwrap_or_default(),
+            keys,
+            bind: self.connection.bind,
+            timeout: self.connection.timeout(),
+            keepalive: !self.connection.no_keepalive,
+            padding: self.connection.padding,
+            suites: self.connection.suite.0,
+        })
+    }
+}

@@ -1,0 +1,205 @@
+//! The command lines of spiped and spipe, with their meaning.
+//!
+//! One source, one target, one key, each flag at most once; `-o 0` and `-r 0`
+//! mean the default; without `-F` the process goes to the background and
+//! writes `SOURCE.pid`. What is refused is refused with a reason: there is no
+//! weak mode (`-f`). Our own long options may be added.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use super::errors::UsageError;
+use super::pipe_cmd::SharedPipeArgs;
+use super::tunnel_args::{DEFAULT_HANDSHAKES, End, ServerArgs};
+use super::values::{HandshakeLimit, Level, Spelled};
+use super::{Done, key_cmd};
+use crate::addr::{Address, ServiceName};
+use crate::observe::log::Output;
+use crate::run::{self, Failure, Process};
+use crate::sys::background::{self, BackgroundError, Readiness, Side};
+use crate::tunnel::Role;
+
+/// What stands under the flags in `--help`.
+const SPIPED_EXAMPLES: &str = "\
+Without -F the command returns once ports are bound and SOURCE.pid is written.
+With -F a pid file is written only where -p asks for one.
+
+Example: Redis on db.example.org for clients on another host
+  db.example.org:   knockpipe -d -s '[0.0.0.0]:6380' -t '[127.0.0.1]:6379' -k redis.key
+  client's host:    knockpipe -e -s '[127.0.0.1]:6379' -t db.example.org:6380 -k redis.key";
+
+/// What stands under spipe's flags in `--help`.
+const SPIPE_EXAMPLES: &str = "\
+Example: ssh through a tunnel
+  ssh -o ProxyCommand='spipe -t %h:8022 -k ~/.ssh/tunnel_key' db.example.org";
+
+/// Carry TCP connections through an encrypted tunnel (the spelling of spiped).
+#[derive(Debug, Parser)]
+#[command(after_help = SPIPED_EXAMPLES)]
+pub(super) struct SpipedArgs {
+    /// Encrypt: plain connections in, sealed connections out
+    #[arg(short = 'e')]
+    encrypt: bool,
+
+    /// Decrypt: sealed connections in, plain connections out
+    #[arg(short = 'd')]
+    decrypt: bool,
+
+    /// Where to listen: host:port, [ip]:port or /path/to/socket
+    #[arg(short, value_name = "ADDR", required_unless_present = "version")]
+    source: Option<Spelled>,
+
+    /// Where to forward: host:port, [ip]:port or /path/to/socket
+    #[arg(short, value_name = "ADDR", required_unless_present = "version")]
+    target: Option<Address>,
+
+    /// Key file, or - for standard input
+    #[arg(short, value_name = "FILE", required_unless_present = "version")]
+    key: Option<PathBuf>,
+
+    /// Stay in the foreground
+    #[arg(short = 'F')]
+    foreground: bool,
+
+    /// Print the version to standard error
+    #[arg(short = 'v')]
+    version: bool,
+
+    #[command(flatten)]
+    mode: ModeArgs,
+
+    /// (-e) Ask the decrypt end for this service instead of its default target
+    #[arg(long, value_name = "NAME")]
+    service: Option<ServiceName>,
+
+    /// (-d) Connections at once that have not proven the key [default: 1024]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Limits")]
+    max_handshakes: Option<HandshakeLimit>,
+
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// Carry standard input and output through an encrypted tunnel (the spelling of spipe).
+#[derive(Debug, Parser)]
+#[command(after_help = SPIPE_EXAMPLES)]
+pub(super) struct SpipeArgs {
+    /// Where the decrypt end listens: host:port, [ip]:port or /path/to/socket
+    #[arg(short, value_name = "ADDR", required_unless_present = "version")]
+    target: Option<Address>,
+
+    /// Key file, or - for standard input (then there is nothing left to send)
+    #[arg(short, value_name = "FILE", required_unless_present = "version")]
+    key: Option<PathBuf>,
+
+    /// Print the version to standard error
+    #[arg(short = 'v')]
+    version: bool,
+
+    #[command(flatten)]
+    mode: ModeArgs,
+
+    #[command(flatten)]
+    shared: SharedPipeArgs,
+}
+
+/// spiped's choice of handshakes, of which one is left.
+#[derive(Debug, clap::Args)]
+struct ModeArgs {
+    /// Refused: a handshake without forward secrecy does not exist here
+    #[arg(short = 'f')]
+    weak: bool,
+
+    /// Require forward secrecy; it is always on
+    #[arg(short = 'g')]
+    forward_secrecy: bool,
+}
+
+/// Runs a spiped command line; `arguments` are all of the process.
+///
+/// # Errors
+/// [`Failure`] of the arguments, the keys, the background or the run.
+pub(super) fn spiped(args: SpipedArgs, arguments: &[OsString]) -> Result<Done, Failure> {
+    let role = args.role()?;
+    let (Some(role), Some(source), Some(key)) = (role, args.source, args.key) else {
+        return print_version();
+    };
+    let server = args.server;
+    let (readiness, pid_file) = if args.foreground {
+        (Readiness::foreground(), server.pid_file.clone())
+    } else {
+        let default = || PathBuf::from(format!("{}.pid", source.text));
+        match background::detach(arguments).map_err(failure)? {
+            Side::Parent(status) => return Ok(Done::Background(status)),
+            Side::Child(readiness) => {
+                (readiness, Some(server.pid_file.clone().unwrap_or_else(default)))
+            }
+        }
+    };
+    let keys = key_cmd::ring(&[key], server.connection.access())?;
+    server.log.start(Level::Info, if server.syslog { Output::Syslog } else { Output::Stderr });
+    let handshakes = args.max_handshakes.map_or(DEFAULT_HANDSHAKES, |limit| limit.0);
+    let options = server.options(End { role, sources: vec![source.address], keys, handshakes });
+    let process = Process { pid_file, user: server.user, readiness };
+    run::tunnel(options, process).map(Done::from)
+}
+
+/// Runs a spipe command line.
+///
+/// # Errors
+/// [`Failure`] of the arguments, the key or the run.
+pub(super) fn spipe(args: SpipeArgs) -> Result<Done, Failure> {
+    let (false, Some(target), Some(key)) = (args.version, args.target, args.key) else {
+        return print_version();
+    };
+    args.mode.refuse_weak()?;
+    args.shared.run(target, &[key]).map(Done::from)
+}
+
+impl SpipedArgs {
+    /// Which end is asked for; `None` when only the version is.
+    fn role(&self) -> Result<Option<Role>, UsageError> {
+        let (false, Some(target)) = (self.version, self.target.clone()) else {
+            return Ok(None);
+        };
+        self.mode.refuse_weak()?;
+        match (self.encrypt, self.decrypt) {
+            (true, true) => Err(UsageError::BothEnds),
+            (false, false) => Err(UsageError::NoEnd),
+            (true, false) if self.max_handshakes.is_some() => {
+                Err(UsageError::DecryptOnly("--max-handshakes"))
+            }
+            (true, false) => {
+                let service = self.service.clone().unwrap_or_default();
+                Ok(Some(Role::Encrypt { target, service }))
+            }
+            (false, true) if self.service.is_some() => Err(UsageError::EncryptOnly("--service")),
+            (false, true) => {
+                Ok(Some(Role::Decrypt { targets: vec![(ServiceName::default(), target)] }))
+            }
+        }
+    }
+}
+
+impl ModeArgs {
+    fn refuse_weak(&self) -> Result<(), UsageError> {
+        if self.weak { Err(UsageError::WeakMode) } else { Ok(()) }
+    }
+}
+
+/// On standard error, as spiped has it.
+fn print_version() -> Result<Done, Failure> {
+    // A version that nobody can see is no failure.
+    let _ = writeln!(io::stderr(), "knockpipe {}", env!("CARGO_PKG_VERSION"));
+    Ok(Done::Clean)
+}
+
+fn failure(error: BackgroundError) -> Failure {
+    match error {
+        BackgroundError::FirstProcess => Failure::Usage(error.into()),
+        _ => Failure::Runtime(error.into()),
+    }
+}

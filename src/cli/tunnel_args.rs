@@ -1,0 +1,343 @@
+//! The flags of `encrypt` and `decrypt`, and how they become `Options`.
+//!
+//! Doc comments of fields are the help texts. The shared groups are also used
+//! by `pipe` and by the spiped spelling, so a flag is written down once.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::errors::UsageError;
+use super::key_cmd;
+use super::values::{
+    self, Format, HandshakeLimit, Level, SessionLimit, SourceLimit, SuiteChoice, Target,
+};
+use crate::addr::{Address, BindAddress, ServiceName};
+use crate::keys::KeyRing;
+use crate::observe::log;
+use crate::proto::Padding;
+use crate::run::{self, Failure, Outcome, Process};
+use crate::sys::background::Readiness;
+use crate::sys::keyfile::Access;
+use crate::sys::privileges::User;
+use crate::tunnel::{Limits, Options, Role};
+
+/// The deadline of a dial, and of a handshake, unless `-o` says otherwise.
+pub(super) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often names are resolved again unless `-r` says otherwise.
+const DEFAULT_RESOLVE: Duration = Duration::from_secs(60);
+
+/// Handshakes at once unless `--max-handshakes` says otherwise.
+pub(super) const DEFAULT_HANDSHAKES: usize = 1024;
+
+/// Heading of the flags about single connections.
+const CONNECTIONS: &str = "Connections";
+
+/// Heading of the flags about numbers.
+const LIMITS: &str = "Limits";
+
+/// Heading of the flags about names.
+const NAMES: &str = "Host names";
+
+/// Heading of the flags about the process and its log.
+const PROCESS: &str = "Process and log";
+
+/// `knockpipe encrypt`.
+#[derive(Debug, Args)]
+pub(super) struct EncryptArgs {
+    /// Where clients connect, plain: host:port, [ip]:port or /path/to/socket; repeatable
+    #[arg(short, long = "source", value_name = "ADDR", required = true)]
+    sources: Vec<Address>,
+
+    /// Where the decrypt end listens: host:port, [ip]:port or /path/to/socket
+    #[arg(short, long, value_name = "ADDR")]
+    target: Target,
+
+    /// Key file, or - for standard input; repeatable: the first dials, all are accepted
+    #[arg(short, long = "key", value_name = "FILE", required = true)]
+    keys: Vec<PathBuf>,
+
+    /// Ask the decrypt end for this service (its -t NAME=ADDR) instead of its default target
+    #[arg(long, value_name = "NAME")]
+    service: Option<ServiceName>,
+
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// `knockpipe decrypt`.
+#[derive(Debug, Args)]
+pub(super) struct DecryptArgs {
+    /// Where encrypt ends connect, sealed: host:port, [ip]:port or /path/to/socket; repeatable
+    #[arg(short, long = "source", value_name = "ADDR", required = true)]
+    sources: Vec<Address>,
+
+    /// The server to forward to; repeatable with NAME= to serve several from one port
+    #[arg(short, long = "target", value_name = "[NAME=]ADDR", required = true)]
+    targets: Vec<Target>,
+
+    /// Key file, or - for standard input; repeatable: every one of them is accepted
+    #[arg(short, long = "key", value_name = "FILE", required = true)]
+    keys: Vec<PathBuf>,
+
+    /// Connections at once that have not proven the key; the oldest makes way for a new one
+    #[arg(
+        long, value_name = "N", default_value = "1024",
+        allow_negative_numbers = true, help_heading = LIMITS
+    )]
+    max_handshakes: HandshakeLimit,
+
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// Flags of every command that listens.
+#[derive(Debug, Args)]
+pub(super) struct ServerArgs {
+    /// Sessions at once; 0 is as many as file descriptors allow
+    #[arg(
+        short = 'n', long, value_name = "N", default_value = "1024",
+        allow_negative_numbers = true, help_heading = LIMITS
+    )]
+    pub(super) max_sessions: SessionLimit,
+
+    /// Sessions at once, and new connections per second, of one source (an IPv4 address or an
+    /// IPv6 /64) [default: no limit]
+    #[arg(
+        long, value_name = "SESSIONS[/PER_SECOND]", allow_negative_numbers = true,
+        help_heading = LIMITS
+    )]
+    pub(super) max_per_source: Option<SourceLimit>,
+
+    #[command(flatten)]
+    pub(super) connection: ConnectionArgs,
+
+    /// Start although a name does not resolve yet, and try again every second
+    #[arg(short = 'D', long, help_heading = NAMES)]
+    pub(super) wait_for_dns: bool,
+
+    /// Resolve target names again every so often [default: 60]
+    #[arg(
+        short = 'r', long, value_name = "SECONDS", value_parser = values::seconds,
+        allow_negative_numbers = true, conflicts_with = "no_resolve", help_heading = NAMES
+    )]
+    pub(super) resolve_every: Option<Duration>,
+
+    /// Resolve target names at start only
+    #[arg(short = 'R', long, help_heading = NAMES)]
+    pub(super) no_resolve: bool,
+
+    /// Write the process id to this file, and remove it at the end
+    #[arg(short, long, value_name = "FILE", help_heading = PROCESS)]
+    pub(super) pid_file: Option<PathBuf>,
+
+    /// Become this user once ports are bound and keys are read
+    #[arg(short, long, value_name = "USER[:GROUP]|:GROUP", help_heading = PROCESS)]
+    pub(super) user: Option<User>,
+
+    /// How long sessions may finish after SIGTERM or SIGINT; a second signal ends them at once
+    #[arg(
+        long, value_name = "SECONDS", default_value = "30", value_parser = values::seconds,
+        allow_negative_numbers = true, help_heading = PROCESS
+    )]
+    pub(super) drain: Duration,
+
+    #[command(flatten)]
+    pub(super) log: LogArgs,
+
+    /// Log to syslog instead of standard error
+    #[arg(long, help_heading = PROCESS)]
+    pub(super) syslog: bool,
+}
+
+/// Flags of every command that opens connections.
+#[derive(Debug, Args)]
+pub(super) struct ConnectionArgs {
+    /// Accept a key file that group or others can read
+    #[arg(long)]
+    pub(super) allow_readable_key: bool,
+
+    /// Deadline of a dial, and of a handshake; fractions are allowed [default: 5]
+    #[arg(
+        short = 'o', long, value_name = "SECONDS", value_parser = values::seconds,
+        allow_negative_numbers = true, help_heading = CONNECTIONS
+    )]
+    pub(super) timeout: Option<Duration>,
+
+    /// Local address of outgoing connections: ip, [ip] or [ip]:port
+    #[arg(short, long, value_name = "ADDR", help_heading = CONNECTIONS)]
+    pub(super) bind: Option<BindAddress>,
+
+    /// Do not probe idle connections; a vanished peer then goes unnoticed
+    #[arg(short = 'j', long, help_heading = CONNECTIONS)]
+    pub(super) no_keepalive: bool,
+
+    /// Hide lengths: pad what is sent to a multiple of this many bytes
+    #[arg(long, value_name = "none|BYTES", default_value_t, help_heading = CONNECTIONS)]
+    pub(super) padding: Padding,
+
+    /// Cipher of the records: auto, chacha20-poly1305 or aes-256-gcm
+    #[arg(long, value_name = "SUITE", default_value = "auto", help_heading = CONNECTIONS)]
+    pub(super) suite: SuiteChoice,
+}
+
+/// Flags about the log.
+#[derive(Clone, Copy, Debug, Args)]
+pub(super) struct LogArgs {
+    /// Least important lines to log [default: info; warn for pipe]
+    #[arg(long, value_name = "LEVEL", help_heading = PROCESS)]
+    log_level: Option<Level>,
+
+    /// Form of log lines
+    #[arg(long, value_name = "FORMAT", default_value = "text", help_heading = PROCESS)]
+    log_format: Format,
+}
+
+/// What differs between the two ends and between spellings.
+pub(super) struct End {
+    /// Which end, with its targets.
+    pub(super) role: Role,
+    /// Where to listen.
+    pub(super) sources: Vec<Address>,
+    /// The keys in order.
+    pub(super) keys: KeyRing,
+    /// Unproven handshakes at once.
+    pub(super) handshakes: usize,
+}
+
+/// Runs `knockpipe encrypt` until it is stopped.
+///
+/// # Errors
+/// [`Failure`] of the arguments, the keys or the run.
+pub(super) fn encrypt(args: EncryptArgs) -> Result<Outcome, Failure> {
+    if args.target.service.is_some() {
+        return Err(UsageError::NamedTarget.into());
+    }
+    let service = args.service.unwrap_or_default();
+    let role = Role::Encrypt { target: args.target.address, service };
+    args.server.refuse_zero()?;
+    let keys = key_cmd::ring(&args.keys, args.server.connection.access())?;
+    let end = End { role, sources: args.sources, keys, handshakes: DEFAULT_HANDSHAKES };
+    args.server.run_in_foreground(end)
+}
+
+/// Runs `knockpipe decrypt` until it is stopped.
+///
+/// # Errors
+/// [`Failure`] of the arguments, the keys or the run.
+pub(super) fn decrypt(args: DecryptArgs) -> Result<Outcome, Failure> {
+    let role = Role::Decrypt { targets: by_service(args.targets)? };
+    args.server.refuse_zero()?;
+    let keys = key_cmd::ring(&args.keys, args.server.connection.access())?;
+    let end = End { role, sources: args.sources, keys, handshakes: args.max_handshakes.0 };
+    args.server.run_in_foreground(end)
+}
+
+/// Targets with the empty name for the default one; each name may come once.
+fn by_service(targets: Vec<Target>) -> Result<Vec<(ServiceName, Address)>, UsageError> {
+    let mut named: Vec<(ServiceName, Address)> = Vec::with_capacity(targets.len());
+    for Target { service, address } in targets {
+        let name = service.clone().unwrap_or_default();
+        if named.iter().any(|(other, _)| *other == name) {
+            return Err(service.map_or(UsageError::TwoDefaults, UsageError::TwoTargets));
+        }
+        named.push((name, address));
+    }
+    Ok(named)
+}
+
+impl ServerArgs {
+    /// What the tunnel is told. A time of zero means its default, as in spiped;
+    /// the subcommands refuse it before with [`Self::refuse_zero`].
+    pub(super) fn options(&self, end: End) -> Options {
+        let resolve_every = self.resolve_every.filter(|time| !time.is_zero());
+        Options {
+            role: end.role,
+            sources: end.sources,
+            keys: end.keys,
+            bind: self.connection.bind,
+            limits: Limits {
+                sessions: self.max_sessions.0,
+                handshakes: end.handshakes,
+                per_source: self.max_per_source.map(|limit| limit.0),
+            },
+            timeout: self.connection.timeout(),
+            resolve_every: (!self.no_resolve).then(|| resolve_every.unwrap_or(DEFAULT_RESOLVE)),
+            wait_for_dns: self.wait_for_dns,
+            keepalive: !self.connection.no_keepalive,
+            padding: self.connection.padding,
+            suites: self.connection.suite.0,
+            drain: self.drain,
+        }
+    }
+
+    fn refuse_zero(&self) -> Result<(), UsageError> {
+        self.connection.refuse_zero()?;
+        if self.resolve_every.is_some_and(|time| time.is_zero()) {
+            let remedy = "give a time, or -R to resolve at start only";
+            return Err(UsageError::ZeroSeconds { flag: "-r/--resolve-every", remedy });
+        }
+        Ok(())
+    }
+
+    fn run_in_foreground(self, end: End) -> Result<Outcome, Failure> {
+        let output = if self.syslog { log::Output::Syslog } else { log::Output::Stderr };
+        self.log.start(Level::Info, output);
+        let options = self.options(end);
+        let readiness = Readiness::foreground();
+        run::tunnel(options, Process { pid_file: self.pid_file, user: self.user, readiness })
+    }
+}
+
+impl ConnectionArgs {
+    /// Whose reach of a key file is put up with.
+    pub(super) fn access(&self) -> Access {
+        if self.allow_readable_key { Access::Anyone } else { Access::OwnerOnly }
+    }
+
+    /// The deadline; zero means the default, as in spiped.
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout.filter(|time| !time.is_zero()).unwrap_or(DEFAULT_TIMEOUT)
+    }
+
+    /// Refuses what only the spiped spelling takes for the default.
+    ///
+    /// # Errors
+    /// [`UsageError::ZeroSeconds`].
+    pub(super) fn refuse_zero(&self) -> Result<(), UsageError> {
+        if self.timeout.is_some_and(|time| time.is_zero()) {
+            let remedy = "give a time such as 5, or leave it out";
+            return Err(UsageError::ZeroSeconds { flag: "-o/--timeout", remedy });
+        }
+        Ok(())
+    }
+}
+
+impl LogArgs {
+    /// Starts the log for the rest of the process.
+    pub(super) fn start(self, default: Level, output: log::Output) {
+        let level = self.log_level.unwrap_or(default).into();
+        log::start(log::Settings { level, format: self.log_format.into(), output });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn targets(texts: &[&str]) -> Result<Vec<String>, UsageError> {
+        let targets = texts.iter().map(|text| text.parse().unwrap()).collect();
+        Ok(by_service(targets)?.iter().map(|(name, _)| name.to_string()).collect())
+    }
+
+    #[test]
+    fn each_service_has_one_target() {
+        assert_eq!(targets(&["redis=a:1", "b:2", "mysql=a:1"]).unwrap(), ["redis", "", "mysql"]);
+        let error = targets(&["a:1", "b:2"]).unwrap_err();
+        assert!(matches!(error, UsageError::TwoDefaults));
+        let error = targets(&["redis=a:1", "redis=b:2"]).unwrap_err();
+        assert!(matches!(error, UsageError::TwoTargets(_)));
+    }
+}

@@ -1,0 +1,285 @@
+//! What stands behind a flag, from text to a checked value.
+//!
+//! Every error is the second half of a line that starts with the flag, and
+//! ends with what to write instead.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use tracing_subscriber::filter::LevelFilter;
+
+use crate::addr::{Address, ServiceName};
+use crate::observe::log;
+use crate::proto::suite::UnknownSuite;
+use crate::proto::{Suite, SuiteSet};
+use crate::tunnel::PerSource;
+
+/// The most of anything that can be asked for: more than descriptors can be had.
+const MOST: usize = 1_000_000;
+
+/// The longest time that can be asked for: a year. Clocks add it without overflow.
+const LONGEST_SECONDS: f64 = 31_536_000.0;
+
+/// A value that does not fit its flag.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BadValue {
+    /// Not a number of seconds.
+    #[error("'{0}' is not a number of seconds; give one such as 5 or 0.5, at most a year")]
+    Seconds(String),
+    /// Not a number of sessions.
+    #[error(
+        "'{0}' is not a number of sessions; give a whole number up to {MOST}, 0 for as many as file descriptors allow"
+    )]
+    Sessions(String),
+    /// Not a number of handshakes.
+    #[error("'{0}' is not a number of handshakes; give a whole number from 1 to {MOST}")]
+    Handshakes(String),
+    /// Not a limit for each source.
+    #[error(
+        "'{0}' is not a limit for each source; give SESSIONS or SESSIONS/PER_SECOND, such as 20 or 20/5"
+    )]
+    PerSource(String),
+    /// `=ADDR`.
+    #[error(
+        "'{0}' has no service name before '='; write NAME=ADDR, or ADDR for the default target"
+    )]
+    NoName(String),
+    /// The part before `=` is not a service name.
+    #[error("'{0}' does not start with a service name: {1}")]
+    Name(String, String),
+    /// The address is not one.
+    #[error("{0}")]
+    Address(String),
+}
+
+/// `-n`: `None` is as many as file descriptors allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SessionLimit(pub(super) Option<usize>);
+
+/// `--max-handshakes`: at least one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct HandshakeLimit(pub(super) usize);
+
+/// `--max-per-source`: SESSIONS or SESSIONS/PER_SECOND.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SourceLimit(pub(super) PerSource);
+
+/// `-t [NAME=]ADDR`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Target {
+    /// `None` when no `NAME=` was given.
+    pub(super) service: Option<ServiceName>,
+    /// Where to forward.
+    pub(super) address: Address,
+}
+
+/// An address and how the user spelled it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Spelled {
+    /// As typed.
+    pub(super) text: String,
+    /// What it means.
+    pub(super) address: Address,
+}
+
+/// `--suite`: the suites that may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SuiteChoice(pub(super) SuiteSet);
+
+/// `--log-level`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// `--log-format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    Text,
+    Json,
+}
+
+/// Seconds with an optional fraction; zero is left to the flag to judge.
+pub(super) fn seconds(text: &str) -> Result<Duration, BadValue> {
+    let bad = || BadValue::Seconds(text.to_owned());
+    // `f64` also reads "inf", "nan" and "1e3", which nobody means here.
+    if !text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
+        return Err(bad());
+    }
+    let seconds: f64 = text.parse().map_err(|_| bad())?;
+    if seconds > LONGEST_SECONDS {
+        return Err(bad());
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+/// A whole number in decimal digits only: `usize` would also read a plus sign.
+fn whole(text: &str) -> Option<usize> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| text.parse().ok()).flatten().filter(|number| *number <= MOST)
+}
+
+impl FromStr for SessionLimit {
+    type Err = BadValue;
+
+    fn from_str(text: &str) -> Result<Self, BadValue> {
+        let number = whole(text).ok_or_else(|| BadValue::Sessions(text.to_owned()))?;
+        Ok(Self((number > 0).then_some(number)))
+    }
+}
+
+impl FromStr for HandshakeLimit {
+    type Err = BadValue;
+
+    fn from_str(text: &str) -> Result<Self, BadValue> {
+        whole(text)
+            .filter(|number| *number > 0)
+            .map(Self)
+            .ok_or_else(|| BadValue::Handshakes(text.to_owned()))
+    }
+}
+
+impl FromStr for SourceLimit {
+    type Err = BadValue;
+
+    fn from_str(text: &str) -> Result<Self, BadValue> {
+        let bad = || BadValue::PerSource(text.to_owned());
+        let at_least_one = |part| whole(part).filter(|number| *number > 0).ok_or_else(bad);
+        let (sessions, rate) = match text.split_once('/') {
+            Some((sessions, rate)) => (sessions, Some(rate)),
+            None => (text, None),
+        };
+        let per_second = rate.map(at_least_one).transpose()?;
+        Ok(Self(PerSource {
+            sessions: at_least_one(sessions)?,
+            per_second: per_second.map(u32::try_from).transpose().map_err(|_| bad())?,
+        }))
+    }
+}
+
+impl FromStr for Target {
+    type Err = BadValue;
+
+    fn from_str(text: &str) -> Result<Self, BadValue> {
+        // A path may have '=' in it; host names and ports never do.
+        let (name, address) = match text.split_once('=') {
+            Some((name, address)) if !text.starts_with('/') => (Some(name), address),
+            _ => (None, text),
+        };
+        if name == Some("") {
+            return Err(BadValue::NoName(text.to_owned()));
+        }
+        let service = name
+            .map(str::parse)
+            .transpose()
+            .map_err(|error| BadValue::Name(text.to_owned(), format!("{error}")))?;
+        Ok(Self { service, address: parse_address(address)? })
+    }
+}
+
+impl FromStr for Spelled {
+    type Err = BadValue;
+
+    fn from_str(text: &str) -> Result<Self, BadValue> {
+        Ok(Self { text: text.to_owned(), address: parse_address(text)? })
+    }
+}
+
+fn parse_address(text: &str) -> Result<Address, BadValue> {
+    text.parse::<Address>().map_err(|error| BadValue::Address(error.to_string()))
+}
+
+impl FromStr for SuiteChoice {
+    type Err = UnknownSuite;
+
+    fn from_str(text: &str) -> Result<Self, UnknownSuite> {
+        match text {
+            "auto" => Ok(Self(SuiteSet::BOTH)),
+            name => Ok(Self(SuiteSet::only(name.parse::<Suite>()?))),
+        }
+    }
+}
+
+impl From<Level> for LevelFilter {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::Error => Self::ERROR,
+            Level::Warn => Self::WARN,
+            Level::Info => Self::INFO,
+            Level::Debug => Self::DEBUG,
+            Level::Trace => Self::TRACE,
+        }
+    }
+}
+
+impl From<Format> for log::Format {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Text => Self::Text,
+            Format::Json => Self::Json,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_are_plain_decimals() {
+        assert_eq!(seconds("0.25").unwrap(), Duration::from_millis(250));
+        assert_eq!(seconds("31536000").unwrap(), Duration::from_secs(31_536_000));
+        assert_eq!(seconds("0").unwrap(), Duration::ZERO);
+        for bad in ["", ".", "-1", "+1", "inf", "nan", "1e3", "5s", "31536001", "1.2.3"] {
+            assert!(seconds(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_plain_and_bounded() {
+        assert_eq!("0".parse::<SessionLimit>().unwrap(), SessionLimit(None));
+        assert_eq!("7".parse::<SessionLimit>().unwrap(), SessionLimit(Some(7)));
+        for bad in ["", "-5", "+5", "5.0", "1000001", "99999999999999999999999", "many"] {
+            assert!(bad.parse::<SessionLimit>().is_err(), "{bad}");
+            assert!(bad.parse::<HandshakeLimit>().is_err(), "{bad}");
+        }
+        assert!("0".parse::<HandshakeLimit>().is_err());
+    }
+
+    #[test]
+    fn limits_for_each_source() {
+        let limit = |text: &str| text.parse::<SourceLimit>().map(|limit| limit.0);
+        assert_eq!(limit("20").unwrap(), PerSource { sessions: 20, per_second: None });
+        assert_eq!(limit("20/5").unwrap(), PerSource { sessions: 20, per_second: Some(5) });
+        for bad in ["", "/", "0", "20/", "20/0", "/5", "20/5/1", "-1", "x"] {
+            assert!(limit(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn targets_with_and_without_a_service() {
+        let target: Target = "redis=[127.0.0.1]:6379".parse().unwrap();
+        assert_eq!(target.service, Some("redis".parse().unwrap()));
+        assert_eq!(target.address, "[127.0.0.1]:6379".parse().unwrap());
+        let path: Target = "/run/a=b.sock".parse().unwrap();
+        assert_eq!((path.service, path.address), (None, Address::Unix("/run/a=b.sock".into())));
+        let unix: Target = "mysql=/run/mysqld.sock".parse().unwrap();
+        assert_eq!(unix.address, Address::Unix("/run/mysqld.sock".into()));
+        for bad in ["=[127.0.0.1]:6379", "redis=", "re dis=a:1", "nothing"] {
+            assert!(bad.parse::<Target>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn suites() {
+        let suites = |text: &str| text.parse::<SuiteChoice>().map(|choice| choice.0);
+        assert_eq!(suites("auto").unwrap(), SuiteSet::BOTH);
+        assert_eq!(suites("aes-256-gcm").unwrap(), SuiteSet::only(Suite::Aes256Gcm));
+        assert!(suites("none").is_err());
+    }
+}

@@ -1,0 +1,239 @@
+//! `knockpipe demo`: a key, both ends and a target in one process on loopback.
+//!
+//! Shows what a tunnel does and what it refuses, with the same code that
+//! `encrypt` and `decrypt` run. Each step is checked: a demo that shows
+//! something else than it says ends with an error.
+
+mod middle;
+mod target;
+
+use std::io::Write;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use rand::TryRng;
+use rand::rngs::SysRng;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use self::middle::{Harm, Middle};
+use self::target::Target;
+use crate::addr::{Address, ServiceName};
+use crate::keys::{Key, KeyRing};
+use crate::net::Listener;
+use crate::proto::{Padding, SuiteSet};
+use crate::secret::Secret;
+use crate::tunnel::{Capacity, Limits, Options, Role, Tunnel};
+
+/// The handshake deadline of the demo's tunnels: a wrong key shows after this.
+const TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Everything here answers within this time, or the demo has failed.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Round trips that are measured.
+const ROUND_TRIPS: usize = 2_000;
+
+/// Size of the value that is moved in each direction, in bytes.
+const VALUE: usize = 256 << 20;
+
+/// Runs the demo; what it shows goes to `out`.
+///
+/// # Errors
+/// When a step does not show what it should.
+pub(crate) async fn run(out: &mut impl Write) -> anyhow::Result<()> {
+    let key = random_key()?;
+    let target = Target::start().await.context("cannot start a target")?;
+    writeln!(out, "key       {} (made for this demo, in memory only)", key.id())?;
+    writeln!(out, "target    {}", target.description())?;
+    let decrypt = start(decrypting(&key, target.address())).await?;
+    writeln!(out, "decrypt   sealed {} -> target {}", decrypt.address, target.address())?;
+    let encrypt = start(encrypting(&key, &decrypt.address)).await?;
+    writeln!(out, "encrypt   plain  {} -> sealed {}", encrypt.address, decrypt.address)?;
+    writeln!(out)?;
+
+    request(out, &encrypt).await?;
+    let seen = target.connections().await?;
+    wrong_key(out, &decrypt, &target).await?;
+    for harm in [Harm::FlipABit, Harm::Cut] {
+        harmed(out, (&key, &decrypt), harm).await?;
+    }
+    ensure!(
+        target.connections().await? == seen + 2,
+        "the target saw connections that it should not"
+    );
+    writeln!(out)?;
+
+    round_trips(out, (&encrypt, &target)).await?;
+    throughput(out, &encrypt).await?;
+    writeln!(out, "\n{}", include_str!("next_steps.txt").trim_end())?;
+    Ok(())
+}
+
+/// One tunnel end of the demo.
+struct Side {
+    address: String,
+    _tunnel: Arc<Tunnel>,
+}
+
+async fn start(options: Options) -> anyhow::Result<Side> {
+    let capacity = Capacity::of(&options, 1024)?;
+    let listeners = Listener::bind(&options.sources[0], 16)?;
+    let address = listeners[0].local();
+    let tunnel = Arc::new(Tunnel::start(&options, capacity).await?);
+    let listeners = listeners.into_iter().map(Listener::into_async);
+    tunnel.serve(listeners.collect::<Result<_, _>>()?);
+    Ok(Side { address, _tunnel: tunnel })
+}
+
+fn decrypting(key: &Key, target: &str) -> Options {
+    let target = target.parse().expect("a socket address is an address");
+    options(key, Role::Decrypt { targets: vec![(ServiceName::default(), target)] })
+}
+
+fn encrypting(key: &Key, far_end: &str) -> Options {
+    let target = far_end.parse().expect("a socket address is an address");
+    options(key, Role::Encrypt { target, service: ServiceName::default() })
+}
+
+fn options(key: &Key, role: Role) -> Options {
+    let anywhere = Address::Tcp { host: "127.0.0.1".to_owned(), port: "0".to_owned() };
+    Options {
+        role,
+        sources: vec![anywhere],
+        keys: KeyRing::new(vec![key.clone()]).expect("one key makes a ring"),
+        bind: None,
+        limits: Limits { sessions: Some(64), handshakes: 64, per_source: None },
+        timeout: TIMEOUT,
+        resolve_every: None,
+        wait_for_dns: false,
+        keepalive: true,
+        padding: Padding::default(),
+        suites: SuiteSet::BOTH,
+        drain: Duration::ZERO,
+    }
+}
+
+async fn request(out: &mut impl Write, encrypt: &Side) -> anyhow::Result<()> {
+    let answer = ping(&encrypt.address).await.context("the request did not go through")?;
+    ensure!(answer == "+PONG", "an odd answer came through: {answer}");
+    writeln!(out, "a request goes through:     PING -> {answer}")?;
+    Ok(())
+}
+
+async fn wrong_key(out: &mut impl Write, decrypt: &Side, target: &Target) -> anyhow::Result<()> {
+    let before = target.connections().await?;
+    let stranger = start(encrypting(&random_key()?, &decrypt.address)).await?;
+    let refused = ping(&stranger.address).await;
+    ensure!(refused.is_err(), "a wrong key got an answer");
+    ensure!(target.connections().await? == before, "a wrong key reached the target");
+    writeln!(out, "a wrong key is refused:     no byte of answer, the target saw nothing")?;
+    Ok(())
+}
+
+async fn harmed(
+    out: &mut impl Write,
+    (key, decrypt): (&Key, &Side),
+    harm: Harm,
+) -> anyhow::Result<()> {
+    let middle = Middle::start(&decrypt.address, harm).await?;
+    let encrypt = start(encrypting(key, middle.address())).await?;
+    let refused = ping(&encrypt.address).await;
+    let error = refused.err().with_context(|| format!("{} went unnoticed", harm.name()))?;
+    ensure!(is_reset(&error), "{} looked like a clean end: {error:#}", harm.name());
+    writeln!(
+        out,
+        "{:<27} the client sees a reset, never a clean end",
+        format!("{} is refused:", harm.name())
+    )?;
+    Ok(())
+}
+
+fn is_reset(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<std::io::Error>();
+    io.is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
+}
+
+/// One PING as a client sends it; the first line of the answer.
+async fn ping(address: &str) -> anyhow::Result<String> {
+    let conversation = async {
+        let mut client = TcpStream::connect(address).await?;
+        client.write_all(b"PING\r\n").await?;
+        let mut answer = vec![];
+        while !answer.ends_with(b"\r\n") {
+            answer.push(client.read_u8().await?);
+        }
+        Ok(String::from_utf8_lossy(&answer).trim_end().to_owned())
+    };
+    timeout(PATIENCE, conversation).await.context("nothing happened")?
+}
+
+async fn round_trips(
+    out: &mut impl Write,
+    (encrypt, target): (&Side, &Target),
+) -> anyhow::Result<()> {
+    let direct = measure(target.address()).await?;
+    let sealed = measure(&encrypt.address).await?;
+    let us = |times: &[Duration], part: usize| times[times.len() * part / 100].as_micros();
+    writeln!(
+        out,
+        "round trip through both ends: p50 {} us, p99 {} us (direct: p50 {} us, p99 {} us)",
+        us(&sealed, 50),
+        us(&sealed, 99),
+        us(&direct, 50),
+        us(&direct, 99)
+    )?;
+    Ok(())
+}
+
+/// The times of [`ROUND_TRIPS`] PINGs on one connection, sorted.
+async fn measure(address: &str) -> anyhow::Result<Vec<Duration>> {
+    let mut client = TcpStream::connect(address).await?;
+    client.set_nodelay(true)?;
+    let mut times = Vec::with_capacity(ROUND_TRIPS);
+    for _ in 0..ROUND_TRIPS {
+        let began = Instant::now();
+        client.write_all(b"PING\r\n").await?;
+        client.read_exact(&mut [0; 7]).await?;
+        times.push(began.elapsed());
+    }
+    times.sort_unstable();
+    Ok(times)
+}
+
+async fn throughput(out: &mut impl Write, encrypt: &Side) -> anyhow::Result<()> {
+    let client = TcpStream::connect(&encrypt.address).await?;
+    let mut client = BufReader::with_capacity(1 << 20, client);
+    let value = vec![b'x'; VALUE];
+    let began = Instant::now();
+    let head = format!("*3\r\n$3\r\nSET\r\n$4\r\ndemo\r\n${VALUE}\r\n");
+    client.write_all(head.as_bytes()).await?;
+    client.write_all(&value).await?;
+    client.write_all(b"\r\n").await?;
+    client.read_exact(&mut [0; 5]).await.context("SET was not answered")?;
+    let up = began.elapsed();
+    let began = Instant::now();
+    client.write_all(b"*2\r\n$3\r\nGET\r\n$4\r\ndemo\r\n").await?;
+    let head = format!("${VALUE}\r\n").len();
+    let mut back = vec![0; head + VALUE + 2];
+    client.read_exact(&mut back).await.context("GET was not answered")?;
+    let down = began.elapsed();
+    ensure!(back[head..head + VALUE] == value[..], "the value changed on its way");
+    let rate = |time: Duration| VALUE as f64 / 1e9 / time.as_secs_f64();
+    writeln!(
+        out,
+        "throughput of one connection, {} MiB: {:.2} GB/s up, {:.2} GB/s down",
+        VALUE >> 20,
+        rate(up),
+        rate(down)
+    )?;
+    Ok(())
+}
+
+fn random_key() -> anyhow::Result<Key> {
+    let mut bytes = [0; 32];
+    SysRng.try_fill_bytes(&mut bytes).context("the system gives no randomness")?;
+    Ok(Key::new(Secret::take(&mut bytes)))
+}

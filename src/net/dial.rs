@@ -1,0 +1,414 @@
+//! Connecting to a [`Target`] before a deadline.
+//!
+//! Several addresses are raced as in Happy Eyeballs (RFC 8305): families take
+//! turns, the next attempt starts after [`STAGGER`] or as soon as one failed,
+//! and all go on until the deadline. So one address that swallows packets costs
+//! a quarter of a second and not the budget. Nothing is retried here, with one
+//! exception that has no other place: a unix socket whose backlog is full
+//! refuses at once instead of letting a client queue as TCP does.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::socket::setsockopt;
+use nix::{setsockopt_impl, sockopt_impl};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::resolve::{ResolveError, Target};
+use super::stream::{SocketOptions, Stream};
+use crate::addr::BindAddress;
+
+/// Head start of an attempt before the next one begins (RFC 8305 section 5).
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// Pause before a unix socket with a full backlog is tried again.
+const UNIX_RETRY: Duration = Duration::from_millis(10);
+
+sockopt_impl!(
+    /// Let `connect` choose the local port, not `bind`. Ports are then unique
+    /// per destination and not per machine, so that `-b IP` does not run out of
+    /// them after 28,000 connections.
+    BindAddressNoPort,
+    SetOnly,
+    libc::IPPROTO_IP,
+    libc::IP_BIND_ADDRESS_NO_PORT,
+    bool
+);
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// Somebody is there and refused, or the socket file is missing.
+    #[error("{address} refused the connection: {source}; start the service there")]
+    Refused {
+        /// The address that was tried.
+        address: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The network says that there is no way.
+    #[error("{address} cannot be reached: {source}; check route, firewall and address")]
+    Unreachable {
+        /// The address that was tried.
+        address: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Nobody answered before the deadline.
+    #[error("no answer in time; check address and firewall, or allow more time with -o")]
+    Timeout,
+    /// There is no address to dial.
+    #[error(transparent)]
+    Unresolved(#[from] ResolveError),
+    /// This machine lacks something: descriptors, memory, the bind address.
+    #[error("cannot open a connection: {0}; check the bind address and the limits of this process")]
+    Local(io::Error),
+}
+
+/// Connects to the first address of `target` that answers before `deadline`.
+///
+/// Cancel safe: dropping the future closes what was under way.
+///
+/// # Errors
+/// [`DialError`]; when several addresses failed differently, the most telling
+/// one: a refusal before anything else.
+pub async fn dial(
+    target: &Target,
+    bind: Option<BindAddress>,
+    options: &SocketOptions,
+    deadline: Instant,
+) -> Result<Stream, DialError> {
+    let connected = async {
+        match target {
+            Target::Unix(path) => unix(path).await.map(Stream::Unix),
+            Target::Ips(addrs) => race(turns(addrs, bind)?, bind).await.map(Stream::Tcp),
+        }
+    };
+    let stream = timeout_at(deadline, connected).await.unwrap_or(Err(DialError::Timeout))?;
+    if let Stream::Tcp(socket) = &stream {
+        options.apply(socket);
+    }
+    Ok(stream)
+}
+
+/// The addresses in the order of attempts: families take turns, beginning with
+/// the one that the system prefers. Only those that `bind` can reach.
+fn turns(
+    addrs: &[SocketAddr],
+    bind: Option<BindAddress>,
+) -> Result<VecDeque<SocketAddr>, DialError> {
+    let usable = |addr: &SocketAddr| bind.is_none_or(|b| b.ip.is_ipv4() == addr.is_ipv4());
+    let first_is_v4 = addrs.first().is_some_and(SocketAddr::is_ipv4);
+    let (mut one, mut other): (VecDeque<_>, VecDeque<_>) =
+        addrs.iter().copied().filter(usable).partition(|addr| addr.is_ipv4() == first_is_v4);
+    let mut order = VecDeque::with_capacity(addrs.len());
+    while !(one.is_empty() && other.is_empty()) {
+        order.extend(one.pop_front());
+        order.extend(other.pop_front());
+    }
+    if order.is_empty() {
+        let why = "the target has no address of the bind address's family";
+        return Err(DialError::Local(io::Error::new(io::ErrorKind::AddrNotAvailable, why)));
+    }
+    Ok(order)
+}
+
+async fn race(
+    mut waiting: VecDeque<SocketAddr>,
+    bind: Option<BindAddress>,
+) -> Result<TcpStream, DialError> {
+    // The usual case needs no task.
+    if let (1, Some(&only)) = (waiting.len(), waiting.front()) {
+        return tcp(only, bind).await;
+    }
+    let mut attempts = JoinSet::new();
+    let mut worst = None;
+    loop {
+        if let Some(addr) = waiting.pop_front() {
+            attempts.spawn(tcp(addr, bind));
+        }
+        let result = tokio::select! {
+            result = attempts.join_next() => result,
+            () = sleep(STAGGER), if !waiting.is_empty() => continue,
+        };
+        match result {
+            Some(Ok(Ok(stream))) => return Ok(stream),
+            Some(Ok(Err(error))) => worst = Some(more_telling(worst, error)),
+            Some(Err(panicked)) => return Err(DialError::Local(io::Error::other(panicked))),
+            None => return Err(worst.unwrap_or(DialError::Timeout)),
+        }
+    }
+}
+
+fn more_telling(old: Option<DialError>, new: DialError) -> DialError {
+    match old {
+        Some(old) if !matches!(new, DialError::Refused { .. }) => old,
+        _ => new,
+    }
+}
+
+async fn tcp(addr: SocketAddr, bind: Option<BindAddress>) -> Result<TcpStream, DialError> {
+    let socket = open(addr, bind).map_err(DialError::Local)?;
+    let stream = socket.connect(addr).await.map_err(|e| blame(addr.to_string(), e))?;
+    if is_to_itself(&stream, addr) {
+        return Err(blame(addr.to_string(), io::ErrorKind::ConnectionRefused.into()));
+    }
+    Ok(stream)
+}
+
+fn open(addr: SocketAddr, bind: Option<BindAddress>) -> io::Result<TcpSocket> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    if let Some(BindAddress { ip, port }) = bind {
+        // So that a fixed port is not blocked by its last connection's TIME_WAIT.
+        socket.set_reuseaddr(true)?;
+        if port == 0 {
+            setsockopt(&socket, BindAddressNoPort, &true)?;
+        }
+        socket.bind(SocketAddr::new(ip, port))?;
+    }
+    Ok(socket)
+}
+
+/// TCP lets a socket connect to itself when the kernel happens to pick the
+/// target's port as the local one, which happens on loopback while a target
+/// that uses a high port is down. It would answer everything with an echo.
+fn is_to_itself(stream: &TcpStream, addr: SocketAddr) -> bool {
+    let local = match addr.ip() {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_unspecified(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unspecified(),
+    };
+    local && stream.local_addr().ok() == stream.peer_addr().ok()
+}
+
+async fn unix(path: &Path) -> Result<UnixStream, DialError> {
+    loop {
+        match UnixStream::connect(path).await {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => sleep(UNIX_RETRY).await,
+            result => return result.map_err(|e| blame(path.display().to_string(), e)),
+        }
+    }
+}
+
+fn blame(address: String, source: io::Error) -> DialError {
+    match source.raw_os_error().map(Errno::from_raw) {
+        Some(
+            Errno::EMFILE
+            | Errno::ENFILE
+            | Errno::ENOBUFS
+            | Errno::ENOMEM
+            | Errno::EADDRNOTAVAIL
+            | Errno::EADDRINUSE
+            | Errno::EAGAIN,
+        ) => DialError::Local(source),
+        Some(Errno::ETIMEDOUT) => DialError::Timeout,
+        _ => match source.kind() {
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => {
+                DialError::Refused { address, source }
+            }
+            _ => DialError::Unreachable { address, source },
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream as StdTcpStream};
+
+    use socket2::{Domain, SockAddr, Socket, Type};
+
+    use super::*;
+
+    const OPTIONS: SocketOptions = SocketOptions { keepalive: true };
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(5)
+    }
+
+    fn ips(addrs: &[SocketAddr]) -> Target {
+        Target::Ips(addrs.into())
+    }
+
+    fn listener(ip: &str) -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind((ip, 0)).unwrap();
+        let addr = listener.local_addr().unwrap();
+        (listener, addr)
+    }
+
+    /// An address where nobody listens: the port was just given back.
+    fn closed(ip: &str) -> SocketAddr {
+        listener(ip).1
+    }
+
+    /// A listener that swallows connection attempts: its backlog is full. What
+    /// fills it has to be kept.
+    fn black_hole() -> (SocketAddr, Vec<Socket>) {
+        let hole = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        hole.bind(&SockAddr::from(SocketAddr::from(([127, 0, 0, 1], 0)))).unwrap();
+        hole.listen(0).unwrap();
+        let addr = hole.local_addr().unwrap().as_socket().unwrap();
+        let mut kept = vec![hole];
+        for _ in 0..8 {
+            let filler = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            filler.set_nonblocking(true).unwrap();
+            let _ = filler.connect(&addr.into());
+            kept.push(filler);
+        }
+        (addr, kept)
+    }
+
+    #[tokio::test]
+    async fn every_kind_of_target_is_reached() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let _unix = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let (_four, four) = listener("127.0.0.1");
+        let (_six, six) = listener("::1");
+        let targets = [ips(&[four]), ips(&[six]), Target::Unix(path.as_path().into())];
+        for target in targets {
+            dial(&target, None, &OPTIONS, soon()).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_black_hole_does_not_eat_the_budget() {
+        let (hole, _kept) = black_hole();
+        let (_live, live) = listener("::1");
+        let start = Instant::now();
+        let stream = dial(&ips(&[hole, live]), None, &OPTIONS, soon()).await.unwrap();
+        let Stream::Tcp(socket) = stream else { panic!("not TCP") };
+        assert_eq!(socket.peer_addr().unwrap(), live);
+        assert!(start.elapsed() >= STAGGER, "the preferred address has a head start");
+        assert!(start.elapsed() < Duration::from_secs(2), "took {:?}", start.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_black_hole_alone_ends_at_the_deadline() {
+        let (hole, _kept) = black_hole();
+        let deadline = Instant::now() + Duration::from_millis(400);
+        for target in [ips(&[hole]), ips(&[hole, hole])] {
+            let error = dial(&target, None, &OPTIONS, deadline).await.unwrap_err();
+            assert!(matches!(error, DialError::Timeout), "{error}");
+        }
+        assert!(Instant::now() >= deadline);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_starts_the_next_attempt_at_once() {
+        let (_live, live) = listener("127.0.0.1");
+        let start = Instant::now();
+        let target = ips(&[closed("127.0.0.1"), closed("::1"), live]);
+        dial(&target, None, &OPTIONS, soon()).await.unwrap();
+        assert!(start.elapsed() < STAGGER, "took {:?}", start.elapsed());
+    }
+
+    #[tokio::test]
+    async fn failures_say_what_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = Target::Unix(dir.path().join("missing").as_path().into());
+        for target in
+            [ips(&[closed("127.0.0.1")]), ips(&[closed("::1"), closed("127.0.0.1")]), missing]
+        {
+            let error = dial(&target, None, &OPTIONS, soon()).await.unwrap_err();
+            assert!(matches!(error, DialError::Refused { .. }), "{error}");
+            assert!(!error.to_string().contains('\n'));
+        }
+        // 240.0.0.0/4 is reserved: the kernel has no route to it.
+        let reserved = ips(&["255.255.255.255:1".parse().unwrap()]);
+        let error = dial(&reserved, None, &OPTIONS, soon()).await.unwrap_err();
+        assert!(matches!(error, DialError::Unreachable { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_lack_of_descriptors_is_our_own_fault() {
+        for errno in [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::EADDRNOTAVAIL] {
+            let error = blame("x".into(), errno.into());
+            assert!(matches!(error, DialError::Local(_)), "{errno}");
+        }
+        assert!(matches!(blame("x".into(), Errno::ETIMEDOUT.into()), DialError::Timeout));
+    }
+
+    #[tokio::test]
+    async fn the_bind_address_is_used() {
+        let (server, addr) = listener("127.0.0.1");
+        let bind = |text: &str| Some(text.parse::<BindAddress>().unwrap());
+        // The other family is left out although it is preferred.
+        let target = ips(&[closed("::1"), addr]);
+        let _stream = dial(&target, bind("127.0.0.2"), &OPTIONS, soon()).await.unwrap();
+        assert_eq!(server.accept().unwrap().1.ip().to_string(), "127.0.0.2");
+        let (_server, six) = listener("::1");
+        dial(&ips(&[six]), bind("[::1]"), &OPTIONS, soon()).await.unwrap();
+        for wrong in ["::1", "192.0.2.1"] {
+            let error = dial(&ips(&[addr]), bind(wrong), &OPTIONS, soon()).await.unwrap_err();
+            assert!(matches!(error, DialError::Local(_)), "{wrong}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_fixed_bind_port_works_twice() {
+        let (server, addr) = listener("127.0.0.1");
+        let bind = Some(BindAddress {
+            ip: "127.0.0.2".parse().unwrap(),
+            port: closed("127.0.0.2").port(),
+        });
+        for _ in 0..2 {
+            let stream = dial(&ips(&[addr]), bind, &OPTIONS, soon()).await.unwrap();
+            // We close first, which leaves our side in TIME_WAIT.
+            drop(stream);
+            let (mut accepted, _) = server.accept().unwrap();
+            io::copy(&mut accepted, &mut io::sink()).unwrap();
+            drop(accepted);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_to_itself_is_found_out() {
+        let own = closed("127.0.0.1");
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind(own).unwrap();
+        let stream = socket.connect(own).await.unwrap();
+        assert!(is_to_itself(&stream, own));
+        let (_server, addr) = listener("127.0.0.1");
+        let honest = TcpStream::from_std({
+            let stream = StdTcpStream::connect(addr).unwrap();
+            stream.set_nonblocking(true).unwrap();
+            stream
+        });
+        assert!(!is_to_itself(&honest.unwrap(), addr));
+    }
+
+    #[tokio::test]
+    async fn a_full_unix_backlog_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let server = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        server.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        server.listen(0).unwrap();
+        let _filler = UnixStream::connect(&path).await.unwrap();
+        assert_eq!(UnixStream::connect(&path).await.unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let target = Target::Unix(path.as_path().into());
+        let short = Instant::now() + Duration::from_millis(50);
+        let error = dial(&target, None, &OPTIONS, short).await.unwrap_err();
+        assert!(matches!(error, DialError::Timeout), "{error}");
+        let late = tokio::spawn(async move { dial(&target, None, &OPTIONS, soon()).await });
+        server.accept().unwrap();
+        late.await.unwrap().unwrap();
+    }
+
+    #[test]
+    fn families_take_turns() {
+        let addr = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let given = ["[::1]:1", "[::2]:1", "[::3]:1", "1.1.1.1:1", "2.2.2.2:1"].map(addr);
+        let order: Vec<_> = turns(&given, None).unwrap().iter().map(ToString::to_string).collect();
+        assert_eq!(order, ["[::1]:1", "1.1.1.1:1", "[::2]:1", "2.2.2.2:1", "[::3]:1"]);
+        let four = Some("0.0.0.0".parse().unwrap());
+        assert_eq!(turns(&given, four).unwrap(), given[3..].to_vec());
+    }
+}

@@ -1,0 +1,168 @@
+//! The two directions of a connection, each usable without the other.
+//!
+//! The relay is written against these traits, so that the same code moves
+//! bytes over TCP, unix sockets, standard input and output, and the in-memory
+//! pipes of its tests.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::{tcp, unix};
+
+use super::stream::Stream;
+use super::vigil::Watch;
+
+/// A connection that can be used in both directions at once.
+pub trait Duplex: Send {
+    /// The reading direction.
+    type Read<'a>: Source
+    where
+        Self: 'a;
+    /// The writing direction.
+    type Write<'a>: AsyncWrite + Unpin + Send
+    where
+        Self: 'a;
+
+    /// Both directions.
+    fn split(&mut self) -> (Self::Read<'_>, Self::Write<'_>);
+}
+
+/// Where bytes come from.
+pub trait Source: AsyncRead + Unpin + Send {
+    /// Ready when a read is likely not to wait, so that a buffer is borrowed only then.
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Reads what is there into several places, in order. Zero bytes are the end.
+    fn poll_read_slots(
+        &mut self,
+        cx: &mut Context<'_>,
+        slots: &mut [IoSliceMut<'_>],
+    ) -> Poll<io::Result<usize>>;
+
+    /// Resolves when the connection is reset after its reading direction ended.
+    fn broken(&self) -> impl Future<Output = ()> + Send;
+}
+
+/// The reading direction of a [`Stream`].
+pub enum ReadHalf<'a> {
+    /// Of a TCP connection, with a watch where its kernel needs one.
+    Tcp(tcp::ReadHalf<'a>, Option<Watch>),
+    /// Of a unix socket.
+    Unix(unix::ReadHalf<'a>),
+}
+
+/// The writing direction of a [`Stream`].
+pub enum WriteHalf<'a> {
+    /// Of a TCP connection.
+    Tcp(tcp::WriteHalf<'a>),
+    /// Of a unix socket.
+    Unix(unix::WriteHalf<'a>),
+}
+
+impl Duplex for Stream {
+    type Read<'a> = ReadHalf<'a>;
+    type Write<'a> = WriteHalf<'a>;
+
+    fn split(&mut self) -> (ReadHalf<'_>, WriteHalf<'_>) {
+        match self {
+            Self::Tcp(socket) => {
+                let (read, write) = socket.split();
+                let watch = Watch::if_needed(read.as_ref());
+                (ReadHalf::Tcp(read, watch), WriteHalf::Tcp(write))
+            }
+            Self::Unix(socket) => {
+                let (read, write) = socket.split();
+                (ReadHalf::Unix(read), WriteHalf::Unix(write))
+            }
+        }
+    }
+}
+
+/// Runs the same expression on whichever half this is.
+macro_rules! on_either {
+    ($half:expr, $inner:ident => $body:expr) => {
+        match $half {
+            Self::Tcp($inner, ..) => $body,
+            Self::Unix($inner) => $body,
+        }
+    };
+}
+
+impl Source for ReadHalf<'_> {
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Self::Tcp(half, Some(watch)) = self
+            && watch.poll_vanished(cx, half.as_ref())
+        {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        on_either!(self, half => half.as_ref().poll_read_ready(cx))
+    }
+
+    fn poll_read_slots(
+        &mut self,
+        cx: &mut Context<'_>,
+        slots: &mut [IoSliceMut<'_>],
+    ) -> Poll<io::Result<usize>> {
+        // tokio knows after a short `poll_read` that nothing is left; after a
+        // vectored read it has to ask the kernel once more.
+        if let [slot] = slots {
+            let mut buf = ReadBuf::new(slot);
+            ready!(Pin::new(self).poll_read(cx, &mut buf))?;
+            return Poll::Ready(Ok(buf.filled().len()));
+        }
+        loop {
+            ready!(self.poll_readable(cx))?;
+            match on_either!(self, half => half.try_read_vectored(slots)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
+    async fn broken(&self) {
+        // Whatever the answer is, the connection will not carry anything more.
+        let _ = on_either!(self, half => half.ready(Interest::ERROR).await);
+    }
+}
+
+impl AsyncRead for ReadHalf<'_> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        on_either!(self.get_mut(), half => Pin::new(half).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for WriteHalf<'_> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        on_either!(self.get_mut(), half => Pin::new(half).poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        on_either!(self.get_mut(), half => Pin::new(half).poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        on_either!(self.get_mut(), half => Pin::new(half).poll_shutdown(cx))
+    }
+}

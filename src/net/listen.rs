@@ -1,0 +1,506 @@
+//! Listening: bind first, accept later, never give up.
+//!
+//! [`Listener::bind`] is blocking and needs no runtime, because binding happens
+//! before the process goes to the background and gives up its privileges.
+//! [`AsyncListener`] accepts, and leaves what to do about a failure to
+//! [`super::backoff`].
+//!
+//! The file of a unix socket gets the mode that the umask leaves. Connecting
+//! needs write permission, so under the usual umask 022 only the same user can;
+//! a process that wants others in says so with its umask or the directory.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::net::{TcpListener, UnixListener};
+
+use super::resolve::look_up;
+use super::stream::{SocketOptions, Stream};
+use crate::addr::{Address, ClientAddr};
+
+/// How often a set of sockets is tried to be given one common port by the system.
+const COMMON_PORT_ATTEMPTS: usize = 16;
+
+/// How often a stale unix socket is removed before somebody else is assumed to
+/// create it again and again.
+const UNIX_ATTEMPTS: usize = 3;
+
+/// A bound and listening socket that no runtime knows yet.
+#[derive(Debug)]
+pub struct Listener {
+    socket: Socket,
+    local: Local,
+}
+
+/// A listening socket that can accept.
+#[derive(Debug)]
+pub struct AsyncListener {
+    socket: AsyncSocket,
+    local: Local,
+}
+
+/// Why nobody listens on an address.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The name has no address.
+    #[error(
+        "cannot resolve {address} to listen on it: {source}; correct the name or use an IP address"
+    )]
+    Unresolvable {
+        /// As it was written.
+        address: Address,
+        /// What the system's resolver says.
+        source: io::Error,
+    },
+    /// Somebody listens there already.
+    #[error("{address} is in use; stop the program that listens there, or choose another address")]
+    InUse {
+        /// Where.
+        address: String,
+    },
+    /// The user may not listen there.
+    #[error(
+        "no permission to listen on {address}; start as root (see --user) or choose a port above 1023 or a directory of your own"
+    )]
+    NoPermission {
+        /// Where.
+        address: String,
+    },
+    /// The path of a unix socket is taken by something else, which is left alone.
+    #[error("{path} exists and is no socket; remove it or choose another path", path = .0.display())]
+    NotASocket(PathBuf),
+    /// Anything else.
+    #[error("cannot listen on {address}: {source}; check that the address belongs to this machine")]
+    Other {
+        /// Where.
+        address: String,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+#[derive(Debug)]
+enum Local {
+    Tcp(SocketAddr),
+    Unix(SocketFile),
+}
+
+#[derive(Debug)]
+enum AsyncSocket {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// The file of our own unix socket, told from others' by its inode.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+// === impl Listener ===
+
+impl Listener {
+    /// Binds every address that `address` means and listens; at least one
+    /// listener. Addresses that this machine lacks (`::1` of `localhost` without
+    /// IPv6) are left out as long as another one is left. With port 0 all
+    /// share the port that the system picks. `backlog` is capped by the kernel.
+    /// Blocks while a name is looked up.
+    ///
+    /// # Errors
+    /// [`BindError`] when none could be bound, or one is in use.
+    pub fn bind(address: &Address, backlog: i32) -> Result<Vec<Self>, BindError> {
+        match address {
+            Address::Unix(path) => Ok(vec![bind_unix(path, backlog)?]),
+            Address::Tcp { host, port } => {
+                let addrs = look_up(host, port).map_err(|source| BindError::Unresolvable {
+                    address: address.clone(),
+                    source,
+                })?;
+                bind_all(&addrs, backlog)
+            }
+        }
+    }
+
+    /// Hands the socket to the runtime.
+    ///
+    /// # Errors
+    /// When the runtime cannot watch the socket.
+    ///
+    /// # Panics
+    /// Outside of a runtime.
+    pub fn into_async(self) -> io::Result<AsyncListener> {
+        self.socket.set_nonblocking(true)?;
+        let socket = match self.local {
+            Local::Tcp(_) => AsyncSocket::Tcp(TcpListener::from_std(self.socket.into())?),
+            Local::Unix(_) => AsyncSocket::Unix(UnixListener::from_std(self.socket.into())?),
+        };
+        Ok(AsyncListener { socket, local: self.local })
+    }
+
+    /// Where it listens: the actual port, for the log.
+    pub fn local(&self) -> String {
+        self.local.to_string()
+    }
+}
+
+// === impl AsyncListener ===
+
+impl AsyncListener {
+    /// The next connection, with `options` set. Cancel safe.
+    ///
+    /// # Errors
+    /// The system's; none is fatal, see [`super::AcceptBackoff`].
+    pub async fn accept(&self, options: &SocketOptions) -> io::Result<(Stream, ClientAddr)> {
+        match &self.socket {
+            AsyncSocket::Tcp(socket) => {
+                let (stream, peer) = socket.accept().await?;
+                options.apply(&stream);
+                Ok((stream.into(), peer.into()))
+            }
+            AsyncSocket::Unix(socket) => Ok((socket.accept().await?.0.into(), ClientAddr::Unix)),
+        }
+    }
+
+    /// Where it listens: the actual port, for the log.
+    pub fn local(&self) -> String {
+        self.local.to_string()
+    }
+}
+
+impl std::fmt::Display for Local {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(addr) => addr.fmt(f),
+            Self::Unix(file) => file.path.display().fmt(f),
+        }
+    }
+}
+
+// === TCP ===
+
+fn bind_all(addrs: &[SocketAddr], backlog: i32) -> Result<Vec<Listener>, BindError> {
+    let common_port = addrs.len() > 1 && addrs.iter().all(|addr| addr.port() == 0);
+    for _ in 1..COMMON_PORT_ATTEMPTS {
+        match bind_each(addrs, backlog) {
+            // Somebody else has the port that was picked for the first address.
+            Err(BindError::InUse { .. }) if common_port => {}
+            result => return result,
+        }
+    }
+    bind_each(addrs, backlog)
+}
+
+fn bind_each(addrs: &[SocketAddr], backlog: i32) -> Result<Vec<Listener>, BindError> {
+    let mut listeners: Vec<Listener> = Vec::with_capacity(addrs.len());
+    let mut failure = None;
+    for &addr in addrs {
+        let mut addr = addr;
+        if let (0, Some(Local::Tcp(first))) = (addr.port(), listeners.first().map(|l| &l.local)) {
+            addr.set_port(first.port());
+        }
+        match bind_tcp(addr, has_twin(addr, addrs), backlog) {
+            Ok(listener) => listeners.push(listener),
+            Err(error @ BindError::InUse { .. }) => return Err(error),
+            Err(error) => {
+                failure.get_or_insert(error);
+            }
+        }
+    }
+    match failure {
+        Some(error) if listeners.is_empty() => Err(error),
+        _ => Ok(listeners),
+    }
+}
+
+/// Whether a name means both `::` and an IPv4 address. `::` usually takes IPv4
+/// in as well, and would then be in its own way.
+fn has_twin(addr: SocketAddr, addrs: &[SocketAddr]) -> Twin {
+    let wildcard = matches!(addr.ip(), IpAddr::V6(ip) if ip.is_unspecified());
+    if wildcard && addrs.iter().any(SocketAddr::is_ipv4) { Twin::Ipv4 } else { Twin::None }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Twin {
+    None,
+    Ipv4,
+}
+
+fn bind_tcp(addr: SocketAddr, twin: Twin, backlog: i32) -> Result<Listener, BindError> {
+    let bound = || {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
+        // A restart must not wait for the TIME_WAIT of connections before it.
+        // On Linux this does not allow two listeners on one port.
+        socket.set_reuse_address(true)?;
+        if twin == Twin::Ipv4 {
+            socket.set_only_v6(true)?;
+        }
+        socket.bind(&addr.into())?;
+        socket.listen(backlog)?;
+        let local = socket.local_addr()?.as_socket();
+        let local = local.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
+        Ok(Listener { socket, local: Local::Tcp(local) })
+    };
+    bound().map_err(|error| blame(addr.to_string(), error))
+}
+
+fn blame(address: String, source: io::Error) -> BindError {
+    match source.kind() {
+        io::ErrorKind::AddrInUse => BindError::InUse { address },
+        io::ErrorKind::PermissionDenied => BindError::NoPermission { address },
+        _ => BindError::Other { address, source },
+    }
+}
+
+// === unix ===
+
+fn bind_unix(path: &Path, backlog: i32) -> Result<Listener, BindError> {
+    let wrong = |error| blame(path.display().to_string(), error);
+    let address = SockAddr::unix(path).map_err(wrong)?;
+    for _ in 0..UNIX_ATTEMPTS {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(wrong)?;
+        match socket.bind(&address) {
+            Ok(()) => {
+                // Owned from here on, so that a failure to listen removes it.
+                let file = SocketFile::at(path).map_err(wrong)?;
+                socket.listen(backlog).map_err(wrong)?;
+                return Ok(Listener { socket, local: Local::Unix(file) });
+            }
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                remove_stale(path, &address)?;
+            }
+            Err(error) => return Err(wrong(error)),
+        }
+    }
+    Err(BindError::InUse { address: path.display().to_string() })
+}
+
+/// Removes a socket that nobody listens on; nothing else is ever removed.
+fn remove_stale(path: &Path, address: &SockAddr) -> Result<(), BindError> {
+    let wrong = |error| blame(path.display().to_string(), error);
+    let found = match fs::symlink_metadata(path) {
+        Ok(found) => found,
+        Err(gone) if gone.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(wrong(error)),
+    };
+    if !found.file_type().is_socket() {
+        return Err(BindError::NotASocket(path.to_owned()));
+    }
+    let probe = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(wrong)?;
+    // A living listener with a full backlog would make a blocking probe wait.
+    probe.set_nonblocking(true).map_err(wrong)?;
+    match probe.connect(address) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(wrong(error)),
+        // Accepted, backlog full, or a socket of another type: somebody is there.
+        _ => return Err(BindError::InUse { address: path.display().to_string() }),
+    }
+    // Dropping removes it, unless somebody replaced it since it was probed.
+    drop(SocketFile { path: path.to_owned(), device: found.dev(), inode: found.ino() });
+    Ok(())
+}
+
+impl SocketFile {
+    fn at(path: &Path) -> io::Result<Self> {
+        let found = fs::symlink_metadata(path)?;
+        Ok(Self { path: path.to_owned(), device: found.dev(), inode: found.ino() })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if let Ok(found) = fs::symlink_metadata(&self.path)
+            && (found.dev(), found.ino()) == (self.device, self.inode)
+        {
+            // It may be out of reach since privileges were dropped. The next
+            // start replaces it.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+    use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream};
+
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    const OPTIONS: SocketOptions = SocketOptions { keepalive: true };
+
+    fn bind(text: &str) -> Result<Vec<Listener>, BindError> {
+        Listener::bind(&text.parse().unwrap(), 16)
+    }
+
+    fn only(text: &str) -> Listener {
+        let mut listeners = bind(text).unwrap();
+        assert_eq!(listeners.len(), 1, "{text}");
+        listeners.remove(0)
+    }
+
+    fn addrs(texts: &[&str]) -> Vec<SocketAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn path_in(dir: &tempfile::TempDir) -> (PathBuf, String) {
+        let path = dir.path().join("socket");
+        let text = path.to_str().unwrap().to_owned();
+        (path, text)
+    }
+
+    #[tokio::test]
+    async fn tcp_clients_are_accepted_and_named() {
+        for text in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = only(text).into_async().unwrap();
+            let client = TcpStream::connect(listener.local()).unwrap();
+            let (stream, peer) = listener.accept(&OPTIONS).await.unwrap();
+            assert_eq!(peer.to_string(), client.local_addr().unwrap().to_string());
+            let Stream::Tcp(socket) = stream else { panic!("not TCP") };
+            assert!(socket.nodelay().unwrap(), "options are set");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_ipv4_client_of_a_dual_stack_listener_is_ipv4() {
+        let listener = only("[::]:0");
+        assert!(!listener.socket.only_v6().unwrap(), "needs net.ipv6.bindv6only=0");
+        let Local::Tcp(addr) = listener.local else { panic!("not TCP") };
+        let listener = listener.into_async().unwrap();
+        let client = TcpStream::connect(("127.0.0.1", addr.port())).unwrap();
+        let (_, peer) = listener.accept(&OPTIONS).await.unwrap();
+        assert_eq!(peer, ClientAddr::Ip(client.local_addr().unwrap()));
+    }
+
+    #[test]
+    fn several_addresses_share_the_port_that_the_system_picks() {
+        for pair in [["127.0.0.1:0", "[::1]:0"], ["0.0.0.0:0", "[::]:0"], ["[::]:0", "0.0.0.0:0"]] {
+            let listeners = bind_all(&addrs(&pair), 16).unwrap();
+            let ports: Vec<_> = listeners
+                .iter()
+                .map(|l| l.local().rsplit_once(':').unwrap().1.parse::<u16>().unwrap())
+                .collect();
+            assert_eq!(ports.len(), 2, "{pair:?}");
+            assert!(ports[0] > 0 && ports[0] == ports[1], "{pair:?}: {ports:?}");
+            for host in ["127.0.0.1", "::1"] {
+                TcpStream::connect((host, ports[0])).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn an_address_of_another_machine_is_left_out_if_one_is_left() {
+        let listeners = bind_all(&addrs(&["192.0.2.1:0", "127.0.0.1:0"]), 16).unwrap();
+        assert_eq!(listeners.len(), 1);
+        let error = bind("192.0.2.1:0").unwrap_err();
+        assert!(matches!(error, BindError::Other { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_port_in_use_is_said_so() {
+        let first = only("127.0.0.1:0");
+        let error = bind(&first.local()).unwrap_err();
+        assert!(matches!(error, BindError::InUse { .. }), "{error}");
+        assert!(error.to_string().starts_with(&format!("{} is in use; ", first.local())));
+        let both = addrs(&[&first.local(), "127.0.0.2:0"]);
+        assert!(bind_all(&both, 16).is_err(), "although the other address is free");
+    }
+
+    #[test]
+    fn names_that_mean_nothing_are_said_so() {
+        for text in ["localhost:no-such-port", "name.invalid:1"] {
+            let error = bind(text).unwrap_err();
+            assert!(matches!(error, BindError::Unresolvable { .. }), "{error}");
+            assert!(!error.to_string().contains('\n'));
+        }
+    }
+
+    #[tokio::test]
+    async fn unix_clients_are_accepted_and_the_file_goes_with_the_listener() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, text) = path_in(&dir);
+        let listener = only(&text).into_async().unwrap();
+        assert_eq!(listener.local(), text);
+        let client = UnixStream::connect(&path).unwrap();
+        let (mut stream, peer) = listener.accept(&OPTIONS).await.unwrap();
+        assert_eq!(peer, ClientAddr::Unix);
+        drop(client);
+        assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0);
+        drop(listener);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_stale_unix_socket_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, text) = path_in(&dir);
+        drop(StdUnixListener::bind(&path).unwrap());
+        assert!(path.exists(), "left behind");
+        let _listener = only(&text);
+        UnixStream::connect(&path).unwrap();
+    }
+
+    #[test]
+    fn a_unix_socket_in_use_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, text) = path_in(&dir);
+        let _living = only(&text);
+        let error = bind(&text).unwrap_err();
+        assert!(matches!(error, BindError::InUse { .. }), "{error}");
+        UnixStream::connect(&path).unwrap();
+    }
+
+    #[test]
+    fn a_listener_with_a_full_backlog_is_alive() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, text) = path_in(&dir);
+        let living = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        living.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        living.listen(0).unwrap();
+        let _filler = UnixStream::connect(&path).unwrap();
+        assert!(matches!(bind(&text).unwrap_err(), BindError::InUse { .. }));
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn what_is_no_stream_socket_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, text) = path_in(&dir);
+        fs::write(&path, "precious").unwrap();
+        assert!(matches!(bind(&text).unwrap_err(), BindError::NotASocket(_)));
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(dir.path().join("elsewhere"), &path).unwrap();
+        assert!(matches!(bind(&text).unwrap_err(), BindError::NotASocket(_)));
+        fs::remove_file(&path).unwrap();
+        let _datagram = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        assert!(matches!(bind(&text).unwrap_err(), BindError::InUse { .. }));
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn only_our_own_file_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, text) = path_in(&dir);
+        let ours = only(&text);
+        let aside = dir.path().join("aside");
+        fs::rename(&path, &aside).unwrap();
+        let _theirs = StdUnixListener::bind(&path).unwrap();
+        drop(ours);
+        assert!(path.exists(), "somebody else's by now");
+    }
+
+    #[test]
+    fn a_missing_directory_is_one_line() {
+        let error = bind("/nonexistent/directory/socket").unwrap_err().to_string();
+        assert!(error.contains("/nonexistent/directory/socket: No such file"), "{error}");
+        assert!(!error.contains('\n'));
+    }
+}

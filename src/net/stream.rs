@@ -1,0 +1,301 @@
+//! One connection, TCP or unix, and the few things that both can do.
+//!
+//! Waiting needs no buffer: [`Stream::poll_readable`] says when there is
+//! something to read, so an idle connection costs a descriptor and nothing
+//! else. No policy here: what an error means for a session is decided above.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+use super::vigil;
+
+/// A connected stream socket.
+#[derive(Debug)]
+pub enum Stream {
+    /// Over TCP.
+    Tcp(TcpStream),
+    /// Over a unix socket.
+    Unix(UnixStream),
+}
+
+/// What every TCP connection is set to, accepted or dialled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketOptions {
+    /// Notice a vanished peer within a minute, and keep address translators in
+    /// between from forgetting an idle connection.
+    pub keepalive: bool,
+}
+
+impl Default for SocketOptions {
+    fn default() -> Self {
+        Self { keepalive: true }
+    }
+}
+
+impl SocketOptions {
+    /// Sets the options. Best effort: a socket that refuses is already broken,
+    /// and the next read or write says so.
+    ///
+    /// TCP_NODELAY always, as an argument and not a taste: this program already
+    /// gathers everything that is there into one write, so Nagle's algorithm
+    /// has nothing left to merge. What it would do is hold a short request
+    /// back until the answer to the one before is acknowledged, which delayed
+    /// acknowledgements stretch to 40 ms, at each of three hops.
+    pub(super) fn apply(&self, socket: &TcpStream) {
+        let _ = socket.set_nodelay(true);
+        if self.keepalive {
+            vigil::keep_alive(socket);
+        }
+    }
+}
+
+/// Runs the same expression on whichever socket this is.
+macro_rules! on_either {
+    ($stream:expr, $socket:ident => $body:expr) => {
+        match $stream {
+            Stream::Tcp($socket) => $body,
+            Stream::Unix($socket) => $body,
+        }
+    };
+}
+
+impl Stream {
+    /// Ready when a read would not block: data, end, or error. May be wrong
+    /// once, as readiness always may; then a read waits again. Wakes one task,
+    /// shared with `poll_read`.
+    ///
+    /// # Errors
+    /// When the runtime is shutting down.
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        on_either!(self, socket => socket.poll_read_ready(cx))
+    }
+
+    /// From now on the peer sees a reset when this is dropped, for whatever
+    /// reason, until [`Self::finish`]. So a crash or a kill is no clean end to
+    /// an application either. A unix socket has no reset.
+    pub fn reset_unless_finished(&self) {
+        if let Self::Tcp(socket) = self {
+            let _ = socket.set_zero_linger();
+        }
+    }
+
+    /// Closes cleanly: what was written is sent, and then the end.
+    pub fn finish(self) {
+        if let Self::Tcp(socket) = self {
+            let _ = SockRef::from(&socket).set_linger(None);
+        }
+    }
+
+    /// Closes so that the peer sees a reset and never a clean end. What was
+    /// written and not yet sent is lost. A unix socket has no reset: there the
+    /// peer sees an error if it had unread data here, and an end otherwise.
+    pub fn reset(self) {
+        if let Self::Tcp(socket) = self {
+            let _ = socket.set_zero_linger();
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        on_either!(self.get_mut(), socket => Pin::new(socket).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        on_either!(self.get_mut(), socket => Pin::new(socket).poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        on_either!(self.get_mut(), socket => Pin::new(socket).poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    /// Sockets hold nothing back.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ends this direction only (`SHUT_WR`).
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        on_either!(self.get_mut(), socket => Pin::new(socket).poll_shutdown(cx))
+    }
+}
+
+impl From<TcpStream> for Stream {
+    fn from(socket: TcpStream) -> Self {
+        Self::Tcp(socket)
+    }
+}
+
+impl From<UnixStream> for Stream {
+    fn from(socket: UnixStream) -> Self {
+        Self::Unix(socket)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::io::IoSliceMut;
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::net::{Duplex, Source};
+
+    const SOON: Duration = Duration::from_secs(5);
+    /// Long enough for loopback to deliver whatever would wrongly resolve.
+    const A_MOMENT: Duration = Duration::from_millis(100);
+
+    async fn tcp(host: &str) -> (Stream, Stream) {
+        let listener = TcpListener::bind((host, 0)).await.unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (ours.into(), listener.accept().await.unwrap().0.into())
+    }
+
+    fn unix() -> (Stream, Stream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (ours.into(), theirs.into())
+    }
+
+    async fn every_kind() -> Vec<(&'static str, Stream, Stream)> {
+        let (a, b) = tcp("127.0.0.1").await;
+        let (c, d) = tcp("::1").await;
+        let (e, f) = unix();
+        vec![("v4", a, b), ("v6", c, d), ("unix", e, f)]
+    }
+
+    async fn read_one(stream: &mut Stream, buf: &mut [u8]) -> usize {
+        let (mut read, _) = stream.split();
+        let (one, two) = buf.split_at_mut(1);
+        let mut slots = [IoSliceMut::new(one), IoSliceMut::new(two)];
+        poll_fn(|cx| read.poll_read_slots(cx, &mut slots)).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn bytes_and_both_ends_pass() {
+        for (kind, mut ours, mut theirs) in every_kind().await {
+            assert!(ours.is_write_vectored());
+            let parts = [IoSlice::new(b"two "), IoSlice::new(b"parts")];
+            assert_eq!(ours.write_vectored(&parts).await.unwrap(), 9, "{kind}");
+            let mut buf = [0; 16];
+            assert_eq!(read_one(&mut theirs, &mut buf).await, 9);
+            assert_eq!(&buf[..9], b"two parts");
+            ours.shutdown().await.unwrap();
+            assert_eq!(read_one(&mut theirs, &mut buf).await, 0, "{kind}: the end arrives");
+            theirs.write_all(b"still open").await.unwrap();
+            drop(theirs);
+            let mut rest = String::new();
+            ours.read_to_string(&mut rest).await.unwrap();
+            assert_eq!(rest, "still open", "{kind}: the other direction goes on");
+        }
+    }
+
+    #[tokio::test]
+    async fn waiting_returns_only_when_something_is_there() {
+        for (kind, mut ours, mut theirs) in every_kind().await {
+            let mut buf = [0; 4];
+            let quiet = timeout(A_MOMENT, read_one(&mut theirs, &mut buf)).await;
+            assert!(quiet.is_err(), "{kind}");
+            ours.write_all(b"x").await.unwrap();
+            assert_eq!(timeout(SOON, read_one(&mut theirs, &mut buf)).await.unwrap(), 1, "{kind}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reset_arrives_as_a_reset() {
+        for host in ["127.0.0.1", "::1"] {
+            let (ours, mut theirs) = tcp(host).await;
+            ours.reset();
+            let read = timeout(SOON, theirs.read_u8()).await.unwrap();
+            assert_eq!(read.unwrap_err().kind(), io::ErrorKind::ConnectionReset, "{host}");
+        }
+        let (ours, mut theirs) = unix();
+        ours.reset();
+        assert!(timeout(SOON, theirs.read_u8()).await.unwrap().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_drop_is_a_reset_until_all_is_finished() {
+        for finished in [false, true] {
+            let (ours, mut theirs) = tcp("127.0.0.1").await;
+            ours.reset_unless_finished();
+            if finished {
+                ours.finish()
+            } else {
+                drop(ours)
+            }
+            let read = timeout(SOON, theirs.read(&mut [0; 1])).await.unwrap();
+            assert_eq!(read.is_ok_and(|got| got == 0), finished);
+        }
+    }
+
+    #[tokio::test]
+    async fn broken_ignores_a_half_close_and_sees_a_reset_behind_it() {
+        let (mut ours, mut theirs) = tcp("127.0.0.1").await;
+        ours.shutdown().await.unwrap();
+        assert_eq!(theirs.read(&mut [0; 1]).await.unwrap(), 0);
+        assert!(
+            timeout(A_MOMENT, theirs.split().0.broken()).await.is_err(),
+            "half-close is no error"
+        );
+        ours.reset();
+        timeout(SOON, theirs.split().0.broken()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn broken_ignores_the_clean_end_of_both_directions() {
+        for (kind, mut ours, mut theirs) in every_kind().await {
+            for end in [&mut ours, &mut theirs] {
+                end.shutdown().await.unwrap();
+            }
+            assert_eq!(theirs.read(&mut [0; 1]).await.unwrap(), 0);
+            assert!(timeout(A_MOMENT, theirs.split().0.broken()).await.is_err(), "{kind}");
+        }
+    }
+
+    #[tokio::test]
+    async fn broken_sees_a_unix_peer_that_threw_data_away() {
+        let (ours, mut theirs) = unix();
+        theirs.write_all(b"unread").await.unwrap();
+        drop(ours);
+        timeout(SOON, theirs.split().0.broken()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn options_reach_the_socket() {
+        for keepalive in [true, false] {
+            let (ours, _theirs) = tcp("127.0.0.1").await;
+            let Stream::Tcp(socket) = &ours else { panic!("not TCP") };
+            SocketOptions { keepalive }.apply(socket);
+            assert!(socket.nodelay().unwrap());
+            assert_eq!(SockRef::from(socket).keepalive().unwrap(), keepalive);
+            assert_eq!(SockRef::from(socket).tcp_user_timeout().unwrap(), None);
+        }
+    }
+}

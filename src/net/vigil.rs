@@ -1,0 +1,254 @@
+//! Noticing that a TCP peer has vanished, without cutting one that only stalls.
+//!
+//! Three states of a connection need three answers:
+//!
+//! | state | who notices a vanished peer | after about |
+//! |---|---|---|
+//! | idle | keepalive: 30 s, then 3 probes 9 s apart | 57 s |
+//! | data in flight | retransmission, see below | 40 s |
+//! | the peer's window is closed | window probes, see below | 50 s |
+//!
+//! `TCP_USER_TIMEOUT` would answer the last two, and is refused: since Linux
+//! 5.11 it also ends a connection whose peer acknowledges every window probe
+//! but does not read for that long. A paused pager or a replica that loads its
+//! data is such a peer, and it is alive. (Measured on 6.18: cut after exactly
+//! the timeout.)
+//!
+//! Instead `TCP_RTO_MAX_MS` (Linux 6.15) caps the exponential backoff at
+//! [`RTO_MAX`]. The usual 15 retries of `net.ipv4.tcp_retries2` then take 40 s
+//! instead of 15 minutes, and an acknowledged window probe starts them over.
+//! (Measured on 6.18: 40 s in flight, 48 s with a closed window, 58 s idle.)
+//!
+//! Older kernels have no such option: there [`Vigil`] looks at the kernel's own
+//! account of the connection (`TCP_INFO`) every [`PERIOD`]. Window probes are up
+//! to two minutes apart there, so that a peer that vanishes behind a window long
+//! closed is noticed that much later.
+//!
+//! The interval of keepalive is 9 s and not 10, because the kernel's timers
+//! come up to a second late each and the sum has to stay within 60 s.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
+use nix::{getsockopt_impl, libc, setsockopt_impl, sockopt_impl};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::time::{Interval, interval_at};
+
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(9);
+const KEEPALIVE_PROBES: u32 = 3;
+
+/// Longest pause between two retransmissions, in milliseconds:
+/// 0.2 + 0.4 + 0.8 + 1.6 + 12 times 3 s are the 15 retries' 39 s.
+const RTO_MAX: u32 = 3_000;
+
+/// How often [`Vigil`] looks.
+pub(super) const PERIOD: Duration = Duration::from_secs(5);
+
+/// How long the kernel may get no acknowledgement for what it repeats.
+const PATIENCE: Duration = Duration::from_secs(45);
+
+/// From include/uapi/linux/tcp.h; not yet in the libc crate.
+const TCP_RTO_MAX_MS: libc::c_int = 44;
+
+/// `struct tcp_info` as every supported kernel fills it at least.
+const TCP_INFO_BYTES: usize = 104;
+
+sockopt_impl!(
+    /// Longest retransmission timeout in milliseconds (Linux 6.15).
+    RtoMax,
+    Both,
+    libc::IPPROTO_TCP,
+    TCP_RTO_MAX_MS,
+    u32
+);
+
+sockopt_impl!(
+    /// The head of `struct tcp_info`, as bytes, so that its length does not
+    /// depend on which C library the constants were written for.
+    TcpInfo,
+    GetOnly,
+    libc::IPPROTO_TCP,
+    libc::TCP_INFO,
+    [u8; TCP_INFO_BYTES]
+);
+
+/// Makes the kernel look after the connection. Best effort: a socket that
+/// refuses is already broken, and the next read says so.
+pub(super) fn keep_alive(socket: &impl AsFd) {
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_PROBES);
+    let _ = SockRef::from(socket).set_tcp_keepalive(&keepalive);
+    let _ = setsockopt(socket, RtoMax, &RTO_MAX);
+}
+
+/// A [`Vigil`] with its timer, for the task that reads from the connection.
+pub struct Watch {
+    vigil: Vigil,
+    looks: Interval,
+}
+
+impl Watch {
+    /// A watch, if keepalive is wanted and the kernel is too old to bound
+    /// retransmission itself.
+    pub(super) fn if_needed(socket: &impl AsFd) -> Option<Self> {
+        is_needed(socket).then(|| Self {
+            vigil: Vigil::default(),
+            looks: interval_at(tokio::time::Instant::now() + PERIOD, PERIOD),
+        })
+    }
+
+    /// Whether the peer has vanished; wakes the task for the next look.
+    pub(super) fn poll_vanished(&mut self, cx: &mut Context<'_>, socket: &impl AsFd) -> bool {
+        while let Poll::Ready(now) = self.looks.poll_tick(cx) {
+            // A socket that gives no account is broken; reading will say how.
+            let account = Account::of(socket);
+            if account.is_ok_and(|account| self.vigil.gave_up(account, now.into_std())) {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+fn is_needed(socket: &impl AsFd) -> bool {
+    getsockopt(socket, sockopt::KeepAlive) == Ok(true)
+        && getsockopt(socket, RtoMax) == Err(Errno::ENOPROTOOPT)
+}
+
+/// Follows one connection through the kernel's account of it.
+#[derive(Debug, Default)]
+pub(super) struct Vigil {
+    /// Since when the kernel repeats itself without an answer.
+    unanswered: Option<Instant>,
+}
+
+/// What the kernel says about a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Account {
+    /// Retransmissions of the oldest unacknowledged data.
+    retransmits: u8,
+    /// Unanswered window or keepalive probes.
+    probes: u8,
+    /// How long ago the last acknowledgement of anything came.
+    last_ack: Duration,
+}
+
+impl Vigil {
+    /// Takes one more look; true once the peer has to be given up.
+    ///
+    /// An acknowledgement since the last look ends the suspicion: a live peer
+    /// that does not read answers window probes, and one behind a bad line
+    /// acknowledges now and then.
+    pub(super) fn gave_up(&mut self, account: Account, now: Instant) -> bool {
+        if account.retransmits == 0 && account.probes == 0 {
+            self.unanswered = None;
+            return false;
+        }
+        let since = self.unanswered.get_or_insert(now);
+        if account.last_ack < now.duration_since(*since) {
+            *since = now;
+        }
+        now.duration_since(*since) >= PATIENCE
+    }
+}
+
+impl Account {
+    /// Asks the kernel.
+    ///
+    /// # Errors
+    /// When the socket is no TCP socket any more.
+    pub(super) fn of(socket: &impl AsFd) -> io::Result<Self> {
+        let info = getsockopt(socket, TcpInfo)?;
+        let millis = u32::from_ne_bytes([info[56], info[57], info[58], info[59]]);
+        Ok(Self {
+            retransmits: info[2],
+            probes: info[3],
+            last_ack: Duration::from_millis(millis.into()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use socket2::SockFilter;
+
+    use super::*;
+
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (ours, listener.accept().unwrap().0)
+    }
+
+    fn account(retransmits: u8, probes: u8, last_ack: u64) -> Account {
+        Account { retransmits, probes, last_ack: Duration::from_secs(last_ack) }
+    }
+
+    #[test]
+    fn the_kernel_is_told_the_times() {
+        let (ours, _theirs) = pair();
+        assert_eq!(getsockopt(&ours, sockopt::KeepAlive), Ok(false));
+        keep_alive(&ours);
+        let socket = SockRef::from(&ours);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), KEEPALIVE_INTERVAL);
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), KEEPALIVE_PROBES);
+        match getsockopt(&ours, RtoMax) {
+            Ok(millis) => assert_eq!((millis, is_needed(&ours)), (RTO_MAX, false)),
+            Err(old) => assert_eq!((old, is_needed(&ours)), (Errno::ENOPROTOOPT, true)),
+        }
+    }
+
+    #[test]
+    fn silence_is_noticed_within_a_minute() {
+        let (mut vigil, start) = (Vigil::default(), Instant::now());
+        let noticed = (1..)
+            .map(|look| look * PERIOD)
+            .find(|&t| vigil.gave_up(account(1, 0, 600 + t.as_secs()), start + t));
+        assert_eq!(noticed, Some(PERIOD + PATIENCE));
+        assert!(noticed.unwrap() < Duration::from_secs(60));
+    }
+
+    #[test]
+    fn a_peer_that_answers_probes_is_never_given_up() {
+        let (mut vigil, start) = (Vigil::default(), Instant::now());
+        for look in 1..1_000 {
+            // A probe is out at every look, and was answered since the last one.
+            assert!(!vigil.gave_up(account(0, 1, 4), start + look * PERIOD), "look {look}");
+        }
+    }
+
+    #[test]
+    fn an_idle_connection_is_left_to_keepalive() {
+        let (mut vigil, start) = (Vigil::default(), Instant::now());
+        assert!(!vigil.gave_up(account(1, 0, 9), start));
+        assert!(!vigil.gave_up(account(0, 0, 100), start + 10 * PERIOD));
+        assert!(!vigil.gave_up(account(1, 0, 200), start + 20 * PERIOD), "starts over");
+    }
+
+    #[test]
+    fn the_kernels_account_shows_a_vanished_peer() {
+        use std::io::Write;
+        let (mut ours, theirs) = pair();
+        assert_eq!(Account::of(&ours).unwrap().retransmits, 0);
+        // A filter that accepts no packet: the peer answers nothing any more.
+        SockRef::from(&theirs).attach_filter(&[SockFilter::new(6, 0, 0, 0)]).unwrap();
+        ours.write_all(b"anybody?").unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while Account::of(&ours).unwrap().retransmits < 2 {
+            assert!(Instant::now() < deadline, "no retransmission was counted");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(Account::of(&ours).unwrap().last_ack > Duration::from_millis(500));
+    }
+}

@@ -1,0 +1,248 @@
+//! Failures before authentication: exact counts in few lines.
+//!
+//! Anybody can make these failures as fast as the network carries them, so a
+//! line for each would let strangers fill the disk. The first failure of a
+//! quiet period is told at once. What follows is counted and told in
+//! summaries, the first after 10 seconds and each further one after twice as
+//! long, up to 5 minutes, until a whole period passes without any.
+//!
+//! No failure is lost or told twice: over all lines, `count` adds up to the
+//! number of failures. [`Tally`] is the pure part; [`Failures`] adds the clock,
+//! a lock and the log.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt::Display;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::reason::CloseReason;
+
+/// The time from a first failure to its first summary.
+const FIRST_PERIOD: Duration = Duration::from_secs(10);
+
+/// The longest time between two summaries.
+const LONGEST_PERIOD: Duration = Duration::from_secs(300);
+
+/// How many different sources are told apart in one period; a set that strangers
+/// fill must have an end.
+const MOST_SOURCES: usize = 1024;
+
+/// Counts failures and decides when to tell. Knows no clock: `now` is passed in
+/// and must not go back.
+#[derive(Debug, Default)]
+pub struct Tally {
+    reasons: BTreeMap<CloseReason, u64>,
+    sources: HashSet<String>,
+    example: String,
+    /// When the running period ends and how long it is; `None` is quiet.
+    period: Option<(Instant, Duration)>,
+}
+
+/// What a log line tells about one or more failures.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// How many failures, all reasons together.
+    pub count: u64,
+    /// How many of each reason, in the order of [`CloseReason`].
+    pub reasons: Vec<(CloseReason, u64)>,
+    /// How many different sources, exact below 1024; 1024 stands for "or more".
+    pub sources: usize,
+    /// The source of the newest failure.
+    pub example: String,
+}
+
+/// The failures of one process: counts them and logs lines with the message
+/// `refused`.
+#[derive(Debug, Default)]
+pub struct Failures(Mutex<Tally>);
+
+impl Tally {
+    /// Counts one failure of `source` and returns the line that is due, if any.
+    ///
+    /// `source` is what sources are told apart by: an address without a port.
+    pub fn record(
+        &mut self,
+        reason: CloseReason,
+        source: &dyn Display,
+        now: Instant,
+    ) -> Option<Line> {
+        let due = self.tick(now);
+        *self.reasons.entry(reason).or_default() += 1;
+        self.example = source.to_string();
+        if self.sources.len() < MOST_SOURCES {
+            self.sources.insert(self.example.clone());
+        }
+        if self.period.is_some() {
+            return due;
+        }
+        // Quiet until now, so nothing was due: `tick` only ends a period that
+        // had nothing to tell.
+        self.period = Some((now + FIRST_PERIOD, FIRST_PERIOD));
+        self.flush()
+    }
+
+    /// The summary of a period that has ended, if there is one. For a timer; a
+    /// call in any second is enough.
+    pub fn tick(&mut self, now: Instant) -> Option<Line> {
+        let (end, length) = self.period?;
+        if now < end {
+            return None;
+        }
+        let line = self.flush();
+        let next = (length * 2).min(LONGEST_PERIOD);
+        self.period = line.is_some().then(|| (now + next, next));
+        line
+    }
+
+    /// Everything that was counted and not yet told, now. For the end of the
+    /// process.
+    pub fn flush(&mut self) -> Option<Line> {
+        let reasons: Vec<_> = std::mem::take(&mut self.reasons).into_iter().collect();
+        if reasons.is_empty() {
+            return None;
+        }
+        Some(Line {
+            count: reasons.iter().map(|(_, count)| count).sum(),
+            reasons,
+            sources: std::mem::take(&mut self.sources).len(),
+            example: std::mem::take(&mut self.example),
+        })
+    }
+}
+
+impl Failures {
+    /// Nothing counted yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Counts one failure of `source`, an address without a port, and logs if a
+    /// line is due.
+    pub fn failed(&self, reason: CloseReason, source: &dyn Display) {
+        log(self.tally().record(reason, source, Instant::now()));
+    }
+
+    /// Logs a summary that is due. Call it about once a second.
+    pub fn tick(&self) {
+        log(self.tally().tick(Instant::now()));
+    }
+
+    /// Logs everything that was not yet told. Call it before the process ends.
+    pub fn flush(&self) {
+        log(self.tally().flush());
+    }
+
+    /// A poisoned lock still guards exact counts: nothing in there can panic
+    /// half way.
+    fn tally(&self) -> MutexGuard<'_, Tally> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn log(line: Option<Line>) {
+    if let Some(line) = line {
+        tracing::warn!(
+            count = line.count,
+            reasons = line.reasons(),
+            sources = line.sources(),
+            example = line.example,
+            "refused"
+        );
+    }
+}
+
+impl Line {
+    /// `reason=count`, separated by blanks.
+    fn reasons(&self) -> String {
+        let each: Vec<_> =
+            self.reasons.iter().map(|(why, count)| format!("{why}={count}")).collect();
+        each.join(" ")
+    }
+
+    /// The number of sources, with a plus sign where it is a lower bound.
+    fn sources(&self) -> String {
+        let more = if self.sources == MOST_SOURCES { "+" } else { "" };
+        format!("{}{more}", self.sources)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn total(lines: &[Line]) -> u64 {
+        lines.iter().map(|line| line.count).sum()
+    }
+
+    #[test]
+    fn the_first_failure_is_told_at_once_and_the_next_are_summed_up() {
+        let (mut tally, start) = (Tally::default(), Instant::now());
+        let line = tally.record(CloseReason::HandshakeFailed, &"192.0.2.1", start).unwrap();
+        assert_eq!((line.count, line.sources, line.example.as_str()), (1, 1, "192.0.2.1"));
+        for (i, reason) in [CloseReason::Replayed, CloseReason::HandshakeFailed].iter().enumerate()
+        {
+            assert_eq!(tally.record(*reason, &format!("192.0.2.{}", i + 2), start + SECOND), None);
+        }
+        assert_eq!(tally.tick(start + SECOND * 9), None);
+        let line = tally.tick(start + SECOND * 10).unwrap();
+        assert_eq!(line.reasons, [(CloseReason::HandshakeFailed, 1), (CloseReason::Replayed, 1)]);
+        assert_eq!((line.count, line.sources, line.example.as_str()), (2, 2, "192.0.2.3"));
+    }
+
+    #[test]
+    fn summaries_grow_rare_and_quiet_starts_over() {
+        let (mut tally, start) = (Tally::default(), Instant::now());
+        let mut told = vec![];
+        for second in 0..2000 {
+            let now = start + SECOND * second;
+            if tally.record(CloseReason::HandshakeFailed, &"a", now).is_some() {
+                told.push(second);
+            }
+        }
+        assert_eq!(told, [0, 10, 30, 70, 150, 310, 610, 910, 1210, 1510, 1810]);
+        let quiet = start + SECOND * 3000;
+        assert!(tally.tick(quiet).is_some());
+        assert_eq!(tally.tick(quiet + SECOND * 300), None);
+        let line = tally.record(CloseReason::HandshakeFailed, &"a", quiet + SECOND * 301);
+        assert_eq!(line.unwrap().count, 1);
+    }
+
+    #[test]
+    fn a_flood_is_few_lines_that_add_up() {
+        for gap in [0, 1, 15, 100, 700] {
+            let (mut tally, start, mut lines) = (Tally::default(), Instant::now(), vec![]);
+            let mut now = start;
+            for i in 0..10_000_u32 {
+                now = start + Duration::from_millis(gap) * i;
+                let reason = match i % 10 {
+                    0 => CloseReason::Replayed,
+                    _ => CloseReason::HandshakeFailed,
+                };
+                lines.extend(tally.record(reason, &i, now));
+                lines.extend(tally.tick(now));
+            }
+            lines.extend(tally.tick(now + SECOND));
+            lines.extend(tally.flush());
+            assert!(lines.len() <= 100, "{} lines", lines.len());
+            assert_eq!(total(&lines), 10_000);
+            let replayed = lines.iter().flat_map(|line| &line.reasons);
+            let replayed: u64 =
+                replayed.filter(|(why, _)| *why == CloseReason::Replayed).map(|(_, n)| n).sum();
+            assert_eq!(replayed, 1000);
+            assert!(tally.flush().is_none());
+        }
+    }
+
+    #[test]
+    fn sources_are_bounded_and_say_so() {
+        let (mut tally, start) = (Tally::default(), Instant::now());
+        for i in 0..5000 {
+            tally.record(CloseReason::HandshakeFailed, &i, start);
+        }
+        let line = tally.flush().unwrap();
+        assert_eq!((line.count, line.sources().as_str()), (4999, "1024+"));
+        assert_eq!(line.reasons(), "handshake-failed=4999");
+    }
+}

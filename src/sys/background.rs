@@ -1,0 +1,128 @@
+//! Going to the background without `fork`, which is unsafe in a Rust process.
+//!
+//! The process that the user started runs this same program again as its
+//! child and waits. The child does all the work; once it is ready it writes one
+//! byte to its standard output, which is a pipe to the parent, leaves the
+//! terminal's session, and goes on. The parent ends with 0 on that byte, and
+//! with the child's own status when the child ended first.
+//!
+//! So "the command returned" means that ports are bound and the pid file is
+//! written, errors appear where the user is looking, and Ctrl-C before that
+//! moment stops both. Standard error stays open, as with spiped; the current
+//! directory is kept, because paths on the command line may be relative to it.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs::OpenOptions;
+use std::io::{self, Read, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt, parent_id};
+use std::process::{Child, Command, Stdio};
+
+use nix::unistd::{dup2_stdin, dup2_stdout, setsid};
+
+/// Carries the parent's pid to the child, so that a value left over in some
+/// environment is not taken for ours.
+const MARK: &str = "KNOCKPIPE_BACKGROUND_PARENT";
+
+/// Where this process finds itself after [`detach`].
+#[derive(Debug)]
+pub enum Side {
+    /// The one the user started: the work is done elsewhere, end with this status.
+    Parent(u8),
+    /// The one that works.
+    Child(Readiness),
+}
+
+/// Whom to tell that everything is bound and written.
+#[derive(Debug)]
+pub struct Readiness(Waiting);
+
+#[derive(Debug)]
+enum Waiting {
+    Nobody,
+    Parent,
+}
+
+/// Why the process did not get to the background.
+#[derive(Debug, thiserror::Error)]
+pub enum BackgroundError {
+    /// The end of process 1 ends its container, and the child with it.
+    #[error("process 1 of a container cannot go to the background; add -F")]
+    FirstProcess,
+    /// The program could not be started again.
+    #[error("cannot start in the background: {0}; stay in the foreground with -F")]
+    Start(io::Error),
+    /// The parent is gone, so the user has stopped us.
+    #[error("stopped before it was ready: {0}; start it again")]
+    ParentGone(io::Error),
+    /// A system call refused.
+    #[error("cannot leave the terminal: {0}; stay in the foreground with -F")]
+    Leave(io::Error),
+}
+
+/// Splits into the waiting parent and the working child; call it before
+/// anything is opened or read. `arguments` are all of the process, its own
+/// name first.
+///
+/// # Errors
+/// [`BackgroundError`] when the child cannot be started.
+pub fn detach(arguments: &[OsString]) -> Result<Side, BackgroundError> {
+    if env::var(MARK).is_ok_and(|pid| pid == parent_id().to_string()) {
+        return Ok(Side::Child(Readiness(Waiting::Parent)));
+    }
+    if std::process::id() == 1 {
+        return Err(BackgroundError::FirstProcess);
+    }
+    let child = start_again(arguments).map_err(BackgroundError::Start)?;
+    wait(child).map(Side::Parent).map_err(BackgroundError::Start)
+}
+
+impl Readiness {
+    /// For a process that stays in the foreground: nobody waits.
+    pub fn foreground() -> Self {
+        Self(Waiting::Nobody)
+    }
+
+    /// Tells whoever waits that this process is ready. In the background this
+    /// also leaves the session and closes standard input and output.
+    ///
+    /// # Errors
+    /// [`BackgroundError`]; then the process must end, nobody wants it.
+    pub fn report_ready(self) -> Result<(), BackgroundError> {
+        match self.0 {
+            Waiting::Nobody => Ok(()),
+            Waiting::Parent => leave(),
+        }
+    }
+}
+
+/// The same program with the same arguments and standard input.
+fn start_again(arguments: &[OsString]) -> io::Result<Child> {
+    let mut command = Command::new(env::current_exe()?);
+    if let Some((name, rest)) = arguments.split_first() {
+        command.arg0(name).args(rest);
+    }
+    command.env(MARK, std::process::id().to_string()).stdout(Stdio::piped()).spawn()
+}
+
+/// The status to end with: 0 once the child is ready, its own if it ended.
+fn wait(mut child: Child) -> io::Result<u8> {
+    let mut pipe = child.stdout.take().expect("the child was started with a pipe");
+    if pipe.read_exact(&mut [0]).is_ok() {
+        return Ok(0);
+    }
+    let status = child.wait()?;
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+    Ok(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+}
+
+fn leave() -> Result<(), BackgroundError> {
+    // Before the byte: the parent's end may take the terminal with it.
+    setsid().map_err(|errno| BackgroundError::Leave(errno.into()))?;
+    let mut stdout = io::stdout();
+    stdout.write_all(&[1]).and_then(|()| stdout.flush()).map_err(BackgroundError::ParentGone)?;
+    let null = OpenOptions::new().read(true).write(true).open("/dev/null");
+    let null = null.map_err(BackgroundError::Leave)?;
+    dup2_stdin(&null).map_err(|errno| BackgroundError::Leave(errno.into()))?;
+    dup2_stdout(&null).map_err(|errno| BackgroundError::Leave(errno.into()))
+}

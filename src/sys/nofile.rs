@@ -1,0 +1,29 @@
+//! How many files the process may have open.
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+/// Raises the soft limit of open files to the hard limit and returns what
+/// holds now, in descriptors; `u64::MAX` is no limit.
+///
+/// # Errors
+/// When the system does not tell the limit. A limit that cannot be raised is
+/// not an error: the one in force is returned.
+pub fn raise() -> std::io::Result<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() {
+        return Ok(hard);
+    }
+    Ok(soft)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_soft_limit_becomes_the_hard_one() {
+        let raised = raise().unwrap();
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        assert_eq!((raised, soft), (hard, hard));
+    }
+}

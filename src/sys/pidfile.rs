@@ -1,0 +1,107 @@
+//! A file that tells scripts which process to signal.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// A pid file of this process. Dropping it removes the file, as long as it
+/// still names this process.
+#[derive(Debug)]
+pub struct PidFile {
+    path: PathBuf,
+    file: File,
+}
+
+/// Why the pid file was not written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write pid file {}: {cause}; check its directory, or give another with -p", .path.display())]
+pub struct PidFileError {
+    path: PathBuf,
+    cause: io::Error,
+}
+
+impl PidFile {
+    /// Writes the pid in decimal and a newline, over what a dead process may
+    /// have left there.
+    ///
+    /// # Errors
+    /// When the file cannot be written; no empty one is left behind.
+    pub fn write(path: &Path) -> Result<Self, PidFileError> {
+        let fail = |cause| PidFileError { path: path.to_owned(), cause };
+        let file = File::create(path).map_err(fail)?;
+        let mut pid_file = Self { path: path.to_owned(), file };
+        match pid_file.file.write_all(own_line().as_bytes()) {
+            Ok(()) => Ok(pid_file),
+            Err(cause) => {
+                // Nobody's pid stands in it, so the drop would leave it.
+                if pid_file.is_regular() {
+                    let _ = fs::remove_file(path);
+                }
+                Err(fail(cause))
+            }
+        }
+    }
+
+    /// Whether it is a file at all: `-p /dev/null` must not remove a device.
+    fn is_regular(&self) -> bool {
+        self.file.metadata().is_ok_and(|metadata| metadata.is_file())
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        let is_ours = || fs::read_to_string(&self.path).is_ok_and(|text| text == own_line());
+        if self.is_regular() && is_ours() {
+            // After privileges were dropped the directory may refuse the
+            // removal. The open file still lets us take the pid out of it, so
+            // that no script signals whoever gets that pid next.
+            let _ = self.file.set_len(0);
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn own_line() -> String {
+    format!("{}\n", std::process::id())
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    #[test]
+    fn written_over_a_stale_one_and_removed() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("tunnel.pid");
+        fs::write(&path, "99999999999\n").unwrap();
+        let pid_file = PidFile::write(&path).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), own_line());
+        drop(pid_file);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn anothers_file_is_left_alone() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("tunnel.pid");
+        let pid_file = PidFile::write(&path).unwrap();
+        fs::write(&path, "1\n").unwrap();
+        drop(pid_file);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "1\n");
+    }
+
+    #[test]
+    fn a_device_is_not_removed() {
+        drop(PidFile::write(Path::new("/dev/null")).unwrap());
+        PidFile::write(Path::new("/dev/full")).unwrap_err();
+        assert!(Path::new("/dev/null").exists() && Path::new("/dev/full").exists());
+    }
+
+    #[test]
+    fn a_bad_place_is_said_on_one_line() {
+        let error = PidFile::write(Path::new("/nowhere/tunnel.pid")).unwrap_err().to_string();
+        assert!(error.starts_with("cannot write pid file /nowhere/tunnel.pid: "), "{error}");
+    }
+}

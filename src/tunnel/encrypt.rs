@@ -1,0 +1,102 @@
+//! The encrypt end, connection by connection: plain in, sealed out.
+//!
+//! ```text
+//!   accept plain -> dial the far end -> shake hands -> Open -> relay -> reason
+//! ```
+//!
+//! A client that cannot be served sees a reset, and this end's log the cause.
+
+use tokio::time::{Instant, timeout};
+
+use super::relay::{Start, relay};
+use super::report::Report;
+use super::secure::Caller;
+use super::serve::Shared;
+use crate::addr::{ClientAddr, ServiceName};
+use crate::net::{DialError, Resolver, Slot, Stream, dial};
+use crate::proto::Session;
+use crate::proto::message::Open;
+use crate::reason::CloseReason;
+
+/// What the encrypt end needs beyond what both ends do.
+pub(super) struct Entrance {
+    pub(super) caller: Caller,
+    pub(super) far_end: Resolver,
+    /// How the log names the far end.
+    pub(super) far_end_name: String,
+    pub(super) service: ServiceName,
+}
+
+/// A connection that came to nothing, and what the log says of it.
+type Refused = (CloseReason, String);
+
+/// Serves one accepted client, within the `slot` of its session.
+pub(super) async fn serve(
+    entrance: &Entrance,
+    shared: &Shared,
+    (mut plain, client): (Stream, ClientAddr),
+    _slot: Slot,
+) {
+    let mut report = Report::new(client);
+    report.target.clone_from(&entrance.far_end_name);
+    report.service.clone_from(&entrance.service);
+    plain.reset_unless_finished();
+    let (mut sealed, mut session) = match entrance.open_tunnel(shared).await {
+        Ok(tunnel) => tunnel,
+        Err((reason, detail)) => return report.refused(reason, &detail),
+    };
+    report.session = Some((session.key, session.suite));
+    let open = Open { service: entrance.service.clone(), client };
+    let mut first = vec![];
+    if session.outbound.open(&open, &mut first).is_err() {
+        return report.refused(CloseReason::LocalError, &"no record can be sealed");
+    }
+    let start = Start { first, already_read: vec![] };
+    let end = relay((&mut plain, &mut sealed), &mut session, start, shared.cut()).await;
+    if end.reason == CloseReason::Finished {
+        plain.finish();
+    }
+    report.closed(&end);
+}
+
+impl Entrance {
+    /// Dials the far end and shakes hands: a deadline for each.
+    async fn open_tunnel(&self, shared: &Shared) -> Result<(Stream, Session), Refused> {
+        let mut sealed =
+            self.dial(shared).await.map_err(|error| (unreachable(&error), error.to_string()))?;
+        let called = timeout(shared.timeout, self.caller.call(&mut sealed)).await;
+        match called.unwrap_or(Err(CloseReason::NoAnswer)) {
+            Ok(session) => Ok((sealed, session)),
+            Err(reason) => {
+                self.caller.failed();
+                Err((reason, what_to_check(reason)))
+            }
+        }
+    }
+}
+
+impl Entrance {
+    async fn dial(&self, shared: &Shared) -> Result<Stream, DialError> {
+        let deadline = Instant::now() + shared.timeout;
+        dial(&self.far_end.current()?, shared.bind, &shared.socket, deadline).await
+    }
+}
+
+fn unreachable(error: &DialError) -> CloseReason {
+    match error {
+        DialError::Local(_) => CloseReason::LocalError,
+        _ => CloseReason::PeerUnreachable,
+    }
+}
+
+/// An acceptor never says why it does not answer, so this end's log has to.
+fn what_to_check(reason: CloseReason) -> String {
+    let text = match reason {
+        CloseReason::NoAnswer => {
+            "the far end is reachable but does not answer; check that it is a knockpipe decrypt, \
+             that both ends have this key, and that their clocks agree within two minutes"
+        }
+        _ => "this host could not give randomness or memory",
+    };
+    text.to_owned()
+}

@@ -1,0 +1,288 @@
+//! One direction of a relay: records in, plain bytes out.
+//!
+//! Records are opened where they were read, and their data goes out from there
+//! in one vectored write. A buffer is held only while bytes are there.
+
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::ops::Range;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncWrite, AsyncWriteExt, ReadBuf};
+
+use super::buffers::{Buffer, Size};
+use crate::net::Source;
+use crate::proto::PeerError;
+use crate::proto::inbound::{Event, Inbound};
+use crate::proto::message::ResetReason;
+use crate::reason::CloseReason;
+
+/// Data pieces that go into one vectored write.
+const MAX_PIECES: usize = 16;
+
+/// The receiving direction of a relay.
+pub(super) struct OpenPump {
+    buffer: Option<Buffer>,
+    size: Size,
+    /// Bytes in `buffer` that were read and not opened yet.
+    unopened: Range<usize>,
+    /// Data in `buffer` that was opened and not written yet, in order.
+    pieces: Pieces,
+    /// What follows the pieces.
+    next: Next,
+    /// Stream bytes opened so far.
+    pub(super) total: u64,
+}
+
+/// What to do once the opened data is written.
+#[derive(Clone, Copy)]
+enum Next {
+    Read,
+    Finish,
+    Fail(CloseReason),
+}
+
+/// Up to [`MAX_PIECES`] ranges of a buffer: a queue without an allocation.
+struct Pieces {
+    ranges: [(u32, u32); MAX_PIECES],
+    first: usize,
+    end: usize,
+}
+
+impl OpenPump {
+    /// A pump that begins with bytes that were read during the handshake.
+    pub(super) fn new(already_read: &[u8]) -> Self {
+        let buffer = (!already_read.is_empty()).then(|| {
+            let mut buffer = Buffer::take(Size::Large);
+            buffer[..already_read.len()].copy_from_slice(already_read);
+            buffer
+        });
+        let unopened = 0..already_read.len();
+        Self {
+            buffer,
+            size: Size::Small,
+            unopened,
+            pieces: Pieces::NONE,
+            next: Next::Read,
+            total: 0,
+        }
+    }
+
+    /// Moves bytes from `sealed` to `plain` until Fin, which closes `plain` for writing.
+    ///
+    /// # Errors
+    /// The reason that ends the connection.
+    pub(super) async fn run(
+        &mut self,
+        sealed: &mut impl Source,
+        plain: &mut (impl AsyncWrite + Unpin),
+        inbound: &mut Inbound,
+    ) -> Result<(), CloseReason> {
+        loop {
+            self.open(inbound);
+            poll_fn(|cx| self.poll_write(cx, plain)).await.map_err(|_| CloseReason::PlainReset)?;
+            match self.next {
+                // There may be more complete records than there are pieces.
+                Next::Read if self.pieces.is_full() => {}
+                Next::Read => self.fill(sealed, inbound).await?,
+                Next::Fail(reason) => return Err(reason),
+                Next::Finish => {
+                    self.buffer = None;
+                    return plain.shutdown().await.map_err(|_| CloseReason::PlainReset);
+                }
+            }
+        }
+    }
+
+    /// After Fin: waits for what may still come, which is a Reset or the end.
+    pub(super) async fn after_fin(
+        &mut self,
+        sealed: &mut impl Source,
+        inbound: &mut Inbound,
+    ) -> CloseReason {
+        loop {
+            self.open(inbound);
+            if let Next::Fail(reason) = self.next {
+                return reason;
+            }
+            if let Err(reason) = self.fill(sealed, inbound).await {
+                return reason;
+            }
+        }
+    }
+
+    /// Opens complete records, until the pieces are full or something else than data comes.
+    fn open(&mut self, inbound: &mut Inbound) {
+        self.pieces.clear();
+        self.next = Next::Read;
+        while !self.pieces.is_full() && matches!(self.next, Next::Read) {
+            let Some(buffer) = &mut self.buffer else { return };
+            let start = self.unopened.start;
+            match inbound.next(&mut buffer[self.unopened.clone()]) {
+                Ok(None) => return,
+                Ok(Some((event, len))) => {
+                    self.unopened.start += len;
+                    self.take(event, start);
+                }
+                Err(PeerError::Misbehaved) => self.next = Next::Fail(CloseReason::ProtocolError),
+                Err(_) => self.next = Next::Fail(CloseReason::BadRecord),
+            }
+        }
+    }
+
+    /// Keeps what a record at `start` of the buffer says.
+    fn take(&mut self, event: Event, start: usize) {
+        match event {
+            Event::Data(range) => {
+                self.total += range.len() as u64;
+                self.pieces.push(start + range.start..start + range.end);
+            }
+            Event::Opened => {}
+            Event::Fin => self.next = Next::Finish,
+            Event::Reset(reason) => self.next = Next::Fail(told(reason)),
+            Event::Confirmed | Event::Open(_) => self.next = Next::Fail(CloseReason::ProtocolError),
+        }
+    }
+
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        plain: &mut (impl AsyncWrite + Unpin),
+    ) -> Poll<io::Result<()>> {
+        let Some(buffer) = &self.buffer else { return Poll::Ready(Ok(())) };
+        while !self.pieces.is_empty() {
+            let mut slices = [IoSlice::new(&[]); MAX_PIECES];
+            let count = self.pieces.slices(buffer, &mut slices);
+            let written = ready!(Pin::new(&mut *plain).poll_write_vectored(cx, &slices[..count]))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.pieces.advance(written);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    async fn fill(
+        &mut self,
+        sealed: &mut impl Source,
+        inbound: &Inbound,
+    ) -> Result<(), CloseReason> {
+        match poll_fn(|cx| self.poll_fill(cx, sealed)).await {
+            Ok(0) if inbound.is_finished() => Err(CloseReason::PeerLost),
+            Ok(0) => Err(CloseReason::Truncated),
+            Ok(_) => Ok(()),
+            Err(_) => Err(CloseReason::PeerLost),
+        }
+    }
+
+    /// Reads behind what is not opened yet, after giving the buffer back where
+    /// nothing is left in it.
+    fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        sealed: &mut impl Source,
+    ) -> Poll<io::Result<usize>> {
+        if self.unopened.is_empty() {
+            self.buffer = None;
+        }
+        ready!(sealed.poll_readable(cx))?;
+        let mut buffer = self.take_room();
+        let room = &mut buffer[self.unopened.end..];
+        let len = room.len();
+        let mut read = ReadBuf::new(room);
+        let polled = Pin::new(sealed).poll_read(cx, &mut read);
+        let got = read.filled().len();
+        // A buffer that holds part of a record must stay; an empty one must not.
+        if !self.unopened.is_empty() || got > 0 {
+            self.buffer = Some(buffer);
+        }
+        ready!(polled)?;
+        self.unopened.end += got;
+        self.size = self.size.after(got, len);
+        Poll::Ready(Ok(got))
+    }
+
+    /// A buffer of at least the size that reads ask for, with the unopened bytes
+    /// at its front, so that the rest of their record has room.
+    fn take_room(&mut self) -> Buffer {
+        let unopened = std::mem::take(&mut self.unopened);
+        self.unopened = 0..unopened.len();
+        match self.buffer.take() {
+            Some(mut buffer) if buffer.size() >= self.size => {
+                buffer.copy_within(unopened, 0);
+                buffer
+            }
+            other => {
+                let mut buffer = Buffer::take(self.size);
+                if let Some(smaller) = other {
+                    buffer[..unopened.len()].copy_from_slice(&smaller[unopened]);
+                }
+                buffer
+            }
+        }
+    }
+}
+
+/// The reason at this end for a Reset from the other.
+pub(super) fn told(reason: ResetReason) -> CloseReason {
+    match reason {
+        ResetReason::PlainReset => CloseReason::PeerReset,
+        ResetReason::TargetRefused => CloseReason::TargetRefused,
+        ResetReason::TargetTimeout => CloseReason::TargetTimeout,
+        ResetReason::TargetUnresolved => CloseReason::TargetUnresolved,
+        ResetReason::NoSuchService => CloseReason::NoSuchService,
+        ResetReason::LimitReached => CloseReason::LimitReached,
+        ResetReason::ProtocolError => CloseReason::PeerRejected,
+        ResetReason::Shutdown => CloseReason::PeerShutdown,
+        ResetReason::Failed => CloseReason::PeerFailed,
+    }
+}
+
+// === impl Pieces ===
+
+impl Pieces {
+    const NONE: Self = Self { ranges: [(0, 0); MAX_PIECES], first: 0, end: 0 };
+
+    fn clear(&mut self) {
+        (self.first, self.end) = (0, 0);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.first == self.end
+    }
+
+    fn is_full(&self) -> bool {
+        self.end == MAX_PIECES
+    }
+
+    fn push(&mut self, range: Range<usize>) {
+        if !range.is_empty() {
+            let index = |at: usize| u32::try_from(at).expect("a buffer is far below 4 GiB");
+            self.ranges[self.end] = (index(range.start), index(range.end));
+            self.end += 1;
+        }
+    }
+
+    /// Fills `slices` with what is left, and says how many there are.
+    fn slices<'a>(&self, buffer: &'a [u8], slices: &mut [IoSlice<'a>; MAX_PIECES]) -> usize {
+        let left = &self.ranges[self.first..self.end];
+        for (slice, (start, end)) in slices.iter_mut().zip(left) {
+            *slice = IoSlice::new(&buffer[*start as usize..*end as usize]);
+        }
+        left.len()
+    }
+
+    fn advance(&mut self, mut written: usize) {
+        while written > 0 {
+            let (start, end) = &mut self.ranges[self.first];
+            let len = (*end - *start) as usize;
+            if written < len {
+                *start += u32::try_from(written).expect("less than a piece");
+                return;
+            }
+            written -= len;
+            self.first += 1;
+        }
+    }
+}

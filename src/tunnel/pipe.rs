@@ -1,0 +1,118 @@
+//! One tunnel for standard input and output, as an ssh ProxyCommand wants it.
+//!
+//! It ends when the far side ends, also while standard input stays open: what
+//! is typed after that could go nowhere.
+
+use std::io::{self, IoSliceMut};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, ReadBuf, Stdin, Stdout, stdin, stdout};
+use tokio::time::{Instant, timeout};
+
+use super::options::PipeOptions;
+use super::relay::{Start, relay};
+use super::secure::{Caller, Terms};
+use crate::addr::ClientAddr;
+use crate::net::{
+    DialError, Duplex, ResolveError, ResolveOptions, Resolver, SocketOptions, Source, Stream, dial,
+};
+use crate::proto::aead::suites_of_this_machine;
+use crate::proto::message::Open;
+use crate::proto::{PeerError, Session};
+use crate::reason::CloseReason;
+
+/// Why a pipe did not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum PipeError {
+    /// The far end's name does not resolve.
+    #[error(transparent)]
+    Unresolved(#[from] ResolveError),
+    /// The far end cannot be reached.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// The far end does not answer the handshake.
+    #[error(
+        "the far end does not answer the handshake; check that it is a knockpipe decrypt with \
+         this key, and that both clocks agree within two minutes"
+    )]
+    NoAnswer,
+    /// No record could be sealed.
+    #[error("cannot open the tunnel: {0}; start it again")]
+    Open(#[from] PeerError),
+    /// The session ended early.
+    #[error("the tunnel broke: {0}; the log of the decrypt end tells more")]
+    Ended(CloseReason),
+}
+
+/// Carries standard input and output through a tunnel until both ended, or the far side did.
+///
+/// # Errors
+/// [`PipeError`] when the tunnel could not be opened or broke.
+pub async fn run(options: PipeOptions) -> Result<(), PipeError> {
+    let open = Open { service: options.service.clone(), client: ClientAddr::Unix };
+    let (mut sealed, mut session) = connect(options).await?;
+    let mut first = vec![];
+    session.outbound.open(&open, &mut first)?;
+    let start = Start { first, already_read: vec![] };
+    let mut plain = Stdio { stdin: stdin(), stdout: stdout() };
+    let never = std::future::pending();
+    let end = relay((&mut plain, &mut sealed), &mut session, start, never).await;
+    match end.reason {
+        CloseReason::Finished => Ok(()),
+        reason => Err(PipeError::Ended(reason)),
+    }
+}
+
+async fn connect(options: PipeOptions) -> Result<(Stream, Session), PipeError> {
+    let once = ResolveOptions { every: None, wait: false };
+    let far_end = Resolver::start(options.target, once).await?.current()?;
+    let socket = SocketOptions { keepalive: options.keepalive };
+    let deadline = Instant::now() + options.timeout;
+    let mut sealed = dial(&far_end, options.bind, &socket, deadline).await?;
+    let caller = Caller::new(Terms {
+        keys: options.keys,
+        suites: options.suites.and(suites_of_this_machine()),
+        padding: options.padding,
+    });
+    match timeout(options.timeout, caller.call(&mut sealed)).await {
+        Ok(Ok(session)) => Ok((sealed, session)),
+        Ok(Err(_)) | Err(_) => Err(PipeError::NoAnswer),
+    }
+}
+
+struct Stdio {
+    stdin: Stdin,
+    stdout: Stdout,
+}
+
+impl Duplex for Stdio {
+    type Read<'a> = &'a mut Stdin;
+    type Write<'a> = &'a mut Stdout;
+
+    fn split(&mut self) -> (&mut Stdin, &mut Stdout) {
+        (&mut self.stdin, &mut self.stdout)
+    }
+}
+
+impl Source for &mut Stdin {
+    /// Unknown before a read: it happens on a thread of its own.
+    fn poll_readable(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_read_slots(
+        &mut self,
+        cx: &mut Context<'_>,
+        slots: &mut [IoSliceMut<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut buf = ReadBuf::new(&mut slots[0]);
+        ready!(Pin::new(self).poll_read(cx, &mut buf))?;
+        Poll::Ready(Ok(buf.filled().len()))
+    }
+
+    /// Nothing tells.
+    async fn broken(&self) {
+        std::future::pending().await
+    }
+}

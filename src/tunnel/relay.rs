@@ -1,0 +1,145 @@
+//! Both directions of a session, until the first reason to end it.
+//!
+//! ```text
+//!            plain side                          sealed side
+//!   read  ----- SealPump: seal in place ------->  write      Fin when plain ends
+//!   write <---- OpenPump: open in place --------  read       plain ends with Fin
+//! ```
+//!
+//! Each direction is its own object; half-close passes through. The session is
+//! finished when both Fins have passed. Anything else is an abort: the other
+//! end hears a Reset, and the plain side gets a TCP reset, never a clean end
+//! (the caller drops it; `net::Stream` resets unless it was told that all is well).
+
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use super::open::OpenPump;
+use super::seal::SealPump;
+use crate::net::{Duplex, Source};
+use crate::proto::Session;
+use crate::proto::message::ResetReason;
+use crate::reason::CloseReason;
+
+/// How long the far end may take to hear a Reset, or its own last words may
+/// take to arrive, before the connection is simply dropped.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// How a relay begins.
+pub(super) struct Start {
+    /// Records to send first: Open or Opened.
+    pub(super) first: Vec<u8>,
+    /// What was read behind the handshake.
+    pub(super) already_read: Vec<u8>,
+}
+
+/// How a relay ended.
+#[derive(Debug)]
+pub(super) struct End {
+    /// Why.
+    pub(super) reason: CloseReason,
+    /// Stream bytes from the plain side to the sealed side.
+    pub(super) sent: u64,
+    /// Stream bytes from the sealed side to the plain side.
+    pub(super) received: u64,
+}
+
+/// Relays until both directions are finished, one fails, or `cut` is ready.
+pub(super) async fn relay<P: Duplex, S: Duplex>(
+    (plain, sealed): (&mut P, &mut S),
+    session: &mut Session,
+    start: Start,
+    cut: impl Future<Output = CloseReason>,
+) -> End {
+    let mut seal = SealPump::new(start.first);
+    let mut open = OpenPump::new(&start.already_read);
+    drop(start.already_read);
+    let reason = pump((plain, sealed), session, (&mut seal, &mut open), cut).await;
+    if let Some(told) = to_tell(reason) {
+        let goodbye = say_goodbye(&mut seal, sealed, session, told);
+        // Whether the other end hears it or not, the session is over.
+        let _ = timeout(GOODBYE, goodbye).await;
+    }
+    End { reason, sent: seal.total, received: open.total }
+}
+
+async fn pump<P: Duplex, S: Duplex>(
+    (plain, sealed): (&mut P, &mut S),
+    session: &mut Session,
+    (seal, open): (&mut SealPump, &mut OpenPump),
+    cut: impl Future<Output = CloseReason>,
+) -> CloseReason {
+    let (mut plain_read, mut plain_write) = plain.split();
+    let (mut sealed_read, mut sealed_write) = sealed.split();
+    let Session { inbound, outbound, .. } = session;
+    // The direction that finishes first watches for the other side to break;
+    // the one that finishes second ends the session.
+    let one_finished = AtomicBool::new(false);
+    let sealing = async {
+        seal.run(&mut plain_read, &mut sealed_write, outbound).await?;
+        if !one_finished.swap(true, Ordering::Relaxed) {
+            plain_read.broken().await;
+            return Err(CloseReason::PlainReset);
+        }
+        Ok(())
+    };
+    let opening = async {
+        open.run(&mut sealed_read, &mut plain_write, inbound).await?;
+        if !one_finished.swap(true, Ordering::Relaxed) {
+            return Err(open.after_fin(&mut sealed_read, inbound).await);
+        }
+        Ok(())
+    };
+    let (mut sealing, mut opening) = (pin!(sealing), pin!(opening));
+    let ended = tokio::select! {
+        biased;
+        ended = &mut opening => ended,
+        ended = &mut sealing => match ended {
+            // The far end is gone, but its last words may be here already.
+            Err(CloseReason::PeerLost) => {
+                timeout(GOODBYE, opening).await.unwrap_or(Err(CloseReason::PeerLost))
+            }
+            ended => ended,
+        },
+        reason = cut => Err(reason),
+    };
+    ended.err().unwrap_or(CloseReason::Finished)
+}
+
+/// What the other end hears of an abort; `None` when it is finished, or gone, or said so itself.
+fn to_tell(reason: CloseReason) -> Option<ResetReason> {
+    match reason {
+        CloseReason::PlainReset => Some(ResetReason::PlainReset),
+        CloseReason::BadRecord | CloseReason::ProtocolError => Some(ResetReason::ProtocolError),
+        CloseReason::Shutdown => Some(ResetReason::Shutdown),
+        CloseReason::LocalError => Some(ResetReason::Failed),
+        _ => None,
+    }
+}
+
+/// Says Reset to the far end of a session that was never relayed.
+pub(super) async fn say<S: Duplex>(reason: ResetReason, sealed: &mut S, session: &mut Session) {
+    let mut nothing_sent = SealPump::new(vec![]);
+    let goodbye = say_goodbye(&mut nothing_sent, sealed, session, reason);
+    let _ = timeout(GOODBYE, goodbye).await;
+}
+
+/// Ends the record that is on its way, says Reset, and waits until the other end hangs up:
+/// closing with unread bytes would destroy what it has not read yet.
+async fn say_goodbye<S: Duplex>(
+    seal: &mut SealPump,
+    sealed: &mut S,
+    session: &mut Session,
+    reason: ResetReason,
+) -> std::io::Result<()> {
+    let (mut read, mut write) = sealed.split();
+    seal.reset(reason, &mut write, &mut session.outbound).await?;
+    write.shutdown().await?;
+    let mut discarded = [0; 512];
+    while read.read(&mut discarded).await? > 0 {}
+    Ok(())
+}

@@ -1,0 +1,82 @@
+//! The closing line of a connection: the one place that says how it went.
+
+use std::fmt::Display;
+use std::time::Instant;
+
+use super::relay::End;
+use crate::addr::{ClientAddr, ServiceName};
+use crate::keys::KeyId;
+use crate::proto::Suite;
+use crate::reason::CloseReason;
+
+/// What is known about a connection so far; becomes one log line.
+pub(super) struct Report {
+    began: Instant,
+    /// Who connected to this end.
+    peer: ClientAddr,
+    /// At the acceptor, who connected to the dialer.
+    pub(super) client: Option<ClientAddr>,
+    /// Where this end forwards to.
+    pub(super) target: String,
+    /// The service in Open.
+    pub(super) service: ServiceName,
+    /// The key and suite of the session, once there is one.
+    pub(super) session: Option<(KeyId, Suite)>,
+}
+
+impl Report {
+    /// A connection from `peer` begins.
+    pub(super) fn new(peer: ClientAddr) -> Self {
+        Self {
+            began: Instant::now(),
+            peer,
+            client: None,
+            target: String::new(),
+            service: ServiceName::default(),
+            session: None,
+        }
+    }
+
+    /// It ends before anything was relayed; `detail` is for the operator.
+    pub(super) fn refused(self, reason: CloseReason, detail: &dyn Display) {
+        let end = End { reason, sent: 0, received: 0 };
+        self.log(&end, Some(detail));
+    }
+
+    /// It ends after relaying.
+    pub(super) fn closed(self, end: &End) {
+        self.log(end, None);
+    }
+
+    fn log(self, end: &End, detail: Option<&dyn Display>) {
+        let Self { began, peer, client, target, service, session } = self;
+        let client = client.map(tracing::field::display);
+        let service = (!service.is_empty()).then(|| tracing::field::display(service));
+        let key = session.map(|(key, _)| tracing::field::display(key));
+        let suite = session.map(|(_, suite)| tracing::field::display(suite));
+        let detail = detail.map(tracing::field::display);
+        let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let End { reason, sent, received } = end;
+        macro_rules! line {
+            ($level:ident) => {
+                tracing::$level!(
+                    %peer, client, target, service, key, suite, %reason, sent, received,
+                    duration_ms, detail, "closed"
+                )
+            };
+        }
+        if is_ordinary(*reason) { line!(info) } else { line!(warn) }
+    }
+}
+
+/// Whether an operator need not look: the applications ended it.
+fn is_ordinary(reason: CloseReason) -> bool {
+    matches!(
+        reason,
+        CloseReason::Finished
+            | CloseReason::PlainReset
+            | CloseReason::PeerReset
+            | CloseReason::PeerShutdown
+            | CloseReason::Shutdown
+    )
+}

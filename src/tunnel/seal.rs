@@ -1,0 +1,135 @@
+//! One direction of a relay: plain bytes in, records out.
+//!
+//! Holds a buffer only from the moment bytes are there to read until they are
+//! written. Everything that must survive an interruption is in [`SealPump`], so
+//! its future can be dropped at any time and [`SealPump::flush`] still ends the
+//! last record.
+
+use std::future::poll_fn;
+use std::io::{self, IoSliceMut};
+use std::ops::Range;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+
+use super::buffers::{Buffer, LARGE_RECORDS, Size};
+use crate::net::Source;
+use crate::proto::PeerError;
+use crate::proto::message::ResetReason;
+use crate::proto::outbound::Outbound;
+use crate::proto::record::{DATA_OFFSET, MAX_DATA, MAX_RECORD};
+use crate::reason::CloseReason;
+
+/// The sending direction of a relay.
+pub(super) struct SealPump {
+    buffer: Option<Buffer>,
+    size: Size,
+    /// Sealed bytes in `buffer` that are not written yet.
+    unsent: Range<usize>,
+    /// Control records to write after `unsent`.
+    control: Vec<u8>,
+    /// Stream bytes sealed so far.
+    pub(super) total: u64,
+}
+
+impl SealPump {
+    /// A pump that writes the `first` records before what it reads.
+    pub(super) fn new(first: Vec<u8>) -> Self {
+        Self { buffer: None, size: Size::Small, unsent: 0..0, control: first, total: 0 }
+    }
+
+    /// Moves bytes from `plain` to `sealed` until `plain` ends, then Fin.
+    ///
+    /// # Errors
+    /// The reason that ends the connection.
+    pub(super) async fn run(
+        &mut self,
+        plain: &mut impl Source,
+        sealed: &mut (impl AsyncWrite + Unpin),
+        outbound: &mut Outbound,
+    ) -> Result<(), CloseReason> {
+        loop {
+            self.flush(sealed).await.map_err(|_| CloseReason::PeerLost)?;
+            let got = poll_fn(|cx| self.poll_fill(cx, plain)).await;
+            match got.map_err(|_| CloseReason::PlainReset)? {
+                0 => break,
+                got => self.seal(outbound, got).map_err(|_| CloseReason::LocalError)?,
+            }
+        }
+        outbound.fin(&mut self.control).map_err(|_| CloseReason::LocalError)?;
+        self.flush(sealed).await.map_err(|_| CloseReason::PeerLost)
+    }
+
+    /// Writes what is sealed and gives the buffer back.
+    pub(super) async fn flush(&mut self, sealed: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+        if let Some(buffer) = &self.buffer {
+            while !self.unsent.is_empty() {
+                self.unsent.start += write_some(sealed, &buffer[self.unsent.clone()]).await?;
+            }
+        }
+        self.buffer = None;
+        while !self.control.is_empty() {
+            let written = write_some(sealed, &self.control).await?;
+            self.control.drain(..written);
+        }
+        self.control = Vec::new();
+        Ok(())
+    }
+
+    /// Flushes, and a Reset behind it: the last thing the other end hears.
+    pub(super) async fn reset(
+        &mut self,
+        reason: ResetReason,
+        sealed: &mut (impl AsyncWrite + Unpin),
+        outbound: &mut Outbound,
+    ) -> io::Result<()> {
+        outbound.reset(reason, &mut self.control).map_err(io::Error::other)?;
+        self.flush(sealed).await
+    }
+
+    /// Reads into the data places of as many records as the buffer holds.
+    fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        plain: &mut impl Source,
+    ) -> Poll<io::Result<usize>> {
+        ready!(plain.poll_readable(cx))?;
+        let mut buffer = Buffer::take(self.size);
+        let records = buffer.len() / MAX_RECORD;
+        let mut slots = buffer.chunks_exact_mut(MAX_RECORD);
+        let mut places: [IoSliceMut<'_>; LARGE_RECORDS] = std::array::from_fn(|_| {
+            let slot = slots.next().unwrap_or_default();
+            IoSliceMut::new(slot.get_mut(DATA_OFFSET..DATA_OFFSET + MAX_DATA).unwrap_or_default())
+        });
+        let got = ready!(plain.poll_read_slots(cx, &mut places[..records]))?;
+        self.size = self.size.after(got, records * MAX_DATA);
+        self.buffer = Some(buffer);
+        Poll::Ready(Ok(got))
+    }
+
+    /// Seals `got` bytes in place. The records before the last are full, so the
+    /// wire image has no gaps.
+    fn seal(&mut self, outbound: &mut Outbound, got: usize) -> Result<(), PeerError> {
+        let buffer = self.buffer.as_deref_mut().expect("poll_fill left the buffer it filled");
+        let (mut left, mut end) = (got, 0);
+        for slot in buffer.chunks_exact_mut(MAX_RECORD) {
+            let len = left.min(MAX_DATA);
+            end += outbound.seal_data(slot, len)?;
+            left -= len;
+            if left == 0 {
+                break;
+            }
+        }
+        self.unsent = 0..end;
+        self.total += got as u64;
+        Ok(())
+    }
+}
+
+/// Writes at least one byte.
+async fn write_some(writer: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<usize> {
+    match writer.write(bytes).await? {
+        0 => Err(io::ErrorKind::WriteZero.into()),
+        written => Ok(written),
+    }
+}

@@ -1,0 +1,224 @@
+//! The handshake over a socket: what the dialer calls, what the acceptor answers.
+//!
+//! The acceptor is silent to everything that is not a fresh message 1 under one
+//! of its keys: it reads and discards until the deadline, so that a prober sees
+//! the same whatever it sent. It keeps no buffer for a stranger.
+
+use std::future::poll_fn;
+use std::io;
+use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use rand::TryRng;
+use rand::rngs::SysRng;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadBuf};
+
+use super::buffers::{Buffer, Size};
+use crate::keys::KeyRing;
+use crate::net::Stream;
+use crate::net::clock::{Clock, FarClock};
+use crate::proto::handshake::{
+    Dialer, First, MESSAGE_LEN, Message, Received, Unconfirmed, read_message1,
+};
+use crate::proto::hello::{Hello, Welcome};
+use crate::proto::inbound::Event;
+use crate::proto::replay::{ReplayFilter, Stale};
+use crate::proto::{Padding, Session, SuiteSet};
+use crate::reason::CloseReason;
+use crate::secret::Secret;
+
+/// What both ends bring to a handshake.
+pub(super) struct Terms {
+    /// The first dials, all are accepted.
+    pub(super) keys: KeyRing,
+    /// The suites that may be used.
+    pub(super) suites: SuiteSet,
+    /// The block to pad to.
+    pub(super) padding: Padding,
+}
+
+/// The dialer's side of all handshakes with one far end.
+pub(super) struct Caller {
+    terms: Terms,
+    far_clock: FarClock,
+}
+
+/// The acceptor's side of all handshakes.
+pub(super) struct Doorkeeper {
+    terms: Terms,
+    clock: Clock,
+    replays: Mutex<ReplayFilter>,
+}
+
+/// A dialer that is proven live, and the first thing it said.
+pub(super) struct Visitor {
+    pub(super) session: Session,
+    pub(super) event: Event,
+    /// What was read behind the first record.
+    pub(super) already_read: Vec<u8>,
+}
+
+// === impl Caller ===
+
+impl Caller {
+    pub(super) fn new(terms: Terms) -> Self {
+        Self { terms, far_clock: FarClock::new(Clock::start()) }
+    }
+
+    /// Shakes hands as the dialer. The caller sets the deadline.
+    ///
+    /// # Errors
+    /// [`CloseReason::NoAnswer`] when the far end hangs up or answers nonsense:
+    /// an acceptor says nothing at all to a key that it does not know.
+    pub(super) async fn call(&self, stream: &mut Stream) -> Result<Session, CloseReason> {
+        let Terms { keys, suites, padding } = &self.terms;
+        let hello = Hello { suites: *suites, padding: *padding, clock_ms: self.far_clock.now_ms() };
+        let ephemeral = ephemeral().map_err(|_| CloseReason::LocalError)?;
+        let (dialer, message1) = Dialer::start(keys.first(), hello, ephemeral);
+        let message2 = exchange(stream, &message1).await.map_err(|_| CloseReason::NoAnswer)?;
+        let (session, welcome) = dialer.finish(message2).map_err(|_| CloseReason::NoAnswer)?;
+        self.far_clock.learn(welcome.clock_ms);
+        Ok(session)
+    }
+
+    /// To be called after a handshake that came to nothing.
+    pub(super) fn failed(&self) {
+        self.far_clock.forget();
+    }
+}
+
+async fn exchange(stream: &mut Stream, message1: &Message) -> io::Result<Message> {
+    stream.write_all(message1).await?;
+    let mut message2 = [0; MESSAGE_LEN];
+    stream.read_exact(&mut message2).await?;
+    Ok(message2)
+}
+
+// === impl Doorkeeper ===
+
+impl Doorkeeper {
+    pub(super) fn new(terms: Terms) -> Self {
+        let clock = Clock::start();
+        let replays = Mutex::new(ReplayFilter::new(clock.now_ms()));
+        Self { terms, clock, replays }
+    }
+
+    /// Shakes hands as the acceptor. Where that fails it goes on reading until
+    /// the stranger hangs up; the caller sets the deadline. `verdict` always
+    /// holds the reason that would be given if it ended now.
+    ///
+    /// # Errors
+    /// The verdict.
+    pub(super) async fn receive(
+        &self,
+        stream: &mut Stream,
+        verdict: &mut CloseReason,
+    ) -> Result<Visitor, CloseReason> {
+        match self.greet(stream, verdict).await {
+            Ok(visitor) => return Ok(visitor),
+            Err(Some(reason)) => *verdict = reason,
+            Err(None) => {}
+        }
+        while let Ok(1..) = poll_fn(|cx| poll_discard(cx, stream)).await {}
+        Err(*verdict)
+    }
+
+    /// The handshake itself. `Err(None)` leaves the verdict as it is.
+    async fn greet(
+        &self,
+        stream: &mut Stream,
+        verdict: &mut CloseReason,
+    ) -> Result<Visitor, Option<CloseReason>> {
+        let mut message1 = [0; MESSAGE_LEN];
+        stream.read_exact(&mut message1).await.map_err(|_| None)?;
+        let received = read_message1(&self.terms.keys, &message1).map_err(|_| None)?;
+        self.check_fresh(&received)?;
+        *verdict = CloseReason::Unconfirmed;
+        let (unconfirmed, message2) = self.answer(received)?;
+        stream.write_all(&message2).await.map_err(|_| None)?;
+        confirm(unconfirmed, stream).await.map_err(|_| None)
+    }
+
+    fn check_fresh(&self, received: &Received) -> Result<(), CloseReason> {
+        let sent_ms = received.hello().clock_ms;
+        let mut replays = self.replays.lock().unwrap_or_else(PoisonError::into_inner);
+        let checked = replays.check(received.fingerprint(), sent_ms, self.clock.now_ms());
+        checked.map_err(|stale| {
+            tracing::debug!(key = %received.key(), "first message not answered: {stale}");
+            match stale {
+                Stale::Old(_) | Stale::New(_) => CloseReason::ClockSkew,
+                Stale::BeforeStart | Stale::Seen => CloseReason::Replayed,
+            }
+        })
+    }
+
+    fn answer(&self, received: Received) -> Result<(Unconfirmed, Message), Option<CloseReason>> {
+        let Terms { suites, padding, .. } = self.terms;
+        let now_ms = self.clock.now_ms();
+        let answer = Welcome::answering(received.hello(), suites, padding, now_ms);
+        let welcome = answer.map_err(|_| CloseReason::NoCommonSuite)?;
+        let ephemeral = ephemeral().map_err(|_| CloseReason::LocalError)?;
+        received.answer(&welcome, ephemeral).map_err(|_| None)
+    }
+}
+
+/// Reads until the first record is there, and opens it.
+async fn confirm(mut unconfirmed: Unconfirmed, stream: &mut Stream) -> io::Result<Visitor> {
+    let mut buffer = Buffer::take(Size::Small);
+    let mut filled = 0;
+    loop {
+        let got = stream.read(&mut buffer[filled..]).await?;
+        if got == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        filled += got;
+        match unconfirmed.confirm(&mut buffer[..filled]).map_err(io::Error::other)? {
+            First::Incomplete(same) => unconfirmed = same,
+            First::Confirmed(session, event, len) => {
+                let already_read = buffer[len..filled].to_vec();
+                return Ok(Visitor { session, event, already_read });
+            }
+        }
+    }
+}
+
+/// The next event of a session that is not relayed yet. `already_read` holds
+/// what was read and not opened, before and after.
+///
+/// # Errors
+/// When the connection or the record is bad.
+pub(super) async fn next_event(
+    stream: &mut Stream,
+    session: &mut Session,
+    already_read: &mut Vec<u8>,
+) -> io::Result<Event> {
+    loop {
+        let opened = session.inbound.next(already_read).map_err(io::Error::other)?;
+        if let Some((event, len)) = opened {
+            already_read.drain(..len);
+            return Ok(event);
+        }
+        let mut buffer = [0; 512];
+        let got = stream.read(&mut buffer).await?;
+        if got == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        already_read.extend_from_slice(&buffer[..got]);
+    }
+}
+
+/// Reads something and forgets it, with a buffer only while something is there.
+fn poll_discard(cx: &mut Context<'_>, stream: &mut Stream) -> Poll<io::Result<usize>> {
+    ready!(stream.poll_readable(cx))?;
+    let mut buffer = Buffer::take(Size::Small);
+    let mut read = ReadBuf::new(&mut buffer);
+    ready!(tokio::io::AsyncRead::poll_read(std::pin::Pin::new(stream), cx, &mut read))?;
+    Poll::Ready(Ok(read.filled().len()))
+}
+
+/// A private key for one handshake, from the operating system.
+fn ephemeral() -> io::Result<Secret<32>> {
+    let mut bytes = [0; 32];
+    SysRng.try_fill_bytes(&mut bytes).map_err(io::Error::other)?;
+    Ok(Secret::take(&mut bytes))
+}

@@ -1,0 +1,243 @@
+//! The accept loops of a tunnel, and what its connections share.
+//!
+//! Nothing in an accept loop waits for a peer: a connection is handed to a task
+//! of its own at once. What the loop does wait for is a vacant slot, so that at
+//! the limit clients queue in the kernel's backlog, and a pause after an
+//! accept that failed for want of descriptors or memory.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use super::decrypt::{self, Exit};
+use super::encrypt::{self, Entrance};
+use crate::addr::{BindAddress, ClientAddr};
+use crate::net::{
+    AcceptBackoff, AcceptStep, AsyncListener, Slots, SocketOptions, SourceGuard, SourceRefusal,
+    Sources, Stream,
+};
+use crate::observe::failures::Failures;
+use crate::reason::CloseReason;
+
+/// How long slots must have been vacant before the limit counts as over.
+const CALM: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether a summary of failures is due.
+const SUMMARY_TICK: Duration = Duration::from_secs(1);
+
+/// What every connection of a tunnel may use.
+pub(super) struct Shared {
+    pub(super) slots: Slots,
+    pub(super) sources: Option<Sources>,
+    pub(super) failures: Failures,
+    pub(super) socket: SocketOptions,
+    pub(super) bind: Option<BindAddress>,
+    /// Deadline of a dial, and separately of a handshake.
+    pub(super) timeout: Duration,
+    pub(super) cut: CancellationToken,
+}
+
+/// Which end, with what only that end needs.
+pub(super) enum Way {
+    In(Entrance),
+    Out(Exit),
+}
+
+/// A tunnel end that serves connections.
+pub struct Tunnel {
+    pub(super) shared: Shared,
+    pub(super) way: Way,
+    pub(super) at_limit: AtomicBool,
+    pub(super) stop: CancellationToken,
+    pub(super) tasks: TaskTracker,
+}
+
+impl Shared {
+    /// Resolves when sessions are cut.
+    pub(super) async fn cut(&self) -> CloseReason {
+        self.cut.cancelled().await;
+        CloseReason::Shutdown
+    }
+
+    /// Counts a connection against its source. Unix sockets have no sources.
+    fn enter(&self, peer: ClientAddr) -> Result<Option<SourceGuard>, SourceRefusal> {
+        match (&self.sources, peer.source()) {
+            (Some(sources), Some(source)) => sources.enter(source, Instant::now()).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Counts a connection that ended before its peer was known.
+    pub(super) fn refused(&self, reason: CloseReason, peer: ClientAddr) {
+        match peer.source() {
+            Some(source) => self.failures.failed(reason, &source),
+            None => self.failures.failed(reason, &peer),
+        }
+    }
+}
+
+impl Tunnel {
+    /// Starts to accept on `listeners`.
+    pub fn serve(self: &Arc<Self>, listeners: Vec<AsyncListener>) {
+        for listener in listeners {
+            self.tasks.spawn(Arc::clone(self).accept(listener));
+        }
+        self.tasks.spawn(Arc::clone(self).summarize());
+    }
+
+    /// Accepts no more, and closes the listeners. Sessions go on; unproven
+    /// handshakes have until their deadline.
+    pub fn stop(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+    }
+
+    /// Resolves when every connection of a stopped tunnel has ended.
+    pub async fn finished(&self) {
+        self.tasks.wait().await;
+        self.shared.failures.flush();
+    }
+
+    /// Ends what goes on.
+    pub fn cut(&self) {
+        self.shared.cut.cancel();
+    }
+
+    /// Sessions now.
+    pub fn sessions(&self) -> usize {
+        self.shared.slots.used()
+    }
+
+    /// Most sessions at once so far.
+    pub fn most_sessions(&self) -> usize {
+        self.shared.slots.high_water()
+    }
+
+    /// Accepts connections until the tunnel is stopped; then the listener is closed.
+    async fn accept(self: Arc<Self>, listener: AsyncListener) {
+        let mut backoff = AcceptBackoff::default();
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                accepted = self.accept_one(&listener) => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    if backoff.succeeded(Instant::now()) {
+                        info!(address = listener.local(), "accepting again");
+                    }
+                    self.admit(stream, peer);
+                }
+                Err(error) => {
+                    let step = backoff.failed(&error, Instant::now());
+                    pause(step, &listener, &error).await;
+                }
+            }
+        }
+    }
+
+    /// The next connection, once there is a slot that it could have.
+    async fn accept_one(
+        self: &Arc<Self>,
+        listener: &AsyncListener,
+    ) -> io::Result<(Stream, ClientAddr)> {
+        if self.shared.slots.try_acquire().is_none() {
+            self.note_limit();
+            drop(self.shared.slots.acquire().await);
+        }
+        listener.accept(&self.shared.socket).await
+    }
+
+    /// Hands a connection to a task of its own.
+    fn admit(self: &Arc<Self>, stream: Stream, peer: ClientAddr) {
+        let Ok(source) = self.shared.enter(peer) else {
+            self.shared.refused(CloseReason::SourceLimit, peer);
+            return stream.reset();
+        };
+        // Taken here if it can be, so that this loop sees what is left.
+        let slot = match self.way {
+            Way::In(_) => self.shared.slots.try_acquire(),
+            Way::Out(_) => None,
+        };
+        let tunnel = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let _source = source;
+            let shared = &tunnel.shared;
+            match &tunnel.way {
+                Way::Out(exit) => decrypt::serve(exit, shared, (stream, peer)).await,
+                Way::In(entrance) => {
+                    // Another listener may have taken the last one meanwhile.
+                    let slot = match slot {
+                        Some(slot) => slot,
+                        None => shared.slots.acquire().await,
+                    };
+                    encrypt::serve(entrance, shared, (stream, peer), slot).await;
+                }
+            }
+        });
+    }
+
+    /// One warning when the limit is reached, one line when it is over for good.
+    fn note_limit(self: &Arc<Self>) {
+        if self.at_limit.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let limit = self.shared.slots.limit();
+        warn!(
+            limit,
+            "limit of sessions reached: new connections wait in the backlog; raise it with -n"
+        );
+        let tunnel = Arc::clone(self);
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = tunnel.stop.cancelled() => {}
+                () = tunnel.shared.calm() => {
+                    tunnel.at_limit.store(false, Ordering::Relaxed);
+                    info!(limit, "below the limit of sessions again");
+                }
+            }
+        });
+    }
+
+    async fn summarize(self: Arc<Self>) {
+        let ticks = async {
+            loop {
+                sleep(SUMMARY_TICK).await;
+                self.shared.failures.tick();
+            }
+        };
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = ticks => {}
+        }
+    }
+}
+
+impl Shared {
+    /// Resolves when slots have been vacant for a while.
+    async fn calm(&self) {
+        loop {
+            drop(self.slots.acquire().await);
+            sleep(CALM).await;
+            if self.slots.try_acquire().is_some() {
+                return;
+            }
+        }
+    }
+}
+
+async fn pause(step: AcceptStep, listener: &AsyncListener, error: &io::Error) {
+    let AcceptStep::Wait { delay, news } = step else { return };
+    if news {
+        let address = listener.local();
+        warn!(address, %error, "cannot accept; trying again until it works; raise the limit of descriptors");
+    }
+    sleep(delay).await;
+}

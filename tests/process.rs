@@ -1,0 +1,338 @@
+//! The process around a tunnel: ready when it says so, in the background when
+//! asked, with the rights it was given, gone without a trace.
+//!
+//! Sources are unix sockets in a temporary directory, so no port is taken.
+
+#![expect(clippy::unwrap_used, reason = "what a helper cannot do has failed the test")]
+
+use std::fs::{self, File, Permissions};
+use std::io::Write;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, Uid};
+use tempfile::TempDir;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_knockpipe");
+
+/// How long anything here may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A directory with a key, and the paths of what a tunnel makes in it.
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Self {
+        let place = Self(TempDir::new().unwrap());
+        fs::write(place.path("key"), [7; 32]).unwrap();
+        fs::set_permissions(place.path("key"), Permissions::from_mode(0o600)).unwrap();
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// `line` with `@` for this directory; standard error goes to the file `log`.
+    fn command(&self, line: &str) -> Command {
+        let words = line.split(' ').map(|word| word.replace('@', self.0.path().to_str().unwrap()));
+        let mut command = Command::new(PROGRAM);
+        command.args(words).current_dir(self.0.path());
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command.stderr(File::create(self.path("log")).unwrap());
+        command
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap()
+    }
+
+    /// The pid in a pid file, written in the one form it may have.
+    fn pid(&self, name: &str) -> Pid {
+        let text = fs::read_to_string(self.path(name)).unwrap();
+        let pid = text.strip_suffix('\n').expect("a newline ends a pid file");
+        Pid::from_raw(pid.parse().unwrap())
+    }
+
+    fn files(&self) -> Vec<String> {
+        let names = fs::read_dir(self.0.path()).unwrap();
+        let mut names: Vec<_> =
+            names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    /// A background process that started although it should not have: it must
+    /// not outlive the test either.
+    fn background(&self) -> Option<Background> {
+        let names = self.files();
+        let pid_file = names.iter().find(|name| name.ends_with(".pid"))?;
+        Some(Background(self.pid(pid_file)))
+    }
+
+    /// Runs `line`, which must fail with `status` and one complaint, and leave nothing.
+    fn fails(&self, line: &str, status: i32, parts: &[&str]) {
+        let before = self.files();
+        let mut child = Running(self.command(line).spawn().unwrap());
+        let ended = child.ended();
+        let _went_on = self.background();
+        assert_eq!(ended.code(), Some(status), "{line}: {}", self.log());
+        let log = self.log();
+        let complaints: Vec<_> = log.lines().filter(|l| l.starts_with("knockpipe: ")).collect();
+        assert_eq!(complaints.len(), 1, "{line}: {log}");
+        assert!(complaints[0].contains(';'), "no remedy: {log}");
+        for part in parts {
+            assert!(complaints[0].contains(part), "no '{part}' in {log}");
+        }
+        let mut after = self.files();
+        after.retain(|name| name != "log" || before.contains(name));
+        assert_eq!(after, before, "left behind by {line}");
+    }
+}
+
+/// A foreground process that does not outlive its test.
+struct Running(Child);
+
+impl Running {
+    fn ended(&mut self) -> ExitStatus {
+        let child = &mut self.0;
+        until("the process ends", || child.try_wait().unwrap())
+    }
+
+    fn stop(&mut self) -> ExitStatus {
+        kill(Pid::from_raw(self.0.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+        self.ended()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Both fail when it has ended, which is what is wanted.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A background process that does not outlive its test.
+struct Background(Pid);
+
+impl Background {
+    fn stop(&self) {
+        kill(self.0, Signal::SIGTERM).unwrap();
+        until("the background process ends", || (!self.lives()).then_some(()));
+    }
+
+    /// A zombie is dead: whoever inherited it has only not looked yet.
+    fn lives(&self) -> bool {
+        self.stat().is_some_and(|fields| fields[0] != "Z")
+    }
+
+    /// The fields of `/proc/PID/stat` after the name: state, parent, group, session.
+    fn stat(&self) -> Option<Vec<String>> {
+        let text = fs::read_to_string(format!("/proc/{}/stat", self.0)).ok()?;
+        Some(text.rsplit_once(") ")?.1.split(' ').map(str::to_owned).collect())
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        if self.lives() {
+            let _ = kill(self.0, Signal::SIGKILL);
+        }
+    }
+}
+
+fn until<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(result) = check() {
+            return result;
+        }
+        assert!(Instant::now() < deadline, "waited too long until {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn ready(place: &Place) {
+    until("the log says ready", || place.log().contains("ready").then_some(()));
+}
+
+#[test]
+fn the_command_returns_when_the_background_is_ready() {
+    let place = Place::new();
+    for (end, source) in [("-d", "one"), ("-e", "two")] {
+        let line = format!("{end} -s @/{source} -t @/target -k key");
+        let mut parent = Running(place.command(&line).spawn().unwrap());
+        assert!(parent.ended().success(), "{}", place.log());
+        // No waiting from here on: returned means ready.
+        let pid_file = format!("{source}.pid");
+        let child = Background(place.pid(&pid_file));
+        assert!(child.lives());
+        UnixStream::connect(place.path(source)).unwrap();
+        let session = &child.stat().unwrap()[3];
+        assert_eq!(*session, child.0.to_string(), "it leads a session of its own");
+        for fd in [0, 1] {
+            let file = fs::read_link(format!("/proc/{}/fd/{fd}", child.0)).unwrap();
+            assert_eq!(file, Path::new("/dev/null"));
+        }
+        child.stop();
+    }
+    assert_eq!(place.files(), ["key", "log"]);
+}
+
+#[test]
+fn a_background_process_can_be_started_from_another_ones_environment() {
+    let place = Place::new();
+    let mut command = place.command("-d -s @/source -t @/target -k key -p @/my.pid");
+    command.env("KNOCKPIPE_BACKGROUND_PARENT", "1");
+    assert!(Running(command.spawn().unwrap()).ended().success(), "{}", place.log());
+    let child = Background(place.pid("my.pid"));
+    assert!(child.lives());
+    child.stop();
+    assert_eq!(place.files(), ["key", "log"]);
+}
+
+#[test]
+fn errors_of_the_background_appear_in_the_foreground() {
+    let place = Place::new();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let source = format!("[127.0.0.1]:{port}");
+    place.fails(&format!("-d -s {source} -t @/target -k key"), 1, &[&port.to_string()]);
+    place.fails("-d -s @/source -t @/target -k none", 2, &["no key file none"]);
+    place.fails("-d -s @/source -t @/target -k key -p @/no/my.pid", 1, &["pid file"]);
+    place.fails("-e -s @/source -t no-such-host.invalid:1 -k key", 1, &["no-such-host.invalid"]);
+}
+
+#[test]
+fn errors_of_the_foreground_leave_nothing() {
+    let place = Place::new();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let taken_source = format!("[127.0.0.1]:{port}");
+    for end in ["encrypt", "decrypt"] {
+        let line = format!("{end} -s @/first -s {taken_source} -t @/target -k key -p @/my.pid");
+        place.fails(&line, 1, &[&port.to_string()]);
+        let line = format!("{end} -s @/source -t no-such-host.invalid:1 -k key -p @/my.pid");
+        place.fails(&line, 1, &["no-such-host.invalid"]);
+        let line = format!("{end} -s @/source -t @/target -k key -p @/no/my.pid");
+        place.fails(&line, 1, &["pid file"]);
+        let line = format!("{end} -s @/no/source -t @/target -k key");
+        place.fails(&line, 1, &["no/source"]);
+    }
+}
+
+#[test]
+fn waiting_for_dns_does_not_hold_the_start_up() {
+    let place = Place::new();
+    let line = "-e -D -s @/source -t no-such-host.invalid:1 -k key";
+    let mut parent = Running(place.command(line).spawn().unwrap());
+    assert!(parent.ended().success(), "{}", place.log());
+    let child = Background(place.pid("source.pid"));
+    assert!(child.lives());
+    child.stop();
+}
+
+#[test]
+fn a_key_on_standard_input_reaches_the_background() {
+    let place = Place::new();
+    let mut command = place.command("-d -s @/source -t @/target -k -");
+    let mut parent = Running(command.stdin(Stdio::piped()).spawn().unwrap());
+    parent.0.stdin.take().unwrap().write_all(&[9; 32]).unwrap();
+    assert!(parent.ended().success(), "{}", place.log());
+    Background(place.pid("source.pid")).stop();
+}
+
+#[test]
+fn the_foreground_stays_and_writes_a_pid_file_when_asked() {
+    let place = Place::new();
+    for end in ["encrypt", "decrypt"] {
+        let line = format!("{end} -s @/source -t @/target -k key -p @/my.pid");
+        let mut child = Running(place.command(&line).spawn().unwrap());
+        ready(&place);
+        assert_eq!(place.pid("my.pid").as_raw().cast_unsigned(), child.0.id());
+        assert_eq!(child.stop().code(), Some(0), "{}", place.log());
+        assert_eq!(place.files(), ["key", "log"]);
+    }
+}
+
+#[test]
+fn spipeds_foreground_writes_a_pid_file_only_when_asked() {
+    let place = Place::new();
+    let line = "-d -F -s @/source -t @/target -k key";
+    let mut child = Running(place.command(line).spawn().unwrap());
+    ready(&place);
+    assert_eq!(place.files(), ["key", "log", "source"]);
+    assert_eq!(child.stop().code(), Some(0), "{}", place.log());
+}
+
+#[test]
+fn sigint_stops_as_sigterm_does() {
+    let place = Place::new();
+    let mut child =
+        Running(place.command("decrypt -s @/source -t @/target -k key").spawn().unwrap());
+    ready(&place);
+    kill(Pid::from_raw(child.0.id().try_into().unwrap()), Signal::SIGINT).unwrap();
+    assert_eq!(child.ended().code(), Some(0), "{}", place.log());
+}
+
+#[test]
+fn rights_are_given_up_after_binding_or_the_start_fails() {
+    let place = Place::new();
+    let line = "decrypt -s @/source -t @/target -k key -u 54321:54322";
+    if !Uid::effective().is_root() {
+        place.fails(line, 1, &["54321:54322", "root"]);
+        return;
+    }
+    let child = Running(place.command(line).spawn().unwrap());
+    ready(&place);
+    let main = format!("/proc/{}/status", child.0.id());
+    until("the main thread has changed its user", || {
+        fs::read_to_string(&main).unwrap().contains("Uid:\t54321").then_some(())
+    });
+    // Every thread: the system keeps ids for each of them.
+    for thread in fs::read_dir(format!("/proc/{}/task", child.0.id())).unwrap() {
+        let status = fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
+        let ids = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(ids("Uid:"), ["54321"; 4]);
+        assert_eq!(ids("Gid:"), ["54322"; 4]);
+        assert!(ids("Groups:").is_empty());
+        assert_eq!(ids("CapEff:"), ["0000000000000000"]);
+    }
+}
+
+#[test]
+fn a_log_that_nobody_reads_does_not_stop_the_tunnel() {
+    let place = Place::new();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = place.command("decrypt -s @/source -t @/target -k key -p @/my.pid");
+    let mut child = Running(command.stderr(writer).spawn().unwrap());
+    until("the pid file appears", || place.path("my.pid").exists().then_some(()));
+    assert_eq!(child.stop().code(), Some(0));
+}
+
+#[test]
+fn json_log_lines_are_json_and_say_where_it_listens() {
+    let place = Place::new();
+    let line = "decrypt -s [127.0.0.1]:0 -t redis=@/target -k key --log-format json";
+    let mut child = Running(place.command(line).spawn().unwrap());
+    ready(&place);
+    assert_eq!(child.stop().code(), Some(0));
+    let log = place.log();
+    let events: Vec<serde_json::Value> =
+        log.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    let listening = events.iter().find(|event| event["message"] == "listening").expect(&log);
+    let address = listening["address"].as_str().expect(&log);
+    assert!(!address.ends_with(":0"), "the real port is told: {log}");
+    let ready = events.iter().find(|event| event["message"] == "ready").expect(&log);
+    assert_eq!(ready["mode"], "decrypt", "{log}");
+}
