@@ -1,0 +1,48 @@
+# Every command that a developer, a CI machine or a newcomer runs, by name.
+# CI runs these targets and nothing else, so what passes here passes there.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test build deps install-test-tools toolchain fmt clean
+
+# rustup does not put cargo on the path of a shell that was already open.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+# The build without aws-lc has its own target directory: both builds are then
+# incremental, and the tests can start the two binaries against each other.
+PURE := --no-default-features --target-dir target/pure
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) \
+	| awk -F ':.*## ' '{ printf "  make %-20s %s\n", $$1, $$2 }'
+
+demo: toolchain ## Show the tunnel at work on this machine; needs no set-up
+	@cargo run --release --locked -- demo
+
+test: toolchain install-test-tools ## Formatting, lints and every test
+	cargo fmt --check
+	cargo clippy --all-targets --locked -- -D warnings
+	cargo clippy --all-targets --locked $(PURE) -- -D warnings
+	cargo build --locked $(PURE)
+	cargo test --locked --lib $(PURE)
+	ulimit -n "$$(ulimit -Hn)"; KNOCKPIPE_PURE="$(CURDIR)/target/pure/debug/knockpipe" cargo test --locked
+
+build: toolchain ## Build target/release/knockpipe
+	cargo build --release --locked
+
+deps: toolchain ## Check licenses, sources and duplicates of all dependencies
+	command -v cargo-deny >/dev/null || cargo install cargo-deny --locked
+	cargo deny --locked check bans licenses sources
+
+install-test-tools: ## Install the Redis and MariaDB that the tests start
+	@scripts/install-test-tools.sh
+
+toolchain:
+	@scripts/toolchain.sh
+
+fmt: toolchain ## Format the code
+	cargo fmt
+
+clean: ## Remove everything that was built
+	rm -rf target
