@@ -7,8 +7,9 @@ use std::io::{self, IoSliceMut};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, ReadBuf, Stdin, Stdout, stdin, stdout};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, Stdin, Stdout, stdin, stdout};
 use tokio::time::{Instant, timeout};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::options::PipeOptions;
 use super::relay::{Start, relay};
@@ -55,10 +56,13 @@ pub async fn run(options: PipeOptions) -> Result<(), PipeError> {
     let mut first = vec![];
     session.outbound.open(&open, &mut first)?;
     let start = Start { first, already_read: vec![] };
-    let mut plain = Stdio { stdin: stdin(), stdout: stdout() };
+    let mut plain = Stdio::new();
     let never = std::future::pending();
     let end = relay((&mut plain, &mut sealed), &mut session, start, never).await;
+    // What was authentic is delivered, also when the rest is lost.
+    let flushed = plain.output.flush().await;
     match end.reason {
+        CloseReason::Finished if flushed.is_err() => Err(PipeError::Ended(CloseReason::PlainReset)),
         CloseReason::Finished => Ok(()),
         reason => Err(PipeError::Ended(reason)),
     }
@@ -81,21 +85,44 @@ async fn connect(options: PipeOptions) -> Result<(Stream, Session), PipeError> {
     }
 }
 
+/// Standard input and output as the plain side. Where output was told that the
+/// far side's stream is complete, input counts as ended too.
 struct Stdio {
-    stdin: Stdin,
-    stdout: Stdout,
+    input: Input,
+    output: Output,
 }
 
-impl Duplex for Stdio {
-    type Read<'a> = &'a mut Stdin;
-    type Write<'a> = &'a mut Stdout;
+struct Input {
+    stdin: Stdin,
+    far_side_ended: Pin<Box<WaitForCancellationFutureOwned>>,
+}
 
-    fn split(&mut self) -> (&mut Stdin, &mut Stdout) {
-        (&mut self.stdin, &mut self.stdout)
+struct Output {
+    stdout: Stdout,
+    far_side_ended: CancellationToken,
+}
+
+impl Stdio {
+    fn new() -> Self {
+        let ended = CancellationToken::new();
+        let far_side_ended = Box::pin(ended.clone().cancelled_owned());
+        Self {
+            input: Input { stdin: stdin(), far_side_ended },
+            output: Output { stdout: stdout(), far_side_ended: ended },
+        }
     }
 }
 
-impl Source for &mut Stdin {
+impl Duplex for Stdio {
+    type Read<'a> = &'a mut Input;
+    type Write<'a> = &'a mut Output;
+
+    fn split(&mut self) -> (&mut Input, &mut Output) {
+        (&mut self.input, &mut self.output)
+    }
+}
+
+impl Source for &mut Input {
     /// Unknown before a read: it happens on a thread of its own.
     fn poll_readable(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
@@ -114,5 +141,38 @@ impl Source for &mut Stdin {
     /// Nothing tells.
     async fn broken(&self) {
         std::future::pending().await
+    }
+}
+
+impl AsyncRead for Input {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.far_side_ended.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.stdin).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Output {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stdout).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stdout).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.stdout).poll_flush(cx))?;
+        self.far_side_ended.cancel();
+        Poll::Ready(Ok(()))
     }
 }

@@ -1,0 +1,87 @@
+//! Addresses as the command line spells them.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+
+/// A TCP address or the path of a unix socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Addr {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl Addr {
+    /// As the log shows it: a path, or `ip:port`.
+    pub fn parse(text: &str) -> Option<Self> {
+        if text.starts_with('/') {
+            return Some(Self::Unix(PathBuf::from(text)));
+        }
+        text.parse().ok().map(Self::Tcp)
+    }
+
+    /// The TCP address; panics for a unix socket.
+    pub fn tcp(&self) -> SocketAddr {
+        match self {
+            Self::Tcp(addr) => *addr,
+            Self::Unix(path) => panic!("{} is not a TCP address", path.display()),
+        }
+    }
+
+    /// The path; panics for TCP.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Unix(path) => path,
+            Self::Tcp(addr) => panic!("{addr} is not a unix socket"),
+        }
+    }
+}
+
+impl fmt::Display for Addr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(addr) => write!(f, "{addr}"),
+            Self::Unix(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+/// The three kinds of stream socket that every end can listen on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Tcp4,
+    Tcp6,
+    Unix,
+}
+
+impl Kind {
+    pub const ALL: [Self; 3] = [Self::Tcp4, Self::Tcp6, Self::Unix];
+
+    /// An address to listen on: port 0 on loopback, or `dir/name`.
+    pub fn fresh(self, dir: &Path, name: &str) -> Addr {
+        match self {
+            Self::Tcp4 => Addr::Tcp((Ipv4Addr::LOCALHOST, 0).into()),
+            Self::Tcp6 => Addr::Tcp((Ipv6Addr::LOCALHOST, 0).into()),
+            Self::Unix => Addr::Unix(dir.join(name)),
+        }
+    }
+}
+
+/// A TCP port that nothing listens on right now.
+///
+/// Only for programs that cannot be told port 0 (Redis, MariaDB): somebody
+/// else may take it in between, so their start is tried again on failure.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has free ports");
+    listener.local_addr().expect("a bound socket has an address").port()
+}
+
+/// An address that refuses connections, for as long as the returned socket is held.
+pub fn refusing() -> (Addr, socket2::Socket) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)
+        .expect("a socket can be made");
+    let any = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+    socket.bind(&any.into()).expect("loopback has free ports");
+    let bound = socket.local_addr().expect("a bound socket has an address");
+    (Addr::Tcp(bound.as_socket().expect("it is an IP socket")), socket)
+}

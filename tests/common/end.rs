@@ -1,0 +1,189 @@
+//! The program under test: started as a user starts it.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::sys::signal::Signal;
+
+use super::address::Addr;
+use super::log::Line;
+use super::proc;
+use super::program::Program;
+use super::wait::{NEVER, eventually_within};
+use super::wire::Wire;
+
+/// The binary that Cargo built for this test.
+pub fn binary() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_knockpipe"))
+}
+
+/// Makes a key file `dir/name` with `knockpipe keygen`.
+#[track_caller]
+pub fn keygen(dir: &Path, name: &str) -> PathBuf {
+    let file = dir.join(name);
+    let output = Command::new(binary()).arg("keygen").arg(&file).output().expect("it starts");
+    assert!(output.status.success(), "keygen: {}", String::from_utf8_lossy(&output.stderr));
+    file
+}
+
+/// How an end is started.
+#[derive(Clone)]
+pub struct Launch {
+    binary: PathBuf,
+    mode: &'static str,
+    args: Vec<OsString>,
+    nofile: Option<u32>,
+    format: &'static str,
+}
+
+impl Launch {
+    pub fn encrypt(key: &Path) -> Self {
+        Self::new("encrypt").args(["-k"]).args([key])
+    }
+
+    pub fn decrypt(key: &Path) -> Self {
+        Self::new("decrypt").args(["-k"]).args([key])
+    }
+
+    /// Without a key; give them with [`Launch::args`].
+    pub fn new(mode: &'static str) -> Self {
+        Self { binary: binary(), mode, args: Vec::new(), nofile: None, format: "json" }
+    }
+
+    pub fn source(self, addr: &Addr) -> Self {
+        self.args(["-s", &addr.to_string()])
+    }
+
+    pub fn target(self, addr: &Addr) -> Self {
+        self.args(["-t", &addr.to_string()])
+    }
+
+    pub fn args(mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self
+    }
+
+    /// Another build of the program.
+    pub fn binary(mut self, binary: &Path) -> Self {
+        self.binary = binary.to_owned();
+        self
+    }
+
+    /// Limits open files, soft and hard.
+    pub fn nofile(mut self, limit: u32) -> Self {
+        self.nofile = Some(limit);
+        self
+    }
+
+    /// Logs as text. Only for looking at the text: what else reads the log wants JSON.
+    pub fn text_log(mut self) -> Self {
+        self.format = "text";
+        self
+    }
+
+    /// Starts without waiting for anything.
+    pub fn spawn(&self) -> Program {
+        let mut command = if let Some(limit) = self.nofile {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &format!("ulimit -n {limit}; exec \"$0\" \"$@\"")]);
+            shell.arg(&self.binary);
+            shell
+        } else {
+            Command::new(&self.binary)
+        };
+        command.arg(self.mode).args(["--log-format", self.format]).args(&self.args);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        Program::spawn(self.mode, &mut command)
+    }
+
+    /// Starts, and waits until the end says that it is ready.
+    #[track_caller]
+    pub fn start(&self) -> End {
+        let program = self.spawn();
+        program.wait_line("ready", |line| line.is("ready"));
+        let addresses: Vec<Addr> = program
+            .log()
+            .iter()
+            .filter(|line| line.is("listening"))
+            .filter_map(|line| Addr::parse(&line.field("address")?))
+            .collect();
+        assert!(!addresses.is_empty(), "ready without a listening line:\n{}", program.tail());
+        End { program, addresses }
+    }
+}
+
+/// An end that listens.
+pub struct End {
+    pub program: Program,
+    addresses: Vec<Addr>,
+}
+
+impl End {
+    /// The first address it listens on.
+    pub fn addr(&self) -> &Addr {
+        &self.addresses[0]
+    }
+
+    pub fn addrs(&self) -> &[Addr] {
+        &self.addresses
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.program.pid()
+    }
+
+    #[track_caller]
+    pub fn connect(&self) -> Wire {
+        Wire::connect(self.addr()).unwrap_or_else(|e| panic!("cannot reach {}: {e}", self.addr()))
+    }
+
+    /// The lines of finished sessions.
+    pub fn closed(&self) -> Vec<Line> {
+        self.program.log().into_iter().filter(|line| line.is("closed")).collect()
+    }
+
+    /// Waits for a `closed` line with this reason.
+    #[track_caller]
+    pub fn wait_closed(&self, reason: &str) -> Line {
+        let what = format!("closed reason={reason}");
+        self.program.wait_line(&what, |line| line.is("closed") && line.has("reason", reason))
+    }
+
+    /// How many connections ended before their peer was authenticated, as the log counts them.
+    pub fn strangers(&self) -> u64 {
+        self.program.log().iter().map(Line::strangers).sum()
+    }
+
+    /// Open descriptors, right now.
+    pub fn fds(&self) -> usize {
+        proc::fds(self.pid())
+    }
+
+    /// Waits until no more than `baseline` descriptors are open.
+    #[track_caller]
+    pub fn wait_fds(&self, baseline: usize) {
+        let what = format!("descriptors of {} return to {baseline}", self.pid());
+        eventually_within(NEVER, &what, || self.fds() <= baseline);
+    }
+
+    pub fn terminate(&self) {
+        self.program.signal(Signal::SIGTERM);
+    }
+
+    /// Waits until nobody can connect any more.
+    #[track_caller]
+    pub fn wait_refusing(&self) {
+        for addr in &self.addresses {
+            eventually_within(NEVER, "the listener is closed", || Wire::connect(addr).is_err());
+        }
+    }
+
+    /// SIGTERM, then a clean end; panics on any other exit code than 0.
+    #[track_caller]
+    pub fn stop(&mut self) {
+        self.terminate();
+        let code = self.program.exit_code();
+        assert_eq!(code, 0, "a drained end exits 0; its log:\n{}", self.program.tail());
+    }
+}

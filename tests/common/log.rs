@@ -1,0 +1,86 @@
+//! The log of an end, as `--log-format json` writes it.
+
+use serde_json::{Value, json};
+
+/// Reasons of connections that ended before the peer was authenticated.
+const UNPROVEN: [&str; 5] =
+    ["handshake-failed", "handshake-timeout", "replayed", "displaced", "source-limit"];
+
+/// One line.
+#[derive(Clone, Debug)]
+pub struct Line {
+    json: Value,
+}
+
+impl Line {
+    /// `None` for a line that is neither a JSON object nor one of the two lines
+    /// that tell that an end is up, as text.
+    pub fn parse(raw: &[u8]) -> Option<Self> {
+        let json: Value = match serde_json::from_slice(raw) {
+            Ok(json) => json,
+            Err(_) => Self::start_in_text(&String::from_utf8_lossy(raw))?,
+        };
+        json.is_object().then_some(Self { json })
+    }
+
+    /// `... listening address=ADDRESS` and `... ready mode=MODE ...`.
+    fn start_in_text(text: &str) -> Option<Value> {
+        if let Some((_, address)) = text.split_once("listening address=") {
+            let address = address.split(' ').next()?.trim_matches('"');
+            return Some(json!({ "message": "listening", "address": address }));
+        }
+        text.contains("ready mode=").then(|| json!({ "message": "ready" }))
+    }
+
+    /// A field, whether it stands under `fields` or beside the level.
+    fn value(&self, name: &str) -> Option<&Value> {
+        self.json.get("fields").and_then(|f| f.get(name)).or_else(|| self.json.get(name))
+    }
+
+    /// A field as text; numbers too.
+    pub fn field(&self, name: &str) -> Option<String> {
+        match self.value(name)? {
+            Value::String(text) => Some(text.clone()),
+            Value::Null => None,
+            other => Some(other.to_string()),
+        }
+    }
+
+    /// A field as a number.
+    pub fn number(&self, name: &str) -> Option<u64> {
+        self.field(name)?.parse().ok()
+    }
+
+    pub fn level(&self) -> String {
+        self.field("level").unwrap_or_default()
+    }
+
+    pub fn message(&self) -> String {
+        self.field("message").unwrap_or_default()
+    }
+
+    pub fn is(&self, message: &str) -> bool {
+        self.value("message").and_then(Value::as_str) == Some(message)
+    }
+
+    /// Whether field `name` is `value`.
+    pub fn has(&self, name: &str, value: &str) -> bool {
+        self.field(name).as_deref() == Some(value)
+    }
+
+    /// Everything the line says, for searching.
+    pub fn text(&self) -> String {
+        self.json.to_string()
+    }
+
+    /// How many connections of strangers this line stands for: a summary
+    /// carries `count`, a line without it is one connection.
+    pub fn strangers(&self) -> u64 {
+        match self.field("reason") {
+            Some(reason) if UNPROVEN.contains(&reason.as_str()) => {
+                self.number("count").unwrap_or(1)
+            }
+            _ => 0,
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! What the scenario files share: programs, targets, a man in the middle.
+//!
+//! Everything here treats knockpipe as a user does: it starts the binary,
+//! reads its log, talks to its sockets and looks at it through /proc. Nothing
+//! calls into the library, so a scenario cannot pass because of a detail that
+//! only the library shows.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "every test binary compiles all of this and uses a part; a test may panic and print"
+)]
+
+pub mod address;
+pub mod data;
+pub mod end;
+pub mod legit;
+pub mod log;
+pub mod mariadb;
+pub mod middleman;
+pub mod pair;
+pub mod proc;
+pub mod program;
+pub mod redis;
+pub mod target;
+pub mod wait;
+pub mod wire;
+
+pub use address::{Addr, Kind};
+pub use end::{End, Launch, binary, keygen};
+pub use log::Line;
+pub use pair::{Pair, PairOptions, Suite};
+pub use program::Program;
+pub use target::Target;
+pub use wait::{NEVER, eventually};
+pub use wire::{Ending, Wire};

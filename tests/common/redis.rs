@@ -1,0 +1,262 @@
+//! A real redis-server, and a client small enough to pipeline what it likes.
+
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::address::{Addr, free_port};
+use super::program::{Program, require};
+use super::wait::{NEVER, poll};
+use super::wire::Wire;
+
+/// Tries to start a server on a port that somebody else may take meanwhile.
+const STARTS: usize = 5;
+
+/// A running redis-server with its own directory, on a TCP port and a unix socket.
+pub struct Redis {
+    tcp: Addr,
+    unix: Addr,
+    program: Program,
+    dir: TempDir,
+}
+
+impl Redis {
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts with more options, spelled as on redis-server's command line.
+    pub fn start_with(options: &[&str]) -> Self {
+        require("redis-server", "redis-server");
+        for _ in 0..STARTS {
+            if let Some(redis) = Self::try_start(options) {
+                return redis;
+            }
+        }
+        panic!("redis-server does not start; see its log above");
+    }
+
+    fn try_start(options: &[&str]) -> Option<Self> {
+        let dir = tempfile::tempdir().expect("a temporary directory can be made");
+        let port = free_port();
+        let socket = dir.path().join("redis.sock");
+        let mut command = Command::new("redis-server");
+        command
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
+            .args(["--appendonly", "no", "--daemonize", "no", "--tcp-backlog", "4096"])
+            .args(["--enable-debug-command", "yes", "--repl-diskless-sync-delay", "0"])
+            .args(["--logfile", "redis.log", "--maxclients", "12000"])
+            .args(["--proto-max-bulk-len", "1gb", "--client-query-buffer-limit", "2gb"])
+            .arg("--unixsocket")
+            .arg(&socket)
+            .arg("--dir")
+            .arg(dir.path())
+            .args(options);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        let mut program = Program::spawn("redis-server", &mut command);
+        let tcp = Addr::Tcp((Ipv4Addr::LOCALHOST, port).into());
+        let up = poll(NEVER, || {
+            if !program.is_running() {
+                return Some(false);
+            }
+            let unix = Addr::Unix(socket.clone());
+            (Wire::connect(&unix).is_ok() && Wire::connect(&tcp).is_ok()).then_some(true)
+        });
+        if up != Some(true) {
+            eprintln!(
+                "{}",
+                std::fs::read_to_string(dir.path().join("redis.log")).unwrap_or_default()
+            );
+            return None;
+        }
+        Some(Self { tcp, unix: Addr::Unix(socket), program, dir })
+    }
+
+    pub fn tcp(&self) -> &Addr {
+        &self.tcp
+    }
+
+    pub fn unix(&self) -> &Addr {
+        &self.unix
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.program.pid()
+    }
+
+    /// A client that talks to the server directly, without any tunnel.
+    pub fn direct(&self) -> Resp {
+        Resp::connect(&self.unix)
+    }
+}
+
+/// What a server answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    Simple(String),
+    Error(String),
+    Number(i64),
+    Bulk(Vec<u8>),
+    Nil,
+    Array(Vec<Self>),
+}
+
+impl Reply {
+    pub fn ok() -> Self {
+        Self::Simple("OK".into())
+    }
+
+    pub fn bulk(bytes: impl AsRef<[u8]>) -> Self {
+        Self::Bulk(bytes.as_ref().to_vec())
+    }
+
+    /// The text of a simple or bulk answer.
+    #[track_caller]
+    pub fn text(&self) -> String {
+        match self {
+            Self::Simple(text) => text.clone(),
+            Self::Bulk(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+            other => panic!("not a text: {other:?}"),
+        }
+    }
+}
+
+/// A connection that speaks RESP2.
+pub struct Resp {
+    reader: BufReader<Wire>,
+    writer: BufWriter<Wire>,
+}
+
+impl Resp {
+    #[track_caller]
+    pub fn connect(to: &Addr) -> Self {
+        Self::over(Wire::connect(to).unwrap_or_else(|e| panic!("cannot reach {to}: {e}")))
+    }
+
+    pub fn over(wire: Wire) -> Self {
+        wire.read_limit(NEVER);
+        Self { writer: BufWriter::new(wire.try_clone()), reader: BufReader::new(wire) }
+    }
+
+    /// Splits into the half that sends and the half that receives.
+    pub fn split(self) -> (impl Write + Send + use<>, RespReader) {
+        (self.writer, RespReader(self.reader))
+    }
+
+    /// Sends a command and waits for its answer.
+    #[track_caller]
+    pub fn ask(&mut self, command: &[&str]) -> Reply {
+        self.send(command);
+        self.receive()
+    }
+
+    #[track_caller]
+    pub fn send(&mut self, command: &[&str]) {
+        send_command(&mut self.writer, command)
+            .and_then(|()| self.writer.flush())
+            .unwrap_or_else(|e| panic!("cannot send {command:?}: {e}"));
+    }
+
+    #[track_caller]
+    pub fn receive(&mut self) -> Reply {
+        receive(&mut self.reader).unwrap_or_else(|e| panic!("no answer: {e}"))
+    }
+
+    /// The buffered writer and reader themselves, for values too large for memory.
+    pub fn raw(&mut self) -> (&mut BufWriter<Wire>, &mut BufReader<Wire>) {
+        (&mut self.writer, &mut self.reader)
+    }
+
+    pub fn read_limit(&self, limit: Duration) {
+        self.reader.get_ref().read_limit(limit);
+    }
+}
+
+/// The receiving half of a connection.
+pub struct RespReader(BufReader<Wire>);
+
+impl RespReader {
+    #[track_caller]
+    pub fn receive(&mut self) -> Reply {
+        receive(&mut self.0).unwrap_or_else(|e| panic!("no answer: {e}"))
+    }
+}
+
+/// Writes a command as an array of bulk strings.
+pub fn send_command(to: &mut dyn Write, command: &[&str]) -> io::Result<()> {
+    write!(to, "*{}\r\n", command.len())?;
+    for word in command {
+        write!(to, "${}\r\n{word}\r\n", word.len())?;
+    }
+    Ok(())
+}
+
+/// Reads one answer.
+pub fn receive(from: &mut dyn BufRead) -> io::Result<Reply> {
+    let line = receive_line(from)?;
+    let (kind, rest) = line.split_at_checked(1).ok_or_else(|| bad("an empty line"))?;
+    let number = || rest.parse::<i64>().map_err(|_| bad(&line));
+    match kind {
+        "+" => Ok(Reply::Simple(rest.to_owned())),
+        "-" => Ok(Reply::Error(rest.to_owned())),
+        ":" => number().map(Reply::Number),
+        "$" => match usize::try_from(number()?) {
+            Err(_) => Ok(Reply::Nil),
+            Ok(len) => {
+                let mut bytes = vec![0; len + 2];
+                from.read_exact(&mut bytes)?;
+                bytes.truncate(len);
+                Ok(Reply::Bulk(bytes))
+            }
+        },
+        "*" => match usize::try_from(number()?) {
+            Err(_) => Ok(Reply::Nil),
+            Ok(len) => (0..len).map(|_| receive(from)).collect::<io::Result<_>>().map(Reply::Array),
+        },
+        _ => Err(bad(&line)),
+    }
+}
+
+/// One line without its end.
+pub fn receive_line(from: &mut dyn BufRead) -> io::Result<String> {
+    let mut line = String::new();
+    if from.read_line(&mut line)? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(line.trim_end_matches("\r\n").to_owned())
+}
+
+fn bad(line: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("not RESP: {line:?}"))
+}
+
+/// Runs redis-cli against `to` and gives what it prints.
+#[track_caller]
+pub fn redis_cli(to: &Addr, args: &[&str]) -> String {
+    require("redis-cli", "redis-tools");
+    let mut command = Command::new("redis-cli");
+    match to {
+        Addr::Tcp(addr) => {
+            command.args(["-h", &addr.ip().to_string(), "-p", &addr.port().to_string()])
+        }
+        Addr::Unix(path) => command.arg("-s").arg(path),
+    };
+    let output = command.args(args).stdin(Stdio::null()).output().expect("redis-cli starts");
+    assert!(output.status.success(), "redis-cli: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+}
+
+/// A file path as redis-server's replication reads it is never needed; only its address is.
+pub fn replica_of(primary: &Addr) -> [String; 3] {
+    let addr = primary.tcp();
+    ["--replicaof".into(), addr.ip().to_string(), addr.port().to_string()]
+}
+
+/// Where the server keeps its log.
+pub fn log_of(redis: &Redis) -> PathBuf {
+    redis.dir.path().join("redis.log")
+}

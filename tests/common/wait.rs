@@ -1,0 +1,37 @@
+//! Bounded waits. A deadline here never measures anything: reaching it means
+//! that the awaited thing does not happen at all.
+
+use std::time::{Duration, Instant};
+
+/// So long that whoever has to wait for it waits in vain, even on a loaded machine.
+pub const NEVER: Duration = Duration::from_secs(60);
+
+/// How often a condition is looked at.
+const POLL: Duration = Duration::from_millis(5);
+
+/// Waits until `condition` holds; panics with `what` after [`NEVER`].
+#[track_caller]
+pub fn eventually(what: &str, condition: impl FnMut() -> bool) {
+    eventually_within(NEVER, what, condition);
+}
+
+/// Waits until `condition` holds; panics with `what` after `deadline`.
+#[track_caller]
+pub fn eventually_within(deadline: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+    let found = poll(deadline, || condition().then_some(()));
+    assert!(found.is_some(), "did not happen within {deadline:?}: {what}");
+}
+
+/// What `look` finds, or `None` after `deadline`.
+pub fn poll<T>(deadline: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    let end = Instant::now() + deadline;
+    loop {
+        if let Some(found) = look() {
+            return Some(found);
+        }
+        if Instant::now() >= end {
+            return None;
+        }
+        std::thread::sleep(POLL);
+    }
+}

@@ -1,0 +1,193 @@
+//! One end of a connection, TCP or unix.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::Duration;
+
+use socket2::{Domain, SockRef, Socket, Type};
+
+use super::address::Addr;
+use super::wait::NEVER;
+
+/// A connected stream.
+#[derive(Debug)]
+pub enum Wire {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// How a stream ended for the one who read it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// End of file: the other end said that this is all.
+    Clean,
+    /// The connection was reset.
+    Reset,
+    /// Nothing more came, and it did not end.
+    Silent,
+}
+
+impl Wire {
+    pub fn connect(to: &Addr) -> io::Result<Self> {
+        match to {
+            Addr::Tcp(addr) => TcpStream::connect(addr).map(Self::Tcp),
+            Addr::Unix(path) => UnixStream::connect(path).map(Self::Unix),
+        }
+    }
+
+    /// Connects from the local address `from`, so that many connections find ports.
+    pub fn connect_from(from: IpAddr, to: SocketAddr) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+        socket.bind(&SocketAddr::new(from, 0).into())?;
+        socket.connect(&to.into())?;
+        Ok(Self::Tcp(socket.into()))
+    }
+
+    pub fn try_clone(&self) -> Self {
+        match self {
+            Self::Tcp(s) => Self::Tcp(s.try_clone().expect("a descriptor is free")),
+            Self::Unix(s) => Self::Unix(s.try_clone().expect("a descriptor is free")),
+        }
+    }
+
+    pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        match self {
+            Self::Tcp(s) => s.shutdown(how),
+            Self::Unix(s) => s.shutdown(how),
+        }
+    }
+
+    /// Says that nothing more will be written; the other direction goes on.
+    pub fn finish(&self) {
+        // Fails only when the peer is already gone, which the reader will notice.
+        let _ = self.shutdown(Shutdown::Write);
+    }
+
+    /// Closes with a TCP reset instead of a clean end.
+    pub fn reset(self) {
+        let _ = self.socket().set_linger(Some(Duration::ZERO));
+    }
+
+    pub fn socket(&self) -> SockRef<'_> {
+        match self {
+            Self::Tcp(s) => SockRef::from(s),
+            Self::Unix(s) => SockRef::from(s),
+        }
+    }
+
+    /// Reads fail with `WouldBlock` after `limit`.
+    pub fn read_limit(&self, limit: Duration) {
+        self.socket().set_read_timeout(Some(limit)).expect("a socket takes a timeout");
+    }
+
+    /// Reads exactly `len` bytes; panics when they do not come.
+    #[track_caller]
+    pub fn expect_bytes(&mut self, len: usize) -> Vec<u8> {
+        self.read_limit(NEVER);
+        let mut bytes = vec![0; len];
+        self.read_exact(&mut bytes).unwrap_or_else(|e| panic!("{len} bytes did not come: {e}"));
+        bytes
+    }
+
+    /// Sends `bytes` and panics unless the same bytes come back.
+    #[track_caller]
+    pub fn expect_echo(&mut self, bytes: &[u8]) {
+        self.write_all(bytes).unwrap_or_else(|e| panic!("cannot send: {e}"));
+        assert!(self.expect_bytes(bytes.len()) == bytes, "the echo is not what was sent");
+    }
+
+    /// Whether `bytes` come back within `limit`.
+    pub fn echoes(&mut self, bytes: &[u8], limit: Duration) -> bool {
+        self.read_limit(limit);
+        let mut back = vec![0; bytes.len()];
+        self.write_all(bytes).is_ok() && self.read_exact(&mut back).is_ok() && back == bytes
+    }
+
+    /// Reads until the stream ends, or until nothing came for `limit`.
+    pub fn read_to_ending(&mut self, limit: Duration) -> (Vec<u8>, Ending) {
+        self.read_limit(limit);
+        let mut all = Vec::new();
+        let mut buffer = vec![0; 16 * 1024];
+        loop {
+            match self.read(&mut buffer) {
+                Ok(0) => return (all, Ending::Clean),
+                Ok(n) => all.extend_from_slice(&buffer[..n]),
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                    return (all, Ending::Silent);
+                }
+                Err(_) => return (all, Ending::Reset),
+            }
+        }
+    }
+
+    /// How the stream ends; panics when it does not, or when bytes come first.
+    #[track_caller]
+    pub fn expect_ending(&mut self) -> Ending {
+        let (bytes, ending) = self.read_to_ending(NEVER);
+        assert!(bytes.is_empty(), "{} bytes came before the end", bytes.len());
+        assert_ne!(ending, Ending::Silent, "the connection does not end");
+        ending
+    }
+}
+
+impl Read for Wire {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(s) => s.read(into),
+            Self::Unix(s) => s.read(into),
+        }
+    }
+}
+
+impl Write for Wire {
+    fn write(&mut self, from: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(s) => s.write(from),
+            Self::Unix(s) => s.write(from),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A listening socket with a backlog that holds a burst of thousands.
+pub enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Listener {
+    pub fn bind(at: &Addr) -> io::Result<Self> {
+        match at {
+            Addr::Unix(path) => UnixListener::bind(path).map(Self::Unix),
+            Addr::Tcp(addr) => {
+                let socket = Socket::new(Domain::for_address(*addr), Type::STREAM, None)?;
+                socket.set_reuse_address(true)?;
+                socket.bind(&(*addr).into())?;
+                socket.listen(4096)?;
+                Ok(Self::Tcp(socket.into()))
+            }
+        }
+    }
+
+    pub fn addr(&self) -> Addr {
+        match self {
+            Self::Tcp(l) => Addr::Tcp(l.local_addr().expect("a listener has an address")),
+            Self::Unix(l) => {
+                let addr = l.local_addr().expect("a listener has an address");
+                Addr::Unix(addr.as_pathname().expect("it was bound to a path").to_owned())
+            }
+        }
+    }
+
+    pub fn accept(&self) -> io::Result<Wire> {
+        match self {
+            Self::Tcp(l) => l.accept().map(|(s, _)| Wire::Tcp(s)),
+            Self::Unix(l) => l.accept().map(|(s, _)| Wire::Unix(s)),
+        }
+    }
+}

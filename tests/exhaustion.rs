@@ -1,0 +1,325 @@
+//! Too many of something: both ends stay alive, keep serving, and recover.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::data::{Noise, Sum, send_noise};
+use common::legit::{Legit, round_trip, round_trips};
+use common::redis::{Redis, Reply, Resp};
+use common::{
+    Addr, End, Ending, Kind, Launch, NEVER, Pair, PairOptions, Target, Wire, eventually, keygen,
+    proc,
+};
+
+fn any() -> Addr {
+    Kind::Tcp4.fresh(Path::new("/"), "")
+}
+
+/// Issue 2, point 6: "5,000 silent sockets plus 1,000 drip-feeding ones: new
+/// legitimate connections keep working": with the default limit, where newcomers
+/// take the place of the oldest, and with a limit that holds all of them.
+#[test]
+fn silent_and_dripping_sockets_do_not_keep_legitimate_clients_out() {
+    proc::need_descriptors(8000);
+    for limit in ["1024", "8192"] {
+        let target = Target::echo();
+        let decrypt = ["-o", "600", "--max-handshakes", limit];
+        let pair = Pair::start(PairOptions::default().decrypt(&decrypt), target.addr());
+        round_trips(pair.entrance(), 10);
+        target.wait_idle();
+        let fds = pair.decrypt.fds();
+        let sealed = pair.decrypt.addr();
+        let silent: Vec<Wire> = (0..5000).map(|_| Wire::connect(sealed).unwrap()).collect();
+        let mut dripping: Vec<Wire> = (0..1000).map(|_| Wire::connect(sealed).unwrap()).collect();
+        let legit = Legit::start(pair.entrance());
+        for byte in Noise::new(1).bytes(5) {
+            for wire in &mut dripping {
+                // The oldest are dropped for newcomers; their writes fail then.
+                let _ = wire.write_all(&[byte]);
+            }
+            thread::sleep(Duration::from_secs(1));
+        }
+        let legit = legit.finish();
+        println!("6,000 strangers, limit {limit}: {}", legit.summary());
+        assert_eq!(target.counts().accepts(), 10 + legit.count() as u64);
+        drop((silent, dripping));
+        pair.decrypt.wait_fds(fds);
+        pair.stop();
+    }
+}
+
+/// Runs `end` out of descriptors with 100 held connections, and looks how it takes it.
+fn starve(name: &str, end: &mut End, working: &mut Wire, mut admitted: impl FnMut() -> bool) {
+    let to = end.addr().clone();
+    let held: Vec<Wire> = (0..100).map(|_| Wire::connect(&to).unwrap()).collect();
+    working.expect_echo(b"the live session does not notice");
+    // CPU time is a property of the process: a loaded machine does not add to it.
+    let (before, start) = (proc::cpu(end.pid()), Instant::now());
+    while start.elapsed() < Duration::from_secs(4) {
+        working.expect_echo(b"and goes on");
+        thread::sleep(Duration::from_millis(200));
+    }
+    let (spent, passed) = (proc::cpu(end.pid()) - before, start.elapsed());
+    let percent = spent.as_secs_f64() / passed.as_secs_f64() * 100.0;
+    println!("{name}, 64 descriptors, 100 held: {percent:.1} % CPU, {} open", end.fds());
+    assert!(percent < 5.0, "{name} spins: {percent:.1} % CPU");
+    assert!(end.program.is_running(), "{name} died:\n{}", end.program.tail());
+    let lines = end.program.log().len();
+    assert!(lines < 200, "{name} floods its log: {lines} lines");
+    drop(held);
+    let start = Instant::now();
+    eventually("a newcomer is served again", &mut admitted);
+    println!("{name} serves again after {:.1?}", start.elapsed());
+    working.expect_echo(b"to the end");
+}
+
+/// Issue 2, point 6: "`nofile=64` with 100 held sockets: alive, under 5 % CPU,
+/// recovers within 2 s", at the decrypt end, held by strangers.
+#[test]
+fn a_decrypt_end_out_of_descriptors_lives_on_and_recovers() {
+    let target = Target::echo();
+    let dir = tempfile::tempdir().unwrap();
+    let key = keygen(dir.path(), "key");
+    let decrypt = Launch::decrypt(&key).source(&any()).target(target.addr());
+    // Nothing is dropped for a newcomer, so that the descriptors really run out.
+    let mut decrypt = decrypt.args(["-o", "600", "--max-handshakes", "4096"]).nofile(64).start();
+    let encrypt = Launch::encrypt(&key).source(&any()).target(decrypt.addr()).start();
+    let mut working = encrypt.connect();
+    working.expect_echo(b"before");
+    starve("decrypt", &mut decrypt, &mut working, || {
+        encrypt.connect().echoes(b"let me in", Duration::from_secs(10))
+    });
+    drop(working);
+    decrypt.stop();
+}
+
+/// The same at the encrypt end, held by clients.
+#[test]
+fn an_encrypt_end_out_of_descriptors_lives_on_and_recovers() {
+    let target = Target::echo();
+    let dir = tempfile::tempdir().unwrap();
+    let key = keygen(dir.path(), "key");
+    let decrypt = Launch::decrypt(&key).source(&any()).target(target.addr()).start();
+    let encrypt = Launch::encrypt(&key).source(&any()).target(decrypt.addr());
+    let mut encrypt = encrypt.args(["-n", "0"]).nofile(64).start();
+    let mut working = encrypt.connect();
+    working.expect_echo(b"before");
+    let to = encrypt.addr().clone();
+    starve("encrypt", &mut encrypt, &mut working, || {
+        Wire::connect(&to).is_ok_and(|mut w| w.echoes(b"let me in", Duration::from_secs(10)))
+    });
+    drop(working);
+    encrypt.stop();
+}
+
+/// "A limit that cannot be met is said at start."
+#[test]
+fn a_limit_that_the_descriptors_cannot_meet_is_said_at_start() {
+    let target = Target::echo();
+    let dir = tempfile::tempdir().unwrap();
+    let key = keygen(dir.path(), "key");
+    let launch = Launch::decrypt(&key).source(&any()).target(target.addr());
+    let tight = launch.clone().args(["-n", "1000"]).nofile(64).start();
+    let warned = |end: &End| end.program.log().iter().any(|line| line.level() == "WARN");
+    assert!(warned(&tight), "no warning:\n{}", tight.program.tail());
+    let roomy = launch.args(["-n", "10"]).start();
+    assert!(!warned(&roomy), "a warning without need:\n{}", roomy.program.tail());
+}
+
+/// "At the limit: stop accepting (backlog holds the client), one warning, a clear
+/// line when it is over."
+#[test]
+fn at_the_session_limit_clients_wait_and_the_log_says_so_once() {
+    let target = Target::echo();
+    let pair = Pair::start(PairOptions::default().encrypt(&["-n", "2"]), target.addr());
+    let lines = |level: &str| {
+        let log = pair.encrypt.program.log();
+        let after = log.iter().position(|line| line.is("ready")).unwrap();
+        log[after + 1..]
+            .iter()
+            .filter(|line| line.level() == level && line.message().contains("limit"))
+            .count()
+    };
+    let mut first = pair.connect();
+    let mut second = pair.connect();
+    first.expect_echo(b"first");
+    second.expect_echo(b"second");
+    let mut third = pair.connect();
+    let mut fourth = pair.connect();
+    assert!(!third.echoes(b"third", Duration::from_millis(500)), "a third session of two");
+    eventually("one warning", || lines("WARN") == 1);
+    assert_eq!(target.counts().accepts(), 2);
+    drop(first);
+    assert_eq!(third.expect_bytes(5), b"third");
+    assert_eq!(lines("WARN"), 1, "it is still the same limit");
+    drop(second);
+    fourth.expect_echo(b"fourth");
+    drop(third);
+    drop(fourth);
+    eventually("one all-clear", || lines("INFO") == 1);
+    assert_eq!(lines("WARN"), 1);
+    round_trip(pair.entrance());
+    pair.stop();
+}
+
+/// Issue 2, point 6: "9,000 idle sessions: memory per session per end measured".
+/// The target is a Redis, because this process and it together need 18,000
+/// descriptors, and the hard limit may be 20,000.
+#[test]
+fn nine_thousand_idle_sessions_are_cheap() {
+    const SESSIONS: usize = 9000;
+    /// A session that keeps a buffer of 64 KiB would cost more than this.
+    const MOST_KIB: f64 = 48.0;
+    proc::need_descriptors(20_000);
+    let redis = Redis::start();
+    let pair = Pair::start(PairOptions::both(&["-n", "9500"]), redis.unix());
+    drop(ping(pair.entrance()));
+    let baseline = pair.ends().map(|(_, end)| (end.fds(), proc::rss_kib(end.pid())));
+    let sessions: Vec<Resp> = (0..SESSIONS).map(|_| ping(pair.entrance())).collect();
+    for ((name, end), (fds, rss)) in pair.ends().into_iter().zip(baseline) {
+        let now = proc::rss_kib(end.pid());
+        #[expect(clippy::cast_precision_loss, reason = "a few GiB in KiB fit a double exactly")]
+        let each = now.saturating_sub(rss) as f64 / SESSIONS as f64;
+        println!("{SESSIONS} idle sessions, {name}: RSS {rss} -> {now} KiB, {each:.1} KiB each");
+        assert_eq!(end.fds() - fds, 2 * SESSIONS, "{name}: two descriptors per session");
+        assert!(each <= MOST_KIB, "{name}: {each:.1} KiB per idle session");
+    }
+    drop(sessions);
+    for ((_, end), (fds, _)) in pair.ends().into_iter().zip(baseline) {
+        end.wait_fds(fds + 1);
+    }
+    drop(ping(pair.entrance()));
+    pair.stop();
+}
+
+fn ping(entrance: &Addr) -> Resp {
+    let mut client = Resp::connect(entrance);
+    assert_eq!(client.ask(&["PING"]), Reply::Simple("PONG".into()));
+    client
+}
+
+/// How much goes through the tunnel past a reader that stops.
+const GIB: u64 = 1 << 30;
+
+/// How much the reader takes before it stops.
+const BEFORE_STOP: u64 = GIB / 4;
+
+/// Where a reader stops, and goes on when it is told.
+struct Stop {
+    stopped: Barrier,
+    go_on: Barrier,
+}
+
+impl Stop {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { stopped: Barrier::new(2), go_on: Barrier::new(2) })
+    }
+
+    /// Reads everything with a stop in between; gives the digest.
+    fn read(&self, wire: &mut Wire) -> String {
+        let mut sum = Sum::default();
+        let mut buffer = vec![0; 64 * 1024];
+        let mut stop_at = BEFORE_STOP;
+        wire.read_limit(NEVER);
+        while let n @ 1.. = wire.read(&mut buffer).unwrap() {
+            sum.add(&buffer[..n]);
+            if sum.bytes >= stop_at {
+                stop_at = u64::MAX;
+                self.stopped.wait();
+                self.go_on.wait();
+            }
+        }
+        assert_eq!(sum.bytes, GIB);
+        sum.hex()
+    }
+
+    /// Watches the memory of both ends while the reader stands still.
+    fn watch(&self, pair: &Pair, name: &str) {
+        const GROWTH_KIB: u64 = 256;
+        self.stopped.wait();
+        let before = pair.ends().map(|(_, end)| proc::rss_kib(end.pid()));
+        let mut most = before;
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(5) {
+            thread::sleep(Duration::from_millis(100));
+            for (most, (_, end)) in most.iter_mut().zip(pair.ends()) {
+                *most = (*most).max(proc::rss_kib(end.pid()));
+            }
+        }
+        self.go_on.wait();
+        for (i, (end, _)) in pair.ends().into_iter().enumerate() {
+            println!("{name}, {end}: RSS {} KiB, at most {} during the stop", before[i], most[i]);
+            assert!(most[i] <= before[i] + GROWTH_KIB, "{name}: the {end} end keeps what it reads");
+        }
+    }
+}
+
+/// Issue 2, point 6: "a 1 GiB transfer to a reader that stops: memory grows by at
+/// most 256 KiB": a client that stops reading.
+#[test]
+fn a_client_that_stops_reading_costs_no_memory() {
+    let target = Target::local(|mut wire, _| send_noise(&mut wire, Noise::new(8), GIB).unwrap());
+    let pair = Pair::to(target.addr());
+    let stop = Stop::new();
+    let (theirs, mut client) = (Arc::clone(&stop), pair.connect());
+    let reader = thread::spawn(move || theirs.read(&mut client));
+    stop.watch(&pair, "client stops");
+    assert_eq!(reader.join().unwrap(), Sum::of_noise(Noise::new(8), GIB));
+    pair.stop();
+}
+
+/// The same the other way: a target that stops reading.
+#[test]
+fn a_target_that_stops_reading_costs_no_memory() {
+    let stop = Stop::new();
+    let sum = Arc::new(Mutex::new(None));
+    let (theirs, their_sum) = (Arc::clone(&stop), Arc::clone(&sum));
+    let target = Target::local(move |mut wire, _| {
+        *their_sum.lock().unwrap() = Some(theirs.read(&mut wire));
+    });
+    let pair = Pair::to(target.addr());
+    let mut client = pair.connect();
+    let writer = thread::spawn(move || {
+        send_noise(&mut client, Noise::new(9), GIB).unwrap();
+        client.finish();
+        assert_eq!(client.expect_ending(), Ending::Clean);
+    });
+    stop.watch(&pair, "target stops");
+    writer.join().unwrap();
+    assert_eq!(sum.lock().unwrap().take(), Some(Sum::of_noise(Noise::new(9), GIB)));
+    pair.stop();
+}
+
+/// A reader that stands still holds up nobody else.
+#[test]
+fn a_stalled_reader_does_not_disturb_other_sessions() {
+    let quit = Arc::new(AtomicBool::new(false));
+    let theirs = Arc::clone(&quit);
+    let target = Target::local(move |mut wire, counts| {
+        let mut first = [0];
+        if wire.read_exact(&mut first).is_err() || first != *b"F" {
+            return common::target::echo_after(&first, wire, counts);
+        }
+        // Floods whoever asked for it, until nobody takes it any more.
+        while !theirs.load(Ordering::SeqCst) && wire.write_all(&[0; 4096]).is_ok() {}
+    });
+    let pair = Pair::to(target.addr());
+    let mut stalled: Vec<Wire> = (0..20).map(|_| pair.connect()).collect();
+    for wire in &mut stalled {
+        wire.write_all(b"F").unwrap();
+        wire.expect_bytes(1);
+    }
+    let others = round_trips(pair.entrance(), 200);
+    println!("beside 20 stalled readers: {}", others.summary());
+    quit.store(true, Ordering::SeqCst);
+    stalled.into_iter().for_each(Wire::reset);
+    target.wait_idle();
+    pair.stop();
+}

@@ -1,0 +1,140 @@
+//! A real MariaDB server behind the tunnel, with its own client programs.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
+
+mod common;
+
+use std::fs::File;
+use std::io::{BufWriter, Read, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use common::data::{Noise, Sum, sha256};
+use common::mariadb::{MariaDb, client, query};
+use common::{Addr, Kind, Pair, PairOptions, Suite};
+
+/// Rows of the table that goes in and out.
+const ROWS: usize = 1_000_000;
+
+/// Issue 2, point 2: "server-first greeting": it arrives although the client has
+/// not sent a byte, and then a login works; "both suites, unix and TCP, v4 and v6".
+#[test]
+fn the_greeting_comes_without_a_byte_from_the_client_and_login_works() {
+    let server = MariaDb::start();
+    for suite in Suite::BOTH {
+        for source in Kind::ALL {
+            for middle in Kind::ALL {
+                let options = PairOptions::default().suite(suite).source(source).middle(middle);
+                let pair = Pair::start(options, server.addr());
+                greeting(&pair);
+                assert_eq!(query(pair.entrance(), "SELECT 6 * 7"), "42");
+                pair.stop();
+            }
+        }
+    }
+    // A scan would have shown up here, and so would a phantom connection.
+    let aborted = query(server.addr(), "SHOW GLOBAL STATUS LIKE 'Connection_errors%'");
+    assert!(aborted.lines().all(|line| line.ends_with("\t0")), "{aborted}");
+}
+
+/// Reads a handshake packet: 3 bytes of length, number 0, protocol version 10.
+fn greeting(pair: &Pair) {
+    let mut wire = pair.connect();
+    let head = wire.expect_bytes(5);
+    assert_eq!((head[3], head[4]), (0, 10), "not a greeting: {head:?}");
+    let length = usize::from(head[0]) | usize::from(head[1]) << 8 | usize::from(head[2]) << 16;
+    let rest = wire.expect_bytes(length - 1);
+    assert!(String::from_utf8_lossy(&rest).contains("MariaDB"));
+}
+
+/// Issue 2, point 2: "a million-row LOAD DATA and dump with equal checksums, 64 MiB packet".
+#[test]
+fn a_million_rows_and_a_64_mib_packet_go_in_and_out_unchanged() {
+    let server = MariaDb::start();
+    let rows = server.dir().join("rows.tsv");
+    let written = write_rows(&rows);
+    for suite in Suite::BOTH {
+        let pair = Pair::start(PairOptions::default().suite(suite), server.addr());
+        load_and_dump(&pair, server.addr(), &rows, &written);
+        big_packet_in(pair.entrance());
+        big_packet_out(pair.entrance());
+        pair.stop();
+    }
+}
+
+/// Makes the table's rows; gives the digest of the file.
+fn write_rows(path: &Path) -> String {
+    let mut noise = Noise::new(7);
+    let mut file = BufWriter::new(File::create(path).unwrap());
+    for id in 0..ROWS {
+        writeln!(file, "{id}\t{:016x}{:016x}", noise.next_u64(), noise.next_u64()).unwrap();
+    }
+    file.flush().unwrap();
+    Sum::of(&mut File::open(path).unwrap()).unwrap().hex()
+}
+
+fn load_and_dump(pair: &Pair, direct: &Addr, rows: &Path, written: &str) {
+    query(
+        pair.entrance(),
+        "DROP TABLE IF EXISTS big; \
+         CREATE TABLE big (id INT PRIMARY KEY, text CHAR(32) NOT NULL)",
+    );
+    let load = format!("LOAD DATA LOCAL INFILE '{}' INTO TABLE big", rows.display());
+    query(pair.entrance(), &load);
+    assert_eq!(query(pair.entrance(), "SELECT COUNT(*) FROM big"), ROWS.to_string());
+
+    let mut select = client("mariadb", pair.entrance());
+    select.args(["--batch", "--skip-column-names", "--quick"]);
+    select.args(["--execute", "SELECT id, text FROM big ORDER BY id", "test"]);
+    assert_eq!(output_sum(&mut select), written, "the rows that come back are those sent");
+
+    let through = output_sum(&mut dump(pair.entrance()));
+    assert_eq!(through, output_sum(&mut dump(direct)), "the dump is the one without a tunnel");
+}
+
+fn dump(from: &Addr) -> Command {
+    let mut command = client("mariadb-dump", from);
+    command.args(["--skip-comments", "--quick", "--single-transaction", "test", "big"]);
+    command
+}
+
+/// Runs `command` and gives the digest of its standard output.
+fn output_sum(command: &mut Command) -> String {
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("the client starts");
+    let sum = Sum::of(child.stdout.as_mut().unwrap()).unwrap();
+    assert!(child.wait().unwrap().success(), "{command:?}");
+    assert!(sum.bytes > 1_000_000, "only {} bytes came", sum.bytes);
+    sum.hex()
+}
+
+/// A statement of more than 64 MiB; the server tells the digest of what it got.
+fn big_packet_in(to: &Addr) {
+    let text = noise_hex(64 * 1024 * 1024);
+    let mut child = client("mariadb", to)
+        .args(["--batch", "--skip-column-names", "test"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("mariadb starts");
+    let mut stdin = child.stdin.take().unwrap();
+    writeln!(stdin, "SELECT SHA2('{text}', 256);").unwrap();
+    drop(stdin);
+    let mut answer = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut answer).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(answer.trim_end(), sha256(text.as_bytes()));
+}
+
+/// An answer of 64 MiB in one packet.
+fn big_packet_out(to: &Addr) {
+    let output = query(to, "SELECT REPEAT('0123456789abcdef', 4 * 1024 * 1024)");
+    let expected = "0123456789abcdef".repeat(4 * 1024 * 1024);
+    assert_eq!(output.len(), expected.len());
+    assert!(output == expected, "the packet has changed on the way");
+}
+
+/// `len` characters out of 0-9a-f.
+fn noise_hex(len: usize) -> String {
+    let bytes = Noise::new(64).bytes(len / 2);
+    common::data::hex(&bytes)
+}
