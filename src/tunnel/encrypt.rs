@@ -13,7 +13,7 @@ use super::report::Report;
 use super::secure::Caller;
 use super::serve::Shared;
 use crate::addr::{ClientAddr, ServiceName};
-use crate::net::{DialError, Resolver, Slot, Stream, dial};
+use crate::net::{DialError, Resolver, Stream, dial};
 use crate::proto::Session;
 use crate::proto::message::Open;
 use crate::reason::CloseReason;
@@ -30,17 +30,15 @@ pub(super) struct Entrance {
 /// A connection that came to nothing, and what the log says of it.
 type Refused = (CloseReason, String);
 
-/// Serves one accepted client, within the `slot` of its session.
+/// Serves one accepted client, which is set to see a reset unless it ends well.
 pub(super) async fn serve(
     entrance: &Entrance,
     shared: &Shared,
     (mut plain, client): (Stream, ClientAddr),
-    _slot: Slot,
 ) {
     let mut report = Report::new(client);
     report.target.clone_from(&entrance.far_end_name);
     report.service.clone_from(&entrance.service);
-    plain.reset_unless_finished();
     let (mut sealed, mut session) = match entrance.open_tunnel(shared).await {
         Ok(tunnel) => tunnel,
         Err((reason, detail)) => return report.refused(reason, &detail),

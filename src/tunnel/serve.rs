@@ -19,8 +19,8 @@ use super::decrypt::{self, Exit};
 use super::encrypt::{self, Entrance};
 use crate::addr::{BindAddress, ClientAddr};
 use crate::net::{
-    AcceptBackoff, AcceptStep, AsyncListener, Slots, SocketOptions, SourceGuard, SourceRefusal,
-    Sources, Stream,
+    AcceptBackoff, AcceptStep, AsyncListener, Slot, Slots, SocketOptions, SourceGuard,
+    SourceRefusal, Sources, Stream,
 };
 use crate::observe::failures::Failures;
 use crate::reason::CloseReason;
@@ -56,6 +56,14 @@ pub struct Tunnel {
     pub(super) at_limit: AtomicBool,
     pub(super) stop: CancellationToken,
     pub(super) tasks: TaskTracker,
+}
+
+/// An accepted connection.
+struct Arrival {
+    stream: Stream,
+    peer: ClientAddr,
+    /// The slot of its session, where it has one already.
+    slot: Option<Slot>,
 }
 
 impl Shared {
@@ -129,11 +137,11 @@ impl Tunnel {
                 accepted = self.accept_one(&listener) => accepted,
             };
             match accepted {
-                Ok((stream, peer)) => {
+                Ok(arrival) => {
                     if backoff.succeeded(Instant::now()) {
                         info!(address = listener.local(), "accepting again");
                     }
-                    self.admit(stream, peer);
+                    self.admit(arrival);
                 }
                 Err(error) => {
                     let step = backoff.failed(&error, Instant::now());
@@ -143,43 +151,38 @@ impl Tunnel {
         }
     }
 
-    /// The next connection, once there is a slot that it could have.
-    async fn accept_one(
-        self: &Arc<Self>,
-        listener: &AsyncListener,
-    ) -> io::Result<(Stream, ClientAddr)> {
-        if self.shared.slots.try_acquire().is_none() {
+    /// The next connection, once there is a slot that it could have. A client
+    /// gets its slot here, in the order of arrival; a sealed connection has to
+    /// prove itself first.
+    async fn accept_one(self: &Arc<Self>, listener: &AsyncListener) -> io::Result<Arrival> {
+        let slots = &self.shared.slots;
+        if slots.try_acquire().is_none() {
             self.note_limit();
-            drop(self.shared.slots.acquire().await);
+            drop(slots.acquire().await);
         }
-        listener.accept(&self.shared.socket).await
+        let (stream, peer) = listener.accept(&self.shared.socket).await?;
+        let slot = match self.way {
+            Way::In(_) => {
+                stream.reset_unless_finished();
+                Some(slots.acquire().await)
+            }
+            Way::Out(_) => None,
+        };
+        Ok(Arrival { stream, peer, slot })
     }
 
     /// Hands a connection to a task of its own.
-    fn admit(self: &Arc<Self>, stream: Stream, peer: ClientAddr) {
+    fn admit(self: &Arc<Self>, Arrival { stream, peer, slot }: Arrival) {
         let Ok(source) = self.shared.enter(peer) else {
             self.shared.refused(CloseReason::SourceLimit, peer);
             return stream.reset();
         };
-        // Taken here if it can be, so that this loop sees what is left.
-        let slot = match self.way {
-            Way::In(_) => self.shared.slots.try_acquire(),
-            Way::Out(_) => None,
-        };
         let tunnel = Arc::clone(self);
         self.tasks.spawn(async move {
-            let _source = source;
-            let shared = &tunnel.shared;
+            let _held = (source, slot);
             match &tunnel.way {
-                Way::Out(exit) => decrypt::serve(exit, shared, (stream, peer)).await,
-                Way::In(entrance) => {
-                    // Another listener may have taken the last one meanwhile.
-                    let slot = match slot {
-                        Some(slot) => slot,
-                        None => shared.slots.acquire().await,
-                    };
-                    encrypt::serve(entrance, shared, (stream, peer), slot).await;
-                }
+                Way::In(entrance) => encrypt::serve(entrance, &tunnel.shared, (stream, peer)).await,
+                Way::Out(exit) => decrypt::serve(exit, &tunnel.shared, (stream, peer)).await,
             }
         });
     }
