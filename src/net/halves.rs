@@ -29,20 +29,29 @@ pub trait Duplex: Send {
     fn split(&mut self) -> (Self::Read<'_>, Self::Write<'_>);
 }
 
-/// Where bytes come from.
+/// Where bytes come from. What stands here serves a source that can only be
+/// asked by reading; a socket can do better.
 pub trait Source: AsyncRead + Unpin + Send {
     /// Ready when a read is likely not to wait, so that a buffer is borrowed only then.
-    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    fn poll_readable(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
 
     /// Reads what is there into several places, in order. Zero bytes are the end.
     fn poll_read_slots(
         &mut self,
         cx: &mut Context<'_>,
         slots: &mut [IoSliceMut<'_>],
-    ) -> Poll<io::Result<usize>>;
+    ) -> Poll<io::Result<usize>> {
+        let mut buf = ReadBuf::new(&mut slots[0]);
+        ready!(Pin::new(self).poll_read(cx, &mut buf))?;
+        Poll::Ready(Ok(buf.filled().len()))
+    }
 
     /// Resolves when the connection is reset after its reading direction ended.
-    fn broken(&self) -> impl Future<Output = ()> + Send;
+    fn broken(&self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
 }
 
 /// The reading direction of a [`Stream`].

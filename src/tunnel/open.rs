@@ -210,7 +210,9 @@ impl OpenPump {
         self.unopened = 0..unopened.len();
         match self.buffer.take() {
             Some(mut buffer) if buffer.size() >= self.size => {
-                buffer.copy_within(unopened, 0);
+                if unopened.start > 0 {
+                    buffer.copy_within(unopened, 0);
+                }
                 buffer
             }
             other => {

@@ -3,7 +3,7 @@
 //! It ends when the far side ends, also while standard input stays open: what
 //! is typed after that could go nowhere.
 
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -122,27 +122,8 @@ impl Duplex for Stdio {
     }
 }
 
-impl Source for &mut Input {
-    /// Unknown before a read: it happens on a thread of its own.
-    fn poll_readable(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_read_slots(
-        &mut self,
-        cx: &mut Context<'_>,
-        slots: &mut [IoSliceMut<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let mut buf = ReadBuf::new(&mut slots[0]);
-        ready!(Pin::new(self).poll_read(cx, &mut buf))?;
-        Poll::Ready(Ok(buf.filled().len()))
-    }
-
-    /// Nothing tells.
-    async fn broken(&self) {
-        std::future::pending().await
-    }
-}
+/// A read happens on a thread of its own; nothing tells of it before.
+impl Source for &mut Input {}
 
 impl AsyncRead for Input {
     fn poll_read(

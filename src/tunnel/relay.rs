@@ -143,3 +143,7 @@ async fn say_goodbye<S: Duplex>(
     while read.read(&mut discarded).await? > 0 {}
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "relay_tests.rs"]
+mod tests;

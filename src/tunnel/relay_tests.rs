@@ -1,0 +1,234 @@
+//! Two relays back to back over in-memory pipes, as the two ends of a tunnel are.
+
+use std::future::pending;
+use std::io;
+
+use tokio::io::{DuplexStream, ReadHalf, WriteHalf, duplex, split};
+
+use super::*;
+use crate::keys::{Key, KeyRing};
+use crate::proto::handshake::{Dialer, First, read_message1};
+use crate::proto::hello::{Hello, Welcome};
+use crate::proto::inbound::Event;
+use crate::proto::message::Open;
+use crate::proto::{Padding, Suite, SuiteSet};
+use crate::secret::Secret;
+
+/// Bytes that a pipe holds at once: one forces every partial read and write.
+const PIPES: [usize; 3] = [1, 8, 65_536];
+
+struct Pipe {
+    read: ReadHalf<DuplexStream>,
+    write: WriteHalf<DuplexStream>,
+}
+
+impl Pipe {
+    fn new(stream: DuplexStream) -> Self {
+        let (read, write) = split(stream);
+        Self { read, write }
+    }
+}
+
+impl Duplex for Pipe {
+    type Read<'a> = &'a mut ReadHalf<DuplexStream>;
+    type Write<'a> = &'a mut WriteHalf<DuplexStream>;
+
+    fn split(&mut self) -> (Self::Read<'_>, Self::Write<'_>) {
+        (&mut self.read, &mut self.write)
+    }
+}
+
+impl Source for &mut ReadHalf<DuplexStream> {}
+
+/// Both ends of a session: the dialer has sealed Open into `first`, and the
+/// acceptor has read it.
+struct Ends {
+    dialer: Session,
+    acceptor: Session,
+    opened: Vec<u8>,
+}
+
+fn ends(suite: Suite, padding: Padding) -> Ends {
+    let key = Key::new(Secret::take(&mut [1; 32]));
+    let ring = KeyRing::new(vec![key.clone()]).unwrap();
+    let hello = Hello { suites: SuiteSet::only(suite), padding, clock_ms: 0 };
+    let (dialer, message1) = Dialer::start(&key, hello, Secret::take(&mut [2; 32]));
+    let received = read_message1(&ring, &message1).unwrap();
+    let welcome = Welcome::answering(&hello, SuiteSet::BOTH, padding, 0).unwrap();
+    let (unconfirmed, message2) = received.answer(&welcome, Secret::take(&mut [3; 32])).unwrap();
+    let (mut dialer, _) = dialer.finish(message2).unwrap();
+    let mut open = vec![];
+    let client = Open {
+        service: crate::addr::ServiceName::default(),
+        client: crate::addr::ClientAddr::Unix,
+    };
+    dialer.outbound.open(&client, &mut open).unwrap();
+    let First::Confirmed(mut acceptor, Event::Open(_), _) = unconfirmed.confirm(&mut open).unwrap()
+    else {
+        panic!("Open confirms")
+    };
+    let mut opened = vec![];
+    acceptor.outbound.opened(&mut opened).unwrap();
+    Ends { dialer, acceptor, opened }
+}
+
+/// A client and a target with a tunnel between them; each pipe holds `room` bytes.
+struct Tunnel {
+    client: DuplexStream,
+    target: DuplexStream,
+    dialer: tokio::task::JoinHandle<End>,
+    acceptor: tokio::task::JoinHandle<End>,
+}
+
+fn tunnel(
+    room: usize,
+    ends: Ends,
+    cut: impl Future<Output = CloseReason> + Send + 'static,
+) -> Tunnel {
+    let (client, plain_in) = duplex(room);
+    let (near, far) = duplex(room);
+    let (plain_out, target) = duplex(room);
+    let Ends { mut dialer, mut acceptor, opened } = ends;
+    let dialer = tokio::spawn(async move {
+        let (mut plain, mut sealed) = (Pipe::new(plain_in), Pipe::new(near));
+        let start = Start { first: vec![], already_read: vec![] };
+        relay((&mut plain, &mut sealed), &mut dialer, start, cut).await
+    });
+    let acceptor = tokio::spawn(async move {
+        let (mut plain, mut sealed) = (Pipe::new(plain_out), Pipe::new(far));
+        let start = Start { first: opened, already_read: vec![] };
+        relay((&mut plain, &mut sealed), &mut acceptor, start, pending()).await
+    });
+    Tunnel { client, target, dialer, acceptor }
+}
+
+fn noise(len: usize, seed: u8) -> Vec<u8> {
+    (0..len).map(|i| (i * 31 + i / 251) as u8 ^ seed).collect()
+}
+
+/// Sends `data`, ends its direction, and reads until the other side's end.
+async fn exchange(stream: DuplexStream, data: Vec<u8>) -> io::Result<Vec<u8>> {
+    let (mut read, mut write) = split(stream);
+    let send = async {
+        write.write_all(&data).await?;
+        write.shutdown().await
+    };
+    let mut received = vec![];
+    let (sent, got) = tokio::join!(send, read.read_to_end(&mut received));
+    sent.and(got).map(|_| received)
+}
+
+#[tokio::test]
+async fn streams_pass_both_ways_and_end_cleanly_over_every_pipe() {
+    for room in PIPES {
+        // Beyond a large buffer where that takes no minute.
+        let len = if room < 64 { 20_000 } else { 400_000 };
+        for suite in Suite::ALL {
+            for padding in [Padding::NONE, Padding::default()] {
+                let Tunnel { client, target, dialer, acceptor } =
+                    tunnel(room, ends(suite, padding), pending());
+                let (up, down) = (noise(len, 1), noise(len / 2, 2));
+                let (at_client, at_target) =
+                    tokio::join!(exchange(client, up.clone()), exchange(target, down.clone()));
+                assert!(at_client.unwrap() == down && at_target.unwrap() == up, "{room} {suite}");
+                for (end, sent) in [(dialer.await, len), (acceptor.await, len / 2)] {
+                    let End { reason, sent: counted, .. } = end.unwrap();
+                    assert_eq!((reason, counted), (CloseReason::Finished, sent as u64));
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_direction_goes_on_after_the_other_has_ended() {
+    let ends = ends(Suite::ChaCha20Poly1305, Padding::default());
+    let Tunnel { mut client, mut target, dialer, .. } = tunnel(8, ends, pending());
+    client.write_all(b"question").await.unwrap();
+    client.shutdown().await.unwrap();
+    let mut question = vec![];
+    target.read_to_end(&mut question).await.unwrap();
+    assert_eq!(question, b"question");
+    target.write_all(b"late answer").await.unwrap();
+    drop(target);
+    let mut answer = vec![];
+    client.read_to_end(&mut answer).await.unwrap();
+    assert_eq!(answer, b"late answer");
+    assert_eq!(dialer.await.unwrap().reason, CloseReason::Finished);
+}
+
+#[tokio::test]
+async fn a_plain_side_that_breaks_is_told_to_the_other_end() {
+    let ends = ends(Suite::Aes256Gcm, Padding::default());
+    let Tunnel { mut client, target, dialer, acceptor } = tunnel(65_536, ends, pending());
+    // Neither reads nor writes any more: what the client sends cannot be delivered.
+    drop(target);
+    let _ = client.write_all(&noise(1 << 20, 3)).await;
+    let reasons = (acceptor.await.unwrap().reason, dialer.await.unwrap().reason);
+    assert_eq!(reasons, (CloseReason::PlainReset, CloseReason::PeerReset));
+}
+
+#[tokio::test]
+async fn a_cut_session_tells_the_other_end() {
+    let ends = ends(Suite::Aes256Gcm, Padding::default());
+    let Tunnel { client, dialer, acceptor, target: _target } =
+        tunnel(8, ends, std::future::ready(CloseReason::Shutdown));
+    let reasons = (dialer.await.unwrap().reason, acceptor.await.unwrap().reason);
+    assert_eq!(reasons, (CloseReason::Shutdown, CloseReason::PeerShutdown));
+    drop(client);
+}
+
+/// What a sealed stream that was cut, or tampered with, does to the receiving end.
+#[tokio::test]
+async fn a_sealed_stream_without_fin_is_never_a_clean_end() {
+    let Ends { mut dialer, .. } = ends(Suite::Aes256Gcm, Padding::NONE);
+    let mut wire = vec![];
+    let data = noise(1_000, 4);
+    for piece in data.chunks(400) {
+        let mut slot = vec![0; crate::proto::record::MAX_RECORD];
+        slot[crate::proto::record::DATA_OFFSET..][..piece.len()].copy_from_slice(piece);
+        let len = dialer.outbound.seal_data(&mut slot, piece.len()).unwrap();
+        wire.extend_from_slice(&slot[..len]);
+    }
+    dialer.outbound.fin(&mut wire).unwrap();
+    for cut in (0..=wire.len()).step_by(7).chain([wire.len()]) {
+        let received = receive(wire[..cut].to_vec()).await;
+        let whole = cut == wire.len();
+        assert!(data.starts_with(&received.bytes), "{cut}: a prefix");
+        assert_eq!(received.ended_cleanly, whole, "{cut}");
+        assert_eq!(received.bytes.len() == data.len(), cut >= wire.len() - 21, "{cut}");
+    }
+    for at in 0..wire.len() {
+        let mut bad = wire.clone();
+        bad[at] ^= 0x10;
+        let received = receive(bad).await;
+        assert!(data.starts_with(&received.bytes) && !received.ended_cleanly, "byte {at}");
+    }
+}
+
+struct Received {
+    bytes: Vec<u8>,
+    ended_cleanly: bool,
+}
+
+/// Feeds a sealed stream to an acceptor, and its end; what its plain side saw.
+async fn receive(wire: Vec<u8>) -> Received {
+    let Ends { mut acceptor, .. } = ends(Suite::Aes256Gcm, Padding::NONE);
+    let (mut far, near) = duplex(1 << 16);
+    let (plain, mut target) = duplex(1 << 16);
+    far.write_all(&wire).await.unwrap();
+    drop(far);
+    let relaying = tokio::spawn(async move {
+        let (mut plain, mut sealed) = (Pipe::new(plain), Pipe::new(near));
+        let mut open = OpenPump::new(&[]);
+        let (mut from, _) = sealed.split();
+        let (_, mut to) = plain.split();
+        let ended = open.run(&mut from, &mut to, &mut acceptor.inbound).await;
+        (ended, plain)
+    });
+    let (ended, plain) = relaying.await.unwrap();
+    drop(plain);
+    let mut bytes = vec![];
+    target.read_to_end(&mut bytes).await.unwrap();
+    Received { bytes, ended_cleanly: ended.is_ok() }
+}

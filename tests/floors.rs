@@ -1,0 +1,114 @@
+//! The floors of `src/lib.rs` hold: no module reaches up, and the protocol knows
+//! no socket, no clock and no randomness of the operating system.
+#![expect(clippy::unwrap_used, reason = "a source file that cannot be read fails the test")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A floor: path prefixes below `src/`, what they may import of ours, and words
+/// that must not stand in them.
+struct Floor {
+    paths: &'static [&'static str],
+    may_import: &'static [&'static str],
+    forbidden: &'static [&'static str],
+}
+
+const PURE: &[&str] =
+    &["tokio", "std::net::Tcp", "std::fs", "std::env", "Instant", "SystemTime", "SysRng", "rand::"];
+
+const FLOORS: &[Floor] = &[
+    Floor { paths: &["addr.rs", "secret.rs", "reason.rs"], may_import: &[], forbidden: PURE },
+    Floor {
+        paths: &["proto", "keys"],
+        may_import: &["addr", "secret", "reason", "proto", "keys"],
+        forbidden: PURE,
+    },
+    Floor { paths: &["net"], may_import: &["addr", "net"], forbidden: &["proto", "keys"] },
+    Floor {
+        paths: &["observe"],
+        may_import: &["addr", "reason", "observe"],
+        forbidden: &["tokio"],
+    },
+    Floor {
+        paths: &["tunnel"],
+        may_import: &["addr", "secret", "reason", "proto", "keys", "net", "observe", "tunnel"],
+        forbidden: &["clap", "anyhow", "nix::"],
+    },
+    Floor {
+        paths: &["sys"],
+        may_import: &["addr", "secret", "reason", "keys", "sys"],
+        forbidden: &["clap", "anyhow"],
+    },
+    Floor {
+        paths: &["run.rs", "demo"],
+        may_import: &["addr", "secret", "proto", "keys", "net", "tunnel", "sys", "demo"],
+        forbidden: &["clap"],
+    },
+    Floor {
+        paths: &["cli", "main.rs", "lib.rs"],
+        may_import: &[
+            "addr", "secret", "proto", "keys", "net", "observe", "tunnel", "sys", "run", "cli",
+        ],
+        forbidden: &[],
+    },
+];
+
+#[test]
+fn no_module_reaches_up() {
+    let mut checked = 0;
+    for file in sources(Path::new("src")) {
+        let name = file.strip_prefix("src").unwrap().to_str().unwrap().to_owned();
+        let floor =
+            FLOORS.iter().find(|floor| floor.paths.iter().any(|path| name.starts_with(path)));
+        let floor = floor.unwrap_or_else(|| panic!("{name} stands on no floor; give it one"));
+        check(&name, &fs::read_to_string(&file).unwrap(), floor);
+        checked += 1;
+    }
+    assert!(checked > 40, "only {checked} files were found");
+}
+
+#[test]
+fn a_module_that_reaches_up_is_found() {
+    let proto = &FLOORS[1];
+    for bad in ["use crate::net::Stream;", "crate::tunnel::x()", "tokio::spawn(", "Instant::now()"]
+    {
+        assert!(problem(bad, proto).is_some(), "{bad}");
+    }
+    assert_eq!(problem("use crate::secret::Secret; // tokio", proto), None);
+}
+
+fn check(name: &str, text: &str, floor: &Floor) {
+    let is_test_file = name.ends_with("_tests.rs");
+    let code = text.lines().take_while(|line| !line.starts_with("#[cfg(test)]") && !is_test_file);
+    for (number, line) in code.enumerate() {
+        if let Some(problem) = problem(line, floor) {
+            panic!("src/{name}:{}: {problem}", number + 1);
+        }
+    }
+}
+
+fn problem(line: &str, floor: &Floor) -> Option<String> {
+    let code = line.split("//").next().unwrap_or_default();
+    for rest in code.split("crate::").skip(1) {
+        let module: String =
+            rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+        if !module.is_empty() && !floor.may_import.contains(&module.as_str()) {
+            return Some(format!("imports crate::{module}"));
+        }
+    }
+    let forbidden = floor.forbidden.iter().find(|word| code.contains(**word));
+    forbidden.map(|word| format!("contains {word}"))
+}
+
+fn sources(directory: &Path) -> Vec<PathBuf> {
+    let mut found = vec![];
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    found
+}
