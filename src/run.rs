@@ -124,7 +124,7 @@ fn bind(options: &Options, readiness: &mut Readiness) -> anyhow::Result<Vec<List
     let mut listeners = vec![];
     for source in &options.sources {
         listeners.extend(loop {
-            match Listener::bind(source, BACKLOG) {
+            match Listener::bind(source, &options.sources, BACKLOG) {
                 Err(error @ BindError::Unresolvable { .. }) if options.wait_for_dns => {
                     warn!(%source, %error, "waiting for DNS");
                     std::mem::replace(readiness, Readiness::foreground()).report_ready()?;

@@ -80,7 +80,7 @@ struct Side {
 
 async fn start(options: Options) -> anyhow::Result<Side> {
     let capacity = Capacity::of(&options, 1024)?;
-    let listeners = Listener::bind(&options.sources[0], 16)?;
+    let listeners = Listener::bind(&options.sources[0], &[], 16)?;
     let address = listeners[0].local();
     let tunnel = Arc::new(Tunnel::start(&options, capacity).await?);
     let listeners = listeners.into_iter().map(Listener::into_async);

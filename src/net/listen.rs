@@ -110,11 +110,16 @@ impl Listener {
     /// listener. Addresses that this machine lacks (`::1` of `localhost` without
     /// IPv6) are left out as long as another one is left. With port 0 all
     /// share the port that the system picks. `backlog` is capped by the kernel.
-    /// Blocks while a name is looked up.
+    /// Blocks while a name is looked up. `others` are all that this process
+    /// listens on: next to an IPv4 address of the same port, `[::]` means IPv6 only.
     ///
     /// # Errors
     /// [`BindError`] when none could be bound, or one is in use.
-    pub fn bind(address: &Address, backlog: i32) -> Result<Vec<Self>, BindError> {
+    pub fn bind(
+        address: &Address,
+        others: &[Address],
+        backlog: i32,
+    ) -> Result<Vec<Self>, BindError> {
         match address {
             Address::Unix(path) => Ok(vec![bind_unix(path, backlog)?]),
             Address::Tcp { host, port } => {
@@ -122,7 +127,8 @@ impl Listener {
                     address: address.clone(),
                     source,
                 })?;
-                bind_all(&addrs, backlog)
+                let twin = twin(&addrs, port, others);
+                bind_all(&addrs, twin, backlog)
             }
         }
     }
@@ -184,19 +190,19 @@ impl std::fmt::Display for Local {
 
 // === TCP ===
 
-fn bind_all(addrs: &[SocketAddr], backlog: i32) -> Result<Vec<Listener>, BindError> {
+fn bind_all(addrs: &[SocketAddr], twin: Twin, backlog: i32) -> Result<Vec<Listener>, BindError> {
     let common_port = addrs.len() > 1 && addrs.iter().all(|addr| addr.port() == 0);
     for _ in 1..COMMON_PORT_ATTEMPTS {
-        match bind_each(addrs, backlog) {
+        match bind_each(addrs, twin, backlog) {
             // Somebody else has the port that was picked for the first address.
             Err(BindError::InUse { .. }) if common_port => {}
             result => return result,
         }
     }
-    bind_each(addrs, backlog)
+    bind_each(addrs, twin, backlog)
 }
 
-fn bind_each(addrs: &[SocketAddr], backlog: i32) -> Result<Vec<Listener>, BindError> {
+fn bind_each(addrs: &[SocketAddr], twin: Twin, backlog: i32) -> Result<Vec<Listener>, BindError> {
     let mut listeners: Vec<Listener> = Vec::with_capacity(addrs.len());
     let mut failure = None;
     for &addr in addrs {
@@ -204,7 +210,7 @@ fn bind_each(addrs: &[SocketAddr], backlog: i32) -> Result<Vec<Listener>, BindEr
         if let (0, Some(Local::Tcp(first))) = (addr.port(), listeners.first().map(|l| &l.local)) {
             addr.set_port(first.port());
         }
-        match bind_tcp(addr, has_twin(addr, addrs), backlog) {
+        match bind_tcp(addr, twin, backlog) {
             Ok(listener) => listeners.push(listener),
             Err(error @ BindError::InUse { .. }) => return Err(error),
             Err(error) => {
@@ -218,11 +224,15 @@ fn bind_each(addrs: &[SocketAddr], backlog: i32) -> Result<Vec<Listener>, BindEr
     }
 }
 
-/// Whether a name means both `::` and an IPv4 address. `::` usually takes IPv4
-/// in as well, and would then be in its own way.
-fn has_twin(addr: SocketAddr, addrs: &[SocketAddr]) -> Twin {
-    let wildcard = matches!(addr.ip(), IpAddr::V6(ip) if ip.is_unspecified());
-    if wildcard && addrs.iter().any(SocketAddr::is_ipv4) { Twin::Ipv4 } else { Twin::None }
+/// Whether an IPv4 address of the same port is listened on as well. `::` usually
+/// takes IPv4 in, and would then be in its own way.
+fn twin(addrs: &[SocketAddr], port: &str, others: &[Address]) -> Twin {
+    let is_ipv4 = |other: &Address| match other {
+        Address::Tcp { host, port: same } => same == port && host.parse::<Ipv4Addr>().is_ok(),
+        Address::Unix(_) => false,
+    };
+    let has_one = addrs.iter().any(SocketAddr::is_ipv4) || others.iter().any(is_ipv4);
+    if has_one { Twin::Ipv4 } else { Twin::None }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -237,7 +247,8 @@ fn bind_tcp(addr: SocketAddr, twin: Twin, backlog: i32) -> Result<Listener, Bind
         // A restart must not wait for the TIME_WAIT of connections before it.
         // On Linux this does not allow two listeners on one port.
         socket.set_reuse_address(true)?;
-        if twin == Twin::Ipv4 {
+        let is_wildcard = matches!(addr.ip(), IpAddr::V6(ip) if ip.is_unspecified());
+        if is_wildcard && twin == Twin::Ipv4 {
             socket.set_only_v6(true)?;
         }
         socket.bind(&addr.into())?;
@@ -337,7 +348,7 @@ mod tests {
     const OPTIONS: SocketOptions = SocketOptions { keepalive: true };
 
     fn bind(text: &str) -> Result<Vec<Listener>, BindError> {
-        Listener::bind(&text.parse().unwrap(), 16)
+        Listener::bind(&text.parse().unwrap(), &[], 16)
     }
 
     fn only(text: &str) -> Listener {
@@ -382,7 +393,7 @@ mod tests {
     #[test]
     fn several_addresses_share_the_port_that_the_system_picks() {
         for pair in [["127.0.0.1:0", "[::1]:0"], ["0.0.0.0:0", "[::]:0"], ["[::]:0", "0.0.0.0:0"]] {
-            let listeners = bind_all(&addrs(&pair), 16).unwrap();
+            let listeners = bind_all(&addrs(&pair), Twin::Ipv4, 16).unwrap();
             let ports: Vec<_> = listeners
                 .iter()
                 .map(|l| l.local().rsplit_once(':').unwrap().1.parse::<u16>().unwrap())
@@ -396,8 +407,24 @@ mod tests {
     }
 
     #[test]
+    fn both_wildcards_of_one_port_can_be_given() {
+        let free = only("0.0.0.0:0").local();
+        let port = free.rsplit_once(':').unwrap().1;
+        let texts = [format!("0.0.0.0:{port}"), format!("[::]:{port}")];
+        for order in [[0, 1], [1, 0]] {
+            let sources = order.map(|i| texts[i].parse().unwrap());
+            let bound = sources.each_ref().map(|source| Listener::bind(source, &sources, 16));
+            let bound = bound.map(Result::unwrap);
+            for host in ["127.0.0.1", "::1"] {
+                TcpStream::connect(format!("{host}:{port}").replace("::1:", "[::1]:")).unwrap();
+            }
+            drop(bound);
+        }
+    }
+
+    #[test]
     fn an_address_of_another_machine_is_left_out_if_one_is_left() {
-        let listeners = bind_all(&addrs(&["192.0.2.1:0", "127.0.0.1:0"]), 16).unwrap();
+        let listeners = bind_all(&addrs(&["192.0.2.1:0", "127.0.0.1:0"]), Twin::None, 16).unwrap();
         assert_eq!(listeners.len(), 1);
         let error = bind("192.0.2.1:0").unwrap_err();
         assert!(matches!(error, BindError::Other { .. }), "{error}");
@@ -410,7 +437,7 @@ mod tests {
         assert!(matches!(error, BindError::InUse { .. }), "{error}");
         assert!(error.to_string().starts_with(&format!("{} is in use; ", first.local())));
         let both = addrs(&[&first.local(), "127.0.0.2:0"]);
-        assert!(bind_all(&both, 16).is_err(), "although the other address is free");
+        assert!(bind_all(&both, Twin::None, 16).is_err(), "although the other address is free");
     }
 
     #[test]
