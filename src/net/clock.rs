@@ -52,8 +52,9 @@ impl FarClock {
 
     /// The far end just said that its time is `now_ms`.
     pub fn learn(&self, now_ms: u64) {
-        let ahead = now_ms.wrapping_sub(self.own.now_ms()).cast_signed();
-        self.ahead_ms.store(ahead, Ordering::Relaxed);
+        let ahead = i128::from(now_ms) - i128::from(self.own.now_ms());
+        // A clock that is no time at all teaches nothing.
+        self.ahead_ms.store(i64::try_from(ahead).unwrap_or(0), Ordering::Relaxed);
     }
 
     /// The far end did not answer; what was learnt may be why.

@@ -27,6 +27,13 @@ pub trait Duplex: Send {
 
     /// Both directions.
     fn split(&mut self) -> (Self::Read<'_>, Self::Write<'_>);
+
+    /// Closes after both directions have ended well.
+    fn finish(self) -> impl Future<Output = ()> + Send;
+
+    /// Closes so that the peer does not take it for an end, after delivering
+    /// what was written as far as that is possible.
+    fn abort(self) -> impl Future<Output = ()> + Send;
 }
 
 /// Where bytes come from. What stands here serves a source that can only be
@@ -86,6 +93,14 @@ impl Duplex for Stream {
                 (ReadHalf::Unix(read), WriteHalf::Unix(write))
             }
         }
+    }
+
+    async fn finish(self) {
+        self.close();
+    }
+
+    async fn abort(self) {
+        self.reset();
     }
 }
 

@@ -76,7 +76,7 @@ impl Stream {
     }
 
     /// From now on the peer sees a reset when this is dropped, for whatever
-    /// reason, until [`Self::finish`]. So a crash or a kill is no clean end to
+    /// reason, until [`Self::close`]. So a crash or a kill is no clean end to
     /// an application either. A unix socket has no reset.
     pub fn reset_unless_finished(&self) {
         if let Self::Tcp(socket) = self {
@@ -85,7 +85,7 @@ impl Stream {
     }
 
     /// Closes cleanly: what was written is sent, and then the end.
-    pub fn finish(self) {
+    pub fn close(self) {
         if let Self::Tcp(socket) = self {
             let _ = SockRef::from(&socket).set_linger(None);
         }
@@ -246,7 +246,7 @@ mod tests {
             let (ours, mut theirs) = tcp("127.0.0.1").await;
             ours.reset_unless_finished();
             if finished {
-                ours.finish()
+                ours.close()
             } else {
                 drop(ours)
             }

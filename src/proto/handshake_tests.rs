@@ -107,6 +107,60 @@ fn check_vector(vector: &serde_json::Value) {
     }
 }
 
+/// The vectors of `docs/PROTOCOL.md`: messages, keys, first records and ratchet.
+#[test]
+fn knockpipe_vectors_byte_for_byte() {
+    let vectors: serde_json::Value =
+        serde_json::from_str(include_str!("../../tests/vectors/knockpipe-1.json")).unwrap();
+    let bytes = |name: &str| unhex(&vectors[name]);
+    let text = vectors["key_file"].as_str().unwrap();
+    let key = crate::keys::file::parse(text.as_bytes()).unwrap();
+    assert_eq!(key.secret().expose()[..], bytes("key"));
+    assert_eq!(key.id().to_string(), vectors["key_id"].as_str().unwrap());
+
+    let hello = Hello {
+        suites: SuiteSet::from_bits(3),
+        padding: Padding::default(),
+        clock_ms: vectors["hello"]["clock_ms"].as_u64().unwrap(),
+    };
+    let (dialer, message1) = Dialer::start(&key, hello, secret(&bytes("dialer_ephemeral")));
+    assert_eq!(message1[..], bytes("message_1"));
+    let ring = KeyRing::new(vec![key]).unwrap();
+    let received = read_message1(&ring, &message1).unwrap();
+    let clock_ms = vectors["welcome"]["clock_ms"].as_u64().unwrap();
+    let welcome = Welcome { suite: Suite::Aes256Gcm, padding: Padding::default(), clock_ms };
+    let (_, message2) = received.answer(&welcome, secret(&bytes("acceptor_ephemeral"))).unwrap();
+    assert_eq!(message2[..], bytes("message_2"));
+
+    let mut message2 = message2;
+    let state = read_message2(dialer.state, &dialer.ephemeral, &mut message2).unwrap();
+    let (split, hash) = state.split();
+    assert_eq!(hash[..], bytes("handshake_hash"));
+    for (i, key) in split.iter().enumerate() {
+        assert_eq!(key.expose()[..], unhex(&vectors["split"][i]));
+    }
+    let directions = vectors["directions"].as_array().unwrap();
+    assert_eq!(directions.len(), 4);
+    for vector in directions {
+        check_direction(vector, &split, &hash);
+    }
+}
+
+fn check_direction(vector: &serde_json::Value, split: &[Secret<32>; 2], hash: &[u8; 32]) {
+    let suite = Suite::from_id(vector["suite"].as_u64().unwrap() as u8).unwrap();
+    let (direction, split) = match vector["direction"].as_str().unwrap() {
+        "dialer-to-acceptor" => (Direction::ToAcceptor, &split[0]),
+        _ => (Direction::ToDialer, &split[1]),
+    };
+    let seed = record_seed(hash, split, suite, direction);
+    assert_eq!(seed.expose()[..], unhex(&vector["key"]));
+    assert_eq!(labels::ratchet(&seed).expose()[..], unhex(&vector["ratcheted_key"]));
+    let mut slot = vec![0; MAX_RECORD];
+    let kind = vector["first_record_type"].as_u64().unwrap() as u8;
+    let len = Sealer::new(suite, seed, Padding::NONE).seal(kind, &mut slot, 0).unwrap();
+    assert_eq!(slot[..len], unhex(&vector["first_record"]));
+}
+
 fn snow_builder() -> snow::Builder<'static> {
     let name = std::str::from_utf8(labels::NOISE_NAME).unwrap();
     snow::Builder::new(name.parse().unwrap())

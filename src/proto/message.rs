@@ -65,6 +65,8 @@ pub enum ResetReason {
     ProtocolError,
     /// This end is shutting down.
     Shutdown,
+    /// Open did not come in time after Confirm.
+    Unopened,
     /// This end failed, or a reason this version does not know.
     Failed,
 }
@@ -91,7 +93,7 @@ impl Kind {
 }
 
 impl ResetReason {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::PlainReset,
         Self::TargetRefused,
         Self::TargetTimeout,
@@ -100,6 +102,7 @@ impl ResetReason {
         Self::LimitReached,
         Self::ProtocolError,
         Self::Shutdown,
+        Self::Unopened,
         Self::Failed,
     ];
 
@@ -114,6 +117,7 @@ impl ResetReason {
             Self::LimitReached => 6,
             Self::ProtocolError => 7,
             Self::Shutdown => 8,
+            Self::Unopened => 9,
             Self::Failed => 255,
         }
     }

@@ -15,15 +15,16 @@ use std::time::Duration;
 use rand::RngExt;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::relay::{Start, relay, say};
+use super::open::told;
+use super::relay::{End, Start, dismiss, relay};
 use super::report::Report;
-use super::secure::{Doorkeeper, Visitor};
+use super::secure::{Doorkeeper, Visitor, next_event};
 use super::serve::Shared;
 use crate::addr::{ClientAddr, ServiceName};
 use crate::net::{DialError, Handshakes, Resolver, Stream, dial};
 use crate::proto::Session;
 use crate::proto::inbound::Event;
-use crate::proto::message::{Open, ResetReason};
+use crate::proto::message::Open;
 use crate::reason::CloseReason;
 
 /// How long a live dialer may wait before it says Open.
@@ -55,10 +56,9 @@ struct Guest {
     deadline: Instant,
 }
 
-/// Why a live dialer does not get its target: for the log, and for the dialer.
+/// Why a live dialer does not get its target: for the log, and in short for the dialer.
 struct Refusal {
     reason: CloseReason,
-    told: ResetReason,
     detail: String,
 }
 
@@ -112,8 +112,8 @@ impl Exit {
                 let end = carry(shared, plain, (&mut sealed, &mut session), already_read).await;
                 report.closed(&end);
             }
-            Err(Refusal { reason, told, detail }) => {
-                say(told, &mut sealed, &mut session).await;
+            Err(Refusal { reason, detail }) => {
+                dismiss(&mut sealed, &mut session, reason).await;
                 report.refused(reason, &detail);
             }
         }
@@ -123,19 +123,15 @@ impl Exit {
 /// Opened, then relay.
 async fn carry(
     shared: &Shared,
-    mut plain: Stream,
+    plain: Stream,
     (sealed, session): (&mut Stream, &mut Session),
     already_read: Vec<u8>,
-) -> super::relay::End {
+) -> End {
     plain.reset_unless_finished();
     let mut first = vec![];
     session.outbound.opened(&mut first).expect("the second record of a session can be sealed");
     let start = Start { first, already_read };
-    let end = relay((&mut plain, sealed), session, start, shared.cut()).await;
-    if end.reason == CloseReason::Finished {
-        plain.finish();
-    }
-    end
+    relay((plain, sealed), session, start, shared.cut()).await
 }
 
 /// The Open that came first, or that follows a Confirm in time.
@@ -148,10 +144,12 @@ async fn await_open(
     if let Event::Open(open) = first {
         return Ok(open);
     }
-    let waited = timeout(UNOPENED, super::secure::next_event(sealed, session, already_read)).await;
-    match waited {
+    match timeout(UNOPENED, next_event(sealed, session, already_read)).await {
         Ok(Ok(Event::Open(open))) => Ok(open),
-        Ok(Ok(_)) | Ok(Err(_)) | Err(_) => Err(Refusal::unopened()),
+        Ok(Ok(Event::Reset(reason))) => Err(Refusal::ended(told(reason))),
+        Ok(Ok(_)) => Err(Refusal::ended(CloseReason::ProtocolError)),
+        Ok(Err(reason)) => Err(Refusal::ended(reason)),
+        Err(_) => Err(Refusal::ended(CloseReason::Unopened)),
     }
 }
 
@@ -169,37 +167,30 @@ impl Refusal {
     fn full() -> Self {
         Self {
             reason: CloseReason::LimitReached,
-            told: ResetReason::LimitReached,
             detail: "no session ended within the handshake deadline; raise -n".to_owned(),
         }
     }
 
-    fn unopened() -> Self {
-        Self {
-            reason: CloseReason::Unopened,
-            told: ResetReason::Failed,
-            detail: format!("the dialer did not open within {} s", UNOPENED.as_secs()),
-        }
+    /// The dialer confirmed, and then ended it, or made it end.
+    fn ended(reason: CloseReason) -> Self {
+        Self { reason, detail: "before the dialer asked for a target".to_owned() }
     }
 
     fn no_such_service() -> Self {
         Self {
             reason: CloseReason::NoSuchService,
-            told: ResetReason::NoSuchService,
             detail: "add it with -t NAME=ADDRESS, or correct --service at the encrypt end"
                 .to_owned(),
         }
     }
 
     fn target(error: &DialError) -> Self {
-        let (reason, told) = match error {
-            DialError::Timeout => (CloseReason::TargetTimeout, ResetReason::TargetTimeout),
-            DialError::Unresolved(_) => {
-                (CloseReason::TargetUnresolved, ResetReason::TargetUnresolved)
-            }
-            DialError::Local(_) => (CloseReason::LocalError, ResetReason::Failed),
-            _ => (CloseReason::TargetRefused, ResetReason::TargetRefused),
+        let reason = match error {
+            DialError::Timeout => CloseReason::TargetTimeout,
+            DialError::Unresolved(_) => CloseReason::TargetUnresolved,
+            DialError::Local(_) => CloseReason::LocalError,
+            DialError::Refused { .. } | DialError::Unreachable { .. } => CloseReason::TargetRefused,
         };
-        Self { reason, told, detail: error.to_string() }
+        Self { reason, detail: error.to_string() }
     }
 }

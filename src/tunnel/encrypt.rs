@@ -34,7 +34,7 @@ type Refused = (CloseReason, String);
 pub(super) async fn serve(
     entrance: &Entrance,
     shared: &Shared,
-    (mut plain, client): (Stream, ClientAddr),
+    (plain, client): (Stream, ClientAddr),
 ) {
     let mut report = Report::new(client);
     report.target.clone_from(&entrance.far_end_name);
@@ -50,10 +50,7 @@ pub(super) async fn serve(
         return report.refused(CloseReason::LocalError, &"no record can be sealed");
     }
     let start = Start { first, already_read: vec![] };
-    let end = relay((&mut plain, &mut sealed), &mut session, start, shared.cut()).await;
-    if end.reason == CloseReason::Finished {
-        plain.finish();
-    }
+    let end = relay((plain, &mut sealed), &mut session, start, shared.cut()).await;
     report.closed(&end);
 }
 

@@ -88,7 +88,6 @@ impl OpenPump {
                 Next::Read => self.fill(sealed, inbound).await?,
                 Next::Fail(reason) => return Err(reason),
                 Next::Finish => {
-                    self.buffer = None;
                     return plain.shutdown().await.map_err(|_| CloseReason::PlainReset);
                 }
             }
@@ -125,8 +124,7 @@ impl OpenPump {
                     self.unopened.start += len;
                     self.take(event, start);
                 }
-                Err(PeerError::Misbehaved) => self.next = Next::Fail(CloseReason::ProtocolError),
-                Err(_) => self.next = Next::Fail(CloseReason::BadRecord),
+                Err(error) => self.next = Next::Fail(blame(error)),
             }
         }
     }
@@ -226,6 +224,14 @@ impl OpenPump {
     }
 }
 
+/// The reason at this end for a record that the protocol refused.
+pub(super) fn blame(error: PeerError) -> CloseReason {
+    match error {
+        PeerError::Misbehaved => CloseReason::ProtocolError,
+        _ => CloseReason::BadRecord,
+    }
+}
+
 /// The reason at this end for a Reset from the other.
 pub(super) fn told(reason: ResetReason) -> CloseReason {
     match reason {
@@ -237,6 +243,7 @@ pub(super) fn told(reason: ResetReason) -> CloseReason {
         ResetReason::LimitReached => CloseReason::LimitReached,
         ResetReason::ProtocolError => CloseReason::PeerRejected,
         ResetReason::Shutdown => CloseReason::PeerShutdown,
+        ResetReason::Unopened => CloseReason::Unopened,
         ResetReason::Failed => CloseReason::PeerFailed,
     }
 }

@@ -56,13 +56,9 @@ pub async fn run(options: PipeOptions) -> Result<(), PipeError> {
     let mut first = vec![];
     session.outbound.open(&open, &mut first)?;
     let start = Start { first, already_read: vec![] };
-    let mut plain = Stdio::new();
     let never = std::future::pending();
-    let end = relay((&mut plain, &mut sealed), &mut session, start, never).await;
-    // What was authentic is delivered, also when the rest is lost.
-    let flushed = plain.output.flush().await;
+    let end = relay((Stdio::new(), &mut sealed), &mut session, start, never).await;
     match end.reason {
-        CloseReason::Finished if flushed.is_err() => Err(PipeError::Ended(CloseReason::PlainReset)),
         CloseReason::Finished => Ok(()),
         reason => Err(PipeError::Ended(reason)),
     }
@@ -119,6 +115,14 @@ impl Duplex for Stdio {
 
     fn split(&mut self) -> (&mut Input, &mut Output) {
         (&mut self.input, &mut self.output)
+    }
+
+    /// The end of output was flushed already.
+    async fn finish(self) {}
+
+    async fn abort(mut self) {
+        // Whoever reads may be gone too.
+        let _ = self.output.flush().await;
     }
 }
 

@@ -8,8 +8,7 @@
 //!
 //! Each direction is its own object; half-close passes through. The session is
 //! finished when both Fins have passed. Anything else is an abort: the other
-//! end hears a Reset, and the plain side gets a TCP reset, never a clean end
-//! (the caller drops it; `net::Stream` resets unless it was told that all is well).
+//! end hears a Reset, and the plain side gets a TCP reset, never a clean end.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -48,9 +47,10 @@ pub(super) struct End {
     pub(super) received: u64,
 }
 
-/// Relays until both directions are finished, one fails, or `cut` is ready.
+/// Relays until both directions are finished, one fails, or `cut` is ready. Then
+/// the plain side is closed as it deserves; the caller closes the sealed one.
 pub(super) async fn relay<P: Duplex, S: Duplex>(
-    (plain, sealed): (&mut P, &mut S),
+    (mut plain, sealed): (P, &mut S),
     session: &mut Session,
     start: Start,
     cut: impl Future<Output = CloseReason>,
@@ -58,12 +58,12 @@ pub(super) async fn relay<P: Duplex, S: Duplex>(
     let mut seal = SealPump::new(start.first);
     let mut open = OpenPump::new(&start.already_read);
     drop(start.already_read);
-    let reason = pump((plain, sealed), session, (&mut seal, &mut open), cut).await;
-    if let Some(told) = to_tell(reason) {
-        let goodbye = say_goodbye(&mut seal, sealed, session, told);
-        // Whether the other end hears it or not, the session is over.
-        let _ = timeout(GOODBYE, goodbye).await;
+    let reason = pump((&mut plain, sealed), session, (&mut seal, &mut open), cut).await;
+    match reason {
+        CloseReason::Finished => plain.finish().await,
+        _ => plain.abort().await,
     }
+    say_goodbye(&mut seal, sealed, session, reason).await;
     End { reason, sent: seal.total, received: open.total }
 }
 
@@ -116,16 +116,20 @@ fn to_tell(reason: CloseReason) -> Option<ResetReason> {
         CloseReason::PlainReset => Some(ResetReason::PlainReset),
         CloseReason::BadRecord | CloseReason::ProtocolError => Some(ResetReason::ProtocolError),
         CloseReason::Shutdown => Some(ResetReason::Shutdown),
+        CloseReason::Unopened => Some(ResetReason::Unopened),
+        CloseReason::TargetRefused => Some(ResetReason::TargetRefused),
+        CloseReason::TargetTimeout => Some(ResetReason::TargetTimeout),
+        CloseReason::TargetUnresolved => Some(ResetReason::TargetUnresolved),
+        CloseReason::NoSuchService => Some(ResetReason::NoSuchService),
+        CloseReason::LimitReached => Some(ResetReason::LimitReached),
         CloseReason::LocalError => Some(ResetReason::Failed),
         _ => None,
     }
 }
 
-/// Says Reset to the far end of a session that was never relayed.
-pub(super) async fn say<S: Duplex>(reason: ResetReason, sealed: &mut S, session: &mut Session) {
-    let mut nothing_sent = SealPump::new(vec![]);
-    let goodbye = say_goodbye(&mut nothing_sent, sealed, session, reason);
-    let _ = timeout(GOODBYE, goodbye).await;
+/// Tells the far end why a session ends that was never relayed.
+pub(super) async fn dismiss<S: Duplex>(sealed: &mut S, session: &mut Session, reason: CloseReason) {
+    say_goodbye(&mut SealPump::new(vec![]), sealed, session, reason).await;
 }
 
 /// Ends the record that is on its way, says Reset, and waits until the other end hangs up:
@@ -134,14 +138,19 @@ async fn say_goodbye<S: Duplex>(
     seal: &mut SealPump,
     sealed: &mut S,
     session: &mut Session,
-    reason: ResetReason,
-) -> std::io::Result<()> {
+    reason: CloseReason,
+) {
+    let Some(told) = to_tell(reason) else { return };
     let (mut read, mut write) = sealed.split();
-    seal.reset(reason, &mut write, &mut session.outbound).await?;
-    write.shutdown().await?;
-    let mut discarded = [0; 512];
-    while read.read(&mut discarded).await? > 0 {}
-    Ok(())
+    let goodbye = async {
+        seal.reset(told, &mut write, &mut session.outbound).await?;
+        write.shutdown().await?;
+        let mut discarded = [0; 512];
+        while read.read(&mut discarded).await? > 0 {}
+        std::io::Result::Ok(())
+    };
+    // Whether the other end hears it or not, the session is over.
+    let _ = timeout(GOODBYE, goodbye).await;
 }
 
 #[cfg(test)]

@@ -36,6 +36,10 @@ impl Duplex for Pipe {
     fn split(&mut self) -> (Self::Read<'_>, Self::Write<'_>) {
         (&mut self.read, &mut self.write)
     }
+
+    async fn finish(self) {}
+
+    async fn abort(self) {}
 }
 
 impl Source for &mut ReadHalf<DuplexStream> {}
@@ -90,14 +94,14 @@ fn tunnel(
     let (plain_out, target) = duplex(room);
     let Ends { mut dialer, mut acceptor, opened } = ends;
     let dialer = tokio::spawn(async move {
-        let (mut plain, mut sealed) = (Pipe::new(plain_in), Pipe::new(near));
+        let (plain, mut sealed) = (Pipe::new(plain_in), Pipe::new(near));
         let start = Start { first: vec![], already_read: vec![] };
-        relay((&mut plain, &mut sealed), &mut dialer, start, cut).await
+        relay((plain, &mut sealed), &mut dialer, start, cut).await
     });
     let acceptor = tokio::spawn(async move {
-        let (mut plain, mut sealed) = (Pipe::new(plain_out), Pipe::new(far));
+        let (plain, mut sealed) = (Pipe::new(plain_out), Pipe::new(far));
         let start = Start { first: opened, already_read: vec![] };
-        relay((&mut plain, &mut sealed), &mut acceptor, start, pending()).await
+        relay((plain, &mut sealed), &mut acceptor, start, pending()).await
     });
     Tunnel { client, target, dialer, acceptor }
 }
@@ -231,4 +235,28 @@ async fn receive(wire: Vec<u8>) -> Received {
     let mut bytes = vec![];
     target.read_to_end(&mut bytes).await.unwrap();
     Received { bytes, ended_cleanly: ended.is_ok() }
+}
+
+/// Fin and what follows it may come in one read.
+#[tokio::test]
+async fn what_follows_fin_in_the_same_read_is_heeded() {
+    type Send = fn(&mut Session, &mut Vec<u8>);
+    let cases: [(Send, CloseReason); 3] = [
+        (|s, w| s.outbound.reset(ResetReason::PlainReset, w).unwrap(), CloseReason::PeerReset),
+        (|s, w| s.outbound.fin(w).unwrap(), CloseReason::ProtocolError),
+        (|_, w| w.extend([0, 19].repeat(20)), CloseReason::BadRecord),
+    ];
+    for (after_fin, expected) in cases {
+        let Ends { mut dialer, mut acceptor, opened } = ends(Suite::Aes256Gcm, Padding::NONE);
+        let mut wire = vec![];
+        dialer.outbound.fin(&mut wire).unwrap();
+        after_fin(&mut dialer, &mut wire);
+        let (mut far, near) = duplex(1 << 16);
+        let (plain, _target) = duplex(1 << 16);
+        far.write_all(&wire).await.unwrap();
+        let (plain, mut sealed) = (Pipe::new(plain), Pipe::new(near));
+        let start = Start { first: opened, already_read: vec![] };
+        let end = relay((plain, &mut sealed), &mut acceptor, start, pending()).await;
+        assert_eq!(end.reason, expected);
+    }
 }

@@ -14,6 +14,7 @@ use rand::rngs::SysRng;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadBuf};
 
 use super::buffers::{Buffer, Size};
+use super::open::blame;
 use crate::keys::KeyRing;
 use crate::net::Stream;
 use crate::net::clock::{Clock, FarClock};
@@ -186,22 +187,21 @@ async fn confirm(mut unconfirmed: Unconfirmed, stream: &mut Stream) -> io::Resul
 /// what was read and not opened, before and after.
 ///
 /// # Errors
-/// When the connection or the record is bad.
+/// The reason that ends the connection.
 pub(super) async fn next_event(
     stream: &mut Stream,
     session: &mut Session,
     already_read: &mut Vec<u8>,
-) -> io::Result<Event> {
+) -> Result<Event, CloseReason> {
     loop {
-        let opened = session.inbound.next(already_read).map_err(io::Error::other)?;
-        if let Some((event, len)) = opened {
+        if let Some((event, len)) = session.inbound.next(already_read).map_err(blame)? {
             already_read.drain(..len);
             return Ok(event);
         }
         let mut buffer = [0; 512];
-        let got = stream.read(&mut buffer).await?;
+        let got = stream.read(&mut buffer).await.map_err(|_| CloseReason::PeerLost)?;
         if got == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+            return Err(CloseReason::Truncated);
         }
         already_read.extend_from_slice(&buffer[..got]);
     }
