@@ -11,8 +11,8 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     cargo build --release --locked \
     && install -m 0755 target/release/knockpipe /knockpipe
 
-# libc and libgcc_s, which the binary links, and nothing else: no shell, no
-# package manager. The tag's default user is nonroot (uid 65532); knockpipe
+# libc, libm and libgcc_s, which the binary links, and no shell or package
+# manager. The tag's default user is nonroot (uid 65532); knockpipe
 # needs root for nothing but ports below 1024 and -u.
 FROM gcr.io/distroless/cc-debian12:nonroot
 COPY --from=build /knockpipe /usr/local/bin/knockpipe

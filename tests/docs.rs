@@ -1,0 +1,376 @@
+//! The documents are true where a machine can tell: what they name exists, and
+//! the flags, defaults, log messages, close reasons and dependencies that they
+//! explain are those of the program, none missing and none invented.
+#![expect(clippy::unwrap_used, reason = "a document that cannot be read fails the test")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A set of words, in an order that makes a difference readable.
+type Words = BTreeSet<String>;
+
+const DOCUMENTS: [&str; 8] = [
+    "README.md",
+    "CHANGELOG.md",
+    "SECURITY.md",
+    "keys/README.md",
+    "docs/ARCHITECTURE.md",
+    "docs/OPERATING.md",
+    "docs/PROTOCOL.md",
+    "docs/THREATS.md",
+];
+
+fn read(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The text of the section under `heading`, up to the next heading of its level or above.
+fn section(text: &str, heading: &str) -> String {
+    let level = |line: &str| line.len() - line.trim_start_matches('#').len();
+    let ends = |line: &str| (1..=level(heading)).contains(&level(line));
+    let mut lines = text.lines().skip_while(|line| *line != heading);
+    assert!(lines.next().is_some(), "no section {heading}");
+    lines.take_while(|line| !ends(line)).map(|line| format!("{line}\n")).collect()
+}
+
+/// The rows of all tables in `text`, as cells; headings are left out.
+fn rows(text: &str) -> Vec<Vec<String>> {
+    let lines: Vec<&str> = text.lines().collect();
+    let is_row = |line: &str| line.starts_with("| ") || line.starts_with("|-");
+    let is_heading = |i: usize| lines.get(i + 1).is_some_and(|next| next.starts_with("|-"));
+    let body = (0..lines.len())
+        .filter(|&i| is_row(lines[i]) && !lines[i].starts_with("|-") && !is_heading(i));
+    body.map(|i| cells(lines[i])).collect()
+}
+
+fn cells(row: &str) -> Vec<String> {
+    let row = row.replace("\\|", "\u{1}");
+    let inner = row.trim().trim_matches('|');
+    inner.split('|').map(|cell| cell.trim().replace('\u{1}', "|")).collect()
+}
+
+/// What stands in backticks.
+fn spans(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+fn difference(left: &Words, right: &Words) -> Vec<String> {
+    left.symmetric_difference(right).cloned().collect()
+}
+
+// === files and functions ===
+
+/// Every `src/...` and `tests/...` in `text`, with the name behind `::`, if any.
+fn places(text: &str) -> BTreeSet<(String, Option<String>)> {
+    let words = text.split(|c: char| c.is_whitespace() || "`()|,;".contains(c));
+    let named = words.filter(|word| word.starts_with("src/") || word.starts_with("tests/"));
+    named
+        .map(|word| {
+            let word = word.trim_end_matches(['.', ':']);
+            match word.split_once("::") {
+                Some((path, name)) => (path.to_owned(), Some(name.to_owned())),
+                None => (word.to_owned(), None),
+            }
+        })
+        .collect()
+}
+
+/// Whether `name` is something that `code` defines.
+fn defines(code: &str, name: &str) -> bool {
+    ["fn", "struct", "enum", "trait", "const", "type"].iter().any(|kind| {
+        code.match_indices(&format!("{kind} {name}")).any(|(at, found)| {
+            let next = code[at + found.len()..].chars().next();
+            !next.is_some_and(|c| c.is_alphanumeric() || c == '_')
+        })
+    })
+}
+
+/// Whether `name` is a test in `code` that is run.
+fn is_test(code: &str, name: &str) -> bool {
+    let lines: Vec<&str> = code.lines().map(str::trim).collect();
+    let declaration = format!("fn {name}(");
+    let Some(at) = lines.iter().position(|line| line.contains(&declaration)) else {
+        return false;
+    };
+    let attributes = lines[..at].iter().rev().take_while(|line| line.starts_with("#["));
+    let attributes: Vec<_> = attributes.collect();
+    let has = |start: &str| attributes.iter().any(|line| line.starts_with(start));
+    (has("#[test]") || has("#[tokio::test")) && !has("#[ignore")
+}
+
+#[test]
+fn every_file_and_function_that_a_document_names_exists() {
+    let mut named = BTreeMap::new();
+    for document in DOCUMENTS {
+        let places = places(&read(document));
+        for (path, name) in &places {
+            assert!(Path::new(path).exists(), "{document} names {path}, which does not exist");
+            let Some(name) = name else { continue };
+            assert!(defines(&read(path), name), "{document}: {path} has no {name}");
+        }
+        named.insert(document, places.iter().filter(|(_, name)| name.is_some()).count());
+    }
+    assert!(named["docs/ARCHITECTURE.md"] > 40, "{named:?}");
+    assert!(named["docs/THREATS.md"] > 60, "{named:?}");
+}
+
+#[test]
+fn every_threat_that_is_stopped_names_its_tests() {
+    let text = read("docs/THREATS.md");
+    let (stopped, rest) = text.split_once("\n## A holder of the key").unwrap();
+    assert!(rest.contains("\n## What is not stopped"));
+    let mut tests = 0;
+    for row in rows(stopped) {
+        let [attack, defence, proof] = &row[..] else { panic!("not three cells: {row:?}") };
+        assert!(!defence.contains("::"), "{attack}: a test among the defences");
+        let proofs = places(proof);
+        assert!(!proofs.is_empty(), "{attack}: nothing shows that it is stopped");
+        for (path, name) in proofs {
+            let name = name.unwrap_or_else(|| panic!("{attack}: {path} without a test"));
+            assert!(is_test(&read(&path), &name), "{attack}: {path}::{name} is no test that runs");
+            tests += 1;
+        }
+    }
+    assert!(tests > 60, "only {tests} tests are named");
+}
+
+#[test]
+fn what_does_not_exist_is_found() {
+    let code = "#[test]\n    fn one() {}\n#[test]\n#[ignore]\nfn two() {}\nfn three() {}\n";
+    assert!(is_test(code, "one") && defines(code, "three"));
+    assert!(!is_test(code, "two") && !is_test(code, "three") && !is_test(code, "on"));
+    assert!(!defines(code, "on") && !defines(code, "four"));
+    let found = places("see `src/a.rs::b`, (tests/c.rs) and src/d.rs.");
+    let found: Vec<_> = found.iter().map(|(path, name)| (path.as_str(), name.as_deref())).collect();
+    assert_eq!(found, [("src/a.rs", Some("b")), ("src/d.rs", None), ("tests/c.rs", None)]);
+    assert_eq!(rows("| h | i |\n|---|---|\n| `a\\|b` | c |\n"), [["`a|b`", "c"]]);
+}
+
+// === links ===
+
+/// The anchor that a heading gets: lower case, no punctuation, hyphens for blanks.
+fn anchor(heading: &str) -> String {
+    let kept = heading.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+    kept.collect::<String>().to_lowercase().replace(' ', "-")
+}
+
+#[test]
+fn every_link_between_documents_leads_somewhere() {
+    let mut links = 0;
+    for document in DOCUMENTS {
+        let text = read(document);
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if target.starts_with("https://") {
+                continue;
+            }
+            let (path, fragment) = target.split_once('#').unwrap_or((target, ""));
+            let here = Path::new(document);
+            let path = match path {
+                "" => here.to_owned(),
+                path => here.parent().unwrap().join(path),
+            };
+            assert!(path.exists(), "{document} links to {target}, which does not exist");
+            let there = fs::read_to_string(&path).unwrap();
+            let mut headings = there.lines().filter(|line| line.starts_with('#'));
+            let found =
+                headings.any(|line| anchor(line.trim_start_matches('#').trim()) == fragment);
+            assert!(fragment.is_empty() || found, "{document}: no heading for {target}");
+            links += 1;
+        }
+    }
+    assert!(links > 20, "only {links} links were found");
+}
+
+// === flags ===
+
+/// A flag as `--help` prints it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Flag {
+    short: String,
+    long: String,
+    default: String,
+}
+
+/// The flags in the help of `command`.
+fn flags(command: &str) -> BTreeSet<Flag> {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_knockpipe"));
+    let output = program.args([command, "--help"]).output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    let options = help.split_once("Options:").unwrap().1.split("\nExample").next().unwrap();
+    // A flag stands at an indent of two, or of six when it is only long.
+    let starts = |line: &str| line.starts_with("  -") || line.starts_with("      --");
+    let mut found: Vec<String> = vec![];
+    for line in options.lines().filter(|line| !line.is_empty()) {
+        match found.last_mut() {
+            _ if starts(line) => found.push(line.trim().to_owned()),
+            Some(last) if line.starts_with(' ') => *last += &format!(" {}", line.trim()),
+            _ => {}
+        }
+    }
+    let flags: BTreeSet<Flag> = found.iter().map(|text| flag(text)).collect();
+    assert!(flags.len() > 10, "{command}: only {flags:?}");
+    flags
+}
+
+/// `-n, --max-sessions <N> ... [default: 1024]`.
+fn flag(text: &str) -> Flag {
+    let names: Vec<&str> =
+        text.split([' ', ',']).take_while(|w| w.is_empty() || w.starts_with('-')).collect();
+    let name = |long: bool| names.iter().find(|w| !w.is_empty() && w.starts_with("--") == long);
+    let default = text.split_once("[default: ").map(|(_, rest)| rest.split(']').next().unwrap());
+    Flag {
+        short: name(false).map_or("", |name| name).to_owned(),
+        long: name(true).map_or("", |name| name).to_owned(),
+        default: default.unwrap_or_default().to_owned(),
+    }
+}
+
+/// Every spelling of `flags`.
+fn names(flags: &BTreeSet<Flag>) -> Words {
+    let both = flags.iter().flat_map(|flag| [&flag.short, &flag.long]);
+    both.filter(|name| !name.is_empty()).cloned().collect()
+}
+
+/// The table in README says for each flag which commands have it: `e`, `d`, `p`.
+#[test]
+fn the_flag_table_of_the_readme_is_what_the_help_says() {
+    let text = read("README.md");
+    let table = rows(&section(&text, "### Flags"));
+    assert!(table.len() > 20, "only {} rows", table.len());
+    for (letter, command) in [('e', "encrypt"), ('d', "decrypt"), ('p', "pipe")] {
+        let mine = table.iter().filter(|row| row[2].contains(letter));
+        let documented: BTreeSet<Flag> = mine.clone().map(|row| in_table(row)).collect();
+        let printed = flags(command);
+        let (a, b) = (names(&documented), names(&printed));
+        assert_eq!(difference(&a, &b), [""; 0], "{command}: only in README or only in --help");
+        for flag in printed.iter().filter(|flag| !flag.default.is_empty()) {
+            assert!(documented.contains(flag), "{command}: README has another default: {flag:?}");
+        }
+    }
+}
+
+fn in_table(row: &[String]) -> Flag {
+    let word = |cell: &str| {
+        let span = spans(cell).next().unwrap_or_default();
+        span.split(' ').next().unwrap_or_default().to_owned()
+    };
+    Flag { short: word(&row[0]), long: word(&row[1]), default: row[3].clone() }
+}
+
+#[test]
+fn the_readme_names_exactly_the_flags_that_only_spipeds_spelling_has() {
+    let text = read("README.md");
+    let paragraph = text.split("Only in spiped's spelling:").nth(1).unwrap();
+    let paragraph = paragraph.split("\n\n").next().unwrap();
+    let documented: Words = spans(paragraph).map(str::to_owned).collect();
+    let others = &names(&flags("encrypt")) | &names(&flags("decrypt"));
+    let printed = &names(&flags("-e")) - &others;
+    assert!(!documented.is_empty());
+    assert_eq!(difference(&documented, &printed), [""; 0], "only in README or only in --help");
+}
+
+/// What a text says of our flags: code that begins with one, and all that stands
+/// behind the word `knockpipe` in a line of code.
+fn flags_named_in(text: &str) -> Words {
+    let mut named = Words::new();
+    let mut take = |code: &str| {
+        let words = code.split(|c: char| c.is_whitespace() || "'\"=[]".contains(c));
+        named.extend(words.filter(|word| is_flag(word)).map(str::to_owned));
+    };
+    for line in text.lines() {
+        match (line.starts_with("    "), line.split_once("knockpipe ")) {
+            (true, Some((_, behind))) => take(behind.split(" # ").next().unwrap()),
+            (true, None) => {}
+            (false, _) => spans(line).filter(|s| s.starts_with('-')).for_each(&mut take),
+        }
+    }
+    named
+}
+
+fn is_flag(word: &str) -> bool {
+    let letters = word.trim_start_matches('-');
+    let dashes = word.len() - letters.len();
+    let plain = letters.bytes().all(|b| b.is_ascii_alphabetic() || b == b'-');
+    plain && ((dashes == 1 && letters.len() == 1) || (dashes == 2 && letters.len() > 1))
+}
+
+#[test]
+fn operating_explains_every_flag_and_invents_none() {
+    let ours = &(&names(&flags("encrypt")) | &names(&flags("decrypt"))) | &names(&flags("pipe"));
+    let known = &ours | &names(&flags("-e"));
+    let known = &known | &["-V", "--version"].map(str::to_owned).into();
+    for document in ["README.md", "docs/OPERATING.md", "keys/README.md"] {
+        let named = flags_named_in(&read(document));
+        let invented: Vec<_> = named.difference(&known).collect();
+        assert!(!named.is_empty() && invented.is_empty(), "{document} invents {invented:?}");
+    }
+    let named = flags_named_in(&read("docs/OPERATING.md"));
+    let everybody = flags("encrypt").into_iter().chain(flags("decrypt")).chain(flags("pipe"));
+    let missing = everybody.filter(|f| !named.contains(&f.short) && !named.contains(&f.long));
+    let missing: Vec<_> = missing.map(|f| f.long).filter(|long| long != "--help").collect();
+    assert!(missing.is_empty(), "OPERATING does not name {missing:?}");
+}
+
+// === close reasons, log messages, dependencies ===
+
+#[test]
+fn operating_explains_every_close_reason_and_invents_none() {
+    let code = read("src/reason.rs");
+    let arms = code.lines().filter(|line| line.trim().starts_with("Self::"));
+    let real: Words = arms.filter_map(|line| line.split('"').nth(1)).map(str::to_owned).collect();
+    let text = read("docs/OPERATING.md");
+    let table = rows(&section(&text, "## Close reasons"));
+    let explained: Words = table.iter().map(|row| row[0].trim_matches('`').to_owned()).collect();
+    assert!(real.len() > 20, "only {real:?}");
+    assert_eq!(table.len(), explained.len(), "a reason stands there twice");
+    assert_eq!(difference(&real, &explained), [""; 0], "only in the code or only in OPERATING");
+    for row in table {
+        assert!(["both", "encrypt", "decrypt"].contains(&row[1].as_str()), "{row:?}");
+        assert!(row[2..].iter().all(|cell| !cell.is_empty()) && row.len() == 4, "{row:?}");
+    }
+}
+
+#[test]
+fn every_log_message_that_operating_explains_is_one() {
+    let code: String =
+        sources(Path::new("src")).iter().map(|p| read(p.to_str().unwrap())).collect();
+    let text = read("docs/OPERATING.md");
+    let table = rows(&section(&text, "### Other lines"));
+    assert!(table.len() > 8, "only {} messages", table.len());
+    for row in table {
+        let message = row[0].trim_matches('`');
+        assert!(code.contains(&format!("\"{message}")), "nothing logs {message:?}");
+    }
+}
+
+#[test]
+fn architecture_justifies_every_dependency_and_no_other() {
+    let manifest = read("Cargo.toml");
+    let dependencies =
+        manifest.split("[dependencies]").nth(1).unwrap().split("\n[").next().unwrap();
+    let real: Words = dependencies
+        .lines()
+        .filter_map(|line| line.split_once(" = "))
+        .map(|(n, _)| n.into())
+        .collect();
+    let text = read("docs/ARCHITECTURE.md");
+    let table = rows(&section(&text, "## Dependencies"));
+    let named: Words = table.iter().map(|row| row[0].trim_matches('`').to_owned()).collect();
+    assert!(real.len() > 10, "only {real:?}");
+    assert_eq!(difference(&real, &named), [""; 0], "only in Cargo.toml or only in ARCHITECTURE");
+}
+
+fn sources(directory: &Path) -> Vec<PathBuf> {
+    let mut found = vec![];
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    found
+}
