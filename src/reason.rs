@@ -48,9 +48,10 @@ pub enum CloseReason {
     HandshakeFailed,
     /// The first message was valid, but the dialer did not prove that it is live.
     Unconfirmed,
-    /// A first message that was seen before, or was made before this end started.
+    /// A first message that was seen before.
     Replayed,
-    /// A first message by a clock that is more than two minutes from ours.
+    /// A first message by a clock that is more than two minutes from ours, or
+    /// from before this end started: a wrong clock, or a recording.
     ClockSkew,
     /// A live dialer did not ask for a target in time.
     Unopened,

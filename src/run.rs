@@ -120,9 +120,12 @@ fn serve(options: Options, process: Process) -> anyhow::Result<Outcome> {
 
 /// Binds every source. With `wait_for_dns` a name that does not resolve is
 /// tried again until it does; whoever waits for us is released before that.
+/// Names come first, so that a signal meanwhile leaves no socket file behind.
 fn bind(options: &Options, readiness: &mut Readiness) -> anyhow::Result<Vec<Listener>> {
     let mut listeners = vec![];
-    for source in &options.sources {
+    let (literals, names): (Vec<_>, Vec<_>) =
+        options.sources.iter().partition(|source| source.is_literal());
+    for source in names.into_iter().chain(literals) {
         listeners.extend(loop {
             match Listener::bind(source, &options.sources, BACKLOG) {
                 Err(error @ BindError::Unresolvable { .. }) if options.wait_for_dns => {
@@ -181,6 +184,7 @@ async fn until_stopped(tunnel: &Tunnel, mut signals: StopSignals, drain: Duratio
     tokio::select! {
         biased;
         () = tunnel.finished() => {
+            tunnel.flush_failures();
             info!(most_sessions = tunnel.most_sessions(), "stopped: all sessions finished");
             return Outcome::Clean;
         }
@@ -191,6 +195,7 @@ async fn until_stopped(tunnel: &Tunnel, mut signals: StopSignals, drain: Duratio
     tunnel.cut();
     // Best effort: the far ends should hear why.
     let _ = timeout(GOODBYES, tunnel.finished()).await;
+    tunnel.flush_failures();
     warn!(sessions_cut = cut, most_sessions = tunnel.most_sessions(), "stopped");
     Outcome::SessionsCut
 }

@@ -61,7 +61,7 @@ pub(crate) async fn run(out: &mut impl Write) -> anyhow::Result<()> {
         harmed(out, (&key, &decrypt), harm).await?;
     }
     ensure!(
-        target.connections().await? == seen + 2,
+        target.connections().await? <= seen + 2,
         "the target saw connections that it should not"
     );
     writeln!(out)?;

@@ -46,20 +46,20 @@ sockopt_impl!(
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
     /// Somebody is there and refused, or the socket file is missing.
-    #[error("{address} refused the connection: {source}; start the service there")]
+    #[error("{address} refused the connection: {cause}; start the service there")]
     Refused {
         /// The address that was tried.
         address: String,
         /// What the system says.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The network says that there is no way.
-    #[error("{address} cannot be reached: {source}; check route, firewall and address")]
+    #[error("{address} cannot be reached: {cause}; check route, firewall and address")]
     Unreachable {
         /// The address that was tried.
         address: String,
         /// What the system says.
-        source: io::Error,
+        cause: io::Error,
     },
     /// Nobody answered before the deadline.
     #[error("no answer in time; check address and firewall, or allow more time with -o")]
@@ -196,8 +196,8 @@ async fn unix(path: &Path) -> Result<UnixStream, DialError> {
     }
 }
 
-fn blame(address: String, source: io::Error) -> DialError {
-    match source.raw_os_error().map(Errno::from_raw) {
+fn blame(address: String, cause: io::Error) -> DialError {
+    match cause.raw_os_error().map(Errno::from_raw) {
         Some(
             Errno::EMFILE
             | Errno::ENFILE
@@ -206,13 +206,13 @@ fn blame(address: String, source: io::Error) -> DialError {
             | Errno::EADDRNOTAVAIL
             | Errno::EADDRINUSE
             | Errno::EAGAIN,
-        ) => DialError::Local(source),
+        ) => DialError::Local(cause),
         Some(Errno::ETIMEDOUT) => DialError::Timeout,
-        _ => match source.kind() {
+        _ => match cause.kind() {
             io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => {
-                DialError::Refused { address, source }
+                DialError::Refused { address, cause }
             }
-            _ => DialError::Unreachable { address, source },
+            _ => DialError::Unreachable { address, cause },
         },
     }
 }

@@ -86,6 +86,18 @@ impl Slots {
         Some(self.taken(permit))
     }
 
+    /// Resolves when a slot is free; whoever waits longest comes first. The slot
+    /// stays free. Cancel safe.
+    pub async fn vacancy(&self) {
+        let permit = self.free.acquire().await;
+        drop(permit.expect("the semaphore is never closed"));
+    }
+
+    /// Whether all are taken.
+    pub fn is_full(&self) -> bool {
+        self.free.available_permits() == 0
+    }
+
     /// How many are taken.
     pub fn used(&self) -> usize {
         self.limit - self.free.available_permits()

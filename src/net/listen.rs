@@ -48,13 +48,13 @@ pub struct AsyncListener {
 pub enum BindError {
     /// The name has no address.
     #[error(
-        "cannot resolve {address} to listen on it: {source}; correct the name or use an IP address"
+        "cannot resolve {address} to listen on it: {cause}; correct the name or use an IP address"
     )]
     Unresolvable {
         /// As it was written.
         address: Address,
         /// What the system's resolver says.
-        source: io::Error,
+        cause: io::Error,
     },
     /// Somebody listens there already.
     #[error("{address} is in use; stop the program that listens there, or choose another address")]
@@ -74,12 +74,12 @@ pub enum BindError {
     #[error("{path} exists and is no socket; remove it or choose another path", path = .0.display())]
     NotASocket(PathBuf),
     /// Anything else.
-    #[error("cannot listen on {address}: {source}; check that the address belongs to this machine")]
+    #[error("cannot listen on {address}: {cause}; check that the address belongs to this machine")]
     Other {
         /// Where.
         address: String,
         /// What the system says.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -123,10 +123,8 @@ impl Listener {
         match address {
             Address::Unix(path) => Ok(vec![bind_unix(path, backlog)?]),
             Address::Tcp { host, port } => {
-                let addrs = look_up(host, port).map_err(|source| BindError::Unresolvable {
-                    address: address.clone(),
-                    source,
-                })?;
+                let addrs = look_up(host, port)
+                    .map_err(|cause| BindError::Unresolvable { address: address.clone(), cause })?;
                 let twin = twin(&addrs, port, others);
                 bind_all(&addrs, twin, backlog)
             }
@@ -260,11 +258,11 @@ fn bind_tcp(addr: SocketAddr, twin: Twin, backlog: i32) -> Result<Listener, Bind
     bound().map_err(|error| blame(addr.to_string(), error))
 }
 
-fn blame(address: String, source: io::Error) -> BindError {
-    match source.kind() {
+fn blame(address: String, cause: io::Error) -> BindError {
+    match cause.kind() {
         io::ErrorKind::AddrInUse => BindError::InUse { address },
         io::ErrorKind::PermissionDenied => BindError::NoPermission { address },
-        _ => BindError::Other { address, source },
+        _ => BindError::Other { address, cause },
     }
 }
 

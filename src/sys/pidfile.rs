@@ -1,8 +1,11 @@
 //! A file that tells scripts which process to signal.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
 
 /// A pid file of this process. Dropping it removes the file, as long as it
 /// still names this process.
@@ -28,7 +31,10 @@ impl PidFile {
     /// When the file cannot be written; no empty one is left behind.
     pub fn write(path: &Path) -> Result<Self, PidFileError> {
         let fail = |cause| PidFileError { path: path.to_owned(), cause };
-        let file = File::create(path).map_err(fail)?;
+        let mut options = OpenOptions::new();
+        // Started as root, it must not write through a link that somebody laid there.
+        options.read(true).write(true).create(true).truncate(true);
+        let file = options.custom_flags(OFlag::O_NOFOLLOW.bits()).open(path).map_err(fail)?;
         let mut pid_file = Self { path: path.to_owned(), file };
         match pid_file.file.write_all(own_line().as_bytes()) {
             Ok(()) => Ok(pid_file),
@@ -42,6 +48,13 @@ impl PidFile {
         }
     }
 
+    /// Whether our pid still stands in it: another process may have taken it over.
+    fn names_us(&self) -> bool {
+        let mut text = vec![0; own_line().len() + 1];
+        let read = self.file.read_at(&mut text, 0);
+        read.is_ok_and(|len| text[..len] == *own_line().as_bytes())
+    }
+
     /// Whether it is a file at all: `-p /dev/null` must not remove a device.
     fn is_regular(&self) -> bool {
         self.file.metadata().is_ok_and(|metadata| metadata.is_file())
@@ -50,8 +63,7 @@ impl PidFile {
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        let is_ours = || fs::read_to_string(&self.path).is_ok_and(|text| text == own_line());
-        if self.is_regular() && is_ours() {
+        if self.is_regular() && self.names_us() {
             // After privileges were dropped the directory may refuse the
             // removal. The open file still lets us take the pid out of it, so
             // that no script signals whoever gets that pid next.

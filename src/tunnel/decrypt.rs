@@ -66,7 +66,7 @@ struct Refusal {
 pub(super) async fn serve(exit: &Exit, shared: &Shared, (mut sealed, peer): (Stream, ClientAddr)) {
     let deadline =
         Instant::now() + shared.timeout.mul_f64(1.0 + rand::rng().random_range(0.0..JITTER));
-    match exit.meet(&mut sealed, deadline).await {
+    match exit.meet(shared, &mut sealed, deadline).await {
         Ok(visitor) => {
             // Strangers are many and need little: only a session pays for its memory.
             Box::pin(exit.host(shared, Guest { sealed, peer, visitor, deadline })).await;
@@ -80,13 +80,19 @@ pub(super) async fn serve(exit: &Exit, shared: &Shared, (mut sealed, peer): (Str
 
 impl Exit {
     /// The handshake, within a place among the unproven.
-    async fn meet(&self, sealed: &mut Stream, deadline: Instant) -> Result<Visitor, CloseReason> {
+    async fn meet(
+        &self,
+        shared: &Shared,
+        sealed: &mut Stream,
+        deadline: Instant,
+    ) -> Result<Visitor, CloseReason> {
         let mut place = self.handshakes.enter();
         let mut verdict = CloseReason::HandshakeFailed;
         let met = tokio::select! {
             biased;
             met = timeout_at(deadline, self.door.receive(sealed, &mut verdict)) => met.ok(),
             () = place.displaced() => Some(Err(CloseReason::Displaced)),
+            () = shared.last_call() => None,
         };
         met.unwrap_or(Err(verdict))
     }
@@ -98,16 +104,20 @@ impl Exit {
         let mut report = Report::new(peer);
         report.session = Some((session.key, session.suite));
         let opened = async {
-            let slot =
-                timeout_at(deadline, shared.slots.acquire()).await.map_err(|_| Refusal::full())?;
+            let slot = timeout_at(deadline, shared.slots.acquire()).await;
+            let slot = slot.map_err(|_| Refusal::full())?;
             let open = await_open(&mut sealed, &mut session, event, &mut already_read).await?;
             report.client = Some(open.client);
             report.service = open.service;
             let target = self.targets.get(&report.service).ok_or_else(Refusal::no_such_service)?;
-            report.target.clone_from(&target.name);
+            report.target = Some(target.name.clone());
             Ok((slot, target.dial(shared).await?))
         };
-        match opened.await {
+        let opened = tokio::select! {
+            opened = opened => opened,
+            reason = shared.cut() => Err(Refusal::ended(reason)),
+        };
+        match opened {
             Ok((_slot, plain)) => {
                 let end = carry(shared, plain, (&mut sealed, &mut session), already_read).await;
                 report.closed(&end);
@@ -171,9 +181,9 @@ impl Refusal {
         }
     }
 
-    /// The dialer confirmed, and then ended it, or made it end.
+    /// It ended, or had to, before there was a target.
     fn ended(reason: CloseReason) -> Self {
-        Self { reason, detail: "before the dialer asked for a target".to_owned() }
+        Self { reason, detail: "before the target was connected".to_owned() }
     }
 
     fn no_such_service() -> Self {

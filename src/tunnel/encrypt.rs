@@ -37,9 +37,13 @@ pub(super) async fn serve(
     (plain, client): (Stream, ClientAddr),
 ) {
     let mut report = Report::new(client);
-    report.target.clone_from(&entrance.far_end_name);
+    report.target = Some(entrance.far_end_name.clone());
     report.service.clone_from(&entrance.service);
-    let (mut sealed, mut session) = match entrance.open_tunnel(shared).await {
+    let opened = tokio::select! {
+        opened = entrance.open_tunnel(shared) => opened,
+        reason = shared.cut() => Err((reason, "before the far end answered".to_owned())),
+    };
+    let (mut sealed, mut session) = match opened {
         Ok(tunnel) => tunnel,
         Err((reason, detail)) => return report.refused(reason, &detail),
     };
@@ -89,7 +93,8 @@ fn what_to_check(reason: CloseReason) -> String {
     let text = match reason {
         CloseReason::NoAnswer => {
             "the far end is reachable but does not answer; check that it is a knockpipe decrypt, \
-             that both ends have this key, and that their clocks agree within two minutes"
+             that both ends have this key, that their clocks agree within two minutes, and that it is \
+             not at its limit of sessions"
         }
         _ => "this host could not give randomness or memory",
     };

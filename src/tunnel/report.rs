@@ -16,8 +16,8 @@ pub(super) struct Report {
     peer: ClientAddr,
     /// At the acceptor, who connected to the dialer.
     pub(super) client: Option<ClientAddr>,
-    /// Where this end forwards to.
-    pub(super) target: String,
+    /// Where this end forwards to, once that is known.
+    pub(super) target: Option<String>,
     /// The service in Open.
     pub(super) service: ServiceName,
     /// The key and suite of the session, once there is one.
@@ -31,7 +31,7 @@ impl Report {
             began: Instant::now(),
             peer,
             client: None,
-            target: String::new(),
+            target: None,
             service: ServiceName::default(),
             session: None,
         }

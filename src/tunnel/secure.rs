@@ -147,8 +147,8 @@ impl Doorkeeper {
         checked.map_err(|stale| {
             tracing::debug!(key = %received.key(), "first message not answered: {stale}");
             match stale {
-                Stale::Old(_) | Stale::New(_) => CloseReason::ClockSkew,
-                Stale::BeforeStart | Stale::Seen => CloseReason::Replayed,
+                Stale::Old(_) | Stale::New(_) | Stale::BeforeStart => CloseReason::ClockSkew,
+                Stale::Seen => CloseReason::Replayed,
             }
         })
     }

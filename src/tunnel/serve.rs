@@ -28,6 +28,9 @@ use crate::reason::CloseReason;
 /// How long slots must have been vacant before the limit counts as over.
 const CALM: Duration = Duration::from_secs(1);
 
+/// How long the unproven have after the tunnel was told to stop.
+const LAST_CALL: Duration = Duration::from_secs(1);
+
 /// How often it is looked whether a summary of failures is due.
 const SUMMARY_TICK: Duration = Duration::from_secs(1);
 
@@ -40,6 +43,9 @@ pub(super) struct Shared {
     pub(super) bind: Option<BindAddress>,
     /// Deadline of a dial, and separately of a handshake.
     pub(super) timeout: Duration,
+    /// Cancelled when no more connections are accepted.
+    pub(super) stop: CancellationToken,
+    /// Cancelled when those that there are must end.
     pub(super) cut: CancellationToken,
 }
 
@@ -54,7 +60,6 @@ pub struct Tunnel {
     pub(super) shared: Shared,
     pub(super) way: Way,
     pub(super) at_limit: AtomicBool,
-    pub(super) stop: CancellationToken,
     pub(super) tasks: TaskTracker,
 }
 
@@ -71,6 +76,17 @@ impl Shared {
     pub(super) async fn cut(&self) -> CloseReason {
         self.cut.cancelled().await;
         CloseReason::Shutdown
+    }
+
+    /// Resolves when the unproven must end, which is soon after no more are
+    /// accepted: an honest dialer needs a round trip, and strangers must not
+    /// hold the drain up.
+    pub(super) async fn last_call(&self) {
+        self.stop.cancelled().await;
+        tokio::select! {
+            () = sleep(LAST_CALL) => {}
+            () = self.cut.cancelled() => {}
+        }
     }
 
     /// Counts a connection against its source. Unix sockets have no sources.
@@ -100,15 +116,19 @@ impl Tunnel {
     }
 
     /// Accepts no more, and closes the listeners. Sessions go on; unproven
-    /// handshakes have until their deadline.
+    /// handshakes have a second.
     pub fn stop(&self) {
-        self.stop.cancel();
+        self.shared.stop.cancel();
         self.tasks.close();
     }
 
     /// Resolves when every connection of a stopped tunnel has ended.
     pub async fn finished(&self) {
         self.tasks.wait().await;
+    }
+
+    /// Logs every failure that was counted and not told yet.
+    pub fn flush_failures(&self) {
         self.shared.failures.flush();
     }
 
@@ -133,7 +153,7 @@ impl Tunnel {
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = self.stop.cancelled() => return,
+                () = self.shared.stop.cancelled() => return,
                 accepted = self.accept_one(&listener) => accepted,
             };
             match accepted {
@@ -155,20 +175,29 @@ impl Tunnel {
     /// gets its slot here, in the order of arrival; a sealed connection has to
     /// prove itself first.
     async fn accept_one(self: &Arc<Self>, listener: &AsyncListener) -> io::Result<Arrival> {
-        let slots = &self.shared.slots;
-        if slots.try_acquire().is_none() {
-            self.note_limit();
-            drop(slots.acquire().await);
-        }
+        self.vacancy().await;
         let (stream, peer) = listener.accept(&self.shared.socket).await?;
+        // Slots may have been taken while nobody came. Then the one that did
+        // waits here, as those behind it wait in the backlog.
         let slot = match self.way {
             Way::In(_) => {
                 stream.reset_unless_finished();
-                Some(slots.acquire().await)
+                Some(self.shared.slots.acquire().await)
             }
-            Way::Out(_) => None,
+            Way::Out(_) => {
+                self.vacancy().await;
+                None
+            }
         };
         Ok(Arrival { stream, peer, slot })
+    }
+
+    /// Resolves when there is a vacant slot.
+    async fn vacancy(self: &Arc<Self>) {
+        if self.shared.slots.is_full() {
+            self.note_limit();
+            self.shared.slots.vacancy().await;
+        }
     }
 
     /// Hands a connection to a task of its own.
@@ -200,7 +229,7 @@ impl Tunnel {
         let tunnel = Arc::clone(self);
         self.tasks.spawn(async move {
             tokio::select! {
-                () = tunnel.stop.cancelled() => {}
+                () = tunnel.shared.stop.cancelled() => {}
                 () = tunnel.shared.calm() => {
                     tunnel.at_limit.store(false, Ordering::Relaxed);
                     info!(limit, "below the limit of sessions again");
@@ -217,7 +246,7 @@ impl Tunnel {
             }
         };
         tokio::select! {
-            () = self.stop.cancelled() => {}
+            () = self.shared.stop.cancelled() => {}
             () = ticks => {}
         }
     }
@@ -227,9 +256,9 @@ impl Shared {
     /// Resolves when slots have been vacant for a while.
     async fn calm(&self) {
         loop {
-            drop(self.slots.acquire().await);
+            self.slots.vacancy().await;
             sleep(CALM).await;
-            if self.slots.try_acquire().is_some() {
+            if !self.slots.is_full() {
                 return;
             }
         }

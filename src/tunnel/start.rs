@@ -106,7 +106,6 @@ impl Tunnel {
             shared: shared(options, capacity),
             way,
             at_limit: AtomicBool::new(false),
-            stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         })
     }
@@ -121,6 +120,7 @@ fn shared(options: &Options, capacity: Capacity) -> Shared {
         socket: SocketOptions { keepalive: options.keepalive },
         bind: options.bind,
         timeout: options.timeout,
+        stop: CancellationToken::new(),
         cut: CancellationToken::new(),
     }
 }
