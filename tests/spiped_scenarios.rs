@@ -291,7 +291,8 @@ fn gap_256_mib_both_ways_at_once() {
         assert_eq!(Sum::of(&mut client).unwrap().hex(), Sum::of_noise(Noise::new(21), LEN));
         sending.join().unwrap();
         drop(client);
-        // The target's sum is checked on its own thread; a failure there would be no Fin.
+        // The target has checked its sum, too.
+        target.wait_idle();
         pair.encrypt.wait_closed("finished");
         pair.decrypt.wait_closed("finished");
         pair.stop();

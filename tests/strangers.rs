@@ -13,8 +13,7 @@ use common::data::Noise;
 use common::legit::{Legit, round_trips};
 use common::middleman::{Middleman, Toward};
 use common::{
-    Addr, End, Ending, Kind, Launch, NEVER, Pair, PairOptions, Target, Wire, eventually, keygen,
-    proc,
+    Addr, End, Ending, Kind, Launch, Pair, PairOptions, Target, Wire, eventually, keygen, proc,
 };
 
 /// Threads that play strangers.
@@ -239,7 +238,6 @@ fn a_prober_learns_nothing_from_how_much_it_may_send() {
     let mut probers: Vec<Wire> = Vec::new();
     for length in [0, 1, 2, 31, 32, 255, 256, 257, 258, 319, 320, 512, 4096, 65_536, 8 << 20] {
         let mut wire = Wire::connect(pair.decrypt.addr()).unwrap();
-        wire.socket().set_write_timeout(Some(NEVER)).unwrap();
         wire.write_all(&noise.bytes(length)).unwrap_or_else(|e| panic!("after {length}: {e}"));
         probers.push(wire);
     }
