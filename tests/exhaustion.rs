@@ -6,13 +6,14 @@ mod common;
 use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Barrier, Mutex};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use common::data::{Noise, Sum, send_noise};
 use common::legit::{Legit, round_trip, round_trips};
-use common::redis::{Redis, Reply, Resp};
+use common::redis::Redis;
 use common::{
     Addr, End, Ending, Kind, Launch, NEVER, Pair, PairOptions, Target, Wire, eventually, keygen,
     proc,
@@ -181,8 +182,11 @@ fn nine_thousand_idle_sessions_are_cheap() {
     let redis = Redis::start();
     let pair = Pair::start(PairOptions::both(&["-n", "9500"]), redis.unix());
     drop(ping(pair.entrance()));
+    for (_, end) in pair.ends() {
+        end.wait_closed("finished");
+    }
     let baseline = pair.ends().map(|(_, end)| (end.fds(), proc::rss_kib(end.pid())));
-    let sessions: Vec<Resp> = (0..SESSIONS).map(|_| ping(pair.entrance())).collect();
+    let sessions: Vec<Wire> = (0..SESSIONS).map(|_| ping(pair.entrance())).collect();
     for ((name, end), (fds, rss)) in pair.ends().into_iter().zip(baseline) {
         let now = proc::rss_kib(end.pid());
         #[expect(clippy::cast_precision_loss, reason = "a few GiB in KiB fit a double exactly")]
@@ -193,16 +197,18 @@ fn nine_thousand_idle_sessions_are_cheap() {
     }
     drop(sessions);
     for ((_, end), (fds, _)) in pair.ends().into_iter().zip(baseline) {
-        end.wait_fds(fds + 1);
+        end.wait_fds(fds);
     }
     drop(ping(pair.entrance()));
     pair.stop();
 }
 
-fn ping(entrance: &Addr) -> Resp {
-    let mut client = Resp::connect(entrance);
-    assert_eq!(client.ask(&["PING"]), Reply::Simple("PONG".into()));
-    client
+/// A client of Redis that has been answered once; one descriptor.
+fn ping(entrance: &Addr) -> Wire {
+    let mut wire = Wire::connect(entrance).unwrap_or_else(|e| panic!("no way in: {e}"));
+    wire.write_all(b"PING\r\n").unwrap();
+    assert_eq!(wire.expect_bytes(7), b"+PONG\r\n");
+    wire
 }
 
 /// How much goes through the tunnel past a reader that stops.
@@ -211,39 +217,47 @@ const GIB: u64 = 1 << 30;
 /// How much the reader takes before it stops.
 const BEFORE_STOP: u64 = GIB / 4;
 
-/// Where a reader stops, and goes on when it is told.
-struct Stop {
-    stopped: Barrier,
-    go_on: Barrier,
+/// Reads a GiB, with a stop in between that lasts until somebody says so.
+struct Reader {
+    stopped: Sender<()>,
+    go_on: Receiver<()>,
 }
 
-impl Stop {
-    fn new() -> Arc<Self> {
-        Arc::new(Self { stopped: Barrier::new(2), go_on: Barrier::new(2) })
-    }
+/// Looks at both ends while the reader stands still.
+struct Watcher {
+    stopped: Receiver<()>,
+    go_on: Sender<()>,
+}
 
-    /// Reads everything with a stop in between; gives the digest.
+fn stopping_reader() -> (Reader, Watcher) {
+    let (stopped, has_stopped) = channel();
+    let (go_on, may_go_on) = channel();
+    (Reader { stopped, go_on: may_go_on }, Watcher { stopped: has_stopped, go_on })
+}
+
+impl Reader {
+    /// The digest of what came.
     fn read(&self, wire: &mut Wire) -> String {
         let mut sum = Sum::default();
         let mut buffer = vec![0; 64 * 1024];
         let mut stop_at = BEFORE_STOP;
-        wire.read_limit(NEVER);
         while let n @ 1.. = wire.read(&mut buffer).unwrap() {
             sum.add(&buffer[..n]);
             if sum.bytes >= stop_at {
                 stop_at = u64::MAX;
-                self.stopped.wait();
-                self.go_on.wait();
+                self.stopped.send(()).unwrap();
+                self.go_on.recv_timeout(NEVER).unwrap();
             }
         }
         assert_eq!(sum.bytes, GIB);
         sum.hex()
     }
+}
 
-    /// Watches the memory of both ends while the reader stands still.
+impl Watcher {
     fn watch(&self, pair: &Pair, name: &str) {
         const GROWTH_KIB: u64 = 256;
-        self.stopped.wait();
+        self.stopped.recv_timeout(NEVER).expect("the reader comes to its stop");
         let before = pair.ends().map(|(_, end)| proc::rss_kib(end.pid()));
         let mut most = before;
         let start = Instant::now();
@@ -253,7 +267,7 @@ impl Stop {
                 *most = (*most).max(proc::rss_kib(end.pid()));
             }
         }
-        self.go_on.wait();
+        self.go_on.send(()).unwrap();
         for (i, (end, _)) in pair.ends().into_iter().enumerate() {
             println!("{name}, {end}: RSS {} KiB, at most {} during the stop", before[i], most[i]);
             assert!(most[i] <= before[i] + GROWTH_KIB, "{name}: the {end} end keeps what it reads");
@@ -267,33 +281,32 @@ impl Stop {
 fn a_client_that_stops_reading_costs_no_memory() {
     let target = Target::local(|mut wire, _| send_noise(&mut wire, Noise::new(8), GIB).unwrap());
     let pair = Pair::to(target.addr());
-    let stop = Stop::new();
-    let (theirs, mut client) = (Arc::clone(&stop), pair.connect());
-    let reader = thread::spawn(move || theirs.read(&mut client));
-    stop.watch(&pair, "client stops");
-    assert_eq!(reader.join().unwrap(), Sum::of_noise(Noise::new(8), GIB));
+    let (reader, watcher) = stopping_reader();
+    let mut client = pair.connect();
+    let reading = thread::spawn(move || reader.read(&mut client));
+    watcher.watch(&pair, "client stops");
+    assert_eq!(reading.join().unwrap(), Sum::of_noise(Noise::new(8), GIB));
     pair.stop();
 }
 
 /// The same the other way: a target that stops reading.
 #[test]
 fn a_target_that_stops_reading_costs_no_memory() {
-    let stop = Stop::new();
-    let sum = Arc::new(Mutex::new(None));
-    let (theirs, their_sum) = (Arc::clone(&stop), Arc::clone(&sum));
+    let (reader, watcher) = stopping_reader();
+    let (reader, (sum, result)) = (Mutex::new(reader), channel());
     let target = Target::local(move |mut wire, _| {
-        *their_sum.lock().unwrap() = Some(theirs.read(&mut wire));
+        sum.send(reader.lock().unwrap().read(&mut wire)).unwrap();
     });
     let pair = Pair::to(target.addr());
     let mut client = pair.connect();
-    let writer = thread::spawn(move || {
+    let writing = thread::spawn(move || {
         send_noise(&mut client, Noise::new(9), GIB).unwrap();
         client.finish();
         assert_eq!(client.expect_ending(), Ending::Clean);
     });
-    stop.watch(&pair, "target stops");
-    writer.join().unwrap();
-    assert_eq!(sum.lock().unwrap().take(), Some(Sum::of_noise(Noise::new(9), GIB)));
+    watcher.watch(&pair, "target stops");
+    writing.join().unwrap();
+    assert_eq!(result.recv_timeout(NEVER), Ok(Sum::of_noise(Noise::new(9), GIB)));
     pair.stop();
 }
 

@@ -6,6 +6,7 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::thread;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
@@ -17,8 +18,8 @@ use sha2::{Digest, Sha256};
 /// turn up by chance in a log of this size.
 const PIECE: usize = 6;
 
-/// Everything a run wrote, and a name for it.
-type Said = Vec<(String, Vec<u8>)>;
+/// What each program wrote, with a name for it.
+type Captures = Vec<(String, Vec<u8>)>;
 
 /// Issue 2, point 8: "a run at trace level with captured output contains no key
 /// bytes in hex, base64 or raw": keygen, key-id, both ends, pipe, a wrong key,
@@ -26,29 +27,32 @@ type Said = Vec<(String, Vec<u8>)>;
 #[test]
 fn a_run_at_trace_level_contains_no_key_bytes() {
     let dir = tempfile::tempdir().unwrap();
-    let mut said = Said::new();
+    let mut said = Captures::new();
     let mut keys = Vec::new();
+    let mut pairs = Vec::new();
     for format in ["json", "text"] {
         let text = dir.path().join(format!("{format}.key"));
         said.push(("keygen".into(), all(&run(Command::new(binary()).arg("keygen").arg(&text)))));
         said.push(("key-id".into(), all(&run(Command::new(binary()).arg("key-id").arg(&text)))));
         let raw = raw_key(dir.path(), &format!("{format}.raw"));
         let wrong = keygen(dir.path(), &format!("{format}.wrong"));
-        for key in [&text, &raw] {
-            tunnel(key, &wrong, format, &mut said);
-        }
         broken_files(dir.path(), &text, &mut said);
+        for key in [&text, &raw] {
+            let (key, wrong) = (key.clone(), wrong.clone());
+            pairs.push(thread::spawn(move || tunnel(&key, &wrong, format)));
+        }
         keys.extend([text, raw, wrong]);
+    }
+    for pair in pairs {
+        said.extend(pair.join().unwrap());
     }
     let total: usize = said.iter().map(|(_, bytes)| bytes.len()).sum();
     println!("{} captures, {total} bytes", said.len());
     assert!(total > 10_000, "trace level says more than {total} bytes");
-    for key in &keys {
-        for secret in secrets_in(key) {
-            for (name, bytes) in &said {
-                no_trace(&secret, bytes, name);
-            }
-        }
+    let secrets: Vec<_> = keys.iter().flat_map(|key| secrets_in(key)).collect();
+    for (name, bytes) in &said {
+        let text = Said::new(bytes);
+        secrets.iter().for_each(|secret| no_trace(secret, &text, name));
     }
 }
 
@@ -58,25 +62,30 @@ fn the_search_finds_every_spelling_of_a_key() {
     let key: Vec<u8> = (0..32).map(|i: u8| i.wrapping_mul(37) ^ 0xa5).collect();
     let hex = common::data::hex(&key);
     let shifted = STANDARD_NO_PAD.encode([b"xx", &key[3..]].concat());
-    let debug = format!("{:?}", &key[4..12]);
+    let json = format!("{:?}", key.escape_ascii().to_string());
     let spellings = [
         hex.clone().into_bytes(),
         hex.to_uppercase().into_bytes(),
         STANDARD_NO_PAD.encode(&key).into_bytes(),
         URL_SAFE_NO_PAD.encode(&key[1..]).into_bytes(),
         shifted.into_bytes(),
-        debug.into_bytes(),
+        format!("{:?}", &key[4..12]).into_bytes(),
+        format!("{:#?}", &key[4..12]).into_bytes(),
+        format!("{:02x?}", &key[4..12]).into_bytes(),
+        format!("{:#04x?}", &key[4..12]).into_bytes(),
+        json.into_bytes(),
         key[20..].to_vec(),
     ];
     for spelling in spellings {
-        let text = [b"a line with ", &*spelling, b" in it"].concat();
+        let text = Said::new(&[b"a line with ", &*spelling, b" in it"].concat());
         let found = std::panic::catch_unwind(|| no_trace(&key, &text, "itself"));
         assert!(found.is_err(), "not found: {}", String::from_utf8_lossy(&spelling));
     }
 }
 
 /// Both ends, clients, a stranger, a wrong key and a tampered record.
-fn tunnel(key: &Path, wrong: &Path, format: &str, said: &mut Said) {
+fn tunnel(key: &Path, wrong: &Path, format: &str) -> Captures {
+    let mut said = Captures::new();
     let target = Target::echo();
     let loud = ["--log-level", "trace", "-o", "1"];
     let any = Addr::parse("127.0.0.1:0").unwrap();
@@ -107,6 +116,7 @@ fn tunnel(key: &Path, wrong: &Path, format: &str, said: &mut Said) {
         end.stop();
         said.push((format!("end {}", end.pid()), end.program.raw_lines().join(&b'\n')));
     }
+    said
 }
 
 /// One line through `pipe`, everything it said on stderr.
@@ -118,7 +128,7 @@ fn pipe(key: &Path, to: &Addr, format: &str) -> Vec<u8> {
 }
 
 /// Key files that are refused: the complaint must not quote them.
-fn broken_files(dir: &Path, good: &Path, said: &mut Said) {
+fn broken_files(dir: &Path, good: &Path, said: &mut Captures) {
     let text = fs::read_to_string(good).unwrap();
     let mut checksum = text.trim_end().to_owned();
     let last = if checksum.pop() == Some('0') { '1' } else { '0' };
@@ -183,20 +193,42 @@ fn secrets_in(file: &Path) -> Vec<Vec<u8>> {
 }
 
 /// Panics when a piece of `secret` stands in `text`, in any spelling.
-fn no_trace(secret: &[u8], text: &[u8], name: &str) {
-    let lower = text.to_ascii_lowercase();
+fn no_trace(secret: &[u8], text: &Said, name: &str) {
     for piece in secret.windows(PIECE) {
-        assert!(!contains(text, piece), "raw key bytes in {name}");
+        assert!(!contains(&text.raw, piece), "raw key bytes in {name}");
+        let escaped = piece.escape_ascii().to_string();
+        assert!(!text.unescaped.contains(&escaped), "escaped key bytes in {name}");
         let hex = common::data::hex(piece);
-        assert!(!contains(&lower, hex.as_bytes()), "key bytes in hex in {name}");
-        let list = piece.iter().map(u8::to_string).collect::<Vec<_>>().join(", ");
-        assert!(!contains(text, list.as_bytes()), "key bytes as a list in {name}");
+        assert!(!text.hex_digits.contains(&hex), "key bytes in hex in {name}");
+        let list = piece.iter().map(u8::to_string).collect::<Vec<_>>().join(",");
+        assert!(!text.squeezed.contains(&list), "key bytes as a list in {name}");
     }
     // Every three bytes are four characters, wherever the encoding began.
     for piece in secret.windows(9) {
         for encoded in [STANDARD_NO_PAD.encode(piece), URL_SAFE_NO_PAD.encode(piece)] {
-            assert!(!contains(text, encoded.as_bytes()), "key bytes in base64 in {name}");
+            assert!(!contains(&text.raw, encoded.as_bytes()), "key bytes in base64 in {name}");
         }
+    }
+}
+
+/// What a program said, in the forms that are searched.
+struct Said {
+    raw: Vec<u8>,
+    /// With the backslashes that JSON doubles single again.
+    unescaped: String,
+    /// Without white space: a list of numbers over many lines is one.
+    squeezed: String,
+    /// Only the hexadecimal digits: `1a2b`, `1A:2B` and `[0x1a, 0x2b]` are the same.
+    hex_digits: String,
+}
+
+impl Said {
+    fn new(raw: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(raw);
+        let squeezed: String = text.split_whitespace().collect();
+        let mut hex_digits = squeezed.to_ascii_lowercase().replace("0x", "");
+        hex_digits.retain(|c| c.is_ascii_hexdigit());
+        Self { raw: raw.to_owned(), unescaped: text.replace("\\\\", "\\"), squeezed, hex_digits }
     }
 }
 

@@ -13,8 +13,7 @@ use common::data::Noise;
 use common::legit::{Legit, round_trips};
 use common::middleman::{Middleman, Toward};
 use common::{
-    Addr, End, Ending, Kind, Launch, NEVER, Pair, PairOptions, Target, Wire, eventually, keygen,
-    proc,
+    Addr, End, Ending, Kind, Launch, Pair, PairOptions, Target, Wire, eventually, keygen, proc,
 };
 
 /// Threads that play strangers.
@@ -77,7 +76,6 @@ impl Stage {
         let rss = proc::rss_kib(decrypt.pid());
         println!("{name}: RSS {} -> {rss} KiB, {} descriptors", self.rss, decrypt.fds());
         assert!(rss <= self.rss + GROWTH_KIB, "RSS grew from {} to {rss} KiB", self.rss);
-        eventually("the log has counted all", || decrypt.strangers() >= strangers);
         let Self { mut pair, .. } = self;
         pair.encrypt.stop();
         pair.decrypt.stop();
@@ -85,7 +83,7 @@ impl Stage {
     }
 }
 
-/// The log counts `strangers`, in at most [`LINES`] lines.
+/// The log of an end that was stopped counts `strangers`, in at most [`LINES`] lines.
 #[track_caller]
 fn exactly(end: &End, strangers: u64) {
     assert_eq!(end.strangers(), strangers, "the count is exact");
@@ -215,7 +213,6 @@ fn a_thousand_replayed_handshakes_reach_nothing_not_even_after_a_restart() {
 
     visit(pair.decrypt.addr(), visits.clone());
     assert_eq!(target.counts().accepts(), 1000, "a replay reached the target");
-    eventually("the log has counted all", || pair.decrypt.strangers() >= 1000);
     pair.encrypt.stop();
     pair.decrypt.stop();
     exactly(&pair.decrypt, 1000);
@@ -227,7 +224,6 @@ fn a_thousand_replayed_handshakes_reach_nothing_not_even_after_a_restart() {
         .start();
     visit(again.addr(), visits);
     assert_eq!(target.counts().accepts(), 1000, "a replay reached the target after a restart");
-    eventually("the log has counted all", || again.strangers() >= 1000);
     again.stop();
     exactly(&again, 1000);
 }
@@ -242,7 +238,6 @@ fn a_prober_learns_nothing_from_how_much_it_may_send() {
     let mut probers: Vec<Wire> = Vec::new();
     for length in [0, 1, 2, 31, 32, 255, 256, 257, 258, 319, 320, 512, 4096, 65_536, 8 << 20] {
         let mut wire = Wire::connect(pair.decrypt.addr()).unwrap();
-        wire.socket().set_write_timeout(Some(NEVER)).unwrap();
         wire.write_all(&noise.bytes(length)).unwrap_or_else(|e| panic!("after {length}: {e}"));
         probers.push(wire);
     }

@@ -24,6 +24,7 @@ pub mod middleman;
 pub mod pair;
 pub mod proc;
 pub mod program;
+mod pump;
 pub mod redis;
 pub mod target;
 pub mod wait;

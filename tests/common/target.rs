@@ -1,6 +1,7 @@
 //! A plain server that counts who reaches it.
 
 use std::io::{Read, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -17,6 +18,7 @@ pub struct Counts {
     accepts: AtomicU64,
     bytes: AtomicU64,
     live: AtomicU64,
+    failed: AtomicBool,
 }
 
 impl Counts {
@@ -94,10 +96,12 @@ impl Target {
         &self.counts
     }
 
-    /// Waits until every connection has been served.
+    /// Waits until every connection has been served; panics when one of them
+    /// was not served as it should have been.
     #[track_caller]
     pub fn wait_idle(&self) {
         eventually("the target has no connection any more", || self.counts.live() == 0);
+        assert!(!self.counts.failed.load(Ordering::SeqCst), "the target has failed; see above");
     }
 }
 
@@ -145,7 +149,9 @@ fn accept_all(
         Builder::new()
             .stack_size(128 * 1024)
             .spawn(move || {
-                serve(wire, &counts);
+                if catch_unwind(AssertUnwindSafe(|| serve(wire, &counts))).is_err() {
+                    counts.failed.store(true, Ordering::SeqCst);
+                }
                 counts.live.fetch_sub(1, Ordering::SeqCst);
             })
             .expect("a thread can be started");

@@ -1,7 +1,7 @@
 //! One end of a connection, TCP or unix.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
@@ -34,14 +34,14 @@ impl Wire {
             Addr::Tcp(addr) => TcpStream::connect(addr).map(Self::Tcp),
             Addr::Unix(path) => UnixStream::connect(path).map(Self::Unix),
         }
+        .map(Self::bounded)
     }
 
-    /// Connects from the local address `from`, so that many connections find ports.
-    pub fn connect_from(from: IpAddr, to: SocketAddr) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
-        socket.bind(&SocketAddr::new(from, 0).into())?;
-        socket.connect(&to.into())?;
-        Ok(Self::Tcp(socket.into()))
+    /// No test hangs for good in a read or a write.
+    fn bounded(self) -> Self {
+        self.read_limit(NEVER * 2);
+        self.socket().set_write_timeout(Some(NEVER * 2)).expect("a socket takes a timeout");
+        self
     }
 
     pub fn try_clone(&self) -> Self {
@@ -88,6 +88,12 @@ impl Wire {
         let mut bytes = vec![0; len];
         self.read_exact(&mut bytes).unwrap_or_else(|e| panic!("{len} bytes did not come: {e}"));
         bytes
+    }
+
+    /// Sends `bytes`; `Err` when the connection has been reset. A reset is told
+    /// once: after a write that failed by it, a read looks like a clean end.
+    pub fn send(&mut self, bytes: &[u8]) -> Result<(), Ending> {
+        self.write_all(bytes).map_err(|_| Ending::Reset)
     }
 
     /// Sends `bytes` and panics unless the same bytes come back.
@@ -189,5 +195,6 @@ impl Listener {
             Self::Tcp(l) => l.accept().map(|(s, _)| Wire::Tcp(s)),
             Self::Unix(l) => l.accept().map(|(s, _)| Wire::Unix(s)),
         }
+        .map(Wire::bounded)
     }
 }
