@@ -87,7 +87,17 @@ pub fn pipe(options: PipeOptions) -> Result<Outcome, Failure> {
 /// # Errors
 /// [`Failure`] when something did not go as shown.
 pub fn demo() -> Result<Outcome, Failure> {
-    let shown = || runtime()?.block_on(demo::run(&mut std::io::stdout()));
+    let shown = || {
+        runtime()?.block_on(async {
+            let mut signals = StopSignals::catch().context("cannot catch signals")?;
+            let mut out = std::io::stdout();
+            tokio::select! {
+                shown = demo::run(&mut out) => shown,
+                // Dropping the demo ends its redis-server.
+                signal = signals.next() => anyhow::bail!("stopped by {signal}"),
+            }
+        })
+    };
     shown().map(|()| Outcome::Clean).map_err(Failure::Runtime)
 }
 
@@ -104,8 +114,12 @@ fn serve(options: Options, process: Process) -> anyhow::Result<Outcome> {
     let runtime = runtime()?;
     let outcome = runtime.block_on(async {
         // Caught before anybody is told that we are ready.
-        let signals = StopSignals::catch().context("cannot catch signals")?;
-        let tunnel = Arc::new(Tunnel::start(&options, capacity).await?);
+        let mut signals = StopSignals::catch().context("cannot catch signals")?;
+        let tunnel = tokio::select! {
+            started = Tunnel::start(&options, capacity) => Arc::new(started?),
+            // The first lookup of a target can take long.
+            _ = signals.next() => return Ok(Outcome::Clean),
+        };
         let listeners = listeners.into_iter().map(Listener::into_async);
         let listeners = listeners.collect::<Result<Vec<_>, _>>().context("cannot listen")?;
         announce(&options, capacity, &listeners);
@@ -191,12 +205,17 @@ async fn until_stopped(tunnel: &Tunnel, mut signals: StopSignals, drain: Duratio
         signal = signals.next() => warn!(signal, "second signal: ending now"),
         () = tokio::time::sleep(drain) => warn!(drain_s, "drain deadline reached: ending now"),
     }
-    let cut = tunnel.sessions();
+    let sessions_cut = tunnel.sessions();
     tunnel.cut();
     // Best effort: the far ends should hear why.
     let _ = timeout(GOODBYES, tunnel.finished()).await;
     tunnel.flush_failures();
-    warn!(sessions_cut = cut, most_sessions = tunnel.most_sessions(), "stopped");
+    let most_sessions = tunnel.most_sessions();
+    if sessions_cut == 0 {
+        info!(most_sessions, "stopped: all sessions finished");
+        return Outcome::Clean;
+    }
+    warn!(sessions_cut, most_sessions, "stopped");
     Outcome::SessionsCut
 }
 
