@@ -23,6 +23,7 @@ const FLOORS: &[Floor] = &[
         may_import: &["addr", "secret", "reason", "proto", "keys"],
         forbidden: PURE,
     },
+    Floor { paths: &["gate"], may_import: &["addr", "secret", "reason", "gate"], forbidden: PURE },
     Floor { paths: &["net"], may_import: &["addr", "net"], forbidden: &["proto", "keys"] },
     Floor {
         paths: &["observe"],

@@ -1,0 +1,12 @@
+//! The gate: whether an address may reach the tunnel at all, before anything is
+//! spent on it.
+//!
+//! Everything here is a pure function of what a store said, what the operator
+//! wrote, and a moment that the caller names: this module asks no server, no
+//! clock and no socket, so that each of its decisions can be written as a row
+//! of a table. Time is unix milliseconds (`now_ms`); an expiry is
+//! `Option<u64>` unix milliseconds, `None` for never.
+
+pub mod member;
+
+pub use member::{Item, Member, MemberError};
