@@ -7,7 +7,7 @@
 //! name to look up.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use ipnet::{IpNet, Ipv4Net};
@@ -80,13 +80,39 @@ impl From<IpAddr> for Member {
 
 impl From<IpNet> for Member {
     fn from(network: IpNet) -> Self {
-        let network = unmapped(network).trunc();
+        let network = canonical(network);
         if network.prefix_len() == network.max_prefix_len() {
             Self::Address(network.addr())
         } else {
             Self::Network(network)
         }
     }
+}
+
+impl From<Ipv4Addr> for Member {
+    fn from(ip: Ipv4Addr) -> Self {
+        Self::Address(ip.into())
+    }
+}
+
+impl From<Ipv6Addr> for Member {
+    fn from(ip: Ipv6Addr) -> Self {
+        Self::from(IpAddr::from(ip))
+    }
+}
+
+impl From<Member> for IpNet {
+    fn from(member: Member) -> Self {
+        match member {
+            Member::Address(ip) => ip.into(),
+            Member::Network(network) => network,
+        }
+    }
+}
+
+/// The one form of a network: unmapped, host bits cleared.
+pub(super) fn canonical(network: IpNet) -> IpNet {
+    unmapped(network).trunc()
 }
 
 /// A network inside ::ffff:0:0/96 is one of IPv4. A wider one that only covers

@@ -7,6 +7,17 @@
 //! of a table. Time is unix milliseconds (`now_ms`); an expiry is
 //! `Option<u64>` unix milliseconds, `None` for never.
 
+pub mod decision;
+mod ledger;
 pub mod member;
+pub mod nets;
+pub mod rules;
+pub mod snapshot;
+pub mod strikes;
 
+pub use decision::{Decision, Explanation, Grant, Peer, Verdict, Why, decide, explain, recheck};
 pub use member::{Item, Member, MemberError};
+pub use nets::Nets;
+pub use rules::{AwayPolicy, Internal, Rules, Stance};
+pub use snapshot::{Changed, Counts, Entry, Freshness, Snapshot};
+pub use strikes::{BanAfter, BanKeys, GITLAB_BANS, Window};
