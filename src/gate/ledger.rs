@@ -199,7 +199,6 @@ where
             if !keep && stamp.expiry() > 0 {
                 changed.add(key.into());
             }
-            *stamp = Stamp::new(stamp.expiry(), round);
             keep
         });
         self.tidy();

@@ -130,6 +130,7 @@ fn a_read_that_is_broken_off_removes_nothing() {
         if again {
             assert_eq!(snapshot.away(7), Changed::Everything);
             assert!(snapshot.away(8).is_empty(), "once is enough");
+            assert_eq!(snapshot.counts().addresses, 3, "no tombstone is left");
             assert_eq!(snapshot.freshness(), Freshness::Away(Some(7)));
             assert!(snapshot.end(0).is_empty(), "an end without a begin is none");
             assert_eq!(snapshot.freshness(), Freshness::Away(Some(7)));
@@ -279,12 +280,15 @@ fn memory_follows_what_is_known() {
 /// Bans and members, with when they end.
 type Known = HashMap<(bool, Member), Option<u64>>;
 
+/// What changed during a read.
+type Truths = HashMap<(bool, Member), Truth>;
+
 /// What the snapshot should say, in the plainest way.
 #[derive(Default)]
 struct Model {
     known: Known,
     /// During a read: what it found, and what changed meanwhile.
-    read: Option<(Known, HashMap<(bool, Member), Truth>)>,
+    read: Option<(Known, Truths)>,
 }
 
 impl Model {
