@@ -7,8 +7,8 @@
 //!
 //! | floor | modules | may know |
 //! |---|---|---|
-//! | 0 words | [`addr`], [`secret`], [`reason`] | nothing of ours |
-//! | 1 pure | [`proto`], [`keys`] | floor 0; no socket, no clock, no OS randomness |
+//! | 0 words | [`addr`], [`duration`], [`secret`], [`reason`] | nothing of ours |
+//! | 1 pure | [`proto`], [`keys`], [`gate`] | floor 0; no socket, no clock, no OS randomness |
 //! | 2 input and output | [`net`], [`observe`] | floors 0 and 1; tokio, tracing |
 //! | 3 service | [`tunnel`] | floors 0 to 2 |
 //! | 4 process | [`run`], [`sys`], `demo` | floors 0 to 3 |
@@ -21,6 +21,8 @@
 pub mod addr;
 pub mod cli;
 mod demo;
+pub mod duration;
+pub mod gate;
 pub mod keys;
 pub mod net;
 pub mod observe;

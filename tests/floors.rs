@@ -17,10 +17,28 @@ const PURE: &[&str] =
     &["tokio", "std::net::Tcp", "std::fs", "std::env", "Instant", "SystemTime", "SysRng", "rand::"];
 
 const FLOORS: &[Floor] = &[
-    Floor { paths: &["addr.rs", "secret.rs", "reason.rs"], may_import: &[], forbidden: PURE },
+    Floor {
+        paths: &["addr.rs", "duration.rs", "secret.rs", "reason.rs"],
+        may_import: &[],
+        forbidden: PURE,
+    },
     Floor {
         paths: &["proto", "keys"],
         may_import: &["addr", "secret", "reason", "proto", "keys"],
+        forbidden: PURE,
+    },
+    Floor {
+        paths: &[
+            "gate/mod.rs",
+            "gate/decision",
+            "gate/ledger.rs",
+            "gate/member.rs",
+            "gate/nets.rs",
+            "gate/rules.rs",
+            "gate/snapshot",
+            "gate/strikes.rs",
+        ],
+        may_import: &["addr", "duration", "secret", "reason", "gate"],
         forbidden: PURE,
     },
     Floor { paths: &["net"], may_import: &["addr", "net"], forbidden: &["proto", "keys"] },

@@ -1,0 +1,74 @@
+//! Durations as people write them: `60s`, `5m`, `1h`, `30d`, or plain seconds.
+//!
+//! Whole numbers only, and never zero: what takes a duration here (a ban, a
+//! grant, a window) means nothing without one.
+
+use std::time::Duration;
+
+/// Ten years. Sums with a date stay far from any overflow, also in Redis.
+const LONGEST_SECONDS: u64 = 3650 * 86_400;
+
+/// Largest first, so that a duration is written with the largest that fits.
+const UNITS: [(char, u64); 4] = [('d', 86_400), ('h', 3600), ('m', 60), ('s', 1)];
+
+/// Why a text is no duration.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("\"{0}\" is no duration; write one such as 60s, 5m, 1h or 30d, at most 3650d")]
+pub struct DurationError(String);
+
+/// Reads a duration of whole seconds, from 1 s to 3650 d.
+pub fn parse(text: &str) -> Result<Duration, DurationError> {
+    let unit = UNITS.iter().find_map(|(unit, seconds)| Some((text.strip_suffix(*unit)?, *seconds)));
+    let (number, unit) = unit.unwrap_or((text, 1));
+    // `u64` would also read a plus sign.
+    let digits = number.bytes().all(|byte| byte.is_ascii_digit());
+    digits
+        .then(|| number.parse::<u64>().ok()?.checked_mul(unit))
+        .flatten()
+        .filter(|seconds| (1..=LONGEST_SECONDS).contains(seconds))
+        .map(Duration::from_secs)
+        .ok_or_else(|| DurationError(text.to_owned()))
+}
+
+/// Writes a duration as [`parse`] reads it; fractions of a second are cut off.
+pub fn format(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let fits = |(_, unit): &(char, u64)| seconds > 0 && seconds.is_multiple_of(*unit);
+    let (unit, size) = UNITS.into_iter().find(fits).unwrap_or(('s', 1));
+    format!("{}{unit}", seconds / size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_and_plain_seconds() {
+        let cases =
+            [("1", 1, "1s"), ("90", 90, "90s"), ("60s", 60, "1m"), ("5m", 300, "5m")].into_iter();
+        let cases = cases.chain([
+            ("1h", 3600, "1h"),
+            ("36h", 129_600, "36h"),
+            ("30d", 2_592_000, "30d"),
+            ("3650d", 315_360_000, "3650d"),
+            ("007s", 7, "7s"),
+        ]);
+        for (text, seconds, shown) in cases {
+            let duration = parse(text).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(duration, Duration::from_secs(seconds), "{text}");
+            assert_eq!(format(duration), shown);
+        }
+        assert_eq!(format(Duration::ZERO), "0s");
+    }
+
+    #[test]
+    fn everything_else_is_refused() {
+        let long = "99999999999999999999d";
+        for bad in
+            ["", "s", "0", "0s", "-1", "+1", "1.5h", "1 h", "5M", "1w", "1h30m", "3651d", long]
+        {
+            let error = parse(bad).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("\"{bad}\"")) && error.contains("; "), "{error}");
+        }
+    }
+}

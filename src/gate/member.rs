@@ -1,0 +1,246 @@
+//! What a store holds about addresses: members of the allow-set, and bans.
+//!
+//! One client has one spelling here, whatever a login page wrote: IPv4-mapped
+//! addresses are unmapped and host bits cleared where text comes in, so that
+//! nothing behind this module compares two forms of one address.
+//! It refuses to guess: a member that is no address is an error, not a host
+//! name to look up.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+use ipnet::{IpNet, Ipv4Net};
+
+/// Networks shorter than this need force: more than 65,536 IPv4 addresses.
+const WIDEST_V4: u8 = 16;
+/// Networks shorter than this need force: more than one customer of a provider.
+const WIDEST_V6: u8 = 64;
+/// Bits in front of an IPv4 address in its IPv4-mapped form.
+const MAPPED_PREFIX: u8 = 96;
+/// How much of a text an error repeats: a store may hold megabytes of garbage.
+const SHOWN: usize = 64;
+
+/// An entry of the allow-set.
+///
+/// Canonical when made by `from` or `parse`, which is how it has to be made:
+/// unmapped, host bits cleared, and a network of one address is an `Address`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Member {
+    /// One address.
+    Address(IpAddr),
+    /// All addresses with a common prefix.
+    Network(IpNet),
+}
+
+/// What a store says about one subject, with the unix milliseconds at which it
+/// ends (`None`: never).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Item {
+    /// A member of the allow-set.
+    Allowed(Member, Option<u64>),
+    /// An address that is banned.
+    Banned(IpAddr, Option<u64>),
+}
+
+/// Why a text is no [`Member`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "\"{0}\" is no address or network; write one such as 203.0.113.7, 2001:db8::7 or 203.0.113.0/24"
+)]
+pub struct MemberError(String);
+
+// === impl Member ===
+
+impl Member {
+    /// Whether this admits so many that it looks like a mistake: wider than /16
+    /// (IPv4) or /64 (IPv6).
+    pub fn needs_force(&self) -> bool {
+        match self {
+            Self::Address(_) => false,
+            Self::Network(IpNet::V4(network)) => network.prefix_len() < WIDEST_V4,
+            Self::Network(IpNet::V6(network)) => network.prefix_len() < WIDEST_V6,
+        }
+    }
+
+    /// Whether it speaks about `ip`, in either spelling of an IPv4 address.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        match self {
+            Self::Address(own) => *own == ip.to_canonical(),
+            Self::Network(network) => network.contains(&ip.to_canonical()),
+        }
+    }
+}
+
+impl From<IpAddr> for Member {
+    fn from(ip: IpAddr) -> Self {
+        Self::Address(ip.to_canonical())
+    }
+}
+
+impl From<IpNet> for Member {
+    fn from(network: IpNet) -> Self {
+        let network = canonical(network);
+        if network.prefix_len() == network.max_prefix_len() {
+            Self::Address(network.addr())
+        } else {
+            Self::Network(network)
+        }
+    }
+}
+
+impl From<Ipv4Addr> for Member {
+    fn from(ip: Ipv4Addr) -> Self {
+        Self::Address(ip.into())
+    }
+}
+
+impl From<Ipv6Addr> for Member {
+    fn from(ip: Ipv6Addr) -> Self {
+        Self::from(IpAddr::from(ip))
+    }
+}
+
+impl From<Member> for IpNet {
+    fn from(member: Member) -> Self {
+        match member {
+            Member::Address(ip) => ip.into(),
+            Member::Network(network) => network,
+        }
+    }
+}
+
+/// The one form of a network: unmapped, host bits cleared.
+pub(super) fn canonical(network: IpNet) -> IpNet {
+    unmapped(network).trunc()
+}
+
+/// A network inside ::ffff:0:0/96 is one of IPv4. A wider one that only covers
+/// that range stays IPv6 and says nothing about IPv4 clients: `::/0` is not
+/// `0.0.0.0/0`.
+fn unmapped(network: IpNet) -> IpNet {
+    let length = network.prefix_len().checked_sub(MAPPED_PREFIX);
+    match (network.addr().to_canonical(), length) {
+        (IpAddr::V4(ip), Some(length)) if matches!(network, IpNet::V6(_)) => {
+            Ipv4Net::new(ip, length).map_or(network, IpNet::V4)
+        }
+        _ => network,
+    }
+}
+
+impl FromStr for Member {
+    type Err = MemberError;
+
+    fn from_str(text: &str) -> Result<Self, MemberError> {
+        let parsed = match text.split_once('/') {
+            None => text.parse::<IpAddr>().ok().map(Self::from),
+            Some((ip, length)) => network(ip, length).map(Self::from),
+        };
+        parsed.ok_or_else(|| MemberError(text.escape_debug().take(SHOWN).collect()))
+    }
+}
+
+/// Digits only: `u8` would also read a plus sign.
+fn network(ip: &str, length: &str) -> Option<IpNet> {
+    let digits = length.bytes().all(|byte| byte.is_ascii_digit());
+    let length = digits.then(|| length.parse().ok())??;
+    IpNet::new(ip.parse().ok()?, length).ok()
+}
+
+impl fmt::Display for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(ip) => ip.fmt(f),
+            Self::Network(network) => network.fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(text: &str) -> Member {
+        text.parse().unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    #[test]
+    fn every_spelling_has_one_form() {
+        let cases = [
+            ("203.0.113.7", "203.0.113.7"),
+            ("203.0.113.7/32", "203.0.113.7"),
+            ("::ffff:203.0.113.7", "203.0.113.7"),
+            ("::FFFF:cb00:7107", "203.0.113.7"),
+            ("::ffff:203.0.113.7/128", "203.0.113.7"),
+            ("203.0.113.7/24", "203.0.113.0/24"),
+            ("::ffff:203.0.113.7/120", "203.0.113.0/24"),
+            ("::ffff:0:0/96", "0.0.0.0/0"),
+            ("::ffff:0:0/95", "::fffe:0:0/95"),
+            ("0.0.0.0/0", "0.0.0.0/0"),
+            ("1.2.3.4/0", "0.0.0.0/0"),
+            ("2001:DB8:0::7", "2001:db8::7"),
+            ("2001:db8::7/128", "2001:db8::7"),
+            ("2001:db8::7/64", "2001:db8::/64"),
+            ("::/0", "::/0"),
+            ("::1.2.3.4", "::102:304"),
+        ];
+        for (text, shown) in cases {
+            assert_eq!(member(text).to_string(), shown, "{text}");
+            assert_eq!(member(shown), member(text), "{text} written back");
+        }
+        assert_eq!(Member::from("::ffff:1.2.3.4".parse::<IpAddr>().unwrap()), member("1.2.3.4"));
+    }
+
+    #[test]
+    fn garbage_is_named_and_shortened() {
+        let garbage = [
+            "",
+            "/",
+            "x",
+            "localhost",
+            " 1.2.3.4",
+            "1.2.3.4 ",
+            "1.2.3.4:5",
+            "[::1]",
+            "fe80::1%eth0",
+            "1.2.3",
+            "01.2.3.4",
+            "1.2.3.4/",
+            "1.2.3.4/33",
+            "1.2.3.4/+8",
+            "1.2.3.4/-1",
+            "1.2.3.4/8/8",
+            "::1/129",
+            "1.2.3.4/255.0.0.0",
+            "1.2.3.4/256",
+            "/8",
+        ];
+        for text in garbage {
+            let error = text.parse::<Member>().unwrap_err().to_string();
+            assert!(error.starts_with(&format!("\"{text}\" is no")), "{error}");
+        }
+        let long = "x\n\x1b".repeat(1_000_000).parse::<Member>().unwrap_err().to_string();
+        assert!(long.len() < 200 && !long.contains(['\n', '\x1b']), "{long}");
+    }
+
+    #[test]
+    fn wide_networks_need_force() {
+        for wide in ["0.0.0.0/0", "::/0", "10.0.0.0/15", "2001:db8::/63", "::ffff:0:0/111"] {
+            assert!(member(wide).needs_force(), "{wide}");
+        }
+        for narrow in ["10.0.0.0/16", "2001:db8::/64", "::ffff:0:0/112", "0.0.0.0", "::"] {
+            assert!(!member(narrow).needs_force(), "{narrow}");
+        }
+    }
+
+    #[test]
+    fn a_member_speaks_about_its_addresses() {
+        let speaks = |text: &str, ip: &str| member(text).contains(ip.parse().unwrap());
+        assert!(speaks("203.0.113.0/24", "203.0.113.255"));
+        assert!(speaks("203.0.113.0/24", "::ffff:203.0.113.1"));
+        assert!(!speaks("203.0.113.0/24", "203.0.114.0"));
+        assert!(speaks("203.0.113.7", "::ffff:203.0.113.7"));
+        assert!(!speaks("::/0", "203.0.113.7"), "IPv6's everything is not IPv4's");
+        assert!(!speaks("0.0.0.0/0", "2001:db8::1"));
+    }
+}

@@ -1,0 +1,23 @@
+//! The gate: whether an address may reach the tunnel at all, before anything is
+//! spent on it.
+//!
+//! Everything here is a pure function of what a store said, what the operator
+//! wrote, and a moment that the caller names: this module asks no server, no
+//! clock and no socket, so that each of its decisions can be written as a row
+//! of a table. Time is unix milliseconds (`now_ms`); an expiry is
+//! `Option<u64>` unix milliseconds, `None` for never.
+
+pub mod decision;
+mod ledger;
+pub mod member;
+pub mod nets;
+pub mod rules;
+pub mod snapshot;
+pub mod strikes;
+
+pub use decision::{Decision, Explanation, Grant, Peer, Verdict, Why, decide, explain, recheck};
+pub use member::{Item, Member, MemberError};
+pub use nets::Nets;
+pub use rules::{AwayPolicy, Internal, Rules, Stance};
+pub use snapshot::{Changed, Counts, Entry, Freshness, Snapshot};
+pub use strikes::{BanAfter, BanKeys, GITLAB_BANS, Window};

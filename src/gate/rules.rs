@@ -1,0 +1,233 @@
+//! What the operator wrote about the gate, and what of the store counts by it.
+//!
+//! Static networks, internal addresses, and the policy for a store that is out
+//! of reach. The order in which they apply is `decision`'s.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+use std::time::Duration;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use super::nets::Nets;
+use super::snapshot::Freshness;
+use crate::duration::{self, DurationError};
+
+/// What redis-knocking calls internal: not link-local, not carrier-grade NAT.
+const INTERNAL: [IpNet; 6] = [
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 8)),
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(172, 16, 0, 0), 12)),
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(192, 168, 0, 0), 16)),
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0), 7)),
+];
+
+/// What the operator wrote.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    /// Denied whatever the store says.
+    pub deny: Nets<()>,
+    /// Allowed whatever the store says: never looked up, never banned.
+    pub allow: Nets<()>,
+    /// What internal addresses are.
+    pub internal: Internal,
+    /// What counts while the store is out of reach.
+    pub away: AwayPolicy,
+}
+
+/// What internal addresses are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Internal {
+    /// Allowed unless banned, as in redis-knocking.
+    #[default]
+    Allow,
+    /// Checked as every other address is.
+    Check,
+}
+
+/// What counts while the store is out of reach.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AwayPolicy {
+    /// Nobody is admitted on the store's word.
+    #[default]
+    Closed,
+    /// Everybody is admitted who is not denied and not known to be banned.
+    Open,
+    /// The last known state counts for so long, then as `Closed`.
+    Stale(Duration),
+}
+
+/// Why a text is no [`AwayPolicy`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AwayPolicyError {
+    /// None of the three.
+    #[error("\"{0}\" is no policy; write closed, open or stale:DURATION, such as stale:5m")]
+    Unknown(String),
+    /// `stale:` something.
+    #[error(transparent)]
+    Duration(#[from] DurationError),
+}
+
+/// What the allow-set counts for at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stance {
+    /// The store is fresh: as it says.
+    Fresh,
+    /// As it said last, until this moment (unix ms); `None` for no limit.
+    Stale(Option<u64>),
+    /// For nothing: everybody passes who is not denied or banned.
+    Open,
+    /// For nothing: nobody is admitted by it.
+    Closed,
+}
+
+/// Whether redis-knocking would call `ip` internal: loopback, RFC 1918, fc00::/7.
+pub fn is_internal(ip: IpAddr) -> bool {
+    internal_network(ip).is_some()
+}
+
+/// The internal network that `ip` is in.
+pub(super) fn internal_network(ip: IpAddr) -> Option<IpNet> {
+    let ip = ip.to_canonical();
+    INTERNAL.into_iter().find(|network| network.contains(&ip))
+}
+
+// === impl AwayPolicy ===
+
+impl AwayPolicy {
+    /// What the allow-set counts for, to somebody who comes now.
+    pub fn stance(self, freshness: Freshness, now_ms: u64) -> Stance {
+        let Freshness::Away(since_ms) = freshness else { return Stance::Fresh };
+        match (self, since_ms) {
+            (Self::Open, _) => Stance::Open,
+            (Self::Stale(limit), Some(since_ms)) => {
+                let limit = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+                let until_ms = since_ms.saturating_add(limit);
+                if now_ms < until_ms { Stance::Stale(Some(until_ms)) } else { Stance::Closed }
+            }
+            (Self::Closed, _) | (Self::Stale(_), None) => Stance::Closed,
+        }
+    }
+}
+
+impl FromStr for AwayPolicy {
+    type Err = AwayPolicyError;
+
+    fn from_str(text: &str) -> Result<Self, AwayPolicyError> {
+        match (text, text.strip_prefix("stale:")) {
+            ("closed", _) => Ok(Self::Closed),
+            ("open", _) => Ok(Self::Open),
+            (_, Some(limit)) => Ok(Self::Stale(duration::parse(limit)?)),
+            _ => Err(AwayPolicyError::Unknown(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for AwayPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed => f.write_str("closed"),
+            Self::Open => f.write_str("open"),
+            Self::Stale(limit) => write!(f, "stale:{}", duration::format(*limit)),
+        }
+    }
+}
+
+// === impl Stance ===
+
+impl Stance {
+    /// The stable name in logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Fresh => "fresh",
+            Self::Stale(_) => "stale",
+            Self::Open => "open",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn internal_is_what_redis_knocking_calls_so() {
+        let inside = [
+            "127.0.0.1",
+            "127.255.255.255",
+            "10.0.0.0",
+            "10.255.255.255",
+            "172.16.0.0",
+            "172.31.255.255",
+            "192.168.0.0",
+            "192.168.255.255",
+            "::1",
+            "fc00::",
+            "fd00::7",
+            "fdff:ffff::1",
+            "::ffff:127.0.0.1",
+            "::ffff:10.1.2.3",
+        ];
+        let outside = [
+            "126.255.255.255",
+            "128.0.0.0",
+            "9.255.255.255",
+            "11.0.0.0",
+            "172.15.255.255",
+            "172.32.0.0",
+            "192.167.255.255",
+            "192.169.0.0",
+            "0.0.0.0",
+            "169.254.1.1",
+            "100.64.0.1",
+            "192.0.2.1",
+            "::",
+            "::2",
+            "fbff::1",
+            "fe00::1",
+            "fe80::1",
+            "::10.0.0.1",
+            "2001:db8::1",
+            "::ffff:172.32.0.1",
+            "255.255.255.255",
+        ];
+        for ip in inside {
+            assert!(is_internal(ip.parse().unwrap()), "{ip}");
+        }
+        for ip in outside {
+            assert!(!is_internal(ip.parse().unwrap()), "{ip}");
+        }
+    }
+
+    #[test]
+    fn policies_are_read_and_written_back() {
+        for text in ["closed", "open", "stale:5m", "stale:90s"] {
+            assert_eq!(text.parse::<AwayPolicy>().unwrap().to_string(), text);
+        }
+        assert_eq!(AwayPolicy::default(), AwayPolicy::Closed);
+        for bad in ["", "Closed", "stale", "stale:", "stale:0", "open:5m", "stale:x"] {
+            let error = bad.parse::<AwayPolicy>().unwrap_err().to_string();
+            assert!(error.contains("; write"), "{error}");
+        }
+    }
+
+    #[test]
+    fn stale_ends_at_its_limit() {
+        let stance = |policy: &str, since_ms, now_ms| {
+            let policy: AwayPolicy = policy.parse().unwrap();
+            policy.stance(Freshness::Away(since_ms), now_ms)
+        };
+        assert_eq!(stance("stale:1s", Some(500), 1499), Stance::Stale(Some(1500)));
+        assert_eq!(stance("stale:1s", Some(500), 1500), Stance::Closed);
+        assert_eq!(stance("stale:1s", Some(500), 0), Stance::Stale(Some(1500)), "a clock set back");
+        assert_eq!(stance("stale:1s", Some(u64::MAX), 0), Stance::Stale(Some(u64::MAX)));
+        assert_eq!(stance("stale:1s", None, 0), Stance::Closed, "never read");
+        assert_eq!(stance("open", None, 0), Stance::Open);
+        assert_eq!(stance("closed", Some(1), 2), Stance::Closed);
+        let fresh = AwayPolicy::Closed.stance(Freshness::Fresh, 7);
+        assert_eq!((fresh, fresh.as_str()), (Stance::Fresh, "fresh"));
+    }
+}
