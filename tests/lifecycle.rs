@@ -4,15 +4,15 @@
 mod common;
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::Shutdown;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 
 use common::address::refusing;
-use common::data::{Noise, Sum, send_noise};
+use common::data::{Noise, Sum, send_noise, sha256};
 use common::wait::poll;
 use common::{
     Addr, Ending, Kind, Launch, Line, NEVER, Pair, PairOptions, Program, Target, Wire, binary,
@@ -423,26 +423,11 @@ fn the_death_of_one_end_is_a_reset_on_both_plain_sides() {
     assert_eq!(endings.lock().unwrap().last(), Some(&Ending::Reset));
 }
 
-/// `pipe`: stdin and stdout through the tunnel.
-fn pipe(key: &Path, to: &Addr) -> Child {
-    Command::new(binary())
-        .args(["pipe", "-o", "1", "-t", &to.to_string(), "-k"])
-        .arg(key)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
-}
-
-/// Waits for the exit code; a pipe that does not end is killed and fails the test.
-#[track_caller]
-fn code(child: &mut Child) -> i32 {
-    let status = poll(NEVER, || child.try_wait().unwrap());
-    if status.is_none() {
-        child.kill().unwrap();
-    }
-    status.expect("the pipe does not end").code().expect("it was not killed")
+/// `pipe` with its stdin and stdout in our hands.
+fn pipe(key: &Path, to: &Addr) -> Program {
+    let mut command = Command::new(binary());
+    command.args(["pipe", "-o", "1", "-t", &to.to_string(), "-k"]).arg(key);
+    Program::spawn("pipe", command.stdin(Stdio::piped()).stdout(Stdio::piped()))
 }
 
 /// "`knockpipe pipe`: stdin and stdout through the tunnel": 32 MiB come back whole.
@@ -451,13 +436,13 @@ fn pipe_carries_stdin_and_stdout() {
     const LEN: u64 = 32 * 1024 * 1024;
     let target = Target::echo();
     let pair = Pair::to(target.addr());
-    let mut child = pipe(pair.key(), pair.decrypt.addr());
-    let mut stdin = child.stdin.take().unwrap();
+    let mut pipe = pipe(pair.key(), pair.decrypt.addr());
+    let mut stdin = pipe.child().stdin.take().unwrap();
     let sender = thread::spawn(move || send_noise(&mut stdin, Noise::new(1), LEN));
-    let sum = Sum::of(child.stdout.as_mut().unwrap()).unwrap();
+    let sum = pipe.stdout_sum();
     sender.join().unwrap().unwrap();
     assert_eq!((sum.bytes, sum.hex()), (LEN, Sum::of_noise(Noise::new(1), LEN)));
-    assert_eq!(code(&mut child), 0);
+    assert_eq!(pipe.exit_code(), 0);
 }
 
 /// "It ends promptly when the far side ends", although its stdin stays open.
@@ -465,12 +450,10 @@ fn pipe_carries_stdin_and_stdout() {
 fn pipe_ends_when_the_far_side_ends_although_stdin_is_open() {
     let target = Target::local(|mut wire, _| wire.write_all(b"good bye").unwrap());
     let pair = Pair::to(target.addr());
-    let mut child = pipe(pair.key(), pair.decrypt.addr());
-    let stdin = child.stdin.take().unwrap();
-    let mut said = Vec::new();
-    child.stdout.take().unwrap().read_to_end(&mut said).unwrap();
-    assert_eq!(said, b"good bye");
-    assert_eq!(code(&mut child), 0);
+    let mut pipe = pipe(pair.key(), pair.decrypt.addr());
+    let stdin = pipe.child().stdin.take().unwrap();
+    assert_eq!(pipe.stdout_sum().hex(), sha256(b"good bye"));
+    assert_eq!(pipe.exit_code(), 0);
     drop(stdin);
 }
 
@@ -491,14 +474,12 @@ fn pipe_tells_by_its_exit_code_what_went_wrong() {
         ("no key file", missing.as_path(), sealed, 2),
     ];
     for (name, key, to, expected) in cases {
-        let mut child = pipe(key, to);
-        let stdin = child.stdin.take().unwrap();
-        assert_eq!(code(&mut child), expected, "{name}");
+        let mut pipe = pipe(key, to);
+        let stdin = pipe.child().stdin.take().unwrap();
+        assert_eq!(pipe.exit_code(), expected, "{name}");
         drop(stdin);
-        let mut text = String::new();
-        child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
-        let complaints = text.lines().filter(|line| line.starts_with("knockpipe: ")).count();
-        assert_eq!(complaints, 1, "{name}:\n{text}");
+        let complaint = one_complaint(&pipe);
+        println!("{name}: {complaint}");
     }
 }
 

@@ -10,7 +10,8 @@ use std::process::{Command, Stdio};
 
 use common::data::{Noise, Sum, sha256};
 use common::mariadb::{MariaDb, client, query};
-use common::{Addr, Kind, Pair, PairOptions, Suite};
+use common::wait::bounded;
+use common::{Addr, Kind, Pair, PairOptions, Program, Suite};
 
 /// Rows of the table that goes in and out.
 const ROWS: usize = 1_000_000;
@@ -99,10 +100,10 @@ fn dump(from: &Addr) -> Command {
 
 /// Runs `command` and gives the digest of its standard output.
 fn output_sum(command: &mut Command) -> String {
-    let mut child =
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("the client starts");
-    let sum = Sum::of(child.stdout.as_mut().unwrap()).unwrap();
-    assert!(child.wait().unwrap().success(), "{command:?}");
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut client = Program::spawn("the client", command);
+    let sum = client.stdout_sum();
+    assert_eq!(client.exit_code(), 0, "{}", client.tail());
     assert!(sum.bytes > 1_000_000, "only {} bytes came", sum.bytes);
     sum.hex()
 }
@@ -110,19 +111,22 @@ fn output_sum(command: &mut Command) -> String {
 /// A statement of more than 64 MiB; the server tells the digest of what it got.
 fn big_packet_in(to: &Addr) {
     let text = noise_hex(64 * 1024 * 1024);
-    let mut child = client("mariadb", to)
-        .args(["--batch", "--skip-column-names", "test"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("mariadb starts");
-    let mut stdin = child.stdin.take().unwrap();
-    writeln!(stdin, "SELECT SHA2('{text}', 256);").unwrap();
-    drop(stdin);
-    let mut answer = String::new();
-    child.stdout.take().unwrap().read_to_string(&mut answer).unwrap();
-    assert!(child.wait().unwrap().success());
-    assert_eq!(answer.trim_end(), sha256(text.as_bytes()));
+    let digest = sha256(text.as_bytes());
+    let mut command = client("mariadb", to);
+    command.args(["--batch", "--skip-column-names", "test"]);
+    let mut client =
+        Program::spawn("mariadb", command.stdin(Stdio::piped()).stdout(Stdio::piped()));
+    let mut stdin = client.child().stdin.take().unwrap();
+    let mut stdout = client.child().stdout.take().unwrap();
+    let answer = bounded("mariadb answers", move || {
+        writeln!(stdin, "SELECT SHA2('{text}', 256);").unwrap();
+        drop(stdin);
+        let mut answer = String::new();
+        stdout.read_to_string(&mut answer).unwrap();
+        answer
+    });
+    assert_eq!(client.exit_code(), 0, "{}", client.tail());
+    assert_eq!(answer.trim_end(), digest);
 }
 
 /// An answer of 64 MiB in one packet.

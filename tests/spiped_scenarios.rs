@@ -13,17 +13,17 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use common::address::refusing;
 use common::data::{Noise, Sum, send_noise};
 use common::target::echo;
-use common::wait::poll;
+use common::wait::{bounded, poll};
 use common::{
-    Addr, Ending, Kind, Launch, NEVER, Pair, PairOptions, Suite, Target, Wire, binary, eventually,
-    keygen,
+    Addr, Ending, Kind, Launch, NEVER, Pair, PairOptions, Program, Suite, Target, Wire, binary,
+    eventually, keygen,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -92,8 +92,9 @@ fn scenario_04_a_file_through_pipe() {
     let (file, sum) = some_file(pair.dir(), 3_000_001);
     assert_eq!(pipe_sum(pair.key(), pair.decrypt.addr(), &file), sum);
     let (nobody, _socket) = refusing();
-    let output = pipe(pair.key(), &nobody).stdin(Stdio::null()).output().unwrap();
-    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut failing = pipe(pair.key(), &nobody);
+    let mut failing = Program::spawn("pipe", failing.stdin(Stdio::null()).stdout(Stdio::null()));
+    assert_eq!(failing.exit_code(), 1);
 }
 
 /// Scenario 5 (`05-send-data-spiped`): a file through a pair arrives unchanged.
@@ -355,24 +356,16 @@ fn spelling_a_spiped_command_line_works() {
     let mut client = poll(NEVER, || Wire::connect(&entrance).ok()).expect("it listens");
     client.expect_echo(b"as with spiped");
     drop(client);
-    for mut daemon in [encrypt, decrypt] {
-        kill(pid_of(&daemon), Signal::SIGTERM).unwrap();
-        assert_eq!(daemon.wait().unwrap().code(), Some(0));
+    for mut end in [encrypt, decrypt] {
+        end.signal(Signal::SIGTERM);
+        assert_eq!(end.exit_code(), 0);
     }
 }
 
-fn spiped_style(args: &[&str]) -> Child {
-    Command::new(binary())
-        .args(args)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap()
-}
-
-fn pid_of(child: &Child) -> Pid {
-    Pid::from_raw(i32::try_from(child.id()).unwrap())
+fn spiped_style(args: &[&str]) -> Program {
+    let mut command = Command::new(binary());
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::null());
+    Program::spawn("spiped", &mut command)
 }
 
 /// Without `-F`, and called through a link named `spiped`: the parent returns when
@@ -385,7 +378,7 @@ fn spelling_a_daemon_through_a_link_named_spiped() {
     let spiped = dir.path().join("spiped");
     symlink(binary(), &spiped).unwrap();
     let socket = dir.path().join("sealed");
-    let parent = Command::new(&spiped)
+    let mut parent = Command::new(&spiped)
         .args(["-d", "-s"])
         .arg(&socket)
         .args(["-t", &target.addr().to_string(), "-k"])
@@ -393,10 +386,14 @@ fn spelling_a_daemon_through_a_link_named_spiped() {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        .status()
+        .spawn()
         .unwrap();
+    let left = poll(NEVER, || parent.try_wait().unwrap());
+    if left.is_none() {
+        parent.kill().unwrap();
+    }
     let daemon = Daemon::of(&dir.path().join("sealed.pid"));
-    assert_eq!(parent.code(), Some(0));
+    assert_eq!(left.expect("the parent stays").code(), Some(0));
     assert_eq!(pipe_through_spipe(dir.path(), &key, &socket), "through both links");
     daemon.stop();
     assert!(!socket.exists() && !dir.path().join("sealed.pid").exists());
@@ -437,23 +434,19 @@ fn running(pid: Pid) -> bool {
 fn pipe_through_spipe(dir: &Path, key: &Path, to: &Path) -> String {
     let spipe = dir.join("spipe");
     symlink(binary(), &spipe).unwrap();
-    let mut child = Command::new(spipe)
-        .arg("-t")
-        .arg(to)
-        .arg("-k")
-        .arg(key)
-        .args(["-g", "-o", "5"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
+    let mut command = Command::new(spipe);
+    command.arg("-t").arg(to).arg("-k").arg(key).args(["-g", "-o", "5"]);
+    let mut spipe = Program::spawn("spipe", command.stdin(Stdio::piped()).stdout(Stdio::piped()));
+    let mut stdin = spipe.child().stdin.take().unwrap();
     stdin.write_all(b"through both links\n").unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let mut stdout = BufReader::new(spipe.child().stdout.take().unwrap());
+    let line = bounded("the line comes back", move || {
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        line
+    });
     drop(stdin);
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(spipe.exit_code(), 0);
     line.trim_end().to_owned()
 }
 
@@ -465,9 +458,6 @@ fn spelling_mistakes_are_refused_with_one_line() {
     let key = keygen(dir.path(), "key").display().to_string();
     let socket = dir.path().join("s").display().to_string();
     let rest = ["-F", "-s", &socket, "-t", "127.0.0.1:1", "-k", &key];
-    let run = |more: &[&str]| -> Output {
-        Command::new(binary()).args(more).args(rest).stdin(Stdio::null()).output().unwrap()
-    };
     let cases: [(&[&str], &str); 6] = [
         (&["-e", "-f"], "weak"),
         (&["-e", "-d"], "-d"),
@@ -477,16 +467,16 @@ fn spelling_mistakes_are_refused_with_one_line() {
         (&["-e", "-n", "many"], "many"),
     ];
     for (more, hint) in cases {
-        let output = run(more);
-        let text = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(2), "{more:?}: {text}");
+        let mut refused = spiped_style(&[more, &rest].concat());
+        let (code, text) = (refused.exit_code(), refused.stderr());
+        assert_eq!(code, 2, "{more:?}: {text}");
         assert_eq!(text.lines().count(), 1, "{more:?}: {text}");
         assert!(text.starts_with("knockpipe: ") && text.contains(hint), "{more:?}: {text}");
         assert!(!Path::new(&socket).exists(), "{more:?} left a socket behind");
     }
-    let version = Command::new(binary()).arg("-v").output().unwrap();
-    assert_eq!(version.status.code(), Some(0));
-    assert!(String::from_utf8_lossy(&version.stderr).contains(env!("CARGO_PKG_VERSION")));
+    let mut version = spiped_style(&["-v"]);
+    assert_eq!(version.exit_code(), 0);
+    assert!(version.stderr().contains(env!("CARGO_PKG_VERSION")));
 }
 
 fn pipe(key: &Path, to: &Addr) -> Command {
@@ -498,16 +488,11 @@ fn pipe(key: &Path, to: &Addr) -> Command {
 /// Pipes `file` to an echo at `to`; gives the digest of what comes back.
 #[track_caller]
 fn pipe_sum(key: &Path, to: &Addr, file: &Path) -> String {
-    let mut child = pipe(key, to)
-        .stdin(File::open(file).unwrap())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let sum = Sum::of(child.stdout.as_mut().unwrap()).unwrap();
-    let mut text = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(0), "{text}");
+    let mut command = pipe(key, to);
+    command.stdin(File::open(file).unwrap()).stdout(Stdio::piped());
+    let mut pipe = Program::spawn("pipe", &mut command);
+    let sum = pipe.stdout_sum();
+    assert_eq!(pipe.exit_code(), 0, "{}", pipe.tail());
     sum.hex()
 }
 

@@ -77,7 +77,6 @@ impl Stage {
         let rss = proc::rss_kib(decrypt.pid());
         println!("{name}: RSS {} -> {rss} KiB, {} descriptors", self.rss, decrypt.fds());
         assert!(rss <= self.rss + GROWTH_KIB, "RSS grew from {} to {rss} KiB", self.rss);
-        eventually("the log has counted all", || decrypt.strangers() >= strangers);
         let Self { mut pair, .. } = self;
         pair.encrypt.stop();
         pair.decrypt.stop();
@@ -85,7 +84,7 @@ impl Stage {
     }
 }
 
-/// The log counts `strangers`, in at most [`LINES`] lines.
+/// The log of an end that was stopped counts `strangers`, in at most [`LINES`] lines.
 #[track_caller]
 fn exactly(end: &End, strangers: u64) {
     assert_eq!(end.strangers(), strangers, "the count is exact");
@@ -215,7 +214,6 @@ fn a_thousand_replayed_handshakes_reach_nothing_not_even_after_a_restart() {
 
     visit(pair.decrypt.addr(), visits.clone());
     assert_eq!(target.counts().accepts(), 1000, "a replay reached the target");
-    eventually("the log has counted all", || pair.decrypt.strangers() >= 1000);
     pair.encrypt.stop();
     pair.decrypt.stop();
     exactly(&pair.decrypt, 1000);
@@ -227,7 +225,6 @@ fn a_thousand_replayed_handshakes_reach_nothing_not_even_after_a_restart() {
         .start();
     visit(again.addr(), visits);
     assert_eq!(target.counts().accepts(), 1000, "a replay reached the target after a restart");
-    eventually("the log has counted all", || again.strangers() >= 1000);
     again.stop();
     exactly(&again, 1000);
 }

@@ -2,10 +2,6 @@
 
 use serde_json::{Value, json};
 
-/// Reasons of connections that ended before the peer was authenticated.
-const UNPROVEN: [&str; 5] =
-    ["handshake-failed", "handshake-timeout", "replayed", "displaced", "source-limit"];
-
 /// One line.
 #[derive(Clone, Debug)]
 pub struct Line {
@@ -73,14 +69,8 @@ impl Line {
         self.json.to_string()
     }
 
-    /// How many connections of strangers this line stands for: a summary
-    /// carries `count`, a line without it is one connection.
+    /// How many connections of strangers this line stands for.
     pub fn strangers(&self) -> u64 {
-        match self.field("reason") {
-            Some(reason) if UNPROVEN.contains(&reason.as_str()) => {
-                self.number("count").unwrap_or(1)
-            }
-            _ => 0,
-        }
+        if self.is("refused") { self.number("count").expect("a summary has a count") } else { 0 }
     }
 }

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::address::{Addr, free_port};
 use super::program::{Program, require};
-use super::wait::{NEVER, poll};
+use super::wait::{NEVER, bounded, poll};
 use super::wire::Wire;
 
 /// The account that the scenarios use; the server listens on loopback only.
@@ -33,7 +33,7 @@ impl MariaDb {
         require("mariadb", "mariadb-client");
         require("mariadb-dump", "mariadb-client");
         let dir = tempfile::tempdir().expect("a temporary directory can be made");
-        let account = account(dir.path());
+        let account = account();
         install(dir.path(), &account);
         let init = dir.path().join("init.sql");
         let sql = format!(
@@ -64,10 +64,9 @@ impl MariaDb {
 }
 
 /// The account the server runs as: ours, or `root` said aloud, as mariadbd demands.
-fn account(dir: &Path) -> Vec<String> {
-    let ours = nix::unistd::geteuid();
-    let _ = dir;
-    if ours.is_root() { vec!["--user=root".into()] } else { Vec::new() }
+fn account() -> Vec<String> {
+    let root = nix::unistd::geteuid().is_root();
+    if root { vec!["--user=root".into()] } else { Vec::new() }
 }
 
 fn install(dir: &Path, account: &[String]) {
@@ -138,12 +137,10 @@ pub fn client(program: &str, to: &Addr) -> Command {
 /// Runs one statement through the `mariadb` client and gives its plain output.
 #[track_caller]
 pub fn query(to: &Addr, sql: &str) -> String {
-    let output = client("mariadb", to)
-        .args(["--batch", "--skip-column-names", "--local-infile=1", "--execute", sql])
-        .arg("test")
-        .stdin(Stdio::null())
-        .output()
-        .expect("mariadb starts");
+    let mut command = client("mariadb", to);
+    command.args(["--batch", "--skip-column-names", "--local-infile=1", "--execute", sql]);
+    command.arg("test").stdin(Stdio::null());
+    let output = bounded("mariadb ends", move || command.output().expect("mariadb starts"));
     assert!(output.status.success(), "mariadb: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
 }

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::data::Sum;
 use super::log::Line;
-use super::wait::{NEVER, poll};
+use super::wait::{NEVER, bounded, poll};
 
 /// A running program: stderr is collected line by line, the process is killed on drop.
 pub struct Program {
@@ -80,6 +81,14 @@ impl Program {
     /// The child's stdin and stdout, when they were piped.
     pub fn child(&mut self) -> &mut Child {
         &mut self.child
+    }
+
+    /// The child's piped stdout, to its end.
+    #[track_caller]
+    pub fn stdout_sum(&mut self) -> Sum {
+        let mut stdout = self.child.stdout.take().expect("stdout is piped");
+        let what = format!("{} ends its output", self.name);
+        bounded(&what, move || Sum::of(&mut stdout).expect("a pipe can be read"))
     }
 
     pub fn signal(&self, signal: Signal) {

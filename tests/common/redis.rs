@@ -2,7 +2,6 @@
 
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use tempfile::TempDir;
 
 use super::address::{Addr, free_port};
 use super::program::{Program, require};
-use super::wait::{NEVER, poll};
+use super::wait::{NEVER, bounded, poll};
 use super::wire::Wire;
 
 /// Tries to start a server on a port that somebody else may take meanwhile.
@@ -245,18 +244,14 @@ pub fn redis_cli(to: &Addr, args: &[&str]) -> String {
         }
         Addr::Unix(path) => command.arg("-s").arg(path),
     };
-    let output = command.args(args).stdin(Stdio::null()).output().expect("redis-cli starts");
+    command.args(args).stdin(Stdio::null());
+    let output = bounded("redis-cli ends", move || command.output().expect("redis-cli starts"));
     assert!(output.status.success(), "redis-cli: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
 }
 
-/// A file path as redis-server's replication reads it is never needed; only its address is.
+/// Options that make a server a replica of `primary`.
 pub fn replica_of(primary: &Addr) -> [String; 3] {
     let addr = primary.tcp();
     ["--replicaof".into(), addr.ip().to_string(), addr.port().to_string()]
-}
-
-/// Where the server keeps its log.
-pub fn log_of(redis: &Redis) -> PathBuf {
-    redis.dir.path().join("redis.log")
 }

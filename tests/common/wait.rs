@@ -1,6 +1,7 @@
 //! Bounded waits. A deadline here never measures anything: reaching it means
 //! that the awaited thing does not happen at all.
 
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 /// So long that whoever has to wait for it waits in vain, even on a loaded machine.
@@ -20,6 +21,20 @@ pub fn eventually(what: &str, condition: impl FnMut() -> bool) {
 pub fn eventually_within(deadline: Duration, what: &str, mut condition: impl FnMut() -> bool) {
     let found = poll(deadline, || condition().then_some(()));
     assert!(found.is_some(), "did not happen within {deadline:?}: {what}");
+}
+
+/// What `work` gives; panics with `what` when it takes longer than twice
+/// [`NEVER`]. For reads that have no timeout of their own. Work that hangs stays
+/// on its thread until the program that it waits for is killed.
+#[track_caller]
+pub fn bounded<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, result) = channel();
+    std::thread::spawn(move || done.send(work()));
+    match result.recv_timeout(NEVER * 2) {
+        Ok(value) => value,
+        Err(RecvTimeoutError::Timeout) => panic!("did not happen: {what}"),
+        Err(RecvTimeoutError::Disconnected) => panic!("failed: {what}"),
+    }
 }
 
 /// What `look` finds, or `None` after `deadline`.
