@@ -23,6 +23,7 @@ const FLOORS: &[Floor] = &[
         may_import: &["addr", "secret", "reason", "proto", "keys"],
         forbidden: PURE,
     },
+    Floor { paths: &["proxy_protocol"], may_import: &["addr", "proxy_protocol"], forbidden: PURE },
     Floor { paths: &["net"], may_import: &["addr", "net"], forbidden: &["proto", "keys"] },
     Floor {
         paths: &["observe"],
