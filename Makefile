@@ -35,7 +35,7 @@ deps: toolchain ## Check licenses, sources and duplicates of all dependencies
 	command -v cargo-deny >/dev/null || cargo install cargo-deny --locked
 	cargo deny --locked check bans licenses sources
 
-install-test-tools: ## Install the Redis and MariaDB that the tests start
+install-test-tools: ## Install the Redis, MariaDB and HAProxy that the tests start
 	@scripts/install-test-tools.sh
 
 toolchain:

@@ -11,4 +11,5 @@ exec scripts/apt-need.sh \
     mariadbd=mariadb-server \
     mariadb-install-db=mariadb-server \
     mariadb=mariadb-client \
-    mariadb-dump=mariadb-client
+    mariadb-dump=mariadb-client \
+    haproxy=haproxy

@@ -41,6 +41,7 @@ const FLOORS: &[Floor] = &[
         may_import: &["addr", "duration", "secret", "reason", "gate"],
         forbidden: PURE,
     },
+    Floor { paths: &["proxy_protocol"], may_import: &["addr", "proxy_protocol"], forbidden: PURE },
     Floor { paths: &["net"], may_import: &["addr", "net"], forbidden: &["proto", "keys"] },
     Floor {
         paths: &["observe"],

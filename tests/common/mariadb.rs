@@ -28,6 +28,11 @@ pub struct MariaDb {
 
 impl MariaDb {
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts with more options, spelled as on mariadbd's command line.
+    pub fn start_with(options: &[&str]) -> Self {
         require("mariadbd", "mariadb-server");
         require("mariadb-install-db", "mariadb-server");
         require("mariadb", "mariadb-client");
@@ -43,7 +48,7 @@ impl MariaDb {
         );
         fs::write(&init, sql).expect("the directory is writable");
         for _ in 0..STARTS {
-            if let Some((tcp, program)) = serve(dir.path(), &account) {
+            if let Some((tcp, program)) = serve(dir.path(), &account, options) {
                 return Self { tcp, program, dir };
             }
         }
@@ -85,7 +90,7 @@ fn install(dir: &Path, account: &[String]) {
     );
 }
 
-fn serve(dir: &Path, account: &[String]) -> Option<(Addr, Program)> {
+fn serve(dir: &Path, account: &[String], options: &[&str]) -> Option<(Addr, Program)> {
     let port = free_port();
     let path = |name: &str| dir.join(name).display().to_string();
     let mut command = Command::new("mariadbd");
@@ -100,7 +105,8 @@ fn serve(dir: &Path, account: &[String]) -> Option<(Addr, Program)> {
         .arg(format!("--socket={}", path("mariadb.sock")))
         .arg(format!("--pid-file={}", path("mariadb.pid")))
         .arg(format!("--init-file={}", path("init.sql")))
-        .args(account);
+        .args(account)
+        .args(options);
     command.stdin(Stdio::null()).stdout(Stdio::null());
     let mut program = Program::spawn("mariadbd", &mut command);
     let tcp = Addr::Tcp((Ipv4Addr::LOCALHOST, port).into());

@@ -17,6 +17,7 @@
 pub mod address;
 pub mod data;
 pub mod end;
+pub mod haproxy;
 pub mod legit;
 pub mod log;
 pub mod mariadb;

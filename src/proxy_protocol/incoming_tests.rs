@@ -1,0 +1,507 @@
+//! Headers whole and in pieces, well-formed and not.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use super::HeaderError as E;
+use super::*;
+use crate::proxy_protocol::Version;
+use crate::proxy_protocol::outgoing::encode;
+
+/// Cases of the random tests; every run has the same ones.
+const CASES: usize = 1_000_000;
+
+/// What a reader concludes, and how many bytes are the header's.
+type Verdict = Option<(Outcome, usize)>;
+
+fn v2(command: u8, family: u8, block: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(block.len()).unwrap().to_be_bytes();
+    [V2_START, &[command, family], &length, block].concat()
+}
+
+fn addr(text: &str) -> Option<ClientAddr> {
+    Some(ClientAddr::from(text.parse::<SocketAddr>().unwrap()))
+}
+
+/// Everything in one push.
+fn at_once(bytes: &[u8]) -> Verdict {
+    let mut reader = HeaderReader::default();
+    match reader.push(bytes) {
+        Progress::Need(_) => None,
+        Progress::Done { client, used } => Some((Ok(client), used)),
+        Progress::Bad(error) => Some((Err(error), reader.held.len())),
+    }
+}
+
+/// As a connection is read: never more than the reader asks for, and in pieces
+/// of the lengths that `piece` chooses.
+fn as_asked(bytes: &[u8], mut piece: impl FnMut(usize) -> usize) -> Verdict {
+    let mut reader = HeaderReader::default();
+    let (mut read, mut ask) = (0, HeaderReader::FIRST_READ);
+    loop {
+        assert!((1..=MAX_V2).contains(&ask), "asks for {ask} bytes");
+        let len = piece(ask).clamp(1, ask).min(bytes.len() - read);
+        if len == 0 {
+            return None;
+        }
+        match reader.push(&bytes[read..read + len]) {
+            Progress::Need(more) => ask = more,
+            Progress::Done { client, used } => {
+                assert_eq!(used, len, "bytes after the header were read");
+                return Some((Ok(client), read + used));
+            }
+            Progress::Bad(error) => return Some((Err(error), reader.held.len())),
+        }
+        read += len;
+    }
+}
+
+/// The verdict on `bytes`, which must not depend on how they come.
+#[track_caller]
+fn read(bytes: &[u8]) -> Verdict {
+    let verdict = at_once(bytes);
+    assert_eq!(as_asked(bytes, |ask| ask), verdict, "as asked: {}", bytes.escape_ascii());
+    assert_eq!(as_asked(bytes, |_| 1), verdict, "byte by byte: {}", bytes.escape_ascii());
+    verdict
+}
+
+/// `header` is read, with anything behind it, and no part of it is.
+#[track_caller]
+fn accepted(header: &[u8], client: Option<ClientAddr>) {
+    for behind in [&b""[..], b"\n", b"\r\n", b"PROXY UNKNOWN\r\n", &[0; 300]] {
+        let verdict = read(&[header, behind].concat());
+        assert_eq!(verdict, Some((Ok(client), header.len())), "{}", header.escape_ascii());
+    }
+    for len in 0..header.len() {
+        assert_eq!(read(&header[..len]), None, "{len} bytes of {}", header.escape_ascii());
+    }
+}
+
+#[test]
+fn the_specifications_lines_are_read() {
+    let f = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
+    let all_ones = addr(&format!("[{f}]:65535"));
+    let cases = [
+        // Section 2.1, its example and its longest lines.
+        ("PROXY TCP4 192.168.0.1 192.168.0.11 56324 443\r\n", addr("192.168.0.1:56324")),
+        (
+            "PROXY TCP4 255.255.255.255 255.255.255.255 65535 65535\r\n",
+            addr("255.255.255.255:65535"),
+        ),
+        (&format!("PROXY TCP6 {f} {f} 65535 65535\r\n"), all_ones),
+        ("PROXY UNKNOWN\r\n", None),
+        (&format!("PROXY UNKNOWN {f} {f} 65535 65535\r\n"), None),
+        // Shortest lines, upper case, and whatever UNKNOWN is followed by.
+        ("PROXY TCP4 1.1.1.1 2.2.2.2 0 0\r\n", addr("1.1.1.1:0")),
+        ("PROXY TCP6 :: :: 0 0\r\n", addr("[::]:0")),
+        ("PROXY TCP6 2001:DB8::AbCd 1:2:3:4:5:6:7:8 1 2\r\n", addr("[2001:db8::abcd]:1")),
+        ("PROXY UNKNOWN  TCP4 \t x y  \r\n", None),
+        ("PROXY UNKNOWN \u{e9}\u{0}\r\n", None),
+        // One client has one spelling, whether the sender writes digits or dots.
+        ("PROXY TCP6 ::ffff:c000:201 ::1 7 8\r\n", addr("192.0.2.1:7")),
+        ("PROXY TCP6 ::ffff:192.0.2.1 ::1 7 8\r\n", addr("192.0.2.1:7")),
+        ("PROXY TCP6 ::FFFF:127.0.0.1 ::ffff:10.0.0.1 7 8\r\n", addr("127.0.0.1:7")),
+    ];
+    for (line, client) in cases {
+        accepted(line.as_bytes(), client);
+    }
+}
+
+#[test]
+fn the_specifications_binary_headers_are_read() {
+    let v4 = [203, 0, 113, 7, 10, 0, 0, 1, 0xdc, 0x04, 0x01, 0xbb];
+    let octets = |text: &str| text.parse::<Ipv6Addr>().unwrap().octets();
+    let v6 = |source: &str| [&octets(source)[..], &octets("2001:db8::1"), &[0, 1, 0, 2]].concat();
+    // A checksum, a server name and a length that goes nowhere: skipped unread.
+    let tlvs = b"\x03\0\x04abcd\x02\0\x0bexample.org\x20\xff\xff";
+    let cases = [
+        (v2(0x21, 0x11, &v4), addr("203.0.113.7:56324")),
+        (v2(0x21, 0x11, &[&v4[..], tlvs].concat()), addr("203.0.113.7:56324")),
+        (v2(0x21, 0x11, &[&v4[..], &[0; MAX_V2 - 28]].concat()), addr("203.0.113.7:56324")),
+        (v2(0x21, 0x21, &v6("2001:db8::7")), addr("[2001:db8::7]:1")),
+        (v2(0x21, 0x21, &[&v6("2001:db8::7")[..], tlvs].concat()), addr("[2001:db8::7]:1")),
+        (v2(0x21, 0x21, &v6("::ffff:192.0.2.1")), addr("192.0.2.1:1")),
+        // UNSPEC and unix: the connection's own address.
+        (v2(0x21, 0x00, &[]), None),
+        (v2(0x21, 0x00, tlvs), None),
+        (v2(0x21, 0x31, &[0; 216]), None),
+        (v2(0x21, 0x31, &[b'/'; 250]), None),
+        // LOCAL: family and block are skipped, whatever they are.
+        (v2(0x20, 0x00, &[]), None),
+        (v2(0x20, 0x11, &[]), None),
+        (v2(0x20, 0x11, &v4), None),
+        (v2(0x20, 0x22, &[1, 2, 3]), None),
+        (v2(0x20, 0xff, &[0xff; 500]), None),
+    ];
+    for (header, client) in cases {
+        accepted(&header, client);
+    }
+}
+
+/// Every kind of malformed line, and where it is refused.
+#[test]
+fn malformed_lines_are_refused() {
+    let unknown = |len: usize| format!("PROXY UNKNOWN {}\r\n", "x".repeat(len - 16));
+    accepted(unknown(MAX_V1).as_bytes(), None);
+    let a_line = "PROXY TCP4 1.1.1.1 2.2.2.2 80 443";
+    let cases = [
+        // No header at all.
+        ("GET / HTTP/1.1\r\n", E::NotAHeader),
+        ("\0", E::NotAHeader),
+        ("proxy TCP4 1.1.1.1 2.2.2.2 80 443\r\n", E::NotAHeader),
+        ("Proxy TCP4 1.1.1.1 2.2.2.2 80 443\r\n", E::NotAHeader),
+        (" PROXY TCP4 1.1.1.1 2.2.2.2 80 443\r\n", E::NotAHeader),
+        ("PROXYTCP4 1.1.1.1 2.2.2.2 80 443\r\n", E::NotAHeader),
+        ("PROXY\tTCP4 1.1.1.1 2.2.2.2 80 443\r\n", E::NotAHeader),
+        ("PROXY\r\n", E::NotAHeader),
+        ("PING\r\n", E::NotAHeader),
+        // The protocol.
+        ("PROXY \r\n", E::Protocol),
+        ("PROXY  TCP4 1.1.1.1 2.2.2.2 80 443\r\n", E::Protocol),
+        ("PROXY tcp4 1.1.1.1 2.2.2.2 80 443\r\n", E::Protocol),
+        ("PROXY UDP4 1.1.1.1 2.2.2.2 80 443\r\n", E::Protocol),
+        ("PROXY TCP 1.1.1.1 2.2.2.2 80 443\r\n", E::Protocol),
+        ("PROXY TCP46 1.1.1.1 2.2.2.2 80 443\r\n", E::Protocol),
+        ("PROXY UNKNOWNX\r\n", E::Protocol),
+        ("PROXY UNKNOWN\t1.1.1.1\r\n", E::Protocol),
+        ("PROXY unknown\r\n", E::Protocol),
+        ("PROXY UNKNOW\r\n", E::Protocol),
+        // The words.
+        ("PROXY TCP4\r\n", E::Words),
+        ("PROXY TCP4 1.1.1.1\r\n", E::Words),
+        ("PROXY TCP4 1.1.1.1 2.2.2.2 80\r\n", E::Words),
+        ("PROXY TCP4 1.1.1.1 2.2.2.2 80 443 \r\n", E::Words),
+        ("PROXY TCP4 1.1.1.1 2.2.2.2 80 443 x\r\n", E::Words),
+        ("PROXY TCP4  1.1.1.1 2.2.2.2 80 443\r\n", E::Words),
+        ("PROXY TCP4 1.1.1.1  2.2.2.2 80 443\r\n", E::Words),
+        ("PROXY TCP4 1.1.1.1 2.2.2.2  80 443\r\n", E::Words),
+        ("PROXY TCP4 1.1.1.1 2.2.2.2 80  443\r\n", E::Words),
+        // The line's end.
+        (&format!("{a_line}\n"), E::LineEnd),
+        (&format!("{a_line} \n"), E::LineEnd),
+        (&format!("{a_line}\rx"), E::LineEnd),
+        (&format!("{a_line}\r\r\n"), E::LineEnd),
+        (&format!("{a_line}\n\r\n"), E::LineEnd),
+        ("PROXY TCP4\r1.1.1.1 2.2.2.2 80 443\r\n", E::LineEnd),
+        ("PROXY UNKNOWN x\ry\r\n", E::LineEnd),
+        ("PROXY UNKNOWN x\ny\r\n", E::LineEnd),
+        ("PROXY \n", E::LineEnd),
+        // The length.
+        (&unknown(MAX_V1 + 1), E::TooLong),
+        (&format!("PROXY {}", "x".repeat(200)), E::TooLong),
+        (&format!("PROXY TCP4 {}", "1".repeat(200)), E::TooLong),
+    ];
+    for (line, error) in cases {
+        assert_eq!(read(line.as_bytes()).map(|(it, _)| it), Some(Err(error)), "{line:?}");
+    }
+}
+
+#[test]
+fn malformed_addresses_and_ports_are_refused() {
+    let refused = |line: String, error| {
+        assert_eq!(read(line.as_bytes()).map(|(it, _)| it), Some(Err(error)), "{line:?}");
+    };
+    let ports = [
+        "",
+        "065",
+        "00",
+        "0x50",
+        "+80",
+        "-1",
+        "-0",
+        "65536",
+        "655360",
+        "99999999999",
+        "8 0",
+        "80.",
+        "http",
+        "\u{ff18}",
+        "1e3",
+        "80\t",
+    ];
+    for port in ports {
+        let error = if port.contains(' ') { E::Words } else { E::Port };
+        refused(format!("PROXY TCP4 1.1.1.1 2.2.2.2 {port} 443\r\n"), error);
+        refused(format!("PROXY TCP4 1.1.1.1 2.2.2.2 80 {port}\r\n"), error);
+        refused(format!("PROXY TCP6 ::1 ::2 {port} 443\r\n"), error);
+    }
+    let not_ipv4 = [
+        "",
+        "1.1.1",
+        "1.1.1.1.1",
+        "1.1.1.256",
+        "01.1.1.1",
+        "1.1.1.001",
+        "1.1.1.+1",
+        "1..1.1",
+        "1",
+        "0x1.1.1.1",
+        "1.1.1.1:80",
+        "16843009",
+        "::1",
+        "::ffff:1.1.1.1",
+        "localhost",
+        "1.1.1.1/32",
+    ];
+    for ip in not_ipv4 {
+        refused(format!("PROXY TCP4 {ip} 2.2.2.2 80 443\r\n"), E::Address);
+        refused(format!("PROXY TCP4 2.2.2.2 {ip} 80 443\r\n"), E::Address);
+    }
+    let not_ipv6 = [
+        "",
+        ":",
+        ":::",
+        "1::2::3",
+        "1:2:3:4:5:6:7",
+        "1:2:3:4:5:6:7:8:9",
+        "12345::",
+        "g::",
+        "[::1]",
+        "fe80::1%eth0",
+        "::1/128",
+        "1.1.1.1",
+        "::ffff:1.1.1.256",
+        "::ffff:01.1.1.1",
+        "0::0::0",
+        "::1:",
+        "1:2:3:4:5:6:7::8",
+    ];
+    for ip in not_ipv6 {
+        refused(format!("PROXY TCP6 {ip} ::2 80 443\r\n"), E::Address);
+        refused(format!("PROXY TCP6 ::2 {ip} 80 443\r\n"), E::Address);
+    }
+}
+
+#[test]
+fn malformed_binary_headers_are_refused() {
+    let refused = |bytes: &[u8], error| {
+        let verdict = read(bytes).map(|(it, _)| it);
+        assert_eq!(verdict, Some(Err(error)), "{}", bytes.escape_ascii());
+    };
+    let good = v2(0x21, 0x11, &[0; 12]);
+    for at in 0..V2_START.len() {
+        for bit in 0..8 {
+            let mut bad = good.clone();
+            bad[at] ^= 1 << bit;
+            refused(&bad, E::NotAHeader);
+        }
+    }
+    for byte in 0..=u8::MAX {
+        match byte {
+            0x20 | 0x21 => {}
+            0x22..=0x2f => refused(&v2(byte, 0x11, &[0; 12]), E::Command),
+            _ => refused(&v2(byte, 0x11, &[0; 12]), E::Version),
+        }
+        match byte {
+            0x00 | 0x11 | 0x21 | 0x31 => {}
+            0x12 | 0x22 | 0x32 => refused(&v2(0x21, byte, &[0; 216]), E::Datagram),
+            _ => refused(&v2(0x21, byte, &[0; 216]), E::Family),
+        }
+    }
+    for (family, block) in [(0x11, 12), (0x21, 36), (0x31, 216)] {
+        for len in 0..block {
+            refused(&v2(0x21, family, &vec![0; len]), E::TooShort);
+        }
+    }
+    for command in [0x20, 0x21] {
+        for len in [MAX_V2 - V2_FIXED + 1, usize::from(u16::MAX)] {
+            refused(&v2(command, 0x00, &vec![0; len]), E::TooLong);
+            refused(&v2(command, 0x00, &vec![0; len])[..V2_FIXED], E::TooLong);
+        }
+    }
+}
+
+#[test]
+fn after_the_end_the_answer_stays() {
+    let mut done = HeaderReader::default();
+    let line = b"PROXY TCP4 192.0.2.1 192.0.2.2 7 8\r\n";
+    let client = addr("192.0.2.1:7");
+    assert_eq!(done.push(line), Progress::Done { client, used: line.len() });
+    assert_eq!(done.push(line), Progress::Done { client, used: 0 });
+    let mut bad = HeaderReader::default();
+    assert_eq!(bad.push(b"X"), Progress::Bad(E::NotAHeader));
+    assert_eq!(bad.push(line), Progress::Bad(E::NotAHeader));
+    assert_eq!(HeaderReader::default().push(b""), Progress::Need(HeaderReader::FIRST_READ));
+}
+
+#[test]
+fn few_reads_are_enough() {
+    let reads = |header: &[u8]| {
+        let mut count = 0;
+        let count_and_take_all = |ask| {
+            count += 1;
+            ask
+        };
+        assert!(as_asked(header, count_and_take_all).is_some());
+        count
+    };
+    let ip = |text: &str| ClientAddr::from(text.parse::<SocketAddr>().unwrap());
+    let v4 = (ip("203.0.113.100:56324"), ip("192.168.100.11:44300"));
+    let v6 = (ip("[2001:db8:1:2:3:4:5:6]:56324"), ip("[2001:db8:1:2:3:4:5:7]:44300"));
+    assert!(reads(&encode(Version::V1, v4.0, v4.1)) <= 12);
+    assert!(reads(&encode(Version::V1, v6.0, v6.1)) <= 16);
+    assert_eq!(reads(&encode(Version::V2, v4.0, v4.1)), 3);
+    assert_eq!(reads(&encode(Version::V2, v6.0, v6.1)), 3);
+}
+
+#[test]
+fn every_error_is_one_line_with_a_remedy() {
+    let all = [
+        E::NotAHeader,
+        E::TooLong,
+        E::LineEnd,
+        E::Protocol,
+        E::Words,
+        E::Port,
+        E::Address,
+        E::Version,
+        E::Command,
+        E::Family,
+        E::Datagram,
+        E::TooShort,
+    ];
+    for error in all {
+        let message = error.to_string();
+        assert!(message.contains("; ") && !message.contains('\n'), "{message}");
+    }
+}
+
+// === random ===
+
+fn random_ip(random: &mut StdRng) -> IpAddr {
+    match random.random_range(0..4) {
+        0 | 1 => Ipv4Addr::from_bits(random.random()).into(),
+        2 => Ipv6Addr::from_bits(random.random()).into(),
+        // Zeros in it, so that every spelling of :: occurs.
+        _ => Ipv6Addr::from_bits(random.random::<u128>() & mask(random)).into(),
+    }
+}
+
+fn mask(random: &mut StdRng) -> u128 {
+    (0..8).fold(0, |mask, _| mask << 16 | if random.random() { 0xffff } else { 0 })
+}
+
+fn random_client(random: &mut StdRng) -> ClientAddr {
+    if random.random_range(0..8) == 0 {
+        return ClientAddr::Unix;
+    }
+    ClientAddr::from(SocketAddr::new(random_ip(random), random.random()))
+}
+
+/// A well-formed header, and the client it announces.
+fn random_header(random: &mut StdRng) -> (Vec<u8>, Option<ClientAddr>) {
+    let version = if random.random() { Version::V1 } else { Version::V2 };
+    let client = random_client(random);
+    let mut header = encode(version, client, random_client(random));
+    if version == Version::V2 && random.random_range(0..4) == 0 {
+        let tlvs: usize = random.random_range(0..64);
+        let length = header.len() - V2_FIXED + tlvs;
+        header[14..16].copy_from_slice(&u16::try_from(length).unwrap().to_be_bytes());
+        header.extend((0..tlvs).map(|_| random.random::<u8>()));
+    }
+    (header, (client != ClientAddr::Unix).then_some(client))
+}
+
+#[test]
+fn random_headers_in_random_pieces_are_read() {
+    let mut random = StdRng::seed_from_u64(1);
+    for _ in 0..CASES / 10 {
+        let (header, client) = random_header(&mut random);
+        let stream = [&header[..], b"\r\nPROXY "].concat();
+        let want = Some((Ok(client), header.len()));
+        assert_eq!(at_once(&stream), want, "{}", header.escape_ascii());
+        let pieces = as_asked(&stream, |ask| random.random_range(1..=ask));
+        assert_eq!(pieces, want, "{}", header.escape_ascii());
+    }
+}
+
+/// A header with a few bytes changed, left out, doubled or cut off, or noise.
+fn random_garbage(random: &mut StdRng) -> Vec<u8> {
+    const LETTERS: &[u8] = b"PROXY TCP46UNKNOWN0123456789abcdef:. +-\r\n\0\x11\x20\x21\xff";
+    let letter = |random: &mut StdRng| LETTERS[random.random_range(0..LETTERS.len())];
+    let mut bytes = match random.random_range(0..8) {
+        0 => (0..random.random_range(0..140)).map(|_| random.random()).collect(),
+        1 => {
+            let start: &[u8] = if random.random() { V1_START } else { V2_START };
+            let rest = random.random_range(0..140);
+            start.iter().copied().chain((0..rest).map(|_| letter(random))).collect()
+        }
+        _ => random_header(random).0,
+    };
+    for _ in 0..random.random_range(0..4) {
+        if bytes.is_empty() {
+            break;
+        }
+        let at = random.random_range(0..bytes.len());
+        match random.random_range(0..5) {
+            0 => bytes[at] = letter(random),
+            1 => bytes[at] ^= 1 << random.random_range(0..8),
+            2 => drop(bytes.remove(at)),
+            3 => bytes.insert(at, letter(random)),
+            _ => bytes.truncate(at),
+        }
+    }
+    bytes
+}
+
+#[test]
+fn random_garbage_never_harms_and_is_judged_the_same_in_pieces() {
+    let mut random = StdRng::seed_from_u64(2);
+    let (mut good, mut bad) = (0, 0);
+    for _ in 0..CASES {
+        let bytes = random_garbage(&mut random);
+        let verdict = at_once(&bytes);
+        let pieces = as_asked(&bytes, |ask| random.random_range(1..=ask));
+        assert_eq!(pieces, verdict, "{}", bytes.escape_ascii());
+        match verdict {
+            Some((Ok(client), used)) => {
+                assert!(is_well_formed(&bytes[..used], client), "{}", bytes.escape_ascii());
+                good += 1;
+            }
+            Some((Err(_), used)) => {
+                assert!(used <= bytes.len().min(MAX_V2));
+                bad += 1;
+            }
+            None => assert!(bytes.len() < MAX_V2),
+        }
+    }
+    assert!(good > CASES / 10 && bad > CASES / 10, "{good} good, {bad} bad");
+}
+
+/// The specification once more, told the other way round: from the addresses
+/// back to the only bytes that may announce them.
+fn is_well_formed(header: &[u8], client: Option<ClientAddr>) -> bool {
+    if header.starts_with(V2_START) {
+        let block = &header[V2_FIXED..];
+        let length = [header[14], header[15]] == u16::try_from(block.len()).unwrap().to_be_bytes();
+        let source = match (header[12], header[13]) {
+            (0x21, 0x11) => Some(IpAddr::from(<[u8; 4]>::try_from(&block[..4]).unwrap())),
+            (0x21, 0x21) => Some(IpAddr::from(<[u8; 16]>::try_from(&block[..16]).unwrap())),
+            (0x21, 0x00 | 0x31) | (0x20, _) => None,
+            _ => return false,
+        };
+        return length && source.map(|ip| ip.to_canonical()) == client.and_then(ip);
+    }
+    let Some(line) = header.strip_suffix(b"\r\n") else { return false };
+    if line == b"PROXY UNKNOWN" || line.starts_with(b"PROXY UNKNOWN ") {
+        return client.is_none() && header.len() <= MAX_V1;
+    }
+    let words: Vec<&str> = str::from_utf8(line).unwrap().split_whitespace().collect();
+    let ips: Vec<IpAddr> = words[2..4].iter().map(|word| word.parse().unwrap()).collect();
+    let ports: Vec<u16> = words[4..].iter().map(|word| word.parse().unwrap()).collect();
+    let family = if ips[0].is_ipv4() { "TCP4" } else { "TCP6" };
+    let [from, to] = [words[2], words[3]];
+    let again = format!("PROXY {family} {from} {to} {} {}", ports[0], ports[1]);
+    again.as_bytes() == line
+        && ips[0].is_ipv4() == ips[1].is_ipv4()
+        && client == Some(ClientAddr::from(SocketAddr::new(ips[0], ports[0])))
+}
+
+fn ip(client: ClientAddr) -> Option<IpAddr> {
+    match client {
+        ClientAddr::Ip(addr) => Some(addr.ip()),
+        ClientAddr::Unix => None,
+    }
+}

@@ -1,0 +1,75 @@
+//! The PROXY protocol, versions 1 and 2: how a load balancer tells us whom it
+//! forwards, and how we tell a target.
+//!
+//! ```text
+//!   client -> load balancer -- header --> knockpipe -- header --> target
+//!                              incoming              outgoing
+//! ```
+//!
+//! [`incoming`] reads a header without reading past it, [`outgoing`] writes one.
+//! Neither opens a socket, waits, or decides who may send a header: whether one
+//! must be there is configuration and never guessed, because a client that is
+//! free to send one can claim any address (sections 2 and 5 of the
+//! specification, <https://github.com/haproxy/haproxy/blob/master/doc/proxy-protocol.txt>).
+//!
+//! The `proxy-header` crate turns addresses into bytes and back. It has no
+//! dependencies, where `ppp` would add a second `thiserror`. Either one alone
+//! takes headers that the specification forbids, such as ports written `+80`, so
+//! what reaches the crate has passed the checks of [`incoming`] before.
+
+pub mod incoming;
+pub mod outgoing;
+
+use std::fmt;
+use std::str::FromStr;
+
+/// Which format is written; both are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// One line of text.
+    V1,
+    /// Binary.
+    V2,
+}
+
+/// Why a text is no [`Version`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("\"{0}\" is no version of the PROXY protocol; write v1 or v2")]
+pub struct VersionError(String);
+
+impl FromStr for Version {
+    type Err = VersionError;
+
+    fn from_str(text: &str) -> Result<Self, VersionError> {
+        match text {
+            "v1" => Ok(Self::V1),
+            "v2" => Ok(Self::V2),
+            _ => Err(VersionError(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V1 => "v1",
+            Self::V2 => "v2",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_spelled_one_way() {
+        for text in ["v1", "v2"] {
+            assert_eq!(text.parse::<Version>().unwrap().to_string(), text);
+        }
+        for text in ["", "1", "V1", "v3", "v1 ", "v2\n"] {
+            let message = text.parse::<Version>().unwrap_err().to_string();
+            assert!(message.contains("; write v1 or v2"), "{message}");
+        }
+    }
+}

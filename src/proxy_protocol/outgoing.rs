@@ -1,0 +1,177 @@
+//! Writes the header that tells a target who its client is.
+//!
+//! A header holds two addresses of one family, and what matters is the client's:
+//!
+//! | client | local | v1 | v2 |
+//! |---|---|---|---|
+//! | IPv4 | IPv4 | TCP4 | TCP over IPv4 |
+//! | IPv6 | IPv6 | TCP6 | TCP over IPv6 |
+//! | one IPv4, one IPv6 | | TCP6, the IPv4 one mapped | TCP over IPv6, the same |
+//! | IP | unix | the client's family, local is all zeros | the same |
+//! | unix | any | UNKNOWN | LOCAL |
+//!
+//! The last row makes the target use the connection's own address. The family
+//! AF_UNIX of version 2 would say more, but a target may take it for a client on
+//! its own machine and trust it (MariaDB: `user@localhost`), and ours was on
+//! another; and LOCAL is what every receiver must accept, unlike UNSPEC.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use proxy_header::{ProxiedAddress, ProxyHeader};
+
+use super::Version;
+use crate::addr::ClientAddr;
+
+/// The header for a connection of `client` to `local`. It must be the first
+/// thing the target gets, in one write.
+pub fn encode(version: Version, client: ClientAddr, local: ClientAddr) -> Vec<u8> {
+    let addresses = one_family(client, local);
+    match version {
+        Version::V1 => line(addresses).into_bytes(),
+        Version::V2 => binary(addresses),
+    }
+}
+
+/// Both addresses in one family; `None` when the client has none.
+fn one_family(client: ClientAddr, local: ClientAddr) -> Option<(SocketAddr, SocketAddr)> {
+    let ClientAddr::Ip(client) = client else { return None };
+    let local = match (local, client) {
+        (ClientAddr::Ip(local), _) => local,
+        (ClientAddr::Unix, SocketAddr::V4(_)) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+        (ClientAddr::Unix, SocketAddr::V6(_)) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+    };
+    if client.is_ipv4() == local.is_ipv4() {
+        Some((client, local))
+    } else {
+        Some((as_ipv6(client), as_ipv6(local)))
+    }
+}
+
+fn as_ipv6(addr: SocketAddr) -> SocketAddr {
+    match addr.ip() {
+        IpAddr::V4(ip) => SocketAddr::from((ip.to_ipv6_mapped(), addr.port())),
+        IpAddr::V6(_) => addr,
+    }
+}
+
+fn line(addresses: Option<(SocketAddr, SocketAddr)>) -> String {
+    let Some((client, local)) = addresses else { return "PROXY UNKNOWN\r\n".to_owned() };
+    let family = if client.is_ipv4() { "TCP4" } else { "TCP6" };
+    let (from, to) = (text(client.ip()), text(local.ip()));
+    format!("PROXY {family} {from} {to} {} {}\r\n", client.port(), local.port())
+}
+
+/// The line takes IPv6 in hexadecimal digits only, and a mapped address is
+/// usually written with a dotted end.
+fn text(ip: IpAddr) -> String {
+    match ip {
+        IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some() => {
+            let [.., high, low] = ip.segments();
+            format!("::ffff:{high:x}:{low:x}")
+        }
+        ip => ip.to_string(),
+    }
+}
+
+fn binary(addresses: Option<(SocketAddr, SocketAddr)>) -> Vec<u8> {
+    let header = match addresses {
+        Some((client, local)) => ProxyHeader::with_address(ProxiedAddress::stream(client, local)),
+        None => ProxyHeader::with_local(),
+    };
+    let mut bytes = Vec::new();
+    header.encode_v2(&mut bytes).expect("the addresses are of one family and nothing follows them");
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy_protocol::incoming::{HeaderReader, MAX_V1, Progress};
+
+    const SIGNATURE: [u8; 12] = *b"\x0D\x0A\x0D\x0A\x00\x0D\x0A\x51\x55\x49\x54\x0A";
+
+    fn addr(text: &str) -> ClientAddr {
+        text.parse::<SocketAddr>().map_or(ClientAddr::Unix, ClientAddr::from)
+    }
+
+    fn v2(rest: &[u8]) -> Vec<u8> {
+        [&SIGNATURE, rest].concat()
+    }
+
+    #[test]
+    fn the_line_is_the_specifications() {
+        // The first three lines stand in section 2.1 of the specification.
+        let ffff = "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535";
+        let f = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
+        let longest = format!("PROXY TCP6 {f} {f} 65535 65535\r\n");
+        assert_eq!(longest.len(), 104);
+        let cases = [
+            (
+                "192.168.0.1:56324",
+                "192.168.0.11:443",
+                "PROXY TCP4 192.168.0.1 192.168.0.11 56324 443\r\n",
+            ),
+            (
+                "255.255.255.255:65535",
+                "255.255.255.255:65535",
+                "PROXY TCP4 255.255.255.255 255.255.255.255 65535 65535\r\n",
+            ),
+            (ffff, ffff, &longest),
+            ("[2001:db8::7]:1", "[::1]:0", "PROXY TCP6 2001:db8::7 ::1 1 0\r\n"),
+            ("192.0.2.1:7", "[::1]:8", "PROXY TCP6 ::ffff:c000:201 ::1 7 8\r\n"),
+            ("[2001:db8::7]:7", "10.0.0.1:8", "PROXY TCP6 2001:db8::7 ::ffff:a00:1 7 8\r\n"),
+            ("192.0.2.1:7", "unix", "PROXY TCP4 192.0.2.1 0.0.0.0 7 0\r\n"),
+            ("[2001:db8::7]:7", "unix", "PROXY TCP6 2001:db8::7 :: 7 0\r\n"),
+            ("unix", "192.0.2.1:7", "PROXY UNKNOWN\r\n"),
+            ("unix", "unix", "PROXY UNKNOWN\r\n"),
+        ];
+        for (client, local, want) in cases {
+            let got = encode(Version::V1, addr(client), addr(local));
+            assert_eq!(String::from_utf8(got).unwrap(), want, "{client} {local}");
+        }
+    }
+
+    #[test]
+    fn the_binary_header_is_the_specifications() {
+        let v4 = [192, 168, 0, 1, 192, 168, 0, 11, 0xdc, 0x04, 0x01, 0xbb];
+        let v6 = |source: &str, destination: &str, ports: [u8; 4]| {
+            let octets = |text: &str| text.parse::<Ipv6Addr>().unwrap().octets();
+            [&octets(source)[..], &octets(destination), &ports].concat()
+        };
+        let cases = [
+            ("192.168.0.1:56324", "192.168.0.11:443", 0x21, 0x11, v4.to_vec()),
+            (
+                "[2001:db8::7]:1",
+                "[::1]:65535",
+                0x21,
+                0x21,
+                v6("2001:db8::7", "::1", [0, 1, 0xff, 0xff]),
+            ),
+            ("192.0.2.1:7", "[::1]:8", 0x21, 0x21, v6("::ffff:192.0.2.1", "::1", [0, 7, 0, 8])),
+            ("192.0.2.1:7", "unix", 0x21, 0x11, vec![192, 0, 2, 1, 0, 0, 0, 0, 0, 7, 0, 0]),
+            ("unix", "192.0.2.1:7", 0x20, 0x00, vec![]),
+        ];
+        for (client, local, command, family, block) in cases {
+            let length = u8::try_from(block.len()).unwrap();
+            let want = v2(&[&[command, family, 0, length], &block[..]].concat());
+            assert_eq!(encode(Version::V2, addr(client), addr(local)), want, "{client} {local}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let all = ["203.0.113.7:0", "10.0.0.1:65535", "[2001:db8::7]:443", "[::1]:1", "unix"];
+        for version in [Version::V1, Version::V2] {
+            for client in all.map(addr) {
+                for local in all.map(addr) {
+                    let bytes = encode(version, client, local);
+                    assert!(bytes.len() <= MAX_V1);
+                    let client = (client != ClientAddr::Unix).then_some(client);
+                    let want = Progress::Done { client, used: bytes.len() };
+                    let longer = [&bytes[..], b"PROXY"].concat();
+                    assert_eq!(HeaderReader::default().push(&longer), want, "{bytes:?}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! The PROXY protocol with those who speak it too: MariaDB reads what we write,
+//! haproxy writes what we read, and passes on what it understood of ours.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::sync::Arc;
+
+use common::haproxy::Haproxy;
+use common::mariadb::{MariaDb, query};
+use common::wait::bounded;
+use common::wire::Listener;
+use common::{Addr, Kind, NEVER, Wire};
+use knockpipe::addr::ClientAddr;
+use knockpipe::proxy_protocol::Version;
+use knockpipe::proxy_protocol::incoming::{HeaderReader, Progress};
+use knockpipe::proxy_protocol::outgoing::encode;
+
+const VERSIONS: [Version; 2] = [Version::V1, Version::V2];
+
+/// A client, and the address it is said to have connected to.
+const PAIRS: [(&str, &str); 6] = [
+    ("203.0.113.7:1234", "192.0.2.1:3306"),
+    ("[2001:db8::7]:65535", "[2001:db8::1]:3306"),
+    ("203.0.113.8:1", "[2001:db8::1]:3306"),
+    ("[2001:db8::8]:2", "192.0.2.1:3306"),
+    ("203.0.113.9:3", "unix"),
+    ("[2001:db8::9]:4", "unix"),
+];
+
+fn addr(text: &str) -> ClientAddr {
+    text.parse::<SocketAddr>().map_or(ClientAddr::Unix, ClientAddr::from)
+}
+
+/// Issue 3, point 5: "mariadbd (which supports it) reports the true client address".
+#[test]
+fn mariadb_reports_the_announced_client() {
+    let options = ["--proxy-protocol-networks=127.0.0.1", "--skip-name-resolve"];
+    let server = MariaDb::start_with(&options);
+    let who = "SELECT USER(), HOST FROM information_schema.PROCESSLIST WHERE ID = CONNECTION_ID()";
+    for version in VERSIONS {
+        for (client, local) in PAIRS {
+            let header = encode(version, addr(client), addr(local));
+            let answer = query(&with_header(server.addr(), header), who);
+            let ip = client.parse::<SocketAddr>().unwrap().ip();
+            // MariaDB writes IPv6 without brackets.
+            let client = client.replace(['[', ']'], "");
+            assert_eq!(answer, format!("knock@{ip}\t{client}"), "{version}");
+        }
+        // A client without an address: MariaDB takes the connection's own.
+        let header = encode(version, ClientAddr::Unix, addr("192.0.2.1:3306"));
+        let answer = query(&with_header(server.addr(), header), who);
+        assert!(answer.starts_with("knock@127.0.0.1\t127.0.0.1:"), "{version}: {answer}");
+    }
+}
+
+/// An address whose first connection is forwarded to `to`, behind `header`.
+fn with_header(to: &Addr, header: Vec<u8>) -> Addr {
+    let listener = listener();
+    let (entrance, to) = (listener.addr(), to.clone());
+    std::thread::spawn(move || {
+        let client = listener.accept().unwrap();
+        let mut server = Wire::connect(&to).unwrap();
+        server.write_all(&header).unwrap();
+        let back = (server.try_clone(), client.try_clone());
+        let copied = std::thread::spawn(move || copy(back.0, &back.1));
+        copy(client, &server);
+        copied.join().unwrap();
+    });
+    entrance
+}
+
+/// To the end of `from`, whichever way it comes.
+fn copy(mut from: Wire, to: &Wire) {
+    let _ = std::io::copy(&mut from, &mut to.try_clone());
+    let _ = to.shutdown(Shutdown::Write);
+}
+
+/// A load balancer's headers, with what it may append, from clients of every kind.
+#[test]
+fn headers_of_haproxy_are_read() {
+    for words in ["send-proxy", "send-proxy-v2", "send-proxy-v2 proxy-v2-options crc32c,ssl"] {
+        let server = listener();
+        let haproxy = Haproxy::start("", &server.addr(), words);
+        for kind in Kind::ALL {
+            let (client, forwarded) = exchange(haproxy.entrance(kind), &server, b"");
+            let want = match kind {
+                Kind::Unix => None,
+                Kind::Tcp4 | Kind::Tcp6 => Some(ClientAddr::from(client)),
+            };
+            assert_eq!(forwarded, want, "{words}, {kind:?}");
+        }
+    }
+}
+
+/// A health check is a connection of haproxy's own: LOCAL.
+#[test]
+fn a_health_check_of_haproxy_has_no_client() {
+    let server = listener();
+    let words = "check check-send-proxy inter 10ms send-proxy-v2";
+    let _haproxy = Haproxy::start("", &server.addr(), words);
+    assert_eq!(read_header(&mut accept(&server)), None);
+}
+
+/// The reference understands what we write: it tells us the client we told it.
+#[test]
+fn haproxy_passes_on_the_announced_client() {
+    let server = listener();
+    let haproxy = Haproxy::start("accept-proxy", &server.addr(), "send-proxy-v2");
+    for version in VERSIONS {
+        for (client, local) in PAIRS {
+            let header = encode(version, addr(client), addr(local));
+            let (_, forwarded) = exchange(haproxy.entrance(Kind::Tcp4), &server, &header);
+            assert_eq!(forwarded, Some(addr(client)), "{version} {local}");
+        }
+        let header = encode(version, ClientAddr::Unix, ClientAddr::Unix);
+        let (own, forwarded) = exchange(haproxy.entrance(Kind::Tcp4), &server, &header);
+        assert_eq!(forwarded, Some(ClientAddr::from(own)), "{version}: the connection's own");
+    }
+}
+
+/// Connects through haproxy and sends `header` and a question. Gives the client's
+/// own address and whom haproxy announces; what follows the header is unharmed.
+fn exchange(
+    entrance: &Addr,
+    server: &Arc<Listener>,
+    header: &[u8],
+) -> (SocketAddr, Option<ClientAddr>) {
+    let mut client = Wire::connect(entrance).unwrap();
+    client.write_all(&[header, b"PROXY question"].concat()).unwrap();
+    let mut accepted = accept(server);
+    let announced = read_header(&mut accepted);
+    assert_eq!(accepted.expect_bytes(14), b"PROXY question");
+    accepted.write_all(b"answer").unwrap();
+    assert_eq!(client.expect_bytes(6), b"answer");
+    let own = client.socket().local_addr().unwrap().as_socket();
+    (own.unwrap_or_else(|| SocketAddr::from(([0; 4], 0))), announced)
+}
+
+fn listener() -> Arc<Listener> {
+    Arc::new(Listener::bind(&Kind::Tcp4.fresh("/".as_ref(), "")).unwrap())
+}
+
+#[track_caller]
+fn accept(server: &Arc<Listener>) -> Wire {
+    let server = Arc::clone(server);
+    bounded("haproxy forwards", move || server.accept().unwrap())
+}
+
+/// Reads a header as a server has to: only what the reader asks for.
+fn read_header(from: &mut Wire) -> Option<ClientAddr> {
+    from.read_limit(NEVER);
+    let (mut reader, mut ask) = (HeaderReader::default(), HeaderReader::FIRST_READ);
+    loop {
+        let mut bytes = vec![0; ask];
+        let len = from.read(&mut bytes).unwrap();
+        assert_ne!(len, 0, "the stream ends in the header");
+        match reader.push(&bytes[..len]) {
+            Progress::Need(more) => ask = more,
+            Progress::Done { client, used } => {
+                assert_eq!(used, len);
+                return client;
+            }
+            Progress::Bad(error) => panic!("{error}"),
+        }
+    }
+}
