@@ -8,5 +8,7 @@
 //! `Option<u64>` unix milliseconds, `None` for never.
 
 pub mod member;
+pub mod redis_store;
+pub mod store;
 
 pub use member::{Item, Member, MemberError};
