@@ -11,8 +11,10 @@ pub mod decision;
 mod ledger;
 pub mod member;
 pub mod nets;
+pub mod redis_store;
 pub mod rules;
 pub mod snapshot;
+pub mod store;
 pub mod strikes;
 
 pub use decision::{Decision, Explanation, Grant, Peer, Verdict, Why, decide, explain, recheck};

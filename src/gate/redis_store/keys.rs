@@ -1,0 +1,243 @@
+//! The names of keys, and what their names say: redis-knocking's set and hash,
+//! rack-attack's bans and counts.
+//!
+//! A key is read by taking its known prefix away, never by splitting it at its
+//! colons, since IPv6 addresses have some of their own.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::super::member::Member;
+
+/// Hash slots of a Cluster.
+pub(super) const SLOTS: u16 = 16384;
+
+/// Names of the keys that make up a gate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keys {
+    /// The SET or ZSET of members.
+    pub allow_set: String,
+    /// What stands before the address in keys that each let one address in.
+    pub allow_prefix: Option<String>,
+    /// The HASH of when addresses were last let in.
+    pub history: String,
+    /// What stands before the address in keys that each ban one address.
+    pub ban_prefix: String,
+}
+
+impl Default for Keys {
+    fn default() -> Self {
+        Self {
+            allow_set: "ip-allowed".to_owned(),
+            allow_prefix: None,
+            history: "ip-history".to_owned(),
+            ban_prefix: "cache:gitlab:rack::attack:allow2ban:ban:".to_owned(),
+        }
+    }
+}
+
+/// What a key that changed is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Subject {
+    AllowSet,
+    AllowKey(IpAddr),
+    Ban(IpAddr),
+}
+
+impl Keys {
+    /// Why these names cannot work, in one line; `None` when they can.
+    pub fn problem(&self) -> Option<&'static str> {
+        let prefix = self.allow_prefix.as_deref();
+        if self.allow_set.is_empty() || self.history.is_empty() {
+            return Some("the names of the allow-set and the history must not be empty");
+        }
+        if self.ban_prefix.is_empty() || prefix.is_some_and(str::is_empty) {
+            return Some("a prefix must not be empty, or every key would be an address");
+        }
+        if self.allow_set == self.history {
+            return Some("the allow-set and the history need two names");
+        }
+        let clash = prefix.is_some_and(|allow| {
+            allow.starts_with(&self.ban_prefix) || self.ban_prefix.starts_with(allow)
+        });
+        clash.then_some("the prefixes of allow keys and of bans must not begin with each other")
+    }
+
+    pub(super) fn ban_key(&self, ip: IpAddr) -> String {
+        format!("{}{ip}", self.ban_prefix)
+    }
+
+    pub(super) fn allow_key(&self, ip: IpAddr) -> Option<String> {
+        self.allow_prefix.as_ref().map(|prefix| format!("{prefix}{ip}"))
+    }
+
+    /// rack-attack's count of failures: the window's number, then whose.
+    pub(super) fn strike_key(&self, ip: IpAddr, findtime: Duration, now_ms: u64) -> String {
+        let window = now_ms / 1000 / findtime.as_secs().max(1);
+        match self.ban_prefix.strip_suffix("allow2ban:ban:") {
+            Some(base) => format!("{base}{window}:allow2ban:count:{ip}"),
+            // Must not begin with the ban prefix, or it would be read as a ban.
+            None => format!("strikes:{}{window}:allow2ban:count:{ip}", self.ban_prefix),
+        }
+    }
+
+    /// The channel on which writers name the members that they changed.
+    pub(super) fn channel(&self) -> String {
+        format!("knockpipe:gate:{}", self.allow_set)
+    }
+
+    pub(super) fn subject(&self, key: &str) -> Option<Subject> {
+        if key == self.allow_set {
+            return Some(Subject::AllowSet);
+        }
+        let of = |prefix: &str| {
+            key.strip_prefix(prefix)?.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
+        };
+        let allowed = || of(self.allow_prefix.as_deref()?).map(Subject::AllowKey);
+        of(&self.ban_prefix).map(Subject::Ban).or_else(allowed)
+    }
+
+    /// The prefixes to track. Redis refuses two of which one begins with the other.
+    pub(super) fn tracked(&self) -> Vec<&str> {
+        let mut all = vec![self.allow_set.as_str(), &self.ban_prefix];
+        all.extend(self.allow_prefix.as_deref());
+        all.sort_unstable();
+        all.dedup_by(|longer, shorter| longer.starts_with(&**shorter));
+        all
+    }
+}
+
+/// `text` as a pattern that matches only itself, and then anything.
+pub(super) fn pattern(text: &str) -> String {
+    let mut pattern = String::with_capacity(text.len() + 1);
+    for c in text.chars() {
+        if matches!(c, '*' | '?' | '[' | ']' | '\\' | '^') {
+            pattern.push('\\');
+        }
+        pattern.push(c);
+    }
+    pattern + "*"
+}
+
+/// Other ways in which programs write `member`, the canonical one first.
+pub(super) fn spellings(member: Member) -> Vec<String> {
+    let mut all = vec![member.to_string()];
+    match member {
+        Member::Address(ip) => all.extend(spellings_of(ip)),
+        Member::Network(_) => all.push(all[0].to_uppercase()),
+    }
+    if let Member::Address(ip) = member {
+        all.push(format!("{ip}/{}", if ip.is_ipv4() { 32 } else { 128 }));
+    }
+    all.dedup();
+    all
+}
+
+/// Other ways in which programs write `ip`, without the canonical one.
+pub(super) fn spellings_of(ip: IpAddr) -> Vec<String> {
+    match ip {
+        IpAddr::V4(ip) => {
+            let mapped = ip.to_ipv6_mapped().segments();
+            vec![format!("::ffff:{ip}"), format!("::ffff:{:x}:{:x}", mapped[6], mapped[7])]
+        }
+        IpAddr::V6(ip) => {
+            let full: Vec<String> = ip.segments().iter().map(|s| format!("{s:04x}")).collect();
+            let plain: Vec<String> = ip.segments().iter().map(|s| format!("{s:x}")).collect();
+            vec![ip.to_string().to_uppercase(), full.join(":"), plain.join(":")]
+        }
+    }
+}
+
+/// The slot of `key` in a Cluster: CRC-16/XMODEM of the key, or of what stands
+/// in its first non-empty braces.
+pub(super) fn slot(key: &str) -> u16 {
+    let tag = key.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
+    let hashed = tag.map(|(tag, _)| tag).filter(|tag| !tag.is_empty()).unwrap_or(key);
+    let crc = hashed.bytes().fold(0_u16, |crc, byte| {
+        (0..8).fold(crc ^ (u16::from(byte) << 8), |crc, _| {
+            if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 }
+        })
+    });
+    crc % SLOTS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn names_are_those_of_the_tools() {
+        let keys = Keys::default();
+        assert_eq!(
+            keys.ban_key(ip("2001:db8::7")),
+            "cache:gitlab:rack::attack:allow2ban:ban:2001:db8::7"
+        );
+        let minute = Duration::from_secs(60);
+        assert_eq!(
+            keys.strike_key(ip("192.130.160.212"), minute, 26_176_509 * 60_000 + 59_999),
+            "cache:gitlab:rack::attack:26176509:allow2ban:count:192.130.160.212"
+        );
+        let keys = Keys { ban_prefix: "bans:".into(), ..keys };
+        let strike = keys.strike_key(ip("1.2.3.4"), minute, 60_000);
+        assert_eq!(strike, "strikes:bans:1:allow2ban:count:1.2.3.4");
+        assert_eq!(keys.subject(&strike), None);
+    }
+
+    #[test]
+    fn a_key_says_what_it_is_about() {
+        let keys = Keys { allow_prefix: Some("ip-allowed:".into()), ..Keys::default() };
+        assert_eq!(keys.subject("ip-allowed"), Some(Subject::AllowSet));
+        assert_eq!(keys.subject("ip-allowed-too"), None);
+        assert_eq!(keys.subject("ip-allowed:::1"), Some(Subject::AllowKey(ip("::1"))));
+        let ban = keys.ban_prefix.clone() + "::ffff:1.2.3.4";
+        assert_eq!(keys.subject(&ban), Some(Subject::Ban(ip("1.2.3.4"))));
+        assert_eq!(keys.subject(&(keys.ban_prefix.clone() + "pentesters-1.2.3.4")), None);
+        assert_eq!(keys.tracked(), [&keys.ban_prefix, "ip-allowed"]);
+        assert_eq!(keys.problem(), None);
+    }
+
+    #[test]
+    fn names_that_cannot_work_are_told() {
+        let with = |change: fn(&mut Keys)| {
+            let mut keys = Keys::default();
+            change(&mut keys);
+            keys.problem()
+        };
+        assert!(with(|keys| keys.allow_set.clear()).is_some());
+        assert!(with(|keys| keys.ban_prefix.clear()).is_some());
+        assert!(with(|keys| keys.allow_prefix = Some(String::new())).is_some());
+        assert!(with(|keys| keys.history.clone_from(&keys.allow_set)).is_some());
+        assert!(with(|keys| keys.allow_prefix = Some(keys.ban_prefix.clone() + "x")).is_some());
+    }
+
+    #[test]
+    fn a_pattern_matches_only_its_text() {
+        assert_eq!(pattern("a*b[c]?\\"), "a\\*b\\[c\\]\\?\\\\*");
+    }
+
+    #[test]
+    fn every_spelling_is_the_same_member() {
+        for text in ["203.0.113.7", "2001:db8::a", "2001:db8:a::/48", "10.0.0.0/8"] {
+            let member: Member = text.parse().unwrap();
+            let all = spellings(member);
+            assert_eq!(all[0], text);
+            for spelling in all {
+                assert_eq!(spelling.parse(), Ok(member), "{spelling}");
+            }
+        }
+    }
+
+    #[test]
+    fn slots_are_those_of_redis() {
+        // From CLUSTER KEYSLOT of redis-server 7.0.15.
+        assert_eq!(slot("123456789"), 0x31c3 % SLOTS);
+        assert_eq!(slot("foo"), 12182);
+        assert_eq!(slot("{foo}bar"), 12182);
+        assert_eq!(slot("x{}y"), slot("x{}y"));
+        assert_ne!(slot("x{}y"), slot(""));
+    }
+}

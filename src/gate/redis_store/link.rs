@@ -1,0 +1,199 @@
+//! One connection to one server: TCP, TLS or a unix socket, always RESP3.
+//!
+//! Every answer has to come within [`ANSWER`], so that a server that is stopped
+//! is noticed by whoever asks it next. A link never reconnects; whoever holds
+//! one drops it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Cmd, Pipeline, ProtocolVersion, RedisConnectionInfo, Value};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::address::{Credentials, Node};
+use super::pushes::Pushes;
+use super::tls;
+use super::trouble::{Kind, Trouble};
+
+/// How long a server may take to accept a connection, and for one answer.
+pub(super) const ANSWER: Duration = Duration::from_secs(1);
+
+/// How to reach a server of a store.
+#[derive(Clone, Debug)]
+pub(super) struct Access {
+    pub(super) credentials: Option<Credentials>,
+    pub(super) db: i64,
+    pub(super) tls: bool,
+    /// Certificates to trust instead of the system's.
+    pub(super) ca_file: Option<PathBuf>,
+}
+
+/// A connection to one server.
+pub(super) struct Link {
+    node: Node,
+    connection: MultiplexedConnection,
+    _driver: AbortOnDropHandle<()>,
+}
+
+/// What a server says it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Master,
+    /// Of this master, and whether it has a copy and gets its changes.
+    Replica {
+        master: Node,
+        in_step: bool,
+    },
+    /// The user may not ask.
+    Unknown,
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+// === impl Link ===
+
+impl Link {
+    /// Connects, with what the server pushes going to `pushes`.
+    pub(super) async fn open(
+        node: &Node,
+        access: &Access,
+        pushes: Option<Arc<Pushes>>,
+    ) -> Result<Self, Trouble> {
+        let opening = Self::connect(node, access, pushes);
+        timeout(ANSWER, opening).await.unwrap_or_else(|_| Err(Trouble::silent(node)))
+    }
+
+    async fn connect(
+        node: &Node,
+        access: &Access,
+        pushes: Option<Arc<Pushes>>,
+    ) -> Result<Self, Trouble> {
+        let stream = stream(node, access).await?;
+        let mut info = RedisConnectionInfo::default()
+            .set_protocol(ProtocolVersion::RESP3)
+            .set_skip_set_lib_name()
+            .set_db(access.db);
+        if let Some(credentials) = &access.credentials {
+            info = info.set_password(credentials.password.as_str());
+            if let Some(user) = &credentials.user {
+                info = info.set_username(user);
+            }
+        }
+        let mut config = AsyncConnectionConfig::new().set_response_timeout(Some(ANSWER));
+        if let Some(pushes) = pushes {
+            config = config.set_push_sender(move |push| {
+                pushes.take_in(push);
+                Ok::<(), ()>(())
+            });
+        }
+        let opened = MultiplexedConnection::new_with_config(&info, stream, config).await;
+        let (connection, driver) = opened.map_err(|error| Trouble::of(&error, node))?;
+        let driver = AbortOnDropHandle::new(tokio::spawn(driver));
+        Ok(Self { node: node.clone(), connection, _driver: driver })
+    }
+
+    pub(super) fn node(&self) -> &Node {
+        &self.node
+    }
+
+    pub(super) async fn ask(&self, command: &Cmd) -> Result<Value, Trouble> {
+        let answer = command.query_async(&mut self.connection.clone()).await;
+        answer.map_err(|error| Trouble::of(&error, &self.node))
+    }
+
+    /// Sends all at once; the first error is everyone's.
+    pub(super) async fn ask_all(&self, commands: &Pipeline) -> Result<Vec<Value>, Trouble> {
+        if commands.is_empty() {
+            return Ok(vec![]);
+        }
+        let answers = commands.query_async(&mut self.connection.clone()).await;
+        answers.map_err(|error| Trouble::of(&error, &self.node))
+    }
+
+    pub(super) async fn subscribe(&self, channel: &str) -> Result<(), Trouble> {
+        let answer = self.connection.clone().subscribe(channel).await;
+        answer.map_err(|error| Trouble::of(&error, &self.node))
+    }
+
+    /// Asks what the server is, which also tells that it is alive.
+    pub(super) async fn role(&self) -> Result<Role, Trouble> {
+        match self.ask(&redis::cmd("ROLE")).await {
+            Ok(answer) => Ok(role(&answer).unwrap_or(Role::Unknown)),
+            Err(trouble) if trouble.kind == Kind::Denied => {
+                self.ask(&redis::cmd("PING")).await?;
+                Ok(Role::Unknown)
+            }
+            Err(trouble) => Err(trouble),
+        }
+    }
+
+    /// Trouble of kind `Other` with this server.
+    pub(super) fn trouble(&self, cause: impl Into<String>) -> Trouble {
+        Trouble::new(Kind::Other, &self.node, cause)
+    }
+}
+
+fn role(answer: &Value) -> Option<Role> {
+    let Value::Array(parts) = answer else { return None };
+    match text(parts.first()?)?.as_str() {
+        "master" => Some(Role::Master),
+        "slave" => Some(Role::Replica {
+            master: Node::tcp(&text(parts.get(1)?)?, number(parts.get(2)?)?.try_into().ok()?),
+            in_step: text(parts.get(3)?)? == "connected",
+        }),
+        _ => None,
+    }
+}
+
+/// The text of an answer, if it is one.
+pub(super) fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::BulkString(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
+        Value::SimpleString(text) | Value::VerbatimString { text, .. } => Some(text.clone()),
+        Value::Okay => Some("OK".to_owned()),
+        _ => None,
+    }
+}
+
+/// The number in an answer, if it is one.
+pub(super) fn number(value: &Value) -> Option<i64> {
+    match value {
+        Value::Int(number) => Some(*number),
+        other => text(other)?.parse().ok(),
+    }
+}
+
+/// The parts of an answer that is a list, whatever RESP3 calls it.
+pub(super) fn list(value: Value) -> Option<Vec<Value>> {
+    match value {
+        Value::Array(parts) | Value::Set(parts) => Some(parts),
+        Value::Map(pairs) => Some(pairs.into_iter().flat_map(|(k, v)| [k, v]).collect()),
+        _ => None,
+    }
+}
+
+async fn stream(node: &Node, access: &Access) -> Result<Box<dyn Stream>, Trouble> {
+    let failed = |error| Trouble::io(&error, node);
+    match node {
+        Node::Unix(path) => Ok(Box::new(UnixStream::connect(path).await.map_err(failed)?)),
+        Node::Tcp { host, port } => {
+            let tcp = TcpStream::connect((host.as_str(), *port)).await.map_err(failed)?;
+            tcp.set_nodelay(true).map_err(failed)?;
+            let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(10));
+            SockRef::from(&tcp).set_tcp_keepalive(&keepalive).map_err(failed)?;
+            if access.tls {
+                return Ok(Box::new(
+                    tls::wrap(tcp, host, access.ca_file.as_deref()).await.map_err(failed)?,
+                ));
+            }
+            Ok(Box::new(tcp))
+        }
+    }
+}

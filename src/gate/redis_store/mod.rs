@@ -1,0 +1,134 @@
+//! The gate's store in Redis: one server, a master that Sentinels name, or a
+//! Cluster.
+//!
+//! Layout and key names are those of redis-knocking and rack-attack, so that
+//! existing tools that write them go on working. It uses neither KEYS nor
+//! HEXPIRE, keeps no copy of the set, and leaves the meaning of what it reads
+//! to the keeper. Needs Redis 6.2 or later (RESP3 tracking, SMISMEMBER).
+
+mod address;
+mod follow;
+mod full_read;
+mod keys;
+mod link;
+mod links;
+mod list;
+mod odd;
+mod plan;
+mod pushes;
+mod recheck;
+mod tls;
+mod topology;
+mod trouble;
+mod write;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{Mutex, mpsc};
+
+pub use address::{AddressError, Credentials, Node, RedisAddress, Servers};
+pub use keys::Keys;
+
+use super::member::Item;
+use super::store::{Edit, Event, Receipt, Standing, StoreError};
+use link::Access;
+use links::Links;
+use topology::Topology;
+
+/// Where a Redis store is and what it holds.
+#[derive(Clone, Debug)]
+pub struct RedisOptions {
+    /// The servers.
+    pub address: RedisAddress,
+    /// Who to be there; instead of what stands in the address.
+    pub credentials: Option<Credentials>,
+    /// Who to be at Sentinels, which have passwords of their own.
+    pub sentinel_credentials: Option<Credentials>,
+    /// Certificates (PEM) to trust instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The names of the keys.
+    pub keys: Keys,
+}
+
+/// A gate's store in Redis.
+pub struct RedisStore {
+    keys: Keys,
+    access: Access,
+    topology: Topology,
+    /// The connections over which edits go, kept from one to the next.
+    writer: Mutex<Option<Arc<Links>>>,
+}
+
+impl RedisStore {
+    /// A store; connects to nothing yet.
+    pub fn new(options: RedisOptions) -> Self {
+        let RedisOptions { address, credentials, sentinel_credentials, ca_file, keys } = options;
+        let credentials = credentials.or_else(|| address.credentials.clone());
+        let access = Access { credentials, db: address.db, tls: address.tls, ca_file };
+        let topology = Topology::new(&address, access.clone(), sentinel_credentials);
+        Self { keys, access, topology, writer: Mutex::default() }
+    }
+
+    /// Makes a change at the master, wherever it is now.
+    ///
+    /// # Errors
+    /// What the server said, or why none could be reached, after one retry.
+    pub async fn edit(&self, edit: Edit) -> Result<Receipt, StoreError> {
+        write::edit(self, &edit).await
+    }
+
+    /// Sends all entries of the allow-set in batches; gives the number of
+    /// entries that are no address or network.
+    ///
+    /// # Errors
+    /// What the server said, or why none could be reached.
+    pub async fn list_allowed(&self, to: mpsc::Sender<Vec<Item>>) -> Result<u64, StoreError> {
+        list::allowed(self, &to).await
+    }
+
+    /// Sends all bans in batches; gives the number of keys that name no address.
+    ///
+    /// # Errors
+    /// What the server said, or why none could be reached.
+    pub async fn list_bans(&self, to: mpsc::Sender<Vec<Item>>) -> Result<u64, StoreError> {
+        list::bans(self, &to).await
+    }
+
+    /// Sends who was last let in when (unix seconds) in batches; gives the
+    /// number of entries that are none.
+    ///
+    /// # Errors
+    /// What the server said, or why none could be reached.
+    pub async fn history(&self, to: mpsc::Sender<Vec<(IpAddr, u64)>>) -> Result<u64, StoreError> {
+        list::history(self, &to).await
+    }
+
+    /// Everything about one address, with the failures of the current window
+    /// of `findtime`.
+    ///
+    /// # Errors
+    /// What the server said, or why none could be reached.
+    pub async fn standing(
+        &self,
+        ip: IpAddr,
+        findtime: Option<Duration>,
+    ) -> Result<Standing, StoreError> {
+        list::standing(self, ip.to_canonical(), findtime).await
+    }
+
+    /// Reports everything and then every change to `events`, and the truth
+    /// about `asks`. Ends only when nobody receives events any more.
+    pub async fn follow(&self, events: mpsc::Sender<Event>, asks: mpsc::Receiver<Vec<IpAddr>>) {
+        follow::follow(self, events, asks).await;
+    }
+}
+
+/// Unix milliseconds. Clocks that differ from the server's shift the ends of
+/// sorted-set members only; other ends are told as time that is left.
+fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}

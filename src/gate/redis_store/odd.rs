@@ -1,0 +1,195 @@
+//! What the last full read found that a question by canonical name would miss:
+//! which networks there are, and who is written in another way.
+//!
+//! Programs write `2001:DB8::1` or `::ffff:1.2.3.4`, and Redis compares bytes.
+//! Bounded: where there is more than is kept, "not found" stays unsaid.
+
+use std::collections::{HashMap, HashSet};
+
+use super::super::member::Member;
+use super::keys::Subject;
+
+/// Networks that are kept; in a larger set every candidate is told about.
+const MOST_NETWORKS: usize = 100_000;
+/// Odd spellings that are kept.
+const MOST_ODD: usize = 10_000;
+
+/// What one full read found in the set.
+#[derive(Debug, Default)]
+struct InSet {
+    networks: HashSet<Member>,
+    members: HashMap<Member, Vec<String>>,
+    too_many_networks: bool,
+    too_many_odd: bool,
+}
+
+/// What one full read found among the keys.
+#[derive(Debug, Default)]
+struct InKeys {
+    keys: HashMap<Subject, Vec<String>>,
+    too_many_odd: bool,
+}
+
+/// What the last full read found, and, while one is under way, also the one before.
+#[derive(Debug, Default)]
+pub(super) struct Odd {
+    set: InSet,
+    set_before: InSet,
+    keys: InKeys,
+    keys_before: InKeys,
+}
+
+impl Odd {
+    /// A full read of the set starts: what it finds will replace what is known.
+    pub(super) fn begin_set(&mut self) {
+        self.set_before = std::mem::take(&mut self.set);
+    }
+
+    /// A full read of the keys starts.
+    pub(super) fn begin_keys(&mut self) {
+        self.keys_before = std::mem::take(&mut self.keys);
+    }
+
+    /// The full read is complete.
+    pub(super) fn end(&mut self) {
+        self.set_before = InSet::default();
+        self.keys_before = InKeys::default();
+    }
+
+    /// Notes a member as it is written.
+    pub(super) fn note_member(&mut self, member: Member, written: &str) {
+        if matches!(member, Member::Network(_)) {
+            if self.set.networks.len() < MOST_NETWORKS {
+                self.set.networks.insert(member);
+            } else {
+                self.set.too_many_networks = true;
+            }
+        }
+        if !is(&member, written) {
+            self.set.too_many_odd |= !note(&mut self.set.members, member, written);
+        }
+    }
+
+    /// Notes a key whose address is not written canonically.
+    pub(super) fn note_key(&mut self, subject: Subject, key: &str) {
+        self.keys.too_many_odd |= !note(&mut self.keys.keys, subject, key);
+    }
+
+    /// Whether the keeper may know this network.
+    pub(super) fn may_know(&self, network: &Member) -> bool {
+        [&self.set, &self.set_before]
+            .iter()
+            .any(|set| set.too_many_networks || set.networks.contains(network))
+    }
+
+    /// Forgets a network that is gone.
+    pub(super) fn forget(&mut self, network: &Member) {
+        self.set.networks.remove(network);
+        self.set_before.networks.remove(network);
+    }
+
+    /// Prefix lengths of the networks that are known.
+    pub(super) fn lengths(&self) -> HashSet<u8> {
+        let length = |member: &Member| match member {
+            Member::Network(network) => Some(network.prefix_len()),
+            Member::Address(_) => None,
+        };
+        self.set.networks.iter().chain(&self.set_before.networks).filter_map(length).collect()
+    }
+
+    /// Other ways in which this member is written.
+    pub(super) fn of_member(&self, member: &Member) -> impl Iterator<Item = &String> {
+        let sets = [&self.set, &self.set_before].into_iter();
+        sets.filter_map(|set| set.members.get(member)).flatten()
+    }
+
+    /// Other keys about this subject.
+    pub(super) fn of_key(&self, subject: &Subject) -> impl Iterator<Item = &String> {
+        let all = [&self.keys, &self.keys_before].into_iter();
+        all.filter_map(|keys| keys.keys.get(subject)).flatten()
+    }
+
+    /// Whether there may be odd spellings that are not kept.
+    pub(super) fn is_incomplete(&self) -> bool {
+        self.set.too_many_odd
+            || self.set_before.too_many_odd
+            || self.keys.too_many_odd
+            || self.keys_before.too_many_odd
+    }
+}
+
+/// False when there is no room.
+fn note<K: std::hash::Hash + Eq>(kept: &mut HashMap<K, Vec<String>>, key: K, text: &str) -> bool {
+    /// One subject has few spellings; a store that has more is garbage.
+    const MOST_SPELLINGS: usize = 16;
+    if kept.len() >= MOST_ODD && !kept.contains_key(&key) {
+        return false;
+    }
+    let spellings = kept.entry(key).or_default();
+    if spellings.iter().any(|known| known == text) {
+        return true;
+    }
+    let room = spellings.len() < MOST_SPELLINGS;
+    if room {
+        spellings.push(text.to_owned());
+    }
+    room
+}
+
+/// Whether `member` prints as `written`, without making a string of a million.
+fn is(member: &Member, written: &str) -> bool {
+    use std::fmt::Write;
+    struct Rest<'a>(&'a str);
+    impl Write for Rest<'_> {
+        fn write_str(&mut self, part: &str) -> std::fmt::Result {
+            self.0 = self.0.strip_prefix(part).ok_or(std::fmt::Error)?;
+            Ok(())
+        }
+    }
+    let mut rest = Rest(written);
+    write!(rest, "{member}").is_ok() && rest.0.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(text: &str) -> Member {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn only_odd_spellings_are_kept() {
+        let mut odd = Odd::default();
+        for text in ["1.2.3.4", "::ffff:1.2.3.4", "::ffff:1.2.3.4", "10.0.0.0/8", "1.2.3.4/32"] {
+            odd.note_member(member(text), text);
+        }
+        let spellings: Vec<_> = odd.of_member(&member("1.2.3.4")).collect();
+        assert_eq!(spellings, ["::ffff:1.2.3.4", "1.2.3.4/32"]);
+        assert!(odd.may_know(&member("10.0.0.0/8")) && !odd.may_know(&member("10.0.0.0/9")));
+        assert_eq!(odd.lengths(), HashSet::from([8]));
+    }
+
+    #[test]
+    fn the_facts_before_hold_until_the_read_is_complete() {
+        let mut odd = Odd::default();
+        odd.note_member(member("10.0.0.0/8"), "10.0.0.0/8");
+        odd.begin_set();
+        assert!(odd.may_know(&member("10.0.0.0/8")));
+        odd.end();
+        assert!(!odd.may_know(&member("10.0.0.0/8")));
+    }
+
+    #[test]
+    fn too_much_is_known_to_be_too_much() {
+        let mut odd = Odd::default();
+        for n in 0..=MOST_ODD {
+            let ip = std::net::Ipv4Addr::from(u32::try_from(n).unwrap());
+            odd.note_member(member(&ip.to_string()), &format!("::ffff:{ip}"));
+        }
+        assert!(odd.is_incomplete());
+        odd.begin_set();
+        odd.end();
+        assert!(!odd.is_incomplete());
+    }
+}

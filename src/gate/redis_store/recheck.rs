@@ -1,0 +1,223 @@
+//! The truth about single addresses, read from the server when a change or a
+//! question names them.
+//!
+//! An address is let in by the set, by a key of its own, or by a network; it
+//! counts as gone only when none of its spellings is found.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+
+use tokio::time::Instant;
+
+use super::super::member::Member;
+use super::super::store::{Event, either, networks_around};
+use super::follow::Session;
+use super::keys::{Subject, spellings_of};
+use super::links::Truth;
+use super::now_ms;
+use super::trouble::{Kind, Trouble};
+
+/// Keys that are kept in memory, so that a change of the set does not mean
+/// scanning a large server for bans.
+const MOST_KEYS: usize = 200_000;
+/// Addresses that are asked about at once.
+const CHUNK: usize = 500;
+/// Questions about so few addresses try networks of every length.
+const FEW: usize = 64;
+
+/// What keys say, each its own.
+#[derive(Debug, Default)]
+pub(super) struct KeyMemory {
+    pub(super) bans: HashMap<IpAddr, Option<u64>>,
+    pub(super) allows: HashMap<IpAddr, Option<u64>>,
+    /// Keys whose names end in no address.
+    pub(super) garbage: u64,
+}
+
+impl KeyMemory {
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Whether this is all that the keys say.
+    pub(super) fn is_complete(&self) -> bool {
+        self.bans.len() < MOST_KEYS && self.allows.len() < MOST_KEYS
+    }
+
+    pub(super) fn keep(&mut self, subject: Subject, truth: Truth) {
+        let (kept, ip) = match subject {
+            Subject::Ban(ip) => (&mut self.bans, ip),
+            Subject::AllowKey(ip) => (&mut self.allows, ip),
+            Subject::AllowSet => return,
+        };
+        match truth {
+            Some(end) if kept.len() < MOST_KEYS => {
+                kept.insert(ip, end);
+            }
+            Some(_) => {}
+            None => {
+                kept.remove(&ip);
+            }
+        }
+    }
+}
+
+impl Session<'_> {
+    /// Tells the truth about addresses, and about the networks around them.
+    pub(super) async fn answer(&mut self, ips: Vec<IpAddr>) -> Result<(), Trouble> {
+        let ips: Vec<IpAddr> = ips.into_iter().map(|ip| ip.to_canonical()).collect();
+        let few = ips.len() <= FEW;
+        for ips in ips.chunks(CHUNK) {
+            self.tell_bans(ips).await?;
+            let lengths = self.lengths(few);
+            let mut members: Vec<Member> = ips.iter().map(|ip| Member::from(*ip)).collect();
+            let mut around = HashSet::new();
+            for ip in ips {
+                let lengths = lengths[usize::from(ip.is_ipv6())].iter().copied();
+                around.extend(networks_around(*ip, lengths));
+            }
+            members.extend(around);
+            self.tell_members(&members).await?;
+        }
+        Ok(())
+    }
+
+    /// Lengths of networks to try, for IPv4 and for IPv6. For many addresses,
+    /// networks of IPv6 with a length that nobody uses wait for the full read.
+    fn lengths(&self, few: bool) -> [Vec<u8>; 2] {
+        let known = self.odd.lengths();
+        let six = |length: &u8| few || length.is_multiple_of(4) || known.contains(length);
+        [(0..32).rev().collect(), (0..128).rev().filter(six).collect()]
+    }
+
+    /// Reads and tells the truth about bans.
+    pub(super) async fn tell_bans(&mut self, ips: &[IpAddr]) -> Result<(), Trouble> {
+        for ips in ips.chunks(CHUNK) {
+            let subjects: Vec<Subject> = ips.iter().map(|ip| Subject::Ban(*ip)).collect();
+            let truths = self.ends_of(&subjects).await?;
+            for (ip, truth) in ips.iter().zip(truths) {
+                if self.says(truth) {
+                    self.memory.keep(Subject::Ban(*ip), truth);
+                    self.send(Event::Banned(*ip, truth)).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads and tells the truth about members.
+    pub(super) async fn tell_members(&mut self, members: &[Member]) -> Result<(), Trouble> {
+        for members in members.chunks(CHUNK) {
+            let by_key = self.ends_of_allow_keys(members).await?;
+            let by_set = self.in_set(members).await?;
+            for ((member, by_key), by_set) in members.iter().zip(by_key).zip(by_set) {
+                if let Member::Address(ip) = member {
+                    self.memory.keep(Subject::AllowKey(*ip), by_key);
+                }
+                self.tell_member(*member, either(by_key, by_set)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn tell_member(&mut self, member: Member, truth: Truth) -> Result<(), Trouble> {
+        if !self.says(truth) {
+            return Ok(());
+        }
+        if matches!(member, Member::Network(_)) {
+            match truth {
+                Some(_) => self.odd.note_member(member, &member.to_string()),
+                None if !self.odd.may_know(&member) => return Ok(()),
+                None => self.odd.forget(&member),
+            }
+        }
+        self.send(Event::Allowed(member, truth)).await
+    }
+
+    /// Whether this is certain. With more odd spellings than are kept, absence
+    /// is not, and a full read has to tell.
+    fn says(&mut self, truth: Truth) -> bool {
+        let certain = truth.is_some() || !self.odd.is_incomplete();
+        if !certain {
+            self.plan.everything_changed(Instant::now());
+        }
+        certain
+    }
+
+    async fn ends_of_allow_keys(&mut self, members: &[Member]) -> Result<Vec<Truth>, Trouble> {
+        if self.store.keys.allow_prefix.is_none() {
+            return Ok(vec![None; members.len()]);
+        }
+        let mut truths = vec![None; members.len()];
+        let address = |(place, member): (usize, &Member)| match member {
+            Member::Address(ip) => Some((place, Subject::AllowKey(*ip))),
+            Member::Network(_) => None,
+        };
+        let (places, subjects): (Vec<_>, Vec<_>) =
+            members.iter().enumerate().filter_map(address).unzip();
+        let ends = self.ends_of(&subjects).await?;
+        places.into_iter().zip(ends).for_each(|(place, end)| truths[place] = end);
+        Ok(truths)
+    }
+
+    /// What keys say about each subject, in all its spellings.
+    async fn ends_of(&self, subjects: &[Subject]) -> Result<Vec<Truth>, Trouble> {
+        let mut names = vec![];
+        let mut owners = vec![];
+        for (owner, subject) in subjects.iter().enumerate() {
+            let canonical = match subject {
+                Subject::Ban(ip) => Some(self.store.keys.ban_key(*ip)),
+                Subject::AllowKey(ip) => self.store.keys.allow_key(*ip),
+                Subject::AllowSet => None,
+            };
+            names.extend(canonical.into_iter().chain(self.odd.of_key(subject).cloned()));
+            owners.resize(names.len(), owner);
+        }
+        let ends = self.links.ends(&names, now_ms()).await?;
+        Ok(joined(subjects.len(), &owners, ends))
+    }
+
+    /// What the set says about each member, in all its spellings.
+    pub(super) async fn in_set(&mut self, members: &[Member]) -> Result<Vec<Truth>, Trouble> {
+        let mut names = vec![];
+        let mut owners = vec![];
+        for (owner, member) in members.iter().enumerate() {
+            names.push(member.to_string());
+            if let Member::Address(ip @ IpAddr::V4(_)) = member {
+                names.extend(spellings_of(*ip).into_iter().take(1));
+            }
+            names.extend(self.odd.of_member(member).cloned());
+            owners.resize(names.len(), owner);
+        }
+        let found = match self.links.lookup(&self.store.keys, self.form, &names).await {
+            // It became another type, or there is a set where there was none.
+            Err(trouble) if trouble.kind == Kind::WrongType => {
+                self.form = self.links.form(&self.store.keys).await?;
+                self.links.lookup(&self.store.keys, self.form, &names).await?
+            }
+            found => found?,
+        };
+        Ok(joined(members.len(), &owners, found))
+    }
+
+    /// Notes a key whose address has another spelling than ours.
+    pub(super) fn note_key(&mut self, subject: Subject, key: &str) {
+        let canonical = match subject {
+            Subject::Ban(ip) => Some(self.store.keys.ban_key(ip)),
+            Subject::AllowKey(ip) => self.store.keys.allow_key(ip),
+            Subject::AllowSet => return,
+        };
+        if canonical.as_deref() != Some(key) {
+            self.odd.note_key(subject, key);
+        }
+    }
+}
+
+/// Joins what was found under several names of one owner.
+fn joined(count: usize, owners: &[usize], found: Vec<Truth>) -> Vec<Truth> {
+    let mut truths = vec![None; count];
+    for (owner, truth) in owners.iter().zip(found) {
+        truths[*owner] = either(truths[*owner], truth);
+    }
+    truths
+}

@@ -1,0 +1,334 @@
+//! Edits, at the master, wherever it is now.
+//!
+//! An edit that a replica, a former master or a server that is loading refuses
+//! is tried once more after asking again who the master is. What was changed is
+//! also said on a channel, so that followers need not read a million members.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::Value;
+use tokio::time::sleep;
+
+use super::super::member::Member;
+use super::super::store::{Edit, Receipt, StoreError};
+use super::keys::spellings;
+use super::link::{Role, number};
+use super::links::{Form, Links};
+use super::list::{find_in_set, with_prefix};
+use super::topology::Map;
+use super::trouble::{Kind, Trouble};
+use super::{RedisStore, now_ms};
+
+/// How long a server that is about to be a master, or to have loaded, is given.
+const PATIENCE: Duration = Duration::from_millis(300);
+/// A replica of a replica of a replica: nobody means that.
+const MOST_HOPS: usize = 3;
+/// Pairs of one HSET.
+const PAIRS: usize = 1_000;
+
+/// Why an edit was not made.
+enum Failed {
+    /// The server's trouble with a key.
+    At(String, Trouble),
+    /// Something that no retry helps.
+    For(StoreError),
+}
+
+/// What one attempt changed, without the server.
+struct Done {
+    key: String,
+    changed: bool,
+    count: Option<u64>,
+}
+
+pub(super) async fn edit(store: &RedisStore, edit: &Edit) -> Result<Receipt, StoreError> {
+    let mut last = None;
+    for attempt in 0..2 {
+        let links = match links(store, last.as_ref()).await {
+            Ok(links) => links,
+            Err(trouble) if attempt == 0 && is_passing(trouble.kind) => {
+                last = Some(trouble);
+                sleep(PATIENCE).await;
+                continue;
+            }
+            Err(trouble) => return Err(trouble.about(&main_key(store, edit))),
+        };
+        match (Attempt { store, links: &links }).make(edit).await {
+            Ok(done) => {
+                let server = links.node_of(&done.key).to_string();
+                let Done { key, changed, count } = done;
+                return Ok(Receipt { server, key, changed, count });
+            }
+            Err(Failed::For(error)) => return Err(error),
+            Err(Failed::At(key, trouble)) => {
+                *store.writer.lock().await = None;
+                // What may have been done is not done again when it counts.
+                let counts = matches!(edit, Edit::Strike { .. }) && trouble.kind == Kind::Silent;
+                if attempt > 0 || !is_passing(trouble.kind) || counts {
+                    return Err(trouble.about(&key));
+                }
+                if !matches!(trouble.kind, Kind::Lost | Kind::ReadOnly) {
+                    sleep(PATIENCE).await;
+                }
+                last = Some(trouble);
+            }
+        }
+    }
+    unreachable!("the second attempt returns")
+}
+
+fn is_passing(kind: Kind) -> bool {
+    use Kind::{Elsewhere, Loading, Lost, ReadOnly, Silent};
+    matches!(kind, Lost | Silent | Elsewhere | ReadOnly | Loading)
+}
+
+/// The connections of the last edit, or new ones to whoever is master now.
+async fn links(store: &RedisStore, last: Option<&Trouble>) -> Result<Arc<Links>, Trouble> {
+    let mut writer = store.writer.lock().await;
+    if let Some(links) = &*writer {
+        return Ok(Arc::clone(links));
+    }
+    let mut links = Links::find(&store.topology, &store.access, None).await?;
+    if last.is_some_and(|last| last.kind == Kind::ReadOnly) && !store.topology.moves() {
+        links = master_of(store, links).await?;
+    }
+    let links = Arc::new(links);
+    *writer = Some(Arc::clone(&links));
+    Ok(links)
+}
+
+/// Follows a replica to its master.
+async fn master_of(store: &RedisStore, mut links: Links) -> Result<Links, Trouble> {
+    for _ in 0..MOST_HOPS {
+        match links.all[0].role().await? {
+            Role::Replica { master, .. } => {
+                links = Links::open(Map::one(master), &store.access, None).await?;
+            }
+            Role::Master | Role::Unknown => break,
+        }
+    }
+    Ok(links)
+}
+
+/// The key to name when no server could be reached at all.
+fn main_key(store: &RedisStore, edit: &Edit) -> String {
+    match edit {
+        Edit::Allow(..) | Edit::Remove(_) => store.keys.allow_set.clone(),
+        Edit::Touch(_) | Edit::Forget(_) => store.keys.history.clone(),
+        Edit::Ban(ip, _) | Edit::Unban(ip) => store.keys.ban_key(*ip),
+        Edit::Strike { ip, findtime, .. } | Edit::ClearStrikes { ip, findtime } => {
+            store.keys.strike_key(*ip, *findtime, now_ms())
+        }
+    }
+}
+
+/// One try to make an edit.
+struct Attempt<'a> {
+    store: &'a RedisStore,
+    links: &'a Links,
+}
+
+impl Attempt<'_> {
+    async fn make(&self, edit: &Edit) -> Result<Done, Failed> {
+        match edit {
+            Edit::Allow(member, ttl) => self.allow(*member, *ttl).await,
+            Edit::Remove(member) => self.remove(*member).await,
+            Edit::Ban(ip, time) => self.ban(ip.to_canonical(), *time).await,
+            Edit::Unban(ip) => {
+                let keys = with_prefix(&self.store.keys.ban_prefix, ip.to_canonical());
+                let removed = self.delete(&keys).await?;
+                Ok(Done { key: keys[0].clone(), changed: removed > 0, count: None })
+            }
+            Edit::Touch(seen) => self.touch(seen).await,
+            Edit::Forget(ip) => self.forget(ip.to_canonical()).await,
+            Edit::Strike { ip, findtime, bantime, maxretry } => {
+                self.strike(ip.to_canonical(), (*findtime, *bantime), *maxretry).await
+            }
+            Edit::ClearStrikes { ip, findtime } => {
+                let key = self.store.keys.strike_key(ip.to_canonical(), *findtime, now_ms());
+                let removed = self.delete(std::slice::from_ref(&key)).await?;
+                Ok(Done { key, changed: removed > 0, count: None })
+            }
+        }
+    }
+
+    async fn allow(&self, member: Member, ttl: Option<Duration>) -> Result<Done, Failed> {
+        let set = &self.store.keys.allow_set;
+        let form = self.form().await?;
+        let own_key = match member {
+            Member::Address(ip) => self.store.keys.allow_key(ip),
+            Member::Network(_) => None,
+        };
+        let mut add = match (form, ttl, own_key) {
+            (Form::Absent | Form::Set, None, _) => {
+                let mut add = redis::cmd("SADD");
+                add.arg(set);
+                add
+            }
+            (Form::Absent | Form::Set, Some(ttl), Some(key)) => {
+                self.set_for(&key, ttl).await?;
+                return Ok(Done { key, changed: true, count: None });
+            }
+            (Form::Set, Some(_), None) => {
+                let server = self.links.node_of(set).to_string();
+                return Err(Failed::For(StoreError::NoExpiry { server, key: set.clone() }));
+            }
+            (Form::Sorted | Form::Absent, ttl, _) => {
+                let mut add = redis::cmd("ZADD");
+                add.arg(set).arg("CH").arg(score(ttl));
+                add
+            }
+        };
+        let added = self.count(set, add.arg(member.to_string())).await?;
+        self.announce(member, added > 0).await;
+        Ok(Done { key: set.clone(), changed: added > 0, count: None })
+    }
+
+    async fn remove(&self, member: Member) -> Result<Done, Failed> {
+        let set = self.store.keys.allow_set.clone();
+        let form = self.form().await?;
+        let mut removed = self.take_out(form, &spellings(member)).await?;
+        if let (Member::Address(ip), Some(prefix)) = (member, &self.store.keys.allow_prefix) {
+            removed += self.delete(&with_prefix(prefix, ip)).await?;
+        }
+        if removed == 0 {
+            // Written in a way that nobody thinks of, and still in force.
+            let found = find_in_set(self.store, self.links, form, |other| *other == member).await;
+            let found = found.map_err(|trouble| Failed::At(set.clone(), trouble))?;
+            let names: Vec<String> = found.into_iter().map(|(_, name, _)| name).collect();
+            removed = self.take_out(form, &names).await?;
+        }
+        self.announce(member, removed > 0).await;
+        Ok(Done { key: set, changed: removed > 0, count: None })
+    }
+
+    async fn ban(&self, ip: IpAddr, time: Duration) -> Result<Done, Failed> {
+        let key = self.store.keys.ban_key(ip);
+        self.set_for(&key, time).await?;
+        Ok(Done { key, changed: true, count: None })
+    }
+
+    async fn touch(&self, seen: &[(IpAddr, u64)]) -> Result<Done, Failed> {
+        let key = self.store.keys.history.clone();
+        for seen in seen.chunks(PAIRS) {
+            let mut set = redis::cmd("HSET");
+            set.arg(&key);
+            for (ip, at) in seen {
+                set.arg(ip.to_canonical().to_string()).arg(at);
+            }
+            self.count(&key, &set).await?;
+        }
+        Ok(Done { key, changed: !seen.is_empty(), count: Some(seen.len() as u64) })
+    }
+
+    async fn forget(&self, ip: IpAddr) -> Result<Done, Failed> {
+        let key = self.store.keys.history.clone();
+        let form = self.form().await?;
+        let mut removed = self.take_out(form, &spellings(ip.into())).await?;
+        self.announce(ip.into(), removed > 0).await;
+        if let Some(prefix) = &self.store.keys.allow_prefix {
+            removed += self.delete(&with_prefix(prefix, ip)).await?;
+        }
+        let mut delete = redis::cmd("HDEL");
+        delete.arg(&key).arg(with_prefix("", ip));
+        removed += self.count(&key, &delete).await?;
+        Ok(Done { key, changed: removed > 0, count: None })
+    }
+
+    /// allow2ban: while banned nothing counts, and the failure that reaches the
+    /// limit writes the ban.
+    async fn strike(
+        &self,
+        ip: IpAddr,
+        (findtime, bantime): (Duration, Duration),
+        maxretry: u64,
+    ) -> Result<Done, Failed> {
+        let ban = self.store.keys.ban_key(ip);
+        if self.count(&ban, redis::cmd("EXISTS").arg(&ban)).await? > 0 {
+            return Ok(Done { key: ban, changed: false, count: None });
+        }
+        let now_ms = now_ms();
+        let key = self.store.keys.strike_key(ip, findtime, now_ms);
+        let findtime = findtime.as_secs().max(1);
+        let left = findtime - now_ms / 1000 % findtime + 1;
+        let mut both = redis::pipe();
+        both.atomic().cmd("INCR").arg(&key).cmd("EXPIRE").arg(&key).arg(left);
+        let answers = self.links.of(&key).ask_all(&both).await;
+        let answers = answers.map_err(|trouble| Failed::At(key.clone(), trouble))?;
+        let count = answers.first().and_then(count).unwrap_or(0);
+        if count < maxretry {
+            return Ok(Done { key, changed: true, count: Some(count) });
+        }
+        self.set_for(&ban, bantime).await?;
+        Ok(Done { key: ban, changed: true, count: Some(count) })
+    }
+
+    async fn form(&self) -> Result<Form, Failed> {
+        let set = &self.store.keys.allow_set;
+        let form = self.links.form(&self.store.keys).await;
+        form.map_err(|trouble| Failed::At(set.clone(), trouble))
+    }
+
+    /// Removes members from the allow-set by name; gives how many there were.
+    async fn take_out(&self, form: Form, names: &[String]) -> Result<u64, Failed> {
+        let command = match form {
+            _ if names.is_empty() => return Ok(0),
+            Form::Absent => return Ok(0),
+            Form::Set => "SREM",
+            Form::Sorted => "ZREM",
+        };
+        let set = &self.store.keys.allow_set;
+        self.count(set, redis::cmd(command).arg(set).arg(names)).await
+    }
+
+    /// Sets a key that ends by itself, as rack-attack does.
+    async fn set_for(&self, key: &str, time: Duration) -> Result<(), Failed> {
+        let left = u64::try_from(time.as_millis()).unwrap_or(u64::MAX).clamp(1, LONGEST_MS);
+        let mut set = redis::cmd("SET");
+        set.arg(key).arg("1").arg("PX").arg(left);
+        let done = self.links.of(key).ask(&set).await;
+        done.map(drop).map_err(|trouble| Failed::At(key.to_owned(), trouble))
+    }
+
+    /// Deletes keys one by one, since a Cluster has them on several servers.
+    async fn delete(&self, keys: &[String]) -> Result<u64, Failed> {
+        let mut removed = 0;
+        for key in keys {
+            removed += self.count(key, redis::cmd("DEL").arg(key)).await?;
+        }
+        Ok(removed)
+    }
+
+    async fn count(&self, key: &str, command: &redis::Cmd) -> Result<u64, Failed> {
+        let answer = self.links.of(key).ask(command).await;
+        let answer = answer.map_err(|trouble| Failed::At(key.to_owned(), trouble))?;
+        Ok(count(&answer).unwrap_or(0))
+    }
+
+    /// Names a member that changed. That the set changed is announced by Redis
+    /// anyway, so that a failure here costs only speed.
+    async fn announce(&self, member: Member, changed: bool) {
+        if changed {
+            let mut publish = redis::cmd("PUBLISH");
+            publish.arg(self.store.keys.channel()).arg(member.to_string());
+            let _ = self.links.of(&self.store.keys.allow_set).ask(&publish).await;
+        }
+    }
+}
+
+/// A hundred years: Redis refuses ends beyond what its clock can count.
+const LONGEST_MS: u64 = 100 * 365 * 86_400_000;
+
+fn count(value: &Value) -> Option<u64> {
+    number(value).and_then(|number| u64::try_from(number).ok())
+}
+
+/// The score of a member that ends after `ttl`, in unix seconds.
+fn score(ttl: Option<Duration>) -> String {
+    let Some(ttl) = ttl else { return "+inf".to_owned() };
+    let left = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).min(LONGEST_MS);
+    let end = now_ms().saturating_add(left);
+    format!("{}.{:03}", end / 1000, end % 1000)
+}
