@@ -100,7 +100,8 @@ fn serve(options: Options, process: Process) -> anyhow::Result<Outcome> {
     if let Some(user) = user {
         user.become_for_good()?;
     }
-    // Only now: the runtime's threads must all have the new identity.
+    // Only now: the runtime's threads must all have the new identity. The log's
+    // thread is there already; the C library changes it with the others.
     let runtime = runtime()?;
     let outcome = runtime.block_on(async {
         // Caught before anybody is told that we are ready.
