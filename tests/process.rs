@@ -347,7 +347,7 @@ impl Stuck {
         let decrypt = Running(place.command(line).spawn().unwrap());
         ready(&place);
         let (log, writer) = std::io::pipe().unwrap();
-        let line = "encrypt -s @/source -t @/sealed -k key --log-format json";
+        let line = "encrypt -s @/source -t @/sealed -k key --log-format json --log-level debug";
         let child = Running(place.command(line).stderr(writer).spawn().unwrap());
         until("it listens", || UnixStream::connect(place.path("source")).ok());
         Self { place, child, log, _decrypt: decrypt }
@@ -439,7 +439,9 @@ fn a_log_that_is_read_again_tells_how_many_lines_are_lost() {
         let read = read.lock().unwrap();
         let closed = read.iter().filter(|event| event["message"] == "closed").count();
         let lost: u64 = Stuck::lost(&read).sum();
-        (closed as u64 + lost == Stuck::FLOOD as u64 + 1).then_some(())
+        // Summaries of failures may be among the lost ones too.
+        let sessions = Stuck::FLOOD as u64 + 1;
+        (sessions..sessions + 5).contains(&(closed as u64 + lost)).then_some(())
     });
     assert_eq!(stuck.child.stop().code(), Some(0));
     reader.join().unwrap();
