@@ -7,6 +7,8 @@
 //! of a table. Time is unix milliseconds (`now_ms`); an expiry is
 //! `Option<u64>` unix milliseconds, `None` for never.
 
+pub mod any_store;
+pub mod embedded_store;
 pub mod member;
 pub mod redis_store;
 pub mod store;
