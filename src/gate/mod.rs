@@ -7,8 +7,13 @@
 //! of a table. Time is unix milliseconds (`now_ms`); an expiry is
 //! `Option<u64>` unix milliseconds, `None` for never.
 
+<<<<<<< HEAD
 pub mod decision;
 mod ledger;
+=======
+pub mod any_store;
+pub mod embedded_store;
+>>>>>>> wt-store
 pub mod member;
 pub mod nets;
 pub mod redis_store;

@@ -44,12 +44,10 @@ impl Session<'_> {
         let (form, mut cursor, mut garbage) = (self.form, 0, 0);
         loop {
             let page = self.links.scan_set(&self.store.keys, form, cursor).await?;
-            let now_ms = now_ms();
             let mut items = Vec::with_capacity(page.found.len());
             for (text, end) in page.found {
                 match text.parse::<Member>() {
                     Err(_) => garbage += 1,
-                    Ok(_) if end.is_some_and(|end| end <= now_ms) => {}
                     Ok(member) => {
                         self.odd.note_member(member, &text);
                         items.push(Item::Allowed(member, end));

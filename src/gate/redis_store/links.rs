@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use super::address::Node;
 use super::keys::{Keys, pattern};
 use super::link::{Access, Link, Role, list, number, text};
+use super::now_ms;
 use super::pushes::Pushes;
 use super::topology::{Map, Topology};
 use super::trouble::{Kind, Trouble};
@@ -245,7 +246,8 @@ async fn page(link: &Link, scan: Cmd) -> Result<Page<Value>, Trouble> {
     Ok(Page { next, found: parts.next().and_then(list).unwrap_or_default() })
 }
 
-/// A score is unix seconds with fractions; infinite is for ever.
+/// A score is unix seconds with fractions; infinite is for ever, and a member
+/// that is over is none.
 fn end_of_score(value: &Value) -> Truth {
     let score = match value {
         Value::Double(score) => *score,
@@ -255,5 +257,6 @@ fn end_of_score(value: &Value) -> Truth {
     // A cast saturates: before 1970 is over at once.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
     let end = (score * 1000.0) as u64;
-    Some((score != f64::INFINITY).then_some(end))
+    let end = (score != f64::INFINITY).then_some(end);
+    end.is_none_or(|end| end > now_ms()).then_some(end)
 }

@@ -1,0 +1,151 @@
+//! The store that was configured, whichever it is.
+//!
+//! [`AnyStore::None`] stands for none: it holds nobody, so that a gate without
+//! a store lets in whom the operator's own networks let in, and refuses edits.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use tokio::select;
+use tokio::sync::mpsc;
+
+use super::embedded_store::EmbeddedStore;
+use super::member::Item;
+use super::redis_store::RedisStore;
+use super::store::{Edit, Event, Receipt, Standing, StoreError};
+
+/// A gate's store.
+pub enum AnyStore {
+    /// In Redis.
+    Redis(Box<RedisStore>),
+    /// In a file.
+    Embedded(EmbeddedStore),
+    /// There is none.
+    None,
+}
+
+impl AnyStore {
+    /// Makes a change.
+    ///
+    /// # Errors
+    /// Why it was not made; see the stores.
+    pub async fn edit(&self, edit: Edit) -> Result<Receipt, StoreError> {
+        match self {
+            Self::Redis(store) => store.edit(edit).await,
+            Self::Embedded(store) => store.edit(edit).await,
+            Self::None => Err(StoreError::NoStore),
+        }
+    }
+
+    /// Sends all entries of the allow-set in batches; gives how many are garbage.
+    ///
+    /// # Errors
+    /// Why they cannot be read.
+    pub async fn list_allowed(&self, to: mpsc::Sender<Vec<Item>>) -> Result<u64, StoreError> {
+        match self {
+            Self::Redis(store) => store.list_allowed(to).await,
+            Self::Embedded(store) => store.list_allowed(to).await,
+            Self::None => Err(StoreError::NoStore),
+        }
+    }
+
+    /// Sends all bans in batches; gives how many are garbage.
+    ///
+    /// # Errors
+    /// Why they cannot be read.
+    pub async fn list_bans(&self, to: mpsc::Sender<Vec<Item>>) -> Result<u64, StoreError> {
+        match self {
+            Self::Redis(store) => store.list_bans(to).await,
+            Self::Embedded(store) => store.list_bans(to).await,
+            Self::None => Err(StoreError::NoStore),
+        }
+    }
+
+    /// Sends who was last let in when (unix seconds) in batches; gives how many
+    /// entries are garbage.
+    ///
+    /// # Errors
+    /// Why they cannot be read.
+    pub async fn history(&self, to: mpsc::Sender<Vec<(IpAddr, u64)>>) -> Result<u64, StoreError> {
+        match self {
+            Self::Redis(store) => store.history(to).await,
+            Self::Embedded(store) => store.history(to).await,
+            Self::None => Err(StoreError::NoStore),
+        }
+    }
+
+    /// Everything that is known about one address, with the failures of the
+    /// current window of `findtime`.
+    ///
+    /// # Errors
+    /// Why it cannot be read.
+    pub async fn standing(
+        &self,
+        ip: IpAddr,
+        findtime: Option<Duration>,
+    ) -> Result<Standing, StoreError> {
+        match self {
+            Self::Redis(store) => store.standing(ip, findtime).await,
+            Self::Embedded(store) => store.standing(ip, findtime).await,
+            Self::None => Err(StoreError::NoStore),
+        }
+    }
+
+    /// Reports everything and then every change, and the truth about `asks`.
+    /// Ends only when nobody receives events any more.
+    pub async fn follow(&self, events: mpsc::Sender<Event>, asks: mpsc::Receiver<Vec<IpAddr>>) {
+        match self {
+            Self::Redis(store) => store.follow(events, asks).await,
+            Self::Embedded(store) => store.follow(events, asks).await,
+            Self::None => follow_nothing(&events, asks).await,
+        }
+    }
+}
+
+/// Says once that nobody is allowed and nobody banned, and then it again to who asks.
+async fn follow_nothing(events: &mpsc::Sender<Event>, mut asks: mpsc::Receiver<Vec<IpAddr>>) {
+    for event in [Event::Begin, Event::End { garbage: 0 }] {
+        if events.send(event).await.is_err() {
+            return;
+        }
+    }
+    loop {
+        let ips = select! {
+            () = events.closed() => return,
+            Some(ips) = asks.recv() => ips,
+        };
+        for ip in ips {
+            for event in [Event::Banned(ip, None), Event::Allowed(ip.into(), None)] {
+                if events.send(event).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn no_store_holds_nobody_and_takes_nothing() {
+        let ip: IpAddr = "203.0.113.7".parse().unwrap();
+        let (events, mut told) = mpsc::channel(8);
+        let (ask, asks) = mpsc::channel(1);
+        let following = tokio::spawn(async move { AnyStore::None.follow(events, asks).await });
+        ask.send(vec![ip]).await.unwrap();
+        let expected = [
+            Event::Begin,
+            Event::End { garbage: 0 },
+            Event::Banned(ip, None),
+            Event::Allowed(ip.into(), None),
+        ];
+        for event in expected {
+            assert_eq!(told.recv().await, Some(event));
+        }
+        drop(told);
+        following.await.unwrap();
+        assert_eq!(AnyStore::None.edit(Edit::Unban(ip)).await, Err(StoreError::NoStore));
+    }
+}

@@ -1,0 +1,529 @@
+//! The embedded store's file: read to its end, appended to under a lock, and
+//! written anew when most of it is past.
+//!
+//! An edit is acknowledged after `fdatasync`. A writer that was killed leaves at
+//! most a torn end, which readers pass over and the next writer cuts off under
+//! the lock. A file that is damaged anywhere else is refused, never repaired.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+use super::super::store::StoreError;
+use super::record::{HEADER, Image, LONGEST_LINE, Record, Subject};
+
+/// How long another writer may hold the lock.
+const LOCK: Duration = Duration::from_secs(5);
+const LOCK_POLL: Duration = Duration::from_millis(2);
+/// A smaller file is not worth writing anew.
+const WORTH_COMPACTING: u64 = 64 * 1024;
+/// About what one entry takes, and how many times that the file may be long.
+const ENTRY: u64 = 80;
+const SLACK: u64 = 4;
+/// Changes that are kept for a follower; more become a full read.
+const MOST_NEWS: usize = 50_000;
+
+/// What is known of the file, and up to where.
+#[derive(Debug)]
+pub(super) struct Tail {
+    path: PathBuf,
+    image: Image,
+    /// Device and inode of the file that was read.
+    id: Option<(u64, u64)>,
+    offset: u64,
+    /// The length at which it is time to see how much of it is past.
+    compact_check: u64,
+    news: News,
+}
+
+/// What a follower has not seen yet.
+#[derive(Debug, Default)]
+pub(super) struct News {
+    /// The file is another one, or there was too much.
+    pub(super) everything: bool,
+    pub(super) subjects: Vec<Subject>,
+}
+
+impl Tail {
+    pub(super) fn new(path: PathBuf) -> Self {
+        let news = News { everything: true, subjects: vec![] };
+        Self {
+            path,
+            image: Image::default(),
+            id: None,
+            offset: 0,
+            compact_check: WORTH_COMPACTING,
+            news,
+        }
+    }
+
+    pub(super) fn image(&self) -> &Image {
+        &self.image
+    }
+
+    /// The next news are everything: a new follower knows nothing.
+    pub(super) fn expect_everything(&mut self) {
+        self.news = News { everything: true, subjects: vec![] };
+    }
+
+    pub(super) fn take_news(&mut self) -> News {
+        std::mem::take(&mut self.news)
+    }
+
+    /// Whether the file differs from what was read, by looking at it from outside.
+    pub(super) fn is_behind(&self) -> Result<bool, StoreError> {
+        let seen = fs::metadata(&self.path).map_err(|error| self.error(&error))?;
+        Ok(self.id != Some(id(&seen)) || self.offset != seen.len())
+    }
+
+    /// Reads what was appended; a torn end is left for the next writer.
+    pub(super) fn catch_up(&mut self) -> Result<(), StoreError> {
+        let file = OpenOptions::new().read(true).open(&self.path);
+        let file = file.map_err(|error| self.error(&error))?;
+        self.read(&file)?;
+        let length = file.metadata().map_err(|error| self.error(&error))?.len();
+        let bad_at = self.offset;
+        if length > bad_at && self.is_damaged(&file)? {
+            // Unless the line was only half written a moment ago.
+            self.read(&file)?;
+            if self.offset == bad_at {
+                return Err(self.damaged());
+            }
+        }
+        Ok(())
+    }
+
+    /// Creates the file when there is none, and appends what `decide` gives for
+    /// what it holds then. Gives what was appended.
+    pub(super) fn edit(
+        &mut self,
+        decide: impl FnOnce(&Image) -> Vec<Record>,
+        now_ms: u64,
+    ) -> Result<Vec<Record>, StoreError> {
+        let file = self.lock()?;
+        self.read(&file)?;
+        self.mend(&file)?;
+        let records = decide(&self.image);
+        let began = self.offset;
+        let lines: String = records.iter().map(|record| record.line(began)).collect();
+        // Also when nothing is to be written: what was found may be in no disk yet,
+        // when its writer was killed before it could see to that.
+        self.append(&file, lines.as_bytes())?;
+        for record in &records {
+            self.note(record);
+        }
+        if self.is_worth_compacting(now_ms) {
+            // The edit is safe; what fails here is tried again after the next.
+            let _ = self.compact(now_ms);
+        }
+        Ok(records)
+    }
+
+    /// Opens and locks the file that has the path now.
+    fn lock(&self) -> Result<Flock<File>, StoreError> {
+        let until = Instant::now() + LOCK;
+        loop {
+            let mut options = OpenOptions::new();
+            options.read(true).append(true).create(true).mode(0o600);
+            let mut file = options.open(&self.path).map_err(|error| self.error(&error))?;
+            let locked = loop {
+                match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                    Ok(locked) => break locked,
+                    Err((back, Errno::EWOULDBLOCK)) if Instant::now() < until => file = back,
+                    Err((_, Errno::EWOULDBLOCK)) => return Err(self.cause(
+                        "another process holds its lock for 5 seconds; see which with: fuser FILE",
+                    )),
+                    Err((_, errno)) => return Err(self.error(&errno.into())),
+                }
+                std::thread::sleep(LOCK_POLL);
+            };
+            // Another writer may have put a new file in its place meanwhile.
+            let here = locked.metadata().map_err(|error| self.error(&error))?;
+            if fs::metadata(&self.path).is_ok_and(|there| id(&there) == id(&here)) {
+                return Ok(locked);
+            }
+        }
+    }
+
+    fn read(&mut self, file: &File) -> Result<(), StoreError> {
+        let seen = file.metadata().map_err(|error| self.error(&error))?;
+        self.check(&seen)?;
+        if self.id != Some(id(&seen)) || seen.len() < self.offset {
+            self.id = Some(id(&seen));
+            self.image = Image::default();
+            self.expect_everything();
+            self.offset = 0;
+        }
+        let done = self.read_on(file);
+        done.map_err(|error| self.error(&error))?.map_or(Ok(()), |cause| Err(self.cause(cause)))
+    }
+
+    fn check(&self, seen: &fs::Metadata) -> Result<(), StoreError> {
+        if !seen.is_file() {
+            return Err(self.cause("is no regular file; name another"));
+        }
+        let mode = seen.mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(self.cause(format!(
+                "group or others may use it (mode {mode:04o}); run: chmod 600 {}",
+                self.path.display()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Reads whole lines from the offset on; gives why the file is none of ours.
+    fn read_on(&mut self, file: &File) -> io::Result<Option<&'static str>> {
+        let mut reader = BufReader::with_capacity(1 << 18, file);
+        if self.offset == 0 {
+            let mut header = Vec::with_capacity(HEADER.len());
+            reader.rewind()?;
+            (&mut reader).take(HEADER.len() as u64).read_to_end(&mut header)?;
+            if !HEADER.starts_with(&header) {
+                let newer = header.starts_with(b"knockpipe-gate-");
+                return Ok(Some(if newer {
+                    "was written by a newer knockpipe; use that one"
+                } else {
+                    "is no gate file of knockpipe; name another"
+                }));
+            }
+            if header.len() < HEADER.len() {
+                return Ok(None);
+            }
+            self.offset = HEADER.len() as u64;
+        }
+        reader.seek(SeekFrom::Start(self.offset))?;
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            let length = (&mut reader).take(LONGEST_LINE as u64).read_until(b'\n', &mut line)?;
+            let record = line.strip_suffix(b"\n").and_then(Record::parse);
+            let Some((_, record)) = record else { return Ok(None) };
+            self.offset += length as u64;
+            self.note(&record);
+        }
+    }
+
+    fn note(&mut self, record: &Record) {
+        self.image.apply(record);
+        if let Some(subject) = record.subject() {
+            if self.news.subjects.len() < MOST_NEWS && !self.news.everything {
+                self.news.subjects.push(subject);
+            } else {
+                self.expect_everything();
+            }
+        }
+    }
+
+    /// Under the lock: writes the header of a new file, or cuts a torn end off.
+    fn mend(&mut self, file: &File) -> Result<(), StoreError> {
+        let length = file.metadata().map_err(|error| self.error(&error))?.len();
+        if length > self.offset && self.offset > 0 && self.is_damaged(file)? {
+            return Err(self.damaged());
+        }
+        if length > self.offset {
+            file.set_len(self.offset).map_err(|error| self.error(&error))?;
+        }
+        if self.offset == 0 {
+            self.append(file, HEADER)?;
+            sync_directory(&self.path).map_err(|error| self.error(&error))?;
+        }
+        Ok(())
+    }
+
+    /// Whether a line after the bad one belongs to a later append: then the bad
+    /// one was good once.
+    fn is_damaged(&self, file: &File) -> Result<bool, StoreError> {
+        let look = || -> io::Result<bool> {
+            let mut reader = BufReader::new(file);
+            reader.seek(SeekFrom::Start(self.offset))?;
+            let mut line = Vec::new();
+            loop {
+                line.clear();
+                if reader.read_until(b'\n', &mut line)? == 0 {
+                    return Ok(false);
+                }
+                let record = line.strip_suffix(b"\n").and_then(Record::parse);
+                if record.is_some_and(|(began, _)| began > self.offset) {
+                    return Ok(true);
+                }
+            }
+        };
+        look().map_err(|error| self.error(&error))
+    }
+
+    fn append(&mut self, mut file: &File, bytes: &[u8]) -> Result<(), StoreError> {
+        let written = file.write_all(bytes).and_then(|()| file.sync_data());
+        if let Err(error) = written {
+            // What is there of it must not be read as an edit that was made.
+            let _ = file.set_len(self.offset);
+            return Err(self.error(&error));
+        }
+        self.offset += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn is_worth_compacting(&mut self, now_ms: u64) -> bool {
+        if self.offset < self.compact_check {
+            return false;
+        }
+        let live = self.image.records(now_ms).count() as u64 * ENTRY;
+        self.compact_check = WORTH_COMPACTING.max(self.offset + self.offset / 4);
+        self.offset > live * SLACK
+    }
+
+    /// Writes what still holds to a new file and puts that in place of the old.
+    fn compact(&mut self, now_ms: u64) -> io::Result<()> {
+        let mut name = self.path.file_name().unwrap_or_default().to_owned();
+        name.push(".new");
+        let new = self.path.with_file_name(name);
+        let _ = fs::remove_file(&new);
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+        self.image.drop_past(now_ms);
+        let written = self.write_all(&file).and_then(|()| file.metadata());
+        // From the rename on, others append to it.
+        let renamed = written.and_then(|seen| fs::rename(&new, &self.path).map(|()| seen));
+        let Ok(seen) = renamed else { return fs::remove_file(&new) };
+        // The same content in another file: no news for a follower here.
+        self.id = Some(id(&seen));
+        self.offset = seen.len();
+        self.compact_check = WORTH_COMPACTING.max(self.offset * SLACK);
+        sync_directory(&self.path)
+    }
+
+    fn write_all(&self, file: &File) -> io::Result<()> {
+        let mut writer = io::BufWriter::new(file);
+        writer.write_all(HEADER)?;
+        for record in self.image.records(0) {
+            // All one append, as far as a torn end is concerned.
+            writer.write_all(record.line(HEADER.len() as u64).as_bytes())?;
+        }
+        writer.flush()?;
+        drop(writer);
+        file.sync_all()
+    }
+
+    fn damaged(&self) -> StoreError {
+        let offset = self.offset;
+        self.cause(format!(
+            "is damaged at byte {offset}, before good lines; restore it from a copy"
+        ))
+    }
+
+    fn error(&self, error: &io::Error) -> StoreError {
+        let remedy = match error.kind() {
+            io::ErrorKind::NotFound => "make its directory, or name another file",
+            io::ErrorKind::PermissionDenied => "let the user of this process read and write it",
+            io::ErrorKind::StorageFull => "free space on its disk",
+            _ => "see whether the disk is well",
+        };
+        self.cause(format!("{error}; {remedy}"))
+    }
+
+    fn cause(&self, cause: impl Into<String>) -> StoreError {
+        StoreError::File { path: self.path.display().to_string(), cause: cause.into() }
+    }
+}
+
+fn id(seen: &fs::Metadata) -> (u64, u64) {
+    (seen.dev(), seen.ino())
+}
+
+/// A name in a directory lasts only when the directory is synced as well.
+fn sync_directory(path: &Path) -> io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(parent.unwrap_or_else(|| Path::new(".")))?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    struct Place(tempfile::TempDir);
+
+    impl Place {
+        fn new() -> Self {
+            Self(tempfile::tempdir().unwrap())
+        }
+
+        fn path(&self) -> PathBuf {
+            self.0.path().join("gate")
+        }
+
+        fn tail(&self) -> Tail {
+            Tail::new(self.path())
+        }
+
+        fn write(&self, bytes: &[u8]) {
+            let mut options = OpenOptions::new();
+            options.create(true).append(true).mode(0o600);
+            options.open(self.path()).unwrap().write_all(bytes).unwrap();
+        }
+
+        fn error(&self) -> String {
+            let error = self.tail().edit(|_| vec![], 0).unwrap_err().to_string();
+            assert!(!error.contains('\n') && error.contains("; "), "{error}");
+            error
+        }
+    }
+
+    fn allow(n: u8) -> Record {
+        Record::Allow(IpAddr::from([203, 0, 113, n]).into(), None)
+    }
+
+    fn count(tail: &Tail) -> usize {
+        tail.image().records(0).count()
+    }
+
+    #[test]
+    fn what_one_writes_another_reads() {
+        let place = Place::new();
+        let (mut one, mut other) = (place.tail(), place.tail());
+        one.edit(|_| vec![allow(1)], 0).unwrap();
+        assert!(other.is_behind().unwrap());
+        other.catch_up().unwrap();
+        assert_eq!(count(&other), 1);
+        assert!(other.take_news().everything && !other.is_behind().unwrap());
+        other.edit(|_| vec![allow(2)], 0).unwrap();
+        one.edit(|_| vec![allow(3)], 0).unwrap();
+        other.catch_up().unwrap();
+        assert_eq!((count(&one), count(&other)), (3, 3));
+        let news = other.take_news();
+        assert_eq!((news.everything, news.subjects.len()), (false, 2));
+        assert_eq!(fs::metadata(place.path()).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn every_torn_end_is_passed_over_and_cut() {
+        let whole = allow(1).line(17);
+        for cut in 0..whole.len() {
+            let place = Place::new();
+            let mut writer = place.tail();
+            writer.edit(|_| vec![allow(1)], 0).unwrap();
+            let mut reader = place.tail();
+            let end = allow(2).line(writer.offset) + &allow(3).line(writer.offset);
+            place.write(&end.as_bytes()[..cut]);
+            reader.catch_up().unwrap();
+            assert_eq!(count(&reader), 1, "cut at {cut}");
+            place.tail().edit(|_| vec![allow(4)], 0).unwrap();
+            reader.catch_up().unwrap();
+            assert_eq!(count(&reader), 2, "cut at {cut}");
+            assert!(!reader.is_behind().unwrap());
+        }
+    }
+
+    #[test]
+    fn an_append_whose_pages_came_out_of_order_is_torn_too() {
+        let place = Place::new();
+        let mut writer = place.tail();
+        writer.edit(|_| vec![allow(1)], 0).unwrap();
+        let zeros = [0; 300];
+        place.write(&[&zeros[..], b"\n", allow(3).line(writer.offset).as_bytes()].concat());
+        let mut reader = place.tail();
+        reader.catch_up().unwrap();
+        assert_eq!(count(&reader), 1);
+        place.tail().edit(|_| vec![allow(2)], 0).unwrap();
+        reader.catch_up().unwrap();
+        assert_eq!(count(&reader), 2);
+    }
+
+    #[test]
+    fn every_torn_header_is_made_good() {
+        for cut in 0..HEADER.len() {
+            let place = Place::new();
+            place.write(&HEADER[..cut]);
+            let mut reader = place.tail();
+            reader.catch_up().unwrap();
+            place.tail().edit(|_| vec![allow(1)], 0).unwrap();
+            reader.catch_up().unwrap();
+            assert_eq!(count(&reader), 1);
+        }
+    }
+
+    #[test]
+    fn damage_is_told_and_nothing_is_cut() {
+        let place = Place::new();
+        for n in 0..3 {
+            place.tail().edit(|_| vec![allow(n)], 0).unwrap();
+        }
+        let mut bytes = fs::read(place.path()).unwrap();
+        bytes[HEADER.len() + 20] ^= 1;
+        fs::write(place.path(), &bytes).unwrap();
+        assert!(place.error().contains("is damaged at byte 17"), "{}", place.error());
+        assert!(place.tail().catch_up().is_err());
+        assert_eq!(fs::read(place.path()).unwrap(), bytes);
+    }
+
+    #[test]
+    fn what_is_none_of_ours_is_refused_and_left_alone() {
+        for (bytes, said) in [
+            (&b"ip,comment\n1.2.3.4,x\n"[..], "is no gate file"),
+            (b"knockpipe-gate-2\nx\n", "a newer knockpipe"),
+        ] {
+            let place = Place::new();
+            place.write(bytes);
+            assert!(place.error().contains(said), "{}", place.error());
+            assert_eq!(fs::read(place.path()).unwrap(), bytes);
+        }
+        let place = Place::new();
+        fs::create_dir(place.path()).unwrap();
+        place.error();
+        let place = Place::new();
+        symlink("/dev/null", place.path()).unwrap();
+        assert!(place.error().contains("no regular file"), "{}", place.error());
+        let place = Place::new();
+        place.write(HEADER);
+        fs::set_permissions(place.path(), fs::Permissions::from_mode(0o640)).unwrap();
+        assert!(place.error().contains("chmod 600"), "{}", place.error());
+        let missing = Tail::new(place.path().join("there/gate")).edit(|_| vec![], 0);
+        assert!(missing.unwrap_err().to_string().contains("; "));
+    }
+
+    #[test]
+    fn a_long_past_is_dropped_and_readers_follow() {
+        let place = Place::new();
+        let (mut writer, mut reader) = (place.tail(), place.tail());
+        let mut longest = 0;
+        for n in 0..300_u32 {
+            let ban = |m: u32| {
+                let [.., a, b] = (n * 10 + m).to_be_bytes();
+                Record::Ban(IpAddr::from([198, 51, a, b]), u64::from(n) + 10)
+            };
+            let records: Vec<_> = (0..10).map(ban).chain([allow(n.to_be_bytes()[3])]).collect();
+            writer.edit(|_| records.clone(), n.into()).unwrap();
+            reader.catch_up().unwrap();
+            assert!(records.iter().all(|record| reader.image().records(0).any(|r| r == *record)));
+            longest = longest.max(writer.offset);
+        }
+        assert!(longest < 140_000, "{longest} bytes");
+        assert_eq!(reader.image().records(u64::MAX).count(), 256);
+        assert!(!place.0.path().join("gate.new").exists());
+    }
+
+    #[test]
+    fn a_writer_waits_for_another() {
+        let place = Place::new();
+        let writers: Vec<_> = (0..4)
+            .map(|thread| {
+                let path = place.path();
+                std::thread::spawn(move || {
+                    for n in 0..25 {
+                        Tail::new(path.clone()).edit(|_| vec![allow(thread * 25 + n)], 0).unwrap();
+                    }
+                })
+            })
+            .collect();
+        writers.into_iter().for_each(|writer| writer.join().unwrap());
+        let mut reader = place.tail();
+        reader.catch_up().unwrap();
+        assert_eq!(count(&reader), 100);
+    }
+}

@@ -1,0 +1,272 @@
+//! The gate's store in one file on a local disk, for a machine without Redis.
+//!
+//! Several processes use it at once: `knockpipe gate` writes while a decrypt end
+//! reads. It refuses files that others may write, and it is no database: all of
+//! it is held in memory, and a listing tells what was there when it was asked.
+
+mod file;
+mod record;
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::select;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+use super::member::{Item, Member};
+use super::store::{BATCH, Edit, Event, Grant, Hold, Receipt, Standing, StoreError};
+use file::{News, Tail};
+use record::{Record, Subject};
+
+/// How often a follower looks at the file from outside.
+const LOOK: Duration = Duration::from_millis(40);
+const KEY: &str = "allowed";
+const BANS: &str = "bans";
+const HISTORY: &str = "history";
+const STRIKES: &str = "strikes";
+
+/// A gate's store in a file.
+#[derive(Clone, Debug)]
+pub struct EmbeddedStore {
+    tail: Arc<Mutex<Tail>>,
+    server: Arc<str>,
+}
+
+impl EmbeddedStore {
+    /// Opens the file at `path`, or makes it (mode 0600), and reads it.
+    ///
+    /// # Errors
+    /// When it cannot be opened, others may use it, or it is none of ours.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        // A link stays one when the file is written anew.
+        let path = path.canonicalize().unwrap_or_else(|_| PathBuf::from(path));
+        let server = format!("file {}", path.display()).into();
+        let mut tail = Tail::new(path);
+        tail.edit(|_| vec![], now_ms())?;
+        Ok(Self { tail: Arc::new(Mutex::new(tail)), server })
+    }
+
+    /// Makes a change that survives whatever happens after this returned.
+    ///
+    /// # Errors
+    /// When the file cannot be written, or is held by another process.
+    pub async fn edit(&self, edit: Edit) -> Result<Receipt, StoreError> {
+        let own = self.clone();
+        blocking(move || own.edit_now(&edit, now_ms())).await
+    }
+
+    fn edit_now(&self, edit: &Edit, now_ms: u64) -> Result<Receipt, StoreError> {
+        let records = self.lock().edit(|image| image.records_for(edit, now_ms), now_ms)?;
+        let strikes = records.iter().find_map(|record| match record {
+            Record::Strikes(_, strikes) => Some(strikes.count),
+            _ => None,
+        });
+        let banned = records.iter().any(|record| matches!(record, Record::Ban(..)));
+        let key = match edit {
+            Edit::Allow(..) | Edit::Remove(_) => KEY,
+            Edit::Ban(..) | Edit::Unban(_) => BANS,
+            Edit::Touch(_) | Edit::Forget(_) => HISTORY,
+            Edit::Strike { .. } if banned || strikes.is_none() => BANS,
+            Edit::Strike { .. } | Edit::ClearStrikes { .. } => STRIKES,
+        };
+        let touched = matches!(edit, Edit::Touch(_)).then_some(records.len() as u64);
+        Ok(Receipt {
+            server: self.server.to_string(),
+            key: key.to_owned(),
+            changed: !records.is_empty(),
+            count: strikes.or(touched),
+        })
+    }
+
+    /// Sends all entries of the allow-set in batches; none is ever garbage.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub async fn list_allowed(&self, to: mpsc::Sender<Vec<Item>>) -> Result<u64, StoreError> {
+        self.list(to, |item| matches!(item, Item::Allowed(..))).await
+    }
+
+    /// Sends all bans in batches; none is ever garbage.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub async fn list_bans(&self, to: mpsc::Sender<Vec<Item>>) -> Result<u64, StoreError> {
+        self.list(to, |item| matches!(item, Item::Banned(..))).await
+    }
+
+    async fn list(
+        &self,
+        to: mpsc::Sender<Vec<Item>>,
+        wanted: fn(&Item) -> bool,
+    ) -> Result<u64, StoreError> {
+        let found = self.read(move |tail| tail.image().items(now_ms()).filter(wanted).collect());
+        send(found.await?, &to).await
+    }
+
+    /// Sends who was last let in when (unix seconds) in batches.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub async fn history(&self, to: mpsc::Sender<Vec<(IpAddr, u64)>>) -> Result<u64, StoreError> {
+        let seen = self.read(|tail| tail.image().seen.iter().map(|(ip, at)| (*ip, *at)).collect());
+        send(seen.await?, &to).await
+    }
+
+    /// Everything about one address, with the failures of the current window of `findtime`.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub async fn standing(
+        &self,
+        ip: IpAddr,
+        findtime: Option<Duration>,
+    ) -> Result<Standing, StoreError> {
+        let ip = ip.to_canonical();
+        let server = self.server.to_string();
+        self.read(move |tail| {
+            let (image, now_ms) = (tail.image(), now_ms());
+            let grant = |(member, expires_ms)| Grant { key: KEY.to_owned(), member, expires_ms };
+            let hold = |expires_ms| Hold { key: BANS.to_owned(), expires_ms };
+            let count = |time: Duration| image.strikes(&ip, time.as_secs().max(1), now_ms);
+            Standing {
+                server,
+                grants: image.around(ip, now_ms).into_iter().map(grant).collect(),
+                ban: image.ban(&ip, now_ms).map(hold),
+                seen: image.seen.get(&ip).copied(),
+                strikes: findtime.map(count),
+            }
+        })
+        .await
+    }
+
+    /// Reports everything and then every change to `events`, within 100 ms, and
+    /// the truth about `asks`. Ends only when nobody receives events any more.
+    pub async fn follow(&self, events: mpsc::Sender<Event>, mut asks: mpsc::Receiver<Vec<IpAddr>>) {
+        self.lock().expect_everything();
+        let mut away = false;
+        let mut look_at = Instant::now();
+        loop {
+            let told = select! {
+                () = events.closed() => return,
+                () = sleep_until(look_at) => {
+                    look_at = Instant::now() + LOOK;
+                    self.look(&events, &mut away).await
+                }
+                // While the file is away there is no truth to tell.
+                Some(ips) = asks.recv() => match self.look(&events, &mut away).await {
+                    Ok(()) if !away => self.answer(&ips, &events).await,
+                    done => done,
+                },
+            };
+            if told.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Looks whether the file changed and tells what did.
+    async fn look(&self, events: &mpsc::Sender<Event>, away: &mut bool) -> Heard {
+        let behind = self.lock().is_behind();
+        let caught_up = match behind {
+            Ok(false) => Ok(()),
+            Ok(true) => self.read(|_| ()).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = caught_up {
+            let news = !*away;
+            *away = true;
+            return if news { tell(events, Event::Away(error.to_string())).await } else { Ok(()) };
+        }
+        let mut news = self.lock().take_news();
+        news.everything |= *away;
+        *away = false;
+        self.report(news, events).await
+    }
+
+    async fn report(&self, news: News, events: &mpsc::Sender<Event>) -> Heard {
+        let now_ms = now_ms();
+        if news.everything {
+            let items: Vec<Item> = self.lock().image().items(now_ms).collect();
+            tell(events, Event::Begin).await?;
+            for items in items.chunks(BATCH) {
+                tell(events, Event::Items(items.to_vec())).await?;
+            }
+            return tell(events, Event::End { garbage: 0 }).await;
+        }
+        for subject in news.subjects {
+            let event = match subject {
+                Subject::Member(member) => {
+                    Event::Allowed(member, self.lock().image().member(&member, now_ms))
+                }
+                Subject::Ban(ip) => Event::Banned(ip, self.lock().image().ban(&ip, now_ms)),
+            };
+            tell(events, event).await?;
+        }
+        Ok(())
+    }
+
+    /// The file is always known to its end, so that an answer is never news,
+    /// except to who just came.
+    async fn answer(&self, ips: &[IpAddr], events: &mpsc::Sender<Event>) -> Heard {
+        for ip in ips {
+            let (ip, now_ms) = (ip.to_canonical(), now_ms());
+            let (ban, around) = {
+                let tail = self.lock();
+                (tail.image().ban(&ip, now_ms), tail.image().around(ip, now_ms))
+            };
+            tell(events, Event::Banned(ip, ban)).await?;
+            let exact = around.iter().find(|(member, _)| *member == Member::from(ip));
+            tell(events, Event::Allowed(ip.into(), exact.map(|(_, end)| *end))).await?;
+            for (member, end) in around.iter().filter(|(member, _)| *member != Member::from(ip)) {
+                tell(events, Event::Allowed(*member, Some(*end))).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the file to its end, and then what is asked for.
+    async fn read<T: Send + 'static>(
+        &self,
+        what: impl FnOnce(&Tail) -> T + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let own = self.clone();
+        blocking(move || {
+            let mut tail = own.lock();
+            tail.catch_up()?;
+            Ok(what(&tail))
+        })
+        .await
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Tail> {
+        self.tail.lock().expect("nothing panics while it holds the lock")
+    }
+}
+
+/// Whether somebody still listens.
+type Heard = Result<(), StoreError>;
+
+async fn tell(events: &mpsc::Sender<Event>, event: Event) -> Heard {
+    events.send(event).await.map_err(|_| StoreError::CutOff)
+}
+
+async fn send<T: Clone>(found: Vec<T>, to: &mpsc::Sender<Vec<T>>) -> Result<u64, StoreError> {
+    for batch in found.chunks(BATCH) {
+        to.send(batch.to_vec()).await.map_err(|_| StoreError::CutOff)?;
+    }
+    Ok(0)
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    tokio::task::spawn_blocking(work).await.expect("the file's code does not panic")
+}
+
+fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}

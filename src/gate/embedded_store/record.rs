@@ -1,0 +1,321 @@
+//! One line of the embedded store's file, and what all lines add up to.
+//!
+//! A line is a checksum, the offset at which its append began, and words:
+//! `9a3f21bc 4711 allow 203.0.113.7 1790000000000`. The offset tells a torn
+//! append, whose lines all began at one place, from a damaged file. Pure: bytes
+//! and moments in, no file and no clock.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::IpAddr;
+
+use sha2::{Digest, Sha256};
+
+use super::super::member::{Item, Member};
+use super::super::store::{Edit, networks_around};
+
+/// The first line of the file.
+pub(super) const HEADER: &[u8] = b"knockpipe-gate-1\n";
+/// Longer lines are none of ours.
+pub(super) const LONGEST_LINE: usize = 256;
+const CHECKSUM: usize = 8;
+
+/// A change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Record {
+    Allow(Member, Option<u64>),
+    Remove(Member),
+    Ban(IpAddr, u64),
+    Unban(IpAddr),
+    Seen(IpAddr, u64),
+    Unseen(IpAddr),
+    Strikes(IpAddr, Strikes),
+    Clear(IpAddr),
+}
+
+/// Failures of one address in one window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Strikes {
+    /// The length of the window in seconds.
+    pub(super) findtime: u64,
+    /// Its number: unix seconds divided by its length.
+    pub(super) window: u64,
+    pub(super) count: u64,
+}
+
+/// What a change was about, for a follower.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Subject {
+    Member(Member),
+    Ban(IpAddr),
+}
+
+/// What the file says in total.
+#[derive(Debug, Default)]
+pub(super) struct Image {
+    pub(super) allowed: HashMap<Member, Option<u64>>,
+    pub(super) bans: HashMap<IpAddr, u64>,
+    pub(super) seen: HashMap<IpAddr, u64>,
+    pub(super) strikes: HashMap<IpAddr, Strikes>,
+}
+
+// === impl Record ===
+
+impl Record {
+    /// The line, for an append that begins at `began`.
+    pub(super) fn line(&self, began: u64) -> String {
+        let words = format!("{began} {self}");
+        format!("{} {words}\n", checksum(words.as_bytes()))
+    }
+
+    /// Reads a line without its end: where its append began, and the change.
+    pub(super) fn parse(line: &[u8]) -> Option<(u64, Self)> {
+        let (sum, words) = line.split_at_checked(CHECKSUM + 1)?;
+        if sum != format!("{} ", checksum(words)).as_bytes() {
+            return None;
+        }
+        let mut words = std::str::from_utf8(words).ok()?.split(' ');
+        let began = words.next()?.parse().ok()?;
+        let mut next = || words.next();
+        let record = match next()? {
+            "allow" => Self::Allow(next()?.parse().ok()?, end(next()?)?),
+            "remove" => Self::Remove(next()?.parse().ok()?),
+            "ban" => Self::Ban(next()?.parse().ok()?, next()?.parse().ok()?),
+            "unban" => Self::Unban(next()?.parse().ok()?),
+            "seen" => Self::Seen(next()?.parse().ok()?, next()?.parse().ok()?),
+            "unseen" => Self::Unseen(next()?.parse().ok()?),
+            "strikes" => Self::Strikes(
+                next()?.parse().ok()?,
+                Strikes {
+                    findtime: next()?.parse().ok()?,
+                    window: next()?.parse().ok()?,
+                    count: next()?.parse().ok()?,
+                },
+            ),
+            "clear" => Self::Clear(next()?.parse().ok()?),
+            _ => return None,
+        };
+        next().is_none().then_some((began, record))
+    }
+
+    /// What a follower has to look at again.
+    pub(super) fn subject(&self) -> Option<Subject> {
+        match self {
+            Self::Allow(member, _) | Self::Remove(member) => Some(Subject::Member(*member)),
+            Self::Ban(ip, _) | Self::Unban(ip) => Some(Subject::Ban(*ip)),
+            Self::Seen(..) | Self::Unseen(_) | Self::Strikes(..) | Self::Clear(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Allow(member, Some(end)) => write!(f, "allow {member} {end}"),
+            Self::Allow(member, None) => write!(f, "allow {member} -"),
+            Self::Remove(member) => write!(f, "remove {member}"),
+            Self::Ban(ip, end) => write!(f, "ban {ip} {end}"),
+            Self::Unban(ip) => write!(f, "unban {ip}"),
+            Self::Seen(ip, at) => write!(f, "seen {ip} {at}"),
+            Self::Unseen(ip) => write!(f, "unseen {ip}"),
+            Self::Strikes(ip, Strikes { findtime, window, count }) => {
+                write!(f, "strikes {ip} {findtime} {window} {count}")
+            }
+            Self::Clear(ip) => write!(f, "clear {ip}"),
+        }
+    }
+}
+
+/// `-` is for ever.
+fn end(text: &str) -> Option<Option<u64>> {
+    if text == "-" { Some(None) } else { text.parse().ok().map(Some) }
+}
+
+/// Eight hex digits that tell a line that was written from one that was not.
+fn checksum(words: &[u8]) -> String {
+    let digest = Sha256::digest(words);
+    format!("{:02x}{:02x}{:02x}{:02x}", digest[0], digest[1], digest[2], digest[3])
+}
+
+impl Strikes {
+    /// When the window is over.
+    fn end_ms(&self) -> u64 {
+        (self.window + 1).saturating_mul(self.findtime).saturating_mul(1000)
+    }
+}
+
+// === impl Image ===
+
+impl Image {
+    pub(super) fn apply(&mut self, record: &Record) {
+        match *record {
+            Record::Allow(member, end) => drop(self.allowed.insert(member, end)),
+            Record::Remove(member) => drop(self.allowed.remove(&member)),
+            Record::Ban(ip, end) => drop(self.bans.insert(ip, end)),
+            Record::Unban(ip) => drop(self.bans.remove(&ip)),
+            Record::Seen(ip, at) => drop(self.seen.insert(ip, at)),
+            Record::Unseen(ip) => drop(self.seen.remove(&ip)),
+            Record::Strikes(ip, strikes) => drop(self.strikes.insert(ip, strikes)),
+            Record::Clear(ip) => drop(self.strikes.remove(&ip)),
+        }
+    }
+
+    /// Everything that still holds, as records.
+    pub(super) fn records(&self, now_ms: u64) -> impl Iterator<Item = Record> {
+        let allowed = self.allowed.iter().filter(move |(_, end)| end.is_none_or(|e| e > now_ms));
+        let bans = self.bans.iter().filter(move |(_, end)| **end > now_ms);
+        let strikes = self.strikes.iter().filter(move |(_, strikes)| strikes.end_ms() > now_ms);
+        allowed
+            .map(|(member, end)| Record::Allow(*member, *end))
+            .chain(bans.map(|(ip, end)| Record::Ban(*ip, *end)))
+            .chain(self.seen.iter().map(|(ip, at)| Record::Seen(*ip, *at)))
+            .chain(strikes.map(|(ip, strikes)| Record::Strikes(*ip, *strikes)))
+    }
+
+    /// Forgets what holds no longer.
+    pub(super) fn drop_past(&mut self, now_ms: u64) {
+        self.allowed.retain(|_, end| end.is_none_or(|end| end > now_ms));
+        self.bans.retain(|_, end| *end > now_ms);
+        self.strikes.retain(|_, strikes| strikes.end_ms() > now_ms);
+    }
+
+    /// Everything that lets in or keeps out.
+    pub(super) fn items(&self, now_ms: u64) -> impl Iterator<Item = Item> {
+        self.records(now_ms).filter_map(|record| match record {
+            Record::Allow(member, end) => Some(Item::Allowed(member, end)),
+            Record::Ban(ip, end) => Some(Item::Banned(ip, Some(end))),
+            _ => None,
+        })
+    }
+
+    pub(super) fn member(&self, member: &Member, now_ms: u64) -> Option<Option<u64>> {
+        self.allowed.get(member).copied().filter(|end| end.is_none_or(|end| end > now_ms))
+    }
+
+    pub(super) fn ban(&self, ip: &IpAddr, now_ms: u64) -> Option<Option<u64>> {
+        self.bans.get(ip).copied().filter(|end| *end > now_ms).map(Some)
+    }
+
+    /// Failures in the current window of `findtime` seconds.
+    pub(super) fn strikes(&self, ip: &IpAddr, findtime: u64, now_ms: u64) -> u64 {
+        let window = now_ms / 1000 / findtime;
+        let current = |s: &&Strikes| s.findtime == findtime && s.window == window;
+        self.strikes.get(ip).filter(current).map_or(0, |strikes| strikes.count)
+    }
+
+    /// The address itself and all networks around it that are in the set, longest first.
+    pub(super) fn around(&self, ip: IpAddr, now_ms: u64) -> Vec<(Member, Option<u64>)> {
+        let members = std::iter::once(Member::from(ip)).chain(networks_around(ip, (0..=128).rev()));
+        members.filter_map(|member| self.member(&member, now_ms).map(|end| (member, end))).collect()
+    }
+
+    /// What has to be written for `edit`; nothing when nothing would change.
+    pub(super) fn records_for(&self, edit: &Edit, now_ms: u64) -> Vec<Record> {
+        let until = |time: std::time::Duration| {
+            now_ms.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+        };
+        match edit {
+            Edit::Allow(member, ttl) => {
+                let end = ttl.map(until);
+                let same = self.member(member, now_ms) == Some(end);
+                if same { vec![] } else { vec![Record::Allow(*member, end)] }
+            }
+            Edit::Remove(member) => {
+                let there = self.member(member, now_ms).is_some();
+                there.then_some(Record::Remove(*member)).into_iter().collect()
+            }
+            Edit::Ban(ip, time) => vec![Record::Ban(ip.to_canonical(), until(*time))],
+            Edit::Unban(ip) => {
+                let ip = ip.to_canonical();
+                let there = self.ban(&ip, now_ms).is_some();
+                there.then_some(Record::Unban(ip)).into_iter().collect()
+            }
+            Edit::Touch(seen) => {
+                seen.iter().map(|(ip, at)| Record::Seen(ip.to_canonical(), *at)).collect()
+            }
+            Edit::Forget(ip) => {
+                let ip = ip.to_canonical();
+                let member = Member::from(ip);
+                let allowed = self.member(&member, now_ms).map(|_| Record::Remove(member));
+                let seen = self.seen.get(&ip).map(|_| Record::Unseen(ip));
+                allowed.into_iter().chain(seen).collect()
+            }
+            Edit::Strike { ip, findtime, bantime, maxretry } => {
+                let ip = ip.to_canonical();
+                if self.ban(&ip, now_ms).is_some() {
+                    return vec![];
+                }
+                let findtime = findtime.as_secs().max(1);
+                let window = now_ms / 1000 / findtime;
+                let count = self.strikes(&ip, findtime, now_ms) + 1;
+                let strikes = Record::Strikes(ip, Strikes { findtime, window, count });
+                let ban = (count >= *maxretry).then(|| Record::Ban(ip, until(*bantime)));
+                std::iter::once(strikes).chain(ban).collect()
+            }
+            Edit::ClearStrikes { ip, findtime } => {
+                let ip = ip.to_canonical();
+                let there = self.strikes(&ip, findtime.as_secs().max(1), now_ms) > 0;
+                there.then_some(Record::Clear(ip)).into_iter().collect()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all() -> Vec<Record> {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        vec![
+            Record::Allow("203.0.113.7".parse().unwrap(), None),
+            Record::Allow("2001:db8::/48".parse().unwrap(), Some(1_790_000_000_000)),
+            Record::Remove("203.0.113.0/24".parse().unwrap()),
+            Record::Ban(ip("::1"), 5),
+            Record::Unban(ip("::1")),
+            Record::Seen(ip("1.2.3.4"), 1_790_000_000),
+            Record::Unseen(ip("1.2.3.4")),
+            Record::Strikes(ip("1.2.3.4"), Strikes { findtime: 60, window: 7, count: 3 }),
+            Record::Clear(ip("1.2.3.4")),
+        ]
+    }
+
+    #[test]
+    fn every_record_is_read_back() {
+        for record in all() {
+            let line = record.line(17);
+            assert!(line.len() < LONGEST_LINE && line.ends_with('\n'), "{line}");
+            assert_eq!(Record::parse(line.trim_end().as_bytes()), Some((17, record)));
+        }
+    }
+
+    #[test]
+    fn every_changed_byte_and_every_cut_is_noticed() {
+        for record in all() {
+            let line = record.line(17).trim_end().as_bytes().to_vec();
+            for place in 0..line.len() {
+                let mut bad = line.clone();
+                bad[place] ^= 1;
+                assert_eq!(Record::parse(&bad), None, "{record} at {place}");
+                assert_eq!(Record::parse(&line[..place]), None, "{record} cut at {place}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_over_is_left_out() {
+        let mut image = Image::default();
+        let ip: IpAddr = "1.2.3.4".parse().unwrap();
+        image.apply(&Record::Allow(ip.into(), Some(1000)));
+        image.apply(&Record::Ban(ip, 2000));
+        image.apply(&Record::Strikes(ip, Strikes { findtime: 1, window: 2, count: 1 }));
+        assert_eq!(image.records(999).count(), 3);
+        assert_eq!(image.records(1000).count(), 2);
+        assert_eq!(image.records(2999).count(), 1);
+        assert_eq!(image.records(3000).count(), 0);
+        assert_eq!(
+            (image.member(&ip.into(), 1000), image.ban(&ip, 1999)),
+            (None, Some(Some(2000)))
+        );
+    }
+}

@@ -1,0 +1,153 @@
+//! A follower with a small keeper behind it: events in, the state out.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use knockpipe::gate::any_store::AnyStore;
+use knockpipe::gate::store::{BATCH, Event};
+use knockpipe::gate::{Item, Member};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::common::wait::NEVER;
+
+/// What a keeper knows after some events.
+#[derive(Debug, Default)]
+pub struct State {
+    pub allowed: HashMap<Member, Option<u64>>,
+    pub bans: HashMap<IpAddr, Option<u64>>,
+    pub garbage: u64,
+    /// Whether a full read was completed since the store was away.
+    pub fresh: bool,
+    pub reading: bool,
+    pub away: Vec<String>,
+    pub unsure: usize,
+    pub reads: usize,
+    /// Exact changes outside full reads.
+    pub exact: Vec<Event>,
+    pub largest_batch: usize,
+}
+
+impl State {
+    fn apply(&mut self, event: Event) {
+        match event {
+            Event::Begin => {
+                assert!(!std::mem::replace(&mut self.reading, true), "Begin within Begin");
+                self.allowed.clear();
+                self.bans.clear();
+            }
+            Event::Items(items) => {
+                assert!(self.reading && items.len() <= BATCH, "{} items", items.len());
+                self.largest_batch = self.largest_batch.max(items.len());
+                for item in items {
+                    match item {
+                        Item::Allowed(member, end) => drop(self.allowed.insert(member, end)),
+                        Item::Banned(ip, end) => drop(self.bans.insert(ip, end)),
+                    }
+                }
+            }
+            Event::End { garbage } => {
+                assert!(std::mem::replace(&mut self.reading, false), "End without Begin");
+                (self.garbage, self.fresh) = (garbage, true);
+                self.reads += 1;
+            }
+            Event::Allowed(member, truth) => {
+                match truth {
+                    Some(end) => drop(self.allowed.insert(member, end)),
+                    None => drop(self.allowed.remove(&member)),
+                }
+                self.exact.push(event);
+            }
+            Event::Banned(ip, truth) => {
+                match truth {
+                    Some(end) => drop(self.bans.insert(ip, end)),
+                    None => drop(self.bans.remove(&ip)),
+                }
+                self.exact.push(event);
+            }
+            Event::Unsure => self.unsure += 1,
+            Event::Away(why) => {
+                assert!(!why.contains('\n'), "{why}");
+                self.away.push(why);
+                (self.fresh, self.reading) = (false, false);
+            }
+        }
+    }
+
+    pub fn allows(&self, member: &str) -> bool {
+        self.allowed.contains_key(&member.parse().unwrap())
+    }
+
+    pub fn bans(&self, ip: &str) -> bool {
+        self.bans.contains_key(&ip.parse().unwrap())
+    }
+}
+
+pub struct Follower {
+    pub state: State,
+    events: mpsc::Receiver<Event>,
+    asks: mpsc::Sender<Vec<IpAddr>>,
+    task: JoinHandle<()>,
+}
+
+impl Follower {
+    /// Follows, without waiting for anything.
+    pub fn begin(store: &Arc<AnyStore>) -> Self {
+        let (to, events) = mpsc::channel(16);
+        let (asks, asked) = mpsc::channel(16);
+        let store = Arc::clone(store);
+        let task = tokio::spawn(async move { store.follow(to, asked).await });
+        Self { state: State::default(), events, asks, task }
+    }
+
+    /// Follows, and waits for the first full read.
+    pub async fn start(store: &Arc<AnyStore>) -> Self {
+        let mut follower = Self::begin(store);
+        follower.until("the first full read", |state| state.fresh).await;
+        follower
+    }
+
+    /// Waits until the events so far make `condition` hold; gives how long that took.
+    #[track_caller]
+    pub fn until<'a>(
+        &'a mut self,
+        what: &'a str,
+        condition: impl Fn(&State) -> bool + 'a,
+    ) -> impl Future<Output = Duration> + 'a {
+        let caller = std::panic::Location::caller();
+        async move {
+            let began = Instant::now();
+            while !condition(&self.state) {
+                let left = NEVER.saturating_sub(began.elapsed());
+                match timeout(left, self.events.recv()).await {
+                    Ok(Some(event)) => self.state.apply(event),
+                    Ok(None) => panic!("{caller}: the follower ended before: {what}"),
+                    Err(_) => panic!("{caller}: never: {what}; away {:?}", self.state.away),
+                }
+            }
+            began.elapsed()
+        }
+    }
+
+    /// Takes in what there is, for so long.
+    pub async fn listen(&mut self, time: Duration) {
+        let end = tokio::time::Instant::now() + time;
+        while let Ok(Some(event)) = tokio::time::timeout_at(end, self.events.recv()).await {
+            self.state.apply(event);
+        }
+    }
+
+    pub async fn ask(&self, ips: &[&str]) {
+        let ips = ips.iter().map(|ip| ip.parse().unwrap()).collect();
+        self.asks.send(ips).await.expect("the follower listens");
+    }
+
+    /// Stops receiving; the follower has to end by itself.
+    pub async fn stop(self) {
+        drop(self.events);
+        timeout(NEVER, self.task).await.expect("it ends").expect("it does not panic");
+    }
+}
