@@ -1,19 +1,18 @@
 //! The gate: whether an address may reach the tunnel at all, before anything is
 //! spent on it.
 //!
-//! Everything here is a pure function of what a store said, what the operator
-//! wrote, and a moment that the caller names: this module asks no server, no
-//! clock and no socket, so that each of its decisions can be written as a row
-//! of a table. Time is unix milliseconds (`now_ms`); an expiry is
+//! The core is a pure function of what a store said, what the operator wrote,
+//! and a moment that the caller names: it asks no server, no clock and no
+//! socket, so that each of its decisions can be written as a row of a table.
+//! Around it stand the stores (`redis_store`, `embedded_store`) and the keeper,
+//! which keeps a store's state in memory and live connections under watch.
+//! Time is unix milliseconds (`now_ms`); an expiry is
 //! `Option<u64>` unix milliseconds, `None` for never.
 
-<<<<<<< HEAD
-pub mod decision;
-mod ledger;
-=======
 pub mod any_store;
+pub mod decision;
 pub mod embedded_store;
->>>>>>> wt-store
+mod ledger;
 pub mod member;
 pub mod nets;
 pub mod redis_store;
