@@ -271,6 +271,9 @@ impl ServerArgs {
             padding: self.connection.padding,
             suites: self.connection.suite.0,
             drain: self.drain,
+            gate: None,
+            proxy_from: std::sync::Arc::default(),
+            proxy_to_target: None,
         }
     }
 

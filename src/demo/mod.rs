@@ -113,6 +113,9 @@ fn options(key: &Key, role: Role) -> Options {
         padding: Padding::default(),
         suites: SuiteSet::BOTH,
         drain: Duration::ZERO,
+        gate: None,
+        proxy_from: Arc::default(),
+        proxy_to_target: None,
     }
 }
 

@@ -1,11 +1,14 @@
 //! What one tunnel is told to do. The command line builds it; nothing here
 //! knows where it came from.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::addr::{Address, BindAddress, ServiceName};
+use crate::gate::{GateOptions, Nets};
 use crate::keys::KeyRing;
 use crate::proto::{Padding, SuiteSet};
+use crate::proxy_protocol;
 
 /// One tunnel end: where it listens, where it forwards, with which keys.
 #[derive(Clone, Debug)]
@@ -34,6 +37,12 @@ pub struct Options {
     pub suites: SuiteSet,
     /// How long sessions may finish after the first signal.
     pub drain: Duration,
+    /// Who may come in, by address; `None` lets everybody in.
+    pub gate: Option<Arc<GateOptions>>,
+    /// Load balancers that may, and must, announce their clients' addresses.
+    pub proxy_from: Arc<Nets<()>>,
+    /// How the target is told the client's address (acceptor only).
+    pub proxy_to_target: Option<proxy_protocol::Version>,
 }
 
 /// Which end a tunnel is.

@@ -1,0 +1,134 @@
+//! What a gate is told to do. The command line builds it; nothing here knows
+//! where it came from.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::any_store::AnyStore;
+use super::embedded_store::EmbeddedStore;
+use super::redis_store::{RedisOptions, RedisStore};
+use super::rules::Rules;
+use super::store::StoreError;
+use super::strikes::BanAfter;
+
+/// Everything about one gate.
+#[derive(Debug)]
+pub struct GateOptions {
+    /// Where the allow-set, bans and history are.
+    pub store: StoreOptions,
+    /// What decides besides the store.
+    pub rules: Rules,
+    /// What a denied peer gets.
+    pub denied: Denied,
+    /// What happens to live connections that would not be let in any more.
+    pub on_revoke: OnRevoke,
+    /// Failed handshakes that make a ban; `None` counts none.
+    pub ban_after: Option<BanAfter>,
+    /// Addresses that were not seen for this long are removed; `None` removes none.
+    pub reap_idle: Option<Duration>,
+}
+
+/// Which store.
+#[derive(Clone, Debug)]
+pub enum StoreOptions {
+    /// None: static networks and internal addresses only.
+    None,
+    /// In Redis.
+    Redis(Box<RedisOptions>),
+    /// In a file on local disk.
+    File(PathBuf),
+}
+
+/// What a denied peer gets. Never a byte.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Denied {
+    /// The end of the connection.
+    #[default]
+    Close,
+    /// A reset.
+    Reset,
+    /// Silence until the handshake deadline, as a stranger without a key gets.
+    Hold,
+}
+
+/// What happens to live connections on removal, ban and expiry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnRevoke {
+    /// They are ended at once.
+    #[default]
+    Close,
+    /// They may finish for as long as a drain lasts, and are ended then.
+    Drain,
+    /// They go on; only new ones are denied.
+    Keep,
+}
+
+/// A word that is none of the choices.
+#[derive(Debug, thiserror::Error)]
+#[error("'{text}' is none of them; use {choices}")]
+pub struct UnknownChoice {
+    text: String,
+    choices: &'static str,
+}
+
+impl StoreOptions {
+    /// The store itself. A file is opened here, Redis is not asked yet.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the file cannot be used.
+    pub fn open(self) -> Result<AnyStore, StoreError> {
+        Ok(match self {
+            Self::None => AnyStore::None,
+            Self::Redis(options) => AnyStore::Redis(Box::new(RedisStore::new(*options))),
+            Self::File(path) => AnyStore::Embedded(EmbeddedStore::open(&path)?),
+        })
+    }
+}
+
+impl FromStr for Denied {
+    type Err = UnknownChoice;
+
+    fn from_str(text: &str) -> Result<Self, UnknownChoice> {
+        match text {
+            "close" => Ok(Self::Close),
+            "reset" => Ok(Self::Reset),
+            "hold" => Ok(Self::Hold),
+            _ => Err(UnknownChoice { text: text.to_owned(), choices: "close, reset or hold" }),
+        }
+    }
+}
+
+impl FromStr for OnRevoke {
+    type Err = UnknownChoice;
+
+    fn from_str(text: &str) -> Result<Self, UnknownChoice> {
+        match text {
+            "close" => Ok(Self::Close),
+            "drain" => Ok(Self::Drain),
+            "keep" => Ok(Self::Keep),
+            _ => Err(UnknownChoice { text: text.to_owned(), choices: "close, drain or keep" }),
+        }
+    }
+}
+
+impl fmt::Display for Denied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Close => "close",
+            Self::Reset => "reset",
+            Self::Hold => "hold",
+        })
+    }
+}
+
+impl fmt::Display for OnRevoke {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Close => "close",
+            Self::Drain => "drain",
+            Self::Keep => "keep",
+        })
+    }
+}
