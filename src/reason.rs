@@ -59,6 +59,12 @@ pub enum CloseReason {
     Displaced,
     /// A dialer with a right key, but without a record suite that this end allows.
     NoCommonSuite,
+    /// The gate denies this address.
+    GateDenied,
+    /// The gate would not let this address in any more.
+    Revoked,
+    /// A listed load balancer sent no PROXY header, or a malformed one.
+    BadProxyHeader,
     /// Too many sessions or handshakes from one source.
     SourceLimit,
     /// Cut by shutdown after the drain deadline, or by a second signal.
@@ -95,6 +101,9 @@ impl CloseReason {
             Self::Unopened => "unopened",
             Self::Displaced => "displaced",
             Self::NoCommonSuite => "no-common-suite",
+            Self::GateDenied => "gate-denied",
+            Self::Revoked => "revoked",
+            Self::BadProxyHeader => "bad-proxy-header",
             Self::SourceLimit => "source-limit",
             Self::Shutdown => "shutdown",
             Self::LocalError => "local-error",

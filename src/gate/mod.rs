@@ -11,8 +11,11 @@
 
 pub mod any_store;
 pub mod decision;
+mod diary;
 pub mod embedded_store;
+pub mod keeper;
 mod ledger;
+mod live;
 pub mod member;
 pub mod nets;
 pub mod options;
@@ -23,6 +26,8 @@ pub mod store;
 pub mod strikes;
 
 pub use decision::{Decision, Explanation, Grant, Peer, Verdict, Why, decide, explain, recheck};
+pub use keeper::Gate;
+pub use live::Permit;
 pub use member::{Item, Member, MemberError};
 pub use nets::Nets;
 pub use options::{Denied, GateOptions, OnRevoke, StoreOptions};

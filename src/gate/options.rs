@@ -14,7 +14,7 @@ use super::store::StoreError;
 use super::strikes::BanAfter;
 
 /// Everything about one gate.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct GateOptions {
     /// Where the allow-set, bans and history are.
     pub store: StoreOptions,

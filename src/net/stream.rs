@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::vigil;
+use crate::addr::ClientAddr;
 
 /// A connected stream socket.
 #[derive(Debug)]
@@ -73,6 +74,14 @@ impl Stream {
     /// When the runtime is shutting down.
     pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         on_either!(self, socket => socket.poll_read_ready(cx))
+    }
+
+    /// Who is at the other end, as far as the system still knows.
+    pub fn remote(&self) -> ClientAddr {
+        match self {
+            Self::Tcp(socket) => socket.peer_addr().map_or(ClientAddr::Unix, ClientAddr::from),
+            Self::Unix(_) => ClientAddr::Unix,
+        }
     }
 
     /// From now on the peer sees a reset when this is dropped, for whatever

@@ -67,6 +67,8 @@ pub enum ResetReason {
     Shutdown,
     /// Open did not come in time after Confirm.
     Unopened,
+    /// The gate would not let this end in any more.
+    Revoked,
     /// This end failed, or a reason this version does not know.
     Failed,
 }
@@ -93,7 +95,7 @@ impl Kind {
 }
 
 impl ResetReason {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::PlainReset,
         Self::TargetRefused,
         Self::TargetTimeout,
@@ -103,6 +105,7 @@ impl ResetReason {
         Self::ProtocolError,
         Self::Shutdown,
         Self::Unopened,
+        Self::Revoked,
         Self::Failed,
     ];
 
@@ -118,6 +121,7 @@ impl ResetReason {
             Self::ProtocolError => 7,
             Self::Shutdown => 8,
             Self::Unopened => 9,
+            Self::Revoked => 10,
             Self::Failed => 255,
         }
     }

@@ -13,10 +13,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rand::RngExt;
+use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::introduce::Guest;
 use super::open::told;
-use super::relay::{End, Start, dismiss, relay};
+use super::relay::{Start, dismiss, relay};
 use super::report::Report;
 use super::secure::{Doorkeeper, Visitor, next_event};
 use super::serve::Shared;
@@ -25,6 +27,7 @@ use crate::net::{DialError, Handshakes, Resolver, SourceRefusal, Stream, dial};
 use crate::proto::Session;
 use crate::proto::inbound::Event;
 use crate::proto::message::Open;
+use crate::proxy_protocol::outgoing::encode;
 use crate::reason::CloseReason;
 
 /// How long a live dialer may wait before it says Open.
@@ -48,10 +51,10 @@ pub(super) struct Target {
     pub(super) name: String,
 }
 
-/// A live dialer.
-struct Guest {
+/// A live dialer, and the connection that it came through.
+struct Host {
     sealed: Stream,
-    peer: ClientAddr,
+    guest: Guest,
     visitor: Visitor,
 }
 
@@ -62,16 +65,20 @@ struct Refusal {
 }
 
 /// Serves one accepted connection.
-pub(super) async fn serve(exit: &Exit, shared: &Shared, (mut sealed, peer): (Stream, ClientAddr)) {
+pub(super) async fn serve(exit: &Exit, shared: &Shared, (mut sealed, guest): (Stream, Guest)) {
     let deadline =
         Instant::now() + shared.timeout.mul_f64(1.0 + rand::rng().random_range(0.0..JITTER));
     match exit.meet(shared, &mut sealed, deadline).await {
         Ok(visitor) => {
             // Strangers are many and need little: only a session pays for its memory.
-            Box::pin(exit.host(shared, Guest { sealed, peer, visitor })).await;
+            if let (Some(gate), Some(peer)) = (&shared.gate, guest.peer) {
+                gate.succeeded(peer);
+            }
+            Box::pin(exit.host(shared, Host { sealed, guest, visitor })).await;
         }
         Err(reason) => {
-            shared.refused(reason, peer);
+            shared.refused(reason, guest.client);
+            shared.strike(reason, &guest);
             sealed.reset();
         }
     }
@@ -97,30 +104,33 @@ impl Exit {
     }
 
     /// The session of a live dialer.
-    async fn host(&self, shared: &Shared, guest: Guest) {
-        let Guest { mut sealed, peer, visitor } = guest;
+    async fn host(&self, shared: &Shared, host: Host) {
+        let Host { mut sealed, guest, visitor } = host;
         let Visitor { mut session, event, mut already_read } = visitor;
-        let mut report = Report::new(peer);
+        let mut report = Report::new(guest.client);
         report.session = Some((session.key, session.suite));
         let opened = async {
-            let guest = shared.enter(peer).map_err(|error| Refusal::source(&error))?;
+            let source = shared.enter(guest.client).map_err(|error| Refusal::source(&error))?;
             // As long as it takes: a client that waits here is one that the
             // backlog would hold, had it not come before the last slot was taken.
-            let held = (guest, shared.slots.acquire().await);
+            let held = (source, shared.slots.acquire().await);
             let open = await_open(&mut sealed, &mut session, event, &mut already_read).await?;
             report.client = Some(open.client);
             report.service = open.service;
             let target = self.targets.get(&report.service).ok_or_else(Refusal::no_such_service)?;
             report.target = Some(target.name.clone());
-            Ok((held, target.dial(shared).await?))
+            Ok((held, target.dial(shared, open.client).await?))
         };
         let opened = tokio::select! {
             opened = opened => opened,
-            reason = shared.cut() => Err(Refusal::ended(reason)),
+            reason = shared.farewell(&guest) => Err(Refusal::ended(reason)),
         };
         match opened {
             Ok((_held, plain)) => {
-                let end = carry(shared, plain, (&mut sealed, &mut session), already_read).await;
+                plain.reset_unless_finished();
+                let start = Start { first: opened_record(&mut session), already_read };
+                let farewell = shared.farewell(&guest);
+                let end = relay((plain, &mut sealed), &mut session, start, farewell).await;
                 report.closed(&end);
             }
             Err(Refusal { reason, detail }) => {
@@ -131,18 +141,10 @@ impl Exit {
     }
 }
 
-/// Opened, then relay.
-async fn carry(
-    shared: &Shared,
-    plain: Stream,
-    (sealed, session): (&mut Stream, &mut Session),
-    already_read: Vec<u8>,
-) -> End {
-    plain.reset_unless_finished();
-    let mut first = vec![];
-    session.outbound.opened(&mut first).expect("the second record of a session can be sealed");
-    let start = Start { first, already_read };
-    relay((plain, sealed), session, start, shared.cut()).await
+fn opened_record(session: &mut Session) -> Vec<u8> {
+    let mut record = vec![];
+    session.outbound.opened(&mut record).expect("the first record of a session can be sealed");
+    record
 }
 
 /// The Open that came first, or that follows a Confirm in time.
@@ -165,12 +167,21 @@ async fn await_open(
 }
 
 impl Target {
-    async fn dial(&self, shared: &Shared) -> Result<Stream, Refusal> {
-        let dialled = async {
-            let deadline = Instant::now() + shared.timeout;
-            dial(&self.resolver.current()?, shared.bind, &shared.socket, deadline).await
-        };
-        dialled.await.map_err(|error| Refusal::target(&error))
+    /// A connection to the target, to which the client's address is announced
+    /// where that is wanted.
+    async fn dial(&self, shared: &Shared, client: ClientAddr) -> Result<Stream, Refusal> {
+        let deadline = Instant::now() + shared.timeout;
+        let dialled =
+            async { dial(&self.resolver.current()?, shared.bind, &shared.socket, deadline).await };
+        let mut plain = dialled.await.map_err(|error| Refusal::target(&error))?;
+        if let Some(version) = shared.proxy_to_target {
+            let header = encode(version, client, plain.remote());
+            let written = timeout_at(deadline, plain.write_all(&header)).await;
+            if !matches!(written, Ok(Ok(()))) {
+                return Err(Refusal::ended(CloseReason::TargetRefused));
+            }
+        }
+        Ok(plain)
     }
 }
 

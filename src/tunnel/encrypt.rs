@@ -8,11 +8,12 @@
 
 use tokio::time::{Instant, timeout};
 
+use super::introduce::Guest;
 use super::relay::{Start, relay};
 use super::report::Report;
 use super::secure::Caller;
 use super::serve::Shared;
-use crate::addr::{ClientAddr, ServiceName};
+use crate::addr::ServiceName;
 use crate::net::{DialError, Resolver, Stream, dial};
 use crate::observe::failures::Told;
 use crate::proto::Session;
@@ -32,17 +33,14 @@ pub(super) struct Entrance {
 type Refused = (CloseReason, String);
 
 /// Serves one accepted client, which is set to see a reset unless it ends well.
-pub(super) async fn serve(
-    entrance: &Entrance,
-    shared: &Shared,
-    (plain, client): (Stream, ClientAddr),
-) {
+pub(super) async fn serve(entrance: &Entrance, shared: &Shared, (plain, guest): (Stream, Guest)) {
+    let client = guest.client;
     let mut report = Report::new(client);
     report.target = Some(entrance.far_end_name.clone());
     report.service.clone_from(&entrance.service);
     let opened = tokio::select! {
         opened = entrance.open_tunnel(shared) => opened,
-        reason = shared.cut() => Err((reason, "before the far end answered".to_owned())),
+        reason = shared.farewell(&guest) => Err((reason, "before the far end answered".to_owned())),
     };
     let (mut sealed, mut session) = match opened {
         Ok(tunnel) => tunnel,
@@ -55,7 +53,7 @@ pub(super) async fn serve(
         return report.refused(CloseReason::LocalError, &"no record can be sealed");
     }
     let start = Start { first, already_read: vec![] };
-    let end = relay((plain, &mut sealed), &mut session, start, shared.cut()).await;
+    let end = relay((plain, &mut sealed), &mut session, start, shared.farewell(&guest)).await;
     report.closed(&end);
 }
 

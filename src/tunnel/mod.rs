@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   serve    accept, slots, limits, drain
+//!   introduce who it is from (PROXY header), and whether the gate lets it in
 //!   encrypt  plain in:  dial the far end, shake hands, Open        -> relay
 //!   decrypt  sealed in: shake hands, proven live, dial the target  -> relay
 //!   secure   the handshake over a socket
@@ -15,6 +16,7 @@
 mod buffers;
 mod decrypt;
 mod encrypt;
+mod introduce;
 mod open;
 pub mod options;
 pub mod pipe;

@@ -245,6 +245,7 @@ pub(super) fn told(reason: ResetReason) -> CloseReason {
         ResetReason::ProtocolError => CloseReason::PeerRejected,
         ResetReason::Shutdown => CloseReason::PeerShutdown,
         ResetReason::Unopened => CloseReason::Unopened,
+        ResetReason::Revoked => CloseReason::Revoked,
         ResetReason::Failed => CloseReason::PeerFailed,
     }
 }

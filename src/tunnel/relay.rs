@@ -118,6 +118,7 @@ fn to_tell(reason: CloseReason) -> Option<ResetReason> {
         CloseReason::BadRecord | CloseReason::ProtocolError => Some(ResetReason::ProtocolError),
         CloseReason::Shutdown => Some(ResetReason::Shutdown),
         CloseReason::Unopened => Some(ResetReason::Unopened),
+        CloseReason::Revoked => Some(ResetReason::Revoked),
         CloseReason::TargetRefused => Some(ResetReason::TargetRefused),
         CloseReason::TargetTimeout => Some(ResetReason::TargetTimeout),
         CloseReason::TargetUnresolved => Some(ResetReason::TargetUnresolved),

@@ -126,7 +126,7 @@ impl Doorkeeper {
             Err(Some(reason)) => *verdict = reason,
             Err(None) => {}
         }
-        while let Ok(1..) = poll_fn(|cx| poll_discard(cx, stream)).await {}
+        hold(stream).await;
         Err(*verdict)
     }
 
@@ -231,6 +231,11 @@ pub(super) async fn next_event(
         }
         already_read.extend_from_slice(&buffer[..got]);
     }
+}
+
+/// Reads and forgets until the other end hangs up.
+pub(super) async fn hold(stream: &mut Stream) {
+    while let Ok(1..) = poll_fn(|cx| poll_discard(cx, stream)).await {}
 }
 
 /// Reads something and forgets it, with a buffer only while something is there.

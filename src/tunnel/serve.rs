@@ -17,12 +17,15 @@ use tracing::{info, warn};
 
 use super::decrypt::{self, Exit};
 use super::encrypt::{self, Entrance};
+use super::secure;
 use crate::addr::{BindAddress, ClientAddr};
+use crate::gate::{Denied, Gate, Nets};
 use crate::net::{
     AcceptBackoff, AcceptStep, AsyncListener, Slot, Slots, SocketOptions, SourceGuard,
     SourceRefusal, Sources, Stream,
 };
 use crate::observe::failures::{Failures, Told};
+use crate::proxy_protocol::Version;
 use crate::reason::CloseReason;
 
 /// How long slots must have been vacant before the limit counts as over.
@@ -43,10 +46,18 @@ pub(super) struct Shared {
     /// that strangers from the same address take none.
     pub(super) guests: Option<Sources>,
     pub(super) failures: Failures,
+    /// Who may come in, by address.
+    pub(super) gate: Option<Gate>,
+    /// Load balancers that announce their clients' addresses.
+    pub(super) proxy_from: Arc<Nets<()>>,
+    /// How a target is told the client's address.
+    pub(super) proxy_to_target: Option<Version>,
     pub(super) socket: SocketOptions,
     pub(super) bind: Option<BindAddress>,
     /// Deadline of a dial, and separately of a handshake.
     pub(super) timeout: Duration,
+    /// How long a session may finish that the gate would not let in any more.
+    pub(super) drain: Duration,
     /// Cancelled when no more connections are accepted.
     pub(super) stop: CancellationToken,
     /// Cancelled when those that there are must end.
@@ -91,6 +102,11 @@ impl Shared {
             () = sleep(LAST_CALL) => {}
             () = self.cut.cancelled() => {}
         }
+    }
+
+    /// Counts a connection against its source. A load balancer's are those of many.
+    fn arrive(&self, peer: ClientAddr) -> Result<Option<SourceGuard>, SourceRefusal> {
+        if self.is_balancer(peer) { Ok(None) } else { count(self.arrivals.as_ref(), peer) }
     }
 
     /// Counts a session against its source.
@@ -203,23 +219,58 @@ impl Tunnel {
 
     /// Hands a connection to a task of its own.
     fn admit(self: &Arc<Self>, Arrival { stream, peer, slot }: Arrival) {
-        let counted = count(self.shared.arrivals.as_ref(), peer).and_then(|arrival| {
-            let is_session = slot.is_some();
-            let guest = if is_session { self.shared.enter(peer)? } else { None };
-            Ok((arrival, guest))
-        });
-        let Ok(source) = counted else {
+        let Ok(arrival) = self.shared.arrive(peer) else {
             self.shared.refused(CloseReason::SourceLimit, peer);
             return stream.reset();
         };
+        if let Some(reason) = self.shared.turned_away(peer) {
+            self.shared.refused(reason, peer);
+            return self.deny(stream);
+        }
         let tunnel = Arc::clone(self);
         self.tasks.spawn(async move {
-            let _held = (source, slot);
-            match &tunnel.way {
-                Way::In(entrance) => encrypt::serve(entrance, &tunnel.shared, (stream, peer)).await,
-                Way::Out(exit) => decrypt::serve(exit, &tunnel.shared, (stream, peer)).await,
-            }
+            let _held = (arrival, slot);
+            tunnel.serve_one(stream, peer).await;
         });
+    }
+
+    /// One connection from its introduction to its end.
+    async fn serve_one(self: Arc<Self>, mut stream: Stream, peer: ClientAddr) {
+        match self.shared.introduce(&mut stream, peer).await {
+            Ok(guest) => match &self.way {
+                Way::In(entrance) => match self.shared.enter(guest.client) {
+                    Ok(_source) => {
+                        encrypt::serve(entrance, &self.shared, (stream, guest)).await;
+                    }
+                    Err(_) => drop(self.shared.refused(CloseReason::SourceLimit, guest.client)),
+                },
+                Way::Out(exit) => decrypt::serve(exit, &self.shared, (stream, guest)).await,
+            },
+            Err(reason) => {
+                self.shared.refused(reason, peer);
+                self.deny(stream);
+            }
+        }
+    }
+
+    /// What a denied peer gets.
+    fn deny(self: &Arc<Self>, mut stream: Stream) {
+        match self.shared.gate.as_ref().map(|gate| gate.options().denied).unwrap_or_default() {
+            Denied::Close => stream.close(),
+            Denied::Reset => stream.reset(),
+            Denied::Hold => {
+                let tunnel = Arc::clone(self);
+                self.tasks.spawn(async move {
+                    let hold = secure::hold(&mut stream);
+                    tokio::select! {
+                        () = hold => {}
+                        () = sleep(tunnel.shared.timeout) => {}
+                        () = tunnel.shared.last_call() => {}
+                    }
+                    stream.reset();
+                });
+            }
+        }
     }
 
     /// One warning when the limit is reached, one line when it is over for good.

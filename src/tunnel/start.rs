@@ -1,5 +1,6 @@
 //! From options to a tunnel that can serve: limits that can be met, names that resolve.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
@@ -12,6 +13,8 @@ use super::options::{Options, Role};
 use super::secure::{Caller, Doorkeeper, Terms};
 use super::serve::{Shared, Tunnel, Way};
 use crate::addr::Address;
+use crate::gate::Gate;
+use crate::gate::store::StoreError;
 use crate::net::{
     Handshakes, ResolveError, ResolveOptions, Resolver, Slots, SocketOptions, Sources,
     sessions_that_fit,
@@ -34,6 +37,17 @@ pub struct Capacity {
 #[derive(Debug, thiserror::Error)]
 #[error("{0} file descriptors are too few for a session; raise the limit with ulimit -n")]
 pub struct TooFewDescriptors(u64);
+
+/// Why a tunnel cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A target's name does not resolve.
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+    /// The gate's file cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
 
 impl Capacity {
     /// What `options` ask for, as far as `descriptors` allow. Strangers get at
@@ -82,8 +96,9 @@ impl Tunnel {
     /// A tunnel that holds what `capacity` says. Resolves its targets.
     ///
     /// # Errors
-    /// [`ResolveError`] when a target's name does not resolve, unless told to wait.
-    pub async fn start(options: &Options, capacity: Capacity) -> Result<Self, ResolveError> {
+    /// [`StartError`] when a target's name does not resolve, unless told to wait,
+    /// or the gate's file cannot be used.
+    pub async fn start(options: &Options, capacity: Capacity) -> Result<Self, StartError> {
         let terms = Terms {
             keys: options.keys.clone(),
             suites: options.suites.and(suites_of_this_machine()),
@@ -103,7 +118,7 @@ impl Tunnel {
             }),
         };
         Ok(Self {
-            shared: shared(options, capacity),
+            shared: shared(options, capacity)?,
             way,
             at_limit: AtomicBool::new(false),
             tasks: TaskTracker::new(),
@@ -111,21 +126,25 @@ impl Tunnel {
     }
 }
 
-fn shared(options: &Options, capacity: Capacity) -> Shared {
+fn shared(options: &Options, capacity: Capacity) -> Result<Shared, StoreError> {
     let per_source = options.limits.per_source;
-    Shared {
+    Ok(Shared {
         slots: Slots::new(capacity.sessions),
         arrivals: per_source.and_then(|per| {
             per.per_second.map(|rate| Sources::new(usize::MAX, Some(rate), Instant::now()))
         }),
         guests: per_source.map(|per| Sources::new(per.sessions, None, Instant::now())),
         failures: Failures::new(),
+        gate: options.gate.clone().map(Gate::start).transpose()?,
+        proxy_to_target: options.proxy_to_target,
+        proxy_from: Arc::clone(&options.proxy_from),
+        drain: options.drain,
         socket: SocketOptions { keepalive: options.keepalive },
         bind: options.bind,
         timeout: options.timeout,
         stop: CancellationToken::new(),
         cut: CancellationToken::new(),
-    }
+    })
 }
 
 async fn targets(

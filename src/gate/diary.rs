@@ -1,0 +1,170 @@
+//! What a gate writes to its store: who was let in and when, strikes, and the
+//! removal of addresses that nobody uses. All of it in the background and
+//! bounded: a store that is away loses notes, never a connection.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+use tracing::{debug, info, warn};
+
+use super::any_store::AnyStore;
+use super::options::GateOptions;
+use super::store::Edit;
+use super::strikes::BanAfter;
+use crate::net::clock::Clock;
+
+/// An address is noted at most once in this time.
+const NOTE_EVERY_MS: u64 = 10_000;
+
+/// Addresses that are noted in one such time; more are not.
+const MOST_NOTES: usize = 100_000;
+
+/// Edits that may wait for the store.
+const QUEUE: usize = 1_024;
+
+/// How long one edit may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often idle addresses are looked for.
+const REAP_EVERY: Duration = Duration::from_secs(3_600);
+
+/// Notes on their way to the store.
+pub(super) struct Diary {
+    page: Mutex<Page>,
+    edits: mpsc::Sender<Edit>,
+    ban_after: Option<BanAfter>,
+}
+
+/// What was noted lately. Two generations make it last at least
+/// [`NOTE_EVERY_MS`], and no more than twice that.
+#[derive(Default)]
+struct Page {
+    turned_ms: u64,
+    young: HashSet<IpAddr>,
+    old: HashSet<IpAddr>,
+    unwritten: Vec<(IpAddr, u64)>,
+}
+
+impl Diary {
+    pub(super) fn start(options: &GateOptions, store: Arc<AnyStore>) -> Self {
+        let (edits, queue) = mpsc::channel(QUEUE);
+        tokio::spawn(write(Arc::clone(&store), queue));
+        if let Some(idle) = options.reap_idle {
+            tokio::spawn(reap(store, idle, edits.downgrade()));
+        }
+        Self { page: Mutex::default(), edits, ban_after: options.ban_after }
+    }
+
+    /// `ip` was let in.
+    pub(super) fn touch(&self, ip: IpAddr, now_ms: u64) {
+        let mut page = self.page.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news = !page.old.contains(&ip) && page.young.len() < MOST_NOTES;
+        if is_news && page.young.insert(ip) {
+            page.unwritten.push((ip, now_ms / 1_000));
+        }
+    }
+
+    /// A handshake of `ip` failed.
+    pub(super) fn strike(&self, ip: IpAddr) {
+        if let Some(ban) = self.ban_after {
+            self.queue(Edit::Strike {
+                ip,
+                findtime: ban.findtime(),
+                bantime: ban.bantime(),
+                maxretry: ban.maxretry().into(),
+            });
+        }
+    }
+
+    /// A handshake of `ip` succeeded.
+    pub(super) fn forgive(&self, ip: IpAddr) {
+        if let Some(ban) = self.ban_after {
+            self.queue(Edit::ClearStrikes { ip, findtime: ban.findtime() });
+        }
+    }
+
+    /// Hands over what was noted since the last call.
+    pub(super) fn turn_page(&self, now_ms: u64) {
+        let mut page = self.page.lock().unwrap_or_else(PoisonError::into_inner);
+        if now_ms >= page.turned_ms + NOTE_EVERY_MS {
+            page.old = std::mem::take(&mut page.young);
+            page.turned_ms = now_ms;
+        }
+        let unwritten = std::mem::take(&mut page.unwritten);
+        drop(page);
+        if !unwritten.is_empty() {
+            self.queue(Edit::Touch(unwritten));
+        }
+    }
+
+    fn queue(&self, edit: Edit) {
+        // A full queue is a store that does not keep up; notes are not worth waiting for.
+        let _ = self.edits.try_send(edit);
+    }
+}
+
+/// Makes one edit after the other, and tells when that begins and ceases to fail.
+async fn write(store: Arc<AnyStore>, mut edits: mpsc::Receiver<Edit>) {
+    let mut is_failing = false;
+    while let Some(edit) = edits.recv().await {
+        let failure = match timeout(PATIENCE, store.edit(edit)).await {
+            Ok(Ok(receipt)) => {
+                debug!(
+                    server = receipt.server,
+                    key = receipt.key,
+                    changed = receipt.changed,
+                    "noted"
+                );
+                None
+            }
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some("it does not answer".to_owned()),
+        };
+        let fails = failure.is_some();
+        match failure {
+            Some(cause) if !is_failing => {
+                warn!(cause, "cannot write history and strikes to the gate's store");
+            }
+            None if is_failing => info!("history and strikes are written again"),
+            _ => {}
+        }
+        is_failing = fails;
+    }
+}
+
+/// Removes addresses that were not let in for `idle`, for as long as the gate lives.
+async fn reap(store: Arc<AnyStore>, idle: Duration, edits: mpsc::WeakSender<Edit>) {
+    let clock = Clock::start();
+    loop {
+        let before_s = (clock.now_ms() / 1_000).saturating_sub(idle.as_secs());
+        let (found, mut batches) = mpsc::channel(4);
+        let listing = store.history(found);
+        let removing = async {
+            let mut count = 0_u64;
+            while let Some(batch) = batches.recv().await {
+                for (ip, _) in batch.into_iter().filter(|(_, seen_s)| *seen_s < before_s) {
+                    let Some(edits) = edits.upgrade() else { return count };
+                    if edits.send(Edit::Forget(ip)).await.is_err() {
+                        return count;
+                    }
+                    count += 1;
+                }
+            }
+            count
+        };
+        let (listed, count) = tokio::join!(listing, removing);
+        match listed {
+            Ok(_) if count > 0 => info!(count, "removing addresses that were not seen for long"),
+            Ok(_) => {}
+            Err(error) => debug!(%error, "cannot look for idle addresses"),
+        }
+        sleep(REAP_EVERY).await;
+        if edits.upgrade().is_none() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! The gate at work: a store's state in memory, decisions from there, and live
+//! connections that end when they would not be let in any more.
+//!
+//! Nothing on the way of a connection waits for the store, with one exception:
+//! while it is known that the allow-set changed and not yet how, an address that
+//! is not in it waits for one answer, [`GRANT`] at most. What is written to the
+//! store (history, strikes) is written in the background (`diary.rs`).
+
+use std::collections::{HashSet, VecDeque};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, interval, timeout_at};
+use tracing::{info, warn};
+
+use super::decision::{Decision, Grant, Peer, Verdict, Why, decide, recheck};
+use super::diary::Diary;
+use super::live::{Live, Permit, lock};
+use super::options::GateOptions;
+use super::rules::Stance;
+use super::snapshot::{Changed, Snapshot};
+use super::store::{Event, StoreError};
+use crate::net::clock::Clock;
+
+/// How long an address that may just have been allowed waits for the store's word.
+const GRANT: Duration = Duration::from_millis(250);
+
+/// How often ends of entries, the store's absence and the diary are looked at.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Addresses that were denied lately and are asked about when the allow-set changes.
+const MOST_DENIED: usize = 4_096;
+
+/// Addresses in one question to the store.
+const QUESTION: usize = 1_000;
+
+/// Questions that may wait for the store.
+const QUESTIONS: usize = 256;
+
+/// A gate. Clones are the same gate.
+#[derive(Clone)]
+pub struct Gate(Arc<Inner>);
+
+struct Inner {
+    options: Arc<GateOptions>,
+    clock: Clock,
+    snapshot: RwLock<Snapshot>,
+    /// The allow-set changed, and the snapshot does not know how.
+    unsure: AtomicBool,
+    live: Arc<Mutex<Live>>,
+    denied: Mutex<Denied>,
+    asks: mpsc::Sender<Vec<IpAddr>>,
+    answered: Notify,
+    diary: Diary,
+    internal_was_told: AtomicBool,
+}
+
+/// The last addresses that were denied, each once.
+#[derive(Default)]
+struct Denied {
+    order: VecDeque<IpAddr>,
+    known: HashSet<IpAddr>,
+}
+
+impl Gate {
+    /// A gate that follows its store from now on, in tasks of its own.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store's file cannot be used. A server that is
+    /// away is no error: what holds meanwhile is the policy's word.
+    pub fn start(options: Arc<GateOptions>) -> Result<Self, StoreError> {
+        let store = Arc::new(options.store.clone().open()?);
+        let (asks, asked) = mpsc::channel(QUESTIONS);
+        let gate = Self(Arc::new(Inner {
+            diary: Diary::start(&options, Arc::clone(&store)),
+            options,
+            clock: Clock::start(),
+            snapshot: RwLock::default(),
+            unsure: AtomicBool::new(false),
+            live: Arc::default(),
+            denied: Mutex::default(),
+            asks,
+            answered: Notify::new(),
+            internal_was_told: AtomicBool::new(false),
+        }));
+        let (events, reported) = mpsc::channel(64);
+        let keeper = gate.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = store.follow(events, asked) => {}
+                () = keeper.keep(reported) => {}
+            }
+        });
+        Ok(gate)
+    }
+
+    /// What this gate was told.
+    pub fn options(&self) -> &GateOptions {
+        &self.0.options
+    }
+
+    /// Whether `peer` may come in now, from memory.
+    pub fn decide(&self, peer: Peer) -> Decision {
+        decide(&self.0.options.rules, &self.0.read(), peer, self.0.clock.now_ms())
+    }
+
+    /// Lets `peer` in, or says why not. Where the allow-set is being read again
+    /// this waits for the truth about one address, [`GRANT`] at most.
+    ///
+    /// # Errors
+    /// The reason of the decision.
+    pub async fn admit(&self, peer: Peer) -> Result<Permit, &'static str> {
+        let permit = Permit::enter(&self.0.live, peer);
+        let mut decision = self.decide(peer);
+        if decision.verdict == Verdict::Denied(Why::NotAllowed) && self.is_unsure() {
+            decision = self.ask(peer).await;
+        }
+        match decision.verdict {
+            Verdict::Denied(_) => {
+                self.0.note_denied(peer.ip());
+                Err(decision.reason())
+            }
+            Verdict::Allowed(grant) => {
+                self.0.note_grant(peer, grant);
+                Ok(permit)
+            }
+        }
+    }
+
+    /// The decision if it is certain without asking anybody; `None` when
+    /// [`Self::admit`] should ask.
+    pub fn certain(&self, peer: Peer) -> Option<Decision> {
+        let decision = self.decide(peer);
+        let may_change = decision.verdict == Verdict::Denied(Why::NotAllowed) && self.is_unsure();
+        (!may_change).then_some(decision)
+    }
+
+    /// Notes that `ip` was denied without [`Self::admit`].
+    pub fn denied(&self, ip: IpAddr) {
+        self.0.note_denied(ip);
+    }
+
+    /// A handshake from `peer` failed.
+    pub fn failed(&self, peer: Peer) {
+        let decision = self.decide(peer);
+        let is_safe = matches!(decision.verdict, Verdict::Allowed(Grant::StaticAllow));
+        if !is_safe {
+            self.0.diary.strike(peer.ip());
+        }
+    }
+
+    /// A handshake from `peer` succeeded.
+    pub fn succeeded(&self, peer: Peer) {
+        self.0.diary.forgive(peer.ip());
+    }
+
+    fn is_unsure(&self) -> bool {
+        self.0.unsure.load(Ordering::Acquire)
+    }
+
+    async fn ask(&self, peer: Peer) -> Decision {
+        let deadline = Instant::now() + GRANT;
+        // A full queue of questions is a store that does not answer in time.
+        let _ = self.0.asks.try_send(vec![peer.ip()]);
+        loop {
+            let answered = self.0.answered.notified();
+            let decision = self.decide(peer);
+            if decision.is_allowed() || !self.is_unsure() {
+                return decision;
+            }
+            if timeout_at(deadline, answered).await.is_err() {
+                return decision;
+            }
+        }
+    }
+
+    /// Applies what the store reports, and lets time pass, until the store is given up.
+    async fn keep(&self, mut events: mpsc::Receiver<Event>) {
+        let mut stance = self.0.stance();
+        let mut ticks = interval(TICK);
+        loop {
+            tokio::select! {
+                event = events.recv() => match event {
+                    Some(event) => self.0.apply(event),
+                    None => return,
+                },
+                _ = ticks.tick() => self.0.tick(),
+            }
+            let now = self.0.stance();
+            if now.as_str() != stance.as_str() {
+                self.0.tell_stance(now);
+            }
+            stance = now;
+        }
+    }
+}
+
+impl Inner {
+    fn apply(&self, event: Event) {
+        let now_ms = self.clock.now_ms();
+        let mut snapshot = self.write();
+        let changed = match event {
+            Event::Begin => {
+                snapshot.begin();
+                return;
+            }
+            Event::Items(items) => snapshot.items(&items),
+            Event::End { garbage } => {
+                self.unsure.store(false, Ordering::Release);
+                if garbage > 0 {
+                    tracing::debug!(garbage, "entries of the store that are no address");
+                }
+                snapshot.end(now_ms)
+            }
+            Event::Allowed(member, truth) => snapshot.set_allowed(member, truth),
+            Event::Banned(ip, truth) => snapshot.set_banned(ip, truth),
+            Event::Unsure => {
+                drop(snapshot);
+                self.unsure.store(true, Ordering::Release);
+                return self.ask_about_everybody();
+            }
+            Event::Away(why) => {
+                // Repeated while it lasts; the log is told of the first.
+                if matches!(snapshot.freshness(), super::snapshot::Freshness::Fresh) {
+                    warn!(why, away = %self.options.rules.away, "the gate's store is away");
+                }
+                snapshot.away(now_ms)
+            }
+        };
+        drop(snapshot);
+        self.reconsider(&changed);
+        self.answered.notify_waiters();
+    }
+
+    fn tick(&self) {
+        let now_ms = self.clock.now_ms();
+        while self.read().next_expiry().is_some_and(|next| next <= now_ms) {
+            let changed = self.write().expire(now_ms);
+            self.reconsider(&changed);
+        }
+        self.diary.turn_page(now_ms);
+    }
+
+    /// Ends live connections that would not be let in any more.
+    fn reconsider(&self, changed: &Changed) {
+        if changed.is_empty() {
+            return;
+        }
+        let now_ms = self.clock.now_ms();
+        let concerned = lock(&self.live).concerned(changed);
+        for (peer, revocation) in concerned {
+            let decision = recheck(&self.options.rules, &self.read(), peer, now_ms);
+            if !decision.is_allowed() {
+                revocation.revoke(decision.reason());
+            }
+        }
+    }
+
+    /// Live connections may have to end, and who was denied may try again soon.
+    fn ask_about_everybody(&self) {
+        let mut addresses = lock(&self.live).addresses();
+        let denied = self.denied.lock().unwrap_or_else(PoisonError::into_inner);
+        addresses.extend(&denied.order);
+        drop(denied);
+        for question in addresses.chunks(QUESTION) {
+            // The full read that is scheduled answers what does not fit.
+            let _ = self.asks.try_send(question.to_vec());
+        }
+    }
+
+    fn note_denied(&self, ip: IpAddr) {
+        let mut denied = self.denied.lock().unwrap_or_else(PoisonError::into_inner);
+        if denied.known.insert(ip) {
+            denied.order.push_back(ip);
+        }
+        if denied.order.len() > MOST_DENIED
+            && let Some(oldest) = denied.order.pop_front()
+        {
+            denied.known.remove(&oldest);
+        }
+    }
+
+    fn note_grant(&self, peer: Peer, grant: Grant) {
+        match grant {
+            Grant::Internal => {
+                if !self.internal_was_told.swap(true, Ordering::Relaxed) {
+                    info!(
+                        address = %peer.ip(),
+                        "let in as an internal address, which behind a NAT or a proxy is everybody; \
+                         --internal check turns this off"
+                    );
+                }
+            }
+            Grant::AllowSet => self.diary.touch(peer.ip(), self.clock.now_ms()),
+            Grant::StaticAllow | Grant::StoreAway => {}
+        }
+    }
+
+    fn stance(&self) -> Stance {
+        self.options.rules.away.stance(self.read().freshness(), self.clock.now_ms())
+    }
+
+    fn tell_stance(&self, stance: Stance) {
+        let counts = self.read().counts();
+        match stance {
+            Stance::Fresh => info!(
+                addresses = counts.addresses,
+                networks = counts.networks,
+                bans = counts.bans,
+                "the gate's store is read"
+            ),
+            Stance::Stale(_) => warn!("the gate goes by the last known state"),
+            Stance::Open => warn!("the gate is open to everybody who is not denied or banned"),
+            Stance::Closed => warn!("the gate admits nobody on the store's word"),
+        }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Snapshot> {
+        self.snapshot.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Snapshot> {
+        self.snapshot.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,157 @@
+//! The live connections that a gate let in, so that a change reaches them.
+//!
+//! A connection is entered before it is decided, so that a change in between
+//! finds it. Knows no rule: it only finds who is concerned.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use tokio_util::sync::CancellationToken;
+
+use super::decision::Peer;
+use super::member::Member;
+use super::snapshot::Changed;
+
+/// Live connections by address, in the order of arrival.
+#[derive(Debug, Default)]
+pub(super) struct Live {
+    next: u64,
+    entries: BTreeMap<(IpAddr, u64), Entry>,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    peer: Peer,
+    revocation: Arc<Revocation>,
+}
+
+/// The other end of a [`Permit`].
+#[derive(Debug, Default)]
+pub(super) struct Revocation {
+    token: CancellationToken,
+    why: OnceLock<&'static str>,
+}
+
+/// Proof that the gate let a connection in, for as long as it is held. Ends
+/// when the gate would not let it in any more.
+#[derive(Debug)]
+#[must_use = "dropping the permit forgets the connection"]
+pub struct Permit {
+    key: (IpAddr, u64),
+    revocation: Arc<Revocation>,
+    live: Arc<Mutex<Live>>,
+}
+
+impl Permit {
+    /// Enters a connection of `peer`.
+    pub(super) fn enter(live: &Arc<Mutex<Live>>, peer: Peer) -> Self {
+        let revocation = Arc::new(Revocation::default());
+        let mut entries = lock(live);
+        let key = (peer.ip(), entries.next);
+        entries.next += 1;
+        entries.entries.insert(key, Entry { peer, revocation: Arc::clone(&revocation) });
+        drop(entries);
+        Self { key, revocation, live: Arc::clone(live) }
+    }
+
+    /// Resolves when the gate would not let this connection in any more; the reason.
+    pub async fn revoked(&self) -> &'static str {
+        self.revocation.token.cancelled().await;
+        self.revocation.why.get().copied().unwrap_or("revoked")
+    }
+
+    /// Whether it is revoked already.
+    pub fn is_revoked(&self) -> bool {
+        self.revocation.token.is_cancelled()
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        lock(&self.live).entries.remove(&self.key);
+    }
+}
+
+impl Revocation {
+    pub(super) fn revoke(&self, why: &'static str) {
+        let _ = self.why.set(why);
+        self.token.cancel();
+    }
+}
+
+impl Live {
+    /// Every live connection that `changed` may concern.
+    pub(super) fn concerned(&self, changed: &Changed) -> Vec<(Peer, Arc<Revocation>)> {
+        let of = |entry: &Entry| (entry.peer, Arc::clone(&entry.revocation));
+        match changed {
+            Changed::Everything => self.entries.values().map(of).collect(),
+            Changed::Subjects(members) => {
+                let mut found = vec![];
+                for member in members {
+                    match member {
+                        Member::Address(ip) => {
+                            let range = (*ip, 0)..=(*ip, u64::MAX);
+                            found.extend(self.entries.range(range).map(|(_, entry)| of(entry)));
+                        }
+                        Member::Network(_) => {
+                            let inside =
+                                self.entries.iter().filter(|((ip, _), _)| member.contains(*ip));
+                            found.extend(inside.map(|(_, entry)| of(entry)));
+                        }
+                    }
+                }
+                found
+            }
+        }
+    }
+
+    /// The addresses of all live connections, each once.
+    pub(super) fn addresses(&self) -> Vec<IpAddr> {
+        let mut all: Vec<IpAddr> = self.entries.keys().map(|(ip, _)| *ip).collect();
+        all.dedup();
+        all
+    }
+}
+
+pub(super) fn lock(live: &Mutex<Live>) -> MutexGuard<'_, Live> {
+    live.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(ip: &str) -> Peer {
+        Peer::Socket(ip.parse().unwrap())
+    }
+
+    #[test]
+    fn a_change_finds_the_connections_that_it_concerns() {
+        let live = Arc::new(Mutex::new(Live::default()));
+        let held: Vec<Permit> = ["192.0.2.1", "192.0.2.1", "192.0.2.9", "2001:db8::1"]
+            .iter()
+            .map(|ip| Permit::enter(&live, peer(ip)))
+            .collect();
+        let found = |changed| lock(&live).concerned(&changed).len();
+        let subject = |text: &str| Changed::Subjects(vec![text.parse().unwrap()]);
+        assert_eq!(found(subject("192.0.2.1")), 2);
+        assert_eq!(found(subject("192.0.2.0/28")), 3);
+        assert_eq!(found(subject("2001:db8::/32")), 1);
+        assert_eq!(found(subject("198.51.100.1")), 0);
+        assert_eq!(found(Changed::Everything), 4);
+        assert_eq!(lock(&live).addresses().len(), 3);
+        drop(held);
+        assert_eq!(lock(&live).entries.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_revocation_reaches_the_permit_with_its_reason() {
+        let live = Arc::new(Mutex::new(Live::default()));
+        let permit = Permit::enter(&live, peer("192.0.2.1"));
+        assert!(!permit.is_revoked());
+        lock(&live).concerned(&Changed::Everything)[0].1.revoke("banned");
+        assert!(permit.is_revoked());
+        assert_eq!(permit.revoked().await, "banned");
+    }
+}

@@ -1,0 +1,146 @@
+//! Who a connection is from, and whether the gate lets it in: what is settled
+//! before anything else is spent on it.
+//!
+//! ```text
+//!   socket address -> listed load balancer? PROXY header -> client address -> gate -> Guest
+//! ```
+
+use tokio::io::AsyncReadExt;
+use tokio::time::{sleep, timeout};
+
+use super::serve::Shared;
+use crate::addr::ClientAddr;
+use crate::gate::{OnRevoke, Peer, Permit};
+use crate::net::Stream;
+use crate::proxy_protocol::incoming::{HeaderReader, Progress};
+use crate::reason::CloseReason;
+
+/// A connection that may come in.
+pub(super) struct Guest {
+    /// Whose it is: the socket's address, or what a listed load balancer announced.
+    pub(super) client: ClientAddr,
+    /// How the gate sees it; `None` over a unix socket.
+    pub(super) peer: Option<Peer>,
+    /// The gate's word, where there is a gate and an address.
+    permit: Option<Permit>,
+}
+
+impl Shared {
+    /// Whether `peer` is a load balancer that announces its clients.
+    pub(super) fn is_balancer(&self, peer: ClientAddr) -> bool {
+        matches!(peer, ClientAddr::Ip(address) if self.proxy_from.lookup(address.ip()).is_some())
+    }
+
+    /// Why a connection can be turned away before a task is spent on it; `None`
+    /// where that is not certain.
+    pub(super) fn turned_away(&self, peer: ClientAddr) -> Option<CloseReason> {
+        let (Some(gate), ClientAddr::Ip(address)) = (&self.gate, peer) else { return None };
+        if self.is_balancer(peer) {
+            return None;
+        }
+        let decision = gate.certain(Peer::Socket(address.ip()))?;
+        if decision.is_allowed() {
+            return None;
+        }
+        gate.denied(address.ip());
+        Some(CloseReason::GateDenied)
+    }
+
+    /// Finds out who a connection is from, and asks the gate.
+    ///
+    /// # Errors
+    /// Why it may not come in.
+    pub(super) async fn introduce(
+        &self,
+        stream: &mut Stream,
+        socket: ClientAddr,
+    ) -> Result<Guest, CloseReason> {
+        let (client, peer) = self.client(stream, socket).await?;
+        let permit = match (&self.gate, peer) {
+            (Some(gate), Some(peer)) => {
+                let admitted = gate.admit(peer).await;
+                Some(admitted.map_err(|why| {
+                    tracing::debug!(%client, why, "denied by the gate");
+                    CloseReason::GateDenied
+                })?)
+            }
+            _ => None,
+        };
+        Ok(Guest { client, peer, permit })
+    }
+
+    /// The client's address, and whether it is the socket's own.
+    async fn client(
+        &self,
+        stream: &mut Stream,
+        socket: ClientAddr,
+    ) -> Result<(ClientAddr, Option<Peer>), CloseReason> {
+        let ClientAddr::Ip(address) = socket else { return Ok((socket, None)) };
+        if !self.is_balancer(socket) {
+            return Ok((socket, Some(Peer::Socket(address.ip()))));
+        }
+        let read = timeout(self.timeout, read_header(stream)).await;
+        match read.unwrap_or(Err(CloseReason::BadProxyHeader))? {
+            Some(client @ ClientAddr::Ip(announced)) => {
+                Ok((client, Some(Peer::Announced(announced.ip()))))
+            }
+            // The load balancer speaks for itself: a health check.
+            _ => Ok((socket, Some(Peer::Socket(address.ip())))),
+        }
+    }
+
+    /// Counts a handshake that failed against its address, as rack-attack does.
+    pub(super) fn strike(&self, reason: CloseReason, guest: &Guest) {
+        let is_fault = matches!(reason, CloseReason::HandshakeFailed | CloseReason::Replayed);
+        if let (Some(gate), Some(peer), true) = (&self.gate, guest.peer, is_fault) {
+            gate.failed(peer);
+        }
+    }
+
+    /// Resolves when a session must end: the tunnel is cut, or its guest is not
+    /// welcome any more.
+    pub(super) async fn farewell(&self, guest: &Guest) -> CloseReason {
+        tokio::select! {
+            reason = self.cut() => reason,
+            () = self.revoked(guest) => CloseReason::Revoked,
+        }
+    }
+
+    async fn revoked(&self, guest: &Guest) {
+        let (Some(gate), Some(permit)) = (&self.gate, &guest.permit) else {
+            return std::future::pending().await;
+        };
+        let why = match gate.options().on_revoke {
+            OnRevoke::Keep => return std::future::pending().await,
+            OnRevoke::Close => permit.revoked().await,
+            OnRevoke::Drain => {
+                let why = permit.revoked().await;
+                sleep(self.drain).await;
+                why
+            }
+        };
+        tracing::debug!(client = %guest.client, why, "not welcome any more");
+    }
+}
+
+/// Reads exactly the header, so that what follows is all there.
+async fn read_header(stream: &mut Stream) -> Result<Option<ClientAddr>, CloseReason> {
+    let mut reader = HeaderReader::default();
+    let mut buffer = [0; 256];
+    let mut wanted = HeaderReader::FIRST_READ;
+    loop {
+        let room = &mut buffer[..wanted.min(256)];
+        let got = stream.read(room).await.map_err(|_| CloseReason::BadProxyHeader)?;
+        if got == 0 {
+            return Err(CloseReason::BadProxyHeader);
+        }
+        match reader.push(&room[..got]) {
+            Progress::Need(more) => wanted = more,
+            Progress::Done { client, .. } => return Ok(client),
+            Progress::Bad(error) => {
+                tracing::debug!(%error, "bad PROXY header");
+                return Err(CloseReason::BadProxyHeader);
+            }
+        }
+    }
+}
