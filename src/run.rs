@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::runtime::Runtime;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::demo;
@@ -87,30 +87,40 @@ pub fn pipe(options: PipeOptions) -> Result<Outcome, Failure> {
 /// # Errors
 /// [`Failure`] when something did not go as shown.
 pub fn demo() -> Result<Outcome, Failure> {
-    let shown = || runtime()?.block_on(demo::run(&mut std::io::stdout()));
+    let shown = || {
+        runtime()?.block_on(async {
+            let mut signals = StopSignals::catch().context("cannot catch signals")?;
+            let mut out = std::io::stdout();
+            tokio::select! {
+                shown = demo::run(&mut out) => shown,
+                // Dropping the demo ends its redis-server.
+                signal = signals.next() => anyhow::bail!("stopped by {signal}"),
+            }
+        })
+    };
     shown().map(|()| Outcome::Clean).map_err(Failure::Runtime)
 }
 
 fn serve(options: Options, process: Process) -> anyhow::Result<Outcome> {
-    let Process { pid_file, user, mut readiness } = process;
     let descriptors = nofile::raise().context("cannot read the limit of file descriptors")?;
     let capacity = Capacity::of(&options, descriptors)?;
-    let listeners = bind(&options, &mut readiness)?;
-    let _pid_file = pid_file.as_deref().map(PidFile::write).transpose()?;
-    if let Some(user) = user {
-        user.become_for_good()?;
-    }
-    // Only now: the runtime's threads must all have the new identity.
     let runtime = runtime()?;
     let outcome = runtime.block_on(async {
-        // Caught before anybody is told that we are ready.
-        let signals = StopSignals::catch().context("cannot catch signals")?;
-        let tunnel = Arc::new(Tunnel::start(&options, capacity).await?);
-        let listeners = listeners.into_iter().map(Listener::into_async);
-        let listeners = listeners.collect::<Result<Vec<_>, _>>().context("cannot listen")?;
+        // Before anything is created, so that a signal leaves nothing behind.
+        let mut signals = StopSignals::catch().context("cannot catch signals")?;
+        let mut startup = Startup::new(process);
+        let started = tokio::select! {
+            started = start(&options, capacity, &mut startup) => started?,
+            // A name server can take its time, and with -D for ever.
+            signal = signals.next() => {
+                info!(signal, "stopped before it was ready");
+                return Ok(Outcome::Clean);
+            }
+        };
+        let (tunnel, listeners) = started;
         announce(&options, capacity, &listeners);
         tunnel.serve(listeners);
-        readiness.report_ready()?;
+        startup.release()?;
         Ok(until_stopped(&tunnel, signals, options.drain).await)
     });
     // A lookup in a name server that hangs must not hold us.
@@ -118,10 +128,59 @@ fn serve(options: Options, process: Process) -> anyhow::Result<Outcome> {
     outcome
 }
 
+/// Everything between the command line and the first connection.
+async fn start(
+    options: &Options,
+    capacity: Capacity,
+    startup: &mut Startup,
+) -> anyhow::Result<(Arc<Tunnel>, Vec<AsyncListener>)> {
+    let listeners = bind(options, startup).await?;
+    startup.write_pid_file()?;
+    startup.drop_privileges()?;
+    let tunnel = Arc::new(Tunnel::start(options, capacity).await?);
+    let listeners = listeners.into_iter().map(Listener::into_async);
+    let listeners = listeners.collect::<Result<Vec<_>, _>>().context("cannot listen")?;
+    Ok((tunnel, listeners))
+}
+
+/// What is due once on the way to ready, and undone at the end.
+struct Startup {
+    process: Process,
+    pid_file: Option<PidFile>,
+}
+
+impl Startup {
+    fn new(process: Process) -> Self {
+        Self { process, pid_file: None }
+    }
+
+    fn write_pid_file(&mut self) -> anyhow::Result<()> {
+        if let Some(path) = self.process.pid_file.take() {
+            self.pid_file = Some(PidFile::write(&path)?);
+        }
+        Ok(())
+    }
+
+    /// The system keeps an identity for each thread; the C library changes all of them.
+    fn drop_privileges(&self) -> anyhow::Result<()> {
+        match &self.process.user {
+            Some(user) => Ok(user.become_for_good()?),
+            None => Ok(()),
+        }
+    }
+
+    /// Tells whoever waits that it need not wait any longer; the pid file is there by then.
+    fn release(&mut self) -> anyhow::Result<()> {
+        self.write_pid_file()?;
+        let waiting = std::mem::replace(&mut self.process.readiness, Readiness::foreground());
+        Ok(waiting.report_ready()?)
+    }
+}
+
 /// Binds every source. With `wait_for_dns` a name that does not resolve is
 /// tried again until it does; whoever waits for us is released before that.
-/// Names come first, so that a signal meanwhile leaves no socket file behind.
-fn bind(options: &Options, readiness: &mut Readiness) -> anyhow::Result<Vec<Listener>> {
+/// Names come first, so that nothing is created while one is waited for.
+async fn bind(options: &Options, startup: &mut Startup) -> anyhow::Result<Vec<Listener>> {
     let mut listeners = vec![];
     let (literals, names): (Vec<_>, Vec<_>) =
         options.sources.iter().partition(|source| source.is_literal());
@@ -130,8 +189,8 @@ fn bind(options: &Options, readiness: &mut Readiness) -> anyhow::Result<Vec<List
             match Listener::bind(source, &options.sources, BACKLOG) {
                 Err(error @ BindError::Unresolvable { .. }) if options.wait_for_dns => {
                     warn!(%source, %error, "waiting for DNS");
-                    std::mem::replace(readiness, Readiness::foreground()).report_ready()?;
-                    std::thread::sleep(RESOLVE_AGAIN);
+                    startup.release()?;
+                    sleep(RESOLVE_AGAIN).await;
                 }
                 bound => break bound?,
             }
@@ -189,14 +248,19 @@ async fn until_stopped(tunnel: &Tunnel, mut signals: StopSignals, drain: Duratio
             return Outcome::Clean;
         }
         signal = signals.next() => warn!(signal, "second signal: ending now"),
-        () = tokio::time::sleep(drain) => warn!(drain_s, "drain deadline reached: ending now"),
+        () = sleep(drain) => warn!(drain_s, "drain deadline reached: ending now"),
     }
-    let cut = tunnel.sessions();
+    let sessions_cut = tunnel.sessions();
     tunnel.cut();
     // Best effort: the far ends should hear why.
     let _ = timeout(GOODBYES, tunnel.finished()).await;
     tunnel.flush_failures();
-    warn!(sessions_cut = cut, most_sessions = tunnel.most_sessions(), "stopped");
+    let most_sessions = tunnel.most_sessions();
+    if sessions_cut == 0 {
+        info!(most_sessions, "stopped: all sessions finished");
+        return Outcome::Clean;
+    }
+    warn!(sessions_cut, most_sessions, "stopped");
     Outcome::SessionsCut
 }
 

@@ -55,7 +55,7 @@ pub(super) struct EncryptArgs {
     #[arg(short, long, value_name = "ADDR")]
     target: Target,
 
-    /// Key file, or - for standard input; repeatable: the first dials, all are accepted
+    /// Key file, or - for standard input; the first of several is used here
     #[arg(short, long = "key", value_name = "FILE", required = true)]
     keys: Vec<PathBuf>,
 

@@ -37,7 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const ROUND_TRIPS: usize = 2_000;
 
 /// Size of the value that is moved in each direction, in bytes.
-const VALUE: usize = 256 << 20;
+const VALUE: usize = 64 << 20;
 
 /// Runs the demo; what it shows goes to `out`.
 ///

@@ -1,66 +1,51 @@
 //! Unix time that does not jump while the process runs.
 //!
-//! The wall clock is read once, at start; from then on time goes by the clock
-//! that counts since boot, sleep of the machine included. Setting the wall
-//! clock neither ends the memory of first messages nor makes fresh ones stale.
+//! The wall clock is read at start; from then on time goes by the clock that
+//! counts since boot, sleep of the machine included. Setting the wall clock a
+//! little neither ends the memory of first messages nor makes fresh ones stale.
+//! Who finds that this time does not fit reads the wall clock again.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::time::{ClockId, clock_gettime};
 
-/// This process's unix time.
-#[derive(Clone, Copy, Debug)]
-pub struct Clock {
-    unix_ms_at_boot: i64,
-}
-
-/// An estimate of the far end's clock, learnt from what it last said.
-///
-/// Only a first contact needs both hosts' wall clocks to agree; after it, this
-/// process speaks the far end's time, also when that end restarts.
+/// A unix time: this process's own, or its estimate of the far end's.
 #[derive(Debug)]
-pub struct FarClock {
-    own: Clock,
-    ahead_ms: AtomicI64,
+pub struct Clock {
+    unix_ms_at_boot: AtomicI64,
 }
 
 impl Clock {
-    /// Reads the wall clock, for the only time.
+    /// Reads the wall clock.
     pub fn start() -> Self {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let wall_ms = i64::try_from(wall.as_millis()).unwrap_or(i64::MAX);
-        Self { unix_ms_at_boot: wall_ms - ms_since_boot() }
+        Self { unix_ms_at_boot: AtomicI64::new(wall_ms() - ms_since_boot()) }
     }
 
     /// Unix time in milliseconds.
     pub fn now_ms(&self) -> u64 {
-        u64::try_from(self.unix_ms_at_boot + ms_since_boot()).unwrap_or(0)
+        let now_ms = self.unix_ms_at_boot.load(Ordering::Relaxed).saturating_add(ms_since_boot());
+        u64::try_from(now_ms).unwrap_or(0)
+    }
+
+    /// From now on this is the time; for the estimate of another host's clock.
+    pub fn set(&self, now_ms: u64) {
+        // A clock that is no time at all teaches nothing.
+        if let Ok(now_ms) = i64::try_from(now_ms) {
+            self.unix_ms_at_boot.store(now_ms - ms_since_boot(), Ordering::Relaxed);
+        }
+    }
+
+    /// Reads the wall clock again; by how many milliseconds that moves this one.
+    pub fn reread(&self) -> i64 {
+        let new = wall_ms() - ms_since_boot();
+        new - self.unix_ms_at_boot.swap(new, Ordering::Relaxed)
     }
 }
 
-impl FarClock {
-    /// Nothing learnt yet: our own time.
-    pub fn new(own: Clock) -> Self {
-        Self { own, ahead_ms: AtomicI64::new(0) }
-    }
-
-    /// The far end's unix time in milliseconds, as far as is known.
-    pub fn now_ms(&self) -> u64 {
-        self.own.now_ms().saturating_add_signed(self.ahead_ms.load(Ordering::Relaxed))
-    }
-
-    /// The far end just said that its time is `now_ms`.
-    pub fn learn(&self, now_ms: u64) {
-        let ahead = i128::from(now_ms) - i128::from(self.own.now_ms());
-        // A clock that is no time at all teaches nothing.
-        self.ahead_ms.store(i64::try_from(ahead).unwrap_or(0), Ordering::Relaxed);
-    }
-
-    /// The far end did not answer; what was learnt may be why.
-    pub fn forget(&self) {
-        self.ahead_ms.store(0, Ordering::Relaxed);
-    }
+fn wall_ms() -> i64 {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(wall.as_millis()).unwrap_or(i64::MAX)
 }
 
 fn ms_since_boot() -> i64 {
@@ -72,24 +57,29 @@ fn ms_since_boot() -> i64 {
 mod tests {
     use super::*;
 
+    /// What a slow machine may take between two lines.
+    const A_MINUTE: u64 = 60_000;
+
     #[test]
     fn it_is_unix_time_and_does_not_go_back() {
         let clock = Clock::start();
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
         let (one, two) = (clock.now_ms(), clock.now_ms());
         assert!(one <= two);
-        assert!(one.abs_diff(wall) < 60_000, "{one} {wall}");
+        assert!(one.abs_diff(wall_ms() as u64) < A_MINUTE, "{one}");
+        assert!(clock.reread().unsigned_abs() < A_MINUTE);
     }
 
     #[test]
-    fn the_far_clock_is_learnt_and_forgotten() {
-        let own = Clock::start();
-        let far = FarClock::new(own);
-        for far_ms in [own.now_ms() + 86_400_000, own.now_ms() - 86_400_000] {
-            far.learn(far_ms);
-            assert!(far.now_ms().abs_diff(far_ms) < 60_000);
+    fn it_follows_what_it_is_told_until_it_reads_the_wall_clock_again() {
+        const DAY: u64 = 86_400_000;
+        let (clock, now) = (Clock::start(), wall_ms() as u64);
+        for told in [now + DAY, now - DAY] {
+            clock.set(told);
+            assert!(clock.now_ms().abs_diff(told) < A_MINUTE);
         }
-        far.forget();
-        assert!(far.now_ms().abs_diff(own.now_ms()) < 60_000);
+        clock.set(u64::MAX);
+        assert!(clock.now_ms().abs_diff(now - DAY) < A_MINUTE, "no time at all");
+        assert!(clock.reread().abs_diff(DAY as i64) < A_MINUTE);
+        assert!(clock.now_ms().abs_diff(now) < A_MINUTE);
     }
 }

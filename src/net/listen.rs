@@ -32,15 +32,18 @@ const UNIX_ATTEMPTS: usize = 3;
 /// A bound and listening socket that no runtime knows yet.
 #[derive(Debug)]
 pub struct Listener {
-    socket: Socket,
+    // Dropped first; see `AsyncListener`.
     local: Local,
+    socket: Socket,
 }
 
 /// A listening socket that can accept.
 #[derive(Debug)]
 pub struct AsyncListener {
-    socket: AsyncSocket,
+    // Dropped first: the file of a unix socket goes before the socket closes, so
+    // that a successor that finds nobody listening cannot lose its own file.
     local: Local,
+    socket: AsyncSocket,
 }
 
 /// Why nobody listens on an address.

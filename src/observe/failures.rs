@@ -51,6 +51,15 @@ pub struct Line {
     pub example: String,
 }
 
+/// When a failure is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// With a line that was just logged.
+    Now,
+    /// In a summary to come.
+    Later,
+}
+
 /// The failures of one process: counts them and logs lines with the message
 /// `refused`.
 #[derive(Debug, Default)]
@@ -117,9 +126,12 @@ impl Failures {
     }
 
     /// Counts one failure of `source`, an address without a port, and logs if a
-    /// line is due.
-    pub fn failed(&self, reason: CloseReason, source: &dyn Display) {
-        log(self.tally().record(reason, source, Instant::now()));
+    /// line is due; says whether it was.
+    pub fn failed(&self, reason: CloseReason, source: &dyn Display) -> Told {
+        let line = self.tally().record(reason, source, Instant::now());
+        let told = if line.is_some() { Told::Now } else { Told::Later };
+        log(line);
+        told
     }
 
     /// Logs a summary that is due. Call it about once a second.

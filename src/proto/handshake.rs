@@ -32,7 +32,7 @@ pub type Message = [u8; MESSAGE_LEN];
 /// The dialer, waiting for message 2.
 pub struct Dialer {
     state: SymmetricState,
-    ephemeral: StaticSecret,
+    ephemeral: Secret<32>,
     hello: Hello,
     key: KeyId,
 }
@@ -74,7 +74,6 @@ pub struct Session {
 impl Dialer {
     /// Message 1, made of a key, what to say, and a fresh ephemeral private key.
     pub fn start(key: &Key, hello: Hello, ephemeral: Secret<32>) -> (Self, Message) {
-        let ephemeral = StaticSecret::from(*ephemeral.expose());
         let mut message = [0; MESSAGE_LEN];
         message[KEY_LEN..KEY_LEN + PAYLOAD_LEN].copy_from_slice(&hello.encode());
         let state = write_message1(labels::PROLOGUE, key.secret(), &ephemeral, &mut message);
@@ -150,7 +149,6 @@ impl Received {
         ephemeral: Secret<32>,
     ) -> Result<(Unconfirmed, Message), PeerError> {
         debug_assert!(self.hello.suites.contains(welcome.suite));
-        let ephemeral = StaticSecret::from(*ephemeral.expose());
         let mut message = [0; MESSAGE_LEN];
         message[KEY_LEN..KEY_LEN + PAYLOAD_LEN].copy_from_slice(&welcome.encode());
         let state = write_message2(self.state, &self.dialer_key, &ephemeral, &mut message)?;
@@ -206,7 +204,7 @@ impl Session {
 fn write_message1(
     prologue: &[u8],
     psk: &Secret<32>,
-    ephemeral: &StaticSecret,
+    ephemeral: &Secret<32>,
     message: &mut [u8],
 ) -> SymmetricState {
     let mut state = SymmetricState::initialize(prologue);
@@ -235,7 +233,7 @@ fn read_message1_with(
 fn write_message2(
     mut state: SymmetricState,
     re: &PublicKey,
-    ephemeral: &StaticSecret,
+    ephemeral: &Secret<32>,
     message: &mut [u8],
 ) -> Result<SymmetricState, PeerError> {
     // e
@@ -248,7 +246,7 @@ fn write_message2(
 
 fn read_message2(
     mut state: SymmetricState,
-    ephemeral: &StaticSecret,
+    ephemeral: &Secret<32>,
     message: &mut [u8],
 ) -> Result<SymmetricState, PeerError> {
     // e
@@ -259,8 +257,8 @@ fn read_message2(
     Ok(state)
 }
 
-fn write_e(state: &mut SymmetricState, ephemeral: &StaticSecret, message: &mut [u8]) {
-    message[..KEY_LEN].copy_from_slice(PublicKey::from(ephemeral).as_bytes());
+fn write_e(state: &mut SymmetricState, ephemeral: &Secret<32>, message: &mut [u8]) {
+    message[..KEY_LEN].copy_from_slice(PublicKey::from(&dh_key(ephemeral)).as_bytes());
     state.mix_hash(&message[..KEY_LEN]);
     state.mix_key(&message[..KEY_LEN]);
 }
@@ -274,13 +272,18 @@ fn read_e(state: &mut SymmetricState, message: &[u8]) -> PublicKey {
 }
 
 /// `MixKey(DH(e, re))`; refuses a key whose shared secret is all zeros.
-fn mix_dh(state: &mut SymmetricState, e: &StaticSecret, re: &PublicKey) -> Result<(), PeerError> {
-    let shared = e.diffie_hellman(re);
+fn mix_dh(state: &mut SymmetricState, e: &Secret<32>, re: &PublicKey) -> Result<(), PeerError> {
+    let shared = dh_key(e).diffie_hellman(re);
     if !shared.was_contributory() {
         return Err(PeerError::LowOrder);
     }
     state.mix_key(shared.as_bytes());
     Ok(())
+}
+
+/// The private key as the curve wants it, for the length of one expression.
+fn dh_key(ephemeral: &Secret<32>) -> StaticSecret {
+    StaticSecret::from(*ephemeral.expose())
 }
 
 fn payload(message: &Message) -> &[u8; PAYLOAD_LEN] {

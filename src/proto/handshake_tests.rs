@@ -71,8 +71,7 @@ fn published_vectors_byte_for_byte() {
 }
 
 fn check_vector(vector: &serde_json::Value) {
-    let static_secret =
-        |name: &str| StaticSecret::from(<[u8; 32]>::try_from(unhex(&vector[name])).unwrap());
+    let static_secret = |name: &str| secret(&unhex(&vector[name]));
     let (prologue, psk) =
         (unhex(&vector["init_prologue"]), secret(&unhex(&vector["init_psks"][0])));
     let messages = vector["messages"].as_array().unwrap();
@@ -193,7 +192,7 @@ fn the_dialer_of_snow_and_our_acceptor_agree() {
     let received = read_message1(&ring(&[7, 1]), &message1).unwrap();
     assert_eq!((received.hello(), received.key()), (&hello(), key(1).id()));
     let mut message2 = [0; MESSAGE_LEN];
-    let ephemeral = StaticSecret::from([3; 32]);
+    let ephemeral = secret(&[3; 32]);
     let state =
         write_message2(received.state, &received.dialer_key, &ephemeral, &mut message2).unwrap();
     snow.read_message(&message2, &mut [0; PAYLOAD_LEN]).unwrap();

@@ -14,8 +14,8 @@ use crate::proto::record::MAX_RECORD;
 /// hold one in each direction, stays below 256 KiB beyond the kernel's own.
 pub(super) const LARGE_RECORDS: usize = 8;
 
-/// How many of each size a thread keeps: 1 MiB of small ones, 0.5 MiB of large ones.
-const KEPT: [usize; 2] = [64, 4];
+/// How many of each size a thread keeps: 256 KiB of small ones, 256 KiB of large ones.
+const KEPT: [usize; 2] = [16, 2];
 
 thread_local! {
     static POOL: RefCell<[Vec<Box<[u8]>>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
@@ -111,7 +111,7 @@ mod tests {
         assert_eq!(Buffer::take(Size::Large)[0], 42);
         let many: Vec<Buffer> = (0..10).map(|_| Buffer::take(Size::Large)).collect();
         drop(many);
-        POOL.with_borrow(|pool| assert_eq!(pool[Size::Large as usize].len(), 4));
+        POOL.with_borrow(|pool| assert_eq!(pool[Size::Large as usize].len(), 2));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use super::report::Report;
 use super::secure::{Doorkeeper, Visitor, next_event};
 use super::serve::Shared;
 use crate::addr::{ClientAddr, ServiceName};
-use crate::net::{DialError, Handshakes, Resolver, Stream, dial};
+use crate::net::{DialError, Handshakes, Resolver, SourceRefusal, Stream, dial};
 use crate::proto::Session;
 use crate::proto::inbound::Event;
 use crate::proto::message::Open;
@@ -48,12 +48,11 @@ pub(super) struct Target {
     pub(super) name: String,
 }
 
-/// A live dialer, and what is left of its handshake deadline.
+/// A live dialer.
 struct Guest {
     sealed: Stream,
     peer: ClientAddr,
     visitor: Visitor,
-    deadline: Instant,
 }
 
 /// Why a live dialer does not get its target: for the log, and in short for the dialer.
@@ -69,7 +68,7 @@ pub(super) async fn serve(exit: &Exit, shared: &Shared, (mut sealed, peer): (Str
     match exit.meet(shared, &mut sealed, deadline).await {
         Ok(visitor) => {
             // Strangers are many and need little: only a session pays for its memory.
-            Box::pin(exit.host(shared, Guest { sealed, peer, visitor, deadline })).await;
+            Box::pin(exit.host(shared, Guest { sealed, peer, visitor })).await;
         }
         Err(reason) => {
             shared.refused(reason, peer);
@@ -99,26 +98,28 @@ impl Exit {
 
     /// The session of a live dialer.
     async fn host(&self, shared: &Shared, guest: Guest) {
-        let Guest { mut sealed, peer, visitor, deadline } = guest;
+        let Guest { mut sealed, peer, visitor } = guest;
         let Visitor { mut session, event, mut already_read } = visitor;
         let mut report = Report::new(peer);
         report.session = Some((session.key, session.suite));
         let opened = async {
-            let slot = timeout_at(deadline, shared.slots.acquire()).await;
-            let slot = slot.map_err(|_| Refusal::full())?;
+            let guest = shared.enter(peer).map_err(|error| Refusal::source(&error))?;
+            // As long as it takes: a client that waits here is one that the
+            // backlog would hold, had it not come before the last slot was taken.
+            let held = (guest, shared.slots.acquire().await);
             let open = await_open(&mut sealed, &mut session, event, &mut already_read).await?;
             report.client = Some(open.client);
             report.service = open.service;
             let target = self.targets.get(&report.service).ok_or_else(Refusal::no_such_service)?;
             report.target = Some(target.name.clone());
-            Ok((slot, target.dial(shared).await?))
+            Ok((held, target.dial(shared).await?))
         };
         let opened = tokio::select! {
             opened = opened => opened,
             reason = shared.cut() => Err(Refusal::ended(reason)),
         };
         match opened {
-            Ok((_slot, plain)) => {
+            Ok((_held, plain)) => {
                 let end = carry(shared, plain, (&mut sealed, &mut session), already_read).await;
                 report.closed(&end);
             }
@@ -174,11 +175,8 @@ impl Target {
 }
 
 impl Refusal {
-    fn full() -> Self {
-        Self {
-            reason: CloseReason::LimitReached,
-            detail: "no session ended within the handshake deadline; raise -n".to_owned(),
-        }
+    fn source(error: &SourceRefusal) -> Self {
+        Self { reason: CloseReason::SourceLimit, detail: error.to_string() }
     }
 
     /// It ended, or had to, before there was a target.

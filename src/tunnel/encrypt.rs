@@ -14,6 +14,7 @@ use super::secure::Caller;
 use super::serve::Shared;
 use crate::addr::{ClientAddr, ServiceName};
 use crate::net::{DialError, Resolver, Stream, dial};
+use crate::observe::failures::Told;
 use crate::proto::Session;
 use crate::proto::message::Open;
 use crate::reason::CloseReason;
@@ -45,7 +46,7 @@ pub(super) async fn serve(
     };
     let (mut sealed, mut session) = match opened {
         Ok(tunnel) => tunnel,
-        Err((reason, detail)) => return report.refused(reason, &detail),
+        Err((reason, detail)) => return refuse(shared, report, (reason, detail)),
     };
     report.session = Some((session.key, session.suite));
     let open = Open { service: entrance.service.clone(), client };
@@ -56,6 +57,20 @@ pub(super) async fn serve(
     let start = Start { first, already_read: vec![] };
     let end = relay((plain, &mut sealed), &mut session, start, shared.cut()).await;
     report.closed(&end);
+}
+
+/// Where the far end is away every client fails for the same cause: the first
+/// of them is told in full, the others are counted.
+fn refuse(shared: &Shared, report: Report, (reason, detail): Refused) {
+    match reason {
+        CloseReason::NoAnswer | CloseReason::PeerUnreachable => {
+            match shared.refused(reason, report.peer()) {
+                Told::Now => report.refused(reason, &detail),
+                Told::Later => report.repeated(reason, &detail),
+            }
+        }
+        _ => report.refused(reason, &detail),
+    }
 }
 
 impl Entrance {

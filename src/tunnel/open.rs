@@ -51,10 +51,11 @@ struct Pieces {
 }
 
 impl OpenPump {
-    /// A pump that begins with bytes that were read during the handshake.
+    /// A pump that begins with bytes that were read during the handshake, with a
+    /// buffer of one record, behind a record.
     pub(super) fn new(already_read: &[u8]) -> Self {
         let buffer = (!already_read.is_empty()).then(|| {
-            let mut buffer = Buffer::take(Size::Large);
+            let mut buffer = Buffer::take(Size::Small);
             buffer[..already_read.len()].copy_from_slice(already_read);
             buffer
         });

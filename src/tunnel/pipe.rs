@@ -56,10 +56,14 @@ pub async fn run(options: PipeOptions) -> Result<(), PipeError> {
     let mut first = vec![];
     session.outbound.open(&open, &mut first)?;
     let start = Start { first, already_read: vec![] };
+    let plain = Stdio::new();
+    let far_side_ended = plain.output.far_side_ended.clone();
     let never = std::future::pending();
-    let end = relay((Stdio::new(), &mut sealed), &mut session, start, never).await;
+    let end = relay((plain, &mut sealed), &mut session, start, never).await;
     match end.reason {
         CloseReason::Finished => Ok(()),
+        // We gave input up because the far side had ended well.
+        CloseReason::PlainReset if far_side_ended.is_cancelled() => Ok(()),
         reason => Err(PipeError::Ended(reason)),
     }
 }
@@ -81,8 +85,9 @@ async fn connect(options: PipeOptions) -> Result<(Stream, Session), PipeError> {
     }
 }
 
-/// Standard input and output as the plain side. Where output was told that the
-/// far side's stream is complete, input counts as ended too.
+/// Standard input and output as the plain side. Once output was told that the
+/// far side's stream is complete, input is given up: as an abort, since nobody
+/// knows whether it was complete.
 struct Stdio {
     input: Input,
     output: Output,
@@ -135,10 +140,12 @@ impl AsyncRead for Input {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.far_side_ended.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Ok(()));
+        // First, so that an end that is there counts as one.
+        if let Poll::Ready(read) = Pin::new(&mut self.stdin).poll_read(cx, buf) {
+            return Poll::Ready(read);
         }
-        Pin::new(&mut self.stdin).poll_read(cx, buf)
+        ready!(self.far_side_ended.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::NotConnected.into()))
     }
 }
 

@@ -95,8 +95,9 @@ async fn pump<P: Duplex, S: Duplex>(
         Ok(())
     };
     let (mut sealing, mut opening) = (pin!(sealing), pin!(opening));
+    // Not biased: both share one budget of work per turn, and the one that is
+    // always asked first would leave the other nothing of it.
     let ended = tokio::select! {
-        biased;
         ended = &mut opening => ended,
         ended = &mut sealing => match ended {
             // The far end is gone, but its last words may be here already.
@@ -121,7 +122,7 @@ fn to_tell(reason: CloseReason) -> Option<ResetReason> {
         CloseReason::TargetTimeout => Some(ResetReason::TargetTimeout),
         CloseReason::TargetUnresolved => Some(ResetReason::TargetUnresolved),
         CloseReason::NoSuchService => Some(ResetReason::NoSuchService),
-        CloseReason::LimitReached => Some(ResetReason::LimitReached),
+        CloseReason::LimitReached | CloseReason::SourceLimit => Some(ResetReason::LimitReached),
         CloseReason::LocalError => Some(ResetReason::Failed),
         _ => None,
     }

@@ -37,18 +37,30 @@ impl Report {
         }
     }
 
+    /// Who connected.
+    pub(super) fn peer(&self) -> ClientAddr {
+        self.peer
+    }
+
     /// It ends before anything was relayed; `detail` is for the operator.
     pub(super) fn refused(self, reason: CloseReason, detail: &dyn Display) {
         let end = End { reason, sent: 0, received: 0 };
-        self.log(&end, Some(detail));
+        self.log(&end, Some(detail), Level::of(reason));
+    }
+
+    /// As [`Self::refused`], where the cause was told a moment ago and this one
+    /// is counted.
+    pub(super) fn repeated(self, reason: CloseReason, detail: &dyn Display) {
+        let end = End { reason, sent: 0, received: 0 };
+        self.log(&end, Some(detail), Level::Repeated);
     }
 
     /// It ends after relaying.
     pub(super) fn closed(self, end: &End) {
-        self.log(end, None);
+        self.log(end, None, Level::of(end.reason));
     }
 
-    fn log(self, end: &End, detail: Option<&dyn Display>) {
+    fn log(self, end: &End, detail: Option<&dyn Display>, level: Level) {
         let Self { began, peer, client, target, service, session } = self;
         let client = client.map(tracing::field::display);
         let service = (!service.is_empty()).then(|| tracing::field::display(service));
@@ -65,18 +77,34 @@ impl Report {
                 )
             };
         }
-        if is_ordinary(*reason) { line!(info) } else { line!(warn) }
+        match level {
+            Level::Ordinary => line!(info),
+            Level::Telling => line!(warn),
+            Level::Repeated => line!(debug),
+        }
     }
 }
 
-/// Whether an operator need not look: the applications ended it.
-fn is_ordinary(reason: CloseReason) -> bool {
-    matches!(
-        reason,
-        CloseReason::Finished
+/// How much an operator should care.
+#[derive(Clone, Copy)]
+enum Level {
+    /// The applications ended it.
+    Ordinary,
+    /// Something is wrong.
+    Telling,
+    /// The same thing is still wrong.
+    Repeated,
+}
+
+impl Level {
+    fn of(reason: CloseReason) -> Self {
+        match reason {
+            CloseReason::Finished
             | CloseReason::PlainReset
             | CloseReason::PeerReset
             | CloseReason::PeerShutdown
-            | CloseReason::Shutdown
-    )
+            | CloseReason::Shutdown => Self::Ordinary,
+            _ => Self::Telling,
+        }
+    }
 }

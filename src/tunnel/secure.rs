@@ -17,7 +17,7 @@ use super::buffers::{Buffer, Size};
 use super::open::blame;
 use crate::keys::KeyRing;
 use crate::net::Stream;
-use crate::net::clock::{Clock, FarClock};
+use crate::net::clock::Clock;
 use crate::proto::handshake::{
     Dialer, First, MESSAGE_LEN, Message, Received, Unconfirmed, read_message1,
 };
@@ -27,6 +27,9 @@ use crate::proto::replay::{ReplayFilter, Stale};
 use crate::proto::{Padding, Session, SuiteSet};
 use crate::reason::CloseReason;
 use crate::secret::Secret;
+
+/// A difference that no drift since the last reading explains.
+const CLOCK_SET_MS: u64 = 1_000;
 
 /// What both ends bring to a handshake.
 pub(super) struct Terms {
@@ -41,7 +44,9 @@ pub(super) struct Terms {
 /// The dialer's side of all handshakes with one far end.
 pub(super) struct Caller {
     terms: Terms,
-    far_clock: FarClock,
+    /// The far end's clock, as far as is known: only a first contact needs both
+    /// hosts' wall clocks to agree, also when the far end restarts later.
+    far_clock: Clock,
 }
 
 /// The acceptor's side of all handshakes.
@@ -63,7 +68,7 @@ pub(super) struct Visitor {
 
 impl Caller {
     pub(super) fn new(terms: Terms) -> Self {
-        Self { terms, far_clock: FarClock::new(Clock::start()) }
+        Self { terms, far_clock: Clock::start() }
     }
 
     /// Shakes hands as the dialer. The caller sets the deadline.
@@ -78,13 +83,14 @@ impl Caller {
         let (dialer, message1) = Dialer::start(keys.first(), hello, ephemeral);
         let message2 = exchange(stream, &message1).await.map_err(|_| CloseReason::NoAnswer)?;
         let (session, welcome) = dialer.finish(message2).map_err(|_| CloseReason::NoAnswer)?;
-        self.far_clock.learn(welcome.clock_ms);
+        self.far_clock.set(welcome.clock_ms);
         Ok(session)
     }
 
-    /// To be called after a handshake that came to nothing.
+    /// To be called after a handshake that came to nothing: what was learnt of
+    /// the far end's clock may be why.
     pub(super) fn failed(&self) {
-        self.far_clock.forget();
+        self.far_clock.reread();
     }
 }
 
@@ -141,9 +147,12 @@ impl Doorkeeper {
     }
 
     fn check_fresh(&self, received: &Received) -> Result<(), CloseReason> {
-        let sent_ms = received.hello().clock_ms;
-        let mut replays = self.replays.lock().unwrap_or_else(PoisonError::into_inner);
-        let checked = replays.check(received.fingerprint(), sent_ms, self.clock.now_ms());
+        let mut checked = self.check_replay(received);
+        if let Err(Stale::Old(_) | Stale::New(_)) = checked
+            && self.clock_was_set()
+        {
+            checked = self.check_replay(received);
+        }
         checked.map_err(|stale| {
             tracing::debug!(key = %received.key(), "first message not answered: {stale}");
             match stale {
@@ -151,6 +160,23 @@ impl Doorkeeper {
                 Stale::Seen => CloseReason::Replayed,
             }
         })
+    }
+
+    fn check_replay(&self, received: &Received) -> Result<(), Stale> {
+        let mut replays = self.replays.lock().unwrap_or_else(PoisonError::into_inner);
+        let sent_ms = received.hello().clock_ms;
+        replays.check(received.fingerprint(), sent_ms, self.clock.now_ms())
+    }
+
+    /// Whether this host's clock was set since it was last read, as it is after
+    /// a start without a battery or a network.
+    fn clock_was_set(&self) -> bool {
+        let moved_ms = self.clock.reread();
+        if moved_ms.unsigned_abs() < CLOCK_SET_MS {
+            return false;
+        }
+        tracing::warn!(moved_ms, "this host's clock was set; following it");
+        true
     }
 
     fn answer(&self, received: Received) -> Result<(Unconfirmed, Message), Option<CloseReason>> {

@@ -22,7 +22,7 @@ use crate::net::{
     AcceptBackoff, AcceptStep, AsyncListener, Slot, Slots, SocketOptions, SourceGuard,
     SourceRefusal, Sources, Stream,
 };
-use crate::observe::failures::Failures;
+use crate::observe::failures::{Failures, Told};
 use crate::reason::CloseReason;
 
 /// How long slots must have been vacant before the limit counts as over.
@@ -37,7 +37,11 @@ const SUMMARY_TICK: Duration = Duration::from_secs(1);
 /// What every connection of a tunnel may use.
 pub(super) struct Shared {
     pub(super) slots: Slots,
-    pub(super) sources: Option<Sources>,
+    /// How often a source may connect; counted at accept.
+    pub(super) arrivals: Option<Sources>,
+    /// How many sessions a source may have; counted once a peer is proven, so
+    /// that strangers from the same address take none.
+    pub(super) guests: Option<Sources>,
     pub(super) failures: Failures,
     pub(super) socket: SocketOptions,
     pub(super) bind: Option<BindAddress>,
@@ -89,16 +93,13 @@ impl Shared {
         }
     }
 
-    /// Counts a connection against its source. Unix sockets have no sources.
-    fn enter(&self, peer: ClientAddr) -> Result<Option<SourceGuard>, SourceRefusal> {
-        match (&self.sources, peer.source()) {
-            (Some(sources), Some(source)) => sources.enter(source, Instant::now()).map(Some),
-            _ => Ok(None),
-        }
+    /// Counts a session against its source.
+    pub(super) fn enter(&self, peer: ClientAddr) -> Result<Option<SourceGuard>, SourceRefusal> {
+        count(self.guests.as_ref(), peer)
     }
 
     /// Counts a connection that ended before its peer was known.
-    pub(super) fn refused(&self, reason: CloseReason, peer: ClientAddr) {
+    pub(super) fn refused(&self, reason: CloseReason, peer: ClientAddr) -> Told {
         match peer.source() {
             Some(source) => self.failures.failed(reason, &source),
             None => self.failures.failed(reason, &peer),
@@ -202,7 +203,12 @@ impl Tunnel {
 
     /// Hands a connection to a task of its own.
     fn admit(self: &Arc<Self>, Arrival { stream, peer, slot }: Arrival) {
-        let Ok(source) = self.shared.enter(peer) else {
+        let counted = count(self.shared.arrivals.as_ref(), peer).and_then(|arrival| {
+            let is_session = slot.is_some();
+            let guest = if is_session { self.shared.enter(peer)? } else { None };
+            Ok((arrival, guest))
+        });
+        let Ok(source) = counted else {
             self.shared.refused(CloseReason::SourceLimit, peer);
             return stream.reset();
         };
@@ -262,6 +268,17 @@ impl Shared {
                 return;
             }
         }
+    }
+}
+
+/// Counts a connection against its source. Unix sockets have no sources.
+fn count(
+    sources: Option<&Sources>,
+    peer: ClientAddr,
+) -> Result<Option<SourceGuard>, SourceRefusal> {
+    match (sources, peer.source()) {
+        (Some(sources), Some(source)) => sources.enter(source, Instant::now()).map(Some),
+        _ => Ok(None),
     }
 }
 

@@ -115,7 +115,10 @@ fn shared(options: &Options, capacity: Capacity) -> Shared {
     let per_source = options.limits.per_source;
     Shared {
         slots: Slots::new(capacity.sessions),
-        sources: per_source.map(|per| Sources::new(per.sessions, per.per_second, Instant::now())),
+        arrivals: per_source.and_then(|per| {
+            per.per_second.map(|rate| Sources::new(usize::MAX, Some(rate), Instant::now()))
+        }),
+        guests: per_source.map(|per| Sources::new(per.sessions, None, Instant::now())),
         failures: Failures::new(),
         socket: SocketOptions { keepalive: options.keepalive },
         bind: options.bind,
