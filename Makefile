@@ -9,9 +9,10 @@ SHELL := bash
 # rustup does not put cargo on the path of a shell that was already open.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-# The build without aws-lc has its own target directory: both builds are then
-# incremental, and the tests can start the two binaries against each other.
-PURE := --no-default-features --target-dir target/pure
+# The build without aws-lc shares everything but the package itself with the
+# other. Its program is put aside, so that the tests can start one against the other.
+PURE := --no-default-features
+PURE_PROGRAM := $(CURDIR)/target/knockpipe-pure
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) \
@@ -24,9 +25,10 @@ test: toolchain install-test-tools ## Formatting, lints and every test
 	cargo fmt --check
 	cargo clippy --all-targets --locked -- -D warnings
 	cargo clippy --all-targets --locked $(PURE) -- -D warnings
-	cargo build --locked $(PURE)
 	cargo test --locked --lib $(PURE)
-	ulimit -n "$$(ulimit -Hn)"; KNOCKPIPE_PURE="$(CURDIR)/target/pure/debug/knockpipe" cargo test --locked
+	cargo build --locked $(PURE)
+	cp target/debug/knockpipe $(PURE_PROGRAM)
+	ulimit -n "$$(ulimit -Hn)"; KNOCKPIPE_PURE=$(PURE_PROGRAM) cargo test --locked --tests
 
 build: toolchain ## Build target/release/knockpipe
 	cargo build --release --locked

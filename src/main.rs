@@ -10,9 +10,15 @@
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use knockpipe::cli::{self, Done};
 use knockpipe::run::Failure;
+
+/// How long the end of the process may wait for a reader of its last line.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
@@ -31,8 +37,17 @@ fn main() -> ExitCode {
 }
 
 /// One line, whatever is in the message. A closed standard error must not turn
-/// a failure into a panic.
+/// a failure into a panic, and one that nobody reads must not keep us from ending.
 fn report(failure: &Failure) {
-    let text = failure.to_string().replace(char::is_control, " ");
-    let _ = writeln!(io::stderr(), "knockpipe: {text}");
+    let line = format!("knockpipe: {}\n", failure.to_string().replace(char::is_control, " "));
+    let (done, written) = mpsc::channel();
+    let write = move || {
+        let _ = io::stderr().write_all(line.as_bytes());
+        // Nobody waits any more for a line that took too long.
+        let _ = done.send(());
+    };
+    // Without a thread to spare the line is lost, the exit status is not.
+    if thread::Builder::new().spawn(write).is_ok() {
+        let _ = written.recv_timeout(PATIENCE);
+    }
 }

@@ -6,12 +6,13 @@
 #![expect(clippy::unwrap_used, reason = "what a helper cannot do has failed the test")]
 
 use std::fs::{self, File, Permissions};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -316,8 +317,137 @@ fn a_log_that_nobody_reads_does_not_stop_the_tunnel() {
     drop(reader);
     let mut command = place.command("decrypt -s @/source -t @/target -k key -p @/my.pid");
     let mut child = Running(command.stderr(writer).spawn().unwrap());
-    until("the pid file appears", || place.path("my.pid").exists().then_some(()));
+    // No log tells that it is ready, so ask the system whether SIGTERM would be heard.
+    until("it catches SIGTERM", || {
+        let status = fs::read_to_string(format!("/proc/{}/status", child.0.id())).unwrap();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:\t")).unwrap();
+        let caught = u64::from_str_radix(caught, 16).unwrap();
+        (caught >> (Signal::SIGTERM as i32 - 1) & 1 == 1).then_some(())
+    });
+    assert_eq!(place.pid("my.pid").as_raw().cast_unsigned(), child.0.id());
     assert_eq!(child.stop().code(), Some(0));
+}
+
+/// An encrypt end whose log is a pipe, between a client's socket and an echo.
+struct Stuck {
+    place: Place,
+    child: Running,
+    log: std::io::PipeReader,
+    _decrypt: Running,
+}
+
+impl Stuck {
+    /// More lines than the pipe and everything behind it hold.
+    const FLOOD: usize = 20_000;
+
+    fn start() -> Self {
+        let place = Place::new();
+        echo(UnixListener::bind(place.path("target")).unwrap());
+        let line = "decrypt -s @/sealed -t @/target -k key";
+        let decrypt = Running(place.command(line).spawn().unwrap());
+        ready(&place);
+        let (log, writer) = std::io::pipe().unwrap();
+        let line = "encrypt -s @/source -t @/sealed -k key --log-format json --log-level debug";
+        let child = Running(place.command(line).stderr(writer).spawn().unwrap());
+        until("it listens", || UnixStream::connect(place.path("source")).ok());
+        Self { place, child, log, _decrypt: decrypt }
+    }
+
+    fn connect(&self) -> UnixStream {
+        let client = UnixStream::connect(self.place.path("source")).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client
+    }
+
+    /// One line for each of `FLOOD` sessions, which are short because their
+    /// target is out of reach. Each thousand, `meanwhile`.
+    fn flood(&self, mut meanwhile: impl FnMut()) {
+        fs::rename(self.place.path("sealed"), self.place.path("away")).unwrap();
+        for i in 0..Self::FLOOD {
+            // An end or a reset: it is over, which is all that matters.
+            let _ = self.connect().read(&mut [0]);
+            if i % 1000 == 0 {
+                meanwhile();
+            }
+        }
+        fs::rename(self.place.path("away"), self.place.path("sealed")).unwrap();
+    }
+
+    /// The counts of the lines about lost lines.
+    fn lost(events: &[serde_json::Value]) -> impl Iterator<Item = u64> {
+        let told = events.iter().filter(|event| event["message"] == "log lines lost");
+        told.map(|event| {
+            assert_eq!(event["level"], "WARN");
+            event["count"].as_u64().unwrap()
+        })
+    }
+
+    fn events(text: &str) -> Vec<serde_json::Value> {
+        text.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
+    }
+}
+
+/// Echoes every connection, until the test's process ends.
+fn echo(listener: UnixListener) {
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let client = client.unwrap();
+            std::thread::spawn(move || std::io::copy(&mut &client, &mut &client));
+        }
+    });
+}
+
+fn moves(mut session: &UnixStream) {
+    session.write_all(b"ping").unwrap();
+    let mut reply = [0; 4];
+    session.read_exact(&mut reply).unwrap();
+    assert_eq!(&reply, b"ping");
+}
+
+#[test]
+fn a_log_that_is_open_but_never_read_does_not_stop_the_tunnel() {
+    let mut stuck = Stuck::start();
+    let live = stuck.connect();
+    moves(&live);
+    stuck.flood(|| moves(&live));
+    moves(&stuck.connect());
+    drop(live);
+    let start = Instant::now();
+    assert_eq!(stuck.child.stop().code(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(10), "ended after {:?}", start.elapsed());
+    let mut text = String::new();
+    stuck.log.read_to_string(&mut text).unwrap();
+    // Whole lines, from the first on, as many as a pipe holds.
+    let events = Stuck::events(&text);
+    assert_eq!(events[0]["message"], "listening");
+    assert!((50..Stuck::FLOOD).contains(&events.len()), "{} lines", events.len());
+}
+
+#[test]
+fn a_log_that_is_read_again_tells_how_many_lines_are_lost() {
+    let mut stuck = Stuck::start();
+    stuck.flood(|| ());
+    let (log, read) = (stuck.log.try_clone().unwrap(), Arc::new(Mutex::new(vec![])));
+    let theirs = Arc::clone(&read);
+    let reader = std::thread::spawn(move || {
+        for line in BufReader::new(log).lines() {
+            theirs.lock().unwrap().extend(Stuck::events(&line.unwrap()));
+        }
+    });
+    // The first connection of all was the one that looked whether it listens.
+    until("every session's line was read or counted", || {
+        let read = read.lock().unwrap();
+        let closed = read.iter().filter(|event| event["message"] == "closed").count();
+        let lost: u64 = Stuck::lost(&read).sum();
+        // Summaries of failures may be among the lost ones too.
+        let sessions = Stuck::FLOOD as u64 + 1;
+        (sessions..sessions + 5).contains(&(closed as u64 + lost)).then_some(())
+    });
+    assert_eq!(stuck.child.stop().code(), Some(0));
+    reader.join().unwrap();
+    let read = read.lock().unwrap();
+    assert!(Stuck::lost(&read).count() > 0, "nothing was lost");
+    assert_eq!(read.last().unwrap()["message"], "stopped: all sessions finished");
 }
 
 #[test]

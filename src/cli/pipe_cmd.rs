@@ -63,7 +63,7 @@ impl SharedPipeArgs {
     pub(super) fn run(self, target: Address, keys: &[PathBuf]) -> Result<Outcome, Failure> {
         let keys = key_cmd::ring(keys, self.connection.access())?;
         // The caller's terminal or ssh shares our standard error: only trouble is told.
-        self.log.start(Level::Warn, Output::Stderr);
+        let _log = self.log.start(Level::Warn, Output::Stderr)?;
         run::pipe(PipeOptions {
             target,
             service: self.service.unwrap_or_default(),

@@ -140,7 +140,8 @@ pub(super) fn spiped(args: SpipedArgs, arguments: &[OsString]) -> Result<Done, F
         }
     };
     let keys = key_cmd::ring(&[key], server.connection.access())?;
-    server.log.start(Level::Info, if server.syslog { Output::Syslog } else { Output::Stderr });
+    let output = if server.syslog { Output::Syslog } else { Output::Stderr };
+    let _log = server.log.start(Level::Info, output)?;
     let handshakes = args.max_handshakes.map_or(DEFAULT_HANDSHAKES, |limit| limit.0);
     let options = server.options(End { role, sources: vec![source.address], keys, handshakes });
     let process = Process { pid_file, user: server.user, readiness };

@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::Args;
 
 use super::errors::UsageError;
@@ -284,7 +285,7 @@ impl ServerArgs {
 
     fn run_in_foreground(self, end: End) -> Result<Outcome, Failure> {
         let output = if self.syslog { log::Output::Syslog } else { log::Output::Stderr };
-        self.log.start(Level::Info, output);
+        let _log = self.log.start(Level::Info, output)?;
         let options = self.options(end);
         let readiness = Readiness::foreground();
         run::tunnel(options, Process { pid_file: self.pid_file, user: self.user, readiness })
@@ -316,10 +317,16 @@ impl ConnectionArgs {
 }
 
 impl LogArgs {
-    /// Starts the log for the rest of the process.
-    pub(super) fn start(self, default: Level, output: log::Output) {
+    /// Starts the log. Keep the guard until the run has ended: it writes the last lines.
+    ///
+    /// # Errors
+    /// [`Failure`] of the system.
+    pub(super) fn start(self, default: Level, output: log::Output) -> Result<log::Guard, Failure> {
         let level = self.log_level.unwrap_or(default).into();
-        log::start(log::Settings { level, format: self.log_format.into(), output });
+        let started = log::start(log::Settings { level, format: self.log_format.into(), output });
+        let started =
+            started.context("cannot start the log; check the limits of threads and memory");
+        started.map_err(Failure::Runtime)
     }
 }
 

@@ -136,16 +136,19 @@ impl Failures {
 
     /// Logs a summary that is due. Call it about once a second.
     pub fn tick(&self) {
-        log(self.tally().tick(Instant::now()));
+        let line = self.tally().tick(Instant::now());
+        log(line);
     }
 
     /// Logs everything that was not yet told. Call it before the process ends.
     pub fn flush(&self) {
-        log(self.tally().flush());
+        let line = self.tally().flush();
+        log(line);
     }
 
-    /// A poisoned lock still guards exact counts: nothing in there can panic
-    /// half way.
+    /// Never held while a line is logged, so that the log cannot hold whoever
+    /// counts. A poisoned lock still guards exact counts: nothing in there can
+    /// panic half way.
     fn tally(&self) -> MutexGuard<'_, Tally> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -180,6 +183,9 @@ impl Line {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -256,5 +262,26 @@ mod tests {
         let line = tally.flush().unwrap();
         assert_eq!((line.count, line.sources().as_str()), (4999, "1024+"));
         assert_eq!(line.reasons(), "handshake-failed=4999");
+    }
+    #[test]
+    fn counting_goes_on_while_a_line_is_logged() {
+        let failures = Arc::new(Failures::new());
+        let (counted, lines) = (Arc::clone(&failures), Arc::new(AtomicUsize::new(0)));
+        let seen = Arc::clone(&lines);
+        let log = tracing_subscriber::fmt().with_writer(move || {
+            assert!(counted.0.try_lock().is_ok(), "the tally is locked");
+            seen.fetch_add(1, Ordering::Relaxed);
+            std::io::sink()
+        });
+        tracing::subscriber::with_default(log.finish(), || {
+            failures.failed(CloseReason::Replayed, &"a");
+            failures.failed(CloseReason::Replayed, &"a");
+            failures.flush();
+            failures.failed(CloseReason::Replayed, &"a");
+            let past = Instant::now().checked_sub(SECOND).unwrap();
+            failures.tally().period = Some((past, FIRST_PERIOD));
+            failures.tick();
+        });
+        assert_eq!(lines.load(Ordering::Relaxed), 3);
     }
 }

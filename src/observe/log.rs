@@ -1,14 +1,21 @@
 //! Where log lines go and what they look like.
 //!
-//! A log that cannot be written never stops the tunnel: a closed standard
-//! error loses lines and nothing else.
+//! A log that cannot be written never stops the tunnel: a standard error that
+//! is closed, or a pipe that nobody drains, loses lines and nothing else. The
+//! same goes for syslog(3), which waits while the system's log is stuck. One
+//! thread does all the writing; `queue` says what happens to the others.
 
-use std::io::{self, IsTerminal};
+use std::ffi::OsStr;
+use std::io::{self, IsTerminal, Write};
+use std::os::unix::ffi::OsStrExt;
 
-use syslog_tracing::{Facility, InvalidCharAction, Options, Syslog};
-use tracing::Dispatch;
+use nix::syslog::{Facility, LogFlags, Priority, Severity, openlog, syslog};
+use tracing::{Dispatch, Level};
 use tracing_subscriber::filter::LevelFilter;
-use tracing_subscriber::fmt::{MakeWriter, Subscriber};
+use tracing_subscriber::fmt::Subscriber;
+
+pub use super::queue::Guard;
+use super::queue::{Line, Lines};
 
 /// What is logged, where, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,36 +46,64 @@ pub enum Output {
     Syslog,
 }
 
-/// Starts logging for the rest of the process. The first call counts; later
+/// Starts logging, until the guard is dropped. The first call counts; later
 /// ones change nothing.
-pub fn start(settings: Settings) {
-    let dispatch = match settings.output {
-        Output::Stderr => dispatch(settings, io::stderr),
+///
+/// # Errors
+/// The system refuses a thread, or its log.
+pub fn start(settings: Settings) -> io::Result<Guard> {
+    let lines = Lines::default();
+    // One for all notices: to make one costs every place that logs a check.
+    let (losses, lost) = (Lines::default(), settings.at_least_warn());
+    let telling = dispatch(lost, losses.clone());
+    let notice = move |count| {
+        tracing::dispatcher::with_default(&telling, || tracing::warn!(count, "log lines lost"));
+        losses.pop()
+    };
+    let guard = match settings.output {
+        Output::Stderr => lines.start(|(_, line)| io::stderr().write_all(line), notice)?,
         Output::Syslog => {
-            // None means that a logger exists, so logging was started already.
-            let Some(syslog) = Syslog::new(c"knockpipe", Options::LOG_PID, Facility::Daemon) else {
-                return;
-            };
-            dispatch(settings, syslog.invalid_chars(InvalidCharAction::ReplaceWith('?')))
+            openlog(Some(c"knockpipe"), LogFlags::LOG_PID, Facility::LOG_DAEMON)?;
+            lines.start(to_syslog, notice)?
         }
     };
     // An error means that logging was started already.
-    let _ = tracing::dispatcher::set_global_default(dispatch);
+    let _ = tracing::dispatcher::set_global_default(dispatch(settings, lines));
+    Ok(guard)
+}
+
+/// A NUL would end the line early, so it is replaced.
+fn to_syslog((level, line): &Line) -> io::Result<()> {
+    let severity = match *level {
+        Level::ERROR => Severity::LOG_ERR,
+        Level::WARN => Severity::LOG_WARNING,
+        Level::INFO => Severity::LOG_NOTICE,
+        Level::DEBUG => Severity::LOG_INFO,
+        Level::TRACE => Severity::LOG_DEBUG,
+    };
+    let line: Vec<u8> = line.iter().map(|byte| if *byte == 0 { b'?' } else { *byte }).collect();
+    syslog(Priority::new(severity, Facility::LOG_DAEMON), OsStr::from_bytes(&line))?;
+    Ok(())
+}
+
+impl Settings {
+    /// For the line about lost lines, which is told at every level: whoever
+    /// logs errors only has to know that errors are missing.
+    fn at_least_warn(self) -> Self {
+        Self { level: self.level.max(LevelFilter::WARN), ..self }
+    }
 }
 
 /// No module paths: operators know messages and fields, and a module's path in
 /// `target` would collide with our field of that name. Errors of the log itself
 /// are dropped, because they would be printed to the very place that failed.
-fn dispatch<W>(settings: Settings, writer: W) -> Dispatch
-where
-    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
-{
+fn dispatch(settings: Settings, lines: Lines) -> Dispatch {
     let lines = Subscriber::builder()
         .with_max_level(settings.level)
         .with_target(false)
         .with_ansi(settings.output == Output::Stderr && is_colourful())
         .log_internal_errors(false)
-        .with_writer(writer);
+        .with_writer(lines);
     // Syslog adds its own time.
     match (settings.format, settings.output) {
         (Format::Text, Output::Stderr) => lines.compact().into(),
@@ -85,34 +120,24 @@ fn is_colourful() -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-    use std::sync::{Arc, Mutex};
-
     use super::*;
 
-    #[derive(Clone, Default)]
-    struct Memory(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Memory {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
+    fn line(settings: Settings, log: impl FnOnce()) -> (Level, String) {
+        let lines = Lines::default();
+        tracing::dispatcher::with_default(&dispatch(settings, lines.clone()), log);
+        let (level, line) = lines.pop().expect("a line was logged");
+        assert_eq!(lines.pop(), None, "one line only");
+        (level, String::from_utf8(line).unwrap())
     }
 
     fn logged(format: Format, output: Output) -> String {
-        let (memory, settings) =
-            (Memory::default(), Settings { level: LevelFilter::INFO, format, output });
-        let writer = memory.clone();
-        tracing::dispatcher::with_default(&dispatch(settings, move || writer.clone()), || {
+        let settings = Settings { level: LevelFilter::INFO, format, output };
+        let (level, line) = line(settings, || {
             tracing::info!(target = "redis", address = %"127.0.0.1:1", sent = 7, "closed");
             tracing::debug!("too much");
         });
-        String::from_utf8(memory.0.lock().unwrap().clone()).unwrap()
+        assert_eq!(level, Level::INFO);
+        line
     }
 
     #[test]
@@ -137,20 +162,11 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_cannot_be_written_harms_nobody() {
-        struct Broken;
-        impl Write for Broken {
-            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-                Err(io::ErrorKind::BrokenPipe.into())
-            }
-            fn flush(&mut self) -> io::Result<()> {
-                Err(io::ErrorKind::BrokenPipe.into())
-            }
+    fn lost_lines_are_told_at_every_level() {
+        for level in [LevelFilter::ERROR, LevelFilter::WARN, LevelFilter::TRACE] {
+            let settings = Settings { level, format: Format::Text, output: Output::Syslog };
+            let told = line(settings.at_least_warn(), || tracing::warn!(count = 3, "lost"));
+            assert_eq!((told.0, told.1.trim()), (Level::WARN, "WARN lost count=3"));
         }
-        let settings =
-            Settings { level: LevelFilter::INFO, format: Format::Text, output: Output::Stderr };
-        tracing::dispatcher::with_default(&dispatch(settings, || Broken), || {
-            tracing::info!("lost");
-        });
     }
 }

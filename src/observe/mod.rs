@@ -3,5 +3,6 @@
 
 pub mod failures;
 pub mod log;
+mod queue;
 
 pub use failures::Failures;
