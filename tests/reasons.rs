@@ -251,9 +251,14 @@ fn plain_reset_and_peer_reset() {
     pair.encrypt.wait_closed("plain-reset");
     pair.decrypt.wait_closed("peer-reset");
 
-    let rude = Target::local(|wire, _| wire.reset());
+    let rude = Target::local(|mut wire, _| {
+        wire.expect_bytes(1);
+        wire.reset();
+    });
     let pair = Pair::to(rude.addr());
-    assert_eq!(pair.connect().expect_ending(), Ending::Reset);
+    let mut client = pair.connect();
+    client.write_all(b"?").unwrap();
+    assert_eq!(client.expect_ending(), Ending::Reset);
     pair.decrypt.wait_closed("plain-reset");
     pair.encrypt.wait_closed("peer-reset");
 }
