@@ -309,6 +309,26 @@ fn reasons_of_a_session_that_somebody_on_the_path_harms() {
     pair.encrypt.wait_closed("truncated");
 }
 
+/// The kernel tells of a reset once: to the write that meets it, and then a read
+/// looks like an end. It is `peer-lost` all the same, and no `truncated`.
+#[test]
+fn a_reset_that_a_write_meets_first_is_peer_lost() {
+    let target = Target::local(|mut wire, _| while wire.write_all(&[0; 4096]).is_ok() {});
+    let dir = tempfile::tempdir().unwrap();
+    let key = keygen(dir.path(), "key");
+    let decrypt = Launch::decrypt(&key).source(&any()).target(target.addr()).start();
+    for round in 0..20 {
+        let mut guest = Hand::dial(decrypt.addr(), &key);
+        guest.open();
+        assert_eq!(guest.hear(), Event::Opened);
+        // The rest is not read, so the decrypt end is always about to write.
+        guest.into_wire().reset();
+        eventually("it is told", || decrypt.closed().len() > round);
+        let line = decrypt.closed().pop().unwrap();
+        assert!(line.has("reason", "peer-lost"), "round {round}: {}", line.text());
+    }
+}
+
 /// A pair with one session, whose second record toward one end was edited.
 fn harmed(toward: Toward, act: Act) -> (Pair, Target, Middleman) {
     let target = greeting();
