@@ -187,7 +187,7 @@ impl Refusal {
     fn no_such_service() -> Self {
         Self {
             reason: CloseReason::NoSuchService,
-            detail: "add it with -t NAME=ADDRESS, or correct --service at the encrypt end"
+            detail: "add the service here with -t NAME=ADDRESS (or -t ADDRESS for those that name none), or correct --service there"
                 .to_owned(),
         }
     }

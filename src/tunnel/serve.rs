@@ -230,7 +230,8 @@ impl Tunnel {
         let limit = self.shared.slots.limit();
         warn!(
             limit,
-            "limit of sessions reached: new connections wait in the backlog; raise it with -n"
+            detail = "new connections wait in the backlog; -n sets the limit",
+            "limit of sessions reached"
         );
         let tunnel = Arc::clone(self);
         self.tasks.spawn(async move {
@@ -286,7 +287,7 @@ async fn pause(step: AcceptStep, listener: &AsyncListener, error: &io::Error) {
     let AcceptStep::Wait { delay, news } = step else { return };
     if news {
         let address = listener.local();
-        warn!(address, %error, "cannot accept; trying again until it works; raise the limit of descriptors");
+        warn!(address, %error, detail = "trying again until it works; raise ulimit -n", "cannot accept");
     }
     sleep(delay).await;
 }

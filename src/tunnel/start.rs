@@ -63,7 +63,8 @@ impl Capacity {
                 asked,
                 sessions,
                 descriptors,
-                "not enough file descriptors for the limit of sessions; raise ulimit -n or lower -n"
+                detail = "raise ulimit -n, or lower -n",
+                "not enough file descriptors for the limit of sessions"
             );
         }
         let asked = options.limits.handshakes;
@@ -72,7 +73,8 @@ impl Capacity {
                 asked,
                 handshakes,
                 descriptors,
-                "not enough file descriptors for the limit of handshakes; raise ulimit -n"
+                detail = "raise ulimit -n",
+                "not enough file descriptors for the limit of handshakes"
             );
         }
     }
