@@ -106,7 +106,7 @@ impl Exit {
             let guest = shared.enter(peer).map_err(|error| Refusal::source(&error))?;
             // As long as it takes: a client that waits here is one that the
             // backlog would hold, had it not come before the last slot was taken.
-            let held = (guest, shared.slots.acquire().await);
+            let held = (guest, shared.slot().await);
             let open = await_open(&mut sealed, &mut session, event, &mut already_read).await?;
             report.client = Some(open.client);
             report.service = open.service;

@@ -1,8 +1,8 @@
 //! From options to a tunnel that can serve: limits that can be met, names that resolve.
 
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -104,12 +104,7 @@ impl Tunnel {
                 targets: targets(options).await?,
             }),
         };
-        Ok(Self {
-            shared: shared(options, capacity),
-            way,
-            at_limit: AtomicBool::new(false),
-            tasks: TaskTracker::new(),
-        })
+        Ok(Self { shared: shared(options, capacity), way, tasks: TaskTracker::new() })
     }
 }
 
@@ -117,6 +112,7 @@ fn shared(options: &Options, capacity: Capacity) -> Shared {
     let per_source = options.limits.per_source;
     Shared {
         slots: Slots::new(capacity.sessions),
+        limit_reached: Notify::new(),
         arrivals: per_source.and_then(|per| {
             per.per_second.map(|rate| Sources::new(usize::MAX, Some(rate), Instant::now()))
         }),
