@@ -1,10 +1,8 @@
 //! What spiped's own tests show, and what they leave out.
 //!
 //! The first ten follow the ten scenarios of spiped's `tests/` directory, in its
-//! order. Of the gaps there, tampering, replay, descriptors, drain, limits and
-//! strangers have files of their own. A change of DNS cannot be made from
-//! outside without touching the machine's resolver; the resolver's own tests
-//! cover it.
+//! order. Of the gaps there, tampering, replay, descriptors, drain, limits, a
+//! change of DNS and strangers have files of their own.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
 mod common;

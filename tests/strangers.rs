@@ -7,14 +7,17 @@ use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 use std::sync::Mutex;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use common::address::refusing;
 use common::data::Noise;
+use common::hand::Call;
 use common::legit::{Legit, round_trips};
 use common::middleman::{Middleman, Toward};
 use common::{
     Addr, End, Ending, Kind, Launch, Pair, PairOptions, Target, Wire, eventually, keygen, proc,
 };
+use knockpipe::proto::SuiteSet;
 
 /// Threads that play strangers.
 const THREADS: usize = 4;
@@ -173,9 +176,42 @@ fn a_thousand_connections_with_a_wrong_key_reach_nothing() {
             }
         }
         encrypt.stop();
-        let told = encrypt.closed().iter().filter(|l| l.has("reason", "no-answer")).count();
-        assert_eq!(told, 1000, "the encrypt end says so for each client");
+        counted_in_few_lines(&encrypt, "no-answer", 1000);
     });
+}
+
+/// The log of a stopped encrypt end tells of `clients` that came to nothing for the
+/// same reason: an exact count, in at most [`LINES`] lines that anybody is warned
+/// with, one of them with what to do about it.
+#[track_caller]
+fn counted_in_few_lines(encrypt: &End, reason: &str, clients: u64) {
+    assert_eq!(encrypt.refused(reason), clients, "the count is exact");
+    assert_eq!(encrypt.strangers(), clients, "nobody failed for another reason");
+    let log = encrypt.program.log();
+    let warnings = log.iter().filter(|line| line.level() == "WARN").count();
+    assert!(warnings <= LINES, "{warnings} warnings for {clients} clients");
+    let full = |line: &&common::Line| line.is("closed") && line.field("detail").is_some();
+    let told = log.iter().filter(full).count();
+    assert!((1..=LINES).contains(&told), "{told} clients are told of in full");
+    println!("{clients} clients, {reason}: {warnings} warnings, {told} in full");
+}
+
+/// "Failures aggregated": a far end that is down is no flood of lines either.
+#[test]
+fn a_thousand_clients_of_a_far_end_that_is_down_are_few_lines() {
+    let (nobody, _socket) = refusing();
+    let dir = tempfile::tempdir().unwrap();
+    let key = keygen(dir.path(), "key");
+    let any = Kind::Tcp4.fresh(Path::new("/"), "");
+    let mut encrypt = Launch::encrypt(&key).source(&any).target(&nobody).start();
+    for _ in 0..4 {
+        let mut clients: Vec<Wire> = (0..250).map(|_| encrypt.connect()).collect();
+        for client in &mut clients {
+            assert_eq!(client.expect_ending(), Ending::Reset);
+        }
+    }
+    encrypt.stop();
+    counted_in_few_lines(&encrypt, "peer-unreachable", 1000);
 }
 
 /// Issue 2, point 4: "1,000 recorded handshakes replayed (also after a restart)".
@@ -226,6 +262,71 @@ fn a_thousand_replayed_handshakes_reach_nothing_not_even_after_a_restart() {
     assert_eq!(target.counts().accepts(), 1000, "a replay reached the target after a restart");
     again.stop();
     exactly(&again, 1000);
+}
+
+/// Who holds a first message under a right key that gets no answer (it was seen
+/// before, its clock is wrong, its suites are) sees what a stranger sees: an open
+/// connection and not a byte until the deadline, or the end as soon as he ends.
+#[test]
+fn a_valid_first_message_that_is_refused_looks_like_random_bytes() {
+    let target = Target::echo();
+    let dir = tempfile::tempdir().unwrap();
+    let key = keygen(dir.path(), "key");
+    let mut decrypt = Launch::decrypt(&key)
+        .source(&Kind::Tcp4.fresh(Path::new("/"), ""))
+        .target(target.addr())
+        .args(["-o", "2", "--suite", "aes-256-gcm"])
+        .start();
+    let seen = Call::new(&key);
+    let replayed = *seen.message();
+    drop(seen.shake(decrypt.addr()));
+    let mut rounds = 0;
+    for more in [0, 1, 300, 100_000] {
+        for leave in [Leave::Stall, Leave::Finish] {
+            rounds += 1;
+            let call = |ahead, suites| *Call::with(&key, ahead, suites).message();
+            let messages = [
+                ("random", Noise::new(rounds).bytes(replayed.len())),
+                ("replayed", replayed.to_vec()),
+                ("stale", call(-121, SuiteSet::BOTH).to_vec()),
+                ("early", call(3600, SuiteSet::BOTH).to_vec()),
+                ("without a suite", call(0, SuiteSet::PORTABLE).to_vec()),
+            ];
+            // Each on a thread of its own, so that each end is timed as it comes.
+            thread::scope(|scope| {
+                for (name, mut bytes) in messages {
+                    bytes.extend(Noise::new(5).bytes(more));
+                    let wire = decrypt.connect();
+                    let name = format!("{name}, {more} bytes more, {leave:?}");
+                    scope.spawn(move || probe(wire, &bytes, leave, &name));
+                }
+            });
+        }
+    }
+    decrypt.stop();
+    for (reason, each) in
+        [("handshake-failed", 1), ("replayed", 1), ("clock-skew", 2), ("no-common-suite", 1)]
+    {
+        assert_eq!(decrypt.refused(reason), each * rounds, "{reason}");
+    }
+    assert_eq!(target.counts().accepts(), 0);
+}
+
+/// Sends `bytes` to an end with a deadline of 2 s, and checks how long it takes it.
+fn probe(mut wire: Wire, bytes: &[u8], leave: Leave, name: &str) {
+    const DEADLINE: Duration = Duration::from_secs(2);
+    /// A quarter more is random; the rest is a loaded machine.
+    const LATEST: Duration = Duration::from_secs(20);
+    let start = Instant::now();
+    wire.write_all(bytes).unwrap();
+    let finishes = matches!(leave, Leave::Finish);
+    if finishes {
+        wire.finish();
+    }
+    assert_eq!(wire.expect_ending(), Ending::Reset, "{name}");
+    let took = start.elapsed();
+    assert!(took < LATEST, "{name}: {took:?}");
+    assert!(finishes || took >= DEADLINE * 99 / 100, "{name}: thrown out after {took:?}");
 }
 
 /// "No fixed offset": whatever a prober sends, and however much, its connection

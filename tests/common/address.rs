@@ -3,6 +3,9 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use socket2::{Domain, Socket, Type};
 
 /// A TCP address or the path of a unix socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,11 +80,33 @@ pub fn free_port() -> u16 {
 }
 
 /// An address that refuses connections, for as long as the returned socket is held.
-pub fn refusing() -> (Addr, socket2::Socket) {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)
-        .expect("a socket can be made");
+pub fn refusing() -> (Addr, Socket) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket can be made");
     let any = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
     socket.bind(&any.into()).expect("loopback has free ports");
     let bound = socket.local_addr().expect("a bound socket has an address");
     (Addr::Tcp(bound.as_socket().expect("it is an IP socket")), socket)
+}
+
+/// An address that answers no connection attempt, for as long as the returned
+/// sockets are held: the backlog of its listener is full.
+pub fn deaf() -> (Addr, Vec<Socket>) {
+    const NO_ANSWER: Duration = Duration::from_millis(300);
+    let tcp = || Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket can be made");
+    let listener = tcp();
+    let any = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+    listener.bind(&any.into()).expect("loopback has free ports");
+    listener.listen(0).expect("a bound socket can listen");
+    let address = listener.local_addr().expect("a bound socket has an address");
+    let mut held = vec![listener];
+    loop {
+        let filler = tcp();
+        let connected = filler.connect_timeout(&address, NO_ANSWER);
+        held.push(filler);
+        match connected {
+            Ok(()) => assert!(held.len() < 64, "a backlog of 0 never fills"),
+            Err(_) => break,
+        }
+    }
+    (Addr::Tcp(address.as_socket().expect("it is an IP socket")), held)
 }

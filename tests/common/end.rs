@@ -155,6 +155,23 @@ impl End {
         self.program.log().iter().map(Line::strangers).sum()
     }
 
+    /// How many of these ended for `reason`.
+    pub fn refused(&self, reason: &str) -> u64 {
+        self.program.log().iter().map(|line| line.refused(reason)).sum()
+    }
+
+    /// Waits for a line that counts somebody refused for `reason`.
+    #[track_caller]
+    pub fn wait_refused(&self, reason: &str) -> Line {
+        let what = format!("refused reasons={reason}");
+        self.program.wait_line(&what, |line| line.refused(reason) > 0)
+    }
+
+    /// Lines with this message, among those that were logged so far.
+    pub fn count(&self, message: &str) -> usize {
+        self.program.log().iter().filter(|line| line.message().starts_with(message)).count()
+    }
+
     /// Open descriptors, right now.
     pub fn fds(&self) -> usize {
         proc::fds(self.pid())

@@ -73,4 +73,14 @@ impl Line {
     pub fn strangers(&self) -> u64 {
         if self.is("refused") { self.number("count").expect("a summary has a count") } else { 0 }
     }
+
+    /// How many of these were refused for `reason`.
+    pub fn refused(&self, reason: &str) -> u64 {
+        let reasons = self.field("reasons").filter(|_| self.is("refused")).unwrap_or_default();
+        let counts = reasons.split(' ').filter_map(|one| one.split_once('='));
+        counts
+            .filter(|(name, _)| *name == reason)
+            .map(|(_, n)| n.parse::<u64>().expect("a count"))
+            .sum()
+    }
 }

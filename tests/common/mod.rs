@@ -1,9 +1,10 @@
 //! What the scenario files share: programs, targets, a man in the middle.
 //!
 //! Everything here treats knockpipe as a user does: it starts the binary,
-//! reads its log, talks to its sockets and looks at it through /proc. Nothing
-//! calls into the library, so a scenario cannot pass because of a detail that
-//! only the library shows.
+//! reads its log, talks to its sockets and looks at it through /proc. Only
+//! `hand` calls into the library, for peers that hold the key and misbehave: the
+//! program under test is always the binary, so a scenario cannot pass because
+//! of a detail that only the library shows.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -17,6 +18,7 @@
 pub mod address;
 pub mod data;
 pub mod end;
+pub mod hand;
 pub mod haproxy;
 pub mod legit;
 pub mod log;

@@ -1,6 +1,8 @@
 //! What /proc tells about a process.
 
+use std::collections::HashSet;
 use std::fs;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -49,6 +51,78 @@ pub fn need_descriptors(needed: u64) {
 #[track_caller]
 pub fn threads(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/task")).expect("the process lives").count()
+}
+
+/// An IPv4 TCP socket of a process, as the kernel accounts for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpSocket {
+    pub local: SocketAddrV4,
+    pub remote: SocketAddrV4,
+    pub state: TcpState,
+    /// 0 is none, 1 retransmission, 2 keepalive, 4 window probes.
+    pub timer: u8,
+}
+
+/// As far as anybody here wants to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TcpState {
+    Established,
+    /// Connecting.
+    SynSent,
+    Other,
+}
+
+/// The IPv4 TCP sockets that the process holds.
+#[track_caller]
+pub fn tcp_sockets(pid: u32) -> Vec<TcpSocket> {
+    let own: HashSet<String> = fs::read_dir(format!("/proc/{pid}/fd"))
+        .expect("the process lives")
+        .filter_map(|entry| {
+            fs::read_link(entry.ok()?.path()).ok()?.into_os_string().into_string().ok()
+        })
+        .filter_map(|link| Some(link.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
+        .collect();
+    let table = read(pid, "net/tcp");
+    let rows = table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
+    rows.filter(|row| own.contains(row[9])).map(|row| tcp_socket(&row)).collect()
+}
+
+/// `sl local remote state tx:rx timer:when ...`, all hexadecimal.
+fn tcp_socket(row: &[&str]) -> TcpSocket {
+    let address = |text: &str| {
+        let (ip, port) = text.split_once(':').expect("an address has a port");
+        let ip = u32::from_str_radix(ip, 16).expect("it is a number");
+        let port = u16::from_str_radix(port, 16).expect("it is a number");
+        // The kernel prints the bytes in memory as a number of this machine.
+        SocketAddrV4::new(Ipv4Addr::from(ip.to_ne_bytes()), port)
+    };
+    let timer = row[5].split(':').next().expect("the timer comes first");
+    TcpSocket {
+        local: address(row[1]),
+        remote: address(row[2]),
+        state: match row[3] {
+            "01" => TcpState::Established,
+            "02" => TcpState::SynSent,
+            _ => TcpState::Other,
+        },
+        timer: u8::from_str_radix(timer, 16).expect("it is a number"),
+    }
+}
+
+/// The living processes of a process group.
+pub fn group(leader: u32) -> Vec<u32> {
+    let entries = fs::read_dir("/proc").expect("there is a /proc");
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter(|&pid| belongs_to(pid, leader)).collect()
+}
+
+/// Whether the process is in the group and no zombie: one of those is dead, and
+/// whoever inherited it has only not looked yet.
+fn belongs_to(pid: u32, leader: u32) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    let Some((_, after)) = stat.rsplit_once(") ") else { return false };
+    let fields: Vec<&str> = after.split(' ').collect();
+    fields[0] != "Z" && fields[2] == leader.to_string()
 }
 
 #[track_caller]

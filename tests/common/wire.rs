@@ -1,7 +1,7 @@
 //! One end of a connection, TCP or unix.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
@@ -35,6 +35,21 @@ impl Wire {
             Addr::Unix(path) => UnixStream::connect(path).map(Self::Unix),
         }
         .map(Self::bounded)
+    }
+
+    /// Connects from another address of this machine.
+    pub fn connect_from(from: IpAddr, to: &Addr) -> io::Result<Self> {
+        let to = to.tcp();
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+        socket.bind(&SocketAddr::new(from, 0).into())?;
+        socket.connect(&to.into())?;
+        Ok(Self::Tcp(socket.into()).bounded())
+    }
+
+    /// The address at the other end; panics for a unix socket.
+    pub fn peer(&self) -> SocketAddr {
+        let addr = self.socket().peer_addr().expect("a connected socket has a peer");
+        addr.as_socket().expect("it is an IP socket")
     }
 
     /// No test hangs for good in a read or a write.
@@ -188,6 +203,15 @@ impl Listener {
                 Addr::Unix(addr.as_pathname().expect("it was bound to a path").to_owned())
             }
         }
+    }
+
+    /// Waits for a connection no longer than `limit`.
+    pub fn accept_limit(&self, limit: Duration) {
+        let socket = match self {
+            Self::Tcp(l) => SockRef::from(l),
+            Self::Unix(l) => SockRef::from(l),
+        };
+        socket.set_read_timeout(Some(limit)).expect("a socket takes a timeout");
     }
 
     pub fn accept(&self) -> io::Result<Wire> {

@@ -1,0 +1,207 @@
+//! Both ends of the protocol, driven by hand: peers that hold a right key and
+//! misbehave on purpose.
+//!
+//! The protocol's own core seals and opens for them. What they say, when, and
+//! with which clock and suites is up to the test.
+
+use std::io::{Read, Write};
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use knockpipe::addr::{ClientAddr, ServiceName};
+use knockpipe::keys::{Key, KeyRing, file};
+use knockpipe::proto::handshake::{Dialer, First, MESSAGE_LEN, Message, read_message1};
+use knockpipe::proto::hello::{Hello, Welcome};
+use knockpipe::proto::inbound::Event;
+use knockpipe::proto::message::{Open, ResetReason};
+use knockpipe::proto::outbound::Outbound;
+use knockpipe::proto::{Padding, PeerError, Session, SuiteSet};
+use knockpipe::secret::Secret;
+use rand::TryRng;
+use rand::rngs::SysRng;
+
+use super::address::{Addr, Kind};
+use super::data::Noise;
+use super::wait::NEVER;
+use super::wire::{Listener, Wire};
+
+/// A first message under a right key.
+pub struct Call {
+    dialer: Dialer,
+    message: Message,
+}
+
+/// A session whose other end is the program under test.
+pub struct Hand {
+    wire: Wire,
+    session: Session,
+    /// What was read and not opened yet.
+    unread: Vec<u8>,
+}
+
+/// A decrypt end that does what the test says.
+pub struct Acceptor {
+    listener: Listener,
+    ring: KeyRing,
+}
+
+// === impl Call ===
+
+impl Call {
+    /// As an honest dialer makes it.
+    pub fn new(key: &Path) -> Self {
+        Self::with(key, 0, SuiteSet::BOTH)
+    }
+
+    /// By a dialer whose clock is `ahead` seconds ahead, and that has `suites`.
+    pub fn with(key: &Path, ahead: i64, suites: SuiteSet) -> Self {
+        let clock_ms = unix_ms().checked_add_signed(ahead * 1000).expect("a time after 1970");
+        let hello = Hello { suites, padding: Padding::default(), clock_ms };
+        let (dialer, message) = Dialer::start(&read_key(key), hello, ephemeral());
+        Self { dialer, message }
+    }
+
+    /// The bytes to send.
+    pub fn message(&self) -> &Message {
+        &self.message
+    }
+
+    /// Sends it to a decrypt end that answers.
+    #[track_caller]
+    pub fn shake(self, to: &Addr) -> Hand {
+        let mut wire = Wire::connect(to).unwrap_or_else(|e| panic!("cannot reach {to}: {e}"));
+        wire.write_all(&self.message).unwrap_or_else(|e| panic!("cannot send: {e}"));
+        let answer = wire.expect_bytes(MESSAGE_LEN);
+        let answer = Message::try_from(answer).expect("as long as asked for");
+        let (session, _) = self.dialer.finish(answer).expect("an answer under the same key");
+        Hand { wire, session, unread: Vec::new() }
+    }
+}
+
+// === impl Hand ===
+
+impl Hand {
+    /// A dialer that has shaken hands, and said nothing yet.
+    #[track_caller]
+    pub fn dial(to: &Addr, key: &Path) -> Self {
+        Call::new(key).shake(to)
+    }
+
+    pub fn confirm(&mut self) {
+        self.say(Outbound::confirm);
+    }
+
+    /// Asks for the default target.
+    pub fn open(&mut self) {
+        let open = Open { service: ServiceName::default(), client: ClientAddr::Unix };
+        self.say(|outbound, out| outbound.open(&open, out));
+    }
+
+    pub fn opened(&mut self) {
+        self.say(Outbound::opened);
+    }
+
+    pub fn fin(&mut self) {
+        self.say(Outbound::fin);
+    }
+
+    pub fn reset(&mut self, reason: ResetReason) {
+        self.say(|outbound, out| outbound.reset(reason, out));
+    }
+
+    /// A record that nobody sealed.
+    #[track_caller]
+    pub fn garbage(&mut self) {
+        let record = [&[1, 0][..], &Noise::new(1).bytes(256)].concat();
+        self.wire.write_all(&record).unwrap_or_else(|e| panic!("cannot send: {e}"));
+    }
+
+    #[track_caller]
+    fn say(&mut self, what: impl FnOnce(&mut Outbound, &mut Vec<u8>) -> Result<(), PeerError>) {
+        let mut record = Vec::new();
+        what(&mut self.session.outbound, &mut record).expect("a young session can seal");
+        self.wire.write_all(&record).unwrap_or_else(|e| panic!("cannot send: {e}"));
+    }
+
+    /// The next thing the other end says.
+    #[track_caller]
+    pub fn hear(&mut self) -> Event {
+        self.wire.read_limit(NEVER);
+        loop {
+            let opened = self.session.inbound.next(&mut self.unread);
+            if let Some((event, len)) =
+                opened.expect("the program under test keeps to the protocol")
+            {
+                self.unread.drain(..len);
+                return event;
+            }
+            let mut buffer = [0; 4096];
+            match self.wire.read(&mut buffer) {
+                Ok(n @ 1..) => self.unread.extend_from_slice(&buffer[..n]),
+                other => panic!("it said nothing more: {other:?}"),
+            }
+        }
+    }
+
+    /// The socket, without the session.
+    pub fn into_wire(self) -> Wire {
+        self.wire
+    }
+}
+
+// === impl Acceptor ===
+
+impl Acceptor {
+    /// Listens on loopback.
+    pub fn start(key: &Path) -> Self {
+        let listener = Listener::bind(&Kind::Tcp4.fresh(Path::new("/"), ""));
+        let listener = listener.expect("loopback has free ports");
+        let ring = KeyRing::new(vec![read_key(key)]).expect("one key makes a ring");
+        Self { listener, ring }
+    }
+
+    pub fn addr(&self) -> Addr {
+        self.listener.addr()
+    }
+
+    /// The next dialer, after its Open.
+    #[track_caller]
+    pub fn accept(&self) -> Hand {
+        self.listener.accept_limit(NEVER);
+        let mut wire = self.listener.accept().unwrap_or_else(|e| panic!("nobody dials: {e}"));
+        let message = wire.expect_bytes(MESSAGE_LEN);
+        let message = Message::try_from(message).expect("as long as asked for");
+        let received = read_message1(&self.ring, &message).expect("a dialer with this key");
+        let welcome =
+            Welcome::answering(received.hello(), SuiteSet::BOTH, Padding::default(), unix_ms());
+        let welcome = welcome.expect("the dialer has a suite");
+        let (mut unconfirmed, answer) =
+            received.answer(&welcome, ephemeral()).expect("the dialer has a proper public key");
+        wire.write_all(&answer).unwrap_or_else(|e| panic!("cannot answer: {e}"));
+        let mut unread = Vec::new();
+        loop {
+            unread.extend(wire.expect_bytes(1));
+            match unconfirmed.confirm(&mut unread).expect("an authentic first record") {
+                First::Incomplete(same) => unconfirmed = same,
+                First::Confirmed(session, event, _) => {
+                    assert!(matches!(event, Event::Open(_)), "{event:?} comes first");
+                    return Hand { wire, session, unread: Vec::new() };
+                }
+            }
+        }
+    }
+}
+
+fn read_key(path: &Path) -> Key {
+    let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    file::parse(&bytes).expect("keygen wrote it")
+}
+
+fn ephemeral() -> Secret<32> {
+    Secret::filled_by(|bytes| SysRng.try_fill_bytes(bytes).expect("the system has randomness"))
+}
+
+fn unix_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    u64::try_from(now.as_millis()).expect("it is not that late")
+}

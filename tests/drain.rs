@@ -1,0 +1,166 @@
+//! The end of a process: strangers do not hold it up, sessions that are cut hear
+//! why, and nothing that was counted is lost.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
+
+mod common;
+
+use std::io::Write;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use common::address::deaf;
+use common::data::Noise;
+use common::proc::{TcpState, tcp_sockets};
+use common::{
+    Addr, End, Ending, Kind, Launch, Pair, PairOptions, Target, Wire, eventually, keygen,
+};
+
+/// How long a stop without any session may take: far less than the deadlines
+/// that it must not wait for, and far more than it needs.
+const PROMPTLY: Duration = Duration::from_secs(20);
+
+fn any() -> Addr {
+    Kind::Tcp4.fresh(Path::new("/"), "")
+}
+
+/// A decrypt end that gives strangers ten minutes.
+fn patient(key: &Path, drain: &str) -> End {
+    let launch = Launch::decrypt(key).source(&any()).args(["-t", "127.0.0.1:1"]);
+    launch.args(["-o", "600", "--drain", drain]).start()
+}
+
+/// A stranger is no session: it neither holds a stop up nor makes it an unclean
+/// one, whether the drain is short or long.
+#[test]
+fn a_silent_stranger_does_not_hold_a_stop_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = keygen(dir.path(), "key");
+    for drain in ["1", "3600"] {
+        let mut decrypt = patient(&key, drain);
+        let baseline = decrypt.fds();
+        let mut stranger = decrypt.connect();
+        eventually("it is accepted", || decrypt.fds() > baseline);
+        let start = Instant::now();
+        decrypt.stop();
+        println!("--drain {drain} with a stranger: {:.1?}", start.elapsed());
+        assert!(start.elapsed() < PROMPTLY, "it took {:.1?}", start.elapsed());
+        stranger.expect_ending();
+        assert_eq!(decrypt.refused("handshake-failed"), 1, "{}", decrypt.program.tail());
+    }
+}
+
+/// A second signal ends now; what there was is still no session.
+#[test]
+fn a_second_signal_with_only_a_stranger_is_a_clean_end_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = keygen(dir.path(), "key");
+    let mut decrypt = patient(&key, "3600");
+    let baseline = decrypt.fds();
+    let _stranger = decrypt.connect();
+    eventually("it is accepted", || decrypt.fds() > baseline);
+    let start = Instant::now();
+    decrypt.terminate();
+    stopping(&decrypt);
+    decrypt.terminate();
+    assert_eq!(decrypt.program.exit_code(), 0, "{}", decrypt.program.tail());
+    assert!(start.elapsed() < PROMPTLY, "it took {:.1?}", start.elapsed());
+    assert_eq!(decrypt.strangers(), 1, "{}", decrypt.program.tail());
+}
+
+/// "An exact count": also of those that nobody had been told of before the end,
+/// whether it drains, its drain is over, or a second signal ends it.
+#[test]
+fn nothing_that_was_counted_is_lost_at_the_end() {
+    const STRANGERS: usize = 50;
+    let target = Target::hold();
+    for (drain, signals) in [("3600", 1), ("0.2", 1), ("3600", 2)] {
+        let options = PairOptions::default().decrypt(&["-o", "600", "--drain", drain]);
+        let mut pair = Pair::start(options, target.addr());
+        let before = target.counts().accepts();
+        // Where it is not the strangers' deadline that ends it, a session is cut.
+        let session = (drain, signals) != ("3600", 1);
+        let client = session.then(|| pair.connect());
+        eventually("the target has it", || {
+            target.counts().accepts() - before == u64::from(session)
+        });
+        let baseline = pair.decrypt.fds();
+        let strangers: Vec<Wire> = Noise::new(1)
+            .bytes(STRANGERS)
+            .iter()
+            .map(|byte| {
+                let mut wire = pair.decrypt.connect();
+                wire.write_all(&[*byte; 300]).unwrap();
+                wire
+            })
+            .collect();
+        eventually("all are accepted", || pair.decrypt.fds() == baseline + STRANGERS);
+        pair.decrypt.terminate();
+        if signals == 2 {
+            stopping(&pair.decrypt);
+            pair.decrypt.terminate();
+        }
+        let expected = i32::from(session);
+        assert_eq!(pair.decrypt.program.exit_code(), expected, "{}", pair.decrypt.program.tail());
+        let counted = pair.decrypt.strangers();
+        assert_eq!(counted, STRANGERS as u64, "--drain {drain}, {signals} signals");
+        assert_eq!(pair.decrypt.closed().len(), usize::from(session));
+        drop((strangers, client));
+        pair.encrypt.stop();
+    }
+}
+
+/// A session that is still dialling its target when it is cut has a line of its
+/// own, and the encrypt end hears why.
+#[test]
+fn a_session_that_is_cut_while_it_dials_is_told_to_both_ends() {
+    let (nobody, _held) = deaf();
+    for second in [false, true] {
+        let drain = if second { "3600" } else { "0.3" };
+        let options = PairOptions::default().decrypt(&["-o", "600", "--drain", drain]);
+        let mut pair = Pair::start(options, &nobody);
+        let mut client = pair.connect();
+        eventually("the target is being dialled", || is_dialling(&pair.decrypt, &nobody));
+        pair.decrypt.terminate();
+        if second {
+            stopping(&pair.decrypt);
+            pair.decrypt.terminate();
+        }
+        assert_eq!(pair.decrypt.program.exit_code(), 1, "a session was cut");
+        let line = pair.decrypt.wait_closed("shutdown");
+        assert!(line.has("target", &nobody.to_string()), "{}", line.text());
+        assert_eq!(pair.decrypt.closed().len(), 1);
+        pair.encrypt.wait_closed("peer-shutdown");
+        assert_eq!(client.expect_ending(), Ending::Reset);
+        pair.encrypt.stop();
+    }
+}
+
+/// The same for a client whose far end is still being dialled.
+#[test]
+fn a_client_that_is_cut_before_the_far_end_answered_has_its_line() {
+    let (nobody, _held) = deaf();
+    let dir = tempfile::tempdir().unwrap();
+    let key = keygen(dir.path(), "key");
+    let launch = Launch::encrypt(&key).source(&any()).target(&nobody);
+    let mut encrypt = launch.args(["-o", "600", "--drain", "0.3"]).start();
+    let mut client = encrypt.connect();
+    eventually("the far end is being dialled", || is_dialling(&encrypt, &nobody));
+    encrypt.terminate();
+    assert_eq!(encrypt.program.exit_code(), 1, "a client was cut");
+    encrypt.wait_closed("shutdown");
+    assert_eq!(client.expect_ending(), Ending::Reset);
+}
+
+/// Waits until the first signal has been heard. Nobody connects to find out, because
+/// that would count as a stranger.
+#[track_caller]
+fn stopping(end: &End) {
+    end.program.wait_line("stopping", |line| line.message().starts_with("stopping"));
+}
+
+fn is_dialling(end: &End, to: &Addr) -> bool {
+    let to = to.tcp();
+    tcp_sockets(end.pid())
+        .iter()
+        .any(|socket| socket.state == TcpState::SynSent && to == socket.remote.into())
+}

@@ -1,0 +1,316 @@
+//! What a process takes from the machine around it: the address it binds, the
+//! names it looks up again, the system's log.
+//!
+//! Names and the log get files of their own in a mount namespace of the process
+//! under test, so the machine stays as it is.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
+
+mod common;
+
+use std::fs;
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc::channel;
+
+use common::program::require;
+use common::{
+    Addr, End, Kind, Launch, NEVER, Pair, PairOptions, Program, Target, Wire, binary, eventually,
+    keygen,
+};
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+fn any() -> Addr {
+    Kind::Tcp4.fresh(Path::new("/"), "")
+}
+
+/// `unshare` with what it takes to mount something; panics when that is impossible.
+#[track_caller]
+fn private_mounts() -> Vec<&'static str> {
+    require("unshare", "util-linux");
+    require("mount", "mount");
+    let root = nix::unistd::geteuid().is_root();
+    let words = if root { vec!["unshare", "-m"] } else { vec!["unshare", "-r", "-m"] };
+    let allowed = Command::new(words[0]).args(&words[1..]).arg("true").output().unwrap();
+    assert!(
+        allowed.status.success(),
+        "this test needs a mount namespace; run it as root, or allow user namespaces: {}",
+        String::from_utf8_lossy(&allowed.stderr)
+    );
+    words
+}
+
+// === -b ===
+
+/// `-b`: the target sees that address, and so does the decrypt end.
+#[test]
+fn connections_come_from_the_address_that_b_names() {
+    let (sender, seen) = channel();
+    let target = Target::local(move |mut wire, _| {
+        sender.send(wire.peer()).unwrap();
+        wire.write_all(b"!").unwrap();
+    });
+    // An address without a port, as our spelling has it, and both with one, as spiped's does.
+    for (encrypt, decrypt) in [("127.0.0.4", "127.0.0.5"), ("[127.0.0.4]:0", "127.0.0.5:0")] {
+        let options = PairOptions::default().encrypt(&["-b", encrypt]).decrypt(&["-b", decrypt]);
+        let pair = Pair::start(options, target.addr());
+        let mut client = pair.connect();
+        client.expect_bytes(1);
+        drop(client);
+        let peer = seen.recv_timeout(NEVER).expect("the target was reached");
+        assert_eq!(peer.ip(), Ipv4Addr::new(127, 0, 0, 5));
+        let line = pair.decrypt.program.wait_line("closed", |line| line.is("closed"));
+        let peer: SocketAddr = line.field("peer").unwrap().parse().unwrap();
+        assert_eq!(peer.ip(), Ipv4Addr::new(127, 0, 0, 4), "{}", line.text());
+    }
+}
+
+/// One with a port: that very port, also right after its last connection has ended.
+#[test]
+fn a_bind_port_is_used_again_at_once() {
+    let (sender, seen) = channel();
+    let target = Target::local(move |mut wire, _| {
+        sender.send(wire.peer()).unwrap();
+        wire.write_all(b"!").unwrap();
+    });
+    let bind = SocketAddr::from(([127, 0, 0, 5], common::address::free_port()));
+    let options = PairOptions::default().decrypt(&["-b", &bind.to_string()]);
+    let pair = Pair::start(options, target.addr());
+    for round in 0..3 {
+        let mut client = pair.connect();
+        assert_eq!(client.expect_bytes(1), b"!", "round {round}");
+        drop(client);
+        assert_eq!(seen.recv_timeout(NEVER).expect("the target was reached"), bind);
+        target.wait_idle();
+        let finished = || pair.decrypt.closed().len() > round;
+        eventually("the session has ended", finished);
+    }
+}
+
+// === -r ===
+
+/// The name whose address the tests change.
+const NAME: &str = "knockpipe.test";
+
+/// A machine whose names come from a file of ours.
+struct Names {
+    dir: TempDir,
+}
+
+impl Names {
+    fn new() -> Self {
+        let names = Self { dir: tempfile::tempdir().unwrap() };
+        fs::write(names.file("nsswitch.conf"), "hosts: files\n").unwrap();
+        names.say(None);
+        names
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// From now on the name has this address, or none.
+    fn say(&self, ip: Option<Ipv4Addr>) {
+        // Written in place: the file that is mounted is this one and no successor.
+        let line = ip.map(|ip| format!("{ip} {NAME}\n")).unwrap_or_default();
+        fs::write(self.file("hosts"), line).unwrap();
+    }
+
+    /// A program that runs `knockpipe` with these names.
+    fn knockpipe(&self) -> PathBuf {
+        let script = self.file("knockpipe");
+        let text = format!(
+            "#!/bin/sh\n\
+             exec {} sh -c 'mount --bind {} /etc/hosts && mount --bind {} /etc/nsswitch.conf \
+             && exec {} \"$@\"' knockpipe \"$@\"\n",
+            private_mounts().join(" "),
+            self.file("hosts").display(),
+            self.file("nsswitch.conf").display(),
+            binary().display(),
+        );
+        fs::write(&script, text).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(&script, mode).unwrap();
+        script
+    }
+}
+
+const ONE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+const TWO: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
+
+/// Two addresses with the same free port, which a name can move between.
+fn twins() -> [SocketAddr; 2] {
+    let port = common::address::free_port();
+    [ONE, TWO].map(|ip| SocketAddr::from((ip, port)))
+}
+
+/// A target that says who it is, and then echoes.
+fn says(at: SocketAddr, name: &'static str) -> Target {
+    Target::serve(&Addr::Tcp(at), move |mut wire, counts| {
+        if wire.write_all(name.as_bytes()).is_ok() {
+            common::target::echo(wire, counts);
+        }
+    })
+}
+
+/// Whether a new client is served by `name`.
+fn served_by(entrance: &Addr, name: &str) -> bool {
+    Wire::connect(entrance).unwrap().expect_bytes(name.len()) == name.as_bytes()
+}
+
+/// Moves the name away and back while `end`, which dials it, is in use. Whoever
+/// is at address number N says N.
+fn moves(names: &Names, end: &End, entrance: &Addr) {
+    let mut early = Wire::connect(entrance).unwrap();
+    assert_eq!(early.expect_bytes(1), b"1");
+    names.say(Some(TWO));
+    eventually("new connections follow the name", || served_by(entrance, "2"));
+    early.expect_echo(b"and the old one stays");
+
+    names.say(None);
+    let gone = "target does not resolve any more";
+    end.program.wait_line(gone, |line| line.message().starts_with(gone));
+    assert!(served_by(entrance, "2"), "the last good answer is kept");
+
+    names.say(Some(ONE));
+    end.program.wait_line("target resolves again", |line| line.is("target resolves again"));
+    eventually("and they follow it back", || served_by(entrance, "1"));
+    assert_eq!(end.count(gone), 1, "said once:\n{}", end.program.tail());
+    early.expect_echo(b"to the end");
+}
+
+/// "Target names are resolved again every -r seconds (last good answer kept)", at
+/// the decrypt end.
+#[test]
+fn a_service_that_moves_is_found_again() {
+    let [one, two] = twins();
+    let _targets = [says(one, "1"), says(two, "2")];
+    let names = Names::new();
+    names.say(Some(ONE));
+    let key = keygen(names.dir.path(), "key");
+    let decrypt = Launch::decrypt(&key)
+        .binary(&names.knockpipe())
+        .source(&any())
+        .args(["-t", &format!("{NAME}:{}", one.port()), "-r", "1"])
+        .start();
+    let encrypt = Launch::encrypt(&key).source(&any()).target(decrypt.addr()).start();
+    moves(&names, &decrypt, encrypt.addr());
+}
+
+/// The same at the encrypt end, whose far end moves.
+#[test]
+fn a_decrypt_end_that_moves_is_found_again() {
+    let names = Names::new();
+    names.say(Some(ONE));
+    let key = keygen(names.dir.path(), "key");
+    let targets = ["1", "2"].map(|name| says(any().tcp(), name));
+    let ends: Vec<End> = twins()
+        .iter()
+        .zip(&targets)
+        .map(|(at, target)| {
+            Launch::decrypt(&key).source(&Addr::Tcp(*at)).target(target.addr()).start()
+        })
+        .collect();
+    let port = ends[0].addr().tcp().port();
+    let encrypt = Launch::encrypt(&key)
+        .binary(&names.knockpipe())
+        .source(&any())
+        .args(["-t", &format!("{NAME}:{port}"), "-r", "1"])
+        .start();
+    moves(&names, &encrypt, encrypt.addr());
+}
+
+/// `-D`: an end whose target has no address yet refuses, and serves by itself as
+/// soon as the name is there.
+#[test]
+fn a_name_that_comes_later_is_waited_for() {
+    let target = says(any().tcp(), "1");
+    let names = Names::new();
+    let key = keygen(names.dir.path(), "key");
+    let port = target.addr().tcp().port();
+    let decrypt = Launch::decrypt(&key)
+        .binary(&names.knockpipe())
+        .source(&any())
+        .args(["-t", &format!("{NAME}:{port}"), "-D"])
+        .start();
+    let encrypt = Launch::encrypt(&key).source(&any()).target(decrypt.addr()).start();
+    encrypt.connect().expect_ending();
+    decrypt.wait_closed("target-unresolved");
+    names.say(Some(Ipv4Addr::LOCALHOST));
+    eventually("the name is found", || {
+        let (bytes, _) = encrypt.connect().read_to_ending(std::time::Duration::from_secs(1));
+        bytes == b"1"
+    });
+}
+
+// === --syslog ===
+
+/// `--syslog`: the lines go to /dev/log, as `knockpipe[PID]` of the daemon
+/// facility, and nothing goes to standard error.
+#[test]
+fn syslog_receives_the_lines() {
+    let target = Target::echo();
+    let dir = tempfile::tempdir().unwrap();
+    let key = keygen(dir.path(), "key");
+    let log = UnixDatagram::bind(dir.path().join("log")).unwrap();
+    log.set_read_timeout(Some(NEVER)).unwrap();
+    let (sealed, pid_file) = (dir.path().join("sealed"), dir.path().join("pid"));
+    let mut words = private_mounts().into_iter();
+    let mut command = Command::new(words.next().unwrap());
+    // A /dev of its own with nothing but the log in it.
+    command.args(words).args(["sh", "-c"]).arg(format!(
+        "mount -t tmpfs none /dev && ln -s {} /dev/log && exec {} \"$@\"",
+        dir.path().join("log").display(),
+        binary().display()
+    ));
+    command.args(["knockpipe", "decrypt", "--syslog", "-s"]).arg(&sealed).arg("-p").arg(&pid_file);
+    command.args(["-t", &target.addr().to_string(), "-k"]).arg(&key);
+    let mut decrypt = Program::spawn("decrypt", command.stdin(Stdio::null()).stdout(Stdio::null()));
+
+    let ready = datagram_with(&log, " ready ");
+    let pid = fs::read_to_string(&pid_file).unwrap();
+    let tag = format!("knockpipe[{}]: ", pid.trim_end());
+    assert!(ready.contains(&tag), "no {tag} in {ready}");
+    assert!(priority(&ready) > DAEMON * 8 + WARNING, "too loud: {ready}");
+    assert_eq!(priority(&ready) / 8, DAEMON, "not of the daemon facility: {ready}");
+    let sealed = Addr::Unix(sealed);
+    let mut encrypt = Launch::encrypt(&key).source(&any()).target(&sealed).start();
+    encrypt.connect().expect_echo(b"through the tunnel");
+    let closed = datagram_with(&log, " closed ");
+    assert!(closed.contains(&tag) && closed.contains("reason=finished"), "{closed}");
+    encrypt.stop();
+
+    Wire::connect(&sealed).unwrap().write_all(&[0; 300]).unwrap();
+    let refused = datagram_with(&log, " refused ");
+    assert_eq!(priority(&refused), DAEMON * 8 + WARNING, "not daemon.warning: {refused}");
+    decrypt.signal(Signal::SIGTERM);
+    datagram_with(&log, "stopped");
+    assert_eq!(decrypt.exit_code(), 0);
+    assert_eq!(decrypt.stderr(), "");
+}
+
+/// Facility and severity, as syslog(3) numbers them.
+const DAEMON: u32 = 3;
+const WARNING: u32 = 4;
+
+/// The number in front of a line: facility times 8, and severity; the lower, the louder.
+fn priority(line: &str) -> u32 {
+    let number = line.strip_prefix('<').and_then(|rest| rest.split_once('>'));
+    number.expect("a line has a priority").0.parse().expect("it is a number")
+}
+
+/// The next line of the log with `piece` in it.
+#[track_caller]
+fn datagram_with(log: &UnixDatagram, piece: &str) -> String {
+    let mut bytes = [0; 4096];
+    loop {
+        let len = log.recv(&mut bytes).unwrap_or_else(|e| panic!("no{piece}in the log: {e}"));
+        let line = String::from_utf8_lossy(&bytes[..len]).into_owned();
+        if line.contains(piece) {
+            return line;
+        }
+    }
+}
