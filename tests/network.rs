@@ -22,7 +22,7 @@ use common::{Addr, End, Ending, Kind, Line, NEVER, Pair, PairOptions, Target, Wi
 use socket2::{SockFilter, SockRef};
 
 /// "A vanished peer is noticed within 60 s", and what a loaded machine adds.
-const NOTICED: Duration = Duration::from_secs(65);
+const NOTICED: Duration = Duration::from_secs(90);
 
 /// Makes the owner of `socket` vanish for whoever is at the other end: BPF's
 /// `return 0` accepts no packet.
