@@ -23,6 +23,12 @@ const FLOORS: &[Floor] = &[
         may_import: &["addr", "secret", "reason", "proto", "keys"],
         forbidden: PURE,
     },
+    // The gate's stores are the part of it that does input and output.
+    Floor {
+        paths: &["gate/any_store.rs", "gate/embedded_store", "gate/redis_store"],
+        may_import: &["addr", "secret", "reason", "gate"],
+        forbidden: &["clap", "anyhow", "tracing"],
+    },
     Floor { paths: &["gate"], may_import: &["addr", "secret", "reason", "gate"], forbidden: PURE },
     Floor { paths: &["net"], may_import: &["addr", "net"], forbidden: &["proto", "keys"] },
     Floor {

@@ -15,7 +15,8 @@ pub const BATCH: usize = 10_000;
 /// What a store's follower reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A full read starts; what follows until `End` replaces everything.
+    /// A full read starts; what follows until `End` replaces everything. One that
+    /// is cut off is followed by `Away`, or by the `Begin` of another.
     Begin,
     /// Part of a full read, at most [`BATCH`] items. A subject that comes twice
     /// counts as it came last.
@@ -33,8 +34,8 @@ pub enum Event {
     /// The allow-set changed in a way that only a full read tells; one is
     /// scheduled, and asks are answered with the truth meanwhile.
     Unsure,
-    /// The store is unreachable or unusable, and why, in one line; `Begin`
-    /// follows when it is back.
+    /// The store is unreachable or unusable, and why, in one line. Once for each
+    /// absence; it is back with the next `End`.
     Away(String),
 }
 

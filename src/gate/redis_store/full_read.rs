@@ -24,6 +24,8 @@ impl Session<'_> {
         let read = if self.memory.is_complete() { read } else { Read::All };
         let began = Instant::now();
         self.plan.begin(read, began);
+        // Before it begins: a key of another type is no content.
+        self.form = self.links.form(&self.store.keys).await?;
         self.send(Event::Begin).await?;
         self.odd.begin_set();
         let mut garbage = self.read_set().await?;
@@ -40,7 +42,6 @@ impl Session<'_> {
     }
 
     async fn read_set(&mut self) -> Result<u64, Trouble> {
-        self.form = self.links.form(&self.store.keys).await?;
         let (form, mut cursor, mut garbage) = (self.form, 0, 0);
         loop {
             let page = self.links.scan_set(&self.store.keys, form, cursor).await?;
