@@ -143,18 +143,6 @@ pub enum StoreError {
         /// What to do about it.
         remedy: &'static str,
     },
-    /// The key of the allow-set holds something else.
-    #[error(
-        "key \"{key}\" on {server} is a {found} and no set of addresses; name another with --set, or delete it"
-    )]
-    WrongType {
-        /// The server.
-        server: String,
-        /// The key.
-        key: String,
-        /// What it is, as Redis calls it.
-        found: String,
-    },
     /// A member with an expiry was asked for where none can be kept.
     #[error(
         "key \"{key}\" on {server} is a plain set, whose members cannot expire; give --allow-prefix, use a sorted set, or leave --ttl away"
@@ -229,7 +217,6 @@ mod tests {
         let errors = [
             StoreError::NoStore,
             StoreError::Failed { server: text(), key: text(), cause: text(), remedy: "" },
-            StoreError::WrongType { server: text(), key: text(), found: text() },
             StoreError::NoExpiry { server: text(), key: text() },
             StoreError::CutOff,
         ];
