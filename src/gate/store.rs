@@ -15,7 +15,8 @@ pub const BATCH: usize = 10_000;
 /// What a store's follower reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A full read starts; what follows until `End` replaces everything.
+    /// A full read starts; what follows until `End` replaces everything. One that
+    /// is cut off is followed by `Away`, or by the `Begin` of another.
     Begin,
     /// Part of a full read, at most [`BATCH`] items. A subject that comes twice
     /// counts as it came last.
@@ -33,8 +34,8 @@ pub enum Event {
     /// The allow-set changed in a way that only a full read tells; one is
     /// scheduled, and asks are answered with the truth meanwhile.
     Unsure,
-    /// The store is unreachable or unusable, and why, in one line; `Begin`
-    /// follows when it is back.
+    /// The store is unreachable or unusable, and why, in one line. Once for each
+    /// absence; it is back with the next `End`.
     Away(String),
 }
 
@@ -142,18 +143,6 @@ pub enum StoreError {
         /// What to do about it.
         remedy: &'static str,
     },
-    /// The key of the allow-set holds something else.
-    #[error(
-        "key \"{key}\" on {server} is a {found} and no set of addresses; name another with --set, or delete it"
-    )]
-    WrongType {
-        /// The server.
-        server: String,
-        /// The key.
-        key: String,
-        /// What it is, as Redis calls it.
-        found: String,
-    },
     /// A member with an expiry was asked for where none can be kept.
     #[error(
         "key \"{key}\" on {server} is a plain set, whose members cannot expire; give --allow-prefix, use a sorted set, or leave --ttl away"
@@ -228,7 +217,6 @@ mod tests {
         let errors = [
             StoreError::NoStore,
             StoreError::Failed { server: text(), key: text(), cause: text(), remedy: "" },
-            StoreError::WrongType { server: text(), key: text(), found: text() },
             StoreError::NoExpiry { server: text(), key: text() },
             StoreError::CutOff,
         ];

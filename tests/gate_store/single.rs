@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use knockpipe::gate::any_store::AnyStore;
 use knockpipe::gate::redis_store::{Credentials, Keys, RedisOptions, RedisStore};
-use knockpipe::gate::store::Edit;
+use knockpipe::gate::store::{Edit, Event};
 
 use super::conformance::{self, Backing, bans, edit, history, ip, member, members};
 use super::follower::Follower;
@@ -162,6 +162,24 @@ async fn what_other_programs_write_shows_at_once() {
     follower.until("nothing", |s| !s.reading && s.allowed.is_empty() && s.bans.is_empty()).await;
     assert!(follower.state.away.is_empty(), "{:?}", follower.state.away);
     follower.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ask_is_answered_from_the_server_and_not_from_what_was_read() {
+    let server = Server::start(&[]);
+    let store = open(&server.url());
+    for command in ["SADD ip-allowed", "ZADD ip-allowed +inf", "SADD ip-allowed"] {
+        // No set at first, then another form of it than was read last.
+        let mut follower = Follower::start(&store).await;
+        server.ask("DEL ip-allowed");
+        server.ask(&format!("{command} 203.0.113.7"));
+        follower.state.exact.clear();
+        follower.ask(&["203.0.113.7"]).await;
+        follower.until("the answer", |state| state.exact.len() == 2).await;
+        let expected = Event::Allowed(member("203.0.113.7"), Some(None));
+        assert_eq!(follower.state.exact[1], expected);
+        follower.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

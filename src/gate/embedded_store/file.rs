@@ -33,8 +33,9 @@ const MOST_NEWS: usize = 50_000;
 pub(super) struct Tail {
     path: PathBuf,
     image: Image,
-    /// Device and inode of the file that was read.
-    id: Option<(u64, u64)>,
+    /// The file that was read. Held open, or else another file could get its
+    /// inode and pass for it.
+    held: Option<File>,
     offset: u64,
     /// The length at which it is time to see how much of it is past.
     compact_check: u64,
@@ -49,13 +50,55 @@ pub(super) struct News {
     pub(super) subjects: Vec<Subject>,
 }
 
+/// The file, held against other writers.
+pub(super) struct Locked(Flock<File>);
+
+// === impl Locked ===
+
+impl Locked {
+    /// Opens and locks the file that has the path now; makes it when there is none.
+    pub(super) fn take(path: &Path) -> Result<Self, StoreError> {
+        let failed = |error: &io::Error| error_at(path, error);
+        let until = Instant::now() + LOCK;
+        loop {
+            let mut options = OpenOptions::new();
+            options.read(true).append(true).create(true).mode(0o600);
+            let file = options.open(path).map_err(|error| failed(&error))?;
+            let locked = Self::wait(file, until).map_err(|errno| match errno {
+                Errno::EWOULDBLOCK => {
+                    cause_at(path, "another process holds its lock for 5 s; see which: fuser FILE")
+                }
+                errno => failed(&errno.into()),
+            })?;
+            // Another writer may have put a new file in its place meanwhile.
+            let here = locked.metadata().map_err(|error| failed(&error))?;
+            if fs::metadata(path).is_ok_and(|there| id(&there) == id(&here)) {
+                return Ok(Self(locked));
+            }
+        }
+    }
+
+    fn wait(mut file: File, until: Instant) -> Result<Flock<File>, Errno> {
+        loop {
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(locked) => return Ok(locked),
+                Err((back, Errno::EWOULDBLOCK)) if Instant::now() < until => file = back,
+                Err((_, errno)) => return Err(errno),
+            }
+            std::thread::sleep(LOCK_POLL);
+        }
+    }
+}
+
+// === impl Tail ===
+
 impl Tail {
     pub(super) fn new(path: PathBuf) -> Self {
         let news = News { everything: true, subjects: vec![] };
         Self {
             path,
             image: Image::default(),
-            id: None,
+            held: None,
             offset: 0,
             compact_check: WORTH_COMPACTING,
             news,
@@ -78,7 +121,7 @@ impl Tail {
     /// Whether the file differs from what was read, by looking at it from outside.
     pub(super) fn is_behind(&self) -> Result<bool, StoreError> {
         let seen = fs::metadata(&self.path).map_err(|error| self.error(&error))?;
-        Ok(self.id != Some(id(&seen)) || self.offset != seen.len())
+        Ok(!self.holds(&seen) || self.offset != seen.len())
     }
 
     /// Reads what was appended; a torn end is left for the next writer.
@@ -98,22 +141,22 @@ impl Tail {
         Ok(())
     }
 
-    /// Creates the file when there is none, and appends what `decide` gives for
-    /// what it holds then. Gives what was appended.
+    /// Appends what `decide` gives for what the file holds now. Gives what was
+    /// appended.
     pub(super) fn edit(
         &mut self,
+        Locked(file): &Locked,
         decide: impl FnOnce(&Image) -> Vec<Record>,
         now_ms: u64,
     ) -> Result<Vec<Record>, StoreError> {
-        let file = self.lock()?;
-        self.read(&file)?;
-        self.mend(&file)?;
+        self.read(file)?;
+        self.mend(file)?;
         let records = decide(&self.image);
         let began = self.offset;
         let lines: String = records.iter().map(|record| record.line(began)).collect();
         // Also when nothing is to be written: what was found may be in no disk yet,
         // when its writer was killed before it could see to that.
-        self.append(&file, lines.as_bytes())?;
+        self.append(file, lines.as_bytes())?;
         for record in &records {
             self.note(record);
         }
@@ -124,43 +167,23 @@ impl Tail {
         Ok(records)
     }
 
-    /// Opens and locks the file that has the path now.
-    fn lock(&self) -> Result<Flock<File>, StoreError> {
-        let until = Instant::now() + LOCK;
-        loop {
-            let mut options = OpenOptions::new();
-            options.read(true).append(true).create(true).mode(0o600);
-            let mut file = options.open(&self.path).map_err(|error| self.error(&error))?;
-            let locked = loop {
-                match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                    Ok(locked) => break locked,
-                    Err((back, Errno::EWOULDBLOCK)) if Instant::now() < until => file = back,
-                    Err((_, Errno::EWOULDBLOCK)) => return Err(self.cause(
-                        "another process holds its lock for 5 seconds; see which with: fuser FILE",
-                    )),
-                    Err((_, errno)) => return Err(self.error(&errno.into())),
-                }
-                std::thread::sleep(LOCK_POLL);
-            };
-            // Another writer may have put a new file in its place meanwhile.
-            let here = locked.metadata().map_err(|error| self.error(&error))?;
-            if fs::metadata(&self.path).is_ok_and(|there| id(&there) == id(&here)) {
-                return Ok(locked);
-            }
-        }
-    }
-
     fn read(&mut self, file: &File) -> Result<(), StoreError> {
         let seen = file.metadata().map_err(|error| self.error(&error))?;
         self.check(&seen)?;
-        if self.id != Some(id(&seen)) || seen.len() < self.offset {
-            self.id = Some(id(&seen));
+        if !self.holds(&seen) || seen.len() < self.offset {
+            self.held = Some(file.try_clone().map_err(|error| self.error(&error))?);
             self.image = Image::default();
             self.expect_everything();
             self.offset = 0;
         }
         let done = self.read_on(file);
         done.map_err(|error| self.error(&error))?.map_or(Ok(()), |cause| Err(self.cause(cause)))
+    }
+
+    /// Whether this is the file that was read.
+    fn holds(&self, seen: &fs::Metadata) -> bool {
+        let held = self.held.as_ref().and_then(|file| file.metadata().ok());
+        held.is_some_and(|held| id(&held) == id(seen))
     }
 
     fn check(&self, seen: &fs::Metadata) -> Result<(), StoreError> {
@@ -290,7 +313,7 @@ impl Tail {
         let renamed = written.and_then(|seen| fs::rename(&new, &self.path).map(|()| seen));
         let Ok(seen) = renamed else { return fs::remove_file(&new) };
         // The same content in another file: no news for a follower here.
-        self.id = Some(id(&seen));
+        self.held = Some(file);
         self.offset = seen.len();
         self.compact_check = WORTH_COMPACTING.max(self.offset * SLACK);
         sync_directory(&self.path)
@@ -316,18 +339,26 @@ impl Tail {
     }
 
     fn error(&self, error: &io::Error) -> StoreError {
-        let remedy = match error.kind() {
-            io::ErrorKind::NotFound => "make its directory, or name another file",
-            io::ErrorKind::PermissionDenied => "let the user of this process read and write it",
-            io::ErrorKind::StorageFull => "free space on its disk",
-            _ => "see whether the disk is well",
-        };
-        self.cause(format!("{error}; {remedy}"))
+        error_at(&self.path, error)
     }
 
     fn cause(&self, cause: impl Into<String>) -> StoreError {
-        StoreError::File { path: self.path.display().to_string(), cause: cause.into() }
+        cause_at(&self.path, cause)
     }
+}
+
+fn error_at(path: &Path, error: &io::Error) -> StoreError {
+    let remedy = match error.kind() {
+        io::ErrorKind::NotFound => "make its directory, or name another file",
+        io::ErrorKind::PermissionDenied => "let the user of this process read and write it",
+        io::ErrorKind::StorageFull => "free space on its disk",
+        _ => "see whether the disk is well",
+    };
+    cause_at(path, format!("{error}; {remedy}"))
+}
+
+fn cause_at(path: &Path, cause: impl Into<String>) -> StoreError {
+    StoreError::File { path: path.display().to_string(), cause: cause.into() }
 }
 
 fn id(seen: &fs::Metadata) -> (u64, u64) {
@@ -369,10 +400,16 @@ mod tests {
         }
 
         fn error(&self) -> String {
-            let error = self.tail().edit(|_| vec![], 0).unwrap_err().to_string();
+            let error = edit(&mut self.tail(), vec![], 0).unwrap_err().to_string();
             assert!(!error.contains('\n') && error.contains("; "), "{error}");
             error
         }
+    }
+
+    /// Locks and edits.
+    fn edit(tail: &mut Tail, records: Vec<Record>, now_ms: u64) -> Result<(), StoreError> {
+        let locked = Locked::take(&tail.path)?;
+        tail.edit(&locked, |_| records, now_ms).map(drop)
     }
 
     fn allow(n: u8) -> Record {
@@ -387,13 +424,13 @@ mod tests {
     fn what_one_writes_another_reads() {
         let place = Place::new();
         let (mut one, mut other) = (place.tail(), place.tail());
-        one.edit(|_| vec![allow(1)], 0).unwrap();
+        edit(&mut one, vec![allow(1)], 0).unwrap();
         assert!(other.is_behind().unwrap());
         other.catch_up().unwrap();
         assert_eq!(count(&other), 1);
         assert!(other.take_news().everything && !other.is_behind().unwrap());
-        other.edit(|_| vec![allow(2)], 0).unwrap();
-        one.edit(|_| vec![allow(3)], 0).unwrap();
+        edit(&mut other, vec![allow(2)], 0).unwrap();
+        edit(&mut one, vec![allow(3)], 0).unwrap();
         other.catch_up().unwrap();
         assert_eq!((count(&one), count(&other)), (3, 3));
         let news = other.take_news();
@@ -407,13 +444,13 @@ mod tests {
         for cut in 0..whole.len() {
             let place = Place::new();
             let mut writer = place.tail();
-            writer.edit(|_| vec![allow(1)], 0).unwrap();
+            edit(&mut writer, vec![allow(1)], 0).unwrap();
             let mut reader = place.tail();
             let end = allow(2).line(writer.offset) + &allow(3).line(writer.offset);
             place.write(&end.as_bytes()[..cut]);
             reader.catch_up().unwrap();
             assert_eq!(count(&reader), 1, "cut at {cut}");
-            place.tail().edit(|_| vec![allow(4)], 0).unwrap();
+            edit(&mut place.tail(), vec![allow(4)], 0).unwrap();
             reader.catch_up().unwrap();
             assert_eq!(count(&reader), 2, "cut at {cut}");
             assert!(!reader.is_behind().unwrap());
@@ -424,13 +461,13 @@ mod tests {
     fn an_append_whose_pages_came_out_of_order_is_torn_too() {
         let place = Place::new();
         let mut writer = place.tail();
-        writer.edit(|_| vec![allow(1)], 0).unwrap();
+        edit(&mut writer, vec![allow(1)], 0).unwrap();
         let zeros = [0; 300];
         place.write(&[&zeros[..], b"\n", allow(3).line(writer.offset).as_bytes()].concat());
         let mut reader = place.tail();
         reader.catch_up().unwrap();
         assert_eq!(count(&reader), 1);
-        place.tail().edit(|_| vec![allow(2)], 0).unwrap();
+        edit(&mut place.tail(), vec![allow(2)], 0).unwrap();
         reader.catch_up().unwrap();
         assert_eq!(count(&reader), 2);
     }
@@ -442,7 +479,7 @@ mod tests {
             place.write(&HEADER[..cut]);
             let mut reader = place.tail();
             reader.catch_up().unwrap();
-            place.tail().edit(|_| vec![allow(1)], 0).unwrap();
+            edit(&mut place.tail(), vec![allow(1)], 0).unwrap();
             reader.catch_up().unwrap();
             assert_eq!(count(&reader), 1);
         }
@@ -452,7 +489,7 @@ mod tests {
     fn damage_is_told_and_nothing_is_cut() {
         let place = Place::new();
         for n in 0..3 {
-            place.tail().edit(|_| vec![allow(n)], 0).unwrap();
+            edit(&mut place.tail(), vec![allow(n)], 0).unwrap();
         }
         let mut bytes = fs::read(place.path()).unwrap();
         bytes[HEADER.len() + 20] ^= 1;
@@ -483,7 +520,7 @@ mod tests {
         place.write(HEADER);
         fs::set_permissions(place.path(), fs::Permissions::from_mode(0o640)).unwrap();
         assert!(place.error().contains("chmod 600"), "{}", place.error());
-        let missing = Tail::new(place.path().join("there/gate")).edit(|_| vec![], 0);
+        let missing = edit(&mut Tail::new(place.path().join("there/gate")), vec![], 0);
         assert!(missing.unwrap_err().to_string().contains("; "));
     }
 
@@ -498,7 +535,7 @@ mod tests {
                 Record::Ban(IpAddr::from([198, 51, a, b]), u64::from(n) + 10)
             };
             let records: Vec<_> = (0..10).map(ban).chain([allow(n.to_be_bytes()[3])]).collect();
-            writer.edit(|_| records.clone(), n.into()).unwrap();
+            edit(&mut writer, records.clone(), n.into()).unwrap();
             reader.catch_up().unwrap();
             assert!(records.iter().all(|record| reader.image().records(0).any(|r| r == *record)));
             longest = longest.max(writer.offset);
@@ -516,7 +553,8 @@ mod tests {
                 let path = place.path();
                 std::thread::spawn(move || {
                     for n in 0..25 {
-                        Tail::new(path.clone()).edit(|_| vec![allow(thread * 25 + n)], 0).unwrap();
+                        edit(&mut Tail::new(path.clone()), vec![allow(thread * 25 + n)], 0)
+                            .unwrap();
                     }
                 })
             })
@@ -525,5 +563,50 @@ mod tests {
         let mut reader = place.tail();
         reader.catch_up().unwrap();
         assert_eq!(count(&reader), 100);
+    }
+
+    #[test]
+    fn a_file_with_the_inode_of_a_former_one_is_another() {
+        let place = Place::new();
+        let mut reader = place.tail();
+        let mut seen = 0;
+        for n in 0..40 {
+            // Each is in the place of the one before, which is then free again.
+            let new = place.0.path().join("new");
+            let mut tail = Tail::new(new.clone());
+            edit(&mut tail, vec![allow(n), Record::Unban([10, 0, 0, n].into())], 0).unwrap();
+            drop(tail);
+            fs::rename(&new, place.path()).unwrap();
+            if n % 2 == 0 {
+                reader.catch_up().unwrap();
+                assert_eq!((count(&reader), reader.take_news().everything), (1, true));
+                seen += 1;
+            }
+        }
+        assert_eq!(seen, 20);
+    }
+
+    #[test]
+    fn a_reader_never_takes_a_write_under_way_for_damage() {
+        let place = Place::new();
+        edit(&mut place.tail(), vec![allow(0)], 0).unwrap();
+        let path = place.path();
+        let writing = std::thread::spawn(move || {
+            let mut tail = Tail::new(path.clone());
+            for n in 0..300_u64 {
+                let seen = |m: u8| Record::Seen(IpAddr::from([10, 0, 0, m]), n);
+                edit(&mut tail, (0..100).map(seen).collect(), 0).unwrap();
+                edit(&mut tail, vec![allow(1)], 0).unwrap();
+                // What a killed writer leaves; the next one cuts it off.
+                let torn = (0..100).map(|m| seen(m).line(tail.offset)).collect::<String>();
+                let file = OpenOptions::new().append(true).open(&path).unwrap();
+                (&file).write_all(&torn.as_bytes()[..torn.len() - 30]).unwrap();
+            }
+        });
+        let mut reader = place.tail();
+        while !writing.is_finished() {
+            reader.catch_up().unwrap();
+        }
+        writing.join().unwrap();
     }
 }

@@ -14,12 +14,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::select;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::SendError;
 use tokio::time::{Instant, sleep_until};
 
-use super::member::{Item, Member};
-use super::store::{BATCH, Edit, Event, Grant, Hold, Receipt, Standing, StoreError};
-use file::{News, Tail};
-use record::{Record, Subject};
+use super::member::Item;
+use super::store::{
+    BATCH, Edit, Event, Grant, Hold, Receipt, Standing, StoreError, networks_around,
+};
+use file::{Locked, Tail};
+use record::{Image, Record, Subject};
 
 /// How often a follower looks at the file from outside.
 const LOOK: Duration = Duration::from_millis(40);
@@ -31,8 +34,15 @@ const STRIKES: &str = "strikes";
 /// A gate's store in a file.
 #[derive(Clone, Debug)]
 pub struct EmbeddedStore {
+    path: Arc<Path>,
     tail: Arc<Mutex<Tail>>,
     server: Arc<str>,
+}
+
+/// What a follower is told next.
+enum News {
+    Everything(Vec<Item>),
+    Changes(Vec<Event>),
 }
 
 impl EmbeddedStore {
@@ -44,9 +54,9 @@ impl EmbeddedStore {
         // A link stays one when the file is written anew.
         let path = path.canonicalize().unwrap_or_else(|_| PathBuf::from(path));
         let server = format!("file {}", path.display()).into();
-        let mut tail = Tail::new(path);
-        tail.edit(|_| vec![], now_ms())?;
-        Ok(Self { tail: Arc::new(Mutex::new(tail)), server })
+        let mut tail = Tail::new(path.clone());
+        tail.edit(&Locked::take(&path)?, |_| vec![], now_ms())?;
+        Ok(Self { path: path.into(), tail: Arc::new(Mutex::new(tail)), server })
     }
 
     /// Makes a change that survives whatever happens after this returned.
@@ -59,7 +69,10 @@ impl EmbeddedStore {
     }
 
     fn edit_now(&self, edit: &Edit, now_ms: u64) -> Result<Receipt, StoreError> {
-        let records = self.lock().edit(|image| image.records_for(edit, now_ms), now_ms)?;
+        // Waited for before the tail is held, which a follower wants as well.
+        let locked = Locked::take(&self.path)?;
+        let decide = |image: &Image| image.records_for(edit, now_ms);
+        let records = self.lock().edit(&locked, decide, now_ms)?;
         let strikes = records.iter().find_map(|record| match record {
             Record::Strikes(_, strikes) => Some(strikes.count),
             _ => None,
@@ -144,87 +157,58 @@ impl EmbeddedStore {
 
     /// Reports everything and then every change to `events`, within 100 ms, and
     /// the truth about `asks`. Ends only when nobody receives events any more.
+    /// One at a time: two would share the changes between them.
     pub async fn follow(&self, events: mpsc::Sender<Event>, mut asks: mpsc::Receiver<Vec<IpAddr>>) {
-        self.lock().expect_everything();
-        let mut away = false;
+        let mut away = true;
+        let mut told_away = false;
         let mut look_at = Instant::now();
         loop {
-            let told = select! {
+            let asked = select! {
                 () = events.closed() => return,
-                () = sleep_until(look_at) => {
-                    look_at = Instant::now() + LOOK;
-                    self.look(&events, &mut away).await
+                () = sleep_until(look_at) => vec![],
+                Some(ips) = asks.recv() => ips,
+            };
+            look_at = Instant::now() + LOOK;
+            let own = self.clone();
+            match blocking(move || own.look(away, &asked)).await {
+                Err(_) if told_away => {}
+                Err(error) => {
+                    (away, told_away) = (true, true);
+                    if events.send(Event::Away(error.to_string())).await.is_err() {
+                        return;
+                    }
                 }
-                // While the file is away there is no truth to tell.
-                Some(ips) = asks.recv() => match self.look(&events, &mut away).await {
-                    Ok(()) if !away => self.answer(&ips, &events).await,
-                    done => done,
-                },
-            };
-            if told.is_err() {
-                return;
-            }
-        }
-    }
-
-    /// Looks whether the file changed and tells what did.
-    async fn look(&self, events: &mpsc::Sender<Event>, away: &mut bool) -> Heard {
-        let behind = self.lock().is_behind();
-        let caught_up = match behind {
-            Ok(false) => Ok(()),
-            Ok(true) => self.read(|_| ()).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = caught_up {
-            let news = !*away;
-            *away = true;
-            return if news { tell(events, Event::Away(error.to_string())).await } else { Ok(()) };
-        }
-        let mut news = self.lock().take_news();
-        news.everything |= *away;
-        *away = false;
-        self.report(news, events).await
-    }
-
-    async fn report(&self, news: News, events: &mpsc::Sender<Event>) -> Heard {
-        let now_ms = now_ms();
-        if news.everything {
-            let items: Vec<Item> = self.lock().image().items(now_ms).collect();
-            tell(events, Event::Begin).await?;
-            for items in items.chunks(BATCH) {
-                tell(events, Event::Items(items.to_vec())).await?;
-            }
-            return tell(events, Event::End { garbage: 0 }).await;
-        }
-        for subject in news.subjects {
-            let event = match subject {
-                Subject::Member(member) => {
-                    Event::Allowed(member, self.lock().image().member(&member, now_ms))
+                Ok(news) => {
+                    (away, told_away) = (false, false);
+                    if tell(&events, news).await.is_err() {
+                        return;
+                    }
                 }
-                Subject::Ban(ip) => Event::Banned(ip, self.lock().image().ban(&ip, now_ms)),
-            };
-            tell(events, event).await?;
-        }
-        Ok(())
-    }
-
-    /// The file is always known to its end, so that an answer is never news,
-    /// except to who just came.
-    async fn answer(&self, ips: &[IpAddr], events: &mpsc::Sender<Event>) -> Heard {
-        for ip in ips {
-            let (ip, now_ms) = (ip.to_canonical(), now_ms());
-            let (ban, around) = {
-                let tail = self.lock();
-                (tail.image().ban(&ip, now_ms), tail.image().around(ip, now_ms))
-            };
-            tell(events, Event::Banned(ip, ban)).await?;
-            let exact = around.iter().find(|(member, _)| *member == Member::from(ip));
-            tell(events, Event::Allowed(ip.into(), exact.map(|(_, end)| *end))).await?;
-            for (member, end) in around.iter().filter(|(member, _)| *member != Member::from(ip)) {
-                tell(events, Event::Allowed(*member, Some(*end))).await?;
             }
         }
-        Ok(())
+    }
+
+    /// Looks whether the file changed; what is new, and the truth about `asked`.
+    fn look(&self, was_away: bool, asked: &[IpAddr]) -> Result<News, StoreError> {
+        let mut tail = self.lock();
+        if tail.is_behind()? {
+            tail.catch_up()?;
+        }
+        let news = tail.take_news();
+        let (image, now_ms) = (tail.image(), now_ms());
+        if news.everything || was_away {
+            return Ok(News::Everything(image.items(now_ms).collect()));
+        }
+        let mut events: Vec<Event> =
+            news.subjects.into_iter().map(|subject| event(image, subject, now_ms)).collect();
+        for ip in asked.iter().map(IpAddr::to_canonical) {
+            events.push(event(image, Subject::Ban(ip), now_ms));
+            events.push(event(image, Subject::Member(ip.into()), now_ms));
+            let networks = networks_around(ip, (0..128).rev()).into_iter();
+            let held = networks.filter(|network| image.member(network, now_ms).is_some());
+            events.extend(held.map(|network| event(image, Subject::Member(network), now_ms)));
+        }
+        Ok(News::Changes(events))
     }
 
     /// Reads the file to its end, and then what is asked for.
@@ -246,11 +230,30 @@ impl EmbeddedStore {
     }
 }
 
-/// Whether somebody still listens.
-type Heard = Result<(), StoreError>;
+/// The truth about a subject.
+fn event(image: &Image, subject: Subject, now_ms: u64) -> Event {
+    match subject {
+        Subject::Member(member) => Event::Allowed(member, image.member(&member, now_ms)),
+        Subject::Ban(ip) => Event::Banned(ip, image.ban(&ip, now_ms)),
+    }
+}
 
-async fn tell(events: &mpsc::Sender<Event>, event: Event) -> Heard {
-    events.send(event).await.map_err(|_| StoreError::CutOff)
+async fn tell(events: &mpsc::Sender<Event>, news: News) -> Result<(), SendError<Event>> {
+    match news {
+        News::Changes(changes) => {
+            for change in changes {
+                events.send(change).await?;
+            }
+            Ok(())
+        }
+        News::Everything(items) => {
+            events.send(Event::Begin).await?;
+            for items in items.chunks(BATCH) {
+                events.send(Event::Items(items.to_vec())).await?;
+            }
+            events.send(Event::End { garbage: 0 }).await
+        }
+    }
 }
 
 async fn send<T: Clone>(found: Vec<T>, to: &mpsc::Sender<Vec<T>>) -> Result<u64, StoreError> {

@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
@@ -203,6 +204,12 @@ impl Image {
         self.strikes.get(ip).filter(current).map_or(0, |strikes| strikes.count)
     }
 
+    /// One failure more.
+    fn struck(&self, ip: &IpAddr, findtime: u64, now_ms: u64) -> Strikes {
+        let window = now_ms / 1000 / findtime;
+        Strikes { findtime, window, count: self.strikes(ip, findtime, now_ms) + 1 }
+    }
+
     /// The address itself and all networks around it that are in the set, longest first.
     pub(super) fn around(&self, ip: IpAddr, now_ms: u64) -> Vec<(Member, Option<u64>)> {
         let members = std::iter::once(Member::from(ip)).chain(networks_around(ip, (0..=128).rev()));
@@ -211,12 +218,9 @@ impl Image {
 
     /// What has to be written for `edit`; nothing when nothing would change.
     pub(super) fn records_for(&self, edit: &Edit, now_ms: u64) -> Vec<Record> {
-        let until = |time: std::time::Duration| {
-            now_ms.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
-        };
         match edit {
             Edit::Allow(member, ttl) => {
-                let end = ttl.map(until);
+                let end = ttl.map(|ttl| until(now_ms, ttl));
                 let same = self.member(member, now_ms) == Some(end);
                 if same { vec![] } else { vec![Record::Allow(*member, end)] }
             }
@@ -224,7 +228,7 @@ impl Image {
                 let there = self.member(member, now_ms).is_some();
                 there.then_some(Record::Remove(*member)).into_iter().collect()
             }
-            Edit::Ban(ip, time) => vec![Record::Ban(ip.to_canonical(), until(*time))],
+            Edit::Ban(ip, time) => vec![Record::Ban(ip.to_canonical(), until(now_ms, *time))],
             Edit::Unban(ip) => {
                 let ip = ip.to_canonical();
                 let there = self.ban(&ip, now_ms).is_some();
@@ -245,12 +249,10 @@ impl Image {
                 if self.ban(&ip, now_ms).is_some() {
                     return vec![];
                 }
-                let findtime = findtime.as_secs().max(1);
-                let window = now_ms / 1000 / findtime;
-                let count = self.strikes(&ip, findtime, now_ms) + 1;
-                let strikes = Record::Strikes(ip, Strikes { findtime, window, count });
-                let ban = (count >= *maxretry).then(|| Record::Ban(ip, until(*bantime)));
-                std::iter::once(strikes).chain(ban).collect()
+                let strikes = self.struck(&ip, findtime.as_secs().max(1), now_ms);
+                let ban = strikes.count >= *maxretry;
+                let ban = ban.then(|| Record::Ban(ip, until(now_ms, *bantime)));
+                std::iter::once(Record::Strikes(ip, strikes)).chain(ban).collect()
             }
             Edit::ClearStrikes { ip, findtime } => {
                 let ip = ip.to_canonical();
@@ -259,6 +261,10 @@ impl Image {
             }
         }
     }
+}
+
+fn until(now_ms: u64, time: Duration) -> u64 {
+    now_ms.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

@@ -13,7 +13,8 @@ use super::follow::Session;
 use super::keys::Subject;
 use super::now_ms;
 use super::plan::Read;
-use super::trouble::Trouble;
+use super::recheck::MOST_FORMS;
+use super::trouble::{Kind, Trouble};
 
 /// Set to what keys are told of at once from memory.
 const FROM_MEMORY: usize = 1_000;
@@ -24,9 +25,16 @@ impl Session<'_> {
         let read = if self.memory.is_complete() { read } else { Read::All };
         let began = Instant::now();
         self.plan.begin(read, began);
-        self.send(Event::Begin).await?;
-        self.odd.begin_set();
-        let mut garbage = self.read_set().await?;
+        let mut begun = self.begin().await;
+        for _ in 0..MOST_FORMS {
+            match &begun {
+                // It became another type since its type was asked for. One that is
+                // no set stays one, and the next question tells.
+                Err(trouble) if trouble.kind == Kind::WrongType => begun = self.begin().await,
+                _ => break,
+            }
+        }
+        let mut garbage = begun?;
         let for_set = began.elapsed();
         match read {
             Read::Set => self.tell_memory().await?,
@@ -39,8 +47,16 @@ impl Session<'_> {
         Ok(())
     }
 
-    async fn read_set(&mut self) -> Result<u64, Trouble> {
+    /// Begins a full read with the set; gives how many members are garbage.
+    async fn begin(&mut self) -> Result<u64, Trouble> {
+        // Before it begins: a key of a type that is no set is no content.
         self.form = self.links.form(&self.store.keys).await?;
+        self.send(Event::Begin).await?;
+        self.odd.begin_set();
+        self.read_set().await
+    }
+
+    async fn read_set(&mut self) -> Result<u64, Trouble> {
         let (form, mut cursor, mut garbage) = (self.form, 0, 0);
         loop {
             let page = self.links.scan_set(&self.store.keys, form, cursor).await?;
@@ -128,6 +144,7 @@ impl Session<'_> {
 
     /// Tells what the keys said last.
     async fn tell_memory(&mut self) -> Result<(), Trouble> {
+        self.memory.drop_past(now_ms());
         let bans: Vec<Item> =
             self.memory.bans.iter().map(|(ip, end)| Item::Banned(*ip, *end)).collect();
         self.send_items(bans).await?;

@@ -4,7 +4,6 @@
 //! is noticed by whoever asks it next. A link never reconnects; whoever holds
 //! one drops it.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,20 +17,18 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::address::{Credentials, Node};
 use super::pushes::Pushes;
-use super::tls;
+use super::tls::Tls;
 use super::trouble::{Kind, Trouble};
 
 /// How long a server may take to accept a connection, and for one answer.
 pub(super) const ANSWER: Duration = Duration::from_secs(1);
 
 /// How to reach a server of a store.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Access {
     pub(super) credentials: Option<Credentials>,
     pub(super) db: i64,
-    pub(super) tls: bool,
-    /// Certificates to trust instead of the system's.
-    pub(super) ca_file: Option<PathBuf>,
+    pub(super) tls: Option<Arc<Tls>>,
 }
 
 /// A connection to one server.
@@ -188,10 +185,8 @@ async fn stream(node: &Node, access: &Access) -> Result<Box<dyn Stream>, Trouble
             tcp.set_nodelay(true).map_err(failed)?;
             let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(10));
             SockRef::from(&tcp).set_tcp_keepalive(&keepalive).map_err(failed)?;
-            if access.tls {
-                return Ok(Box::new(
-                    tls::wrap(tcp, host, access.ca_file.as_deref()).await.map_err(failed)?,
-                ));
+            if let Some(tls) = &access.tls {
+                return Ok(Box::new(tls.wrap(tcp, host).await.map_err(failed)?));
             }
             Ok(Box::new(tcp))
         }

@@ -119,10 +119,8 @@ impl Links {
             Some("zset") => Ok(Form::Sorted),
             other => {
                 let other = other.unwrap_or("something unknown");
-                let cause = format!(
-                    "key \"{}\" is a {other} and no set of addresses; name another with --set, or delete it",
-                    keys.allow_set
-                );
+                let cause =
+                    format!("key \"{}\" is a {other} and no set of addresses", keys.allow_set);
                 Err(Trouble::new(Kind::WrongType, link.node(), cause))
             }
         }
@@ -173,8 +171,10 @@ impl Links {
         names: &[String],
     ) -> Result<Vec<Truth>, Trouble> {
         let (command, read): (_, fn(&Value) -> Truth) = match form {
-            Form::Absent => return Ok(vec![None; names.len()]),
-            Form::Set => ("SMISMEMBER", |value| (number(value) == Some(1)).then_some(None)),
+            // What was absent a moment ago may be there by now.
+            Form::Absent | Form::Set => {
+                ("SMISMEMBER", |value| (number(value) == Some(1)).then_some(None))
+            }
             Form::Sorted => ("ZMSCORE", end_of_score),
         };
         let link = self.of(&keys.allow_set);

@@ -35,7 +35,7 @@ pub use keys::Keys;
 use super::member::Item;
 use super::store::{Edit, Event, Receipt, Standing, StoreError};
 use link::Access;
-use links::Links;
+use tls::Tls;
 use topology::Topology;
 
 /// Where a Redis store is and what it holds.
@@ -59,7 +59,7 @@ pub struct RedisStore {
     access: Access,
     topology: Topology,
     /// The connections over which edits go, kept from one to the next.
-    writer: Mutex<Option<Arc<Links>>>,
+    writer: Mutex<Option<write::Writer>>,
 }
 
 impl RedisStore {
@@ -67,7 +67,8 @@ impl RedisStore {
     pub fn new(options: RedisOptions) -> Self {
         let RedisOptions { address, credentials, sentinel_credentials, ca_file, keys } = options;
         let credentials = credentials.or_else(|| address.credentials.clone());
-        let access = Access { credentials, db: address.db, tls: address.tls, ca_file };
+        let tls = address.tls.then(|| Arc::new(Tls::new(ca_file)));
+        let access = Access { credentials, db: address.db, tls };
         let topology = Topology::new(&address, access.clone(), sentinel_credentials);
         Self { keys, access, topology, writer: Mutex::default() }
     }

@@ -22,6 +22,8 @@ use super::trouble::{Kind, Trouble};
 const MOST_KEYS: usize = 200_000;
 /// Addresses that are asked about at once.
 const CHUNK: usize = 500;
+/// How often the set may become another type while it is looked at.
+pub(super) const MOST_FORMS: usize = 5;
 /// Questions about so few addresses try networks of every length.
 const FEW: usize = 64;
 
@@ -37,6 +39,12 @@ pub(super) struct KeyMemory {
 impl KeyMemory {
     pub(super) fn clear(&mut self) {
         *self = Self::default();
+    }
+
+    /// Forgets what is over: servers announce that late.
+    pub(super) fn drop_past(&mut self, now_ms: u64) {
+        self.bans.retain(|_, end| end.is_none_or(|end| end > now_ms));
+        self.allows.retain(|_, end| end.is_none_or(|end| end > now_ms));
     }
 
     /// Whether this is all that the keys say.
@@ -189,15 +197,18 @@ impl Session<'_> {
             names.extend(self.odd.of_member(member).cloned());
             owners.resize(names.len(), owner);
         }
-        let found = match self.links.lookup(&self.store.keys, self.form, &names).await {
-            // It became another type, or there is a set where there was none.
-            Err(trouble) if trouble.kind == Kind::WrongType => {
-                self.form = self.links.form(&self.store.keys).await?;
-                self.links.lookup(&self.store.keys, self.form, &names).await?
+        let mut found = self.links.lookup(&self.store.keys, self.form, &names).await;
+        for _ in 0..MOST_FORMS {
+            match found {
+                // It became another type, or there is a set where there was none.
+                Err(trouble) if trouble.kind == Kind::WrongType => {
+                    self.form = self.links.form(&self.store.keys).await?;
+                    found = self.links.lookup(&self.store.keys, self.form, &names).await;
+                }
+                found => return Ok(joined(members.len(), &owners, found?)),
             }
-            found => found?,
-        };
-        Ok(joined(members.len(), &owners, found))
+        }
+        found.map(|found| joined(members.len(), &owners, found))
     }
 
     /// Notes a key whose address has another spelling than ours.

@@ -4,17 +4,19 @@
 //! against the given file. A build without aws-lc has no TLS and says so.
 
 use std::io;
-use std::path::Path;
+use std::path::PathBuf;
 
 use tokio::net::TcpStream;
 
 #[cfg(feature = "aws-lc")]
-pub(super) use with_aws_lc::wrap;
+pub(super) use with_aws_lc::Tls;
 
 #[cfg(feature = "aws-lc")]
 mod with_aws_lc {
+    use std::path::Path;
     use std::sync::Arc;
 
+    use tokio::sync::OnceCell;
     use tokio_rustls::TlsConnector;
     use tokio_rustls::client::TlsStream;
     use tokio_rustls::rustls::crypto::aws_lc_rs;
@@ -22,25 +24,43 @@ mod with_aws_lc {
     use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
     use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-    use super::{Path, TcpStream, io};
+    use super::{PathBuf, TcpStream, io};
 
-    /// Shakes hands over `tcp` with a server that has to prove to be `host`.
-    pub(in super::super) async fn wrap(
-        tcp: TcpStream,
-        host: &str,
-        ca_file: Option<&Path>,
-    ) -> io::Result<TlsStream<TcpStream>> {
-        let ca_file = ca_file.map(Path::to_owned);
-        // Reads files; once for a connection, which is rare.
-        let roots = tokio::task::spawn_blocking(move || roots(ca_file.as_deref())).await;
-        let roots = roots.map_err(io::Error::other)??;
-        let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(io::Error::other)?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-        TlsConnector::from(Arc::new(config)).connect(name, tcp).await
+    /// Whom to trust; reads that once, when the first connection is made.
+    pub(in super::super) struct Tls {
+        ca_file: Option<PathBuf>,
+        connector: OnceCell<TlsConnector>,
+    }
+
+    impl Tls {
+        /// Trusts what signed the certificates in `ca_file`, or the system's roots.
+        pub(in super::super) fn new(ca_file: Option<PathBuf>) -> Self {
+            Self { ca_file, connector: OnceCell::new() }
+        }
+
+        /// Shakes hands over `tcp` with a server that has to prove to be `host`.
+        pub(in super::super) async fn wrap(
+            &self,
+            tcp: TcpStream,
+            host: &str,
+        ) -> io::Result<TlsStream<TcpStream>> {
+            let connector = self.connector.get_or_try_init(|| self.connector()).await?;
+            let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+            connector.connect(name, tcp).await
+        }
+
+        async fn connector(&self) -> io::Result<TlsConnector> {
+            let ca_file = self.ca_file.clone();
+            let roots = tokio::task::spawn_blocking(move || roots(ca_file.as_deref())).await;
+            let roots = roots.map_err(io::Error::other)??;
+            let provider = Arc::new(aws_lc_rs::default_provider());
+            let config = ClientConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .map_err(io::Error::other)?
+                .with_root_certificates(roots)
+                .with_no_client_auth();
+            Ok(TlsConnector::from(Arc::new(config)))
+        }
     }
 
     fn roots(ca_file: Option<&Path>) -> io::Result<RootCertStore> {
@@ -69,7 +89,16 @@ mod with_aws_lc {
 
 /// Refuses: this build has no TLS.
 #[cfg(not(feature = "aws-lc"))]
-#[expect(clippy::unused_async, reason = "it stands in for a handshake")]
-pub(super) async fn wrap(_: TcpStream, _: &str, _: Option<&Path>) -> io::Result<TcpStream> {
-    Err(io::Error::other("this build lacks aws-lc and so TLS; use redis://"))
+pub(super) struct Tls;
+
+#[cfg(not(feature = "aws-lc"))]
+impl Tls {
+    pub(super) fn new(_: Option<PathBuf>) -> Self {
+        Self
+    }
+
+    #[expect(clippy::unused_async, reason = "it stands in for a handshake")]
+    pub(super) async fn wrap(&self, _: TcpStream, _: &str) -> io::Result<TcpStream> {
+        Err(io::Error::other("this build lacks aws-lc and so TLS; use redis://"))
+    }
 }

@@ -1,9 +1,11 @@
 //! Which servers have the keys right now: the one that was named, the master
 //! that Sentinels agree on last, or the masters of a Cluster.
 //!
-//! Asks, never caches: a stale answer is how a ban ends up on a replica.
+//! Asks each time and keeps no answers: a stale one is how a ban ends up on a
+//! replica. What it keeps are connections to those who know.
 
-use std::sync::Mutex;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use redis::Value;
@@ -29,29 +31,44 @@ pub(super) struct Topology {
     sentinel_access: Access,
     /// Nodes of a Cluster seen lately: the seeds may all be gone one day.
     seen: Mutex<Vec<Node>>,
+    known: Known,
+}
+
+/// Connections to Sentinels or nodes of a Cluster that answered the last time.
+type Known = Arc<Mutex<HashMap<Node, Arc<Link>>>>;
+
+/// What to ask whom.
+#[derive(Clone)]
+struct Question {
+    access: Access,
+    /// The name of the master for Sentinels; `None` for nodes of a Cluster.
+    master: Option<String>,
+    known: Known,
 }
 
 /// Which server has which keys.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) struct Map {
     pub(super) nodes: Vec<Node>,
     /// First slot, last slot, and the index of their node; empty when the one
     /// node has everything.
     slots: Vec<(u16, u16, usize)>,
-}
-
-/// An answer about who has the keys, and how recent it is: the one who knows
-/// the highest epoch is right.
-struct Opinion {
+    /// How recent this is: who knows the highest epoch is right.
     epoch: i64,
-    map: Map,
 }
 
 // === impl Map ===
 
 impl Map {
     pub(super) fn one(node: Node) -> Self {
-        Self { nodes: vec![node], slots: vec![] }
+        Self { nodes: vec![node], slots: vec![], epoch: 0 }
+    }
+
+    /// Whether `other` is as recent and says something else. A Sentinel that
+    /// was left behind is no news.
+    pub(super) fn is_outdone_by(&self, other: &Self) -> bool {
+        let same = self.nodes == other.nodes && self.slots == other.slots;
+        other.epoch >= self.epoch && !same
     }
 
     /// The index of the node that has `key`.
@@ -74,7 +91,13 @@ impl Topology {
         sentinel_credentials: Option<Credentials>,
     ) -> Self {
         let sentinel_access = Access { credentials: sentinel_credentials, db: 0, ..access.clone() };
-        Self { servers: address.servers.clone(), access, sentinel_access, seen: Mutex::default() }
+        Self {
+            servers: address.servers.clone(),
+            access,
+            sentinel_access,
+            seen: Mutex::default(),
+            known: Known::default(),
+        }
     }
 
     /// Whether masters are found by asking, so that a replica means "not there yet".
@@ -86,20 +109,53 @@ impl Topology {
         match &self.servers {
             Servers::One(node) => Ok(Map::one(node.clone())),
             Servers::Sentinel { sentinels, master } => {
-                let master = master.clone();
-                let access = self.sentinel_access.clone();
-                best(sentinels, move |node| by_sentinel(node, access.clone(), master.clone())).await
+                let master = Some(master.clone());
+                self.best(sentinels, &self.sentinel_access, master).await
             }
             Servers::Cluster(seeds) => {
                 let mut nodes = seeds.clone();
                 nodes.extend(self.seen().iter().filter(|node| !seeds.contains(node)).cloned());
                 nodes.truncate(MOST_ASKED);
-                let access = self.access.clone();
-                let map = best(&nodes, move |node| by_cluster(node, access.clone())).await?;
+                let map = self.best(&nodes, &self.access, None).await?;
                 self.seen().clone_from(&map.nodes);
                 Ok(map)
             }
         }
+    }
+
+    /// Asks all `nodes` at once and takes the most recent opinion.
+    async fn best(
+        &self,
+        nodes: &[Node],
+        access: &Access,
+        master: Option<String>,
+    ) -> Result<Map, Trouble> {
+        let known = Arc::clone(&self.known);
+        let question = Question { access: access.clone(), master, known };
+        let mut asked = JoinSet::new();
+        for node in nodes {
+            let (question, node) = (question.clone(), node.clone());
+            asked.spawn(async move {
+                let answer = timeout(OPINION, question.ask(&node)).await;
+                let answer = answer.unwrap_or_else(|_| Err(Trouble::silent(&node)));
+                if answer.is_err() {
+                    question.known().remove(&node);
+                }
+                answer
+            });
+        }
+        let mut best: Option<Map> = None;
+        let mut trouble = Trouble::new(Kind::Lost, "nobody", "no server was asked");
+        while let Some(answer) = asked.join_next().await {
+            match answer.expect("asking does not panic") {
+                Ok(map) if best.as_ref().is_none_or(|best| best.epoch < map.epoch) => {
+                    best = Some(map);
+                }
+                Ok(_) => {}
+                Err(other) => trouble = other,
+            }
+        }
+        best.ok_or(trouble)
     }
 
     /// Ends when the keys are somewhere else than `map` says. Servers that do
@@ -110,85 +166,90 @@ impl Topology {
         }
         loop {
             sleep(WATCH).await;
-            if self.resolve().await.is_ok_and(|now| now != *map) {
+            if self.resolve().await.is_ok_and(|now| map.is_outdone_by(&now)) {
                 return;
             }
         }
     }
 
-    fn seen(&self) -> std::sync::MutexGuard<'_, Vec<Node>> {
+    fn seen(&self) -> MutexGuard<'_, Vec<Node>> {
         self.seen.lock().expect("nothing panics while it holds the lock")
     }
 }
 
-/// Asks all `nodes` at once and takes the most recent opinion.
-async fn best<F>(nodes: &[Node], ask: impl Fn(Node) -> F) -> Result<Map, Trouble>
-where
-    F: Future<Output = Result<Opinion, Trouble>> + Send + 'static,
-{
-    let mut asked = JoinSet::new();
-    for node in nodes {
-        let answer = ask(node.clone());
-        let node = node.clone();
-        asked.spawn(async move {
-            timeout(OPINION, answer).await.unwrap_or_else(|_| Err(Trouble::silent(&node)))
-        });
-    }
-    let mut best: Option<Opinion> = None;
-    let mut trouble = None;
-    while let Some(answer) = asked.join_next().await {
-        match answer {
-            Ok(Ok(opinion)) if best.as_ref().is_none_or(|best| best.epoch < opinion.epoch) => {
-                best = Some(opinion);
+// === impl Question ===
+
+impl Question {
+    /// Asks over the connection that is there; when that is dead, over a new one.
+    async fn ask(&self, node: &Node) -> Result<Map, Trouble> {
+        let known = self.known().get(node).cloned();
+        if let Some(link) = known {
+            match self.opinion(&link).await {
+                Err(trouble) if trouble.kind == Kind::Lost => {}
+                answer => return answer,
             }
-            Ok(Err(other)) => trouble = Some(other),
-            _ => {}
+        }
+        let link = Arc::new(Link::open(node, &self.access, None).await?);
+        let map = self.opinion(&link).await?;
+        self.known().insert(node.clone(), link);
+        Ok(map)
+    }
+
+    async fn opinion(&self, link: &Link) -> Result<Map, Trouble> {
+        match &self.master {
+            Some(master) => by_sentinel(link, master).await,
+            None => by_cluster(link).await,
         }
     }
-    let nobody = || Trouble::new(Kind::Lost, "nobody", "no server was asked");
-    best.map(|best| best.map).ok_or_else(|| trouble.unwrap_or_else(nobody))
+
+    fn known(&self) -> MutexGuard<'_, HashMap<Node, Arc<Link>>> {
+        self.known.lock().expect("nothing panics while it holds the lock")
+    }
 }
 
-async fn by_sentinel(node: Node, access: Access, master: String) -> Result<Opinion, Trouble> {
-    let link = Link::open(&node, &access, None).await?;
-    let answer = link.ask(redis::cmd("SENTINEL").arg("MASTER").arg(&master)).await?;
-    let fields = list(answer).unwrap_or_default();
-    let field = |name: &str| {
-        let mut pairs = fields.chunks_exact(2);
-        pairs.find(|pair| text(&pair[0]).as_deref() == Some(name)).and_then(|pair| text(&pair[1]))
-    };
+/// The address that a Sentinel gives to clients, which is the new one from the
+/// moment on that has the new epoch; SENTINEL MASTER tells that later.
+async fn by_sentinel(link: &Link, master: &str) -> Result<Map, Trouble> {
+    let mut both = redis::pipe();
+    both.cmd("SENTINEL").arg("MASTER").arg(master);
+    both.cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(master);
+    let mut answers = link.ask_all(&both).await?.into_iter().map(list);
+    let fields = answers.next().flatten().unwrap_or_default();
+    let address = answers.next().flatten().unwrap_or_default();
+    let epoch = fields
+        .chunks_exact(2)
+        .find(|pair| text(&pair[0]).as_deref() == Some("config-epoch"))
+        .and_then(|pair| number(&pair[1]));
     let read = || {
-        let port = field("port")?.parse().ok()?;
-        let epoch = field("config-epoch")?.parse().ok()?;
-        Some(Opinion { epoch, map: Map::one(Node::tcp(&field("ip")?, port)) })
+        let port = number(address.get(1)?)?.try_into().ok()?;
+        Some(Map { epoch: epoch?, ..Map::one(Node::tcp(&text(address.first()?)?, port)) })
     };
     read().ok_or_else(|| link.trouble("gives no address of the master"))
 }
 
-async fn by_cluster(node: Node, access: Access) -> Result<Opinion, Trouble> {
-    let link = Link::open(&node, &access, None).await?;
+async fn by_cluster(link: &Link) -> Result<Map, Trouble> {
     let mut both = redis::pipe();
     both.cmd("CLUSTER").arg("INFO").cmd("CLUSTER").arg("SLOTS");
     let mut answers = link.ask_all(&both).await?.into_iter();
     let info = answers.next().as_ref().and_then(text).unwrap_or_default();
     let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name));
     if field("cluster_state:") != Some("ok") {
-        return Err(Trouble::new(Kind::Elsewhere, &node, "is in a cluster that is down"));
+        return Err(Trouble::new(Kind::Elsewhere, link.node(), "is in a cluster that is down"));
     }
     let epoch = field("cluster_current_epoch:").and_then(|epoch| epoch.parse().ok());
     let ranges = answers.next().and_then(list).unwrap_or_default();
-    let map = map_of(ranges, &node).ok_or_else(|| link.trouble("gives no map of its slots"))?;
-    Ok(Opinion { epoch: epoch.unwrap_or(0), map })
+    let map = map_of(ranges, link.node(), epoch.unwrap_or(0));
+    map.ok_or_else(|| link.trouble("gives no map of its slots"))
 }
 
 /// Reads CLUSTER SLOTS as `asked` tells it.
-fn map_of(ranges: Vec<Value>, asked: &Node) -> Option<Map> {
+fn map_of(ranges: Vec<Value>, asked: &Node, epoch: i64) -> Option<Map> {
     let mut owned =
         ranges.into_iter().map(|range| range_of(range, asked)).collect::<Option<Vec<_>>>()?;
     // Sorted, so that two nodes that agree give equal maps.
     owned.sort_unstable_by_key(|(first, ..)| *first);
     let covered: u32 = owned.iter().map(|(first, last, _)| u32::from(last - first) + 1).sum();
-    let mut map = Map { nodes: vec![], slots: vec![] };
+    let mut map = Map { nodes: vec![], slots: vec![], epoch };
     for (first, last, node) in owned {
         let index = map.nodes.iter().position(|known| *known == node).unwrap_or_else(|| {
             map.nodes.push(node);

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use redis::{ErrorKind, RedisError, ServerErrorKind};
+use redis::{ErrorKind, RedisError, ServerError};
 
 use super::super::store::StoreError;
 use super::address::Node;
@@ -80,23 +80,27 @@ impl fmt::Display for Trouble {
 }
 
 fn kind(error: &RedisError) -> Kind {
-    use ServerErrorKind as S;
     match error.kind() {
-        ErrorKind::Io if error.is_timeout() => Kind::Silent,
-        ErrorKind::Io => Kind::Lost,
-        ErrorKind::AuthenticationFailed | ErrorKind::Server(S::NoPerm) => Kind::Denied,
-        ErrorKind::Server(S::Moved | S::Ask | S::TryAgain | S::ClusterDown | S::MasterDown) => {
-            Kind::Elsewhere
-        }
-        ErrorKind::Server(S::ReadOnly) => Kind::ReadOnly,
-        ErrorKind::Server(S::BusyLoading) => Kind::Loading,
-        _ => match error.code() {
-            Some("OOM") => Kind::Full,
-            Some("WRONGTYPE") => Kind::WrongType,
-            Some("NOAUTH" | "WRONGPASS") => Kind::Denied,
-            _ => Kind::Other,
-        },
+        ErrorKind::Io if error.is_timeout() => return Kind::Silent,
+        ErrorKind::Io => return Kind::Lost,
+        ErrorKind::AuthenticationFailed => return Kind::Denied,
+        _ => {}
     }
+    match said(error).as_ref().map(ServerError::code) {
+        Some("NOPERM" | "NOAUTH" | "WRONGPASS") => Kind::Denied,
+        Some("MOVED" | "ASK" | "TRYAGAIN" | "CLUSTERDOWN" | "MASTERDOWN") => Kind::Elsewhere,
+        Some("READONLY") => Kind::ReadOnly,
+        Some("LOADING") => Kind::Loading,
+        Some("OOM") => Kind::Full,
+        Some("WRONGTYPE") => Kind::WrongType,
+        _ => Kind::Other,
+    }
+}
+
+/// What the server said, of several answers at once the first that is an error.
+fn said(error: &RedisError) -> Option<ServerError> {
+    let errors = error.clone().into_server_errors()?;
+    errors.first().map(|(_, error)| error.clone())
 }
 
 /// What the server said, as it said it; else what the system said.
@@ -104,9 +108,7 @@ fn cause(error: &RedisError) -> String {
     if error.is_timeout() {
         return "does not answer within a second".to_owned();
     }
-    let servers = error.clone().into_server_errors();
-    let said = servers.as_deref().and_then(|errors| errors.first()).map(|(_, error)| error);
-    match said {
+    match said(error) {
         Some(said) => one_line(&format!("{} {}", said.code(), said.details().unwrap_or_default())),
         None => one_line(&error.to_string()),
     }

@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::Value;
 use tokio::time::sleep;
@@ -23,6 +23,8 @@ use super::{RedisStore, now_ms};
 
 /// How long a server that is about to be a master, or to have loaded, is given.
 const PATIENCE: Duration = Duration::from_millis(300);
+/// How long an answer about who is master is good for.
+const TRUST: Duration = Duration::from_secs(1);
 /// A replica of a replica of a replica: nobody means that.
 const MOST_HOPS: usize = 3;
 /// Pairs of one HSET.
@@ -36,6 +38,15 @@ enum Failed {
     For(StoreError),
 }
 
+impl From<Failed> for StoreError {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::At(key, trouble) => trouble.about(&key),
+            Failed::For(error) => error,
+        }
+    }
+}
+
 /// What one attempt changed, without the server.
 struct Done {
     key: String,
@@ -43,60 +54,73 @@ struct Done {
     count: Option<u64>,
 }
 
-pub(super) async fn edit(store: &RedisStore, edit: &Edit) -> Result<Receipt, StoreError> {
-    let mut last = None;
-    for attempt in 0..2 {
-        let links = match links(store, last.as_ref()).await {
-            Ok(links) => links,
-            Err(trouble) if attempt == 0 && is_passing(trouble.kind) => {
-                last = Some(trouble);
-                sleep(PATIENCE).await;
-                continue;
-            }
-            Err(trouble) => return Err(trouble.about(&main_key(store, edit))),
-        };
-        match (Attempt { store, links: &links }).make(edit).await {
-            Ok(done) => {
-                let server = links.node_of(&done.key).to_string();
-                let Done { key, changed, count } = done;
-                return Ok(Receipt { server, key, changed, count });
-            }
-            Err(Failed::For(error)) => return Err(error),
-            Err(Failed::At(key, trouble)) => {
-                *store.writer.lock().await = None;
-                // What may have been done is not done again when it counts.
-                let counts = matches!(edit, Edit::Strike { .. }) && trouble.kind == Kind::Silent;
-                if attempt > 0 || !is_passing(trouble.kind) || counts {
-                    return Err(trouble.about(&key));
-                }
-                if !matches!(trouble.kind, Kind::Lost | Kind::ReadOnly) {
-                    sleep(PATIENCE).await;
-                }
-                last = Some(trouble);
-            }
-        }
-    }
-    unreachable!("the second attempt returns")
+/// Connections to the masters, and when it was last asked who they are.
+pub(super) struct Writer {
+    links: Arc<Links>,
+    asked: Instant,
 }
 
-fn is_passing(kind: Kind) -> bool {
+pub(super) async fn edit(store: &RedisStore, edit: &Edit) -> Result<Receipt, StoreError> {
+    let trouble = match attempt(store, edit, None).await {
+        Err(Failed::At(_, trouble)) if may_retry(edit, &trouble) => trouble,
+        done => return done.map_err(StoreError::from),
+    };
+    // Who knows a new master already needs no time; a new master does.
+    let known = matches!(trouble.kind, Kind::Lost | Kind::ReadOnly) && !store.topology.moves();
+    if !known {
+        sleep(PATIENCE).await;
+    }
+    attempt(store, edit, Some(trouble.kind)).await.map_err(StoreError::from)
+}
+
+fn may_retry(edit: &Edit, trouble: &Trouble) -> bool {
     use Kind::{Elsewhere, Loading, Lost, ReadOnly, Silent};
-    matches!(kind, Lost | Silent | Elsewhere | ReadOnly | Loading)
+    // What may have been done is not done again when it counts.
+    let counts = matches!(edit, Edit::Strike { .. });
+    match trouble.kind {
+        Silent => !counts,
+        Lost | Elsewhere | ReadOnly | Loading => true,
+        _ => false,
+    }
+}
+
+async fn attempt(store: &RedisStore, edit: &Edit, last: Option<Kind>) -> Result<Receipt, Failed> {
+    let links = links(store, last).await;
+    let links = links.map_err(|trouble| Failed::At(main_key(store, edit), trouble))?;
+    let done = Attempt { store, links: &links }.make(edit).await;
+    if matches!(done, Err(Failed::At(..))) {
+        *store.writer.lock().await = None;
+    }
+    let Done { key, changed, count } = done?;
+    Ok(Receipt { server: links.node_of(&key).to_string(), key, changed, count })
 }
 
 /// The connections of the last edit, or new ones to whoever is master now.
-async fn links(store: &RedisStore, last: Option<&Trouble>) -> Result<Arc<Links>, Trouble> {
+async fn links(store: &RedisStore, last: Option<Kind>) -> Result<Arc<Links>, Trouble> {
     let mut writer = store.writer.lock().await;
-    if let Some(links) = &*writer {
-        return Ok(Arc::clone(links));
+    if let Some(writer) = &mut *writer
+        && is_current(store, writer).await
+    {
+        return Ok(Arc::clone(&writer.links));
     }
     let mut links = Links::find(&store.topology, &store.access, None).await?;
-    if last.is_some_and(|last| last.kind == Kind::ReadOnly) && !store.topology.moves() {
+    if last == Some(Kind::ReadOnly) && !store.topology.moves() {
         links = master_of(store, links).await?;
     }
     let links = Arc::new(links);
-    *writer = Some(Arc::clone(&links));
+    *writer = Some(Writer { links: Arc::clone(&links), asked: Instant::now() });
     Ok(links)
+}
+
+/// Whether the masters are still those: one that was cut off from the others
+/// goes on taking edits that nobody will ever see.
+async fn is_current(store: &RedisStore, writer: &mut Writer) -> bool {
+    if !store.topology.moves() || writer.asked.elapsed() < TRUST {
+        return true;
+    }
+    writer.asked = Instant::now();
+    // When nobody can be asked, the edit itself shows what the master thinks.
+    store.topology.resolve().await.map_or(true, |map| !writer.links.map.is_outdone_by(&map))
 }
 
 /// Follows a replica to its master.
@@ -187,21 +211,26 @@ impl Attempt<'_> {
     }
 
     async fn remove(&self, member: Member) -> Result<Done, Failed> {
-        let set = self.store.keys.allow_set.clone();
+        let mut key = self.store.keys.allow_set.clone();
         let form = self.form().await?;
         let mut removed = self.take_out(form, &spellings(member)).await?;
         if let (Member::Address(ip), Some(prefix)) = (member, &self.store.keys.allow_prefix) {
-            removed += self.delete(&with_prefix(prefix, ip)).await?;
+            let names = with_prefix(prefix, ip);
+            let deleted = self.delete(&names).await?;
+            if removed == 0 && deleted > 0 {
+                key.clone_from(&names[0]);
+            }
+            removed += deleted;
         }
         if removed == 0 {
             // Written in a way that nobody thinks of, and still in force.
             let found = find_in_set(self.store, self.links, form, |other| *other == member).await;
-            let found = found.map_err(|trouble| Failed::At(set.clone(), trouble))?;
+            let found = found.map_err(|trouble| Failed::At(key.clone(), trouble))?;
             let names: Vec<String> = found.into_iter().map(|(_, name, _)| name).collect();
             removed = self.take_out(form, &names).await?;
         }
         self.announce(member, removed > 0).await;
-        Ok(Done { key: set, changed: removed > 0, count: None })
+        Ok(Done { key, changed: removed > 0, count: None })
     }
 
     async fn ban(&self, ip: IpAddr, time: Duration) -> Result<Done, Failed> {
