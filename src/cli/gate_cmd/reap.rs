@@ -1,5 +1,6 @@
 //! `reap`: forgets who was not seen for long.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use clap::Args;
@@ -11,7 +12,7 @@ use super::list::read_history;
 use super::output::{date, left, remark};
 use super::place::{Absent, Place, now_ms};
 use crate::duration;
-use crate::gate::store::Edit;
+use crate::gate::store::{Edit, Receipt};
 use crate::run::Failure;
 
 /// `gate reap`.
@@ -41,25 +42,18 @@ pub(super) async fn reap(args: ReapArgs) -> Result<Done, Failure> {
     let (mut seen, _) = read_history(&place).await?;
     seen.retain(|(_, at)| *at < limit);
     seen.sort_unstable_by_key(|(ip, at)| (*at, *ip));
-    let mut changed = args.dry_run && !seen.is_empty();
+    let mut changed = false;
     for (ip, at) in seen {
-        let idle = left(Some(Duration::from_secs(now.saturating_sub(at))));
-        let mut fields = serde_json::Map::new();
-        let (word, place) = if args.dry_run {
-            ("would-reap", String::new())
-        } else {
-            let receipt = place.edit(Edit::Forget(ip)).await?;
-            changed |= receipt.changed;
-            fields = place.fields(&receipt);
-            ("reaped", format!(" {}", place.where_to(&receipt)))
+        let receipt = match args.dry_run {
+            true => None,
+            false => Some(place.edit(Edit::Forget(ip)).await?),
         };
-        fields.insert("action".to_owned(), json!("reap"));
-        fields.insert("subject".to_owned(), json!(ip.to_string()));
-        fields.insert("seen".to_owned(), json!(at));
-        fields.insert("changed".to_owned(), json!(!args.dry_run));
+        // Somebody else may have been quicker.
+        changed |= receipt.as_ref().is_none_or(|receipt| receipt.changed);
+        let idle = left(Some(Duration::from_secs(now.saturating_sub(at))));
         output.say(
-            || format!("{word:<10} {:<20} {} {idle:<7}{place}", ip.to_string(), date(at)),
-            || Value::Object(fields),
+            || text(&place, receipt.as_ref(), (ip, at), &idle),
+            || object(&place, receipt.as_ref(), (ip, at)),
         )?;
     }
     output.finish()?;
@@ -67,4 +61,24 @@ pub(super) async fn reap(args: ReapArgs) -> Result<Done, Failure> {
         remark("nobody was idle for that long");
     }
     Ok(if changed { Done::Clean } else { Done::Unchanged })
+}
+
+/// `receipt` is that of the change, if it was made.
+fn text(place: &Place, receipt: Option<&Receipt>, (ip, at): (IpAddr, u64), idle: &str) -> String {
+    let (word, place) = match receipt {
+        None => ("would-reap", String::new()),
+        Some(receipt) if receipt.changed => ("reaped", place.where_to(receipt)),
+        Some(receipt) => ("unchanged", place.where_to(receipt)),
+    };
+    let line = format!("{word:<10} {:<20} {} {idle:<7} {place}", ip.to_string(), date(at));
+    line.trim_end().to_owned()
+}
+
+fn object(place: &Place, receipt: Option<&Receipt>, (ip, at): (IpAddr, u64)) -> Value {
+    let mut fields = receipt.map(|receipt| place.fields(receipt)).unwrap_or_default();
+    fields.insert("action".to_owned(), json!("reap"));
+    fields.insert("subject".to_owned(), json!(ip.to_string()));
+    fields.insert("seen".to_owned(), json!(at));
+    fields.insert("changed".to_owned(), json!(receipt.is_some_and(|receipt| receipt.changed)));
+    Value::Object(fields)
 }
