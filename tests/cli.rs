@@ -212,6 +212,68 @@ fn numbers_that_are_none() {
     refused(&format!("{ENCRYPT} -r 0"), &["-r/--resolve-every", "-R"]);
 }
 
+/// Flags of the gate with values that they do not take.
+#[test]
+fn gates_that_make_no_sense() {
+    for base in [ENCRYPT, DECRYPT, SPIPED] {
+        let base = if base == SPIPED { "-e -F -s a:1 -t b:2 -k key" } else { base };
+        let cases: [(&str, &[&str]); 19] = [
+            ("--gate nowhere", &["--gate", "no scheme", "file:PATH"]),
+            ("--gate http://a", &["--gate", "unknown scheme", "redis://HOST"]),
+            ("--gate file:", &["file:PATH"]),
+            ("--gate redis://geheim:wort@a", &["'ps'", "--gate-credentials"]),
+            ("--gate redis://a --gate redis://b", &["--gate is given twice"]),
+            ("--gate redis://a --set x --history x", &["need two names", "--history"]),
+            ("--gate redis://a --ban-prefix=", &["prefix must not be empty"]),
+            ("--gate redis://a --gate-ca key", &["rediss://"]),
+            ("--gate rediss://a --gate-ca none", &["cannot read --gate-ca none"]),
+            ("--gate redis://a --gate-credentials none", &["cannot read credentials file none"]),
+            ("--gate file:x --set y", &["--set is about Redis", "leave it out"]),
+            ("--set y", &["--set is about a store", "add --gate"]),
+            ("--allow 10.0.0.0/8 --on-revoke keep", &["--on-revoke needs a store"]),
+            ("--denied hold", &["--denied is about a gate"]),
+            ("--allow example.org", &["--allow", "example.org", "203.0.113.0/24"]),
+            ("--gate file:x --gate-away maybe", &["--gate-away", "stale:DURATION"]),
+            ("--gate file:x --denied loudly", &["--denied", "close, reset or hold"]),
+            ("--gate file:x --reap-idle 0", &["--reap-idle", "30d"]),
+            ("--proxy-from 10.0.0.1,x", &["--proxy-from", "\"x\" is no address"]),
+        ];
+        for (flags, parts) in cases {
+            refused(&format!("{base} {flags}"), parts);
+        }
+        let text = format!("{base} --gate redis://geheim:wort@a");
+        let args: Vec<_> = text.split(' ').collect();
+        let text = complaint(&knockpipe(&place(), &args), 2, &text);
+        assert!(!text.contains("geheim") && !text.contains("wort"), "{text}");
+    }
+    refused(&format!("{DECRYPT} --gate file:x --ban-after 10/60s"), &["N/FINDTIME/BANTIME"]);
+    refused(&format!("{DECRYPT} --ban-after 10/60s/1h"), &["--ban-after needs a store"]);
+    refused(&format!("{DECRYPT} --proxy-to-target v3"), &["--proxy-to-target", "v1 or v2"]);
+    refused(&format!("{ENCRYPT} --ban-after 1/1/1"), &["no flag '--ban-after'"]);
+    refused(&format!("{SPIPED} --ban-after 1/1/1"), &["--ban-after is for the decrypt end"]);
+    refused(&format!("{SPIPED} --proxy-to-target v1"), &["is for the decrypt end"]);
+}
+
+#[test]
+fn credentials_of_the_gate_that_are_refused() {
+    let base = "decrypt -s a:1 -t b:2 -k key --gate redis://a --gate-credentials pass";
+    let args: Vec<_> = base.split(' ').collect();
+    let cases: [(u32, &[u8], &str); 6] = [
+        (0o640, b"geheim", "chmod 600 pass"),
+        (0o604, b"geheim", "chmod 600 pass"),
+        (0o600, b"", "holds no password"),
+        (0o600, b"geheim:\n", "holds no password"),
+        (0o600, b"geheim\ngeheim\n", "keep the first"),
+        (0o600, b"geheim\xff", "no short text"),
+    ];
+    for (mode, bytes, part) in cases {
+        let dir = place();
+        write(&dir, "pass", mode, bytes);
+        let text = complaint(&knockpipe(&dir, &args), 2, part);
+        assert!(text.contains(part) && !text.contains("geheim"), "{text}");
+    }
+}
+
 #[test]
 fn flags_that_exclude_each_other() {
     for base in [ENCRYPT, DECRYPT, SPIPED] {

@@ -10,9 +10,11 @@
 #![allow(rustdoc::broken_intra_doc_links, reason = "help texts have [ip]:port and the like")]
 
 mod errors;
+mod gate_args;
 mod key_cmd;
 mod pipe_cmd;
 mod spiped;
+mod store_args;
 mod tunnel_args;
 mod values;
 

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use clap::Parser;
 
 use super::errors::UsageError;
+use super::gate_args::AcceptorGateArgs;
 use super::pipe_cmd::SharedPipeArgs;
 use super::tunnel_args::{DEFAULT_HANDSHAKES, End, ServerArgs};
 use super::values::{HandshakeLimit, Level, Spelled};
@@ -81,6 +82,9 @@ pub(super) struct SpipedArgs {
 
     #[command(flatten)]
     server: ServerArgs,
+
+    #[command(flatten)]
+    acceptor: AcceptorGateArgs,
 }
 
 /// Carry standard input and output through an encrypted tunnel (the spelling of spipe).
@@ -140,10 +144,11 @@ pub(super) fn spiped(args: SpipedArgs, arguments: &[OsString]) -> Result<Done, F
         }
     };
     let keys = key_cmd::ring(&[key], server.connection.access())?;
+    let handshakes = args.max_handshakes.map_or(DEFAULT_HANDSHAKES, |limit| limit.0);
+    let (sources, acceptor) = (vec![source.address], args.acceptor);
+    let options = server.options(End { role, sources, keys, handshakes, acceptor })?;
     let output = if server.syslog { Output::Syslog } else { Output::Stderr };
     let _log = server.log.start(Level::Info, output)?;
-    let handshakes = args.max_handshakes.map_or(DEFAULT_HANDSHAKES, |limit| limit.0);
-    let options = server.options(End { role, sources: vec![source.address], keys, handshakes });
     let process = Process { pid_file, user: server.user, readiness };
     run::tunnel(options, process).map(Done::from)
 }
@@ -172,6 +177,12 @@ impl SpipedArgs {
             (false, false) => Err(UsageError::NoEnd),
             (true, false) if self.max_handshakes.is_some() => {
                 Err(UsageError::DecryptOnly("--max-handshakes"))
+            }
+            (true, false) if self.acceptor.ban_after.is_some() => {
+                Err(UsageError::DecryptOnly("--ban-after"))
+            }
+            (true, false) if self.acceptor.proxy_to_target.is_some() => {
+                Err(UsageError::DecryptOnly("--proxy-to-target"))
             }
             (true, false) => {
                 let service = self.service.clone().unwrap_or_default();

@@ -10,6 +10,7 @@ use anyhow::Context;
 use clap::Args;
 
 use super::errors::UsageError;
+use super::gate_args::{AcceptorGateArgs, GateArgs};
 use super::key_cmd;
 use super::values::{
     self, Format, HandshakeLimit, Level, SessionLimit, SourceLimit, SuiteChoice, Target,
@@ -92,6 +93,9 @@ pub(super) struct DecryptArgs {
 
     #[command(flatten)]
     server: ServerArgs,
+
+    #[command(flatten)]
+    acceptor: AcceptorGateArgs,
 }
 
 /// Flags of every command that listens.
@@ -151,6 +155,9 @@ pub(super) struct ServerArgs {
     /// Log to syslog instead of standard error
     #[arg(long, help_heading = PROCESS)]
     pub(super) syslog: bool,
+
+    #[command(flatten)]
+    pub(super) gate: GateArgs,
 }
 
 /// Flags of every command that opens connections.
@@ -206,6 +213,8 @@ pub(super) struct End {
     pub(super) keys: KeyRing,
     /// Unproven handshakes at once.
     pub(super) handshakes: usize,
+    /// What of the gate only an acceptor has.
+    pub(super) acceptor: AcceptorGateArgs,
 }
 
 /// Runs `knockpipe encrypt` until it is stopped.
@@ -220,7 +229,8 @@ pub(super) fn encrypt(args: EncryptArgs) -> Result<Outcome, Failure> {
     let role = Role::Encrypt { target: args.target.address, service };
     args.server.refuse_zero()?;
     let keys = key_cmd::ring(&args.keys, args.server.connection.access())?;
-    let end = End { role, sources: args.sources, keys, handshakes: DEFAULT_HANDSHAKES };
+    let (handshakes, acceptor) = (DEFAULT_HANDSHAKES, AcceptorGateArgs::default());
+    let end = End { role, sources: args.sources, keys, handshakes, acceptor };
     args.server.run_in_foreground(end)
 }
 
@@ -232,7 +242,8 @@ pub(super) fn decrypt(args: DecryptArgs) -> Result<Outcome, Failure> {
     let role = Role::Decrypt { targets: by_service(args.targets)? };
     args.server.refuse_zero()?;
     let keys = key_cmd::ring(&args.keys, args.server.connection.access())?;
-    let end = End { role, sources: args.sources, keys, handshakes: args.max_handshakes.0 };
+    let (handshakes, acceptor) = (args.max_handshakes.0, args.acceptor);
+    let end = End { role, sources: args.sources, keys, handshakes, acceptor };
     args.server.run_in_foreground(end)
 }
 
@@ -252,9 +263,12 @@ fn by_service(targets: Vec<Target>) -> Result<Vec<(ServiceName, Address)>, Usage
 impl ServerArgs {
     /// What the tunnel is told. A time of zero means its default, as in spiped;
     /// the subcommands refuse it before with [`Self::refuse_zero`].
-    pub(super) fn options(&self, end: End) -> Options {
+    ///
+    /// # Errors
+    /// [`Failure`] of the gate's flags.
+    pub(super) fn options(&self, end: End) -> Result<Options, Failure> {
         let resolve_every = self.resolve_every.filter(|time| !time.is_zero());
-        Options {
+        Ok(Options {
             role: end.role,
             sources: end.sources,
             keys: end.keys,
@@ -271,10 +285,10 @@ impl ServerArgs {
             padding: self.connection.padding,
             suites: self.connection.suite.0,
             drain: self.drain,
-            gate: None,
-            proxy_from: std::sync::Arc::default(),
-            proxy_to_target: None,
-        }
+            gate: self.gate.options(end.acceptor)?,
+            proxy_from: self.gate.proxies(),
+            proxy_to_target: end.acceptor.proxy_to_target,
+        })
     }
 
     fn refuse_zero(&self) -> Result<(), UsageError> {
@@ -288,8 +302,8 @@ impl ServerArgs {
 
     fn run_in_foreground(self, end: End) -> Result<Outcome, Failure> {
         let output = if self.syslog { log::Output::Syslog } else { log::Output::Stderr };
+        let options = self.options(end)?;
         let _log = self.log.start(Level::Info, output)?;
-        let options = self.options(end);
         let readiness = Readiness::foreground();
         run::tunnel(options, Process { pid_file: self.pid_file, user: self.user, readiness })
     }

@@ -23,7 +23,7 @@ use crate::secret::Secret;
 const LONGEST: usize = 1 << 20;
 
 /// Permission bits that let group or others read or change a file.
-const OPEN_TO_OTHERS: u32 = 0o066;
+pub(super) const OPEN_TO_OTHERS: u32 = 0o066;
 
 /// Whose reach of a key file is put up with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +78,7 @@ pub enum KeyFileError {
 
 /// A key file's name in a message; `-` reads as standard input.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Name(PathBuf);
+pub struct Name(pub(super) PathBuf);
 
 /// Reads the key in the file at `path`; `-` is standard input, to its end.
 ///

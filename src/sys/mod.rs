@@ -5,6 +5,7 @@
 //! `unsafe` of our own. Nothing here knows about tunnels.
 
 pub mod background;
+pub mod credentials;
 pub mod keyfile;
 pub mod nofile;
 pub mod pidfile;

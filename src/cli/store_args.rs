@@ -1,0 +1,293 @@
+//! Where the gate's store is and who to be there, as flags that tunnels and
+//! the `gate` commands share.
+//!
+//! A password never comes from the command line, where `ps` shows it to every
+//! user of the machine: from a file that only its owner may read, or from the
+//! environment. No flag is taken and ignored: what a file has no use for is
+//! refused with one.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use clap::Args;
+use zeroize::Zeroizing;
+
+use crate::gate::StoreOptions;
+use crate::gate::redis_store::{
+    AddressError, Credentials, Keys, RedisAddress, RedisOptions, Servers,
+};
+use crate::run::Failure;
+use crate::sys::credentials;
+
+/// Heading of the flags about the gate.
+pub(super) const GATE: &str = "Gate";
+
+/// Holds what a credentials file would, for whoever has no place for a file.
+const ENVIRONMENT: &str = "KNOCKPIPE_GATE_CREDENTIALS";
+
+/// The store of a gate.
+#[derive(Debug, Args)]
+pub(super) struct StoreArgs {
+    /// The store that says who may come in: redis://HOST:PORT/DB, rediss://HOST:PORT/DB,
+    /// unix:///PATH?db=N, redis+sentinel://HOST:PORT,HOST:PORT/MASTER/DB,
+    /// redis+cluster://HOST:PORT,HOST:PORT or file:PATH
+    #[arg(long, value_name = "URL", help_heading = GATE)]
+    pub(super) gate: Option<GateAddress>,
+
+    /// File with USER:PASSWORD or PASSWORD for Redis in its first line, and for Sentinels in the
+    /// second; or the same in the environment variable KNOCKPIPE_GATE_CREDENTIALS
+    #[arg(long, value_name = "FILE", help_heading = GATE)]
+    gate_credentials: Option<PathBuf>,
+
+    /// Certificates (PEM) to check a rediss:// server with, instead of the system's
+    #[arg(long, value_name = "FILE", help_heading = GATE)]
+    gate_ca: Option<PathBuf>,
+
+    /// Redis set, or sorted set by end, of addresses and networks that may come in
+    /// [default: ip-allowed]
+    #[arg(long, value_name = "KEY", help_heading = GATE)]
+    set: Option<String>,
+
+    /// Redis hash of when addresses were last let in [default: ip-history]
+    #[arg(long, value_name = "KEY", help_heading = GATE)]
+    history: Option<String>,
+
+    /// What stands before the address in Redis keys that each ban one; a colon is added after a
+    /// letter or digit [default: cache:gitlab:rack::attack:allow2ban:ban:]
+    #[arg(long, value_name = "PREFIX", help_heading = GATE)]
+    ban_prefix: Option<String>,
+
+    /// What stands before the address in Redis keys that each let one in until they end; a colon
+    /// is added after a letter or digit [default: none]
+    #[arg(long, value_name = "PREFIX", help_heading = GATE)]
+    allow_prefix: Option<String>,
+}
+
+/// `--gate`.
+#[derive(Clone, Debug)]
+pub(super) enum GateAddress {
+    /// In Redis.
+    Redis(Box<RedisAddress>),
+    /// In a file.
+    File(PathBuf),
+}
+
+/// Why a text is no [`GateAddress`]. Repeats none of it.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum GateAddressError {
+    /// Neither a file nor Redis.
+    #[error("{0}, or file:PATH")]
+    Redis(AddressError),
+    /// `file:` and nothing.
+    #[error("file: has no path behind it; write file:PATH")]
+    NoPath,
+    /// Everybody could read it.
+    #[error(
+        "a password in the address is for everybody to see in 'ps'; put USER:PASSWORD into a file of mode 0600 and name it with --gate-credentials"
+    )]
+    Password,
+}
+
+/// Flags of the store that make no sense together.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StoreFlagError {
+    /// A flag about a store, and there is none.
+    #[error("{0} is about a store, and none is given; add --gate redis://HOST:PORT or file:PATH")]
+    NoStore(&'static str),
+    /// A flag about Redis, and the store is a file.
+    #[error("{0} is about Redis, and the gate is a file; leave it out")]
+    NotForFile(&'static str),
+    /// `--gate-ca` without TLS.
+    #[error("--gate-ca is for TLS, which the gate's address does not ask for; write rediss://")]
+    CaWithoutTls,
+    /// The certificates cannot be read.
+    #[error("cannot read --gate-ca {0}: {1}; check its path and who may read it")]
+    Ca(PathBuf, std::io::Error),
+    /// Names of keys that cannot work.
+    #[error("{0}; see --set, --history, --ban-prefix and --allow-prefix")]
+    Keys(&'static str),
+    /// Nothing where a password must be.
+    #[error("{0} holds no password; write USER:PASSWORD or PASSWORD into its first line")]
+    NoPassword(String),
+    /// More than there are readers of.
+    #[error("{0} has more lines than there are servers to log in to; keep the first")]
+    TooManyLines(String),
+}
+
+impl From<StoreFlagError> for Failure {
+    fn from(error: StoreFlagError) -> Self {
+        Self::Usage(error.into())
+    }
+}
+
+impl StoreArgs {
+    /// The store that the flags describe.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`]
+    pub(super) fn options(&self) -> Result<StoreOptions, Failure> {
+        let address = match &self.gate {
+            Some(GateAddress::Redis(address)) => address,
+            Some(GateAddress::File(path)) => {
+                self.refuse_redis_flags(StoreFlagError::NotForFile)?;
+                return Ok(StoreOptions::File(path.clone()));
+            }
+            None => {
+                self.refuse_redis_flags(StoreFlagError::NoStore)?;
+                return Ok(StoreOptions::None);
+            }
+        };
+        let (credentials, sentinel_credentials) = self.credentials(address)?;
+        self.check_ca(address)?;
+        Ok(StoreOptions::Redis(Box::new(RedisOptions {
+            address: (**address).clone(),
+            credentials,
+            sentinel_credentials,
+            ca_file: self.gate_ca.clone(),
+            keys: self.keys()?,
+        })))
+    }
+
+    /// A flag that only means something in Redis, if one is given.
+    fn refuse_redis_flags(&self, why: fn(&'static str) -> StoreFlagError) -> Result<(), Failure> {
+        let flags = [
+            ("--gate-credentials", self.gate_credentials.is_some()),
+            ("--gate-ca", self.gate_ca.is_some()),
+            ("--set", self.set.is_some()),
+            ("--history", self.history.is_some()),
+            ("--ban-prefix", self.ban_prefix.is_some()),
+            ("--allow-prefix", self.allow_prefix.is_some()),
+        ];
+        match flags.into_iter().find(|(_, given)| *given) {
+            Some((flag, _)) => Err(why(flag).into()),
+            None => Ok(()),
+        }
+    }
+
+    fn keys(&self) -> Result<Keys, Failure> {
+        let default = Keys::default();
+        let keys = Keys {
+            allow_set: self.set.clone().unwrap_or(default.allow_set),
+            allow_prefix: self.allow_prefix.as_deref().map(separated),
+            history: self.history.clone().unwrap_or(default.history),
+            ban_prefix: self.ban_prefix.as_deref().map_or(default.ban_prefix, separated),
+        };
+        match keys.problem() {
+            Some(problem) => Err(StoreFlagError::Keys(problem).into()),
+            None => Ok(keys),
+        }
+    }
+
+    /// For Redis, and for Sentinels. The file goes before the environment.
+    fn credentials(
+        &self,
+        address: &RedisAddress,
+    ) -> Result<(Option<Credentials>, Option<Credentials>), Failure> {
+        let environment = || std::env::var(ENVIRONMENT).ok().filter(|text| !text.is_empty());
+        let (name, text) = match &self.gate_credentials {
+            Some(path) => {
+                let text = credentials::read(path).map_err(|error| Failure::Usage(error.into()))?;
+                (path.display().to_string(), text)
+            }
+            None => match environment() {
+                Some(text) => (ENVIRONMENT.to_owned(), Zeroizing::new(text)),
+                None => return Ok((None, None)),
+            },
+        };
+        let mut lines = text.lines();
+        let redis = lines.next().and_then(login);
+        let redis = redis.ok_or_else(|| StoreFlagError::NoPassword(name.clone()))?;
+        let sentinel = match address.servers {
+            Servers::Sentinel { .. } => lines.next().and_then(login),
+            _ => None,
+        };
+        if lines.any(|line| !line.trim().is_empty()) {
+            return Err(StoreFlagError::TooManyLines(name).into());
+        }
+        Ok((Some(redis), sentinel))
+    }
+
+    fn check_ca(&self, address: &RedisAddress) -> Result<(), StoreFlagError> {
+        let Some(path) = &self.gate_ca else { return Ok(()) };
+        if !address.tls {
+            return Err(StoreFlagError::CaWithoutTls);
+        }
+        match File::open(path) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(StoreFlagError::Ca(path.clone(), error)),
+        }
+    }
+}
+
+impl FromStr for GateAddress {
+    type Err = GateAddressError;
+
+    fn from_str(text: &str) -> Result<Self, GateAddressError> {
+        match text.strip_prefix("file:") {
+            Some("") => return Err(GateAddressError::NoPath),
+            Some(path) => return Ok(Self::File(Path::new(path).to_owned())),
+            None => {}
+        }
+        let address: RedisAddress = text.parse().map_err(GateAddressError::Redis)?;
+        match address.credentials {
+            Some(_) => Err(GateAddressError::Password),
+            None => Ok(Self::Redis(Box::new(address))),
+        }
+    }
+}
+
+/// A prefix as rack-attack documents it has no colon at its end; without one,
+/// no ban would ever be found.
+fn separated(prefix: &str) -> String {
+    let bare = prefix.ends_with(char::is_alphanumeric);
+    if bare { format!("{prefix}:") } else { prefix.to_owned() }
+}
+
+/// `USER:PASSWORD` or `PASSWORD`; a password with a colon needs a colon before it.
+fn login(line: &str) -> Option<Credentials> {
+    let (user, password) = line.split_once(':').unwrap_or(("", line));
+    (!password.is_empty()).then(|| Credentials {
+        user: Some(user.to_owned()).filter(|user| !user.is_empty()),
+        password: Zeroizing::new(password.to_owned()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_login_is_a_password_with_or_without_a_user() {
+        let read = |line| login(line).map(|login| (login.user, login.password.to_string()));
+        assert_eq!(read("geheim"), Some((None, "geheim".to_owned())));
+        assert_eq!(read(":a:b"), Some((None, "a:b".to_owned())));
+        assert_eq!(read("knock:a:b"), Some((Some("knock".to_owned()), "a:b".to_owned())));
+        assert_eq!(read(""), None);
+        assert_eq!(read("knock:"), None);
+    }
+
+    #[test]
+    fn a_prefix_gets_the_colon_that_everybody_leaves_out() {
+        let default = Keys::default().ban_prefix;
+        assert_eq!(separated("cache:gitlab:rack::attack:allow2ban:ban"), default);
+        assert_eq!(separated(&default), default);
+        assert_eq!(separated("pentesters-"), "pentesters-");
+        assert_eq!(separated(""), "");
+    }
+
+    #[test]
+    fn an_address_with_a_password_is_refused_and_not_repeated() {
+        for text in ["redis://geheim:x@h", "redis://:geheim@h:1", "rediss://u:geheim@h/1"] {
+            let error = text.parse::<GateAddress>().unwrap_err().to_string();
+            assert!(error.contains("--gate-credentials") && !error.contains("geheim"), "{error}");
+        }
+        for text in ["", "h:1", "http://h", "file:", "redis://geheim@h"] {
+            let error = text.parse::<GateAddress>().unwrap_err().to_string();
+            assert!(error.contains("file:PATH") && !error.contains("geheim"), "{error}");
+        }
+        for text in ["redis://h", "unix:///run/r.sock?db=1", "redis+sentinel://a,b/m", "file:a"] {
+            text.parse::<GateAddress>().unwrap();
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Files that hold a user and a password for another service.
+//!
+//! Held to the same rule as a key file: nobody but its owner may read or change
+//! it, judged on the open file. What stands in it is the caller's business.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use zeroize::Zeroizing;
+
+use super::keyfile::{Name, OPEN_TO_OTHERS};
+
+/// The most bytes of such a file; more is another kind of file.
+const LONGEST: usize = 4096;
+
+/// Why a file with credentials was not read.
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialsError {
+    /// Opening or reading failed.
+    #[error("cannot read credentials file {0}: {1}; check its path and who may read it")]
+    Unreadable(Name, io::Error),
+    /// Group or others can read or change it.
+    #[error(
+        "credentials file {name} is open to other users (mode {mode:04o}); run 'chmod 600 {name}'"
+    )]
+    OpenToOthers {
+        /// The file.
+        name: Name,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// Too long, or not UTF-8.
+    #[error("credentials file {0} is no short text; write USER:PASSWORD or PASSWORD into it")]
+    NoText(Name),
+}
+
+/// Reads the text in the file at `path`, which only its owner may reach.
+///
+/// # Errors
+/// [`CredentialsError`]; it repeats nothing of what stands in the file.
+pub fn read(path: &Path) -> Result<Zeroizing<String>, CredentialsError> {
+    let name = Name(path.to_owned());
+    let unreadable = |error| CredentialsError::Unreadable(name.clone(), error);
+    let file = File::open(path).map_err(unreadable)?;
+    let mode = file.metadata().map_err(unreadable)?.mode();
+    if mode & OPEN_TO_OTHERS != 0 {
+        return Err(CredentialsError::OpenToOthers { name, mode: mode & 0o7777 });
+    }
+    // All the room at once: a vector that grows leaves copies behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(LONGEST + 64));
+    file.take(LONGEST as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    match str::from_utf8(&bytes) {
+        Ok(text) if bytes.len() <= LONGEST => Ok(Zeroizing::new(text.to_owned())),
+        _ => Err(CredentialsError::NoText(name)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn only_a_short_private_text_is_read() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let path = dir.path().join("redis.pass");
+        let attempt = |mode, bytes: &[u8]| {
+            fs::write(&path, bytes).unwrap();
+            fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            read(&path).map(|text| text.to_string()).map_err(|error| error.to_string())
+        };
+        assert_eq!(attempt(0o600, b"knock:geheim\n").unwrap(), "knock:geheim\n");
+        for mode in [0o640, 0o604, 0o620, 0o644] {
+            let error = attempt(mode, b"geheim").unwrap_err();
+            assert!(error.contains("chmod 600") && !error.contains("geheim"), "{error}");
+        }
+        for bytes in [&b"\xff\xfe"[..], &[b'x'; LONGEST + 1]] {
+            assert!(attempt(0o600, bytes).unwrap_err().contains("no short text"));
+        }
+        let error = read(Path::new("/no/where")).unwrap_err();
+        assert!(matches!(error, CredentialsError::Unreadable(..)));
+    }
+}
