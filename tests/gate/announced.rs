@@ -6,7 +6,6 @@ use std::thread;
 
 use super::world::{OTHER, PEER, PEER6, SOON, Stage, World, refused};
 use crate::common::netns::{Net, dial_from};
-use crate::common::target::Target;
 use crate::common::wire::Listener;
 use crate::common::{Addr, Launch, NEVER, Wire, eventually};
 

@@ -54,5 +54,5 @@ fn ten_thousand_strangers_cost_little() {
     let World { mut gate, .. } = world;
     drop(live);
     gate.stop();
-    assert_eq!(refused(&gate, "gate-denied"), TRIES.into());
+    assert_eq!(refused(&gate, "gate-denied"), u64::from(TRIES));
 }
