@@ -9,7 +9,7 @@
 //! |---|---|---|
 //! | 0 words | [`addr`], [`duration`], [`secret`], [`reason`] | nothing of ours |
 //! | 1 pure | [`proto`], [`keys`], [`gate`] (its core), [`proxy_protocol`] | floor 0; no socket, no clock, no OS randomness |
-//! | 2 input and output | [`net`], [`observe`] | floors 0 and 1; tokio, tracing |
+//! | 2 input and output | [`net`], [`observe`], [`gate`] (its stores and its keeper) | floors 0 and 1; tokio, tracing |
 //! | 3 service | [`tunnel`] | floors 0 to 2 |
 //! | 4 process | [`run`], [`sys`], `demo` | floors 0 to 3 |
 //! | 5 command line | [`cli`] | everything |

@@ -31,11 +31,13 @@ const FLOORS: &[Floor] = &[
         paths: &[
             "gate/mod.rs",
             "gate/decision",
+            "gate/embedded_store/record.rs",
             "gate/ledger.rs",
             "gate/member.rs",
             "gate/nets.rs",
             "gate/rules.rs",
             "gate/snapshot",
+            "gate/store.rs",
             "gate/strikes.rs",
         ],
         may_import: &["addr", "duration", "secret", "reason", "gate"],
@@ -44,13 +46,37 @@ const FLOORS: &[Floor] = &[
     Floor { paths: &["proxy_protocol"], may_import: &["addr", "proxy_protocol"], forbidden: PURE },
     Floor { paths: &["net"], may_import: &["addr", "net"], forbidden: &["proto", "keys"] },
     Floor {
+        paths: &[
+            "gate/any_store.rs",
+            "gate/diary.rs",
+            "gate/embedded_store",
+            "gate/keeper.rs",
+            "gate/live.rs",
+            "gate/options.rs",
+            "gate/redis_store",
+        ],
+        may_import: &["addr", "duration", "secret", "gate", "net"],
+        forbidden: &["clap", "anyhow"],
+    },
+    Floor {
         paths: &["observe"],
         may_import: &["addr", "reason", "observe"],
         forbidden: &["tokio"],
     },
     Floor {
         paths: &["tunnel"],
-        may_import: &["addr", "secret", "reason", "proto", "keys", "net", "observe", "tunnel"],
+        may_import: &[
+            "addr",
+            "secret",
+            "reason",
+            "proto",
+            "keys",
+            "gate",
+            "proxy_protocol",
+            "net",
+            "observe",
+            "tunnel",
+        ],
         forbidden: &["clap", "anyhow", "nix::"],
     },
     Floor {
@@ -60,7 +86,7 @@ const FLOORS: &[Floor] = &[
     },
     Floor {
         paths: &["run.rs", "demo"],
-        may_import: &["addr", "secret", "proto", "keys", "net", "tunnel", "sys", "demo"],
+        may_import: &["addr", "secret", "proto", "keys", "gate", "net", "tunnel", "sys", "demo"],
         forbidden: &["clap"],
     },
     Floor {

@@ -56,6 +56,8 @@ struct Inner {
     answered: Notify,
     diary: Diary,
     internal_was_told: AtomicBool,
+    /// The log knows that the store is away.
+    away_was_told: AtomicBool,
 }
 
 /// The last addresses that were denied, each once.
@@ -85,6 +87,7 @@ impl Gate {
             asks,
             answered: Notify::new(),
             internal_was_told: AtomicBool::new(false),
+            away_was_told: AtomicBool::new(false),
         }));
         let (events, reported) = mpsc::channel(64);
         let keeper = gate.clone();
@@ -210,6 +213,7 @@ impl Inner {
             Event::Items(items) => snapshot.items(&items),
             Event::End { garbage } => {
                 self.unsure.store(false, Ordering::Release);
+                self.away_was_told.store(false, Ordering::Relaxed);
                 if garbage > 0 {
                     tracing::debug!(garbage, "entries of the store that are no address");
                 }
@@ -223,8 +227,9 @@ impl Inner {
                 return self.ask_about_everybody();
             }
             Event::Away(why) => {
-                // Repeated while it lasts; the log is told of the first.
-                if matches!(snapshot.freshness(), super::snapshot::Freshness::Fresh) {
+                // Repeated while it lasts; the log is told of the first, also of
+                // a store that was never there.
+                if !self.away_was_told.swap(true, Ordering::Relaxed) {
                     warn!(why, away = %self.options.rules.away, "the gate's store is away");
                 }
                 snapshot.away(now_ms)

@@ -38,7 +38,8 @@ const PEERS4: [&str; 8] = [
     "169.254.0.0/16",
 ];
 
-/// IPv6 addresses of peers; without exceptions one has to exist to be used.
+/// IPv6 addresses of peers. Each has to exist, and on the link: neighbours are
+/// not asked from an address that is elsewhere.
 const PEERS6: [&str; 4] = ["2001:db8:0:1::7", "2001:db8:0:1::8", "2001:db8:0:1:1::9", "fd00:77::7"];
 
 /// How long a connection that is not denied is watched before that is believed.
@@ -72,7 +73,7 @@ impl Net {
         let networks: String =
             PEERS4.iter().map(|net| format!("route add local {net} dev lo\n")).collect();
         let addresses: String =
-            PEERS6.iter().map(|ip| format!("addr add {ip}/128 dev lo nodad\n")).collect();
+            PEERS6.iter().map(|ip| format!("addr add {ip}/128 dev kp0 nodad\n")).collect();
         peers.batch(&format!(
             "addr add 198.51.100.2/24 dev kp0\naddr add 2001:db8:0:2::2/64 dev kp0 nodad\n\
              link set lo up\nlink set kp0 up\n{networks}{addresses}"

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use nix::sys::signal::Signal;
 
-use super::world::{BAN, OTHER, PEER, SOON, Stage, ask, entrance, url};
+use super::world::{BAN, OTHER, PEER, READ, SOON, Stage, ask, entrance, url};
 use crate::common::redis::Redis;
 use crate::common::target::{Target, echo};
 use crate::common::{End, NEVER, Wire, eventually};
@@ -14,7 +14,6 @@ use crate::common::{End, NEVER, Wire, eventually};
 const BANNED: &str = "203.0.113.66";
 
 const AWAY: &str = "the gate's store is away";
-const READ: &str = "the gate's store is read";
 
 /// A gate with its policy, and somebody who is in.
 struct Guarded {

@@ -1,9 +1,13 @@
 //! Who comes in: the rows of redis-knocking and of Rack::Attack.
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use super::world::{BAN, OTHER, PEER, PEER6, Stage, World, entrance, now_s, number};
-use crate::common::redis::Reply;
+use super::world::{
+    BAN, OTHER, PEER, PEER6, READ, Stage, World, ask, entrance, expect_end, now_s, number, url,
+};
+use crate::common::redis::{Redis, Reply, replica_of};
+use crate::common::target::echo;
 use crate::common::{Addr, Ending, Launch, NEVER, Target, eventually, wait::poll};
 
 /// 6.1: SISMEMBER decides. Also for IPv6, and for IPv4 in other spellings.
@@ -110,7 +114,7 @@ fn writes(world: &World) -> u64 {
 #[test]
 fn internal_addresses_need_no_redis() {
     let stage = Stage::new();
-    let target = Target::serve(&stage.target(), crate::common::target::echo);
+    let target = Target::serve(&stage.target(), echo);
     let internal = ["10.1.2.3", "172.16.0.1", "172.31.255.1", "192.168.7.7", "fd00:77::7"];
     // Nothing listens there.
     let redis = ["--gate", "redis://127.0.0.1:1"];
@@ -146,7 +150,7 @@ fn a_sorted_set_lets_in_until_the_score() {
     world.redis(&format!("ZADD ip-allowed {soon} {PEER} {} {OTHER}", now_s() + 1_000));
     let mut live = world.live_soon(PEER);
     world.wait_in(OTHER);
-    super::world::expect_end(&mut live);
+    expect_end(&mut live);
     assert!(now_s() >= soon, "it ended before its time");
     world.wait_out(PEER);
     world.redis(&format!("ZADD ip-allowed {} {OTHER}", now_s() - 1));
@@ -191,14 +195,14 @@ fn a_key_of_the_wrong_type_is_a_store_away() {
     world.redis("SET ip-allowed nonsense");
     let away = world.gate.program.wait_line("away", |line| line.is("the gate's store is away"));
     let why = away.field("why").unwrap_or_default();
-    assert!(why.contains("ip-allowed"), "{why}");
+    assert!(why.contains("WRONGTYPE") || why.contains("ip-allowed"), "{why}");
     world.wait_out(PEER);
     live.expect_echo(b"still here");
     world.redis("DEL ip-allowed");
     world.redis(&format!("SADD ip-allowed {PEER}"));
     world.wait_in(PEER);
     assert_eq!(world.lines("the gate's store is away").len(), 1);
-    assert_eq!(world.lines("the gate's store is read").len(), 2);
+    assert_eq!(world.lines(READ).len(), 2);
 }
 
 #[test]
@@ -210,4 +214,58 @@ fn garbage_members_count_for_nothing() {
     world.wait_in(OTHER);
     world.expect_denied(PEER);
     assert_eq!(world.lines("the gate's store is away").len(), 0);
+}
+
+/// 6.2, "AUTH on reconnect": whoever cuts the connection cuts it for a moment.
+#[test]
+fn a_password_is_said_again_after_a_cut() {
+    let stage = Stage::new();
+    let target = Target::serve(&stage.target(), echo);
+    let redis = stage.net.at_gate(|| {
+        Redis::start_with(&["--rename-command", "KEYS", "", "--requirepass", "open sesame"])
+    });
+    let mut direct = redis.direct();
+    direct.ask(&["AUTH", "open sesame"]);
+    ask(&mut direct, &format!("SADD ip-allowed {PEER}"));
+    let file = stage.dir.path().join("credentials");
+    std::fs::write(&file, "open sesame\n").unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let args = ["--gate", &url(&redis), "--gate-credentials", file.to_str().unwrap()];
+    let gate = stage.decrypt(target.addr(), &args);
+    let end = stage.encrypt(PEER, &entrance(&gate, PEER));
+    let gets_in = || end.connect().echoes(b"may I?", NEVER);
+    eventually("the peer is let in", gets_in);
+    let mut live = end.connect();
+    live.expect_echo(b"live");
+    let read = || gate.program.log().iter().filter(|line| line.is(READ)).count();
+    for cut in ["CLIENT KILL TYPE normal", "CLIENT KILL TYPE pubsub"] {
+        ask(&mut direct, &format!("{cut} SKIPME yes"));
+    }
+    eventually("it is read again", || read() >= 2);
+    live.expect_echo(b"never left");
+    assert!(gets_in());
+    ask(&mut direct, &format!("SREM ip-allowed {PEER}"));
+    expect_end(&mut live);
+}
+
+/// 6.2, "replica": who comes in can be read there, and what cannot be written is told once.
+#[test]
+fn a_replica_decides_and_takes_no_history() {
+    let stage = Stage::new();
+    let target = Target::serve(&stage.target(), echo);
+    let primary = stage.redis();
+    let of = replica_of(primary.tcp());
+    let of: Vec<&str> = of.iter().map(String::as_str).collect();
+    let replica = stage.net.at_gate(|| Redis::start_with(&of));
+    ask(&mut primary.direct(), &format!("SADD ip-allowed {PEER}"));
+    let gate = stage.decrypt(target.addr(), &["--gate", &url(&replica)]);
+    let end = stage.encrypt(PEER, &entrance(&gate, PEER));
+    eventually("the peer is let in", || end.connect().echoes(b"may I?", NEVER));
+    let told = "cannot write history and strikes to the gate's store";
+    let line = gate.program.wait_line(told, |line| line.is(told));
+    println!("{}", line.text());
+    let mut live = end.connect();
+    live.expect_echo(b"live");
+    ask(&mut primary.direct(), "DEL ip-allowed");
+    expect_end(&mut live);
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::world::{OTHER, PEER, World, refused};
 use crate::common::netns::dial_from;
-use crate::common::{Ending, proc};
+use crate::common::{Addr, Ending, Launch, eventually, proc};
 
 /// Denied connections of the long run.
 const TRIES: u32 = 10_000;
@@ -55,4 +55,29 @@ fn ten_thousand_strangers_cost_little() {
     drop(live);
     gate.stop();
     assert_eq!(refused(&gate, "gate-denied"), u64::from(TRIES));
+}
+
+/// The encrypt end takes the same flags, for its clients.
+#[test]
+fn an_encrypt_end_has_a_gate_too() {
+    let world = World::new(&["--allow", "0.0.0.0/0"]);
+    let gate = format!("redis://{}", world.redis.tcp());
+    // The gate's machine stands for that of the clients' end.
+    let launch = Launch::encrypt(&world.stage.key)
+        .source(&Addr::Tcp("0.0.0.0:0".parse().unwrap()))
+        .target(&Addr::Tcp(([127, 0, 0, 1], world.gate.addr().tcp().port()).into()))
+        .args(["--gate", &gate, "--set", "clients"]);
+    let end = world.stage.net.at_gate(|| launch.start());
+    let entrance = super::world::entrance(&end, PEER);
+    assert_eq!(world.stage.net.expect_denied(PEER, &entrance), Ending::Clean);
+    world.redis(&format!("SADD clients {PEER}"));
+    let net = &world.stage.net;
+    eventually("the client is let in", || {
+        net.dial(PEER, &entrance).echoes(b"may I?", Duration::from_secs(5))
+    });
+    let mut live = net.dial(PEER, &entrance);
+    live.expect_echo(b"live");
+    world.redis("DEL clients");
+    super::world::expect_end(&mut live);
+    net.expect_denied(PEER, &entrance);
 }
