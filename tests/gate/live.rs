@@ -31,7 +31,7 @@ fn grants_and_removals_are_fast() {
     assert!(grants.iter().chain(&ends).all(|time| *time < SOON));
 }
 
-fn print(what: &str, times: &mut [Duration]) {
+pub fn print(what: &str, times: &mut [Duration]) {
     times.sort_unstable();
     let at = |percent: usize| times[(times.len() * percent / 100).min(times.len() - 1)];
     println!("{what}: p50 {:?}, p99 {:?}, worst {:?} of {}", at(50), at(99), at(100), times.len());

@@ -74,7 +74,7 @@ impl Stage {
         let launch = Launch::encrypt(&self.key)
             .source(&Addr::Unix(self.dir.path().join(name)))
             .target(to)
-            .args(["-b", source]);
+            .args(["-n", "0", "-b", source]);
         self.net.at_peers(|| launch.start())
     }
 }
