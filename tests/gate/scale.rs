@@ -59,6 +59,20 @@ fn a_million_members_and_thousands_of_connections() {
     print("with a million, SREM ends after", &mut ends);
     assert!(grants.iter().chain(&ends).all(|time| *time < SOON));
 
+    // Whoever was never here is nobody whom the gate would ask about by itself.
+    let mut newcomers: Vec<Duration> = (0..CHANGES / 2)
+        .map(|i| {
+            let source = format!("203.0.113.{}", 10 + i);
+            let end = world.stage.encrypt(&source, &world.entrance(&source));
+            let began = Instant::now();
+            redis.ask(&["SADD", "ip-allowed", &source]);
+            eventually("a newcomer is let in", || end.connect().echoes(b"new here", SOON));
+            began.elapsed()
+        })
+        .collect();
+    print("with a million, SADD lets somebody new in after", &mut newcomers);
+    assert!(newcomers.iter().all(|time| *time < SOON));
+
     let mut first = live.swap_remove(0);
     let began = Instant::now();
     redis.ask(&["SREM", "ip-allowed", &sources[0]]);
