@@ -12,4 +12,5 @@ exec scripts/apt-need.sh \
     mariadb-install-db=mariadb-server \
     mariadb=mariadb-client \
     mariadb-dump=mariadb-client \
-    haproxy=haproxy
+    haproxy=haproxy \
+    ip=iproute2

@@ -50,12 +50,16 @@ struct Inner {
     snapshot: RwLock<Snapshot>,
     /// The allow-set changed, and the snapshot does not know how.
     unsure: AtomicBool,
+    /// It changed while it was read, so that the end of this read is not the truth.
+    changed_in_read: AtomicBool,
     live: Arc<Mutex<Live>>,
     denied: Mutex<Denied>,
     asks: mpsc::Sender<Vec<IpAddr>>,
     answered: Notify,
     diary: Diary,
     internal_was_told: AtomicBool,
+    /// The log knows that the store is away.
+    away_was_told: AtomicBool,
 }
 
 /// The last addresses that were denied, each once.
@@ -80,11 +84,13 @@ impl Gate {
             clock: Clock::start(),
             snapshot: RwLock::default(),
             unsure: AtomicBool::new(false),
+            changed_in_read: AtomicBool::new(false),
             live: Arc::default(),
             denied: Mutex::default(),
             asks,
             answered: Notify::new(),
             internal_was_told: AtomicBool::new(false),
+            away_was_told: AtomicBool::new(false),
         }));
         let (events, reported) = mpsc::channel(64);
         let keeper = gate.clone();
@@ -113,19 +119,25 @@ impl Gate {
     /// # Errors
     /// The reason of the decision.
     pub async fn admit(&self, peer: Peer) -> Result<Permit, &'static str> {
-        let permit = Permit::enter(&self.0.live, peer);
         let mut decision = self.decide(peer);
         if decision.verdict == Verdict::Denied(Why::NotAllowed) && self.is_unsure() {
             decision = self.ask(peer).await;
         }
-        match decision.verdict {
-            Verdict::Denied(_) => {
-                self.0.note_denied(peer.ip());
-                Err(decision.reason())
-            }
-            Verdict::Allowed(grant) => {
+        let entered = decision.is_allowed().then(|| Permit::enter(&self.0.live, peer));
+        if entered.is_some() {
+            // Decided for good only now, so that a change in between finds the
+            // permit. Not entered earlier: what waits for the store's word would
+            // be revoked by any change that does not let it in yet.
+            decision = self.decide(peer);
+        }
+        match (entered, decision.verdict) {
+            (Some(permit), Verdict::Allowed(grant)) => {
                 self.0.note_grant(peer, grant);
                 Ok(permit)
+            }
+            _ => {
+                self.0.note_denied(peer.ip());
+                Err(decision.reason())
             }
         }
     }
@@ -204,12 +216,15 @@ impl Inner {
         let mut snapshot = self.write();
         let changed = match event {
             Event::Begin => {
+                self.changed_in_read.store(false, Ordering::Relaxed);
                 snapshot.begin();
                 return;
             }
             Event::Items(items) => snapshot.items(&items),
             Event::End { garbage } => {
-                self.unsure.store(false, Ordering::Release);
+                let is_unsure = self.changed_in_read.load(Ordering::Relaxed);
+                self.unsure.store(is_unsure, Ordering::Release);
+                self.away_was_told.store(false, Ordering::Relaxed);
                 if garbage > 0 {
                     tracing::debug!(garbage, "entries of the store that are no address");
                 }
@@ -219,14 +234,18 @@ impl Inner {
             Event::Banned(ip, truth) => snapshot.set_banned(ip, truth),
             Event::Unsure => {
                 drop(snapshot);
+                self.changed_in_read.store(true, Ordering::Relaxed);
                 self.unsure.store(true, Ordering::Release);
                 return self.ask_about_everybody();
             }
             Event::Away(why) => {
-                // Repeated while it lasts; the log is told of the first.
-                if matches!(snapshot.freshness(), super::snapshot::Freshness::Fresh) {
+                // Repeated while it lasts; the log is told of the first, also of
+                // a store that was never there.
+                if !self.away_was_told.swap(true, Ordering::Relaxed) {
                     warn!(why, away = %self.options.rules.away, "the gate's store is away");
                 }
+                // Nobody answers now; what comes back is read from the start.
+                self.unsure.store(false, Ordering::Release);
                 snapshot.away(now_ms)
             }
         };
@@ -324,5 +343,77 @@ impl Inner {
 
     fn write(&self) -> RwLockWriteGuard<'_, Snapshot> {
         self.snapshot.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::options::{Denied as Style, OnRevoke, StoreOptions};
+    use super::super::rules::Rules;
+    use super::*;
+
+    const END: Event = Event::End { garbage: 0 };
+
+    /// A gate whose store has said all that it will say.
+    async fn gate() -> Gate {
+        let gate = Gate::start(Arc::new(GateOptions {
+            store: StoreOptions::None,
+            rules: Rules::default(),
+            denied: Style::default(),
+            on_revoke: OnRevoke::default(),
+            ban_after: None,
+            reap_idle: None,
+        }));
+        settle().await;
+        gate.unwrap()
+    }
+
+    /// Lets every other task run until it waits.
+    async fn settle() {
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn peer() -> Peer {
+        Peer::Socket("203.0.113.7".parse().unwrap())
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_read_tells_nothing_of_a_change_during_it() {
+        let gate = gate().await;
+        for event in [Event::Begin, Event::Unsure, END] {
+            gate.0.apply(event);
+        }
+        assert!(gate.is_unsure() && gate.certain(peer()).is_none());
+        gate.0.apply(Event::Begin);
+        gate.0.apply(END);
+        assert!(!gate.is_unsure() && gate.certain(peer()).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_change_before_the_store_answers_does_not_revoke() {
+        let gate = gate().await;
+        gate.0.apply(Event::Unsure);
+        let waiting = gate.clone();
+        let admitted = tokio::spawn(async move { waiting.admit(peer()).await });
+        settle().await;
+        let ip = peer().ip();
+        gate.0.apply(Event::Banned(ip, Some(None)));
+        gate.0.apply(Event::Banned(ip, None));
+        gate.0.apply(Event::Allowed(ip.into(), Some(None)));
+        let permit = admitted.await.unwrap().unwrap();
+        assert!(!permit.is_revoked());
+        gate.0.apply(Event::Allowed(ip.into(), None));
+        assert!(permit.is_revoked());
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_store_that_is_away() {
+        let gate = gate().await;
+        gate.0.apply(Event::Unsure);
+        gate.0.apply(Event::Away("gone".to_owned()));
+        assert!(!gate.is_unsure());
+        assert!(gate.admit(peer()).await.is_err());
     }
 }

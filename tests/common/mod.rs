@@ -24,6 +24,7 @@ pub mod legit;
 pub mod log;
 pub mod mariadb;
 pub mod middleman;
+pub mod netns;
 pub mod pair;
 pub mod proc;
 pub mod program;

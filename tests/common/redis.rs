@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use super::address::{Addr, free_port};
@@ -19,6 +20,7 @@ const STARTS: usize = 5;
 pub struct Redis {
     tcp: Addr,
     unix: Addr,
+    options: Vec<String>,
     program: Program,
     dir: TempDir,
 }
@@ -41,38 +43,27 @@ impl Redis {
 
     fn try_start(options: &[&str]) -> Option<Self> {
         let dir = tempfile::tempdir().expect("a temporary directory can be made");
-        let port = free_port();
-        let socket = dir.path().join("redis.sock");
-        let mut command = Command::new("redis-server");
-        command
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
-            .args(["--appendonly", "no", "--daemonize", "no", "--tcp-backlog", "4096"])
-            .args(["--enable-debug-command", "yes", "--repl-diskless-sync-delay", "0"])
-            .args(["--logfile", "redis.log", "--maxclients", "12000"])
-            .args(["--proto-max-bulk-len", "1gb", "--client-query-buffer-limit", "2gb"])
-            .arg("--unixsocket")
-            .arg(&socket)
-            .arg("--dir")
-            .arg(dir.path())
-            .args(options);
-        command.stdin(Stdio::null()).stdout(Stdio::null());
-        let mut program = Program::spawn("redis-server", &mut command);
-        let tcp = Addr::Tcp((Ipv4Addr::LOCALHOST, port).into());
-        let up = poll(NEVER, || {
-            if !program.is_running() {
-                return Some(false);
-            }
-            let unix = Addr::Unix(socket.clone());
-            (Wire::connect(&unix).is_ok() && Wire::connect(&tcp).is_ok()).then_some(true)
-        });
-        if up != Some(true) {
-            eprintln!(
-                "{}",
-                std::fs::read_to_string(dir.path().join("redis.log")).unwrap_or_default()
-            );
-            return None;
-        }
-        Some(Self { tcp, unix: Addr::Unix(socket), program, dir })
+        let tcp = Addr::Tcp((Ipv4Addr::LOCALHOST, free_port()).into());
+        let unix = Addr::Unix(dir.path().join("redis.sock"));
+        let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
+        let program = launch(&tcp, &unix, &dir, &options)?;
+        Some(Self { tcp, unix, options, program, dir })
+    }
+
+    /// Kills the server as a crash would. What was saved stays on disk.
+    pub fn kill(&mut self) {
+        self.program.signal(Signal::SIGKILL);
+        self.program.wait();
+    }
+
+    /// Starts a killed server again, where it was, with what it had saved.
+    pub fn revive(&mut self) {
+        self.program = launch(&self.tcp, &self.unix, &self.dir, &self.options)
+            .expect("its port is still free; see its log above");
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        self.program.signal(signal);
     }
 
     pub fn tcp(&self) -> &Addr {
@@ -91,6 +82,35 @@ impl Redis {
     pub fn direct(&self) -> Resp {
         Resp::connect(&self.unix)
     }
+}
+
+/// Starts a server and waits until it answers; `None` when it ends instead.
+fn launch(tcp: &Addr, unix: &Addr, dir: &TempDir, options: &[String]) -> Option<Program> {
+    let mut command = Command::new("redis-server");
+    command
+        .args(["--port", &tcp.tcp().port().to_string(), "--bind", "127.0.0.1", "--save", ""])
+        .args(["--appendonly", "no", "--daemonize", "no", "--tcp-backlog", "4096"])
+        .args(["--enable-debug-command", "yes", "--repl-diskless-sync-delay", "0"])
+        .args(["--logfile", "redis.log", "--maxclients", "12000"])
+        .args(["--proto-max-bulk-len", "1gb", "--client-query-buffer-limit", "2gb"])
+        .arg("--unixsocket")
+        .arg(unix.path())
+        .arg("--dir")
+        .arg(dir.path())
+        .args(options);
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    let mut program = Program::spawn("redis-server", &mut command);
+    let up = poll(NEVER, || {
+        if !program.is_running() {
+            return Some(false);
+        }
+        (Wire::connect(unix).is_ok() && Wire::connect(tcp).is_ok()).then_some(true)
+    });
+    if up == Some(true) {
+        return Some(program);
+    }
+    eprintln!("{}", std::fs::read_to_string(dir.path().join("redis.log")).unwrap_or_default());
+    None
 }
 
 /// What a server answers.

@@ -1,0 +1,30 @@
+//! The gate in front of a real tunnel: the real program, a real redis-server
+//! that knows no KEYS, and peers with public addresses of their own.
+//!
+//! What other programs write decides here: the set of redis-knocking, the bans
+//! of GitLab's Rack::Attack. Needs root, for the namespaces of the peers.
+#![allow(
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "the modules share helpers; a test may panic and print what it measured"
+)]
+
+mod common;
+
+#[path = "gate/announced.rs"]
+mod announced;
+#[path = "gate/away.rs"]
+mod away;
+#[path = "gate/decisions.rs"]
+mod decisions;
+#[path = "gate/denied.rs"]
+mod denied;
+#[path = "gate/live.rs"]
+mod live;
+#[path = "gate/scale.rs"]
+mod scale;
+#[path = "gate/strikes.rs"]
+mod strikes;
+#[path = "gate/world.rs"]
+mod world;

@@ -1,0 +1,93 @@
+//! A set of a million, and thousands who are in.
+
+use std::time::{Duration, Instant};
+
+use super::live::print;
+use super::world::{OTHER, PEER, SOON, World, expect_end};
+use crate::common::{Ending, Wire, eventually, proc};
+
+/// Live connections, and the addresses that they come from.
+const LIVE: usize = 8_000;
+const SOURCES: usize = 8;
+
+/// Changes of the set meanwhile, half of them grants.
+const CHANGES: usize = 40;
+
+/// Fills the set with a million addresses and ten thousand networks.
+const FILL: &str = "for i = 0, 9999 do local m = {} for j = 0, 99 do \
+    m[#m + 1] = '11.' .. math.floor(i / 256) .. '.' .. i % 256 .. '.' .. j end \
+    m[#m + 1] = '12.' .. math.floor(i / 256) .. '.' .. i % 256 .. '.0/24' \
+    redis.call('SADD', 'ip-allowed', unpack(m)) end return redis.call('SCARD', 'ip-allowed')";
+
+/// "... also with 8,000 live connections and a set of 1,000,000 members plus 10,000 networks".
+#[test]
+fn a_million_members_and_thousands_of_connections() {
+    proc::need_descriptors(2 * LIVE as u64 + 1_000);
+    let world = World::new(&["-n", "0"]);
+    let mut redis = world.redis.direct();
+    let empty = proc::rss_kib(world.gate.pid());
+    println!("{:?} members", redis.ask(&["EVAL", FILL, "0"]));
+    let sources: Vec<String> = (0..SOURCES).map(|i| format!("203.0.113.{}", 100 + i)).collect();
+    for source in &sources {
+        redis.ask(&["SADD", "ip-allowed", source]);
+    }
+    world.live_soon(&sources[SOURCES - 1]);
+    println!("RSS with the set: {empty} -> {} KiB", proc::rss_kib(world.gate.pid()));
+    let began = Instant::now();
+    let mut live: Vec<Vec<Wire>> = sources
+        .iter()
+        .map(|source| {
+            let each = (0..LIVE / SOURCES).map(|_| world.live(source));
+            each.collect()
+        })
+        .collect();
+    println!("{LIVE} connected in {:?}", began.elapsed());
+    println!("RSS with all: {} KiB", proc::rss_kib(world.gate.pid()));
+
+    let (mut grants, mut ends) = (vec![], vec![]);
+    for _ in 0..CHANGES / 2 {
+        let began = Instant::now();
+        redis.ask(&["SADD", "ip-allowed", PEER]);
+        let mut one = world.live_soon(PEER);
+        grants.push(began.elapsed());
+        let began = Instant::now();
+        redis.ask(&["SREM", "ip-allowed", PEER]);
+        expect_end(&mut one);
+        ends.push(began.elapsed());
+    }
+    print("with a million, SADD lets in after", &mut grants);
+    print("with a million, SREM ends after", &mut ends);
+    assert!(grants.iter().chain(&ends).all(|time| *time < SOON));
+
+    // Whoever was never here is nobody whom the gate would ask about by itself.
+    let mut newcomers: Vec<Duration> = (0..CHANGES / 2)
+        .map(|i| {
+            let source = format!("203.0.113.{}", 10 + i);
+            let end = world.stage.encrypt(&source, &world.entrance(&source));
+            let began = Instant::now();
+            redis.ask(&["SADD", "ip-allowed", &source]);
+            eventually("a newcomer is let in", || end.connect().echoes(b"new here", SOON));
+            began.elapsed()
+        })
+        .collect();
+    print("with a million, SADD lets somebody new in after", &mut newcomers);
+    assert!(newcomers.iter().all(|time| *time < SOON));
+
+    let mut first = live.swap_remove(0);
+    let began = Instant::now();
+    redis.ask(&["SREM", "ip-allowed", &sources[0]]);
+    first.iter_mut().for_each(expect_end);
+    println!("SREM ends {} after {:?}", first.len(), began.elapsed());
+    assert!(began.elapsed() < SOON * 2);
+    assert_eq!(world.expect_denied(OTHER), Ending::Clean);
+    for wire in live.iter_mut().filter_map(|wires| wires.first_mut()) {
+        wire.expect_echo(b"undisturbed");
+    }
+    let began = Instant::now();
+    redis.ask(&["FLUSHALL"]);
+    live.iter_mut().flatten().for_each(expect_end);
+    println!("FLUSHALL ends {} after {:?}", LIVE - first.len(), began.elapsed());
+    assert!(began.elapsed() < SOON * 2);
+    eventually("the target is left alone", || world.target.counts().live() == 0);
+    assert!(began.elapsed() < Duration::from_secs(30));
+}
