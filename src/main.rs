@@ -6,6 +6,7 @@
 //! | 0 | all went well |
 //! | 1 | it failed at run time, or sessions were cut |
 //! | 2 | the command line or a key file is wrong |
+//! | 3 | a `gate` command found nothing to change |
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
     match cli::run(&arguments) {
         Ok(Done::Clean) => ExitCode::SUCCESS,
         Ok(Done::SessionsCut) => ExitCode::from(1),
+        Ok(Done::Unchanged) => ExitCode::from(3),
         Ok(Done::Background(status)) => ExitCode::from(status),
         Err(failure) => {
             report(&failure);

@@ -101,6 +101,8 @@ fn commands_that_do_not_exist() {
     refused("decyrpt", &["no command 'decyrpt'", "'decrypt'"]);
     refused("xyzzy", &["no command 'xyzzy'", "knockpipe --help"]);
     refused("--hepl", &["no flag '--hepl'", "'--help'"]);
+    refused("gate", &["no command", "'knockpipe gate --help'"]);
+    refused("gate alow", &["no command 'alow'", "'allow'", "'knockpipe gate --help'"]);
 }
 
 #[test]
@@ -331,7 +333,7 @@ fn text_that_is_not_utf8_or_not_one_line() {
 #[test]
 fn help_and_version() {
     let dir = place();
-    let cases: [(&[&str], &str); 10] = [
+    let cases: [(&[&str], &str); 16] = [
         (&["--help"], "redis-cli"),
         (&["-h"], "redis-cli"),
         (&["help", "encrypt"], "Examples:"),
@@ -341,6 +343,12 @@ fn help_and_version() {
         (&["keygen", "--help"], "Example:"),
         (&["key-id", "--help"], "Example:"),
         (&["demo", "--help"], "Usage:"),
+        (&["gate", "--help"], "gate why"),
+        (&["gate", "allow", "--help"], "Examples:"),
+        (&["gate", "help", "deny"], "Example:"),
+        (&["gate", "why", "--help"], "Example:"),
+        (&["gate", "import", "--help"], "Examples:"),
+        (&["gate", "list", "--help"], "Examples:"),
         (&["-e", "--help"], "spiped"),
     ];
     for (args, part) in cases {

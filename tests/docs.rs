@@ -271,6 +271,42 @@ fn the_readme_names_exactly_the_flags_that_only_spipeds_spelling_has() {
     assert_eq!(difference(&documented, &printed), [""; 0], "only in README or only in --help");
 }
 
+/// Every flag in the help of a `gate` command.
+fn gate_flags() -> Words {
+    let help = |args: &[&str]| {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_knockpipe"));
+        String::from_utf8(program.args(args).arg("--help").output().unwrap().stdout).unwrap()
+    };
+    let overview = help(&["gate"]);
+    let (_, commands) = overview.split_once("Commands:").unwrap();
+    let commands = commands.split("\n\n").next().unwrap().lines();
+    let commands: Vec<&str> = commands.filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(commands.len() > 10, "only {commands:?}");
+    let mut flags = Words::new();
+    for command in commands {
+        let help = help(&["gate", command]);
+        let words = help.split(|c: char| c.is_whitespace() || c == ',');
+        flags.extend(words.filter(|word| is_flag(word)).map(str::to_owned));
+    }
+    flags
+}
+
+/// The README has a row for each `gate` command.
+#[test]
+fn the_readme_names_every_gate_command() {
+    let text = read("README.md");
+    let named = section(&text, "## The gate");
+    let mut program = Command::new(env!("CARGO_BIN_EXE_knockpipe"));
+    let output = program.args(["gate", "--help"]).output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    let commands = help.split_once("Commands:").unwrap().1.split("\n\n").next().unwrap();
+    for command in commands.lines().filter_map(|line| line.split_whitespace().next()) {
+        let found =
+            named.contains(&format!("gate {command}")) || named.contains(&format!("`{command} "));
+        assert!(found || command == "help", "README does not name 'gate {command}'");
+    }
+}
+
 /// What a text says of our flags: code that begins with one, and all that stands
 /// behind the word `knockpipe` in a line of code.
 fn flags_named_in(text: &str) -> Words {
@@ -301,6 +337,7 @@ fn operating_explains_every_flag_and_invents_none() {
     let ours = &(&names(&flags("encrypt")) | &names(&flags("decrypt"))) | &names(&flags("pipe"));
     let known = &ours | &names(&flags("-e"));
     let known = &known | &["-V", "--version"].map(str::to_owned).into();
+    let known = &known | &gate_flags();
     for document in ["README.md", "docs/OPERATING.md", "keys/README.md"] {
         let named = flags_named_in(&read(document));
         let invented: Vec<_> = named.difference(&known).collect();

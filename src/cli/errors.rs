@@ -71,13 +71,13 @@ pub(super) fn one_line(error: &clap::Error, command: &Command, name: &str) -> Fa
         ErrorKind::ValueValidation => return facts.bad_value(),
         ErrorKind::InvalidValue => facts.impossible_value(),
         ErrorKind::UnknownArgument => facts.unknown_argument(name),
-        ErrorKind::InvalidSubcommand => facts.unknown_command(),
+        ErrorKind::InvalidSubcommand => facts.unknown_command(name),
         ErrorKind::MissingRequiredArgument => facts.missing(name),
         ErrorKind::ArgumentConflict => facts.conflict(),
-        ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => (
-            "no command is given".to_owned(),
-            "try 'knockpipe demo', or see 'knockpipe --help'".to_owned(),
-        ),
+        ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let demo = if name.contains(' ') { "" } else { "try 'knockpipe demo', or " };
+            ("no command is given".to_owned(), format!("{demo}see '{name} --help'"))
+        }
         ErrorKind::TooManyValues => facts.unwanted_value(),
         ErrorKind::InvalidUtf8 => {
             ("an argument is not UTF-8 text".to_owned(), "write it in UTF-8".to_owned())
@@ -135,11 +135,11 @@ impl Facts<'_> {
         (cause, remedy)
     }
 
-    fn unknown_command(&self) -> (String, String) {
+    fn unknown_command(&self, name: &str) -> (String, String) {
         let cause = format!("there is no command '{}'", self.text(ContextKind::InvalidSubcommand));
         let remedy = match self.list(ContextKind::SuggestedSubcommand).last() {
-            Some(near) => format!("did you mean '{near}'? see 'knockpipe --help'"),
-            None => "see 'knockpipe --help' for what there is".to_owned(),
+            Some(near) => format!("did you mean '{near}'? see '{name} --help'"),
+            None => format!("see '{name} --help' for what there is"),
         };
         (cause, remedy)
     }
@@ -203,6 +203,10 @@ fn explained(shown: &str) -> String {
         "--target" | "-t" => "-t ADDR (where to forward)".to_owned(),
         "--key" | "-k" => "-k FILE (the shared key, from 'knockpipe keygen')".to_owned(),
         "<FILE>" => "FILE (the key file)".to_owned(),
+        "<INPUT>" => "INPUT (a file, or - for standard input)".to_owned(),
+        "<ADDR>..." | "<ADDR>" => "ADDR (an address such as 203.0.113.7)".to_owned(),
+        "<ADDR|NET>..." => "ADDR (an address or network such as 203.0.113.0/24)".to_owned(),
+        "--idle" => "--idle DURATION (such as 30d)".to_owned(),
         other => other.to_owned(),
     }
 }

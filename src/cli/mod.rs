@@ -11,6 +11,7 @@
 
 mod errors;
 mod gate_args;
+mod gate_cmd;
 mod key_cmd;
 mod pipe_cmd;
 mod spiped;
@@ -53,7 +54,8 @@ Example: Redis on db.example.org, used from another host
 A spiped command line works with the name changed: 'knockpipe -e ...', 'knockpipe -d ...', or a
 link to this program named spiped or spipe. See 'knockpipe -e --help'.
 
-Exit status: 0 all went well, 1 it failed at run time, 2 the command line or a key file is wrong.";
+Exit status: 0 all went well, 1 it failed at run time, 2 the command line or a key file is wrong,
+3 a gate command found nothing to change.";
 
 /// What stands under the flags of `encrypt`.
 const ENCRYPT_EXAMPLES: &str = "\
@@ -123,6 +125,9 @@ enum Commands {
     /// Carry standard input and output through a tunnel
     #[command(after_help = PIPE_EXAMPLES)]
     Pipe(pipe_cmd::PipeArgs),
+    /// Say who may come in, in the store that 'decrypt --gate' asks
+    #[command(after_help = gate_cmd::EXAMPLES)]
+    Gate(Box<gate_cmd::CommandArgs>),
     /// See a tunnel work on this machine, and what it keeps out
     Demo,
 }
@@ -134,6 +139,8 @@ pub enum Done {
     Clean,
     /// Sessions were cut by the drain deadline; the log has told.
     SessionsCut,
+    /// Nothing had to be changed.
+    Unchanged,
     /// The work goes on in the background, or ended there with this status.
     Background(u8),
 }
@@ -183,6 +190,7 @@ fn subcommand(arguments: &[OsString]) -> Result<Done, Failure> {
         Commands::Encrypt(args) => tunnel_args::encrypt(*args).map(Done::from),
         Commands::Decrypt(args) => tunnel_args::decrypt(*args).map(Done::from),
         Commands::Pipe(args) => pipe_cmd::pipe(args).map(Done::from),
+        Commands::Gate(args) => gate_cmd::run(*args),
         Commands::Demo => run::demo().map(Done::from),
     }
 }
@@ -207,15 +215,22 @@ fn parse<T: Parser>(mut command: Command, arguments: &[OsString]) -> Result<Opti
 
 /// `knockpipe encrypt` when that is what was called, for a hint at its help.
 fn full_name(command: &Command, arguments: &[OsString]) -> String {
-    let called = arguments.get(1).and_then(|first| first.to_str());
-    match called.and_then(|name| command.find_subcommand(name)) {
-        Some(below) => format!("{} {}", command.get_name(), below.get_name()),
-        None if command.get_subcommands().next().is_none() => match command.get_name() {
+    if command.get_subcommands().next().is_none() {
+        return match command.get_name() {
             "knockpipe" => "knockpipe -e".to_owned(),
             name => name.to_owned(),
-        },
-        None => command.get_name().to_owned(),
+        };
     }
+    let mut name = command.get_name().to_owned();
+    let mut here = command;
+    for argument in arguments.iter().skip(1) {
+        let Some(below) = argument.to_str().and_then(|word| here.find_subcommand(word)) else {
+            break;
+        };
+        name = format!("{name} {}", below.get_name());
+        here = below;
+    }
+    name
 }
 
 impl From<Outcome> for Done {

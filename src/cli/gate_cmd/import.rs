@@ -1,0 +1,239 @@
+//! `import`: entries from a file, all of them good or none of them used.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{self, Read};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use super::super::Done;
+use super::list::{ALLOWED, BANNED, read_entries};
+use super::place::{Absent, Place, now_ms};
+use super::{CommonArgs, SpareArgs};
+use crate::duration;
+use crate::gate::Member;
+use crate::gate::store::{Edit, Receipt, later};
+use crate::run::Failure;
+
+/// Changes under way at once: a round trip each would take minutes for a million.
+const AT_ONCE: usize = 64;
+
+/// Stands for a ban without an end, which only other programs write.
+const LONGEST: Duration = Duration::from_secs(3650 * 86_400);
+
+/// `gate import`.
+#[derive(Debug, Args)]
+pub(super) struct ImportArgs {
+    /// File to read, or - for standard input
+    #[arg(value_name = "INPUT")]
+    input: PathBuf,
+
+    /// How long entries without an end of their own may come in [default: for ever]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    ttl: Option<Duration>,
+
+    #[command(flatten)]
+    spare: SpareArgs,
+
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+/// One line: what it says, and until when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Wanted {
+    kind: &'static str,
+    member: Member,
+    expires_ms: Option<u64>,
+}
+
+/// What came of the lines.
+#[derive(Default)]
+struct Counts {
+    changed: usize,
+    unchanged: usize,
+    expired: usize,
+    last: Option<Receipt>,
+}
+
+/// Why a line is not one.
+#[derive(Debug, thiserror::Error)]
+#[error("line {number} of {name}: {cause}; correct it, nothing was imported")]
+struct BadLine {
+    number: usize,
+    name: String,
+    cause: String,
+}
+
+/// Adds what stands in a file.
+///
+/// # Errors
+/// [`Failure`]
+pub(super) async fn import(args: ImportArgs) -> Result<Done, Failure> {
+    let now_ms = now_ms();
+    let mut wanted = read(&args, now_ms)?;
+    let place = Arc::new(Place::open(&args.common.store, Absent::Make)?);
+    let all = wanted.len();
+    wanted.retain(|entry| entry.expires_ms.is_none_or(|end| end > now_ms));
+    let mut counts = Counts { expired: all - wanted.len(), ..Counts::default() };
+    let present = present(&place, &wanted).await?;
+    apply(&place, (wanted, present), &mut counts, now_ms).await?;
+    report(&args.common, &place, &counts)
+}
+
+fn read(args: &ImportArgs, now_ms: u64) -> Result<Vec<Wanted>, Failure> {
+    let stdin = args.input.as_os_str() == "-";
+    let name = if stdin { "standard input".to_owned() } else { args.input.display().to_string() };
+    let mut text = String::new();
+    let read = if stdin {
+        io::stdin().read_to_string(&mut text).map(drop)
+    } else {
+        fs::read_to_string(&args.input).map(|read| text = read)
+    };
+    read.map_err(|error| {
+        let advice = "check its path, and that it is text";
+        Failure::Usage(anyhow::anyhow!("cannot read {name}: {error}; {advice}"))
+    })?;
+    let mut wanted = vec![];
+    for (number, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let entry = parse(line, args.ttl, now_ms).and_then(|entry| check(args, entry));
+        let bad = |cause| BadLine { number: number + 1, name: name.clone(), cause };
+        wanted.push(entry.map_err(|cause| Failure::Usage(bad(cause).into()))?);
+    }
+    Ok(wanted)
+}
+
+/// The rules of `allow` and `ban`.
+fn check(args: &ImportArgs, entry: Wanted) -> Result<Wanted, String> {
+    let checked = match (entry.kind, entry.member) {
+        (BANNED, Member::Address(ip)) => args.spare.check_ban(ip),
+        (BANNED, net @ Member::Network(_)) => Err(super::GateCommandError::NetworkBan(net)),
+        (_, member) => args.spare.check_width(member),
+    };
+    checked.map(|()| entry).map_err(|error| error.to_string())
+}
+
+fn parse(line: &str, ttl: Option<Duration>, now_ms: u64) -> Result<Wanted, String> {
+    let until = |ttl: Duration| now_ms.saturating_add(millis(ttl));
+    if !line.starts_with('{') {
+        let member = line.parse::<Member>().map_err(|error| error.to_string())?;
+        return Ok(Wanted { kind: ALLOWED, member, expires_ms: ttl.map(until) });
+    }
+    let value: Value = serde_json::from_str(line).map_err(|error| format!("no JSON: {error}"))?;
+    let kind = match value["kind"].as_str() {
+        Some(ALLOWED) => ALLOWED,
+        Some(BANNED) => BANNED,
+        _ => return Err("\"kind\" is neither \"allowed\" nor \"banned\"".to_owned()),
+    };
+    let member = value["member"].as_str().ok_or("\"member\" is no text")?;
+    let member = member.parse::<Member>().map_err(|error| error.to_string())?;
+    let expires_ms = match &value["expires_ms"] {
+        Value::Null if kind == ALLOWED => ttl.map(until),
+        Value::Null => None,
+        end => Some(end.as_u64().ok_or("\"expires_ms\" is no unix time in milliseconds")?),
+    };
+    Ok(Wanted { kind, member, expires_ms })
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What the store has and until when. Asked for only where that matters: a
+/// plain member tells by itself whether it was new.
+type Present = HashMap<(&'static str, Member), Option<u64>>;
+
+async fn present(place: &Place, wanted: &[Wanted]) -> Result<Present, Failure> {
+    let mut present = Present::new();
+    if wanted.iter().any(|entry| entry.kind == BANNED || entry.expires_ms.is_some()) {
+        let note = |kind, member, end| {
+            let known = present.entry((kind, member)).or_insert(end);
+            *known = later(*known, end);
+        };
+        read_entries(place, note).await?;
+    }
+    Ok(present)
+}
+
+async fn apply(
+    place: &Arc<Place>,
+    (wanted, present): (Vec<Wanted>, Present),
+    counts: &mut Counts,
+    now_ms: u64,
+) -> Result<(), Failure> {
+    let mut under_way = JoinSet::new();
+    for entry in wanted {
+        let known = present.get(&(entry.kind, entry.member));
+        if known.is_some_and(|end| lasts(*end, entry, now_ms)) {
+            counts.unchanged += 1;
+            continue;
+        }
+        if under_way.len() >= AT_ONCE {
+            counts.note(under_way.join_next().await)?;
+        }
+        let place = Arc::clone(place);
+        under_way.spawn(async move { place.edit(edit(entry, now_ms)).await });
+    }
+    while let Some(done) = under_way.join_next().await {
+        counts.note(Some(done))?;
+    }
+    Ok(())
+}
+
+/// Whether what is there already lasts as long as what is wanted.
+fn lasts(present: Option<u64>, entry: Wanted, now_ms: u64) -> bool {
+    /// Ends are told as time that is left, which is rounded on its way.
+    const ROUNDING_MS: u64 = 2_000;
+    match (present, entry.expires_ms) {
+        (None, _) => true,
+        (Some(end), Some(wanted)) => end.saturating_add(ROUNDING_MS) >= wanted,
+        // Imported before: as long as we can say.
+        (Some(end), None) => entry.kind == BANNED && end > now_ms + millis(LONGEST / 2),
+    }
+}
+
+fn edit(entry: Wanted, now_ms: u64) -> Edit {
+    let left = entry.expires_ms.map(|end| Duration::from_millis(end.saturating_sub(now_ms).max(1)));
+    match (entry.kind, entry.member) {
+        (BANNED, Member::Address(ip)) => Edit::Ban(ip, left.unwrap_or(LONGEST)),
+        (_, member) => Edit::Allow(member, left),
+    }
+}
+
+impl Counts {
+    fn note(
+        &mut self,
+        done: Option<Result<Result<Receipt, Failure>, tokio::task::JoinError>>,
+    ) -> Result<(), Failure> {
+        let Some(done) = done else { return Ok(()) };
+        let receipt = done.expect("an edit does not panic and is not cancelled")?;
+        if receipt.changed {
+            self.changed += 1;
+        } else {
+            self.unchanged += 1;
+        }
+        self.last = Some(receipt);
+        Ok(())
+    }
+}
+
+fn report(common: &CommonArgs, place: &Place, counts: &Counts) -> Result<Done, Failure> {
+    let Counts { changed, unchanged, expired, last } = counts;
+    let mut output = common.output();
+    let server = last.as_ref().map_or_else(|| place.name(), |receipt| &receipt.server);
+    output.say(
+        || format!("imported {changed}, unchanged {unchanged}, expired {expired}, on {server}"),
+        || json!({ "changed": changed, "unchanged": unchanged, "expired": expired, "server": server }),
+    )?;
+    output.finish()?;
+    Ok(if *changed > 0 { Done::Clean } else { Done::Unchanged })
+}

@@ -1,0 +1,207 @@
+//! `list`, `export` and `history`.
+//!
+//! A million entries are held to be sorted, in some 50 bytes each; with
+//! `--unsorted` they are printed as the store tells them.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::super::Done;
+use super::CommonArgs;
+use super::output::{Form, Output, date, left, remark};
+use super::place::{Absent, Place, each, now_ms};
+use crate::gate::{Entry, Item, Member};
+use crate::run::Failure;
+
+/// `gate list`.
+#[derive(Debug, Args)]
+pub(super) struct ListArgs {
+    /// Print entries as they come, without holding them for sorting
+    #[arg(long)]
+    unsorted: bool,
+
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+/// `gate export`.
+#[derive(Debug, Args)]
+pub(super) struct ExportArgs {
+    /// Print entries as they come, without holding them for sorting
+    #[arg(long)]
+    unsorted: bool,
+
+    #[command(flatten)]
+    store: super::StoreArgs,
+}
+
+/// `gate history`.
+#[derive(Debug, Args)]
+pub(super) struct HistoryArgs {
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+/// The two kinds of entries, as lines and imports call them.
+pub(super) const ALLOWED: &str = "allowed";
+pub(super) const BANNED: &str = "banned";
+
+/// Entries on their way out.
+struct Listing {
+    output: Output,
+    form: fn(&'static str, Entry) -> Value,
+    /// Held back for sorting; `None` lets them through.
+    held: Option<Vec<Entry>>,
+}
+
+/// Lists the allow-set and the bans.
+///
+/// # Errors
+/// [`Failure`]
+pub(super) async fn list(args: ListArgs) -> Result<Done, Failure> {
+    let place = Place::open(&args.common.store, Absent::Refuse)?;
+    let with_ttl = |kind, entry: Entry| {
+        let mut line = exported(kind, entry);
+        line["ttl_s"] = json!(entry.ttl(now_ms()).map(|ttl| ttl.as_secs()));
+        line
+    };
+    let held = (!args.unsorted).then(Vec::new);
+    Listing { output: args.common.output(), form: with_ttl, held }.run(&place).await
+}
+
+/// Prints what `import` reads.
+///
+/// # Errors
+/// [`Failure`]
+pub(super) async fn export(args: ExportArgs) -> Result<Done, Failure> {
+    let place = Place::open(&args.store, Absent::Refuse)?;
+    let held = (!args.unsorted).then(Vec::new);
+    Listing { output: Output::new(Form::Json), form: exported, held }.run(&place).await
+}
+
+fn exported(kind: &'static str, entry: Entry) -> Value {
+    json!({ "kind": kind, "member": entry.member.to_string(), "expires_ms": entry.expires_ms })
+}
+
+impl Listing {
+    async fn run(mut self, place: &Place) -> Result<Done, Failure> {
+        let store = place.store();
+        let garbage = each(|to| store.list_allowed(to), |batch| self.take(ALLOWED, batch)).await?;
+        self.flush(ALLOWED)?;
+        let foreign = each(|to| store.list_bans(to), |batch| self.take(BANNED, batch)).await?;
+        self.flush(BANNED)?;
+        self.output.finish()?;
+        if garbage > 0 {
+            remark(&format!(
+                "{garbage} entries of the set are no address or network and let nobody in; remove them there"
+            ));
+        }
+        if foreign > 0 {
+            remark(&format!("{foreign} bans are of something else than an address; see GitLab"));
+        }
+        Ok(Done::Clean)
+    }
+
+    fn take(&mut self, kind: &'static str, batch: Vec<Item>) -> Result<(), Failure> {
+        let entries = batch.into_iter().map(|item| match item {
+            Item::Allowed(member, expires_ms) => Entry { member, expires_ms },
+            Item::Banned(ip, expires_ms) => Entry { member: ip.into(), expires_ms },
+        });
+        match &mut self.held {
+            Some(held) => held.extend(entries),
+            None => {
+                for entry in entries {
+                    print(&mut self.output, self.form, (kind, entry))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self, kind: &'static str) -> Result<(), Failure> {
+        let Some(held) = &mut self.held else { return Ok(()) };
+        held.sort_unstable_by_key(|entry| entry.member);
+        for entry in held.drain(..) {
+            print(&mut self.output, self.form, (kind, entry))?;
+        }
+        Ok(())
+    }
+}
+
+fn print(
+    output: &mut Output,
+    form: fn(&'static str, Entry) -> Value,
+    (kind, entry): (&'static str, Entry),
+) -> Result<(), Failure> {
+    let text = || {
+        let left = left(entry.ttl(now_ms()));
+        format!("{kind:<8} {:<20} {left}", entry.member.to_string())
+    };
+    output.say(text, || form(kind, entry))
+}
+
+/// Lists who was last let in when.
+///
+/// # Errors
+/// [`Failure`]
+pub(super) async fn history(args: HistoryArgs) -> Result<Done, Failure> {
+    let place = Place::open(&args.common.store, Absent::Refuse)?;
+    let mut output = args.common.output();
+    let (mut seen, garbage) = read_history(&place).await?;
+    seen.sort_unstable_by_key(|(ip, at)| (*at, *ip));
+    let now = now_ms() / 1000;
+    for (ip, at) in seen {
+        let idle = Duration::from_secs(now.saturating_sub(at));
+        output.say(
+            || format!("{} {:<20} {} ago", date(at), ip.to_string(), left(Some(idle))),
+            || json!({ "address": ip.to_string(), "seen": at, "idle_s": idle.as_secs() }),
+        )?;
+    }
+    output.finish()?;
+    if garbage > 0 {
+        remark(&format!("{garbage} entries of the history are no address with a time"));
+    }
+    Ok(Done::Clean)
+}
+
+/// Everybody who was let in, with the unix second, and how many entries are garbage.
+///
+/// # Errors
+/// [`Failure::Runtime`]
+pub(super) async fn read_history(place: &Place) -> Result<(Vec<(IpAddr, u64)>, u64), Failure> {
+    let mut seen = vec![];
+    let garbage = each(
+        |to| place.store().history(to),
+        |batch| {
+            seen.extend(batch);
+            Ok(())
+        },
+    );
+    let garbage = garbage.await?;
+    Ok((seen, garbage))
+}
+
+/// Everything in the store: `true` for a ban.
+///
+/// # Errors
+/// [`Failure::Runtime`]
+pub(super) async fn read_entries(
+    place: &Place,
+    mut note: impl FnMut(&'static str, Member, Option<u64>),
+) -> Result<(), Failure> {
+    let mut take = |batch: Vec<Item>| {
+        for item in batch {
+            match item {
+                Item::Allowed(member, end) => note(ALLOWED, member, end),
+                Item::Banned(ip, end) => note(BANNED, ip.into(), end),
+            }
+        }
+        Ok(())
+    };
+    each(|to| place.store().list_allowed(to), &mut take).await?;
+    each(|to| place.store().list_bans(to), &mut take).await?;
+    Ok(())
+}

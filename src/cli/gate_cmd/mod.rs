@@ -1,0 +1,255 @@
+//! `knockpipe gate`: who may come in, changed and looked at by hand.
+//!
+//! The commands talk to the store that a running tunnel asks, never to the
+//! tunnel. Each change says which server and which key it was made in, since a
+//! change at the wrong place looks just as successful, and a change that was
+//! none has an exit status of its own.
+
+mod changes;
+mod import;
+mod list;
+mod output;
+mod place;
+mod reap;
+mod why;
+
+use std::net::IpAddr;
+
+use clap::{Args, Subcommand};
+
+use self::output::Output;
+use super::Done;
+use super::store_args::StoreArgs;
+use crate::gate::Member;
+use crate::run::Failure;
+
+/// What stands under the commands.
+pub(super) const EXAMPLES: &str = "\
+A tunnel is given the store with --gate, and these commands with the same flag. Who is added comes
+in within a quarter of a second, and connections of who is taken out end within a second.
+
+Examples:
+  knockpipe gate allow 203.0.113.7 --ttl 12h --gate redis://127.0.0.1
+  knockpipe gate why 203.0.113.7 --gate redis://127.0.0.1
+  knockpipe gate list --gate file:/var/lib/knockpipe/gate
+
+Exit status: 0 changed or answered, 1 failed at run time, 2 wrong usage, 3 nothing had to change.";
+
+const ALLOW_EXAMPLES: &str = "\
+A member for ever goes into the set; with --ttl into a key of its own under --allow-prefix, or into
+the set if that is a sorted one (or does not exist yet). A ban or a --deny still keeps it out.
+
+Examples:
+  knockpipe gate allow 203.0.113.7 2001:db8::/64 --gate redis://127.0.0.1
+  knockpipe gate allow 203.0.113.7 --ttl 12h --gate file:/var/lib/knockpipe/gate";
+
+const DENY_EXAMPLES: &str = "\
+The opposite of allow that works at once and in every case: the address is banned for --ttl, which
+also beats a network that it is in, and taken out of the set, so that it stays out afterwards.
+'remove' only takes it out, 'ban' only bans it: afterwards it comes in as before.
+
+Example:
+  knockpipe gate deny 203.0.113.7 --ttl 7d --gate redis://127.0.0.1";
+
+const REMOVE_EXAMPLES: &str = "\
+Undoes 'allow', for a network as it was written. An address stays in if a network that it is in
+remains, or if it is internal: see 'why'. To keep it out for certain, see 'deny'.
+
+Example:
+  knockpipe gate remove 203.0.113.7 203.0.113.0/24 --gate redis://127.0.0.1";
+
+const BAN_EXAMPLES: &str = "\
+A ban is a key as GitLab's Rack::Attack writes it, and replaces one that there is.
+
+Example:
+  knockpipe gate ban 203.0.113.7 --ttl 7d --gate redis://127.0.0.1";
+
+const LIST_EXAMPLES: &str = "\
+One line for each entry: what it is, the address or network, and the time left.
+
+Examples:
+  knockpipe gate list --gate redis://127.0.0.1 | grep ^banned
+  knockpipe gate list --json --gate redis://127.0.0.1";
+
+const WHY_EXAMPLES: &str = "\
+Shows every rule in order, what it found, and which one decided. Give the --allow, --deny,
+--internal and --gate-away of the tunnel as well, since the store does not know them.
+
+Example:
+  knockpipe gate why 203.0.113.7 --allow 198.51.100.0/24 --gate redis://127.0.0.1";
+
+const REAP_EXAMPLES: &str = "\
+Takes addresses out of the history, and out of the set, that were let in before but not lately.
+Who was never seen, and networks, stay.
+
+Example:
+  knockpipe gate reap --idle 30d --dry-run --gate redis://127.0.0.1";
+
+const IMPORT_EXAMPLES: &str = "\
+Reads lines of 'gate export', or addresses and networks, one in each line; # begins a comment.
+Nothing is changed unless all lines are good. Entries that last as long already stay as they are.
+
+Examples:
+  knockpipe gate export --gate redis://old | knockpipe gate import - --gate file:new
+  knockpipe gate import office.txt --gate redis://127.0.0.1";
+
+const EXPORT_EXAMPLES: &str = "\
+One JSON object in each line, with ends in unix milliseconds, for 'gate import'.
+
+Example:
+  knockpipe gate export --gate redis://127.0.0.1 > gate.jsonl";
+
+/// `knockpipe gate`.
+#[derive(Debug, Args)]
+pub(super) struct CommandArgs {
+    #[command(subcommand)]
+    command: GateCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum GateCommand {
+    /// Let addresses or networks in
+    #[command(after_help = ALLOW_EXAMPLES)]
+    Allow(changes::AllowArgs),
+    /// Keep addresses out: ban them and take them out of the set
+    #[command(after_help = DENY_EXAMPLES)]
+    Deny(changes::BanArgs),
+    /// Take addresses or networks out of the set
+    #[command(after_help = REMOVE_EXAMPLES)]
+    Remove(changes::RemoveArgs),
+    /// Ban addresses for a while
+    #[command(after_help = BAN_EXAMPLES)]
+    Ban(changes::BanArgs),
+    /// Lift bans
+    Unban(changes::UnbanArgs),
+    /// List who may come in and who is banned
+    #[command(after_help = LIST_EXAMPLES)]
+    List(list::ListArgs),
+    /// Explain what the gate says to an address
+    #[command(after_help = WHY_EXAMPLES)]
+    Why(why::WhyArgs),
+    /// List when addresses were last let in, the latest at the end
+    History(list::HistoryArgs),
+    /// Forget addresses that were not seen for long
+    #[command(after_help = REAP_EXAMPLES)]
+    Reap(reap::ReapArgs),
+    /// Add entries from a file
+    #[command(after_help = IMPORT_EXAMPLES)]
+    Import(import::ImportArgs),
+    /// Print all entries for import
+    #[command(after_help = EXPORT_EXAMPLES)]
+    Export(list::ExportArgs),
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+struct CommonArgs {
+    #[command(flatten)]
+    store: StoreArgs,
+
+    /// Print JSON, one object in each line
+    #[arg(long)]
+    json: bool,
+}
+
+/// What keeps an operator from locking out whom they need.
+#[derive(Debug, Args)]
+struct SpareArgs {
+    /// Do it although it hits one of --allow or --proxy-from, or far more than one host
+    #[arg(long)]
+    force: bool,
+
+    /// Address or network that is not to be banned without --force; repeatable
+    #[arg(long, value_name = "NET")]
+    allow: Vec<Member>,
+
+    /// Load balancers, which are not to be banned without --force; repeatable
+    #[arg(long, value_name = "NET[,NET]", value_delimiter = ',')]
+    proxy_from: Vec<Member>,
+}
+
+/// What is not done without `--force`, or not at all.
+#[derive(Debug, thiserror::Error)]
+enum GateCommandError {
+    /// Wider than /16 or /64.
+    #[error(
+        "{0} admits more than a /16 (IPv4) or /64 (IPv6); add --force if you mean it, or write a smaller network"
+    )]
+    Wide(Member),
+    /// A ban of an address that is to come in.
+    #[error("{ip} is in {flag} {net}; add --force if you mean to ban it, or leave it out")]
+    Spared {
+        /// Who was to be banned.
+        ip: IpAddr,
+        /// Which flag names it.
+        flag: &'static str,
+        /// What the flag says.
+        net: Member,
+    },
+    /// Bans are of single addresses.
+    #[error(
+        "{0} is a network, and only single addresses can be banned; take it out with 'knockpipe gate remove', or start the tunnel with --deny {0}"
+    )]
+    NetworkBan(Member),
+}
+
+impl From<GateCommandError> for Failure {
+    fn from(error: GateCommandError) -> Self {
+        Self::Usage(error.into())
+    }
+}
+
+/// Does what one command says.
+///
+/// # Errors
+/// [`Failure`] of the arguments or the store.
+pub(super) fn run(args: CommandArgs) -> Result<Done, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| {
+        let advice = "check the limits of threads and memory";
+        Failure::Runtime(anyhow::anyhow!("cannot start the runtime: {error}; {advice}"))
+    })?;
+    runtime.block_on(async {
+        match args.command {
+            GateCommand::Allow(args) => changes::allow(args).await,
+            GateCommand::Deny(args) => changes::deny(args).await,
+            GateCommand::Remove(args) => changes::remove(args).await,
+            GateCommand::Ban(args) => changes::ban(args).await,
+            GateCommand::Unban(args) => changes::unban(args).await,
+            GateCommand::List(args) => list::list(args).await,
+            GateCommand::Why(args) => why::why(args).await,
+            GateCommand::History(args) => list::history(args).await,
+            GateCommand::Reap(args) => reap::reap(args).await,
+            GateCommand::Import(args) => import::import(args).await,
+            GateCommand::Export(args) => list::export(args).await,
+        }
+    })
+}
+
+impl CommonArgs {
+    fn output(&self) -> Output {
+        Output::new(if self.json { output::Form::Json } else { output::Form::Text })
+    }
+}
+
+impl SpareArgs {
+    /// Refuses to let in far more than one host.
+    fn check_width(&self, member: Member) -> Result<(), GateCommandError> {
+        if member.needs_force() && !self.force {
+            Err(GateCommandError::Wide(member))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Refuses to ban who is to come in.
+    fn check_ban(&self, ip: IpAddr) -> Result<(), GateCommandError> {
+        let lists = [("--allow", &self.allow), ("--proxy-from", &self.proxy_from)];
+        for (flag, nets) in lists {
+            if let Some(net) = nets.iter().find(|net| net.contains(ip) && !self.force) {
+                return Err(GateCommandError::Spared { ip, flag, net: *net });
+            }
+        }
+        Ok(())
+    }
+}

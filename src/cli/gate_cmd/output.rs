@@ -1,0 +1,154 @@
+//! What the commands print: aligned lines for people and `grep`, or JSON.
+//!
+//! Answers go to standard output, remarks to standard error. A reader that
+//! went away is no failure, and no reason to leave a change half done.
+
+use std::io::{self, BufWriter, Stdout, Write};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::run::Failure;
+
+/// For whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// People.
+    Text,
+    /// Programs: one object in each line.
+    Json,
+}
+
+/// Standard output.
+pub(super) struct Output {
+    out: BufWriter<Stdout>,
+    form: Form,
+    /// Nobody reads any more.
+    closed: bool,
+}
+
+impl Output {
+    pub(super) fn new(form: Form) -> Self {
+        Self { out: BufWriter::new(io::stdout()), form, closed: false }
+    }
+
+    /// One answer, in the form that is wanted.
+    ///
+    /// # Errors
+    /// [`Failure::Runtime`] when it cannot be written.
+    pub(super) fn say(
+        &mut self,
+        text: impl FnOnce() -> String,
+        json: impl FnOnce() -> Value,
+    ) -> Result<(), Failure> {
+        let line = match self.form {
+            Form::Text => text(),
+            Form::Json => json().to_string(),
+        };
+        let written = if self.closed { Ok(()) } else { writeln!(self.out, "{line}") };
+        self.checked(written)
+    }
+
+    /// Writes out what is left.
+    ///
+    /// # Errors
+    /// [`Failure::Runtime`] when it cannot be written.
+    pub(super) fn finish(mut self) -> Result<(), Failure> {
+        let written = if self.closed { Ok(()) } else { self.out.flush() };
+        self.checked(written)
+    }
+
+    fn checked(&mut self, written: io::Result<()>) -> Result<(), Failure> {
+        match written {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                self.closed = true;
+                Ok(())
+            }
+            Err(error) => {
+                let advice = "redirect it elsewhere; changes that were made stay made";
+                Err(Failure::Runtime(anyhow::anyhow!("cannot print: {error}; {advice}")))
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+}
+
+/// A remark that is no part of the answer.
+pub(super) fn remark(text: &str) {
+    // A remark that nobody can see is no failure.
+    let _ = writeln!(io::stderr(), "knockpipe: {text}");
+}
+
+/// What still lasts, with its two largest units: `3h20m`.
+pub(super) fn left(time: Option<Duration>) -> String {
+    const UNITS: [(u64, char); 4] = [(86_400, 'd'), (3600, 'h'), (60, 'm'), (1, 's')];
+    let Some(time) = time else { return "never".to_owned() };
+    // A part of a second is some time left.
+    let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
+    let largest = UNITS.iter().position(|(size, _)| seconds >= *size).unwrap_or(3);
+    let mut rest = seconds;
+    let mut text = String::new();
+    for (size, unit) in &UNITS[largest..UNITS.len().min(largest + 2)] {
+        if rest >= *size || text.is_empty() {
+            text += &format!("{}{unit}", rest / size);
+        }
+        rest %= size;
+    }
+    text
+}
+
+/// A unix second as people and sorting programs read it, in UTC.
+pub(super) fn date(unix: u64) -> String {
+    let (days, second) = (unix / 86_400, unix % 86_400);
+    // Civil date from a count of days; years begin in March, so that a leap
+    // day is the last of one.
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_left_has_two_units_at_most() {
+        let cases = [
+            (0, "0s"),
+            (1, "1s"),
+            (59_001, "1m"),
+            (60_000, "1m"),
+            (3_599_000, "59m59s"),
+            (3_600_000, "1h"),
+            (3_660_000, "1h1m"),
+            (86_400_000 * 30 - 1000, "29d23h"),
+            (86_400_000 + 59_000, "1d"),
+        ];
+        for (ms, shown) in cases {
+            assert_eq!(left(Some(Duration::from_millis(ms))), shown, "{ms} ms");
+        }
+        assert_eq!(left(None), "never");
+    }
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        for (unix, shown) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_709_251_200, "2024-03-01T00:00:00Z"),
+            (1_767_225_599, "2025-12-31T23:59:59Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+        ] {
+            assert_eq!(date(unix), shown);
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! The store that a command works on, and how it is called towards a reader.
+
+use std::net::IpAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Map, Value, json};
+use tokio::sync::mpsc;
+
+use super::super::store_args::StoreArgs;
+use crate::gate::StoreOptions;
+use crate::gate::any_store::AnyStore;
+use crate::gate::redis_store::Servers;
+use crate::gate::store::{Edit, Receipt, Standing, StoreError};
+use crate::run::Failure;
+
+/// Batches on their way from a listing.
+const BATCHES: usize = 4;
+
+/// What a command does with a store that is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Absent {
+    /// A file is made.
+    Make,
+    /// A file that is missing is a mistyped path, not an empty store.
+    Refuse,
+}
+
+/// A store and its names.
+pub(super) struct Place {
+    store: AnyStore,
+    /// What the flags call it.
+    name: String,
+    /// The one server that was named, if it was one.
+    named: Option<String>,
+    db: i64,
+}
+
+impl Place {
+    /// Opens the store that the flags name.
+    ///
+    /// # Errors
+    /// [`Failure`] of the flags or the file.
+    pub(super) fn open(args: &StoreArgs, absent: Absent) -> Result<Self, Failure> {
+        let options = args.options()?;
+        let (mut named, mut db) = (None, 0);
+        let name = match &options {
+            StoreOptions::None => return Err(Failure::Usage(StoreError::NoStore.into())),
+            StoreOptions::File(path) if absent == Absent::Refuse && !path.exists() => {
+                let path = path.display();
+                return Err(Failure::Runtime(anyhow::anyhow!(
+                    "there is no gate file {path}; check the path, or make it with 'knockpipe gate allow'"
+                )));
+            }
+            StoreOptions::File(path) => format!("file {}", path.display()),
+            StoreOptions::Redis(redis) => {
+                db = redis.address.db;
+                if let Servers::One(node) = &redis.address.servers {
+                    named = Some(node.to_string());
+                }
+                called(&redis.address.servers)
+            }
+        };
+        Ok(Self { store: options.open().map_err(runtime)?, name, named, db })
+    }
+
+    /// Makes one change.
+    ///
+    /// # Errors
+    /// [`Failure::Runtime`]
+    pub(super) async fn edit(&self, edit: Edit) -> Result<Receipt, Failure> {
+        self.store.edit(edit).await.map_err(runtime)
+    }
+
+    /// What the store knows about one address.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub(super) async fn standing(
+        &self,
+        ip: IpAddr,
+        findtime: Option<std::time::Duration>,
+    ) -> Result<Standing, StoreError> {
+        self.store.standing(ip, findtime).await
+    }
+
+    /// What the flags call the store.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The store, for listings.
+    pub(super) fn store(&self) -> &AnyStore {
+        &self.store
+    }
+
+    /// Where something was changed, for people.
+    pub(super) fn where_to(&self, receipt: &Receipt) -> String {
+        let Receipt { server, key, .. } = receipt;
+        let db = if self.db == 0 { String::new() } else { format!(" db {}", self.db) };
+        let of = self.asked(receipt).map(|asked| format!(" (master of {asked})"));
+        format!("key {key} on {server}{db}{}", of.unwrap_or_default())
+    }
+
+    /// Where something was changed, as fields.
+    pub(super) fn fields(&self, receipt: &Receipt) -> Map<String, Value> {
+        let mut fields = Map::new();
+        fields.insert("server".to_owned(), json!(receipt.server));
+        fields.insert("key".to_owned(), json!(receipt.key));
+        if !matches!(self.store, AnyStore::Embedded(_)) {
+            fields.insert("db".to_owned(), json!(self.db));
+        }
+        if let Some(asked) = self.asked(receipt) {
+            fields.insert("asked".to_owned(), json!(asked));
+        }
+        fields
+    }
+
+    /// The replica that was named, when its master took the change.
+    fn asked(&self, receipt: &Receipt) -> Option<&str> {
+        self.named.as_deref().filter(|named| *named != receipt.server)
+    }
+}
+
+/// Hands the batches of a listing to `take`; gives how much of it was garbage.
+///
+/// # Errors
+/// What the listing or `take` says.
+pub(super) async fn each<T, F>(
+    listing: impl FnOnce(mpsc::Sender<Vec<T>>) -> F,
+    mut take: impl FnMut(Vec<T>) -> Result<(), Failure>,
+) -> Result<u64, Failure>
+where
+    F: Future<Output = Result<u64, StoreError>>,
+{
+    let (to, mut from) = mpsc::channel(BATCHES);
+    let taking = async move {
+        while let Some(batch) = from.recv().await {
+            take(batch)?;
+        }
+        Ok::<(), Failure>(())
+    };
+    let (listed, taken) = tokio::join!(listing(to), taking);
+    taken?;
+    listed.map_err(runtime)
+}
+
+fn called(servers: &Servers) -> String {
+    match servers {
+        Servers::One(node) => node.to_string(),
+        Servers::Sentinel { master, .. } => format!("the master {master}"),
+        Servers::Cluster(_) => "the cluster".to_owned(),
+    }
+}
+
+/// The store did not do it.
+pub(super) fn runtime(error: StoreError) -> Failure {
+    Failure::Runtime(error.into())
+}
+
+/// Unix milliseconds.
+pub(super) fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}

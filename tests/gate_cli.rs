@@ -1,0 +1,551 @@
+//! `knockpipe gate` as an operator uses it: against a real redis-server, which
+//! knows no KEYS, and against a file; exit status, text and JSON.
+
+mod common;
+
+use std::fs::{self, Permissions};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use common::redis::{Redis, Reply, replica_of};
+use common::{NEVER, binary, eventually};
+use serde_json::Value;
+use tempfile::TempDir;
+
+const BANS: &str = "cache:gitlab:rack::attack:allow2ban:ban:";
+
+/// A store, and the flags that name it.
+struct Store {
+    dir: TempDir,
+    redis: Option<Redis>,
+    flags: Vec<String>,
+}
+
+/// What a command answered.
+#[derive(Debug)]
+struct Answer {
+    status: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl Store {
+    fn file() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let flags =
+            vec!["--gate".to_owned(), format!("file:{}", dir.path().join("gate").display())];
+        Self { dir, redis: None, flags }
+    }
+
+    fn redis() -> Self {
+        Self::redis_with(&[])
+    }
+
+    fn redis_with(options: &[&str]) -> Self {
+        let options = [options, &["--rename-command", "KEYS", ""]].concat();
+        let redis = Redis::start_with(&options);
+        let flags = vec!["--gate".to_owned(), format!("redis://{}", redis.tcp())];
+        Self { dir: tempfile::tempdir().unwrap(), redis: Some(redis), flags }
+    }
+
+    fn each() -> [Self; 2] {
+        [Self::redis(), Self::file()]
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn server(&self) -> String {
+        match &self.redis {
+            Some(redis) => redis.tcp().to_string(),
+            None => self.path("gate").display().to_string(),
+        }
+    }
+
+    /// Asks Redis itself; words are split at spaces.
+    #[track_caller]
+    fn ask(&self, command: &str) -> Reply {
+        let words: Vec<&str> = command.split(' ').collect();
+        self.redis.as_ref().expect("it is in Redis").direct().ask(&words)
+    }
+
+    /// `gate COMMAND` with the flags of the store; words are split at spaces.
+    fn run(&self, command: &str) -> Answer {
+        self.run_with(command, "")
+    }
+
+    fn run_with(&self, command: &str, input: &str) -> Answer {
+        let mut words: Vec<&str> = command.split(' ').collect();
+        words.extend(self.flags.iter().map(String::as_str));
+        gate(&words, input)
+    }
+
+    /// What a command that changes or answers prints.
+    #[track_caller]
+    fn good(&self, command: &str) -> String {
+        let answer = self.run(command);
+        assert_eq!((answer.status, answer.err.as_str()), (Some(0), ""), "{command}: {answer:?}");
+        answer.out
+    }
+
+    /// The same as JSON objects.
+    #[track_caller]
+    fn json(&self, command: &str) -> Vec<Value> {
+        objects(&self.good(&format!("{command} --json")))
+    }
+
+    #[track_caller]
+    fn unchanged(&self, command: &str) -> Answer {
+        let answer = self.run(command);
+        assert_eq!(answer.status, Some(3), "{command}: {answer:?}");
+        answer
+    }
+
+    /// The one line of a failure.
+    #[track_caller]
+    fn fails(&self, command: &str, status: i32, parts: &[&str]) -> String {
+        complaint(&self.run(command), status, parts)
+    }
+}
+
+fn gate(words: &[&str], input: &str) -> Answer {
+    let mut command = Command::new(binary());
+    command.arg("gate").args(words).stdin(Stdio::piped());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).env_remove("KNOCKPIPE_GATE_CREDENTIALS");
+    finish(command, input)
+}
+
+fn finish(mut command: Command, input: &str) -> Answer {
+    let mut child = command.spawn().unwrap();
+    // It may end without reading.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let output = common::wait::bounded("the command ends", move || child.wait_with_output());
+    let output = output.unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Answer { status: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+}
+
+#[track_caller]
+fn complaint(answer: &Answer, status: i32, parts: &[&str]) -> String {
+    assert_eq!(answer.status, Some(status), "{answer:?}");
+    assert_eq!(answer.err.lines().count(), 1, "{answer:?}");
+    assert!(answer.err.starts_with("knockpipe: ") && answer.err.contains("; "), "{answer:?}");
+    for part in parts {
+        assert!(answer.err.contains(part), "no '{part}' in {answer:?}");
+    }
+    answer.err.clone()
+}
+
+fn objects(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// The columns of `list`: kind, member, time left.
+fn columns(text: &str) -> Vec<Vec<&str>> {
+    text.lines().map(|line| line.split_whitespace().collect()).collect()
+}
+
+#[test]
+fn who_is_allowed_and_removed_is_told_with_its_place() {
+    for store in Store::each() {
+        let text = store.good("allow 203.0.113.7 ::ffff:198.51.100.1 203.0.113.77/24");
+        for (line, member) in text.lines().zip(["203.0.113.7", "198.51.100.1", "203.0.113.0/24"]) {
+            assert!(line.starts_with("allowed ") && line.contains(" for ever "), "{text}");
+            assert!(line.contains(&format!(" {member} ")), "{text}");
+            assert!(line.ends_with(&store.server()) && line.contains(" key "), "{text}");
+        }
+        assert_eq!(text.lines().count(), 3);
+        let again = store.unchanged("allow 203.0.113.7");
+        assert!(again.out.starts_with("unchanged  203.0.113.7 "), "{again:?}");
+
+        let listed = store.good("list");
+        let kinds = ["198.51.100.1", "203.0.113.7", "203.0.113.0/24"];
+        assert_eq!(columns(&listed), kinds.map(|member| vec!["allowed", member, "never"]));
+        assert_eq!(store.good("list --unsorted").lines().count(), 3);
+
+        let one = &store.json("remove ::ffff:203.0.113.7")[0];
+        assert_eq!(one["action"], "remove");
+        assert_eq!((&one["subject"], &one["changed"]), (&"203.0.113.7".into(), &true.into()));
+        assert!(one["server"].as_str().unwrap().ends_with(&store.server()), "{one}");
+        assert!(one["key"].is_string(), "{one}");
+        assert!(store.unchanged("remove 203.0.113.7").out.contains("not in the set"));
+        // One change among several is a change.
+        store.good("remove 203.0.113.7 203.0.113.0/24 198.51.100.1");
+        assert_eq!(store.good("list"), "");
+    }
+}
+
+#[test]
+fn a_grant_ends() {
+    for store in Store::each() {
+        store.good("allow 203.0.113.7 --ttl 12h");
+        let [one] = &store.json("list")[..] else { panic!("not one") };
+        assert_eq!((&one["kind"], &one["member"]), (&"allowed".into(), &"203.0.113.7".into()));
+        assert!((43_000..=43_200).contains(&one["ttl_s"].as_u64().unwrap()), "{one}");
+        assert!(one["expires_ms"].is_u64(), "{one}");
+    }
+    let store = Store::redis();
+    store.ask("SADD ip-allowed 203.0.113.1");
+    store.fails("allow 203.0.113.7 --ttl 1h", 1, &["plain set", "--allow-prefix", "ip-allowed"]);
+    let text = store.good("allow 203.0.113.7 --ttl 1h --allow-prefix may");
+    assert!(text.contains("key may:203.0.113.7 "), "{text}");
+    assert_eq!(store.ask("EXISTS may:203.0.113.7"), Reply::Number(1));
+    let listed = store.good("list --allow-prefix may:");
+    let members: Vec<_> = columns(&listed).iter().map(|line| line[1].to_owned()).collect();
+    assert_eq!(members, ["203.0.113.1", "203.0.113.7"]);
+}
+
+#[test]
+fn bans_are_those_of_gitlab() {
+    let store = Store::redis();
+    let text = store.good("ban 203.0.113.7 2001:db8::7 --ttl 1h");
+    assert!(text.contains(&format!("for 1h          key {BANS}2001:db8::7 on ")), "{text}");
+    assert_eq!(store.ask(&format!("GET {BANS}203.0.113.7")), Reply::bulk("1"));
+    let Reply::Number(ttl) = store.ask(&format!("TTL {BANS}2001:db8::7")) else { panic!() };
+    assert!((3590..=3600).contains(&ttl), "{ttl}");
+    store.ask(&format!("SETEX {BANS}198.51.100.9 86400 1"));
+    let listed = store.good("list");
+    let listed: Vec<_> = columns(&listed).iter().map(|line| line[..2].join(" ")).collect();
+    assert_eq!(listed, ["banned 198.51.100.9", "banned 203.0.113.7", "banned 2001:db8::7"]);
+    store.good("unban 198.51.100.9");
+    store.unchanged("unban 198.51.100.9");
+    assert_eq!(store.ask(&format!("EXISTS {BANS}198.51.100.9")), Reply::Number(0));
+    let text = store.good("ban 203.0.113.7 --ban-prefix other:ban");
+    assert!(text.contains("for 1d") && text.contains("key other:ban:203.0.113.7"), "{text}");
+}
+
+#[test]
+fn deny_bans_and_removes_and_the_others_do_one_of_both() {
+    for store in Store::each() {
+        store.good("allow 203.0.113.7 203.0.113.0/24");
+        let text = store.good("deny 203.0.113.7");
+        let words: Vec<_> = columns(&text).iter().map(|line| line[..2].join(" ")).collect();
+        assert_eq!(words, ["banned 203.0.113.7", "removed 203.0.113.7"]);
+        assert!(store.good("why 203.0.113.7").starts_with("203.0.113.7 is denied: banned, for "));
+        store.good("unban 203.0.113.7");
+        let why = store.good("why 203.0.113.7");
+        assert!(why.contains("=> allow-set     203.0.113.0/24 in key"), "{why}");
+        store.good("ban 203.0.113.8");
+        store.good("remove 203.0.113.0/24");
+        assert!(store.good("why 203.0.113.8").contains("denied: banned"));
+    }
+}
+
+#[test]
+fn what_is_probably_a_mistake_needs_force() {
+    for store in Store::each() {
+        for wide in ["0.0.0.0/0", "::/0", "10.0.0.0/15", "2001:db8::/63", "::ffff:10.0.0.0/104"] {
+            store.fails(&format!("allow 203.0.113.7 {wide}"), 2, &["--force", "smaller"]);
+            assert!(!store.path("gate").exists(), "it was not even opened");
+        }
+        store.good("allow 203.0.0.0/16 2001:db8::/64");
+        store.good("allow 10.0.0.0/15 --force");
+        for line in [
+            "ban 198.51.100.1 203.0.113.7 --allow 203.0.113.0/24",
+            "deny 203.0.113.7 --proxy-from 10.0.0.1,203.0.113.7",
+        ] {
+            store.fails(line, 2, &["203.0.113.7 is in --", "--force"]);
+            assert!(!store.good("list").contains("banned"), "nothing is half done");
+            store.good(&format!("{line} --force"));
+            store.run("unban 203.0.113.7 198.51.100.1");
+        }
+        let answer = store.run_with("import -", "203.0.113.9\n0.0.0.0/0\n");
+        complaint(&answer, 2, &["line 2 of standard input", "0.0.0.0/0", "--force"]);
+        assert!(!store.good("list").contains("203.0.113.9"), "nothing is half done");
+        store.fails("ban 203.0.113.0/24", 2, &["only single addresses", "gate remove"]);
+        store.fails("unban 203.0.113.0/24", 2, &["only single addresses"]);
+    }
+}
+
+#[test]
+fn why_says_what_the_gate_says() {
+    for store in Store::each() {
+        store.good("allow 203.0.113.7 203.0.113.0/24 10.9.0.0/16");
+        store.good("ban 203.0.113.66 --ttl 1h");
+        let cases = [
+            ("203.0.113.7", "", "allowed", "allow-set", "allow-set"),
+            ("::ffff:203.0.113.8", "", "allowed", "allow-set", "allow-set"),
+            ("203.0.113.66", "", "denied", "banned", "ban"),
+            ("203.0.113.66", "--allow 203.0.113.66", "allowed", "static-allow", "static-allow"),
+            ("203.0.113.7", "--deny 203.0.112.0/23", "denied", "static-deny", "static-deny"),
+            ("198.51.100.1", "", "denied", "not-allowed", "default"),
+            ("10.0.0.1", "", "allowed", "internal", "internal"),
+            ("10.0.0.1", "--internal check", "denied", "not-allowed", "default"),
+            ("10.0.0.1", "--announced", "denied", "not-allowed", "default"),
+            ("10.9.0.1", "--announced", "allowed", "allow-set", "allow-set"),
+            ("fd00::1", "", "allowed", "internal", "internal"),
+        ];
+        for (ip, flags, verdict, reason, decided) in cases {
+            let line = format!("why {ip} {flags}").trim().to_owned();
+            let [one] = &store.json(&line)[..] else { panic!("{line}: not one") };
+            assert_eq!(one["verdict"], verdict, "{line}: {one}");
+            assert_eq!(one["reason"], reason, "{line}: {one}");
+            assert_eq!(one["decided"], decided, "{line}: {one}");
+            assert_eq!(one["stance"], "fresh");
+            let rules = one["rules"].as_array().unwrap();
+            let names: Vec<_> = rules.iter().map(|rule| rule["rule"].as_str().unwrap()).collect();
+            let order = ["static-deny", "static-allow", "ban", "allow-set", "internal", "default"];
+            assert_eq!(names, order);
+            let spoke = rules.iter().find(|rule| !rule["says"].is_null()).unwrap();
+            assert_eq!(spoke["rule"], decided, "the first that speaks decides");
+            let text = store.good(&line);
+            let marked = text.lines().find(|line| line.starts_with("=>")).unwrap();
+            assert!(marked.starts_with(&format!("=> {decided} ")), "{text}");
+            assert_eq!(
+                text.lines().next().unwrap().split(": ").nth(1).unwrap().split(',').next(),
+                Some(reason)
+            );
+        }
+        let ban = &store.json("why 203.0.113.66 --ban-after 3/60/1h")[0];
+        assert!((3590..=3600).contains(&ban["rules"][2]["ttl_s"].as_u64().unwrap()), "{ban}");
+        assert_eq!(ban["strikes"], 0);
+        assert!(ban["rules"][2]["key"].is_string() && ban["rules"][3]["key"].is_string());
+    }
+}
+
+#[test]
+fn why_without_a_store_or_with_one_that_is_away() {
+    let answer = gate(&["why", "203.0.113.7", "--deny", "203.0.113.0/24"], "");
+    assert_eq!(answer.status, Some(0));
+    assert!(answer.out.starts_with("203.0.113.7 is denied: static-deny"), "{answer:?}");
+    let answer = gate(&["why", "203.0.113.7"], "");
+    complaint(&answer, 2, &["there is no store", "--gate"]);
+    let (addr, _held) = common::address::refusing();
+    let away = format!("redis://{addr}");
+    for (policy, verdict) in
+        [("closed", "denied: store-away"), ("open", "allowed: store-away-open")]
+    {
+        let words = ["why", "203.0.113.7", "--gate", &away, "--gate-away", policy];
+        let answer = gate(&words, "");
+        complaint(&answer, 1, &[&addr.to_string(), "Connection refused"]);
+        assert!(answer.out.starts_with(&format!("203.0.113.7 is {verdict}\n")), "{answer:?}");
+    }
+}
+
+#[test]
+fn who_was_idle_is_reaped() {
+    let store = Store::redis();
+    store.ask("SADD ip-allowed 203.0.113.1 203.0.113.2 203.0.113.3 203.0.113.0/24");
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    store.ask(&format!(
+        "HSET ip-history 203.0.113.1 {} 203.0.113.2 {now} junk 5",
+        now - 40 * 86_400
+    ));
+    let answer = store.run("history");
+    assert_eq!(answer.status, Some(0));
+    assert!(answer.err.contains("1 entries of the history are no address"), "{answer:?}");
+    let lines: Vec<_> = answer.out.lines().collect();
+    assert!(lines[0].contains("Z 203.0.113.1 ") && lines[0].ends_with(" 40d ago"), "{answer:?}");
+    assert!(lines[1].contains("Z 203.0.113.2 "), "the latest is last");
+    assert_eq!(objects(&store.run("history --json").out)[1]["seen"], now);
+
+    let text = store.good("reap --idle 30d --dry-run");
+    assert!(text.starts_with("would-reap 203.0.113.1 ") && text.lines().count() == 1, "{text}");
+    assert_eq!(store.ask("SCARD ip-allowed"), Reply::Number(4));
+    assert_eq!(store.unchanged("reap --idle 50d").out, "");
+    let text = store.good("reap --idle 30d");
+    assert!(text.starts_with("reaped     203.0.113.1 ") && text.contains("ip-history"), "{text}");
+    assert_eq!(store.ask("SISMEMBER ip-allowed 203.0.113.1"), Reply::Number(0));
+    assert_eq!(store.ask("HEXISTS ip-history 203.0.113.1"), Reply::Number(0));
+    assert_eq!(store.ask("SCARD ip-allowed"), Reply::Number(3), "never seen is not idle");
+    store.unchanged("reap --idle 30d");
+}
+
+#[test]
+fn what_is_exported_can_be_imported_anywhere_and_twice() {
+    for (from, to) in [(Store::redis(), Store::file()), (Store::file(), Store::redis())] {
+        from.good("allow 203.0.113.0/24 2001:db8::7 --ttl 1h");
+        from.good("allow 198.51.100.1");
+        from.good("ban 192.0.2.1 --ttl 2h");
+        let lines = from.good("export");
+        assert_eq!(lines.lines().count(), 4, "{lines}");
+        assert!(objects(&lines).iter().all(|line| line["member"].is_string()));
+        // Ends need a place to stand in: a sorted set.
+        if to.redis.is_some() {
+            to.ask("ZADD ip-allowed +inf 192.0.2.99");
+        }
+        let answer = to.run_with("import -", &lines);
+        assert_eq!(answer.status, Some(0), "{answer:?}");
+        assert!(answer.out.starts_with("imported 4, unchanged 0, expired 0, on "), "{answer:?}");
+        assert!(answer.out.trim_end().ends_with(&to.server()), "{answer:?}");
+        for member in ["203.0.113.0/24", "2001:db8::7", "198.51.100.1", "192.0.2.1"] {
+            assert!(to.good("list").contains(member), "{member}");
+        }
+        let again = to.run_with("import - --json", &lines);
+        assert_eq!(again.status, Some(3), "{again:?}");
+        let counts = &objects(&again.out)[0];
+        assert_eq!((&counts["changed"], &counts["unchanged"]), (&0.into(), &4.into()), "{counts}");
+    }
+}
+
+#[test]
+fn imports_of_plain_lines_and_of_bad_ones() {
+    for store in Store::each() {
+        let list = store.path("office.txt");
+        fs::write(&list, "# the office\n203.0.113.7\n\n 2001:db8::/64 \n").unwrap();
+        let line = format!("import {}", list.display());
+        assert!(store.good(&line).starts_with("imported 2, unchanged 0"));
+        assert!(store.unchanged(&line).out.starts_with("imported 0, unchanged 2"));
+        let past = r#"{"kind":"allowed","member":"203.0.113.99","expires_ms":1000}"#;
+        let answer = store.run_with("import -", past);
+        assert_eq!(answer.status, Some(3), "{answer:?}");
+        assert!(answer.out.contains("expired 1"), "{answer:?}");
+        let cases = [
+            ("203.0.113.8\nexample.org\n", "line 2 of standard input", "no address"),
+            ("{\"kind\":\"allowed\"}", "line 1", "\"member\" is no text"),
+            ("{\"kind\":\"x\",\"member\":\"203.0.113.8\"}", "line 1", "\"kind\""),
+            ("{\"kind\":\"allowed\",", "line 1", "no JSON"),
+            ("{\"kind\":\"banned\",\"member\":\"203.0.113.0/24\"}", "line 1", "single addresses"),
+            (
+                "{\"kind\":\"allowed\",\"member\":\"203.0.113.8\",\"expires_ms\":-1}",
+                "line 1",
+                "unix",
+            ),
+        ];
+        for (input, one, other) in cases {
+            complaint(&store.run_with("import -", input), 2, &[one, other, "nothing was imported"]);
+        }
+        assert!(!store.good("list").contains("203.0.113.8"), "nothing is half done");
+        store.fails("import /no/where", 2, &["cannot read /no/where"]);
+    }
+}
+
+#[test]
+fn a_password_comes_from_a_file_or_the_environment() {
+    let mut store = Store::redis_with(&["--requirepass", "geheim"]);
+    store.redis.as_ref().unwrap().direct().ask(&["AUTH", "geheim"]);
+    store.fails("list", 1, &["NOAUTH"]);
+    let file = store.path("pass");
+    let write = |mode, text: &str| {
+        fs::write(&file, text).unwrap();
+        fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
+    };
+    let plain = store.flags.clone();
+    store.flags.extend(["--gate-credentials".to_owned(), file.display().to_string()]);
+    write(0o600, "geheim\n");
+    store.good("allow 203.0.113.7");
+    write(0o600, "default:geheim");
+    store.good("list");
+    write(0o600, "falsch");
+    let text = store.fails("list", 1, &["WRONGPASS"]);
+    assert!(!text.contains("falsch"), "{text}");
+    write(0o644, "geheim");
+    store.fails("list", 2, &["chmod 600"]);
+
+    let mut command = Command::new(binary());
+    command.args(["gate", "list"]).args(&plain).env("KNOCKPIPE_GATE_CREDENTIALS", "geheim");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let answer = finish(command, "");
+    assert_eq!(answer.status, Some(0), "{answer:?}");
+    assert!(answer.out.contains("203.0.113.7"), "{answer:?}");
+
+    let url = plain[1].replace("redis://", "redis://:geheim@");
+    let answer = gate(&["list", "--gate", &url], "");
+    let text = complaint(&answer, 2, &["'ps'", "--gate-credentials"]);
+    assert!(!text.contains("geheim"), "{text}");
+}
+
+#[test]
+fn a_replica_leads_to_its_master() {
+    let store = Store::redis();
+    let master = store.redis.as_ref().unwrap();
+    let of = replica_of(master.tcp());
+    let of: Vec<&str> = of.iter().map(String::as_str).collect();
+    let replica = Redis::start_with(&of);
+    eventually("the replica has its copy", || {
+        replica.direct().ask(&["INFO", "replication"]).text().contains("master_link_status:up")
+    });
+    let url = format!("redis://{}", replica.tcp());
+    let answer = gate(&["allow", "203.0.113.7", "--gate", &url], "");
+    assert_eq!(answer.status, Some(0), "{answer:?}");
+    let place = format!("on {} (master of {})", master.tcp(), replica.tcp());
+    assert!(answer.out.trim_end().ends_with(&place), "{answer:?}");
+    assert_eq!(store.ask("SISMEMBER ip-allowed 203.0.113.7"), Reply::Number(1));
+    let answer = gate(&["ban", "203.0.113.8", "--json", "--gate", &url], "");
+    let one = &objects(&answer.out)[0];
+    assert_eq!(one["server"], master.tcp().to_string());
+    assert_eq!(one["asked"], replica.tcp().to_string());
+
+    // A replica whose master is not there cannot be written, and says so.
+    let (nobody, _held) = common::address::refusing();
+    let nobody = nobody.tcp();
+    let reply =
+        replica.direct().ask(&["REPLICAOF", &nobody.ip().to_string(), &nobody.port().to_string()]);
+    assert_eq!(reply, Reply::ok());
+    let answer = gate(&["ban", "203.0.113.9", "--gate", &url], "");
+    complaint(&answer, 1, &[&nobody.to_string(), "203.0.113.9"]);
+}
+
+#[test]
+fn the_database_is_named() {
+    let mut store = Store::redis();
+    store.flags[1] += "/3";
+    let text = store.good("allow 203.0.113.7");
+    assert!(text.trim_end().ends_with(&format!("on {} db 3", store.server())), "{text}");
+    assert_eq!(store.json("ban 203.0.113.7")[0]["db"], 3);
+    store.flags[1] = format!("unix://{}?db=3", store.redis.as_ref().unwrap().unix());
+    assert!(store.good("list").contains("allowed  203.0.113.7"));
+}
+
+#[test]
+fn a_store_that_does_not_work() {
+    let store = Store::redis();
+    store.ask("SET ip-allowed x");
+    for line in ["allow 203.0.113.7", "remove 203.0.113.7", "list", "why 203.0.113.7"] {
+        let answer = store.run(line);
+        complaint(&answer, 1, &["ip-allowed", "--set", &store.server()]);
+    }
+    store.good("ban 203.0.113.7");
+    store.ask("DEL ip-allowed");
+    store.ask("SADD ip-allowed junk 203.0.113.1");
+    store.ask(&format!("SET {BANS}user-7 1"));
+    let answer = store.run("list");
+    assert_eq!(answer.status, Some(0));
+    assert_eq!(answer.out.lines().count(), 2, "{answer:?}");
+    assert!(answer.err.contains("1 entries of the set") && answer.err.contains("1 bans"));
+
+    let (addr, _held) = common::address::refusing();
+    let url = format!("redis://{addr}");
+    for line in ["allow 203.0.113.7", "list", "history", "unban 203.0.113.7", "reap --idle 1d"] {
+        let words: Vec<&str> = line.split(' ').chain(["--gate", &url]).collect();
+        complaint(&gate(&words, ""), 1, &[&addr.to_string(), "can be reached"]);
+    }
+    let file = Store::file();
+    for line in ["list", "remove 203.0.113.7", "unban 203.0.113.7", "why 203.0.113.7", "export"] {
+        file.fails(line, 1, &["there is no gate file", "check the path"]);
+        assert!(!file.path("gate").exists(), "a mistyped path makes no file");
+    }
+    fs::write(file.path("gate"), "something else").unwrap();
+    fs::set_permissions(file.path("gate"), Permissions::from_mode(0o600)).unwrap();
+    complaint(&file.run("list"), 1, &["gate file"]);
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let store = Store::file();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = Command::new(binary());
+    command.args(["gate", "allow", "203.0.113.7"]).args(&store.flags).stdout(writer);
+    assert_eq!(command.output().unwrap().status.code(), Some(0));
+    assert!(store.good("list").contains("203.0.113.7"));
+}
+
+#[test]
+fn a_hundred_thousand_entries_are_listed_once_and_in_order() {
+    let store = Store::redis();
+    let script = "for i=1,100000 do redis.call('sadd','ip-allowed',\
+                  '203.'..math.floor(i/65536)..'.'..math.floor(i/256)%256 ..'.'..i%256) end";
+    let mut client = store.redis.as_ref().unwrap().direct();
+    client.read_limit(NEVER);
+    client.ask(&["EVAL", script, "0"]);
+    let sorted = store.good("list");
+    let members: Vec<std::net::IpAddr> =
+        sorted.lines().map(|l| l.split_whitespace().nth(1).unwrap().parse().unwrap()).collect();
+    assert_eq!(members.len(), 100_000);
+    assert!(members.windows(2).all(|pair| pair[0] < pair[1]), "in order, none twice");
+    assert_eq!(store.good("export --unsorted").lines().count(), 100_000);
+}
