@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::live::print;
-use super::world::{OTHER, PEER, SOON, World, expect_end};
+use super::world::{OTHER, PEER, READ, SOON, World, expect_end, url};
+use crate::common::redis::Reply;
 use crate::common::{Ending, Wire, eventually, proc};
 
 /// Live connections, and the addresses that they come from.
@@ -25,14 +26,13 @@ fn a_million_members_and_thousands_of_connections() {
     proc::need_descriptors(2 * LIVE as u64 + 1_000);
     let world = World::new(&["-n", "0"]);
     let mut redis = world.redis.direct();
-    let empty = proc::rss_kib(world.gate.pid());
-    println!("{:?} members", redis.ask(&["EVAL", FILL, "0"]));
+    assert_eq!(redis.ask(&["EVAL", FILL, "0"]), Reply::Number(1_010_000));
+    memory_of_a_gate(&world);
     let sources: Vec<String> = (0..SOURCES).map(|i| format!("203.0.113.{}", 100 + i)).collect();
     for source in &sources {
         redis.ask(&["SADD", "ip-allowed", source]);
     }
     world.live_soon(&sources[SOURCES - 1]);
-    println!("RSS with the set: {empty} -> {} KiB", proc::rss_kib(world.gate.pid()));
     let began = Instant::now();
     let mut live: Vec<Vec<Wire>> = sources
         .iter()
@@ -90,4 +90,14 @@ fn a_million_members_and_thousands_of_connections() {
     assert!(began.elapsed() < SOON * 2);
     eventually("the target is left alone", || world.target.counts().live() == 0);
     assert!(began.elapsed() < Duration::from_secs(30));
+}
+
+/// Another gate that reads the same set, and has nobody to let in.
+fn memory_of_a_gate(world: &World) {
+    let began = Instant::now();
+    let gate = world.stage.decrypt(world.target.addr(), &["--gate", &url(&world.redis)]);
+    let read = gate.program.wait_line(READ, |line| line.is(READ));
+    assert_eq!(read.number("addresses"), Some(1_000_000));
+    assert_eq!(read.number("networks"), Some(10_000));
+    println!("a million members: read in {:?}, {} KiB", began.elapsed(), proc::rss_kib(gate.pid()));
 }
