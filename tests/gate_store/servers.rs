@@ -145,7 +145,7 @@ impl Sentinels {
             let text = format!(
                 "port {port}\nbind 127.0.0.1\ndir {}\nlogfile {n}.log\n\
                  sentinel monitor mymaster 127.0.0.1 {master} 2\n\
-                 sentinel down-after-milliseconds mymaster 500\n\
+                 sentinel down-after-milliseconds mymaster 1500\n\
                  sentinel failover-timeout mymaster 3000\n",
                 dir.path().display()
             );

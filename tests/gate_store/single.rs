@@ -306,6 +306,7 @@ async fn users_with_few_rights_and_wrong_passwords() {
     follower.stop().await;
 }
 
+#[cfg(feature = "aws-lc")]
 #[tokio::test(flavor = "multi_thread")]
 async fn tls_checks_who_the_server_is() {
     let dir = tempfile::tempdir().unwrap();

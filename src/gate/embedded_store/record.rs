@@ -221,18 +221,15 @@ impl Image {
         match edit {
             Edit::Allow(member, ttl) => {
                 let end = ttl.map(|ttl| until(now_ms, ttl));
-                let same = self.member(member, now_ms) == Some(end);
-                if same { vec![] } else { vec![Record::Allow(*member, end)] }
+                only_if(self.member(member, now_ms) != Some(end), Record::Allow(*member, end))
             }
             Edit::Remove(member) => {
-                let there = self.member(member, now_ms).is_some();
-                there.then_some(Record::Remove(*member)).into_iter().collect()
+                only_if(self.member(member, now_ms).is_some(), Record::Remove(*member))
             }
             Edit::Ban(ip, time) => vec![Record::Ban(ip.to_canonical(), until(now_ms, *time))],
             Edit::Unban(ip) => {
                 let ip = ip.to_canonical();
-                let there = self.ban(&ip, now_ms).is_some();
-                there.then_some(Record::Unban(ip)).into_iter().collect()
+                only_if(self.ban(&ip, now_ms).is_some(), Record::Unban(ip))
             }
             Edit::Touch(seen) => {
                 seen.iter().map(|(ip, at)| Record::Seen(ip.to_canonical(), *at)).collect()
@@ -257,10 +254,14 @@ impl Image {
             Edit::ClearStrikes { ip, findtime } => {
                 let ip = ip.to_canonical();
                 let there = self.strikes(&ip, findtime.as_secs().max(1), now_ms) > 0;
-                there.then_some(Record::Clear(ip)).into_iter().collect()
+                only_if(there, Record::Clear(ip))
             }
         }
     }
+}
+
+fn only_if(condition: bool, record: Record) -> Vec<Record> {
+    condition.then_some(record).into_iter().collect()
 }
 
 fn until(now_ms: u64, time: Duration) -> u64 {
