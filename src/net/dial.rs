@@ -46,7 +46,7 @@ sockopt_impl!(
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
     /// Somebody is there and refused, or the socket file is missing.
-    #[error("{address} refused the connection: {cause}; start the service there")]
+    #[error("nobody listens at {address} ({cause}); start what should")]
     Refused {
         /// The address that was tried.
         address: String,
@@ -54,7 +54,9 @@ pub enum DialError {
         cause: io::Error,
     },
     /// The network says that there is no way.
-    #[error("{address} cannot be reached: {cause}; check route, firewall and address")]
+    #[error(
+        "{address} cannot be reached: {cause}; check route, firewall and address, and limits at the other end"
+    )]
     Unreachable {
         /// The address that was tried.
         address: String,

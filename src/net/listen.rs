@@ -77,7 +77,9 @@ pub enum BindError {
     #[error("{path} exists and is no socket; remove it or choose another path", path = .0.display())]
     NotASocket(PathBuf),
     /// Anything else.
-    #[error("cannot listen on {address}: {cause}; check that the address belongs to this machine")]
+    #[error(
+        "cannot listen on {address}: {cause}; check that the address belongs to this machine, or that its directory exists"
+    )]
     Other {
         /// Where.
         address: String,

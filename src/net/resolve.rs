@@ -44,7 +44,7 @@ pub struct ResolveOptions {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ResolveError {
     /// The name has no address.
-    #[error("cannot resolve {address}: {cause}; correct the name, or wait for DNS with -D")]
+    #[error("cannot resolve {address}: {cause}; correct the name, or check name service")]
     Failed {
         /// As it was written.
         address: Address,

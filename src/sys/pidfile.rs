@@ -5,7 +5,10 @@ use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
 
 /// A pid file of this process. Dropping it removes the file, as long as it
 /// still names this process.
@@ -33,8 +36,12 @@ impl PidFile {
         let fail = |cause| PidFileError { path: path.to_owned(), cause };
         let mut options = OpenOptions::new();
         // Started as root, it must not write through a link that somebody laid there.
-        options.read(true).write(true).create(true).truncate(true);
+        options.read(true).write(true).create(true).truncate(false);
         let file = options.custom_flags(OFlag::O_NOFOLLOW.bits()).open(path).map_err(fail)?;
+        if file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+            check_free(&file).map_err(fail)?;
+            file.set_len(0).map_err(fail)?;
+        }
         let mut pid_file = Self { path: path.to_owned(), file };
         match pid_file.file.write_all(own_line().as_bytes()) {
             Ok(()) => Ok(pid_file),
@@ -73,6 +80,27 @@ impl Drop for PidFile {
     }
 }
 
+/// Whether the file holds nothing, or what a dead process left: not another
+/// file's content, and not the pid of a process that lives.
+fn check_free(file: &File) -> io::Result<()> {
+    let mut text = [0; 16];
+    let len = file.read_at(&mut text, 0)?;
+    let text = str::from_utf8(&text[..len]).unwrap_or("?").trim();
+    if text.is_empty() {
+        return Ok(());
+    }
+    let Ok(pid) = text.parse::<u64>() else {
+        return Err(io::Error::other("it exists and holds no pid"));
+    };
+    // No process has a pid beyond what the system's type holds.
+    let lives =
+        i32::try_from(pid).is_ok_and(|pid| kill(Pid::from_raw(pid), None) != Err(Errno::ESRCH));
+    if lives && pid != u64::from(std::process::id()) {
+        return Err(io::Error::other(format!("it belongs to process {pid}, which is running")));
+    }
+    Ok(())
+}
+
 fn own_line() -> String {
     format!("{}\n", std::process::id())
 }
@@ -92,6 +120,18 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), own_line());
         drop(pid_file);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn the_file_of_a_living_process_and_other_content_are_not_overwritten() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("tunnel.pid");
+        for (content, why) in [("1\n", "process 1, which is running"), ("important", "no pid")] {
+            fs::write(&path, content).unwrap();
+            let error = PidFile::write(&path).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), content);
+        }
     }
 
     #[test]

@@ -106,7 +106,7 @@ impl Exit {
             let guest = shared.enter(peer).map_err(|error| Refusal::source(&error))?;
             // As long as it takes: a client that waits here is one that the
             // backlog would hold, had it not come before the last slot was taken.
-            let held = (guest, shared.slots.acquire().await);
+            let held = (guest, shared.slot().await);
             let open = await_open(&mut sealed, &mut session, event, &mut already_read).await?;
             report.client = Some(open.client);
             report.service = open.service;
@@ -187,7 +187,7 @@ impl Refusal {
     fn no_such_service() -> Self {
         Self {
             reason: CloseReason::NoSuchService,
-            detail: "add it with -t NAME=ADDRESS, or correct --service at the encrypt end"
+            detail: "add the service here with -t NAME=ADDRESS (or -t ADDRESS for those that name none), or correct --service there"
                 .to_owned(),
         }
     }

@@ -104,14 +104,14 @@ fn unreachable(error: &DialError) -> CloseReason {
 }
 
 /// An acceptor never says why it does not answer, so this end's log has to.
+pub(super) const WHAT_TO_CHECK: &str = "check that it is a knockpipe decrypt, that it has this key, that both clocks agree within \
+     two minutes, and that neither its limits nor --suite keep this end out";
+
 fn what_to_check(reason: CloseReason) -> String {
-    let text = match reason {
+    match reason {
         CloseReason::NoAnswer => {
-            "the far end is reachable but does not answer; check that it is a knockpipe decrypt, \
-             that both ends have this key, that their clocks agree within two minutes, and that it is \
-             not at its limit of sessions"
+            format!("the far end can be reached but does not answer; {WHAT_TO_CHECK}")
         }
-        _ => "this host could not give randomness or memory",
-    };
-    text.to_owned()
+        _ => "this host could not give randomness or memory".to_owned(),
+    }
 }

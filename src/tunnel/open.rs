@@ -83,6 +83,8 @@ impl OpenPump {
         loop {
             self.open(inbound);
             poll_fn(|cx| self.poll_write(cx, plain)).await.map_err(|_| CloseReason::PlainReset)?;
+            // Nothing for a socket; standard output holds back what ends in no new line.
+            plain.flush().await.map_err(|_| CloseReason::PlainReset)?;
             match self.next {
                 // There may be more complete records than there are pieces.
                 Next::Read if self.pieces.is_full() => {}

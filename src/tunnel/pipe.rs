@@ -11,8 +11,10 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, Stdin, Stdout, st
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use super::encrypt::WHAT_TO_CHECK;
 use super::options::PipeOptions;
 use super::relay::{Start, relay};
+use super::report::told_by_the_far_end;
 use super::secure::{Caller, Terms};
 use crate::addr::ClientAddr;
 use crate::net::{
@@ -33,17 +35,19 @@ pub enum PipeError {
     #[error(transparent)]
     Dial(#[from] DialError),
     /// The far end does not answer the handshake.
-    #[error(
-        "the far end does not answer the handshake; check that it is a knockpipe decrypt with \
-         this key, and that both clocks agree within two minutes"
-    )]
+    #[error("the far end does not answer the handshake; {WHAT_TO_CHECK}")]
     NoAnswer,
     /// No record could be sealed.
     #[error("cannot open the tunnel: {0}; start it again")]
     Open(#[from] PeerError),
     /// The session ended early.
-    #[error("the tunnel broke: {0}; the log of the decrypt end tells more")]
-    Ended(CloseReason),
+    #[error("the tunnel ended: {reason}; {advice}")]
+    Ended {
+        /// Why.
+        reason: CloseReason,
+        /// What to do about it.
+        advice: &'static str,
+    },
 }
 
 /// Carries standard input and output through a tunnel until both ended, or the far side did.
@@ -64,7 +68,11 @@ pub async fn run(options: PipeOptions) -> Result<(), PipeError> {
         CloseReason::Finished => Ok(()),
         // We gave input up because the far side had ended well.
         CloseReason::PlainReset if far_side_ended.is_cancelled() => Ok(()),
-        reason => Err(PipeError::Ended(reason)),
+        reason => {
+            let advice = told_by_the_far_end(reason).copied();
+            let advice = advice.unwrap_or("the log of the decrypt end tells more");
+            Err(PipeError::Ended { reason, advice })
+        }
     }
 }
 

@@ -57,7 +57,8 @@ impl Report {
 
     /// It ends after relaying.
     pub(super) fn closed(self, end: &End) {
-        self.log(end, None, Level::of(end.reason));
+        let detail = told_by_the_far_end(end.reason).map(|text| text as &dyn Display);
+        self.log(end, detail, Level::of(end.reason));
     }
 
     fn log(self, end: &End, detail: Option<&dyn Display>, level: Level) {
@@ -83,6 +84,28 @@ impl Report {
             Level::Repeated => line!(debug),
         }
     }
+}
+
+/// What to do about a reason that ends a session only because the far end said so.
+pub(super) fn told_by_the_far_end(reason: CloseReason) -> Option<&'static &'static str> {
+    Some(match reason {
+        CloseReason::TargetRefused => {
+            &"the decrypt end cannot connect to its target; start the service there"
+        }
+        CloseReason::TargetTimeout => {
+            &"the decrypt end gets no answer from its target; look at the service and the network there"
+        }
+        CloseReason::TargetUnresolved => {
+            &"the decrypt end cannot resolve its target's name; look at name service there"
+        }
+        CloseReason::NoSuchService => {
+            &"the decrypt end has no such service; correct --service, or add it there with -t NAME=ADDRESS"
+        }
+        CloseReason::LimitReached => {
+            &"this host has all the sessions that --max-per-source allows at the decrypt end"
+        }
+        _ => return None,
+    })
 }
 
 /// How much an operator should care.

@@ -7,9 +7,9 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -37,6 +37,8 @@ const SUMMARY_TICK: Duration = Duration::from_secs(1);
 /// What every connection of a tunnel may use.
 pub(super) struct Shared {
     pub(super) slots: Slots,
+    /// Somebody had to wait for a slot.
+    pub(super) limit_reached: Notify,
     /// How often a source may connect; counted at accept.
     pub(super) arrivals: Option<Sources>,
     /// How many sessions a source may have; counted once a peer is proven, so
@@ -63,7 +65,6 @@ pub(super) enum Way {
 pub struct Tunnel {
     pub(super) shared: Shared,
     pub(super) way: Way,
-    pub(super) at_limit: AtomicBool,
     pub(super) tasks: TaskTracker,
 }
 
@@ -114,6 +115,7 @@ impl Tunnel {
             self.tasks.spawn(Arc::clone(self).accept(listener));
         }
         self.tasks.spawn(Arc::clone(self).summarize());
+        self.tasks.spawn(Arc::clone(self).watch_limit());
     }
 
     /// Accepts no more, and closes the listeners. Sessions go on; unproven
@@ -176,29 +178,21 @@ impl Tunnel {
     /// gets its slot here, in the order of arrival; a sealed connection has to
     /// prove itself first.
     async fn accept_one(self: &Arc<Self>, listener: &AsyncListener) -> io::Result<Arrival> {
-        self.vacancy().await;
+        self.shared.vacancy().await;
         let (stream, peer) = listener.accept(&self.shared.socket).await?;
         // Slots may have been taken while nobody came. Then the one that did
         // waits here, as those behind it wait in the backlog.
         let slot = match self.way {
             Way::In(_) => {
                 stream.reset_unless_finished();
-                Some(self.shared.slots.acquire().await)
+                Some(self.shared.slot().await)
             }
             Way::Out(_) => {
-                self.vacancy().await;
+                self.shared.vacancy().await;
                 None
             }
         };
         Ok(Arrival { stream, peer, slot })
-    }
-
-    /// Resolves when there is a vacant slot.
-    async fn vacancy(self: &Arc<Self>) {
-        if self.shared.slots.is_full() {
-            self.note_limit();
-            self.shared.slots.vacancy().await;
-        }
     }
 
     /// Hands a connection to a task of its own.
@@ -223,25 +217,27 @@ impl Tunnel {
     }
 
     /// One warning when the limit is reached, one line when it is over for good.
-    fn note_limit(self: &Arc<Self>) {
-        if self.at_limit.swap(true, Ordering::Relaxed) {
-            return;
-        }
+    async fn watch_limit(self: Arc<Self>) {
         let limit = self.shared.slots.limit();
-        warn!(
-            limit,
-            "limit of sessions reached: new connections wait in the backlog; raise it with -n"
-        );
-        let tunnel = Arc::clone(self);
-        self.tasks.spawn(async move {
-            tokio::select! {
-                () = tunnel.shared.stop.cancelled() => {}
-                () = tunnel.shared.calm() => {
-                    tunnel.at_limit.store(false, Ordering::Relaxed);
+        let watch = async {
+            loop {
+                self.shared.limit_reached.notified().await;
+                // What was noted while it lasted is no news.
+                if self.shared.slots.is_full() {
+                    warn!(
+                        limit,
+                        detail = "new connections wait in the backlog; -n sets the limit",
+                        "limit of sessions reached"
+                    );
+                    self.shared.calm().await;
                     info!(limit, "below the limit of sessions again");
                 }
             }
-        });
+        };
+        tokio::select! {
+            () = self.shared.stop.cancelled() => {}
+            () = watch => {}
+        }
     }
 
     async fn summarize(self: Arc<Self>) {
@@ -259,6 +255,22 @@ impl Tunnel {
 }
 
 impl Shared {
+    /// Resolves when there is a vacant slot.
+    async fn vacancy(&self) {
+        if self.slots.is_full() {
+            self.limit_reached.notify_one();
+            self.slots.vacancy().await;
+        }
+    }
+
+    /// A slot, as soon as there is one.
+    pub(super) async fn slot(&self) -> Slot {
+        if self.slots.is_full() {
+            self.limit_reached.notify_one();
+        }
+        self.slots.acquire().await
+    }
+
     /// Resolves when slots have been vacant for a while.
     async fn calm(&self) {
         loop {
@@ -286,7 +298,7 @@ async fn pause(step: AcceptStep, listener: &AsyncListener, error: &io::Error) {
     let AcceptStep::Wait { delay, news } = step else { return };
     if news {
         let address = listener.local();
-        warn!(address, %error, "cannot accept; trying again until it works; raise the limit of descriptors");
+        warn!(address, %error, detail = "trying again until it works; raise ulimit -n", "cannot accept");
     }
     sleep(delay).await;
 }

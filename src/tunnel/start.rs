@@ -1,8 +1,8 @@
 //! From options to a tunnel that can serve: limits that can be met, names that resolve.
 
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -63,7 +63,8 @@ impl Capacity {
                 asked,
                 sessions,
                 descriptors,
-                "not enough file descriptors for the limit of sessions; raise ulimit -n or lower -n"
+                detail = "raise ulimit -n, or lower -n",
+                "not enough file descriptors for the limit of sessions"
             );
         }
         let asked = options.limits.handshakes;
@@ -72,7 +73,8 @@ impl Capacity {
                 asked,
                 handshakes,
                 descriptors,
-                "not enough file descriptors for the limit of handshakes; raise ulimit -n"
+                detail = "raise ulimit -n",
+                "not enough file descriptors for the limit of handshakes"
             );
         }
     }
@@ -102,12 +104,7 @@ impl Tunnel {
                 targets: targets(options).await?,
             }),
         };
-        Ok(Self {
-            shared: shared(options, capacity),
-            way,
-            at_limit: AtomicBool::new(false),
-            tasks: TaskTracker::new(),
-        })
+        Ok(Self { shared: shared(options, capacity), way, tasks: TaskTracker::new() })
     }
 }
 
@@ -115,6 +112,7 @@ fn shared(options: &Options, capacity: Capacity) -> Shared {
     let per_source = options.limits.per_source;
     Shared {
         slots: Slots::new(capacity.sessions),
+        limit_reached: Notify::new(),
         arrivals: per_source.and_then(|per| {
             per.per_second.map(|rate| Sources::new(usize::MAX, Some(rate), Instant::now()))
         }),
