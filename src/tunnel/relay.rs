@@ -101,9 +101,11 @@ async fn pump<P: Duplex, S: Duplex>(
         ended = &mut opening => ended,
         ended = &mut sealing => match ended {
             // The far end is gone, but its last words may be here already.
-            Err(CloseReason::PeerLost) => {
-                timeout(GOODBYE, opening).await.unwrap_or(Err(CloseReason::PeerLost))
-            }
+            Err(CloseReason::PeerLost) => match timeout(GOODBYE, opening).await {
+                // Our write took the error of a reset; a read then sees a bare end.
+                Ok(Err(CloseReason::Truncated)) | Err(_) => Err(CloseReason::PeerLost),
+                Ok(last_words) => last_words,
+            },
             ended => ended,
         },
         reason = cut => Err(reason),
