@@ -11,6 +11,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::hand::Hand;
 use common::legit::{round_trip, round_trips};
 use common::program::require;
 use common::wait::poll;
@@ -18,6 +19,8 @@ use common::{
     Addr, End, Ending, Kind, Launch, NEVER, Pair, PairOptions, Target, Wire, eventually, keygen,
     proc,
 };
+use knockpipe::proto::inbound::Event;
+use knockpipe::proto::message::ResetReason;
 use tempfile::TempDir;
 
 /// Another address of this machine.
@@ -81,6 +84,29 @@ fn has_byte(wire: &mut Wire) -> bool {
             false
         }
     }
+}
+
+/// Dialers that were let in before the last slot was taken wait for one too, and
+/// that is worth the same warning, although nobody else comes.
+#[test]
+fn a_proven_dialer_that_waits_for_a_slot_is_warned_of() {
+    let (dir, target) = (tempfile::tempdir().unwrap(), Target::echo());
+    let key = keygen(dir.path(), "key");
+    let launch = Launch::decrypt(&key).source(&any()).target(target.addr());
+    let mut decrypt = launch.args(["-n", "1"]).start();
+    let mut first = Hand::dial(decrypt.addr(), &key);
+    let mut second = Hand::dial(decrypt.addr(), &key);
+    first.open();
+    assert_eq!(first.hear(), Event::Opened);
+    second.open();
+    eventually("one warning", || decrypt.count("limit of sessions reached") == 1);
+    assert_eq!(target.counts().accepts(), 1);
+    first.reset(ResetReason::PlainReset);
+    assert_eq!(second.hear(), Event::Opened, "its turn has come");
+    second.reset(ResetReason::PlainReset);
+    eventually("one all-clear", || decrypt.count("below the limit of sessions again") == 1);
+    assert_eq!(decrypt.count("limit of sessions reached"), 1);
+    decrypt.stop();
 }
 
 // === --max-per-source ===

@@ -138,14 +138,9 @@ impl Names {
     }
 }
 
+/// Two addresses of this machine, which the name moves between.
 const ONE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 const TWO: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
-
-/// Two addresses with the same free port, which a name can move between.
-fn twins() -> [SocketAddr; 2] {
-    let port = common::address::free_port();
-    [ONE, TWO].map(|ip| SocketAddr::from((ip, port)))
-}
 
 /// A target that says who it is, and then echoes.
 fn says(at: SocketAddr, name: &'static str) -> Target {
@@ -186,15 +181,16 @@ fn moves(names: &Names, end: &End, entrance: &Addr) {
 /// the decrypt end.
 #[test]
 fn a_service_that_moves_is_found_again() {
-    let [one, two] = twins();
-    let _targets = [says(one, "1"), says(two, "2")];
+    let one = says(SocketAddr::from((ONE, 0)), "1");
+    let port = one.addr().tcp().port();
+    let _two = says(SocketAddr::from((TWO, port)), "2");
     let names = Names::new();
     names.say(Some(ONE));
     let key = keygen(names.dir.path(), "key");
     let decrypt = Launch::decrypt(&key)
         .binary(&names.knockpipe())
         .source(&any())
-        .args(["-t", &format!("{NAME}:{}", one.port()), "-r", "1"])
+        .args(["-t", &format!("{NAME}:{port}"), "-r", "1"])
         .start();
     let encrypt = Launch::encrypt(&key).source(&any()).target(decrypt.addr()).start();
     moves(&names, &decrypt, encrypt.addr());
@@ -207,14 +203,13 @@ fn a_decrypt_end_that_moves_is_found_again() {
     names.say(Some(ONE));
     let key = keygen(names.dir.path(), "key");
     let targets = ["1", "2"].map(|name| says(any().tcp(), name));
-    let ends: Vec<End> = twins()
-        .iter()
-        .zip(&targets)
-        .map(|(at, target)| {
-            Launch::decrypt(&key).source(&Addr::Tcp(*at)).target(target.addr()).start()
-        })
-        .collect();
-    let port = ends[0].addr().tcp().port();
+    let decrypt = |ip: Ipv4Addr, port: u16, target: &Target| {
+        let at = Addr::Tcp((ip, port).into());
+        Launch::decrypt(&key).source(&at).target(target.addr()).start()
+    };
+    let one = decrypt(ONE, 0, &targets[0]);
+    let port = one.addr().tcp().port();
+    let _two = decrypt(TWO, port, &targets[1]);
     let encrypt = Launch::encrypt(&key)
         .binary(&names.knockpipe())
         .source(&any())

@@ -25,8 +25,18 @@ use socket2::{SockFilter, SockRef};
 const NOTICED: Duration = Duration::from_secs(90);
 
 /// Makes the owner of `socket` vanish for whoever is at the other end: BPF's
-/// `return 0` accepts no packet.
+/// `return 0` accepts no packet. Before that all it has sent must be acknowledged,
+/// or it would go on to send the same again, which no vanished host does.
+#[track_caller]
 fn vanish(socket: &SockRef<'_>) {
+    let ours = socket.local_addr().unwrap().as_socket_ipv4().unwrap();
+    let theirs = socket.peer_addr().unwrap().as_socket_ipv4().unwrap();
+    eventually("all it sent has arrived", || {
+        tcp_sockets(std::process::id())
+            .iter()
+            .filter(|one| (one.local, one.remote) == (ours, theirs))
+            .all(|one| one.unacknowledged == 0)
+    });
     socket.attach_filter(&[SockFilter::new(6, 0, 0, 0)]).expect("a socket takes a filter");
 }
 

@@ -59,6 +59,8 @@ pub struct TcpSocket {
     pub local: SocketAddrV4,
     pub remote: SocketAddrV4,
     pub state: TcpState,
+    /// Bytes that were sent and not acknowledged.
+    pub unacknowledged: u64,
     /// 0 is none, 1 retransmission, 2 keepalive, 4 window probes.
     pub timer: u8,
 }
@@ -96,7 +98,10 @@ fn tcp_socket(row: &[&str]) -> TcpSocket {
         // The kernel prints the bytes in memory as a number of this machine.
         SocketAddrV4::new(Ipv4Addr::from(ip.to_ne_bytes()), port)
     };
-    let timer = row[5].split(':').next().expect("the timer comes first");
+    let first = |pair: &str| {
+        let (first, _) = pair.split_once(':').expect("two numbers");
+        u64::from_str_radix(first, 16).expect("it is a number")
+    };
     TcpSocket {
         local: address(row[1]),
         remote: address(row[2]),
@@ -105,7 +110,8 @@ fn tcp_socket(row: &[&str]) -> TcpSocket {
             "02" => TcpState::SynSent,
             _ => TcpState::Other,
         },
-        timer: u8::from_str_radix(timer, 16).expect("it is a number"),
+        unacknowledged: first(row[4]),
+        timer: u8::try_from(first(row[5])).expect("a timer has a small number"),
     }
 }
 
