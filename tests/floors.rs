@@ -44,6 +44,19 @@ const FLOORS: &[Floor] = &[
         forbidden: PURE,
     },
     Floor { paths: &["proxy_protocol"], may_import: &["addr", "proxy_protocol"], forbidden: PURE },
+    Floor {
+        paths: &[
+            "gate/any_store.rs",
+            "gate/diary.rs",
+            "gate/embedded_store",
+            "gate/keeper.rs",
+            "gate/live.rs",
+            "gate/options.rs",
+            "gate/redis_store",
+        ],
+        may_import: &["addr", "duration", "secret", "gate", "net"],
+        forbidden: &["clap", "anyhow"],
+    },
     Floor { paths: &["net"], may_import: &["addr", "net"], forbidden: &["proto", "keys"] },
     Floor {
         paths: &["gate/diary.rs", "gate/keeper.rs", "gate/live.rs"],
