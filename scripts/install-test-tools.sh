@@ -8,6 +8,8 @@ cd "$(dirname "$0")/.."
 exec scripts/apt-need.sh \
     redis-server=redis-server \
     redis-cli=redis-tools \
+    redis-sentinel=redis-sentinel \
+    openssl=openssl \
     mariadbd=mariadb-server \
     mariadb-install-db=mariadb-server \
     mariadb=mariadb-client \

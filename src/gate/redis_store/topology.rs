@@ -275,3 +275,40 @@ fn range_of(range: Value, asked: &Node) -> Option<(u16, u16, Node)> {
     })?;
     Some((first, last, Node::tcp(&host, port)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text_value(text: &str) -> Value {
+        Value::BulkString(text.as_bytes().to_vec())
+    }
+
+    fn range(first: i64, last: i64, host: &str, port: i64) -> Value {
+        let master = Value::Array(vec![text_value(host), Value::Int(port), text_value("id")]);
+        Value::Array(vec![Value::Int(first), Value::Int(last), master])
+    }
+
+    #[test]
+    fn slots_are_mapped_in_any_order_and_holes_are_noticed() {
+        let asked = Node::tcp("seed", 1);
+        let read = |ranges: &[Value]| map_of(ranges.to_vec(), &asked, 1);
+        let ranges = [range(8192, 16383, "b", 2), range(0, 5, "", 3), range(6, 8191, "b", 2)];
+        let map = read(&ranges).unwrap();
+        assert_eq!(map.nodes, [Node::tcp("seed", 3), Node::tcp("b", 2)]);
+        assert_eq!(map.nodes[map.index("foo")], Node::tcp("b", 2));
+        let reversed: Vec<_> = ranges.iter().rev().cloned().collect();
+        assert!(!map.is_outdone_by(&read(&reversed).unwrap()));
+        assert!(read(&ranges[..2]).is_none(), "slots without a master");
+        assert!(read(&[Value::Nil]).is_none() && read(&[range(9, 3, "b", 2)]).is_none());
+    }
+
+    #[test]
+    fn who_was_left_behind_is_no_news() {
+        let at = |port, epoch| Map { epoch, ..Map::one(Node::tcp("h", port)) };
+        assert!(at(1, 5).is_outdone_by(&at(2, 6)));
+        assert!(at(1, 5).is_outdone_by(&at(2, 5)));
+        assert!(!at(1, 5).is_outdone_by(&at(2, 4)));
+        assert!(!at(1, 5).is_outdone_by(&at(1, 6)));
+    }
+}
