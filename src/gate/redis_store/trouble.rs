@@ -64,7 +64,7 @@ impl Trouble {
             Kind::Lost | Kind::Silent => "see whether the server runs and can be reached",
             Kind::Elsewhere | Kind::Loading => "try again in a moment",
             Kind::ReadOnly => "name its master, or the Sentinels that know it",
-            Kind::WrongType => "give the gate another name for this key, or delete it",
+            Kind::WrongType => "name another key (--set or --ban-prefix), or delete this one",
             Kind::Denied => "let the ACL user do this, or name another user",
             Kind::Full => "free memory on the server, or raise its maxmemory",
             Kind::Other => "see the server's log",
