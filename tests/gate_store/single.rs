@@ -177,7 +177,37 @@ async fn an_ask_is_answered_from_the_server_and_not_from_what_was_read() {
         follower.ask(&["203.0.113.7"]).await;
         follower.until("the answer", |state| state.exact.len() == 2).await;
         let expected = Event::Allowed(member("203.0.113.7"), Some(None));
-        assert_eq!(follower.state.exact[1], expected);
+        assert_eq!(follower.state.exact[0], expected);
+        follower.stop().await;
+    }
+}
+
+/// Whoever was allowed and banned never looks allowed and free on the way to neither.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ban_ends_after_the_right_that_ended_with_it() {
+    let server = Server::start(&[]);
+    let store = open(&server.url());
+    for change in ["FLUSHALL", "BOTH"] {
+        server.ask("SADD ip-allowed 203.0.113.0/29 203.0.113.9");
+        server.ask(&format!("SET {BAN}203.0.113.7 1"));
+        let mut follower = Follower::start(&store).await;
+        if change == "FLUSHALL" {
+            server.ask(change);
+            follower.ask(&["203.0.113.7"]).await;
+        } else {
+            let mut client = server.client();
+            for command in [
+                &["MULTI"][..],
+                &["DEL", &format!("{BAN}203.0.113.7")],
+                &["SREM", "ip-allowed", "203.0.113.0/29"],
+                &["EXEC"],
+            ] {
+                client.ask(command);
+            }
+        }
+        let free = Event::Banned(ip("203.0.113.7"), None);
+        follower.until("the ban's end", |state| state.exact.contains(&free)).await;
+        assert!(!follower.state.allows("203.0.113.0/29"), "{change}: {:?}", follower.state.exact);
         follower.stop().await;
     }
 }

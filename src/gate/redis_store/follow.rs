@@ -214,7 +214,8 @@ impl<'a> Session<'a> {
             self.plan.everything_changed(now);
         }
         allowed.extend(members.iter().filter_map(|member| member.parse::<Member>().ok()));
-        self.tell_bans(&bans).await?;
+        let free = self.tell_bans(&bans).await?;
+        self.answer(free).await?;
         self.tell_members(&allowed).await
     }
 

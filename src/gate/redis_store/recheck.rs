@@ -72,12 +72,14 @@ impl KeyMemory {
 
 impl Session<'_> {
     /// Tells the truth about addresses, and about the networks around them.
+    ///
+    /// A ban is told first and its end last, so that nobody gets in on half of a
+    /// change that took a ban and a right away together.
     pub(super) async fn answer(&mut self, ips: Vec<IpAddr>) -> Result<(), Trouble> {
         let ips: Vec<IpAddr> = ips.into_iter().map(|ip| ip.to_canonical()).collect();
-        let few = ips.len() <= FEW;
+        let lengths = self.lengths(ips.len() <= FEW);
         for ips in ips.chunks(CHUNK) {
-            self.tell_bans(ips).await?;
-            let lengths = self.lengths(few);
+            let free = self.tell_bans(ips).await?;
             let mut members: Vec<Member> = ips.iter().map(|ip| Member::from(*ip)).collect();
             let mut around = HashSet::new();
             for ip in ips {
@@ -86,6 +88,7 @@ impl Session<'_> {
             }
             members.extend(around);
             self.tell_members(&members).await?;
+            self.tell_free(&free).await?;
         }
         Ok(())
     }
@@ -98,16 +101,30 @@ impl Session<'_> {
         [(0..32).rev().collect(), (0..128).rev().filter(six).collect()]
     }
 
-    /// Reads and tells the truth about bans.
-    pub(super) async fn tell_bans(&mut self, ips: &[IpAddr]) -> Result<(), Trouble> {
+    /// Tells which of the addresses are banned; gives the others.
+    pub(super) async fn tell_bans(&mut self, ips: &[IpAddr]) -> Result<Vec<IpAddr>, Trouble> {
+        let mut free = vec![];
         for ips in ips.chunks(CHUNK) {
             let subjects: Vec<Subject> = ips.iter().map(|ip| Subject::Ban(*ip)).collect();
             let truths = self.ends_of(&subjects).await?;
             for (ip, truth) in ips.iter().zip(truths) {
-                if self.says(truth) {
-                    self.memory.keep(Subject::Ban(*ip), truth);
-                    self.send(Event::Banned(*ip, truth)).await?;
+                if truth.is_none() {
+                    free.push(*ip);
+                    continue;
                 }
+                self.memory.keep(Subject::Ban(*ip), truth);
+                self.send(Event::Banned(*ip, truth)).await?;
+            }
+        }
+        Ok(free)
+    }
+
+    /// Tells that addresses are not banned.
+    async fn tell_free(&mut self, ips: &[IpAddr]) -> Result<(), Trouble> {
+        for ip in ips {
+            if self.says(None) {
+                self.memory.keep(Subject::Ban(*ip), None);
+                self.send(Event::Banned(*ip, None)).await?;
             }
         }
         Ok(())
