@@ -12,10 +12,15 @@ const CHANGES: usize = 1_000;
 /// until the first byte is back, and until the end is seen.
 #[test]
 fn grants_and_removals_are_fast() {
-    let world = World::new(&[]);
+    grants_and_removals(&World::new(&[]), CHANGES);
+}
+
+/// Lets `PEER` in and takes it out again, and prints how long it was until each
+/// was felt. `changes` counts both.
+pub fn grants_and_removals(world: &World, changes: usize) {
     let (mut grants, mut ends) = (vec![], vec![]);
     let mut redis = world.redis.direct();
-    for _ in 0..CHANGES / 2 {
+    for _ in 0..changes / 2 {
         assert_eq!(world.expect_denied(PEER), Ending::Clean);
         let began = Instant::now();
         redis.ask(&["SADD", "ip-allowed", PEER]);

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::live::print;
-use super::world::{OTHER, PEER, READ, SOON, World, expect_end, url};
+use super::live::{grants_and_removals, print};
+use super::world::{OTHER, READ, SOON, World, expect_end, url};
 use crate::common::redis::Reply;
 use crate::common::{Ending, Wire, eventually, proc};
 
@@ -44,20 +44,7 @@ fn a_million_members_and_thousands_of_connections() {
     println!("{LIVE} connected in {:?}", began.elapsed());
     println!("RSS with all: {} KiB", proc::rss_kib(world.gate.pid()));
 
-    let (mut grants, mut ends) = (vec![], vec![]);
-    for _ in 0..CHANGES / 2 {
-        let began = Instant::now();
-        redis.ask(&["SADD", "ip-allowed", PEER]);
-        let mut one = world.live_soon(PEER);
-        grants.push(began.elapsed());
-        let began = Instant::now();
-        redis.ask(&["SREM", "ip-allowed", PEER]);
-        expect_end(&mut one);
-        ends.push(began.elapsed());
-    }
-    print("with a million, SADD lets in after", &mut grants);
-    print("with a million, SREM ends after", &mut ends);
-    assert!(grants.iter().chain(&ends).all(|time| *time < SOON));
+    grants_and_removals(&world, CHANGES);
 
     // Whoever was never here is nobody whom the gate would ask about by itself.
     let mut newcomers: Vec<Duration> = (0..CHANGES / 2)
