@@ -3,20 +3,25 @@
 //! explain are those of the program, none missing and none invented.
 #![expect(clippy::unwrap_used, reason = "a document that cannot be read fails the test")]
 
+// Of `common` only this: the rest starts programs.
+#[path = "common/tree.rs"]
+mod tree;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 /// A set of words, in an order that makes a difference readable.
 type Words = BTreeSet<String>;
 
-const DOCUMENTS: [&str; 8] = [
+const DOCUMENTS: [&str; 9] = [
     "README.md",
     "CHANGELOG.md",
     "SECURITY.md",
     "keys/README.md",
     "docs/ARCHITECTURE.md",
+    "docs/BENCHMARKS.md",
     "docs/OPERATING.md",
     "docs/PROTOCOL.md",
     "docs/THREATS.md",
@@ -372,7 +377,7 @@ fn operating_explains_every_close_reason_and_invents_none() {
 #[test]
 fn every_log_message_that_operating_explains_is_one() {
     let code: String =
-        sources(Path::new("src")).iter().map(|p| read(p.to_str().unwrap())).collect();
+        tree::sources(Path::new("src")).iter().map(|p| read(p.to_str().unwrap())).collect();
     let text = read("docs/OPERATING.md");
     let table = rows(&section(&text, "### Other lines"));
     assert!(table.len() > 8, "only {} messages", table.len());
@@ -397,17 +402,4 @@ fn architecture_justifies_every_dependency_and_no_other() {
     let named: Words = table.iter().map(|row| row[0].trim_matches('`').to_owned()).collect();
     assert!(real.len() > 10, "only {real:?}");
     assert_eq!(difference(&real, &named), [""; 0], "only in Cargo.toml or only in ARCHITECTURE");
-}
-
-fn sources(directory: &Path) -> Vec<PathBuf> {
-    let mut found = vec![];
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(sources(&path));
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
-        }
-    }
-    found
 }

@@ -2,8 +2,12 @@
 //! no socket, no clock and no randomness of the operating system.
 #![expect(clippy::unwrap_used, reason = "a source file that cannot be read fails the test")]
 
+// Of `common` only this: the rest starts programs.
+#[path = "common/tree.rs"]
+mod tree;
+
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// A floor: path prefixes below `src/`, what they may import of ours, and words
 /// that must not stand in them.
@@ -118,7 +122,7 @@ const FLOORS: &[Floor] = &[
 #[test]
 fn no_module_reaches_up() {
     let mut checked = 0;
-    for file in sources(Path::new("src")) {
+    for file in tree::sources(Path::new("src")) {
         let name = file.strip_prefix("src").unwrap().to_str().unwrap().to_owned();
         let floor =
             FLOORS.iter().find(|floor| floor.paths.iter().any(|path| name.starts_with(path)));
@@ -160,17 +164,4 @@ fn problem(line: &str, floor: &Floor) -> Option<String> {
     }
     let forbidden = floor.forbidden.iter().find(|word| code.contains(**word));
     forbidden.map(|word| format!("contains {word}"))
-}
-
-fn sources(directory: &Path) -> Vec<PathBuf> {
-    let mut found = vec![];
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(sources(&path));
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
-        }
-    }
-    found
 }
