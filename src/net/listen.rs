@@ -4,30 +4,21 @@
 //! before the process goes to the background and gives up its privileges.
 //! [`AsyncListener`] accepts, and leaves what to do about a failure to
 //! [`super::backoff`].
-//!
-//! The file of a unix socket gets the mode that the umask leaves. Connecting
-//! needs write permission, so under the usual umask 022 only the same user can;
-//! a process that wants others in says so with its umask or the directory.
 
-use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
 use super::resolve::look_up;
+use super::socket_file::SocketFile;
 use super::stream::{SocketOptions, Stream};
 use crate::addr::{Address, ClientAddr};
 
 /// How often a set of sockets is tried to be given one common port by the system.
 const COMMON_PORT_ATTEMPTS: usize = 16;
-
-/// How often a stale unix socket is removed before somebody else is assumed to
-/// create it again and again.
-const UNIX_ATTEMPTS: usize = 3;
 
 /// A bound and listening socket that no runtime knows yet.
 #[derive(Debug)]
@@ -100,14 +91,6 @@ enum AsyncSocket {
     Unix(UnixListener),
 }
 
-/// The file of our own unix socket, told from others' by its inode.
-#[derive(Debug)]
-struct SocketFile {
-    path: PathBuf,
-    device: u64,
-    inode: u64,
-}
-
 // === impl Listener ===
 
 impl Listener {
@@ -126,7 +109,10 @@ impl Listener {
         backlog: i32,
     ) -> Result<Vec<Self>, BindError> {
         match address {
-            Address::Unix(path) => Ok(vec![bind_unix(path, backlog)?]),
+            Address::Unix(path) => {
+                let (socket, file) = SocketFile::bind(path, backlog)?;
+                Ok(vec![Self { socket, local: Local::Unix(file) }])
+            }
             Address::Tcp { host, port } => {
                 let addrs = look_up(host, port)
                     .map_err(|cause| BindError::Unresolvable { address: address.clone(), cause })?;
@@ -186,7 +172,7 @@ impl std::fmt::Display for Local {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Tcp(addr) => addr.fmt(f),
-            Self::Unix(file) => file.path.display().fmt(f),
+            Self::Unix(file) => file.path().display().fmt(f),
         }
     }
 }
@@ -263,7 +249,7 @@ fn bind_tcp(addr: SocketAddr, twin: Twin, backlog: i32) -> Result<Listener, Bind
     bound().map_err(|error| blame(addr.to_string(), error))
 }
 
-fn blame(address: String, cause: io::Error) -> BindError {
+pub(super) fn blame(address: String, cause: io::Error) -> BindError {
     match cause.kind() {
         io::ErrorKind::AddrInUse => BindError::InUse { address },
         io::ErrorKind::PermissionDenied => BindError::NoPermission { address },
@@ -271,78 +257,10 @@ fn blame(address: String, cause: io::Error) -> BindError {
     }
 }
 
-// === unix ===
-
-fn bind_unix(path: &Path, backlog: i32) -> Result<Listener, BindError> {
-    let wrong = |error| blame(path.display().to_string(), error);
-    let address = SockAddr::unix(path).map_err(wrong)?;
-    for _ in 0..UNIX_ATTEMPTS {
-        let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(wrong)?;
-        match socket.bind(&address) {
-            Ok(()) => {
-                // Owned from here on, so that a failure to listen removes it.
-                let file = SocketFile::at(path).map_err(wrong)?;
-                socket.listen(backlog).map_err(wrong)?;
-                return Ok(Listener { socket, local: Local::Unix(file) });
-            }
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                remove_stale(path, &address)?;
-            }
-            Err(error) => return Err(wrong(error)),
-        }
-    }
-    Err(BindError::InUse { address: path.display().to_string() })
-}
-
-/// Removes a socket that nobody listens on; nothing else is ever removed.
-fn remove_stale(path: &Path, address: &SockAddr) -> Result<(), BindError> {
-    let wrong = |error| blame(path.display().to_string(), error);
-    let found = match fs::symlink_metadata(path) {
-        Ok(found) => found,
-        Err(gone) if gone.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(wrong(error)),
-    };
-    if !found.file_type().is_socket() {
-        return Err(BindError::NotASocket(path.to_owned()));
-    }
-    let probe = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(wrong)?;
-    // A living listener with a full backlog would make a blocking probe wait.
-    probe.set_nonblocking(true).map_err(wrong)?;
-    match probe.connect(address) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(wrong(error)),
-        // Accepted, backlog full, or a socket of another type: somebody is there.
-        _ => return Err(BindError::InUse { address: path.display().to_string() }),
-    }
-    // Dropping removes it, unless somebody replaced it since it was probed.
-    drop(SocketFile { path: path.to_owned(), device: found.dev(), inode: found.ino() });
-    Ok(())
-}
-
-impl SocketFile {
-    fn at(path: &Path) -> io::Result<Self> {
-        let found = fs::symlink_metadata(path)?;
-        Ok(Self { path: path.to_owned(), device: found.dev(), inode: found.ino() })
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if let Ok(found) = fs::symlink_metadata(&self.path)
-            && (found.dev(), found.ino()) == (self.device, self.inode)
-        {
-            // It may be out of reach since privileges were dropped. The next
-            // start replaces it.
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::TcpStream;
-    use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream};
+    use std::os::unix::net::UnixStream;
 
     use tokio::io::AsyncReadExt;
 
@@ -465,66 +383,6 @@ mod tests {
         assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0);
         drop(listener);
         assert!(!path.exists());
-    }
-
-    #[test]
-    fn a_stale_unix_socket_is_replaced() {
-        let dir = tempfile::tempdir().unwrap();
-        let (path, text) = path_in(&dir);
-        drop(StdUnixListener::bind(&path).unwrap());
-        assert!(path.exists(), "left behind");
-        let _listener = only(&text);
-        UnixStream::connect(&path).unwrap();
-    }
-
-    #[test]
-    fn a_unix_socket_in_use_is_left_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        let (path, text) = path_in(&dir);
-        let _living = only(&text);
-        let error = bind(&text).unwrap_err();
-        assert!(matches!(error, BindError::InUse { .. }), "{error}");
-        UnixStream::connect(&path).unwrap();
-    }
-
-    #[test]
-    fn a_listener_with_a_full_backlog_is_alive() {
-        let dir = tempfile::tempdir().unwrap();
-        let (path, text) = path_in(&dir);
-        let living = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
-        living.bind(&SockAddr::unix(&path).unwrap()).unwrap();
-        living.listen(0).unwrap();
-        let _filler = UnixStream::connect(&path).unwrap();
-        assert!(matches!(bind(&text).unwrap_err(), BindError::InUse { .. }));
-        assert!(path.exists());
-    }
-
-    #[test]
-    fn what_is_no_stream_socket_is_left_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        let (path, text) = path_in(&dir);
-        fs::write(&path, "precious").unwrap();
-        assert!(matches!(bind(&text).unwrap_err(), BindError::NotASocket(_)));
-        assert_eq!(fs::read(&path).unwrap(), b"precious");
-        fs::remove_file(&path).unwrap();
-        std::os::unix::fs::symlink(dir.path().join("elsewhere"), &path).unwrap();
-        assert!(matches!(bind(&text).unwrap_err(), BindError::NotASocket(_)));
-        fs::remove_file(&path).unwrap();
-        let _datagram = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
-        assert!(matches!(bind(&text).unwrap_err(), BindError::InUse { .. }));
-        assert!(path.exists());
-    }
-
-    #[test]
-    fn only_our_own_file_is_removed() {
-        let dir = tempfile::tempdir().unwrap();
-        let (path, text) = path_in(&dir);
-        let ours = only(&text);
-        let aside = dir.path().join("aside");
-        fs::rename(&path, &aside).unwrap();
-        let _theirs = StdUnixListener::bind(&path).unwrap();
-        drop(ours);
-        assert!(path.exists(), "somebody else's by now");
     }
 
     #[test]

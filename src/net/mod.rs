@@ -13,6 +13,7 @@ pub mod halves;
 pub mod limits;
 pub mod listen;
 pub mod resolve;
+mod socket_file;
 pub mod sources;
 pub mod stream;
 mod vigil;
