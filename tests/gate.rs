@@ -22,6 +22,8 @@ mod decisions;
 mod denied;
 #[path = "gate/live.rs"]
 mod live;
+#[path = "gate/notes.rs"]
+mod notes;
 #[path = "gate/scale.rs"]
 mod scale;
 #[path = "gate/strikes.rs"]
