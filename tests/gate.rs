@@ -20,6 +20,10 @@ mod away;
 mod decisions;
 #[path = "gate/denied.rs"]
 mod denied;
+#[path = "gate/failover.rs"]
+mod failover;
+#[path = "gate/guarded.rs"]
+mod guarded;
 #[path = "gate/live.rs"]
 mod live;
 #[path = "gate/notes.rs"]
@@ -28,5 +32,7 @@ mod notes;
 mod scale;
 #[path = "gate/strikes.rs"]
 mod strikes;
+#[path = "gate/trouble.rs"]
+mod trouble;
 #[path = "gate/world.rs"]
 mod world;

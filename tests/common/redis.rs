@@ -119,6 +119,16 @@ impl Redis {
         replica
     }
 
+    /// Waits until a replica of this one has all that was written so far.
+    #[track_caller]
+    pub fn wait_for_replica(&self) {
+        let mut client = self.direct();
+        // In the slot of the allow-set, where this is a node of a Cluster.
+        assert_eq!(client.ask(&["SET", "{ip-allowed}last", "1"]), Reply::ok());
+        let limit = NEVER.as_millis().to_string();
+        assert_eq!(client.ask(&["WAIT", "1", &limit]), Reply::Number(1));
+    }
+
     /// Becomes a replica of `master`.
     pub fn follow(&self, master: &Self) {
         self.ask(&format!("REPLICAOF 127.0.0.1 {}", master.tcp.tcp().port()));

@@ -2,7 +2,7 @@
 //! network namespace the caller is.
 
 use std::fs;
-use std::net::Ipv4Addr;
+use std::io;
 use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
@@ -16,7 +16,7 @@ use super::wire::Wire;
 /// Three Sentinels that watch `master` as `mymaster`.
 pub struct Sentinels {
     all: Vec<(u16, Program)>,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Sentinels {
@@ -29,7 +29,7 @@ impl Sentinels {
             let config = dir.path().join(format!("{n}.conf"));
             let master = master.tcp().tcp().port();
             let text = format!(
-                "port {port}\nbind 127.0.0.1\ndir {}\nlogfile {n}.log\n\
+                "port {port}\nbind 127.0.0.1\nunixsocket {port}.sock\ndir {0}\nlogfile {n}.log\n\
                  sentinel monitor mymaster 127.0.0.1 {master} 2\n\
                  sentinel down-after-milliseconds mymaster 1500\n\
                  sentinel failover-timeout mymaster 3000\n",
@@ -40,13 +40,11 @@ impl Sentinels {
             command.arg(&config).stdin(Stdio::null()).stdout(Stdio::null());
             all.push((port, Program::spawn("redis-sentinel", &mut command)));
         }
-        let sentinels = Self { all, _dir: dir };
+        let sentinels = Self { all, dir };
         eventually("the Sentinels know each other and the replica", || {
-            sentinels.all.iter().all(|(port, _)| {
-                let addr = Addr::Tcp((Ipv4Addr::LOCALHOST, *port).into());
-                let Ok(wire) = Wire::connect(&addr) else { return false };
-                let Reply::Array(parts) = Resp::over(wire).ask(&["SENTINEL", "MASTER", "mymaster"])
-                else {
+            sentinels.ports().all(|port| {
+                let Ok(mut sentinel) = sentinels.connect(port) else { return false };
+                let Reply::Array(parts) = sentinel.ask(&["SENTINEL", "MASTER", "mymaster"]) else {
                     return false;
                 };
                 let field = |name: &str| {
@@ -57,6 +55,33 @@ impl Sentinels {
             })
         });
         sentinels
+    }
+
+    fn ports(&self) -> impl Iterator<Item = u16> {
+        self.all.iter().map(|(port, _)| *port)
+    }
+
+    fn connect(&self, port: u16) -> io::Result<Resp> {
+        let socket = Addr::Unix(self.dir.path().join(format!("{port}.sock")));
+        Wire::connect(&socket).map(Resp::over)
+    }
+
+    /// How many of them have to miss the master before they replace it.
+    pub fn quorum(&self, quorum: usize) {
+        for port in self.ports() {
+            let set = ["SENTINEL", "SET", "mymaster", "quorum", &quorum.to_string()];
+            assert_eq!(self.connect(port).unwrap().ask(&set), Reply::ok());
+        }
+    }
+
+    /// Whether one of them sends clients to `server`.
+    pub fn name_master(&self, server: &Redis) -> bool {
+        let address = Reply::bulk(server.tcp().tcp().port().to_string());
+        self.ports().any(|port| {
+            let ask = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "mymaster"];
+            let Reply::Array(parts) = self.connect(port).unwrap().ask(&ask) else { return false };
+            parts.get(1) == Some(&address)
+        })
     }
 
     pub fn url(&self) -> String {
@@ -116,7 +141,19 @@ impl Cluster {
         format!("redis+cluster://{}", hosts.join(","))
     }
 
-    /// Asks the master of `key`, wherever it is.
+    /// The index of the master that has `key`.
+    #[track_caller]
+    pub fn owner(&self, key: &str) -> usize {
+        let has = |node: &Redis| !matches!(node.direct().ask(&["EXISTS", key]), Reply::Error(_));
+        self.masters.iter().position(has).expect("one of them has it")
+    }
+
+    /// Whether all masters agree that all slots are served.
+    pub fn works(&self) -> bool {
+        self.masters.iter().all(works)
+    }
+
+    /// Asks the master that has the command's key, wherever it is.
     #[track_caller]
     pub fn ask(&self, command: &[&str]) -> Reply {
         let mut refusals = vec![];
