@@ -47,6 +47,34 @@ fn a_server_that_is_loading_is_away() {
     all.iter_mut().for_each(|each| each.expect_back(&stage, 1));
 }
 
+/// A set that is none, and one that is full of nonsense.
+#[test]
+fn nonsense_is_no_set() {
+    let stage = Stage::new();
+    let target = Target::serve(&stage.target(), echo);
+    let redis = stage.redis();
+    redis.ask(&format!("SADD ip-allowed {PEER} {BANNED}"));
+    redis.ask(&format!("SETEX {BAN}:{BANNED} 1000 1"));
+    let mut all: Vec<Guarded> = ["closed", "open", "stale:1h"]
+        .map(|policy| Guarded::start(&stage, &redis.url(), &target, policy))
+        .into();
+    let knockers: Vec<_> = all.iter().flat_map(|each| each.knockers(&stage)).collect();
+    redis.ask("COPY ip-allowed good");
+    redis.ask("SET ip-allowed nonsense");
+    all.iter_mut().for_each(|each| each.expect_away(&stage, 1));
+    let began = Instant::now();
+    redis.ask("RENAME good ip-allowed");
+    wait_read(&all, 1);
+    println!("nonsense: over after {:?}", began.elapsed());
+    assert!(began.elapsed() < SOON);
+    // Members, bans and a history that name nobody are none.
+    redis.ask("SADD ip-allowed hello 999.1.1.1 203.0.113.8:80 0.0.0.0/40 * -");
+    redis.ask(&format!("SETEX {BAN}:{PEER}:80 1000 1"));
+    redis.ask("HSET ip-history hello world");
+    finish("nonsense", knockers);
+    all.iter_mut().for_each(|each| each.expect_back(&stage, 1));
+}
+
 /// A master that becomes a replica is read on, and its master is written to.
 #[test]
 fn a_master_becomes_a_replica() {
