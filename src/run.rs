@@ -207,15 +207,15 @@ fn announce(options: &Options, capacity: Capacity, listeners: &[AsyncListener]) 
     }
     let keys: Vec<String> = options.keys.iter().map(|key| key.id().to_string()).collect();
     let keys = keys.join(" ");
-    let Capacity { sessions, handshakes, descriptors } = capacity;
+    let Capacity { sessions, handshakes, unopened, descriptors } = capacity;
     let padding = tracing::field::display(options.padding);
     let timeout_s = options.timeout.as_secs_f64();
     match &options.role {
         Role::Encrypt { target, service } => {
             let service = (!service.is_empty()).then(|| tracing::field::display(service));
             info!(
-                mode = "encrypt", %target, service, sessions, descriptors, timeout_s, padding,
-                keys, "ready"
+                mode = "encrypt", %target, service, sessions, pool = unopened, descriptors,
+                timeout_s, padding, keys, "ready"
             );
         }
         Role::Decrypt { targets } => {
@@ -223,7 +223,15 @@ fn announce(options: &Options, capacity: Capacity, listeners: &[AsyncListener]) 
             let targets = targets.join(" ");
             info!(
                 mode = "decrypt",
-                targets, sessions, handshakes, descriptors, timeout_s, padding, keys, "ready"
+                targets,
+                sessions,
+                handshakes,
+                unopened,
+                descriptors,
+                timeout_s,
+                padding,
+                keys,
+                "ready"
             );
         }
     }

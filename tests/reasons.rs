@@ -2,8 +2,8 @@
 //! both ends where both have something to say.
 //!
 //! Not here: `finished`, `no-such-service` and `target-refused` are in
-//! `lifecycle.rs`, `source-limit` in `limits.rs`. `unopened` takes a minute, and
-//! `local-error` a machine that lacks something.
+//! `lifecycle.rs`, `source-limit` in `limits.rs`, `unopened` in `pool.rs`. `local-error`
+//! takes a machine that lacks something.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
 mod common;
@@ -176,7 +176,7 @@ fn what_may_follow_confirm_is_open_alone() {
     let mut gone = door.dial();
     gone.confirm();
     drop(gone);
-    door.decrypt.wait_closed("truncated");
+    door.decrypt.wait_refused("truncated");
 
     let mut liar = door.dial();
     liar.confirm();

@@ -14,7 +14,7 @@ use clap::Parser;
 use super::errors::UsageError;
 use super::gate_args::AcceptorGateArgs;
 use super::pipe_cmd::SharedPipeArgs;
-use super::tunnel_args::{DEFAULT_HANDSHAKES, End, ServerArgs};
+use super::tunnel_args::{DEFAULT_HANDSHAKES, DEFAULT_UNOPENED, End, ServerArgs};
 use super::values::{HandshakeLimit, Level, Spelled};
 use super::{Done, key_cmd};
 use crate::addr::{Address, ServiceName};
@@ -145,8 +145,12 @@ pub(super) fn spiped(args: SpipedArgs, arguments: &[OsString]) -> Result<Done, F
     };
     let keys = key_cmd::ring(&[key], server.connection.access())?;
     let handshakes = args.max_handshakes.map_or(DEFAULT_HANDSHAKES, |limit| limit.0);
+    let unopened = match role {
+        Role::Encrypt { .. } => 0,
+        Role::Decrypt { .. } => DEFAULT_UNOPENED,
+    };
     let (sources, acceptor) = (vec![source.address], args.acceptor);
-    let options = server.options(End { role, sources, keys, handshakes, acceptor })?;
+    let options = server.options(End { role, sources, keys, handshakes, unopened, acceptor })?;
     let output = if server.syslog { Output::Syslog } else { Output::Stderr };
     let _log = server.log.start(Level::Info, output)?;
     let process = Process { pid_file, user: server.user, readiness };

@@ -13,7 +13,7 @@ use super::errors::UsageError;
 use super::gate_args::{AcceptorGateArgs, GateArgs};
 use super::key_cmd;
 use super::values::{
-    self, Format, HandshakeLimit, Level, SessionLimit, SourceLimit, SuiteChoice, Target,
+    self, Format, HandshakeLimit, Level, PoolSize, SessionLimit, SourceLimit, SuiteChoice, Target,
 };
 use crate::addr::{Address, BindAddress, ServiceName};
 use crate::keys::KeyRing;
@@ -33,6 +33,9 @@ const DEFAULT_RESOLVE: Duration = Duration::from_secs(60);
 
 /// Handshakes at once unless `--max-handshakes` says otherwise.
 pub(super) const DEFAULT_HANDSHAKES: usize = 1024;
+
+/// Unopened tunnels at once at an acceptor unless `--max-unopened` says otherwise.
+pub(super) const DEFAULT_UNOPENED: usize = 256;
 
 /// Heading of the flags about single connections.
 const CONNECTIONS: &str = "Connections";
@@ -65,6 +68,13 @@ pub(super) struct EncryptArgs {
     #[arg(long, value_name = "NAME")]
     service: Option<ServiceName>,
 
+    /// Keep this many tunnels ready, so that connecting costs no round trip of its own
+    #[arg(
+        long, value_name = "N", default_value = "0",
+        allow_negative_numbers = true, help_heading = CONNECTIONS
+    )]
+    pool: PoolSize,
+
     #[command(flatten)]
     server: ServerArgs,
 }
@@ -90,6 +100,13 @@ pub(super) struct DecryptArgs {
         allow_negative_numbers = true, help_heading = LIMITS
     )]
     max_handshakes: HandshakeLimit,
+
+    /// Tunnels at once that encrypt ends keep ready (their --pool) and have not opened
+    #[arg(
+        long, value_name = "N", default_value = "256",
+        allow_negative_numbers = true, help_heading = LIMITS
+    )]
+    max_unopened: PoolSize,
 
     #[command(flatten)]
     server: ServerArgs,
@@ -213,6 +230,8 @@ pub(super) struct End {
     pub(super) keys: KeyRing,
     /// Unproven handshakes at once.
     pub(super) handshakes: usize,
+    /// Tunnels without a session.
+    pub(super) unopened: usize,
     /// What of the gate only an acceptor has.
     pub(super) acceptor: AcceptorGateArgs,
 }
@@ -229,8 +248,14 @@ pub(super) fn encrypt(args: EncryptArgs) -> Result<Outcome, Failure> {
     let role = Role::Encrypt { target: args.target.address, service };
     args.server.refuse_zero()?;
     let keys = key_cmd::ring(&args.keys, args.server.connection.access())?;
-    let (handshakes, acceptor) = (DEFAULT_HANDSHAKES, AcceptorGateArgs::default());
-    let end = End { role, sources: args.sources, keys, handshakes, acceptor };
+    let end = End {
+        role,
+        sources: args.sources,
+        keys,
+        handshakes: DEFAULT_HANDSHAKES,
+        unopened: args.pool.0,
+        acceptor: AcceptorGateArgs::default(),
+    };
     args.server.run_in_foreground(end)
 }
 
@@ -242,8 +267,14 @@ pub(super) fn decrypt(args: DecryptArgs) -> Result<Outcome, Failure> {
     let role = Role::Decrypt { targets: by_service(args.targets)? };
     args.server.refuse_zero()?;
     let keys = key_cmd::ring(&args.keys, args.server.connection.access())?;
-    let (handshakes, acceptor) = (args.max_handshakes.0, args.acceptor);
-    let end = End { role, sources: args.sources, keys, handshakes, acceptor };
+    let end = End {
+        role,
+        sources: args.sources,
+        keys,
+        handshakes: args.max_handshakes.0,
+        unopened: args.max_unopened.0,
+        acceptor: args.acceptor,
+    };
     args.server.run_in_foreground(end)
 }
 
@@ -276,6 +307,7 @@ impl ServerArgs {
             limits: Limits {
                 sessions: self.max_sessions.0,
                 handshakes: end.handshakes,
+                unopened: end.unopened,
                 per_source: self.max_per_source.map(|limit| limit.0),
             },
             timeout: self.connection.timeout(),

@@ -35,6 +35,9 @@ pub(super) enum BadValue {
     /// Not a number of handshakes.
     #[error("'{0}' is not a number of handshakes; give a whole number from 1 to {MOST}")]
     Handshakes(String),
+    /// Not a number of tunnels.
+    #[error("'{0}' is not a number of tunnels; give a whole number from 0 to {MOST}")]
+    Pool(String),
     /// Not a limit for each source.
     #[error(
         "'{0}' is not a limit for each source; give SESSIONS or SESSIONS/PER_SECOND, such as 20 or 20/5"
@@ -60,6 +63,10 @@ pub(super) struct SessionLimit(pub(super) Option<usize>);
 /// `--max-handshakes`: at least one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct HandshakeLimit(pub(super) usize);
+
+/// `--pool` and `--max-unopened`: any number, also none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PoolSize(pub(super) usize);
 
 /// `--max-per-source`: SESSIONS or SESSIONS/PER_SECOND.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,6 +148,14 @@ impl FromStr for HandshakeLimit {
             .filter(|number| *number > 0)
             .map(Self)
             .ok_or_else(|| BadValue::Handshakes(text.to_owned()))
+    }
+}
+
+impl FromStr for PoolSize {
+    type Err = BadValue;
+
+    fn from_str(text: &str) -> Result<Self, BadValue> {
+        whole(text).map(Self).ok_or_else(|| BadValue::Pool(text.to_owned()))
     }
 }
 
@@ -247,7 +262,9 @@ mod tests {
         for bad in ["", "-5", "+5", "5.0", "1000001", "99999999999999999999999", "many"] {
             assert!(bad.parse::<SessionLimit>().is_err(), "{bad}");
             assert!(bad.parse::<HandshakeLimit>().is_err(), "{bad}");
+            assert!(bad.parse::<PoolSize>().is_err(), "{bad}");
         }
+        assert_eq!("0".parse::<PoolSize>().unwrap(), PoolSize(0));
         assert!("0".parse::<HandshakeLimit>().is_err());
     }
 

@@ -105,7 +105,7 @@ fn options(key: &Key, role: Role) -> Options {
         sources: vec![anywhere],
         keys: KeyRing::new(vec![key.clone()]).expect("one key makes a ring"),
         bind: None,
-        limits: Limits { sessions: Some(64), handshakes: 64, per_source: None },
+        limits: Limits { sessions: Some(64), handshakes: 64, unopened: 0, per_source: None },
         timeout: TIMEOUT,
         resolve_every: None,
         wait_for_dns: false,

@@ -5,11 +5,12 @@
 //! else. No policy here: what an error means for a session is decided above.
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::vigil;
@@ -74,6 +75,25 @@ impl Stream {
     /// When the runtime is shutting down.
     pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         on_either!(self, socket => socket.poll_read_ready(cx))
+    }
+
+    /// Whether the system has nothing to tell: no bytes, no end, no error.
+    pub fn is_quiet(&self) -> bool {
+        self.peek().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Resolves when this is not quiet any more. Unlike [`Self::poll_readable`]
+    /// it is never wrong.
+    pub async fn unquiet(&self) {
+        // An error is something to tell as well; a read will have it.
+        let _ = on_either!(self, socket => {
+            socket.async_io(Interest::READABLE, || self.peek()).await
+        });
+    }
+
+    fn peek(&self) -> io::Result<usize> {
+        let mut byte = [MaybeUninit::uninit()];
+        on_either!(self, socket => SockRef::from(socket).peek(&mut byte))
     }
 
     /// Who is at the other end, as far as the system still knows.
@@ -233,6 +253,22 @@ mod tests {
             assert!(quiet.is_err(), "{kind}");
             ours.write_all(b"x").await.unwrap();
             assert_eq!(timeout(SOON, read_one(&mut theirs, &mut buf)).await.unwrap(), 1, "{kind}");
+        }
+    }
+
+    #[tokio::test]
+    async fn bytes_and_ends_are_no_quiet() {
+        for (kind, mut ours, mut theirs) in every_kind().await {
+            assert!(ours.is_quiet() && theirs.is_quiet(), "{kind}");
+            assert!(timeout(A_MOMENT, ours.unquiet()).await.is_err(), "{kind}");
+            theirs.write_all(b"x").await.unwrap();
+            timeout(SOON, ours.unquiet()).await.unwrap();
+            assert!(!ours.is_quiet(), "{kind}: a byte");
+            assert_eq!(ours.read_u8().await.unwrap(), b'x', "{kind}: which is still there");
+            assert!(ours.is_quiet(), "{kind}");
+            theirs.shutdown().await.unwrap();
+            assert_eq!(ours.read(&mut [0; 1]).await.unwrap(), 0);
+            assert!(!ours.is_quiet(), "{kind}: the end");
         }
     }
 

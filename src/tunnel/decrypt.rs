@@ -1,8 +1,8 @@
 //! The decrypt end, connection by connection: sealed in, plain out.
 //!
 //! ```text
-//!   accept sealed -> place -> shake hands -> proven live -> slot -> Open
-//!                 -> dial the target -> Opened -> relay -> reason
+//!   accept sealed -> place -> shake hands -> proven live (-> waits for Open)
+//!                 -> slot -> dial the target -> Opened -> relay -> reason
 //! ```
 //!
 //! The target is dialled with a [`Session`], and the acceptor's session exists
@@ -15,6 +15,7 @@ use std::time::Duration;
 use rand::RngExt;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout, timeout_at};
+use tracing::debug;
 
 use super::introduce::Guest;
 use super::open::told;
@@ -23,7 +24,7 @@ use super::report::Report;
 use super::secure::{Doorkeeper, Visitor, next_event};
 use super::serve::Shared;
 use crate::addr::{ClientAddr, ServiceName};
-use crate::net::{DialError, Handshakes, Resolver, SourceRefusal, Stream, dial};
+use crate::net::{DialError, Handshakes, Resolver, Slots, SourceRefusal, Stream, dial};
 use crate::proto::Session;
 use crate::proto::inbound::Event;
 use crate::proto::message::Open;
@@ -31,7 +32,7 @@ use crate::proxy_protocol::outgoing::encode;
 use crate::reason::CloseReason;
 
 /// How long a live dialer may wait before it says Open.
-const UNOPENED: Duration = Duration::from_secs(60);
+pub(super) const UNOPENED: Duration = Duration::from_secs(60);
 
 /// A stranger is dropped up to this part of the handshake deadline later, so
 /// that the moment tells nothing.
@@ -41,6 +42,8 @@ const JITTER: f64 = 0.25;
 pub(super) struct Exit {
     pub(super) door: Doorkeeper,
     pub(super) handshakes: Handshakes,
+    /// Tunnels that may wait to be opened.
+    pub(super) unopened: Slots,
     pub(super) targets: BTreeMap<ServiceName, Target>,
 }
 
@@ -55,7 +58,9 @@ pub(super) struct Target {
 struct Host {
     sealed: Stream,
     guest: Guest,
-    visitor: Visitor,
+    session: Session,
+    open: Open,
+    already_read: Vec<u8>,
 }
 
 /// Why a live dialer does not get its target: for the log, and in short for the dialer.
@@ -74,7 +79,7 @@ pub(super) async fn serve(exit: &Exit, shared: &Shared, (mut sealed, guest): (St
             if let (Some(gate), Some(peer)) = (&shared.gate, guest.peer) {
                 gate.succeeded(peer);
             }
-            Box::pin(exit.host(shared, Host { sealed, guest, visitor })).await;
+            Box::pin(exit.welcome(shared, (sealed, guest), visitor)).await;
         }
         Err(reason) => {
             shared.refused(reason, guest.client);
@@ -103,20 +108,58 @@ impl Exit {
         met.unwrap_or(Err(verdict))
     }
 
+    /// What becomes of a live dialer: a session at once, or once it asks for one.
+    async fn welcome(&self, shared: &Shared, came: (Stream, Guest), visitor: Visitor) {
+        let (mut sealed, guest) = came;
+        let Visitor { mut session, event, mut already_read } = visitor;
+        let open = match event {
+            Event::Open(open) => Ok(open),
+            _ => tokio::select! {
+                open = self.await_open(&mut sealed, &mut session, &mut already_read) => open,
+                () = shared.stop.cancelled() => Err(CloseReason::Shutdown),
+                reason = shared.farewell(&guest) => Err(reason),
+            },
+        };
+        match open {
+            Ok(open) => {
+                self.host(shared, Host { sealed, guest, session, open, already_read }).await;
+            }
+            Err(reason) => {
+                report_unopened(shared, &guest, &session, reason);
+                dismiss(&mut sealed, &mut session, reason).await;
+            }
+        }
+    }
+
+    /// The Open that follows a Confirm in time.
+    async fn await_open(
+        &self,
+        sealed: &mut Stream,
+        session: &mut Session,
+        already_read: &mut Vec<u8>,
+    ) -> Result<Open, CloseReason> {
+        let _waiting = self.unopened.try_acquire().ok_or(CloseReason::LimitReached)?;
+        match timeout(UNOPENED, next_event(sealed, session, already_read)).await {
+            Ok(Ok(Event::Open(open))) => Ok(open),
+            Ok(Ok(Event::Reset(reason))) => Err(told(reason)),
+            Ok(Ok(_)) => Err(CloseReason::ProtocolError),
+            Ok(Err(reason)) => Err(reason),
+            Err(_) => Err(CloseReason::Unopened),
+        }
+    }
+
     /// The session of a live dialer.
     async fn host(&self, shared: &Shared, host: Host) {
-        let Host { mut sealed, guest, visitor } = host;
-        let Visitor { mut session, event, mut already_read } = visitor;
+        let Host { mut sealed, guest, mut session, open, already_read } = host;
         let mut report = Report::new(guest.client);
         report.session = Some((session.key, session.suite));
+        report.client = Some(open.client);
+        report.service = open.service;
         let opened = async {
             let source = shared.enter(guest.client).map_err(|error| Refusal::source(&error))?;
             // As long as it takes: a client that waits here is one that the
             // backlog would hold, had it not come before the last slot was taken.
             let held = (source, shared.slot().await);
-            let open = await_open(&mut sealed, &mut session, event, &mut already_read).await?;
-            report.client = Some(open.client);
-            report.service = open.service;
             let target = self.targets.get(&report.service).ok_or_else(Refusal::no_such_service)?;
             report.target = Some(target.name.clone());
             Ok((held, target.dial(shared, open.client).await?))
@@ -147,22 +190,22 @@ fn opened_record(session: &mut Session) -> Vec<u8> {
     record
 }
 
-/// The Open that came first, or that follows a Confirm in time.
-async fn await_open(
-    sealed: &mut Stream,
-    session: &mut Session,
-    first: Event,
-    already_read: &mut Vec<u8>,
-) -> Result<Open, Refusal> {
-    if let Event::Open(open) = first {
-        return Ok(open);
-    }
-    match timeout(UNOPENED, next_event(sealed, session, already_read)).await {
-        Ok(Ok(Event::Open(open))) => Ok(open),
-        Ok(Ok(Event::Reset(reason))) => Err(Refusal::ended(told(reason))),
-        Ok(Ok(_)) => Err(Refusal::ended(CloseReason::ProtocolError)),
-        Ok(Err(reason)) => Err(Refusal::ended(reason)),
-        Err(_) => Err(Refusal::ended(CloseReason::Unopened)),
+/// A pool comes and goes without a line of its own for each tunnel; what ends
+/// a whole pool at once is counted.
+fn report_unopened(shared: &Shared, guest: &Guest, session: &Session, reason: CloseReason) {
+    let client = guest.client;
+    debug!(%client, %reason, "a tunnel that was never opened has ended");
+    match reason {
+        CloseReason::Unopened | CloseReason::PeerShutdown | CloseReason::Shutdown => {}
+        CloseReason::Truncated
+        | CloseReason::PeerLost
+        | CloseReason::LimitReached
+        | CloseReason::Revoked => drop(shared.refused(reason, client)),
+        _ => {
+            let mut report = Report::new(client);
+            report.session = Some((session.key, session.suite));
+            report.refused(reason, &"before it asked for a service");
+        }
     }
 }
 

@@ -1,16 +1,19 @@
 //! The encrypt end, connection by connection: plain in, sealed out.
 //!
 //! ```text
-//!   accept plain -> dial the far end -> shake hands -> Open -> relay -> reason
+//!   accept plain -> warm tunnel, or dial the far end and shake hands
+//!                -> Open -> relay -> reason
 //! ```
 //!
 //! A client that cannot be served sees a reset, and this end's log the cause.
 
 use tokio::time::{Instant, timeout};
+use tracing::debug;
 
 use super::introduce::Guest;
+use super::pool::{Opened, Pool, Unmade, Warm};
 use super::relay::{Start, relay};
-use super::report::Report;
+use super::report::{Report, told_by_the_far_end};
 use super::secure::Caller;
 use super::serve::Shared;
 use crate::addr::ServiceName;
@@ -27,10 +30,8 @@ pub(super) struct Entrance {
     /// How the log names the far end.
     pub(super) far_end_name: String,
     pub(super) service: ServiceName,
+    pub(super) pool: Pool,
 }
-
-/// A connection that came to nothing, and what the log says of it.
-type Refused = (CloseReason, String);
 
 /// Serves one accepted client, which is set to see a reset unless it ends well.
 pub(super) async fn serve(entrance: &Entrance, shared: &Shared, (plain, guest): (Stream, Guest)) {
@@ -38,28 +39,23 @@ pub(super) async fn serve(entrance: &Entrance, shared: &Shared, (plain, guest): 
     let mut report = Report::new(client);
     report.target = Some(entrance.far_end_name.clone());
     report.service.clone_from(&entrance.service);
+    let open = Open { service: entrance.service.clone(), client };
     let opened = tokio::select! {
-        opened = entrance.open_tunnel(shared) => opened,
+        opened = entrance.open_tunnel(shared, &plain, &open) => opened,
         reason = shared.farewell(&guest) => Err((reason, "before the far end answered".to_owned())),
     };
-    let (mut sealed, mut session) = match opened {
-        Ok(tunnel) => tunnel,
-        Err((reason, detail)) => return refuse(shared, report, (reason, detail)),
+    let Opened { stream: mut sealed, mut session, start } = match opened {
+        Ok(opened) => opened,
+        Err(unmade) => return refuse(shared, report, unmade),
     };
     report.session = Some((session.key, session.suite));
-    let open = Open { service: entrance.service.clone(), client };
-    let mut first = vec![];
-    if session.outbound.open(&open, &mut first).is_err() {
-        return report.refused(CloseReason::LocalError, &"no record can be sealed");
-    }
-    let start = Start { first, already_read: vec![] };
     let end = relay((plain, &mut sealed), &mut session, start, shared.farewell(&guest)).await;
     report.closed(&end);
 }
 
 /// Where the far end is away every client fails for the same cause: the first
 /// of them is told in full, the others are counted.
-fn refuse(shared: &Shared, report: Report, (reason, detail): Refused) {
+fn refuse(shared: &Shared, report: Report, (reason, detail): Unmade) {
     match reason {
         CloseReason::NoAnswer | CloseReason::PeerUnreachable => {
             match shared.refused(reason, report.peer()) {
@@ -72,8 +68,37 @@ fn refuse(shared: &Shared, report: Report, (reason, detail): Refused) {
 }
 
 impl Entrance {
+    /// A warm tunnel, or else one that is made for this client.
+    async fn open_tunnel(
+        &self,
+        shared: &Shared,
+        client: &Stream,
+        open: &Open,
+    ) -> Result<Opened, Unmade> {
+        if let Some(warm) = self.pool.take() {
+            // The far end may spend its whole deadline on the target.
+            match warm.open(open, client, shared.timeout * 2).await {
+                Ok(opened) => return Ok(opened),
+                Err(reason) if is_of_the_target(reason) => return Err(as_told(reason)),
+                Err(reason) => debug!(%reason, "a warm tunnel was dead; dialling"),
+            }
+        }
+        let (stream, mut session) = self.make_tunnel(shared).await?;
+        self.pool.encourage();
+        let mut first = vec![];
+        let sealed = session.outbound.open(open, &mut first);
+        sealed.map_err(|_| (CloseReason::LocalError, "no record can be sealed".to_owned()))?;
+        Ok(Opened { stream, session, start: Start { first, already_read: vec![] } })
+    }
+
+    /// A tunnel for the pool.
+    pub(super) async fn warm_up(&self, shared: &Shared) -> Result<Warm, Unmade> {
+        let (stream, session) = self.make_tunnel(shared).await?;
+        Warm::confirm(stream, session).await.map_err(as_told)
+    }
+
     /// Dials the far end and shakes hands: a deadline for each.
-    async fn open_tunnel(&self, shared: &Shared) -> Result<(Stream, Session), Refused> {
+    async fn make_tunnel(&self, shared: &Shared) -> Result<(Stream, Session), Unmade> {
         let mut sealed =
             self.dial(shared).await.map_err(|error| (unreachable(&error), error.to_string()))?;
         let called = timeout(shared.timeout, self.caller.call(&mut sealed)).await;
@@ -85,13 +110,27 @@ impl Entrance {
             }
         }
     }
-}
 
-impl Entrance {
     async fn dial(&self, shared: &Shared) -> Result<Stream, DialError> {
         let deadline = Instant::now() + shared.timeout;
         dial(&self.far_end.current()?, shared.bind, &shared.socket, deadline).await
     }
+}
+
+/// Whether the far end works and another tunnel would end in the same way.
+fn is_of_the_target(reason: CloseReason) -> bool {
+    matches!(
+        reason,
+        CloseReason::TargetRefused
+            | CloseReason::TargetTimeout
+            | CloseReason::TargetUnresolved
+            | CloseReason::NoSuchService
+    )
+}
+
+fn as_told(reason: CloseReason) -> Unmade {
+    let detail = told_by_the_far_end(reason).unwrap_or(&"the far end hung up");
+    (reason, (*detail).to_owned())
 }
 
 fn unreachable(error: &DialError) -> CloseReason {

@@ -6,6 +6,7 @@
 //!   encrypt  plain in:  dial the far end, shake hands, Open        -> relay
 //!   decrypt  sealed in: shake hands, proven live, dial the target  -> relay
 //!   secure   the handshake over a socket
+//!   pool     warm tunnels for clients to come (shelf: which, until when)
 //!   relay    both directions (seal, open), half-close, goodbye
 //!   report   the closing line
 //!   pipe     standard input and output instead of a client
@@ -20,11 +21,13 @@ mod introduce;
 mod open;
 pub mod options;
 pub mod pipe;
+mod pool;
 mod relay;
 mod report;
 mod seal;
 mod secure;
 mod serve;
+mod shelf;
 mod start;
 
 pub use options::{Limits, Options, PerSource, PipeOptions, Role};

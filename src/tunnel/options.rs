@@ -69,6 +69,9 @@ pub struct Limits {
     pub sessions: Option<usize>,
     /// Unproven handshakes (acceptor only).
     pub handshakes: usize,
+    /// Tunnels without a session: at the dialer the size of its pool, at the
+    /// acceptor how many may wait to be opened.
+    pub unopened: usize,
     /// What one source address may have; `None` is no limit.
     pub per_source: Option<PerSource>,
 }

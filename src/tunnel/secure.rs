@@ -6,12 +6,13 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use rand::TryRng;
 use rand::rngs::SysRng;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 
 use super::buffers::{Buffer, Size};
 use super::open::blame;
@@ -219,17 +220,29 @@ pub(super) async fn next_event(
     session: &mut Session,
     already_read: &mut Vec<u8>,
 ) -> Result<Event, CloseReason> {
+    poll_fn(|cx| poll_event(cx, stream, session, already_read)).await
+}
+
+/// As [`next_event`]. Nothing is lost when it is not asked again.
+pub(super) fn poll_event(
+    cx: &mut Context<'_>,
+    stream: &mut Stream,
+    session: &mut Session,
+    already_read: &mut Vec<u8>,
+) -> Poll<Result<Event, CloseReason>> {
     loop {
         if let Some((event, len)) = session.inbound.next(already_read).map_err(blame)? {
             already_read.drain(..len);
-            return Ok(event);
+            return Poll::Ready(Ok(event));
         }
         let mut buffer = [0; 512];
-        let got = stream.read(&mut buffer).await.map_err(|_| CloseReason::PeerLost)?;
-        if got == 0 {
-            return Err(CloseReason::Truncated);
+        let mut read = ReadBuf::new(&mut buffer);
+        let polled = ready!(Pin::new(&mut *stream).poll_read(cx, &mut read));
+        polled.map_err(|_| CloseReason::PeerLost)?;
+        if read.filled().is_empty() {
+            return Poll::Ready(Err(CloseReason::Truncated));
         }
-        already_read.extend_from_slice(&buffer[..got]);
+        already_read.extend_from_slice(read.filled());
     }
 }
 
@@ -243,7 +256,7 @@ fn poll_discard(cx: &mut Context<'_>, stream: &mut Stream) -> Poll<io::Result<us
     ready!(stream.poll_readable(cx))?;
     let mut buffer = Buffer::take(Size::Small);
     let mut read = ReadBuf::new(&mut buffer);
-    ready!(tokio::io::AsyncRead::poll_read(std::pin::Pin::new(stream), cx, &mut read))?;
+    ready!(Pin::new(stream).poll_read(cx, &mut read))?;
     Poll::Ready(Ok(read.filled().len()))
 }
 

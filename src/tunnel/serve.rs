@@ -17,6 +17,7 @@ use tracing::{info, warn};
 
 use super::decrypt::{self, Exit};
 use super::encrypt::{self, Entrance};
+use super::pool::{Unmade, Warm};
 use super::secure;
 use crate::addr::{BindAddress, ClientAddr};
 use crate::gate::{Denied, Gate, Nets};
@@ -132,6 +133,7 @@ impl Tunnel {
         }
         self.tasks.spawn(Arc::clone(self).summarize());
         self.tasks.spawn(Arc::clone(self).watch_limit());
+        self.tasks.spawn(Arc::clone(self).keep_warm());
     }
 
     /// Accepts no more, and closes the listeners. Sessions go on; unproven
@@ -288,6 +290,23 @@ impl Tunnel {
         tokio::select! {
             () = self.shared.stop.cancelled() => {}
             () = watch => {}
+        }
+    }
+
+    /// Keeps the pool of an encrypt end full until the tunnel is stopped.
+    async fn keep_warm(self: Arc<Self>) {
+        let Way::In(entrance) = &self.way else { return };
+        tokio::select! {
+            () = self.shared.stop.cancelled() => {}
+            () = entrance.pool.keep(|| Arc::clone(&self).warm_up()) => {}
+        }
+        entrance.pool.close().await;
+    }
+
+    async fn warm_up(self: Arc<Self>) -> Result<Warm, Unmade> {
+        match &self.way {
+            Way::In(entrance) => entrance.warm_up(&self.shared).await,
+            Way::Out(_) => std::future::pending().await,
         }
     }
 

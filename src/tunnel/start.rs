@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 use super::decrypt::{Exit, Target};
 use super::encrypt::Entrance;
 use super::options::{Options, Role};
+use super::pool::{self, Pool};
 use super::secure::{Caller, Doorkeeper, Terms};
 use super::serve::{Shared, Tunnel, Way};
 use crate::addr::Address;
@@ -29,6 +30,9 @@ pub struct Capacity {
     pub sessions: usize,
     /// Unproven handshakes at once; zero at the dialer, which has none.
     pub handshakes: usize,
+    /// Tunnels without a session: at the dialer those of its pool, at the acceptor
+    /// those that wait to be opened.
+    pub unopened: usize,
     /// File descriptors.
     pub descriptors: u64,
 }
@@ -51,27 +55,34 @@ pub enum StartError {
 
 impl Capacity {
     /// What `options` ask for, as far as `descriptors` allow. Strangers get at
-    /// most a quarter of them, so that they cannot take the sessions'.
+    /// most a quarter of them, and tunnels without a session an eighth, so that
+    /// they cannot take the sessions'.
     ///
     /// # Errors
     /// [`TooFewDescriptors`].
     pub fn of(options: &Options, descriptors: u64) -> Result<Self, TooFewDescriptors> {
-        let quarter = usize::try_from(descriptors / 4).unwrap_or(usize::MAX);
-        let handshakes = match options.role {
-            Role::Encrypt { .. } => 0,
-            Role::Decrypt { .. } => options.limits.handshakes.min(quarter),
+        let part = |of: u64| usize::try_from(descriptors / of).unwrap_or(usize::MAX);
+        let unopened = options.limits.unopened.min(part(8));
+        let (handshakes, others) = match options.role {
+            // A pool makes some more before it lets as many go.
+            Role::Encrypt { .. } if unopened > 0 => (0, unopened + pool::AT_ONCE),
+            Role::Encrypt { .. } => (0, 0),
+            Role::Decrypt { .. } => {
+                let handshakes = options.limits.handshakes.min(part(4));
+                (handshakes, handshakes + unopened)
+            }
         };
-        let fit = sessions_that_fit(descriptors, handshakes);
+        let fit = sessions_that_fit(descriptors, others);
         if fit == 0 {
             return Err(TooFewDescriptors(descriptors));
         }
         let sessions = options.limits.sessions.map_or(fit, |asked| asked.min(fit));
-        Ok(Self { sessions, handshakes, descriptors })
+        Ok(Self { sessions, handshakes, unopened, descriptors })
     }
 
     /// Says what was asked for and cannot be met.
     pub fn warn_if_less_than(&self, options: &Options) {
-        let Self { sessions, handshakes, descriptors } = *self;
+        let Self { sessions, handshakes, unopened, descriptors } = *self;
         if let Some(asked) = options.limits.sessions.filter(|asked| *asked > sessions) {
             tracing::warn!(
                 asked,
@@ -89,6 +100,16 @@ impl Capacity {
                 descriptors,
                 detail = "raise ulimit -n",
                 "not enough file descriptors for the limit of handshakes"
+            );
+        }
+        let asked = options.limits.unopened;
+        if asked > unopened {
+            tracing::warn!(
+                asked,
+                unopened,
+                descriptors,
+                detail = "raise ulimit -n",
+                "not enough file descriptors for as many warm tunnels"
             );
         }
     }
@@ -112,10 +133,12 @@ impl Tunnel {
                 far_end: resolver(target, options).await?,
                 far_end_name: target.to_string(),
                 service: service.clone(),
+                pool: Pool::new(capacity.unopened),
             }),
             Role::Decrypt { .. } => Way::Out(Exit {
                 door: Doorkeeper::new(terms),
                 handshakes: Handshakes::new(capacity.handshakes),
+                unopened: Slots::new(capacity.unopened),
                 targets: targets(options).await?,
             }),
         };

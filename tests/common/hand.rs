@@ -167,6 +167,22 @@ impl Acceptor {
     /// The next dialer, after its Open.
     #[track_caller]
     pub fn accept(&self) -> Hand {
+        let (hand, first) = self.accept_any();
+        assert!(matches!(first, Event::Open(_)), "{first:?} comes first");
+        hand
+    }
+
+    /// The next dialer, after its Confirm: a tunnel for a pool.
+    #[track_caller]
+    pub fn accept_warm(&self) -> Hand {
+        let (hand, first) = self.accept_any();
+        assert_eq!(first, Event::Confirmed);
+        hand
+    }
+
+    /// The next dialer, and what it says first.
+    #[track_caller]
+    pub fn accept_any(&self) -> (Hand, Event) {
         self.listener.accept_limit(NEVER);
         let mut wire = self.listener.accept().unwrap_or_else(|e| panic!("nobody dials: {e}"));
         let message = wire.expect_bytes(MESSAGE_LEN);
@@ -184,8 +200,7 @@ impl Acceptor {
             match unconfirmed.confirm(&mut unread).expect("an authentic first record") {
                 First::Incomplete(same) => unconfirmed = same,
                 First::Confirmed(session, event, _) => {
-                    assert!(matches!(event, Event::Open(_)), "{event:?} comes first");
-                    return Hand { wire, session, unread: Vec::new() };
+                    return (Hand { wire, session, unread: Vec::new() }, event);
                 }
             }
         }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::world::{BAN, OTHER, PEER, SOON, World, expect_end, now_s};
-use crate::common::{Ending, eventually};
+use crate::common::{Ending, Line, eventually};
 
 /// Changes of the set, half of them grants.
 const CHANGES: usize = 1_000;
@@ -105,6 +105,25 @@ fn the_end_of_a_ttl_ends_connections() {
         }
         world.wait_out(PEER);
     }
+}
+
+/// A tunnel that waits for a client gives its host no right that it has lost.
+#[test]
+fn warm_tunnels_end_with_the_right_of_their_host() {
+    let world = World::new(&["--log-level", "debug"]);
+    world.redis(&format!("SADD ip-allowed {PEER}"));
+    let pool = ["--pool", "3", "--log-level", "debug"];
+    let host = world.stage.encrypt_with(PEER, &world.entrance(PEER), &pool);
+    eventually("three are ready", || host.count("a warm tunnel is ready") == 3);
+    let before = world.target.counts().accepts();
+    world.redis("DEL ip-allowed");
+    let ended = |line: &Line| {
+        line.is("a tunnel that was never opened has ended") && line.has("reason", "revoked")
+    };
+    let count = || world.gate.program.log().iter().filter(|line| ended(line)).count();
+    eventually("all three have ended", || count() == 3);
+    assert_ne!(host.connect().expect_ending(), Ending::Silent);
+    assert_eq!(world.target.counts().accepts(), before);
 }
 
 /// `--on-revoke keep`: who is in stays in.

@@ -71,11 +71,16 @@ impl Stage {
 
     /// An encrypt end that comes from `source`; its entrance is a unix socket.
     pub fn encrypt(&self, source: &str, to: &Addr) -> End {
+        self.encrypt_with(source, to, &[])
+    }
+
+    pub fn encrypt_with(&self, source: &str, to: &Addr, args: &[&str]) -> End {
         let name = format!("{}-{}.sock", source.replace(':', "_"), to.tcp().port());
         let launch = Launch::encrypt(&self.key)
             .source(&Addr::Unix(self.dir.path().join(name)))
             .target(to)
-            .args(["-n", "0", "-b", source]);
+            .args(["-n", "0", "-b", source])
+            .args(args);
         self.net.at_peers(|| launch.start())
     }
 }

@@ -1,0 +1,263 @@
+//! Warm tunnels: the handshake is done, the far end knows that this end is live,
+//! and nothing is open yet. A client that comes while there is one pays no round
+//! trip for the tunnel; its target is dialled then and not before.
+//!
+//! ```text
+//!   dial -> shake hands -> Confirm -> on the shelf -> taken for a client -> Open
+//!                                         |
+//!                                         +-> replaced before the far end ends it
+//! ```
+//!
+//! A pool never insists: where the far end is away or wants no more, it tries
+//! less and less often, and clients dial for themselves. What becomes of a
+//! tunnel once it carries a client's bytes is the relay's business.
+
+use std::future::{pending, poll_fn};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::{debug, info, warn};
+
+use super::open::told;
+use super::relay::{Start, dismiss};
+use super::secure::{next_event, poll_event};
+use super::shelf::{Pace, Shelf};
+use crate::net::Stream;
+use crate::proto::Session;
+use crate::proto::inbound::Event;
+use crate::proto::message::Open;
+use crate::reason::CloseReason;
+
+/// Tunnels that are made at once: enough to follow a burst of clients, and few
+/// beside the far end's places for handshakes.
+pub(super) const AT_ONCE: usize = 8;
+
+const TOO_MANY: &str =
+    "the far end keeps no more unopened tunnels; raise --max-unopened there, or lower --pool here";
+
+/// A tunnel that came to nothing, and what the log says of it.
+pub(super) type Unmade = (CloseReason, String);
+
+/// A tunnel that waits to be opened.
+pub(super) struct Warm {
+    stream: Stream,
+    session: Session,
+    /// What was read and is no whole record.
+    already_read: Vec<u8>,
+}
+
+/// A tunnel that was asked for the target, and how its relay begins.
+pub(super) struct Opened {
+    pub(super) stream: Stream,
+    pub(super) session: Session,
+    pub(super) start: Start,
+}
+
+/// The warm tunnels of an encrypt end.
+pub(super) struct Pool {
+    size: usize,
+    shelf: Mutex<Shelf<Warm>>,
+    taken: Notify,
+    /// A client got through by itself.
+    encouraged: Notify,
+}
+
+/// What a pool is busy with.
+struct Work {
+    making: JoinSet<Result<Warm, Unmade>>,
+    goodbyes: JoinSet<()>,
+    pace: Pace,
+}
+
+// === impl Pool ===
+
+impl Pool {
+    /// An empty pool for `size` tunnels; a size of zero stays empty.
+    pub(super) fn new(size: usize) -> Self {
+        Self { size, shelf: Mutex::default(), taken: Notify::new(), encouraged: Notify::new() }
+    }
+
+    /// A tunnel whose far end has not hung up, as far as this host has heard.
+    pub(super) fn take(&self) -> Option<Warm> {
+        let warm = {
+            let mut shelf = self.shelf();
+            std::iter::from_fn(|| shelf.take()).find(|warm| warm.stream.is_quiet())
+        };
+        self.taken.notify_one();
+        warm
+    }
+
+    /// The far end answered a client that dialled for itself: it is not away.
+    pub(super) fn encourage(&self) {
+        self.encouraged.notify_one();
+    }
+
+    /// Keeps the pool full with what `make` makes, for ever.
+    pub(super) async fn keep<F>(&self, make: impl Fn() -> F)
+    where
+        F: Future<Output = Result<Warm, Unmade>> + Send + 'static,
+    {
+        if self.size == 0 {
+            return pending().await;
+        }
+        let mut work = Work::new();
+        loop {
+            let next = self.fill(&mut work, Instant::now(), &make);
+            tokio::select! {
+                Some(made) = work.making.join_next() => match made {
+                    Ok(Ok(warm)) => self.put(warm, &mut work),
+                    Ok(Err((reason, detail))) => work.failed(reason, &detail),
+                    Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+                },
+                reason = poll_fn(|cx| self.poll_ended(cx)) => {
+                    work.failed(reason, "the far end let a warm tunnel go");
+                }
+                () = self.taken.notified() => {}
+                () = self.encouraged.notified() => work.pace.encouraged(Instant::now()),
+                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
+                Some(_) = work.goodbyes.join_next() => {}
+            }
+        }
+    }
+
+    /// Lets go what is too old, and begins to make what is missing. Gives when
+    /// there is more to do by itself.
+    fn fill<F>(&self, work: &mut Work, now: Instant, make: impl Fn() -> F) -> Option<Instant>
+    where
+        F: Future<Output = Result<Warm, Unmade>> + Send + 'static,
+    {
+        let outdated = self.shelf().outdated(now);
+        work.let_go(outdated);
+        let fresh = self.shelf().fresh(now);
+        if fresh >= self.size && work.pace.is_full(now) {
+            info!(tunnels = self.size, "the pool is full again");
+        }
+        let missing = self.size.saturating_sub(fresh + work.making.len());
+        let may_make = work.pace.at_once(now, AT_ONCE).saturating_sub(work.making.len());
+        for _ in 0..missing.min(may_make) {
+            work.making.spawn(make());
+        }
+        let pace = if missing > 0 { work.pace.next_after(now) } else { work.pace.settled(now) };
+        [self.shelf().next_after(now), pace].into_iter().flatten().min()
+    }
+
+    /// Lets all tunnels go.
+    pub(super) async fn close(&self) {
+        let mut goodbyes = JoinSet::new();
+        while let Some(warm) = { self.shelf().take() } {
+            goodbyes.spawn(warm.let_go());
+        }
+        goodbyes.join_all().await;
+    }
+
+    fn put(&self, warm: Warm, work: &mut Work) {
+        let replaced = self.shelf().put(warm, Instant::now(), self.size);
+        work.let_go(replaced);
+        work.pace.succeeded();
+        debug!("a warm tunnel is ready");
+    }
+
+    /// Removes a tunnel that the far end has ended, and says why it did.
+    fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        let ended = self.shelf().remove_first(|warm| match warm.poll_ended(cx) {
+            Poll::Ready(reason) => Some(reason),
+            Poll::Pending => None,
+        });
+        ended.map_or(Poll::Pending, Poll::Ready)
+    }
+
+    fn shelf(&self) -> MutexGuard<'_, Shelf<Warm>> {
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Work ===
+
+impl Work {
+    fn new() -> Self {
+        let pace = Pace::new(Instant::now());
+        Self { making: JoinSet::new(), goodbyes: JoinSet::new(), pace }
+    }
+
+    fn let_go(&mut self, tunnels: Vec<Warm>) {
+        for warm in tunnels {
+            self.goodbyes.spawn(warm.let_go());
+        }
+    }
+
+    fn failed(&mut self, reason: CloseReason, detail: &str) {
+        debug!(%reason, detail, "no warm tunnel");
+        let is_away = reason != CloseReason::LimitReached;
+        if self.pace.failed(Instant::now(), is_away) {
+            let detail = if is_away { detail } else { TOO_MANY };
+            warn!(%reason, detail, "the pool is not full; clients dial for themselves meanwhile");
+        }
+    }
+}
+
+// === impl Warm ===
+
+impl Warm {
+    /// Tells the far end that this end is live and opens later.
+    ///
+    /// # Errors
+    /// [`CloseReason::PeerLost`] when the far end is gone.
+    pub(super) async fn confirm(
+        mut stream: Stream,
+        mut session: Session,
+    ) -> Result<Self, CloseReason> {
+        let mut record = vec![];
+        session.outbound.confirm(&mut record).map_err(|_| CloseReason::LocalError)?;
+        stream.write_all(&record).await.map_err(|_| CloseReason::PeerLost)?;
+        Ok(Self { stream, session, already_read: vec![] })
+    }
+
+    /// Asks for the target, and waits until the tunnel is known to work or the
+    /// client has something to send: before that, nothing is lost with it.
+    ///
+    /// # Errors
+    /// The reason; the client has lost nothing.
+    pub(super) async fn open(
+        self,
+        open: &Open,
+        client: &Stream,
+        patience: Duration,
+    ) -> Result<Opened, CloseReason> {
+        let Self { mut stream, mut session, mut already_read } = self;
+        let mut record = vec![];
+        session.outbound.open(open, &mut record).map_err(|_| CloseReason::LocalError)?;
+        stream.write_all(&record).await.map_err(|_| CloseReason::PeerLost)?;
+        tokio::select! {
+            biased;
+            event = next_event(&mut stream, &mut session, &mut already_read) => match event? {
+                Event::Opened => {}
+                Event::Reset(reason) => return Err(told(reason)),
+                _ => return Err(CloseReason::ProtocolError),
+            },
+            // What the client's side has to say of an error, the relay says.
+            () = client.unquiet() => {}
+            () = sleep(patience) => return Err(CloseReason::NoAnswer),
+        }
+        Ok(Opened { stream, session, start: Start { first: vec![], already_read } })
+    }
+
+    /// Resolves when the far end has ended this; it has nothing else to say.
+    fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        let Self { stream, session, already_read } = self;
+        poll_event(cx, stream, session, already_read).map(|event| match event {
+            Ok(Event::Reset(reason)) => told(reason),
+            Ok(_) => CloseReason::ProtocolError,
+            Err(reason) => reason,
+        })
+    }
+
+    /// Ends it, so that the far end knows that nothing went wrong.
+    async fn let_go(mut self) {
+        dismiss(&mut self.stream, &mut self.session, CloseReason::Unopened).await;
+    }
+}

@@ -1,0 +1,245 @@
+//! What a pool remembers: which of its tunnels to take, to replace and to let
+//! go, and how soon to try again after one that could not be made. No sockets
+//! and no clock of its own, so that a minute needs no minute to be tested.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use rand::RngExt;
+use tokio::time::Instant;
+
+/// Age at which a tunnel is replaced; the far end keeps it for a minute. Leaves
+/// the replacement more time than a handshake may take.
+const RENEW: Duration = Duration::from_secs(40);
+
+/// Tunnels that were made together are replaced up to so much later, each at
+/// its own time.
+const JITTER: Duration = Duration::from_secs(8);
+
+/// Age at which a tunnel goes without a replacement.
+const LET_GO: Duration = Duration::from_secs(55);
+
+/// The pause after a failure, which doubles with each that follows.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// A pool that was filled is full once nothing has failed for so long.
+const SETTLED: Duration = Duration::from_secs(2);
+
+/// A failure that comes so long after the one before is the first again.
+const CALM: Duration = Duration::from_secs(60);
+
+/// Tunnels that are ready, oldest first.
+pub(super) struct Shelf<T> {
+    ready: VecDeque<Ready<T>>,
+}
+
+struct Ready<T> {
+    tunnel: T,
+    renew: Instant,
+    let_go: Instant,
+}
+
+/// How eagerly tunnels are made.
+pub(super) struct Pace {
+    pause: Duration,
+    next: Instant,
+    last_failure: Option<Instant>,
+    /// Nothing was made since a failure.
+    doubtful: bool,
+    /// The failure was that the far end cannot be reached.
+    away: bool,
+    /// The log knows that the pool is not full.
+    told: bool,
+}
+
+// === impl Shelf ===
+
+impl<T> Default for Shelf<T> {
+    fn default() -> Self {
+        Self { ready: VecDeque::new() }
+    }
+}
+
+impl<T> Shelf<T> {
+    /// Puts a new tunnel on the shelf; gives those that it replaces.
+    pub(super) fn put(&mut self, tunnel: T, now: Instant, size: usize) -> Vec<T> {
+        let renew = now + RENEW + JITTER.mul_f64(rand::rng().random_range(0.0..1.0));
+        self.ready.push_back(Ready { tunnel, renew, let_go: now + LET_GO });
+        let too_many = self.ready.len().saturating_sub(size);
+        self.ready.drain(..too_many).map(|ready| ready.tunnel).collect()
+    }
+
+    /// The newest tunnel: the one that most likely still works.
+    pub(super) fn take(&mut self) -> Option<T> {
+        self.ready.pop_back().map(|ready| ready.tunnel)
+    }
+
+    /// Removes the tunnels that are too old to be opened.
+    pub(super) fn outdated(&mut self, now: Instant) -> Vec<T> {
+        let outdated = self.ready.iter().take_while(|ready| ready.let_go <= now).count();
+        self.ready.drain(..outdated).map(|ready| ready.tunnel).collect()
+    }
+
+    /// How many need no replacement yet.
+    pub(super) fn fresh(&self, now: Instant) -> usize {
+        self.ready.iter().filter(|ready| ready.renew > now).count()
+    }
+
+    /// When the next tunnel needs a replacement, or goes without one.
+    pub(super) fn next_after(&self, now: Instant) -> Option<Instant> {
+        let times = self.ready.iter().flat_map(|ready| [ready.renew, ready.let_go]);
+        times.filter(|time| *time > now).min()
+    }
+
+    /// Asks every tunnel; removes the first that has an answer, and gives that.
+    pub(super) fn remove_first<R>(
+        &mut self,
+        mut ask: impl FnMut(&mut T) -> Option<R>,
+    ) -> Option<R> {
+        let mut ready = self.ready.iter_mut().enumerate();
+        let (place, answer) =
+            ready.find_map(|(place, ready)| Some((place, ask(&mut ready.tunnel)?)))?;
+        self.ready.remove(place);
+        Some(answer)
+    }
+}
+
+// === impl Pace ===
+
+impl Pace {
+    /// As many as are wanted, from `now` on.
+    pub(super) fn new(now: Instant) -> Self {
+        let pause = FIRST_PAUSE;
+        let (doubtful, away, told) = (false, false, false);
+        Self { pause, next: now, last_failure: None, doubtful, away, told }
+    }
+
+    /// How many may be made at once: after a failure a single one, until it works.
+    pub(super) fn at_once(&self, now: Instant, most: usize) -> usize {
+        match self.doubtful {
+            _ if now < self.next => 0,
+            true => 1,
+            false => most,
+        }
+    }
+
+    /// When there may be one again.
+    pub(super) fn next_after(&self, now: Instant) -> Option<Instant> {
+        (self.next > now).then_some(self.next)
+    }
+
+    /// One could not be made or was ended. What fails during a pause fails for
+    /// the same cause. Says whether this is news.
+    pub(super) fn failed(&mut self, now: Instant, away: bool) -> bool {
+        if now >= self.next {
+            let calm = self.last_failure.is_none_or(|last| now - last >= CALM);
+            self.pause = if calm { FIRST_PAUSE } else { (self.pause * 2).min(LONGEST_PAUSE) };
+            self.next = now + self.pause.mul_f64(rand::rng().random_range(0.5..1.0));
+        }
+        self.last_failure = Some(now);
+        (self.doubtful, self.away) = (true, away);
+        !std::mem::replace(&mut self.told, true)
+    }
+
+    /// One was made.
+    pub(super) fn succeeded(&mut self) {
+        self.doubtful = false;
+    }
+
+    /// The pool is full. Says whether this is news: it was not for a while, and
+    /// nothing has failed since.
+    pub(super) fn is_full(&mut self, now: Instant) -> bool {
+        let settled = self.settled(now).is_none();
+        settled && std::mem::replace(&mut self.told, false)
+    }
+
+    /// When the log may say that a full pool is full again.
+    pub(super) fn settled(&self, now: Instant) -> Option<Instant> {
+        let settled = self.last_failure.map(|last| last + SETTLED);
+        settled.filter(|time| self.told && *time > now)
+    }
+
+    /// The far end answers.
+    pub(super) fn encouraged(&mut self, now: Instant) {
+        if self.doubtful && self.away {
+            self.next = now;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::decrypt::UNOPENED;
+    use super::*;
+
+    const A_MOMENT: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_tunnel_is_replaced_before_it_goes_and_goes_before_the_far_end_ends_it() {
+        let begin = Instant::now();
+        let mut shelf = Shelf::default();
+        assert!(shelf.put("one", begin, 1).is_empty());
+        let renew = shelf.next_after(begin).unwrap();
+        assert!((begin + RENEW..begin + RENEW + JITTER).contains(&renew));
+        assert_eq!((shelf.fresh(renew - A_MOMENT), shelf.fresh(renew)), (1, 0));
+        let let_go = shelf.next_after(renew).unwrap();
+        assert!(let_go - renew >= Duration::from_secs(5) && let_go + A_MOMENT < begin + UNOPENED);
+        assert!(shelf.outdated(let_go - A_MOMENT).is_empty());
+        assert_eq!(shelf.put("two", renew, 1), ["one"]);
+        assert!(shelf.outdated(let_go).is_empty());
+        assert_eq!(shelf.outdated(renew + LET_GO), ["two"]);
+        assert_eq!(shelf.next_after(begin), None);
+    }
+
+    #[test]
+    fn the_newest_is_taken_and_the_oldest_is_replaced() {
+        let now = Instant::now();
+        let mut shelf = Shelf::default();
+        for tunnel in 1..=3 {
+            shelf.put(tunnel, now, 3);
+        }
+        assert_eq!(shelf.put(4, now, 3), [1]);
+        assert_eq!(shelf.remove_first(|tunnel| (*tunnel == 3).then_some("ended")), Some("ended"));
+        assert_eq!([shelf.take(), shelf.take(), shelf.take()], [Some(4), Some(2), None]);
+    }
+
+    #[test]
+    fn failures_are_tried_again_less_and_less_often_one_at_a_time() {
+        let mut now = Instant::now();
+        let mut pace = Pace::new(now);
+        assert_eq!((pace.at_once(now, 8), pace.next_after(now)), (8, None));
+        assert!(pace.failed(now, true));
+        let mut pauses = vec![];
+        for _ in 0..10 {
+            let next = pace.next_after(now).unwrap();
+            // Others that were under way fail for the same cause.
+            assert!(!pace.failed(now, true));
+            assert_eq!((pace.next_after(now), pace.at_once(now, 8)), (Some(next), 0));
+            pauses.push(next - now);
+            now = next;
+            assert_eq!((pace.at_once(now, 8), pace.next_after(now)), (1, None));
+            assert!(!pace.failed(now, true));
+        }
+        assert!(pauses[0] < FIRST_PAUSE && pauses[4] > 2 * FIRST_PAUSE, "{pauses:?}");
+        assert!(pauses[9] >= LONGEST_PAUSE / 2 && pauses[9] < LONGEST_PAUSE, "{pauses:?}");
+        pace.succeeded();
+        assert_eq!(pace.settled(now), Some(now + SETTLED));
+        assert!(!pace.is_full(now));
+        now += CALM;
+        assert_eq!(pace.at_once(now, 8), 8);
+        assert!(pace.is_full(now) && !pace.is_full(now) && pace.settled(now).is_none());
+        assert!(pace.failed(now, true) && pace.next_after(now).unwrap() - now < FIRST_PAUSE);
+    }
+
+    #[test]
+    fn a_client_that_gets_through_ends_the_pause_unless_the_far_end_wants_no_more() {
+        for away in [true, false] {
+            let now = Instant::now();
+            let mut pace = Pace::new(now);
+            pace.failed(now, away);
+            pace.encouraged(now);
+            assert_eq!(pace.at_once(now, 8), usize::from(away));
+        }
+    }
+}

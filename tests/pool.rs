@@ -1,0 +1,286 @@
+//! `--pool`: tunnels that wait for clients, and what happens to clients when they die.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
+
+mod common;
+
+use std::cell::OnceCell;
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use common::hand::{Acceptor, Hand};
+use common::middleman::Middleman;
+use common::wait::eventually_within;
+use common::{Addr, End, Ending, Kind, Launch, Pair, PairOptions, Target, eventually, keygen};
+use knockpipe::proto::inbound::Event;
+use knockpipe::proto::message::ResetReason;
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+/// What an encrypt end logs of each tunnel for its pool.
+const READY: &str = "a warm tunnel is ready";
+
+/// An encrypt end with a pool of one, whose far end is the test.
+struct Scene {
+    encrypt: End,
+    far_end: Acceptor,
+    _dir: TempDir,
+}
+
+impl Scene {
+    fn new(args: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let key = keygen(dir.path(), "key");
+        let far_end = Acceptor::start(&key);
+        let args = [&["--pool", "1", "--log-level", "debug"], args].concat();
+        let encrypt = encrypt(&key, &far_end.addr(), &args);
+        Self { encrypt, far_end, _dir: dir }
+    }
+
+    /// The far end of the tunnel that the next client gets.
+    fn accept_warm(&self) -> Hand {
+        let ready = self.encrypt.count(READY);
+        let hand = self.far_end.accept_warm();
+        eventually("it is ready", || self.encrypt.count(READY) > ready);
+        hand
+    }
+}
+
+fn encrypt(key: &Path, to: &Addr, args: &[&str]) -> End {
+    Launch::encrypt(key).source(&any()).target(to).args(args).start()
+}
+
+fn any() -> Addr {
+    Kind::Tcp4.fresh(Path::new("/"), "")
+}
+
+/// A pair whose encrypt end keeps `size` tunnels and tells what it does.
+fn pair(size: &str, target: &Target) -> Pair {
+    let options = PairOptions::both(&["--log-level", "debug"]).encrypt(&["--pool", size]);
+    Pair::start(options, target.addr())
+}
+
+/// Waits until `pair`'s decrypt end holds `count` connections and no more.
+#[track_caller]
+fn wait_warm(decrypt: &End, idle: usize, count: usize) {
+    eventually(&format!("{count} warm tunnels"), || decrypt.fds() == idle + count);
+}
+
+#[test]
+fn a_client_finds_the_tunnel_ready_and_the_next_is_made() {
+    let scene = Scene::new(&[]);
+    let mut first = scene.accept_warm();
+    let mut client = scene.encrypt.connect();
+    assert!(matches!(first.hear(), Event::Open(_)), "without a word of the client");
+    client.write_all(b"request").unwrap();
+    assert!(matches!(first.hear(), Event::Data(_)), "without a word of the far end");
+    drop(scene.accept_warm());
+}
+
+/// What a target sees of a pool: nothing, until there is a client.
+#[test]
+fn a_warm_tunnel_is_no_connection_to_the_target_and_no_session() {
+    let target = Target::echo();
+    let idle = Pair::to(target.addr()).decrypt.fds();
+    let options = PairOptions::default().encrypt(&["--pool", "5"]).decrypt(&["-n", "1"]);
+    let pair = Pair::start(options, target.addr());
+    wait_warm(&pair.decrypt, idle, 5);
+    assert_eq!(target.counts().accepts(), 0);
+    for _ in 0..20 {
+        let mut client = pair.connect();
+        client.expect_echo(b"served");
+        client.finish();
+        assert_eq!(client.expect_ending(), Ending::Clean);
+    }
+    assert_eq!(target.counts().accepts(), 20);
+    wait_warm(&pair.decrypt, idle, 5);
+    assert_eq!(pair.decrypt.closed().len(), 20);
+    pair.stop();
+}
+
+/// However a warm tunnel dies before the client has sent something, the client
+/// is served.
+#[test]
+fn a_client_never_notices_a_tunnel_that_died_before_its_first_byte() {
+    type Death = fn(Hand);
+    let deaths: [(&str, Death); 5] = [
+        ("reset", |hand| hand.into_wire().reset()),
+        ("end", |hand| drop(hand.into_wire())),
+        ("unopened", |mut hand| hand.reset(ResetReason::Unopened)),
+        ("shutdown", |mut hand| hand.reset(ResetReason::Shutdown)),
+        ("limit", |mut hand| hand.reset(ResetReason::LimitReached)),
+    ];
+    for (how, die) in deaths {
+        for opened in [false, true] {
+            let scene = Scene::new(&[]);
+            let mut warm = scene.accept_warm();
+            let client = if opened {
+                let client = scene.encrypt.connect();
+                assert!(matches!(warm.hear(), Event::Open(_)));
+                // The pool makes another meanwhile.
+                drop(scene.accept_warm().into_wire());
+                die(warm);
+                client
+            } else {
+                die(warm);
+                scene.encrypt.connect()
+            };
+            let mut client = client;
+            let mut fresh = next_open(&scene.far_end);
+            fresh.opened();
+            client.write_all(b"request").unwrap();
+            assert!(matches!(fresh.hear(), Event::Data(_)), "{how}, opened: {opened}");
+        }
+    }
+}
+
+/// The tunnel that a client gets, among those that the pool makes.
+fn next_open(far_end: &Acceptor) -> Hand {
+    loop {
+        let (hand, first) = far_end.accept_any();
+        if matches!(first, Event::Open(_)) {
+            return hand;
+        }
+    }
+}
+
+#[test]
+fn a_far_end_that_says_nothing_is_dialled_again() {
+    let scene = Scene::new(&["-o", "0.5"]);
+    let mut silent = scene.accept_warm();
+    let mut client = scene.encrypt.connect();
+    assert!(matches!(silent.hear(), Event::Open(_)));
+    let mut fresh = next_open(&scene.far_end);
+    client.write_all(b"request").unwrap();
+    assert!(matches!(fresh.hear(), Event::Data(_)));
+}
+
+/// Bytes that went into a tunnel may have reached the target: they are never
+/// sent again.
+#[test]
+fn a_client_that_has_sent_something_sees_a_reset() {
+    let scene = Scene::new(&[]);
+    let mut warm = scene.accept_warm();
+    let mut client = scene.encrypt.connect();
+    client.write_all(b"request").unwrap();
+    assert!(matches!(warm.hear(), Event::Open(_)));
+    assert!(matches!(warm.hear(), Event::Data(_)));
+    warm.into_wire().reset();
+    assert_eq!(client.expect_ending(), Ending::Reset);
+    // Only the pool's own.
+    drop(scene.accept_warm());
+}
+
+#[test]
+fn what_is_wrong_with_the_target_is_told_and_not_tried_twice() {
+    for (told, reason) in [
+        (ResetReason::TargetRefused, "target-refused"),
+        (ResetReason::NoSuchService, "no-such-service"),
+    ] {
+        let scene = Scene::new(&[]);
+        let mut warm = scene.accept_warm();
+        let mut client = scene.encrypt.connect();
+        assert!(matches!(warm.hear(), Event::Open(_)));
+        warm.reset(told);
+        assert_eq!(client.expect_ending(), Ending::Reset);
+        let line = scene.encrypt.wait_closed(reason);
+        assert!(line.field("detail").is_some_and(|detail| detail.contains("decrypt end")));
+        drop(scene.accept_warm());
+    }
+}
+
+/// Neither end waits for the other at a stop, and neither finds it remarkable.
+#[test]
+fn unopened_tunnels_do_not_hold_a_stop_up() {
+    let target = Target::echo();
+    for first in ["encrypt", "decrypt"] {
+        let mut pair = pair("3", &target);
+        eventually("three are ready", || pair.encrypt.count(READY) == 3);
+        let ends = if first == "encrypt" {
+            [&mut pair.encrypt, &mut pair.decrypt]
+        } else {
+            [&mut pair.decrypt, &mut pair.encrypt]
+        };
+        for end in ends {
+            end.program.signal(Signal::SIGTERM);
+            assert_eq!(end.program.exit_code(), 0);
+        }
+        assert_eq!(pair.decrypt.count("refused"), 0, "{}", pair.decrypt.program.stderr());
+    }
+}
+
+#[test]
+fn a_pool_is_full_again_after_the_far_end_was_away() {
+    let target = Target::echo();
+    let dir = tempfile::tempdir().unwrap();
+    let key = keygen(dir.path(), "key");
+    let start = |at: &Addr| Launch::decrypt(&key).source(at).target(target.addr()).start();
+    let address = {
+        let decrypt = start(&any());
+        decrypt.addr().clone()
+    };
+    let encrypt = encrypt(&key, &address, &["--pool", "4"]);
+    let full = "the pool is full again";
+    let not_full = "the pool is not full; clients dial for themselves meanwhile";
+    encrypt.program.wait_line(not_full, |line| line.is(not_full));
+    // A client is told as ever.
+    assert_eq!(encrypt.connect().expect_ending(), Ending::Reset);
+    let mut decrypt = start(&address);
+    for round in 1..=3 {
+        encrypt.connect().expect_echo(b"a client gets through at once");
+        eventually("the pool is full again", || encrypt.count(full) == round);
+        decrypt.program.signal(Signal::SIGKILL);
+        decrypt.program.wait();
+        drop(decrypt);
+        decrypt = start(&address);
+    }
+    assert!(encrypt.count(not_full) <= 4, "{}", encrypt.program.stderr());
+}
+
+/// A far end that keeps fewer is neither hammered nor complained about for ever.
+#[test]
+fn a_pool_settles_for_what_the_far_end_keeps() {
+    let target = Target::echo();
+    let idle = Pair::to(target.addr()).decrypt.fds();
+    let options = PairOptions::default().encrypt(&["--pool", "6"]);
+    let middle = OnceCell::new();
+    let pair = Pair::start_via(options.decrypt(&["--max-unopened", "2"]), target.addr(), |far| {
+        middle.get_or_init(|| Middleman::start(far)).addr().clone()
+    });
+    let middle = middle.into_inner().unwrap();
+    let line =
+        pair.encrypt.program.wait_line("not full", |line| line.has("reason", "limit-reached"));
+    assert!(line.field("detail").unwrap().contains("--max-unopened"), "{line:?}");
+    wait_warm(&pair.decrypt, idle, 2);
+    for _ in 0..5 {
+        pair.connect().expect_echo(b"served");
+    }
+    wait_warm(&pair.decrypt, idle, 2);
+    assert_eq!(
+        pair.encrypt.count("the pool is not full; clients dial for themselves meanwhile"),
+        1
+    );
+    println!("{} connections for 5 clients", middle.connections());
+    assert!(middle.connections() < 40, "{}", middle.connections());
+}
+
+/// For longer than the far end keeps an unopened tunnel: all are replaced before.
+#[test]
+fn tunnels_are_renewed_before_the_far_end_ends_them() {
+    let target = Target::echo();
+    let options = PairOptions::both(&["--log-level", "debug"]).encrypt(&["--pool", "4"]);
+    let middle = OnceCell::new();
+    let pair = Pair::start_via(options, target.addr(), |far| {
+        middle.get_or_init(|| Middleman::start(far)).addr().clone()
+    });
+    let middle = middle.into_inner().unwrap();
+    eventually("the pool is full", || middle.live() == 4);
+    let renewed = |line: &common::Line| line.is("a tunnel that was never opened has ended");
+    eventually_within(Duration::from_secs(90), "all four are renewed", || {
+        pair.decrypt.program.log().iter().filter(|line| renewed(line)).count() == 4
+    });
+    assert_eq!((middle.live(), middle.connections()), (4, 8));
+    assert_eq!(pair.encrypt.count("no warm tunnel"), 0, "{}", pair.encrypt.program.stderr());
+    assert_eq!(target.counts().accepts(), 0);
+    pair.connect().expect_echo(b"served");
+}
