@@ -62,7 +62,7 @@ type Bars = Vec<(Competitor, f64)>;
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 fn draw_panel(area: &Area<'_>, title: &str, bars: &Bars) -> Result<(), Box<dyn std::error::Error>> {
-    let font = ("sans-serif", 13).into_font().color(&INK);
+    let font = ("sans-serif", 15).into_font().color(&INK);
     area.draw(&Text::new(title.to_owned(), (12, 12), &font))?;
     let most = bars.iter().map(|bar| bar.1).fold(f64::MIN_POSITIVE, f64::max);
     let room = f64::from(PANEL.0.cast_signed() - NAMES - VALUES);
