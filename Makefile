@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test build deps install-test-tools toolchain fmt clean
+.PHONY: help demo test build deps bench-peers bench-instructions install-test-tools toolchain fmt clean
 
 # rustup does not put cargo on the path of a shell that was already open.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -36,6 +36,13 @@ build: toolchain ## Build target/release/knockpipe
 deps: toolchain ## Check licenses, sources and duplicates of all dependencies
 	command -v cargo-deny >/dev/null || cargo install cargo-deny --locked
 	cargo deny --locked check bans licenses sources
+
+bench-peers: build ## Measure against haproxy, spiped and stunnel; a quarter of an hour, wants a quiet machine
+	@scripts/install-test-tools.sh peers
+	ulimit -n "$$(ulimit -Hn)"; cargo bench --locked --bench peers -- --write
+
+bench-instructions: toolchain ## Count the instructions of seal, open and handshake with callgrind
+	@scripts/bench-instructions.sh
 
 install-test-tools: ## Install the Redis, MariaDB and HAProxy that the tests start
 	@scripts/install-test-tools.sh

@@ -4,17 +4,17 @@
 //! `cargo bench --bench protocol`
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot work must stop")]
 
+#[path = "common/session.rs"]
+mod session;
+
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use knockpipe::addr::{ClientAddr, ServiceName};
-use knockpipe::keys::{Key, KeyRing};
-use knockpipe::proto::handshake::{Dialer, First, read_message1};
-use knockpipe::proto::hello::{Hello, Welcome};
-use knockpipe::proto::message::Open;
+use knockpipe::keys::KeyRing;
+use knockpipe::proto::Suite;
+use knockpipe::proto::handshake::{Dialer, read_message1};
 use knockpipe::proto::record::{DATA_OFFSET, MAX_DATA, MAX_RECORD};
-use knockpipe::proto::{Padding, Session, Suite, SuiteSet};
-use knockpipe::secret::Secret;
+use session::{hello, key, secret, session};
 
 criterion_group!(benches, seal_and_open, handshake);
 criterion_main!(benches);
@@ -44,33 +44,4 @@ fn handshake(c: &mut Criterion) {
     c.bench_function("message 1 under another key, refused", |b| {
         b.iter(|| read_message1(black_box(&other), black_box(&message1)).is_err());
     });
-}
-
-/// Both ends after the handshake and Open.
-fn session(suite: Suite) -> (Session, Session) {
-    let ring = KeyRing::new(vec![key(1)]).unwrap();
-    let (dialer, message1) = Dialer::start(ring.first(), hello(suite), secret(2));
-    let received = read_message1(&ring, &message1).unwrap();
-    let welcome = Welcome::answering(received.hello(), SuiteSet::BOTH, Padding::NONE, 0).unwrap();
-    let (unconfirmed, message2) = received.answer(&welcome, secret(3)).unwrap();
-    let (mut dialer, _) = dialer.finish(message2).unwrap();
-    let open = Open { service: ServiceName::default(), client: ClientAddr::Unix };
-    let mut first = vec![];
-    dialer.outbound.open(&open, &mut first).unwrap();
-    match unconfirmed.confirm(&mut first).unwrap() {
-        First::Confirmed(acceptor, _, _) => (dialer, acceptor),
-        First::Incomplete(_) => unreachable!("Open is complete"),
-    }
-}
-
-fn hello(suite: Suite) -> Hello {
-    Hello { suites: SuiteSet::only(suite), padding: Padding::NONE, clock_ms: 0 }
-}
-
-fn key(byte: u8) -> Key {
-    Key::new(secret(byte))
-}
-
-fn secret(byte: u8) -> Secret<32> {
-    Secret::take(&mut [byte; 32])
 }

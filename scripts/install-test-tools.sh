@@ -2,8 +2,23 @@
 # The real servers and clients that the tests put behind the tunnel. The tests
 # start their own, in temporary directories; the packaged services stay
 # stopped now, but the packages enable them for the next boot.
+#
+#   scripts/install-test-tools.sh [peers]
+#
+# With `peers`, instead, the tunnels and clients that `make bench-peers` compares.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+
+if [[ ${1-} == peers ]]; then
+    exec scripts/apt-need.sh \
+        spiped=spiped \
+        stunnel=stunnel4 \
+        haproxy=haproxy \
+        redis-server=redis-server \
+        redis-benchmark=redis-tools \
+        openssl=openssl \
+        ip=iproute2
+fi
 
 exec scripts/apt-need.sh \
     redis-server=redis-server \

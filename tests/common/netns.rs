@@ -130,9 +130,14 @@ pub fn dial_from(source: &str, to: &Addr) -> io::Result<Wire> {
 }
 
 /// A network namespace that exists as long as this.
-struct Namespace(String);
+pub struct Namespace(String);
 
 impl Namespace {
+    /// A fresh one, `name` and eight digits that nobody else has.
+    pub fn unique(name: &str) -> Self {
+        Self::new(format!("{name}{}", unique()))
+    }
+
     fn new(name: String) -> Self {
         ip(&["netns", "add", &name]);
         Self(name)
@@ -143,7 +148,7 @@ impl Namespace {
     }
 
     /// Does `work` on a thread in this namespace; panics as `work` does.
-    fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+    pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let namespace = self.open();
         thread::scope(|scope| {
             let inside = scope.spawn(move || {
@@ -155,7 +160,7 @@ impl Namespace {
     }
 
     /// Runs many commands of `ip` in here.
-    fn batch(&self, commands: &str) {
+    pub fn batch(&self, commands: &str) {
         let mut child = command()
             .args(["-n", &self.0, "-batch", "-"])
             .stdin(Stdio::piped())
