@@ -20,6 +20,8 @@ mod away;
 mod decisions;
 #[path = "gate/denied.rs"]
 mod denied;
+#[path = "gate/file.rs"]
+mod file;
 #[path = "gate/live.rs"]
 mod live;
 #[path = "gate/scale.rs"]
