@@ -2,7 +2,8 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::fs::{self, Permissions};
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::PathBuf;
 use std::process::Command;
@@ -16,6 +17,9 @@ use super::world::{OTHER, PEER, PEER6, READ, SOON, Stage, entrance, expect_end, 
 use crate::common::target::echo;
 use crate::common::wait::poll;
 use crate::common::{Addr, End, Launch, NEVER, Target, Wire, binary, eventually};
+
+/// Let in whatever the store says.
+const INTERNAL: &str = "10.1.2.3";
 
 /// Somebody who is neither root nor anybody else.
 const USER: &str = "nobody";
@@ -174,6 +178,87 @@ fn a_file_keeps_the_history() {
     let _live = place.wait_in(PEER);
     eventually("it is noted", || place.run("history").1.contains(PEER));
     assert!(!place.run("history").1.contains(OTHER));
+}
+
+// === a file that is away ===
+
+/// A file that is damaged, or not there, is a store that is away: who is in stays
+/// in, nobody else comes in, and what comes back counts.
+#[test]
+fn a_damaged_or_missing_file_is_a_store_that_is_away() {
+    let place = Place::with_gate(&["--ban-after", "1000/60/1h", "-o", "1"]);
+    for line in [format!("allow {PEER}"), format!("allow {OTHER} --ttl 1h")] {
+        place.change(&line);
+    }
+    let mut live = place.wait_in(PEER);
+    eventually("what it has to write is written", || place.run("history").1.contains(PEER));
+
+    let (path, copy) = (place.path(), place.stage.dir.path().join("copy"));
+    fs::rename(&path, &copy).unwrap();
+    away(&place, 1, &["No such file"]);
+    // What has to be noted now is lost: an empty file would say that nobody is allowed.
+    let mut failing = place.stage.net.dial(INTERNAL, &entrance(place.gate(), INTERNAL));
+    failing.send(&[0x55; 256]).unwrap();
+    failing.expect_ending();
+    let lost = "cannot write history and strikes to the gate's store";
+    place.gate().program.wait_line(lost, |line| line.is(lost));
+    assert!(!path.exists(), "the gate made an empty file");
+    live.expect_echo(b"who is in stays in");
+    fs::rename(&copy, &path).unwrap();
+    back(&place, 2);
+    let mut second = place.wait_in(PEER);
+
+    // A line in the middle is not what was written, under another inode.
+    let whole = fs::read(&path).unwrap();
+    let mut bad = whole.clone();
+    bad[whole.iter().position(|byte| *byte == b'\n').unwrap() + 3] ^= 1;
+    replace(&place, &bad);
+    away(&place, 2, &["is damaged at byte", "restore it from a copy"]);
+    let (status, text) = place.run(&format!("allow {PEER6}"));
+    assert_eq!(status, Some(1), "{text}");
+    assert!(text.contains("is damaged at byte"), "{text}");
+    assert!(fs::read(&path).unwrap() == bad, "a damaged file is left as it is");
+    live.expect_echo(b"still in");
+    second.expect_echo(b"still in");
+    replace(&place, &whole);
+    back(&place, 3);
+    place.wait_in(PEER);
+
+    // A torn end is no damage: it is passed over, and cut off with the next change.
+    let junk = OpenOptions::new().append(true).open(&path).unwrap().write_all(b"9a3f21bc 47");
+    junk.unwrap();
+    place.change(&format!("remove {PEER}"));
+    expect_end(&mut live);
+    expect_end(&mut second);
+    assert_eq!(place.count("the gate's store is away"), 2);
+}
+
+/// Puts another file in the place of the old one.
+fn replace(place: &Place, bytes: &[u8]) {
+    let new = place.stage.dir.path().join("new");
+    fs::write(&new, bytes).unwrap();
+    fs::set_permissions(&new, Permissions::from_mode(0o600)).unwrap();
+    fs::rename(&new, place.path()).unwrap();
+}
+
+/// The log has said `times` times that the file is away, and why.
+#[track_caller]
+fn away(place: &Place, times: usize, parts: &[&str]) {
+    const AWAY: &str = "the gate's store is away";
+    eventually("it is noticed", || place.count(AWAY) == times);
+    let lines = place.gate().program.log();
+    let why = lines.iter().filter(|line| line.is(AWAY)).next_back().unwrap().field("why").unwrap();
+    for part in parts {
+        assert!(why.contains(part), "no '{part}' in {why}");
+    }
+    for source in [PEER, OTHER] {
+        place.wait_out(source);
+    }
+}
+
+#[track_caller]
+fn back(place: &Place, times: usize) {
+    eventually("it is read again", || place.count(READ) == times);
 }
 
 // === the reaper ===

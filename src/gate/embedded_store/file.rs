@@ -62,6 +62,12 @@ impl Locked {
         Self::hold(path, Self::open_or_make)
     }
 
+    /// Opens and locks the file that has the path now. One that is gone is a store
+    /// that is away: an empty one in its place would say that nobody is allowed.
+    pub(super) fn take(path: &Path) -> Result<Self, StoreError> {
+        Self::hold(path, |path| OpenOptions::new().read(true).append(true).open(path))
+    }
+
     fn hold(path: &Path, open: fn(&Path) -> io::Result<File>) -> Result<Self, StoreError> {
         let failed = |error: &io::Error| error_at(path, error);
         let until = Instant::now() + LOCK;

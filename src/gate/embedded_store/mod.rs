@@ -73,7 +73,7 @@ impl EmbeddedStore {
 
     fn edit_now(&self, edit: &Edit, now_ms: u64) -> Result<Receipt, StoreError> {
         // Waited for before the tail is held, which a follower wants as well.
-        let locked = Locked::make(&self.path)?;
+        let locked = Locked::take(&self.path)?;
         let decide = |image: &Image| image.records_for(edit, now_ms);
         let records = self.lock().edit(&locked, decide, now_ms)?;
         let strikes = records.iter().find_map(|record| match record {
