@@ -26,6 +26,8 @@ mod file;
 mod live;
 #[path = "gate/scale.rs"]
 mod scale;
+#[path = "gate/sources.rs"]
+mod sources;
 #[path = "gate/strikes.rs"]
 mod strikes;
 #[path = "gate/world.rs"]
