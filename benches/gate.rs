@@ -36,7 +36,10 @@ fn main() {
 
 // === decisions ===
 
-/// An address that nothing is known about but by its number.
+/// The peer with a number.
+type Peers = fn(u32) -> IpAddr;
+
+/// Another number, far away, and for each number another one.
 fn spread(n: u32) -> u32 {
     n.wrapping_mul(2_654_435_761)
 }
@@ -77,7 +80,7 @@ fn snapshot() -> Snapshot {
 
 fn decisions() {
     let (rules, snapshot) = (Rules::default(), snapshot());
-    let kinds: [(&str, fn(u32) -> IpAddr, bool); 5] = [
+    let kinds: [(&str, Peers, bool); 5] = [
         ("an address of the set", |n| member(spread(n) % ADDRESSES), true),
         ("one in a network of the set", |n| in_network(spread(n) % NETWORKS).0, true),
         ("one that is banned", |n| banned(spread(n) % BANS), false),

@@ -247,7 +247,7 @@ fn away(place: &Place, times: usize, parts: &[&str]) {
     const AWAY: &str = "the gate's store is away";
     eventually("it is noticed", || place.count(AWAY) == times);
     let lines = place.gate().program.log();
-    let why = lines.iter().filter(|line| line.is(AWAY)).next_back().unwrap().field("why").unwrap();
+    let why = lines.iter().rfind(|line| line.is(AWAY)).unwrap().field("why").unwrap();
     for part in parts {
         assert!(why.contains(part), "no '{part}' in {why}");
     }
