@@ -20,15 +20,23 @@ mod away;
 mod decisions;
 #[path = "gate/denied.rs"]
 mod denied;
+#[path = "gate/failover.rs"]
+mod failover;
 #[path = "gate/file.rs"]
 mod file;
+#[path = "gate/guarded.rs"]
+mod guarded;
 #[path = "gate/live.rs"]
 mod live;
+#[path = "gate/notes.rs"]
+mod notes;
 #[path = "gate/scale.rs"]
 mod scale;
 #[path = "gate/sources.rs"]
 mod sources;
 #[path = "gate/strikes.rs"]
 mod strikes;
+#[path = "gate/trouble.rs"]
+mod trouble;
 #[path = "gate/world.rs"]
 mod world;

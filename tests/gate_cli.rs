@@ -44,8 +44,7 @@ impl Store {
     }
 
     fn redis_with(options: &[&str]) -> Self {
-        let options = [options, &["--rename-command", "KEYS", ""]].concat();
-        let redis = Redis::start_with(&options);
+        let redis = Redis::start_with(options);
         let flags = vec!["--gate".to_owned(), format!("redis://{}", redis.tcp())];
         Self { dir: tempfile::tempdir().unwrap(), redis: Some(redis), flags }
     }

@@ -23,7 +23,5 @@ mod losses;
 mod million;
 #[path = "gate_store/sentinel.rs"]
 mod sentinel;
-#[path = "gate_store/servers.rs"]
-mod servers;
 #[path = "gate_store/single.rs"]
 mod single;

@@ -13,7 +13,7 @@ use tracing::{debug, info, warn};
 
 use super::any_store::AnyStore;
 use super::options::GateOptions;
-use super::store::Edit;
+use super::store::{Edit, Receipt};
 use super::strikes::BanAfter;
 use crate::net::clock::Clock;
 
@@ -107,32 +107,42 @@ impl Diary {
     }
 }
 
-/// Makes one edit after the other, and tells when that begins and ceases to fail.
+/// Makes one edit after the other, and tells when that begins and ceases to
+/// fail. Each kind for itself: a server whose memory is full still deletes, and
+/// what succeeds there says nothing about the rest.
 async fn write(store: Arc<AnyStore>, mut edits: mpsc::Receiver<Edit>) {
-    let mut is_failing = false;
+    let mut failing = HashSet::new();
     while let Some(edit) = edits.recv().await {
-        let failure = match timeout(PATIENCE, store.edit(edit)).await {
-            Ok(Ok(receipt)) => {
-                debug!(
-                    server = receipt.server,
-                    key = receipt.key,
-                    changed = receipt.changed,
-                    "noted"
-                );
-                None
+        let what = name(&edit);
+        match make(&store, edit).await {
+            Ok(()) if failing.remove(what) => info!(what, "the gate's store takes notes again"),
+            Ok(()) => {}
+            Err(cause) if failing.insert(what) => {
+                warn!(what, cause, "the gate's store takes no notes");
             }
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(_) => Some("it does not answer".to_owned()),
-        };
-        let fails = failure.is_some();
-        match failure {
-            Some(cause) if !is_failing => {
-                warn!(cause, "cannot write history and strikes to the gate's store");
-            }
-            None if is_failing => info!("history and strikes are written again"),
-            _ => {}
+            Err(_) => {}
         }
-        is_failing = fails;
+    }
+}
+
+/// What the log calls an edit.
+fn name(edit: &Edit) -> &'static str {
+    match edit {
+        Edit::Touch(_) => "history",
+        Edit::Strike { .. } => "strikes",
+        Edit::ClearStrikes { .. } => "forgiven strikes",
+        _ => "idle addresses",
+    }
+}
+
+async fn make(store: &AnyStore, edit: Edit) -> Result<(), String> {
+    match timeout(PATIENCE, store.edit(edit)).await {
+        Ok(Ok(Receipt { server, key, changed, .. })) => {
+            debug!(server, key, changed, "noted");
+            Ok(())
+        }
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("it does not answer".to_owned()),
     }
 }
 

@@ -30,6 +30,7 @@ pub mod proc;
 pub mod program;
 mod pump;
 pub mod redis;
+pub mod servers;
 pub mod target;
 pub mod wait;
 pub mod wire;

@@ -1,4 +1,5 @@
-//! A real redis-server, and a client small enough to pipeline what it likes.
+//! A real redis-server that knows no KEYS, and a client small enough to pipeline
+//! what it likes.
 
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::net::Ipv4Addr;
@@ -10,7 +11,7 @@ use tempfile::TempDir;
 
 use super::address::{Addr, free_port};
 use super::program::{Program, require};
-use super::wait::{NEVER, bounded, poll};
+use super::wait::{NEVER, bounded, eventually, poll};
 use super::wire::Wire;
 
 /// Tries to start a server on a port that somebody else may take meanwhile.
@@ -84,9 +85,67 @@ impl Redis {
         self.program.pid()
     }
 
-    /// A client that talks to the server directly, without any tunnel.
+    /// Its address, as it stands in logs.
+    pub fn name(&self) -> String {
+        self.tcp.to_string()
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://{}", self.tcp)
+    }
+
+    /// A client that talks to the server directly, without any tunnel, in whatever
+    /// namespace the server is.
     pub fn direct(&self) -> Resp {
         Resp::connect(&self.unix)
+    }
+
+    /// One command, its words split at spaces; panics on an error.
+    #[track_caller]
+    pub fn ask(&self, command: &str) -> Reply {
+        let words: Vec<&str> = command.split_whitespace().collect();
+        let reply = self.direct().ask(&words);
+        assert!(!matches!(reply, Reply::Error(_)), "{command}: {reply:?}");
+        reply
+    }
+
+    /// The field of INFO.
+    pub fn info(&self, field: &str) -> Option<String> {
+        let info = self.ask("INFO").text();
+        let line = info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        line.map(|value| value.trim().to_owned())
+    }
+
+    /// A replica of this one that has its copy.
+    pub fn replica(&self, options: &[&str]) -> Self {
+        let of = replica_of(&self.tcp);
+        let all: Vec<&str> = of.iter().map(String::as_str).chain(options.iter().copied()).collect();
+        let replica = Self::start_with(&all);
+        replica.wait_copied();
+        replica
+    }
+
+    /// Waits until a replica of this one has all that was written so far.
+    #[track_caller]
+    pub fn wait_for_replica(&self) {
+        let mut client = self.direct();
+        // In the slot of the allow-set, where this is a node of a Cluster.
+        assert_eq!(client.ask(&["SET", "{ip-allowed}last", "1"]), Reply::ok());
+        let limit = NEVER.as_millis().to_string();
+        assert_eq!(client.ask(&["WAIT", "1", &limit]), Reply::Number(1));
+    }
+
+    /// Becomes a replica of `master`.
+    pub fn follow(&self, master: &Self) {
+        self.ask(&format!("REPLICAOF 127.0.0.1 {}", master.tcp.tcp().port()));
+    }
+
+    /// Waits until this replica has its master's copy.
+    #[track_caller]
+    pub fn wait_copied(&self) {
+        eventually("the replica has its copy", || {
+            self.info("master_link_status").as_deref() == Some("up")
+        });
     }
 }
 
@@ -98,6 +157,7 @@ fn launch(tcp: &Addr, unix: &Addr, dir: &TempDir, options: &[String]) -> Option<
         .args(["--appendonly", "no", "--daemonize", "no", "--tcp-backlog", "4096"])
         .args(["--enable-debug-command", "yes", "--repl-diskless-sync-delay", "0"])
         .args(["--logfile", "redis.log", "--maxclients", "12000"])
+        .args(["--rename-command", "KEYS", ""])
         .args(["--proto-max-bulk-len", "1gb", "--client-query-buffer-limit", "2gb"])
         .arg("--unixsocket")
         .arg(unix.path())

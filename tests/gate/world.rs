@@ -20,8 +20,9 @@ pub const PEER6: &str = "2001:db8:0:1::7";
 /// What Rack::Attack puts before the address of somebody it bans.
 pub const BAN: &str = "cache:gitlab:rack::attack:allow2ban:ban";
 
-/// What the log says when the state of Redis is known.
+/// What the log says when the state of Redis is known, and when it is not any more.
 pub const READ: &str = "the gate's store is read";
+pub const AWAY: &str = "the gate's store is away";
 
 /// How fast an answer has to be where the time is asserted; most are much faster.
 pub const SOON: Duration = Duration::from_secs(5);
@@ -53,7 +54,7 @@ impl Stage {
     }
 
     pub fn redis(&self) -> Redis {
-        self.net.at_gate(|| Redis::start_with(&["--rename-command", "KEYS", ""]))
+        self.net.at_gate(Redis::start)
     }
 
     /// A target that everybody on this machine can reach, whatever the namespace.

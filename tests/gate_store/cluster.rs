@@ -8,9 +8,9 @@ use knockpipe::gate::store::Edit;
 
 use super::conformance::{self, Backing, edit, ip, member};
 use super::follower::Follower;
-use super::servers::Cluster;
 use super::single::{BAN, open, open_with, options};
 use crate::common::redis::Reply;
+use crate::common::servers::Cluster;
 use crate::common::wait::eventually;
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -60,7 +60,7 @@ async fn keys_on_all_servers_are_followed_and_moved_ones_found() {
     let Reply::Number(slot) = cluster.masters[0].ask("CLUSTER KEYSLOT ip-allowed") else {
         panic!("no number")
     };
-    let owner = |n: usize| cluster.masters[n].client().ask(&["EXISTS", "ip-allowed"]);
+    let owner = |n: usize| cluster.masters[n].direct().ask(&["EXISTS", "ip-allowed"]);
     let from = (0..3).find(|n| !matches!(owner(*n), Reply::Error(_))).unwrap();
     let to = (from + 1) % 3;
     assert_eq!(
@@ -92,7 +92,7 @@ async fn a_failover_in_a_cluster_is_followed() {
     follower.until("the grant", |state| state.allows("203.0.113.7")).await;
     let owner = cluster.masters.iter().position(|node| node.name() == receipt.server).unwrap();
     eventually("its replica has it", || {
-        let mut client = cluster.replicas[owner].client();
+        let mut client = cluster.replicas[owner].direct();
         client.ask(&["READONLY"]);
         client.ask(&["EXISTS", "ip-allowed"]) == Reply::Number(1)
     });

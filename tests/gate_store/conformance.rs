@@ -335,8 +335,8 @@ async fn lists_come_in_batches(store: Arc<AnyStore>) {
 }
 
 /// Waits until a replica has a key.
-pub fn wait_for_replica(replica: &super::servers::Server, key: &str) {
+pub fn wait_for_replica(replica: &crate::common::redis::Redis, key: &str) {
     crate::common::wait::eventually("the replica has it", || {
-        replica.client().ask(&["EXISTS", key]) == crate::common::redis::Reply::Number(1)
+        replica.direct().ask(&["EXISTS", key]) == crate::common::redis::Reply::Number(1)
     });
 }

@@ -8,8 +8,8 @@ use nix::sys::signal::Signal;
 
 use super::conformance::{edit, ip, member};
 use super::follower::Follower;
-use super::servers::Server;
 use super::single::{BAN, open};
+use crate::common::redis::Redis;
 use crate::common::redis::Reply;
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -18,12 +18,12 @@ const PROMISED: Duration = Duration::from_secs(4);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_closed_connection_is_repaired_with_what_was_missed() {
-    let server = Server::start(&[]);
+    let server = Redis::start();
     let store = open(&server.url());
     let mut follower = Follower::start(&store).await;
     for round in 1..=5 {
         let host = format!("203.0.113.{round}");
-        let mut other = server.client();
+        let mut other = server.direct();
         other.send(&["MULTI"]);
         other.send(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
         other.send(&["CLIENT", "KILL", "TYPE", "pubsub"]);
@@ -41,7 +41,7 @@ async fn a_closed_connection_is_repaired_with_what_was_missed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_server_is_noticed_and_taken_back() {
-    let server = Server::start(&[]);
+    let server = Redis::start();
     let store = open(&server.url());
     let mut follower = Follower::start(&store).await;
     server.signal(Signal::SIGSTOP);
@@ -57,7 +57,7 @@ async fn a_stopped_server_is_noticed_and_taken_back() {
     let back = follower.until("back", |state| state.fresh).await;
     println!("a stopped server: noticed after {noticed:?}, back after {back:?}");
     assert!(noticed < PROMISED && back < PROMISED, "{noticed:?} {back:?}");
-    server.client().send(&["DEBUG", "SLEEP", "2.5"]);
+    server.direct().send(&["DEBUG", "SLEEP", "2.5"]);
     follower.until("away", |state| state.away.len() == 2).await;
     follower.until("back", |state| state.fresh).await;
     follower.stop().await;
@@ -65,7 +65,7 @@ async fn a_stopped_server_is_noticed_and_taken_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_was_restarted_is_read_anew() {
-    let mut server = Server::start(&[]);
+    let mut server = Redis::start();
     let store = open(&server.url());
     edit(&store, Edit::Allow(member("203.0.113.7"), None)).await;
     let mut follower = Follower::start(&store).await;
@@ -76,7 +76,7 @@ async fn a_server_that_was_restarted_is_read_anew() {
     assert!(error.contains(&server.name()) && error.contains("refused"), "{error}");
     // Longer than the longest wait between tries: it goes on trying.
     follower.listen(Duration::from_secs(2)).await;
-    server.run();
+    server.revive();
     let back = follower.until("back", |state| state.fresh).await;
     println!("a restarted server: back after {back:?}");
     assert!(back < PROMISED, "{back:?}");
@@ -89,7 +89,7 @@ async fn a_server_that_was_restarted_is_read_anew() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_loading_is_waited_for() {
-    let mut server = Server::start(&[
+    let mut server = Redis::start_with(&[
         "--key-load-delay",
         "300",
         "--loading-process-events-interval-bytes",
@@ -102,8 +102,8 @@ async fn a_server_that_is_loading_is_waited_for() {
     let mut follower = Follower::start(&store).await;
     server.kill();
     follower.until("away", |state| state.away.len() == 1).await;
-    server.run();
-    let reply = server.client().ask(&["PING"]);
+    server.revive();
+    let reply = server.direct().ask(&["PING"]);
     assert!(matches!(&reply, Reply::Error(text) if text.starts_with("LOADING")), "{reply:?}");
     let error = store.edit(Edit::Unban(ip("203.0.113.7"))).await.unwrap_err().to_string();
     assert!(error.contains("LOADING") && error.contains("try again"), "{error}");
@@ -114,7 +114,7 @@ async fn a_server_that_is_loading_is_waited_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_set_of_another_type_is_told_and_mended() {
-    let server = Server::start(&[]);
+    let server = Redis::start();
     let store = open(&server.url());
     edit(&store, Edit::Allow(member("203.0.113.7"), None)).await;
     let mut follower = Follower::start(&store).await;
@@ -146,7 +146,7 @@ async fn a_set_of_another_type_is_told_and_mended() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_server_says_so() {
-    let server = Server::start(&["--maxmemory", "1", "--maxmemory-policy", "noeviction"]);
+    let server = Redis::start_with(&["--maxmemory", "1", "--maxmemory-policy", "noeviction"]);
     let store = open(&server.url());
     let mut follower = Follower::start(&store).await;
     for edit in [
@@ -170,7 +170,7 @@ async fn a_full_server_says_so() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_is_read_and_its_master_is_written() {
-    let master = Server::start(&[]);
+    let master = Redis::start();
     let replica = master.replica(&[]);
     let second = replica.replica(&[]);
     for server in [&replica, &second] {
@@ -190,7 +190,7 @@ async fn a_replica_is_read_and_its_master_is_written() {
     assert_eq!(edit(&store, Edit::Ban(ip("::1"), HOUR)).await.server, replica.name());
     let mut follower = Follower::start(&store).await;
     assert!(follower.state.bans("::1"));
-    replica.ask(&format!("REPLICAOF 127.0.0.1 {}", master.port()));
+    replica.follow(&master);
     let took = follower.until("its data are the master's", |s| s.fresh && !s.bans("::1")).await;
     println!("a server that became a replica: read anew after {took:?}");
     assert_eq!(edit(&store, Edit::Ban(ip("::2"), HOUR)).await.server, master.name());

@@ -10,8 +10,8 @@ use knockpipe::gate::store::{Edit, Event};
 use tokio::sync::mpsc;
 
 use super::conformance::{edit, ip, member};
-use super::servers::Server;
 use super::single::open;
+use crate::common::redis::Redis;
 use crate::common::redis::{Reply, receive};
 
 const MEMBERS: u32 = 1_000_000;
@@ -24,8 +24,8 @@ fn memory() -> u64 {
     line.trim().trim_end_matches(" kB").trim().parse().unwrap()
 }
 
-fn fill(server: &Server) {
-    let mut client = server.client();
+fn fill(server: &Redis) {
+    let mut client = server.direct();
     let members = (0..MEMBERS).map(|n| std::net::Ipv4Addr::from(0x2000_0000 + n).to_string());
     let networks =
         (0..NETWORKS).map(|n| format!("{}/28", std::net::Ipv4Addr::from(0x5000_0000 + n * 16)));
@@ -64,7 +64,7 @@ async fn until(events: &mut mpsc::Receiver<Event>, wanted: impl Fn(&Event) -> bo
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_million_members_are_read_in_passing() {
-    let server = Server::start(&[]);
+    let server = Redis::start();
     fill(&server);
     let store = open(&server.url());
     let before = memory();

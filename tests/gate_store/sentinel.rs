@@ -7,14 +7,15 @@ use nix::sys::signal::Signal;
 
 use super::conformance::{self, edit, ip, member};
 use super::follower::Follower;
-use super::servers::{Sentinels, Server};
 use super::single::open;
+use crate::common::redis::Redis;
+use crate::common::servers::Sentinels;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failover_is_followed_and_written_through() {
-    let mut first = Server::start(&[]);
+    let mut first = Redis::start();
     let second = first.replica(&[]);
     let mut sentinels = Sentinels::watching(&first);
     let store = open(&sentinels.url());
@@ -34,7 +35,7 @@ async fn a_failover_is_followed_and_written_through() {
     assert_eq!(receipt.server, second.name());
     follower.until("the ban", |state| state.bans("203.0.113.8")).await;
     // The former master comes back as a replica; nobody listens to it.
-    first.run();
+    first.revive();
     let aways = follower.state.away.len();
     follower.listen(Duration::from_secs(2)).await;
     assert_eq!(follower.state.away.len(), aways, "{:?}", follower.state.away);
@@ -44,7 +45,7 @@ async fn a_failover_is_followed_and_written_through() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_master_that_hangs_is_replaced() {
-    let first = Server::start(&[]);
+    let first = Redis::start();
     let second = first.replica(&[]);
     let sentinels = Sentinels::watching(&first);
     let store = open(&sentinels.url());

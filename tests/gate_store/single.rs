@@ -9,7 +9,7 @@ use knockpipe::gate::store::{Edit, Event};
 
 use super::conformance::{self, Backing, bans, edit, history, ip, member, members};
 use super::follower::Follower;
-use super::servers::Server;
+use crate::common::redis::Redis;
 use crate::common::redis::Reply;
 
 pub const BAN: &str = "cache:gitlab:rack::attack:allow2ban:ban:";
@@ -44,7 +44,7 @@ fn open_with_prefix(url: &str) -> Arc<AnyStore> {
 
 /// Each check has a database of its own.
 pub struct InRedis {
-    pub server: Server,
+    pub server: Redis,
     pub prefix: bool,
     pub sorted: bool,
     pub unix: bool,
@@ -53,14 +53,14 @@ pub struct InRedis {
 impl Backing for InRedis {
     fn open(&self, check: usize) -> Arc<AnyStore> {
         let url = if self.unix {
-            format!("unix://{}?db={check}", self.server.socket().display())
+            format!("unix://{}?db={check}", self.server.unix().path().display())
         } else {
             format!("{}/{check}", self.server.url())
         };
         let mut options = options(&url);
         if self.sorted {
             // The set that is there decides; a member that is over is none.
-            let mut client = self.server.client();
+            let mut client = self.server.direct();
             client.ask(&["SELECT", &check.to_string()]);
             client.ask(&["ZADD", "ip-allowed", "1", "203.0.113.250"]);
         }
@@ -75,12 +75,12 @@ impl Backing for InRedis {
     }
 
     fn server(&self) -> String {
-        if self.unix { self.server.socket().display().to_string() } else { self.server.name() }
+        if self.unix { self.server.unix().path().display().to_string() } else { self.server.name() }
     }
 }
 
 fn backing() -> InRedis {
-    InRedis { server: Server::start(&[]), prefix: false, sorted: false, unix: false }
+    InRedis { server: Redis::start(), prefix: false, sorted: false, unix: false }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -100,10 +100,10 @@ async fn a_set_with_allow_keys_conforms_over_a_unix_socket() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_other_programs_write_shows_at_once() {
-    let server = Server::start(&[]);
+    let server = Redis::start();
     let store = open_with_prefix(&server.url());
     for text in ["203.0.113.1", "::ffff:203.0.113.2", "2001:DB8::3", "10.1.2.3/8", "junk", ""] {
-        server.client().ask(&["SADD", "ip-allowed", text]);
+        server.direct().ask(&["SADD", "ip-allowed", text]);
     }
     server.ask(&format!("SETEX {BAN}203.0.113.66 3600 1"));
     server.ask(&format!("SET {BAN}2001:DB8::66 0"));
@@ -118,7 +118,7 @@ async fn what_other_programs_write_shows_at_once() {
     assert_eq!((state.allowed.len(), state.bans.len(), state.garbage), (5, 2, 3));
     assert_eq!(state.bans[&ip("2001:db8::66")], None);
 
-    let mut other = server.client();
+    let mut other = server.direct();
     let mut slowest = Duration::ZERO;
     let mut say = |command: &str| {
         let words: Vec<&str> = command.split(' ').collect();
@@ -166,7 +166,7 @@ async fn what_other_programs_write_shows_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ask_is_answered_from_the_server_and_not_from_what_was_read() {
-    let server = Server::start(&[]);
+    let server = Redis::start();
     let store = open(&server.url());
     for command in ["SADD ip-allowed", "ZADD ip-allowed +inf", "SADD ip-allowed"] {
         // No set at first, then another form of it than was read last.
@@ -185,7 +185,7 @@ async fn an_ask_is_answered_from_the_server_and_not_from_what_was_read() {
 /// Whoever was allowed and banned never looks allowed and free on the way to neither.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ban_ends_after_the_right_that_ended_with_it() {
-    let server = Server::start(&[]);
+    let server = Redis::start();
     let store = open(&server.url());
     for change in ["FLUSHALL", "BOTH"] {
         server.ask("SADD ip-allowed 203.0.113.0/29 203.0.113.9");
@@ -195,7 +195,7 @@ async fn a_ban_ends_after_the_right_that_ended_with_it() {
             server.ask(change);
             follower.ask(&["203.0.113.7"]).await;
         } else {
-            let mut client = server.client();
+            let mut client = server.direct();
             for command in [
                 &["MULTI"][..],
                 &["DEL", &format!("{BAN}203.0.113.7")],
@@ -214,13 +214,13 @@ async fn a_ban_ends_after_the_right_that_ended_with_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn odd_spellings_are_removed_and_explained() {
-    let server = Server::start(&[]);
+    let server = Redis::start();
     let store = open(&server.url());
     let mut follower = Follower::start(&store).await;
     for text in
         ["2001:DB8::1", "2001:0db8::1", "::ffff:203.0.113.2", "203.0.113.3/24", "2001:Db8::4"]
     {
-        server.client().ask(&["SADD", "ip-allowed", text]);
+        server.direct().ask(&["SADD", "ip-allowed", text]);
     }
     follower.until("all", |state| !state.reading && state.allowed.len() == 4).await;
     // Asked for by their one name, they are there.
@@ -244,7 +244,7 @@ async fn odd_spellings_are_removed_and_explained() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sorted_set_holds_ends_and_keeps_its_form() {
-    let server = Server::start(&[]);
+    let server = Redis::start();
     let store = open(&server.url());
     // Where there is nothing, the first member with an end makes a sorted set.
     edit(&store, Edit::Allow(member("203.0.113.1"), Some(HOUR))).await;
@@ -264,7 +264,7 @@ async fn a_sorted_set_holds_ends_and_keeps_its_form() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_and_values_are_those_of_the_tools() {
-    let server = Server::start(&[]);
+    let server = Redis::start();
     let store = open(&server.url());
     edit(&store, Edit::Allow(member("203.0.113.7"), None)).await;
     assert_eq!(server.ask("SISMEMBER ip-allowed 203.0.113.7"), Reply::Number(1));
@@ -291,7 +291,7 @@ async fn keys_and_values_are_those_of_the_tools() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn users_with_few_rights_and_wrong_passwords() {
-    let server = Server::start(&[]);
+    let server = Redis::start();
     let rights = "ACL SETUSER gate on >pass%word resetkeys ~ip-allowed ~ip-history ~cache:gitlab:* \
                   resetchannels &knockpipe:gate:* -@all +hello +select +ping +role +type +scan \
                   +sscan +hscan +smismember +pttl +hget +get +client|tracking +subscribe +sadd \
@@ -351,7 +351,7 @@ async fn tls_checks_who_the_server_is() {
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let tls_port = crate::common::address::free_port();
     let port = tls_port.to_string();
-    let server = Server::start(&[
+    let server = Redis::start_with(&[
         "--tls-port",
         &port,
         "--tls-cert-file",

@@ -1,0 +1,218 @@
+//! A decrypt end with a policy for a store that is away, who is in behind it,
+//! and who tries to get in meanwhile.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use super::world::{AWAY, OTHER, PEER, READ, SOON, Stage, entrance};
+use crate::common::netns::dial_from;
+use crate::common::target::Target;
+use crate::common::wait::poll;
+use crate::common::{End, Ending, NEVER, Wire, eventually};
+
+/// Banned, and in the allow-set.
+pub const BANNED: &str = "203.0.113.66";
+
+/// What the log says counts while the store is away.
+pub const CLOSED: &str = "the gate admits nobody on the store's word";
+const OPEN: &str = "the gate is open to everybody who is not denied or banned";
+const STALE: &str = "the gate goes by the last known state";
+
+/// A gate with its policy, and somebody who is in.
+pub struct Guarded {
+    pub policy: &'static str,
+    pub gate: End,
+    /// A connection of [`PEER`].
+    pub live: Wire,
+    peers: HashMap<&'static str, End>,
+}
+
+impl Guarded {
+    /// A gate at the store `url` that lets [`PEER`] in.
+    pub fn start(stage: &Stage, url: &str, target: &Target, policy: &'static str) -> Self {
+        Self::with(stage, url, target, &["--gate-away", policy])
+    }
+
+    /// A gate with more options, its policy the last of them.
+    pub fn with(stage: &Stage, url: &str, target: &Target, args: &[&'static str]) -> Self {
+        let gate = stage.decrypt(target.addr(), &[&["--gate", url], args].concat());
+        gate.program.wait_line(READ, |line| line.is(READ));
+        let peer = stage.encrypt(PEER, &entrance(&gate, PEER));
+        let mut live = peer.connect();
+        live.expect_echo(b"live");
+        let policy = args.last().expect("the policy is an option");
+        Self { policy, gate, live, peers: HashMap::from([(PEER, peer)]) }
+    }
+
+    pub fn count(&self, message: &str) -> usize {
+        self.gate.program.log().iter().filter(|line| line.is(message)).count()
+    }
+
+    /// A connection through a tunnel that comes from `source`.
+    pub fn connect(&mut self, stage: &Stage, source: &'static str) -> Wire {
+        let end = match self.peers.entry(source) {
+            Entry::Occupied(end) => end.into_mut(),
+            Entry::Vacant(none) => {
+                none.insert(stage.encrypt(source, &entrance(&self.gate, source)))
+            }
+        };
+        end.connect()
+    }
+
+    /// Whether `source` reaches the target now.
+    pub fn gets_in(&mut self, stage: &Stage, source: &'static str) -> bool {
+        self.connect(stage, source).echoes(b"may I?", NEVER)
+    }
+
+    /// A live connection from `source`, as soon as it is let in.
+    #[track_caller]
+    pub fn live_soon(&mut self, stage: &Stage, source: &'static str) -> Wire {
+        let live = poll(NEVER, || {
+            let mut wire = self.connect(stage, source);
+            wire.echoes(b"live", NEVER).then_some(wire)
+        });
+        live.unwrap_or_else(|| panic!("{source} does not get in"))
+    }
+
+    pub fn is_denied(&self, stage: &Stage, source: &str) -> bool {
+        stage.net.is_denied(source, &entrance(&self.gate, source))
+    }
+
+    /// Somebody who tries all the time and must not get in.
+    pub fn knocker(&self, stage: &Stage, source: &'static str) -> Knocker {
+        Knocker::start(stage, source, &self.gate)
+    }
+
+    /// [`BANNED`], and [`OTHER`] where the policy never lets in who is not listed.
+    pub fn knockers(&self, stage: &Stage) -> Vec<Knocker> {
+        let sources = if self.policy == "open" { &[BANNED][..] } else { &[BANNED, OTHER] };
+        sources.iter().map(|source| self.knocker(stage, source)).collect()
+    }
+
+    /// Who comes in while the store is away for the `times`th time.
+    #[track_caller]
+    pub fn expect_away(&mut self, stage: &Stage, times: usize) {
+        eventually("it is noticed", || self.count(AWAY) == times);
+        self.live.expect_echo(b"who is in stays in");
+        let (listed, stranger) = match self.policy {
+            "closed" => (false, false),
+            "open" => (true, true),
+            _ => (true, false),
+        };
+        assert_eq!(!self.is_denied(stage, PEER), listed, "{}: one of the allow-set", self.policy);
+        assert_eq!(!self.is_denied(stage, OTHER), stranger, "{}: a stranger", self.policy);
+        assert!(self.is_denied(stage, BANNED), "{}: somebody banned", self.policy);
+        assert_eq!(self.gets_in(stage, PEER), listed, "{}", self.policy);
+    }
+
+    /// Everything is as before, after the store came back for the `times`th time.
+    #[track_caller]
+    pub fn expect_back(&mut self, stage: &Stage, times: usize) {
+        eventually("it is read again", || self.count(READ) == times + 1);
+        self.live.expect_echo(b"never left");
+        self.connect(stage, PEER).expect_echo(b"come in");
+        for source in [OTHER, BANNED] {
+            stage.net.expect_denied(source, &entrance(&self.gate, source));
+        }
+        self.expect_told(times);
+    }
+
+    /// One line for each change of state, after `times` absences.
+    #[track_caller]
+    pub fn expect_told(&self, times: usize) {
+        let stance = match self.policy {
+            "closed" => CLOSED,
+            "open" => OPEN,
+            _ => STALE,
+        };
+        for (line, expected) in [(AWAY, times), (stance, times), (READ, times + 1)] {
+            let count = self.count(line);
+            assert_eq!(count, expected, "{line}, {}:\n{}", self.policy, self.gate.program.tail());
+        }
+    }
+}
+
+/// Waits until all have read their store once more, for the `times`th time.
+#[track_caller]
+pub fn wait_read(all: &[Guarded], times: usize) {
+    eventually("it is read again", || all.iter().all(|each| each.count(READ) == times + 1));
+}
+
+/// Between two tries of somebody who knocks.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// A thread that dials a gate again and again.
+pub struct Knocker {
+    stop: Arc<AtomicBool>,
+    knocks: Receiver<Knocks>,
+}
+
+/// What came of it.
+#[derive(Default)]
+pub struct Knocks {
+    denied: usize,
+    slowest: Duration,
+    /// The first that was not denied.
+    other: Option<String>,
+}
+
+impl Knocker {
+    fn start(stage: &Stage, source: &'static str, gate: &End) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (done, knocks) = channel();
+        let (to, stopped) = (entrance(gate, source), Arc::clone(&stop));
+        stage.net.spawn_at_peers(move || {
+            let mut knocks = Knocks::default();
+            let finished = || stopped.load(Ordering::Relaxed).then_some(());
+            while knocks.other.is_none() && poll(PAUSE, finished).is_none() {
+                let began = Instant::now();
+                let mut wire = dial_from(source, &to).expect("the gate listens");
+                let (bytes, ending) = wire.read_to_ending(SOON);
+                knocks.note(began.elapsed(), &bytes, ending);
+            }
+            // Nobody listens after a test that failed.
+            let _ = done.send(knocks);
+        });
+        Self { stop, knocks }
+    }
+
+    /// Nobody was let in, and nobody had to wait.
+    #[track_caller]
+    pub fn finish(self) -> Knocks {
+        self.stop.store(true, Ordering::Relaxed);
+        let knocks = self.knocks.recv().expect("the thread does not panic");
+        assert!(knocks.other.is_none(), "not denied: {:?}", knocks.other);
+        assert!(knocks.denied > 0, "nobody was denied");
+        knocks
+    }
+}
+
+impl Drop for Knocker {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Knocks {
+    fn note(&mut self, took: Duration, bytes: &[u8], ending: Ending) {
+        if bytes.is_empty() && ending != Ending::Silent {
+            self.denied += 1;
+            self.slowest = self.slowest.max(took);
+        } else {
+            self.other = Some(format!("{} bytes, {ending:?}, after {took:?}", bytes.len()));
+        }
+    }
+}
+
+/// Stops them all, and prints what they saw.
+#[track_caller]
+pub fn finish(what: &str, knockers: Vec<Knocker>) {
+    let all: Vec<Knocks> = knockers.into_iter().map(Knocker::finish).collect();
+    let denied: usize = all.iter().map(|knocks| knocks.denied).sum();
+    let slowest = all.iter().map(|knocks| knocks.slowest).max();
+    println!("{what}: {denied} denied, the slowest after {:?}", slowest.unwrap_or_default());
+}

@@ -1,0 +1,70 @@
+//! What a gate writes about its peers, and Redis that does not take it.
+
+use std::io::Write;
+
+use super::world::{AWAY, PEER, READ, Stage, World, expect_end, now_s};
+use crate::common::redis::Reply;
+use crate::common::{Addr, Ending, Line, eventually};
+
+/// What the log says when notes are lost, and when they are not any more.
+pub const UNWRITTEN: &str = "the gate's store takes no notes";
+pub const WRITTEN: &str = "the gate's store takes notes again";
+
+/// Memory that is full, replicas that are missing, a history that is none: notes
+/// are lost and that is told once; who comes in is decided as ever.
+#[test]
+fn what_cannot_be_written_is_told_once() {
+    let world = World::new(&["--ban-after", "100/1h/5m", "-o", "1"]);
+    eventually("there is time left in this hour", || now_s() % 3_600 < 3_570);
+    let history = |message: &str| lines_about(&world, message, "history");
+    let causes = [
+        ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0", "OOM"),
+        ("CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0", "NOREPLICAS"),
+        ("SET ip-history nonsense", "DEL ip-history", "WRONGTYPE"),
+    ];
+    for (round, (spoil, mend, cause)) in causes.into_iter().enumerate() {
+        let ip = |n: usize| format!("203.0.113.{}", 100 + 10 * round + n);
+        (0..6).for_each(|n| drop(world.redis(&format!("SADD ip-allowed {}", ip(n)))));
+        world.redis(spoil);
+        let mut first = world.live_soon(&ip(0));
+        eventually("it is told", || history(UNWRITTEN).len() == round + 1);
+        let line = history(UNWRITTEN).remove(round);
+        assert!(line.text().contains(cause), "{line:?}");
+        // Each is a note of its own, and what is forgiven can be written with some causes.
+        (1..4).for_each(|n| world.wait_in(&ip(n)));
+        strike(&world.stage, &[ip(1), ip(2), ip(3)], &world.entrance(PEER));
+        world.expect_denied(PEER);
+        match world.redis.direct().ask(&["SREM", "ip-allowed", &ip(0)]) {
+            Reply::Number(1) => expect_end(&mut first),
+            // Nobody can write now.
+            _ => first.expect_echo(b"undisturbed"),
+        }
+        world.redis(mend);
+        world.wait_in(&ip(5));
+        let seen = format!("HEXISTS ip-history {}", ip(5));
+        eventually("the history goes on", || world.redis(&seen) == Reply::Number(1));
+        eventually("that is told", || history(WRITTEN).len() == round + 1);
+        strike(&world.stage, &[ip(5)], &world.entrance(PEER));
+        let count = format!("cache:gitlab:rack::attack:{}:allow2ban:count:", now_s() / 3_600);
+        let counted = format!("EXISTS {count}{}", ip(5));
+        eventually("strikes go on", || world.redis(&counted) == Reply::Number(1));
+        assert_eq!(history(UNWRITTEN).len(), round + 1, "{}", world.gate.program.tail());
+    }
+    // The history's type is no trouble for strikes.
+    assert_eq!(lines_about(&world, UNWRITTEN, "strikes").len(), 2);
+    assert_eq!(lines_about(&world, WRITTEN, "strikes").len(), 2);
+    assert_eq!((world.lines(AWAY).len(), world.lines(READ).len()), (0, 1));
+}
+
+fn lines_about(world: &World, message: &str, what: &str) -> Vec<Line> {
+    world.lines(message).into_iter().filter(|line| line.has("what", what)).collect()
+}
+
+/// Handshakes that fail, all at once.
+pub fn strike(stage: &Stage, sources: &[String], to: &Addr) {
+    let mut wires: Vec<_> = sources.iter().map(|source| stage.net.dial(source, to)).collect();
+    wires.iter_mut().for_each(|wire| wire.write_all(&[0x55; 2_000]).unwrap());
+    for wire in &mut wires {
+        assert_eq!(wire.expect_ending(), Ending::Reset);
+    }
+}
