@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test build deps bench-peers bench-instructions install-test-tools toolchain fmt clean
+.PHONY: help demo test fuzz build deps bench-gate bench-peers bench-instructions install-test-tools toolchain fmt clean
 
 # rustup does not put cargo on the path of a shell that was already open.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -29,6 +29,12 @@ test: toolchain install-test-tools ## Formatting, lints and every test
 	cargo build --locked $(PURE)
 	cp target/debug/knockpipe $(PURE_PROGRAM)
 	ulimit -n "$$(ulimit -Hn)"; KNOCKPIPE_PURE=$(PURE_PROGRAM) cargo test --locked --tests
+
+fuzz: toolchain ## Twenty million random PROXY headers that no run had before
+	KNOCKPIPE_FUZZ_CASES=20000000 cargo test --release --locked --lib proxy_protocol::incoming -- --nocapture
+
+bench-gate: toolchain install-test-tools ## Measure the gate with a million members, release build
+	cargo bench --locked --bench gate
 
 build: toolchain ## Build target/release/knockpipe
 	cargo build --release --locked

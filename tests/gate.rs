@@ -22,6 +22,8 @@ mod decisions;
 mod denied;
 #[path = "gate/failover.rs"]
 mod failover;
+#[path = "gate/file.rs"]
+mod file;
 #[path = "gate/guarded.rs"]
 mod guarded;
 #[path = "gate/live.rs"]
@@ -30,6 +32,8 @@ mod live;
 mod notes;
 #[path = "gate/scale.rs"]
 mod scale;
+#[path = "gate/sources.rs"]
+mod sources;
 #[path = "gate/strikes.rs"]
 mod strikes;
 #[path = "gate/trouble.rs"]

@@ -478,6 +478,31 @@ fn a_replica_leads_to_its_master() {
     complaint(&answer, 1, &[&nobody.to_string(), "203.0.113.9"]);
 }
 
+/// A copy that has not come yet looks like a set that nobody is in.
+#[test]
+fn a_replica_without_a_copy_does_not_answer_for_its_master() {
+    let store = Store::redis();
+    let master = store.redis.as_ref().unwrap();
+    // For so long it makes no copy for anybody.
+    assert_eq!(store.ask("CONFIG SET repl-diskless-sync-delay 3600"), Reply::ok());
+    store.ask("SADD ip-allowed 203.0.113.7");
+    let of = replica_of(master.tcp());
+    let of: Vec<&str> = of.iter().map(String::as_str).collect();
+    let replica = Redis::start_with(&of);
+    let copy = replica.direct().ask(&["SISMEMBER", "ip-allowed", "203.0.113.7"]);
+    assert_eq!(copy, Reply::Number(0), "its copy is empty");
+    let url = format!("redis://{}", replica.tcp());
+    let place = format!("on {} (master of {})", master.tcp(), replica.tcp());
+    let answer = gate(&["remove", "203.0.113.7", "--gate", &url], "");
+    assert_eq!(answer.status, Some(0), "{answer:?}");
+    assert!(answer.out.trim_end().ends_with(&place), "{answer:?}");
+    assert_eq!(store.ask("SISMEMBER ip-allowed 203.0.113.7"), Reply::Number(0));
+    // That nothing changes is the master's word, too.
+    let answer = gate(&["remove", "203.0.113.7", "--gate", &url], "");
+    assert_eq!(answer.status, Some(3), "{answer:?}");
+    assert!(answer.out.contains(&place), "{answer:?}");
+}
+
 #[test]
 fn the_database_is_named() {
     let mut store = Store::redis();

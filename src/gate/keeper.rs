@@ -8,7 +8,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -40,6 +40,9 @@ const QUESTION: usize = 1_000;
 /// Questions that may wait for the store.
 const QUESTIONS: usize = 256;
 
+/// How often addresses that stay connected are noted.
+const NOTE_LIVE_EVERY_MS: u64 = 3_600_000;
+
 /// A gate. Clones are the same gate.
 #[derive(Clone)]
 pub struct Gate(Arc<Inner>);
@@ -57,6 +60,7 @@ struct Inner {
     asks: mpsc::Sender<Vec<IpAddr>>,
     answered: Notify,
     diary: Diary,
+    live_noted_ms: AtomicU64,
     internal_was_told: AtomicBool,
     /// The log knows that the store is away.
     away_was_told: AtomicBool,
@@ -78,10 +82,12 @@ impl Gate {
     pub fn start(options: Arc<GateOptions>) -> Result<Self, StoreError> {
         let store = Arc::new(options.store.clone().open()?);
         let (asks, asked) = mpsc::channel(QUESTIONS);
+        let clock = Clock::start();
         let gate = Self(Arc::new(Inner {
             diary: Diary::start(&options, Arc::clone(&store)),
             options,
-            clock: Clock::start(),
+            live_noted_ms: AtomicU64::new(clock.now_ms()),
+            clock,
             snapshot: RwLock::default(),
             unsure: AtomicBool::new(false),
             changed_in_read: AtomicBool::new(false),
@@ -199,7 +205,7 @@ impl Gate {
                     Some(event) => self.0.apply(event),
                     None => return,
                 },
-                _ = ticks.tick() => self.0.tick(),
+                _ = ticks.tick() => self.0.tick(self.0.clock.now_ms()),
             }
             let now = self.0.stance();
             if now.as_str() != stance.as_str() {
@@ -254,13 +260,29 @@ impl Inner {
         self.answered.notify_waiters();
     }
 
-    fn tick(&self) {
-        let now_ms = self.clock.now_ms();
+    fn tick(&self, now_ms: u64) {
         while self.read().next_expiry().is_some_and(|next| next <= now_ms) {
             let changed = self.write().expire(now_ms);
             self.reconsider(&changed);
         }
+        self.note_who_is_live(now_ms);
         self.diary.turn_page(now_ms);
+    }
+
+    /// Who came in long ago and is still here is in use: a reaper must not take a
+    /// long connection for an idle address, and end it.
+    fn note_who_is_live(&self, now_ms: u64) {
+        if now_ms < self.live_noted_ms.load(Ordering::Relaxed) + NOTE_LIVE_EVERY_MS {
+            return;
+        }
+        self.live_noted_ms.store(now_ms, Ordering::Relaxed);
+        let live = lock(&self.live).concerned(&Changed::Everything);
+        for (peer, _) in live {
+            let decision = recheck(&self.options.rules, &self.read(), peer, now_ms);
+            if decision.verdict == Verdict::Allowed(Grant::AllowSet) {
+                self.diary.touch(peer.ip(), now_ms);
+            }
+        }
     }
 
     /// Ends live connections that would not be let in any more.
@@ -350,14 +372,19 @@ impl Inner {
 mod tests {
     use super::super::options::{Denied as Style, OnRevoke, StoreOptions};
     use super::super::rules::Rules;
+    use super::super::store::Edit;
     use super::*;
 
     const END: Event = Event::End { garbage: 0 };
 
     /// A gate whose store has said all that it will say.
     async fn gate() -> Gate {
+        gate_with(StoreOptions::None).await
+    }
+
+    async fn gate_with(store: StoreOptions) -> Gate {
         let gate = Gate::start(Arc::new(GateOptions {
-            store: StoreOptions::None,
+            store,
             rules: Rules::default(),
             denied: Style::default(),
             on_revoke: OnRevoke::default(),
@@ -373,6 +400,19 @@ mod tests {
         for _ in 0..100 {
             tokio::task::yield_now().await;
         }
+    }
+
+    /// Lets `peer` in as soon as the store is read.
+    async fn in_time(gate: &Gate, peer: Peer) -> Permit {
+        let permit = async {
+            loop {
+                match gate.admit(peer).await {
+                    Ok(permit) => return permit,
+                    Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), permit).await.expect("it is let in")
     }
 
     fn peer() -> Peer {
@@ -406,6 +446,31 @@ mod tests {
         assert!(!permit.is_revoked());
         gate.0.apply(Event::Allowed(ip.into(), None));
         assert!(permit.is_revoked());
+    }
+
+    #[tokio::test]
+    async fn who_stays_connected_does_not_look_idle() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("gate");
+        let (ip, internal) = (peer().ip(), Peer::Socket("127.0.0.1".parse().unwrap()));
+        let store = StoreOptions::File(path.clone()).open().unwrap();
+        store.edit(Edit::Allow(ip.into(), None)).await.unwrap();
+        let gate = gate_with(StoreOptions::File(path)).await;
+        let permits = [in_time(&gate, peer()).await, in_time(&gate, internal).await];
+        let due = gate.0.live_noted_ms.load(Ordering::Relaxed) + NOTE_LIVE_EVERY_MS;
+        // By then it is long ago that they came in and were noted for that.
+        gate.0.tick(due - 30_000);
+        gate.0.tick(due - 15_000);
+        gate.0.tick(due);
+        let seen = async |ip| store.standing(ip, None).await.unwrap().seen;
+        let noted = async {
+            while seen(ip).await != Some(due / 1_000) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), noted).await.expect("it is noted");
+        assert_eq!(seen(internal.ip()).await, None, "internal addresses are never noted");
+        drop(permits);
     }
 
     #[tokio::test]

@@ -10,8 +10,11 @@ use super::*;
 use crate::proxy_protocol::Version;
 use crate::proxy_protocol::outgoing::encode;
 
-/// Cases of the random tests; every run has the same ones.
+/// Cases of the random tests.
 const CASES: usize = 1_000_000;
+
+/// Asks for another number of cases, and for cases that no run had before.
+const FUZZ: &str = "KNOCKPIPE_FUZZ_CASES";
 
 /// What a reader concludes, and how many bytes are the header's.
 type Verdict = Option<(Outcome, usize)>;
@@ -41,7 +44,7 @@ fn as_asked(bytes: &[u8], mut piece: impl FnMut(usize) -> usize) -> Verdict {
     let mut reader = HeaderReader::default();
     let (mut read, mut ask) = (0, HeaderReader::FIRST_READ);
     loop {
-        assert!((1..=MAX_V2).contains(&ask), "asks for {ask} bytes");
+        assert!(ask > 0 && read + ask <= MAX_V2, "asks for {ask} bytes after {read}");
         let len = piece(ask).clamp(1, ask).min(bytes.len() - read);
         if len == 0 {
             return None;
@@ -370,6 +373,16 @@ fn every_error_is_one_line_with_a_remedy() {
 
 // === random ===
 
+/// How many cases, and what makes them: the same in every run, unless others are
+/// asked for. Their seed is printed, and then given as `KNOCKPIPE_FUZZ_SEED`.
+fn cases(seed: u64) -> (usize, StdRng) {
+    let asked = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().expect(name));
+    let Some(cases) = asked(FUZZ) else { return (CASES, StdRng::seed_from_u64(seed)) };
+    let seed = asked("KNOCKPIPE_FUZZ_SEED").unwrap_or_else(|| rand::rng().random());
+    eprintln!("{cases} cases, KNOCKPIPE_FUZZ_SEED={seed}");
+    (usize::try_from(cases).unwrap(), StdRng::seed_from_u64(seed))
+}
+
 fn random_ip(random: &mut StdRng) -> IpAddr {
     match random.random_range(0..4) {
         0 | 1 => Ipv4Addr::from_bits(random.random()).into(),
@@ -406,8 +419,8 @@ fn random_header(random: &mut StdRng) -> (Vec<u8>, Option<ClientAddr>) {
 
 #[test]
 fn random_headers_in_random_pieces_are_read() {
-    let mut random = StdRng::seed_from_u64(1);
-    for _ in 0..CASES / 10 {
+    let (cases, mut random) = cases(1);
+    for _ in 0..cases / 10 {
         let (header, client) = random_header(&mut random);
         let stream = [&header[..], b"\r\nPROXY "].concat();
         let want = Some((Ok(client), header.len()));
@@ -448,26 +461,54 @@ fn random_garbage(random: &mut StdRng) -> Vec<u8> {
 
 #[test]
 fn random_garbage_never_harms_and_is_judged_the_same_in_pieces() {
-    let mut random = StdRng::seed_from_u64(2);
+    let (cases, mut random) = cases(2);
     let (mut good, mut bad) = (0, 0);
-    for _ in 0..CASES {
+    for _ in 0..cases {
         let bytes = random_garbage(&mut random);
-        let verdict = at_once(&bytes);
-        let pieces = as_asked(&bytes, |ask| random.random_range(1..=ask));
-        assert_eq!(pieces, verdict, "{}", bytes.escape_ascii());
-        match verdict {
-            Some((Ok(client), used)) => {
-                assert!(is_well_formed(&bytes[..used], client), "{}", bytes.escape_ascii());
-                good += 1;
-            }
-            Some((Err(_), used)) => {
-                assert!(used <= bytes.len().min(MAX_V2));
-                bad += 1;
-            }
-            None => assert!(bytes.len() < MAX_V2),
+        match is_judged_right(&bytes, &mut random) {
+            Some(true) => good += 1,
+            Some(false) => bad += 1,
+            None => {}
         }
     }
-    assert!(good > CASES / 10 && bad > CASES / 10, "{good} good, {bad} bad");
+    assert!(good > cases / 10 && bad > cases / 10, "{good} good, {bad} bad");
+}
+
+/// No part of a header is one, and what one changed bit makes of it is judged by
+/// the specification.
+#[test]
+fn every_cut_and_every_flipped_bit_of_random_headers_is_judged_right() {
+    let (cases, mut random) = cases(3);
+    for _ in 0..cases / 1_000 {
+        let (header, _) = random_header(&mut random);
+        for len in 0..header.len() {
+            assert_eq!(at_once(&header[..len]), None, "{}", header.escape_ascii());
+        }
+        for bit in 0..header.len() * 8 {
+            let mut bytes = header.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            is_judged_right(&bytes, &mut random);
+        }
+    }
+}
+
+/// Whether `bytes` begin with a header; panics when the specification says
+/// otherwise, or when it matters how they come.
+#[track_caller]
+fn is_judged_right(bytes: &[u8], random: &mut StdRng) -> Option<bool> {
+    let verdict = at_once(bytes);
+    let pieces = as_asked(bytes, |ask| random.random_range(1..=ask));
+    assert_eq!(pieces, verdict, "{}", bytes.escape_ascii());
+    match verdict? {
+        (Ok(client), used) => {
+            assert!(is_well_formed(&bytes[..used], client), "{}", bytes.escape_ascii());
+            Some(true)
+        }
+        (Err(_), used) => {
+            assert!(used <= bytes.len().min(MAX_V2));
+            Some(false)
+        }
+    }
 }
 
 /// The specification once more, told the other way round: from the addresses

@@ -17,6 +17,12 @@ use super::wire::Wire;
 /// Tries to start a server on a port that somebody else may take meanwhile.
 const STARTS: usize = 5;
 
+/// For EVAL: fills the allow-set with a million addresses and ten thousand networks.
+pub const MILLION: &str = "for i = 0, 9999 do local m = {} for j = 0, 99 do \
+    m[#m + 1] = '11.' .. math.floor(i / 256) .. '.' .. i % 256 .. '.' .. j end \
+    m[#m + 1] = '12.' .. math.floor(i / 256) .. '.' .. i % 256 .. '.0/24' \
+    redis.call('SADD', 'ip-allowed', unpack(m)) end return redis.call('SCARD', 'ip-allowed')";
+
 /// A running redis-server with its own directory, on a TCP port and a unix socket.
 pub struct Redis {
     tcp: Addr,

@@ -1,10 +1,14 @@
 //! The PROXY protocol in front of the gate and behind it.
 
 use std::io::{Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
 use std::thread;
 
-use super::world::{OTHER, PEER, PEER6, SOON, Stage, World, refused};
+use knockpipe::proxy_protocol::Version;
+use knockpipe::proxy_protocol::outgoing::encode;
+
+use super::world::{OTHER, PEER, PEER6, SOON, Stage, World, entrance, refused};
+use crate::common::mariadb::{MariaDb, query};
 use crate::common::netns::{Net, dial_from};
 use crate::common::wire::Listener;
 use crate::common::{Addr, Launch, NEVER, Wire, eventually};
@@ -202,4 +206,56 @@ fn the_target_learns_the_client() {
         };
         assert!(header.starts_with(&start), "{header:?}");
     }
+}
+
+/// "mariadbd (which supports it) reports the true client address", through the
+/// whole way: client, load balancer or none, encrypt end, decrypt end, server.
+#[test]
+fn mariadb_behind_the_tunnel_reports_the_true_client() {
+    let stage = Stage::new();
+    let networks = ["--proxy-protocol-networks=127.0.0.1", "--skip-name-resolve"];
+    let server = stage.net.at_gate(|| MariaDb::start_with(&networks));
+    for version in ["v1", "v2"] {
+        let decrypt = Launch::decrypt(&stage.key)
+            .source(&Addr::Tcp("127.0.0.1:0".parse().unwrap()))
+            .target(server.addr())
+            .args(["--proxy-to-target", version]);
+        let decrypt = stage.net.at_gate(|| decrypt.start());
+        let encrypt = Launch::encrypt(&stage.key)
+            .source(&Addr::Tcp("[::]:0".parse().unwrap()))
+            .target(decrypt.addr())
+            .args(["--proxy-from", BALANCER]);
+        let encrypt = stage.net.at_gate(|| encrypt.start());
+        for client in [PEER, PEER6] {
+            let front = balancer(&stage, client, b"", &entrance(&encrypt, client));
+            let reported = reported_by(&stage, &front, client);
+            assert!(reported.port() != 0, "{version}: {reported}");
+            decrypt.program.wait_line("the same client", |line| {
+                line.is("closed") && line.has("client", &reported.to_string())
+            });
+        }
+        for client in ["203.0.113.77:40001", "[2001:db8::77]:40002"] {
+            let client: SocketAddr = client.parse().unwrap();
+            for upstream in [Version::V1, Version::V2] {
+                let here = if client.is_ipv4() { "198.51.100.1:3306" } else { "[::1]:3306" };
+                let here = here.parse::<SocketAddr>().unwrap();
+                let header = encode(upstream, client.into(), here.into());
+                let front = balancer(&stage, BALANCER, &header, &entrance(&encrypt, BALANCER));
+                let reported = reported_by(&stage, &front, &client.ip().to_string());
+                assert_eq!(reported, client, "{upstream} in, {version} out");
+            }
+        }
+    }
+}
+
+/// Whom the server behind `front` takes a client for, which must be `ip`.
+#[track_caller]
+fn reported_by(stage: &Stage, front: &Addr, ip: &str) -> SocketAddr {
+    let who = "SELECT USER(), HOST FROM information_schema.PROCESSLIST WHERE ID = CONNECTION_ID()";
+    let answer = stage.net.at_peers(|| query(front, who));
+    let (user, host) = answer.split_once('\t').unwrap();
+    assert_eq!(user, format!("knock@{ip}"));
+    // MariaDB writes IPv6 without brackets.
+    let (ip, port) = host.rsplit_once(':').unwrap();
+    SocketAddr::new(ip.parse().unwrap(), port.parse().unwrap())
 }

@@ -16,6 +16,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::super::store::StoreError;
 use super::record::{HEADER, Image, LONGEST_LINE, Record, Subject};
+use super::rights;
 
 /// How long another writer may hold the lock.
 const LOCK: Duration = Duration::from_secs(5);
@@ -57,13 +58,21 @@ pub(super) struct Locked(Flock<File>);
 
 impl Locked {
     /// Opens and locks the file that has the path now; makes it when there is none.
+    pub(super) fn make(path: &Path) -> Result<Self, StoreError> {
+        Self::hold(path, Self::open_or_make)
+    }
+
+    /// Opens and locks the file that has the path now. One that is gone is a store
+    /// that is away: an empty one in its place would say that nobody is allowed.
     pub(super) fn take(path: &Path) -> Result<Self, StoreError> {
+        Self::hold(path, |path| OpenOptions::new().read(true).append(true).open(path))
+    }
+
+    fn hold(path: &Path, open: fn(&Path) -> io::Result<File>) -> Result<Self, StoreError> {
         let failed = |error: &io::Error| error_at(path, error);
         let until = Instant::now() + LOCK;
         loop {
-            let mut options = OpenOptions::new();
-            options.read(true).append(true).create(true).mode(0o600);
-            let file = options.open(path).map_err(|error| failed(&error))?;
+            let file = open(path).map_err(|error| failed(&error))?;
             let locked = Self::wait(file, until).map_err(|errno| match errno {
                 Errno::EWOULDBLOCK => {
                     cause_at(path, "another process holds its lock for 5 s; see which: fuser FILE")
@@ -75,6 +84,19 @@ impl Locked {
             if fs::metadata(path).is_ok_and(|there| id(&there) == id(&here)) {
                 return Ok(Self(locked));
             }
+        }
+    }
+
+    fn open_or_make(path: &Path) -> io::Result<File> {
+        let mut options = OpenOptions::new();
+        options.read(true).append(true).mode(0o600);
+        // Only what was made just now, and through no link, may be given away.
+        match options.create_new(true).open(path) {
+            Ok(file) => rights::give_away(&file, path).map(|()| file),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                options.create_new(false).create(true).open(path)
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -308,7 +330,8 @@ impl Tail {
         let _ = fs::remove_file(&new);
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
         self.image.drop_past(now_ms);
-        let written = self.write_all(&file).and_then(|()| file.metadata());
+        let written = self.write_all(&file).and_then(|()| self.keep_owner(&file));
+        let written = written.and_then(|()| file.metadata());
         // From the rename on, others append to it.
         let renamed = written.and_then(|seen| fs::rename(&new, &self.path).map(|()| seen));
         let Ok(seen) = renamed else { return fs::remove_file(&new) };
@@ -317,6 +340,12 @@ impl Tail {
         self.offset = seen.len();
         self.compact_check = WORTH_COMPACTING.max(self.offset * SLACK);
         sync_directory(&self.path)
+    }
+
+    /// When root writes it anew, it stays usable for the tunnel's user.
+    fn keep_owner(&self, new: &File) -> io::Result<()> {
+        let old = self.held.as_ref().map(File::metadata).transpose()?;
+        old.map_or(Ok(()), |old| rights::hand_over(new, old.uid()))
     }
 
     fn write_all(&self, file: &File) -> io::Result<()> {
@@ -348,16 +377,18 @@ impl Tail {
 }
 
 fn error_at(path: &Path, error: &io::Error) -> StoreError {
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        return cause_at(path, rights::refusal(path));
+    }
     let remedy = match error.kind() {
         io::ErrorKind::NotFound => "make its directory, or name another file",
-        io::ErrorKind::PermissionDenied => "let the user of this process read and write it",
         io::ErrorKind::StorageFull => "free space on its disk",
         _ => "see whether the disk is well",
     };
     cause_at(path, format!("{error}; {remedy}"))
 }
 
-fn cause_at(path: &Path, cause: impl Into<String>) -> StoreError {
+pub(super) fn cause_at(path: &Path, cause: impl Into<String>) -> StoreError {
     StoreError::File { path: path.display().to_string(), cause: cause.into() }
 }
 
@@ -367,8 +398,7 @@ fn id(seen: &fs::Metadata) -> (u64, u64) {
 
 /// A name in a directory lasts only when the directory is synced as well.
 fn sync_directory(path: &Path) -> io::Result<()> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    File::open(parent.unwrap_or_else(|| Path::new(".")))?.sync_all()
+    File::open(rights::directory(path))?.sync_all()
 }
 
 #[cfg(test)]

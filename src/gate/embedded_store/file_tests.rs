@@ -35,7 +35,7 @@ impl Place {
 
 /// Locks and edits.
 fn edit(tail: &mut Tail, records: Vec<Record>, now_ms: u64) -> Result<(), StoreError> {
-    let locked = Locked::take(&tail.path)?;
+    let locked = Locked::make(&tail.path)?;
     tail.edit(&locked, |_| records, now_ms).map(drop)
 }
 

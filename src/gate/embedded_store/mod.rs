@@ -6,6 +6,7 @@
 
 mod file;
 mod record;
+mod rights;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -21,7 +22,7 @@ use super::member::Item;
 use super::store::{
     BATCH, Edit, Event, Grant, Hold, Receipt, Standing, StoreError, networks_around,
 };
-use file::{Locked, Tail};
+use file::{Locked, Tail, cause_at};
 use record::{Image, Record, Subject};
 
 /// How often a follower looks at the file from outside.
@@ -49,13 +50,15 @@ impl EmbeddedStore {
     /// Opens the file at `path`, or makes it (mode 0600), and reads it.
     ///
     /// # Errors
-    /// When it cannot be opened, others may use it, or it is none of ours.
+    /// When it cannot be opened, others may use it, this process may not put a new
+    /// one in its place, or it is none of ours.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         // A link stays one when the file is written anew.
         let path = path.canonicalize().unwrap_or_else(|_| PathBuf::from(path));
         let server = format!("file {}", path.display()).into();
         let mut tail = Tail::new(path.clone());
-        tail.edit(&Locked::take(&path)?, |_| vec![], now_ms())?;
+        tail.edit(&Locked::make(&path)?, |_| vec![], now_ms())?;
+        rights::check_directory(&path).map_err(|cause| cause_at(&path, cause))?;
         Ok(Self { path: path.into(), tail: Arc::new(Mutex::new(tail)), server })
     }
 

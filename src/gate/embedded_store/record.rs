@@ -20,6 +20,9 @@ pub(super) const HEADER: &[u8] = b"knockpipe-gate-1\n";
 /// Longer lines are none of ours.
 pub(super) const LONGEST_LINE: usize = 256;
 const CHECKSUM: usize = 8;
+/// Addresses whose failures are counted at once. Further ones are not, or else
+/// whoever has a network to fail from could fill memory and disk.
+const MOST_STRUCK: usize = 100_000;
 
 /// A change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,6 +142,11 @@ fn checksum(words: &[u8]) -> String {
 }
 
 impl Strikes {
+    /// Whether the window was over when that of `new` began.
+    fn is_past(&self, new: &Self) -> bool {
+        self.end_ms() <= new.window.saturating_mul(new.findtime).saturating_mul(1000)
+    }
+
     /// When the window is over.
     fn end_ms(&self) -> u64 {
         (self.window + 1).saturating_mul(self.findtime).saturating_mul(1000)
@@ -156,7 +164,12 @@ impl Image {
             Record::Unban(ip) => drop(self.bans.remove(&ip)),
             Record::Seen(ip, at) => drop(self.seen.insert(ip, at)),
             Record::Unseen(ip) => drop(self.seen.remove(&ip)),
-            Record::Strikes(ip, strikes) => drop(self.strikes.insert(ip, strikes)),
+            Record::Strikes(ip, strikes) => {
+                if self.strikes.len() >= MOST_STRUCK {
+                    self.strikes.retain(|_, other| !other.is_past(&strikes));
+                }
+                self.strikes.insert(ip, strikes);
+            }
             Record::Clear(ip) => drop(self.strikes.remove(&ip)),
         }
     }
@@ -204,6 +217,13 @@ impl Image {
         self.strikes.get(ip).filter(current).map_or(0, |strikes| strikes.count)
     }
 
+    /// Whether failures of `ip` may be counted, in place of what is past if need be.
+    fn has_room(&self, ip: &IpAddr, new: Strikes) -> bool {
+        self.strikes.len() < MOST_STRUCK
+            || self.strikes.contains_key(ip)
+            || self.strikes.values().any(|other| other.is_past(&new))
+    }
+
     /// One failure more.
     fn struck(&self, ip: &IpAddr, findtime: u64, now_ms: u64) -> Strikes {
         let window = now_ms / 1000 / findtime;
@@ -243,10 +263,10 @@ impl Image {
             }
             Edit::Strike { ip, findtime, bantime, maxretry } => {
                 let ip = ip.to_canonical();
-                if self.ban(&ip, now_ms).is_some() {
+                let strikes = self.struck(&ip, findtime.as_secs().max(1), now_ms);
+                if self.ban(&ip, now_ms).is_some() || !self.has_room(&ip, strikes) {
                     return vec![];
                 }
-                let strikes = self.struck(&ip, findtime.as_secs().max(1), now_ms);
                 let ban = strikes.count >= *maxretry;
                 let ban = ban.then(|| Record::Ban(ip, until(now_ms, *bantime)));
                 std::iter::once(Record::Strikes(ip, strikes)).chain(ban).collect()
@@ -307,6 +327,36 @@ mod tests {
                 assert_eq!(Record::parse(&line[..place]), None, "{record} cut at {place}");
             }
         }
+    }
+
+    #[test]
+    fn failures_from_everywhere_do_not_fill_it() {
+        let mut image = Image::default();
+        let mut fail = |n: u32, now_ms| {
+            let strike = Edit::Strike {
+                ip: std::net::Ipv4Addr::from_bits(n).into(),
+                findtime: Duration::from_secs(60),
+                bantime: Duration::from_secs(60),
+                maxretry: 2,
+            };
+            let records = image.records_for(&strike, now_ms);
+            records.iter().for_each(|record| image.apply(record));
+            (records.len(), image.strikes.len())
+        };
+        let most = u32::try_from(MOST_STRUCK).unwrap();
+        for n in 0..most {
+            assert_eq!(fail(n, 0), (1, n as usize + 1));
+        }
+        for n in most..most + 1_000 {
+            assert_eq!(fail(n, 0), (0, MOST_STRUCK), "there is no room");
+        }
+        assert_eq!(fail(0, 0).0, 2, "whoever was struck before is banned");
+        // With the next window there is room again.
+        assert_eq!(fail(most, 60_000), (1, 1));
+        for n in 1_000_000..1_000_000 + most - 1 {
+            assert_eq!(fail(n, 60_000).0, 1);
+        }
+        assert_eq!(fail(7, 60_000), (0, MOST_STRUCK));
     }
 
     #[test]

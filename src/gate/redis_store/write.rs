@@ -61,7 +61,7 @@ pub(super) struct Writer {
 }
 
 pub(super) async fn edit(store: &RedisStore, edit: &Edit) -> Result<Receipt, StoreError> {
-    let trouble = match attempt(store, edit, None).await {
+    let trouble = match attempt(store, edit).await {
         Err(Failed::At(_, trouble)) if may_retry(edit, &trouble) => trouble,
         done => return done.map_err(StoreError::from),
     };
@@ -70,7 +70,7 @@ pub(super) async fn edit(store: &RedisStore, edit: &Edit) -> Result<Receipt, Sto
     if !known {
         sleep(PATIENCE).await;
     }
-    attempt(store, edit, Some(trouble.kind)).await.map_err(StoreError::from)
+    attempt(store, edit).await.map_err(StoreError::from)
 }
 
 fn may_retry(edit: &Edit, trouble: &Trouble) -> bool {
@@ -84,8 +84,8 @@ fn may_retry(edit: &Edit, trouble: &Trouble) -> bool {
     }
 }
 
-async fn attempt(store: &RedisStore, edit: &Edit, last: Option<Kind>) -> Result<Receipt, Failed> {
-    let links = links(store, last).await;
+async fn attempt(store: &RedisStore, edit: &Edit) -> Result<Receipt, Failed> {
+    let links = links(store).await;
     let links = links.map_err(|trouble| Failed::At(main_key(store, edit), trouble))?;
     let done = Attempt { store, links: &links }.make(edit).await;
     if matches!(done, Err(Failed::At(..))) {
@@ -96,7 +96,7 @@ async fn attempt(store: &RedisStore, edit: &Edit, last: Option<Kind>) -> Result<
 }
 
 /// The connections of the last edit, or new ones to whoever is master now.
-async fn links(store: &RedisStore, last: Option<Kind>) -> Result<Arc<Links>, Trouble> {
+async fn links(store: &RedisStore) -> Result<Arc<Links>, Trouble> {
     let mut writer = store.writer.lock().await;
     if let Some(writer) = &mut *writer
         && is_current(store, writer).await
@@ -104,7 +104,9 @@ async fn links(store: &RedisStore, last: Option<Kind>) -> Result<Arc<Links>, Tro
         return Ok(Arc::clone(&writer.links));
     }
     let mut links = Links::find(&store.topology, &store.access, None).await?;
-    if last == Some(Kind::ReadOnly) && !store.topology.moves() {
+    if !store.topology.moves() {
+        // A replica refuses edits, but answers what it does not have like a master
+        // that does not have it.
         links = master_of(store, links).await?;
     }
     let links = Arc::new(links);
@@ -115,10 +117,13 @@ async fn links(store: &RedisStore, last: Option<Kind>) -> Result<Arc<Links>, Tro
 /// Whether the masters are still those: one that was cut off from the others
 /// goes on taking edits that nobody will ever see.
 async fn is_current(store: &RedisStore, writer: &mut Writer) -> bool {
-    if !store.topology.moves() || writer.asked.elapsed() < TRUST {
+    if writer.asked.elapsed() < TRUST {
         return true;
     }
     writer.asked = Instant::now();
+    if !store.topology.moves() {
+        return !matches!(writer.links.all[0].role().await, Ok(Role::Replica { .. }));
+    }
     // When nobody can be asked, the edit itself shows what the master thinks.
     store.topology.resolve().await.map_or(true, |map| !writer.links.map.is_outdone_by(&map))
 }
