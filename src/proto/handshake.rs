@@ -8,8 +8,7 @@
 //! The tag of message 1 is checked before any X25519, and the clock in it before
 //! an answer is made (`replay.rs`): strangers and recordings cost little.
 
-use x25519_dalek::{PublicKey, StaticSecret};
-
+use super::dh::{DhKey, KEY_LEN, PublicKey};
 use super::hello::{Hello, PAYLOAD_LEN, Welcome};
 use super::inbound::{Event, Inbound};
 use super::noise::{SymmetricState, TAG_LEN};
@@ -20,9 +19,6 @@ use crate::keys::{Key, KeyId, KeyRing};
 use crate::proto::Suite;
 use crate::secret::Secret;
 
-/// Length of a public key in bytes.
-const KEY_LEN: usize = 32;
-
 /// Length of message 1 and of message 2 in bytes: key, payload, tag.
 pub const MESSAGE_LEN: usize = KEY_LEN + PAYLOAD_LEN + TAG_LEN;
 
@@ -32,7 +28,7 @@ pub type Message = [u8; MESSAGE_LEN];
 /// The dialer, waiting for message 2.
 pub struct Dialer {
     state: SymmetricState,
-    ephemeral: Secret<32>,
+    ephemeral: DhKey,
     hello: Hello,
     key: KeyId,
 }
@@ -74,6 +70,7 @@ pub struct Session {
 impl Dialer {
     /// Message 1, made of a key, what to say, and a fresh ephemeral private key.
     pub fn start(key: &Key, hello: Hello, ephemeral: Secret<32>) -> (Self, Message) {
+        let ephemeral = DhKey::new(&ephemeral);
         let mut message = [0; MESSAGE_LEN];
         message[KEY_LEN..KEY_LEN + PAYLOAD_LEN].copy_from_slice(&hello.encode());
         let state = write_message1(labels::PROLOGUE, key.secret(), &ephemeral, &mut message);
@@ -151,6 +148,7 @@ impl Received {
         debug_assert!(self.hello.suites.contains(welcome.suite));
         let mut message = [0; MESSAGE_LEN];
         message[KEY_LEN..KEY_LEN + PAYLOAD_LEN].copy_from_slice(&welcome.encode());
+        let ephemeral = DhKey::new(&ephemeral);
         let state = write_message2(self.state, &self.dialer_key, &ephemeral, &mut message)?;
         Ok((Unconfirmed(Session::new(Side::Acceptor, state, welcome, self.key)), message))
     }
@@ -204,7 +202,7 @@ impl Session {
 fn write_message1(
     prologue: &[u8],
     psk: &Secret<32>,
-    ephemeral: &Secret<32>,
+    ephemeral: &DhKey,
     message: &mut [u8],
 ) -> SymmetricState {
     let mut state = SymmetricState::initialize(prologue);
@@ -233,7 +231,7 @@ fn read_message1_with(
 fn write_message2(
     mut state: SymmetricState,
     re: &PublicKey,
-    ephemeral: &Secret<32>,
+    ephemeral: &DhKey,
     message: &mut [u8],
 ) -> Result<SymmetricState, PeerError> {
     // e
@@ -246,7 +244,7 @@ fn write_message2(
 
 fn read_message2(
     mut state: SymmetricState,
-    ephemeral: &Secret<32>,
+    ephemeral: &DhKey,
     message: &mut [u8],
 ) -> Result<SymmetricState, PeerError> {
     // e
@@ -257,8 +255,8 @@ fn read_message2(
     Ok(state)
 }
 
-fn write_e(state: &mut SymmetricState, ephemeral: &Secret<32>, message: &mut [u8]) {
-    message[..KEY_LEN].copy_from_slice(PublicKey::from(&dh_key(ephemeral)).as_bytes());
+fn write_e(state: &mut SymmetricState, ephemeral: &DhKey, message: &mut [u8]) {
+    message[..KEY_LEN].copy_from_slice(&ephemeral.public());
     state.mix_hash(&message[..KEY_LEN]);
     state.mix_key(&message[..KEY_LEN]);
 }
@@ -268,22 +266,13 @@ fn read_e(state: &mut SymmetricState, message: &[u8]) -> PublicKey {
     re.copy_from_slice(&message[..KEY_LEN]);
     state.mix_hash(&re);
     state.mix_key(&re);
-    PublicKey::from(re)
+    re
 }
 
 /// `MixKey(DH(e, re))`; refuses a key whose shared secret is all zeros.
-fn mix_dh(state: &mut SymmetricState, e: &Secret<32>, re: &PublicKey) -> Result<(), PeerError> {
-    let shared = dh_key(e).diffie_hellman(re);
-    if !shared.was_contributory() {
-        return Err(PeerError::LowOrder);
-    }
-    state.mix_key(shared.as_bytes());
+fn mix_dh(state: &mut SymmetricState, e: &DhKey, re: &PublicKey) -> Result<(), PeerError> {
+    state.mix_key(e.agree(re)?.expose());
     Ok(())
-}
-
-/// The private key as the curve wants it, for the length of one expression.
-fn dh_key(ephemeral: &Secret<32>) -> StaticSecret {
-    StaticSecret::from(*ephemeral.expose())
 }
 
 fn payload(message: &Message) -> &[u8; PAYLOAD_LEN] {

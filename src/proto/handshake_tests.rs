@@ -80,6 +80,7 @@ fn check_vector(vector: &serde_json::Value) {
         [&[0; 32][..], &payload, &[0; 16]].concat()
     };
     let (e1, e2) = (static_secret("init_ephemeral"), static_secret("resp_ephemeral"));
+    let (e1, e2) = (DhKey::new(&e1), DhKey::new(&e2));
 
     let mut one = framed(0);
     let initiator = write_message1(&prologue, &psk, &e1, &mut one);
@@ -192,7 +193,7 @@ fn the_dialer_of_snow_and_our_acceptor_agree() {
     let received = read_message1(&ring(&[7, 1]), &message1).unwrap();
     assert_eq!((received.hello(), received.key()), (&hello(), key(1).id()));
     let mut message2 = [0; MESSAGE_LEN];
-    let ephemeral = secret(&[3; 32]);
+    let ephemeral = DhKey::new(&secret(&[3; 32]));
     let state =
         write_message2(received.state, &received.dialer_key, &ephemeral, &mut message2).unwrap();
     snow.read_message(&message2, &mut [0; PAYLOAD_LEN]).unwrap();

@@ -15,6 +15,7 @@
 //! ```
 
 pub mod aead;
+mod dh;
 pub mod handshake;
 pub mod hello;
 pub mod inbound;
