@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::demo;
-use crate::net::{AsyncListener, BindError, Listener};
+use crate::net::{AsyncListener, BindError, Listener, SocketOptions};
 use crate::sys::background::Readiness;
 use crate::sys::nofile;
 use crate::sys::pidfile::PidFile;
@@ -138,7 +138,8 @@ async fn start(
     startup.write_pid_file()?;
     startup.drop_privileges()?;
     let tunnel = Arc::new(Tunnel::start(options, capacity).await?);
-    let listeners = listeners.into_iter().map(Listener::into_async);
+    let socket = SocketOptions { keepalive: options.keepalive };
+    let listeners = listeners.into_iter().map(|listener| listener.into_async(&socket));
     let listeners = listeners.collect::<Result<Vec<_>, _>>().context("cannot listen")?;
     Ok((tunnel, listeners))
 }

@@ -22,7 +22,7 @@ use self::middle::{Harm, Middle};
 use self::target::Target;
 use crate::addr::{Address, ServiceName};
 use crate::keys::{Key, KeyRing};
-use crate::net::Listener;
+use crate::net::{Listener, SocketOptions};
 use crate::proto::{Padding, SuiteSet};
 use crate::secret::Secret;
 use crate::tunnel::{Capacity, Limits, Options, Role, Tunnel};
@@ -83,7 +83,8 @@ async fn start(options: Options) -> anyhow::Result<Side> {
     let listeners = Listener::bind(&options.sources[0], &[], 16)?;
     let address = listeners[0].local();
     let tunnel = Arc::new(Tunnel::start(&options, capacity).await?);
-    let listeners = listeners.into_iter().map(Listener::into_async);
+    let listeners =
+        listeners.into_iter().map(|listener| listener.into_async(&SocketOptions::default()));
     tunnel.serve(listeners.collect::<Result<_, _>>()?);
     Ok(Side { address, _tunnel: tunnel })
 }

@@ -122,17 +122,20 @@ impl Listener {
         }
     }
 
-    /// Hands the socket to the runtime.
+    /// Hands the socket to the runtime. Connections get `options`.
     ///
     /// # Errors
     /// When the runtime cannot watch the socket.
     ///
     /// # Panics
     /// Outside of a runtime.
-    pub fn into_async(self) -> io::Result<AsyncListener> {
+    pub fn into_async(self, options: &SocketOptions) -> io::Result<AsyncListener> {
         self.socket.set_nonblocking(true)?;
         let socket = match self.local {
-            Local::Tcp(_) => AsyncSocket::Tcp(TcpListener::from_std(self.socket.into())?),
+            Local::Tcp(_) => {
+                options.apply(&self.socket);
+                AsyncSocket::Tcp(TcpListener::from_std(self.socket.into())?)
+            }
             Local::Unix(_) => AsyncSocket::Unix(UnixListener::from_std(self.socket.into())?),
         };
         Ok(AsyncListener { socket, local: self.local })
@@ -151,11 +154,10 @@ impl AsyncListener {
     ///
     /// # Errors
     /// The system's; none is fatal, see [`super::AcceptBackoff`].
-    pub async fn accept(&self, options: &SocketOptions) -> io::Result<(Stream, ClientAddr)> {
+    pub async fn accept(&self) -> io::Result<(Stream, ClientAddr)> {
         match &self.socket {
             AsyncSocket::Tcp(socket) => {
                 let (stream, peer) = socket.accept().await?;
-                options.apply(&stream);
                 Ok((stream.into(), peer.into()))
             }
             AsyncSocket::Unix(socket) => Ok((socket.accept().await?.0.into(), ClientAddr::Unix)),
@@ -259,6 +261,7 @@ pub(super) fn blame(address: String, cause: io::Error) -> BindError {
 
 #[cfg(test)]
 mod tests {
+    use socket2::SockRef;
     use std::net::TcpStream;
     use std::os::unix::net::UnixStream;
 
@@ -291,12 +294,13 @@ mod tests {
     #[tokio::test]
     async fn tcp_clients_are_accepted_and_named() {
         for text in ["127.0.0.1:0", "[::1]:0"] {
-            let listener = only(text).into_async().unwrap();
+            let listener = only(text).into_async(&OPTIONS).unwrap();
             let client = TcpStream::connect(listener.local()).unwrap();
-            let (stream, peer) = listener.accept(&OPTIONS).await.unwrap();
+            let (stream, peer) = listener.accept().await.unwrap();
             assert_eq!(peer.to_string(), client.local_addr().unwrap().to_string());
             let Stream::Tcp(socket) = stream else { panic!("not TCP") };
-            assert!(socket.nodelay().unwrap(), "options are set");
+            assert!(socket.nodelay().unwrap(), "options are inherited");
+            assert!(SockRef::from(&socket).keepalive().unwrap());
         }
     }
 
@@ -305,9 +309,9 @@ mod tests {
         let listener = only("[::]:0");
         assert!(!listener.socket.only_v6().unwrap(), "needs net.ipv6.bindv6only=0");
         let Local::Tcp(addr) = listener.local else { panic!("not TCP") };
-        let listener = listener.into_async().unwrap();
+        let listener = listener.into_async(&OPTIONS).unwrap();
         let client = TcpStream::connect(("127.0.0.1", addr.port())).unwrap();
-        let (_, peer) = listener.accept(&OPTIONS).await.unwrap();
+        let (_, peer) = listener.accept().await.unwrap();
         assert_eq!(peer, ClientAddr::Ip(client.local_addr().unwrap()));
     }
 
@@ -374,10 +378,10 @@ mod tests {
     async fn unix_clients_are_accepted_and_the_file_goes_with_the_listener() {
         let dir = tempfile::tempdir().unwrap();
         let (path, text) = path_in(&dir);
-        let listener = only(&text).into_async().unwrap();
+        let listener = only(&text).into_async(&OPTIONS).unwrap();
         assert_eq!(listener.local(), text);
         let client = UnixStream::connect(&path).unwrap();
-        let (mut stream, peer) = listener.accept(&OPTIONS).await.unwrap();
+        let (mut stream, peer) = listener.accept().await.unwrap();
         assert_eq!(peer, ClientAddr::Unix);
         drop(client);
         assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0);

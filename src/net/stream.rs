@@ -6,6 +6,7 @@
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -48,8 +49,10 @@ impl SocketOptions {
     /// has nothing left to merge. What it would do is hold a short request
     /// back until the answer to the one before is acknowledged, which delayed
     /// acknowledgements stretch to 40 ms, at each of three hops.
-    pub(super) fn apply(&self, socket: &TcpStream) {
-        let _ = socket.set_nodelay(true);
+    ///
+    /// Connections that a listening socket accepts inherit its options.
+    pub(super) fn apply(&self, socket: &impl AsFd) {
+        let _ = SockRef::from(socket).set_tcp_nodelay(true);
         if self.keepalive {
             vigil::keep_alive(socket);
         }

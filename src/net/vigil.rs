@@ -29,6 +29,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::OnceLock;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -57,6 +58,9 @@ const TCP_RTO_MAX_MS: libc::c_int = 44;
 
 /// `struct tcp_info` as every supported kernel fills it at least.
 const TCP_INFO_BYTES: usize = 104;
+
+/// Whether this kernel has [`RtoMax`]; the same for all connections.
+static KERNEL_DOES_IT: OnceLock<bool> = OnceLock::new();
 
 sockopt_impl!(
     /// Longest retransmission timeout in milliseconds (Linux 6.15).
@@ -118,8 +122,8 @@ impl Watch {
 }
 
 fn is_needed(socket: &impl AsFd) -> bool {
-    getsockopt(socket, sockopt::KeepAlive) == Ok(true)
-        && getsockopt(socket, RtoMax) == Err(Errno::ENOPROTOOPT)
+    !*KERNEL_DOES_IT.get_or_init(|| getsockopt(socket, RtoMax) != Err(Errno::ENOPROTOOPT))
+        && getsockopt(socket, sockopt::KeepAlive) == Ok(true)
 }
 
 /// Follows one connection through the kernel's account of it.
@@ -207,6 +211,18 @@ mod tests {
             Ok(millis) => assert_eq!((millis, is_needed(&ours)), (RTO_MAX, false)),
             Err(old) => assert_eq!((old, is_needed(&ours)), (Errno::ENOPROTOOPT, true)),
         }
+    }
+
+    #[test]
+    fn an_accepted_connection_inherits_the_times() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        keep_alive(&listener);
+        let _theirs = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (ours, _) = listener.accept().unwrap();
+        assert!(SockRef::from(&ours).keepalive().unwrap());
+        assert_eq!(SockRef::from(&ours).tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);
+        let bound = getsockopt(&ours, RtoMax);
+        assert!(bound == Ok(RTO_MAX) || bound == Err(Errno::ENOPROTOOPT), "{bound:?}");
     }
 
     #[test]

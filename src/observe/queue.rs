@@ -111,6 +111,7 @@ impl Lines {
         if state.closed {
             return;
         }
+        let was_empty = state.waiting.is_empty();
         if state.waiting.len() < MOST_LINES {
             state.waiting.push_back(line);
         } else {
@@ -119,7 +120,10 @@ impl Lines {
             state.lost += 1;
         }
         drop(state);
-        self.0.changed.notify_all();
+        // Whoever is not waiting looks by itself; waking costs a system call.
+        if was_empty {
+            self.0.changed.notify_all();
+        }
     }
 
     /// A poisoned lock still guards whole lines: nothing in there can panic

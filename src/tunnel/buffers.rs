@@ -1,31 +1,47 @@
 //! Buffers that a connection borrows while bytes are moving and gives back when it idles.
 //!
-//! There are two sizes: one record, and eight. A connection begins with the
-//! small one, takes the large one while reads fill what they are given, and
+//! There are three sizes: one record, eight, and 32. A connection begins with the
+//! small one, takes the next larger one while reads fill what they are given, and
 //! holds none while it waits. Each thread keeps a few for the next borrower, so
 //! that moving bytes takes no lock and no allocation.
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::task::yield_now;
 
 use crate::proto::record::MAX_RECORD;
 
-/// Records in a large buffer: 128 KiB, so that a stalled connection, which may
-/// hold one in each direction, stays below 256 KiB beyond the kernel's own.
-pub(super) const LARGE_RECORDS: usize = 8;
+/// Records in a medium buffer: 128 KiB.
+const MEDIUM_RECORDS: usize = 8;
 
-/// How many of each size a thread keeps: 256 KiB of small ones, 256 KiB of large ones.
-const KEPT: [usize; 2] = [16, 2];
+/// Records in a large buffer: 512 KiB, beyond which fewer and larger steps gain
+/// nothing.
+pub(super) const LARGE_RECORDS: usize = 32;
+
+/// Large buffers that are lent at once: 32 MiB. A stalled connection keeps what
+/// it has borrowed, and where many move much at once, large steps gain nothing.
+const MOST_LARGE: usize = 64;
+
+/// How many of each size a thread keeps: 256 KiB of small ones, 256 KiB of medium
+/// ones, 1 MiB of large ones.
+const KEPT: [usize; 3] = [16, 2, 2];
 
 thread_local! {
-    static POOL: RefCell<[Vec<Box<[u8]>>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
+    static POOL: RefCell<[Vec<Box<[u8]>>; 3]> =
+        const { RefCell::new([Vec::new(), Vec::new(), Vec::new()]) };
 }
+
+static LARGE_LENT: AtomicUsize = AtomicUsize::new(0);
 
 /// How much room the next read gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Size {
     /// One record.
     Small,
+    /// [`MEDIUM_RECORDS`] records.
+    Medium,
     /// [`LARGE_RECORDS`] records.
     Large,
 }
@@ -38,21 +54,29 @@ pub(super) struct Buffer {
 
 impl Size {
     /// The size for the read after one that gave `got` bytes out of `room`:
-    /// large once a read filled what it was given, small once it came with
+    /// larger once a read filled what it was given, small once it came with
     /// less than a record.
     pub(super) fn after(self, got: usize, room: usize) -> Self {
-        if got == room {
-            Self::Large
-        } else if got < MAX_RECORD {
-            Self::Small
-        } else {
-            self
+        match self {
+            Self::Small if got == room => Self::Medium,
+            Self::Medium if got == room => Self::Large,
+            _ if got < MAX_RECORD => Self::Small,
+            same => same,
+        }
+    }
+
+    /// A connection that moves much makes way for the others after each buffer,
+    /// so that small requests beside it do not wait for longer than one takes.
+    pub(super) async fn let_others_go_first(self) {
+        if self > Self::Small {
+            yield_now().await;
         }
     }
 
     fn len(self) -> usize {
         match self {
             Self::Small => MAX_RECORD,
+            Self::Medium => MEDIUM_RECORDS * MAX_RECORD,
             Self::Large => LARGE_RECORDS * MAX_RECORD,
         }
     }
@@ -60,13 +84,28 @@ impl Size {
 
 impl Buffer {
     /// A buffer with unspecified content: what is read from it must be written first.
+    /// A smaller one than was asked for when too many large ones are lent.
     pub(super) fn take(size: Size) -> Self {
+        let size = match size {
+            Size::Large if LARGE_LENT.fetch_add(1, Ordering::Relaxed) >= MOST_LARGE => {
+                LARGE_LENT.fetch_sub(1, Ordering::Relaxed);
+                Size::Medium
+            }
+            size => size,
+        };
         let kept = POOL.with_borrow_mut(|pool| pool[size as usize].pop());
         let bytes = kept.unwrap_or_else(|| vec![0; size.len()].into_boxed_slice());
         Self { bytes, size }
     }
 
-    /// The size that was asked for.
+    /// A larger buffer with the same bytes at its front.
+    pub(super) fn grown(&self, size: Size) -> Self {
+        let mut larger = Self::take(size);
+        larger[..self.len()].copy_from_slice(self);
+        larger
+    }
+
+    /// The size that it has.
     pub(super) fn size(&self) -> Size {
         self.size
     }
@@ -75,6 +114,9 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
+        if self.size == Size::Large {
+            LARGE_LENT.fetch_sub(1, Ordering::Relaxed);
+        }
         // At the end of a thread the pool may be gone; then the buffer just goes too.
         let _ = POOL.try_with(|pool| {
             let pool = &mut pool.borrow_mut()[self.size as usize];
@@ -115,8 +157,20 @@ mod tests {
     }
 
     #[test]
+    fn only_so_many_large_ones_are_lent_at_once() {
+        let many: Vec<Buffer> = (0..2 * MOST_LARGE).map(|_| Buffer::take(Size::Large)).collect();
+        let large = many.iter().filter(|buffer| buffer.size() == Size::Large).count();
+        // Other tests of this process borrow some.
+        assert!((MOST_LARGE - 16..=MOST_LARGE).contains(&large), "{large}");
+        assert!(many.iter().all(|buffer| buffer.size() >= Size::Medium));
+        drop(many);
+        assert_eq!(Buffer::take(Size::Large).size(), Size::Large);
+    }
+
+    #[test]
     fn size_follows_the_reads() {
-        assert_eq!(Size::Small.after(100, 100), Size::Large);
+        assert_eq!(Size::Small.after(100, 100), Size::Medium);
+        assert_eq!(Size::Medium.after(100, 100), Size::Large);
         assert_eq!(Size::Large.after(60_000, 100_000), Size::Large);
         assert_eq!(Size::Large.after(10, 100_000), Size::Small);
         assert_eq!(Size::Small.after(10, 16_000), Size::Small);

@@ -10,6 +10,8 @@
 //! stranger: it holds a place, not a slot, and hears nothing.
 
 use std::collections::BTreeMap;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngExt;
@@ -55,12 +57,10 @@ pub(super) struct Target {
 }
 
 /// A live dialer, and the connection that it came through.
-struct Host {
+pub(super) struct Host {
     sealed: Stream,
     guest: Guest,
-    session: Session,
-    open: Open,
-    already_read: Vec<u8>,
+    visitor: Visitor,
 }
 
 /// Why a live dialer does not get its target: for the log, and in short for the dialer.
@@ -69,39 +69,42 @@ struct Refusal {
     detail: String,
 }
 
-/// Serves one accepted connection.
-pub(super) async fn serve(exit: &Exit, shared: &Shared, (mut sealed, guest): (Stream, Guest)) {
-    let deadline =
-        Instant::now() + shared.timeout.mul_f64(1.0 + rand::rng().random_range(0.0..JITTER));
-    match exit.meet(shared, &mut sealed, deadline).await {
-        Ok(visitor) => {
-            // Strangers are many and need little: only a session pays for its memory.
-            if let (Some(gate), Some(peer)) = (&shared.gate, guest.peer) {
-                gate.succeeded(peer);
+impl Exit {
+    /// Finds out whether a connection is from a live dialer.
+    pub(super) async fn meet(
+        &self,
+        shared: &Shared,
+        mut sealed: Stream,
+        guest: Guest,
+    ) -> Option<Box<Host>> {
+        match self.shake_hands(shared, &mut sealed).await {
+            Ok(visitor) => {
+                if let (Some(gate), Some(peer)) = (&shared.gate, guest.peer) {
+                    gate.succeeded(peer);
+                }
+                Some(Box::new(Host { sealed, guest, visitor }))
             }
-            Box::pin(exit.welcome(shared, (sealed, guest), visitor)).await;
-        }
-        Err(reason) => {
-            shared.refused(reason, guest.client);
-            shared.strike(reason, &guest);
-            sealed.reset();
+            Err(reason) => {
+                shared.refused(reason, guest.client);
+                shared.strike(reason, &guest);
+                sealed.reset();
+                None
+            }
         }
     }
-}
 
-impl Exit {
     /// The handshake, within a place among the unproven.
-    async fn meet(
+    async fn shake_hands(
         &self,
         shared: &Shared,
         sealed: &mut Stream,
-        deadline: Instant,
     ) -> Result<Visitor, CloseReason> {
+        let patience = shared.timeout.mul_f64(1.0 + rand::rng().random_range(0.0..JITTER));
         let mut place = self.handshakes.enter();
         let mut verdict = CloseReason::HandshakeFailed;
         let met = tokio::select! {
             biased;
-            met = timeout_at(deadline, self.door.receive(sealed, &mut verdict)) => met.ok(),
+            met = timeout(patience, self.door.receive(sealed, &mut verdict)) => met.ok(),
             () = place.displaced() => Some(Err(CloseReason::Displaced)),
             () = shared.last_call() => None,
         };
@@ -109,24 +112,22 @@ impl Exit {
     }
 
     /// What becomes of a live dialer: a session at once, or once it asks for one.
-    async fn welcome(&self, shared: &Shared, came: (Stream, Guest), visitor: Visitor) {
-        let (mut sealed, guest) = came;
-        let Visitor { mut session, event, mut already_read } = visitor;
-        let open = match event {
+    pub(super) async fn welcome(self: Arc<Self>, shared: Arc<Shared>, mut host: Box<Host>) {
+        let Host { sealed, guest, visitor } = &mut *host;
+        let mut farewell = pin!(shared.farewell(guest));
+        let open = match std::mem::replace(&mut visitor.event, Event::Confirmed) {
             Event::Open(open) => Ok(open),
             _ => tokio::select! {
-                open = self.await_open(&mut sealed, &mut session, &mut already_read) => open,
+                open = self.await_open(sealed, visitor) => open,
                 () = shared.stop.cancelled() => Err(CloseReason::Shutdown),
-                reason = shared.farewell(&guest) => Err(reason),
+                reason = &mut farewell => Err(reason),
             },
         };
         match open {
-            Ok(open) => {
-                self.host(shared, Host { sealed, guest, session, open, already_read }).await;
-            }
+            Ok(open) => self.host(&shared, (sealed, guest, visitor, open), farewell).await,
             Err(reason) => {
-                report_unopened(shared, &guest, &session, reason);
-                dismiss(&mut sealed, &mut session, reason).await;
+                report_unopened(&shared, guest, &visitor.session, reason);
+                dismiss(sealed, &mut visitor.session, reason).await;
             }
         }
     }
@@ -135,8 +136,7 @@ impl Exit {
     async fn await_open(
         &self,
         sealed: &mut Stream,
-        session: &mut Session,
-        already_read: &mut Vec<u8>,
+        Visitor { session, already_read, .. }: &mut Visitor,
     ) -> Result<Open, CloseReason> {
         let _waiting = self.unopened.try_acquire().ok_or(CloseReason::LimitReached)?;
         match timeout(UNOPENED, next_event(sealed, session, already_read)).await {
@@ -148,9 +148,14 @@ impl Exit {
         }
     }
 
-    /// The session of a live dialer.
-    async fn host(&self, shared: &Shared, host: Host) {
-        let Host { mut sealed, guest, mut session, open, already_read } = host;
+    /// The session of a live dialer that said Open.
+    async fn host(
+        &self,
+        shared: &Shared,
+        (sealed, guest, visitor, open): (&mut Stream, &Guest, &mut Visitor, Open),
+        mut farewell: Pin<&mut impl Future<Output = CloseReason>>,
+    ) {
+        let Visitor { session, already_read, .. } = visitor;
         let mut report = Report::new(guest.client);
         report.session = Some((session.key, session.suite));
         report.client = Some(open.client);
@@ -166,18 +171,18 @@ impl Exit {
         };
         let opened = tokio::select! {
             opened = opened => opened,
-            reason = shared.farewell(&guest) => Err(Refusal::ended(reason)),
+            reason = &mut farewell => Err(Refusal::ended(reason)),
         };
         match opened {
             Ok((_held, plain)) => {
                 plain.reset_unless_finished();
-                let start = Start { first: opened_record(&mut session), already_read };
-                let farewell = shared.farewell(&guest);
-                let end = relay((plain, &mut sealed), &mut session, start, farewell).await;
+                let already_read = std::mem::take(already_read);
+                let start = Start { first: opened_record(session), already_read };
+                let end = relay((plain, sealed), session, start, farewell).await;
                 report.closed(&end);
             }
             Err(Refusal { reason, detail }) => {
-                dismiss(&mut sealed, &mut session, reason).await;
+                dismiss(sealed, session, reason).await;
                 report.refused(reason, &detail);
             }
         }

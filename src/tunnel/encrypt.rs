@@ -7,6 +7,9 @@
 //!
 //! A client that cannot be served sees a reset, and this end's log the cause.
 
+use std::pin::pin;
+use std::sync::Arc;
+
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
@@ -34,23 +37,27 @@ pub(super) struct Entrance {
 }
 
 /// Serves one accepted client, which is set to see a reset unless it ends well.
-pub(super) async fn serve(entrance: &Entrance, shared: &Shared, (plain, guest): (Stream, Guest)) {
+pub(super) async fn serve(entrance: &Entrance, shared: &Shared, plain: Stream, guest: Guest) {
     let client = guest.client;
+    let mut farewell = pin!(shared.farewell(&guest));
     let mut report = Report::new(client);
     report.target = Some(entrance.far_end_name.clone());
     report.service.clone_from(&entrance.service);
     let open = Open { service: entrance.service.clone(), client };
     let opened = tokio::select! {
-        opened = entrance.open_tunnel(shared, &plain, &open) => opened,
-        reason = shared.farewell(&guest) => Err((reason, "before the far end answered".to_owned())),
+        // Apart, and gone when it is done: what follows may last for days.
+        opened = Box::pin(entrance.open_tunnel(shared, &plain, &open)) => opened,
+        reason = &mut farewell => Err((reason, "before the far end answered".to_owned())),
     };
-    let Opened { stream: mut sealed, mut session, start } = match opened {
-        Ok(opened) => opened,
-        Err(unmade) => return refuse(shared, report, unmade),
-    };
-    report.session = Some((session.key, session.suite));
-    let end = relay((plain, &mut sealed), &mut session, start, shared.farewell(&guest)).await;
-    report.closed(&end);
+    match opened {
+        Ok(mut opened) => {
+            let Opened { stream, session, start } = &mut *opened;
+            report.session = Some((session.key, session.suite));
+            let end = relay((plain, stream), session, std::mem::take(start), farewell).await;
+            report.closed(&end);
+        }
+        Err(unmade) => refuse(shared, report, unmade),
+    }
 }
 
 /// Where the far end is away every client fails for the same cause: the first
@@ -74,11 +81,11 @@ impl Entrance {
         shared: &Shared,
         client: &Stream,
         open: &Open,
-    ) -> Result<Opened, Unmade> {
+    ) -> Result<Box<Opened>, Unmade> {
         if let Some(warm) = self.pool.take() {
             // The far end may spend its whole deadline on the target.
             match warm.open(open, client, shared.timeout * 2).await {
-                Ok(opened) => return Ok(opened),
+                Ok(opened) => return Ok(Box::new(opened)),
                 Err(reason) if is_of_the_target(reason) => return Err(as_told(reason)),
                 Err(reason) => debug!(%reason, "a warm tunnel was dead; dialling"),
             }
@@ -88,12 +95,13 @@ impl Entrance {
         let mut first = vec![];
         let sealed = session.outbound.open(open, &mut first);
         sealed.map_err(|_| (CloseReason::LocalError, "no record can be sealed".to_owned()))?;
-        Ok(Opened { stream, session, start: Start { first, already_read: vec![] } })
+        let start = Start { first, already_read: vec![] };
+        Ok(Box::new(Opened { stream, session, start }))
     }
 
     /// A tunnel for the pool.
-    pub(super) async fn warm_up(&self, shared: &Shared) -> Result<Warm, Unmade> {
-        let (stream, session) = self.make_tunnel(shared).await?;
+    pub(super) async fn warm_up(self: Arc<Self>, shared: Arc<Shared>) -> Result<Warm, Unmade> {
+        let (stream, session) = self.make_tunnel(&shared).await?;
         Warm::confirm(stream, session).await.map_err(as_told)
     }
 

@@ -115,7 +115,8 @@ impl Shared {
             OnRevoke::Close => permit.revoked().await,
             OnRevoke::Drain => {
                 let why = permit.revoked().await;
-                sleep(self.drain).await;
+                // Few need it, and a timer is large for what every session holds.
+                Box::pin(sleep(self.drain)).await;
                 why
             }
         };

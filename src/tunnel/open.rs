@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncWrite, AsyncWriteExt, ReadBuf};
 
-use super::buffers::{Buffer, Size};
+use super::buffers::{Buffer, LARGE_RECORDS, Size};
 use crate::net::Source;
 use crate::proto::PeerError;
 use crate::proto::inbound::{Event, Inbound};
@@ -19,20 +19,27 @@ use crate::proto::message::ResetReason;
 use crate::reason::CloseReason;
 
 /// Data pieces that go into one vectored write.
-const MAX_PIECES: usize = 16;
+const MAX_PIECES: usize = LARGE_RECORDS;
 
 /// The receiving direction of a relay.
 pub(super) struct OpenPump {
-    buffer: Option<Buffer>,
+    /// What was read, as long as some of it is not written yet. Apart from the
+    /// rest, because most connections idle most of the time.
+    reading: Option<Box<Reading>>,
     size: Size,
-    /// Bytes in `buffer` that were read and not opened yet.
-    unopened: Range<usize>,
-    /// Data in `buffer` that was opened and not written yet, in order.
-    pieces: Pieces,
     /// What follows the pieces.
     next: Next,
     /// Stream bytes opened so far.
     pub(super) total: u64,
+}
+
+/// Bytes on their way through.
+struct Reading {
+    buffer: Buffer,
+    /// Bytes in `buffer` that were read and not opened yet.
+    unopened: Range<usize>,
+    /// Data in `buffer` that was opened and not written yet, in order.
+    pieces: Pieces,
 }
 
 /// What to do once the opened data is written.
@@ -54,20 +61,13 @@ impl OpenPump {
     /// A pump that begins with bytes that were read during the handshake, with a
     /// buffer of one record, behind a record.
     pub(super) fn new(already_read: &[u8]) -> Self {
-        let buffer = (!already_read.is_empty()).then(|| {
-            let mut buffer = Buffer::take(Size::Small);
-            buffer[..already_read.len()].copy_from_slice(already_read);
-            buffer
+        let reading = (!already_read.is_empty()).then(|| {
+            let mut reading = Reading::empty(Size::Small);
+            reading.buffer[..already_read.len()].copy_from_slice(already_read);
+            reading.unopened = 0..already_read.len();
+            Box::new(reading)
         });
-        let unopened = 0..already_read.len();
-        Self {
-            buffer,
-            size: Size::Small,
-            unopened,
-            pieces: Pieces::NONE,
-            next: Next::Read,
-            total: 0,
-        }
+        Self { reading, size: Size::Small, next: Next::Read, total: 0 }
     }
 
     /// Moves bytes from `sealed` to `plain` until Fin, which closes `plain` for writing.
@@ -87,8 +87,11 @@ impl OpenPump {
             plain.flush().await.map_err(|_| CloseReason::PlainReset)?;
             match self.next {
                 // There may be more complete records than there are pieces.
-                Next::Read if self.pieces.is_full() => {}
-                Next::Read => self.fill(sealed, inbound).await?,
+                Next::Read if self.is_full() => {}
+                Next::Read => {
+                    self.size.let_others_go_first().await;
+                    self.fill(sealed, inbound).await?;
+                }
                 Next::Fail(reason) => return Err(reason),
                 Next::Finish => {
                     return plain.shutdown().await.map_err(|_| CloseReason::PlainReset);
@@ -114,35 +117,30 @@ impl OpenPump {
         }
     }
 
+    fn is_full(&self) -> bool {
+        self.reading.as_ref().is_some_and(|reading| reading.pieces.is_full())
+    }
+
     /// Opens complete records, until the pieces are full or something else than data comes.
     fn open(&mut self, inbound: &mut Inbound) {
-        self.pieces.clear();
         self.next = Next::Read;
-        while !self.pieces.is_full() && matches!(self.next, Next::Read) {
-            let Some(buffer) = &mut self.buffer else { return };
-            let start = self.unopened.start;
-            match inbound.next(&mut buffer[self.unopened.clone()]) {
+        let Some(reading) = &mut self.reading else { return };
+        reading.pieces.clear();
+        while !reading.pieces.is_full() && matches!(self.next, Next::Read) {
+            match reading.open_one(inbound) {
                 Ok(None) => return,
-                Ok(Some((event, len))) => {
-                    self.unopened.start += len;
-                    self.take(event, start);
+                Ok(Some(Event::Data(range))) => {
+                    self.total += range.len() as u64;
+                    reading.pieces.push(range);
+                }
+                Ok(Some(Event::Opened)) => {}
+                Ok(Some(Event::Fin)) => self.next = Next::Finish,
+                Ok(Some(Event::Reset(reason))) => self.next = Next::Fail(told(reason)),
+                Ok(Some(Event::Confirmed | Event::Open(_))) => {
+                    self.next = Next::Fail(CloseReason::ProtocolError);
                 }
                 Err(error) => self.next = Next::Fail(blame(error)),
             }
-        }
-    }
-
-    /// Keeps what a record at `start` of the buffer says.
-    fn take(&mut self, event: Event, start: usize) {
-        match event {
-            Event::Data(range) => {
-                self.total += range.len() as u64;
-                self.pieces.push(start + range.start..start + range.end);
-            }
-            Event::Opened => {}
-            Event::Fin => self.next = Next::Finish,
-            Event::Reset(reason) => self.next = Next::Fail(told(reason)),
-            Event::Confirmed | Event::Open(_) => self.next = Next::Fail(CloseReason::ProtocolError),
         }
     }
 
@@ -151,15 +149,17 @@ impl OpenPump {
         cx: &mut Context<'_>,
         plain: &mut (impl AsyncWrite + Unpin),
     ) -> Poll<io::Result<()>> {
-        let Some(buffer) = &self.buffer else { return Poll::Ready(Ok(())) };
-        while !self.pieces.is_empty() {
+        let Some(Reading { buffer, pieces, .. }) = self.reading.as_deref_mut() else {
+            return Poll::Ready(Ok(()));
+        };
+        while !pieces.is_empty() {
             let mut slices = [IoSlice::new(&[]); MAX_PIECES];
-            let count = self.pieces.slices(buffer, &mut slices);
+            let count = pieces.slices(buffer, &mut slices);
             let written = ready!(Pin::new(&mut *plain).poll_write_vectored(cx, &slices[..count]))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.pieces.advance(written);
+            pieces.advance(written);
         }
         Poll::Ready(Ok(()))
     }
@@ -184,46 +184,78 @@ impl OpenPump {
         cx: &mut Context<'_>,
         sealed: &mut impl Source,
     ) -> Poll<io::Result<usize>> {
-        if self.unopened.is_empty() {
-            self.buffer = None;
-        }
+        self.reading.take_if(|reading| reading.unopened.is_empty());
         ready!(sealed.poll_readable(cx))?;
-        let mut buffer = self.take_room();
-        let room = &mut buffer[self.unopened.end..];
+        let size = self.size;
+        let mut reading = match self.reading.take() {
+            Some(reading) => reading,
+            None => Box::new(Reading::empty(size)),
+        };
+        reading.make_room(size);
+        let (polled, room) = reading.poll_read(cx, sealed);
+        if let Poll::Ready(Ok(got)) = polled {
+            self.size = size.after(got, room);
+            if got == room && size == Size::Small {
+                // What is left of an answer of a few records goes out with its first.
+                reading.make_room(self.size);
+                if let (Poll::Ready(Err(error)), _) = reading.poll_read(cx, sealed) {
+                    return Poll::Ready(Err(error));
+                }
+            }
+        }
+        // A buffer that holds part of a record must stay; an empty one must not.
+        self.reading = Some(reading).filter(|reading| !reading.unopened.is_empty());
+        polled
+    }
+}
+
+// === impl Reading ===
+
+impl Reading {
+    fn empty(size: Size) -> Self {
+        Self { buffer: Buffer::take(size), unopened: 0..0, pieces: Pieces::NONE }
+    }
+
+    /// Opens the record at the front; where the data of a Data record is in the buffer.
+    fn open_one(&mut self, inbound: &mut Inbound) -> Result<Option<Event>, PeerError> {
+        let start = self.unopened.start;
+        let Some((event, len)) = inbound.next(&mut self.buffer[self.unopened.clone()])? else {
+            return Ok(None);
+        };
+        self.unopened.start += len;
+        Ok(Some(match event {
+            Event::Data(range) => Event::Data(start + range.start..start + range.end),
+            event => event,
+        }))
+    }
+
+    /// Makes the buffer at least so large, with the unopened bytes at its front,
+    /// so that the rest of their record has room.
+    fn make_room(&mut self, size: Size) {
+        let len = self.unopened.len();
+        let larger = (self.buffer.size() < size).then(|| Buffer::take(size));
+        if let Some(mut larger) = larger.filter(|larger| larger.size() > self.buffer.size()) {
+            larger[..len].copy_from_slice(&self.buffer[self.unopened.clone()]);
+            self.buffer = larger;
+        } else if self.unopened.start > 0 {
+            self.buffer.copy_within(self.unopened.clone(), 0);
+        }
+        self.unopened = 0..len;
+    }
+
+    /// Reads behind the unopened bytes; how many, and how many there was room for.
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        sealed: &mut impl Source,
+    ) -> (Poll<io::Result<usize>>, usize) {
+        let room = &mut self.buffer[self.unopened.end..];
         let len = room.len();
         let mut read = ReadBuf::new(room);
         let polled = Pin::new(sealed).poll_read(cx, &mut read);
         let got = read.filled().len();
-        // A buffer that holds part of a record must stay; an empty one must not.
-        if !self.unopened.is_empty() || got > 0 {
-            self.buffer = Some(buffer);
-        }
-        ready!(polled)?;
         self.unopened.end += got;
-        self.size = self.size.after(got, len);
-        Poll::Ready(Ok(got))
-    }
-
-    /// A buffer of at least the size that reads ask for, with the unopened bytes
-    /// at its front, so that the rest of their record has room.
-    fn take_room(&mut self) -> Buffer {
-        let unopened = std::mem::take(&mut self.unopened);
-        self.unopened = 0..unopened.len();
-        match self.buffer.take() {
-            Some(mut buffer) if buffer.size() >= self.size => {
-                if unopened.start > 0 {
-                    buffer.copy_within(unopened, 0);
-                }
-                buffer
-            }
-            other => {
-                let mut buffer = Buffer::take(self.size);
-                if let Some(smaller) = other {
-                    buffer[..unopened.len()].copy_from_slice(&smaller[unopened]);
-                }
-                buffer
-            }
-        }
+        (polled.map_ok(|()| got), len)
     }
 }
 

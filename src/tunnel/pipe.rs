@@ -4,7 +4,7 @@
 //! is typed after that could go nowhere.
 
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, Stdin, Stdout, stdin, stdout};
@@ -63,7 +63,7 @@ pub async fn run(options: PipeOptions) -> Result<(), PipeError> {
     let plain = Stdio::new();
     let far_side_ended = plain.output.far_side_ended.clone();
     let never = std::future::pending();
-    let end = relay((plain, &mut sealed), &mut session, start, never).await;
+    let end = relay((plain, &mut sealed), &mut session, start, pin!(never)).await;
     match end.reason {
         CloseReason::Finished => Ok(()),
         // We gave input up because the far side had ended well.

@@ -10,13 +10,14 @@
 //! finished when both Fins have passed. Anything else is an abort: the other
 //! end hears a Reset, and the plain side gets a TCP reset, never a clean end.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
+use super::buffers::{Buffer, Size};
 use super::open::OpenPump;
 use super::seal::SealPump;
 use crate::net::{Duplex, Source};
@@ -29,6 +30,7 @@ use crate::reason::CloseReason;
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// How a relay begins.
+#[derive(Default)]
 pub(super) struct Start {
     /// Records to send first: Open or Opened.
     pub(super) first: Vec<u8>,
@@ -53,7 +55,7 @@ pub(super) async fn relay<P: Duplex, S: Duplex>(
     (mut plain, sealed): (P, &mut S),
     session: &mut Session,
     start: Start,
-    cut: impl Future<Output = CloseReason>,
+    cut: Pin<&mut impl Future<Output = CloseReason>>,
 ) -> End {
     let mut seal = SealPump::new(start.first);
     let mut open = OpenPump::new(&start.already_read);
@@ -71,7 +73,7 @@ async fn pump<P: Duplex, S: Duplex>(
     (plain, sealed): (&mut P, &mut S),
     session: &mut Session,
     (seal, open): (&mut SealPump, &mut OpenPump),
-    cut: impl Future<Output = CloseReason>,
+    cut: Pin<&mut impl Future<Output = CloseReason>>,
 ) -> CloseReason {
     let (mut plain_read, mut plain_write) = plain.split();
     let (mut sealed_read, mut sealed_write) = sealed.split();
@@ -149,7 +151,7 @@ async fn say_goodbye<S: Duplex>(
     let goodbye = async {
         seal.reset(told, &mut write, &mut session.outbound).await?;
         write.shutdown().await?;
-        let mut discarded = [0; 512];
+        let mut discarded = Buffer::take(Size::Small);
         while read.read(&mut discarded).await? > 0 {}
         std::io::Result::Ok(())
     };

@@ -2,7 +2,7 @@
 
 use std::future::pending;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, DuplexStream, ReadBuf, ReadHalf, WriteHalf, duplex, split};
@@ -99,12 +99,12 @@ fn tunnel(
     let dialer = tokio::spawn(async move {
         let (plain, mut sealed) = (Pipe::new(plain_in), Pipe::new(near));
         let start = Start { first: vec![], already_read: vec![] };
-        relay((plain, &mut sealed), &mut dialer, start, cut).await
+        relay((plain, &mut sealed), &mut dialer, start, pin!(cut)).await
     });
     let acceptor = tokio::spawn(async move {
         let (plain, mut sealed) = (Pipe::new(plain_out), Pipe::new(far));
         let start = Start { first: opened, already_read: vec![] };
-        relay((plain, &mut sealed), &mut acceptor, start, pending()).await
+        relay((plain, &mut sealed), &mut acceptor, start, pin!(pending())).await
     });
     Tunnel { client, target, dialer, acceptor }
 }
@@ -259,7 +259,7 @@ async fn what_follows_fin_in_the_same_read_is_heeded() {
         far.write_all(&wire).await.unwrap();
         let (plain, mut sealed) = (Pipe::new(plain), Pipe::new(near));
         let start = Start { first: opened, already_read: vec![] };
-        let end = relay((plain, &mut sealed), &mut acceptor, start, pending()).await;
+        let end = relay((plain, &mut sealed), &mut acceptor, start, pin!(pending())).await;
         assert_eq!(end.reason, expected);
     }
 }
@@ -282,7 +282,7 @@ async fn a_flood_one_way_does_not_hold_up_the_other() {
     let relaying = tokio::spawn(async move {
         let start = Start { first: vec![], already_read: vec![] };
         let (plain, mut sealed) = (Pipe::new(plain), Pipe::new(sealed));
-        relay((plain, &mut sealed), &mut acceptor, start, pending()).await
+        relay((plain, &mut sealed), &mut acceptor, start, pin!(pending())).await
     });
     let (mut opened, mut sealed) = (0, 0);
     while opened < RECORDS / 2 {

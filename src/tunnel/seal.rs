@@ -48,8 +48,12 @@ impl SealPump {
         sealed: &mut (impl AsyncWrite + Unpin),
         outbound: &mut Outbound,
     ) -> Result<(), CloseReason> {
+        if !self.control.is_empty() {
+            self.join_first(plain, outbound).await?;
+        }
         loop {
             self.flush(sealed).await.map_err(|_| CloseReason::PeerLost)?;
+            self.size.let_others_go_first().await;
             let got = poll_fn(|cx| self.poll_fill(cx, plain)).await;
             match got.map_err(|_| CloseReason::PlainReset)? {
                 0 => break,
@@ -58,6 +62,25 @@ impl SealPump {
         }
         outbound.fin(&mut self.control).map_err(|_| CloseReason::LocalError)?;
         self.flush(sealed).await.map_err(|_| CloseReason::PeerLost)
+    }
+
+    /// Puts what is there already behind the first records, so that a request
+    /// travels with its Open.
+    async fn join_first(
+        &mut self,
+        plain: &mut impl Source,
+        outbound: &mut Outbound,
+    ) -> Result<(), CloseReason> {
+        let got = poll_fn(|cx| Poll::Ready(self.poll_fill(cx, plain))).await;
+        // An end is read again, and sent, when its turn comes.
+        if let Poll::Ready(got @ Ok(1..) | got @ Err(_)) = got {
+            self.seal(outbound, got.map_err(|_| CloseReason::PlainReset)?)
+                .map_err(|_| CloseReason::LocalError)?;
+        }
+        if let Some(buffer) = self.buffer.take() {
+            self.control.extend_from_slice(&buffer[std::mem::take(&mut self.unsent)]);
+        }
+        Ok(())
     }
 
     /// Writes what is sealed and gives the buffer back.
@@ -87,7 +110,7 @@ impl SealPump {
         self.flush(sealed).await
     }
 
-    /// Reads into the data places of as many records as the buffer holds.
+    /// Reads what is there into a buffer, as far as that is sensible.
     fn poll_fill(
         &mut self,
         cx: &mut Context<'_>,
@@ -95,14 +118,16 @@ impl SealPump {
     ) -> Poll<io::Result<usize>> {
         ready!(plain.poll_readable(cx))?;
         let mut buffer = Buffer::take(self.size);
-        let records = buffer.len() / MAX_RECORD;
-        let mut slots = buffer.chunks_exact_mut(MAX_RECORD);
-        let mut places: [IoSliceMut<'_>; LARGE_RECORDS] = std::array::from_fn(|_| {
-            let slot = slots.next().unwrap_or_default();
-            IoSliceMut::new(slot.get_mut(DATA_OFFSET..DATA_OFFSET + MAX_DATA).unwrap_or_default())
-        });
-        let got = ready!(plain.poll_read_slots(cx, &mut places[..records]))?;
-        self.size = self.size.after(got, records * MAX_DATA);
+        let mut got = ready!(poll_read_records(cx, plain, &mut buffer))?;
+        let filled = got == room(&buffer);
+        self.size = self.size.after(got, room(&buffer));
+        if filled && buffer.size() == Size::Small {
+            // What is left of an answer of a few records goes out with its first.
+            buffer = buffer.grown(self.size);
+            if let Poll::Ready(more) = poll_read_records(cx, plain, &mut buffer[MAX_RECORD..]) {
+                got += more?;
+            }
+        }
         self.buffer = Some(buffer);
         Poll::Ready(Ok(got))
     }
@@ -124,6 +149,26 @@ impl SealPump {
         self.total += got as u64;
         Ok(())
     }
+}
+
+/// Reads into the data places of as many records as `buffer` holds.
+fn poll_read_records(
+    cx: &mut Context<'_>,
+    plain: &mut impl Source,
+    buffer: &mut [u8],
+) -> Poll<io::Result<usize>> {
+    let records = buffer.len() / MAX_RECORD;
+    let mut slots = buffer.chunks_exact_mut(MAX_RECORD);
+    let mut places: [IoSliceMut<'_>; LARGE_RECORDS] = std::array::from_fn(|_| {
+        let slot = slots.next().unwrap_or_default();
+        IoSliceMut::new(slot.get_mut(DATA_OFFSET..DATA_OFFSET + MAX_DATA).unwrap_or_default())
+    });
+    plain.poll_read_slots(cx, &mut places[..records])
+}
+
+/// How much data there is room for.
+fn room(buffer: &[u8]) -> usize {
+    buffer.len() / MAX_RECORD * MAX_DATA
 }
 
 /// Writes at least one byte.

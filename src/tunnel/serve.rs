@@ -15,9 +15,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use super::decrypt::{self, Exit};
+use super::decrypt::Exit;
 use super::encrypt::{self, Entrance};
-use super::pool::{Unmade, Warm};
+use super::introduce::Guest;
 use super::secure;
 use crate::addr::{BindAddress, ClientAddr};
 use crate::gate::{Denied, Gate, Nets};
@@ -69,13 +69,13 @@ pub(super) struct Shared {
 
 /// Which end, with what only that end needs.
 pub(super) enum Way {
-    In(Entrance),
-    Out(Exit),
+    In(Arc<Entrance>),
+    Out(Arc<Exit>),
 }
 
 /// A tunnel end that serves connections.
 pub struct Tunnel {
-    pub(super) shared: Shared,
+    pub(super) shared: Arc<Shared>,
     pub(super) way: Way,
     pub(super) tasks: TaskTracker,
 }
@@ -86,6 +86,8 @@ struct Arrival {
     peer: ClientAddr,
     /// The slot of its session, where it has one already.
     slot: Option<Slot>,
+    /// Its count against its source.
+    source: Option<SourceGuard>,
 }
 
 impl Shared {
@@ -197,7 +199,7 @@ impl Tunnel {
     /// prove itself first.
     async fn accept_one(self: &Arc<Self>, listener: &AsyncListener) -> io::Result<Arrival> {
         self.shared.vacancy().await;
-        let (stream, peer) = listener.accept(&self.shared.socket).await?;
+        let (stream, peer) = listener.accept().await?;
         // Slots may have been taken while nobody came. Then the one that did
         // waits here, as those behind it wait in the backlog.
         let slot = match self.way {
@@ -210,41 +212,64 @@ impl Tunnel {
                 None
             }
         };
-        Ok(Arrival { stream, peer, slot })
+        Ok(Arrival { stream, peer, slot, source: None })
     }
 
     /// Hands a connection to a task of its own.
-    fn admit(self: &Arc<Self>, Arrival { stream, peer, slot }: Arrival) {
-        let Ok(arrival) = self.shared.arrive(peer) else {
+    fn admit(self: &Arc<Self>, mut arrival: Arrival) {
+        let peer = arrival.peer;
+        let Ok(source) = self.shared.arrive(peer) else {
             self.shared.refused(CloseReason::SourceLimit, peer);
-            return stream.reset();
+            return arrival.stream.reset();
         };
+        arrival.source = source;
         if let Some(reason) = self.shared.turned_away(peer) {
             self.shared.refused(reason, peer);
-            return self.deny(stream);
+            return self.deny(arrival.stream);
         }
         let tunnel = Arc::clone(self);
-        self.tasks.spawn(async move {
-            let _held = (arrival, slot);
-            tunnel.serve_one(stream, peer).await;
-        });
+        match &self.way {
+            Way::In(entrance) => {
+                self.tasks.spawn(tunnel.serve_client(Arc::clone(entrance), arrival));
+            }
+            Way::Out(exit) => {
+                self.tasks.spawn(tunnel.serve_stranger(Arc::clone(exit), arrival));
+            }
+        }
     }
 
-    /// One connection from its introduction to its end.
-    async fn serve_one(self: Arc<Self>, mut stream: Stream, peer: ClientAddr) {
+    /// A client from its introduction to its end.
+    async fn serve_client(self: Arc<Self>, entrance: Arc<Entrance>, arrival: Arrival) {
+        let Arrival { stream, peer, slot: _slot, source: _source } = arrival;
+        let Some((stream, guest)) = self.introduced(stream, peer).await else { return };
+        match self.shared.enter(guest.client) {
+            Ok(_source) => encrypt::serve(&entrance, &self.shared, stream, guest).await,
+            Err(_) => drop(self.shared.refused(CloseReason::SourceLimit, guest.client)),
+        }
+    }
+
+    /// A sealed connection from its introduction until it is proven live. Its
+    /// session has a task of its own: strangers are many, and need little room.
+    async fn serve_stranger(self: Arc<Self>, exit: Arc<Exit>, arrival: Arrival) {
+        let Arrival { stream, peer, source: _source, .. } = arrival;
+        let Some((stream, guest)) = self.introduced(stream, peer).await else { return };
+        if let Some(host) = exit.meet(&self.shared, stream, guest).await {
+            self.tasks.spawn(Arc::clone(&exit).welcome(Arc::clone(&self.shared), host));
+        }
+    }
+
+    /// Who a connection is from; `None` when it may not come in, and was told.
+    async fn introduced(
+        self: &Arc<Self>,
+        mut stream: Stream,
+        peer: ClientAddr,
+    ) -> Option<(Stream, Guest)> {
         match self.shared.introduce(&mut stream, peer).await {
-            Ok(guest) => match &self.way {
-                Way::In(entrance) => match self.shared.enter(guest.client) {
-                    Ok(_source) => {
-                        encrypt::serve(entrance, &self.shared, (stream, guest)).await;
-                    }
-                    Err(_) => drop(self.shared.refused(CloseReason::SourceLimit, guest.client)),
-                },
-                Way::Out(exit) => decrypt::serve(exit, &self.shared, (stream, guest)).await,
-            },
+            Ok(guest) => Some((stream, guest)),
             Err(reason) => {
                 self.shared.refused(reason, peer);
                 self.deny(stream);
+                None
             }
         }
     }
@@ -296,18 +321,12 @@ impl Tunnel {
     /// Keeps the pool of an encrypt end full until the tunnel is stopped.
     async fn keep_warm(self: Arc<Self>) {
         let Way::In(entrance) = &self.way else { return };
+        let warm_up = || Arc::clone(entrance).warm_up(Arc::clone(&self.shared));
         tokio::select! {
             () = self.shared.stop.cancelled() => {}
-            () = entrance.pool.keep(|| Arc::clone(&self).warm_up()) => {}
+            () = entrance.pool.keep(warm_up) => {}
         }
         entrance.pool.close().await;
-    }
-
-    async fn warm_up(self: Arc<Self>) -> Result<Warm, Unmade> {
-        match &self.way {
-            Way::In(entrance) => entrance.warm_up(&self.shared).await,
-            Way::Out(_) => std::future::pending().await,
-        }
     }
 
     async fn summarize(self: Arc<Self>) {

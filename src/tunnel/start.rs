@@ -128,21 +128,21 @@ impl Tunnel {
             padding: options.padding,
         };
         let way = match &options.role {
-            Role::Encrypt { target, service } => Way::In(Entrance {
+            Role::Encrypt { target, service } => Way::In(Arc::new(Entrance {
                 caller: Caller::new(terms),
                 far_end: resolver(target, options).await?,
                 far_end_name: target.to_string(),
                 service: service.clone(),
                 pool: Pool::new(capacity.unopened),
-            }),
-            Role::Decrypt { .. } => Way::Out(Exit {
+            })),
+            Role::Decrypt { .. } => Way::Out(Arc::new(Exit {
                 door: Doorkeeper::new(terms),
                 handshakes: Handshakes::new(capacity.handshakes),
                 unopened: Slots::new(capacity.unopened),
                 targets: targets(options).await?,
-            }),
+            })),
         };
-        Ok(Self { shared: shared(options, capacity)?, way, tasks: TaskTracker::new() })
+        Ok(Self { shared: Arc::new(shared(options, capacity)?), way, tasks: TaskTracker::new() })
     }
 }
 
