@@ -81,10 +81,9 @@ fn a_client_finds_the_tunnel_ready_and_the_next_is_made() {
 #[test]
 fn a_warm_tunnel_is_no_connection_to_the_target_and_no_session() {
     let target = Target::echo();
-    let idle = Pair::to(target.addr()).decrypt.fds();
-    let options = PairOptions::default().encrypt(&["--pool", "5"]).decrypt(&["-n", "1"]);
-    let pair = Pair::start(options, target.addr());
-    wait_warm(&pair.decrypt, idle, 5);
+    let options = PairOptions::default().encrypt(&["--pool", "5", "--log-level", "debug"]);
+    let pair = Pair::start(options.decrypt(&["-n", "1"]), target.addr());
+    eventually("five are ready", || pair.encrypt.count(READY) == 5);
     assert_eq!(target.counts().accepts(), 0);
     for _ in 0..20 {
         let mut client = pair.connect();
@@ -93,8 +92,8 @@ fn a_warm_tunnel_is_no_connection_to_the_target_and_no_session() {
         assert_eq!(client.expect_ending(), Ending::Clean);
     }
     assert_eq!(target.counts().accepts(), 20);
-    wait_warm(&pair.decrypt, idle, 5);
-    assert_eq!(pair.decrypt.closed().len(), 20);
+    eventually("all are told", || pair.decrypt.closed().len() == 20);
+    eventually("each that was taken is replaced", || pair.encrypt.count(READY) == 25);
     pair.stop();
 }
 
@@ -146,7 +145,7 @@ fn next_open(far_end: &Acceptor) -> Hand {
 
 #[test]
 fn a_far_end_that_says_nothing_is_dialled_again() {
-    let scene = Scene::new(&["-o", "0.5"]);
+    let scene = Scene::new(&["-o", "2"]);
     let mut silent = scene.accept_warm();
     let mut client = scene.encrypt.connect();
     assert!(matches!(silent.hear(), Event::Open(_)));
@@ -169,6 +168,37 @@ fn a_client_that_has_sent_something_sees_a_reset() {
     assert_eq!(client.expect_ending(), Ending::Reset);
     // Only the pool's own.
     drop(scene.accept_warm());
+}
+
+/// The client's end is no clean end of what it never finished.
+#[test]
+fn a_reset_of_a_client_that_sent_nothing_is_a_reset_at_the_far_end() {
+    let scene = Scene::new(&[]);
+    let mut warm = scene.accept_warm();
+    let client = scene.encrypt.connect();
+    assert!(matches!(warm.hear(), Event::Open(_)));
+    client.reset();
+    assert_eq!(warm.hear(), Event::Reset(ResetReason::PlainReset));
+    scene.encrypt.wait_closed("plain-reset");
+}
+
+/// A tunnel that was given up is no connection of nobody to the target later.
+#[test]
+fn a_tunnel_that_was_given_up_does_not_reach_the_target() {
+    let target = Target::echo();
+    let options = PairOptions::default().encrypt(&["--pool", "2", "--log-level", "debug"]);
+    let options = options.encrypt(&["-o", "1"]).decrypt(&["-n", "1"]);
+    let pair = Pair::start(options, target.addr());
+    eventually("two are ready", || pair.encrypt.count(READY) == 2);
+    let mut first = pair.connect();
+    first.expect_echo(b"the only session");
+    // It says nothing, waits for a slot in vain, and is given up.
+    let mut second = pair.connect();
+    assert_eq!(second.expect_ending(), Ending::Reset);
+    first.finish();
+    assert_eq!(first.expect_ending(), Ending::Clean);
+    pair.decrypt.wait_closed("truncated");
+    assert_eq!(target.counts().accepts(), 1);
 }
 
 #[test]
@@ -279,7 +309,8 @@ fn tunnels_are_renewed_before_the_far_end_ends_them() {
     eventually_within(Duration::from_secs(90), "all four are renewed", || {
         pair.decrypt.program.log().iter().filter(|line| renewed(line)).count() == 4
     });
-    assert_eq!((middle.live(), middle.connections()), (4, 8));
+    eventually("the old ones are gone", || middle.live() == 4);
+    assert_eq!(middle.connections(), 8);
     assert_eq!(pair.encrypt.count("no warm tunnel"), 0, "{}", pair.encrypt.program.stderr());
     assert_eq!(target.counts().accepts(), 0);
     pair.connect().expect_echo(b"served");

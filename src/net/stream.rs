@@ -7,8 +7,8 @@
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
 
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
@@ -87,11 +87,22 @@ impl Stream {
 
     /// Resolves when this is not quiet any more. Unlike [`Self::poll_readable`]
     /// it is never wrong.
-    pub async fn unquiet(&self) {
-        // An error is something to tell as well; a read will have it.
-        let _ = on_either!(self, socket => {
-            socket.async_io(Interest::READABLE, || self.peek()).await
+    ///
+    /// # Errors
+    /// The connection's, which a read will not see again.
+    pub async fn unquiet(&self) -> io::Result<()> {
+        on_either!(self, socket => socket.async_io(Interest::READABLE, || self.peek()).await)?;
+        Ok(())
+    }
+
+    /// Whether the peer has ended its direction, as far as this host has heard,
+    /// even if it sent something before that.
+    pub fn is_ended_by_peer(&self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        let ready = on_either!(self, socket => {
+            pin!(socket.ready(Interest::READABLE)).poll(&mut cx)
         });
+        matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
     }
 
     fn peek(&self) -> io::Result<usize> {
@@ -265,13 +276,27 @@ mod tests {
             assert!(ours.is_quiet() && theirs.is_quiet(), "{kind}");
             assert!(timeout(A_MOMENT, ours.unquiet()).await.is_err(), "{kind}");
             theirs.write_all(b"x").await.unwrap();
-            timeout(SOON, ours.unquiet()).await.unwrap();
+            timeout(SOON, ours.unquiet()).await.unwrap().unwrap();
+            assert!(!ours.is_ended_by_peer(), "{kind}");
             assert!(!ours.is_quiet(), "{kind}: a byte");
             assert_eq!(ours.read_u8().await.unwrap(), b'x', "{kind}: which is still there");
             assert!(ours.is_quiet(), "{kind}");
             theirs.shutdown().await.unwrap();
             assert_eq!(ours.read(&mut [0; 1]).await.unwrap(), 0);
-            assert!(!ours.is_quiet(), "{kind}: the end");
+            assert!(!ours.is_quiet() && ours.is_ended_by_peer(), "{kind}: the end");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_end_is_seen_behind_bytes_that_were_not_read() {
+        for (kind, ours, mut theirs) in every_kind().await {
+            theirs.write_all(b"x").await.unwrap();
+            theirs.shutdown().await.unwrap();
+            timeout(SOON, ours.unquiet()).await.unwrap().unwrap();
+            while !ours.is_ended_by_peer() {
+                tokio::task::yield_now().await;
+            }
+            assert!(!ours.is_quiet(), "{kind}");
         }
     }
 

@@ -84,7 +84,7 @@ mod dalek {
 
 #[cfg(test)]
 mod tests {
-    use super::dalek as other_back_end;
+    use super::dalek::DhKey as OtherKey;
     use super::*;
 
     /// RFC 7748, section 5.2.
@@ -102,7 +102,7 @@ mod tests {
         for byte in 0..64_u8 {
             let private =
                 Secret::take(&mut std::array::from_fn(|i| byte.wrapping_mul(i as u8 + 7)));
-            let (ours, other) = (DhKey::new(&private), other_back_end::DhKey::new(&private));
+            let (ours, other) = (DhKey::new(&private), OtherKey::new(&private));
             assert_eq!(ours.public(), other.public());
             // Half of all byte strings are no points of the curve; both take its twist.
             let point = [byte.wrapping_mul(37); KEY_LEN];

@@ -93,6 +93,11 @@ impl Inbound {
         Ok(Some((event, opened.wire_len)))
     }
 
+    /// Whether the other end has aborted: there is nothing to say to it any more.
+    pub fn is_aborted(&self) -> bool {
+        self.expect == Expect::AfterReset
+    }
+
     /// Whether the stream is complete, so that the end of the connection is no truncation.
     pub fn is_finished(&self) -> bool {
         self.expect == Expect::AfterFin

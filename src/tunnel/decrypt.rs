@@ -26,7 +26,7 @@ use super::report::Report;
 use super::secure::{Doorkeeper, Visitor, next_event};
 use super::serve::Shared;
 use crate::addr::{ClientAddr, ServiceName};
-use crate::net::{DialError, Handshakes, Resolver, Slots, SourceRefusal, Stream, dial};
+use crate::net::{DialError, Place, Resolver, Slots, SourceRefusal, Stream, dial};
 use crate::proto::Session;
 use crate::proto::inbound::Event;
 use crate::proto::message::Open;
@@ -43,7 +43,6 @@ const JITTER: f64 = 0.25;
 /// What the decrypt end needs beyond what both ends do.
 pub(super) struct Exit {
     pub(super) door: Doorkeeper,
-    pub(super) handshakes: Handshakes,
     /// Tunnels that may wait to be opened.
     pub(super) unopened: Slots,
     pub(super) targets: BTreeMap<ServiceName, Target>,
@@ -74,10 +73,10 @@ impl Exit {
     pub(super) async fn meet(
         &self,
         shared: &Shared,
-        mut sealed: Stream,
-        guest: Guest,
+        (mut sealed, guest): (Stream, Guest),
+        place: Place,
     ) -> Option<Box<Host>> {
-        match self.shake_hands(shared, &mut sealed).await {
+        match self.shake_hands(shared, &mut sealed, place).await {
             Ok(visitor) => {
                 if let (Some(gate), Some(peer)) = (&shared.gate, guest.peer) {
                     gate.succeeded(peer);
@@ -93,14 +92,14 @@ impl Exit {
         }
     }
 
-    /// The handshake, within a place among the unproven.
+    /// The handshake, as long as its place among the unproven lasts.
     async fn shake_hands(
         &self,
         shared: &Shared,
         sealed: &mut Stream,
+        mut place: Place,
     ) -> Result<Visitor, CloseReason> {
         let patience = shared.timeout.mul_f64(1.0 + rand::rng().random_range(0.0..JITTER));
-        let mut place = self.handshakes.enter();
         let mut verdict = CloseReason::HandshakeFailed;
         let met = tokio::select! {
             biased;
@@ -165,6 +164,9 @@ impl Exit {
             // As long as it takes: a client that waits here is one that the
             // backlog would hold, had it not come before the last slot was taken.
             let held = (source, shared.slot().await);
+            if sealed.is_ended_by_peer() {
+                return Err(Refusal::ended(CloseReason::Truncated));
+            }
             let target = self.targets.get(&report.service).ok_or_else(Refusal::no_such_service)?;
             report.target = Some(target.name.clone());
             Ok((held, target.dial(shared, open.client).await?))

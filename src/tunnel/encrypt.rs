@@ -86,6 +86,9 @@ impl Entrance {
             // The far end may spend its whole deadline on the target.
             match warm.open(open, client, shared.timeout * 2).await {
                 Ok(opened) => return Ok(Box::new(opened)),
+                Err(CloseReason::PlainReset) => {
+                    return Err((CloseReason::PlainReset, "before it sent anything".to_owned()));
+                }
                 Err(reason) if is_of_the_target(reason) => return Err(as_told(reason)),
                 Err(reason) => debug!(%reason, "a warm tunnel was dead; dialling"),
             }

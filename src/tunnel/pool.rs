@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn};
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
@@ -134,7 +134,7 @@ impl Pool {
         let outdated = self.shelf().outdated(now);
         work.let_go(outdated);
         let fresh = self.shelf().fresh(now);
-        if fresh >= self.size && work.pace.is_full(now) {
+        if work.pace.is_full_again(fresh >= self.size, now) {
             info!(tunnels = self.size, "the pool is full again");
         }
         let missing = self.size.saturating_sub(fresh + work.making.len());
@@ -223,27 +223,46 @@ impl Warm {
     /// # Errors
     /// The reason; the client has lost nothing.
     pub(super) async fn open(
-        self,
+        mut self,
         open: &Open,
         client: &Stream,
         patience: Duration,
     ) -> Result<Opened, CloseReason> {
-        let Self { mut stream, mut session, mut already_read } = self;
         let mut record = vec![];
-        session.outbound.open(open, &mut record).map_err(|_| CloseReason::LocalError)?;
-        stream.write_all(&record).await.map_err(|_| CloseReason::PeerLost)?;
-        tokio::select! {
+        self.session.outbound.open(open, &mut record).map_err(|_| CloseReason::LocalError)?;
+        self.stream.write_all(&record).await.map_err(|_| CloseReason::PeerLost)?;
+        let in_use = tokio::select! {
             biased;
-            event = next_event(&mut stream, &mut session, &mut already_read) => match event? {
-                Event::Opened => {}
-                Event::Reset(reason) => return Err(told(reason)),
-                _ => return Err(CloseReason::ProtocolError),
-            },
-            // What the client's side has to say of an error, the relay says.
-            () = client.unquiet() => {}
-            () = sleep(patience) => return Err(CloseReason::NoAnswer),
+            answer = self.answer() => answer,
+            sent = client.unquiet() => sent.map_err(|_| CloseReason::PlainReset),
+            () = sleep(patience) => Err(CloseReason::NoAnswer),
+        };
+        match in_use {
+            Ok(()) => {
+                let Self { stream, session, already_read } = self;
+                let start = Start { first: vec![], already_read };
+                Ok(Opened { stream, session, start })
+            }
+            Err(reason) => {
+                // The far end may be about to dial the target for nobody. Apart,
+                // because the client is not to wait for it.
+                let told = match reason {
+                    CloseReason::NoAnswer => CloseReason::Unopened,
+                    reason => reason,
+                };
+                spawn(async move { dismiss(&mut self.stream, &mut self.session, told).await });
+                Err(reason)
+            }
         }
-        Ok(Opened { stream, session, start: Start { first: vec![], already_read } })
+    }
+
+    async fn answer(&mut self) -> Result<(), CloseReason> {
+        let Self { stream, session, already_read } = self;
+        match next_event(stream, session, already_read).await? {
+            Event::Opened => Ok(()),
+            Event::Reset(reason) => Err(told(reason)),
+            _ => Err(CloseReason::ProtocolError),
+        }
     }
 
     /// Resolves when the far end has ended this; it has nothing else to say.

@@ -146,7 +146,8 @@ async fn say_goodbye<S: Duplex>(
     session: &mut Session,
     reason: CloseReason,
 ) {
-    let Some(told) = to_tell(reason) else { return };
+    // A Reset is not answered.
+    let Some(told) = to_tell(reason).filter(|_| !session.inbound.is_aborted()) else { return };
     let (mut read, mut write) = sealed.split();
     let goodbye = async {
         seal.reset(told, &mut write, &mut session.outbound).await?;

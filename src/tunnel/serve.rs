@@ -22,8 +22,8 @@ use super::secure;
 use crate::addr::{BindAddress, ClientAddr};
 use crate::gate::{Denied, Gate, Nets};
 use crate::net::{
-    AcceptBackoff, AcceptStep, AsyncListener, Slot, Slots, SocketOptions, SourceGuard,
-    SourceRefusal, Sources, Stream,
+    AcceptBackoff, AcceptStep, AsyncListener, Handshakes, Place, Slot, Slots, SocketOptions,
+    SourceGuard, SourceRefusal, Sources, Stream,
 };
 use crate::observe::failures::{Failures, Told};
 use crate::proxy_protocol::Version;
@@ -41,6 +41,9 @@ const SUMMARY_TICK: Duration = Duration::from_secs(1);
 /// What every connection of a tunnel may use.
 pub(super) struct Shared {
     pub(super) slots: Slots,
+    /// Whoever has proven nothing and is waited for: for its header, its
+    /// handshake, or until it is sent away.
+    pub(super) places: Handshakes,
     /// Somebody had to wait for a slot.
     pub(super) limit_reached: Notify,
     /// How often a source may connect; counted at accept.
@@ -241,7 +244,10 @@ impl Tunnel {
     /// A client from its introduction to its end.
     async fn serve_client(self: Arc<Self>, entrance: Arc<Entrance>, arrival: Arrival) {
         let Arrival { stream, peer, slot: _slot, source: _source } = arrival;
-        let Some((stream, guest)) = self.introduced(stream, peer).await else { return };
+        let mut place = self.shared.places.enter();
+        let introduced = self.introduced(stream, peer, &mut place).await;
+        drop(place);
+        let Some((stream, guest)) = introduced else { return };
         match self.shared.enter(guest.client) {
             Ok(_source) => encrypt::serve(&entrance, &self.shared, stream, guest).await,
             Err(_) => drop(self.shared.refused(CloseReason::SourceLimit, guest.client)),
@@ -252,8 +258,10 @@ impl Tunnel {
     /// session has a task of its own: strangers are many, and need little room.
     async fn serve_stranger(self: Arc<Self>, exit: Arc<Exit>, arrival: Arrival) {
         let Arrival { stream, peer, source: _source, .. } = arrival;
-        let Some((stream, guest)) = self.introduced(stream, peer).await else { return };
-        if let Some(host) = exit.meet(&self.shared, stream, guest).await {
+        let mut place = self.shared.places.enter();
+        let introduced = self.introduced(stream, peer, &mut place).await;
+        let Some((stream, guest)) = introduced else { return };
+        if let Some(host) = exit.meet(&self.shared, (stream, guest), place).await {
             self.tasks.spawn(Arc::clone(&exit).welcome(Arc::clone(&self.shared), host));
         }
     }
@@ -263,12 +271,22 @@ impl Tunnel {
         self: &Arc<Self>,
         mut stream: Stream,
         peer: ClientAddr,
+        place: &mut Place,
     ) -> Option<(Stream, Guest)> {
-        match self.shared.introduce(&mut stream, peer).await {
+        let introduced = tokio::select! {
+            biased;
+            introduced = self.shared.introduce(&mut stream, peer) => introduced,
+            () = place.displaced() => Err(CloseReason::Displaced),
+        };
+        match introduced {
             Ok(guest) => Some((stream, guest)),
             Err(reason) => {
                 self.shared.refused(reason, peer);
-                self.deny(stream);
+                match reason {
+                    // Held, it would take the place of another.
+                    CloseReason::Displaced => stream.reset(),
+                    _ => self.deny(stream),
+                }
                 None
             }
         }
@@ -281,10 +299,12 @@ impl Tunnel {
             Denied::Reset => stream.reset(),
             Denied::Hold => {
                 let tunnel = Arc::clone(self);
+                let mut place = self.shared.places.enter();
                 self.tasks.spawn(async move {
                     let hold = secure::hold(&mut stream);
                     tokio::select! {
                         () = hold => {}
+                        () = place.displaced() => {}
                         () = sleep(tunnel.shared.timeout) => {}
                         () = tunnel.shared.last_call() => {}
                     }

@@ -23,7 +23,7 @@ const LET_GO: Duration = Duration::from_secs(55);
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// A pool that was filled is full once nothing has failed for so long.
+/// A pool that was filled is full again once it has stayed so for so long.
 const SETTLED: Duration = Duration::from_secs(2);
 
 /// A failure that comes so long after the one before is the first again.
@@ -51,6 +51,8 @@ pub(super) struct Pace {
     away: bool,
     /// The log knows that the pool is not full.
     told: bool,
+    /// Since when the pool has lacked nothing.
+    full_since: Option<Instant>,
 }
 
 // === impl Shelf ===
@@ -112,7 +114,7 @@ impl Pace {
     pub(super) fn new(now: Instant) -> Self {
         let pause = FIRST_PAUSE;
         let (doubtful, away, told) = (false, false, false);
-        Self { pause, next: now, last_failure: None, doubtful, away, told }
+        Self { pause, next: now, last_failure: None, doubtful, away, told, full_since: None }
     }
 
     /// How many may be made at once: after a failure a single one, until it works.
@@ -147,16 +149,20 @@ impl Pace {
         self.doubtful = false;
     }
 
-    /// The pool is full. Says whether this is news: it was not for a while, and
-    /// nothing has failed since.
-    pub(super) fn is_full(&mut self, now: Instant) -> bool {
-        let settled = self.settled(now).is_none();
+    /// The pool is or is not full. Says whether it is for good again, and that
+    /// is news.
+    pub(super) fn is_full_again(&mut self, is_full: bool, now: Instant) -> bool {
+        if !is_full {
+            self.full_since = None;
+            return false;
+        }
+        let settled = *self.full_since.get_or_insert(now) + SETTLED <= now;
         settled && std::mem::replace(&mut self.told, false)
     }
 
     /// When the log may say that a full pool is full again.
     pub(super) fn settled(&self, now: Instant) -> Option<Instant> {
-        let settled = self.last_failure.map(|last| last + SETTLED);
+        let settled = self.full_since.map(|since| since + SETTLED);
         settled.filter(|time| self.told && *time > now)
     }
 
@@ -224,12 +230,28 @@ mod tests {
         assert!(pauses[0] < FIRST_PAUSE && pauses[4] > 2 * FIRST_PAUSE, "{pauses:?}");
         assert!(pauses[9] >= LONGEST_PAUSE / 2 && pauses[9] < LONGEST_PAUSE, "{pauses:?}");
         pace.succeeded();
-        assert_eq!(pace.settled(now), Some(now + SETTLED));
-        assert!(!pace.is_full(now));
         now += CALM;
         assert_eq!(pace.at_once(now, 8), 8);
-        assert!(pace.is_full(now) && !pace.is_full(now) && pace.settled(now).is_none());
-        assert!(pace.failed(now, true) && pace.next_after(now).unwrap() - now < FIRST_PAUSE);
+        assert!(!pace.failed(now, true) && pace.next_after(now).unwrap() - now < FIRST_PAUSE);
+    }
+
+    #[test]
+    fn a_pool_is_full_again_once_it_has_stayed_full() {
+        let mut now = Instant::now();
+        let mut pace = Pace::new(now);
+        assert!(pace.failed(now, false));
+        // A far end that wants one less: each that is made is ended at once.
+        for _ in 0..10 {
+            now += LONGEST_PAUSE;
+            assert!(!pace.is_full_again(true, now));
+            assert_eq!(pace.settled(now), Some(now + SETTLED));
+            assert!(!pace.is_full_again(false, now + A_MOMENT) && !pace.failed(now, false));
+            assert_eq!(pace.settled(now), None);
+        }
+        assert!(!pace.is_full_again(true, now));
+        now += SETTLED;
+        assert!(pace.is_full_again(true, now) && !pace.is_full_again(true, now));
+        assert_eq!(pace.settled(now), None);
     }
 
     #[test]

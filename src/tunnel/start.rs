@@ -28,7 +28,8 @@ use crate::proto::aead::suites_of_this_machine;
 pub struct Capacity {
     /// Sessions at once.
     pub sessions: usize,
-    /// Unproven handshakes at once; zero at the dialer, which has none.
+    /// Peers at once that have proven nothing. At the dialer those that it waits
+    /// for or sends away; zero without a gate and without load balancers.
     pub handshakes: usize,
     /// Tunnels without a session: at the dialer those of its pool, at the acceptor
     /// those that wait to be opened.
@@ -63,16 +64,16 @@ impl Capacity {
     pub fn of(options: &Options, descriptors: u64) -> Result<Self, TooFewDescriptors> {
         let part = |of: u64| usize::try_from(descriptors / of).unwrap_or(usize::MAX);
         let unopened = options.limits.unopened.min(part(8));
-        let (handshakes, others) = match options.role {
-            // A pool makes some more before it lets as many go.
-            Role::Encrypt { .. } if unopened > 0 => (0, unopened + pool::AT_ONCE),
-            Role::Encrypt { .. } => (0, 0),
-            Role::Decrypt { .. } => {
-                let handshakes = options.limits.handshakes.min(part(4));
-                (handshakes, handshakes + unopened)
-            }
+        let handshakes = match options.role {
+            Role::Encrypt { .. } if options.gate.is_none() && options.proxy_from.is_empty() => 0,
+            _ => options.limits.handshakes.min(part(4)),
         };
-        let fit = sessions_that_fit(descriptors, others);
+        // A pool makes some more before it lets as many go.
+        let making = match options.role {
+            Role::Encrypt { .. } if unopened > 0 => pool::AT_ONCE,
+            _ => 0,
+        };
+        let fit = sessions_that_fit(descriptors, handshakes + unopened + making);
         if fit == 0 {
             return Err(TooFewDescriptors(descriptors));
         }
@@ -137,7 +138,6 @@ impl Tunnel {
             })),
             Role::Decrypt { .. } => Way::Out(Arc::new(Exit {
                 door: Doorkeeper::new(terms),
-                handshakes: Handshakes::new(capacity.handshakes),
                 unopened: Slots::new(capacity.unopened),
                 targets: targets(options).await?,
             })),
@@ -150,6 +150,7 @@ fn shared(options: &Options, capacity: Capacity) -> Result<Shared, StoreError> {
     let per_source = options.limits.per_source;
     Ok(Shared {
         slots: Slots::new(capacity.sessions),
+        places: Handshakes::new(capacity.handshakes),
         limit_reached: Notify::new(),
         arrivals: per_source.and_then(|per| {
             per.per_second.map(|rate| Sources::new(usize::MAX, Some(rate), Instant::now()))
