@@ -316,6 +316,27 @@ fn target_stops_reading() {
     pair.stop();
 }
 
+/// `--denied hold` lets strangers wait in their own places, at either end, and not
+/// on the descriptors of those who may come in.
+#[test]
+fn held_strangers_leave_the_descriptors_to_the_others() {
+    const STRANGERS: usize = 400;
+    let (dir, target) = (tempfile::tempdir().unwrap(), Target::echo());
+    let key = keygen(dir.path(), "key");
+    let hold = ["--deny", "127.0.0.1", "--denied", "hold", "-o", "60"];
+    let decrypt = Launch::decrypt(&key).source(&any()).target(target.addr());
+    let decrypt = decrypt.args(hold).nofile(300).start();
+    let encrypt = Launch::encrypt(&key).source(&any()).target(decrypt.addr());
+    let encrypt = encrypt.args(hold).args(["-b", "127.0.0.2"]).nofile(300).start();
+    for end in [&decrypt, &encrypt] {
+        let held: Vec<Wire> = (0..STRANGERS).map(|_| end.connect()).collect();
+        let ours = "127.0.0.2".parse().unwrap();
+        Wire::connect_from(ours, encrypt.addr()).unwrap().expect_echo(b"let in");
+        assert_eq!(end.count("cannot accept"), 0, "{}", end.program.tail());
+        drop(held);
+    }
+}
+
 /// A reader that stands still holds up nobody else.
 #[test]
 fn a_stalled_reader_does_not_disturb_other_sessions() {
