@@ -6,10 +6,16 @@
 //! that moving bytes takes no lock and no allocation.
 
 use std::cell::RefCell;
+use std::io;
 use std::ops::{Deref, DerefMut};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
 
+use tokio::io::ReadBuf;
 use tokio::task::yield_now;
+
+use crate::net::Source;
 
 use crate::proto::record::MAX_RECORD;
 
@@ -50,6 +56,18 @@ pub(super) enum Size {
 pub(super) struct Buffer {
     bytes: Box<[u8]>,
     size: Size,
+}
+
+/// Reads something and forgets it, with a buffer only while something is there.
+pub(super) fn poll_discard(
+    cx: &mut Context<'_>,
+    source: &mut impl Source,
+) -> Poll<io::Result<usize>> {
+    ready!(source.poll_readable(cx))?;
+    let mut buffer = Buffer::take(Size::Small);
+    let mut read = ReadBuf::new(&mut buffer);
+    ready!(Pin::new(source).poll_read(cx, &mut read))?;
+    Poll::Ready(Ok(read.filled().len()))
 }
 
 impl Size {

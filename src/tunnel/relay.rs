@@ -10,14 +10,16 @@
 //! finished when both Fins have passed. Anything else is an abort: the other
 //! end hears a Reset, and the plain side gets a TCP reset, never a clean end.
 
+use std::future::poll_fn;
+use std::io;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-use super::buffers::{Buffer, Size};
+use super::buffers::poll_discard;
 use super::open::OpenPump;
 use super::seal::SealPump;
 use crate::net::{Duplex, Source};
@@ -102,8 +104,9 @@ async fn pump<P: Duplex, S: Duplex>(
     let ended = tokio::select! {
         ended = &mut opening => ended,
         ended = &mut sealing => match ended {
-            // The far end is gone, but its last words may be here already.
-            Err(CloseReason::PeerLost) => match timeout(GOODBYE, opening).await {
+            // The far end is gone, but its last words may be here already. Boxed,
+            // because a timer is large for what every session holds.
+            Err(CloseReason::PeerLost) => match Box::pin(timeout(GOODBYE, opening)).await {
                 // Our write took the error of a reset; a read then sees a bare end.
                 Ok(Err(CloseReason::Truncated)) | Err(_) => Err(CloseReason::PeerLost),
                 Ok(last_words) => last_words,
@@ -152,9 +155,8 @@ async fn say_goodbye<S: Duplex>(
     let goodbye = async {
         seal.reset(told, &mut write, &mut session.outbound).await?;
         write.shutdown().await?;
-        let mut discarded = Buffer::take(Size::Small);
-        while read.read(&mut discarded).await? > 0 {}
-        std::io::Result::Ok(())
+        while poll_fn(|cx| poll_discard(cx, &mut read)).await? > 0 {}
+        io::Result::Ok(())
     };
     // Whether the other end hears it or not, the session is over.
     let _ = timeout(GOODBYE, goodbye).await;

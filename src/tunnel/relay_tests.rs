@@ -5,7 +5,9 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
-use tokio::io::{AsyncRead, DuplexStream, ReadBuf, ReadHalf, WriteHalf, duplex, split};
+use tokio::io::{
+    AsyncRead, AsyncReadExt, DuplexStream, ReadBuf, ReadHalf, WriteHalf, duplex, split,
+};
 
 use super::*;
 use crate::keys::{Key, KeyRing};

@@ -14,11 +14,11 @@ use rand::TryRng;
 use rand::rngs::SysRng;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 
-use super::buffers::{Buffer, Size};
+use super::buffers::{Buffer, Size, poll_discard};
 use super::open::blame;
 use crate::keys::KeyRing;
-use crate::net::Stream;
 use crate::net::clock::Clock;
+use crate::net::{Duplex, Stream};
 use crate::proto::handshake::{
     Dialer, First, MESSAGE_LEN, Message, Received, Unconfirmed, read_message1,
 };
@@ -248,16 +248,8 @@ pub(super) fn poll_event(
 
 /// Reads and forgets until the other end hangs up.
 pub(super) async fn hold(stream: &mut Stream) {
-    while let Ok(1..) = poll_fn(|cx| poll_discard(cx, stream)).await {}
-}
-
-/// Reads something and forgets it, with a buffer only while something is there.
-fn poll_discard(cx: &mut Context<'_>, stream: &mut Stream) -> Poll<io::Result<usize>> {
-    ready!(stream.poll_readable(cx))?;
-    let mut buffer = Buffer::take(Size::Small);
-    let mut read = ReadBuf::new(&mut buffer);
-    ready!(Pin::new(stream).poll_read(cx, &mut read))?;
-    Poll::Ready(Ok(read.filled().len()))
+    let (mut read, _) = stream.split();
+    while let Ok(1..) = poll_fn(|cx| poll_discard(cx, &mut read)).await {}
 }
 
 /// A private key for one handshake, from the operating system.
