@@ -1,7 +1,8 @@
-//! Durations as people write them: `60s`, `5m`, `1h`, `30d`, or plain seconds.
+//! Durations as people write them: `60s`, `5m`, `1h` or `30d`.
 //!
 //! Whole numbers only, and never zero: what takes a duration here (a ban, a
-//! grant, a window) means nothing without one.
+//! grant, a window) means nothing without one. Never without a unit either: who
+//! writes 30 and means days would have everybody forgotten after seconds.
 
 use std::time::Duration;
 
@@ -13,21 +14,34 @@ const UNITS: [(char, u64); 4] = [('d', 86_400), ('h', 3600), ('m', 60), ('s', 1)
 
 /// Why a text is no duration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("\"{0}\" is no duration; write one such as 60s, 5m, 1h or 30d, at most 3650d")]
-pub struct DurationError(String);
+pub enum DurationError {
+    /// A number by itself.
+    #[error("\"{0}\" has no unit; write {0}s, {0}m, {0}h or {0}d")]
+    NoUnit(u64),
+    /// Something else.
+    #[error("\"{0}\" is no duration; write one such as 60s, 5m, 1h or 30d, at most 3650d")]
+    Other(String),
+}
 
 /// Reads a duration of whole seconds, from 1 s to 3650 d.
 pub fn parse(text: &str) -> Result<Duration, DurationError> {
     let unit = UNITS.iter().find_map(|(unit, seconds)| Some((text.strip_suffix(*unit)?, *seconds)));
-    let (number, unit) = unit.unwrap_or((text, 1));
-    // `u64` would also read a plus sign.
-    let digits = number.bytes().all(|byte| byte.is_ascii_digit());
-    digits
-        .then(|| number.parse::<u64>().ok()?.checked_mul(unit))
-        .flatten()
+    let Some((number, unit)) = unit else {
+        return Err(match whole(text).filter(|number| (1..=3650).contains(number)) {
+            Some(number) => DurationError::NoUnit(number),
+            None => DurationError::Other(text.to_owned()),
+        });
+    };
+    whole(number)
+        .and_then(|number| number.checked_mul(unit))
         .filter(|seconds| (1..=LONGEST_SECONDS).contains(seconds))
         .map(Duration::from_secs)
-        .ok_or_else(|| DurationError(text.to_owned()))
+        .ok_or_else(|| DurationError::Other(text.to_owned()))
+}
+
+/// A number in digits only: `u64` would also read a plus sign.
+fn whole(text: &str) -> Option<u64> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
 /// Writes a duration as [`parse`] reads it; fractions of a second are cut off.
@@ -43,9 +57,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn units_and_plain_seconds() {
+    fn units() {
         let cases =
-            [("1", 1, "1s"), ("90", 90, "90s"), ("60s", 60, "1m"), ("5m", 300, "5m")].into_iter();
+            [("1s", 1, "1s"), ("90s", 90, "90s"), ("60s", 60, "1m"), ("5m", 300, "5m")].into_iter();
         let cases = cases.chain([
             ("1h", 3600, "1h"),
             ("36h", 129_600, "36h"),
@@ -62,11 +76,23 @@ mod tests {
     }
 
     #[test]
+    fn a_number_needs_a_unit() {
+        for bare in ["1", "30", "3650"] {
+            let error = parse(bare).unwrap_err().to_string();
+            assert_eq!(
+                error,
+                format!("\"{bare}\" has no unit; write {0}s, {0}m, {0}h or {0}d", bare)
+            );
+        }
+    }
+
+    #[test]
     fn everything_else_is_refused() {
         let long = "99999999999999999999d";
-        for bad in
-            ["", "s", "0", "0s", "-1", "+1", "1.5h", "1 h", "5M", "1w", "1h30m", "3651d", long]
-        {
+        for bad in [
+            "", "s", "0", "0s", "9999", "-1", "+1", "1.5h", "1 h", "5M", "1w", "1h30m", "3651d",
+            long,
+        ] {
             let error = parse(bad).unwrap_err().to_string();
             assert!(error.starts_with(&format!("\"{bad}\"")) && error.contains("; "), "{error}");
         }

@@ -219,7 +219,7 @@ fn numbers_that_are_none() {
 fn gates_that_make_no_sense() {
     for base in [ENCRYPT, DECRYPT, SPIPED] {
         let base = if base == SPIPED { "-e -F -s a:1 -t b:2 -k key" } else { base };
-        let cases: [(&str, &[&str]); 19] = [
+        let cases: [(&str, &[&str]); 22] = [
             ("--gate nowhere", &["--gate", "no scheme", "file:PATH"]),
             ("--gate http://a", &["--gate", "unknown scheme", "redis://HOST"]),
             ("--gate file:", &["file:PATH"]),
@@ -238,6 +238,9 @@ fn gates_that_make_no_sense() {
             ("--gate file:x --gate-away maybe", &["--gate-away", "stale:DURATION"]),
             ("--gate file:x --denied loudly", &["--denied", "close, reset or hold"]),
             ("--gate file:x --reap-idle 0", &["--reap-idle", "30d"]),
+            ("--gate file:x --reap-idle 30", &["--reap-idle", "\"30\" has no unit", "30d"]),
+            ("--gate file:x --reap-idle -5m", &["--reap-idle", "\"-5m\" is no duration"]),
+            ("--gate file:x --gate-away stale:5", &["\"5\" has no unit", "5m"]),
             ("--proxy-from 10.0.0.1,x", &["--proxy-from", "\"x\" is no address"]),
         ];
         for (flags, parts) in cases {
@@ -249,10 +252,17 @@ fn gates_that_make_no_sense() {
         assert!(!text.contains("geheim") && !text.contains("wort"), "{text}");
     }
     refused(&format!("{DECRYPT} --gate file:x --ban-after 10/60s"), &["N/FINDTIME/BANTIME"]);
+    for (bad, part) in [("10/60/1h", "\"60\" has no unit"), ("10/60s/24", "write 24s, 24m, 24h")] {
+        refused(&format!("{DECRYPT} --gate file:x --ban-after {bad}"), &["--ban-after", part]);
+    }
+    for line in ["gate allow 203.0.113.7 --ttl 12", "gate ban 203.0.113.7 --ttl 12"] {
+        refused(&format!("{line} --gate file:x"), &["--ttl: \"12\" has no unit", "12h"]);
+    }
+    refused("gate allow 203.0.113.7 --ttl -5m --gate file:x", &["--ttl: \"-5m\" is no duration"]);
+    refused("gate reap --idle 30 --gate file:x", &["--idle: \"30\" has no unit", "30d"]);
     refused(&format!("{DECRYPT} --ban-after 10/60s/1h"), &["--ban-after needs a store"]);
     refused(&format!("{DECRYPT} --proxy-to-target v3"), &["--proxy-to-target", "v1 or v2"]);
-    refused(&format!("{ENCRYPT} --ban-after 1/1/1"), &["no flag '--ban-after'"]);
-    refused(&format!("{SPIPED} --ban-after 1/1/1"), &["--ban-after is for the decrypt end"]);
+    refused(&format!("{SPIPED} --ban-after 1/1s/1s"), &["--ban-after is for the decrypt end"]);
     refused(&format!("{SPIPED} --proxy-to-target v1"), &["is for the decrypt end"]);
 }
 
@@ -287,6 +297,18 @@ fn flags_that_exclude_each_other() {
     refused("-efF -s a:1 -t b:2 -kkey", &["weak handshake"]);
     refused(&format!("{SPIPED} --max-handshakes 5"), &["--max-handshakes is for the decrypt end"]);
     refused("-d -s a:1 -t b:2 -k key --service x", &["--service is for the encrypt end"]);
+}
+
+#[test]
+fn gate_commands_about_what_is_no_address() {
+    for command in ["allow", "remove", "ban", "unban", "deny", "why"] {
+        let line = format!("gate {command} nonsense --gate file:x");
+        refused(&line, &["knockpipe: \"nonsense\" is no address or network; write one such as"]);
+    }
+    refused(
+        "gate why 1.2.3.0/24 --gate file:x",
+        &["knockpipe: 1.2.3.0/24 is a network", "name one"],
+    );
 }
 
 #[test]

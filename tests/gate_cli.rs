@@ -162,7 +162,7 @@ fn who_is_allowed_and_removed_is_told_with_its_place() {
 
         let listed = store.good("list");
         let kinds = ["198.51.100.1", "203.0.113.7", "203.0.113.0/24"];
-        assert_eq!(columns(&listed), kinds.map(|member| vec!["allowed", member, "never"]));
+        assert_eq!(columns(&listed), kinds.map(|member| vec!["allowed", member, "for", "ever"]));
         assert_eq!(store.good("list --unsorted").lines().count(), 3);
 
         let one = &store.json("remove ::ffff:203.0.113.7")[0];
@@ -188,13 +188,29 @@ fn a_grant_ends() {
     }
     let store = Store::redis();
     store.ask("SADD ip-allowed 203.0.113.1");
-    store.fails("allow 203.0.113.7 --ttl 1h", 1, &["plain set", "--allow-prefix", "ip-allowed"]);
+    let parts = ["plain set", "ip-allowed", "start the tunnel with the same --allow-prefix"];
+    store.fails("allow 203.0.113.7 --ttl 1h", 1, &parts);
     let text = store.good("allow 203.0.113.7 --ttl 1h --allow-prefix may");
-    assert!(text.contains("key may:203.0.113.7 "), "{text}");
+    assert!(text.contains("key may:203.0.113.7 ") && !text.contains("ZADD"), "{text}");
     assert_eq!(store.ask("EXISTS may:203.0.113.7"), Reply::Number(1));
     let listed = store.good("list --allow-prefix may:");
     let members: Vec<_> = columns(&listed).iter().map(|line| line[1].to_owned()).collect();
     assert_eq!(members, ["203.0.113.1", "203.0.113.7"]);
+}
+
+/// The two ways of letting somebody in: what a login page writes, and the command.
+#[test]
+fn the_line_of_a_login_page_goes_with_the_form_of_the_set() {
+    let store = Store::redis();
+    let text = store.good("allow 203.0.113.7 --ttl 12h");
+    assert!(text.trim_end().ends_with("(a sorted set now: other writers must use ZADD)"), "{text}");
+    let refused = store.ask("SADD ip-allowed 203.0.113.8");
+    assert!(matches!(&refused, Reply::Error(said) if said.starts_with("WRONGTYPE")), "{refused:?}");
+    assert_eq!(store.ask("ZADD ip-allowed 4102444800 203.0.113.8"), Reply::Number(1));
+    assert!(!store.good("allow 203.0.113.9").contains("ZADD"), "who stays for ever is no news");
+    assert!(store.good("why 203.0.113.8").contains("allow-set"));
+    let file = Store::file();
+    assert!(!file.good("allow 203.0.113.7 --ttl 12h").contains("ZADD"));
 }
 
 #[test]
@@ -298,7 +314,12 @@ fn why_says_what_the_gate_says() {
                 Some(reason)
             );
         }
-        let ban = &store.json("why 203.0.113.66 --ban-after 3/60/1h")[0];
+        let note = "note          static rules as given here, which is none; repeat the tunnel's";
+        assert!(store.good("why 203.0.113.7").contains(note));
+        for rule in ["--deny 203.0.113.7", "--allow 203.0.113.7", "--internal allow"] {
+            assert!(!store.good(&format!("why 203.0.113.7 {rule}")).contains(note), "{rule}");
+        }
+        let ban = &store.json("why 203.0.113.66 --ban-after 3/60s/1h")[0];
         assert!((3590..=3600).contains(&ban["rules"][2]["ttl_s"].as_u64().unwrap()), "{ban}");
         assert_eq!(ban["strikes"], 0);
         assert!(ban["rules"][2]["key"].is_string() && ban["rules"][3]["key"].is_string());
@@ -384,7 +405,7 @@ fn what_is_exported_can_be_imported_anywhere_and_twice() {
 fn imports_of_plain_lines_and_of_bad_ones() {
     for store in Store::each() {
         let list = store.path("office.txt");
-        fs::write(&list, "# the office\n203.0.113.7\n\n 2001:db8::/64 \n").unwrap();
+        fs::write(&list, "# the office\n203.0.113.7 # Ada\n\n 2001:db8::/64#v6\n  #\n").unwrap();
         let line = format!("import {}", list.display());
         assert!(store.good(&line).starts_with("imported 2, unchanged 0"));
         assert!(store.unchanged(&line).out.starts_with("imported 0, unchanged 2"));
@@ -407,9 +428,28 @@ fn imports_of_plain_lines_and_of_bad_ones() {
         for (input, one, other) in cases {
             complaint(&store.run_with("import -", input), 2, &[one, other, "nothing was imported"]);
         }
+        let long = "x".repeat(20) + ".";
+        let text = complaint(&store.run_with("import -", &long.repeat(9)), 2, &["no address"]);
+        assert!(!text.contains(&long.repeat(2)) && text.contains("..."), "{text}");
         assert!(!store.good("list").contains("203.0.113.8"), "nothing is half done");
         store.fails("import /no/where", 2, &["cannot read /no/where"]);
     }
+}
+
+/// The wrong file is named quickly, and what an error says is read by many.
+#[test]
+fn a_key_that_is_imported_by_mistake_is_not_shown() {
+    let store = Store::file();
+    let key = store.path("redis.key");
+    let made = Command::new(binary()).arg("keygen").arg(&key).output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let ours = fs::read_to_string(&key).unwrap();
+    let secret = ours.split(' ').nth(1).unwrap().trim();
+    for text in [&ours, secret, &"0123456789abcdef".repeat(4)] {
+        let said = complaint(&store.run_with("import -", text), 2, &["looks like a key"]);
+        assert!(!said.contains(&secret[..8]) && !said.contains("01234567"), "{said}");
+    }
+    store.fails(&format!("import {}", key.display()), 2, &["line 1 of", "looks like a key"]);
 }
 
 #[test]

@@ -97,7 +97,11 @@ impl Facts<'_> {
     fn bad_value(&self) -> Failure {
         let source = std::error::Error::source(self.error);
         let why = source.map_or_else(|| first_line(self.error), ToString::to_string);
-        Failure::Usage(anyhow::anyhow!("{}: {why}", self.flag(ContextKind::InvalidArg)))
+        match self.flag(ContextKind::InvalidArg) {
+            // A word by itself: what is wrong with it says enough.
+            place if place.starts_with('<') => Failure::Usage(anyhow::anyhow!("{why}")),
+            flag => Failure::Usage(anyhow::anyhow!("{flag}: {why}")),
+        }
     }
 
     fn impossible_value(&self) -> (String, String) {

@@ -42,7 +42,8 @@ pub(super) struct GateArgs {
     /// Take addresses out of the store that were not seen for so long, such as 30d
     /// [default: never]
     #[arg(
-        long, value_name = "DURATION", value_parser = duration::parse, help_heading = GATE
+        long, value_name = "DURATION", value_parser = duration::parse,
+        allow_hyphen_values = true, help_heading = GATE
     )]
     reap_idle: Option<Duration>,
 
@@ -80,7 +81,9 @@ pub(super) struct RuleArgs {
 pub(super) struct AcceptorGateArgs {
     /// Ban an address for BANTIME after N failed handshakes within FINDTIME, such as 10/60s/1h
     /// [default: never]
-    #[arg(long, value_name = "N/FINDTIME/BANTIME", help_heading = GATE)]
+    #[arg(
+        long, value_name = "N/FINDTIME/BANTIME", allow_hyphen_values = true, help_heading = GATE
+    )]
     pub(super) ban_after: Option<BanAfter>,
 
     /// Tell the target the client's address with the PROXY protocol, v1 or v2 [default: no]
@@ -168,6 +171,11 @@ impl RuleArgs {
     /// Whether these rules decide anything by themselves.
     pub(super) fn is_gate(&self) -> bool {
         !self.allow.is_empty() || !self.deny.is_empty()
+    }
+
+    /// Whether none of them is given.
+    pub(super) fn is_empty(&self) -> bool {
+        !self.is_gate() && self.internal.is_none()
     }
 
     /// The rules of a gate with this store.
@@ -259,7 +267,8 @@ mod tests {
 
     #[test]
     fn a_flag_without_what_it_needs_is_refused() {
-        for flag in ["--gate-away open", "--on-revoke keep", "--reap-idle 30d", "--ban-after 1/1/1"]
+        for flag in
+            ["--gate-away open", "--on-revoke keep", "--reap-idle 30d", "--ban-after 1/1s/1s"]
         {
             for base in ["", "--allow 203.0.113.1 "] {
                 let error = options(&format!("{base}{flag}")).unwrap_err();

@@ -208,7 +208,7 @@ mod tests {
             assert_eq!(text.parse::<AwayPolicy>().unwrap().to_string(), text);
         }
         assert_eq!(AwayPolicy::default(), AwayPolicy::Closed);
-        for bad in ["", "Closed", "stale", "stale:", "stale:0", "open:5m", "stale:x"] {
+        for bad in ["", "Closed", "stale", "stale:", "stale:0", "stale:5", "open:5m", "stale:x"] {
             let error = bad.parse::<AwayPolicy>().unwrap_err().to_string();
             assert!(error.contains("; write"), "{error}");
         }

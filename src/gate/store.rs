@@ -145,7 +145,7 @@ pub enum StoreError {
     },
     /// A member with an expiry was asked for where none can be kept.
     #[error(
-        "key \"{key}\" on {server} is a plain set, whose members cannot expire; give --allow-prefix, use a sorted set, or leave --ttl away"
+        "key \"{key}\" on {server} is a plain set, whose members cannot expire; leave --ttl out, or add --allow-prefix PREFIX here and start the tunnel with the same --allow-prefix"
     )]
     NoExpiry {
         /// The server.

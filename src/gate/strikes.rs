@@ -191,22 +191,24 @@ mod tests {
         assert_eq!((rule.maxretry(), rule.findtime().as_secs()), (10, 60));
         assert_eq!(rule.bantime().as_secs(), 3600);
         assert_eq!(rule.to_string(), "10/1m/1h");
-        assert_eq!("1/1/1".parse::<BanAfter>().unwrap().to_string(), "1/1s/1s");
+        assert_eq!("1/1s/1s".parse::<BanAfter>().unwrap().to_string(), "1/1s/1s");
         assert!(!rule.reached(9) && rule.reached(10) && rule.reached(11));
         let bad = [
             "",
             "10",
             "10/60",
-            "10/60/1h/",
-            "/60/1h",
-            "0/60/1h",
-            "-1/60/1h",
-            "+1/60/1h",
-            "1000001/60/1h",
+            "10/60s/1h/",
+            "/60s/1h",
+            "0/60s/1h",
+            "-1/60s/1h",
+            "+1/60s/1h",
+            "1000001/60s/1h",
             "10/0/1h",
-            "10/60/0",
+            "10/60s/0",
+            "10/60/1h",
+            "10/60s/1",
             "10/x/1h",
-            "10/60/1y",
+            "10/60s/1y",
             "10//1h",
         ];
         for text in bad {

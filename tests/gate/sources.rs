@@ -100,7 +100,7 @@ fn many_sources_do_not_make_a_gate_grow() {
     let world = World::new(
         &[
             ["--max-per-source", "16/16"],
-            ["--ban-after", "3/60/1h"],
+            ["--ban-after", "3/60s/1h"],
             ["--proxy-from", BALANCERS],
             ["-o", "2"],
         ]

@@ -23,7 +23,9 @@ pub(super) struct AllowArgs {
     members: Vec<Member>,
 
     /// For so long, such as 30m, 12h or 30d [default: for ever]
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    #[arg(
+        long, value_name = "DURATION", value_parser = duration::parse, allow_hyphen_values = true
+    )]
     ttl: Option<Duration>,
 
     /// Let in a network wider than /16 (IPv4) or /64 (IPv6)
@@ -43,7 +45,8 @@ pub(super) struct BanArgs {
 
     /// For so long, such as 30m, 12h or 30d
     #[arg(
-        long, value_name = "DURATION", value_parser = duration::parse, default_value = "1d"
+        long, value_name = "DURATION", value_parser = duration::parse,
+        allow_hyphen_values = true, default_value = "1d"
     )]
     ttl: Duration,
 
@@ -221,7 +224,8 @@ fn text(
         (true, "allow", None) => (words.done, "for ever".to_owned()),
         (true, ..) => (words.done, String::new()),
     };
-    format!("{word:<10} {:<20} {how:<15} {place}", subject.to_string())
+    let note = if words.action == "allow" && ttl.is_some() { p.of_an_end(r) } else { "" };
+    format!("{word:<10} {:<20} {how:<15} {place}{note}", subject.to_string())
 }
 
 fn object(

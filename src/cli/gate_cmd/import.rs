@@ -34,7 +34,9 @@ pub(super) struct ImportArgs {
     input: PathBuf,
 
     /// How long entries without an end of their own may come in [default: for ever]
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    #[arg(
+        long, value_name = "DURATION", value_parser = duration::parse, allow_hyphen_values = true
+    )]
     ttl: Option<Duration>,
 
     #[command(flatten)]
@@ -96,13 +98,13 @@ fn read(args: &ImportArgs, now_ms: u64) -> Result<Vec<Wanted>, Failure> {
         fs::read_to_string(&args.input).map(|read| text = read)
     };
     read.map_err(|error| {
-        let advice = "check its path, and that it is text";
+        let advice = "check its path, and that it is text of addresses";
         Failure::Usage(anyhow::anyhow!("cannot read {name}: {error}; {advice}"))
     })?;
     let mut wanted = vec![];
     for (number, line) in text.lines().enumerate() {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
+        let line = without_comment(line);
+        if line.is_empty() {
             continue;
         }
         let entry = parse(line, args.ttl, now_ms).and_then(|entry| check(args, entry));
@@ -110,6 +112,27 @@ fn read(args: &ImportArgs, now_ms: u64) -> Result<Vec<Wanted>, Failure> {
         wanted.push(entry.map_err(|cause| Failure::Usage(bad(cause).into()))?);
     }
     Ok(wanted)
+}
+
+/// What stands before a `#`, which JSON may have in a text and an address never.
+fn without_comment(line: &str) -> &str {
+    let line = line.trim();
+    let end = if line.starts_with('{') { None } else { line.find('#') };
+    line[..end.unwrap_or(line.len())].trim_end()
+}
+
+/// What is wrong with a line that is no address, without what nobody may read:
+/// the wrong file may be a key.
+fn no_member(line: &str) -> String {
+    const SHOWN: usize = 40;
+    // Words that a file of addresses has are far shorter than any key.
+    let secret = |word: &str| word.len() >= 32 && !word.contains(['.', ':']);
+    if line.contains("knockpipe-key") || line.split_whitespace().any(secret) {
+        return "it looks like a key and no address; name a file of addresses".to_owned();
+    }
+    let shown: String = line.chars().take(SHOWN).collect();
+    let dots = if shown.len() < line.len() { "..." } else { "" };
+    format!("{:?} is no address or network, such as 203.0.113.7", shown + dots)
 }
 
 /// The rules of `allow` and `ban`.
@@ -125,7 +148,7 @@ fn check(args: &ImportArgs, entry: Wanted) -> Result<Wanted, String> {
 fn parse(line: &str, ttl: Option<Duration>, now_ms: u64) -> Result<Wanted, String> {
     let until = |ttl: Duration| now_ms.saturating_add(millis(ttl));
     if !line.starts_with('{') {
-        let member = line.parse::<Member>().map_err(|error| error.to_string())?;
+        let member = line.parse::<Member>().map_err(|_| no_member(line))?;
         return Ok(Wanted { kind: ALLOWED, member, expires_ms: ttl.map(until) });
     }
     let value: Value = serde_json::from_str(line).map_err(|error| format!("no JSON: {error}"))?;
@@ -135,7 +158,7 @@ fn parse(line: &str, ttl: Option<Duration>, now_ms: u64) -> Result<Wanted, Strin
         _ => return Err("\"kind\" is neither \"allowed\" nor \"banned\"".to_owned()),
     };
     let member = value["member"].as_str().ok_or("\"member\" is no text")?;
-    let member = member.parse::<Member>().map_err(|error| error.to_string())?;
+    let member = member.parse::<Member>().map_err(|_| no_member(member))?;
     let expires_ms = match &value["expires_ms"] {
         Value::Null if kind == ALLOWED => ttl.map(until),
         Value::Null => None,

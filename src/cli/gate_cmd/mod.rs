@@ -37,7 +37,8 @@ Exit status: 0 changed or answered, 1 failed at run time, 2 wrong usage, 3 nothi
 
 const ALLOW_EXAMPLES: &str = "\
 A member for ever goes into the set; with --ttl into a key of its own under --allow-prefix, or into
-the set if that is a sorted one (or does not exist yet). A ban or a --deny still keeps it out.
+the set if that is a sorted one (or does not exist yet: then it becomes one, and other programs have
+to use ZADD, since SADD fails). A ban or a --deny still keeps it out.
 
 Examples:
   knockpipe gate allow 203.0.113.7 2001:db8::/64 --gate redis://127.0.0.1
@@ -86,7 +87,8 @@ Example:
   knockpipe gate reap --idle 30d --dry-run --gate redis://127.0.0.1";
 
 const IMPORT_EXAMPLES: &str = "\
-Reads lines of 'gate export', or addresses and networks, one in each line; # begins a comment.
+Reads lines of 'gate export', or addresses and networks, one in each line; # begins a comment,
+also behind an address.
 Nothing is changed unless all lines are good. Entries that last as long already stay as they are.
 
 Examples:
@@ -191,6 +193,9 @@ enum GateCommandError {
         "{0} is a network, and only single addresses can be banned; take it out with 'knockpipe gate remove', or start the tunnel with --deny {0}"
     )]
     NetworkBan(Member),
+    /// A decision is about one address.
+    #[error("{0} is a network, and a decision is about one address; name one that is in it")]
+    NetworkWhy(Member),
 }
 
 impl From<GateCommandError> for Failure {

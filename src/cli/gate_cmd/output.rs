@@ -82,7 +82,7 @@ pub(super) fn remark(text: &str) {
 /// What still lasts, with its two largest units: `3h20m`.
 pub(super) fn left(time: Option<Duration>) -> String {
     const UNITS: [(u64, char); 4] = [(86_400, 'd'), (3600, 'h'), (60, 'm'), (1, 's')];
-    let Some(time) = time else { return "never".to_owned() };
+    let Some(time) = time else { return "for ever".to_owned() };
     // A part of a second is some time left.
     let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
     let largest = UNITS.iter().position(|(size, _)| seconds >= *size).unwrap_or(3);
@@ -135,7 +135,7 @@ mod tests {
         for (ms, shown) in cases {
             assert_eq!(left(Some(Duration::from_millis(ms))), shown, "{ms} ms");
         }
-        assert_eq!(left(None), "never");
+        assert_eq!(left(None), "for ever");
     }
 
     #[test]

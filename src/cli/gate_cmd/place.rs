@@ -33,6 +33,8 @@ pub(super) struct Place {
     /// The one server that was named, if it was one.
     named: Option<String>,
     db: i64,
+    /// The key of the allow-set, where other programs write it too.
+    set: Option<String>,
 }
 
 impl Place {
@@ -42,7 +44,7 @@ impl Place {
     /// [`Failure`] of the flags or the file.
     pub(super) fn open(args: &StoreArgs, absent: Absent) -> Result<Self, Failure> {
         let options = args.options()?;
-        let (mut named, mut db) = (None, 0);
+        let (mut named, mut db, mut set) = (None, 0, None);
         let name = match &options {
             StoreOptions::None => return Err(Failure::Usage(StoreError::NoStore.into())),
             StoreOptions::File(path) if absent == Absent::Refuse && !path.exists() => {
@@ -54,13 +56,14 @@ impl Place {
             StoreOptions::File(path) => format!("file {}", path.display()),
             StoreOptions::Redis(redis) => {
                 db = redis.address.db;
+                set = Some(redis.keys.allow_set.clone());
                 if let Servers::One(node) = &redis.address.servers {
                     named = Some(node.to_string());
                 }
                 called(&redis.address.servers)
             }
         };
-        Ok(Self { store: options.open().map_err(runtime)?, name, named, db })
+        Ok(Self { store: options.open().map_err(runtime)?, name, named, db, set })
     }
 
     /// Makes one change.
@@ -99,6 +102,13 @@ impl Place {
         let db = if self.db == 0 { String::new() } else { format!(" db {}", self.db) };
         let of = self.asked(receipt).map(|asked| format!(" (master of {asked})"));
         format!("key {key} on {server}{db}{}", of.unwrap_or_default())
+    }
+
+    /// What other programs have to know once a member that ends is in the set:
+    /// an SADD of theirs fails from now on.
+    pub(super) fn of_an_end(&self, receipt: &Receipt) -> &'static str {
+        let in_set = self.set.as_ref() == Some(&receipt.key);
+        if in_set { " (a sorted set now: other writers must use ZADD)" } else { "" }
     }
 
     /// Where something was changed, as fields.

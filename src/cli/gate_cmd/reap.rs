@@ -19,7 +19,9 @@ use crate::run::Failure;
 #[derive(Debug, Args)]
 pub(super) struct ReapArgs {
     /// Who was last let in before so long, such as 30d
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    #[arg(
+        long, value_name = "DURATION", value_parser = duration::parse, allow_hyphen_values = true
+    )]
     idle: Duration,
 
     /// Only say who it would be

@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 
 use super::super::Done;
 use super::super::gate_args::RuleArgs;
-use super::CommonArgs;
 use super::output::{Output, date, left};
 use super::place::{Absent, Place, now_ms, runtime};
+use super::{CommonArgs, GateCommandError};
 use crate::gate::decision::Line;
 use crate::gate::store::{Standing, StoreError};
 use crate::gate::{
@@ -21,12 +21,16 @@ use crate::gate::{
 };
 use crate::run::Failure;
 
+/// Only the tunnel's command line has them, and this command does not see it.
+const NO_RULES: &str =
+    "static rules as given here, which is none; repeat the tunnel's --allow/--deny/--internal";
+
 /// `gate why`.
 #[derive(Debug, Args)]
 pub(super) struct WhyArgs {
     /// Who asks
     #[arg(value_name = "ADDR")]
-    address: IpAddr,
+    address: Member,
 
     /// The address comes out of a PROXY header, so it is never internal
     #[arg(long)]
@@ -51,6 +55,8 @@ struct Answer {
     standing: Option<Result<Standing, StoreError>>,
     ban_after: Option<BanAfter>,
     now_ms: u64,
+    /// No static rule was given, which a tunnel may well have.
+    no_rules: bool,
 }
 
 /// Explains a decision.
@@ -58,7 +64,9 @@ struct Answer {
 /// # Errors
 /// [`Failure`]; the explanation is printed also when the store is away.
 pub(super) async fn why(args: WhyArgs) -> Result<Done, Failure> {
-    let ip = args.address.to_canonical();
+    let Member::Address(ip) = args.address else {
+        return Err(GateCommandError::NetworkWhy(args.address).into());
+    };
     let options = args.common.store.options()?;
     let rules = args.rules.rules(&options);
     let standing = if matches!(options, StoreOptions::None) && args.rules.is_gate() {
@@ -71,7 +79,8 @@ pub(super) async fn why(args: WhyArgs) -> Result<Done, Failure> {
     let facts = facts(standing.as_ref(), ip, now_ms);
     let peer = if args.announced { Peer::Announced(ip) } else { Peer::Socket(ip) };
     let explanation = explain(&rules, &facts, peer, now_ms);
-    let answer = Answer { ip, explanation, standing, ban_after: args.ban_after, now_ms };
+    let (ban_after, no_rules) = (args.ban_after, args.rules.is_empty());
+    let answer = Answer { ip, explanation, standing, ban_after, now_ms, no_rules };
     answer.print(args.common.output())?;
     match answer.standing {
         Some(Err(error)) => Err(runtime(error)),
@@ -148,6 +157,9 @@ impl Answer {
         }
         if let Some((count, ban_after)) = self.strikes() {
             text += &format!("\n   {:<13} {count} of {}", "strikes", ban_after.maxretry());
+        }
+        if self.no_rules {
+            text += &format!("\n   {:<13} {NO_RULES}", "note");
         }
         text
     }
