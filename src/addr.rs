@@ -76,6 +76,11 @@ pub enum AddrError {
         "\"{0}\" has no host; write 127.0.0.1{0} for this machine only, or 0.0.0.0{0} or [::]{0} for every interface"
     )]
     NoHost(String),
+    /// A port by itself.
+    #[error(
+        "\"{0}\" is a port without a host; write 127.0.0.1:{0} for this machine only, or 0.0.0.0:{0} or [::]:{0} for every interface"
+    )]
+    OnlyPort(u16),
     /// No port behind the host.
     #[error("\"{0}\" has no port; write {0}:PORT, or /PATH for a unix socket")]
     NoPort(String),
@@ -183,7 +188,9 @@ fn bracketed<'a>(text: &str, rest: &'a str) -> Result<(&'a str, &'a str), AddrEr
 
 fn plain(text: &str) -> Result<(&str, &str), AddrError> {
     let Some((host, port)) = text.rsplit_once(':') else {
-        return Err(AddrError::NoPort(text.to_owned()));
+        // No host is called by a number alone.
+        let bare = text.parse().map(AddrError::OnlyPort);
+        return Err(bare.unwrap_or_else(|_| AddrError::NoPort(text.to_owned())));
     };
     if host.is_empty() {
         return Err(AddrError::NoHost(text.to_owned()));
@@ -396,6 +403,8 @@ mod tests {
         let cases = [
             ("", E::Empty),
             ("localhost", E::NoPort("localhost".into())),
+            ("16000", E::OnlyPort(16000)),
+            ("99999", E::NoPort("99999".into())),
             ("localhost:", E::NoPort("localhost".into())),
             ("[::1]", E::NoPort("[::1]".into())),
             ("[::1]:", E::NoPort("[::1]".into())),

@@ -144,10 +144,37 @@ fn unknown_flags_and_stray_words() {
     refused(&format!("{ENCRYPT} -F"), &["stays in the foreground"]);
     refused(&format!("{ENCRYPT} -f"), &["no weak mode"]);
     refused(&format!("{DECRYPT} -g"), &["always on"]);
-    refused(&format!("{ENCRYPT} --max-handshakes 5"), &["no flag '--max-handshakes'"]);
-    refused(&format!("{DECRYPT} --service redis"), &["no flag '--service'"]);
     refused(&format!("{ENCRYPT} --syslog=yes"), &["takes no value", "leave 'yes' out"]);
     refused("keygen a b", &["'b' is not expected"]);
+}
+
+/// They exist, so the answer is not that there is none, nor what is spelled alike.
+#[test]
+fn flags_and_commands_in_the_wrong_place() {
+    let of_decrypt = ["--ban-after", "--proxy-to-target", "--max-unopened", "--max-handshakes"];
+    for flag in of_decrypt {
+        let cause = format!("'{flag}' is a flag of decrypt, not of encrypt; leave it out here");
+        refused(&format!("{ENCRYPT} {flag} 5"), &[&cause]);
+    }
+    refused(&format!("{DECRYPT} --pool 5"), &["'--pool' is a flag of encrypt, not of decrypt"]);
+    refused(&format!("{DECRYPT} --service x"), &["is a flag of encrypt and pipe, not of decrypt"]);
+    refused(&format!("{PIPE} --drain=5"), &["is a flag of encrypt and decrypt, not of pipe"]);
+    refused(&format!("{SPIPED} --pool 5"), &["'--pool' is a flag of encrypt; put it after"]);
+    refused("gate list --ttl 5d --gate file:x", &["a flag of gate allow, ", ", not of gate list"]);
+    refused("encrypt --json", &["is a flag of the gate commands, not of encrypt"]);
+    refused("gate list --drain 5", &["a flag of encrypt and decrypt, not of gate list"]);
+    let after = &["put it after the command: 'knockpipe gate COMMAND --gate ...'"];
+    refused("gate --gate redis://a allow 203.0.113.7", after);
+    refused("gate --gate=redis://a allow 203.0.113.7", after);
+    refused(
+        "--gate redis://a decrypt",
+        &["'decrypt' stands behind a flag", "'knockpipe decrypt ..."],
+    );
+    refused("--log-level info gate list", &["put it first: 'knockpipe gate ...'"]);
+    refused(
+        "--pool 4 encrypt -s a:1 -t b:2 -k key",
+        &["'--pool' is a flag of encrypt; put it after"],
+    );
 }
 
 #[test]
@@ -267,6 +294,18 @@ fn gates_that_make_no_sense() {
 }
 
 #[test]
+fn gate_commands_about_what_is_no_address() {
+    for command in ["allow", "remove", "ban", "unban", "deny", "why"] {
+        let line = format!("gate {command} nonsense --gate file:x");
+        refused(&line, &["knockpipe: \"nonsense\" is no address or network; write one such as"]);
+    }
+    refused(
+        "gate why 1.2.3.0/24 --gate file:x",
+        &["knockpipe: 1.2.3.0/24 is a network", "name one"],
+    );
+}
+
+#[test]
 fn credentials_of_the_gate_that_are_refused() {
     let base = "decrypt -s a:1 -t b:2 -k key --gate redis://a --gate-credentials pass";
     let args: Vec<_> = base.split(' ').collect();
@@ -300,23 +339,17 @@ fn flags_that_exclude_each_other() {
 }
 
 #[test]
-fn gate_commands_about_what_is_no_address() {
-    for command in ["allow", "remove", "ban", "unban", "deny", "why"] {
-        let line = format!("gate {command} nonsense --gate file:x");
-        refused(&line, &["knockpipe: \"nonsense\" is no address or network; write one such as"]);
-    }
-    refused(
-        "gate why 1.2.3.0/24 --gate file:x",
-        &["knockpipe: 1.2.3.0/24 is a network", "name one"],
-    );
-}
-
-#[test]
 fn addresses_and_services() {
     for base in ["encrypt -t b:2 -k key -s", "decrypt -t b:2 -k key -s", "-d -t b:2 -k key -s"] {
         refused(&format!("{base} nowhere"), &["nowhere"]);
     }
     refused("pipe -k key -t nowhere", &["-t/--target", "nowhere"]);
+    refused("encrypt -t b:2 -k key -s 16000", &["write 127.0.0.1:16000 for this machine"]);
+    refused("decrypt -s a:1 -k key -t redis:127.0.0.1:6379", &["write redis=127.0.0.1:6379 "]);
+    for base in ["encrypt", "decrypt", "-e -F", "-d -F"] {
+        refused(&format!("{base} -s a:1 -t a:1 -k key"), &["-s and -t are both a:1", "to itself"]);
+    }
+    refused("encrypt -s [127.0.0.1]:1 -s a:1 -t 127.0.0.1:1 -k key", &["both 127.0.0.1:1"]);
     refused("encrypt -s a:1 -k key -t redis=b:2", &["--service NAME"]);
     refused("pipe -k key -t redis=b:2", &["--service NAME"]);
     refused("decrypt -s a:1 -k key -t =b:2", &["no service name before '='"]);

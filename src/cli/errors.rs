@@ -1,9 +1,10 @@
 //! Every mistake on the command line as one line: the cause, then the remedy.
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Arg, Command};
+use clap::{Arg, Command, CommandFactory};
 
-use crate::addr::ServiceName;
+use super::Cli;
+use crate::addr::{Address, ServiceName};
 use crate::run::Failure;
 
 /// Flags that are each fine but make no sense together.
@@ -22,6 +23,11 @@ pub(super) enum UsageError {
         "two targets have no service name; keep one as the default, write NAME=ADDR for the others"
     )]
     TwoDefaults,
+    /// What it accepts it would dial.
+    #[error(
+        "-s and -t are both {0}, so it would connect to itself; give -t the address of the other end or of the service"
+    )]
+    Loop(Address),
     /// `0` where a time must pass.
     #[error("{flag}: 0 seconds is no time; {remedy}")]
     ZeroSeconds {
@@ -125,6 +131,9 @@ impl Facts<'_> {
 
     fn unknown_argument(&self, name: &str) -> (String, String) {
         let argument = self.text(ContextKind::InvalidArg);
+        if let Some(answer) = self.misplaced(&argument, name) {
+            return answer;
+        }
         let cause = match argument.starts_with('-') {
             true => format!("there is no flag '{argument}'"),
             false => format!("'{argument}' is not expected here"),
@@ -137,6 +146,34 @@ impl Facts<'_> {
             (_, near) => format!("did you mean '{near}'? see '{name} --help'"),
         };
         (cause, remedy)
+    }
+
+    /// A flag that other commands have, or a command behind flags: both exist,
+    /// so a word that is spelled alike would mislead.
+    fn misplaced(&self, argument: &str, name: &str) -> Option<(String, String)> {
+        let all = Cli::command();
+        // The spelling of spiped, which a flag in the place of the command chooses.
+        let no_command = name == "knockpipe -e";
+        let Some(long) = argument.strip_prefix("--") else {
+            all.find_subcommand(argument).filter(|_| no_command)?;
+            let cause = format!("the command '{argument}' stands behind a flag");
+            return Some((cause, format!("put it first: 'knockpipe {argument} ...'")));
+        };
+        let here = name.strip_prefix("knockpipe ").unwrap_or(name);
+        let owners = Owners::of(&all, long);
+        let of = owners.to_name(here.starts_with("gate"))?;
+        if here == "gate" && !owners.gate.is_empty() {
+            let cause = format!("'{argument}' stands before the command of gate");
+            return Some((
+                cause,
+                format!("put it after the command: 'knockpipe gate COMMAND {argument} ...'"),
+            ));
+        }
+        let cause = format!("'{argument}' is a flag of {of}");
+        Some(match no_command {
+            true => (cause, "put it after that command, or leave it out".to_owned()),
+            false => (format!("{cause}, not of {here}"), "leave it out here".to_owned()),
+        })
     }
 
     fn unknown_command(&self, name: &str) -> (String, String) {
@@ -190,6 +227,39 @@ impl Facts<'_> {
             Some(ContextValue::String(text)) => vec![text.clone()],
             Some(ContextValue::Strings(texts)) => texts.clone(),
             _ => vec![],
+        }
+    }
+}
+
+/// The commands that have a certain flag.
+struct Owners {
+    top: Vec<String>,
+    gate: Vec<String>,
+}
+
+impl Owners {
+    fn of(all: &Command, long: &str) -> Self {
+        let has =
+            |command: &&Command| command.get_arguments().any(|arg| arg.get_long() == Some(long));
+        let top = all.get_subcommands().filter(has);
+        let gate = all.find_subcommand("gate").into_iter().flat_map(Command::get_subcommands);
+        Self {
+            top: top.map(|command| command.get_name().to_owned()).collect(),
+            gate: gate.filter(has).map(|command| format!("gate {}", command.get_name())).collect(),
+        }
+    }
+
+    /// How a reader finds them, those nearest to the command that was called.
+    fn to_name(&self, from_gate: bool) -> Option<String> {
+        let (near, far) = if from_gate { (&self.gate, &self.top) } else { (&self.top, &self.gate) };
+        let chosen = if near.is_empty() { far } else { near };
+        match &chosen[..] {
+            [] => None,
+            [one] => Some(one.clone()),
+            [one, _, _, _, _, ..] if one.starts_with("gate ") => {
+                Some("the gate commands".to_owned())
+            }
+            [rest @ .., last] => Some(format!("{} and {last}", rest.join(", "))),
         }
     }
 }

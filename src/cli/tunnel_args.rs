@@ -291,13 +291,25 @@ fn by_service(targets: Vec<Target>) -> Result<Vec<(ServiceName, Address)>, Usage
     Ok(named)
 }
 
+impl End {
+    fn refuse_loop(&self) -> Result<(), UsageError> {
+        let targets = match &self.role {
+            Role::Encrypt { target, .. } => vec![target],
+            Role::Decrypt { targets } => targets.iter().map(|(_, target)| target).collect(),
+        };
+        let own = targets.into_iter().find(|target| self.sources.contains(target));
+        own.map_or(Ok(()), |target| Err(UsageError::Loop(target.clone())))
+    }
+}
+
 impl ServerArgs {
     /// What the tunnel is told. A time of zero means its default, as in spiped;
     /// the subcommands refuse it before with [`Self::refuse_zero`].
     ///
     /// # Errors
-    /// [`Failure`] of the gate's flags.
+    /// [`Failure`] of the addresses, or of the gate's flags.
     pub(super) fn options(&self, end: End) -> Result<Options, Failure> {
+        end.refuse_loop()?;
         let resolve_every = self.resolve_every.filter(|time| !time.is_zero());
         Ok(Options {
             role: end.role,

@@ -3,6 +3,7 @@
 //! Every error is the second half of a line that starts with the flag, and
 //! ends with what to write instead.
 
+use std::net::Ipv4Addr;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -51,6 +52,9 @@ pub(super) enum BadValue {
     /// The part before `=` is not a service name.
     #[error("'{0}' does not start with a service name: {1}")]
     Name(String, String),
+    /// `NAME:ADDR`.
+    #[error("'{0}:{1}' has several colons; write {0}={1} for the service {0} at {1}")]
+    ColonName(ServiceName, Address),
     /// The address is not one.
     #[error("{0}")]
     Address(String),
@@ -193,7 +197,8 @@ impl FromStr for Target {
             .map(str::parse)
             .transpose()
             .map_err(|error| BadValue::Name(text.to_owned(), format!("{error}")))?;
-        Ok(Self { service, address: parse_address(address)? })
+        let address = parse_address(address).map_err(|error| colon_name(text).unwrap_or(error))?;
+        Ok(Self { service, address })
     }
 }
 
@@ -203,6 +208,17 @@ impl FromStr for Spelled {
     fn from_str(text: &str) -> Result<Self, BadValue> {
         Ok(Self { text: text.to_owned(), address: parse_address(text)? })
     }
+}
+
+/// `redis:127.0.0.1:6379` looks like IPv6 and is not meant so. A name that could
+/// be the first part of an IPv6 address counts only before an IPv4 address.
+fn colon_name(text: &str) -> Option<BadValue> {
+    let (name, rest) = text.split_once(':')?;
+    let service: ServiceName = name.parse().ok()?;
+    let address: Address = rest.parse().ok()?;
+    let is_ipv4 = rest.split(':').next().is_some_and(|host| host.parse::<Ipv4Addr>().is_ok());
+    let is_word = u16::from_str_radix(name, 16).is_err();
+    (is_ipv4 || is_word).then_some(BadValue::ColonName(service, address))
 }
 
 fn parse_address(text: &str) -> Result<Address, BadValue> {
@@ -287,6 +303,18 @@ mod tests {
         assert_eq!((path.service, path.address), (None, Address::Unix("/run/a=b.sock".into())));
         let unix: Target = "mysql=/run/mysqld.sock".parse().unwrap();
         assert_eq!(unix.address, Address::Unix("/run/mysqld.sock".into()));
+        let error = |text: &str| text.parse::<Target>().unwrap_err().to_string();
+        for (text, meant) in [
+            ("redis:127.0.0.1:6379", "redis=127.0.0.1:6379"),
+            ("db:127.0.0.1:6379", "db=127.0.0.1:6379"),
+            ("redis:[::1]:6379", "redis=[::1]:6379"),
+            ("mysql:db.example.org:3306", "mysql=db.example.org:3306"),
+        ] {
+            assert!(error(text).contains(&format!("; write {meant} ")), "{}", error(text));
+        }
+        for text in ["::1:6379", "fe80::1:6379", "2001:db8:6379", "a:b:c:d:1"] {
+            assert!(error(text).contains("in brackets"), "{}", error(text));
+        }
         for bad in ["=[127.0.0.1]:6379", "redis=", "re dis=a:1", "nothing"] {
             assert!(bad.parse::<Target>().is_err(), "{bad}");
         }
