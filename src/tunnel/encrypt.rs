@@ -153,7 +153,8 @@ fn unreachable(error: &DialError) -> CloseReason {
 
 /// An acceptor never says why it does not answer, so this end's log has to.
 pub(super) const WHAT_TO_CHECK: &str = "check that it is a knockpipe decrypt, that it has this key, that both clocks agree within \
-     two minutes, and that neither its limits nor --suite keep this end out";
+     two minutes, that its gate lets this address in (knockpipe gate why ADDRESS there), and that \
+     neither its limits nor --suite keep this end out";
 
 fn what_to_check(reason: CloseReason) -> String {
     match reason {
