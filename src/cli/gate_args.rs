@@ -4,19 +4,24 @@
 //! nobody else to ask, so an address that no rule names comes in if only
 //! `--deny` is given, and stays out as soon as `--allow` is.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use tracing::warn;
 
-use super::store_args::{GATE, StoreArgs};
+use super::store_args::{GATE, GateAddress, StoreArgs};
+use crate::addr::Address;
 use crate::duration;
+use crate::gate::redis_store::{Node, Servers};
 use crate::gate::{
     AwayPolicy, BanAfter, Denied, GateOptions, Internal, Member, Nets, OnRevoke, Rules,
     StoreOptions,
 };
 use crate::proxy_protocol::Version;
 use crate::run::Failure;
+use crate::tunnel::Role;
 
 /// Every address there is.
 const EVERYBODY: [&str; 2] = ["0.0.0.0/0", "::/0"];
@@ -146,6 +151,25 @@ impl GateArgs {
         Arc::new(self.proxy_from.iter().copied().collect())
     }
 
+    /// Says at the start what is allowed, but seldom meant.
+    pub(super) fn warn(&self, role: &Role) {
+        let rules = [("--allow", &self.rules.allow), ("--deny", &self.rules.deny)];
+        for (flag, nets) in rules {
+            for net in nets.iter().filter(|net| net.needs_force()) {
+                warn!(flag, %net, "a rule is wider than /16 (IPv6: /64); see that this is meant");
+            }
+        }
+        if let (Some(GateAddress::Redis(store)), Role::Decrypt { targets }) =
+            (&self.store.gate, role)
+            && targets.iter().any(|(_, target)| is_served(&store.servers, target))
+        {
+            warn!(
+                detail = "give the gate a Redis of its own, or the clients an ACL user that may not write its keys",
+                "the gate's store is the service behind it, so whoever gets through can change the gate"
+            );
+        }
+    }
+
     fn refuse_store_flags(&self, acceptor: AcceptorGateArgs) -> Result<(), GateFlagError> {
         let flags = [
             ("--gate-away", self.rules.gate_away.is_some()),
@@ -161,6 +185,25 @@ impl GateArgs {
             [("--internal", self.rules.internal.is_some()), ("--denied", self.denied.is_some())];
         first(&flags).map_or(Ok(()), |flag| Err(GateFlagError::NoGate(flag).into()))
     }
+}
+
+/// Whether `target` is the server that the gate asks, as far as the text tells.
+fn is_served(servers: &Servers, target: &Address) -> bool {
+    match (servers, target) {
+        (
+            Servers::One(Node::Tcp { host, port }),
+            Address::Tcp { host: other, port: other_port },
+        ) => {
+            let is_same_port = other_port.parse() == Ok(*port);
+            is_same_port && (host == other || is_loopback(host) && is_loopback(other))
+        }
+        (Servers::One(Node::Unix(path)), Address::Unix(other)) => path == other,
+        _ => false,
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
 fn first(flags: &[(&'static str, bool)]) -> Option<&'static str> {
@@ -279,6 +322,26 @@ mod tests {
         for flag in ["--internal check", "--denied hold"] {
             assert!(options(flag).unwrap_err().contains("is about a gate"));
             options(&format!("{flag} --deny 203.0.113.1")).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_store_that_is_served_is_noticed() {
+        let is_served = |store: &str, target: &str| match store.parse().unwrap() {
+            GateAddress::Redis(store) => is_served(&store.servers, &target.parse().unwrap()),
+            GateAddress::File(_) => false,
+        };
+        for (store, target, expected) in [
+            ("redis://127.0.0.1", "127.0.0.1:6379", true),
+            ("rediss://localhost:6379/3", "[::1]:6379", true),
+            ("redis://db.example.org:7000", "db.example.org:7000", true),
+            ("unix:///run/redis.sock", "/run/redis.sock", true),
+            ("redis://127.0.0.1:6378", "127.0.0.1:6379", false),
+            ("redis://10.0.0.1", "127.0.0.1:6379", false),
+            ("redis+sentinel://127.0.0.1:6379/m", "127.0.0.1:6379", false),
+            ("file:/run/redis.sock", "/run/redis.sock", false),
+        ] {
+            assert_eq!(is_served(store, target), expected, "{store} {target}");
         }
     }
 

@@ -153,6 +153,7 @@ pub(super) fn spiped(args: SpipedArgs, arguments: &[OsString]) -> Result<Done, F
     let options = server.options(End { role, sources, keys, handshakes, unopened, acceptor })?;
     let output = if server.syslog { Output::Syslog } else { Output::Stderr };
     let _log = server.log.start(Level::Info, output)?;
+    server.gate.warn(&options.role);
     let process = Process { pid_file, user: server.user, readiness };
     run::tunnel(options, process).map(Done::from)
 }

@@ -348,6 +348,7 @@ impl ServerArgs {
         let output = if self.syslog { log::Output::Syslog } else { log::Output::Stderr };
         let options = self.options(end)?;
         let _log = self.log.start(Level::Info, output)?;
+        self.gate.warn(&options.role);
         let readiness = Readiness::foreground();
         run::tunnel(options, Process { pid_file: self.pid_file, user: self.user, readiness })
     }

@@ -99,17 +99,21 @@ impl Capacity {
                 asked,
                 handshakes,
                 descriptors,
-                detail = "raise ulimit -n",
+                detail = "raise ulimit -n, or lower --max-handshakes",
                 "not enough file descriptors for the limit of handshakes"
             );
         }
         let asked = options.limits.unopened;
         if asked > unopened {
+            let detail = match options.role {
+                Role::Encrypt { .. } => "raise ulimit -n, or lower --pool",
+                Role::Decrypt { .. } => "raise ulimit -n, or lower --max-unopened",
+            };
             tracing::warn!(
                 asked,
                 unopened,
                 descriptors,
-                detail = "raise ulimit -n",
+                detail,
                 "not enough file descriptors for as many warm tunnels"
             );
         }
