@@ -101,6 +101,12 @@ impl Diary {
         }
     }
 
+    /// The clock of `now_ms` moved by so much; the page is as old as before.
+    pub(super) fn clock_moved(&self, moved_ms: i64) {
+        let mut page = self.page.lock().unwrap_or_else(PoisonError::into_inner);
+        page.turned_ms = page.turned_ms.saturating_add_signed(moved_ms);
+    }
+
     fn queue(&self, edit: Edit) {
         // A full queue is a store that does not keep up; notes are not worth waiting for.
         let _ = self.edits.try_send(edit);
@@ -150,6 +156,8 @@ async fn make(store: &AnyStore, edit: Edit) -> Result<(), String> {
 async fn reap(store: Arc<AnyStore>, idle: Duration, edits: mpsc::WeakSender<Edit>) {
     let clock = Clock::start();
     loop {
+        // Others note in wall time, however it was set.
+        clock.reread();
         let before_s = (clock.now_ms() / 1_000).saturating_sub(idle.as_secs());
         let (found, mut batches) = mpsc::channel(4);
         let listing = store.history(found);

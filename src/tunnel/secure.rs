@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use super::buffers::{Buffer, Size, poll_discard};
 use super::open::blame;
 use crate::keys::KeyRing;
-use crate::net::clock::Clock;
+use crate::net::clock::{Clock, SET_MS};
 use crate::net::{Duplex, Stream};
 use crate::proto::handshake::{
     Dialer, First, MESSAGE_LEN, Message, Received, Unconfirmed, read_message1,
@@ -28,9 +28,6 @@ use crate::proto::replay::{ReplayFilter, Stale};
 use crate::proto::{Padding, Session, SuiteSet};
 use crate::reason::CloseReason;
 use crate::secret::Secret;
-
-/// A difference that no drift since the last reading explains.
-const CLOCK_SET_MS: u64 = 1_000;
 
 /// What both ends bring to a handshake.
 pub(super) struct Terms {
@@ -173,7 +170,7 @@ impl Doorkeeper {
     /// a start without a battery or a network.
     fn clock_was_set(&self) -> bool {
         let moved_ms = self.clock.reread();
-        if moved_ms.unsigned_abs() < CLOCK_SET_MS {
+        if moved_ms.unsigned_abs() <= SET_MS {
             return false;
         }
         tracing::warn!(moved_ms, "this host's clock was set; following it");
