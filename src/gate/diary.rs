@@ -15,6 +15,7 @@ use super::any_store::AnyStore;
 use super::options::GateOptions;
 use super::store::{Edit, Receipt};
 use super::strikes::BanAfter;
+use crate::duration;
 use crate::net::clock::Clock;
 
 /// An address is noted at most once in this time.
@@ -142,14 +143,31 @@ fn name(edit: &Edit) -> &'static str {
 }
 
 async fn make(store: &AnyStore, edit: Edit) -> Result<(), String> {
+    let struck = match &edit {
+        Edit::Strike { ip, bantime, maxretry, .. } => Some((*ip, *bantime, *maxretry)),
+        _ => None,
+    };
     match timeout(PATIENCE, store.edit(edit)).await {
-        Ok(Ok(Receipt { server, key, changed, .. })) => {
+        Ok(Ok(receipt)) => {
+            let Receipt { server, key, changed, .. } = &receipt;
             debug!(server, key, changed, "noted");
+            if let Some(struck) = struck {
+                tell_ban(struck, &receipt);
+            }
             Ok(())
         }
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("it does not answer".to_owned()),
     }
+}
+
+/// Tells of the strike that wrote a ban. Those after it change nothing.
+fn tell_ban((address, bantime, maxretry): (IpAddr, Duration, u64), receipt: &Receipt) {
+    let Some(failures) = receipt.count.filter(|count| receipt.changed && *count >= maxretry) else {
+        return;
+    };
+    let Receipt { server, key, .. } = receipt;
+    warn!(%address, failures, r#for = duration::format(bantime), server, key, "banned");
 }
 
 /// Removes addresses that were not let in for `idle`, for as long as the gate lives.

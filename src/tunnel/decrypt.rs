@@ -23,7 +23,7 @@ use super::introduce::Guest;
 use super::open::told;
 use super::relay::{Start, dismiss, relay};
 use super::report::Report;
-use super::secure::{Doorkeeper, Visitor, next_event};
+use super::secure::{Doorkeeper, Verdict, Visitor, next_event};
 use super::serve::Shared;
 use crate::addr::{ClientAddr, ServiceName};
 use crate::net::{DialError, Place, Resolver, Slots, SourceRefusal, Stream, dial};
@@ -83,9 +83,9 @@ impl Exit {
                 }
                 Some(Box::new(Host { sealed, guest, visitor }))
             }
-            Err(reason) => {
-                shared.refused(reason, guest.client);
-                shared.strike(reason, &guest);
+            Err(verdict) => {
+                shared.refused(verdict.reason, guest.client);
+                shared.strike(verdict, &guest);
                 sealed.reset();
                 None
             }
@@ -98,13 +98,13 @@ impl Exit {
         shared: &Shared,
         sealed: &mut Stream,
         mut place: Place,
-    ) -> Result<Visitor, CloseReason> {
+    ) -> Result<Visitor, Verdict> {
         let patience = shared.timeout.mul_f64(1.0 + rand::rng().random_range(0.0..JITTER));
-        let mut verdict = CloseReason::HandshakeFailed;
+        let mut verdict = Verdict::from(CloseReason::HandshakeFailed);
         let met = tokio::select! {
             biased;
             met = timeout(patience, self.door.receive(sealed, &mut verdict)) => met.ok(),
-            () = place.displaced() => Some(Err(CloseReason::Displaced)),
+            () = place.displaced() => Some(Err(CloseReason::Displaced.into())),
             () = shared.last_call() => None,
         };
         met.unwrap_or(Err(verdict))

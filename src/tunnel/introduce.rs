@@ -8,6 +8,7 @@
 use tokio::io::AsyncReadExt;
 use tokio::time::{sleep, timeout};
 
+use super::secure::Verdict;
 use super::serve::Shared;
 use crate::addr::ClientAddr;
 use crate::gate::{OnRevoke, Peer, Permit};
@@ -90,8 +91,9 @@ impl Shared {
     }
 
     /// Counts a handshake that failed against its address, as rack-attack does.
-    pub(super) fn strike(&self, reason: CloseReason, guest: &Guest) {
-        let is_fault = matches!(reason, CloseReason::HandshakeFailed | CloseReason::Replayed);
+    pub(super) fn strike(&self, verdict: Verdict, guest: &Guest) {
+        let is_fault = !verdict.said_nothing
+            && matches!(verdict.reason, CloseReason::HandshakeFailed | CloseReason::Replayed);
         if let (Some(gate), Some(peer), true) = (&self.gate, guest.peer, is_fault) {
             gate.failed(peer);
         }
