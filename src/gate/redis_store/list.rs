@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::super::member::{Item, Member};
 use super::super::store::{BATCH, Grant, Hold, Standing, StoreError, networks_around};
-use super::keys::{Subject, spellings, spellings_of};
+use super::keys::{Subject, Window, spellings, spellings_of};
 use super::link::number;
 use super::links::{Form, Links, Truth};
 use super::trouble::Trouble;
@@ -177,7 +177,7 @@ async fn read_standing(
     get.arg(&keys.history).arg(ip.to_string());
     standing.seen = count(&links.of(&keys.history).ask(&get).await?);
     if let Some(findtime) = findtime {
-        let key = keys.strike_key(ip, findtime, now_ms());
+        let key = keys.strike_key(ip, Window::at(now_ms(), findtime));
         let counted = links.of(&key).ask(redis::cmd("GET").arg(&key)).await?;
         standing.strikes = Some(count(&counted).unwrap_or(0));
     }

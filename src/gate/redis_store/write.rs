@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use super::super::member::Member;
 use super::super::store::{Edit, Receipt, StoreError};
-use super::keys::spellings;
+use super::keys::{Window, spellings};
 use super::link::{Role, number};
 use super::links::{Form, Links};
 use super::list::{find_in_set, with_prefix};
@@ -148,7 +148,7 @@ fn main_key(store: &RedisStore, edit: &Edit) -> String {
         Edit::Touch(_) | Edit::Forget(_) => store.keys.history.clone(),
         Edit::Ban(ip, _) | Edit::Unban(ip) => store.keys.ban_key(*ip),
         Edit::Strike { ip, findtime, .. } | Edit::ClearStrikes { ip, findtime } => {
-            store.keys.strike_key(*ip, *findtime, now_ms())
+            store.keys.strike_key(*ip, Window::at(now_ms(), *findtime))
         }
     }
 }
@@ -176,7 +176,8 @@ impl Attempt<'_> {
                 self.strike(ip.to_canonical(), (*findtime, *bantime), *maxretry).await
             }
             Edit::ClearStrikes { ip, findtime } => {
-                let key = self.store.keys.strike_key(ip.to_canonical(), *findtime, now_ms());
+                let window = Window::at(now_ms(), *findtime);
+                let key = self.store.keys.strike_key(ip.to_canonical(), window);
                 let removed = self.delete(std::slice::from_ref(&key)).await?;
                 Ok(Done { key, changed: removed > 0, count: None })
             }
@@ -283,12 +284,10 @@ impl Attempt<'_> {
         if self.count(&ban, redis::cmd("EXISTS").arg(&ban)).await? > 0 {
             return Ok(Done { key: ban, changed: false, count: None });
         }
-        let now_ms = now_ms();
-        let key = self.store.keys.strike_key(ip, findtime, now_ms);
-        let findtime = findtime.as_secs().max(1);
-        let left = findtime - now_ms / 1000 % findtime + 1;
+        let window = Window::at(now_ms(), findtime);
+        let key = self.store.keys.strike_key(ip, window);
         let mut both = redis::pipe();
-        both.atomic().cmd("INCR").arg(&key).cmd("EXPIRE").arg(&key).arg(left);
+        both.atomic().cmd("INCR").arg(&key).cmd("EXPIRE").arg(&key).arg(window.ttl_s);
         let answers = self.links.of(&key).ask_all(&both).await;
         let answers = answers.map_err(|trouble| Failed::At(key.clone(), trouble))?;
         let count = answers.first().and_then(count).unwrap_or(0);
