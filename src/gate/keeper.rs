@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{Instant, interval, timeout_at};
 use tracing::{info, warn};
 
@@ -42,6 +43,9 @@ const QUESTIONS: usize = 256;
 
 /// How often addresses that stay connected are noted.
 const NOTE_LIVE_EVERY_MS: u64 = 3_600_000;
+
+/// Why the store is away when nobody follows it any more.
+const UNFOLLOWED: &str = "what follows it has ended, which is a fault in this program; restart it";
 
 /// A gate. Clones are the same gate.
 #[derive(Clone)]
@@ -99,14 +103,22 @@ impl Gate {
             away_was_told: AtomicBool::new(false),
         }));
         let (events, reported) = mpsc::channel(64);
-        let keeper = gate.clone();
+        let follower = tokio::spawn(async move { store.follow(events, asked).await });
+        gate.listen(follower, reported);
+        Ok(gate)
+    }
+
+    /// Applies what `follower` reports. Should either end, nobody would hear of a
+    /// removal any more: then the store counts as away.
+    fn listen(&self, follower: JoinHandle<()>, reported: mpsc::Receiver<Event>) {
+        let keeper = self.clone();
+        let keeping = tokio::spawn(async move { keeper.keep(reported, follower).await });
+        let gate = self.clone();
         tokio::spawn(async move {
-            tokio::select! {
-                () = store.follow(events, asked) => {}
-                () = keeper.keep(reported) => {}
+            if keeping.await.is_err_and(|error| error.is_panic()) {
+                gate.0.apply(Event::Away(UNFOLLOWED.to_owned()));
             }
         });
-        Ok(gate)
     }
 
     /// What this gate was told.
@@ -195,15 +207,21 @@ impl Gate {
         }
     }
 
-    /// Applies what the store reports, and lets time pass, until the store is given up.
-    async fn keep(&self, mut events: mpsc::Receiver<Event>) {
+    /// Applies what the store reports, and lets time pass, for as long as the
+    /// process lives.
+    async fn keep(&self, mut events: mpsc::Receiver<Event>, mut follower: JoinHandle<()>) {
         let mut stance = self.0.stance();
         let mut ticks = interval(TICK);
+        let mut is_followed = true;
         loop {
             tokio::select! {
-                event = events.recv() => match event {
+                event = events.recv(), if is_followed => match event {
                     Some(event) => self.0.apply(event),
-                    None => return,
+                    None if is_shutdown(&(&mut follower).await) => return,
+                    None => {
+                        is_followed = false;
+                        self.0.apply(Event::Away(UNFOLLOWED.to_owned()));
+                    }
                 },
                 _ = ticks.tick() => {
                     self.0.follow_clock();
@@ -217,6 +235,11 @@ impl Gate {
             stance = now;
         }
     }
+}
+
+/// Whether a task ended because its runtime did.
+fn is_shutdown(ended: &Result<(), JoinError>) -> bool {
+    ended.as_ref().is_err_and(JoinError::is_cancelled)
 }
 
 impl Inner {
@@ -548,6 +571,46 @@ mod tests {
             let noted_ms = gate.0.live_noted_ms.load(Ordering::Relaxed);
             assert!(now_ms.abs_diff(noted_ms) < 600_000);
         }
+    }
+
+    #[tokio::test]
+    async fn a_store_that_nobody_follows_is_away() {
+        for ending in ["panic", "end", "shutdown"] {
+            let gate = gate().await;
+            assert_eq!(gate.0.read().freshness(), Freshness::Fresh);
+            let (events, reported) = mpsc::channel(4);
+            for event in [Event::Begin, END] {
+                events.send(event).await.unwrap();
+            }
+            let follower = tokio::spawn(async move {
+                let _until_the_end = events;
+                match ending {
+                    "panic" => panic!("as a fault in a follower would"),
+                    "end" => {}
+                    _ => std::future::pending().await,
+                }
+            });
+            if ending == "shutdown" {
+                follower.abort();
+            }
+            gate.listen(follower, reported);
+            settle().await;
+            let fresh = gate.0.read().freshness() == Freshness::Fresh;
+            assert_eq!(fresh, ending == "shutdown", "{ending}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_store_whose_keeper_panicked_is_away() {
+        let gate = gate().await;
+        let (events, reported) = mpsc::channel(4);
+        // A follower that is asked for its end after it ended panics the keeper.
+        let mut follower = tokio::spawn(async {});
+        (&mut follower).await.unwrap();
+        drop(events);
+        gate.listen(follower, reported);
+        settle().await;
+        assert_ne!(gate.0.read().freshness(), Freshness::Fresh);
     }
 
     #[tokio::test]
