@@ -184,7 +184,7 @@ async fn reap(store: Arc<AnyStore>, idle: Duration, edits: mpsc::WeakSender<Edit
             while let Some(batch) = batches.recv().await {
                 for (ip, _) in batch.into_iter().filter(|(_, seen_s)| *seen_s < before_s) {
                     let Some(edits) = edits.upgrade() else { return count };
-                    if edits.send(Edit::Forget(ip)).await.is_err() {
+                    if edits.send(Edit::Forget { ip, before_s }).await.is_err() {
                         return count;
                     }
                     count += 1;

@@ -85,7 +85,7 @@ impl EmbeddedStore {
         let key = match edit {
             Edit::Allow(..) | Edit::Remove(_) => KEY,
             Edit::Ban(..) | Edit::Unban(_) => BANS,
-            Edit::Touch(_) | Edit::Forget(_) => HISTORY,
+            Edit::Touch(_) | Edit::Forget { .. } => HISTORY,
             Edit::Strike { .. } if banned || strikes.is_none() => BANS,
             Edit::Strike { .. } | Edit::ClearStrikes { .. } => STRIKES,
         };

@@ -145,7 +145,7 @@ async fn master_of(store: &RedisStore, mut links: Links) -> Result<Links, Troubl
 fn main_key(store: &RedisStore, edit: &Edit) -> String {
     match edit {
         Edit::Allow(..) | Edit::Remove(_) => store.keys.allow_set.clone(),
-        Edit::Touch(_) | Edit::Forget(_) => store.keys.history.clone(),
+        Edit::Touch(_) | Edit::Forget { .. } => store.keys.history.clone(),
         Edit::Ban(ip, _) | Edit::Unban(ip) => store.keys.ban_key(*ip),
         Edit::Strike { ip, findtime, .. } | Edit::ClearStrikes { ip, findtime } => {
             store.keys.strike_key(*ip, Window::at(now_ms(), *findtime))
@@ -171,7 +171,7 @@ impl Attempt<'_> {
                 Ok(Done { key: keys[0].clone(), changed: removed > 0, count: None })
             }
             Edit::Touch(seen) => self.touch(seen).await,
-            Edit::Forget(ip) => self.forget(ip.to_canonical()).await,
+            Edit::Forget { ip, before_s } => self.forget(ip.to_canonical(), *before_s).await,
             Edit::Strike { ip, findtime, bantime, maxretry } => {
                 self.strike(ip.to_canonical(), (*findtime, *bantime), *maxretry).await
             }
@@ -258,8 +258,11 @@ impl Attempt<'_> {
         Ok(Done { key, changed: !seen.is_empty(), count: Some(seen.len() as u64) })
     }
 
-    async fn forget(&self, ip: IpAddr) -> Result<Done, Failed> {
+    async fn forget(&self, ip: IpAddr, before_s: u64) -> Result<Done, Failed> {
         let key = self.store.keys.history.clone();
+        if self.seen(ip).await?.is_some_and(|seen_s| seen_s >= before_s) {
+            return Ok(Done { key, changed: false, count: None });
+        }
         let form = self.form().await?;
         let mut removed = self.take_out(form, &spellings(ip.into())).await?;
         self.announce(ip.into(), removed > 0).await;
@@ -270,6 +273,18 @@ impl Attempt<'_> {
         delete.arg(&key).arg(with_prefix("", ip));
         removed += self.count(&key, &delete).await?;
         Ok(Done { key, changed: removed > 0, count: None })
+    }
+
+    /// When `ip` was last let in, in any of its spellings.
+    async fn seen(&self, ip: IpAddr) -> Result<Option<u64>, Failed> {
+        let key = &self.store.keys.history;
+        let mut all = redis::pipe();
+        for name in with_prefix("", ip) {
+            all.cmd("HGET").arg(key).arg(name);
+        }
+        let answers = self.links.of(key).ask_all(&all).await;
+        let answers = answers.map_err(|trouble| Failed::At(key.clone(), trouble))?;
+        Ok(answers.iter().filter_map(count).max())
     }
 
     /// allow2ban: while banned nothing counts, and the failure that reaches the
