@@ -362,10 +362,6 @@ fn what_is_exported_can_be_imported_anywhere_and_twice() {
         let lines = from.good("export");
         assert_eq!(lines.lines().count(), 4, "{lines}");
         assert!(objects(&lines).iter().all(|line| line["member"].is_string()));
-        // Ends need a place to stand in: a sorted set.
-        if to.redis.is_some() {
-            to.ask("ZADD ip-allowed +inf 192.0.2.99");
-        }
         let answer = to.run_with("import -", &lines);
         assert_eq!(answer.status, Some(0), "{answer:?}");
         assert!(answer.out.starts_with("imported 4, unchanged 0, expired 0, on "), "{answer:?}");
@@ -378,6 +374,47 @@ fn what_is_exported_can_be_imported_anywhere_and_twice() {
         let counts = &objects(&again.out)[0];
         assert_eq!((&counts["changed"], &counts["unchanged"]), (&0.into(), &4.into()), "{counts}");
     }
+}
+
+/// An empty database takes what a sorted set held, whichever line comes first;
+/// a plain set that cannot take it stays as it is.
+#[test]
+fn a_sorted_set_goes_into_an_empty_database_whatever_comes_first() {
+    let from = Store::redis();
+    let end = end_in(3_600);
+    from.ask(&format!("ZADD ip-allowed {end} 203.0.113.0/24 {end} 2001:db8::7"));
+    // So many that several are under way at once.
+    let hosts: Vec<String> = (0..200).map(|n| format!("198.51.100.{n}")).collect();
+    for host in &hosts {
+        from.ask(&format!("ZADD ip-allowed +inf {host}"));
+    }
+    from.good("ban 192.0.2.1 --ttl 2h");
+    let exported = from.good("export");
+    let (timed, plain): (Vec<&str>, Vec<&str>) =
+        exported.lines().partition(|line| !line.contains("198.51.100."));
+    assert_eq!((timed.len(), plain.len()), (3, 200), "{exported}");
+    for lines in [[&timed[..], &plain].concat(), [&plain[..], &timed].concat()] {
+        let input = lines.join("\n");
+        let to = Store::redis();
+        let answer = to.run_with("import -", &input);
+        assert_eq!(answer.status, Some(0), "{answer:?}");
+        assert!(answer.out.starts_with("imported 203, unchanged 0, expired 0, on "), "{answer:?}");
+        assert_eq!(to.ask("TYPE ip-allowed"), Reply::Simple("zset".to_owned()));
+        assert_eq!(to.ask("ZCARD ip-allowed"), Reply::Number(202));
+        assert_eq!(to.ask("ZCOUNT ip-allowed -inf (inf"), Reply::Number(2), "both keep their ends");
+
+        let full = Store::redis();
+        full.ask("SADD ip-allowed 192.0.2.99");
+        complaint(&full.run_with("import -", &input), 1, &["plain set", "ip-allowed"]);
+        assert_eq!(full.ask("DBSIZE"), Reply::Number(1));
+        assert_eq!(full.ask("SCARD ip-allowed"), Reply::Number(1), "nothing is half done");
+    }
+}
+
+/// The unix second that is so many seconds away.
+fn end_in(seconds: u64) -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    now.as_secs() + seconds
 }
 
 #[test]
