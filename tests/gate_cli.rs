@@ -453,7 +453,10 @@ fn imports_of_plain_lines_and_of_bad_ones() {
 fn a_password_comes_from_a_file_or_the_environment() {
     let mut store = Store::redis_with(&["--requirepass", "geheim"]);
     store.redis.as_ref().unwrap().direct().ask(&["AUTH", "geheim"]);
-    store.fails("list", 1, &["NOAUTH"]);
+    let remedy = ["--gate-credentials FILE", "KNOCKPIPE_GATE_CREDENTIALS"];
+    for line in ["list", "allow 203.0.113.7", "history"] {
+        store.fails(line, 1, &[&["NOAUTH"], &remedy[..]].concat());
+    }
     let file = store.path("pass");
     let write = |mode, text: &str| {
         fs::write(&file, text).unwrap();
@@ -466,7 +469,8 @@ fn a_password_comes_from_a_file_or_the_environment() {
     write(0o600, "default:geheim");
     store.good("list");
     write(0o600, "falsch");
-    let text = store.fails("list", 1, &["WRONGPASS"]);
+    let wrong = ["WRONGPASS", "the password there is wrong"];
+    let text = store.fails("list", 1, &[&wrong, &remedy[..]].concat());
     assert!(!text.contains("falsch"), "{text}");
     write(0o644, "geheim");
     store.fails("list", 2, &["chmod 600"]);
@@ -482,6 +486,22 @@ fn a_password_comes_from_a_file_or_the_environment() {
     let answer = gate(&["list", "--gate", &url], "");
     let text = complaint(&answer, 2, &["'ps'", "--gate-credentials"]);
     assert!(!text.contains("geheim"), "{text}");
+}
+
+/// Told at the start, not by the first connection long after it.
+#[test]
+#[cfg(feature = "aws-lc")]
+fn a_ca_without_certificates_is_a_mistake_of_the_command_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("ca.pem");
+    let key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+    let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    for text in ["", "no certificate\n", key, broken] {
+        fs::write(&file, text).unwrap();
+        let path = file.to_str().unwrap();
+        let words = ["list", "--gate", "rediss://127.0.0.1:1", "--gate-ca", path];
+        complaint(&gate(&words, ""), 2, &["--gate-ca", path, "certificates"]);
+    }
 }
 
 #[test]
@@ -561,6 +581,12 @@ fn a_store_that_does_not_work() {
     }
     store.good("ban 203.0.113.7");
     store.ask("DEL ip-allowed");
+    store.ask("SET ip-history x");
+    for line in ["history", "reap --idle 1d", "why 203.0.113.7"] {
+        let text = store.fails(line, 1, &["WRONGTYPE", "\"ip-history\"", "--history"]);
+        assert!(!text.contains("--set") && !text.contains("--ban-prefix"), "{text}");
+    }
+    store.ask("DEL ip-history");
     store.ask("SADD ip-allowed junk 203.0.113.1");
     store.ask(&format!("SET {BANS}user-7 1"));
     let answer = store.run("list");

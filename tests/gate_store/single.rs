@@ -330,7 +330,9 @@ async fn users_with_few_rights_and_wrong_passwords() {
     assert!(!error.contains("wrong;") && !error.contains('\n'), "{error}");
     let mut refused = Follower::begin(&wrong);
     refused.until("refused", |state| !state.away.is_empty()).await;
-    assert!(refused.state.away[0].contains("WRONGPASS"), "{:?}", refused.state.away);
+    let why = &refused.state.away[0];
+    assert!(why.contains("WRONGPASS") && why.contains("the password there is wrong"), "{why}");
+    assert!(why.contains("--gate-credentials") && !why.contains('\n'), "{why}");
     refused.stop().await;
     other.stop().await;
     follower.stop().await;

@@ -38,11 +38,12 @@ enum Failed {
     For(StoreError),
 }
 
-impl From<Failed> for StoreError {
-    fn from(failed: Failed) -> Self {
-        match failed {
-            Failed::At(key, trouble) => trouble.about(&key),
-            Failed::For(error) => error,
+impl Failed {
+    fn told(self, store: &RedisStore) -> StoreError {
+        match self {
+            Self::At(key, trouble) if key == store.keys.history => trouble.about_history(&key),
+            Self::At(key, trouble) => trouble.about(&key),
+            Self::For(error) => error,
         }
     }
 }
@@ -63,14 +64,14 @@ pub(super) struct Writer {
 pub(super) async fn edit(store: &RedisStore, edit: &Edit) -> Result<Receipt, StoreError> {
     let trouble = match attempt(store, edit).await {
         Err(Failed::At(_, trouble)) if may_retry(edit, &trouble) => trouble,
-        done => return done.map_err(StoreError::from),
+        done => return done.map_err(|failed| failed.told(store)),
     };
     // Who knows a new master already needs no time; a new master does.
     let known = matches!(trouble.kind, Kind::Lost | Kind::ReadOnly) && !store.topology.moves();
     if !known {
         sleep(PATIENCE).await;
     }
-    attempt(store, edit).await.map_err(StoreError::from)
+    attempt(store, edit).await.map_err(|failed| failed.told(store))
 }
 
 fn may_retry(edit: &Edit, trouble: &Trouble) -> bool {
