@@ -383,10 +383,6 @@ fn what_is_exported_can_be_imported_anywhere_and_twice() {
         let lines = from.good("export");
         assert_eq!(lines.lines().count(), 4, "{lines}");
         assert!(objects(&lines).iter().all(|line| line["member"].is_string()));
-        // Ends need a place to stand in: a sorted set.
-        if to.redis.is_some() {
-            to.ask("ZADD ip-allowed +inf 192.0.2.99");
-        }
         let answer = to.run_with("import -", &lines);
         assert_eq!(answer.status, Some(0), "{answer:?}");
         assert!(answer.out.starts_with("imported 4, unchanged 0, expired 0, on "), "{answer:?}");
@@ -399,6 +395,47 @@ fn what_is_exported_can_be_imported_anywhere_and_twice() {
         let counts = &objects(&again.out)[0];
         assert_eq!((&counts["changed"], &counts["unchanged"]), (&0.into(), &4.into()), "{counts}");
     }
+}
+
+/// An empty database takes what a sorted set held, whichever line comes first;
+/// a plain set that cannot take it stays as it is.
+#[test]
+fn a_sorted_set_goes_into_an_empty_database_whatever_comes_first() {
+    let from = Store::redis();
+    let end = end_in(3_600);
+    from.ask(&format!("ZADD ip-allowed {end} 203.0.113.0/24 {end} 2001:db8::7"));
+    // So many that several are under way at once.
+    let hosts: Vec<String> = (0..200).map(|n| format!("198.51.100.{n}")).collect();
+    for host in &hosts {
+        from.ask(&format!("ZADD ip-allowed +inf {host}"));
+    }
+    from.good("ban 192.0.2.1 --ttl 2h");
+    let exported = from.good("export");
+    let (timed, plain): (Vec<&str>, Vec<&str>) =
+        exported.lines().partition(|line| !line.contains("198.51.100."));
+    assert_eq!((timed.len(), plain.len()), (3, 200), "{exported}");
+    for lines in [[&timed[..], &plain].concat(), [&plain[..], &timed].concat()] {
+        let input = lines.join("\n");
+        let to = Store::redis();
+        let answer = to.run_with("import -", &input);
+        assert_eq!(answer.status, Some(0), "{answer:?}");
+        assert!(answer.out.starts_with("imported 203, unchanged 0, expired 0, on "), "{answer:?}");
+        assert_eq!(to.ask("TYPE ip-allowed"), Reply::Simple("zset".to_owned()));
+        assert_eq!(to.ask("ZCARD ip-allowed"), Reply::Number(202));
+        assert_eq!(to.ask("ZCOUNT ip-allowed -inf (inf"), Reply::Number(2), "both keep their ends");
+
+        let full = Store::redis();
+        full.ask("SADD ip-allowed 192.0.2.99");
+        complaint(&full.run_with("import -", &input), 1, &["plain set", "ip-allowed"]);
+        assert_eq!(full.ask("DBSIZE"), Reply::Number(1));
+        assert_eq!(full.ask("SCARD ip-allowed"), Reply::Number(1), "nothing is half done");
+    }
+}
+
+/// The unix second that is so many seconds away.
+fn end_in(seconds: u64) -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    now.as_secs() + seconds
 }
 
 #[test]
@@ -456,7 +493,10 @@ fn a_key_that_is_imported_by_mistake_is_not_shown() {
 fn a_password_comes_from_a_file_or_the_environment() {
     let mut store = Store::redis_with(&["--requirepass", "geheim"]);
     store.redis.as_ref().unwrap().direct().ask(&["AUTH", "geheim"]);
-    store.fails("list", 1, &["NOAUTH"]);
+    let remedy = ["--gate-credentials FILE", "KNOCKPIPE_GATE_CREDENTIALS"];
+    for line in ["list", "allow 203.0.113.7", "history"] {
+        store.fails(line, 1, &[&["NOAUTH"], &remedy[..]].concat());
+    }
     let file = store.path("pass");
     let write = |mode, text: &str| {
         fs::write(&file, text).unwrap();
@@ -469,7 +509,8 @@ fn a_password_comes_from_a_file_or_the_environment() {
     write(0o600, "default:geheim");
     store.good("list");
     write(0o600, "falsch");
-    let text = store.fails("list", 1, &["WRONGPASS"]);
+    let wrong = ["WRONGPASS", "the password there is wrong"];
+    let text = store.fails("list", 1, &[&wrong, &remedy[..]].concat());
     assert!(!text.contains("falsch"), "{text}");
     write(0o644, "geheim");
     store.fails("list", 2, &["chmod 600"]);
@@ -485,6 +526,22 @@ fn a_password_comes_from_a_file_or_the_environment() {
     let answer = gate(&["list", "--gate", &url], "");
     let text = complaint(&answer, 2, &["'ps'", "--gate-credentials"]);
     assert!(!text.contains("geheim"), "{text}");
+}
+
+/// Told at the start, not by the first connection long after it.
+#[test]
+#[cfg(feature = "aws-lc")]
+fn a_ca_without_certificates_is_a_mistake_of_the_command_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("ca.pem");
+    let key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+    let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    for text in ["", "no certificate\n", key, broken] {
+        fs::write(&file, text).unwrap();
+        let path = file.to_str().unwrap();
+        let words = ["list", "--gate", "rediss://127.0.0.1:1", "--gate-ca", path];
+        complaint(&gate(&words, ""), 2, &["--gate-ca", path, "certificates"]);
+    }
 }
 
 #[test]
@@ -564,6 +621,12 @@ fn a_store_that_does_not_work() {
     }
     store.good("ban 203.0.113.7");
     store.ask("DEL ip-allowed");
+    store.ask("SET ip-history x");
+    for line in ["history", "reap --idle 1d", "why 203.0.113.7"] {
+        let text = store.fails(line, 1, &["WRONGTYPE", "\"ip-history\"", "--history"]);
+        assert!(!text.contains("--set") && !text.contains("--ban-prefix"), "{text}");
+    }
+    store.ask("DEL ip-history");
     store.ask("SADD ip-allowed junk 203.0.113.1");
     store.ask(&format!("SET {BANS}user-7 1"));
     let answer = store.run("list");

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use crate::gate::StoreOptions;
 use crate::gate::redis_store::{
-    AddressError, Credentials, Keys, RedisAddress, RedisOptions, Servers,
+    AddressError, Credentials, Keys, RedisAddress, RedisOptions, Servers, check_ca,
 };
 use crate::run::Failure;
 use crate::sys::credentials;
@@ -104,6 +104,11 @@ pub(super) enum StoreFlagError {
     /// The certificates cannot be read.
     #[error("cannot read --gate-ca {0}: {1}; check its path and who may read it")]
     Ca(PathBuf, std::io::Error),
+    /// There is nothing to check a server with.
+    #[error(
+        "--gate-ca {0} holds no certificates that can be read; name a file of PEM certificates"
+    )]
+    NoCertificates(PathBuf),
     /// Names of keys that cannot work.
     #[error("{0}; see --set, --history, --ban-prefix and --allow-prefix")]
     Keys(&'static str),
@@ -213,10 +218,9 @@ impl StoreArgs {
         if !address.tls {
             return Err(StoreFlagError::CaWithoutTls);
         }
-        match File::open(path) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(StoreFlagError::Ca(path.clone(), error)),
-        }
+        File::open(path).map_err(|error| StoreFlagError::Ca(path.clone(), error))?;
+        // Else the first connection would find out, long after the start.
+        check_ca(path).map_err(|_| StoreFlagError::NoCertificates(path.clone()))
     }
 }
 

@@ -15,6 +15,7 @@ use super::any_store::AnyStore;
 use super::options::GateOptions;
 use super::store::{Edit, Receipt};
 use super::strikes::BanAfter;
+use crate::duration;
 use crate::net::clock::Clock;
 
 /// An address is noted at most once in this time.
@@ -101,6 +102,12 @@ impl Diary {
         }
     }
 
+    /// The clock of `now_ms` moved by so much; the page is as old as before.
+    pub(super) fn clock_moved(&self, moved_ms: i64) {
+        let mut page = self.page.lock().unwrap_or_else(PoisonError::into_inner);
+        page.turned_ms = page.turned_ms.saturating_add_signed(moved_ms);
+    }
+
     fn queue(&self, edit: Edit) {
         // A full queue is a store that does not keep up; notes are not worth waiting for.
         let _ = self.edits.try_send(edit);
@@ -136,9 +143,17 @@ fn name(edit: &Edit) -> &'static str {
 }
 
 async fn make(store: &AnyStore, edit: Edit) -> Result<(), String> {
+    let struck = match &edit {
+        Edit::Strike { ip, bantime, maxretry, .. } => Some((*ip, *bantime, *maxretry)),
+        _ => None,
+    };
     match timeout(PATIENCE, store.edit(edit)).await {
-        Ok(Ok(Receipt { server, key, changed, .. })) => {
+        Ok(Ok(receipt)) => {
+            let Receipt { server, key, changed, .. } = &receipt;
             debug!(server, key, changed, "noted");
+            if let Some(struck) = struck {
+                tell_ban(struck, &receipt);
+            }
             Ok(())
         }
         Ok(Err(error)) => Err(error.to_string()),
@@ -146,10 +161,21 @@ async fn make(store: &AnyStore, edit: Edit) -> Result<(), String> {
     }
 }
 
+/// Tells of the strike that wrote a ban. Those after it change nothing.
+fn tell_ban((address, bantime, maxretry): (IpAddr, Duration, u64), receipt: &Receipt) {
+    let Some(failures) = receipt.count.filter(|count| receipt.changed && *count >= maxretry) else {
+        return;
+    };
+    let Receipt { server, key, .. } = receipt;
+    warn!(%address, failures, r#for = duration::format(bantime), server, key, "banned");
+}
+
 /// Removes addresses that were not let in for `idle`, for as long as the gate lives.
 async fn reap(store: Arc<AnyStore>, idle: Duration, edits: mpsc::WeakSender<Edit>) {
     let clock = Clock::start();
     loop {
+        // Others note in wall time, however it was set.
+        clock.reread();
         let before_s = (clock.now_ms() / 1_000).saturating_sub(idle.as_secs());
         let (found, mut batches) = mpsc::channel(4);
         let listing = store.history(found);
@@ -158,7 +184,8 @@ async fn reap(store: Arc<AnyStore>, idle: Duration, edits: mpsc::WeakSender<Edit
             while let Some(batch) = batches.recv().await {
                 for (ip, _) in batch.into_iter().filter(|(_, seen_s)| *seen_s < before_s) {
                     let Some(edits) = edits.upgrade() else { return count };
-                    if edits.send(Edit::Forget(ip)).await.is_err() {
+                    debug!(%ip, "removing an address that was not seen for long");
+                    if edits.send(Edit::Forget { ip, before_s }).await.is_err() {
                         return count;
                     }
                     count += 1;
@@ -168,7 +195,10 @@ async fn reap(store: Arc<AnyStore>, idle: Duration, edits: mpsc::WeakSender<Edit
         };
         let (listed, count) = tokio::join!(listing, removing);
         match listed {
-            Ok(_) if count > 0 => info!(count, "removing addresses that were not seen for long"),
+            Ok(_) if count > 0 => {
+                let idle = duration::format(idle);
+                info!(count, idle, "removing addresses that were not seen for long");
+            }
             Ok(_) => {}
             Err(error) => debug!(%error, "cannot look for idle addresses"),
         }

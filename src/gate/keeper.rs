@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{Instant, interval, timeout_at};
 use tracing::{info, warn};
 
@@ -23,7 +24,7 @@ use super::options::GateOptions;
 use super::rules::Stance;
 use super::snapshot::{Changed, Snapshot};
 use super::store::{Event, StoreError};
-use crate::net::clock::Clock;
+use crate::net::clock::{Clock, SET_MS};
 
 /// How long an address that may just have been allowed waits for the store's word.
 const GRANT: Duration = Duration::from_millis(250);
@@ -42,6 +43,9 @@ const QUESTIONS: usize = 256;
 
 /// How often addresses that stay connected are noted.
 const NOTE_LIVE_EVERY_MS: u64 = 3_600_000;
+
+/// Why the store is away when nobody follows it any more.
+const UNFOLLOWED: &str = "what follows it has ended, which is a fault in this program; restart it";
 
 /// A gate. Clones are the same gate.
 #[derive(Clone)]
@@ -99,14 +103,22 @@ impl Gate {
             away_was_told: AtomicBool::new(false),
         }));
         let (events, reported) = mpsc::channel(64);
-        let keeper = gate.clone();
+        let follower = tokio::spawn(async move { store.follow(events, asked).await });
+        gate.listen(follower, reported);
+        Ok(gate)
+    }
+
+    /// Applies what `follower` reports. Should either end, nobody would hear of a
+    /// removal any more: then the store counts as away.
+    fn listen(&self, follower: JoinHandle<()>, reported: mpsc::Receiver<Event>) {
+        let keeper = self.clone();
+        let keeping = tokio::spawn(async move { keeper.keep(reported, follower).await });
+        let gate = self.clone();
         tokio::spawn(async move {
-            tokio::select! {
-                () = store.follow(events, asked) => {}
-                () = keeper.keep(reported) => {}
+            if keeping.await.is_err_and(|error| error.is_panic()) {
+                gate.0.apply(Event::Away(UNFOLLOWED.to_owned()));
             }
         });
-        Ok(gate)
     }
 
     /// What this gate was told.
@@ -195,17 +207,26 @@ impl Gate {
         }
     }
 
-    /// Applies what the store reports, and lets time pass, until the store is given up.
-    async fn keep(&self, mut events: mpsc::Receiver<Event>) {
+    /// Applies what the store reports, and lets time pass, for as long as the
+    /// process lives.
+    async fn keep(&self, mut events: mpsc::Receiver<Event>, mut follower: JoinHandle<()>) {
         let mut stance = self.0.stance();
         let mut ticks = interval(TICK);
+        let mut is_followed = true;
         loop {
             tokio::select! {
-                event = events.recv() => match event {
+                event = events.recv(), if is_followed => match event {
                     Some(event) => self.0.apply(event),
-                    None => return,
+                    None if is_shutdown(&(&mut follower).await) => return,
+                    None => {
+                        is_followed = false;
+                        self.0.apply(Event::Away(UNFOLLOWED.to_owned()));
+                    }
                 },
-                _ = ticks.tick() => self.0.tick(self.0.clock.now_ms()),
+                _ = ticks.tick() => {
+                    self.0.follow_clock();
+                    self.0.tick(self.0.clock.now_ms());
+                }
             }
             let now = self.0.stance();
             if now.as_str() != stance.as_str() {
@@ -214,6 +235,11 @@ impl Gate {
             stance = now;
         }
     }
+}
+
+/// Whether a task ended because its runtime did.
+fn is_shutdown(ended: &Result<(), JoinError>) -> bool {
+    ended.as_ref().is_err_and(JoinError::is_cancelled)
 }
 
 impl Inner {
@@ -260,13 +286,33 @@ impl Inner {
         self.answered.notify_waiters();
     }
 
+    /// Stores tell ends in wall time, so decisions go by it too, also when the
+    /// clock is set. What measures a stretch of time goes along: how long the
+    /// store was away does not change by that.
+    fn follow_clock(&self) {
+        let moved_ms = self.clock.reread();
+        self.write().clock_moved(moved_ms);
+        self.diary.clock_moved(moved_ms);
+        let noted_ms = self.live_noted_ms.load(Ordering::Relaxed);
+        self.live_noted_ms.store(noted_ms.saturating_add_signed(moved_ms), Ordering::Relaxed);
+        if moved_ms.unsigned_abs() > SET_MS {
+            info!(moved_ms, "this host's clock was set; looking at the gate's entries again");
+            self.expire(self.clock.now_ms());
+            self.reconsider(&Changed::Everything);
+        }
+    }
+
     fn tick(&self, now_ms: u64) {
+        self.expire(now_ms);
+        self.note_who_is_live(now_ms);
+        self.diary.turn_page(now_ms);
+    }
+
+    fn expire(&self, now_ms: u64) {
         while self.read().next_expiry().is_some_and(|next| next <= now_ms) {
             let changed = self.write().expire(now_ms);
             self.reconsider(&changed);
         }
-        self.note_who_is_live(now_ms);
-        self.diary.turn_page(now_ms);
     }
 
     /// Who came in long ago and is still here is in use: a reaper must not take a
@@ -328,7 +374,7 @@ impl Inner {
         match grant {
             Grant::Internal => {
                 if !self.internal_was_told.swap(true, Ordering::Relaxed) {
-                    info!(
+                    warn!(
                         address = %peer.ip(),
                         "let in as an internal address, which behind a NAT or a proxy is everybody; \
                          --internal check turns this off"
@@ -371,7 +417,8 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::super::options::{Denied as Style, OnRevoke, StoreOptions};
-    use super::super::rules::Rules;
+    use super::super::rules::{AwayPolicy, Rules};
+    use super::super::snapshot::Freshness;
     use super::super::store::Edit;
     use super::*;
 
@@ -383,9 +430,13 @@ mod tests {
     }
 
     async fn gate_with(store: StoreOptions) -> Gate {
+        gate_by(store, Rules::default()).await
+    }
+
+    async fn gate_by(store: StoreOptions, rules: Rules) -> Gate {
         let gate = Gate::start(Arc::new(GateOptions {
             store,
-            rules: Rules::default(),
+            rules,
             denied: Style::default(),
             on_revoke: OnRevoke::default(),
             ban_after: None,
@@ -471,6 +522,95 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(60), noted).await.expect("it is noted");
         assert_eq!(seen(internal.ip()).await, None, "internal addresses are never noted");
         drop(permits);
+    }
+
+    /// A day, for clocks that are set.
+    const DAY_MS: u64 = 86_400_000;
+
+    #[tokio::test]
+    async fn a_grant_ends_by_the_clock_as_it_was_set() {
+        let gate = gate().await;
+        let (ip, now_ms) = (peer().ip(), gate.0.clock.now_ms());
+        // The host started a day behind; the store's ends are of the right day.
+        gate.0.clock.set(now_ms - DAY_MS);
+        gate.0.apply(Event::Allowed(ip.into(), Some(Some(now_ms - DAY_MS / 2))));
+        let permit = gate.admit(peer()).await.unwrap();
+        gate.0.follow_clock();
+        assert!(permit.is_revoked());
+        assert!(!gate.decide(peer()).is_allowed());
+    }
+
+    #[tokio::test]
+    async fn a_ban_holds_by_the_clock_as_it_was_set() {
+        let gate = gate().await;
+        let (ip, now_ms) = (peer().ip(), gate.0.clock.now_ms());
+        gate.0.clock.set(now_ms + DAY_MS);
+        gate.0.apply(Event::Allowed(ip.into(), Some(None)));
+        gate.0.apply(Event::Banned(ip, Some(Some(now_ms + DAY_MS / 2))));
+        let permit = gate.admit(peer()).await.unwrap();
+        gate.0.follow_clock();
+        assert!(permit.is_revoked());
+        assert_eq!(gate.decide(peer()).verdict, Verdict::Denied(Why::Banned));
+    }
+
+    #[tokio::test]
+    async fn setting_the_clock_makes_no_store_staler() {
+        let away = AwayPolicy::Stale(Duration::from_secs(3_600));
+        let rules = Rules { away, ..Rules::default() };
+        for (ahead, behind) in [(DAY_MS, 0), (0, DAY_MS)] {
+            let gate = gate_by(StoreOptions::None, rules.clone()).await;
+            gate.0.clock.set(gate.0.clock.now_ms() + ahead - behind);
+            gate.0.live_noted_ms.store(gate.0.clock.now_ms(), Ordering::Relaxed);
+            gate.0.apply(Event::Allowed(peer().ip().into(), Some(None)));
+            gate.0.apply(Event::Away("gone".to_owned()));
+            gate.0.follow_clock();
+            assert!(gate.decide(peer()).is_allowed());
+            let now_ms = gate.0.clock.now_ms();
+            let Freshness::Away(Some(since_ms)) = gate.0.read().freshness() else { panic!() };
+            assert!(now_ms.abs_diff(since_ms) < 600_000, "away for {now_ms} - {since_ms}");
+            let noted_ms = gate.0.live_noted_ms.load(Ordering::Relaxed);
+            assert!(now_ms.abs_diff(noted_ms) < 600_000);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_store_that_nobody_follows_is_away() {
+        for ending in ["panic", "end", "shutdown"] {
+            let gate = gate().await;
+            assert_eq!(gate.0.read().freshness(), Freshness::Fresh);
+            let (events, reported) = mpsc::channel(4);
+            for event in [Event::Begin, END] {
+                events.send(event).await.unwrap();
+            }
+            let follower = tokio::spawn(async move {
+                let _until_the_end = events;
+                match ending {
+                    "panic" => panic!("as a fault in a follower would"),
+                    "end" => {}
+                    _ => std::future::pending().await,
+                }
+            });
+            if ending == "shutdown" {
+                follower.abort();
+            }
+            gate.listen(follower, reported);
+            settle().await;
+            let fresh = gate.0.read().freshness() == Freshness::Fresh;
+            assert_eq!(fresh, ending == "shutdown", "{ending}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_store_whose_keeper_panicked_is_away() {
+        let gate = gate().await;
+        let (events, reported) = mpsc::channel(4);
+        // A follower that is asked for its end after it ended panics the keeper.
+        let mut follower = tokio::spawn(async {});
+        (&mut follower).await.unwrap();
+        drop(events);
+        gate.listen(follower, reported);
+        settle().await;
+        assert_ne!(gate.0.read().freshness(), Freshness::Fresh);
     }
 
     #[tokio::test]

@@ -33,4 +33,4 @@ pub use nets::Nets;
 pub use options::{Denied, GateOptions, OnRevoke, StoreOptions};
 pub use rules::{AwayPolicy, Internal, Rules, Stance};
 pub use snapshot::{Changed, Counts, Entry, Freshness, Snapshot};
-pub use strikes::{BanAfter, BanKeys, GITLAB_BANS, Window};
+pub use strikes::BanAfter;

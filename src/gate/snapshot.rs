@@ -168,6 +168,14 @@ impl Snapshot {
         Changed::Everything
     }
 
+    /// The clock by which times are told moved by so much. The store is away
+    /// for as long as it was before.
+    pub fn clock_moved(&mut self, moved_ms: i64) {
+        if let Freshness::Away(Some(since_ms)) = &mut self.freshness {
+            *since_ms = since_ms.saturating_add_signed(moved_ms);
+        }
+    }
+
     /// Forgets some of what ended by `now_ms`. There is more to forget while
     /// [`Self::next_expiry`] is not after `now_ms`; decisions do not wait for it.
     pub fn expire(&mut self, now_ms: u64) -> Changed {

@@ -52,8 +52,15 @@ pub enum Edit {
     Unban(IpAddr),
     /// Notes when addresses were last let in, in unix seconds.
     Touch(Vec<(IpAddr, u64)>),
-    /// Removes an address from the allow-set and the history; a ban stays.
-    Forget(IpAddr),
+    /// Removes an address from the allow-set and the history, if it was last let
+    /// in before `before_s` (unix seconds): whoever listed it may find it in use
+    /// by now. A ban stays.
+    Forget {
+        /// Who is idle.
+        ip: IpAddr,
+        /// Seen at this second or later, nothing is done.
+        before_s: u64,
+    },
     /// Counts a failure in the current window of `findtime`; the one that
     /// reaches `maxretry` writes a ban. Does nothing while banned.
     Strike {

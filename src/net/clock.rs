@@ -10,6 +10,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::time::{ClockId, clock_gettime};
 
+/// A difference that no drift since the last reading explains.
+pub const SET_MS: u64 = 1_000;
+
 /// A unix time: this process's own, or its estimate of the far end's.
 #[derive(Debug)]
 pub struct Clock {
@@ -34,6 +37,11 @@ impl Clock {
         if let Ok(now_ms) = i64::try_from(now_ms) {
             self.unix_ms_at_boot.store(now_ms - ms_since_boot(), Ordering::Relaxed);
         }
+    }
+
+    /// Reads the wall clock again; whether it was set, and did not only drift.
+    pub fn was_set(&self) -> bool {
+        self.reread().unsigned_abs() > SET_MS
     }
 
     /// Reads the wall clock again; by how many milliseconds that moves this one.
@@ -80,6 +88,8 @@ mod tests {
         clock.set(u64::MAX);
         assert!(clock.now_ms().abs_diff(now - DAY) < A_MINUTE, "no time at all");
         assert!(clock.reread().abs_diff(DAY as i64) < A_MINUTE);
+        clock.set(now - DAY);
+        assert!(clock.was_set());
         assert!(clock.now_ms().abs_diff(now) < A_MINUTE);
     }
 }

@@ -23,7 +23,7 @@ use super::introduce::Guest;
 use super::open::told;
 use super::relay::{Start, dismiss, relay};
 use super::report::Report;
-use super::secure::{Doorkeeper, Visitor, next_event};
+use super::secure::{Doorkeeper, Verdict, Visitor, next_event};
 use super::serve::Shared;
 use crate::addr::{ClientAddr, ServiceName};
 use crate::net::{DialError, Place, Resolver, Slots, SourceRefusal, Stream, dial};
@@ -78,14 +78,17 @@ impl Exit {
     ) -> Option<Box<Host>> {
         match self.shake_hands(shared, &mut sealed, place).await {
             Ok(visitor) => {
-                if let (Some(gate), Some(peer)) = (&shared.gate, guest.peer) {
+                // The proof of one who was banned meanwhile forgives nothing.
+                if let (Some(gate), Some(peer), false) =
+                    (&shared.gate, guest.peer, guest.is_revoked())
+                {
                     gate.succeeded(peer);
                 }
                 Some(Box::new(Host { sealed, guest, visitor }))
             }
-            Err(reason) => {
-                shared.refused(reason, guest.client);
-                shared.strike(reason, &guest);
+            Err(verdict) => {
+                shared.refused(verdict.reason, guest.client);
+                shared.strike(verdict, &guest);
                 sealed.reset();
                 None
             }
@@ -98,13 +101,13 @@ impl Exit {
         shared: &Shared,
         sealed: &mut Stream,
         mut place: Place,
-    ) -> Result<Visitor, CloseReason> {
+    ) -> Result<Visitor, Verdict> {
         let patience = shared.timeout.mul_f64(1.0 + rand::rng().random_range(0.0..JITTER));
-        let mut verdict = CloseReason::HandshakeFailed;
+        let mut verdict = Verdict::from(CloseReason::HandshakeFailed);
         let met = tokio::select! {
             biased;
             met = timeout(patience, self.door.receive(sealed, &mut verdict)) => met.ok(),
-            () = place.displaced() => Some(Err(CloseReason::Displaced)),
+            () = place.displaced() => Some(Err(CloseReason::Displaced.into())),
             () = shared.last_call() => None,
         };
         met.unwrap_or(Err(verdict))
@@ -113,17 +116,27 @@ impl Exit {
     /// What becomes of a live dialer: a session at once, or once it asks for one.
     pub(super) async fn welcome(self: Arc<Self>, shared: Arc<Shared>, mut host: Box<Host>) {
         let Host { sealed, guest, visitor } = &mut *host;
-        let mut farewell = pin!(shared.farewell(guest));
         let open = match std::mem::replace(&mut visitor.event, Event::Confirmed) {
             Event::Open(open) => Ok(open),
+            // Kept or drained is only what was opened: here revoked is over.
             _ => tokio::select! {
+                biased;
+                () = guest.revoked() => Err(CloseReason::Revoked),
+                reason = shared.cut() => Err(reason),
                 open = self.await_open(sealed, visitor) => open,
                 () = shared.stop.cancelled() => Err(CloseReason::Shutdown),
-                reason = &mut farewell => Err(reason),
             },
         };
+        // It may have lost its right between the accept and its first word.
+        let open = match open {
+            Ok(_) if guest.is_revoked() => Err(CloseReason::Revoked),
+            open => open,
+        };
         match open {
-            Ok(open) => self.host(&shared, (sealed, guest, visitor, open), farewell).await,
+            Ok(open) => {
+                let farewell = pin!(shared.farewell(guest));
+                self.host(&shared, (sealed, guest, visitor, open), farewell).await;
+            }
             Err(reason) => {
                 report_unopened(&shared, guest, &visitor.session, reason);
                 dismiss(sealed, &mut visitor.session, reason).await;
@@ -167,13 +180,17 @@ impl Exit {
             if sealed.is_ended_by_peer() {
                 return Err(Refusal::ended(CloseReason::Truncated));
             }
+            if guest.is_revoked() {
+                return Err(Refusal::ended(CloseReason::Revoked));
+            }
             let target = self.targets.get(&report.service).ok_or_else(Refusal::no_such_service)?;
             report.target = Some(target.name.clone());
             Ok((held, target.dial(shared, open.client).await?))
         };
         let opened = tokio::select! {
-            opened = opened => opened,
+            biased;
             reason = &mut farewell => Err(Refusal::ended(reason)),
+            opened = opened => opened,
         };
         match opened {
             Ok((_held, plain)) => {

@@ -8,6 +8,7 @@
 use tokio::io::AsyncReadExt;
 use tokio::time::{sleep, timeout};
 
+use super::secure::Verdict;
 use super::serve::Shared;
 use crate::addr::ClientAddr;
 use crate::gate::{OnRevoke, Peer, Permit};
@@ -23,6 +24,20 @@ pub(super) struct Guest {
     pub(super) peer: Option<Peer>,
     /// The gate's word, where there is a gate and an address.
     permit: Option<Permit>,
+}
+
+impl Guest {
+    /// Resolves when the gate would not let it in any more.
+    pub(super) async fn revoked(&self) {
+        let Some(permit) = &self.permit else { return std::future::pending().await };
+        let why = permit.revoked().await;
+        tracing::debug!(client = %self.client, why, "not welcome any more");
+    }
+
+    /// Whether the gate would not let it in any more.
+    pub(super) fn is_revoked(&self) -> bool {
+        self.permit.as_ref().is_some_and(Permit::is_revoked)
+    }
 }
 
 impl Shared {
@@ -90,8 +105,9 @@ impl Shared {
     }
 
     /// Counts a handshake that failed against its address, as rack-attack does.
-    pub(super) fn strike(&self, reason: CloseReason, guest: &Guest) {
-        let is_fault = matches!(reason, CloseReason::HandshakeFailed | CloseReason::Replayed);
+    pub(super) fn strike(&self, verdict: Verdict, guest: &Guest) {
+        let is_fault = !verdict.said_nothing
+            && matches!(verdict.reason, CloseReason::HandshakeFailed | CloseReason::Replayed);
         if let (Some(gate), Some(peer), true) = (&self.gate, guest.peer, is_fault) {
             gate.failed(peer);
         }
@@ -102,25 +118,23 @@ impl Shared {
     pub(super) async fn farewell(&self, guest: &Guest) -> CloseReason {
         tokio::select! {
             reason = self.cut() => reason,
-            () = self.revoked(guest) => CloseReason::Revoked,
+            () = self.expelled(guest) => CloseReason::Revoked,
         }
     }
 
-    async fn revoked(&self, guest: &Guest) {
-        let (Some(gate), Some(permit)) = (&self.gate, &guest.permit) else {
-            return std::future::pending().await;
-        };
-        let why = match gate.options().on_revoke {
-            OnRevoke::Keep => return std::future::pending().await,
-            OnRevoke::Close => permit.revoked().await,
+    /// Resolves when the guest of a session has to go, which the operator may
+    /// have put off: what he keeps or drains is what was open before.
+    async fn expelled(&self, guest: &Guest) {
+        let Some(gate) = &self.gate else { return std::future::pending().await };
+        match gate.options().on_revoke {
+            OnRevoke::Keep => std::future::pending().await,
+            OnRevoke::Close => guest.revoked().await,
             OnRevoke::Drain => {
-                let why = permit.revoked().await;
+                guest.revoked().await;
                 // Few need it, and a timer is large for what every session holds.
                 Box::pin(sleep(self.drain)).await;
-                why
             }
-        };
-        tracing::debug!(client = %guest.client, why, "not welcome any more");
+        }
     }
 }
 

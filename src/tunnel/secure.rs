@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use super::buffers::{Buffer, Size, poll_discard};
 use super::open::blame;
 use crate::keys::KeyRing;
-use crate::net::clock::Clock;
+use crate::net::clock::{Clock, SET_MS};
 use crate::net::{Duplex, Stream};
 use crate::proto::handshake::{
     Dialer, First, MESSAGE_LEN, Message, Received, Unconfirmed, read_message1,
@@ -28,9 +28,6 @@ use crate::proto::replay::{ReplayFilter, Stale};
 use crate::proto::{Padding, Session, SuiteSet};
 use crate::reason::CloseReason;
 use crate::secret::Secret;
-
-/// A difference that no drift since the last reading explains.
-const CLOCK_SET_MS: u64 = 1_000;
 
 /// What both ends bring to a handshake.
 pub(super) struct Terms {
@@ -57,12 +54,29 @@ pub(super) struct Doorkeeper {
     replays: Mutex<ReplayFilter>,
 }
 
+/// Why a stranger is none of ours.
+#[derive(Clone, Copy)]
+pub(super) struct Verdict {
+    pub(super) reason: CloseReason,
+    /// It hung up and had not sent a byte: a health check, or a dial that was
+    /// given up. Nobody tries keys that way.
+    pub(super) said_nothing: bool,
+}
+
 /// A dialer that is proven live, and the first thing it said.
 pub(super) struct Visitor {
     pub(super) session: Session,
     pub(super) event: Event,
     /// What was read behind the first record.
     pub(super) already_read: Vec<u8>,
+}
+
+// === impl Verdict ===
+
+impl From<CloseReason> for Verdict {
+    fn from(reason: CloseReason) -> Self {
+        Self { reason, said_nothing: false }
+    }
 }
 
 // === impl Caller ===
@@ -113,18 +127,18 @@ impl Doorkeeper {
 
     /// Shakes hands as the acceptor. Where that fails it goes on reading until
     /// the stranger hangs up; the caller sets the deadline. `verdict` always
-    /// holds the reason that would be given if it ended now.
+    /// holds what would be said if it ended now.
     ///
     /// # Errors
     /// The verdict.
     pub(super) async fn receive(
         &self,
         stream: &mut Stream,
-        verdict: &mut CloseReason,
-    ) -> Result<Visitor, CloseReason> {
+        verdict: &mut Verdict,
+    ) -> Result<Visitor, Verdict> {
         match self.greet(stream, verdict).await {
             Ok(visitor) => return Ok(visitor),
-            Err(Some(reason)) => *verdict = reason,
+            Err(Some(reason)) => verdict.reason = reason,
             Err(None) => {}
         }
         hold(stream).await;
@@ -135,13 +149,18 @@ impl Doorkeeper {
     async fn greet(
         &self,
         stream: &mut Stream,
-        verdict: &mut CloseReason,
+        verdict: &mut Verdict,
     ) -> Result<Visitor, Option<CloseReason>> {
         let mut message1 = [0; MESSAGE_LEN];
-        stream.read_exact(&mut message1).await.map_err(|_| None)?;
+        let got = stream.read(&mut message1).await.unwrap_or(0);
+        verdict.said_nothing = got == 0;
+        if verdict.said_nothing {
+            return Err(None);
+        }
+        stream.read_exact(&mut message1[got..]).await.map_err(|_| None)?;
         let received = read_message1(&self.terms.keys, &message1).map_err(|_| None)?;
         self.check_fresh(&received)?;
-        *verdict = CloseReason::Unconfirmed;
+        verdict.reason = CloseReason::Unconfirmed;
         let (unconfirmed, message2) = self.answer(received)?;
         stream.write_all(&message2).await.map_err(|_| None)?;
         confirm(unconfirmed, stream).await.map_err(|_| None)
@@ -173,7 +192,7 @@ impl Doorkeeper {
     /// a start without a battery or a network.
     fn clock_was_set(&self) -> bool {
         let moved_ms = self.clock.reread();
-        if moved_ms.unsigned_abs() < CLOCK_SET_MS {
+        if moved_ms.unsigned_abs() <= SET_MS {
             return false;
         }
         tracing::warn!(moved_ms, "this host's clock was set; following it");

@@ -69,7 +69,13 @@ impl Call {
     /// Sends it to a decrypt end that answers.
     #[track_caller]
     pub fn shake(self, to: &Addr) -> Hand {
-        let mut wire = Wire::connect(to).unwrap_or_else(|e| panic!("cannot reach {to}: {e}"));
+        let wire = Wire::connect(to).unwrap_or_else(|e| panic!("cannot reach {to}: {e}"));
+        self.shake_over(wire)
+    }
+
+    /// Sends it over a connection to a decrypt end that answers.
+    #[track_caller]
+    pub fn shake_over(self, mut wire: Wire) -> Hand {
         wire.write_all(&self.message).unwrap_or_else(|e| panic!("cannot send: {e}"));
         let answer = wire.expect_bytes(MESSAGE_LEN);
         let answer = Message::try_from(answer).expect("as long as asked for");

@@ -2,7 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use knockpipe::proto::inbound::Event;
+use knockpipe::proto::message::ResetReason;
+
 use super::world::{BAN, OTHER, PEER, SOON, World, expect_end, now_s};
+use crate::common::hand::Call;
+use crate::common::redis::Reply;
 use crate::common::{Ending, Line, eventually};
 
 /// Changes of the set, half of them grants.
@@ -107,23 +112,75 @@ fn the_end_of_a_ttl_ends_connections() {
     }
 }
 
-/// A tunnel that waits for a client gives its host no right that it has lost.
+/// A tunnel that waits for a client gives its host no right that it has lost,
+/// also where sessions are kept or have time to finish.
 #[test]
 fn warm_tunnels_end_with_the_right_of_their_host() {
-    let world = World::new(&["--log-level", "debug"]);
-    world.redis(&format!("SADD ip-allowed {PEER}"));
-    let pool = ["--pool", "3", "--log-level", "debug"];
-    let host = world.stage.encrypt_with(PEER, &world.entrance(PEER), &pool);
-    eventually("three are ready", || host.count("a warm tunnel is ready") == 3);
-    let before = world.target.counts().accepts();
-    world.redis("DEL ip-allowed");
-    let ended = |line: &Line| {
-        line.is("a tunnel that was never opened has ended") && line.has("reason", "revoked")
-    };
-    let count = || world.gate.program.log().iter().filter(|line| ended(line)).count();
-    eventually("all three have ended", || count() == 3);
-    assert_ne!(host.connect().expect_ending(), Ending::Silent);
-    assert_eq!(world.target.counts().accepts(), before);
+    for policy in ["close", "keep", "drain"] {
+        // Nobody waits so long for the end of a drain.
+        let world = World::new(&["--log-level", "debug", "--on-revoke", policy, "--drain", "600"]);
+        world.redis(&format!("SADD ip-allowed {PEER}"));
+        let pool = ["--pool", "3", "--log-level", "debug"];
+        let host = world.stage.encrypt_with(PEER, &world.entrance(PEER), &pool);
+        eventually("three are ready", || host.count("a warm tunnel is ready") == 3);
+        let before = world.target.counts().accepts();
+        world.redis("DEL ip-allowed");
+        let count = || world.gate.program.log().iter().filter(|line| is_unopened(line)).count();
+        eventually(&format!("all three have ended: {policy}"), || count() == 3);
+        assert_ne!(host.connect().expect_ending(), Ending::Silent);
+        assert_eq!(world.target.counts().accepts(), before);
+    }
+}
+
+/// What the log says of a tunnel that was revoked before it was opened.
+fn is_unopened(line: &Line) -> bool {
+    line.is("a tunnel that was never opened has ended") && line.has("reason", "revoked")
+}
+
+/// Asked again after the handshake: who loses the right during it gets no
+/// session, whatever happens to those who have one.
+#[test]
+fn who_is_banned_during_the_handshake_gets_no_session() {
+    for policy in ["close", "keep", "drain"] {
+        let world = World::new(&[
+            "--on-revoke",
+            policy,
+            "--drain",
+            "600",
+            "--ban-after",
+            "100/30d/5m",
+            "-o",
+            "60",
+        ]);
+        world.redis(&format!("SADD ip-allowed {PEER}"));
+        let entrance = world.entrance(PEER);
+        eventually("it is let in", || !world.stage.net.is_denied(PEER, &entrance));
+        let shake = || {
+            let wire = world.stage.net.dial(PEER, &entrance);
+            Call::new(&world.stage.key).shake_over(wire)
+        };
+        let (mut eager, mut tardy, mut proven) = (shake(), shake(), shake());
+        let strikes = strikes(now_s() / (30 * 86_400));
+        world.redis(&format!("SET {strikes} 1"));
+        proven.confirm();
+        eventually("it is forgiven", || world.redis(&format!("GET {strikes}")) == Reply::Nil);
+        world.redis(&format!("SET {strikes} 7"));
+        world.redis(&format!("SETEX {BAN}:{PEER} 100 1"));
+        // It came last, so that those before it are revoked by then.
+        assert_eq!(proven.hear(), Event::Reset(ResetReason::Revoked), "{policy}");
+        let accepts = world.target.counts().accepts();
+        eager.open();
+        assert_eq!(eager.hear(), Event::Reset(ResetReason::Revoked), "{policy}");
+        tardy.confirm();
+        assert_eq!(tardy.hear(), Event::Reset(ResetReason::Revoked), "{policy}");
+        assert_eq!(world.target.counts().accepts(), accepts);
+        assert_eq!(world.redis(&format!("GET {strikes}")), Reply::bulk("7"), "not forgiven");
+    }
+}
+
+/// Where the failures of [`PEER`] in a window are counted.
+fn strikes(window: u64) -> String {
+    format!("cache:gitlab:rack::attack:{window}:allow2ban:count:{PEER}")
 }
 
 /// `--on-revoke keep`: who is in stays in.

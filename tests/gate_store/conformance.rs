@@ -52,6 +52,11 @@ pub async fn edit(store: &AnyStore, edit: Edit) -> Receipt {
     store.edit(edit).await.unwrap_or_else(|error| panic!("{shown}: {error}"))
 }
 
+/// Forgets an address, whenever it was seen.
+pub fn forget(text: &str) -> Edit {
+    Edit::Forget { ip: ip(text), before_s: u64::MAX }
+}
+
 async fn listed<T: Send + 'static, F>(list: impl FnOnce(mpsc::Sender<Vec<T>>) -> F) -> (Vec<T>, u64)
 where
     F: Future<Output = Result<u64, StoreError>>,
@@ -228,8 +233,13 @@ async fn history_is_what_was_told(store: Arc<AnyStore>) {
     assert_eq!(history(&store).await, (expected, 0));
     edit(&store, Edit::Allow(member("203.0.113.7"), None)).await;
     edit(&store, Edit::Ban(ip("203.0.113.7"), HOUR)).await;
-    assert!(edit(&store, Edit::Forget(ip("203.0.113.7"))).await.changed);
-    assert!(!edit(&store, Edit::Forget(ip("203.0.113.7"))).await.changed);
+    // Listed when it was idle, and in use again since.
+    let seen_since = Edit::Forget { ip: ip("203.0.113.7"), before_s: 1_700_000_009 };
+    assert!(!edit(&store, seen_since).await.changed);
+    assert_eq!((history(&store).await.0.len(), members(&store).await.0.len()), (2, 1));
+    let idle = Edit::Forget { ip: ip("203.0.113.7"), before_s: 1_700_000_010 };
+    assert!(edit(&store, idle).await.changed);
+    assert!(!edit(&store, forget("203.0.113.7")).await.changed);
     assert_eq!(history(&store).await, (vec![(ip("2001:db8::7"), 1_700_000_001)], 0));
     assert_eq!(members(&store).await, (vec![], 0));
     assert_eq!(bans(&store).await.0.len(), 1);
@@ -285,7 +295,7 @@ async fn a_follower_sees_every_change(backing: &impl Backing, open: &dyn Fn() ->
         edit(&writer, Edit::Allow(member("203.0.113.9"), Some(HOUR))).await;
         follower.until("the grant for a while", |state| state.allows("203.0.113.9")).await;
         ends_in(follower.state.allowed[&member("203.0.113.9")], HOUR);
-        edit(&writer, Edit::Forget(ip("203.0.113.9"))).await;
+        edit(&writer, forget("203.0.113.9")).await;
         follower.until("forgotten", |state| !state.allows("203.0.113.9")).await;
     }
     edit(&writer, Edit::Unban(ip("203.0.113.2"))).await;

@@ -7,7 +7,7 @@ use knockpipe::gate::any_store::AnyStore;
 use knockpipe::gate::redis_store::{Credentials, Keys, RedisOptions, RedisStore};
 use knockpipe::gate::store::{Edit, Event};
 
-use super::conformance::{self, Backing, bans, edit, history, ip, member, members};
+use super::conformance::{self, Backing, bans, edit, forget, history, ip, member, members};
 use super::follower::Follower;
 use crate::common::redis::Redis;
 use crate::common::redis::Reply;
@@ -316,7 +316,7 @@ async fn users_with_few_rights_and_wrong_passwords() {
     let findtime = Duration::from_secs(86_400);
     edit(&gate, Edit::Strike { ip: ip("203.0.113.8"), findtime, bantime: HOUR, maxretry: 1 }).await;
     edit(&gate, Edit::Touch(vec![(ip("203.0.113.7"), 1)])).await;
-    edit(&gate, Edit::Forget(ip("203.0.113.7"))).await;
+    edit(&gate, forget("203.0.113.7")).await;
     follower.until("forgotten", |state| !state.allows("203.0.113.7")).await;
     // A user without the channel is told by the set's own change.
     let mute = as_user("mute", "mute");
@@ -330,7 +330,9 @@ async fn users_with_few_rights_and_wrong_passwords() {
     assert!(!error.contains("wrong;") && !error.contains('\n'), "{error}");
     let mut refused = Follower::begin(&wrong);
     refused.until("refused", |state| !state.away.is_empty()).await;
-    assert!(refused.state.away[0].contains("WRONGPASS"), "{:?}", refused.state.away);
+    let why = &refused.state.away[0];
+    assert!(why.contains("WRONGPASS") && why.contains("the password there is wrong"), "{why}");
+    assert!(why.contains("--gate-credentials") && !why.contains('\n'), "{why}");
     refused.stop().await;
     other.stop().await;
     follower.stop().await;

@@ -1,6 +1,6 @@
 //! `import`: entries from a file, all of them good or none of them used.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::io::{self, Read};
 use std::path::PathBuf;
@@ -63,6 +63,21 @@ struct Counts {
     last: Option<Receipt>,
 }
 
+impl Wanted {
+    /// Its place in the order of writing. Where there is no set yet, the first
+    /// entry makes one: sorted if that entry has an end, and then it takes the
+    /// others as well. A plain one could not take entries with an end. Networks
+    /// come first, since the end of an address may stand in a key of its own.
+    fn place(&self) -> u8 {
+        match (self.kind, self.member, self.expires_ms) {
+            (BANNED, ..) => 3,
+            (_, Member::Network(_), Some(_)) => 0,
+            (_, Member::Address(_), Some(_)) => 1,
+            (_, _, None) => 2,
+        }
+    }
+}
+
 /// Why a line is not one.
 #[derive(Debug, thiserror::Error)]
 #[error("line {number} of {name}: {cause}; correct it, nothing was imported")]
@@ -82,6 +97,7 @@ pub(super) async fn import(args: ImportArgs) -> Result<Done, Failure> {
     let place = Arc::new(Place::open(&args.common.store, Absent::Make)?);
     let all = wanted.len();
     wanted.retain(|entry| entry.expires_ms.is_none_or(|end| end > now_ms));
+    wanted.sort_by_key(Wanted::place);
     let mut counts = Counts { expired: all - wanted.len(), ..Counts::default() };
     let present = present(&place, &wanted).await?;
     apply(&place, (wanted, present), &mut counts, now_ms).await?;
@@ -193,13 +209,20 @@ async fn apply(
     counts: &mut Counts,
     now_ms: u64,
 ) -> Result<(), Failure> {
+    let all = wanted.len();
+    let is_new = |entry: &Wanted| {
+        let known = present.get(&(entry.kind, entry.member));
+        !known.is_some_and(|end| lasts(*end, *entry, now_ms))
+    };
+    let mut wanted: VecDeque<Wanted> = wanted.into_iter().filter(is_new).collect();
+    counts.unchanged += all - wanted.len();
+    // The first alone: it makes the set what it has to be for all, or it cannot
+    // be made and nothing is half done.
+    if let Some(first) = wanted.pop_front() {
+        counts.take(place.edit(edit(first, now_ms)).await?);
+    }
     let mut under_way = JoinSet::new();
     for entry in wanted {
-        let known = present.get(&(entry.kind, entry.member));
-        if known.is_some_and(|end| lasts(*end, entry, now_ms)) {
-            counts.unchanged += 1;
-            continue;
-        }
         if under_way.len() >= AT_ONCE {
             counts.note(under_way.join_next().await)?;
         }
@@ -238,14 +261,17 @@ impl Counts {
         done: Option<Result<Result<Receipt, Failure>, tokio::task::JoinError>>,
     ) -> Result<(), Failure> {
         let Some(done) = done else { return Ok(()) };
-        let receipt = done.expect("an edit does not panic and is not cancelled")?;
+        self.take(done.expect("an edit does not panic and is not cancelled")?);
+        Ok(())
+    }
+
+    fn take(&mut self, receipt: Receipt) {
         if receipt.changed {
             self.changed += 1;
         } else {
             self.unchanged += 1;
         }
         self.last = Some(receipt);
-        Ok(())
     }
 }
 

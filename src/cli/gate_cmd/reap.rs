@@ -48,9 +48,9 @@ pub(super) async fn reap(args: ReapArgs) -> Result<Done, Failure> {
     for (ip, at) in seen {
         let receipt = match args.dry_run {
             true => None,
-            false => Some(place.edit(Edit::Forget(ip)).await?),
+            false => Some(place.edit(Edit::Forget { ip, before_s: limit }).await?),
         };
-        // Somebody else may have been quicker.
+        // Somebody else may have been quicker, or the address is in use again.
         changed |= receipt.as_ref().is_none_or(|receipt| receipt.changed);
         let idle = left(Some(Duration::from_secs(now.saturating_sub(at))));
         output.say(

@@ -22,6 +22,7 @@ use super::member::Item;
 use super::store::{
     BATCH, Edit, Event, Grant, Hold, Receipt, Standing, StoreError, networks_around,
 };
+use crate::net::clock::Clock;
 use file::{Locked, Tail, cause_at};
 use record::{Image, Record, Subject};
 
@@ -84,7 +85,7 @@ impl EmbeddedStore {
         let key = match edit {
             Edit::Allow(..) | Edit::Remove(_) => KEY,
             Edit::Ban(..) | Edit::Unban(_) => BANS,
-            Edit::Touch(_) | Edit::Forget(_) => HISTORY,
+            Edit::Touch(_) | Edit::Forget { .. } => HISTORY,
             Edit::Strike { .. } if banned || strikes.is_none() => BANS,
             Edit::Strike { .. } | Edit::ClearStrikes { .. } => STRIKES,
         };
@@ -165,6 +166,7 @@ impl EmbeddedStore {
         let mut away = true;
         let mut told_away = false;
         let mut look_at = Instant::now();
+        let clock = Clock::start();
         loop {
             let asked = select! {
                 () = events.closed() => return,
@@ -172,6 +174,8 @@ impl EmbeddedStore {
                 Some(ips) = asks.recv() => ips,
             };
             look_at = Instant::now() + LOOK;
+            // What was over by a clock that was wrong may not be over.
+            away |= clock.was_set();
             let own = self.clone();
             match blocking(move || own.look(away, &asked)).await {
                 Err(_) if told_away => {}

@@ -254,8 +254,11 @@ impl Image {
             Edit::Touch(seen) => {
                 seen.iter().map(|(ip, at)| Record::Seen(ip.to_canonical(), *at)).collect()
             }
-            Edit::Forget(ip) => {
+            Edit::Forget { ip, before_s } => {
                 let ip = ip.to_canonical();
+                if self.seen.get(&ip).is_some_and(|seen_s| seen_s >= before_s) {
+                    return vec![];
+                }
                 let member = Member::from(ip);
                 let allowed = self.member(&member, now_ms).map(|_| Record::Remove(member));
                 let seen = self.seen.get(&ip).map(|_| Record::Unseen(ip));

@@ -24,6 +24,7 @@ use super::plan::Plan;
 use super::pushes::{Pending, Pushes};
 use super::recheck::KeyMemory;
 use super::trouble::{Kind, Trouble};
+use crate::net::clock::Clock;
 
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
@@ -44,6 +45,7 @@ pub(super) struct Session<'a> {
     fresh: bool,
     roles: Vec<Role>,
     pushes: Arc<Pushes>,
+    clock: Clock,
     events: &'a mpsc::Sender<Event>,
     asks: &'a mut mpsc::Receiver<Vec<IpAddr>>,
 }
@@ -143,6 +145,7 @@ impl<'a> Session<'a> {
             fresh: false,
             roles,
             pushes,
+            clock: Clock::start(),
             events,
             asks,
         })
@@ -223,6 +226,11 @@ impl<'a> Session<'a> {
     async fn ping_if_due(&mut self) -> Result<(), Trouble> {
         if !self.plan.take_ping(Instant::now()) {
             return Ok(());
+        }
+        if self.clock.was_set() {
+            // Ends of keys were told as time that is left, and counted from a
+            // moment that was wrong.
+            self.plan.everything_changed(Instant::now());
         }
         if roles(&self.links).await? != self.roles {
             let cause = "a server became a replica, or the reverse";

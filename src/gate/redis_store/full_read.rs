@@ -131,7 +131,7 @@ impl Session<'_> {
         for (subject, end) in subjects.iter().zip(ends) {
             // Gone since the scan, or at home on another server of the Cluster.
             let Some(end) = end else { continue };
-            self.memory.keep(*subject, Some(end));
+            self.memory.found(*subject, end);
             match subject {
                 Subject::Ban(ip) => bans.push(Item::Banned(*ip, end)),
                 Subject::AllowKey(ip) => allows.push((*ip, end)),

@@ -36,6 +36,15 @@ impl Default for Keys {
     }
 }
 
+/// The stretch of time in which failures are counted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Window {
+    /// Which one it is since the epoch.
+    number: u64,
+    /// How long a count that is written now has to live: until just after the end.
+    pub(super) ttl_s: u64,
+}
+
 /// What a key that changed is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Subject {
@@ -71,13 +80,17 @@ impl Keys {
         self.allow_prefix.as_ref().map(|prefix| format!("{prefix}{ip}"))
     }
 
-    /// rack-attack's count of failures: the window's number, then whose.
-    pub(super) fn strike_key(&self, ip: IpAddr, findtime: Duration, now_ms: u64) -> String {
-        let window = now_ms / 1000 / findtime.as_secs().max(1);
-        match self.ban_prefix.strip_suffix("allow2ban:ban:") {
-            Some(base) => format!("{base}{window}:allow2ban:count:{ip}"),
+    /// rack-attack's count of failures: the window's number, then whose. Next to
+    /// `ROOT:FILTER:ban:` it stands where rack-attack has it.
+    pub(super) fn strike_key(&self, ip: IpAddr, window: Window) -> String {
+        let number = window.number;
+        let named = self.ban_prefix.strip_suffix(":ban:");
+        let named = named.filter(|named| !named.is_empty() && !named.ends_with(':'));
+        match named.map(|named| named.rsplit_once(':').ok_or(named)) {
+            Some(Ok((root, filter))) => format!("{root}:{number}:{filter}:count:{ip}"),
+            Some(Err(filter)) => format!("{number}:{filter}:count:{ip}"),
             // Must not begin with the ban prefix, or it would be read as a ban.
-            None => format!("strikes:{}{window}:allow2ban:count:{ip}", self.ban_prefix),
+            None => format!("strikes:{}{number}:allow2ban:count:{ip}", self.ban_prefix),
         }
     }
 
@@ -104,6 +117,14 @@ impl Keys {
         all.sort_unstable();
         all.dedup_by(|longer, shorter| longer.starts_with(&**shorter));
         all
+    }
+}
+
+impl Window {
+    /// The window of `findtime`, at least a second, that `now_ms` is in.
+    pub(super) fn at(now_ms: u64, findtime: Duration) -> Self {
+        let (now_s, length) = (now_ms / 1_000, findtime.as_secs().max(1));
+        Self { number: now_s / length, ttl_s: length - now_s % length + 1 }
     }
 }
 
@@ -176,15 +197,53 @@ mod tests {
             keys.ban_key(ip("2001:db8::7")),
             "cache:gitlab:rack::attack:allow2ban:ban:2001:db8::7"
         );
-        let minute = Duration::from_secs(60);
         assert_eq!(
-            keys.strike_key(ip("192.130.160.212"), minute, 26_176_509 * 60_000 + 59_999),
+            keys.strike_key(ip("192.130.160.212"), window(26_176_509)),
             "cache:gitlab:rack::attack:26176509:allow2ban:count:192.130.160.212"
         );
-        let keys = Keys { ban_prefix: "bans:".into(), ..keys };
-        let strike = keys.strike_key(ip("1.2.3.4"), minute, 60_000);
-        assert_eq!(strike, "strikes:bans:1:allow2ban:count:1.2.3.4");
-        assert_eq!(keys.subject(&strike), None);
+        assert_eq!(
+            keys.strike_key(ip("2001:DB8::7"), window(26_176_509)),
+            "cache:gitlab:rack::attack:26176509:allow2ban:count:2001:db8::7"
+        );
+    }
+
+    fn window(number: u64) -> Window {
+        Window { number, ttl_s: 1 }
+    }
+
+    #[test]
+    fn failures_are_counted_next_to_prefixes_of_any_form() {
+        for (ban_prefix, expected) in [
+            ("app:fail2ban:ban:", "app:9:fail2ban:count:1.2.3.4"),
+            ("cache:x::y:allow2ban:ban:", "cache:x::y:9:allow2ban:count:1.2.3.4"),
+            ("allow2ban:ban:", "9:allow2ban:count:1.2.3.4"),
+            (":x:ban:", ":9:x:count:1.2.3.4"),
+            ("bans:", "strikes:bans:9:allow2ban:count:1.2.3.4"),
+            ("pentesters-", "strikes:pentesters-9:allow2ban:count:1.2.3.4"),
+            (":ban:", "strikes::ban:9:allow2ban:count:1.2.3.4"),
+            ("a::ban:", "strikes:a::ban:9:allow2ban:count:1.2.3.4"),
+        ] {
+            let keys = Keys { ban_prefix: ban_prefix.into(), ..Keys::default() };
+            let strike = keys.strike_key(ip("1.2.3.4"), window(9));
+            assert_eq!(strike, expected);
+            assert_eq!(keys.subject(&strike), None, "{strike} is no ban");
+            assert!(!strike.starts_with(ban_prefix), "{strike} is not even scanned as one");
+        }
+    }
+
+    #[test]
+    fn windows_are_aligned_to_the_epoch() {
+        let at = |seconds: u64, findtime| {
+            let window = Window::at(seconds * 1_000 + 999, Duration::from_secs(findtime));
+            (window.number, window.ttl_s)
+        };
+        assert_eq!(at(0, 60), (0, 61));
+        assert_eq!(at(59, 60), (0, 2));
+        assert_eq!(at(60, 60), (1, 61));
+        // The sample of GitLab's runbook: findtime 60.
+        assert_eq!(at(26_176_509 * 60 + 17, 60), (26_176_509, 44));
+        assert_eq!(at(1_000_000_007, 180), (5_555_555, 74));
+        assert_eq!(at(5, 0), (5, 2), "no length is a second, not a panic");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::super::member::{Item, Member};
 use super::super::store::{BATCH, Grant, Hold, Standing, StoreError, networks_around};
-use super::keys::{Subject, spellings, spellings_of};
+use super::keys::{Subject, Window, spellings, spellings_of};
 use super::link::number;
 use super::links::{Form, Links, Truth};
 use super::trouble::Trouble;
@@ -131,7 +131,7 @@ pub(super) async fn history(
     let (mut cursor, mut garbage) = (0, 0);
     loop {
         let page = links.scan_pairs("HSCAN", key, cursor).await;
-        let page = page.map_err(|trouble| trouble.about(key))?;
+        let page = page.map_err(|trouble| trouble.about_history(key))?;
         let mut found = vec![];
         for (field, value) in page.found {
             let at = number(&value).and_then(|at| u64::try_from(at).ok());
@@ -156,7 +156,13 @@ pub(super) async fn standing(
     let key = store.keys.allow_set.as_str();
     let links = reader(store, key).await?;
     let found = read_standing(store, &links, ip, findtime).await;
-    found.map_err(|trouble| trouble.about(key))
+    let mut standing = found.map_err(|trouble| trouble.about(key))?;
+    let history = &store.keys.history;
+    let mut get = redis::cmd("HGET");
+    get.arg(history).arg(ip.to_string());
+    let seen = links.of(history).ask(&get).await;
+    standing.seen = count(&seen.map_err(|trouble| trouble.about_history(history))?);
+    Ok(standing)
 }
 
 async fn read_standing(
@@ -173,11 +179,8 @@ async fn read_standing(
     let ends = links.ends(&ban_keys, now_ms()).await?;
     let found = ban_keys.into_iter().zip(ends).find_map(|(key, end)| Some((key, end?)));
     standing.ban = found.map(|(key, expires_ms)| Hold { key, expires_ms });
-    let mut get = redis::cmd("HGET");
-    get.arg(&keys.history).arg(ip.to_string());
-    standing.seen = count(&links.of(&keys.history).ask(&get).await?);
     if let Some(findtime) = findtime {
-        let key = keys.strike_key(ip, findtime, now_ms());
+        let key = keys.strike_key(ip, Window::at(now_ms(), findtime));
         let counted = links.of(&key).ask(redis::cmd("GET").arg(&key)).await?;
         standing.strikes = Some(count(&counted).unwrap_or(0));
     }

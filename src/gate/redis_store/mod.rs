@@ -31,6 +31,7 @@ use tokio::sync::{Mutex, mpsc};
 
 pub use address::{AddressError, Credentials, Node, RedisAddress, Servers};
 pub use keys::Keys;
+pub use tls::check_ca;
 
 use super::member::Item;
 use super::store::{Edit, Event, Receipt, Standing, StoreError};

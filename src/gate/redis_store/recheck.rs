@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use tokio::time::Instant;
 
 use super::super::member::Member;
-use super::super::store::{Event, either, networks_around};
+use super::super::store::{Event, either, later, networks_around};
 use super::follow::Session;
 use super::keys::{Subject, spellings_of};
 use super::links::Truth;
@@ -52,12 +52,16 @@ impl KeyMemory {
         self.bans.len() < MOST_KEYS && self.allows.len() < MOST_KEYS
     }
 
+    /// One key about `subject`, of which there may be more in other spellings:
+    /// the longest of them counts.
+    pub(super) fn found(&mut self, subject: Subject, end: Option<u64>) {
+        let known = self.of(subject).and_then(|(kept, ip)| kept.get(&ip).copied());
+        self.keep(subject, Some(known.map_or(end, |known| later(known, end))));
+    }
+
+    /// All that keys say about `subject` now.
     pub(super) fn keep(&mut self, subject: Subject, truth: Truth) {
-        let (kept, ip) = match subject {
-            Subject::Ban(ip) => (&mut self.bans, ip),
-            Subject::AllowKey(ip) => (&mut self.allows, ip),
-            Subject::AllowSet => return,
-        };
+        let Some((kept, ip)) = self.of(subject) else { return };
         match truth {
             Some(end) if kept.len() < MOST_KEYS => {
                 kept.insert(ip, end);
@@ -66,6 +70,14 @@ impl KeyMemory {
             None => {
                 kept.remove(&ip);
             }
+        }
+    }
+
+    fn of(&mut self, subject: Subject) -> Option<(&mut HashMap<IpAddr, Option<u64>>, IpAddr)> {
+        match subject {
+            Subject::Ban(ip) => Some((&mut self.bans, ip)),
+            Subject::AllowKey(ip) => Some((&mut self.allows, ip)),
+            Subject::AllowSet => None,
         }
     }
 }
@@ -248,4 +260,33 @@ fn joined(count: usize, owners: &[usize], found: Vec<Truth>) -> Vec<Truth> {
         truths[*owner] = either(truths[*owner], truth);
     }
     truths
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_spellings_of_one_key_the_longer_counts() {
+        let ip = "203.0.113.7".parse().unwrap();
+        for subject in [Subject::Ban(ip), Subject::AllowKey(ip)] {
+            for (one, other, longest) in [
+                (Some(5), Some(9), Some(9)),
+                (Some(9), Some(5), Some(9)),
+                (None, Some(5), None),
+                (Some(5), None, None),
+            ] {
+                let mut memory = KeyMemory::default();
+                memory.found(subject, one);
+                memory.found(subject, other);
+                let (kept, ip) = memory.of(subject).unwrap();
+                assert_eq!(kept.get(&ip), Some(&longest), "{one:?} and {other:?}");
+                // What was asked about all spellings replaces what was found.
+                memory.keep(subject, Some(Some(1)));
+                assert_eq!(memory.of(subject).unwrap().0.get(&ip), Some(&Some(1)));
+                memory.keep(subject, None);
+                assert!(memory.of(subject).unwrap().0.is_empty());
+            }
+        }
+    }
 }

@@ -10,6 +10,8 @@ use tokio::net::TcpStream;
 
 #[cfg(feature = "aws-lc")]
 pub(super) use with_aws_lc::Tls;
+#[cfg(feature = "aws-lc")]
+pub use with_aws_lc::check_ca;
 
 #[cfg(feature = "aws-lc")]
 mod with_aws_lc {
@@ -63,6 +65,14 @@ mod with_aws_lc {
         }
     }
 
+    /// Whether the file at `path` can be read and holds certificates.
+    ///
+    /// # Errors
+    /// Why it is of no use: the first that cannot be read, or that there is none.
+    pub fn check_ca(path: &Path) -> io::Result<()> {
+        roots(Some(path)).map(drop)
+    }
+
     fn roots(ca_file: Option<&Path>) -> io::Result<RootCertStore> {
         let mut roots = RootCertStore::empty();
         match ca_file {
@@ -81,10 +91,21 @@ mod with_aws_lc {
             }
         }
         if roots.is_empty() {
-            return Err(io::Error::other("there are no root certificates to check a server with"));
+            let from = ca_file.map(|path| format!(" in {}", path.display())).unwrap_or_default();
+            let cause = format!("there are no certificates{from} to check a server with");
+            return Err(io::Error::other(cause));
         }
         Ok(roots)
     }
+}
+
+/// Whether the file at `path` can be read; what it holds is nothing to this build.
+///
+/// # Errors
+/// What the system said.
+#[cfg(not(feature = "aws-lc"))]
+pub fn check_ca(path: &std::path::Path) -> io::Result<()> {
+    std::fs::File::open(path).map(drop)
 }
 
 /// Refuses: this build has no TLS.

@@ -35,6 +35,10 @@ pub(super) enum Kind {
     WrongType,
     /// The user may not do this.
     Denied,
+    /// The server wants a password, and there is none.
+    NoPassword,
+    /// The server does not know this user with this password.
+    WrongPassword,
     /// The server's memory is full.
     Full,
     /// Everything else.
@@ -66,16 +70,41 @@ impl Trouble {
             Kind::ReadOnly => "name its master, or the Sentinels that know it",
             Kind::WrongType => "name another key (--set or --ban-prefix), or delete this one",
             Kind::Denied => "let the ACL user do this, or name another user",
+            Kind::NoPassword => NO_PASSWORD,
+            Kind::WrongPassword => WRONG_PASSWORD,
             Kind::Full => "free memory on the server, or raise its maxmemory",
             Kind::Other => "see the server's log",
         };
         StoreError::Failed { server: self.server, key: key.to_owned(), cause: self.cause, remedy }
     }
+
+    /// As an error about the history, which has a flag of its own.
+    pub(super) fn about_history(self, key: &str) -> StoreError {
+        let is_other_type = self.kind == Kind::WrongType;
+        match self.about(key) {
+            StoreError::Failed { server, key, cause, .. } if is_other_type => {
+                let remedy = "name another key (--history), or delete this one";
+                StoreError::Failed { server, key, cause, remedy }
+            }
+            error => error,
+        }
+    }
 }
+
+const NO_PASSWORD: &str =
+    "give a password with --gate-credentials FILE or KNOCKPIPE_GATE_CREDENTIALS";
+const WRONG_PASSWORD: &str =
+    "see --gate-credentials FILE or KNOCKPIPE_GATE_CREDENTIALS: the password there is wrong";
 
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.server, self.cause)
+        write!(f, "{}: {}", self.server, self.cause)?;
+        // Nothing but the operator ends these.
+        match self.kind {
+            Kind::NoPassword => write!(f, "; {NO_PASSWORD}"),
+            Kind::WrongPassword => write!(f, "; {WRONG_PASSWORD}"),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -83,16 +112,18 @@ fn kind(error: &RedisError) -> Kind {
     match error.kind() {
         ErrorKind::Io if error.is_timeout() => return Kind::Silent,
         ErrorKind::Io => return Kind::Lost,
-        ErrorKind::AuthenticationFailed => return Kind::Denied,
         _ => {}
     }
     match said(error).as_ref().map(ServerError::code) {
-        Some("NOPERM" | "NOAUTH" | "WRONGPASS") => Kind::Denied,
+        Some("NOPERM") => Kind::Denied,
+        Some("NOAUTH") => Kind::NoPassword,
+        Some("WRONGPASS") => Kind::WrongPassword,
         Some("MOVED" | "ASK" | "TRYAGAIN" | "CLUSTERDOWN" | "MASTERDOWN") => Kind::Elsewhere,
         Some("READONLY") => Kind::ReadOnly,
         Some("LOADING") => Kind::Loading,
         Some("OOM") => Kind::Full,
         Some("WRONGTYPE") => Kind::WrongType,
+        _ if error.kind() == ErrorKind::AuthenticationFailed => Kind::WrongPassword,
         _ => Kind::Other,
     }
 }

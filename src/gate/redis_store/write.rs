@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use super::super::member::Member;
 use super::super::store::{Edit, Receipt, StoreError};
-use super::keys::spellings;
+use super::keys::{Window, spellings};
 use super::link::{Role, number};
 use super::links::{Form, Links};
 use super::list::{find_in_set, with_prefix};
@@ -38,11 +38,12 @@ enum Failed {
     For(StoreError),
 }
 
-impl From<Failed> for StoreError {
-    fn from(failed: Failed) -> Self {
-        match failed {
-            Failed::At(key, trouble) => trouble.about(&key),
-            Failed::For(error) => error,
+impl Failed {
+    fn told(self, store: &RedisStore) -> StoreError {
+        match self {
+            Self::At(key, trouble) if key == store.keys.history => trouble.about_history(&key),
+            Self::At(key, trouble) => trouble.about(&key),
+            Self::For(error) => error,
         }
     }
 }
@@ -63,14 +64,14 @@ pub(super) struct Writer {
 pub(super) async fn edit(store: &RedisStore, edit: &Edit) -> Result<Receipt, StoreError> {
     let trouble = match attempt(store, edit).await {
         Err(Failed::At(_, trouble)) if may_retry(edit, &trouble) => trouble,
-        done => return done.map_err(StoreError::from),
+        done => return done.map_err(|failed| failed.told(store)),
     };
     // Who knows a new master already needs no time; a new master does.
     let known = matches!(trouble.kind, Kind::Lost | Kind::ReadOnly) && !store.topology.moves();
     if !known {
         sleep(PATIENCE).await;
     }
-    attempt(store, edit).await.map_err(StoreError::from)
+    attempt(store, edit).await.map_err(|failed| failed.told(store))
 }
 
 fn may_retry(edit: &Edit, trouble: &Trouble) -> bool {
@@ -145,10 +146,10 @@ async fn master_of(store: &RedisStore, mut links: Links) -> Result<Links, Troubl
 fn main_key(store: &RedisStore, edit: &Edit) -> String {
     match edit {
         Edit::Allow(..) | Edit::Remove(_) => store.keys.allow_set.clone(),
-        Edit::Touch(_) | Edit::Forget(_) => store.keys.history.clone(),
+        Edit::Touch(_) | Edit::Forget { .. } => store.keys.history.clone(),
         Edit::Ban(ip, _) | Edit::Unban(ip) => store.keys.ban_key(*ip),
         Edit::Strike { ip, findtime, .. } | Edit::ClearStrikes { ip, findtime } => {
-            store.keys.strike_key(*ip, *findtime, now_ms())
+            store.keys.strike_key(*ip, Window::at(now_ms(), *findtime))
         }
     }
 }
@@ -171,12 +172,13 @@ impl Attempt<'_> {
                 Ok(Done { key: keys[0].clone(), changed: removed > 0, count: None })
             }
             Edit::Touch(seen) => self.touch(seen).await,
-            Edit::Forget(ip) => self.forget(ip.to_canonical()).await,
+            Edit::Forget { ip, before_s } => self.forget(ip.to_canonical(), *before_s).await,
             Edit::Strike { ip, findtime, bantime, maxretry } => {
                 self.strike(ip.to_canonical(), (*findtime, *bantime), *maxretry).await
             }
             Edit::ClearStrikes { ip, findtime } => {
-                let key = self.store.keys.strike_key(ip.to_canonical(), *findtime, now_ms());
+                let window = Window::at(now_ms(), *findtime);
+                let key = self.store.keys.strike_key(ip.to_canonical(), window);
                 let removed = self.delete(std::slice::from_ref(&key)).await?;
                 Ok(Done { key, changed: removed > 0, count: None })
             }
@@ -257,8 +259,11 @@ impl Attempt<'_> {
         Ok(Done { key, changed: !seen.is_empty(), count: Some(seen.len() as u64) })
     }
 
-    async fn forget(&self, ip: IpAddr) -> Result<Done, Failed> {
+    async fn forget(&self, ip: IpAddr, before_s: u64) -> Result<Done, Failed> {
         let key = self.store.keys.history.clone();
+        if self.seen(ip).await?.is_some_and(|seen_s| seen_s >= before_s) {
+            return Ok(Done { key, changed: false, count: None });
+        }
         let form = self.form().await?;
         let mut removed = self.take_out(form, &spellings(ip.into())).await?;
         self.announce(ip.into(), removed > 0).await;
@@ -269,6 +274,18 @@ impl Attempt<'_> {
         delete.arg(&key).arg(with_prefix("", ip));
         removed += self.count(&key, &delete).await?;
         Ok(Done { key, changed: removed > 0, count: None })
+    }
+
+    /// When `ip` was last let in, in any of its spellings.
+    async fn seen(&self, ip: IpAddr) -> Result<Option<u64>, Failed> {
+        let key = &self.store.keys.history;
+        let mut all = redis::pipe();
+        for name in with_prefix("", ip) {
+            all.cmd("HGET").arg(key).arg(name);
+        }
+        let answers = self.links.of(key).ask_all(&all).await;
+        let answers = answers.map_err(|trouble| Failed::At(key.clone(), trouble))?;
+        Ok(answers.iter().filter_map(count).max())
     }
 
     /// allow2ban: while banned nothing counts, and the failure that reaches the
@@ -283,12 +300,10 @@ impl Attempt<'_> {
         if self.count(&ban, redis::cmd("EXISTS").arg(&ban)).await? > 0 {
             return Ok(Done { key: ban, changed: false, count: None });
         }
-        let now_ms = now_ms();
-        let key = self.store.keys.strike_key(ip, findtime, now_ms);
-        let findtime = findtime.as_secs().max(1);
-        let left = findtime - now_ms / 1000 % findtime + 1;
+        let window = Window::at(now_ms(), findtime);
+        let key = self.store.keys.strike_key(ip, window);
         let mut both = redis::pipe();
-        both.atomic().cmd("INCR").arg(&key).cmd("EXPIRE").arg(&key).arg(left);
+        both.atomic().cmd("INCR").arg(&key).cmd("EXPIRE").arg(&key).arg(window.ttl_s);
         let answers = self.links.of(&key).ask_all(&both).await;
         let answers = answers.map_err(|trouble| Failed::At(key.clone(), trouble))?;
         let count = answers.first().and_then(count).unwrap_or(0);
