@@ -17,6 +17,9 @@ use knockpipe::proto::message::ResetReason;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
+/// Longer than an encrypt end waits for an answer.
+const LONG: Duration = Duration::from_secs(10);
+
 /// What an encrypt end logs of each tunnel for its pool.
 const READY: &str = "a warm tunnel is ready";
 
@@ -257,14 +260,16 @@ fn a_pool_is_full_again_after_the_far_end_was_away() {
     assert_eq!(encrypt.connect().expect_ending(), Ending::Reset);
     let mut decrypt = start(&address);
     for round in 1..=3 {
-        encrypt.connect().expect_echo(b"a client gets through at once");
+        // Not always the first: nothing is answered that may be from before the
+        // start of the far end.
+        eventually("a client gets through", || encrypt.connect().echoes(b"hello", LONG));
         eventually("the pool is full again", || encrypt.count(full) == round);
         decrypt.program.signal(Signal::SIGKILL);
         decrypt.program.wait();
         drop(decrypt);
         decrypt = start(&address);
     }
-    assert!(encrypt.count(not_full) <= 4, "{}", encrypt.program.stderr());
+    assert!(encrypt.count(not_full) <= 7, "{}", encrypt.program.stderr());
 }
 
 /// A far end that keeps fewer is neither hammered nor complained about for ever.

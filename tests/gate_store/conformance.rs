@@ -139,7 +139,7 @@ async fn members_end(backing: &impl Backing, store: Arc<AnyStore>) {
     edit(&store, Edit::Allow(member("203.0.113.1"), None)).await;
     if !backing.ends() {
         let error = store.edit(Edit::Allow(member("203.0.113.7"), Some(HOUR))).await.unwrap_err();
-        assert!(error.to_string().contains("cannot expire; give --allow-prefix"), "{error}");
+        assert!(error.to_string().contains("add --allow-prefix PREFIX here"), "{error}");
         return;
     }
     assert!(edit(&store, Edit::Allow(member("203.0.113.7"), Some(HOUR))).await.changed);
