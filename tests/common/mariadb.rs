@@ -79,6 +79,8 @@ fn install(dir: &Path, account: &[String]) {
         .args(["--no-defaults", "--skip-test-db", "--auth-root-authentication-method=normal"])
         .arg(format!("--datadir={}", dir.join("data").display()))
         .args(account)
+        // A server that starts removes the temporary tables of all that share its directory.
+        .env("TMPDIR", dir)
         .stdin(Stdio::null())
         .output()
         .expect("mariadb-install-db starts");
@@ -96,6 +98,7 @@ fn serve(dir: &Path, account: &[String], options: &[&str]) -> Option<(Addr, Prog
     let mut command = Command::new("mariadbd");
     command
         .env("PATH", std::env::var("PATH").unwrap_or_default() + ":/usr/sbin")
+        .env("TMPDIR", dir)
         .args(["--no-defaults", "--bind-address=127.0.0.1", "--local-infile=1"])
         .args(["--max-allowed-packet=256M", "--skip-log-bin", "--innodb-flush-log-at-trx-commit=0"])
         .args(["--innodb-buffer-pool-size=256M", "--innodb-log-file-size=256M"])
