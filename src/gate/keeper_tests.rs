@@ -1,0 +1,207 @@
+//! The keeper between a store that reports and peers that come, without a store.
+
+use super::super::options::{Denied as Style, OnRevoke, StoreOptions};
+use super::super::rules::{AwayPolicy, Rules};
+use super::super::snapshot::Freshness;
+use super::super::store::Edit;
+use super::*;
+
+const END: Event = Event::End { garbage: 0 };
+
+/// A gate whose store has said all that it will say.
+async fn gate() -> Gate {
+    gate_with(StoreOptions::None).await
+}
+
+async fn gate_with(store: StoreOptions) -> Gate {
+    gate_by(store, Rules::default()).await
+}
+
+async fn gate_by(store: StoreOptions, rules: Rules) -> Gate {
+    let gate = Gate::start(Arc::new(GateOptions {
+        store,
+        rules,
+        denied: Style::default(),
+        on_revoke: OnRevoke::default(),
+        ban_after: None,
+        reap_idle: None,
+    }));
+    settle().await;
+    gate.unwrap()
+}
+
+/// Lets every other task run until it waits.
+async fn settle() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Lets `peer` in as soon as the store is read.
+async fn in_time(gate: &Gate, peer: Peer) -> Permit {
+    let permit = async {
+        loop {
+            match gate.admit(peer).await {
+                Ok(permit) => return permit,
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), permit).await.expect("it is let in")
+}
+
+fn peer() -> Peer {
+    Peer::Socket("203.0.113.7".parse().unwrap())
+}
+
+#[tokio::test]
+async fn the_end_of_a_read_tells_nothing_of_a_change_during_it() {
+    let gate = gate().await;
+    for event in [Event::Begin, Event::Unsure, END] {
+        gate.0.apply(event);
+    }
+    assert!(gate.is_unsure() && gate.certain(peer()).is_none());
+    gate.0.apply(Event::Begin);
+    gate.0.apply(END);
+    assert!(!gate.is_unsure() && gate.certain(peer()).is_some());
+}
+
+#[tokio::test]
+async fn a_change_before_the_store_answers_does_not_revoke() {
+    let gate = gate().await;
+    gate.0.apply(Event::Unsure);
+    let waiting = gate.clone();
+    let admitted = tokio::spawn(async move { waiting.admit(peer()).await });
+    settle().await;
+    let ip = peer().ip();
+    gate.0.apply(Event::Banned(ip, Some(None)));
+    gate.0.apply(Event::Banned(ip, None));
+    gate.0.apply(Event::Allowed(ip.into(), Some(None)));
+    let permit = admitted.await.unwrap().unwrap();
+    assert!(!permit.is_revoked());
+    gate.0.apply(Event::Allowed(ip.into(), None));
+    assert!(permit.is_revoked());
+}
+
+#[tokio::test]
+async fn who_stays_connected_does_not_look_idle() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("gate");
+    let (ip, internal) = (peer().ip(), Peer::Socket("127.0.0.1".parse().unwrap()));
+    let store = StoreOptions::File(path.clone()).open().unwrap();
+    store.edit(Edit::Allow(ip.into(), None)).await.unwrap();
+    let gate = gate_with(StoreOptions::File(path)).await;
+    let permits = [in_time(&gate, peer()).await, in_time(&gate, internal).await];
+    let due = gate.0.live_noted_ms.load(Ordering::Relaxed) + NOTE_LIVE_EVERY_MS;
+    // By then it is long ago that they came in and were noted for that.
+    gate.0.tick(due - 30_000);
+    gate.0.tick(due - 15_000);
+    gate.0.tick(due);
+    let seen = async |ip| store.standing(ip, None).await.unwrap().seen;
+    let noted = async {
+        while seen(ip).await != Some(due / 1_000) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), noted).await.expect("it is noted");
+    assert_eq!(seen(internal.ip()).await, None, "internal addresses are never noted");
+    drop(permits);
+}
+
+/// A day, for clocks that are set.
+const DAY_MS: u64 = 86_400_000;
+
+#[tokio::test]
+async fn a_grant_ends_by_the_clock_as_it_was_set() {
+    let gate = gate().await;
+    let (ip, now_ms) = (peer().ip(), gate.0.clock.now_ms());
+    // The host started a day behind; the store's ends are of the right day.
+    gate.0.clock.set(now_ms - DAY_MS);
+    gate.0.apply(Event::Allowed(ip.into(), Some(Some(now_ms - DAY_MS / 2))));
+    let permit = gate.admit(peer()).await.unwrap();
+    gate.0.follow_clock();
+    assert!(permit.is_revoked());
+    assert!(!gate.decide(peer()).is_allowed());
+}
+
+#[tokio::test]
+async fn a_ban_holds_by_the_clock_as_it_was_set() {
+    let gate = gate().await;
+    let (ip, now_ms) = (peer().ip(), gate.0.clock.now_ms());
+    gate.0.clock.set(now_ms + DAY_MS);
+    gate.0.apply(Event::Allowed(ip.into(), Some(None)));
+    gate.0.apply(Event::Banned(ip, Some(Some(now_ms + DAY_MS / 2))));
+    let permit = gate.admit(peer()).await.unwrap();
+    gate.0.follow_clock();
+    assert!(permit.is_revoked());
+    assert_eq!(gate.decide(peer()).verdict, Verdict::Denied(Why::Banned));
+}
+
+#[tokio::test]
+async fn setting_the_clock_makes_no_store_staler() {
+    let away = AwayPolicy::Stale(Duration::from_secs(3_600));
+    let rules = Rules { away, ..Rules::default() };
+    for (ahead, behind) in [(DAY_MS, 0), (0, DAY_MS)] {
+        let gate = gate_by(StoreOptions::None, rules.clone()).await;
+        gate.0.clock.set(gate.0.clock.now_ms() + ahead - behind);
+        gate.0.live_noted_ms.store(gate.0.clock.now_ms(), Ordering::Relaxed);
+        gate.0.apply(Event::Allowed(peer().ip().into(), Some(None)));
+        gate.0.apply(Event::Away("gone".to_owned()));
+        gate.0.follow_clock();
+        assert!(gate.decide(peer()).is_allowed());
+        let now_ms = gate.0.clock.now_ms();
+        let Freshness::Away(Some(since_ms)) = gate.0.read().freshness() else { panic!() };
+        assert!(now_ms.abs_diff(since_ms) < 600_000, "away for {now_ms} - {since_ms}");
+        let noted_ms = gate.0.live_noted_ms.load(Ordering::Relaxed);
+        assert!(now_ms.abs_diff(noted_ms) < 600_000);
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_nobody_follows_is_away() {
+    for ending in ["panic", "end", "shutdown"] {
+        let gate = gate().await;
+        assert_eq!(gate.0.read().freshness(), Freshness::Fresh);
+        let (events, reported) = mpsc::channel(4);
+        for event in [Event::Begin, END] {
+            events.send(event).await.unwrap();
+        }
+        let follower = tokio::spawn(async move {
+            let _until_the_end = events;
+            match ending {
+                "panic" => panic!("as a fault in a follower would"),
+                "end" => {}
+                _ => std::future::pending().await,
+            }
+        });
+        if ending == "shutdown" {
+            follower.abort();
+        }
+        gate.listen(follower, reported);
+        settle().await;
+        let fresh = gate.0.read().freshness() == Freshness::Fresh;
+        assert_eq!(fresh, ending == "shutdown", "{ending}");
+    }
+}
+
+#[tokio::test]
+async fn a_store_whose_keeper_panicked_is_away() {
+    let gate = gate().await;
+    let (events, reported) = mpsc::channel(4);
+    // A follower that is asked for its end after it ended panics the keeper.
+    let mut follower = tokio::spawn(async {});
+    (&mut follower).await.unwrap();
+    drop(events);
+    gate.listen(follower, reported);
+    settle().await;
+    assert_ne!(gate.0.read().freshness(), Freshness::Fresh);
+}
+
+#[tokio::test]
+async fn nobody_waits_for_a_store_that_is_away() {
+    let gate = gate().await;
+    gate.0.apply(Event::Unsure);
+    gate.0.apply(Event::Away("gone".to_owned()));
+    assert!(!gate.is_unsure());
+    assert!(gate.admit(peer()).await.is_err());
+}
