@@ -53,7 +53,7 @@ const FLOORS: &[Floor] = &[
             "gate/any_store.rs",
             "gate/diary.rs",
             "gate/embedded_store",
-            "gate/keeper.rs",
+            "gate/keeper",
             "gate/live.rs",
             "gate/options.rs",
             "gate/redis_store",
@@ -63,7 +63,7 @@ const FLOORS: &[Floor] = &[
     },
     Floor { paths: &["net"], may_import: &["addr", "net"], forbidden: &["proto", "keys"] },
     Floor {
-        paths: &["gate/diary.rs", "gate/keeper.rs", "gate/live.rs"],
+        paths: &["gate/diary.rs", "gate/keeper", "gate/live.rs"],
         may_import: &["addr", "duration", "gate", "net"],
         forbidden: &["clap", "anyhow"],
     },

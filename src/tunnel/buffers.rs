@@ -22,8 +22,7 @@ use crate::proto::record::MAX_RECORD;
 /// Records in a medium buffer: 128 KiB.
 const MEDIUM_RECORDS: usize = 8;
 
-/// Records in a large buffer: 512 KiB. With 8 records, half as much CPU again went
-/// into each byte, most of it into waking and going to sleep.
+/// Records in a large buffer: 512 KiB. What fewer cost is in docs/BENCHMARKS.md.
 pub(super) const LARGE_RECORDS: usize = 32;
 
 /// Large buffers that are lent at once: 32 MiB. A stalled connection keeps what

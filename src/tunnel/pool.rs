@@ -40,6 +40,9 @@ pub(super) const AT_ONCE: usize = 8;
 const TOO_MANY: &str =
     "the far end keeps no more unopened tunnels; raise --max-unopened there, or lower --pool here";
 
+const ENDED: &str =
+    "the far end ended a warm tunnel; nothing to do if it was restarted, else see its log";
+
 /// A tunnel that came to nothing, and what the log says of it.
 pub(super) type Unmade = (CloseReason, String);
 
@@ -115,7 +118,7 @@ impl Pool {
                     Err(panic) => std::panic::resume_unwind(panic.into_panic()),
                 },
                 reason = poll_fn(|cx| self.poll_ended(cx)) => {
-                    work.failed(reason, "the far end let a warm tunnel go");
+                    work.failed(reason, ENDED);
                 }
                 () = self.taken.notified() => {}
                 () = self.encouraged.notified() => work.pace.encouraged(Instant::now()),

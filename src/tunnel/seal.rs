@@ -71,11 +71,13 @@ impl SealPump {
         plain: &mut impl Source,
         outbound: &mut Outbound,
     ) -> Result<(), CloseReason> {
-        let got = poll_fn(|cx| Poll::Ready(self.poll_fill(cx, plain))).await;
-        // An end is read again, and sent, when its turn comes.
-        if let Poll::Ready(got @ Ok(1..) | got @ Err(_)) = got {
-            self.seal(outbound, got.map_err(|_| CloseReason::PlainReset)?)
-                .map_err(|_| CloseReason::LocalError)?;
+        match poll_fn(|cx| Poll::Ready(self.poll_fill(cx, plain))).await {
+            Poll::Ready(Ok(got @ 1..)) => {
+                self.seal(outbound, got).map_err(|_| CloseReason::LocalError)?;
+            }
+            Poll::Ready(Err(_)) => return Err(CloseReason::PlainReset),
+            // An end is read again, and sent, when its turn comes.
+            Poll::Ready(Ok(0)) | Poll::Pending => {}
         }
         if let Some(buffer) = self.buffer.take() {
             self.control.extend_from_slice(&buffer[std::mem::take(&mut self.unsent)]);
