@@ -15,10 +15,9 @@ use super::errors::UsageError;
 use super::gate_args::AcceptorGateArgs;
 use super::pipe_cmd::SharedPipeArgs;
 use super::tunnel_args::{DEFAULT_HANDSHAKES, DEFAULT_UNOPENED, End, ServerArgs};
-use super::values::{HandshakeLimit, Level, Spelled};
+use super::values::{HandshakeLimit, Spelled};
 use super::{Done, key_cmd};
 use crate::addr::{Address, ServiceName};
-use crate::observe::log::Output;
 use crate::run::{self, Failure, Process};
 use crate::sys::background::{self, BackgroundError, Readiness, Side};
 use crate::tunnel::Role;
@@ -133,13 +132,13 @@ pub(super) fn spiped(args: SpipedArgs, arguments: &[OsString]) -> Result<Done, F
     };
     let server = args.server;
     let (readiness, pid_file) = if args.foreground {
-        (Readiness::foreground(), server.pid_file.clone())
+        (Readiness::foreground(), server.process.pid_file.clone())
     } else {
         let default = || PathBuf::from(format!("{}.pid", source.text));
         match background::detach(arguments).map_err(failure)? {
             Side::Parent(status) => return Ok(Done::Background(status)),
             Side::Child(readiness) => {
-                (readiness, Some(server.pid_file.clone().unwrap_or_else(default)))
+                (readiness, Some(server.process.pid_file.clone().unwrap_or_else(default)))
             }
         }
     };
@@ -151,10 +150,9 @@ pub(super) fn spiped(args: SpipedArgs, arguments: &[OsString]) -> Result<Done, F
     };
     let (sources, acceptor) = (vec![source.address], args.acceptor);
     let options = server.options(End { role, sources, keys, handshakes, unopened, acceptor })?;
-    let output = if server.syslog { Output::Syslog } else { Output::Stderr };
-    let _log = server.log.start(Level::Info, output)?;
+    let _log = server.process.start_log()?;
     server.gate.warn(&options.role);
-    let process = Process { pid_file, user: server.user, readiness };
+    let process = Process { pid_file, ..server.process.into_process(readiness) };
     run::tunnel(options, process).map(Done::from)
 }
 

@@ -151,14 +151,6 @@ pub(super) struct ServerArgs {
     #[arg(short = 'R', long, help_heading = NAMES)]
     pub(super) no_resolve: bool,
 
-    /// Write the process id to this file, and remove it at the end
-    #[arg(short, long, value_name = "FILE", help_heading = PROCESS)]
-    pub(super) pid_file: Option<PathBuf>,
-
-    /// Become this user once ports are bound and keys are read
-    #[arg(short, long, value_name = "USER[:GROUP]|:GROUP", help_heading = PROCESS)]
-    pub(super) user: Option<User>,
-
     /// How long sessions may finish after SIGTERM or SIGINT; a second signal ends them at once
     #[arg(
         long, value_name = "SECONDS", default_value = "30", value_parser = values::seconds,
@@ -167,14 +159,29 @@ pub(super) struct ServerArgs {
     pub(super) drain: Duration,
 
     #[command(flatten)]
+    pub(super) process: ProcessArgs,
+
+    #[command(flatten)]
+    pub(super) gate: GateArgs,
+}
+
+/// Flags about the process around the tunnels.
+#[derive(Debug, Args)]
+pub(super) struct ProcessArgs {
+    /// Write the process id to this file, and remove it at the end
+    #[arg(short, long, value_name = "FILE", help_heading = PROCESS)]
+    pub(super) pid_file: Option<PathBuf>,
+
+    /// Become this user once ports are bound and keys are read
+    #[arg(short, long, value_name = "USER[:GROUP]|:GROUP", help_heading = PROCESS)]
+    pub(super) user: Option<User>,
+
+    #[command(flatten)]
     pub(super) log: LogArgs,
 
     /// Log to syslog instead of standard error
     #[arg(long, help_heading = PROCESS)]
     pub(super) syslog: bool,
-
-    #[command(flatten)]
-    pub(super) gate: GateArgs,
 }
 
 /// Flags of every command that opens connections.
@@ -345,12 +352,26 @@ impl ServerArgs {
     }
 
     fn run_in_foreground(self, end: End) -> Result<Outcome, Failure> {
-        let output = if self.syslog { log::Output::Syslog } else { log::Output::Stderr };
         let options = self.options(end)?;
-        let _log = self.log.start(Level::Info, output)?;
+        let _log = self.process.start_log()?;
         self.gate.warn(&options.role);
-        let readiness = Readiness::foreground();
-        run::tunnel(options, Process { pid_file: self.pid_file, user: self.user, readiness })
+        run::tunnel(options, self.process.into_process(Readiness::foreground()))
+    }
+}
+
+impl ProcessArgs {
+    /// Starts the log. Keep the guard until the run has ended: it writes the last lines.
+    ///
+    /// # Errors
+    /// [`Failure`] of the system.
+    pub(super) fn start_log(&self) -> Result<log::Guard, Failure> {
+        let output = if self.syslog { log::Output::Syslog } else { log::Output::Stderr };
+        self.log.start(Level::Info, output)
+    }
+
+    /// What the process around the tunnels is told.
+    pub(super) fn into_process(self, readiness: Readiness) -> Process {
+        Process { pid_file: self.pid_file, user: self.user, readiness }
     }
 }
 
