@@ -58,6 +58,9 @@ pub(super) enum UsageError {
     /// `-k -` twice.
     #[error("two keys cannot both come from standard input; give -k - once, the others as files")]
     TwoKeysOnStdin,
+    /// SIGHUP with `-k -`.
+    #[error("a key from standard input cannot be read again; give it as a file, or restart")]
+    KeyReadOnce,
     /// `keygen -`.
     #[error("a new key is written to a file, not to standard output; give a file name")]
     KeyToStdout,

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use tracing::warn;
 
 use super::store_args::{GATE, GateAddress, StoreArgs};
 use crate::addr::Address;
@@ -21,7 +20,7 @@ use crate::gate::{
 };
 use crate::proxy_protocol::Version;
 use crate::run::Failure;
-use crate::tunnel::Role;
+use crate::tunnel::{Remark, Role};
 
 /// Every address there is.
 const EVERYBODY: [&str; 2] = ["0.0.0.0/0", "::/0"];
@@ -151,23 +150,21 @@ impl GateArgs {
         Arc::new(self.proxy_from.iter().copied().collect())
     }
 
-    /// Says at the start what is allowed, but seldom meant.
-    pub(super) fn warn(&self, role: &Role) {
+    /// What is allowed, but seldom meant.
+    pub(super) fn remarks(&self, role: &Role) -> Vec<Remark> {
         let rules = [("--allow", &self.rules.allow), ("--deny", &self.rules.deny)];
-        for (flag, nets) in rules {
-            for net in nets.iter().filter(|net| net.needs_force()) {
-                warn!(flag, %net, "a rule is wider than /16 (IPv6: /64); see that this is meant");
-            }
-        }
+        let wide = rules.into_iter().flat_map(|(flag, nets)| {
+            let wide = nets.iter().filter(|net| net.needs_force());
+            wide.map(move |net| Remark::WideRule { flag, net: *net })
+        });
+        let mut remarks: Vec<_> = wide.collect();
         if let (Some(GateAddress::Redis(store)), Role::Decrypt { targets }) =
             (&self.store.gate, role)
             && targets.iter().any(|(_, target)| is_served(&store.servers, target))
         {
-            warn!(
-                detail = "give the gate a Redis of its own, or the clients an ACL user that may not write its keys",
-                "the gate's store is the service behind it, so whoever gets through can change the gate"
-            );
+            remarks.push(Remark::StoreIsTarget);
         }
+        remarks
     }
 
     fn refuse_store_flags(&self, acceptor: AcceptorGateArgs) -> Result<(), GateFlagError> {

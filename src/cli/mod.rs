@@ -3,17 +3,20 @@
 //!
 //! There are three command lines in one program: the subcommands below, and
 //! the spellings of spiped and spipe (`spiped`), which are chosen by the name
-//! that the program is called by, or by a first argument that is a flag.
+//! that the program is called by, or by a first argument that is a flag. A
+//! configuration file (`config`) is one more way to write the first.
 //!
 //! Nothing here opens a socket; `run` does.
 
 #![allow(rustdoc::broken_intra_doc_links, reason = "help texts have [ip]:port and the like")]
 
+mod config;
 mod errors;
 mod gate_args;
 mod gate_cmd;
 mod key_cmd;
 mod pipe_cmd;
+mod run_cmd;
 mod spiped;
 mod store_args;
 mod tunnel_args;
@@ -125,6 +128,12 @@ enum Commands {
     /// Carry standard input and output through a tunnel
     #[command(after_help = PIPE_EXAMPLES)]
     Pipe(pipe_cmd::PipeArgs),
+    /// Run all tunnels of a configuration file; SIGHUP reloads it
+    #[command(after_help = run_cmd::RUN_EXAMPLES)]
+    Run(run_cmd::RunArgs),
+    /// Check a configuration file, and show what it comes to
+    #[command(after_help = run_cmd::CHECK_EXAMPLES)]
+    Check(run_cmd::CheckArgs),
     /// Say who may come in, in the store that 'decrypt --gate' asks
     #[command(after_help = gate_cmd::EXAMPLES)]
     Gate(Box<gate_cmd::CommandArgs>),
@@ -190,6 +199,8 @@ fn subcommand(arguments: &[OsString]) -> Result<Done, Failure> {
         Commands::Encrypt(args) => tunnel_args::encrypt(*args).map(Done::from),
         Commands::Decrypt(args) => tunnel_args::decrypt(*args).map(Done::from),
         Commands::Pipe(args) => pipe_cmd::pipe(args).map(Done::from),
+        Commands::Run(args) => run_cmd::run(args).map(Done::from),
+        Commands::Check(args) => run_cmd::check(&args).map(|()| Done::Clean),
         Commands::Gate(args) => gate_cmd::run(*args),
         Commands::Demo => run::demo().map(Done::from),
     }

@@ -14,11 +14,13 @@ use clap::Parser;
 use super::errors::UsageError;
 use super::gate_args::AcceptorGateArgs;
 use super::pipe_cmd::SharedPipeArgs;
-use super::tunnel_args::{DEFAULT_HANDSHAKES, DEFAULT_UNOPENED, End, ServerArgs};
+use super::tunnel_args::{
+    DEFAULT_HANDSHAKES, DEFAULT_UNOPENED, End, ProcessArgs, ServerArgs, reread,
+};
 use super::values::{HandshakeLimit, Spelled};
 use super::{Done, key_cmd};
 use crate::addr::{Address, ServiceName};
-use crate::run::{self, Failure, Process};
+use crate::run::Failure;
 use crate::sys::background::{self, BackgroundError, Readiness, Side};
 use crate::tunnel::Role;
 
@@ -142,18 +144,25 @@ pub(super) fn spiped(args: SpipedArgs, arguments: &[OsString]) -> Result<Done, F
             }
         }
     };
-    let keys = key_cmd::ring(&[key], server.connection.access())?;
-    let handshakes = args.max_handshakes.map_or(DEFAULT_HANDSHAKES, |limit| limit.0);
-    let unopened = match role {
-        Role::Encrypt { .. } => 0,
-        Role::Decrypt { .. } => DEFAULT_UNOPENED,
+    let process = ProcessArgs { pid_file, ..server.process.clone() };
+    let (handshakes, acceptor) = (args.max_handshakes, args.acceptor);
+    let keys = vec![key];
+    let read = keys.clone();
+    let options = move || {
+        server.options(End {
+            name: None,
+            role: role.clone(),
+            sources: vec![source.address.clone()],
+            keys: key_cmd::ring(&read, server.connection.access())?,
+            handshakes: handshakes.map_or(DEFAULT_HANDSHAKES, |limit| limit.0),
+            unopened: match role {
+                Role::Encrypt { .. } => 0,
+                Role::Decrypt { .. } => DEFAULT_UNOPENED,
+            },
+            acceptor,
+        })
     };
-    let (sources, acceptor) = (vec![source.address], args.acceptor);
-    let options = server.options(End { role, sources, keys, handshakes, unopened, acceptor })?;
-    let _log = server.process.start_log()?;
-    server.gate.warn(&options.role);
-    let process = Process { pid_file, ..server.process.into_process(readiness) };
-    run::tunnel(options, process).map(Done::from)
+    process.run_one(readiness, options()?, reread(&keys, options)).map(Done::from)
 }
 
 /// Runs a spipe command line.

@@ -4,6 +4,7 @@
 //! by `pipe` and by the spiped spelling, so a flag is written down once.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -19,9 +20,9 @@ use crate::addr::{Address, BindAddress, ServiceName};
 use crate::keys::KeyRing;
 use crate::observe::log;
 use crate::proto::Padding;
-use crate::run::{self, Failure, Outcome, Process};
+use crate::run::{self, Failure, Outcome, Process, Reread};
 use crate::sys::background::Readiness;
-use crate::sys::keyfile::Access;
+use crate::sys::keyfile::{self, Access};
 use crate::sys::privileges::User;
 use crate::tunnel::{Limits, Options, Role};
 
@@ -166,7 +167,7 @@ pub(super) struct ServerArgs {
 }
 
 /// Flags about the process around the tunnels.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, PartialEq, Args)]
 pub(super) struct ProcessArgs {
     /// Write the process id to this file, and remove it at the end
     #[arg(short, long, value_name = "FILE", help_heading = PROCESS)]
@@ -216,7 +217,7 @@ pub(super) struct ConnectionArgs {
 }
 
 /// Flags about the log.
-#[derive(Clone, Copy, Debug, Args)]
+#[derive(Clone, Copy, Debug, PartialEq, Args)]
 pub(super) struct LogArgs {
     /// Least important lines to log [default: info; warn for pipe]
     #[arg(long, value_name = "LEVEL", help_heading = PROCESS)]
@@ -229,6 +230,8 @@ pub(super) struct LogArgs {
 
 /// What differs between the two ends and between spellings.
 pub(super) struct End {
+    /// What the log calls it, where there are several.
+    pub(super) name: Option<Arc<str>>,
     /// Which end, with its targets.
     pub(super) role: Role,
     /// Where to listen.
@@ -248,22 +251,10 @@ pub(super) struct End {
 /// # Errors
 /// [`Failure`] of the arguments, the keys or the run.
 pub(super) fn encrypt(args: EncryptArgs) -> Result<Outcome, Failure> {
-    if args.target.service.is_some() {
-        return Err(UsageError::NamedTarget.into());
-    }
-    let service = args.service.unwrap_or_default();
-    let role = Role::Encrypt { target: args.target.address, service };
-    args.server.refuse_zero()?;
-    let keys = key_cmd::ring(&args.keys, args.server.connection.access())?;
-    let end = End {
-        role,
-        sources: args.sources,
-        keys,
-        handshakes: DEFAULT_HANDSHAKES,
-        unopened: args.pool.0,
-        acceptor: AcceptorGateArgs::default(),
-    };
-    args.server.run_in_foreground(end)
+    let options = args.options(None)?;
+    let (process, keys) = (args.server.process.clone(), args.keys.clone());
+    let reread = reread(&keys, move || args.options(None));
+    process.run_one(Readiness::foreground(), options, reread)
 }
 
 /// Runs `knockpipe decrypt` until it is stopped.
@@ -271,18 +262,53 @@ pub(super) fn encrypt(args: EncryptArgs) -> Result<Outcome, Failure> {
 /// # Errors
 /// [`Failure`] of the arguments, the keys or the run.
 pub(super) fn decrypt(args: DecryptArgs) -> Result<Outcome, Failure> {
-    let role = Role::Decrypt { targets: by_service(args.targets)? };
-    args.server.refuse_zero()?;
-    let keys = key_cmd::ring(&args.keys, args.server.connection.access())?;
-    let end = End {
-        role,
-        sources: args.sources,
-        keys,
-        handshakes: args.max_handshakes.0,
-        unopened: args.max_unopened.0,
-        acceptor: args.acceptor,
-    };
-    args.server.run_in_foreground(end)
+    let options = args.options(None)?;
+    let (process, keys) = (args.server.process.clone(), args.keys.clone());
+    let reread = reread(&keys, move || args.options(None));
+    process.run_one(Readiness::foreground(), options, reread)
+}
+
+impl EncryptArgs {
+    /// The tunnel that these arguments describe, by this name; the keys are read.
+    ///
+    /// # Errors
+    /// [`Failure`] of the arguments or the keys.
+    pub(super) fn options(&self, name: Option<Arc<str>>) -> Result<Options, Failure> {
+        if self.target.service.is_some() {
+            return Err(UsageError::NamedTarget.into());
+        }
+        let service = self.service.clone().unwrap_or_default();
+        self.server.refuse_zero()?;
+        self.server.options(End {
+            name,
+            role: Role::Encrypt { target: self.target.address.clone(), service },
+            sources: self.sources.clone(),
+            keys: key_cmd::ring(&self.keys, self.server.connection.access())?,
+            handshakes: DEFAULT_HANDSHAKES,
+            unopened: self.pool.0,
+            acceptor: AcceptorGateArgs::default(),
+        })
+    }
+}
+
+impl DecryptArgs {
+    /// The tunnel that these arguments describe, by this name; the keys are read.
+    ///
+    /// # Errors
+    /// [`Failure`] of the arguments or the keys.
+    pub(super) fn options(&self, name: Option<Arc<str>>) -> Result<Options, Failure> {
+        let role = Role::Decrypt { targets: by_service(self.targets.clone())? };
+        self.server.refuse_zero()?;
+        self.server.options(End {
+            name,
+            role,
+            sources: self.sources.clone(),
+            keys: key_cmd::ring(&self.keys, self.server.connection.access())?,
+            handshakes: self.max_handshakes.0,
+            unopened: self.max_unopened.0,
+            acceptor: self.acceptor,
+        })
+    }
 }
 
 /// Targets with the empty name for the default one; each name may come once.
@@ -319,6 +345,8 @@ impl ServerArgs {
         end.refuse_loop()?;
         let resolve_every = self.resolve_every.filter(|time| !time.is_zero());
         Ok(Options {
+            name: end.name,
+            remarks: self.gate.remarks(&end.role),
             role: end.role,
             sources: end.sources,
             keys: end.keys,
@@ -350,13 +378,6 @@ impl ServerArgs {
         }
         Ok(())
     }
-
-    fn run_in_foreground(self, end: End) -> Result<Outcome, Failure> {
-        let options = self.options(end)?;
-        let _log = self.process.start_log()?;
-        self.gate.warn(&options.role);
-        run::tunnel(options, self.process.into_process(Readiness::foreground()))
-    }
 }
 
 impl ProcessArgs {
@@ -370,9 +391,35 @@ impl ProcessArgs {
     }
 
     /// What the process around the tunnels is told.
-    pub(super) fn into_process(self, readiness: Readiness) -> Process {
-        Process { pid_file: self.pid_file, user: self.user, readiness }
+    pub(super) fn process(&self, readiness: Readiness) -> Process {
+        Process { pid_file: self.pid_file.clone(), user: self.user.clone(), readiness }
     }
+
+    /// Runs one tunnel, which becomes what `reread` gives when it is reloaded.
+    ///
+    /// # Errors
+    /// [`Failure`] of the run.
+    pub(super) fn run_one(
+        self,
+        readiness: Readiness,
+        options: Options,
+        reread: Reread,
+    ) -> Result<Outcome, Failure> {
+        let _log = self.start_log()?;
+        run::tunnels(vec![options], self.process(readiness), reread)
+    }
+}
+
+/// How one tunnel is read again; not where a key came from standard input.
+pub(super) fn reread(
+    keys: &[PathBuf],
+    options: impl Fn() -> Result<Options, Failure> + Send + Sync + 'static,
+) -> Reread {
+    let from_stdin = keys.iter().any(|key| keyfile::is_stdin(key));
+    Arc::new(move || match from_stdin {
+        true => Err(UsageError::KeyReadOnce.into()),
+        false => Ok(vec![options()?]),
+    })
 }
 
 impl ConnectionArgs {

@@ -25,7 +25,7 @@ use crate::keys::{Key, KeyRing};
 use crate::net::{Listener, SocketOptions};
 use crate::proto::{Padding, SuiteSet};
 use crate::secret::Secret;
-use crate::tunnel::{Capacity, Limits, Options, Role, Tunnel};
+use crate::tunnel::{Capacity, Limits, Options, Parts, Role, Tunnel};
 
 /// The handshake deadline of the demo's tunnels: a wrong key shows after this.
 const TIMEOUT: Duration = Duration::from_millis(500);
@@ -82,10 +82,12 @@ async fn start(options: Options) -> anyhow::Result<Side> {
     let capacity = Capacity::of(&options, 1024)?;
     let listeners = Listener::bind(&options.sources[0], &[], 16)?;
     let address = listeners[0].local();
-    let tunnel = Arc::new(Tunnel::start(&options, capacity).await?);
-    let listeners =
-        listeners.into_iter().map(|listener| listener.into_async(&SocketOptions::default()));
-    tunnel.serve(listeners.collect::<Result<_, _>>()?);
+    let parts = Parts::get(&options, None).await?;
+    let tunnel = Arc::new(Tunnel::new(&options, parts, capacity, None));
+    tunnel.begin();
+    for listener in listeners {
+        tunnel.serve(Arc::new(listener.into_async(&SocketOptions::default())?));
+    }
     Ok(Side { address, _tunnel: tunnel })
 }
 
@@ -102,6 +104,7 @@ fn encrypting(key: &Key, far_end: &str) -> Options {
 fn options(key: &Key, role: Role) -> Options {
     let anywhere = Address::Tcp { host: "127.0.0.1".to_owned(), port: "0".to_owned() };
     Options {
+        name: None,
         role,
         sources: vec![anywhere],
         keys: KeyRing::new(vec![key.clone()]).expect("one key makes a ring"),
@@ -117,6 +120,7 @@ fn options(key: &Key, role: Role) -> Options {
         gate: None,
         proxy_from: Arc::default(),
         proxy_to_target: None,
+        remarks: vec![],
     }
 }
 

@@ -9,20 +9,21 @@
 use std::collections::{HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{Instant, interval, timeout_at};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::decision::{Decision, Grant, Peer, Verdict, Why, decide, recheck};
 use super::diary::Diary;
-use super::live::{Live, Permit, lock};
+use super::live::{Live, Permit, Revocation, lock};
 use super::options::GateOptions;
 use super::rules::Stance;
-use super::snapshot::{Changed, Snapshot};
+use super::snapshot::{Changed, Freshness, Snapshot};
 use super::store::{Event, StoreError};
 use crate::net::clock::{Clock, SET_MS};
 
@@ -47,9 +48,13 @@ const NOTE_LIVE_EVERY_MS: u64 = 3_600_000;
 /// Why the store is away when nobody follows it any more.
 const UNFOLLOWED: &str = "what follows it has ended, which is a fault in this program; restart it";
 
-/// A gate. Clones are the same gate.
+/// A tunnel's gate. Clones are the same; [`Gate::another`] is that of another tunnel,
+/// with the same keeper and connections of its own.
 #[derive(Clone)]
-pub struct Gate(Arc<Inner>);
+pub struct Gate {
+    inner: Arc<Inner>,
+    live: Arc<Mutex<Live>>,
+}
 
 struct Inner {
     options: Arc<GateOptions>,
@@ -59,7 +64,8 @@ struct Inner {
     unsure: AtomicBool,
     /// It changed while it was read, so that the end of this read is not the truth.
     changed_in_read: AtomicBool,
-    live: Arc<Mutex<Live>>,
+    /// The live connections of each tunnel that has this gate.
+    wards: Mutex<Vec<Arc<Mutex<Live>>>>,
     denied: Mutex<Denied>,
     asks: mpsc::Sender<Vec<IpAddr>>,
     answered: Notify,
@@ -68,6 +74,8 @@ struct Inner {
     internal_was_told: AtomicBool,
     /// The log knows that the store is away.
     away_was_told: AtomicBool,
+    /// Cancelled when no tunnel has this gate any more.
+    end: CancellationToken,
 }
 
 /// The last addresses that were denied, each once.
@@ -87,7 +95,8 @@ impl Gate {
         let store = Arc::new(options.store.clone().open()?);
         let (asks, asked) = mpsc::channel(QUESTIONS);
         let clock = Clock::start();
-        let gate = Self(Arc::new(Inner {
+        let live: Arc<Mutex<Live>> = Arc::default();
+        let inner = Arc::new(Inner {
             diary: Diary::start(&options, Arc::clone(&store)),
             options,
             live_noted_ms: AtomicU64::new(clock.now_ms()),
@@ -95,17 +104,60 @@ impl Gate {
             snapshot: RwLock::default(),
             unsure: AtomicBool::new(false),
             changed_in_read: AtomicBool::new(false),
-            live: Arc::default(),
+            wards: Mutex::new(vec![Arc::clone(&live)]),
             denied: Mutex::default(),
             asks,
             answered: Notify::new(),
             internal_was_told: AtomicBool::new(false),
             away_was_told: AtomicBool::new(false),
-        }));
+            end: CancellationToken::new(),
+        });
+        let gate = Self { inner, live };
         let (events, reported) = mpsc::channel(64);
         let follower = tokio::spawn(async move { store.follow(events, asked).await });
         gate.listen(follower, reported);
         Ok(gate)
+    }
+
+    /// This gate for one more tunnel.
+    #[must_use]
+    pub fn another(&self) -> Self {
+        let live: Arc<Mutex<Live>> = Arc::default();
+        self.inner.wards().push(Arc::clone(&live));
+        Self { inner: Arc::clone(&self.inner), live }
+    }
+
+    /// This gate for the tunnel that had `before`, which judges none of its live
+    /// connections any more: this one does, from now on.
+    #[must_use]
+    pub fn succeeding(&self, before: &Self) -> Self {
+        let heir = Self { inner: Arc::clone(&self.inner), live: Arc::clone(&before.live) };
+        if !Arc::ptr_eq(&self.inner, &before.inner) {
+            before.dismiss();
+            self.inner.wards().push(Arc::clone(&before.live));
+            self.inner.reconsider(&Changed::Everything);
+        }
+        heir
+    }
+
+    /// To be called when its tunnel is gone; the last one ends the keeper.
+    pub fn dismiss(&self) {
+        let mut wards = self.inner.wards();
+        wards.retain(|ward| !Arc::ptr_eq(ward, &self.live));
+        if wards.is_empty() {
+            self.inner.end.cancel();
+        }
+    }
+
+    /// Resolves when the store was read, and never if it cannot be.
+    pub async fn read(&self) {
+        loop {
+            let answered = self.inner.answered.notified();
+            if self.inner.read().freshness() == Freshness::Fresh {
+                return;
+            }
+            answered.await;
+        }
     }
 
     /// Applies what `follower` reports. Should either end, nobody would hear of a
@@ -116,19 +168,19 @@ impl Gate {
         let gate = self.clone();
         tokio::spawn(async move {
             if keeping.await.is_err_and(|error| error.is_panic()) {
-                gate.0.apply(Event::Away(UNFOLLOWED.to_owned()));
+                gate.inner.apply(Event::Away(UNFOLLOWED.to_owned()));
             }
         });
     }
 
     /// What this gate was told.
     pub fn options(&self) -> &GateOptions {
-        &self.0.options
+        &self.inner.options
     }
 
     /// Whether `peer` may come in now, from memory.
     pub fn decide(&self, peer: Peer) -> Decision {
-        decide(&self.0.options.rules, &self.0.read(), peer, self.0.clock.now_ms())
+        decide(&self.inner.options.rules, &self.inner.read(), peer, self.inner.clock.now_ms())
     }
 
     /// Lets `peer` in, or says why not. Where the allow-set is being read again
@@ -141,7 +193,7 @@ impl Gate {
         if decision.verdict == Verdict::Denied(Why::NotAllowed) && self.is_unsure() {
             decision = self.ask(peer).await;
         }
-        let entered = decision.is_allowed().then(|| Permit::enter(&self.0.live, peer));
+        let entered = decision.is_allowed().then(|| Permit::enter(&self.live, peer));
         if entered.is_some() {
             // Decided for good only now, so that a change in between finds the
             // permit. Not entered earlier: what waits for the store's word would
@@ -150,11 +202,11 @@ impl Gate {
         }
         match (entered, decision.verdict) {
             (Some(permit), Verdict::Allowed(grant)) => {
-                self.0.note_grant(peer, grant);
+                self.inner.note_grant(peer, grant);
                 Ok(permit)
             }
             _ => {
-                self.0.note_denied(peer.ip());
+                self.inner.note_denied(peer.ip());
                 Err(decision.reason())
             }
         }
@@ -170,7 +222,7 @@ impl Gate {
 
     /// Notes that `ip` was denied without [`Self::admit`].
     pub fn denied(&self, ip: IpAddr) {
-        self.0.note_denied(ip);
+        self.inner.note_denied(ip);
     }
 
     /// A handshake from `peer` failed.
@@ -178,25 +230,25 @@ impl Gate {
         let decision = self.decide(peer);
         let is_safe = matches!(decision.verdict, Verdict::Allowed(Grant::StaticAllow));
         if !is_safe {
-            self.0.diary.strike(peer.ip());
+            self.inner.diary.strike(peer.ip());
         }
     }
 
     /// A handshake from `peer` succeeded.
     pub fn succeeded(&self, peer: Peer) {
-        self.0.diary.forgive(peer.ip());
+        self.inner.diary.forgive(peer.ip());
     }
 
     fn is_unsure(&self) -> bool {
-        self.0.unsure.load(Ordering::Acquire)
+        self.inner.unsure.load(Ordering::Acquire)
     }
 
     async fn ask(&self, peer: Peer) -> Decision {
         let deadline = Instant::now() + GRANT;
         // A full queue of questions is a store that does not answer in time.
-        let _ = self.0.asks.try_send(vec![peer.ip()]);
+        let _ = self.inner.asks.try_send(vec![peer.ip()]);
         loop {
-            let answered = self.0.answered.notified();
+            let answered = self.inner.answered.notified();
             let decision = self.decide(peer);
             if decision.is_allowed() || !self.is_unsure() {
                 return decision;
@@ -210,27 +262,28 @@ impl Gate {
     /// Applies what the store reports, and lets time pass, for as long as the
     /// process lives.
     async fn keep(&self, mut events: mpsc::Receiver<Event>, mut follower: JoinHandle<()>) {
-        let mut stance = self.0.stance();
+        let mut stance = self.inner.stance();
         let mut ticks = interval(TICK);
         let mut is_followed = true;
         loop {
             tokio::select! {
+                () = self.inner.end.cancelled() => return follower.abort(),
                 event = events.recv(), if is_followed => match event {
-                    Some(event) => self.0.apply(event),
+                    Some(event) => self.inner.apply(event),
                     None if is_shutdown(&(&mut follower).await) => return,
                     None => {
                         is_followed = false;
-                        self.0.apply(Event::Away(UNFOLLOWED.to_owned()));
+                        self.inner.apply(Event::Away(UNFOLLOWED.to_owned()));
                     }
                 },
                 _ = ticks.tick() => {
-                    self.0.follow_clock();
-                    self.0.tick(self.0.clock.now_ms());
+                    self.inner.follow_clock();
+                    self.inner.tick(self.inner.clock.now_ms());
                 }
             }
-            let now = self.0.stance();
+            let now = self.inner.stance();
             if now.as_str() != stance.as_str() {
-                self.0.tell_stance(now);
+                self.inner.tell_stance(now);
             }
             stance = now;
         }
@@ -322,7 +375,7 @@ impl Inner {
             return;
         }
         self.live_noted_ms.store(now_ms, Ordering::Relaxed);
-        let live = lock(&self.live).concerned(&Changed::Everything);
+        let live = self.concerned(&Changed::Everything);
         for (peer, _) in live {
             let decision = recheck(&self.options.rules, &self.read(), peer, now_ms);
             if decision.verdict == Verdict::Allowed(Grant::AllowSet) {
@@ -331,13 +384,18 @@ impl Inner {
         }
     }
 
+    /// The live connections that `changed` may concern.
+    fn concerned(&self, changed: &Changed) -> Vec<(Peer, Arc<Revocation>)> {
+        self.wards().iter().flat_map(|ward| lock(ward).concerned(changed)).collect()
+    }
+
     /// Ends live connections that would not be let in any more.
     fn reconsider(&self, changed: &Changed) {
         if changed.is_empty() {
             return;
         }
         let now_ms = self.clock.now_ms();
-        let concerned = lock(&self.live).concerned(changed);
+        let concerned = self.concerned(changed);
         for (peer, revocation) in concerned {
             let decision = recheck(&self.options.rules, &self.read(), peer, now_ms);
             if !decision.is_allowed() {
@@ -348,7 +406,8 @@ impl Inner {
 
     /// Live connections may have to end, and who was denied may try again soon.
     fn ask_about_everybody(&self) {
-        let mut addresses = lock(&self.live).addresses();
+        let mut addresses: Vec<IpAddr> =
+            self.wards().iter().flat_map(|ward| lock(ward).addresses()).collect();
         let denied = self.denied.lock().unwrap_or_else(PoisonError::into_inner);
         addresses.extend(&denied.order);
         drop(denied);
@@ -403,6 +462,10 @@ impl Inner {
             Stance::Open => warn!("the gate is open to everybody who is not denied or banned"),
             Stance::Closed => warn!("the gate admits nobody on the store's word"),
         }
+    }
+
+    fn wards(&self) -> MutexGuard<'_, Vec<Arc<Mutex<Live>>>> {
+        self.wards.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Snapshot> {

@@ -58,28 +58,28 @@ fn peer() -> Peer {
 async fn the_end_of_a_read_tells_nothing_of_a_change_during_it() {
     let gate = gate().await;
     for event in [Event::Begin, Event::Unsure, END] {
-        gate.0.apply(event);
+        gate.inner.apply(event);
     }
     assert!(gate.is_unsure() && gate.certain(peer()).is_none());
-    gate.0.apply(Event::Begin);
-    gate.0.apply(END);
+    gate.inner.apply(Event::Begin);
+    gate.inner.apply(END);
     assert!(!gate.is_unsure() && gate.certain(peer()).is_some());
 }
 
 #[tokio::test]
 async fn a_change_before_the_store_answers_does_not_revoke() {
     let gate = gate().await;
-    gate.0.apply(Event::Unsure);
+    gate.inner.apply(Event::Unsure);
     let waiting = gate.clone();
     let admitted = tokio::spawn(async move { waiting.admit(peer()).await });
     settle().await;
     let ip = peer().ip();
-    gate.0.apply(Event::Banned(ip, Some(None)));
-    gate.0.apply(Event::Banned(ip, None));
-    gate.0.apply(Event::Allowed(ip.into(), Some(None)));
+    gate.inner.apply(Event::Banned(ip, Some(None)));
+    gate.inner.apply(Event::Banned(ip, None));
+    gate.inner.apply(Event::Allowed(ip.into(), Some(None)));
     let permit = admitted.await.unwrap().unwrap();
     assert!(!permit.is_revoked());
-    gate.0.apply(Event::Allowed(ip.into(), None));
+    gate.inner.apply(Event::Allowed(ip.into(), None));
     assert!(permit.is_revoked());
 }
 
@@ -92,11 +92,11 @@ async fn who_stays_connected_does_not_look_idle() {
     store.edit(Edit::Allow(ip.into(), None)).await.unwrap();
     let gate = gate_with(StoreOptions::File(path)).await;
     let permits = [in_time(&gate, peer()).await, in_time(&gate, internal).await];
-    let due = gate.0.live_noted_ms.load(Ordering::Relaxed) + NOTE_LIVE_EVERY_MS;
+    let due = gate.inner.live_noted_ms.load(Ordering::Relaxed) + NOTE_LIVE_EVERY_MS;
     // By then it is long ago that they came in and were noted for that.
-    gate.0.tick(due - 30_000);
-    gate.0.tick(due - 15_000);
-    gate.0.tick(due);
+    gate.inner.tick(due - 30_000);
+    gate.inner.tick(due - 15_000);
+    gate.inner.tick(due);
     let seen = async |ip| store.standing(ip, None).await.unwrap().seen;
     let noted = async {
         while seen(ip).await != Some(due / 1_000) {
@@ -114,12 +114,12 @@ const DAY_MS: u64 = 86_400_000;
 #[tokio::test]
 async fn a_grant_ends_by_the_clock_as_it_was_set() {
     let gate = gate().await;
-    let (ip, now_ms) = (peer().ip(), gate.0.clock.now_ms());
+    let (ip, now_ms) = (peer().ip(), gate.inner.clock.now_ms());
     // The host started a day behind; the store's ends are of the right day.
-    gate.0.clock.set(now_ms - DAY_MS);
-    gate.0.apply(Event::Allowed(ip.into(), Some(Some(now_ms - DAY_MS / 2))));
+    gate.inner.clock.set(now_ms - DAY_MS);
+    gate.inner.apply(Event::Allowed(ip.into(), Some(Some(now_ms - DAY_MS / 2))));
     let permit = gate.admit(peer()).await.unwrap();
-    gate.0.follow_clock();
+    gate.inner.follow_clock();
     assert!(permit.is_revoked());
     assert!(!gate.decide(peer()).is_allowed());
 }
@@ -127,12 +127,12 @@ async fn a_grant_ends_by_the_clock_as_it_was_set() {
 #[tokio::test]
 async fn a_ban_holds_by_the_clock_as_it_was_set() {
     let gate = gate().await;
-    let (ip, now_ms) = (peer().ip(), gate.0.clock.now_ms());
-    gate.0.clock.set(now_ms + DAY_MS);
-    gate.0.apply(Event::Allowed(ip.into(), Some(None)));
-    gate.0.apply(Event::Banned(ip, Some(Some(now_ms + DAY_MS / 2))));
+    let (ip, now_ms) = (peer().ip(), gate.inner.clock.now_ms());
+    gate.inner.clock.set(now_ms + DAY_MS);
+    gate.inner.apply(Event::Allowed(ip.into(), Some(None)));
+    gate.inner.apply(Event::Banned(ip, Some(Some(now_ms + DAY_MS / 2))));
     let permit = gate.admit(peer()).await.unwrap();
-    gate.0.follow_clock();
+    gate.inner.follow_clock();
     assert!(permit.is_revoked());
     assert_eq!(gate.decide(peer()).verdict, Verdict::Denied(Why::Banned));
 }
@@ -143,16 +143,16 @@ async fn setting_the_clock_makes_no_store_staler() {
     let rules = Rules { away, ..Rules::default() };
     for (ahead, behind) in [(DAY_MS, 0), (0, DAY_MS)] {
         let gate = gate_by(StoreOptions::None, rules.clone()).await;
-        gate.0.clock.set(gate.0.clock.now_ms() + ahead - behind);
-        gate.0.live_noted_ms.store(gate.0.clock.now_ms(), Ordering::Relaxed);
-        gate.0.apply(Event::Allowed(peer().ip().into(), Some(None)));
-        gate.0.apply(Event::Away("gone".to_owned()));
-        gate.0.follow_clock();
+        gate.inner.clock.set(gate.inner.clock.now_ms() + ahead - behind);
+        gate.inner.live_noted_ms.store(gate.inner.clock.now_ms(), Ordering::Relaxed);
+        gate.inner.apply(Event::Allowed(peer().ip().into(), Some(None)));
+        gate.inner.apply(Event::Away("gone".to_owned()));
+        gate.inner.follow_clock();
         assert!(gate.decide(peer()).is_allowed());
-        let now_ms = gate.0.clock.now_ms();
-        let Freshness::Away(Some(since_ms)) = gate.0.read().freshness() else { panic!() };
+        let now_ms = gate.inner.clock.now_ms();
+        let Freshness::Away(Some(since_ms)) = gate.inner.read().freshness() else { panic!() };
         assert!(now_ms.abs_diff(since_ms) < 600_000, "away for {now_ms} - {since_ms}");
-        let noted_ms = gate.0.live_noted_ms.load(Ordering::Relaxed);
+        let noted_ms = gate.inner.live_noted_ms.load(Ordering::Relaxed);
         assert!(now_ms.abs_diff(noted_ms) < 600_000);
     }
 }
@@ -161,7 +161,7 @@ async fn setting_the_clock_makes_no_store_staler() {
 async fn a_store_that_nobody_follows_is_away() {
     for ending in ["panic", "end", "shutdown"] {
         let gate = gate().await;
-        assert_eq!(gate.0.read().freshness(), Freshness::Fresh);
+        assert_eq!(gate.inner.read().freshness(), Freshness::Fresh);
         let (events, reported) = mpsc::channel(4);
         for event in [Event::Begin, END] {
             events.send(event).await.unwrap();
@@ -179,7 +179,7 @@ async fn a_store_that_nobody_follows_is_away() {
         }
         gate.listen(follower, reported);
         settle().await;
-        let fresh = gate.0.read().freshness() == Freshness::Fresh;
+        let fresh = gate.inner.read().freshness() == Freshness::Fresh;
         assert_eq!(fresh, ending == "shutdown", "{ending}");
     }
 }
@@ -194,14 +194,48 @@ async fn a_store_whose_keeper_panicked_is_away() {
     drop(events);
     gate.listen(follower, reported);
     settle().await;
-    assert_ne!(gate.0.read().freshness(), Freshness::Fresh);
+    assert_ne!(gate.inner.read().freshness(), Freshness::Fresh);
+}
+
+#[tokio::test]
+async fn a_successor_judges_who_came_in_before_it() {
+    let before = gate_with(StoreOptions::None).await;
+    let permit = {
+        before.inner.apply(Event::Allowed(peer().ip().into(), Some(None)));
+        before.admit(peer()).await.unwrap()
+    };
+    let neighbour = before.another();
+    let theirs = neighbour.admit(peer()).await.unwrap();
+    let after = gate_with(StoreOptions::None).await;
+    after.inner.apply(Event::Allowed(peer().ip().into(), Some(None)));
+    let after = after.succeeding(&before);
+    settle().await;
+    assert!(!permit.is_revoked());
+    after.inner.apply(Event::Allowed(peer().ip().into(), None));
+    assert!(permit.is_revoked() && !theirs.is_revoked());
+    before.inner.apply(Event::Allowed(peer().ip().into(), None));
+    assert!(theirs.is_revoked());
+}
+
+#[tokio::test]
+async fn a_gate_ends_with_the_last_tunnel_that_has_it() {
+    let gate = gate().await;
+    let other = gate.another();
+    gate.dismiss();
+    assert!(!gate.inner.end.is_cancelled());
+    other.dismiss();
+    assert!(gate.inner.end.is_cancelled());
+    let inner = Arc::downgrade(&gate.inner);
+    drop((gate, other));
+    settle().await;
+    assert!(inner.upgrade().is_none(), "its tasks have ended too");
 }
 
 #[tokio::test]
 async fn nobody_waits_for_a_store_that_is_away() {
     let gate = gate().await;
-    gate.0.apply(Event::Unsure);
-    gate.0.apply(Event::Away("gone".to_owned()));
+    gate.inner.apply(Event::Unsure);
+    gate.inner.apply(Event::Away("gone".to_owned()));
     assert!(!gate.is_unsure());
     assert!(gate.admit(peer()).await.is_err());
 }

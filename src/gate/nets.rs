@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use super::member::{Member, canonical};
 
 /// Networks of both families, each with a `T`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Nets<T> {
     entries: HashMap<IpNet, T>,
     v4: Lengths,
@@ -21,7 +21,7 @@ pub struct Nets<T> {
 }
 
 /// The prefix lengths that occur, longest first, each with how often.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 struct Lengths(Vec<(u8, usize)>);
 
 // === impl Nets ===

@@ -14,7 +14,7 @@ use super::store::StoreError;
 use super::strikes::BanAfter;
 
 /// Everything about one gate.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct GateOptions {
     /// Where the allow-set, bans and history are.
     pub store: StoreOptions,
@@ -31,7 +31,7 @@ pub struct GateOptions {
 }
 
 /// Which store.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum StoreOptions {
     /// None: static networks and internal addresses only.
     None,

@@ -25,7 +25,7 @@ const INTERNAL: [IpNet; 6] = [
 ];
 
 /// What the operator wrote.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rules {
     /// Denied whatever the store says.
     pub deny: Nets<()>,

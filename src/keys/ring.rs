@@ -27,7 +27,7 @@ pub struct Key {
 }
 
 /// Between one and [`MAX_KEYS`] keys, no two the same.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct KeyRing(Vec<Key>);
 
 /// Why keys do not make a ring.
@@ -92,6 +92,12 @@ impl KeyRing {
     /// All keys, the dialing one first.
     pub fn iter(&self) -> impl Iterator<Item = &Key> {
         self.0.iter()
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.secret.same_as(&other.secret)
     }
 }
 

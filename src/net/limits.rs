@@ -14,32 +14,37 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 /// Descriptors kept for everything else: the three standard streams, the
 /// runtime's own (about 6), signals, listeners, the log, a lookup in /etc/services
 /// and one name lookup with its sockets.
-const RESERVED: u64 = 32;
+pub const RESERVED: u64 = 32;
 
 /// A session is a socket to each side.
-const PER_SESSION: u64 = 2;
+pub const PER_SESSION: u64 = 2;
 
 /// Slots for sessions. Clones share them.
 #[derive(Clone, Debug)]
-pub struct Slots {
+pub struct Slots(Arc<Desk>);
+
+/// Where slots are handed out and given back.
+#[derive(Debug)]
+struct Desk {
     free: Arc<Semaphore>,
-    limit: usize,
-    most: Arc<AtomicUsize>,
+    limit: AtomicUsize,
+    used: AtomicUsize,
+    most: AtomicUsize,
+    /// Slots that are taken, but not to be handed out again.
+    surplus: AtomicUsize,
 }
 
 /// One session's slot; free again when dropped.
 #[derive(Debug)]
 #[must_use = "dropping the slot frees it"]
 pub struct Slot {
-    _permit: OwnedSemaphorePermit,
+    permit: Option<OwnedSemaphorePermit>,
+    desk: Arc<Desk>,
 }
 
 /// The unproven handshakes under way. Clones share them.
 #[derive(Clone, Debug)]
-pub struct Handshakes {
-    crowd: Arc<Mutex<Crowd>>,
-    limit: usize,
-}
+pub struct Handshakes(Arc<Mutex<Crowd>>);
 
 /// One handshake's place; free again when dropped.
 #[derive(Debug)]
@@ -51,8 +56,9 @@ pub struct Place {
 }
 
 /// Numbers only grow, so the first entry is always the oldest.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Crowd {
+    limit: usize,
     next: u64,
     places: BTreeMap<u64, oneshot::Sender<()>>,
 }
@@ -71,51 +77,89 @@ impl Slots {
     /// `limit` slots, all free.
     pub fn new(limit: usize) -> Self {
         let limit = limit.min(Semaphore::MAX_PERMITS);
-        Self { free: Arc::new(Semaphore::new(limit)), limit, most: Arc::new(AtomicUsize::new(0)) }
+        Self(Arc::new(Desk {
+            free: Arc::new(Semaphore::new(limit)),
+            limit: AtomicUsize::new(limit),
+            used: AtomicUsize::new(0),
+            most: AtomicUsize::new(0),
+            surplus: AtomicUsize::new(0),
+        }))
+    }
+
+    /// Changes how many there are. Where more are taken, they stay so, and are
+    /// not handed out again. Not for several callers at once.
+    pub fn set_limit(&self, limit: usize) {
+        let limit = limit.min(Semaphore::MAX_PERMITS);
+        let before = self.0.limit.swap(limit, Ordering::Relaxed);
+        let fewer = before.saturating_sub(limit);
+        let forgotten = self.0.free.forget_permits(fewer);
+        self.0.surplus.fetch_add(fewer - forgotten, Ordering::Relaxed);
+        let more = limit.saturating_sub(before);
+        let kept = (0..more).take_while(|_| self.0.one_less_surplus()).count();
+        self.0.free.add_permits(more - kept);
     }
 
     /// A slot as soon as one is free; whoever waits longest comes first. Cancel safe.
     pub async fn acquire(&self) -> Slot {
-        let permit = Arc::clone(&self.free).acquire_owned().await;
+        let permit = Arc::clone(&self.0.free).acquire_owned().await;
         self.taken(permit.expect("the semaphore is never closed"))
     }
 
     /// A slot if one is free now.
     pub fn try_acquire(&self) -> Option<Slot> {
-        let permit = Arc::clone(&self.free).try_acquire_owned().ok()?;
+        let permit = Arc::clone(&self.0.free).try_acquire_owned().ok()?;
         Some(self.taken(permit))
     }
 
     /// Resolves when a slot is free; whoever waits longest comes first. The slot
     /// stays free. Cancel safe.
     pub async fn vacancy(&self) {
-        let permit = self.free.acquire().await;
+        let permit = self.0.free.acquire().await;
         drop(permit.expect("the semaphore is never closed"));
     }
 
     /// Whether all are taken.
     pub fn is_full(&self) -> bool {
-        self.free.available_permits() == 0
+        self.0.free.available_permits() == 0
     }
 
     /// How many are taken.
     pub fn used(&self) -> usize {
-        self.limit - self.free.available_permits()
+        self.0.used.load(Ordering::Relaxed)
     }
 
     /// How many there are.
     pub fn limit(&self) -> usize {
-        self.limit
+        self.0.limit.load(Ordering::Relaxed)
     }
 
     /// How many were taken at once at most.
     pub fn high_water(&self) -> usize {
-        self.most.load(Ordering::Relaxed)
+        self.0.most.load(Ordering::Relaxed)
     }
 
     fn taken(&self, permit: OwnedSemaphorePermit) -> Slot {
-        self.most.fetch_max(self.used(), Ordering::Relaxed);
-        Slot { _permit: permit }
+        let used = self.0.used.fetch_add(1, Ordering::Relaxed) + 1;
+        self.0.most.fetch_max(used, Ordering::Relaxed);
+        Slot { permit: Some(permit), desk: Arc::clone(&self.0) }
+    }
+}
+
+impl Desk {
+    fn one_less_surplus(&self) -> bool {
+        let less = |surplus: usize| surplus.checked_sub(1);
+        self.surplus.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.desk.used.fetch_sub(1, Ordering::Relaxed);
+        if self.desk.one_less_surplus()
+            && let Some(permit) = self.permit.take()
+        {
+            permit.forget();
+        }
     }
 }
 
@@ -124,7 +168,13 @@ impl Slots {
 impl Handshakes {
     /// Room for `limit` handshakes at once, at least one.
     pub fn new(limit: usize) -> Self {
-        Self { crowd: Arc::default(), limit: limit.max(1) }
+        let (limit, next) = (limit.max(1), 0);
+        Self(Arc::new(Mutex::new(Crowd { limit, next, places: BTreeMap::new() })))
+    }
+
+    /// Changes how many there may be, from the next that enters on.
+    pub fn set_limit(&self, limit: usize) {
+        lock(&self.0).limit = limit.max(1);
     }
 
     /// A place, always and at once: when there is none left, the oldest
@@ -132,8 +182,9 @@ impl Handshakes {
     /// the one that certainly has not been given its time yet.
     pub fn enter(&self) -> Place {
         let (tell, displaced) = oneshot::channel();
-        let mut crowd = lock(&self.crowd);
-        let oldest = (crowd.places.len() >= self.limit).then(|| crowd.places.pop_first()).flatten();
+        let mut crowd = lock(&self.0);
+        let is_full = crowd.places.len() >= crowd.limit;
+        let oldest = is_full.then(|| crowd.places.pop_first()).flatten();
         let number = crowd.next;
         crowd.next += 1;
         crowd.places.insert(number, tell);
@@ -142,17 +193,17 @@ impl Handshakes {
             // It may be leaving at this very moment, and not care.
             let _ = tell.send(());
         }
-        Place { number, crowd: Arc::clone(&self.crowd), displaced }
+        Place { number, crowd: Arc::clone(&self.0), displaced }
     }
 
     /// How many are under way.
     pub fn used(&self) -> usize {
-        lock(&self.crowd).places.len()
+        lock(&self.0).places.len()
     }
 
     /// How many there may be.
     pub fn limit(&self) -> usize {
-        self.limit
+        lock(&self.0).limit
     }
 }
 
@@ -196,6 +247,7 @@ mod tests {
         assert_eq!(sessions_that_fit(0, usize::MAX), 0);
         assert!(sessions_that_fit(u64::MAX, 0) > 1 << 60);
     }
+
     #[test]
     fn slots_run_out_and_come_back() {
         let slots = Slots::new(2);
@@ -208,6 +260,36 @@ mod tests {
         assert!(is_ready(waiting));
         drop(two);
         assert_eq!((slots.used(), slots.high_water()), (0, 2));
+    }
+
+    #[test]
+    fn a_lower_limit_waits_for_those_who_are_there() {
+        let slots = Slots::new(3);
+        let mut held: Vec<_> = (0..3).map(|_| slots.try_acquire().unwrap()).collect();
+        slots.set_limit(1);
+        assert_eq!((slots.used(), slots.limit()), (3, 1));
+        held.truncate(1);
+        assert!(slots.try_acquire().is_none());
+        held.clear();
+        held.push(slots.try_acquire().unwrap());
+        assert!(slots.try_acquire().is_none());
+        slots.set_limit(2);
+        held.push(slots.try_acquire().unwrap());
+        assert!(slots.try_acquire().is_none());
+        assert_eq!((slots.used(), slots.high_water()), (2, 3));
+    }
+
+    #[test]
+    fn a_limit_that_goes_down_and_up_again_is_what_it_was() {
+        let slots = Slots::new(3);
+        let held: Vec<_> = (0..3).map(|_| slots.try_acquire().unwrap()).collect();
+        slots.set_limit(0);
+        slots.set_limit(3);
+        assert!(slots.is_full());
+        drop(held);
+        let held: Vec<_> = (0..3).map(|_| slots.try_acquire().unwrap()).collect();
+        assert!(slots.try_acquire().is_none());
+        drop(held);
     }
 
     #[test]

@@ -164,6 +164,13 @@ impl AsyncListener {
         }
     }
 
+    /// Connections get these `options` from now on.
+    pub fn set(&self, options: &SocketOptions) {
+        if let AsyncSocket::Tcp(socket) = &self.socket {
+            options.apply(socket);
+        }
+    }
+
     /// Where it listens: the actual port, for the log.
     pub fn local(&self) -> String {
         self.local.to_string()

@@ -21,7 +21,7 @@ mod vigil;
 pub use backoff::{AcceptBackoff, AcceptStep};
 pub use dial::{DialError, dial};
 pub use halves::{Duplex, Source};
-pub use limits::{Handshakes, Place, Slot, Slots, sessions_that_fit};
+pub use limits::{Handshakes, PER_SESSION, Place, RESERVED, Slot, Slots, sessions_that_fit};
 pub use listen::{AsyncListener, BindError, Listener};
 pub use resolve::{ResolveError, ResolveOptions, Resolver, Target};
 pub use sources::{SourceGuard, SourceRefusal, Sources};

@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Display;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::reason::CloseReason;
@@ -60,10 +60,14 @@ pub enum Told {
     Later,
 }
 
-/// The failures of one process: counts them and logs lines with the message
+/// The failures of one tunnel: counts them and logs lines with the message
 /// `refused`.
 #[derive(Debug, Default)]
-pub struct Failures(Mutex<Tally>);
+pub struct Failures {
+    tally: Mutex<Tally>,
+    /// The tunnel's name, where there are several.
+    tunnel: Option<Arc<str>>,
+}
 
 impl Tally {
     /// Counts one failure of `source` and returns the line that is due, if any.
@@ -120,9 +124,9 @@ impl Tally {
 }
 
 impl Failures {
-    /// Nothing counted yet.
-    pub fn new() -> Self {
-        Self::default()
+    /// Nothing counted yet; lines name `tunnel`.
+    pub fn of(tunnel: Option<Arc<str>>) -> Self {
+        Self { tally: Mutex::default(), tunnel }
     }
 
     /// Counts one failure of `source`, an address without a port, and logs if a
@@ -130,39 +134,40 @@ impl Failures {
     pub fn failed(&self, reason: CloseReason, source: &dyn Display) -> Told {
         let line = self.tally().record(reason, source, Instant::now());
         let told = if line.is_some() { Told::Now } else { Told::Later };
-        log(line);
+        self.log(line);
         told
     }
 
     /// Logs a summary that is due. Call it about once a second.
     pub fn tick(&self) {
         let line = self.tally().tick(Instant::now());
-        log(line);
+        self.log(line);
     }
 
     /// Logs everything that was not yet told. Call it before the process ends.
     pub fn flush(&self) {
         let line = self.tally().flush();
-        log(line);
+        self.log(line);
+    }
+
+    fn log(&self, line: Option<Line>) {
+        if let Some(line) = line {
+            tracing::warn!(
+                tunnel = self.tunnel.as_deref(),
+                count = line.count,
+                reasons = line.reasons(),
+                sources = line.sources(),
+                example = line.example,
+                "refused"
+            );
+        }
     }
 
     /// Never held while a line is logged, so that the log cannot hold whoever
     /// counts. A poisoned lock still guards exact counts: nothing in there can
     /// panic half way.
     fn tally(&self) -> MutexGuard<'_, Tally> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn log(line: Option<Line>) {
-    if let Some(line) = line {
-        tracing::warn!(
-            count = line.count,
-            reasons = line.reasons(),
-            sources = line.sources(),
-            example = line.example,
-            "refused"
-        );
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -183,7 +188,6 @@ impl Line {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
@@ -265,11 +269,11 @@ mod tests {
     }
     #[test]
     fn counting_goes_on_while_a_line_is_logged() {
-        let failures = Arc::new(Failures::new());
+        let failures = Arc::new(Failures::default());
         let (counted, lines) = (Arc::clone(&failures), Arc::new(AtomicUsize::new(0)));
         let seen = Arc::clone(&lines);
         let log = tracing_subscriber::fmt().with_writer(move || {
-            assert!(counted.0.try_lock().is_ok(), "the tally is locked");
+            assert!(counted.tally.try_lock().is_ok(), "the tally is locked");
             seen.fetch_add(1, Ordering::Relaxed);
             std::io::sink()
         });

@@ -1,19 +1,30 @@
-//! The signals that end the process: SIGTERM and SIGINT.
+//! The signals that mean something: SIGTERM and SIGINT end the process, SIGHUP
+//! makes it read its files again.
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// SIGTERM and SIGINT, caught from the moment this is made.
+/// All of them, caught from the moment this is made.
 #[derive(Debug)]
-pub struct StopSignals {
+pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hang_up: Signal,
 }
 
-impl StopSignals {
-    /// Catches both signals; they no longer end the process by themselves. Call
-    /// it inside the runtime.
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caught {
+    /// To end; the signal's name.
+    Stop(&'static str),
+    /// To read the files again.
+    Reload,
+}
+
+impl Signals {
+    /// Catches the signals; none ends the process by itself any more. Call it
+    /// inside the runtime.
     ///
     /// # Errors
     /// When the system refuses a handler.
@@ -21,12 +32,24 @@ impl StopSignals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
         })
     }
 
-    /// Waits for the next of them and returns its name. No signal is lost when
-    /// the future is dropped and asked for again.
-    pub async fn next(&mut self) -> &'static str {
+    /// Waits for the next of them. Several of a kind that come at once are one.
+    /// None is lost when the future is dropped and asked for again.
+    pub async fn next(&mut self) -> Caught {
+        tokio::select! {
+            biased;
+            _ = self.terminate.recv() => Caught::Stop("SIGTERM"),
+            _ = self.interrupt.recv() => Caught::Stop("SIGINT"),
+            _ = self.hang_up.recv() => Caught::Reload,
+        }
+    }
+
+    /// Waits for the next that ends the process, and returns its name. The
+    /// others stay for [`Self::next`].
+    pub async fn stop(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
@@ -41,11 +64,13 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn first_and_second_are_told_apart() {
-        let mut signals = StopSignals::catch().unwrap();
+    async fn they_are_told_apart_and_none_is_lost() {
+        let mut signals = Signals::catch().unwrap();
+        raise(Signal::SIGHUP).unwrap();
         raise(Signal::SIGTERM).unwrap();
-        assert_eq!(signals.next().await, "SIGTERM");
+        assert_eq!(signals.stop().await, "SIGTERM");
+        assert_eq!(signals.next().await, Caught::Reload);
         raise(Signal::SIGINT).unwrap();
-        assert_eq!(signals.next().await, "SIGINT");
+        assert_eq!(signals.next().await, Caught::Stop("SIGINT"));
     }
 }

@@ -168,7 +168,7 @@ impl Exit {
         mut farewell: Pin<&mut impl Future<Output = CloseReason>>,
     ) {
         let Visitor { session, already_read, .. } = visitor;
-        let mut report = Report::new(guest.client);
+        let mut report = Report::new(shared.name.clone(), guest.client);
         report.session = Some((session.key, session.suite));
         report.client = Some(open.client);
         report.service = open.service;
@@ -226,7 +226,7 @@ fn report_unopened(shared: &Shared, guest: &Guest, session: &Session, reason: Cl
         | CloseReason::LimitReached
         | CloseReason::Revoked => drop(shared.refused(reason, client)),
         _ => {
-            let mut report = Report::new(client);
+            let mut report = Report::new(shared.name.clone(), client);
             report.session = Some((session.key, session.suite));
             report.refused(reason, &"before it asked for a service");
         }

@@ -40,7 +40,7 @@ pub(super) struct Entrance {
 pub(super) async fn serve(entrance: &Entrance, shared: &Shared, plain: Stream, guest: Guest) {
     let client = guest.client;
     let mut farewell = pin!(shared.farewell(&guest));
-    let mut report = Report::new(client);
+    let mut report = Report::new(shared.name.clone(), client);
     report.target = Some(entrance.far_end_name.clone());
     report.service.clone_from(&entrance.service);
     let open = Open { service: entrance.service.clone(), client };

@@ -9,6 +9,7 @@
 //!   pool     warm tunnels for clients to come (shelf: which, until when)
 //!   relay    both directions (seal, open), half-close, goodbye
 //!   report   the closing line
+//!   trial    each step on the way to a target, without serving
 //!   pipe     standard input and output instead of a client
 //! ```
 //!
@@ -29,7 +30,8 @@ mod secure;
 mod serve;
 mod shelf;
 mod start;
+pub mod trial;
 
-pub use options::{Limits, Options, PerSource, PipeOptions, Role};
+pub use options::{Limits, Options, PerSource, PipeOptions, Remark, Role};
 pub use serve::Tunnel;
-pub use start::{Capacity, TooFewDescriptors};
+pub use start::{Capacity, Parts, TooFewDescriptors};

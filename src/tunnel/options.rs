@@ -5,14 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::addr::{Address, BindAddress, ServiceName};
-use crate::gate::{GateOptions, Nets};
+use crate::gate::{GateOptions, Member, Nets};
 use crate::keys::KeyRing;
 use crate::proto::{Padding, SuiteSet};
 use crate::proxy_protocol;
 
 /// One tunnel end: where it listens, where it forwards, with which keys.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Options {
+    /// What the log calls it, where a process has several.
+    pub name: Option<Arc<str>>,
     /// Which end this is, and its target or targets.
     pub role: Role,
     /// Addresses to listen on; at least one.
@@ -43,10 +45,26 @@ pub struct Options {
     pub proxy_from: Arc<Nets<()>>,
     /// How the target is told the client's address (acceptor only).
     pub proxy_to_target: Option<proxy_protocol::Version>,
+    /// What the operator should look at twice.
+    pub remarks: Vec<Remark>,
+}
+
+/// What is allowed, but seldom meant: for the first lines of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remark {
+    /// A rule of the gate covers very many addresses.
+    WideRule {
+        /// The flag that it came with.
+        flag: &'static str,
+        /// What it covers.
+        net: Member,
+    },
+    /// The gate's store is the service behind the gate.
+    StoreIsTarget,
 }
 
 /// Which end a tunnel is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Role {
     /// The dialer: plain in, sealed out.
     Encrypt {

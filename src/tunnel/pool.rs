@@ -13,7 +13,7 @@
 //! tunnel once it carries a client's bytes is the relay's business.
 
 use std::future::{pending, poll_fn};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -64,6 +64,8 @@ pub(super) struct Opened {
 /// The warm tunnels of an encrypt end.
 pub(super) struct Pool {
     size: usize,
+    /// The tunnel's name, for the log.
+    tunnel: Option<Arc<str>>,
     shelf: Mutex<Shelf<Warm>>,
     taken: Notify,
     /// A client got through by itself.
@@ -81,8 +83,9 @@ struct Work {
 
 impl Pool {
     /// An empty pool for `size` tunnels; a size of zero stays empty.
-    pub(super) fn new(size: usize) -> Self {
-        Self { size, shelf: Mutex::default(), taken: Notify::new(), encouraged: Notify::new() }
+    pub(super) fn new(size: usize, tunnel: Option<Arc<str>>) -> Self {
+        let (taken, encouraged) = (Notify::new(), Notify::new());
+        Self { size, tunnel, shelf: Mutex::default(), taken, encouraged }
     }
 
     /// A tunnel whose far end has not hung up, as far as this host has heard.
@@ -114,11 +117,11 @@ impl Pool {
             tokio::select! {
                 Some(made) = work.making.join_next() => match made {
                     Ok(Ok(warm)) => self.put(warm, &mut work),
-                    Ok(Err((reason, detail))) => work.failed(reason, &detail),
+                    Ok(Err((reason, detail))) => work.failed(reason, &detail, self),
                     Err(panic) => std::panic::resume_unwind(panic.into_panic()),
                 },
                 reason = poll_fn(|cx| self.poll_ended(cx)) => {
-                    work.failed(reason, ENDED);
+                    work.failed(reason, ENDED, self);
                 }
                 () = self.taken.notified() => {}
                 () = self.encouraged.notified() => work.pace.encouraged(Instant::now()),
@@ -138,7 +141,8 @@ impl Pool {
         work.let_go(outdated);
         let fresh = self.shelf().fresh(now);
         if work.pace.is_full_again(fresh >= self.size, now) {
-            info!(tunnels = self.size, "the pool is full again");
+            let tunnel = self.tunnel.as_deref();
+            info!(tunnel, tunnels = self.size, "the pool is full again");
         }
         let missing = self.size.saturating_sub(fresh + work.making.len());
         let may_make = work.pace.at_once(now, AT_ONCE).saturating_sub(work.making.len());
@@ -193,12 +197,13 @@ impl Work {
         }
     }
 
-    fn failed(&mut self, reason: CloseReason, detail: &str) {
+    fn failed(&mut self, reason: CloseReason, detail: &str, pool: &Pool) {
         debug!(%reason, detail, "no warm tunnel");
         let is_away = reason != CloseReason::LimitReached;
         if self.pace.failed(Instant::now(), is_away) {
             let detail = if is_away { detail } else { TOO_MANY };
-            warn!(%reason, detail, "the pool is not full; clients dial for themselves meanwhile");
+            let tunnel = pool.tunnel.as_deref();
+            warn!(tunnel, %reason, detail, "the pool is not full; clients dial for themselves meanwhile");
         }
     }
 }

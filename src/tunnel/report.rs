@@ -1,6 +1,7 @@
 //! The closing line of a connection: the one place that says how it went.
 
 use std::fmt::Display;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::relay::End;
@@ -12,6 +13,8 @@ use crate::reason::CloseReason;
 /// What is known about a connection so far; becomes one log line.
 pub(super) struct Report {
     began: Instant,
+    /// The tunnel's name, where there are several.
+    tunnel: Option<Arc<str>>,
     /// Who connected to this end.
     peer: ClientAddr,
     /// At the acceptor, who connected to the dialer.
@@ -25,10 +28,11 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// A connection from `peer` begins.
-    pub(super) fn new(peer: ClientAddr) -> Self {
+    /// A connection from `peer` through `tunnel` begins.
+    pub(super) fn new(tunnel: Option<Arc<str>>, peer: ClientAddr) -> Self {
         Self {
             began: Instant::now(),
+            tunnel,
             peer,
             client: None,
             target: None,
@@ -62,7 +66,8 @@ impl Report {
     }
 
     fn log(self, end: &End, detail: Option<&dyn Display>, level: Level) {
-        let Self { began, peer, client, target, service, session } = self;
+        let Self { began, tunnel, peer, client, target, service, session } = self;
+        let tunnel = tunnel.as_deref();
         let client = client.map(tracing::field::display);
         let service = (!service.is_empty()).then(|| tracing::field::display(service));
         let key = session.map(|(key, _)| tracing::field::display(key));
@@ -73,7 +78,7 @@ impl Report {
         macro_rules! line {
             ($level:ident) => {
                 tracing::$level!(
-                    %peer, client, target, service, key, suite, %reason, sent, received,
+                    tunnel, %peer, client, target, service, key, suite, %reason, sent, received,
                     duration_ms, detail, "closed"
                 )
             };

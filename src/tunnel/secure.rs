@@ -7,7 +7,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use rand::TryRng;
@@ -44,12 +44,18 @@ pub(super) struct Caller {
     terms: Terms,
     /// The far end's clock, as far as is known: only a first contact needs both
     /// hosts' wall clocks to agree, also when the far end restarts later.
-    far_clock: Clock,
+    far_clock: Arc<Clock>,
 }
 
 /// The acceptor's side of all handshakes.
 pub(super) struct Doorkeeper {
     terms: Terms,
+    memory: Arc<Memory>,
+}
+
+/// What must not be forgotten when the terms change: who has forgotten cannot tell
+/// a replay, and has to refuse every first message of before.
+struct Memory {
     clock: Clock,
     replays: Mutex<ReplayFilter>,
 }
@@ -83,7 +89,12 @@ impl From<CloseReason> for Verdict {
 
 impl Caller {
     pub(super) fn new(terms: Terms) -> Self {
-        Self { terms, far_clock: Clock::start() }
+        Self { terms, far_clock: Arc::new(Clock::start()) }
+    }
+
+    /// On other terms, with the same far end.
+    pub(super) fn succeeding(terms: Terms, before: &Self) -> Self {
+        Self { terms, far_clock: Arc::clone(&before.far_clock) }
     }
 
     /// Shakes hands as the dialer. The caller sets the deadline.
@@ -122,7 +133,12 @@ impl Doorkeeper {
     pub(super) fn new(terms: Terms) -> Self {
         let clock = Clock::start();
         let replays = Mutex::new(ReplayFilter::new(clock.now_ms()));
-        Self { terms, clock, replays }
+        Self { terms, memory: Arc::new(Memory { clock, replays }) }
+    }
+
+    /// On other terms, with what was seen so far.
+    pub(super) fn succeeding(terms: Terms, before: &Self) -> Self {
+        Self { terms, memory: Arc::clone(&before.memory) }
     }
 
     /// Shakes hands as the acceptor. Where that fails it goes on reading until
@@ -183,15 +199,15 @@ impl Doorkeeper {
     }
 
     fn check_replay(&self, received: &Received) -> Result<(), Stale> {
-        let mut replays = self.replays.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut replays = self.memory.replays.lock().unwrap_or_else(PoisonError::into_inner);
         let sent_ms = received.hello().clock_ms;
-        replays.check(received.fingerprint(), sent_ms, self.clock.now_ms())
+        replays.check(received.fingerprint(), sent_ms, self.memory.clock.now_ms())
     }
 
     /// Whether this host's clock was set since it was last read, as it is after
     /// a start without a battery or a network.
     fn clock_was_set(&self) -> bool {
-        let moved_ms = self.clock.reread();
+        let moved_ms = self.memory.clock.reread();
         if moved_ms.unsigned_abs() <= SET_MS {
             return false;
         }
@@ -201,7 +217,7 @@ impl Doorkeeper {
 
     fn answer(&self, received: Received) -> Result<(Unconfirmed, Message), Option<CloseReason>> {
         let Terms { suites, padding, .. } = self.terms;
-        let now_ms = self.clock.now_ms();
+        let now_ms = self.memory.clock.now_ms();
         let answer = Welcome::answering(received.hello(), suites, padding, now_ms);
         let welcome = answer.map_err(|_| CloseReason::NoCommonSuite)?;
         let ephemeral = ephemeral().map_err(|_| CloseReason::LocalError)?;

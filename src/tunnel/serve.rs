@@ -18,6 +18,7 @@ use tracing::{info, warn};
 use super::decrypt::Exit;
 use super::encrypt::{self, Entrance};
 use super::introduce::Guest;
+use super::options::PerSource;
 use super::secure;
 use crate::addr::{BindAddress, ClientAddr};
 use crate::gate::{Denied, Gate, Nets};
@@ -40,6 +41,8 @@ const SUMMARY_TICK: Duration = Duration::from_secs(1);
 
 /// What every connection of a tunnel may use.
 pub(super) struct Shared {
+    /// What the log calls the tunnel, where there are several.
+    pub(super) name: Option<Arc<str>>,
     pub(super) slots: Slots,
     /// Whoever has proven nothing and is waited for: for its header, its
     /// handshake, or until it is sent away.
@@ -51,7 +54,9 @@ pub(super) struct Shared {
     /// How many sessions a source may have; counted once a peer is proven, so
     /// that strangers from the same address take none.
     pub(super) guests: Option<Sources>,
-    pub(super) failures: Failures,
+    /// What those two count up to.
+    pub(super) per_source: Option<PerSource>,
+    pub(super) failures: Arc<Failures>,
     /// Who may come in, by address.
     pub(super) gate: Option<Gate>,
     /// Load balancers that announce their clients' addresses.
@@ -131,18 +136,19 @@ impl Shared {
 }
 
 impl Tunnel {
-    /// Starts to accept on `listeners`.
-    pub fn serve(self: &Arc<Self>, listeners: Vec<AsyncListener>) {
-        for listener in listeners {
-            self.tasks.spawn(Arc::clone(self).accept(listener));
-        }
+    /// Starts what it does besides accepting: summaries, warm tunnels.
+    pub fn begin(self: &Arc<Self>) {
         self.tasks.spawn(Arc::clone(self).summarize());
         self.tasks.spawn(Arc::clone(self).watch_limit());
         self.tasks.spawn(Arc::clone(self).keep_warm());
     }
 
-    /// Accepts no more, and closes the listeners. Sessions go on; unproven
-    /// handshakes have a second.
+    /// Accepts on `listener` from now on, until it is stopped.
+    pub fn serve(self: &Arc<Self>, listener: Arc<AsyncListener>) {
+        self.tasks.spawn(Arc::clone(self).accept(listener));
+    }
+
+    /// Accepts no more. Sessions go on; unproven handshakes have a second.
     pub fn stop(&self) {
         self.shared.stop.cancel();
         self.tasks.close();
@@ -151,6 +157,11 @@ impl Tunnel {
     /// Resolves when every connection of a stopped tunnel has ended.
     pub async fn finished(&self) {
         self.tasks.wait().await;
+    }
+
+    /// Whether it is stopped and every connection has ended.
+    pub fn is_finished(&self) -> bool {
+        self.tasks.is_closed() && self.tasks.is_empty()
     }
 
     /// Logs every failure that was counted and not told yet.
@@ -163,6 +174,11 @@ impl Tunnel {
         self.shared.cut.cancel();
     }
 
+    /// Resolves when what goes on is ended by [`Self::cut`].
+    pub async fn is_cut(&self) {
+        self.shared.cut.cancelled().await;
+    }
+
     /// Sessions now.
     pub fn sessions(&self) -> usize {
         self.shared.slots.used()
@@ -173,8 +189,8 @@ impl Tunnel {
         self.shared.slots.high_water()
     }
 
-    /// Accepts connections until the tunnel is stopped; then the listener is closed.
-    async fn accept(self: Arc<Self>, listener: AsyncListener) {
+    /// Accepts connections until the tunnel is stopped.
+    async fn accept(self: Arc<Self>, listener: Arc<AsyncListener>) {
         let mut backoff = AcceptBackoff::default();
         loop {
             let accepted = tokio::select! {
@@ -183,39 +199,65 @@ impl Tunnel {
                 accepted = self.accept_one(&listener) => accepted,
             };
             match accepted {
-                Ok(arrival) => {
+                Ok((stream, peer)) => {
                     if backoff.succeeded(Instant::now()) {
-                        info!(address = listener.local(), "accepting again");
+                        let tunnel = self.shared.name.as_deref();
+                        info!(tunnel, address = listener.local(), "accepting again");
                     }
+                    let Some(arrival) = self.usher(stream, peer).await else { return };
                     self.admit(arrival);
                 }
                 Err(error) => {
                     let step = backoff.failed(&error, Instant::now());
-                    pause(step, &listener, &error).await;
+                    self.pause(step, &listener, &error).await;
                 }
             }
         }
     }
 
-    /// The next connection, once there is a slot that it could have. A client
-    /// gets its slot here, in the order of arrival; a sealed connection has to
-    /// prove itself first.
-    async fn accept_one(self: &Arc<Self>, listener: &AsyncListener) -> io::Result<Arrival> {
+    /// The next connection, once there is a slot that it could have.
+    async fn accept_one(&self, listener: &AsyncListener) -> io::Result<(Stream, ClientAddr)> {
         self.shared.vacancy().await;
-        let (stream, peer) = listener.accept().await?;
-        // Slots may have been taken while nobody came. Then the one that did
-        // waits here, as those behind it wait in the backlog.
-        let slot = match self.way {
-            Way::In(_) => {
-                stream.reset_unless_finished();
-                Some(self.shared.slot().await)
-            }
-            Way::Out(_) => {
-                self.shared.vacancy().await;
-                None
+        listener.accept().await
+    }
+
+    /// Slots may have been taken while nobody came. Then the one that did waits
+    /// here, as those behind it wait in the backlog, also when the tunnel was
+    /// stopped meanwhile. A client gets its slot here, in the order of arrival;
+    /// a sealed connection has to prove itself first. `None` when it is cut.
+    async fn usher(&self, stream: Stream, peer: ClientAddr) -> Option<Arrival> {
+        let wait = async {
+            match self.way {
+                Way::In(_) => {
+                    stream.reset_unless_finished();
+                    Some(self.shared.slot().await)
+                }
+                Way::Out(_) => {
+                    self.shared.vacancy().await;
+                    None
+                }
             }
         };
-        Ok(Arrival { stream, peer, slot, source: None })
+        let slot = tokio::select! {
+            biased;
+            slot = wait => slot,
+            () = self.shared.cut.cancelled() => return None,
+        };
+        Some(Arrival { stream, peer, slot, source: None })
+    }
+
+    async fn pause(&self, step: AcceptStep, listener: &AsyncListener, error: &io::Error) {
+        let AcceptStep::Wait { delay, news } = step else { return };
+        if news {
+            warn!(
+                tunnel = self.shared.name.as_deref(),
+                address = listener.local(),
+                %error,
+                detail = "trying again until it works; raise ulimit -n",
+                "cannot accept"
+            );
+        }
+        sleep(delay).await;
     }
 
     /// Hands a connection to a task of its own.
@@ -316,19 +358,21 @@ impl Tunnel {
 
     /// One warning when the limit is reached, one line when it is over for good.
     async fn watch_limit(self: Arc<Self>) {
-        let limit = self.shared.slots.limit();
+        let tunnel = self.shared.name.as_deref();
         let watch = async {
             loop {
                 self.shared.limit_reached.notified().await;
                 // What was noted while it lasted is no news.
                 if self.shared.slots.is_full() {
+                    let limit = self.shared.slots.limit();
                     warn!(
+                        tunnel,
                         limit,
                         detail = "new connections wait in the backlog; -n sets the limit",
                         "limit of sessions reached"
                     );
                     self.shared.calm().await;
-                    info!(limit, "below the limit of sessions again");
+                    info!(tunnel, limit, "below the limit of sessions again");
                 }
             }
         };
@@ -401,13 +445,4 @@ fn count(
         (Some(sources), Some(source)) => sources.enter(source, Instant::now()).map(Some),
         _ => Ok(None),
     }
-}
-
-async fn pause(step: AcceptStep, listener: &AsyncListener, error: &io::Error) {
-    let AcceptStep::Wait { delay, news } = step else { return };
-    if news {
-        let address = listener.local();
-        warn!(address, %error, detail = "trying again until it works; raise ulimit -n", "cannot accept");
-    }
-    sleep(delay).await;
 }

@@ -1,5 +1,6 @@
 //! From options to a tunnel that can serve: limits that can be met, names that resolve.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,16 +10,15 @@ use tokio_util::task::TaskTracker;
 
 use super::decrypt::{Exit, Target};
 use super::encrypt::Entrance;
-use super::options::{Options, Role};
+use super::options::{Limits, Options, Role};
 use super::pool::{self, Pool};
 use super::secure::{Caller, Doorkeeper, Terms};
 use super::serve::{Shared, Tunnel, Way};
-use crate::addr::Address;
+use crate::addr::{Address, ServiceName};
 use crate::gate::Gate;
-use crate::gate::store::StoreError;
 use crate::net::{
-    Handshakes, ResolveError, ResolveOptions, Resolver, Slots, SocketOptions, Sources,
-    sessions_that_fit,
+    Handshakes, PER_SESSION, RESERVED, ResolveError, ResolveOptions, Resolver, Slots,
+    SocketOptions, Sources, sessions_that_fit,
 };
 use crate::observe::failures::Failures;
 use crate::proto::aead::suites_of_this_machine;
@@ -43,18 +43,25 @@ pub struct Capacity {
 #[error("{0} file descriptors are too few for a session; raise the limit with ulimit -n")]
 pub struct TooFewDescriptors(u64);
 
-/// Why a tunnel cannot serve.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// A target's name does not resolve.
-    #[error(transparent)]
-    Resolve(#[from] ResolveError),
-    /// The gate's file cannot be used.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
 impl Capacity {
+    /// What each of several tunnels in one process can hold. Where all together ask
+    /// for more than there is, each gets a share of what it asks for.
+    ///
+    /// # Errors
+    /// [`TooFewDescriptors`].
+    pub fn of_all(plan: &[Options], descriptors: u64) -> Result<Vec<Self>, TooFewDescriptors> {
+        let asked: Vec<u64> =
+            plan.iter().map(|options| descriptors_for(options).min(descriptors)).collect();
+        let total = asked.iter().sum::<u64>().max(descriptors);
+        let share = |asked: u64| {
+            // Rounded down, so that the sum stays below.
+            let share = u128::from(descriptors) * u128::from(asked) / u128::from(total.max(1));
+            u64::try_from(share).unwrap_or(descriptors)
+        };
+        let spare = |of: u64| if plan.len() == 1 { descriptors } else { share(of) };
+        plan.iter().zip(asked).map(|(options, of)| Self::of(options, spare(of))).collect()
+    }
+
     /// What `options` ask for, as far as `descriptors` allow. Strangers get at
     /// most a quarter of them, and tunnels without a session an eighth, so that
     /// they cannot take the sessions'.
@@ -120,48 +127,147 @@ impl Capacity {
     }
 }
 
-impl Tunnel {
-    /// A tunnel that holds what `capacity` says. Resolves its targets.
+/// What a tunnel needs that may not be there: the addresses of its targets, a gate.
+pub struct Parts {
+    place: Where,
+    gate: Option<Gate>,
+}
+
+enum Where {
+    FarEnd(Resolver),
+    Targets(BTreeMap<ServiceName, Target>),
+}
+
+/// How many descriptors a tunnel would like to have.
+fn descriptors_for(options: &Options) -> u64 {
+    let Limits { sessions, handshakes, unopened, .. } = options.limits;
+    let Some(sessions) = sessions else { return u64::MAX };
+    let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+    let unproven = count(handshakes + unopened + pool::AT_ONCE);
+    let asked = RESERVED + count(sessions).saturating_mul(PER_SESSION) + unproven;
+    // Strangers and unopened tunnels get theirs only as a part of all.
+    asked.max(4 * count(handshakes)).max(8 * count(unopened))
+}
+
+impl Parts {
+    /// Resolves the targets of a tunnel.
     ///
     /// # Errors
-    /// [`StartError`] when a target's name does not resolve, unless told to wait,
-    /// or the gate's file cannot be used.
-    pub async fn start(options: &Options, capacity: Capacity) -> Result<Self, StartError> {
+    /// [`ResolveError`] when a name does not resolve, unless told to wait.
+    pub async fn get(options: &Options, gate: Option<Gate>) -> Result<Self, ResolveError> {
+        let place = match &options.role {
+            Role::Encrypt { target, .. } => Where::FarEnd(resolver(target, options).await?),
+            Role::Decrypt { targets } => {
+                let mut resolved = BTreeMap::new();
+                for (service, address) in targets {
+                    let resolver = resolver(address, options).await?;
+                    let name = address.to_string();
+                    resolved.insert(service.clone(), Target { resolver, name });
+                }
+                Where::Targets(resolved)
+            }
+        };
+        Ok(Self { place, gate })
+    }
+}
+
+impl Tunnel {
+    /// A tunnel that holds what `capacity` says. Whoever has a slot, a place or a
+    /// count of `before`, in whose place it serves, goes on having it here, and
+    /// who was let in is judged by its gate.
+    pub fn new(options: &Options, parts: Parts, capacity: Capacity, before: Option<&Self>) -> Self {
         let terms = Terms {
             keys: options.keys.clone(),
             suites: options.suites.and(suites_of_this_machine()),
             padding: options.padding,
         };
-        let way = match &options.role {
-            Role::Encrypt { target, service } => Way::In(Arc::new(Entrance {
-                caller: Caller::new(terms),
-                far_end: resolver(target, options).await?,
-                far_end_name: target.to_string(),
-                service: service.clone(),
-                pool: Pool::new(capacity.unopened),
+        let service = match &options.role {
+            Role::Encrypt { service, .. } => service.clone(),
+            Role::Decrypt { .. } => ServiceName::default(),
+        };
+        let way = match parts.place {
+            Where::FarEnd(far_end) => Way::In(Arc::new(Entrance {
+                caller: caller(terms, &far_end, before),
+                far_end_name: far_end.address().to_string(),
+                far_end,
+                service,
+                pool: Pool::new(capacity.unopened, options.name.clone()),
             })),
-            Role::Decrypt { .. } => Way::Out(Arc::new(Exit {
-                door: Doorkeeper::new(terms),
+            Where::Targets(targets) => Way::Out(Arc::new(Exit {
+                door: door(terms, before),
                 unopened: Slots::new(capacity.unopened),
-                targets: targets(options).await?,
+                targets,
             })),
         };
-        Ok(Self { shared: Arc::new(shared(options, capacity)?), way, tasks: TaskTracker::new() })
+        let gate = parts.gate.map(|gate| match before.and_then(Self::gate) {
+            Some(old) => gate.succeeding(old),
+            None => gate.another(),
+        });
+        let shared = Arc::new(shared(options, capacity, gate, before));
+        let tunnel = Self { shared, way, tasks: TaskTracker::new() };
+        tunnel.set_capacity(capacity);
+        tunnel
+    }
+
+    /// Changes how many sessions and strangers there may be. Those that are
+    /// there stay.
+    pub fn set_capacity(&self, capacity: Capacity) {
+        self.shared.slots.set_limit(capacity.sessions);
+        self.shared.places.set_limit(capacity.handshakes);
+    }
+
+    /// The gate that it asks.
+    pub fn gate(&self) -> Option<&Gate> {
+        self.shared.gate.as_ref()
     }
 }
 
-fn shared(options: &Options, capacity: Capacity) -> Result<Shared, StoreError> {
+/// How to call the far end; its clock is known if it was called before.
+fn caller(terms: Terms, far_end: &Resolver, before: Option<&Tunnel>) -> Caller {
+    match before.map(|before| &before.way) {
+        Some(Way::In(entrance)) if entrance.far_end.address() == far_end.address() => {
+            Caller::succeeding(terms, &entrance.caller)
+        }
+        _ => Caller::new(terms),
+    }
+}
+
+fn door(terms: Terms, before: Option<&Tunnel>) -> Doorkeeper {
+    match before.map(|before| &before.way) {
+        Some(Way::Out(exit)) => Doorkeeper::succeeding(terms, &exit.door),
+        _ => Doorkeeper::new(terms),
+    }
+}
+
+/// Whoever holds a slot, a place or a count of `before` goes on holding it here.
+fn shared(
+    options: &Options,
+    capacity: Capacity,
+    gate: Option<Gate>,
+    before: Option<&Tunnel>,
+) -> Shared {
     let per_source = options.limits.per_source;
-    Ok(Shared {
-        slots: Slots::new(capacity.sessions),
-        places: Handshakes::new(capacity.handshakes),
+    let before = before.map(|before| &before.shared);
+    let guests = match before {
+        Some(before) if before.per_source == per_source => before.guests.clone(),
+        _ => per_source.map(|per| Sources::new(per.sessions, None, Instant::now())),
+    };
+    Shared {
+        name: options.name.clone(),
+        slots: before.map_or_else(|| Slots::new(capacity.sessions), |before| before.slots.clone()),
+        places: before
+            .map_or_else(|| Handshakes::new(capacity.handshakes), |before| before.places.clone()),
         limit_reached: Notify::new(),
         arrivals: per_source.and_then(|per| {
             per.per_second.map(|rate| Sources::new(usize::MAX, Some(rate), Instant::now()))
         }),
-        guests: per_source.map(|per| Sources::new(per.sessions, None, Instant::now())),
-        failures: Failures::new(),
-        gate: options.gate.clone().map(Gate::start).transpose()?,
+        guests,
+        per_source,
+        failures: before.map_or_else(
+            || Arc::new(Failures::of(options.name.clone())),
+            |before| Arc::clone(&before.failures),
+        ),
+        gate,
         proxy_to_target: options.proxy_to_target,
         proxy_from: Arc::clone(&options.proxy_from),
         drain: options.drain,
@@ -170,20 +276,7 @@ fn shared(options: &Options, capacity: Capacity) -> Result<Shared, StoreError> {
         timeout: options.timeout,
         stop: CancellationToken::new(),
         cut: CancellationToken::new(),
-    })
-}
-
-async fn targets(
-    options: &Options,
-) -> Result<std::collections::BTreeMap<crate::addr::ServiceName, Target>, ResolveError> {
-    let mut resolved = std::collections::BTreeMap::new();
-    if let Role::Decrypt { targets } = &options.role {
-        for (service, address) in targets {
-            let resolver = resolver(address, options).await?;
-            resolved.insert(service.clone(), Target { resolver, name: address.to_string() });
-        }
     }
-    Ok(resolved)
 }
 
 async fn resolver(address: &Address, options: &Options) -> Result<Resolver, ResolveError> {

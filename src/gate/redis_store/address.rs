@@ -46,7 +46,7 @@ pub enum Servers {
 }
 
 /// Who to be at the server.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
     /// The ACL user; `None` is Redis' `default`.
     pub user: Option<String>,
@@ -61,7 +61,7 @@ impl fmt::Debug for Credentials {
 }
 
 /// A Redis store's address, as `--gate` spells it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RedisAddress {
     /// How the server is found.
     pub servers: Servers,

@@ -40,7 +40,7 @@ use tls::Tls;
 use topology::Topology;
 
 /// Where a Redis store is and what it holds.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RedisOptions {
     /// The servers.
     pub address: RedisAddress,

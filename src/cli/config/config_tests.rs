@@ -1,0 +1,163 @@
+//! Files and what they come to, without a tunnel.
+
+use super::*;
+use crate::sys::keyfile;
+use crate::tunnel::Role;
+
+/// A directory with the keys `a.key` and `b.key`.
+fn directory() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["a.key", "b.key"] {
+        keyfile::create(&dir.path().join(name)).unwrap();
+    }
+    dir
+}
+
+fn plan_of(dir: &tempfile::TempDir, text: &str) -> Result<Vec<Options>, String> {
+    let file = dir.path().join("knockpipe.toml");
+    std::fs::write(&file, text).unwrap();
+    let planned = Config::load(&file).and_then(|config| config.plan());
+    planned.map_err(|failure| failure.to_string())
+}
+
+fn plan(text: &str) -> Result<Vec<Options>, String> {
+    plan_of(&directory(), text)
+}
+
+const REDIS: &str = r#"
+[tunnels.redis]
+mode = "encrypt"
+source = "127.0.0.1:6379"
+target = "db.example.org:6380"
+key = "a.key"
+"#;
+
+#[test]
+fn keys_are_flags_and_defaults_hold_where_they_can() {
+    let text = format!(
+        r#"
+        [keys]
+        new = "b.key"
+        [defaults]
+        timeout = 2.5
+        pool = 3
+        max-unopened = 7
+        padding = "none"
+        {REDIS}
+        [tunnels.many]
+        mode = "decrypt"
+        source = ["127.0.0.1:1", "[::1]:1"]
+        key = ["a.key", "new"]
+        padding = 64
+        no-keepalive = true
+        max-sessions = 12
+        [tunnels.many.target]
+        redis = "127.0.0.1:2"
+        mysql = "/run/mysqld.sock"
+        "#
+    );
+    let plan = plan(&text).unwrap();
+    let [redis, many] = &plan[..] else { panic!("{plan:?}") };
+    assert_eq!((redis.name.as_deref(), many.name.as_deref()), (Some("redis"), Some("many")));
+    assert_eq!((redis.timeout.as_millis(), many.timeout.as_millis()), (2_500, 2_500));
+    assert_eq!((redis.limits.unopened, many.limits.unopened), (3, 7));
+    assert_eq!((redis.padding.to_string(), many.padding.to_string()), ("none".into(), "64".into()));
+    assert!(redis.keepalive && !many.keepalive);
+    assert_eq!(many.limits.sessions, Some(12));
+    assert_eq!(many.sources.len(), 2);
+    assert_eq!(many.keys.first().id(), redis.keys.first().id());
+    assert_eq!(many.keys.iter().count(), 2);
+    let Role::Decrypt { targets } = &many.role else { panic!("{many:?}") };
+    let targets: Vec<String> = targets.iter().map(|(name, at)| format!("{name}={at}")).collect();
+    assert_eq!(targets, ["mysql=/run/mysqld.sock", "redis=127.0.0.1:2"]);
+}
+
+#[test]
+fn a_gate_has_a_name_and_a_tunnel_may_differ_from_it() {
+    let text = format!(
+        r#"
+        [gates.office]
+        gate = "file:gate.db"
+        denied = "hold"
+        deny = ["203.0.113.0/24"]
+        {REDIS}
+        gate = "office"
+        denied = "reset"
+        "#
+    );
+    let dir = directory();
+    let plan = plan_of(&dir, &text).unwrap();
+    let gate = plan[0].gate.as_ref().unwrap();
+    assert_eq!(gate.denied, crate::gate::Denied::Reset);
+    assert!(gate.rules.deny.lookup("203.0.113.9".parse().unwrap()).is_some());
+    let store = crate::gate::StoreOptions::File(dir.path().join("gate.db"));
+    assert_eq!(gate.store, store, "beside the file");
+}
+
+#[test]
+fn the_same_file_gives_the_same_options_and_a_new_key_others() {
+    let dir = directory();
+    let before = plan_of(&dir, REDIS).unwrap();
+    assert_eq!(before, plan_of(&dir, REDIS).unwrap());
+    std::fs::copy(dir.path().join("b.key"), dir.path().join("a.key")).unwrap();
+    assert_ne!(before, plan_of(&dir, REDIS).unwrap());
+}
+
+#[test]
+fn every_mistake_is_one_line_with_its_place_and_a_remedy() {
+    for (text, place, piece) in [
+        ("", "toml:1", "[tunnels.NAME]"),
+        ("[tunels.a]\n", "toml:1", "there is no table or key 'tunels'"),
+        ("x = [\n", "toml:", "this is not TOML"),
+        ("\n[tunnels.a]\nsource='x'\n", "toml:2", "has no mode"),
+        ("[tunnels.a]\nmode='both'\n", "toml:2", "has no mode"),
+        ("[tunnels]\na = 3\n", "toml:2", "a table has to stand here"),
+        ("[tunnels.'a b']\nmode='encrypt'\n", "toml:1", "'a b' is no name"),
+        ("[tunnels.a]\nmode='encrypt'\ntimeuot=3\n", "toml:3", "did you mean 'timeout'?"),
+        (
+            "[tunnels.a]\nmode='encrypt'\nmax-unopened=3\n",
+            "toml:3",
+            "no key 'max-unopened' for encrypt",
+        ),
+        ("[tunnels.a]\nmode='encrypt'\nlog-level='info'\n", "toml:3", "write it to [process]"),
+        ("[tunnels.a]\nmode='encrypt'\nsource='127.0.0.1:1'\n", "toml:3", "lacks target, key"),
+        ("[process]\nlog-level='loud'\n", "toml:2", "there is no 'loud'"),
+        ("[process]\nlog-lvl='info'\n", "toml:2", "did you mean 'log-level'?"),
+        (
+            "[defaults]\ntimeuot=3\n[tunnels.a]\nmode='encrypt'\n",
+            "toml:2",
+            "did you mean 'timeout'?",
+        ),
+        (&format!("{REDIS}timeout='5s'\n"), "toml:7", "'5s' is not a number of seconds"),
+        (&format!("{REDIS}timeout=[1,2]\n"), "toml:7", "'timeout' has one value"),
+        (&format!("{REDIS}timeout=true\n"), "toml:7", "is no switch"),
+        (&format!("{REDIS}no-keepalive='yes'\n"), "toml:7", "is a switch"),
+        (&format!("{REDIS}timeout=1979-05-27\n"), "toml:7", "cannot be a datetime"),
+        (&format!("{REDIS}gate='office'\n"), "toml:7", "no table [gates.office]"),
+        (
+            &format!("{REDIS}service='${{NO_SUCH_VARIABLE}}'\n"),
+            "toml:7",
+            "no variable NO_SUCH_VARIABLE",
+        ),
+        (&format!("{REDIS}gate='g'\n[gates.g]\ntimeout=1\n"), "toml:9", "not about a gate"),
+        (&REDIS.replace("a.key", "c.key"), "toml:2", "c.key"),
+        (&REDIS.replace("db.example.org:6380", "127.0.0.1:6379"), "toml:2", "connect to itself"),
+        (&format!("{REDIS}{}", REDIS.replace("redis", "other")), "toml:8", "as tunnel redis does"),
+    ] {
+        let error = plan(text).unwrap_err();
+        assert!(error.contains(piece) && error.contains(place), "{text}\n-> {error}");
+        assert!(!error.contains('\n') && error.contains(';'), "{error}");
+    }
+}
+
+#[test]
+fn what_is_shown_has_the_same_effect() {
+    let dir = directory();
+    let text = format!("{REDIS}timeout = 2\ndeny = ['203.0.113.0/24', '198.51.100.1']\n");
+    let before = plan_of(&dir, &text).unwrap();
+    let config = Config::load(&dir.path().join("knockpipe.toml")).unwrap();
+    let shown = show(&config, &before);
+    assert!(shown.contains("max-sessions = \"1024\""), "defaults are shown: {shown}");
+    assert!(!shown.contains("log-level"), "{shown}");
+    assert_eq!(plan_of(&dir, &shown).unwrap(), before, "{shown}");
+}

@@ -1,0 +1,323 @@
+//! From the settings of a table to the arguments of a command, and what `clap`
+//! makes of them.
+
+use std::any::TypeId;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches, Parser};
+
+use super::text::{Setting, Table, Tables, Value};
+use super::{Args, Mistake, Tunnel};
+use crate::cli::errors::one_line;
+use crate::cli::store_args::GATE;
+use crate::cli::tunnel_args::{DecryptArgs, EncryptArgs, ProcessArgs};
+
+/// The flags about the process, by themselves.
+#[derive(Parser)]
+#[command(name = "[process]", no_binary_name = true, disable_help_flag = true)]
+struct ProcessLine {
+    #[command(flatten)]
+    process: ProcessArgs,
+}
+
+/// The flags of an encrypt end, by themselves.
+#[derive(Parser)]
+#[command(name = "encrypt", no_binary_name = true, disable_help_flag = true)]
+struct EncryptLine {
+    #[command(flatten)]
+    args: EncryptArgs,
+}
+
+/// The flags of a decrypt end, by themselves.
+#[derive(Parser)]
+#[command(name = "decrypt", no_binary_name = true, disable_help_flag = true)]
+struct DecryptLine {
+    #[command(flatten)]
+    args: DecryptArgs,
+}
+
+/// The flags that `[process]` may have as keys.
+pub(super) fn process_command() -> Command {
+    built::<ProcessLine>()
+}
+
+/// The flags that a tunnel may have as keys.
+pub(super) fn tunnel_command(mode: &str) -> Option<Command> {
+    match mode {
+        "encrypt" => Some(built::<EncryptLine>()),
+        "decrypt" => Some(built::<DecryptLine>()),
+        _ => None,
+    }
+}
+
+fn built<T: Parser>() -> Command {
+    let mut command = T::command();
+    command.build();
+    command
+}
+
+/// The settings of one tunnel: its own, those of its gate, the defaults.
+pub(super) struct Settings {
+    command: Command,
+    all: Vec<Setting>,
+}
+
+/// The arguments of a command, with the settings that they came from.
+pub(super) struct Line<'a> {
+    settings: &'a [Setting],
+    matches: ArgMatches,
+}
+
+impl Settings {
+    /// What holds for a tunnel: its own setting before its gate's before the default.
+    pub(super) fn merged(table: &Table, tables: &Tables) -> Result<Self, Mistake> {
+        let command = mode(table)?;
+        let mut all: Vec<Setting> =
+            table.settings.iter().filter(|setting| setting.key != "mode").cloned().collect();
+        name_keys(&mut all, tables);
+        if let Some(gate) = named_gate(&mut all, tables)? {
+            add(&mut all, &gate.settings);
+        }
+        let mut defaults = applicable(&command, &tables.defaults)?;
+        name_keys(&mut defaults, tables);
+        add(&mut all, &defaults);
+        Ok(Self { command, all })
+    }
+
+    pub(super) fn command(&self) -> &Command {
+        &self.command
+    }
+
+    pub(super) fn all(&self) -> &[Setting] {
+        &self.all
+    }
+}
+
+fn mode(table: &Table) -> Result<Command, Mistake> {
+    let setting = table.settings.iter().find(|setting| setting.key == "mode");
+    let word = setting.map(|setting| (&setting.value, setting.line));
+    let (found, line) = match word {
+        Some((Value::Words(words), line)) if words.len() == 1 => (tunnel_command(&words[0]), line),
+        Some((_, line)) => (None, line),
+        None => (None, table.line),
+    };
+    let what = || {
+        format!("tunnel {} has no mode; write mode = \"encrypt\" or mode = \"decrypt\"", table.name)
+    };
+    found.ok_or_else(|| Mistake::new(line, what()))
+}
+
+fn add(all: &mut Vec<Setting>, more: &[Setting]) {
+    for setting in more {
+        if !all.iter().any(|own| own.key == setting.key) {
+            all.push(setting.clone());
+        }
+    }
+}
+
+/// Words that name a key of `[keys]` become its file.
+fn name_keys(settings: &mut [Setting], tables: &Tables) {
+    for setting in settings.iter_mut().filter(|setting| setting.key == "key") {
+        let Value::Words(words) = &mut setting.value else { continue };
+        for word in words {
+            let named = tables.keys.iter().find(|key| key.key == *word);
+            if let Some(Value::Words(file)) = named.map(|key| &key.value)
+                && let [file] = &file[..]
+            {
+                word.clone_from(file);
+            }
+        }
+    }
+}
+
+/// `gate = "NAME"` stands for the settings of `[gates.NAME]`.
+fn named_gate<'t>(
+    all: &mut Vec<Setting>,
+    tables: &'t Tables,
+) -> Result<Option<&'t Table>, Mistake> {
+    let Some(place) = all.iter().position(|setting| setting.key == "gate") else {
+        return Ok(None);
+    };
+    let Value::Words(words) = &all[place].value else { return Ok(None) };
+    let [name] = &words[..] else { return Ok(None) };
+    if let Some(gate) = tables.gates.iter().find(|gate| gate.name == *name) {
+        let is_foreign = |setting: &&Setting| !is_about_gates(&setting.key);
+        if let Some(Setting { key, line, .. }) = gate.settings.iter().find(is_foreign) {
+            return Err(Mistake::new(
+                *line,
+                format!("'{key}' is not about a gate; write it to a tunnel"),
+            ));
+        }
+        all.remove(place);
+        return Ok(Some(gate));
+    }
+    if name.contains(':') {
+        return Ok(None);
+    }
+    let what = format!("there is no table [gates.{name}]; add it, or write an address of a store");
+    Err(Mistake::new(all[place].line, what))
+}
+
+fn is_about_gates(key: &str) -> bool {
+    let has = |command: &Command| {
+        find(command, key).is_some_and(|arg| arg.get_help_heading() == Some(GATE))
+    };
+    ["encrypt", "decrypt"].into_iter().filter_map(tunnel_command).any(|command| has(&command))
+}
+
+/// Those of the defaults that this mode has. One that no mode has is a mistake.
+fn applicable(command: &Command, defaults: &[Setting]) -> Result<Vec<Setting>, Mistake> {
+    let mut found = vec![];
+    for setting in defaults {
+        let of_any = ["encrypt", "decrypt"].into_iter().filter_map(tunnel_command);
+        if find(command, &setting.key).is_some() {
+            found.push(setting.clone());
+        } else if !of_any.into_iter().any(|command| find(&command, &setting.key).is_some()) {
+            return Err(unknown(command, setting));
+        }
+    }
+    Ok(found)
+}
+
+/// Whether a flag is about the process, and not about a tunnel.
+pub(super) fn is_of_process(key: &str) -> bool {
+    find_any(&process_command(), key).is_some()
+}
+
+fn find<'c>(command: &'c Command, key: &str) -> Option<&'c Arg> {
+    let misplaced = command.get_name() != "[process]" && is_of_process(key);
+    if misplaced { None } else { find_any(command, key) }
+}
+
+fn find_any<'c>(command: &'c Command, key: &str) -> Option<&'c Arg> {
+    command.get_arguments().find(|arg| arg.get_long() == Some(key))
+}
+
+fn unknown(command: &Command, Setting { key, line, .. }: &Setting) -> Mistake {
+    let name = command.get_name();
+    if name != "[process]" && is_of_process(key) {
+        return Mistake::new(*line, format!("'{key}' is about the process; write it to [process]"));
+    }
+    let near = near(command, key);
+    let remedy = match near {
+        Some(near) => format!("did you mean '{near}'?"),
+        None if name == "[process]" => "see 'knockpipe run --help' for what there is".to_owned(),
+        None => format!("see 'knockpipe {name} --help': keys are the long flags"),
+    };
+    Mistake::new(*line, format!("there is no key '{key}' for {name}; {remedy}"))
+}
+
+/// The flag that `clap` takes `key` for a slip of.
+fn near(command: &Command, key: &str) -> Option<String> {
+    let parsed = command.clone().try_get_matches_from([format!("--{key}")]);
+    match parsed.err()?.get(ContextKind::SuggestedArg)? {
+        ContextValue::String(near) => Some(near.trim_start_matches('-').to_owned()),
+        _ => None,
+    }
+}
+
+impl<'a> Line<'a> {
+    /// What `clap` makes of `settings`.
+    pub(super) fn of(
+        command: &Command,
+        settings: &'a [Setting],
+        base: &Path,
+    ) -> Result<Self, Mistake> {
+        let mut arguments = vec![];
+        for setting in settings {
+            let arg = find(command, &setting.key).ok_or_else(|| unknown(command, setting))?;
+            arguments.extend(spelled(arg, setting, base)?);
+        }
+        let parsed = command.clone().try_get_matches_from(arguments);
+        let matches = parsed.map_err(|error| blame(&error, command, settings))?;
+        Ok(Self { settings, matches })
+    }
+
+    pub(super) fn process(mut self) -> Result<ProcessArgs, Mistake> {
+        let line = ProcessLine::from_arg_matches_mut(&mut self.matches);
+        line.map(|line| line.process)
+            .map_err(|error| blame(&error, &process_command(), self.settings))
+    }
+
+    pub(super) fn tunnel(self, table: &Table) -> Result<Tunnel, Mistake> {
+        let Self { settings, matches } = self;
+        let command = mode(table)?;
+        let mut taken = matches.clone();
+        let args = match command.get_name() {
+            "encrypt" => EncryptLine::from_arg_matches_mut(&mut taken)
+                .map(|line| Args::Encrypt(Box::new(line.args))),
+            _ => DecryptLine::from_arg_matches_mut(&mut taken)
+                .map(|line| Args::Decrypt(Box::new(line.args))),
+        };
+        let args = args.map_err(|error| blame(&error, &command, settings))?;
+        let (name, line) = (Arc::from(&*table.name), table.line);
+        Ok(Tunnel { name, line, args, values: matches })
+    }
+}
+
+/// A setting as arguments.
+fn spelled(arg: &Arg, setting: &Setting, base: &Path) -> Result<Vec<OsString>, Mistake> {
+    let Setting { key, value, line } = setting;
+    let takes_value = !matches!(arg.get_action(), ArgAction::SetTrue);
+    match value {
+        Value::Switch(on) if !takes_value => {
+            Ok(if *on { vec![format!("--{key}").into()] } else { vec![] })
+        }
+        Value::Switch(_) => {
+            Err(Mistake::new(*line, format!("'{key}' is no switch; write a value")))
+        }
+        Value::Words(_) if !takes_value => {
+            Err(Mistake::new(*line, format!("'{key}' is a switch; write true or false")))
+        }
+        Value::Words(words) => {
+            let may_repeat = matches!(arg.get_action(), ArgAction::Append);
+            if words.len() != 1 && !may_repeat {
+                return Err(Mistake::new(*line, format!("'{key}' has one value; write one")));
+            }
+            Ok(words.iter().map(|word| argument(arg, key, word, base)).collect())
+        }
+    }
+}
+
+fn argument(arg: &Arg, key: &str, word: &str, base: &Path) -> OsString {
+    let is_path = arg.get_value_parser().type_id() == TypeId::of::<PathBuf>();
+    let placed = |path: &str| base.join(path).into_os_string();
+    let value = match word.strip_prefix("file:") {
+        _ if is_path => placed(word),
+        Some(path) if key == "gate" => {
+            let mut value = OsString::from("file:");
+            value.push(placed(path));
+            value
+        }
+        _ => word.into(),
+    };
+    let mut argument = OsString::from(format!("--{key}="));
+    argument.push(value);
+    argument
+}
+
+/// What `clap` found wrong, with the line of the setting that it is about.
+fn blame(error: &clap::Error, command: &Command, settings: &[Setting]) -> Mistake {
+    let about = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(text)) => text.clone(),
+        Some(ContextValue::Strings(texts)) => texts.join(" "),
+        _ => String::new(),
+    };
+    let keys: Vec<&str> = about
+        .split_whitespace()
+        .filter_map(|word| word.strip_prefix("--"))
+        .map(|word| word.split(['=', '<']).next().unwrap_or(word))
+        .collect();
+    let line = settings.iter().find(|setting| keys.contains(&&*setting.key));
+    let first = settings.iter().map(|setting| setting.line).min().unwrap_or(1);
+    if error.kind() == ErrorKind::MissingRequiredArgument {
+        let keys = keys.join(", ");
+        return Mistake::new(first, format!("the tunnel lacks {keys}; add it"));
+    }
+    let name = format!("knockpipe {}", command.get_name());
+    let what = one_line(error, command, &name).to_string();
+    Mistake::new(line.map_or(first, |setting| setting.line), what)
+}

@@ -1,0 +1,192 @@
+//! From TOML to settings: tables, keys and values as text, each with its line.
+//!
+//! Knows the tables of the file, and no flag.
+
+use std::ops::Range;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::Mistake;
+
+/// A key with its value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Setting {
+    pub(super) key: String,
+    pub(super) value: Value,
+    pub(super) line: usize,
+}
+
+/// A value as the command line has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Value {
+    /// `true` or `false`.
+    Switch(bool),
+    /// A text or number; several of an array; `NAME=VALUE` of a table.
+    Words(Vec<String>),
+}
+
+/// A table with a name of its own.
+#[derive(Clone, Debug)]
+pub(super) struct Table {
+    pub(super) name: String,
+    pub(super) line: usize,
+    pub(super) settings: Vec<Setting>,
+}
+
+/// All tables of the file.
+#[derive(Debug, Default)]
+pub(super) struct Tables {
+    /// `[process]`
+    pub(super) process: Vec<Setting>,
+    /// `[keys]`: a name for each key file.
+    pub(super) keys: Vec<Setting>,
+    /// `[defaults]`: for every tunnel that has such a flag.
+    pub(super) defaults: Vec<Setting>,
+    /// `[gates.NAME]`
+    pub(super) gates: Vec<Table>,
+    /// `[tunnels.NAME]`
+    pub(super) tunnels: Vec<Table>,
+}
+
+/// What stands at the top.
+const TOP: &str = "[process], [keys], [defaults], [gates.NAME] and [tunnels.NAME]";
+
+/// The longest name.
+const LONGEST_NAME: usize = 64;
+
+impl Tables {
+    /// # Errors
+    /// The first [`Mistake`].
+    pub(super) fn parse(text: &str) -> Result<Self, Mistake> {
+        let reader = Reader { text };
+        let top = DeTable::parse(text).map_err(|error| reader.not_toml(&error))?;
+        let mut tables = Self::default();
+        for (key, value) in top.get_ref() {
+            let line = reader.line(&key.span());
+            match key.get_ref().as_ref() {
+                "process" => tables.process = reader.settings(value)?,
+                "keys" => tables.keys = reader.settings(value)?,
+                "defaults" => tables.defaults = reader.settings(value)?,
+                "gates" => tables.gates = reader.named(value)?,
+                "tunnels" => tables.tunnels = reader.named(value)?,
+                other => {
+                    let what = format!("there is no table or key '{other}' here; there are {TOP}");
+                    return Err(Mistake::new(line, what));
+                }
+            }
+        }
+        // The parser sorts by name; people look for the order of the file.
+        tables.tunnels.sort_by_key(|table| table.line);
+        Ok(tables)
+    }
+}
+
+struct Reader<'a> {
+    text: &'a str,
+}
+
+type Node<'a> = Spanned<DeValue<'a>>;
+
+impl Reader<'_> {
+    fn line(&self, span: &Range<usize>) -> usize {
+        let before = self.text.get(..span.start).unwrap_or_default();
+        before.bytes().filter(|byte| *byte == b'\n').count() + 1
+    }
+
+    fn not_toml(&self, error: &toml::de::Error) -> Mistake {
+        let line = error.span().map_or(1, |span| self.line(&span));
+        let cause = error.message().replace('\n', ", ");
+        Mistake::new(line, format!("this is not TOML: {cause}; see docs/OPERATING.md for examples"))
+    }
+
+    /// Tables with names.
+    fn named(&self, node: &Node<'_>) -> Result<Vec<Table>, Mistake> {
+        let mut tables = vec![];
+        for (key, value) in self.table(node)? {
+            let (name, line) = (key.get_ref().to_string(), self.line(&key.span()));
+            let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+            if name.is_empty() || name.len() > LONGEST_NAME || !name.chars().all(is_plain) {
+                let what = format!(
+                    "'{name}' is no name; use up to {LONGEST_NAME} letters, digits, '-', '_' and '.'"
+                );
+                return Err(Mistake::new(line, what));
+            }
+            tables.push(Table { name, line, settings: self.settings(value)? });
+        }
+        Ok(tables)
+    }
+
+    fn settings(&self, node: &Node<'_>) -> Result<Vec<Setting>, Mistake> {
+        let mut settings = vec![];
+        for (key, value) in self.table(node)? {
+            let (key, line) = (key.get_ref().to_string(), self.line(&key.span()));
+            settings.push(Setting { key, line, value: self.value(value)? });
+        }
+        Ok(settings)
+    }
+
+    fn table<'n, 't>(&self, node: &'n Node<'t>) -> Result<&'n DeTable<'t>, Mistake> {
+        let wrong = || {
+            let line = self.line(&node.span());
+            Mistake::new(line, format!("a table has to stand here; there are {TOP}"))
+        };
+        node.get_ref().as_table().ok_or_else(wrong)
+    }
+
+    fn value(&self, node: &Node<'_>) -> Result<Value, Mistake> {
+        Ok(match node.get_ref() {
+            DeValue::Boolean(switch) => Value::Switch(*switch),
+            DeValue::Array(words) => {
+                Value::Words(words.iter().map(|word| self.word(word)).collect::<Result<_, _>>()?)
+            }
+            DeValue::Table(services) => {
+                let mut words = vec![];
+                for (name, value) in services {
+                    let Value::Words(values) = self.value(value)? else {
+                        return Err(self.odd(value));
+                    };
+                    let name = name.get_ref();
+                    words.extend(values.iter().map(|value| format!("{name}={value}")));
+                }
+                Value::Words(words)
+            }
+            _ => Value::Words(vec![self.word(node)?]),
+        })
+    }
+
+    fn word(&self, node: &Node<'_>) -> Result<String, Mistake> {
+        match node.get_ref() {
+            DeValue::String(text) => self.filled_in(text, &node.span()),
+            DeValue::Integer(number) if number.radix() == 10 => Ok(number.as_str().to_owned()),
+            DeValue::Float(number) => Ok(number.as_str().to_owned()),
+            _ => Err(self.odd(node)),
+        }
+    }
+
+    fn odd(&self, node: &Node<'_>) -> Mistake {
+        let line = self.line(&node.span());
+        let kind = node.get_ref().type_str();
+        Mistake::new(line, format!("a value cannot be a {kind} here; write a text or a number"))
+    }
+
+    /// `${NAME}` is what the environment has by that name.
+    fn filled_in(&self, text: &str, span: &Range<usize>) -> Result<String, Mistake> {
+        let mut filled = String::with_capacity(text.len());
+        let mut rest = text;
+        while let Some((before, after)) = rest.split_once("${") {
+            let mistake = |what| Mistake::new(self.line(span), what);
+            let (name, after) = after
+                .split_once('}')
+                .ok_or_else(|| mistake(format!("'${{' without '}}' in '{text}'; close it")))?;
+            let value = std::env::var(name).map_err(|_| {
+                mistake(format!("the environment has no variable {name}; set it, or write a value"))
+            })?;
+            filled.push_str(before);
+            filled.push_str(&value);
+            rest = after;
+        }
+        filled.push_str(rest);
+        Ok(filled)
+    }
+}

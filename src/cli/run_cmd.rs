@@ -1,0 +1,127 @@
+//! `run` and `check`: what a configuration file says, done or only looked at.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use tracing::warn;
+
+use super::config::{Config, show};
+use crate::run::{self, Failure, Outcome, Reread};
+use crate::sys::background::Readiness;
+use crate::tunnel::Options;
+use crate::tunnel::trial::Finding;
+
+/// Where the file is unless `-c` says otherwise.
+const DEFAULT_FILE: &str = "/etc/knockpipe/knockpipe.toml";
+
+/// What stands under the flags of `run`.
+pub(super) const RUN_EXAMPLES: &str = "\
+Example of a file:
+  [keys]
+  db = \"db.key\"                      # next to this file; from 'knockpipe keygen'
+  [tunnels.redis]
+  mode = \"encrypt\"
+  source = \"127.0.0.1:6379\"
+  target = \"db.example.org:6380\"
+  key = \"db\"
+  service = \"redis\"
+Keys are the long flags of 'knockpipe encrypt' and 'knockpipe decrypt'. [defaults] holds for all
+tunnels, [process] has the flags about the process and its log. docs/OPERATING.md tells the rest.";
+
+/// What stands under the flags of `check`.
+pub(super) const CHECK_EXAMPLES: &str = "\
+Exit status: 0 the file can be run, 1 --connect found something that does not work, 2 the file or
+something that it names is wrong.
+
+Example:
+  knockpipe check -c /etc/knockpipe/knockpipe.toml --connect";
+
+/// `knockpipe run`.
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    /// The configuration file
+    #[arg(short, long, value_name = "FILE", default_value = DEFAULT_FILE)]
+    config: PathBuf,
+}
+
+/// `knockpipe check`.
+#[derive(Debug, Args)]
+pub(super) struct CheckArgs {
+    /// The configuration file
+    #[arg(short, long, value_name = "FILE", default_value = DEFAULT_FILE)]
+    config: PathBuf,
+
+    /// Also try each far end and target: name, connection, key, gate, target
+    #[arg(long)]
+    connect: bool,
+}
+
+/// Runs the tunnels of a file until they are stopped.
+///
+/// # Errors
+/// [`Failure`] of the file or the run.
+pub(super) fn run(args: RunArgs) -> Result<Outcome, Failure> {
+    let config = Config::load(&args.config)?;
+    let plan = config.plan()?;
+    let process = config.process;
+    let _log = process.start_log()?;
+    let around = process.process(Readiness::foreground());
+    let reread: Reread = Arc::new(move || {
+        let config = Config::load(&args.config)?;
+        let plan = config.plan()?;
+        if config.process != process {
+            warn!("settings of [process] have changed; they take effect at the next start");
+        }
+        Ok(plan)
+    });
+    run::tunnels(plan, around, reread)
+}
+
+/// Says what a file comes to.
+///
+/// # Errors
+/// [`Failure`] of the file, or of a connection that was tried.
+pub(super) fn check(args: &CheckArgs) -> Result<(), Failure> {
+    let config = Config::load(&args.config)?;
+    let plan = config.plan()?;
+    print(&show(&config, &plan))?;
+    if args.connect { connect(&plan, &args.config) } else { Ok(()) }
+}
+
+/// Tries what the tunnels connect to, and prints how far that came.
+fn connect(plan: &[Options], file: &Path) -> Result<(), Failure> {
+    let mut broken = 0;
+    for (options, findings) in plan.iter().zip(run::try_all(plan)?) {
+        let name = options.name.as_deref().unwrap_or_default();
+        for Finding { target, passed, failed } in findings {
+            let passed = passed.join(", ");
+            let line = match failed {
+                None => format!("{name} -> {target}: ok ({passed})\n"),
+                Some((step, why)) => {
+                    broken += 1;
+                    format!("{name} -> {target}: FAILED at {step}: {why} (passed: {passed})\n")
+                }
+            };
+            print(&line)?;
+        }
+    }
+    if broken == 0 {
+        return Ok(());
+    }
+    Err(Failure::Runtime(anyhow::anyhow!(
+        "{broken} of the targets of {} cannot be used; the lines above tell why",
+        file.display()
+    )))
+}
+
+/// Nobody reading it is no failure.
+fn print(text: &str) -> Result<(), Failure> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::Runtime(anyhow::anyhow!("cannot print: {error}; redirect it elsewhere")))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,70 @@
+//! The first lines of a tunnel in the log: where it listens, where it forwards,
+//! its limits and keys.
+
+use std::sync::Arc;
+
+use tracing::field::display;
+use tracing::{info, warn};
+
+use crate::addr::{Address, ServiceName};
+use crate::net::AsyncListener;
+use crate::tunnel::{Capacity, Options, Remark, Role};
+
+/// Says what a tunnel is about to do, and what to look at twice.
+pub(super) fn announce(options: &Options, capacity: Capacity, listeners: &[&Arc<AsyncListener>]) {
+    capacity.warn_if_less_than(options);
+    let tunnel = options.name.as_deref();
+    options.remarks.iter().for_each(|remark| caution(tunnel, remark));
+    for listener in listeners {
+        info!(tunnel, address = listener.local(), "listening");
+    }
+    let keys: Vec<String> = options.keys.iter().map(|key| key.id().to_string()).collect();
+    let keys = keys.join(" ");
+    let Capacity { sessions, handshakes, unopened, descriptors } = capacity;
+    let padding = display(options.padding);
+    let timeout_s = options.timeout.as_secs_f64();
+    match &options.role {
+        Role::Encrypt { target, service } => {
+            let service = (!service.is_empty()).then(|| display(service));
+            info!(
+                tunnel, mode = "encrypt", %target, service, sessions, pool = unopened, descriptors,
+                timeout_s, padding, keys, "ready"
+            );
+        }
+        Role::Decrypt { targets } => {
+            let targets: Vec<String> = targets.iter().map(named).collect();
+            let targets = targets.join(" ");
+            info!(
+                tunnel,
+                mode = "decrypt",
+                targets,
+                sessions,
+                handshakes,
+                unopened,
+                descriptors,
+                timeout_s,
+                padding,
+                keys,
+                "ready"
+            );
+        }
+    }
+}
+
+fn caution(tunnel: Option<&str>, remark: &Remark) {
+    match remark {
+        Remark::WideRule { flag, net } => warn!(
+            tunnel, flag, %net,
+            "a rule is wider than /16 (IPv6: /64); see that this is meant"
+        ),
+        Remark::StoreIsTarget => warn!(
+            tunnel,
+            detail = "give the gate a Redis of its own, or the clients an ACL user that may not write its keys",
+            "the gate's store is the service behind it, so whoever gets through can change the gate"
+        ),
+    }
+}
+
+fn named((service, address): &(ServiceName, Address)) -> String {
+    if service.is_empty() { address.to_string() } else { format!("{service}={address}") }
+}

@@ -1,0 +1,229 @@
+//! The process around the tunnels. The only place that knows all of what is
+//! due between a command line and the end, in this order: descriptors,
+//! listeners, pid file, privileges (`startup`), tunnels (`fleet`), signals, drain.
+
+mod announce;
+mod fleet;
+mod startup;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use tokio::runtime::Runtime;
+use tokio::task::spawn_blocking;
+use tracing::{error, info, warn};
+
+use crate::demo;
+use crate::sys::background::Readiness;
+use crate::sys::nofile;
+use crate::sys::privileges::User;
+use crate::sys::signals::{Caught, Signals};
+use crate::tunnel::trial::{Finding, trial};
+use crate::tunnel::{self, Options, PipeOptions};
+use fleet::{Changes, Fleet};
+use startup::Startup;
+
+/// What the process around the tunnels is told.
+#[derive(Debug)]
+pub struct Process {
+    /// Where to write the pid.
+    pub pid_file: Option<PathBuf>,
+    /// Who to become after binding.
+    pub user: Option<User>,
+    /// Whom to tell when ready.
+    pub readiness: Readiness,
+}
+
+/// How a run that did not fail ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Everything was finished: exit status 0.
+    Clean,
+    /// Some sessions were cut, as the log told: exit status 1.
+    SessionsCut,
+}
+
+/// Why a run failed: one line that names cause and remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// What was asked for makes no sense, or a key file is bad: exit status 2.
+    #[error("{0:#}")]
+    Usage(anyhow::Error),
+    /// It made sense but did not work: exit status 1.
+    #[error("{0:#}")]
+    Runtime(anyhow::Error),
+}
+
+/// Reads again what the tunnels are told: files, and the keys that they name.
+pub type Reread = Arc<dyn Fn() -> Result<Vec<Options>, Failure> + Send + Sync>;
+
+/// Runs tunnel ends until they are stopped. On SIGHUP they become what `reread` gives.
+///
+/// # Errors
+/// [`Failure`]; nothing is left behind then.
+pub fn tunnels(plan: Vec<Options>, process: Process, reread: Reread) -> Result<Outcome, Failure> {
+    serve(plan, process, &reread).map_err(Failure::Runtime)
+}
+
+/// Tries what each tunnel connects to; what was found, in their order.
+///
+/// # Errors
+/// [`Failure::Runtime`] of the system.
+pub fn try_all(plan: &[Options]) -> Result<Vec<Vec<Finding>>, Failure> {
+    let runtime = runtime().map_err(Failure::Runtime)?;
+    let found = runtime.block_on(async {
+        let mut found = Vec::with_capacity(plan.len());
+        for options in plan {
+            found.push(trial(options).await);
+        }
+        found
+    });
+    runtime.shutdown_background();
+    Ok(found)
+}
+
+/// Carries standard input and output through a tunnel.
+///
+/// # Errors
+/// [`Failure`]
+pub fn pipe(options: PipeOptions) -> Result<Outcome, Failure> {
+    let runtime = runtime().map_err(Failure::Runtime)?;
+    let piped = runtime.block_on(tunnel::pipe::run(options));
+    // A read of standard input cannot be called back; it must not hold us.
+    runtime.shutdown_background();
+    match piped {
+        Ok(()) => Ok(Outcome::Clean),
+        Err(error) => Err(Failure::Runtime(error.into())),
+    }
+}
+
+/// Shows what a tunnel does, on standard output.
+///
+/// # Errors
+/// [`Failure`] when something did not go as shown.
+pub fn demo() -> Result<Outcome, Failure> {
+    let shown = || {
+        runtime()?.block_on(async {
+            let mut signals = Signals::catch().context("cannot catch signals")?;
+            let mut out = std::io::stdout();
+            tokio::select! {
+                shown = demo::run(&mut out) => shown,
+                // Dropping the demo ends its redis-server.
+                signal = signals.stop() => anyhow::bail!("stopped by {signal}"),
+            }
+        })
+    };
+    shown().map(|()| Outcome::Clean).map_err(Failure::Runtime)
+}
+
+fn serve(plan: Vec<Options>, process: Process, reread: &Reread) -> anyhow::Result<Outcome> {
+    let descriptors = nofile::raise().context("cannot read the limit of file descriptors")?;
+    let mut fleet = Fleet::new(descriptors);
+    // Before anything is made that would have to be undone.
+    fleet.shares(&plan)?;
+    let runtime = runtime()?;
+    let outcome = runtime.block_on(async {
+        // Before anything is created, so that a signal leaves nothing behind.
+        let mut signals = Signals::catch().context("cannot catch signals")?;
+        let mut startup = Startup::new(process);
+        tokio::select! {
+            started = fleet.launch(plan, &mut startup) => started?,
+            // A name server can take its time, and with -D for ever.
+            signal = signals.stop() => {
+                info!(signal, "stopped before it was ready");
+                return Ok(Outcome::Clean);
+            }
+        }
+        startup.release()?;
+        Ok(until_stopped(fleet, signals, reread).await)
+    });
+    // A lookup in a name server that hangs must not hold us.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Serves, and reloads, until it is told to stop; then drains.
+async fn until_stopped(mut fleet: Fleet, mut signals: Signals, reread: &Reread) -> Outcome {
+    loop {
+        match signals.next().await {
+            Caught::Stop(signal) => return drain(fleet, signals, signal).await,
+            Caught::Reload => {
+                let told = tokio::select! {
+                    biased;
+                    reloaded = reload(&mut fleet, reread) => tell(reloaded),
+                    signal = signals.stop() => return drain(fleet, signals, signal).await,
+                };
+                let _ = told;
+            }
+        }
+    }
+}
+
+/// Makes the tunnels what their files say now; all of it or nothing.
+async fn reload(fleet: &mut Fleet, reread: &Reread) -> anyhow::Result<Changes> {
+    let reread = Arc::clone(reread);
+    // Files may be slow, and users are looked up.
+    let plan = spawn_blocking(move || reread()).await.context("cannot read the configuration")?;
+    let plan = plan.map_err(|failure| match failure {
+        Failure::Usage(error) | Failure::Runtime(error) => error,
+    })?;
+    fleet.reload(plan).await
+}
+
+/// What the log, and whoever asked, hear of a reload.
+fn tell(reloaded: anyhow::Result<Changes>) -> Result<String, String> {
+    match reloaded {
+        Ok(changes) => {
+            let Changes { added, changed, removed, same } = changes;
+            info!(added, changed, removed, same, "reloaded");
+            Ok(format!("{added} added, {changed} changed, {removed} removed, {same} as before"))
+        }
+        Err(error) => {
+            let error = format!("{error:#}");
+            error!(error, detail = "nothing was changed", "cannot reload");
+            Err(error)
+        }
+    }
+}
+
+/// Accepts no more and waits until all is finished, the deadline of each
+/// tunnel, or a second signal.
+async fn drain(mut fleet: Fleet, mut signals: Signals, signal: &'static str) -> Outcome {
+    let (sessions, drain_s) = (fleet.sessions(), fleet.longest_drain().as_secs_f64());
+    info!(signal, sessions, drain_s, "stopping: no new connections");
+    fleet.stop();
+    tokio::select! {
+        biased;
+        () = fleet.finished() => {}
+        signal = second(&mut signals) => {
+            warn!(signal, "second signal: ending now");
+            fleet.cut().await;
+        }
+    }
+    let most_sessions = fleet.most_sessions();
+    match fleet.sessions_cut() {
+        0 => {
+            info!(most_sessions, "stopped: all sessions finished");
+            Outcome::Clean
+        }
+        sessions_cut => {
+            warn!(sessions_cut, most_sessions, "stopped");
+            Outcome::SessionsCut
+        }
+    }
+}
+
+/// The next signal to stop. There is nothing left to reload.
+async fn second(signals: &mut Signals) -> &'static str {
+    loop {
+        match signals.next().await {
+            Caught::Stop(signal) => return signal,
+            Caught::Reload => info!("stopping already; nothing is reloaded"),
+        }
+    }
+}
+
+fn runtime() -> anyhow::Result<Runtime> {
+    Runtime::new().context("cannot start the runtime; check the limits of threads and memory")
+}

@@ -1,0 +1,74 @@
+//! What is due once between the command line and the first connection:
+//! listeners, the pid file, privileges, and the word to whoever waits.
+
+use tokio::time::sleep;
+use tracing::warn;
+
+use super::Process;
+use crate::addr::Address;
+use crate::net::{BindError, Listener};
+use crate::sys::background::Readiness;
+use crate::sys::pidfile::PidFile;
+use std::time::Duration;
+
+/// Connections that the kernel may hold for us; it caps this at `net.core.somaxconn`.
+pub(super) const BACKLOG: i32 = 4096;
+
+/// Pause before a listening name that does not resolve yet is tried again.
+const RESOLVE_AGAIN: Duration = Duration::from_secs(1);
+
+/// What is due once on the way to ready, and undone at the end.
+pub(super) struct Startup {
+    process: Process,
+    pid_file: Option<PidFile>,
+}
+
+/// A source, and the sockets that listen there.
+pub(super) type Bound = (Address, Vec<Listener>);
+
+impl Startup {
+    pub(super) fn new(process: Process) -> Self {
+        Self { process, pid_file: None }
+    }
+
+    /// Binds every source of a tunnel that may wait for name service, and then
+    /// tries until it resolves; whoever waits for us is released before that.
+    pub(super) async fn bind_patiently(
+        &mut self,
+        source: &Address,
+        others: &[Address],
+    ) -> anyhow::Result<Bound> {
+        loop {
+            match Listener::bind(source, others, BACKLOG) {
+                Err(error @ BindError::Unresolvable { .. }) => {
+                    warn!(%source, %error, "waiting for DNS");
+                    self.release()?;
+                    sleep(RESOLVE_AGAIN).await;
+                }
+                bound => return Ok((source.clone(), bound?)),
+            }
+        }
+    }
+
+    pub(super) fn write_pid_file(&mut self) -> anyhow::Result<()> {
+        if let Some(path) = self.process.pid_file.take() {
+            self.pid_file = Some(PidFile::write(&path)?);
+        }
+        Ok(())
+    }
+
+    /// The system keeps an identity for each thread; the C library changes all of them.
+    pub(super) fn drop_privileges(&self) -> anyhow::Result<()> {
+        match &self.process.user {
+            Some(user) => Ok(user.become_for_good()?),
+            None => Ok(()),
+        }
+    }
+
+    /// Tells whoever waits that it need not wait any longer; the pid file is there by then.
+    pub(super) fn release(&mut self) -> anyhow::Result<()> {
+        self.write_pid_file()?;
+        let waiting = std::mem::replace(&mut self.process.readiness, Readiness::foreground());
+        Ok(waiting.report_ready()?)
+    }
+}

@@ -1,0 +1,128 @@
+//! Trying a tunnel without serving: each step on the way to its targets, until
+//! one fails. For an operator who wants to know before clients do.
+//!
+//! Whether the far end's gate or its lack of a key keeps this end out cannot be
+//! told apart from here: an acceptor is silent to both.
+
+use tokio::io::AsyncWriteExt;
+use tokio::time::{Instant, timeout};
+
+use super::encrypt::WHAT_TO_CHECK;
+use super::open::told;
+use super::options::{Options, Role};
+use super::relay::dismiss;
+use super::report::told_by_the_far_end;
+use super::secure::{Caller, Terms, next_event};
+use crate::addr::{Address, ClientAddr, ServiceName};
+use crate::net::{ResolveOptions, Resolver, SocketOptions, Stream, dial};
+use crate::proto::Session;
+use crate::proto::aead::suites_of_this_machine;
+use crate::proto::inbound::Event;
+use crate::proto::message::Open;
+use crate::reason::CloseReason;
+
+/// What was found on the way to one target.
+#[derive(Debug)]
+pub struct Finding {
+    /// Which.
+    pub target: Address,
+    /// The steps that went well, in order.
+    pub passed: Vec<&'static str>,
+    /// The step that did not, and why; `None` when all is well.
+    pub failed: Option<(&'static str, String)>,
+}
+
+/// Tries every target of a tunnel.
+pub async fn trial(options: &Options) -> Vec<Finding> {
+    let mut findings = vec![];
+    match &options.role {
+        Role::Encrypt { target, service } => {
+            let mut finding = Finding::of(target);
+            finding.failed = finding.far_end(options, target, service).await.err();
+            findings.push(finding);
+        }
+        Role::Decrypt { targets } => {
+            for (_, target) in targets {
+                let mut finding = Finding::of(target);
+                finding.failed = finding.reach(options, target).await.err();
+                findings.push(finding);
+            }
+        }
+    }
+    findings
+}
+
+impl Finding {
+    fn of(target: &Address) -> Self {
+        Self { target: target.clone(), passed: vec![], failed: None }
+    }
+
+    async fn reach(
+        &mut self,
+        options: &Options,
+        target: &Address,
+    ) -> Result<Stream, (&'static str, String)> {
+        let once = ResolveOptions { every: None, wait: false };
+        let resolver = Resolver::start(target.clone(), once).await;
+        let addresses = resolver.and_then(|resolver| resolver.current());
+        let addresses = addresses.map_err(|error| ("name", error.to_string()))?;
+        self.passed.push("name");
+        let socket = SocketOptions { keepalive: options.keepalive };
+        let deadline = Instant::now() + options.timeout;
+        let dialled = dial(&addresses, options.bind, &socket, deadline).await;
+        let stream = dialled.map_err(|error| ("connect", error.to_string()))?;
+        self.passed.push("connect");
+        Ok(stream)
+    }
+
+    async fn far_end(
+        &mut self,
+        options: &Options,
+        target: &Address,
+        service: &ServiceName,
+    ) -> Result<(), (&'static str, String)> {
+        let mut stream = self.reach(options, target).await?;
+        let caller = Caller::new(Terms {
+            keys: options.keys.clone(),
+            suites: options.suites.and(suites_of_this_machine()),
+            padding: options.padding,
+        });
+        let called = timeout(options.timeout, caller.call(&mut stream)).await;
+        let no_answer = || ("key or gate", format!("no answer; {WHAT_TO_CHECK}"));
+        let mut session = called.ok().and_then(Result::ok).ok_or_else(no_answer)?;
+        self.passed.push("key");
+        self.passed.push("gate");
+        let open = Open { service: service.clone(), client: ClientAddr::Unix };
+        // The far end may spend its whole deadline on the target.
+        let opened = timeout(options.timeout * 2, ask(&mut stream, &mut session, &open)).await;
+        let reason = match opened {
+            Ok(Ok(())) => CloseReason::PlainReset,
+            Ok(Err(reason)) => return Err(("target", explained(reason))),
+            Err(_) => {
+                return Err(("target", "the far end does not say whether it is there".into()));
+            }
+        };
+        self.passed.push("target");
+        dismiss(&mut stream, &mut session, reason).await;
+        Ok(())
+    }
+}
+
+/// Asks for the target, and waits for the answer.
+async fn ask(stream: &mut Stream, session: &mut Session, open: &Open) -> Result<(), CloseReason> {
+    let mut record = vec![];
+    session.outbound.open(open, &mut record).map_err(|_| CloseReason::LocalError)?;
+    stream.write_all(&record).await.map_err(|_| CloseReason::PeerLost)?;
+    match next_event(stream, session, &mut vec![]).await? {
+        Event::Opened => Ok(()),
+        Event::Reset(reason) => Err(told(reason)),
+        _ => Err(CloseReason::ProtocolError),
+    }
+}
+
+fn explained(reason: CloseReason) -> String {
+    match told_by_the_far_end(reason) {
+        Some(advice) => format!("{reason}: {advice}"),
+        None => format!("{reason}; the log of the far end tells more"),
+    }
+}
