@@ -122,6 +122,11 @@ pub struct ServiceNameError(String);
 // === impl Address ===
 
 impl Address {
+    /// Whether the system picks the port.
+    pub fn is_any_port(&self) -> bool {
+        matches!(self, Self::Tcp { port, .. } if port.parse() == Ok(0))
+    }
+
     /// Whether it means the same for ever: a unix path or an IP literal.
     pub fn is_literal(&self) -> bool {
         match self {

@@ -177,6 +177,13 @@ pub(super) struct ProcessArgs {
     #[arg(short, long, value_name = "USER[:GROUP]|:GROUP", help_heading = PROCESS)]
     pub(super) user: Option<User>,
 
+    /// After SIGTERM or SIGINT, go on accepting for so long, so that load balancers notice first
+    #[arg(
+        long, value_name = "SECONDS", default_value = "0", value_parser = values::seconds,
+        allow_negative_numbers = true, help_heading = PROCESS
+    )]
+    pub(super) drain_accept: Duration,
+
     #[command(flatten)]
     pub(super) log: LogArgs,
 
@@ -392,7 +399,12 @@ impl ProcessArgs {
 
     /// What the process around the tunnels is told.
     pub(super) fn process(&self, readiness: Readiness) -> Process {
-        Process { pid_file: self.pid_file.clone(), user: self.user.clone(), readiness }
+        Process {
+            pid_file: self.pid_file.clone(),
+            user: self.user.clone(),
+            readiness,
+            drain_accept: self.drain_accept,
+        }
     }
 
     /// Runs one tunnel, which becomes what `reread` gives when it is reloaded.

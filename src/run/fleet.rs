@@ -53,9 +53,10 @@ struct Member {
     doors: Vec<Door>,
 }
 
-/// The sockets of a source.
+/// The sockets of a source, and the tunnel that they were opened for.
 #[derive(Clone)]
 struct Door {
+    owner: Option<Arc<str>>,
     source: Address,
     listeners: Vec<Arc<AsyncListener>>,
 }
@@ -141,8 +142,14 @@ impl Fleet {
     /// Sockets for those sources that no tunnel has yet.
     fn bind_missing(&self, plan: &[Options]) -> anyhow::Result<Vec<Bound>> {
         let all = sources(plan);
-        let missing = all.iter().filter(|source| self.door(source).is_none());
-        missing.map(|source| Ok((source.clone(), Listener::bind(source, &all, BACKLOG)?))).collect()
+        let mut bound = vec![];
+        for options in plan {
+            for source in options.sources.iter().filter(|one| self.door(options, one).is_none()) {
+                let listeners = about(options, Listener::bind(source, &all, BACKLOG))?;
+                bound.push(Bound::new(options, source, listeners));
+            }
+        }
+        Ok(bound)
     }
 
     /// Everything that the tunnels of `plan` need and that may not be there.
@@ -163,8 +170,8 @@ impl Fleet {
                     let gate = about(&options, self.gate(options.gate.as_ref(), fresh))?;
                     let parts = about(&options, Parts::get(&options, gate).await)?;
                     let has = |source: &Address| {
-                        let new = new_doors.iter().find(|door| door.source == *source);
-                        new.or_else(|| self.door(source)).cloned()
+                        let new = new_doors.iter().find(|door| door.fits(&options, source));
+                        new.or_else(|| self.door(&options, source)).cloned()
                     };
                     let doors = options.sources.iter().filter_map(has).collect();
                     let ready = Ready { before, options, capacity, parts, doors };
@@ -257,9 +264,13 @@ impl Fleet {
         self.leaving.retain(|leaving| !leaving.tunnel.is_finished());
     }
 
-    /// Accepts no more. What there is may finish within each tunnel's drain.
+    /// Accepts no more. What there is may finish within each tunnel's drain. Does
+    /// nothing the second time.
     pub(super) fn stop(&mut self) {
-        self.most_sessions = self.members.iter().map(|member| member.tunnel.most_sessions()).sum();
+        // What a removal cut before is no business of the end.
+        while !self.members.is_empty() && self.seen_off.try_join_next().is_some() {}
+        let most = self.members.iter().map(|member| member.tunnel.most_sessions()).sum();
+        self.most_sessions = self.most_sessions.max(most);
         for member in std::mem::take(&mut self.members) {
             self.removed(member);
         }
@@ -300,9 +311,10 @@ impl Fleet {
         self.members.iter().map(|member| member.options.drain).max().unwrap_or_default()
     }
 
-    /// Where a source is listened on already.
-    fn door(&self, source: &Address) -> Option<&Door> {
-        self.members.iter().flat_map(|member| &member.doors).find(|door| door.source == *source)
+    /// Where a source of a tunnel is listened on already.
+    fn door(&self, options: &Options, source: &Address) -> Option<&Door> {
+        let mut doors = self.members.iter().flat_map(|member| &member.doors);
+        doors.find(|door| door.fits(options, source))
     }
 }
 
@@ -313,6 +325,13 @@ impl Leaving {
         let sessions = if self.is_last { self.tunnel.sessions() } else { 0 };
         self.tunnel.cut();
         sessions
+    }
+}
+
+impl Door {
+    /// Whether this is the source of that tunnel. Port 0 is another port for each.
+    fn fits(&self, options: &Options, source: &Address) -> bool {
+        self.source == *source && (self.owner == options.name || !source.is_any_port())
     }
 }
 
@@ -394,11 +413,12 @@ async fn bind_first(plan: &[Options], startup: &mut Startup) -> anyhow::Result<V
     for is_literal in [false, true] {
         for options in plan {
             for source in options.sources.iter().filter(|one| one.is_literal() == is_literal) {
-                bound.push(if options.wait_for_dns {
-                    startup.bind_patiently(source, &all).await?
+                let listeners = if options.wait_for_dns {
+                    startup.bind_patiently(source, &all).await
                 } else {
-                    (source.clone(), Listener::bind(source, &all, BACKLOG)?)
-                });
+                    Listener::bind(source, &all, BACKLOG).map_err(Into::into)
+                };
+                bound.push(Bound::new(options, source, about(options, listeners)?));
             }
         }
     }
@@ -411,11 +431,11 @@ fn sources(plan: &[Options]) -> Vec<Address> {
 
 fn open(bound: Vec<Bound>) -> anyhow::Result<Vec<Door>> {
     let mut doors = Vec::with_capacity(bound.len());
-    for (source, listeners) in bound {
+    for Bound { owner, source, listeners } in bound {
         let open =
             |listener: Listener| Ok(Arc::new(listener.into_async(&SocketOptions::default())?));
         let listeners: std::io::Result<Vec<_>> = listeners.into_iter().map(open).collect();
-        doors.push(Door { source, listeners: listeners.context("cannot listen")? });
+        doors.push(Door { owner, source, listeners: listeners.context("cannot listen")? });
     }
     Ok(doors)
 }

@@ -8,10 +8,12 @@ mod startup;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::runtime::Runtime;
 use tokio::task::spawn_blocking;
+use tokio::time::sleep;
 use tracing::{error, info, warn};
 
 use crate::demo;
@@ -33,6 +35,8 @@ pub struct Process {
     pub user: Option<User>,
     /// Whom to tell when ready.
     pub readiness: Readiness,
+    /// How long new connections are still accepted after the first signal.
+    pub drain_accept: Duration,
 }
 
 /// How a run that did not fail ended.
@@ -119,6 +123,7 @@ pub fn demo() -> Result<Outcome, Failure> {
 
 fn serve(plan: Vec<Options>, process: Process, reread: &Reread) -> anyhow::Result<Outcome> {
     let descriptors = nofile::raise().context("cannot read the limit of file descriptors")?;
+    let window = process.drain_accept;
     let mut fleet = Fleet::new(descriptors);
     // Before anything is made that would have to be undone.
     fleet.shares(&plan)?;
@@ -136,26 +141,24 @@ fn serve(plan: Vec<Options>, process: Process, reread: &Reread) -> anyhow::Resul
             }
         }
         startup.release()?;
-        Ok(until_stopped(fleet, signals, reread).await)
+        let signal = until_stopped(&mut fleet, &mut signals, reread).await;
+        Ok(drain(fleet, signals, (signal, window)).await)
     });
     // A lookup in a name server that hangs must not hold us.
     runtime.shutdown_background();
     outcome
 }
 
-/// Serves, and reloads, until it is told to stop; then drains.
-async fn until_stopped(mut fleet: Fleet, mut signals: Signals, reread: &Reread) -> Outcome {
+/// Serves, and reloads, until a signal tells it to stop; the signal's name.
+async fn until_stopped(fleet: &mut Fleet, signals: &mut Signals, reread: &Reread) -> &'static str {
     loop {
         match signals.next().await {
-            Caught::Stop(signal) => return drain(fleet, signals, signal).await,
-            Caught::Reload => {
-                let told = tokio::select! {
-                    biased;
-                    reloaded = reload(&mut fleet, reread) => tell(reloaded),
-                    signal = signals.stop() => return drain(fleet, signals, signal).await,
-                };
-                let _ = told;
-            }
+            Caught::Stop(signal) => return signal,
+            Caught::Reload => tokio::select! {
+                biased;
+                reloaded = reload(fleet, reread) => tell(reloaded),
+                signal = signals.stop() => return signal,
+            },
         }
     }
 }
@@ -171,35 +174,46 @@ async fn reload(fleet: &mut Fleet, reread: &Reread) -> anyhow::Result<Changes> {
     fleet.reload(plan).await
 }
 
-/// What the log, and whoever asked, hear of a reload.
-fn tell(reloaded: anyhow::Result<Changes>) -> Result<String, String> {
+/// What the log says of a reload.
+fn tell(reloaded: anyhow::Result<Changes>) {
     match reloaded {
-        Ok(changes) => {
-            let Changes { added, changed, removed, same } = changes;
+        Ok(Changes { added, changed, removed, same }) => {
             info!(added, changed, removed, same, "reloaded");
-            Ok(format!("{added} added, {changed} changed, {removed} removed, {same} as before"))
         }
         Err(error) => {
             let error = format!("{error:#}");
             error!(error, detail = "nothing was changed", "cannot reload");
-            Err(error)
         }
     }
 }
 
-/// Accepts no more and waits until all is finished, the deadline of each
-/// tunnel, or a second signal.
-async fn drain(mut fleet: Fleet, mut signals: Signals, signal: &'static str) -> Outcome {
-    let (sessions, drain_s) = (fleet.sessions(), fleet.longest_drain().as_secs_f64());
-    info!(signal, sessions, drain_s, "stopping: no new connections");
-    fleet.stop();
-    tokio::select! {
-        biased;
-        () = fleet.finished() => {}
-        signal = second(&mut signals) => {
-            warn!(signal, "second signal: ending now");
-            fleet.cut().await;
+/// Goes on accepting for the window, then accepts no more and waits until all is
+/// finished, the deadline of each tunnel, or a second signal.
+async fn drain(
+    mut fleet: Fleet,
+    mut signals: Signals,
+    (signal, window): (&'static str, Duration),
+) -> Outcome {
+    let drained = async {
+        if !window.is_zero() {
+            let accept_s = window.as_secs_f64();
+            info!(signal, accept_s, "stopping soon: new connections are still accepted");
+            sleep(window).await;
         }
+        let (sessions, drain_s) = (fleet.sessions(), fleet.longest_drain().as_secs_f64());
+        info!(signal, sessions, drain_s, "stopping: no new connections");
+        fleet.stop();
+        fleet.finished().await;
+    };
+    let hurry = tokio::select! {
+        biased;
+        () = drained => None,
+        signal = second(&mut signals) => Some(signal),
+    };
+    if let Some(signal) = hurry {
+        warn!(signal, "second signal: ending now");
+        fleet.stop();
+        fleet.cut().await;
     }
     let most_sessions = fleet.most_sessions();
     match fleet.sessions_cut() {

@@ -1,6 +1,9 @@
 //! What is due once between the command line and the first connection:
 //! listeners, the pid file, privileges, and the word to whoever waits.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use tokio::time::sleep;
 use tracing::warn;
 
@@ -9,7 +12,7 @@ use crate::addr::Address;
 use crate::net::{BindError, Listener};
 use crate::sys::background::Readiness;
 use crate::sys::pidfile::PidFile;
-use std::time::Duration;
+use crate::tunnel::Options;
 
 /// Connections that the kernel may hold for us; it caps this at `net.core.somaxconn`.
 pub(super) const BACKLOG: i32 = 4096;
@@ -23,21 +26,31 @@ pub(super) struct Startup {
     pid_file: Option<PidFile>,
 }
 
-/// A source, and the sockets that listen there.
-pub(super) type Bound = (Address, Vec<Listener>);
+/// The sockets that listen on a source of a tunnel.
+pub(super) struct Bound {
+    pub(super) owner: Option<Arc<str>>,
+    pub(super) source: Address,
+    pub(super) listeners: Vec<Listener>,
+}
+
+impl Bound {
+    pub(super) fn new(options: &Options, source: &Address, listeners: Vec<Listener>) -> Self {
+        Self { owner: options.name.clone(), source: source.clone(), listeners }
+    }
+}
 
 impl Startup {
     pub(super) fn new(process: Process) -> Self {
         Self { process, pid_file: None }
     }
 
-    /// Binds every source of a tunnel that may wait for name service, and then
-    /// tries until it resolves; whoever waits for us is released before that.
+    /// Binds a source of a tunnel that may wait for name service: tries until it
+    /// resolves; whoever waits for us is released before that.
     pub(super) async fn bind_patiently(
         &mut self,
         source: &Address,
         others: &[Address],
-    ) -> anyhow::Result<Bound> {
+    ) -> anyhow::Result<Vec<Listener>> {
         loop {
             match Listener::bind(source, others, BACKLOG) {
                 Err(error @ BindError::Unresolvable { .. }) => {
@@ -45,7 +58,7 @@ impl Startup {
                     self.release()?;
                     sleep(RESOLVE_AGAIN).await;
                 }
-                bound => return Ok((source.clone(), bound?)),
+                bound => return Ok(bound?),
             }
         }
     }

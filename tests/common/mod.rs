@@ -18,6 +18,7 @@
 pub mod address;
 pub mod data;
 pub mod end;
+pub mod file;
 pub mod hand;
 pub mod haproxy;
 pub mod legit;

@@ -133,7 +133,8 @@ impl Config {
         for tunnel in &self.tunnels {
             let options = tunnel.options().map_err(|failure| self.in_tunnel(tunnel, failure))?;
             for other in &plan {
-                let both = options.sources.iter().find(|source| other.sources.contains(source));
+                let mut fixed = options.sources.iter().filter(|source| !source.is_any_port());
+                let both = fixed.find(|source| other.sources.contains(source));
                 if let (Some(source), Some(name)) = (both, &other.name) {
                     let what = format!("it listens on {source}, as tunnel {name} does; change one");
                     return Err(self.in_tunnel(tunnel, Failure::Usage(anyhow::anyhow!(what))));

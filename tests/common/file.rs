@@ -1,0 +1,99 @@
+//! Processes that run a configuration file.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nix::sys::signal::Signal;
+
+use super::address::Addr;
+use super::end::binary;
+use super::log::Line;
+use super::program::Program;
+use super::wait::eventually;
+
+/// `knockpipe run -c FILE`.
+pub struct Service {
+    pub program: Program,
+    file: PathBuf,
+}
+
+impl Service {
+    /// Writes `text` to `dir/name` and runs it; ready when its tunnels are.
+    #[track_caller]
+    pub fn start(dir: &Path, name: &str, text: &str) -> Self {
+        let file = dir.join(name);
+        let log = "[process]\nlog-format = \"json\"\n";
+        fs::write(&file, format!("{log}{text}")).expect("the directory can be written");
+        let mut command = std::process::Command::new(binary());
+        command.arg("run").arg("-c").arg(&file);
+        command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
+        let program = Program::spawn(name, &mut command);
+        let tunnels = text.matches("[tunnels.").count();
+        eventually("all tunnels are ready", || {
+            program.log().iter().filter(|line| line.is("ready")).count() >= tunnels
+        });
+        Self { program, file }
+    }
+
+    /// Where a tunnel listens, by the newest line about it.
+    #[track_caller]
+    pub fn addr(&self, tunnel: &str) -> Addr {
+        let log = self.program.log();
+        let line = log.iter().rfind(|line| line.is("listening") && line.has("tunnel", tunnel));
+        let address = line.and_then(|line| line.field("address"));
+        address
+            .and_then(|address| Addr::parse(&address))
+            .unwrap_or_else(|| panic!("{tunnel} does not listen:\n{}", self.program.tail()))
+    }
+
+    /// Changes the file.
+    pub fn write(&self, text: &str) {
+        let log = "[process]\nlog-format = \"json\"\n";
+        fs::write(&self.file, format!("{log}{text}")).expect("the file can be written");
+    }
+
+    /// Changes the file, and waits for what comes of it.
+    #[track_caller]
+    pub fn reload(&self, text: &str) -> Line {
+        self.write(text);
+        self.hang_up()
+    }
+
+    /// SIGHUP, and the line that answers it.
+    #[track_caller]
+    pub fn hang_up(&self) -> Line {
+        let is_answer = |line: &&Line| line.is("reloaded") || line.is("cannot reload");
+        let before = self.program.log().iter().filter(is_answer).count();
+        self.program.signal(Signal::SIGHUP);
+        eventually("the reload is answered", || {
+            self.program.log().iter().filter(is_answer).count() > before
+        });
+        self.program.log().into_iter().rfind(|line| is_answer(&line)).expect("it was there")
+    }
+
+    /// Lines of sessions that ended, of one tunnel.
+    pub fn closed(&self, tunnel: &str) -> Vec<Line> {
+        let of = |line: &Line| line.is("closed") && line.has("tunnel", tunnel);
+        self.program.log().into_iter().filter(of).collect()
+    }
+
+    /// SIGTERM, then a clean end.
+    #[track_caller]
+    pub fn stop(&mut self) {
+        self.program.signal(Signal::SIGTERM);
+        assert_eq!(self.program.exit_code(), 0, "{}", self.program.tail());
+    }
+}
+
+/// The table of an encrypt end on a port of the system's choice.
+pub fn encrypt_table(name: &str, target: &Addr, key: &str, more: &str) -> String {
+    format!(
+        "[tunnels.{name}]\nmode = \"encrypt\"\nsource = \"127.0.0.1:0\"\ntarget = \"{target}\"\n\
+         key = {key}\n{more}\n"
+    )
+}
+
+/// The table of a decrypt end on a port of the system's choice.
+pub fn decrypt_table(name: &str, target: &Addr, key: &str, more: &str) -> String {
+    encrypt_table(name, target, key, more).replace("\"encrypt\"", "\"decrypt\"")
+}

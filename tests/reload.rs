@@ -1,0 +1,399 @@
+//! Configuration files that change while connections go through.
+
+mod common;
+
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use common::file::{Service, decrypt_table, encrypt_table};
+use common::hand::Call;
+use common::legit::round_trip;
+use common::{Addr, Ending, Target, Wire, eventually, keygen, proc};
+
+const KEY: &str = "\"key\"";
+
+/// A client that keeps sending and getting echoes over one connection.
+struct Pump {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Vec<Duration>>,
+}
+
+impl Pump {
+    fn start(entrance: &Addr) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let theirs = Arc::clone(&stop);
+        let mut wire = Wire::connect(entrance).unwrap();
+        let thread = std::thread::spawn(move || {
+            let mut all = vec![];
+            while !theirs.load(Ordering::SeqCst) {
+                let began = Instant::now();
+                wire.expect_echo(&[7; 1_000]);
+                all.push(began.elapsed());
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            all
+        });
+        Self { stop, thread }
+    }
+
+    /// How long its round trips took; panics when one failed.
+    fn stop(self) -> Vec<Duration> {
+        self.stop.store(true, Ordering::SeqCst);
+        let all = self.thread.join().expect("no pump has lost anything");
+        assert!(!all.is_empty());
+        all
+    }
+}
+
+fn p99(mut all: Vec<Duration>) -> Duration {
+    all.sort_unstable();
+    all[all.len() * 99 / 100]
+}
+
+/// Both ends from files, in front of an echo server.
+struct Two {
+    encrypt: Service,
+    decrypt: Service,
+    target: Target,
+    dir: tempfile::TempDir,
+}
+
+impl Two {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        keygen(dir.path(), "key");
+        keygen(dir.path(), "new");
+        let target = Target::echo();
+        let table = decrypt_table("far", target.addr(), KEY, "");
+        let decrypt = Service::start(dir.path(), "far.toml", &table);
+        let table = encrypt_table("near", &decrypt.addr("far"), KEY, "");
+        let encrypt = Service::start(dir.path(), "near.toml", &table);
+        Self { encrypt, decrypt, target, dir }
+    }
+
+    fn near(&self, key: &str, more: &str) -> String {
+        encrypt_table("near", &self.decrypt.addr("far"), key, more)
+    }
+
+    fn far(&self, key: &str, more: &str) -> String {
+        decrypt_table("far", self.target.addr(), key, more)
+    }
+
+    fn entrance(&self) -> Addr {
+        self.encrypt.addr("near")
+    }
+
+    fn stop(mut self) {
+        self.encrypt.stop();
+        self.decrypt.stop();
+    }
+}
+
+/// E3: "20 reloads (add/remove/change/bad file) under 10 pumps: 0 errors; bad
+/// file: old config stays". The pumps go through what changes, too.
+#[test]
+fn twenty_reloads_disturb_no_connection() {
+    let two = Two::start();
+    let pumps: Vec<_> = (0..10).map(|_| Pump::start(&two.entrance())).collect();
+    let other = encrypt_table("other", two.target.addr(), KEY, "");
+    for round in 0..5 {
+        let line = two.encrypt.reload(&format!("{}{other}", two.near(KEY, "")));
+        assert_eq!((line.number("added"), line.number("same")), (Some(1), Some(1)));
+        let entrance = two.encrypt.addr("other");
+        let changed = two.near(KEY, &format!("timeout = {}", 6 + round));
+        let line = two.encrypt.reload(&format!("{changed}{other}"));
+        assert_eq!((line.number("changed"), line.number("same")), (Some(1), Some(1)));
+        let line = two.encrypt.reload(&changed);
+        assert_eq!((line.number("removed"), line.number("same")), (Some(1), Some(1)));
+        eventually("the removed tunnel is closed", || Wire::connect(&entrance).is_err());
+        let line = two.encrypt.reload(&changed.replace("timeout", "timeuot"));
+        assert!(line.is("cannot reload") && line.text().contains("did you mean 'timeout'"));
+        assert!(line.has("detail", "nothing was changed"), "{}", line.text());
+        two.decrypt.reload(&two.far(KEY, &format!("timeout = {}", 6 + round)));
+        round_trip(&two.entrance());
+        two.encrypt.reload(&two.near(KEY, ""));
+    }
+    pumps.into_iter().for_each(|pump| drop(pump.stop()));
+    let ended = two.encrypt.closed("near");
+    assert!(ended.iter().all(|line| line.has("reason", "finished")), "{ended:?}");
+    two.stop();
+}
+
+/// Connects about 200 times a second, each for one echo.
+struct Comers {
+    stop: Arc<AtomicBool>,
+    served: Arc<AtomicU64>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Comers {
+    const THREADS: u32 = 4;
+    const PER_SECOND: u32 = 200;
+
+    fn start(entrance: &Addr) -> Self {
+        let (stop, served) = (Arc::new(AtomicBool::new(false)), Arc::default());
+        let pause = Duration::from_secs(1) * Self::THREADS / Self::PER_SECOND;
+        let come = |_| {
+            let (entrance, stop) = (entrance.clone(), Arc::clone(&stop));
+            let served: Arc<AtomicU64> = Arc::clone(&served);
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::SeqCst) {
+                    let next = Instant::now() + pause;
+                    round_trip(&entrance);
+                    served.fetch_add(1, Ordering::SeqCst);
+                    std::thread::sleep(next.saturating_duration_since(Instant::now()));
+                }
+            })
+        };
+        let threads = (0..Self::THREADS).map(come).collect();
+        Self { stop, served, threads }
+    }
+
+    /// Waits until so many more were served.
+    fn serve(&self, more: u64) {
+        let before = self.served.load(Ordering::SeqCst);
+        eventually("clients are served", || self.served.load(Ordering::SeqCst) >= before + more);
+    }
+
+    fn stop(self) -> u64 {
+        self.stop.store(true, Ordering::SeqCst);
+        self.threads.into_iter().for_each(|thread| thread.join().expect("no client failed"));
+        self.served.load(Ordering::SeqCst)
+    }
+}
+
+/// E6: "key rotation, both orders, 200 connects/s: 0 failures while both keys
+/// listed; old key refused <= 1 s after removal".
+#[test]
+fn keys_rotate_in_both_orders_without_a_failure() {
+    const BOTH: &str = "[\"key\", \"new\"]";
+    const NEW_FIRST: &str = "[\"new\", \"key\"]";
+    const NEW: &str = "\"new\"";
+    for decrypt_first in [true, false] {
+        let two = Two::start();
+        let comers = Comers::start(&two.entrance());
+        comers.serve(50);
+        let steps: [(&Service, String); 4] = if decrypt_first {
+            [
+                (&two.decrypt, two.far(BOTH, "")),
+                (&two.encrypt, two.near(NEW, "")),
+                (&two.encrypt, two.near(NEW_FIRST, "")),
+                (&two.decrypt, two.far(NEW, "")),
+            ]
+        } else {
+            [
+                (&two.encrypt, two.near(BOTH, "")),
+                (&two.decrypt, two.far(NEW_FIRST, "")),
+                (&two.encrypt, two.near(NEW, "")),
+                (&two.decrypt, two.far(NEW, "")),
+            ]
+        };
+        for (service, text) in steps {
+            let line = service.reload(&text);
+            assert!(line.is("reloaded"), "{}", line.text());
+            comers.serve(50);
+        }
+        let removed = Instant::now();
+        let old = Call::new(&two.dir.path().join("key"));
+        let mut wire = Wire::connect(&two.decrypt.addr("far")).unwrap();
+        wire.write_all(old.message()).unwrap();
+        println!("the old key was tried {:?} after its removal", removed.elapsed());
+        let (answer, _) = wire.read_to_ending(Duration::from_secs(20));
+        assert!(answer.is_empty(), "the old key got an answer");
+        println!("{} clients were served", comers.stop());
+        two.stop();
+    }
+}
+
+/// Sessions of a tunnel that changes go on, and count against its new limit.
+#[test]
+fn a_changed_limit_counts_those_who_are_there() {
+    let two = Two::start();
+    let limit = |number: u32| two.near(KEY, &format!("max-sessions = {number}"));
+    two.encrypt.reload(&limit(2));
+    let mut held: Vec<Wire> = (0..2).map(|_| Wire::connect(&two.entrance()).unwrap()).collect();
+    held.iter_mut().for_each(|wire| wire.expect_echo(b"held"));
+    let mut third = Wire::connect(&two.entrance()).unwrap();
+    assert!(!third.echoes(b"third", Duration::from_millis(300)), "it waits for a slot");
+    two.encrypt.reload(&limit(3));
+    assert_eq!(third.expect_bytes(5), b"third", "it was waiting when the limit changed");
+    held.iter_mut().for_each(|wire| wire.expect_echo(b"still there"));
+    two.encrypt.reload(&limit(1));
+    drop(held.pop());
+    let mut fourth = Wire::connect(&two.entrance()).unwrap();
+    assert!(!fourth.echoes(b"fourth", Duration::from_millis(300)), "two are above the limit");
+    drop((held, third));
+    assert_eq!(fourth.expect_bytes(6), b"fourth");
+    drop(fourth);
+    two.stop();
+}
+
+/// A tunnel that is gone accepts nobody, and its sessions have its drain.
+#[test]
+fn a_removed_tunnel_drains() {
+    let two = Two::start();
+    let kept = encrypt_table("kept", &two.decrypt.addr("far"), KEY, "");
+    for (drain, is_cut) in [("60", false), ("0.2", true)] {
+        let near = two.near(KEY, &format!("drain = {drain}"));
+        two.encrypt.reload(&format!("{near}{kept}"));
+        let entrance = two.entrance();
+        let mut wire = Wire::connect(&entrance).unwrap();
+        wire.expect_echo(b"before");
+        let line = two.encrypt.reload(&kept);
+        assert_eq!(line.number("removed"), Some(1), "{}", line.text());
+        eventually("nobody gets in", || Wire::connect(&entrance).is_err());
+        if is_cut {
+            assert_eq!(wire.expect_ending(), Ending::Reset);
+        } else {
+            wire.expect_echo(b"after");
+            wire.finish();
+            assert_eq!(wire.expect_ending(), Ending::Clean);
+        }
+    }
+    round_trip(&two.encrypt.addr("kept"));
+    two.stop();
+}
+
+/// What a new set cannot have leaves the old one as it is.
+#[test]
+fn a_set_that_cannot_be_had_changes_nothing() {
+    let two = Two::start();
+    let taken = format!("{}", two.target.addr());
+    let near = two.near(KEY, "timeout = 9");
+    for (more, piece) in [
+        (near.replace("near", "more").replace("127.0.0.1:0", &taken), "is in use"),
+        (near.replace("near", "more").replace(KEY, "\"gone\""), "gone"),
+        (
+            near.replace("near", "more")
+                .replace("target = \"127.0.0.1", "target = \"no-such-name.invalid"),
+            "cannot resolve",
+        ),
+    ] {
+        let line = two.encrypt.reload(&format!("{near}{more}"));
+        assert!(line.is("cannot reload") && line.text().contains(piece), "{}", line.text());
+        assert!(line.text().contains("more"), "names the tunnel: {}", line.text());
+        round_trip(&two.entrance());
+    }
+    two.encrypt.write("[tunnels.");
+    assert!(two.encrypt.hang_up().is("cannot reload"));
+    round_trip(&two.entrance());
+    two.stop();
+}
+
+/// Whom a changed gate would not let in, it ends; the others it leaves alone.
+#[test]
+fn a_changed_gate_judges_those_who_are_there() {
+    let two = Two::start();
+    two.encrypt.reload(&two.near(KEY, "allow = [\"127.0.0.0/30\"]\ninternal = \"check\""));
+    let from = |ip: &str| Wire::connect_from(ip.parse().unwrap(), &two.entrance()).unwrap();
+    let (mut first, mut second) = (from("127.0.0.1"), from("127.0.0.2"));
+    first.expect_echo(b"first");
+    second.expect_echo(b"second");
+    two.encrypt.reload(&two.near(KEY, "allow = [\"127.0.0.2\"]\ninternal = \"check\""));
+    assert_eq!(first.expect_ending(), Ending::Reset);
+    second.expect_echo(b"still there");
+    assert!(two.encrypt.closed("near")[0].has("reason", "revoked"));
+    drop(second);
+    two.stop();
+}
+
+/// A first message that was answered before a reload is a replay after it.
+#[test]
+fn a_reload_forgets_no_first_message() {
+    let two = Two::start();
+    let far = two.decrypt.addr("far");
+    let hello = Call::new(&two.dir.path().join("key"));
+    let mut wire = Wire::connect(&far).unwrap();
+    wire.write_all(hello.message()).unwrap();
+    wire.expect_bytes(1);
+    two.decrypt.reload(&two.far(KEY, "timeout = 1"));
+    let mut again = Wire::connect(&far).unwrap();
+    again.write_all(hello.message()).unwrap();
+    let (answer, _) = again.read_to_ending(Duration::from_secs(20));
+    assert!(answer.is_empty());
+    let counted = |reason: &str| {
+        two.decrypt.program.log().iter().map(|line| line.refused(reason)).sum::<u64>()
+    };
+    eventually("it is counted as a replay", || counted("replayed") == 1);
+    drop(wire);
+    two.stop();
+}
+
+/// E1: "SIGHUP during drain ignored".
+#[test]
+fn a_hang_up_while_it_drains_is_harmless() {
+    let mut two = Two::start();
+    let mut wire = Wire::connect(&two.entrance()).unwrap();
+    wire.expect_echo(b"before");
+    two.encrypt.program.signal(Signal::SIGTERM);
+    let is_stopping = |line: &common::Line| line.message().starts_with("stopping:");
+    two.encrypt.program.wait_line("stopping", is_stopping);
+    two.encrypt.program.signal(Signal::SIGHUP);
+    two.encrypt.program.wait_line("told", |line| line.message().starts_with("stopping already"));
+    wire.expect_echo(b"after");
+    wire.finish();
+    assert_eq!(wire.expect_ending(), Ending::Clean);
+    assert_eq!(two.encrypt.program.exit_code(), 0);
+    two.decrypt.stop();
+}
+
+/// "200 tunnels in one file: start, reload of one while 50 others carry load with
+/// no error". Times and memory are printed.
+#[test]
+fn two_hundred_tunnels_in_one_file() {
+    const PAIRS: usize = 100;
+    const LOADED: usize = 50;
+    let dir = tempfile::tempdir().unwrap();
+    keygen(dir.path(), "key");
+    let target = Target::echo();
+    let began = Instant::now();
+    let text = many(dir.path(), &target, PAIRS, "");
+    let mut all = Service::start(dir.path(), "all.toml", &text);
+    let rss = proc::rss_kib(all.program.pid());
+    println!("{} tunnels are ready after {:?}, {rss} KiB", 2 * PAIRS, began.elapsed());
+    let entrance = |pair: usize| Addr::parse(&path(dir.path(), "in", pair)).unwrap();
+    let pumps = || (1..=LOADED).map(|pair| Pump::start(&entrance(pair))).collect::<Vec<_>>();
+    let quiet = pumps();
+    let beginning = Instant::now();
+    eventually("they carry load", || beginning.elapsed() > Duration::from_secs(2));
+    let quiet = p99(quiet.into_iter().flat_map(Pump::stop).collect());
+    let loaded = pumps();
+    for round in 0..5 {
+        let began = Instant::now();
+        let text = many(dir.path(), &target, PAIRS, &format!("timeout = {}", 6 + round));
+        let line = all.reload(&text);
+        assert_eq!(line.number("changed"), Some(1), "{}", line.text());
+        assert_eq!(line.number("same"), Some(2 * PAIRS as u64 - 1), "{}", line.text());
+        println!("reload {round} took {:?}", began.elapsed());
+        round_trip(&entrance(0));
+    }
+    let loaded = p99(loaded.into_iter().flat_map(Pump::stop).collect());
+    let rss = proc::rss_kib(all.program.pid());
+    println!("p99 {quiet:?} without reloads, {loaded:?} with; {rss} KiB");
+    all.stop();
+}
+
+/// Pairs of tunnels in one file; `more` is said of the first entrance.
+fn many(dir: &Path, target: &Target, pairs: usize, more: &str) -> String {
+    let mut text = "[defaults]\nkey = \"key\"\nmax-sessions = 16\n".to_owned();
+    for pair in 0..pairs {
+        let (input, middle) = (path(dir, "in", pair), path(dir, "mid", pair));
+        let more = if pair == 0 { more } else { "" };
+        let target = target.addr();
+        text += &format!(
+            "[tunnels.in{pair}]\nmode = \"encrypt\"\nsource = \"{input}\"\ntarget = \"{middle}\"\n{more}\n\
+             [tunnels.out{pair}]\nmode = \"decrypt\"\nsource = \"{middle}\"\ntarget = \"{target}\"\n"
+        );
+    }
+    text
+}
+
+fn path(dir: &Path, what: &str, number: usize) -> String {
+    dir.join(format!("{what}{number}")).display().to_string()
+}
