@@ -71,9 +71,13 @@ impl Two {
         keygen(dir.path(), "new");
         let target = Target::echo();
         let table = decrypt_table("far", target.addr(), KEY, "");
-        let decrypt = Service::start(dir.path(), "far.toml", &table);
+        let process = |end| {
+            let path = |what: &str| dir.path().join(format!("{end}.{what}")).display().to_string();
+            format!("handover = \"{}\"\npid-file = \"{}\"", path("handover"), path("pid"))
+        };
+        let decrypt = Service::start_with(dir.path(), "far.toml", &process("far"), &table);
         let table = encrypt_table("near", &decrypt.addr("far"), KEY, "");
-        let encrypt = Service::start(dir.path(), "near.toml", &table);
+        let encrypt = Service::start_with(dir.path(), "near.toml", &process("near"), &table);
         Self { encrypt, decrypt, target, dir }
     }
 
@@ -125,7 +129,40 @@ fn twenty_reloads_disturb_no_connection() {
     two.stop();
 }
 
-/// Connects about 200 times a second, each for one echo.
+/// E4: "restart at 500 connects/s: 0 refused", without systemd. The address that
+/// clients use is the same, and sessions of the old process finish there.
+#[test]
+fn restarts_refuse_nobody() {
+    let mut two = Two::start();
+    let mut old_session = Wire::connect(&two.entrance()).unwrap();
+    old_session.expect_echo(b"before");
+    let comers = Comers::start(&two.entrance(), 500);
+    let mut before = vec![];
+    for round in 0..6 {
+        comers.serve(100);
+        let service = if round % 2 == 0 { &mut two.decrypt } else { &mut two.encrypt };
+        let next = service.again();
+        next.program.wait_line("took over", |line| line.message().starts_with("took over"));
+        let pid = |end: &str| std::fs::read_to_string(two.dir.path().join(format!("{end}.pid")));
+        let end = if round % 2 == 0 { "far" } else { "near" };
+        eventually("the pid file is the new one's", || {
+            pid(end).is_ok_and(|text| text.trim() == next.program.pid().to_string())
+        });
+        before.push(std::mem::replace(service, next));
+    }
+    comers.serve(100);
+    println!("{} clients were served", comers.stop());
+    old_session.expect_echo(b"after six restarts");
+    old_session.finish();
+    assert_eq!(old_session.expect_ending(), Ending::Clean);
+    for old in &mut before {
+        assert_eq!(old.program.exit_code(), 0, "{}", old.program.tail());
+    }
+    round_trip(&two.entrance());
+    two.stop();
+}
+
+/// Connects so many times a second, each for one echo.
 struct Comers {
     stop: Arc<AtomicBool>,
     served: Arc<AtomicU64>,
@@ -133,12 +170,11 @@ struct Comers {
 }
 
 impl Comers {
-    const THREADS: u32 = 4;
-    const PER_SECOND: u32 = 200;
+    const THREADS: u32 = 8;
 
-    fn start(entrance: &Addr) -> Self {
+    fn start(entrance: &Addr, per_second: u32) -> Self {
         let (stop, served) = (Arc::new(AtomicBool::new(false)), Arc::default());
-        let pause = Duration::from_secs(1) * Self::THREADS / Self::PER_SECOND;
+        let pause = Duration::from_secs(1) * Self::THREADS / per_second;
         let come = |_| {
             let (entrance, stop) = (entrance.clone(), Arc::clone(&stop));
             let served: Arc<AtomicU64> = Arc::clone(&served);
@@ -177,7 +213,7 @@ fn keys_rotate_in_both_orders_without_a_failure() {
     const NEW: &str = "\"new\"";
     for decrypt_first in [true, false] {
         let two = Two::start();
-        let comers = Comers::start(&two.entrance());
+        let comers = Comers::start(&two.entrance(), 200);
         comers.serve(50);
         let steps: [(&Service, String); 4] = if decrypt_first {
             [

@@ -177,6 +177,11 @@ pub(super) struct ProcessArgs {
     #[arg(short, long, value_name = "USER[:GROUP]|:GROUP", help_heading = PROCESS)]
     pub(super) user: Option<User>,
 
+    /// Take the sockets from the process that listens on this unix socket, if one does, and hand
+    /// them over there to the next, so that a restart refuses nobody
+    #[arg(long, value_name = "PATH", help_heading = PROCESS)]
+    pub(super) handover: Option<PathBuf>,
+
     /// After SIGTERM or SIGINT, go on accepting for so long, so that load balancers notice first
     #[arg(
         long, value_name = "SECONDS", default_value = "0", value_parser = values::seconds,
@@ -404,6 +409,7 @@ impl ProcessArgs {
             user: self.user.clone(),
             readiness,
             drain_accept: self.drain_accept,
+            handover: self.handover.clone(),
         }
     }
 

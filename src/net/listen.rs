@@ -7,6 +7,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use socket2::{Domain, Socket, Type};
@@ -122,6 +123,24 @@ impl Listener {
         }
     }
 
+    /// A socket that another process listened on.
+    ///
+    /// # Errors
+    /// When it does not listen, or its file is gone.
+    pub fn adopt(socket: OwnedFd) -> io::Result<Self> {
+        let socket = Socket::from(socket);
+        if !socket.is_listener()? {
+            return Err(io::Error::other("the socket does not listen"));
+        }
+        let address = socket.local_addr()?;
+        let local = match (address.as_socket(), address.as_pathname()) {
+            (Some(address), _) => Local::Tcp(address),
+            (None, Some(path)) => Local::Unix(SocketFile::at(path)?),
+            (None, None) => return Err(io::Error::other("the socket has no address")),
+        };
+        Ok(Self { local, socket })
+    }
+
     /// Hands the socket to the runtime. Connections get `options`.
     ///
     /// # Errors
@@ -161,6 +180,24 @@ impl AsyncListener {
                 Ok((stream.into(), peer.into()))
             }
             AsyncSocket::Unix(socket) => Ok((socket.accept().await?.0.into(), ClientAddr::Unix)),
+        }
+    }
+
+    /// The socket once more, for another process.
+    ///
+    /// # Errors
+    /// When there are no descriptors left.
+    pub fn share(&self) -> io::Result<OwnedFd> {
+        match &self.socket {
+            AsyncSocket::Tcp(socket) => socket.as_fd().try_clone_to_owned(),
+            AsyncSocket::Unix(socket) => socket.as_fd().try_clone_to_owned(),
+        }
+    }
+
+    /// Another process has the socket now, and removes its file.
+    pub fn give_away(&self) {
+        if let Local::Unix(file) = &self.local {
+            file.give_away();
         }
     }
 

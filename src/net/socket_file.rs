@@ -9,6 +9,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -24,6 +25,7 @@ pub(super) struct SocketFile {
     path: PathBuf,
     device: u64,
     inode: u64,
+    is_ours: AtomicBool,
 }
 
 impl SocketFile {
@@ -56,15 +58,26 @@ impl SocketFile {
         &self.path
     }
 
-    fn at(path: &Path) -> io::Result<Self> {
+    /// The file at `path`, whose socket was handed to us.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(super) fn at(path: &Path) -> io::Result<Self> {
         let found = fs::symlink_metadata(path)?;
-        Ok(Self { path: path.to_owned(), device: found.dev(), inode: found.ino() })
+        let (device, inode) = (found.dev(), found.ino());
+        Ok(Self { path: path.to_owned(), device, inode, is_ours: AtomicBool::new(true) })
+    }
+
+    /// Somebody else removes it.
+    pub(super) fn give_away(&self) {
+        self.is_ours.store(false, Ordering::Relaxed);
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if let Ok(found) = fs::symlink_metadata(&self.path)
+        if self.is_ours.load(Ordering::Relaxed)
+            && let Ok(found) = fs::symlink_metadata(&self.path)
             && (found.dev(), found.ino()) == (self.device, self.inode)
         {
             // It may be out of reach since privileges were dropped. The next
@@ -96,7 +109,8 @@ fn remove_stale(path: &Path, address: &SockAddr) -> Result<(), BindError> {
         _ => return Err(BindError::InUse { address: path.display().to_string() }),
     }
     // Dropping removes it, unless somebody replaced it since it was probed.
-    drop(SocketFile { path: path.to_owned(), device: found.dev(), inode: found.ino() });
+    let (device, inode) = (found.dev(), found.ino());
+    drop(SocketFile { path: path.to_owned(), device, inode, is_ours: AtomicBool::new(true) });
     Ok(())
 }
 

@@ -6,6 +6,7 @@
 //! for new connections, on the same sockets; those that it has go on as they
 //! began, until they end. One that is gone drains.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,10 +21,14 @@ use super::startup::{BACKLOG, Bound, Startup};
 use crate::addr::Address;
 use crate::gate::{Gate, GateOptions};
 use crate::net::{AsyncListener, Listener, SocketOptions};
+use crate::sys::handover::{Given, Predecessor};
 use crate::tunnel::{Capacity, Options, Parts, TooFewDescriptors, Tunnel};
 
 /// How long sessions that were cut may take to say goodbye.
 const GOODBYES: Duration = Duration::from_secs(2);
+
+/// How long what a dialer has sent may be on its way to a predecessor.
+const ON_THE_WAY: Duration = Duration::from_millis(250);
 
 /// The tunnels of the process.
 pub(super) struct Fleet {
@@ -112,19 +117,41 @@ impl Fleet {
         Capacity::of_all(plan, self.descriptors)
     }
 
-    /// Starts the first tunnels of the process.
+    /// Starts the first tunnels of the process; who is to be told that they accept.
     pub(super) async fn launch(
         &mut self,
         plan: Vec<Options>,
         startup: &mut Startup,
-    ) -> anyhow::Result<()> {
-        let bound = bind_first(&plan, startup).await?;
-        startup.write_pid_file()?;
+    ) -> anyhow::Result<Option<Predecessor>> {
+        let (inherited, predecessor) = startup.inherit()?;
+        let bound = bind_first(&plan, inherited, startup).await?;
+        if predecessor.is_none() {
+            startup.write_pid_file()?;
+        }
         startup.drop_privileges()?;
         let mut fresh = Fresh::default();
         let next = self.prepare(plan, bound, &mut fresh).await?;
+        if predecessor.is_some() {
+            fresh.read(&next).await;
+            // What a dialer sent before we began to remember first messages is
+            // for the predecessor, which still accepts.
+            sleep(ON_THE_WAY).await;
+        }
         self.commit(next);
-        Ok(())
+        Ok(predecessor)
+    }
+
+    /// All listening sockets, for a successor.
+    pub(super) fn sockets(&self) -> io::Result<Vec<Given>> {
+        let doors = self.members.iter().flat_map(|member| &member.doors);
+        let each = doors.flat_map(|door| door.listeners.iter().map(|socket| (door.name(), socket)));
+        each.map(|(name, socket)| Ok(Given { name, socket: socket.share()? })).collect()
+    }
+
+    /// A successor has the sockets.
+    pub(super) fn give_away(&self) {
+        let doors = self.members.iter().flat_map(|member| &member.doors);
+        doors.flat_map(|door| &door.listeners).for_each(|socket| socket.give_away());
     }
 
     /// Makes the tunnels what `plan` says.
@@ -329,6 +356,11 @@ impl Leaving {
 }
 
 impl Door {
+    /// What it is called between two processes.
+    fn name(&self) -> String {
+        socket_name(self.owner.as_deref(), &self.source)
+    }
+
     /// Whether this is the source of that tunnel. Port 0 is another port for each.
     fn fits(&self, options: &Options, source: &Address) -> bool {
         self.source == *source && (self.owner == options.name || !source.is_any_port())
@@ -405,20 +437,37 @@ async fn see_off(leaving: Leaving, drain: Duration) -> usize {
     sessions_cut
 }
 
-/// Binds every source. Names come first, so that nothing is created while one
-/// is waited for.
-async fn bind_first(plan: &[Options], startup: &mut Startup) -> anyhow::Result<Vec<Bound>> {
+/// What the sockets of a source are called between two processes.
+fn socket_name(owner: Option<&str>, source: &Address) -> String {
+    format!("{}\t{source}", owner.unwrap_or_default())
+}
+
+/// Binds every source that was not handed to us. Names come first, so that
+/// nothing is created while one is waited for.
+async fn bind_first(
+    plan: &[Options],
+    mut inherited: Vec<Given>,
+    startup: &mut Startup,
+) -> anyhow::Result<Vec<Bound>> {
     let all = sources(plan);
     let mut bound = vec![];
     for is_literal in [false, true] {
         for options in plan {
             for source in options.sources.iter().filter(|one| one.is_literal() == is_literal) {
-                let listeners = if options.wait_for_dns {
-                    startup.bind_patiently(source, &all).await
-                } else {
-                    Listener::bind(source, &all, BACKLOG).map_err(Into::into)
-                };
-                bound.push(Bound::new(options, source, about(options, listeners)?));
+                let name = socket_name(options.name.as_deref(), source);
+                let mut listeners = vec![];
+                for given in inherited.extract_if(.., |given| given.name == name) {
+                    listeners.push(Listener::adopt(given.socket).context("cannot take over")?);
+                }
+                if listeners.is_empty() {
+                    let new = if options.wait_for_dns {
+                        startup.bind_patiently(source, &all).await
+                    } else {
+                        Listener::bind(source, &all, BACKLOG).map_err(Into::into)
+                    };
+                    listeners = about(options, new)?;
+                }
+                bound.push(Bound::new(options, source, listeners));
             }
         }
     }
@@ -434,7 +483,7 @@ fn open(bound: Vec<Bound>) -> anyhow::Result<Vec<Door>> {
     for Bound { owner, source, listeners } in bound {
         let open =
             |listener: Listener| Ok(Arc::new(listener.into_async(&SocketOptions::default())?));
-        let listeners: std::io::Result<Vec<_>> = listeners.into_iter().map(open).collect();
+        let listeners: io::Result<Vec<_>> = listeners.into_iter().map(open).collect();
         doors.push(Door { owner, source, listeners: listeners.context("cannot listen")? });
     }
     Ok(doors)

@@ -6,18 +6,21 @@ mod announce;
 mod fleet;
 mod startup;
 
+use std::future::pending;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use tokio::runtime::Runtime;
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinSet, block_in_place, spawn_blocking};
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
 use crate::demo;
 use crate::sys::background::Readiness;
+use crate::sys::handover::{Offer, Predecessor, give};
 use crate::sys::nofile;
 use crate::sys::privileges::User;
 use crate::sys::signals::{Caught, Signals};
@@ -37,6 +40,9 @@ pub struct Process {
     pub readiness: Readiness,
     /// How long new connections are still accepted after the first signal.
     pub drain_accept: Duration,
+    /// Where this process takes its sockets from one that runs, and hands them
+    /// over to the next.
+    pub handover: Option<PathBuf>,
 }
 
 /// How a run that did not fail ended.
@@ -123,7 +129,7 @@ pub fn demo() -> Result<Outcome, Failure> {
 
 fn serve(plan: Vec<Options>, process: Process, reread: &Reread) -> anyhow::Result<Outcome> {
     let descriptors = nofile::raise().context("cannot read the limit of file descriptors")?;
-    let window = process.drain_accept;
+    let (window, handover) = (process.drain_accept, process.handover.clone());
     let mut fleet = Fleet::new(descriptors);
     // Before anything is made that would have to be undone.
     fleet.shares(&plan)?;
@@ -132,32 +138,83 @@ fn serve(plan: Vec<Options>, process: Process, reread: &Reread) -> anyhow::Resul
         // Before anything is created, so that a signal leaves nothing behind.
         let mut signals = Signals::catch().context("cannot catch signals")?;
         let mut startup = Startup::new(process);
-        tokio::select! {
+        let predecessor = tokio::select! {
             started = fleet.launch(plan, &mut startup) => started?,
             // A name server can take its time, and with -D for ever.
             signal = signals.stop() => {
                 info!(signal, "stopped before it was ready");
                 return Ok(Outcome::Clean);
             }
+        };
+        if let Some(predecessor) = predecessor {
+            relieve(predecessor);
         }
+        let mut offer = handover.map(|path| Offer::at(&path)).transpose()?;
         startup.release()?;
-        let signal = until_stopped(&mut fleet, &mut signals, reread).await;
-        Ok(drain(fleet, signals, (signal, window)).await)
+        let cause = until_stopped(&mut fleet, &mut signals, (reread, &offer)).await;
+        let window = match &cause {
+            Cause::Signal(_) => window,
+            Cause::HandedOver(_) => Duration::ZERO,
+        };
+        if let Cause::HandedOver(_) = &cause {
+            fleet.give_away();
+            // The successor waits for this before it makes its own.
+            offer = None;
+            startup.remove_pid_file();
+        }
+        let outcome = drain(fleet, signals, (cause, window)).await;
+        drop(offer);
+        Ok(outcome)
     });
     // A lookup in a name server that hangs must not hold us.
     runtime.shutdown_background();
     outcome
 }
 
-/// Serves, and reloads, until a signal tells it to stop; the signal's name.
-async fn until_stopped(fleet: &mut Fleet, signals: &mut Signals, reread: &Reread) -> &'static str {
+/// Why it stops.
+enum Cause {
+    Signal(&'static str),
+    /// Another process has the sockets, and waits until this is dropped.
+    HandedOver(UnixStream),
+}
+
+/// The process that had the sockets accepts no more, or is gone.
+fn relieve(predecessor: Predecessor) {
+    match block_in_place(|| predecessor.relieve()) {
+        Ok(()) => info!("took over from a process that ran before"),
+        Err(error) => warn!(%error, "the process that ran before did not answer to the end"),
+    }
+}
+
+/// Serves, reloads and hands over, until there is a cause to stop.
+async fn until_stopped(
+    fleet: &mut Fleet,
+    signals: &mut Signals,
+    (reread, offer): (&Reread, &Option<Offer>),
+) -> Cause {
+    let mut handing_over = JoinSet::new();
+    let successor = async || match offer {
+        Some(offer) => offer.successor().await,
+        None => pending().await,
+    };
     loop {
-        match signals.next().await {
-            Caught::Stop(signal) => return signal,
-            Caught::Reload => tokio::select! {
-                biased;
-                reloaded = reload(fleet, reread) => tell(reloaded),
-                signal = signals.stop() => return signal,
+        tokio::select! {
+            caught = signals.next() => match caught {
+                Caught::Stop(signal) => return Cause::Signal(signal),
+                Caught::Reload => tokio::select! {
+                    biased;
+                    reloaded = reload(fleet, reread) => tell(reloaded),
+                    signal = signals.stop() => return Cause::Signal(signal),
+                },
+            },
+            stream = successor(), if handing_over.is_empty() => {
+                let sockets = fleet.sockets();
+                handing_over.spawn_blocking(move || give(stream, &sockets?));
+            }
+            Some(given) = handing_over.join_next() => match given {
+                Ok(Ok(stream)) => return Cause::HandedOver(stream),
+                Ok(Err(error)) => warn!(%error, "a successor asked for the sockets and gave up"),
+                Err(panic) => std::panic::resume_unwind(panic.into_panic()),
             },
         }
     }
@@ -192,8 +249,12 @@ fn tell(reloaded: anyhow::Result<Changes>) {
 async fn drain(
     mut fleet: Fleet,
     mut signals: Signals,
-    (signal, window): (&'static str, Duration),
+    (cause, window): (Cause, Duration),
 ) -> Outcome {
+    let (signal, successor) = match cause {
+        Cause::Signal(signal) => (signal, None),
+        Cause::HandedOver(stream) => ("handover", Some(stream)),
+    };
     let drained = async {
         if !window.is_zero() {
             let accept_s = window.as_secs_f64();
@@ -203,6 +264,8 @@ async fn drain(
         let (sessions, drain_s) = (fleet.sessions(), fleet.longest_drain().as_secs_f64());
         info!(signal, sessions, drain_s, "stopping: no new connections");
         fleet.stop();
+        // Now the successor is alone.
+        drop(successor);
         fleet.finished().await;
     };
     let hurry = tokio::select! {

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::block_in_place;
 use tokio::time::sleep;
 use tracing::warn;
 
@@ -11,6 +12,7 @@ use super::Process;
 use crate::addr::Address;
 use crate::net::{BindError, Listener};
 use crate::sys::background::Readiness;
+use crate::sys::handover::{Given, Predecessor, ask};
 use crate::sys::pidfile::PidFile;
 use crate::tunnel::Options;
 
@@ -44,6 +46,13 @@ impl Startup {
         Self { process, pid_file: None }
     }
 
+    /// The sockets of a process that runs, if there is one to take over from.
+    pub(super) fn inherit(&self) -> anyhow::Result<(Vec<Given>, Option<Predecessor>)> {
+        let Some(path) = &self.process.handover else { return Ok((vec![], None)) };
+        let asked = block_in_place(|| ask(path))?;
+        Ok(asked.map_or_else(|| (vec![], None), |(given, predecessor)| (given, Some(predecessor))))
+    }
+
     /// Binds a source of a tunnel that may wait for name service: tries until it
     /// resolves; whoever waits for us is released before that.
     pub(super) async fn bind_patiently(
@@ -68,6 +77,10 @@ impl Startup {
             self.pid_file = Some(PidFile::write(&path)?);
         }
         Ok(())
+    }
+
+    pub(super) fn remove_pid_file(&mut self) {
+        self.pid_file = None;
     }
 
     /// The system keeps an identity for each thread; the C library changes all of them.

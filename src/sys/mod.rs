@@ -6,6 +6,7 @@
 
 pub mod background;
 pub mod credentials;
+pub mod handover;
 pub mod keyfile;
 pub mod nofile;
 pub mod pidfile;

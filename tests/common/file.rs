@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 
@@ -15,24 +16,31 @@ use super::wait::eventually;
 pub struct Service {
     pub program: Program,
     file: PathBuf,
+    process: String,
 }
 
 impl Service {
     /// Writes `text` to `dir/name` and runs it; ready when its tunnels are.
     #[track_caller]
     pub fn start(dir: &Path, name: &str, text: &str) -> Self {
+        Self::start_with(dir, name, "", text)
+    }
+
+    /// The same with lines for `[process]`.
+    #[track_caller]
+    pub fn start_with(dir: &Path, name: &str, process: &str, text: &str) -> Self {
+        let process = format!("[process]\nlog-format = \"json\"\n{process}\n");
         let file = dir.join(name);
-        let log = "[process]\nlog-format = \"json\"\n";
-        fs::write(&file, format!("{log}{text}")).expect("the directory can be written");
-        let mut command = std::process::Command::new(binary());
-        command.arg("run").arg("-c").arg(&file);
-        command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
-        let program = Program::spawn(name, &mut command);
-        let tunnels = text.matches("[tunnels.").count();
-        eventually("all tunnels are ready", || {
-            program.log().iter().filter(|line| line.is("ready")).count() >= tunnels
-        });
-        Self { program, file }
+        fs::write(&file, format!("{process}{text}")).expect("the directory can be written");
+        let program = run(&file);
+        Self { program, file, process }
+    }
+
+    /// One more process with the same file.
+    #[track_caller]
+    pub fn again(&self) -> Self {
+        let (file, process) = (self.file.clone(), self.process.clone());
+        Self { program: run(&file), file, process }
     }
 
     /// Where a tunnel listens, by the newest line about it.
@@ -48,8 +56,8 @@ impl Service {
 
     /// Changes the file.
     pub fn write(&self, text: &str) {
-        let log = "[process]\nlog-format = \"json\"\n";
-        fs::write(&self.file, format!("{log}{text}")).expect("the file can be written");
+        let text = format!("{}{text}", self.process);
+        fs::write(&self.file, text).expect("the file can be written");
     }
 
     /// Changes the file, and waits for what comes of it.
@@ -83,6 +91,18 @@ impl Service {
         self.program.signal(Signal::SIGTERM);
         assert_eq!(self.program.exit_code(), 0, "{}", self.program.tail());
     }
+}
+
+#[track_caller]
+fn run(file: &Path) -> Program {
+    let mut command = Command::new(binary());
+    command.arg("run").arg("-c").arg(file).stdin(Stdio::null()).stdout(Stdio::null());
+    let program = Program::spawn(&file.display().to_string(), &mut command);
+    let tunnels = fs::read_to_string(file).expect("it was written").matches("[tunnels.").count();
+    eventually("all tunnels are ready", || {
+        program.log().iter().filter(|line| line.is("ready")).count() >= tunnels
+    });
+    program
 }
 
 /// The table of an encrypt end on a port of the system's choice.
