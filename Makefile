@@ -28,7 +28,7 @@ test: toolchain install-test-tools ## Formatting, lints and every test
 	cargo test --locked --lib $(PURE)
 	cargo build --locked $(PURE)
 	cp target/debug/knockpipe $(PURE_PROGRAM)
-	ulimit -n "$$(ulimit -Hn)"; KNOCKPIPE_PURE=$(PURE_PROGRAM) cargo test --locked --tests
+	ulimit -n "$$(ulimit -Hn)"; KNOCKPIPE_PURE=$(PURE_PROGRAM) scripts/run-tests.sh
 
 fuzz: toolchain ## Twenty million random PROXY headers that no run had before
 	KNOCKPIPE_FUZZ_CASES=20000000 cargo test --release --locked --lib proxy_protocol::incoming -- --nocapture
