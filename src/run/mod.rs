@@ -12,10 +12,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
+use crate::admin::roster::Phase;
+use crate::admin::{DoorOptions, Doors, Order, Roster};
 use crate::demo;
 use crate::sys::background::Readiness;
 use crate::sys::nofile;
@@ -33,6 +36,8 @@ pub struct Process {
     pub pid_file: Option<PathBuf>,
     /// Who to become after binding.
     pub user: Option<User>,
+    /// Where an operator can ask.
+    pub doors: DoorOptions,
     /// Whom to tell when ready.
     pub readiness: Readiness,
     /// How long new connections are still accepted after the first signal.
@@ -58,6 +63,9 @@ pub enum Failure {
     #[error("{0:#}")]
     Runtime(anyhow::Error),
 }
+
+/// Who gave an order and waits for what becomes of it.
+type Told = oneshot::Sender<Result<String, String>>;
 
 /// Reads again what the tunnels are told: files, and the keys that they name.
 pub type Reread = Arc<dyn Fn() -> Result<Vec<Options>, Failure> + Send + Sync>;
@@ -124,43 +132,100 @@ pub fn demo() -> Result<Outcome, Failure> {
 fn serve(plan: Vec<Options>, process: Process, reread: &Reread) -> anyhow::Result<Outcome> {
     let descriptors = nofile::raise().context("cannot read the limit of file descriptors")?;
     let window = process.drain_accept;
-    let mut fleet = Fleet::new(descriptors);
+    let roster = Roster::new(descriptors);
+    let left = descriptors.saturating_sub(process.doors.descriptors());
+    let mut fleet = Fleet::new(left, Arc::clone(&roster));
     // Before anything is made that would have to be undone.
     fleet.shares(&plan)?;
     let runtime = runtime()?;
     let outcome = runtime.block_on(async {
         // Before anything is created, so that a signal leaves nothing behind.
         let mut signals = Signals::catch().context("cannot catch signals")?;
-        let mut startup = Startup::new(process);
-        tokio::select! {
-            started = fleet.launch(plan, &mut startup) => started?,
-            // A name server can take its time, and with -D for ever.
-            signal = signals.stop() => {
-                info!(signal, "stopped before it was ready");
-                return Ok(Outcome::Clean);
+        let mut doors = Doors::open(&process.doors, &roster, process.user.as_ref())?;
+        let ran = async {
+            let mut startup = Startup::new(process);
+            tokio::select! {
+                started = fleet.launch(plan, &mut startup) => started?,
+                // A name server can take its time, and with -D for ever.
+                signal = stopped(&mut signals, &mut doors) => {
+                    info!(signal, "stopped before it was ready");
+                    return Ok(Outcome::Clean);
+                }
             }
-        }
-        startup.release()?;
-        let signal = until_stopped(&mut fleet, &mut signals, reread).await;
-        Ok(drain(fleet, signals, (signal, window)).await)
+            startup.release()?;
+            let signal = until_stopped(&mut fleet, (&mut signals, &mut doors), reread).await;
+            Ok(drain(fleet, (&mut signals, &mut doors), (signal, window)).await)
+        };
+        let ran = ran.await;
+        doors.close().await;
+        ran
     });
     // A lookup in a name server that hangs must not hold us.
     runtime.shutdown_background();
     outcome
 }
 
-/// Serves, and reloads, until a signal tells it to stop; the signal's name.
-async fn until_stopped(fleet: &mut Fleet, signals: &mut Signals, reread: &Reread) -> &'static str {
+/// Serves, and reloads, until a signal or an order tells it to stop; its name.
+async fn until_stopped(
+    fleet: &mut Fleet,
+    (signals, doors): (&mut Signals, &mut Doors),
+    reread: &Reread,
+) -> &'static str {
     loop {
-        match signals.next().await {
-            Caught::Stop(signal) => return signal,
-            Caught::Reload => tokio::select! {
-                biased;
-                reloaded = reload(fleet, reread) => tell(reloaded),
-                signal = signals.stop() => return signal,
-            },
+        let told = match next(signals, doors).await {
+            (Caught::Stop(signal), told) => {
+                answer(told, Ok("draining"));
+                return signal;
+            }
+            (Caught::Reload, told) => told,
+        };
+        // What comes meanwhile but a signal to stop waits for its turn.
+        let result = tokio::select! {
+            biased;
+            reloaded = reload(fleet, reread) => tell(reloaded),
+            signal = signals.stop() => {
+                answer(told, Err("stopped before it was done"));
+                return signal;
+            }
+        };
+        fleet.roster().reloaded(result.clone());
+        answer(told, result.as_ref().map(String::as_str).map_err(String::as_str));
+    }
+}
+
+/// What to do next, by a signal or by an operator's order, and who wants to know.
+async fn next(signals: &mut Signals, doors: &mut Doors) -> (Caught, Option<Told>) {
+    tokio::select! {
+        biased;
+        caught = signals.next() => (caught, None),
+        order = doors.order() => match order {
+            Order::Reload(told) => (Caught::Reload, Some(told)),
+            Order::Drain(told) => (Caught::Stop("drain"), Some(told)),
+        },
+    }
+}
+
+/// Waits for a signal or an order to stop, before there is anything to reload.
+async fn stopped(signals: &mut Signals, doors: &mut Doors) -> &'static str {
+    loop {
+        let order = tokio::select! {
+            signal = signals.stop() => return signal,
+            order = doors.order() => order,
+        };
+        match order {
+            Order::Reload(told) => answer(Some(told), Err("it is starting; try again")),
+            Order::Drain(told) => {
+                answer(Some(told), Ok("stopped before it was ready"));
+                return "drain";
+            }
         }
     }
+}
+
+fn answer(told: Option<Told>, result: Result<&str, &str>) {
+    let Some(told) = told else { return };
+    // Whoever gave the order may not wait any longer.
+    let _ = told.send(result.map(str::to_owned).map_err(str::to_owned));
 }
 
 /// Makes the tunnels what their files say now; all of it or nothing.
@@ -174,15 +239,17 @@ async fn reload(fleet: &mut Fleet, reread: &Reread) -> anyhow::Result<Changes> {
     fleet.reload(plan).await
 }
 
-/// What the log says of a reload.
-fn tell(reloaded: anyhow::Result<Changes>) {
+/// What the log, and whoever asked, hear of a reload.
+fn tell(reloaded: anyhow::Result<Changes>) -> Result<String, String> {
     match reloaded {
         Ok(Changes { added, changed, removed, same }) => {
             info!(added, changed, removed, same, "reloaded");
+            Ok(format!("{added} added, {changed} changed, {removed} removed, {same} as before"))
         }
         Err(error) => {
             let error = format!("{error:#}");
             error!(error, detail = "nothing was changed", "cannot reload");
+            Err(error)
         }
     }
 }
@@ -191,9 +258,10 @@ fn tell(reloaded: anyhow::Result<Changes>) {
 /// finished, the deadline of each tunnel, or a second signal.
 async fn drain(
     mut fleet: Fleet,
-    mut signals: Signals,
+    (signals, doors): (&mut Signals, &mut Doors),
     (signal, window): (&'static str, Duration),
 ) -> Outcome {
+    fleet.roster().set_phase(Phase::Draining);
     let drained = async {
         if !window.is_zero() {
             let accept_s = window.as_secs_f64();
@@ -208,7 +276,7 @@ async fn drain(
     let hurry = tokio::select! {
         biased;
         () = drained => None,
-        signal = second(&mut signals) => Some(signal),
+        signal = second(signals, doors) => Some(signal),
     };
     if let Some(signal) = hurry {
         warn!(signal, "second signal: ending now");
@@ -228,12 +296,17 @@ async fn drain(
     }
 }
 
-/// The next signal to stop. There is nothing left to reload.
-async fn second(signals: &mut Signals) -> &'static str {
+/// The next signal to stop. There is nothing left to reload, and an order to
+/// drain is no second signal.
+async fn second(signals: &mut Signals, doors: &mut Doors) -> &'static str {
     loop {
-        match signals.next().await {
-            Caught::Stop(signal) => return signal,
-            Caught::Reload => info!("stopping already; nothing is reloaded"),
+        match next(signals, doors).await {
+            (Caught::Stop(_), Some(told)) => answer(Some(told), Ok("draining already")),
+            (Caught::Stop(signal), None) => return signal,
+            (Caught::Reload, told) => {
+                info!("stopping already; nothing is reloaded");
+                answer(told, Err("it is stopping, so nothing is reloaded; start it again"));
+            }
         }
     }
 }
