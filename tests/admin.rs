@@ -9,6 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
 use common::admin::{Admin, Metrics, doors, http, metrics_address};
+use common::file::{Service, decrypt_table};
 use common::program::require;
 use common::{
     Addr, End, Ending, Kind, Launch, NEVER, Pair, PairOptions, Target, Wire, binary, eventually,
@@ -221,37 +222,25 @@ fn a_tunnel_that_is_replaced_or_removed_stays_listed_as_long_as_it_has_sessions(
     let dir = tempfile::tempdir().unwrap();
     let (path, target) = (dir.path().join("admin.sock"), Target::echo());
     keygen(dir.path(), "key");
-    let file = dir.path().join("knockpipe.toml");
-    let write = |redis: &str, mysql: &str| {
-        let text = format!(
-            "[keys]\nk = \"key\"\n[process]\nadmin = {path:?}\nmetrics = \":0\"\n\
-             log-format = \"json\"\n[defaults]\nmode = \"decrypt\"\nkey = \"k\"\n\
-             target = \"{}\"\n[tunnels.redis]\nsource = \"127.0.0.1:0\"\n{redis}\n{mysql}",
-            target.addr()
-        );
-        std::fs::write(&file, text).unwrap();
+    let text_of = |redis: &str| {
+        let table = decrypt_table("redis", target.addr(), "\"key\"", redis);
+        format!("admin = {path:?}\n{table}")
     };
-    let mysql = "[tunnels.mysql]\nsource = \"127.0.0.1:0\"\n";
-    write("max-sessions = 7", mysql);
-    let mut command = Command::new(binary());
-    command.arg("run").arg("-c").arg(&file).stdin(Stdio::null()).stdout(Stdio::null());
-    let program = common::Program::spawn("run", &mut command);
-    let listening = |name: &str| {
-        let line = program.wait_line("listening", |l| l.is("listening") && l.has("tunnel", name));
-        Addr::parse(&line.field("address").unwrap()).unwrap()
-    };
+    let mysql = decrypt_table("mysql", target.addr(), "\"key\"", "");
+    let before = text_of("max-sessions = 7") + &mysql;
+    let service = Service::start(dir.path(), "knockpipe.toml", &before);
     let near = |far: &Addr| {
         let key = dir.path().join("key");
         Launch::encrypt(&key).source(&Kind::Tcp4.fresh(dir.path(), "")).target(far).start()
     };
-    let (redis, mysql_end) = (near(&listening("redis")), near(&listening("mysql")));
+    let (redis, mysql_end) = (near(&service.addr("redis")), near(&service.addr("mysql")));
     let (mut one, mut other) = (redis.connect(), mysql_end.connect());
     one.expect_echo(b"12345");
     other.expect_echo(b"123");
     let admin = Admin(path.clone());
     assert_eq!((admin.who(&[]).len(), admin.who(&["--tunnel", "mysql"]).len()), (2, 1));
     // One is replaced, the other removed.
-    write("max-sessions = 9", "");
+    service.write(&text_of("max-sessions = 9"));
     assert_eq!(admin.says(0, &["reload"]), "0 added, 1 changed, 1 removed, 0 as before\n");
     let tunnel = |name: &str| {
         let status = admin.status();
