@@ -30,4 +30,6 @@ exec scripts/apt-need.sh \
     mariadb=mariadb-client \
     mariadb-dump=mariadb-client \
     haproxy=haproxy \
+    prometheus=prometheus \
+    promtool=prometheus \
     ip=iproute2

@@ -9,6 +9,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// Longest path of a unix socket in bytes: `sun_path` holds 108 with the final NUL.
 const MAX_UNIX_PATH: usize = 107;
@@ -42,9 +43,9 @@ pub struct BindAddress {
     pub port: u16,
 }
 
-/// The name of a service in Open; empty is the default target.
+/// The name of a service in Open; empty is the default target. Clones share the text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-pub struct ServiceName(String);
+pub struct ServiceName(Arc<str>);
 
 /// Who is at the other end of an accepted connection, in canonical form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -299,7 +300,7 @@ impl FromStr for ServiceName {
     fn from_str(text: &str) -> Result<Self, ServiceNameError> {
         let word = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
         if (1..=MAX_SERVICE_NAME).contains(&text.len()) && text.bytes().all(word) {
-            Ok(Self(text.to_owned()))
+            Ok(Self(text.into()))
         } else {
             Err(ServiceNameError(text.to_owned()))
         }

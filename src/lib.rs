@@ -11,7 +11,7 @@
 //! | 1 pure | [`proto`], [`keys`], [`gate`] (its core), [`proxy_protocol`] | floor 0; no socket, no clock, no OS randomness |
 //! | 2 input and output | [`net`], [`observe`], the stores and the keeper of [`gate`] | floors 0 and 1; tokio, tracing, redis |
 //! | 3 service | [`tunnel`] | floors 0 to 2 |
-//! | 4 process | [`run`], [`sys`], `demo` | floors 0 to 3 |
+//! | 4 process | [`run`], [`admin`], [`sys`], `demo` | floors 0 to 3 |
 //! | 5 command line | [`cli`] | everything |
 //!
 //! `tests/floors.rs` fails the build when a module reaches up.
@@ -19,6 +19,7 @@
 #![warn(clippy::unwrap_used, clippy::dbg_macro, clippy::print_stdout, clippy::print_stderr)]
 
 pub mod addr;
+pub mod admin;
 pub mod cli;
 mod demo;
 pub mod duration;

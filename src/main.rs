@@ -6,7 +6,7 @@
 //! | 0 | all went well |
 //! | 1 | it failed at run time, or sessions were cut |
 //! | 2 | the command line or a key file is wrong |
-//! | 3 | a `gate` command found nothing to change |
+//! | 3 | a `gate` command or `kick` found nothing to change |
 
 use std::ffi::OsString;
 use std::io::{self, Write};

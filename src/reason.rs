@@ -67,13 +67,51 @@ pub enum CloseReason {
     BadProxyHeader,
     /// Too many sessions or handshakes from one source.
     SourceLimit,
+    /// An operator ended this session.
+    Kicked,
     /// Cut by shutdown after the drain deadline, or by a second signal.
     Shutdown,
-    /// This end failed (no descriptor, no memory).
+    /// This end failed (no descriptor, no memory). Stays the last, so
+    /// that [`Self::ALL`] has to be complete.
     LocalError,
 }
 
 impl CloseReason {
+    /// All of them, each at the place of its number.
+    pub const ALL: [Self; Self::LocalError as usize + 1] = [
+        Self::Finished,
+        Self::PlainReset,
+        Self::PeerReset,
+        Self::Truncated,
+        Self::PeerLost,
+        Self::BadRecord,
+        Self::ProtocolError,
+        Self::TargetRefused,
+        Self::TargetTimeout,
+        Self::TargetUnresolved,
+        Self::NoSuchService,
+        Self::LimitReached,
+        Self::PeerUnreachable,
+        Self::NoAnswer,
+        Self::PeerRejected,
+        Self::PeerShutdown,
+        Self::PeerFailed,
+        Self::HandshakeFailed,
+        Self::Unconfirmed,
+        Self::Replayed,
+        Self::ClockSkew,
+        Self::Unopened,
+        Self::Displaced,
+        Self::NoCommonSuite,
+        Self::GateDenied,
+        Self::Revoked,
+        Self::BadProxyHeader,
+        Self::SourceLimit,
+        Self::Kicked,
+        Self::Shutdown,
+        Self::LocalError,
+    ];
+
     /// The stable name in logs and metrics, in kebab case.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -105,6 +143,7 @@ impl CloseReason {
             Self::Revoked => "revoked",
             Self::BadProxyHeader => "bad-proxy-header",
             Self::SourceLimit => "source-limit",
+            Self::Kicked => "kicked",
             Self::Shutdown => "shutdown",
             Self::LocalError => "local-error",
         }
@@ -114,5 +153,17 @@ impl CloseReason {
 impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_of_them_are_listed_in_their_order() {
+        for (place, reason) in CloseReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, place, "{reason}");
+        }
     }
 }

@@ -161,7 +161,8 @@ fn flags_and_commands_in_the_wrong_place() {
     refused(&format!("{PIPE} --drain=5"), &["is a flag of encrypt and decrypt, not of pipe"]);
     refused(&format!("{SPIPED} --pool 5"), &["'--pool' is a flag of encrypt; put it after"]);
     refused("gate list --ttl 5d --gate file:x", &["a flag of gate allow, ", ", not of gate list"]);
-    refused("encrypt --json", &["is a flag of the gate commands, not of encrypt"]);
+    refused("gate export --json", &["is a flag of the gate commands, not of gate export"]);
+    refused("encrypt --json", &["a flag of status, who, kick, reload and drain, not of encrypt"]);
     refused("gate list --drain 5", &["a flag of encrypt and decrypt, not of gate list"]);
     let after = &["put it after the command: 'knockpipe gate COMMAND --gate ...'"];
     refused("gate --gate redis://a allow 203.0.113.7", after);

@@ -296,6 +296,20 @@ fn gate_flags() -> Words {
     flags
 }
 
+/// Every flag in the help of the commands that ask a running process.
+fn admin_flags() -> Words {
+    let mut flags = Words::new();
+    for command in ["status", "who", "kick", "reload", "drain"] {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_knockpipe"));
+        let help = program.args([command, "--help"]).output().unwrap().stdout;
+        let help = String::from_utf8(help).unwrap();
+        let words = help.split(|c: char| c.is_whitespace() || "[],".contains(c));
+        flags.extend(words.filter(|word| is_flag(word)).map(str::to_owned));
+    }
+    assert!(flags.len() > 6, "only {flags:?}");
+    flags
+}
+
 /// The README has a row for each `gate` command.
 #[test]
 fn the_readme_names_every_gate_command() {
@@ -345,7 +359,7 @@ fn operating_explains_every_flag_and_invents_none() {
     let ours = &(&names(&flags("encrypt")) | &names(&flags("decrypt"))) | &names(&flags("pipe"));
     let known = &ours | &names(&flags("-e"));
     let known = &known | &["-V", "--version"].map(str::to_owned).into();
-    let known = &known | &gate_flags();
+    let known = &(&known | &gate_flags()) | &admin_flags();
     let known = OTHERS.iter().fold(known, |known, command| &known | &names(&flags(command)));
     for document in ["README.md", "docs/OPERATING.md", "keys/README.md"] {
         let named = flags_named_in(&read(document));

@@ -56,6 +56,7 @@ const FLOORS: &[Floor] = &[
             "gate/keeper",
             "gate/live.rs",
             "gate/options.rs",
+            "gate/status.rs",
             "gate/redis_store",
         ],
         may_import: &["addr", "duration", "secret", "gate", "net"],
@@ -69,7 +70,7 @@ const FLOORS: &[Floor] = &[
     },
     Floor {
         paths: &["observe"],
-        may_import: &["addr", "reason", "observe"],
+        may_import: &["addr", "reason", "proto", "keys", "observe"],
         forbidden: &["tokio"],
     },
     Floor {
@@ -94,9 +95,15 @@ const FLOORS: &[Floor] = &[
         forbidden: &["clap", "anyhow"],
     },
     Floor {
+        paths: &["admin"],
+        may_import: &["addr", "reason", "gate", "net", "observe", "tunnel", "sys", "admin"],
+        forbidden: &["clap", "anyhow"],
+    },
+    Floor {
         paths: &["run", "demo"],
         may_import: &[
-            "addr", "secret", "proto", "keys", "gate", "net", "tunnel", "sys", "run", "demo",
+            "addr", "secret", "proto", "keys", "gate", "net", "observe", "tunnel", "sys", "admin",
+            "run", "demo",
         ],
         forbidden: &["clap"],
     },
@@ -114,6 +121,7 @@ const FLOORS: &[Floor] = &[
             "observe",
             "tunnel",
             "sys",
+            "admin",
             "run",
             "cli",
         ],

@@ -10,6 +10,7 @@
 
 #![allow(rustdoc::broken_intra_doc_links, reason = "help texts have [ip]:port and the like")]
 
+mod admin_cmd;
 mod config;
 mod errors;
 mod gate_args;
@@ -58,7 +59,7 @@ A spiped command line works with the name changed: 'knockpipe -e ...', 'knockpip
 link to this program named spiped or spipe. See 'knockpipe -e --help'.
 
 Exit status: 0 all went well, 1 it failed at run time, 2 the command line or a key file is wrong,
-3 a gate command found nothing to change.";
+3 a gate command or kick found nothing to change.";
 
 /// What stands under the flags of `encrypt`.
 const ENCRYPT_EXAMPLES: &str = "\
@@ -137,6 +138,21 @@ enum Commands {
     /// Say who may come in, in the store that 'decrypt --gate' asks
     #[command(after_help = gate_cmd::EXAMPLES)]
     Gate(Box<gate_cmd::CommandArgs>),
+    /// Show how a running process is: its tunnels, limits, refusals, pool and gate
+    #[command(after_help = admin_cmd::STATUS_EXAMPLES)]
+    Status(admin_cmd::StatusArgs),
+    /// List the live connections of a running process
+    #[command(after_help = admin_cmd::WHO_EXAMPLES)]
+    Who(admin_cmd::WhoArgs),
+    /// End live connections of a running process
+    #[command(after_help = admin_cmd::KICK_EXAMPLES)]
+    Kick(admin_cmd::KickArgs),
+    /// Make a running process read its configuration again
+    #[command(after_help = admin_cmd::RELOAD_EXAMPLES)]
+    Reload(admin_cmd::OrderArgs),
+    /// Make a running process finish its connections and end
+    #[command(after_help = admin_cmd::DRAIN_EXAMPLES)]
+    Drain(admin_cmd::OrderArgs),
     /// See a tunnel work on this machine, and what it keeps out
     Demo,
 }
@@ -202,6 +218,11 @@ fn subcommand(arguments: &[OsString]) -> Result<Done, Failure> {
         Commands::Run(args) => run_cmd::run(args).map(Done::from),
         Commands::Check(args) => run_cmd::check(&args).map(|()| Done::Clean),
         Commands::Gate(args) => gate_cmd::run(*args),
+        Commands::Status(args) => admin_cmd::status(&args),
+        Commands::Who(args) => admin_cmd::who(&args),
+        Commands::Kick(args) => admin_cmd::kick(args),
+        Commands::Reload(args) => admin_cmd::reload(&args),
+        Commands::Drain(args) => admin_cmd::drain(&args),
         Commands::Demo => run::demo().map(Done::from),
     }
 }

@@ -14,9 +14,11 @@ use super::errors::UsageError;
 use super::gate_args::{AcceptorGateArgs, GateArgs};
 use super::key_cmd;
 use super::values::{
-    self, Format, HandshakeLimit, Level, PoolSize, SessionLimit, SourceLimit, SuiteChoice, Target,
+    self, Format, HandshakeLimit, Level, MetricsAddress, PoolSize, SessionLimit, SourceLimit,
+    SuiteChoice, Target,
 };
 use crate::addr::{Address, BindAddress, ServiceName};
+use crate::admin::DoorOptions;
 use crate::keys::KeyRing;
 use crate::observe::log;
 use crate::proto::Padding;
@@ -188,6 +190,14 @@ pub(super) struct ProcessArgs {
         allow_negative_numbers = true, help_heading = PROCESS
     )]
     pub(super) drain_accept: Duration,
+
+    /// Serve /metrics, /healthz and /readyz there; a port alone is for this machine only
+    #[arg(long, value_name = "ADDR", help_heading = PROCESS)]
+    pub(super) metrics: Option<MetricsAddress>,
+
+    /// Answer 'knockpipe status' and the like at this unix socket, for the same user and root
+    #[arg(long, value_name = "PATH", help_heading = PROCESS)]
+    pub(super) admin: Option<PathBuf>,
 
     #[command(flatten)]
     pub(super) log: LogArgs,
@@ -404,9 +414,11 @@ impl ProcessArgs {
 
     /// What the process around the tunnels is told.
     pub(super) fn process(&self, readiness: Readiness) -> Process {
+        let metrics = self.metrics.as_ref().map(|address| address.0.clone());
         Process {
             pid_file: self.pid_file.clone(),
             user: self.user.clone(),
+            doors: DoorOptions { metrics, socket: self.admin.clone() },
             readiness,
             drain_accept: self.drain_accept,
             handover: self.handover.clone(),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use tracing_subscriber::filter::LevelFilter;
 
-use crate::addr::{Address, ServiceName};
+use crate::addr::{AddrError, Address, ServiceName};
 use crate::observe::log;
 use crate::proto::suite::UnknownSuite;
 use crate::proto::{Suite, SuiteSet};
@@ -71,6 +71,10 @@ pub(super) struct HandshakeLimit(pub(super) usize);
 /// `--pool` and `--max-unopened`: any number, also none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PoolSize(pub(super) usize);
+
+/// `--metrics`: a port alone is on loopback.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct MetricsAddress(pub(super) Address);
 
 /// `--max-per-source`: SESSIONS or SESSIONS/PER_SECOND.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,6 +164,17 @@ impl FromStr for PoolSize {
 
     fn from_str(text: &str) -> Result<Self, BadValue> {
         whole(text).map(Self).ok_or_else(|| BadValue::Pool(text.to_owned()))
+    }
+}
+
+impl FromStr for MetricsAddress {
+    type Err = AddrError;
+
+    fn from_str(text: &str) -> Result<Self, AddrError> {
+        let port = text.strip_prefix(':').unwrap_or(text);
+        let is_alone = port.parse::<u16>().is_ok();
+        let address = if is_alone { format!("127.0.0.1:{port}") } else { text.to_owned() };
+        address.parse().map(Self)
     }
 }
 
@@ -260,6 +275,23 @@ impl From<Format> for log::Format {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn metrics_are_for_this_machine_unless_an_address_says_otherwise() {
+        let shown = |text: &str| text.parse::<MetricsAddress>().map(|it| it.0.to_string());
+        for (text, address) in [
+            ("9100", "127.0.0.1:9100"),
+            (":9100", "127.0.0.1:9100"),
+            ("0.0.0.0:9100", "0.0.0.0:9100"),
+            ("[::]:9100", "[::]:9100"),
+            ("/run/metrics.sock", "/run/metrics.sock"),
+        ] {
+            assert_eq!(shown(text).unwrap(), address, "{text}");
+        }
+        for text in ["", ":", "65536", ":http", "localhost"] {
+            assert!(shown(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn seconds_are_plain_decimals() {

@@ -23,6 +23,7 @@ use self::target::Target;
 use crate::addr::{Address, ServiceName};
 use crate::keys::{Key, KeyRing};
 use crate::net::{Listener, SocketOptions};
+use crate::observe::Meters;
 use crate::proto::{Padding, SuiteSet};
 use crate::secret::Secret;
 use crate::tunnel::{Capacity, Limits, Options, Parts, Role, Tunnel};
@@ -82,7 +83,8 @@ async fn start(options: Options) -> anyhow::Result<Side> {
     let capacity = Capacity::of(&options, 1024)?;
     let listeners = Listener::bind(&options.sources[0], &[], 16)?;
     let address = listeners[0].local();
-    let parts = Parts::get(&options, None).await?;
+    let meters = Meters::new(options.role.mode(), Arc::default());
+    let parts = Parts::get(&options, None, meters).await?;
     let tunnel = Arc::new(Tunnel::new(&options, parts, capacity, None));
     tunnel.begin();
     for listener in listeners {

@@ -13,6 +13,7 @@ use tracing::{debug, info, warn};
 
 use super::any_store::AnyStore;
 use super::options::GateOptions;
+use super::status::Tally;
 use super::store::{Edit, Receipt};
 use super::strikes::BanAfter;
 use crate::duration;
@@ -51,9 +52,9 @@ struct Page {
 }
 
 impl Diary {
-    pub(super) fn start(options: &GateOptions, store: Arc<AnyStore>) -> Self {
+    pub(super) fn start(options: &GateOptions, store: Arc<AnyStore>, tally: Arc<Tally>) -> Self {
         let (edits, queue) = mpsc::channel(QUEUE);
-        tokio::spawn(write(Arc::clone(&store), queue));
+        tokio::spawn(write(Arc::clone(&store), queue, tally));
         if let Some(idle) = options.reap_idle {
             tokio::spawn(reap(store, idle, edits.downgrade()));
         }
@@ -117,11 +118,11 @@ impl Diary {
 /// Makes one edit after the other, and tells when that begins and ceases to
 /// fail. Each kind for itself: a server whose memory is full still deletes, and
 /// what succeeds there says nothing about the rest.
-async fn write(store: Arc<AnyStore>, mut edits: mpsc::Receiver<Edit>) {
+async fn write(store: Arc<AnyStore>, mut edits: mpsc::Receiver<Edit>, tally: Arc<Tally>) {
     let mut failing = HashSet::new();
     while let Some(edit) = edits.recv().await {
         let what = name(&edit);
-        match make(&store, edit).await {
+        match make(&store, edit, &tally).await {
             Ok(()) if failing.remove(what) => info!(what, "the gate's store takes notes again"),
             Ok(()) => {}
             Err(cause) if failing.insert(what) => {
@@ -142,7 +143,7 @@ fn name(edit: &Edit) -> &'static str {
     }
 }
 
-async fn make(store: &AnyStore, edit: Edit) -> Result<(), String> {
+async fn make(store: &AnyStore, edit: Edit, tally: &Tally) -> Result<(), String> {
     let struck = match &edit {
         Edit::Strike { ip, bantime, maxretry, .. } => Some((*ip, *bantime, *maxretry)),
         _ => None,
@@ -152,7 +153,7 @@ async fn make(store: &AnyStore, edit: Edit) -> Result<(), String> {
             let Receipt { server, key, changed, .. } = &receipt;
             debug!(server, key, changed, "noted");
             if let Some(struck) = struck {
-                tell_ban(struck, &receipt);
+                tell_ban(struck, &receipt, tally);
             }
             Ok(())
         }
@@ -162,10 +163,15 @@ async fn make(store: &AnyStore, edit: Edit) -> Result<(), String> {
 }
 
 /// Tells of the strike that wrote a ban. Those after it change nothing.
-fn tell_ban((address, bantime, maxretry): (IpAddr, Duration, u64), receipt: &Receipt) {
+fn tell_ban(
+    (address, bantime, maxretry): (IpAddr, Duration, u64),
+    receipt: &Receipt,
+    tally: &Tally,
+) {
     let Some(failures) = receipt.count.filter(|count| receipt.changed && *count >= maxretry) else {
         return;
     };
+    tally.bans_made.inc();
     let Receipt { server, key, .. } = receipt;
     warn!(%address, failures, r#for = duration::format(bantime), server, key, "banned");
 }

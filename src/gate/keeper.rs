@@ -24,6 +24,7 @@ use super::live::{Live, Permit, Revocation, lock};
 use super::options::GateOptions;
 use super::rules::Stance;
 use super::snapshot::{Changed, Freshness, Snapshot};
+use super::status::{GateStatus, Tally};
 use super::store::{Event, StoreError};
 use crate::net::clock::{Clock, SET_MS};
 
@@ -76,6 +77,7 @@ struct Inner {
     away_was_told: AtomicBool,
     /// Cancelled when no tunnel has this gate any more.
     end: CancellationToken,
+    tally: Arc<Tally>,
 }
 
 /// The last addresses that were denied, each once.
@@ -96,8 +98,9 @@ impl Gate {
         let (asks, asked) = mpsc::channel(QUESTIONS);
         let clock = Clock::start();
         let live: Arc<Mutex<Live>> = Arc::default();
+        let tally = Arc::<Tally>::default();
         let inner = Arc::new(Inner {
-            diary: Diary::start(&options, Arc::clone(&store)),
+            diary: Diary::start(&options, Arc::clone(&store), Arc::clone(&tally)),
             options,
             live_noted_ms: AtomicU64::new(clock.now_ms()),
             clock,
@@ -111,6 +114,7 @@ impl Gate {
             internal_was_told: AtomicBool::new(false),
             away_was_told: AtomicBool::new(false),
             end: CancellationToken::new(),
+            tally,
         });
         let gate = Self { inner, live };
         let (events, reported) = mpsc::channel(64);
@@ -178,6 +182,12 @@ impl Gate {
         &self.inner.options
     }
 
+    /// What can be said of it now.
+    pub fn status(&self) -> GateStatus {
+        let (stance, counts) = (self.inner.stance(), self.inner.read().counts());
+        self.inner.tally.status(stance, counts)
+    }
+
     /// Whether `peer` may come in now, from memory.
     pub fn decide(&self, peer: Peer) -> Decision {
         decide(&self.inner.options.rules, &self.inner.read(), peer, self.inner.clock.now_ms())
@@ -230,6 +240,7 @@ impl Gate {
         let decision = self.decide(peer);
         let is_safe = matches!(decision.verdict, Verdict::Allowed(Grant::StaticAllow));
         if !is_safe {
+            self.inner.tally.strikes.inc();
             self.inner.diary.strike(peer.ip());
         }
     }
@@ -310,6 +321,7 @@ impl Inner {
                 let is_unsure = self.changed_in_read.load(Ordering::Relaxed);
                 self.unsure.store(is_unsure, Ordering::Release);
                 self.away_was_told.store(false, Ordering::Relaxed);
+                self.tally.read();
                 if garbage > 0 {
                     tracing::debug!(garbage, "entries of the store that are no address");
                 }
@@ -398,8 +410,8 @@ impl Inner {
         let concerned = self.concerned(changed);
         for (peer, revocation) in concerned {
             let decision = recheck(&self.options.rules, &self.read(), peer, now_ms);
-            if !decision.is_allowed() {
-                revocation.revoke(decision.reason());
+            if !decision.is_allowed() && revocation.revoke(decision.reason()) {
+                self.tally.revoked.inc();
             }
         }
     }
@@ -418,6 +430,7 @@ impl Inner {
     }
 
     fn note_denied(&self, ip: IpAddr) {
+        self.tally.denied.inc();
         let mut denied = self.denied.lock().unwrap_or_else(PoisonError::into_inner);
         if denied.known.insert(ip) {
             denied.order.push_back(ip);

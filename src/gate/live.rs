@@ -74,9 +74,11 @@ impl Drop for Permit {
 }
 
 impl Revocation {
-    pub(super) fn revoke(&self, why: &'static str) {
-        let _ = self.why.set(why);
+    /// Takes the right; whether that is news.
+    pub(super) fn revoke(&self, why: &'static str) -> bool {
+        let is_news = self.why.set(why).is_ok();
         self.token.cancel();
+        is_news
     }
 }
 

@@ -22,6 +22,7 @@ pub mod options;
 pub mod redis_store;
 pub mod rules;
 pub mod snapshot;
+pub mod status;
 pub mod store;
 pub mod strikes;
 
@@ -33,4 +34,5 @@ pub use nets::Nets;
 pub use options::{Denied, GateOptions, OnRevoke, StoreOptions};
 pub use rules::{AwayPolicy, Internal, Rules, Stance};
 pub use snapshot::{Changed, Counts, Entry, Freshness, Snapshot};
+pub use status::GateStatus;
 pub use strikes::BanAfter;

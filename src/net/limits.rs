@@ -60,6 +60,7 @@ pub struct Place {
 struct Crowd {
     limit: usize,
     next: u64,
+    most: usize,
     places: BTreeMap<u64, oneshot::Sender<()>>,
 }
 
@@ -169,7 +170,7 @@ impl Handshakes {
     /// Room for `limit` handshakes at once, at least one.
     pub fn new(limit: usize) -> Self {
         let (limit, next) = (limit.max(1), 0);
-        Self(Arc::new(Mutex::new(Crowd { limit, next, places: BTreeMap::new() })))
+        Self(Arc::new(Mutex::new(Crowd { limit, next, most: 0, places: BTreeMap::new() })))
     }
 
     /// Changes how many there may be, from the next that enters on.
@@ -188,6 +189,7 @@ impl Handshakes {
         let number = crowd.next;
         crowd.next += 1;
         crowd.places.insert(number, tell);
+        crowd.most = crowd.most.max(crowd.places.len());
         drop(crowd);
         if let Some((_, tell)) = oldest {
             // It may be leaving at this very moment, and not care.
@@ -199,6 +201,11 @@ impl Handshakes {
     /// How many are under way.
     pub fn used(&self) -> usize {
         lock(&self.0).places.len()
+    }
+
+    /// How many were under way at once at most.
+    pub fn high_water(&self) -> usize {
+        lock(&self.0).most
     }
 
     /// How many there may be.
@@ -307,7 +314,7 @@ mod tests {
         let mut third = handshakes.enter();
         assert!(is_ready(first.displaced()));
         assert!(!is_ready(second.displaced()) && !is_ready(third.displaced()));
-        assert_eq!(handshakes.used(), 2);
+        assert_eq!((handshakes.used(), handshakes.high_water()), (2, 2));
         drop(first);
         assert_eq!(handshakes.used(), 2, "a displaced one has no place to give back");
     }

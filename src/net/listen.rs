@@ -8,13 +8,13 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
 use super::resolve::look_up;
-use super::socket_file::SocketFile;
+use super::socket_file::{Access, SocketFile};
 use super::stream::{SocketOptions, Stream};
 use crate::addr::{Address, ClientAddr};
 
@@ -111,7 +111,7 @@ impl Listener {
     ) -> Result<Vec<Self>, BindError> {
         match address {
             Address::Unix(path) => {
-                let (socket, file) = SocketFile::bind(path, backlog)?;
+                let (socket, file) = SocketFile::bind(path, backlog, Access::Umask)?;
                 Ok(vec![Self { socket, local: Local::Unix(file) }])
             }
             Address::Tcp { host, port } => {
@@ -121,6 +121,15 @@ impl Listener {
                 bind_all(&addrs, twin, backlog)
             }
         }
+    }
+
+    /// Binds a unix socket to which only the user of this process, and root, can connect.
+    ///
+    /// # Errors
+    /// [`BindError`]
+    pub fn bind_private(path: &Path, backlog: i32) -> Result<Self, BindError> {
+        let (socket, file) = SocketFile::bind(path, backlog, Access::Owner)?;
+        Ok(Self { socket, local: Local::Unix(file) })
     }
 
     /// A socket that another process listened on.

@@ -7,7 +7,8 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -19,6 +20,9 @@ use super::listen::{BindError, blame};
 /// create it again and again.
 const UNIX_ATTEMPTS: usize = 3;
 
+/// Nobody but the owner connects.
+const OWNER_ONLY: u32 = 0o600;
+
 /// The file of our own unix socket, told from others' by its inode.
 #[derive(Debug)]
 pub(super) struct SocketFile {
@@ -28,20 +32,56 @@ pub(super) struct SocketFile {
     is_ours: AtomicBool,
 }
 
+/// Who may connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// Whom the umask leaves.
+    Umask,
+    /// The owner of the file alone, whatever the umask.
+    Owner,
+}
+
+impl Access {
+    /// Linux gives the file of a socket the mode that the socket has when it is
+    /// bound, less the umask: so there is no moment at which others could connect.
+    fn prepare(self, socket: Socket) -> io::Result<Socket> {
+        if self == Self::Umask {
+            return Ok(socket);
+        }
+        let file = fs::File::from(OwnedFd::from(socket));
+        file.set_permissions(fs::Permissions::from_mode(OWNER_ONLY))?;
+        Ok(OwnedFd::from(file).into())
+    }
+
+    /// A umask may have left the owner nothing.
+    fn settle(self, path: &Path) -> io::Result<()> {
+        match self {
+            Self::Umask => Ok(()),
+            Self::Owner => fs::set_permissions(path, fs::Permissions::from_mode(OWNER_ONLY)),
+        }
+    }
+}
+
 impl SocketFile {
     /// Binds `path` and listens.
     ///
     /// # Errors
     /// [`BindError`], also when something else has the path, which is left alone.
-    pub(super) fn bind(path: &Path, backlog: i32) -> Result<(Socket, Self), BindError> {
+    pub(super) fn bind(
+        path: &Path,
+        backlog: i32,
+        access: Access,
+    ) -> Result<(Socket, Self), BindError> {
         let wrong = |error| blame(path.display().to_string(), error);
         let address = SockAddr::unix(path).map_err(wrong)?;
         for _ in 0..UNIX_ATTEMPTS {
             let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(wrong)?;
+            let socket = access.prepare(socket).map_err(wrong)?;
             match socket.bind(&address) {
                 Ok(()) => {
                     // Owned from here on, so that a failure to listen removes it.
                     let file = Self::at(path).map_err(wrong)?;
+                    access.settle(path).map_err(wrong)?;
                     socket.listen(backlog).map_err(wrong)?;
                     return Ok((socket, file));
                 }
@@ -121,7 +161,7 @@ mod tests {
     use super::*;
 
     fn bound(path: &Path) -> Result<(Socket, SocketFile), BindError> {
-        SocketFile::bind(path, 16)
+        SocketFile::bind(path, 16, Access::Umask)
     }
 
     #[test]
@@ -131,6 +171,16 @@ mod tests {
         drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists(), "left behind");
         let _listener = bound(&path).unwrap();
+        UnixStream::connect(&path).unwrap();
+    }
+
+    #[test]
+    fn a_private_socket_is_the_owners_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let _listener = SocketFile::bind(&path, 16, Access::Owner).unwrap();
+        let mode = fs::symlink_metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
         UnixStream::connect(&path).unwrap();
     }
 

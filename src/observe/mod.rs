@@ -1,8 +1,12 @@
-//! What an operator sees: where log lines go, and how a flood of failures
-//! becomes a few lines with exact counts.
+//! What an operator sees: where log lines go, how a flood of failures becomes a
+//! few lines with exact counts, which sessions live, and what tunnels count.
 
 pub mod failures;
 pub mod log;
+pub mod metrics;
 mod queue;
+pub mod sessions;
 
 pub use failures::Failures;
+pub use metrics::Meters;
+pub use sessions::{Selector, Sessions};

@@ -173,6 +173,11 @@ impl Unconfirmed {
 // === impl Session ===
 
 impl Session {
+    /// How often a record key was replaced by its successor so far, both directions together.
+    pub fn ratchets(&self) -> u64 {
+        self.inbound.ratchets() + self.outbound.ratchets()
+    }
+
     fn new(side: Side, state: SymmetricState, welcome: &Welcome, key: KeyId) -> Self {
         let ([to_acceptor, to_dialer], hash) = state.split();
         let suite = welcome.suite;

@@ -53,6 +53,10 @@ enum Expect {
 }
 
 impl Inbound {
+    pub(super) fn ratchets(&self) -> u64 {
+        self.opener.ratchets()
+    }
+
     /// The receiving direction of `side`.
     pub(super) fn new(side: Side, opener: Opener) -> Self {
         let expect = match side {

@@ -13,6 +13,10 @@ impl Outbound {
         Self(sealer)
     }
 
+    pub(super) fn ratchets(&self) -> u64 {
+        self.0.ratchets()
+    }
+
     /// Seals a Data record in place: `slot` has room for a whole record
     /// ([`MAX_RECORD`](super::record::MAX_RECORD)), and `len` bytes of data stand at [`DATA_OFFSET`].
     /// Returns the length of the record on the wire.

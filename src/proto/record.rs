@@ -74,6 +74,10 @@ pub struct Opened {
 }
 
 impl Sealer {
+    pub(super) fn ratchets(&self) -> u64 {
+        self.key.ratchets()
+    }
+
     pub(super) fn new(suite: Suite, seed: Secret<32>, padding: Padding) -> Self {
         Self { key: DirectionKey::new(suite, seed), padding }
     }
@@ -110,6 +114,10 @@ impl Sealer {
 }
 
 impl Opener {
+    pub(super) fn ratchets(&self) -> u64 {
+        self.key.ratchets()
+    }
+
     pub(super) fn new(suite: Suite, seed: Secret<32>) -> Self {
         Self { key: DirectionKey::new(suite, seed) }
     }
@@ -140,6 +148,11 @@ impl DirectionKey {
     fn new(suite: Suite, seed: Secret<32>) -> Self {
         let key = AeadKey::new(suite, &seed);
         Self { suite, seed, key, counter: 0 }
+    }
+
+    /// How often the key was replaced: before each record whose number says so.
+    fn ratchets(&self) -> u64 {
+        self.counter.saturating_sub(1) / RATCHET_INTERVAL
     }
 
     /// The nonce of the next record, after the ratchet where one is due.

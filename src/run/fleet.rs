@@ -19,9 +19,11 @@ use tracing::warn;
 use super::announce::announce;
 use super::startup::{BACKLOG, Bound, Startup};
 use crate::addr::Address;
+use crate::admin::Roster;
+use crate::admin::roster::Phase;
 use crate::gate::{Gate, GateOptions};
 use crate::net::{AsyncListener, Listener, SocketOptions};
-use crate::sys::handover::{Given, Predecessor};
+use crate::sys::handover::Given;
 use crate::tunnel::{Capacity, Options, Parts, TooFewDescriptors, Tunnel};
 
 /// How long sessions that were cut may take to say goodbye.
@@ -33,6 +35,8 @@ const ON_THE_WAY: Duration = Duration::from_millis(250);
 /// The tunnels of the process.
 pub(super) struct Fleet {
     descriptors: u64,
+    /// Knows what there is, for whoever asks.
+    roster: Arc<Roster>,
     members: Vec<Member>,
     /// Tunnels that accept no more, each with a task that sees it off.
     leaving: Vec<Leaving>,
@@ -100,10 +104,12 @@ struct Ready {
 struct Fresh(Vec<Gate>);
 
 impl Fleet {
-    /// No tunnel yet; `descriptors` is what the process may have.
-    pub(super) fn new(descriptors: u64) -> Self {
+    /// No tunnel yet; `descriptors` is what all of them may have, and `roster`
+    /// hears of each.
+    pub(super) fn new(descriptors: u64, roster: Arc<Roster>) -> Self {
         Self {
             descriptors,
+            roster,
             members: vec![],
             leaving: vec![],
             seen_off: JoinSet::new(),
@@ -117,28 +123,29 @@ impl Fleet {
         Capacity::of_all(plan, self.descriptors)
     }
 
-    /// Starts the first tunnels of the process; who is to be told that they accept.
+    /// Starts the first tunnels of the process, on the sockets that were
+    /// `inherited` where they fit. A predecessor that still accepts is not hurried.
     pub(super) async fn launch(
         &mut self,
         plan: Vec<Options>,
-        startup: &mut Startup,
-    ) -> anyhow::Result<Option<Predecessor>> {
-        let (inherited, predecessor) = startup.inherit()?;
+        inherited: Vec<Given>,
+        (startup, takes_over): (&mut Startup, bool),
+    ) -> anyhow::Result<()> {
         let bound = bind_first(&plan, inherited, startup).await?;
-        if predecessor.is_none() {
+        if !takes_over {
             startup.write_pid_file()?;
         }
         startup.drop_privileges()?;
         let mut fresh = Fresh::default();
         let next = self.prepare(plan, bound, &mut fresh).await?;
-        if predecessor.is_some() {
+        if takes_over {
             fresh.read(&next).await;
             // What a dialer sent before we began to remember first messages is
             // for the predecessor, which still accepts.
             sleep(ON_THE_WAY).await;
         }
         self.commit(next);
-        Ok(predecessor)
+        Ok(())
     }
 
     /// All listening sockets, for a successor.
@@ -195,7 +202,9 @@ impl Fleet {
                 Some(place) => next.push(Next::Same(place, capacity)),
                 None => {
                     let gate = about(&options, self.gate(options.gate.as_ref(), fresh))?;
-                    let parts = about(&options, Parts::get(&options, gate).await)?;
+                    let name = options.name.as_deref().unwrap_or_else(|| options.role.mode());
+                    let meters = self.roster.meters(name);
+                    let parts = about(&options, Parts::get(&options, gate, meters).await)?;
                     let has = |source: &Address| {
                         let new = new_doors.iter().find(|door| door.fits(&options, source));
                         new.or_else(|| self.door(&options, source)).cloned()
@@ -232,7 +241,7 @@ impl Fleet {
     fn commit(&mut self, next: Vec<Next>) -> Changes {
         let old = std::mem::take(&mut self.members);
         let mut old: Vec<Option<Member>> = old.into_iter().map(Some).collect();
-        let mut changes = Changes::default();
+        let (mut changes, mut news) = (Changes::default(), vec![]);
         for next in next {
             let member = match next {
                 Next::Same(place, capacity) => {
@@ -246,7 +255,9 @@ impl Fleet {
                     let count =
                         if before.is_some() { &mut changes.changed } else { &mut changes.added };
                     *count += 1;
+                    news.push((self.members.len(), ready.capacity));
                     let member = ready.start(before.as_ref());
+                    self.roster.add(Arc::clone(&member.tunnel));
                     if let Some(before) = before {
                         self.replaced(before, member.tunnel.gate().is_some());
                     }
@@ -258,6 +269,13 @@ impl Fleet {
         for member in old.into_iter().flatten() {
             changes.removed += 1;
             self.removed(member);
+        }
+        self.roster.set_phase(Phase::Serving);
+        // Only now, so that whoever reads 'ready' finds all of it ready.
+        for (place, capacity) in news {
+            let Member { options, doors, .. } = &self.members[place];
+            let listeners: Vec<_> = doors.iter().flat_map(|door| &door.listeners).collect();
+            announce(options, capacity, &listeners);
         }
         changes
     }
@@ -318,6 +336,11 @@ impl Fleet {
         self.finished().await;
     }
 
+    /// Who knows what there is.
+    pub(super) fn roster(&self) -> &Arc<Roster> {
+        &self.roster
+    }
+
     /// Sessions now.
     pub(super) fn sessions(&self) -> usize {
         self.members.iter().map(|member| member.tunnel.sessions()).sum()
@@ -374,7 +397,6 @@ impl Ready {
         let before = before.map(|member| &*member.tunnel);
         let tunnel = Arc::new(Tunnel::new(&options, parts, capacity, before));
         let listeners: Vec<_> = doors.iter().flat_map(|door| &door.listeners).collect();
-        announce(&options, capacity, &listeners);
         tunnel.begin();
         for listener in listeners {
             listener.set(&SocketOptions { keepalive: options.keepalive });

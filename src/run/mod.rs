@@ -4,9 +4,9 @@
 
 mod announce;
 mod fleet;
+mod requests;
 mod startup;
 
-use std::future::pending;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,19 +14,22 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::runtime::Runtime;
-use tokio::task::{JoinSet, block_in_place, spawn_blocking};
+use tokio::task::{block_in_place, spawn_blocking};
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
+use crate::admin::roster::Phase;
+use crate::admin::{DoorOptions, Doors, Roster};
 use crate::demo;
 use crate::sys::background::Readiness;
-use crate::sys::handover::{Offer, Predecessor, give};
+use crate::sys::handover::{Offer, Predecessor};
 use crate::sys::nofile;
 use crate::sys::privileges::User;
-use crate::sys::signals::{Caught, Signals};
+use crate::sys::signals::Signals;
 use crate::tunnel::trial::{Finding, trial};
 use crate::tunnel::{self, Options, PipeOptions};
 use fleet::{Changes, Fleet};
+use requests::{Cause, Request, Requests};
 use startup::Startup;
 
 /// What the process around the tunnels is told.
@@ -36,6 +39,8 @@ pub struct Process {
     pub pid_file: Option<PathBuf>,
     /// Who to become after binding.
     pub user: Option<User>,
+    /// Where an operator can ask.
+    pub doors: DoorOptions,
     /// Whom to tell when ready.
     pub readiness: Readiness,
     /// How long new connections are still accepted after the first signal.
@@ -129,53 +134,71 @@ pub fn demo() -> Result<Outcome, Failure> {
 
 fn serve(plan: Vec<Options>, process: Process, reread: &Reread) -> anyhow::Result<Outcome> {
     let descriptors = nofile::raise().context("cannot read the limit of file descriptors")?;
-    let (window, handover) = (process.drain_accept, process.handover.clone());
-    let mut fleet = Fleet::new(descriptors);
+    let roster = Roster::new(descriptors);
+    let left = descriptors.saturating_sub(process.doors.descriptors());
+    let mut fleet = Fleet::new(left, Arc::clone(&roster));
     // Before anything is made that would have to be undone.
     fleet.shares(&plan)?;
     let runtime = runtime()?;
     let outcome = runtime.block_on(async {
         // Before anything is created, so that a signal leaves nothing behind.
-        let mut signals = Signals::catch().context("cannot catch signals")?;
-        let mut startup = Startup::new(process);
-        let predecessor = tokio::select! {
-            started = fleet.launch(plan, &mut startup) => started?,
-            // A name server can take its time, and with -D for ever.
-            signal = signals.stop() => {
-                info!(signal, "stopped before it was ready");
-                return Ok(Outcome::Clean);
-            }
-        };
-        if let Some(predecessor) = predecessor {
-            relieve(predecessor);
-        }
-        let mut offer = handover.map(|path| Offer::at(&path)).transpose()?;
-        startup.release()?;
-        let cause = until_stopped(&mut fleet, &mut signals, (reread, &offer)).await;
-        let window = match &cause {
-            Cause::Signal(_) => window,
-            Cause::HandedOver(_) => Duration::ZERO,
-        };
-        if let Cause::HandedOver(_) = &cause {
-            fleet.give_away();
-            // The successor waits for this before it makes its own.
-            offer = None;
-            startup.remove_pid_file();
-        }
-        let outcome = drain(fleet, signals, (cause, window)).await;
-        drop(offer);
-        Ok(outcome)
+        let signals = Signals::catch().context("cannot catch signals")?;
+        let mut requests = Requests::of(signals);
+        let ran = run(plan, process, (&mut fleet, &mut requests, reread)).await;
+        requests.close().await;
+        ran
     });
     // A lookup in a name server that hangs must not hold us.
     runtime.shutdown_background();
     outcome
 }
 
-/// Why it stops.
-enum Cause {
-    Signal(&'static str),
-    /// Another process has the sockets, and waits until this is dropped.
-    HandedOver(UnixStream),
+async fn run(
+    plan: Vec<Options>,
+    process: Process,
+    (fleet, requests, reread): (&mut Fleet, &mut Requests, &Reread),
+) -> anyhow::Result<Outcome> {
+    let (window, handover) = (process.drain_accept, process.handover.clone());
+    let doors = process.doors.clone();
+    let mut startup = Startup::new(process);
+    let (inherited, predecessor) = startup.inherit()?;
+    // A predecessor has the same doors, and keeps them until it is relieved.
+    if predecessor.is_none() {
+        requests.open(Doors::open(&doors, fleet.roster(), startup.user())?);
+    }
+    tokio::select! {
+        started = fleet.launch(plan, inherited, (&mut startup, predecessor.is_some())) => started?,
+        // A name server can take its time, and with -D for ever.
+        signal = requests.stop_before_ready() => {
+            info!(signal, "stopped before it was ready");
+            return Ok(Outcome::Clean);
+        }
+    }
+    if let Some(predecessor) = predecessor {
+        relieve(predecessor);
+        match Doors::open(&doors, fleet.roster(), None) {
+            Ok(opened) => requests.open(opened),
+            // The tunnels serve already, and the predecessor is gone.
+            Err(error) => error!(%error, "nobody can ask or look; see --admin and --metrics"),
+        }
+    }
+    if let Some(path) = handover {
+        requests.offer(Offer::at(&path)?);
+    }
+    startup.release()?;
+    let cause = until_stopped(fleet, requests, reread).await;
+    fleet.roster().set_phase(Phase::Draining);
+    match cause {
+        Cause::Asked(signal) => Ok(drain(fleet, requests, (signal, window, None)).await),
+        Cause::HandedOver(successor) => {
+            fleet.give_away();
+            // The successor waits until it can make its own.
+            requests.close().await;
+            startup.remove_pid_file();
+            let stopping = ("handover", Duration::ZERO, Some(successor));
+            Ok(drain(fleet, requests, stopping).await)
+        }
+    }
 }
 
 /// The process that had the sockets accepts no more, or is gone.
@@ -186,37 +209,24 @@ fn relieve(predecessor: Predecessor) {
     }
 }
 
-/// Serves, reloads and hands over, until there is a cause to stop.
-async fn until_stopped(
-    fleet: &mut Fleet,
-    signals: &mut Signals,
-    (reread, offer): (&Reread, &Option<Offer>),
-) -> Cause {
-    let mut handing_over = JoinSet::new();
-    let successor = async || match offer {
-        Some(offer) => offer.successor().await,
-        None => pending().await,
-    };
+/// Serves, and reloads, until there is a cause to stop.
+async fn until_stopped(fleet: &mut Fleet, requests: &mut Requests, reread: &Reread) -> Cause {
     loop {
-        tokio::select! {
-            caught = signals.next() => match caught {
-                Caught::Stop(signal) => return Cause::Signal(signal),
-                Caught::Reload => tokio::select! {
-                    biased;
-                    reloaded = reload(fleet, reread) => tell(reloaded),
-                    signal = signals.stop() => return Cause::Signal(signal),
-                },
-            },
-            stream = successor(), if handing_over.is_empty() => {
-                let sockets = fleet.sockets();
-                handing_over.spawn_blocking(move || give(stream, &sockets?));
+        let asker = match requests.next(fleet).await {
+            Request::Stop(cause) => return cause,
+            Request::Reload(asker) => asker,
+        };
+        // What comes meanwhile but a signal to stop waits for its turn.
+        let result = tokio::select! {
+            biased;
+            reloaded = reload(fleet, reread) => tell(reloaded),
+            signal = requests.stop() => {
+                asker.answer(Err("stopped before it was done"));
+                return Cause::Asked(signal);
             }
-            Some(given) = handing_over.join_next() => match given {
-                Ok(Ok(stream)) => return Cause::HandedOver(stream),
-                Ok(Err(error)) => warn!(%error, "a successor asked for the sockets and gave up"),
-                Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-            },
-        }
+        };
+        fleet.roster().reloaded(result.clone());
+        asker.answer(result.as_ref().map(String::as_str).map_err(String::as_str));
     }
 }
 
@@ -231,15 +241,17 @@ async fn reload(fleet: &mut Fleet, reread: &Reread) -> anyhow::Result<Changes> {
     fleet.reload(plan).await
 }
 
-/// What the log says of a reload.
-fn tell(reloaded: anyhow::Result<Changes>) {
+/// What the log, and whoever asked, hear of a reload.
+fn tell(reloaded: anyhow::Result<Changes>) -> Result<String, String> {
     match reloaded {
         Ok(Changes { added, changed, removed, same }) => {
             info!(added, changed, removed, same, "reloaded");
+            Ok(format!("{added} added, {changed} changed, {removed} removed, {same} as before"))
         }
         Err(error) => {
             let error = format!("{error:#}");
             error!(error, detail = "nothing was changed", "cannot reload");
+            Err(error)
         }
     }
 }
@@ -247,14 +259,10 @@ fn tell(reloaded: anyhow::Result<Changes>) {
 /// Goes on accepting for the window, then accepts no more and waits until all is
 /// finished, the deadline of each tunnel, or a second signal.
 async fn drain(
-    mut fleet: Fleet,
-    mut signals: Signals,
-    (cause, window): (Cause, Duration),
+    fleet: &mut Fleet,
+    requests: &mut Requests,
+    (signal, window, successor): (&'static str, Duration, Option<UnixStream>),
 ) -> Outcome {
-    let (signal, successor) = match cause {
-        Cause::Signal(signal) => (signal, None),
-        Cause::HandedOver(stream) => ("handover", Some(stream)),
-    };
     let drained = async {
         if !window.is_zero() {
             let accept_s = window.as_secs_f64();
@@ -271,7 +279,7 @@ async fn drain(
     let hurry = tokio::select! {
         biased;
         () = drained => None,
-        signal = second(&mut signals) => Some(signal),
+        signal = requests.second() => Some(signal),
     };
     if let Some(signal) = hurry {
         warn!(signal, "second signal: ending now");
@@ -287,16 +295,6 @@ async fn drain(
         sessions_cut => {
             warn!(sessions_cut, most_sessions, "stopped");
             Outcome::SessionsCut
-        }
-    }
-}
-
-/// The next signal to stop. There is nothing left to reload.
-async fn second(signals: &mut Signals) -> &'static str {
-    loop {
-        match signals.next().await {
-            Caught::Stop(signal) => return signal,
-            Caught::Reload => info!("stopping already; nothing is reloaded"),
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::net::{BindError, Listener};
 use crate::sys::background::Readiness;
 use crate::sys::handover::{Given, Predecessor, ask};
 use crate::sys::pidfile::PidFile;
+use crate::sys::privileges::User;
 use crate::tunnel::Options;
 
 /// Connections that the kernel may hold for us; it caps this at `net.core.somaxconn`.
@@ -77,6 +78,11 @@ impl Startup {
             self.pid_file = Some(PidFile::write(&path)?);
         }
         Ok(())
+    }
+
+    /// Who the process becomes, if anybody else.
+    pub(super) fn user(&self) -> Option<&User> {
+        self.process.user.as_ref()
     }
 
     pub(super) fn remove_pid_file(&mut self) {

@@ -16,6 +16,14 @@ pub fn raise() -> std::io::Result<u64> {
     Ok(soft)
 }
 
+/// How many descriptors the process has open; `None` when the system does not
+/// tell, as where /proc is out of reach.
+pub fn used() -> Option<u64> {
+    let open = std::fs::read_dir("/proc/self/fd").ok()?.count();
+    // One of them is the directory itself.
+    u64::try_from(open).ok()?.checked_sub(1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -25,5 +33,11 @@ mod tests {
         let raised = raise().unwrap();
         let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
         assert_eq!((raised, soft), (hard, hard));
+    }
+
+    #[test]
+    fn open_descriptors_are_counted() {
+        // Other tests open and close files meanwhile.
+        assert!((3..10_000).contains(&used().unwrap()));
     }
 }

@@ -4,6 +4,8 @@
 //! group, `-u :GROUP` changes the group only. Supplementary groups are always
 //! dropped: one of root's would keep doors open that the user means to shut.
 
+use std::os::unix::fs::lchown;
+use std::path::Path;
 use std::str::FromStr;
 
 use nix::errno::Errno;
@@ -72,6 +74,14 @@ impl User {
         if self.holds() { Ok(()) } else { Err(DropError::NotForGood(self.spelling.clone())) }
     }
 
+    /// Makes this user the owner of a file that was just made.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn take_over(&self, path: &Path) -> std::io::Result<()> {
+        lchown(path, self.uid.map(Uid::as_raw), Some(self.gid.as_raw()))
+    }
+
     /// Whether the process is this user, in every respect and for good.
     fn holds(&self) -> bool {
         let groups_dropped = unistd::getgroups().is_ok_and(|groups| groups.is_empty());
@@ -106,6 +116,11 @@ impl FromStr for User {
         };
         Ok(Self { spelling, uid: Some(uid), gid })
     }
+}
+
+/// The user that this process is now.
+pub fn current_uid() -> u32 {
+    unistd::geteuid().as_raw()
 }
 
 /// A user by name, else by number, with the group of the account.

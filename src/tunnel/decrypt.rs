@@ -19,7 +19,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::debug;
 
-use super::introduce::Guest;
+use super::introduce::{Guest, or_kicked};
 use super::open::told;
 use super::relay::{Start, dismiss, relay};
 use super::report::Report;
@@ -52,7 +52,7 @@ pub(super) struct Exit {
 pub(super) struct Target {
     pub(super) resolver: Resolver,
     /// How the log names it.
-    pub(super) name: String,
+    pub(super) name: Arc<str>,
 }
 
 /// A live dialer, and the connection that it came through.
@@ -104,13 +104,16 @@ impl Exit {
     ) -> Result<Visitor, Verdict> {
         let patience = shared.timeout.mul_f64(1.0 + rand::rng().random_range(0.0..JITTER));
         let mut verdict = Verdict::from(CloseReason::HandshakeFailed);
+        let began = Instant::now();
         let met = tokio::select! {
             biased;
             met = timeout(patience, self.door.receive(sealed, &mut verdict)) => met.ok(),
             () = place.displaced() => Some(Err(CloseReason::Displaced.into())),
             () = shared.last_call() => None,
         };
-        met.unwrap_or(Err(verdict))
+        let visitor = met.unwrap_or(Err(verdict))?;
+        shared.meters.handshake.done(began.into());
+        Ok(visitor)
     }
 
     /// What becomes of a live dialer: a session at once, or once it asks for one.
@@ -168,7 +171,7 @@ impl Exit {
         mut farewell: Pin<&mut impl Future<Output = CloseReason>>,
     ) {
         let Visitor { session, already_read, .. } = visitor;
-        let mut report = Report::new(shared.name.clone(), guest.client);
+        let mut report = Report::new(shared, guest.client);
         report.session = Some((session.key, session.suite));
         report.client = Some(open.client);
         report.service = open.service;
@@ -184,7 +187,7 @@ impl Exit {
                 return Err(Refusal::ended(CloseReason::Revoked));
             }
             let target = self.targets.get(&report.service).ok_or_else(Refusal::no_such_service)?;
-            report.target = Some(target.name.clone());
+            report.target = Some(Arc::clone(&target.name));
             Ok((held, target.dial(shared, open.client).await?))
         };
         let opened = tokio::select! {
@@ -197,7 +200,9 @@ impl Exit {
                 plain.reset_unless_finished();
                 let already_read = std::mem::take(already_read);
                 let start = Start { first: opened_record(session), already_read };
-                let end = relay((plain, sealed), session, start, farewell).await;
+                let live = report.enter(session);
+                let ended = pin!(or_kicked(farewell, &live));
+                let end = relay((plain, sealed), (session, live.traffic()), start, ended).await;
                 report.closed(&end);
             }
             Err(Refusal { reason, detail }) => {
@@ -220,13 +225,15 @@ fn report_unopened(shared: &Shared, guest: &Guest, session: &Session, reason: Cl
     let client = guest.client;
     debug!(%client, %reason, "a tunnel that was never opened has ended");
     match reason {
-        CloseReason::Unopened | CloseReason::PeerShutdown | CloseReason::Shutdown => {}
+        CloseReason::Unopened | CloseReason::PeerShutdown | CloseReason::Shutdown => {
+            shared.meters.closed.count(reason);
+        }
         CloseReason::Truncated
         | CloseReason::PeerLost
         | CloseReason::LimitReached
         | CloseReason::Revoked => drop(shared.refused(reason, client)),
         _ => {
-            let mut report = Report::new(shared.name.clone(), client);
+            let mut report = Report::new(shared, client);
             report.session = Some((session.key, session.suite));
             report.refused(reason, &"before it asked for a service");
         }
@@ -237,10 +244,12 @@ impl Target {
     /// A connection to the target, to which the client's address is announced
     /// where that is wanted.
     async fn dial(&self, shared: &Shared, client: ClientAddr) -> Result<Stream, Refusal> {
-        let deadline = Instant::now() + shared.timeout;
+        let began = Instant::now();
+        let deadline = began + shared.timeout;
         let dialled =
             async { dial(&self.resolver.current()?, shared.bind, &shared.socket, deadline).await };
         let mut plain = dialled.await.map_err(|error| Refusal::target(&error))?;
+        shared.meters.dial.done(began.into());
         if let Some(version) = shared.proxy_to_target {
             let header = encode(version, client, plain.remote());
             let written = timeout_at(deadline, plain.write_all(&header)).await;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
-use super::introduce::Guest;
+use super::introduce::{Guest, or_kicked};
 use super::pool::{Opened, Pool, Unmade, Warm};
 use super::relay::{Start, relay};
 use super::report::{Report, told_by_the_far_end};
@@ -31,7 +31,7 @@ pub(super) struct Entrance {
     pub(super) caller: Caller,
     pub(super) far_end: Resolver,
     /// How the log names the far end.
-    pub(super) far_end_name: String,
+    pub(super) far_end_name: Arc<str>,
     pub(super) service: ServiceName,
     pub(super) pool: Pool,
 }
@@ -40,8 +40,8 @@ pub(super) struct Entrance {
 pub(super) async fn serve(entrance: &Entrance, shared: &Shared, plain: Stream, guest: Guest) {
     let client = guest.client;
     let mut farewell = pin!(shared.farewell(&guest));
-    let mut report = Report::new(shared.name.clone(), client);
-    report.target = Some(entrance.far_end_name.clone());
+    let mut report = Report::new(shared, client);
+    report.target = Some(Arc::clone(&entrance.far_end_name));
     report.service.clone_from(&entrance.service);
     let open = Open { service: entrance.service.clone(), client };
     let opened = tokio::select! {
@@ -53,7 +53,9 @@ pub(super) async fn serve(entrance: &Entrance, shared: &Shared, plain: Stream, g
         Ok(mut opened) => {
             let Opened { stream, session, start } = &mut *opened;
             report.session = Some((session.key, session.suite));
-            let end = relay((plain, stream), session, std::mem::take(start), farewell).await;
+            let (live, start) = (report.enter(session), std::mem::take(start));
+            let ended = pin!(or_kicked(farewell, &live));
+            let end = relay((plain, stream), (session, live.traffic()), start, ended).await;
             report.closed(&end);
         }
         Err(unmade) => refuse(shared, report, unmade),
@@ -65,7 +67,7 @@ pub(super) async fn serve(entrance: &Entrance, shared: &Shared, plain: Stream, g
 fn refuse(shared: &Shared, report: Report, (reason, detail): Unmade) {
     match reason {
         CloseReason::NoAnswer | CloseReason::PeerUnreachable => {
-            match shared.refused(reason, report.peer()) {
+            match shared.tell_failure(reason, report.peer()) {
                 Told::Now => report.refused(reason, &detail),
                 Told::Later => report.repeated(reason, &detail),
             }
@@ -112,9 +114,13 @@ impl Entrance {
     async fn make_tunnel(&self, shared: &Shared) -> Result<(Stream, Session), Unmade> {
         let mut sealed =
             self.dial(shared).await.map_err(|error| (unreachable(&error), error.to_string()))?;
+        let began = Instant::now();
         let called = timeout(shared.timeout, self.caller.call(&mut sealed)).await;
         match called.unwrap_or(Err(CloseReason::NoAnswer)) {
-            Ok(session) => Ok((sealed, session)),
+            Ok(session) => {
+                shared.meters.handshake.done(began.into());
+                Ok((sealed, session))
+            }
             Err(reason) => {
                 self.caller.failed();
                 Err((reason, what_to_check(reason)))
@@ -123,8 +129,11 @@ impl Entrance {
     }
 
     async fn dial(&self, shared: &Shared) -> Result<Stream, DialError> {
-        let deadline = Instant::now() + shared.timeout;
-        dial(&self.far_end.current()?, shared.bind, &shared.socket, deadline).await
+        let began = Instant::now();
+        let deadline = began + shared.timeout;
+        let sealed = dial(&self.far_end.current()?, shared.bind, &shared.socket, deadline).await?;
+        shared.meters.dial.done(began.into());
+        Ok(sealed)
     }
 }
 

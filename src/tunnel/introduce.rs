@@ -5,6 +5,9 @@
 //!   socket address -> listed load balancer? PROXY header -> client address -> gate -> Guest
 //! ```
 
+use std::pin::Pin;
+use std::time::Instant;
+
 use tokio::io::AsyncReadExt;
 use tokio::time::{sleep, timeout};
 
@@ -13,6 +16,7 @@ use super::serve::Shared;
 use crate::addr::ClientAddr;
 use crate::gate::{OnRevoke, Peer, Permit};
 use crate::net::Stream;
+use crate::observe::sessions::Live;
 use crate::proxy_protocol::incoming::{HeaderReader, Progress};
 use crate::reason::CloseReason;
 
@@ -73,7 +77,9 @@ impl Shared {
         let (client, peer) = self.client(stream, socket).await?;
         let permit = match (&self.gate, peer) {
             (Some(gate), Some(peer)) => {
+                let began = Instant::now();
                 let admitted = gate.admit(peer).await;
+                self.meters.gate.done(began);
                 Some(admitted.map_err(|why| {
                     tracing::debug!(%client, why, "denied by the gate");
                     CloseReason::GateDenied
@@ -135,6 +141,19 @@ impl Shared {
                 Box::pin(sleep(self.drain)).await;
             }
         }
+    }
+}
+
+/// Resolves when a session that relays must end: by `farewell`, or because an
+/// operator wants it to.
+pub(super) async fn or_kicked(
+    farewell: Pin<&mut impl Future<Output = CloseReason>>,
+    live: &Live,
+) -> CloseReason {
+    tokio::select! {
+        biased;
+        reason = farewell => reason,
+        () = live.kicked() => CloseReason::Kicked,
     }
 }
 

@@ -10,6 +10,7 @@
 //!   relay    both directions (seal, open), half-close, goodbye
 //!   report   the closing line
 //!   trial    each step on the way to a target, without serving
+//!   status   what can be told of it meanwhile
 //!   pipe     standard input and output instead of a client
 //! ```
 //!
@@ -30,8 +31,10 @@ mod secure;
 mod serve;
 mod shelf;
 mod start;
+pub mod status;
 pub mod trial;
 
 pub use options::{Limits, Options, PerSource, PipeOptions, Remark, Role};
 pub use serve::Tunnel;
 pub use start::{Capacity, Parts, TooFewDescriptors};
+pub use status::{Level, Status};

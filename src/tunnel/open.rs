@@ -13,6 +13,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::buffers::{Buffer, LARGE_RECORDS, Size};
 use crate::net::Source;
+use crate::observe::sessions::Total;
 use crate::proto::PeerError;
 use crate::proto::inbound::{Event, Inbound};
 use crate::proto::message::ResetReason;
@@ -22,7 +23,7 @@ use crate::reason::CloseReason;
 const MAX_PIECES: usize = LARGE_RECORDS;
 
 /// The receiving direction of a relay.
-pub(super) struct OpenPump {
+pub(super) struct OpenPump<'t> {
     /// What was read, as long as some of it is not written yet. Apart from the
     /// rest, because most connections idle most of the time.
     reading: Option<Box<Reading>>,
@@ -30,7 +31,7 @@ pub(super) struct OpenPump {
     /// What follows the pieces.
     next: Next,
     /// Stream bytes opened so far.
-    pub(super) total: u64,
+    total: &'t Total,
 }
 
 /// Bytes on their way through.
@@ -57,17 +58,17 @@ struct Pieces {
     end: usize,
 }
 
-impl OpenPump {
+impl<'t> OpenPump<'t> {
     /// A pump that begins with bytes that were read during the handshake, with a
     /// buffer of one record, behind a record.
-    pub(super) fn new(already_read: &[u8]) -> Self {
+    pub(super) fn new(already_read: &[u8], total: &'t Total) -> Self {
         let reading = (!already_read.is_empty()).then(|| {
             let mut reading = Reading::empty(Size::Small);
             reading.buffer[..already_read.len()].copy_from_slice(already_read);
             reading.unopened = 0..already_read.len();
             Box::new(reading)
         });
-        Self { reading, size: Size::Small, next: Next::Read, total: 0 }
+        Self { reading, size: Size::Small, next: Next::Read, total }
     }
 
     /// Moves bytes from `sealed` to `plain` until Fin, which closes `plain` for writing.
@@ -126,11 +127,12 @@ impl OpenPump {
         self.next = Next::Read;
         let Some(reading) = &mut self.reading else { return };
         reading.pieces.clear();
+        let mut opened = 0;
         while !reading.pieces.is_full() && matches!(self.next, Next::Read) {
             match reading.open_one(inbound) {
-                Ok(None) => return,
+                Ok(None) => break,
                 Ok(Some(Event::Data(range))) => {
-                    self.total += range.len() as u64;
+                    opened += range.len() as u64;
                     reading.pieces.push(range);
                 }
                 Ok(Some(Event::Opened)) => {}
@@ -142,6 +144,7 @@ impl OpenPump {
                 Err(error) => self.next = Next::Fail(blame(error)),
             }
         }
+        self.total.add(opened);
     }
 
     fn poll_write(

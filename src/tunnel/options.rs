@@ -80,6 +80,16 @@ pub enum Role {
     },
 }
 
+impl Role {
+    /// `encrypt` or `decrypt`.
+    pub fn mode(&self) -> &'static str {
+        match self {
+            Self::Encrypt { .. } => "encrypt",
+            Self::Decrypt { .. } => "decrypt",
+        }
+    }
+}
+
 /// How many of what at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {

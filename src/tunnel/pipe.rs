@@ -20,6 +20,7 @@ use crate::addr::ClientAddr;
 use crate::net::{
     DialError, Duplex, ResolveError, ResolveOptions, Resolver, SocketOptions, Source, Stream, dial,
 };
+use crate::observe::sessions::Traffic;
 use crate::proto::aead::suites_of_this_machine;
 use crate::proto::message::Open;
 use crate::proto::{PeerError, Session};
@@ -62,8 +63,8 @@ pub async fn run(options: PipeOptions) -> Result<(), PipeError> {
     let start = Start { first, already_read: vec![] };
     let plain = Stdio::new();
     let far_side_ended = plain.output.far_side_ended.clone();
-    let never = std::future::pending();
-    let end = relay((plain, &mut sealed), &mut session, start, pin!(never)).await;
+    let (traffic, never) = (Traffic::default(), std::future::pending());
+    let end = relay((plain, &mut sealed), (&mut session, &traffic), start, pin!(never)).await;
     match end.reason {
         CloseReason::Finished => Ok(()),
         // We gave input up because the far side had ended well.

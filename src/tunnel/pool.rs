@@ -28,6 +28,7 @@ use super::relay::{Start, dismiss};
 use super::secure::{next_event, poll_event};
 use super::shelf::{Pace, Shelf};
 use crate::net::Stream;
+use crate::observe::metrics::PoolMeters;
 use crate::proto::Session;
 use crate::proto::inbound::Event;
 use crate::proto::message::Open;
@@ -70,6 +71,7 @@ pub(super) struct Pool {
     taken: Notify,
     /// A client got through by itself.
     encouraged: Notify,
+    meters: PoolMeters,
 }
 
 /// What a pool is busy with.
@@ -83,9 +85,9 @@ struct Work {
 
 impl Pool {
     /// An empty pool for `size` tunnels; a size of zero stays empty.
-    pub(super) fn new(size: usize, tunnel: Option<Arc<str>>) -> Self {
+    pub(super) fn new(size: usize, tunnel: Option<Arc<str>>, meters: PoolMeters) -> Self {
         let (taken, encouraged) = (Notify::new(), Notify::new());
-        Self { size, tunnel, shelf: Mutex::default(), taken, encouraged }
+        Self { size, tunnel, shelf: Mutex::default(), taken, encouraged, meters }
     }
 
     /// A tunnel whose far end has not hung up, as far as this host has heard.
@@ -95,6 +97,11 @@ impl Pool {
             std::iter::from_fn(|| shelf.take()).find(|warm| warm.stream.is_quiet())
         };
         self.taken.notify_one();
+        match warm {
+            Some(_) => self.meters.taken.inc(),
+            None if self.size > 0 => self.meters.missed.inc(),
+            None => 0,
+        };
         warm
     }
 
@@ -117,11 +124,11 @@ impl Pool {
             tokio::select! {
                 Some(made) = work.making.join_next() => match made {
                     Ok(Ok(warm)) => self.put(warm, &mut work),
-                    Ok(Err((reason, detail))) => work.failed(reason, &detail, self),
+                    Ok(Err((reason, detail))) => self.failed(&mut work, reason, &detail),
                     Err(panic) => std::panic::resume_unwind(panic.into_panic()),
                 },
                 reason = poll_fn(|cx| self.poll_ended(cx)) => {
-                    work.failed(reason, ENDED, self);
+                    self.failed(&mut work, reason, ENDED);
                 }
                 () = self.taken.notified() => {}
                 () = self.encouraged.notified() => work.pace.encouraged(Instant::now()),
@@ -151,6 +158,17 @@ impl Pool {
         }
         let pace = if missing > 0 { work.pace.next_after(now) } else { work.pace.settled(now) };
         [self.shelf().next_after(now), pace].into_iter().flatten().min()
+    }
+
+    /// One could not be made, or was ended.
+    fn failed(&self, work: &mut Work, reason: CloseReason, detail: &str) {
+        self.meters.failed.inc();
+        work.failed(reason, detail, self);
+    }
+
+    /// How many tunnels are ready, and how many should be.
+    pub(super) fn warm(&self) -> (usize, usize) {
+        (self.shelf().len(), self.size)
     }
 
     /// Lets all tunnels go.

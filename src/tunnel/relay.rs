@@ -23,6 +23,7 @@ use super::buffers::poll_discard;
 use super::open::OpenPump;
 use super::seal::SealPump;
 use crate::net::{Duplex, Source};
+use crate::observe::sessions::{Total, Traffic};
 use crate::proto::Session;
 use crate::proto::message::ResetReason;
 use crate::reason::CloseReason;
@@ -49,18 +50,21 @@ pub(super) struct End {
     pub(super) sent: u64,
     /// Stream bytes from the sealed side to the plain side.
     pub(super) received: u64,
+    /// How often a record key was replaced by its successor.
+    pub(super) ratchets: u64,
 }
 
-/// Relays until both directions are finished, one fails, or `cut` is ready. Then
+/// Relays until both directions are finished, one fails, or `cut` is ready, and
+/// counts into `traffic` meanwhile. Then
 /// the plain side is closed as it deserves; the caller closes the sealed one.
 pub(super) async fn relay<P: Duplex, S: Duplex>(
     (mut plain, sealed): (P, &mut S),
-    session: &mut Session,
+    (session, traffic): (&mut Session, &Traffic),
     start: Start,
     cut: Pin<&mut impl Future<Output = CloseReason>>,
 ) -> End {
-    let mut seal = SealPump::new(start.first);
-    let mut open = OpenPump::new(&start.already_read);
+    let mut seal = SealPump::new(start.first, &traffic.sent);
+    let mut open = OpenPump::new(&start.already_read, &traffic.received);
     drop(start.already_read);
     let reason = pump((&mut plain, sealed), session, (&mut seal, &mut open), cut).await;
     match reason {
@@ -68,13 +72,14 @@ pub(super) async fn relay<P: Duplex, S: Duplex>(
         _ => plain.abort().await,
     }
     say_goodbye(&mut seal, sealed, session, reason).await;
-    End { reason, sent: seal.total, received: open.total }
+    let (sent, received) = (traffic.sent.get(), traffic.received.get());
+    End { reason, sent, received, ratchets: session.ratchets() }
 }
 
 async fn pump<P: Duplex, S: Duplex>(
     (plain, sealed): (&mut P, &mut S),
     session: &mut Session,
-    (seal, open): (&mut SealPump, &mut OpenPump),
+    (seal, open): (&mut SealPump<'_>, &mut OpenPump<'_>),
     cut: Pin<&mut impl Future<Output = CloseReason>>,
 ) -> CloseReason {
     let (mut plain_read, mut plain_write) = plain.split();
@@ -123,7 +128,8 @@ fn to_tell(reason: CloseReason) -> Option<ResetReason> {
     match reason {
         CloseReason::PlainReset => Some(ResetReason::PlainReset),
         CloseReason::BadRecord | CloseReason::ProtocolError => Some(ResetReason::ProtocolError),
-        CloseReason::Shutdown => Some(ResetReason::Shutdown),
+        // That it was an operator is nothing that the far end could act on.
+        CloseReason::Shutdown | CloseReason::Kicked => Some(ResetReason::Shutdown),
         CloseReason::Unopened => Some(ResetReason::Unopened),
         CloseReason::Revoked => Some(ResetReason::Revoked),
         CloseReason::TargetRefused => Some(ResetReason::TargetRefused),
@@ -138,13 +144,14 @@ fn to_tell(reason: CloseReason) -> Option<ResetReason> {
 
 /// Tells the far end why a session ends that was never relayed.
 pub(super) async fn dismiss<S: Duplex>(sealed: &mut S, session: &mut Session, reason: CloseReason) {
-    say_goodbye(&mut SealPump::new(vec![]), sealed, session, reason).await;
+    let nothing = Total::default();
+    say_goodbye(&mut SealPump::new(vec![], &nothing), sealed, session, reason).await;
 }
 
 /// Ends the record that is on its way, says Reset, and waits until the other end hangs up:
 /// closing with unread bytes would destroy what it has not read yet.
 async fn say_goodbye<S: Duplex>(
-    seal: &mut SealPump,
+    seal: &mut SealPump<'_>,
     sealed: &mut S,
     session: &mut Session,
     reason: CloseReason,

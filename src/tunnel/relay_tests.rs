@@ -101,12 +101,13 @@ fn tunnel(
     let dialer = tokio::spawn(async move {
         let (plain, mut sealed) = (Pipe::new(plain_in), Pipe::new(near));
         let start = Start { first: vec![], already_read: vec![] };
-        relay((plain, &mut sealed), &mut dialer, start, pin!(cut)).await
+        relay((plain, &mut sealed), (&mut dialer, &Traffic::default()), start, pin!(cut)).await
     });
     let acceptor = tokio::spawn(async move {
         let (plain, mut sealed) = (Pipe::new(plain_out), Pipe::new(far));
         let start = Start { first: opened, already_read: vec![] };
-        relay((plain, &mut sealed), &mut acceptor, start, pin!(pending())).await
+        relay((plain, &mut sealed), (&mut acceptor, &Traffic::default()), start, pin!(pending()))
+            .await
     });
     Tunnel { client, target, dialer, acceptor }
 }
@@ -229,7 +230,8 @@ async fn receive(wire: Vec<u8>) -> Received {
     drop(far);
     let relaying = tokio::spawn(async move {
         let (mut plain, mut sealed) = (Pipe::new(plain), Pipe::new(near));
-        let mut open = OpenPump::new(&[]);
+        let total = Total::default();
+        let mut open = OpenPump::new(&[], &total);
         let (mut from, _) = sealed.split();
         let (_, mut to) = plain.split();
         let ended = open.run(&mut from, &mut to, &mut acceptor.inbound).await;
@@ -261,7 +263,13 @@ async fn what_follows_fin_in_the_same_read_is_heeded() {
         far.write_all(&wire).await.unwrap();
         let (plain, mut sealed) = (Pipe::new(plain), Pipe::new(near));
         let start = Start { first: opened, already_read: vec![] };
-        let end = relay((plain, &mut sealed), &mut acceptor, start, pin!(pending())).await;
+        let end = relay(
+            (plain, &mut sealed),
+            (&mut acceptor, &Traffic::default()),
+            start,
+            pin!(pending()),
+        )
+        .await;
         assert_eq!(end.reason, expected);
     }
 }
@@ -284,7 +292,8 @@ async fn a_flood_one_way_does_not_hold_up_the_other() {
     let relaying = tokio::spawn(async move {
         let start = Start { first: vec![], already_read: vec![] };
         let (plain, mut sealed) = (Pipe::new(plain), Pipe::new(sealed));
-        relay((plain, &mut sealed), &mut acceptor, start, pin!(pending())).await
+        relay((plain, &mut sealed), (&mut acceptor, &Traffic::default()), start, pin!(pending()))
+            .await
     });
     let (mut opened, mut sealed) = (0, 0);
     while opened < RECORDS / 2 {

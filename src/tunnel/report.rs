@@ -5,9 +5,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::relay::End;
+use super::serve::Shared;
 use crate::addr::{ClientAddr, ServiceName};
 use crate::keys::KeyId;
-use crate::proto::Suite;
+use crate::observe::metrics::Meters;
+use crate::observe::sessions::{Facts, Live};
+use crate::proto::{Session, Suite};
 use crate::reason::CloseReason;
 
 /// What is known about a connection so far; becomes one log line.
@@ -15,12 +18,13 @@ pub(super) struct Report {
     began: Instant,
     /// The tunnel's name, where there are several.
     tunnel: Option<Arc<str>>,
+    meters: Arc<Meters>,
     /// Who connected to this end.
     peer: ClientAddr,
     /// At the acceptor, who connected to the dialer.
     pub(super) client: Option<ClientAddr>,
     /// Where this end forwards to, once that is known.
-    pub(super) target: Option<String>,
+    pub(super) target: Option<Arc<str>>,
     /// The service in Open.
     pub(super) service: ServiceName,
     /// The key and suite of the session, once there is one.
@@ -28,11 +32,12 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// A connection from `peer` through `tunnel` begins.
-    pub(super) fn new(tunnel: Option<Arc<str>>, peer: ClientAddr) -> Self {
+    /// A connection from `peer` through the tunnel of `shared` begins.
+    pub(super) fn new(shared: &Shared, peer: ClientAddr) -> Self {
         Self {
             began: Instant::now(),
-            tunnel,
+            tunnel: shared.name.clone(),
+            meters: Arc::clone(&shared.meters),
             peer,
             client: None,
             target: None,
@@ -46,16 +51,24 @@ impl Report {
         self.peer
     }
 
+    /// Its session begins to relay: from now on operators see it.
+    pub(super) fn enter(&self, &Session { key, suite, .. }: &Session) -> Live {
+        let Self { peer, client, target, service, .. } = self;
+        let target = target.clone().unwrap_or_default();
+        let (peer, client, service) = (*peer, *client, service.clone());
+        self.meters.enter(Facts { peer, client, target, service, key, suite })
+    }
+
     /// It ends before anything was relayed; `detail` is for the operator.
     pub(super) fn refused(self, reason: CloseReason, detail: &dyn Display) {
-        let end = End { reason, sent: 0, received: 0 };
+        let end = End { reason, sent: 0, received: 0, ratchets: 0 };
         self.log(&end, Some(detail), Level::of(reason));
     }
 
     /// As [`Self::refused`], where the cause was told a moment ago and this one
     /// is counted.
     pub(super) fn repeated(self, reason: CloseReason, detail: &dyn Display) {
-        let end = End { reason, sent: 0, received: 0 };
+        let end = End { reason, sent: 0, received: 0, ratchets: 0 };
         self.log(&end, Some(detail), Level::Repeated);
     }
 
@@ -66,15 +79,18 @@ impl Report {
     }
 
     fn log(self, end: &End, detail: Option<&dyn Display>, level: Level) {
-        let Self { began, tunnel, peer, client, target, service, session } = self;
+        let Self { began, tunnel, meters, peer, client, target, service, session } = self;
+        meters.closed.count(end.reason);
+        meters.ratchets.inc_by(end.ratchets);
         let tunnel = tunnel.as_deref();
-        let client = client.map(tracing::field::display);
+        let (client, target) =
+            (client.map(tracing::field::display), target.map(tracing::field::display));
         let service = (!service.is_empty()).then(|| tracing::field::display(service));
         let key = session.map(|(key, _)| tracing::field::display(key));
         let suite = session.map(|(_, suite)| tracing::field::display(suite));
         let detail = detail.map(tracing::field::display);
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let End { reason, sent, received } = end;
+        let End { reason, sent, received, .. } = end;
         macro_rules! line {
             ($level:ident) => {
                 tracing::$level!(
@@ -131,6 +147,7 @@ impl Level {
             | CloseReason::PlainReset
             | CloseReason::PeerReset
             | CloseReason::PeerShutdown
+            | CloseReason::Kicked
             | CloseReason::Shutdown => Self::Ordinary,
             _ => Self::Telling,
         }

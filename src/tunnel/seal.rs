@@ -14,6 +14,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::buffers::{Buffer, LARGE_RECORDS, Size};
 use crate::net::Source;
+use crate::observe::sessions::Total;
 use crate::proto::PeerError;
 use crate::proto::message::ResetReason;
 use crate::proto::outbound::Outbound;
@@ -21,7 +22,7 @@ use crate::proto::record::{DATA_OFFSET, MAX_DATA, MAX_RECORD};
 use crate::reason::CloseReason;
 
 /// The sending direction of a relay.
-pub(super) struct SealPump {
+pub(super) struct SealPump<'t> {
     buffer: Option<Buffer>,
     size: Size,
     /// Sealed bytes in `buffer` that are not written yet.
@@ -29,13 +30,13 @@ pub(super) struct SealPump {
     /// Control records to write after `unsent`.
     control: Vec<u8>,
     /// Stream bytes sealed so far.
-    pub(super) total: u64,
+    total: &'t Total,
 }
 
-impl SealPump {
+impl<'t> SealPump<'t> {
     /// A pump that writes the `first` records before what it reads.
-    pub(super) fn new(first: Vec<u8>) -> Self {
-        Self { buffer: None, size: Size::Small, unsent: 0..0, control: first, total: 0 }
+    pub(super) fn new(first: Vec<u8>, total: &'t Total) -> Self {
+        Self { buffer: None, size: Size::Small, unsent: 0..0, control: first, total }
     }
 
     /// Moves bytes from `plain` to `sealed` until `plain` ends, then Fin.
@@ -148,7 +149,7 @@ impl SealPump {
             }
         }
         self.unsent = 0..end;
-        self.total += got as u64;
+        self.total.add(got as u64);
         Ok(())
     }
 }

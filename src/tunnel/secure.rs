@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 
 use super::buffers::{Buffer, Size, poll_discard};
 use super::open::blame;
-use crate::keys::KeyRing;
+use crate::keys::{Key, KeyId, KeyRing};
 use crate::net::clock::{Clock, SET_MS};
 use crate::net::{Duplex, Stream};
 use crate::proto::handshake::{
@@ -85,6 +85,15 @@ impl From<CloseReason> for Verdict {
     }
 }
 
+// === impl Terms ===
+
+impl Terms {
+    /// The public names of the keys, in order.
+    fn key_ids(&self) -> Vec<KeyId> {
+        self.keys.iter().map(Key::id).collect()
+    }
+}
+
 // === impl Caller ===
 
 impl Caller {
@@ -95,6 +104,11 @@ impl Caller {
     /// On other terms, with the same far end.
     pub(super) fn succeeding(terms: Terms, before: &Self) -> Self {
         Self { terms, far_clock: Arc::clone(&before.far_clock) }
+    }
+
+    /// The public names of the keys, in order.
+    pub(super) fn key_ids(&self) -> Vec<KeyId> {
+        self.terms.key_ids()
     }
 
     /// Shakes hands as the dialer. The caller sets the deadline.
@@ -139,6 +153,11 @@ impl Doorkeeper {
     /// On other terms, with what was seen so far.
     pub(super) fn succeeding(terms: Terms, before: &Self) -> Self {
         Self { terms, memory: Arc::clone(&before.memory) }
+    }
+
+    /// The public names of the keys, in order.
+    pub(super) fn key_ids(&self) -> Vec<KeyId> {
+        self.terms.key_ids()
     }
 
     /// Shakes hands as the acceptor. Where that fails it goes on reading until

@@ -6,7 +6,7 @@
 //! accept that failed for want of descriptors or memory.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -27,6 +27,7 @@ use crate::net::{
     SourceGuard, SourceRefusal, Sources, Stream,
 };
 use crate::observe::failures::{Failures, Told};
+use crate::observe::metrics::Meters;
 use crate::proxy_protocol::Version;
 use crate::reason::CloseReason;
 
@@ -57,6 +58,7 @@ pub(super) struct Shared {
     /// What those two count up to.
     pub(super) per_source: Option<PerSource>,
     pub(super) failures: Arc<Failures>,
+    pub(super) meters: Arc<Meters>,
     /// Who may come in, by address.
     pub(super) gate: Option<Gate>,
     /// Load balancers that announce their clients' addresses.
@@ -86,6 +88,8 @@ pub struct Tunnel {
     pub(super) shared: Arc<Shared>,
     pub(super) way: Way,
     pub(super) tasks: TaskTracker,
+    /// Where it listens now.
+    pub(super) listening: Mutex<Vec<String>>,
 }
 
 /// An accepted connection.
@@ -128,6 +132,12 @@ impl Shared {
 
     /// Counts a connection that ended before its peer was known.
     pub(super) fn refused(&self, reason: CloseReason, peer: ClientAddr) -> Told {
+        self.meters.refused.count(reason);
+        self.tell_failure(reason, peer)
+    }
+
+    /// Counts a failure for the log.
+    pub(super) fn tell_failure(&self, reason: CloseReason, peer: ClientAddr) -> Told {
         match peer.source() {
             Some(source) => self.failures.failed(reason, &source),
             None => self.failures.failed(reason, &peer),
@@ -145,6 +155,7 @@ impl Tunnel {
 
     /// Accepts on `listener` from now on, until it is stopped.
     pub fn serve(self: &Arc<Self>, listener: Arc<AsyncListener>) {
+        self.listens(&listener);
         self.tasks.spawn(Arc::clone(self).accept(listener));
     }
 
@@ -195,11 +206,12 @@ impl Tunnel {
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = self.shared.stop.cancelled() => return,
+                () = self.shared.stop.cancelled() => return self.listens_no_more(&listener),
                 accepted = self.accept_one(&listener) => accepted,
             };
             match accepted {
                 Ok((stream, peer)) => {
+                    self.shared.meters.accepted.inc();
                     if backoff.succeeded(Instant::now()) {
                         let tunnel = self.shared.name.as_deref();
                         info!(tunnel, address = listener.local(), "accepting again");
@@ -241,7 +253,10 @@ impl Tunnel {
         let slot = tokio::select! {
             biased;
             slot = wait => slot,
-            () = self.shared.cut.cancelled() => return None,
+            () = self.shared.cut.cancelled() => {
+                self.shared.meters.closed.count(CloseReason::Shutdown);
+                return None;
+            }
         };
         Some(Arrival { stream, peer, slot, source: None })
     }

@@ -83,6 +83,11 @@ impl<T> Shelf<T> {
         self.ready.drain(..outdated).map(|ready| ready.tunnel).collect()
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.ready.len()
+    }
+
     /// How many need no replacement yet.
     pub(super) fn fresh(&self, now: Instant) -> usize {
         self.ready.iter().filter(|ready| ready.renew > now).count()

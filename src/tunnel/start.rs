@@ -1,7 +1,7 @@
 //! From options to a tunnel that can serve: limits that can be met, names that resolve.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use tokio::sync::Notify;
@@ -21,6 +21,7 @@ use crate::net::{
     SocketOptions, Sources, sessions_that_fit,
 };
 use crate::observe::failures::Failures;
+use crate::observe::metrics::Meters;
 use crate::proto::aead::suites_of_this_machine;
 
 /// What this process can hold, given its file descriptors.
@@ -127,10 +128,12 @@ impl Capacity {
     }
 }
 
-/// What a tunnel needs that may not be there: the addresses of its targets, a gate.
+/// What a tunnel needs beside its options, some of which may not be there: the
+/// addresses of its targets, a gate, what it counts into.
 pub struct Parts {
     place: Where,
     gate: Option<Gate>,
+    meters: Arc<Meters>,
 }
 
 enum Where {
@@ -150,24 +153,28 @@ fn descriptors_for(options: &Options) -> u64 {
 }
 
 impl Parts {
-    /// Resolves the targets of a tunnel.
+    /// Resolves the targets of a tunnel that has the name of `meters`.
     ///
     /// # Errors
     /// [`ResolveError`] when a name does not resolve, unless told to wait.
-    pub async fn get(options: &Options, gate: Option<Gate>) -> Result<Self, ResolveError> {
+    pub async fn get(
+        options: &Options,
+        gate: Option<Gate>,
+        meters: Arc<Meters>,
+    ) -> Result<Self, ResolveError> {
         let place = match &options.role {
             Role::Encrypt { target, .. } => Where::FarEnd(resolver(target, options).await?),
             Role::Decrypt { targets } => {
                 let mut resolved = BTreeMap::new();
                 for (service, address) in targets {
                     let resolver = resolver(address, options).await?;
-                    let name = address.to_string();
+                    let name = address.to_string().into();
                     resolved.insert(service.clone(), Target { resolver, name });
                 }
                 Where::Targets(resolved)
             }
         };
-        Ok(Self { place, gate })
+        Ok(Self { place, gate, meters })
     }
 }
 
@@ -188,10 +195,10 @@ impl Tunnel {
         let way = match parts.place {
             Where::FarEnd(far_end) => Way::In(Arc::new(Entrance {
                 caller: caller(terms, &far_end, before),
-                far_end_name: far_end.address().to_string(),
+                far_end_name: far_end.address().to_string().into(),
                 far_end,
                 service,
-                pool: Pool::new(capacity.unopened, options.name.clone()),
+                pool: Pool::new(capacity.unopened, options.name.clone(), parts.meters.pool.clone()),
             })),
             Where::Targets(targets) => Way::Out(Arc::new(Exit {
                 door: door(terms, before),
@@ -203,8 +210,9 @@ impl Tunnel {
             Some(old) => gate.succeeding(old),
             None => gate.another(),
         });
-        let shared = Arc::new(shared(options, capacity, gate, before));
-        let tunnel = Self { shared, way, tasks: TaskTracker::new() };
+        let shared = Arc::new(shared(options, capacity, (gate, parts.meters), before));
+        let (tasks, listening) = (TaskTracker::new(), Mutex::default());
+        let tunnel = Self { shared, way, tasks, listening };
         tunnel.set_capacity(capacity);
         tunnel
     }
@@ -243,7 +251,7 @@ fn door(terms: Terms, before: Option<&Tunnel>) -> Doorkeeper {
 fn shared(
     options: &Options,
     capacity: Capacity,
-    gate: Option<Gate>,
+    (gate, meters): (Option<Gate>, Arc<Meters>),
     before: Option<&Tunnel>,
 ) -> Shared {
     let per_source = options.limits.per_source;
@@ -267,6 +275,7 @@ fn shared(
             || Arc::new(Failures::of(options.name.clone())),
             |before| Arc::clone(&before.failures),
         ),
+        meters,
         gate,
         proxy_to_target: options.proxy_to_target,
         proxy_from: Arc::clone(&options.proxy_from),

@@ -16,6 +16,7 @@
 )]
 
 pub mod address;
+pub mod admin;
 pub mod data;
 pub mod end;
 pub mod file;

@@ -1,0 +1,316 @@
+//! The metrics as OpenMetrics text, written from the roster for each scrape.
+//!
+//! Nothing is kept for it: a tunnel that is gone is gone from the next scrape.
+//! No label is an address, a client or a key, so that a dashboard tells nobody
+//! who connects. Every metric stands in docs/OPERATING.md, "Metrics", and
+//! `tests/metrics.rs` compares.
+
+use std::fmt;
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+use super::answers::unix;
+use super::roster::{Named, Roster};
+use crate::gate::GateStatus;
+use crate::observe::Meters;
+use crate::observe::metrics::{ByReason, Timer};
+use crate::reason::CloseReason;
+use crate::sys::nofile;
+use crate::tunnel::{Level, Status};
+
+/// What the text is.
+pub(super) const CONTENT_TYPE_OF_METRICS: &str =
+    "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Every stance of a gate.
+const STANCES: [&str; 4] = ["fresh", "stale", "open", "closed"];
+
+/// All metrics of the process, now.
+pub(super) fn exposition(roster: &Roster) -> String {
+    let mut registry = Registry::with_prefix("knockpipe");
+    registry.register_collector(Box::new(Moment::of(roster)));
+    let mut text = String::new();
+    encode(&mut text, &registry).expect("a string takes all that is written");
+    text
+}
+
+/// The process at one moment.
+struct Moment {
+    tunnels: Vec<Named>,
+    process: Process,
+}
+
+/// What concerns the process and no tunnel.
+struct Process {
+    started_s: f64,
+    is_ready: bool,
+    descriptors: Option<u64>,
+    descriptor_limit: u64,
+    /// When (unix seconds), and whether it was done.
+    reload: Option<(f64, bool)>,
+}
+
+/// The labels of one sample.
+type Labels = Vec<(&'static str, String)>;
+
+/// Writes families of metrics.
+struct Writer<'a>(DescriptorEncoder<'a>);
+
+impl Moment {
+    fn of(roster: &Roster) -> Self {
+        let reload = roster.last_reload();
+        Self {
+            tunnels: roster.named(),
+            process: Process {
+                started_s: unix(roster.started.0).as_secs_f64(),
+                is_ready: roster.ready().is_ok(),
+                descriptors: nofile::used(),
+                descriptor_limit: roster.descriptors,
+                reload: reload.map(|last| (unix(last.at).as_secs_f64(), last.result.is_ok())),
+            },
+        }
+    }
+}
+
+impl fmt::Debug for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Moment").finish_non_exhaustive()
+    }
+}
+
+impl Collector for Moment {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut out = Writer(encoder);
+        out.process(&self.process)?;
+        out.levels(&self.tunnels)?;
+        out.connections(&self.tunnels)?;
+        out.pool(&self.tunnels)?;
+        out.gate(&self.tunnels)
+    }
+}
+
+impl Writer<'_> {
+    fn process(&mut self, process: &Process) -> fmt::Result {
+        let version = ("version", env!("CARGO_PKG_VERSION").to_owned());
+        let aead = if cfg!(feature = "aws-lc") { "aws-lc" } else { "rustcrypto" };
+        let build = vec![(vec![version, ("aead", aead.to_owned())], ())];
+        self.info("build", "The program", build)?;
+        let alone = |value: f64| [(vec![], value)];
+        let maybe = |value: Option<f64>| value.map(|value| (vec![], value));
+        let Process { started_s, is_ready, descriptors, descriptor_limit, reload } = *process;
+        self.gauge("start_time_seconds", "When it started, unix time", alone(started_s))?;
+        self.gauge("ready", "Whether /readyz says so", alone(f64::from(u8::from(is_ready))))?;
+        let open = maybe(descriptors.map(|open| open as f64));
+        self.gauge("descriptors_open", "Open file descriptors", open)?;
+        let limit = alone(descriptor_limit as f64);
+        self.gauge("descriptors_limit", "File descriptors that may be open", limit)?;
+        let at = maybe(reload.map(|(at, _)| at));
+        self.gauge("reload_time_seconds", "When it was last reloaded, unix time", at)?;
+        let done = maybe(reload.map(|(_, done)| f64::from(u8::from(done))));
+        self.gauge("reload_success", "Whether the last reload was done", done)
+    }
+
+    fn levels(&mut self, tunnels: &[Named]) -> fmt::Result {
+        let mode = |Named { meters, status }: &Named| {
+            (vec![tunnel(meters), ("mode", status.mode.to_owned())], ())
+        };
+        self.info("tunnel", "A tunnel and which end it is", tunnels.iter().map(mode))?;
+        let listeners = tunnels
+            .iter()
+            .map(|Named { meters, status }| (vec![tunnel(meters)], status.listeners.len() as f64));
+        self.gauge("listeners", "Addresses that are listened on", listeners)?;
+        self.level(tunnels, ("sessions", "Sessions"), |status| Some(status.sessions))?;
+        let about = ("handshakes", "Connections that have proven nothing");
+        self.level(tunnels, about, |status| Some(status.handshakes))?;
+        let about = ("unopened", "Tunnels that wait to be opened");
+        self.level(tunnels, about, |status| status.unopened)
+    }
+
+    /// How full a limit is: now, at most so far, and the limit.
+    fn level(
+        &mut self,
+        tunnels: &[Named],
+        (name, what): (&str, &str),
+        of: impl Fn(&Status) -> Option<Level>,
+    ) -> fmt::Result {
+        let mut part = |name: &str, help: &str, part: fn(Level) -> usize| {
+            let levels = tunnels.iter().filter_map(|Named { meters, status }| {
+                Some((vec![tunnel(meters)], part(of(status)?) as f64))
+            });
+            self.gauge(name, help, levels)
+        };
+        part(name, &format!("{what} now"), |level| level.now)?;
+        part(&format!("{name}_most"), &format!("{what} at once at most"), |level| level.most)?;
+        part(&format!("{name}_limit"), &format!("{what} that there may be"), |level| level.limit)
+    }
+
+    fn connections(&mut self, tunnels: &[Named]) -> fmt::Result {
+        let count = |of: fn(&Meters) -> u64| {
+            tunnels.iter().map(move |named| (vec![tunnel(&named.meters)], of(&named.meters)))
+        };
+        let accepted = count(|meters| meters.accepted.get());
+        self.counter("connections_accepted", "Connections accepted", accepted)?;
+        let closed = by_reason(tunnels, |meters| &meters.closed);
+        self.counter("connections_closed", "Connections with a line 'closed'", closed)?;
+        let refused = by_reason(tunnels, |meters| &meters.refused);
+        self.counter("connections_refused", "Connections counted in a line 'refused'", refused)?;
+        let bytes = tunnels.iter().flat_map(|named| {
+            let (sent, received) = named.meters.bytes();
+            [("sent", sent), ("received", received)].map(|(direction, bytes)| {
+                (vec![tunnel(&named.meters), ("direction", direction.to_owned())], bytes)
+            })
+        });
+        self.counter(
+            "bytes",
+            "Stream bytes; sent is from the plain side to the sealed one",
+            bytes,
+        )?;
+        let ratchets = count(|meters| meters.ratchets.get());
+        self.counter("key_ratchets", "Record keys replaced, in ended sessions", ratchets)?;
+        let about = ("handshake_seconds", "Duration of handshakes that succeeded");
+        self.timer(tunnels, about, |meters| &meters.handshake)?;
+        let about = ("dial_seconds", "Duration of dials that succeeded");
+        self.timer(tunnels, about, |meters| &meters.dial)?;
+        let about = ("gate_seconds", "Duration of the gate's decisions");
+        self.timer(tunnels, about, |meters| &meters.gate)
+    }
+
+    fn pool(&mut self, tunnels: &[Named]) -> fmt::Result {
+        let pools = || {
+            let with_pool = |named: &'_ Named| Some((named.meters.clone(), named.status.pool?));
+            tunnels.iter().filter_map(with_pool)
+        };
+        let gauge = |of: fn((usize, usize)) -> usize| {
+            pools().map(move |(meters, pool)| (vec![tunnel(&meters)], of(pool) as f64))
+        };
+        self.gauge("pool_warm", "Warm tunnels now", gauge(|(warm, _)| warm))?;
+        self.gauge("pool_size", "Warm tunnels that there should be", gauge(|(_, size)| size))?;
+        let count = |of: fn(&Meters) -> u64| {
+            pools().map(move |(meters, _)| (vec![tunnel(&meters)], of(&meters)))
+        };
+        let taken = count(|meters| meters.pool.taken.get());
+        self.counter("pool_taken", "Clients that got a warm tunnel", taken)?;
+        let missed = count(|meters| meters.pool.missed.get());
+        self.counter("pool_missed", "Clients that found no warm tunnel", missed)?;
+        let failed = count(|meters| meters.pool.failed.get());
+        self.counter("pool_failed", "Warm tunnels that could not be made or were ended", failed)
+    }
+
+    fn gate(&mut self, tunnels: &[Named]) -> fmt::Result {
+        let gates: Vec<(&Meters, GateStatus)> =
+            tunnels.iter().filter_map(|named| Some((&*named.meters, named.status.gate?))).collect();
+        let stances = gates.iter().flat_map(|(meters, gate)| {
+            STANCES.map(|stance| {
+                let holds = f64::from(u8::from(gate.stance.as_str() == stance));
+                (vec![tunnel(meters), ("stance", stance.to_owned())], holds)
+            })
+        });
+        self.gauge("gate_stance", "1 for what the store's word counts for now", stances)?;
+        let gauge = |of: fn(&GateStatus) -> usize| {
+            gates.iter().map(move |(meters, gate)| (vec![tunnel(meters)], of(gate) as f64))
+        };
+        let addresses = gauge(|gate| gate.counts.addresses);
+        self.gauge("gate_addresses", "Addresses in the allow-set", addresses)?;
+        let networks = gauge(|gate| gate.counts.networks);
+        self.gauge("gate_networks", "Networks in the allow-set", networks)?;
+        self.gauge("gate_bans", "Banned addresses", gauge(|gate| gate.counts.bans))?;
+        let read = gates.iter().filter_map(|(meters, gate)| {
+            Some((vec![tunnel(meters)], gate.since_read?.as_secs_f64()))
+        });
+        self.gauge("gate_read_age_seconds", "Time since the store was last read", read)?;
+        let count = |of: fn(&GateStatus) -> u64| {
+            gates.iter().map(move |(meters, gate)| (vec![tunnel(meters)], of(gate)))
+        };
+        self.counter("gate_denied", "Connections not let in", count(|gate| gate.denied))?;
+        self.counter("gate_revoked", "Connections whose right was taken", count(|g| g.revoked))?;
+        self.counter("gate_strikes", "Failed handshakes noted", count(|gate| gate.strikes))?;
+        self.counter("gate_bans_made", "Bans made of strikes", count(|gate| gate.bans_made))
+    }
+
+    fn gauge(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = (Labels, f64)>,
+    ) -> fmt::Result {
+        let samples = samples.into_iter().map(|(labels, value)| (labels, ConstGauge::new(value)));
+        self.family((name, help), MetricType::Gauge, samples)
+    }
+
+    fn counter(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = (Labels, u64)>,
+    ) -> fmt::Result {
+        let samples = samples.into_iter().map(|(labels, value)| (labels, ConstCounter::new(value)));
+        self.family((name, help), MetricType::Counter, samples)
+    }
+
+    fn info(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = (Labels, ())>,
+    ) -> fmt::Result {
+        let samples = samples.into_iter().map(|(labels, ())| (vec![], Info::new(labels)));
+        self.family((name, help), MetricType::Info, samples)
+    }
+
+    fn timer(
+        &mut self,
+        tunnels: &[Named],
+        about: (&str, &str),
+        of: fn(&Meters) -> &Timer,
+    ) -> fmt::Result {
+        let samples = tunnels
+            .iter()
+            .map(|named| (vec![tunnel(&named.meters)], of(&named.meters).histogram().clone()));
+        self.family(about, MetricType::Histogram, samples)
+    }
+
+    /// A family, also when it has no samples: what there can be is always named.
+    fn family<M: EncodeMetric>(
+        &mut self,
+        (name, help): (&str, &str),
+        kind: MetricType,
+        samples: impl Iterator<Item = (Labels, M)>,
+    ) -> fmt::Result {
+        let mut family: MetricEncoder<'_> = self.0.encode_descriptor(name, help, None, kind)?;
+        for (labels, metric) in samples {
+            if labels.is_empty() {
+                // The only one: empty braces would make it another series to some.
+                return metric.encode(family);
+            }
+            metric.encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+fn tunnel(meters: &Meters) -> (&'static str, String) {
+    ("tunnel", meters.tunnel().to_owned())
+}
+
+/// Every reason, also those that there were none of: what begins to count at
+/// zero shows its first increase.
+fn by_reason(
+    tunnels: &[Named],
+    of: fn(&Meters) -> &ByReason,
+) -> impl Iterator<Item = (Labels, u64)> {
+    tunnels.iter().flat_map(move |named| {
+        let meters = Arc::clone(&named.meters);
+        CloseReason::ALL.into_iter().map(move |reason| {
+            let labels = vec![tunnel(&meters), ("reason", reason.as_str().to_owned())];
+            (labels, of(&meters).get(reason))
+        })
+    })
+}

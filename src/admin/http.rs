@@ -1,0 +1,102 @@
+//! `/metrics`, `/healthz` and `/readyz` over HTTP.
+//!
+//! One request for each connection: header lines within a deadline, no body is
+//! read, and the whole takes at most so long. Where there are too many clients
+//! the oldest makes way, so that whoever is slow keeps nobody else out.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::time::sleep;
+
+use super::exposition::{CONTENT_TYPE_OF_METRICS, exposition};
+use super::roster::Roster;
+use crate::net::{AcceptBackoff, AcceptStep, AsyncListener, Handshakes, Place, Stream};
+
+/// Clients at once.
+pub(super) const CLIENTS: usize = 16;
+
+/// How long the header of a request may take.
+const HEADER: Duration = Duration::from_secs(5);
+
+/// How long a request with its answer may take.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Most bytes of a request's header.
+const MAX_HEADER: usize = 16 * 1024;
+
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// Answers whoever comes, for ever.
+pub(super) async fn serve(listener: AsyncListener, roster: Arc<Roster>) {
+    let (clients, mut backoff) = (Handshakes::new(CLIENTS), AcceptBackoff::default());
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                backoff.succeeded(Instant::now());
+                tokio::spawn(meet(stream, clients.enter(), Arc::clone(&roster)));
+            }
+            Err(error) => {
+                if let AcceptStep::Wait { delay, .. } = backoff.failed(&error, Instant::now()) {
+                    sleep(delay).await;
+                }
+            }
+        }
+    }
+}
+
+async fn meet(stream: Stream, mut place: Place, roster: Arc<Roster>) {
+    let service = service_fn(|request: Request<Incoming>| {
+        let response = answer(request.method(), request.uri().path(), &roster);
+        async { Ok::<_, Infallible>(response) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER)
+        .max_buf_size(MAX_HEADER)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::select! {
+        // A request that makes no sense was answered already.
+        _ = connection => {}
+        () = place.displaced() => {}
+        () = sleep(PATIENCE) => {}
+    }
+}
+
+fn answer(method: &Method, path: &str, roster: &Roster) -> Response<String> {
+    if ![Method::GET, Method::HEAD].contains(method) {
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "use GET");
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    match path {
+        "/metrics" => {
+            let mut response = Response::new(exposition(roster));
+            let kind = HeaderValue::from_static(CONTENT_TYPE_OF_METRICS);
+            response.headers_mut().insert(CONTENT_TYPE, kind);
+            response
+        }
+        "/healthz" => text(StatusCode::OK, "alive"),
+        "/readyz" => match roster.ready() {
+            Ok(()) => text(StatusCode::OK, "ready"),
+            Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, &why),
+        },
+        _ => text(StatusCode::NOT_FOUND, "there are /metrics, /healthz and /readyz"),
+    }
+}
+
+fn text(status: StatusCode, line: &str) -> Response<String> {
+    let mut response = Response::new(format!("{line}\n"));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(TEXT));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,309 @@
+//! The lines of the admin socket: one JSON request, one JSON reply.
+//!
+//! ```text
+//!   {"command":"who","tunnel":"redis"}   ->  {"who":{"sessions":[...],"more":0}}
+//!   {"command":"kick","id":7}            ->  {"kicked":1}
+//!   anything wrong                       ->  {"error":"cause; remedy"}
+//! ```
+//!
+//! Both ends use these types. A field that a request does not have is an error,
+//! so that a misspelt filter never means "all".
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::observe::Selector;
+use crate::tunnel::Level;
+
+/// Longest request in bytes, its end of line included.
+pub(super) const MAX_REQUEST: usize = 4_096;
+
+/// Most sessions in one reply.
+pub(super) const MAX_SESSIONS: usize = 10_000;
+
+/// Longest reply in bytes that a client reads: [`MAX_SESSIONS`] with the longest
+/// names there can be.
+pub(super) const MAX_REPLY: u64 = 16 << 20;
+
+/// What is asked or ordered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Request {
+    /// How it is.
+    Status {},
+    /// The live sessions that all of these are true of.
+    Who {
+        /// Of this tunnel.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tunnel: Option<String>,
+        /// From this address: IP, or IP:PORT.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        peer: Option<String>,
+    },
+    /// End sessions, chosen by exactly one of these.
+    Kick {
+        /// The one of this number.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<u64>,
+        /// Those from this address: IP, or IP:PORT.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        peer: Option<String>,
+        /// Those of this tunnel.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tunnel: Option<String>,
+        /// Those under this key.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<String>,
+    },
+    /// Read the configuration again.
+    Reload {},
+    /// Accept no more connections, and end when those that there are have ended.
+    Drain {},
+}
+
+/// What it is answered with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reply {
+    /// To `status`.
+    Status(Box<StatusReply>),
+    /// To `who`.
+    Who(WhoReply),
+    /// To `kick`: how many sessions end.
+    Kicked(usize),
+    /// To an order that was carried out: what was done.
+    Done(String),
+    /// Why there is no other reply.
+    Error(String),
+}
+
+/// How a process is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StatusReply {
+    /// The program's.
+    pub version: String,
+    /// Process id.
+    pub pid: u32,
+    /// Seconds since it started.
+    pub uptime_s: u64,
+    /// `starting`, `ready`, `not ready` or `draining`.
+    pub state: String,
+    /// Why it is not ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// Open descriptors; `None` when the system does not tell.
+    pub descriptors: Option<u64>,
+    /// How many there may be.
+    pub descriptor_limit: u64,
+    /// How the last reload went.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reload: Option<ReloadReply>,
+    /// The tunnels by name.
+    pub tunnels: Vec<TunnelReply>,
+}
+
+/// How a reload went.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadReply {
+    /// Unix seconds.
+    pub at: u64,
+    /// Whether it was done.
+    pub ok: bool,
+    /// What was done, or why nothing was.
+    pub message: String,
+}
+
+/// How a tunnel is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TunnelReply {
+    /// Its name.
+    pub name: String,
+    /// `encrypt` or `decrypt`.
+    pub mode: String,
+    /// `serving` or `draining`.
+    pub state: String,
+    /// Where it listens.
+    pub listeners: Vec<String>,
+    /// Where it forwards: `ADDR`, or `SERVICE=ADDR`.
+    pub targets: Vec<String>,
+    /// Ids of its keys, in order.
+    pub keys: Vec<String>,
+    /// Sessions.
+    pub sessions: Level,
+    /// Connections that have proven nothing.
+    pub handshakes: Level,
+    /// Tunnels that wait to be opened (decrypt only).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unopened: Option<Level>,
+    /// The pool (encrypt only).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<PoolReply>,
+    /// The gate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<GateReply>,
+    /// Connections accepted so far.
+    pub accepted: u64,
+    /// How many ended with a line of their own, by reason.
+    pub closed: BTreeMap<String, u64>,
+    /// How many ended before their peer was known, by reason.
+    pub refused: BTreeMap<String, u64>,
+    /// Stream bytes from the plain side to the sealed side.
+    pub sent: u64,
+    /// Stream bytes from the sealed side to the plain side.
+    pub received: u64,
+}
+
+/// How a pool is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolReply {
+    /// Tunnels that are ready.
+    pub warm: usize,
+    /// Tunnels that should be.
+    pub size: usize,
+    /// Clients that got one.
+    pub taken: u64,
+    /// Clients that found none.
+    pub missed: u64,
+    /// Tunnels that could not be made, or that the far end ended.
+    pub failed: u64,
+}
+
+/// How a gate is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GateReply {
+    /// `fresh`, `stale`, `open` or `closed`.
+    pub stance: String,
+    /// Addresses in the allow-set.
+    pub addresses: usize,
+    /// Networks in the allow-set.
+    pub networks: usize,
+    /// Banned addresses.
+    pub bans: usize,
+    /// Seconds since the store was last read completely.
+    pub since_read_s: Option<u64>,
+    /// Connections not let in.
+    pub denied: u64,
+    /// Connections whose right was taken.
+    pub revoked: u64,
+    /// Failed handshakes noted.
+    pub strikes: u64,
+    /// Bans made of those.
+    pub bans_made: u64,
+}
+
+/// The live sessions that were asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WhoReply {
+    /// Oldest first.
+    pub sessions: Vec<SessionReply>,
+    /// How many more there are than fit into a reply.
+    pub more: usize,
+}
+
+/// A live session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionReply {
+    /// Its number.
+    pub id: u64,
+    /// The tunnel's name.
+    pub tunnel: String,
+    /// Who connected to this end.
+    pub peer: String,
+    /// At the decrypt end, who connected to the encrypt end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<String>,
+    /// Where this end forwards to.
+    pub target: String,
+    /// The service that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// The key's id.
+    pub key: String,
+    /// The record suite.
+    pub suite: String,
+    /// Milliseconds since it began to relay.
+    pub age_ms: u64,
+    /// Stream bytes from the plain side to the sealed side.
+    pub sent: u64,
+    /// Stream bytes from the sealed side to the plain side.
+    pub received: u64,
+}
+
+/// Why a request makes no sense.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// No JSON, or not of a request.
+    #[error("this is no request: {0}; see docs/OPERATING.md, \"The admin socket\"")]
+    Unreadable(#[from] serde_json::Error),
+    /// No IP address.
+    #[error("\"{0}\" is no address of a peer; give IP or IP:PORT")]
+    Peer(String),
+    /// No key id.
+    #[error("\"{0}\" is no key id; give the 8 hex digits that knockpipe key-id prints")]
+    Key(String),
+    /// None, or more than one.
+    #[error("choose the sessions to end by exactly one of id, peer, tunnel and key")]
+    NotOne,
+}
+
+/// The selector of an address: IP, or IP:PORT.
+///
+/// # Errors
+/// [`RequestError::Peer`]
+pub fn peer(text: &str) -> Result<Selector, RequestError> {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    let ip = bare.parse::<IpAddr>().map(Selector::Ip);
+    let selector = ip.or_else(|_| text.parse::<SocketAddr>().map(Selector::Peer));
+    selector.map_err(|_| RequestError::Peer(text.to_owned()))
+}
+
+/// The selector of a key.
+///
+/// # Errors
+/// [`RequestError::Key`]
+pub fn key(text: &str) -> Result<Selector, RequestError> {
+    let is_id = text.len() == 8 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let id = text.to_ascii_lowercase();
+    if is_id { Ok(Selector::Key(id)) } else { Err(RequestError::Key(text.to_owned())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_reads_as_it_is_written() {
+        let text = r#"{"command":"who","tunnel":"redis"}"#;
+        let who = Request::Who { tunnel: Some("redis".to_owned()), peer: None };
+        assert_eq!(serde_json::from_str::<Request>(text).unwrap(), who);
+        assert_eq!(serde_json::to_string(&who).unwrap(), text);
+        let status = serde_json::to_string(&Request::Status {}).unwrap();
+        assert_eq!(status, r#"{"command":"status"}"#);
+    }
+
+    #[test]
+    fn a_misspelt_field_is_refused() {
+        for text in [
+            r#"{"command":"who","tunel":"redis"}"#,
+            r#"{"command":"kick","ids":1}"#,
+            r#"{"command":"drain","now":true}"#,
+            r#"{"command":"stop"}"#,
+            r#"{"command":"kick","id":-1}"#,
+            "[]",
+        ] {
+            assert!(serde_json::from_str::<Request>(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn addresses_and_keys_are_checked() {
+        assert_eq!(peer("192.0.2.1").unwrap(), Selector::Ip("192.0.2.1".parse().unwrap()));
+        assert_eq!(peer("[::1]").unwrap(), peer("::1").unwrap());
+        assert_eq!(peer("[::1]:5").unwrap(), Selector::Peer("[::1]:5".parse().unwrap()));
+        assert!(peer("localhost").is_err() && peer("").is_err());
+        assert_eq!(key("00FFaa11").unwrap(), Selector::Key("00ffaa11".to_owned()));
+        assert!(key("00ffaa1").is_err() && key("00ffaa1g").is_err());
+    }
+}

@@ -1,0 +1,145 @@
+//! The admin socket: whoever is this process's user, or root, sends one line
+//! and gets one.
+//!
+//! A client that is silent or slow holds nothing but its place among a few: it
+//! has a deadline, and where there are too many the oldest makes way.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{sleep, timeout};
+use tokio_util::task::TaskTracker;
+
+use super::Order;
+use super::answers::answer;
+use super::protocol::{MAX_REQUEST, Reply, Request};
+use super::roster::Roster;
+use crate::net::{AcceptBackoff, AcceptStep, AsyncListener, Handshakes, Stream};
+use crate::sys::privileges;
+
+/// Clients at once.
+pub(super) const CLIENTS: usize = 16;
+
+/// How long a request, and separately its reply, may be on its way.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long an order may take to be carried out.
+const ORDER: Duration = Duration::from_secs(120);
+
+const BUSY: &str = "the process does not answer orders now; try again";
+
+/// Who answers.
+pub(super) struct Desk {
+    roster: Arc<Roster>,
+    orders: mpsc::Sender<Order>,
+    /// Answers that the end of the process waits for.
+    answering: TaskTracker,
+    clients: Handshakes,
+}
+
+impl Desk {
+    pub(super) fn new(
+        roster: Arc<Roster>,
+        orders: mpsc::Sender<Order>,
+        answering: TaskTracker,
+    ) -> Self {
+        Self { roster, orders, answering, clients: Handshakes::new(CLIENTS) }
+    }
+
+    /// Answers whoever comes, for ever.
+    pub(super) async fn serve(self: Arc<Self>, listener: AsyncListener) {
+        let mut backoff = AcceptBackoff::default();
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    backoff.succeeded(Instant::now());
+                    let (desk, mut place) = (Arc::clone(&self), self.clients.enter());
+                    tokio::spawn(async move {
+                        tokio::select! {
+                            () = desk.meet(stream) => {}
+                            () = place.displaced() => {}
+                        }
+                    });
+                }
+                Err(error) => {
+                    if let AcceptStep::Wait { delay, .. } = backoff.failed(&error, Instant::now()) {
+                        sleep(delay).await;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn meet(&self, mut stream: Stream) {
+        if !is_welcome(&stream) {
+            let refusal = "only root and the user of this process may ask; use sudo".to_owned();
+            return reply(&mut stream, &Reply::Error(refusal)).await;
+        }
+        let Ok(Some(line)) = timeout(PATIENCE, request(&mut stream)).await else { return };
+        let answered = async {
+            let said = self.answer(&line).await;
+            reply(&mut stream, &said).await;
+        };
+        self.answering.track_future(answered).await;
+    }
+
+    async fn answer(&self, line: &[u8]) -> Reply {
+        let request = match serde_json::from_slice(line) {
+            Ok(request) => request,
+            Err(error) => {
+                return Reply::Error(super::protocol::RequestError::from(error).to_string());
+            }
+        };
+        match answer(&self.roster, &request) {
+            Ok(Some(reply)) => reply,
+            Ok(None) => self.order(&request).await,
+            Err(error) => Reply::Error(error.to_string()),
+        }
+    }
+
+    /// Hands an order over, and waits for what becomes of it.
+    async fn order(&self, request: &Request) -> Reply {
+        let (done, outcome) = oneshot::channel();
+        let order = match request {
+            Request::Reload {} => Order::Reload(done),
+            _ => Order::Drain(done),
+        };
+        if self.orders.try_send(order).is_err() {
+            return Reply::Error(BUSY.to_owned());
+        }
+        match timeout(ORDER, outcome).await {
+            Ok(Ok(Ok(done))) => Reply::Done(done),
+            Ok(Ok(Err(why))) => Reply::Error(why),
+            Ok(Err(_)) | Err(_) => Reply::Error(BUSY.to_owned()),
+        }
+    }
+}
+
+/// Whether the other end is this process's user, or root. The mode of the file
+/// says the same; this holds also where somebody changes that.
+fn is_welcome(stream: &Stream) -> bool {
+    let Stream::Unix(socket) = stream else { return false };
+    let Ok(credentials) = socket.peer_cred() else { return false };
+    credentials.uid() == 0 || credentials.uid() == privileges::current_uid()
+}
+
+/// The first line, if there is one of bearable length.
+async fn request(stream: &mut Stream) -> Option<Vec<u8>> {
+    let mut line = vec![];
+    let limited = stream.take(MAX_REQUEST as u64);
+    BufReader::with_capacity(512, limited).read_until(b'\n', &mut line).await.ok()?;
+    (line.len() < MAX_REQUEST || line.ends_with(b"\n")).then_some(line)
+}
+
+async fn reply(stream: &mut Stream, reply: &Reply) {
+    let mut line = serde_json::to_vec(reply).expect("a reply is plain data");
+    line.push(b'\n');
+    let written = async {
+        stream.write_all(&line).await?;
+        stream.shutdown().await
+    };
+    // Whoever does not read the answer does not get it.
+    let _ = timeout(PATIENCE, written).await;
+}

@@ -1,0 +1,281 @@
+//! `knockpipe status`, `who`, `kick`, `reload` and `drain`: a running process
+//! asked, and ordered, over its admin socket.
+//!
+//! Each is one question with one answer, and `who` two, since a rate is what
+//! changed in between. Nothing here knows how the answer came about.
+
+mod view;
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use clap::{ArgGroup, Args};
+use serde_json::{Value, json};
+
+use self::view::{Rated, print, rated};
+use super::errors::UsageError;
+use super::{Done, values};
+use crate::admin::client::{AskError, ask};
+use crate::admin::protocol::{self, Reply, Request, RequestError, WhoReply};
+use crate::run::Failure;
+
+/// Where a process answers unless told otherwise.
+const DEFAULT_PATH: &str = "/run/knockpipe/admin.sock";
+
+/// The environment's word for it.
+const VARIABLE: &str = "KNOCKPIPE_ADMIN";
+
+/// What lies between the two looks that a rate needs.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
+
+/// What stands under `status`.
+pub(super) const STATUS_EXAMPLES: &str = "\
+Examples:
+  knockpipe status --admin /run/knockpipe/admin.sock
+  knockpipe status --watch
+  knockpipe status --json | jq '.tunnels[].sessions'";
+
+/// What stands under `who`.
+pub(super) const WHO_EXAMPLES: &str = "\
+One line for each live connection. With --json one object for each, with bytes and milliseconds.
+
+Examples:
+  knockpipe who --tunnel redis
+  knockpipe who --peer 203.0.113.7 --json";
+
+/// What stands under `kick`.
+pub(super) const KICK_EXAMPLES: &str = "\
+Ends live connections; the far end is told as it is when this end shuts down. Whoever was kicked may
+come again: to keep an address out, see 'knockpipe gate deny'.
+
+Examples:
+  knockpipe kick 17
+  knockpipe kick --peer 203.0.113.7
+  knockpipe kick --key 1f2e3d4c
+
+Exit status: 0 ended, 1 failed at run time, 2 wrong usage, 3 there was no such connection.";
+
+/// What stands under `reload`.
+pub(super) const RELOAD_EXAMPLES: &str = "\
+As SIGHUP. Says what was changed; a file with a mistake changes nothing, and the mistake is told.
+
+Example:
+  knockpipe reload";
+
+/// What stands under `drain`.
+pub(super) const DRAIN_EXAMPLES: &str = "\
+As SIGTERM: no new connections are accepted, and the process ends once those that there are have
+ended, or at its --drain deadline.
+
+Example:
+  knockpipe drain";
+
+/// Which process, and in which form it is shown.
+#[derive(Debug, Args)]
+pub(super) struct AskArgs {
+    /// The process's --admin [default: KNOCKPIPE_ADMIN, else /run/knockpipe/admin.sock]
+    #[arg(long, value_name = "PATH")]
+    admin: Option<PathBuf>,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// `knockpipe status`.
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    /// Show it again and again [default: every 2 seconds]
+    #[arg(
+        long, value_name = "SECONDS", value_parser = values::seconds, num_args = 0..=1,
+        default_missing_value = "2", allow_negative_numbers = true
+    )]
+    watch: Option<Duration>,
+
+    #[command(flatten)]
+    ask: AskArgs,
+}
+
+/// `knockpipe who`.
+#[derive(Debug, Args)]
+pub(super) struct WhoArgs {
+    /// Only connections of this tunnel
+    #[arg(long, value_name = "NAME")]
+    tunnel: Option<String>,
+
+    /// Only connections from this address: IP, or IP:PORT
+    #[arg(long, value_name = "ADDR", value_parser = peer)]
+    peer: Option<String>,
+
+    #[command(flatten)]
+    ask: AskArgs,
+}
+
+/// `knockpipe kick`.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("whom").required(true).args(["id", "peer", "tunnel", "key"]))]
+pub(super) struct KickArgs {
+    /// The connection of this id, as 'knockpipe who' shows it
+    #[arg(value_name = "ID")]
+    id: Option<u64>,
+
+    /// All connections from this address: IP, or IP:PORT
+    #[arg(long, value_name = "ADDR", value_parser = peer)]
+    peer: Option<String>,
+
+    /// All connections of this tunnel
+    #[arg(long, value_name = "NAME")]
+    tunnel: Option<String>,
+
+    /// All connections under the key of this id, as 'knockpipe key-id' prints it
+    #[arg(long, value_name = "ID", value_parser = key)]
+    key: Option<String>,
+
+    #[command(flatten)]
+    ask: AskArgs,
+}
+
+/// `knockpipe reload` and `knockpipe drain`.
+#[derive(Debug, Args)]
+pub(super) struct OrderArgs {
+    #[command(flatten)]
+    ask: AskArgs,
+}
+
+/// Shows how a process is.
+///
+/// # Errors
+/// [`Failure`] of the arguments or the process.
+pub(super) fn status(args: &StatusArgs) -> Result<Done, Failure> {
+    if args.watch.is_some_and(|every| every.is_zero()) {
+        let remedy = "give a time such as 2";
+        return Err(UsageError::ZeroSeconds { flag: "--watch", remedy }.into());
+    }
+    loop {
+        let Reply::Status(reply) = args.ask.ask(&Request::Status {})? else { return Err(odd()) };
+        let clears = args.watch.is_some() && !args.ask.json && io::stdout().is_terminal();
+        let text = args.ask.form(&*reply, |reply| json!(reply), view::status);
+        let open = print(&if clears { view::on_a_clear_screen(&text) } else { text })?;
+        match args.watch {
+            Some(every) if open => sleep(every),
+            _ => return Ok(Done::Clean),
+        }
+    }
+}
+
+/// Lists live connections.
+///
+/// # Errors
+/// [`Failure`] of the process.
+pub(super) fn who(args: &WhoArgs) -> Result<Done, Failure> {
+    let request = Request::Who { tunnel: args.tunnel.clone(), peer: args.peer.clone() };
+    let look = || match args.ask.ask(&request)? {
+        Reply::Who(reply) => Ok(reply),
+        _ => Err(odd()),
+    };
+    let before: WhoReply = look()?;
+    sleep(BETWEEN_LOOKS);
+    let WhoReply { sessions, more } = look()?;
+    let sessions = rated(&before.sessions, sessions);
+    let lines = |sessions: &Vec<Rated>| {
+        sessions.iter().map(|one| format!("{}\n", json!(one))).collect::<String>()
+    };
+    let text = if args.ask.json { lines(&sessions) } else { view::who(&sessions) };
+    print(&text)?;
+    if more > 0 {
+        view::remark(&format!("{more} more are not shown; choose with --tunnel or --peer"));
+    }
+    Ok(Done::Clean)
+}
+
+/// Ends connections.
+///
+/// # Errors
+/// [`Failure`] of the process.
+pub(super) fn kick(args: KickArgs) -> Result<Done, Failure> {
+    let KickArgs { id, peer, tunnel, key, ask } = args;
+    let Reply::Kicked(kicked) = ask.ask(&Request::Kick { id, peer, tunnel, key })? else {
+        return Err(odd());
+    };
+    let json = |kicked: &usize| json!({ "kicked": kicked });
+    print(&ask.form(&kicked, json, |kicked| match kicked {
+        0 => "no such connection\n".to_owned(),
+        1 => "1 connection ends\n".to_owned(),
+        many => format!("{many} connections end\n"),
+    }))?;
+    Ok(if kicked == 0 { Done::Unchanged } else { Done::Clean })
+}
+
+/// Orders a process to read its configuration again.
+///
+/// # Errors
+/// [`Failure`] of the process, also when nothing was changed.
+pub(super) fn reload(args: &OrderArgs) -> Result<Done, Failure> {
+    order(&args.ask, &Request::Reload {})
+}
+
+/// Orders a process to end once its connections have.
+///
+/// # Errors
+/// [`Failure`] of the process.
+pub(super) fn drain(args: &OrderArgs) -> Result<Done, Failure> {
+    order(&args.ask, &Request::Drain {})
+}
+
+fn order(ask: &AskArgs, request: &Request) -> Result<Done, Failure> {
+    let Reply::Done(done) = ask.ask(request)? else { return Err(odd()) };
+    print(&ask.form(&done, |done| json!({ "done": done }), |done| format!("{done}\n")))?;
+    Ok(Done::Clean)
+}
+
+impl AskArgs {
+    fn ask(&self, request: &Request) -> Result<Reply, Failure> {
+        let path = self.admin.clone().unwrap_or_else(|| default_path(std::env::var_os(VARIABLE)));
+        ask(&path, request).map_err(|error| Failure::Runtime(error.into()))
+    }
+
+    fn form<T>(
+        &self,
+        reply: &T,
+        json: impl FnOnce(&T) -> Value,
+        text: impl FnOnce(&T) -> String,
+    ) -> String {
+        if self.json { format!("{}\n", json(reply)) } else { text(reply) }
+    }
+}
+
+fn default_path(variable: Option<OsString>) -> PathBuf {
+    variable.filter(|path| !path.is_empty()).map_or_else(|| DEFAULT_PATH.into(), PathBuf::from)
+}
+
+fn peer(text: &str) -> Result<String, RequestError> {
+    protocol::peer(text).map(|_| text.to_owned())
+}
+
+fn key(text: &str) -> Result<String, RequestError> {
+    protocol::key(text).map(|_| text.to_owned())
+}
+
+/// An answer to another question.
+fn odd() -> Failure {
+    let error = AskError::Refused(
+        "the process answers another question; use the program that runs there".to_owned(),
+    );
+    Failure::Runtime(anyhow!(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_says_where_unless_it_is_empty() {
+        assert_eq!(default_path(None), PathBuf::from(DEFAULT_PATH));
+        assert_eq!(default_path(Some("".into())), PathBuf::from(DEFAULT_PATH));
+        assert_eq!(default_path(Some("/tmp/a".into())), PathBuf::from("/tmp/a"));
+    }
+}

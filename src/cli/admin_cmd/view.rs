@@ -1,0 +1,266 @@
+//! Answers as people read them.
+//!
+//! Text of others (a name that somebody chose) has passed the checks of its
+//! own kind, and holds no control characters: what is printed cannot move a
+//! terminal's cursor.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::time::Duration;
+
+use anyhow::anyhow;
+use serde::Serialize;
+
+use crate::admin::protocol::{
+    GateReply, PoolReply, ReloadReply, SessionReply, StatusReply, TunnelReply,
+};
+use crate::run::Failure;
+use crate::tunnel::Level;
+
+/// A live connection with what goes through it now.
+#[derive(Debug, Serialize)]
+pub(super) struct Rated {
+    #[serde(flatten)]
+    pub(super) session: SessionReply,
+    /// Stream bytes in a second, from the plain side to the sealed side.
+    pub(super) sent_per_s: u64,
+    /// Stream bytes in a second, from the sealed side to the plain side.
+    pub(super) received_per_s: u64,
+}
+
+/// What `who` calls its columns.
+const COLUMNS: [&str; 12] = [
+    "ID", "TUNNEL", "PEER", "CLIENT", "TARGET", "SERVICE", "KEY", "AGE", "SENT", "RECEIVED",
+    "SENT/S", "RECV/S",
+];
+
+/// `sessions` with their rates since `before`; who came later, since it came.
+pub(super) fn rated(before: &[SessionReply], sessions: Vec<SessionReply>) -> Vec<Rated> {
+    let before: HashMap<u64, &SessionReply> = before.iter().map(|one| (one.id, one)).collect();
+    let rate = |session: SessionReply| {
+        let old = before.get(&session.id);
+        let (age_ms, sent, received) =
+            old.map_or((0, 0, 0), |old| (old.age_ms, old.sent, old.received));
+        let per_s = |now: u64, before: u64| {
+            let ms = session.age_ms.saturating_sub(age_ms).max(1);
+            now.saturating_sub(before).saturating_mul(1000) / ms
+        };
+        let (sent_per_s, received_per_s) =
+            (per_s(session.sent, sent), per_s(session.received, received));
+        Rated { session, sent_per_s, received_per_s }
+    };
+    sessions.into_iter().map(rate).collect()
+}
+
+/// The connections as a table.
+pub(super) fn who(sessions: &[Rated]) -> String {
+    let rows = sessions.iter().map(|Rated { session, sent_per_s, received_per_s }| {
+        let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+        [
+            session.id.to_string(),
+            session.tunnel.clone(),
+            session.peer.clone(),
+            or_none(&session.client),
+            session.target.clone(),
+            or_none(&session.service),
+            session.key.clone(),
+            age(Duration::from_millis(session.age_ms)),
+            size(session.sent),
+            size(session.received),
+            size(*sent_per_s),
+            size(*received_per_s),
+        ]
+    });
+    table(std::iter::once(COLUMNS.map(str::to_owned)).chain(rows).collect())
+}
+
+fn table<const N: usize>(rows: Vec<[String; N]>) -> String {
+    let widths: [usize; N] =
+        std::array::from_fn(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0));
+    let line = |row: &[String; N]| {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
+    };
+    rows.iter().map(line).collect()
+}
+
+/// A process as people read it.
+pub(super) fn status(reply: &StatusReply) -> String {
+    let StatusReply { version, pid, uptime_s, state, .. } = reply;
+    let up = age(Duration::from_secs(*uptime_s));
+    let mut out = format!("knockpipe {version}, process {pid}, up {up}: {state}\n");
+    if let Some(why) = &reply.why {
+        line(&mut out, "", "why", why);
+    }
+    let open = reply.descriptors.map_or_else(|| "?".to_owned(), |open| open.to_string());
+    line(&mut out, "", "descriptors", &format!("{open} of {}", reply.descriptor_limit));
+    if let Some(ReloadReply { ok, message, .. }) = &reply.reload {
+        line(
+            &mut out,
+            "",
+            "reload",
+            &format!("{}: {message}", if *ok { "done" } else { "failed" }),
+        );
+    }
+    for one in &reply.tunnels {
+        tunnel(&mut out, one);
+    }
+    out
+}
+
+fn tunnel(out: &mut String, tunnel: &TunnelReply) {
+    let TunnelReply { name, mode, state, .. } = tunnel;
+    // Writing to a string cannot fail.
+    let _ = writeln!(out, "\n{name}: {mode}, {state}");
+    let mut say = |what: &str, text: &str| line(out, "  ", what, text);
+    say("listens", &tunnel.listeners.join(" "));
+    say("targets", &tunnel.targets.join(" "));
+    say("keys", &tunnel.keys.join(" "));
+    say("sessions", &level(tunnel.sessions));
+    say("handshakes", &level(tunnel.handshakes));
+    if let Some(unopened) = tunnel.unopened {
+        say("unopened", &level(unopened));
+    }
+    if let Some(PoolReply { warm, size, taken, missed, failed }) = tunnel.pool {
+        say(
+            "pool",
+            &format!("{warm} of {size} warm; {taken} taken, {missed} missed, {failed} failed"),
+        );
+    }
+    if let Some(gate) = &tunnel.gate {
+        say("gate", &of_gate(gate));
+    }
+    let (sent, received) = (size(tunnel.sent), size(tunnel.received));
+    say("bytes", &format!("{sent} sent, {received} received"));
+    say("accepted", &tunnel.accepted.to_string());
+    say("closed", &counts(&tunnel.closed));
+    say("refused", &counts(&tunnel.refused));
+}
+
+fn line(out: &mut String, indent: &str, what: &str, text: &str) {
+    let _ = writeln!(out, "{indent}{what:12} {}", if text.is_empty() { "-" } else { text });
+}
+
+fn level(Level { now, most, limit }: Level) -> String {
+    format!("{now} now, {most} at most, limit {limit}")
+}
+
+fn of_gate(gate: &GateReply) -> String {
+    let GateReply { stance, addresses, networks, bans, .. } = gate;
+    let read = gate.since_read_s.map_or_else(
+        || "never read".to_owned(),
+        |seconds| format!("read {} ago", age(Duration::from_secs(seconds))),
+    );
+    let GateReply { denied, revoked, strikes, bans_made, .. } = gate;
+    format!(
+        "{stance}, {read}; {addresses} addresses, {networks} networks, {bans} bans; \
+         {denied} denied, {revoked} revoked, {strikes} strikes, {bans_made} bans made"
+    )
+}
+
+fn counts(counts: &BTreeMap<String, u64>) -> String {
+    counts.iter().map(|(reason, count)| format!("{reason}={count}")).collect::<Vec<_>>().join(" ")
+}
+
+/// Bytes with a binary unit, three digits at least.
+fn size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["", "K", "M", "G", "T", "P"];
+    let mut unit = 0;
+    let mut left = bytes as f64;
+    while left >= 1024.0 && unit + 1 < UNITS.len() {
+        left /= 1024.0;
+        unit += 1;
+    }
+    match unit {
+        0 => bytes.to_string(),
+        _ if left < 10.0 => format!("{left:.2}{}", UNITS[unit]),
+        _ if left < 100.0 => format!("{left:.1}{}", UNITS[unit]),
+        _ => format!("{left:.0}{}", UNITS[unit]),
+    }
+}
+
+/// How long ago, in its two largest units.
+fn age(since: Duration) -> String {
+    let seconds = since.as_secs();
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, _) => format!("{minutes}m{}s", seconds % 60),
+        (0, _, _) => format!("{hours}h{minutes}m"),
+        _ => format!("{days}d{hours}h"),
+    }
+}
+
+/// The same on an empty screen.
+pub(super) fn on_a_clear_screen(text: &str) -> String {
+    format!("\u{1b}[H\u{1b}[2J{text}")
+}
+
+/// Prints an answer; false when nobody reads any more, which is no failure.
+///
+/// # Errors
+/// [`Failure::Runtime`] when it cannot be written.
+pub(super) fn print(text: &str) -> Result<bool, Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => {
+            Err(Failure::Runtime(anyhow!("cannot print: {error}; redirect it elsewhere")))
+        }
+    }
+}
+
+/// A remark that is no part of the answer.
+pub(super) fn remark(text: &str) {
+    // A remark that nobody can see is no failure.
+    let _ = writeln!(io::stderr(), "knockpipe: {text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session(id: u64, age_ms: u64, sent: u64) -> SessionReply {
+        SessionReply {
+            id,
+            tunnel: "redis".to_owned(),
+            peer: "192.0.2.1:5".to_owned(),
+            client: None,
+            target: "db:1".to_owned(),
+            service: None,
+            key: "00112233".to_owned(),
+            suite: "chacha20-poly1305".to_owned(),
+            age_ms,
+            sent,
+            received: 0,
+        }
+    }
+
+    #[test]
+    fn a_rate_is_what_changed_between_two_looks() {
+        let before = [session(1, 1_000, 500), session(2, 9_000, 7)];
+        let rated = rated(&before, vec![session(1, 1_500, 1_500), session(3, 100, 10)]);
+        let rates: Vec<_> = rated.iter().map(|one| (one.session.id, one.sent_per_s)).collect();
+        assert_eq!(rates, [(1, 2_000), (3, 100)]);
+        let text = who(&rated);
+        assert_eq!(text.lines().count(), 3);
+        let column = text.find("PEER").unwrap();
+        assert!(text.lines().skip(1).all(|line| line[column..].starts_with("192.0.2.1:5  -")));
+    }
+
+    #[test]
+    fn sizes_and_ages_are_short() {
+        for (bytes, shown) in
+            [(0, "0"), (1023, "1023"), (1024, "1.00K"), (15 << 20, "15.0M"), (200 << 30, "200G")]
+        {
+            assert_eq!(size(bytes), shown);
+        }
+        for (seconds, shown) in
+            [(0, "0s"), (59, "59s"), (61, "1m1s"), (7_260, "2h1m"), (90_000, "1d1h")]
+        {
+            assert_eq!(age(Duration::from_secs(seconds)), shown);
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! What a tunnel counts while it works: numbers that only grow, and how long
+//! things took.
+//!
+//! A tunnel holds its [`Meters`] for as long as it lives, so that counting is
+//! an addition and never a lookup. They outlive a tunnel that is replaced under
+//! the same name. What can be read from the limits, the pool or the gate when
+//! somebody asks is not counted here a second time; how it is all exposed is
+//! `admin::exposition`'s business.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::histogram::Histogram;
+
+use super::sessions::{Facts, Live, Sessions, Total, Traffic};
+use crate::reason::CloseReason;
+
+/// Upper ends of the histograms' buckets in seconds: from memory and a local
+/// network to the longest usual deadline.
+const SECONDS: [f64; 14] =
+    [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+
+/// What one tunnel counts. Clones of a counter are the same counter.
+#[derive(Debug)]
+pub struct Meters {
+    tunnel: Arc<str>,
+    sessions: Arc<Sessions>,
+    /// Connections that were accepted.
+    pub accepted: Counter,
+    /// Connections that ended with a reason of their own in the log.
+    pub closed: ByReason,
+    /// Connections that ended before their peer was known.
+    pub refused: ByReason,
+    /// Seconds of handshakes that succeeded.
+    pub handshake: Timer,
+    /// Seconds of dials that succeeded.
+    pub dial: Timer,
+    /// Seconds until the gate let somebody in or not.
+    pub gate: Timer,
+    /// What became of the pool's tunnels.
+    pub pool: PoolMeters,
+    /// Record keys that were replaced by their successor, in sessions that ended.
+    pub ratchets: Counter,
+    ended: Traffic,
+}
+
+/// A counter for each reason.
+#[derive(Debug)]
+pub struct ByReason([Counter; CloseReason::ALL.len()]);
+
+/// How long something took.
+#[derive(Debug)]
+pub struct Timer(Histogram);
+
+/// What became of warm tunnels.
+#[derive(Clone, Debug, Default)]
+pub struct PoolMeters {
+    /// Clients that got one.
+    pub taken: Counter,
+    /// Clients that would have got one, had one been there.
+    pub missed: Counter,
+    /// Tunnels that could not be made, or that the far end ended.
+    pub failed: Counter,
+}
+
+impl Meters {
+    /// Nothing counted yet, for the tunnel `name`, whose sessions are entered in `sessions`.
+    pub fn new(name: &str, sessions: Arc<Sessions>) -> Arc<Self> {
+        Arc::new(Self {
+            tunnel: Arc::from(name),
+            sessions,
+            accepted: Counter::default(),
+            closed: ByReason::default(),
+            refused: ByReason::default(),
+            handshake: Timer::default(),
+            dial: Timer::default(),
+            gate: Timer::default(),
+            pool: PoolMeters::default(),
+            ratchets: Counter::default(),
+            ended: Traffic::default(),
+        })
+    }
+
+    /// The tunnel's name.
+    pub fn tunnel(&self) -> &str {
+        &self.tunnel
+    }
+
+    /// Enters a session that begins to relay.
+    pub fn enter(self: &Arc<Self>, facts: Facts) -> Live {
+        self.sessions.enter(self, facts)
+    }
+
+    /// Stream bytes (sent, received) so far.
+    pub fn bytes(&self) -> (u64, u64) {
+        self.sessions.bytes(self)
+    }
+
+    pub(super) fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// Takes over what a session counted. The caller holds the lock of the sessions.
+    pub(super) fn ended(&self, traffic: &Traffic) {
+        let add = |total: &Total, more: &Total| total.add(more.get());
+        add(&self.ended.sent, &traffic.sent);
+        add(&self.ended.received, &traffic.received);
+    }
+
+    pub(super) fn ended_bytes(&self) -> (u64, u64) {
+        (self.ended.sent.get(), self.ended.received.get())
+    }
+}
+
+impl Default for ByReason {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Counter::default()))
+    }
+}
+
+impl ByReason {
+    /// Counts one.
+    pub fn count(&self, reason: CloseReason) {
+        self.0[reason as usize].inc();
+    }
+
+    /// How many there were for `reason`.
+    pub fn get(&self, reason: CloseReason) -> u64 {
+        self.0[reason as usize].get()
+    }
+}
+
+impl Default for Timer {
+    fn default() -> Self {
+        Self(Histogram::new(SECONDS))
+    }
+}
+
+impl Timer {
+    /// Something that began at `began` is done.
+    pub fn done(&self, began: Instant) {
+        self.0.observe(began.elapsed().as_secs_f64());
+    }
+
+    /// What was measured.
+    pub fn histogram(&self) -> &Histogram {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_has_a_counter_of_its_own() {
+        let counts = ByReason::default();
+        for reason in CloseReason::ALL {
+            counts.count(reason);
+        }
+        counts.count(CloseReason::Kicked);
+        for reason in CloseReason::ALL {
+            assert_eq!(counts.get(reason), 1 + u64::from(reason == CloseReason::Kicked));
+        }
+    }
+}

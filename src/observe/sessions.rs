@@ -1,0 +1,365 @@
+//! The live sessions of a process: who they are, how much went through them,
+//! and how an operator ends one.
+//!
+//! An entry is one shared allocation of less than 250 bytes, because every idle
+//! session has one; names in it are shared. The relay counts into it with plain
+//! stores, once for each batch of records, and nothing here is locked for that.
+//! A session is entered once it relays. Who still dials or waits is counted by
+//! the limits, and has no entry.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::poll_fn;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use super::metrics::Meters;
+use crate::addr::{ClientAddr, ServiceName};
+use crate::keys::KeyId;
+use crate::proto::Suite;
+
+/// The live sessions of a process, all tunnels together.
+#[derive(Debug, Default)]
+pub struct Sessions(Mutex<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    last: u64,
+    live: BTreeMap<u64, Arc<Entry>>,
+}
+
+/// Who a session is.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Who connected to this end.
+    pub peer: ClientAddr,
+    /// At the acceptor, who connected to the dialer.
+    pub client: Option<ClientAddr>,
+    /// Where this end forwards to.
+    pub target: Arc<str>,
+    /// The service in Open.
+    pub service: ServiceName,
+    /// The key.
+    pub key: KeyId,
+    /// The record suite.
+    pub suite: Suite,
+}
+
+/// How much went through so far, in stream bytes.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    /// From the plain side to the sealed side.
+    pub sent: Total,
+    /// From the sealed side to the plain side.
+    pub received: Total,
+}
+
+/// A number that one task adds to and others read.
+#[derive(Debug, Default)]
+pub struct Total(AtomicU64);
+
+/// A live session.
+#[derive(Debug)]
+pub struct Entry {
+    id: u64,
+    meters: Arc<Meters>,
+    facts: Facts,
+    began: Instant,
+    traffic: Traffic,
+    kick: Kick,
+}
+
+/// Keeps a session among the live ones until it is dropped.
+#[derive(Debug)]
+#[must_use = "dropping it takes the session off the list"]
+pub struct Live(Arc<Entry>);
+
+/// Whether a session has to go, and whom to tell.
+#[derive(Debug, Default)]
+struct Kick {
+    wanted: AtomicBool,
+    waker: Mutex<Option<Waker>>,
+}
+
+/// Which sessions are meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Selector {
+    /// The one of this number.
+    Id(u64),
+    /// All from this address, whatever the port.
+    Ip(IpAddr),
+    /// The one from this address and port.
+    Peer(SocketAddr),
+    /// All of the tunnel of this name.
+    Tunnel(String),
+    /// All under the key of this id, as `key-id` prints it.
+    Key(String),
+}
+
+// === impl Sessions ===
+
+impl Sessions {
+    /// Enters a session of the tunnel that `meters` belong to.
+    pub(super) fn enter(&self, meters: &Arc<Meters>, facts: Facts) -> Live {
+        let mut inner = self.lock();
+        inner.last += 1;
+        let entry = Arc::new(Entry {
+            id: inner.last,
+            meters: Arc::clone(meters),
+            facts,
+            began: Instant::now(),
+            traffic: Traffic::default(),
+            kick: Kick::default(),
+        });
+        inner.live.insert(entry.id, Arc::clone(&entry));
+        Live(entry)
+    }
+
+    /// All live sessions, oldest first.
+    pub fn list(&self) -> Vec<Arc<Entry>> {
+        self.lock().live.values().cloned().collect()
+    }
+
+    /// Ends the sessions that are meant; says how many.
+    pub fn kick(&self, whom: &Selector) -> usize {
+        let meant: Vec<_> = self.list().into_iter().filter(|entry| entry.is(whom)).collect();
+        meant.iter().filter(|entry| entry.kick.call()).count()
+    }
+
+    /// Stream bytes (sent, received) of a tunnel, those of ended sessions included.
+    pub fn bytes(&self, meters: &Meters) -> (u64, u64) {
+        // Locked throughout, so that a session that ends meanwhile counts once.
+        let inner = self.lock();
+        let of = inner.live.values().filter(|entry| std::ptr::eq(&*entry.meters, meters));
+        of.fold(meters.ended_bytes(), |(sent, received), entry| {
+            (sent + entry.traffic.sent.get(), received + entry.traffic.received.get())
+        })
+    }
+
+    /// Nothing in here can panic half way, so a poisoned lock guards what is right.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Total ===
+
+impl Total {
+    /// Adds `more`. One task at a time may: it is no atomic addition, so that it
+    /// costs nothing beside a record.
+    pub fn add(&self, more: u64) {
+        self.0.store(self.get() + more, Ordering::Relaxed);
+    }
+
+    /// The number now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    /// A number that no other session of this process has had.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The tunnel's name.
+    pub fn tunnel(&self) -> &str {
+        self.meters.tunnel()
+    }
+
+    /// Who it is.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// When it began to relay.
+    pub fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// How much went through so far.
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
+    }
+
+    /// Whether it is meant.
+    pub fn is(&self, whom: &Selector) -> bool {
+        match (whom, self.facts.peer) {
+            (Selector::Id(id), _) => self.id == *id,
+            (Selector::Ip(ip), ClientAddr::Ip(peer)) => peer.ip() == ip.to_canonical(),
+            (Selector::Peer(addr), peer) => peer == ClientAddr::from(*addr),
+            (Selector::Ip(_), ClientAddr::Unix) => false,
+            (Selector::Tunnel(name), _) => self.tunnel() == name,
+            (Selector::Key(id), _) => self.facts.key.to_string() == *id,
+        }
+    }
+}
+
+// === impl Selector ===
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => write!(f, "id {id}"),
+            Self::Ip(ip) => write!(f, "peer {ip}"),
+            Self::Peer(addr) => write!(f, "peer {addr}"),
+            Self::Tunnel(name) => write!(f, "tunnel {name}"),
+            Self::Key(id) => write!(f, "key {id}"),
+        }
+    }
+}
+
+// === impl Live ===
+
+impl Live {
+    /// Where the relay counts.
+    pub fn traffic(&self) -> &Traffic {
+        &self.0.traffic
+    }
+
+    /// Resolves when an operator wants it to end. One task may wait.
+    pub async fn kicked(&self) {
+        poll_fn(|cx| self.0.kick.poll(cx)).await;
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        let Entry { id, meters, traffic, .. } = &*self.0;
+        let mut inner = meters.sessions().lock();
+        meters.ended(traffic);
+        inner.live.remove(id);
+    }
+}
+
+// === impl Kick ===
+
+impl Kick {
+    /// Says that it has to go; whether that is news.
+    fn call(&self) -> bool {
+        let is_news = !self.wanted.swap(true, Ordering::AcqRel);
+        if let Some(waker) = self.waker().take() {
+            waker.wake();
+        }
+        is_news
+    }
+
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut waker = self.waker();
+        // Read under the lock, which whoever calls takes afterwards.
+        if self.wanted.load(Ordering::Acquire) {
+            return Poll::Ready(());
+        }
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    fn waker(&self) -> MutexGuard<'_, Option<Waker>> {
+        self.waker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use super::*;
+    use crate::keys::Key;
+    use crate::secret::Secret;
+
+    fn facts(peer: &str, key: u8) -> Facts {
+        Facts {
+            peer: peer.parse::<SocketAddr>().unwrap().into(),
+            client: None,
+            target: Arc::from("target:1"),
+            service: ServiceName::default(),
+            key: Key::new(Secret::take(&mut [key; 32])).id(),
+            suite: Suite::ChaCha20Poly1305,
+        }
+    }
+
+    #[test]
+    fn an_entry_is_small_and_owns_no_text() {
+        // The two counts of an Arc come on top.
+        let size = size_of::<Entry>() + 2 * size_of::<usize>();
+        assert!(size < 250, "{size} bytes");
+        let (target, service) = (Arc::<str>::from("t"), "redis".parse::<ServiceName>().unwrap());
+        let one = Facts { target, service, ..facts("192.0.2.1:1", 1) };
+        let other = one.clone();
+        assert!(std::ptr::eq(one.service.as_str(), other.service.as_str()));
+        assert!(Arc::ptr_eq(&one.target, &other.target));
+    }
+
+    #[test]
+    fn sessions_are_found_by_what_they_are_and_leave_when_dropped() {
+        let sessions = Arc::new(Sessions::default());
+        let redis = Meters::new("redis", Arc::clone(&sessions));
+        let mysql = Meters::new("mysql", Arc::clone(&sessions));
+        let held = [
+            redis.enter(facts("192.0.2.1:1", 1)),
+            redis.enter(facts("192.0.2.1:2", 2)),
+            mysql.enter(facts("[2001:db8::1]:1", 1)),
+        ];
+        let count = |whom: &Selector| sessions.list().iter().filter(|e| e.is(whom)).count();
+        let key = facts("192.0.2.1:1", 1).key.to_string();
+        assert_eq!(count(&Selector::Id(2)), 1);
+        assert_eq!(count(&Selector::Ip("192.0.2.1".parse().unwrap())), 2);
+        assert_eq!(count(&Selector::Ip("::ffff:192.0.2.1".parse().unwrap())), 2);
+        assert_eq!(count(&Selector::Peer("192.0.2.1:2".parse().unwrap())), 1);
+        assert_eq!(count(&Selector::Tunnel("mysql".to_owned())), 1);
+        assert_eq!(count(&Selector::Key(key)), 2);
+        assert_eq!(count(&Selector::Id(9)), 0);
+        drop(held);
+        assert_eq!(sessions.list().len(), 0);
+    }
+
+    #[test]
+    fn bytes_of_live_and_ended_sessions_count_once() {
+        let sessions = Arc::new(Sessions::default());
+        let meters = Meters::new("redis", Arc::clone(&sessions));
+        let other = Meters::new("mysql", Arc::clone(&sessions));
+        let (one, two) =
+            (meters.enter(facts("192.0.2.1:1", 1)), meters.enter(facts("192.0.2.1:2", 1)));
+        one.traffic().sent.add(10);
+        one.traffic().sent.add(1);
+        two.traffic().received.add(5);
+        other.enter(facts("192.0.2.1:3", 1)).traffic().sent.add(100);
+        assert_eq!(sessions.bytes(&meters), (11, 5));
+        drop(one);
+        assert_eq!(sessions.bytes(&meters), (11, 5));
+        assert_eq!(sessions.bytes(&other), (100, 0));
+    }
+
+    #[test]
+    fn a_kick_reaches_who_waits_and_who_comes_to_wait() {
+        let sessions = Arc::new(Sessions::default());
+        let meters = Meters::new("redis", Arc::clone(&sessions));
+        let live = meters.enter(facts("192.0.2.1:1", 1));
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut waiting = pin!(live.kicked());
+        assert!(waiting.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        assert_eq!(sessions.kick(&Selector::Id(1)), 1);
+        assert!(woken.0.load(Ordering::Relaxed));
+        assert!(waiting.as_mut().poll(&mut Context::from_waker(&waker)).is_ready());
+        assert!(pin!(live.kicked()).poll(&mut Context::from_waker(&waker)).is_ready());
+        assert_eq!(sessions.kick(&Selector::Id(1)), 0, "nobody is kicked twice");
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl std::task::Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! What a serving process may be asked: by a signal, by an operator over the
+//! admin socket, by a successor that wants the sockets.
+
+use std::future::pending;
+use std::io;
+use std::os::unix::net::UnixStream;
+
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use super::fleet::Fleet;
+use crate::admin::{Doors, Order};
+use crate::sys::handover::{Offer, give};
+use crate::sys::signals::{Caught, Signals};
+
+/// Everybody who may ask for something.
+pub(super) struct Requests {
+    signals: Signals,
+    /// Where operators ask; `None` until it is open, and once a successor has it.
+    doors: Option<Doors>,
+    /// Where successors ask.
+    offer: Option<Offer>,
+    giving: JoinSet<io::Result<UnixStream>>,
+}
+
+/// What is asked.
+pub(super) enum Request {
+    /// To read the files again.
+    Reload(Asker),
+    /// To end.
+    Stop(Cause),
+}
+
+/// Who wants to know what came of it.
+pub(super) struct Asker(Option<oneshot::Sender<Result<String, String>>>);
+
+/// Why the process ends.
+pub(super) enum Cause {
+    /// Somebody wants it to; the signal's name, or `drain`.
+    Asked(&'static str),
+    /// Another process has the sockets, and waits until this is dropped.
+    HandedOver(UnixStream),
+}
+
+impl Requests {
+    pub(super) fn of(signals: Signals) -> Self {
+        Self { signals, doors: None, offer: None, giving: JoinSet::new() }
+    }
+
+    pub(super) fn open(&mut self, doors: Doors) {
+        self.doors = Some(doors);
+    }
+
+    pub(super) fn offer(&mut self, offer: Offer) {
+        self.offer = Some(offer);
+    }
+
+    /// A successor opens doors of its own, where ours were.
+    pub(super) async fn close(&mut self) {
+        self.offer = None;
+        if let Some(doors) = self.doors.take() {
+            doors.close().await;
+        }
+    }
+
+    /// The next request. The sockets of `fleet` are given away meanwhile where
+    /// a successor wants them. Cancel safe.
+    pub(super) async fn next(&mut self, fleet: &Fleet) -> Request {
+        loop {
+            tokio::select! {
+                biased;
+                caught = self.signals.next() => return match caught {
+                    Caught::Stop(signal) => Request::Stop(Cause::Asked(signal)),
+                    Caught::Reload => Request::Reload(Asker(None)),
+                },
+                order = order(&mut self.doors) => return match order {
+                    Order::Reload(told) => Request::Reload(Asker(Some(told))),
+                    Order::Drain(told) => {
+                        Asker(Some(told)).answer(Ok("draining"));
+                        Request::Stop(Cause::Asked("drain"))
+                    }
+                },
+                stream = successor(self.offer.as_ref()), if self.giving.is_empty() => {
+                    let sockets = fleet.sockets();
+                    self.giving.spawn_blocking(move || give(stream, &sockets?));
+                }
+                Some(given) = self.giving.join_next() => match given {
+                    Ok(Ok(stream)) => return Request::Stop(Cause::HandedOver(stream)),
+                    Ok(Err(error)) => {
+                        warn!(%error, "a successor asked for the sockets and gave up");
+                    }
+                    Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+                },
+            }
+        }
+    }
+
+    /// The next request to stop that cannot wait: a signal. What else is asked
+    /// stays for [`Self::next`].
+    pub(super) async fn stop(&mut self) -> &'static str {
+        self.signals.stop().await
+    }
+
+    /// The next request to stop while there is nothing to reload yet.
+    pub(super) async fn stop_before_ready(&mut self) -> &'static str {
+        loop {
+            let order = tokio::select! {
+                signal = self.signals.stop() => return signal,
+                order = order(&mut self.doors) => order,
+            };
+            match order {
+                Order::Reload(told) => Asker(Some(told)).answer(Err("it is starting; try again")),
+                Order::Drain(told) => {
+                    Asker(Some(told)).answer(Ok("stopped before it was ready"));
+                    return "drain";
+                }
+            }
+        }
+    }
+
+    /// The signal that ends a drain. There is nothing left to reload, and an
+    /// order to drain is no second signal.
+    pub(super) async fn second(&mut self) -> &'static str {
+        loop {
+            let asker = tokio::select! {
+                caught = self.signals.next() => match caught {
+                    Caught::Stop(signal) => return signal,
+                    Caught::Reload => Asker(None),
+                },
+                order = order(&mut self.doors) => match order {
+                    Order::Reload(told) => Asker(Some(told)),
+                    Order::Drain(told) => {
+                        Asker(Some(told)).answer(Ok("draining already"));
+                        continue;
+                    }
+                },
+            };
+            info!("stopping already; nothing is reloaded");
+            asker.answer(Err("it is stopping, so nothing is reloaded; start it again"));
+        }
+    }
+}
+
+impl Asker {
+    pub(super) fn answer(self, result: Result<&str, &str>) {
+        if let Some(told) = self.0 {
+            // Whoever asked may not wait any longer.
+            let _ = told.send(result.map(str::to_owned).map_err(str::to_owned));
+        }
+    }
+}
+
+async fn order(doors: &mut Option<Doors>) -> Order {
+    match doors {
+        Some(doors) => doors.order().await,
+        None => pending().await,
+    }
+}
+
+async fn successor(offer: Option<&Offer>) -> UnixStream {
+    match offer {
+        Some(offer) => offer.successor().await,
+        None => pending().await,
+    }
+}

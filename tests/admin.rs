@@ -1,0 +1,390 @@
+//! The admin socket of a real process: who may ask, what it says, what it does,
+//! and that nobody can hold it.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
+
+use common::admin::{Admin, Metrics, doors, http, metrics_address};
+use common::file::{Service, decrypt_table};
+use common::program::require;
+use common::{
+    Addr, End, Ending, Kind, Launch, NEVER, Pair, PairOptions, Target, Wire, binary, eventually,
+    keygen,
+};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A pair of which both ends can be asked.
+struct Watched {
+    pair: Pair,
+    encrypt: Admin,
+    decrypt: Admin,
+    target: Target,
+    _dir: TempDir,
+}
+
+impl Watched {
+    #[track_caller]
+    fn start(decrypt_args: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (encrypt, decrypt) = (dir.path().join("encrypt.sock"), dir.path().join("decrypt.sock"));
+        let target = Target::echo();
+        let mut options = PairOptions::default().decrypt(decrypt_args);
+        options.encrypt.extend(doors(&encrypt));
+        options.decrypt.extend(doors(&decrypt));
+        let pair = Pair::start(options, target.addr());
+        Self { pair, encrypt: Admin(encrypt), decrypt: Admin(decrypt), target, _dir: dir }
+    }
+
+    /// A client whose connection both ends list.
+    #[track_caller]
+    fn client(&self, bytes: &[u8]) -> Wire {
+        let before = self.encrypt.who(&[]).len();
+        let mut client = self.pair.connect();
+        client.expect_echo(bytes);
+        eventually("both ends list it", || {
+            [&self.encrypt, &self.decrypt].iter().all(|end| end.who(&[]).len() == before + 1)
+        });
+        client
+    }
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_else(|| panic!("no text: {value}"))
+}
+
+#[test]
+fn who_lists_what_is_connected_and_how_much_went_through() {
+    let watched = Watched::start(&[]);
+    let mut client = watched.client(&[7; 1000]);
+    let peer = client.socket().local_addr().unwrap().as_socket().unwrap().to_string();
+    let (near, far) = (&watched.encrypt.who(&[])[0], &watched.decrypt.who(&[])[0]);
+    assert_eq!((text(&near["tunnel"]), text(&far["tunnel"])), ("encrypt", "decrypt"));
+    assert_eq!((text(&near["peer"]), text(&far["client"])), (peer.as_str(), peer.as_str()));
+    assert_eq!(text(&near["target"]), watched.pair.decrypt.addr().to_string());
+    assert_eq!(text(&far["target"]), watched.target.addr().to_string());
+    assert_eq!(near["key"], far["key"]);
+    assert_eq!(near["suite"], far["suite"]);
+    for (one, sent, received) in [(near, 1000, 1000), (far, 1000, 1000)] {
+        assert_eq!((one["sent"].as_u64(), one["received"].as_u64()), (Some(sent), Some(received)));
+    }
+    client.expect_echo(&[1; 500]);
+    eventually("bytes are counted while it relays", || {
+        watched.decrypt.who(&[])[0]["received"] == 1500
+    });
+    let key = text(&near["key"]).to_owned();
+    let table = watched.encrypt.says(0, &["who"]);
+    assert!(table.contains(&peer) && table.contains(&key) && table.starts_with("ID "), "{table}");
+    assert_eq!(watched.encrypt.who(&["--tunnel", "other"]).len(), 0);
+    assert_eq!(watched.encrypt.who(&["--tunnel", "encrypt", "--peer", "127.0.0.1"]).len(), 1);
+    assert_eq!(watched.encrypt.who(&["--peer", &peer]).len(), 1);
+    assert_eq!(watched.encrypt.who(&["--peer", "192.0.2.1"]).len(), 0);
+    drop(client);
+    eventually("who ended is not listed", || watched.encrypt.who(&[]).is_empty());
+    eventually("who ended is not listed there", || watched.decrypt.who(&[]).is_empty());
+}
+
+#[test]
+fn a_kick_ends_exactly_who_is_meant_and_the_far_end_hears_of_it() {
+    let watched = Watched::start(&[]);
+    let (mut one, mut other) = (watched.client(b"one"), watched.client(b"other"));
+    let peer = one.socket().local_addr().unwrap().as_socket().unwrap().to_string();
+    let id = watched.encrypt.who(&["--peer", &peer])[0]["id"].to_string();
+    assert_eq!(watched.encrypt.says(0, &["kick", &id]), "1 connection ends\n");
+    assert_eq!(one.expect_ending(), Ending::Reset, "it looks complete to nobody");
+    let line = watched.pair.encrypt.wait_closed("kicked");
+    assert!(line.has("peer", &peer) && line.level() == "INFO", "{line:?}");
+    watched.pair.decrypt.wait_closed("peer-shutdown");
+    other.expect_echo(b"still here");
+    assert_eq!(watched.encrypt.says(3, &["kick", &id]), "no such connection\n");
+    for nobody in [["--peer", "192.0.2.1"], ["--tunnel", "other"], ["--key", "00000000"]] {
+        watched.encrypt.says(3, &[&["kick"], &nobody[..]].concat());
+    }
+}
+
+#[test]
+fn a_kick_by_tunnel_address_or_key_ends_all_of_them() {
+    let watched = Watched::start(&[]);
+    for round in 0..3 {
+        let mut clients = [watched.client(b"one"), watched.client(b"two")];
+        let key = text(&watched.decrypt.who(&[])[0]["key"]).to_owned();
+        let whom = [["--tunnel", "decrypt"], ["--peer", "127.0.0.1"], ["--key", &key]][round];
+        let kicked = watched.decrypt.says(0, &[&["kick", "--json"], &whom[..]].concat());
+        assert_eq!(kicked, "{\"kicked\":2}\n", "{whom:?}");
+        for client in &mut clients {
+            assert_eq!(client.expect_ending(), Ending::Reset);
+        }
+        eventually("all are gone", || {
+            watched.decrypt.who(&[]).is_empty() && watched.encrypt.who(&[]).is_empty()
+        });
+    }
+}
+
+#[test]
+fn status_tells_limits_counts_and_keys() {
+    let watched = Watched::start(&["-n", "5", "-o", "1"]);
+    let client = watched.client(b"hello");
+    // A stranger is counted by its reason.
+    Wire::connect(watched.pair.decrypt.addr()).unwrap().write_all(&[9; 300]).unwrap();
+    watched.pair.decrypt.wait_refused("handshake-failed");
+    let status = watched.decrypt.status();
+    assert_eq!(text(&status["state"]), "ready");
+    assert_eq!(status["pid"], watched.pair.decrypt.pid());
+    let limit = status["descriptor_limit"].as_u64().unwrap();
+    assert!((1..=limit).contains(&status["descriptors"].as_u64().unwrap()), "{status}");
+    let tunnel = &status["tunnels"][0];
+    let listener = watched.pair.decrypt.addr().to_string();
+    assert_eq!(tunnel["listeners"], serde_json::json!([listener]));
+    assert_eq!(tunnel["targets"], serde_json::json!([watched.target.addr().to_string()]));
+    assert_eq!(tunnel["sessions"], serde_json::json!({"now": 1, "most": 1, "limit": 5}));
+    assert_eq!(tunnel["refused"]["handshake-failed"], 1);
+    assert_eq!((&tunnel["sent"], &tunnel["received"]), (&5.into(), &5.into()));
+    let id = Command::new(binary()).arg("key-id").arg(watched.pair.key()).output().unwrap();
+    let id = String::from_utf8(id.stdout).unwrap();
+    assert_eq!(text(&tunnel["keys"][0]), id.trim());
+    let shown = watched.decrypt.says(0, &["status"]);
+    assert!(shown.contains("1 now, 1 at most, limit 5") && shown.contains(id.trim()), "{shown}");
+    drop(client);
+    watched.pair.decrypt.wait_closed("finished");
+    eventually("the high-water mark stays", || {
+        let sessions = watched.decrypt.tunnel()["sessions"].clone();
+        sessions == serde_json::json!({"now": 0, "most": 1, "limit": 5})
+    });
+    assert_eq!(watched.decrypt.tunnel()["closed"]["finished"], 1);
+}
+
+#[test]
+fn status_watch_shows_it_again_and_again() {
+    let watched = Watched::start(&[]);
+    let mut command = Command::new(binary());
+    command.args(["status", "--json", "--watch", "0.05", "--admin"]).arg(&watched.encrypt.0);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+    for _ in 0..3 {
+        let line = lines.next().unwrap().unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&line).unwrap()["state"], "ready");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_drain_order_does_what_sigterm_does() {
+    let mut watched = Watched::start(&[]);
+    let mut client = watched.client(b"before");
+    let metrics = metrics_address(&watched.pair.encrypt.program);
+    assert_eq!(http(&metrics, "GET", "/readyz").status, 200);
+    let said = watched.encrypt.says(0, &["drain"]);
+    assert!(said.starts_with("draining"), "{said}");
+    watched.pair.encrypt.wait_refusing();
+    assert_eq!(text(&watched.encrypt.status()["state"]), "draining");
+    let not_ready = http(&metrics, "GET", "/readyz");
+    assert_eq!((not_ready.status, not_ready.body.contains("draining")), (503, true));
+    assert_eq!(http(&metrics, "GET", "/healthz").status, 200);
+    assert_eq!(watched.encrypt.says(0, &["drain"]), "draining already\n");
+    client.expect_echo(b"live sessions go on");
+    client.finish();
+    assert_eq!(client.expect_ending(), Ending::Clean);
+    assert_eq!(watched.pair.encrypt.program.exit_code(), 0);
+    assert!(!watched.encrypt.0.exists(), "the socket is removed");
+    let failed = watched.encrypt.run(&["status"]);
+    let line = String::from_utf8(failed.stderr).unwrap();
+    assert_eq!((failed.status.code(), line.lines().count()), (Some(1), 1), "{line}");
+}
+
+#[test]
+fn a_reload_order_says_what_came_of_it_and_status_remembers() {
+    let watched = Watched::start(&[]);
+    let mut client = watched.client(b"before");
+    let metrics = metrics_address(&watched.pair.encrypt.program);
+    let success = || Metrics::at(&metrics).0.get("knockpipe_reload_success").copied();
+    assert_eq!((success(), &watched.encrypt.status()["reload"]), (None, &Value::Null));
+    let said = watched.encrypt.says(0, &["reload"]);
+    assert_eq!(said, "0 added, 0 changed, 0 removed, 1 as before\n");
+    assert_eq!((success(), &watched.encrypt.status()["reload"]["ok"]), (Some(1.0), &true.into()));
+    std::fs::write(watched.pair.key(), "too short").unwrap();
+    let output = watched.encrypt.run(&["reload"]);
+    let line = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), line.lines().count()), (Some(1), 1), "{line}");
+    let reload = watched.encrypt.status()["reload"].clone();
+    assert_eq!((success(), &reload["ok"]), (Some(0.0), &false.into()));
+    assert!(line.contains(text(&reload["message"])), "{line}: {reload}");
+    client.expect_echo(b"nothing was changed");
+}
+
+/// Two tunnels of one file: each has its name, and one that is replaced counts on.
+#[test]
+fn a_tunnel_that_is_replaced_or_removed_stays_listed_as_long_as_it_has_sessions() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, target) = (dir.path().join("admin.sock"), Target::echo());
+    keygen(dir.path(), "key");
+    let text_of = |redis: &str| {
+        let table = decrypt_table("redis", target.addr(), "\"key\"", redis);
+        format!("admin = {path:?}\n{table}")
+    };
+    let mysql = decrypt_table("mysql", target.addr(), "\"key\"", "");
+    let before = text_of("max-sessions = 7") + &mysql;
+    let service = Service::start(dir.path(), "knockpipe.toml", &before);
+    let near = |far: &Addr| {
+        let key = dir.path().join("key");
+        Launch::encrypt(&key).source(&Kind::Tcp4.fresh(dir.path(), "")).target(far).start()
+    };
+    let (redis, mysql_end) = (near(&service.addr("redis")), near(&service.addr("mysql")));
+    let (mut one, mut other) = (redis.connect(), mysql_end.connect());
+    one.expect_echo(b"12345");
+    other.expect_echo(b"123");
+    let admin = Admin(path.clone());
+    assert_eq!((admin.who(&[]).len(), admin.who(&["--tunnel", "mysql"]).len()), (2, 1));
+    // One is replaced, the other removed.
+    service.write(&text_of("max-sessions = 9"));
+    assert_eq!(admin.says(0, &["reload"]), "0 added, 1 changed, 1 removed, 0 as before\n");
+    let tunnel = |name: &str| {
+        let status = admin.status();
+        let found = status["tunnels"].as_array().unwrap().iter().find(|t| t["name"] == name);
+        found.cloned()
+    };
+    let redis_now = tunnel("redis").unwrap();
+    assert_eq!(redis_now["sessions"], serde_json::json!({"now": 1, "most": 1, "limit": 9}));
+    assert_eq!((&redis_now["state"], &redis_now["sent"]), (&"serving".into(), &5.into()));
+    assert_eq!(tunnel("mysql").unwrap()["state"], "draining");
+    assert_eq!(text(&admin.status()["state"]), "ready", "a removed one is no fault");
+    one.expect_echo(b"67");
+    other.expect_echo(b"still here");
+    assert_eq!(admin.says(0, &["kick", "--tunnel", "redis"]), "1 connection ends\n");
+    one.expect_ending();
+    assert_eq!(tunnel("redis").unwrap()["accepted"], 1);
+    eventually("the bytes of both generations add up", || {
+        let redis = tunnel("redis").unwrap();
+        redis["received"] == 7 && redis["closed"]["kicked"] == 1
+    });
+    assert_eq!(admin.says(0, &["kick", "--tunnel", "mysql"]), "1 connection ends\n");
+    eventually("who has no session left is gone", || tunnel("mysql").is_none());
+}
+
+#[test]
+fn only_the_owner_can_connect_whatever_the_umask() {
+    let dir = tempfile::tempdir().unwrap();
+    let (key, target) = (keygen(dir.path(), "key"), Target::echo());
+    for umask in ["000", "777"] {
+        let path = dir.path().join(format!("admin-{umask}.sock"));
+        let script = format!("umask {umask}; exec \"$0\" \"$@\"");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]).arg(binary()).args(["decrypt", "--log-format", "json"]);
+        command.arg("-k").arg(&key).args(["-s", "127.0.0.1:0", "-t", &target.addr().to_string()]);
+        command.arg("--admin").arg(&path).stdin(Stdio::null()).stdout(Stdio::null());
+        let program = common::Program::spawn("decrypt", &mut command);
+        program.wait_line("ready", |line| line.is("ready"));
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "umask {umask}");
+        Admin(path).status();
+    }
+}
+
+/// Needs root, to become somebody else.
+#[test]
+fn another_user_hears_nothing_even_where_the_file_lets_him() {
+    require("setpriv", "util-linux");
+    let watched = Watched::start(&[]);
+    let open = |mode| std::fs::Permissions::from_mode(mode);
+    let path = &watched.encrypt.0;
+    std::fs::set_permissions(path.parent().unwrap(), open(0o755)).unwrap();
+    std::fs::set_permissions(path, open(0o666)).unwrap();
+    let dir = tempfile::Builder::new().permissions(open(0o755)).tempdir().unwrap();
+    let program = dir.path().join("knockpipe");
+    std::fs::copy(binary(), &program).unwrap();
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", "65534", "--clear-groups", "--"]).arg(&program);
+    let output = command.args(["status", "--admin"]).arg(path).output().unwrap();
+    let line = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{line}");
+    assert!(line.contains("only root and the user of this process"), "{line}");
+    watched.encrypt.status();
+}
+
+/// Needs root, to become somebody else.
+#[test]
+fn the_socket_belongs_to_the_user_that_the_process_becomes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (key, target) = (keygen(dir.path(), "key"), Target::echo());
+    let path = dir.path().join("admin.sock");
+    let end = Launch::decrypt(&key)
+        .source(&"127.0.0.1:0".parse().map(Addr::Tcp).unwrap())
+        .target(target.addr())
+        .args(["-u", "nobody", "--admin"])
+        .args([&path])
+        .start();
+    let found = std::fs::metadata(&path).unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&found), 65534);
+    assert_eq!(found.permissions().mode() & 0o777, 0o600);
+    assert_eq!(Admin(path).status()["pid"], end.pid());
+}
+
+#[test]
+fn a_stale_socket_is_replaced_and_a_living_one_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("admin.sock");
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let (key, target) = (keygen(dir.path(), "key"), Target::echo());
+    let launch = Launch::decrypt(&key)
+        .source(&"127.0.0.1:0".parse().map(Addr::Tcp).unwrap())
+        .target(target.addr())
+        .args(["--admin"])
+        .args([&path]);
+    let end: End = launch.start();
+    let mut second = launch.spawn();
+    assert_eq!(second.exit_code(), 1);
+    assert!(second.stderr().contains("is in use"), "{}", second.stderr());
+    assert_eq!(Admin(path).status()["pid"], end.pid());
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_in_one_line() {
+    let watched = Watched::start(&[]);
+    let _client = watched.client(b"stays");
+    for line in [
+        "\n",
+        "status\n",
+        "{\"command\":\"kick\"}\n",
+        "{\"command\":\"kick\",\"id\":1,\"tunnel\":\"encrypt\"}\n",
+        "{\"command\":\"kick\",\"peer\":\"everybody\"}\n",
+        "{\"command\":\"who\",\"tunel\":\"encrypt\"}\n",
+    ] {
+        let answer = watched.encrypt.raw(line.as_bytes());
+        assert!(answer.starts_with("{\"error\":\"") && answer.lines().count() == 1, "{answer}");
+    }
+    let long = vec![b'x'; 1 << 20];
+    let mut wire = Wire::connect(&Addr::Unix(watched.encrypt.0.clone())).unwrap();
+    // It hangs up long before all of this is read.
+    let _ = wire.write_all(&long);
+    let mut answer = vec![];
+    let _ = wire.read_to_end(&mut answer);
+    assert!(answer.is_empty(), "{}", String::from_utf8_lossy(&answer));
+    assert_eq!(watched.encrypt.who(&[]).len(), 1, "nobody was kicked");
+}
+
+#[test]
+fn silent_clients_keep_nobody_out_and_do_not_hold_the_end_up() {
+    let mut watched = Watched::start(&[]);
+    let socket = Addr::Unix(watched.encrypt.0.clone());
+    let metrics = metrics_address(&watched.pair.encrypt.program);
+    let baseline = watched.pair.encrypt.fds();
+    let mut held: Vec<Wire> = vec![];
+    for addr in [&socket, &metrics] {
+        for _ in 0..200 {
+            held.push(Wire::connect(addr).unwrap());
+        }
+    }
+    watched.encrypt.status();
+    assert_eq!(http(&metrics, "GET", "/healthz").status, 200);
+    let most = 16 + 16;
+    eventually("the oldest make way", || watched.pair.encrypt.fds() <= baseline + most + 2);
+    // The first ones are out, and without an answer.
+    held[0].expect_ending();
+    let began = std::time::Instant::now();
+    watched.pair.encrypt.stop();
+    assert!(began.elapsed() < NEVER / 2);
+}
