@@ -47,8 +47,8 @@ bench-peers: build ## Measure against haproxy, spiped and stunnel; a quarter of 
 	@scripts/install-test-tools.sh peers
 	ulimit -n "$$(ulimit -Hn)"; cargo bench --locked --bench peers -- --write
 
-bench-instructions: toolchain ## Count the instructions of seal, open and handshake with callgrind
-	@scripts/bench-instructions.sh
+bench-instructions: toolchain ## Fail if seal, open or handshake need more instructions; WRITE=yes accepts
+	@scripts/bench-instructions.sh $(if $(WRITE),--write)
 
 install-test-tools: ## Install the Redis, MariaDB and HAProxy that the tests start
 	@scripts/install-test-tools.sh

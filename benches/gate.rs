@@ -8,20 +8,17 @@
 
 #[path = "../tests/common/mod.rs"]
 mod common;
+#[path = "common/gate.rs"]
+mod set;
 
 use std::hint::black_box;
 use std::io::Read;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use common::redis::{MILLION, Redis, Reply};
 use common::{Addr, End, Launch, Target, Wire, keygen, proc};
-use ipnet::IpNet;
-use knockpipe::gate::{Item, Peer, Rules, Snapshot, decide};
-
-const ADDRESSES: u32 = 1_000_000;
-const NETWORKS: u32 = 10_000;
-const BANS: u32 = 10_000;
+use knockpipe::gate::{Peer, Rules, decide};
+use set::ADDRESSES;
 
 /// Decisions about each kind of peer.
 const DECISIONS: u32 = 1_000_000;
@@ -36,62 +33,9 @@ fn main() {
 
 // === decisions ===
 
-/// The peer with a number.
-type Peers = fn(u32) -> IpAddr;
-
-/// Another number, far away, and for each number another one.
-fn spread(n: u32) -> u32 {
-    n.wrapping_mul(2_654_435_761)
-}
-
-/// The member with this number; every fourth is IPv6.
-fn member(n: u32) -> IpAddr {
-    match n % 4 {
-        0 => Ipv6Addr::from_bits((0x2001 << 112) | (u128::from(spread(n)) << 64) | 7).into(),
-        _ => Ipv4Addr::from_bits(spread(n) & 0x7fff_ffff).into(),
-    }
-}
-
-/// An address in the network with this number; half of them are IPv6.
-fn in_network(n: u32) -> (IpAddr, u8) {
-    match n % 2 {
-        0 => (Ipv6Addr::from_bits((0x2002 << 112) | (u128::from(n) << 80) | 9).into(), 48),
-        _ => (Ipv4Addr::from_bits(0xc000_0000 | n << 12 | 9).into(), 24),
-    }
-}
-
-fn banned(n: u32) -> IpAddr {
-    Ipv4Addr::from_bits(0xe000_0000 | n).into()
-}
-
-fn snapshot() -> Snapshot {
-    let mut snapshot = Snapshot::default();
-    snapshot.begin();
-    let networks = (0..NETWORKS)
-        .map(in_network)
-        .map(|(ip, length)| Item::Allowed(IpNet::new(ip, length).unwrap().trunc().into(), None));
-    let bans = (0..BANS).map(|n| Item::Banned(banned(n), None));
-    let members = (0..ADDRESSES).map(|n| Item::Allowed(member(n).into(), None));
-    let _ = snapshot.items(&networks.chain(bans).chain(members).collect::<Vec<_>>());
-    let _ = snapshot.end(0);
-    assert!(snapshot.counts().addresses > 990_000, "{:?}", snapshot.counts());
-    snapshot
-}
-
 fn decisions() {
-    let (rules, snapshot) = (Rules::default(), snapshot());
-    let kinds: [(&str, Peers, bool); 5] = [
-        ("an address of the set", |n| member(spread(n) % ADDRESSES), true),
-        ("one in a network of the set", |n| in_network(spread(n) % NETWORKS).0, true),
-        ("one that is banned", |n| banned(spread(n) % BANS), false),
-        ("an IPv4 stranger", |n| Ipv4Addr::from_bits(0xf000_0000 | spread(n)).into(), false),
-        (
-            "an IPv6 stranger",
-            |n| Ipv6Addr::from_bits((0x2003 << 112) | u128::from(n)).into(),
-            false,
-        ),
-    ];
-    for (what, peer, allowed) in kinds {
+    let (rules, snapshot) = (Rules::default(), set::full());
+    for (what, peer, allowed) in set::KINDS {
         let mut times: Vec<Duration> = (0..DECISIONS)
             .map(|n| {
                 let peer = Peer::Socket(peer(n));

@@ -63,8 +63,8 @@ pub trait Source: AsyncRead + Unpin + Send {
 
 /// The reading direction of a [`Stream`].
 pub enum ReadHalf<'a> {
-    /// Of a TCP connection, with a watch where its kernel needs one.
-    Tcp(tcp::ReadHalf<'a>, Option<Watch>),
+    /// Of a TCP connection, with a watch where its kernel needs one, which few do.
+    Tcp(tcp::ReadHalf<'a>, Option<Box<Watch>>),
     /// Of a unix socket.
     Unix(unix::ReadHalf<'a>),
 }
@@ -85,7 +85,7 @@ impl Duplex for Stream {
         match self {
             Self::Tcp(socket) => {
                 let (read, write) = socket.split();
-                let watch = Watch::if_needed(read.as_ref());
+                let watch = Watch::if_needed(read.as_ref()).map(Box::new);
                 (ReadHalf::Tcp(read, watch), WriteHalf::Tcp(write))
             }
             Self::Unix(socket) => {

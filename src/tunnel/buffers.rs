@@ -9,8 +9,9 @@ use std::cell::RefCell;
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
+use std::thread;
 
 use tokio::io::ReadBuf;
 use tokio::task::yield_now;
@@ -39,6 +40,9 @@ thread_local! {
 }
 
 static LARGE_LENT: AtomicUsize = AtomicUsize::new(0);
+
+/// A small buffer was lent since a connection last made way for those who use them.
+static SMALL_LENT: AtomicBool = AtomicBool::new(false);
 
 /// How much room the next read gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -84,8 +88,13 @@ impl Size {
 
     /// A connection that moves much makes way for the others after each buffer,
     /// so that small requests beside it do not wait for longer than one takes.
+    /// Where there are such requests, the thread makes way too: they also pass
+    /// through the application, its peer and the far end, which may want this processor.
     pub(super) async fn let_others_go_first(self) {
         if self > Self::Small {
+            if SMALL_LENT.swap(false, Ordering::Relaxed) {
+                thread::yield_now();
+            }
             yield_now().await;
         }
     }
@@ -103,6 +112,9 @@ impl Buffer {
     /// A buffer with unspecified content: what is read from it must be written first.
     /// A smaller one than was asked for when too many large ones are lent.
     pub(super) fn take(size: Size) -> Self {
+        if size == Size::Small {
+            SMALL_LENT.store(true, Ordering::Relaxed);
+        }
         let size = match size {
             Size::Large if LARGE_LENT.fetch_add(1, Ordering::Relaxed) >= MOST_LARGE => {
                 LARGE_LENT.fetch_sub(1, Ordering::Relaxed);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   accept sealed -> place -> shake hands -> proven live (-> waits for Open)
-//!                 -> slot -> dial the target -> Opened -> relay -> reason
+//!                 -> slot -> dial the target -> Opened -> connected
 //! ```
 //!
 //! The target is dialled with a [`Session`], and the acceptor's session exists
@@ -10,7 +10,6 @@
 //! stranger: it holds a place, not a slot, and hears nothing.
 
 use std::collections::BTreeMap;
-use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,9 +18,10 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::debug;
 
-use super::introduce::{Guest, or_kicked};
+use super::connected::Connected;
+use super::introduce::Guest;
 use super::open::told;
-use super::relay::{Start, dismiss, relay};
+use super::relay::{Start, dismiss};
 use super::report::Report;
 use super::secure::{Doorkeeper, Verdict, Visitor, next_event};
 use super::serve::Shared;
@@ -117,8 +117,12 @@ impl Exit {
     }
 
     /// What becomes of a live dialer: a session at once, or once it asks for one.
-    pub(super) async fn welcome(self: Arc<Self>, shared: Arc<Shared>, mut host: Box<Host>) {
-        let Host { sealed, guest, visitor } = &mut *host;
+    pub(super) async fn welcome(
+        self: Arc<Self>,
+        shared: Arc<Shared>,
+        host: Box<Host>,
+    ) -> Option<Box<Connected>> {
+        let Host { mut sealed, guest, mut visitor } = *host;
         let open = match std::mem::replace(&mut visitor.event, Event::Confirmed) {
             Event::Open(open) => Ok(open),
             // Kept or drained is only what was opened: here revoked is over.
@@ -126,7 +130,7 @@ impl Exit {
                 biased;
                 () = guest.revoked() => Err(CloseReason::Revoked),
                 reason = shared.cut() => Err(reason),
-                open = self.await_open(sealed, visitor) => open,
+                open = self.await_open(&mut sealed, &mut visitor) => open,
                 () = shared.stop.cancelled() => Err(CloseReason::Shutdown),
             },
         };
@@ -136,13 +140,11 @@ impl Exit {
             open => open,
         };
         match open {
-            Ok(open) => {
-                let farewell = pin!(shared.farewell(guest));
-                self.host(&shared, (sealed, guest, visitor, open), farewell).await;
-            }
+            Ok(open) => self.host(&shared, (sealed, guest, visitor, open)).await,
             Err(reason) => {
-                report_unopened(&shared, guest, &visitor.session, reason);
-                dismiss(sealed, &mut visitor.session, reason).await;
+                report_unopened(&shared, &guest, &visitor.session, reason);
+                dismiss(&mut sealed, &mut visitor.session, reason).await;
+                None
             }
         }
     }
@@ -163,14 +165,16 @@ impl Exit {
         }
     }
 
-    /// The session of a live dialer that said Open.
+    /// Connects a live dialer that said Open to its target. `None` when that
+    /// cannot be; the dialer and the log were told.
     async fn host(
         &self,
-        shared: &Shared,
-        (sealed, guest, visitor, open): (&mut Stream, &Guest, &mut Visitor, Open),
-        mut farewell: Pin<&mut impl Future<Output = CloseReason>>,
-    ) {
-        let Visitor { session, already_read, .. } = visitor;
+        shared: &Arc<Shared>,
+        (mut sealed, guest, visitor, open): (Stream, Guest, Visitor, Open),
+    ) -> Option<Box<Connected>> {
+        let Visitor { mut session, already_read, .. } = visitor;
+        let guest = Arc::new(guest);
+        let mut farewell = shared.farewell(&guest);
         let mut report = Report::new(shared, guest.client);
         report.session = Some((session.key, session.suite));
         report.client = Some(open.client);
@@ -179,7 +183,7 @@ impl Exit {
             let source = shared.enter(guest.client).map_err(|error| Refusal::source(&error))?;
             // As long as it takes: a client that waits here is one that the
             // backlog would hold, had it not come before the last slot was taken.
-            let held = (source, shared.slot().await);
+            let held = (Some(shared.slot().await), source);
             if sealed.is_ended_by_peer() {
                 return Err(Refusal::ended(CloseReason::Truncated));
             }
@@ -196,18 +200,24 @@ impl Exit {
             opened = opened => opened,
         };
         match opened {
-            Ok((_held, plain)) => {
+            Ok((held, plain)) => {
                 plain.reset_unless_finished();
-                let already_read = std::mem::take(already_read);
-                let start = Start { first: opened_record(session), already_read };
-                let live = report.enter(session);
-                let ended = pin!(or_kicked(farewell, &live));
-                let end = relay((plain, sealed), (session, live.traffic()), start, ended).await;
-                report.closed(&end);
+                let start = Start { first: opened_record(&mut session), already_read };
+                Some(Box::new(Connected {
+                    live: report.enter(&session),
+                    plain,
+                    sealed,
+                    session,
+                    start,
+                    farewell,
+                    report,
+                    _held: held,
+                }))
             }
             Err(Refusal { reason, detail }) => {
-                dismiss(sealed, session, reason).await;
+                dismiss(&mut sealed, &mut session, reason).await;
                 report.refused(reason, &detail);
+                None
             }
         }
     }

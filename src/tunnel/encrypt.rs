@@ -2,25 +2,25 @@
 //!
 //! ```text
 //!   accept plain -> warm tunnel, or dial the far end and shake hands
-//!                -> Open -> relay -> reason
+//!                -> Open -> connected
 //! ```
 //!
 //! A client that cannot be served sees a reset, and this end's log the cause.
 
-use std::pin::pin;
 use std::sync::Arc;
 
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
-use super::introduce::{Guest, or_kicked};
+use super::connected::Connected;
+use super::introduce::Guest;
 use super::pool::{Opened, Pool, Unmade, Warm};
-use super::relay::{Start, relay};
+use super::relay::Start;
 use super::report::{Report, told_by_the_far_end};
 use super::secure::Caller;
 use super::serve::Shared;
 use crate::addr::ServiceName;
-use crate::net::{DialError, Resolver, Stream, dial};
+use crate::net::{DialError, Resolver, Slot, SourceGuard, Stream, dial};
 use crate::observe::failures::Told;
 use crate::proto::Session;
 use crate::proto::message::Open;
@@ -36,29 +36,42 @@ pub(super) struct Entrance {
     pub(super) pool: Pool,
 }
 
-/// Serves one accepted client, which is set to see a reset unless it ends well.
-pub(super) async fn serve(entrance: &Entrance, shared: &Shared, plain: Stream, guest: Guest) {
+/// Opens a tunnel for one accepted client, which is set to see a reset unless it
+/// ends well. `None` when that cannot be; the log was told.
+pub(super) async fn open(
+    entrance: &Entrance,
+    shared: &Arc<Shared>,
+    (plain, guest): (Stream, Guest),
+    held: (Option<Slot>, Option<SourceGuard>),
+) -> Option<Box<Connected>> {
     let client = guest.client;
-    let mut farewell = pin!(shared.farewell(&guest));
+    let mut farewell = shared.farewell(&Arc::new(guest));
     let mut report = Report::new(shared, client);
     report.target = Some(Arc::clone(&entrance.far_end_name));
     report.service.clone_from(&entrance.service);
     let open = Open { service: entrance.service.clone(), client };
     let opened = tokio::select! {
-        // Apart, and gone when it is done: what follows may last for days.
-        opened = Box::pin(entrance.open_tunnel(shared, &plain, &open)) => opened,
+        opened = entrance.open_tunnel(shared, &plain, &open) => opened,
         reason = &mut farewell => Err((reason, "before the far end answered".to_owned())),
     };
     match opened {
-        Ok(mut opened) => {
-            let Opened { stream, session, start } = &mut *opened;
+        Ok(Opened { stream: sealed, session, start }) => {
             report.session = Some((session.key, session.suite));
-            let (live, start) = (report.enter(session), std::mem::take(start));
-            let ended = pin!(or_kicked(farewell, &live));
-            let end = relay((plain, stream), (session, live.traffic()), start, ended).await;
-            report.closed(&end);
+            Some(Box::new(Connected {
+                live: report.enter(&session),
+                plain,
+                sealed,
+                session,
+                start,
+                farewell,
+                report,
+                _held: held,
+            }))
         }
-        Err(unmade) => refuse(shared, report, unmade),
+        Err(unmade) => {
+            refuse(shared, report, unmade);
+            None
+        }
     }
 }
 
@@ -83,11 +96,11 @@ impl Entrance {
         shared: &Shared,
         client: &Stream,
         open: &Open,
-    ) -> Result<Box<Opened>, Unmade> {
+    ) -> Result<Opened, Unmade> {
         if let Some(warm) = self.pool.take() {
             // The far end may spend its whole deadline on the target.
             match warm.open(open, client, shared.timeout * 2).await {
-                Ok(opened) => return Ok(Box::new(opened)),
+                Ok(opened) => return Ok(opened),
                 Err(CloseReason::PlainReset) => {
                     return Err((CloseReason::PlainReset, "before it sent anything".to_owned()));
                 }
@@ -101,7 +114,7 @@ impl Entrance {
         let sealed = session.outbound.open(open, &mut first);
         sealed.map_err(|_| (CloseReason::LocalError, "no record can be sealed".to_owned()))?;
         let start = Start { first, already_read: vec![] };
-        Ok(Box::new(Opened { stream, session, start }))
+        Ok(Opened { stream, session, start })
     }
 
     /// A tunnel for the pool.

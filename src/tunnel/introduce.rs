@@ -6,6 +6,7 @@
 //! ```
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::io::AsyncReadExt;
@@ -29,6 +30,10 @@ pub(super) struct Guest {
     /// The gate's word, where there is a gate and an address.
     permit: Option<Permit>,
 }
+
+/// Resolves when a session must end, and why. Holds the guest of a gate, who is
+/// live as long as that.
+pub(super) type Farewell = Pin<Box<dyn Future<Output = CloseReason> + Send>>;
 
 impl Guest {
     /// Resolves when the gate would not let it in any more.
@@ -120,19 +125,23 @@ impl Shared {
     }
 
     /// Resolves when a session must end: the tunnel is cut, or its guest is not
-    /// welcome any more.
-    pub(super) async fn farewell(&self, guest: &Guest) -> CloseReason {
-        tokio::select! {
-            reason = self.cut() => reason,
-            () = self.expelled(guest) => CloseReason::Revoked,
-        }
+    /// welcome any more. Where there is no gate it needs no room for the latter.
+    pub(super) fn farewell(self: &Arc<Self>, guest: &Arc<Guest>) -> Farewell {
+        let (shared, guest) = (Arc::clone(self), Arc::clone(guest));
+        let Some(gate) = &self.gate else { return Box::pin(async move { shared.cut().await }) };
+        let on_revoke = gate.options().on_revoke;
+        Box::pin(async move {
+            tokio::select! {
+                reason = shared.cut() => reason,
+                () = shared.expelled(&guest, on_revoke) => CloseReason::Revoked,
+            }
+        })
     }
 
     /// Resolves when the guest of a session has to go, which the operator may
     /// have put off: what he keeps or drains is what was open before.
-    async fn expelled(&self, guest: &Guest) {
-        let Some(gate) = &self.gate else { return std::future::pending().await };
-        match gate.options().on_revoke {
+    async fn expelled(&self, guest: &Guest, on_revoke: OnRevoke) {
+        match on_revoke {
             OnRevoke::Keep => std::future::pending().await,
             OnRevoke::Close => guest.revoked().await,
             OnRevoke::Drain => {
@@ -147,7 +156,7 @@ impl Shared {
 /// Resolves when a session that relays must end: by `farewell`, or because an
 /// operator wants it to.
 pub(super) async fn or_kicked(
-    farewell: Pin<&mut impl Future<Output = CloseReason>>,
+    farewell: Pin<&mut (impl Future<Output = CloseReason> + ?Sized)>,
     live: &Live,
 ) -> CloseReason {
     tokio::select! {

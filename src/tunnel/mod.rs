@@ -7,6 +7,7 @@
 //!   decrypt  sealed in: shake hands, proven live, dial the target  -> relay
 //!   secure   the handshake over a socket
 //!   pool     warm tunnels for clients to come (shelf: which, until when)
+//!   connected what a connection still holds once both its sides are connected
 //!   relay    both directions (seal, open), half-close, goodbye
 //!   report   the closing line
 //!   trial    each step on the way to a target, without serving
@@ -17,6 +18,7 @@
 //! This is where `proto` meets `net`. It reads no command line and no signal.
 
 mod buffers;
+mod connected;
 mod decrypt;
 mod encrypt;
 mod introduce;

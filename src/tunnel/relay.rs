@@ -9,6 +9,9 @@
 //! Each direction is its own object; half-close passes through. The session is
 //! finished when both Fins have passed. Anything else is an abort: the other
 //! end hears a Reset, and the plain side gets a TCP reset, never a clean end.
+//!
+//! All of this is in the memory of every session, which idles most of the time.
+//! So what takes room and is seldom waited for is boxed.
 
 use std::future::poll_fn;
 use std::io;
@@ -57,30 +60,33 @@ pub(super) struct End {
 /// Relays until both directions are finished, one fails, or `cut` is ready, and
 /// counts into `traffic` meanwhile. Then
 /// the plain side is closed as it deserves; the caller closes the sealed one.
-pub(super) async fn relay<P: Duplex, S: Duplex>(
+///
+/// No `async fn`, whose arguments take their room twice for as long as it runs.
+pub(super) fn relay<P: Duplex, S: Duplex>(
     (mut plain, sealed): (P, &mut S),
     (session, traffic): (&mut Session, &Traffic),
     start: Start,
-    cut: Pin<&mut impl Future<Output = CloseReason>>,
-) -> End {
+    cut: Pin<&mut (impl Future<Output = CloseReason> + Send + ?Sized)>,
+) -> impl Future<Output = End> + Send {
     let mut seal = SealPump::new(start.first, &traffic.sent);
     let mut open = OpenPump::new(&start.already_read, &traffic.received);
-    drop(start.already_read);
-    let reason = pump((&mut plain, sealed), session, (&mut seal, &mut open), cut).await;
-    match reason {
-        CloseReason::Finished => plain.finish().await,
-        _ => plain.abort().await,
+    async move {
+        let reason = pump((&mut plain, sealed), session, (&mut seal, &mut open), cut).await;
+        match reason {
+            CloseReason::Finished => plain.finish().await,
+            _ => plain.abort().await,
+        }
+        say_goodbye(&mut seal, sealed, session, reason).await;
+        let (sent, received) = (traffic.sent.get(), traffic.received.get());
+        End { reason, sent, received, ratchets: session.ratchets() }
     }
-    say_goodbye(&mut seal, sealed, session, reason).await;
-    let (sent, received) = (traffic.sent.get(), traffic.received.get());
-    End { reason, sent, received, ratchets: session.ratchets() }
 }
 
 async fn pump<P: Duplex, S: Duplex>(
     (plain, sealed): (&mut P, &mut S),
     session: &mut Session,
     (seal, open): (&mut SealPump<'_>, &mut OpenPump<'_>),
-    cut: Pin<&mut impl Future<Output = CloseReason>>,
+    cut: Pin<&mut (impl Future<Output = CloseReason> + ?Sized)>,
 ) -> CloseReason {
     let (mut plain_read, mut plain_write) = plain.split();
     let (mut sealed_read, mut sealed_write) = sealed.split();
@@ -91,7 +97,7 @@ async fn pump<P: Duplex, S: Duplex>(
     let sealing = async {
         seal.run(&mut plain_read, &mut sealed_write, outbound).await?;
         if !one_finished.swap(true, Ordering::Relaxed) {
-            plain_read.broken().await;
+            Box::pin(plain_read.broken()).await;
             return Err(CloseReason::PlainReset);
         }
         Ok(())
@@ -109,8 +115,7 @@ async fn pump<P: Duplex, S: Duplex>(
     let ended = tokio::select! {
         ended = &mut opening => ended,
         ended = &mut sealing => match ended {
-            // The far end is gone, but its last words may be here already. Boxed,
-            // because a timer is large for what every session holds.
+            // The far end is gone, but its last words may be here already.
             Err(CloseReason::PeerLost) => match Box::pin(timeout(GOODBYE, opening)).await {
                 // Our write took the error of a reset; a read then sees a bare end.
                 Ok(Err(CloseReason::Truncated)) | Err(_) => Err(CloseReason::PeerLost),

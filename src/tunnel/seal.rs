@@ -2,15 +2,16 @@
 //!
 //! Holds a buffer only from the moment bytes are there to read until they are
 //! written. Everything that must survive an interruption is in [`SealPump`], so
-//! its future can be dropped at any time and [`SealPump::flush`] still ends the
+//! its future can be dropped at any time and [`SealPump::reset`] still ends the
 //! last record.
 
 use std::future::poll_fn;
 use std::io::{self, IoSliceMut};
 use std::ops::Range;
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncWrite;
 
 use super::buffers::{Buffer, LARGE_RECORDS, Size};
 use crate::net::Source;
@@ -50,10 +51,10 @@ impl<'t> SealPump<'t> {
         outbound: &mut Outbound,
     ) -> Result<(), CloseReason> {
         if !self.control.is_empty() {
-            self.join_first(plain, outbound).await?;
+            poll_fn(|cx| Poll::Ready(self.join_first(cx, plain, outbound))).await?;
         }
         loop {
-            self.flush(sealed).await.map_err(|_| CloseReason::PeerLost)?;
+            self.flush(sealed).await?;
             self.size.let_others_go_first().await;
             let got = poll_fn(|cx| self.poll_fill(cx, plain)).await;
             match got.map_err(|_| CloseReason::PlainReset)? {
@@ -62,17 +63,18 @@ impl<'t> SealPump<'t> {
             }
         }
         outbound.fin(&mut self.control).map_err(|_| CloseReason::LocalError)?;
-        self.flush(sealed).await.map_err(|_| CloseReason::PeerLost)
+        self.flush(sealed).await
     }
 
     /// Puts what is there already behind the first records, so that a request
     /// travels with its Open.
-    async fn join_first(
+    fn join_first(
         &mut self,
+        cx: &mut Context<'_>,
         plain: &mut impl Source,
         outbound: &mut Outbound,
     ) -> Result<(), CloseReason> {
-        match poll_fn(|cx| Poll::Ready(self.poll_fill(cx, plain))).await {
+        match self.poll_fill(cx, plain) {
             Poll::Ready(Ok(got @ 1..)) => {
                 self.seal(outbound, got).map_err(|_| CloseReason::LocalError)?;
             }
@@ -86,20 +88,29 @@ impl<'t> SealPump<'t> {
         Ok(())
     }
 
+    async fn flush(&mut self, sealed: &mut (impl AsyncWrite + Unpin)) -> Result<(), CloseReason> {
+        poll_fn(|cx| self.poll_flush(cx, sealed)).await.map_err(|_| CloseReason::PeerLost)
+    }
+
     /// Writes what is sealed and gives the buffer back.
-    pub(super) async fn flush(&mut self, sealed: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+    fn poll_flush(
+        &mut self,
+        cx: &mut Context<'_>,
+        sealed: &mut (impl AsyncWrite + Unpin),
+    ) -> Poll<io::Result<()>> {
         if let Some(buffer) = &self.buffer {
             while !self.unsent.is_empty() {
-                self.unsent.start += write_some(sealed, &buffer[self.unsent.clone()]).await?;
+                self.unsent.start +=
+                    ready!(poll_write_some(cx, sealed, &buffer[self.unsent.clone()]))?;
             }
         }
         self.buffer = None;
         while !self.control.is_empty() {
-            let written = write_some(sealed, &self.control).await?;
+            let written = ready!(poll_write_some(cx, sealed, &self.control))?;
             self.control.drain(..written);
         }
         self.control = Vec::new();
-        Ok(())
+        Poll::Ready(Ok(()))
     }
 
     /// Flushes, and a Reset behind it: the last thing the other end hears.
@@ -110,7 +121,7 @@ impl<'t> SealPump<'t> {
         outbound: &mut Outbound,
     ) -> io::Result<()> {
         outbound.reset(reason, &mut self.control).map_err(io::Error::other)?;
-        self.flush(sealed).await
+        poll_fn(|cx| self.poll_flush(cx, sealed)).await
     }
 
     /// Reads what is there into a buffer, as far as that is sensible.
@@ -175,9 +186,13 @@ fn room(buffer: &[u8]) -> usize {
 }
 
 /// Writes at least one byte.
-async fn write_some(writer: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<usize> {
-    match writer.write(bytes).await? {
-        0 => Err(io::ErrorKind::WriteZero.into()),
-        written => Ok(written),
+fn poll_write_some(
+    cx: &mut Context<'_>,
+    writer: &mut (impl AsyncWrite + Unpin),
+    bytes: &[u8],
+) -> Poll<io::Result<usize>> {
+    match ready!(Pin::new(writer).poll_write(cx, bytes))? {
+        0 => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+        written => Poll::Ready(Ok(written)),
     }
 }

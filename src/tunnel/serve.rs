@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use super::connected::Connected;
 use super::decrypt::Exit;
 use super::encrypt::{self, Entrance};
 use super::introduce::Guest;
@@ -290,7 +291,7 @@ impl Tunnel {
         let tunnel = Arc::clone(self);
         match &self.way {
             Way::In(entrance) => {
-                self.tasks.spawn(tunnel.serve_client(Arc::clone(entrance), arrival));
+                self.serve_opened(tunnel.open_client(Arc::clone(entrance), arrival));
             }
             Way::Out(exit) => {
                 self.tasks.spawn(tunnel.serve_stranger(Arc::clone(exit), arrival));
@@ -298,16 +299,36 @@ impl Tunnel {
         }
     }
 
-    /// A client from its introduction to its end.
-    async fn serve_client(self: Arc<Self>, entrance: Arc<Entrance>, arrival: Arrival) {
-        let Arrival { stream, peer, slot: _slot, source: _source } = arrival;
+    /// Serves what `opening` opens, in a task of its own. The opening itself is
+    /// apart, and gone when it is done: what follows may last for days.
+    fn serve_opened(&self, opening: impl Future<Output = Option<Box<Connected>>> + Send + 'static) {
+        let opening = Box::pin(opening);
+        self.tasks.spawn(async move {
+            if let Some(connected) = opening.await {
+                connected.run().await;
+            }
+        });
+    }
+
+    /// A client from its introduction until it is connected to the far end.
+    async fn open_client(
+        self: Arc<Self>,
+        entrance: Arc<Entrance>,
+        arrival: Arrival,
+    ) -> Option<Box<Connected>> {
+        let Arrival { stream, peer, slot, source: _source } = arrival;
         let mut place = self.shared.places.enter();
         let introduced = self.introduced(stream, peer, &mut place).await;
         drop(place);
-        let Some((stream, guest)) = introduced else { return };
+        let (stream, guest) = introduced?;
         match self.shared.enter(guest.client) {
-            Ok(_source) => encrypt::serve(&entrance, &self.shared, stream, guest).await,
-            Err(_) => drop(self.shared.refused(CloseReason::SourceLimit, guest.client)),
+            Ok(source) => {
+                encrypt::open(&entrance, &self.shared, (stream, guest), (slot, source)).await
+            }
+            Err(_) => {
+                self.shared.refused(CloseReason::SourceLimit, guest.client);
+                None
+            }
         }
     }
 
@@ -319,7 +340,7 @@ impl Tunnel {
         let introduced = self.introduced(stream, peer, &mut place).await;
         let Some((stream, guest)) = introduced else { return };
         if let Some(host) = exit.meet(&self.shared, (stream, guest), place).await {
-            self.tasks.spawn(Arc::clone(&exit).welcome(Arc::clone(&self.shared), host));
+            self.serve_opened(Arc::clone(&exit).welcome(Arc::clone(&self.shared), host));
         }
     }
 
