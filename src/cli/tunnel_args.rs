@@ -3,6 +3,7 @@
 //! Doc comments of fields are the help texts. The shared groups are also used
 //! by `pipe` and by the spiped spelling, so a flag is written down once.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 
+use super::check_args::CheckArgs;
 use super::errors::UsageError;
 use super::gate_args::{AcceptorGateArgs, GateArgs};
 use super::key_cmd;
@@ -19,6 +21,7 @@ use super::values::{
 use crate::addr::{Address, BindAddress, ServiceName};
 use crate::keys::KeyRing;
 use crate::observe::log;
+use crate::probe::Check;
 use crate::proto::Padding;
 use crate::run::{self, Failure, Outcome, Process, Reread};
 use crate::sys::background::Readiness;
@@ -57,9 +60,10 @@ pub(super) struct EncryptArgs {
     #[arg(short, long = "source", value_name = "ADDR", required = true)]
     sources: Vec<Address>,
 
-    /// Where the decrypt end listens: host:port, [ip]:port or /path/to/socket
-    #[arg(short, long, value_name = "ADDR")]
-    target: Target,
+    /// Where the decrypt end listens: host:port, [ip]:port or /path/to/socket; of several the first
+    /// that works is used
+    #[arg(short, long = "target", value_name = "ADDR", required = true)]
+    targets: Vec<Target>,
 
     /// Key file, or - for standard input; the first of several is used here
     #[arg(short, long = "key", value_name = "FILE", required = true)]
@@ -87,7 +91,8 @@ pub(super) struct DecryptArgs {
     #[arg(short, long = "source", value_name = "ADDR", required = true)]
     sources: Vec<Address>,
 
-    /// The server to forward to; repeatable with NAME= to serve several from one port
+    /// The server to forward to; repeatable: with NAME= to serve several from one port, and of
+    /// several with one name, or without, the first that works is used
     #[arg(short, long = "target", value_name = "[NAME=]ADDR", required = true)]
     targets: Vec<Target>,
 
@@ -114,6 +119,9 @@ pub(super) struct DecryptArgs {
 
     #[command(flatten)]
     acceptor: AcceptorGateArgs,
+
+    #[command(flatten)]
+    check: CheckArgs,
 }
 
 /// Flags of every command that listens.
@@ -256,6 +264,8 @@ pub(super) struct End {
     pub(super) unopened: usize,
     /// What of the gate only an acceptor has.
     pub(super) acceptor: AcceptorGateArgs,
+    /// How targets are checked.
+    pub(super) checks: BTreeMap<ServiceName, Check>,
 }
 
 /// Runs `knockpipe encrypt` until it is stopped.
@@ -286,19 +296,18 @@ impl EncryptArgs {
     /// # Errors
     /// [`Failure`] of the arguments or the keys.
     pub(super) fn options(&self, name: Option<Arc<str>>) -> Result<Options, Failure> {
-        if self.target.service.is_some() {
-            return Err(UsageError::NamedTarget.into());
-        }
+        let targets = without_service(self.targets.clone())?;
         let service = self.service.clone().unwrap_or_default();
         self.server.refuse_zero()?;
         self.server.options(End {
             name,
-            role: Role::Encrypt { target: self.target.address.clone(), service },
+            role: Role::Encrypt { targets, service },
             sources: self.sources.clone(),
             keys: key_cmd::ring(&self.keys, self.server.connection.access())?,
             handshakes: DEFAULT_HANDSHAKES,
             unopened: self.pool.0,
             acceptor: AcceptorGateArgs::default(),
+            checks: BTreeMap::new(),
         })
     }
 }
@@ -310,6 +319,7 @@ impl DecryptArgs {
     /// [`Failure`] of the arguments or the keys.
     pub(super) fn options(&self, name: Option<Arc<str>>) -> Result<Options, Failure> {
         let role = Role::Decrypt { targets: by_service(self.targets.clone())? };
+        let checks = self.check.by_service(&role)?;
         self.server.refuse_zero()?;
         self.server.options(End {
             name,
@@ -319,19 +329,29 @@ impl DecryptArgs {
             handshakes: self.max_handshakes.0,
             unopened: self.max_unopened.0,
             acceptor: self.acceptor,
+            checks,
         })
     }
 }
 
-/// Targets with the empty name for the default one; each name may come once.
+/// Far ends in their order, each once.
+fn without_service(targets: Vec<Target>) -> Result<Vec<Address>, UsageError> {
+    if targets.iter().any(|target| target.service.is_some()) {
+        return Err(UsageError::NamedTarget);
+    }
+    Ok(by_service(targets)?.into_iter().map(|(_, address)| address).collect())
+}
+
+/// Targets in their order, with the empty name for the default ones; none is
+/// there twice with one name.
 fn by_service(targets: Vec<Target>) -> Result<Vec<(ServiceName, Address)>, UsageError> {
     let mut named: Vec<(ServiceName, Address)> = Vec::with_capacity(targets.len());
     for Target { service, address } in targets {
-        let name = service.clone().unwrap_or_default();
-        if named.iter().any(|(other, _)| *other == name) {
-            return Err(service.map_or(UsageError::TwoDefaults, UsageError::TwoTargets));
+        let target = (service.unwrap_or_default(), address);
+        if named.contains(&target) {
+            return Err(UsageError::SameTarget(target.1));
         }
-        named.push((name, address));
+        named.push(target);
     }
     Ok(named)
 }
@@ -339,7 +359,7 @@ fn by_service(targets: Vec<Target>) -> Result<Vec<(ServiceName, Address)>, Usage
 impl End {
     fn refuse_loop(&self) -> Result<(), UsageError> {
         let targets = match &self.role {
-            Role::Encrypt { target, .. } => vec![target],
+            Role::Encrypt { targets, .. } => targets.iter().collect::<Vec<_>>(),
             Role::Decrypt { targets } => targets.iter().map(|(_, target)| target).collect(),
         };
         let own = targets.into_iter().find(|target| self.sources.contains(target));
@@ -378,6 +398,7 @@ impl ServerArgs {
             drain: self.drain,
             gate: self.gate.options(end.acceptor)?,
             proxy_from: self.gate.proxies(),
+            checks: end.checks,
             proxy_to_target: end.acceptor.proxy_to_target,
         })
     }
@@ -488,11 +509,12 @@ mod tests {
     }
 
     #[test]
-    fn each_service_has_one_target() {
-        assert_eq!(targets(&["redis=a:1", "b:2", "mysql=a:1"]).unwrap(), ["redis", "", "mysql"]);
-        let error = targets(&["a:1", "b:2"]).unwrap_err();
-        assert!(matches!(error, UsageError::TwoDefaults));
-        let error = targets(&["redis=a:1", "redis=b:2"]).unwrap_err();
-        assert!(matches!(error, UsageError::TwoTargets(_)));
+    fn targets_of_one_name_keep_their_order_and_come_once() {
+        let given = ["redis=a:1", "b:2", "mysql=a:1", "redis=b:1", "c:3"];
+        assert_eq!(targets(&given).unwrap(), ["redis", "", "mysql", "redis", ""]);
+        for twice in [["a:1", "a:1"], ["redis=a:1", "redis=a:1"]] {
+            let error = targets(&twice).unwrap_err();
+            assert!(matches!(error, UsageError::SameTarget(_)));
+        }
     }
 }

@@ -8,6 +8,8 @@
 //!   secure   the handshake over a socket
 //!   pool     warm tunnels for clients to come (shelf: which, until when)
 //!   relay    both directions (seal, open), half-close, goodbye
+//!   targets  which of several targets a connection gets, and what is known of them
+//!   health   checks of targets, and looks at those that are down
 //!   report   the closing line
 //!   trial    each step on the way to a target, without serving
 //!   pipe     standard input and output instead of a client
@@ -18,6 +20,7 @@
 mod buffers;
 mod decrypt;
 mod encrypt;
+mod health;
 mod introduce;
 mod open;
 pub mod options;
@@ -30,8 +33,10 @@ mod secure;
 mod serve;
 mod shelf;
 mod start;
+mod targets;
 pub mod trial;
 
 pub use options::{Limits, Options, PerSource, PipeOptions, Remark, Role};
 pub use serve::Tunnel;
 pub use start::{Capacity, Parts, TooFewDescriptors};
+pub use targets::TargetHealth;
