@@ -282,3 +282,24 @@ fn a_pool_follows_to_another_far_end() {
         assert_eq!(two.reached(&encrypt), 1);
     }
 }
+
+/// Tunnels that wait at a far end that hangs are not given to clients while
+/// another far end works.
+#[test]
+fn a_pool_gives_out_no_tunnel_to_a_far_end_that_is_down() {
+    let two = Two::start();
+    let encrypt = two.encrypt(&["-o", "2", "--pool", "4", "--log-level", "debug"]);
+    let ready = |count: usize| {
+        eventually("the pool is full", || encrypt.count("a warm tunnel is ready") >= count);
+    };
+    ready(4);
+    two.ends[0].program.signal(Signal::SIGSTOP);
+    // Takes one of them; its replacement finds out.
+    let _stuck = encrypt.connect();
+    encrypt.program.wait_line(DOWN, |line| line.is(DOWN));
+    ready(5);
+    let mut clients: Vec<_> = (0..8).map(|_| encrypt.connect()).collect();
+    for client in &mut clients {
+        client.expect_echo(b"where am I?");
+    }
+}
