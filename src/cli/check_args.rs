@@ -13,8 +13,8 @@ use crate::tunnel::Role;
 /// Checks of targets.
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
-    /// Ask targets whether they work: tcp, redis or mysql[:USER], every INTERVAL [default: 5s]; with
-    /// NAME= those of one service; repeatable
+    /// Ask targets whether they work: tcp, redis, mysql or mysql:USER, every INTERVAL (5s where none
+    /// is given); with NAME= those of one service; repeatable [default: none]
     #[arg(
         long = "check",
         value_name = "[NAME=]WHAT[/INTERVAL]",

@@ -20,6 +20,7 @@ mod pipe_cmd;
 mod run_cmd;
 mod spiped;
 mod store_args;
+mod target_args;
 mod tunnel_args;
 mod values;
 

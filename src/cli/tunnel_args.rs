@@ -15,6 +15,7 @@ use super::check_args::CheckArgs;
 use super::errors::UsageError;
 use super::gate_args::{AcceptorGateArgs, GateArgs};
 use super::key_cmd;
+use super::target_args::{by_service, without_service};
 use super::values::{
     self, Format, HandshakeLimit, Level, PoolSize, SessionLimit, SourceLimit, SuiteChoice, Target,
 };
@@ -334,28 +335,6 @@ impl DecryptArgs {
     }
 }
 
-/// Far ends in their order, each once.
-fn without_service(targets: Vec<Target>) -> Result<Vec<Address>, UsageError> {
-    if targets.iter().any(|target| target.service.is_some()) {
-        return Err(UsageError::NamedTarget);
-    }
-    Ok(by_service(targets)?.into_iter().map(|(_, address)| address).collect())
-}
-
-/// Targets in their order, with the empty name for the default ones; none is
-/// there twice with one name.
-fn by_service(targets: Vec<Target>) -> Result<Vec<(ServiceName, Address)>, UsageError> {
-    let mut named: Vec<(ServiceName, Address)> = Vec::with_capacity(targets.len());
-    for Target { service, address } in targets {
-        let target = (service.unwrap_or_default(), address);
-        if named.contains(&target) {
-            return Err(UsageError::SameTarget(target.1));
-        }
-        named.push(target);
-    }
-    Ok(named)
-}
-
 impl End {
     fn refuse_loop(&self) -> Result<(), UsageError> {
         let targets = match &self.role {
@@ -496,25 +475,5 @@ impl LogArgs {
         let started =
             started.context("cannot start the log; check the limits of threads and memory");
         started.map_err(Failure::Runtime)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn targets(texts: &[&str]) -> Result<Vec<String>, UsageError> {
-        let targets = texts.iter().map(|text| text.parse().unwrap()).collect();
-        Ok(by_service(targets)?.iter().map(|(name, _)| name.to_string()).collect())
-    }
-
-    #[test]
-    fn targets_of_one_name_keep_their_order_and_come_once() {
-        let given = ["redis=a:1", "b:2", "mysql=a:1", "redis=b:1", "c:3"];
-        assert_eq!(targets(&given).unwrap(), ["redis", "", "mysql", "redis", ""]);
-        for twice in [["a:1", "a:1"], ["redis=a:1", "redis=a:1"]] {
-            let error = targets(&twice).unwrap_err();
-            assert!(matches!(error, UsageError::SameTarget(_)));
-        }
     }
 }
