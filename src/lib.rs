@@ -8,7 +8,7 @@
 //! | floor | modules | may know |
 //! |---|---|---|
 //! | 0 words | [`addr`], [`duration`], [`secret`], [`reason`] | nothing of ours |
-//! | 1 pure | [`proto`], [`keys`], [`gate`] (its core), [`proxy_protocol`] | floor 0; no socket, no clock, no OS randomness |
+//! | 1 pure | [`proto`], [`keys`], [`gate`] (its core), [`proxy_protocol`], [`probe`] | floor 0; no socket, no clock, no OS randomness |
 //! | 2 input and output | [`net`], [`observe`], the stores and the keeper of [`gate`] | floors 0 and 1; tokio, tracing, redis |
 //! | 3 service | [`tunnel`] | floors 0 to 2 |
 //! | 4 process | [`run`], [`admin`], [`sys`], `demo` | floors 0 to 3 |
@@ -27,6 +27,7 @@ pub mod gate;
 pub mod keys;
 pub mod net;
 pub mod observe;
+pub mod probe;
 pub mod proto;
 pub mod proxy_protocol;
 pub mod reason;

@@ -208,7 +208,6 @@ fn single_flags_given_twice() {
         refused(&twice, &[&format!("{name} is given twice"), "give it once"]);
     }
     refused("-d -d -s a:1 -t b:2 -k key", &["-d is given twice"]);
-    refused(&format!("{ENCRYPT} -t c:3"), &["-t/--target is given twice"]);
     refused(&format!("{PIPE} -t c:3"), &["-t/--target is given twice"]);
     refused(&format!("{PIPE} -j -j"), &["-j/--no-keepalive is given twice"]);
 }
@@ -355,10 +354,26 @@ fn addresses_and_services() {
     refused("pipe -k key -t redis=b:2", &["--service NAME"]);
     refused("decrypt -s a:1 -k key -t =b:2", &["no service name before '='"]);
     refused("decrypt -s a:1 -k key -t re/dis=b:2", &["service name"]);
-    refused("decrypt -s a:1 -k key -t b:2 -t c:3", &["two targets have no service name"]);
-    refused("decrypt -s a:1 -k key -t x=b:2 -t y=b:2 -t x=c:3", &["service 'x' has two targets"]);
+    refused("decrypt -s a:1 -k key -t b:2 -t c:3 -t b:2", &["the target b:2 is given twice"]);
+    refused("decrypt -s a:1 -k key -t x=b:2 -t y=b:2 -t x=b:2", &["b:2 is given twice"]);
+    refused("encrypt -s a:1 -k key -t b:2 -t b:2", &["b:2 is given twice"]);
+    refused("encrypt -s a:1 -k key -t b:2 -t a:1", &["-s and -t are both a:1", "to itself"]);
+    refused("encrypt -s a:1 -k key -t b:2 -t redis=c:3", &["--service NAME"]);
     refused(&format!("{ENCRYPT} --service no/good"), &["--service", "no/good"]);
     refused(&format!("{ENCRYPT} -b nowhere"), &["-b/--bind", "nowhere"]);
+}
+
+#[test]
+fn checks_of_targets() {
+    for base in [DECRYPT, "-d -F -s a:1 -t b:2 -k key"] {
+        refused(&format!("{base} --check http"), &["--check", "no check", "write tcp, redis"]);
+        refused(&format!("{base} --check redis/5"), &["--check", "\"5\" has no unit", "5s"]);
+        refused(&format!("{base} --check mysql:"), &["--check", "mysql:USER"]);
+        refused(&format!("{base} --check x=redis"), &["the service 'x'", "-t x=ADDR"]);
+        refused(&format!("{base} --check tcp --check redis"), &["--check is given twice"]);
+    }
+    refused(&format!("{ENCRYPT} --check tcp"), &["--check", "decrypt"]);
+    refused(&format!("{SPIPED} --check tcp"), &["--check is for the decrypt end"]);
 }
 
 #[test]

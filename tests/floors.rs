@@ -47,6 +47,7 @@ const FLOORS: &[Floor] = &[
         may_import: &["addr", "duration", "secret", "reason", "gate"],
         forbidden: PURE,
     },
+    Floor { paths: &["probe"], may_import: &["duration", "probe"], forbidden: PURE },
     Floor { paths: &["proxy_protocol"], may_import: &["addr", "proxy_protocol"], forbidden: PURE },
     Floor {
         paths: &[
@@ -79,6 +80,7 @@ const FLOORS: &[Floor] = &[
             "addr",
             "secret",
             "reason",
+            "probe",
             "proto",
             "proxy_protocol",
             "keys",
@@ -113,6 +115,7 @@ const FLOORS: &[Floor] = &[
             "addr",
             "duration",
             "secret",
+            "probe",
             "proto",
             "proxy_protocol",
             "keys",

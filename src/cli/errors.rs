@@ -12,17 +12,18 @@ use crate::run::Failure;
 pub(super) enum UsageError {
     /// `-t NAME=ADDR` at the encrypt end.
     #[error(
-        "the encrypt end has one target without a name, so '-t NAME=ADDR' is for decrypt; write -t ADDR --service NAME"
+        "the encrypt end has targets without a name, so '-t NAME=ADDR' is for decrypt; write -t ADDR --service NAME"
     )]
     NamedTarget,
-    /// Two targets of one name.
-    #[error("service '{0}' has two targets; give each service one -t")]
-    TwoTargets(ServiceName),
-    /// Two targets without a name.
-    #[error(
-        "two targets have no service name; keep one as the default, write NAME=ADDR for the others"
-    )]
-    TwoDefaults,
+    /// The same target twice.
+    #[error("the target {0} is given twice; give each once, in the order in which to try them")]
+    SameTarget(Address),
+    /// `--check` of a service that there is not.
+    #[error("--check names the service '{0}', which has no target; add -t {0}=ADDR")]
+    CheckOfNothing(ServiceName),
+    /// Two checks for one service.
+    #[error("--check is given twice for the same service; keep one, or write NAME= before it")]
+    TwoChecks,
     /// What it accepts it would dial.
     #[error(
         "-s and -t are both {0}, so it would connect to itself; give -t the address of the other end or of the service"

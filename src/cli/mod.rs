@@ -11,6 +11,7 @@
 #![allow(rustdoc::broken_intra_doc_links, reason = "help texts have [ip]:port and the like")]
 
 mod admin_cmd;
+mod check_args;
 mod config;
 mod errors;
 mod gate_args;
@@ -20,6 +21,7 @@ mod pipe_cmd;
 mod run_cmd;
 mod spiped;
 mod store_args;
+mod target_args;
 mod tunnel_args;
 mod values;
 
@@ -78,6 +80,8 @@ Examples:
     knockpipe decrypt -s '[0.0.0.0]:6380' -t '[127.0.0.1]:6379' -k redis.key
   Redis and MySQL behind one port; clients choose with --service:
     knockpipe decrypt -s '[::]:6380' -t redis='[127.0.0.1]:6379' -t mysql=/run/mysqld.sock -k db.key
+  A second Redis for when the first does not answer PING:
+    knockpipe decrypt -s '[0.0.0.0]:6380' -t redis-a:6379 -t redis-b:6379 --check redis -k redis.key
   Bind and read the key as root, then run as nobody:
     knockpipe decrypt -s '[0.0.0.0]:443' -t redis.internal:6379 -k redis.key -u nobody";
 

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
+use super::check_args::CheckArgs;
 use super::errors::UsageError;
 use super::gate_args::AcceptorGateArgs;
 use super::pipe_cmd::SharedPipeArgs;
@@ -86,6 +87,9 @@ pub(super) struct SpipedArgs {
 
     #[command(flatten)]
     acceptor: AcceptorGateArgs,
+
+    #[command(flatten)]
+    check: CheckArgs,
 }
 
 /// Carry standard input and output through an encrypted tunnel (the spelling of spipe).
@@ -146,6 +150,7 @@ pub(super) fn spiped(args: SpipedArgs, arguments: &[OsString]) -> Result<Done, F
     };
     let process = ProcessArgs { pid_file, ..server.process.clone() };
     let (handshakes, acceptor) = (args.max_handshakes, args.acceptor);
+    let checks = args.check.by_service(&role)?;
     let keys = vec![key];
     let read = keys.clone();
     let options = move || {
@@ -160,6 +165,7 @@ pub(super) fn spiped(args: SpipedArgs, arguments: &[OsString]) -> Result<Done, F
                 Role::Decrypt { .. } => DEFAULT_UNOPENED,
             },
             acceptor,
+            checks: checks.clone(),
         })
     };
     process.run_one(readiness, options()?, reread(&keys, options)).map(Done::from)
@@ -193,12 +199,13 @@ impl SpipedArgs {
             (true, false) if self.acceptor.ban_after.is_some() => {
                 Err(UsageError::DecryptOnly("--ban-after"))
             }
+            (true, false) if self.check.is_given() => Err(UsageError::DecryptOnly("--check")),
             (true, false) if self.acceptor.proxy_to_target.is_some() => {
                 Err(UsageError::DecryptOnly("--proxy-to-target"))
             }
             (true, false) => {
                 let service = self.service.clone().unwrap_or_default();
-                Ok(Some(Role::Encrypt { target, service }))
+                Ok(Some(Role::Encrypt { targets: vec![target], service }))
             }
             (false, true) if self.service.is_some() => Err(UsageError::EncryptOnly("--service")),
             (false, true) => {

@@ -3,6 +3,7 @@
 //! Doc comments of fields are the help texts. The shared groups are also used
 //! by `pipe` and by the spiped spelling, so a flag is written down once.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,9 +11,11 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 
+use super::check_args::CheckArgs;
 use super::errors::UsageError;
 use super::gate_args::{AcceptorGateArgs, GateArgs};
 use super::key_cmd;
+use super::target_args::{by_service, without_service};
 use super::values::{
     self, Format, HandshakeLimit, Level, MetricsAddress, PoolSize, SessionLimit, SourceLimit,
     SuiteChoice, Target,
@@ -21,6 +24,7 @@ use crate::addr::{Address, BindAddress, ServiceName};
 use crate::admin::DoorOptions;
 use crate::keys::KeyRing;
 use crate::observe::log;
+use crate::probe::Check;
 use crate::proto::Padding;
 use crate::run::{self, Failure, Outcome, Process, Reread};
 use crate::sys::background::Readiness;
@@ -59,9 +63,10 @@ pub(super) struct EncryptArgs {
     #[arg(short, long = "source", value_name = "ADDR", required = true)]
     sources: Vec<Address>,
 
-    /// Where the decrypt end listens: host:port, [ip]:port or /path/to/socket
-    #[arg(short, long, value_name = "ADDR")]
-    target: Target,
+    /// Where the decrypt end listens: host:port, [ip]:port or /path/to/socket; of several the first
+    /// that works is used
+    #[arg(short, long = "target", value_name = "ADDR", required = true)]
+    targets: Vec<Target>,
 
     /// Key file, or - for standard input; the first of several is used here
     #[arg(short, long = "key", value_name = "FILE", required = true)]
@@ -89,7 +94,8 @@ pub(super) struct DecryptArgs {
     #[arg(short, long = "source", value_name = "ADDR", required = true)]
     sources: Vec<Address>,
 
-    /// The server to forward to; repeatable with NAME= to serve several from one port
+    /// The server to forward to; repeatable: with NAME= to serve several from one port, and of
+    /// several with one name, or without, the first that works is used
     #[arg(short, long = "target", value_name = "[NAME=]ADDR", required = true)]
     targets: Vec<Target>,
 
@@ -116,6 +122,9 @@ pub(super) struct DecryptArgs {
 
     #[command(flatten)]
     acceptor: AcceptorGateArgs,
+
+    #[command(flatten)]
+    check: CheckArgs,
 }
 
 /// Flags of every command that listens.
@@ -266,6 +275,8 @@ pub(super) struct End {
     pub(super) unopened: usize,
     /// What of the gate only an acceptor has.
     pub(super) acceptor: AcceptorGateArgs,
+    /// How targets are checked.
+    pub(super) checks: BTreeMap<ServiceName, Check>,
 }
 
 /// Runs `knockpipe encrypt` until it is stopped.
@@ -296,19 +307,18 @@ impl EncryptArgs {
     /// # Errors
     /// [`Failure`] of the arguments or the keys.
     pub(super) fn options(&self, name: Option<Arc<str>>) -> Result<Options, Failure> {
-        if self.target.service.is_some() {
-            return Err(UsageError::NamedTarget.into());
-        }
+        let targets = without_service(self.targets.clone())?;
         let service = self.service.clone().unwrap_or_default();
         self.server.refuse_zero()?;
         self.server.options(End {
             name,
-            role: Role::Encrypt { target: self.target.address.clone(), service },
+            role: Role::Encrypt { targets, service },
             sources: self.sources.clone(),
             keys: key_cmd::ring(&self.keys, self.server.connection.access())?,
             handshakes: DEFAULT_HANDSHAKES,
             unopened: self.pool.0,
             acceptor: AcceptorGateArgs::default(),
+            checks: BTreeMap::new(),
         })
     }
 }
@@ -320,6 +330,7 @@ impl DecryptArgs {
     /// [`Failure`] of the arguments or the keys.
     pub(super) fn options(&self, name: Option<Arc<str>>) -> Result<Options, Failure> {
         let role = Role::Decrypt { targets: by_service(self.targets.clone())? };
+        let checks = self.check.by_service(&role)?;
         self.server.refuse_zero()?;
         self.server.options(End {
             name,
@@ -329,27 +340,15 @@ impl DecryptArgs {
             handshakes: self.max_handshakes.0,
             unopened: self.max_unopened.0,
             acceptor: self.acceptor,
+            checks,
         })
     }
-}
-
-/// Targets with the empty name for the default one; each name may come once.
-fn by_service(targets: Vec<Target>) -> Result<Vec<(ServiceName, Address)>, UsageError> {
-    let mut named: Vec<(ServiceName, Address)> = Vec::with_capacity(targets.len());
-    for Target { service, address } in targets {
-        let name = service.clone().unwrap_or_default();
-        if named.iter().any(|(other, _)| *other == name) {
-            return Err(service.map_or(UsageError::TwoDefaults, UsageError::TwoTargets));
-        }
-        named.push((name, address));
-    }
-    Ok(named)
 }
 
 impl End {
     fn refuse_loop(&self) -> Result<(), UsageError> {
         let targets = match &self.role {
-            Role::Encrypt { target, .. } => vec![target],
+            Role::Encrypt { targets, .. } => targets.iter().collect::<Vec<_>>(),
             Role::Decrypt { targets } => targets.iter().map(|(_, target)| target).collect(),
         };
         let own = targets.into_iter().find(|target| self.sources.contains(target));
@@ -388,6 +387,7 @@ impl ServerArgs {
             drain: self.drain,
             gate: self.gate.options(end.acceptor)?,
             proxy_from: self.gate.proxies(),
+            checks: end.checks,
             proxy_to_target: end.acceptor.proxy_to_target,
         })
     }
@@ -487,24 +487,5 @@ impl LogArgs {
         let started =
             started.context("cannot start the log; check the limits of threads and memory");
         started.map_err(Failure::Runtime)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn targets(texts: &[&str]) -> Result<Vec<String>, UsageError> {
-        let targets = texts.iter().map(|text| text.parse().unwrap()).collect();
-        Ok(by_service(targets)?.iter().map(|(name, _)| name.to_string()).collect())
-    }
-
-    #[test]
-    fn each_service_has_one_target() {
-        assert_eq!(targets(&["redis=a:1", "b:2", "mysql=a:1"]).unwrap(), ["redis", "", "mysql"]);
-        let error = targets(&["a:1", "b:2"]).unwrap_err();
-        assert!(matches!(error, UsageError::TwoDefaults));
-        let error = targets(&["redis=a:1", "redis=b:2"]).unwrap_err();
-        assert!(matches!(error, UsageError::TwoTargets(_)));
     }
 }

@@ -100,7 +100,7 @@ fn decrypting(key: &Key, target: &str) -> Options {
 
 fn encrypting(key: &Key, far_end: &str) -> Options {
     let target = far_end.parse().expect("a socket address is an address");
-    options(key, Role::Encrypt { target, service: ServiceName::default() })
+    options(key, Role::Encrypt { targets: vec![target], service: ServiceName::default() })
 }
 
 fn options(key: &Key, role: Role) -> Options {
@@ -121,6 +121,7 @@ fn options(key: &Key, role: Role) -> Options {
         drain: Duration::ZERO,
         gate: None,
         proxy_from: Arc::default(),
+        checks: std::collections::BTreeMap::new(),
         proxy_to_target: None,
         remarks: vec![],
     }

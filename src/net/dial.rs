@@ -26,7 +26,7 @@ use super::stream::{SocketOptions, Stream};
 use crate::addr::BindAddress;
 
 /// Head start of an attempt before the next one begins (RFC 8305 section 5).
-const STAGGER: Duration = Duration::from_millis(250);
+pub(super) const STAGGER: Duration = Duration::from_millis(250);
 
 /// Pause before a unix socket with a full backlog is tried again.
 const UNIX_RETRY: Duration = Duration::from_millis(10);
@@ -102,7 +102,7 @@ pub async fn dial(
 
 /// The addresses in the order of attempts: families take turns, beginning with
 /// the one that the system prefers. Only those that `bind` can reach.
-fn turns(
+pub(super) fn turns(
     addrs: &[SocketAddr],
     bind: Option<BindAddress>,
 ) -> Result<VecDeque<SocketAddr>, DialError> {
@@ -165,7 +165,7 @@ async fn tcp(addr: SocketAddr, bind: Option<BindAddress>) -> Result<TcpStream, D
     Ok(stream)
 }
 
-fn open(addr: SocketAddr, bind: Option<BindAddress>) -> io::Result<TcpSocket> {
+pub(super) fn open(addr: SocketAddr, bind: Option<BindAddress>) -> io::Result<TcpSocket> {
     let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     if let Some(BindAddress { ip, port }) = bind {
         // So that a fixed port is not blocked by its last connection's TIME_WAIT.
@@ -181,7 +181,7 @@ fn open(addr: SocketAddr, bind: Option<BindAddress>) -> io::Result<TcpSocket> {
 /// TCP lets a socket connect to itself when the kernel happens to pick the
 /// target's port as the local one, which happens on loopback while a target
 /// that uses a high port is down. It would answer everything with an echo.
-fn is_to_itself(stream: &TcpStream, addr: SocketAddr) -> bool {
+pub(super) fn is_to_itself(stream: &TcpStream, addr: SocketAddr) -> bool {
     let local = match addr.ip() {
         IpAddr::V4(ip) => ip.is_loopback() || ip.is_unspecified(),
         IpAddr::V6(ip) => ip.is_loopback() || ip.is_unspecified(),
@@ -189,7 +189,7 @@ fn is_to_itself(stream: &TcpStream, addr: SocketAddr) -> bool {
     local && stream.local_addr().ok() == stream.peer_addr().ok()
 }
 
-async fn unix(path: &Path) -> Result<UnixStream, DialError> {
+pub(super) async fn unix(path: &Path) -> Result<UnixStream, DialError> {
     loop {
         match UnixStream::connect(path).await {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => sleep(UNIX_RETRY).await,
@@ -198,7 +198,7 @@ async fn unix(path: &Path) -> Result<UnixStream, DialError> {
     }
 }
 
-fn blame(address: String, cause: io::Error) -> DialError {
+pub(super) fn blame(address: String, cause: io::Error) -> DialError {
     match cause.raw_os_error().map(Errno::from_raw) {
         Some(
             Errno::EMFILE

@@ -21,12 +21,14 @@ use tracing::debug;
 use super::connected::Connected;
 use super::introduce::Guest;
 use super::open::told;
+use super::pool::Unmade;
 use super::relay::{Start, dismiss};
 use super::report::Report;
 use super::secure::{Doorkeeper, Verdict, Visitor, next_event};
 use super::serve::Shared;
+use super::targets::{Target, Targets, Unreached};
 use crate::addr::{ClientAddr, ServiceName};
-use crate::net::{DialError, Place, Resolver, Slots, SourceRefusal, Stream, dial};
+use crate::net::{DialError, Place, Slots, SourceRefusal, Stream, dial};
 use crate::proto::Session;
 use crate::proto::inbound::Event;
 use crate::proto::message::Open;
@@ -40,19 +42,15 @@ pub(super) const UNOPENED: Duration = Duration::from_secs(60);
 /// that the moment tells nothing.
 const JITTER: f64 = 0.25;
 
+/// What the log says of a connection that ended too early for anything else.
+const NOT_CONNECTED: &str = "before the target was connected";
+
 /// What the decrypt end needs beyond what both ends do.
 pub(super) struct Exit {
     pub(super) door: Doorkeeper,
     /// Tunnels that may wait to be opened.
     pub(super) unopened: Slots,
-    pub(super) targets: BTreeMap<ServiceName, Target>,
-}
-
-/// Where a service is.
-pub(super) struct Target {
-    pub(super) resolver: Resolver,
-    /// How the log names it.
-    pub(super) name: Arc<str>,
+    pub(super) targets: BTreeMap<ServiceName, Arc<Targets>>,
 }
 
 /// A live dialer, and the connection that it came through.
@@ -190,9 +188,11 @@ impl Exit {
             if guest.is_revoked() {
                 return Err(Refusal::ended(CloseReason::Revoked));
             }
-            let target = self.targets.get(&report.service).ok_or_else(Refusal::no_such_service)?;
-            report.target = Some(Arc::clone(&target.name));
-            Ok((held, target.dial(shared, open.client).await?))
+            let targets = self.targets.get(&report.service).ok_or_else(Refusal::no_such_service)?;
+            report.target = Some(Arc::clone(&targets.at(targets.first()).name));
+            let (place, plain) = targets.dial(shared, open.client).await?;
+            report.target = Some(Arc::clone(&targets.at(place).name));
+            Ok((held, plain))
         };
         let opened = tokio::select! {
             biased;
@@ -250,25 +250,48 @@ fn report_unopened(shared: &Shared, guest: &Guest, session: &Session, reason: Cl
     }
 }
 
+impl Targets {
+    /// A connection to one of the targets.
+    async fn dial(&self, shared: &Shared, client: ClientAddr) -> Result<(usize, Stream), Refusal> {
+        let deadline = Instant::now() + shared.timeout;
+        let dialled = self.reach(|place| self.at(place).dial(shared, client, deadline)).await;
+        dialled.map_err(|Unreached { reason, detail, .. }| Refusal { reason, detail })
+    }
+}
+
 impl Target {
     /// A connection to the target, to which the client's address is announced
     /// where that is wanted.
-    async fn dial(&self, shared: &Shared, client: ClientAddr) -> Result<Stream, Refusal> {
+    pub(super) async fn dial(
+        &self,
+        shared: &Shared,
+        client: ClientAddr,
+        deadline: Instant,
+    ) -> Result<Stream, Unmade> {
         let began = Instant::now();
-        let deadline = began + shared.timeout;
         let dialled =
             async { dial(&self.resolver.current()?, shared.bind, &shared.socket, deadline).await };
-        let mut plain = dialled.await.map_err(|error| Refusal::target(&error))?;
+        let mut plain = dialled.await.map_err(|error| blame(&error))?;
         shared.meters.dial.done(began.into());
         if let Some(version) = shared.proxy_to_target {
             let header = encode(version, client, plain.remote());
             let written = timeout_at(deadline, plain.write_all(&header)).await;
             if !matches!(written, Ok(Ok(()))) {
-                return Err(Refusal::ended(CloseReason::TargetRefused));
+                return Err((CloseReason::TargetRefused, NOT_CONNECTED.to_owned()));
             }
         }
         Ok(plain)
     }
+}
+
+fn blame(error: &DialError) -> Unmade {
+    let reason = match error {
+        DialError::Timeout => CloseReason::TargetTimeout,
+        DialError::Unresolved(_) => CloseReason::TargetUnresolved,
+        DialError::Local(_) => CloseReason::LocalError,
+        DialError::Refused { .. } | DialError::Unreachable { .. } => CloseReason::TargetRefused,
+    };
+    (reason, error.to_string())
 }
 
 impl Refusal {
@@ -278,7 +301,7 @@ impl Refusal {
 
     /// It ended, or had to, before there was a target.
     fn ended(reason: CloseReason) -> Self {
-        Self { reason, detail: "before the target was connected".to_owned() }
+        Self { reason, detail: NOT_CONNECTED.to_owned() }
     }
 
     fn no_such_service() -> Self {
@@ -287,15 +310,5 @@ impl Refusal {
             detail: "add the service here with -t NAME=ADDRESS (or -t ADDRESS for those that name none), or correct --service there"
                 .to_owned(),
         }
-    }
-
-    fn target(error: &DialError) -> Self {
-        let reason = match error {
-            DialError::Timeout => CloseReason::TargetTimeout,
-            DialError::Unresolved(_) => CloseReason::TargetUnresolved,
-            DialError::Local(_) => CloseReason::LocalError,
-            DialError::Refused { .. } | DialError::Unreachable { .. } => CloseReason::TargetRefused,
-        };
-        Self { reason, detail: error.to_string() }
     }
 }

@@ -9,6 +9,8 @@
 //!   pool     warm tunnels for clients to come (shelf: which, until when)
 //!   connected what a connection still holds once both its sides are connected
 //!   relay    both directions (seal, open), half-close, goodbye
+//!   targets  which of several targets a connection gets, and what is known of them
+//!   health   checks of targets, and looks at those that are down
 //!   report   the closing line
 //!   trial    each step on the way to a target, without serving
 //!   status   what can be told of it meanwhile
@@ -21,6 +23,7 @@ mod buffers;
 mod connected;
 mod decrypt;
 mod encrypt;
+mod health;
 mod introduce;
 mod open;
 pub mod options;
@@ -34,9 +37,11 @@ mod serve;
 mod shelf;
 mod start;
 pub mod status;
+mod targets;
 pub mod trial;
 
 pub use options::{Limits, Options, PerSource, PipeOptions, Remark, Role};
 pub use serve::Tunnel;
 pub use start::{Capacity, Parts, TooFewDescriptors};
 pub use status::{Level, Status};
+pub use targets::TargetHealth;

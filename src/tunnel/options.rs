@@ -1,12 +1,14 @@
 //! What one tunnel is told to do. The command line builds it; nothing here
 //! knows where it came from.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::addr::{Address, BindAddress, ServiceName};
 use crate::gate::{GateOptions, Member, Nets};
 use crate::keys::KeyRing;
+use crate::probe::Check;
 use crate::proto::{Padding, SuiteSet};
 use crate::proxy_protocol;
 
@@ -43,6 +45,8 @@ pub struct Options {
     pub gate: Option<Arc<GateOptions>>,
     /// Load balancers that may, and must, announce their clients' addresses.
     pub proxy_from: Arc<Nets<()>>,
+    /// How the targets of a service are checked (acceptor only).
+    pub checks: BTreeMap<ServiceName, Check>,
     /// How the target is told the client's address (acceptor only).
     pub proxy_to_target: Option<proxy_protocol::Version>,
     /// What the operator should look at twice.
@@ -68,14 +72,15 @@ pub enum Remark {
 pub enum Role {
     /// The dialer: plain in, sealed out.
     Encrypt {
-        /// The far end.
-        target: Address,
+        /// The far ends, at least one; the first that works is used.
+        targets: Vec<Address>,
         /// The service asked for there; empty is its default target.
         service: ServiceName,
     },
     /// The acceptor: sealed in, plain out.
     Decrypt {
-        /// Targets by service name, each name once; the empty name is the default target.
+        /// Targets by service name; the empty name is the default target. Of several
+        /// with one name the first that works is used.
         targets: Vec<(ServiceName, Address)>,
     },
 }

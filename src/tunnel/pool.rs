@@ -49,6 +49,8 @@ pub(super) type Unmade = (CloseReason, String);
 
 /// A tunnel that waits to be opened.
 pub(super) struct Warm {
+    /// To which of the far ends.
+    pub(super) far_end: usize,
     stream: Stream,
     session: Session,
     /// What was read and is no whole record.
@@ -57,6 +59,7 @@ pub(super) struct Warm {
 
 /// A tunnel that was asked for the target, and how its relay begins.
 pub(super) struct Opened {
+    pub(super) far_end: usize,
     pub(super) stream: Stream,
     pub(super) session: Session,
     pub(super) start: Start,
@@ -90,11 +93,13 @@ impl Pool {
         Self { size, tunnel, shelf: Mutex::default(), taken, encouraged, meters }
     }
 
-    /// A tunnel whose far end has not hung up, as far as this host has heard.
-    pub(super) fn take(&self) -> Option<Warm> {
+    /// A tunnel to a far end that is `wanted` and has not hung up, as far as this
+    /// host has heard.
+    pub(super) fn take(&self, wanted: impl Fn(usize) -> bool) -> Option<Warm> {
         let warm = {
             let mut shelf = self.shelf();
-            std::iter::from_fn(|| shelf.take()).find(|warm| warm.stream.is_quiet())
+            std::iter::from_fn(|| shelf.take())
+                .find(|warm| warm.stream.is_quiet() && wanted(warm.far_end))
         };
         self.taken.notify_one();
         match warm {
@@ -234,13 +239,14 @@ impl Warm {
     /// # Errors
     /// [`CloseReason::PeerLost`] when the far end is gone.
     pub(super) async fn confirm(
+        far_end: usize,
         mut stream: Stream,
         mut session: Session,
     ) -> Result<Self, CloseReason> {
         let mut record = vec![];
         session.outbound.confirm(&mut record).map_err(|_| CloseReason::LocalError)?;
         stream.write_all(&record).await.map_err(|_| CloseReason::PeerLost)?;
-        Ok(Self { stream, session, already_read: vec![] })
+        Ok(Self { far_end, stream, session, already_read: vec![] })
     }
 
     /// Asks for the target, and waits until the tunnel is known to work or the
@@ -265,9 +271,9 @@ impl Warm {
         };
         match in_use {
             Ok(()) => {
-                let Self { stream, session, already_read } = self;
+                let Self { far_end, stream, session, already_read } = self;
                 let start = Start { first: vec![], already_read };
-                Ok(Opened { stream, session, start })
+                Ok(Opened { far_end, stream, session, start })
             }
             Err(reason) => {
                 // The far end may be about to dial the target for nobody. Apart,
@@ -283,7 +289,7 @@ impl Warm {
     }
 
     async fn answer(&mut self) -> Result<(), CloseReason> {
-        let Self { stream, session, already_read } = self;
+        let Self { stream, session, already_read, .. } = self;
         match next_event(stream, session, already_read).await? {
             Event::Opened => Ok(()),
             Event::Reset(reason) => Err(told(reason)),
@@ -293,7 +299,7 @@ impl Warm {
 
     /// Resolves when the far end has ended this; it has nothing else to say.
     fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
-        let Self { stream, session, already_read } = self;
+        let Self { stream, session, already_read, .. } = self;
         poll_event(cx, stream, session, already_read).map(|event| match event {
             Ok(Event::Reset(reason)) => told(reason),
             Ok(_) => CloseReason::ProtocolError,
@@ -302,7 +308,7 @@ impl Warm {
     }
 
     /// Ends it, so that the far end knows that nothing went wrong.
-    async fn let_go(mut self) {
+    pub(super) async fn let_go(mut self) {
         dismiss(&mut self.stream, &mut self.session, CloseReason::Unopened).await;
     }
 }

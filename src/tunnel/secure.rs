@@ -30,6 +30,7 @@ use crate::reason::CloseReason;
 use crate::secret::Secret;
 
 /// What both ends bring to a handshake.
+#[derive(Clone)]
 pub(super) struct Terms {
     /// The first dials, all are accepted.
     pub(super) keys: KeyRing,

@@ -152,6 +152,7 @@ impl Tunnel {
         self.tasks.spawn(Arc::clone(self).summarize());
         self.tasks.spawn(Arc::clone(self).watch_limit());
         self.tasks.spawn(Arc::clone(self).keep_warm());
+        self.tasks.spawn(Arc::clone(self).watch_targets());
     }
 
     /// Accepts on `listener` from now on, until it is stopped.

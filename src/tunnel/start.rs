@@ -2,27 +2,35 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::decrypt::{Exit, Target};
+use super::decrypt::Exit;
 use super::encrypt::Entrance;
 use super::options::{Limits, Options, Role};
 use super::pool::{self, Pool};
 use super::secure::{Caller, Doorkeeper, Terms};
 use super::serve::{Shared, Tunnel, Way};
+use super::targets::Targets;
 use crate::addr::{Address, ServiceName};
 use crate::gate::Gate;
 use crate::net::{
-    Handshakes, PER_SESSION, RESERVED, ResolveError, ResolveOptions, Resolver, Slots,
-    SocketOptions, Sources, sessions_that_fit,
+    Handshakes, PER_SESSION, RESERVED, ResolveError, Slots, SocketOptions, Sources,
+    sessions_that_fit,
 };
 use crate::observe::failures::Failures;
 use crate::observe::metrics::Meters;
 use crate::proto::aead::suites_of_this_machine;
+
+/// The longest pause between two looks at a target that is down, which never
+/// hears of them.
+const LOOK_AT_TARGETS: Duration = Duration::from_secs(5);
+
+/// The same for far ends, where each is a handshake that may fail.
+const LOOK_AT_FAR_ENDS: Duration = Duration::from_secs(30);
 
 /// What this process can hold, given its file descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,8 +145,8 @@ pub struct Parts {
 }
 
 enum Where {
-    FarEnd(Resolver),
-    Targets(BTreeMap<ServiceName, Target>),
+    FarEnds(Arc<Targets>),
+    Targets(BTreeMap<ServiceName, Arc<Targets>>),
 }
 
 /// How many descriptors a tunnel would like to have.
@@ -163,15 +171,17 @@ impl Parts {
         meters: Arc<Meters>,
     ) -> Result<Self, ResolveError> {
         let place = match &options.role {
-            Role::Encrypt { target, .. } => Where::FarEnd(resolver(target, options).await?),
+            Role::Encrypt { targets, service } => {
+                let far_ends = Targets::start((service, targets), LOOK_AT_FAR_ENDS, options);
+                Where::FarEnds(Arc::new(far_ends.await?))
+            }
             Role::Decrypt { targets } => {
-                let mut resolved = BTreeMap::new();
-                for (service, address) in targets {
-                    let resolver = resolver(address, options).await?;
-                    let name = address.to_string().into();
-                    resolved.insert(service.clone(), Target { resolver, name });
+                let mut started = BTreeMap::new();
+                for (service, addresses) in by_service(targets) {
+                    let targets = Targets::start((service, &addresses), LOOK_AT_TARGETS, options);
+                    started.insert(service.clone(), Arc::new(targets.await?));
                 }
-                Where::Targets(resolved)
+                Where::Targets(started)
             }
         };
         Ok(Self { place, gate, meters })
@@ -193,10 +203,9 @@ impl Tunnel {
             Role::Decrypt { .. } => ServiceName::default(),
         };
         let way = match parts.place {
-            Where::FarEnd(far_end) => Way::In(Arc::new(Entrance {
-                caller: caller(terms, &far_end, before),
-                far_end_name: far_end.address().to_string().into(),
-                far_end,
+            Where::FarEnds(far_ends) => Way::In(Arc::new(Entrance {
+                callers: callers(&terms, &far_ends, before),
+                far_ends,
                 service,
                 pool: Pool::new(capacity.unopened, options.name.clone(), parts.meters.pool.clone()),
             })),
@@ -230,14 +239,27 @@ impl Tunnel {
     }
 }
 
-/// How to call the far end; its clock is known if it was called before.
-fn caller(terms: Terms, far_end: &Resolver, before: Option<&Tunnel>) -> Caller {
-    match before.map(|before| &before.way) {
-        Some(Way::In(entrance)) if entrance.far_end.address() == far_end.address() => {
-            Caller::succeeding(terms, &entrance.caller)
-        }
-        _ => Caller::new(terms),
+/// The targets of each service, in the order in which they were given.
+fn by_service(targets: &[(ServiceName, Address)]) -> BTreeMap<&ServiceName, Vec<Address>> {
+    let mut by_service = BTreeMap::<_, Vec<_>>::new();
+    for (service, address) in targets {
+        by_service.entry(service).or_default().push(address.clone());
     }
+    by_service
+}
+
+/// How to call each far end; its clock is known if it was called before.
+fn callers(terms: &Terms, far_ends: &Targets, before: Option<&Tunnel>) -> Vec<Caller> {
+    let known = match before.map(|before| &before.way) {
+        Some(Way::In(entrance)) => Some(entrance),
+        _ => None,
+    };
+    let caller = |name: &str| {
+        let old = known.and_then(|entrance| entrance.caller_of(name));
+        let terms = terms.clone();
+        old.map_or_else(|| Caller::new(terms.clone()), |old| Caller::succeeding(terms.clone(), old))
+    };
+    (0..far_ends.count()).map(|place| caller(&far_ends.at(place).name)).collect()
 }
 
 fn door(terms: Terms, before: Option<&Tunnel>) -> Doorkeeper {
@@ -286,9 +308,4 @@ fn shared(
         stop: CancellationToken::new(),
         cut: CancellationToken::new(),
     }
-}
-
-async fn resolver(address: &Address, options: &Options) -> Result<Resolver, ResolveError> {
-    let how = ResolveOptions { every: options.resolve_every, wait: options.wait_for_dns };
-    Resolver::start(address.clone(), how).await
 }

@@ -74,13 +74,16 @@ impl Tunnel {
         let shared = &self.shared;
         let (mode, targets, keys, unopened, pool) = match &self.way {
             Way::In(entrance) => {
-                let target = (entrance.service.clone(), Arc::clone(&entrance.far_end_name));
+                let targets =
+                    entrance.far_ends.names().map(|name| (entrance.service.clone(), name));
                 let pool = Some(entrance.pool.warm()).filter(|(_, size)| *size > 0);
-                ("encrypt", vec![target], entrance.caller.key_ids(), None, pool)
+                ("encrypt", targets.collect(), entrance.callers[0].key_ids(), None, pool)
             }
             Way::Out(exit) => {
                 let named = exit.targets.iter();
-                let targets = named.map(|(name, target)| (name.clone(), Arc::clone(&target.name)));
+                let targets = named.flat_map(|(service, targets)| {
+                    targets.names().map(move |name| (service.clone(), name))
+                });
                 let unopened = Level::of_slots(&exit.unopened);
                 ("decrypt", targets.collect(), exit.door.key_ids(), Some(unopened), None)
             }

@@ -36,10 +36,12 @@ pub struct Finding {
 pub async fn trial(options: &Options) -> Vec<Finding> {
     let mut findings = vec![];
     match &options.role {
-        Role::Encrypt { target, service } => {
-            let mut finding = Finding::of(target);
-            finding.failed = finding.far_end(options, target, service).await.err();
-            findings.push(finding);
+        Role::Encrypt { targets, service } => {
+            for target in targets {
+                let mut finding = Finding::of(target);
+                finding.failed = finding.far_end(options, target, service).await.err();
+                findings.push(finding);
+            }
         }
         Role::Decrypt { targets } => {
             for (_, target) in targets {

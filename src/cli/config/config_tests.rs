@@ -73,6 +73,38 @@ fn keys_are_flags_and_defaults_hold_where_they_can() {
 }
 
 #[test]
+fn several_targets_keep_their_order_and_have_checks() {
+    let text = r#"
+        [defaults]
+        check = "tcp/30s"
+        [tunnels.out]
+        mode = "encrypt"
+        source = "127.0.0.1:1"
+        target = ["b.example:1", "a.example:1"]
+        key = "a.key"
+        [tunnels.in]
+        mode = "decrypt"
+        source = "127.0.0.1:2"
+        key = "a.key"
+        check = ["redis=redis/1s", "mysql"]
+        [tunnels.in.target]
+        redis = ["b.example:2", "a.example:2"]
+        mysql = "/run/mysqld.sock"
+        "#;
+    let plan = plan(text).unwrap();
+    let [out, into] = &plan[..] else { panic!("{plan:?}") };
+    let Role::Encrypt { targets, .. } = &out.role else { panic!("{out:?}") };
+    assert_eq!(*targets, ["b.example:1", "a.example:1"].map(|text| text.parse().unwrap()));
+    assert!(out.checks.is_empty(), "far ends have none");
+    let Role::Decrypt { targets } = &into.role else { panic!("{into:?}") };
+    let targets: Vec<String> = targets.iter().map(|(name, at)| format!("{name}={at}")).collect();
+    assert_eq!(targets, ["mysql=/run/mysqld.sock", "redis=b.example:2", "redis=a.example:2"]);
+    for (service, check) in [("redis", "redis/1s"), ("mysql", "mysql")] {
+        assert_eq!(into.checks[&service.parse().unwrap()], check.parse().unwrap());
+    }
+}
+
+#[test]
 fn a_gate_has_a_name_and_a_tunnel_may_differ_from_it() {
     let text = format!(
         r#"

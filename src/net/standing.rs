@@ -1,0 +1,323 @@
+//! What is known of the targets of one service, and which of them is next.
+//! Pure: results and times in, decisions out.
+//!
+//! ```text
+//!   unknown --works--> up --a dial fails, or so many checks--> down
+//!                       ^                                        |
+//!                       +------ a check works, or a dial --------+
+//! ```
+//!
+//! The order is that of the configuration: whatever is not down comes first, and
+//! what is down is still tried after it, because a check may be wrong. Without
+//! checks a target that failed is looked at after a pause that grows, so that
+//! connections need not find out for themselves.
+
+use std::time::{Duration, Instant};
+
+/// The pause before a target that failed is looked at; it doubles up to
+/// [`Rules::longest_pause`].
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+
+/// A failure that comes so long after the return is the first again.
+const CALM: Duration = Duration::from_secs(60);
+
+/// How targets are judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// Time between two checks; `None` looks at targets only while they are down.
+    pub every: Option<Duration>,
+    /// Checks in a row that have to fail before a target is down.
+    pub fall: u32,
+    /// Checks in a row that have to work before it is up again.
+    pub rise: u32,
+    /// The longest pause without checks.
+    pub longest_pause: Duration,
+}
+
+/// What a target is taken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Nothing was tried yet; as good as up.
+    Unknown,
+    /// It worked.
+    Up,
+    /// It did not.
+    Down,
+}
+
+/// What is known of one target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// What it is taken for.
+    pub state: State,
+    /// Since when.
+    pub since: Instant,
+    /// Why it failed last; kept when it is up again.
+    pub last_error: Option<String>,
+    /// Checks in a row that speak against the state.
+    against: u32,
+    /// Failures without a calm time between them.
+    failures: u32,
+}
+
+/// A change that somebody should hear of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// It is down now.
+    Down,
+    /// It is up again after so long.
+    Up(Duration),
+}
+
+/// What is known of all targets of a service, by their place in the configuration.
+#[derive(Debug)]
+pub struct Standings {
+    rules: Rules,
+    all: Vec<Standing>,
+}
+
+impl Standings {
+    /// Nothing is known of `count` targets.
+    pub fn new(count: usize, rules: Rules, now: Instant) -> Self {
+        let new = Standing {
+            state: State::Unknown,
+            since: now,
+            last_error: None,
+            against: 0,
+            failures: 0,
+        };
+        Self { rules, all: vec![new; count] }
+    }
+
+    /// All of them, in the order in which a connection tries them.
+    pub fn order(&self) -> Vec<usize> {
+        let (mut order, down): (Vec<_>, Vec<_>) =
+            (0..self.all.len()).partition(|&i| self.all[i].state != State::Down);
+        order.extend(down);
+        order
+    }
+
+    /// The target that connections get now; `None` when all are down.
+    pub fn in_use(&self) -> Option<usize> {
+        self.all.iter().position(|standing| standing.state != State::Down)
+    }
+
+    /// What is known of each.
+    pub fn all(&self) -> &[Standing] {
+        &self.all
+    }
+
+    /// A connection got through. What checks say counts more.
+    pub fn worked(&mut self, target: usize, now: Instant) -> Option<News> {
+        if self.rules.every.is_some() { None } else { self.rise(target, now) }
+    }
+
+    /// A connection did not get through.
+    pub fn failed(&mut self, target: usize, error: &str, now: Instant) -> Option<News> {
+        self.all[target].last_error = Some(error.to_owned());
+        self.fall(target, now)
+    }
+
+    /// What a check has found, or a look at a target that is down.
+    pub fn checked(
+        &mut self,
+        target: usize,
+        found: Result<(), &str>,
+        now: Instant,
+    ) -> Option<News> {
+        let rules = self.rules;
+        let standing = &mut self.all[target];
+        if let Err(error) = found {
+            standing.last_error = Some(error.to_owned());
+        }
+        let (speaks_against, enough) = match (standing.state, found) {
+            (State::Up | State::Unknown, Err(_)) => (true, rules.fall),
+            (State::Down, Ok(())) => (true, rules.rise),
+            _ => (false, 0),
+        };
+        standing.against = if speaks_against { standing.against + 1 } else { 0 };
+        match found {
+            Err(_) if speaks_against && standing.against < enough => None,
+            Ok(()) if speaks_against && standing.against < enough => None,
+            Err(_) => self.fall(target, now),
+            Ok(()) => self.rise(target, now),
+        }
+    }
+
+    /// Until the next check or look; `None` while there is no need for one.
+    pub fn pause(&self, target: usize) -> Option<Duration> {
+        let Standing { state, failures, .. } = self.all[target];
+        match (self.rules.every, state) {
+            (Some(every), _) => Some(every),
+            (None, State::Down) => {
+                let doubled = FIRST_PAUSE * 2_u32.pow(failures.saturating_sub(1).min(16));
+                Some(doubled.min(self.rules.longest_pause))
+            }
+            (None, _) => None,
+        }
+    }
+
+    fn rise(&mut self, target: usize, now: Instant) -> Option<News> {
+        let standing = &mut self.all[target];
+        let was = standing.state;
+        if was == State::Up {
+            return None;
+        }
+        let after = now.saturating_duration_since(standing.since);
+        (standing.state, standing.since, standing.against) = (State::Up, now, 0);
+        (was == State::Down).then_some(News::Up(after))
+    }
+
+    fn fall(&mut self, target: usize, now: Instant) -> Option<News> {
+        let standing = &mut self.all[target];
+        let was = standing.state;
+        let calm = was != State::Down && now.saturating_duration_since(standing.since) >= CALM;
+        standing.failures = if calm { 1 } else { standing.failures.saturating_add(1) };
+        if was == State::Down {
+            return None;
+        }
+        (standing.state, standing.since, standing.against) = (State::Down, now, 0);
+        Some(News::Down)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UNCHECKED: Rules =
+        Rules { every: None, fall: 1, rise: 1, longest_pause: Duration::from_secs(5) };
+    const CHECKED: Rules = Rules { every: Some(Duration::from_secs(5)), fall: 2, ..UNCHECKED };
+
+    fn standings(count: usize, rules: Rules) -> (Standings, impl Fn(u64) -> Instant) {
+        let start = Instant::now();
+        (Standings::new(count, rules, start), move |s| start + Duration::from_secs(s))
+    }
+
+    #[test]
+    fn the_order_is_that_of_the_configuration_with_the_down_ones_last() {
+        let (mut three, at) = standings(3, UNCHECKED);
+        assert_eq!(three.order(), [0, 1, 2]);
+        assert_eq!(three.failed(0, "refused", at(1)), Some(News::Down));
+        assert_eq!((three.order(), three.in_use()), (vec![1, 2, 0], Some(1)));
+        three.failed(2, "refused", at(2));
+        assert_eq!(three.order(), [1, 0, 2]);
+        three.failed(1, "refused", at(3));
+        assert_eq!((three.order(), three.in_use()), (vec![0, 1, 2], None), "tried all the same");
+        assert_eq!(three.worked(1, at(9)), Some(News::Up(Duration::from_secs(6))));
+        assert_eq!(three.order(), [1, 0, 2]);
+    }
+
+    #[test]
+    fn news_come_once() {
+        let (mut one, at) = standings(1, UNCHECKED);
+        assert_eq!(one.worked(0, at(0)), None, "nobody thought otherwise");
+        assert_eq!(one.failed(0, "a", at(1)), Some(News::Down));
+        assert_eq!(one.failed(0, "b", at(2)), None);
+        assert_eq!(one.checked(0, Err("c"), at(3)), None);
+        assert_eq!(one.all()[0].last_error.as_deref(), Some("c"));
+        assert_eq!(one.all()[0].since, at(1));
+        assert!(matches!(one.checked(0, Ok(()), at(4)), Some(News::Up(_))));
+        assert_eq!(one.worked(0, at(5)), None);
+    }
+
+    #[test]
+    fn the_pause_grows_while_it_fails_and_is_short_again_after_a_calm_time() {
+        let (mut one, at) = standings(1, UNCHECKED);
+        let pause = |one: &Standings| one.pause(0).map(|pause| pause.as_secs());
+        assert_eq!(pause(&one), None, "there is no need");
+        one.failed(0, "", at(0));
+        assert_eq!(pause(&one), Some(1));
+        let pauses: Vec<_> = (1..6)
+            .map(|s| {
+                one.checked(0, Err(""), at(s));
+                pause(&one).unwrap()
+            })
+            .collect();
+        assert_eq!(pauses, [2, 4, 5, 5, 5]);
+        // It answers when it is looked at, and fails whoever connects.
+        one.checked(0, Ok(()), at(10));
+        assert_eq!(pause(&one), None);
+        one.failed(0, "", at(11));
+        assert_eq!(pause(&one), Some(5), "not at once again");
+        one.checked(0, Ok(()), at(20));
+        one.failed(0, "", at(20) + CALM);
+        assert_eq!(pause(&one), Some(1));
+    }
+
+    #[test]
+    fn checks_fall_after_two_and_rise_after_one() {
+        let (mut one, at) = standings(1, CHECKED);
+        let steps = [
+            (Ok(()), None, State::Up),
+            (Err("a"), None, State::Up),
+            (Ok(()), None, State::Up),
+            (Err("b"), None, State::Up),
+            (Err("c"), Some(News::Down), State::Down),
+            (Err("d"), None, State::Down),
+            (Ok(()), Some(News::Up(Duration::from_secs(2))), State::Up),
+        ];
+        for (second, (found, news, state)) in steps.into_iter().enumerate() {
+            assert_eq!(one.checked(0, found, at(second as u64)), news, "{second}");
+            assert_eq!(one.all()[0].state, state, "{second}");
+            assert_eq!(one.pause(0), CHECKED.every);
+        }
+        let (mut slow, at) = standings(1, Rules { rise: 3, ..CHECKED });
+        slow.failed(0, "", at(0));
+        let rises: Vec<_> = [Ok(()), Ok(()), Err(""), Ok(()), Ok(()), Ok(())]
+            .map(|found| slow.checked(0, found, at(1)).is_some())
+            .into();
+        assert_eq!(rises, [false, false, false, false, false, true]);
+    }
+
+    #[test]
+    fn one_that_never_worked_falls_after_two_checks_too() {
+        let (mut one, at) = standings(1, CHECKED);
+        assert_eq!(one.checked(0, Err("a"), at(0)), None);
+        assert_eq!(one.in_use(), Some(0), "unknown is as good as up");
+        assert_eq!(one.checked(0, Err("a"), at(1)), Some(News::Down));
+    }
+
+    #[test]
+    fn a_connection_that_works_does_not_overrule_a_check_but_one_that_fails_does() {
+        let (mut one, at) = standings(1, CHECKED);
+        one.checked(0, Ok(()), at(0));
+        assert_eq!(one.failed(0, "refused", at(1)), Some(News::Down), "at once");
+        assert_eq!(one.worked(0, at(2)), None, "Redis accepts while it loads");
+        assert_eq!(one.all()[0].state, State::Down);
+        assert!(one.checked(0, Ok(()), at(5)).is_some());
+    }
+
+    /// Whatever happens: the order has each once, those that are down behind
+    /// all others, and news of one target go down, up, down, up.
+    #[test]
+    fn random_histories_keep_their_promises() {
+        let mut state = 0x2545_f491_4f6c_dd1d_u64;
+        for round in 0..200 {
+            let rules = if round % 2 == 0 { CHECKED } else { UNCHECKED };
+            let (mut all, at) = standings(1 + round % 5, rules);
+            let mut down = vec![false; all.all().len()];
+            for second in 0..300 {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let target = (state >> 40) as usize % down.len();
+                let news = match state >> 62 {
+                    0 => all.worked(target, at(second)),
+                    1 => all.failed(target, "x", at(second)),
+                    2 => all.checked(target, Ok(()), at(second)),
+                    _ => all.checked(target, Err("x"), at(second)),
+                };
+                if let Some(news) = news {
+                    assert_eq!(news == News::Down, !down[target], "{round} {second}");
+                    down[target] = !down[target];
+                }
+                let order = all.order();
+                let mut sorted = order.clone();
+                sorted.sort_unstable();
+                assert_eq!(sorted, (0..down.len()).collect::<Vec<_>>());
+                let states: Vec<_> = order.iter().map(|&i| down[i]).collect();
+                assert!(states.is_sorted(), "{states:?}");
+                assert!(down.iter().zip(all.all()).all(|(d, s)| *d == (s.state == State::Down)));
+            }
+        }
+    }
+}

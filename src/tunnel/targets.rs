@@ -1,0 +1,259 @@
+//! The targets of one service, or the far ends of an encrypt end: which of them
+//! a connection gets.
+//!
+//! ```text
+//!   reach -> those that are not down, in order; then those that are
+//!            each has a head start over the next, the first that works is used
+//! ```
+//!
+//! What was learnt of a target is kept for the connections that follow, and a
+//! change of it is one log line. A single target without checks keeps nothing:
+//! there is nothing to choose. Whether one that is down works again is for
+//! `health` to find out, not for a client.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+use tracing::{info, warn};
+
+use super::options::Options;
+use super::pool::Unmade;
+use crate::addr::{Address, ServiceName};
+use crate::net::{
+    News, ResolveError, ResolveOptions, Resolver, Rules, Standing, Standings, State, race,
+};
+use crate::probe::Check;
+use crate::reason::CloseReason;
+
+/// Checks in a row that have to fail before a target is down, and to work
+/// before it is up again.
+const FALL: u32 = 2;
+const RISE: u32 = 1;
+
+/// Targets of one service in their order, and what is known of them.
+pub(super) struct Targets {
+    /// The name of the tunnel, where it has one.
+    pub(super) tunnel: Option<Arc<str>>,
+    service: ServiceName,
+    all: Vec<Target>,
+    standings: Mutex<Standings>,
+    /// One of them is down since a moment ago.
+    fell: Notify,
+    pub(super) check: Option<Check>,
+    /// What a target has before the next one is tried.
+    pub(super) head_start: Duration,
+}
+
+/// Where one is.
+pub(super) struct Target {
+    pub(super) resolver: Resolver,
+    /// How the log names it.
+    pub(super) name: Arc<str>,
+}
+
+/// How one of a service's targets is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetHealth {
+    /// The service; empty for the default target, and for far ends the one that is asked for.
+    pub service: ServiceName,
+    /// Its address as it was written.
+    pub target: String,
+    /// What it is taken for.
+    pub state: State,
+    /// Since when.
+    pub since: Instant,
+    /// Why it failed last, if it ever did.
+    pub last_error: Option<String>,
+    /// Whether connections go there first.
+    pub in_use: bool,
+}
+
+/// No target could be had.
+pub(super) struct Unreached {
+    /// The one that was tried first.
+    pub(super) first: usize,
+    pub(super) reason: CloseReason,
+    pub(super) detail: String,
+}
+
+impl Targets {
+    /// Resolves `addresses`, which are in order and at least one.
+    ///
+    /// # Errors
+    /// [`ResolveError`], unless told to wait.
+    pub(super) async fn start(
+        (service, addresses): (&ServiceName, &[Address]),
+        longest_pause: Duration,
+        options: &Options,
+    ) -> Result<Self, ResolveError> {
+        let how = ResolveOptions { every: options.resolve_every, wait: options.wait_for_dns };
+        let mut all = Vec::with_capacity(addresses.len());
+        for address in addresses {
+            let resolver = Resolver::start(address.clone(), how).await?;
+            all.push(Target { resolver, name: address.to_string().into() });
+        }
+        // An encrypt end has no checks.
+        let check = options.checks.get(service).cloned();
+        let every = check.as_ref().map(|check| check.every);
+        let rules = Rules { every, fall: FALL, rise: RISE, longest_pause };
+        // All have begun before the deadline, the last with as much time as the others.
+        let shares = u32::try_from(all.len()).unwrap_or(u32::MAX).saturating_add(1);
+        Ok(Self {
+            tunnel: options.name.clone(),
+            service: service.clone(),
+            standings: Mutex::new(Standings::new(all.len(), rules, Instant::now())),
+            all,
+            fell: Notify::new(),
+            check,
+            head_start: options.timeout / shares,
+        })
+    }
+
+    /// The target at a place in the order of the configuration.
+    pub(super) fn at(&self, place: usize) -> &Target {
+        &self.all[place]
+    }
+
+    /// How the log names them, in order.
+    pub(super) fn names(&self) -> impl Iterator<Item = Arc<str>> {
+        self.all.iter().map(|target| Arc::clone(&target.name))
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.all.len()
+    }
+
+    /// Whether there is anything to learn about them.
+    pub(super) fn is_watched(&self) -> bool {
+        self.all.len() > 1 || self.check.is_some()
+    }
+
+    /// Whether a connection may go there while it has the choice.
+    pub(super) fn is_wanted(&self, place: usize) -> bool {
+        let standings = self.standings();
+        standings.in_use().is_none() || standings.all()[place].state != State::Down
+    }
+
+    /// The target that the next connection tries first.
+    pub(super) fn first(&self) -> usize {
+        self.standings().in_use().unwrap_or_default()
+    }
+
+    /// The first target that `attempt` succeeds with, and its place.
+    ///
+    /// # Errors
+    /// [`Unreached`] when it succeeds with none.
+    pub(super) async fn reach<T, F>(
+        &self,
+        attempt: impl Fn(usize) -> F,
+    ) -> Result<(usize, T), Unreached>
+    where
+        F: Future<Output = Result<T, Unmade>>,
+    {
+        let order = if self.is_watched() { self.standings().order() } else { vec![0] };
+        let first = order[0];
+        let raced = race(order, self.head_start, attempt).await;
+        for &place in &raced.overtaken {
+            let seconds = self.head_start.as_secs_f64();
+            self.failed(place, &format!("no answer within {seconds:.1} s, and the next one had"));
+        }
+        for (place, (reason, detail)) in &raced.failed {
+            // What this host lacks says nothing about the target.
+            if *reason != CloseReason::LocalError {
+                self.failed(*place, detail);
+            }
+        }
+        match raced.won {
+            Some((place, reached)) => {
+                self.learn(place, |standings, now| standings.worked(place, now));
+                Ok((place, reached))
+            }
+            None => Err(self.unreached(first, raced.failed)),
+        }
+    }
+
+    fn unreached(&self, first: usize, failed: Vec<(usize, Unmade)>) -> Unreached {
+        let reason = failed.iter().find(|(place, _)| *place == first);
+        let reason = reason.map_or(CloseReason::LocalError, |(_, (reason, _))| *reason);
+        let detail = match &failed[..] {
+            [(_, (_, detail))] => detail.clone(),
+            several => {
+                let named = |(place, (_, detail)): &(usize, Unmade)| {
+                    format!("{}: {detail}", self.all[*place].name)
+                };
+                several.iter().map(named).collect::<Vec<_>>().join(" | ")
+            }
+        };
+        Unreached { first, reason, detail }
+    }
+
+    /// A connection did not get through.
+    pub(super) fn failed(&self, place: usize, error: &str) {
+        self.learn(place, |standings, now| standings.failed(place, error, now));
+    }
+
+    /// What a check or a look at it has found.
+    pub(super) fn checked(&self, place: usize, found: Result<(), &str>) {
+        self.learn(place, |standings, now| standings.checked(place, found, now));
+    }
+
+    /// Until the next check of a target, or the next look at one that is down.
+    pub(super) async fn pause(&self, place: usize) -> Duration {
+        loop {
+            let fell = self.fell.notified();
+            tokio::pin!(fell);
+            fell.as_mut().enable();
+            if let Some(pause) = { self.standings().pause(place) } {
+                return pause;
+            }
+            fell.await;
+        }
+    }
+
+    /// How each of them is doing.
+    pub(super) fn health(&self) -> Vec<TargetHealth> {
+        let standings = self.standings();
+        let in_use = standings.in_use();
+        let all = self.all.iter().zip(standings.all()).enumerate();
+        all.map(|(place, (target, Standing { state, since, last_error, .. }))| TargetHealth {
+            service: self.service.clone(),
+            target: target.name.to_string(),
+            state: *state,
+            since: *since,
+            last_error: last_error.clone(),
+            in_use: in_use == Some(place),
+        })
+        .collect()
+    }
+
+    /// Changes what is known, and tells what is new.
+    fn learn(&self, place: usize, change: impl FnOnce(&mut Standings, Instant) -> Option<News>) {
+        if !self.is_watched() {
+            return;
+        }
+        let (news, error, using) = {
+            let mut standings = self.standings();
+            let Some(news) = change(&mut standings, Instant::now()) else { return };
+            let error = standings.all()[place].last_error.clone().unwrap_or_default();
+            (news, error, standings.in_use().map(|place| &*self.all[place].name))
+        };
+        let (tunnel, target) = (self.tunnel.as_deref(), &*self.all[place].name);
+        let service = (!self.service.is_empty()).then(|| tracing::field::display(&self.service));
+        match (news, using) {
+            (News::Down, using) => {
+                self.fell.notify_waiters();
+                let detail = using.is_none().then_some("no other is up, so it is still tried");
+                warn!(tunnel, target, service, error, using, detail, "target is down");
+            }
+            (News::Up(after), using) => {
+                let down_s = after.as_secs();
+                info!(tunnel, target, service, using, down_s, "target is up again");
+            }
+        }
+    }
+
+    fn standings(&self) -> MutexGuard<'_, Standings> {
+        self.standings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
