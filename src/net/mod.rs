@@ -23,6 +23,6 @@ pub use dial::{DialError, dial};
 pub use halves::{Duplex, Source};
 pub use limits::{Handshakes, PER_SESSION, Place, RESERVED, Slot, Slots, sessions_that_fit};
 pub use listen::{AsyncListener, BindError, Listener};
-pub use resolve::{ResolveError, ResolveOptions, Resolver, Target};
+pub use resolve::{ResolveError, ResolveOptions, Resolver, Target, port_number};
 pub use sources::{SourceGuard, SourceRefusal, Sources};
 pub use stream::{SocketOptions, Stream};

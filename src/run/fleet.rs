@@ -18,9 +18,10 @@ use tracing::warn;
 
 use super::announce::announce;
 use super::startup::{BACKLOG, Bound, Startup};
-use crate::addr::Address;
+use crate::addr::Source;
 use crate::gate::{Gate, GateOptions};
 use crate::net::{AsyncListener, Listener, SocketOptions};
+use crate::sys::activation::Inherited;
 use crate::sys::handover::{Given, Predecessor};
 use crate::tunnel::{Capacity, Options, Parts, TooFewDescriptors, Tunnel};
 
@@ -33,6 +34,8 @@ const ON_THE_WAY: Duration = Duration::from_millis(250);
 /// The tunnels of the process.
 pub(super) struct Fleet {
     descriptors: u64,
+    /// Sockets of systemd's, which stay there for every reload.
+    systemd: Inherited,
     members: Vec<Member>,
     /// Tunnels that accept no more, each with a task that sees it off.
     leaving: Vec<Leaving>,
@@ -62,7 +65,7 @@ struct Member {
 #[derive(Clone)]
 struct Door {
     owner: Option<Arc<str>>,
-    source: Address,
+    source: Source,
     listeners: Vec<Arc<AsyncListener>>,
 }
 
@@ -101,9 +104,10 @@ struct Fresh(Vec<Gate>);
 
 impl Fleet {
     /// No tunnel yet; `descriptors` is what the process may have.
-    pub(super) fn new(descriptors: u64) -> Self {
+    pub(super) fn new(descriptors: u64, systemd: Inherited) -> Self {
         Self {
             descriptors,
+            systemd,
             members: vec![],
             leaving: vec![],
             seen_off: JoinSet::new(),
@@ -124,7 +128,7 @@ impl Fleet {
         startup: &mut Startup,
     ) -> anyhow::Result<Option<Predecessor>> {
         let (inherited, predecessor) = startup.inherit()?;
-        let bound = bind_first(&plan, inherited, startup).await?;
+        let bound = bind_first(&plan, (inherited, &self.systemd), startup).await?;
         if predecessor.is_none() {
             startup.write_pid_file()?;
         }
@@ -137,6 +141,7 @@ impl Fleet {
             // for the predecessor, which still accepts.
             sleep(ON_THE_WAY).await;
         }
+        startup.announce();
         self.commit(next);
         Ok(predecessor)
     }
@@ -172,7 +177,7 @@ impl Fleet {
         let mut bound = vec![];
         for options in plan {
             for source in options.sources.iter().filter(|one| self.door(options, one).is_none()) {
-                let listeners = about(options, Listener::bind(source, &all, BACKLOG))?;
+                let listeners = about(options, listen(source, &all, &self.systemd))?;
                 bound.push(Bound::new(options, source, listeners));
             }
         }
@@ -196,7 +201,7 @@ impl Fleet {
                 None => {
                     let gate = about(&options, self.gate(options.gate.as_ref(), fresh))?;
                     let parts = about(&options, Parts::get(&options, gate).await)?;
-                    let has = |source: &Address| {
+                    let has = |source: &Source| {
                         let new = new_doors.iter().find(|door| door.fits(&options, source));
                         new.or_else(|| self.door(&options, source)).cloned()
                     };
@@ -339,7 +344,7 @@ impl Fleet {
     }
 
     /// Where a source of a tunnel is listened on already.
-    fn door(&self, options: &Options, source: &Address) -> Option<&Door> {
+    fn door(&self, options: &Options, source: &Source) -> Option<&Door> {
         let mut doors = self.members.iter().flat_map(|member| &member.doors);
         doors.find(|door| door.fits(options, source))
     }
@@ -362,7 +367,7 @@ impl Door {
     }
 
     /// Whether this is the source of that tunnel. Port 0 is another port for each.
-    fn fits(&self, options: &Options, source: &Address) -> bool {
+    fn fits(&self, options: &Options, source: &Source) -> bool {
         self.source == *source && (self.owner == options.name || !source.is_any_port())
     }
 }
@@ -438,7 +443,7 @@ async fn see_off(leaving: Leaving, drain: Duration) -> usize {
 }
 
 /// What the sockets of a source are called between two processes.
-fn socket_name(owner: Option<&str>, source: &Address) -> String {
+fn socket_name(owner: Option<&str>, source: &Source) -> String {
     format!("{}\t{source}", owner.unwrap_or_default())
 }
 
@@ -446,7 +451,7 @@ fn socket_name(owner: Option<&str>, source: &Address) -> String {
 /// nothing is created while one is waited for.
 async fn bind_first(
     plan: &[Options],
-    mut inherited: Vec<Given>,
+    (mut inherited, systemd): (Vec<Given>, &Inherited),
     startup: &mut Startup,
 ) -> anyhow::Result<Vec<Bound>> {
     let all = sources(plan);
@@ -457,13 +462,18 @@ async fn bind_first(
                 let name = socket_name(options.name.as_deref(), source);
                 let mut listeners = vec![];
                 for given in inherited.extract_if(.., |given| given.name == name) {
-                    listeners.push(Listener::adopt(given.socket).context("cannot take over")?);
+                    let adopt = match source {
+                        Source::Address(_) => Listener::adopt,
+                        Source::Inherited(_) => Listener::inherited,
+                    };
+                    listeners.push(adopt(given.socket).context("cannot take over")?);
                 }
                 if listeners.is_empty() {
-                    let new = if options.wait_for_dns {
-                        startup.bind_patiently(source, &all).await
-                    } else {
-                        Listener::bind(source, &all, BACKLOG).map_err(Into::into)
+                    let new = match source {
+                        Source::Address(address) if options.wait_for_dns => {
+                            startup.bind_patiently(address, &all).await
+                        }
+                        _ => listen(source, &all, systemd),
                     };
                     listeners = about(options, new)?;
                 }
@@ -471,10 +481,28 @@ async fn bind_first(
             }
         }
     }
+    let used = all.iter().filter_map(Source::inherited).collect::<Vec<_>>();
+    let names = systemd.unused(&used);
+    if !names.is_empty() {
+        let detail = "clients of it wait in vain; add -s systemd:NAME, or take it out of the unit";
+        warn!(names, detail, "a socket of systemd's is not used");
+    }
     Ok(bound)
 }
 
-fn sources(plan: &[Options]) -> Vec<Address> {
+/// Binds a source, or takes what systemd bound.
+fn listen(source: &Source, all: &[Source], systemd: &Inherited) -> anyhow::Result<Vec<Listener>> {
+    match source {
+        Source::Address(address) => Ok(Listener::bind(address, all, BACKLOG)?),
+        Source::Inherited(name) => {
+            let listeners: io::Result<_> =
+                systemd.get(name)?.into_iter().map(Listener::inherited).collect();
+            listeners.with_context(|| format!("cannot listen on {source}"))
+        }
+    }
+}
+
+fn sources(plan: &[Options]) -> Vec<Source> {
     plan.iter().flat_map(|options| options.sources.clone()).collect()
 }
 

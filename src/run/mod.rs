@@ -4,9 +4,11 @@
 
 mod announce;
 mod fleet;
+mod prepare;
 mod startup;
 
 use std::future::pending;
+use std::mem::take;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,11 +20,15 @@ use tokio::task::{JoinSet, block_in_place, spawn_blocking};
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
+pub use prepare::{Ports, Prepared, rules_of_pipe, rules_of_tunnels};
+
 use crate::demo;
 use crate::sys::background::Readiness;
 use crate::sys::handover::{Offer, Predecessor, give};
 use crate::sys::nofile;
+use crate::sys::notify::Manager;
 use crate::sys::privileges::User;
+use crate::sys::reaper;
 use crate::sys::signals::{Caught, Signals};
 use crate::tunnel::trial::{Finding, trial};
 use crate::tunnel::{self, Options, PipeOptions};
@@ -43,6 +49,8 @@ pub struct Process {
     /// Where this process takes its sockets from one that runs, and hands them
     /// over to the next.
     pub handover: Option<PathBuf>,
+    /// What was done before there were threads.
+    pub prepared: Prepared,
 }
 
 /// How a run that did not fail ended.
@@ -93,11 +101,12 @@ pub fn try_all(plan: &[Options]) -> Result<Vec<Vec<Finding>>, Failure> {
     Ok(found)
 }
 
-/// Carries standard input and output through a tunnel.
+/// Carries standard input and output through a tunnel, in a process that is `prepared`.
 ///
 /// # Errors
 /// [`Failure`]
-pub fn pipe(options: PipeOptions) -> Result<Outcome, Failure> {
+pub fn pipe(options: PipeOptions, prepared: &Prepared) -> Result<Outcome, Failure> {
+    prepared.announce();
     let runtime = runtime().map_err(Failure::Runtime)?;
     let piped = runtime.block_on(tunnel::pipe::run(options));
     // A read of standard input cannot be called back; it must not hold us.
@@ -127,16 +136,17 @@ pub fn demo() -> Result<Outcome, Failure> {
     shown().map(|()| Outcome::Clean).map_err(Failure::Runtime)
 }
 
-fn serve(plan: Vec<Options>, process: Process, reread: &Reread) -> anyhow::Result<Outcome> {
+fn serve(plan: Vec<Options>, mut process: Process, reread: &Reread) -> anyhow::Result<Outcome> {
     let descriptors = nofile::raise().context("cannot read the limit of file descriptors")?;
     let (window, handover) = (process.drain_accept, process.handover.clone());
-    let mut fleet = Fleet::new(descriptors);
+    let mut fleet = Fleet::new(descriptors, take(&mut process.prepared.inherited));
     // Before anything is made that would have to be undone.
     fleet.shares(&plan)?;
     let runtime = runtime()?;
     let outcome = runtime.block_on(async {
         // Before anything is created, so that a signal leaves nothing behind.
         let mut signals = Signals::catch().context("cannot catch signals")?;
+        reaper::start().context("cannot catch signals")?;
         let mut startup = Startup::new(process);
         let predecessor = tokio::select! {
             started = fleet.launch(plan, &mut startup) => started?,
@@ -151,7 +161,10 @@ fn serve(plan: Vec<Options>, process: Process, reread: &Reread) -> anyhow::Resul
         }
         let mut offer = handover.map(|path| Offer::at(&path)).transpose()?;
         startup.release()?;
-        let cause = until_stopped(&mut fleet, &mut signals, (reread, &offer)).await;
+        let manager = Manager::from_environment();
+        manager.ready("serving").await;
+        tokio::spawn(manager.clone().keep_watchdog_quiet());
+        let cause = until_stopped(&mut fleet, &mut signals, (reread, &offer, &manager)).await;
         let window = match &cause {
             Cause::Signal(_) => window,
             Cause::HandedOver(_) => Duration::ZERO,
@@ -162,6 +175,7 @@ fn serve(plan: Vec<Options>, process: Process, reread: &Reread) -> anyhow::Resul
             offer = None;
             startup.remove_pid_file();
         }
+        manager.stopping(&format!("draining {} sessions", fleet.sessions())).await;
         let outcome = drain(fleet, signals, (cause, window)).await;
         drop(offer);
         Ok(outcome)
@@ -190,7 +204,7 @@ fn relieve(predecessor: Predecessor) {
 async fn until_stopped(
     fleet: &mut Fleet,
     signals: &mut Signals,
-    (reread, offer): (&Reread, &Option<Offer>),
+    (reread, offer, manager): (&Reread, &Option<Offer>, &Manager),
 ) -> Cause {
     let mut handing_over = JoinSet::new();
     let successor = async || match offer {
@@ -203,7 +217,7 @@ async fn until_stopped(
                 Caught::Stop(signal) => return Cause::Signal(signal),
                 Caught::Reload => tokio::select! {
                     biased;
-                    reloaded = reload(fleet, reread) => tell(reloaded),
+                    reloaded = reload(fleet, (reread, manager)) => tell(reloaded),
                     signal = signals.stop() => return Cause::Signal(signal),
                 },
             },
@@ -221,13 +235,24 @@ async fn until_stopped(
 }
 
 /// Makes the tunnels what their files say now; all of it or nothing.
-async fn reload(fleet: &mut Fleet, reread: &Reread) -> anyhow::Result<Changes> {
-    let reread = Arc::clone(reread);
+async fn reload(
+    fleet: &mut Fleet,
+    (reread, manager): (&Reread, &Manager),
+) -> anyhow::Result<Changes> {
+    manager.reloading().await;
+    let reloaded = change(fleet, Arc::clone(reread)).await;
+    // It serves either way.
+    manager.ready(if reloaded.is_ok() { "serving" } else { "serving, not reloaded" }).await;
+    reloaded
+}
+
+async fn change(fleet: &mut Fleet, reread: Reread) -> anyhow::Result<Changes> {
     // Files may be slow, and users are looked up.
     let plan = spawn_blocking(move || reread()).await.context("cannot read the configuration")?;
     let plan = plan.map_err(|failure| match failure {
         Failure::Usage(error) | Failure::Runtime(error) => error,
     })?;
+    prepare::keep(&plan);
     fleet.reload(plan).await
 }
 
