@@ -11,6 +11,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
+mod source;
+
+pub use source::Source;
+
 /// Longest path of a unix socket in bytes: `sun_path` holds 108 with the final NUL.
 const MAX_UNIX_PATH: usize = 107;
 
@@ -111,6 +115,16 @@ pub enum AddrError {
     /// A bind address that is not numeric.
     #[error("\"{0}\" is no local IP address; write [IP]:PORT, [IP] or IP, without a name or zone")]
     BadBind(String),
+    /// A socket of systemd's where something is dialled.
+    #[error(
+        "\"{0}\" is a socket that systemd listens on, and only a source can be one; give HOST:PORT or /PATH"
+    )]
+    Inherited(String),
+    /// No name of a socket.
+    #[error(
+        "\"{0}\" is no name of a systemd socket; write systemd:NAME as FileDescriptorName= has it"
+    )]
+    SocketName(String),
 }
 
 /// Why a text is no [`ServiceName`].
@@ -143,6 +157,9 @@ impl FromStr for Address {
     fn from_str(text: &str) -> Result<Self, AddrError> {
         if text.is_empty() {
             return Err(AddrError::Empty);
+        }
+        if source::is_inherited(text) {
+            return Err(AddrError::Inherited(text.to_owned()));
         }
         if text.starts_with('/') {
             return unix(text);

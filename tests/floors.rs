@@ -22,7 +22,7 @@ const PURE: &[&str] =
 
 const FLOORS: &[Floor] = &[
     Floor {
-        paths: &["addr.rs", "duration.rs", "secret.rs", "reason.rs"],
+        paths: &["addr", "duration.rs", "secret.rs", "reason.rs"],
         may_import: &[],
         forbidden: PURE,
     },

@@ -439,7 +439,7 @@ fn a_log_that_is_open_but_never_read_does_not_stop_the_tunnel() {
     stuck.log.read_to_string(&mut text).unwrap();
     // Whole lines, from the first on, as many as a pipe holds.
     let events = Stuck::events(&text);
-    assert_eq!(events[0]["message"], "listening");
+    assert_eq!(events[0]["message"], "sandbox");
     assert!((50..Stuck::FLOOD).contains(&events.len()), "{} lines", events.len());
 }
 

@@ -5,6 +5,7 @@
 //! `--deny` is given, and stays out as soon as `--allow` is.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -120,6 +121,11 @@ impl From<GateFlagError> for Failure {
 }
 
 impl GateArgs {
+    /// The files that describe how to reach the store.
+    pub(super) fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.store.files()
+    }
+
     /// The gate that the flags describe; `None` when there is none.
     ///
     /// # Errors

@@ -6,11 +6,11 @@ use clap::Args;
 
 use super::errors::UsageError;
 use super::key_cmd;
-use super::tunnel_args::{ConnectionArgs, LogArgs};
+use super::tunnel_args::{ConnectionArgs, LogArgs, SandboxArgs};
 use super::values::{Level, Target};
 use crate::addr::{Address, ServiceName};
 use crate::observe::log::Output;
-use crate::run::{self, Failure, Outcome};
+use crate::run::{self, Failure, Outcome, Prepared};
 use crate::tunnel::PipeOptions;
 
 /// `knockpipe pipe`.
@@ -41,6 +41,9 @@ pub(super) struct SharedPipeArgs {
 
     #[command(flatten)]
     log: LogArgs,
+
+    #[command(flatten)]
+    sandbox: SandboxArgs,
 }
 
 /// Runs `knockpipe pipe` until both directions have ended.
@@ -62,9 +65,7 @@ impl SharedPipeArgs {
     /// [`Failure`] of the keys or the run.
     pub(super) fn run(self, target: Address, keys: &[PathBuf]) -> Result<Outcome, Failure> {
         let keys = key_cmd::ring(keys, self.connection.access())?;
-        // The caller's terminal or ssh shares our standard error: only trouble is told.
-        let _log = self.log.start(Level::Warn, Output::Stderr)?;
-        run::pipe(PipeOptions {
+        let options = PipeOptions {
             target,
             service: self.service.unwrap_or_default(),
             keys,
@@ -73,6 +74,11 @@ impl SharedPipeArgs {
             keepalive: !self.connection.no_keepalive,
             padding: self.connection.padding,
             suites: self.connection.suite.0,
-        })
+        };
+        let rules = self.sandbox.rules(|| run::rules_of_pipe(&options));
+        let prepared = Prepared::new([&options.keys].into_iter(), rules.as_ref());
+        // The caller's terminal or ssh shares our standard error: only trouble is told.
+        let _log = self.log.start(Level::Warn, Output::Stderr)?;
+        run::pipe(options, &prepared)
     }
 }

@@ -8,7 +8,7 @@ use clap::Args;
 use tracing::warn;
 
 use super::config::{Config, show};
-use crate::run::{self, Failure, Outcome, Reread};
+use crate::run::{self, Failure, Outcome, Ports, Reread};
 use crate::sys::background::Readiness;
 use crate::tunnel::Options;
 use crate::tunnel::trial::Finding;
@@ -65,9 +65,11 @@ pub(super) struct CheckArgs {
 pub(super) fn run(args: RunArgs) -> Result<Outcome, Failure> {
     let config = Config::load(&args.config)?;
     let plan = config.plan()?;
+    let files = config.files();
     let process = config.process;
+    let prepared = process.prepare(&plan, &files, Ports::Any);
     let _log = process.start_log()?;
-    let around = process.process(Readiness::foreground());
+    let around = process.process(Readiness::foreground(), prepared);
     let reread: Reread = Arc::new(move || {
         let config = Config::load(&args.config)?;
         let plan = config.plan()?;

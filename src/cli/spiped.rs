@@ -51,7 +51,7 @@ pub(super) struct SpipedArgs {
     #[arg(short = 'd')]
     decrypt: bool,
 
-    /// Where to listen: host:port, [ip]:port or /path/to/socket
+    /// Where to listen: host:port, [ip]:port, /path/to/socket or (with -F) systemd:NAME
     #[arg(short, value_name = "ADDR", required_unless_present = "version")]
     source: Option<Spelled>,
 
@@ -153,11 +153,12 @@ pub(super) fn spiped(args: SpipedArgs, arguments: &[OsString]) -> Result<Done, F
     let checks = args.check.by_service(&role)?;
     let keys = vec![key];
     let read = keys.clone();
+    let files = server.files(&keys);
     let options = move || {
         server.options(End {
             name: None,
             role: role.clone(),
-            sources: vec![source.address.clone()],
+            sources: vec![source.source.clone()],
             keys: key_cmd::ring(&read, server.connection.access())?,
             handshakes: handshakes.map_or(DEFAULT_HANDSHAKES, |limit| limit.0),
             unopened: match role {
@@ -168,7 +169,7 @@ pub(super) fn spiped(args: SpipedArgs, arguments: &[OsString]) -> Result<Done, F
             checks: checks.clone(),
         })
     };
-    process.run_one(readiness, options()?, reread(&keys, options)).map(Done::from)
+    process.run_one(readiness, options()?, (reread(&keys, options), &files)).map(Done::from)
 }
 
 /// Runs a spipe command line.

@@ -127,6 +127,11 @@ impl From<StoreFlagError> for Failure {
 }
 
 impl StoreArgs {
+    /// The files that describe how to reach the store.
+    pub(super) fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        [&self.gate_credentials, &self.gate_ca].into_iter().flatten()
+    }
+
     /// The store that the flags describe.
     ///
     /// # Errors

@@ -20,16 +20,17 @@ use super::values::{
     self, Format, HandshakeLimit, Level, MetricsAddress, PoolSize, SessionLimit, SourceLimit,
     SuiteChoice, Target,
 };
-use crate::addr::{Address, BindAddress, ServiceName};
+use crate::addr::{Address, BindAddress, ServiceName, Source};
 use crate::admin::DoorOptions;
 use crate::keys::KeyRing;
 use crate::observe::log;
 use crate::probe::Check;
 use crate::proto::Padding;
-use crate::run::{self, Failure, Outcome, Process, Reread};
+use crate::run::{self, Around, Failure, Outcome, Ports, Prepared, Process, Reread};
 use crate::sys::background::Readiness;
 use crate::sys::keyfile::{self, Access};
 use crate::sys::privileges::User;
+use crate::sys::sandbox::Rules;
 use crate::tunnel::{Limits, Options, Role};
 
 /// The deadline of a dial, and of a handshake, unless `-o` says otherwise.
@@ -59,9 +60,10 @@ const PROCESS: &str = "Process and log";
 /// `knockpipe encrypt`.
 #[derive(Debug, Args)]
 pub(super) struct EncryptArgs {
-    /// Where clients connect, plain: host:port, [ip]:port or /path/to/socket; repeatable
+    /// Where clients connect, plain: host:port, [ip]:port, /path/to/socket or systemd:NAME;
+    /// repeatable
     #[arg(short, long = "source", value_name = "ADDR", required = true)]
-    sources: Vec<Address>,
+    sources: Vec<Source>,
 
     /// Where the decrypt end listens: host:port, [ip]:port or /path/to/socket; of several the first
     /// that works is used
@@ -90,9 +92,10 @@ pub(super) struct EncryptArgs {
 /// `knockpipe decrypt`.
 #[derive(Debug, Args)]
 pub(super) struct DecryptArgs {
-    /// Where encrypt ends connect, sealed: host:port, [ip]:port or /path/to/socket; repeatable
+    /// Where encrypt ends connect, sealed: host:port, [ip]:port, /path/to/socket or
+    /// systemd:NAME; repeatable
     #[arg(short, long = "source", value_name = "ADDR", required = true)]
-    sources: Vec<Address>,
+    sources: Vec<Source>,
 
     /// The server to forward to; repeatable: with NAME= to serve several from one port, and of
     /// several with one name, or without, the first that works is used
@@ -214,6 +217,17 @@ pub(super) struct ProcessArgs {
     /// Log to syslog instead of standard error
     #[arg(long, help_heading = PROCESS)]
     pub(super) syslog: bool,
+
+    #[command(flatten)]
+    pub(super) sandbox: SandboxArgs,
+}
+
+/// Flags of every command that runs in a sandbox.
+#[derive(Clone, Copy, Debug, PartialEq, Args)]
+pub(super) struct SandboxArgs {
+    /// Do not restrict files and TCP ports to those in use (landlock)
+    #[arg(long, help_heading = PROCESS)]
+    no_sandbox: bool,
 }
 
 /// Flags of every command that opens connections.
@@ -266,7 +280,7 @@ pub(super) struct End {
     /// Which end, with its targets.
     pub(super) role: Role,
     /// Where to listen.
-    pub(super) sources: Vec<Address>,
+    pub(super) sources: Vec<Source>,
     /// The keys in order.
     pub(super) keys: KeyRing,
     /// Unproven handshakes at once.
@@ -286,8 +300,9 @@ pub(super) struct End {
 pub(super) fn encrypt(args: EncryptArgs) -> Result<Outcome, Failure> {
     let options = args.options(None)?;
     let (process, keys) = (args.server.process.clone(), args.keys.clone());
+    let files = args.files();
     let reread = reread(&keys, move || args.options(None));
-    process.run_one(Readiness::foreground(), options, reread)
+    process.run_one(Readiness::foreground(), options, (reread, &files))
 }
 
 /// Runs `knockpipe decrypt` until it is stopped.
@@ -297,11 +312,17 @@ pub(super) fn encrypt(args: EncryptArgs) -> Result<Outcome, Failure> {
 pub(super) fn decrypt(args: DecryptArgs) -> Result<Outcome, Failure> {
     let options = args.options(None)?;
     let (process, keys) = (args.server.process.clone(), args.keys.clone());
+    let files = args.files();
     let reread = reread(&keys, move || args.options(None));
-    process.run_one(Readiness::foreground(), options, reread)
+    process.run_one(Readiness::foreground(), options, (reread, &files))
 }
 
 impl EncryptArgs {
+    /// The files that are read again on a reload.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        self.server.files(&self.keys)
+    }
+
     /// The tunnel that these arguments describe, by this name; the keys are read.
     ///
     /// # Errors
@@ -324,6 +345,11 @@ impl EncryptArgs {
 }
 
 impl DecryptArgs {
+    /// The files that are read again on a reload.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        self.server.files(&self.keys)
+    }
+
     /// The tunnel that these arguments describe, by this name; the keys are read.
     ///
     /// # Errors
@@ -351,12 +377,19 @@ impl End {
             Role::Encrypt { targets, .. } => targets.iter().collect::<Vec<_>>(),
             Role::Decrypt { targets } => targets.iter().map(|(_, target)| target).collect(),
         };
-        let own = targets.into_iter().find(|target| self.sources.contains(target));
+        let is_source =
+            |target: &&Address| self.sources.iter().any(|s| s.address() == Some(*target));
+        let own = targets.into_iter().find(is_source);
         own.map_or(Ok(()), |target| Err(UsageError::Loop(target.clone())))
     }
 }
 
 impl ServerArgs {
+    /// The files that are read again on a reload, keys among them.
+    pub(super) fn files(&self, keys: &[PathBuf]) -> Vec<PathBuf> {
+        keys.iter().chain(self.gate.files()).cloned().collect()
+    }
+
     /// What the tunnel is told. A time of zero means its default, as in spiped;
     /// the subcommands refuse it before with [`Self::refuse_zero`].
     ///
@@ -412,20 +445,36 @@ impl ProcessArgs {
         self.log.start(Level::Info, output)
     }
 
-    /// What the process around the tunnels is told.
-    pub(super) fn process(&self, readiness: Readiness) -> Process {
+    /// Prepares the process for these tunnels, which are read again from `files`.
+    /// Before [`Self::start_log`], whose thread would escape the sandbox.
+    pub(super) fn prepare(&self, plan: &[Options], files: &[PathBuf], ports: Ports) -> Prepared {
+        let made = [&self.pid_file, &self.handover, &self.admin].into_iter().flatten().cloned();
+        let around =
+            Around { made: made.collect(), metrics: self.doors().metrics, files: files.to_vec() };
+        let rules = self.sandbox.rules(|| run::rules_of_tunnels(plan, &around, ports));
+        Prepared::new(plan.iter().map(|options| &options.keys), rules.as_ref())
+    }
+
+    fn doors(&self) -> DoorOptions {
         let metrics = self.metrics.as_ref().map(|address| address.0.clone());
+        DoorOptions { metrics, socket: self.admin.clone() }
+    }
+
+    /// What the process around the tunnels is told.
+    pub(super) fn process(&self, readiness: Readiness, prepared: Prepared) -> Process {
         Process {
             pid_file: self.pid_file.clone(),
             user: self.user.clone(),
-            doors: DoorOptions { metrics, socket: self.admin.clone() },
+            doors: self.doors(),
             readiness,
             drain_accept: self.drain_accept,
             handover: self.handover.clone(),
+            prepared,
         }
     }
 
-    /// Runs one tunnel, which becomes what `reread` gives when it is reloaded.
+    /// Runs one tunnel, which becomes what `reread` gives, from these files, when
+    /// it is reloaded.
     ///
     /// # Errors
     /// [`Failure`] of the run.
@@ -433,10 +482,19 @@ impl ProcessArgs {
         self,
         readiness: Readiness,
         options: Options,
-        reread: Reread,
+        (reread, files): (Reread, &[PathBuf]),
     ) -> Result<Outcome, Failure> {
+        let plan = vec![options];
+        let prepared = self.prepare(&plan, files, Ports::Fixed);
         let _log = self.start_log()?;
-        run::tunnels(vec![options], self.process(readiness), reread)
+        run::tunnels(plan, self.process(readiness, prepared), reread)
+    }
+}
+
+impl SandboxArgs {
+    /// What `make` gives, unless there shall be no sandbox.
+    pub(super) fn rules(self, make: impl FnOnce() -> Rules) -> Option<Rules> {
+        (!self.no_sandbox).then(make)
     }
 }
 

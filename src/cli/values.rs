@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use tracing_subscriber::filter::LevelFilter;
 
-use crate::addr::{AddrError, Address, ServiceName};
+use crate::addr::{AddrError, Address, ServiceName, Source};
 use crate::observe::log;
 use crate::proto::suite::UnknownSuite;
 use crate::proto::{Suite, SuiteSet};
@@ -89,13 +89,13 @@ pub(super) struct Target {
     pub(super) address: Address,
 }
 
-/// An address and how the user spelled it.
+/// A source and how the user spelled it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Spelled {
     /// As typed.
     pub(super) text: String,
     /// What it means.
-    pub(super) address: Address,
+    pub(super) source: Source,
 }
 
 /// `--suite`: the suites that may be used.
@@ -221,7 +221,9 @@ impl FromStr for Spelled {
     type Err = BadValue;
 
     fn from_str(text: &str) -> Result<Self, BadValue> {
-        Ok(Self { text: text.to_owned(), address: parse_address(text)? })
+        let source =
+            text.parse().map_err(|error: AddrError| BadValue::Address(error.to_string()))?;
+        Ok(Self { text: text.to_owned(), source })
     }
 }
 

@@ -81,7 +81,8 @@ struct Side {
 
 async fn start(options: Options) -> anyhow::Result<Side> {
     let capacity = Capacity::of(&options, 1024)?;
-    let listeners = Listener::bind(&options.sources[0], &[], 16)?;
+    let source = options.sources[0].address().context("the demo binds what it listens on")?;
+    let listeners = Listener::bind(source, &[], 16)?;
     let address = listeners[0].local();
     let meters = Meters::new(options.role.mode(), Arc::default());
     let parts = Parts::get(&options, None, meters).await?;
@@ -108,7 +109,7 @@ fn options(key: &Key, role: Role) -> Options {
     Options {
         name: None,
         role,
-        sources: vec![anywhere],
+        sources: vec![anywhere.into()],
         keys: KeyRing::new(vec![key.clone()]).expect("one key makes a ring"),
         bind: None,
         limits: Limits { sessions: Some(64), handshakes: 64, unopened: 0, per_source: None },

@@ -58,7 +58,7 @@ impl Key {
         self.id
     }
 
-    /// The key bytes, for the handshake only.
+    /// The key bytes, for the handshake and for keeping them in memory only.
     pub(crate) fn secret(&self) -> &Secret<32> {
         &self.secret
     }

@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, UnixListener};
 use super::resolve::look_up;
 use super::socket_file::{Access, SocketFile};
 use super::stream::{SocketOptions, Stream};
-use crate::addr::{Address, ClientAddr};
+use crate::addr::{Address, ClientAddr, Source};
 
 /// How often a set of sockets is tried to be given one common port by the system.
 const COMMON_PORT_ATTEMPTS: usize = 16;
@@ -84,6 +84,8 @@ pub enum BindError {
 enum Local {
     Tcp(SocketAddr),
     Unix(SocketFile),
+    /// A unix socket that somebody else made, and whose file is not ours to remove.
+    OthersUnix(String),
 }
 
 #[derive(Debug)]
@@ -106,7 +108,7 @@ impl Listener {
     /// [`BindError`] when none could be bound, or one is in use.
     pub fn bind(
         address: &Address,
-        others: &[Address],
+        others: &[Source],
         backlog: i32,
     ) -> Result<Vec<Self>, BindError> {
         match address {
@@ -150,6 +152,24 @@ impl Listener {
         Ok(Self { local, socket })
     }
 
+    /// A stream socket that listens already, and that somebody else goes on to own.
+    ///
+    /// # Errors
+    /// When the system does not tell where it listens.
+    pub fn inherited(socket: OwnedFd) -> io::Result<Self> {
+        let socket = Socket::from(socket);
+        let address = socket.local_addr()?;
+        let local = match (address.as_socket(), address.as_pathname()) {
+            (Some(tcp), _) => Local::Tcp(tcp),
+            (None, Some(path)) => Local::OthersUnix(path.display().to_string()),
+            (None, None) => {
+                let name = address.as_abstract_namespace().unwrap_or_default();
+                Local::OthersUnix(format!("@{}", String::from_utf8_lossy(name)))
+            }
+        };
+        Ok(Self { local, socket })
+    }
+
     /// Hands the socket to the runtime. Connections get `options`.
     ///
     /// # Errors
@@ -164,7 +184,9 @@ impl Listener {
                 options.apply(&self.socket);
                 AsyncSocket::Tcp(TcpListener::from_std(self.socket.into())?)
             }
-            Local::Unix(_) => AsyncSocket::Unix(UnixListener::from_std(self.socket.into())?),
+            Local::Unix(_) | Local::OthersUnix(_) => {
+                AsyncSocket::Unix(UnixListener::from_std(self.socket.into())?)
+            }
         };
         Ok(AsyncListener { socket, local: self.local })
     }
@@ -228,6 +250,7 @@ impl std::fmt::Display for Local {
         match self {
             Self::Tcp(addr) => addr.fmt(f),
             Self::Unix(file) => file.path().display().fmt(f),
+            Self::OthersUnix(name) => f.write_str(name),
         }
     }
 }
@@ -270,10 +293,10 @@ fn bind_each(addrs: &[SocketAddr], twin: Twin, backlog: i32) -> Result<Vec<Liste
 
 /// Whether an IPv4 address of the same port is listened on as well. `::` usually
 /// takes IPv4 in, and would then be in its own way.
-fn twin(addrs: &[SocketAddr], port: &str, others: &[Address]) -> Twin {
-    let is_ipv4 = |other: &Address| match other {
-        Address::Tcp { host, port: same } => same == port && host.parse::<Ipv4Addr>().is_ok(),
-        Address::Unix(_) => false,
+fn twin(addrs: &[SocketAddr], port: &str, others: &[Source]) -> Twin {
+    let is_ipv4 = |other: &Source| match other.address() {
+        Some(Address::Tcp { host, port: same }) => same == port && host.parse::<Ipv4Addr>().is_ok(),
+        Some(Address::Unix(_)) | None => false,
     };
     let has_one = addrs.iter().any(SocketAddr::is_ipv4) || others.iter().any(is_ipv4);
     if has_one { Twin::Ipv4 } else { Twin::None }
@@ -391,8 +414,9 @@ mod tests {
         let texts = [format!("0.0.0.0:{port}"), format!("[::]:{port}")];
         for order in [[0, 1], [1, 0]] {
             let sources = order.map(|i| texts[i].parse().unwrap());
-            let bound = sources.each_ref().map(|source| Listener::bind(source, &sources, 16));
-            let bound = bound.map(Result::unwrap);
+            let bound = sources.each_ref().map(|source: &Source| {
+                Listener::bind(source.address().unwrap(), &sources, 16).unwrap()
+            });
             for host in ["127.0.0.1", "::1"] {
                 TcpStream::connect(format!("{host}:{port}").replace("::1:", "[::1]:")).unwrap();
             }

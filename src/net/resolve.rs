@@ -239,7 +239,11 @@ pub(super) fn look_up(host: &str, port: &str) -> io::Result<Vec<SocketAddr>> {
     Ok(addrs)
 }
 
-fn port_number(port: &str) -> io::Result<u16> {
+/// The number of a port that is one, or that /etc/services names.
+///
+/// # Errors
+/// `NotFound` for a name that nobody knows.
+pub fn port_number(port: &str) -> io::Result<u16> {
     if let Ok(number) = port.parse() {
         return Ok(number);
     }

@@ -18,11 +18,12 @@ use tracing::warn;
 
 use super::announce::announce;
 use super::startup::{BACKLOG, Bound, Startup};
-use crate::addr::Address;
+use crate::addr::Source;
 use crate::admin::Roster;
 use crate::admin::roster::Phase;
 use crate::gate::{Gate, GateOptions};
 use crate::net::{AsyncListener, Listener, SocketOptions};
+use crate::sys::activation::Inherited;
 use crate::sys::handover::Given;
 use crate::tunnel::{Capacity, Options, Parts, TooFewDescriptors, Tunnel};
 
@@ -37,6 +38,8 @@ pub(super) struct Fleet {
     descriptors: u64,
     /// Knows what there is, for whoever asks.
     roster: Arc<Roster>,
+    /// Sockets of systemd's, which stay there for every reload.
+    systemd: Inherited,
     members: Vec<Member>,
     /// Tunnels that accept no more, each with a task that sees it off.
     leaving: Vec<Leaving>,
@@ -66,7 +69,7 @@ struct Member {
 #[derive(Clone)]
 struct Door {
     owner: Option<Arc<str>>,
-    source: Address,
+    source: Source,
     listeners: Vec<Arc<AsyncListener>>,
 }
 
@@ -106,10 +109,11 @@ struct Fresh(Vec<Gate>);
 impl Fleet {
     /// No tunnel yet; `descriptors` is what all of them may have, and `roster`
     /// hears of each.
-    pub(super) fn new(descriptors: u64, roster: Arc<Roster>) -> Self {
+    pub(super) fn new(descriptors: u64, systemd: Inherited, roster: Arc<Roster>) -> Self {
         Self {
             descriptors,
             roster,
+            systemd,
             members: vec![],
             leaving: vec![],
             seen_off: JoinSet::new(),
@@ -131,7 +135,7 @@ impl Fleet {
         inherited: Vec<Given>,
         (startup, takes_over): (&mut Startup, bool),
     ) -> anyhow::Result<()> {
-        let bound = bind_first(&plan, inherited, startup).await?;
+        let bound = bind_first(&plan, (inherited, &self.systemd), startup).await?;
         if !takes_over {
             startup.write_pid_file()?;
         }
@@ -144,6 +148,7 @@ impl Fleet {
             // for the predecessor, which still accepts.
             sleep(ON_THE_WAY).await;
         }
+        startup.announce();
         self.commit(next);
         Ok(())
     }
@@ -179,7 +184,7 @@ impl Fleet {
         let mut bound = vec![];
         for options in plan {
             for source in options.sources.iter().filter(|one| self.door(options, one).is_none()) {
-                let listeners = about(options, Listener::bind(source, &all, BACKLOG))?;
+                let listeners = about(options, listen(source, &all, &self.systemd))?;
                 bound.push(Bound::new(options, source, listeners));
             }
         }
@@ -205,7 +210,7 @@ impl Fleet {
                     let name = options.name.as_deref().unwrap_or_else(|| options.role.mode());
                     let meters = self.roster.meters(name);
                     let parts = about(&options, Parts::get(&options, gate, meters).await)?;
-                    let has = |source: &Address| {
+                    let has = |source: &Source| {
                         let new = new_doors.iter().find(|door| door.fits(&options, source));
                         new.or_else(|| self.door(&options, source)).cloned()
                     };
@@ -362,7 +367,7 @@ impl Fleet {
     }
 
     /// Where a source of a tunnel is listened on already.
-    fn door(&self, options: &Options, source: &Address) -> Option<&Door> {
+    fn door(&self, options: &Options, source: &Source) -> Option<&Door> {
         let mut doors = self.members.iter().flat_map(|member| &member.doors);
         doors.find(|door| door.fits(options, source))
     }
@@ -385,7 +390,7 @@ impl Door {
     }
 
     /// Whether this is the source of that tunnel. Port 0 is another port for each.
-    fn fits(&self, options: &Options, source: &Address) -> bool {
+    fn fits(&self, options: &Options, source: &Source) -> bool {
         self.source == *source && (self.owner == options.name || !source.is_any_port())
     }
 }
@@ -460,7 +465,7 @@ async fn see_off(leaving: Leaving, drain: Duration) -> usize {
 }
 
 /// What the sockets of a source are called between two processes.
-fn socket_name(owner: Option<&str>, source: &Address) -> String {
+fn socket_name(owner: Option<&str>, source: &Source) -> String {
     format!("{}\t{source}", owner.unwrap_or_default())
 }
 
@@ -468,7 +473,7 @@ fn socket_name(owner: Option<&str>, source: &Address) -> String {
 /// nothing is created while one is waited for.
 async fn bind_first(
     plan: &[Options],
-    mut inherited: Vec<Given>,
+    (mut inherited, systemd): (Vec<Given>, &Inherited),
     startup: &mut Startup,
 ) -> anyhow::Result<Vec<Bound>> {
     let all = sources(plan);
@@ -479,13 +484,18 @@ async fn bind_first(
                 let name = socket_name(options.name.as_deref(), source);
                 let mut listeners = vec![];
                 for given in inherited.extract_if(.., |given| given.name == name) {
-                    listeners.push(Listener::adopt(given.socket).context("cannot take over")?);
+                    let adopt = match source {
+                        Source::Address(_) => Listener::adopt,
+                        Source::Inherited(_) => Listener::inherited,
+                    };
+                    listeners.push(adopt(given.socket).context("cannot take over")?);
                 }
                 if listeners.is_empty() {
-                    let new = if options.wait_for_dns {
-                        startup.bind_patiently(source, &all).await
-                    } else {
-                        Listener::bind(source, &all, BACKLOG).map_err(Into::into)
+                    let new = match source {
+                        Source::Address(address) if options.wait_for_dns => {
+                            startup.bind_patiently(address, &all).await
+                        }
+                        _ => listen(source, &all, systemd),
                     };
                     listeners = about(options, new)?;
                 }
@@ -493,10 +503,28 @@ async fn bind_first(
             }
         }
     }
+    let used = all.iter().filter_map(Source::inherited).collect::<Vec<_>>();
+    let names = systemd.unused(&used);
+    if !names.is_empty() {
+        let detail = "clients of it wait in vain; add -s systemd:NAME, or take it out of the unit";
+        warn!(names, detail, "a socket of systemd's is not used");
+    }
     Ok(bound)
 }
 
-fn sources(plan: &[Options]) -> Vec<Address> {
+/// Binds a source, or takes what systemd bound.
+fn listen(source: &Source, all: &[Source], systemd: &Inherited) -> anyhow::Result<Vec<Listener>> {
+    match source {
+        Source::Address(address) => Ok(Listener::bind(address, all, BACKLOG)?),
+        Source::Inherited(name) => {
+            let listeners: io::Result<_> =
+                systemd.get(name)?.into_iter().map(Listener::inherited).collect();
+            listeners.with_context(|| format!("cannot listen on {source}"))
+        }
+    }
+}
+
+fn sources(plan: &[Options]) -> Vec<Source> {
     plan.iter().flat_map(|options| options.sources.clone()).collect()
 }
 

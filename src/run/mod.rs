@@ -4,9 +4,11 @@
 
 mod announce;
 mod fleet;
+mod prepare;
 mod requests;
 mod startup;
 
+use std::mem::take;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,13 +20,17 @@ use tokio::task::{block_in_place, spawn_blocking};
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
+pub use prepare::{Around, Ports, Prepared, rules_of_pipe, rules_of_tunnels};
+
 use crate::admin::roster::Phase;
 use crate::admin::{DoorOptions, Doors, Roster};
 use crate::demo;
 use crate::sys::background::Readiness;
 use crate::sys::handover::{Offer, Predecessor};
 use crate::sys::nofile;
+use crate::sys::notify::Manager;
 use crate::sys::privileges::User;
+use crate::sys::reaper;
 use crate::sys::signals::Signals;
 use crate::tunnel::trial::{Finding, trial};
 use crate::tunnel::{self, Options, PipeOptions};
@@ -48,6 +54,8 @@ pub struct Process {
     /// Where this process takes its sockets from one that runs, and hands them
     /// over to the next.
     pub handover: Option<PathBuf>,
+    /// What was done before there were threads.
+    pub prepared: Prepared,
 }
 
 /// How a run that did not fail ended.
@@ -98,11 +106,12 @@ pub fn try_all(plan: &[Options]) -> Result<Vec<Vec<Finding>>, Failure> {
     Ok(found)
 }
 
-/// Carries standard input and output through a tunnel.
+/// Carries standard input and output through a tunnel, in a process that is `prepared`.
 ///
 /// # Errors
 /// [`Failure`]
-pub fn pipe(options: PipeOptions) -> Result<Outcome, Failure> {
+pub fn pipe(options: PipeOptions, prepared: &Prepared) -> Result<Outcome, Failure> {
+    prepared.announce();
     let runtime = runtime().map_err(Failure::Runtime)?;
     let piped = runtime.block_on(tunnel::pipe::run(options));
     // A read of standard input cannot be called back; it must not hold us.
@@ -132,17 +141,19 @@ pub fn demo() -> Result<Outcome, Failure> {
     shown().map(|()| Outcome::Clean).map_err(Failure::Runtime)
 }
 
-fn serve(plan: Vec<Options>, process: Process, reread: &Reread) -> anyhow::Result<Outcome> {
+fn serve(plan: Vec<Options>, mut process: Process, reread: &Reread) -> anyhow::Result<Outcome> {
     let descriptors = nofile::raise().context("cannot read the limit of file descriptors")?;
     let roster = Roster::new(descriptors);
     let left = descriptors.saturating_sub(process.doors.descriptors());
-    let mut fleet = Fleet::new(left, Arc::clone(&roster));
+    let systemd = take(&mut process.prepared.inherited);
+    let mut fleet = Fleet::new(left, systemd, Arc::clone(&roster));
     // Before anything is made that would have to be undone.
     fleet.shares(&plan)?;
     let runtime = runtime()?;
     let outcome = runtime.block_on(async {
         // Before anything is created, so that a signal leaves nothing behind.
         let signals = Signals::catch().context("cannot catch signals")?;
+        reaper::start().context("cannot catch signals")?;
         let mut requests = Requests::of(signals);
         let ran = run(plan, process, (&mut fleet, &mut requests, reread)).await;
         requests.close().await;
@@ -186,8 +197,12 @@ async fn run(
         requests.offer(Offer::at(&path)?);
     }
     startup.release()?;
-    let cause = until_stopped(fleet, requests, reread).await;
+    let manager = Manager::from_environment();
+    manager.ready("serving").await;
+    tokio::spawn(manager.clone().keep_watchdog_quiet());
+    let cause = until_stopped(fleet, requests, (reread, &manager)).await;
     fleet.roster().set_phase(Phase::Draining);
+    manager.stopping(&format!("draining {} sessions", fleet.sessions())).await;
     match cause {
         Cause::Asked(signal) => Ok(drain(fleet, requests, (signal, window, None)).await),
         Cause::HandedOver(successor) => {
@@ -210,7 +225,11 @@ fn relieve(predecessor: Predecessor) {
 }
 
 /// Serves, and reloads, until there is a cause to stop.
-async fn until_stopped(fleet: &mut Fleet, requests: &mut Requests, reread: &Reread) -> Cause {
+async fn until_stopped(
+    fleet: &mut Fleet,
+    requests: &mut Requests,
+    (reread, manager): (&Reread, &Manager),
+) -> Cause {
     loop {
         let asker = match requests.next(fleet).await {
             Request::Stop(cause) => return cause,
@@ -219,7 +238,7 @@ async fn until_stopped(fleet: &mut Fleet, requests: &mut Requests, reread: &Rere
         // What comes meanwhile but a signal to stop waits for its turn.
         let result = tokio::select! {
             biased;
-            reloaded = reload(fleet, reread) => tell(reloaded),
+            reloaded = reload(fleet, (reread, manager)) => tell(reloaded),
             signal = requests.stop() => {
                 asker.answer(Err("stopped before it was done"));
                 return Cause::Asked(signal);
@@ -231,13 +250,24 @@ async fn until_stopped(fleet: &mut Fleet, requests: &mut Requests, reread: &Rere
 }
 
 /// Makes the tunnels what their files say now; all of it or nothing.
-async fn reload(fleet: &mut Fleet, reread: &Reread) -> anyhow::Result<Changes> {
-    let reread = Arc::clone(reread);
+async fn reload(
+    fleet: &mut Fleet,
+    (reread, manager): (&Reread, &Manager),
+) -> anyhow::Result<Changes> {
+    manager.reloading().await;
+    let reloaded = change(fleet, Arc::clone(reread)).await;
+    // It serves either way.
+    manager.ready(if reloaded.is_ok() { "serving" } else { "serving, not reloaded" }).await;
+    reloaded
+}
+
+async fn change(fleet: &mut Fleet, reread: Reread) -> anyhow::Result<Changes> {
     // Files may be slow, and users are looked up.
     let plan = spawn_blocking(move || reread()).await.context("cannot read the configuration")?;
     let plan = plan.map_err(|failure| match failure {
         Failure::Usage(error) | Failure::Runtime(error) => error,
     })?;
+    prepare::keep(&plan);
     fleet.reload(plan).await
 }
 

@@ -9,12 +9,13 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use super::Process;
-use crate::addr::Address;
+use crate::addr::{Address, Source};
 use crate::net::{BindError, Listener};
 use crate::sys::background::Readiness;
 use crate::sys::handover::{Given, Predecessor, ask};
 use crate::sys::pidfile::PidFile;
 use crate::sys::privileges::User;
+use crate::sys::sandbox::forbid_dumps;
 use crate::tunnel::Options;
 
 /// Connections that the kernel may hold for us; it caps this at `net.core.somaxconn`.
@@ -32,12 +33,12 @@ pub(super) struct Startup {
 /// The sockets that listen on a source of a tunnel.
 pub(super) struct Bound {
     pub(super) owner: Option<Arc<str>>,
-    pub(super) source: Address,
+    pub(super) source: Source,
     pub(super) listeners: Vec<Listener>,
 }
 
 impl Bound {
-    pub(super) fn new(options: &Options, source: &Address, listeners: Vec<Listener>) -> Self {
+    pub(super) fn new(options: &Options, source: &Source, listeners: Vec<Listener>) -> Self {
         Self { owner: options.name.clone(), source: source.clone(), listeners }
     }
 }
@@ -59,7 +60,7 @@ impl Startup {
     pub(super) async fn bind_patiently(
         &mut self,
         source: &Address,
-        others: &[Address],
+        others: &[Source],
     ) -> anyhow::Result<Vec<Listener>> {
         loop {
             match Listener::bind(source, others, BACKLOG) {
@@ -91,10 +92,17 @@ impl Startup {
 
     /// The system keeps an identity for each thread; the C library changes all of them.
     pub(super) fn drop_privileges(&self) -> anyhow::Result<()> {
-        match &self.process.user {
-            Some(user) => Ok(user.become_for_good()?),
-            None => Ok(()),
+        if let Some(user) = &self.process.user {
+            user.become_for_good()?;
+            // The change of user may have undone it.
+            forbid_dumps();
         }
+        Ok(())
+    }
+
+    /// What the process can no longer do, for the log.
+    pub(super) fn announce(&self) {
+        self.process.prepared.announce();
     }
 
     /// Tells whoever waits that it need not wait any longer; the pid file is there by then.

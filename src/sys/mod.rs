@@ -1,14 +1,19 @@
 //! What the operating system is asked for: files that only their owner reads,
-//! limits, privileges, the background, signals.
+//! limits, privileges, the background, signals, a sandbox, systemd.
 //!
-//! Everything goes through safe wrappers (`nix`, `std`, `tokio`); there is no
-//! `unsafe` of our own. Nothing here knows about tunnels.
+//! Everything goes through safe wrappers (`nix`, `std`, `tokio` and a few
+//! others); there is no `unsafe` of our own. Nothing here knows about tunnels.
 
+pub mod activation;
 pub mod background;
 pub mod credentials;
 pub mod handover;
 pub mod keyfile;
+pub mod memory;
 pub mod nofile;
+pub mod notify;
 pub mod pidfile;
 pub mod privileges;
+pub mod reaper;
+pub mod sandbox;
 pub mod signals;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::addr::{Address, BindAddress, ServiceName};
+use crate::addr::{Address, BindAddress, ServiceName, Source};
 use crate::gate::{GateOptions, Member, Nets};
 use crate::keys::KeyRing;
 use crate::probe::Check;
@@ -19,8 +19,8 @@ pub struct Options {
     pub name: Option<Arc<str>>,
     /// Which end this is, and its target or targets.
     pub role: Role,
-    /// Addresses to listen on; at least one.
-    pub sources: Vec<Address>,
+    /// Where to accept connections; at least one.
+    pub sources: Vec<Source>,
     /// The keys: the first dials, all are accepted.
     pub keys: KeyRing,
     /// Local address of outgoing connections.

@@ -33,7 +33,7 @@ pub struct Launch {
     binary: PathBuf,
     mode: &'static str,
     args: Vec<OsString>,
-    nofile: Option<u32>,
+    prelude: String,
     format: &'static str,
 }
 
@@ -48,7 +48,7 @@ impl Launch {
 
     /// Without a key; give them with [`Launch::args`].
     pub fn new(mode: &'static str) -> Self {
-        Self { binary: binary(), mode, args: Vec::new(), nofile: None, format: "json" }
+        Self { binary: binary(), mode, args: Vec::new(), prelude: String::new(), format: "json" }
     }
 
     pub fn source(self, addr: &Addr) -> Self {
@@ -71,8 +71,13 @@ impl Launch {
     }
 
     /// Limits open files, soft and hard.
-    pub fn nofile(mut self, limit: u32) -> Self {
-        self.nofile = Some(limit);
+    pub fn nofile(self, limit: u32) -> Self {
+        self.prelude(&format!("ulimit -n {limit};"))
+    }
+
+    /// What a shell does before it becomes the program.
+    pub fn prelude(mut self, shell: &str) -> Self {
+        self.prelude += shell;
         self
     }
 
@@ -82,34 +87,30 @@ impl Launch {
         self
     }
 
-    /// Starts without waiting for anything.
-    pub fn spawn(&self) -> Program {
-        let mut command = if let Some(limit) = self.nofile {
+    /// The command line, without input and output.
+    pub fn command(&self) -> Command {
+        let mut command = if self.prelude.is_empty() {
+            Command::new(&self.binary)
+        } else {
             let mut shell = Command::new("sh");
-            shell.args(["-c", &format!("ulimit -n {limit}; exec \"$0\" \"$@\"")]);
+            shell.args(["-c", &format!("{} exec \"$0\" \"$@\"", self.prelude)]);
             shell.arg(&self.binary);
             shell
-        } else {
-            Command::new(&self.binary)
         };
         command.arg(self.mode).args(["--log-format", self.format]).args(&self.args);
         command.stdin(Stdio::null()).stdout(Stdio::null());
-        Program::spawn(self.mode, &mut command)
+        command
+    }
+
+    /// Starts without waiting for anything.
+    pub fn spawn(&self) -> Program {
+        Program::spawn(self.mode, &mut self.command())
     }
 
     /// Starts, and waits until the end says that it is ready.
     #[track_caller]
     pub fn start(&self) -> End {
-        let program = self.spawn();
-        program.wait_line("ready", |line| line.is("ready"));
-        let addresses: Vec<Addr> = program
-            .log()
-            .iter()
-            .filter(|line| line.is("listening"))
-            .filter_map(|line| Addr::parse(&line.field("address")?))
-            .collect();
-        assert!(!addresses.is_empty(), "ready without a listening line:\n{}", program.tail());
-        End { program, addresses }
+        End::of(self.spawn())
     }
 }
 
@@ -120,6 +121,20 @@ pub struct End {
 }
 
 impl End {
+    /// Waits until `program` says that it is ready.
+    #[track_caller]
+    pub fn of(program: Program) -> Self {
+        program.wait_line("ready", |line| line.is("ready"));
+        let addresses: Vec<Addr> = program
+            .log()
+            .iter()
+            .filter(|line| line.is("listening"))
+            .filter_map(|line| Addr::parse(&line.field("address")?))
+            .collect();
+        assert!(!addresses.is_empty(), "ready without a listening line:\n{}", program.tail());
+        Self { program, addresses }
+    }
+
     /// The first address it listens on.
     pub fn addr(&self) -> &Addr {
         &self.addresses[0]

@@ -124,6 +124,15 @@ impl Config {
         Ok(Self { file: file.to_owned(), process, tunnels })
     }
 
+    /// Every file that is read again on a reload, itself first.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        let named = self.tunnels.iter().flat_map(|tunnel| match &tunnel.args {
+            Args::Encrypt(args) => args.files(),
+            Args::Decrypt(args) => args.files(),
+        });
+        [self.file.clone()].into_iter().chain(named).collect()
+    }
+
     /// What the tunnels are told; the keys are read.
     ///
     /// # Errors

@@ -1,0 +1,237 @@
+//! What is due while the process has a single thread: sockets are taken over
+//! from systemd, keys are kept in memory, and the sandbox is entered.
+//!
+//! What the tunnel will need is worked out from its options here, because only
+//! this floor knows both them and the system. What depends on an answer of the
+//! network (where the master of the gate's Redis is) is not restricted.
+
+use std::env;
+use std::fs;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use tracing::info;
+
+use crate::addr::{Address, BindAddress, Source};
+use crate::gate::redis_store::RedisOptions;
+use crate::gate::{GateOptions, StoreOptions};
+use crate::keys::KeyRing;
+use crate::net::port_number;
+use crate::sys::activation::Inherited;
+use crate::sys::keyfile::is_stdin;
+use crate::sys::memory;
+use crate::sys::notify::Manager;
+use crate::sys::sandbox::{self, Report, Rules};
+use crate::tunnel::{Options, PipeOptions, Role};
+
+/// Name servers, for answers that are too long for UDP.
+const DNS: u16 = 53;
+
+/// What was done before there were threads.
+#[derive(Debug)]
+pub struct Prepared {
+    /// Sockets that systemd handed over.
+    pub(super) inherited: Inherited,
+    report: Report,
+    tcp: Option<String>,
+    keys: std::io::Result<()>,
+}
+
+impl Prepared {
+    /// Prepares the process for `keys`, inside a sandbox with `rules`, or
+    /// without landlock where there are none. Call it once, before any thread is
+    /// started, the log's included.
+    pub fn new<'a>(mut keys: impl Iterator<Item = &'a KeyRing>, rules: Option<&Rules>) -> Self {
+        let keys = keys.try_for_each(memory::lock);
+        let inherited = Inherited::take_over();
+        let report = sandbox::enter(rules);
+        Self { inherited, report, tcp: rules.map(Rules::tcp), keys }
+    }
+
+    /// The line about it at the start of the log.
+    pub(super) fn announce(&self) {
+        let Report { landlock, no_new_privs, no_dumps, bounded } = &self.report;
+        let lacks = landlock.lacks();
+        let key_memory = match &self.keys {
+            Ok(()) => "locked".to_owned(),
+            Err(error) => format!("not locked: {error}"),
+        };
+        info!(
+            %landlock, lacks, tcp = self.tcp, no_new_privs, no_dumps,
+            no_new_capabilities = bounded, key_memory, "sandbox"
+        );
+    }
+}
+
+/// Keeps the keys of a new set of tunnels in memory as well. Where that is not
+/// possible it was told at the start.
+pub(super) fn keep(plan: &[Options]) {
+    let _ = plan.iter().try_for_each(|options| memory::lock(&options.keys));
+}
+
+/// Which TCP ports tunnels may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ports {
+    /// Those that they have now.
+    Fixed,
+    /// Any: a reload may bring others.
+    Any,
+}
+
+/// What the process around the tunnels goes on to need.
+#[derive(Clone, Debug, Default)]
+pub struct Around {
+    /// Files that it makes: its pid file, sockets.
+    pub made: Vec<PathBuf>,
+    /// Where it serves metrics.
+    pub metrics: Option<Address>,
+    /// What is read again when it reloads.
+    pub files: Vec<PathBuf>,
+}
+
+/// What tunnels, and the process around them, go on to need.
+pub fn rules_of_tunnels(plan: &[Options], around: &Around, ports: Ports) -> Rules {
+    let mut rules = rules_of_dialer(None);
+    plan.iter().for_each(|options| add_tunnel(&mut rules, options));
+    rules.write.extend(around.made.iter().map(|path| home(path)));
+    if let Some(metrics) = &around.metrics {
+        add(&mut rules.bind, bound_port(metrics));
+    }
+    for file in around.files.iter().filter(|file| !is_stdin(file)) {
+        // Where it is, and where it leads: both may be replaced.
+        rules.read.push(home(file));
+        rules.read.extend(file.canonicalize().map(|file| home(&file)));
+    }
+    if ports == Ports::Any {
+        (rules.bind, rules.connect) = (None, None);
+    }
+    rules
+}
+
+fn add_tunnel(rules: &mut Rules, options: &Options) {
+    if let Some(bind) = options.bind {
+        add(&mut rules.bind, Some(bind.port));
+    }
+    for source in &options.sources {
+        match source {
+            Source::Address(Address::Unix(path)) => rules.write.push(home(path)),
+            Source::Address(address) => add(&mut rules.bind, bound_port(address)),
+            Source::Inherited(_) => {}
+        }
+    }
+    match &options.role {
+        Role::Encrypt { targets, .. } => {
+            targets.iter().for_each(|target| add_target(rules, target));
+        }
+        Role::Decrypt { targets } => {
+            targets.iter().for_each(|(_, target)| add_target(rules, target));
+        }
+    }
+    if let Some(gate) = &options.gate {
+        add_gate(rules, gate);
+    }
+}
+
+/// What a pipe with `options` goes on to need.
+pub fn rules_of_pipe(options: &PipeOptions) -> Rules {
+    let mut rules = rules_of_dialer(options.bind);
+    add_target(&mut rules, &options.target);
+    rules
+}
+
+fn rules_of_dialer(bind: Option<BindAddress>) -> Rules {
+    Rules {
+        bind: Some(bind.map(|bind| bind.port).into_iter().collect()),
+        connect: Some(vec![DNS]),
+        abstract_sockets: Manager::from_environment().is_abstract(),
+        ..Rules::default()
+    }
+}
+
+/// The port that is bound for a source; `None` when it can be any: several
+/// addresses of one name share what the system picks for the first.
+fn bound_port(address: &Address) -> Option<u16> {
+    port(address).filter(|port| *port != 0 || address.is_literal())
+}
+
+fn add_target(rules: &mut Rules, target: &Address) {
+    if let Address::Tcp { .. } = target {
+        add(&mut rules.connect, port(target));
+    }
+}
+
+/// `None` where the name of the port means nothing yet.
+fn port(address: &Address) -> Option<u16> {
+    match address {
+        Address::Tcp { port, .. } => port_number(port).ok(),
+        Address::Unix(_) => None,
+    }
+}
+
+/// Adds a port, or lifts the restriction when it is not known.
+fn add(ports: &mut Option<Vec<u16>>, port: Option<u16>) {
+    match (ports.as_mut(), port) {
+        (Some(ports), Some(port)) if !ports.contains(&port) => ports.push(port),
+        (_, None) => *ports = None,
+        _ => {}
+    }
+}
+
+fn add_gate(rules: &mut Rules, gate: &GateOptions) {
+    match &gate.store {
+        StoreOptions::None => {}
+        StoreOptions::File(path) => {
+            rules.write.push(home(&path.canonicalize().unwrap_or_else(|_| path.clone())));
+        }
+        StoreOptions::Redis(redis) => add_redis(rules, redis),
+    }
+}
+
+fn add_redis(rules: &mut Rules, redis: &RedisOptions) {
+    // Edits go to the master, wherever that is or will be: a server may be a replica.
+    rules.connect = None;
+    if redis.address.tls {
+        // The variables are those that OpenSSL has for the system's certificates.
+        let named = ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().filter_map(env::var_os);
+        // Its directory: by the time it is read it may be another file.
+        rules.read.extend(redis.ca_file.as_deref().map(home));
+        rules.read.extend(named.map(PathBuf::from));
+    }
+}
+
+/// Where a file comes and goes: its directory, unless it is a device that stays.
+fn home(path: &Path) -> PathBuf {
+    let device = |kind: fs::FileType| kind.is_char_device() || kind.is_fifo();
+    if fs::metadata(path).is_ok_and(|found| device(found.file_type())) {
+        return path.to_owned();
+    }
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    directory.unwrap_or_else(|| Path::new(".")).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_is_not_known_lifts_the_restriction() {
+        let mut ports = Some(vec![]);
+        add(&mut ports, port(&"127.0.0.1:7".parse().unwrap()));
+        add(&mut ports, port(&"127.0.0.1:7".parse().unwrap()));
+        assert_eq!(ports, Some(vec![7]));
+        add(&mut ports, port(&"127.0.0.1:no-such-port".parse().unwrap()));
+        add(&mut ports, Some(8));
+        assert_eq!(ports, None);
+        assert_eq!(bound_port(&"127.0.0.1:0".parse().unwrap()), Some(0));
+        assert_eq!(bound_port(&"localhost:0".parse().unwrap()), None);
+    }
+
+    #[test]
+    fn files_come_and_go_in_their_directory_and_devices_stay() {
+        for (path, expected) in
+            [("my.pid", "."), ("/run/a/b", "/run/a"), ("/dev/null", "/dev/null")]
+        {
+            assert_eq!(home(Path::new(path)), Path::new(expected));
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Listening sockets that systemd made and hands over, so that clients can
+//! connect before this process runs and while it restarts.
+//!
+//! [`Inherited::take_over`] claims all of them, once, while the process has a
+//! single thread: it takes them out of the environment. What was meant for
+//! another process (`LISTEN_PID`) is left alone. Only listening stream sockets
+//! are taken; their files are systemd's and never removed.
+
+use std::env;
+use std::os::fd::OwnedFd;
+
+use listenfd::ListenFd;
+use socket2::Socket;
+
+/// The sockets that were handed over, by name.
+#[derive(Debug, Default)]
+pub struct Inherited(Vec<(String, Option<Socket>)>);
+
+/// Why there is no socket of a name.
+#[derive(Debug, thiserror::Error)]
+pub enum ActivationError {
+    /// None at all.
+    #[error(
+        "systemd hands no sockets to this process, so there is no systemd:{0}; start it by its .socket unit, and in the foreground"
+    )]
+    Nothing(String),
+    /// Only others.
+    #[error(
+        "systemd hands over no socket of the name {name}, only {others}; give one of these, or set FileDescriptorName={name} in the .socket unit"
+    )]
+    OtherNames {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        others: String,
+    },
+    /// Something that cannot be accepted from.
+    #[error(
+        "systemd:{0} is no stream socket that listens; the .socket unit needs ListenStream= and Accept=no"
+    )]
+    NoListener(String),
+    /// No descriptors left.
+    #[error("cannot use a socket of systemd's: {0}; raise the limit with ulimit -n")]
+    Copy(std::io::Error),
+}
+
+impl Inherited {
+    /// Everything that systemd handed to this process. Call it once, before
+    /// any thread is started.
+    pub fn take_over() -> Self {
+        // Without one it could be anybody's.
+        let ours = env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string());
+        if !ours {
+            return Self::default();
+        }
+        // Before the sockets, which take the variables with them.
+        let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
+        let mut sockets = ListenFd::from_env();
+        let names = names.split(':').map(str::to_owned).chain(std::iter::repeat(String::new()));
+        let named = (0..sockets.len()).zip(names);
+        Self(named.map(|(at, name)| (or_unknown(name), listener(&mut sockets, at))).collect())
+    }
+
+    /// The sockets called `name`, at least one. They stay here as well: systemd has
+    /// them too, and a reload may ask for them again.
+    ///
+    /// # Errors
+    /// [`ActivationError`]
+    pub fn get(&self, name: &str) -> Result<Vec<OwnedFd>, ActivationError> {
+        let found: Vec<_> = self.0.iter().filter(|(have, _)| have == name).collect();
+        if found.is_empty() {
+            return Err(match self.names().as_str() {
+                "" => ActivationError::Nothing(name.to_owned()),
+                others => {
+                    ActivationError::OtherNames { name: name.to_owned(), others: others.to_owned() }
+                }
+            });
+        }
+        let no_listener = || ActivationError::NoListener(name.to_owned());
+        let copy = |socket: &Option<Socket>| {
+            let socket = socket.as_ref().ok_or_else(no_listener)?;
+            Ok(OwnedFd::from(socket.try_clone().map_err(ActivationError::Copy)?))
+        };
+        found.into_iter().map(|(_, socket)| copy(socket)).collect()
+    }
+
+    /// The names of those sockets that are none of `used`, with commas.
+    pub fn unused(&self, used: &[&str]) -> String {
+        let names = self.0.iter().map(|(name, _)| name.as_str());
+        names.filter(|name| !used.contains(name)).collect::<Vec<_>>().join(", ")
+    }
+
+    fn names(&self) -> String {
+        self.unused(&[])
+    }
+}
+
+/// systemd's own word for a socket without a name.
+fn or_unknown(name: String) -> String {
+    if name.is_empty() { "unknown".to_owned() } else { name }
+}
+
+/// The socket at a place, if it is a stream socket that listens.
+fn listener(sockets: &mut ListenFd, at: usize) -> Option<Socket> {
+    let tcp = sockets.take_tcp_listener(at).ok().flatten().map(Socket::from);
+    let socket = tcp.or_else(|| sockets.take_unix_listener(at).ok().flatten().map(Socket::from));
+    socket.filter(|socket| socket.is_listener().unwrap_or(false))
+}

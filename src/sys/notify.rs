@@ -1,0 +1,152 @@
+//! What a service manager is told, in systemd's protocol: one datagram of
+//! `NAME=VALUE` lines for each event, to the socket that `NOTIFY_SOCKET` names.
+//!
+//! Without that variable nothing is sent. A manager that does not listen holds
+//! nobody up: what cannot be sent within a second is lost, and the log says so.
+//! Nothing is sent on behalf of another process.
+
+use std::env;
+use std::ffi::OsStr;
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tracing::warn;
+
+/// How long a manager may take to make room for a message.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Who started this process, if it wants to be told.
+#[derive(Clone, Debug)]
+pub struct Manager(Option<SocketAddr>);
+
+impl Manager {
+    /// The one that the environment names; a name that makes no sense is nobody's.
+    pub fn from_environment() -> Self {
+        Self(env::var_os("NOTIFY_SOCKET").and_then(|name| address(&name)))
+    }
+
+    /// Whether its socket is in the abstract namespace.
+    pub fn is_abstract(&self) -> bool {
+        self.0.as_ref().is_some_and(|address| address.as_abstract_name().is_some())
+    }
+
+    /// Started, or reloaded: everything works.
+    pub async fn ready(&self, status: &str) {
+        self.tell(&["READY=1", &status_line(status)]).await;
+    }
+
+    /// A reload has begun; [`Self::ready`] ends it.
+    pub async fn reloading(&self) {
+        let Ok(now) = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from) else { return };
+        self.tell(&["RELOADING=1", &format!("MONOTONIC_USEC={}", now.as_micros())]).await;
+    }
+
+    /// The end has begun.
+    pub async fn stopping(&self, status: &str) {
+        self.tell(&["STOPPING=1", &status_line(status)]).await;
+    }
+
+    /// One line for whoever asks how it goes.
+    pub async fn status(&self, status: &str) {
+        self.tell(&[&status_line(status)]).await;
+    }
+
+    /// Says that the runtime that polls this is alive, twice in each period that
+    /// the manager asks for. Ends at once when it asks for none.
+    pub async fn keep_watchdog_quiet(self) {
+        let Some(period) = watchdog_period() else { return };
+        let mut ticks = interval(period / 2);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.tell(&["WATCHDOG=1"]).await;
+        }
+    }
+
+    async fn tell(&self, lines: &[&str]) {
+        let Some(address) = &self.0 else { return };
+        let message = lines.join("\n");
+        let sent = timeout(PATIENCE, send(address, message.as_bytes())).await;
+        if let Err(error) = sent.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            warn!(%error, "cannot tell the service manager");
+        }
+    }
+}
+
+/// From a socket of its own: the manager's may be another one by the next time.
+async fn send(to: &SocketAddr, message: &[u8]) -> io::Result<()> {
+    let socket = UnixDatagram::unbound()?;
+    socket.connect_addr(to)?;
+    socket.set_nonblocking(true)?;
+    tokio::net::UnixDatagram::from_std(socket)?.send(message).await.map(drop)
+}
+
+fn address(name: &OsStr) -> Option<SocketAddr> {
+    match name.as_bytes() {
+        [b'@', rest @ ..] => SocketAddr::from_abstract_name(rest).ok(),
+        [b'/', ..] => SocketAddr::from_pathname(name).ok(),
+        _ => None,
+    }
+}
+
+/// A line that cannot become two.
+fn status_line(status: &str) -> String {
+    format!("STATUS={}", status.replace(char::is_control, " "))
+}
+
+/// After how much silence the manager ends this process.
+fn watchdog_period() -> Option<Duration> {
+    let number = |name| env::var(name).ok()?.parse::<u64>().ok();
+    let is_ours = env::var_os("WATCHDOG_PID").is_none()
+        || number("WATCHDOG_PID") == Some(std::process::id().into());
+    let period = number("WATCHDOG_USEC").filter(|micros| *micros > 1);
+    period.filter(|_| is_ours).map(Duration::from_micros)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a manager at `name` is told by `tell`.
+    async fn told(tell: impl AsyncFnOnce(Manager)) -> Vec<String> {
+        let dir = tempfile::TempDir::new().unwrap();
+        let path = dir.path().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        tell(Manager(address(path.as_os_str()))).await;
+        let mut buffer = [0; 256];
+        let len = socket.recv(&mut buffer).unwrap();
+        str::from_utf8(&buffer[..len]).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    #[tokio::test]
+    async fn a_reload_is_told_with_the_time_that_systemd_compares() {
+        let now = || clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap();
+        let before = now();
+        let lines = told(async |manager| manager.reloading().await).await;
+        assert_eq!((lines.len(), lines[0].as_str()), (2, "RELOADING=1"));
+        let told: u64 = lines[1].strip_prefix("MONOTONIC_USEC=").unwrap().parse().unwrap();
+        let told = Duration::from_micros(told + 1);
+        assert!(before <= told && told <= now() + Duration::from_micros(1));
+    }
+
+    #[tokio::test]
+    async fn a_status_is_one_line() {
+        let lines = told(async |manager| manager.status("a\nSTOPPING=1").await).await;
+        assert_eq!(lines, ["STATUS=a STOPPING=1"]);
+    }
+
+    #[test]
+    fn an_address_is_a_path_or_abstract() {
+        assert!(address(OsStr::new("/run/a")).unwrap().as_pathname().is_some());
+        assert_eq!(address(OsStr::new("@a")).unwrap().as_abstract_name(), Some(&b"a"[..]));
+        for none in ["", "vsock:2:1", "relative"] {
+            assert!(address(OsStr::new(none)).is_none(), "{none}");
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! What process 1 of a container owes the others: to take leave of the dead.
+//!
+//! Whatever loses its parent becomes a child of process 1, and stays in the
+//! process table until that has asked for its status. A process with another
+//! number has no such children, and nothing happens.
+
+use std::io;
+
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Reaps orphans from now on where this is process 1. Call it inside the runtime.
+/// The process must have no children that somebody else waits for.
+///
+/// # Errors
+/// When the system refuses a handler.
+pub fn start() -> io::Result<()> {
+    if std::process::id() != 1 {
+        return Ok(());
+    }
+    let mut ended = signal(SignalKind::child())?;
+    tokio::spawn(async move {
+        loop {
+            // Before the first signal too: some may have ended already.
+            reap();
+            if ended.recv().await.is_none() {
+                return;
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Everybody who has ended; one signal may stand for several of them.
+fn reap() {
+    let anybody = Pid::from_raw(-1);
+    while let Ok(status) = waitpid(anybody, Some(WaitPidFlag::WNOHANG)) {
+        if status == WaitStatus::StillAlive {
+            return;
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! What the process can no longer do once it has read its keys, should somebody
+//! ever make it do what it was not written for.
+//!
+//! [`enter`] is called while the process has a single thread: before the log's
+//! thread and before the runtime's. Landlock restricts the calling thread and
+//! those that it starts (restricting all at once takes ABI 8), `no_new_privs`
+//! and the capability bounding set belong to a thread as well, so that at any
+//! later moment some thread would be left out. Binding and becoming `-u USER`
+//! come afterwards, inside: the rules name the ports and directories they need,
+//! as a reload will need them too.
+//!
+//! Nothing here fails the start. What a kernel cannot do is said in the
+//! [`Report`], and the process runs with what is left. There is no system call
+//! filter: the C library, the allocator and the runtime change theirs with
+//! every update.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use caps::CapSet;
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, BitFlags, LandlockStatus, NetPort, PathBeneath, PathFd,
+    RestrictionStatus, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, Scope,
+    path_beneath_rules,
+};
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, setrlimit};
+
+/// The newest set of rules that was tried out; a newer kernel is asked for no more.
+const TESTED: ABI = ABI::V7;
+
+/// What every process reads: name service and certificates, wherever links in
+/// /etc lead; libraries that name service loads; time zones (syslog); how many
+/// processors it may use. What does not exist is passed over.
+const ALWAYS_READ: [&str; 17] = [
+    "/etc",
+    "/run/systemd/resolve",
+    "/run/resolvconf",
+    "/run/NetworkManager",
+    "/lib",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/local/lib",
+    "/nix/store",
+    "/var/lib/sss",
+    "/usr/share/zoneinfo",
+    "/usr/share/ca-certificates",
+    "/usr/local/share/ca-certificates",
+    "/sys/fs/cgroup",
+    "/sys/devices/system/cpu",
+    "/proc/self",
+];
+
+/// Often a link to where a name service writes it, perhaps only after our start.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// Devices that anything may use.
+const DEVICES: [&str; 2] = ["/dev/null", "/dev/urandom"];
+
+/// What the process goes on to need.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// Files, and directories with all that is in them, to read.
+    pub read: Vec<PathBuf>,
+    /// The same to read and change: to make files and sockets in, and to remove them.
+    pub write: Vec<PathBuf>,
+    /// TCP ports to listen on or to connect from; `None` is any. Port 0 lets the
+    /// system choose.
+    pub bind: Option<Vec<u16>>,
+    /// TCP ports to connect to; `None` is any.
+    pub connect: Option<Vec<u16>>,
+    /// Whether sockets in the abstract namespace are connected to.
+    pub abstract_sockets: bool,
+}
+
+/// What holds from now on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// What landlock restricts.
+    pub landlock: Landlock,
+    /// No program can give the process more rights than it has.
+    pub no_new_privs: bool,
+    /// No debugger of the same user, no core dump, and /proc shows its memory to root only.
+    pub no_dumps: bool,
+    /// Capabilities that it has not got cannot come back.
+    pub bounded: bool,
+}
+
+/// How far landlock goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Landlock {
+    /// It was not asked for.
+    Off,
+    /// The kernel has none, or not for this process.
+    Absent(String),
+    /// The version of its rules that holds.
+    Holds(u32),
+}
+
+/// Restricts the process for good. Call it while it has a single thread.
+/// `None` leaves landlock out.
+pub fn enter(rules: Option<&Rules>) -> Report {
+    let no_new_privs = prctl::set_no_new_privs().is_ok();
+    let no_core = setrlimit(Resource::RLIMIT_CORE, 0, 0).is_ok();
+    let no_dumps = forbid_dumps() && no_core;
+    // It takes a capability to give this up, so only who has one has to.
+    let bounded = caps::clear(None, CapSet::Bounding).is_ok()
+        || caps::read(None, CapSet::Permitted).is_ok_and(|own| own.is_empty());
+    let landlock = match rules.map(|rules| rules.restrict()) {
+        None => Landlock::Off,
+        Some(Err(error)) => Landlock::Absent(error.to_string()),
+        Some(Ok(status)) => held(&status),
+    };
+    Report { landlock, no_new_privs, no_dumps, bounded }
+}
+
+/// Forbids to dump or trace the process. A change of user may allow it again, so
+/// this is due once more afterwards. Whether that worked.
+pub fn forbid_dumps() -> bool {
+    prctl::set_dumpable(false).is_ok()
+}
+
+impl Rules {
+    /// Tells landlock.
+    ///
+    /// # Errors
+    /// The kernel's; what it merely does not know is left out without one.
+    fn restrict(&self) -> Result<RestrictionStatus, RulesetError> {
+        let mut ruleset = Ruleset::default().handle_access(AccessFs::from_all(TESTED))?;
+        if self.bind.is_some() {
+            ruleset = ruleset.handle_access(AccessNet::BindTcp)?;
+        }
+        if self.connect.is_some() {
+            ruleset = ruleset.handle_access(AccessNet::ConnectTcp)?;
+        }
+        ruleset = ruleset.scope(Scope::Signal)?;
+        if !self.abstract_sockets {
+            ruleset = ruleset.scope(Scope::AbstractUnixSocket)?;
+        }
+        // Reading includes to execute, which nothing here ever does.
+        let read = AccessFs::from_read(TESTED) & !AccessFs::Execute;
+        ruleset
+            .create()?
+            .add_rules(path_beneath_rules(ALWAYS_READ, read))?
+            .add_rules(path_beneath_rules(where_it_leads(RESOLV_CONF.as_ref()), read))?
+            .add_rules(path_beneath_rules(&self.read, read))?
+            .add_rules(path_beneath_rules(DEVICES, AccessFs::ReadFile | AccessFs::WriteFile))?
+            .add_rules(self.write.iter().filter_map(|path| writable(path, read)))?
+            .add_rules(ports(self.bind.as_deref(), AccessNet::BindTcp))?
+            .add_rules(ports(self.connect.as_deref(), AccessNet::ConnectTcp))?
+            .restrict_self()
+    }
+
+    /// What this lets the process do on the network, for the log.
+    pub fn tcp(&self) -> String {
+        let list = |ports: &Option<Vec<u16>>| match ports {
+            None => "any".to_owned(),
+            Some(ports) if ports.is_empty() => "none".to_owned(),
+            Some(ports) => ports.iter().map(u16::to_string).collect::<Vec<_>>().join(","),
+        };
+        format!("bind {} connect {}", list(&self.bind), list(&self.connect))
+    }
+}
+
+/// The rule for a path below which files and sockets come and go.
+fn writable(
+    path: &Path,
+    read: BitFlags<AccessFs>,
+) -> Option<Result<PathBeneath<PathFd>, RulesetError>> {
+    let change = AccessFs::WriteFile | AccessFs::Truncate;
+    let come_and_go = AccessFs::MakeReg | AccessFs::MakeSock | AccessFs::RemoveFile;
+    let access =
+        if path.is_dir() { read | change | come_and_go } else { change | AccessFs::ReadFile };
+    // What is not there cannot be opened later either, and says so then.
+    Some(Ok(PathBeneath::new(PathFd::new(path).ok()?, access)))
+}
+
+/// The directory that a link leads to, or the nearest above it that is there
+/// already. Nothing for what is no link.
+fn where_it_leads(link: &Path) -> Option<PathBuf> {
+    let target = link.parent()?.join(fs::read_link(link).ok()?);
+    target.ancestors().skip(1).find(|directory| directory.is_dir()).map(Path::to_owned)
+}
+
+fn ports(
+    ports: Option<&[u16]>,
+    access: AccessNet,
+) -> impl Iterator<Item = Result<NetPort, RulesetError>> {
+    ports.unwrap_or_default().iter().map(move |port| Ok(NetPort::new(*port, access)))
+}
+
+fn held(status: &RestrictionStatus) -> Landlock {
+    match status.landlock {
+        LandlockStatus::Available { effective_abi, .. } => {
+            Landlock::Holds((effective_abi as u32).min(TESTED as u32))
+        }
+        LandlockStatus::NotEnabled => Landlock::Absent("switched off in this kernel".to_owned()),
+        LandlockStatus::NotImplemented => Landlock::Absent("not in this kernel".to_owned()),
+    }
+}
+
+impl Landlock {
+    /// What this kernel cannot forbid, for the log; `None` when it can forbid
+    /// everything that is asked for.
+    pub fn lacks(&self) -> Option<String> {
+        let Self::Holds(abi) = self else { return None };
+        let since = [(3, "truncation"), (4, "TCP ports"), (5, "devices"), (6, "signals")];
+        let lacking: Vec<_> =
+            since.iter().filter(|(since, _)| since > abi).map(|(_, what)| *what).collect();
+        (!lacking.is_empty()).then(|| lacking.join(", "))
+    }
+}
+
+impl fmt::Display for Landlock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::Absent(why) => write!(f, "none: {why}"),
+            Self::Holds(abi) => write!(f, "version {abi}"),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "sandbox_tests.rs"]
+mod tests;

@@ -1,0 +1,241 @@
+//! What a running program of ours shows of its sandbox. Each rule is tried out
+//! in `src/sys/sandbox_tests.rs`, where it can be asked for what it denies.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
+
+mod common;
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use common::program::require;
+use common::{Addr, End, Kind, Launch, Pair, PairOptions, Program, Target, eventually, keygen};
+use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, geteuid};
+use tempfile::TempDir;
+
+/// Somebody who is not root.
+const NOBODY: u32 = 65534;
+
+fn any() -> Addr {
+    Kind::Tcp4.fresh(Path::new("/"), "")
+}
+
+/// A field of `/proc/PID/task/TID/status` for every thread.
+fn of_all_threads(pid: u32, field: &str) -> Vec<String> {
+    let prefix = format!("{field}:");
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let statuses =
+        threads.map(|entry| fs::read_to_string(entry.unwrap().path().join("status")).unwrap());
+    statuses
+        .map(|status| {
+            let line = status.lines().find_map(|line| line.strip_prefix(&prefix)).unwrap();
+            line.split_whitespace().collect::<Vec<_>>().join(" ")
+        })
+        .collect()
+}
+
+#[track_caller]
+fn all_threads_have(pid: u32, field: &str, value: &str) {
+    let values = of_all_threads(pid, field);
+    assert!(values.len() > 2, "the log's thread, and the runtime's");
+    assert!(values.iter().all(|have| have == value), "{field}: {values:?}");
+}
+
+/// What holds for every program of ours, whatever its flags.
+#[track_caller]
+fn hardened(pid: u32) {
+    all_threads_have(pid, "NoNewPrivs", "1");
+    all_threads_have(pid, "CapBnd", "0000000000000000");
+    all_threads_have(pid, "CapAmb", "0000000000000000");
+    // The kernel gives files of a process that may be dumped to its user.
+    assert_eq!(fs::metadata(format!("/proc/{pid}/mem")).unwrap().uid(), 0);
+    let (_, hard) = getrlimit(Resource::RLIMIT_CORE).unwrap();
+    assert!(hard > 0, "this test needs core dumps allowed; see `ulimit -Hc`");
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().skip(4).collect::<Vec<_>>(), ["0", "0", "bytes"]);
+    let locked: u64 = of_all_threads(pid, "VmLck")[0].trim_end_matches(" kB").parse().unwrap();
+    assert!((1..1024).contains(&locked), "keys, and not everything: {locked} kB");
+}
+
+#[track_caller]
+fn needs_root() {
+    assert!(geteuid().is_root(), "this test takes root; run it with sudo");
+}
+
+#[test]
+fn both_ends_are_hardened_in_every_thread_and_say_so() {
+    needs_root();
+    let target = Target::echo();
+    for flag in [None, Some("--no-sandbox")] {
+        let flags: Vec<&str> = flag.into_iter().collect();
+        let pair = Pair::start(PairOptions::both(&flags), target.addr());
+        pair.connect().expect_echo(b"hello");
+        for (name, end) in pair.ends() {
+            hardened(end.pid());
+            let line = end.program.wait_line("sandbox", |line| line.is("sandbox"));
+            let landlock = line.field("landlock").unwrap();
+            assert_eq!(landlock == "off", flag.is_some(), "{name}: {}", line.text());
+            assert!(flag.is_some() || landlock.starts_with("version "), "{}", line.text());
+            for field in ["no_new_privs", "no_dumps", "no_new_capabilities"] {
+                assert_eq!(line.field(field).as_deref(), Some("true"), "{}", line.text());
+            }
+            assert_eq!(line.field("key_memory").as_deref(), Some("locked"), "{}", line.text());
+        }
+        pair.stop();
+    }
+}
+
+#[test]
+fn the_ports_in_the_log_are_those_in_use_and_no_others() {
+    let dir = TempDir::new().unwrap();
+    let key = keygen(dir.path(), "key");
+    let tcp = |launch: Launch| {
+        let end = launch.start();
+        let line = end.program.wait_line("sandbox", |line| line.is("sandbox"));
+        line.field("tcp").unwrap()
+    };
+    let base = || Launch::decrypt(&key).source(&any()).args(["-t", "127.0.0.1:7"]);
+    assert_eq!(tcp(base()), "bind 0 connect 53,7");
+    let more = base().args(["-t", "b=[::1]:8", "-b", "127.0.0.1", "--gate"]);
+    let file = format!("file:{}", dir.path().join("gate").display());
+    assert_eq!(tcp(more.args([file])), "bind 0 connect 53,7,8");
+    // Where the master is, nobody knows.
+    assert_eq!(tcp(base().args(["--gate", "redis://127.0.0.1:9"])), "bind 0 connect any");
+    let unix = Launch::decrypt(&key).args(["-s"]).args([dir.path().join("s")]);
+    assert_eq!(tcp(unix.args(["-t", "/no/where"])), "bind none connect 53");
+}
+
+/// The same removal that works outside: of a pid file whose directory is, by
+/// then, another one than that which the rules name.
+#[test]
+fn the_sandbox_holds_in_the_running_program() {
+    let dir = TempDir::new().unwrap();
+    let key = keygen(dir.path(), "key");
+    for (flag, survives) in [("--no-keepalive", true), ("--no-sandbox", false)] {
+        let (run, away) = (dir.path().join("run"), dir.path().join("away"));
+        fs::create_dir(&run).unwrap();
+        let launch = Launch::decrypt(&key).source(&any()).args(["-t", "/no/where", flag, "-p"]);
+        let mut end = launch.args([run.join("pid")]).start();
+        fs::rename(&run, &away).unwrap();
+        fs::create_dir(&run).unwrap();
+        fs::write(run.join("pid"), "mine").unwrap();
+        end.stop();
+        assert_eq!(run.join("pid").exists(), survives, "{flag}");
+        fs::remove_dir_all(&run).unwrap();
+        fs::remove_dir_all(&away).unwrap();
+    }
+}
+
+/// A process in the background that does not outlive its test.
+struct Background(Pid);
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        // It fails when it has ended, which is what is wanted.
+        let _ = kill(self.0, Signal::SIGTERM);
+    }
+}
+
+#[test]
+fn the_background_and_the_pipe_are_hardened_too() {
+    needs_root();
+    let dir = TempDir::new().unwrap();
+    let key = keygen(dir.path(), "key");
+    let source = dir.path().join("source");
+    let started = Command::new(common::binary())
+        .args(["-d", "-t", "/no/where", "-s"])
+        .arg(&source)
+        .arg("-k")
+        .arg(&key)
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(started.success());
+    let pid = fs::read_to_string(dir.path().join("source.pid")).unwrap().trim().parse().unwrap();
+    let background = Background(Pid::from_raw(pid));
+    hardened(pid.cast_unsigned());
+    drop(background);
+    eventually("it is gone with its files", || !source.exists());
+
+    let target = Target::echo();
+    let pair = Pair::to(target.addr());
+    let mut pipe = Command::new(common::binary());
+    pipe.args(["pipe", "--log-level", "info", "-t", &pair.decrypt.addr().to_string(), "-k"]);
+    pipe.arg(pair.key()).stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut pipe = Program::spawn("pipe", &mut pipe);
+    pipe.child().stdin.as_mut().unwrap().write_all(b"hello").unwrap();
+    eventually("the pipe works", || target.counts().bytes() > 0);
+    hardened(pipe.pid());
+    drop(pipe.child().stdin.take());
+    assert_eq!(pipe.exit_code(), 0);
+}
+
+/// -u: every thread, every id, every capability, and no way for the new user
+/// to look into the process.
+#[test]
+fn a_dropped_root_is_gone_from_every_thread() {
+    needs_root();
+    let dir = TempDir::new().unwrap();
+    let key = keygen(dir.path(), "key");
+    let launch = Launch::decrypt(&key).source(&any()).args(["-t", "/no/where"]);
+    let end = launch.args(["-u", &format!("{NOBODY}:{NOBODY}")]).start();
+    let ids = [NOBODY; 4].map(|id| id.to_string()).join(" ");
+    for (field, value) in [
+        ("Uid", ids.as_str()),
+        ("Gid", ids.as_str()),
+        ("Groups", ""),
+        ("CapInh", "0000000000000000"),
+        ("CapPrm", "0000000000000000"),
+        ("CapEff", "0000000000000000"),
+    ] {
+        all_threads_have(end.pid(), field, value);
+    }
+    hardened(end.pid());
+    for file in ["mem", "environ", "maps"] {
+        let path = format!("/proc/{}/{file}", end.pid());
+        let look = Command::new("cat").arg(&path).uid(NOBODY).gid(NOBODY).output().unwrap();
+        assert!(!look.status.success() && look.stdout.is_empty(), "{file} can be read");
+    }
+}
+
+#[test]
+fn a_crash_leaves_no_core() {
+    require("sh", "dash");
+    let dir = TempDir::new().unwrap();
+    let key = keygen(dir.path(), "key");
+    let launch = Launch::decrypt(&key).source(&any()).args(["-t", "/no/where"]);
+    let mut end = launch.prelude("ulimit -c unlimited || exit 9;").start();
+    end.program.signal(Signal::SIGABRT);
+    let status = end.program.child().wait().unwrap();
+    assert_eq!(status.signal(), Some(Signal::SIGABRT as i32));
+    assert!(!status.core_dumped());
+}
+
+/// Where nothing may be locked, the log says so and all the rest works.
+#[test]
+fn memory_that_cannot_be_locked_is_told() {
+    needs_root();
+    let dir = TempDir::new().unwrap();
+    let key = keygen(dir.path(), "key");
+    for path in [dir.path(), &key] {
+        chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+    let launch = Launch::decrypt(&key).source(&any()).args(["-t", "/no/where"]);
+    let mut command = launch.prelude("ulimit -l 0;").command();
+    let mut end = End::of(Program::spawn("decrypt", command.uid(NOBODY).gid(NOBODY)));
+    let line = end.program.wait_line("sandbox", |line| line.is("sandbox"));
+    let memory = line.field("key_memory").unwrap();
+    assert!(memory.starts_with("not locked: "), "{}", line.text());
+    assert_eq!(of_all_threads(end.pid(), "VmLck")[0], "0 kB");
+    // Of the user that it always was.
+    for file in ["mem", "environ"] {
+        assert_eq!(fs::metadata(format!("/proc/{}/{file}", end.pid())).unwrap().uid(), 0, "{file}");
+    }
+    end.stop();
+}
