@@ -55,6 +55,9 @@ impl SocketOptions {
         let _ = SockRef::from(socket).set_tcp_nodelay(true);
         if self.keepalive {
             vigil::keep_alive(socket);
+        } else {
+            // A listening socket may have had other options before.
+            let _ = SockRef::from(socket).set_keepalive(false);
         }
     }
 }

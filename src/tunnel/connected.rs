@@ -36,6 +36,8 @@ impl Connected {
         let ended = pin!(or_kicked(self.farewell.as_mut(), &self.live));
         let sides = (self.plain, &mut self.sealed);
         let end = relay(sides, (&mut self.session, self.live.traffic()), start, ended).await;
+        // Who reads the line may count on it that the connection is gone.
+        drop(self.sealed);
         self.report.closed(&end);
     }
 }
