@@ -42,7 +42,7 @@ impl Sentinels {
         }
         let sentinels = Self { all, dir };
         eventually("the Sentinels know each other and the replica", || {
-            sentinels.ports().all(|port| {
+            sentinels.ports().into_iter().all(|port| {
                 let Ok(mut sentinel) = sentinels.connect(port) else { return false };
                 let Reply::Array(parts) = sentinel.ask(&["SENTINEL", "MASTER", "mymaster"]) else {
                     return false;
@@ -57,8 +57,8 @@ impl Sentinels {
         sentinels
     }
 
-    fn ports(&self) -> impl Iterator<Item = u16> {
-        self.all.iter().map(|(port, _)| *port)
+    pub fn ports(&self) -> Vec<u16> {
+        self.all.iter().map(|(port, _)| *port).collect()
     }
 
     fn connect(&self, port: u16) -> io::Result<Resp> {
@@ -77,7 +77,7 @@ impl Sentinels {
     /// Whether one of them sends clients to `server`.
     pub fn name_master(&self, server: &Redis) -> bool {
         let address = Reply::bulk(server.tcp().tcp().port().to_string());
-        self.ports().any(|port| {
+        self.ports().into_iter().any(|port| {
             let ask = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "mymaster"];
             let Reply::Array(parts) = self.connect(port).unwrap().ask(&ask) else { return false };
             parts.get(1) == Some(&address)
