@@ -103,7 +103,8 @@ fn a_sentinel_client_finds_the_master_also_after_a_failover() {
         (first, second, sentinels)
     });
     let sentinel_ports = sentinels.ports();
-    let ports: Vec<u16> = sentinel_ports.iter().copied().chain([port(&first), port(&second)]).collect();
+    let ports: Vec<u16> =
+        sentinel_ports.iter().copied().chain([port(&first), port(&second)]).collect();
     let site = Site::new(net, &ports);
     let master = || {
         let asked = site.cli(ports[0], &["SENTINEL", "get-master-addr-by-name", "mymaster"])?;

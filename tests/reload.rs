@@ -361,6 +361,151 @@ fn a_reload_forgets_no_first_message() {
     two.stop();
 }
 
+/// A gate that goes from one tunnel to another goes on following its store.
+#[test]
+fn a_gate_that_moves_between_tunnels_stays_awake() {
+    let two = Two::start();
+    let store = format!("file:{}", two.dir.path().join("gate").display());
+    let gate = |command: &[&str]| {
+        let mut program = std::process::Command::new(common::binary());
+        let output = program.arg("gate").args(command).args(["--gate", &store]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    gate(&["allow", "127.0.0.1"]);
+    let rules = format!("gate = \"{store}\"\ninternal = \"check\"");
+    let other = |more: &str| encrypt_table("other", &two.decrypt.addr("far"), KEY, more);
+    two.encrypt.reload(&format!("{}{}", two.near(KEY, &rules), other("")));
+    let guarded = |name: &str| Wire::connect(&two.encrypt.addr(name)).unwrap();
+    eventually("the gate lets it in", || guarded("near").echoes(b"in", common::NEVER));
+    let line = two.encrypt.reload(&format!("{}{}", two.near(KEY, ""), other(&rules)));
+    assert_eq!(line.number("changed"), Some(2), "{}", line.text());
+    let mut live = guarded("other");
+    live.expect_echo(b"in");
+    gate(&["remove", "127.0.0.1"]);
+    assert_eq!(live.expect_ending(), Ending::Reset);
+    eventually("it is out", || !guarded("other").echoes(b"out?", common::NEVER));
+    two.stop();
+}
+
+/// The sessions of a tunnel that was replaced are those of the tunnel: they are
+/// counted when they are cut, and its gate judges them until they have ended.
+#[test]
+fn sessions_of_before_a_reload_count_at_the_end() {
+    let mut two = Two::start();
+    let store = format!("file:{}", two.dir.path().join("gate").display());
+    let allow = |command: &str| {
+        let mut program = std::process::Command::new(common::binary());
+        let args = ["gate", command, "127.0.0.1", "--gate", &store];
+        assert!(program.args(args).output().unwrap().status.success());
+    };
+    allow("allow");
+    let rules = format!("gate = \"{store}\"\ninternal = \"check\"");
+    two.encrypt.reload(&two.near(KEY, &rules));
+    eventually("the gate lets it in", || {
+        Wire::connect(&two.entrance()).unwrap().echoes(b"in", common::NEVER)
+    });
+    let connect = || {
+        let mut wire = Wire::connect(&two.entrance()).unwrap();
+        wire.expect_echo(b"before");
+        wire
+    };
+    let (mut revoked, mut cut) = (connect(), connect());
+    // Only these are of before the reload; the successor has none.
+    for more in ["timeout = 7", "timeout = 8\ndrain = 3600"] {
+        let line = two.encrypt.reload(&two.near(KEY, &format!("{rules}\n{more}")));
+        assert_eq!(line.number("changed"), Some(1), "{}", line.text());
+    }
+    let kept = encrypt_table("kept", &two.decrypt.addr("far"), KEY, "");
+    two.encrypt.reload(&kept);
+    allow("remove");
+    assert_eq!(revoked.expect_ending(), Ending::Reset);
+    assert_eq!(cut.expect_ending(), Ending::Reset);
+    eventually("both are told as revoked", || {
+        let closed = two.encrypt.closed("near");
+        closed.iter().filter(|line| line.has("reason", "revoked")).count() == 2
+    });
+
+    let entrance = two.encrypt.addr("kept");
+    let mut last = Wire::connect(&entrance).unwrap();
+    last.expect_echo(b"before");
+    two.encrypt.reload(&encrypt_table("kept", &two.decrypt.addr("far"), KEY, "drain = 0.2"));
+    two.encrypt.program.signal(Signal::SIGTERM);
+    assert_eq!(last.expect_ending(), Ending::Reset);
+    assert_eq!(two.encrypt.program.exit_code(), 1, "{}", two.encrypt.program.tail());
+    two.decrypt.stop();
+}
+
+/// A successor that cannot start leaves everything as it was, unix sockets too;
+/// one that renames a tunnel finds its socket nevertheless.
+#[test]
+fn a_successor_that_cannot_start_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    keygen(dir.path(), "key");
+    let target = Target::echo();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let process = format!("handover = \"{}\"", path("handover"));
+    let text = |name: &str, target: &str| {
+        format!(
+            "[tunnels.{name}]\nmode = \"decrypt\"\nsource = \"{}\"\ntarget = \"{target}\"\nkey = \"key\"\n",
+            path("in")
+        )
+    };
+    let good = text("far", &target.addr().to_string());
+    let mut old = Service::start_with(dir.path(), "far.toml", &process, &good);
+    let key = dir.path().join("key");
+    let dial = || common::hand::Hand::dial(&Addr::parse(&path("in")).unwrap(), &key);
+    drop(dial());
+
+    old.write(&text("far", "no-such-name.invalid:1"));
+    let mut failing = std::process::Command::new(common::binary());
+    let output = failing.args(["run", "-c", &path("far.toml")]).output().unwrap();
+    assert!(!output.status.success());
+    drop(dial());
+
+    old.write(&text("renamed", &target.addr().to_string()));
+    let mut next = old.again();
+    next.program.wait_line("took over", |line| line.message().starts_with("took over"));
+    assert_eq!(old.program.exit_code(), 0, "{}", old.program.tail());
+    drop(dial());
+    next.stop();
+    assert!(!Path::new(&path("in")).exists(), "its file is the successor's to remove");
+}
+
+/// "SIGTERM to the old one while the successor gets ready" ends in the successor.
+#[test]
+fn an_old_process_that_is_stopped_meanwhile_does_not_take_the_new_one_along() {
+    let mut two = Two::start();
+    let entrance = two.entrance();
+    let mut command = std::process::Command::new(common::binary());
+    command.args(["run", "-c"]).arg(two.dir.path().join("near.toml"));
+    let mut program = common::Program::spawn("successor", &mut command);
+    // At some moment of its start; whichever it is, one of them serves.
+    std::thread::sleep(Duration::from_millis(60));
+    two.encrypt.program.signal(Signal::SIGTERM);
+    assert_eq!(two.encrypt.program.exit_code(), 0);
+    program.wait_line("ready", |line| line.is("ready"));
+    eventually("somebody serves", || program.is_running());
+    let _ = entrance;
+    let line = program.wait_line("listening", |line| line.is("listening"));
+    round_trip(&Addr::parse(&line.field("address").unwrap()).unwrap());
+    program.signal(Signal::SIGTERM);
+    assert_eq!(program.exit_code(), 0, "{}", program.tail());
+    two.decrypt.stop();
+}
+
+/// What is no socket is never removed, whatever --handover names.
+#[test]
+fn a_file_at_the_place_of_the_handover_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = keygen(dir.path(), "key");
+    let before = std::fs::read(&key).unwrap();
+    let mut program = std::process::Command::new(common::binary());
+    program.args(["decrypt", "-s", "127.0.0.1:0", "-t", "127.0.0.1:1", "-k"]).arg(&key);
+    let output = program.arg("--handover").arg(&key).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(std::fs::read(&key).unwrap(), before);
+}
+
 /// E1: "SIGHUP during drain ignored".
 #[test]
 fn a_hang_up_while_it_drains_is_harmless() {

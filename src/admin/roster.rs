@@ -91,7 +91,7 @@ impl Roster {
 
     /// Forgets the tunnels that are stopped and have ended, and, where that was the
     /// last one of its name, what it counted.
-    fn prune(&self) {
+    pub fn prune(&self) {
         let mut inner = self.lock();
         let Inner { tunnels, meters, .. } = &mut *inner;
         tunnels.retain(|tunnel| !tunnel.is_finished());

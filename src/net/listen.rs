@@ -134,7 +134,8 @@ impl Listener {
         Ok(Self { socket, local: Local::Unix(file) })
     }
 
-    /// A socket that another process listened on.
+    /// A socket that another process listens on, and whose file it owns until
+    /// [`AsyncListener::take_over`].
     ///
     /// # Errors
     /// When it does not listen, or its file is gone.
@@ -146,7 +147,11 @@ impl Listener {
         let address = socket.local_addr()?;
         let local = match (address.as_socket(), address.as_pathname()) {
             (Some(address), _) => Local::Tcp(address),
-            (None, Some(path)) => Local::Unix(SocketFile::at(path)?),
+            (None, Some(path)) => {
+                let file = SocketFile::at(path)?;
+                file.is_ours(false);
+                Local::Unix(file)
+            }
             (None, None) => return Err(io::Error::other("the socket has no address")),
         };
         Ok(Self { local, socket })
@@ -228,7 +233,14 @@ impl AsyncListener {
     /// Another process has the socket now, and removes its file.
     pub fn give_away(&self) {
         if let Local::Unix(file) = &self.local {
-            file.give_away();
+            file.is_ours(false);
+        }
+    }
+
+    /// The other process that had the socket leaves its file to us.
+    pub fn take_over(&self) {
+        if let Local::Unix(file) = &self.local {
+            file.is_ours(true);
         }
     }
 

@@ -108,9 +108,9 @@ impl SocketFile {
         Ok(Self { path: path.to_owned(), device, inode, is_ours: AtomicBool::new(true) })
     }
 
-    /// Somebody else removes it.
-    pub(super) fn give_away(&self) {
-        self.is_ours.store(false, Ordering::Relaxed);
+    /// Whether it is for us to remove it.
+    pub(super) fn is_ours(&self, is_ours: bool) {
+        self.is_ours.store(is_ours, Ordering::Relaxed);
     }
 }
 

@@ -3,7 +3,9 @@
 //! listeners, pid file, privileges (`startup`), tunnels (`fleet`), signals, drain.
 
 mod announce;
+mod doors;
 mod fleet;
+mod leaving;
 mod prepare;
 mod requests;
 mod startup;
@@ -26,7 +28,7 @@ use crate::admin::roster::Phase;
 use crate::admin::{DoorOptions, Doors, Roster};
 use crate::demo;
 use crate::sys::background::Readiness;
-use crate::sys::handover::{Offer, Predecessor};
+use crate::sys::handover::Predecessor;
 use crate::sys::nofile;
 use crate::sys::notify::Manager;
 use crate::sys::privileges::User;
@@ -185,22 +187,31 @@ async fn run(
             return Ok(Outcome::Clean);
         }
     }
-    if let Some(predecessor) = predecessor {
-        relieve(predecessor);
-        match Doors::open(&doors, fleet.roster(), None) {
-            Ok(opened) => requests.open(opened),
-            // The tunnels serve already, and the predecessor is gone.
-            Err(error) => error!(%error, "nobody can ask or look; see --admin and --metrics"),
+    match predecessor {
+        None => {
+            handover.map_or(Ok(()), |path| requests.offer(&path))?;
+            startup.release()?;
+        }
+        Some(predecessor) => {
+            relieve(predecessor);
+            fleet.take_over();
+            // The tunnels serve already, and nobody else does: what fails now is
+            // told, and no reason to end.
+            let opened = Doors::open(&doors, fleet.roster(), None).map_err(Into::into);
+            tell_failure(opened.map(|opened| requests.open(opened)));
+            tell_failure(handover.map_or(Ok(()), |path| requests.offer(&path)));
+            tell_failure(startup.release());
         }
     }
-    if let Some(path) = handover {
-        requests.offer(Offer::at(&path)?);
-    }
-    startup.release()?;
     let manager = Manager::from_environment();
     manager.ready("serving").await;
     tokio::spawn(manager.clone().keep_watchdog_quiet());
     let cause = until_stopped(fleet, requests, (reread, &manager)).await;
+    requests.withdraw();
+    if requests.has_successor() {
+        // It accepts soon, or ends without having touched the files.
+        fleet.give_away();
+    }
     fleet.roster().set_phase(Phase::Draining);
     manager.stopping(&format!("draining {} sessions", fleet.sessions())).await;
     match cause {
@@ -213,6 +224,13 @@ async fn run(
             let stopping = ("handover", Duration::ZERO, Some(successor));
             Ok(drain(fleet, requests, stopping).await)
         }
+    }
+}
+
+fn tell_failure(result: anyhow::Result<()>) {
+    if let Err(error) = result {
+        let error = format!("{error:#}");
+        error!(error, "took over, but not everything");
     }
 }
 
@@ -326,6 +344,15 @@ async fn drain(
             warn!(sessions_cut, most_sessions, "stopped");
             Outcome::SessionsCut
         }
+    }
+}
+
+/// An error with the name of the tunnel that it is about, where there are several.
+fn about<T, E: Into<anyhow::Error>>(options: &Options, result: Result<T, E>) -> anyhow::Result<T> {
+    let result = result.map_err(Into::into);
+    match &options.name {
+        Some(name) => result.with_context(|| format!("tunnel {name}")),
+        None => result,
     }
 }
 

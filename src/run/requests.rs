@@ -4,23 +4,33 @@
 use std::future::pending;
 use std::io;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::fleet::Fleet;
 use crate::admin::{Doors, Order};
-use crate::sys::handover::{Offer, give};
+use crate::net::{AsyncListener, Listener, SocketOptions, Stream};
+use crate::sys::handover::{give, is_trusted};
 use crate::sys::signals::{Caught, Signals};
+
+/// Successors that may wait to be heard.
+const OFFER_BACKLOG: i32 = 4;
+
+/// Pause after an accept that failed.
+const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
 
 /// Everybody who may ask for something.
 pub(super) struct Requests {
     signals: Signals,
     /// Where operators ask; `None` until it is open, and once a successor has it.
     doors: Option<Doors>,
-    /// Where successors ask.
-    offer: Option<Offer>,
+    /// Where successors ask; closed once it stops.
+    offer: Option<AsyncListener>,
     giving: JoinSet<io::Result<UnixStream>>,
 }
 
@@ -52,8 +62,24 @@ impl Requests {
         self.doors = Some(doors);
     }
 
-    pub(super) fn offer(&mut self, offer: Offer) {
-        self.offer = Some(offer);
+    /// From now on successors may ask at `path`, those of the same user and root.
+    ///
+    /// # Errors
+    /// When nobody can listen there.
+    pub(super) fn offer(&mut self, path: &Path) -> anyhow::Result<()> {
+        let listener = Listener::bind_private(path, OFFER_BACKLOG)?;
+        self.offer = Some(listener.into_async(&SocketOptions::default())?);
+        Ok(())
+    }
+
+    /// Nobody may ask for the sockets any more.
+    pub(super) fn withdraw(&mut self) {
+        self.offer = None;
+    }
+
+    /// Whether somebody has the sockets already, and gets ready.
+    pub(super) fn has_successor(&self) -> bool {
+        !self.giving.is_empty()
     }
 
     /// A successor opens doors of its own, where ours were.
@@ -124,6 +150,8 @@ impl Requests {
     pub(super) async fn second(&mut self) -> &'static str {
         loop {
             let asker = tokio::select! {
+                // A successor that got ready meanwhile need not wait.
+                Some(_) = self.giving.join_next() => continue,
                 caught = self.signals.next() => match caught {
                     Caught::Stop(signal) => return signal,
                     Caught::Reload => Asker(None),
@@ -158,9 +186,20 @@ async fn order(doors: &mut Option<Doors>) -> Order {
     }
 }
 
-async fn successor(offer: Option<&Offer>) -> UnixStream {
-    match offer {
-        Some(offer) => offer.successor().await,
-        None => pending().await,
+/// The next successor that may have the sockets. Cancel safe.
+async fn successor(offer: Option<&AsyncListener>) -> UnixStream {
+    let Some(offer) = offer else { return pending().await };
+    loop {
+        match offer.accept().await {
+            Ok((Stream::Unix(stream), _)) => {
+                if let Ok(stream) = stream.into_std()
+                    && is_trusted(&stream)
+                {
+                    return stream;
+                }
+            }
+            Ok(_) => {}
+            Err(_) => sleep(ACCEPT_AGAIN).await,
+        }
     }
 }

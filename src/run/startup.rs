@@ -1,7 +1,6 @@
 //! What is due once between the command line and the first connection:
 //! listeners, the pid file, privileges, and the word to whoever waits.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::block_in_place;
@@ -16,7 +15,6 @@ use crate::sys::handover::{Given, Predecessor, ask};
 use crate::sys::pidfile::PidFile;
 use crate::sys::privileges::User;
 use crate::sys::sandbox::forbid_dumps;
-use crate::tunnel::Options;
 
 /// Connections that the kernel may hold for us; it caps this at `net.core.somaxconn`.
 pub(super) const BACKLOG: i32 = 4096;
@@ -30,19 +28,6 @@ pub(super) struct Startup {
     pid_file: Option<PidFile>,
 }
 
-/// The sockets that listen on a source of a tunnel.
-pub(super) struct Bound {
-    pub(super) owner: Option<Arc<str>>,
-    pub(super) source: Source,
-    pub(super) listeners: Vec<Listener>,
-}
-
-impl Bound {
-    pub(super) fn new(options: &Options, source: &Source, listeners: Vec<Listener>) -> Self {
-        Self { owner: options.name.clone(), source: source.clone(), listeners }
-    }
-}
-
 impl Startup {
     pub(super) fn new(process: Process) -> Self {
         Self { process, pid_file: None }
@@ -51,7 +36,8 @@ impl Startup {
     /// The sockets of a process that runs, if there is one to take over from.
     pub(super) fn inherit(&self) -> anyhow::Result<(Vec<Given>, Option<Predecessor>)> {
         let Some(path) = &self.process.handover else { return Ok((vec![], None)) };
-        let asked = block_in_place(|| ask(path))?;
+        let user = self.process.user.as_ref().and_then(User::uid);
+        let asked = block_in_place(|| ask(path, user))?;
         Ok(asked.map_or_else(|| (vec![], None), |(given, predecessor)| (given, Some(predecessor))))
     }
 

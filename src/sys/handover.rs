@@ -6,12 +6,10 @@
 //! never does, nothing has changed for us. Knows names and descriptors, and not
 //! what they are for.
 
-use std::fs::{self, Permissions};
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -37,6 +35,9 @@ const LONGEST_NAME: usize = 4096;
 /// How long one step may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a predecessor may take to stop.
+const RELIEF: Duration = Duration::from_secs(30);
+
 /// How long a successor may take until it accepts: it resolves names first.
 const STARTING: Duration = Duration::from_secs(120);
 
@@ -49,13 +50,6 @@ pub struct Given {
     pub socket: OwnedFd,
 }
 
-/// Where a successor asks.
-#[derive(Debug)]
-pub struct Offer {
-    listener: tokio::net::UnixListener,
-    path: PathBuf,
-}
-
 /// The process whose place we take.
 #[derive(Debug)]
 pub struct Predecessor(UnixStream);
@@ -63,7 +57,7 @@ pub struct Predecessor(UnixStream);
 /// Why sockets cannot be handed over.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "cannot hand sockets over at {path}: {cause}; give --handover a path in a directory of your own",
+    "cannot take sockets over at {path}: {cause}; end that process, or give --handover another path",
     path = .path.display()
 )]
 pub struct HandoverError {
@@ -71,53 +65,15 @@ pub struct HandoverError {
     cause: io::Error,
 }
 
-impl Offer {
-    /// Waits for successors at `path`. What a dead process left there goes. Call
-    /// it inside the runtime.
-    ///
-    /// # Errors
-    /// When nobody can listen there.
-    pub fn at(path: &Path) -> Result<Self, HandoverError> {
-        let fail = |cause| HandoverError { path: path.to_owned(), cause };
-        if UnixStream::connect(path)
-            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
-        {
-            fs::remove_file(path).map_err(fail)?;
-        }
-        let listener = UnixListener::bind(path).map_err(fail)?;
-        fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(fail)?;
-        listener.set_nonblocking(true).map_err(fail)?;
-        let listener = tokio::net::UnixListener::from_std(listener).map_err(fail)?;
-        Ok(Self { listener, path: path.to_owned() })
-    }
-
-    /// The next successor of the same user, or root. Cancel safe.
-    pub async fn successor(&self) -> UnixStream {
-        loop {
-            let Ok((stream, _)) = self.listener.accept().await else {
-                tokio::time::sleep(PATIENCE).await;
-                continue;
-            };
-            if let Ok(stream) = stream.into_std()
-                && is_trusted(&stream)
-            {
-                return stream;
-            }
-        }
-    }
+/// Whether a successor is of the same user, or root.
+pub fn is_trusted(stream: &UnixStream) -> bool {
+    is_of(stream, None)
 }
 
-impl Drop for Offer {
-    fn drop(&mut self) {
-        // A successor waits for this before it listens there itself.
-        let _ = fs::remove_file(&self.path);
-    }
-}
-
-fn is_trusted(stream: &UnixStream) -> bool {
+fn is_of(stream: &UnixStream, user: Option<Uid>) -> bool {
     getsockopt(stream, PeerCredentials).is_ok_and(|peer| {
         let uid = Uid::from_raw(peer.uid());
-        uid.is_root() || uid == geteuid()
+        uid.is_root() || uid == geteuid() || Some(uid) == user
     })
 }
 
@@ -142,20 +98,27 @@ pub fn give(mut stream: UnixStream, sockets: &[Given]) -> io::Result<UnixStream>
 }
 
 /// Asks whoever listens at `path` for its sockets; `None` when nobody does. Blocks.
+/// It may be of the `user` whom we become later.
 ///
 /// # Errors
 /// When it answers something else, or is of another user.
-pub fn ask(path: &Path) -> Result<Option<(Vec<Given>, Predecessor)>, HandoverError> {
+pub fn ask(
+    path: &Path,
+    user: Option<Uid>,
+) -> Result<Option<(Vec<Given>, Predecessor)>, HandoverError> {
     let fail = |cause| HandoverError { path: path.to_owned(), cause };
     let mut stream = match UnixStream::connect(path) {
         Ok(stream) => stream,
         Err(error) if is_nobody(&error) => return Ok(None),
         Err(error) => return Err(fail(error)),
     };
-    if !is_trusted(&stream) {
+    if !is_of(&stream, user) {
         return Err(fail(io::Error::other("another user's process listens there")));
     }
-    let taken = take(&mut stream).map_err(fail)?;
+    let taken = take(&mut stream).map_err(|cause| match cause.kind() {
+        io::ErrorKind::WouldBlock => fail(io::Error::other("the process there does not answer")),
+        _ => fail(cause),
+    })?;
     Ok(Some((taken, Predecessor(stream))))
 }
 
@@ -180,6 +143,8 @@ impl Predecessor {
     /// # Errors
     /// When it is gone.
     pub fn relieve(mut self) -> io::Result<()> {
+        // It may be busy with a reload.
+        self.0.set_read_timeout(Some(RELIEF))?;
         self.0.write_all(&[READY])?;
         // The end of the stream is its answer.
         self.0.read_to_end(&mut vec![]).map(drop)
@@ -228,49 +193,48 @@ fn receive(stream: &UnixStream) -> io::Result<Option<Given>> {
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, TcpStream};
+    use std::os::unix::net::UnixListener;
     use std::thread;
 
     use super::*;
 
-    #[tokio::test]
-    async fn sockets_change_hands_and_go_on_listening() {
+    fn place() -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("handover");
-        assert!(ask(&path).unwrap().is_none());
-        let offer = Offer::at(&path).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        (dir, path)
+    }
+
+    #[test]
+    fn sockets_change_hands_and_go_on_listening() {
+        let (_dir, path) = place();
+        assert!(ask(&path, None).unwrap().is_none());
+        let offer = UnixListener::bind(&path).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let theirs = path.clone();
         let heir = thread::spawn(move || {
-            let (mut taken, predecessor) = ask(&theirs).unwrap().unwrap();
+            let (mut taken, predecessor) = ask(&path, None).unwrap().unwrap();
             predecessor.relieve().unwrap();
             taken.remove(0)
         });
-        let stream = offer.successor().await;
+        let (stream, _) = offer.accept().unwrap();
+        assert!(is_trusted(&stream));
         let socket = listener.as_fd().try_clone_to_owned().unwrap();
-        let given = [Given { name: "a\tb".to_owned(), socket }];
-        let stream = tokio::task::spawn_blocking(move || give(stream, &given)).await.unwrap();
-        drop((offer, listener));
-        drop(stream.unwrap());
+        let stream = give(stream, &[Given { name: "a\tb".to_owned(), socket }]).unwrap();
+        drop(listener);
+        drop(stream);
         let taken = heir.join().unwrap();
         assert_eq!(taken.name, "a\tb");
         let _client = TcpStream::connect(address).unwrap();
         TcpListener::from(taken.socket).accept().unwrap();
-        assert!(!path.exists());
     }
 
-    #[tokio::test]
-    async fn a_successor_that_gives_up_is_an_error() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("handover");
-        drop(UnixListener::bind(&path).unwrap());
-        let offer = Offer::at(&path).unwrap();
-        let theirs = path.clone();
-        let heir = thread::spawn(move || drop(ask(&theirs).unwrap().unwrap()));
-        let stream = offer.successor().await;
-        let given = tokio::task::spawn_blocking(move || give(stream, &[])).await.unwrap();
-        assert!(given.is_err());
+    #[test]
+    fn a_successor_that_gives_up_is_an_error() {
+        let (_dir, path) = place();
+        let offer = UnixListener::bind(&path).unwrap();
+        let heir = thread::spawn(move || drop(ask(&path, None).unwrap().unwrap()));
+        let (stream, _) = offer.accept().unwrap();
+        assert!(give(stream, &[]).is_err());
         heir.join().unwrap();
     }
 }

@@ -57,6 +57,11 @@ pub enum DropError {
 }
 
 impl User {
+    /// Its number; `None` when only the group changes.
+    pub fn uid(&self) -> Option<Uid> {
+        self.uid
+    }
+
     /// Becomes this user for good and proves that there is no way back.
     ///
     /// Everything that needs root must have happened.

@@ -56,7 +56,7 @@ pub(super) struct Doorkeeper {
 
 /// What must not be forgotten when the terms change: who has forgotten cannot tell
 /// a replay, and has to refuse every first message of before.
-struct Memory {
+pub(super) struct Memory {
     clock: Clock,
     replays: Mutex<ReplayFilter>,
 }
@@ -144,11 +144,18 @@ async fn exchange(stream: &mut Stream, message1: &Message) -> io::Result<Message
 
 // === impl Doorkeeper ===
 
-impl Doorkeeper {
-    pub(super) fn new(terms: Terms) -> Self {
+impl Memory {
+    /// Begins to remember now: what was sent before is refused.
+    pub(super) fn begin() -> Arc<Self> {
         let clock = Clock::start();
         let replays = Mutex::new(ReplayFilter::new(clock.now_ms()));
-        Self { terms, memory: Arc::new(Memory { clock, replays }) }
+        Arc::new(Self { clock, replays })
+    }
+}
+
+impl Doorkeeper {
+    pub(super) fn new(terms: Terms, memory: Arc<Memory>) -> Self {
+        Self { terms, memory }
     }
 
     /// On other terms, with what was seen so far.

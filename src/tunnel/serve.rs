@@ -218,8 +218,16 @@ impl Tunnel {
                         let tunnel = self.shared.name.as_deref();
                         info!(tunnel, address = listener.local(), "accepting again");
                     }
-                    let Some(arrival) = self.usher(stream, peer).await else { return };
-                    self.admit(arrival);
+                    let mut ushered = Box::pin(Arc::clone(&self).usher(stream, peer));
+                    tokio::select! {
+                        biased;
+                        () = &mut ushered => {}
+                        () = self.shared.stop.cancelled() => {
+                            // It goes on waiting, without the listener.
+                            self.tasks.spawn(ushered);
+                            return;
+                        }
+                    }
                 }
                 Err(error) => {
                     let step = backoff.failed(&error, Instant::now());
@@ -238,8 +246,8 @@ impl Tunnel {
     /// Slots may have been taken while nobody came. Then the one that did waits
     /// here, as those behind it wait in the backlog, also when the tunnel was
     /// stopped meanwhile. A client gets its slot here, in the order of arrival;
-    /// a sealed connection has to prove itself first. `None` when it is cut.
-    async fn usher(&self, stream: Stream, peer: ClientAddr) -> Option<Arrival> {
+    /// a sealed connection has to prove itself first.
+    async fn usher(self: Arc<Self>, stream: Stream, peer: ClientAddr) {
         let wait = async {
             match self.way {
                 Way::In(_) => {
@@ -257,10 +265,10 @@ impl Tunnel {
             slot = wait => slot,
             () = self.shared.cut.cancelled() => {
                 self.shared.meters.closed.count(CloseReason::Shutdown);
-                return None;
+                return;
             }
         };
-        Some(Arrival { stream, peer, slot, source: None })
+        self.admit(Arrival { stream, peer, slot, source: None });
     }
 
     async fn pause(&self, step: AcceptStep, listener: &AsyncListener, error: &io::Error) {

@@ -12,7 +12,7 @@ use super::decrypt::Exit;
 use super::encrypt::Entrance;
 use super::options::{Limits, Options, Role};
 use super::pool::{self, Pool};
-use super::secure::{Caller, Doorkeeper, Terms};
+use super::secure::{Caller, Doorkeeper, Memory, Terms};
 use super::serve::{Shared, Tunnel, Way};
 use super::targets::Targets;
 use crate::addr::{Address, ServiceName};
@@ -146,7 +146,8 @@ pub struct Parts {
 
 enum Where {
     FarEnds(Arc<Targets>),
-    Targets(BTreeMap<ServiceName, Arc<Targets>>),
+    /// What strangers say is remembered from here on, also before they are served.
+    Targets(BTreeMap<ServiceName, Arc<Targets>>, Arc<Memory>),
 }
 
 /// How many descriptors a tunnel would like to have.
@@ -181,7 +182,7 @@ impl Parts {
                     let targets = Targets::start((service, &addresses), LOOK_AT_TARGETS, options);
                     started.insert(service.clone(), Arc::new(targets.await?));
                 }
-                Where::Targets(started)
+                Where::Targets(started, Memory::begin())
             }
         };
         Ok(Self { place, gate, meters })
@@ -209,8 +210,8 @@ impl Tunnel {
                 service,
                 pool: Pool::new(capacity.unopened, options.name.clone(), parts.meters.pool.clone()),
             })),
-            Where::Targets(targets) => Way::Out(Arc::new(Exit {
-                door: door(terms, before),
+            Where::Targets(targets, memory) => Way::Out(Arc::new(Exit {
+                door: door(terms, memory, before),
                 unopened: Slots::new(capacity.unopened),
                 targets,
             })),
@@ -231,6 +232,9 @@ impl Tunnel {
     pub fn set_capacity(&self, capacity: Capacity) {
         self.shared.slots.set_limit(capacity.sessions);
         self.shared.places.set_limit(capacity.handshakes);
+        if let Way::Out(exit) = &self.way {
+            exit.unopened.set_limit(capacity.unopened);
+        }
     }
 
     /// The gate that it asks.
@@ -262,10 +266,10 @@ fn callers(terms: &Terms, far_ends: &Targets, before: Option<&Tunnel>) -> Vec<Ca
     (0..far_ends.count()).map(|place| caller(&far_ends.at(place).name)).collect()
 }
 
-fn door(terms: Terms, before: Option<&Tunnel>) -> Doorkeeper {
+fn door(terms: Terms, memory: Arc<Memory>, before: Option<&Tunnel>) -> Doorkeeper {
     match before.map(|before| &before.way) {
         Some(Way::Out(exit)) => Doorkeeper::succeeding(terms, &exit.door),
-        _ => Doorkeeper::new(terms),
+        _ => Doorkeeper::new(terms, memory),
     }
 }
 
