@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# A line there and back through two running knockpipes and an echo server, for
+# the programs that cargo does not start: those of a package and of an image.
+#
+#   scripts/pair.sh KEY COMMAND...
+#
+# COMMAND runs knockpipe with the arguments that follow; KEY is the key file as
+# it sees it. Everything listens on loopback, on ports of the system's choice.
+set -euo pipefail
+key=$1
+shift
+
+work=$(mktemp -d)
+children=()
+# The commands may be wrappers, so their whole process groups end.
+trap 'for child in "${children[@]}"; do kill -KILL -- "-$child" 2>/dev/null || true; done; rm -rf "$work"' EXIT
+set -m
+
+# Prints what `$2` matches in the log of `$1`, once it is there.
+wait_for() {
+    local found
+    for _ in {1..300}; do
+        found=$(sed -nE "s/.*$2.*/\1/p" "$work/$1" | head -n 1)
+        if [[ -n $found ]]; then
+            echo "$found"
+            return
+        fi
+        sleep 0.1
+    done
+    echo "$1 never said $2; it said:" >&2
+    cat "$work/$1" >&2
+    exit 1
+}
+
+perl -MIO::Socket::INET -e '
+    $| = 1;
+    my $listener = IO::Socket::INET->new(Listen => 5, LocalAddr => "127.0.0.1") or die $!;
+    print "port ", $listener->sockport, "\n";
+    while (my $client = $listener->accept) { print $client $_ while <$client>; close $client }
+' >"$work/echo" &
+children+=($!)
+echo_port=$(wait_for echo 'port ([0-9]+)')
+
+# Starts an end with the other arguments and prints nothing; its log is `$1`.
+start() {
+    local end=$1
+    shift
+    "$@" -s 127.0.0.1:0 -k "$key" --log-format json >"$work/$end" 2>&1 &
+    children+=($!)
+    wait_for "$end" '"message":"(ready)"' >/dev/null
+}
+port() { wait_for "$1" '"listening".*127\.0\.0\.1:([0-9]+)'; }
+
+start decrypt "$@" decrypt -t "127.0.0.1:$echo_port"
+start encrypt "$@" encrypt -t "127.0.0.1:$(port decrypt)"
+
+exec 3<>"/dev/tcp/127.0.0.1/$(port encrypt)"
+echo 'hello through the tunnel' >&3
+read -r -t 10 answer <&3
+exec 3>&-
+[[ $answer == 'hello through the tunnel' ]]
+
+# SIGTERM drains, and that ends with 0.
+for child in "${children[@]:1}"; do
+    kill -TERM -- "-$child"
+    wait "$child"
+done
+echo "a pair carried a line there and back, and both ends stopped with 0"
