@@ -13,7 +13,14 @@ shift
 work=$(mktemp -d)
 children=()
 # The commands may be wrappers, so their whole process groups end.
-trap 'for child in "${children[@]}"; do kill -KILL -- "-$child" 2>/dev/null || true; done; rm -rf "$work"' EXIT
+finish() {
+    for child in "${children[@]}"; do
+        kill -KILL -- "-$child" || true
+        wait "$child" || true
+    done
+    rm -rf "$work"
+}
+trap 'finish 2>/dev/null' EXIT
 set -m
 
 # Prints what `$2` matches in the log of `$1`, once it is there.
@@ -32,6 +39,7 @@ wait_for() {
     exit 1
 }
 
+: >"$work/echo"
 perl -MIO::Socket::INET -e '
     $| = 1;
     my $listener = IO::Socket::INET->new(Listen => 5, LocalAddr => "127.0.0.1") or die $!;
@@ -45,6 +53,7 @@ echo_port=$(wait_for echo 'port ([0-9]+)')
 start() {
     local end=$1
     shift
+    : >"$work/$end"
     "$@" -s 127.0.0.1:0 -k "$key" --log-format json >"$work/$end" 2>&1 &
     children+=($!)
     wait_for "$end" '"message":"(ready)"' >/dev/null
