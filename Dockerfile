@@ -33,7 +33,7 @@ CMD ["--help"]
 FROM ${BASE} AS runtime
 COPY --from=build /knockpipe /usr/local/bin/knockpipe
 USER 65532:65532
-# SIGTERM, the default stop signal, drains. There is no HEALTHCHECK: a
-# connection from outside without the key must get no answer.
+# SIGTERM, the default stop signal, drains. There is no HEALTHCHECK, because
+# there is no program in here that could ask: --metrics answers from outside.
 ENTRYPOINT ["/usr/local/bin/knockpipe"]
 CMD ["--help"]

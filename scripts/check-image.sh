@@ -2,7 +2,7 @@
 # Shows that every stage of the Dockerfile builds, and that the image runs a
 # pair. No registry is needed: the bases are made here, a Debian by debootstrap
 # in place of the distroless one, and this machine's Rust on top of it in place
-# of the official builder. Needs root, the network and 8 GB for a while.
+# of the official builder. Needs root, the network and 10 GB for a while.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/apt-need.sh buildah=buildah debootstrap=debootstrap perl=perl-base

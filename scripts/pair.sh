@@ -65,13 +65,27 @@ start encrypt "$@" encrypt -t "127.0.0.1:$(port decrypt)"
 
 exec 3<>"/dev/tcp/127.0.0.1/$(port encrypt)"
 echo 'hello through the tunnel' >&3
-read -r -t 10 answer <&3
+answer='nothing within 10 seconds'
+read -r -t 10 answer <&3 || true
 exec 3>&-
-[[ $answer == 'hello through the tunnel' ]]
+if [[ $answer != 'hello through the tunnel' ]]; then
+    echo "another line came back: $answer" >&2
+    exit 1
+fi
 
+# The program itself, below its wrappers.
+innermost() {
+    local below
+    below=$(pgrep -P "$1") && innermost "$below" || echo "$1"
+}
 # SIGTERM drains, and that ends with 0.
 for child in "${children[@]:1}"; do
-    kill -TERM -- "-$child"
-    wait "$child"
+    kill -TERM "$(innermost "$child")"
+    status=0
+    wait "$child" || status=$?
+    if ((status != 0)); then
+        echo "an end did not stop with 0 but with $status" >&2
+        exit 1
+    fi
 done
 echo "a pair carried a line there and back, and both ends stopped with 0"
