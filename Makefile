@@ -66,8 +66,9 @@ packages: build pages ## Build target/debian/*.deb
 	rm -rf target/debian
 	cargo deb --no-build --locked
 
-check-packages: packages ## Install the .deb into a clean Debian and try it there; root and network
+check-packages: packages ## Try the .deb in a clean Debian, and its units in one that boots; root and network
 	@scripts/check-deb.sh target/debian/*.deb
+	@scripts/check-units.sh target/debian/*.deb
 
 check-image: toolchain ## Build every stage of the Dockerfile and run a pair of the image; root and network
 	@scripts/check-image.sh

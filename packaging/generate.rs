@@ -75,7 +75,7 @@ fn write_pages(command: Command, date: &str, directory: &Path) -> std::io::Resul
     for below in command.get_subcommands() {
         write_pages(below.clone(), date, directory)?;
     }
-    let name = command.get_display_name().unwrap_or(command.get_name()).to_owned();
+    let name = command.get_display_name().unwrap_or_else(|| command.get_name()).to_owned();
     let page = Man::new(command)
         .title(name.to_uppercase())
         .section(SECTION)
