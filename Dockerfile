@@ -1,7 +1,16 @@
-# knockpipe in a container. Built and run by docs/OPERATING.md, "In a container".
+# knockpipe in a container. Built and run by docs/OPERATING.md, "In a container";
+# `make check-image` shows that every stage builds, and that the image runs a pair.
+#
+#   docker build -t knockpipe .
+#   docker build -t knockpipe:debug --target debug .    # the same with a shell
+#
+# A release gives the bases by digest, so that it can be built again (docs/RELEASE.md).
+# The builder is Debian 12 like the bases, so that all have the same glibc.
+ARG BUILDER=docker.io/library/rust:1.95.0-bookworm
+ARG BASE=gcr.io/distroless/cc-debian12:nonroot
+ARG DEBUG_BASE=gcr.io/distroless/cc-debian12:debug-nonroot
 
-# Debian 12 like the final image, so that both have the same glibc.
-FROM rust:1-bookworm AS build
+FROM ${BUILDER} AS build
 WORKDIR /build
 COPY . .
 # The caches hold what cargo can make again; the binary is copied out of them
@@ -11,13 +20,20 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     cargo build --release --locked \
     && install -m 0755 target/release/knockpipe /knockpipe
 
-# libc, libm and libgcc_s, which the binary links, and no shell or package
-# manager. The tag's default user is nonroot (uid 65532); knockpipe
-# needs root for nothing but ports below 1024 and -u.
-FROM gcr.io/distroless/cc-debian12:nonroot
+# To look around: with the shell and the tools of busybox, otherwise the same.
+FROM ${DEBUG_BASE} AS debug
 COPY --from=build /knockpipe /usr/local/bin/knockpipe
-# SIGTERM, the default stop signal, drains. There is no HEALTHCHECK: a
-# connection from outside without the key must get no answer, so there is
-# nothing yet that one could ask.
+USER 65532:65532
+ENTRYPOINT ["/usr/local/bin/knockpipe"]
+CMD ["--help"]
+
+# libc, libm and libgcc_s, which the binary links, and no shell or package
+# manager. The user is said by number, because Kubernetes cannot tell from a
+# name that it is not root; knockpipe needs root for nothing but -u.
+FROM ${BASE} AS runtime
+COPY --from=build /knockpipe /usr/local/bin/knockpipe
+USER 65532:65532
+# SIGTERM, the default stop signal, drains. There is no HEALTHCHECK, because
+# there is no program in here that could ask: --metrics answers from outside.
 ENTRYPOINT ["/usr/local/bin/knockpipe"]
 CMD ["--help"]

@@ -4,7 +4,8 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz build deps bench-gate bench-peers bench-instructions install-test-tools toolchain fmt clean
+.PHONY: help demo test fuzz build deps msrv publish-check pages packages check-packages check-image \
+	bench-gate bench-peers bench-instructions install-test-tools toolchain fmt clean
 
 # rustup does not put cargo on the path of a shell that was already open.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -13,6 +14,8 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # other. Its program is put aside, so that the tests can start one against the other.
 PURE := --no-default-features
 PURE_PROGRAM := $(CURDIR)/target/knockpipe-pure
+
+MSRV = $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) \
@@ -42,6 +45,33 @@ build: toolchain ## Build target/release/knockpipe
 deps: toolchain ## Check licenses, sources and duplicates of all dependencies
 	command -v cargo-deny >/dev/null || cargo install cargo-deny --locked
 	cargo deny --locked check bans licenses sources
+
+msrv: toolchain ## Check with the oldest Rust that Cargo.toml promises
+	rustup toolchain install $(MSRV) --profile minimal --no-self-update
+	cargo +$(MSRV) check --locked
+	cargo +$(MSRV) check --locked $(PURE)
+
+publish-check: toolchain ## What `cargo publish` would upload, built from that; and `cargo install`
+	@scripts/check-crate.sh
+
+# Cargo and cargo-deb look for what they package below target, wherever that is.
+pages: toolchain ## Write man pages and completions to target/packaging
+	rm -rf target/packaging
+	cargo run --quiet --locked --example generate -- target/packaging "$$(git log -1 --format=%cs || date -u +%F)"
+	gzip -9n target/packaging/man/*.1
+
+packages: build pages ## Build target/debian/*.deb
+	@scripts/apt-need.sh dpkg-shlibdeps=dpkg-dev
+	command -v cargo-deb >/dev/null || cargo install cargo-deb --locked
+	rm -rf target/debian
+	cargo deb --no-build --locked
+
+check-packages: packages ## Try the .deb in a clean Debian, and its units in one that boots; root and network
+	@scripts/check-deb.sh target/debian/*.deb
+	@scripts/check-units.sh target/debian/*.deb
+
+check-image: toolchain ## Build every stage of the Dockerfile and run a pair of the image; root and network
+	@scripts/check-image.sh
 
 bench-peers: build ## Measure against haproxy, spiped and stunnel; a quarter of an hour, wants a quiet machine
 	@scripts/install-test-tools.sh peers

@@ -32,4 +32,9 @@ exec scripts/apt-need.sh \
     haproxy=haproxy \
     prometheus=prometheus \
     promtool=prometheus \
-    ip=iproute2
+    ip=iproute2 \
+    mandoc=mandoc \
+    groff=groff-base \
+    zsh=zsh \
+    fish=fish \
+    systemd-analyze=systemd

@@ -15,7 +15,7 @@ use std::process::Command;
 /// A set of words, in an order that makes a difference readable.
 type Words = BTreeSet<String>;
 
-const DOCUMENTS: [&str; 9] = [
+const DOCUMENTS: [&str; 10] = [
     "README.md",
     "CHANGELOG.md",
     "SECURITY.md",
@@ -24,6 +24,7 @@ const DOCUMENTS: [&str; 9] = [
     "docs/BENCHMARKS.md",
     "docs/OPERATING.md",
     "docs/PROTOCOL.md",
+    "docs/RELEASE.md",
     "docs/THREATS.md",
 ];
 
@@ -67,11 +68,15 @@ fn difference(left: &Words, right: &Words) -> Vec<String> {
 
 // === files and functions ===
 
-/// Every `src/...` and `tests/...` in `text`, with the name behind `::`, if any.
+/// Directories whose files documents name.
+const TREES: [&str; 4] = ["src/", "tests/", "packaging/", "scripts/"];
+
+/// Every `src/...`, `tests/...` and so on in `text`, with the name behind `::`, if any.
 fn places(text: &str) -> BTreeSet<(String, Option<String>)> {
     let words = text.split(|c: char| c.is_whitespace() || "`()|,;".contains(c));
-    let named = words.filter(|word| word.starts_with("src/") || word.starts_with("tests/"));
+    let named = words.filter(|word| TREES.iter().any(|tree| word.starts_with(tree)));
     named
+        .filter(|word| !word.contains('*'))
         .map(|word| {
             let word = word.trim_end_matches(['.', ':']);
             match word.split_once("::") {
@@ -119,6 +124,22 @@ fn every_file_and_function_that_a_document_names_exists() {
     }
     assert!(named["docs/ARCHITECTURE.md"] > 40, "{named:?}");
     assert!(named["docs/THREATS.md"] > 60, "{named:?}");
+}
+
+#[test]
+fn every_make_target_that_a_document_names_exists() {
+    let makefile = read("Makefile");
+    let mut named = 0;
+    for document in DOCUMENTS {
+        let text = read(document);
+        let spans = spans(&text).chain(text.lines().filter_map(|line| line.strip_prefix("    ")));
+        let targets = spans.filter_map(|code| code.strip_prefix("make "));
+        for target in targets.filter_map(|behind| behind.split_whitespace().next()) {
+            assert!(makefile.contains(&format!("\n{target}:")), "{document}: no make {target}");
+            named += 1;
+        }
+    }
+    assert!(named > 20, "only {named}");
 }
 
 #[test]

@@ -182,14 +182,30 @@ pub fn run(arguments: &[OsString]) -> Result<Done, Failure> {
     let called = arguments.first().and_then(|path| Path::new(path).file_name());
     match called.and_then(|name| name.to_str()) {
         Some("spiped") => spiped_spelling(arguments, "spiped"),
-        Some("spipe") => {
-            let usage = "spipe -t ADDR -k FILE [OPTIONS]";
-            let command = spiped::SpipeArgs::command().name("spipe").override_usage(usage);
-            parse(command, arguments).and_then(|args| args.map_or(Ok(Done::Clean), spiped::spipe))
-        }
+        Some("spipe") => parse(spipe_command(), arguments)
+            .and_then(|args| args.map_or(Ok(Done::Clean), spiped::spipe)),
         _ if starts_with_spiped_flag(arguments) => spiped_spelling(arguments, "knockpipe"),
         _ => subcommand(arguments),
     }
+}
+
+/// The command line, for man pages and completions.
+pub fn command() -> Command {
+    Cli::command()
+}
+
+/// The command lines of spiped and spipe, which links of these names take.
+pub fn spiped_commands() -> [Command; 2] {
+    [spiped_command("spiped"), spipe_command()]
+}
+
+fn spiped_command(name: &'static str) -> Command {
+    let usage = format!("{name} <-e|-d> -s ADDR -t ADDR -k FILE [OPTIONS]");
+    spiped::SpipedArgs::command().name(name).override_usage(usage)
+}
+
+fn spipe_command() -> Command {
+    spiped::SpipeArgs::command().name("spipe").override_usage("spipe -t ADDR -k FILE [OPTIONS]")
 }
 
 /// A flag in the place of the command, apart from those of every program.
@@ -201,9 +217,7 @@ fn starts_with_spiped_flag(arguments: &[OsString]) -> bool {
 }
 
 fn spiped_spelling(arguments: &[OsString], name: &'static str) -> Result<Done, Failure> {
-    let usage = format!("{name} <-e|-d> -s ADDR -t ADDR -k FILE [OPTIONS]");
-    let command = spiped::SpipedArgs::command().name(name).override_usage(usage);
-    match parse(command, arguments)? {
+    match parse(spiped_command(name), arguments)? {
         Some(args) => spiped::spiped(args, arguments),
         None => Ok(Done::Clean),
     }

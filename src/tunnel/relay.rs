@@ -62,7 +62,8 @@ pub(super) struct End {
 /// the plain side is closed as it deserves; the caller closes the sealed one.
 ///
 /// No `async fn`, whose arguments take their room twice for as long as it runs.
-pub(super) fn relay<P: Duplex, S: Duplex>(
+/// `'static`, because Rust 1.88 cannot tell otherwise that the future is `Send`.
+pub(super) fn relay<P: Duplex + 'static, S: Duplex + 'static>(
     (mut plain, sealed): (P, &mut S),
     (session, traffic): (&mut Session, &Traffic),
     start: Start,

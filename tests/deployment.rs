@@ -1,0 +1,248 @@
+//! The examples that people copy do what they say: the configuration file of the
+//! package, compose.yaml and the Kubernetes sidecar are started with the program,
+//! with nothing changed but addresses and the place of the key; command lines in
+//! documents are parsed by it.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use clap::error::ErrorKind;
+use knockpipe::cli;
+use saphyr::{LoadableYamlNode, Yaml};
+use tempfile::TempDir;
+
+use common::legit::round_trip;
+use common::redis::{Redis, Resp};
+use common::{End, Kind, Launch, Target, binary, eventually, keygen};
+
+fn read(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+// === the configuration file of the package ===
+
+/// The examples of a file without their `#`; behind a comment's `#` is a space.
+fn uncommented(text: &str) -> String {
+    let bare = |line: &str| match line.strip_prefix('#') {
+        Some(rest) if !rest.starts_with(' ') => format!("{rest}\n"),
+        _ => format!("{line}\n"),
+    };
+    text.lines().map(bare).collect()
+}
+
+/// Both examples have a tunnel of the same name, as each stands on another host.
+#[test]
+fn the_configuration_file_of_the_package_has_examples_that_can_be_run() {
+    let dir = TempDir::new().unwrap();
+    keygen(dir.path(), "key_redis.key");
+    let text = uncommented(&read("packaging/knockpipe.toml"));
+    let mut parts = text.split("[tunnels.redis]");
+    let head = parts.next().unwrap();
+    let mut modes = vec![];
+    for example in parts {
+        let file = dir.path().join("knockpipe.toml");
+        fs::write(&file, format!("{head}[tunnels.redis]{example}")).unwrap();
+        let mut check = Command::new(binary());
+        check.args(["check", "-c"]).arg(&file).env("CREDENTIALS_DIRECTORY", dir.path());
+        let output = check.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let shown = String::from_utf8(output.stdout).unwrap();
+        modes.push(shown.lines().find(|line| line.starts_with("mode")).unwrap().to_owned());
+    }
+    assert_eq!(modes, ["mode = \"decrypt\"", "mode = \"encrypt\""]);
+}
+
+// === compose.yaml and the sidecar ===
+
+fn yaml(text: &str) -> Vec<Yaml<'_>> {
+    Yaml::load_from_str(text).unwrap()
+}
+
+fn strings(list: &Yaml<'_>) -> Vec<String> {
+    list.as_sequence().unwrap().iter().map(|word| word.as_str().unwrap().to_owned()).collect()
+}
+
+/// What an example says, with other addresses, and the key where the test has it.
+struct Here {
+    key: PathBuf,
+    addresses: BTreeMap<&'static str, String>,
+}
+
+impl Here {
+    fn word(&self, word: &str) -> String {
+        // Each end of the test chooses its own, and the test's log is JSON anyway.
+        let (flag, value) = word.split_once('=').unwrap_or(("", word));
+        let value = match (flag, value) {
+            ("--key", _) => self.key.display().to_string(),
+            ("--source" | "--metrics", _) => "127.0.0.1:0".to_owned(),
+            _ => self.addresses.iter().fold(value.to_owned(), |v, (from, to)| v.replace(from, to)),
+        };
+        if flag.is_empty() { value } else { format!("{flag}={value}") }
+    }
+
+    fn words(&self, command: &[String]) -> Vec<String> {
+        let ours = command.iter().filter(|word| !word.starts_with("--log-format="));
+        ours.map(|word| self.word(word)).collect()
+    }
+
+    fn start(&self, command: &[String]) -> End {
+        let mode = match command[0].as_str() {
+            "encrypt" => "encrypt",
+            "decrypt" => "decrypt",
+            other => panic!("{other} is no end"),
+        };
+        Launch::new(mode).args(self.words(&command[1..])).start()
+    }
+}
+
+#[test]
+fn compose_lets_a_client_through_once_the_gate_admits_it() {
+    let text = read("packaging/compose.yaml");
+    let compose = &yaml(&text)[0];
+    let command = |service: &str| strings(&compose["services"][service]["command"]);
+    let (redis, gate) = (Redis::start(), Redis::start());
+    let dir = TempDir::new().unwrap();
+    let mut here = Here {
+        key: keygen(dir.path(), "redis.key"),
+        addresses: BTreeMap::from([
+            ("gate:6379", gate.tcp().to_string()),
+            ("redis:6379", redis.tcp().to_string()),
+            // The address of the encrypt end.
+            ("10.77.0.3", "127.0.0.1".to_owned()),
+        ]),
+    };
+    let mut decrypt = here.start(&command("decrypt"));
+    here.addresses.insert("10.77.0.2:6380", decrypt.addr().to_string());
+    let mut encrypt = here.start(&command("encrypt"));
+
+    encrypt.connect();
+    decrypt.wait_refused("gate-denied");
+    let admitted = Command::new(binary()).args(here.words(&command("admit"))).output().unwrap();
+    assert!(admitted.status.success(), "{}", String::from_utf8_lossy(&admitted.stderr));
+    eventually("the client gets through", || {
+        let mut client = Resp::connect(encrypt.addr());
+        client.send(&["PING"]);
+        let (_, answers) = client.raw();
+        common::redis::receive(answers).is_ok_and(|reply| reply.text() == "PONG")
+    });
+    encrypt.stop();
+    decrypt.stop();
+}
+
+#[test]
+fn compose_keeps_the_service_and_the_gate_out_of_reach() {
+    let text = read("packaging/compose.yaml");
+    let compose = &yaml(&text)[0];
+    let services = compose["services"].as_mapping().unwrap();
+    let open = services.iter().filter(|(_, service)| service.as_mapping_get("ports").is_some());
+    let open: Vec<_> = open.map(|(name, _)| name.as_str().unwrap()).collect();
+    assert_eq!(open, ["encrypt"]);
+    for network in ["service", "gate"] {
+        assert_eq!(compose["networks"][network]["internal"].as_bool(), Some(true), "{network}");
+    }
+}
+
+#[test]
+fn the_sidecar_runs_and_is_given_the_time_to_drain() {
+    let text = read("packaging/kubernetes/sidecar.yaml");
+    let documents = yaml(&text);
+    let pod = &documents[0]["spec"]["template"]["spec"];
+    let containers = pod["containers"].as_sequence().unwrap();
+    let sidecar = containers.iter().find(|c| c["name"].as_str() == Some("knockpipe")).unwrap();
+    let args = strings(&sidecar["args"]);
+
+    let echo = Target::echo();
+    let dir = TempDir::new().unwrap();
+    let key = keygen(dir.path(), "redis.key");
+    let addresses = BTreeMap::from([("127.0.0.1:6379", echo.addr().to_string())]);
+    let here = Here { key: key.clone(), addresses };
+    let mut decrypt = here.start(&args);
+    let any = Kind::Tcp4.fresh(dir.path(), "");
+    let mut encrypt = Launch::encrypt(&key).source(&any).target(decrypt.addr()).start();
+    round_trip(encrypt.addr());
+    encrypt.stop();
+    decrypt.program.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(decrypt.program.exit_code(), 0, "{}", decrypt.program.tail());
+
+    let seconds = |flag: &str| -> i64 {
+        let word = args.iter().find_map(|word| word.strip_prefix(&format!("--{flag}=")));
+        word.unwrap().parse().unwrap()
+    };
+    let grace = pod["terminationGracePeriodSeconds"].as_integer().unwrap();
+    assert!(grace > seconds("drain") + seconds("drain-accept"));
+    let service = &documents[1]["spec"]["ports"][0];
+    let ports = sidecar["ports"].as_sequence().unwrap();
+    let named = |port: &&Yaml<'_>| port["name"].as_str() == service["targetPort"].as_str();
+    let port = ports.iter().find(named).unwrap()["containerPort"].as_integer().unwrap();
+    assert_eq!(service["port"].as_integer(), Some(port));
+    assert!(args.contains(&format!("--source=0.0.0.0:{port}")));
+}
+
+// === command lines in documents ===
+
+/// Where people copy command lines from, and how many there are at least.
+const DOCUMENTS: [(&str, usize); 9] = [
+    ("README.md", 15),
+    ("docs/OPERATING.md", 5),
+    ("keys/README.md", 1),
+    ("packaging/knockpipe.toml", 1),
+    ("packaging/compose.yaml", 1),
+    ("packaging/kubernetes/sidecar.yaml", 1),
+    ("packaging/systemd/knockpipe.service", 1),
+    ("packaging/systemd/knockpipe@.service", 1),
+    ("scripts/check-deb.sh", 1),
+];
+
+/// What may stand before `knockpipe` in a line that runs it.
+const BEFORE: [&str; 6] = ["", "#", "sudo", "ProxyCommand", "ExecStart=/usr/bin/", "inside"];
+
+/// The command lines of ours in a text; placeholders become something of their kind.
+fn command_lines(text: &str) -> Vec<Vec<String>> {
+    let text = text.replace("\\\n", " ").replace("$SERVER", "db.example.org").replace("%h", "host");
+    let mut found = vec![];
+    for line in text.lines() {
+        let code =
+            ["    ", "#", "ExecStart=", "inside "].iter().any(|start| line.starts_with(start));
+        let Some((before, ours)) = line.split_once("knockpipe ").filter(|_| code) else { continue };
+        if !BEFORE.contains(&before.trim()) || ours.contains("...") || ours.contains("COMMAND") {
+            continue;
+        }
+        let words = shlex::split(ours).unwrap_or_else(|| panic!("not for a shell: {line}"));
+        let ends = |word: &String| ["&&", "|", ">", "&"].contains(&word.as_str());
+        let words = words.into_iter().take_while(|word| !ends(word));
+        found.push(std::iter::once("knockpipe".to_owned()).chain(words).collect());
+    }
+    found
+}
+
+fn parse(words: &[String]) -> Result<(), clap::Error> {
+    let spiped = words.get(1).is_some_and(|word| ["-e", "-d"].contains(&word.as_str()));
+    let command = if spiped { cli::spiped_commands()[0].clone() } else { cli::command() };
+    match command.try_get_matches_from(words) {
+        Err(error) if error.kind() != ErrorKind::DisplayVersion => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[test]
+fn every_command_line_in_a_document_is_one() {
+    for (document, least) in DOCUMENTS {
+        let lines = command_lines(&read(document));
+        assert!(lines.len() >= least, "{document}: only {lines:?}");
+        for words in lines {
+            parse(&words).unwrap_or_else(|error| panic!("{document}: {words:?}\n{error}"));
+        }
+    }
+}
+
+#[test]
+fn a_wrong_command_line_is_found() {
+    let lines =
+        command_lines("    sudo knockpipe encrypt -s 127.0.0.1:1 -t b:2 -k f --no-such && true");
+    assert_eq!(lines.len(), 1);
+    assert!(parse(&lines[0]).is_err());
+}

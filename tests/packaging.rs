@@ -1,0 +1,207 @@
+//! What a package adds to the program: man pages, completions and units. Each
+//! is read by those who read it in earnest: mandoc and groff, the shells, systemd.
+//! What the files tell the program to do is `deployment.rs`'s business, and
+//! whether a package installs is that of `make check-packages`.
+#![expect(clippy::unwrap_used, reason = "what a helper cannot do has failed the test")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use knockpipe::cli;
+use tempfile::TempDir;
+
+// Its `main` is the only thing that `make packages` calls and we do not.
+#[allow(dead_code, reason = "main")]
+#[path = "../packaging/generate.rs"]
+mod generate;
+
+/// The files that `make packages` puts into a package.
+fn generated() -> TempDir {
+    let dir = TempDir::new().unwrap();
+    generate::write_all(dir.path(), "2026-01-31").unwrap();
+    dir
+}
+
+/// Runs a program that `make install-test-tools` installs; it must succeed.
+#[track_caller]
+fn run(program: &str, args: &[&str]) -> String {
+    let Output { status, stdout, stderr } = Command::new(program)
+        .args(args)
+        .output()
+        .unwrap_or_else(|error| panic!("{program}: {error}; run make install-test-tools"));
+    let (stdout, stderr) = (String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap());
+    assert!(status.success(), "{program} {args:?}:\n{stdout}{stderr}");
+    assert_eq!(stderr, "", "{program} {args:?}");
+    stdout
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+// === man pages ===
+
+/// `knockpipe`, `knockpipe-gate`, `knockpipe-gate-allow` and so on.
+fn names(command: &clap::Command, above: &str, all: &mut BTreeSet<String>) {
+    let name = format!("{above}{}", command.get_name());
+    for below in command.get_subcommands() {
+        names(below, &format!("{name}-"), all);
+    }
+    all.insert(name);
+}
+
+#[test]
+fn every_command_has_a_man_page_and_every_page_a_command() {
+    let mut commands = BTreeSet::new();
+    names(&cli::command(), "", &mut commands);
+    commands.extend(["knockpipe-spiped", "knockpipe-spipe"].map(str::to_owned));
+    assert!(commands.len() > 15, "only {commands:?}");
+    let dir = generated();
+    let pages = fs::read_dir(dir.path().join("man")).unwrap();
+    let pages = pages.map(|page| page.unwrap().path());
+    let pages: BTreeSet<String> =
+        pages.map(|page| page.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
+    assert_eq!(pages, commands);
+}
+
+#[test]
+fn the_man_pages_are_clean_and_say_what_help_says() {
+    let dir = generated();
+    for page in fs::read_dir(dir.path().join("man")).unwrap() {
+        let page = page.unwrap().path();
+        let page = page.to_str().unwrap();
+        assert_eq!(run("mandoc", &["-T", "lint", "-W", "warning", page]), "");
+        // Not one line: the pages must not carry what groff has to complain about.
+        let text = run("groff", &["-man", "-ww", "-K", "utf8", "-T", "utf8", "-P", "-cbou", page]);
+        assert!(text.contains("SYNOPSIS") && text.contains("DESCRIPTION"), "{page}");
+    }
+    let page = dir.path().join("man/knockpipe-decrypt.1");
+    let text = run("mandoc", &["-T", "ascii", page.to_str().unwrap()]);
+    // Bold is each letter twice with a backspace between.
+    let text = text.split('\u{8}').collect::<Vec<_>>().concat();
+    for word in
+        ["knockpipe-decrypt - Run the end next to the server", "max-sessions", "Redis and MySQL"]
+    {
+        let doubled: String = word.chars().flat_map(|c| [c, c]).collect();
+        assert!(text.contains(word) || text.contains(&doubled), "{word} is not in\n{text}");
+    }
+}
+
+// === completions ===
+
+/// What bash offers behind `words`, by the way it would itself go.
+fn completed_by_bash(words: &[&str]) -> Vec<String> {
+    let dir = generated();
+    let file = dir.path().join("completions/knockpipe.bash");
+    let script = r#"
+        set -u
+        source "$1"
+        shift
+        # "complete -F _knockpipe -o ... knockpipe" names the function.
+        [[ $(complete -p knockpipe) =~ -F\ ([^ ]+) ]]
+        COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)) COMPREPLY=()
+        "${BASH_REMATCH[1]}" "$1" "${@: -1}" "${@: -2:1}"
+        printf '%s\n' "${COMPREPLY[@]}"
+    "#;
+    let mut args = vec!["--norc", "-c", script, "bash", file.to_str().unwrap()];
+    args.extend(words);
+    run("bash", &args).lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn bash_completes_commands_flags_and_values() {
+    assert_eq!(completed_by_bash(&["knockpipe", "encr"]), ["encrypt"]);
+    assert_eq!(completed_by_bash(&["knockpipe", "gate", "unb"]), ["unban"]);
+    assert_eq!(completed_by_bash(&["knockpipe", "decrypt", "--max-h"]), ["--max-handshakes"]);
+    let levels = completed_by_bash(&["knockpipe", "encrypt", "--log-level", ""]);
+    assert_eq!(levels, ["error", "warn", "info", "debug", "trace"]);
+}
+
+#[test]
+fn zsh_takes_its_completions() {
+    let dir = generated();
+    let functions = dir.path().join("completions");
+    run("zsh", &["-n", functions.join("_knockpipe").to_str().unwrap()]);
+    // Found by its name in the path of functions, as in a package, and loaded.
+    let script = "fpath=($1 $fpath); autoload -Uz compinit; compinit -D -u
+        print $_comps[knockpipe]; autoload +X _knockpipe; which -w _knockpipe";
+    let said = run("zsh", &["-f", "-c", script, "zsh", functions.to_str().unwrap()]);
+    assert_eq!(said, "_knockpipe\n_knockpipe: function\n");
+}
+
+#[test]
+fn fish_completes_commands_and_flags() {
+    let dir = generated();
+    let file = dir.path().join("completions/knockpipe.fish");
+    let complete = |line: &str| {
+        let script = format!("source {}; complete -C '{line}'", file.display());
+        let text = run("fish", &["--no-config", "-c", &script]);
+        text.lines().map(|l| l.split('\t').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(complete("knockpipe encr"), ["encrypt"]);
+    assert_eq!(complete("knockpipe gate unb"), ["unban"]);
+    assert_eq!(complete("knockpipe decrypt --max-h"), ["--max-handshakes"]);
+}
+
+// === units ===
+
+const UNITS: [&str; 3] = [
+    "packaging/systemd/knockpipe.service",
+    "packaging/systemd/knockpipe@.service",
+    "packaging/examples/knockpipe.socket",
+];
+
+/// The most that `systemd-analyze security` may find, of 10.
+const EXPOSURE: f64 = 2.0;
+
+/// The units in a directory of their own, with a program that exists here.
+fn units() -> TempDir {
+    let dir = TempDir::new().unwrap();
+    for unit in UNITS {
+        let text = read(unit).replace("/usr/bin/knockpipe", env!("CARGO_BIN_EXE_knockpipe"));
+        fs::write(dir.path().join(Path::new(unit).file_name().unwrap()), text).unwrap();
+    }
+    dir
+}
+
+#[test]
+fn systemd_has_nothing_to_say_against_the_units() {
+    let dir = units();
+    let unit = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let names = ["knockpipe.service", "knockpipe@office.service", "knockpipe.socket"].map(unit);
+    let names = names.each_ref().map(String::as_str);
+    // Of the man pages they name, ours is not installed here.
+    run("systemd-analyze", &[&["verify", "--man=no"], &names[..]].concat());
+}
+
+#[test]
+fn the_services_are_locked_up() {
+    let dir = units();
+    for name in ["knockpipe.service", "knockpipe@.service"] {
+        let path = dir.path().join(name);
+        let args = ["security", "--offline=true", "--no-pager", path.to_str().unwrap()];
+        let table = run("systemd-analyze", &args);
+        let score = table.split_once("Overall exposure level for ").unwrap().1;
+        let score = score.split_once(": ").unwrap().1.split(' ').next().unwrap();
+        println!("{name}: exposure {score}");
+        assert!(score.parse::<f64>().unwrap() < EXPOSURE, "{table}");
+    }
+}
+
+/// One service for one file, and one for each of several; what holds them is the same.
+#[test]
+fn the_services_differ_in_nothing_but_their_names() {
+    let settings = |unit: &str| -> Vec<String> {
+        let text = read(unit);
+        let lines = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+        lines.map(str::to_owned).collect()
+    };
+    let (one, each) = (settings(UNITS[0]), settings(UNITS[1]));
+    assert_eq!(one.len(), each.len());
+    let differ = one.iter().zip(&each).filter(|(a, b)| a != b);
+    let differ: Vec<_> = differ.map(|(_, line)| line.as_str()).collect();
+    assert!(differ.iter().all(|line| line.contains("%i")), "{differ:?}");
+    assert_eq!(differ.len(), 5, "{differ:?}");
+}
