@@ -4,6 +4,9 @@
 //! Whether the far end's gate or its lack of a key keeps this end out cannot be
 //! told apart from here: an acceptor is silent to both.
 
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout};
 
@@ -14,6 +17,7 @@ use super::relay::dismiss;
 use super::report::told_by_the_far_end;
 use super::secure::{Caller, Terms, next_event};
 use crate::addr::{Address, ClientAddr, ServiceName};
+use crate::gate::StoreOptions;
 use crate::net::{ResolveOptions, Resolver, SocketOptions, Stream, dial};
 use crate::proto::Session;
 use crate::proto::aead::suites_of_this_machine;
@@ -24,17 +28,22 @@ use crate::reason::CloseReason;
 /// What was found on the way to one target.
 #[derive(Debug)]
 pub struct Finding {
-    /// Which.
-    pub target: Address,
+    /// Which: an address, or the gate's store.
+    pub target: String,
     /// The steps that went well, in order.
     pub passed: Vec<&'static str>,
     /// The step that did not, and why; `None` when all is well.
     pub failed: Option<(&'static str, String)>,
 }
 
-/// Tries every target of a tunnel.
+/// Tries every target of a tunnel, and the store of its gate.
 pub async fn trial(options: &Options) -> Vec<Finding> {
     let mut findings = vec![];
+    if let Some(gate) = &options.gate
+        && !matches!(gate.store, StoreOptions::None)
+    {
+        findings.push(Finding::of_store(gate.store.clone(), options.timeout).await);
+    }
     match &options.role {
         Role::Encrypt { targets, service } => {
             for target in targets {
@@ -56,7 +65,20 @@ pub async fn trial(options: &Options) -> Vec<Finding> {
 
 impl Finding {
     fn of(target: &Address) -> Self {
-        Self { target: target.clone(), passed: vec![], failed: None }
+        Self { target: target.to_string(), passed: vec![], failed: None }
+    }
+
+    /// What comes of asking a gate's store about an address.
+    async fn of_store(store: StoreOptions, patience: Duration) -> Self {
+        let target = "the gate's store".to_owned();
+        let asked = async { store.open()?.standing(Ipv4Addr::UNSPECIFIED.into(), None).await };
+        let failed = match timeout(patience, asked).await {
+            Ok(Ok(_)) => None,
+            Ok(Err(error)) => Some(("store", error.to_string())),
+            Err(_) => Some(("store", "no answer in time; see that it can be reached".to_owned())),
+        };
+        let passed = if failed.is_none() { vec!["store"] } else { vec![] };
+        Self { target, passed, failed }
     }
 
     async fn reach(

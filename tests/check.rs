@@ -1,0 +1,87 @@
+//! `knockpipe check`: whether a file can be run, and what does not work yet.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use common::file::{Service, decrypt_table, encrypt_table};
+use common::redis::Redis;
+use common::{Addr, Kind, Target, binary, keygen};
+
+const KEY: &str = "\"key\"";
+
+struct Answer {
+    status: Option<i32>,
+    out: String,
+    err: String,
+}
+
+fn check(dir: &Path, text: &str, connect: bool) -> Answer {
+    let file = dir.join("checked.toml");
+    fs::write(&file, text).unwrap();
+    let mut command = Command::new(binary());
+    command.arg("check").arg("-c").arg(&file).args(connect.then_some("--connect"));
+    let output = command.output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Answer { status: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
+}
+
+fn nobody() -> Addr {
+    Kind::Tcp4.fresh(Path::new("/"), "")
+}
+
+#[test]
+fn each_step_that_fails_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    keygen(dir.path(), "key");
+    keygen(dir.path(), "other");
+    let target = Target::echo();
+    let redis = Redis::start();
+    let closed = Kind::Unix.fresh(dir.path(), "closed");
+    let far = decrypt_table("far", target.addr(), KEY, "");
+    let lost = decrypt_table("lost", &closed, KEY, "");
+    let mut decrypt = Service::start(dir.path(), "far.toml", &format!("{far}{lost}"));
+    let (far, lost) = (decrypt.addr("far"), decrypt.addr("lost"));
+    let gate = |url: &str| format!("gate = \"{url}\"\ntimeout = 1");
+    let table = |target: &Addr, key, more| encrypt_table("t", target, key, more);
+    for (text, expected) in [
+        (table(&far, KEY, ""), "ok (name, connect, key, gate, target)"),
+        (table(&far, "\"other\"", "timeout = 1"), "FAILED at key or gate: no answer"),
+        (table(&lost, KEY, ""), "FAILED at target: target-refused"),
+        (table(&far, KEY, "service = \"none\""), "FAILED at target: no-such-service"),
+        (table(&closed, KEY, ""), "FAILED at connect"),
+        (
+            table(&far, KEY, "").replace(&far.to_string(), "no-such-name.invalid:1"),
+            "FAILED at name",
+        ),
+        (decrypt_table("t", target.addr(), KEY, ""), "ok (name, connect)"),
+        (decrypt_table("t", &closed, KEY, ""), "FAILED at connect"),
+        (decrypt_table("t", target.addr(), KEY, &gate(&redis.url())), "the gate's store: ok"),
+        (
+            decrypt_table("t", target.addr(), KEY, &gate(&format!("redis://{}", nobody()))),
+            "the gate's store: FAILED at store",
+        ),
+    ] {
+        let answer = check(dir.path(), &text, true);
+        assert!(answer.out.contains(expected), "{text}\n{}\n{}", answer.out, answer.err);
+        let is_bad = expected.contains("FAILED");
+        assert_eq!(answer.status, Some(i32::from(is_bad)), "{}", answer.err);
+        let without = check(dir.path(), &text, false);
+        assert_eq!((without.status, without.err.as_str()), (Some(0), ""));
+    }
+    decrypt.stop();
+}
+
+#[test]
+fn a_file_that_cannot_be_run_is_status_2_and_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    keygen(dir.path(), "key");
+    let table = encrypt_table("t", &nobody(), KEY, "timeuot = 1");
+    let answer = check(dir.path(), &table, false);
+    assert_eq!((answer.status, answer.out.as_str()), (Some(2), ""));
+    assert!(answer.err.contains("did you mean 'timeout'") && answer.err.lines().count() == 1);
+    let gone = Command::new(binary()).args(["run", "-c", "/nonexistent.toml"]).output().unwrap();
+    assert_eq!(gone.status.code(), Some(2));
+}
