@@ -12,8 +12,9 @@ use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches, Parser};
 use super::text::{Setting, Table, Tables, Value};
 use super::{Args, Mistake, Tunnel};
 use crate::cli::errors::one_line;
+use crate::cli::process_args::ProcessArgs;
 use crate::cli::store_args::GATE;
-use crate::cli::tunnel_args::{DecryptArgs, EncryptArgs, ProcessArgs};
+use crate::cli::tunnel_args::{DecryptArgs, EncryptArgs};
 
 /// The flags about the process, by themselves.
 #[derive(Parser)]

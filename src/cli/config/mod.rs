@@ -17,7 +17,8 @@ mod text;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::tunnel_args::{DecryptArgs, EncryptArgs, ProcessArgs};
+use super::process_args::ProcessArgs;
+use super::tunnel_args::{DecryptArgs, EncryptArgs};
 use crate::run::Failure;
 use crate::tunnel::Options;
 use flags::{Line, Settings};
