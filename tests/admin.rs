@@ -139,7 +139,8 @@ fn status_tells_limits_counts_and_keys() {
     let tunnel = &status["tunnels"][0];
     let listener = watched.pair.decrypt.addr().to_string();
     assert_eq!(tunnel["listeners"], serde_json::json!([listener]));
-    assert_eq!(tunnel["targets"], serde_json::json!([watched.target.addr().to_string()]));
+    let target = serde_json::json!({"target": watched.target.addr().to_string(), "in_use": true});
+    assert_eq!(tunnel["targets"], serde_json::json!([target]), "nobody looks after a single one");
     assert_eq!(tunnel["sessions"], serde_json::json!({"now": 1, "most": 1, "limit": 5}));
     assert_eq!(tunnel["refused"]["handshake-failed"], 1);
     assert_eq!((&tunnel["sent"], &tunnel["received"]), (&5.into(), &5.into()));
