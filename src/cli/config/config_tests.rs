@@ -185,11 +185,17 @@ fn every_mistake_is_one_line_with_its_place_and_a_remedy() {
 #[test]
 fn what_is_shown_has_the_same_effect() {
     let dir = directory();
-    let text = format!("{REDIS}timeout = 2\ndeny = ['203.0.113.0/24', '198.51.100.1']\n");
-    let before = plan_of(&dir, &text).unwrap();
-    let config = Config::load(&dir.path().join("knockpipe.toml")).unwrap();
-    let shown = show(&config, &before);
-    assert!(shown.contains("max-sessions = \"1024\""), "defaults are shown: {shown}");
-    assert!(!shown.contains("log-level"), "{shown}");
-    assert_eq!(plan_of(&dir, &shown).unwrap(), before, "{shown}");
+    let process = "[process]\nadmin = 'admin'\ndrain-accept = 1.5\nsyslog = true\n";
+    let own = "timeout = 2\ndeny = ['203.0.113.0/24', '198.51.100.1']\n";
+    for process in ["", process] {
+        let before = plan_of(&dir, &format!("{process}{REDIS}{own}")).unwrap();
+        let load = || Config::load(&dir.path().join("knockpipe.toml")).unwrap();
+        let config = load();
+        let shown = show(&config, &before);
+        assert!(shown.contains("max-sessions = \"1024\""), "defaults are shown: {shown}");
+        assert!(shown.contains("log-format = \"text\""), "{shown}");
+        assert_eq!(shown.contains("syslog = true"), !process.is_empty(), "{shown}");
+        assert_eq!(plan_of(&dir, &shown).unwrap(), before, "{shown}");
+        assert_eq!(load().process, config.process, "{shown}");
+    }
 }

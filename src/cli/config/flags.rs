@@ -237,10 +237,11 @@ impl<'a> Line<'a> {
         Ok(Self { settings, matches })
     }
 
-    pub(super) fn process(mut self) -> Result<ProcessArgs, Mistake> {
-        let line = ProcessLine::from_arg_matches_mut(&mut self.matches);
-        line.map(|line| line.process)
-            .map_err(|error| blame(&error, &process_command(), self.settings))
+    pub(super) fn process(self) -> Result<(ProcessArgs, ArgMatches), Mistake> {
+        let Self { settings, matches } = self;
+        let line = ProcessLine::from_arg_matches_mut(&mut matches.clone());
+        let line = line.map_err(|error| blame(&error, &process_command(), settings))?;
+        Ok((line.process, matches))
     }
 
     pub(super) fn tunnel(self, table: &Table) -> Result<Tunnel, Mistake> {
