@@ -116,6 +116,7 @@ impl Config {
         let base = file.parent().unwrap_or_else(|| Path::new(""));
         let line = Line::of(&flags::process_command(), &tables.process, base)?;
         let (process, process_values) = line.process()?;
+        flags::check(&tables, base)?;
         let mut tunnels = Vec::with_capacity(tables.tunnels.len());
         for table in &tables.tunnels {
             let settings = Settings::merged(table, &tables)?;
