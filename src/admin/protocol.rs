@@ -255,6 +255,11 @@ pub struct SessionReply {
 /// Why a request makes no sense.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
+    /// More than [`MAX_REQUEST`].
+    #[error(
+        "the request is longer than {MAX_REQUEST} bytes; send one line of JSON as docs/OPERATING.md, \"The admin socket\", has it"
+    )]
+    TooLong,
     /// No JSON, or not of a request.
     #[error("this is no request: {0}; see docs/OPERATING.md, \"The admin socket\"")]
     Unreadable(#[from] serde_json::Error),
