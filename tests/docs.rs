@@ -285,6 +285,30 @@ fn in_table(row: &[String]) -> Flag {
     Flag { short: word(&row[0]), long: word(&row[1]), default: row[3].clone() }
 }
 
+/// The comparison with others is not older than the program.
+#[test]
+fn the_comparison_denies_nothing_that_there_is() {
+    let text = read("README.md");
+    let table = rows(&section(&text, "## How it compares"));
+    let printed = names(&flags("decrypt"));
+    for (row, flag) in [
+        ("limit for each source", "--max-per-source"),
+        ("metrics, systemd notification", "--metrics"),
+        ("PROXY protocol to the service", "--proxy-to-target"),
+        ("drops privileges", "--user"),
+        ("sandbox (Landlock)", "--no-sandbox"),
+    ] {
+        assert!(printed.contains(flag), "there is no {flag}");
+        let cells = table.iter().find(|cells| cells[0] == row).expect(row);
+        assert_eq!(cells[1], "yes", "{row}");
+    }
+    // As `tests/reload.rs` shows.
+    for row in ["reload", "change keys without a restart"] {
+        let cells = table.iter().find(|cells| cells[0] == row).expect(row);
+        assert_ne!(cells[1], "no", "{row}");
+    }
+}
+
 #[test]
 fn the_readme_names_exactly_the_flags_that_only_spipeds_spelling_has() {
     let text = read("README.md");

@@ -6,12 +6,14 @@ mod common;
 use std::io::{Read, Write};
 use std::sync::mpsc::{Receiver, channel};
 
+use common::admin::{Admin, Metrics, doors};
 use common::mariadb::{MariaDb, query};
 use common::netns::{GATE4, Net};
 use common::redis::{Redis, Reply};
 use common::{Addr, End, Kind, Launch, NEVER, Target, Wire, eventually, keygen};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
+use serde_json::Value;
 use tempfile::TempDir;
 
 const DOWN: &str = "target is down";
@@ -74,6 +76,48 @@ fn a_redis_that_goes_and_comes_is_told_once() {
     assert_eq!(checked.counts(), [2, 2], "{}", checked.end.program.tail());
     let failed = redis.info("rejected_connections").unwrap();
     assert_eq!(failed, "0");
+}
+
+/// What the checks find is what status and metrics tell; metrics name a target
+/// by its place.
+#[test]
+fn status_and_metrics_tell_how_each_target_is_doing() {
+    let (mut first, second) = (Redis::start(), Redis::start());
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("admin");
+    let names = [&first, &second].map(|redis| redis.tcp().to_string());
+    let doors = doors(&path);
+    let doors: Vec<&str> = doors.iter().map(String::as_str).collect();
+    let named = names.each_ref().map(|name| format!("cache={name}"));
+    let args = ["--check", "cache=redis/1s", "-t", &named[0], "-t", &named[1]];
+    let checked = Checked::start(&[], &[&doors[..], &args].concat());
+    let admin = Admin(path);
+    let up = || {
+        let now = Metrics::of(&checked.end);
+        ["0", "1"].map(|n| now.get("target_up", &format!(",service=\"cache\",target=\"{n}\"")))
+    };
+    let told = || {
+        let targets = admin.tunnel()["targets"].clone();
+        [0, 1].map(|n| (targets[n]["state"].clone(), targets[n]["in_use"].clone()))
+    };
+    let works = |in_use: bool| (Value::from("up"), Value::from(in_use));
+    eventually("both work", || told() == [works(true), works(false)]);
+    assert_eq!(up(), [1.0, 1.0]);
+    first.kill();
+    let fails = (Value::from("down"), Value::from(false));
+    eventually("the first is down", || told() == [fails.clone(), works(true)]);
+    assert_eq!(up(), [0.0, 1.0]);
+    let target = admin.tunnel()["targets"][0].clone();
+    assert_eq!((&target["service"], &target["target"]), (&"cache".into(), &(&*names[0]).into()));
+    assert!(target["last_error"].as_str().unwrap().contains("nobody listens"), "{target}");
+    let text = admin.says(0, &["status"]);
+    let line = |name: &str| text.lines().find(|line| line.contains(name)).unwrap().to_owned();
+    let (one, other) = (line(&named[0]), line(&named[1]));
+    assert!(one.contains(" down for ") && one.contains("nobody listens"), "{text}");
+    assert!(other.contains(" up for ") && other.ends_with(", in use"), "{text}");
+    first.revive();
+    eventually("it is used again", || told() == [works(true), works(false)]);
+    assert_eq!(up(), [1.0, 1.0]);
 }
 
 /// A Redis that wants a password works; one that has lost its master does not.

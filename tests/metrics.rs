@@ -274,12 +274,23 @@ fn http_is_answered_as_it_should_be_and_no_further() {
 #[test]
 fn no_label_is_an_address_a_client_or_a_key() {
     let target = Target::echo();
-    let pair = measured(target.addr(), &[], &[]);
+    let pair = measured(target.addr(), &[], &["--check", "tcp"]);
     let mut client = pair.connect();
     client.expect_echo(b"somebody");
     let id = Command::new(common::binary()).arg("key-id").arg(pair.key()).output().unwrap();
     let id = String::from_utf8(id.stdout).unwrap();
-    let labels = ["aead", "direction", "le", "mode", "reason", "stance", "tunnel", "version"];
+    let labels = [
+        "aead",
+        "direction",
+        "le",
+        "mode",
+        "reason",
+        "service",
+        "stance",
+        "target",
+        "tunnel",
+        "version",
+    ];
     for (_, end) in pair.ends() {
         let text = http(&metrics_address(&end.program), "GET", "/metrics").body;
         assert!(!text.contains("127.0.0.1") && !text.contains(id.trim()), "{text}");

@@ -270,6 +270,30 @@ fn a_changed_limit_counts_those_who_are_there() {
     two.stop();
 }
 
+/// The same for what one source may have: a new limit forgets nobody.
+#[test]
+fn a_changed_limit_of_a_source_counts_those_who_are_there() {
+    let two = Two::start();
+    let limit = |number: u32| two.near(KEY, &format!("max-per-source = {number}"));
+    let is_full = || Wire::connect(&two.entrance()).unwrap().expect_ending() == Ending::Reset;
+    two.encrypt.reload(&limit(2));
+    let mut held: Vec<Wire> = (0..2).map(|_| Wire::connect(&two.entrance()).unwrap()).collect();
+    held.iter_mut().for_each(|wire| wire.expect_echo(b"held"));
+    assert!(is_full(), "a third of two");
+    two.encrypt.reload(&limit(3));
+    held.push(Wire::connect(&two.entrance()).unwrap());
+    held[2].expect_echo(b"the third of three");
+    assert!(is_full(), "a fourth of three");
+    two.encrypt.reload(&limit(1));
+    drop(held.pop());
+    eventually("its session has ended", || two.encrypt.closed("near").len() == 1);
+    assert!(is_full(), "two are above the limit");
+    held.clear();
+    let is_served = || Wire::connect(&two.entrance()).unwrap().echoes(b"alone", common::NEVER);
+    eventually("nobody else is left", is_served);
+    two.stop();
+}
+
 /// A tunnel that is gone accepts nobody, and its sessions have its drain.
 #[test]
 fn a_removed_tunnel_drains() {

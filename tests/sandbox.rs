@@ -233,6 +233,9 @@ fn memory_that_cannot_be_locked_is_told() {
     let memory = line.field("key_memory").unwrap();
     assert!(memory.starts_with("not locked: "), "{}", line.text());
     assert_eq!(of_all_threads(end.pid(), "VmLck")[0], "0 kB");
+    end.program.signal(Signal::SIGHUP);
+    end.program.wait_line("reloaded", |line| line.is("reloaded"));
+    assert_eq!(end.count("keys are not locked in memory"), 1, "{}", end.program.tail());
     // Of the user that it always was.
     for file in ["mem", "environ"] {
         assert_eq!(fs::metadata(format!("/proc/{}/{file}", end.pid())).unwrap().uid(), 0, "{file}");

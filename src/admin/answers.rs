@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::protocol::{
     GateReply, MAX_SESSIONS, PoolReply, ReloadReply, Reply, Request, RequestError, SessionReply,
-    StatusReply, TunnelReply, WhoReply, key, peer,
+    StatusReply, TargetReply, TunnelReply, WhoReply, key, peer,
 };
 use super::roster::{Named, Phase, Reload, Roster};
 use crate::gate::GateStatus;
@@ -14,7 +14,7 @@ use crate::observe::metrics::ByReason;
 use crate::observe::sessions::Entry;
 use crate::reason::CloseReason;
 use crate::sys::nofile;
-use crate::tunnel::Status;
+use crate::tunnel::{Status, TargetHealth};
 
 /// Answers what can be answered at once; `None` for an order, which takes its time.
 ///
@@ -109,16 +109,13 @@ pub(super) fn unix(at: SystemTime) -> Duration {
 
 fn tunnel(Named { meters, status }: &Named) -> TunnelReply {
     let Status { mode, draining, listeners, targets, keys, .. } = status;
-    let named = |(service, target): &(crate::addr::ServiceName, std::sync::Arc<str>)| {
-        if service.is_empty() { target.to_string() } else { format!("{service}={target}") }
-    };
     let (sent, received) = meters.bytes();
     TunnelReply {
         name: meters.tunnel().to_owned(),
         mode: (*mode).to_owned(),
         state: if *draining { "draining" } else { "serving" }.to_owned(),
         listeners: listeners.clone(),
-        targets: targets.iter().map(named).collect(),
+        targets: targets.iter().map(target).collect(),
         keys: keys.iter().map(ToString::to_string).collect(),
         sessions: status.sessions,
         handshakes: status.handshakes,
@@ -136,6 +133,18 @@ fn tunnel(Named { meters, status }: &Named) -> TunnelReply {
         refused: counted(&meters.refused),
         sent,
         received,
+    }
+}
+
+fn target(health: &TargetHealth) -> TargetReply {
+    let TargetHealth { service, target, state, last_error, in_use, .. } = health;
+    TargetReply {
+        service: (!service.is_empty()).then(|| service.to_string()),
+        target: target.to_string(),
+        state: state.map(|(state, _)| state.as_str().to_owned()),
+        since_s: state.map(|(_, since)| since.elapsed().as_secs()),
+        in_use: *in_use,
+        last_error: last_error.clone(),
     }
 }
 

@@ -20,6 +20,7 @@ use prometheus_client::registry::Registry;
 use super::answers::unix;
 use super::roster::{Named, Roster};
 use crate::gate::GateStatus;
+use crate::net::State;
 use crate::observe::Meters;
 use crate::observe::metrics::{ByReason, Timer};
 use crate::reason::CloseReason;
@@ -91,6 +92,7 @@ impl Collector for Moment {
         let mut out = Writer(encoder);
         out.process(&self.process)?;
         out.levels(&self.tunnels)?;
+        out.targets(&self.tunnels)?;
         out.connections(&self.tunnels)?;
         out.pool(&self.tunnels)?;
         out.gate(&self.tunnels)
@@ -132,6 +134,20 @@ impl Writer<'_> {
         self.level(tunnels, about, |status| Some(status.handshakes))?;
         let about = ("unopened", "Tunnels that wait to be opened");
         self.level(tunnels, about, |status| status.unopened)
+    }
+
+    /// Targets by their place in the order: their addresses are nobody's business.
+    fn targets(&mut self, tunnels: &[Named]) -> fmt::Result {
+        let samples = tunnels.iter().flat_map(|Named { meters, status }| {
+            status.targets.iter().filter_map(|target| {
+                let (state, _) = target.state?;
+                let service = ("service", target.service.to_string());
+                let place = ("target", target.place.to_string());
+                let is_up = f64::from(u8::from(state != State::Down));
+                Some((vec![tunnel(meters), service, place], is_up))
+            })
+        });
+        self.gauge("target_up", "Whether a target is taken for up", samples)
     }
 
     /// How full a limit is: now, at most so far, and the limit.

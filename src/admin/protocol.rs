@@ -126,8 +126,8 @@ pub struct TunnelReply {
     pub state: String,
     /// Where it listens.
     pub listeners: Vec<String>,
-    /// Where it forwards: `ADDR`, or `SERVICE=ADDR`.
-    pub targets: Vec<String>,
+    /// Where it forwards, by service and in order.
+    pub targets: Vec<TargetReply>,
     /// Ids of its keys, in order.
     pub keys: Vec<String>,
     /// Sessions.
@@ -153,6 +153,27 @@ pub struct TunnelReply {
     pub sent: u64,
     /// Stream bytes from the sealed side to the plain side.
     pub received: u64,
+}
+
+/// How a target is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetReply {
+    /// The service that it is for, if it has a name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// Its address as it was written.
+    pub target: String,
+    /// `up`, `down`, or `unknown` until it was tried; none where nobody looks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+    /// Seconds since that is so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since_s: Option<u64>,
+    /// Whether connections go there first.
+    pub in_use: bool,
+    /// Why it failed last, also when it is up again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
 }
 
 /// How a pool is.
@@ -234,6 +255,11 @@ pub struct SessionReply {
 /// Why a request makes no sense.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
+    /// More than [`MAX_REQUEST`].
+    #[error(
+        "the request is longer than {MAX_REQUEST} bytes; send one line of JSON as docs/OPERATING.md, \"The admin socket\", has it"
+    )]
+    TooLong,
     /// No JSON, or not of a request.
     #[error("this is no request: {0}; see docs/OPERATING.md, \"The admin socket\"")]
     Unreadable(#[from] serde_json::Error),

@@ -4,6 +4,7 @@
 //! A client that is silent or slow holds nothing but its place among a few: it
 //! has a deadline, and where there are too many the oldest makes way.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Order;
 use super::answers::answer;
-use super::protocol::{MAX_REQUEST, Reply, Request};
+use super::protocol::{MAX_REQUEST, Reply, Request, RequestError};
 use super::roster::Roster;
 use crate::net::{AcceptBackoff, AcceptStep, AsyncListener, Handshakes, Stream};
 use crate::sys::privileges;
@@ -29,6 +30,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const ORDER: Duration = Duration::from_secs(120);
 
 const BUSY: &str = "the process does not answer orders now; try again";
+
+const STILL: &str =
+    "this takes long and is still being done; 'knockpipe status' and the log tell what comes of it";
 
 /// Who answers.
 pub(super) struct Desk {
@@ -77,7 +81,11 @@ impl Desk {
             let refusal = "only root and the user of this process may ask; use sudo".to_owned();
             return reply(&mut stream, &Reply::Error(refusal)).await;
         }
-        let Ok(Some(line)) = timeout(PATIENCE, request(&mut stream)).await else { return };
+        let line = match timeout(PATIENCE, request(&mut stream)).await {
+            Ok(Ok(Some(line))) => line,
+            Ok(Ok(None)) => return refuse_rest(&mut stream).await,
+            Ok(Err(_)) | Err(_) => return,
+        };
         let answered = async {
             let said = self.answer(&line).await;
             reply(&mut stream, &said).await;
@@ -89,7 +97,7 @@ impl Desk {
         let request = match serde_json::from_slice(line) {
             Ok(request) => request,
             Err(error) => {
-                return Reply::Error(super::protocol::RequestError::from(error).to_string());
+                return Reply::Error(RequestError::from(error).to_string());
             }
         };
         match answer(&self.roster, &request) {
@@ -112,7 +120,8 @@ impl Desk {
         match timeout(ORDER, outcome).await {
             Ok(Ok(Ok(done))) => Reply::Done(done),
             Ok(Ok(Err(why))) => Reply::Error(why),
-            Ok(Err(_)) | Err(_) => Reply::Error(BUSY.to_owned()),
+            Ok(Err(_)) => Reply::Error(BUSY.to_owned()),
+            Err(_) => Reply::Error(STILL.to_owned()),
         }
     }
 }
@@ -125,12 +134,20 @@ fn is_welcome(stream: &Stream) -> bool {
     credentials.uid() == 0 || credentials.uid() == privileges::current_uid()
 }
 
-/// The first line, if there is one of bearable length.
-async fn request(stream: &mut Stream) -> Option<Vec<u8>> {
+/// The first line; `None` where it is longer than it may be.
+async fn request(stream: &mut Stream) -> io::Result<Option<Vec<u8>>> {
     let mut line = vec![];
     let limited = stream.take(MAX_REQUEST as u64);
-    BufReader::with_capacity(512, limited).read_until(b'\n', &mut line).await.ok()?;
-    (line.len() < MAX_REQUEST || line.ends_with(b"\n")).then_some(line)
+    BufReader::with_capacity(512, limited).read_until(b'\n', &mut line).await?;
+    Ok((line.len() < MAX_REQUEST || line.ends_with(b"\n")).then_some(line))
+}
+
+/// Tells that a request is too long, and takes what still comes of it for a
+/// moment: who hangs up on unread bytes sends a reset after the answer.
+async fn refuse_rest(stream: &mut Stream) {
+    reply(stream, &Reply::Error(RequestError::TooLong.to_string())).await;
+    // Whoever goes on sending for longer has his answer.
+    let _ = timeout(PATIENCE, tokio::io::copy(stream, &mut tokio::io::sink())).await;
 }
 
 async fn reply(stream: &mut Stream, reply: &Reply) {
@@ -142,4 +159,23 @@ async fn reply(stream: &mut Stream, reply: &Reply) {
     };
     // Whoever does not read the answer does not get it.
     let _ = timeout(PATIENCE, written).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_order_that_takes_long_is_not_called_undone() {
+        let (orders, mut taken) = mpsc::channel(1);
+        let desk = Desk::new(Roster::new(1), orders, TaskTracker::new());
+        let asked = async { desk.order(&Request::Reload {}).await };
+        let (answer, order) = tokio::join!(asked, taken.recv());
+        let Reply::Error(answer) = answer else { panic!("{answer:?}") };
+        assert!(answer.contains("still being done;") && !answer.contains("again"), "{answer}");
+        drop(order);
+        drop(taken);
+        let answer = desk.order(&Request::Reload {}).await;
+        assert_eq!(answer, Reply::Error(BUSY.to_owned()), "nobody takes it");
+    }
 }

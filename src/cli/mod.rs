@@ -18,6 +18,7 @@ mod gate_args;
 mod gate_cmd;
 mod key_cmd;
 mod pipe_cmd;
+mod process_args;
 mod run_cmd;
 mod spiped;
 mod store_args;

@@ -6,7 +6,8 @@ use clap::Args;
 
 use super::errors::UsageError;
 use super::key_cmd;
-use super::tunnel_args::{ConnectionArgs, LogArgs, SandboxArgs};
+use super::process_args::{LogArgs, SandboxArgs};
+use super::tunnel_args::ConnectionArgs;
 use super::values::{Level, Target};
 use crate::addr::{Address, ServiceName};
 use crate::observe::log::Output;

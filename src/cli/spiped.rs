@@ -15,9 +15,8 @@ use super::check_args::CheckArgs;
 use super::errors::UsageError;
 use super::gate_args::AcceptorGateArgs;
 use super::pipe_cmd::SharedPipeArgs;
-use super::tunnel_args::{
-    DEFAULT_HANDSHAKES, DEFAULT_UNOPENED, End, ProcessArgs, ServerArgs, reread,
-};
+use super::process_args::ProcessArgs;
+use super::tunnel_args::{DEFAULT_HANDSHAKES, DEFAULT_UNOPENED, End, ServerArgs, reread};
 use super::values::{HandshakeLimit, Spelled};
 use super::{Done, key_cmd};
 use crate::addr::{Address, ServiceName};

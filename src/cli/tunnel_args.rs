@@ -8,29 +8,24 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use clap::Args;
 
 use super::check_args::CheckArgs;
 use super::errors::UsageError;
 use super::gate_args::{AcceptorGateArgs, GateArgs};
 use super::key_cmd;
+use super::process_args::{PROCESS, ProcessArgs};
 use super::target_args::{by_service, without_service};
 use super::values::{
-    self, Format, HandshakeLimit, Level, MetricsAddress, PoolSize, SessionLimit, SourceLimit,
-    SuiteChoice, Target,
+    self, HandshakeLimit, PoolSize, SessionLimit, SourceLimit, SuiteChoice, Target,
 };
 use crate::addr::{Address, BindAddress, ServiceName, Source};
-use crate::admin::DoorOptions;
 use crate::keys::KeyRing;
-use crate::observe::log;
 use crate::probe::Check;
 use crate::proto::Padding;
-use crate::run::{self, Around, Failure, Outcome, Ports, Prepared, Process, Reread};
+use crate::run::{Failure, Outcome, Reread};
 use crate::sys::background::Readiness;
 use crate::sys::keyfile::{self, Access};
-use crate::sys::privileges::User;
-use crate::sys::sandbox::Rules;
 use crate::tunnel::{Limits, Options, Role};
 
 /// The deadline of a dial, and of a handshake, unless `-o` says otherwise.
@@ -53,9 +48,6 @@ const LIMITS: &str = "Limits";
 
 /// Heading of the flags about names.
 const NAMES: &str = "Host names";
-
-/// Heading of the flags about the process and its log.
-const PROCESS: &str = "Process and log";
 
 /// `knockpipe encrypt`.
 #[derive(Debug, Args)]
@@ -180,56 +172,6 @@ pub(super) struct ServerArgs {
     pub(super) gate: GateArgs,
 }
 
-/// Flags about the process around the tunnels.
-#[derive(Clone, Debug, PartialEq, Args)]
-pub(super) struct ProcessArgs {
-    /// Write the process id to this file, and remove it at the end
-    #[arg(short, long, value_name = "FILE", help_heading = PROCESS)]
-    pub(super) pid_file: Option<PathBuf>,
-
-    /// Become this user once ports are bound and keys are read
-    #[arg(short, long, value_name = "USER[:GROUP]|:GROUP", help_heading = PROCESS)]
-    pub(super) user: Option<User>,
-
-    /// Take the sockets from the process that listens on this unix socket, if one does, and hand
-    /// them over there to the next, so that a restart refuses nobody
-    #[arg(long, value_name = "PATH", help_heading = PROCESS)]
-    pub(super) handover: Option<PathBuf>,
-
-    /// After SIGTERM or SIGINT, go on accepting for so long, so that load balancers notice first
-    #[arg(
-        long, value_name = "SECONDS", default_value = "0", value_parser = values::seconds,
-        allow_negative_numbers = true, help_heading = PROCESS
-    )]
-    pub(super) drain_accept: Duration,
-
-    /// Serve /metrics, /healthz and /readyz there; a port alone is for this machine only
-    #[arg(long, value_name = "ADDR", help_heading = PROCESS)]
-    pub(super) metrics: Option<MetricsAddress>,
-
-    /// Answer 'knockpipe status' and the like at this unix socket, for the same user and root
-    #[arg(long, value_name = "PATH", help_heading = PROCESS)]
-    pub(super) admin: Option<PathBuf>,
-
-    #[command(flatten)]
-    pub(super) log: LogArgs,
-
-    /// Log to syslog instead of standard error
-    #[arg(long, help_heading = PROCESS)]
-    pub(super) syslog: bool,
-
-    #[command(flatten)]
-    pub(super) sandbox: SandboxArgs,
-}
-
-/// Flags of every command that runs in a sandbox.
-#[derive(Clone, Copy, Debug, PartialEq, Args)]
-pub(super) struct SandboxArgs {
-    /// Do not restrict files and TCP ports to those in use (landlock)
-    #[arg(long, help_heading = PROCESS)]
-    no_sandbox: bool,
-}
-
 /// Flags of every command that opens connections.
 #[derive(Debug, Args)]
 pub(super) struct ConnectionArgs {
@@ -259,18 +201,6 @@ pub(super) struct ConnectionArgs {
     /// Cipher of the records: auto, chacha20-poly1305 or aes-256-gcm
     #[arg(long, value_name = "SUITE", default_value = "auto", help_heading = CONNECTIONS)]
     pub(super) suite: SuiteChoice,
-}
-
-/// Flags about the log.
-#[derive(Clone, Copy, Debug, PartialEq, Args)]
-pub(super) struct LogArgs {
-    /// Least important lines to log [default: info; warn for pipe]
-    #[arg(long, value_name = "LEVEL", help_heading = PROCESS)]
-    log_level: Option<Level>,
-
-    /// Form of log lines
-    #[arg(long, value_name = "FORMAT", default_value = "text", help_heading = PROCESS)]
-    log_format: Format,
 }
 
 /// What differs between the two ends and between spellings.
@@ -435,69 +365,6 @@ impl ServerArgs {
     }
 }
 
-impl ProcessArgs {
-    /// Starts the log. Keep the guard until the run has ended: it writes the last lines.
-    ///
-    /// # Errors
-    /// [`Failure`] of the system.
-    pub(super) fn start_log(&self) -> Result<log::Guard, Failure> {
-        let output = if self.syslog { log::Output::Syslog } else { log::Output::Stderr };
-        self.log.start(Level::Info, output)
-    }
-
-    /// Prepares the process for these tunnels, which are read again from `files`.
-    /// Before [`Self::start_log`], whose thread would escape the sandbox.
-    pub(super) fn prepare(&self, plan: &[Options], files: &[PathBuf], ports: Ports) -> Prepared {
-        let made = [&self.pid_file, &self.handover, &self.admin].into_iter().flatten().cloned();
-        let around =
-            Around { made: made.collect(), metrics: self.doors().metrics, files: files.to_vec() };
-        let rules = self.sandbox.rules(|| run::rules_of_tunnels(plan, &around, ports));
-        Prepared::new(plan.iter().map(|options| &options.keys), rules.as_ref())
-    }
-
-    fn doors(&self) -> DoorOptions {
-        let metrics = self.metrics.as_ref().map(|address| address.0.clone());
-        DoorOptions { metrics, socket: self.admin.clone() }
-    }
-
-    /// What the process around the tunnels is told.
-    pub(super) fn process(&self, readiness: Readiness, prepared: Prepared) -> Process {
-        Process {
-            pid_file: self.pid_file.clone(),
-            user: self.user.clone(),
-            doors: self.doors(),
-            readiness,
-            drain_accept: self.drain_accept,
-            handover: self.handover.clone(),
-            prepared,
-        }
-    }
-
-    /// Runs one tunnel, which becomes what `reread` gives, from these files, when
-    /// it is reloaded.
-    ///
-    /// # Errors
-    /// [`Failure`] of the run.
-    pub(super) fn run_one(
-        self,
-        readiness: Readiness,
-        options: Options,
-        (reread, files): (Reread, &[PathBuf]),
-    ) -> Result<Outcome, Failure> {
-        let plan = vec![options];
-        let prepared = self.prepare(&plan, files, Ports::Fixed);
-        let _log = self.start_log()?;
-        run::tunnels(plan, self.process(readiness, prepared), reread)
-    }
-}
-
-impl SandboxArgs {
-    /// What `make` gives, unless there shall be no sandbox.
-    pub(super) fn rules(self, make: impl FnOnce() -> Rules) -> Option<Rules> {
-        (!self.no_sandbox).then(make)
-    }
-}
-
 /// How one tunnel is read again; not where a key came from standard input.
 pub(super) fn reread(
     keys: &[PathBuf],
@@ -531,19 +398,5 @@ impl ConnectionArgs {
             return Err(UsageError::ZeroSeconds { flag: "-o/--timeout", remedy });
         }
         Ok(())
-    }
-}
-
-impl LogArgs {
-    /// Starts the log. Keep the guard until the run has ended: it writes the last lines.
-    ///
-    /// # Errors
-    /// [`Failure`] of the system.
-    pub(super) fn start(self, default: Level, output: log::Output) -> Result<log::Guard, Failure> {
-        let level = self.log_level.unwrap_or(default).into();
-        let started = log::start(log::Settings { level, format: self.log_format.into(), output });
-        let started =
-            started.context("cannot start the log; check the limits of threads and memory");
-        started.map_err(Failure::Runtime)
     }
 }

@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 /// How a race went.
 #[derive(Debug)]
@@ -19,11 +19,12 @@ pub struct Raced<T, E> {
     pub won: Option<(usize, T)>,
     /// Who failed, in the order of failing.
     pub failed: Vec<(usize, E)>,
-    /// Who had a head start over the winner and was not done.
+    /// Who had a whole head start over the winner and was not done.
     pub overtaken: Vec<usize>,
 }
 
-type Running<F> = Vec<(usize, Pin<Box<F>>)>;
+/// Who runs, since when, in the order of beginning.
+type Running<F> = Vec<(usize, Instant, Pin<Box<F>>)>;
 
 /// Attempts `order` one after the other, each `head_start` ahead of the next.
 ///
@@ -40,7 +41,7 @@ where
     let (mut running, mut failed): (Running<F>, _) = (vec![], vec![]);
     loop {
         if let Some(next) = waiting.next() {
-            running.push((next, Box::pin(attempt(next))));
+            running.push((next, Instant::now(), Box::pin(attempt(next))));
         }
         if running.is_empty() {
             return Raced { won: None, failed, overtaken: vec![] };
@@ -50,10 +51,14 @@ where
             ended = poll_fn(|cx| poll_any(&mut running, cx)) => ended,
             () = sleep(head_start), if waiting.peek().is_some() => continue,
         };
-        let at = running.iter().position(|(other, _)| *other == who).unwrap_or_default();
+        let at = running.iter().position(|(other, ..)| *other == who).unwrap_or_default();
         match result {
             Ok(won) => {
-                let overtaken = running[..at].iter().map(|(other, _)| *other).collect();
+                // Who began because another failed may have been ahead of the winner for less.
+                let began = running[at].1;
+                let behind = |since: &Instant| began.duration_since(*since) >= head_start;
+                let overtaken = running.iter().filter(|(_, since, _)| behind(since));
+                let overtaken = overtaken.map(|(other, ..)| *other).collect();
                 return Raced { won: Some((who, won)), failed, overtaken };
             }
             Err(error) => {
@@ -65,7 +70,7 @@ where
 }
 
 fn poll_any<F: Future>(running: &mut Running<F>, cx: &mut Context<'_>) -> Poll<(usize, F::Output)> {
-    for (who, attempt) in running {
+    for (who, _, attempt) in running {
         if let Poll::Ready(output) = attempt.as_mut().poll(cx) {
             return Poll::Ready((*who, output));
         }
@@ -75,8 +80,6 @@ fn poll_any<F: Future>(running: &mut Running<F>, cx: &mut Context<'_>) -> Poll<(
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::Instant;
-
     use super::*;
 
     const HEAD_START: Duration = Duration::from_millis(100);
@@ -99,7 +102,7 @@ mod tests {
         // Runners, winner, failed, overtaken, time.
         type Case<'a> =
             (&'a [(u64, bool)], Option<usize>, &'a [usize], &'a [usize], std::ops::Range<u128>);
-        let cases: [Case<'_>; 9] = [
+        let cases: [Case<'_>; 10] = [
             (&[], None, &[], &[], 0..1),
             (&[(50, true)], Some(0), &[], &[], 50..55),
             (&[(50, false)], None, &[0], &[], 50..55),
@@ -111,6 +114,8 @@ mod tests {
             (&[(150, true), (NEVER, true)], Some(0), &[], &[], 150..155),
             // A failure begins the next at once, also while another goes on.
             (&[(NEVER, true), (10, false), (5, true)], Some(2), &[1], &[0], 115..120),
+            // The second was half a head start ahead of the third: that says nothing.
+            (&[(150, false), (NEVER, true), (5, true)], Some(2), &[0], &[], 155..160),
         ];
         for (runners, won, failed, overtaken, time) in cases {
             let (raced, took) = run(runners).await;

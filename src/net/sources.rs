@@ -69,15 +69,21 @@ impl Sources {
     /// Allows each source `sessions` at once and `per_second` new connections a
     /// second, with a burst of as many; `None` is any number.
     pub fn new(sessions: usize, per_second: Option<u32>, now: Instant) -> Self {
-        let interval =
-            per_second.map_or(Duration::ZERO, |rate| Duration::from_secs(1) / rate.max(1));
+        let (sessions, interval) = limits(sessions, per_second);
         Self(Arc::new(Mutex::new(Table {
-            sessions: sessions.max(1),
+            sessions,
             interval,
             entries: HashMap::new(),
             overflow: Entry { open: 0, full_at: now },
             leaving: VecDeque::new(),
         })))
+    }
+
+    /// Changes what each source may have, for all clones. Where it has more open it
+    /// keeps that, and what it used up of its rate stays the same part of it.
+    pub fn set_limits(&self, sessions: usize, per_second: Option<u32>) {
+        let mut table = lock(&self.0);
+        (table.sessions, table.interval) = limits(sessions, per_second);
     }
 
     /// Counts one more connection of `source`. Amortised constant time.
@@ -101,6 +107,12 @@ impl Drop for SourceGuard {
     fn drop(&mut self) {
         lock(&self.table).leave(self.key);
     }
+}
+
+/// Sessions at once, and the time that one token takes to come back.
+fn limits(sessions: usize, per_second: Option<u32>) -> (usize, Duration) {
+    let interval = per_second.map_or(Duration::ZERO, |rate| Duration::from_secs(1) / rate.max(1));
+    (sessions.max(1), interval)
 }
 
 // === impl Table ===
@@ -229,6 +241,26 @@ mod tests {
             let burst = (0..5000).filter(|_| try_at(start + 100 * SECOND)).count();
             assert_eq!(burst, rate as usize, "rest saves no more than a burst");
         }
+    }
+
+    #[test]
+    fn other_limits_forget_nobody() {
+        let start = Instant::now();
+        let sources = Sources::new(3, Some(4), start);
+        let mut held: Vec<_> = (0..3).map(|_| sources.enter(source(1), start).unwrap()).collect();
+        sources.set_limits(2, Some(4));
+        held.pop();
+        assert_eq!(sources.enter(source(1), start).unwrap_err(), SourceRefusal::TooMany);
+        sources.set_limits(9, Some(8));
+        // Three of four are three quarters of a second, so a quarter is left: two of eight.
+        let more: Vec<_> = (0..9).map_while(|_| sources.enter(source(1), start).ok()).collect();
+        assert_eq!(more.len(), 2);
+        assert_eq!(sources.enter(source(1), start).unwrap_err(), SourceRefusal::TooFast);
+        drop((held, more));
+        assert!(sources.enter(source(1), start).is_err(), "leaving does not bring tokens back");
+        sources.set_limits(9, None);
+        let _free = sources.enter(source(1), start).unwrap();
+        assert_eq!(sources.known(), 1);
     }
 
     #[test]

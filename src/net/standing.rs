@@ -45,6 +45,17 @@ pub enum State {
     Down,
 }
 
+impl State {
+    /// Its name for people and programs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Up => "up",
+            Self::Down => "down",
+        }
+    }
+}
+
 /// What is known of one target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {

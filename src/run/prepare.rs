@@ -10,7 +10,7 @@ use std::fs;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::addr::{Address, BindAddress, Source};
 use crate::gate::redis_store::RedisOptions;
@@ -41,8 +41,8 @@ impl Prepared {
     /// Prepares the process for `keys`, inside a sandbox with `rules`, or
     /// without landlock where there are none. Call it once, before any thread is
     /// started, the log's included.
-    pub fn new<'a>(mut keys: impl Iterator<Item = &'a KeyRing>, rules: Option<&Rules>) -> Self {
-        let keys = keys.try_for_each(memory::lock);
+    pub fn new<'a>(keys: impl Iterator<Item = &'a KeyRing>, rules: Option<&Rules>) -> Self {
+        let keys = memory::lock(keys);
         let inherited = Inherited::take_over();
         let report = sandbox::enter(rules);
         Self { inherited, report, tcp: rules.map(Rules::tcp), keys }
@@ -64,9 +64,12 @@ impl Prepared {
 }
 
 /// Keeps the keys of a new set of tunnels in memory as well. Where that is not
-/// possible it was told at the start.
+/// possible for some of them, one line tells it.
 pub(super) fn keep(plan: &[Options]) {
-    let _ = plan.iter().try_for_each(|options| memory::lock(&options.keys));
+    if let Err(error) = memory::lock(plan.iter().map(|options| &options.keys)) {
+        let detail = "they may reach the swap space; raise ulimit -l (LimitMEMLOCK=) and restart";
+        warn!(%error, detail, "keys are not locked in memory");
+    }
 }
 
 /// Which TCP ports tunnels may use.

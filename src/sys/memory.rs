@@ -7,17 +7,41 @@
 
 use std::io;
 
-use crate::keys::KeyRing;
+use crate::keys::{Key, KeyRing};
 
-/// Keeps every key of `ring` out of the swap space.
+/// Keeps every key of `rings` out of the swap space, as far as that is possible.
 ///
 /// # Errors
-/// When the system refuses, as with `RLIMIT_MEMLOCK` of 0; the keys work all the same.
-pub fn lock(ring: &KeyRing) -> io::Result<()> {
-    for key in ring.iter() {
-        let bytes = key.secret().expose();
-        let guard = region::lock(bytes.as_ptr(), bytes.len());
-        std::mem::forget(guard.map_err(region::Error::into_io_error)?);
-    }
+/// That of the first key that the system refuses, as with `RLIMIT_MEMLOCK` of 0;
+/// all others are tried, and the keys work all the same.
+pub fn lock<'a>(rings: impl Iterator<Item = &'a KeyRing>) -> io::Result<()> {
+    try_all(rings.flat_map(KeyRing::iter).map(lock_one))
+}
+
+fn lock_one(key: &Key) -> io::Result<()> {
+    let bytes = key.secret().expose();
+    let guard = region::lock(bytes.as_ptr(), bytes.len()).map_err(region::Error::into_io_error)?;
+    std::mem::forget(guard);
     Ok(())
+}
+
+/// Does all of `attempts`, whatever becomes of the first ones.
+fn try_all(attempts: impl Iterator<Item = io::Result<()>>) -> io::Result<()> {
+    attempts.fold(Ok(()), io::Result::and)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_fails_does_not_keep_others_from_being_tried() {
+        let mut tried = vec![];
+        let attempts = ["a", "b", "c"].into_iter().map(|name| {
+            tried.push(name);
+            if name == "a" { Ok(()) } else { Err(io::Error::other(name)) }
+        });
+        assert_eq!(try_all(attempts).unwrap_err().to_string(), "b", "the first is told");
+        assert_eq!(tried, ["a", "b", "c"]);
+    }
 }

@@ -51,11 +51,6 @@ impl Manager {
         self.tell(&["STOPPING=1", &status_line(status)]).await;
     }
 
-    /// One line for whoever asks how it goes.
-    pub async fn status(&self, status: &str) {
-        self.tell(&[&status_line(status)]).await;
-    }
-
     /// Says that the runtime that polls this is alive, twice in each period that
     /// the manager asks for. Ends at once when it asks for none.
     pub async fn keep_watchdog_quiet(self) {
@@ -137,8 +132,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_status_is_one_line() {
-        let lines = told(async |manager| manager.status("a\nSTOPPING=1").await).await;
-        assert_eq!(lines, ["STATUS=a STOPPING=1"]);
+        let lines = told(async |manager| manager.ready("a\nSTOPPING=1").await).await;
+        assert_eq!(lines, ["READY=1", "STATUS=a STOPPING=1"]);
     }
 
     #[test]

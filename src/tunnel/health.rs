@@ -40,8 +40,8 @@ struct Watch {
 }
 
 impl Tunnel {
-    /// How every target is doing.
-    pub fn health(&self) -> Vec<TargetHealth> {
+    /// How every target is doing, by service and in the order of the configuration.
+    pub(super) fn health(&self) -> Vec<TargetHealth> {
         self.targets().iter().flat_map(|targets| targets.health()).collect()
     }
 

@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::decrypt::Exit;
 use super::encrypt::Entrance;
-use super::options::{Limits, Options, Role};
+use super::options::{Limits, Options, PerSource, Role};
 use super::pool::{self, Pool};
 use super::secure::{Caller, Doorkeeper, Memory, Terms};
 use super::serve::{Shared, Tunnel, Way};
@@ -281,20 +281,15 @@ fn shared(
     before: Option<&Tunnel>,
 ) -> Shared {
     let per_source = options.limits.per_source;
-    let before = before.map(|before| &before.shared);
-    let guests = match before {
-        Some(before) if before.per_source == per_source => before.guests.clone(),
-        _ => per_source.map(|per| Sources::new(per.sessions, None, Instant::now())),
-    };
+    let before = before.map(|before| &*before.shared);
+    let (arrivals, guests) = sources(per_source, before);
     Shared {
         name: options.name.clone(),
         slots: before.map_or_else(|| Slots::new(capacity.sessions), |before| before.slots.clone()),
         places: before
             .map_or_else(|| Handshakes::new(capacity.handshakes), |before| before.places.clone()),
         limit_reached: Notify::new(),
-        arrivals: per_source.and_then(|per| {
-            per.per_second.map(|rate| Sources::new(usize::MAX, Some(rate), Instant::now()))
-        }),
+        arrivals,
         guests,
         per_source,
         failures: before.map_or_else(
@@ -312,4 +307,31 @@ fn shared(
         stop: CancellationToken::new(),
         cut: CancellationToken::new(),
     }
+}
+
+/// Who counts connections per second, and who sessions at once: those that
+/// counted before, so that a new limit forgets nobody.
+fn sources(
+    limit: Option<PerSource>,
+    before: Option<&Shared>,
+) -> (Option<Sources>, Option<Sources>) {
+    if let Some(before) = before.filter(|before| before.per_source == limit) {
+        return (before.arrivals.clone(), before.guests.clone());
+    }
+    let going_on = |old: Option<&Sources>, sessions, rate| match old {
+        Some(old) => {
+            old.set_limits(sessions, rate);
+            old.clone()
+        }
+        None => Sources::new(sessions, rate, Instant::now()),
+    };
+    let arrivals = limit.and_then(|per| per.per_second).map(|rate| {
+        let old = before.and_then(|before| before.arrivals.as_ref());
+        going_on(old, usize::MAX, Some(rate))
+    });
+    let guests = limit.map(|per| {
+        let old = before.and_then(|before| before.guests.as_ref());
+        going_on(old, per.sessions, None)
+    });
+    (arrivals, guests)
 }

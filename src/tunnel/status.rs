@@ -1,12 +1,12 @@
 //! What a tunnel can tell about itself at any moment: read from its limits, its
-//! pool and its gate when somebody asks, and kept nowhere.
+//! targets, its pool and its gate when somebody asks, and kept nowhere.
 
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
 use super::serve::{Tunnel, Way};
-use crate::addr::ServiceName;
+use super::targets::TargetHealth;
 use crate::gate::{Gate, GateStatus};
 use crate::keys::KeyId;
 use crate::net::{AsyncListener, Handshakes, Slots};
@@ -21,8 +21,8 @@ pub struct Status {
     pub draining: bool,
     /// Where it listens.
     pub listeners: Vec<String>,
-    /// Where it forwards, by service; the empty name is the default target.
-    pub targets: Vec<(ServiceName, Arc<str>)>,
+    /// Where it forwards, and how that is doing.
+    pub targets: Vec<TargetHealth>,
     /// The public names of its keys, in order.
     pub keys: Vec<KeyId>,
     /// Sessions.
@@ -72,27 +72,21 @@ impl Tunnel {
     /// What can be said of it now.
     pub fn status(&self) -> Status {
         let shared = &self.shared;
-        let (mode, targets, keys, unopened, pool) = match &self.way {
+        let (mode, keys, unopened, pool) = match &self.way {
             Way::In(entrance) => {
-                let targets =
-                    entrance.far_ends.names().map(|name| (entrance.service.clone(), name));
                 let pool = Some(entrance.pool.warm()).filter(|(_, size)| *size > 0);
-                ("encrypt", targets.collect(), entrance.callers[0].key_ids(), None, pool)
+                ("encrypt", entrance.callers[0].key_ids(), None, pool)
             }
             Way::Out(exit) => {
-                let named = exit.targets.iter();
-                let targets = named.flat_map(|(service, targets)| {
-                    targets.names().map(move |name| (service.clone(), name))
-                });
                 let unopened = Level::of_slots(&exit.unopened);
-                ("decrypt", targets.collect(), exit.door.key_ids(), Some(unopened), None)
+                ("decrypt", exit.door.key_ids(), Some(unopened), None)
             }
         };
         Status {
             mode,
             draining: shared.stop.is_cancelled(),
             listeners: self.listening().clone(),
-            targets,
+            targets: self.health(),
             keys,
             sessions: Level::of_slots(&shared.slots),
             handshakes: Level::of_places(&shared.places),

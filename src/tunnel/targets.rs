@@ -57,12 +57,13 @@ pub(super) struct Target {
 pub struct TargetHealth {
     /// The service; empty for the default target, and for far ends the one that is asked for.
     pub service: ServiceName,
+    /// Its place in the order of the service's targets, from 0.
+    pub place: usize,
     /// Its address as it was written.
-    pub target: String,
-    /// What it is taken for.
-    pub state: State,
-    /// Since when.
-    pub since: Instant,
+    pub target: Arc<str>,
+    /// What it is taken for, and since when; `None` for a single target without a
+    /// check, of which nothing is kept.
+    pub state: Option<(State, Instant)>,
     /// Why it failed last, if it ever did.
     pub last_error: Option<String>,
     /// Whether connections go there first.
@@ -113,11 +114,6 @@ impl Targets {
     /// The target at a place in the order of the configuration.
     pub(super) fn at(&self, place: usize) -> &Target {
         &self.all[place]
-    }
-
-    /// How the log names them, in order.
-    pub(super) fn names(&self) -> impl Iterator<Item = Arc<str>> {
-        self.all.iter().map(|target| Arc::clone(&target.name))
     }
 
     pub(super) fn count(&self) -> usize {
@@ -211,16 +207,16 @@ impl Targets {
         }
     }
 
-    /// How each of them is doing.
+    /// How each of them is doing, in order.
     pub(super) fn health(&self) -> Vec<TargetHealth> {
         let standings = self.standings();
         let in_use = standings.in_use();
         let all = self.all.iter().zip(standings.all()).enumerate();
         all.map(|(place, (target, Standing { state, since, last_error, .. }))| TargetHealth {
             service: self.service.clone(),
-            target: target.name.to_string(),
-            state: *state,
-            since: *since,
+            place,
+            target: Arc::clone(&target.name),
+            state: self.is_watched().then_some((*state, *since)),
             last_error: last_error.clone(),
             in_use: in_use == Some(place),
         })

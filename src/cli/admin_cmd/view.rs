@@ -13,7 +13,7 @@ use anyhow::anyhow;
 use serde::Serialize;
 
 use crate::admin::protocol::{
-    GateReply, PoolReply, ReloadReply, SessionReply, StatusReply, TunnelReply,
+    GateReply, PoolReply, ReloadReply, SessionReply, StatusReply, TargetReply, TunnelReply,
 };
 use crate::run::Failure;
 use crate::tunnel::Level;
@@ -115,7 +115,9 @@ fn tunnel(out: &mut String, tunnel: &TunnelReply) {
     let _ = writeln!(out, "\n{name}: {mode}, {state}");
     let mut say = |what: &str, text: &str| line(out, "  ", what, text);
     say("listens", &tunnel.listeners.join(" "));
-    say("targets", &tunnel.targets.join(" "));
+    for (place, target) in tunnel.targets.iter().enumerate() {
+        say(if place == 0 { "targets" } else { "" }, &of_target(target));
+    }
     say("keys", &tunnel.keys.join(" "));
     say("sessions", &level(tunnel.sessions));
     say("handshakes", &level(tunnel.handshakes));
@@ -136,6 +138,18 @@ fn tunnel(out: &mut String, tunnel: &TunnelReply) {
     say("accepted", &tunnel.accepted.to_string());
     say("closed", &counts(&tunnel.closed));
     say("refused", &counts(&tunnel.refused));
+}
+
+/// `[NAME=]ADDR`, and what is known of it.
+fn of_target(target: &TargetReply) -> String {
+    let TargetReply { service, target, state, since_s, in_use, last_error } = target;
+    let name = service.as_ref().map_or_else(|| target.clone(), |name| format!("{name}={target}"));
+    let Some(state) = state else { return name };
+    let since = since_s.map_or_else(String::new, |since| age(Duration::from_secs(since)));
+    let error = last_error.as_deref().filter(|_| state == "down").unwrap_or_default();
+    let error = if error.is_empty() { String::new() } else { format!(": {error}") };
+    let in_use = if *in_use { ", in use" } else { "" };
+    format!("{name} {state} for {since}{in_use}{error}")
 }
 
 fn line(out: &mut String, indent: &str, what: &str, text: &str) {

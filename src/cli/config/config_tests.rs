@@ -172,6 +172,23 @@ fn every_mistake_is_one_line_with_its_place_and_a_remedy() {
             "no variable NO_SUCH_VARIABLE",
         ),
         (&format!("{REDIS}gate='g'\n[gates.g]\ntimeout=1\n"), "toml:9", "not about a gate"),
+        // Whether a tunnel uses it or not.
+        (&format!("{REDIS}[gates.g]\ntimeout=1\n"), "toml:8", "not about a gate"),
+        (&format!("{REDIS}[gates.g]\ndenyed='hold'\n"), "toml:8", "did you mean 'denied'?"),
+        (&format!("{REDIS}[gates.g]\ndenied='hole'\n"), "toml:8", "'hole'"),
+        (&format!("{REDIS}[gates.g]\ngate='somewhere'\n"), "toml:8", "has no scheme"),
+        (&format!("{REDIS}[gates.g]\nlog-level='info'\n"), "toml:8", "write it to [process]"),
+        (&format!("{REDIS}[keys]\na = ['b.key']\n"), "toml:8", "'a' names no key file"),
+        (&format!("{REDIS}[keys]\na = true\n"), "toml:8", "'a' names no key file"),
+        (&format!("{REDIS}[keys]\na = {{ b = 'b.key' }}\n"), "toml:8", "'a' names no key file"),
+        (&format!("{REDIS}[keys]\na = ''\n"), "toml:8", "'a' names no key file"),
+        (&format!("{REDIS}[keys]\na = '-'\n"), "toml:8", "write the path of its file"),
+        (&REDIS.replace("a.key", "-"), "toml:6", "write the path of its file"),
+        (
+            &format!("[defaults]\nno-resolve=true\nresolve-every=9\n{REDIS}"),
+            "toml:",
+            "exclude each other",
+        ),
         (&REDIS.replace("a.key", "c.key"), "toml:2", "c.key"),
         (&REDIS.replace("db.example.org:6380", "127.0.0.1:6379"), "toml:2", "connect to itself"),
         (&format!("{REDIS}{}", REDIS.replace("redis", "other")), "toml:8", "as tunnel redis does"),
@@ -182,14 +199,35 @@ fn every_mistake_is_one_line_with_its_place_and_a_remedy() {
     }
 }
 
+/// A default gives way to its opposite as well.
+#[test]
+fn a_default_is_overridden_by_what_excludes_it() {
+    let seconds = |text: &str| {
+        let plan = plan(text).unwrap();
+        plan[0].resolve_every.map(|every| every.as_secs())
+    };
+    let by = |default: &str, own: &str| seconds(&format!("[defaults]\n{default}{REDIS}{own}"));
+    assert_eq!(by("no-resolve = true", ""), None);
+    assert_eq!(by("no-resolve = true", "resolve-every = 10"), Some(10));
+    assert_eq!(by("resolve-every = 10", "no-resolve = true"), None);
+    assert_eq!(by("resolve-every = 10", "no-resolve = false"), Some(10));
+    assert_eq!(by("no-resolve = true", "no-resolve = false"), Some(60));
+}
+
 #[test]
 fn what_is_shown_has_the_same_effect() {
     let dir = directory();
-    let text = format!("{REDIS}timeout = 2\ndeny = ['203.0.113.0/24', '198.51.100.1']\n");
-    let before = plan_of(&dir, &text).unwrap();
-    let config = Config::load(&dir.path().join("knockpipe.toml")).unwrap();
-    let shown = show(&config, &before);
-    assert!(shown.contains("max-sessions = \"1024\""), "defaults are shown: {shown}");
-    assert!(!shown.contains("log-level"), "{shown}");
-    assert_eq!(plan_of(&dir, &shown).unwrap(), before, "{shown}");
+    let process = "[process]\nadmin = 'admin'\ndrain-accept = 1.5\nsyslog = true\n";
+    let own = "timeout = 2\ndeny = ['203.0.113.0/24', '198.51.100.1']\n";
+    for process in ["", process] {
+        let before = plan_of(&dir, &format!("{process}{REDIS}{own}")).unwrap();
+        let load = || Config::load(&dir.path().join("knockpipe.toml")).unwrap();
+        let config = load();
+        let shown = show(&config, &before);
+        assert!(shown.contains("max-sessions = \"1024\""), "defaults are shown: {shown}");
+        assert!(shown.contains("log-format = \"text\""), "{shown}");
+        assert_eq!(shown.contains("syslog = true"), !process.is_empty(), "{shown}");
+        assert_eq!(plan_of(&dir, &shown).unwrap(), before, "{shown}");
+        assert_eq!(load().process, config.process, "{shown}");
+    }
 }

@@ -12,8 +12,10 @@ use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches, Parser};
 use super::text::{Setting, Table, Tables, Value};
 use super::{Args, Mistake, Tunnel};
 use crate::cli::errors::one_line;
-use crate::cli::store_args::GATE;
-use crate::cli::tunnel_args::{DecryptArgs, EncryptArgs, ProcessArgs};
+use crate::cli::gate_args::{AcceptorGateArgs, GateArgs};
+use crate::cli::process_args::ProcessArgs;
+use crate::cli::tunnel_args::{DecryptArgs, EncryptArgs};
+use crate::sys::keyfile::is_stdin;
 
 /// The flags about the process, by themselves.
 #[derive(Parser)]
@@ -37,6 +39,16 @@ struct EncryptLine {
 struct DecryptLine {
     #[command(flatten)]
     args: DecryptArgs,
+}
+
+/// The flags of a gate, by themselves.
+#[derive(Parser)]
+#[command(name = "[gates]", no_binary_name = true, disable_help_flag = true)]
+struct GateLine {
+    #[command(flatten)]
+    _gate: GateArgs,
+    #[command(flatten)]
+    _acceptor: AcceptorGateArgs,
 }
 
 /// The flags that `[process]` may have as keys.
@@ -77,13 +89,11 @@ impl Settings {
         let command = mode(table)?;
         let mut all: Vec<Setting> =
             table.settings.iter().filter(|setting| setting.key != "mode").cloned().collect();
-        name_keys(&mut all, tables);
         if let Some(gate) = named_gate(&mut all, tables)? {
-            add(&mut all, &gate.settings);
+            add(&command, &mut all, &gate.settings);
         }
-        let mut defaults = applicable(&command, &tables.defaults)?;
-        name_keys(&mut defaults, tables);
-        add(&mut all, &defaults);
+        add(&command, &mut all, &applicable(&command, &tables.defaults)?);
+        name_keys(&mut all, tables)?;
         Ok(Self { command, all })
     }
 
@@ -110,16 +120,28 @@ fn mode(table: &Table) -> Result<Command, Mistake> {
     found.ok_or_else(|| Mistake::new(line, what()))
 }
 
-fn add(all: &mut Vec<Setting>, more: &[Setting]) {
-    for setting in more {
-        if !all.iter().any(|own| own.key == setting.key) {
-            all.push(setting.clone());
-        }
-    }
+/// Adds what `all` does not say itself, in other words or by the opposite.
+fn add(command: &Command, all: &mut Vec<Setting>, more: &[Setting]) {
+    let own = all.clone();
+    let is_said = |setting: &Setting| {
+        own.iter().any(|own| own.key == setting.key || excludes(command, own, &setting.key))
+    };
+    all.extend(more.iter().filter(|setting| !is_said(setting)).cloned());
+}
+
+/// Whether `own` and the flag `other` cannot stand together.
+fn excludes(command: &Command, own: &Setting, other: &str) -> bool {
+    let (Some(one), Some(two)) = (find_any(command, &own.key), find_any(command, other)) else {
+        return false;
+    };
+    let names = |one, two: &Arg| {
+        command.get_arg_conflicts_with(one).iter().any(|arg| arg.get_id() == two.get_id())
+    };
+    own.value != Value::Switch(false) && (names(one, two) || names(two, one))
 }
 
 /// Words that name a key of `[keys]` become its file.
-fn name_keys(settings: &mut [Setting], tables: &Tables) {
+fn name_keys(settings: &mut [Setting], tables: &Tables) -> Result<(), Mistake> {
     for setting in settings.iter_mut().filter(|setting| setting.key == "key") {
         let Value::Words(words) = &mut setting.value else { continue };
         for word in words {
@@ -129,8 +151,37 @@ fn name_keys(settings: &mut [Setting], tables: &Tables) {
             {
                 word.clone_from(file);
             }
+            refuse_stdin(word, setting.line)?;
         }
     }
+    Ok(())
+}
+
+fn refuse_stdin(file: &str, line: usize) -> Result<(), Mistake> {
+    let what = "a key cannot come from standard input here, because a reload reads it again; \
+                write the path of its file";
+    if is_stdin(Path::new(file)) { Err(Mistake::new(line, what)) } else { Ok(()) }
+}
+
+/// Finds what is wrong with keys and gates by themselves, whether a tunnel uses
+/// them or not.
+pub(super) fn check(tables: &Tables, base: &Path) -> Result<(), Mistake> {
+    for Setting { value, line, .. } in &tables.keys {
+        let Value::Words(files) = value else { continue };
+        files.iter().try_for_each(|file| refuse_stdin(file, *line))?;
+    }
+    let command = gate_command();
+    let is_a_tunnels = |setting: &&Setting| {
+        find_any(&command, &setting.key).is_none() && is_of_tunnels(&setting.key)
+    };
+    for Table { settings, .. } in &tables.gates {
+        if let Some(Setting { key, line, .. }) = settings.iter().find(is_a_tunnels) {
+            let what = format!("'{key}' is not about a gate; write it to a tunnel");
+            return Err(Mistake::new(*line, what));
+        }
+        Line::of(&command, settings, base)?;
+    }
+    Ok(())
 }
 
 /// `gate = "NAME"` stands for the settings of `[gates.NAME]`.
@@ -144,13 +195,6 @@ fn named_gate<'t>(
     let Value::Words(words) = &all[place].value else { return Ok(None) };
     let [name] = &words[..] else { return Ok(None) };
     if let Some(gate) = tables.gates.iter().find(|gate| gate.name == *name) {
-        let is_foreign = |setting: &&Setting| !is_about_gates(&setting.key);
-        if let Some(Setting { key, line, .. }) = gate.settings.iter().find(is_foreign) {
-            return Err(Mistake::new(
-                *line,
-                format!("'{key}' is not about a gate; write it to a tunnel"),
-            ));
-        }
         all.remove(place);
         return Ok(Some(gate));
     }
@@ -161,21 +205,23 @@ fn named_gate<'t>(
     Err(Mistake::new(all[place].line, what))
 }
 
-fn is_about_gates(key: &str) -> bool {
-    let has = |command: &Command| {
-        find(command, key).is_some_and(|arg| arg.get_help_heading() == Some(GATE))
-    };
-    ["encrypt", "decrypt"].into_iter().filter_map(tunnel_command).any(|command| has(&command))
+fn gate_command() -> Command {
+    built::<GateLine>()
+}
+
+/// Whether a tunnel of any mode may have this key.
+fn is_of_tunnels(key: &str) -> bool {
+    let mut of_any = ["encrypt", "decrypt"].into_iter().filter_map(tunnel_command);
+    of_any.any(|command| find(&command, key).is_some())
 }
 
 /// Those of the defaults that this mode has. One that no mode has is a mistake.
 fn applicable(command: &Command, defaults: &[Setting]) -> Result<Vec<Setting>, Mistake> {
     let mut found = vec![];
     for setting in defaults {
-        let of_any = ["encrypt", "decrypt"].into_iter().filter_map(tunnel_command);
         if find(command, &setting.key).is_some() {
             found.push(setting.clone());
-        } else if !of_any.into_iter().any(|command| find(&command, &setting.key).is_some()) {
+        } else if !is_of_tunnels(&setting.key) {
             return Err(unknown(command, setting));
         }
     }
@@ -204,6 +250,7 @@ fn unknown(command: &Command, Setting { key, line, .. }: &Setting) -> Mistake {
     let near = near(command, key);
     let remedy = match near {
         Some(near) => format!("did you mean '{near}'?"),
+        None if name == "[gates]" => "see 'knockpipe decrypt --help', below 'Gate'".to_owned(),
         None if name == "[process]" => "see 'knockpipe run --help' for what there is".to_owned(),
         None => format!("see 'knockpipe {name} --help': keys are the long flags"),
     };
@@ -236,10 +283,11 @@ impl<'a> Line<'a> {
         Ok(Self { settings, matches })
     }
 
-    pub(super) fn process(mut self) -> Result<ProcessArgs, Mistake> {
-        let line = ProcessLine::from_arg_matches_mut(&mut self.matches);
-        line.map(|line| line.process)
-            .map_err(|error| blame(&error, &process_command(), self.settings))
+    pub(super) fn process(self) -> Result<(ProcessArgs, ArgMatches), Mistake> {
+        let Self { settings, matches } = self;
+        let line = ProcessLine::from_arg_matches_mut(&mut matches.clone());
+        let line = line.map_err(|error| blame(&error, &process_command(), settings))?;
+        Ok((line.process, matches))
     }
 
     pub(super) fn tunnel(self, table: &Table) -> Result<Tunnel, Mistake> {

@@ -17,7 +17,8 @@ mod text;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::tunnel_args::{DecryptArgs, EncryptArgs, ProcessArgs};
+use super::process_args::ProcessArgs;
+use super::tunnel_args::{DecryptArgs, EncryptArgs};
 use crate::run::Failure;
 use crate::tunnel::Options;
 use flags::{Line, Settings};
@@ -31,6 +32,8 @@ pub(super) use show::show;
 pub(super) struct Config {
     file: PathBuf,
     pub(super) process: ProcessArgs,
+    /// All its values, for [`show`].
+    process_values: clap::ArgMatches,
     pub(super) tunnels: Vec<Tunnel>,
 }
 
@@ -111,7 +114,9 @@ impl Config {
     fn parse(file: &Path, text: &str) -> Result<Self, Mistake> {
         let tables = Tables::parse(text)?;
         let base = file.parent().unwrap_or_else(|| Path::new(""));
-        let process = Line::of(&flags::process_command(), &tables.process, base)?.process()?;
+        let line = Line::of(&flags::process_command(), &tables.process, base)?;
+        let (process, process_values) = line.process()?;
+        flags::check(&tables, base)?;
         let mut tunnels = Vec::with_capacity(tables.tunnels.len());
         for table in &tables.tunnels {
             let settings = Settings::merged(table, &tables)?;
@@ -121,7 +126,7 @@ impl Config {
         if tunnels.is_empty() {
             return Err(Mistake::new(1, "there is no tunnel; add a table [tunnels.NAME]"));
         }
-        Ok(Self { file: file.to_owned(), process, tunnels })
+        Ok(Self { file: file.to_owned(), process, process_values, tunnels })
     }
 
     /// Every file that is read again on a reload, itself first.

@@ -66,7 +66,7 @@ impl Tables {
             let line = reader.line(&key.span());
             match key.get_ref().as_ref() {
                 "process" => tables.process = reader.settings(value)?,
-                "keys" => tables.keys = reader.settings(value)?,
+                "keys" => tables.keys = reader.files(value)?,
                 "defaults" => tables.defaults = reader.settings(value)?,
                 "gates" => tables.gates = reader.named(value)?,
                 "tunnels" => tables.tunnels = reader.named(value)?,
@@ -124,6 +124,18 @@ impl Reader<'_> {
             settings.push(Setting { key, line, value: self.value(value)? });
         }
         Ok(settings)
+    }
+
+    /// Names of files, each a text.
+    fn files(&self, node: &Node<'_>) -> Result<Vec<Setting>, Mistake> {
+        for (key, value) in self.table(node)? {
+            if value.get_ref().as_str().is_none_or(str::is_empty) {
+                let (key, line) = (key.get_ref(), self.line(&key.span()));
+                let what = format!("'{key}' names no key file; write the path of one, as a text");
+                return Err(Mistake::new(line, what));
+            }
+        }
+        self.settings(node)
     }
 
     fn table<'n, 't>(&self, node: &'n Node<'t>) -> Result<&'n DeTable<'t>, Mistake> {

@@ -1,0 +1,162 @@
+//! The flags about the process around the tunnels: its log, its user, its
+//! sandbox, how it is watched and stopped.
+//!
+//! A configuration file has them in `[process]`, so nothing about a single
+//! tunnel belongs here.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+
+use super::values::{self, Format, Level, MetricsAddress};
+use crate::admin::DoorOptions;
+use crate::observe::log;
+use crate::run::{self, Around, Failure, Outcome, Ports, Prepared, Process, Reread};
+use crate::sys::background::Readiness;
+use crate::sys::privileges::User;
+use crate::sys::sandbox::Rules;
+use crate::tunnel::Options;
+
+/// Heading of these flags.
+pub(super) const PROCESS: &str = "Process and log";
+
+/// Flags about the process around the tunnels.
+#[derive(Clone, Debug, PartialEq, Args)]
+pub(super) struct ProcessArgs {
+    /// Write the process id to this file, and remove it at the end
+    #[arg(short, long, value_name = "FILE", help_heading = PROCESS)]
+    pub(super) pid_file: Option<PathBuf>,
+
+    /// Become this user once ports are bound and keys are read
+    #[arg(short, long, value_name = "USER[:GROUP]|:GROUP", help_heading = PROCESS)]
+    pub(super) user: Option<User>,
+
+    /// Take the sockets from the process that listens on this unix socket, if one does, and hand
+    /// them over there to the next, so that a restart refuses nobody
+    #[arg(long, value_name = "PATH", help_heading = PROCESS)]
+    pub(super) handover: Option<PathBuf>,
+
+    /// After SIGTERM or SIGINT, go on accepting for so long, so that load balancers notice first
+    #[arg(
+        long, value_name = "SECONDS", default_value = "0", value_parser = values::seconds,
+        allow_negative_numbers = true, help_heading = PROCESS
+    )]
+    pub(super) drain_accept: Duration,
+
+    /// Serve /metrics, /healthz and /readyz there; a port alone is for this machine only
+    #[arg(long, value_name = "ADDR", help_heading = PROCESS)]
+    pub(super) metrics: Option<MetricsAddress>,
+
+    /// Answer 'knockpipe status' and the like at this unix socket, for the same user and root
+    #[arg(long, value_name = "PATH", help_heading = PROCESS)]
+    pub(super) admin: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(super) log: LogArgs,
+
+    /// Log to syslog instead of standard error
+    #[arg(long, help_heading = PROCESS)]
+    pub(super) syslog: bool,
+
+    #[command(flatten)]
+    pub(super) sandbox: SandboxArgs,
+}
+
+/// Flags of every command that runs in a sandbox.
+#[derive(Clone, Copy, Debug, PartialEq, Args)]
+pub(super) struct SandboxArgs {
+    /// Do not restrict files and TCP ports to those in use (landlock)
+    #[arg(long, help_heading = PROCESS)]
+    no_sandbox: bool,
+}
+
+/// Flags about the log.
+#[derive(Clone, Copy, Debug, PartialEq, Args)]
+pub(super) struct LogArgs {
+    /// Least important lines to log [default: info; warn for pipe]
+    #[arg(long, value_name = "LEVEL", help_heading = PROCESS)]
+    log_level: Option<Level>,
+
+    /// Form of log lines
+    #[arg(long, value_name = "FORMAT", default_value = "text", help_heading = PROCESS)]
+    log_format: Format,
+}
+
+impl ProcessArgs {
+    /// Starts the log. Keep the guard until the run has ended: it writes the last lines.
+    ///
+    /// # Errors
+    /// [`Failure`] of the system.
+    pub(super) fn start_log(&self) -> Result<log::Guard, Failure> {
+        let output = if self.syslog { log::Output::Syslog } else { log::Output::Stderr };
+        self.log.start(Level::Info, output)
+    }
+
+    /// Prepares the process for these tunnels, which are read again from `files`.
+    /// Before [`Self::start_log`], whose thread would escape the sandbox.
+    pub(super) fn prepare(&self, plan: &[Options], files: &[PathBuf], ports: Ports) -> Prepared {
+        let made = [&self.pid_file, &self.handover, &self.admin].into_iter().flatten().cloned();
+        let around =
+            Around { made: made.collect(), metrics: self.doors().metrics, files: files.to_vec() };
+        let rules = self.sandbox.rules(|| run::rules_of_tunnels(plan, &around, ports));
+        Prepared::new(plan.iter().map(|options| &options.keys), rules.as_ref())
+    }
+
+    fn doors(&self) -> DoorOptions {
+        let metrics = self.metrics.as_ref().map(|address| address.0.clone());
+        DoorOptions { metrics, socket: self.admin.clone() }
+    }
+
+    /// What the process around the tunnels is told.
+    pub(super) fn process(&self, readiness: Readiness, prepared: Prepared) -> Process {
+        Process {
+            pid_file: self.pid_file.clone(),
+            user: self.user.clone(),
+            doors: self.doors(),
+            readiness,
+            drain_accept: self.drain_accept,
+            handover: self.handover.clone(),
+            prepared,
+        }
+    }
+
+    /// Runs one tunnel, which becomes what `reread` gives, from these files, when
+    /// it is reloaded.
+    ///
+    /// # Errors
+    /// [`Failure`] of the run.
+    pub(super) fn run_one(
+        self,
+        readiness: Readiness,
+        options: Options,
+        (reread, files): (Reread, &[PathBuf]),
+    ) -> Result<Outcome, Failure> {
+        let plan = vec![options];
+        let prepared = self.prepare(&plan, files, Ports::Fixed);
+        let _log = self.start_log()?;
+        run::tunnels(plan, self.process(readiness, prepared), reread)
+    }
+}
+
+impl SandboxArgs {
+    /// What `make` gives, unless there shall be no sandbox.
+    pub(super) fn rules(self, make: impl FnOnce() -> Rules) -> Option<Rules> {
+        (!self.no_sandbox).then(make)
+    }
+}
+
+impl LogArgs {
+    /// Starts the log. Keep the guard until the run has ended: it writes the last lines.
+    ///
+    /// # Errors
+    /// [`Failure`] of the system.
+    pub(super) fn start(self, default: Level, output: log::Output) -> Result<log::Guard, Failure> {
+        let level = self.log_level.unwrap_or(default).into();
+        let started = log::start(log::Settings { level, format: self.log_format.into(), output });
+        let started =
+            started.context("cannot start the log; check the limits of threads and memory");
+        started.map_err(Failure::Runtime)
+    }
+}
