@@ -1,5 +1,5 @@
 //! Each rule of the sandbox tried out in a thread that is inside. What the
-//! programs show of it from outside is in `tests/sandbox.rs`: not here, because
+//! programs show of it from outside is in `tests/suite/sandbox.rs`: not here, because
 //! some of it concerns a whole process.
 
 use std::fs::{self, File};

@@ -1,5 +1,6 @@
 //! A child process whose stderr is kept and that never outlives its test.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -11,7 +12,7 @@ use nix::unistd::Pid;
 
 use super::data::Sum;
 use super::log::Line;
-use super::wait::{NEVER, bounded, poll};
+use super::wait::{NEVER, bounded, eventually, poll};
 
 /// A running program: stderr is collected line by line, the process is killed on drop.
 pub struct Program {
@@ -94,6 +95,18 @@ impl Program {
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(i32::try_from(self.pid()).expect("a pid fits"));
         kill(pid, signal).unwrap_or_else(|error| panic!("{signal} to {}: {error}", self.name));
+        if signal == Signal::SIGSTOP {
+            // Each thread stops when it gets to it.
+            eventually("it stands still", || self.is_stopped());
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it runs");
+        tasks.flatten().all(|task| {
+            let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
+        })
     }
 
     pub fn is_running(&mut self) -> bool {

@@ -5,7 +5,7 @@
 //! under test, so the machine stays as it is.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
-mod common;
+use crate::common;
 
 use std::fs;
 use std::io::Write;

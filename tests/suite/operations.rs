@@ -1,7 +1,7 @@
 //! What happens to a service in its life: it is stopped behind a load balancer,
 //! its far end and its target come and go, it is killed at any moment.
 
-mod common;
+use crate::common;
 
 use std::fs;
 use std::path::Path;

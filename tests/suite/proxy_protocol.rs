@@ -2,7 +2,7 @@
 //! haproxy writes what we read, and passes on what it understood of ours.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
-mod common;
+use crate::common;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr};

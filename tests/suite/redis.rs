@@ -1,7 +1,7 @@
 //! A real redis-server behind the tunnel: clients notice no difference.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
-mod common;
+use crate::common;
 
 use std::io::{Read, Write};
 use std::thread;

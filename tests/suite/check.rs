@@ -1,6 +1,6 @@
 //! `knockpipe check`: whether a file can be run, and what does not work yet.
 
-mod common;
+use crate::common;
 
 use std::fs;
 use std::path::Path;

@@ -1,7 +1,7 @@
 //! `pipe` never makes half an upload look whole, and its exit status says how it went.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-mod common;
+use crate::common;
 
 use std::io::{Read, Write};
 use std::path::Path;

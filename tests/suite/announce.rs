@@ -2,7 +2,7 @@
 //! every server is a service, and on the clients' host there is an entrance at the
 //! very address that the servers announce.
 
-mod common;
+use crate::common;
 
 use std::process::{Command, Stdio};
 

@@ -2,7 +2,7 @@
 //! in `src/sys/sandbox_tests.rs`, where it can be asked for what it denies.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
-mod common;
+use crate::common;
 
 use std::fs;
 use std::io::Write;

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 // Its `main` is the only thing that `make packages` calls and we do not.
 #[allow(dead_code, reason = "main")]
-#[path = "../packaging/generate.rs"]
+#[path = "../../packaging/generate.rs"]
 mod generate;
 
 /// The files that `make packages` puts into a package.

@@ -344,6 +344,10 @@ fn a_log_that_nobody_reads_does_not_stop_the_tunnel() {
         let caught = u64::from_str_radix(caught, 16).unwrap();
         (caught >> (Signal::SIGTERM as i32 - 1) & 1 == 1).then_some(())
     });
+    until("it writes its pid", || {
+        let written = fs::metadata(place.path("my.pid")).is_ok_and(|file| file.len() > 0);
+        written.then_some(())
+    });
     assert_eq!(place.pid("my.pid").as_raw().cast_unsigned(), child.0.id());
     assert_eq!(child.stop().code(), Some(0));
 }

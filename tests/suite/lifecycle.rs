@@ -1,7 +1,7 @@
 //! Start, stop, rotation, services, `pipe`, and how ends of connections travel.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
-mod common;
+use crate::common;
 
 use std::fs;
 use std::io::Write;

@@ -5,7 +5,7 @@
 //! it, by a shell that becomes the program.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
-mod common;
+use crate::common;
 
 use std::fs;
 use std::io::ErrorKind;

@@ -3,7 +3,7 @@
 //! with nothing changed but addresses and the place of the key; command lines in
 //! documents are parsed by it.
 
-mod common;
+use crate::common;
 
 use std::collections::BTreeMap;
 use std::fs;

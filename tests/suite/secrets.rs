@@ -1,7 +1,7 @@
 //! Nothing that the program says, however talkative it is told to be, holds key bytes.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
-mod common;
+use crate::common;
 
 use std::fs;
 use std::path::{Path, PathBuf};

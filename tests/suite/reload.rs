@@ -1,6 +1,6 @@
 //! Configuration files that change while connections go through.
 
-mod common;
+use crate::common;
 
 use std::io::Write;
 use std::path::Path;

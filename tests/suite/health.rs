@@ -1,7 +1,7 @@
 //! `--check`: targets are asked whether they work, and do not suffer from it.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
-mod common;
+use crate::common;
 
 use std::io::{Read, Write};
 use std::sync::mpsc::{Receiver, channel};

@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a document that cannot be read fails the test")]
 
 // Of `common` only this: the rest starts programs.
-#[path = "common/tree.rs"]
+#[path = "../common/tree.rs"]
 mod tree;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -302,7 +302,7 @@ fn the_comparison_denies_nothing_that_there_is() {
         let cells = table.iter().find(|cells| cells[0] == row).expect(row);
         assert_eq!(cells[1], "yes", "{row}");
     }
-    // As `tests/reload.rs` shows.
+    // As `tests/suite/reload.rs` shows.
     for row in ["reload", "change keys without a restart"] {
         let cells = table.iter().find(|cells| cells[0] == row).expect(row);
         assert_ne!(cells[1], "no", "{row}");

@@ -6,7 +6,7 @@
 //! takes a machine that lacks something.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
-mod common;
+use crate::common;
 
 use std::io::Write;
 use std::path::Path;

@@ -2,7 +2,7 @@
 //! within them is served, whoever is not waits or hears why, and all of it ends.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
-mod common;
+use crate::common;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr};

@@ -1,7 +1,7 @@
 //! `knockpipe demo` shows what it says, and leaves nothing behind however it ends.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
-mod common;
+use crate::common;
 
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;

@@ -5,7 +5,7 @@
 //! change of DNS and strangers have files of their own.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
-mod common;
+use crate::common;
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};

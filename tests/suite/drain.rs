@@ -2,7 +2,7 @@
 //! why, and nothing that was counted is lost.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
-mod common;
+use crate::common;
 
 use std::io::Write;
 use std::path::Path;

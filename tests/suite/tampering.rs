@@ -2,7 +2,7 @@
 //! prefix of what was sent, and a clean end only where the far end said so.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
-mod common;
+use crate::common;
 
 use std::io::Read;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,0 +1,34 @@
+//! Scenarios that share the machine well, in one program: as programs of their own
+//! each would compile `common` once more. What fills the machine (strangers,
+//! thousands of sessions), or waits for minutes, has a program of its own.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod admin;
+mod announce;
+mod check;
+mod cli;
+mod demo;
+mod deployment;
+mod docs;
+mod drain;
+mod failover;
+mod health;
+mod lifecycle;
+mod limits;
+mod metrics;
+mod names;
+mod operations;
+mod packaging;
+mod pipe;
+mod process;
+mod proxy_protocol;
+mod reasons;
+mod redis;
+mod reload;
+mod sandbox;
+mod secrets;
+mod spiped_scenarios;
+mod systemd;
+mod tampering;
