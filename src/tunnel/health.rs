@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
-use tokio::time::{Duration, Instant, sleep_until, timeout_at};
+use tokio::time::{Duration, Instant, sleep_until, timeout, timeout_at};
 use tracing::warn;
 
 use super::encrypt::Entrance;
@@ -38,6 +38,9 @@ struct Watch {
     /// Until when no login is tried.
     unwelcome_until: Option<Instant>,
 }
+
+/// How long checks that are under way may take when the tunnel is stopped.
+const LAST_CHECKS: Duration = Duration::from_millis(500);
 
 impl Tunnel {
     /// How every target is doing, by service and in the order of the configuration.
@@ -73,19 +76,30 @@ impl Tunnel {
             }
         }
         self.shared.stop.cancelled().await;
+        // A server counts a check that breaks off against this host.
+        let last = async { while watches.join_next().await.is_some() {} };
+        let _ = timeout(LAST_CHECKS, last).await;
     }
 }
 
 impl Watch {
     /// Checks begin at once and go by the clock; a look comes after its pause.
     async fn run(mut self) {
+        let stop = self.shared.stop.clone();
         let mut last = Instant::now();
         let mut at_once = self.targets.check.is_some();
         loop {
-            if !std::mem::take(&mut at_once) {
-                let pause = self.targets.pause(self.place).await;
-                let from = if self.targets.check.is_some() { last } else { Instant::now() };
-                sleep_until(from + pause).await;
+            let due = async {
+                if !std::mem::take(&mut at_once) {
+                    let pause = self.targets.pause(self.place).await;
+                    let from = if self.targets.check.is_some() { last } else { Instant::now() };
+                    sleep_until(from + pause).await;
+                }
+            };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = due => {}
             }
             last = Instant::now();
             let found = self.look().await;

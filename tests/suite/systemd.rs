@@ -97,7 +97,7 @@ fn the_manager_hears_of_ready_and_of_stopping_by_path_and_by_abstract_name() {
         let program = Program::spawn("decrypt", &mut command);
         assert_eq!(manager.next(), ["READY=1", "STATUS=serving"]);
         // Ready means ready: no waiting from here on.
-        let line = program.log().into_iter().find(|line| line.is("listening")).unwrap();
+        let line = program.wait_line("listening", |line| line.is("listening"));
         let decrypt = Addr::parse(&line.field("address").unwrap()).unwrap();
         let encrypt = Launch::encrypt(&place.key).source(&any()).target(&decrypt).start();
         let mut client = encrypt.connect();

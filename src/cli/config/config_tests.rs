@@ -118,7 +118,10 @@ fn a_gate_has_a_name_and_a_tunnel_may_differ_from_it() {
         "#
     );
     let dir = directory();
+    let default = text.replace("gate = \"office\"\n", "");
+    let default = plan_of(&dir, &format!("[defaults]\ngate = \"office\"\n{default}")).unwrap();
     let plan = plan_of(&dir, &text).unwrap();
+    assert_eq!(plan, default, "named by the defaults");
     let gate = plan[0].gate.as_ref().unwrap();
     assert_eq!(gate.denied, crate::gate::Denied::Reset);
     assert!(gate.rules.deny.lookup("203.0.113.9".parse().unwrap()).is_some());
@@ -142,7 +145,8 @@ fn every_mistake_is_one_line_with_its_place_and_a_remedy() {
         ("[tunels.a]\n", "toml:1", "there is no table or key 'tunels'"),
         ("x = [\n", "toml:", "this is not TOML"),
         ("\n[tunnels.a]\nsource='x'\n", "toml:2", "has no mode"),
-        ("[tunnels.a]\nmode='both'\n", "toml:2", "has no mode"),
+        ("[tunnels.a]\nmode='both'\n", "toml:2", "another mode than there is"),
+        ("[keys]\nx='a.key'\n[tunnels.a]\nmode='encrypt'\nkey='y'\n", "toml:5", "no 'y' in [keys]"),
         ("[tunnels]\na = 3\n", "toml:2", "a table has to stand here"),
         ("[tunnels.'a b']\nmode='encrypt'\n", "toml:1", "'a b' is no name"),
         ("[tunnels.a]\nmode='encrypt'\ntimeuot=3\n", "toml:3", "did you mean 'timeout'?"),
@@ -152,7 +156,11 @@ fn every_mistake_is_one_line_with_its_place_and_a_remedy() {
             "no key 'max-unopened' for encrypt",
         ),
         ("[tunnels.a]\nmode='encrypt'\nlog-level='info'\n", "toml:3", "write it to [process]"),
-        ("[tunnels.a]\nmode='encrypt'\nsource='127.0.0.1:1'\n", "toml:3", "lacks target, key"),
+        (
+            "[tunnels.a]\nmode='encrypt'\nsource='127.0.0.1:1'\n",
+            "toml:1",
+            "tunnel a lacks target, key",
+        ),
         ("[process]\nlog-level='loud'\n", "toml:2", "there is no 'loud'"),
         ("[process]\nlog-lvl='info'\n", "toml:2", "did you mean 'log-level'?"),
         (

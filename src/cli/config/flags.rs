@@ -89,10 +89,14 @@ impl Settings {
         let command = mode(table)?;
         let mut all: Vec<Setting> =
             table.settings.iter().filter(|setting| setting.key != "mode").cloned().collect();
+        let defaults = applicable(&command, &tables.defaults)?;
+        let (gate, defaults): (Vec<_>, Vec<_>) =
+            defaults.into_iter().partition(|setting| setting.key == "gate");
+        add(&command, &mut all, &gate);
         if let Some(gate) = named_gate(&mut all, tables)? {
             add(&command, &mut all, &gate.settings);
         }
-        add(&command, &mut all, &applicable(&command, &tables.defaults)?);
+        add(&command, &mut all, &defaults);
         name_keys(&mut all, tables)?;
         Ok(Self { command, all })
     }
@@ -114,8 +118,10 @@ fn mode(table: &Table) -> Result<Command, Mistake> {
         Some((_, line)) => (None, line),
         None => (None, table.line),
     };
+    let which = if word.is_some() { "another mode than there is" } else { "no mode" };
     let what = || {
-        format!("tunnel {} has no mode; write mode = \"encrypt\" or mode = \"decrypt\"", table.name)
+        let name = &table.name;
+        format!("tunnel {name} has {which}; write mode = \"encrypt\" or mode = \"decrypt\"")
     };
     found.ok_or_else(|| Mistake::new(line, what()))
 }
@@ -150,6 +156,11 @@ fn name_keys(settings: &mut [Setting], tables: &Tables) -> Result<(), Mistake> {
                 && let [file] = &file[..]
             {
                 word.clone_from(file);
+            } else if !tables.keys.is_empty() && !word.contains(['/', '.']) {
+                let what = format!(
+                    "there is no '{word}' in [keys]; correct it, or write ./{word} for a file"
+                );
+                return Err(Mistake::new(setting.line, what));
             }
             refuse_stdin(word, setting.line)?;
         }
@@ -363,7 +374,7 @@ fn blame(error: &clap::Error, command: &Command, settings: &[Setting]) -> Mistak
     let first = settings.iter().map(|setting| setting.line).min().unwrap_or(1);
     if error.kind() == ErrorKind::MissingRequiredArgument {
         let keys = keys.join(", ");
-        return Mistake::new(first, format!("the tunnel lacks {keys}; add it"));
+        return Mistake::new(Mistake::WHOLE_TABLE, format!("lacks {keys}; add it"));
     }
     let name = format!("knockpipe {}", command.get_name());
     let what = one_line(error, command, &name).to_string();

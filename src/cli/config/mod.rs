@@ -86,6 +86,19 @@ struct Mistake {
 }
 
 impl Mistake {
+    /// In no line of its own.
+    const WHOLE_TABLE: usize = 0;
+
+    /// The same, where it is about the whole of a tunnel's table.
+    fn of(self, table: &text::Table) -> Self {
+        match self.line {
+            Self::WHOLE_TABLE => {
+                Self { line: table.line, what: format!("tunnel {} {}", table.name, self.what) }
+            }
+            _ => self,
+        }
+    }
+
     fn new(line: usize, what: impl Into<String>) -> Self {
         Self { line, what: what.into() }
     }
@@ -120,8 +133,8 @@ impl Config {
         let mut tunnels = Vec::with_capacity(tables.tunnels.len());
         for table in &tables.tunnels {
             let settings = Settings::merged(table, &tables)?;
-            let line = Line::of(settings.command(), settings.all(), base)?;
-            tunnels.push(line.tunnel(table)?);
+            let line = Line::of(settings.command(), settings.all(), base);
+            tunnels.push(line.map_err(|mistake| mistake.of(table))?.tunnel(table)?);
         }
         if tunnels.is_empty() {
             return Err(Mistake::new(1, "there is no tunnel; add a table [tunnels.NAME]"));
