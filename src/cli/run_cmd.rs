@@ -8,10 +8,12 @@ use clap::Args;
 use tracing::warn;
 
 use super::config::{Config, show};
+use crate::addr::{Address, Source};
+use crate::net::look_up;
 use crate::run::{self, Failure, Outcome, Ports, Reread};
 use crate::sys::background::Readiness;
-use crate::tunnel::Options;
 use crate::tunnel::trial::Finding;
+use crate::tunnel::{Options, Role};
 
 /// Where the file is unless `-c` says otherwise.
 const DEFAULT_FILE: &str = "/etc/knockpipe/knockpipe.toml";
@@ -89,7 +91,30 @@ pub(super) fn check(args: &CheckArgs) -> Result<(), Failure> {
     let config = Config::load(&args.config)?;
     let plan = config.plan()?;
     print(&show(&config, &plan))?;
+    plan.iter().flat_map(names).try_for_each(|name| print(&resolved(&name)))?;
     if args.connect { connect(&plan, &args.config) } else { Ok(()) }
+}
+
+/// The host names of a tunnel, with their ports.
+fn names(options: &Options) -> Vec<Address> {
+    let targets: Vec<&Address> = match &options.role {
+        Role::Encrypt { targets, .. } => targets.iter().collect(),
+        Role::Decrypt { targets } => targets.iter().map(|(_, target)| target).collect(),
+    };
+    let sources = options.sources.iter().filter_map(Source::address);
+    sources.chain(targets).filter(|address| !address.is_literal()).cloned().collect()
+}
+
+/// What a name means now, as a comment. Another answer may be right later.
+fn resolved(name: &Address) -> String {
+    let Address::Tcp { host, port } = name else { return String::new() };
+    match look_up(host, port) {
+        Ok(found) => {
+            let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+            format!("# {name} is {} now\n", found.join(" "))
+        }
+        Err(error) => format!("# {name} does not resolve now: {error}\n"),
+    }
 }
 
 /// Tries what the tunnels connect to, and prints how far that came.

@@ -27,7 +27,7 @@ pub use halves::{Duplex, Source};
 pub use limits::{Handshakes, PER_SESSION, Place, RESERVED, Slot, Slots, sessions_that_fit};
 pub use listen::{AsyncListener, BindError, Listener};
 pub use race::race;
-pub use resolve::{ResolveError, ResolveOptions, Resolver, Target, port_number};
+pub use resolve::{ResolveError, ResolveOptions, Resolver, Target, look_up, port_number};
 pub use sources::{SourceGuard, SourceRefusal, Sources};
 pub use standing::{News, Rules, Standing, Standings, State};
 pub use stream::{SocketOptions, Stream};

@@ -222,7 +222,7 @@ fn look_up_target(address: &Address) -> io::Result<Target> {
 ///
 /// # Errors
 /// The resolver's, or `NotFound` for a port name that nobody knows.
-pub(super) fn look_up(host: &str, port: &str) -> io::Result<Vec<SocketAddr>> {
+pub fn look_up(host: &str, port: &str) -> io::Result<Vec<SocketAddr>> {
     let port = port_number(port)?;
     if let Ok(ip) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(ip, port)]);

@@ -75,6 +75,18 @@ fn each_step_that_fails_is_named() {
 }
 
 #[test]
+fn names_are_resolved_and_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    keygen(dir.path(), "key");
+    let far = Addr::parse("127.0.0.1:9").unwrap();
+    let table = encrypt_table("t", &far, KEY, "").replace("127.0.0.1:0", "localhost:0");
+    let answer = check(dir.path(), &table, false);
+    assert_eq!(answer.status, Some(0), "{}", answer.err);
+    let shown = answer.out.lines().find(|line| line.starts_with("# localhost:0 is "));
+    assert!(shown.is_some_and(|line| line.contains("127.0.0.1:0")), "{}", answer.out);
+}
+
+#[test]
 fn a_file_that_cannot_be_run_is_status_2_and_one_line() {
     let dir = tempfile::tempdir().unwrap();
     keygen(dir.path(), "key");
