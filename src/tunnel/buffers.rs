@@ -1,9 +1,10 @@
 //! Buffers that a connection borrows while bytes are moving and gives back when it idles.
 //!
 //! There are three sizes: one record, eight, and 32. A connection begins with the
-//! small one, takes the next larger one while reads fill what they are given, and
-//! holds none while it waits. Each thread keeps a few for the next borrower, so
-//! that moving bytes takes no lock and no allocation.
+//! small one, takes the next larger one while reads fill what they are given (the
+//! large one only where its reader keeps up), and holds none while it waits. Each
+//! thread keeps a few for the next borrower, so that moving bytes takes no lock and
+//! no allocation.
 
 use std::cell::RefCell;
 use std::io;
@@ -76,11 +77,12 @@ pub(super) fn poll_discard(
 impl Size {
     /// The size for the read after one that gave `got` bytes out of `room`:
     /// larger once a read filled what it was given, small once it came with
-    /// less than a record.
-    pub(super) fn after(self, got: usize, room: usize) -> Self {
+    /// less than a record. Large only where the write before it had not
+    /// `waited`: what nobody takes away needs no more room.
+    pub(super) fn after(self, got: usize, room: usize, waited: bool) -> Self {
         match self {
             Self::Small if got == room => Self::Medium,
-            Self::Medium if got == room => Self::Large,
+            Self::Medium if got == room && !waited => Self::Large,
             _ if got < MAX_RECORD => Self::Small,
             same => same,
         }
@@ -198,10 +200,19 @@ mod tests {
 
     #[test]
     fn size_follows_the_reads() {
-        assert_eq!(Size::Small.after(100, 100), Size::Medium);
-        assert_eq!(Size::Medium.after(100, 100), Size::Large);
-        assert_eq!(Size::Large.after(60_000, 100_000), Size::Large);
-        assert_eq!(Size::Large.after(10, 100_000), Size::Small);
-        assert_eq!(Size::Small.after(10, 16_000), Size::Small);
+        let after = |size: Size, got, room| size.after(got, room, false);
+        assert_eq!(after(Size::Small, 100, 100), Size::Medium);
+        assert_eq!(after(Size::Medium, 100, 100), Size::Large);
+        assert_eq!(after(Size::Large, 60_000, 100_000), Size::Large);
+        assert_eq!(after(Size::Large, 10, 100_000), Size::Small);
+        assert_eq!(after(Size::Small, 10, 16_000), Size::Small);
+    }
+
+    #[test]
+    fn a_reader_that_is_waited_for_gets_no_large_buffer() {
+        let filled = |size: Size| size.after(size.len(), size.len(), true);
+        assert_eq!(filled(Size::Small), Size::Medium);
+        assert_eq!(filled(Size::Medium), Size::Medium);
+        assert_eq!(filled(Size::Large), Size::Large);
     }
 }

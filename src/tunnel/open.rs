@@ -5,6 +5,7 @@
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
+use std::mem::take;
 use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -28,6 +29,8 @@ pub(super) struct OpenPump<'t> {
     /// rest, because most connections idle most of the time.
     reading: Option<Box<Reading>>,
     size: Size,
+    /// A write had to wait since the last read.
+    waited: bool,
     /// What follows the pieces.
     next: Next,
     /// Stream bytes opened so far.
@@ -68,7 +71,7 @@ impl<'t> OpenPump<'t> {
             reading.unopened = 0..already_read.len();
             Box::new(reading)
         });
-        Self { reading, size: Size::Small, next: Next::Read, total }
+        Self { reading, size: Size::Small, waited: false, next: Next::Read, total }
     }
 
     /// Moves bytes from `sealed` to `plain` until Fin, which closes `plain` for writing.
@@ -158,7 +161,9 @@ impl<'t> OpenPump<'t> {
         while !pieces.is_empty() {
             let mut slices = [IoSlice::new(&[]); MAX_PIECES];
             let count = pieces.slices(buffer, &mut slices);
-            let written = ready!(Pin::new(&mut *plain).poll_write_vectored(cx, &slices[..count]))?;
+            let polled = Pin::new(&mut *plain).poll_write_vectored(cx, &slices[..count]);
+            self.waited |= polled.is_pending();
+            let written = ready!(polled)?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -197,7 +202,7 @@ impl<'t> OpenPump<'t> {
         reading.make_room(size);
         let (polled, room) = reading.poll_read(cx, sealed);
         if let Poll::Ready(Ok(got)) = polled {
-            self.size = size.after(got, room);
+            self.size = size.after(got, room, take(&mut self.waited));
             if got == room && size == Size::Small {
                 // What is left of an answer of a few records goes out with its first.
                 reading.make_room(self.size);

@@ -7,6 +7,7 @@
 
 use std::future::poll_fn;
 use std::io::{self, IoSliceMut};
+use std::mem::take;
 use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -26,6 +27,8 @@ use crate::reason::CloseReason;
 pub(super) struct SealPump<'t> {
     buffer: Option<Buffer>,
     size: Size,
+    /// A write had to wait since the last read.
+    waited: bool,
     /// Sealed bytes in `buffer` that are not written yet.
     unsent: Range<usize>,
     /// Control records to write after `unsent`.
@@ -37,7 +40,8 @@ pub(super) struct SealPump<'t> {
 impl<'t> SealPump<'t> {
     /// A pump that writes the `first` records before what it reads.
     pub(super) fn new(first: Vec<u8>, total: &'t Total) -> Self {
-        Self { buffer: None, size: Size::Small, unsent: 0..0, control: first, total }
+        let (buffer, size, waited) = (None, Size::Small, false);
+        Self { buffer, size, waited, unsent: 0..0, control: first, total }
     }
 
     /// Moves bytes from `plain` to `sealed` until `plain` ends, then Fin.
@@ -83,7 +87,7 @@ impl<'t> SealPump<'t> {
             Poll::Ready(Ok(0)) | Poll::Pending => {}
         }
         if let Some(buffer) = self.buffer.take() {
-            self.control.extend_from_slice(&buffer[std::mem::take(&mut self.unsent)]);
+            self.control.extend_from_slice(&buffer[take(&mut self.unsent)]);
         }
         Ok(())
     }
@@ -100,8 +104,9 @@ impl<'t> SealPump<'t> {
     ) -> Poll<io::Result<()>> {
         if let Some(buffer) = &self.buffer {
             while !self.unsent.is_empty() {
-                self.unsent.start +=
-                    ready!(poll_write_some(cx, sealed, &buffer[self.unsent.clone()]))?;
+                let polled = poll_write_some(cx, sealed, &buffer[self.unsent.clone()]);
+                self.waited |= polled.is_pending();
+                self.unsent.start += ready!(polled)?;
             }
         }
         self.buffer = None;
@@ -134,7 +139,7 @@ impl<'t> SealPump<'t> {
         let mut buffer = Buffer::take(self.size);
         let mut got = ready!(poll_read_records(cx, plain, &mut buffer))?;
         let filled = got == room(&buffer);
-        self.size = self.size.after(got, room(&buffer));
+        self.size = self.size.after(got, room(&buffer), take(&mut self.waited));
         if filled && buffer.size() == Size::Small {
             // What is left of an answer of a few records goes out with its first.
             buffer = buffer.grown(self.size);
