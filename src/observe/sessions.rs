@@ -9,7 +9,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,6 +33,10 @@ struct Inner {
 /// Who a session is.
 #[derive(Clone, Debug)]
 pub struct Facts {
+    /// What the log calls the tunnel, where there are several.
+    pub tunnel: Option<Arc<str>>,
+    /// When this end accepted it.
+    pub accepted: Instant,
     /// Who connected to this end.
     pub peer: ClientAddr,
     /// At the acceptor, who connected to the dialer.
@@ -218,14 +221,24 @@ impl fmt::Display for Selector {
 // === impl Live ===
 
 impl Live {
+    /// Who it is.
+    pub fn facts(&self) -> &Facts {
+        &self.0.facts
+    }
+
+    /// Where its tunnel counts.
+    pub fn meters(&self) -> &Arc<Meters> {
+        &self.0.meters
+    }
+
     /// Where the relay counts.
     pub fn traffic(&self) -> &Traffic {
         &self.0.traffic
     }
 
-    /// Resolves when an operator wants it to end. One task may wait.
-    pub async fn kicked(&self) {
-        poll_fn(|cx| self.0.kick.poll(cx)).await;
+    /// Ready when an operator wants it to end. Wakes one task.
+    pub fn poll_kicked(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.kick.poll(cx)
     }
 }
 
@@ -269,14 +282,14 @@ impl Kick {
 
 #[cfg(test)]
 mod tests {
-    use std::pin::pin;
-
     use super::*;
     use crate::keys::Key;
     use crate::secret::Secret;
 
     fn facts(peer: &str, key: u8) -> Facts {
         Facts {
+            tunnel: None,
+            accepted: Instant::now(),
             peer: peer.parse::<SocketAddr>().unwrap().into(),
             client: None,
             target: Arc::from("target:1"),
@@ -345,12 +358,11 @@ mod tests {
         let live = meters.enter(facts("192.0.2.1:1", 1));
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(Arc::clone(&woken));
-        let mut waiting = pin!(live.kicked());
-        assert!(waiting.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        let mut cx = Context::from_waker(&waker);
+        assert!(live.poll_kicked(&mut cx).is_pending());
         assert_eq!(sessions.kick(&Selector::Id(1)), 1);
         assert!(woken.0.load(Ordering::Relaxed));
-        assert!(waiting.as_mut().poll(&mut Context::from_waker(&waker)).is_ready());
-        assert!(pin!(live.kicked()).poll(&mut Context::from_waker(&waker)).is_ready());
+        assert!(live.poll_kicked(&mut cx).is_ready());
         assert_eq!(sessions.kick(&Selector::Id(1)), 0, "nobody is kicked twice");
     }
 

@@ -4,7 +4,6 @@
 //! decides how many a host can have. Whatever opened it (dials, handshakes,
 //! timers) is a future of its own, and gone by now.
 
-use std::mem::take;
 use std::pin::pin;
 
 use super::introduce::{Farewell, or_kicked};
@@ -16,28 +15,41 @@ use crate::proto::Session;
 
 /// A connection from its first relayed byte to its closing line.
 pub(super) struct Connected {
-    pub(super) plain: Stream,
-    pub(super) sealed: Stream,
-    pub(super) session: Session,
-    pub(super) start: Start,
+    plain: Stream,
+    sealed: Stream,
+    session: Session,
+    /// Boxed, because it is gone after the first bytes.
+    start: Box<Start>,
     /// Ready when it has to end.
-    pub(super) farewell: Farewell,
-    pub(super) report: Report,
+    farewell: Farewell,
     /// Where an operator sees it, and can end it.
-    pub(super) live: Live,
-    /// Its slot, and its count against its source.
-    pub(super) _held: (Option<Slot>, Option<SourceGuard>),
+    live: Live,
+    _held: Held,
 }
 
+/// The slot of a session, and its count against its source.
+pub(super) type Held = (Option<Slot>, Option<SourceGuard>);
+
 impl Connected {
+    /// Enters it among the live sessions.
+    pub(super) fn new(
+        report: Report,
+        (plain, sealed): (Stream, Stream),
+        (session, start): (Session, Start),
+        (farewell, held): (Farewell, Held),
+    ) -> Box<Self> {
+        let (live, start) = (report.enter(&session), Box::new(start));
+        Box::new(Self { plain, sealed, session, start, farewell, live, _held: held })
+    }
+
     /// Relays to the end, and logs it.
     pub(super) async fn run(mut self: Box<Self>) {
-        let start = take(&mut self.start);
-        let ended = pin!(or_kicked(self.farewell.as_mut(), &self.live));
+        let ended = pin!(or_kicked(&mut self.farewell, &self.live));
         let sides = (self.plain, &mut self.sealed);
-        let end = relay(sides, (&mut self.session, self.live.traffic()), start, ended).await;
+        let session = (&mut self.session, self.live.traffic());
+        let end = relay(sides, session, *self.start, ended).await;
         // Who reads the line may count on it that the connection is gone.
         drop(self.sealed);
-        self.report.closed(&end);
+        Report::of(&self.live).closed(&end);
     }
 }

@@ -203,16 +203,8 @@ impl Exit {
             Ok((held, plain)) => {
                 plain.reset_unless_finished();
                 let start = Start { first: opened_record(&mut session), already_read };
-                Some(Box::new(Connected {
-                    live: report.enter(&session),
-                    plain,
-                    sealed,
-                    session,
-                    start,
-                    farewell,
-                    report,
-                    _held: held,
-                }))
+                let (sides, session) = ((plain, sealed), (session, start));
+                Some(Connected::new(report, sides, session, (farewell, held)))
             }
             Err(Refusal { reason, detail }) => {
                 dismiss(&mut sealed, &mut session, reason).await;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
-use super::connected::Connected;
+use super::connected::{Connected, Held};
 use super::introduce::Guest;
 use super::pool::{Opened, Pool, Unmade, Warm};
 use super::relay::Start;
@@ -21,7 +21,7 @@ use super::secure::Caller;
 use super::serve::Shared;
 use super::targets::{Targets, Unreached};
 use crate::addr::ServiceName;
-use crate::net::{DialError, Slot, SourceGuard, Stream, dial};
+use crate::net::{DialError, Stream, dial};
 use crate::observe::failures::Told;
 use crate::proto::Session;
 use crate::proto::message::Open;
@@ -42,7 +42,7 @@ pub(super) async fn open(
     entrance: &Entrance,
     shared: &Arc<Shared>,
     (plain, guest): (Stream, Guest),
-    held: (Option<Slot>, Option<SourceGuard>),
+    held: Held,
 ) -> Option<Box<Connected>> {
     let client = guest.client;
     let mut farewell = shared.farewell(&Arc::new(guest));
@@ -60,17 +60,8 @@ pub(super) async fn open(
     report.target = Some(entrance.far_ends.at(far_end).name.clone());
     match opened {
         Ok(Opened { stream: sealed, session, start, .. }) => {
-            report.session = Some((session.key, session.suite));
-            Some(Box::new(Connected {
-                live: report.enter(&session),
-                plain,
-                sealed,
-                session,
-                start,
-                farewell,
-                report,
-                _held: held,
-            }))
+            let (sides, session) = ((plain, sealed), (session, start));
+            Some(Connected::new(report, sides, session, (farewell, held)))
         }
         Err(unmade) => {
             refuse(shared, report, unmade);

@@ -5,8 +5,10 @@
 //!   socket address -> listed load balancer? PROXY header -> client address -> gate -> Guest
 //! ```
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Instant;
 
 use tokio::io::AsyncReadExt;
@@ -154,16 +156,15 @@ impl Shared {
 }
 
 /// Resolves when a session that relays must end: by `farewell`, or because an
-/// operator wants it to.
-pub(super) async fn or_kicked(
-    farewell: Pin<&mut (impl Future<Output = CloseReason> + ?Sized)>,
+/// operator wants it to. No `async fn`: every session has one of these.
+pub(super) fn or_kicked(
+    farewell: &mut Farewell,
     live: &Live,
-) -> CloseReason {
-    tokio::select! {
-        biased;
-        reason = farewell => reason,
-        () = live.kicked() => CloseReason::Kicked,
-    }
+) -> impl Future<Output = CloseReason> + Send {
+    poll_fn(|cx| match farewell.as_mut().poll(cx) {
+        Poll::Pending => live.poll_kicked(cx).map(|()| CloseReason::Kicked),
+        ended => ended,
+    })
 }
 
 /// Reads exactly the header, so that what follows is all there.

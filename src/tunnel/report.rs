@@ -51,12 +51,19 @@ impl Report {
         self.peer
     }
 
-    /// Its session begins to relay: from now on operators see it.
-    pub(super) fn enter(&self, &Session { key, suite, .. }: &Session) -> Live {
-        let Self { peer, client, target, service, .. } = self;
-        let target = target.clone().unwrap_or_default();
-        let (peer, client, service) = (*peer, *client, service.clone());
-        self.meters.enter(Facts { peer, client, target, service, key, suite })
+    /// Its session begins to relay: from now on operators see it, and all of this is there.
+    pub(super) fn enter(self, &Session { key, suite, .. }: &Session) -> Live {
+        let Self { began: accepted, tunnel, meters, peer, client, target, service, .. } = self;
+        let target = target.unwrap_or_default();
+        meters.enter(Facts { tunnel, accepted, peer, client, target, service, key, suite })
+    }
+
+    /// What [`Self::enter`] put there.
+    pub(super) fn of(live: &Live) -> Self {
+        let facts = live.facts().clone();
+        let Facts { tunnel, accepted: began, peer, client, target, service, key, suite } = facts;
+        let (meters, session) = (Arc::clone(live.meters()), Some((key, suite)));
+        Self { began, tunnel, meters, peer, client, target: Some(target), service, session }
     }
 
     /// It ends before anything was relayed; `detail` is for the operator.
