@@ -21,6 +21,10 @@ use tracing_subscriber::fmt::MakeWriter;
 /// large end cuts its sessions, because those are worth having.
 const MOST_LINES: usize = 16_384;
 
+/// How long the writer waits for more after the first line, because waking it
+/// costs more than writing a line, and busy tunnels log thousands a second.
+const GATHERING: Duration = Duration::from_millis(5);
+
 /// How long the end of the process may wait for a reader.
 const LAST_WRITES: Duration = Duration::from_secs(1);
 
@@ -52,6 +56,8 @@ struct Queue {
 struct State {
     waiting: VecDeque<Line>,
     lost: u64,
+    /// The writer thread waits to be woken.
+    idle: bool,
     /// No more lines are taken.
     closed: bool,
     /// The writer thread has written everything.
@@ -94,11 +100,19 @@ impl Lines {
         self.0.changed.notify_all();
     }
 
-    /// The oldest line; waits for one. `None` is the end.
+    /// The oldest line; waits for one, and then for those that follow at once.
+    /// `None` is the end.
     fn next(&self) -> Option<Line> {
         let nothing_to_do = |state: &mut State| state.waiting.is_empty() && !state.closed;
-        let state = self.0.changed.wait_while(self.state(), nothing_to_do);
-        state.unwrap_or_else(PoisonError::into_inner).waiting.pop_front()
+        let mut state = self.state();
+        if nothing_to_do(&mut state) {
+            state.idle = true;
+            let woken = self.0.changed.wait_while(state, nothing_to_do);
+            drop(woken.unwrap_or_else(PoisonError::into_inner));
+            thread::sleep(GATHERING);
+            state = self.state();
+        }
+        state.waiting.pop_front()
     }
 
     /// The oldest line, if there is one.
@@ -111,7 +125,6 @@ impl Lines {
         if state.closed {
             return;
         }
-        let was_empty = state.waiting.is_empty();
         if state.waiting.len() < MOST_LINES {
             state.waiting.push_back(line);
         } else {
@@ -119,9 +132,10 @@ impl Lines {
             // means that there is one.
             state.lost += 1;
         }
+        let idle = std::mem::take(&mut state.idle);
         drop(state);
         // Whoever is not waiting looks by itself; waking costs a system call.
-        if was_empty {
+        if idle {
             self.0.changed.notify_all();
         }
     }
