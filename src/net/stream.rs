@@ -83,6 +83,17 @@ impl Stream {
         on_either!(self, socket => socket.poll_read_ready(cx))
     }
 
+    /// The same connection, watched by the runtime that the caller is in.
+    ///
+    /// # Errors
+    /// When the system watches no more descriptors; then the connection is closed.
+    pub fn adopted(self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Tcp(socket) => Self::Tcp(TcpStream::from_std(socket.into_std()?)?),
+            Self::Unix(socket) => Self::Unix(UnixStream::from_std(socket.into_std()?)?),
+        })
+    }
+
     /// Whether the system has nothing to tell: no bytes, no end, no error.
     pub fn is_quiet(&self) -> bool {
         self.peek().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)

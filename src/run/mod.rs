@@ -35,7 +35,7 @@ use crate::sys::privileges::User;
 use crate::sys::reaper;
 use crate::sys::signals::Signals;
 use crate::tunnel::trial::{Finding, trial};
-use crate::tunnel::{self, Options, PipeOptions};
+use crate::tunnel::{self, Options, PipeOptions, lanes};
 use fleet::{Changes, Fleet};
 use requests::{Cause, Request, Requests};
 use startup::Startup;
@@ -146,7 +146,9 @@ pub fn demo() -> Result<Outcome, Failure> {
 fn serve(plan: Vec<Options>, mut process: Process, reread: &Reread) -> anyhow::Result<Outcome> {
     let descriptors = nofile::raise().context("cannot read the limit of file descriptors")?;
     let roster = Roster::new(descriptors);
-    let left = descriptors.saturating_sub(process.doors.descriptors());
+    let for_lanes = lanes::start(descriptors)
+        .context("cannot start the threads that serve; check the limits of threads and memory")?;
+    let left = descriptors.saturating_sub(process.doors.descriptors() + for_lanes);
     let systemd = take(&mut process.prepared.inherited);
     let mut fleet = Fleet::new(left, systemd, Arc::clone(&roster));
     // Before anything is made that would have to be undone.
@@ -205,7 +207,7 @@ async fn run(
     }
     let manager = Manager::from_environment();
     manager.ready("serving").await;
-    tokio::spawn(manager.clone().keep_watchdog_quiet());
+    tokio::spawn(manager.clone().keep_watchdog_quiet(lanes::answered));
     let cause = until_stopped(fleet, requests, (reread, &manager)).await;
     requests.withdraw();
     if requests.has_successor() {

@@ -51,14 +51,16 @@ impl Manager {
         self.tell(&["STOPPING=1", &status_line(status)]).await;
     }
 
-    /// Says that the runtime that polls this is alive, twice in each period that
-    /// the manager asks for. Ends at once when it asks for none.
-    pub async fn keep_watchdog_quiet(self) {
+    /// Says that the runtime that polls this is alive, and that others `answered`,
+    /// twice in each period that the manager asks for. Ends at once when it asks
+    /// for none.
+    pub async fn keep_watchdog_quiet<F: Future>(self, answered: impl Fn() -> F) {
         let Some(period) = watchdog_period() else { return };
         let mut ticks = interval(period / 2);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
+            answered().await;
             self.tell(&["WATCHDOG=1"]).await;
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   serve    accept, slots, limits, drain
+//!   lanes    the threads that serve, one for each processor
 //!   introduce who it is from (PROXY header), and whether the gate lets it in
 //!   encrypt  plain in:  dial the far end, shake hands, Open        -> relay
 //!   decrypt  sealed in: shake hands, proven live, dial the target  -> relay
@@ -25,6 +26,7 @@ mod decrypt;
 mod encrypt;
 mod health;
 mod introduce;
+pub mod lanes;
 mod open;
 pub mod options;
 pub mod pipe;

@@ -260,6 +260,7 @@ impl Warm {
         client: &Stream,
         patience: Duration,
     ) -> Result<Opened, CloseReason> {
+        self.stream = self.stream.adopted().map_err(|_| CloseReason::LocalError)?;
         let mut record = vec![];
         self.session.outbound.open(open, &mut record).map_err(|_| CloseReason::LocalError)?;
         self.stream.write_all(&record).await.map_err(|_| CloseReason::PeerLost)?;

@@ -19,6 +19,7 @@ use super::connected::Connected;
 use super::decrypt::Exit;
 use super::encrypt::{self, Entrance};
 use super::introduce::Guest;
+use super::lanes;
 use super::options::PerSource;
 use super::secure;
 use crate::addr::{BindAddress, ClientAddr};
@@ -297,6 +298,12 @@ impl Tunnel {
             self.shared.refused(reason, peer);
             return self.deny(arrival.stream);
         }
+        let _in_its_lane = lanes::next().enter();
+        let Ok(stream) = arrival.stream.adopted() else {
+            self.shared.refused(CloseReason::LocalError, peer);
+            return;
+        };
+        arrival.stream = stream;
         let tunnel = Arc::clone(self);
         match &self.way {
             Way::In(entrance) => {

@@ -1,0 +1,94 @@
+//! The threads that serve connections, as many as there are processors.
+//!
+//! A connection stays on one of them from its accept to its end, with a runtime
+//! of its own. So its socket's news comes to the thread that acts on it, no other
+//! is woken to take work over, and its buffers are that thread's. The runtime of
+//! the process serves nobody: it accepts, asks stores and keeps pools.
+//!
+//! Nothing moves from one lane to another: that would take the locks again that
+//! this is without.
+
+use std::future::pending;
+use std::io;
+use std::sync::OnceLock;
+use std::thread;
+
+use rand::RngExt;
+use tokio::runtime::{Builder, Handle};
+
+/// What one lane needs for its runtime.
+const DESCRIPTORS: u64 = 4;
+
+/// Fewer lanes where each had fewer descriptors than this to serve with.
+const WORTH_A_LANE: u64 = 1024;
+
+static LANES: OnceLock<Vec<Handle>> = OnceLock::new();
+
+/// Starts the lanes of this process, where that was not done yet; they end with
+/// it. Of `descriptors` it takes so many: those of the first lane are among what
+/// a process has for itself.
+///
+/// # Errors
+/// The system gives no more threads, memory or descriptors.
+pub fn start(descriptors: u64) -> io::Result<u64> {
+    if LANES.get().is_none() {
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        let worth = usize::try_from(descriptors / WORTH_A_LANE).unwrap_or(usize::MAX);
+        let started: io::Result<Vec<_>> =
+            (0..processors.min(worth).max(1)).map(start_one).collect();
+        let _ = LANES.set(started?);
+    }
+    Ok(DESCRIPTORS * (lanes().len() as u64 - 1))
+}
+
+/// Resolves when every lane has answered, which one that stands still does not.
+pub async fn answered() {
+    for lane in lanes() {
+        // What ends a task that does nothing is the end of the process.
+        let _ = lane.spawn(async {}).await;
+    }
+}
+
+/// The lane for another connection: of two that are chosen at random, so that
+/// no order in which clients come loads one alone, the one that serves fewer.
+pub(super) fn next() -> &'static Handle {
+    let lanes = lanes();
+    let one = rand::rng().random_range(0..lanes.len());
+    let other = (one + rand::rng().random_range(1..lanes.len().max(2))) % lanes.len();
+    let (one, other) = (&lanes[one], &lanes[other]);
+    let serves = |lane: &Handle| lane.metrics().num_alive_tasks();
+    if serves(other) < serves(one) { other } else { one }
+}
+
+fn lanes() -> &'static [Handle] {
+    LANES.get().expect("whoever serves has started them")
+}
+
+fn start_one(number: usize) -> io::Result<Handle> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let handle = runtime.handle().clone();
+    let name = format!("lane-{number}");
+    thread::Builder::new().name(name).spawn(move || runtime.block_on(pending::<()>()))?;
+    Ok(handle)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_are_spread_over_the_lanes() {
+        start(u64::MAX).unwrap();
+        let tasks: Vec<_> = (0..100).map(|_| next().spawn(pending::<()>())).collect();
+        let serve: Vec<_> = lanes().iter().map(|lane| lane.metrics().num_alive_tasks()).collect();
+        let (fewest, most) = (serve.iter().min().unwrap(), serve.iter().max().unwrap());
+        assert!(most - fewest <= 50, "{serve:?}");
+        tasks.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+
+    #[tokio::test]
+    async fn all_lanes_answer() {
+        start(u64::MAX).unwrap();
+        answered().await;
+    }
+}
