@@ -7,7 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 deb=$(realpath "$1")
-scripts/apt-need.sh debootstrap=debootstrap perl=perl-base lintian=lintian
+scripts/apt-need.sh perl=perl-base lintian=lintian
 
 work=$(mktemp -d)
 root=$work/root
@@ -26,8 +26,7 @@ step 'lintian'
 lintian --fail-on error,warning --info --suppress-tags no-changelog,embedded-library "$deb"
 
 step 'a clean Debian'
-debootstrap --variant=minbase bookworm "$root" >"$work/debootstrap.log" 2>&1 ||
-    { tail -n 20 "$work/debootstrap.log" >&2; exit 1; }
+scripts/debian-root.sh "$root"
 mount -t proc proc "$root/proc"
 cp "$deb" "$root/root/knockpipe.deb"
 
