@@ -12,8 +12,8 @@ use crate::addr::{Address, Source};
 use crate::net::look_up;
 use crate::run::{self, Failure, Outcome, Ports, Reread};
 use crate::sys::background::Readiness;
+use crate::tunnel::Options;
 use crate::tunnel::trial::Finding;
-use crate::tunnel::{Options, Role};
 
 /// Where the file is unless `-c` says otherwise.
 const DEFAULT_FILE: &str = "/etc/knockpipe/knockpipe.toml";
@@ -69,18 +69,16 @@ pub(super) fn run(args: RunArgs) -> Result<Outcome, Failure> {
     let plan = config.plan()?;
     let files = config.files();
     let process = config.process;
-    let prepared = process.prepare(&plan, &files, Ports::Any);
-    let _log = process.start_log()?;
-    let around = process.process(Readiness::foreground(), prepared);
+    let before = process.clone();
     let reread: Reread = Arc::new(move || {
         let config = Config::load(&args.config)?;
         let plan = config.plan()?;
-        if config.process != process {
+        if config.process != before {
             warn!("settings of [process] have changed; they take effect at the next start");
         }
         Ok(plan)
     });
-    run::tunnels(plan, around, reread)
+    process.run(Readiness::foreground(), plan, (reread, files, Ports::Any))
 }
 
 /// Says what a file comes to.
@@ -97,12 +95,8 @@ pub(super) fn check(args: &CheckArgs) -> Result<(), Failure> {
 
 /// The host names of a tunnel, with their ports.
 fn names(options: &Options) -> Vec<Address> {
-    let targets: Vec<&Address> = match &options.role {
-        Role::Encrypt { targets, .. } => targets.iter().collect(),
-        Role::Decrypt { targets } => targets.iter().map(|(_, target)| target).collect(),
-    };
     let sources = options.sources.iter().filter_map(Source::address);
-    sources.chain(targets).filter(|address| !address.is_literal()).cloned().collect()
+    sources.chain(options.role.targets()).filter(|address| !address.is_literal()).cloned().collect()
 }
 
 /// What a name means now, as a comment. Another answer may be right later.
