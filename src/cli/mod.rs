@@ -17,6 +17,7 @@ mod errors;
 mod gate_args;
 mod gate_cmd;
 mod key_cmd;
+mod output;
 mod pipe_cmd;
 mod process_args;
 mod run_cmd;
@@ -27,7 +28,6 @@ mod tunnel_args;
 mod values;
 
 use std::ffi::OsString;
-use std::io;
 use std::path::Path;
 
 use clap::error::ErrorKind;
@@ -255,12 +255,9 @@ fn parse<T: Parser>(mut command: Command, arguments: &[OsString]) -> Result<Opti
         Err(error) => error,
     };
     match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => match error.print() {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::Runtime(
-                anyhow::anyhow!("cannot print the help: {error}; redirect it elsewhere"),
-            )),
-            _ => Ok(None),
-        },
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            output::is_read(error.print(), "redirect it elsewhere").map(|_| None)
+        }
         _ => Err(errors::one_line(&error, &command, &full_name(&command, arguments))),
     }
 }

@@ -1,6 +1,5 @@
 //! `run` and `check`: what a configuration file says, done or only looked at.
 
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,6 +7,7 @@ use clap::Args;
 use tracing::warn;
 
 use super::config::{Config, show};
+use super::output::print;
 use crate::addr::{Address, Source};
 use crate::net::look_up;
 use crate::run::{self, Failure, Outcome, Ports, Reread};
@@ -89,7 +89,9 @@ pub(super) fn check(args: &CheckArgs) -> Result<(), Failure> {
     let config = Config::load(&args.config)?;
     let plan = config.plan()?;
     print(&show(&config, &plan))?;
-    plan.iter().flat_map(names).try_for_each(|name| print(&resolved(&name)))?;
+    for name in plan.iter().flat_map(names) {
+        print(&resolved(&name))?;
+    }
     if args.connect { connect(&plan, &args.config) } else { Ok(()) }
 }
 
@@ -135,14 +137,4 @@ fn connect(plan: &[Options], file: &Path) -> Result<(), Failure> {
         "{broken} of the targets of {} cannot be used; the lines above tell why",
         file.display()
     )))
-}
-
-/// Nobody reading it is no failure.
-fn print(text: &str) -> Result<(), Failure> {
-    match io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::Runtime(anyhow::anyhow!("cannot print: {error}; redirect it elsewhere")))
-        }
-        _ => Ok(()),
-    }
 }

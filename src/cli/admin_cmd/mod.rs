@@ -16,8 +16,9 @@ use anyhow::anyhow;
 use clap::{ArgGroup, Args};
 use serde_json::{Value, json};
 
-use self::view::{Rated, print, rated};
+use self::view::{Rated, rated};
 use super::errors::UsageError;
+use super::output::{Form, FormArgs, print, remark};
 use super::{Done, values};
 use crate::admin::client::{AskError, ask};
 use crate::admin::protocol::{self, Reply, Request, RequestError, WhoReply};
@@ -81,9 +82,8 @@ pub(super) struct AskArgs {
     #[arg(long, value_name = "PATH")]
     admin: Option<PathBuf>,
 
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    form: FormArgs,
 }
 
 /// `knockpipe status`.
@@ -157,7 +157,7 @@ pub(super) fn status(args: &StatusArgs) -> Result<Done, Failure> {
     }
     loop {
         let Reply::Status(reply) = args.ask.ask(&Request::Status {})? else { return Err(odd()) };
-        let clears = args.watch.is_some() && !args.ask.json && io::stdout().is_terminal();
+        let clears = args.watch.is_some() && !args.ask.is_json() && io::stdout().is_terminal();
         let text = args.ask.form(&*reply, |reply| json!(reply), view::status);
         let open = print(&if clears { view::on_a_clear_screen(&text) } else { text })?;
         match args.watch {
@@ -184,10 +184,10 @@ pub(super) fn who(args: &WhoArgs) -> Result<Done, Failure> {
     let lines = |sessions: &Vec<Rated>| {
         sessions.iter().map(|one| format!("{}\n", json!(one))).collect::<String>()
     };
-    let text = if args.ask.json { lines(&sessions) } else { view::who(&sessions) };
+    let text = if args.ask.is_json() { lines(&sessions) } else { view::who(&sessions) };
     print(&text)?;
     if more > 0 {
-        view::remark(&format!("{more} more are not shown; choose with --tunnel or --peer"));
+        remark(&format!("{more} more are not shown; choose with --tunnel or --peer"));
     }
     Ok(Done::Clean)
 }
@@ -244,7 +244,11 @@ impl AskArgs {
         json: impl FnOnce(&T) -> Value,
         text: impl FnOnce(&T) -> String,
     ) -> String {
-        if self.json { format!("{}\n", json(reply)) } else { text(reply) }
+        if self.is_json() { format!("{}\n", json(reply)) } else { text(reply) }
+    }
+
+    fn is_json(&self) -> bool {
+        self.form.form() == Form::Json
     }
 }
 
