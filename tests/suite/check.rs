@@ -93,7 +93,8 @@ fn what_is_shown_of_a_file_in_another_directory_can_be_run_there() {
     let conf = dir.path().join("conf");
     fs::create_dir(&conf).unwrap();
     keygen(&conf, "key");
-    let table = encrypt_table("t", &nobody(), KEY, "gate = \"file:gate\"");
+    let far = Addr::parse("127.0.0.1:9").unwrap();
+    let table = encrypt_table("t", &far, KEY, "gate = \"file:gate\"");
     fs::write(conf.join("k.toml"), table).unwrap();
     let shown = |file: &str| {
         let mut check = Command::new(binary());

@@ -178,6 +178,9 @@ pub(super) fn who(args: &WhoArgs) -> Result<Done, Failure> {
         _ => Err(odd()),
     };
     let before: WhoReply = look()?;
+    if let Some(tunnel) = args.tunnel.as_ref().filter(|_| before.sessions.is_empty()) {
+        args.ask.refuse_unknown(tunnel)?;
+    }
     sleep(BETWEEN_LOOKS);
     let WhoReply { sessions, more } = look()?;
     let sessions = rated(&before.sessions, sessions);
@@ -236,6 +239,17 @@ impl AskArgs {
     fn ask(&self, request: &Request) -> Result<Reply, Failure> {
         let path = self.admin.clone().unwrap_or_else(|| default_path(std::env::var_os(VARIABLE)));
         ask(&path, request).map_err(|error| Failure::Runtime(error.into()))
+    }
+
+    /// Nothing listed is no answer about a tunnel that there is not.
+    fn refuse_unknown(&self, tunnel: &str) -> Result<(), Failure> {
+        let Reply::Status(status) = self.ask(&Request::Status {})? else { return Err(odd()) };
+        let names: Vec<String> = status.tunnels.into_iter().map(|one| one.name).collect();
+        if names.iter().any(|name| name == tunnel) {
+            return Ok(());
+        }
+        let names = names.join(", ");
+        Err(Failure::Usage(anyhow!("there is no tunnel '{tunnel}'; choose one of: {names}")))
     }
 
     fn form<T>(

@@ -205,7 +205,17 @@ fn every_mistake_is_one_line_with_its_place_and_a_remedy() {
         (&format!("{REDIS}gate='file:g'\n[defaults]\ngate='h'\n"), "toml:9", "[gates.h]"),
         (&REDIS.replace("a.key", "c.key"), "toml:2", "c.key"),
         (&REDIS.replace("db.example.org:6380", "127.0.0.1:6379"), "toml:2", "connect to itself"),
-        (&format!("{REDIS}{}", REDIS.replace("redis", "other")), "toml:8", "as tunnel redis does"),
+        (&format!("{REDIS}{}", REDIS.replace("redis", "other")), "toml:8", "and tunnel redis on"),
+        (
+            &format!("{REDIS}{}", REDIS.replace("redis", "other").replace("127.0.0.1", "0.0.0.0")),
+            "toml:8",
+            "it listens on 0.0.0.0:6379, and tunnel redis on 127.0.0.1:6379 already",
+        ),
+        (
+            &REDIS.replace("\"127.0.0.1:6379\"", "['[::]:1', '[::1]:1']"),
+            "toml:2",
+            "it listens on [::1]:1, and tunnel redis on [::]:1 already",
+        ),
     ] {
         let error = plan(text).unwrap_err();
         assert!(error.contains(piece) && error.contains(place), "{text}\n-> {error}");

@@ -150,13 +150,8 @@ impl Config {
         let mut plan: Vec<Options> = Vec::with_capacity(self.tunnels.len());
         for tunnel in &self.tunnels {
             let options = tunnel.options().map_err(|failure| self.in_tunnel(tunnel, failure))?;
-            for other in &plan {
-                let mut fixed = options.sources.iter().filter(|source| !source.is_any_port());
-                let both = fixed.find(|source| other.sources.contains(source));
-                if let (Some(source), Some(name)) = (both, &other.name) {
-                    let what = format!("it listens on {source}, as tunnel {name} does; change one");
-                    return Err(self.in_tunnel(tunnel, Failure::Usage(anyhow::anyhow!(what))));
-                }
+            if let Some(both) = excluded(&plan, &options) {
+                return Err(self.in_tunnel(tunnel, Failure::Usage(anyhow::anyhow!(both))));
             }
             plan.push(options);
         }
@@ -170,6 +165,17 @@ impl Config {
             Failure::Runtime(error) => Failure::Runtime(error.context(place)),
         }
     }
+}
+
+/// What cannot be listened on, because this or an earlier tunnel does already.
+fn excluded(plan: &[Options], options: &Options) -> Option<String> {
+    options.sources.iter().enumerate().find_map(|(place, source)| {
+        let own = options.sources[..place].iter().map(|earlier| (earlier, options));
+        let others = plan.iter().flat_map(|other| other.sources.iter().map(move |s| (s, other)));
+        let (earlier, of) = own.chain(others).find(|(earlier, _)| source.excludes(earlier))?;
+        let name = of.name.as_deref().unwrap_or_default();
+        Some(format!("it listens on {source}, and tunnel {name} on {earlier} already; change one"))
+    })
 }
 
 impl Tunnel {
