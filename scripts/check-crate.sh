@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The crate as crates.io would have it: complete, without warnings, small, and
+# The crate as crates.io would have it: complete, without warnings, and
 # `cargo install` makes a program of it. Nothing is uploaded.
 set -euo pipefail
 cd "$(dirname "$0")/.."

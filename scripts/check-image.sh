@@ -5,7 +5,7 @@
 # of the official builder. Needs root, the network and 10 GB for a while.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-scripts/apt-need.sh buildah=buildah debootstrap=debootstrap perl=perl-base
+scripts/apt-need.sh buildah=buildah perl=perl-base
 
 work=$(mktemp -d)
 # Caches of the Dockerfile are made in TMPDIR.
@@ -18,8 +18,7 @@ trap 'buildah umount --all >/dev/null 2>&1 || true; rm -rf --one-file-system "$w
 step() { printf '\n=== %s\n' "$*"; }
 
 step 'bases'
-debootstrap --variant=minbase bookworm "$work/root" >"$work/debootstrap.log" 2>&1 ||
-    { tail -n 20 "$work/debootstrap.log" >&2; exit 1; }
+scripts/debian-root.sh "$work/root"
 rm -rf "$work/root"/var/{cache/apt,lib/apt/lists}/* "$work/root/dev"
 base=$(buildah from scratch)
 buildah add -q "$base" "$work/root" / >/dev/null
@@ -62,10 +61,8 @@ for stage in debug runtime; do
 done
 install -d -o 65532 -g 65532 -m 0700 "$work/keys"
 program=$(buildah mount "$container")/usr/local/bin/knockpipe
-setpriv --reuid 65532 --regid 65532 --clear-groups "$program" keygen "$work/keys/pair.key" 2>/dev/null || {
-    "$program" keygen "$work/keys/pair.key"
-    chown 65532:65532 "$work/keys/pair.key"
-}
+"$program" keygen "$work/keys/pair.key"
+chown 65532:65532 "$work/keys/pair.key"
 scripts/pair.sh /keys/pair.key \
     buildah "${own_storage[@]}" run --volume "$work/keys:/keys:ro" \
     "$container" -- /usr/local/bin/knockpipe

@@ -6,25 +6,49 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 waiting=(gate gate_store mariadb network pool)
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
-
-cargo test --locked --tests --no-run
-
-others=()
-for file in tests/*.rs; do
-    name=$(basename "$file" .rs)
-    if [[ ! " ${waiting[*]} " == *" $name "* ]]; then others+=(--test "$name"); fi
+working=()
+for file in tests/*.rs tests/*/main.rs; do
+    name=${file#tests/}
+    name=${name%/main.rs}
+    name=${name%.rs}
+    if [[ " ${waiting[*]} suite " != *" $name "* ]]; then working+=(--test "$name"); fi
 done
 
-cargo test --locked "${waiting[@]/#/--test=}" >"$log" 2>&1 &
-second=$!
-first_status=0
-cargo test --locked --lib --bins "${others[@]}" || first_status=$?
-# Most of these wait for a process now and then.
-cargo test --locked --test suite -- --test-threads=4 || first_status=$?
-second_status=0
-wait "$second" || second_status=$?
+log=$(mktemp)
+lanes=()
+# Each lane is a process group: a job of a script hears no Ctrl-C of its own, and
+# what the tests start ends with them.
+start() {
+    set -m
+    "$@" </dev/null &
+    lanes+=($!)
+    set +m
+}
+finish() {
+    for lane in "${lanes[@]}"; do kill -TERM -- "-$lane" || true; done
+    wait || true
+    # Who was asked and went on.
+    for lane in "${lanes[@]}"; do kill -KILL -- "-$lane" || true; done
+    rm -f "$log"
+}
+trap 'finish 2>/dev/null' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+work() {
+    local status=0
+    cargo test --locked --lib --bins "${working[@]}" || status=$?
+    # Most of these wait for a process now and then.
+    cargo test --locked --test suite -- --test-threads=4 || status=$?
+    return "$status"
+}
+mostly_wait() { cargo test --locked "${waiting[@]/#/--test=}" >"$log" 2>&1; }
+
+cargo test --locked --tests --no-run
+start work
+start mostly_wait
+status=0
+for lane in "${lanes[@]}"; do wait "$lane" || status=$?; done
 echo "The programs that mostly wait: ${waiting[*]}"
 cat "$log"
-exit $((first_status > 0 ? first_status : second_status))
+exit "$status"

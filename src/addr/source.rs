@@ -4,6 +4,7 @@
 //! target of this kind is a usage error and no failed lookup of a host `systemd`.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use super::{AddrError, Address};
@@ -43,6 +44,25 @@ impl Source {
     /// Whether the system picks the port, see [`Address::is_any_port`].
     pub fn is_any_port(&self) -> bool {
         self.address().is_some_and(Address::is_any_port)
+    }
+
+    /// Whether only one of both can be had, as far as the text tells: they are the
+    /// same, or a port of one address and of all of its kind.
+    pub fn excludes(&self, other: &Self) -> bool {
+        if self.is_any_port() {
+            return false;
+        }
+        let tcp = |source: &Self| match source {
+            Self::Address(Address::Tcp { host, port }) => {
+                Some((host.parse::<IpAddr>().ok()?, port.clone()))
+            }
+            _ => None,
+        };
+        let is_around = |(one, port): (IpAddr, String), (all, other_port): (IpAddr, String)| {
+            let is_all = one.is_unspecified() || all.is_unspecified();
+            is_all && one.is_ipv4() == all.is_ipv4() && port == other_port
+        };
+        self == other || tcp(self).zip(tcp(other)).is_some_and(|(one, two)| is_around(one, two))
     }
 
     /// Whether it means the same for ever, see [`Address::is_literal`].
@@ -100,6 +120,34 @@ mod tests {
             assert!(source.is_literal());
         }
         assert!(!"localhost:1".parse::<Source>().unwrap().is_literal());
+    }
+
+    #[test]
+    fn an_address_and_all_of_its_kind_exclude_each_other() {
+        let excludes = |one: &str, other: &str| {
+            let (one, other): (Source, Source) = (one.parse().unwrap(), other.parse().unwrap());
+            assert_eq!(one.excludes(&other), other.excludes(&one));
+            one.excludes(&other)
+        };
+        for (one, other) in [
+            ("127.0.0.1:1", "127.0.0.1:1"),
+            ("127.0.0.1:1", "0.0.0.0:1"),
+            ("[::]:http", "[::1]:http"),
+            ("/run/a", "/run/a"),
+            ("systemd:a", "systemd:a"),
+        ] {
+            assert!(excludes(one, other), "{one} {other}");
+        }
+        for (one, other) in [
+            ("127.0.0.1:1", "127.0.0.2:1"),
+            ("127.0.0.1:1", "0.0.0.0:2"),
+            ("0.0.0.0:1", "[::]:1"),
+            ("0.0.0.0:0", "0.0.0.0:0"),
+            ("/run/a", "/run/b"),
+            ("systemd:a", "systemd:b"),
+        ] {
+            assert!(!excludes(one, other), "{one} {other}");
+        }
     }
 
     #[test]

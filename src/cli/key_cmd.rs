@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::errors::UsageError;
+use super::output::{is_read, print};
 use crate::keys::KeyRing;
 use crate::run::Failure;
 use crate::sys::keyfile::{self, Access, KeyFileError};
@@ -39,7 +40,9 @@ pub(super) fn keygen(args: &KeygenArgs) -> Result<(), Failure> {
         return Err(UsageError::KeyToStdout.into());
     }
     let key = keyfile::create(&args.file).map_err(failure)?;
-    print(&format!("key {} written to {}", key.id(), args.file.display()))
+    let line = format!("key {} written to {}", key.id(), args.file.display());
+    let remedy = "the key is made, 'knockpipe key-id' shows its id";
+    is_read(writeln!(io::stdout(), "{line}"), remedy).map(drop)
 }
 
 /// Prints the id of the key in a file.
@@ -48,7 +51,8 @@ pub(super) fn keygen(args: &KeygenArgs) -> Result<(), Failure> {
 /// [`Failure`] when the file is not a key file.
 pub(super) fn key_id(args: &KeyIdArgs) -> Result<(), Failure> {
     let access = if args.allow_readable_key { Access::Anyone } else { Access::OwnerOnly };
-    print(&keyfile::read(&args.file, access).map_err(failure)?.id().to_string())
+    let key = keyfile::read(&args.file, access).map_err(failure)?;
+    print(&format!("{}\n", key.id())).map(drop)
 }
 
 /// The keys in `files`, in that order.
@@ -71,17 +75,5 @@ fn failure(error: KeyFileError) -> Failure {
             Failure::Runtime(error.into())
         }
         _ => Failure::Usage(error.into()),
-    }
-}
-
-/// One line on standard output; nobody reading it is no failure.
-fn print(line: &str) -> Result<(), Failure> {
-    match writeln!(io::stdout(), "{line}") {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::Runtime(anyhow::anyhow!(
-                "cannot print '{line}': {error}; what it says is done, 'knockpipe key-id' shows the id again"
-            )))
-        }
-        _ => Ok(()),
     }
 }

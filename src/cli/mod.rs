@@ -17,6 +17,7 @@ mod errors;
 mod gate_args;
 mod gate_cmd;
 mod key_cmd;
+mod output;
 mod pipe_cmd;
 mod process_args;
 mod run_cmd;
@@ -27,12 +28,12 @@ mod tunnel_args;
 mod values;
 
 use std::ffi::OsString;
-use std::io;
 use std::path::Path;
 
 use clap::error::ErrorKind;
 use clap::{Command, CommandFactory, Parser, Subcommand};
 
+use self::tunnel_args::{Alone, DecryptArgs, EncryptArgs, TunnelArgs};
 use crate::run::{self, Failure, Outcome};
 
 /// What the whole is.
@@ -127,10 +128,10 @@ enum Commands {
     KeyId(key_cmd::KeyIdArgs),
     /// Run the end next to the clients: plain in, sealed out
     #[command(after_help = ENCRYPT_EXAMPLES)]
-    Encrypt(Box<tunnel_args::EncryptArgs>),
+    Encrypt(Box<Alone<EncryptArgs>>),
     /// Run the end next to the server: sealed in, plain out
     #[command(after_help = DECRYPT_EXAMPLES)]
-    Decrypt(Box<tunnel_args::DecryptArgs>),
+    Decrypt(Box<Alone<DecryptArgs>>),
     /// Carry standard input and output through a tunnel
     #[command(after_help = PIPE_EXAMPLES)]
     Pipe(pipe_cmd::PipeArgs),
@@ -231,8 +232,8 @@ fn subcommand(arguments: &[OsString]) -> Result<Done, Failure> {
     match command {
         Commands::Keygen(args) => key_cmd::keygen(&args).map(|()| Done::Clean),
         Commands::KeyId(args) => key_cmd::key_id(&args).map(|()| Done::Clean),
-        Commands::Encrypt(args) => tunnel_args::encrypt(*args).map(Done::from),
-        Commands::Decrypt(args) => tunnel_args::decrypt(*args).map(Done::from),
+        Commands::Encrypt(args) => args.run(TunnelArgs::Encrypt).map(Done::from),
+        Commands::Decrypt(args) => args.run(TunnelArgs::Decrypt).map(Done::from),
         Commands::Pipe(args) => pipe_cmd::pipe(args).map(Done::from),
         Commands::Run(args) => run_cmd::run(args).map(Done::from),
         Commands::Check(args) => run_cmd::check(&args).map(|()| Done::Clean),
@@ -254,12 +255,9 @@ fn parse<T: Parser>(mut command: Command, arguments: &[OsString]) -> Result<Opti
         Err(error) => error,
     };
     match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => match error.print() {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::Runtime(
-                anyhow::anyhow!("cannot print the help: {error}; redirect it elsewhere"),
-            )),
-            _ => Ok(None),
-        },
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            output::is_read(error.print(), "redirect it elsewhere").map(|_| None)
+        }
         _ => Err(errors::one_line(&error, &command, &full_name(&command, arguments))),
     }
 }

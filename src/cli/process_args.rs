@@ -85,21 +85,27 @@ pub(super) struct LogArgs {
 }
 
 impl ProcessArgs {
-    /// Starts the log. Keep the guard until the run has ended: it writes the last lines.
+    /// Runs tunnels, which become what `reread` gives, from these files, when
+    /// they are reloaded.
     ///
     /// # Errors
-    /// [`Failure`] of the system.
-    pub(super) fn start_log(&self) -> Result<log::Guard, Failure> {
+    /// [`Failure`] of the run.
+    pub(super) fn run(
+        &self,
+        readiness: Readiness,
+        plan: Vec<Options>,
+        (reread, files, ports): (Reread, Vec<PathBuf>, Ports),
+    ) -> Result<Outcome, Failure> {
+        // Before there is a log, whose thread would escape the sandbox.
+        let prepared = self.prepare(&plan, files, ports);
         let output = if self.syslog { log::Output::Syslog } else { log::Output::Stderr };
-        self.log.start(Level::Info, output)
+        let _log = self.log.start(Level::Info, output)?;
+        run::tunnels(plan, self.process(readiness, prepared), reread)
     }
 
-    /// Prepares the process for these tunnels, which are read again from `files`.
-    /// Before [`Self::start_log`], whose thread would escape the sandbox.
-    pub(super) fn prepare(&self, plan: &[Options], files: &[PathBuf], ports: Ports) -> Prepared {
+    fn prepare(&self, plan: &[Options], files: Vec<PathBuf>, ports: Ports) -> Prepared {
         let made = [&self.pid_file, &self.handover, &self.admin].into_iter().flatten().cloned();
-        let around =
-            Around { made: made.collect(), metrics: self.doors().metrics, files: files.to_vec() };
+        let around = Around { made: made.collect(), metrics: self.doors().metrics, files };
         let rules = self.sandbox.rules(|| run::rules_of_tunnels(plan, &around, ports));
         Prepared::new(plan.iter().map(|options| &options.keys), rules.as_ref())
     }
@@ -109,8 +115,7 @@ impl ProcessArgs {
         DoorOptions { metrics, socket: self.admin.clone() }
     }
 
-    /// What the process around the tunnels is told.
-    pub(super) fn process(&self, readiness: Readiness, prepared: Prepared) -> Process {
+    fn process(&self, readiness: Readiness, prepared: Prepared) -> Process {
         Process {
             pid_file: self.pid_file.clone(),
             user: self.user.clone(),
@@ -120,23 +125,6 @@ impl ProcessArgs {
             handover: self.handover.clone(),
             prepared,
         }
-    }
-
-    /// Runs one tunnel, which becomes what `reread` gives, from these files, when
-    /// it is reloaded.
-    ///
-    /// # Errors
-    /// [`Failure`] of the run.
-    pub(super) fn run_one(
-        self,
-        readiness: Readiness,
-        options: Options,
-        (reread, files): (Reread, &[PathBuf]),
-    ) -> Result<Outcome, Failure> {
-        let plan = vec![options];
-        let prepared = self.prepare(&plan, files, Ports::Fixed);
-        let _log = self.start_log()?;
-        run::tunnels(plan, self.process(readiness, prepared), reread)
     }
 }
 

@@ -1,6 +1,5 @@
 //! `run` and `check`: what a configuration file says, done or only looked at.
 
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,12 +7,13 @@ use clap::Args;
 use tracing::warn;
 
 use super::config::{Config, show};
+use super::output::print;
 use crate::addr::{Address, Source};
 use crate::net::look_up;
 use crate::run::{self, Failure, Outcome, Ports, Reread};
 use crate::sys::background::Readiness;
+use crate::tunnel::Options;
 use crate::tunnel::trial::Finding;
-use crate::tunnel::{Options, Role};
 
 /// Where the file is unless `-c` says otherwise.
 const DEFAULT_FILE: &str = "/etc/knockpipe/knockpipe.toml";
@@ -69,18 +69,16 @@ pub(super) fn run(args: RunArgs) -> Result<Outcome, Failure> {
     let plan = config.plan()?;
     let files = config.files();
     let process = config.process;
-    let prepared = process.prepare(&plan, &files, Ports::Any);
-    let _log = process.start_log()?;
-    let around = process.process(Readiness::foreground(), prepared);
+    let before = process.clone();
     let reread: Reread = Arc::new(move || {
         let config = Config::load(&args.config)?;
         let plan = config.plan()?;
-        if config.process != process {
+        if config.process != before {
             warn!("settings of [process] have changed; they take effect at the next start");
         }
         Ok(plan)
     });
-    run::tunnels(plan, around, reread)
+    process.run(Readiness::foreground(), plan, (reread, files, Ports::Any))
 }
 
 /// Says what a file comes to.
@@ -91,18 +89,16 @@ pub(super) fn check(args: &CheckArgs) -> Result<(), Failure> {
     let config = Config::load(&args.config)?;
     let plan = config.plan()?;
     print(&show(&config, &plan))?;
-    plan.iter().flat_map(names).try_for_each(|name| print(&resolved(&name)))?;
+    for name in plan.iter().flat_map(names) {
+        print(&resolved(&name))?;
+    }
     if args.connect { connect(&plan, &args.config) } else { Ok(()) }
 }
 
 /// The host names of a tunnel, with their ports.
 fn names(options: &Options) -> Vec<Address> {
-    let targets: Vec<&Address> = match &options.role {
-        Role::Encrypt { targets, .. } => targets.iter().collect(),
-        Role::Decrypt { targets } => targets.iter().map(|(_, target)| target).collect(),
-    };
     let sources = options.sources.iter().filter_map(Source::address);
-    sources.chain(targets).filter(|address| !address.is_literal()).cloned().collect()
+    sources.chain(options.role.targets()).filter(|address| !address.is_literal()).cloned().collect()
 }
 
 /// What a name means now, as a comment. Another answer may be right later.
@@ -141,14 +137,4 @@ fn connect(plan: &[Options], file: &Path) -> Result<(), Failure> {
         "{broken} of the targets of {} cannot be used; the lines above tell why",
         file.display()
     )))
-}
-
-/// Nobody reading it is no failure.
-fn print(text: &str) -> Result<(), Failure> {
-    match io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::Runtime(anyhow::anyhow!("cannot print: {error}; redirect it elsewhere")))
-        }
-        _ => Ok(()),
-    }
 }

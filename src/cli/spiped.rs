@@ -20,7 +20,7 @@ use super::tunnel_args::{DEFAULT_HANDSHAKES, DEFAULT_UNOPENED, End, ServerArgs, 
 use super::values::{HandshakeLimit, Spelled};
 use super::{Done, key_cmd};
 use crate::addr::{Address, ServiceName};
-use crate::run::Failure;
+use crate::run::{Failure, Ports};
 use crate::sys::background::{self, BackgroundError, Readiness, Side};
 use crate::tunnel::Role;
 
@@ -85,6 +85,9 @@ pub(super) struct SpipedArgs {
     server: ServerArgs,
 
     #[command(flatten)]
+    process: ProcessArgs,
+
+    #[command(flatten)]
     acceptor: AcceptorGateArgs,
 
     #[command(flatten)]
@@ -135,19 +138,19 @@ pub(super) fn spiped(args: SpipedArgs, arguments: &[OsString]) -> Result<Done, F
     let (Some(role), Some(source), Some(key)) = (role, args.source, args.key) else {
         return print_version();
     };
-    let server = args.server;
-    let (readiness, pid_file) = if args.foreground {
-        (Readiness::foreground(), server.process.pid_file.clone())
+    let (server, mut process) = (args.server, args.process);
+    let readiness = if args.foreground {
+        Readiness::foreground()
     } else {
-        let default = || PathBuf::from(format!("{}.pid", source.text));
         match background::detach(arguments).map_err(failure)? {
             Side::Parent(status) => return Ok(Done::Background(status)),
             Side::Child(readiness) => {
-                (readiness, Some(server.process.pid_file.clone().unwrap_or_else(default)))
+                let default = || PathBuf::from(format!("{}.pid", source.text));
+                process.pid_file.get_or_insert_with(default);
+                readiness
             }
         }
     };
-    let process = ProcessArgs { pid_file, ..server.process.clone() };
     let (handshakes, acceptor) = (args.max_handshakes, args.acceptor);
     let checks = args.check.by_service(&role)?;
     let keys = vec![key];
@@ -168,7 +171,8 @@ pub(super) fn spiped(args: SpipedArgs, arguments: &[OsString]) -> Result<Done, F
             checks: checks.clone(),
         })
     };
-    process.run_one(readiness, options()?, (reread(&keys, options), &files)).map(Done::from)
+    let plan = vec![options()?];
+    process.run(readiness, plan, (reread(&keys, options), files, Ports::Fixed)).map(Done::from)
 }
 
 /// Runs a spipe command line.

@@ -23,7 +23,7 @@ use crate::addr::{Address, BindAddress, ServiceName, Source};
 use crate::keys::KeyRing;
 use crate::probe::Check;
 use crate::proto::Padding;
-use crate::run::{Failure, Outcome, Reread};
+use crate::run::{Failure, Outcome, Ports, Reread};
 use crate::sys::background::Readiness;
 use crate::sys::keyfile::{self, Access};
 use crate::tunnel::{Limits, Options, Role};
@@ -49,7 +49,25 @@ const LIMITS: &str = "Limits";
 /// Heading of the flags about names.
 const NAMES: &str = "Host names";
 
-/// `knockpipe encrypt`.
+/// One tunnel by itself, with the process around it: `knockpipe encrypt` and
+/// `knockpipe decrypt`.
+#[derive(Debug, Args)]
+pub(super) struct Alone<T: Args> {
+    #[command(flatten)]
+    tunnel: T,
+
+    #[command(flatten)]
+    process: ProcessArgs,
+}
+
+/// The flags of a tunnel, whichever end it is.
+#[derive(Debug)]
+pub(super) enum TunnelArgs {
+    Encrypt(Box<EncryptArgs>),
+    Decrypt(Box<DecryptArgs>),
+}
+
+/// The flags of an encrypt end.
 #[derive(Debug, Args)]
 pub(super) struct EncryptArgs {
     /// Where clients connect, plain: host:port, [ip]:port, /path/to/socket or systemd:NAME;
@@ -81,7 +99,7 @@ pub(super) struct EncryptArgs {
     server: ServerArgs,
 }
 
-/// `knockpipe decrypt`.
+/// The flags of a decrypt end.
 #[derive(Debug, Args)]
 pub(super) struct DecryptArgs {
     /// Where encrypt ends connect, sealed: host:port, [ip]:port, /path/to/socket or
@@ -166,9 +184,6 @@ pub(super) struct ServerArgs {
     pub(super) drain: Duration,
 
     #[command(flatten)]
-    pub(super) process: ProcessArgs,
-
-    #[command(flatten)]
     pub(super) gate: GateArgs,
 }
 
@@ -223,34 +238,43 @@ pub(super) struct End {
     pub(super) checks: BTreeMap<ServiceName, Check>,
 }
 
-/// Runs `knockpipe encrypt` until it is stopped.
-///
-/// # Errors
-/// [`Failure`] of the arguments, the keys or the run.
-pub(super) fn encrypt(args: EncryptArgs) -> Result<Outcome, Failure> {
-    let options = args.options(None)?;
-    let (process, keys) = (args.server.process.clone(), args.keys.clone());
-    let files = args.files();
-    let reread = reread(&keys, move || args.options(None));
-    process.run_one(Readiness::foreground(), options, (reread, &files))
+impl<T: Args> Alone<T> {
+    /// Runs the tunnel until it is stopped.
+    ///
+    /// # Errors
+    /// [`Failure`] of the arguments, the keys or the run.
+    pub(super) fn run(self, which: fn(Box<T>) -> TunnelArgs) -> Result<Outcome, Failure> {
+        let Self { tunnel, process } = self;
+        let tunnel = which(Box::new(tunnel));
+        let (plan, files) = (vec![tunnel.options(None)?], tunnel.files());
+        let keys = tunnel.keys().to_vec();
+        let reread = reread(&keys, move || tunnel.options(None));
+        process.run(Readiness::foreground(), plan, (reread, files, Ports::Fixed))
+    }
 }
 
-/// Runs `knockpipe decrypt` until it is stopped.
-///
-/// # Errors
-/// [`Failure`] of the arguments, the keys or the run.
-pub(super) fn decrypt(args: DecryptArgs) -> Result<Outcome, Failure> {
-    let options = args.options(None)?;
-    let (process, keys) = (args.server.process.clone(), args.keys.clone());
-    let files = args.files();
-    let reread = reread(&keys, move || args.options(None));
-    process.run_one(Readiness::foreground(), options, (reread, &files))
-}
+impl TunnelArgs {
+    /// `encrypt` or `decrypt`.
+    pub(super) fn mode(&self) -> &'static str {
+        match self {
+            Self::Encrypt(_) => "encrypt",
+            Self::Decrypt(_) => "decrypt",
+        }
+    }
 
-impl EncryptArgs {
     /// The files that are read again on a reload.
     pub(super) fn files(&self) -> Vec<PathBuf> {
-        self.server.files(&self.keys)
+        match self {
+            Self::Encrypt(args) => args.server.files(&args.keys),
+            Self::Decrypt(args) => args.server.files(&args.keys),
+        }
+    }
+
+    fn keys(&self) -> &[PathBuf] {
+        match self {
+            Self::Encrypt(args) => &args.keys,
+            Self::Decrypt(args) => &args.keys,
+        }
     }
 
     /// The tunnel that these arguments describe, by this name; the keys are read.
@@ -258,6 +282,15 @@ impl EncryptArgs {
     /// # Errors
     /// [`Failure`] of the arguments or the keys.
     pub(super) fn options(&self, name: Option<Arc<str>>) -> Result<Options, Failure> {
+        match self {
+            Self::Encrypt(args) => args.options(name),
+            Self::Decrypt(args) => args.options(name),
+        }
+    }
+}
+
+impl EncryptArgs {
+    fn options(&self, name: Option<Arc<str>>) -> Result<Options, Failure> {
         let targets = without_service(self.targets.clone())?;
         let service = self.service.clone().unwrap_or_default();
         self.server.refuse_zero()?;
@@ -275,16 +308,7 @@ impl EncryptArgs {
 }
 
 impl DecryptArgs {
-    /// The files that are read again on a reload.
-    pub(super) fn files(&self) -> Vec<PathBuf> {
-        self.server.files(&self.keys)
-    }
-
-    /// The tunnel that these arguments describe, by this name; the keys are read.
-    ///
-    /// # Errors
-    /// [`Failure`] of the arguments or the keys.
-    pub(super) fn options(&self, name: Option<Arc<str>>) -> Result<Options, Failure> {
+    fn options(&self, name: Option<Arc<str>>) -> Result<Options, Failure> {
         let role = Role::Decrypt { targets: by_service(self.targets.clone())? };
         let checks = self.check.by_service(&role)?;
         self.server.refuse_zero()?;
@@ -303,13 +327,9 @@ impl DecryptArgs {
 
 impl End {
     fn refuse_loop(&self) -> Result<(), UsageError> {
-        let targets = match &self.role {
-            Role::Encrypt { targets, .. } => targets.iter().collect::<Vec<_>>(),
-            Role::Decrypt { targets } => targets.iter().map(|(_, target)| target).collect(),
-        };
         let is_source =
             |target: &&Address| self.sources.iter().any(|s| s.address() == Some(*target));
-        let own = targets.into_iter().find(is_source);
+        let own = self.role.targets().into_iter().find(is_source);
         own.map_or(Ok(()), |target| Err(UsageError::Loop(target.clone())))
     }
 }

@@ -22,7 +22,7 @@ use crate::sys::keyfile::is_stdin;
 use crate::sys::memory;
 use crate::sys::notify::Manager;
 use crate::sys::sandbox::{self, Report, Rules};
-use crate::tunnel::{Options, PipeOptions, Role};
+use crate::tunnel::{Options, PipeOptions};
 
 /// Name servers, for answers that are too long for UDP.
 const DNS: u16 = 53;
@@ -122,14 +122,7 @@ fn add_tunnel(rules: &mut Rules, options: &Options) {
             Source::Inherited(_) => {}
         }
     }
-    match &options.role {
-        Role::Encrypt { targets, .. } => {
-            targets.iter().for_each(|target| add_target(rules, target));
-        }
-        Role::Decrypt { targets } => {
-            targets.iter().for_each(|(_, target)| add_target(rules, target));
-        }
-    }
+    options.role.targets().into_iter().for_each(|target| add_target(rules, target));
     if let Some(gate) = &options.gate {
         add_gate(rules, gate);
     }

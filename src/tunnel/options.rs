@@ -93,6 +93,14 @@ impl Role {
             Self::Decrypt { .. } => "decrypt",
         }
     }
+
+    /// Where it dials: all far ends, or the targets of all services.
+    pub fn targets(&self) -> Vec<&Address> {
+        match self {
+            Self::Encrypt { targets, .. } => targets.iter().collect(),
+            Self::Decrypt { targets } => targets.iter().map(|(_, target)| target).collect(),
+        }
+    }
 }
 
 /// How many of what at once.

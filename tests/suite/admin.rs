@@ -79,7 +79,11 @@ fn who_lists_what_is_connected_and_how_much_went_through() {
     let key = text(&near["key"]).to_owned();
     let table = watched.encrypt.says(0, &["who"]);
     assert!(table.contains(&peer) && table.contains(&key) && table.starts_with("ID "), "{table}");
-    assert_eq!(watched.encrypt.who(&["--tunnel", "other"]).len(), 0);
+    let unknown = watched.encrypt.run(&["who", "--tunnel", "other"]);
+    let line = String::from_utf8(unknown.stderr).unwrap();
+    assert!(unknown.status.code() == Some(2) && line.lines().count() == 1, "{line}");
+    assert!(line.contains("no tunnel 'other'; choose one of: encrypt"), "{line}");
+    assert_eq!(watched.encrypt.who(&["--tunnel", "encrypt", "--peer", "192.0.2.1"]).len(), 0);
     assert_eq!(watched.encrypt.who(&["--tunnel", "encrypt", "--peer", "127.0.0.1"]).len(), 1);
     assert_eq!(watched.encrypt.who(&["--peer", &peer]).len(), 1);
     assert_eq!(watched.encrypt.who(&["--peer", "192.0.2.1"]).len(), 0);

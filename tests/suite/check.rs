@@ -86,6 +86,27 @@ fn names_are_resolved_and_shown() {
     assert!(shown.is_some_and(|line| line.contains("127.0.0.1:0")), "{}", answer.out);
 }
 
+/// Wherever it was called, what it shows is a file of the same effect beside any other.
+#[test]
+fn what_is_shown_of_a_file_in_another_directory_can_be_run_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let conf = dir.path().join("conf");
+    fs::create_dir(&conf).unwrap();
+    keygen(&conf, "key");
+    let far = Addr::parse("127.0.0.1:9").unwrap();
+    let table = encrypt_table("t", &far, KEY, "gate = \"file:gate\"");
+    fs::write(conf.join("k.toml"), table).unwrap();
+    let shown = |file: &str| {
+        let mut check = Command::new(binary());
+        let output = check.args(["check", "-c", file]).current_dir(&dir).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let first = shown("conf/k.toml");
+    fs::write(conf.join("shown.toml"), &first).unwrap();
+    assert_eq!(shown("conf/shown.toml"), first);
+}
+
 #[test]
 fn a_file_that_cannot_be_run_is_status_2_and_one_line() {
     let dir = tempfile::tempdir().unwrap();

@@ -146,6 +146,25 @@ fn compose_keeps_the_service_and_the_gate_out_of_reach() {
     }
 }
 
+/// Its one attempt comes when the gate's store answers, as its health check says.
+#[test]
+fn compose_admits_nobody_before_the_gates_store_answers() {
+    let text = read("packaging/compose.yaml");
+    let compose = &yaml(&text)[0];
+    let needed = &compose["services"]["admit"]["depends_on"]["gate"]["condition"];
+    assert_eq!(needed.as_str(), Some("service_healthy"));
+    let check = strings(&compose["services"]["gate"]["healthcheck"]["test"]);
+    assert_eq!(check[0], "CMD");
+    // An error is an answer as well, and no good one.
+    for (options, healthy) in [(&[][..], true), (&["--requirepass", "geheim"][..], false)] {
+        let store = Redis::start_with(options);
+        let address = store.tcp().to_string();
+        let mut asked = Command::new(&check[1]);
+        asked.args(["-p", address.rsplit_once(':').unwrap().1]).args(&check[2..]);
+        assert_eq!(asked.output().unwrap().status.success(), healthy, "{options:?}");
+    }
+}
+
 #[test]
 fn the_sidecar_runs_and_is_given_the_time_to_drain() {
     let text = read("packaging/kubernetes/sidecar.yaml");

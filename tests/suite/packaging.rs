@@ -145,6 +145,72 @@ fn fish_completes_commands_and_flags() {
     assert_eq!(complete("knockpipe decrypt --max-h"), ["--max-handshakes"]);
 }
 
+// === documents ===
+
+/// The files of the package that come from this tree, with their places there.
+fn assets() -> Vec<(String, String)> {
+    let text = read("Cargo.toml");
+    let manifest = toml::de::DeTable::parse(&text).unwrap();
+    let deb = &manifest.get_ref()["package"].get_ref()["metadata"].get_ref()["deb"];
+    let rows = deb.get_ref()["assets"].get_ref().as_array().unwrap();
+    let mut assets = vec![];
+    for row in rows.iter().map(|row| row.get_ref().as_array().unwrap()) {
+        let word = |at: usize| row[at].get_ref().as_str().unwrap();
+        let (from, to) = (word(0), word(1));
+        if from.starts_with("target/") {
+            continue;
+        }
+        let (dir, name) = from.rsplit_once('/').unwrap_or((".", from));
+        let (start, end) = name.split_once('*').unwrap_or((name, ""));
+        for file in fs::read_dir(dir).unwrap().map(|file| file.unwrap().path()) {
+            let found = file.file_name().unwrap().to_str().unwrap();
+            let fits = if name.contains('*') {
+                found.starts_with(start) && found.ends_with(end)
+            } else {
+                found == name
+            };
+            if fits {
+                let place = if to.ends_with('/') { format!("{to}{found}") } else { to.to_owned() };
+                assets.push((file.to_str().unwrap().to_owned(), place));
+            }
+        }
+    }
+    assets
+}
+
+#[test]
+fn what_the_documents_of_the_package_name_is_in_it() {
+    let assets = assets();
+    let places: BTreeSet<&str> = assets.iter().map(|(_, place)| place.as_str()).collect();
+    let mut links = 0;
+    for (file, place) in assets.iter().filter(|(file, _)| file.ends_with(".md")) {
+        let dir = Path::new(place).parent().unwrap();
+        for target in read(file).split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let path = target.split('#').next().unwrap();
+            if path.is_empty() || target.starts_with("https://") {
+                continue;
+            }
+            let path = match path.strip_prefix("../") {
+                Some(path) => dir.parent().unwrap().join(path),
+                None => dir.join(path),
+            };
+            assert!(places.contains(path.to_str().unwrap()), "{place} links to {target}");
+            links += 1;
+        }
+    }
+    assert!(links > 15, "only {links} links were found");
+    for file in ["alerts.yaml", "grafana-dashboard.json", "OPERATING.md"] {
+        let place = format!("usr/share/doc/knockpipe/docs/{file}");
+        assert!(places.contains(place.as_str()), "{file} is not in the package");
+    }
+    for file in UNITS[..2].iter().chain(&["packaging/knockpipe.toml"]) {
+        let text = read(file);
+        let named = text.split("/usr/share/doc/").nth(1).unwrap().split_whitespace().next();
+        let place = format!("usr/share/doc/{}", named.unwrap());
+        assert!(places.contains(place.as_str()), "{file} names /{place}");
+    }
+}
+
 // === units ===
 
 const UNITS: [&str; 3] = [

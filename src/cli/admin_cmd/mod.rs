@@ -16,8 +16,9 @@ use anyhow::anyhow;
 use clap::{ArgGroup, Args};
 use serde_json::{Value, json};
 
-use self::view::{Rated, print, rated};
+use self::view::{Rated, rated};
 use super::errors::UsageError;
+use super::output::{Form, FormArgs, print, remark};
 use super::{Done, values};
 use crate::admin::client::{AskError, ask};
 use crate::admin::protocol::{self, Reply, Request, RequestError, WhoReply};
@@ -81,9 +82,8 @@ pub(super) struct AskArgs {
     #[arg(long, value_name = "PATH")]
     admin: Option<PathBuf>,
 
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    form: FormArgs,
 }
 
 /// `knockpipe status`.
@@ -157,7 +157,7 @@ pub(super) fn status(args: &StatusArgs) -> Result<Done, Failure> {
     }
     loop {
         let Reply::Status(reply) = args.ask.ask(&Request::Status {})? else { return Err(odd()) };
-        let clears = args.watch.is_some() && !args.ask.json && io::stdout().is_terminal();
+        let clears = args.watch.is_some() && !args.ask.is_json() && io::stdout().is_terminal();
         let text = args.ask.form(&*reply, |reply| json!(reply), view::status);
         let open = print(&if clears { view::on_a_clear_screen(&text) } else { text })?;
         match args.watch {
@@ -178,16 +178,19 @@ pub(super) fn who(args: &WhoArgs) -> Result<Done, Failure> {
         _ => Err(odd()),
     };
     let before: WhoReply = look()?;
+    if let Some(tunnel) = args.tunnel.as_ref().filter(|_| before.sessions.is_empty()) {
+        args.ask.refuse_unknown(tunnel)?;
+    }
     sleep(BETWEEN_LOOKS);
     let WhoReply { sessions, more } = look()?;
     let sessions = rated(&before.sessions, sessions);
     let lines = |sessions: &Vec<Rated>| {
         sessions.iter().map(|one| format!("{}\n", json!(one))).collect::<String>()
     };
-    let text = if args.ask.json { lines(&sessions) } else { view::who(&sessions) };
+    let text = if args.ask.is_json() { lines(&sessions) } else { view::who(&sessions) };
     print(&text)?;
     if more > 0 {
-        view::remark(&format!("{more} more are not shown; choose with --tunnel or --peer"));
+        remark(&format!("{more} more are not shown; choose with --tunnel or --peer"));
     }
     Ok(Done::Clean)
 }
@@ -238,13 +241,28 @@ impl AskArgs {
         ask(&path, request).map_err(|error| Failure::Runtime(error.into()))
     }
 
+    /// Nothing listed is no answer about a tunnel that there is not.
+    fn refuse_unknown(&self, tunnel: &str) -> Result<(), Failure> {
+        let Reply::Status(status) = self.ask(&Request::Status {})? else { return Err(odd()) };
+        let names: Vec<String> = status.tunnels.into_iter().map(|one| one.name).collect();
+        if names.iter().any(|name| name == tunnel) {
+            return Ok(());
+        }
+        let names = names.join(", ");
+        Err(Failure::Usage(anyhow!("there is no tunnel '{tunnel}'; choose one of: {names}")))
+    }
+
     fn form<T>(
         &self,
         reply: &T,
         json: impl FnOnce(&T) -> Value,
         text: impl FnOnce(&T) -> String,
     ) -> String {
-        if self.json { format!("{}\n", json(reply)) } else { text(reply) }
+        if self.is_json() { format!("{}\n", json(reply)) } else { text(reply) }
+    }
+
+    fn is_json(&self) -> bool {
+        self.form.form() == Form::Json
     }
 }
 

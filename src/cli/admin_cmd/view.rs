@@ -6,16 +6,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
-use std::io::{self, Write};
-use std::time::Duration;
 
-use anyhow::anyhow;
 use serde::Serialize;
 
+use super::super::output::span;
 use crate::admin::protocol::{
     GateReply, PoolReply, ReloadReply, SessionReply, StatusReply, TargetReply, TunnelReply,
 };
-use crate::run::Failure;
 use crate::tunnel::Level;
 
 /// A live connection with what goes through it now.
@@ -65,7 +62,7 @@ pub(super) fn who(sessions: &[Rated]) -> String {
             session.target.clone(),
             or_none(&session.service),
             session.key.clone(),
-            age(Duration::from_millis(session.age_ms)),
+            span(session.age_ms / 1000),
             size(session.sent),
             size(session.received),
             size(*sent_per_s),
@@ -88,7 +85,7 @@ fn table<const N: usize>(rows: Vec<[String; N]>) -> String {
 /// A process as people read it.
 pub(super) fn status(reply: &StatusReply) -> String {
     let StatusReply { version, pid, uptime_s, state, .. } = reply;
-    let up = age(Duration::from_secs(*uptime_s));
+    let up = span(*uptime_s);
     let mut out = format!("knockpipe {version}, process {pid}, up {up}: {state}\n");
     if let Some(why) = &reply.why {
         line(&mut out, "", "why", why);
@@ -145,7 +142,7 @@ fn of_target(target: &TargetReply) -> String {
     let TargetReply { service, target, state, since_s, in_use, last_error } = target;
     let name = service.as_ref().map_or_else(|| target.clone(), |name| format!("{name}={target}"));
     let Some(state) = state else { return name };
-    let since = since_s.map_or_else(String::new, |since| age(Duration::from_secs(since)));
+    let since = since_s.map_or_else(String::new, span);
     let error = last_error.as_deref().filter(|_| state == "down").unwrap_or_default();
     let error = if error.is_empty() { String::new() } else { format!(": {error}") };
     let in_use = if *in_use { ", in use" } else { "" };
@@ -162,10 +159,9 @@ fn level(Level { now, most, limit }: Level) -> String {
 
 fn of_gate(gate: &GateReply) -> String {
     let GateReply { stance, addresses, networks, bans, .. } = gate;
-    let read = gate.since_read_s.map_or_else(
-        || "never read".to_owned(),
-        |seconds| format!("read {} ago", age(Duration::from_secs(seconds))),
-    );
+    let read = gate
+        .since_read_s
+        .map_or_else(|| "never read".to_owned(), |seconds| format!("read {} ago", span(seconds)));
     let GateReply { denied, revoked, strikes, bans_made, .. } = gate;
     format!(
         "{stance}, {read}; {addresses} addresses, {networks} networks, {bans} bans; \
@@ -194,42 +190,9 @@ fn size(bytes: u64) -> String {
     }
 }
 
-/// How long ago, in its two largest units.
-fn age(since: Duration) -> String {
-    let seconds = since.as_secs();
-    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
-    match (days, hours, minutes) {
-        (0, 0, 0) => format!("{seconds}s"),
-        (0, 0, _) => format!("{minutes}m{}s", seconds % 60),
-        (0, _, _) => format!("{hours}h{minutes}m"),
-        _ => format!("{days}d{hours}h"),
-    }
-}
-
 /// The same on an empty screen.
 pub(super) fn on_a_clear_screen(text: &str) -> String {
     format!("\u{1b}[H\u{1b}[2J{text}")
-}
-
-/// Prints an answer; false when nobody reads any more, which is no failure.
-///
-/// # Errors
-/// [`Failure::Runtime`] when it cannot be written.
-pub(super) fn print(text: &str) -> Result<bool, Failure> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => {
-            Err(Failure::Runtime(anyhow!("cannot print: {error}; redirect it elsewhere")))
-        }
-    }
-}
-
-/// A remark that is no part of the answer.
-pub(super) fn remark(text: &str) {
-    // A remark that nobody can see is no failure.
-    let _ = writeln!(io::stderr(), "knockpipe: {text}");
 }
 
 #[cfg(test)]
@@ -265,16 +228,11 @@ mod tests {
     }
 
     #[test]
-    fn sizes_and_ages_are_short() {
+    fn sizes_are_short() {
         for (bytes, shown) in
             [(0, "0"), (1023, "1023"), (1024, "1.00K"), (15 << 20, "15.0M"), (200 << 30, "200G")]
         {
             assert_eq!(size(bytes), shown);
-        }
-        for (seconds, shown) in
-            [(0, "0s"), (59, "59s"), (61, "1m1s"), (7_260, "2h1m"), (90_000, "1d1h")]
-        {
-            assert_eq!(age(Duration::from_secs(seconds)), shown);
         }
     }
 }

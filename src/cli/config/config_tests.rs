@@ -163,6 +163,7 @@ fn every_mistake_is_one_line_with_its_place_and_a_remedy() {
         ),
         ("[process]\nlog-level='loud'\n", "toml:2", "there is no 'loud'"),
         ("[process]\nlog-lvl='info'\n", "toml:2", "did you mean 'log-level'?"),
+        ("[process]\ndrain=3\n", "toml:2", "'drain' is about a tunnel"),
         (
             "[defaults]\ntimeuot=3\n[tunnels.a]\nmode='encrypt'\n",
             "toml:2",
@@ -179,9 +180,9 @@ fn every_mistake_is_one_line_with_its_place_and_a_remedy() {
             "toml:7",
             "no variable NO_SUCH_VARIABLE",
         ),
-        (&format!("{REDIS}gate='g'\n[gates.g]\ntimeout=1\n"), "toml:9", "not about a gate"),
+        (&format!("{REDIS}gate='g'\n[gates.g]\ntimeout=1\n"), "toml:9", "is about a tunnel"),
         // Whether a tunnel uses it or not.
-        (&format!("{REDIS}[gates.g]\ntimeout=1\n"), "toml:8", "not about a gate"),
+        (&format!("{REDIS}[gates.g]\ntimeout=1\n"), "toml:8", "is about a tunnel"),
         (&format!("{REDIS}[gates.g]\ndenyed='hold'\n"), "toml:8", "did you mean 'denied'?"),
         (&format!("{REDIS}[gates.g]\ndenied='hole'\n"), "toml:8", "'hole'"),
         (&format!("{REDIS}[gates.g]\ngate='somewhere'\n"), "toml:8", "has no scheme"),
@@ -197,9 +198,24 @@ fn every_mistake_is_one_line_with_its_place_and_a_remedy() {
             "toml:",
             "exclude each other",
         ),
+        // Also what no tunnel of the file has, or lets stand.
+        (&format!("{REDIS}[defaults]\nmax-unopened='x'\n"), "toml:8", "'x' is not a number"),
+        (&format!("{REDIS}timeout=1\n[defaults]\ntimeout='5s'\n"), "toml:9", "number of seconds"),
+        (&format!("{REDIS}[keys]\nx='a.key'\n[defaults]\nkey='y'\n"), "toml:10", "no 'y' in"),
+        (&format!("{REDIS}gate='file:g'\n[defaults]\ngate='h'\n"), "toml:9", "[gates.h]"),
         (&REDIS.replace("a.key", "c.key"), "toml:2", "c.key"),
         (&REDIS.replace("db.example.org:6380", "127.0.0.1:6379"), "toml:2", "connect to itself"),
-        (&format!("{REDIS}{}", REDIS.replace("redis", "other")), "toml:8", "as tunnel redis does"),
+        (&format!("{REDIS}{}", REDIS.replace("redis", "other")), "toml:8", "and tunnel redis on"),
+        (
+            &format!("{REDIS}{}", REDIS.replace("redis", "other").replace("127.0.0.1", "0.0.0.0")),
+            "toml:8",
+            "it listens on 0.0.0.0:6379, and tunnel redis on 127.0.0.1:6379 already",
+        ),
+        (
+            &REDIS.replace("\"127.0.0.1:6379\"", "['[::]:1', '[::1]:1']"),
+            "toml:2",
+            "it listens on [::1]:1, and tunnel redis on [::]:1 already",
+        ),
     ] {
         let error = plan(text).unwrap_err();
         assert!(error.contains(piece) && error.contains(place), "{text}\n-> {error}");

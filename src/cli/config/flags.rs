@@ -10,14 +10,14 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches, Parser};
 
 use super::text::{Setting, Table, Tables, Value};
-use super::{Args, Mistake, Tunnel};
+use super::{Mistake, Tunnel};
 use crate::cli::errors::one_line;
 use crate::cli::gate_args::{AcceptorGateArgs, GateArgs};
 use crate::cli::process_args::ProcessArgs;
-use crate::cli::tunnel_args::{DecryptArgs, EncryptArgs};
+use crate::cli::tunnel_args::{DecryptArgs, EncryptArgs, TunnelArgs};
 use crate::sys::keyfile::is_stdin;
 
-/// The flags about the process, by themselves.
+/// The flags about the process.
 #[derive(Parser)]
 #[command(name = "[process]", no_binary_name = true, disable_help_flag = true)]
 struct ProcessLine {
@@ -25,7 +25,7 @@ struct ProcessLine {
     process: ProcessArgs,
 }
 
-/// The flags of an encrypt end, by themselves.
+/// The flags of an encrypt end.
 #[derive(Parser)]
 #[command(name = "encrypt", no_binary_name = true, disable_help_flag = true)]
 struct EncryptLine {
@@ -33,7 +33,7 @@ struct EncryptLine {
     args: EncryptArgs,
 }
 
-/// The flags of a decrypt end, by themselves.
+/// The flags of a decrypt end.
 #[derive(Parser)]
 #[command(name = "decrypt", no_binary_name = true, disable_help_flag = true)]
 struct DecryptLine {
@@ -41,7 +41,7 @@ struct DecryptLine {
     args: DecryptArgs,
 }
 
-/// The flags of a gate, by themselves.
+/// The flags of a gate.
 #[derive(Parser)]
 #[command(name = "[gates]", no_binary_name = true, disable_help_flag = true)]
 struct GateLine {
@@ -51,17 +51,172 @@ struct GateLine {
     _acceptor: AcceptorGateArgs,
 }
 
-/// The flags that `[process]` may have as keys.
-pub(super) fn process_command() -> Command {
-    built::<ProcessLine>()
+/// The flags that tables may have as keys.
+#[derive(Debug)]
+pub(super) struct Flags {
+    pub(super) process: Command,
+    encrypt: Command,
+    decrypt: Command,
+    gate: Command,
 }
 
-/// The flags that a tunnel may have as keys.
-pub(super) fn tunnel_command(mode: &str) -> Option<Command> {
-    match mode {
-        "encrypt" => Some(built::<EncryptLine>()),
-        "decrypt" => Some(built::<DecryptLine>()),
-        _ => None,
+impl Flags {
+    pub(super) fn new() -> Self {
+        Self {
+            process: built::<ProcessLine>(),
+            encrypt: built::<EncryptLine>(),
+            decrypt: built::<DecryptLine>(),
+            gate: built::<GateLine>(),
+        }
+    }
+
+    /// Those of a tunnel; `None` where there is no such mode.
+    pub(super) fn of_mode(&self, mode: &str) -> Option<&Command> {
+        [&self.encrypt, &self.decrypt].into_iter().find(|command| command.get_name() == mode)
+    }
+
+    /// Finds what is wrong with keys, gates and defaults by themselves, whether a
+    /// tunnel uses them or not.
+    pub(super) fn check(&self, tables: &Tables, base: &Path) -> Result<(), Mistake> {
+        for Setting { value, line, .. } in &tables.keys {
+            let Value::Words(files) = value else { continue };
+            files.iter().try_for_each(|file| refuse_stdin(file, *line))?;
+        }
+        for Table { settings, .. } in &tables.gates {
+            self.parse(&self.gate, settings, base)?;
+        }
+        for command in [&self.encrypt, &self.decrypt] {
+            let mut defaults = self.applicable(command, &tables.defaults)?;
+            named_gate(&mut defaults, tables)?;
+            name_keys(&mut defaults, tables)?;
+            // What a tunnel must say is no matter of defaults.
+            let lenient = command.clone().mut_args(|arg| arg.required(false));
+            self.parse(&lenient, &defaults, base)?;
+        }
+        Ok(())
+    }
+
+    /// What `[process]` says, and all its values.
+    pub(super) fn process(
+        &self,
+        settings: &[Setting],
+        base: &Path,
+    ) -> Result<(ProcessArgs, ArgMatches), Mistake> {
+        let values = self.parse(&self.process, settings, base)?;
+        let line = ProcessLine::from_arg_matches(&values);
+        let line = line.map_err(|error| blame(&error, &self.process, settings))?;
+        Ok((line.process, values))
+    }
+
+    /// What holds for a tunnel: its own setting before its gate's before the default.
+    pub(super) fn tunnel(
+        &self,
+        table: &Table,
+        tables: &Tables,
+        base: &Path,
+    ) -> Result<Tunnel, Mistake> {
+        let command = self.mode(table)?;
+        let settings = self.merged(command, table, tables)?;
+        let values = self.parse(command, &settings, base).map_err(|error| error.of(table))?;
+        let args = match command.get_name() {
+            "encrypt" => EncryptLine::from_arg_matches(&values)
+                .map(|line| TunnelArgs::Encrypt(Box::new(line.args))),
+            _ => DecryptLine::from_arg_matches(&values)
+                .map(|line| TunnelArgs::Decrypt(Box::new(line.args))),
+        };
+        let args = args.map_err(|error| blame(&error, command, &settings))?;
+        Ok(Tunnel { name: Arc::from(&*table.name), line: table.line, args, values })
+    }
+
+    fn mode(&self, table: &Table) -> Result<&Command, Mistake> {
+        let setting = table.settings.iter().find(|setting| setting.key == "mode");
+        let (found, which, line) = match setting {
+            Some(Setting { value: Value::Words(words), line, .. }) if words.len() == 1 => {
+                (self.of_mode(&words[0]), "another mode than there is", *line)
+            }
+            Some(setting) => (None, "another mode than there is", setting.line),
+            None => (None, "no mode", table.line),
+        };
+        let what = || {
+            let name = &table.name;
+            format!("tunnel {name} has {which}; write mode = \"encrypt\" or mode = \"decrypt\"")
+        };
+        found.ok_or_else(|| Mistake::new(line, what()))
+    }
+
+    fn merged(
+        &self,
+        command: &Command,
+        table: &Table,
+        tables: &Tables,
+    ) -> Result<Vec<Setting>, Mistake> {
+        let own = table.settings.iter().filter(|setting| setting.key != "mode");
+        let mut all: Vec<Setting> = own.cloned().collect();
+        let defaults = self.applicable(command, &tables.defaults)?;
+        let (gate, defaults): (Vec<_>, Vec<_>) =
+            defaults.into_iter().partition(|setting| setting.key == "gate");
+        add(command, &mut all, &gate);
+        if let Some(gate) = named_gate(&mut all, tables)? {
+            add(command, &mut all, &gate.settings);
+        }
+        add(command, &mut all, &defaults);
+        name_keys(&mut all, tables)?;
+        Ok(all)
+    }
+
+    /// Those of the defaults that this mode has. One that no mode has is a mistake.
+    fn applicable(&self, command: &Command, defaults: &[Setting]) -> Result<Vec<Setting>, Mistake> {
+        let mut found = vec![];
+        for setting in defaults {
+            if find(command, &setting.key).is_some() {
+                found.push(setting.clone());
+            } else if !self.is_of_tunnels(&setting.key) {
+                return Err(self.unknown(command, setting));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether a tunnel of any mode may have this key.
+    fn is_of_tunnels(&self, key: &str) -> bool {
+        [&self.encrypt, &self.decrypt].into_iter().any(|command| find(command, key).is_some())
+    }
+
+    fn unknown(&self, command: &Command, Setting { key, line, .. }: &Setting) -> Mistake {
+        let name = command.get_name();
+        if find(&self.process, key).is_some() {
+            let what = format!("'{key}' is about the process; write it to [process]");
+            return Mistake::new(*line, what);
+        }
+        if self.of_mode(name).is_none() && self.is_of_tunnels(key) {
+            let what = format!("'{key}' is about a tunnel; write it to one, or to [defaults]");
+            return Mistake::new(*line, what);
+        }
+        let remedy = match near(command, key) {
+            Some(near) => format!("did you mean '{near}'?"),
+            None if name == "[gates]" => "see 'knockpipe decrypt --help', below 'Gate'".to_owned(),
+            None if name == "[process]" => {
+                "see 'knockpipe run --help' for what there is".to_owned()
+            }
+            None => format!("see 'knockpipe {name} --help': keys are the long flags"),
+        };
+        Mistake::new(*line, format!("there is no key '{key}' for {name}; {remedy}"))
+    }
+
+    /// What `clap` makes of `settings`.
+    fn parse(
+        &self,
+        command: &Command,
+        settings: &[Setting],
+        base: &Path,
+    ) -> Result<ArgMatches, Mistake> {
+        let mut arguments = vec![];
+        for setting in settings {
+            let arg = find(command, &setting.key).ok_or_else(|| self.unknown(command, setting))?;
+            arguments.extend(spelled(arg, setting, base)?);
+        }
+        let parsed = command.clone().try_get_matches_from(arguments);
+        parsed.map_err(|error| blame(&error, command, settings))
     }
 }
 
@@ -71,59 +226,8 @@ fn built<T: Parser>() -> Command {
     command
 }
 
-/// The settings of one tunnel: its own, those of its gate, the defaults.
-pub(super) struct Settings {
-    command: Command,
-    all: Vec<Setting>,
-}
-
-/// The arguments of a command, with the settings that they came from.
-pub(super) struct Line<'a> {
-    settings: &'a [Setting],
-    matches: ArgMatches,
-}
-
-impl Settings {
-    /// What holds for a tunnel: its own setting before its gate's before the default.
-    pub(super) fn merged(table: &Table, tables: &Tables) -> Result<Self, Mistake> {
-        let command = mode(table)?;
-        let mut all: Vec<Setting> =
-            table.settings.iter().filter(|setting| setting.key != "mode").cloned().collect();
-        let defaults = applicable(&command, &tables.defaults)?;
-        let (gate, defaults): (Vec<_>, Vec<_>) =
-            defaults.into_iter().partition(|setting| setting.key == "gate");
-        add(&command, &mut all, &gate);
-        if let Some(gate) = named_gate(&mut all, tables)? {
-            add(&command, &mut all, &gate.settings);
-        }
-        add(&command, &mut all, &defaults);
-        name_keys(&mut all, tables)?;
-        Ok(Self { command, all })
-    }
-
-    pub(super) fn command(&self) -> &Command {
-        &self.command
-    }
-
-    pub(super) fn all(&self) -> &[Setting] {
-        &self.all
-    }
-}
-
-fn mode(table: &Table) -> Result<Command, Mistake> {
-    let setting = table.settings.iter().find(|setting| setting.key == "mode");
-    let word = setting.map(|setting| (&setting.value, setting.line));
-    let (found, line) = match word {
-        Some((Value::Words(words), line)) if words.len() == 1 => (tunnel_command(&words[0]), line),
-        Some((_, line)) => (None, line),
-        None => (None, table.line),
-    };
-    let which = if word.is_some() { "another mode than there is" } else { "no mode" };
-    let what = || {
-        let name = &table.name;
-        format!("tunnel {name} has {which}; write mode = \"encrypt\" or mode = \"decrypt\"")
-    };
-    found.ok_or_else(|| Mistake::new(line, what()))
+fn find<'c>(command: &'c Command, key: &str) -> Option<&'c Arg> {
+    command.get_arguments().find(|arg| arg.get_long() == Some(key))
 }
 
 /// Adds what `all` does not say itself, in other words or by the opposite.
@@ -137,13 +241,34 @@ fn add(command: &Command, all: &mut Vec<Setting>, more: &[Setting]) {
 
 /// Whether `own` and the flag `other` cannot stand together.
 fn excludes(command: &Command, own: &Setting, other: &str) -> bool {
-    let (Some(one), Some(two)) = (find_any(command, &own.key), find_any(command, other)) else {
+    let (Some(one), Some(two)) = (find(command, &own.key), find(command, other)) else {
         return false;
     };
     let names = |one, two: &Arg| {
         command.get_arg_conflicts_with(one).iter().any(|arg| arg.get_id() == two.get_id())
     };
     own.value != Value::Switch(false) && (names(one, two) || names(two, one))
+}
+
+/// `gate = "NAME"` stands for the settings of `[gates.NAME]`.
+fn named_gate<'t>(
+    all: &mut Vec<Setting>,
+    tables: &'t Tables,
+) -> Result<Option<&'t Table>, Mistake> {
+    let Some(place) = all.iter().position(|setting| setting.key == "gate") else {
+        return Ok(None);
+    };
+    let Value::Words(words) = &all[place].value else { return Ok(None) };
+    let [name] = &words[..] else { return Ok(None) };
+    if let Some(gate) = tables.gates.iter().find(|gate| gate.name == *name) {
+        all.remove(place);
+        return Ok(Some(gate));
+    }
+    if name.contains(':') {
+        return Ok(None);
+    }
+    let what = format!("there is no table [gates.{name}]; add it, or write an address of a store");
+    Err(Mistake::new(all[place].line, what))
 }
 
 /// Words that name a key of `[keys]` become its file.
@@ -174,146 +299,12 @@ fn refuse_stdin(file: &str, line: usize) -> Result<(), Mistake> {
     if is_stdin(Path::new(file)) { Err(Mistake::new(line, what)) } else { Ok(()) }
 }
 
-/// Finds what is wrong with keys and gates by themselves, whether a tunnel uses
-/// them or not.
-pub(super) fn check(tables: &Tables, base: &Path) -> Result<(), Mistake> {
-    for Setting { value, line, .. } in &tables.keys {
-        let Value::Words(files) = value else { continue };
-        files.iter().try_for_each(|file| refuse_stdin(file, *line))?;
-    }
-    let command = gate_command();
-    let is_a_tunnels = |setting: &&Setting| {
-        find_any(&command, &setting.key).is_none() && is_of_tunnels(&setting.key)
-    };
-    for Table { settings, .. } in &tables.gates {
-        if let Some(Setting { key, line, .. }) = settings.iter().find(is_a_tunnels) {
-            let what = format!("'{key}' is not about a gate; write it to a tunnel");
-            return Err(Mistake::new(*line, what));
-        }
-        Line::of(&command, settings, base)?;
-    }
-    Ok(())
-}
-
-/// `gate = "NAME"` stands for the settings of `[gates.NAME]`.
-fn named_gate<'t>(
-    all: &mut Vec<Setting>,
-    tables: &'t Tables,
-) -> Result<Option<&'t Table>, Mistake> {
-    let Some(place) = all.iter().position(|setting| setting.key == "gate") else {
-        return Ok(None);
-    };
-    let Value::Words(words) = &all[place].value else { return Ok(None) };
-    let [name] = &words[..] else { return Ok(None) };
-    if let Some(gate) = tables.gates.iter().find(|gate| gate.name == *name) {
-        all.remove(place);
-        return Ok(Some(gate));
-    }
-    if name.contains(':') {
-        return Ok(None);
-    }
-    let what = format!("there is no table [gates.{name}]; add it, or write an address of a store");
-    Err(Mistake::new(all[place].line, what))
-}
-
-fn gate_command() -> Command {
-    built::<GateLine>()
-}
-
-/// Whether a tunnel of any mode may have this key.
-fn is_of_tunnels(key: &str) -> bool {
-    let mut of_any = ["encrypt", "decrypt"].into_iter().filter_map(tunnel_command);
-    of_any.any(|command| find(&command, key).is_some())
-}
-
-/// Those of the defaults that this mode has. One that no mode has is a mistake.
-fn applicable(command: &Command, defaults: &[Setting]) -> Result<Vec<Setting>, Mistake> {
-    let mut found = vec![];
-    for setting in defaults {
-        if find(command, &setting.key).is_some() {
-            found.push(setting.clone());
-        } else if !is_of_tunnels(&setting.key) {
-            return Err(unknown(command, setting));
-        }
-    }
-    Ok(found)
-}
-
-/// Whether a flag is about the process, and not about a tunnel.
-pub(super) fn is_of_process(key: &str) -> bool {
-    find_any(&process_command(), key).is_some()
-}
-
-fn find<'c>(command: &'c Command, key: &str) -> Option<&'c Arg> {
-    let misplaced = command.get_name() != "[process]" && is_of_process(key);
-    if misplaced { None } else { find_any(command, key) }
-}
-
-fn find_any<'c>(command: &'c Command, key: &str) -> Option<&'c Arg> {
-    command.get_arguments().find(|arg| arg.get_long() == Some(key))
-}
-
-fn unknown(command: &Command, Setting { key, line, .. }: &Setting) -> Mistake {
-    let name = command.get_name();
-    if name != "[process]" && is_of_process(key) {
-        return Mistake::new(*line, format!("'{key}' is about the process; write it to [process]"));
-    }
-    let near = near(command, key);
-    let remedy = match near {
-        Some(near) => format!("did you mean '{near}'?"),
-        None if name == "[gates]" => "see 'knockpipe decrypt --help', below 'Gate'".to_owned(),
-        None if name == "[process]" => "see 'knockpipe run --help' for what there is".to_owned(),
-        None => format!("see 'knockpipe {name} --help': keys are the long flags"),
-    };
-    Mistake::new(*line, format!("there is no key '{key}' for {name}; {remedy}"))
-}
-
 /// The flag that `clap` takes `key` for a slip of.
 fn near(command: &Command, key: &str) -> Option<String> {
     let parsed = command.clone().try_get_matches_from([format!("--{key}")]);
     match parsed.err()?.get(ContextKind::SuggestedArg)? {
         ContextValue::String(near) => Some(near.trim_start_matches('-').to_owned()),
         _ => None,
-    }
-}
-
-impl<'a> Line<'a> {
-    /// What `clap` makes of `settings`.
-    pub(super) fn of(
-        command: &Command,
-        settings: &'a [Setting],
-        base: &Path,
-    ) -> Result<Self, Mistake> {
-        let mut arguments = vec![];
-        for setting in settings {
-            let arg = find(command, &setting.key).ok_or_else(|| unknown(command, setting))?;
-            arguments.extend(spelled(arg, setting, base)?);
-        }
-        let parsed = command.clone().try_get_matches_from(arguments);
-        let matches = parsed.map_err(|error| blame(&error, command, settings))?;
-        Ok(Self { settings, matches })
-    }
-
-    pub(super) fn process(self) -> Result<(ProcessArgs, ArgMatches), Mistake> {
-        let Self { settings, matches } = self;
-        let line = ProcessLine::from_arg_matches_mut(&mut matches.clone());
-        let line = line.map_err(|error| blame(&error, &process_command(), settings))?;
-        Ok((line.process, matches))
-    }
-
-    pub(super) fn tunnel(self, table: &Table) -> Result<Tunnel, Mistake> {
-        let Self { settings, matches } = self;
-        let command = mode(table)?;
-        let mut taken = matches.clone();
-        let args = match command.get_name() {
-            "encrypt" => EncryptLine::from_arg_matches_mut(&mut taken)
-                .map(|line| Args::Encrypt(Box::new(line.args))),
-            _ => DecryptLine::from_arg_matches_mut(&mut taken)
-                .map(|line| Args::Decrypt(Box::new(line.args))),
-        };
-        let args = args.map_err(|error| blame(&error, &command, settings))?;
-        let (name, line) = (Arc::from(&*table.name), table.line);
-        Ok(Tunnel { name, line, args, values: matches })
     }
 }
 
@@ -370,12 +361,11 @@ fn blame(error: &clap::Error, command: &Command, settings: &[Setting]) -> Mistak
         .filter_map(|word| word.strip_prefix("--"))
         .map(|word| word.split(['=', '<']).next().unwrap_or(word))
         .collect();
+    if error.kind() == ErrorKind::MissingRequiredArgument {
+        return Mistake::of_table(format!("lacks {}; add it", keys.join(", ")));
+    }
     let line = settings.iter().find(|setting| keys.contains(&&*setting.key));
     let first = settings.iter().map(|setting| setting.line).min().unwrap_or(1);
-    if error.kind() == ErrorKind::MissingRequiredArgument {
-        let keys = keys.join(", ");
-        return Mistake::new(Mistake::WHOLE_TABLE, format!("lacks {keys}; add it"));
-    }
     let name = format!("knockpipe {}", command.get_name());
     let what = one_line(error, command, &name).to_string();
     Mistake::new(line.map_or(first, |setting| setting.line), what)

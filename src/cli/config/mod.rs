@@ -3,7 +3,7 @@
 //! ```text
 //!   text    TOML                        -> settings, each with its line
 //!   flags   the settings of a tunnel    -> the arguments of encrypt or decrypt
-//!   (clap)  arguments                   -> EncryptArgs, DecryptArgs -> Options
+//!   (clap)  arguments                   -> TunnelArgs -> Options
 //! ```
 //!
 //! A key is the long name of a flag, and its value means what it means there, so
@@ -18,10 +18,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::process_args::ProcessArgs;
-use super::tunnel_args::{DecryptArgs, EncryptArgs};
+use super::tunnel_args::TunnelArgs;
 use crate::run::Failure;
 use crate::tunnel::Options;
-use flags::{Line, Settings};
+use flags::Flags;
 use text::Tables;
 
 pub(super) use show::show;
@@ -31,6 +31,8 @@ pub(super) use show::show;
 #[derive(Debug)]
 pub(super) struct Config {
     file: PathBuf,
+    /// What its keys may be, for [`show`].
+    flags: Flags,
     pub(super) process: ProcessArgs,
     /// All its values, for [`show`].
     process_values: clap::ArgMatches,
@@ -43,16 +45,9 @@ pub(super) struct Tunnel {
     pub(super) name: Arc<str>,
     /// Where its table begins, from 1.
     line: usize,
-    pub(super) args: Args,
+    pub(super) args: TunnelArgs,
     /// All its values, for [`show`].
     values: clap::ArgMatches,
-}
-
-/// What the table of a tunnel says.
-#[derive(Debug)]
-pub(super) enum Args {
-    Encrypt(Box<EncryptArgs>),
-    Decrypt(Box<DecryptArgs>),
 }
 
 /// What is wrong with the file, and where.
@@ -78,29 +73,30 @@ pub(super) enum ConfigError {
     },
 }
 
-/// What is wrong, and in which line.
+/// What is wrong, and in which line; in none of its own where the whole of a
+/// table is meant.
 #[derive(Debug)]
 struct Mistake {
-    line: usize,
+    line: Option<usize>,
     what: String,
 }
 
 impl Mistake {
-    /// In no line of its own.
-    const WHOLE_TABLE: usize = 0;
-
-    /// The same, where it is about the whole of a tunnel's table.
-    fn of(self, table: &text::Table) -> Self {
-        match self.line {
-            Self::WHOLE_TABLE => {
-                Self { line: table.line, what: format!("tunnel {} {}", table.name, self.what) }
-            }
-            _ => self,
-        }
+    fn new(line: usize, what: impl Into<String>) -> Self {
+        Self { line: Some(line), what: what.into() }
     }
 
-    fn new(line: usize, what: impl Into<String>) -> Self {
-        Self { line, what: what.into() }
+    /// What a table lacks.
+    fn of_table(what: String) -> Self {
+        Self { line: None, what }
+    }
+
+    /// The same, where it is about the whole of this tunnel's table.
+    fn of(self, table: &text::Table) -> Self {
+        match self.line {
+            None => Self::new(table.line, format!("tunnel {} {}", table.name, self.what)),
+            Some(_) => self,
+        }
     }
 }
 
@@ -116,38 +112,33 @@ impl Config {
     /// # Errors
     /// [`Failure::Usage`] with the line of the first mistake.
     pub(super) fn load(file: &Path) -> Result<Self, Failure> {
-        let text = std::fs::read_to_string(file)
-            .map_err(|cause| ConfigError::Unreadable { file: file.to_owned(), cause })?;
-        let parsed = Self::parse(file, &text);
+        let unreadable = |cause| ConfigError::Unreadable { file: file.to_owned(), cause };
+        let text = std::fs::read_to_string(file).map_err(unreadable)?;
+        // So that what `show` makes of paths is right beside any other file.
+        let whole = std::path::absolute(file).map_err(unreadable)?;
+        let parsed = Self::parse(file, whole.parent().unwrap_or(&whole), &text);
         parsed.map_err(|Mistake { line, what }| {
+            let line = line.unwrap_or(1);
             ConfigError::Wrong { file: file.to_owned(), line, what }.into()
         })
     }
 
-    fn parse(file: &Path, text: &str) -> Result<Self, Mistake> {
+    fn parse(file: &Path, base: &Path, text: &str) -> Result<Self, Mistake> {
         let tables = Tables::parse(text)?;
-        let base = file.parent().unwrap_or_else(|| Path::new(""));
-        let line = Line::of(&flags::process_command(), &tables.process, base)?;
-        let (process, process_values) = line.process()?;
-        flags::check(&tables, base)?;
-        let mut tunnels = Vec::with_capacity(tables.tunnels.len());
-        for table in &tables.tunnels {
-            let settings = Settings::merged(table, &tables)?;
-            let line = Line::of(settings.command(), settings.all(), base);
-            tunnels.push(line.map_err(|mistake| mistake.of(table))?.tunnel(table)?);
-        }
+        let flags = Flags::new();
+        let (process, process_values) = flags.process(&tables.process, base)?;
+        flags.check(&tables, base)?;
+        let tunnels = tables.tunnels.iter().map(|table| flags.tunnel(table, &tables, base));
+        let tunnels = tunnels.collect::<Result<Vec<_>, _>>()?;
         if tunnels.is_empty() {
             return Err(Mistake::new(1, "there is no tunnel; add a table [tunnels.NAME]"));
         }
-        Ok(Self { file: file.to_owned(), process, process_values, tunnels })
+        Ok(Self { file: file.to_owned(), flags, process, process_values, tunnels })
     }
 
     /// Every file that is read again on a reload, itself first.
     pub(super) fn files(&self) -> Vec<PathBuf> {
-        let named = self.tunnels.iter().flat_map(|tunnel| match &tunnel.args {
-            Args::Encrypt(args) => args.files(),
-            Args::Decrypt(args) => args.files(),
-        });
+        let named = self.tunnels.iter().flat_map(|tunnel| tunnel.args.files());
         [self.file.clone()].into_iter().chain(named).collect()
     }
 
@@ -159,13 +150,8 @@ impl Config {
         let mut plan: Vec<Options> = Vec::with_capacity(self.tunnels.len());
         for tunnel in &self.tunnels {
             let options = tunnel.options().map_err(|failure| self.in_tunnel(tunnel, failure))?;
-            for other in &plan {
-                let mut fixed = options.sources.iter().filter(|source| !source.is_any_port());
-                let both = fixed.find(|source| other.sources.contains(source));
-                if let (Some(source), Some(name)) = (both, &other.name) {
-                    let what = format!("it listens on {source}, as tunnel {name} does; change one");
-                    return Err(self.in_tunnel(tunnel, Failure::Usage(anyhow::anyhow!(what))));
-                }
+            if let Some(both) = excluded(&plan, &options) {
+                return Err(self.in_tunnel(tunnel, Failure::Usage(anyhow::anyhow!(both))));
             }
             plan.push(options);
         }
@@ -181,17 +167,24 @@ impl Config {
     }
 }
 
+/// What cannot be listened on, because this or an earlier tunnel does already.
+fn excluded(plan: &[Options], options: &Options) -> Option<String> {
+    options.sources.iter().enumerate().find_map(|(place, source)| {
+        let own = options.sources[..place].iter().map(|earlier| (earlier, options));
+        let others = plan.iter().flat_map(|other| other.sources.iter().map(move |s| (s, other)));
+        let (earlier, of) = own.chain(others).find(|(earlier, _)| source.excludes(earlier))?;
+        let name = of.name.as_deref().unwrap_or_default();
+        Some(format!("it listens on {source}, and tunnel {name} on {earlier} already; change one"))
+    })
+}
+
 impl Tunnel {
     /// What it is told.
     ///
     /// # Errors
     /// [`Failure`] of its addresses, keys or gate.
     pub(super) fn options(&self) -> Result<Options, Failure> {
-        let name = Some(Arc::clone(&self.name));
-        match &self.args {
-            Args::Encrypt(args) => args.options(name),
-            Args::Decrypt(args) => args.options(name),
-        }
+        self.args.options(Some(Arc::clone(&self.name)))
     }
 }
 

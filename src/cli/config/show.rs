@@ -1,4 +1,6 @@
-//! The effective configuration, as a file that would have the same effect.
+//! The effective configuration, as a file that would have the same effect: what
+//! the tables of the file come to for each tunnel. A flag that it does not name
+//! has the default that `--help` tells.
 //!
 //! There is nothing to hide in it: keys and passwords are in files of their own,
 //! which are named and not read out.
@@ -7,44 +9,36 @@ use std::fmt::{self, Write};
 
 use clap::{ArgAction, ArgMatches, Command};
 
-use super::flags::{is_of_process, process_command, tunnel_command};
-use super::{Args, Config, Tunnel};
+use super::{Config, Tunnel};
 use crate::tunnel::Options;
 
-/// The process and all tunnels with all their values, also those that the file leaves out.
+/// The process and all tunnels, with what gates and defaults give them.
 pub(in crate::cli) fn show(config: &Config, plan: &[Options]) -> String {
     let mut text = "[process]\n".to_owned();
     // Writing to a String cannot fail.
-    let _ = values(&mut text, &process_command(), &config.process_values, |_| true);
+    let _ = values(&mut text, &config.flags.process, &config.process_values);
     text.push('\n');
     for (tunnel, options) in config.tunnels.iter().zip(plan) {
-        let _ = one(&mut text, tunnel, options);
+        let _ = one(&mut text, config, (tunnel, options));
     }
     text
 }
 
-fn one(text: &mut String, tunnel: &Tunnel, options: &Options) -> fmt::Result {
-    let mode = match tunnel.args {
-        Args::Encrypt(_) => "encrypt",
-        Args::Decrypt(_) => "decrypt",
-    };
+fn one(text: &mut String, config: &Config, (tunnel, options): (&Tunnel, &Options)) -> fmt::Result {
+    let mode = tunnel.args.mode();
     writeln!(text, "[tunnels.{}]", quoted_name(&tunnel.name))?;
     writeln!(text, "mode = {}", quoted(mode))?;
-    let command = tunnel_command(mode).unwrap_or_default();
-    values(text, &command, &tunnel.values, |long| !is_of_process(long))?;
+    if let Some(command) = config.flags.of_mode(mode) {
+        values(text, command, &tunnel.values)?;
+    }
     let ids: Vec<String> = options.keys.iter().map(|key| key.id().to_string()).collect();
     writeln!(text, "# ids of the keys: {}\n", ids.join(" "))
 }
 
-/// The flags of `command` that are wanted, as keys.
-fn values(
-    text: &mut String,
-    command: &Command,
-    all: &ArgMatches,
-    is_wanted: impl Fn(&str) -> bool,
-) -> fmt::Result {
+/// The flags of `command`, as keys.
+fn values(text: &mut String, command: &Command, all: &ArgMatches) -> fmt::Result {
     for arg in command.get_arguments() {
-        let Some(long) = arg.get_long().filter(|long| is_wanted(long)) else { continue };
+        let Some(long) = arg.get_long() else { continue };
         let values = all.get_raw(arg.get_id().as_str());
         let values: Vec<String> =
             values.into_iter().flatten().map(|value| quoted(&value.to_string_lossy())).collect();

@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::super::Done;
-use super::output::{Output, left};
+use super::super::output::{Output, left};
 use super::place::{Absent, Place};
 use super::{CommonArgs, GateCommandError, SpareArgs};
 use crate::duration;

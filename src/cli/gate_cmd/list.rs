@@ -10,8 +10,8 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::super::Done;
+use super::super::output::{Form, Output, date, left, remark};
 use super::CommonArgs;
-use super::output::{Form, Output, date, left, remark};
 use super::place::{Absent, Place, each, now_ms};
 use crate::gate::{Entry, Item, Member};
 use crate::run::Failure;

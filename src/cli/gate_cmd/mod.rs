@@ -8,7 +8,6 @@
 mod changes;
 mod import;
 mod list;
-mod output;
 mod place;
 mod reap;
 mod why;
@@ -17,8 +16,8 @@ use std::net::IpAddr;
 
 use clap::{Args, Subcommand};
 
-use self::output::Output;
 use super::Done;
+use super::output::{FormArgs, Output};
 use super::store_args::StoreArgs;
 use crate::gate::Member;
 use crate::run::Failure;
@@ -149,9 +148,8 @@ struct CommonArgs {
     #[command(flatten)]
     store: StoreArgs,
 
-    /// Print JSON, one object in each line
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    form: FormArgs,
 }
 
 /// What keeps an operator from locking out whom they need.
@@ -233,7 +231,7 @@ pub(super) fn run(args: CommandArgs) -> Result<Done, Failure> {
 
 impl CommonArgs {
     fn output(&self) -> Output {
-        Output::new(if self.json { output::Form::Json } else { output::Form::Text })
+        Output::new(self.form.form())
     }
 }
 

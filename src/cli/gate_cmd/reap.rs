@@ -7,9 +7,9 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::super::Done;
+use super::super::output::{date, left, remark};
 use super::CommonArgs;
 use super::list::read_history;
-use super::output::{date, left, remark};
 use super::place::{Absent, Place, now_ms};
 use crate::duration;
 use crate::gate::store::{Edit, Receipt};

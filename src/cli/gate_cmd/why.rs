@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::super::Done;
 use super::super::gate_args::RuleArgs;
-use super::output::{Output, date, left};
+use super::super::output::{Output, date, left};
 use super::place::{Absent, Place, now_ms, runtime};
 use super::{CommonArgs, GateCommandError};
 use crate::gate::decision::Line;

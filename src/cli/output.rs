@@ -6,6 +6,7 @@
 use std::io::{self, BufWriter, Stdout, Write};
 use std::time::Duration;
 
+use clap::Args;
 use serde_json::Value;
 
 use crate::run::Failure;
@@ -17,6 +18,20 @@ pub(super) enum Form {
     Text,
     /// Programs: one object in each line.
     Json,
+}
+
+/// The flag that chooses.
+#[derive(Clone, Copy, Debug, Args)]
+pub(super) struct FormArgs {
+    /// Print JSON, one object in each line
+    #[arg(long)]
+    json: bool,
+}
+
+impl FormArgs {
+    pub(super) fn form(self) -> Form {
+        if self.json { Form::Json } else { Form::Text }
+    }
 }
 
 /// Standard output.
@@ -59,17 +74,30 @@ impl Output {
     }
 
     fn checked(&mut self, written: io::Result<()>) -> Result<(), Failure> {
-        match written {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                self.closed = true;
-                Ok(())
-            }
-            Err(error) => {
-                let advice = "redirect it elsewhere; changes that were made stay made";
-                Err(Failure::Runtime(anyhow::anyhow!("cannot print: {error}; {advice}")))
-            }
-            Ok(()) => Ok(()),
-        }
+        let advice = "redirect it elsewhere; changes that were made stay made";
+        self.closed |= !is_read(written, advice)?;
+        Ok(())
+    }
+}
+
+/// Prints a text at once; false when nobody reads any more.
+///
+/// # Errors
+/// [`Failure::Runtime`] when it cannot be written.
+pub(super) fn print(text: &str) -> Result<bool, Failure> {
+    let mut out = io::stdout().lock();
+    is_read(out.write_all(text.as_bytes()).and_then(|()| out.flush()), "redirect it elsewhere")
+}
+
+/// Whether what was `written` is read by somebody.
+///
+/// # Errors
+/// [`Failure::Runtime`] with the `remedy` when it could not be written.
+pub(super) fn is_read(written: io::Result<()>, remedy: &str) -> Result<bool, Failure> {
+    match written {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::Runtime(anyhow::anyhow!("cannot print: {error}; {remedy}"))),
     }
 }
 
@@ -79,12 +107,16 @@ pub(super) fn remark(text: &str) {
     let _ = writeln!(io::stderr(), "knockpipe: {text}");
 }
 
-/// What still lasts, with its two largest units: `3h20m`.
+/// What still lasts.
 pub(super) fn left(time: Option<Duration>) -> String {
-    const UNITS: [(u64, char); 4] = [(86_400, 'd'), (3600, 'h'), (60, 'm'), (1, 's')];
-    let Some(time) = time else { return "for ever".to_owned() };
     // A part of a second is some time left.
-    let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
+    let seconds = |time: Duration| time.as_secs() + u64::from(time.subsec_nanos() > 0);
+    time.map_or_else(|| "for ever".to_owned(), |time| span(seconds(time)))
+}
+
+/// Seconds in their two largest units: `3h20m`.
+pub(super) fn span(seconds: u64) -> String {
+    const UNITS: [(u64, char); 4] = [(86_400, 'd'), (3600, 'h'), (60, 'm'), (1, 's')];
     let largest = UNITS.iter().position(|(size, _)| seconds >= *size).unwrap_or(3);
     let mut rest = seconds;
     let mut text = String::new();
@@ -120,7 +152,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn time_left_has_two_units_at_most() {
+    fn spans_have_two_units_at_most() {
+        for (seconds, shown) in
+            [(0, "0s"), (59, "59s"), (61, "1m1s"), (7_260, "2h1m"), (90_000, "1d1h")]
+        {
+            assert_eq!(span(seconds), shown);
+        }
+    }
+
+    #[test]
+    fn a_part_of_a_second_is_time_left() {
         let cases = [
             (0, "0s"),
             (1, "1s"),
