@@ -177,7 +177,7 @@ async fn run(
     let (inherited, predecessor) = startup.inherit()?;
     // A predecessor has the same doors, and keeps them until it is relieved.
     if predecessor.is_none() {
-        requests.open(Doors::open(&doors, fleet.roster(), startup.user())?);
+        requests.open(Doors::open(&doors, fleet.roster(), startup.user()).await?);
     }
     tokio::select! {
         started = fleet.launch(plan, inherited, (&mut startup, predecessor.is_some())) => started?,
@@ -197,7 +197,7 @@ async fn run(
             fleet.take_over();
             // The tunnels serve already, and nobody else does: what fails now is
             // told, and no reason to end.
-            let opened = Doors::open(&doors, fleet.roster(), None).map_err(Into::into);
+            let opened = Doors::open(&doors, fleet.roster(), None).await.map_err(Into::into);
             tell_failure(opened.map(|opened| requests.open(opened)));
             tell_failure(handover.map_or(Ok(()), |path| requests.offer(&path)));
             tell_failure(startup.release());

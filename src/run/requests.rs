@@ -15,7 +15,8 @@ use tracing::{info, warn};
 use super::fleet::Fleet;
 use crate::admin::{Doors, Order};
 use crate::net::{AsyncListener, Listener, SocketOptions, Stream};
-use crate::sys::handover::{give, is_trusted};
+use crate::sys::handover::give;
+use crate::sys::peer::is_trusted;
 use crate::sys::signals::{Caught, Signals};
 
 /// Successors that may wait to be heard.
@@ -193,7 +194,7 @@ async fn successor(offer: Option<&AsyncListener>) -> UnixStream {
         match offer.accept().await {
             Ok((Stream::Unix(stream), _)) => {
                 if let Ok(stream) = stream.into_std()
-                    && is_trusted(&stream)
+                    && is_trusted(&stream, None)
                 {
                     return stream;
                 }

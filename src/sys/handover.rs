@@ -13,12 +13,13 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-use nix::unistd::{Uid, geteuid};
+use nix::unistd::Uid;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
+
+use super::peer::is_trusted;
 
 /// Asks for the next socket.
 const NEXT: u8 = b'n';
@@ -65,18 +66,6 @@ pub struct HandoverError {
     cause: io::Error,
 }
 
-/// Whether a successor is of the same user, or root.
-pub fn is_trusted(stream: &UnixStream) -> bool {
-    is_of(stream, None)
-}
-
-fn is_of(stream: &UnixStream, user: Option<Uid>) -> bool {
-    getsockopt(stream, PeerCredentials).is_ok_and(|peer| {
-        let uid = Uid::from_raw(peer.uid());
-        uid.is_root() || uid == geteuid() || Some(uid) == user
-    })
-}
-
 /// Gives `sockets` to a successor, and waits until it accepts on them. Blocks.
 /// The stream that it gives back is to be dropped once we accept no more.
 ///
@@ -112,7 +101,7 @@ pub fn ask(
         Err(error) if is_nobody(&error) => return Ok(None),
         Err(error) => return Err(fail(error)),
     };
-    if !is_of(&stream, user) {
+    if !is_trusted(&stream, user) {
         return Err(fail(io::Error::other("another user's process listens there")));
     }
     let taken = take(&mut stream).map_err(|cause| match cause.kind() {
@@ -217,7 +206,7 @@ mod tests {
             taken.remove(0)
         });
         let (stream, _) = offer.accept().unwrap();
-        assert!(is_trusted(&stream));
+        assert!(is_trusted(&stream, None));
         let socket = listener.as_fd().try_clone_to_owned().unwrap();
         let stream = give(stream, &[Given { name: "a\tb".to_owned(), socket }]).unwrap();
         drop(listener);
