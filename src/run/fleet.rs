@@ -7,7 +7,7 @@
 //! began, until they end. One that is gone drains.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::task::block_in_place;
@@ -57,6 +57,8 @@ struct Member {
     options: Options,
     capacity: Capacity,
     tunnel: Arc<Tunnel>,
+    /// Those in whose place it stands, one after the other, as long as they have sessions.
+    predecessors: Vec<Weak<Tunnel>>,
     doors: Vec<Door>,
 }
 
@@ -205,6 +207,7 @@ impl Fleet {
 
     /// Changes the tunnels. Nothing here can fail, or waits.
     fn commit(&mut self, next: Vec<Next>) -> Changes {
+        self.leaving.forget_cuts();
         let old = std::mem::take(&mut self.members);
         let mut old: Vec<Option<Member>> = old.into_iter().map(Some).collect();
         let (mut changes, mut news) = (Changes::default(), vec![]);
@@ -222,10 +225,10 @@ impl Fleet {
                         if before.is_some() { &mut changes.changed } else { &mut changes.added };
                     *count += 1;
                     news.push((self.members.len(), ready.capacity));
-                    let member = ready.start(before.as_ref());
+                    let mut member = ready.start(before.as_ref());
                     self.roster.add(Arc::clone(&member.tunnel));
                     if let Some(before) = before {
-                        self.replaced(before, member.tunnel.gate().is_some());
+                        member.predecessors = self.replaced(before, member.tunnel.gate().is_some());
                     }
                     member
                 }
@@ -246,20 +249,24 @@ impl Fleet {
         changes
     }
 
-    /// Its sessions go on, and count as its successor's.
-    fn replaced(&mut self, member: Member, has_gate: bool) {
-        if let (Some(gate), false) = (member.tunnel.gate(), has_gate) {
+    /// Its sessions go on, and count as its successor's. Gives the predecessors of that.
+    fn replaced(&mut self, member: Member, has_gate: bool) -> Vec<Weak<Tunnel>> {
+        let Member { tunnel, mut predecessors, .. } = member;
+        if let (Some(gate), false) = (tunnel.gate(), has_gate) {
             gate.dismiss();
         }
-        self.leaving.replaced(member.options.name, member.tunnel);
+        predecessors.retain(|before| before.strong_count() > 0);
+        predecessors.push(Arc::downgrade(&tunnel));
+        self.leaving.replaced(tunnel);
+        predecessors
     }
 
     /// Its sessions, and those of its predecessors, may finish within its drain.
     fn removed(&mut self, member: Member) {
-        let Member { options, tunnel, doors, .. } = member;
+        let Member { options, tunnel, predecessors, doors, .. } = member;
         // What is not in the next set closes here, before the first session ends.
         drop(doors);
-        self.leaving.removed(options.name, tunnel, options.drain);
+        self.leaving.removed(tunnel, &predecessors, (options.name, options.drain));
     }
 
     /// Accepts no more. What there is may finish within each tunnel's drain. Does
@@ -340,7 +347,7 @@ impl Ready {
             listener.set(&SocketOptions { keepalive: options.keepalive });
             tunnel.serve(Arc::clone(listener));
         }
-        Member { options, capacity, tunnel, doors }
+        Member { options, capacity, tunnel, predecessors: vec![], doors }
     }
 }
 
