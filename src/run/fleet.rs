@@ -10,7 +10,6 @@ use std::io;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use tokio::task::block_in_place;
 use tokio::time::{sleep, timeout};
 
 use super::about;
@@ -98,27 +97,26 @@ impl Fleet {
     }
 
     /// Starts the first tunnels of the process, on the sockets that were
-    /// `inherited` where they fit. A predecessor that still accepts is not hurried.
+    /// `inherited` where they fit, and once a predecessor accepts no more.
     pub(super) async fn launch(
         &mut self,
         plan: Vec<Options>,
         inherited: Vec<Given>,
-        (startup, takes_over): (&mut Startup, bool),
+        startup: &mut Startup,
     ) -> anyhow::Result<()> {
         let bound = bind_first(&plan, (inherited, &self.systemd), startup).await?;
-        if !takes_over {
-            startup.write_pid_file()?;
-        }
+        startup.write_pid_file()?;
         startup.drop_privileges()?;
         let mut fresh = Fresh::default();
         let next = self.prepare(plan, bound, &mut fresh).await?;
-        if takes_over {
+        startup.announce();
+        if startup.takes_over() {
             fresh.read(&next).await;
             // What a dialer sent before we began to remember first messages is
             // for the predecessor, which still accepts.
             sleep(ON_THE_WAY).await;
+            startup.wait_our_turn().await?;
         }
-        startup.announce();
         self.commit(next);
         Ok(())
     }
@@ -148,7 +146,7 @@ impl Fleet {
     /// What cannot be had; then nothing has changed.
     pub(super) async fn reload(&mut self, plan: Vec<Options>) -> anyhow::Result<Changes> {
         let is_open = |options: &Options, source: &Source| self.door(options, source).is_some();
-        let bound = block_in_place(|| bind_missing(&plan, &self.systemd, is_open))?;
+        let bound = bind_missing(&plan, &self.systemd, is_open).await?;
         let mut fresh = Fresh::default();
         let next = self.prepare(plan, bound, &mut fresh).await?;
         fresh.read(&next).await;
@@ -296,6 +294,11 @@ impl Fleet {
     /// Who knows what there is.
     pub(super) fn roster(&self) -> &Arc<Roster> {
         &self.roster
+    }
+
+    /// Whether it was not stopped yet.
+    pub(super) fn is_accepting(&self) -> bool {
+        !self.members.is_empty()
     }
 
     /// Sessions now.

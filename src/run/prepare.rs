@@ -21,7 +21,7 @@ use crate::sys::activation::Inherited;
 use crate::sys::keyfile::is_stdin;
 use crate::sys::memory;
 use crate::sys::notify::Manager;
-use crate::sys::sandbox::{self, Report, Rules};
+use crate::sys::sandbox::{self, Landlock, Report, Rules};
 use crate::tunnel::{Options, PipeOptions, Role};
 
 /// Name servers, for answers that are too long for UDP.
@@ -46,6 +46,11 @@ impl Prepared {
         let inherited = Inherited::take_over();
         let report = sandbox::enter(rules);
         Self { inherited, report, tcp: rules.map(Rules::tcp), keys }
+    }
+
+    /// Whether files are within reach only where they were at the start.
+    pub(super) fn is_confined(&self) -> bool {
+        matches!(self.report.landlock, Landlock::Holds(_))
     }
 
     /// The line about it at the start of the log.

@@ -12,6 +12,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use common::admin::http;
+use common::file::{Service, decrypt_table};
 use common::program::require;
 use common::{Addr, End, Kind, Launch, Pair, PairOptions, Program, Target, eventually, keygen};
 use nix::sys::resource::{Resource, getrlimit};
@@ -126,6 +127,19 @@ fn metrics_on_a_unix_socket_need_no_port() {
     assert_eq!(http(&Addr::Unix(metrics.clone()), "GET", "/readyz").status, 200);
     end.stop();
     assert!(!metrics.exists(), "it is removed");
+}
+
+/// What is wrong then is not to be seen at the file.
+#[test]
+fn a_reload_that_the_sandbox_forbids_names_it() {
+    let (dir, new, target) = (TempDir::new().unwrap(), TempDir::new().unwrap(), Target::echo());
+    keygen(dir.path(), "key");
+    let key = keygen(new.path(), "key");
+    let text = |key: &str| decrypt_table("far", target.addr(), key, "");
+    let mut service = Service::start(dir.path(), "far.toml", &text("\"key\""));
+    let line = service.reload(&text(&format!("{key:?}")));
+    assert!(line.is("cannot reload") && line.text().contains("sandbox"), "{}", line.text());
+    service.stop();
 }
 
 /// The same removal that works outside: of a pid file whose directory is, by
