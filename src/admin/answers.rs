@@ -8,6 +8,7 @@ use super::protocol::{
     StatusReply, TargetReply, TunnelReply, WhoReply, key, peer,
 };
 use super::roster::{Named, Phase, Reload, Roster};
+use super::{Order, Outcome};
 use crate::gate::GateStatus;
 use crate::observe::Selector;
 use crate::observe::metrics::ByReason;
@@ -16,12 +17,20 @@ use crate::reason::CloseReason;
 use crate::sys::nofile;
 use crate::tunnel::{Status, TargetHealth};
 
-/// Answers what can be answered at once; `None` for an order, which takes its time.
+/// What comes of a request.
+pub(super) enum Answer {
+    /// What can be read from the roster.
+    Now(Reply),
+    /// Somebody has to carry this out first, which takes its time.
+    Ordered(fn(Outcome) -> Order),
+}
+
+/// Answers a request, or says which order it is.
 ///
 /// # Errors
 /// [`RequestError`]
-pub(super) fn answer(roster: &Roster, request: &Request) -> Result<Option<Reply>, RequestError> {
-    Ok(Some(match request {
+pub(super) fn answer(roster: &Roster, request: &Request) -> Result<Answer, RequestError> {
+    Ok(Answer::Now(match request {
         Request::Status {} => Reply::Status(Box::new(status(roster))),
         Request::Who { tunnel, peer: from } => {
             let tunnel = tunnel.clone().map(Selector::Tunnel);
@@ -41,7 +50,8 @@ pub(super) fn answer(roster: &Roster, request: &Request) -> Result<Option<Reply>
                 _ => return Err(RequestError::NotOne),
             }
         }
-        Request::Reload {} | Request::Drain {} => return Ok(None),
+        Request::Reload {} => return Ok(Answer::Ordered(Order::Reload)),
+        Request::Drain {} => return Ok(Answer::Ordered(Order::Drain)),
     }))
 }
 

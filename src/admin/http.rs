@@ -5,8 +5,8 @@
 //! the oldest makes way, so that whoever is slow keeps nobody else out.
 
 use std::convert::Infallible;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
@@ -14,11 +14,12 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::time::sleep;
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 
 use super::exposition::{CONTENT_TYPE_OF_METRICS, exposition};
 use super::roster::Roster;
-use crate::net::{AcceptBackoff, AcceptStep, AsyncListener, Handshakes, Place, Stream};
+use crate::net::Stream;
 
 /// Clients at once.
 pub(super) const CLIENTS: usize = 16;
@@ -34,26 +35,11 @@ const MAX_HEADER: usize = 16 * 1024;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
-/// Answers whoever comes, for ever.
-pub(super) async fn serve(listener: AsyncListener, roster: Arc<Roster>) {
-    let (clients, mut backoff) = (Handshakes::new(CLIENTS), AcceptBackoff::default());
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                backoff.succeeded(Instant::now());
-                tokio::spawn(meet(stream, clients.enter(), Arc::clone(&roster)));
-            }
-            Err(error) => {
-                if let AcceptStep::Wait { delay, .. } = backoff.failed(&error, Instant::now()) {
-                    sleep(delay).await;
-                }
-            }
-        }
-    }
-}
-
-async fn meet(stream: Stream, mut place: Place, roster: Arc<Roster>) {
+/// Answers one client. From its request on `answering` knows of it.
+pub(super) async fn meet(stream: Stream, roster: Arc<Roster>, answering: TaskTracker) {
+    let under_way = OnceLock::new();
     let service = service_fn(|request: Request<Incoming>| {
+        under_way.get_or_init(|| answering.token());
         let response = answer(request.method(), request.uri().path(), &roster);
         async { Ok::<_, Infallible>(response) }
     });
@@ -63,12 +49,8 @@ async fn meet(stream: Stream, mut place: Place, roster: Arc<Roster>) {
         .max_buf_size(MAX_HEADER)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
-    tokio::select! {
-        // A request that makes no sense was answered already.
-        _ = connection => {}
-        () = place.displaced() => {}
-        () = sleep(PATIENCE) => {}
-    }
+    // A request that makes no sense was answered already.
+    let _ = timeout(PATIENCE, connection).await;
 }
 
 fn answer(method: &Method, path: &str, roster: &Roster) -> Response<String> {

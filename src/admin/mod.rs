@@ -23,20 +23,23 @@ pub mod roster;
 mod socket;
 
 use std::future::pending;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
-use tracing::info;
+use tracing::{info, warn};
 
 pub use roster::Roster;
 
 use crate::addr::Address;
-use crate::net::{AsyncListener, BindError, Listener, SocketOptions};
+use crate::net::{
+    AcceptBackoff, AcceptStep, AsyncListener, BindError, Handshakes, Listener, SocketOptions,
+    Stream,
+};
 use crate::sys::privileges::User;
 
 /// Connections that the kernel may hold for a door.
@@ -48,14 +51,17 @@ const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// Orders that may wait.
 const ORDERS: usize = 16;
 
-/// What an operator wants done. Whoever runs the tunnels answers with one line
-/// for him: what is done, or why not and what to do instead.
+/// Where whoever runs the tunnels answers an order with one line for the operator:
+/// what is done, or why not and what to do instead.
+pub type Outcome = oneshot::Sender<Result<String, String>>;
+
+/// What an operator wants done.
 #[derive(Debug)]
 pub enum Order {
     /// Read the configuration again.
-    Reload(oneshot::Sender<Result<String, String>>),
+    Reload(Outcome),
     /// Accept no more connections, and end when those that there are have ended.
-    Drain(oneshot::Sender<Result<String, String>>),
+    Drain(Outcome),
 }
 
 /// Where an operator can ask; nothing by default.
@@ -93,11 +99,17 @@ pub enum DoorError {
     /// Nobody can listen there.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// The socket cannot be handed to the user that the process becomes.
+    /// A socket cannot be handed to the user that the process becomes.
     #[error(
-        "cannot hand the admin socket to the user of -u: {0}; put it into a directory of that user"
+        "cannot hand {path} to the user of -u: {cause}; put it into a directory of that user",
+        path = .path.display()
     )]
-    Owner(std::io::Error),
+    Owner {
+        /// Its file.
+        path: PathBuf,
+        /// What the system says.
+        cause: std::io::Error,
+    },
     /// The runtime cannot watch it.
     #[error("cannot watch a socket: {0}; check the limit of open files")]
     Watch(std::io::Error),
@@ -110,27 +122,28 @@ impl Doors {
     ///
     /// # Errors
     /// [`DoorError`]
-    pub fn open(
+    pub async fn open(
         options: &DoorOptions,
         roster: &Arc<Roster>,
         user: Option<&User>,
     ) -> Result<Self, DoorError> {
+        // All of them before anybody is answered, so that what fails leaves nothing behind.
+        let (metrics, socket) = (bind_metrics(options, user).await?, bind_socket(options, user)?);
         let (order, orders) = mpsc::channel(ORDERS);
         let (mut accepting, answering) = (JoinSet::new(), TaskTracker::new());
-        if let Some(path) = &options.socket {
-            let listener = Listener::bind_private(path, BACKLOG)?;
-            if let Some(user) = user {
-                user.take_over(path).map_err(DoorError::Owner)?;
-            }
+        if let Some(listener) = socket {
             let desk = socket::Desk::new(Arc::clone(roster), order, answering.clone());
-            accepting.spawn(Arc::new(desk).serve(watched(listener)?));
+            let desk = Arc::new(desk);
+            let serve = move |stream| Arc::clone(&desk).meet(stream);
+            accepting.spawn(admit_all(listener, Handshakes::new(socket::CLIENTS), serve));
         }
-        if let Some(address) = &options.metrics {
-            for listener in Listener::bind(address, &[], BACKLOG)? {
-                let listener = watched(listener)?;
-                info!(address = listener.local(), "serving metrics");
-                accepting.spawn(http::serve(listener, Arc::clone(roster)));
-            }
+        // Of all addresses together.
+        let clients = Handshakes::new(http::CLIENTS);
+        for listener in metrics {
+            info!(address = listener.local(), "serving metrics");
+            let (roster, answering) = (Arc::clone(roster), answering.clone());
+            let serve = move |stream| http::meet(stream, Arc::clone(&roster), answering.clone());
+            accepting.spawn(admit_all(listener, clients.clone(), serve));
         }
         Ok(Self { orders, accepting, answering })
     }
@@ -144,14 +157,81 @@ impl Doors {
     }
 
     /// Closes all doors; an answer that is under way has a second.
-    pub async fn close(mut self) {
-        self.accepting.shutdown().await;
-        self.answering.close();
+    pub async fn close(self) {
+        let Self { orders, mut accepting, answering } = self;
+        // Nobody carries out what still waits: whoever ordered it hears so.
+        drop(orders);
+        accepting.shutdown().await;
+        answering.close();
         // Whoever asked and does not read must not hold the end up.
-        let _ = timeout(LAST_ANSWERS, self.answering.wait()).await;
+        let _ = timeout(LAST_ANSWERS, answering.wait()).await;
     }
+}
+
+async fn bind_metrics(
+    options: &DoorOptions,
+    user: Option<&User>,
+) -> Result<Vec<AsyncListener>, DoorError> {
+    let Some(address) = &options.metrics else { return Ok(vec![]) };
+    let bound = Listener::bind_apart(address, &[], BACKLOG).await?;
+    if let Address::Unix(path) = address {
+        hand_over(path, user)?;
+    }
+    bound.into_iter().map(watched).collect()
+}
+
+fn bind_socket(
+    options: &DoorOptions,
+    user: Option<&User>,
+) -> Result<Option<AsyncListener>, DoorError> {
+    let Some(path) = &options.socket else { return Ok(None) };
+    let bound = Listener::bind_private(path, BACKLOG)?;
+    hand_over(path, user)?;
+    watched(bound).map(Some)
+}
+
+/// Gives the file of a socket to whom the process becomes.
+fn hand_over(path: &Path, user: Option<&User>) -> Result<(), DoorError> {
+    let handed = user.map_or(Ok(()), |user| user.take_over(path));
+    handed.map_err(|cause| DoorError::Owner { path: path.to_owned(), cause })
 }
 
 fn watched(listener: Listener) -> Result<AsyncListener, DoorError> {
     listener.into_async(&SocketOptions::default()).map_err(DoorError::Watch)
+}
+
+/// Hands whoever comes to `serve`, in a task of its own, for ever. Where there are
+/// too many `clients` the oldest makes way.
+async fn admit_all<F>(listener: AsyncListener, clients: Handshakes, serve: impl Fn(Stream) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let (mut backoff, address) = (AcceptBackoff::default(), listener.local());
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                if backoff.succeeded(Instant::now()) {
+                    info!(address, "accepting again");
+                }
+                let (served, mut place) = (serve(stream), clients.enter());
+                tokio::spawn(async move {
+                    tokio::select! {
+                        () = served => {}
+                        () = place.displaced() => {}
+                    }
+                });
+            }
+            Err(error) => {
+                let AcceptStep::Wait { delay, news } = backoff.failed(&error, Instant::now())
+                else {
+                    continue;
+                };
+                if news {
+                    let detail = "trying again until it works; raise ulimit -n";
+                    warn!(address, %error, detail, "cannot accept");
+                }
+                sleep(delay).await;
+            }
+        }
+    }
 }

@@ -74,8 +74,7 @@ impl Roster {
         })
     }
 
-    /// What the tunnel `name` counts into, for [`Tunnel::start`]: the same for
-    /// whoever replaces it.
+    /// What the tunnel `name` counts into: the same for whoever replaces it.
     pub fn meters(&self, name: &str) -> Arc<Meters> {
         let mut inner = self.lock();
         let new = || Meters::new(name, Arc::clone(&self.sessions));

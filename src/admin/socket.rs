@@ -6,19 +6,19 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use super::Order;
-use super::answers::answer;
-use super::protocol::{MAX_REQUEST, Reply, Request, RequestError};
+use super::answers::{Answer, answer};
+use super::protocol::{MAX_REQUEST, Reply, RequestError};
 use super::roster::Roster;
-use crate::net::{AcceptBackoff, AcceptStep, AsyncListener, Handshakes, Stream};
-use crate::sys::privileges;
+use super::{Order, Outcome};
+use crate::net::Stream;
+use crate::sys::peer::is_trusted;
 
 /// Clients at once.
 pub(super) const CLIENTS: usize = 16;
@@ -40,7 +40,6 @@ pub(super) struct Desk {
     orders: mpsc::Sender<Order>,
     /// Answers that the end of the process waits for.
     answering: TaskTracker,
-    clients: Handshakes,
 }
 
 impl Desk {
@@ -49,34 +48,11 @@ impl Desk {
         orders: mpsc::Sender<Order>,
         answering: TaskTracker,
     ) -> Self {
-        Self { roster, orders, answering, clients: Handshakes::new(CLIENTS) }
+        Self { roster, orders, answering }
     }
 
-    /// Answers whoever comes, for ever.
-    pub(super) async fn serve(self: Arc<Self>, listener: AsyncListener) {
-        let mut backoff = AcceptBackoff::default();
-        loop {
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    backoff.succeeded(Instant::now());
-                    let (desk, mut place) = (Arc::clone(&self), self.clients.enter());
-                    tokio::spawn(async move {
-                        tokio::select! {
-                            () = desk.meet(stream) => {}
-                            () = place.displaced() => {}
-                        }
-                    });
-                }
-                Err(error) => {
-                    if let AcceptStep::Wait { delay, .. } = backoff.failed(&error, Instant::now()) {
-                        sleep(delay).await;
-                    }
-                }
-            }
-        }
-    }
-
-    async fn meet(&self, mut stream: Stream) {
+    /// Answers one client.
+    pub(super) async fn meet(self: Arc<Self>, mut stream: Stream) {
         if !is_welcome(&stream) {
             let refusal = "only root and the user of this process may ask; use sudo".to_owned();
             return reply(&mut stream, &Reply::Error(refusal)).await;
@@ -101,20 +77,16 @@ impl Desk {
             }
         };
         match answer(&self.roster, &request) {
-            Ok(Some(reply)) => reply,
-            Ok(None) => self.order(&request).await,
+            Ok(Answer::Now(reply)) => reply,
+            Ok(Answer::Ordered(order)) => self.order(order).await,
             Err(error) => Reply::Error(error.to_string()),
         }
     }
 
     /// Hands an order over, and waits for what becomes of it.
-    async fn order(&self, request: &Request) -> Reply {
+    async fn order(&self, order: impl FnOnce(Outcome) -> Order) -> Reply {
         let (done, outcome) = oneshot::channel();
-        let order = match request {
-            Request::Reload {} => Order::Reload(done),
-            _ => Order::Drain(done),
-        };
-        if self.orders.try_send(order).is_err() {
+        if self.orders.try_send(order(done)).is_err() {
             return Reply::Error(BUSY.to_owned());
         }
         match timeout(ORDER, outcome).await {
@@ -126,12 +98,10 @@ impl Desk {
     }
 }
 
-/// Whether the other end is this process's user, or root. The mode of the file
-/// says the same; this holds also where somebody changes that.
+/// Whether the other end may ask. The mode of the file says the same; this holds
+/// also where somebody changes that.
 fn is_welcome(stream: &Stream) -> bool {
-    let Stream::Unix(socket) = stream else { return false };
-    let Ok(credentials) = socket.peer_cred() else { return false };
-    credentials.uid() == 0 || credentials.uid() == privileges::current_uid()
+    matches!(stream, Stream::Unix(socket) if is_trusted(socket, None))
 }
 
 /// The first line; `None` where it is longer than it may be.
@@ -169,13 +139,13 @@ mod tests {
     async fn an_order_that_takes_long_is_not_called_undone() {
         let (orders, mut taken) = mpsc::channel(1);
         let desk = Desk::new(Roster::new(1), orders, TaskTracker::new());
-        let asked = async { desk.order(&Request::Reload {}).await };
+        let asked = async { desk.order(Order::Reload).await };
         let (answer, order) = tokio::join!(asked, taken.recv());
         let Reply::Error(answer) = answer else { panic!("{answer:?}") };
         assert!(answer.contains("still being done;") && !answer.contains("again"), "{answer}");
         drop(order);
         drop(taken);
-        let answer = desk.order(&Request::Reload {}).await;
+        let answer = desk.order(Order::Reload).await;
         assert_eq!(answer, Reply::Error(BUSY.to_owned()), "nobody takes it");
     }
 }

@@ -8,10 +8,12 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 
 use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::task::spawn_blocking;
 
 use super::resolve::look_up;
 use super::socket_file::{Access, SocketFile};
@@ -123,6 +125,24 @@ impl Listener {
                 bind_all(&addrs, twin, backlog)
             }
         }
+    }
+
+    /// As [`Self::bind`], without holding up the task in which a name is looked up.
+    /// Whoever drops this leaves no file behind.
+    ///
+    /// # Errors
+    /// [`BindError`]
+    pub async fn bind_apart(
+        address: &Address,
+        others: &[Source],
+        backlog: i32,
+    ) -> Result<Vec<Self>, BindError> {
+        if address.is_literal() {
+            return Self::bind(address, others, backlog);
+        }
+        let (address, others) = (address.clone(), others.to_vec());
+        let bound = spawn_blocking(move || Self::bind(&address, &others, backlog)).await;
+        bound.unwrap_or_else(|panic| resume_unwind(panic.into_panic()))
     }
 
     /// Binds a unix socket to which only the user of this process, and root, can connect.

@@ -83,7 +83,7 @@ pub(super) async fn bind_first(
                         Source::Address(address) if options.wait_for_dns => {
                             startup.bind_patiently(address, &all).await
                         }
-                        _ => listen(source, &all, systemd),
+                        _ => listen(source, &all, systemd).await,
                     };
                     listeners = about(options, new)?;
                 }
@@ -119,7 +119,7 @@ fn adopt(
 }
 
 /// Binds those sources of a plan that `is_open` does not know.
-pub(super) fn bind_missing(
+pub(super) async fn bind_missing(
     plan: &[Options],
     systemd: &Inherited,
     is_open: impl Fn(&Options, &Source) -> bool,
@@ -128,7 +128,7 @@ pub(super) fn bind_missing(
     let mut bound = vec![];
     for options in plan {
         for source in options.sources.iter().filter(|source| !is_open(options, source)) {
-            let listeners = about(options, listen(source, &all, systemd))?;
+            let listeners = about(options, listen(source, &all, systemd).await)?;
             bound.push(Bound::new(options, source, listeners));
         }
     }
@@ -136,9 +136,13 @@ pub(super) fn bind_missing(
 }
 
 /// Binds a source, or takes what systemd bound.
-fn listen(source: &Source, all: &[Source], systemd: &Inherited) -> anyhow::Result<Vec<Listener>> {
+async fn listen(
+    source: &Source,
+    all: &[Source],
+    systemd: &Inherited,
+) -> anyhow::Result<Vec<Listener>> {
     match source {
-        Source::Address(address) => Ok(Listener::bind(address, all, BACKLOG)?),
+        Source::Address(address) => Ok(Listener::bind_apart(address, all, BACKLOG).await?),
         Source::Inherited(name) => {
             let listeners: io::Result<_> =
                 systemd.get(name)?.into_iter().map(Listener::inherited).collect();

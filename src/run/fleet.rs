@@ -7,10 +7,9 @@
 //! began, until they end. One that is gone drains.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use tokio::task::block_in_place;
 use tokio::time::{sleep, timeout};
 
 use super::about;
@@ -57,6 +56,8 @@ struct Member {
     options: Options,
     capacity: Capacity,
     tunnel: Arc<Tunnel>,
+    /// Those in whose place it stands, one after the other, as long as they have sessions.
+    predecessors: Vec<Weak<Tunnel>>,
     doors: Vec<Door>,
 }
 
@@ -96,27 +97,26 @@ impl Fleet {
     }
 
     /// Starts the first tunnels of the process, on the sockets that were
-    /// `inherited` where they fit. A predecessor that still accepts is not hurried.
+    /// `inherited` where they fit, and once a predecessor accepts no more.
     pub(super) async fn launch(
         &mut self,
         plan: Vec<Options>,
         inherited: Vec<Given>,
-        (startup, takes_over): (&mut Startup, bool),
+        startup: &mut Startup,
     ) -> anyhow::Result<()> {
         let bound = bind_first(&plan, (inherited, &self.systemd), startup).await?;
-        if !takes_over {
-            startup.write_pid_file()?;
-        }
+        startup.write_pid_file()?;
         startup.drop_privileges()?;
         let mut fresh = Fresh::default();
         let next = self.prepare(plan, bound, &mut fresh).await?;
-        if takes_over {
+        startup.announce();
+        if startup.takes_over() {
             fresh.read(&next).await;
             // What a dialer sent before we began to remember first messages is
             // for the predecessor, which still accepts.
             sleep(ON_THE_WAY).await;
+            startup.wait_our_turn().await?;
         }
-        startup.announce();
         self.commit(next);
         Ok(())
     }
@@ -146,7 +146,7 @@ impl Fleet {
     /// What cannot be had; then nothing has changed.
     pub(super) async fn reload(&mut self, plan: Vec<Options>) -> anyhow::Result<Changes> {
         let is_open = |options: &Options, source: &Source| self.door(options, source).is_some();
-        let bound = block_in_place(|| bind_missing(&plan, &self.systemd, is_open))?;
+        let bound = bind_missing(&plan, &self.systemd, is_open).await?;
         let mut fresh = Fresh::default();
         let next = self.prepare(plan, bound, &mut fresh).await?;
         fresh.read(&next).await;
@@ -205,6 +205,7 @@ impl Fleet {
 
     /// Changes the tunnels. Nothing here can fail, or waits.
     fn commit(&mut self, next: Vec<Next>) -> Changes {
+        self.leaving.forget_cuts();
         let old = std::mem::take(&mut self.members);
         let mut old: Vec<Option<Member>> = old.into_iter().map(Some).collect();
         let (mut changes, mut news) = (Changes::default(), vec![]);
@@ -222,10 +223,10 @@ impl Fleet {
                         if before.is_some() { &mut changes.changed } else { &mut changes.added };
                     *count += 1;
                     news.push((self.members.len(), ready.capacity));
-                    let member = ready.start(before.as_ref());
+                    let mut member = ready.start(before.as_ref());
                     self.roster.add(Arc::clone(&member.tunnel));
                     if let Some(before) = before {
-                        self.replaced(before, member.tunnel.gate().is_some());
+                        member.predecessors = self.replaced(before, member.tunnel.gate().is_some());
                     }
                     member
                 }
@@ -246,20 +247,24 @@ impl Fleet {
         changes
     }
 
-    /// Its sessions go on, and count as its successor's.
-    fn replaced(&mut self, member: Member, has_gate: bool) {
-        if let (Some(gate), false) = (member.tunnel.gate(), has_gate) {
+    /// Its sessions go on, and count as its successor's. Gives the predecessors of that.
+    fn replaced(&mut self, member: Member, has_gate: bool) -> Vec<Weak<Tunnel>> {
+        let Member { tunnel, mut predecessors, .. } = member;
+        if let (Some(gate), false) = (tunnel.gate(), has_gate) {
             gate.dismiss();
         }
-        self.leaving.replaced(member.options.name, member.tunnel);
+        predecessors.retain(|before| before.strong_count() > 0);
+        predecessors.push(Arc::downgrade(&tunnel));
+        self.leaving.replaced(tunnel);
+        predecessors
     }
 
     /// Its sessions, and those of its predecessors, may finish within its drain.
     fn removed(&mut self, member: Member) {
-        let Member { options, tunnel, doors, .. } = member;
+        let Member { options, tunnel, predecessors, doors, .. } = member;
         // What is not in the next set closes here, before the first session ends.
         drop(doors);
-        self.leaving.removed(options.name, tunnel, options.drain);
+        self.leaving.removed(tunnel, &predecessors, (options.name, options.drain));
     }
 
     /// Accepts no more. What there is may finish within each tunnel's drain. Does
@@ -289,6 +294,11 @@ impl Fleet {
     /// Who knows what there is.
     pub(super) fn roster(&self) -> &Arc<Roster> {
         &self.roster
+    }
+
+    /// Whether it was not stopped yet.
+    pub(super) fn is_accepting(&self) -> bool {
+        !self.members.is_empty()
     }
 
     /// Sessions now.
@@ -340,7 +350,7 @@ impl Ready {
             listener.set(&SocketOptions { keepalive: options.keepalive });
             tunnel.serve(Arc::clone(listener));
         }
-        Member { options, capacity, tunnel, doors }
+        Member { options, capacity, tunnel, predecessors: vec![], doors }
     }
 }
 

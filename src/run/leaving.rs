@@ -27,7 +27,6 @@ pub(super) struct Leaving {
 }
 
 struct One {
-    name: Option<Arc<str>>,
     tunnel: Weak<Tunnel>,
     /// Has no successor, with which its sessions are counted.
     is_last: bool,
@@ -39,9 +38,9 @@ impl Leaving {
     }
 
     /// Another tunnel stands in its place. Its sessions go on.
-    pub(super) fn replaced(&mut self, name: Option<Arc<str>>, tunnel: Arc<Tunnel>) {
+    pub(super) fn replaced(&mut self, tunnel: Arc<Tunnel>) {
         tunnel.stop();
-        self.add(name, &tunnel, false);
+        self.add(&tunnel, false);
         let roster = Arc::clone(&self.roster);
         self.seen_off.spawn(async move {
             tunnel.finished().await;
@@ -51,12 +50,17 @@ impl Leaving {
         });
     }
 
-    /// No other stands in its place. What there is may finish within `drain`.
-    pub(super) fn removed(&mut self, name: Option<Arc<str>>, tunnel: Arc<Tunnel>, drain: Duration) {
+    /// No other stands in its place. What it and its `predecessors` have may finish
+    /// within `drain`.
+    pub(super) fn removed(
+        &mut self,
+        tunnel: Arc<Tunnel>,
+        predecessors: &[Weak<Tunnel>],
+        (name, drain): (Option<Arc<str>>, Duration),
+    ) {
         tunnel.stop();
-        let before = self.all.iter().filter(|one| one.name == name);
-        let mut family: Vec<_> = before.filter_map(|one| one.tunnel.upgrade()).collect();
-        self.add(name.clone(), &tunnel, true);
+        let mut family: Vec<_> = predecessors.iter().filter_map(Weak::upgrade).collect();
+        self.add(&tunnel, true);
         family.push(tunnel);
         let roster = Arc::clone(&self.roster);
         self.seen_off.spawn(async move {
@@ -67,9 +71,9 @@ impl Leaving {
         });
     }
 
-    fn add(&mut self, name: Option<Arc<str>>, tunnel: &Arc<Tunnel>, is_last: bool) {
+    fn add(&mut self, tunnel: &Arc<Tunnel>, is_last: bool) {
         self.all.retain(|one| one.tunnel.strong_count() > 0);
-        self.all.push(One { name, tunnel: Arc::downgrade(tunnel), is_last });
+        self.all.push(One { tunnel: Arc::downgrade(tunnel), is_last });
     }
 
     /// What was cut so far does not count.

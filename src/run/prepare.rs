@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use tracing::{info, warn};
 
-use crate::addr::{Address, BindAddress, Source};
+use crate::addr::{Address, BindAddress};
 use crate::gate::redis_store::RedisOptions;
 use crate::gate::{GateOptions, StoreOptions};
 use crate::keys::KeyRing;
@@ -21,7 +21,7 @@ use crate::sys::activation::Inherited;
 use crate::sys::keyfile::is_stdin;
 use crate::sys::memory;
 use crate::sys::notify::Manager;
-use crate::sys::sandbox::{self, Report, Rules};
+use crate::sys::sandbox::{self, Landlock, Report, Rules};
 use crate::tunnel::{Options, PipeOptions};
 
 /// Name servers, for answers that are too long for UDP.
@@ -48,16 +48,22 @@ impl Prepared {
         Self { inherited, report, tcp: rules.map(Rules::tcp), keys }
     }
 
+    /// Whether files are within reach only where they were at the start.
+    pub(super) fn is_confined(&self) -> bool {
+        matches!(self.report.landlock, Landlock::Holds(_))
+    }
+
     /// The line about it at the start of the log.
     pub(super) fn announce(&self) {
         let Report { landlock, no_new_privs, no_dumps, bounded } = &self.report;
         let lacks = landlock.lacks();
+        let tcp = self.tcp.as_ref().filter(|_| landlock.restricts_tcp());
         let key_memory = match &self.keys {
             Ok(()) => "locked".to_owned(),
             Err(error) => format!("not locked: {error}"),
         };
         info!(
-            %landlock, lacks, tcp = self.tcp, no_new_privs, no_dumps,
+            %landlock, lacks, tcp, no_new_privs, no_dumps,
             no_new_capabilities = bounded, key_memory, "sandbox"
         );
     }
@@ -98,7 +104,7 @@ pub fn rules_of_tunnels(plan: &[Options], around: &Around, ports: Ports) -> Rule
     plan.iter().for_each(|options| add_tunnel(&mut rules, options));
     rules.write.extend(around.made.iter().map(|path| home(path)));
     if let Some(metrics) = &around.metrics {
-        add(&mut rules.bind, bound_port(metrics));
+        add_source(&mut rules, metrics);
     }
     for file in around.files.iter().filter(|file| !is_stdin(file)) {
         // Where it is, and where it leads: both may be replaced.
@@ -116,11 +122,7 @@ fn add_tunnel(rules: &mut Rules, options: &Options) {
         add(&mut rules.bind, Some(bind.port));
     }
     for source in &options.sources {
-        match source {
-            Source::Address(Address::Unix(path)) => rules.write.push(home(path)),
-            Source::Address(address) => add(&mut rules.bind, bound_port(address)),
-            Source::Inherited(_) => {}
-        }
+        source.address().into_iter().for_each(|address| add_source(rules, address));
     }
     options.role.targets().into_iter().for_each(|target| add_target(rules, target));
     if let Some(gate) = &options.gate {
@@ -141,6 +143,14 @@ fn rules_of_dialer(bind: Option<BindAddress>) -> Rules {
         connect: Some(vec![DNS]),
         abstract_sockets: Manager::from_environment().is_abstract(),
         ..Rules::default()
+    }
+}
+
+/// What is listened on: a port, or a file that comes and goes.
+fn add_source(rules: &mut Rules, source: &Address) {
+    match source {
+        Address::Unix(path) => rules.write.push(home(path)),
+        Address::Tcp { .. } => add(&mut rules.bind, bound_port(source)),
     }
 }
 

@@ -4,18 +4,20 @@
 use std::future::pending;
 use std::io;
 use std::os::unix::net::UnixStream;
+use std::panic::resume_unwind;
 use std::path::Path;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::fleet::Fleet;
 use crate::admin::{Doors, Order};
 use crate::net::{AsyncListener, Listener, SocketOptions, Stream};
-use crate::sys::handover::{give, is_trusted};
+use crate::sys::handover::{Successor, give};
+use crate::sys::peer::is_trusted;
 use crate::sys::signals::{Caught, Signals};
 
 /// Successors that may wait to be heard.
@@ -31,7 +33,7 @@ pub(super) struct Requests {
     doors: Option<Doors>,
     /// Where successors ask; closed once it stops.
     offer: Option<AsyncListener>,
-    giving: JoinSet<io::Result<UnixStream>>,
+    giving: JoinSet<io::Result<Successor>>,
 }
 
 /// What is asked.
@@ -49,8 +51,8 @@ pub(super) struct Asker(Option<oneshot::Sender<Result<String, String>>>);
 pub(super) enum Cause {
     /// Somebody wants it to; the signal's name, or `drain`.
     Asked(&'static str),
-    /// Another process has the sockets, and waits until this is dropped.
-    HandedOver(UnixStream),
+    /// Another process accepts on the sockets.
+    HandedOver(Successor),
 }
 
 impl Requests {
@@ -111,13 +113,11 @@ impl Requests {
                     let sockets = fleet.sockets();
                     self.giving.spawn_blocking(move || give(stream, &sockets?));
                 }
-                Some(given) = self.giving.join_next() => match given {
-                    Ok(Ok(stream)) => return Request::Stop(Cause::HandedOver(stream)),
-                    Ok(Err(error)) => {
-                        warn!(%error, "a successor asked for the sockets and gave up");
+                Some(given) = self.giving.join_next() => {
+                    if let Some(successor) = let_accept(given) {
+                        return Request::Stop(Cause::HandedOver(successor));
                     }
-                    Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-                },
+                }
             }
         }
     }
@@ -145,15 +145,18 @@ impl Requests {
         }
     }
 
-    /// The signal that ends a drain. There is nothing left to reload, and an
-    /// order to drain is no second signal.
-    pub(super) async fn second(&mut self) -> &'static str {
+    /// What changes a drain: a second signal, or a successor that got ready
+    /// meanwhile. There is nothing left to reload, and an order to drain is no
+    /// second signal. Cancel safe.
+    pub(super) async fn while_draining(&mut self) -> Cause {
         loop {
             let asker = tokio::select! {
-                // A successor that got ready meanwhile need not wait.
-                Some(_) = self.giving.join_next() => continue,
+                Some(given) = self.giving.join_next() => match let_accept(given) {
+                    Some(successor) => return Cause::HandedOver(successor),
+                    None => continue,
+                },
                 caught = self.signals.next() => match caught {
-                    Caught::Stop(signal) => return signal,
+                    Caught::Stop(signal) => return Cause::Asked(signal),
                     Caught::Reload => Asker(None),
                 },
                 order = order(&mut self.doors) => match order {
@@ -186,6 +189,18 @@ async fn order(doors: &mut Option<Doors>) -> Order {
     }
 }
 
+/// Lets a successor accept that is ready to; `None` when it gave up.
+fn let_accept(given: Result<io::Result<Successor>, JoinError>) -> Option<Successor> {
+    let ready = given.unwrap_or_else(|panic| resume_unwind(panic.into_panic()));
+    match ready.and_then(Successor::let_accept) {
+        Ok(successor) => Some(successor),
+        Err(error) => {
+            warn!(%error, "a successor asked for the sockets and gave up");
+            None
+        }
+    }
+}
+
 /// The next successor that may have the sockets. Cancel safe.
 async fn successor(offer: Option<&AsyncListener>) -> UnixStream {
     let Some(offer) = offer else { return pending().await };
@@ -193,7 +208,7 @@ async fn successor(offer: Option<&AsyncListener>) -> UnixStream {
         match offer.accept().await {
             Ok((Stream::Unix(stream), _)) => {
                 if let Ok(stream) = stream.into_std()
-                    && is_trusted(&stream)
+                    && is_trusted(&stream, None)
                 {
                     return stream;
                 }

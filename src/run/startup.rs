@@ -1,14 +1,20 @@
-//! What is due once between the command line and the first connection:
-//! listeners, the pid file, privileges, and the word to whoever waits.
+//! What is due once between the command line and the first connection: a
+//! predecessor, the pid file, privileges, and the word to whoever waits.
+//!
+//! Nothing here holds up the task that hears of signals.
 
+use std::panic::resume_unwind;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::block_in_place;
+use tokio::task::spawn_blocking;
 use tokio::time::sleep;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::Process;
 use crate::addr::{Address, Source};
+use crate::admin::{DoorError, Doors, Roster};
 use crate::net::{BindError, Listener};
 use crate::sys::background::Readiness;
 use crate::sys::handover::{Given, Predecessor, ask};
@@ -26,19 +32,71 @@ const RESOLVE_AGAIN: Duration = Duration::from_secs(1);
 pub(super) struct Startup {
     process: Process,
     pid_file: Option<PidFile>,
+    /// Another process had our sockets, and has our doors and files until it leaves.
+    takes_over: bool,
+    /// That process, unless it is gone.
+    predecessor: Option<Predecessor>,
 }
 
 impl Startup {
     pub(super) fn new(process: Process) -> Self {
-        Self { process, pid_file: None }
+        Self { process, pid_file: None, takes_over: false, predecessor: None }
     }
 
     /// The sockets of a process that runs, if there is one to take over from.
-    pub(super) fn inherit(&self) -> anyhow::Result<(Vec<Given>, Option<Predecessor>)> {
-        let Some(path) = &self.process.handover else { return Ok((vec![], None)) };
+    ///
+    /// # Errors
+    /// When it does not give them.
+    pub(super) async fn inherit(&mut self) -> anyhow::Result<Vec<Given>> {
+        let Some(path) = self.process.handover.clone() else { return Ok(vec![]) };
         let user = self.process.user.as_ref().and_then(User::uid);
-        let asked = block_in_place(|| ask(path, user))?;
-        Ok(asked.map_or_else(|| (vec![], None), |(given, predecessor)| (given, Some(predecessor))))
+        let Some((given, predecessor)) = apart(move || ask(&path, user)).await? else {
+            return Ok(vec![]);
+        };
+        (self.takes_over, self.predecessor) = (true, Some(predecessor));
+        Ok(given)
+    }
+
+    /// Where sockets change hands.
+    pub(super) fn handover(&self) -> Option<&Path> {
+        self.process.handover.as_deref()
+    }
+
+    /// Whether another process had our sockets.
+    pub(super) fn takes_over(&self) -> bool {
+        self.takes_over
+    }
+
+    /// Waits until a predecessor accepts no more. Everything is ready by then.
+    ///
+    /// # Errors
+    /// When it goes on instead.
+    pub(super) async fn wait_our_turn(&mut self) -> anyhow::Result<()> {
+        if let Some(predecessor) = self.predecessor.take() {
+            self.predecessor = apart(move || predecessor.give_way()).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the doors and files of a predecessor are ours.
+    pub(super) async fn relieve(&mut self) {
+        let left = match self.predecessor.take() {
+            Some(predecessor) => apart(move || predecessor.leave()).await,
+            None => Err(std::io::ErrorKind::UnexpectedEof.into()),
+        };
+        match left {
+            Ok(()) => info!("took over from a process that ran before"),
+            Err(error) => warn!(%error, "the process that ran before did not answer to the end"),
+        }
+        self.takes_over = false;
+    }
+
+    /// Opens the doors for operators, which answer from `roster`.
+    ///
+    /// # Errors
+    /// [`DoorError`]
+    pub(super) async fn open_doors(&self, roster: &Arc<Roster>) -> Result<Doors, DoorError> {
+        Doors::open(&self.process.doors, roster, self.process.user.as_ref()).await
     }
 
     /// Binds a source of a tunnel that may wait for name service: tries until it
@@ -49,7 +107,7 @@ impl Startup {
         others: &[Source],
     ) -> anyhow::Result<Vec<Listener>> {
         loop {
-            match Listener::bind(source, others, BACKLOG) {
+            match Listener::bind_apart(source, others, BACKLOG).await {
                 Err(error @ BindError::Unresolvable { .. }) => {
                     warn!(%source, %error, "waiting for DNS");
                     self.release()?;
@@ -60,16 +118,14 @@ impl Startup {
         }
     }
 
+    /// Writes the pid file, unless it is there or still a predecessor's.
     pub(super) fn write_pid_file(&mut self) -> anyhow::Result<()> {
-        if let Some(path) = self.process.pid_file.take() {
+        if !self.takes_over
+            && let Some(path) = self.process.pid_file.take()
+        {
             self.pid_file = Some(PidFile::write(&path)?);
         }
         Ok(())
-    }
-
-    /// Who the process becomes, if anybody else.
-    pub(super) fn user(&self) -> Option<&User> {
-        self.process.user.as_ref()
     }
 
     pub(super) fn remove_pid_file(&mut self) {
@@ -77,8 +133,8 @@ impl Startup {
     }
 
     /// The system keeps an identity for each thread; the C library changes all of them.
-    pub(super) fn drop_privileges(&self) -> anyhow::Result<()> {
-        if let Some(user) = &self.process.user {
+    pub(super) fn drop_privileges(&mut self) -> anyhow::Result<()> {
+        if let Some(user) = self.process.user.take() {
             user.become_for_good()?;
             // The change of user may have undone it.
             forbid_dumps();
@@ -86,15 +142,26 @@ impl Startup {
         Ok(())
     }
 
+    /// Whether files are within reach only where they were at the start.
+    pub(super) fn is_confined(&self) -> bool {
+        self.process.prepared.is_confined()
+    }
+
     /// What the process can no longer do, for the log.
     pub(super) fn announce(&self) {
         self.process.prepared.announce();
     }
 
-    /// Tells whoever waits that it need not wait any longer; the pid file is there by then.
+    /// Tells whoever waits that it need not wait any longer. The pid file is there by
+    /// then, unless it is a predecessor's.
     pub(super) fn release(&mut self) -> anyhow::Result<()> {
         self.write_pid_file()?;
         let waiting = std::mem::replace(&mut self.process.readiness, Readiness::foreground());
         Ok(waiting.report_ready()?)
     }
+}
+
+/// What a call that blocks gives, without holding up the task that waits for it.
+async fn apart<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> T {
+    spawn_blocking(call).await.unwrap_or_else(|panic| resume_unwind(panic.into_panic()))
 }

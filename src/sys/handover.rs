@@ -1,30 +1,48 @@
 //! Handing listening sockets over to the process that takes our place, so that a
 //! restart refuses nobody.
 //!
-//! The successor connects to a unix socket that only our own user may use, asks
-//! for one socket after the other, and says when it accepts on them. If it
-//! never does, nothing has changed for us. Knows names and descriptors, and not
-//! what they are for.
+//! ```text
+//!   successor                  predecessor
+//!     NEXT           ->
+//!                    <-          a socket with its name, or END
+//!     READY          ->          goes on accepting meanwhile
+//!                    <-          GO: accepts no more, or LATE: goes on
+//!     accepts                    removes its files
+//!     makes its own  <-          the end of the stream
+//! ```
+//!
+//! The successor connects to a unix socket that only our own user may use. Never
+//! do both accept: each remembers its own first messages only. If the successor
+//! gives up, nothing has changed for the predecessor; one that ends lets the
+//! successor accept. Knows names and descriptors, and not what they are for.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-use nix::unistd::{Uid, geteuid};
+use nix::unistd::Uid;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
+use super::peer::is_trusted;
+
 /// Asks for the next socket.
 const NEXT: u8 = b'n';
 
-/// Says that the successor accepts.
+/// Says that the successor could accept.
 const READY: u8 = b'r';
+
+/// Lets it accept.
+const GO: u8 = b'g';
+
+/// Forbids it: it was waited for long enough.
+const LATE: u8 = b'l';
 
 /// In the place of a name: there is no further socket.
 const END: &[u8] = b"\n";
@@ -35,10 +53,11 @@ const LONGEST_NAME: usize = 4096;
 /// How long one step may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long a predecessor may take to stop.
+/// How long a predecessor may take for each step of its stop: it may be busy with
+/// a reload.
 const RELIEF: Duration = Duration::from_secs(30);
 
-/// How long a successor may take until it accepts: it resolves names first.
+/// How long a successor may take until it could accept: it resolves names first.
 const STARTING: Duration = Duration::from_secs(120);
 
 /// A socket with a name that both processes know.
@@ -52,7 +71,14 @@ pub struct Given {
 
 /// The process whose place we take.
 #[derive(Debug)]
-pub struct Predecessor(UnixStream);
+pub struct Predecessor {
+    path: PathBuf,
+    stream: UnixStream,
+}
+
+/// The process that takes our place. It makes no files before this is dropped.
+#[derive(Debug)]
+pub struct Successor(UnixStream);
 
 /// Why sockets cannot be handed over.
 #[derive(Debug, thiserror::Error)]
@@ -65,24 +91,25 @@ pub struct HandoverError {
     cause: io::Error,
 }
 
-/// Whether a successor is of the same user, or root.
-pub fn is_trusted(stream: &UnixStream) -> bool {
-    is_of(stream, None)
+impl HandoverError {
+    fn new(path: &Path, cause: io::Error) -> Self {
+        Self { path: path.to_owned(), cause }
+    }
 }
 
-fn is_of(stream: &UnixStream, user: Option<Uid>) -> bool {
-    getsockopt(stream, PeerCredentials).is_ok_and(|peer| {
-        let uid = Uid::from_raw(peer.uid());
-        uid.is_root() || uid == geteuid() || Some(uid) == user
-    })
-}
-
-/// Gives `sockets` to a successor, and waits until it accepts on them. Blocks.
-/// The stream that it gives back is to be dropped once we accept no more.
+/// Gives `sockets` to a successor, and waits until it could accept on them. Blocks.
 ///
 /// # Errors
-/// When the successor gave up.
-pub fn give(mut stream: UnixStream, sockets: &[Given]) -> io::Result<UnixStream> {
+/// When the successor gave up, or takes too long. It will not accept then.
+pub fn give(stream: UnixStream, sockets: &[Given]) -> io::Result<Successor> {
+    give_within(STARTING, stream, sockets)
+}
+
+fn give_within(
+    starting: Duration,
+    mut stream: UnixStream,
+    sockets: &[Given],
+) -> io::Result<Successor> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
@@ -92,9 +119,24 @@ pub fn give(mut stream: UnixStream, sockets: &[Given]) -> io::Result<UnixStream>
     }
     hear(&mut stream, NEXT)?;
     stream.write_all(END)?;
-    stream.set_read_timeout(Some(STARTING))?;
-    hear(&mut stream, READY)?;
-    Ok(stream)
+    stream.set_read_timeout(Some(starting))?;
+    if let Err(error) = hear(&mut stream, READY) {
+        // It may get ready at this very moment.
+        let _ = stream.write_all(&[LATE]);
+        return Err(error);
+    }
+    Ok(Successor(stream))
+}
+
+impl Successor {
+    /// Lets it accept, so that we may no more.
+    ///
+    /// # Errors
+    /// When it has given up; then it is for us to go on.
+    pub fn let_accept(mut self) -> io::Result<Self> {
+        self.0.write_all(&[GO])?;
+        Ok(self)
+    }
 }
 
 /// Asks whoever listens at `path` for its sockets; `None` when nobody does. Blocks.
@@ -106,20 +148,20 @@ pub fn ask(
     path: &Path,
     user: Option<Uid>,
 ) -> Result<Option<(Vec<Given>, Predecessor)>, HandoverError> {
-    let fail = |cause| HandoverError { path: path.to_owned(), cause };
+    let fail = |cause| HandoverError::new(path, cause);
     let mut stream = match UnixStream::connect(path) {
         Ok(stream) => stream,
         Err(error) if is_nobody(&error) => return Ok(None),
         Err(error) => return Err(fail(error)),
     };
-    if !is_of(&stream, user) {
+    if !is_trusted(&stream, user) {
         return Err(fail(io::Error::other("another user's process listens there")));
     }
-    let taken = take(&mut stream).map_err(|cause| match cause.kind() {
-        io::ErrorKind::WouldBlock => fail(io::Error::other("the process there does not answer")),
-        _ => fail(cause),
+    let taken = take(&mut stream).map_err(|cause| match is_silence(&cause) {
+        true => fail(io::Error::other("the process there does not answer")),
+        false => fail(cause),
     })?;
-    Ok(Some((taken, Predecessor(stream))))
+    Ok(Some((taken, Predecessor { path: path.to_owned(), stream })))
 }
 
 fn is_nobody(error: &io::Error) -> bool {
@@ -138,23 +180,71 @@ fn take(stream: &mut UnixStream) -> io::Result<Vec<Given>> {
 }
 
 impl Predecessor {
-    /// Tells it that we accept now, and waits until it does no more. Blocks.
+    /// Tells it that we could accept, and waits until it lets us. Blocks. `None`
+    /// when it is gone, so that nobody else accepts.
     ///
     /// # Errors
-    /// When it is gone.
-    pub fn relieve(mut self) -> io::Result<()> {
-        // It may be busy with a reload.
-        self.0.set_read_timeout(Some(RELIEF))?;
-        self.0.write_all(&[READY])?;
-        // The end of the stream is its answer.
-        self.0.read_to_end(&mut vec![]).map(drop)
+    /// When it does not let us. It goes on to serve, so we must not.
+    pub fn give_way(mut self) -> Result<Option<Self>, HandoverError> {
+        match self.answer() {
+            Ok(Some(GO)) => Ok(Some(self)),
+            Ok(None) => Ok(None),
+            Ok(Some(LATE)) => Err(self.fail("it waited no longer, and goes on to serve")),
+            Ok(Some(_)) => Err(self.fail("the process there says what nobody understands")),
+            Err(error) if is_silence(&error) => Err(self.fail("the process there does not answer")),
+            Err(error) => Err(HandoverError::new(&self.path, error)),
+        }
+    }
+
+    /// What it says when it hears that we are ready; `None` when it is gone.
+    fn answer(&mut self) -> io::Result<Option<u8>> {
+        self.stream.set_read_timeout(Some(RELIEF))?;
+        // Where it hears us no more, it said why before.
+        let _ = self.stream.write_all(&[READY]);
+        let answer = heard(&mut self.stream);
+        if !answer.as_ref().is_err_and(is_silence) {
+            return answer;
+        }
+        // From here on it can let us no more; it may have at this very moment.
+        self.stream.shutdown(Shutdown::Read)?;
+        let last = heard(&mut self.stream)?;
+        last.map_or(answer, |answer| Ok(Some(answer)))
+    }
+
+    /// Waits until its files are gone. Blocks.
+    ///
+    /// # Errors
+    /// When it takes too long.
+    pub fn leave(mut self) -> io::Result<()> {
+        self.stream.read_to_end(&mut vec![]).map(drop)
+    }
+
+    fn fail(&self, cause: &str) -> HandoverError {
+        HandoverError::new(&self.path, io::Error::other(cause))
+    }
+}
+
+fn is_silence(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
+}
+
+/// The next byte; `None` at the end, in peace or not.
+fn heard(stream: &mut UnixStream) -> io::Result<Option<u8>> {
+    let mut byte = [0];
+    match stream.read(&mut byte) {
+        Ok(0) => Ok(None),
+        Ok(_) => Ok(Some(byte[0])),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
 fn hear(stream: &mut UnixStream, expected: u8) -> io::Result<()> {
-    let mut byte = [0];
-    stream.read_exact(&mut byte)?;
-    if byte == [expected] { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
+    match heard(stream)? {
+        Some(byte) if byte == expected => Ok(()),
+        Some(_) => Err(io::ErrorKind::InvalidData.into()),
+        None => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
 }
 
 fn send(stream: &UnixStream, name: &[u8], socket: &OwnedFd) -> io::Result<()> {
@@ -213,15 +303,16 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let heir = thread::spawn(move || {
             let (mut taken, predecessor) = ask(&path, None).unwrap().unwrap();
-            predecessor.relieve().unwrap();
+            predecessor.give_way().unwrap().expect("it is there").leave().unwrap();
             taken.remove(0)
         });
         let (stream, _) = offer.accept().unwrap();
-        assert!(is_trusted(&stream));
+        assert!(is_trusted(&stream, None));
         let socket = listener.as_fd().try_clone_to_owned().unwrap();
-        let stream = give(stream, &[Given { name: "a\tb".to_owned(), socket }]).unwrap();
+        let heir_to_be = give(stream, &[Given { name: "a\tb".to_owned(), socket }]).unwrap();
+        let successor = heir_to_be.let_accept().unwrap();
         drop(listener);
-        drop(stream);
+        drop(successor);
         let taken = heir.join().unwrap();
         assert_eq!(taken.name, "a\tb");
         let _client = TcpStream::connect(address).unwrap();
@@ -236,5 +327,56 @@ mod tests {
         let (stream, _) = offer.accept().unwrap();
         assert!(give(stream, &[]).is_err());
         heir.join().unwrap();
+    }
+
+    /// A process that gave up waiting serves on, so that its successor must not.
+    #[test]
+    fn a_successor_that_is_too_late_does_not_accept() {
+        let (_dir, path) = place();
+        let offer = UnixListener::bind(&path).unwrap();
+        let (go_on, slow) = std::sync::mpsc::channel();
+        let heir = thread::spawn(move || {
+            let (_, predecessor) = ask(&path, None).unwrap().unwrap();
+            slow.recv().unwrap();
+            predecessor.give_way().unwrap_err().to_string()
+        });
+        let (stream, _) = offer.accept().unwrap();
+        assert!(give_within(Duration::from_millis(1), stream, &[]).is_err());
+        go_on.send(()).unwrap();
+        let error = heir.join().unwrap();
+        assert!(error.contains("waited no longer") && error.lines().count() == 1, "{error}");
+    }
+
+    #[test]
+    fn a_successor_of_one_that_died_meanwhile_accepts() {
+        let (_dir, path) = place();
+        let offer = UnixListener::bind(&path).unwrap();
+        let (go_on, slow) = std::sync::mpsc::channel();
+        let heir = thread::spawn(move || {
+            let (_, predecessor) = ask(&path, None).unwrap().unwrap();
+            slow.recv().unwrap();
+            predecessor.give_way().unwrap().is_none()
+        });
+        let (mut stream, _) = offer.accept().unwrap();
+        hear(&mut stream, NEXT).unwrap();
+        stream.write_all(END).unwrap();
+        drop(stream);
+        go_on.send(()).unwrap();
+        assert!(heir.join().unwrap());
+    }
+
+    /// One that gives up while it is let in: either it accepts, or we go on.
+    #[test]
+    fn a_successor_that_gave_up_is_not_let_in() {
+        let (_dir, path) = place();
+        let offer = UnixListener::bind(&path).unwrap();
+        let heir = thread::spawn(move || {
+            let (_, mut predecessor) = ask(&path, None).unwrap().unwrap();
+            predecessor.stream.write_all(&[READY]).unwrap();
+        });
+        let (stream, _) = offer.accept().unwrap();
+        let successor = give(stream, &[]).unwrap();
+        heir.join().unwrap();
+        assert!(successor.let_accept().is_err());
     }
 }

@@ -12,6 +12,7 @@ pub mod keyfile;
 pub mod memory;
 pub mod nofile;
 pub mod notify;
+pub mod peer;
 pub mod pidfile;
 pub mod privileges;
 pub mod reaper;

@@ -123,11 +123,6 @@ impl FromStr for User {
     }
 }
 
-/// The user that this process is now.
-pub fn current_uid() -> u32 {
-    unistd::geteuid().as_raw()
-}
-
 /// A user by name, else by number, with the group of the account.
 fn find_user(text: &str) -> Result<(Uid, Option<Gid>), UnknownUser> {
     let failed = |errno| UnknownUser::Lookup(text.to_owned(), errno);

@@ -202,6 +202,11 @@ fn held(status: &RestrictionStatus) -> Landlock {
 }
 
 impl Landlock {
+    /// Whether rules for TCP ports hold.
+    pub fn restricts_tcp(&self) -> bool {
+        matches!(self, Self::Holds(4..))
+    }
+
     /// What this kernel cannot forbid, for the log; `None` when it can forbid
     /// everything that is asked for.
     pub fn lacks(&self) -> Option<String> {

@@ -181,6 +181,8 @@ fn an_older_kernel_is_said_to_lack_what_it_lacks() {
     assert_eq!(lacks(4), "devices, signals");
     assert_eq!(lacks(TESTED as u32), "");
     assert_eq!(Landlock::Off.lacks(), None);
+    assert!(Landlock::Holds(4).restricts_tcp() && !Landlock::Holds(3).restricts_tcp());
+    assert!(!Landlock::Absent("not in this kernel".to_owned()).restricts_tcp());
 }
 
 #[test]

@@ -12,7 +12,8 @@
 //! less and less often, and clients dial for themselves. What becomes of a
 //! tunnel once it carries a client's bytes is the relay's business.
 
-use std::future::{pending, poll_fn};
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -67,13 +68,15 @@ pub(super) struct Opened {
 
 /// The warm tunnels of an encrypt end.
 pub(super) struct Pool {
-    size: usize,
+    size: AtomicUsize,
     /// The tunnel's name, for the log.
     tunnel: Option<Arc<str>>,
     shelf: Mutex<Shelf<Warm>>,
     taken: Notify,
     /// A client got through by itself.
     encouraged: Notify,
+    /// There should be more or fewer.
+    resized: Notify,
     meters: PoolMeters,
 }
 
@@ -89,8 +92,19 @@ struct Work {
 impl Pool {
     /// An empty pool for `size` tunnels; a size of zero stays empty.
     pub(super) fn new(size: usize, tunnel: Option<Arc<str>>, meters: PoolMeters) -> Self {
-        let (taken, encouraged) = (Notify::new(), Notify::new());
-        Self { size, tunnel, shelf: Mutex::default(), taken, encouraged, meters }
+        let (size, shelf) = (AtomicUsize::new(size), Mutex::default());
+        let [taken, encouraged, resized] = std::array::from_fn(|_| Notify::new());
+        Self { size, tunnel, shelf, taken, encouraged, resized, meters }
+    }
+
+    /// Changes how many tunnels there should be. What is too many is let go.
+    pub(super) fn set_size(&self, size: usize) {
+        self.size.store(size, Ordering::Relaxed);
+        self.resized.notify_one();
+    }
+
+    fn size(&self) -> usize {
+        self.size.load(Ordering::Relaxed)
     }
 
     /// A tunnel to a far end that is `wanted` and has not hung up, as far as this
@@ -101,12 +115,12 @@ impl Pool {
             std::iter::from_fn(|| shelf.take())
                 .find(|warm| warm.stream.is_quiet() && wanted(warm.far_end))
         };
-        self.taken.notify_one();
         match warm {
             Some(_) => self.meters.taken.inc(),
-            None if self.size > 0 => self.meters.missed.inc(),
-            None => 0,
+            None if self.size() > 0 => self.meters.missed.inc(),
+            None => return None,
         };
+        self.taken.notify_one();
         warm
     }
 
@@ -120,9 +134,6 @@ impl Pool {
     where
         F: Future<Output = Result<Warm, Unmade>> + Send + 'static,
     {
-        if self.size == 0 {
-            return pending().await;
-        }
         let mut work = Work::new();
         loop {
             let next = self.fill(&mut work, Instant::now(), &make);
@@ -136,6 +147,7 @@ impl Pool {
                     self.failed(&mut work, reason, ENDED);
                 }
                 () = self.taken.notified() => {}
+                () = self.resized.notified() => {}
                 () = self.encouraged.notified() => work.pace.encouraged(Instant::now()),
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
                 Some(_) = work.goodbyes.join_next() => {}
@@ -149,14 +161,17 @@ impl Pool {
     where
         F: Future<Output = Result<Warm, Unmade>> + Send + 'static,
     {
+        let size = self.size();
         let outdated = self.shelf().outdated(now);
         work.let_go(outdated);
+        let too_many = self.shelf().trim(size);
+        work.let_go(too_many);
         let fresh = self.shelf().fresh(now);
-        if work.pace.is_full_again(fresh >= self.size, now) {
+        if work.pace.is_full_again(fresh >= size, now) {
             let tunnel = self.tunnel.as_deref();
-            info!(tunnel, tunnels = self.size, "the pool is full again");
+            info!(tunnel, tunnels = size, "the pool is full again");
         }
-        let missing = self.size.saturating_sub(fresh + work.making.len());
+        let missing = size.saturating_sub(fresh + work.making.len());
         let may_make = work.pace.at_once(now, AT_ONCE).saturating_sub(work.making.len());
         for _ in 0..missing.min(may_make) {
             work.making.spawn(make());
@@ -173,7 +188,7 @@ impl Pool {
 
     /// How many tunnels are ready, and how many should be.
     pub(super) fn warm(&self) -> (usize, usize) {
-        (self.shelf().len(), self.size)
+        (self.shelf().len(), self.size())
     }
 
     /// Lets all tunnels go.
@@ -186,7 +201,7 @@ impl Pool {
     }
 
     fn put(&self, warm: Warm, work: &mut Work) {
-        let replaced = self.shelf().put(warm, Instant::now(), self.size);
+        let replaced = self.shelf().put(warm, Instant::now(), self.size());
         work.let_go(replaced);
         work.pace.succeeded();
         debug!("a warm tunnel is ready");

@@ -68,6 +68,11 @@ impl<T> Shelf<T> {
     pub(super) fn put(&mut self, tunnel: T, now: Instant, size: usize) -> Vec<T> {
         let renew = now + RENEW + JITTER.mul_f64(rand::rng().random_range(0.0..1.0));
         self.ready.push_back(Ready { tunnel, renew, let_go: now + LET_GO });
+        self.trim(size)
+    }
+
+    /// Removes the oldest of what is too many.
+    pub(super) fn trim(&mut self, size: usize) -> Vec<T> {
         let too_many = self.ready.len().saturating_sub(size);
         self.ready.drain(..too_many).map(|ready| ready.tunnel).collect()
     }

@@ -100,8 +100,10 @@ impl Capacity {
     /// Says what was asked for and cannot be met.
     pub fn warn_if_less_than(&self, options: &Options) {
         let Self { sessions, handshakes, unopened, descriptors } = *self;
+        let tunnel = options.name.as_deref();
         if let Some(asked) = options.limits.sessions.filter(|asked| *asked > sessions) {
             tracing::warn!(
+                tunnel,
                 asked,
                 sessions,
                 descriptors,
@@ -112,6 +114,7 @@ impl Capacity {
         let asked = options.limits.handshakes;
         if matches!(options.role, Role::Decrypt { .. }) && asked > handshakes {
             tracing::warn!(
+                tunnel,
                 asked,
                 handshakes,
                 descriptors,
@@ -126,6 +129,7 @@ impl Capacity {
                 Role::Decrypt { .. } => "raise ulimit -n, or lower --max-unopened",
             };
             tracing::warn!(
+                tunnel,
                 asked,
                 unopened,
                 descriptors,
@@ -227,13 +231,14 @@ impl Tunnel {
         tunnel
     }
 
-    /// Changes how many sessions and strangers there may be. Those that are
-    /// there stay.
+    /// Changes how many sessions, strangers and warm tunnels there may be. Sessions
+    /// and strangers that are there stay.
     pub fn set_capacity(&self, capacity: Capacity) {
         self.shared.slots.set_limit(capacity.sessions);
         self.shared.places.set_limit(capacity.handshakes);
-        if let Way::Out(exit) = &self.way {
-            exit.unopened.set_limit(capacity.unopened);
+        match &self.way {
+            Way::In(entrance) => entrance.pool.set_size(capacity.unopened),
+            Way::Out(exit) => exit.unopened.set_limit(capacity.unopened),
         }
     }
 

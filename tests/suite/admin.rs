@@ -4,16 +4,18 @@
 
 use crate::common;
 
+use std::fs::Permissions;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use common::admin::{Admin, Metrics, doors, http, metrics_address};
 use common::file::{Service, decrypt_table};
 use common::program::require;
 use common::{
-    Addr, End, Ending, Kind, Launch, NEVER, Pair, PairOptions, Target, Wire, binary, eventually,
-    keygen,
+    Addr, End, Ending, Kind, Launch, NEVER, Pair, PairOptions, Program, Target, Wire, binary,
+    eventually, keygen,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -281,7 +283,7 @@ fn only_the_owner_can_connect_whatever_the_umask() {
         command.args(["-c", &script]).arg(binary()).args(["decrypt", "--log-format", "json"]);
         command.arg("-k").arg(&key).args(["-s", "127.0.0.1:0", "-t", &target.addr().to_string()]);
         command.arg("--admin").arg(&path).stdin(Stdio::null()).stdout(Stdio::null());
-        let program = common::Program::spawn("decrypt", &mut command);
+        let program = Program::spawn("decrypt", &mut command);
         program.wait_line("ready", |line| line.is("ready"));
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "umask {umask}");
@@ -289,25 +291,112 @@ fn only_the_owner_can_connect_whatever_the_umask() {
     }
 }
 
-/// Needs root, to become somebody else.
+/// Somebody else, who is not root and has the program.
+struct Stranger(TempDir);
+
+impl Stranger {
+    /// Needs root, to become him.
+    #[track_caller]
+    fn new() -> Self {
+        require("setpriv", "util-linux");
+        let dir = tempfile::Builder::new().permissions(mode(0o755)).tempdir().unwrap();
+        std::fs::copy(binary(), dir.path().join("knockpipe")).unwrap();
+        Self(dir)
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", "65534", "--clear-groups", "--"]);
+        command.arg(self.0.path().join("knockpipe"));
+        command
+    }
+
+    /// A directory of his.
+    fn directory(&self) -> PathBuf {
+        let directory = self.0.path().join("his");
+        std::fs::create_dir(&directory).unwrap();
+        std::os::unix::fs::chown(&directory, Some(65534), None).unwrap();
+        directory
+    }
+
+    /// A decrypt end of his, under a key of his, that hands over at `handover`.
+    fn decrypt(&self, directory: &Path, handover: &Path) -> Program {
+        let key = keygen(directory, "key");
+        std::os::unix::fs::chown(&key, Some(65534), None).unwrap();
+        let mut command = self.command();
+        command.args(["decrypt", "--log-format", "json", "-s", "127.0.0.1:0", "-t", "127.0.0.1:1"]);
+        command.arg("-k").arg(key).arg("--handover").arg(handover);
+        Program::spawn("his", command.stdin(Stdio::null()).stdout(Stdio::null()))
+    }
+}
+
+fn mode(mode: u32) -> Permissions {
+    Permissions::from_mode(mode)
+}
+
+/// Lets everybody connect to the unix socket at `path`.
+fn open_to_all(path: &Path) {
+    std::fs::set_permissions(path.parent().unwrap(), mode(0o755)).unwrap();
+    std::fs::set_permissions(path, mode(0o666)).unwrap();
+}
+
 #[test]
 fn another_user_hears_nothing_even_where_the_file_lets_him() {
-    require("setpriv", "util-linux");
     let watched = Watched::start(&[]);
-    let open = |mode| std::fs::Permissions::from_mode(mode);
     let path = &watched.encrypt.0;
-    std::fs::set_permissions(path.parent().unwrap(), open(0o755)).unwrap();
-    std::fs::set_permissions(path, open(0o666)).unwrap();
-    let dir = tempfile::Builder::new().permissions(open(0o755)).tempdir().unwrap();
-    let program = dir.path().join("knockpipe");
-    std::fs::copy(binary(), &program).unwrap();
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid", "65534", "--clear-groups", "--"]).arg(&program);
-    let output = command.args(["status", "--admin"]).arg(path).output().unwrap();
+    open_to_all(path);
+    let stranger = Stranger::new();
+    let output = stranger.command().args(["status", "--admin"]).arg(path).output().unwrap();
     let line = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{line}");
     assert!(line.contains("only root and the user of this process"), "{line}");
     watched.encrypt.status();
+}
+
+/// The process is asked by a stranger, whom the file of the socket lets in.
+#[test]
+fn another_user_is_given_no_sockets_even_where_the_file_lets_him() {
+    let dir = tempfile::tempdir().unwrap();
+    let handover = dir.path().join("handover");
+    let target = Target::echo();
+    let options = PairOptions::default().decrypt(&["--handover", handover.to_str().unwrap()]);
+    let pair = Pair::start(options, target.addr());
+    open_to_all(&handover);
+    let stranger = Stranger::new();
+    let mut thief = stranger.decrypt(&stranger.directory(), &handover);
+    assert_eq!(thief.exit_code(), 1, "{}", thief.tail());
+    assert!(thief.stderr().contains("cannot take sockets over"), "{}", thief.stderr());
+    pair.connect().expect_echo(b"still ours");
+    pair.stop();
+}
+
+/// A stranger listens where the process looks for one that it takes over from.
+#[test]
+fn sockets_of_another_user_are_not_taken() {
+    let stranger = Stranger::new();
+    let directory = stranger.directory();
+    let handover = directory.join("handover");
+    let his = stranger.decrypt(&directory, &handover);
+    his.wait_line("ready", |line| line.is("ready"));
+    eventually("he offers his sockets", || handover.exists());
+    let key = keygen(stranger.0.path(), "key");
+    let launch = Launch::decrypt(&key).args(["-s", "127.0.0.1:0", "-t", "127.0.0.1:1"]);
+    let mut ours = launch.args(["--handover"]).args([&handover]).spawn();
+    assert_eq!(ours.exit_code(), 1, "{}", ours.tail());
+    assert!(ours.stderr().contains("another user's process listens there"), "{}", ours.stderr());
+}
+
+/// What fails leaves nothing behind, whichever of the doors it is.
+#[test]
+fn a_door_that_cannot_be_opened_leaves_no_file_of_the_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let (key, path) = (keygen(dir.path(), "key"), dir.path().join("admin.sock"));
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let metrics = taken.local_addr().unwrap().to_string();
+    let launch = Launch::decrypt(&key).args(["-s", "127.0.0.1:0", "-t", "127.0.0.1:1"]);
+    let mut program = launch.args(["--metrics", &metrics, "--admin"]).args([&path]).spawn();
+    assert_eq!(program.exit_code(), 1, "{}", program.tail());
+    assert!(program.stderr().contains("is in use") && !path.exists(), "{}", program.stderr());
 }
 
 /// Needs root, to become somebody else.
@@ -315,16 +404,20 @@ fn another_user_hears_nothing_even_where_the_file_lets_him() {
 fn the_socket_belongs_to_the_user_that_the_process_becomes() {
     let dir = tempfile::tempdir().unwrap();
     let (key, target) = (keygen(dir.path(), "key"), Target::echo());
-    let path = dir.path().join("admin.sock");
+    let (path, metrics) = (dir.path().join("admin.sock"), dir.path().join("metrics.sock"));
     let end = Launch::decrypt(&key)
         .source(&"127.0.0.1:0".parse().map(Addr::Tcp).unwrap())
         .target(target.addr())
         .args(["-u", "nobody", "--admin"])
         .args([&path])
+        .args(["--metrics"])
+        .args([&metrics])
         .start();
     let found = std::fs::metadata(&path).unwrap();
     assert_eq!(std::os::unix::fs::MetadataExt::uid(&found), 65534);
     assert_eq!(found.permissions().mode() & 0o777, 0o600);
+    let found = std::fs::metadata(&metrics).unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&found), 65534);
     assert_eq!(Admin(path).status()["pid"], end.pid());
 }
 

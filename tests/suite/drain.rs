@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 
 use common::address::deaf;
 use common::data::Noise;
+use common::file::{Service, decrypt_table, encrypt_table};
 use common::proc::{TcpState, tcp_sockets};
 use common::{
     Addr, End, Ending, Kind, Launch, Pair, PairOptions, Target, Wire, eventually, keygen,
 };
+use nix::sys::signal::Signal;
 
 /// How long a stop without any session may take: far less than the deadlines
 /// that it must not wait for, and far more than it needs.
@@ -163,4 +165,40 @@ fn is_dialling(end: &End, to: &Addr) -> bool {
     tcp_sockets(end.pid())
         .iter()
         .any(|socket| socket.state == TcpState::SynSent && to == socket.remote.into())
+}
+
+/// A tunnel that comes back under its name is another one: its end, which is
+/// sooner, is not that of the sessions that its namesake still has.
+#[test]
+fn a_removed_tunnel_does_not_end_with_the_next_of_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    keygen(dir.path(), "key");
+    let target = Target::echo();
+    let table = decrypt_table("far", target.addr(), "\"key\"", "");
+    let mut far = Service::start(dir.path(), "far.toml", &table);
+    let of = |name: &str, more: &str| encrypt_table(name, &far.addr("far"), "\"key\"", more);
+    let kept = of("kept", "");
+    let mut near =
+        Service::start(dir.path(), "near.toml", &format!("{kept}{}", of("a", "drain = 3600")));
+    let connect = || {
+        let mut wire = Wire::connect(&near.addr("a")).unwrap();
+        wire.expect_echo(b"before");
+        wire
+    };
+    let mut first = connect();
+    assert_eq!(near.reload(&kept).number("removed"), Some(1));
+    let back = near.reload(&format!("{kept}{}", of("a", "drain = 0.2")));
+    assert_eq!(back.number("added"), Some(1), "{}", back.text());
+    let mut second = connect();
+    assert_eq!(near.reload(&kept).number("removed"), Some(1));
+    assert_eq!(second.expect_ending(), Ending::Reset);
+    first.expect_echo(b"its hour is not over");
+
+    // And what is cut at the end is told by the status.
+    near.program.signal(Signal::SIGTERM);
+    near.program.wait_line("stopping", |line| line.message().starts_with("stopping:"));
+    near.program.signal(Signal::SIGTERM);
+    assert_eq!(first.expect_ending(), Ending::Reset);
+    assert_eq!(near.program.exit_code(), 1, "{}", near.program.tail());
+    far.stop();
 }

@@ -4,23 +4,27 @@
 
 use crate::common;
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::admin::Admin;
+use common::file::{Service, decrypt_table, encrypt_table};
 use common::hand::Hand;
 use common::legit::{round_trip, round_trips};
 use common::program::require;
 use common::wait::poll;
 use common::{
-    Addr, End, Ending, Kind, Launch, NEVER, Pair, PairOptions, Target, Wire, eventually, keygen,
-    proc,
+    Addr, End, Ending, Kind, Launch, NEVER, Pair, PairOptions, Program, Target, Wire, binary,
+    eventually, keygen, proc,
 };
 use knockpipe::proto::inbound::Event;
 use knockpipe::proto::message::ResetReason;
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 /// Another address of this machine.
@@ -343,4 +347,51 @@ fn an_encrypt_end_without_a_descriptor_left_backs_off_and_recovers() {
     // The one that worked, the 100 that knocked, those that tried, and these.
     assert!(target.counts().accepts() > 111, "{} were served", target.counts().accepts());
     pair.stop();
+}
+
+// === shares of several tunnels ===
+
+/// A tunnel that a reload adds takes descriptors of the one that is there, whose
+/// pool shrinks, and grows again when they are back.
+#[test]
+fn a_share_that_changes_reaches_the_pool_of_a_tunnel_that_does_not() {
+    let (dir, target) = (tempfile::tempdir().unwrap(), Target::echo());
+    keygen(dir.path(), "key");
+    let table = decrypt_table("far", target.addr(), "\"key\"", "max-unopened = 200");
+    let mut far = Service::start(dir.path(), "far.toml", &table);
+    let of = |name: &str, more: &str| {
+        encrypt_table(name, &far.addr("far"), "\"key\"", &format!("max-sessions = 10\n{more}"))
+    };
+    let admin = Admin(dir.path().join("admin"));
+    let process = format!("[process]\nlog-format = \"json\"\nadmin = {:?}\n", admin.0);
+    let (file, alone) = (dir.path().join("near.toml"), of("near", "pool = 40"));
+    let both = alone.clone() + &of("other", "");
+    fs::write(&file, process.clone() + &alone).unwrap();
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 512; exec \"$0\" \"$@\""]).arg(binary());
+    command.args(["run", "-c"]).arg(&file).stdin(Stdio::null()).stdout(Stdio::null());
+    let mut near = Program::spawn("near", &mut command);
+    near.wait_line("ready", |line| line.is("ready"));
+    let pool = || {
+        let status = admin.status();
+        let tunnels = status["tunnels"].as_array().unwrap();
+        let pool = tunnels.iter().find(|tunnel| tunnel["name"] == "near").unwrap()["pool"].clone();
+        (pool["warm"].as_u64().unwrap(), pool["size"].as_u64().unwrap())
+    };
+    eventually("the pool is full", || pool() == (40, 40));
+
+    fs::write(&file, process.clone() + &both).unwrap();
+    assert!(admin.says(0, &["reload"]).contains("1 as before"));
+    let few = near.wait_line("too few", |line| line.message().ends_with("as many warm tunnels"));
+    assert!(few.has("tunnel", "near"), "{}", few.text());
+    let size = few.number("unopened").unwrap();
+    assert!(size < 40 && pool().1 == size, "{}", few.text());
+    eventually("what is too many is let go", || pool() == (size, size));
+
+    fs::write(&file, process + &alone).unwrap();
+    admin.says(0, &["reload"]);
+    eventually("the pool is full again", || pool() == (40, 40));
+    near.signal(Signal::SIGTERM);
+    assert_eq!(near.exit_code(), 0, "{}", near.tail());
+    far.stop();
 }

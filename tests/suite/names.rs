@@ -15,12 +15,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
 
+use common::admin::metrics_address;
 use common::program::require;
 use common::{
     Addr, End, Kind, Launch, NEVER, Pair, PairOptions, Program, Target, Wire, binary, eventually,
     keygen,
 };
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use tempfile::TempDir;
 
 fn any() -> Addr {
@@ -239,6 +242,55 @@ fn a_name_that_comes_later_is_waited_for() {
         let (bytes, _) = encrypt.connect().read_to_ending(std::time::Duration::from_secs(1));
         bytes == b"1"
     });
+}
+
+// === -s NAME ===
+
+/// A lookup that hangs holds no stop up.
+#[test]
+fn a_process_that_looks_a_name_up_can_be_stopped() {
+    let names = Names::new();
+    let hosts = names.file("hosts");
+    fs::remove_file(&hosts).unwrap();
+    mkfifo(&hosts, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+    let key = keygen(names.dir.path(), "key");
+    let launch = Launch::decrypt(&key).binary(&names.knockpipe()).args(["-t", "127.0.0.1:1"]);
+    let launch = launch.args(["--metrics", ":0", "-s", &format!("{NAME}:0")]);
+    let mut decrypt = launch.spawn();
+    // Next it opens the pipe with the names, into which nobody ever writes.
+    metrics_address(&decrypt);
+    decrypt.signal(Signal::SIGTERM);
+    assert_eq!(decrypt.exit_code(), 0, "{}", decrypt.tail());
+    decrypt.wait_line("stopped", |line| line.is("stopped before it was ready"));
+}
+
+/// `-D` with `--handover` and `-p`: whose name is not there yet waits for it, while
+/// the process that it takes over from serves, and has the pid file.
+#[test]
+fn a_successor_waits_for_a_name_to_listen_on() {
+    let target = says(any().tcp(), "1");
+    let names = Names::new();
+    let key = keygen(names.dir.path(), "key");
+    let (handover, pid) = (names.file("handover"), names.file("pid"));
+    let launch = || {
+        let launch = Launch::decrypt(&key).source(&any()).target(target.addr()).args(["-p"]);
+        launch.args([&pid]).args(["--handover"]).args([&handover])
+    };
+    let mut old = launch().start();
+    eventually("it offers its sockets", || handover.exists());
+    let has_pid_file = |program: &Program| {
+        let text = fs::read_to_string(&pid).unwrap_or_default();
+        text == format!("{}\n", program.pid())
+    };
+    let next = launch().binary(&names.knockpipe()).args(["-D", "-s", &format!("{NAME}:0")]);
+    let next = next.spawn();
+    next.wait_line("waiting", |line| line.is("waiting for DNS"));
+    assert!(has_pid_file(&old.program));
+    names.say(Some(ONE));
+    let next = End::of(next);
+    assert_eq!(old.program.exit_code(), 0, "{}", old.program.tail());
+    eventually("the pid file is the successor's", || has_pid_file(&next.program));
+    assert_eq!(next.addr(), old.addr());
 }
 
 // === --syslog ===

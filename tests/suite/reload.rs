@@ -11,9 +11,11 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use common::admin::Admin;
 use common::file::{Service, decrypt_table, encrypt_table};
 use common::hand::Call;
 use common::legit::round_trip;
+use common::redis::Redis;
 use common::{Addr, Ending, Target, Wire, eventually, keygen, proc};
 
 const KEY: &str = "\"key\"";
@@ -495,26 +497,50 @@ fn a_successor_that_cannot_start_changes_nothing() {
     assert!(!Path::new(&path("in")).exists(), "its file is the successor's to remove");
 }
 
-/// "SIGTERM to the old one while the successor gets ready" ends in the successor.
+/// "SIGTERM to the old one while the successor gets ready" ends in the successor,
+/// with everything that the old one had, also while that has sessions.
 #[test]
 fn an_old_process_that_is_stopped_meanwhile_does_not_take_the_new_one_along() {
-    let mut two = Two::start();
-    let entrance = two.entrance();
+    let two = Two::start();
+    let path = |what: &str| two.dir.path().join(what);
+    let process = format!(
+        "handover = {:?}\npid-file = {:?}\nadmin = {:?}",
+        path("handover"),
+        path("pid"),
+        path("admin")
+    );
+    let mut old = Service::start_with(two.dir.path(), "own.toml", &process, &two.near(KEY, ""));
+    let entrance = old.addr("near");
+    let mut live = Wire::connect(&entrance).unwrap();
+    live.expect_echo(b"before");
+
+    // Its gate's store does not answer, so that it has the sockets and is not ready.
+    let store = Redis::start();
+    store.signal(Signal::SIGSTOP);
+    let gate = format!("gate = \"redis://{}\"\ntimeout = 3600", store.tcp());
+    old.write(&two.near(KEY, &gate));
     let mut command = std::process::Command::new(common::binary());
-    command.args(["run", "-c"]).arg(two.dir.path().join("near.toml"));
-    let mut program = common::Program::spawn("successor", &mut command);
-    // At some moment of its start; whichever it is, one of them serves.
-    std::thread::sleep(Duration::from_millis(60));
-    two.encrypt.program.signal(Signal::SIGTERM);
-    assert_eq!(two.encrypt.program.exit_code(), 0);
-    program.wait_line("ready", |line| line.is("ready"));
-    eventually("somebody serves", || program.is_running());
-    let _ = entrance;
-    let line = program.wait_line("listening", |line| line.is("listening"));
-    round_trip(&Addr::parse(&line.field("address").unwrap()).unwrap());
-    program.signal(Signal::SIGTERM);
-    assert_eq!(program.exit_code(), 0, "{}", program.tail());
-    two.decrypt.stop();
+    command.args(["run", "-c"]).arg(path("own.toml"));
+    let mut next = common::Program::spawn("successor", &mut command);
+    let has_it = |socket: &proc::TcpSocket| Addr::Tcp(socket.local.into()) == entrance;
+    eventually("it has the socket", || proc::tcp_sockets(next.pid()).iter().any(has_it));
+    old.program.signal(Signal::SIGTERM);
+    old.program.wait_line("stopping", |line| line.message().starts_with("stopping:"));
+    store.signal(Signal::SIGCONT);
+
+    next.wait_line("took over", |line| line.message().starts_with("took over from"));
+    round_trip(&entrance);
+    let pid = || std::fs::read_to_string(path("pid")).unwrap_or_default();
+    eventually("it has the pid file", || pid() == format!("{}\n", next.pid()));
+    live.expect_echo(b"after");
+    live.finish();
+    assert_eq!(live.expect_ending(), Ending::Clean);
+    assert_eq!(old.program.exit_code(), 0, "{}", old.program.tail());
+    assert_eq!(Admin(path("admin")).status()["pid"], next.pid());
+    assert_eq!(pid(), format!("{}\n", next.pid()));
+    next.signal(Signal::SIGTERM);
+    assert_eq!(next.exit_code(), 0, "{}", next.tail());
+    two.stop();
 }
 
 /// What is no socket is never removed, whatever --handover names.

@@ -11,6 +11,8 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use common::admin::http;
+use common::file::{Service, decrypt_table};
 use common::program::require;
 use common::{Addr, End, Kind, Launch, Pair, PairOptions, Program, Target, eventually, keygen};
 use nix::sys::resource::{Resource, getrlimit};
@@ -109,6 +111,35 @@ fn the_ports_in_the_log_are_those_in_use_and_no_others() {
     assert_eq!(tcp(base().args(["--gate", "redis://127.0.0.1:9"])), "bind 0 connect any");
     let unix = Launch::decrypt(&key).args(["-s"]).args([dir.path().join("s")]);
     assert_eq!(tcp(unix.args(["-t", "/no/where"])), "bind none connect 53");
+}
+
+/// A unix socket for metrics is made and removed inside, and lifts nothing.
+#[test]
+fn metrics_on_a_unix_socket_need_no_port() {
+    let dir = TempDir::new().unwrap();
+    let key = keygen(dir.path(), "key");
+    fs::create_dir(dir.path().join("run")).unwrap();
+    let metrics = dir.path().join("run/metrics.sock");
+    let launch = Launch::decrypt(&key).source(&any()).args(["-t", "127.0.0.1:7", "--metrics"]);
+    let mut end = launch.args([&metrics]).start();
+    let line = end.program.wait_line("sandbox", |line| line.is("sandbox"));
+    assert_eq!(line.field("tcp").as_deref(), Some("bind 0 connect 53,7"), "{}", line.text());
+    assert_eq!(http(&Addr::Unix(metrics.clone()), "GET", "/readyz").status, 200);
+    end.stop();
+    assert!(!metrics.exists(), "it is removed");
+}
+
+/// What is wrong then is not to be seen at the file.
+#[test]
+fn a_reload_that_the_sandbox_forbids_names_it() {
+    let (dir, new, target) = (TempDir::new().unwrap(), TempDir::new().unwrap(), Target::echo());
+    keygen(dir.path(), "key");
+    let key = keygen(new.path(), "key");
+    let text = |key: &str| decrypt_table("far", target.addr(), key, "");
+    let mut service = Service::start(dir.path(), "far.toml", &text("\"key\""));
+    let line = service.reload(&text(&format!("{key:?}")));
+    assert!(line.is("cannot reload") && line.text().contains("sandbox"), "{}", line.text());
+    service.stop();
 }
 
 /// The same removal that works outside: of a pid file whose directory is, by
