@@ -4,7 +4,6 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -12,16 +11,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::data::{Noise, Sum, send_noise};
-use common::legit::{Legit, round_trip, round_trips};
+use common::legit::{Clients, round_trip, round_trips};
 use common::redis::Redis;
 use common::{
-    Addr, End, Ending, Kind, Launch, NEVER, Pair, PairOptions, Target, Wire, eventually, keygen,
+    Addr, End, Ending, Launch, NEVER, Pair, PairOptions, Target, Wire, any, eventually, keygen,
     proc,
 };
-
-fn any() -> Addr {
-    Kind::Tcp4.fresh(Path::new("/"), "")
-}
 
 /// Issue 2, point 6: "5,000 silent sockets plus 1,000 drip-feeding ones: new
 /// legitimate connections keep working": with the default limit, where newcomers
@@ -39,7 +34,7 @@ fn silent_and_dripping_sockets_do_not_keep_legitimate_clients_out() {
         let sealed = pair.decrypt.addr();
         let silent: Vec<Wire> = (0..5000).map(|_| Wire::connect(sealed).unwrap()).collect();
         let mut dripping: Vec<Wire> = (0..1000).map(|_| Wire::connect(sealed).unwrap()).collect();
-        let legit = Legit::start(pair.entrance());
+        let legit = Clients::comers([pair.entrance().clone()], Duration::from_millis(5));
         for byte in Noise::new(1).bytes(5) {
             for wire in &mut dripping {
                 // The oldest are dropped for newcomers; their writes fail then.

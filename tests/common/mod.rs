@@ -37,7 +37,7 @@ pub mod target;
 pub mod wait;
 pub mod wire;
 
-pub use address::{Addr, Kind};
+pub use address::{Addr, Kind, any};
 pub use end::{End, Launch, binary, keygen};
 pub use log::Line;
 pub use pair::{Pair, PairOptions, Suite};

@@ -11,17 +11,11 @@ use std::time::{Duration, Instant};
 use common::address::deaf;
 use common::data::Noise;
 use common::proc::{TcpState, tcp_sockets};
-use common::{
-    Addr, End, Ending, Kind, Launch, Pair, PairOptions, Target, Wire, eventually, keygen,
-};
+use common::{Addr, End, Ending, Launch, Pair, PairOptions, Target, Wire, any, eventually, keygen};
 
 /// How long a stop without any session may take: far less than the deadlines
 /// that it must not wait for, and far more than it needs.
 const PROMPTLY: Duration = Duration::from_secs(20);
-
-fn any() -> Addr {
-    Kind::Tcp4.fresh(Path::new("/"), "")
-}
 
 /// A decrypt end that gives strangers ten minutes.
 fn patient(key: &Path, drain: &str) -> End {

@@ -6,7 +6,7 @@ use crate::common;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,8 +16,7 @@ use common::legit::{round_trip, round_trips};
 use common::program::require;
 use common::wait::poll;
 use common::{
-    Addr, End, Ending, Kind, Launch, NEVER, Pair, PairOptions, Target, Wire, eventually, keygen,
-    proc,
+    End, Ending, Launch, NEVER, Pair, PairOptions, Target, Wire, any, eventually, keygen, proc,
 };
 use knockpipe::proto::inbound::Event;
 use knockpipe::proto::message::ResetReason;
@@ -25,10 +24,6 @@ use tempfile::TempDir;
 
 /// Another address of this machine.
 const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
-
-fn any() -> Addr {
-    Kind::Tcp4.fresh(Path::new("/"), "")
-}
 
 // === -n at the decrypt end ===
 

@@ -11,21 +11,17 @@ use std::fs;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
 
 use common::program::require;
 use common::{
-    Addr, End, Kind, Launch, NEVER, Pair, PairOptions, Program, Target, Wire, binary, eventually,
+    Addr, End, Launch, NEVER, Pair, PairOptions, Program, Target, Wire, any, binary, eventually,
     keygen,
 };
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
-
-fn any() -> Addr {
-    Kind::Tcp4.fresh(Path::new("/"), "")
-}
 
 /// `unshare` with what it takes to mount something; panics when that is impossible.
 #[track_caller]

@@ -3,17 +3,15 @@
 use crate::common;
 
 use std::io::Write;
+use std::iter::repeat_n;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
 use common::file::{Service, decrypt_table, encrypt_table};
 use common::hand::Call;
-use common::legit::round_trip;
+use common::legit::{Clients, round_trip};
 use common::{Addr, Ending, Target, Wire, eventually, keygen, proc};
 
 const KEY: &str = "\"key\"";
@@ -21,43 +19,8 @@ const KEY: &str = "\"key\"";
 /// How long it is watched that nothing comes to somebody who waits for a slot.
 const A_MOMENT: Duration = Duration::from_millis(300);
 
-/// A client that keeps sending and getting echoes over one connection.
-struct Pump {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<Vec<Duration>>,
-}
-
-impl Pump {
-    fn start(entrance: &Addr) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let theirs = Arc::clone(&stop);
-        let mut wire = Wire::connect(entrance).unwrap();
-        let thread = std::thread::spawn(move || {
-            let mut all = vec![];
-            while !theirs.load(Ordering::SeqCst) {
-                let began = Instant::now();
-                wire.expect_echo(&[7; 1_000]);
-                all.push(began.elapsed());
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            all
-        });
-        Self { stop, thread }
-    }
-
-    /// How long its round trips took; panics when one failed.
-    fn stop(self) -> Vec<Duration> {
-        self.stop.store(true, Ordering::SeqCst);
-        let all = self.thread.join().expect("no pump has lost anything");
-        assert!(!all.is_empty());
-        all
-    }
-}
-
-fn p99(mut all: Vec<Duration>) -> Duration {
-    all.sort_unstable();
-    all[all.len() * 99 / 100]
-}
+/// How often a pump sends.
+const A_BREATH: Duration = Duration::from_millis(1);
 
 /// Both ends from files, in front of an echo server.
 struct Two {
@@ -107,7 +70,7 @@ impl Two {
 #[test]
 fn twenty_reloads_disturb_no_connection() {
     let two = Two::start();
-    let pumps: Vec<_> = (0..10).map(|_| Pump::start(&two.entrance())).collect();
+    let pumps = Clients::pumps(repeat_n(two.entrance(), 10), 1_000, A_BREATH);
     let other = encrypt_table("other", two.target.addr(), KEY, "");
     for round in 0..5 {
         let line = two.encrypt.reload(&format!("{}{other}", two.near(KEY, "")));
@@ -126,7 +89,7 @@ fn twenty_reloads_disturb_no_connection() {
         round_trip(&two.entrance());
         two.encrypt.reload(&two.near(KEY, ""));
     }
-    pumps.into_iter().for_each(|pump| drop(pump.stop()));
+    println!("{}", pumps.finish().summary());
     let ended = two.encrypt.closed("near");
     assert!(ended.iter().all(|line| line.has("reason", "finished")), "{ended:?}");
     two.stop();
@@ -139,7 +102,7 @@ fn restarts_refuse_nobody() {
     let mut two = Two::start();
     let mut old_session = Wire::connect(&two.entrance()).unwrap();
     old_session.expect_echo(b"before");
-    let comers = Comers::start(&two.entrance(), 500);
+    let comers = comers(&two.entrance(), 500);
     let mut before = vec![];
     for round in 0..6 {
         comers.serve(100);
@@ -154,7 +117,7 @@ fn restarts_refuse_nobody() {
         before.push(std::mem::replace(service, next));
     }
     comers.serve(100);
-    println!("{} clients were served", comers.stop());
+    println!("{}", comers.finish().summary());
     old_session.expect_echo(b"after six restarts");
     old_session.finish();
     assert_eq!(old_session.expect_ending(), Ending::Clean);
@@ -165,46 +128,11 @@ fn restarts_refuse_nobody() {
     two.stop();
 }
 
-/// Connects so many times a second, each for one echo.
-struct Comers {
-    stop: Arc<AtomicBool>,
-    served: Arc<AtomicU64>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-impl Comers {
+/// Clients that come so many times a second, each for one echo.
+fn comers(entrance: &Addr, per_second: u32) -> Clients {
     const THREADS: u32 = 8;
-
-    fn start(entrance: &Addr, per_second: u32) -> Self {
-        let (stop, served) = (Arc::new(AtomicBool::new(false)), Arc::default());
-        let pause = Duration::from_secs(1) * Self::THREADS / per_second;
-        let come = |_| {
-            let (entrance, stop) = (entrance.clone(), Arc::clone(&stop));
-            let served: Arc<AtomicU64> = Arc::clone(&served);
-            std::thread::spawn(move || {
-                while !stop.load(Ordering::SeqCst) {
-                    let next = Instant::now() + pause;
-                    round_trip(&entrance);
-                    served.fetch_add(1, Ordering::SeqCst);
-                    std::thread::sleep(next.saturating_duration_since(Instant::now()));
-                }
-            })
-        };
-        let threads = (0..Self::THREADS).map(come).collect();
-        Self { stop, served, threads }
-    }
-
-    /// Waits until so many more were served.
-    fn serve(&self, more: u64) {
-        let before = self.served.load(Ordering::SeqCst);
-        eventually("clients are served", || self.served.load(Ordering::SeqCst) >= before + more);
-    }
-
-    fn stop(self) -> u64 {
-        self.stop.store(true, Ordering::SeqCst);
-        self.threads.into_iter().for_each(|thread| thread.join().expect("no client failed"));
-        self.served.load(Ordering::SeqCst)
-    }
+    let all = repeat_n(entrance.clone(), THREADS as usize);
+    Clients::comers(all, Duration::from_secs(1) * THREADS / per_second)
 }
 
 /// E6: "key rotation, both orders, 200 connects/s: 0 failures while both keys
@@ -216,7 +144,7 @@ fn keys_rotate_in_both_orders_without_a_failure() {
     const NEW: &str = "\"new\"";
     for decrypt_first in [true, false] {
         let two = Two::start();
-        let comers = Comers::start(&two.entrance(), 200);
+        let comers = comers(&two.entrance(), 200);
         comers.serve(50);
         let steps: [(&Service, String); 4] = if decrypt_first {
             [
@@ -244,7 +172,7 @@ fn keys_rotate_in_both_orders_without_a_failure() {
         println!("the old key was tried {:?} after its removal", removed.elapsed());
         let (answer, _) = wire.read_to_ending(Duration::from_secs(20));
         assert!(answer.is_empty(), "the old key got an answer");
-        println!("{} clients were served", comers.stop());
+        println!("{}", comers.finish().summary());
         two.stop();
     }
 }
@@ -573,11 +501,10 @@ fn two_hundred_tunnels_in_one_file() {
     let rss = proc::rss_kib(all.program.pid());
     println!("{} tunnels are ready after {:?}, {rss} KiB", 2 * PAIRS, began.elapsed());
     let entrance = |pair: usize| Addr::parse(&path(dir.path(), "in", pair)).unwrap();
-    let pumps = || (1..=LOADED).map(|pair| Pump::start(&entrance(pair))).collect::<Vec<_>>();
+    let pumps = || Clients::pumps((1..=LOADED).map(entrance), 1_000, A_BREATH);
     let quiet = pumps();
-    let beginning = Instant::now();
-    eventually("they carry load", || beginning.elapsed() > Duration::from_secs(2));
-    let quiet = p99(quiet.into_iter().flat_map(Pump::stop).collect());
+    quiet.serve(100 * LOADED as u64);
+    println!("without reloads: {}", quiet.finish().summary());
     let loaded = pumps();
     for round in 0..5 {
         let began = Instant::now();
@@ -588,9 +515,8 @@ fn two_hundred_tunnels_in_one_file() {
         println!("reload {round} took {:?}", began.elapsed());
         round_trip(&entrance(0));
     }
-    let loaded = p99(loaded.into_iter().flat_map(Pump::stop).collect());
-    let rss = proc::rss_kib(all.program.pid());
-    println!("p99 {quiet:?} without reloads, {loaded:?} with; {rss} KiB");
+    println!("with reloads: {}", loaded.finish().summary());
+    println!("{} KiB", proc::rss_kib(all.program.pid()));
     all.stop();
 }
 
