@@ -1,5 +1,4 @@
 //! Too many of something: both ends stay alive, keep serving, and recover.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
 mod common;
 

@@ -1,5 +1,4 @@
 //! `--pool`: tunnels that wait for clients, and what happens to clients when they die.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
 mod common;
 

@@ -1,5 +1,4 @@
 //! Whoever has no key: reaches nothing, learns nothing, leaves nothing behind.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
 mod common;
 

@@ -1,6 +1,5 @@
 //! The admin socket of a real process: who may ask, what it says, what it does,
 //! and that nobody can hold it.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use crate::common;
 

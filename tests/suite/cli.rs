@@ -1,8 +1,6 @@
 //! The command line as a user meets it: the real program, its exit status, and
 //! what it prints. Nothing here needs a running tunnel; `process.rs` does that.
 
-#![expect(clippy::unwrap_used, reason = "what a helper cannot do has failed the test")]
-
 use std::fs::{self, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};

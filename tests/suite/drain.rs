@@ -1,6 +1,5 @@
 //! The end of a process: strangers do not hold it up, sessions that are cut hear
 //! why, and nothing that was counted is lost.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
 use crate::common;
 

@@ -1,5 +1,4 @@
 //! Several targets, and several far ends: the first that works is used.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
 use crate::common;
 

@@ -1,5 +1,4 @@
 //! `--check`: targets are asked whether they work, and do not suffer from it.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
 use crate::common;
 

@@ -1,5 +1,4 @@
 //! Start, stop, rotation, services, `pipe`, and how ends of connections travel.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
 use crate::common;
 

@@ -1,6 +1,5 @@
 //! Limits of sessions, sources and descriptors, in running processes: whoever is
 //! within them is served, whoever is not waits or hears why, and all of it ends.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
 use crate::common;
 

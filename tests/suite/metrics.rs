@@ -1,7 +1,6 @@
 //! The metrics of real processes: what is documented is there, what is there is
 //! documented, the numbers are exact, and Prometheus itself understands them,
 //! the alert rules and the dashboard.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use crate::common;
 
@@ -15,6 +14,7 @@ use common::admin::{Answer, Metrics, http, metrics_address};
 use common::end::key_id;
 use common::program::require;
 use common::redis::Redis;
+use common::tree::read;
 use common::wait::poll;
 use common::{
     Addr, End, Kind, Launch, NEVER, Pair, PairOptions, Program, Target, Wire, eventually, keygen,
@@ -25,10 +25,6 @@ use tempfile::TempDir;
 
 /// Tries to start a server on a port that somebody else may take meanwhile.
 const STARTS: usize = 5;
-
-fn read(path: &str) -> String {
-    fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"))
-}
 
 /// A pair that serves metrics at both ends.
 fn measured(target: &Addr, encrypt: &[&str], decrypt: &[&str]) -> Pair {

@@ -3,7 +3,6 @@
 //!
 //! Names and the log get files of their own in a mount namespace of the process
 //! under test, so the machine stays as it is.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
 use crate::common;
 

@@ -3,8 +3,6 @@
 //!
 //! Sources are unix sockets in a temporary directory, so no port is taken.
 
-#![expect(clippy::unwrap_used, reason = "what a helper cannot do has failed the test")]
-
 use std::fs::{self, File, Permissions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;

@@ -4,7 +4,6 @@
 //! Not here: `finished`, `no-such-service` and `target-refused` are in
 //! `lifecycle.rs`, `source-limit` in `limits.rs`, `unopened` in `pool.rs`. `local-error`
 //! takes a machine that lacks something.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
 use crate::common;
 

@@ -1,6 +1,5 @@
 //! What a running program of ours shows of its sandbox. Each rule is tried out
 //! in `src/sys/sandbox_tests.rs`, where it can be asked for what it denies.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
 use crate::common;
 

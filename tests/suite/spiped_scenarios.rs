@@ -3,7 +3,6 @@
 //! The first ten follow the ten scenarios of spiped's `tests/` directory, in its
 //! order. Of the gaps there, tampering, replay, descriptors, drain, limits, a
 //! change of DNS and strangers have files of their own.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
 use crate::common;
 

@@ -3,7 +3,6 @@
 //!
 //! The manager is a socket of the test; sockets are handed over as systemd does
 //! it, by a shell that becomes the program.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
 use crate::common;
 
