@@ -39,6 +39,7 @@ fn silent_and_dripping_sockets_do_not_keep_legitimate_clients_out() {
                 // The oldest are dropped for newcomers; their writes fail then.
                 let _ = wire.write_all(&[byte]);
             }
+            // How fast it drips; nothing is awaited.
             thread::sleep(Duration::from_secs(1));
         }
         let legit = legit.finish();
@@ -56,6 +57,7 @@ fn starve(name: &str, end: &mut End, working: &mut Wire, mut admitted: impl FnMu
     let held: Vec<Wire> = (0..100).map(|_| Wire::connect(&to).unwrap()).collect();
     working.expect_echo(b"the live session does not notice");
     // CPU time is a property of the process: a loaded machine does not add to it.
+    // These seconds are what it is measured over.
     let (before, start) = (proc::cpu(end.pid()), Instant::now());
     while start.elapsed() < Duration::from_secs(4) {
         working.expect_echo(b"and goes on");
