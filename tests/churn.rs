@@ -1,5 +1,4 @@
 //! Many connections that come and go, politely or not: nothing is left over.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
 mod common;
 

@@ -1,10 +1,8 @@
 //! Too many of something: both ends stay alive, keep serving, and recover.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
 mod common;
 
 use std::io::{Read, Write};
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -12,16 +10,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::data::{Noise, Sum, send_noise};
-use common::legit::{Legit, round_trip, round_trips};
+use common::legit::{Clients, round_trip, round_trips};
 use common::redis::Redis;
 use common::{
-    Addr, End, Ending, Kind, Launch, NEVER, Pair, PairOptions, Target, Wire, eventually, keygen,
+    Addr, End, Ending, Launch, NEVER, Pair, PairOptions, Target, Wire, any, eventually, keygen,
     proc,
 };
-
-fn any() -> Addr {
-    Kind::Tcp4.fresh(Path::new("/"), "")
-}
 
 /// Issue 2, point 6: "5,000 silent sockets plus 1,000 drip-feeding ones: new
 /// legitimate connections keep working": with the default limit, where newcomers
@@ -39,12 +33,13 @@ fn silent_and_dripping_sockets_do_not_keep_legitimate_clients_out() {
         let sealed = pair.decrypt.addr();
         let silent: Vec<Wire> = (0..5000).map(|_| Wire::connect(sealed).unwrap()).collect();
         let mut dripping: Vec<Wire> = (0..1000).map(|_| Wire::connect(sealed).unwrap()).collect();
-        let legit = Legit::start(pair.entrance());
+        let legit = Clients::comers([pair.entrance().clone()], Duration::from_millis(5));
         for byte in Noise::new(1).bytes(5) {
             for wire in &mut dripping {
                 // The oldest are dropped for newcomers; their writes fail then.
                 let _ = wire.write_all(&[byte]);
             }
+            // How fast it drips; nothing is awaited.
             thread::sleep(Duration::from_secs(1));
         }
         let legit = legit.finish();
@@ -62,6 +57,7 @@ fn starve(name: &str, end: &mut End, working: &mut Wire, mut admitted: impl FnMu
     let held: Vec<Wire> = (0..100).map(|_| Wire::connect(&to).unwrap()).collect();
     working.expect_echo(b"the live session does not notice");
     // CPU time is a property of the process: a loaded machine does not add to it.
+    // These seconds are what it is measured over.
     let (before, start) = (proc::cpu(end.pid()), Instant::now());
     while start.elapsed() < Duration::from_secs(4) {
         working.expect_echo(b"and goes on");

@@ -3,12 +3,7 @@
 //!
 //! What other programs write decides here: the set of redis-knocking, the bans
 //! of GitLab's Rack::Attack. Needs root, for the namespaces of the peers.
-#![allow(
-    unreachable_pub,
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "the modules share helpers; a test may panic and print what it measured"
-)]
+#![allow(unreachable_pub, reason = "the modules share helpers")]
 
 mod common;
 

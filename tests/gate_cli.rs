@@ -3,14 +3,18 @@
 
 mod common;
 
-use std::fs::{self, Permissions};
+#[path = "gate_cli/stores.rs"]
+mod stores;
+#[path = "gate_cli/why.rs"]
+mod why;
+
+use std::fs;
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use common::redis::{Redis, Reply, replica_of};
-use common::{NEVER, binary, eventually};
+use common::redis::{Redis, Reply};
+use common::{NEVER, binary};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -276,76 +280,6 @@ fn what_is_probably_a_mistake_needs_force() {
 }
 
 #[test]
-fn why_says_what_the_gate_says() {
-    for store in Store::each() {
-        store.good("allow 203.0.113.7 203.0.113.0/24 10.9.0.0/16");
-        store.good("ban 203.0.113.66 --ttl 1h");
-        let cases = [
-            ("203.0.113.7", "", "allowed", "allow-set", "allow-set"),
-            ("::ffff:203.0.113.8", "", "allowed", "allow-set", "allow-set"),
-            ("203.0.113.66", "", "denied", "banned", "ban"),
-            ("203.0.113.66", "--allow 203.0.113.66", "allowed", "static-allow", "static-allow"),
-            ("203.0.113.7", "--deny 203.0.112.0/23", "denied", "static-deny", "static-deny"),
-            ("198.51.100.1", "", "denied", "not-allowed", "default"),
-            ("10.0.0.1", "", "allowed", "internal", "internal"),
-            ("10.0.0.1", "--internal check", "denied", "not-allowed", "default"),
-            ("10.0.0.1", "--announced", "denied", "not-allowed", "default"),
-            ("10.9.0.1", "--announced", "allowed", "allow-set", "allow-set"),
-            ("fd00::1", "", "allowed", "internal", "internal"),
-        ];
-        for (ip, flags, verdict, reason, decided) in cases {
-            let line = format!("why {ip} {flags}").trim().to_owned();
-            let [one] = &store.json(&line)[..] else { panic!("{line}: not one") };
-            assert_eq!(one["verdict"], verdict, "{line}: {one}");
-            assert_eq!(one["reason"], reason, "{line}: {one}");
-            assert_eq!(one["decided"], decided, "{line}: {one}");
-            assert_eq!(one["stance"], "fresh");
-            let rules = one["rules"].as_array().unwrap();
-            let names: Vec<_> = rules.iter().map(|rule| rule["rule"].as_str().unwrap()).collect();
-            let order = ["static-deny", "static-allow", "ban", "allow-set", "internal", "default"];
-            assert_eq!(names, order);
-            let spoke = rules.iter().find(|rule| !rule["says"].is_null()).unwrap();
-            assert_eq!(spoke["rule"], decided, "the first that speaks decides");
-            let text = store.good(&line);
-            let marked = text.lines().find(|line| line.starts_with("=>")).unwrap();
-            assert!(marked.starts_with(&format!("=> {decided} ")), "{text}");
-            assert_eq!(
-                text.lines().next().unwrap().split(": ").nth(1).unwrap().split(',').next(),
-                Some(reason)
-            );
-        }
-        let note = "note          static rules as given here, which is none; repeat the tunnel's";
-        assert!(store.good("why 203.0.113.7").contains(note));
-        for rule in ["--deny 203.0.113.7", "--allow 203.0.113.7", "--internal allow"] {
-            assert!(!store.good(&format!("why 203.0.113.7 {rule}")).contains(note), "{rule}");
-        }
-        let ban = &store.json("why 203.0.113.66 --ban-after 3/60s/1h")[0];
-        assert!((3590..=3600).contains(&ban["rules"][2]["ttl_s"].as_u64().unwrap()), "{ban}");
-        assert_eq!(ban["strikes"], 0);
-        assert!(ban["rules"][2]["key"].is_string() && ban["rules"][3]["key"].is_string());
-    }
-}
-
-#[test]
-fn why_without_a_store_or_with_one_that_is_away() {
-    let answer = gate(&["why", "203.0.113.7", "--deny", "203.0.113.0/24"], "");
-    assert_eq!(answer.status, Some(0));
-    assert!(answer.out.starts_with("203.0.113.7 is denied: static-deny"), "{answer:?}");
-    let answer = gate(&["why", "203.0.113.7"], "");
-    complaint(&answer, 2, &["there is no store", "--gate"]);
-    let (addr, _held) = common::address::refusing();
-    let away = format!("redis://{addr}");
-    for (policy, verdict) in
-        [("closed", "denied: store-away"), ("open", "allowed: store-away-open")]
-    {
-        let words = ["why", "203.0.113.7", "--gate", &away, "--gate-away", policy];
-        let answer = gate(&words, "");
-        complaint(&answer, 1, &[&addr.to_string(), "Connection refused"]);
-        assert!(answer.out.starts_with(&format!("203.0.113.7 is {verdict}\n")), "{answer:?}");
-    }
-}
-
-#[test]
 fn who_was_idle_is_reaped() {
     let store = Store::redis();
     store.ask("SADD ip-allowed 203.0.113.1 203.0.113.2 203.0.113.3 203.0.113.0/24");
@@ -489,167 +423,6 @@ fn nothing_of_a_file_that_is_imported_by_mistake_is_shown() {
     let said = complaint(&store.run_with("import -", "{\"geheim"), 2, &["no JSON"]);
     assert!(!said.contains("geheim"), "{said}");
     store.fails(&format!("import {}", key.display()), 2, &["line 1 of", "redis.key", "no address"]);
-}
-
-#[test]
-fn a_password_comes_from_a_file_or_the_environment() {
-    let mut store = Store::redis_with(&["--requirepass", "geheim"]);
-    store.redis.as_ref().unwrap().direct().ask(&["AUTH", "geheim"]);
-    let remedy = ["--gate-credentials FILE", "KNOCKPIPE_GATE_CREDENTIALS"];
-    for line in ["list", "allow 203.0.113.7", "history"] {
-        store.fails(line, 1, &[&["NOAUTH"], &remedy[..]].concat());
-    }
-    let file = store.path("pass");
-    let write = |mode, text: &str| {
-        fs::write(&file, text).unwrap();
-        fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
-    };
-    let plain = store.flags.clone();
-    store.flags.extend(["--gate-credentials".to_owned(), file.display().to_string()]);
-    write(0o600, "geheim\n");
-    store.good("allow 203.0.113.7");
-    write(0o600, "default:geheim");
-    store.good("list");
-    write(0o600, "falsch");
-    let wrong = ["WRONGPASS", "the password there is wrong"];
-    let text = store.fails("list", 1, &[&wrong, &remedy[..]].concat());
-    assert!(!text.contains("falsch"), "{text}");
-    write(0o644, "geheim");
-    store.fails("list", 2, &["chmod 600"]);
-
-    let mut command = Command::new(binary());
-    command.args(["gate", "list"]).args(&plain).env("KNOCKPIPE_GATE_CREDENTIALS", "geheim");
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let answer = finish(command, "");
-    assert_eq!(answer.status, Some(0), "{answer:?}");
-    assert!(answer.out.contains("203.0.113.7"), "{answer:?}");
-
-    let url = plain[1].replace("redis://", "redis://:geheim@");
-    let answer = gate(&["list", "--gate", &url], "");
-    let text = complaint(&answer, 2, &["'ps'", "--gate-credentials"]);
-    assert!(!text.contains("geheim"), "{text}");
-}
-
-/// Told at the start, not by the first connection long after it.
-#[test]
-#[cfg(feature = "aws-lc")]
-fn a_ca_without_certificates_is_a_mistake_of_the_command_line() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("ca.pem");
-    let key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
-    let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-    for text in ["", "no certificate\n", key, broken] {
-        fs::write(&file, text).unwrap();
-        let path = file.to_str().unwrap();
-        let words = ["list", "--gate", "rediss://127.0.0.1:1", "--gate-ca", path];
-        complaint(&gate(&words, ""), 2, &["--gate-ca", path, "certificates"]);
-    }
-}
-
-#[test]
-fn a_replica_leads_to_its_master() {
-    let store = Store::redis();
-    let master = store.redis.as_ref().unwrap();
-    let of = replica_of(master.tcp());
-    let of: Vec<&str> = of.iter().map(String::as_str).collect();
-    let replica = Redis::start_with(&of);
-    eventually("the replica has its copy", || {
-        replica.direct().ask(&["INFO", "replication"]).text().contains("master_link_status:up")
-    });
-    let url = format!("redis://{}", replica.tcp());
-    let answer = gate(&["allow", "203.0.113.7", "--gate", &url], "");
-    assert_eq!(answer.status, Some(0), "{answer:?}");
-    let place = format!("on {} (master of {})", master.tcp(), replica.tcp());
-    assert!(answer.out.trim_end().ends_with(&place), "{answer:?}");
-    assert_eq!(store.ask("SISMEMBER ip-allowed 203.0.113.7"), Reply::Number(1));
-    let answer = gate(&["ban", "203.0.113.8", "--json", "--gate", &url], "");
-    let one = &objects(&answer.out)[0];
-    assert_eq!(one["server"], master.tcp().to_string());
-    assert_eq!(one["asked"], replica.tcp().to_string());
-
-    // A replica whose master is not there cannot be written, and says so.
-    let (nobody, _held) = common::address::refusing();
-    let nobody = nobody.tcp();
-    let reply =
-        replica.direct().ask(&["REPLICAOF", &nobody.ip().to_string(), &nobody.port().to_string()]);
-    assert_eq!(reply, Reply::ok());
-    let answer = gate(&["ban", "203.0.113.9", "--gate", &url], "");
-    complaint(&answer, 1, &[&nobody.to_string(), "203.0.113.9"]);
-}
-
-/// A copy that has not come yet looks like a set that nobody is in.
-#[test]
-fn a_replica_without_a_copy_does_not_answer_for_its_master() {
-    let store = Store::redis();
-    let master = store.redis.as_ref().unwrap();
-    // For so long it makes no copy for anybody.
-    assert_eq!(store.ask("CONFIG SET repl-diskless-sync-delay 3600"), Reply::ok());
-    store.ask("SADD ip-allowed 203.0.113.7");
-    let of = replica_of(master.tcp());
-    let of: Vec<&str> = of.iter().map(String::as_str).collect();
-    let replica = Redis::start_with(&of);
-    let copy = replica.direct().ask(&["SISMEMBER", "ip-allowed", "203.0.113.7"]);
-    assert_eq!(copy, Reply::Number(0), "its copy is empty");
-    let url = format!("redis://{}", replica.tcp());
-    let place = format!("on {} (master of {})", master.tcp(), replica.tcp());
-    let answer = gate(&["remove", "203.0.113.7", "--gate", &url], "");
-    assert_eq!(answer.status, Some(0), "{answer:?}");
-    assert!(answer.out.trim_end().ends_with(&place), "{answer:?}");
-    assert_eq!(store.ask("SISMEMBER ip-allowed 203.0.113.7"), Reply::Number(0));
-    // That nothing changes is the master's word, too.
-    let answer = gate(&["remove", "203.0.113.7", "--gate", &url], "");
-    assert_eq!(answer.status, Some(3), "{answer:?}");
-    assert!(answer.out.contains(&place), "{answer:?}");
-}
-
-#[test]
-fn the_database_is_named() {
-    let mut store = Store::redis();
-    store.flags[1] += "/3";
-    let text = store.good("allow 203.0.113.7");
-    assert!(text.trim_end().ends_with(&format!("on {} db 3", store.server())), "{text}");
-    assert_eq!(store.json("ban 203.0.113.7")[0]["db"], 3);
-    store.flags[1] = format!("unix://{}?db=3", store.redis.as_ref().unwrap().unix());
-    assert!(store.good("list").contains("allowed  203.0.113.7"));
-}
-
-#[test]
-fn a_store_that_does_not_work() {
-    let store = Store::redis();
-    store.ask("SET ip-allowed x");
-    for line in ["allow 203.0.113.7", "remove 203.0.113.7", "list", "why 203.0.113.7"] {
-        let answer = store.run(line);
-        complaint(&answer, 1, &["ip-allowed", "--set", &store.server()]);
-    }
-    store.good("ban 203.0.113.7");
-    store.ask("DEL ip-allowed");
-    store.ask("SET ip-history x");
-    for line in ["history", "reap --idle 1d", "why 203.0.113.7"] {
-        let text = store.fails(line, 1, &["WRONGTYPE", "\"ip-history\"", "--history"]);
-        assert!(!text.contains("--set") && !text.contains("--ban-prefix"), "{text}");
-    }
-    store.ask("DEL ip-history");
-    store.ask("SADD ip-allowed junk 203.0.113.1");
-    store.ask(&format!("SET {BANS}user-7 1"));
-    let answer = store.run("list");
-    assert_eq!(answer.status, Some(0));
-    assert_eq!(answer.out.lines().count(), 2, "{answer:?}");
-    assert!(answer.err.contains("1 entries of the set") && answer.err.contains("1 bans"));
-
-    let (addr, _held) = common::address::refusing();
-    let url = format!("redis://{addr}");
-    for line in ["allow 203.0.113.7", "list", "history", "unban 203.0.113.7", "reap --idle 1d"] {
-        let words: Vec<&str> = line.split(' ').chain(["--gate", &url]).collect();
-        complaint(&gate(&words, ""), 1, &[&addr.to_string(), "can be reached"]);
-    }
-    let file = Store::file();
-    for line in ["list", "remove 203.0.113.7", "unban 203.0.113.7", "why 203.0.113.7", "export"] {
-        file.fails(line, 1, &["there is no gate file", "check the path"]);
-        assert!(!file.path("gate").exists(), "a mistyped path makes no file");
-    }
-    fs::write(file.path("gate"), "something else").unwrap();
-    fs::set_permissions(file.path("gate"), Permissions::from_mode(0o600)).unwrap();
-    complaint(&file.run("list"), 1, &["gate file"]);
 }
 
 #[test]

@@ -1,11 +1,6 @@
 //! The gate's stores against what they are made of: real Redis servers,
 //! Sentinels and Clusters that know no KEYS, and a file.
-#![allow(
-    unreachable_pub,
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "the modules share helpers; a test may panic and print what it measured"
-)]
+#![allow(unreachable_pub, reason = "the modules share helpers")]
 
 mod common;
 

@@ -1,5 +1,4 @@
 //! A real MariaDB server behind the tunnel, with its own client programs.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
 mod common;
 

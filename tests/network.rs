@@ -4,7 +4,6 @@
 //! A peer vanishes here by a packet filter on its own socket that drops whatever
 //! arrives: it acknowledges nothing any more, as a host without power. The
 //! scenarios wait for the same minute, side by side.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
 mod common;
 

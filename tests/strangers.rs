@@ -1,5 +1,4 @@
 //! Whoever has no key: reaches nothing, learns nothing, leaves nothing behind.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
 mod common;
 
@@ -12,7 +11,7 @@ use std::time::{Duration, Instant};
 use common::address::refusing;
 use common::data::Noise;
 use common::hand::Call;
-use common::legit::{Legit, round_trips};
+use common::legit::{Clients, round_trips};
 use common::middleman::{Middleman, Toward};
 use common::{
     Addr, End, Ending, Kind, Launch, Pair, PairOptions, Target, Wire, eventually, keygen, proc,
@@ -68,7 +67,7 @@ impl Stage {
     /// exactly `strangers` connections were counted and nothing is left of them.
     fn survives(self, name: &str, strangers: u64, attack: impl FnOnce(&Self)) {
         let before = self.target.counts().accepts();
-        let legit = Legit::start(self.pair.entrance());
+        let legit = Clients::comers([self.pair.entrance().clone()], Duration::from_millis(5));
         attack(&self);
         let legit = legit.finish();
         println!("{name}: {}", legit.summary());

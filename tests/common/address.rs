@@ -70,6 +70,11 @@ impl Kind {
     }
 }
 
+/// A free port on loopback, to listen on.
+pub fn any() -> Addr {
+    Kind::Tcp4.fresh(Path::new("/"), "")
+}
+
 /// A TCP port that nothing listens on right now.
 ///
 /// Only for programs that cannot be told port 0 (Redis, MariaDB): somebody
@@ -81,8 +86,14 @@ pub fn free_port() -> u16 {
 
 /// An address that refuses connections, for as long as the returned socket is held.
 pub fn refusing() -> (Addr, Socket) {
+    refusing_at(Ipv4Addr::LOCALHOST)
+}
+
+/// The same at another address of loopback. Where nobody else uses that, nobody
+/// takes the port either while it is let go and taken again.
+pub fn refusing_at(ip: Ipv4Addr) -> (Addr, Socket) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket can be made");
-    let any = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+    let any = SocketAddr::new(IpAddr::V4(ip), 0);
     socket.bind(&any.into()).expect("loopback has free ports");
     let bound = socket.local_addr().expect("a bound socket has an address");
     (Addr::Tcp(bound.as_socket().expect("it is an IP socket")), socket)
@@ -91,22 +102,24 @@ pub fn refusing() -> (Addr, Socket) {
 /// An address that answers no connection attempt, for as long as the returned
 /// sockets are held: the backlog of its listener is full.
 pub fn deaf() -> (Addr, Vec<Socket>) {
+    let (addr, socket) = refusing();
+    (addr, deafen(socket))
+}
+
+/// Makes a refusing address one that answers no attempt, for as long as the
+/// returned sockets are held.
+pub fn deafen(refusing: Socket) -> Vec<Socket> {
     const NO_ANSWER: Duration = Duration::from_millis(300);
-    let tcp = || Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket can be made");
-    let listener = tcp();
-    let any = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
-    listener.bind(&any.into()).expect("loopback has free ports");
-    listener.listen(0).expect("a bound socket can listen");
-    let address = listener.local_addr().expect("a bound socket has an address");
-    let mut held = vec![listener];
+    refusing.listen(0).expect("a bound socket can listen");
+    let address = refusing.local_addr().expect("a bound socket has an address");
+    let mut held = vec![refusing];
     loop {
-        let filler = tcp();
+        let filler = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket can be made");
         let connected = filler.connect_timeout(&address, NO_ANSWER);
         held.push(filler);
         match connected {
             Ok(()) => assert!(held.len() < 64, "a backlog of 0 never fills"),
-            Err(_) => break,
+            Err(_) => return held,
         }
     }
-    (Addr::Tcp(address.as_socket().expect("it is an IP socket")), held)
 }

@@ -27,6 +27,14 @@ pub fn keygen(dir: &Path, name: &str) -> PathBuf {
     file
 }
 
+/// What `knockpipe key-id` says of a key file.
+#[track_caller]
+pub fn key_id(file: &Path) -> String {
+    let output = Command::new(binary()).arg("key-id").arg(file).output().expect("it starts");
+    assert!(output.status.success(), "key-id: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+}
+
 /// How an end is started.
 #[derive(Clone)]
 pub struct Launch {

@@ -60,16 +60,29 @@ impl Service {
         fs::write(&self.file, text).expect("the file can be written");
     }
 
-    /// Changes the file, and waits for what comes of it.
+    /// Changes the file, and waits for the line that it is in force; panics when it is refused.
     #[track_caller]
     pub fn reload(&self, text: &str) -> Line {
+        self.answer_to(text, "reloaded")
+    }
+
+    /// Changes the file, and waits for the line that it is refused; panics when it is not.
+    #[track_caller]
+    pub fn reload_fails(&self, text: &str) -> Line {
+        self.answer_to(text, "cannot reload")
+    }
+
+    #[track_caller]
+    fn answer_to(&self, text: &str, expected: &str) -> Line {
         self.write(text);
-        self.hang_up()
+        let line = self.hang_up();
+        assert!(line.is(expected), "not '{expected}': {}", line.text());
+        line
     }
 
     /// SIGHUP, and the line that answers it.
     #[track_caller]
-    pub fn hang_up(&self) -> Line {
+    fn hang_up(&self) -> Line {
         let is_answer = |line: &&Line| line.is("reloaded") || line.is("cannot reload");
         let before = self.program.log().iter().filter(is_answer).count();
         self.program.signal(Signal::SIGHUP);

@@ -1,11 +1,13 @@
-//! A legitimate client that keeps working while somebody else misbehaves.
+//! Legitimate clients that keep working while somebody else misbehaves, or
+//! something changes.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::address::Addr;
+use super::wait::eventually;
 use super::wire::Wire;
 
 /// How long each of many round trips took.
@@ -57,33 +59,76 @@ pub fn round_trips(entrance: &Addr, count: usize) -> Latencies {
     )
 }
 
-/// A client that makes round trips until it is told to stop.
-pub struct Legit {
+/// Clients that keep working until they are told to stop, each on a thread of its own.
+pub struct Clients {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Latencies>,
+    served: Arc<AtomicU64>,
+    threads: Vec<JoinHandle<Latencies>>,
 }
 
-impl Legit {
-    pub fn start(entrance: &Addr) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (entrance, theirs) = (entrance.clone(), Arc::clone(&stop));
-        let thread = std::thread::spawn(move || {
-            let mut all = Latencies::default();
-            while !theirs.load(Ordering::SeqCst) {
-                all.0.extend(round_trips(&entrance, 1).0);
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            all
-        });
-        Self { stop, thread }
+impl Clients {
+    /// One for each entrance, which connects anew for each round trip: one every `pace`.
+    pub fn comers(entrances: impl IntoIterator<Item = Addr>, pace: Duration) -> Self {
+        Self::start(entrances, pace, |entrance| move || round_trip(&entrance))
     }
 
-    /// Stops; panics when any round trip failed or when there was none.
+    /// One for each entrance, which sends so many bytes over one connection and
+    /// gets them back, again and again: once every `pace`.
+    pub fn pumps(entrances: impl IntoIterator<Item = Addr>, bytes: usize, pace: Duration) -> Self {
+        Self::start(entrances, pace, |entrance| {
+            let mut wire = Wire::connect(&entrance).expect("the entrance is open");
+            move || wire.expect_echo(&vec![7; bytes])
+        })
+    }
+
+    fn start<W: FnMut() + Send + 'static>(
+        entrances: impl IntoIterator<Item = Addr>,
+        pace: Duration,
+        mut worker: impl FnMut(Addr) -> W,
+    ) -> Self {
+        let mut clients = Self { stop: Arc::default(), served: Arc::default(), threads: vec![] };
+        for entrance in entrances {
+            let mut work = worker(entrance);
+            let (stop, served) = (Arc::clone(&clients.stop), Arc::clone(&clients.served));
+            clients.threads.push(std::thread::spawn(move || {
+                let mut all = Latencies::default();
+                while !stop.load(Ordering::SeqCst) {
+                    let began = Instant::now();
+                    work();
+                    all.0.push(began.elapsed());
+                    served.fetch_add(1, Ordering::SeqCst);
+                    // Only how heavy the load is: nothing is awaited here.
+                    std::thread::sleep(pace.saturating_sub(began.elapsed()));
+                }
+                all
+            }));
+        }
+        clients
+    }
+
+    /// Waits until so many more round trips were made.
     #[track_caller]
-    pub fn finish(self) -> Latencies {
+    pub fn serve(&self, more: u64) {
+        let before = self.served.load(Ordering::SeqCst);
+        eventually("clients are served", || self.served.load(Ordering::SeqCst) >= before + more);
+    }
+
+    /// Stops; panics when any round trip failed or when a client made none.
+    #[track_caller]
+    pub fn finish(mut self) -> Latencies {
         self.stop.store(true, Ordering::SeqCst);
-        let all = self.thread.join().expect("a legitimate client was turned away");
-        assert!(all.count() > 0, "the legitimate client made no round trip");
+        let mut all = Latencies::default();
+        for thread in self.threads.drain(..) {
+            let one = thread.join().expect("a legitimate client was turned away");
+            assert!(one.count() > 0, "a legitimate client made no round trip");
+            all.0.extend(one.0);
+        }
         all
+    }
+}
+
+impl Drop for Clients {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
     }
 }

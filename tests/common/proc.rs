@@ -3,9 +3,14 @@
 use std::collections::HashSet;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::wait::eventually;
 
 /// Linux counts CPU time for /proc in hundredths of a second on every architecture.
 const TICK: Duration = Duration::from_millis(10);
@@ -24,16 +29,84 @@ pub fn fds(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).expect("the process lives").count()
 }
 
+/// What `/proc/PID/stat` tells.
+pub struct Stat {
+    /// As a letter: Z is dead, and whoever inherited it has only not looked yet.
+    pub state: String,
+    pub parent: u32,
+    pub group: u32,
+    pub session: u32,
+    /// CPU time used so far, user and system.
+    pub cpu: Duration,
+}
+
+/// `None` when there is no such process.
+pub fn stat(pid: u32) -> Option<Stat> {
+    stat_in(Path::new(&format!("/proc/{pid}")))
+}
+
+/// Of the process, or thread, whose directory in /proc this is.
+pub(super) fn stat_in(directory: &Path) -> Option<Stat> {
+    let text = fs::read_to_string(directory.join("stat")).ok()?;
+    // The name may hold anything, so fields count from its closing parenthesis.
+    let fields: Vec<&str> = text.rsplit_once(") ")?.1.split(' ').collect();
+    let number = |n: usize| fields.get(n)?.parse::<u32>().ok();
+    Some(Stat {
+        state: fields[0].to_owned(),
+        parent: number(1)?,
+        group: number(2)?,
+        session: number(3)?,
+        cpu: TICK * (number(11)? + number(12)?),
+    })
+}
+
 /// CPU time used so far, user and system.
 #[track_caller]
 pub fn cpu(pid: u32) -> Duration {
-    let text = read(pid, "stat");
-    // The command name may hold spaces, so fields count from its closing parenthesis.
-    let after = &text[text.rfind(')').expect("stat has a name") + 2..];
-    let ticks = |n: usize| -> u32 {
-        after.split(' ').nth(n).expect("stat has fields").parse().expect("it is a number")
-    };
-    TICK * (ticks(11) + ticks(12))
+    stat(pid).expect("the process lives").cpu
+}
+
+/// The pid in a pid file, written in the one form it may have.
+#[track_caller]
+pub fn pid_in(file: &Path) -> u32 {
+    let text = fs::read_to_string(file).expect("there is a pid file");
+    let pid = text.strip_suffix('\n').expect("a newline ends a pid file");
+    pid.parse().expect("it holds a pid")
+}
+
+/// A process in the background, which no parent of ours waits for. It does not
+/// outlive its test.
+pub struct Background(Pid);
+
+impl Background {
+    /// The one that its pid file names.
+    #[track_caller]
+    pub fn of(pid_file: &Path) -> Self {
+        Self(Pid::from_raw(pid_in(pid_file).cast_signed()))
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.0.as_raw().cast_unsigned()
+    }
+
+    pub fn lives(&self) -> bool {
+        stat(self.pid()).is_some_and(|stat| stat.state != "Z")
+    }
+
+    /// SIGTERM, and waits for its end.
+    #[track_caller]
+    pub fn stop(&self) {
+        kill(self.0, Signal::SIGTERM).expect("it lives");
+        eventually("the background process ends", || !self.lives());
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        if self.lives() {
+            let _ = kill(self.0, Signal::SIGKILL);
+        }
+    }
 }
 
 /// Makes sure that this process, and every program it starts from now on, may
@@ -115,20 +188,16 @@ fn tcp_socket(row: &[&str]) -> TcpSocket {
     }
 }
 
-/// The living processes of a process group.
-pub fn group(leader: u32) -> Vec<u32> {
+/// The processes of which `wanted` holds.
+pub fn those(wanted: impl Fn(&Stat) -> bool) -> Vec<u32> {
     let entries = fs::read_dir("/proc").expect("there is a /proc");
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    pids.filter(|&pid| belongs_to(pid, leader)).collect()
+    pids.filter(|&pid| stat(pid).is_some_and(|stat| wanted(&stat))).collect()
 }
 
-/// Whether the process is in the group and no zombie: one of those is dead, and
-/// whoever inherited it has only not looked yet.
-fn belongs_to(pid: u32, leader: u32) -> bool {
-    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
-    let Some((_, after)) = stat.rsplit_once(") ") else { return false };
-    let fields: Vec<&str> = after.split(' ').collect();
-    fields[0] != "Z" && fields[2] == leader.to_string()
+/// The living processes of a process group.
+pub fn group(leader: u32) -> Vec<u32> {
+    those(|stat| stat.state != "Z" && stat.group == leader)
 }
 
 #[track_caller]

@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 
 use super::data::Sum;
 use super::log::Line;
+use super::proc::stat_in;
 use super::wait::{NEVER, bounded, eventually, poll};
 
 /// A running program: stderr is collected line by line, the process is killed on drop.
@@ -103,10 +104,7 @@ impl Program {
 
     fn is_stopped(&self) -> bool {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it runs");
-        tasks.flatten().all(|task| {
-            let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
-            stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
-        })
+        tasks.flatten().all(|task| stat_in(&task.path()).is_some_and(|stat| stat.state == "T"))
     }
 
     pub fn is_running(&mut self) -> bool {

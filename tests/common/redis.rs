@@ -319,9 +319,15 @@ fn bad(line: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("not RESP: {line:?}"))
 }
 
-/// Runs redis-cli against `to` and gives what it prints.
+/// Runs redis-cli against `to` and gives what it prints; panics when it fails.
 #[track_caller]
 pub fn redis_cli(to: &Addr, args: &[&str]) -> String {
+    try_redis_cli(to, args).unwrap_or_else(|complaint| panic!("redis-cli: {complaint}"))
+}
+
+/// Runs redis-cli against `to` and gives what it prints, or what it complains of.
+#[track_caller]
+pub fn try_redis_cli(to: &Addr, args: &[&str]) -> Result<String, String> {
     require("redis-cli", "redis-tools");
     let mut command = Command::new("redis-cli");
     match to {
@@ -332,8 +338,8 @@ pub fn redis_cli(to: &Addr, args: &[&str]) -> String {
     };
     command.args(args).stdin(Stdio::null());
     let output = bounded("redis-cli ends", move || command.output().expect("redis-cli starts"));
-    assert!(output.status.success(), "redis-cli: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
 }
 
 /// Options that make a server a replica of `primary`.

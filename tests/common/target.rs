@@ -72,16 +72,6 @@ impl Target {
         Self::local(echo)
     }
 
-    /// Reads and forgets.
-    pub fn sink() -> Self {
-        Self::local(|mut wire, counts| {
-            let mut buffer = vec![0; 64 * 1024];
-            while let Ok(n @ 1..) = wire.read(&mut buffer) {
-                counts.add_bytes(n);
-            }
-        })
-    }
-
     /// Accepts and then neither reads, writes nor closes.
     pub fn hold() -> Self {
         let held = Mutex::new(Vec::new());

@@ -1,7 +1,14 @@
-//! The source files that a test reads.
+//! The files of this repository that a test reads.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+
+/// The text of a file, by its path from the root.
+#[track_caller]
+pub(crate) fn read(path: impl AsRef<Path>) -> String {
+    let path = path.as_ref();
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
 
 /// Every Rust file below `directory`.
 pub(crate) fn sources(directory: &Path) -> Vec<PathBuf> {

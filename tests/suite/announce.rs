@@ -4,12 +4,9 @@
 
 use crate::common;
 
-use std::process::{Command, Stdio};
-
 use common::file::Service;
 use common::netns::{GATE4, Net};
-use common::program::require;
-use common::redis::{Redis, redis_cli};
+use common::redis::{Redis, redis_cli, try_redis_cli};
 use common::servers::{Cluster, Sentinels};
 use common::{Addr, eventually, keygen};
 
@@ -45,14 +42,8 @@ impl Site {
 
     /// What redis-cli on the clients' host prints; nothing when it fails.
     fn cli(&self, port: u16, args: &[&str]) -> Option<String> {
-        require("redis-cli", "redis-tools");
-        self.net.at_peers(|| {
-            let mut command = Command::new("redis-cli");
-            command.args(["-h", "127.0.0.1", "-p", &port.to_string()]).args(args);
-            let output = command.stdin(Stdio::null()).output().expect("redis-cli starts");
-            let text = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
-            output.status.success().then_some(text)
-        })
+        let entrance = Addr::Tcp(([127, 0, 0, 1], port).into());
+        self.net.at_peers(|| try_redis_cli(&entrance, args)).ok()
     }
 
     fn stop(mut self) {
@@ -79,8 +70,11 @@ fn a_cluster_client_is_sent_from_entrance_to_entrance_also_after_a_failover() {
     let used = (0..3).filter(|n| !site.near.closed(&format!("at-{}", ports[*n])).is_empty());
     assert_eq!(used.count(), 3, "the keys are on all masters");
 
-    cluster.replicas.iter().for_each(|replica| site.net.at_gate(|| replica.wait_copied()));
     site.net.at_gate(|| {
+        for (master, replica) in cluster.masters.iter().zip(&cluster.replicas) {
+            let keys = |server: &Redis| server.ask("DBSIZE");
+            eventually("the replica has every key", || keys(replica) == keys(master));
+        }
         cluster.masters[0].kill();
         cluster.replicas[0].ask("CLUSTER FAILOVER TAKEOVER");
     });

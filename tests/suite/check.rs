@@ -8,7 +8,7 @@ use std::process::Command;
 
 use common::file::{Service, decrypt_table, encrypt_table};
 use common::redis::Redis;
-use common::{Addr, Kind, Target, binary, keygen};
+use common::{Addr, Kind, Target, any, binary, keygen};
 
 const KEY: &str = "\"key\"";
 
@@ -26,10 +26,6 @@ fn check(dir: &Path, text: &str, connect: bool) -> Answer {
     let output = command.output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Answer { status: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
-}
-
-fn nobody() -> Addr {
-    Kind::Tcp4.fresh(Path::new("/"), "")
 }
 
 #[test]
@@ -60,7 +56,7 @@ fn each_step_that_fails_is_named() {
         (decrypt_table("t", &closed, KEY, ""), "FAILED at connect"),
         (decrypt_table("t", target.addr(), KEY, &gate(&redis.url())), "the gate's store: ok"),
         (
-            decrypt_table("t", target.addr(), KEY, &gate(&format!("redis://{}", nobody()))),
+            decrypt_table("t", target.addr(), KEY, &gate(&format!("redis://{}", any()))),
             "the gate's store: FAILED at store",
         ),
     ] {
@@ -111,7 +107,7 @@ fn what_is_shown_of_a_file_in_another_directory_can_be_run_there() {
 fn a_file_that_cannot_be_run_is_status_2_and_one_line() {
     let dir = tempfile::tempdir().unwrap();
     keygen(dir.path(), "key");
-    let table = encrypt_table("t", &nobody(), KEY, "timeuot = 1");
+    let table = encrypt_table("t", &any(), KEY, "timeuot = 1");
     let answer = check(dir.path(), &table, false);
     assert_eq!((answer.status, answer.out.as_str()), (Some(2), ""));
     assert!(answer.err.contains("did you mean 'timeout'") && answer.err.lines().count() == 1);

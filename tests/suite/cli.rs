@@ -1,8 +1,6 @@
 //! The command line as a user meets it: the real program, its exit status, and
 //! what it prints. Nothing here needs a running tunnel; `process.rs` does that.
 
-#![expect(clippy::unwrap_used, reason = "what a helper cannot do has failed the test")]
-
 use std::fs::{self, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -12,22 +10,22 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_knockpipe");
+pub(super) const PROGRAM: &str = env!("CARGO_BIN_EXE_knockpipe");
 
 /// A directory with a good key in it, named `key`.
-fn place() -> TempDir {
+pub(super) fn place() -> TempDir {
     let dir = TempDir::new().unwrap();
     write(&dir, "key", 0o600, &[7; 32]);
     dir
 }
 
-fn write(dir: &TempDir, name: &str, mode: u32, bytes: &[u8]) {
+pub(super) fn write(dir: &TempDir, name: &str, mode: u32, bytes: &[u8]) {
     let path = dir.path().join(name);
     fs::write(&path, bytes).unwrap();
     fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
 }
 
-fn files(dir: &TempDir) -> Vec<String> {
+pub(super) fn files(dir: &TempDir) -> Vec<String> {
     let names = fs::read_dir(dir.path()).unwrap();
     let mut names: Vec<_> =
         names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
@@ -36,7 +34,7 @@ fn files(dir: &TempDir) -> Vec<String> {
 }
 
 /// Runs `program` in `dir` with `input`; fails the test when it does not end.
-fn run(program: &Path, dir: &TempDir, args: &[&str], input: &[u8]) -> Output {
+pub(super) fn run(program: &Path, dir: &TempDir, args: &[&str], input: &[u8]) -> Output {
     let mut child = Command::new(program)
         .args(args)
         .current_dir(dir.path())
@@ -58,16 +56,16 @@ fn run(program: &Path, dir: &TempDir, args: &[&str], input: &[u8]) -> Output {
     child.wait_with_output().unwrap()
 }
 
-fn knockpipe(dir: &TempDir, args: &[&str]) -> Output {
+pub(super) fn knockpipe(dir: &TempDir, args: &[&str]) -> Output {
     run(Path::new(PROGRAM), dir, args, b"")
 }
 
-fn stdout(output: &Output) -> &str {
+pub(super) fn stdout(output: &Output) -> &str {
     str::from_utf8(&output.stdout).unwrap()
 }
 
 /// The one line of a failure, checked for form.
-fn complaint(output: &Output, status: i32, about: &str) -> String {
+pub(super) fn complaint(output: &Output, status: i32, about: &str) -> String {
     let stderr = String::from_utf8(output.stderr.clone()).unwrap();
     assert_eq!(output.status.code(), Some(status), "{about}: {stderr}");
     assert_eq!(stderr.lines().count(), 1, "{about}: {stderr}");
@@ -79,7 +77,7 @@ fn complaint(output: &Output, status: i32, about: &str) -> String {
 
 /// Runs `line` (words separated by blanks) where only `key` exists; it must be
 /// refused with 2 and a line that has every one of `parts`, and leave nothing.
-fn refused(line: &str, parts: &[&str]) {
+pub(super) fn refused(line: &str, parts: &[&str]) {
     let dir = place();
     let args: Vec<_> = line.split(' ').filter(|word| !word.is_empty()).collect();
     let text = complaint(&knockpipe(&dir, &args), 2, line);
@@ -90,10 +88,10 @@ fn refused(line: &str, parts: &[&str]) {
 }
 
 /// A complete command line of each spelling.
-const ENCRYPT: &str = "encrypt -s a:1 -t b:2 -k key";
-const DECRYPT: &str = "decrypt -s a:1 -t b:2 -k key";
+pub(super) const ENCRYPT: &str = "encrypt -s a:1 -t b:2 -k key";
+pub(super) const DECRYPT: &str = "decrypt -s a:1 -t b:2 -k key";
 const PIPE: &str = "pipe -t b:2 -k key";
-const SPIPED: &str = "-e -s a:1 -t b:2 -k key";
+pub(super) const SPIPED: &str = "-e -s a:1 -t b:2 -k key";
 
 #[test]
 fn commands_that_do_not_exist() {
@@ -240,90 +238,6 @@ fn numbers_that_are_none() {
         refused(&format!("{base} -o 0"), &["-o/--timeout", "such as 5"]);
     }
     refused(&format!("{ENCRYPT} -r 0"), &["-r/--resolve-every", "-R"]);
-}
-
-/// Flags of the gate with values that they do not take.
-#[test]
-fn gates_that_make_no_sense() {
-    for base in [ENCRYPT, DECRYPT, SPIPED] {
-        let base = if base == SPIPED { "-e -F -s a:1 -t b:2 -k key" } else { base };
-        let cases: [(&str, &[&str]); 22] = [
-            ("--gate nowhere", &["--gate", "no scheme", "file:PATH"]),
-            ("--gate http://a", &["--gate", "unknown scheme", "redis://HOST"]),
-            ("--gate file:", &["file:PATH"]),
-            ("--gate redis://geheim:wort@a", &["'ps'", "--gate-credentials"]),
-            ("--gate redis://a --gate redis://b", &["--gate is given twice"]),
-            ("--gate redis://a --set x --history x", &["need two names", "--history"]),
-            ("--gate redis://a --ban-prefix=", &["prefix must not be empty"]),
-            ("--gate redis://a --gate-ca key", &["rediss://"]),
-            ("--gate rediss://a --gate-ca none", &["cannot read --gate-ca none"]),
-            ("--gate redis://a --gate-credentials none", &["cannot read credentials file none"]),
-            ("--gate file:x --set y", &["--set is about Redis", "leave it out"]),
-            ("--set y", &["--set is about a store", "add --gate"]),
-            ("--allow 10.0.0.0/8 --on-revoke keep", &["--on-revoke needs a store"]),
-            ("--denied hold", &["--denied is about a gate"]),
-            ("--allow example.org", &["--allow", "example.org", "203.0.113.0/24"]),
-            ("--gate file:x --gate-away maybe", &["--gate-away", "stale:DURATION"]),
-            ("--gate file:x --denied loudly", &["--denied", "close, reset or hold"]),
-            ("--gate file:x --reap-idle 0", &["--reap-idle", "30d"]),
-            ("--gate file:x --reap-idle 30", &["--reap-idle", "\"30\" has no unit", "30d"]),
-            ("--gate file:x --reap-idle -5m", &["--reap-idle", "\"-5m\" is no duration"]),
-            ("--gate file:x --gate-away stale:5", &["\"5\" has no unit", "5m"]),
-            ("--proxy-from 10.0.0.1,x", &["--proxy-from", "\"x\" is no address"]),
-        ];
-        for (flags, parts) in cases {
-            refused(&format!("{base} {flags}"), parts);
-        }
-        let text = format!("{base} --gate redis://geheim:wort@a");
-        let args: Vec<_> = text.split(' ').collect();
-        let text = complaint(&knockpipe(&place(), &args), 2, &text);
-        assert!(!text.contains("geheim") && !text.contains("wort"), "{text}");
-    }
-    refused(&format!("{DECRYPT} --gate file:x --ban-after 10/60s"), &["N/FINDTIME/BANTIME"]);
-    for (bad, part) in [("10/60/1h", "\"60\" has no unit"), ("10/60s/24", "write 24s, 24m, 24h")] {
-        refused(&format!("{DECRYPT} --gate file:x --ban-after {bad}"), &["--ban-after", part]);
-    }
-    for line in ["gate allow 203.0.113.7 --ttl 12", "gate ban 203.0.113.7 --ttl 12"] {
-        refused(&format!("{line} --gate file:x"), &["--ttl: \"12\" has no unit", "12h"]);
-    }
-    refused("gate allow 203.0.113.7 --ttl -5m --gate file:x", &["--ttl: \"-5m\" is no duration"]);
-    refused("gate reap --idle 30 --gate file:x", &["--idle: \"30\" has no unit", "30d"]);
-    refused(&format!("{DECRYPT} --ban-after 10/60s/1h"), &["--ban-after needs a store"]);
-    refused(&format!("{DECRYPT} --proxy-to-target v3"), &["--proxy-to-target", "v1 or v2"]);
-    refused(&format!("{SPIPED} --ban-after 1/1s/1s"), &["--ban-after is for the decrypt end"]);
-    refused(&format!("{SPIPED} --proxy-to-target v1"), &["is for the decrypt end"]);
-}
-
-#[test]
-fn gate_commands_about_what_is_no_address() {
-    for command in ["allow", "remove", "ban", "unban", "deny", "why"] {
-        let line = format!("gate {command} nonsense --gate file:x");
-        refused(&line, &["knockpipe: \"nonsense\" is no address or network; write one such as"]);
-    }
-    refused(
-        "gate why 1.2.3.0/24 --gate file:x",
-        &["knockpipe: 1.2.3.0/24 is a network", "name one"],
-    );
-}
-
-#[test]
-fn credentials_of_the_gate_that_are_refused() {
-    let base = "decrypt -s a:1 -t b:2 -k key --gate redis://a --gate-credentials pass";
-    let args: Vec<_> = base.split(' ').collect();
-    let cases: [(u32, &[u8], &str); 6] = [
-        (0o640, b"geheim", "chmod 600 pass"),
-        (0o604, b"geheim", "chmod 600 pass"),
-        (0o600, b"", "holds no password"),
-        (0o600, b"geheim:\n", "holds no password"),
-        (0o600, b"geheim\ngeheim\n", "keep the first"),
-        (0o600, b"geheim\xff", "no short text"),
-    ];
-    for (mode, bytes, part) in cases {
-        let dir = place();
-        write(&dir, "pass", mode, bytes);
-        let text = complaint(&knockpipe(&dir, &args), 2, part);
-        assert!(text.contains(part) && !text.contains("geheim"), "{text}");
-    }
 }
 
 #[test]
@@ -496,119 +410,4 @@ fn links_named_spiped_and_spipe() {
         assert!(stdout(&help).contains(&usage), "{}", stdout(&help));
     }
     assert_eq!(files(&dir), ["key", "spipe", "spiped"]);
-}
-
-#[test]
-fn a_new_key_is_private_named_and_never_overwritten() {
-    let dir = place();
-    let made = knockpipe(&dir, &["keygen", "new.key"]);
-    assert_eq!((made.status.code(), made.stderr.as_slice()), (Some(0), &b""[..]));
-    let path = dir.path().join("new.key");
-    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
-    let bytes = fs::read(&path).unwrap();
-    assert!(bytes.starts_with(b"knockpipe-key-1 ") && bytes.ends_with(b"\n"));
-
-    let id = knockpipe(&dir, &["key-id", "new.key"]);
-    let id = stdout(&id).trim_end();
-    assert!(id.len() == 8 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
-    assert_eq!(stdout(&made), format!("key {id} written to new.key\n"));
-
-    let again = knockpipe(&dir, &["keygen", "new.key"]);
-    assert!(complaint(&again, 2, "keygen twice").contains("never overwritten"));
-    assert_eq!(fs::read(&path).unwrap(), bytes);
-    symlink("elsewhere", dir.path().join("link")).unwrap();
-    complaint(&knockpipe(&dir, &["keygen", "link"]), 2, "keygen over a dangling link");
-    assert_eq!(files(&dir), ["key", "link", "new.key"]);
-}
-
-#[test]
-fn keys_that_cannot_be_made() {
-    refused("keygen no/such/directory/key", &["cannot create", "directory exists"]);
-    refused("keygen -", &["give a file name"]);
-    refused("keygen .", &["exists already"]);
-}
-
-#[test]
-fn raw_key_files_as_spiped_has_them() {
-    let dir = place();
-    let id = |bytes: &[u8]| {
-        write(&dir, "raw", 0o600, bytes);
-        let output = knockpipe(&dir, &["key-id", "raw"]);
-        assert_eq!(output.status.code(), Some(0), "{output:?}");
-        stdout(&output).trim_end().to_owned()
-    };
-    // Fixed for good: these files are in use with these ids.
-    assert_eq!(id(&[0; 32]), ZERO_KEY_ID);
-    let random: Vec<u8> = (0..=255).collect();
-    assert_eq!(id(&random), knockpipe::keys::file::parse(&random).unwrap().id().to_string());
-    assert_ne!(id(&[0; 33]), id(&[0; 32]));
-    assert_eq!(
-        stdout(&run(Path::new(PROGRAM), &dir, &["key-id", "-"], &[0; 32])).trim_end(),
-        ZERO_KEY_ID
-    );
-}
-
-/// The id of the raw key file of 32 zero bytes.
-const ZERO_KEY_ID: &str = "e5489c16";
-
-#[test]
-fn key_files_that_are_refused() {
-    let good = {
-        let dir = place();
-        knockpipe(&dir, &["keygen", "new"]);
-        fs::read_to_string(dir.path().join("new")).unwrap()
-    };
-    let secret = good.split(' ').nth(1).unwrap();
-    let doubled = good.repeat(2);
-    let damaged = good.replace(&secret[10..14], "AAAA");
-    let cases: [(&str, u32, &[u8], &str); 9] = [
-        ("empty", 0o600, b"", "is empty"),
-        ("31 bytes", 0o600, &[7; 31], "only 31 bytes"),
-        ("damaged", 0o600, damaged.as_bytes(), "damaged"),
-        ("cut", 0o600, &good.as_bytes()[..50], "not a complete key file"),
-        ("newer", 0o600, &[b"knockpipe-key-2 ", secret.as_bytes()].concat(), "newer knockpipe"),
-        ("twice", 0o600, doubled.as_bytes(), "not a complete key file"),
-        ("others can read", 0o604, good.as_bytes(), "chmod 600 bad"),
-        ("group can read", 0o640, &[7; 32], "--allow-readable-key"),
-        ("others can write", 0o602, &[7; 32], "chmod 600 bad"),
-    ];
-    let commands = [
-        "key-id bad",
-        "encrypt -s a:1 -t b:2 -k bad",
-        "decrypt -s a:1 -t b:2 -k key -k bad",
-        "pipe -t b:2 -k bad",
-        "-e -F -s a:1 -t b:2 -k bad",
-        "-d -s a:1 -t b:2 -k bad",
-    ];
-    for (about, mode, bytes, part) in cases {
-        for line in commands {
-            let dir = place();
-            write(&dir, "bad", mode, bytes);
-            let args: Vec<_> = line.split(' ').collect();
-            let text = complaint(&knockpipe(&dir, &args), 2, about);
-            assert!(text.contains(part), "{about}: {text}");
-            assert!(!text.contains(&secret[..8]), "{about} shows key bytes: {text}");
-            assert_eq!(files(&dir), ["bad", "key"], "{about}");
-        }
-    }
-}
-
-#[test]
-fn key_files_that_are_not_there_or_no_files() {
-    refused("key-id none", &["no key file none", "knockpipe keygen"]);
-    refused("encrypt -s a:1 -t b:2 -k none", &["no key file none"]);
-    refused("-d -s a:1 -t b:2 -k none", &["no key file none"]);
-    refused("encrypt -s a:1 -t b:2 -k .", &["is a directory"]);
-    refused("key-id --allow-readable-key /dev/zero", &["larger than 1 MiB"]);
-    refused("encrypt -s a:1 -t b:2 -k -", &["standard input is empty"]);
-    refused("encrypt -s a:1 -t b:2 -k - -k -", &["give -k - once"]);
-    refused("encrypt -s a:1 -t b:2 -k key -k key", &["given twice"]);
-}
-
-#[test]
-fn a_readable_key_file_is_accepted_on_request() {
-    let dir = place();
-    write(&dir, "open", 0o644, &[0; 32]);
-    let output = knockpipe(&dir, &["key-id", "--allow-readable-key", "open"]);
-    assert_eq!((output.status.code(), stdout(&output).trim_end()), (Some(0), ZERO_KEY_ID));
 }

@@ -1,5 +1,4 @@
 //! `knockpipe demo` shows what it says, and leaves nothing behind however it ends.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
 use crate::common;
 

@@ -17,11 +17,8 @@ use tempfile::TempDir;
 
 use common::legit::round_trip;
 use common::redis::{Redis, Resp};
+use common::tree::read;
 use common::{End, Kind, Launch, Target, binary, eventually, keygen};
-
-fn read(path: &str) -> String {
-    fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"))
-}
 
 // === the configuration file of the package ===
 

@@ -1,16 +1,13 @@
 //! The documents are true where a machine can tell: what they name exists, and
 //! the flags, defaults, log messages, close reasons and dependencies that they
 //! explain are those of the program, none missing and none invented.
-#![expect(clippy::unwrap_used, reason = "a document that cannot be read fails the test")]
-
-// Of `common` only this: the rest starts programs.
-#[path = "../common/tree.rs"]
-mod tree;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::Path;
 use std::process::Command;
+
+use crate::common::binary;
+use crate::common::tree::{read, sources};
 
 /// A set of words, in an order that makes a difference readable.
 type Words = BTreeSet<String>;
@@ -27,10 +24,6 @@ const DOCUMENTS: [&str; 10] = [
     "docs/RELEASE.md",
     "docs/THREATS.md",
 ];
-
-fn read(path: &str) -> String {
-    fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"))
-}
 
 /// The text of the section under `heading`, up to the next heading of its level or above.
 fn section(text: &str, heading: &str) -> String {
@@ -198,7 +191,7 @@ fn every_link_between_documents_leads_somewhere() {
                 path => here.parent().unwrap().join(path),
             };
             assert!(path.exists(), "{document} links to {target}, which does not exist");
-            let there = fs::read_to_string(&path).unwrap();
+            let there = read(&path);
             let mut headings = there.lines().filter(|line| line.starts_with('#'));
             let found =
                 headings.any(|line| anchor(line.trim_start_matches('#').trim()) == fragment);
@@ -219,11 +212,15 @@ struct Flag {
     default: String,
 }
 
+/// What `knockpipe COMMAND --help` prints.
+fn help(command: &[&str]) -> String {
+    let output = Command::new(binary()).args(command).arg("--help").output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
 /// The flags in the help of `command`.
 fn flags(command: &str) -> BTreeSet<Flag> {
-    let mut program = Command::new(env!("CARGO_BIN_EXE_knockpipe"));
-    let output = program.args([command, "--help"]).output().unwrap();
-    let help = String::from_utf8(output.stdout).unwrap();
+    let help = help(&[command]);
     let options = help.split_once("Options:").unwrap().1.split("\nExample").next().unwrap();
     // A flag stands at an indent of two, or of six when it is only long.
     let starts = |line: &str| line.starts_with("  -") || line.starts_with("      --");
@@ -321,20 +318,22 @@ fn the_readme_names_exactly_the_flags_that_only_spipeds_spelling_has() {
     assert_eq!(difference(&documented, &printed), [""; 0], "only in README or only in --help");
 }
 
-/// Every flag in the help of a `gate` command.
-fn gate_flags() -> Words {
-    let help = |args: &[&str]| {
-        let mut program = Command::new(env!("CARGO_BIN_EXE_knockpipe"));
-        String::from_utf8(program.args(args).arg("--help").output().unwrap().stdout).unwrap()
-    };
+/// The commands of `gate`, as its help lists them.
+fn gate_commands() -> Vec<String> {
     let overview = help(&["gate"]);
     let (_, commands) = overview.split_once("Commands:").unwrap();
-    let commands = commands.split("\n\n").next().unwrap().lines();
-    let commands: Vec<&str> = commands.filter_map(|line| line.split_whitespace().next()).collect();
+    let lines = commands.split("\n\n").next().unwrap().lines();
+    let commands = lines.filter_map(|line| line.split_whitespace().next());
+    let commands: Vec<String> = commands.map(str::to_owned).collect();
     assert!(commands.len() > 10, "only {commands:?}");
+    commands
+}
+
+/// Every flag in the help of a `gate` command.
+fn gate_flags() -> Words {
     let mut flags = Words::new();
-    for command in commands {
-        let help = help(&["gate", command]);
+    for command in gate_commands() {
+        let help = help(&["gate", &command]);
         let words = help.split(|c: char| c.is_whitespace() || c == ',');
         flags.extend(words.filter(|word| is_flag(word)).map(str::to_owned));
     }
@@ -345,9 +344,7 @@ fn gate_flags() -> Words {
 fn admin_flags() -> Words {
     let mut flags = Words::new();
     for command in ["status", "who", "kick", "reload", "drain"] {
-        let mut program = Command::new(env!("CARGO_BIN_EXE_knockpipe"));
-        let help = program.args([command, "--help"]).output().unwrap().stdout;
-        let help = String::from_utf8(help).unwrap();
+        let help = help(&[command]);
         let words = help.split(|c: char| c.is_whitespace() || "[],".contains(c));
         flags.extend(words.filter(|word| is_flag(word)).map(str::to_owned));
     }
@@ -360,11 +357,7 @@ fn admin_flags() -> Words {
 fn the_readme_names_every_gate_command() {
     let text = read("README.md");
     let named = section(&text, "## The gate");
-    let mut program = Command::new(env!("CARGO_BIN_EXE_knockpipe"));
-    let output = program.args(["gate", "--help"]).output().unwrap();
-    let help = String::from_utf8(output.stdout).unwrap();
-    let commands = help.split_once("Commands:").unwrap().1.split("\n\n").next().unwrap();
-    for command in commands.lines().filter_map(|line| line.split_whitespace().next()) {
+    for command in gate_commands() {
         let found =
             named.contains(&format!("gate {command}")) || named.contains(&format!("`{command} "));
         assert!(found || command == "help", "README does not name 'gate {command}'");
@@ -440,8 +433,7 @@ fn operating_explains_every_close_reason_and_invents_none() {
 
 #[test]
 fn every_log_message_that_operating_explains_is_one() {
-    let code: String =
-        tree::sources(Path::new("src")).iter().map(|p| read(p.to_str().unwrap())).collect();
+    let code: String = sources(Path::new("src")).iter().map(read).collect();
     let text = read("docs/OPERATING.md");
     let table = rows(&section(&text, "### Other lines"));
     assert!(table.len() > 8, "only {} messages", table.len());

@@ -1,6 +1,5 @@
 //! The end of a process: strangers do not hold it up, sessions that are cut hear
 //! why, and nothing that was counted is lost.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
 use crate::common;
 
@@ -12,18 +11,12 @@ use common::address::deaf;
 use common::data::Noise;
 use common::file::{Service, decrypt_table, encrypt_table};
 use common::proc::{TcpState, tcp_sockets};
-use common::{
-    Addr, End, Ending, Kind, Launch, Pair, PairOptions, Target, Wire, eventually, keygen,
-};
+use common::{Addr, End, Ending, Launch, Pair, PairOptions, Target, Wire, any, eventually, keygen};
 use nix::sys::signal::Signal;
 
 /// How long a stop without any session may take: far less than the deadlines
 /// that it must not wait for, and far more than it needs.
 const PROMPTLY: Duration = Duration::from_secs(20);
-
-fn any() -> Addr {
-    Kind::Tcp4.fresh(Path::new("/"), "")
-}
 
 /// A decrypt end that gives strangers ten minutes.
 fn patient(key: &Path, drain: &str) -> End {

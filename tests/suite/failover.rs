@@ -1,23 +1,18 @@
 //! Several targets, and several far ends: the first that works is used.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
 use crate::common;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use common::address::{deaf, refusing};
+use common::address::{deaf, deafen, refusing};
 use common::redis::{Redis, Reply, Resp};
-use common::{Addr, End, Kind, Launch, Line, NEVER, Pair, PairOptions, Target, eventually, keygen};
+use common::{Addr, End, Launch, Line, NEVER, Pair, PairOptions, Target, any, eventually, keygen};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 const DOWN: &str = "target is down";
 const UP: &str = "target is up again";
-
-fn any() -> Addr {
-    Kind::Tcp4.fresh(Path::new("/"), "")
-}
 
 /// A pair in front of `targets`, in this order.
 fn pair(targets: &[&Addr], decrypt: &[&str]) -> Pair {
@@ -109,12 +104,25 @@ fn a_target_that_swallows_packets_does_not_eat_the_deadline() {
     let (answered_by, took) = who_answers(&pair);
     assert_eq!(answered_by, port(&second));
     assert!(took >= Duration::from_secs(2), "the first has a head start: {took:?}");
-    assert!(took < Duration::from_secs(5), "{took:?}");
     pair.decrypt.program.wait_line(DOWN, |line| is_about(line, DOWN, &hole.to_string()));
     for _ in 0..5 {
-        let (answered_by, took) = who_answers(&pair);
-        assert_eq!(answered_by, port(&second));
-        assert!(took < Duration::from_secs(1), "known, and still waited for: {took:?}");
+        assert_eq!(who_answers(&pair).0, port(&second));
+    }
+    assert_eq!(pair.decrypt.count(DOWN), 1);
+}
+
+/// Its part of this deadline would be longer than anybody here waits.
+#[test]
+fn a_target_that_is_known_to_be_down_is_not_waited_for() {
+    let deadline = (NEVER * 10).as_secs().to_string();
+    let (hole, held) = refusing();
+    let second = Redis::start();
+    let pair = pair(&[&hole, second.tcp()], &["-o", &deadline]);
+    assert_eq!(who_answers(&pair).0, port(&second));
+    pair.decrypt.program.wait_line(DOWN, |line| is_about(line, DOWN, &hole.to_string()));
+    let _held = deafen(held);
+    for _ in 0..5 {
+        assert_eq!(who_answers(&pair).0, port(&second));
     }
     assert_eq!(pair.decrypt.count(DOWN), 1);
 }

@@ -1,13 +1,12 @@
 //! Limits of sessions, sources and descriptors, in running processes: whoever is
 //! within them is served, whoever is not waits or hears why, and all of it ends.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
 use crate::common;
 
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,8 +18,8 @@ use common::legit::{round_trip, round_trips};
 use common::program::require;
 use common::wait::poll;
 use common::{
-    Addr, End, Ending, Kind, Launch, NEVER, Pair, PairOptions, Program, Target, Wire, binary,
-    eventually, keygen, proc,
+    End, Ending, Launch, NEVER, Pair, PairOptions, Program, Target, Wire, any, binary, eventually,
+    keygen, proc,
 };
 use knockpipe::proto::inbound::Event;
 use knockpipe::proto::message::ResetReason;
@@ -29,10 +28,6 @@ use tempfile::TempDir;
 
 /// Another address of this machine.
 const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
-
-fn any() -> Addr {
-    Kind::Tcp4.fresh(Path::new("/"), "")
-}
 
 // === -n at the decrypt end ===
 

@@ -1,7 +1,6 @@
 //! The metrics of real processes: what is documented is there, what is there is
 //! documented, the numbers are exact, and Prometheus itself understands them,
 //! the alert rules and the dashboard.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use crate::common;
 
@@ -12,21 +11,20 @@ use std::process::{Command, Stdio};
 
 use common::address::{free_port, refusing};
 use common::admin::{Answer, Metrics, http, metrics_address};
+use common::end::key_id;
 use common::program::require;
 use common::redis::Redis;
+use common::tree::read;
 use common::wait::poll;
 use common::{
     Addr, End, Kind, Launch, NEVER, Pair, PairOptions, Program, Target, Wire, eventually, keygen,
 };
+use knockpipe::reason::CloseReason;
 use serde_json::Value;
 use tempfile::TempDir;
 
 /// Tries to start a server on a port that somebody else may take meanwhile.
 const STARTS: usize = 5;
-
-fn read(path: &str) -> String {
-    fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"))
-}
 
 /// A pair that serves metrics at both ends.
 fn measured(target: &Addr, encrypt: &[&str], decrypt: &[&str]) -> Pair {
@@ -94,6 +92,39 @@ fn alerts_and_dashboard_use_only_metrics_that_exist() {
         let invented: Vec<_> = used.difference(&known).collect();
         assert!(used.len() > 8, "{file}: only {used:?}");
         assert!(invented.is_empty(), "{file} invents {invented:?}");
+    }
+}
+
+/// What `text` compares `label` with, the alternatives of an expression one by one.
+fn compared(text: &str, label: &str) -> BTreeSet<String> {
+    let text = text.replace("\\\"", "\"");
+    let behind = text.match_indices(label).filter_map(|(at, _)| {
+        let is_whole = !text[..at].ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
+        is_whole.then(|| &text[at + label.len()..])
+    });
+    let operators = ["=\"", "!=\"", "=~\"", "!~\""];
+    let values = behind.filter_map(|rest| {
+        operators.iter().find_map(|operator| rest.strip_prefix(operator))?.split('"').next()
+    });
+    values.flat_map(|value| value.split('|')).map(str::to_owned).collect()
+}
+
+/// An alert whose label was renamed is silent for ever.
+#[test]
+fn alerts_and_dashboard_compare_labels_with_values_that_exist() {
+    let dir = tempfile::tempdir().unwrap();
+    let (nowhere, _held) = refusing();
+    let end = gated(&dir, &format!("redis://{nowhere}"), &[]);
+    let stances: BTreeSet<String> =
+        Metrics::of(&end).0.keys().flat_map(|sample| compared(sample, "stance")).collect();
+    let reasons = CloseReason::ALL.map(|reason| reason.as_str().to_owned()).into();
+    for (label, known, least) in [("reason", &reasons, 10), ("stance", &stances, 1)] {
+        assert!(compared(&read("docs/alerts.yaml"), label).len() >= least, "{label}");
+        for file in ["docs/alerts.yaml", "docs/grafana-dashboard.json", "tests/alerts_test.yaml"] {
+            let used = compared(&read(file), label);
+            let invented: Vec<_> = used.difference(known).collect();
+            assert!(invented.is_empty(), "{file} invents {label} {invented:?}");
+        }
     }
 }
 
@@ -264,10 +295,17 @@ fn http_is_answered_as_it_should_be_and_no_further() {
     assert_eq!(http(&metrics, "GET", "/").status, 404);
     let post = http(&metrics, "POST", "/metrics");
     assert_eq!((post.status, post.head.contains("allow: GET, HEAD")), (405, true), "{post:?}");
-    let mut endless = Wire::connect(&metrics).unwrap();
-    let line = [b'x'; 1024];
-    // Refused long before: headers have an end.
-    while endless.write_all(&line).is_ok() {}
+    // Four times what a header may be, and not at its end yet.
+    let endless = format!("GET /healthz HTTP/1.0\r\nX: {}", "x".repeat(64 * 1024));
+    let mut wire = Wire::connect(&metrics).unwrap();
+    // It may be refused before all of it is sent.
+    let _ = wire.write_all(endless.as_bytes());
+    let (refusal, _) = wire.read_to_ending(NEVER);
+    let refusal = String::from_utf8(refusal).unwrap();
+    assert!(
+        refusal.starts_with("HTTP/1.0 431 ") || refusal.starts_with("HTTP/1.1 431 "),
+        "{refusal}"
+    );
     assert_eq!(http(&metrics, "GET", "/healthz").body, "alive\n");
 }
 
@@ -277,8 +315,7 @@ fn no_label_is_an_address_a_client_or_a_key() {
     let pair = measured(target.addr(), &[], &["--check", "tcp"]);
     let mut client = pair.connect();
     client.expect_echo(b"somebody");
-    let id = Command::new(common::binary()).arg("key-id").arg(pair.key()).output().unwrap();
-    let id = String::from_utf8(id.stdout).unwrap();
+    let id = key_id(pair.key());
     let labels = [
         "aead",
         "direction",
@@ -293,7 +330,7 @@ fn no_label_is_an_address_a_client_or_a_key() {
     ];
     for (_, end) in pair.ends() {
         let text = http(&metrics_address(&end.program), "GET", "/metrics").body;
-        assert!(!text.contains("127.0.0.1") && !text.contains(id.trim()), "{text}");
+        assert!(!text.contains("127.0.0.1") && !text.contains(&id), "{text}");
         for word in text.split(['{', ',']).filter_map(|part| part.split_once("=\"")) {
             assert!(labels.contains(&word.0), "another label: {}", word.0);
         }

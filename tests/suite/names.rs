@@ -3,7 +3,6 @@
 //!
 //! Names and the log get files of their own in a mount namespace of the process
 //! under test, so the machine stays as it is.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
 use crate::common;
 
@@ -11,24 +10,20 @@ use std::fs;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
 
 use common::admin::metrics_address;
 use common::program::require;
 use common::{
-    Addr, End, Kind, Launch, NEVER, Pair, PairOptions, Program, Target, Wire, binary, eventually,
+    Addr, End, Launch, NEVER, Pair, PairOptions, Program, Target, Wire, any, binary, eventually,
     keygen,
 };
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use tempfile::TempDir;
-
-fn any() -> Addr {
-    Kind::Tcp4.fresh(Path::new("/"), "")
-}
 
 /// `unshare` with what it takes to mount something; panics when that is impossible.
 #[track_caller]

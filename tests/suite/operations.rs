@@ -3,46 +3,43 @@
 
 use crate::common;
 
-use std::fs;
+use std::iter::repeat_n;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::process::{Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use rand::RngExt;
 
+use common::address::refusing_at;
+use common::admin::Metrics;
+use common::data::Noise;
 use common::file::{Service, decrypt_table, encrypt_table};
-use common::legit::{round_trip, round_trips};
+use common::legit::{Clients, round_trip, round_trips};
 use common::target::echo;
 use common::{
-    Addr, Ending, Kind, Launch, NEVER, Pair, PairOptions, Target, Wire, binary, eventually, keygen,
+    Addr, Ending, Kind, Launch, Pair, PairOptions, Program, Target, Wire, any, binary, eventually,
+    keygen, proc,
 };
-
-fn any() -> Addr {
-    Kind::Tcp4.fresh(Path::new("/"), "")
-}
 
 /// E2: "new connections accepted for N s" after the first signal.
 #[test]
 fn a_window_of_acceptance_comes_before_the_drain() {
     let target = Target::echo();
-    for hurry in [false, true] {
-        let window = if hurry { "3600" } else { "2" };
+    for (window, hurry) in [("3600", true), ("0.1", false)] {
         let options = PairOptions::default().encrypt(&["--drain-accept", window]);
         let mut pair = Pair::start(options, target.addr());
         pair.encrypt.terminate();
         let is_soon = |line: &common::Line| line.message().starts_with("stopping soon");
         pair.encrypt.program.wait_line("stopping soon", is_soon);
-        round_trip(pair.entrance());
         let held = hurry.then(|| {
+            round_trip(pair.entrance());
             let mut wire = pair.connect();
             wire.expect_echo(b"held");
+            pair.encrypt.terminate();
             wire
         });
-        if hurry {
-            pair.encrypt.terminate();
-        }
         pair.encrypt.wait_refusing();
         assert_eq!(pair.encrypt.program.exit_code(), i32::from(hurry));
         drop(held);
@@ -55,12 +52,14 @@ fn a_window_of_acceptance_comes_before_the_drain() {
 #[test]
 fn a_far_end_that_comes_back_serves_the_next_client() {
     const CLIENTS: usize = 1_000;
+    const LATER: usize = 20;
     let dir = tempfile::tempdir().unwrap();
     let key = keygen(dir.path(), "key");
     let target = Target::echo();
     let middle = Kind::Unix.fresh(dir.path(), "middle");
-    let far_end = || Launch::decrypt(&key).source(&middle).target(target.addr()).start();
-    for pool in ["0", "4"] {
+    let far_end = Launch::decrypt(&key).source(&middle).target(target.addr());
+    let far_end = far_end.args(["--metrics", ":0"]);
+    for (pool, connections) in [("0", LATER..=LATER), ("4", LATER..=CLIENTS / 10)] {
         let launch = Launch::encrypt(&key).source(&any()).target(&middle).args(["--pool", pool]);
         let mut encrypt = launch.start();
         thread::scope(|scope| {
@@ -72,13 +71,11 @@ fn a_far_end_that_comes_back_serves_the_next_client() {
                 });
             }
         });
-        let mut decrypt = far_end();
-        let back = Instant::now();
-        eventually("somebody is served", || {
-            Wire::connect(encrypt.addr()).is_ok_and(|mut wire| wire.echoes(b"back?", NEVER))
-        });
-        println!("pool {pool}: first success {:?} after the return", back.elapsed());
-        round_trips(encrypt.addr(), 20);
+        let mut decrypt = far_end.start();
+        // The very next one, and all that follow.
+        round_trips(encrypt.addr(), LATER);
+        let came = Metrics::of(&decrypt).get("connections_accepted_total", "");
+        assert!(connections.contains(&(came as usize)), "pool {pool}: {came} connections");
         encrypt.stop();
         decrypt.stop();
     }
@@ -88,23 +85,18 @@ fn a_far_end_that_comes_back_serves_the_next_client() {
 /// 10 straight successes".
 #[test]
 fn a_target_that_flaps_is_served_again_at_once() {
-    let dir = tempfile::tempdir().unwrap();
-    let place = Kind::Unix.fresh(dir.path(), "target");
+    let (place, nobody) = refusing_at([127, 77, 0, 1].into());
     let pair = Pair::to(&place);
     for _ in 0..100 {
         assert_eq!(pair.connect().expect_ending(), Ending::Reset, "nobody listens");
     }
+    drop(nobody);
     let resetting = Target::serve(&place, |wire, _| wire.reset());
     for _ in 0..200 {
-        let mut wire = pair.connect();
-        assert_ne!(wire.read_to_ending(NEVER).1, Ending::Silent);
+        assert_eq!(pair.connect().expect_ending(), Ending::Reset);
     }
     drop(resetting);
-    let gone = |place: &Addr| Wire::connect(place).is_err();
-    eventually("the old target is gone", || gone(&place));
-    if let Addr::Unix(path) = &place {
-        let _ = fs::remove_file(path);
-    }
+    eventually("the old target is gone", || Wire::connect(&place).is_err());
     let target = Target::serve(&place, echo);
     round_trips(pair.entrance(), 100);
     drop(target);
@@ -123,74 +115,80 @@ fn a_hundred_pumps_go_through_fifty_reloads() {
     let mut decrypt = Service::start(dir.path(), "far.toml", &far(""));
     let near = |more: &str| encrypt_table("near", &decrypt.addr("far"), "\"key\"", more);
     let mut encrypt = Service::start(dir.path(), "near.toml", &near(""));
-    let entrance = encrypt.addr("near");
-    let (reloads, trips) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    thread::scope(|scope| {
-        for _ in 0..PUMPS {
-            scope.spawn(|| {
-                let mut wire = Wire::connect(&entrance).unwrap();
-                while reloads.load(Ordering::SeqCst) < RELOADS {
-                    wire.expect_echo(&[5; 10_000]);
-                    trips.fetch_add(1, Ordering::SeqCst);
-                    thread::sleep(Duration::from_millis(20));
-                }
-            });
-        }
-        for reload in 0..RELOADS {
-            let more = format!("timeout = {}", 5 + reload % 2);
-            encrypt.reload(&near(&more));
-            decrypt.reload(&far(&more));
-            reloads.fetch_add(1, Ordering::SeqCst);
-        }
-    });
-    println!("{} round trips during {RELOADS} reloads", trips.load(Ordering::SeqCst));
+    let entrances = repeat_n(encrypt.addr("near"), PUMPS);
+    let pumps = Clients::pumps(entrances, 10_000, Duration::from_millis(20));
+    for reload in 0..RELOADS {
+        let more = format!("timeout = {}", 5 + reload % 2);
+        encrypt.reload(&near(&more));
+        decrypt.reload(&far(&more));
+    }
+    println!("during {RELOADS} reloads: {}", pumps.finish().summary());
     encrypt.stop();
     decrypt.stop();
 }
 
 /// E11: "SIGKILL at random points with config/state writes, 200 runs: restarts clean".
-/// Unix sockets, a pid file, a handover socket and a gate's file are in its way.
+/// Unix sockets, a pid file, a handover socket and a gate's file are in its way, and
+/// somebody else writes to that file.
 #[test]
 fn two_hundred_kills_at_any_moment_leave_nothing_that_hinders() {
     const KILLS: usize = 200;
+    let seed = rand::rng().random();
+    println!("seed {seed}");
+    let mut random = Noise::new(seed);
     let dir = tempfile::tempdir().unwrap();
     keygen(dir.path(), "key");
     let target = Target::echo();
     let path = |name: &str| dir.path().join(name).display().to_string();
-    let text = format!(
-        "[process]\nlog-format = \"json\"\npid-file = {:?}\nhandover = {:?}\n\
-         [tunnels.far]\nmode = \"decrypt\"\nsource = {:?}\ntarget = \"{}\"\nkey = \"key\"\n\
+    let process = format!("pid-file = {:?}\nhandover = {:?}", path("pid"), path("handover"));
+    let tunnels = format!(
+        "[tunnels.far]\nmode = \"decrypt\"\nsource = {:?}\ntarget = \"{}\"\nkey = \"key\"\n\
          gate = \"file:gate\"\n\
          [tunnels.near]\nmode = \"encrypt\"\nsource = {:?}\ntarget = {:?}\nkey = \"key\"\npool = 2\n",
-        path("pid"),
-        path("handover"),
         path("middle"),
         target.addr(),
         path("in"),
         path("middle"),
     );
-    let file = dir.path().join("all.toml");
-    fs::write(&file, &text).unwrap();
-    let mut random = rand::rng();
+    let mut first = Service::start_with(dir.path(), "all.toml", &process, &tunnels);
+    // How much of itself it has made: what it holds open grows until it is ready.
+    let whole = proc::fds(first.program.pid());
+    let store = format!("file:{}", path("gate"));
+    let gate = |words: &[&str]| {
+        let mut command = Command::new(binary());
+        let output = command.arg("gate").args(words).args(["--gate", &store]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    first.stop();
+    let mut got_ready = 0;
     for kill in 0..KILLS {
-        let mut command = std::process::Command::new(binary());
-        command.arg("run").arg("-c").arg(&file).stdin(std::process::Stdio::null());
-        let mut program = common::Program::spawn("killed", &mut command);
-        if kill % 10 == 9 {
-            // It got all the way to its work, in spite of all the others.
-            program.wait_line("ready", |line| line.is("ready") && line.has("tunnel", "near"));
-            round_trip(&Addr::parse(&path("in")).unwrap());
-        } else {
-            thread::sleep(Duration::from_micros(random.random_range(0..30_000)));
-            assert!(program.is_running(), "kill {kill}: {}", program.tail());
-        }
-        program.signal(Signal::SIGKILL);
-        program.wait();
+        let program = run(&dir.path().join("all.toml"));
+        let member = format!("203.0.113.{kill}");
+        thread::scope(|scope| {
+            scope.spawn(|| gate(&["allow", &member]));
+            if kill % 10 == 9 {
+                // It got all the way to its work, in spite of all the others.
+                program.wait_line("ready", |line| line.is("ready") && line.has("tunnel", "near"));
+                round_trip(&Addr::parse(&path("in")).unwrap());
+            } else {
+                let part = random.below(whole + 1);
+                let is_ready = || program.count_containing(b"\"ready\"") == 2;
+                eventually("it has so much", || proc::fds(program.pid()) >= part || is_ready());
+                got_ready += usize::from(is_ready());
+            }
+            program.signal(Signal::SIGKILL);
+        });
     }
-    let text = text.split_once("[tunnels.far]").unwrap().1;
-    let process = format!("pid-file = {:?}\nhandover = {:?}", path("pid"), path("handover"));
-    let text = format!("[tunnels.far]{text}");
-    let mut service = Service::start_with(dir.path(), "all.toml", &process, &text);
+    println!("{got_ready} of those that were killed on their way were ready already");
+    let mut service = Service::start_with(dir.path(), "all.toml", &process, &tunnels);
     round_trip(&service.addr("near"));
     service.stop();
+    assert_eq!(gate(&["list"]).lines().count(), KILLS, "whoever was let in is still there");
+}
+
+fn run(file: &Path) -> Program {
+    let mut command = Command::new(binary());
+    command.arg("run").arg("-c").arg(file).stdin(Stdio::null()).stdout(Stdio::null());
+    Program::spawn("killed", &mut command)
 }

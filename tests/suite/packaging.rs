@@ -2,7 +2,6 @@
 //! is read by those who read it in earnest: mandoc and groff, the shells, systemd.
 //! What the files tell the program to do is `deployment.rs`'s business, and
 //! whether a package installs is that of `make check-packages`.
-#![expect(clippy::unwrap_used, reason = "what a helper cannot do has failed the test")]
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,8 +11,9 @@ use std::process::{Command, Output};
 use knockpipe::cli;
 use tempfile::TempDir;
 
-// Its `main` is the only thing that `make packages` calls and we do not.
-#[allow(dead_code, reason = "main")]
+use crate::common::tree::read;
+
+#[expect(dead_code, reason = "its main is the only thing that `make packages` calls and we do not")]
 #[path = "../../packaging/generate.rs"]
 mod generate;
 
@@ -35,10 +35,6 @@ fn run(program: &str, args: &[&str]) -> String {
     assert!(status.success(), "{program} {args:?}:\n{stdout}{stderr}");
     assert_eq!(stderr, "", "{program} {args:?}");
     stdout
-}
-
-fn read(path: &str) -> String {
-    fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
 // === man pages ===

@@ -1,5 +1,4 @@
 //! `pipe` never makes half an upload look whole, and its exit status says how it went.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use crate::common;
 

@@ -3,8 +3,6 @@
 //!
 //! Sources are unix sockets in a temporary directory, so no port is taken.
 
-#![expect(clippy::unwrap_used, reason = "what a helper cannot do has failed the test")]
-
 use std::fs::{self, File, Permissions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
@@ -16,8 +14,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, Uid};
+use nix::unistd::Pid;
 use tempfile::TempDir;
+
+use crate::common::proc::{self, Background};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_knockpipe");
 
@@ -53,11 +53,9 @@ impl Place {
         fs::read_to_string(self.path("log")).unwrap()
     }
 
-    /// The pid in a pid file, written in the one form it may have.
-    fn pid(&self, name: &str) -> Pid {
-        let text = fs::read_to_string(self.path(name)).unwrap();
-        let pid = text.strip_suffix('\n').expect("a newline ends a pid file");
-        Pid::from_raw(pid.parse().unwrap())
+    /// The pid in a pid file.
+    fn pid(&self, name: &str) -> u32 {
+        proc::pid_in(&self.path(name))
     }
 
     fn files(&self) -> Vec<String> {
@@ -73,7 +71,7 @@ impl Place {
     fn background(&self) -> Option<Background> {
         let names = self.files();
         let pid_file = names.iter().find(|name| name.ends_with(".pid"))?;
-        Some(Background(self.pid(pid_file)))
+        Some(Background::of(&self.path(pid_file)))
     }
 
     /// Runs `line`, which must fail with `status` and one complaint, and leave nothing.
@@ -119,35 +117,6 @@ impl Drop for Running {
     }
 }
 
-/// A background process that does not outlive its test.
-struct Background(Pid);
-
-impl Background {
-    fn stop(&self) {
-        kill(self.0, Signal::SIGTERM).unwrap();
-        until("the background process ends", || (!self.lives()).then_some(()));
-    }
-
-    /// A zombie is dead: whoever inherited it has only not looked yet.
-    fn lives(&self) -> bool {
-        self.stat().is_some_and(|fields| fields[0] != "Z")
-    }
-
-    /// The fields of `/proc/PID/stat` after the name: state, parent, group, session.
-    fn stat(&self) -> Option<Vec<String>> {
-        let text = fs::read_to_string(format!("/proc/{}/stat", self.0)).ok()?;
-        Some(text.rsplit_once(") ")?.1.split(' ').map(str::to_owned).collect())
-    }
-}
-
-impl Drop for Background {
-    fn drop(&mut self) {
-        if self.lives() {
-            let _ = kill(self.0, Signal::SIGKILL);
-        }
-    }
-}
-
 fn until<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -172,13 +141,13 @@ fn the_command_returns_when_the_background_is_ready() {
         assert!(parent.ended().success(), "{}", place.log());
         // No waiting from here on: returned means ready.
         let pid_file = format!("{source}.pid");
-        let child = Background(place.pid(&pid_file));
+        let child = Background::of(&place.path(&pid_file));
         assert!(child.lives());
         UnixStream::connect(place.path(source)).unwrap();
-        let session = &child.stat().unwrap()[3];
-        assert_eq!(*session, child.0.to_string(), "it leads a session of its own");
+        let session = proc::stat(child.pid()).unwrap().session;
+        assert_eq!(session, child.pid(), "it leads a session of its own");
         for fd in [0, 1] {
-            let file = fs::read_link(format!("/proc/{}/fd/{fd}", child.0)).unwrap();
+            let file = fs::read_link(format!("/proc/{}/fd/{fd}", child.pid())).unwrap();
             assert_eq!(file, Path::new("/dev/null"));
         }
         child.stop();
@@ -192,7 +161,7 @@ fn a_background_process_can_be_started_from_another_ones_environment() {
     let mut command = place.command("-d -s @/source -t @/target -k key -p @/my.pid");
     command.env("KNOCKPIPE_BACKGROUND_PARENT", "1");
     assert!(Running(command.spawn().unwrap()).ended().success(), "{}", place.log());
-    let child = Background(place.pid("my.pid"));
+    let child = Background::of(&place.path("my.pid"));
     assert!(child.lives());
     child.stop();
     assert_eq!(place.files(), ["key", "log"]);
@@ -234,7 +203,7 @@ fn waiting_for_dns_does_not_hold_the_start_up() {
     let line = "-e -D -s @/source -t no-such-host.invalid:1 -k key";
     let mut parent = Running(place.command(line).spawn().unwrap());
     assert!(parent.ended().success(), "{}", place.log());
-    let child = Background(place.pid("source.pid"));
+    let child = Background::of(&place.path("source.pid"));
     assert!(child.lives());
     child.stop();
 }
@@ -246,7 +215,7 @@ fn a_key_on_standard_input_reaches_the_background() {
     let mut parent = Running(command.stdin(Stdio::piped()).spawn().unwrap());
     parent.0.stdin.take().unwrap().write_all(&[9; 32]).unwrap();
     assert!(parent.ended().success(), "{}", place.log());
-    Background(place.pid("source.pid")).stop();
+    Background::of(&place.path("source.pid")).stop();
 }
 
 #[test]
@@ -256,7 +225,7 @@ fn the_foreground_stays_and_writes_a_pid_file_when_asked() {
         let line = format!("{end} -s @/source -t @/target -k key -p @/my.pid");
         let mut child = Running(place.command(&line).spawn().unwrap());
         ready(&place);
-        assert_eq!(place.pid("my.pid").as_raw().cast_unsigned(), child.0.id());
+        assert_eq!(place.pid("my.pid"), child.0.id());
         assert_eq!(child.stop().code(), Some(0), "{}", place.log());
         assert_eq!(place.files(), ["key", "log"]);
     }
@@ -303,34 +272,6 @@ fn sigint_stops_as_sigterm_does() {
 }
 
 #[test]
-fn rights_are_given_up_after_binding_or_the_start_fails() {
-    let place = Place::new();
-    let line = "decrypt -s @/source -t @/target -k key -u 54321:54322";
-    if !Uid::effective().is_root() {
-        place.fails(line, 1, &["54321:54322", "root"]);
-        return;
-    }
-    let child = Running(place.command(line).spawn().unwrap());
-    ready(&place);
-    let main = format!("/proc/{}/status", child.0.id());
-    until("the main thread has changed its user", || {
-        fs::read_to_string(&main).unwrap().contains("Uid:\t54321").then_some(())
-    });
-    // Every thread: the system keeps ids for each of them.
-    for thread in fs::read_dir(format!("/proc/{}/task", child.0.id())).unwrap() {
-        let status = fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
-        let ids = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-            line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
-        };
-        assert_eq!(ids("Uid:"), ["54321"; 4]);
-        assert_eq!(ids("Gid:"), ["54322"; 4]);
-        assert!(ids("Groups:").is_empty());
-        assert_eq!(ids("CapEff:"), ["0000000000000000"]);
-    }
-}
-
-#[test]
 fn a_log_that_nobody_reads_does_not_stop_the_tunnel() {
     let place = Place::new();
     let (reader, writer) = std::io::pipe().unwrap();
@@ -348,7 +289,7 @@ fn a_log_that_nobody_reads_does_not_stop_the_tunnel() {
         let written = fs::metadata(place.path("my.pid")).is_ok_and(|file| file.len() > 0);
         written.then_some(())
     });
-    assert_eq!(place.pid("my.pid").as_raw().cast_unsigned(), child.0.id());
+    assert_eq!(place.pid("my.pid"), child.0.id());
     assert_eq!(child.stop().code(), Some(0));
 }
 

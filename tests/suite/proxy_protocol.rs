@@ -1,6 +1,5 @@
 //! The PROXY protocol with those who speak it too: MariaDB reads what we write,
 //! haproxy writes what we read, and passes on what it understood of ours.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
 use crate::common;
 

@@ -4,7 +4,6 @@
 //! Not here: `finished`, `no-such-service` and `target-refused` are in
 //! `lifecycle.rs`, `source-limit` in `limits.rs`, `unopened` in `pool.rs`. `local-error`
 //! takes a machine that lacks something.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
 use crate::common;
 
@@ -19,17 +18,13 @@ use common::hand::{Acceptor, Call, Hand};
 use common::middleman::{Act, Cut, Edit, Middleman, Toward};
 use common::wait::poll;
 use common::{
-    Addr, End, Ending, Kind, Launch, NEVER, Pair, PairOptions, Target, Wire, eventually, keygen,
+    Addr, End, Ending, Launch, NEVER, Pair, PairOptions, Target, Wire, any, eventually, keygen,
 };
 use knockpipe::proto::SuiteSet;
 use knockpipe::proto::handshake::MESSAGE_LEN;
 use knockpipe::proto::inbound::Event;
 use knockpipe::proto::message::ResetReason;
 use tempfile::TempDir;
-
-fn any() -> Addr {
-    Kind::Tcp4.fresh(Path::new("/"), "")
-}
 
 /// A decrypt end in front of an echo, and the key for those who visit it by hand.
 struct Door {

@@ -1,5 +1,4 @@
 //! A real redis-server behind the tunnel: clients notice no difference.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
 use crate::common;
 

@@ -3,10 +3,8 @@
 use crate::common;
 
 use std::io::Write;
+use std::iter::repeat_n;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -14,60 +12,28 @@ use nix::sys::signal::Signal;
 use common::admin::Admin;
 use common::file::{Service, decrypt_table, encrypt_table};
 use common::hand::Call;
-use common::legit::round_trip;
+use common::legit::{Clients, round_trip};
 use common::redis::Redis;
 use common::{Addr, Ending, Target, Wire, eventually, keygen, proc};
 
-const KEY: &str = "\"key\"";
+pub(super) const KEY: &str = "\"key\"";
 
-/// A client that keeps sending and getting echoes over one connection.
-struct Pump {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<Vec<Duration>>,
-}
+/// How long it is watched that nothing comes to somebody who waits for a slot.
+const A_MOMENT: Duration = Duration::from_millis(300);
 
-impl Pump {
-    fn start(entrance: &Addr) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let theirs = Arc::clone(&stop);
-        let mut wire = Wire::connect(entrance).unwrap();
-        let thread = std::thread::spawn(move || {
-            let mut all = vec![];
-            while !theirs.load(Ordering::SeqCst) {
-                let began = Instant::now();
-                wire.expect_echo(&[7; 1_000]);
-                all.push(began.elapsed());
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            all
-        });
-        Self { stop, thread }
-    }
-
-    /// How long its round trips took; panics when one failed.
-    fn stop(self) -> Vec<Duration> {
-        self.stop.store(true, Ordering::SeqCst);
-        let all = self.thread.join().expect("no pump has lost anything");
-        assert!(!all.is_empty());
-        all
-    }
-}
-
-fn p99(mut all: Vec<Duration>) -> Duration {
-    all.sort_unstable();
-    all[all.len() * 99 / 100]
-}
+/// How often a pump sends.
+const A_BREATH: Duration = Duration::from_millis(1);
 
 /// Both ends from files, in front of an echo server.
-struct Two {
-    encrypt: Service,
-    decrypt: Service,
+pub(super) struct Two {
+    pub(super) encrypt: Service,
+    pub(super) decrypt: Service,
     target: Target,
-    dir: tempfile::TempDir,
+    pub(super) dir: tempfile::TempDir,
 }
 
 impl Two {
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         keygen(dir.path(), "key");
         keygen(dir.path(), "new");
@@ -83,7 +49,7 @@ impl Two {
         Self { encrypt, decrypt, target, dir }
     }
 
-    fn near(&self, key: &str, more: &str) -> String {
+    pub(super) fn near(&self, key: &str, more: &str) -> String {
         encrypt_table("near", &self.decrypt.addr("far"), key, more)
     }
 
@@ -91,11 +57,11 @@ impl Two {
         decrypt_table("far", self.target.addr(), key, more)
     }
 
-    fn entrance(&self) -> Addr {
+    pub(super) fn entrance(&self) -> Addr {
         self.encrypt.addr("near")
     }
 
-    fn stop(mut self) {
+    pub(super) fn stop(mut self) {
         self.encrypt.stop();
         self.decrypt.stop();
     }
@@ -106,7 +72,7 @@ impl Two {
 #[test]
 fn twenty_reloads_disturb_no_connection() {
     let two = Two::start();
-    let pumps: Vec<_> = (0..10).map(|_| Pump::start(&two.entrance())).collect();
+    let pumps = Clients::pumps(repeat_n(two.entrance(), 10), 1_000, A_BREATH);
     let other = encrypt_table("other", two.target.addr(), KEY, "");
     for round in 0..5 {
         let line = two.encrypt.reload(&format!("{}{other}", two.near(KEY, "")));
@@ -118,14 +84,14 @@ fn twenty_reloads_disturb_no_connection() {
         let line = two.encrypt.reload(&changed);
         assert_eq!((line.number("removed"), line.number("same")), (Some(1), Some(1)));
         eventually("the removed tunnel is closed", || Wire::connect(&entrance).is_err());
-        let line = two.encrypt.reload(&changed.replace("timeout", "timeuot"));
-        assert!(line.is("cannot reload") && line.text().contains("did you mean 'timeout'"));
+        let line = two.encrypt.reload_fails(&changed.replace("timeout", "timeuot"));
+        assert!(line.text().contains("did you mean 'timeout'"), "{}", line.text());
         assert!(line.has("detail", "nothing was changed"), "{}", line.text());
         two.decrypt.reload(&two.far(KEY, &format!("timeout = {}", 6 + round)));
         round_trip(&two.entrance());
         two.encrypt.reload(&two.near(KEY, ""));
     }
-    pumps.into_iter().for_each(|pump| drop(pump.stop()));
+    println!("{}", pumps.finish().summary());
     let ended = two.encrypt.closed("near");
     assert!(ended.iter().all(|line| line.has("reason", "finished")), "{ended:?}");
     two.stop();
@@ -138,7 +104,7 @@ fn restarts_refuse_nobody() {
     let mut two = Two::start();
     let mut old_session = Wire::connect(&two.entrance()).unwrap();
     old_session.expect_echo(b"before");
-    let comers = Comers::start(&two.entrance(), 500);
+    let comers = comers(&two.entrance(), 500);
     let mut before = vec![];
     for round in 0..6 {
         comers.serve(100);
@@ -153,7 +119,7 @@ fn restarts_refuse_nobody() {
         before.push(std::mem::replace(service, next));
     }
     comers.serve(100);
-    println!("{} clients were served", comers.stop());
+    println!("{}", comers.finish().summary());
     old_session.expect_echo(b"after six restarts");
     old_session.finish();
     assert_eq!(old_session.expect_ending(), Ending::Clean);
@@ -164,46 +130,11 @@ fn restarts_refuse_nobody() {
     two.stop();
 }
 
-/// Connects so many times a second, each for one echo.
-struct Comers {
-    stop: Arc<AtomicBool>,
-    served: Arc<AtomicU64>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-impl Comers {
+/// Clients that come so many times a second, each for one echo.
+fn comers(entrance: &Addr, per_second: u32) -> Clients {
     const THREADS: u32 = 8;
-
-    fn start(entrance: &Addr, per_second: u32) -> Self {
-        let (stop, served) = (Arc::new(AtomicBool::new(false)), Arc::default());
-        let pause = Duration::from_secs(1) * Self::THREADS / per_second;
-        let come = |_| {
-            let (entrance, stop) = (entrance.clone(), Arc::clone(&stop));
-            let served: Arc<AtomicU64> = Arc::clone(&served);
-            std::thread::spawn(move || {
-                while !stop.load(Ordering::SeqCst) {
-                    let next = Instant::now() + pause;
-                    round_trip(&entrance);
-                    served.fetch_add(1, Ordering::SeqCst);
-                    std::thread::sleep(next.saturating_duration_since(Instant::now()));
-                }
-            })
-        };
-        let threads = (0..Self::THREADS).map(come).collect();
-        Self { stop, served, threads }
-    }
-
-    /// Waits until so many more were served.
-    fn serve(&self, more: u64) {
-        let before = self.served.load(Ordering::SeqCst);
-        eventually("clients are served", || self.served.load(Ordering::SeqCst) >= before + more);
-    }
-
-    fn stop(self) -> u64 {
-        self.stop.store(true, Ordering::SeqCst);
-        self.threads.into_iter().for_each(|thread| thread.join().expect("no client failed"));
-        self.served.load(Ordering::SeqCst)
-    }
+    let all = repeat_n(entrance.clone(), THREADS as usize);
+    Clients::comers(all, Duration::from_secs(1) * THREADS / per_second)
 }
 
 /// E6: "key rotation, both orders, 200 connects/s: 0 failures while both keys
@@ -215,7 +146,7 @@ fn keys_rotate_in_both_orders_without_a_failure() {
     const NEW: &str = "\"new\"";
     for decrypt_first in [true, false] {
         let two = Two::start();
-        let comers = Comers::start(&two.entrance(), 200);
+        let comers = comers(&two.entrance(), 200);
         comers.serve(50);
         let steps: [(&Service, String); 4] = if decrypt_first {
             [
@@ -233,8 +164,7 @@ fn keys_rotate_in_both_orders_without_a_failure() {
             ]
         };
         for (service, text) in steps {
-            let line = service.reload(&text);
-            assert!(line.is("reloaded"), "{}", line.text());
+            service.reload(&text);
             comers.serve(50);
         }
         let removed = Instant::now();
@@ -244,7 +174,7 @@ fn keys_rotate_in_both_orders_without_a_failure() {
         println!("the old key was tried {:?} after its removal", removed.elapsed());
         let (answer, _) = wire.read_to_ending(Duration::from_secs(20));
         assert!(answer.is_empty(), "the old key got an answer");
-        println!("{} clients were served", comers.stop());
+        println!("{}", comers.finish().summary());
         two.stop();
     }
 }
@@ -254,18 +184,25 @@ fn keys_rotate_in_both_orders_without_a_failure() {
 fn a_changed_limit_counts_those_who_are_there() {
     let two = Two::start();
     let limit = |number: u32| two.near(KEY, &format!("max-sessions = {number}"));
+    let is_full = |number: u32| {
+        let about = |line: &common::Line| line.has("limit", &number.to_string());
+        let reached = "limit of sessions reached";
+        two.encrypt.program.wait_line(reached, |line| line.is(reached) && about(line));
+    };
     two.encrypt.reload(&limit(2));
     let mut held: Vec<Wire> = (0..2).map(|_| Wire::connect(&two.entrance()).unwrap()).collect();
     held.iter_mut().for_each(|wire| wire.expect_echo(b"held"));
     let mut third = Wire::connect(&two.entrance()).unwrap();
-    assert!(!third.echoes(b"third", Duration::from_millis(300)), "it waits for a slot");
+    is_full(2);
+    assert!(!third.echoes(b"third", A_MOMENT), "it waits for a slot");
     two.encrypt.reload(&limit(3));
     assert_eq!(third.expect_bytes(5), b"third", "it was waiting when the limit changed");
     held.iter_mut().for_each(|wire| wire.expect_echo(b"still there"));
     two.encrypt.reload(&limit(1));
     drop(held.pop());
     let mut fourth = Wire::connect(&two.entrance()).unwrap();
-    assert!(!fourth.echoes(b"fourth", Duration::from_millis(300)), "two are above the limit");
+    is_full(1);
+    assert!(!fourth.echoes(b"fourth", A_MOMENT), "two are above the limit");
     drop((held, third));
     assert_eq!(fourth.expect_bytes(6), b"fourth");
     drop(fourth);
@@ -337,31 +274,13 @@ fn a_set_that_cannot_be_had_changes_nothing() {
             "cannot resolve",
         ),
     ] {
-        let line = two.encrypt.reload(&format!("{near}{more}"));
-        assert!(line.is("cannot reload") && line.text().contains(piece), "{}", line.text());
+        let line = two.encrypt.reload_fails(&format!("{near}{more}"));
+        assert!(line.text().contains(piece), "{}", line.text());
         assert!(line.text().contains("more"), "names the tunnel: {}", line.text());
         round_trip(&two.entrance());
     }
-    two.encrypt.write("[tunnels.");
-    assert!(two.encrypt.hang_up().is("cannot reload"));
+    two.encrypt.reload_fails("[tunnels.");
     round_trip(&two.entrance());
-    two.stop();
-}
-
-/// Whom a changed gate would not let in, it ends; the others it leaves alone.
-#[test]
-fn a_changed_gate_judges_those_who_are_there() {
-    let two = Two::start();
-    two.encrypt.reload(&two.near(KEY, "allow = [\"127.0.0.0/30\"]\ninternal = \"check\""));
-    let from = |ip: &str| Wire::connect_from(ip.parse().unwrap(), &two.entrance()).unwrap();
-    let (mut first, mut second) = (from("127.0.0.1"), from("127.0.0.2"));
-    first.expect_echo(b"first");
-    second.expect_echo(b"second");
-    two.encrypt.reload(&two.near(KEY, "allow = [\"127.0.0.2\"]\ninternal = \"check\""));
-    assert_eq!(first.expect_ending(), Ending::Reset);
-    second.expect_echo(b"still there");
-    assert!(two.encrypt.closed("near")[0].has("reason", "revoked"));
-    drop(second);
     two.stop();
 }
 
@@ -385,80 +304,6 @@ fn a_reload_forgets_no_first_message() {
     eventually("it is counted as a replay", || counted("replayed") == 1);
     drop(wire);
     two.stop();
-}
-
-/// A gate that goes from one tunnel to another goes on following its store.
-#[test]
-fn a_gate_that_moves_between_tunnels_stays_awake() {
-    let two = Two::start();
-    let store = format!("file:{}", two.dir.path().join("gate").display());
-    let gate = |command: &[&str]| {
-        let mut program = std::process::Command::new(common::binary());
-        let output = program.arg("gate").args(command).args(["--gate", &store]).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    };
-    gate(&["allow", "127.0.0.1"]);
-    let rules = format!("gate = \"{store}\"\ninternal = \"check\"");
-    let other = |more: &str| encrypt_table("other", &two.decrypt.addr("far"), KEY, more);
-    two.encrypt.reload(&format!("{}{}", two.near(KEY, &rules), other("")));
-    let guarded = |name: &str| Wire::connect(&two.encrypt.addr(name)).unwrap();
-    eventually("the gate lets it in", || guarded("near").echoes(b"in", common::NEVER));
-    let line = two.encrypt.reload(&format!("{}{}", two.near(KEY, ""), other(&rules)));
-    assert_eq!(line.number("changed"), Some(2), "{}", line.text());
-    let mut live = guarded("other");
-    live.expect_echo(b"in");
-    gate(&["remove", "127.0.0.1"]);
-    assert_eq!(live.expect_ending(), Ending::Reset);
-    eventually("it is out", || !guarded("other").echoes(b"out?", common::NEVER));
-    two.stop();
-}
-
-/// The sessions of a tunnel that was replaced are those of the tunnel: they are
-/// counted when they are cut, and its gate judges them until they have ended.
-#[test]
-fn sessions_of_before_a_reload_count_at_the_end() {
-    let mut two = Two::start();
-    let store = format!("file:{}", two.dir.path().join("gate").display());
-    let allow = |command: &str| {
-        let mut program = std::process::Command::new(common::binary());
-        let args = ["gate", command, "127.0.0.1", "--gate", &store];
-        assert!(program.args(args).output().unwrap().status.success());
-    };
-    allow("allow");
-    let rules = format!("gate = \"{store}\"\ninternal = \"check\"");
-    two.encrypt.reload(&two.near(KEY, &rules));
-    eventually("the gate lets it in", || {
-        Wire::connect(&two.entrance()).unwrap().echoes(b"in", common::NEVER)
-    });
-    let connect = || {
-        let mut wire = Wire::connect(&two.entrance()).unwrap();
-        wire.expect_echo(b"before");
-        wire
-    };
-    let (mut revoked, mut cut) = (connect(), connect());
-    // Only these are of before the reload; the successor has none.
-    for more in ["timeout = 7", "timeout = 8\ndrain = 3600"] {
-        let line = two.encrypt.reload(&two.near(KEY, &format!("{rules}\n{more}")));
-        assert_eq!(line.number("changed"), Some(1), "{}", line.text());
-    }
-    let kept = encrypt_table("kept", &two.decrypt.addr("far"), KEY, "");
-    two.encrypt.reload(&kept);
-    allow("remove");
-    assert_eq!(revoked.expect_ending(), Ending::Reset);
-    assert_eq!(cut.expect_ending(), Ending::Reset);
-    eventually("both are told as revoked", || {
-        let closed = two.encrypt.closed("near");
-        closed.iter().filter(|line| line.has("reason", "revoked")).count() == 2
-    });
-
-    let entrance = two.encrypt.addr("kept");
-    let mut last = Wire::connect(&entrance).unwrap();
-    last.expect_echo(b"before");
-    two.encrypt.reload(&encrypt_table("kept", &two.decrypt.addr("far"), KEY, "drain = 0.2"));
-    two.encrypt.program.signal(Signal::SIGTERM);
-    assert_eq!(last.expect_ending(), Ending::Reset);
-    assert_eq!(two.encrypt.program.exit_code(), 1, "{}", two.encrypt.program.tail());
-    two.decrypt.stop();
 }
 
 /// A successor that cannot start leaves everything as it was, unix sockets too;
@@ -589,11 +434,10 @@ fn two_hundred_tunnels_in_one_file() {
     let rss = proc::rss_kib(all.program.pid());
     println!("{} tunnels are ready after {:?}, {rss} KiB", 2 * PAIRS, began.elapsed());
     let entrance = |pair: usize| Addr::parse(&path(dir.path(), "in", pair)).unwrap();
-    let pumps = || (1..=LOADED).map(|pair| Pump::start(&entrance(pair))).collect::<Vec<_>>();
+    let pumps = || Clients::pumps((1..=LOADED).map(entrance), 1_000, A_BREATH);
     let quiet = pumps();
-    let beginning = Instant::now();
-    eventually("they carry load", || beginning.elapsed() > Duration::from_secs(2));
-    let quiet = p99(quiet.into_iter().flat_map(Pump::stop).collect());
+    quiet.serve(100 * LOADED as u64);
+    println!("without reloads: {}", quiet.finish().summary());
     let loaded = pumps();
     for round in 0..5 {
         let began = Instant::now();
@@ -604,9 +448,8 @@ fn two_hundred_tunnels_in_one_file() {
         println!("reload {round} took {:?}", began.elapsed());
         round_trip(&entrance(0));
     }
-    let loaded = p99(loaded.into_iter().flat_map(Pump::stop).collect());
-    let rss = proc::rss_kib(all.program.pid());
-    println!("p99 {quiet:?} without reloads, {loaded:?} with; {rss} KiB");
+    println!("with reloads: {}", loaded.finish().summary());
+    println!("{} KiB", proc::rss_kib(all.program.pid()));
     all.stop();
 }
 

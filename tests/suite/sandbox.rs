@@ -1,6 +1,5 @@
 //! What a running program of ours shows of its sandbox. Each rule is tried out
 //! in `src/sys/sandbox_tests.rs`, where it can be asked for what it denies.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
 use crate::common;
 
@@ -8,24 +7,22 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use common::admin::http;
 use common::file::{Service, decrypt_table};
+use common::proc::Background;
 use common::program::require;
-use common::{Addr, End, Kind, Launch, Pair, PairOptions, Program, Target, eventually, keygen};
+use common::{
+    Addr, End, Kind, Launch, Pair, PairOptions, Program, Target, any, eventually, keygen,
+};
 use nix::sys::resource::{Resource, getrlimit};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, geteuid};
+use nix::sys::signal::Signal;
+use nix::unistd::geteuid;
 use tempfile::TempDir;
 
 /// Somebody who is not root.
 const NOBODY: u32 = 65534;
-
-fn any() -> Addr {
-    Kind::Tcp4.fresh(Path::new("/"), "")
-}
 
 /// A field of `/proc/PID/task/TID/status` for every thread.
 fn of_all_threads(pid: u32, field: &str) -> Vec<String> {
@@ -163,16 +160,6 @@ fn the_sandbox_holds_in_the_running_program() {
     }
 }
 
-/// A process in the background that does not outlive its test.
-struct Background(Pid);
-
-impl Drop for Background {
-    fn drop(&mut self) {
-        // It fails when it has ended, which is what is wanted.
-        let _ = kill(self.0, Signal::SIGTERM);
-    }
-}
-
 #[test]
 fn the_background_and_the_pipe_are_hardened_too() {
     needs_root();
@@ -188,11 +175,10 @@ fn the_background_and_the_pipe_are_hardened_too() {
         .status()
         .unwrap();
     assert!(started.success());
-    let pid = fs::read_to_string(dir.path().join("source.pid")).unwrap().trim().parse().unwrap();
-    let background = Background(Pid::from_raw(pid));
-    hardened(pid.cast_unsigned());
-    drop(background);
-    eventually("it is gone with its files", || !source.exists());
+    let background = Background::of(&dir.path().join("source.pid"));
+    hardened(background.pid());
+    background.stop();
+    assert!(!source.exists(), "it is gone with its files");
 
     let target = Target::echo();
     let pair = Pair::to(target.addr());
@@ -214,7 +200,9 @@ fn a_dropped_root_is_gone_from_every_thread() {
     needs_root();
     let dir = TempDir::new().unwrap();
     let key = keygen(dir.path(), "key");
-    let launch = Launch::decrypt(&key).source(&any()).args(["-t", "/no/where"]);
+    // In root's directory, where nobody else could bind.
+    let source = Kind::Unix.fresh(dir.path(), "source");
+    let launch = Launch::decrypt(&key).source(&source).args(["-t", "/no/where"]);
     let end = launch.args(["-u", &format!("{NOBODY}:{NOBODY}")]).start();
     let ids = [NOBODY; 4].map(|id| id.to_string()).join(" ");
     for (field, value) in [
@@ -235,15 +223,46 @@ fn a_dropped_root_is_gone_from_every_thread() {
     }
 }
 
+/// -u by somebody who may not: the start fails, and says why.
+#[test]
+fn a_user_that_cannot_be_taken_fails_the_start() {
+    needs_root();
+    let dir = TempDir::new().unwrap();
+    let key = keygen(dir.path(), "key");
+    for path in [dir.path(), &key] {
+        chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+    let source = Kind::Unix.fresh(dir.path(), "source");
+    let launch = Launch::decrypt(&key).source(&source).args(["-t", "/no/where"]);
+    let mut command = launch.args(["-u", "54321:54322"]).command();
+    let mut refused = Program::spawn("decrypt", command.uid(NOBODY).gid(NOBODY));
+    assert_eq!(refused.exit_code(), 1);
+    let text = refused.stderr();
+    let complaints: Vec<_> = text.lines().filter(|line| line.starts_with("knockpipe: ")).collect();
+    let [one] = complaints[..] else { panic!("one line of complaint: {text}") };
+    assert!(one.contains("54321:54322") && one.contains("root"), "{one}");
+    assert!(!source.path().exists(), "what was bound is removed again");
+}
+
 #[test]
 fn a_crash_leaves_no_core() {
     require("sh", "dash");
     let dir = TempDir::new().unwrap();
+    let anybody = Command::new("sh")
+        .args(["-c", "ulimit -c unlimited && kill -ABRT $$"])
+        .current_dir(dir.path())
+        .status()
+        .unwrap();
+    assert!(
+        anybody.core_dumped(),
+        "no crash leaves a core here; allow it with 'sysctl kernel.core_pattern=core' and 'ulimit -Hc unlimited'"
+    );
     let key = keygen(dir.path(), "key");
     let launch = Launch::decrypt(&key).source(&any()).args(["-t", "/no/where"]);
-    let mut end = launch.prelude("ulimit -c unlimited || exit 9;").start();
+    let mut command = launch.prelude("ulimit -c unlimited || exit 9;").command();
+    let mut end = End::of(Program::spawn("decrypt", command.current_dir(dir.path())));
     end.program.signal(Signal::SIGABRT);
-    let status = end.program.child().wait().unwrap();
+    let status = end.program.wait();
     assert_eq!(status.signal(), Some(Signal::SIGABRT as i32));
     assert!(!status.core_dumped());
 }

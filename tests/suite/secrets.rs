@@ -1,5 +1,4 @@
 //! Nothing that the program says, however talkative it is told to be, holds key bytes.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
 use crate::common;
 

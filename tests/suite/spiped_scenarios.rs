@@ -3,11 +3,10 @@
 //! The first ten follow the ten scenarios of spiped's `tests/` directory, in its
 //! order. Of the gaps there, tampering, replay, descriptors, drain, limits, a
 //! change of DNS and strangers have files of their own.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
 use crate::common;
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -17,18 +16,14 @@ use std::time::Duration;
 
 use common::address::refusing;
 use common::data::{Noise, Sum, send_noise};
+use common::proc::Background;
 use common::target::echo;
 use common::wait::{bounded, poll};
 use common::{
-    Addr, Ending, Kind, Launch, NEVER, Pair, PairOptions, Program, Suite, Target, Wire, binary,
-    eventually, keygen,
+    Addr, Ending, Kind, Launch, NEVER, Pair, PairOptions, Program, Suite, Target, Wire, any,
+    binary, keygen,
 };
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-
-fn any() -> Addr {
-    Kind::Tcp4.fresh(Path::new("/"), "")
-}
+use nix::sys::signal::Signal;
 
 /// Scenario 1 (`01-connection-open-close`): open, a newline, close; all ends stop on
 /// SIGTERM. Over TCP, then with nothing but unix sockets.
@@ -391,42 +386,11 @@ fn spelling_a_daemon_through_a_link_named_spiped() {
     if left.is_none() {
         parent.kill().unwrap();
     }
-    let daemon = Daemon::of(&dir.path().join("sealed.pid"));
+    let daemon = Background::of(&dir.path().join("sealed.pid"));
     assert_eq!(left.expect("the parent stays").code(), Some(0));
     assert_eq!(pipe_through_spipe(dir.path(), &key, &socket), "through both links");
     daemon.stop();
     assert!(!socket.exists() && !dir.path().join("sealed.pid").exists());
-}
-
-/// A daemon that its pid file names; killed when the test fails before it is stopped.
-struct Daemon(Pid);
-
-impl Daemon {
-    #[track_caller]
-    fn of(pid_file: &Path) -> Self {
-        let text = fs::read_to_string(pid_file).unwrap_or_else(|e| panic!("no pid file: {e}"));
-        Self(Pid::from_raw(text.trim_end().parse().expect("a pid")))
-    }
-
-    fn stop(&self) {
-        kill(self.0, Signal::SIGTERM).unwrap();
-        eventually("the daemon ends", || !running(self.0));
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        if running(self.0) {
-            let _ = kill(self.0, Signal::SIGKILL);
-        }
-    }
-}
-
-/// Whether the process lives; one that nobody waits for (in a container without an
-/// init) stays as a zombie and does not.
-fn running(pid: Pid) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| !stat[stat.rfind(')').unwrap()..].starts_with(") Z"))
 }
 
 /// One line through a link named `spipe`, with spipe's flags.

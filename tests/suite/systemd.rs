@@ -3,7 +3,6 @@
 //!
 //! The manager is a socket of the test; sockets are handed over as systemd does
 //! it, by a shell that becomes the program.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
 use crate::common;
 
@@ -13,21 +12,19 @@ use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::program::require;
 use common::wait::bounded;
-use common::{Addr, End, Kind, Launch, NEVER, Pair, Program, Target, Wire, eventually, keygen};
+use common::{
+    Addr, End, Launch, NEVER, Pair, Program, Target, Wire, any, eventually, keygen, proc,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, geteuid, mkfifo};
 use tempfile::TempDir;
-
-fn any() -> Addr {
-    Kind::Tcp4.fresh(Path::new("/"), "")
-}
 
 /// A directory with a key.
 struct Place {
@@ -141,17 +138,16 @@ fn a_process_that_stands_still_is_noticed_by_the_watchdog() {
     let manager = Manager::at(&SocketAddr::from_pathname(&path).unwrap());
     let mut command = place.decrypt().source(&any()).command();
     command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", PERIOD.as_micros().to_string());
+    let start = Instant::now();
     let program = Program::spawn("decrypt", &mut command);
     assert_eq!(manager.next()[0], "READY=1");
     assert_eq!(manager.next(), ["WATCHDOG=1"], "the first comes at once");
     for _ in 0..3 {
-        let start = Instant::now();
         assert_eq!(manager.next(), ["WATCHDOG=1"]);
-        let pause = start.elapsed();
-        assert!((PERIOD / 4..PERIOD).contains(&pause), "{pause:?} in a period of {PERIOD:?}");
     }
+    assert!(start.elapsed() >= PERIOD / 2 * 3, "each comes after half a period");
+    // Returns when every thread stands still.
     program.signal(Signal::SIGSTOP);
-    eventually("it stands still", || state(program.pid()) == "T");
     while !manager.is_silent() {}
     manager.0.set_read_timeout(Some(PERIOD)).unwrap();
     assert!(manager.0.recv(&mut [0; 64]).is_err(), "a message from who stands still");
@@ -169,7 +165,7 @@ fn a_watchdog_of_another_process_is_none_of_ours() {
     command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "2000").env("WATCHDOG_PID", "1");
     let mut end = End::of(Program::spawn("decrypt", &mut command));
     assert_eq!(manager.next()[0], "READY=1");
-    // Time enough for a hundred messages.
+    // The first would come at once, and by the end of this the runtime has done more than that.
     drop(end.connect());
     end.wait_refused("handshake-failed");
     end.stop();
@@ -328,22 +324,9 @@ fn a_socket_that_nobody_wants_is_told() {
 
 // === process 1 ===
 
-/// The state, as a letter, and the parent of a process.
-fn stat(pid: u32) -> Option<(String, u32)> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let mut fields = text.rsplit_once(") ")?.1.split(' ');
-    Some((fields.next()?.to_owned(), fields.next()?.parse().ok()?))
-}
-
-fn state(pid: u32) -> String {
-    stat(pid).expect("the process lives").0
-}
-
 /// The children of a process, zombies too.
 fn children(parent: u32) -> Vec<u32> {
-    let entries = fs::read_dir("/proc").unwrap();
-    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    pids.filter(|pid| stat(*pid).is_some_and(|(_, of)| of == parent)).collect()
+    proc::those(|stat| stat.parent == parent)
 }
 
 /// In a process namespace of its own, where it is process 1: an orphan that
