@@ -37,8 +37,10 @@ const NATIVE: &[u8] = b"mysql_native_password";
 const COM_QUIT: [u8; 5] = [1, 0, 0, 0, 1];
 
 /// Errors about the account and not about the server: access denied, encrypted
-/// connections only, an old way to log in, the account's own limits, locked.
-const OF_THE_ACCOUNT: [u16; 9] = [1044, 1045, 1203, 1226, 1251, 1698, 3118, 3159, 4151];
+/// connections only, an old way to log in, the account's own limits, an expired
+/// password, locked by somebody or by too many logins that failed.
+const OF_THE_ACCOUNT: [u16; 12] =
+    [1044, 1045, 1203, 1226, 1251, 1698, 1862, 3118, 3159, 3955, 4150, 4151];
 
 /// Where a visit is.
 #[derive(Debug)]
