@@ -169,7 +169,7 @@ impl Listener {
             (Some(address), _) => Local::Tcp(address),
             (None, Some(path)) => {
                 let file = SocketFile::at(path)?;
-                file.is_ours(false);
+                file.set_ours(false);
                 Local::Unix(file)
             }
             (None, None) => return Err(io::Error::other("the socket has no address")),
@@ -253,14 +253,14 @@ impl AsyncListener {
     /// Another process has the socket now, and removes its file.
     pub fn give_away(&self) {
         if let Local::Unix(file) = &self.local {
-            file.is_ours(false);
+            file.set_ours(false);
         }
     }
 
     /// The other process that had the socket leaves its file to us.
     pub fn take_over(&self) {
         if let Local::Unix(file) = &self.local {
-            file.is_ours(true);
+            file.set_ours(true);
         }
     }
 

@@ -108,8 +108,8 @@ impl SocketFile {
         Ok(Self { path: path.to_owned(), device, inode, is_ours: AtomicBool::new(true) })
     }
 
-    /// Whether it is for us to remove it.
-    pub(super) fn is_ours(&self, is_ours: bool) {
+    /// Says whether it is for us to remove it.
+    pub(super) fn set_ours(&self, is_ours: bool) {
         self.is_ours.store(is_ours, Ordering::Relaxed);
     }
 }
