@@ -26,7 +26,7 @@ use super::rules::Stance;
 use super::snapshot::{Changed, Freshness, Snapshot};
 use super::status::{GateStatus, Tally};
 use super::store::{Event, StoreError};
-use crate::net::clock::{Clock, SET_MS};
+use crate::net::clock::Clock;
 
 /// How long an address that may just have been allowed waits for the store's word.
 const GRANT: Duration = Duration::from_millis(250);
@@ -355,12 +355,13 @@ impl Inner {
     /// clock is set. What measures a stretch of time goes along: how long the
     /// store was away does not change by that.
     fn follow_clock(&self) {
-        let moved_ms = self.clock.reread();
+        let moved = self.clock.reread();
+        let moved_ms = moved.0;
         self.write().clock_moved(moved_ms);
         self.diary.clock_moved(moved_ms);
         let noted_ms = self.live_noted_ms.load(Ordering::Relaxed);
         self.live_noted_ms.store(noted_ms.saturating_add_signed(moved_ms), Ordering::Relaxed);
-        if moved_ms.unsigned_abs() > SET_MS {
+        if moved.is_set() {
             info!(moved_ms, "this host's clock was set; looking at the gate's entries again");
             self.expire(self.clock.now_ms());
             self.reconsider(&Changed::Everything);

@@ -11,12 +11,23 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use nix::time::{ClockId, clock_gettime};
 
 /// A difference that no drift since the last reading explains.
-pub const SET_MS: u64 = 1_000;
+const SET_MS: u64 = 1_000;
 
 /// A unix time: this process's own, or its estimate of the far end's.
 #[derive(Debug)]
 pub struct Clock {
     unix_ms_at_boot: AtomicI64,
+}
+
+/// By how many milliseconds reading the wall clock again moved a [`Clock`].
+#[derive(Clone, Copy, Debug)]
+pub struct Moved(pub i64);
+
+impl Moved {
+    /// Whether the wall clock was set, and did not only drift.
+    pub fn is_set(self) -> bool {
+        self.0.unsigned_abs() > SET_MS
+    }
 }
 
 impl Clock {
@@ -41,13 +52,13 @@ impl Clock {
 
     /// Reads the wall clock again; whether it was set, and did not only drift.
     pub fn was_set(&self) -> bool {
-        self.reread().unsigned_abs() > SET_MS
+        self.reread().is_set()
     }
 
-    /// Reads the wall clock again; by how many milliseconds that moves this one.
-    pub fn reread(&self) -> i64 {
+    /// Reads the wall clock again; how far that moves this one.
+    pub fn reread(&self) -> Moved {
         let new = wall_ms() - ms_since_boot();
-        new - self.unix_ms_at_boot.swap(new, Ordering::Relaxed)
+        Moved(new - self.unix_ms_at_boot.swap(new, Ordering::Relaxed))
     }
 }
 
@@ -74,7 +85,7 @@ mod tests {
         let (one, two) = (clock.now_ms(), clock.now_ms());
         assert!(one <= two);
         assert!(one.abs_diff(wall_ms() as u64) < A_MINUTE, "{one}");
-        assert!(clock.reread().unsigned_abs() < A_MINUTE);
+        assert!(clock.reread().0.unsigned_abs() < A_MINUTE);
     }
 
     #[test]
@@ -87,7 +98,7 @@ mod tests {
         }
         clock.set(u64::MAX);
         assert!(clock.now_ms().abs_diff(now - DAY) < A_MINUTE, "no time at all");
-        assert!(clock.reread().abs_diff(DAY as i64) < A_MINUTE);
+        assert!(clock.reread().0.abs_diff(DAY as i64) < A_MINUTE);
         clock.set(now - DAY);
         assert!(clock.was_set());
         assert!(clock.now_ms().abs_diff(now) < A_MINUTE);

@@ -171,10 +171,7 @@ impl Entrance {
                 shared.meters.handshake.done(began.into());
                 Ok((sealed, session))
             }
-            Err(reason) => {
-                caller.failed();
-                Err((reason, what_to_check(reason)))
-            }
+            Err(reason) => Err((reason, what_to_check(reason))),
         }
     }
 

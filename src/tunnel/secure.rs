@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use super::buffers::{Buffer, Size, poll_discard};
 use super::open::blame;
 use crate::keys::{Key, KeyId, KeyRing};
-use crate::net::clock::{Clock, SET_MS};
+use crate::net::clock::Clock;
 use crate::net::{Duplex, Stream};
 use crate::proto::handshake::{
     Dialer, First, MESSAGE_LEN, Message, Received, Unconfirmed, read_message1,
@@ -112,7 +112,9 @@ impl Caller {
         self.terms.key_ids()
     }
 
-    /// Shakes hands as the dialer. The caller sets the deadline.
+    /// Shakes hands as the dialer. The caller sets the deadline. What was learnt of
+    /// the far end's clock is forgotten if this comes to nothing, or is given up: it
+    /// may be why.
     ///
     /// # Errors
     /// [`CloseReason::NoAnswer`] when the far end hangs up or answers nonsense:
@@ -122,16 +124,23 @@ impl Caller {
         let hello = Hello { suites: *suites, padding: *padding, clock_ms: self.far_clock.now_ms() };
         let ephemeral = ephemeral().map_err(|_| CloseReason::LocalError)?;
         let (dialer, message1) = Dialer::start(keys.first(), hello, ephemeral);
+        let mut doubt = Doubt(Some(&self.far_clock));
         let message2 = exchange(stream, &message1).await.map_err(|_| CloseReason::NoAnswer)?;
         let (session, welcome) = dialer.finish(message2).map_err(|_| CloseReason::NoAnswer)?;
+        doubt.0 = None;
         self.far_clock.set(welcome.clock_ms);
         Ok(session)
     }
+}
 
-    /// To be called after a handshake that came to nothing: what was learnt of
-    /// the far end's clock may be why.
-    pub(super) fn failed(&self) {
-        self.far_clock.reread();
+/// Whether a clock is what is thought of it, as long as that is open.
+struct Doubt<'a>(Option<&'a Clock>);
+
+impl Drop for Doubt<'_> {
+    fn drop(&mut self) {
+        if let Some(clock) = self.0 {
+            clock.reread();
+        }
     }
 }
 
@@ -211,9 +220,9 @@ impl Doorkeeper {
 
     fn check_fresh(&self, received: &Received) -> Result<(), CloseReason> {
         let mut checked = self.check_replay(received);
-        if let Err(Stale::Old(_) | Stale::New(_)) = checked
-            && self.clock_was_set()
-        {
+        if let Err(Stale::Old(_) | Stale::New(_)) = checked {
+            self.follow_clock();
+            // Also where it did not move now: another message may just have moved it.
             checked = self.check_replay(received);
         }
         checked.map_err(|stale| {
@@ -231,15 +240,13 @@ impl Doorkeeper {
         replays.check(received.fingerprint(), sent_ms, self.memory.clock.now_ms())
     }
 
-    /// Whether this host's clock was set since it was last read, as it is after
+    /// This host's clock may have been set since it was last read, as it is after
     /// a start without a battery or a network.
-    fn clock_was_set(&self) -> bool {
-        let moved_ms = self.memory.clock.reread();
-        if moved_ms.unsigned_abs() <= SET_MS {
-            return false;
+    fn follow_clock(&self) {
+        let moved = self.memory.clock.reread();
+        if moved.is_set() {
+            tracing::warn!(moved_ms = moved.0, "this host's clock was set; following it");
         }
-        tracing::warn!(moved_ms, "this host's clock was set; following it");
-        true
     }
 
     fn answer(&self, received: Received) -> Result<(Unconfirmed, Message), Option<CloseReason>> {
@@ -319,4 +326,40 @@ fn ephemeral() -> io::Result<Secret<32>> {
     let mut bytes = [0; 32];
     SysRng.try_fill_bytes(&mut bytes).map_err(io::Error::other)?;
     Ok(Secret::take(&mut bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::net::TcpListener;
+    use tokio::time::{Instant, timeout};
+
+    use super::*;
+    use crate::net::{SocketOptions, Target, dial};
+
+    /// What a slow machine may take between two lines.
+    const A_MINUTE_MS: u64 = 60_000;
+
+    fn terms() -> Terms {
+        let key = Key::new(Secret::take(&mut [7; 32]));
+        let keys = KeyRing::new(vec![key]).unwrap();
+        Terms { keys, suites: SuiteSet::BOTH, padding: Padding::default() }
+    }
+
+    /// As it is to far ends of which another is quicker, and to looks at one of several.
+    #[tokio::test]
+    async fn a_call_that_is_given_up_forgets_what_was_learnt_of_the_clock() {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = Target::Ips([silent.local_addr().unwrap()].into());
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let options = SocketOptions { keepalive: false };
+        let mut stream = dial(&target, None, &options, deadline).await.unwrap();
+        let caller = Caller::new(terms());
+        let now_ms = caller.far_clock.now_ms();
+        caller.far_clock.set(now_ms - 86_400_000);
+        let given_up = timeout(Duration::ZERO, caller.call(&mut stream)).await;
+        assert!(given_up.is_err(), "nobody answers");
+        assert!(caller.far_clock.now_ms().abs_diff(now_ms) < A_MINUTE_MS);
+    }
 }
