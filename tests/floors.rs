@@ -48,7 +48,7 @@ const FLOORS: &[Floor] = &[
     Floor { paths: &["probe"], may_import: &["duration", "probe"], forbidden: PURE },
     Floor { paths: &["proxy_protocol"], may_import: &["addr", "proxy_protocol"], forbidden: PURE },
     Floor {
-        paths: &["gate/diary.rs", "gate/keeper", "gate/live.rs"],
+        paths: &["gate/admission.rs", "gate/diary.rs", "gate/keeper", "gate/live.rs"],
         may_import: &["addr", "duration", "gate", "net"],
         forbidden: &["clap", "anyhow"],
     },

@@ -1,10 +1,10 @@
-//! The gate at work: a store's state in memory, decisions from there, and live
-//! connections that end when they would not be let in any more.
+//! What keeps a store's state in memory, and ends live connections that would not
+//! be let in any more.
 //!
-//! Nothing on the way of a connection waits for the store, with one exception:
-//! while it is known that the allow-set changed and not yet how, an address that
-//! is not in it waits for one answer, [`GRANT`] at most. What is written to the
-//! store (history, strikes) is written in the background (`diary.rs`).
+//! One keeper follows one store, for every tunnel whose gate has these options.
+//! It knows the live connections of each and waits for none of them. What is
+//! written to the store (history, strikes) is written in the background
+//! (`diary.rs`).
 
 use std::collections::{HashSet, VecDeque};
 use std::net::IpAddr;
@@ -14,22 +14,19 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinError, JoinHandle};
-use tokio::time::{Instant, interval, timeout_at};
+use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::decision::{Decision, Grant, Peer, Verdict, Why, decide, recheck};
+use super::decision::{Decision, Grant, Peer, Verdict, decide, recheck};
 use super::diary::Diary;
-use super::live::{Live, Permit, Revocation, lock};
+use super::live::{Live, Revocation, lock};
 use super::options::GateOptions;
 use super::rules::Stance;
 use super::snapshot::{Changed, Freshness, Snapshot};
 use super::status::{GateStatus, Tally};
 use super::store::{Event, StoreError};
 use crate::net::clock::Clock;
-
-/// How long an address that may just have been allowed waits for the store's word.
-const GRANT: Duration = Duration::from_millis(250);
 
 /// How often ends of entries, the store's absence and the diary are looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -49,16 +46,9 @@ const NOTE_LIVE_EVERY_MS: u64 = 3_600_000;
 /// Why the store is away when nobody follows it any more.
 const UNFOLLOWED: &str = "what follows it has ended, which is a fault in this program; restart it";
 
-/// A tunnel's gate. Clones are the same; [`Gate::another`] is that of another tunnel,
-/// with the same keeper and connections of its own.
-#[derive(Clone)]
-pub struct Gate {
-    inner: Arc<Inner>,
-    live: Arc<Mutex<Live>>,
-}
-
-struct Inner {
-    options: Arc<GateOptions>,
+/// Follows one store for every tunnel that has this gate.
+pub(super) struct Keeper {
+    pub(super) options: Arc<GateOptions>,
     clock: Clock,
     snapshot: RwLock<Snapshot>,
     /// The allow-set changed, and the snapshot does not know how.
@@ -69,7 +59,8 @@ struct Inner {
     wards: Mutex<Vec<Arc<Mutex<Live>>>>,
     denied: Mutex<Denied>,
     asks: mpsc::Sender<Vec<IpAddr>>,
-    answered: Notify,
+    /// Told of everything that the store says.
+    pub(super) answered: Notify,
     diary: Diary,
     live_noted_ms: AtomicU64,
     internal_was_told: AtomicBool,
@@ -87,19 +78,22 @@ struct Denied {
     known: HashSet<IpAddr>,
 }
 
-impl Gate {
-    /// A gate that follows its store from now on, in tasks of its own.
+/// Whether a task ended because its runtime did.
+fn is_shutdown(ended: &Result<(), JoinError>) -> bool {
+    ended.as_ref().is_err_and(JoinError::is_cancelled)
+}
+
+impl Keeper {
+    /// Follows the store from now on, in tasks of its own, for nobody yet.
     ///
     /// # Errors
-    /// [`StoreError`] when the store's file cannot be used. A server that is
-    /// away is no error: what holds meanwhile is the policy's word.
-    pub fn start(options: Arc<GateOptions>) -> Result<Self, StoreError> {
+    /// [`StoreError`] when the store's file cannot be used.
+    pub(super) fn start(options: Arc<GateOptions>) -> Result<Arc<Self>, StoreError> {
         let store = Arc::new(options.store.clone().open()?);
         let (asks, asked) = mpsc::channel(QUESTIONS);
         let clock = Clock::start();
-        let live: Arc<Mutex<Live>> = Arc::default();
         let tally = Arc::<Tally>::default();
-        let inner = Arc::new(Inner {
+        let keeper = Arc::new(Self {
             diary: Diary::start(&options, Arc::clone(&store), Arc::clone(&tally)),
             options,
             live_noted_ms: AtomicU64::new(clock.now_ms()),
@@ -107,7 +101,7 @@ impl Gate {
             snapshot: RwLock::default(),
             unsure: AtomicBool::new(false),
             changed_in_read: AtomicBool::new(false),
-            wards: Mutex::new(vec![Arc::clone(&live)]),
+            wards: Mutex::default(),
             denied: Mutex::default(),
             asks,
             answered: Notify::new(),
@@ -116,198 +110,114 @@ impl Gate {
             end: CancellationToken::new(),
             tally,
         });
-        let gate = Self { inner, live };
         let (events, reported) = mpsc::channel(64);
         let follower = tokio::spawn(async move { store.follow(events, asked).await });
-        gate.listen(follower, reported);
-        Ok(gate)
+        keeper.listen(follower, reported);
+        Ok(keeper)
     }
 
-    /// This gate for one more tunnel.
-    #[must_use]
-    pub fn another(&self) -> Self {
-        let live: Arc<Mutex<Live>> = Arc::default();
-        self.inner.wards().push(Arc::clone(&live));
-        Self { inner: Arc::clone(&self.inner), live }
+    /// Judges these live connections too, from the next change on.
+    pub(super) fn watch(&self, live: &Arc<Mutex<Live>>) {
+        self.wards().push(Arc::clone(live));
     }
 
-    /// This gate for the tunnel that had `before`, which judges none of its live
-    /// connections any more: this one does, from now on.
-    #[must_use]
-    pub fn succeeding(&self, before: &Self) -> Self {
-        let heir = Self { inner: Arc::clone(&self.inner), live: Arc::clone(&before.live) };
-        if !Arc::ptr_eq(&self.inner, &before.inner) {
-            before.dismiss();
-            self.inner.wards().push(Arc::clone(&before.live));
-            self.inner.reconsider(&Changed::Everything);
-        }
-        heir
-    }
-
-    /// To be called when its tunnel is gone; the last one ends the keeper.
-    pub fn dismiss(&self) {
-        let mut wards = self.inner.wards();
-        wards.retain(|ward| !Arc::ptr_eq(ward, &self.live));
+    /// Judges these no more; whose were the last ends the keeper.
+    pub(super) fn dismiss(&self, live: &Arc<Mutex<Live>>) {
+        let mut wards = self.wards();
+        wards.retain(|ward| !Arc::ptr_eq(ward, live));
         if wards.is_empty() {
-            self.inner.end.cancel();
+            self.end.cancel();
         }
     }
 
     /// Resolves when the store was read, and never if it cannot be.
-    pub async fn read(&self) {
+    pub(super) async fn is_read(&self) {
         loop {
-            let answered = self.inner.answered.notified();
-            if self.inner.read().freshness() == Freshness::Fresh {
+            let answered = self.answered.notified();
+            if self.read().freshness() == Freshness::Fresh {
                 return;
             }
             answered.await;
         }
     }
 
-    /// Applies what `follower` reports. Should either end, nobody would hear of a
-    /// removal any more: then the store counts as away.
-    fn listen(&self, follower: JoinHandle<()>, reported: mpsc::Receiver<Event>) {
-        let keeper = self.clone();
-        let keeping = tokio::spawn(async move { keeper.keep(reported, follower).await });
-        let gate = self.clone();
-        tokio::spawn(async move {
-            if keeping.await.is_err_and(|error| error.is_panic()) {
-                gate.inner.apply(Event::Away(UNFOLLOWED.to_owned()));
-            }
-        });
-    }
-
-    /// What this gate was told.
-    pub fn options(&self) -> &GateOptions {
-        &self.inner.options
-    }
-
     /// What can be said of it now.
-    pub fn status(&self) -> GateStatus {
-        let (stance, counts) = (self.inner.stance(), self.inner.read().counts());
-        self.inner.tally.status(stance, counts)
+    pub(super) fn status(&self) -> GateStatus {
+        let (stance, counts) = (self.stance(), self.read().counts());
+        self.tally.status(stance, counts)
     }
 
     /// Whether `peer` may come in now, from memory.
-    pub fn decide(&self, peer: Peer) -> Decision {
-        decide(&self.inner.options.rules, &self.inner.read(), peer, self.inner.clock.now_ms())
+    pub(super) fn decide(&self, peer: Peer) -> Decision {
+        decide(&self.options.rules, &self.read(), peer, self.clock.now_ms())
     }
 
-    /// Lets `peer` in, or says why not. Where the allow-set is being read again
-    /// this waits for the truth about one address, [`GRANT`] at most.
-    ///
-    /// # Errors
-    /// The reason of the decision.
-    pub async fn admit(&self, peer: Peer) -> Result<Permit, &'static str> {
-        let mut decision = self.decide(peer);
-        if decision.verdict == Verdict::Denied(Why::NotAllowed) && self.is_unsure() {
-            decision = self.ask(peer).await;
-        }
-        let entered = decision.is_allowed().then(|| Permit::enter(&self.live, peer));
-        if entered.is_some() {
-            // Decided for good only now, so that a change in between finds the
-            // permit. Not entered earlier: what waits for the store's word would
-            // be revoked by any change that does not let it in yet.
-            decision = self.decide(peer);
-        }
-        match (entered, decision.verdict) {
-            (Some(permit), Verdict::Allowed(grant)) => {
-                self.inner.note_grant(peer, grant);
-                Ok(permit)
-            }
-            _ => {
-                self.inner.note_denied(peer.ip());
-                Err(decision.reason())
-            }
-        }
+    /// Whether the store would have to be asked about who is not in the allow-set.
+    pub(super) fn is_unsure(&self) -> bool {
+        self.unsure.load(Ordering::Acquire)
     }
 
-    /// The decision if it is certain without asking anybody; `None` when
-    /// [`Self::admit`] should ask.
-    pub fn certain(&self, peer: Peer) -> Option<Decision> {
-        let decision = self.decide(peer);
-        let may_change = decision.verdict == Verdict::Denied(Why::NotAllowed) && self.is_unsure();
-        (!may_change).then_some(decision)
-    }
-
-    /// Notes that `ip` was denied without [`Self::admit`].
-    pub fn denied(&self, ip: IpAddr) {
-        self.inner.note_denied(ip);
-    }
-
-    /// A handshake from `peer` failed.
-    pub fn failed(&self, peer: Peer) {
-        let decision = self.decide(peer);
-        let is_safe = matches!(decision.verdict, Verdict::Allowed(Grant::StaticAllow));
-        if !is_safe {
-            self.inner.tally.strikes.inc();
-            self.inner.diary.strike(peer.ip());
-        }
-    }
-
-    /// A handshake from `peer` succeeded.
-    pub fn succeeded(&self, peer: Peer) {
-        self.inner.diary.forgive(peer.ip());
-    }
-
-    fn is_unsure(&self) -> bool {
-        self.inner.unsure.load(Ordering::Acquire)
-    }
-
-    async fn ask(&self, peer: Peer) -> Decision {
-        let deadline = Instant::now() + GRANT;
+    /// Asks the store about an address; [`Self::answered`] tells of the answer.
+    pub(super) fn ask(&self, ip: IpAddr) {
         // A full queue of questions is a store that does not answer in time.
-        let _ = self.inner.asks.try_send(vec![peer.ip()]);
-        loop {
-            let answered = self.inner.answered.notified();
-            let decision = self.decide(peer);
-            if decision.is_allowed() || !self.is_unsure() {
-                return decision;
+        let _ = self.asks.try_send(vec![ip]);
+    }
+
+    /// A handshake from an address that is not always let in has failed.
+    pub(super) fn note_strike(&self, ip: IpAddr) {
+        self.tally.strikes.inc();
+        self.diary.strike(ip);
+    }
+
+    /// A handshake succeeded.
+    pub(super) fn forgive(&self, ip: IpAddr) {
+        self.diary.forgive(ip);
+    }
+
+    /// Applies what `follower` reports. Should either end, nobody would hear of a
+    /// removal any more: then the store counts as away.
+    fn listen(self: &Arc<Self>, follower: JoinHandle<()>, reported: mpsc::Receiver<Event>) {
+        let keeper = Arc::clone(self);
+        let keeping = tokio::spawn(async move { keeper.keep(reported, follower).await });
+        let keeper = Arc::clone(self);
+        tokio::spawn(async move {
+            if keeping.await.is_err_and(|error| error.is_panic()) {
+                keeper.apply(Event::Away(UNFOLLOWED.to_owned()));
             }
-            if timeout_at(deadline, answered).await.is_err() {
-                return decision;
-            }
-        }
+        });
     }
 
     /// Applies what the store reports, and lets time pass, for as long as the
     /// process lives.
     async fn keep(&self, mut events: mpsc::Receiver<Event>, mut follower: JoinHandle<()>) {
-        let mut stance = self.inner.stance();
+        let mut stance = self.stance();
         let mut ticks = interval(TICK);
         let mut is_followed = true;
         loop {
             tokio::select! {
-                () = self.inner.end.cancelled() => return follower.abort(),
+                () = self.end.cancelled() => return follower.abort(),
                 event = events.recv(), if is_followed => match event {
-                    Some(event) => self.inner.apply(event),
+                    Some(event) => self.apply(event),
                     None if is_shutdown(&(&mut follower).await) => return,
                     None => {
                         is_followed = false;
-                        self.inner.apply(Event::Away(UNFOLLOWED.to_owned()));
+                        self.apply(Event::Away(UNFOLLOWED.to_owned()));
                     }
                 },
                 _ = ticks.tick() => {
-                    self.inner.follow_clock();
-                    self.inner.tick(self.inner.clock.now_ms());
+                    self.follow_clock();
+                    self.tick(self.clock.now_ms());
                 }
             }
-            let now = self.inner.stance();
+            let now = self.stance();
             if now.as_str() != stance.as_str() {
-                self.inner.tell_stance(now);
+                self.tell_stance(now);
             }
             stance = now;
         }
     }
-}
 
-/// Whether a task ended because its runtime did.
-fn is_shutdown(ended: &Result<(), JoinError>) -> bool {
-    ended.as_ref().is_err_and(JoinError::is_cancelled)
-}
-
-impl Inner {
-    fn apply(&self, event: Event) {
+    pub(super) fn apply(&self, event: Event) {
         let now_ms = self.clock.now_ms();
         let mut snapshot = self.write();
         let changed = match event {
@@ -403,7 +313,7 @@ impl Inner {
     }
 
     /// Ends live connections that would not be let in any more.
-    fn reconsider(&self, changed: &Changed) {
+    pub(super) fn reconsider(&self, changed: &Changed) {
         if changed.is_empty() {
             return;
         }
@@ -430,7 +340,7 @@ impl Inner {
         }
     }
 
-    fn note_denied(&self, ip: IpAddr) {
+    pub(super) fn note_denied(&self, ip: IpAddr) {
         self.tally.denied.inc();
         let mut denied = self.denied.lock().unwrap_or_else(PoisonError::into_inner);
         if denied.known.insert(ip) {
@@ -443,7 +353,7 @@ impl Inner {
         }
     }
 
-    fn note_grant(&self, peer: Peer, grant: Grant) {
+    pub(super) fn note_grant(&self, peer: Peer, grant: Grant) {
         match grant {
             Grant::Internal => {
                 if !self.internal_was_told.swap(true, Ordering::Relaxed) {

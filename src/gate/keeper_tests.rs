@@ -1,5 +1,8 @@
 //! The keeper between a store that reports and peers that come, without a store.
 
+use super::super::admission::Gate;
+use super::super::decision::Why;
+use super::super::live::Permit;
 use super::super::options::{Denied as Style, OnRevoke, StoreOptions};
 use super::super::rules::{AwayPolicy, Rules};
 use super::super::snapshot::Freshness;
@@ -58,28 +61,28 @@ fn peer() -> Peer {
 async fn the_end_of_a_read_tells_nothing_of_a_change_during_it() {
     let gate = gate().await;
     for event in [Event::Begin, Event::Unsure, END] {
-        gate.inner.apply(event);
+        gate.keeper().apply(event);
     }
-    assert!(gate.is_unsure() && gate.certain(peer()).is_none());
-    gate.inner.apply(Event::Begin);
-    gate.inner.apply(END);
-    assert!(!gate.is_unsure() && gate.certain(peer()).is_some());
+    assert!(gate.keeper().is_unsure() && gate.certain(peer()).is_none());
+    gate.keeper().apply(Event::Begin);
+    gate.keeper().apply(END);
+    assert!(!gate.keeper().is_unsure() && gate.certain(peer()).is_some());
 }
 
 #[tokio::test]
 async fn a_change_before_the_store_answers_does_not_revoke() {
     let gate = gate().await;
-    gate.inner.apply(Event::Unsure);
+    gate.keeper().apply(Event::Unsure);
     let waiting = gate.clone();
     let admitted = tokio::spawn(async move { waiting.admit(peer()).await });
     settle().await;
     let ip = peer().ip();
-    gate.inner.apply(Event::Banned(ip, Some(None)));
-    gate.inner.apply(Event::Banned(ip, None));
-    gate.inner.apply(Event::Allowed(ip.into(), Some(None)));
+    gate.keeper().apply(Event::Banned(ip, Some(None)));
+    gate.keeper().apply(Event::Banned(ip, None));
+    gate.keeper().apply(Event::Allowed(ip.into(), Some(None)));
     let permit = admitted.await.unwrap().unwrap();
     assert!(!permit.is_revoked());
-    gate.inner.apply(Event::Allowed(ip.into(), None));
+    gate.keeper().apply(Event::Allowed(ip.into(), None));
     assert!(permit.is_revoked());
 }
 
@@ -92,11 +95,11 @@ async fn who_stays_connected_does_not_look_idle() {
     store.edit(Edit::Allow(ip.into(), None)).await.unwrap();
     let gate = gate_with(StoreOptions::File(path)).await;
     let permits = [in_time(&gate, peer()).await, in_time(&gate, internal).await];
-    let due = gate.inner.live_noted_ms.load(Ordering::Relaxed) + NOTE_LIVE_EVERY_MS;
+    let due = gate.keeper().live_noted_ms.load(Ordering::Relaxed) + NOTE_LIVE_EVERY_MS;
     // By then it is long ago that they came in and were noted for that.
-    gate.inner.tick(due - 30_000);
-    gate.inner.tick(due - 15_000);
-    gate.inner.tick(due);
+    gate.keeper().tick(due - 30_000);
+    gate.keeper().tick(due - 15_000);
+    gate.keeper().tick(due);
     let seen = async |ip| store.standing(ip, None).await.unwrap().seen;
     let noted = async {
         while seen(ip).await != Some(due / 1_000) {
@@ -114,12 +117,12 @@ const DAY_MS: u64 = 86_400_000;
 #[tokio::test]
 async fn a_grant_ends_by_the_clock_as_it_was_set() {
     let gate = gate().await;
-    let (ip, now_ms) = (peer().ip(), gate.inner.clock.now_ms());
+    let (ip, now_ms) = (peer().ip(), gate.keeper().clock.now_ms());
     // The host started a day behind; the store's ends are of the right day.
-    gate.inner.clock.set(now_ms - DAY_MS);
-    gate.inner.apply(Event::Allowed(ip.into(), Some(Some(now_ms - DAY_MS / 2))));
+    gate.keeper().clock.set(now_ms - DAY_MS);
+    gate.keeper().apply(Event::Allowed(ip.into(), Some(Some(now_ms - DAY_MS / 2))));
     let permit = gate.admit(peer()).await.unwrap();
-    gate.inner.follow_clock();
+    gate.keeper().follow_clock();
     assert!(permit.is_revoked());
     assert!(!gate.decide(peer()).is_allowed());
 }
@@ -127,12 +130,12 @@ async fn a_grant_ends_by_the_clock_as_it_was_set() {
 #[tokio::test]
 async fn a_ban_holds_by_the_clock_as_it_was_set() {
     let gate = gate().await;
-    let (ip, now_ms) = (peer().ip(), gate.inner.clock.now_ms());
-    gate.inner.clock.set(now_ms + DAY_MS);
-    gate.inner.apply(Event::Allowed(ip.into(), Some(None)));
-    gate.inner.apply(Event::Banned(ip, Some(Some(now_ms + DAY_MS / 2))));
+    let (ip, now_ms) = (peer().ip(), gate.keeper().clock.now_ms());
+    gate.keeper().clock.set(now_ms + DAY_MS);
+    gate.keeper().apply(Event::Allowed(ip.into(), Some(None)));
+    gate.keeper().apply(Event::Banned(ip, Some(Some(now_ms + DAY_MS / 2))));
     let permit = gate.admit(peer()).await.unwrap();
-    gate.inner.follow_clock();
+    gate.keeper().follow_clock();
     assert!(permit.is_revoked());
     assert_eq!(gate.decide(peer()).verdict, Verdict::Denied(Why::Banned));
 }
@@ -143,16 +146,16 @@ async fn setting_the_clock_makes_no_store_staler() {
     let rules = Rules { away, ..Rules::default() };
     for (ahead, behind) in [(DAY_MS, 0), (0, DAY_MS)] {
         let gate = gate_by(StoreOptions::None, rules.clone()).await;
-        gate.inner.clock.set(gate.inner.clock.now_ms() + ahead - behind);
-        gate.inner.live_noted_ms.store(gate.inner.clock.now_ms(), Ordering::Relaxed);
-        gate.inner.apply(Event::Allowed(peer().ip().into(), Some(None)));
-        gate.inner.apply(Event::Away("gone".to_owned()));
-        gate.inner.follow_clock();
+        gate.keeper().clock.set(gate.keeper().clock.now_ms() + ahead - behind);
+        gate.keeper().live_noted_ms.store(gate.keeper().clock.now_ms(), Ordering::Relaxed);
+        gate.keeper().apply(Event::Allowed(peer().ip().into(), Some(None)));
+        gate.keeper().apply(Event::Away("gone".to_owned()));
+        gate.keeper().follow_clock();
         assert!(gate.decide(peer()).is_allowed());
-        let now_ms = gate.inner.clock.now_ms();
-        let Freshness::Away(Some(since_ms)) = gate.inner.read().freshness() else { panic!() };
+        let now_ms = gate.keeper().clock.now_ms();
+        let Freshness::Away(Some(since_ms)) = gate.keeper().read().freshness() else { panic!() };
         assert!(now_ms.abs_diff(since_ms) < 600_000, "away for {now_ms} - {since_ms}");
-        let noted_ms = gate.inner.live_noted_ms.load(Ordering::Relaxed);
+        let noted_ms = gate.keeper().live_noted_ms.load(Ordering::Relaxed);
         assert!(now_ms.abs_diff(noted_ms) < 600_000);
     }
 }
@@ -161,7 +164,7 @@ async fn setting_the_clock_makes_no_store_staler() {
 async fn a_store_that_nobody_follows_is_away() {
     for ending in ["panic", "end", "shutdown"] {
         let gate = gate().await;
-        assert_eq!(gate.inner.read().freshness(), Freshness::Fresh);
+        assert_eq!(gate.keeper().read().freshness(), Freshness::Fresh);
         let (events, reported) = mpsc::channel(4);
         for event in [Event::Begin, END] {
             events.send(event).await.unwrap();
@@ -177,9 +180,9 @@ async fn a_store_that_nobody_follows_is_away() {
         if ending == "shutdown" {
             follower.abort();
         }
-        gate.listen(follower, reported);
+        gate.keeper().listen(follower, reported);
         settle().await;
-        let fresh = gate.inner.read().freshness() == Freshness::Fresh;
+        let fresh = gate.keeper().read().freshness() == Freshness::Fresh;
         assert_eq!(fresh, ending == "shutdown", "{ending}");
     }
 }
@@ -192,29 +195,58 @@ async fn a_store_whose_keeper_panicked_is_away() {
     let mut follower = tokio::spawn(async {});
     (&mut follower).await.unwrap();
     drop(events);
-    gate.listen(follower, reported);
+    gate.keeper().listen(follower, reported);
     settle().await;
-    assert_ne!(gate.inner.read().freshness(), Freshness::Fresh);
+    assert_ne!(gate.keeper().read().freshness(), Freshness::Fresh);
 }
 
 #[tokio::test]
 async fn a_successor_judges_who_came_in_before_it() {
     let before = gate_with(StoreOptions::None).await;
-    let permit = {
-        before.inner.apply(Event::Allowed(peer().ip().into(), Some(None)));
-        before.admit(peer()).await.unwrap()
-    };
+    let old = before.keeper();
+    old.apply(Event::Allowed(peer().ip().into(), Some(None)));
+    let permit = before.admit(peer()).await.unwrap();
     let neighbour = before.another();
     let theirs = neighbour.admit(peer()).await.unwrap();
     let after = gate_with(StoreOptions::None).await;
-    after.inner.apply(Event::Allowed(peer().ip().into(), Some(None)));
+    let new = after.keeper();
+    new.apply(Event::Allowed(peer().ip().into(), Some(None)));
     let after = after.succeeding(&before);
     settle().await;
-    assert!(!permit.is_revoked());
-    after.inner.apply(Event::Allowed(peer().ip().into(), None));
+    assert!(!permit.is_revoked() && after.decide(peer()).is_allowed());
+    new.apply(Event::Allowed(peer().ip().into(), None));
     assert!(permit.is_revoked() && !theirs.is_revoked());
-    before.inner.apply(Event::Allowed(peer().ip().into(), None));
+    old.apply(Event::Allowed(peer().ip().into(), None));
     assert!(theirs.is_revoked());
+}
+
+/// A tunnel goes on admitting for a while after another stands in its place.
+#[tokio::test]
+async fn who_is_on_the_way_in_is_judged_by_the_successor() {
+    let before = gate().await;
+    before.keeper().apply(Event::Allowed(peer().ip().into(), Some(None)));
+    let after = gate().await;
+    let new = after.keeper();
+    let _after = after.succeeding(&before);
+    assert!(before.admit(peer()).await.is_err(), "only the old one would let it in");
+    new.apply(Event::Allowed(peer().ip().into(), Some(None)));
+    let permit = before.admit(peer()).await.unwrap();
+    new.apply(Event::Allowed(peer().ip().into(), None));
+    assert!(permit.is_revoked());
+}
+
+/// Also who waits for the word of a store that is not asked any more.
+#[tokio::test]
+async fn who_waits_for_the_old_store_is_judged_by_the_successor() {
+    let before = gate().await;
+    before.keeper().apply(Event::Unsure);
+    let waiting = before.clone();
+    let admitted = tokio::spawn(async move { waiting.admit(peer()).await });
+    settle().await;
+    let after = gate().await;
+    after.keeper().apply(Event::Allowed(peer().ip().into(), Some(None)));
+    let _after = after.succeeding(&before);
+    assert!(!admitted.await.unwrap().unwrap().is_revoked());
 }
 
 #[tokio::test]
@@ -222,10 +254,10 @@ async fn a_gate_ends_with_the_last_tunnel_that_has_it() {
     let gate = gate().await;
     let other = gate.another();
     gate.dismiss();
-    assert!(!gate.inner.end.is_cancelled());
+    assert!(!gate.keeper().end.is_cancelled());
     other.dismiss();
-    assert!(gate.inner.end.is_cancelled());
-    let inner = Arc::downgrade(&gate.inner);
+    assert!(gate.keeper().end.is_cancelled());
+    let inner = Arc::downgrade(&gate.keeper());
     drop((gate, other));
     settle().await;
     assert!(inner.upgrade().is_none(), "its tasks have ended too");
@@ -234,8 +266,8 @@ async fn a_gate_ends_with_the_last_tunnel_that_has_it() {
 #[tokio::test]
 async fn nobody_waits_for_a_store_that_is_away() {
     let gate = gate().await;
-    gate.inner.apply(Event::Unsure);
-    gate.inner.apply(Event::Away("gone".to_owned()));
-    assert!(!gate.is_unsure());
+    gate.keeper().apply(Event::Unsure);
+    gate.keeper().apply(Event::Away("gone".to_owned()));
+    assert!(!gate.keeper().is_unsure());
     assert!(gate.admit(peer()).await.is_err());
 }

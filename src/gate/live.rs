@@ -1,7 +1,7 @@
 //! The live connections that a gate let in, so that a change reaches them.
 //!
-//! A connection is entered before it is decided, so that a change in between
-//! finds it. Knows no rule: it only finds who is concerned.
+//! A connection is entered before it is decided for good, so that a change in
+//! between finds it. Knows no rule: it only finds who is concerned.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -4,16 +4,18 @@
 //! The core is a pure function of what a store said, what the operator wrote,
 //! and a moment that the caller names: it asks no server, no clock and no
 //! socket, so that each of its decisions can be written as a row of a table.
-//! Around it stand the stores (`redis_store`, `embedded_store`) and the keeper,
-//! which keeps a store's state in memory and live connections under watch.
+//! Around it stand the stores (`redis_store`, `embedded_store`), the keeper, which
+//! keeps a store's state in memory and live connections under watch, and the
+//! admission, which asks it.
 //! Time is unix milliseconds (`now_ms`); an expiry is
 //! `Option<u64>` unix milliseconds, `None` for never.
 
+pub mod admission;
 pub mod any_store;
 pub mod decision;
 mod diary;
 pub mod embedded_store;
-pub mod keeper;
+mod keeper;
 mod ledger;
 mod live;
 pub mod member;
@@ -26,8 +28,8 @@ pub mod status;
 pub mod store;
 pub mod strikes;
 
+pub use admission::Gate;
 pub use decision::{Decision, Explanation, Grant, Peer, Verdict, Why, decide, explain, recheck};
-pub use keeper::Gate;
 pub use live::Permit;
 pub use member::{Item, Member, MemberError};
 pub use nets::Nets;

@@ -193,7 +193,7 @@ impl Fleet {
     ) -> anyhow::Result<Option<Gate>> {
         let Some(options) = options else { return Ok(None) };
         let there = self.members.iter().filter_map(|member| member.tunnel.gate());
-        let found = there.chain(&fresh.0).find(|gate| gate.options() == &**options);
+        let found = there.chain(&fresh.0).find(|gate| gate.options() == *options);
         let gate = match found {
             // Held by itself, since the tunnel that has it may give it up.
             Some(gate) => gate.another(),
