@@ -9,14 +9,20 @@
 //!
 //! The order is that of the configuration: whatever is not down comes first, and
 //! what is down is still tried after it, because a check may be wrong. Without
-//! checks a target that failed is looked at after a pause that grows, so that
-//! connections need not find out for themselves.
+//! checks a target that failed is looked at after a pause that grows with every
+//! look, so that connections need not find out for themselves. How many of them
+//! failed meanwhile says nothing more, and what began before a target came up
+//! says nothing about it any more.
 
 use std::time::{Duration, Instant};
 
 /// The pause before a target that failed is looked at; it doubles up to
 /// [`Rules::longest_pause`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Checks in a row that have to fail before a target is down. One that works is
+/// enough for it to be up again.
+const FALL: u32 = 2;
 
 /// A failure that comes so long after the return is the first again.
 const CALM: Duration = Duration::from_secs(60);
@@ -26,10 +32,6 @@ const CALM: Duration = Duration::from_secs(60);
 pub struct Rules {
     /// Time between two checks; `None` looks at targets only while they are down.
     pub every: Option<Duration>,
-    /// Checks in a row that have to fail before a target is down.
-    pub fall: u32,
-    /// Checks in a row that have to work before it is up again.
-    pub rise: u32,
     /// The longest pause without checks.
     pub longest_pause: Duration,
 }
@@ -65,9 +67,9 @@ pub struct Standing {
     pub since: Instant,
     /// Why it failed last; kept when it is up again.
     pub last_error: Option<String>,
-    /// Checks in a row that speak against the state.
+    /// Checks that failed in a row while it was not down.
     against: u32,
-    /// Failures without a calm time between them.
+    /// How often it fell without a calm time between, and looks that found it down.
     failures: u32,
 }
 
@@ -123,9 +125,18 @@ impl Standings {
         if self.rules.every.is_some() { None } else { self.rise(target, now) }
     }
 
-    /// A connection did not get through.
-    pub fn failed(&mut self, target: usize, error: &str, now: Instant) -> Option<News> {
-        self.all[target].last_error = Some(error.to_owned());
+    /// A connection that began then did not get through.
+    pub fn failed(
+        &mut self,
+        target: usize,
+        error: &str,
+        (began, now): (Instant, Instant),
+    ) -> Option<News> {
+        let standing = &mut self.all[target];
+        if standing.state == State::Up && began < standing.since {
+            return None;
+        }
+        standing.last_error = Some(error.to_owned());
         self.fall(target, now)
     }
 
@@ -136,23 +147,18 @@ impl Standings {
         found: Result<(), &str>,
         now: Instant,
     ) -> Option<News> {
-        let rules = self.rules;
         let standing = &mut self.all[target];
-        if let Err(error) = found {
-            standing.last_error = Some(error.to_owned());
-        }
-        let (speaks_against, enough) = match (standing.state, found) {
-            (State::Up | State::Unknown, Err(_)) => (true, rules.fall),
-            (State::Down, Ok(())) => (true, rules.rise),
-            _ => (false, 0),
+        let Err(error) = found else {
+            standing.against = 0;
+            return self.rise(target, now);
         };
-        standing.against = if speaks_against { standing.against + 1 } else { 0 };
-        match found {
-            Err(_) if speaks_against && standing.against < enough => None,
-            Ok(()) if speaks_against && standing.against < enough => None,
-            Err(_) => self.fall(target, now),
-            Ok(()) => self.rise(target, now),
+        standing.last_error = Some(error.to_owned());
+        if standing.state == State::Down {
+            standing.failures = standing.failures.saturating_add(1);
+            return None;
         }
+        standing.against += 1;
+        if standing.against < FALL { None } else { self.fall(target, now) }
     }
 
     /// Until the next check or look; `None` while there is no need for one.
@@ -175,18 +181,17 @@ impl Standings {
             return None;
         }
         let after = now.saturating_duration_since(standing.since);
-        (standing.state, standing.since, standing.against) = (State::Up, now, 0);
+        (standing.state, standing.since) = (State::Up, now);
         (was == State::Down).then_some(News::Up(after))
     }
 
     fn fall(&mut self, target: usize, now: Instant) -> Option<News> {
         let standing = &mut self.all[target];
-        let was = standing.state;
-        let calm = was != State::Down && now.saturating_duration_since(standing.since) >= CALM;
-        standing.failures = if calm { 1 } else { standing.failures.saturating_add(1) };
-        if was == State::Down {
+        if standing.state == State::Down {
             return None;
         }
+        let is_calm = now.saturating_duration_since(standing.since) >= CALM;
+        standing.failures = if is_calm { 1 } else { standing.failures.saturating_add(1) };
         (standing.state, standing.since, standing.against) = (State::Down, now, 0);
         Some(News::Down)
     }
@@ -196,9 +201,15 @@ impl Standings {
 mod tests {
     use super::*;
 
-    const UNCHECKED: Rules =
-        Rules { every: None, fall: 1, rise: 1, longest_pause: Duration::from_secs(5) };
-    const CHECKED: Rules = Rules { every: Some(Duration::from_secs(5)), fall: 2, ..UNCHECKED };
+    const UNCHECKED: Rules = Rules { every: None, longest_pause: Duration::from_secs(5) };
+    const CHECKED: Rules = Rules { every: Some(Duration::from_secs(5)), ..UNCHECKED };
+
+    impl Standings {
+        /// A connection failed as soon as it began.
+        fn failed_at(&mut self, target: usize, error: &str, now: Instant) -> Option<News> {
+            self.failed(target, error, (now, now))
+        }
+    }
 
     fn standings(count: usize, rules: Rules) -> (Standings, impl Fn(u64) -> Instant) {
         let start = Instant::now();
@@ -209,11 +220,11 @@ mod tests {
     fn the_order_is_that_of_the_configuration_with_the_down_ones_last() {
         let (mut three, at) = standings(3, UNCHECKED);
         assert_eq!(three.order(), [0, 1, 2]);
-        assert_eq!(three.failed(0, "refused", at(1)), Some(News::Down));
+        assert_eq!(three.failed_at(0, "refused", at(1)), Some(News::Down));
         assert_eq!((three.order(), three.in_use()), (vec![1, 2, 0], Some(1)));
-        three.failed(2, "refused", at(2));
+        three.failed_at(2, "refused", at(2));
         assert_eq!(three.order(), [1, 0, 2]);
-        three.failed(1, "refused", at(3));
+        three.failed_at(1, "refused", at(3));
         assert_eq!((three.order(), three.in_use()), (vec![0, 1, 2], None), "tried all the same");
         assert_eq!(three.worked(1, at(9)), Some(News::Up(Duration::from_secs(6))));
         assert_eq!(three.order(), [1, 0, 2]);
@@ -223,8 +234,8 @@ mod tests {
     fn news_come_once() {
         let (mut one, at) = standings(1, UNCHECKED);
         assert_eq!(one.worked(0, at(0)), None, "nobody thought otherwise");
-        assert_eq!(one.failed(0, "a", at(1)), Some(News::Down));
-        assert_eq!(one.failed(0, "b", at(2)), None);
+        assert_eq!(one.failed_at(0, "a", at(1)), Some(News::Down));
+        assert_eq!(one.failed_at(0, "b", at(2)), None);
         assert_eq!(one.checked(0, Err("c"), at(3)), None);
         assert_eq!(one.all()[0].last_error.as_deref(), Some("c"));
         assert_eq!(one.all()[0].since, at(1));
@@ -237,7 +248,7 @@ mod tests {
         let (mut one, at) = standings(1, UNCHECKED);
         let pause = |one: &Standings| one.pause(0).map(|pause| pause.as_secs());
         assert_eq!(pause(&one), None, "there is no need");
-        one.failed(0, "", at(0));
+        one.failed_at(0, "", at(0));
         assert_eq!(pause(&one), Some(1));
         let pauses: Vec<_> = (1..6)
             .map(|s| {
@@ -249,11 +260,36 @@ mod tests {
         // It answers when it is looked at, and fails whoever connects.
         one.checked(0, Ok(()), at(10));
         assert_eq!(pause(&one), None);
-        one.failed(0, "", at(11));
+        one.failed_at(0, "", at(11));
         assert_eq!(pause(&one), Some(5), "not at once again");
         one.checked(0, Ok(()), at(20));
-        one.failed(0, "", at(20) + CALM);
+        one.failed_at(0, "", at(20) + CALM);
         assert_eq!(pause(&one), Some(1));
+    }
+
+    /// A target that dies under load fails many at once, and is looked at soon.
+    #[test]
+    fn the_pause_does_not_grow_with_the_connections_that_fail() {
+        let (mut one, at) = standings(1, UNCHECKED);
+        for _ in 0..50 {
+            one.failed_at(0, "reset", at(0));
+        }
+        assert_eq!(one.pause(0), Some(Duration::from_secs(1)));
+        one.checked(0, Err(""), at(1));
+        assert_eq!(one.pause(0), Some(Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn what_began_before_a_target_came_up_does_not_undo_that() {
+        for rules in [UNCHECKED, CHECKED] {
+            let (mut one, at) = standings(1, rules);
+            one.failed_at(0, "refused", at(1));
+            assert!(one.checked(0, Ok(()), at(5)).is_some());
+            assert_eq!(one.failed(0, "no answer in time", (at(4), at(9))), None);
+            assert_eq!((one.all()[0].state, one.in_use()), (State::Up, Some(0)));
+            assert_eq!(one.all()[0].last_error.as_deref(), Some("refused"));
+            assert_eq!(one.failed(0, "refused", (at(5), at(9))), Some(News::Down));
+        }
     }
 
     #[test]
@@ -273,12 +309,6 @@ mod tests {
             assert_eq!(one.all()[0].state, state, "{second}");
             assert_eq!(one.pause(0), CHECKED.every);
         }
-        let (mut slow, at) = standings(1, Rules { rise: 3, ..CHECKED });
-        slow.failed(0, "", at(0));
-        let rises: Vec<_> = [Ok(()), Ok(()), Err(""), Ok(()), Ok(()), Ok(())]
-            .map(|found| slow.checked(0, found, at(1)).is_some())
-            .into();
-        assert_eq!(rises, [false, false, false, false, false, true]);
     }
 
     #[test]
@@ -293,7 +323,7 @@ mod tests {
     fn a_connection_that_works_does_not_overrule_a_check_but_one_that_fails_does() {
         let (mut one, at) = standings(1, CHECKED);
         one.checked(0, Ok(()), at(0));
-        assert_eq!(one.failed(0, "refused", at(1)), Some(News::Down), "at once");
+        assert_eq!(one.failed_at(0, "refused", at(1)), Some(News::Down), "at once");
         assert_eq!(one.worked(0, at(2)), None, "Redis accepts while it loads");
         assert_eq!(one.all()[0].state, State::Down);
         assert!(one.checked(0, Ok(()), at(5)).is_some());
@@ -313,7 +343,7 @@ mod tests {
                 let target = (state >> 40) as usize % down.len();
                 let news = match state >> 62 {
                     0 => all.worked(target, at(second)),
-                    1 => all.failed(target, "x", at(second)),
+                    1 => all.failed_at(target, "x", at(second)),
                     2 => all.checked(target, Ok(()), at(second)),
                     _ => all.checked(target, Err("x"), at(second)),
                 };

@@ -99,7 +99,7 @@ impl Entrance {
         open: &Open,
     ) -> Result<Opened, Unreached> {
         if let Some(warm) = self.pool.take(|far_end| self.far_ends.is_wanted(far_end)) {
-            let first = warm.far_end;
+            let (first, began) = (warm.far_end, std::time::Instant::now());
             let unreached = |(reason, detail)| Unreached { first, reason, detail };
             // The far end may spend its whole deadline on the target.
             match warm.open(open, client, shared.timeout * 2).await {
@@ -111,7 +111,7 @@ impl Entrance {
                 Err(reason) => {
                     debug!(%reason, "a warm tunnel was dead; dialling");
                     if reason == CloseReason::NoAnswer {
-                        self.far_ends.failed(first, "a warm tunnel to it got no answer");
+                        self.far_ends.failed(first, "a warm tunnel to it got no answer", began);
                     }
                 }
             }

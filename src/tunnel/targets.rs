@@ -26,11 +26,6 @@ use crate::net::{
 use crate::probe::Check;
 use crate::reason::CloseReason;
 
-/// Checks in a row that have to fail before a target is down, and to work
-/// before it is up again.
-const FALL: u32 = 2;
-const RISE: u32 = 1;
-
 /// Targets of one service in their order, and what is known of them.
 pub(super) struct Targets {
     /// The name of the tunnel, where it has one.
@@ -97,7 +92,7 @@ impl Targets {
         // An encrypt end has no checks.
         let check = options.checks.get(service).cloned();
         let every = check.as_ref().map(|check| check.every);
-        let rules = Rules { every, fall: FALL, rise: RISE, longest_pause };
+        let rules = Rules { every, longest_pause };
         // All have begun before the deadline, the last with as much time as the others.
         let shares = u32::try_from(all.len()).unwrap_or(u32::MAX).saturating_add(1);
         Ok(Self {
@@ -149,15 +144,17 @@ impl Targets {
     {
         let order = if self.is_watched() { self.standings().order() } else { vec![0] };
         let first = order[0];
+        let began = Instant::now();
         let raced = race(order, self.head_start, attempt).await;
         for &place in &raced.overtaken {
             let seconds = self.head_start.as_secs_f64();
-            self.failed(place, &format!("no answer within {seconds:.1} s, and the next one had"));
+            let error = format!("no answer within {seconds:.1} s, and the next one had");
+            self.failed(place, &error, began);
         }
         for (place, (reason, detail)) in &raced.failed {
             // What this host lacks says nothing about the target.
             if *reason != CloseReason::LocalError {
-                self.failed(*place, detail);
+                self.failed(*place, detail, began);
             }
         }
         match raced.won {
@@ -184,9 +181,9 @@ impl Targets {
         Unreached { first, reason, detail }
     }
 
-    /// A connection did not get through.
-    pub(super) fn failed(&self, place: usize, error: &str) {
-        self.learn(place, |standings, now| standings.failed(place, error, now));
+    /// A connection that began then did not get through.
+    pub(super) fn failed(&self, place: usize, error: &str, began: Instant) {
+        self.learn(place, |standings, now| standings.failed(place, error, (began, now)));
     }
 
     /// What a check or a look at it has found.
@@ -198,8 +195,6 @@ impl Targets {
     pub(super) async fn pause(&self, place: usize) -> Duration {
         loop {
             let fell = self.fell.notified();
-            tokio::pin!(fell);
-            fell.as_mut().enable();
             if let Some(pause) = { self.standings().pause(place) } {
                 return pause;
             }
