@@ -78,8 +78,13 @@ pub enum Step {
 pub enum Verdict {
     /// It works.
     Ready,
-    /// It works, but did not let the check in; its words.
-    Unwelcome(String),
+    /// It works, but did not let the check in.
+    Unwelcome {
+        /// Its words.
+        error: String,
+        /// What would let it in.
+        remedy: String,
+    },
     /// It does not work; its words.
     Unready(String),
 }

@@ -98,7 +98,7 @@ impl Visit {
     /// Answers a packet, with one of this number.
     fn answer(&mut self, packet: &[u8], number: u8) -> Step {
         match (&self.at, packet.first()) {
-            (at, Some(0xff)) => refused(packet, matches!(at, At::Login)),
+            (_, Some(0xff)) => self.refused(packet),
             (At::Greeting, _) => match greeting(packet) {
                 Some(greeting) => {
                     self.at = At::Login;
@@ -115,9 +115,34 @@ impl Visit {
             (At::Login, Some(1)) if packet == [1, 3] => Step::Listen,
             (At::Login, _) => {
                 let text = "it wants another login than one without a password";
-                Step::Over(vec![], Verdict::Unwelcome(text.to_owned()))
+                Step::Over(vec![], self.unwelcome(text.to_owned()))
             }
         }
+    }
+
+    /// What an error packet means: code, perhaps a `#` and five characters, text.
+    fn refused(&self, packet: &[u8]) -> Step {
+        let Some((code, text)) = packet[1..].split_first_chunk::<2>() else {
+            return foreign(packet);
+        };
+        let code = u16::from_le_bytes(*code);
+        let text = match text {
+            [b'#', _, _, _, _, _, text @ ..] => text,
+            text => text,
+        };
+        let text = format!("the server says \"{}\" ({code})", words(text));
+        let verdict = match matches!(self.at, At::Login) && OF_THE_ACCOUNT.contains(&code) {
+            true => self.unwelcome(text),
+            false => Verdict::Unready(text),
+        };
+        Step::Over(vec![], verdict)
+    }
+
+    fn unwelcome(&self, error: String) -> Verdict {
+        let user = &self.user;
+        let remedy =
+            format!("CREATE USER '{user}'@'HOST OF THIS END', without password and rights");
+        Verdict::Unwelcome { error, remedy }
     }
 }
 
@@ -170,22 +195,6 @@ fn login(user: &str, greeting: &Greeting<'_>) -> Vec<u8> {
 fn no_password(request: &[u8]) -> &'static [u8] {
     let plugin = request.split(|byte| *byte == 0).next().unwrap_or_default();
     if plugin == NATIVE || plugin.is_empty() { b"" } else { b"\0" }
-}
-
-/// What an error packet means: code, perhaps a `#` and five characters, text.
-fn refused(packet: &[u8], in_login: bool) -> Step {
-    let Some((code, text)) = packet[1..].split_first_chunk::<2>() else { return foreign(packet) };
-    let code = u16::from_le_bytes(*code);
-    let text = match text {
-        [b'#', _, _, _, _, _, text @ ..] => text,
-        text => text,
-    };
-    let text = format!("the server says \"{}\" ({code})", words(text));
-    let verdict = match in_login && OF_THE_ACCOUNT.contains(&code) {
-        true => Verdict::Unwelcome(text),
-        false => Verdict::Unready(text),
-    };
-    Step::Over(vec![], verdict)
 }
 
 fn foreign(bytes: &[u8]) -> Step {

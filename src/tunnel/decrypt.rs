@@ -14,25 +14,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngExt;
-use tokio::io::AsyncWriteExt;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 use tracing::debug;
 
 use super::connected::Connected;
 use super::introduce::Guest;
 use super::open::told;
-use super::pool::Unmade;
 use super::relay::{Start, dismiss};
 use super::report::Report;
 use super::secure::{Doorkeeper, Verdict, Visitor, next_event};
 use super::serve::Shared;
-use super::targets::{Target, Targets, Unreached};
+use super::targets::Targets;
+use super::unmade::Unmade;
 use crate::addr::{ClientAddr, ServiceName};
-use crate::net::{DialError, Place, Slots, SourceRefusal, Stream, dial};
+use crate::net::{Place, Slots, SourceRefusal, Stream};
 use crate::proto::Session;
 use crate::proto::inbound::Event;
 use crate::proto::message::Open;
-use crate::proxy_protocol::outgoing::encode;
 use crate::reason::CloseReason;
 
 /// How long a live dialer may wait before it says Open.
@@ -41,9 +39,6 @@ pub(super) const UNOPENED: Duration = Duration::from_secs(60);
 /// A stranger is dropped up to this part of the handshake deadline later, so
 /// that the moment tells nothing.
 const JITTER: f64 = 0.25;
-
-/// What the log says of a connection that ended too early for anything else.
-const NOT_CONNECTED: &str = "before the target was connected";
 
 /// What the decrypt end needs beyond what both ends do.
 pub(super) struct Exit {
@@ -58,12 +53,6 @@ pub(super) struct Host {
     sealed: Stream,
     guest: Guest,
     visitor: Visitor,
-}
-
-/// Why a live dialer does not get its target: for the log, and in short for the dialer.
-struct Refusal {
-    reason: CloseReason,
-    detail: String,
 }
 
 impl Exit {
@@ -178,17 +167,17 @@ impl Exit {
         report.client = Some(open.client);
         report.service = open.service;
         let opened = async {
-            let source = shared.enter(guest.client).map_err(|error| Refusal::source(&error))?;
+            let source = shared.enter(guest.client).map_err(|error| too_many(&error))?;
             // As long as it takes: a client that waits here is one that the
             // backlog would hold, had it not come before the last slot was taken.
             let held = (Some(shared.slot().await), source);
             if sealed.is_ended_by_peer() {
-                return Err(Refusal::ended(CloseReason::Truncated));
+                return Err(ended(CloseReason::Truncated));
             }
             if guest.is_revoked() {
-                return Err(Refusal::ended(CloseReason::Revoked));
+                return Err(ended(CloseReason::Revoked));
             }
-            let targets = self.targets.get(&report.service).ok_or_else(Refusal::no_such_service)?;
+            let targets = self.targets.get(&report.service).ok_or_else(no_such_service)?;
             report.target = Some(Arc::clone(&targets.at(targets.first()).name));
             let (place, plain) = targets.dial(shared, open.client).await?;
             report.target = Some(Arc::clone(&targets.at(place).name));
@@ -196,7 +185,7 @@ impl Exit {
         };
         let opened = tokio::select! {
             biased;
-            reason = &mut farewell => Err(Refusal::ended(reason)),
+            reason = &mut farewell => Err(ended(reason)),
             opened = opened => opened,
         };
         match opened {
@@ -206,7 +195,7 @@ impl Exit {
                 let (sides, session) = ((plain, sealed), (session, start));
                 Some(Connected::new(report, sides, session, (farewell, held)))
             }
-            Err(Refusal { reason, detail }) => {
+            Err(Unmade { reason, detail }) => {
                 dismiss(&mut sealed, &mut session, reason).await;
                 report.refused(reason, &detail);
                 None
@@ -243,64 +232,34 @@ fn report_unopened(shared: &Shared, guest: &Guest, session: &Session, reason: Cl
 }
 
 impl Targets {
-    /// A connection to one of the targets.
-    async fn dial(&self, shared: &Shared, client: ClientAddr) -> Result<(usize, Stream), Refusal> {
-        let deadline = Instant::now() + shared.timeout;
-        let dialled = self.reach(|place| self.at(place).dial(shared, client, deadline)).await;
-        dialled.map_err(|Unreached { reason, detail, .. }| Refusal { reason, detail })
-    }
-}
-
-impl Target {
-    /// A connection to the target, to which the client's address is announced
+    /// A connection to one of the targets, to which the client's address is announced
     /// where that is wanted.
-    pub(super) async fn dial(
-        &self,
-        shared: &Shared,
-        client: ClientAddr,
-        deadline: Instant,
-    ) -> Result<Stream, Unmade> {
-        let began = Instant::now();
-        let dialled =
-            async { dial(&self.resolver.current()?, shared.bind, &shared.socket, deadline).await };
-        let mut plain = dialled.await.map_err(|error| blame(&error))?;
-        shared.meters.dial.done(began.into());
-        if let Some(version) = shared.proxy_to_target {
-            let header = encode(version, client, plain.remote());
-            let written = timeout_at(deadline, plain.write_all(&header)).await;
-            if !matches!(written, Ok(Ok(()))) {
-                return Err((CloseReason::TargetRefused, NOT_CONNECTED.to_owned()));
-            }
-        }
-        Ok(plain)
+    async fn dial(&self, shared: &Shared, client: ClientAddr) -> Result<(usize, Stream), Unmade> {
+        let deadline = Instant::now() + shared.timeout;
+        let dial = async |place| {
+            let began = Instant::now();
+            let dialled = self.at(place).dial(&shared.dialling, deadline).await;
+            let mut plain = dialled.map_err(|error| Unmade::target(&error))?;
+            shared.meters.dial.done(began.into());
+            shared.dialling.announce(client, &mut plain, deadline).await?;
+            Ok(plain)
+        };
+        self.reach(dial).await.map_err(|unreached| unreached.why)
     }
 }
 
-fn blame(error: &DialError) -> Unmade {
-    let reason = match error {
-        DialError::Timeout => CloseReason::TargetTimeout,
-        DialError::Unresolved(_) => CloseReason::TargetUnresolved,
-        DialError::Local(_) => CloseReason::LocalError,
-        DialError::Refused { .. } | DialError::Unreachable { .. } => CloseReason::TargetRefused,
-    };
-    (reason, error.to_string())
+/// It ended, or had to, before there was a target.
+fn ended(reason: CloseReason) -> Unmade {
+    Unmade::new(reason, "before the target was connected")
 }
 
-impl Refusal {
-    fn source(error: &SourceRefusal) -> Self {
-        Self { reason: CloseReason::SourceLimit, detail: error.to_string() }
-    }
+fn too_many(error: &SourceRefusal) -> Unmade {
+    Unmade::new(CloseReason::SourceLimit, error.to_string())
+}
 
-    /// It ended, or had to, before there was a target.
-    fn ended(reason: CloseReason) -> Self {
-        Self { reason, detail: NOT_CONNECTED.to_owned() }
-    }
-
-    fn no_such_service() -> Self {
-        Self {
-            reason: CloseReason::NoSuchService,
-            detail: "add the service here with -t NAME=ADDRESS (or -t ADDRESS for those that name none), or correct --service there"
-                .to_owned(),
-        }
-    }
+fn no_such_service() -> Unmade {
+    Unmade::new(
+        CloseReason::NoSuchService,
+        "add the service here with -t NAME=ADDRESS (or -t ADDRESS for those that name none), or correct --service there",
+    )
 }

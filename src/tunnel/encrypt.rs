@@ -9,23 +9,27 @@
 
 use std::sync::Arc;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tracing::debug;
 
 use super::connected::{Connected, Held};
 use super::introduce::Guest;
-use super::pool::{Opened, Pool, Unmade, Warm};
+use super::pool::{Opened, Pool, Warm};
 use super::relay::Start;
-use super::report::{Report, told_by_the_far_end};
+use super::report::Report;
 use super::secure::Caller;
 use super::serve::Shared;
 use super::targets::{Targets, Unreached};
+use super::unmade::Unmade;
 use crate::addr::ServiceName;
-use crate::net::{DialError, Stream, dial};
+use crate::net::Stream;
 use crate::observe::failures::Told;
 use crate::proto::Session;
 use crate::proto::message::Open;
 use crate::reason::CloseReason;
+
+/// What the log says of a client that had to go before there was a tunnel.
+const NOT_ANSWERED: &str = "before the far end answered";
 
 /// What the encrypt end needs beyond what both ends do.
 pub(super) struct Entrance {
@@ -44,16 +48,16 @@ pub(super) async fn open(
     (plain, guest): (Stream, Guest),
     held: Held,
 ) -> Option<Box<Connected>> {
-    let client = guest.client;
-    let mut farewell = shared.farewell(&Arc::new(guest));
+    let (client, guest) = (guest.client, Arc::new(guest));
+    let mut farewell = shared.farewell(&guest);
     let mut report = Report::new(shared, client);
     report.service.clone_from(&entrance.service);
     let open = Open { service: entrance.service.clone(), client };
     let opened = tokio::select! {
-        opened = entrance.open_tunnel(shared, &plain, &open) => opened,
+        opened = entrance.open_tunnel(shared, (&plain, &guest), &open) => opened,
         reason = &mut farewell => {
-            let detail = "before the far end answered".to_owned();
-            Err(Unreached { first: entrance.far_ends.first(), reason, detail })
+            let why = Unmade::new(reason, NOT_ANSWERED);
+            Err(Unreached { first: entrance.far_ends.first(), why })
         }
     };
     let far_end = opened.as_ref().map_or_else(|unreached| unreached.first, |opened| opened.far_end);
@@ -63,8 +67,8 @@ pub(super) async fn open(
             let (sides, session) = ((plain, sealed), (session, start));
             Some(Connected::new(report, sides, session, (farewell, held)))
         }
-        Err(unmade) => {
-            refuse(shared, report, unmade);
+        Err(Unreached { why, .. }) => {
+            refuse(shared, report, &why);
             None
         }
     }
@@ -72,15 +76,15 @@ pub(super) async fn open(
 
 /// Where the far end is away every client fails for the same cause: the first
 /// of them is told in full, the others are counted.
-fn refuse(shared: &Shared, report: Report, Unreached { reason, detail, .. }: Unreached) {
+fn refuse(shared: &Shared, report: Report, Unmade { reason, detail }: &Unmade) {
     match reason {
         CloseReason::NoAnswer | CloseReason::PeerUnreachable => {
-            match shared.tell_failure(reason, report.peer()) {
-                Told::Now => report.refused(reason, &detail),
-                Told::Later => report.repeated(reason, &detail),
+            match shared.tell_failure(*reason, report.peer()) {
+                Told::Now => report.refused(*reason, detail),
+                Told::Later => report.repeated(*reason, detail),
             }
         }
-        _ => report.refused(reason, &detail),
+        _ => report.refused(*reason, detail),
     }
 }
 
@@ -91,49 +95,62 @@ impl Entrance {
         self.callers.get(place)
     }
 
-    /// A warm tunnel, or else one that is made for this client.
+    /// A tunnel that says Open, for a client that may still come in once there is one.
     async fn open_tunnel(
+        &self,
+        shared: &Shared,
+        (client, guest): (&Stream, &Guest),
+        open: &Open,
+    ) -> Result<Opened, Unreached> {
+        let mut tunnel = self.tunnel(shared, client, open).await?;
+        let first = tunnel.far_end;
+        let unreached = |why| Unreached { first, why };
+        if guest.is_revoked() {
+            shared.tasks.spawn(tunnel.give_up());
+            return Err(unreached(Unmade::new(CloseReason::Revoked, NOT_ANSWERED)));
+        }
+        tunnel.say_open(open).map_err(unreached)?;
+        Ok(tunnel)
+    }
+
+    /// A warm tunnel, which has said Open, or else one that is made for this client.
+    async fn tunnel(
         &self,
         shared: &Shared,
         client: &Stream,
         open: &Open,
     ) -> Result<Opened, Unreached> {
         if let Some(warm) = self.pool.take(|far_end| self.far_ends.is_wanted(far_end)) {
-            let (first, began) = (warm.far_end, std::time::Instant::now());
-            let unreached = |(reason, detail)| Unreached { first, reason, detail };
+            let (first, began) = (warm.far_end, Instant::now());
+            let unreached = |why| Unreached { first, why };
             // The far end may spend its whole deadline on the target.
-            match warm.open(open, client, shared.timeout * 2).await {
+            match warm.open((open, client), shared.timeout * 2, &shared.tasks).await {
                 Ok(opened) => return Ok(opened),
                 Err(reason @ CloseReason::PlainReset) => {
-                    return Err(unreached((reason, "before it sent anything".to_owned())));
+                    return Err(unreached(Unmade::new(reason, "before it sent anything")));
                 }
-                Err(reason) if is_of_the_target(reason) => return Err(unreached(as_told(reason))),
+                Err(reason) if is_of_the_target(reason) => {
+                    return Err(unreached(Unmade::told(reason)));
+                }
                 Err(reason) => {
                     debug!(%reason, "a warm tunnel was dead; dialling");
                     if reason == CloseReason::NoAnswer {
-                        self.far_ends.failed(first, "a warm tunnel to it got no answer", began);
+                        let why = Unmade::new(reason, "a warm tunnel to it got no answer");
+                        self.far_ends.failed(first, &why, began.into());
                     }
                 }
             }
         }
-        let (far_end, (stream, mut session)) = self.make_tunnel(shared).await?;
+        let (far_end, (stream, session)) = self.make_tunnel(shared).await?;
         self.pool.encourage();
-        let mut first = vec![];
-        if session.outbound.open(open, &mut first).is_err() {
-            let (reason, detail) = (CloseReason::LocalError, "no record can be sealed".to_owned());
-            return Err(Unreached { first: far_end, reason, detail });
-        }
-        let start = Start { first, already_read: vec![] };
-        Ok(Opened { far_end, stream, session, start })
+        Ok(Opened { far_end, stream, session, start: Start::default(), is_open: false })
     }
 
     /// A tunnel for the pool.
     pub(super) async fn warm_up(self: Arc<Self>, shared: Arc<Shared>) -> Result<Warm, Unmade> {
-        let (far_end, (stream, session)) = self
-            .make_tunnel(&shared)
-            .await
-            .map_err(|Unreached { reason, detail, .. }| (reason, detail))?;
-        Warm::confirm(far_end, stream, session).await.map_err(as_told)
+        let made = self.make_tunnel(&shared).await;
+        let (far_end, (stream, session)) = made.map_err(|unreached| unreached.why)?;
+        Warm::confirm(far_end, stream, session).await.map_err(Unmade::told)
     }
 
     /// Whether a far end works: a tunnel to it that nobody opens.
@@ -141,38 +158,26 @@ impl Entrance {
     /// # Errors
     /// What became of it instead.
     pub(super) async fn look_at(&self, far_end: usize, shared: &Shared) -> Result<(), Unmade> {
-        let deadline = Instant::now() + shared.timeout;
-        let (stream, session) = self.make_tunnel_to(far_end, shared, deadline).await?;
-        let warm = Warm::confirm(far_end, stream, session).await.map_err(as_told)?;
+        let mut stream = self.dial(far_end, shared, Instant::now() + shared.timeout).await?;
+        let session = self.call(far_end, shared, &mut stream).await?;
+        let warm = Warm::confirm(far_end, stream, session).await.map_err(Unmade::told)?;
         // What the far end takes to hang up is no part of the answer.
-        tokio::spawn(warm.let_go());
+        shared.tasks.spawn(warm.let_go());
         Ok(())
     }
 
     /// Dials the far ends and shakes hands: a deadline for each.
     async fn make_tunnel(&self, shared: &Shared) -> Result<(usize, (Stream, Session)), Unreached> {
-        let deadline = Instant::now() + shared.timeout;
-        self.far_ends.reach(|far_end| self.make_tunnel_to(far_end, shared, deadline)).await
-    }
-
-    async fn make_tunnel_to(
-        &self,
-        far_end: usize,
-        shared: &Shared,
-        deadline: Instant,
-    ) -> Result<(Stream, Session), Unmade> {
-        let dialled = self.dial(far_end, shared, deadline).await;
-        let mut sealed = dialled.map_err(|error| (unreachable(&error), error.to_string()))?;
-        let caller = &self.callers[far_end];
         let began = Instant::now();
-        let called = timeout(shared.timeout, caller.call(&mut sealed)).await;
-        match called.unwrap_or(Err(CloseReason::NoAnswer)) {
-            Ok(session) => {
-                shared.meters.handshake.done(began.into());
-                Ok((sealed, session))
-            }
-            Err(reason) => Err((reason, what_to_check(reason))),
-        }
+        let make = async |far_end| {
+            let mut stream = self.dial(far_end, shared, began + shared.timeout).await?;
+            shared.meters.dial.done(began.into());
+            let dialled = Instant::now();
+            let session = self.call(far_end, shared, &mut stream).await?;
+            shared.meters.handshake.done(dialled.into());
+            Ok((stream, session))
+        };
+        self.far_ends.reach(make).await
     }
 
     async fn dial(
@@ -180,12 +185,19 @@ impl Entrance {
         far_end: usize,
         shared: &Shared,
         deadline: Instant,
-    ) -> Result<Stream, DialError> {
-        let target = self.far_ends.at(far_end).resolver.current()?;
-        let began = Instant::now();
-        let sealed = dial(&target, shared.bind, &shared.socket, deadline).await?;
-        shared.meters.dial.done(began.into());
-        Ok(sealed)
+    ) -> Result<Stream, Unmade> {
+        let dialled = self.far_ends.at(far_end).dial(&shared.dialling, deadline).await;
+        dialled.map_err(|error| Unmade::far_end(&error))
+    }
+
+    async fn call(
+        &self,
+        far_end: usize,
+        shared: &Shared,
+        stream: &mut Stream,
+    ) -> Result<Session, Unmade> {
+        let called = self.callers[far_end].call(stream, shared.timeout).await;
+        called.map_err(|reason| Unmade::new(reason, what_to_check(reason)))
     }
 }
 
@@ -198,18 +210,6 @@ fn is_of_the_target(reason: CloseReason) -> bool {
             | CloseReason::TargetUnresolved
             | CloseReason::NoSuchService
     )
-}
-
-fn as_told(reason: CloseReason) -> Unmade {
-    let detail = told_by_the_far_end(reason).unwrap_or(&"the far end hung up");
-    (reason, (*detail).to_owned())
-}
-
-fn unreachable(error: &DialError) -> CloseReason {
-    match error {
-        DialError::Local(_) => CloseReason::LocalError,
-        _ => CloseReason::PeerUnreachable,
-    }
 }
 
 /// An acceptor never says why it does not answer, so this end's log has to.

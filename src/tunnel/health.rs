@@ -16,10 +16,12 @@ use tracing::warn;
 
 use super::encrypt::Entrance;
 use super::serve::{Shared, Tunnel, Way};
-use super::targets::{TargetHealth, Targets};
+use super::targets::{Target, TargetHealth, Targets};
+use super::unmade::Unmade;
 use crate::addr::ClientAddr;
-use crate::net::{Stream, touch};
-use crate::probe::{Question, Step, Talk, Verdict};
+use crate::net::Stream;
+use crate::probe::{Step, Talk, Verdict};
+use crate::reason::CloseReason;
 
 /// After a check was refused its login, the service is only looked at for so
 /// long: a refused login counts there as an aborted connection.
@@ -103,37 +105,33 @@ impl Watch {
             }
             last = Instant::now();
             let found = self.look().await;
-            self.targets
-                .checked(self.place, found.as_ref().map_or_else(|e| Err(&**e), |()| Ok(())));
+            self.targets.checked(self.place, found.as_ref().copied());
         }
     }
 
-    /// Whether the target works; the text says why not.
-    async fn look(&mut self) -> Result<(), String> {
+    /// Whether the target works.
+    async fn look(&mut self) -> Result<(), Unmade> {
         if let Some(entrance) = &self.entrance {
             let looked = timeout_at(self.within(None), entrance.look_at(self.place, &self.shared));
-            return match looked.await {
-                Ok(found) => found.map_err(|(_, detail)| detail),
-                Err(_) => Err("no answer in time".to_owned()),
-            };
+            let late = || Err(Unmade::new(CloseReason::NoAnswer, "no answer in time"));
+            return looked.await.unwrap_or_else(|_| late());
         }
         let Some(check) = &self.targets.check else { return self.touch(self.within(None)).await };
         let deadline = self.within(Some(check.every));
         let is_unwelcome = self.unwelcome_until.is_some_and(|until| Instant::now() < until);
-        match check.question.talk().filter(|_| !is_unwelcome) {
-            None => self.touch(deadline).await,
-            Some(talk) => match timeout_at(deadline, self.converse(talk, deadline)).await {
-                Ok(Ok(Verdict::Ready)) => {
-                    self.unwelcome_until = None;
-                    Ok(())
-                }
-                Ok(Ok(Verdict::Unwelcome(error))) => {
-                    self.unwelcome(&error);
-                    Ok(())
-                }
-                Ok(Ok(Verdict::Unready(error)) | Err(error)) => Err(error),
-                Err(_) => Err("it accepts, but did not answer the check in time".to_owned()),
-            },
+        let Some(talk) = check.question.talk().filter(|_| !is_unwelcome) else {
+            return self.touch(deadline).await;
+        };
+        match self.converse(talk, deadline).await? {
+            Verdict::Ready => {
+                self.unwelcome_until = None;
+                Ok(())
+            }
+            Verdict::Unwelcome { error, remedy } => {
+                self.unwelcome(&error, &remedy);
+                Ok(())
+            }
+            Verdict::Unready(error) => Err(Unmade::new(CloseReason::TargetRefused, error)),
         }
     }
 
@@ -145,41 +143,57 @@ impl Watch {
         Instant::now() + every.map_or(limit, |every| limit.min(every))
     }
 
-    async fn touch(&self, deadline: Instant) -> Result<(), String> {
-        let looked = async {
-            let target = self.targets.at(self.place).resolver.current()?;
-            touch(&target, self.shared.bind, deadline).await
-        };
-        looked.await.map_err(|error| error.to_string())
+    async fn touch(&self, deadline: Instant) -> Result<(), Unmade> {
+        let looked = self.target().touch(&self.shared.dialling, deadline).await;
+        looked.map_err(|error| Unmade::target(&error))
     }
 
     /// Says what the check says and hears the answer, behind a PROXY header that
     /// announces nobody where the target wants one.
-    async fn converse(&self, mut talk: Talk, deadline: Instant) -> Result<Verdict, String> {
-        let target = self.targets.at(self.place);
-        let dialled = target.dial(&self.shared, ClientAddr::Unix, deadline).await;
-        let mut stream = dialled.map_err(|(_, detail)| detail)?;
-        let heard = hear_out(&mut stream, &mut talk).await;
-        let (last_words, verdict) =
-            heard.map_err(|error| format!("it hung up on the check: {error}"))?;
-        tokio::spawn(take_leave(stream, last_words));
+    async fn converse(&self, talk: Talk, deadline: Instant) -> Result<Verdict, Unmade> {
+        let dialling = &self.shared.dialling;
+        let dialled = self.target().dial(dialling, deadline).await;
+        let mut stream = dialled.map_err(|error| Unmade::target(&error))?;
+        dialling.announce(ClientAddr::Unix, &mut stream, deadline).await?;
+        let (last_words, verdict) = converse(&mut stream, talk, deadline).await?;
+        self.shared.tasks.spawn(take_leave(stream, last_words));
         Ok(verdict)
     }
 
+    fn target(&self) -> &Target {
+        self.targets.at(self.place)
+    }
+
     /// Tells once that the check has to do without a login.
-    fn unwelcome(&mut self, error: &str) {
+    fn unwelcome(&mut self, error: &str, remedy: &str) {
         if self.unwelcome_until.is_none() {
-            let tunnel = self.targets.tunnel.as_deref();
-            let target = &*self.targets.at(self.place).name;
-            let detail = match &self.targets.check.as_ref().map(|check| &check.question) {
-                Some(Question::Mysql { user }) => format!(
-                    "it is up, and only its port is looked at now; CREATE USER '{user}'@'HOST OF THIS END', without password and rights"
-                ),
-                _ => String::new(),
-            };
+            let (tunnel, target) = (self.targets.tunnel.as_deref(), &*self.target().name);
+            let detail = format!("it is up, and only its port is looked at now; {remedy}");
             warn!(tunnel, target, error, detail, "a check may not log in");
         }
         self.unwelcome_until = Some(Instant::now() + UNWELCOME);
+    }
+}
+
+/// Asks a target that was dialled: the last words to say to it, and the verdict.
+///
+/// # Errors
+/// What became of the target instead.
+pub(super) async fn converse(
+    stream: &mut Stream,
+    mut talk: Talk,
+    deadline: Instant,
+) -> Result<(Vec<u8>, Verdict), Unmade> {
+    match timeout_at(deadline, hear_out(stream, &mut talk)).await {
+        Ok(Ok(heard)) => Ok(heard),
+        Ok(Err(error)) => {
+            let detail = format!("it hung up on the check: {error}");
+            Err(Unmade::new(CloseReason::TargetRefused, detail))
+        }
+        Err(_) => {
+            let detail = "it accepts, but did not answer the check in time";
+            Err(Unmade::new(CloseReason::TargetTimeout, detail))
+        }
     }
 }
 
@@ -201,7 +215,7 @@ async fn hear_out(stream: &mut Stream, talk: &mut Talk) -> io::Result<(Vec<u8>, 
 
 /// Ends the connection so that the service finds nothing wrong with it: after
 /// its last word, and not before it has read ours.
-async fn take_leave(mut stream: Stream, last_words: Vec<u8>) {
+pub(super) async fn take_leave(mut stream: Stream, last_words: Vec<u8>) {
     let leave = async {
         stream.write_all(&last_words).await?;
         stream.shutdown().await?;

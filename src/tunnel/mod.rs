@@ -12,6 +12,8 @@
 //!   relay    both directions (seal, open), half-close, goodbye
 //!   targets  which of several targets a connection gets, and what is known of them
 //!   health   checks of targets, and looks at those that are down
+//!   dialling how this end dials, and says for whom
+//!   unmade   why there is no tunnel or no target
 //!   report   the closing line
 //!   trial    each step on the way to a target, without serving
 //!   status   what can be told of it meanwhile
@@ -23,6 +25,7 @@
 mod buffers;
 mod connected;
 mod decrypt;
+mod dialling;
 mod encrypt;
 mod health;
 mod introduce;
@@ -41,6 +44,7 @@ mod start;
 pub mod status;
 mod targets;
 pub mod trial;
+mod unmade;
 
 pub use options::{Limits, Options, PerSource, PipeOptions, Remark, Role};
 pub use serve::Tunnel;

@@ -8,20 +8,18 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, Stdin, Stdout, stdin, stdout};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use super::dialling::{Dialling, look_up_once};
 use super::encrypt::WHAT_TO_CHECK;
 use super::options::PipeOptions;
 use super::relay::{Start, relay};
 use super::report::told_by_the_far_end;
 use super::secure::{Caller, Terms};
 use crate::addr::ClientAddr;
-use crate::net::{
-    DialError, Duplex, ResolveError, ResolveOptions, Resolver, SocketOptions, Source, Stream, dial,
-};
+use crate::net::{DialError, Duplex, ResolveError, Source, Stream};
 use crate::observe::sessions::Traffic;
-use crate::proto::aead::suites_of_this_machine;
 use crate::proto::message::Open;
 use crate::proto::{PeerError, Session};
 use crate::reason::CloseReason;
@@ -78,20 +76,12 @@ pub async fn run(options: PipeOptions) -> Result<(), PipeError> {
 }
 
 async fn connect(options: PipeOptions) -> Result<(Stream, Session), PipeError> {
-    let once = ResolveOptions { every: None, wait: false };
-    let far_end = Resolver::start(options.target, once).await?.current()?;
-    let socket = SocketOptions { keepalive: options.keepalive };
-    let deadline = Instant::now() + options.timeout;
-    let mut sealed = dial(&far_end, options.bind, &socket, deadline).await?;
-    let caller = Caller::new(Terms {
-        keys: options.keys,
-        suites: options.suites.and(suites_of_this_machine()),
-        padding: options.padding,
-    });
-    match timeout(options.timeout, caller.call(&mut sealed)).await {
-        Ok(Ok(session)) => Ok((sealed, session)),
-        Ok(Err(_)) | Err(_) => Err(PipeError::NoAnswer),
-    }
+    let dialling = Dialling::from(&options);
+    let far_end = look_up_once(options.target).await?;
+    let mut sealed = dialling.dial(&far_end, Instant::now() + options.timeout).await?;
+    let caller = Caller::new(Terms::of(options.keys, options.suites, options.padding));
+    let called = caller.call(&mut sealed, options.timeout).await;
+    called.map(|session| (sealed, session)).map_err(|_| PipeError::NoAnswer)
 }
 
 /// Standard input and output as the plain side. Once output was told that the

@@ -20,14 +20,16 @@ use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::sync::Notify;
-use tokio::task::{JoinSet, spawn};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use super::open::told;
 use super::relay::{Start, dismiss};
-use super::secure::{next_event, poll_event};
+use super::secure::{await_opened, poll_event, say_open};
 use super::shelf::{Pace, Shelf};
+use super::unmade::Unmade;
 use crate::net::Stream;
 use crate::observe::metrics::PoolMeters;
 use crate::proto::Session;
@@ -45,9 +47,6 @@ const TOO_MANY: &str =
 const ENDED: &str =
     "the far end ended a warm tunnel; nothing to do if it was restarted, else see its log";
 
-/// A tunnel that came to nothing, and what the log says of it.
-pub(super) type Unmade = (CloseReason, String);
-
 /// A tunnel that waits to be opened.
 pub(super) struct Warm {
     /// To which of the far ends.
@@ -58,12 +57,14 @@ pub(super) struct Warm {
     already_read: Vec<u8>,
 }
 
-/// A tunnel that was asked for the target, and how its relay begins.
+/// A tunnel for a client, and how its relay begins.
 pub(super) struct Opened {
     pub(super) far_end: usize,
     pub(super) stream: Stream,
     pub(super) session: Session,
     pub(super) start: Start,
+    /// Open was said; otherwise nothing was.
+    pub(super) is_open: bool,
 }
 
 /// The warm tunnels of an encrypt end.
@@ -78,12 +79,13 @@ pub(super) struct Pool {
     /// There should be more or fewer.
     resized: Notify,
     meters: PoolMeters,
+    /// Where tunnels take their leave, for which nobody waits.
+    goodbyes: TaskTracker,
 }
 
 /// What a pool is busy with.
 struct Work {
     making: JoinSet<Result<Warm, Unmade>>,
-    goodbyes: JoinSet<()>,
     pace: Pace,
 }
 
@@ -91,10 +93,15 @@ struct Work {
 
 impl Pool {
     /// An empty pool for `size` tunnels; a size of zero stays empty.
-    pub(super) fn new(size: usize, tunnel: Option<Arc<str>>, meters: PoolMeters) -> Self {
+    pub(super) fn new(
+        size: usize,
+        tunnel: Option<Arc<str>>,
+        meters: PoolMeters,
+        goodbyes: TaskTracker,
+    ) -> Self {
         let (size, shelf) = (AtomicUsize::new(size), Mutex::default());
         let [taken, encouraged, resized] = std::array::from_fn(|_| Notify::new());
-        Self { size, tunnel, shelf, taken, encouraged, resized, meters }
+        Self { size, tunnel, shelf, taken, encouraged, resized, meters, goodbyes }
     }
 
     /// Changes how many tunnels there should be. What is too many is let go.
@@ -108,12 +115,16 @@ impl Pool {
     }
 
     /// A tunnel to a far end that is `wanted` and has not hung up, as far as this
-    /// host has heard.
+    /// host has heard. Those before it are let go.
     pub(super) fn take(&self, wanted: impl Fn(usize) -> bool) -> Option<Warm> {
-        let warm = {
-            let mut shelf = self.shelf();
-            std::iter::from_fn(|| shelf.take())
-                .find(|warm| warm.stream.is_quiet() && wanted(warm.far_end))
+        let warm = loop {
+            let next = self.shelf().take();
+            match next {
+                // The far end has ended it.
+                Some(warm) if !warm.stream.is_quiet() => drop(warm),
+                Some(warm) if !wanted(warm.far_end) => self.let_go([warm]),
+                other => break other,
+            }
         };
         match warm {
             Some(_) => self.meters.taken.inc(),
@@ -140,7 +151,7 @@ impl Pool {
             tokio::select! {
                 Some(made) = work.making.join_next() => match made {
                     Ok(Ok(warm)) => self.put(warm, &mut work),
-                    Ok(Err((reason, detail))) => self.failed(&mut work, reason, &detail),
+                    Ok(Err(Unmade { reason, detail })) => self.failed(&mut work, reason, &detail),
                     Err(panic) => std::panic::resume_unwind(panic.into_panic()),
                 },
                 reason = poll_fn(|cx| self.poll_ended(cx)) => {
@@ -150,7 +161,6 @@ impl Pool {
                 () = self.resized.notified() => {}
                 () = self.encouraged.notified() => work.pace.encouraged(Instant::now()),
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
-                Some(_) = work.goodbyes.join_next() => {}
             }
         }
     }
@@ -163,9 +173,9 @@ impl Pool {
     {
         let size = self.size();
         let outdated = self.shelf().outdated(now);
-        work.let_go(outdated);
+        self.let_go(outdated);
         let too_many = self.shelf().trim(size);
-        work.let_go(too_many);
+        self.let_go(too_many);
         let fresh = self.shelf().fresh(now);
         if work.pace.is_full_again(fresh >= size, now) {
             let tunnel = self.tunnel.as_deref();
@@ -192,17 +202,21 @@ impl Pool {
     }
 
     /// Lets all tunnels go.
-    pub(super) async fn close(&self) {
-        let mut goodbyes = JoinSet::new();
+    pub(super) fn close(&self) {
         while let Some(warm) = { self.shelf().take() } {
-            goodbyes.spawn(warm.let_go());
+            self.let_go([warm]);
         }
-        goodbyes.join_all().await;
+    }
+
+    fn let_go(&self, tunnels: impl IntoIterator<Item = Warm>) {
+        for warm in tunnels {
+            self.goodbyes.spawn(warm.let_go());
+        }
     }
 
     fn put(&self, warm: Warm, work: &mut Work) {
         let replaced = self.shelf().put(warm, Instant::now(), self.size());
-        work.let_go(replaced);
+        self.let_go(replaced);
         work.pace.succeeded();
         debug!("a warm tunnel is ready");
     }
@@ -226,13 +240,7 @@ impl Pool {
 impl Work {
     fn new() -> Self {
         let pace = Pace::new(Instant::now());
-        Self { making: JoinSet::new(), goodbyes: JoinSet::new(), pace }
-    }
-
-    fn let_go(&mut self, tunnels: Vec<Warm>) {
-        for warm in tunnels {
-            self.goodbyes.spawn(warm.let_go());
-        }
+        Self { making: JoinSet::new(), pace }
     }
 
     fn failed(&mut self, reason: CloseReason, detail: &str, pool: &Pool) {
@@ -265,23 +273,23 @@ impl Warm {
     }
 
     /// Asks for the target, and waits until the tunnel is known to work or the
-    /// client has something to send: before that, nothing is lost with it.
+    /// client has something to send: before that, nothing is lost with it. One that
+    /// is given up takes its leave among `goodbyes`.
     ///
     /// # Errors
     /// The reason; the client has lost nothing.
     pub(super) async fn open(
         mut self,
-        open: &Open,
-        client: &Stream,
+        (open, client): (&Open, &Stream),
         patience: Duration,
+        goodbyes: &TaskTracker,
     ) -> Result<Opened, CloseReason> {
         self.stream = self.stream.adopted().map_err(|_| CloseReason::LocalError)?;
-        let mut record = vec![];
-        self.session.outbound.open(open, &mut record).map_err(|_| CloseReason::LocalError)?;
-        self.stream.write_all(&record).await.map_err(|_| CloseReason::PeerLost)?;
+        let Self { stream, session, already_read, .. } = &mut self;
+        say_open(stream, session, open).await?;
         let in_use = tokio::select! {
             biased;
-            answer = self.answer() => answer,
+            answer = await_opened(stream, session, already_read) => answer,
             sent = client.unquiet() => sent.map_err(|_| CloseReason::PlainReset),
             () = sleep(patience) => Err(CloseReason::NoAnswer),
         };
@@ -289,7 +297,7 @@ impl Warm {
             Ok(()) => {
                 let Self { far_end, stream, session, already_read } = self;
                 let start = Start { first: vec![], already_read };
-                Ok(Opened { far_end, stream, session, start })
+                Ok(Opened { far_end, stream, session, start, is_open: true })
             }
             Err(reason) => {
                 // The far end may be about to dial the target for nobody. Apart,
@@ -298,18 +306,11 @@ impl Warm {
                     CloseReason::NoAnswer => CloseReason::Unopened,
                     reason => reason,
                 };
-                spawn(async move { dismiss(&mut self.stream, &mut self.session, told).await });
+                goodbyes.spawn(async move {
+                    dismiss(&mut self.stream, &mut self.session, told).await;
+                });
                 Err(reason)
             }
-        }
-    }
-
-    async fn answer(&mut self) -> Result<(), CloseReason> {
-        let Self { stream, session, already_read, .. } = self;
-        match next_event(stream, session, already_read).await? {
-            Event::Opened => Ok(()),
-            Event::Reset(reason) => Err(told(reason)),
-            _ => Err(CloseReason::ProtocolError),
         }
     }
 
@@ -326,5 +327,34 @@ impl Warm {
     /// Ends it, so that the far end knows that nothing went wrong.
     pub(super) async fn let_go(mut self) {
         dismiss(&mut self.stream, &mut self.session, CloseReason::Unopened).await;
+    }
+}
+
+// === impl Opened ===
+
+impl Opened {
+    /// Says Open with the first bytes of the relay, where it was not said yet.
+    ///
+    /// # Errors
+    /// [`CloseReason::LocalError`] when no record can be sealed.
+    pub(super) fn say_open(&mut self, open: &Open) -> Result<(), Unmade> {
+        if self.is_open {
+            return Ok(());
+        }
+        self.is_open = true;
+        let sealed = self.session.outbound.open(open, &mut self.start.first);
+        sealed.map_err(|_| Unmade::new(CloseReason::LocalError, "no record can be sealed"))
+    }
+
+    /// Ends it, because its client may not have it any more.
+    pub(super) async fn give_up(self) {
+        let Self { far_end, mut stream, mut session, .. } = self;
+        if self.is_open {
+            return dismiss(&mut stream, &mut session, CloseReason::Revoked).await;
+        }
+        // Nothing was said yet, and a Reset cannot come first.
+        if let Ok(warm) = Warm::confirm(far_end, stream, session).await {
+            warm.let_go().await;
+        }
     }
 }

@@ -9,21 +9,25 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use rand::TryRng;
 use rand::rngs::SysRng;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
+use tokio::time::timeout;
 
 use super::buffers::{Buffer, Size, poll_discard};
-use super::open::blame;
+use super::open::{blame, told};
 use crate::keys::{Key, KeyId, KeyRing};
 use crate::net::clock::Clock;
 use crate::net::{Duplex, Stream};
+use crate::proto::aead::suites_of_this_machine;
 use crate::proto::handshake::{
     Dialer, First, MESSAGE_LEN, Message, Received, Unconfirmed, read_message1,
 };
 use crate::proto::hello::{Hello, Welcome};
 use crate::proto::inbound::Event;
+use crate::proto::message::Open;
 use crate::proto::replay::{ReplayFilter, Stale};
 use crate::proto::{Padding, Session, SuiteSet};
 use crate::reason::CloseReason;
@@ -33,11 +37,11 @@ use crate::secret::Secret;
 #[derive(Clone)]
 pub(super) struct Terms {
     /// The first dials, all are accepted.
-    pub(super) keys: KeyRing,
+    keys: KeyRing,
     /// The suites that may be used.
-    pub(super) suites: SuiteSet,
+    suites: SuiteSet,
     /// The block to pad to.
-    pub(super) padding: Padding,
+    padding: Padding,
 }
 
 /// The dialer's side of all handshakes with one far end.
@@ -89,6 +93,11 @@ impl From<CloseReason> for Verdict {
 // === impl Terms ===
 
 impl Terms {
+    /// As far as this machine has the suites.
+    pub(super) fn of(keys: KeyRing, suites: SuiteSet, padding: Padding) -> Self {
+        Self { keys, suites: suites.and(suites_of_this_machine()), padding }
+    }
+
     /// The public names of the keys, in order.
     fn key_ids(&self) -> Vec<KeyId> {
         self.keys.iter().map(Key::id).collect()
@@ -112,14 +121,22 @@ impl Caller {
         self.terms.key_ids()
     }
 
-    /// Shakes hands as the dialer. The caller sets the deadline. What was learnt of
-    /// the far end's clock is forgotten if this comes to nothing, or is given up: it
-    /// may be why.
+    /// Shakes hands as the dialer. What was learnt of the far end's clock is
+    /// forgotten if this comes to nothing, or is given up: it may be why.
     ///
     /// # Errors
-    /// [`CloseReason::NoAnswer`] when the far end hangs up or answers nonsense:
-    /// an acceptor says nothing at all to a key that it does not know.
-    pub(super) async fn call(&self, stream: &mut Stream) -> Result<Session, CloseReason> {
+    /// [`CloseReason::NoAnswer`] when the far end hangs up, answers nonsense, or does
+    /// not answer for `patience`: an acceptor says nothing at all to a key that it
+    /// does not know.
+    pub(super) async fn call(
+        &self,
+        stream: &mut Stream,
+        patience: Duration,
+    ) -> Result<Session, CloseReason> {
+        timeout(patience, self.shake_hands(stream)).await.unwrap_or(Err(CloseReason::NoAnswer))
+    }
+
+    async fn shake_hands(&self, stream: &mut Stream) -> Result<Session, CloseReason> {
         let Terms { keys, suites, padding } = &self.terms;
         let hello = Hello { suites: *suites, padding: *padding, clock_ms: self.far_clock.now_ms() };
         let ephemeral = ephemeral().map_err(|_| CloseReason::LocalError)?;
@@ -315,6 +332,36 @@ pub(super) fn poll_event(
     }
 }
 
+/// Asks for the target.
+///
+/// # Errors
+/// [`CloseReason::PeerLost`] when the far end is gone.
+pub(super) async fn say_open(
+    stream: &mut Stream,
+    session: &mut Session,
+    open: &Open,
+) -> Result<(), CloseReason> {
+    let mut record = vec![];
+    session.outbound.open(open, &mut record).map_err(|_| CloseReason::LocalError)?;
+    stream.write_all(&record).await.map_err(|_| CloseReason::PeerLost)
+}
+
+/// Waits until the far end has its target. `already_read` as for [`next_event`].
+///
+/// # Errors
+/// Why it has none.
+pub(super) async fn await_opened(
+    stream: &mut Stream,
+    session: &mut Session,
+    already_read: &mut Vec<u8>,
+) -> Result<(), CloseReason> {
+    match next_event(stream, session, already_read).await? {
+        Event::Opened => Ok(()),
+        Event::Reset(reason) => Err(told(reason)),
+        _ => Err(CloseReason::ProtocolError),
+    }
+}
+
 /// Reads and forgets until the other end hangs up.
 pub(super) async fn hold(stream: &mut Stream) {
     let (mut read, _) = stream.split();
@@ -330,10 +377,8 @@ fn ephemeral() -> io::Result<Secret<32>> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::net::TcpListener;
-    use tokio::time::{Instant, timeout};
+    use tokio::time::Instant;
 
     use super::*;
     use crate::net::{SocketOptions, Target, dial};
@@ -344,7 +389,7 @@ mod tests {
     fn terms() -> Terms {
         let key = Key::new(Secret::take(&mut [7; 32]));
         let keys = KeyRing::new(vec![key]).unwrap();
-        Terms { keys, suites: SuiteSet::BOTH, padding: Padding::default() }
+        Terms::of(keys, SuiteSet::BOTH, Padding::default())
     }
 
     /// As it is to far ends of which another is quicker, and to looks at one of several.
@@ -358,7 +403,7 @@ mod tests {
         let caller = Caller::new(terms());
         let now_ms = caller.far_clock.now_ms();
         caller.far_clock.set(now_ms - 86_400_000);
-        let given_up = timeout(Duration::ZERO, caller.call(&mut stream)).await;
+        let given_up = timeout(Duration::ZERO, caller.call(&mut stream, Duration::MAX)).await;
         assert!(given_up.is_err(), "nobody answers");
         assert!(caller.far_clock.now_ms().abs_diff(now_ms) < A_MINUTE_MS);
     }

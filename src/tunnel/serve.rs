@@ -17,20 +17,19 @@ use tracing::{info, warn};
 
 use super::connected::Connected;
 use super::decrypt::Exit;
+use super::dialling::Dialling;
 use super::encrypt::{self, Entrance};
 use super::introduce::Guest;
 use super::lanes;
-use super::options::PerSource;
 use super::secure;
-use crate::addr::{BindAddress, ClientAddr};
+use crate::addr::ClientAddr;
 use crate::gate::{Denied, Gate, Nets};
 use crate::net::{
-    AcceptBackoff, AcceptStep, AsyncListener, Handshakes, Place, Slot, Slots, SocketOptions,
-    SourceGuard, SourceRefusal, Sources, Stream,
+    AcceptBackoff, AcceptStep, AsyncListener, Handshakes, Place, Slot, Slots, SourceGuard,
+    SourceRefusal, Sources, Stream,
 };
 use crate::observe::failures::{Failures, Told};
 use crate::observe::metrics::Meters;
-use crate::proxy_protocol::Version;
 use crate::reason::CloseReason;
 
 /// How long slots must have been vacant before the limit counts as over.
@@ -57,18 +56,13 @@ pub(super) struct Shared {
     /// How many sessions a source may have; counted once a peer is proven, so
     /// that strangers from the same address take none.
     pub(super) guests: Option<Sources>,
-    /// What those two count up to.
-    pub(super) per_source: Option<PerSource>,
     pub(super) failures: Arc<Failures>,
     pub(super) meters: Arc<Meters>,
     /// Who may come in, by address.
     pub(super) gate: Option<Gate>,
     /// Load balancers that announce their clients' addresses.
     pub(super) proxy_from: Arc<Nets<()>>,
-    /// How a target is told the client's address.
-    pub(super) proxy_to_target: Option<Version>,
-    pub(super) socket: SocketOptions,
-    pub(super) bind: Option<BindAddress>,
+    pub(super) dialling: Dialling,
     /// Deadline of a dial, and separately of a handshake.
     pub(super) timeout: Duration,
     /// How long a session may finish that the gate would not let in any more.
@@ -77,6 +71,8 @@ pub(super) struct Shared {
     pub(super) stop: CancellationToken,
     /// Cancelled when those that there are must end.
     pub(super) cut: CancellationToken,
+    /// All that goes on in it, the goodbyes included that nobody waits for.
+    pub(super) tasks: TaskTracker,
 }
 
 /// Which end, with what only that end needs.
@@ -89,7 +85,6 @@ pub(super) enum Way {
 pub struct Tunnel {
     pub(super) shared: Arc<Shared>,
     pub(super) way: Way,
-    pub(super) tasks: TaskTracker,
     /// Where it listens now.
     pub(super) listening: Mutex<Vec<String>>,
 }
@@ -150,32 +145,32 @@ impl Shared {
 impl Tunnel {
     /// Starts what it does besides accepting: summaries, warm tunnels.
     pub fn begin(self: &Arc<Self>) {
-        self.tasks.spawn(Arc::clone(self).summarize());
-        self.tasks.spawn(Arc::clone(self).watch_limit());
-        self.tasks.spawn(Arc::clone(self).keep_warm());
-        self.tasks.spawn(Arc::clone(self).watch_targets());
+        self.shared.tasks.spawn(Arc::clone(self).summarize());
+        self.shared.tasks.spawn(Arc::clone(self).watch_limit());
+        self.shared.tasks.spawn(Arc::clone(self).keep_warm());
+        self.shared.tasks.spawn(Arc::clone(self).watch_targets());
     }
 
     /// Accepts on `listener` from now on, until it is stopped.
     pub fn serve(self: &Arc<Self>, listener: Arc<AsyncListener>) {
         self.listens(&listener);
-        self.tasks.spawn(Arc::clone(self).accept(listener));
+        self.shared.tasks.spawn(Arc::clone(self).accept(listener));
     }
 
     /// Accepts no more. Sessions go on; unproven handshakes have a second.
     pub fn stop(&self) {
         self.shared.stop.cancel();
-        self.tasks.close();
+        self.shared.tasks.close();
     }
 
     /// Resolves when every connection of a stopped tunnel has ended.
     pub async fn finished(&self) {
-        self.tasks.wait().await;
+        self.shared.tasks.wait().await;
     }
 
     /// Whether it is stopped and every connection has ended.
     pub fn is_finished(&self) -> bool {
-        self.tasks.is_closed() && self.tasks.is_empty()
+        self.shared.tasks.is_closed() && self.shared.tasks.is_empty()
     }
 
     /// Logs every failure that was counted and not told yet.
@@ -209,7 +204,7 @@ impl Tunnel {
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = self.shared.stop.cancelled() => return self.listens_no_more(&listener),
+                () = self.shared.stop.cancelled() => break,
                 accepted = self.accept_one(&listener) => accepted,
             };
             match accepted {
@@ -225,8 +220,8 @@ impl Tunnel {
                         () = &mut ushered => {}
                         () = self.shared.stop.cancelled() => {
                             // It goes on waiting, without the listener.
-                            self.tasks.spawn(ushered);
-                            return;
+                            self.shared.tasks.spawn(ushered);
+                            break;
                         }
                     }
                 }
@@ -236,6 +231,7 @@ impl Tunnel {
                 }
             }
         }
+        self.listens_no_more(&listener);
     }
 
     /// The next connection, once there is a slot that it could have.
@@ -310,7 +306,7 @@ impl Tunnel {
                 self.serve_opened(tunnel.open_client(Arc::clone(entrance), arrival));
             }
             Way::Out(exit) => {
-                self.tasks.spawn(tunnel.serve_stranger(Arc::clone(exit), arrival));
+                self.shared.tasks.spawn(tunnel.serve_stranger(Arc::clone(exit), arrival));
             }
         }
     }
@@ -319,7 +315,7 @@ impl Tunnel {
     /// apart, and gone when it is done: what follows may last for days.
     fn serve_opened(&self, opening: impl Future<Output = Option<Box<Connected>>> + Send + 'static) {
         let opening = Box::pin(opening);
-        self.tasks.spawn(async move {
+        self.shared.tasks.spawn(async move {
             if let Some(connected) = opening.await {
                 connected.run().await;
             }
@@ -371,9 +367,15 @@ impl Tunnel {
             biased;
             introduced = self.shared.introduce(&mut stream, peer) => introduced,
             () = place.displaced() => Err(CloseReason::Displaced),
+            () = self.shared.last_call() => Err(CloseReason::Shutdown),
         };
         match introduced {
             Ok(guest) => Some((stream, guest)),
+            Err(CloseReason::Shutdown) => {
+                self.shared.meters.closed.count(CloseReason::Shutdown);
+                stream.reset();
+                None
+            }
             Err(reason) => {
                 self.shared.refused(reason, peer);
                 match reason {
@@ -394,7 +396,7 @@ impl Tunnel {
             Denied::Hold => {
                 let tunnel = Arc::clone(self);
                 let mut place = self.shared.places.enter();
-                self.tasks.spawn(async move {
+                self.shared.tasks.spawn(async move {
                     let hold = secure::hold(&mut stream);
                     tokio::select! {
                         () = hold => {}
@@ -442,7 +444,7 @@ impl Tunnel {
             () = self.shared.stop.cancelled() => {}
             () = entrance.pool.keep(warm_up) => {}
         }
-        entrance.pool.close().await;
+        entrance.pool.close();
     }
 
     async fn summarize(self: Arc<Self>) {

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::decrypt::Exit;
+use super::dialling::Dialling;
 use super::encrypt::Entrance;
 use super::options::{Limits, Options, PerSource, Role};
 use super::pool::{self, Pool};
@@ -18,12 +19,10 @@ use super::targets::Targets;
 use crate::addr::{Address, ServiceName};
 use crate::gate::Gate;
 use crate::net::{
-    Handshakes, PER_SESSION, RESERVED, ResolveError, Slots, SocketOptions, Sources,
-    sessions_that_fit,
+    Handshakes, PER_SESSION, RESERVED, ResolveError, Slots, Sources, sessions_that_fit,
 };
 use crate::observe::failures::Failures;
 use crate::observe::metrics::Meters;
-use crate::proto::aead::suites_of_this_machine;
 
 /// The longest pause between two looks at a target that is down, which never
 /// hears of them.
@@ -47,10 +46,57 @@ pub struct Capacity {
     pub descriptors: u64,
 }
 
+/// What a tunnel would like to hold. All but sessions take one descriptor each.
+struct Need {
+    /// `None` is as many as there is room for.
+    sessions: Option<usize>,
+    handshakes: usize,
+    unopened: usize,
+    /// Tunnels that a pool makes before it lets as many go.
+    making: usize,
+    /// Targets that are checked, or looked at while they are down.
+    watched: usize,
+}
+
 /// Too few file descriptors for a single session.
 #[derive(Debug, thiserror::Error)]
 #[error("{0} file descriptors are too few for a session; raise the limit with ulimit -n")]
 pub struct TooFewDescriptors(u64);
+
+impl Need {
+    fn of(options: &Options) -> Self {
+        let Limits { sessions, handshakes, unopened, .. } = options.limits;
+        let lets_all_in = options.gate.is_none() && options.proxy_from.is_empty();
+        match &options.role {
+            Role::Encrypt { targets, .. } => Self {
+                sessions,
+                handshakes: if lets_all_in { 0 } else { handshakes },
+                unopened,
+                making: if unopened > 0 { pool::AT_ONCE } else { 0 },
+                watched: if targets.len() > 1 { targets.len() } else { 0 },
+            },
+            Role::Decrypt { targets } => {
+                let by_service = by_service(targets);
+                let watched = by_service.iter().filter(|(service, addresses)| {
+                    addresses.len() > 1 || options.checks.contains_key(service)
+                });
+                let watched = watched.map(|(_, addresses)| addresses.len()).sum();
+                Self { sessions, handshakes, unopened, making: 0, watched }
+            }
+        }
+    }
+
+    /// How many descriptors that takes.
+    fn descriptors(&self) -> u64 {
+        let Self { sessions, handshakes, unopened, making, watched } = *self;
+        let Some(sessions) = sessions else { return u64::MAX };
+        let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+        let beside = count(handshakes + unopened + making + watched);
+        let asked = RESERVED + count(sessions).saturating_mul(PER_SESSION) + beside;
+        // Strangers and unopened tunnels get theirs only as a part of all.
+        asked.max(4 * count(handshakes)).max(8 * count(unopened))
+    }
+}
 
 impl Capacity {
     /// What each of several tunnels in one process can hold. Where all together ask
@@ -60,7 +106,7 @@ impl Capacity {
     /// [`TooFewDescriptors`].
     pub fn of_all(plan: &[Options], descriptors: u64) -> Result<Vec<Self>, TooFewDescriptors> {
         let asked: Vec<u64> =
-            plan.iter().map(|options| descriptors_for(options).min(descriptors)).collect();
+            plan.iter().map(|options| Need::of(options).descriptors().min(descriptors)).collect();
         let total = asked.iter().sum::<u64>().max(descriptors);
         let share = |asked: u64| {
             // Rounded down, so that the sum stays below.
@@ -79,21 +125,15 @@ impl Capacity {
     /// [`TooFewDescriptors`].
     pub fn of(options: &Options, descriptors: u64) -> Result<Self, TooFewDescriptors> {
         let part = |of: u64| usize::try_from(descriptors / of).unwrap_or(usize::MAX);
-        let unopened = options.limits.unopened.min(part(8));
-        let handshakes = match options.role {
-            Role::Encrypt { .. } if options.gate.is_none() && options.proxy_from.is_empty() => 0,
-            _ => options.limits.handshakes.min(part(4)),
-        };
-        // A pool makes some more before it lets as many go.
-        let making = match options.role {
-            Role::Encrypt { .. } if unopened > 0 => pool::AT_ONCE,
-            _ => 0,
-        };
-        let fit = sessions_that_fit(descriptors, handshakes + unopened + making);
+        let need = Need::of(options);
+        let handshakes = need.handshakes.min(part(4));
+        let unopened = need.unopened.min(part(8));
+        let making = if unopened > 0 { need.making } else { 0 };
+        let fit = sessions_that_fit(descriptors, handshakes + unopened + making + need.watched);
         if fit == 0 {
             return Err(TooFewDescriptors(descriptors));
         }
-        let sessions = options.limits.sessions.map_or(fit, |asked| asked.min(fit));
+        let sessions = need.sessions.map_or(fit, |asked| asked.min(fit));
         Ok(Self { sessions, handshakes, unopened, descriptors })
     }
 
@@ -154,17 +194,6 @@ enum Where {
     Targets(BTreeMap<ServiceName, Arc<Targets>>, Arc<Memory>),
 }
 
-/// How many descriptors a tunnel would like to have.
-fn descriptors_for(options: &Options) -> u64 {
-    let Limits { sessions, handshakes, unopened, .. } = options.limits;
-    let Some(sessions) = sessions else { return u64::MAX };
-    let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
-    let unproven = count(handshakes + unopened + pool::AT_ONCE);
-    let asked = RESERVED + count(sessions).saturating_mul(PER_SESSION) + unproven;
-    // Strangers and unopened tunnels get theirs only as a part of all.
-    asked.max(4 * count(handshakes)).max(8 * count(unopened))
-}
-
 impl Parts {
     /// Resolves the targets of a tunnel that has the name of `meters`.
     ///
@@ -198,11 +227,8 @@ impl Tunnel {
     /// count of `before`, in whose place it serves, goes on having it here, and
     /// who was let in is judged by its gate.
     pub fn new(options: &Options, parts: Parts, capacity: Capacity, before: Option<&Self>) -> Self {
-        let terms = Terms {
-            keys: options.keys.clone(),
-            suites: options.suites.and(suites_of_this_machine()),
-            padding: options.padding,
-        };
+        let terms = Terms::of(options.keys.clone(), options.suites, options.padding);
+        let tasks = TaskTracker::new();
         let service = match &options.role {
             Role::Encrypt { service, .. } => service.clone(),
             Role::Decrypt { .. } => ServiceName::default(),
@@ -212,7 +238,12 @@ impl Tunnel {
                 callers: callers(&terms, &far_ends, before),
                 far_ends,
                 service,
-                pool: Pool::new(capacity.unopened, options.name.clone(), parts.meters.pool.clone()),
+                pool: Pool::new(
+                    capacity.unopened,
+                    options.name.clone(),
+                    parts.meters.pool.clone(),
+                    tasks.clone(),
+                ),
             })),
             Where::Targets(targets, memory) => Way::Out(Arc::new(Exit {
                 door: door(terms, memory, before),
@@ -224,9 +255,8 @@ impl Tunnel {
             Some(old) => gate.succeeding(old),
             None => gate.another(),
         });
-        let shared = Arc::new(shared(options, capacity, (gate, parts.meters), before));
-        let (tasks, listening) = (TaskTracker::new(), Mutex::default());
-        let tunnel = Self { shared, way, tasks, listening };
+        let shared = Arc::new(shared(options, capacity, (gate, parts.meters, tasks), before));
+        let tunnel = Self { shared, way, listening: Mutex::default() };
         tunnel.set_capacity(capacity);
         tunnel
     }
@@ -263,10 +293,9 @@ fn callers(terms: &Terms, far_ends: &Targets, before: Option<&Tunnel>) -> Vec<Ca
         Some(Way::In(entrance)) => Some(entrance),
         _ => None,
     };
-    let caller = |name: &str| {
-        let old = known.and_then(|entrance| entrance.caller_of(name));
-        let terms = terms.clone();
-        old.map_or_else(|| Caller::new(terms.clone()), |old| Caller::succeeding(terms.clone(), old))
+    let caller = |name: &str| match known.and_then(|entrance| entrance.caller_of(name)) {
+        Some(old) => Caller::succeeding(terms.clone(), old),
+        None => Caller::new(terms.clone()),
     };
     (0..far_ends.count()).map(|place| caller(&far_ends.at(place).name)).collect()
 }
@@ -282,12 +311,11 @@ fn door(terms: Terms, memory: Arc<Memory>, before: Option<&Tunnel>) -> Doorkeepe
 fn shared(
     options: &Options,
     capacity: Capacity,
-    (gate, meters): (Option<Gate>, Arc<Meters>),
+    (gate, meters, tasks): (Option<Gate>, Arc<Meters>, TaskTracker),
     before: Option<&Tunnel>,
 ) -> Shared {
-    let per_source = options.limits.per_source;
     let before = before.map(|before| &*before.shared);
-    let (arrivals, guests) = sources(per_source, before);
+    let (arrivals, guests) = sources(options.limits.per_source, before);
     Shared {
         name: options.name.clone(),
         slots: before.map_or_else(|| Slots::new(capacity.sessions), |before| before.slots.clone()),
@@ -296,19 +324,17 @@ fn shared(
         limit_reached: Notify::new(),
         arrivals,
         guests,
-        per_source,
         failures: before.map_or_else(
             || Arc::new(Failures::of(options.name.clone())),
             |before| Arc::clone(&before.failures),
         ),
         meters,
         gate,
-        proxy_to_target: options.proxy_to_target,
         proxy_from: Arc::clone(&options.proxy_from),
         drain: options.drain,
-        socket: SocketOptions { keepalive: options.keepalive },
-        bind: options.bind,
+        dialling: Dialling::from(options),
         timeout: options.timeout,
+        tasks,
         stop: CancellationToken::new(),
         cut: CancellationToken::new(),
     }
@@ -320,9 +346,6 @@ fn sources(
     limit: Option<PerSource>,
     before: Option<&Shared>,
 ) -> (Option<Sources>, Option<Sources>) {
-    if let Some(before) = before.filter(|before| before.per_source == limit) {
-        return (before.arrivals.clone(), before.guests.clone());
-    }
     let going_on = |old: Option<&Sources>, sessions, rate| match old {
         Some(old) => {
             old.set_limits(sessions, rate);
@@ -339,4 +362,76 @@ fn sources(
         going_on(old, per.sessions, None)
     });
     (arrivals, guests)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::{Key, KeyRing};
+    use crate::proto::{Padding, SuiteSet};
+    use crate::secret::Secret;
+
+    /// As the command line has it without flags.
+    fn options(role: Role) -> Options {
+        let unopened = if matches!(role, Role::Encrypt { .. }) { 0 } else { 256 };
+        Options {
+            name: None,
+            role,
+            sources: vec![],
+            keys: KeyRing::new(vec![Key::new(Secret::take(&mut [7; 32]))]).unwrap(),
+            bind: None,
+            limits: Limits { sessions: Some(1024), handshakes: 1024, unopened, per_source: None },
+            timeout: Duration::from_secs(5),
+            resolve_every: None,
+            wait_for_dns: false,
+            keepalive: true,
+            padding: Padding::default(),
+            suites: SuiteSet::BOTH,
+            drain: Duration::ZERO,
+            gate: None,
+            proxy_from: Arc::default(),
+            checks: BTreeMap::new(),
+            proxy_to_target: None,
+            remarks: vec![],
+        }
+    }
+
+    fn encrypt(far_ends: usize) -> Options {
+        let targets = (0..far_ends).map(|i| format!("a{i}:1").parse().unwrap()).collect();
+        options(Role::Encrypt { targets, service: ServiceName::default() })
+    }
+
+    fn decrypt(targets: usize) -> Options {
+        let target = |i| (ServiceName::default(), format!("a{i}:1").parse().unwrap());
+        options(Role::Decrypt { targets: (0..targets).map(target).collect() })
+    }
+
+    /// What is asked for is enough for what is asked for, and less is not.
+    #[test]
+    fn a_tunnel_asks_for_as_many_descriptors_as_it_can_use() {
+        let mut pooled = encrypt(1);
+        pooled.limits.unopened = 16;
+        for (options, needs) in
+            [(encrypt(1), 2080), (encrypt(2), 2082), (pooled, 2080 + 16 + 8), (decrypt(1), 4096)]
+        {
+            assert_eq!(Need::of(&options).descriptors(), needs);
+            let capacity = Capacity::of(&options, needs).unwrap();
+            assert_eq!(capacity.sessions, 1024, "{:?}", options.role);
+            assert_eq!(capacity.unopened, options.limits.unopened);
+        }
+        let few = Capacity::of(&encrypt(2), 2081).unwrap();
+        assert_eq!(few.sessions, 1023);
+    }
+
+    /// Two encrypt ends without a gate: neither asks for handshakes that it has not.
+    #[test]
+    fn tunnels_share_what_they_can_use() {
+        let both = Capacity::of_all(&[encrypt(1), encrypt(1)], 4160).unwrap();
+        assert!(both.iter().all(|capacity| capacity.sessions == 1024), "{both:?}");
+        let mut checked = decrypt(1);
+        let tcp = "tcp".parse().unwrap();
+        checked.checks.insert(ServiceName::default(), tcp);
+        let watched = [decrypt(1), checked, decrypt(3)].map(|options| Need::of(&options).watched);
+        assert_eq!(watched, [0, 1, 3]);
+    }
 }

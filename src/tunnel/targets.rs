@@ -17,11 +17,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
+use super::dialling::Dialling;
 use super::options::Options;
-use super::pool::Unmade;
+use super::unmade::Unmade;
 use crate::addr::{Address, ServiceName};
 use crate::net::{
-    News, ResolveError, ResolveOptions, Resolver, Rules, Standing, Standings, State, race,
+    DialError, News, ResolveError, ResolveOptions, Resolver, Rules, Standing, Standings, State,
+    Stream, race,
 };
 use crate::probe::Check;
 use crate::reason::CloseReason;
@@ -42,7 +44,7 @@ pub(super) struct Targets {
 
 /// Where one is.
 pub(super) struct Target {
-    pub(super) resolver: Resolver,
+    resolver: Resolver,
     /// How the log names it.
     pub(super) name: Arc<str>,
 }
@@ -69,8 +71,8 @@ pub struct TargetHealth {
 pub(super) struct Unreached {
     /// The one that was tried first.
     pub(super) first: usize,
-    pub(super) reason: CloseReason,
-    pub(super) detail: String,
+    /// What became of that one, and the details of all.
+    pub(super) why: Unmade,
 }
 
 impl Targets {
@@ -148,18 +150,15 @@ impl Targets {
         let raced = race(order, self.head_start, attempt).await;
         for &place in &raced.overtaken {
             let seconds = self.head_start.as_secs_f64();
-            let error = format!("no answer within {seconds:.1} s, and the next one had");
-            self.failed(place, &error, began);
+            let detail = format!("no answer within {seconds:.1} s, and the next one had");
+            self.failed(place, &Unmade::new(CloseReason::NoAnswer, detail), began);
         }
-        for (place, (reason, detail)) in &raced.failed {
-            // What this host lacks says nothing about the target.
-            if *reason != CloseReason::LocalError {
-                self.failed(*place, detail, began);
-            }
+        for (place, why) in &raced.failed {
+            self.failed(*place, why, began);
         }
         match raced.won {
             Some((place, reached)) => {
-                self.learn(place, |standings, now| standings.worked(place, now));
+                self.learn(place, Ok(()), |standings, now| standings.worked(place, now));
                 Ok((place, reached))
             }
             None => Err(self.unreached(first, raced.failed)),
@@ -168,27 +167,31 @@ impl Targets {
 
     fn unreached(&self, first: usize, failed: Vec<(usize, Unmade)>) -> Unreached {
         let reason = failed.iter().find(|(place, _)| *place == first);
-        let reason = reason.map_or(CloseReason::LocalError, |(_, (reason, _))| *reason);
+        let reason = reason.map_or(CloseReason::LocalError, |(_, why)| why.reason);
         let detail = match &failed[..] {
-            [(_, (_, detail))] => detail.clone(),
+            [(_, why)] => why.detail.clone(),
             several => {
-                let named = |(place, (_, detail)): &(usize, Unmade)| {
-                    format!("{}: {detail}", self.all[*place].name)
+                let named = |(place, why): &(usize, Unmade)| {
+                    format!("{}: {}", self.all[*place].name, why.detail)
                 };
                 several.iter().map(named).collect::<Vec<_>>().join(" | ")
             }
         };
-        Unreached { first, reason, detail }
+        Unreached { first, why: Unmade { reason, detail } }
     }
 
     /// A connection that began then did not get through.
-    pub(super) fn failed(&self, place: usize, error: &str, began: Instant) {
-        self.learn(place, |standings, now| standings.failed(place, error, (began, now)));
+    pub(super) fn failed(&self, place: usize, why: &Unmade, began: Instant) {
+        self.learn(place, Err(why), |standings, now| {
+            standings.failed(place, &why.detail, (began, now))
+        });
     }
 
     /// What a check or a look at it has found.
-    pub(super) fn checked(&self, place: usize, found: Result<(), &str>) {
-        self.learn(place, |standings, now| standings.checked(place, found, now));
+    pub(super) fn checked(&self, place: usize, found: Result<(), &Unmade>) {
+        self.learn(place, found, |standings, now| {
+            standings.checked(place, found.map_err(|why| &*why.detail), now)
+        });
     }
 
     /// Until the next check of a target, or the next look at one that is down.
@@ -218,9 +221,16 @@ impl Targets {
         .collect()
     }
 
-    /// Changes what is known, and tells what is new.
-    fn learn(&self, place: usize, change: impl FnOnce(&mut Standings, Instant) -> Option<News>) {
-        if !self.is_watched() {
+    /// Changes what is known by what was found, and tells what is new.
+    fn learn(
+        &self,
+        place: usize,
+        found: Result<(), &Unmade>,
+        change: impl FnOnce(&mut Standings, Instant) -> Option<News>,
+    ) {
+        // What this host lacks says nothing about a target.
+        let is_ours = found.is_err_and(|why| why.reason == CloseReason::LocalError);
+        if is_ours || !self.is_watched() {
             return;
         }
         let (news, error, using) = {
@@ -246,5 +256,31 @@ impl Targets {
 
     fn standings(&self) -> MutexGuard<'_, Standings> {
         self.standings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Target {
+    /// A connection to it.
+    ///
+    /// # Errors
+    /// [`DialError`].
+    pub(super) async fn dial(
+        &self,
+        dialling: &Dialling,
+        deadline: tokio::time::Instant,
+    ) -> Result<Stream, DialError> {
+        dialling.dial(&self.resolver.current()?, deadline).await
+    }
+
+    /// Whether somebody listens there, who hears nothing of it.
+    ///
+    /// # Errors
+    /// [`DialError`].
+    pub(super) async fn touch(
+        &self,
+        dialling: &Dialling,
+        deadline: tokio::time::Instant,
+    ) -> Result<(), DialError> {
+        dialling.touch(&self.resolver.current()?, deadline).await
     }
 }

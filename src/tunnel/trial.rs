@@ -7,21 +7,19 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout};
 
+use super::dialling::{Dialling, look_up_once};
 use super::encrypt::WHAT_TO_CHECK;
-use super::open::told;
+use super::health::{converse, take_leave};
 use super::options::{Options, Role};
 use super::relay::dismiss;
 use super::report::told_by_the_far_end;
-use super::secure::{Caller, Terms, next_event};
+use super::secure::{Caller, Terms, await_opened, say_open};
 use crate::addr::{Address, ClientAddr, ServiceName};
 use crate::gate::StoreOptions;
-use crate::net::{ResolveOptions, Resolver, SocketOptions, Stream, dial};
-use crate::proto::Session;
-use crate::proto::aead::suites_of_this_machine;
-use crate::proto::inbound::Event;
+use crate::net::{DialError, Target};
+use crate::probe::Verdict;
 use crate::proto::message::Open;
 use crate::reason::CloseReason;
 
@@ -33,8 +31,11 @@ pub struct Finding {
     /// The steps that went well, in order.
     pub passed: Vec<&'static str>,
     /// The step that did not, and why; `None` when all is well.
-    pub failed: Option<(&'static str, String)>,
+    pub failed: Option<Failed>,
 }
+
+/// A step, and why it failed.
+type Failed = (&'static str, String);
 
 /// Tries every target of a tunnel, and the store of its gate.
 pub async fn trial(options: &Options) -> Vec<Finding> {
@@ -53,9 +54,9 @@ pub async fn trial(options: &Options) -> Vec<Finding> {
             }
         }
         Role::Decrypt { targets } => {
-            for (_, target) in targets {
-                let mut finding = Finding::of(target);
-                finding.failed = finding.reach(options, target).await.err();
+            for target in targets {
+                let mut finding = Finding::of(&target.1);
+                finding.failed = finding.target(options, target).await.err();
                 findings.push(finding);
             }
         }
@@ -81,22 +82,50 @@ impl Finding {
         Self { target, passed, failed }
     }
 
-    async fn reach(
+    /// What a name means now.
+    async fn look_up(&mut self, target: &Address) -> Result<Target, Failed> {
+        let found = look_up_once(target.clone()).await;
+        let found = found.map_err(|error| ("name", error.to_string()))?;
+        self.passed.push("name");
+        Ok(found)
+    }
+
+    /// The connection, once it was made or tried.
+    fn connected<T>(&mut self, dialled: Result<T, DialError>) -> Result<T, Failed> {
+        let connected = dialled.map_err(|error| ("connect", error.to_string()))?;
+        self.passed.push("connect");
+        Ok(connected)
+    }
+
+    /// A target as its check finds it, which is a look at it where there is none.
+    async fn target(
         &mut self,
         options: &Options,
-        target: &Address,
-    ) -> Result<Stream, (&'static str, String)> {
-        let once = ResolveOptions { every: None, wait: false };
-        let resolver = Resolver::start(target.clone(), once).await;
-        let addresses = resolver.and_then(|resolver| resolver.current());
-        let addresses = addresses.map_err(|error| ("name", error.to_string()))?;
-        self.passed.push("name");
-        let socket = SocketOptions { keepalive: options.keepalive };
+        (service, target): &(ServiceName, Address),
+    ) -> Result<(), Failed> {
+        let dialling = Dialling::from(options);
+        let target = self.look_up(target).await?;
         let deadline = Instant::now() + options.timeout;
-        let dialled = dial(&addresses, options.bind, &socket, deadline).await;
-        let stream = dialled.map_err(|error| ("connect", error.to_string()))?;
-        self.passed.push("connect");
-        Ok(stream)
+        let check = options.checks.get(service);
+        let Some(talk) = check.and_then(|check| check.question.talk()) else {
+            return self.connected(dialling.touch(&target, deadline).await);
+        };
+        let mut stream = self.connected(dialling.dial(&target, deadline).await)?;
+        let asked = async {
+            dialling.announce(ClientAddr::Unix, &mut stream, deadline).await?;
+            converse(&mut stream, talk, deadline).await
+        };
+        let (last_words, verdict) = asked.await.map_err(|why| ("check", why.detail))?;
+        take_leave(stream, last_words).await;
+        match verdict {
+            Verdict::Ready => {}
+            Verdict::Unready(error) => return Err(("check", error)),
+            Verdict::Unwelcome { error, remedy } => {
+                return Err(("check", format!("it may not log in: {error}; {remedy}")));
+            }
+        }
+        self.passed.push("check");
+        Ok(())
     }
 
     async fn far_end(
@@ -104,47 +133,37 @@ impl Finding {
         options: &Options,
         target: &Address,
         service: &ServiceName,
-    ) -> Result<(), (&'static str, String)> {
-        let mut stream = self.reach(options, target).await?;
-        let caller = Caller::new(Terms {
-            keys: options.keys.clone(),
-            suites: options.suites.and(suites_of_this_machine()),
-            padding: options.padding,
-        });
-        let called = timeout(options.timeout, caller.call(&mut stream)).await;
-        let no_answer = || ("key or gate", format!("no answer; {WHAT_TO_CHECK}"));
-        let mut session = called.ok().and_then(Result::ok).ok_or_else(no_answer)?;
+    ) -> Result<(), Failed> {
+        let target = self.look_up(target).await?;
+        let deadline = Instant::now() + options.timeout;
+        let dialled = Dialling::from(options).dial(&target, deadline).await;
+        let mut stream = self.connected(dialled)?;
+        let terms = Terms::of(options.keys.clone(), options.suites, options.padding);
+        let called = Caller::new(terms).call(&mut stream, options.timeout).await;
+        let no_answer = |_| ("key or gate", format!("no answer; {WHAT_TO_CHECK}"));
+        let mut session = called.map_err(no_answer)?;
         self.passed.push("key");
         self.passed.push("gate");
         let open = Open { service: service.clone(), client: ClientAddr::Unix };
-        // The far end may spend its whole deadline on the target.
-        let opened = timeout(options.timeout * 2, ask(&mut stream, &mut session, &open)).await;
-        let reason = match opened {
-            Ok(Ok(())) => CloseReason::PlainReset,
-            Ok(Err(reason)) => return Err(("target", explained(reason))),
-            Err(_) => {
-                return Err(("target", "the far end does not say whether it is there".into()));
-            }
+        let asked = async {
+            say_open(&mut stream, &mut session, &open).await?;
+            await_opened(&mut stream, &mut session, &mut vec![]).await
         };
-        self.passed.push("target");
+        // The far end may spend its whole deadline on the target.
+        let opened = timeout(options.timeout * 2, asked).await;
+        let opened = opened.unwrap_or(Err(CloseReason::Unopened));
+        let reason = opened.err().unwrap_or(CloseReason::PlainReset);
         dismiss(&mut stream, &mut session, reason).await;
+        opened.map_err(|reason| ("target", explained(reason)))?;
+        self.passed.push("target");
         Ok(())
     }
 }
 
-/// Asks for the target, and waits for the answer.
-async fn ask(stream: &mut Stream, session: &mut Session, open: &Open) -> Result<(), CloseReason> {
-    let mut record = vec![];
-    session.outbound.open(open, &mut record).map_err(|_| CloseReason::LocalError)?;
-    stream.write_all(&record).await.map_err(|_| CloseReason::PeerLost)?;
-    match next_event(stream, session, &mut vec![]).await? {
-        Event::Opened => Ok(()),
-        Event::Reset(reason) => Err(told(reason)),
-        _ => Err(CloseReason::ProtocolError),
-    }
-}
-
 fn explained(reason: CloseReason) -> String {
+    if reason == CloseReason::Unopened {
+        return "the far end does not say whether it is there".to_owned();
+    }
     match told_by_the_far_end(reason) {
         Some(advice) => format!("{reason}: {advice}"),
         None => format!("{reason}; the log of the far end tells more"),

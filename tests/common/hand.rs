@@ -189,11 +189,18 @@ impl Acceptor {
     /// The next dialer, and what it says first.
     #[track_caller]
     pub fn accept_any(&self) -> (Hand, Event) {
+        self.accept_after(|| {})
+    }
+
+    /// The same, with `pause` between the dialer's first message and the answer.
+    #[track_caller]
+    pub fn accept_after(&self, pause: impl FnOnce()) -> (Hand, Event) {
         self.listener.accept_limit(NEVER);
         let mut wire = self.listener.accept().unwrap_or_else(|e| panic!("nobody dials: {e}"));
         let message = wire.expect_bytes(MESSAGE_LEN);
         let message = Message::try_from(message).expect("as long as asked for");
         let received = read_message1(&self.ring, &message).expect("a dialer with this key");
+        pause();
         let welcome =
             Welcome::answering(received.hello(), SuiteSet::BOTH, Padding::default(), unix_ms());
         let welcome = welcome.expect("the dialer has a suite");

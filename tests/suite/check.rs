@@ -8,7 +8,7 @@ use std::process::Command;
 
 use common::file::{Service, decrypt_table, encrypt_table};
 use common::redis::Redis;
-use common::{Addr, Kind, Target, any, binary, keygen};
+use common::{Addr, Kind, Target, Wire, any, binary, keygen};
 
 const KEY: &str = "\"key\"";
 
@@ -53,6 +53,15 @@ fn each_step_that_fails_is_named() {
             "FAILED at name",
         ),
         (decrypt_table("t", target.addr(), KEY, ""), "ok (name, connect)"),
+        (decrypt_table("t", redis.tcp(), KEY, "check = \"redis\""), "ok (name, connect, check)"),
+        (
+            decrypt_table("t", target.addr(), KEY, "check = \"redis\""),
+            "FAILED at check: it does not answer as Redis does",
+        ),
+        (
+            decrypt_table("t", redis.tcp(), KEY, "check = \"redis\"\nproxy-to-target = \"v1\""),
+            "FAILED at check",
+        ),
         (decrypt_table("t", &closed, KEY, ""), "FAILED at connect"),
         (decrypt_table("t", target.addr(), KEY, &gate(&redis.url())), "the gate's store: ok"),
         (
@@ -68,6 +77,18 @@ fn each_step_that_fails_is_named() {
         assert_eq!((without.status, without.err.as_str()), (Some(0), ""));
     }
     decrypt.stop();
+}
+
+/// A look, as at a target that is down: the service never hears of it.
+#[test]
+fn a_target_without_a_check_is_only_looked_at() {
+    let dir = tempfile::tempdir().unwrap();
+    keygen(dir.path(), "key");
+    let target = Target::echo();
+    let answer = check(dir.path(), &decrypt_table("t", target.addr(), KEY, ""), true);
+    assert_eq!(answer.status, Some(0), "{}{}", answer.out, answer.err);
+    Wire::connect(target.addr()).unwrap().expect_echo(b"the first that it sees");
+    assert_eq!(target.counts().accepts(), 1);
 }
 
 #[test]

@@ -223,7 +223,8 @@ impl Two {
 }
 
 fn decrypt(key: &Path, at: &Addr, target: &Addr) -> End {
-    Launch::decrypt(key).source(at).target(target).args(["-o", "3"]).start()
+    let args = ["-o", "3", "--log-level", "debug"];
+    Launch::decrypt(key).source(at).target(target).args(args).start()
 }
 
 fn encrypt(key: &Path, to: &[&Addr], args: &[&str]) -> End {
@@ -310,4 +311,13 @@ fn a_pool_gives_out_no_tunnel_to_a_far_end_that_is_down() {
     for client in &mut clients {
         client.expect_echo(b"where am I?");
     }
+    // Those that were passed over were let go, and not cut off.
+    two.ends[0].program.signal(Signal::SIGCONT);
+    let ended = |reason: &str| {
+        let log = two.ends[0].program.log();
+        let is_one = |line: &&Line| line.is("a tunnel that was never opened has ended");
+        log.iter().filter(is_one).filter(|line| line.has("reason", reason)).count()
+    };
+    eventually("it hears of them", || ended("unopened") >= 2);
+    assert_eq!(ended("truncated"), 0, "{}", two.ends[0].program.tail());
 }

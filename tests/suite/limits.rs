@@ -309,17 +309,20 @@ fn starve(name: &str, end: &mut End, working: &mut Wire, admitted: impl Fn() -> 
 }
 
 /// Issue 2: "EMFILE on accept: back off, stay alive, keep live sessions moving,
-/// recover by itself", at the decrypt end, with strangers knocking.
+/// recover by itself", at the decrypt end, with strangers knocking. That its checks
+/// have no descriptor either says nothing about the target.
 #[test]
 fn a_decrypt_end_without_a_descriptor_left_backs_off_and_recovers() {
     let target = Target::echo();
-    let mut pair = Pair::start(PairOptions::default().decrypt(&["-o", "600"]), target.addr());
+    let args = ["-o", "600", "--check", "tcp/1s"];
+    let mut pair = Pair::start(PairOptions::default().decrypt(&args), target.addr());
     let entrance = pair.entrance().clone();
     let mut working = pair.connect();
     working.expect_echo(b"before");
     starve("decrypt", &mut pair.decrypt, &mut working, || {
         Wire::connect(&entrance).unwrap().echoes(b"let me in", NEVER)
     });
+    assert_eq!(pair.decrypt.count("target is down"), 0, "{}", pair.decrypt.program.tail());
     drop(working);
     pair.stop();
 }

@@ -11,7 +11,7 @@ use common::haproxy::Haproxy;
 use common::mariadb::{MariaDb, query};
 use common::wait::bounded;
 use common::wire::Listener;
-use common::{Addr, Kind, NEVER, Wire};
+use common::{Addr, Kind, Launch, NEVER, Wire, eventually, keygen};
 use knockpipe::addr::ClientAddr;
 use knockpipe::proxy_protocol::Version;
 use knockpipe::proxy_protocol::incoming::{HeaderReader, Progress};
@@ -164,5 +164,22 @@ fn read_header(from: &mut Wire) -> Option<ClientAddr> {
             }
             Progress::Bad(error) => panic!("{error}"),
         }
+    }
+}
+
+/// Who owes a header has a second when the end is stopped, and not its whole `-o`.
+#[test]
+fn a_peer_that_owes_its_header_does_not_hold_a_stop_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = keygen(dir.path(), "key");
+    let nobody = Addr::parse("127.0.0.1:9").unwrap();
+    for launch in [Launch::encrypt(&key), Launch::decrypt(&key)] {
+        let source = Kind::Tcp4.fresh(dir.path(), "");
+        let args = ["--proxy-from", "127.0.0.0/8", "-o", "3600", "--drain", "3600"];
+        let mut end = launch.source(&source).target(&nobody).args(args).start();
+        let before = end.fds();
+        let _silent = end.connect();
+        eventually("it is accepted", || end.fds() > before);
+        end.stop();
     }
 }

@@ -9,16 +9,19 @@ use crate::common;
 
 use std::io::Write;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use common::address::deaf;
+use common::admin::Admin;
 use common::data::Noise;
 use common::hand::{Acceptor, Call, Hand};
 use common::middleman::{Act, Cut, Edit, Middleman, Toward};
 use common::wait::poll;
 use common::{
-    Addr, End, Ending, Launch, NEVER, Pair, PairOptions, Target, Wire, any, eventually, keygen,
+    Addr, End, Ending, Launch, NEVER, Pair, PairOptions, Target, Wire, any, binary, eventually,
+    keygen,
 };
 use knockpipe::proto::SuiteSet;
 use knockpipe::proto::handshake::MESSAGE_LEN;
@@ -460,4 +463,28 @@ fn peer_unreachable_and_no_answer() {
         let line = encrypt.wait_closed(reason);
         assert!(line.field("detail").is_some(), "no remedy: {}", line.text());
     }
+}
+
+/// `--on-revoke keep` keeps what was open before, and not who still waited for a
+/// tunnel.
+#[test]
+fn a_client_that_is_banned_while_its_tunnel_is_made_gets_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let (key, admin) = (keygen(dir.path(), "key"), Admin(dir.path().join("admin")));
+    let store = format!("file:{}", dir.path().join("gate").display());
+    let far_end = Acceptor::start(&key);
+    let args = ["--gate", &store, "--on-revoke", "keep", "-o", "3600", "--admin"];
+    let launch = Launch::encrypt(&key).source(&any()).target(&far_end.addr()).args(args);
+    let encrypt = launch.args([&admin.0]).start();
+    let mut client = encrypt.connect();
+    let (mut hand, first) = far_end.accept_after(|| {
+        let mut ban = Command::new(binary());
+        let ban = ban.args(["gate", "ban", "127.0.0.1", "--gate", &store]).output().unwrap();
+        assert!(ban.status.success(), "{}", String::from_utf8_lossy(&ban.stderr));
+        eventually("the gate knows", || admin.tunnel()["gate"]["bans"] == 1);
+    });
+    assert_eq!(first, Event::Confirmed, "it is not opened");
+    assert_eq!(hand.hear(), Event::Reset(ResetReason::Unopened));
+    assert_eq!(client.read_to_ending(NEVER).1, Ending::Reset);
+    encrypt.wait_closed("revoked");
 }
