@@ -18,15 +18,15 @@ use nix::libc;
 use nix::sys::socket::setsockopt;
 use nix::{setsockopt_impl, sockopt_impl};
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
-use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::race::race;
 use super::resolve::{ResolveError, Target};
 use super::stream::{SocketOptions, Stream};
 use crate::addr::BindAddress;
 
 /// Head start of an attempt before the next one begins (RFC 8305 section 5).
-pub(super) const STAGGER: Duration = Duration::from_millis(250);
+const STAGGER: Duration = Duration::from_millis(250);
 
 /// Pause before a unix socket with a full backlog is tried again.
 const UNIX_RETRY: Duration = Duration::from_millis(10);
@@ -90,7 +90,7 @@ pub async fn dial(
     let connected = async {
         match target {
             Target::Unix(path) => unix(path).await.map(Stream::Unix),
-            Target::Ips(addrs) => race(turns(addrs, bind)?, bind).await.map(Stream::Tcp),
+            Target::Ips(addrs) => first_of(addrs, bind, |a| tcp(a, bind)).await.map(Stream::Tcp),
         }
     };
     let stream = timeout_at(deadline, connected).await.unwrap_or(Err(DialError::Timeout))?;
@@ -102,15 +102,12 @@ pub async fn dial(
 
 /// The addresses in the order of attempts: families take turns, beginning with
 /// the one that the system prefers. Only those that `bind` can reach.
-pub(super) fn turns(
-    addrs: &[SocketAddr],
-    bind: Option<BindAddress>,
-) -> Result<VecDeque<SocketAddr>, DialError> {
+fn turns(addrs: &[SocketAddr], bind: Option<BindAddress>) -> Result<Vec<SocketAddr>, DialError> {
     let usable = |addr: &SocketAddr| bind.is_none_or(|b| b.ip.is_ipv4() == addr.is_ipv4());
     let first_is_v4 = addrs.first().is_some_and(SocketAddr::is_ipv4);
     let (mut one, mut other): (VecDeque<_>, VecDeque<_>) =
         addrs.iter().copied().filter(usable).partition(|addr| addr.is_ipv4() == first_is_v4);
-    let mut order = VecDeque::with_capacity(addrs.len());
+    let mut order = Vec::with_capacity(addrs.len());
     while !(one.is_empty() && other.is_empty()) {
         order.extend(one.pop_front());
         order.extend(other.pop_front());
@@ -122,38 +119,32 @@ pub(super) fn turns(
     Ok(order)
 }
 
-async fn race(
-    mut waiting: VecDeque<SocketAddr>,
+/// What the first of `addrs` gives with which `attempt` succeeds, each ahead of the
+/// next by [`STAGGER`].
+///
+/// # Errors
+/// The most telling one: a refusal before anything else.
+pub(super) async fn first_of<T, F>(
+    addrs: &[SocketAddr],
     bind: Option<BindAddress>,
-) -> Result<TcpStream, DialError> {
-    // The usual case needs no task.
-    if let (1, Some(&only)) = (waiting.len(), waiting.front()) {
-        return tcp(only, bind).await;
-    }
-    let mut attempts = JoinSet::new();
-    let mut worst = None;
-    loop {
-        if let Some(addr) = waiting.pop_front() {
-            attempts.spawn(tcp(addr, bind));
-        }
-        let result = tokio::select! {
-            result = attempts.join_next() => result,
-            () = sleep(STAGGER), if !waiting.is_empty() => continue,
-        };
-        match result {
-            Some(Ok(Ok(stream))) => return Ok(stream),
-            Some(Ok(Err(error))) => worst = Some(more_telling(worst, error)),
-            Some(Err(panicked)) => return Err(DialError::Local(io::Error::other(panicked))),
-            None => return Err(worst.unwrap_or(DialError::Timeout)),
+    attempt: impl Fn(SocketAddr) -> F,
+) -> Result<T, DialError>
+where
+    F: Future<Output = Result<T, DialError>>,
+{
+    let addrs = turns(addrs, bind)?;
+    let raced = race(0..addrs.len(), STAGGER, |i| attempt(addrs[i])).await;
+    match raced.won {
+        Some((_, won)) => Ok(won),
+        None => {
+            let failed = raced.failed.into_iter().map(|(_, error)| error);
+            Err(failed.reduce(more_telling).unwrap_or(DialError::Timeout))
         }
     }
 }
 
-fn more_telling(old: Option<DialError>, new: DialError) -> DialError {
-    match old {
-        Some(old) if !matches!(new, DialError::Refused { .. }) => old,
-        _ => new,
-    }
+fn more_telling(old: DialError, new: DialError) -> DialError {
+    if matches!(new, DialError::Refused { .. }) { new } else { old }
 }
 
 async fn tcp(addr: SocketAddr, bind: Option<BindAddress>) -> Result<TcpStream, DialError> {

@@ -1,8 +1,8 @@
 //! Several attempts at the same thing, each with a head start over the next.
 //!
-//! As [`super::dial`] races the addresses of one name, this races targets: the
-//! next attempt begins when one failed or when the newest has had its head start,
-//! the others go on, and the first that succeeds ends all. Attempts end by
+//! Addresses of one name race here ([`super::dial`]), and the targets of a service:
+//! the next attempt begins when one failed or when the newest has had its head
+//! start, the others go on, and the first that succeeds ends all. Attempts end by
 //! themselves; there is no deadline here.
 
 use std::future::poll_fn;

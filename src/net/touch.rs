@@ -11,8 +11,7 @@ use std::net::SocketAddr;
 use socket2::SockRef;
 use tokio::time::{Instant, timeout_at};
 
-use super::dial::{self, DialError, STAGGER};
-use super::race::race;
+use super::dial::{self, DialError};
 use super::resolve::Target;
 use crate::addr::BindAddress;
 
@@ -28,21 +27,10 @@ pub async fn touch(
     let touched = async {
         match target {
             Target::Unix(path) => dial::unix(path).await.map(drop),
-            Target::Ips(addrs) => {
-                let addrs: Vec<_> = dial::turns(addrs, bind)?.into();
-                let raced = race(0..addrs.len(), STAGGER, |i| tcp(addrs[i], bind)).await;
-                match raced.won {
-                    Some(_) => Ok(()),
-                    None => Err(first(raced.failed).unwrap_or(DialError::Timeout)),
-                }
-            }
+            Target::Ips(addrs) => dial::first_of(addrs, bind, |addr| tcp(addr, bind)).await,
         }
     };
     timeout_at(deadline, touched).await.unwrap_or(Err(DialError::Timeout))
-}
-
-fn first(failed: Vec<(usize, DialError)>) -> Option<DialError> {
-    failed.into_iter().next().map(|(_, error)| error)
 }
 
 async fn tcp(addr: SocketAddr, bind: Option<BindAddress>) -> Result<(), DialError> {
@@ -94,6 +82,10 @@ mod tests {
         let (gone, addr) = listener();
         drop(gone);
         let error = touch(&Target::Ips([addr].into()), None, soon()).await.unwrap_err();
+        assert!(matches!(error, DialError::Refused { .. }), "{error}");
+        // A refusal tells more than a way that is not there, whichever came first.
+        let reserved = "255.255.255.255:1".parse().unwrap();
+        let error = touch(&Target::Ips([reserved, addr].into()), None, soon()).await.unwrap_err();
         assert!(matches!(error, DialError::Refused { .. }), "{error}");
         let (_other, live) = listener();
         touch(&Target::Ips([addr, live].into()), None, soon()).await.unwrap();
