@@ -100,21 +100,19 @@ impl Need {
 
 impl Capacity {
     /// What each of several tunnels in one process can hold. Where all together ask
-    /// for more than there is, each gets a share of what it asks for.
+    /// for more than there is, those that ask for no more than an equal part get it,
+    /// and the others share the rest alike.
     ///
     /// # Errors
     /// [`TooFewDescriptors`].
     pub fn of_all(plan: &[Options], descriptors: u64) -> Result<Vec<Self>, TooFewDescriptors> {
-        let asked: Vec<u64> =
-            plan.iter().map(|options| Need::of(options).descriptors().min(descriptors)).collect();
-        let total = asked.iter().sum::<u64>().max(descriptors);
-        let share = |asked: u64| {
-            // Rounded down, so that the sum stays below.
-            let share = u128::from(descriptors) * u128::from(asked) / u128::from(total.max(1));
-            u64::try_from(share).unwrap_or(descriptors)
-        };
-        let spare = |of: u64| if plan.len() == 1 { descriptors } else { share(of) };
-        plan.iter().zip(asked).map(|(options, of)| Self::of(options, spare(of))).collect()
+        // One alone may use what it did not ask for.
+        if let [only] = plan {
+            return Ok(vec![Self::of(only, descriptors)?]);
+        }
+        let asked: Vec<u64> = plan.iter().map(|options| Need::of(options).descriptors()).collect();
+        let shares = shares(&asked, descriptors);
+        plan.iter().zip(shares).map(|(options, share)| Self::of(options, share)).collect()
     }
 
     /// What `options` ask for, as far as `descriptors` allow. Strangers get at
@@ -178,6 +176,18 @@ impl Capacity {
             );
         }
     }
+}
+
+/// What each gets of `all`, beginning with whoever asks for least.
+fn shares(asked: &[u64], all: u64) -> Vec<u64> {
+    let mut order: Vec<usize> = (0..asked.len()).collect();
+    order.sort_by_key(|&who| asked[who]);
+    let (mut shares, mut left) = (vec![0; asked.len()], all);
+    for (who, others) in order.into_iter().zip((1..=asked.len() as u64).rev()) {
+        shares[who] = asked[who].min(left / others);
+        left -= shares[who];
+    }
+    shares
 }
 
 /// What a tunnel needs beside its options, some of which may not be there: the
@@ -433,5 +443,20 @@ mod tests {
         checked.checks.insert(ServiceName::default(), tcp);
         let watched = [decrypt(1), checked, decrypt(3)].map(|options| Need::of(&options).watched);
         assert_eq!(watched, [0, 1, 3]);
+    }
+
+    /// A large number of tunnels that could use all does not starve the modest.
+    #[test]
+    fn whoever_asks_for_less_than_an_equal_part_gets_it() {
+        assert_eq!(shares(&[], 10), [0; 0]);
+        assert_eq!(shares(&[3, 4], 10), [3, 4], "enough for all");
+        assert_eq!(shares(&[8, 2, 6], 10), [4, 2, 4]);
+        assert_eq!(shares(&[u64::MAX, 1, u64::MAX], 10), [4, 1, 5]);
+        let mut plan: Vec<_> = (0..100).flat_map(|_| [encrypt(1), decrypt(1)]).collect();
+        for options in &mut plan {
+            options.limits.sessions = Some(16);
+        }
+        let all = Capacity::of_all(&plan, 20_000).unwrap();
+        assert!(all.iter().all(|capacity| capacity.sessions == 16), "{:?}", &all[..2]);
     }
 }
