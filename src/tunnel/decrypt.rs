@@ -23,7 +23,7 @@ use super::open::told;
 use super::relay::{Start, dismiss};
 use super::report::Report;
 use super::secure::{Doorkeeper, Verdict, Visitor, next_event};
-use super::serve::Shared;
+use super::shared::Shared;
 use super::targets::Targets;
 use super::unmade::Unmade;
 use crate::addr::{ClientAddr, ServiceName};

@@ -18,7 +18,7 @@ use super::pool::{Opened, Pool, Warm};
 use super::relay::Start;
 use super::report::Report;
 use super::secure::Caller;
-use super::serve::Shared;
+use super::shared::Shared;
 use super::targets::{Targets, Unreached};
 use super::unmade::Unmade;
 use crate::addr::ServiceName;

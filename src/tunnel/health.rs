@@ -15,7 +15,8 @@ use tokio::time::{Duration, Instant, sleep_until, timeout, timeout_at};
 use tracing::warn;
 
 use super::encrypt::Entrance;
-use super::serve::{Shared, Tunnel, Way};
+use super::serve::{Tunnel, Way};
+use super::shared::Shared;
 use super::targets::{Target, TargetHealth, Targets};
 use super::unmade::Unmade;
 use crate::addr::ClientAddr;

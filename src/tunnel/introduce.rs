@@ -15,7 +15,7 @@ use tokio::io::AsyncReadExt;
 use tokio::time::{sleep, timeout};
 
 use super::secure::Verdict;
-use super::serve::Shared;
+use super::shared::Shared;
 use crate::addr::ClientAddr;
 use crate::gate::{OnRevoke, Peer, Permit};
 use crate::net::Stream;

@@ -1,7 +1,9 @@
 //! Tunnels: the life of a connection from accept to its close reason.
 //!
 //! ```text
-//!   serve    accept, slots, limits, drain
+//!   serve    accept, admit, drain
+//!   shared   what all its connections may use: slots, limits, the gate
+//!   capacity how many of what its descriptors are enough for
 //!   lanes    the threads that serve, one for each processor
 //!   introduce who it is from (PROXY header), and whether the gate lets it in
 //!   encrypt  plain in:  dial the far end, shake hands, Open        -> relay
@@ -23,6 +25,7 @@
 //! This is where `proto` meets `net`. It reads no command line and no signal.
 
 mod buffers;
+mod capacity;
 mod connected;
 mod decrypt;
 mod dialling;
@@ -39,6 +42,7 @@ mod report;
 mod seal;
 mod secure;
 mod serve;
+mod shared;
 mod shelf;
 mod start;
 pub mod status;
@@ -46,8 +50,9 @@ mod targets;
 pub mod trial;
 mod unmade;
 
+pub use capacity::{Capacity, TooFewDescriptors};
 pub use options::{Limits, Options, PerSource, PipeOptions, Remark, Role};
 pub use serve::Tunnel;
-pub use start::{Capacity, Parts, TooFewDescriptors};
+pub use start::Parts;
 pub use status::{Level, Status};
 pub use targets::TargetHealth;

@@ -146,3 +146,14 @@ pub struct PipeOptions {
     /// Record suites that may be used.
     pub suites: SuiteSet,
 }
+
+/// The targets of each service, in the order in which they were given.
+pub(super) fn by_service(
+    targets: &[(ServiceName, Address)],
+) -> BTreeMap<&ServiceName, Vec<Address>> {
+    let mut by_service = BTreeMap::<_, Vec<_>>::new();
+    for (service, address) in targets {
+        by_service.entry(service).or_default().push(address.clone());
+    }
+    by_service
+}

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::relay::End;
-use super::serve::Shared;
+use super::shared::Shared;
 use crate::addr::{ClientAddr, ServiceName};
 use crate::keys::KeyId;
 use crate::observe::metrics::Meters;

@@ -1,4 +1,4 @@
-//! The accept loops of a tunnel, and what its connections share.
+//! The accept loops of a tunnel, and the way of a connection until it is opened.
 //!
 //! Nothing in an accept loop waits for a peer: a connection is handed to a task
 //! of its own at once. What the loop does wait for is a vacant slot, so that at
@@ -9,71 +9,23 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
 use tokio::time::sleep;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use super::connected::Connected;
 use super::decrypt::Exit;
-use super::dialling::Dialling;
 use super::encrypt::{self, Entrance};
 use super::introduce::Guest;
 use super::lanes;
 use super::secure;
+use super::shared::Shared;
 use crate::addr::ClientAddr;
-use crate::gate::{Denied, Gate, Nets};
-use crate::net::{
-    AcceptBackoff, AcceptStep, AsyncListener, Handshakes, Place, Slot, Slots, SourceGuard,
-    SourceRefusal, Sources, Stream,
-};
-use crate::observe::failures::{Failures, Told};
-use crate::observe::metrics::Meters;
+use crate::gate::Denied;
+use crate::net::{AcceptBackoff, AcceptStep, AsyncListener, Place, Slot, SourceGuard, Stream};
 use crate::reason::CloseReason;
-
-/// How long slots must have been vacant before the limit counts as over.
-const CALM: Duration = Duration::from_secs(1);
-
-/// How long the unproven have after the tunnel was told to stop.
-const LAST_CALL: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether a summary of failures is due.
 const SUMMARY_TICK: Duration = Duration::from_secs(1);
-
-/// What every connection of a tunnel may use.
-pub(super) struct Shared {
-    /// What the log calls the tunnel, where there are several.
-    pub(super) name: Option<Arc<str>>,
-    pub(super) slots: Slots,
-    /// Whoever has proven nothing and is waited for: for its header, its
-    /// handshake, or until it is sent away.
-    pub(super) places: Handshakes,
-    /// Somebody had to wait for a slot.
-    pub(super) limit_reached: Notify,
-    /// How often a source may connect; counted at accept.
-    pub(super) arrivals: Option<Sources>,
-    /// How many sessions a source may have; counted once a peer is proven, so
-    /// that strangers from the same address take none.
-    pub(super) guests: Option<Sources>,
-    pub(super) failures: Arc<Failures>,
-    pub(super) meters: Arc<Meters>,
-    /// Who may come in, by address.
-    pub(super) gate: Option<Gate>,
-    /// Load balancers that announce their clients' addresses.
-    pub(super) proxy_from: Arc<Nets<()>>,
-    pub(super) dialling: Dialling,
-    /// Deadline of a dial, and separately of a handshake.
-    pub(super) timeout: Duration,
-    /// How long a session may finish that the gate would not let in any more.
-    pub(super) drain: Duration,
-    /// Cancelled when no more connections are accepted.
-    pub(super) stop: CancellationToken,
-    /// Cancelled when those that there are must end.
-    pub(super) cut: CancellationToken,
-    /// All that goes on in it, the goodbyes included that nobody waits for.
-    pub(super) tasks: TaskTracker,
-}
 
 /// Which end, with what only that end needs.
 pub(super) enum Way {
@@ -97,49 +49,6 @@ struct Arrival {
     slot: Option<Slot>,
     /// Its count against its source.
     source: Option<SourceGuard>,
-}
-
-impl Shared {
-    /// Resolves when sessions are cut.
-    pub(super) async fn cut(&self) -> CloseReason {
-        self.cut.cancelled().await;
-        CloseReason::Shutdown
-    }
-
-    /// Resolves when the unproven must end, which is soon after no more are
-    /// accepted: an honest dialer needs a round trip, and strangers must not
-    /// hold the drain up.
-    pub(super) async fn last_call(&self) {
-        self.stop.cancelled().await;
-        tokio::select! {
-            () = sleep(LAST_CALL) => {}
-            () = self.cut.cancelled() => {}
-        }
-    }
-
-    /// Counts a connection against its source. A load balancer's are those of many.
-    fn arrive(&self, peer: ClientAddr) -> Result<Option<SourceGuard>, SourceRefusal> {
-        if self.is_balancer(peer) { Ok(None) } else { count(self.arrivals.as_ref(), peer) }
-    }
-
-    /// Counts a session against its source.
-    pub(super) fn enter(&self, peer: ClientAddr) -> Result<Option<SourceGuard>, SourceRefusal> {
-        count(self.guests.as_ref(), peer)
-    }
-
-    /// Counts a connection that ended before its peer was known.
-    pub(super) fn refused(&self, reason: CloseReason, peer: ClientAddr) -> Told {
-        self.meters.refused.count(reason);
-        self.tell_failure(reason, peer)
-    }
-
-    /// Counts a failure for the log.
-    pub(super) fn tell_failure(&self, reason: CloseReason, peer: ClientAddr) -> Told {
-        match peer.source() {
-            Some(source) => self.failures.failed(reason, &source),
-            None => self.failures.failed(reason, &peer),
-        }
-    }
 }
 
 impl Tunnel {
@@ -458,45 +367,5 @@ impl Tunnel {
             () = self.shared.stop.cancelled() => {}
             () = ticks => {}
         }
-    }
-}
-
-impl Shared {
-    /// Resolves when there is a vacant slot.
-    async fn vacancy(&self) {
-        if self.slots.is_full() {
-            self.limit_reached.notify_one();
-            self.slots.vacancy().await;
-        }
-    }
-
-    /// A slot, as soon as there is one.
-    pub(super) async fn slot(&self) -> Slot {
-        if self.slots.is_full() {
-            self.limit_reached.notify_one();
-        }
-        self.slots.acquire().await
-    }
-
-    /// Resolves when slots have been vacant for a while.
-    async fn calm(&self) {
-        loop {
-            self.slots.vacancy().await;
-            sleep(CALM).await;
-            if !self.slots.is_full() {
-                return;
-            }
-        }
-    }
-}
-
-/// Counts a connection against its source. Unix sockets have no sources.
-fn count(
-    sources: Option<&Sources>,
-    peer: ClientAddr,
-) -> Result<Option<SourceGuard>, SourceRefusal> {
-    match (sources, peer.source()) {
-        (Some(sources), Some(source)) => sources.enter(source, Instant::now()).map(Some),
-        _ => Ok(None),
     }
 }

@@ -1,0 +1,204 @@
+//! What every connection of a tunnel may use: limits, counts, the gate, and the
+//! signs to stop.
+//!
+//! A tunnel that stands in another's place goes on with the limits and counts of
+//! that one, so that a reload forgets nobody.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::capacity::Capacity;
+use super::dialling::Dialling;
+use super::options::{Options, PerSource};
+use crate::addr::ClientAddr;
+use crate::gate::{Gate, Nets};
+use crate::net::{Handshakes, Slot, Slots, SourceGuard, SourceRefusal, Sources};
+use crate::observe::failures::{Failures, Told};
+use crate::observe::metrics::Meters;
+use crate::reason::CloseReason;
+
+/// How long slots must have been vacant before the limit counts as over.
+const CALM: Duration = Duration::from_secs(1);
+
+/// How long the unproven have after the tunnel was told to stop.
+const LAST_CALL: Duration = Duration::from_secs(1);
+
+/// What every connection of a tunnel may use.
+pub(super) struct Shared {
+    /// What the log calls the tunnel, where there are several.
+    pub(super) name: Option<Arc<str>>,
+    pub(super) slots: Slots,
+    /// Whoever has proven nothing and is waited for: for its header, its
+    /// handshake, or until it is sent away.
+    pub(super) places: Handshakes,
+    /// Somebody had to wait for a slot.
+    pub(super) limit_reached: Notify,
+    /// How often a source may connect; counted at accept.
+    pub(super) arrivals: Option<Sources>,
+    /// How many sessions a source may have; counted once a peer is proven, so
+    /// that strangers from the same address take none.
+    pub(super) guests: Option<Sources>,
+    pub(super) failures: Arc<Failures>,
+    pub(super) meters: Arc<Meters>,
+    /// Who may come in, by address.
+    pub(super) gate: Option<Gate>,
+    /// Load balancers that announce their clients' addresses.
+    pub(super) proxy_from: Arc<Nets<()>>,
+    pub(super) dialling: Dialling,
+    /// Deadline of a dial, and separately of a handshake.
+    pub(super) timeout: Duration,
+    /// How long a session may finish that the gate would not let in any more.
+    pub(super) drain: Duration,
+    /// Cancelled when no more connections are accepted.
+    pub(super) stop: CancellationToken,
+    /// Cancelled when those that there are must end.
+    pub(super) cut: CancellationToken,
+    /// All that goes on in it, the goodbyes included that nobody waits for.
+    pub(super) tasks: TaskTracker,
+}
+
+impl Shared {
+    /// For a tunnel that holds what `capacity` says. Whoever holds a slot, a place or a
+    /// count of `before` goes on holding it here.
+    pub(super) fn new(
+        options: &Options,
+        capacity: Capacity,
+        (gate, meters, tasks): (Option<Gate>, Arc<Meters>, TaskTracker),
+        before: Option<&Self>,
+    ) -> Self {
+        let (arrivals, guests) = sources(options.limits.per_source, before);
+        Self {
+            name: options.name.clone(),
+            slots: before
+                .map_or_else(|| Slots::new(capacity.sessions), |before| before.slots.clone()),
+            places: before.map_or_else(
+                || Handshakes::new(capacity.handshakes),
+                |before| before.places.clone(),
+            ),
+            limit_reached: Notify::new(),
+            arrivals,
+            guests,
+            failures: before.map_or_else(
+                || Arc::new(Failures::of(options.name.clone())),
+                |before| Arc::clone(&before.failures),
+            ),
+            meters,
+            gate,
+            proxy_from: Arc::clone(&options.proxy_from),
+            drain: options.drain,
+            dialling: Dialling::from(options),
+            timeout: options.timeout,
+            tasks,
+            stop: CancellationToken::new(),
+            cut: CancellationToken::new(),
+        }
+    }
+
+    /// Resolves when sessions are cut.
+    pub(super) async fn cut(&self) -> CloseReason {
+        self.cut.cancelled().await;
+        CloseReason::Shutdown
+    }
+
+    /// Resolves when the unproven must end, which is soon after no more are
+    /// accepted: an honest dialer needs a round trip, and strangers must not
+    /// hold the drain up.
+    pub(super) async fn last_call(&self) {
+        self.stop.cancelled().await;
+        tokio::select! {
+            () = sleep(LAST_CALL) => {}
+            () = self.cut.cancelled() => {}
+        }
+    }
+
+    /// Counts a connection against its source. A load balancer's are those of many.
+    pub(super) fn arrive(&self, peer: ClientAddr) -> Result<Option<SourceGuard>, SourceRefusal> {
+        if self.is_balancer(peer) { Ok(None) } else { count(self.arrivals.as_ref(), peer) }
+    }
+
+    /// Counts a session against its source.
+    pub(super) fn enter(&self, peer: ClientAddr) -> Result<Option<SourceGuard>, SourceRefusal> {
+        count(self.guests.as_ref(), peer)
+    }
+
+    /// Counts a connection that ended before its peer was known.
+    pub(super) fn refused(&self, reason: CloseReason, peer: ClientAddr) -> Told {
+        self.meters.refused.count(reason);
+        self.tell_failure(reason, peer)
+    }
+
+    /// Counts a failure for the log.
+    pub(super) fn tell_failure(&self, reason: CloseReason, peer: ClientAddr) -> Told {
+        match peer.source() {
+            Some(source) => self.failures.failed(reason, &source),
+            None => self.failures.failed(reason, &peer),
+        }
+    }
+
+    /// Resolves when there is a vacant slot.
+    pub(super) async fn vacancy(&self) {
+        if self.slots.is_full() {
+            self.limit_reached.notify_one();
+            self.slots.vacancy().await;
+        }
+    }
+
+    /// A slot, as soon as there is one.
+    pub(super) async fn slot(&self) -> Slot {
+        if self.slots.is_full() {
+            self.limit_reached.notify_one();
+        }
+        self.slots.acquire().await
+    }
+
+    /// Resolves when slots have been vacant for a while.
+    pub(super) async fn calm(&self) {
+        loop {
+            self.slots.vacancy().await;
+            sleep(CALM).await;
+            if !self.slots.is_full() {
+                return;
+            }
+        }
+    }
+}
+
+/// Who counts connections per second, and who sessions at once: those that
+/// counted before, so that a new limit forgets nobody.
+fn sources(
+    limit: Option<PerSource>,
+    before: Option<&Shared>,
+) -> (Option<Sources>, Option<Sources>) {
+    let going_on = |old: Option<&Sources>, sessions, rate| match old {
+        Some(old) => {
+            old.set_limits(sessions, rate);
+            old.clone()
+        }
+        None => Sources::new(sessions, rate, Instant::now()),
+    };
+    let arrivals = limit.and_then(|per| per.per_second).map(|rate| {
+        let old = before.and_then(|before| before.arrivals.as_ref());
+        going_on(old, usize::MAX, Some(rate))
+    });
+    let guests = limit.map(|per| {
+        let old = before.and_then(|before| before.guests.as_ref());
+        going_on(old, per.sessions, None)
+    });
+    (arrivals, guests)
+}
+
+/// Counts a connection against its source. Unix sockets have no sources.
+fn count(
+    sources: Option<&Sources>,
+    peer: ClientAddr,
+) -> Result<Option<SourceGuard>, SourceRefusal> {
+    match (sources, peer.source()) {
+        (Some(sources), Some(source)) => sources.enter(source, Instant::now()).map(Some),
+        _ => Ok(None),
+    }
+}
