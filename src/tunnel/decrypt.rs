@@ -24,7 +24,7 @@ use super::relay::{Start, dismiss};
 use super::report::Report;
 use super::secure::{Doorkeeper, Verdict, Visitor, next_event};
 use super::shared::Shared;
-use super::targets::Targets;
+use super::targets::{Target, Targets};
 use super::unmade::Unmade;
 use crate::addr::{ClientAddr, ServiceName};
 use crate::net::{Place, Slots, SourceRefusal, Stream};
@@ -236,15 +236,24 @@ impl Targets {
     /// where that is wanted.
     async fn dial(&self, shared: &Shared, client: ClientAddr) -> Result<(usize, Stream), Unmade> {
         let deadline = Instant::now() + shared.timeout;
-        let dial = async |place| {
-            let began = Instant::now();
-            let dialled = self.at(place).dial(&shared.dialling, deadline).await;
-            let mut plain = dialled.map_err(|error| Unmade::target(&error))?;
-            shared.meters.dial.done(began.into());
-            shared.dialling.announce(client, &mut plain, deadline).await?;
-            Ok(plain)
-        };
-        self.reach(dial).await.map_err(|unreached| unreached.why)
+        let reached = self.reach(|place| self.at(place).connect(shared, client, deadline)).await;
+        reached.map_err(|unreached| unreached.why)
+    }
+}
+
+impl Target {
+    async fn connect(
+        &self,
+        shared: &Shared,
+        client: ClientAddr,
+        deadline: Instant,
+    ) -> Result<Stream, Unmade> {
+        let began = Instant::now();
+        let dialled = self.dial(&shared.dialling, deadline).await;
+        let mut plain = dialled.map_err(|error| Unmade::target(&error))?;
+        shared.meters.dial.done(began.into());
+        shared.dialling.announce(client, &mut plain, deadline).await?;
+        Ok(plain)
     }
 }
 

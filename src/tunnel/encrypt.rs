@@ -168,16 +168,24 @@ impl Entrance {
 
     /// Dials the far ends and shakes hands: a deadline for each.
     async fn make_tunnel(&self, shared: &Shared) -> Result<(usize, (Stream, Session)), Unreached> {
+        let deadline = Instant::now() + shared.timeout;
+        self.far_ends.reach(|far_end| self.make_tunnel_to(far_end, shared, deadline)).await
+    }
+
+    /// With clients in mind: this is what they wait for, and what is timed.
+    async fn make_tunnel_to(
+        &self,
+        far_end: usize,
+        shared: &Shared,
+        deadline: Instant,
+    ) -> Result<(Stream, Session), Unmade> {
         let began = Instant::now();
-        let make = async |far_end| {
-            let mut stream = self.dial(far_end, shared, began + shared.timeout).await?;
-            shared.meters.dial.done(began.into());
-            let dialled = Instant::now();
-            let session = self.call(far_end, shared, &mut stream).await?;
-            shared.meters.handshake.done(dialled.into());
-            Ok((stream, session))
-        };
-        self.far_ends.reach(make).await
+        let mut stream = self.dial(far_end, shared, deadline).await?;
+        shared.meters.dial.done(began.into());
+        let dialled = Instant::now();
+        let session = self.call(far_end, shared, &mut stream).await?;
+        shared.meters.handshake.done(dialled.into());
+        Ok((stream, session))
     }
 
     async fn dial(
