@@ -1,7 +1,7 @@
-//! The rule of full reads, against cases and against a model; expiry; speed.
+//! The rule of full reads, against cases and against a model; expiry; a million members.
+//! How long a look-up takes is measured by `cargo bench --bench decision`.
 
 use std::collections::HashMap;
-use std::time::Instant;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -414,7 +414,7 @@ fn it_says_what_a_plain_model_says() {
 }
 
 #[test]
-fn a_look_up_among_a_million_takes_less_than_a_microsecond() {
+fn a_million_members_are_told_from_others() {
     const LOOKUPS: u32 = 200_000;
     let mut snapshot = Snapshot::default();
     snapshot.begin();
@@ -432,17 +432,11 @@ fn a_look_up_among_a_million_takes_less_than_a_microsecond() {
     let _ = snapshot.end(0);
     assert!(snapshot.counts().addresses > 999_000);
 
-    // The machine may be busy: the best of several rounds is what it costs.
-    let round = |first: u32| {
-        let start = Instant::now();
-        let ips =
-            (first..first + LOOKUPS).map(|n| IpAddr::V4(n.wrapping_mul(2_654_435_761).into()));
-        let found = ips.filter(|ip| snapshot.allowed(*ip, 1).is_some()).count();
-        std::hint::black_box(found);
-        start.elapsed() / LOOKUPS
+    let found = |first: u32| {
+        let numbers = first..first + LOOKUPS;
+        let ips = numbers.map(|n| IpAddr::V4(n.wrapping_mul(2_654_435_761).into()));
+        ips.filter(|ip| snapshot.allowed(*ip, 1).is_some()).count()
     };
-    let best = (0..10).map(|n| round(n * 100_000)).min().unwrap();
-    let known = (0..4).map(|n| round(n * 100_000)).max().unwrap();
-    println!("one look-up: {best:?} at best, {known:?} at worst for known addresses");
-    assert!(best.as_nanos() < 1_000, "{best:?}");
+    assert_eq!(found(0), LOOKUPS as usize);
+    assert!(found(500_000) < LOOKUPS as usize / 2, "the networks hold few of the others");
 }

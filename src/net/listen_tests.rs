@@ -1,0 +1,135 @@
+use socket2::SockRef;
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+
+use tokio::io::AsyncReadExt;
+
+use super::*;
+
+const OPTIONS: SocketOptions = SocketOptions { keepalive: true };
+
+fn bind(text: &str) -> Result<Vec<Listener>, BindError> {
+    Listener::bind(&text.parse().unwrap(), &[], 16)
+}
+
+fn only(text: &str) -> Listener {
+    let mut listeners = bind(text).unwrap();
+    assert_eq!(listeners.len(), 1, "{text}");
+    listeners.remove(0)
+}
+
+fn addrs(texts: &[&str]) -> Vec<SocketAddr> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+fn path_in(dir: &tempfile::TempDir) -> (PathBuf, String) {
+    let path = dir.path().join("socket");
+    let text = path.to_str().unwrap().to_owned();
+    (path, text)
+}
+
+#[tokio::test]
+async fn tcp_clients_are_accepted_and_named() {
+    for text in ["127.0.0.1:0", "[::1]:0"] {
+        let listener = only(text).into_async(&OPTIONS).unwrap();
+        let client = TcpStream::connect(listener.local()).unwrap();
+        let (stream, peer) = listener.accept().await.unwrap();
+        assert_eq!(peer.to_string(), client.local_addr().unwrap().to_string());
+        let Stream::Tcp(socket) = stream else { panic!("not TCP") };
+        assert!(socket.nodelay().unwrap(), "options are inherited");
+        assert!(SockRef::from(&socket).keepalive().unwrap());
+    }
+}
+
+#[tokio::test]
+async fn an_ipv4_client_of_a_dual_stack_listener_is_ipv4() {
+    let listener = only("[::]:0");
+    assert!(!listener.socket.only_v6().unwrap(), "needs net.ipv6.bindv6only=0");
+    let Local::Tcp(addr) = listener.local else { panic!("not TCP") };
+    let listener = listener.into_async(&OPTIONS).unwrap();
+    let client = TcpStream::connect(("127.0.0.1", addr.port())).unwrap();
+    let (_, peer) = listener.accept().await.unwrap();
+    assert_eq!(peer, ClientAddr::Ip(client.local_addr().unwrap()));
+}
+
+#[test]
+fn several_addresses_share_the_port_that_the_system_picks() {
+    for pair in [["127.0.0.1:0", "[::1]:0"], ["0.0.0.0:0", "[::]:0"], ["[::]:0", "0.0.0.0:0"]] {
+        let listeners = bind_all(&addrs(&pair), Twin::Ipv4, 16).unwrap();
+        let ports: Vec<_> = listeners
+            .iter()
+            .map(|l| l.local().rsplit_once(':').unwrap().1.parse::<u16>().unwrap())
+            .collect();
+        assert_eq!(ports.len(), 2, "{pair:?}");
+        assert!(ports[0] > 0 && ports[0] == ports[1], "{pair:?}: {ports:?}");
+        for host in ["127.0.0.1", "::1"] {
+            TcpStream::connect((host, ports[0])).unwrap();
+        }
+    }
+}
+
+#[test]
+fn both_wildcards_of_one_port_can_be_given() {
+    let free = only("0.0.0.0:0").local();
+    let port = free.rsplit_once(':').unwrap().1;
+    let texts = [format!("0.0.0.0:{port}"), format!("[::]:{port}")];
+    for order in [[0, 1], [1, 0]] {
+        let sources = order.map(|i| texts[i].parse().unwrap());
+        let bound = sources.each_ref().map(|source: &Source| {
+            Listener::bind(source.address().unwrap(), &sources, 16).unwrap()
+        });
+        for host in ["127.0.0.1", "::1"] {
+            TcpStream::connect(format!("{host}:{port}").replace("::1:", "[::1]:")).unwrap();
+        }
+        drop(bound);
+    }
+}
+
+#[test]
+fn an_address_of_another_machine_is_left_out_if_one_is_left() {
+    let listeners = bind_all(&addrs(&["192.0.2.1:0", "127.0.0.1:0"]), Twin::None, 16).unwrap();
+    assert_eq!(listeners.len(), 1);
+    let error = bind("192.0.2.1:0").unwrap_err();
+    assert!(matches!(error, BindError::Other { .. }), "{error}");
+}
+
+#[test]
+fn a_port_in_use_is_said_so() {
+    let first = only("127.0.0.1:0");
+    let error = bind(&first.local()).unwrap_err();
+    assert!(matches!(error, BindError::InUse { .. }), "{error}");
+    assert!(error.to_string().starts_with(&format!("{} is in use; ", first.local())));
+    let both = addrs(&[&first.local(), "127.0.0.2:0"]);
+    assert!(bind_all(&both, Twin::None, 16).is_err(), "although the other address is free");
+}
+
+#[test]
+fn names_that_mean_nothing_are_said_so() {
+    for text in ["localhost:no-such-port", "name.invalid:1"] {
+        let error = bind(text).unwrap_err();
+        assert!(matches!(error, BindError::Unresolvable { .. }), "{error}");
+        assert!(!error.to_string().contains('\n'));
+    }
+}
+
+#[tokio::test]
+async fn unix_clients_are_accepted_and_the_file_goes_with_the_listener() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, text) = path_in(&dir);
+    let listener = only(&text).into_async(&OPTIONS).unwrap();
+    assert_eq!(listener.local(), text);
+    let client = UnixStream::connect(&path).unwrap();
+    let (mut stream, peer) = listener.accept().await.unwrap();
+    assert_eq!(peer, ClientAddr::Unix);
+    drop(client);
+    assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0);
+    drop(listener);
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_missing_directory_is_one_line() {
+    let error = bind("/nonexistent/directory/socket").unwrap_err().to_string();
+    assert!(error.contains("/nonexistent/directory/socket: No such file"), "{error}");
+    assert!(!error.contains('\n'));
+}
