@@ -5,9 +5,11 @@
 //! pipes of its tests.
 
 use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use nix::sys::uio::readv;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{tcp, unix};
 
@@ -129,17 +131,28 @@ impl Source for ReadHalf<'_> {
         cx: &mut Context<'_>,
         slots: &mut [IoSliceMut<'_>],
     ) -> Poll<io::Result<usize>> {
-        // tokio knows after a short `poll_read` that nothing is left; after a
-        // vectored read it has to ask the kernel once more.
-        if let [slot] = slots {
-            let mut buf = ReadBuf::new(slot);
-            ready!(Pin::new(self).poll_read(cx, &mut buf))?;
-            return Poll::Ready(Ok(buf.filled().len()));
-        }
+        let room: usize = slots.iter().map(|slot| slot.len()).sum();
         loop {
             ready!(self.poll_readable(cx))?;
-            match on_either!(self, half => half.try_read_vectored(slots)) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            let mut short = 0;
+            // A short read has emptied the socket. tokio learns that from an error
+            // only, and would have the kernel asked once more otherwise.
+            let mut read = |socket: BorrowedFd<'_>| match readv(socket, slots)? {
+                got if got == 0 || got == room => Ok(got),
+                got => {
+                    short = got;
+                    Err(io::ErrorKind::WouldBlock.into())
+                }
+            };
+            let result = on_either!(self, half => {
+                let socket = half.as_ref();
+                socket.try_io(Interest::READABLE, || read(socket.as_fd()))
+            });
+            match result {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && short == 0 => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Poll::Ready(Ok(short));
+                }
                 result => return Poll::Ready(result),
             }
         }

@@ -1,6 +1,6 @@
 //! Buffers that a connection borrows while bytes are moving and gives back when it idles.
 //!
-//! There are three sizes: one record, eight, and 32. A connection begins with the
+//! There are three sizes: two records, eight, and 32. A connection begins with the
 //! small one, takes the next larger one while reads fill what they are given (the
 //! large one only where its reader keeps up), and holds none while it waits. Each
 //! thread keeps a few for the next borrower, so that moving bytes takes no lock and
@@ -21,6 +21,9 @@ use crate::net::Source;
 
 use crate::proto::record::MAX_RECORD;
 
+/// Records in a small buffer: what an answer of 16 KiB needs, with its frame.
+const SMALL_RECORDS: usize = 2;
+
 /// Records in a medium buffer: 128 KiB.
 const MEDIUM_RECORDS: usize = 8;
 
@@ -33,7 +36,7 @@ const MOST_LARGE: usize = 64;
 
 /// How many of each size a thread keeps: 256 KiB of small ones, 256 KiB of medium
 /// ones, 1 MiB of large ones.
-const KEPT: [usize; 3] = [16, 2, 2];
+const KEPT: [usize; 3] = [8, 2, 2];
 
 thread_local! {
     static POOL: RefCell<[Vec<Box<[u8]>>; 3]> =
@@ -48,7 +51,7 @@ static SMALL_LENT: AtomicBool = AtomicBool::new(false);
 /// How much room the next read gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Size {
-    /// One record.
+    /// [`SMALL_RECORDS`] records.
     Small,
     /// [`MEDIUM_RECORDS`] records.
     Medium,
@@ -103,7 +106,7 @@ impl Size {
 
     fn len(self) -> usize {
         match self {
-            Self::Small => MAX_RECORD,
+            Self::Small => SMALL_RECORDS * MAX_RECORD,
             Self::Medium => MEDIUM_RECORDS * MAX_RECORD,
             Self::Large => LARGE_RECORDS * MAX_RECORD,
         }

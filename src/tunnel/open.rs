@@ -63,7 +63,7 @@ struct Pieces {
 
 impl<'t> OpenPump<'t> {
     /// A pump that begins with bytes that were read during the handshake, with a
-    /// buffer of one record, behind a record.
+    /// small buffer, behind a record.
     pub(super) fn new(already_read: &[u8], total: &'t Total) -> Self {
         let reading = (!already_read.is_empty()).then(|| {
             let mut reading = Reading::empty(Size::Small);

@@ -142,8 +142,9 @@ impl<'t> SealPump<'t> {
         self.size = self.size.after(got, room(&buffer), take(&mut self.waited));
         if filled && buffer.size() == Size::Small {
             // What is left of an answer of a few records goes out with its first.
+            let begun = buffer.len();
             buffer = buffer.grown(self.size);
-            if let Poll::Ready(more) = poll_read_records(cx, plain, &mut buffer[MAX_RECORD..]) {
+            if let Poll::Ready(more) = poll_read_records(cx, plain, &mut buffer[begun..]) {
                 got += more?;
             }
         }
