@@ -23,7 +23,7 @@ const MOST_LINES: usize = 16_384;
 
 /// How long the writer waits for more after the first line, because waking it
 /// costs more than writing a line, and busy tunnels log thousands a second.
-const GATHERING: Duration = Duration::from_millis(5);
+const GATHERING: Duration = Duration::from_millis(1);
 
 /// How long the end of the process may wait for a reader.
 const LAST_WRITES: Duration = Duration::from_secs(1);

@@ -44,6 +44,7 @@ fn three_strikes_are_a_ban() {
     let ttl = number(&world.redis(&format!("TTL {ban}")));
     assert!((290..=300).contains(&ttl), "{ttl}");
     world.wait_out(PEER);
+    eventually("it is told", || !world.lines("banned").is_empty());
     let told = world.lines("banned");
     assert_eq!(told.len(), 1, "{told:?}");
     let says = |field, value| told[0].has(field, value);
