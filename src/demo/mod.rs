@@ -26,7 +26,7 @@ use crate::net::{Listener, SocketOptions};
 use crate::observe::Meters;
 use crate::proto::{Padding, SuiteSet};
 use crate::secret::Secret;
-use crate::tunnel::{Capacity, Limits, Options, Parts, Role, Tunnel, lanes};
+use crate::tunnel::{Capacity, Limits, Options, Parts, Role, Tunnel, workers};
 
 /// The handshake deadline of the demo's tunnels: a wrong key shows after this.
 const TIMEOUT: Duration = Duration::from_millis(500);
@@ -80,7 +80,7 @@ struct Side {
 }
 
 async fn start(options: Options) -> anyhow::Result<Side> {
-    lanes::start(1024).context("cannot start a thread")?;
+    workers::start(1024).context("cannot start a thread")?;
     let capacity = Capacity::of(&options, 1024)?;
     let source = options.sources[0].address().context("the demo binds what it listens on")?;
     let listeners = Listener::bind(source, &[], 16)?;

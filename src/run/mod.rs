@@ -40,7 +40,7 @@ use crate::sys::privileges::User;
 use crate::sys::reaper;
 use crate::sys::signals::Signals;
 use crate::tunnel::trial::{Finding, trial};
-use crate::tunnel::{self, Options, PipeOptions, lanes};
+use crate::tunnel::{self, Options, PipeOptions, workers};
 use fleet::Fleet;
 use requests::Requests;
 use running::Running;
@@ -151,9 +151,9 @@ pub fn demo() -> Result<Outcome, Failure> {
 fn serve(plan: Vec<Options>, mut process: Process, reread: Reread) -> anyhow::Result<Outcome> {
     let descriptors = nofile::raise().context("cannot read the limit of file descriptors")?;
     let roster = Roster::new(descriptors);
-    let for_lanes = lanes::start(descriptors)
+    let for_workers = workers::start(descriptors)
         .context("cannot start the threads that serve; check the limits of threads and memory")?;
-    let left = descriptors.saturating_sub(process.doors.descriptors() + for_lanes);
+    let left = descriptors.saturating_sub(process.doors.descriptors() + for_workers);
     let systemd = take(&mut process.prepared.inherited);
     let fleet = Fleet::new(left, systemd, roster);
     // Before anything is made that would have to be undone.

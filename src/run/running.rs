@@ -20,7 +20,7 @@ use super::{Failure, Outcome, Process, Reread, prepare};
 use crate::admin::roster::Phase;
 use crate::sys::handover::Successor;
 use crate::sys::notify::Manager;
-use crate::tunnel::{Options, lanes};
+use crate::tunnel::{Options, workers};
 
 /// All that a process has while it runs.
 pub(super) struct Running {
@@ -90,7 +90,7 @@ impl Running {
             self.startup.release()?;
         }
         self.manager.ready("serving").await;
-        tokio::spawn(self.manager.clone().keep_watchdog_quiet(lanes::answered));
+        tokio::spawn(self.manager.clone().keep_watchdog_quiet(workers::answered));
         Ok(None)
     }
 

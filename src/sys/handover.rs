@@ -284,7 +284,8 @@ fn receive(stream: &UnixStream) -> io::Result<Option<Given>> {
 mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::os::unix::net::UnixListener;
-    use std::thread;
+    use std::sync::mpsc::{Sender, channel};
+    use std::thread::{self, JoinHandle};
 
     use super::*;
 
@@ -293,6 +294,19 @@ mod tests {
         let path = dir.path().join("handover");
         (dir, path)
     }
+
+    /// A successor that is ready once it is told to go on, and what it hears then.
+    fn slow_heir(path: PathBuf) -> (JoinHandle<Heard>, Sender<()>) {
+        let (go_on, slow) = channel();
+        let heir = thread::spawn(move || {
+            let (_, predecessor) = ask(&path, None).unwrap().unwrap();
+            slow.recv().unwrap();
+            predecessor.give_way()
+        });
+        (heir, go_on)
+    }
+
+    type Heard = Result<Option<Predecessor>, HandoverError>;
 
     #[test]
     fn sockets_change_hands_and_go_on_listening() {
@@ -334,16 +348,11 @@ mod tests {
     fn a_successor_that_is_too_late_does_not_accept() {
         let (_dir, path) = place();
         let offer = UnixListener::bind(&path).unwrap();
-        let (go_on, slow) = std::sync::mpsc::channel();
-        let heir = thread::spawn(move || {
-            let (_, predecessor) = ask(&path, None).unwrap().unwrap();
-            slow.recv().unwrap();
-            predecessor.give_way().unwrap_err().to_string()
-        });
+        let (heir, go_on) = slow_heir(path);
         let (stream, _) = offer.accept().unwrap();
         assert!(give_within(Duration::from_millis(1), stream, &[]).is_err());
         go_on.send(()).unwrap();
-        let error = heir.join().unwrap();
+        let error = heir.join().unwrap().unwrap_err().to_string();
         assert!(error.contains("waited no longer") && error.lines().count() == 1, "{error}");
     }
 
@@ -351,18 +360,13 @@ mod tests {
     fn a_successor_of_one_that_died_meanwhile_accepts() {
         let (_dir, path) = place();
         let offer = UnixListener::bind(&path).unwrap();
-        let (go_on, slow) = std::sync::mpsc::channel();
-        let heir = thread::spawn(move || {
-            let (_, predecessor) = ask(&path, None).unwrap().unwrap();
-            slow.recv().unwrap();
-            predecessor.give_way().unwrap().is_none()
-        });
+        let (heir, go_on) = slow_heir(path);
         let (mut stream, _) = offer.accept().unwrap();
         hear(&mut stream, NEXT).unwrap();
         stream.write_all(END).unwrap();
         drop(stream);
         go_on.send(()).unwrap();
-        assert!(heir.join().unwrap());
+        assert!(heir.join().unwrap().unwrap().is_none());
     }
 
     /// One that gives up while it is let in: either it accepts, or we go on.

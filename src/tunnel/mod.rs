@@ -4,7 +4,7 @@
 //!   serve    accept, admit, drain
 //!   shared   what all its connections may use: slots, limits, the gate
 //!   capacity how many of what its descriptors are enough for
-//!   lanes    the threads that serve, one for each processor
+//!   workers  the threads that serve, one for each processor
 //!   introduce who it is from (PROXY header), and whether the gate lets it in
 //!   encrypt  plain in:  dial the far end, shake hands, Open        -> relay
 //!   decrypt  sealed in: shake hands, proven live, dial the target  -> relay
@@ -32,7 +32,6 @@ mod dialling;
 mod encrypt;
 mod health;
 mod introduce;
-pub mod lanes;
 mod open;
 pub mod options;
 pub mod pipe;
@@ -49,6 +48,7 @@ pub mod status;
 mod targets;
 pub mod trial;
 mod unmade;
+pub mod workers;
 
 pub use capacity::{Capacity, TooFewDescriptors};
 pub use options::{Limits, Options, PerSource, PipeOptions, Remark, Role};

@@ -16,9 +16,9 @@ use super::connected::Connected;
 use super::decrypt::Exit;
 use super::encrypt::{self, Entrance};
 use super::introduce::Guest;
-use super::lanes;
 use super::secure;
 use super::shared::Shared;
+use super::workers;
 use crate::addr::ClientAddr;
 use crate::gate::Denied;
 use crate::net::{AcceptBackoff, AcceptStep, AsyncListener, Place, Slot, SourceGuard, Stream};
@@ -203,7 +203,7 @@ impl Tunnel {
             self.shared.refused(reason, peer);
             return self.deny(arrival.stream);
         }
-        let _in_its_lane = lanes::next().enter();
+        let _on_its_worker = workers::next().enter();
         let Ok(stream) = arrival.stream.adopted() else {
             self.shared.refused(CloseReason::LocalError, peer);
             return;

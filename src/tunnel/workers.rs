@@ -5,7 +5,7 @@
 //! is woken to take work over, and its buffers are that thread's. The runtime of
 //! the process serves nobody: it accepts, asks stores and keeps pools.
 //!
-//! Nothing moves from one lane to another: that would take the locks again that
+//! Nothing moves from one worker to another: that would take the locks again that
 //! this is without.
 
 use std::future::pending;
@@ -16,58 +16,58 @@ use std::thread;
 use rand::RngExt;
 use tokio::runtime::{Builder, Handle};
 
-/// What one lane needs for its runtime.
+/// What one worker needs for its runtime.
 const DESCRIPTORS: u64 = 4;
 
-/// Fewer lanes where each had fewer descriptors than this to serve with.
-const WORTH_A_LANE: u64 = 1024;
+/// Fewer workers where each had fewer descriptors than this to serve with.
+const WORTH_A_WORKER: u64 = 1024;
 
-static LANES: OnceLock<Vec<Handle>> = OnceLock::new();
+static WORKERS: OnceLock<Vec<Handle>> = OnceLock::new();
 
-/// Starts the lanes of this process, where that was not done yet; they end with
-/// it. Of `descriptors` it takes so many: those of the first lane are among what
+/// Starts the workers of this process, where that was not done yet; they end with
+/// it. Of `descriptors` it takes so many: those of the first worker are among what
 /// a process has for itself.
 ///
 /// # Errors
 /// The system gives no more threads, memory or descriptors.
 pub fn start(descriptors: u64) -> io::Result<u64> {
-    if LANES.get().is_none() {
+    if WORKERS.get().is_none() {
         let processors = thread::available_parallelism().map_or(1, usize::from);
-        let worth = usize::try_from(descriptors / WORTH_A_LANE).unwrap_or(usize::MAX);
+        let worth = usize::try_from(descriptors / WORTH_A_WORKER).unwrap_or(usize::MAX);
         let started: io::Result<Vec<_>> =
             (0..processors.min(worth).max(1)).map(start_one).collect();
-        let _ = LANES.set(started?);
+        let _ = WORKERS.set(started?);
     }
-    Ok(DESCRIPTORS * (lanes().len() as u64 - 1))
+    Ok(DESCRIPTORS * (workers().len() as u64 - 1))
 }
 
-/// Resolves when every lane has answered, which one that stands still does not.
+/// Resolves when every worker has answered, which one that stands still does not.
 pub async fn answered() {
-    for lane in lanes() {
+    for worker in workers() {
         // What ends a task that does nothing is the end of the process.
-        let _ = lane.spawn(async {}).await;
+        let _ = worker.spawn(async {}).await;
     }
 }
 
-/// The lane for another connection: of two that are chosen at random, so that
+/// The worker for another connection: of two that are chosen at random, so that
 /// no order in which clients come loads one alone, the one that serves fewer.
 pub(super) fn next() -> &'static Handle {
-    let lanes = lanes();
-    let one = rand::rng().random_range(0..lanes.len());
-    let other = (one + rand::rng().random_range(1..lanes.len().max(2))) % lanes.len();
-    let (one, other) = (&lanes[one], &lanes[other]);
-    let serves = |lane: &Handle| lane.metrics().num_alive_tasks();
+    let workers = workers();
+    let one = rand::rng().random_range(0..workers.len());
+    let other = (one + rand::rng().random_range(1..workers.len().max(2))) % workers.len();
+    let (one, other) = (&workers[one], &workers[other]);
+    let serves = |worker: &Handle| worker.metrics().num_alive_tasks();
     if serves(other) < serves(one) { other } else { one }
 }
 
-fn lanes() -> &'static [Handle] {
-    LANES.get().expect("whoever serves has started them")
+fn workers() -> &'static [Handle] {
+    WORKERS.get().expect("whoever serves has started them")
 }
 
 fn start_one(number: usize) -> io::Result<Handle> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let handle = runtime.handle().clone();
-    let name = format!("lane-{number}");
+    let name = format!("worker-{number}");
     thread::Builder::new().name(name).spawn(move || runtime.block_on(pending::<()>()))?;
     Ok(handle)
 }
@@ -77,17 +77,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn connections_are_spread_over_the_lanes() {
+    fn connections_are_spread_over_the_workers() {
         start(u64::MAX).unwrap();
         let tasks: Vec<_> = (0..100).map(|_| next().spawn(pending::<()>())).collect();
-        let serve: Vec<_> = lanes().iter().map(|lane| lane.metrics().num_alive_tasks()).collect();
+        let serve: Vec<_> =
+            workers().iter().map(|worker| worker.metrics().num_alive_tasks()).collect();
         let (fewest, most) = (serve.iter().min().unwrap(), serve.iter().max().unwrap());
         assert!(most - fewest <= 50, "{serve:?}");
         tasks.iter().for_each(tokio::task::JoinHandle::abort);
     }
 
     #[tokio::test]
-    async fn all_lanes_answer() {
+    async fn all_workers_answer() {
         start(u64::MAX).unwrap();
         answered().await;
     }
