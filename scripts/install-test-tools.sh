@@ -37,4 +37,5 @@ exec scripts/apt-need.sh \
     groff=groff-base \
     zsh=zsh \
     fish=fish \
+    faketime=faketime \
     systemd-analyze=systemd

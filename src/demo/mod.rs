@@ -26,7 +26,7 @@ use crate::net::{Listener, SocketOptions};
 use crate::observe::Meters;
 use crate::proto::{Padding, SuiteSet};
 use crate::secret::Secret;
-use crate::tunnel::{Capacity, Limits, Options, Parts, Role, Tunnel, workers};
+use crate::tunnel::{Capacity, Limits, Memory, Options, Parts, Role, Tunnel, workers};
 
 /// The handshake deadline of the demo's tunnels: a wrong key shows after this.
 const TIMEOUT: Duration = Duration::from_millis(500);
@@ -86,7 +86,7 @@ async fn start(options: Options) -> anyhow::Result<Side> {
     let listeners = Listener::bind(source, &[], 16)?;
     let address = listeners[0].local();
     let meters = Meters::new(options.role.mode(), Arc::default());
-    let parts = Parts::get(&options, None, meters).await?;
+    let parts = Parts::get(&options, None, meters, &Arc::new(Memory::begin())).await?;
     let tunnel = Arc::new(Tunnel::new(&options, parts, capacity, None));
     tunnel.begin();
     for listener in listeners {

@@ -101,6 +101,18 @@ impl PartialEq for Key {
     }
 }
 
+impl KeyId {
+    /// As 4 bytes.
+    pub fn to_bytes(self) -> [u8; 4] {
+        self.0
+    }
+
+    /// What [`Self::to_bytes`] gave.
+    pub fn from_bytes(bytes: [u8; 4]) -> Self {
+        Self(bytes)
+    }
+}
+
 impl fmt::Display for KeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))

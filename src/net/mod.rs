@@ -10,6 +10,7 @@ pub mod backoff;
 pub mod clock;
 pub mod dial;
 pub mod halves;
+pub mod journal;
 pub mod limits;
 pub mod listen;
 pub mod race;

@@ -1,32 +1,66 @@
 //! Recorded first messages get no answer.
 //!
-//! Whoever recorded a dialer's message 1 can send it again. It can never reach
-//! the target with it, but it would get message 2 for an answer, and cost the
-//! acceptor two X25519. So the acceptor compares the clock in Hello with its own
-//! and remembers what it saw:
+//! A recording of a dialer's message 1 can be sent again. It can never reach
+//! the target, but it would get message 2 for an answer, and cost the acceptor
+//! two X25519. So the acceptor compares the clock in Hello with its own and
+//! remembers what it saw:
 //!
 //! - older or newer than [`WINDOW_MS`]: refused;
-//! - sent before this acceptor started, when it could not remember: refused;
+//! - sent before the memory of this acceptor began: refused;
 //! - seen before: refused.
 //!
-//! Only holders of the key can add to the memory. An entry is kept for two to
-//! four windows: after two its message is too old anyway. The clock is an
-//! argument.
+//! Only holders of a key can add to its memory, and none makes another key's
+//! memory forget. An entry is kept for two to four windows: after two its message
+//! is too old anyway. All that is kept here is in time since boot, which nobody
+//! sets, so correcting the host's clock also corrects what a message is compared
+//! with. Both clocks are arguments.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+
+use crate::keys::KeyId;
 
 /// How far the clocks of both ends may be apart, in milliseconds.
 pub const WINDOW_MS: u64 = 120_000;
+
+/// How long a message has to be remembered, in milliseconds: the clock of one that
+/// is as far ahead as possible is fresh for so long.
+pub const MEMORY_MS: i64 = 2 * WINDOW_MS as i64;
 
 /// A generation is also dropped early when it has this many entries (about
 /// 16 MiB), so that memory stays bounded whatever the key holders do; what that
 /// forgets gets at most a message 2.
 const MAX_GENERATION: usize = 1 << 20;
 
+/// One moment by both clocks of a host, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// Unix time, which the host may set.
+    pub unix_ms: u64,
+    /// Time since boot, which only grows.
+    pub boot_ms: i64,
+}
+
+/// A first message that an acceptor answered: which key, and which message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Answered {
+    /// The key of the message.
+    pub key: KeyId,
+    /// The first bytes of its tag.
+    pub fingerprint: u64,
+}
+
 /// The first messages that were seen lately.
+#[derive(Debug)]
 pub struct ReplayFilter {
-    started_ms: u64,
-    turned_ms: u64,
+    /// Since when messages are remembered, in time since boot.
+    since_ms: i64,
+    seen: HashMap<KeyId, Generations>,
+}
+
+/// The messages under one key, in two generations.
+#[derive(Debug)]
+struct Generations {
+    turned_ms: i64,
     young: HashSet<u64>,
     old: HashSet<u64>,
 }
@@ -40,8 +74,8 @@ pub enum Stale {
     /// The dialer's clock is this far ahead of ours, in milliseconds.
     #[error("its clock is {0} ms ahead of ours: set the clock of one of the hosts right")]
     New(u64),
-    /// From before this acceptor started.
-    #[error("it was made before this end started: a replay, or a clock that is behind")]
+    /// From before this acceptor remembers.
+    #[error("it was made before this end began to remember: a replay, or a clock that is behind")]
     BeforeStart,
     /// Seen before.
     #[error("it was seen before: a replay")]
@@ -49,93 +83,67 @@ pub enum Stale {
 }
 
 impl ReplayFilter {
-    /// An empty memory of an acceptor that starts at `now_ms` (unix milliseconds).
-    pub fn new(now_ms: u64) -> Self {
-        Self { started_ms: now_ms, turned_ms: now_ms, young: HashSet::new(), old: HashSet::new() }
+    /// A memory that is empty and begins at `since_ms`, in time since boot.
+    pub fn new(since_ms: i64) -> Self {
+        Self { since_ms, seen: HashMap::new() }
     }
 
-    /// Whether the message with this `fingerprint`, made at `sent_ms`, is new at
-    /// `now_ms`; remembers it if so.
+    /// Checks that a message that was made at `sent_ms` (unix time) is neither too
+    /// old nor too new, and not from before this memory.
     ///
     /// # Errors
     /// [`Stale`] says why it gets no answer.
-    pub fn check(&mut self, fingerprint: u64, sent_ms: u64, now_ms: u64) -> Result<(), Stale> {
-        if sent_ms > now_ms.saturating_add(WINDOW_MS) {
-            return Err(Stale::New(sent_ms - now_ms));
+    pub fn check_time(&self, sent_ms: u64, now: Moment) -> Result<(), Stale> {
+        let ahead = sent_ms.saturating_sub(now.unix_ms);
+        let behind = now.unix_ms.saturating_sub(sent_ms);
+        if ahead > WINDOW_MS {
+            return Err(Stale::New(ahead));
         }
-        if sent_ms.saturating_add(WINDOW_MS) < now_ms {
-            return Err(Stale::Old(now_ms - sent_ms));
+        if behind > WINDOW_MS {
+            return Err(Stale::Old(behind));
         }
-        if sent_ms < self.started_ms {
-            return Err(Stale::BeforeStart);
-        }
-        self.turn(now_ms);
-        if self.old.contains(&fingerprint) || !self.young.insert(fingerprint) {
-            return Err(Stale::Seen);
-        }
-        Ok(())
+        // Both are at most a window.
+        let sent_boot_ms = now.boot_ms + ahead as i64 - behind as i64;
+        if sent_boot_ms < self.since_ms { Err(Stale::BeforeStart) } else { Ok(()) }
+    }
+
+    /// Remembers a message; `false` when it was seen before.
+    pub fn remember(&mut self, Answered { key, fingerprint }: Answered, boot_ms: i64) -> bool {
+        // A key that is gone is forgotten with its last message.
+        self.seen.retain(|_, seen| !seen.is_outdated(boot_ms));
+        let seen = self.seen.entry(key).or_insert_with(|| Generations::new(boot_ms));
+        seen.turn(boot_ms);
+        !seen.old.contains(&fingerprint) && seen.young.insert(fingerprint)
+    }
+
+    /// Whether it was seen.
+    pub fn has_seen(&self, Answered { key, fingerprint }: Answered) -> bool {
+        self.seen.get(&key).is_some_and(|seen| {
+            seen.young.contains(&fingerprint) || seen.old.contains(&fingerprint)
+        })
+    }
+}
+
+impl Generations {
+    fn new(turned_ms: i64) -> Self {
+        Self { turned_ms, young: HashSet::new(), old: HashSet::new() }
+    }
+
+    /// Whether all of its messages are too old to be fresh.
+    fn is_outdated(&self, boot_ms: i64) -> bool {
+        boot_ms >= self.turned_ms.saturating_add(2 * MEMORY_MS)
     }
 
     /// Forgets the old generation when the young one is two windows old, or full.
-    fn turn(&mut self, now_ms: u64) {
-        let due = now_ms >= self.turned_ms.saturating_add(2 * WINDOW_MS);
+    fn turn(&mut self, boot_ms: i64) {
+        let due = boot_ms >= self.turned_ms.saturating_add(MEMORY_MS);
         if due || self.young.len() >= MAX_GENERATION {
             self.old = std::mem::take(&mut self.young);
-            self.turned_ms = now_ms;
+            self.turned_ms = boot_ms;
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const START: u64 = 1_800_000_000_000;
-
-    #[test]
-    fn a_message_is_answered_once() {
-        let mut filter = ReplayFilter::new(START);
-        assert_eq!(filter.check(1, START + 5, START + 10), Ok(()));
-        assert_eq!(filter.check(2, START + 5, START + 10), Ok(()));
-        assert_eq!(filter.check(1, START + 5, START + 11), Err(Stale::Seen));
-    }
-
-    #[test]
-    fn a_message_is_remembered_until_it_is_too_old() {
-        let mut filter = ReplayFilter::new(START);
-        let sent = START + WINDOW_MS;
-        assert_eq!(filter.check(1, sent, START), Ok(()), "from a clock that is ahead");
-        for now in (START..=sent + WINDOW_MS).step_by(1_000) {
-            assert_eq!(filter.check(1, sent, now), Err(Stale::Seen));
-            assert_eq!(filter.check(now, now, now), Ok(()));
-        }
-        let late = sent + WINDOW_MS + 1;
-        assert_eq!(filter.check(1, sent, late), Err(Stale::Old(WINDOW_MS + 1)));
-    }
-
-    #[test]
-    fn after_a_restart_older_messages_get_no_answer() {
-        let mut filter = ReplayFilter::new(START);
-        assert_eq!(filter.check(1, START - 1, START + 5), Err(Stale::BeforeStart));
-        assert_eq!(filter.check(1, START, START + 5), Ok(()));
-    }
-
-    #[test]
-    fn wrong_clocks_are_told_with_their_distance() {
-        let mut filter = ReplayFilter::new(START);
-        let ahead = START + WINDOW_MS + 1;
-        assert_eq!(filter.check(1, ahead, START), Err(Stale::New(WINDOW_MS + 1)));
-        assert_eq!(filter.check(1, START, ahead), Err(Stale::Old(WINDOW_MS + 1)));
-        assert_eq!(filter.check(1, u64::MAX, START), Err(Stale::New(u64::MAX - START)));
-        assert_eq!(filter.check(1, 0, u64::MAX), Err(Stale::Old(u64::MAX)));
-    }
-
-    #[test]
-    fn memory_is_bounded() {
-        let mut filter = ReplayFilter::new(START);
-        for i in 0..3 * MAX_GENERATION as u64 {
-            assert_eq!(filter.check(i, START, START), Ok(()));
-        }
-        assert!(filter.young.len() <= MAX_GENERATION && filter.old.len() <= MAX_GENERATION);
-    }
-}
+#[path = "replay_tests.rs"]
+mod tests;

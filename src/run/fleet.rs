@@ -10,7 +10,9 @@ use std::io;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use anyhow::Context;
+use tokio::time::timeout;
+use tracing::warn;
 
 use super::about;
 use super::announce::announce;
@@ -24,10 +26,10 @@ use crate::gate::{Gate, GateOptions};
 use crate::net::SocketOptions;
 use crate::sys::activation::Inherited;
 use crate::sys::handover::Given;
-use crate::tunnel::{Capacity, Options, Parts, TooFewDescriptors, Tunnel};
+use crate::tunnel::{Capacity, Memory, Options, Parts, TooFewDescriptors, Tunnel};
 
-/// How long what a dialer has sent may be on its way to a predecessor.
-const ON_THE_WAY: Duration = Duration::from_millis(250);
+/// What a successor knows the memory of first messages by. No source has such a name.
+const MEMORY: &str = "first-messages";
 
 /// The tunnels of the process.
 pub(super) struct Fleet {
@@ -40,6 +42,8 @@ pub(super) struct Fleet {
     /// Tunnels that accept no more.
     leaving: Leaving,
     most_sessions: usize,
+    /// The first messages that were answered. Begins when the first sockets listen.
+    memory: Option<Arc<Memory>>,
 }
 
 /// What a reload did, in tunnels.
@@ -83,12 +87,23 @@ struct Ready {
 #[derive(Default)]
 struct Fresh(Vec<Gate>);
 
+/// Goes on with the memory of the process before, or begins one.
+fn remember(before: Option<Given>) -> Memory {
+    let Some(before) = before else { return Memory::begin() };
+    Memory::adopt(before.socket).unwrap_or_else(|error| {
+        let detail = "encrypt ends that connect at this very moment need a second attempt";
+        warn!(%error, detail, "the memory of the process before cannot be read");
+        Memory::begin()
+    })
+}
+
 impl Fleet {
     /// No tunnel yet; `descriptors` is what all of them may have, and `roster`
     /// hears of each.
     pub(super) fn new(descriptors: u64, systemd: Inherited, roster: Arc<Roster>) -> Self {
         let leaving = Leaving::new(Arc::clone(&roster));
-        Self { descriptors, roster, systemd, members: vec![], leaving, most_sessions: 0 }
+        let members = vec![];
+        Self { descriptors, roster, systemd, members, leaving, most_sessions: 0, memory: None }
     }
 
     /// What each tunnel of a plan can hold.
@@ -101,10 +116,13 @@ impl Fleet {
     pub(super) async fn launch(
         &mut self,
         plan: Vec<Options>,
-        inherited: Vec<Given>,
+        mut inherited: Vec<Given>,
         startup: &mut Startup,
     ) -> anyhow::Result<()> {
+        let before = inherited.extract_if(.., |given| given.name == MEMORY).next();
         let bound = bind_first(&plan, (inherited, &self.systemd), startup).await?;
+        // What comes from now on was sent to this process, unless it is a recording.
+        self.memory = Some(Arc::new(remember(before)));
         startup.write_pid_file()?;
         startup.drop_privileges()?;
         let mut fresh = Fresh::default();
@@ -112,18 +130,17 @@ impl Fleet {
         startup.announce();
         if startup.takes_over() {
             fresh.read(&next).await;
-            // What a dialer sent before we began to remember first messages is
-            // for the predecessor, which still accepts.
-            sleep(ON_THE_WAY).await;
             startup.wait_our_turn().await?;
         }
         self.commit(next);
         Ok(())
     }
 
-    /// All listening sockets, for a successor.
+    /// All listening sockets and the memory of first messages, for a successor.
     pub(super) fn sockets(&self) -> io::Result<Vec<Given>> {
-        self.doors().flat_map(Door::given).collect()
+        let memory = self.memory.as_ref().and_then(|memory| memory.share().ok());
+        let memory = memory.map(|socket| Ok(Given { name: MEMORY.to_owned(), socket }));
+        self.doors().flat_map(Door::given).chain(memory).collect()
     }
 
     /// A successor has the sockets, and their files.
@@ -162,6 +179,7 @@ impl Fleet {
     ) -> anyhow::Result<Vec<Next>> {
         let capacities = self.shares(&plan)?;
         let new_doors = open(bound)?;
+        let memory = self.memory.as_ref().context("nothing was launched yet")?;
         let mut next = Vec::with_capacity(plan.len());
         for (options, capacity) in plan.into_iter().zip(capacities) {
             let before = self.members.iter().position(|member| member.options.name == options.name);
@@ -171,7 +189,7 @@ impl Fleet {
                     let gate = about(&options, self.gate(options.gate.as_ref(), fresh))?;
                     let name = options.name.as_deref().unwrap_or_else(|| options.role.mode());
                     let meters = self.roster.meters(name);
-                    let parts = about(&options, Parts::get(&options, gate, meters).await)?;
+                    let parts = about(&options, Parts::get(&options, gate, meters, memory).await)?;
                     let has = |source: &Source| {
                         let new = new_doors.iter().find(|door| door.fits(&options, source));
                         new.or_else(|| self.door(&options, source)).cloned()

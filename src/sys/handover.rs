@@ -12,9 +12,9 @@
 //! ```
 //!
 //! The successor connects to a unix socket that only our own user may use. Never
-//! do both accept: each remembers its own first messages only. If the successor
-//! gives up, nothing has changed for the predecessor; one that ends lets the
-//! successor accept. Knows names and descriptors, and not what they are for.
+//! do both accept, so that one is in charge. If the successor gives up, nothing has
+//! changed for the predecessor; one that ends lets the successor accept. Knows names
+//! and descriptors, and not what they are for.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
@@ -60,12 +60,12 @@ const RELIEF: Duration = Duration::from_secs(30);
 /// How long a successor may take until it could accept: it resolves names first.
 const STARTING: Duration = Duration::from_secs(120);
 
-/// A socket with a name that both processes know.
+/// A descriptor with a name that both processes know.
 #[derive(Debug)]
 pub struct Given {
     /// What it is for.
     pub name: String,
-    /// The socket.
+    /// A socket, or what else goes over.
     pub socket: OwnedFd,
 }
 

@@ -12,12 +12,12 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use tracing::debug;
 
+use super::caller::{CallError, Called, Caller, Patience};
 use super::connected::{Connected, Held};
 use super::introduce::Guest;
 use super::pool::{Opened, Pool, Warm};
 use super::relay::Start;
 use super::report::Report;
-use super::secure::Caller;
 use super::shared::Shared;
 use super::targets::{Targets, Unreached};
 use super::unmade::Unmade;
@@ -158,8 +158,8 @@ impl Entrance {
     /// # Errors
     /// What became of it instead.
     pub(super) async fn look_at(&self, far_end: usize, shared: &Shared) -> Result<(), Unmade> {
-        let mut stream = self.dial(far_end, shared, Instant::now() + shared.timeout).await?;
-        let session = self.call(far_end, shared, &mut stream).await?;
+        let deadline = Instant::now() + shared.timeout;
+        let Called { stream, session, .. } = self.call(far_end, shared, (deadline, |_| {})).await?;
         let warm = Warm::confirm(far_end, stream, session).await.map_err(Unmade::told)?;
         // What the far end takes to hang up is no part of the answer.
         shared.tasks.spawn(warm.let_go());
@@ -179,33 +179,31 @@ impl Entrance {
         shared: &Shared,
         deadline: Instant,
     ) -> Result<(Stream, Session), Unmade> {
-        let began = Instant::now();
-        let mut stream = self.dial(far_end, shared, deadline).await?;
-        shared.meters.dial.done(began.into());
-        let dialled = Instant::now();
-        let session = self.call(far_end, shared, &mut stream).await?;
-        shared.meters.handshake.done(dialled.into());
-        Ok((stream, session))
+        let dialled = |began: Instant| shared.meters.dial.done(began.into());
+        let called = self.call(far_end, shared, (deadline, dialled)).await?;
+        shared.meters.handshake.done(called.dialled.into());
+        Ok((called.stream, called.session))
     }
 
-    async fn dial(
-        &self,
-        far_end: usize,
-        shared: &Shared,
-        deadline: Instant,
-    ) -> Result<Stream, Unmade> {
-        let dialled = self.far_ends.at(far_end).dial(&shared.dialling, deadline).await;
-        dialled.map_err(|error| Unmade::far_end(&error))
-    }
-
+    /// `dialled` is told when the dial of each connection began that is there.
     async fn call(
         &self,
         far_end: usize,
         shared: &Shared,
-        stream: &mut Stream,
-    ) -> Result<Session, Unmade> {
-        let called = self.callers[far_end].call(stream, shared.timeout).await;
-        called.map_err(|reason| Unmade::new(reason, what_to_check(reason)))
+        (deadline, dialled): (Instant, impl Fn(Instant)),
+    ) -> Result<Called, Unmade> {
+        let dial = async |deadline| {
+            let began = Instant::now();
+            let stream = self.far_ends.at(far_end).dial(&shared.dialling, deadline).await?;
+            dialled(began);
+            Ok(stream)
+        };
+        let patience = Patience { deadline, answer: shared.timeout };
+        let called = self.callers[far_end].call(dial, patience, &shared.background()).await;
+        called.map_err(|error| match error {
+            CallError::Dial(error) => Unmade::far_end(&error),
+            CallError::Handshake(reason) => Unmade::new(reason, what_to_check(reason)),
+        })
     }
 }
 

@@ -8,7 +8,9 @@
 //!   introduce who it is from (PROXY header), and whether the gate lets it in
 //!   encrypt  plain in:  dial the far end, shake hands, Open        -> relay
 //!   decrypt  sealed in: shake hands, proven live, dial the target  -> relay
-//!   secure   the handshake over a socket
+//!   caller   dialling a far end and shaking hands with it
+//!   secure   the handshake over a socket, as the acceptor
+//!   memory   the first messages that were answered
 //!   pool     warm tunnels for clients to come (shelf: which, until when)
 //!   connected what a connection still holds once both its sides are connected
 //!   relay    both directions (seal, open), half-close, goodbye
@@ -25,6 +27,7 @@
 //! This is where `proto` meets `net`. It reads no command line and no signal.
 
 mod buffers;
+mod caller;
 mod capacity;
 mod connected;
 mod decrypt;
@@ -32,6 +35,7 @@ mod dialling;
 mod encrypt;
 mod health;
 mod introduce;
+mod memory;
 mod open;
 pub mod options;
 pub mod pipe;
@@ -51,6 +55,7 @@ mod unmade;
 pub mod workers;
 
 pub use capacity::{Capacity, TooFewDescriptors};
+pub use memory::Memory;
 pub use options::{Limits, Options, PerSource, PipeOptions, Remark, Role};
 pub use serve::Tunnel;
 pub use start::Parts;

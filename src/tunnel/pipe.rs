@@ -11,12 +11,13 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, Stdin, Stdout, st
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use super::caller::{Background, CallError, Called, Caller, Patience};
 use super::dialling::{Dialling, look_up_once};
 use super::encrypt::WHAT_TO_CHECK;
 use super::options::PipeOptions;
 use super::relay::{Start, relay};
 use super::report::told_by_the_far_end;
-use super::secure::{Caller, Terms};
+use super::secure::Terms;
 use crate::addr::ClientAddr;
 use crate::net::{DialError, Duplex, ResolveError, Source, Stream};
 use crate::observe::sessions::Traffic;
@@ -78,10 +79,14 @@ pub async fn run(options: PipeOptions) -> Result<(), PipeError> {
 async fn connect(options: PipeOptions) -> Result<(Stream, Session), PipeError> {
     let dialling = Dialling::from(&options);
     let far_end = look_up_once(options.target).await?;
-    let mut sealed = dialling.dial(&far_end, Instant::now() + options.timeout).await?;
     let caller = Caller::new(Terms::of(options.keys, options.suites, options.padding));
-    let called = caller.call(&mut sealed, options.timeout).await;
-    called.map(|session| (sealed, session)).map_err(|_| PipeError::NoAnswer)
+    let patience = Patience { deadline: Instant::now() + options.timeout, answer: options.timeout };
+    let dial = |deadline| dialling.dial(&far_end, deadline);
+    match caller.call(dial, patience, &Background::default()).await {
+        Ok(Called { stream, session, .. }) => Ok((stream, session)),
+        Err(CallError::Dial(error)) => Err(error.into()),
+        Err(CallError::Handshake(_)) => Err(PipeError::NoAnswer),
+    }
 }
 
 /// Standard input and output as the plain side. Once output was told that the

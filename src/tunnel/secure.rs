@@ -1,4 +1,5 @@
-//! The handshake over a socket: what the dialer calls, what the acceptor answers.
+//! The handshake over a socket: what the acceptor answers, and what both ends say
+//! before their session is relayed. What the dialer says is `caller.rs`.
 //!
 //! The acceptor is silent to everything that is not a fresh message 1 under one
 //! of its keys: it reads and discards until the deadline, so that a prober sees
@@ -7,28 +8,24 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use rand::TryRng;
 use rand::rngs::SysRng;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
-use tokio::time::timeout;
 
 use super::buffers::{Buffer, Size, poll_discard};
+use super::memory::Memory;
 use super::open::{blame, told};
 use crate::keys::{Key, KeyId, KeyRing};
-use crate::net::clock::Clock;
 use crate::net::{Duplex, Stream};
 use crate::proto::aead::suites_of_this_machine;
-use crate::proto::handshake::{
-    Dialer, First, MESSAGE_LEN, Message, Received, Unconfirmed, read_message1,
-};
-use crate::proto::hello::{Hello, Welcome};
+use crate::proto::handshake::{First, MESSAGE_LEN, Message, Received, Unconfirmed, read_message1};
+use crate::proto::hello::Welcome;
 use crate::proto::inbound::Event;
 use crate::proto::message::Open;
-use crate::proto::replay::{ReplayFilter, Stale};
+use crate::proto::replay::{Answered, Stale};
 use crate::proto::{Padding, Session, SuiteSet};
 use crate::reason::CloseReason;
 use crate::secret::Secret;
@@ -37,32 +34,17 @@ use crate::secret::Secret;
 #[derive(Clone)]
 pub(super) struct Terms {
     /// The first dials, all are accepted.
-    keys: KeyRing,
+    pub(super) keys: KeyRing,
     /// The suites that may be used.
-    suites: SuiteSet,
+    pub(super) suites: SuiteSet,
     /// The block to pad to.
-    padding: Padding,
-}
-
-/// The dialer's side of all handshakes with one far end.
-pub(super) struct Caller {
-    terms: Terms,
-    /// The far end's clock, as far as is known: only a first contact needs both
-    /// hosts' wall clocks to agree, also when the far end restarts later.
-    far_clock: Arc<Clock>,
+    pub(super) padding: Padding,
 }
 
 /// The acceptor's side of all handshakes.
 pub(super) struct Doorkeeper {
     terms: Terms,
     memory: Arc<Memory>,
-}
-
-/// What must not be forgotten when the terms change: who has forgotten cannot tell
-/// a replay, and has to refuse every first message of before.
-pub(super) struct Memory {
-    clock: Clock,
-    replays: Mutex<ReplayFilter>,
 }
 
 /// Why a stranger is none of ours.
@@ -99,94 +81,16 @@ impl Terms {
     }
 
     /// The public names of the keys, in order.
-    fn key_ids(&self) -> Vec<KeyId> {
+    pub(super) fn key_ids(&self) -> Vec<KeyId> {
         self.keys.iter().map(Key::id).collect()
     }
 }
 
-// === impl Caller ===
-
-impl Caller {
-    pub(super) fn new(terms: Terms) -> Self {
-        Self { terms, far_clock: Arc::new(Clock::start()) }
-    }
-
-    /// On other terms, with the same far end.
-    pub(super) fn succeeding(terms: Terms, before: &Self) -> Self {
-        Self { terms, far_clock: Arc::clone(&before.far_clock) }
-    }
-
-    /// The public names of the keys, in order.
-    pub(super) fn key_ids(&self) -> Vec<KeyId> {
-        self.terms.key_ids()
-    }
-
-    /// Shakes hands as the dialer. What was learnt of the far end's clock is
-    /// forgotten if this comes to nothing, or is given up: it may be why.
-    ///
-    /// # Errors
-    /// [`CloseReason::NoAnswer`] when the far end hangs up, answers nonsense, or does
-    /// not answer for `patience`: an acceptor says nothing at all to a key that it
-    /// does not know.
-    pub(super) async fn call(
-        &self,
-        stream: &mut Stream,
-        patience: Duration,
-    ) -> Result<Session, CloseReason> {
-        timeout(patience, self.shake_hands(stream)).await.unwrap_or(Err(CloseReason::NoAnswer))
-    }
-
-    async fn shake_hands(&self, stream: &mut Stream) -> Result<Session, CloseReason> {
-        let Terms { keys, suites, padding } = &self.terms;
-        let hello = Hello { suites: *suites, padding: *padding, clock_ms: self.far_clock.now_ms() };
-        let ephemeral = ephemeral().map_err(|_| CloseReason::LocalError)?;
-        let (dialer, message1) = Dialer::start(keys.first(), hello, ephemeral);
-        let mut doubt = Doubt(Some(&self.far_clock));
-        let message2 = exchange(stream, &message1).await.map_err(|_| CloseReason::NoAnswer)?;
-        let (session, welcome) = dialer.finish(message2).map_err(|_| CloseReason::NoAnswer)?;
-        doubt.0 = None;
-        self.far_clock.set(welcome.clock_ms);
-        Ok(session)
-    }
-}
-
-/// Whether a clock is what is thought of it, as long as that is open.
-struct Doubt<'a>(Option<&'a Clock>);
-
-impl Drop for Doubt<'_> {
-    fn drop(&mut self) {
-        if let Some(clock) = self.0 {
-            clock.reread();
-        }
-    }
-}
-
-async fn exchange(stream: &mut Stream, message1: &Message) -> io::Result<Message> {
-    stream.write_all(message1).await?;
-    let mut message2 = [0; MESSAGE_LEN];
-    stream.read_exact(&mut message2).await?;
-    Ok(message2)
-}
-
 // === impl Doorkeeper ===
-
-impl Memory {
-    /// Begins to remember now: what was sent before is refused.
-    pub(super) fn begin() -> Arc<Self> {
-        let clock = Clock::start();
-        let replays = Mutex::new(ReplayFilter::new(clock.now_ms()));
-        Arc::new(Self { clock, replays })
-    }
-}
 
 impl Doorkeeper {
     pub(super) fn new(terms: Terms, memory: Arc<Memory>) -> Self {
         Self { terms, memory }
-    }
-
-    /// On other terms, with what was seen so far.
-    pub(super) fn succeeding(terms: Terms, before: &Self) -> Self {
-        Self { terms, memory: Arc::clone(&before.memory) }
     }
 
     /// The public names of the keys, in order.
@@ -236,13 +140,8 @@ impl Doorkeeper {
     }
 
     fn check_fresh(&self, received: &Received) -> Result<(), CloseReason> {
-        let mut checked = self.check_replay(received);
-        if let Err(Stale::Old(_) | Stale::New(_)) = checked {
-            self.follow_clock();
-            // Also where it did not move now: another message may just have moved it.
-            checked = self.check_replay(received);
-        }
-        checked.map_err(|stale| {
+        let message = Answered { key: received.key(), fingerprint: received.fingerprint() };
+        self.memory.check(message, received.hello().clock_ms).map_err(|stale| {
             tracing::debug!(key = %received.key(), "first message not answered: {stale}");
             match stale {
                 Stale::Old(_) | Stale::New(_) | Stale::BeforeStart => CloseReason::ClockSkew,
@@ -251,24 +150,9 @@ impl Doorkeeper {
         })
     }
 
-    fn check_replay(&self, received: &Received) -> Result<(), Stale> {
-        let mut replays = self.memory.replays.lock().unwrap_or_else(PoisonError::into_inner);
-        let sent_ms = received.hello().clock_ms;
-        replays.check(received.fingerprint(), sent_ms, self.memory.clock.now_ms())
-    }
-
-    /// This host's clock may have been set since it was last read, as it is after
-    /// a start without a battery or a network.
-    fn follow_clock(&self) {
-        let moved = self.memory.clock.reread();
-        if moved.is_set() {
-            tracing::warn!(moved_ms = moved.0, "this host's clock was set; following it");
-        }
-    }
-
     fn answer(&self, received: Received) -> Result<(Unconfirmed, Message), Option<CloseReason>> {
         let Terms { suites, padding, .. } = self.terms;
-        let now_ms = self.memory.clock.now_ms();
+        let now_ms = self.memory.now_ms();
         let answer = Welcome::answering(received.hello(), suites, padding, now_ms);
         let welcome = answer.map_err(|_| CloseReason::NoCommonSuite)?;
         let ephemeral = ephemeral().map_err(|_| CloseReason::LocalError)?;
@@ -369,42 +253,13 @@ pub(super) async fn hold(stream: &mut Stream) {
 }
 
 /// A private key for one handshake, from the operating system.
-fn ephemeral() -> io::Result<Secret<32>> {
-    let mut bytes = [0; 32];
-    SysRng.try_fill_bytes(&mut bytes).map_err(io::Error::other)?;
-    Ok(Secret::take(&mut bytes))
+pub(super) fn ephemeral() -> io::Result<Secret<32>> {
+    Ok(Secret::take(&mut random::<32>()?))
 }
 
-#[cfg(test)]
-mod tests {
-    use tokio::net::TcpListener;
-    use tokio::time::Instant;
-
-    use super::*;
-    use crate::net::{SocketOptions, Target, dial};
-
-    /// What a slow machine may take between two lines.
-    const A_MINUTE_MS: u64 = 60_000;
-
-    fn terms() -> Terms {
-        let key = Key::new(Secret::take(&mut [7; 32]));
-        let keys = KeyRing::new(vec![key]).unwrap();
-        Terms::of(keys, SuiteSet::BOTH, Padding::default())
-    }
-
-    /// As it is to far ends of which another is quicker, and to looks at one of several.
-    #[tokio::test]
-    async fn a_call_that_is_given_up_forgets_what_was_learnt_of_the_clock() {
-        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let target = Target::Ips([silent.local_addr().unwrap()].into());
-        let deadline = Instant::now() + Duration::from_secs(60);
-        let options = SocketOptions { keepalive: false };
-        let mut stream = dial(&target, None, &options, deadline).await.unwrap();
-        let caller = Caller::new(terms());
-        let now_ms = caller.far_clock.now_ms();
-        caller.far_clock.set(now_ms - 86_400_000);
-        let given_up = timeout(Duration::ZERO, caller.call(&mut stream, Duration::MAX)).await;
-        assert!(given_up.is_err(), "nobody answers");
-        assert!(caller.far_clock.now_ms().abs_diff(now_ms) < A_MINUTE_MS);
-    }
+/// Bytes that nobody can guess, from the operating system.
+pub(super) fn random<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    SysRng.try_fill_bytes(&mut bytes).map_err(io::Error::other)?;
+    Ok(bytes)
 }

@@ -12,6 +12,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::caller::Background;
 use super::capacity::Capacity;
 use super::dialling::Dialling;
 use super::options::{Options, PerSource};
@@ -97,6 +98,11 @@ impl Shared {
             stop: CancellationToken::new(),
             cut: CancellationToken::new(),
         }
+    }
+
+    /// Where handshakes that nobody wants any more come to their end.
+    pub(super) fn background(&self) -> Background {
+        Background { tasks: self.tasks.clone(), cut: self.cut.clone() }
     }
 
     /// Resolves when sessions are cut.

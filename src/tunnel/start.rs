@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
 
+use super::caller::Caller;
 use super::capacity::Capacity;
 use super::decrypt::Exit;
 use super::encrypt::Entrance;
+use super::memory::Memory;
 use super::options::{Options, Role, by_service};
 use super::pool::Pool;
-use super::secure::{Caller, Doorkeeper, Memory, Terms};
+use super::secure::{Doorkeeper, Terms};
 use super::serve::{Tunnel, Way};
 use super::shared::Shared;
 use super::targets::Targets;
@@ -37,12 +39,12 @@ pub struct Parts {
 
 enum Where {
     FarEnds(Arc<Targets>),
-    /// What strangers say is remembered from here on, also before they are served.
     Targets(BTreeMap<ServiceName, Arc<Targets>>, Arc<Memory>),
 }
 
 impl Parts {
-    /// Resolves the targets of a tunnel that has the name of `meters`.
+    /// Resolves the targets of a tunnel that has the name of `meters`, and that goes by
+    /// the process's `memory` of first messages.
     ///
     /// # Errors
     /// [`ResolveError`] when a name does not resolve, unless told to wait.
@@ -50,6 +52,7 @@ impl Parts {
         options: &Options,
         gate: Option<Gate>,
         meters: Arc<Meters>,
+        memory: &Arc<Memory>,
     ) -> Result<Self, ResolveError> {
         let place = match &options.role {
             Role::Encrypt { targets, service } => {
@@ -62,7 +65,7 @@ impl Parts {
                     let targets = Targets::start((service, &addresses), LOOK_AT_TARGETS, options);
                     started.insert(service.clone(), Arc::new(targets.await?));
                 }
-                Where::Targets(started, Memory::begin())
+                Where::Targets(started, Arc::clone(memory))
             }
         };
         Ok(Self { place, gate, meters })
@@ -93,7 +96,7 @@ impl Tunnel {
                 ),
             })),
             Where::Targets(targets, memory) => Way::Out(Arc::new(Exit {
-                door: door(terms, memory, before),
+                door: Doorkeeper::new(terms, memory),
                 unopened: Slots::new(capacity.unopened),
                 targets,
             })),
@@ -137,11 +140,4 @@ fn callers(terms: &Terms, far_ends: &Targets, before: Option<&Tunnel>) -> Vec<Ca
         None => Caller::new(terms.clone()),
     };
     (0..far_ends.count()).map(|place| caller(&far_ends.at(place).name)).collect()
-}
-
-fn door(terms: Terms, memory: Arc<Memory>, before: Option<&Tunnel>) -> Doorkeeper {
-    match before.map(|before| &before.way) {
-        Some(Way::Out(exit)) => Doorkeeper::succeeding(terms, &exit.door),
-        _ => Doorkeeper::new(terms, memory),
-    }
 }

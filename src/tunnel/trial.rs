@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
+use super::caller::{Background, CallError, Called, Caller, Patience};
 use super::dialling::{Dialling, look_up_once};
 use super::encrypt::WHAT_TO_CHECK;
 use super::health::{converse, take_leave};
 use super::options::{Options, Role};
 use super::relay::dismiss;
 use super::report::told_by_the_far_end;
-use super::secure::{Caller, Terms, await_opened, say_open};
+use super::secure::{Terms, await_opened, say_open};
 use crate::addr::{Address, ClientAddr, ServiceName};
 use crate::gate::StoreOptions;
 use crate::net::{DialError, Target};
@@ -136,12 +137,17 @@ impl Finding {
     ) -> Result<(), Failed> {
         let target = self.look_up(target).await?;
         let deadline = Instant::now() + options.timeout;
-        let dialled = Dialling::from(options).dial(&target, deadline).await;
-        let mut stream = self.connected(dialled)?;
+        let dialling = Dialling::from(options);
         let terms = Terms::of(options.keys.clone(), options.suites, options.padding);
-        let called = Caller::new(terms).call(&mut stream, options.timeout).await;
+        let dial = |deadline| dialling.dial(&target, deadline);
+        let patience = Patience { deadline, answer: options.timeout };
+        let called = Caller::new(terms).call(dial, patience, &Background::default()).await;
+        let called = match called {
+            Err(CallError::Dial(error)) => self.connected(Err(error))?,
+            other => self.connected(Ok(other))?,
+        };
         let no_answer = |_| ("key or gate", format!("no answer; {WHAT_TO_CHECK}"));
-        let mut session = called.map_err(no_answer)?;
+        let Called { mut stream, mut session, .. } = called.map_err(no_answer)?;
         self.passed.push("key");
         self.passed.push("gate");
         let open = Open { service: service.clone(), client: ClientAddr::Unix };

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use knockpipe::addr::{ClientAddr, ServiceName};
 use knockpipe::keys::{Key, KeyRing, file};
-use knockpipe::proto::handshake::{Dialer, First, MESSAGE_LEN, Message, read_message1};
+use knockpipe::proto::handshake::{Dialer, First, MESSAGE_LEN, Message, Received, read_message1};
 use knockpipe::proto::hello::{Hello, Welcome};
 use knockpipe::proto::inbound::Event;
 use knockpipe::proto::message::{Open, ResetReason};
@@ -195,14 +195,47 @@ impl Acceptor {
     /// The same, with `pause` between the dialer's first message and the answer.
     #[track_caller]
     pub fn accept_after(&self, pause: impl FnOnce()) -> (Hand, Event) {
+        let asked = self.hear();
+        pause();
+        asked.answer(0)
+    }
+
+    /// The next dialer that has sent its first message.
+    #[track_caller]
+    pub fn hear(&self) -> Asked {
         self.listener.accept_limit(NEVER);
         let mut wire = self.listener.accept().unwrap_or_else(|e| panic!("nobody dials: {e}"));
         let message = wire.expect_bytes(MESSAGE_LEN);
         let message = Message::try_from(message).expect("as long as asked for");
         let received = read_message1(&self.ring, &message).expect("a dialer with this key");
-        pause();
+        Asked { wire, received }
+    }
+}
+
+/// A dialer that waits for an answer; it is reset when this is dropped.
+pub struct Asked {
+    wire: Wire,
+    received: Received,
+}
+
+impl Asked {
+    /// How far ahead of this host's clock the dialer takes ours to be, in seconds.
+    pub fn ahead(&self) -> f64 {
+        (self.received.hello().clock_ms as f64 - unix_ms() as f64) / 1000.0
+    }
+
+    /// Hangs up without an answer.
+    pub fn reset(self) {
+        self.wire.reset();
+    }
+
+    /// Answers by a clock that is `ahead` seconds ahead, and hears the first record.
+    #[track_caller]
+    pub fn answer(self, ahead: i64) -> (Hand, Event) {
+        let Self { mut wire, received } = self;
+        let clock_ms = unix_ms().checked_add_signed(ahead * 1000).expect("a time after 1970");
         let welcome =
-            Welcome::answering(received.hello(), SuiteSet::BOTH, Padding::default(), unix_ms());
+            Welcome::answering(received.hello(), SuiteSet::BOTH, Padding::default(), clock_ms);
         let welcome = welcome.expect("the dialer has a suite");
         let (mut unconfirmed, answer) =
             received.answer(&welcome, ephemeral()).expect("the dialer has a proper public key");

@@ -14,6 +14,7 @@
 
 pub mod address;
 pub mod admin;
+pub mod clock;
 pub mod data;
 pub mod end;
 pub mod file;

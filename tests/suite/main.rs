@@ -14,6 +14,7 @@ mod deployment;
 mod docs;
 mod drain;
 mod failover;
+mod first_messages;
 mod gate_flags;
 mod gate_reload;
 mod health;

@@ -194,7 +194,7 @@ fn a_manager_that_is_gone_or_full_holds_nobody_up() {
 // === sockets that are handed over ===
 
 /// Starts `launch` with one or two sockets under `names`, from descriptor 3 on.
-fn hand_over(launch: &Launch, names: &str, sockets: Vec<OwnedFd>) -> Program {
+pub(super) fn hand_over(launch: &Launch, names: &str, sockets: Vec<OwnedFd>) -> Program {
     let count = sockets.len();
     let second = if count == 2 { "4>&1" } else { "" };
     let prelude = format!(

@@ -1,0 +1,40 @@
+//! Hosts whose clock is wrong: a program that is told another time by libfaketime.
+//! What counts since boot stays true, as it does when a clock is set.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::program::require;
+
+/// A clock that some programs go by.
+pub struct FakeClock {
+    file: PathBuf,
+}
+
+impl FakeClock {
+    /// A clock that is `ahead` seconds ahead, kept in `dir/name`.
+    #[track_caller]
+    pub fn new(dir: &Path, name: &str, ahead: i64) -> Self {
+        require("faketime", "faketime");
+        let clock = Self { file: dir.join(name) };
+        clock.set(ahead);
+        clock
+    }
+
+    /// Sets it.
+    pub fn set(&self, ahead: i64) {
+        let new = self.file.with_extension("new");
+        fs::write(&new, format!("{ahead:+}\n")).expect("the directory can be written");
+        fs::rename(new, &self.file).expect("both are in one directory");
+    }
+
+    /// What has a program that is started after it in a shell go by this clock. It
+    /// must not be in a sandbox, which would keep the file from it.
+    pub fn prelude(&self) -> String {
+        format!(
+            "export LD_PRELOAD=$(ls /usr/lib/*/faketime/libfaketimeMT.so.1) DONT_FAKE_MONOTONIC=1 \
+             FAKETIME_DONT_FAKE_MONOTONIC=1 FAKETIME_NO_CACHE=1 FAKETIME_TIMESTAMP_FILE='{}';",
+            self.file.display()
+        )
+    }
+}

@@ -1,0 +1,237 @@
+//! First messages: recordings get no answer and honest dialers do, whatever
+//! becomes of clocks, tunnels and processes meanwhile.
+
+use crate::common;
+
+use std::net::TcpListener;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use knockpipe::proto::SuiteSet;
+use knockpipe::proto::inbound::Event;
+use knockpipe::proto::message::ResetReason;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tempfile::TempDir;
+
+use common::clock::FakeClock;
+use common::file::{Service, decrypt_table};
+use common::hand::{Acceptor, Call};
+use common::legit::round_trip;
+use common::{Addr, End, Launch, Target, Wire, eventually, keygen};
+
+use super::reload::{KEY, Two};
+use super::systemd::hand_over;
+
+/// Shorter than any handshake deadline of these tests.
+const QUIET: &[&str] = &["-o", "0.5"];
+
+/// Whether a decrypt end answers a first message.
+#[track_caller]
+fn is_answered(to: &Addr, call: &Call) -> bool {
+    let mut wire = Wire::connect(to).unwrap();
+    // What is refused is read all the same.
+    wire.send(call.message()).unwrap();
+    let (answer, _) = wire.read_to_ending(Duration::from_secs(20));
+    assert!(answer.is_empty() || answer.len() == call.message().len(), "{}", answer.len());
+    !answer.is_empty()
+}
+
+/// A decrypt end in front of nothing, by a clock that is `ahead` seconds ahead.
+fn by_a_clock(dir: &TempDir, ahead: i64) -> (FakeClock, End) {
+    let key = keygen(dir.path(), "key");
+    let clock = FakeClock::new(dir.path(), "clock", ahead);
+    let launch = Launch::decrypt(&key).args(["-s", "127.0.0.1:0", "-t", "/no/where"]);
+    let launch = launch.args(QUIET).args(["--no-sandbox"]).prelude(&clock.prelude());
+    (clock, launch.start())
+}
+
+// === clocks that are set ===
+
+/// OPERATING: "Setting a wrong clock right helps at once".
+#[test]
+fn setting_a_wrong_clock_right_helps_at_once() {
+    let dir = TempDir::new().unwrap();
+    let (clock, mut end) = by_a_clock(&dir, 7200);
+    let key = dir.path().join("key");
+    assert!(!is_answered(end.addr(), &Call::new(&key)), "two hours apart");
+    clock.set(0);
+    assert!(is_answered(end.addr(), &Call::new(&key)));
+    end.stop();
+}
+
+#[test]
+fn a_clock_that_was_behind_at_the_start_lets_no_recording_of_before_in() {
+    let dir = TempDir::new().unwrap();
+    let (clock, mut end) = by_a_clock(&dir, -60);
+    let recorded = Call::with(&dir.path().join("key"), -30, SuiteSet::BOTH);
+    clock.set(0);
+    assert!(!is_answered(end.addr(), &recorded));
+    assert!(is_answered(end.addr(), &Call::new(&dir.path().join("key"))));
+    end.stop();
+}
+
+/// The encrypt end's clock is 20 s behind, and the decrypt end has just started.
+#[test]
+fn a_dialer_whose_clock_is_behind_is_served_right_after_a_start() {
+    let dir = TempDir::new().unwrap();
+    let key = keygen(dir.path(), "key");
+    let target = Target::echo();
+    let clock = FakeClock::new(dir.path(), "clock", -20);
+    let source: Addr = common::Kind::Tcp4.fresh(dir.path(), "in");
+    let decrypt = Launch::decrypt(&key).source(&source).target(target.addr());
+    let mut first = decrypt.start();
+    let encrypt = Launch::encrypt(&key).source(&source).target(first.addr());
+    let mut encrypt = encrypt.args(["--no-sandbox"]).prelude(&clock.prelude()).start();
+    encrypt.connect().expect_echo(b"first");
+    first.stop();
+    let mut again = Launch::decrypt(&key).source(first.addr()).target(target.addr()).start();
+    encrypt.connect().expect_echo(b"again");
+    encrypt.stop();
+    again.stop();
+}
+
+// === what a dialer has learnt of the far end's clock ===
+
+/// How far apart two clocks may be that are the same, in seconds: what a slow
+/// machine takes between a message and a look at it.
+const SAME: f64 = 30.0;
+
+/// The far end's clock is ten minutes ahead, and what is between both resets one
+/// connection.
+#[test]
+fn a_reset_connection_makes_no_dialer_forget_the_far_ends_clock() {
+    let (acceptor, encrypt) = called();
+    let learns = encrypt.connect();
+    acceptor.hear().answer(600).0.opened();
+    drop(learns);
+    let reset = encrypt.connect();
+    let asked = acceptor.hear();
+    assert!((asked.ahead() - 600.0).abs() < SAME, "{}", asked.ahead());
+    asked.reset();
+    drop(reset);
+    let _next = encrypt.connect();
+    let asked = acceptor.hear();
+    assert!((asked.ahead() - 600.0).abs() < SAME, "{}", asked.ahead());
+    // The host of the far end may have been set right since.
+    let hedge = acceptor.hear();
+    assert!(hedge.ahead().abs() < SAME, "{}", hedge.ahead());
+    let (mut hand, _) = hedge.answer(0);
+    hand.opened();
+    encrypt.terminate();
+}
+
+/// An end that has just started takes what is from before that for a recording.
+#[test]
+fn a_second_guess_at_an_unknown_clock_is_a_minute_ahead() {
+    let (acceptor, encrypt) = called();
+    let _client = encrypt.connect();
+    let asked = acceptor.hear();
+    assert!(asked.ahead().abs() < SAME, "{}", asked.ahead());
+    let hedge = acceptor.hear();
+    assert!((hedge.ahead() - 60.0).abs() < SAME, "{}", hedge.ahead());
+    // The first may be answered after all, and then takes its leave.
+    let (mut hand, _) = hedge.answer(0);
+    hand.opened();
+    let (mut late, first) = asked.answer(0);
+    assert_eq!(first, Event::Confirmed);
+    assert_eq!(late.hear(), Event::Reset(ResetReason::Unopened));
+    encrypt.terminate();
+}
+
+/// An encrypt end, and a far end that does what the test says.
+fn called() -> (Acceptor, End) {
+    let dir = TempDir::new().unwrap();
+    let key = keygen(dir.path(), "key");
+    let acceptor = Acceptor::start(&key);
+    let encrypt = Launch::encrypt(&key).args(["-s", "127.0.0.1:0"]).target(&acceptor.addr());
+    (acceptor, encrypt.start())
+}
+
+// === tunnels and processes that take another's place ===
+
+#[test]
+fn a_reload_that_renames_a_tunnel_forgets_no_first_message() {
+    let dir = TempDir::new().unwrap();
+    let key = keygen(dir.path(), "key");
+    let target = Target::echo();
+    let source = common::Kind::Unix.fresh(dir.path(), "in");
+    let table = |name: &str| {
+        let table = decrypt_table(name, target.addr(), KEY, "timeout = 0.5");
+        table.replace("127.0.0.1:0", &source.to_string())
+    };
+    let mut service = Service::start(dir.path(), "service.toml", &table("before"));
+    // By a clock that is ahead, so that it is not from before anything.
+    let recorded = Call::with(&key, 30, SuiteSet::BOTH);
+    assert!(is_answered(&source, &recorded));
+    service.reload(&table("after"));
+    assert!(!is_answered(&source, &recorded));
+    assert!(is_answered(&source, &Call::new(&key)));
+    service.stop();
+}
+
+#[test]
+fn two_tunnels_of_a_process_with_one_key_answer_a_message_once() {
+    let dir = TempDir::new().unwrap();
+    let key = keygen(dir.path(), "key");
+    let target = Target::echo();
+    let table = |name| decrypt_table(name, target.addr(), KEY, "timeout = 0.5");
+    let mut service = Service::start(dir.path(), "service.toml", &(table("one") + &table("two")));
+    let recorded = Call::new(&key);
+    assert!(is_answered(&service.addr("one"), &recorded));
+    assert!(!is_answered(&service.addr("two"), &recorded));
+    service.stop();
+}
+
+/// A process that takes over goes on with the memory of the one before, and the
+/// other way round as long as that has handshakes; and what was sent before it
+/// started is no recording.
+#[test]
+fn a_handover_forgets_no_first_message_and_refuses_no_fresh_one() {
+    let mut two = Two::start();
+    let key = two.dir.path().join("key");
+    let far = two.decrypt.addr("far");
+    // By clocks that are ahead, so that they are not from before anything.
+    let ahead = || Call::with(&key, 30, SuiteSet::BOTH);
+    let (recorded, crossing, on_its_way) = (ahead(), ahead(), Call::new(&key));
+    assert!(is_answered(&far, &recorded));
+    let fds = common::proc::fds(two.decrypt.program.pid());
+    let mut slow = Wire::connect(&far).unwrap();
+    eventually("it is accepted", || common::proc::fds(two.decrypt.program.pid()) > fds);
+    let next = two.decrypt.again();
+    next.program.wait_line("took over", |line| line.message().starts_with("took over"));
+    assert!(!is_answered(&far, &recorded), "answered by the process before");
+    assert!(is_answered(&far, &on_its_way), "it was sent before this process started");
+    // The process before has a second for those that it accepted.
+    if slow.send(crossing.message()).is_ok() && !slow.read_to_ending(NOT_LONG).0.is_empty() {
+        assert!(!is_answered(&far, &crossing), "the process before has answered it meanwhile");
+    }
+    let mut before = std::mem::replace(&mut two.decrypt, next);
+    assert_eq!(before.program.exit_code(), 0, "{}", before.program.tail());
+    round_trip(&two.entrance());
+    two.stop();
+}
+
+/// What the process before may take to answer.
+const NOT_LONG: Duration = Duration::from_secs(5);
+
+/// The connection that has systemd start a decrypt end comes from before its start.
+#[test]
+fn the_connection_that_wakes_a_decrypt_end_is_served() {
+    let dir = TempDir::new().unwrap();
+    let key = keygen(dir.path(), "key");
+    let target = Target::echo();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let sealed = Addr::Tcp(listener.local_addr().unwrap());
+    let encrypt = Launch::encrypt(&key).args(["-s", "127.0.0.1:0"]).target(&sealed);
+    let mut encrypt = encrypt.start();
+    let mut client = encrypt.connect();
+    client.send(b"early").unwrap();
+    let mut waiting = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+    poll(&mut waiting, PollTimeout::NONE).unwrap();
+    let decrypt = Launch::decrypt(&key).args(["-s", "systemd:sealed"]).target(target.addr());
+    let mut decrypt = End::of(hand_over(&decrypt, "sealed", vec![listener.into()]));
+    assert_eq!(client.expect_bytes(5), b"early");
+    drop(client);
+    encrypt.stop();
+    decrypt.stop();
+}
