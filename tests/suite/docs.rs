@@ -459,3 +459,12 @@ fn architecture_justifies_every_dependency_and_no_other() {
     assert!(real.len() > 10, "only {real:?}");
     assert_eq!(difference(&real, &named), [""; 0], "only in Cargo.toml or only in ARCHITECTURE");
 }
+
+/// PROTOCOL alone is enough for another implementation, test vectors included.
+#[test]
+fn the_protocols_vectors_are_those_of_the_tests() {
+    let text = read("docs/PROTOCOL.md");
+    let json = text.split_once("```json\n").and_then(|(_, rest)| rest.split_once("```"));
+    let (json, _) = json.expect("PROTOCOL has vectors");
+    assert_eq!(json, read("tests/vectors/knockpipe-1.json"));
+}

@@ -161,7 +161,8 @@ fn no_common_suite() {
     assert_eq!(encrypt.connect().expect_ending(), Ending::Reset);
     encrypt.wait_closed("no-answer");
     encrypt.stop();
-    door.refused_exactly(&[("no-common-suite", 2)]);
+    // The first of its two connections and the second.
+    door.refused_exactly(&[("no-common-suite", 3)]);
 }
 
 // === after the proof, before the target ===

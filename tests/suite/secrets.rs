@@ -3,6 +3,7 @@
 use crate::common;
 
 use std::fs;
+use std::iter::repeat_n;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::thread;
@@ -102,7 +103,10 @@ fn tunnel(key: &Path, wrong: &Path, format: &str) -> Captures {
     drop(good);
     let flip = Act::Flip { byte: 9, bit: 3 };
     for (toward, frame) in [(Toward::Acceptor, 0), (Toward::Acceptor, 2), (Toward::Dialer, 1)] {
-        middle.edit_next([Edit { toward, frame, act: flip.clone() }]);
+        // A first message that gets no answer is followed by another.
+        let edits = if frame == 0 { 2 } else { 1 };
+        let edit = Edit { toward, frame, act: flip.clone() };
+        middle.edit_next(repeat_n(edit, edits));
         let mut cut = ends[0].connect();
         assert!(!cut.echoes(b"hello", NEVER), "tampering goes unnoticed");
     }

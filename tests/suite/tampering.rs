@@ -137,7 +137,7 @@ impl Stage {
 
     fn round(&self, name: &str, toward: Toward, edits: Vec<Edit>) {
         let cases = edits.len();
-        let connections = self.middle.connections();
+        let (untouched, connections) = (self.untouched(), self.middle.connections());
         self.middle.edit_next(edits);
         let next = AtomicUsize::new(0);
         let clients: Mutex<Vec<Seen>> = Mutex::default();
@@ -152,15 +152,23 @@ impl Stage {
             }
         });
         self.settle();
+        // A dialer that hears nothing for a while makes a second one.
         let made = self.middle.connections() - connections;
-        assert_eq!(made, cases as u64, "{name}: one sealed connection per client");
+        assert!(made >= cases as u64, "{name}: a sealed connection for each client");
         let targets = std::mem::take(&mut *self.target_saw.lock().unwrap());
-        for seen in clients.into_inner().unwrap() {
-            check(&seen, &self.answer, toward == Toward::Dialer, &format!("{name}: the client"));
-        }
-        for seen in targets {
-            check(&seen, &self.request, toward == Toward::Acceptor, &format!("{name}: the target"));
-        }
+        let whole = |seen: &[Seen], sent: &[u8], who: &str| {
+            seen.iter().filter(|one| is_whole(one, sent, &format!("{name}: the {who}"))).count()
+        };
+        let clients = whole(&clients.into_inner().unwrap(), &self.answer, "client");
+        let targets = whole(&targets, &self.request, "target");
+        let whole = if toward == Toward::Dialer { clients } else { targets };
+        let untouched = self.untouched() - untouched;
+        assert!(whole as u64 <= untouched, "{name}: {whole} noticed nothing of {untouched}");
+    }
+
+    /// Sealed connections so far in which nothing was edited.
+    fn untouched(&self) -> u64 {
+        self.middle.connections() - self.middle.applied()
     }
 
     /// Both ends live and an untouched exchange passes.
@@ -192,16 +200,14 @@ fn exchange(mut wire: Wire, len: usize, answer: &[u8]) -> Seen {
     Seen { bytes, ending }
 }
 
-/// Nothing but authentic bytes came, in order; a clean end came only after all
-/// of them; and where the tampering was, they did not both come.
+/// Nothing but authentic bytes came, in order, and a clean end only after all of
+/// them. Whether that came.
 #[track_caller]
-fn check(seen: &Seen, sent: &[u8], tampered: bool, who: &str) {
+fn is_whole(seen: &Seen, sent: &[u8], who: &str) -> bool {
     assert!(sent.starts_with(&seen.bytes), "{who} got bytes that were never sent");
-    let whole = seen.bytes.len() == sent.len();
-    if seen.ending == Ending::Clean {
-        assert!(whole, "{who} saw a clean end after {} of {} bytes", seen.bytes.len(), sent.len());
-        assert!(!tampered, "{who} noticed nothing");
-    }
+    let (is_all, is_clean) = (seen.bytes.len() == sent.len(), seen.ending == Ending::Clean);
+    assert!(is_all || !is_clean, "{who}: clean after {} of {}", seen.bytes.len(), sent.len());
+    is_clean
 }
 
 fn flips(frame: usize, bytes: std::ops::Range<usize>) -> Vec<(usize, Act)> {
@@ -214,12 +220,14 @@ fn flips(frame: usize, bytes: std::ops::Range<usize>) -> Vec<(usize, Act)> {
 fn no_flipped_bit_in_the_handshake_reaches_the_target() {
     let stage = Stage::new(24);
     stage.sample();
-    let before = stage.target.counts().accepts();
+    let (before, untouched) = (stage.target.counts().accepts(), stage.untouched());
     for toward in Toward::BOTH {
         let cases = stage.run("handshake bit", toward, flips(0, 0..HANDSHAKE));
         println!("{cases} flipped handshake bits toward the {toward:?}");
     }
-    assert_eq!(stage.target.counts().accepts(), before, "the target was touched");
+    let (touches, untouched) =
+        (stage.target.counts().accepts() - before, stage.untouched() - untouched);
+    assert!(touches <= untouched, "the target was touched: {touches}, {untouched}");
     stage.finish();
 }
 
