@@ -7,6 +7,7 @@
 //! began, until they end. One that is gone drains.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -24,12 +25,12 @@ use crate::admin::Roster;
 use crate::admin::roster::Phase;
 use crate::gate::{Gate, GateOptions};
 use crate::net::SocketOptions;
-use crate::sys::activation::Inherited;
+use crate::sys::activation::{Inherited, KEPT};
 use crate::sys::handover::Given;
 use crate::tunnel::{Capacity, Memory, Options, Parts, TooFewDescriptors, Tunnel};
 
 /// What a successor knows the memory of first messages by. No source has such a name.
-const MEMORY: &str = "first-messages";
+const MEMORY: &str = KEPT;
 
 /// The tunnels of the process.
 pub(super) struct Fleet {
@@ -88,9 +89,9 @@ struct Ready {
 struct Fresh(Vec<Gate>);
 
 /// Goes on with the memory of the process before, or begins one.
-fn remember(before: Option<Given>) -> Memory {
+fn remember(before: Option<OwnedFd>) -> Memory {
     let Some(before) = before else { return Memory::begin() };
-    Memory::adopt(before.socket).unwrap_or_else(|error| {
+    Memory::adopt(before).unwrap_or_else(|error| {
         let detail = "encrypt ends that connect at this very moment need a second attempt";
         warn!(%error, detail, "the memory of the process before cannot be read");
         Memory::begin()
@@ -120,6 +121,7 @@ impl Fleet {
         startup: &mut Startup,
     ) -> anyhow::Result<()> {
         let before = inherited.extract_if(.., |given| given.name == MEMORY).next();
+        let before = before.map(|given| given.socket).or_else(|| self.systemd.take_kept());
         let bound = bind_first(&plan, (inherited, &self.systemd), startup).await?;
         // What comes from now on was sent to this process, unless it is a recording.
         self.memory = Some(Arc::new(remember(before)));
@@ -138,9 +140,14 @@ impl Fleet {
 
     /// All listening sockets and the memory of first messages, for a successor.
     pub(super) fn sockets(&self) -> io::Result<Vec<Given>> {
-        let memory = self.memory.as_ref().and_then(|memory| memory.share().ok());
+        let memory = self.memory();
         let memory = memory.map(|socket| Ok(Given { name: MEMORY.to_owned(), socket }));
         self.doors().flat_map(Door::given).chain(memory).collect()
+    }
+
+    /// The memory of first messages, for the process after this one.
+    pub(super) fn memory(&self) -> Option<OwnedFd> {
+        self.memory.as_ref().and_then(|memory| memory.share().ok())
     }
 
     /// A successor has the sockets, and their files.

@@ -18,6 +18,7 @@ use super::requests::{Cause, Request, Requests};
 use super::startup::Startup;
 use super::{Failure, Outcome, Process, Reread, prepare};
 use crate::admin::roster::Phase;
+use crate::sys::activation::KEPT;
 use crate::sys::handover::Successor;
 use crate::sys::notify::Manager;
 use crate::tunnel::{Options, workers};
@@ -90,6 +91,9 @@ impl Running {
             self.startup.release()?;
         }
         self.manager.ready("serving").await;
+        if let Some(memory) = self.fleet.memory() {
+            self.manager.keep(KEPT, &memory).await;
+        }
         tokio::spawn(self.manager.clone().keep_watchdog_quiet(workers::answered));
         Ok(None)
     }

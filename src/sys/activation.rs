@@ -4,17 +4,30 @@
 //! [`Inherited::take_over`] claims all of them, once, while the process has a
 //! single thread: it takes them out of the environment. What was meant for
 //! another process (`LISTEN_PID`) is left alone. Only listening stream sockets
-//! are taken; their files are systemd's and never removed.
+//! are taken, whose files are systemd's and never removed, and what the process
+//! before had systemd keep for this one.
 
 use std::env;
-use std::os::fd::OwnedFd;
+use std::fs::{File, OpenOptions};
+use std::os::fd::{OwnedFd, RawFd};
 
 use listenfd::ListenFd;
 use socket2::Socket;
 
-/// The sockets that were handed over, by name.
+/// What was handed over.
 #[derive(Debug, Default)]
-pub struct Inherited(Vec<(String, Option<Socket>)>);
+pub struct Inherited {
+    /// Sockets by name.
+    sockets: Vec<(String, Option<Socket>)>,
+    /// What the process before had systemd keep, under [`KEPT`].
+    kept: Option<File>,
+}
+
+/// What the process before had systemd keep goes by this name; no socket may.
+pub const KEPT: &str = "first-messages";
+
+/// The first descriptor that systemd hands over.
+const FIRST: RawFd = 3;
 
 /// Why there is no socket of a name.
 #[derive(Debug, thiserror::Error)]
@@ -57,8 +70,20 @@ impl Inherited {
         let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
         let mut sockets = ListenFd::from_env();
         let names = names.split(':').map(str::to_owned).chain(std::iter::repeat(String::new()));
-        let named = (0..sockets.len()).zip(names);
-        Self(named.map(|(at, name)| (or_unknown(name), listener(&mut sockets, at))).collect())
+        let mut inherited = Self::default();
+        for (at, name) in (0..sockets.len()).zip(names) {
+            if name == KEPT {
+                inherited.kept = kept(at);
+            } else {
+                inherited.sockets.push((or_unknown(name), listener(&mut sockets, at)));
+            }
+        }
+        inherited
+    }
+
+    /// What the process before had systemd keep for this one. It is there once.
+    pub fn take_kept(&mut self) -> Option<OwnedFd> {
+        self.kept.take().map(OwnedFd::from)
     }
 
     /// The sockets called `name`, at least one. They stay here as well: systemd has
@@ -67,7 +92,7 @@ impl Inherited {
     /// # Errors
     /// [`ActivationError`]
     pub fn get(&self, name: &str) -> Result<Vec<OwnedFd>, ActivationError> {
-        let found: Vec<_> = self.0.iter().filter(|(have, _)| have == name).collect();
+        let found: Vec<_> = self.sockets.iter().filter(|(have, _)| have == name).collect();
         if found.is_empty() {
             return Err(match self.names().as_str() {
                 "" => ActivationError::Nothing(name.to_owned()),
@@ -86,13 +111,21 @@ impl Inherited {
 
     /// The names of those sockets that are none of `used`, with commas.
     pub fn unused(&self, used: &[&str]) -> String {
-        let names = self.0.iter().map(|(name, _)| name.as_str());
+        let names = self.sockets.iter().map(|(name, _)| name.as_str());
         names.filter(|name| !used.contains(name)).collect::<Vec<_>>().join(", ")
     }
 
     fn names(&self) -> String {
         self.unused(&[])
     }
+}
+
+/// The file at a place, which is opened anew: the descriptor itself is nobody's to
+/// own. `None` where the system does not let us.
+fn kept(at: usize) -> Option<File> {
+    let descriptor = FIRST.checked_add(RawFd::try_from(at).ok()?)?;
+    let path = format!("/proc/self/fd/{descriptor}");
+    OpenOptions::new().read(true).append(true).open(path).ok()
 }
 
 /// systemd's own word for a socket without a name.

@@ -7,13 +7,17 @@
 
 use std::env;
 use std::ffi::OsStr;
-use std::io;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use tokio::io::Interest;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::warn;
 
@@ -46,6 +50,18 @@ impl Manager {
         self.tell(&["RELOADING=1", &format!("MONOTONIC_USEC={}", now.as_micros())]).await;
     }
 
+    /// Has it keep `what` for the process after this one, under `name`, if it keeps
+    /// anything (`FDSTORE`).
+    pub async fn keep(&self, name: &str, what: &impl AsFd) {
+        let keeps = env::var("FDSTORE").is_ok_and(|most| most.parse::<u32>().is_ok_and(|n| n > 0));
+        if keeps {
+            // It would keep both, and hand over both.
+            self.tell(&["FDSTOREREMOVE=1", &format!("FDNAME={name}")]).await;
+            let lines = ["FDSTORE=1", &format!("FDNAME={name}")].join("\n");
+            self.send(lines.as_bytes(), Some(what)).await;
+        }
+    }
+
     /// The end has begun.
     pub async fn stopping(&self, status: &str) {
         self.tell(&["STOPPING=1", &status_line(status)]).await;
@@ -66,9 +82,12 @@ impl Manager {
     }
 
     async fn tell(&self, lines: &[&str]) {
+        self.send(lines.join("\n").as_bytes(), None::<&io::Stdin>).await;
+    }
+
+    async fn send(&self, message: &[u8], along: Option<&impl AsFd>) {
         let Some(address) = &self.0 else { return };
-        let message = lines.join("\n");
-        let sent = timeout(PATIENCE, send(address, message.as_bytes())).await;
+        let sent = timeout(PATIENCE, send(address, message, along)).await;
         if let Err(error) = sent.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             warn!(%error, "cannot tell the service manager");
         }
@@ -76,11 +95,22 @@ impl Manager {
 }
 
 /// From a socket of its own: the manager's may be another one by the next time.
-async fn send(to: &SocketAddr, message: &[u8]) -> io::Result<()> {
+async fn send(to: &SocketAddr, message: &[u8], along: Option<&impl AsFd>) -> io::Result<()> {
     let socket = UnixDatagram::unbound()?;
     socket.connect_addr(to)?;
     socket.set_nonblocking(true)?;
-    tokio::net::UnixDatagram::from_std(socket)?.send(message).await.map(drop)
+    let socket = tokio::net::UnixDatagram::from_std(socket)?;
+    let along: Vec<_> = along.iter().map(|along| along.as_fd()).collect();
+    let send = || {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !along.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&along)) {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        let sent = sendmsg(&socket, &[IoSlice::new(message)], &mut control, SendFlags::empty())?;
+        if sent == message.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+    };
+    socket.async_io(Interest::WRITABLE, send).await
 }
 
 fn address(name: &OsStr) -> Option<SocketAddr> {

@@ -27,7 +27,7 @@ const QUIET: &[&str] = &["-o", "0.5"];
 
 /// Whether a decrypt end answers a first message.
 #[track_caller]
-fn is_answered(to: &Addr, call: &Call) -> bool {
+pub(super) fn is_answered(to: &Addr, call: &Call) -> bool {
     let mut wire = Wire::connect(to).unwrap();
     // What is refused is read all the same.
     wire.send(call.message()).unwrap();

@@ -7,7 +7,8 @@
 use crate::common;
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, IoSliceMut};
+use std::mem::MaybeUninit;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
@@ -16,15 +17,20 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use common::hand::Call;
 use common::program::require;
 use common::wait::bounded;
 use common::{
     Addr, End, Launch, NEVER, Pair, Program, Target, Wire, any, eventually, keygen, proc,
 };
+use knockpipe::proto::SuiteSet;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, geteuid, mkfifo};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use tempfile::TempDir;
+
+use super::first_messages::is_answered;
 
 /// A directory with a key.
 struct Place {
@@ -66,6 +72,23 @@ impl Manager {
         let mut buffer = [0; 4096];
         let len = self.0.recv(&mut buffer).expect("a message comes");
         str::from_utf8(&buffer[..len]).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    /// The next message with a descriptor, as lines, and that.
+    #[track_caller]
+    fn next_with(&self) -> (Vec<String>, OwnedFd) {
+        let mut buffer = [0; 4096];
+        let mut data = [IoSliceMut::new(&mut buffer)];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let got = recvmsg(&self.0, &mut data, &mut control, RecvFlags::CMSG_CLOEXEC);
+        let len = got.expect("a message comes").bytes;
+        let descriptor = control.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut all) => all.next(),
+            _ => None,
+        });
+        let lines = str::from_utf8(&buffer[..len]).unwrap().lines().map(str::to_owned).collect();
+        (lines, descriptor.expect("a descriptor comes along"))
     }
 
     /// Whether nothing has come that was not read.
@@ -247,6 +270,46 @@ fn a_restart_with_a_socket_of_the_managers_refuses_nobody() {
     let mut between = Wire::connect(&addr).expect("somebody listens");
     let _end = start();
     between.expect_echo(b"between");
+}
+
+/// The manager keeps the memory of first messages, also for a process after a crash:
+/// what was answered gets no second answer, and what was sent meanwhile gets one.
+#[test]
+fn what_the_manager_keeps_makes_a_restart_forget_nothing() {
+    let place = Place::new();
+    let path = place.path("notify");
+    let manager = Manager::at(&SocketAddr::from_pathname(&path).unwrap());
+    let launch = place.decrypt().source(&any()).args(["-o", "0.5"]);
+    let mut command = launch.command();
+    command.env("NOTIFY_SOCKET", &path).env("FDSTORE", "1");
+    let first = End::of(Program::spawn("decrypt", &mut command));
+    assert_eq!(manager.next()[0], "READY=1");
+    assert_eq!(manager.next(), ["FDSTOREREMOVE=1", "FDNAME=first-messages"]);
+    let (lines, kept) = manager.next_with();
+    assert_eq!(lines, ["FDSTORE=1", "FDNAME=first-messages"]);
+    // By a clock that is ahead, so that it is not from before anything.
+    let recorded = Call::with(&place.key, 30, SuiteSet::BOTH);
+    assert!(is_answered(first.addr(), &recorded));
+    first.program.signal(Signal::SIGKILL);
+    let meanwhile = Call::new(&place.key);
+    drop(first);
+    let mut again = End::of(hand_over(&launch, "first-messages", vec![kept]));
+    assert_eq!(again.count("a socket of systemd's is not used"), 0);
+    assert!(!is_answered(again.addr(), &recorded));
+    assert!(is_answered(again.addr(), &meanwhile));
+    again.stop();
+}
+
+/// Something else under that name is told, and the memory begins anew.
+#[test]
+fn what_is_no_memory_is_not_taken_for_one() {
+    let place = Place::new();
+    let file = fs::File::create_new(place.path("other")).unwrap();
+    let launch = place.decrypt().source(&any());
+    let mut end = End::of(hand_over(&launch, "first-messages", vec![file.into()]));
+    assert_eq!(end.count("the memory of the process before cannot be read"), 1);
+    assert!(is_answered(end.addr(), &Call::new(&place.key)));
+    end.stop();
 }
 
 #[test]
