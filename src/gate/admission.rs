@@ -74,9 +74,10 @@ impl Gate {
         self.keeper().dismiss(&self.live);
     }
 
-    /// Resolves when the store was read, and never if it cannot be.
-    pub async fn read(&self) {
-        self.keeper().is_read().await;
+    /// Resolves when the store was read, or could not be: from then on what the
+    /// gate decides is the store's word, or that of the policy for its absence.
+    pub async fn settled(&self) {
+        self.keeper().is_settled().await;
     }
 
     /// What this gate was told.

@@ -66,6 +66,8 @@ pub(super) struct Keeper {
     internal_was_told: AtomicBool,
     /// The log knows that the store is away.
     away_was_told: AtomicBool,
+    /// The log knows whether the store was read or could not be, for the first time.
+    settled: AtomicBool,
     /// Cancelled when no tunnel has this gate any more.
     end: CancellationToken,
     tally: Arc<Tally>,
@@ -107,6 +109,7 @@ impl Keeper {
             answered: Notify::new(),
             internal_was_told: AtomicBool::new(false),
             away_was_told: AtomicBool::new(false),
+            settled: AtomicBool::new(false),
             end: CancellationToken::new(),
             tally,
         });
@@ -130,11 +133,11 @@ impl Keeper {
         }
     }
 
-    /// Resolves when the store was read, and never if it cannot be.
-    pub(super) async fn is_read(&self) {
+    /// Resolves when the store was read, or could not be.
+    pub(super) async fn is_settled(&self) {
         loop {
             let answered = self.answered.notified();
-            if self.read().freshness() == Freshness::Fresh {
+            if self.settled.load(Ordering::Acquire) {
                 return;
             }
             answered.await;
@@ -214,6 +217,14 @@ impl Keeper {
                 self.tell_stance(now);
             }
             stance = now;
+            self.note_settled();
+        }
+    }
+
+    fn note_settled(&self) {
+        let is_settled = self.read().freshness() != Freshness::Unread;
+        if is_settled && !self.settled.swap(true, Ordering::Release) {
+            self.answered.notify_waiters();
         }
     }
 

@@ -16,6 +16,7 @@ mod drain;
 mod failover;
 mod gate_flags;
 mod gate_reload;
+mod gate_start;
 mod health;
 mod key_files;
 mod lifecycle;

@@ -51,10 +51,10 @@ impl Place {
 // === messages ===
 
 /// The socket of a service manager.
-struct Manager(UnixDatagram);
+pub(super) struct Manager(UnixDatagram);
 
 impl Manager {
-    fn at(address: &SocketAddr) -> Self {
+    pub(super) fn at(address: &SocketAddr) -> Self {
         let socket = UnixDatagram::bind_addr(address).unwrap();
         socket.set_read_timeout(Some(NEVER)).unwrap();
         Self(socket)
@@ -62,7 +62,7 @@ impl Manager {
 
     /// The next message, as lines.
     #[track_caller]
-    fn next(&self) -> Vec<String> {
+    pub(super) fn next(&self) -> Vec<String> {
         let mut buffer = [0; 4096];
         let len = self.0.recv(&mut buffer).expect("a message comes");
         str::from_utf8(&buffer[..len]).unwrap().lines().map(str::to_owned).collect()
@@ -194,7 +194,7 @@ fn a_manager_that_is_gone_or_full_holds_nobody_up() {
 // === sockets that are handed over ===
 
 /// Starts `launch` with one or two sockets under `names`, from descriptor 3 on.
-fn hand_over(launch: &Launch, names: &str, sockets: Vec<OwnedFd>) -> Program {
+pub(super) fn hand_over(launch: &Launch, names: &str, sockets: Vec<OwnedFd>) -> Program {
     let count = sockets.len();
     let second = if count == 2 { "4>&1" } else { "" };
     let prelude = format!(
@@ -208,7 +208,7 @@ fn hand_over(launch: &Launch, names: &str, sockets: Vec<OwnedFd>) -> Program {
     Program::spawn("with sockets", &mut command)
 }
 
-fn tcp() -> (Addr, TcpListener) {
+pub(super) fn tcp() -> (Addr, TcpListener) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     (Addr::Tcp(listener.local_addr().unwrap()), listener)
 }
