@@ -48,7 +48,14 @@ const FLOORS: &[Floor] = &[
     Floor { paths: &["probe"], may_import: &["duration", "probe"], forbidden: PURE },
     Floor { paths: &["proxy_protocol"], may_import: &["addr", "proxy_protocol"], forbidden: PURE },
     Floor {
-        paths: &["gate/admission.rs", "gate/diary.rs", "gate/keeper", "gate/live.rs"],
+        paths: &[
+            "gate/admission.rs",
+            "gate/diary.rs",
+            "gate/inquiry",
+            "gate/keeper",
+            "gate/live.rs",
+            "gate/recent.rs",
+        ],
         may_import: &["addr", "duration", "gate", "net"],
         forbidden: &["clap", "anyhow"],
     },

@@ -9,6 +9,8 @@ mod common;
 
 #[path = "gate/announced.rs"]
 mod announced;
+#[path = "gate/asked.rs"]
+mod asked;
 #[path = "gate/away.rs"]
 mod away;
 #[path = "gate/decisions.rs"]

@@ -2,7 +2,8 @@
 //!
 //! Nothing on the way of a connection waits for the store, with one exception:
 //! while it is known that the allow-set changed and not yet how, an address that
-//! is not in it waits for one answer, [`GRANT`] at most. A tunnel that changes
+//! is not in it waits for one answer, [`GRANT`] at most. How many may wait, and be
+//! asked about, is bounded (`inquiry.rs`); the others go by what is known. A tunnel that changes
 //! may get another keeper. Then everybody is asked about there, also who was let
 //! in before, and who is on the way in: nobody keeps asking one that has ended.
 
@@ -74,9 +75,10 @@ impl Gate {
         self.keeper().dismiss(&self.live);
     }
 
-    /// Resolves when the store was read, and never if it cannot be.
-    pub async fn read(&self) {
-        self.keeper().is_read().await;
+    /// Resolves when the store was read, or could not be: from then on what the
+    /// gate decides is the store's word, or that of the policy for its absence.
+    pub async fn settled(&self) {
+        self.keeper().is_settled().await;
     }
 
     /// What this gate was told.
@@ -123,12 +125,14 @@ impl Gate {
         }
     }
 
-    /// The decision if it is certain without asking anybody; `None` when
-    /// [`Self::admit`] should ask.
+    /// The decision if it is certain, or if nobody more may wait for certainty;
+    /// `None` when [`Self::admit`] should ask.
     pub fn certain(&self, peer: Peer) -> Option<Decision> {
         let keeper = self.keeper();
+        // First, so that an answer that comes in between is in the decision.
+        let may_ask = keeper.may_ask(peer.ip());
         let decision = keeper.decide(peer);
-        let may_change = decision.verdict == Verdict::Denied(Why::NotAllowed) && keeper.is_unsure();
+        let may_change = decision.verdict == Verdict::Denied(Why::NotAllowed) && may_ask;
         (!may_change).then_some(decision)
     }
 
@@ -153,16 +157,20 @@ impl Gate {
 
     async fn ask(&self, peer: Peer) -> Decision {
         let deadline = Instant::now() + GRANT;
-        self.keeper().ask(peer.ip());
         loop {
             let keeper = self.keeper();
-            let answered = keeper.answered.notified();
-            let decision = keeper.decide(peer);
-            if decision.is_allowed() || !keeper.is_unsure() {
-                return decision;
-            }
-            if timeout_at(deadline, answered).await.is_err() {
-                return self.decide(peer);
+            let Some(_waiting) = keeper.ask(peer.ip()) else { return keeper.decide(peer) };
+            // Until this tunnel has another keeper.
+            while Arc::ptr_eq(&keeper, &self.keeper()) {
+                let answered = keeper.answered.notified();
+                let is_certain = keeper.is_certain(peer.ip());
+                let decision = keeper.decide(peer);
+                if decision.is_allowed() || is_certain {
+                    return decision;
+                }
+                if timeout_at(deadline, answered).await.is_err() {
+                    return self.decide(peer);
+                }
             }
         }
     }

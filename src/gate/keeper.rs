@@ -6,11 +6,10 @@
 //! written to the store (history, strikes) is written in the background
 //! (`diary.rs`).
 
-use std::collections::{HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinError, JoinHandle};
@@ -20,8 +19,10 @@ use tracing::{info, warn};
 
 use super::decision::{Decision, Grant, Peer, Verdict, decide, recheck};
 use super::diary::Diary;
+use super::inquiry::{Inquiry, Task, Waiting};
 use super::live::{Live, Revocation, lock};
 use super::options::GateOptions;
+use super::recent::Denied;
 use super::rules::Stance;
 use super::snapshot::{Changed, Freshness, Snapshot};
 use super::status::{GateStatus, Tally};
@@ -31,14 +32,8 @@ use crate::net::clock::Clock;
 /// How often ends of entries, the store's absence and the diary are looked at.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Addresses that were denied lately and are asked about when the allow-set changes.
-const MOST_DENIED: usize = 4_096;
-
-/// Addresses in one question to the store.
-const QUESTION: usize = 1_000;
-
-/// Questions that may wait for the store.
-const QUESTIONS: usize = 256;
+/// Questions on their way to the store. One is asked after the other.
+const QUESTIONS: usize = 4;
 
 /// How often addresses that stay connected are noted.
 const NOTE_LIVE_EVERY_MS: u64 = 3_600_000;
@@ -59,6 +54,7 @@ pub(super) struct Keeper {
     wards: Mutex<Vec<Arc<Mutex<Live>>>>,
     denied: Mutex<Denied>,
     asks: mpsc::Sender<Vec<IpAddr>>,
+    inquiry: Arc<Inquiry>,
     /// Told of everything that the store says.
     pub(super) answered: Notify,
     diary: Diary,
@@ -66,21 +62,22 @@ pub(super) struct Keeper {
     internal_was_told: AtomicBool,
     /// The log knows that the store is away.
     away_was_told: AtomicBool,
+    /// The log knows whether the store was read or could not be, for the first time.
+    settled: AtomicBool,
     /// Cancelled when no tunnel has this gate any more.
     end: CancellationToken,
     tally: Arc<Tally>,
 }
 
-/// The last addresses that were denied, each once.
-#[derive(Default)]
-struct Denied {
-    order: VecDeque<IpAddr>,
-    known: HashSet<IpAddr>,
-}
-
 /// Whether a task ended because its runtime did.
 fn is_shutdown(ended: &Result<(), JoinError>) -> bool {
     ended.as_ref().is_err_and(JoinError::is_cancelled)
+}
+
+/// Whether a peer that waits for the store's word may have it now. Not with every
+/// event: one answer is many of them.
+fn concerns_waiters(event: &Event) -> bool {
+    !matches!(event, Event::Allowed(_, None) | Event::Banned(..))
 }
 
 impl Keeper {
@@ -102,11 +99,13 @@ impl Keeper {
             unsure: AtomicBool::new(false),
             changed_in_read: AtomicBool::new(false),
             wards: Mutex::default(),
-            denied: Mutex::default(),
+            denied: Mutex::new(Denied::new(Instant::now())),
             asks,
+            inquiry: Arc::default(),
             answered: Notify::new(),
             internal_was_told: AtomicBool::new(false),
             away_was_told: AtomicBool::new(false),
+            settled: AtomicBool::new(false),
             end: CancellationToken::new(),
             tally,
         });
@@ -130,11 +129,11 @@ impl Keeper {
         }
     }
 
-    /// Resolves when the store was read, and never if it cannot be.
-    pub(super) async fn is_read(&self) {
+    /// Resolves when the store was read, or could not be.
+    pub(super) async fn is_settled(&self) {
         loop {
             let answered = self.answered.notified();
-            if self.read().freshness() == Freshness::Fresh {
+            if self.settled.load(Ordering::Acquire) {
                 return;
             }
             answered.await;
@@ -157,10 +156,22 @@ impl Keeper {
         self.unsure.load(Ordering::Acquire)
     }
 
-    /// Asks the store about an address; [`Self::answered`] tells of the answer.
-    pub(super) fn ask(&self, ip: IpAddr) {
-        // A full queue of questions is a store that does not answer in time.
-        let _ = self.asks.try_send(vec![ip]);
+    /// Whether a peer that is not in the allow-set should wait for the store's word
+    /// about it: it is not certain, and there is room for one more question.
+    pub(super) fn may_ask(&self, ip: IpAddr) -> bool {
+        self.is_unsure() && self.inquiry.has_room(ip)
+    }
+
+    /// Asks the store about an address as long as this is held; [`Self::answered`]
+    /// tells of the answer. `None` when nobody should wait for one.
+    pub(super) fn ask(&self, ip: IpAddr) -> Option<Waiting> {
+        if self.is_unsure() { self.inquiry.wait(ip) } else { None }
+    }
+
+    /// Whether what is in memory about an address that is not in the allow-set is
+    /// certain. To be asked before the decision that it is about.
+    pub(super) fn is_certain(&self, ip: IpAddr) -> bool {
+        !self.is_unsure() || self.inquiry.is_answered(ip)
     }
 
     /// A handshake from an address that is not always let in has failed.
@@ -204,6 +215,7 @@ impl Keeper {
                         self.apply(Event::Away(UNFOLLOWED.to_owned()));
                     }
                 },
+                task = self.inquiry.task() => self.inquire(task),
                 _ = ticks.tick() => {
                     self.follow_clock();
                     self.tick(self.clock.now_ms());
@@ -214,11 +226,20 @@ impl Keeper {
                 self.tell_stance(now);
             }
             stance = now;
+            self.note_settled();
+        }
+    }
+
+    fn note_settled(&self) {
+        let is_settled = self.read().freshness() != Freshness::Unread;
+        if is_settled && !self.settled.swap(true, Ordering::Release) {
+            self.answered.notify_waiters();
         }
     }
 
     pub(super) fn apply(&self, event: Event) {
         let now_ms = self.clock.now_ms();
+        let wakes = concerns_waiters(&event);
         let mut snapshot = self.write();
         let changed = match event {
             Event::Begin => {
@@ -230,6 +251,9 @@ impl Keeper {
             Event::End { garbage } => {
                 let is_unsure = self.changed_in_read.load(Ordering::Relaxed);
                 self.unsure.store(is_unsure, Ordering::Release);
+                if !is_unsure {
+                    self.inquiry.forget();
+                }
                 self.away_was_told.store(false, Ordering::Relaxed);
                 self.tally.read();
                 if garbage > 0 {
@@ -240,10 +264,13 @@ impl Keeper {
             Event::Allowed(member, truth) => snapshot.set_allowed(member, truth),
             Event::Banned(ip, truth) => snapshot.set_banned(ip, truth),
             Event::Unsure => {
-                drop(snapshot);
                 self.changed_in_read.store(true, Ordering::Relaxed);
                 self.unsure.store(true, Ordering::Release);
-                return self.ask_about_everybody();
+                return self.inquiry.set_changed();
+            }
+            Event::Answered(ips) => {
+                self.inquiry.answered(&ips);
+                Changed::default()
             }
             Event::Away(why) => {
                 // Repeated while it lasts; the log is told of the first, also of
@@ -253,12 +280,15 @@ impl Keeper {
                 }
                 // Nobody answers now; what comes back is read from the start.
                 self.unsure.store(false, Ordering::Release);
+                self.inquiry.forget();
                 snapshot.away(now_ms)
             }
         };
         drop(snapshot);
         self.reconsider(&changed);
-        self.answered.notify_waiters();
+        if wakes {
+            self.answered.notify_waiters();
+        }
     }
 
     /// Stores tell ends in wall time, so decisions go by it too, also when the
@@ -282,6 +312,7 @@ impl Keeper {
         self.expire(now_ms);
         self.note_who_is_live(now_ms);
         self.diary.turn_page(now_ms);
+        self.denied().age(Instant::now());
     }
 
     fn expire(&self, now_ms: u64) {
@@ -327,30 +358,27 @@ impl Keeper {
         }
     }
 
-    /// Live connections may have to end, and who was denied may try again soon.
-    fn ask_about_everybody(&self) {
+    fn inquire(&self, task: Task) {
+        match task {
+            // A full queue is a store that does not answer; the question is lost, and
+            // the full read that is scheduled answers it.
+            Task::Ask(ips) => drop(self.asks.try_send(ips)),
+            Task::NameOthers => self.inquiry.others_are(self.others()),
+        }
+    }
+
+    /// Who is asked about when the set changed: live connections may have to end,
+    /// and who was denied may try again soon.
+    fn others(&self) -> Vec<IpAddr> {
         let mut addresses: Vec<IpAddr> =
             self.wards().iter().flat_map(|ward| lock(ward).addresses()).collect();
-        let denied = self.denied.lock().unwrap_or_else(PoisonError::into_inner);
-        addresses.extend(&denied.order);
-        drop(denied);
-        for question in addresses.chunks(QUESTION) {
-            // The full read that is scheduled answers what does not fit.
-            let _ = self.asks.try_send(question.to_vec());
-        }
+        addresses.extend(self.denied().addresses());
+        addresses
     }
 
     pub(super) fn note_denied(&self, ip: IpAddr) {
         self.tally.denied.inc();
-        let mut denied = self.denied.lock().unwrap_or_else(PoisonError::into_inner);
-        if denied.known.insert(ip) {
-            denied.order.push_back(ip);
-        }
-        if denied.order.len() > MOST_DENIED
-            && let Some(oldest) = denied.order.pop_front()
-        {
-            denied.known.remove(&oldest);
-        }
+        self.denied().note(ip, Instant::now());
     }
 
     pub(super) fn note_grant(&self, peer: Peer, grant: Grant) {
@@ -386,6 +414,10 @@ impl Keeper {
             Stance::Open => warn!("the gate is open to everybody who is not denied or banned"),
             Stance::Closed => warn!("the gate admits nobody on the store's word"),
         }
+    }
+
+    fn denied(&self) -> MutexGuard<'_, Denied> {
+        self.denied.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wards(&self) -> MutexGuard<'_, Vec<Arc<Mutex<Live>>>> {

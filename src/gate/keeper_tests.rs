@@ -271,3 +271,32 @@ async fn nobody_waits_for_a_store_that_is_away() {
     assert!(!gate.keeper().is_unsure());
     assert!(gate.admit(peer()).await.is_err());
 }
+
+/// While the set changed, an address is asked about once, and then it is denied at
+/// once; a further change makes it a question again.
+#[tokio::test]
+async fn who_was_answered_does_not_wait_until_the_set_changes_again() {
+    let gate = gate().await;
+    gate.keeper().apply(Event::Unsure);
+    assert!(gate.certain(peer()).is_none());
+    gate.keeper().apply(Event::Answered(vec![peer().ip()]));
+    assert_eq!(gate.certain(peer()).unwrap().verdict, Verdict::Denied(Why::NotAllowed));
+    gate.keeper().apply(Event::Unsure);
+    assert!(gate.certain(peer()).is_none());
+    gate.keeper().apply(Event::Allowed(peer().ip().into(), Some(None)));
+    assert!(gate.certain(peer()).unwrap().is_allowed());
+}
+
+/// Who finds no room among those that wait is denied by what is known.
+#[tokio::test]
+async fn more_than_may_wait_are_denied_at_once() {
+    let gate = gate().await;
+    gate.keeper().apply(Event::Unsure);
+    let held: Vec<_> = (0..100).map_while(|_| gate.keeper().ask(peer().ip())).collect();
+    assert!(held.len() < 100 && gate.certain(peer()).is_some());
+    let began = std::time::Instant::now();
+    assert_eq!(gate.admit(peer()).await.unwrap_err(), "not-allowed");
+    assert!(began.elapsed() < Duration::from_millis(200), "{:?}", began.elapsed());
+    drop(held);
+    assert!(gate.certain(peer()).is_none());
+}

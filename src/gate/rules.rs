@@ -99,7 +99,12 @@ pub(super) fn internal_network(ip: IpAddr) -> Option<IpNet> {
 impl AwayPolicy {
     /// What the allow-set counts for, to somebody who comes now.
     pub fn stance(self, freshness: Freshness, now_ms: u64) -> Stance {
-        let Freshness::Away(since_ms) = freshness else { return Stance::Fresh };
+        let since_ms = match freshness {
+            Freshness::Fresh => return Stance::Fresh,
+            // Not known to be out of reach, so that no policy for that holds yet.
+            Freshness::Unread => return Stance::Closed,
+            Freshness::Away(since_ms) => since_ms,
+        };
         match (self, since_ms) {
             (Self::Open, _) => Stance::Open,
             (Self::Stale(limit), Some(since_ms)) => {
@@ -226,6 +231,9 @@ mod tests {
         assert_eq!(stance("stale:1s", Some(u64::MAX), 0), Stance::Stale(Some(u64::MAX)));
         assert_eq!(stance("stale:1s", None, 0), Stance::Closed, "never read");
         assert_eq!(stance("open", None, 0), Stance::Open);
+        for policy in [AwayPolicy::Closed, AwayPolicy::Open, "stale:1s".parse().unwrap()] {
+            assert_eq!(policy.stance(Freshness::Unread, 0), Stance::Closed, "{policy}");
+        }
         assert_eq!(stance("closed", Some(1), 2), Stance::Closed);
         let fresh = AwayPolicy::Closed.stance(Freshness::Fresh, 7);
         assert_eq!((fresh, fresh.as_str()), (Stance::Fresh, "fresh"));

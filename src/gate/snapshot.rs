@@ -51,6 +51,8 @@ struct Addresses {
 /// Whether the store's word is current.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Freshness {
+    /// Neither read nor found out of reach yet.
+    Unread,
     /// Followed, and completely read at least once.
     Fresh,
     /// Out of reach since this moment (unix ms); `None`: it was never read.
@@ -161,10 +163,11 @@ impl Snapshot {
     /// was under way is broken off.
     pub fn away(&mut self, now_ms: u64) -> Changed {
         self.break_off();
-        if self.freshness != Freshness::Fresh {
-            return Changed::default();
-        }
-        self.freshness = Freshness::Away(Some(now_ms));
+        self.freshness = match self.freshness {
+            Freshness::Fresh => Freshness::Away(Some(now_ms)),
+            Freshness::Unread => Freshness::Away(None),
+            Freshness::Away(_) => return Changed::default(),
+        };
         Changed::Everything
     }
 
@@ -291,7 +294,7 @@ impl Entry {
 
 impl Default for Freshness {
     fn default() -> Self {
-        Self::Away(None)
+        Self::Unread
     }
 }
 

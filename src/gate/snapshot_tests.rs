@@ -147,12 +147,14 @@ fn a_read_that_is_broken_off_removes_nothing() {
 }
 
 #[test]
-fn until_the_first_read_is_complete_the_store_is_away() {
+fn until_the_first_read_is_complete_the_store_is_unread_or_away() {
     let mut snapshot = Snapshot::default();
-    assert_eq!(snapshot.freshness(), Freshness::Away(None));
+    assert_eq!(snapshot.freshness(), Freshness::Unread);
     snapshot.begin();
     let _ = snapshot.items(&[listed("1.1.1.1")]);
-    assert!(snapshot.away(5).is_empty());
+    assert_eq!(snapshot.freshness(), Freshness::Unread);
+    assert_eq!(snapshot.away(5), Changed::Everything);
+    assert!(snapshot.away(6).is_empty(), "once is enough");
     assert_eq!(snapshot.freshness(), Freshness::Away(None), "it was never fresh");
 }
 

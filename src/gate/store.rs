@@ -34,6 +34,9 @@ pub enum Event {
     /// The allow-set changed in a way that only a full read tells; one is
     /// scheduled, and asks are answered with the truth meanwhile.
     Unsure,
+    /// An ask was answered: about these addresses everything was said that is true
+    /// after the last `Unsure`. Only a store that reports `Unsure` reports this.
+    Answered(Vec<IpAddr>),
     /// The store is unreachable or unusable, and why, in one line. Once for each
     /// absence; it is back with the next `End`.
     Away(String),

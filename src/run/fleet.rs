@@ -130,8 +130,9 @@ impl Fleet {
         let mut fresh = Fresh::default();
         let next = self.prepare(plan, bound, &mut fresh).await?;
         startup.announce();
+        // Whoever comes meanwhile waits in the backlog.
+        fresh.settle(&next).await;
         if startup.takes_over() {
-            fresh.read(&next).await;
             startup.wait_our_turn().await?;
         }
         self.commit(next);
@@ -173,7 +174,7 @@ impl Fleet {
         let bound = bind_missing(&plan, &self.systemd, is_open).await?;
         let mut fresh = Fresh::default();
         let next = self.prepare(plan, bound, &mut fresh).await?;
-        fresh.read(&next).await;
+        fresh.settle(&next).await;
         Ok(self.commit(next))
     }
 
@@ -380,9 +381,9 @@ impl Ready {
 }
 
 impl Fresh {
-    /// Waits until the stores were read, as long as a tunnel would wait for a
-    /// peer. Peers that come before would be turned away.
-    async fn read(&self, next: &[Next]) {
+    /// Waits until the stores were read, or could not be, as long as a tunnel would
+    /// wait for a peer. Peers that are served before would be turned away.
+    async fn settle(&self, next: &[Next]) {
         let patience = |next: &Next| match next {
             Next::New(ready) => ready.options.timeout,
             Next::Same(..) => Duration::ZERO,
@@ -390,11 +391,14 @@ impl Fresh {
         let patience = next.iter().map(patience).max().unwrap_or_default();
         let all = async {
             for gate in &self.0 {
-                gate.read().await;
+                gate.settled().await;
             }
         };
-        // A store that is away is no reason to keep what was: its policy holds.
-        let _ = timeout(patience, all).await;
+        // A store that is away is no reason not to serve: its policy holds.
+        if timeout(patience, all).await.is_err() {
+            let after_s = patience.as_secs_f64();
+            warn!(after_s, "the gate's store is not read yet; until then it lets nobody in");
+        }
     }
 }
 

@@ -105,7 +105,12 @@ impl Launch {
             shell.arg(&self.binary);
             shell
         };
-        command.arg(self.mode).args(["--log-format", self.format]).args(&self.args);
+        command.arg(self.mode);
+        if self.mode != "run" {
+            // There it stands in the file.
+            command.args(["--log-format", self.format]);
+        }
+        command.args(&self.args);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         command
     }

@@ -25,6 +25,7 @@ pub struct State {
     pub reading: bool,
     pub away: Vec<String>,
     pub unsure: usize,
+    pub answered: Vec<IpAddr>,
     pub reads: usize,
     /// Exact changes outside full reads.
     pub exact: Vec<Event>,
@@ -69,6 +70,7 @@ impl State {
                 self.exact.push(event);
             }
             Event::Unsure => self.unsure += 1,
+            Event::Answered(ips) => self.answered.extend(ips),
             Event::Away(why) => {
                 assert!(!why.contains('\n'), "{why}");
                 self.away.push(why);

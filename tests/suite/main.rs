@@ -17,6 +17,7 @@ mod failover;
 mod first_messages;
 mod gate_flags;
 mod gate_reload;
+mod gate_start;
 mod health;
 mod key_files;
 mod lifecycle;

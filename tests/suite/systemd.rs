@@ -57,10 +57,10 @@ impl Place {
 // === messages ===
 
 /// The socket of a service manager.
-struct Manager(UnixDatagram);
+pub(super) struct Manager(UnixDatagram);
 
 impl Manager {
-    fn at(address: &SocketAddr) -> Self {
+    pub(super) fn at(address: &SocketAddr) -> Self {
         let socket = UnixDatagram::bind_addr(address).unwrap();
         socket.set_read_timeout(Some(NEVER)).unwrap();
         Self(socket)
@@ -68,7 +68,7 @@ impl Manager {
 
     /// The next message, as lines.
     #[track_caller]
-    fn next(&self) -> Vec<String> {
+    pub(super) fn next(&self) -> Vec<String> {
         let mut buffer = [0; 4096];
         let len = self.0.recv(&mut buffer).expect("a message comes");
         str::from_utf8(&buffer[..len]).unwrap().lines().map(str::to_owned).collect()
@@ -231,7 +231,7 @@ pub(super) fn hand_over(launch: &Launch, names: &str, sockets: Vec<OwnedFd>) -> 
     Program::spawn("with sockets", &mut command)
 }
 
-fn tcp() -> (Addr, TcpListener) {
+pub(super) fn tcp() -> (Addr, TcpListener) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     (Addr::Tcp(listener.local_addr().unwrap()), listener)
 }

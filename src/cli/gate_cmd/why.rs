@@ -92,7 +92,10 @@ pub(super) async fn why(args: WhyArgs) -> Result<Done, Failure> {
 fn facts(standing: Option<&Result<Standing, StoreError>>, ip: IpAddr, now_ms: u64) -> Snapshot {
     let mut facts = Snapshot::default();
     let items = match standing {
-        Some(Err(_)) => return facts,
+        Some(Err(_)) => {
+            let _ = facts.away(now_ms);
+            return facts;
+        }
         Some(Ok(standing)) => items(standing, ip),
         None => vec![],
     };

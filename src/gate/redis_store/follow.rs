@@ -164,7 +164,7 @@ impl<'a> Session<'a> {
         let pushes = Arc::clone(&self.pushes);
         select! {
             () = pushes.wait() => self.take_pushes().await?,
-            Some(ips) = self.asks.recv() => self.answer(ips).await?,
+            Some(ips) = self.asks.recv() => self.answer_ask(ips).await?,
             () = sleep_until(self.plan.next()) => {}
         }
         self.ping_if_due().await?;
@@ -180,7 +180,7 @@ impl<'a> Session<'a> {
         self.take_pushes().await?;
         for _ in 0..ASKS_PER_STEP {
             let Ok(ips) = self.asks.try_recv() else { break };
-            self.answer(ips).await?;
+            self.answer_ask(ips).await?;
         }
         self.ping_if_due().await
     }

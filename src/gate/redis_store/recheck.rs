@@ -105,6 +105,14 @@ impl Session<'_> {
         Ok(())
     }
 
+    /// Answers a question of the keeper's, and says that it is answered.
+    pub(super) async fn answer_ask(&mut self, ips: Vec<IpAddr>) -> Result<(), Trouble> {
+        self.answer(ips.clone()).await?;
+        // Where absence is not certain a full read has to tell.
+        let told = if self.odd.is_incomplete() { vec![] } else { ips };
+        self.send(Event::Answered(told)).await
+    }
+
     /// Lengths of networks to try, for IPv4 and for IPv6. For many addresses,
     /// networks of IPv6 with a length that nobody uses wait for the full read.
     fn lengths(&self, few: bool) -> [Vec<u8>; 2] {

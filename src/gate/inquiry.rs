@@ -1,0 +1,227 @@
+//! What the store is asked while the allow-set changed and it is not known how:
+//! whether peers that wait may come in now, and who of those that are connected, or
+//! were denied lately, is concerned.
+//!
+//! One question at a time, so that what everybody may cause together is bounded:
+//! peers have [`PEERS`] addresses every [`EVERY`], few enough to be answered
+//! exactly; [`MOST_WAITING`] of them wait, and [`MOST_OF_SOURCE`] of one source.
+//! An address that was answered since the last change is not asked about again.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+
+use crate::addr::SourceKey;
+
+/// Addresses of peers in one question, and the time from one to the next.
+const PEERS: usize = 64;
+const EVERY: Duration = Duration::from_millis(50);
+
+/// Peers that wait for an answer at once: what four questions hold, so that the
+/// last of them is answered within the 250 ms that a grant may take.
+pub(super) const MOST_WAITING: usize = 256;
+
+/// The same of one source; clients of one /64 have addresses of their own.
+const MOST_OF_SOURCE: usize = 8;
+
+/// Connected and lately denied addresses in one question, and the time from one
+/// round through all of them to the next.
+const OTHERS: usize = 500;
+const ROUND: Duration = Duration::from_millis(100);
+
+/// A question without an answer for so long is lost.
+const LOST: Duration = Duration::from_millis(500);
+
+/// Addresses whose answer is remembered.
+const MOST_ANSWERED: usize = 65_536;
+
+/// Questions to one store.
+#[derive(Debug, Default)]
+pub(super) struct Inquiry {
+    state: Mutex<State>,
+    /// There may be something to do.
+    rung: Notify,
+}
+
+/// What is to be done.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Task {
+    /// Ask the store about these.
+    Ask(Vec<IpAddr>),
+    /// Say who is connected or was denied lately: [`Inquiry::others_are`].
+    NameOthers,
+}
+
+#[derive(Debug)]
+enum Step {
+    Do(Task),
+    WaitUntil(Instant),
+    Wait,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// How many peers wait, of each source.
+    waiting: HashMap<SourceKey, usize>,
+    waiting_in_total: usize,
+    /// Addresses of peers to be asked about, in their order.
+    peers: VecDeque<IpAddr>,
+    /// What is asked now, and since when.
+    asked: Option<(Vec<IpAddr>, Instant)>,
+    /// About whom the store said all since the last change.
+    answered: HashSet<IpAddr>,
+    /// The others to be asked about in this round.
+    others: Vec<IpAddr>,
+    /// The set changed since this round began.
+    others_due: bool,
+    peers_asked: Option<Instant>,
+    round_began: Option<Instant>,
+}
+
+/// A peer that waits, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    inquiry: Arc<Inquiry>,
+    source: SourceKey,
+}
+
+impl Inquiry {
+    /// Whether a peer with this address should wait for an answer about it.
+    pub(super) fn has_room(&self, ip: IpAddr) -> bool {
+        self.lock().has_room(ip)
+    }
+
+    /// Whether the store said all about this address since the last change.
+    pub(super) fn is_answered(&self, ip: IpAddr) -> bool {
+        self.lock().answered.contains(&ip)
+    }
+
+    /// A peer waits for an answer about its address; `None` where it should not.
+    pub(super) fn wait(self: &Arc<Self>, ip: IpAddr) -> Option<Waiting> {
+        let source = SourceKey::from(ip);
+        let mut state = self.lock();
+        if !state.has_room(ip) {
+            return None;
+        }
+        *state.waiting.entry(source).or_default() += 1;
+        state.waiting_in_total += 1;
+        let is_asked = state.asked.as_ref().is_some_and(|(ips, _)| ips.contains(&ip));
+        if !is_asked && !state.peers.contains(&ip) {
+            state.peers.push_back(ip);
+            self.rung.notify_one();
+        }
+        Some(Waiting { inquiry: Arc::clone(self), source })
+    }
+
+    /// The set changed, so that what was answered is not certain any more.
+    pub(super) fn set_changed(&self) {
+        let mut state = self.lock();
+        state.answered.clear();
+        state.others_due = true;
+        self.rung.notify_one();
+    }
+
+    /// The store has said all about these, in answer to what it was asked.
+    pub(super) fn answered(&self, ips: &[IpAddr]) {
+        let mut state = self.lock();
+        state.asked = None;
+        let room = MOST_ANSWERED.saturating_sub(state.answered.len());
+        state.answered.extend(ips.iter().take(room));
+        self.rung.notify_one();
+    }
+
+    /// Nothing is uncertain any more, or nobody answers.
+    pub(super) fn forget(&self) {
+        let mut state = self.lock();
+        let State { waiting, waiting_in_total, .. } = std::mem::take(&mut *state);
+        (state.waiting, state.waiting_in_total) = (waiting, waiting_in_total);
+    }
+
+    /// These are connected, or were denied lately.
+    pub(super) fn others_are(&self, ips: Vec<IpAddr>) {
+        self.lock().others = ips;
+        self.rung.notify_one();
+    }
+
+    /// Waits for something to do. Cancel safe.
+    pub(super) async fn task(&self) -> Task {
+        loop {
+            let step = self.lock().step(Instant::now());
+            match step {
+                Step::Do(task) => return task,
+                Step::Wait => self.rung.notified().await,
+                // What happens at that moment is looked up again.
+                Step::WaitUntil(at) => drop(timeout_at(at, self.rung.notified()).await),
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn has_room(&self, ip: IpAddr) -> bool {
+        let of_source = self.waiting.get(&SourceKey::from(ip)).copied().unwrap_or(0);
+        !self.answered.contains(&ip)
+            && of_source < MOST_OF_SOURCE
+            && self.waiting_in_total < MOST_WAITING
+            && self.peers.len() < MOST_WAITING
+    }
+
+    fn step(&mut self, now: Instant) -> Step {
+        if let Some((_, since)) = &self.asked {
+            if now < *since + LOST {
+                return Step::WaitUntil(*since + LOST);
+            }
+            self.asked = None;
+        }
+        let peers_at = self.peers_asked.map_or(now, |asked| asked + EVERY);
+        if !self.peers.is_empty() && peers_at <= now {
+            self.peers_asked = Some(now);
+            let count = self.peers.len().min(PEERS);
+            let ips = self.peers.drain(..count).collect();
+            return self.ask(ips, now);
+        }
+        if !self.others.is_empty() {
+            let rest = self.others.len().saturating_sub(OTHERS);
+            let ips = self.others.split_off(rest);
+            return self.ask(ips, now);
+        }
+        let round_at = self.round_began.map_or(now, |began| began + ROUND);
+        if self.others_due && round_at <= now {
+            (self.others_due, self.round_began) = (false, Some(now));
+            return Step::Do(Task::NameOthers);
+        }
+        let due =
+            [(!self.peers.is_empty()).then_some(peers_at), self.others_due.then_some(round_at)];
+        due.into_iter().flatten().min().map_or(Step::Wait, Step::WaitUntil)
+    }
+
+    fn ask(&mut self, ips: Vec<IpAddr>, now: Instant) -> Step {
+        self.asked = Some((ips.clone(), now));
+        Step::Do(Task::Ask(ips))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let mut state = self.inquiry.lock();
+        state.waiting_in_total -= 1;
+        if let Some(count) = state.waiting.get_mut(&self.source) {
+            *count -= 1;
+            if *count == 0 {
+                state.waiting.remove(&self.source);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "inquiry_tests.rs"]
+mod tests;
