@@ -134,26 +134,30 @@ impl Gate {
 
     /// Notes that `ip` was denied without [`Self::admit`].
     pub fn denied(&self, ip: IpAddr) {
-        self.keeper().note_denied(ip);
+        self.keeper().note_denied(Some(ip));
     }
 
     /// A handshake from `peer` failed.
     pub fn failed(&self, peer: Peer) {
         let keeper = self.keeper();
         let is_safe = matches!(keeper.decide(peer).verdict, Verdict::Allowed(Grant::StaticAllow));
-        if !is_safe {
-            keeper.note_strike(peer.ip());
+        if let (Some(ip), false) = (peer.ip(), is_safe) {
+            keeper.note_strike(ip);
         }
     }
 
     /// A handshake from `peer` succeeded.
     pub fn succeeded(&self, peer: Peer) {
-        self.keeper().forgive(peer.ip());
+        if let Some(ip) = peer.ip() {
+            self.keeper().forgive(ip);
+        }
     }
 
     async fn ask(&self, peer: Peer) -> Decision {
         let deadline = Instant::now() + GRANT;
-        self.keeper().ask(peer.ip());
+        // Without an address no change of the set concerns it, and nothing is unsure.
+        let Some(ip) = peer.ip() else { return self.decide(peer) };
+        self.keeper().ask(ip);
         loop {
             let keeper = self.keeper();
             let answered = keeper.answered.notified();

@@ -302,7 +302,7 @@ impl Keeper {
         for (peer, _) in live {
             let decision = recheck(&self.options.rules, &self.read(), peer, now_ms);
             if decision.verdict == Verdict::Allowed(Grant::AllowSet) {
-                self.diary.touch(peer.ip(), now_ms);
+                self.note_seen(peer, now_ms);
             }
         }
     }
@@ -340,8 +340,10 @@ impl Keeper {
         }
     }
 
-    pub(super) fn note_denied(&self, ip: IpAddr) {
+    /// Counts a peer that was denied, and remembers its address, if it has one.
+    pub(super) fn note_denied(&self, ip: Option<IpAddr>) {
         self.tally.denied.inc();
+        let Some(ip) = ip else { return };
         let mut denied = self.denied.lock().unwrap_or_else(PoisonError::into_inner);
         if denied.known.insert(ip) {
             denied.order.push_back(ip);
@@ -358,14 +360,20 @@ impl Keeper {
             Grant::Internal => {
                 if !self.internal_was_told.swap(true, Ordering::Relaxed) {
                     warn!(
-                        address = %peer.ip(),
+                        address = peer.ip().map(tracing::field::display),
                         "let in as an internal address, which behind a NAT or a proxy is everybody; \
                          --internal check turns this off"
                     );
                 }
             }
-            Grant::AllowSet => self.diary.touch(peer.ip(), self.clock.now_ms()),
+            Grant::AllowSet => self.note_seen(peer, self.clock.now_ms()),
             Grant::StaticAllow | Grant::StoreAway => {}
+        }
+    }
+
+    fn note_seen(&self, peer: Peer, now_ms: u64) {
+        if let Some(ip) = peer.ip() {
+            self.diary.touch(ip, now_ms);
         }
     }
 

@@ -37,8 +37,8 @@ fn one_family(client: ClientAddr, local: ClientAddr) -> Option<(SocketAddr, Sock
     let ClientAddr::Ip(client) = client else { return None };
     let local = match (local, client) {
         (ClientAddr::Ip(local), _) => local,
-        (ClientAddr::Unix, SocketAddr::V4(_)) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
-        (ClientAddr::Unix, SocketAddr::V6(_)) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+        (_, SocketAddr::V4(_)) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+        (_, SocketAddr::V6(_)) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
     };
     if client.is_ipv4() == local.is_ipv4() {
         Some((client, local))
@@ -86,7 +86,7 @@ fn binary(addresses: Option<(SocketAddr, SocketAddr)>) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy_protocol::incoming::{HeaderReader, MAX_V1, Progress};
+    use crate::proxy_protocol::incoming::{HeaderReader, MAX_V1, Progress, Sender};
 
     const SIGNATURE: [u8; 12] = *b"\x0D\x0A\x0D\x0A\x00\x0D\x0A\x51\x55\x49\x54\x0A";
 
@@ -166,8 +166,12 @@ mod tests {
                 for local in all.map(addr) {
                     let bytes = encode(version, client, local);
                     assert!(bytes.len() <= MAX_V1);
-                    let client = (client != ClientAddr::Unix).then_some(client);
-                    let want = Progress::Done { client, used: bytes.len() };
+                    let sender = match (client, version) {
+                        (ClientAddr::Ip(addr), _) => Sender::Client(addr),
+                        (_, Version::V1) => Sender::Nameless,
+                        (_, Version::V2) => Sender::Balancer,
+                    };
+                    let want = Progress::Done { sender, used: bytes.len() };
                     let longer = [&bytes[..], b"PROXY"].concat();
                     assert_eq!(HeaderReader::default().push(&longer), want, "{bytes:?}");
                 }

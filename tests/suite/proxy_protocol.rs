@@ -14,7 +14,7 @@ use common::wire::Listener;
 use common::{Addr, Kind, Launch, NEVER, Wire, eventually, keygen};
 use knockpipe::addr::ClientAddr;
 use knockpipe::proxy_protocol::Version;
-use knockpipe::proxy_protocol::incoming::{HeaderReader, Progress};
+use knockpipe::proxy_protocol::incoming::{HeaderReader, Progress, Sender};
 use knockpipe::proxy_protocol::outgoing::encode;
 
 const VERSIONS: [Version; 2] = [Version::V1, Version::V2];
@@ -86,8 +86,10 @@ fn headers_of_haproxy_are_read() {
         for kind in Kind::ALL {
             let (client, forwarded) = exchange(haproxy.entrance(kind), &server, b"");
             let want = match kind {
-                Kind::Unix => None,
-                Kind::Tcp4 | Kind::Tcp6 => Some(ClientAddr::from(client)),
+                // In version 2 haproxy speaks of its unix clients as of itself.
+                Kind::Unix if words == "send-proxy" => Sender::Nameless,
+                Kind::Unix => Sender::Balancer,
+                Kind::Tcp4 | Kind::Tcp6 => Sender::Client(client),
             };
             assert_eq!(forwarded, want, "{words}, {kind:?}");
         }
@@ -100,7 +102,7 @@ fn a_health_check_of_haproxy_has_no_client() {
     let server = listener();
     let words = "check check-send-proxy inter 10ms send-proxy-v2";
     let _haproxy = Haproxy::start("", &server.addr(), words);
-    assert_eq!(read_header(&mut accept(&server)), None);
+    assert_eq!(read_header(&mut accept(&server)), Sender::Balancer);
 }
 
 /// The reference understands what we write: it tells us the client we told it.
@@ -112,21 +114,18 @@ fn haproxy_passes_on_the_announced_client() {
         for (client, local) in PAIRS {
             let header = encode(version, addr(client), addr(local));
             let (_, forwarded) = exchange(haproxy.entrance(Kind::Tcp4), &server, &header);
-            assert_eq!(forwarded, Some(addr(client)), "{version} {local}");
+            let client = client.parse().unwrap();
+            assert_eq!(forwarded, Sender::Client(client), "{version} {local}");
         }
         let header = encode(version, ClientAddr::Unix, ClientAddr::Unix);
         let (own, forwarded) = exchange(haproxy.entrance(Kind::Tcp4), &server, &header);
-        assert_eq!(forwarded, Some(ClientAddr::from(own)), "{version}: the connection's own");
+        assert_eq!(forwarded, Sender::Client(own), "{version}: the connection's own");
     }
 }
 
 /// Connects through haproxy and sends `header` and a question. Gives the client's
 /// own address and whom haproxy announces; what follows the header is unharmed.
-fn exchange(
-    entrance: &Addr,
-    server: &Arc<Listener>,
-    header: &[u8],
-) -> (SocketAddr, Option<ClientAddr>) {
+fn exchange(entrance: &Addr, server: &Arc<Listener>, header: &[u8]) -> (SocketAddr, Sender) {
     let mut client = Wire::connect(entrance).unwrap();
     client.write_all(&[header, b"PROXY question"].concat()).unwrap();
     let mut accepted = accept(server);
@@ -149,7 +148,7 @@ fn accept(server: &Arc<Listener>) -> Wire {
 }
 
 /// Reads a header as a server has to: only what the reader asks for.
-fn read_header(from: &mut Wire) -> Option<ClientAddr> {
+fn read_header(from: &mut Wire) -> Sender {
     from.read_limit(NEVER);
     let (mut reader, mut ask) = (HeaderReader::default(), HeaderReader::FIRST_READ);
     loop {
@@ -158,9 +157,9 @@ fn read_header(from: &mut Wire) -> Option<ClientAddr> {
         assert_ne!(len, 0, "the stream ends in the header");
         match reader.push(&bytes[..len]) {
             Progress::Need(more) => ask = more,
-            Progress::Done { client, used } => {
+            Progress::Done { sender, used } => {
                 assert_eq!(used, len);
-                return client;
+                return sender;
             }
             Progress::Bad(error) => panic!("{error}"),
         }
