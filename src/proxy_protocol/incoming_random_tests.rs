@@ -5,6 +5,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::*;
+use crate::proxy_protocol::outgoing::is_told;
 
 /// Cases of the random tests.
 const CASES: usize = 1_000_000;
@@ -54,7 +55,7 @@ fn random_header(random: &mut StdRng) -> (Vec<u8>, Sender) {
         header.extend((0..tlvs).map(|_| random.random::<u8>()));
     }
     let sender = match (client, version) {
-        (ClientAddr::Ip(addr), _) => Sender::Client(addr),
+        (ClientAddr::Ip(addr), _) if is_told(addr.ip()) => Sender::Client(addr),
         (_, Version::V1) => Sender::Nameless,
         (_, Version::V2) => Sender::Balancer,
     };

@@ -11,7 +11,7 @@ use common::haproxy::Haproxy;
 use common::mariadb::{MariaDb, query};
 use common::wait::bounded;
 use common::wire::Listener;
-use common::{Addr, Kind, Launch, NEVER, Wire, eventually, keygen};
+use common::{Addr, Kind, Launch, NEVER, Pair, PairOptions, Wire, eventually, keygen};
 use knockpipe::addr::ClientAddr;
 use knockpipe::proxy_protocol::Version;
 use knockpipe::proxy_protocol::incoming::{HeaderReader, Progress, Sender};
@@ -52,6 +52,32 @@ fn mariadb_reports_the_announced_client() {
         let header = encode(version, ClientAddr::Unix, addr("192.0.2.1:3306"));
         let answer = query(&with_header(server.addr(), header), who);
         assert!(answer.starts_with("knock@127.0.0.1\t127.0.0.1:"), "{version}: {answer}");
+    }
+}
+
+/// "Loopback and unspecified addresses are never announced": what a far end calls its
+/// own is not `user@localhost` of a server next to the decrypt end.
+#[test]
+fn the_loopback_of_a_far_end_is_not_localhost_of_mariadb() {
+    // No --skip-name-resolve: only then is 127.0.0.1 localhost.
+    let server = MariaDb::start_with(&["--proxy-protocol-networks=127.0.0.2"]);
+    let who = |at: &Addr| query(at, "SELECT USER()");
+    assert_eq!(who(server.addr()), "knock@localhost");
+    for version in ["v1", "v2"] {
+        let options = PairOptions::default().encrypt(&["--proxy-from", "127.0.0.1"]);
+        let options = options.decrypt(&["--proxy-to-target", version, "-b", "127.0.0.2"]);
+        let pair = Pair::start(options, server.addr());
+        let user = |header: &str| who(&with_header(pair.entrance(), header.as_bytes().to_vec()));
+        let own = user("PROXY UNKNOWN\r\n");
+        assert_ne!(own, "knock@localhost", "{version}");
+        assert_eq!(user("PROXY TCP4 203.0.113.7 192.0.2.1 5 6\r\n"), "knock@203.0.113.7");
+        for claim in ["127.0.0.1", "127.0.0.9", "0.0.0.0"] {
+            assert_eq!(user(&format!("PROXY TCP4 {claim} 192.0.2.1 5 6\r\n")), own, "{claim}");
+        }
+        for claim in ["::1", "::", "::ffff:127.0.0.1", "::127.0.0.1"] {
+            assert_eq!(user(&format!("PROXY TCP6 {claim} ::1 5 6\r\n")), own, "{claim}");
+        }
+        pair.stop();
     }
 }
 
