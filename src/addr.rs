@@ -58,6 +58,8 @@ pub enum ClientAddr {
     Ip(SocketAddr),
     /// Over a unix socket, whose clients have no address.
     Unix,
+    /// The client of a load balancer that does not tell its address.
+    Nameless,
 }
 
 /// What counts as one source: an IPv4 address, or an IPv6 /64, because a
@@ -68,6 +70,9 @@ pub enum SourceKey {
     V4(Ipv4Addr),
     /// The upper 64 bits of an IPv6 address.
     V6([u8; 8]),
+    /// All clients whose load balancer does not tell their addresses: nothing tells
+    /// them apart, and without a limit of theirs each would go uncounted.
+    Nameless,
 }
 
 /// Why a text is no [`Address`] or [`BindAddress`].
@@ -337,6 +342,7 @@ impl ClientAddr {
     pub fn source(&self) -> Option<SourceKey> {
         match self {
             Self::Ip(addr) => Some(addr.ip().into()),
+            Self::Nameless => Some(SourceKey::Nameless),
             Self::Unix => None,
         }
     }
@@ -359,6 +365,7 @@ impl fmt::Display for ClientAddr {
         match self {
             Self::Ip(addr) => addr.fmt(f),
             Self::Unix => f.write_str("unix"),
+            Self::Nameless => f.write_str("unknown"),
         }
     }
 }
@@ -382,6 +389,7 @@ impl fmt::Display for SourceKey {
                 let bits = u128::from(u64::from_be_bytes(*upper)) << 64;
                 write!(f, "{}/64", Ipv6Addr::from_bits(bits))
             }
+            Self::Nameless => f.write_str("unknown"),
         }
     }
 }

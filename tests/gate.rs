@@ -25,6 +25,8 @@ mod file;
 mod guarded;
 #[path = "gate/live.rs"]
 mod live;
+#[path = "gate/nameless.rs"]
+mod nameless;
 #[path = "gate/notes.rs"]
 mod notes;
 #[path = "gate/scale.rs"]

@@ -4,7 +4,7 @@
 //! nobody else to ask, so an address that no rule names comes in if only
 //! `--deny` is given, and stays out as soon as `--allow` is.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::store_args::{GATE, GateAddress, StoreArgs};
-use crate::addr::Address;
+use crate::addr::{Address, BindAddress};
 use crate::duration;
 use crate::gate::redis_store::{Node, Servers};
 use crate::gate::{
@@ -94,6 +94,25 @@ pub(super) struct AcceptorGateArgs {
     /// Tell the target the client's address with the PROXY protocol, v1 or v2 [default: no]
     #[arg(long, value_name = "v1|v2", help_heading = GATE)]
     pub(super) proxy_to_target: Option<Version>,
+}
+
+impl AcceptorGateArgs {
+    /// What is allowed, but seldom meant: a target that takes those without an address
+    /// for clients on its own machine.
+    pub(super) fn remark(self, role: &Role, bind: Option<BindAddress>) -> Option<Remark> {
+        self.proxy_to_target?;
+        // Others than these are no localhost: MariaDB calls 127.0.0.2 by its number.
+        let own = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
+        let is_local = |target: &&&Address| match target {
+            Address::Unix(_) => true,
+            Address::Tcp { host, .. } => {
+                is_loopback(host) && bind.is_none_or(|bind| own.contains(&bind.ip.to_canonical()))
+            }
+        };
+        let targets = role.targets();
+        let target = Address::clone(targets.iter().find(is_local)?);
+        Some(Remark::LocalClients { target })
+    }
 }
 
 /// `--internal`.
@@ -345,6 +364,29 @@ mod tests {
             ("file:/run/redis.sock", "/run/redis.sock", false),
         ] {
             assert_eq!(is_served(store, target), expected, "{store} {target}");
+        }
+    }
+
+    #[test]
+    fn a_target_that_takes_clients_for_its_own_is_noticed() {
+        let noticed = |target: &str, proxy: &str, bind: Option<&str>| {
+            let line = format!("x {proxy}");
+            let line = Line::try_parse_from(line.split_whitespace());
+            let acceptor = line.unwrap_or_else(|error| panic!("{error}")).acceptor;
+            let targets = vec![(Default::default(), target.parse().unwrap())];
+            acceptor.remark(&Role::Decrypt { targets }, bind.map(|bind| bind.parse().unwrap()))
+        };
+        for (target, proxy, bind, expected) in [
+            ("127.0.0.1:3306", "--proxy-to-target v2", None, true),
+            ("[::1]:3306", "--proxy-to-target v1", Some("::1"), true),
+            ("localhost:3306", "--proxy-to-target v2", Some("127.0.0.1"), true),
+            ("/run/mysqld.sock", "--proxy-to-target v2", Some("127.0.0.2"), true),
+            ("127.0.0.1:3306", "--proxy-to-target v2", Some("127.0.0.2"), false),
+            ("192.0.2.1:3306", "--proxy-to-target v2", None, false),
+            ("127.0.0.1:3306", "", None, false),
+        ] {
+            let noticed = noticed(target, proxy, bind).is_some();
+            assert_eq!(noticed, expected, "{target} {proxy} {bind:?}");
         }
     }
 

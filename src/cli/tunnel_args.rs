@@ -26,7 +26,7 @@ use crate::proto::Padding;
 use crate::run::{Failure, Outcome, Ports, Reread};
 use crate::sys::background::Readiness;
 use crate::sys::keyfile::{self, Access};
-use crate::tunnel::{Limits, Options, Role};
+use crate::tunnel::{Limits, Options, Remark, Role};
 
 /// The deadline of a dial, and of a handshake, unless `-o` says otherwise.
 pub(super) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -349,8 +349,8 @@ impl ServerArgs {
         end.refuse_loop()?;
         let resolve_every = self.resolve_every.filter(|time| !time.is_zero());
         Ok(Options {
+            remarks: self.remarks(&end),
             name: end.name,
-            remarks: self.gate.remarks(&end.role),
             role: end.role,
             sources: end.sources,
             keys: end.keys,
@@ -373,6 +373,12 @@ impl ServerArgs {
             checks: end.checks,
             proxy_to_target: end.acceptor.proxy_to_target,
         })
+    }
+
+    fn remarks(&self, end: &End) -> Vec<Remark> {
+        let mut remarks = self.gate.remarks(&end.role);
+        remarks.extend(end.acceptor.remark(&end.role, self.connection.bind));
+        remarks
     }
 
     fn refuse_zero(&self) -> Result<(), UsageError> {

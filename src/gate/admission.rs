@@ -130,7 +130,7 @@ impl Gate {
     pub fn certain(&self, peer: Peer) -> Option<Decision> {
         let keeper = self.keeper();
         // First, so that an answer that comes in between is in the decision.
-        let may_ask = keeper.may_ask(peer.ip());
+        let may_ask = peer.ip().is_some_and(|ip| keeper.may_ask(ip));
         let decision = keeper.decide(peer);
         let may_change = decision.verdict == Verdict::Denied(Why::NotAllowed) && may_ask;
         (!may_change).then_some(decision)
@@ -138,32 +138,36 @@ impl Gate {
 
     /// Notes that `ip` was denied without [`Self::admit`].
     pub fn denied(&self, ip: IpAddr) {
-        self.keeper().note_denied(ip);
+        self.keeper().note_denied(Some(ip));
     }
 
     /// A handshake from `peer` failed.
     pub fn failed(&self, peer: Peer) {
         let keeper = self.keeper();
         let is_safe = matches!(keeper.decide(peer).verdict, Verdict::Allowed(Grant::StaticAllow));
-        if !is_safe {
-            keeper.note_strike(peer.ip());
+        if let (Some(ip), false) = (peer.ip(), is_safe) {
+            keeper.note_strike(ip);
         }
     }
 
     /// A handshake from `peer` succeeded.
     pub fn succeeded(&self, peer: Peer) {
-        self.keeper().forgive(peer.ip());
+        if let Some(ip) = peer.ip() {
+            self.keeper().forgive(ip);
+        }
     }
 
     async fn ask(&self, peer: Peer) -> Decision {
         let deadline = Instant::now() + GRANT;
+        // Without an address no change of the set concerns it, and nothing is unsure.
+        let Some(ip) = peer.ip() else { return self.decide(peer) };
         loop {
             let keeper = self.keeper();
-            let Some(_waiting) = keeper.ask(peer.ip()) else { return keeper.decide(peer) };
+            let Some(_waiting) = keeper.ask(ip) else { return keeper.decide(peer) };
             // Until this tunnel has another keeper.
             while Arc::ptr_eq(&keeper, &self.keeper()) {
                 let answered = keeper.answered.notified();
-                let is_certain = keeper.is_certain(peer.ip());
+                let is_certain = keeper.is_certain(ip);
                 let decision = keeper.decide(peer);
                 if decision.is_allowed() || is_certain {
                     return decision;

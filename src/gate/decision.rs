@@ -14,6 +14,9 @@
 //! | 5 | internal address | allowed | same | same | same |
 //! | 6 | nothing of these | denied | denied | allowed | denied |
 //!
+//! A client without an address ([`Peer::Nameless`]) is denied by rule 1 if anybody
+//! is, let in by rule 2 if that names every address, and denied otherwise.
+//!
 //! Entries end by their own expiry in every column. A store that was never read
 //! is away, and has no last known state to be stale.
 
@@ -31,6 +34,9 @@ pub enum Peer {
     /// An address that a load balancer wrote into a PROXY header. It is never
     /// internal: the claim of an address proves no cable to it.
     Announced(IpAddr),
+    /// A client whose load balancer does not tell its address. It may have any, so
+    /// it is denied where some are, and comes in where every address may.
+    Nameless,
 }
 
 /// The rules, in their order.
@@ -74,6 +80,8 @@ pub enum Why {
     NotAllowed,
     /// The store is away, and nobody is admitted on its word.
     StoreAway,
+    /// It has no address that a rule could let in.
+    Nameless,
 }
 
 /// One of the two answers.
@@ -118,6 +126,8 @@ pub enum Skip {
     InternalChecked,
     /// The address is announced, not the socket's own.
     NotTheSocket,
+    /// There is no address.
+    Nameless,
 }
 
 /// Every rule with what it found.
@@ -193,7 +203,7 @@ impl Ask<'_> {
     }
 
     fn find(&self, rule: Rule) -> (Option<Entry>, Option<Skip>) {
-        let ip = self.peer.ip();
+        let Some(ip) = self.peer.ip() else { return self.find_for_nameless(rule) };
         match rule {
             Rule::StaticDeny => (self.rules.deny.lookup(ip).map(|(net, ())| net.into()), None),
             Rule::StaticAllow => (self.rules.allow.lookup(ip).map(|(net, ())| net.into()), None),
@@ -207,10 +217,21 @@ impl Ask<'_> {
                 let skipped = match (self.rules.internal, self.peer) {
                     (Internal::Check, _) => Some(Skip::InternalChecked),
                     (Internal::Allow, Peer::Announced(_)) => Some(Skip::NotTheSocket),
-                    (Internal::Allow, Peer::Socket(_)) => None,
+                    (Internal::Allow, _) => None,
                 };
                 (internal_network(ip).map(Entry::from), skipped)
             }
+            Rule::Default => (None, None),
+        }
+    }
+
+    /// The operator's rules alone: what the store knows are addresses, and which of
+    /// them is banned can change at any moment.
+    fn find_for_nameless(&self, rule: Rule) -> (Option<Entry>, Option<Skip>) {
+        match rule {
+            Rule::StaticDeny => (self.rules.deny.iter().next().map(|(net, ())| net.into()), None),
+            Rule::StaticAllow => (self.rules.allows_everybody().map(Entry::from), None),
+            Rule::Ban | Rule::AllowSet | Rule::Internal => (None, Some(Skip::Nameless)),
             Rule::Default => (None, None),
         }
     }
@@ -226,6 +247,7 @@ impl Ask<'_> {
 
     fn default(&self) -> Decision {
         let verdict = match self.stance {
+            _ if self.peer == Peer::Nameless => Verdict::Denied(Why::Nameless),
             Stance::Fresh | Stance::Stale(_) => Verdict::Denied(Why::NotAllowed),
             Stance::Open => Verdict::Allowed(Grant::StoreAway),
             Stance::Closed => Verdict::Denied(Why::StoreAway),
@@ -291,6 +313,7 @@ impl Decision {
             Verdict::Denied(Why::Banned) => "banned",
             Verdict::Denied(Why::NotAllowed) => "not-allowed",
             Verdict::Denied(Why::StoreAway) => "store-away",
+            Verdict::Denied(Why::Nameless) => "nameless",
         }
     }
 }
@@ -304,6 +327,7 @@ impl Skip {
             Self::StoreAway => "the store is away",
             Self::InternalChecked => "internal addresses are checked",
             Self::NotTheSocket => "announced by a proxy, not the socket's own address",
+            Self::Nameless => "announced by a proxy without an address",
         }
     }
 }
@@ -311,10 +335,11 @@ impl Skip {
 // === impl Peer ===
 
 impl Peer {
-    /// The address.
-    pub fn ip(self) -> IpAddr {
+    /// The address, where it has one.
+    pub fn ip(self) -> Option<IpAddr> {
         match self {
-            Self::Socket(ip) | Self::Announced(ip) => ip.to_canonical(),
+            Self::Socket(ip) | Self::Announced(ip) => Some(ip.to_canonical()),
+            Self::Nameless => None,
         }
     }
 }

@@ -121,6 +121,10 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
+fn address(peer: Peer) -> IpAddr {
+    peer.ip().unwrap()
+}
+
 fn network_of(ip: IpAddr) -> Member {
     let length = if ip.to_canonical().is_ipv4() { 24 } else { 64 };
     ipnet::IpNet::new(ip.to_canonical(), length).unwrap().into()
@@ -210,7 +214,7 @@ fn rule_of(reason: &str) -> Rule {
         "banned" => Rule::Ban,
         "allow-set" => Rule::AllowSet,
         "internal" => Rule::Internal,
-        "not-allowed" | "store-away" | "store-away-open" => Rule::Default,
+        "not-allowed" | "store-away" | "store-away-open" | "nameless" => Rule::Default,
         _ => panic!("no rule gives {reason}"),
     }
 }
@@ -243,13 +247,47 @@ fn the_truth_table() {
     assert_eq!(checked, 18 * 19 * 15 * 3);
 }
 
+/// Without an address nothing that is known of addresses lets it in, in any state of
+/// the store: it may be the one that is banned or denied.
+#[test]
+fn a_nameless_client_comes_in_only_where_every_address_may() {
+    let nets = |texts: &[&str]| texts.iter().map(|text| text.parse::<Member>().unwrap()).collect();
+    let known: Vec<Item> = [&EXTERNAL[..], &INTERNAL]
+        .concat()
+        .iter()
+        .flat_map(|text| items(ip(text), "listed"))
+        .collect();
+    let halves = &["0.0.0.0/1", "128.0.0.0/1", "::/0"][..];
+    let cases: [(&[&str], &[&str], &str); 9] = [
+        (&[], &[], "nameless"),
+        (&["203.0.113.0/24", "10.0.0.0/8"], &[], "nameless"),
+        (&["0.0.0.0/0"], &[], "nameless"),
+        (&["::/0"], &[], "nameless"),
+        (&["0.0.0.0/1", "::/0"], &[], "nameless"),
+        (&["0.0.0.0/0", "::/0"], &[], "static-allow"),
+        (halves, &[], "static-allow"),
+        (&["0.0.0.0/0", "::/0"], &["203.0.113.7"], "static-deny"),
+        (&[], &["203.0.113.7"], "static-deny"),
+    ];
+    for (allow, deny, want) in cases {
+        for (state, policy, ..) in STATES {
+            for internal in [Internal::Allow, Internal::Check] {
+                let away = policy.parse().unwrap();
+                let rules = Rules { allow: nets(allow), deny: nets(deny), internal, away };
+                let row = format!("{allow:?} {deny:?} {state:?} {policy}");
+                check(Peer::Nameless, (&rules, &snapshot(&known, state)), (want, want), &row);
+            }
+        }
+    }
+}
+
 #[test]
 fn a_decision_names_the_entry_it_hangs_on_and_its_end() {
     let peer = Peer::Socket(ip("::ffff:203.0.113.7"));
     let member = |text: &str| Some(text.parse::<Member>().unwrap());
     let decided = |facts: &str, state, policy: &str| {
-        let snapshot = snapshot(&items(peer.ip(), facts), state);
-        let decision = decide(&rules(peer.ip(), facts, policy), &snapshot, peer, NOW);
+        let snapshot = snapshot(&items(address(peer), facts), state);
+        let decision = decide(&rules(address(peer), facts, policy), &snapshot, peer, NOW);
         (decision.member, decision.until_ms)
     };
     assert_eq!(decided("listed+network", State::Fresh, "closed"), (member("203.0.113.7"), SOON));
@@ -266,8 +304,8 @@ fn a_decision_names_the_entry_it_hangs_on_and_its_end() {
     assert_eq!(decided("network", away, "stale:60s"), (member("203.0.113.0/24"), limit));
     assert_eq!(decided("listed", away, "stale:1h"), (member("203.0.113.7"), SOON), "its own end");
     assert_eq!(decided("banned", away, "stale:60s"), (member("203.0.113.7"), SOON));
-    let facts = snapshot(&items(peer.ip(), "listed"), away);
-    let kept = recheck(&rules(peer.ip(), "listed", "stale:60s"), &facts, peer, NOW);
+    let facts = snapshot(&items(address(peer), "listed"), away);
+    let kept = recheck(&rules(address(peer), "listed", "stale:60s"), &facts, peer, NOW);
     assert_eq!(kept.until_ms, SOON, "no limit for who is in");
 
     let internal = decide(&Rules::default(), &facts, Peer::Socket(ip("::ffff:10.1.2.3")), NOW);
@@ -277,7 +315,7 @@ fn a_decision_names_the_entry_it_hangs_on_and_its_end() {
 #[test]
 fn an_end_comes_in_the_millisecond_it_names() {
     let peer = Peer::Socket(ip("203.0.113.7"));
-    let facts = snapshot(&items(peer.ip(), "listed"), State::Fresh);
+    let facts = snapshot(&items(address(peer), "listed"), State::Fresh);
     let allowed = |now_ms| decide(&Rules::default(), &facts, peer, now_ms).is_allowed();
     assert!(allowed(NOW + 4_999) && !allowed(NOW + 5_000));
 }
@@ -285,7 +323,7 @@ fn an_end_comes_in_the_millisecond_it_names() {
 #[test]
 fn an_explanation_shows_what_was_passed_over() {
     let peer = Peer::Announced(ip("10.1.2.3"));
-    let facts = snapshot(&items(peer.ip(), "listed"), State::Away { for_ms: 1 });
+    let facts = snapshot(&items(address(peer), "listed"), State::Away { for_ms: 1 });
     assert_eq!(facts.freshness(), Freshness::Away(Some(NOW - 1)));
     let rules = Rules { away: AwayPolicy::Closed, ..Rules::default() };
     let explanation = explain(&rules, &facts, peer, NOW);
@@ -304,7 +342,7 @@ fn an_explanation_shows_what_was_passed_over() {
 fn names_are_stable_and_distinct() {
     let rules: Vec<_> = Rule::ORDER.iter().map(|rule| rule.as_str()).collect();
     assert_eq!(rules, ["static-deny", "static-allow", "ban", "allow-set", "internal", "default"]);
-    for skip in [Skip::StoreAway, Skip::InternalChecked, Skip::NotTheSocket] {
+    for skip in [Skip::StoreAway, Skip::InternalChecked, Skip::NotTheSocket, Skip::Nameless] {
         assert!(!skip.as_str().is_empty());
     }
 }

@@ -333,7 +333,7 @@ impl Keeper {
         for (peer, _) in live {
             let decision = recheck(&self.options.rules, &self.read(), peer, now_ms);
             if decision.verdict == Verdict::Allowed(Grant::AllowSet) {
-                self.diary.touch(peer.ip(), now_ms);
+                self.note_seen(peer, now_ms);
             }
         }
     }
@@ -376,9 +376,12 @@ impl Keeper {
         addresses
     }
 
-    pub(super) fn note_denied(&self, ip: IpAddr) {
+    /// Counts a peer that was denied, and remembers its address, if it has one.
+    pub(super) fn note_denied(&self, ip: Option<IpAddr>) {
         self.tally.denied.inc();
-        self.denied().note(ip, Instant::now());
+        if let Some(ip) = ip {
+            self.denied().note(ip, Instant::now());
+        }
     }
 
     pub(super) fn note_grant(&self, peer: Peer, grant: Grant) {
@@ -386,14 +389,20 @@ impl Keeper {
             Grant::Internal => {
                 if !self.internal_was_told.swap(true, Ordering::Relaxed) {
                     warn!(
-                        address = %peer.ip(),
+                        address = peer.ip().map(tracing::field::display),
                         "let in as an internal address, which behind a NAT or a proxy is everybody; \
                          --internal check turns this off"
                     );
                 }
             }
-            Grant::AllowSet => self.diary.touch(peer.ip(), self.clock.now_ms()),
+            Grant::AllowSet => self.note_seen(peer, self.clock.now_ms()),
             Grant::StaticAllow | Grant::StoreAway => {}
+        }
+    }
+
+    fn note_seen(&self, peer: Peer, now_ms: u64) {
+        if let Some(ip) = peer.ip() {
+            self.diary.touch(ip, now_ms);
         }
     }
 

@@ -17,7 +17,8 @@ use super::snapshot::Changed;
 #[derive(Debug, Default)]
 pub(super) struct Live {
     next: u64,
-    entries: BTreeMap<(IpAddr, u64), Entry>,
+    /// By address; first come those that have none.
+    entries: BTreeMap<(Option<IpAddr>, u64), Entry>,
 }
 
 #[derive(Clone, Debug)]
@@ -38,7 +39,7 @@ pub(super) struct Revocation {
 #[derive(Debug)]
 #[must_use = "dropping the permit forgets the connection"]
 pub struct Permit {
-    key: (IpAddr, u64),
+    key: (Option<IpAddr>, u64),
     revocation: Arc<Revocation>,
     live: Arc<Mutex<Live>>,
 }
@@ -93,12 +94,14 @@ impl Live {
                 for member in members {
                     match member {
                         Member::Address(ip) => {
-                            let range = (*ip, 0)..=(*ip, u64::MAX);
+                            let range = (Some(*ip), 0)..=(Some(*ip), u64::MAX);
                             found.extend(self.entries.range(range).map(|(_, entry)| of(entry)));
                         }
                         Member::Network(_) => {
-                            let inside =
-                                self.entries.iter().filter(|((ip, _), _)| member.contains(*ip));
+                            let inside = self
+                                .entries
+                                .iter()
+                                .filter(|((ip, _), _)| ip.is_some_and(|ip| member.contains(ip)));
                             found.extend(inside.map(|(_, entry)| of(entry)));
                         }
                     }
@@ -110,7 +113,7 @@ impl Live {
 
     /// The addresses of all live connections, each once.
     pub(super) fn addresses(&self) -> Vec<IpAddr> {
-        let mut all: Vec<IpAddr> = self.entries.keys().map(|(ip, _)| *ip).collect();
+        let mut all: Vec<IpAddr> = self.entries.keys().filter_map(|(ip, _)| *ip).collect();
         all.dedup();
         all
     }

@@ -37,6 +37,16 @@ pub struct Rules {
     pub away: AwayPolicy,
 }
 
+impl Rules {
+    /// The network of all IPv4 addresses, if static networks allow every address of
+    /// both families, also as several that add up to that.
+    pub(super) fn allows_everybody(&self) -> Option<IpNet> {
+        let mut all = IpNet::aggregate(&self.allow.iter().map(|(net, ())| net).collect());
+        all.retain(|net| net.prefix_len() == 0);
+        if let [v4, _v6] = all[..] { Some(v4) } else { None }
+    }
+}
+
 /// What internal addresses are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Internal {

@@ -35,7 +35,8 @@ pub enum Kind {
 ///
 /// ```text
 ///   name length u8 | name | family u8 | address | port u16
-///   family 0: no address, no port (the client came through a unix socket)
+///   family 0: no address, no port (the client came through a unix socket, or a
+///             load balancer that does not tell its address)
 ///   family 4: 4 bytes   family 6: 16 bytes
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,7 +140,7 @@ impl Open {
         let mut body = vec![u8::try_from(name.len()).expect("a service name has at most 64 bytes")];
         body.extend(name);
         match self.client {
-            ClientAddr::Unix => body.push(0),
+            ClientAddr::Unix | ClientAddr::Nameless => body.push(0),
             ClientAddr::Ip(client) => {
                 match client.ip() {
                     IpAddr::V4(ip) => {

@@ -8,9 +8,9 @@
 //! specification) are the caller's, who must not use the connection before
 //! [`Progress::Done`].
 
-use proxy_header::{ParseConfig, ProxyHeader};
+use std::net::SocketAddr;
 
-use crate::addr::ClientAddr;
+use proxy_header::{ParseConfig, ProxyHeader};
 
 /// Longest header of version 1 in bytes, with its CR LF.
 pub const MAX_V1: usize = 107;
@@ -52,9 +52,8 @@ pub enum Progress {
     Need(usize),
     /// The header is complete.
     Done {
-        /// For whom the load balancer forwards. `None`: it speaks for itself (a
-        /// health check) or does not know, and the connection's own address counts.
-        client: Option<ClientAddr>,
+        /// Where the connection comes from.
+        sender: Sender,
         /// How many of the bytes just pushed are header; the others follow it.
         used: usize,
     },
@@ -62,7 +61,20 @@ pub enum Progress {
     Bad(HeaderError),
 }
 
-type Outcome = Result<Option<ClientAddr>, HeaderError>;
+/// The origin of a connection, as its load balancer tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sender {
+    /// The load balancer itself: a health check, for example (the command LOCAL of
+    /// version 2; version 1 has no such thing).
+    Balancer,
+    /// A client at this address, in canonical form.
+    Client(SocketAddr),
+    /// A client whose address it does not tell: UNKNOWN, UNSPEC, AF_UNIX. The load
+    /// balancer's own address says nothing about it.
+    Nameless,
+}
+
+type Outcome = Result<Sender, HeaderError>;
 
 /// Why the first bytes of a connection are no header that counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -126,7 +138,7 @@ impl HeaderReader {
         }
         match self.outcome {
             None => Progress::Need(need(&self.held)),
-            Some(Ok(client)) => Progress::Done { client, used },
+            Some(Ok(sender)) => Progress::Done { sender, used },
             Some(Err(error)) => Progress::Bad(error),
         }
     }
@@ -170,7 +182,7 @@ fn parse_line(line: &[u8]) -> Outcome {
     let words: Vec<&[u8]> = text.split(|byte| *byte == b' ').collect();
     match words[..] {
         // What follows must be ignored.
-        [b"UNKNOWN", ..] => Ok(None),
+        [b"UNKNOWN", ..] => Ok(Sender::Nameless),
         [b"TCP4" | b"TCP6", _, _, source, destination] => {
             if !is_port(source) || !is_port(destination) {
                 return Err(HeaderError::Port);
@@ -203,7 +215,7 @@ fn need_v1(held: &[u8]) -> usize {
 // === version 2 ===
 
 /// `Ok(None)`: not decided yet.
-fn judge_v2(held: &[u8]) -> Result<Option<Option<ClientAddr>>, HeaderError> {
+fn judge_v2(held: &[u8]) -> Result<Option<Sender>, HeaderError> {
     match held.len() {
         0..=12 if V2_START.starts_with(held) => Ok(None),
         0..=12 => Err(HeaderError::NotAHeader),
@@ -218,7 +230,7 @@ fn judge_v2(held: &[u8]) -> Result<Option<Option<ClientAddr>>, HeaderError> {
             if announced < V2_FIXED + block_len(held)? {
                 return Err(HeaderError::TooShort);
             }
-            if len < announced { Ok(None) } else { client(held).map(Some) }
+            if len < announced { Ok(None) } else { sender(held).map(Some) }
         }
     }
 }
@@ -261,11 +273,12 @@ fn announced_len(held: &[u8]) -> usize {
     V2_FIXED + usize::from(u16::from_be_bytes([held[14], held[15]]))
 }
 
-fn client(header: &[u8]) -> Outcome {
+fn sender(header: &[u8]) -> Outcome {
     match (command(header[12])?, header[13]) {
+        (Command::Local, _) => Ok(Sender::Balancer),
         (Command::Proxy, 0x11 | 0x21) => addresses(header),
         // No family is announced, or one whose clients have no address to judge.
-        _ => Ok(None),
+        (Command::Proxy, _) => Ok(Sender::Nameless),
     }
 }
 
@@ -276,8 +289,9 @@ fn addresses(header: &[u8]) -> Outcome {
     let config = ParseConfig { include_tlvs: false, ..ParseConfig::default() };
     match ProxyHeader::parse(header, config) {
         Ok((parsed, used)) if used == header.len() => {
-            let addresses = parsed.proxied_address().ok_or(HeaderError::Address)?;
-            Ok(Some(ClientAddr::from(addresses.source)))
+            let source = parsed.proxied_address().ok_or(HeaderError::Address)?.source;
+            let ip = source.ip().to_canonical();
+            Ok(Sender::Client(SocketAddr::new(ip, source.port())))
         }
         _ => Err(HeaderError::Address),
     }

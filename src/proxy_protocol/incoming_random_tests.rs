@@ -5,6 +5,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::*;
+use crate::proxy_protocol::outgoing::is_told;
 
 /// Cases of the random tests.
 const CASES: usize = 1_000_000;
@@ -42,8 +43,8 @@ fn random_client(random: &mut StdRng) -> ClientAddr {
     ClientAddr::from(SocketAddr::new(random_ip(random), random.random()))
 }
 
-/// A well-formed header, and the client it announces.
-fn random_header(random: &mut StdRng) -> (Vec<u8>, Option<ClientAddr>) {
+/// A well-formed header, and for whom it is.
+fn random_header(random: &mut StdRng) -> (Vec<u8>, Sender) {
     let version = if random.random() { Version::V1 } else { Version::V2 };
     let client = random_client(random);
     let mut header = encode(version, client, random_client(random));
@@ -53,16 +54,21 @@ fn random_header(random: &mut StdRng) -> (Vec<u8>, Option<ClientAddr>) {
         header[14..16].copy_from_slice(&u16::try_from(length).unwrap().to_be_bytes());
         header.extend((0..tlvs).map(|_| random.random::<u8>()));
     }
-    (header, (client != ClientAddr::Unix).then_some(client))
+    let sender = match (client, version) {
+        (ClientAddr::Ip(addr), _) if is_told(addr.ip()) => Sender::Client(addr),
+        (_, Version::V1) => Sender::Nameless,
+        (_, Version::V2) => Sender::Balancer,
+    };
+    (header, sender)
 }
 
 #[test]
 fn random_headers_in_random_pieces_are_read() {
     let (cases, mut random) = cases(1);
     for _ in 0..cases / 10 {
-        let (header, client) = random_header(&mut random);
+        let (header, sender) = random_header(&mut random);
         let stream = [&header[..], b"\r\nPROXY "].concat();
-        let want = Some((Ok(client), header.len()));
+        let want = Some((Ok(sender), header.len()));
         assert_eq!(at_once(&stream), want, "{}", header.escape_ascii());
         let pieces = as_asked(&stream, |ask| random.random_range(1..=ask));
         assert_eq!(pieces, want, "{}", header.escape_ascii());
@@ -139,8 +145,8 @@ fn is_judged_right(bytes: &[u8], random: &mut StdRng) -> Option<bool> {
     let pieces = as_asked(bytes, |ask| random.random_range(1..=ask));
     assert_eq!(pieces, verdict, "{}", bytes.escape_ascii());
     match verdict? {
-        (Ok(client), used) => {
-            assert!(is_well_formed(&bytes[..used], client), "{}", bytes.escape_ascii());
+        (Ok(sender), used) => {
+            assert!(is_well_formed(&bytes[..used], sender), "{}", bytes.escape_ascii());
             Some(true)
         }
         (Err(_), used) => {
@@ -152,21 +158,23 @@ fn is_judged_right(bytes: &[u8], random: &mut StdRng) -> Option<bool> {
 
 /// The specification once more, told the other way round: from the addresses
 /// back to the only bytes that may announce them.
-fn is_well_formed(header: &[u8], client: Option<ClientAddr>) -> bool {
+fn is_well_formed(header: &[u8], sender: Sender) -> bool {
     if header.starts_with(V2_START) {
         let block = &header[V2_FIXED..];
         let length = [header[14], header[15]] == u16::try_from(block.len()).unwrap().to_be_bytes();
-        let source = match (header[12], header[13]) {
-            (0x21, 0x11) => Some(IpAddr::from(<[u8; 4]>::try_from(&block[..4]).unwrap())),
-            (0x21, 0x21) => Some(IpAddr::from(<[u8; 16]>::try_from(&block[..16]).unwrap())),
-            (0x21, 0x00 | 0x31) | (0x20, _) => None,
-            _ => return false,
-        };
-        return length && source.map(|ip| ip.to_canonical()) == client.and_then(ip);
+        let is_source = |source: IpAddr| ip(sender) == Some(source.to_canonical());
+        return length
+            && match (header[12], header[13]) {
+                (0x21, 0x11) => is_source(<[u8; 4]>::try_from(&block[..4]).unwrap().into()),
+                (0x21, 0x21) => is_source(<[u8; 16]>::try_from(&block[..16]).unwrap().into()),
+                (0x21, 0x00 | 0x31) => sender == Sender::Nameless,
+                (0x20, _) => sender == Sender::Balancer,
+                _ => false,
+            };
     }
     let Some(line) = header.strip_suffix(b"\r\n") else { return false };
     if line == b"PROXY UNKNOWN" || line.starts_with(b"PROXY UNKNOWN ") {
-        return client.is_none() && header.len() <= MAX_V1;
+        return sender == Sender::Nameless && header.len() <= MAX_V1;
     }
     let words: Vec<&str> = str::from_utf8(line).unwrap().split_whitespace().collect();
     let ips: Vec<IpAddr> = words[2..4].iter().map(|word| word.parse().unwrap()).collect();
@@ -176,12 +184,12 @@ fn is_well_formed(header: &[u8], client: Option<ClientAddr>) -> bool {
     let again = format!("PROXY {family} {from} {to} {} {}", ports[0], ports[1]);
     again.as_bytes() == line
         && ips[0].is_ipv4() == ips[1].is_ipv4()
-        && client == Some(ClientAddr::from(SocketAddr::new(ips[0], ports[0])))
+        && sender == Sender::Client(SocketAddr::new(ips[0].to_canonical(), ports[0]))
 }
 
-fn ip(client: ClientAddr) -> Option<IpAddr> {
-    match client {
-        ClientAddr::Ip(addr) => Some(addr.ip()),
-        ClientAddr::Unix => None,
+fn ip(sender: Sender) -> Option<IpAddr> {
+    match sender {
+        Sender::Client(addr) => Some(addr.ip()),
+        Sender::Balancer | Sender::Nameless => None,
     }
 }

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::HeaderError as E;
 use super::*;
+use crate::addr::ClientAddr;
 use crate::proxy_protocol::Version;
 use crate::proxy_protocol::outgoing::encode;
 
@@ -18,8 +19,8 @@ fn v2(command: u8, family: u8, block: &[u8]) -> Vec<u8> {
     [V2_START, &[command, family], &length, block].concat()
 }
 
-fn addr(text: &str) -> Option<ClientAddr> {
-    Some(ClientAddr::from(text.parse::<SocketAddr>().unwrap()))
+fn addr(text: &str) -> Sender {
+    Sender::Client(text.parse().unwrap())
 }
 
 /// Everything in one push.
@@ -27,7 +28,7 @@ fn at_once(bytes: &[u8]) -> Verdict {
     let mut reader = HeaderReader::default();
     match reader.push(bytes) {
         Progress::Need(_) => None,
-        Progress::Done { client, used } => Some((Ok(client), used)),
+        Progress::Done { sender, used } => Some((Ok(sender), used)),
         Progress::Bad(error) => Some((Err(error), reader.held.len())),
     }
 }
@@ -45,9 +46,9 @@ fn as_asked(bytes: &[u8], mut piece: impl FnMut(usize) -> usize) -> Verdict {
         }
         match reader.push(&bytes[read..read + len]) {
             Progress::Need(more) => ask = more,
-            Progress::Done { client, used } => {
+            Progress::Done { sender, used } => {
                 assert_eq!(used, len, "bytes after the header were read");
-                return Some((Ok(client), read + used));
+                return Some((Ok(sender), read + used));
             }
             Progress::Bad(error) => return Some((Err(error), reader.held.len())),
         }
@@ -66,10 +67,10 @@ fn read(bytes: &[u8]) -> Verdict {
 
 /// `header` is read, with anything behind it, and no part of it is.
 #[track_caller]
-fn accepted(header: &[u8], client: Option<ClientAddr>) {
+fn accepted(header: &[u8], sender: Sender) {
     for behind in [&b""[..], b"\n", b"\r\n", b"PROXY UNKNOWN\r\n", &[0; 300]] {
         let verdict = read(&[header, behind].concat());
-        assert_eq!(verdict, Some((Ok(client), header.len())), "{}", header.escape_ascii());
+        assert_eq!(verdict, Some((Ok(sender), header.len())), "{}", header.escape_ascii());
     }
     for len in 0..header.len() {
         assert_eq!(read(&header[..len]), None, "{len} bytes of {}", header.escape_ascii());
@@ -88,21 +89,21 @@ fn the_specifications_lines_are_read() {
             addr("255.255.255.255:65535"),
         ),
         (&format!("PROXY TCP6 {f} {f} 65535 65535\r\n"), all_ones),
-        ("PROXY UNKNOWN\r\n", None),
-        (&format!("PROXY UNKNOWN {f} {f} 65535 65535\r\n"), None),
+        ("PROXY UNKNOWN\r\n", Sender::Nameless),
+        (&format!("PROXY UNKNOWN {f} {f} 65535 65535\r\n"), Sender::Nameless),
         // Shortest lines, upper case, and whatever UNKNOWN is followed by.
         ("PROXY TCP4 1.1.1.1 2.2.2.2 0 0\r\n", addr("1.1.1.1:0")),
         ("PROXY TCP6 :: :: 0 0\r\n", addr("[::]:0")),
         ("PROXY TCP6 2001:DB8::AbCd 1:2:3:4:5:6:7:8 1 2\r\n", addr("[2001:db8::abcd]:1")),
-        ("PROXY UNKNOWN  TCP4 \t x y  \r\n", None),
-        ("PROXY UNKNOWN \u{e9}\u{0}\r\n", None),
+        ("PROXY UNKNOWN  TCP4 \t x y  \r\n", Sender::Nameless),
+        ("PROXY UNKNOWN \u{e9}\u{0}\r\n", Sender::Nameless),
         // One client has one spelling, whether the sender writes digits or dots.
         ("PROXY TCP6 ::ffff:c000:201 ::1 7 8\r\n", addr("192.0.2.1:7")),
         ("PROXY TCP6 ::ffff:192.0.2.1 ::1 7 8\r\n", addr("192.0.2.1:7")),
         ("PROXY TCP6 ::FFFF:127.0.0.1 ::ffff:10.0.0.1 7 8\r\n", addr("127.0.0.1:7")),
     ];
-    for (line, client) in cases {
-        accepted(line.as_bytes(), client);
+    for (line, sender) in cases {
+        accepted(line.as_bytes(), sender);
     }
 }
 
@@ -120,20 +121,20 @@ fn the_specifications_binary_headers_are_read() {
         (v2(0x21, 0x21, &v6("2001:db8::7")), addr("[2001:db8::7]:1")),
         (v2(0x21, 0x21, &[&v6("2001:db8::7")[..], tlvs].concat()), addr("[2001:db8::7]:1")),
         (v2(0x21, 0x21, &v6("::ffff:192.0.2.1")), addr("192.0.2.1:1")),
-        // UNSPEC and unix: the connection's own address.
-        (v2(0x21, 0x00, &[]), None),
-        (v2(0x21, 0x00, tlvs), None),
-        (v2(0x21, 0x31, &[0; 216]), None),
-        (v2(0x21, 0x31, &[b'/'; 250]), None),
-        // LOCAL: family and block are skipped, whatever they are.
-        (v2(0x20, 0x00, &[]), None),
-        (v2(0x20, 0x11, &[]), None),
-        (v2(0x20, 0x11, &v4), None),
-        (v2(0x20, 0x22, &[1, 2, 3]), None),
-        (v2(0x20, 0xff, &[0xff; 500]), None),
+        // UNSPEC and unix: a client, whose address is not told.
+        (v2(0x21, 0x00, &[]), Sender::Nameless),
+        (v2(0x21, 0x00, tlvs), Sender::Nameless),
+        (v2(0x21, 0x31, &[0; 216]), Sender::Nameless),
+        (v2(0x21, 0x31, &[b'/'; 250]), Sender::Nameless),
+        // LOCAL: the balancer itself. Family and block are skipped, whatever they are.
+        (v2(0x20, 0x00, &[]), Sender::Balancer),
+        (v2(0x20, 0x11, &[]), Sender::Balancer),
+        (v2(0x20, 0x11, &v4), Sender::Balancer),
+        (v2(0x20, 0x22, &[1, 2, 3]), Sender::Balancer),
+        (v2(0x20, 0xff, &[0xff; 500]), Sender::Balancer),
     ];
-    for (header, client) in cases {
-        accepted(&header, client);
+    for (header, sender) in cases {
+        accepted(&header, sender);
     }
 }
 
@@ -141,7 +142,7 @@ fn the_specifications_binary_headers_are_read() {
 #[test]
 fn malformed_lines_are_refused() {
     let unknown = |len: usize| format!("PROXY UNKNOWN {}\r\n", "x".repeat(len - 16));
-    accepted(unknown(MAX_V1).as_bytes(), None);
+    accepted(unknown(MAX_V1).as_bytes(), Sender::Nameless);
     let a_line = "PROXY TCP4 1.1.1.1 2.2.2.2 80 443";
     let cases = [
         // No header at all.
@@ -314,9 +315,9 @@ fn malformed_binary_headers_are_refused() {
 fn after_the_end_the_answer_stays() {
     let mut done = HeaderReader::default();
     let line = b"PROXY TCP4 192.0.2.1 192.0.2.2 7 8\r\n";
-    let client = addr("192.0.2.1:7");
-    assert_eq!(done.push(line), Progress::Done { client, used: line.len() });
-    assert_eq!(done.push(line), Progress::Done { client, used: 0 });
+    let sender = addr("192.0.2.1:7");
+    assert_eq!(done.push(line), Progress::Done { sender, used: line.len() });
+    assert_eq!(done.push(line), Progress::Done { sender, used: 0 });
     let mut bad = HeaderReader::default();
     assert_eq!(bad.push(b"X"), Progress::Bad(E::NotAHeader));
     assert_eq!(bad.push(line), Progress::Bad(E::NotAHeader));

@@ -8,9 +8,14 @@
 //! | IPv6 | IPv6 | TCP6 | TCP over IPv6 |
 //! | one IPv4, one IPv6 | | TCP6, the IPv4 one mapped | TCP over IPv6, the same |
 //! | IP | unix | the client's family, local is all zeros | the same |
-//! | unix | any | UNKNOWN | LOCAL |
+//! | unix, unknown | any | UNKNOWN | LOCAL |
+//! | loopback, unspecified, multicast, broadcast | any | UNKNOWN | LOCAL |
 //!
-//! The last row makes the target use the connection's own address. The family
+//! The last two rows make the target use the connection's own address. An address of
+//! the last row means something to each host by itself: the far end's 127.0.0.1 is
+//! another machine than the target's, which may trust its own (MariaDB:
+//! `user@localhost`), and no client connects from the others. Addresses of a link
+//! (169.254.0.0/16, fe80::/10) are those of real clients and get no such trust. The family
 //! AF_UNIX of version 2 would say more, but a target may take it for a client on
 //! its own machine and trust it (MariaDB: `user@localhost`), and ours was on
 //! another; and LOCAL is what every receiver must accept, unlike UNSPEC.
@@ -35,15 +40,34 @@ pub fn encode(version: Version, client: ClientAddr, local: ClientAddr) -> Vec<u8
 /// Both addresses in one family; `None` when the client has none.
 fn one_family(client: ClientAddr, local: ClientAddr) -> Option<(SocketAddr, SocketAddr)> {
     let ClientAddr::Ip(client) = client else { return None };
+    if !is_told(client.ip()) {
+        return None;
+    }
     let local = match (local, client) {
         (ClientAddr::Ip(local), _) => local,
-        (ClientAddr::Unix, SocketAddr::V4(_)) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
-        (ClientAddr::Unix, SocketAddr::V6(_)) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+        (_, SocketAddr::V4(_)) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+        (_, SocketAddr::V6(_)) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
     };
     if client.is_ipv4() == local.is_ipv4() {
         Some((client, local))
     } else {
         Some((as_ipv6(client), as_ipv6(local)))
+    }
+}
+
+/// Whether the address means the same client to a target as to the far end.
+pub(super) fn is_told(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => {
+            let is_this_network = ip.octets()[0] == 0;
+            !(ip.is_loopback() || is_this_network || ip.is_multicast() || ip.is_broadcast())
+        }
+        IpAddr::V6(ip) => {
+            // With :: and ::1 all that embed IPv4 without a mark (::127.0.0.1): nobody has
+            // one any more, and MariaDB takes it for the IPv4 address.
+            let embeds_ipv4 = ip.segments()[..6] == [0; 6];
+            !(embeds_ipv4 || ip.is_multicast())
+        }
     }
 }
 
@@ -86,7 +110,7 @@ fn binary(addresses: Option<(SocketAddr, SocketAddr)>) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy_protocol::incoming::{HeaderReader, MAX_V1, Progress};
+    use crate::proxy_protocol::incoming::{HeaderReader, MAX_V1, Progress, Sender};
 
     const SIGNATURE: [u8; 12] = *b"\x0D\x0A\x0D\x0A\x00\x0D\x0A\x51\x55\x49\x54\x0A";
 
@@ -100,10 +124,14 @@ mod tests {
 
     #[test]
     fn the_line_is_the_specifications() {
-        // The first three lines stand in section 2.1 of the specification.
+        // The first line stands in section 2.1 of the specification, and so does the length
+        // of the longest.
         let ffff = "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535";
         let f = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
-        let longest = format!("PROXY TCP6 {f} {f} 65535 65535\r\n");
+        let e = "efff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
+        let efff = format!("[{e}]:65535");
+        let efff = efff.as_str();
+        let longest = format!("PROXY TCP6 {e} {f} 65535 65535\r\n");
         assert_eq!(longest.len(), 104);
         let cases = [
             (
@@ -112,11 +140,11 @@ mod tests {
                 "PROXY TCP4 192.168.0.1 192.168.0.11 56324 443\r\n",
             ),
             (
+                "254.255.255.255:65535",
                 "255.255.255.255:65535",
-                "255.255.255.255:65535",
-                "PROXY TCP4 255.255.255.255 255.255.255.255 65535 65535\r\n",
+                "PROXY TCP4 254.255.255.255 255.255.255.255 65535 65535\r\n",
             ),
-            (ffff, ffff, &longest),
+            (efff, ffff, &longest),
             ("[2001:db8::7]:1", "[::1]:0", "PROXY TCP6 2001:db8::7 ::1 1 0\r\n"),
             ("192.0.2.1:7", "[::1]:8", "PROXY TCP6 ::ffff:c000:201 ::1 7 8\r\n"),
             ("[2001:db8::7]:7", "10.0.0.1:8", "PROXY TCP6 2001:db8::7 ::ffff:a00:1 7 8\r\n"),
@@ -158,6 +186,29 @@ mod tests {
         }
     }
 
+    /// "Loopback and unspecified addresses are never announced", in any spelling.
+    #[test]
+    fn addresses_that_mean_another_host_to_the_target_are_never_told() {
+        let never = "127.0.0.1 127.0.0.2 127.255.255.255 ::1 ::ffff:127.0.0.1 ::ffff:127.9.9.9 \
+             ::127.0.0.1 0.0.0.0 0.0.0.1 0.255.255.255 :: ::ffff:0.0.0.0 ::2 ::203.0.113.7 \
+             224.0.0.1 239.255.255.255 255.255.255.255 ::ffff:255.255.255.255 ff02::1 ff0e::7";
+        let always = "126.255.255.255 128.0.0.0 1.0.0.1 10.0.0.1 192.168.1.1 169.254.1.1 \
+             203.0.113.7 240.0.0.1 fe80::1 fd00::7 2001:db8::7 ::1:0:0:1 ::ffff:203.0.113.7";
+        for ip in never.split_whitespace() {
+            // Also as it never should come, past `ClientAddr::from`.
+            let client = ClientAddr::Ip(SocketAddr::new(ip.parse().unwrap(), 7));
+            for local in ["127.0.0.1:3306", "[::1]:3306", "unix"].map(addr) {
+                assert_eq!(encode(Version::V1, client, local), b"PROXY UNKNOWN\r\n", "{ip}");
+                assert_eq!(encode(Version::V2, client, local), v2(&[0x20, 0, 0, 0]), "{ip}");
+            }
+        }
+        for ip in always.split_whitespace() {
+            let client = ClientAddr::from(SocketAddr::new(ip.parse().unwrap(), 7));
+            let line = encode(Version::V1, client, addr("127.0.0.1:3306"));
+            assert!(line.starts_with(b"PROXY TCP"), "{ip}");
+        }
+    }
+
     #[test]
     fn what_is_written_is_read_back() {
         let all = ["203.0.113.7:0", "10.0.0.1:65535", "[2001:db8::7]:443", "[::1]:1", "unix"];
@@ -166,8 +217,12 @@ mod tests {
                 for local in all.map(addr) {
                     let bytes = encode(version, client, local);
                     assert!(bytes.len() <= MAX_V1);
-                    let client = (client != ClientAddr::Unix).then_some(client);
-                    let want = Progress::Done { client, used: bytes.len() };
+                    let sender = match (client, version) {
+                        (ClientAddr::Ip(addr), _) if is_told(addr.ip()) => Sender::Client(addr),
+                        (_, Version::V1) => Sender::Nameless,
+                        (_, Version::V2) => Sender::Balancer,
+                    };
+                    let want = Progress::Done { sender, used: bytes.len() };
                     let longer = [&bytes[..], b"PROXY"].concat();
                     assert_eq!(HeaderReader::default().push(&longer), want, "{bytes:?}");
                 }

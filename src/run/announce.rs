@@ -72,6 +72,11 @@ fn caution(tunnel: Option<&str>, remark: &Remark) {
             detail = "give the gate a Redis of its own, or the clients an ACL user that may not write its keys",
             "the gate's store is the service behind it, so whoever gets through can change the gate"
         ),
+        Remark::LocalClients { target } => warn!(
+            tunnel, %target,
+            detail = "see that its localhost accounts are no use to them, or dial a loopback target from another address: -b 127.0.0.2",
+            "clients whose address is not announced are localhost to the target"
+        ),
     }
 }
 

@@ -2,7 +2,8 @@
 //! before anything else is spent on it.
 //!
 //! ```text
-//!   socket address -> listed load balancer? PROXY header -> client address -> gate -> Guest
+//!   socket address -> listed load balancer? PROXY header -> client address -> its rate
+//!                  -> gate -> Guest
 //! ```
 
 use std::future::poll_fn;
@@ -20,17 +21,25 @@ use crate::addr::ClientAddr;
 use crate::gate::{OnRevoke, Peer, Permit};
 use crate::net::Stream;
 use crate::observe::sessions::Live;
-use crate::proxy_protocol::incoming::{HeaderReader, Progress};
+use crate::proxy_protocol::incoming::{HeaderReader, Progress, Sender};
 use crate::reason::CloseReason;
 
 /// A connection that may come in.
 pub(super) struct Guest {
-    /// Whose it is: the socket's address, or what a listed load balancer announced.
+    /// Whose it is: the socket's address, or what a listed load balancer announced
+    /// (a client without an address, perhaps).
     pub(super) client: ClientAddr,
     /// How the gate sees it; `None` over a unix socket.
     pub(super) peer: Option<Peer>,
     /// The gate's word, where there is a gate and an address.
     permit: Option<Permit>,
+}
+
+/// A connection that may not come in.
+pub(super) struct Refused {
+    pub(super) reason: CloseReason,
+    /// Whose it is, as far as that is known: the socket's address before a header was read.
+    pub(super) client: ClientAddr,
 }
 
 /// Resolves when a session must end, and why. Holds the guest of a gate, who is
@@ -72,7 +81,8 @@ impl Shared {
         Some(CloseReason::GateDenied)
     }
 
-    /// Finds out who a connection is from, and asks the gate.
+    /// Finds out who a connection is from, counts it against its source where that
+    /// was not possible at accept, and asks the gate.
     ///
     /// # Errors
     /// Why it may not come in.
@@ -80,8 +90,18 @@ impl Shared {
         &self,
         stream: &mut Stream,
         socket: ClientAddr,
-    ) -> Result<Guest, CloseReason> {
-        let (client, peer) = self.client(stream, socket).await?;
+    ) -> Result<Guest, Refused> {
+        let sender = self.sender(stream, socket).await;
+        let sender = sender.map_err(|reason| Refused { reason, client: socket })?;
+        let (client, peer) = match sender {
+            Some(Sender::Client(addr)) => (addr.into(), Some(Peer::Announced(addr.ip()))),
+            Some(Sender::Nameless) => (ClientAddr::Nameless, Some(Peer::Nameless)),
+            Some(Sender::Balancer) | None => (socket, own_address(socket)),
+        };
+        let refused = |reason| Refused { reason, client };
+        if let Some(Sender::Client(_) | Sender::Nameless) = sender {
+            self.arrive_announced(client).map_err(|_| refused(CloseReason::SourceLimit))?;
+        }
         let permit = match (&self.gate, peer) {
             (Some(gate), Some(peer)) => {
                 let began = Instant::now();
@@ -89,7 +109,7 @@ impl Shared {
                 self.meters.gate.done(began);
                 Some(admitted.map_err(|why| {
                     tracing::debug!(%client, why, "denied by the gate");
-                    CloseReason::GateDenied
+                    refused(CloseReason::GateDenied)
                 })?)
             }
             _ => None,
@@ -97,24 +117,17 @@ impl Shared {
         Ok(Guest { client, peer, permit })
     }
 
-    /// The client's address, and whether it is the socket's own.
-    async fn client(
+    /// What a listed load balancer announces; `None` from anybody else.
+    async fn sender(
         &self,
         stream: &mut Stream,
         socket: ClientAddr,
-    ) -> Result<(ClientAddr, Option<Peer>), CloseReason> {
-        let ClientAddr::Ip(address) = socket else { return Ok((socket, None)) };
+    ) -> Result<Option<Sender>, CloseReason> {
         if !self.is_balancer(socket) {
-            return Ok((socket, Some(Peer::Socket(address.ip()))));
+            return Ok(None);
         }
         let read = timeout(self.timeout, read_header(stream)).await;
-        match read.unwrap_or(Err(CloseReason::BadProxyHeader))? {
-            Some(client @ ClientAddr::Ip(announced)) => {
-                Ok((client, Some(Peer::Announced(announced.ip()))))
-            }
-            // The load balancer speaks for itself: a health check.
-            _ => Ok((socket, Some(Peer::Socket(address.ip())))),
-        }
+        read.unwrap_or(Err(CloseReason::BadProxyHeader)).map(Some)
     }
 
     /// Counts a handshake that failed against its address, as rack-attack does.
@@ -167,8 +180,13 @@ pub(super) fn or_kicked(
     })
 }
 
+/// How the gate sees a connection that comes from its socket's own address.
+fn own_address(socket: ClientAddr) -> Option<Peer> {
+    if let ClientAddr::Ip(address) = socket { Some(Peer::Socket(address.ip())) } else { None }
+}
+
 /// Reads exactly the header, so that what follows is all there.
-async fn read_header(stream: &mut Stream) -> Result<Option<ClientAddr>, CloseReason> {
+async fn read_header(stream: &mut Stream) -> Result<Sender, CloseReason> {
     let mut reader = HeaderReader::default();
     let mut buffer = [0; 256];
     let mut wanted = HeaderReader::FIRST_READ;
@@ -180,7 +198,7 @@ async fn read_header(stream: &mut Stream) -> Result<Option<ClientAddr>, CloseRea
         }
         match reader.push(&room[..got]) {
             Progress::Need(more) => wanted = more,
-            Progress::Done { client, .. } => return Ok(client),
+            Progress::Done { sender, .. } => return Ok(sender),
             Progress::Bad(error) => {
                 tracing::debug!(%error, "bad PROXY header");
                 return Err(CloseReason::BadProxyHeader);

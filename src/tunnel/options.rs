@@ -54,7 +54,7 @@ pub struct Options {
 }
 
 /// What is allowed, but seldom meant: for the first lines of the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Remark {
     /// A rule of the gate covers very many addresses.
     WideRule {
@@ -65,6 +65,12 @@ pub enum Remark {
     },
     /// The gate's store is the service behind the gate.
     StoreIsTarget,
+    /// A target that is told its clients has those without an address come from its own
+    /// loopback, which it may trust.
+    LocalClients {
+        /// The target.
+        target: Address,
+    },
 }
 
 /// Which end a tunnel is.

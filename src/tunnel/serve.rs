@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use super::connected::Connected;
 use super::decrypt::Exit;
 use super::encrypt::{self, Entrance};
-use super::introduce::Guest;
+use super::introduce::{Guest, Refused};
 use super::secure;
 use super::shared::Shared;
 use super::workers;
@@ -275,21 +275,22 @@ impl Tunnel {
         let introduced = tokio::select! {
             biased;
             introduced = self.shared.introduce(&mut stream, peer) => introduced,
-            () = place.displaced() => Err(CloseReason::Displaced),
-            () = self.shared.last_call() => Err(CloseReason::Shutdown),
+            () = place.displaced() => Err(Refused { reason: CloseReason::Displaced, client: peer }),
+            () = self.shared.last_call() => Err(Refused { reason: CloseReason::Shutdown, client: peer }),
         };
         match introduced {
             Ok(guest) => Some((stream, guest)),
-            Err(CloseReason::Shutdown) => {
+            Err(Refused { reason: CloseReason::Shutdown, .. }) => {
                 self.shared.meters.closed.count(CloseReason::Shutdown);
                 stream.reset();
                 None
             }
-            Err(reason) => {
-                self.shared.refused(reason, peer);
+            Err(Refused { reason, client }) => {
+                self.shared.refused(reason, client);
                 match reason {
-                    // Held, it would take the place of another.
-                    CloseReason::Displaced => stream.reset(),
+                    // Held, it would take the place of another; and one that comes too
+                    // often is reset at accept, too.
+                    CloseReason::Displaced | CloseReason::SourceLimit => stream.reset(),
                     _ => self.deny(stream),
                 }
                 None

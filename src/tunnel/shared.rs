@@ -39,7 +39,7 @@ pub(super) struct Shared {
     pub(super) places: Handshakes,
     /// Somebody had to wait for a slot.
     pub(super) limit_reached: Notify,
-    /// How often a source may connect; counted at accept.
+    /// How often a source may connect; counted at accept, or once it is announced.
     pub(super) arrivals: Option<Sources>,
     /// How many sessions a source may have; counted once a peer is proven, so
     /// that strangers from the same address take none.
@@ -122,9 +122,17 @@ impl Shared {
         }
     }
 
-    /// Counts a connection against its source. A load balancer's are those of many.
+    /// Counts a connection against its source. A load balancer's are those of many,
+    /// and counted once it said whose: [`Self::arrive_announced`].
     pub(super) fn arrive(&self, peer: ClientAddr) -> Result<Option<SourceGuard>, SourceRefusal> {
         if self.is_balancer(peer) { Ok(None) } else { count(self.arrivals.as_ref(), peer) }
+    }
+
+    /// Counts a connection against the client that a load balancer announced: at
+    /// accept that was not known. Only how often one comes is limited there, and
+    /// that stays counted when the guard is gone.
+    pub(super) fn arrive_announced(&self, client: ClientAddr) -> Result<(), SourceRefusal> {
+        count(self.arrivals.as_ref(), client).map(drop)
     }
 
     /// Counts a session against its source.

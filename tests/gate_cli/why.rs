@@ -19,6 +19,16 @@ fn why_says_what_the_gate_says() {
             ("10.0.0.1", "--announced", "denied", "not-allowed", "default"),
             ("10.9.0.1", "--announced", "allowed", "allow-set", "allow-set"),
             ("fd00::1", "", "allowed", "internal", "internal"),
+            ("unknown", "", "denied", "nameless", "default"),
+            ("unknown", "--allow 0.0.0.0/0", "denied", "nameless", "default"),
+            (
+                "unknown",
+                "--allow 0.0.0.0/0 --allow ::/0",
+                "allowed",
+                "static-allow",
+                "static-allow",
+            ),
+            ("unknown", "--deny 203.0.113.7", "denied", "static-deny", "static-deny"),
         ];
         for (ip, flags, verdict, reason, decided) in cases {
             let line = format!("why {ip} {flags}").trim().to_owned();

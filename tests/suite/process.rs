@@ -245,7 +245,7 @@ fn spipeds_foreground_writes_a_pid_file_only_when_asked() {
 #[test]
 fn traps_of_the_gate_are_told_at_the_start() {
     let place = Place::new();
-    let line = "decrypt -s @/s -t @/t -k @/key --gate unix://@/t --allow 0.0.0.0/0 --deny ::/0 --deny 10.0.0.0/16 --max-unopened 1000000";
+    let line = "decrypt -s @/s -t @/t -k @/key --gate unix://@/t --allow 0.0.0.0/0 --deny ::/0 --deny 10.0.0.0/16 --max-unopened 1000000 --proxy-to-target v2";
     let mut child = Running(place.command(line).spawn().unwrap());
     ready(&place);
     let log = place.log();
@@ -253,6 +253,7 @@ fn traps_of_the_gate_are_told_at_the_start() {
         "WARN a rule is wider than /16 (IPv6: /64); see that this is meant flag=\"--allow\" net=0.0.0.0/0",
         "flag=\"--deny\" net=::/0",
         "WARN the gate's store is the service behind it",
+        "WARN clients whose address is not announced are localhost to the target",
         "detail=\"raise ulimit -n, or lower --max-unopened\"",
     ] {
         assert_eq!(log.matches(part).count(), 1, "{part}: {log}");

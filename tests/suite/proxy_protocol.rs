@@ -11,10 +11,10 @@ use common::haproxy::Haproxy;
 use common::mariadb::{MariaDb, query};
 use common::wait::bounded;
 use common::wire::Listener;
-use common::{Addr, Kind, Launch, NEVER, Wire, eventually, keygen};
+use common::{Addr, Kind, Launch, NEVER, Pair, PairOptions, Wire, eventually, keygen};
 use knockpipe::addr::ClientAddr;
 use knockpipe::proxy_protocol::Version;
-use knockpipe::proxy_protocol::incoming::{HeaderReader, Progress};
+use knockpipe::proxy_protocol::incoming::{HeaderReader, Progress, Sender};
 use knockpipe::proxy_protocol::outgoing::encode;
 
 const VERSIONS: [Version; 2] = [Version::V1, Version::V2];
@@ -55,6 +55,32 @@ fn mariadb_reports_the_announced_client() {
     }
 }
 
+/// "Loopback and unspecified addresses are never announced": what a far end calls its
+/// own is not `user@localhost` of a server next to the decrypt end.
+#[test]
+fn the_loopback_of_a_far_end_is_not_localhost_of_mariadb() {
+    // No --skip-name-resolve: only then is 127.0.0.1 localhost.
+    let server = MariaDb::start_with(&["--proxy-protocol-networks=127.0.0.2"]);
+    let who = |at: &Addr| query(at, "SELECT USER()");
+    assert_eq!(who(server.addr()), "knock@localhost");
+    for version in ["v1", "v2"] {
+        let options = PairOptions::default().encrypt(&["--proxy-from", "127.0.0.1"]);
+        let options = options.decrypt(&["--proxy-to-target", version, "-b", "127.0.0.2"]);
+        let pair = Pair::start(options, server.addr());
+        let user = |header: &str| who(&with_header(pair.entrance(), header.as_bytes().to_vec()));
+        let own = user("PROXY UNKNOWN\r\n");
+        assert_ne!(own, "knock@localhost", "{version}");
+        assert_eq!(user("PROXY TCP4 203.0.113.7 192.0.2.1 5 6\r\n"), "knock@203.0.113.7");
+        for claim in ["127.0.0.1", "127.0.0.9", "0.0.0.0"] {
+            assert_eq!(user(&format!("PROXY TCP4 {claim} 192.0.2.1 5 6\r\n")), own, "{claim}");
+        }
+        for claim in ["::1", "::", "::ffff:127.0.0.1", "::127.0.0.1"] {
+            assert_eq!(user(&format!("PROXY TCP6 {claim} ::1 5 6\r\n")), own, "{claim}");
+        }
+        pair.stop();
+    }
+}
+
 /// An address whose first connection is forwarded to `to`, behind `header`.
 fn with_header(to: &Addr, header: Vec<u8>) -> Addr {
     let listener = listener();
@@ -86,8 +112,10 @@ fn headers_of_haproxy_are_read() {
         for kind in Kind::ALL {
             let (client, forwarded) = exchange(haproxy.entrance(kind), &server, b"");
             let want = match kind {
-                Kind::Unix => None,
-                Kind::Tcp4 | Kind::Tcp6 => Some(ClientAddr::from(client)),
+                // In version 2 haproxy speaks of its unix clients as of itself.
+                Kind::Unix if words == "send-proxy" => Sender::Nameless,
+                Kind::Unix => Sender::Balancer,
+                Kind::Tcp4 | Kind::Tcp6 => Sender::Client(client),
             };
             assert_eq!(forwarded, want, "{words}, {kind:?}");
         }
@@ -100,7 +128,7 @@ fn a_health_check_of_haproxy_has_no_client() {
     let server = listener();
     let words = "check check-send-proxy inter 10ms send-proxy-v2";
     let _haproxy = Haproxy::start("", &server.addr(), words);
-    assert_eq!(read_header(&mut accept(&server)), None);
+    assert_eq!(read_header(&mut accept(&server)), Sender::Balancer);
 }
 
 /// The reference understands what we write: it tells us the client we told it.
@@ -112,21 +140,18 @@ fn haproxy_passes_on_the_announced_client() {
         for (client, local) in PAIRS {
             let header = encode(version, addr(client), addr(local));
             let (_, forwarded) = exchange(haproxy.entrance(Kind::Tcp4), &server, &header);
-            assert_eq!(forwarded, Some(addr(client)), "{version} {local}");
+            let client = client.parse().unwrap();
+            assert_eq!(forwarded, Sender::Client(client), "{version} {local}");
         }
         let header = encode(version, ClientAddr::Unix, ClientAddr::Unix);
         let (own, forwarded) = exchange(haproxy.entrance(Kind::Tcp4), &server, &header);
-        assert_eq!(forwarded, Some(ClientAddr::from(own)), "{version}: the connection's own");
+        assert_eq!(forwarded, Sender::Client(own), "{version}: the connection's own");
     }
 }
 
 /// Connects through haproxy and sends `header` and a question. Gives the client's
 /// own address and whom haproxy announces; what follows the header is unharmed.
-fn exchange(
-    entrance: &Addr,
-    server: &Arc<Listener>,
-    header: &[u8],
-) -> (SocketAddr, Option<ClientAddr>) {
+fn exchange(entrance: &Addr, server: &Arc<Listener>, header: &[u8]) -> (SocketAddr, Sender) {
     let mut client = Wire::connect(entrance).unwrap();
     client.write_all(&[header, b"PROXY question"].concat()).unwrap();
     let mut accepted = accept(server);
@@ -149,7 +174,7 @@ fn accept(server: &Arc<Listener>) -> Wire {
 }
 
 /// Reads a header as a server has to: only what the reader asks for.
-fn read_header(from: &mut Wire) -> Option<ClientAddr> {
+fn read_header(from: &mut Wire) -> Sender {
     from.read_limit(NEVER);
     let (mut reader, mut ask) = (HeaderReader::default(), HeaderReader::FIRST_READ);
     loop {
@@ -158,9 +183,9 @@ fn read_header(from: &mut Wire) -> Option<ClientAddr> {
         assert_ne!(len, 0, "the stream ends in the header");
         match reader.push(&bytes[..len]) {
             Progress::Need(more) => ask = more,
-            Progress::Done { client, used } => {
+            Progress::Done { sender, used } => {
                 assert_eq!(used, len);
-                return client;
+                return sender;
             }
             Progress::Bad(error) => panic!("{error}"),
         }

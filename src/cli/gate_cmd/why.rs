@@ -4,6 +4,7 @@
 //! memory, and hands it to the function that decides.
 
 use std::net::IpAddr;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
@@ -14,10 +15,11 @@ use super::super::gate_args::RuleArgs;
 use super::super::output::{Output, date, left};
 use super::place::{Absent, Place, now_ms, runtime};
 use super::{CommonArgs, GateCommandError};
+use crate::addr::ClientAddr;
 use crate::gate::decision::Line;
 use crate::gate::store::{Standing, StoreError};
 use crate::gate::{
-    BanAfter, Entry, Explanation, Item, Member, Peer, Snapshot, StoreOptions, explain,
+    BanAfter, Entry, Explanation, Item, Member, MemberError, Peer, Snapshot, StoreOptions, explain,
 };
 use crate::run::Failure;
 
@@ -28,9 +30,9 @@ const NO_RULES: &str =
 /// `gate why`.
 #[derive(Debug, Args)]
 pub(super) struct WhyArgs {
-    /// Who asks
+    /// Who asks; "unknown" is a client whose load balancer does not tell its address
     #[arg(value_name = "ADDR")]
-    address: Member,
+    address: Subject,
 
     /// The address comes out of a PROXY header, so it is never internal
     #[arg(long)]
@@ -47,9 +49,16 @@ pub(super) struct WhyArgs {
     common: CommonArgs,
 }
 
+/// The client that is asked about.
+#[derive(Clone, Copy, Debug)]
+enum Subject {
+    Member(Member),
+    Nameless,
+}
+
 /// What there is to tell.
 struct Answer {
-    ip: IpAddr,
+    peer: Peer,
     explanation: Explanation,
     /// `None` without a store.
     standing: Option<Result<Standing, StoreError>>,
@@ -64,8 +73,10 @@ struct Answer {
 /// # Errors
 /// [`Failure`]; the explanation is printed also when the store is away.
 pub(super) async fn why(args: WhyArgs) -> Result<Done, Failure> {
-    let Member::Address(ip) = args.address else {
-        return Err(GateCommandError::NetworkWhy(args.address).into());
+    let ip = match args.address {
+        Subject::Member(Member::Address(ip)) => Some(ip),
+        Subject::Member(network) => return Err(GateCommandError::NetworkWhy(network).into()),
+        Subject::Nameless => None,
     };
     let options = args.common.store.options()?;
     let rules = args.rules.rules(&options);
@@ -73,14 +84,23 @@ pub(super) async fn why(args: WhyArgs) -> Result<Done, Failure> {
         None
     } else {
         let place = Place::open(&args.common.store, Absent::Refuse)?;
-        Some(place.standing(ip, args.ban_after.map(|ban_after| ban_after.findtime())).await)
+        let findtime = args.ban_after.map(|ban_after| ban_after.findtime());
+        match ip {
+            Some(ip) => Some(place.standing(ip, findtime).await),
+            // What is in the store are addresses.
+            None => None,
+        }
     };
     let now_ms = now_ms();
     let facts = facts(standing.as_ref(), ip, now_ms);
-    let peer = if args.announced { Peer::Announced(ip) } else { Peer::Socket(ip) };
+    let peer = match ip {
+        Some(ip) if args.announced => Peer::Announced(ip),
+        Some(ip) => Peer::Socket(ip),
+        None => Peer::Nameless,
+    };
     let explanation = explain(&rules, &facts, peer, now_ms);
     let (ban_after, no_rules) = (args.ban_after, args.rules.is_empty());
-    let answer = Answer { ip, explanation, standing, ban_after, now_ms, no_rules };
+    let answer = Answer { peer, explanation, standing, ban_after, now_ms, no_rules };
     answer.print(args.common.output())?;
     match answer.standing {
         Some(Err(error)) => Err(runtime(error)),
@@ -89,7 +109,11 @@ pub(super) async fn why(args: WhyArgs) -> Result<Done, Failure> {
 }
 
 /// What a tunnel would have in memory; a store that cannot be read is away.
-fn facts(standing: Option<&Result<Standing, StoreError>>, ip: IpAddr, now_ms: u64) -> Snapshot {
+fn facts(
+    standing: Option<&Result<Standing, StoreError>>,
+    ip: Option<IpAddr>,
+    now_ms: u64,
+) -> Snapshot {
     let mut facts = Snapshot::default();
     let items = match standing {
         Some(Err(_)) => {
@@ -106,13 +130,29 @@ fn facts(standing: Option<&Result<Standing, StoreError>>, ip: IpAddr, now_ms: u6
     facts
 }
 
-fn items(standing: &Standing, ip: IpAddr) -> Vec<Item> {
+fn items(standing: &Standing, ip: Option<IpAddr>) -> Vec<Item> {
     let grants = standing.grants.iter();
     let allowed = grants.map(|grant| Item::Allowed(grant.member, grant.expires_ms));
-    allowed.chain(standing.ban.as_ref().map(|ban| Item::Banned(ip, ban.expires_ms))).collect()
+    let ban = standing.ban.as_ref().zip(ip);
+    allowed.chain(ban.map(|(ban, ip)| Item::Banned(ip, ban.expires_ms))).collect()
+}
+
+impl FromStr for Subject {
+    type Err = MemberError;
+
+    fn from_str(text: &str) -> Result<Self, MemberError> {
+        if text == ClientAddr::Nameless.to_string() {
+            return Ok(Self::Nameless);
+        }
+        text.parse().map(Self::Member)
+    }
 }
 
 impl Answer {
+    fn who(&self) -> String {
+        self.peer.ip().map_or_else(|| ClientAddr::Nameless.to_string(), |ip| ip.to_string())
+    }
+
     fn print(&self, mut output: Output) -> Result<(), Failure> {
         output.say(|| self.text(), || self.object())?;
         output.finish()
@@ -145,7 +185,7 @@ impl Answer {
         let until = until.map(|ms| format!(", for {}", left(Some(Duration::from_millis(ms)))));
         let mut text = format!(
             "{} is {}: {}{}\n",
-            self.ip,
+            self.who(),
             self.verdict(),
             decision.reason(),
             until.unwrap_or_default()
@@ -194,6 +234,7 @@ impl Answer {
 
     fn store(&self) -> String {
         match &self.standing {
+            None if self.peer == Peer::Nameless => "not asked".to_owned(),
             None => "none".to_owned(),
             Some(Ok(standing)) => standing.server.clone(),
             Some(Err(_)) => format!("away, so by --gate-away: {}", self.stance()),
@@ -212,7 +253,7 @@ impl Answer {
         let explanation = &self.explanation;
         let rules: Vec<Value> = explanation.lines.iter().map(|line| self.rule(line)).collect();
         json!({
-            "address": self.ip.to_string(),
+            "address": self.who(),
             "verdict": self.verdict(),
             "reason": explanation.decision.reason(),
             "decided": explanation.decided.as_str(),
