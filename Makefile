@@ -41,9 +41,10 @@ bench-gate: toolchain install-test-tools ## Measure the gate with a million memb
 build: toolchain ## Build target/release/knockpipe
 	cargo build --release --locked
 
-deps: toolchain ## Check licenses, sources and duplicates of all dependencies
+deps: toolchain ## Check licenses, sources, duplicates and, with a network, advisories of all dependencies
 	command -v cargo-deny >/dev/null || cargo install cargo-deny --locked
 	cargo deny --locked check bans licenses sources
+	@scripts/check-advisories.sh
 
 msrv: toolchain ## Check with the oldest Rust that Cargo.toml promises
 	rustup toolchain install $(MSRV) --profile minimal --no-self-update

@@ -66,8 +66,7 @@ fn process() {
     let target = Target::serve(&Addr::Unix(dir.path().join("target")), common::target::echo);
     let gate = |set: &str| {
         let store = format!("redis://{}", redis.tcp());
-        // Here every peer has an internal address.
-        let args = ["--gate", &store, "--set", set, "--internal", "check"];
+        let args = ["--gate", &store, "--set", set];
         let any = Addr::Tcp("127.0.0.1:0".parse().unwrap());
         Launch::decrypt(&key).source(&any).target(target.addr()).args(args).start()
     };

@@ -70,8 +70,8 @@ pub(super) struct RuleArgs {
     #[arg(long, value_name = "NET", help_heading = GATE)]
     deny: Vec<Member>,
 
-    /// Loopback and private addresses: allow them unless banned, or check them as all others
-    /// [default: allow]
+    /// Loopback and private addresses: check them as all others, or allow them unless banned
+    /// (behind a NAT or a container bridge that is everybody) [default: check]
     #[arg(long, value_name = "WHAT", help_heading = GATE)]
     internal: Option<InternalChoice>,
 
@@ -255,8 +255,8 @@ impl RuleArgs {
             deny: self.deny.iter().copied().collect(),
             allow,
             internal: match self.internal {
-                Some(InternalChoice::Check) => Internal::Check,
-                Some(InternalChoice::Allow) | None => Internal::Allow,
+                Some(InternalChoice::Allow) => Internal::Allow,
+                Some(InternalChoice::Check) | None => Internal::Check,
             },
             away: self.gate_away.unwrap_or_default(),
         }
@@ -317,11 +317,13 @@ mod tests {
             ("203.0.113.7", false),
             ("198.51.100.1", false),
             ("2001:db8:1::1", false),
-            ("10.0.0.1", true),
+            ("10.0.0.1", false),
+            ("127.0.0.1", false),
         ] {
             assert_eq!(allows(allow, ip), expected, "{ip}");
         }
         assert!(!allows(&format!("{allow} --internal check"), "10.0.0.1"));
+        assert!(allows(&format!("{allow} --internal allow"), "10.0.0.1"));
     }
 
     #[test]

@@ -77,7 +77,7 @@ impl SharedPipeArgs {
             suites: self.connection.suite.0,
         };
         let rules = self.sandbox.rules(|| run::rules_of_pipe(&options));
-        let prepared = Prepared::new([&options.keys].into_iter(), rules.as_ref());
+        let prepared = Prepared::new([&options.keys].into_iter(), rules);
         // The caller's terminal or ssh shares our standard error: only trouble is told.
         let _log = self.log.start(Level::Warn, Output::Stderr)?;
         run::pipe(options, &prepared)

@@ -13,7 +13,7 @@ use clap::Args;
 use super::values::{self, Format, Level, MetricsAddress};
 use crate::admin::DoorOptions;
 use crate::observe::log;
-use crate::run::{self, Around, Failure, Outcome, Ports, Prepared, Process, Reread};
+use crate::run::{self, Around, Failure, Outcome, PidPlace, Ports, Prepared, Process, Reread};
 use crate::sys::background::Readiness;
 use crate::sys::privileges::User;
 use crate::sys::sandbox::Rules;
@@ -104,10 +104,23 @@ impl ProcessArgs {
     }
 
     fn prepare(&self, plan: &[Options], files: Vec<PathBuf>, ports: Ports) -> Prepared {
-        let made = [&self.pid_file, &self.handover, &self.admin].into_iter().flatten().cloned();
-        let around = Around { made: made.collect(), metrics: self.doors().metrics, files };
+        let sockets = [&self.handover, &self.admin].into_iter().flatten().cloned().collect();
+        let (pid_file, metrics) = (self.pid_file.clone(), self.doors().metrics);
+        let is_pid_file_ours = self.is_pid_file_ours();
+        let around = Around { pid_file, is_pid_file_ours, sockets, metrics, files };
+        let place = self.pid_place();
         let rules = self.sandbox.rules(|| run::rules_of_tunnels(plan, &around, ports));
-        Prepared::new(plan.iter().map(|options| &options.keys), rules.as_ref())
+        Prepared::new(plan.iter().map(|options| &options.keys), rules).with_place(place)
+    }
+
+    /// What a predecessor leaves is another file, and another user could not write ours.
+    fn pid_place(&self) -> Option<PidPlace> {
+        let is_wanted = self.is_pid_file_ours() && !self.sandbox.no_sandbox;
+        self.pid_file.as_ref().filter(|_| is_wanted).and_then(|path| PidPlace::take(path))
+    }
+
+    fn is_pid_file_ours(&self) -> bool {
+        self.handover.is_none() && self.user.is_none()
     }
 
     fn doors(&self) -> DoorOptions {

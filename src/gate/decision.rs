@@ -11,7 +11,7 @@
 //! | 2 | static allow | allowed | same | same | same |
 //! | 3 | ban in the store | denied | bans known | bans known | bans known |
 //! | 4 | allow-set | allowed | passed over | passed over | last known, for D |
-//! | 5 | internal address | allowed | same | same | same |
+//! | 5 | internal address, with `--internal allow` | allowed | same | same | same |
 //! | 6 | nothing of these | denied | denied | allowed | denied |
 //!
 //! A client without an address ([`Peer::Nameless`]) is denied by rule 1 if anybody

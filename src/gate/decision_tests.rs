@@ -308,7 +308,8 @@ fn a_decision_names_the_entry_it_hangs_on_and_its_end() {
     let kept = recheck(&rules(address(peer), "listed", "stale:60s"), &facts, peer, NOW);
     assert_eq!(kept.until_ms, SOON, "no limit for who is in");
 
-    let internal = decide(&Rules::default(), &facts, Peer::Socket(ip("::ffff:10.1.2.3")), NOW);
+    let rules = Rules { internal: Internal::Allow, ..Rules::default() };
+    let internal = decide(&rules, &facts, Peer::Socket(ip("::ffff:10.1.2.3")), NOW);
     assert_eq!((internal.member, internal.until_ms), (member("10.0.0.0/8"), None));
 }
 
@@ -325,7 +326,7 @@ fn an_explanation_shows_what_was_passed_over() {
     let peer = Peer::Announced(ip("10.1.2.3"));
     let facts = snapshot(&items(address(peer), "listed"), State::Away { for_ms: 1 });
     assert_eq!(facts.freshness(), Freshness::Away(Some(NOW - 1)));
-    let rules = Rules { away: AwayPolicy::Closed, ..Rules::default() };
+    let rules = Rules { away: AwayPolicy::Closed, internal: Internal::Allow, ..Rules::default() };
     let explanation = explain(&rules, &facts, peer, NOW);
     assert_eq!(explanation.stance, Stance::Closed);
     let line = |rule| *explanation.lines.iter().find(|line| line.rule == rule).unwrap();

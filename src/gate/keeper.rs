@@ -391,7 +391,7 @@ impl Keeper {
                     warn!(
                         address = peer.ip().map(tracing::field::display),
                         "let in as an internal address, which behind a NAT or a proxy is everybody; \
-                         --internal check turns this off"
+                         leave --internal allow out to check it"
                     );
                 }
             }

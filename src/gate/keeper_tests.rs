@@ -4,7 +4,7 @@ use super::super::admission::Gate;
 use super::super::decision::Why;
 use super::super::live::Permit;
 use super::super::options::{Denied as Style, OnRevoke, StoreOptions};
-use super::super::rules::{AwayPolicy, Rules};
+use super::super::rules::{AwayPolicy, Internal, Rules};
 use super::super::snapshot::Freshness;
 use super::super::store::Edit;
 use super::*;
@@ -98,7 +98,8 @@ async fn who_stays_connected_does_not_look_idle() {
     let ip = address();
     let store = StoreOptions::File(path.clone()).open().unwrap();
     store.edit(Edit::Allow(ip.into(), None)).await.unwrap();
-    let gate = gate_with(StoreOptions::File(path)).await;
+    let rules = Rules { internal: Internal::Allow, ..Rules::default() };
+    let gate = gate_by(StoreOptions::File(path), rules).await;
     let permits = [in_time(&gate, peer()).await, in_time(&gate, internal).await];
     let due = gate.keeper().live_noted_ms.load(Ordering::Relaxed) + NOTE_LIVE_EVERY_MS;
     // By then it is long ago that they came in and were noted for that.

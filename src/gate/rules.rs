@@ -50,10 +50,11 @@ impl Rules {
 /// What internal addresses are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Internal {
-    /// Allowed unless banned, as in redis-knocking.
-    #[default]
+    /// Allowed unless banned, as in redis-knocking. Never by default: behind a NAT, a
+    /// container bridge or a load balancer everybody has such an address.
     Allow,
     /// Checked as every other address is.
+    #[default]
     Check,
 }
 

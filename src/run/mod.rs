@@ -30,7 +30,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::runtime::Runtime;
 
-pub use prepare::{Around, Ports, Prepared, rules_of_pipe, rules_of_tunnels};
+pub use prepare::{Around, PidPlace, Ports, Prepared, rules_of_pipe, rules_of_tunnels};
 
 use crate::admin::{DoorOptions, Roster};
 use crate::demo;

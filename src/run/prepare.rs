@@ -21,11 +21,45 @@ use crate::sys::activation::Inherited;
 use crate::sys::keyfile::is_stdin;
 use crate::sys::memory;
 use crate::sys::notify::Manager;
-use crate::sys::sandbox::{self, Landlock, Report, Rules};
+use crate::sys::sandbox::{self, Landlock, Open, Report, Rules, SharedDirectory};
 use crate::tunnel::{Options, PipeOptions};
 
 /// Name servers, for answers that are too long for UDP.
 const DNS: u16 = 53;
+
+/// Directories that hold files of many programs. A rule of the sandbox concerns all that
+/// is below a directory, so in these it is made for less: see [`add_read`],
+/// [`add_socket`] and [`add_pid_file`]. Homes of users are not among them, apart from
+/// root's: a key there is often replaced by another file.
+const SHARED: [&str; 27] = [
+    "/",
+    "/bin",
+    "/boot",
+    "/dev",
+    "/dev/shm",
+    "/etc",
+    "/home",
+    "/lib",
+    "/media",
+    "/mnt",
+    "/opt",
+    "/proc",
+    "/root",
+    "/run",
+    "/run/lock",
+    "/run/user",
+    "/sbin",
+    "/srv",
+    "/sys",
+    "/tmp",
+    "/usr",
+    "/usr/local",
+    "/var",
+    "/var/lib",
+    "/var/log",
+    "/var/spool",
+    "/var/tmp",
+];
 
 /// What was done before there were threads.
 #[derive(Debug)]
@@ -33,7 +67,9 @@ pub struct Prepared {
     /// Sockets that systemd handed over.
     pub(super) inherited: Inherited,
     report: Report,
-    tcp: Option<String>,
+    rules: Option<Rules>,
+    /// Removes what was made for a pid file that was not written.
+    _place: Option<PidPlace>,
     keys: std::io::Result<()>,
 }
 
@@ -41,11 +77,17 @@ impl Prepared {
     /// Prepares the process for `keys`, inside a sandbox with `rules`, or
     /// without landlock where there are none. Call it once, before any thread is
     /// started, the log's included.
-    pub fn new<'a>(keys: impl Iterator<Item = &'a KeyRing>, rules: Option<&Rules>) -> Self {
+    pub fn new<'a>(keys: impl Iterator<Item = &'a KeyRing>, rules: Option<Rules>) -> Self {
         let keys = memory::lock(keys);
         let inherited = Inherited::take_over();
-        let report = sandbox::enter(rules);
-        Self { inherited, report, tcp: rules.map(Rules::tcp), keys }
+        let report = sandbox::enter(rules.as_ref());
+        Self { inherited, report, rules, _place: None, keys }
+    }
+
+    /// Keeps the place of the pid file for as long as the process runs.
+    #[must_use]
+    pub fn with_place(self, place: Option<PidPlace>) -> Self {
+        Self { _place: place, ..self }
     }
 
     /// Whether files are within reach only where they were at the start.
@@ -57,15 +99,25 @@ impl Prepared {
     pub(super) fn announce(&self) {
         let Report { landlock, no_new_privs, no_dumps, bounded } = &self.report;
         let lacks = landlock.lacks();
-        let tcp = self.tcp.as_ref().filter(|_| landlock.restricts_tcp());
+        let rules = self.rules.as_ref();
+        let tcp = rules.filter(|_| landlock.restricts_tcp()).map(Rules::tcp);
+        let confined = rules.filter(|_| self.is_confined());
+        let (reads, writes) = (confined.map(Rules::reads), confined.map(Rules::writes));
         let key_memory = match &self.keys {
             Ok(()) => "locked".to_owned(),
             Err(error) => format!("not locked: {error}"),
         };
         info!(
-            %landlock, lacks, tcp, no_new_privs, no_dumps,
+            %landlock, lacks, reads, writes, tcp, no_new_privs, no_dumps,
             no_new_capabilities = bounded, key_memory, "sandbox"
         );
+        for SharedDirectory { path, open } in confined.into_iter().flat_map(|it| &it.shared) {
+            warn!(
+                directory = %path.display(),
+                detail = open.detail(),
+                "the sandbox is wider than it need be: a directory of many programs is used"
+            );
+        }
     }
 }
 
@@ -90,8 +142,12 @@ pub enum Ports {
 /// What the process around the tunnels goes on to need.
 #[derive(Clone, Debug, Default)]
 pub struct Around {
-    /// Files that it makes: its pid file, sockets.
-    pub made: Vec<PathBuf>,
+    /// Its pid file.
+    pub pid_file: Option<PathBuf>,
+    /// Whether that file is written by the same user, and by no other process before.
+    pub is_pid_file_ours: bool,
+    /// Sockets that it makes.
+    pub sockets: Vec<PathBuf>,
     /// Where it serves metrics.
     pub metrics: Option<Address>,
     /// What is read again when it reloads.
@@ -102,14 +158,15 @@ pub struct Around {
 pub fn rules_of_tunnels(plan: &[Options], around: &Around, ports: Ports) -> Rules {
     let mut rules = rules_of_dialer(None);
     plan.iter().for_each(|options| add_tunnel(&mut rules, options));
-    rules.write.extend(around.made.iter().map(|path| home(path)));
+    around.sockets.iter().for_each(|path| add_socket(&mut rules, path));
+    around.pid_file.iter().for_each(|path| add_pid_file(&mut rules, path, around.is_pid_file_ours));
     if let Some(metrics) = &around.metrics {
         add_source(&mut rules, metrics);
     }
     for file in around.files.iter().filter(|file| !is_stdin(file)) {
         // Where it is, and where it leads: both may be replaced.
-        rules.read.push(home(file));
-        rules.read.extend(file.canonicalize().map(|file| home(&file)));
+        add_read(&mut rules, file);
+        file.canonicalize().iter().for_each(|file| add_read(&mut rules, file));
     }
     if ports == Ports::Any {
         (rules.bind, rules.connect) = (None, None);
@@ -149,7 +206,7 @@ fn rules_of_dialer(bind: Option<BindAddress>) -> Rules {
 /// What is listened on: a port, or a file that comes and goes.
 fn add_source(rules: &mut Rules, source: &Address) {
     match source {
-        Address::Unix(path) => rules.write.push(home(path)),
+        Address::Unix(path) => add_socket(rules, path),
         Address::Tcp { .. } => add(&mut rules.bind, bound_port(source)),
     }
 }
@@ -187,7 +244,12 @@ fn add_gate(rules: &mut Rules, gate: &GateOptions) {
     match &gate.store {
         StoreOptions::None => {}
         StoreOptions::File(path) => {
-            rules.write.push(home(&path.canonicalize().unwrap_or_else(|_| path.clone())));
+            // Now and then another file takes its place.
+            let home = home(&path.canonicalize().unwrap_or_else(|_| path.clone()));
+            if is_shared(&home) {
+                caution(rules, &home, Open::Everything);
+            }
+            rules.write.push(home);
         }
         StoreOptions::Redis(redis) => add_redis(rules, redis),
     }
@@ -200,8 +262,88 @@ fn add_redis(rules: &mut Rules, redis: &RedisOptions) {
         // The variables are those that OpenSSL has for the system's certificates.
         let named = ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().filter_map(env::var_os);
         // Its directory: by the time it is read it may be another file.
-        rules.read.extend(redis.ca_file.as_deref().map(home));
+        redis.ca_file.iter().for_each(|file| add_read(rules, file));
         rules.read.extend(named.map(PathBuf::from));
+    }
+}
+
+/// Opens a file that is read again: its directory, since another file may take its place;
+/// of a directory that many share the file alone, but all of /etc, which is open anyway.
+fn add_read(rules: &mut Rules, file: &Path) {
+    let home = home(file);
+    if home.canonicalize().is_ok_and(|real| real == Path::new("/etc")) {
+        caution(rules, &home, Open::Reading);
+        rules.read.push(home);
+    } else if is_shared(&home) {
+        caution(rules, &home, Open::Files);
+        rules.read.push(file.to_owned());
+    } else {
+        rules.read.push(home);
+    }
+}
+
+/// Opens the place of a socket, which is made and removed.
+fn add_socket(rules: &mut Rules, path: &Path) {
+    let home = home(path);
+    if is_shared(&home) {
+        caution(rules, &home, Open::Sockets);
+        rules.sockets.push(home);
+    } else {
+        rules.write.push(home);
+    }
+}
+
+/// Opens the place of the pid file; where that is shared, and there is a file already
+/// ([`PidPlace`]), the file and its removal.
+fn add_pid_file(rules: &mut Rules, path: &Path, is_ours: bool) {
+    let home = home(path);
+    let is_there = fs::symlink_metadata(path).is_ok_and(|found| found.is_file());
+    if is_shared(&home) && is_ours && is_there {
+        caution(rules, &home, Open::PidFile);
+        rules.write.push(path.to_owned());
+        return rules.remove.push(home);
+    }
+    if is_shared(&home) {
+        caution(rules, &home, Open::Everything);
+    }
+    rules.write.push(home);
+}
+
+fn caution(rules: &mut Rules, directory: &Path, open: Open) {
+    let path = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());
+    let shared = SharedDirectory { path, open };
+    if !rules.shared.contains(&shared) {
+        rules.shared.push(shared);
+    }
+}
+
+/// Whether a directory holds files of many programs.
+fn is_shared(directory: &Path) -> bool {
+    directory.canonicalize().is_ok_and(|real| SHARED.iter().any(|it| real == Path::new(it)))
+}
+
+/// An empty file where the pid file will be, in a directory that many share: a rule can
+/// name it, so that the directory stays closed. Dropping it removes a file that is
+/// still empty.
+#[derive(Debug)]
+pub struct PidPlace(PathBuf);
+
+impl PidPlace {
+    /// Makes the file, where the directory is shared and there is none.
+    pub fn take(path: &Path) -> Option<Self> {
+        if !is_shared(&home(path)) {
+            return None;
+        }
+        fs::File::create_new(path).ok()?;
+        Some(Self(path.to_owned()))
+    }
+}
+
+impl Drop for PidPlace {
+    fn drop(&mut self) {
+        if fs::symlink_metadata(&self.0).is_ok_and(|found| found.is_file() && found.len() == 0) {
+            let _ = fs::remove_file(&self.0);
+        }
     }
 }
 

@@ -250,7 +250,8 @@ fn tell(reloaded: anyhow::Result<Changes>, is_confined: bool) -> Result<String, 
             if is_confined
                 && ["Permission denied", "no permission"].iter().any(|it| error.contains(it))
             {
-                error += "; if it may, the sandbox does not: restart for a directory that is new";
+                error += "; if it may, the sandbox does not: restart for a directory that is new, or for a file that \
+                          took the place of another in a directory of many programs, such as / or /tmp";
             }
             error!(error, detail = "nothing was changed", "cannot reload");
             Err(error)

@@ -14,6 +14,7 @@
 //! filter: the C library, the allocator and the runtime change theirs with
 //! every update.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -66,6 +67,13 @@ pub struct Rules {
     pub read: Vec<PathBuf>,
     /// The same to read and change: to make files and sockets in, and to remove them.
     pub write: Vec<PathBuf>,
+    /// Directories to make sockets in and to remove files from, and no more: those
+    /// that many programs share.
+    pub sockets: Vec<PathBuf>,
+    /// Directories to remove files from, and no more.
+    pub remove: Vec<PathBuf>,
+    /// Directories among these that many programs share, for the log.
+    pub shared: Vec<SharedDirectory>,
     /// TCP ports to listen on or to connect from; `None` is any. Port 0 lets the
     /// system choose.
     pub bind: Option<Vec<u16>>,
@@ -73,6 +81,30 @@ pub struct Rules {
     pub connect: Option<Vec<u16>>,
     /// Whether sockets in the abstract namespace are connected to.
     pub abstract_sockets: bool,
+}
+
+/// A directory that many programs share, and what of it is open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedDirectory {
+    /// Where it is.
+    pub path: PathBuf,
+    /// How far it is open.
+    pub open: Open,
+}
+
+/// How far a shared directory is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Open {
+    /// Single files that are there now, to read.
+    Files,
+    /// All of it, to read.
+    Reading,
+    /// Sockets are made, and anything is removed.
+    Sockets,
+    /// One file is written, and anything is removed.
+    PidFile,
+    /// All of it, to read and change.
+    Everything,
 }
 
 /// What holds from now on.
@@ -148,9 +180,28 @@ impl Rules {
             .add_rules(path_beneath_rules(&self.read, read))?
             .add_rules(path_beneath_rules(DEVICES, AccessFs::ReadFile | AccessFs::WriteFile))?
             .add_rules(self.write.iter().filter_map(|path| writable(path, read)))?
+            .add_rules(path_beneath_rules(
+                &self.sockets,
+                AccessFs::MakeSock | AccessFs::RemoveFile,
+            ))?
+            .add_rules(path_beneath_rules(&self.remove, AccessFs::RemoveFile))?
             .add_rules(ports(self.bind.as_deref(), AccessNet::BindTcp))?
             .add_rules(ports(self.connect.as_deref(), AccessNet::ConnectTcp))?
             .restrict_self()
+    }
+
+    /// The files and directories that are open to read besides those of every process, for
+    /// the log.
+    pub fn reads(&self) -> String {
+        listed(self.read.iter().map(|path| shown(path)))
+    }
+
+    /// The same of what is open to change.
+    pub fn writes(&self) -> String {
+        let write = self.write.iter().map(|path| shown(path));
+        let sockets = self.sockets.iter().map(|path| format!("{} (sockets)", shown(path)));
+        let remove = self.remove.iter().map(|path| format!("{} (removal)", shown(path)));
+        listed(write.chain(sockets).chain(remove))
     }
 
     /// What this lets the process do on the network, for the log.
@@ -161,6 +212,41 @@ impl Rules {
             Some(ports) => ports.iter().map(u16::to_string).collect::<Vec<_>>().join(","),
         };
         format!("bind {} connect {}", list(&self.bind), list(&self.connect))
+    }
+}
+
+/// Where a path really is.
+fn shown(path: &Path) -> String {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned()).display().to_string()
+}
+
+/// Each once, or that there is none.
+fn listed(paths: impl Iterator<Item = String>) -> String {
+    let all: BTreeSet<String> = paths.collect();
+    if all.is_empty() { "none".to_owned() } else { Vec::from_iter(all).join(",") }
+}
+
+impl Open {
+    /// What to know of it, and what to do.
+    pub fn detail(self) -> &'static str {
+        match self {
+            Self::Files => {
+                "only the files that were there at the start are open: one that is put in the place of \
+                 another there needs a restart; a directory of their own needs none"
+            }
+            Self::Reading => {
+                "all of it can be read, as by every knockpipe; give such files a directory of their own"
+            }
+            Self::Sockets => {
+                "sockets can be made and files removed in all of it; give sockets a directory of their own"
+            }
+            Self::PidFile => {
+                "files can be removed in all of it; give the pid file a directory of its own"
+            }
+            Self::Everything => {
+                "all that is in it can be read and changed; give such files a directory of their own"
+            }
+        }
     }
 }
 

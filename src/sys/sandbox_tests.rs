@@ -86,6 +86,37 @@ fn files_are_within_reach_only_where_the_rules_say_so() {
     assert_eq!(fs::read(&hidden).unwrap(), b"text", "who is outside still can");
 }
 
+/// What is opened of a directory that many programs share.
+#[test]
+fn a_directory_for_sockets_is_no_more_than_that() {
+    let (sockets, remove) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let (one, own) = (text_in(&sockets, "file"), text_in(&remove, "own"));
+    let other = text_in(&remove, "other");
+    let rules = Rules {
+        read: vec![one.clone()],
+        write: vec![own.clone()],
+        sockets: vec![sockets.path().to_owned()],
+        remove: vec![remove.path().to_owned()],
+        ..Rules::default()
+    };
+    inside(&rules, || {
+        assert_eq!(fs::read(&one).unwrap(), b"text");
+        denied(fs::write(&one, "new"));
+        denied(fs::read_dir(sockets.path()));
+        denied(File::create(sockets.path().join("new")));
+        let socket = sockets.path().join("socket");
+        UnixListener::bind(&socket).unwrap();
+        fs::remove_file(&socket).unwrap();
+
+        fs::write(&own, "new").unwrap();
+        denied(fs::read(&other));
+        denied(fs::write(&other, "new"));
+        denied(UnixListener::bind(remove.path().join("socket")));
+        fs::remove_file(&own).unwrap();
+        denied(File::create(&own));
+    });
+}
+
 #[test]
 fn no_program_can_be_started() {
     inside(&Rules::default(), || {

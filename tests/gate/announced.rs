@@ -54,7 +54,8 @@ fn encrypt(stage: &Stage, name: &str, to: &Addr) -> crate::common::End {
 
 #[test]
 fn a_listed_peer_announces_its_clients() {
-    let world = World::new(&["--proxy-from", "203.0.113.10/32", "-o", "1"]);
+    let flags = ["--proxy-from", "203.0.113.10/32", "-o", "1", "--internal", "allow"];
+    let world = World::new(&flags);
     let (stage, entrance) = (&world.stage, world.entrance(PEER));
     let announce = |client: &str| {
         let header = match client.contains(':') {

@@ -8,7 +8,7 @@ use super::world::{
 };
 use crate::common::redis::{Redis, Reply, replica_of};
 use crate::common::target::echo;
-use crate::common::{Addr, Ending, Launch, NEVER, Target, eventually, wait::poll};
+use crate::common::{Addr, End, Ending, Launch, NEVER, Target, Wire, eventually, wait::poll};
 
 /// 6.1: SISMEMBER decides. Also for IPv6, and for IPv4 in other spellings.
 #[test]
@@ -80,7 +80,7 @@ fn the_names_of_keys_are_the_operators() {
 /// 6.1: HSET ip-history IP unix-seconds, at most once in ten seconds.
 #[test]
 fn history_is_written_once_in_ten_seconds() {
-    let world = World::new(&[]);
+    let world = World::new(&["--internal", "allow"]);
     world.redis(&format!("SADD ip-allowed {PEER}"));
     world.wait_in(PEER);
     let seen = poll(NEVER, || match world.redis(&format!("HGET ip-history {PEER}")) {
@@ -110,14 +110,42 @@ fn writes(world: &World) -> u64 {
     calls.map_or(0, |calls| calls.parse().unwrap())
 }
 
-/// 6.1: internal addresses are let in without any Redis, and only those.
+/// "With `--gate`, the decrypt end serves only addresses that the Redis set `ip-allowed`
+/// names": no private address and no loopback either, by an empty set or while the
+/// store is down.
+#[test]
+fn the_decrypt_end_serves_only_addresses_that_the_set_names() {
+    // A connection that is let in is waited for, for an hour.
+    let world = World::new(&["-o", "3600"]);
+    let all = ["10.1.2.3", "172.16.0.1", "192.168.7.7", "fd00:77::7", PEER];
+    let denied = |gate: &End, sources: &[&str]| {
+        for source in sources {
+            world.stage.net.expect_denied(source, &entrance(gate, source));
+        }
+        let local = Addr::Tcp(([127, 0, 0, 1], gate.addr().tcp().port()).into());
+        world.stage.net.at_gate(|| Wire::connect(&local).unwrap().expect_ending());
+    };
+    denied(&world.gate, &all);
+    assert_eq!(world.target.counts().accepts(), 0);
+    world.redis("SADD ip-allowed 10.1.2.3");
+    world.wait_in("10.1.2.3");
+    denied(&world.gate, &all[1..]);
+    // Nothing listens there.
+    for policy in ["closed", "stale:5m"] {
+        let flags = ["--gate", "redis://127.0.0.1:1", "--gate-away", policy, "-o", "3600"];
+        denied(&world.stage.decrypt(world.target.addr(), &flags), &all);
+    }
+}
+
+/// 6.1: with `--internal allow` internal addresses are let in without any Redis, and only
+/// those.
 #[test]
 fn internal_addresses_need_no_redis() {
     let stage = Stage::new();
     let target = Target::serve(&stage.target(), echo);
     let internal = ["10.1.2.3", "172.16.0.1", "172.31.255.1", "192.168.7.7", "fd00:77::7"];
     // Nothing listens there.
-    let redis = ["--gate", "redis://127.0.0.1:1"];
+    let redis = ["--gate", "redis://127.0.0.1:1", "--internal", "allow"];
     let gate = stage.decrypt(target.addr(), &redis);
     for source in internal {
         let encrypt = stage.encrypt(source, &entrance(&gate, source));
@@ -136,7 +164,8 @@ fn internal_addresses_need_no_redis() {
     let encrypt = stage.net.at_gate(|| launch.start());
     encrypt.connect().expect_echo(b"local");
 
-    let checked = stage.decrypt(target.addr(), &[&redis[..], &["--internal", "check"]].concat());
+    let check = ["--gate", "redis://127.0.0.1:1", "--internal", "check"];
+    let checked = stage.decrypt(target.addr(), &check);
     for source in internal {
         stage.net.expect_denied(source, &entrance(&checked, source));
     }
@@ -160,7 +189,8 @@ fn a_sorted_set_lets_in_until_the_score() {
 /// 6.2: a key bans, whatever its value, until its end.
 #[test]
 fn a_ban_refuses_until_it_ends() {
-    let world = World::new(&["--allow", "203.0.113.9", "--deny", "203.0.113.66/31"]);
+    let world =
+        World::new(&["--allow", "203.0.113.9", "--deny", "203.0.113.66/31", "--internal", "allow"]);
     world.redis(&format!("SADD ip-allowed {PEER} {PEER6} 203.0.113.66"));
     world.wait_in(PEER);
     world.wait_in(PEER6);

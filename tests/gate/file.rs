@@ -186,7 +186,8 @@ fn a_file_keeps_the_history() {
 /// in, nobody else comes in, and what comes back counts.
 #[test]
 fn a_damaged_or_missing_file_is_a_store_that_is_away() {
-    let place = Place::with_gate(&["--ban-after", "1000/60s/1h", "-o", "1"]);
+    let flags = ["--ban-after", "1000/60s/1h", "-o", "1", "--internal", "allow"];
+    let place = Place::with_gate(&flags);
     for line in [format!("allow {PEER}"), format!("allow {OTHER} --ttl 1h")] {
         place.change(&line);
     }

@@ -33,6 +33,7 @@ mod reasons;
 mod redis;
 mod reload;
 mod sandbox;
+mod sandbox_shared;
 mod secrets;
 mod spiped_scenarios;
 mod systemd;

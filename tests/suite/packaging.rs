@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -35,6 +36,41 @@ fn run(program: &str, args: &[&str]) -> String {
     assert!(status.success(), "{program} {args:?}:\n{stdout}{stderr}");
     assert_eq!(stderr, "", "{program} {args:?}");
     stdout
+}
+
+// === dependencies ===
+
+/// `make deps` asks for advisories, and is tolerant of having no network. The database is
+/// out of reach of tests, so what stands in for cargo-deny answers as it does: 1 for a
+/// finding, 1 for a database that cannot be fetched.
+#[test]
+fn advisories_are_checked_where_there_is_a_network() {
+    let makefile = read("Makefile");
+    let deps = makefile.split("\ndeps: ").nth(1).unwrap().split("\n\n").next().unwrap();
+    assert!(deps.contains("\t@scripts/check-advisories.sh"), "{deps}");
+    assert!(read("deny.toml").contains("\n[advisories]\n"));
+    let dir = TempDir::new().unwrap();
+    let cargo = dir.path().join("cargo");
+    let path = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap());
+    let check = |fetch: u8, finding: u8| {
+        let script = format!(
+            "#!/bin/sh\ncase \"$*\" in\n\
+             'deny --locked fetch db') echo '[ERROR] failed to fetch https://x' >&2; exit {fetch} ;;\n\
+             'deny --locked check --disable-fetch advisories') echo asked; exit {finding} ;;\n\
+             esac\nexit 9\n"
+        );
+        fs::write(&cargo, script).unwrap();
+        fs::set_permissions(&cargo, fs::Permissions::from_mode(0o755)).unwrap();
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/check-advisories.sh");
+        let output = Command::new(script).env("PATH", &path).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    assert_eq!(check(0, 0), (Some(0), "asked\n".to_owned()));
+    assert_eq!(check(0, 1), (Some(1), "asked\n".to_owned()), "a finding fails");
+    let (status, said) = check(1, 1);
+    assert_eq!(status, Some(0));
+    assert!(said.starts_with("advisories were not checked, "), "{said}");
+    assert!(said.contains("failed to fetch") && said.lines().count() == 1, "{said}");
 }
 
 // === man pages ===

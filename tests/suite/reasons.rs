@@ -474,7 +474,9 @@ fn a_client_that_is_banned_while_its_tunnel_is_made_gets_none() {
     let (key, admin) = (keygen(dir.path(), "key"), Admin(dir.path().join("admin")));
     let store = format!("file:{}", dir.path().join("gate").display());
     let far_end = Acceptor::start(&key);
-    let args = ["--gate", &store, "--on-revoke", "keep", "-o", "3600", "--admin"];
+    let args = ["--gate", &store, "--internal", "allow"];
+    let more = ["--on-revoke", "keep", "-o", "3600", "--admin"];
+    let args = [&args[..], &more].concat();
     let launch = Launch::encrypt(&key).source(&any()).target(&far_end.addr()).args(args);
     let encrypt = launch.args([&admin.0]).start();
     let mut client = encrypt.connect();

@@ -362,7 +362,7 @@ fn an_old_process_that_is_stopped_meanwhile_does_not_take_the_new_one_along() {
     // Its gate's store does not answer, so that it has the sockets and is not ready.
     let store = Redis::start();
     store.signal(Signal::SIGSTOP);
-    let gate = format!("gate = \"redis://{}\"\ntimeout = 3600", store.tcp());
+    let gate = format!("gate = \"redis://{}\"\ninternal = \"allow\"\ntimeout = 3600", store.tcp());
     old.write(&two.near(KEY, &gate));
     let mut command = std::process::Command::new(common::binary());
     command.args(["run", "-c"]).arg(path("own.toml"));

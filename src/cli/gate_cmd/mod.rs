@@ -53,7 +53,7 @@ Example:
 
 const REMOVE_EXAMPLES: &str = "\
 Undoes 'allow', for a network as it was written. An address stays in if a network that it is in
-remains, or if it is internal: see 'why'. To keep it out for certain, see 'deny'.
+remains, or as internal where the tunnel has --internal allow: see 'why'. To keep it out for certain, see 'deny'.
 
 Example:
   knockpipe gate remove 203.0.113.7 203.0.113.0/24 --gate redis://127.0.0.1";
