@@ -21,6 +21,7 @@ mod key_files;
 mod lifecycle;
 mod limits;
 mod metrics;
+mod named_files;
 mod names;
 mod operations;
 mod packaging;

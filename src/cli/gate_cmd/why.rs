@@ -67,7 +67,7 @@ pub(super) async fn why(args: WhyArgs) -> Result<Done, Failure> {
     let Member::Address(ip) = args.address else {
         return Err(GateCommandError::NetworkWhy(args.address).into());
     };
-    let options = args.common.store.options()?;
+    let options = args.common.store.options(None)?;
     let rules = args.rules.rules(&options);
     let standing = if matches!(options, StoreOptions::None) && args.rules.is_gate() {
         None
