@@ -11,6 +11,7 @@ mod check;
 mod cli;
 mod demo;
 mod deployment;
+mod directories;
 mod docs;
 mod drain;
 mod failover;
