@@ -15,6 +15,7 @@ mod directories;
 mod docs;
 mod drain;
 mod failover;
+mod foreign_text;
 mod gate_flags;
 mod gate_reload;
 mod health;
