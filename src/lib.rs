@@ -7,9 +7,9 @@
 //!
 //! | floor | modules | may know |
 //! |---|---|---|
-//! | 0 words | [`addr`], [`duration`], [`secret`], [`reason`] | nothing of ours |
+//! | 0 words | [`addr`], [`duration`], [`printable`], [`secret`], [`reason`] | nothing of ours |
 //! | 1 pure | [`proto`], [`keys`], [`gate`] (its core), [`proxy_protocol`], [`probe`] | floor 0; no socket, no clock, no OS randomness |
-//! | 2 input and output | [`net`], [`observe`], the stores and the keeper of [`gate`] | floors 0 and 1; tokio, tracing, redis |
+//! | 2 input and output | [`files`], [`net`], [`observe`], the stores and the keeper of [`gate`] | floors 0 and 1; tokio, tracing, redis |
 //! | 3 service | [`tunnel`] | floors 0 to 2 |
 //! | 4 process | [`run`], [`admin`], [`sys`], `demo` | floors 0 to 3 |
 //! | 5 command line | [`cli`] | everything |
@@ -23,10 +23,12 @@ pub mod admin;
 pub mod cli;
 mod demo;
 pub mod duration;
+pub mod files;
 pub mod gate;
 pub mod keys;
 pub mod net;
 pub mod observe;
+pub mod printable;
 pub mod probe;
 pub mod proto;
 pub mod proxy_protocol;

@@ -16,6 +16,7 @@ use std::thread;
 use std::time::Duration;
 
 use knockpipe::cli::{self, Done};
+use knockpipe::printable::printable;
 use knockpipe::run::Failure;
 
 /// How long the end of the process may wait for a reader of its last line.
@@ -41,7 +42,7 @@ fn main() -> ExitCode {
 /// One line, whatever is in the message. A closed standard error must not turn
 /// a failure into a panic, and one that nobody reads must not keep us from ending.
 fn report(failure: &Failure) {
-    let line = format!("knockpipe: {}\n", failure.to_string().replace(char::is_control, " "));
+    let line = format!("knockpipe: {}\n", printable(&failure.to_string()));
     let (done, written) = mpsc::channel();
     let write = move || {
         let _ = io::stderr().write_all(line.as_bytes());

@@ -20,7 +20,7 @@ const PURE: &[&str] =
 
 const FLOORS: &[Floor] = &[
     Floor {
-        paths: &["addr", "duration.rs", "secret.rs", "reason.rs"],
+        paths: &["addr", "duration.rs", "printable.rs", "secret.rs", "reason.rs"],
         may_import: &[],
         forbidden: PURE,
     },
@@ -45,7 +45,7 @@ const FLOORS: &[Floor] = &[
         may_import: &["addr", "duration", "secret", "reason", "gate"],
         forbidden: PURE,
     },
-    Floor { paths: &["probe"], may_import: &["duration", "probe"], forbidden: PURE },
+    Floor { paths: &["probe"], may_import: &["duration", "printable", "probe"], forbidden: PURE },
     Floor { paths: &["proxy_protocol"], may_import: &["addr", "proxy_protocol"], forbidden: PURE },
     Floor {
         paths: &[
@@ -67,13 +67,14 @@ const FLOORS: &[Floor] = &[
             "gate/status.rs",
             "gate/redis_store",
         ],
-        may_import: &["addr", "duration", "secret", "gate", "net"],
+        may_import: &["addr", "duration", "printable", "secret", "files", "gate", "net"],
         forbidden: &["clap", "anyhow"],
     },
-    Floor { paths: &["net"], may_import: &["addr", "net"], forbidden: &["proto", "keys"] },
+    Floor { paths: &["files"], may_import: &["files"], forbidden: &["clap", "anyhow", "tokio"] },
+    Floor { paths: &["net"], may_import: &["addr", "files", "net"], forbidden: &["proto", "keys"] },
     Floor {
         paths: &["observe"],
-        may_import: &["addr", "reason", "proto", "keys", "observe"],
+        may_import: &["addr", "printable", "reason", "proto", "keys", "observe"],
         forbidden: &["tokio"],
     },
     Floor {
@@ -95,12 +96,23 @@ const FLOORS: &[Floor] = &[
     },
     Floor {
         paths: &["sys"],
-        may_import: &["addr", "secret", "reason", "keys", "sys"],
+        may_import: &["addr", "printable", "secret", "reason", "keys", "files", "sys"],
         forbidden: &["clap", "anyhow"],
     },
     Floor {
         paths: &["admin"],
-        may_import: &["addr", "reason", "gate", "net", "observe", "tunnel", "sys", "admin"],
+        may_import: &[
+            "addr",
+            "reason",
+            "printable",
+            "gate",
+            "files",
+            "net",
+            "observe",
+            "tunnel",
+            "sys",
+            "admin",
+        ],
         forbidden: &["clap", "anyhow"],
     },
     Floor {
@@ -116,12 +128,14 @@ const FLOORS: &[Floor] = &[
         may_import: &[
             "addr",
             "duration",
+            "printable",
             "secret",
             "probe",
             "proto",
             "proxy_protocol",
             "keys",
             "gate",
+            "files",
             "net",
             "observe",
             "tunnel",

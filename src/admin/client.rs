@@ -1,15 +1,25 @@
 //! The other end of the admin socket: one question, one answer. Blocking, for
 //! the command line.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use nix::unistd::Uid;
 
 use super::protocol::{MAX_REPLY, Reply, Request};
+use crate::files::connect::connect;
+use crate::sys::peer::{Stranger, check_peer};
 
-/// How long a process may take to answer: longer than an order may take there.
-const PATIENCE: Duration = Duration::from_secs(150);
+/// How long it may take until a process has room for a connection.
+const CONNECTING: Duration = Duration::from_secs(5);
+
+/// How long a process may take to answer what it only has to look up.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// How long it may take for an order: longer than it may take there.
+const ORDER: Duration = Duration::from_secs(150);
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +37,16 @@ pub enum AskError {
     /// It is somebody else's.
     #[error("no permission to ask at {0}; only root and the user of that process may, use sudo")]
     NoPermission(PathBuf),
+    /// Another user's process listens there, which could answer anything.
+    #[error(
+        "a process of another user ({whose}) listens at {path}, and it could say anything; where that user runs knockpipe, add --user {whose}"
+    )]
+    Foreign {
+        /// Where.
+        path: PathBuf,
+        /// The user's name.
+        whose: Stranger,
+    },
     /// It hung up, or took too long.
     #[error("knockpipe at {path} does not answer: {cause}; try again, and look at its log")]
     NoAnswer {
@@ -50,36 +70,64 @@ pub enum AskError {
     Refused(String),
 }
 
-/// Asks the process whose admin socket is at `path`.
+/// Asks the process whose admin socket is at `path`. It has to be root's, ours, or
+/// that `user`'s.
 ///
 /// # Errors
 /// [`AskError`], also when the process answers that it cannot.
-pub fn ask(path: &Path, request: &Request) -> Result<Reply, AskError> {
-    let stream = UnixStream::connect(path).map_err(|cause| match cause.kind() {
-        io::ErrorKind::PermissionDenied => AskError::NoPermission(path.to_owned()),
-        _ => AskError::Nobody { path: path.to_owned(), cause },
+pub fn ask(path: &Path, user: Option<Uid>, request: &Request) -> Result<Reply, AskError> {
+    let place = || path.to_owned();
+    let stream = connect(path, CONNECTING).map_err(|cause| match cause.kind() {
+        io::ErrorKind::PermissionDenied => AskError::NoPermission(place()),
+        io::ErrorKind::TimedOut => AskError::NoAnswer { path: place(), cause },
+        _ => AskError::Nobody { path: place(), cause },
     })?;
-    let line = exchange(stream, request)
-        .map_err(|cause| AskError::NoAnswer { path: path.to_owned(), cause })?;
+    check_peer(&stream, user).map_err(|whose| AskError::Foreign { path: place(), whose })?;
+    let patience = match request {
+        Request::Reload {} | Request::Drain {} => ORDER,
+        Request::Status {} | Request::Who { .. } | Request::Kick { .. } => PATIENCE,
+    };
+    let line = exchange(stream, request, Instant::now() + patience)
+        .map_err(|cause| AskError::NoAnswer { path: place(), cause })?;
     match serde_json::from_slice(&line) {
         Ok(Reply::Error(why)) => Err(AskError::Refused(why)),
         Ok(reply) => Ok(reply),
-        Err(cause) => Err(AskError::Unreadable { path: path.to_owned(), cause }),
+        Err(cause) => Err(AskError::Unreadable { path: place(), cause }),
     }
 }
 
-fn exchange(mut stream: UnixStream, request: &Request) -> io::Result<Vec<u8>> {
-    stream.set_read_timeout(Some(PATIENCE))?;
+fn exchange(mut stream: UnixStream, request: &Request, until: Instant) -> io::Result<Vec<u8>> {
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     // Whoever is turned away is told without being read.
     let written = stream.write_all(&line);
-    let mut reply = vec![];
-    BufReader::new(stream.take(MAX_REPLY)).read_until(b'\n', &mut reply)?;
+    let reply = reply(&mut stream, until)?;
     if reply.is_empty() {
         written?;
         return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(reply)
+}
+
+/// One line, as far as it came, however slowly it comes.
+fn reply(stream: &mut UnixStream, until: Instant) -> io::Result<Vec<u8>> {
+    let late = || io::Error::new(io::ErrorKind::TimedOut, "it says nothing for too long");
+    let (mut reply, mut piece) = (vec![], vec![0; 1 << 16]);
+    while !reply.ends_with(b"\n") && reply.len() < MAX_REPLY {
+        let left = until.saturating_duration_since(Instant::now());
+        // No time at all would be no limit.
+        stream.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
+        match stream.read(&mut piece) {
+            Ok(0) => break,
+            Ok(read) => reply.extend_from_slice(&piece[..read]),
+            Err(again) if again.kind() == io::ErrorKind::Interrupted => {}
+            Err(silent) if silent.kind() == io::ErrorKind::WouldBlock => return Err(late()),
+            Err(error) => return Err(error),
+        }
+        if left.is_zero() {
+            return Err(late());
+        }
     }
     Ok(reply)
 }

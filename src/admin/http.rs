@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use super::exposition::{CONTENT_TYPE_OF_METRICS, exposition};
 use super::roster::Roster;
 use crate::net::Stream;
+use crate::printable::printable;
 
 /// Clients at once.
 pub(super) const CLIENTS: usize = 16;
@@ -76,7 +77,7 @@ fn answer(method: &Method, path: &str, roster: &Roster) -> Response<String> {
 }
 
 fn text(status: StatusCode, line: &str) -> Response<String> {
-    let mut response = Response::new(format!("{line}\n"));
+    let mut response = Response::new(format!("{}\n", printable(line)));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(TEXT));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

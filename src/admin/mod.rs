@@ -23,7 +23,7 @@ pub mod roster;
 mod socket;
 
 use std::future::pending;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -37,7 +37,7 @@ pub use roster::Roster;
 
 use crate::addr::Address;
 use crate::net::{
-    AcceptBackoff, AcceptStep, AsyncListener, BindError, Handshakes, Listener, SocketOptions,
+    AcceptBackoff, AcceptStep, AsyncListener, BindError, Handshakes, Heir, Listener, SocketOptions,
     Stream,
 };
 use crate::sys::privileges::User;
@@ -99,17 +99,6 @@ pub enum DoorError {
     /// Nobody can listen there.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// A socket cannot be handed to the user that the process becomes.
-    #[error(
-        "cannot hand {path} to the user of -u: {cause}; put it into a directory of that user",
-        path = .path.display()
-    )]
-    Owner {
-        /// Its file.
-        path: PathBuf,
-        /// What the system says.
-        cause: std::io::Error,
-    },
     /// The runtime cannot watch it.
     #[error("cannot watch a socket: {0}; check the limit of open files")]
     Watch(std::io::Error),
@@ -173,10 +162,10 @@ async fn bind_metrics(
     user: Option<&User>,
 ) -> Result<Vec<AsyncListener>, DoorError> {
     let Some(address) = &options.metrics else { return Ok(vec![]) };
-    let bound = Listener::bind_apart(address, &[], BACKLOG).await?;
-    if let Address::Unix(path) = address {
-        hand_over(path, user)?;
-    }
+    let bound = match address {
+        Address::Unix(path) => vec![Listener::bind_for(path, BACKLOG, heir(user))?],
+        Address::Tcp { .. } => Listener::bind_apart(address, &[], BACKLOG).await?,
+    };
     bound.into_iter().map(watched).collect()
 }
 
@@ -185,15 +174,12 @@ fn bind_socket(
     user: Option<&User>,
 ) -> Result<Option<AsyncListener>, DoorError> {
     let Some(path) = &options.socket else { return Ok(None) };
-    let bound = Listener::bind_private(path, BACKLOG)?;
-    hand_over(path, user)?;
-    watched(bound).map(Some)
+    watched(Listener::bind_private(path, BACKLOG, heir(user))?).map(Some)
 }
 
-/// Gives the file of a socket to whom the process becomes.
-fn hand_over(path: &Path, user: Option<&User>) -> Result<(), DoorError> {
-    let handed = user.map_or(Ok(()), |user| user.take_over(path));
-    handed.map_err(|cause| DoorError::Owner { path: path.to_owned(), cause })
+/// To whom the file of a socket belongs: the user that the process becomes.
+fn heir(user: Option<&User>) -> Option<Heir> {
+    user.map(|user| Heir { uid: user.uid(), gid: user.gid() })
 }
 
 fn watched(listener: Listener) -> Result<AsyncListener, DoorError> {

@@ -25,7 +25,7 @@ pub(super) const MAX_SESSIONS: usize = 10_000;
 
 /// Longest reply in bytes that a client reads: [`MAX_SESSIONS`] with the longest
 /// names there can be.
-pub(super) const MAX_REPLY: u64 = 16 << 20;
+pub(super) const MAX_REPLY: usize = 16 << 20;
 
 /// What is asked or ordered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

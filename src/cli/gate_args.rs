@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use nix::unistd::Uid;
 
 use super::store_args::{GATE, GateAddress, StoreArgs};
 use crate::addr::{Address, BindAddress};
@@ -145,15 +146,17 @@ impl GateArgs {
         self.store.files()
     }
 
-    /// The gate that the flags describe; `None` when there is none.
+    /// The gate that the flags describe; `None` when there is none. Its files may
+    /// belong to the `user` that the process becomes.
     ///
     /// # Errors
     /// [`Failure::Usage`]
     pub(super) fn options(
         &self,
         acceptor: AcceptorGateArgs,
+        user: Option<Uid>,
     ) -> Result<Option<Arc<GateOptions>>, Failure> {
-        let store = self.store.options()?;
+        let store = self.store.options(user)?;
         if matches!(store, StoreOptions::None) {
             self.refuse_store_flags(acceptor)?;
             if !self.rules.is_gate() {
@@ -281,7 +284,7 @@ mod tests {
     fn options(line: &str) -> Result<Option<Arc<GateOptions>>, String> {
         let line = Line::try_parse_from(format!("x {line}").split_whitespace())
             .unwrap_or_else(|error| panic!("{error}"));
-        line.gate.options(line.acceptor).map_err(|failure| failure.to_string())
+        line.gate.options(line.acceptor, None).map_err(|failure| failure.to_string())
     }
 
     fn allows(line: &str, ip: &str) -> bool {

@@ -8,6 +8,7 @@ use clap::Args;
 use super::errors::UsageError;
 use super::output::{is_read, print};
 use crate::keys::KeyRing;
+use crate::printable::printable;
 use crate::run::Failure;
 use crate::sys::keyfile::{self, Access, KeyFileError};
 
@@ -26,7 +27,7 @@ pub(super) struct KeyIdArgs {
     #[arg(value_name = "FILE")]
     file: PathBuf,
 
-    /// Accept a key file that group or others can read
+    /// Accept a key file that its group or others can read or change
     #[arg(long)]
     allow_readable_key: bool,
 }
@@ -40,7 +41,8 @@ pub(super) fn keygen(args: &KeygenArgs) -> Result<(), Failure> {
         return Err(UsageError::KeyToStdout.into());
     }
     let key = keyfile::create(&args.file).map_err(failure)?;
-    let line = format!("key {} written to {}", key.id(), args.file.display());
+    let file = args.file.display().to_string();
+    let line = format!("key {} written to {}", key.id(), printable(&file));
     let remedy = "the key is made, 'knockpipe key-id' shows its id";
     is_read(writeln!(io::stdout(), "{line}"), remedy).map(drop)
 }
@@ -50,7 +52,7 @@ pub(super) fn keygen(args: &KeygenArgs) -> Result<(), Failure> {
 /// # Errors
 /// [`Failure`] when the file is not a key file.
 pub(super) fn key_id(args: &KeyIdArgs) -> Result<(), Failure> {
-    let access = if args.allow_readable_key { Access::Anyone } else { Access::OwnerOnly };
+    let access = Access { by_others: args.allow_readable_key, user: None };
     let key = keyfile::read(&args.file, access).map_err(failure)?;
     print(&format!("{}\n", key.id())).map(drop)
 }

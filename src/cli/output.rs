@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::Value;
 
+use crate::printable::{printable, printable_json, printable_lines};
 use crate::run::Failure;
 
 /// For whom.
@@ -60,6 +61,10 @@ impl Output {
             Form::Text => text(),
             Form::Json => json().to_string(),
         };
+        let line = match self.form {
+            Form::Text => printable_lines(&line),
+            Form::Json => printable_json(&line),
+        };
         let written = if self.closed { Ok(()) } else { writeln!(self.out, "{line}") };
         self.checked(written)
     }
@@ -80,13 +85,22 @@ impl Output {
     }
 }
 
-/// Prints a text at once; false when nobody reads any more.
+/// Prints lines at once; false when nobody reads any more.
 ///
 /// # Errors
 /// [`Failure::Runtime`] when it cannot be written.
 pub(super) fn print(text: &str) -> Result<bool, Failure> {
     let mut out = io::stdout().lock();
-    is_read(out.write_all(text.as_bytes()).and_then(|()| out.flush()), "redirect it elsewhere")
+    let written = out.write_all(printable_lines(text).as_bytes());
+    is_read(written.and_then(|()| out.flush()), "redirect it elsewhere")
+}
+
+/// Empties the screen of a terminal.
+///
+/// # Errors
+/// [`Failure::Runtime`] when it cannot be written.
+pub(super) fn clear() -> Result<bool, Failure> {
+    is_read(io::stdout().write_all(b"\x1b[H\x1b[2J"), "redirect it elsewhere")
 }
 
 /// Whether what was `written` is read by somebody.
@@ -104,7 +118,7 @@ pub(super) fn is_read(written: io::Result<()>, remedy: &str) -> Result<bool, Fai
 /// A remark that is no part of the answer.
 pub(super) fn remark(text: &str) {
     // A remark that nobody can see is no failure.
-    let _ = writeln!(io::stderr(), "knockpipe: {text}");
+    let _ = writeln!(io::stderr(), "knockpipe: {}", printable(text));
 }
 
 /// What still lasts.

@@ -65,7 +65,7 @@ impl SharedPipeArgs {
     /// # Errors
     /// [`Failure`] of the keys or the run.
     pub(super) fn run(self, target: Address, keys: &[PathBuf]) -> Result<Outcome, Failure> {
-        let keys = key_cmd::ring(keys, self.connection.access())?;
+        let keys = key_cmd::ring(keys, self.connection.access(None))?;
         let options = PipeOptions {
             target,
             service: self.service.unwrap_or_default(),

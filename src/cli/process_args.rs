@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
+use nix::unistd::Uid;
 
 use super::values::{self, Format, Level, MetricsAddress};
 use crate::admin::DoorOptions;
@@ -85,6 +86,11 @@ pub(super) struct LogArgs {
 }
 
 impl ProcessArgs {
+    /// The user that the process becomes.
+    pub(super) fn uid(&self) -> Option<Uid> {
+        self.user.as_ref().and_then(User::uid)
+    }
+
     /// Runs tunnels, which become what `reread` gives, from these files, when
     /// they are reloaded.
     ///

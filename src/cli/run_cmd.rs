@@ -10,6 +10,7 @@ use super::config::{Config, show};
 use super::output::print;
 use crate::addr::{Address, Source};
 use crate::net::look_up;
+use crate::printable::printable;
 use crate::run::{self, Failure, Outcome, Ports, Reread};
 use crate::sys::background::Readiness;
 use crate::tunnel::Options;
@@ -121,13 +122,13 @@ fn connect(plan: &[Options], file: &Path) -> Result<(), Failure> {
         for Finding { target, passed, failed } in findings {
             let passed = passed.join(", ");
             let line = match failed {
-                None => format!("{name} -> {target}: ok ({passed})\n"),
+                None => format!("{name} -> {target}: ok ({passed})"),
                 Some((step, why)) => {
                     broken += 1;
-                    format!("{name} -> {target}: FAILED at {step}: {why} (passed: {passed})\n")
+                    format!("{name} -> {target}: FAILED at {step}: {why} (passed: {passed})")
                 }
             };
-            print(&line)?;
+            print(&format!("{}\n", printable(&line)))?;
         }
     }
     if broken == 0 {

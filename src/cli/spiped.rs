@@ -156,12 +156,14 @@ pub(super) fn spiped(args: SpipedArgs, arguments: &[OsString]) -> Result<Done, F
     let keys = vec![key];
     let read = keys.clone();
     let files = server.files(&keys);
+    let user = process.uid();
     let options = move || {
         server.options(End {
             name: None,
+            user,
             role: role.clone(),
             sources: vec![source.source.clone()],
-            keys: key_cmd::ring(&read, server.connection.access())?,
+            keys: key_cmd::ring(&read, server.connection.access(user))?,
             handshakes: handshakes.map_or(DEFAULT_HANDSHAKES, |limit| limit.0),
             unopened: match role {
                 Role::Encrypt { .. } => 0,

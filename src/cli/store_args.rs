@@ -6,13 +6,14 @@
 //! environment. No flag is taken and ignored: what a file has no use for is
 //! refused with one.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::Args;
+use nix::unistd::Uid;
 use zeroize::Zeroizing;
 
+use crate::files::read::{self, ReadError};
 use crate::gate::StoreOptions;
 use crate::gate::redis_store::{
     AddressError, Credentials, Keys, RedisAddress, RedisOptions, Servers, check_ca,
@@ -103,7 +104,7 @@ pub(super) enum StoreFlagError {
     CaWithoutTls,
     /// The certificates cannot be read.
     #[error("cannot read --gate-ca {0}: {1}; check its path and who may read it")]
-    Ca(PathBuf, std::io::Error),
+    Ca(PathBuf, ReadError),
     /// There is nothing to check a server with.
     #[error(
         "--gate-ca {0} holds no certificates that can be read; name a file of PEM certificates"
@@ -132,11 +133,12 @@ impl StoreArgs {
         [&self.gate_credentials, &self.gate_ca].into_iter().flatten()
     }
 
-    /// The store that the flags describe.
+    /// The store that the flags describe. A file with a password may belong to the
+    /// `user` that the process becomes.
     ///
     /// # Errors
     /// [`Failure::Usage`]
-    pub(super) fn options(&self) -> Result<StoreOptions, Failure> {
+    pub(super) fn options(&self, user: Option<Uid>) -> Result<StoreOptions, Failure> {
         let address = match &self.gate {
             Some(GateAddress::Redis(address)) => address,
             Some(GateAddress::File(path)) => {
@@ -148,7 +150,7 @@ impl StoreArgs {
                 return Ok(StoreOptions::None);
             }
         };
-        let (credentials, sentinel_credentials) = self.credentials(address)?;
+        let (credentials, sentinel_credentials) = self.credentials(address, user)?;
         self.check_ca(address)?;
         Ok(StoreOptions::Redis(Box::new(RedisOptions {
             address: (**address).clone(),
@@ -193,11 +195,13 @@ impl StoreArgs {
     fn credentials(
         &self,
         address: &RedisAddress,
+        user: Option<Uid>,
     ) -> Result<(Option<Credentials>, Option<Credentials>), Failure> {
         let environment = || std::env::var(ENVIRONMENT).ok().filter(|text| !text.is_empty());
         let (name, text) = match &self.gate_credentials {
             Some(path) => {
-                let text = credentials::read(path).map_err(|error| Failure::Usage(error.into()))?;
+                let text = credentials::read(path, user);
+                let text = text.map_err(|error| Failure::Usage(error.into()))?;
                 (path.display().to_string(), text)
             }
             None => match environment() {
@@ -223,7 +227,7 @@ impl StoreArgs {
         if !address.tls {
             return Err(StoreFlagError::CaWithoutTls);
         }
-        File::open(path).map_err(|error| StoreFlagError::Ca(path.clone(), error))?;
+        read::open(path).map_err(|error| StoreFlagError::Ca(path.clone(), error))?;
         // Else the first connection would find out, long after the start.
         check_ca(path).map_err(|_| StoreFlagError::NoCertificates(path.clone()))
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use nix::unistd::Uid;
 
 use super::check_args::CheckArgs;
 use super::errors::UsageError;
@@ -190,7 +191,7 @@ pub(super) struct ServerArgs {
 /// Flags of every command that opens connections.
 #[derive(Debug, Args)]
 pub(super) struct ConnectionArgs {
-    /// Accept a key file that group or others can read
+    /// Accept a key file that its group or others can read or change
     #[arg(long)]
     pub(super) allow_readable_key: bool,
 
@@ -222,6 +223,8 @@ pub(super) struct ConnectionArgs {
 pub(super) struct End {
     /// What the log calls it, where there are several.
     pub(super) name: Option<Arc<str>>,
+    /// The user that the process becomes.
+    pub(super) user: Option<Uid>,
     /// Which end, with its targets.
     pub(super) role: Role,
     /// Where to listen.
@@ -246,9 +249,10 @@ impl<T: Args> Alone<T> {
     pub(super) fn run(self, which: fn(Box<T>) -> TunnelArgs) -> Result<Outcome, Failure> {
         let Self { tunnel, process } = self;
         let tunnel = which(Box::new(tunnel));
-        let (plan, files) = (vec![tunnel.options(None)?], tunnel.files());
+        let user = process.uid();
+        let (plan, files) = (vec![tunnel.options(None, user)?], tunnel.files());
         let keys = tunnel.keys().to_vec();
-        let reread = reread(&keys, move || tunnel.options(None));
+        let reread = reread(&keys, move || tunnel.options(None, user));
         process.run(Readiness::foreground(), plan, (reread, files, Ports::Fixed))
     }
 }
@@ -277,28 +281,34 @@ impl TunnelArgs {
         }
     }
 
-    /// The tunnel that these arguments describe, by this name; the keys are read.
+    /// The tunnel that these arguments describe, by this name; the keys are read,
+    /// which may belong to the `user` that the process becomes.
     ///
     /// # Errors
     /// [`Failure`] of the arguments or the keys.
-    pub(super) fn options(&self, name: Option<Arc<str>>) -> Result<Options, Failure> {
+    pub(super) fn options(
+        &self,
+        name: Option<Arc<str>>,
+        user: Option<Uid>,
+    ) -> Result<Options, Failure> {
         match self {
-            Self::Encrypt(args) => args.options(name),
-            Self::Decrypt(args) => args.options(name),
+            Self::Encrypt(args) => args.options(name, user),
+            Self::Decrypt(args) => args.options(name, user),
         }
     }
 }
 
 impl EncryptArgs {
-    fn options(&self, name: Option<Arc<str>>) -> Result<Options, Failure> {
+    fn options(&self, name: Option<Arc<str>>, user: Option<Uid>) -> Result<Options, Failure> {
         let targets = without_service(self.targets.clone())?;
         let service = self.service.clone().unwrap_or_default();
         self.server.refuse_zero()?;
         self.server.options(End {
             name,
+            user,
             role: Role::Encrypt { targets, service },
             sources: self.sources.clone(),
-            keys: key_cmd::ring(&self.keys, self.server.connection.access())?,
+            keys: key_cmd::ring(&self.keys, self.server.connection.access(user))?,
             handshakes: DEFAULT_HANDSHAKES,
             unopened: self.pool.0,
             acceptor: AcceptorGateArgs::default(),
@@ -308,15 +318,16 @@ impl EncryptArgs {
 }
 
 impl DecryptArgs {
-    fn options(&self, name: Option<Arc<str>>) -> Result<Options, Failure> {
+    fn options(&self, name: Option<Arc<str>>, user: Option<Uid>) -> Result<Options, Failure> {
         let role = Role::Decrypt { targets: by_service(self.targets.clone())? };
         let checks = self.check.by_service(&role)?;
         self.server.refuse_zero()?;
         self.server.options(End {
             name,
+            user,
             role,
             sources: self.sources.clone(),
-            keys: key_cmd::ring(&self.keys, self.server.connection.access())?,
+            keys: key_cmd::ring(&self.keys, self.server.connection.access(user))?,
             handshakes: self.max_handshakes.0,
             unopened: self.max_unopened.0,
             acceptor: self.acceptor,
@@ -368,7 +379,7 @@ impl ServerArgs {
             padding: self.connection.padding,
             suites: self.connection.suite.0,
             drain: self.drain,
-            gate: self.gate.options(end.acceptor)?,
+            gate: self.gate.options(end.acceptor, end.user)?,
             proxy_from: self.gate.proxies(),
             checks: end.checks,
             proxy_to_target: end.acceptor.proxy_to_target,
@@ -405,8 +416,8 @@ pub(super) fn reread(
 
 impl ConnectionArgs {
     /// Whose reach of a key file is put up with.
-    pub(super) fn access(&self) -> Access {
-        if self.allow_readable_key { Access::Anyone } else { Access::OwnerOnly }
+    pub(super) fn access(&self, user: Option<Uid>) -> Access {
+        Access { by_others: self.allow_readable_key, user }
     }
 
     /// The deadline; zero means the default, as in spiped.

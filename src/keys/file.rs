@@ -3,7 +3,8 @@
 //! Two forms are read. The text form is what `keygen` writes: one line of a
 //! versioned prefix, the key in base64, and a checksum that catches a damaged
 //! copy. Everything else of at least 32 bytes is a raw key file as spiped has
-//! it: the key is the SHA-256 of all its bytes.
+//! it: the key is the SHA-256 of all its bytes. docs/PROTOCOL.md, section 2, says
+//! which bytes are which, exactly.
 //!
 //! A file that looks like the text form is never hashed: a mistyped line would
 //! otherwise be a valid key that no other end has. No error here shows a byte
@@ -27,6 +28,9 @@ const FAMILY: &[u8] = b"knockpipe-key-";
 /// The shortest raw key file, in bytes: as much as the key itself.
 const SHORTEST: usize = 32;
 
+/// The most bytes a key file may have, in either form: 1 MiB. More is a mistake.
+pub const LONGEST: usize = 1 << 20;
+
 /// 32 bytes in base64, with padding.
 const BASE64_LEN: usize = 44;
 
@@ -41,6 +45,9 @@ pub enum BadKey {
         "has only {0} bytes, and a key file needs at least 32; make a key with 'knockpipe keygen'"
     )]
     Short(usize),
+    /// More than [`LONGEST`].
+    #[error("is larger than 1 MiB; that is hardly a key, give another file")]
+    Long,
     /// Looks like the text form, but is not one line of three words.
     #[error("is not a complete key file; copy it again as it is, nothing before or after its line")]
     Malformed,
@@ -60,8 +67,11 @@ pub fn parse(bytes: &[u8]) -> Result<Key, BadKey> {
     if bytes.is_empty() {
         return Err(BadKey::Empty);
     }
+    if bytes.len() > LONGEST {
+        return Err(BadKey::Long);
+    }
     if bytes.windows(FAMILY.len()).any(|window| window == FAMILY) {
-        return parse_text(bytes.trim_ascii());
+        return parse_text(trim(bytes));
     }
     if bytes.len() < SHORTEST {
         return Err(BadKey::Short(bytes.len()));
@@ -84,6 +94,12 @@ pub fn encode(key: &Key) -> Zeroizing<String> {
         line.push_str(part);
     }
     line
+}
+
+/// Without the blanks around it that editors and other systems leave: space, tab,
+/// line feed, form feed and carriage return.
+fn trim(bytes: &[u8]) -> &[u8] {
+    bytes.trim_ascii()
 }
 
 fn parse_text(line: &[u8]) -> Result<Key, BadKey> {
@@ -191,6 +207,92 @@ mod tests {
         for (text, error) in cases {
             assert_eq!(parse(text.as_bytes()).unwrap_err(), error, "{text:?}");
         }
+    }
+
+    /// "Before and after the line, bytes 09, 0A, 0C, 0D and 20 do not count. Nothing
+    /// else is tolerated."
+    #[test]
+    fn white_space_is_tolerated_around_the_line_and_nowhere_else() {
+        let line = encode(&key(1)).trim_end().as_bytes().to_vec();
+        assert_eq!(line.len(), 69);
+        let read = |bytes: &[u8]| parse(bytes).map(|read| read.id());
+        for byte in 0..=u8::MAX {
+            let blank = [0x09, 0x0a, 0x0c, 0x0d, 0x20].contains(&byte);
+            for text in [
+                [&[byte][..], &line].concat(),
+                [&line[..], &[byte]].concat(),
+                [&[byte, b' ', byte][..], &line, &[byte, b'\n', byte]].concat(),
+            ] {
+                let expected = if blank { Ok(key(1).id()) } else { Err(BadKey::Malformed) };
+                // A digit behind the version makes another version of it.
+                let read = read(&text);
+                assert_eq!(read, expected, "{byte:#04x}");
+            }
+            // Inside, at both gaps: one space, and nothing besides it.
+            for gap in [15, 60] {
+                let mut other = line.clone();
+                assert_eq!(other[gap], b' ');
+                other[gap] = byte;
+                assert_eq!(read(&other).is_ok(), byte == b' ', "{byte:#04x}");
+                other[gap] = b' ';
+                other.insert(gap, byte);
+                assert!(read(&other).is_err(), "{byte:#04x}");
+            }
+        }
+        for bom_or_wide in ["\u{feff}", "\u{a0}", "\u{2028}", "\u{3000}", "\u{85}"] {
+            let text = [bom_or_wide.as_bytes(), &line].concat();
+            assert_eq!(read(&text), Err(BadKey::Malformed), "{bom_or_wide:?}");
+        }
+        let (head, sum) = line.split_at(61);
+        assert_eq!(read(&[head, &sum.to_ascii_uppercase()].concat()), Ok(key(1).id()));
+        assert!(read(&[&line[..15].to_ascii_uppercase(), &line[15..]].concat()).is_ok(), "raw");
+    }
+
+    /// BASE64 is what encodes 32 bytes, in the one way that there is.
+    #[test]
+    fn base64_is_canonical() {
+        let line = encode(&key(1)).trim_end().to_owned();
+        let base64 = line.split(' ').nth(1).unwrap();
+        assert!(base64.ends_with("E="), "{base64}");
+        for other in [
+            base64.replace("E=", "F="),
+            base64.replace("E=", "EA"),
+            base64.replace("E=", "=="),
+            base64.replace("E=", "E"),
+            base64.replace("E=", "E=="),
+            format!("-{}", &base64[1..]),
+            format!("_{}", &base64[1..]),
+        ] {
+            let read = parse(line.replace(base64, &other).as_bytes()).unwrap_err();
+            assert_eq!(read, BadKey::Malformed, "{other}");
+        }
+    }
+
+    /// "A key file has 1 byte to 1 MiB, a raw one at least 32 bytes."
+    #[test]
+    fn sizes_are_exact_in_either_form() {
+        for (length, expected) in [
+            (0, Some(BadKey::Empty)),
+            (1, Some(BadKey::Short(1))),
+            (31, Some(BadKey::Short(31))),
+            (32, None),
+            (LONGEST, None),
+            (LONGEST + 1, Some(BadKey::Long)),
+        ] {
+            assert_eq!(parse(&vec![7; length]).err(), expected, "{length} raw");
+        }
+        let line = encode(&key(1)).trim_end().as_bytes().to_vec();
+        for (length, expected) in [(LONGEST, None), (LONGEST + 1, Some(BadKey::Long))] {
+            let mut text = line.clone();
+            text.resize(length, b'\n');
+            assert_eq!(parse(&text).err(), expected, "{length} text");
+        }
+        // Of the text form although it is short, or far into the file.
+        assert_eq!(parse(b"knockpipe-key-").unwrap_err(), BadKey::Malformed);
+        let mut far = vec![7; LONGEST - FAMILY.len()];
+        far.extend_from_slice(FAMILY);
+        assert_eq!(parse(&far).unwrap_err(), BadKey::Malformed);
+        assert!(parse(&far[..LONGEST - 1]).is_ok(), "its last byte is missing");
     }
 
     #[test]

@@ -16,9 +16,10 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::task::spawn_blocking;
 
 use super::resolve::look_up;
-use super::socket_file::{Access, SocketFile};
+use super::socket_file::{Access, Heir, SocketFile};
 use super::stream::{SocketOptions, Stream};
 use crate::addr::{Address, ClientAddr, Source};
+use crate::files::place::is_link;
 
 /// How often a set of sockets is tried to be given one common port by the system.
 const COMMON_PORT_ATTEMPTS: usize = 16;
@@ -70,6 +71,25 @@ pub enum BindError {
     /// The path of a unix socket is taken by something else, which is left alone.
     #[error("{path} exists and is no socket; remove it or choose another path", path = .0.display())]
     NotASocket(PathBuf),
+    /// The path leads through a link that is not followed.
+    #[error("cannot listen on {address}: {cause}; give the path that it leads to")]
+    Link {
+        /// Where.
+        address: String,
+        /// Which link.
+        cause: io::Error,
+    },
+    /// A socket cannot be made for the user that the process becomes.
+    #[error(
+        "cannot hand {path} to the user of -u: {cause}; put it into a directory of that user",
+        path = .path.display()
+    )]
+    Heir {
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        cause: io::Error,
+    },
     /// Anything else.
     #[error(
         "cannot listen on {address}: {cause}; check that the address belongs to this machine, or that its directory exists"
@@ -115,7 +135,7 @@ impl Listener {
     ) -> Result<Vec<Self>, BindError> {
         match address {
             Address::Unix(path) => {
-                let (socket, file) = SocketFile::bind(path, backlog, Access::Umask)?;
+                let (socket, file) = SocketFile::bind(path, backlog, (Access::Umask, None))?;
                 Ok(vec![Self { socket, local: Local::Unix(file) }])
             }
             Address::Tcp { host, port } => {
@@ -145,34 +165,47 @@ impl Listener {
         bound.unwrap_or_else(|panic| resume_unwind(panic.into_panic()))
     }
 
-    /// Binds a unix socket to which only the user of this process, and root, can connect.
+    /// Binds a unix socket to which only the user of this process, or the `heir`, and
+    /// root can connect.
     ///
     /// # Errors
     /// [`BindError`]
-    pub fn bind_private(path: &Path, backlog: i32) -> Result<Self, BindError> {
-        let (socket, file) = SocketFile::bind(path, backlog, Access::Owner)?;
+    pub fn bind_private(path: &Path, backlog: i32, heir: Option<Heir>) -> Result<Self, BindError> {
+        let (socket, file) = SocketFile::bind(path, backlog, (Access::Owner, heir))?;
         Ok(Self { socket, local: Local::Unix(file) })
     }
 
-    /// A socket that another process listens on, and whose file it owns until
-    /// [`AsyncListener::take_over`].
+    /// Binds a unix socket whose file becomes the `heir`'s, with the mode that the
+    /// umask leaves.
+    ///
+    /// # Errors
+    /// [`BindError`]
+    pub fn bind_for(path: &Path, backlog: i32, heir: Option<Heir>) -> Result<Self, BindError> {
+        let (socket, file) = SocketFile::bind(path, backlog, (Access::Umask, heir))?;
+        Ok(Self { socket, local: Local::Unix(file) })
+    }
+
+    /// A socket that another process listens on at this `address`, and whose file it
+    /// owns until [`AsyncListener::take_over`].
     ///
     /// # Errors
     /// When it does not listen, or its file is gone.
-    pub fn adopt(socket: OwnedFd) -> io::Result<Self> {
+    pub fn adopt(socket: OwnedFd, address: &Address) -> io::Result<Self> {
         let socket = Socket::from(socket);
         if !socket.is_listener()? {
             return Err(io::Error::other("the socket does not listen"));
         }
-        let address = socket.local_addr()?;
-        let local = match (address.as_socket(), address.as_pathname()) {
+        let local = match (socket.local_addr()?.as_socket(), address) {
             (Some(address), _) => Local::Tcp(address),
-            (None, Some(path)) => {
+            // The system knows a path that meant something to the other process alone.
+            (None, Address::Unix(path)) => {
                 let file = SocketFile::at(path)?;
                 file.set_ours(false);
                 Local::Unix(file)
             }
-            (None, None) => return Err(io::Error::other("the socket has no address")),
+            (None, Address::Tcp { .. }) => {
+                return Err(io::Error::other("the socket has no address"));
+            }
         };
         Ok(Self { local, socket })
     }
@@ -361,6 +394,7 @@ fn bind_tcp(addr: SocketAddr, twin: Twin, backlog: i32) -> Result<Listener, Bind
 
 pub(super) fn blame(address: String, cause: io::Error) -> BindError {
     match cause.kind() {
+        _ if is_link(&cause) => BindError::Link { address, cause },
         io::ErrorKind::AddrInUse => BindError::InUse { address },
         io::ErrorKind::PermissionDenied => BindError::NoPermission { address },
         _ => BindError::Other { address, cause },

@@ -29,6 +29,7 @@ pub use limits::{Handshakes, PER_SESSION, Place, RESERVED, Slot, Slots, sessions
 pub use listen::{AsyncListener, BindError, Listener};
 pub use race::race;
 pub use resolve::{ResolveError, ResolveOptions, Resolver, Target, look_up, port_number};
+pub use socket_file::Heir;
 pub use sources::{SourceGuard, SourceRefusal, Sources};
 pub use standing::{News, Rules, Standing, Standings, State};
 pub use stream::{SocketOptions, Stream};

@@ -4,17 +4,28 @@
 //! under the usual umask 022 only the same user can; a process that wants others
 //! in says so with its umask or the directory. A socket that nobody listens on is
 //! replaced; nothing else is ever removed.
+//!
+//! Its directory is looked up once. Where root makes it for another user, in a
+//! directory of that user's, it is made as that user: then it is theirs from its
+//! first moment, and nothing that such a user does there meanwhile can lead root
+//! to change another file.
 
-use std::fs;
+use std::fs::{File, Permissions};
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::panic::resume_unwind;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
+use nix::fcntl::AtFlags;
+use nix::sys::stat::{SFlag, fstat};
+use nix::unistd::{Gid, Uid, fchownat, geteuid, setfsgid, setfsuid};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::listen::{BindError, blame};
+use crate::files::place::{FileId, Place, is, lasting_path};
 
 /// How often a stale unix socket is removed before somebody else is assumed to
 /// create it again and again.
@@ -26,9 +37,10 @@ const OWNER_ONLY: u32 = 0o600;
 /// The file of our own unix socket, told from others' by its inode.
 #[derive(Debug)]
 pub(super) struct SocketFile {
-    path: PathBuf,
-    device: u64,
-    inode: u64,
+    place: Place,
+    id: FileId,
+    /// Held open, or else another file could get its inode and pass for it.
+    node: OwnedFd,
     is_ours: AtomicBool,
 }
 
@@ -41,6 +53,15 @@ pub(super) enum Access {
     Owner,
 }
 
+/// To whom the file of a socket belongs that is made for another user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heir {
+    /// The user; `None` leaves it with the user of this process.
+    pub uid: Option<Uid>,
+    /// The group.
+    pub gid: Gid,
+}
+
 impl Access {
     /// Linux gives the file of a socket the mode that the socket has when it is
     /// bound, less the umask: so there is no moment at which others could connect.
@@ -48,46 +69,60 @@ impl Access {
         if self == Self::Umask {
             return Ok(socket);
         }
-        let file = fs::File::from(OwnedFd::from(socket));
-        file.set_permissions(fs::Permissions::from_mode(OWNER_ONLY))?;
+        let file = File::from(OwnedFd::from(socket));
+        file.set_permissions(Permissions::from_mode(OWNER_ONLY))?;
         Ok(OwnedFd::from(file).into())
     }
 
-    /// A umask may have left the owner nothing.
-    fn settle(self, path: &Path) -> io::Result<()> {
-        match self {
-            Self::Umask => Ok(()),
-            Self::Owner => fs::set_permissions(path, fs::Permissions::from_mode(OWNER_ONLY)),
+    /// A umask may have left the owner nothing. The node could be another file by
+    /// now, where the directory is another user's.
+    fn settle(self, node: &OwnedFd) -> io::Result<()> {
+        let seen = fstat(node)?;
+        if self == Self::Umask || seen.st_mode & 0o777 == OWNER_ONLY {
+            return Ok(());
         }
+        if !is(&seen, SFlag::S_IFSOCK) || seen.st_nlink != 1 {
+            return Err(io::Error::other("another file took its place"));
+        }
+        std::fs::set_permissions(lasting_path(node.as_fd()), Permissions::from_mode(OWNER_ONLY))
     }
 }
 
 impl SocketFile {
-    /// Binds `path` and listens.
+    /// Binds `path` and listens. The file becomes the `heir`'s.
     ///
     /// # Errors
     /// [`BindError`], also when something else has the path, which is left alone.
     pub(super) fn bind(
         path: &Path,
         backlog: i32,
-        access: Access,
+        (access, heir): (Access, Option<Heir>),
     ) -> Result<(Socket, Self), BindError> {
-        let wrong = |error| blame(path.display().to_string(), error);
-        let address = SockAddr::unix(path).map_err(wrong)?;
+        let wrong = |error: io::Error| match error.get_ref() {
+            Some(cause) if cause.is::<NotTheirs>() => {
+                BindError::Heir { path: path.to_owned(), cause: error }
+            }
+            _ => blame(path.display().to_string(), error),
+        };
+        // Nobody could connect to a longer one.
+        SockAddr::unix(path).map_err(wrong)?;
+        let place = Place::find(path).map_err(wrong)?;
+        let address = SockAddr::unix(place.lasting_path()).map_err(wrong)?;
         for _ in 0..UNIX_ATTEMPTS {
             let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(wrong)?;
             let socket = access.prepare(socket).map_err(wrong)?;
-            match socket.bind(&address) {
-                Ok(()) => {
-                    // Owned from here on, so that a failure to listen removes it.
-                    let file = Self::at(path).map_err(wrong)?;
-                    access.settle(path).map_err(wrong)?;
+            let made = made_as(heir, &place, || {
+                socket.bind(&address)?;
+                // Owned from here on, so that a failure to go on removes it.
+                let file = Self::of(place.clone())?;
+                access.settle(&file.node).map(|()| file)
+            });
+            match made {
+                Ok(file) => {
                     socket.listen(backlog).map_err(wrong)?;
                     return Ok((socket, file));
                 }
-                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                    remove_stale(path, &address)?;
-                }
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => remove_stale(&place)?,
                 Err(error) => return Err(wrong(error)),
             }
         }
@@ -95,7 +130,7 @@ impl SocketFile {
     }
 
     pub(super) fn path(&self) -> &Path {
-        &self.path
+        self.place.path()
     }
 
     /// The file at `path`, whose socket was handed to us.
@@ -103,9 +138,13 @@ impl SocketFile {
     /// # Errors
     /// When there is none.
     pub(super) fn at(path: &Path) -> io::Result<Self> {
-        let found = fs::symlink_metadata(path)?;
-        let (device, inode) = (found.dev(), found.ino());
-        Ok(Self { path: path.to_owned(), device, inode, is_ours: AtomicBool::new(true) })
+        Self::of(Place::find(path)?)
+    }
+
+    fn of(place: Place) -> io::Result<Self> {
+        let (node, seen) = place.node()?;
+        let id = FileId::from(&seen);
+        Ok(Self { place, id, node, is_ours: AtomicBool::new(true) })
     }
 
     /// Says whether it is for us to remove it.
@@ -116,52 +155,95 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if self.is_ours.load(Ordering::Relaxed)
-            && let Ok(found) = fs::symlink_metadata(&self.path)
-            && (found.dev(), found.ino()) == (self.device, self.inode)
-        {
+        if self.is_ours.load(Ordering::Relaxed) {
             // It may be out of reach since privileges were dropped. The next
             // start replaces it.
-            let _ = fs::remove_file(&self.path);
+            let _ = self.place.remove(self.id);
         }
     }
 }
 
+/// What `make` gives, done as the `heir` where the directory is the heir's. In a
+/// directory of root's, root makes the socket and gives it away: nobody else can
+/// exchange it there. In one of a third user's nothing is given away.
+fn made_as(
+    heir: Option<Heir>,
+    place: &Place,
+    make: impl FnOnce() -> io::Result<SocketFile> + Send,
+) -> io::Result<SocketFile> {
+    let Some(Heir { uid, gid }) = heir.filter(|_| geteuid().is_root()) else { return make() };
+    let root = Uid::from_raw(0);
+    let (directory, uid) = (Uid::from_raw(place.directory()?.st_uid), uid.unwrap_or(root));
+    if directory == uid && uid != root {
+        return apart(|| become_them(uid, gid).and_then(|()| make()));
+    }
+    if directory != root && uid != root {
+        return Err(io::Error::other(NotTheirs));
+    }
+    let file = make()?;
+    let (node, seen) = (&file.node, fstat(&file.node)?);
+    if !is(&seen, SFlag::S_IFSOCK) || seen.st_uid != 0 || seen.st_nlink != 1 {
+        return Err(io::Error::other(NotTheirs));
+    }
+    fchownat(node, "", Some(uid), Some(gid), AtFlags::AT_EMPTY_PATH)?;
+    Ok(file)
+}
+
+/// Makes this thread work with files as that user, without any right of root's.
+fn become_them(uid: Uid, gid: Gid) -> io::Result<()> {
+    setfsgid(gid);
+    setfsuid(uid);
+    // The call does not say whether it worked; asked for nobody, it says who it is.
+    let nobody = Uid::from_raw(u32::MAX);
+    if setfsuid(nobody) == uid { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
+}
+
+fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| scope.spawn(work).join().unwrap_or_else(|panic| resume_unwind(panic)))
+}
+
+/// Why the file of a socket is given to nobody.
+#[derive(Debug, thiserror::Error)]
+#[error("its directory belongs to neither root nor that user")]
+struct NotTheirs;
+
 /// Removes a socket that nobody listens on; nothing else is ever removed.
-fn remove_stale(path: &Path, address: &SockAddr) -> Result<(), BindError> {
+fn remove_stale(place: &Place) -> Result<(), BindError> {
+    let path = place.path();
     let wrong = |error| blame(path.display().to_string(), error);
-    let found = match fs::symlink_metadata(path) {
+    let (node, seen) = match place.node() {
         Ok(found) => found,
         Err(gone) if gone.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(wrong(error)),
     };
-    if !found.file_type().is_socket() {
+    if !is(&seen, SFlag::S_IFSOCK) {
         return Err(BindError::NotASocket(path.to_owned()));
     }
     let probe = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(wrong)?;
     // A living listener with a full backlog would make a blocking probe wait.
     probe.set_nonblocking(true).map_err(wrong)?;
-    match probe.connect(address) {
+    let address = SockAddr::unix(lasting_path(node.as_fd())).map_err(wrong)?;
+    match probe.connect(&address) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(wrong(error)),
         // Accepted, backlog full, or a socket of another type: somebody is there.
         _ => return Err(BindError::InUse { address: path.display().to_string() }),
     }
-    // Dropping removes it, unless somebody replaced it since it was probed.
-    let (device, inode) = (found.dev(), found.ino());
-    drop(SocketFile { path: path.to_owned(), device, inode, is_ours: AtomicBool::new(true) });
+    // Unless somebody replaced it since it was probed.
+    let _ = place.remove(FileId::from(&seen));
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::net::{UnixListener, UnixStream};
 
     use super::*;
 
     fn bound(path: &Path) -> Result<(Socket, SocketFile), BindError> {
-        SocketFile::bind(path, 16, Access::Umask)
+        SocketFile::bind(path, 16, (Access::Umask, None))
     }
 
     #[test]
@@ -178,7 +260,7 @@ mod tests {
     fn a_private_socket_is_the_owners_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("socket");
-        let _listener = SocketFile::bind(&path, 16, Access::Owner).unwrap();
+        let _listener = SocketFile::bind(&path, 16, (Access::Owner, None)).unwrap();
         let mode = fs::symlink_metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         UnixStream::connect(&path).unwrap();

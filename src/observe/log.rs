@@ -16,6 +16,7 @@ use tracing_subscriber::fmt::Subscriber;
 
 pub use super::queue::Guard;
 use super::queue::{Line, Lines};
+use crate::printable::{printable, printable_json};
 
 /// What is logged, where, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,10 +62,13 @@ pub fn start(settings: Settings) -> io::Result<Guard> {
         losses.pop()
     };
     let guard = match settings.output {
-        Output::Stderr => lines.start(|(_, line)| io::stderr().write_all(line), notice)?,
+        Output::Stderr => {
+            let write = move |(_, line): &Line| io::stderr().write_all(&settings.shown(line));
+            lines.start(write, notice)?
+        }
         Output::Syslog => {
             openlog(Some(c"knockpipe"), LogFlags::LOG_PID, Facility::LOG_DAEMON)?;
-            lines.start(to_syslog, notice)?
+            lines.start(move |(level, line)| to_syslog(*level, settings.shown(line)), notice)?
         }
     };
     // An error means that logging was started already.
@@ -72,21 +76,36 @@ pub fn start(settings: Settings) -> io::Result<Guard> {
     Ok(guard)
 }
 
-/// A NUL would end the line early, so it is replaced.
-fn to_syslog((level, line): &Line) -> io::Result<()> {
-    let severity = match *level {
+fn to_syslog(level: Level, line: Vec<u8>) -> io::Result<()> {
+    let severity = match level {
         Level::ERROR => Severity::LOG_ERR,
         Level::WARN => Severity::LOG_WARNING,
         Level::INFO => Severity::LOG_NOTICE,
         Level::DEBUG => Severity::LOG_INFO,
         Level::TRACE => Severity::LOG_DEBUG,
     };
-    let line: Vec<u8> = line.iter().map(|byte| if *byte == 0 { b'?' } else { *byte }).collect();
     syslog(Priority::new(severity, Facility::LOG_DAEMON), OsStr::from_bytes(&line))?;
     Ok(())
 }
 
 impl Settings {
+    /// A line as it is written: whatever stands in a field, it is one line, and
+    /// moves no terminal.
+    fn shown(self, line: &[u8]) -> Vec<u8> {
+        let text = String::from_utf8_lossy(line);
+        let (text, end) = text.strip_suffix('\n').map_or((&*text, ""), |text| (text, "\n"));
+        let shown = match self.format {
+            Format::Json => printable_json(text),
+            Format::Text if self.is_coloured() => printable_with_colours(text).into(),
+            Format::Text => printable(text),
+        };
+        (shown.into_owned() + end).into_bytes()
+    }
+
+    fn is_coloured(self) -> bool {
+        self.output == Output::Stderr && self.format == Format::Text && is_colourful()
+    }
+
     /// For the line about lost lines, which is told at every level: whoever
     /// logs errors only has to know that errors are missing.
     fn at_least_warn(self) -> Self {
@@ -101,7 +120,7 @@ fn dispatch(settings: Settings, lines: Lines) -> Dispatch {
     let lines = Subscriber::builder()
         .with_max_level(settings.level)
         .with_target(false)
-        .with_ansi(settings.output == Output::Stderr && is_colourful())
+        .with_ansi(settings.is_coloured())
         .log_internal_errors(false)
         .with_writer(lines);
     // Syslog adds its own time.
@@ -111,6 +130,20 @@ fn dispatch(settings: Settings, lines: Lines) -> Dispatch {
         (Format::Json, Output::Stderr) => lines.json().flatten_event(true).into(),
         (Format::Json, Output::Syslog) => lines.json().flatten_event(true).without_time().into(),
     }
+}
+
+/// Leaves the colours in that the form of the line has. The escape of another's
+/// sequence was made visible before that, by the formatter.
+fn printable_with_colours(text: &str) -> String {
+    let mut parts = text.split("\x1b[");
+    let mut shown = printable(parts.next().unwrap_or_default()).into_owned();
+    for part in parts {
+        let colour = part.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';');
+        let is_colour = colour.starts_with('m');
+        shown.push_str(if is_colour { "\x1b[" } else { "\\u{1b}[" });
+        shown.push_str(&printable(part));
+    }
+    shown
 }
 
 /// Whether somebody looks at standard error who has not said no to colours.
@@ -147,6 +180,26 @@ mod tests {
         assert_eq!(rest.trim(), "INFO closed target=\"redis\" address=127.0.0.1:1 sent=7");
         let line = logged(Format::Text, Output::Syslog);
         assert!(line.trim_start().starts_with("INFO closed"), "{line}");
+    }
+
+    /// Whatever stands in a field, in either form.
+    #[test]
+    fn a_line_stays_one_line_and_moves_no_terminal() {
+        let bad = "a\nb\x1b[2J\u{9b}1m\u{202e}\u{7f}";
+        for format in [Format::Text, Format::Json] {
+            let settings = Settings { level: LevelFilter::INFO, format, output: Output::Syslog };
+            let (_, line) =
+                line(settings, || tracing::info!(error = %bad, detail = bad, "closed {bad}"));
+            let shown = String::from_utf8(settings.shown(line.as_bytes())).unwrap();
+            let text = shown.strip_suffix('\n').unwrap();
+            assert_eq!(printable(text), text, "{format:?}");
+            if format == Format::Json {
+                let event: serde_json::Value = serde_json::from_str(&shown).unwrap();
+                assert_eq!(event["detail"], bad);
+            }
+        }
+        let shown = printable_with_colours("\x1b[2mtime\x1b[0m \x1b[2J\x1b]0;a\n");
+        assert_eq!(shown, "\x1b[2mtime\x1b[0m \\u{1b}[2J\\u{1b}]0;a\\n");
     }
 
     #[test]

@@ -17,6 +17,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::duration;
+use crate::printable::printable;
 
 /// Time between two checks unless they say otherwise.
 const DEFAULT_EVERY: Duration = Duration::from_secs(5);
@@ -158,9 +159,8 @@ impl Talk {
 
 /// A service's own words, fit for a log line.
 fn words(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(bytes);
-    let clean = text.chars().map(|c| if c.is_control() { '?' } else { c });
-    clean.take(LONGEST_TEXT).collect()
+    let text: String = String::from_utf8_lossy(bytes).chars().take(LONGEST_TEXT).collect();
+    printable(&text).into_owned()
 }
 
 #[cfg(test)]
@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn words_stay_on_one_line_and_have_an_end() {
-        assert_eq!(words(b"a\r\nb\x1b[1m\xff"), "a??b?[1m\u{fffd}");
+        assert_eq!(words(b"a\r\nb\x1b[1m\xff"), "a\\r\\nb\\u{1b}[1m\u{fffd}");
         assert_eq!(words(&[b'x'; 5000]).len(), LONGEST_TEXT);
     }
 }

@@ -106,9 +106,9 @@ fn adopt(
     options: &Options,
     source: &Source,
 ) -> anyhow::Result<Vec<Listener>> {
-    let adopt = match source {
-        Source::Address(_) => Listener::adopt,
-        Source::Inherited(_) => Listener::inherited,
+    let adopt = |socket| match source {
+        Source::Address(address) => Listener::adopt(socket, address),
+        Source::Inherited(_) => Listener::inherited(socket),
     };
     let is_ours = |given: &mut Given| {
         given.name.split_once('\t').is_some_and(|there| fits(there, options, source))

@@ -69,7 +69,7 @@ impl Requests {
     /// # Errors
     /// When nobody can listen there.
     pub(super) fn offer(&mut self, path: &Path) -> anyhow::Result<()> {
-        let listener = Listener::bind_private(path, OFFER_BACKLOG)?;
+        let listener = Listener::bind_private(path, OFFER_BACKLOG, None)?;
         self.offer = Some(listener.into_async(&SocketOptions::default())?);
         Ok(())
     }

@@ -3,14 +3,15 @@
 //! Held to the same rule as a key file: nobody but its owner may read or change
 //! it, judged on the open file. What stands in it is the caller's business.
 
-use std::fs::File;
-use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use nix::unistd::Uid;
 use zeroize::Zeroizing;
 
-use super::keyfile::{Name, OPEN_TO_OTHERS};
+use super::keyfile::{Name, OPEN_TO_OTHERS, rightful};
+use crate::files::place::user_name;
+use crate::files::read::{ReadError, all_of, foreign_owner, open};
 
 /// The most bytes of such a file; more is another kind of file.
 const LONGEST: usize = 4096;
@@ -20,7 +21,19 @@ const LONGEST: usize = 4096;
 pub enum CredentialsError {
     /// Opening or reading failed.
     #[error("cannot read credentials file {0}: {1}; check its path and who may read it")]
-    Unreadable(Name, io::Error),
+    Unreadable(Name, ReadError),
+    /// It belongs to a user who is neither root nor the one that the process runs as.
+    #[error(
+        "credentials file {name} belongs to {owner}, who could change it; run 'chown {to} {name}', or run this as {owner}"
+    )]
+    Foreign {
+        /// The file.
+        name: Name,
+        /// Its owner.
+        owner: String,
+        /// The user that it should belong to.
+        to: String,
+    },
     /// Group or others can read or change it.
     #[error(
         "credentials file {name} is open to other users (mode {mode:04o}); run 'chmod 600 {name}'"
@@ -36,25 +49,30 @@ pub enum CredentialsError {
     NoText(Name),
 }
 
-/// Reads the text in the file at `path`, which only its owner may reach.
+/// Reads the text in the file at `path`, which only its owner may reach: root, the
+/// user of this process, or the `user` that it becomes.
 ///
 /// # Errors
 /// [`CredentialsError`]; it repeats nothing of what stands in the file.
-pub fn read(path: &Path) -> Result<Zeroizing<String>, CredentialsError> {
+pub fn read(path: &Path, user: Option<Uid>) -> Result<Zeroizing<String>, CredentialsError> {
     let name = Name(path.to_owned());
     let unreadable = |error| CredentialsError::Unreadable(name.clone(), error);
-    let file = File::open(path).map_err(unreadable)?;
-    let mode = file.metadata().map_err(unreadable)?.mode();
+    let (file, seen) = open(path).map_err(unreadable)?;
+    if let Some(owner) = foreign_owner(&seen, user) {
+        let (owner, to) = (user_name(owner), rightful(user));
+        return Err(CredentialsError::Foreign { name, owner, to });
+    }
+    let mode = seen.mode();
     if mode & OPEN_TO_OTHERS != 0 {
         return Err(CredentialsError::OpenToOthers { name, mode: mode & 0o7777 });
     }
-    // All the room at once: a vector that grows leaves copies behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(LONGEST + 64));
-    file.take(LONGEST as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    match str::from_utf8(&bytes) {
-        Ok(text) if bytes.len() <= LONGEST => Ok(Zeroizing::new(text.to_owned())),
-        _ => Err(CredentialsError::NoText(name)),
-    }
+    let bytes = match all_of(file, LONGEST) {
+        Ok(bytes) => bytes,
+        Err(ReadError::TooLong(_)) => return Err(CredentialsError::NoText(name)),
+        Err(error) => return Err(unreadable(error)),
+    };
+    let text = str::from_utf8(&bytes).map_err(|_| CredentialsError::NoText(name))?;
+    Ok(Zeroizing::new(text.to_owned()))
 }
 
 #[cfg(test)]
@@ -71,7 +89,7 @@ mod tests {
         let attempt = |mode, bytes: &[u8]| {
             fs::write(&path, bytes).unwrap();
             fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
-            read(&path).map(|text| text.to_string()).map_err(|error| error.to_string())
+            read(&path, None).map(|text| text.to_string()).map_err(|error| error.to_string())
         };
         assert_eq!(attempt(0o600, b"knock:geheim\n").unwrap(), "knock:geheim\n");
         for mode in [0o640, 0o604, 0o620, 0o644] {
@@ -81,7 +99,7 @@ mod tests {
         for bytes in [&b"\xff\xfe"[..], &[b'x'; LONGEST + 1]] {
             assert!(attempt(0o600, bytes).unwrap_err().contains("no short text"));
         }
-        let error = read(Path::new("/no/where")).unwrap_err();
+        let error = read(Path::new("/no/where"), None).unwrap_err();
         assert!(matches!(error, CredentialsError::Unreadable(..)));
     }
 }

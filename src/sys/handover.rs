@@ -30,7 +30,8 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
-use super::peer::is_trusted;
+use super::peer::check_peer;
+use crate::files::connect::connect;
 
 /// Asks for the next socket.
 const NEXT: u8 = b'n';
@@ -149,13 +150,15 @@ pub fn ask(
     user: Option<Uid>,
 ) -> Result<Option<(Vec<Given>, Predecessor)>, HandoverError> {
     let fail = |cause| HandoverError::new(path, cause);
-    let mut stream = match UnixStream::connect(path) {
+    let mut stream = match connect(path, PATIENCE) {
         Ok(stream) => stream,
         Err(error) if is_nobody(&error) => return Ok(None),
         Err(error) => return Err(fail(error)),
     };
-    if !is_trusted(&stream, user) {
-        return Err(fail(io::Error::other("another user's process listens there")));
+    if let Err(other) = check_peer(&stream, user) {
+        return Err(fail(io::Error::other(format!(
+            "another user's process listens there: {other}"
+        ))));
     }
     let taken = take(&mut stream).map_err(|cause| match is_silence(&cause) {
         true => fail(io::Error::other("the process there does not answer")),
@@ -321,7 +324,7 @@ mod tests {
             taken.remove(0)
         });
         let (stream, _) = offer.accept().unwrap();
-        assert!(is_trusted(&stream, None));
+        assert!(check_peer(&stream, None).is_ok());
         let socket = listener.as_fd().try_clone_to_owned().unwrap();
         let heir_to_be = give(stream, &[Given { name: "a\tb".to_owned(), socket }]).unwrap();
         let successor = heir_to_be.let_accept().unwrap();

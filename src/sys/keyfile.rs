@@ -4,34 +4,35 @@
 //! open file, not on its name, and a new file is never readable by others, not
 //! even for an instant.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+use nix::unistd::{Uid, geteuid};
 use rand::TryRng;
 use rand::rngs::SysRng;
-use zeroize::Zeroizing;
 
+use crate::files::place::{FileId, Place, user_name};
+use crate::files::read::{Kind, ReadError, all_of, foreign_owner, open};
 use crate::keys::Key;
-use crate::keys::file::{self, BadKey};
+use crate::keys::file::{self, BadKey, LONGEST};
+use crate::printable::printable;
 use crate::secret::Secret;
-
-/// The most bytes a key file may have: 1 MiB. More is a mistake, such as a
-/// device that never ends.
-const LONGEST: usize = 1 << 20;
 
 /// Permission bits that let group or others read or change a file.
 pub(super) const OPEN_TO_OTHERS: u32 = 0o066;
 
 /// Whose reach of a key file is put up with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// Only the owner may read or change it.
-    OwnerOnly,
-    /// Group and others may too: the user said so.
-    Anyone,
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    /// Group and others may read or change it: the operator said so.
+    pub by_others: bool,
+    /// The user that this process becomes, to whom it may belong.
+    pub user: Option<Uid>,
 }
 
 /// Why a key file was not read or not written.
@@ -42,10 +43,27 @@ pub enum KeyFileError {
     Missing(Name),
     /// Opening or reading failed otherwise.
     #[error("cannot read key file {0}: {1}; check its path and who may read it")]
-    Unreadable(Name, io::Error),
+    Unreadable(Name, ReadError),
     /// A directory.
     #[error("key file {0} is a directory; give the file in it")]
     Directory(Name),
+    /// A pipe, a socket or a device.
+    #[error(
+        "key file {0} is {1}, which could be waited for for ever and not be read again; give a file, or - for standard input"
+    )]
+    NoFile(Name, Kind),
+    /// It belongs to a user who is neither root nor the one that the process runs as.
+    #[error(
+        "key file {name} belongs to {owner}, who could change it; run 'chown {to} {name}', or run this as {owner}"
+    )]
+    Foreign {
+        /// The file.
+        name: Name,
+        /// Its owner.
+        owner: String,
+        /// The user that it should belong to.
+        to: String,
+    },
     /// Group or others can read or change it.
     #[error(
         "key file {name} is open to other users (mode {mode:04o}); run 'chmod 600 {name}', or accept it with --allow-readable-key"
@@ -83,22 +101,19 @@ pub struct Name(pub(super) PathBuf);
 /// Reads the key in the file at `path`; `-` is standard input, to its end.
 ///
 /// # Errors
-/// [`KeyFileError`]: missing, open to others, too long, not a key.
+/// [`KeyFileError`]: missing, no file, another user's, open to others, too long, not a key.
 pub fn read(path: &Path, access: Access) -> Result<Key, KeyFileError> {
     let name = Name(path.to_owned());
-    let unreadable = |error| KeyFileError::Unreadable(name.clone(), error);
+    let wrong = |error| refused(name.clone(), error);
     let file = if is_stdin(path) {
         // Not through `io::stdin()`: its buffer would keep the key.
-        File::from(io::stdin().as_fd().try_clone_to_owned().map_err(unreadable)?)
+        File::from(io::stdin().as_fd().try_clone_to_owned().map_err(|error| wrong(error.into()))?)
     } else {
-        let file = open(path)?;
-        check(&file.metadata().map_err(unreadable)?, access, &name)?;
+        let (file, seen) = open(path).map_err(wrong)?;
+        check(&seen, access, &name)?;
         file
     };
-    let bytes = read_all(file).map_err(unreadable)?;
-    if bytes.len() > LONGEST {
-        return Err(KeyFileError::TooLong(name));
-    }
+    let bytes = all_of(file, LONGEST).map_err(wrong)?;
     file::parse(&bytes).map_err(|bad| KeyFileError::Bad(name, bad))
 }
 
@@ -110,20 +125,19 @@ pub fn read(path: &Path, access: Access) -> Result<Key, KeyFileError> {
 /// [`KeyFileError`], also when something of that name exists.
 pub fn create(path: &Path) -> Result<Key, KeyFileError> {
     let key = random_key()?;
-    let mut options = OpenOptions::new();
-    let mut file =
-        options.write(true).create_new(true).mode(0o600).open(path).map_err(|error| {
-            let name = Name(path.to_owned());
-            match error.kind() {
-                io::ErrorKind::AlreadyExists => KeyFileError::Exists(name),
-                _ => KeyFileError::Uncreatable(name, error),
-            }
-        })?;
+    let name = || Name(path.to_owned());
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::AlreadyExists | io::ErrorKind::IsADirectory => KeyFileError::Exists(name()),
+        _ => KeyFileError::Uncreatable(name(), error),
+    };
+    let place = Place::find(path).map_err(failed)?;
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
+    let mut file = place.open(flags, Mode::S_IRUSR | Mode::S_IWUSR).map_err(failed)?;
     let written = file.write_all(file::encode(&key).as_bytes()).and_then(|()| file.sync_all());
     if let Err(error) = written {
         // Nothing more can be done when this fails too; the first error is the one to tell.
-        let _ = fs::remove_file(path);
-        return Err(KeyFileError::Unwritable(Name(path.to_owned()), error));
+        let _ = file.metadata().and_then(|made| place.remove(FileId::from(&made)));
+        return Err(KeyFileError::Unwritable(name(), error));
     }
     Ok(key)
 }
@@ -133,34 +147,34 @@ pub fn is_stdin(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
-fn open(path: &Path) -> Result<File, KeyFileError> {
-    File::open(path).map_err(|error| {
-        let name = Name(path.to_owned());
-        match error.kind() {
-            io::ErrorKind::NotFound => KeyFileError::Missing(name),
-            _ => KeyFileError::Unreadable(name, error),
-        }
-    })
+/// The user that a file with a secret should belong to.
+pub(super) fn rightful(user: Option<Uid>) -> String {
+    user_name(user.unwrap_or_else(geteuid))
 }
 
-fn check(metadata: &fs::Metadata, access: Access, name: &Name) -> Result<(), KeyFileError> {
-    if metadata.is_dir() {
-        return Err(KeyFileError::Directory(name.clone()));
+fn refused(name: Name, error: ReadError) -> KeyFileError {
+    match error {
+        ReadError::System(error) if error.kind() == io::ErrorKind::NotFound => {
+            KeyFileError::Missing(name)
+        }
+        ReadError::Kind(Kind::Directory) => KeyFileError::Directory(name),
+        ReadError::Kind(kind) => KeyFileError::NoFile(name, kind),
+        ReadError::TooLong(_) => KeyFileError::TooLong(name),
+        error @ ReadError::System(_) => KeyFileError::Unreadable(name, error),
     }
-    if access == Access::OwnerOnly && metadata.mode() & OPEN_TO_OTHERS != 0 {
-        let mode = metadata.mode() & 0o7777;
-        return Err(KeyFileError::OpenToOthers { name: name.clone(), mode });
+}
+
+fn check(seen: &fs::Metadata, access: Access, name: &Name) -> Result<(), KeyFileError> {
+    let name = || name.clone();
+    if let Some(owner) = foreign_owner(seen, access.user) {
+        let (owner, to) = (user_name(owner), rightful(access.user));
+        return Err(KeyFileError::Foreign { name: name(), owner, to });
+    }
+    if !access.by_others && seen.mode() & OPEN_TO_OTHERS != 0 {
+        let mode = seen.mode() & 0o7777;
+        return Err(KeyFileError::OpenToOthers { name: name(), mode });
     }
     Ok(())
-}
-
-/// At most one byte more than [`LONGEST`], so that too long shows.
-fn read_all(file: File) -> io::Result<Zeroizing<Vec<u8>>> {
-    // All the room at once (the system only backs what is used): a vector that
-    // grows leaves copies of the key behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(LONGEST + 64));
-    file.take(LONGEST as u64 + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 fn random_key() -> Result<Key, KeyFileError> {
@@ -176,11 +190,10 @@ impl std::fmt::Display for Name {
             return f.write_str("on standard input");
         }
         // A line break in a name must not make two lines of one message.
-        let name = self.0.to_string_lossy();
-        if name.is_empty() || name.contains(char::is_control) {
-            return write!(f, "{:?}", self.0);
+        match self.0.to_string_lossy() {
+            name if name.is_empty() => f.write_str("\"\""),
+            name => f.write_str(&printable(&name)),
         }
-        f.write_str(&name)
     }
 }
 
@@ -192,6 +205,9 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+
+    const PRIVATE: Access = Access { by_others: false, user: None };
+    const OPEN: Access = Access { by_others: true, user: None };
 
     fn file(dir: &TempDir, mode: u32, bytes: &[u8]) -> PathBuf {
         let path = dir.path().join("key");
@@ -206,7 +222,7 @@ mod tests {
         let path = dir.path().join("key");
         let key = create(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
-        assert_eq!(read(&path, Access::OwnerOnly).unwrap().id(), key.id());
+        assert_eq!(read(&path, PRIVATE).unwrap().id(), key.id());
         let bytes = fs::read(&path).unwrap();
         assert!(matches!(create(&path).unwrap_err(), KeyFileError::Exists(_)));
         assert_eq!(fs::read(&path).unwrap(), bytes);
@@ -224,13 +240,13 @@ mod tests {
         let dir = TempDir::new().unwrap();
         for mode in [0o640, 0o604, 0o620, 0o602, 0o644] {
             let path = file(&dir, mode, &[7; 32]);
-            let error = read(&path, Access::OwnerOnly).unwrap_err().to_string();
+            let error = read(&path, PRIVATE).unwrap_err().to_string();
             assert!(error.contains("chmod 600"), "{error}");
             assert!(error.contains(&format!("{mode:04o}")), "{error}");
-            read(&path, Access::Anyone).unwrap();
+            read(&path, OPEN).unwrap();
         }
         for mode in [0o600, 0o400, 0o700] {
-            read(&file(&dir, mode, &[7; 32]), Access::OwnerOnly).unwrap();
+            read(&file(&dir, mode, &[7; 32]), PRIVATE).unwrap();
         }
     }
 
@@ -239,17 +255,15 @@ mod tests {
         let dir = TempDir::new().unwrap();
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(file(&dir, 0o600, &[7; 32]), &link).unwrap();
-        read(&link, Access::OwnerOnly).unwrap();
+        read(&link, PRIVATE).unwrap();
     }
 
     #[test]
     fn size_is_capped() {
         let dir = TempDir::new().unwrap();
-        read(&file(&dir, 0o600, &vec![1; LONGEST]), Access::OwnerOnly).unwrap();
-        let error = read(&file(&dir, 0o600, &vec![1; LONGEST + 1]), Access::OwnerOnly);
+        read(&file(&dir, 0o600, &vec![1; LONGEST]), PRIVATE).unwrap();
+        let error = read(&file(&dir, 0o600, &vec![1; LONGEST + 1]), PRIVATE);
         assert!(matches!(error.unwrap_err(), KeyFileError::TooLong(_)));
-        let endless = read(Path::new("/dev/zero"), Access::Anyone);
-        assert!(matches!(endless.unwrap_err(), KeyFileError::TooLong(_)));
     }
 
     #[test]
@@ -262,7 +276,7 @@ mod tests {
 
     #[test]
     fn names_stay_on_one_line() {
-        let error = read(Path::new("/nowhere/a\nb"), Access::OwnerOnly).unwrap_err();
+        let error = read(Path::new("/nowhere/a\nb"), PRIVATE).unwrap_err();
         assert_eq!(error.to_string().lines().count(), 1);
         assert_eq!(Name(PathBuf::from("-")).to_string(), "on standard input");
     }

@@ -21,6 +21,8 @@ use tokio::io::Interest;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::warn;
 
+use crate::printable::printable;
+
 /// How long a manager may take to make room for a message.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -123,7 +125,7 @@ fn address(name: &OsStr) -> Option<SocketAddr> {
 
 /// A line that cannot become two.
 fn status_line(status: &str) -> String {
-    format!("STATUS={}", status.replace(char::is_control, " "))
+    format!("STATUS={}", printable(status))
 }
 
 /// After how much silence the manager ends this process.
@@ -165,7 +167,7 @@ mod tests {
     #[tokio::test]
     async fn a_status_is_one_line() {
         let lines = told(async |manager| manager.ready("a\nSTOPPING=1").await).await;
-        assert_eq!(lines, ["READY=1", "STATUS=a STOPPING=1"]);
+        assert_eq!(lines, ["READY=1", "STATUS=a\\nSTOPPING=1"]);
     }
 
     #[test]

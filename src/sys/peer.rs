@@ -1,15 +1,39 @@
 //! Who is at the other end of a unix socket.
 
+use std::fmt;
 use std::os::fd::AsFd;
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::{Uid, geteuid};
 
-/// Whether it is root, the user of this process, or the `user` whom it becomes
-/// later. Nobody is trusted whom the system does not tell.
+use crate::files::place::user_name;
+
+/// Another user, who is not trusted; `None` where the system does not tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stranger(pub Option<Uid>);
+
+/// Whether it is root, the user of this process, or the `user` that it becomes
+/// later, or is told to trust. Nobody is trusted whom the system does not tell.
+///
+/// # Errors
+/// The [`Stranger`] that it is.
+pub fn check_peer(socket: &impl AsFd, user: Option<Uid>) -> Result<(), Stranger> {
+    let peer = getsockopt(socket, PeerCredentials).map_err(|_| Stranger(None))?;
+    let uid = Uid::from_raw(peer.uid());
+    let is_trusted = uid.is_root() || uid == geteuid() || Some(uid) == user;
+    if is_trusted { Ok(()) } else { Err(Stranger(Some(uid))) }
+}
+
+/// Whether [`check_peer`] finds somebody to trust.
 pub fn is_trusted(socket: &impl AsFd, user: Option<Uid>) -> bool {
-    getsockopt(socket, PeerCredentials).is_ok_and(|peer| {
-        let uid = Uid::from_raw(peer.uid());
-        uid.is_root() || uid == geteuid() || Some(uid) == user
-    })
+    check_peer(socket, user).is_ok()
+}
+
+impl fmt::Display for Stranger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(uid) => f.write_str(&user_name(uid)),
+            None => f.write_str("nobody knows whose"),
+        }
+    }
 }

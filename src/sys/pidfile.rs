@@ -1,20 +1,26 @@
 //! A file that tells scripts which process to signal.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, Metadata};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::signal::kill;
+use nix::sys::stat::Mode;
 use nix::unistd::Pid;
+
+use crate::files::place::{FileId, Place};
+
+/// For all to read, as far as the umask lets them.
+const READABLE: Mode = Mode::from_bits_truncate(0o666);
 
 /// A pid file of this process. Dropping it removes the file, as long as it
 /// still names this process.
 #[derive(Debug)]
 pub struct PidFile {
-    path: PathBuf,
+    place: Place,
     file: File,
 }
 
@@ -34,24 +40,32 @@ impl PidFile {
     /// When the file cannot be written; no empty one is left behind.
     pub fn write(path: &Path) -> Result<Self, PidFileError> {
         let fail = |cause| PidFileError { path: path.to_owned(), cause };
-        let mut options = OpenOptions::new();
-        // Started as root, it must not write through a link that somebody laid there.
-        options.read(true).write(true).create(true).truncate(false);
-        let file = options.custom_flags(OFlag::O_NOFOLLOW.bits()).open(path).map_err(fail)?;
-        if file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+        let place = Place::find(path).map_err(fail)?;
+        let file = place.open(OFlag::O_RDWR | OFlag::O_CREAT, READABLE).map_err(fail)?;
+        let seen = file.metadata().map_err(fail)?;
+        check_kind(&seen).map_err(fail)?;
+        if seen.is_file() {
             check_free(&file).map_err(fail)?;
             file.set_len(0).map_err(fail)?;
         }
-        let mut pid_file = Self { path: path.to_owned(), file };
+        let mut pid_file = Self { place, file };
         match pid_file.file.write_all(own_line().as_bytes()) {
             Ok(()) => Ok(pid_file),
             Err(cause) => {
                 // Nobody's pid stands in it, so the drop would leave it.
-                if pid_file.is_regular() {
-                    let _ = fs::remove_file(path);
-                }
+                pid_file.remove();
                 Err(fail(cause))
             }
+        }
+    }
+
+    /// Removes the file, if it has its name still: `-p /dev/null` must not remove a
+    /// device.
+    fn remove(&self) {
+        if let Ok(seen) = self.file.metadata()
+            && seen.is_file()
+        {
+            let _ = self.place.remove(FileId::from(&seen));
         }
     }
 
@@ -61,23 +75,29 @@ impl PidFile {
         let read = self.file.read_at(&mut text, 0);
         read.is_ok_and(|len| text[..len] == *own_line().as_bytes())
     }
-
-    /// Whether it is a file at all: `-p /dev/null` must not remove a device.
-    fn is_regular(&self) -> bool {
-        self.file.metadata().is_ok_and(|metadata| metadata.is_file())
-    }
 }
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        if self.is_regular() && self.names_us() {
+        if self.file.metadata().is_ok_and(|seen| seen.is_file()) && self.names_us() {
             // After privileges were dropped the directory may refuse the
             // removal. The open file still lets us take the pid out of it, so
             // that no script signals whoever gets that pid next.
             let _ = self.file.set_len(0);
-            let _ = fs::remove_file(&self.path);
+            self.remove();
         }
     }
+}
+
+/// Whether it is a file of that name alone, or a device, of which nothing is read.
+fn check_kind(seen: &Metadata) -> io::Result<()> {
+    if seen.is_file() && seen.nlink() > 1 {
+        return Err(io::Error::other("it has another name as well (a hard link)"));
+    }
+    if seen.is_file() || seen.file_type().is_char_device() {
+        return Ok(());
+    }
+    Err(io::Error::other("it is no regular file"))
 }
 
 /// Whether the file holds nothing, or what a dead process left: not another
@@ -107,6 +127,8 @@ fn own_line() -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use tempfile::TempDir;
 
     use super::*;

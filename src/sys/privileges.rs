@@ -4,8 +4,6 @@
 //! group, `-u :GROUP` changes the group only. Supplementary groups are always
 //! dropped: one of root's would keep doors open that the user means to shut.
 
-use std::os::unix::fs::lchown;
-use std::path::Path;
 use std::str::FromStr;
 
 use nix::errno::Errno;
@@ -79,12 +77,9 @@ impl User {
         if self.holds() { Ok(()) } else { Err(DropError::NotForGood(self.spelling.clone())) }
     }
 
-    /// Makes this user the owner of a file that was just made.
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn take_over(&self, path: &Path) -> std::io::Result<()> {
-        lchown(path, self.uid.map(Uid::as_raw), Some(self.gid.as_raw()))
+    /// The number of its group.
+    pub fn gid(&self) -> Gid {
+        self.gid
     }
 
     /// Whether the process is this user, in every respect and for good.
@@ -121,6 +116,14 @@ impl FromStr for User {
         };
         Ok(Self { spelling, uid: Some(uid), gid })
     }
+}
+
+/// The number of a user that is given by name or by number.
+///
+/// # Errors
+/// [`UnknownUser`]
+pub fn uid_of(text: &str) -> Result<Uid, UnknownUser> {
+    find_user(text).map(|(uid, _)| uid)
 }
 
 /// A user by name, else by number, with the group of the account.

@@ -107,7 +107,6 @@ fn key_files_that_are_not_there_or_no_files() {
     refused("encrypt -s a:1 -t b:2 -k none", &["no key file none"]);
     refused("-d -s a:1 -t b:2 -k none", &["no key file none"]);
     refused("encrypt -s a:1 -t b:2 -k .", &["is a directory"]);
-    refused("key-id --allow-readable-key /dev/zero", &["larger than 1 MiB"]);
     refused("encrypt -s a:1 -t b:2 -k -", &["standard input is empty"]);
     refused("encrypt -s a:1 -t b:2 -k - -k -", &["give -k - once"]);
     refused("encrypt -s a:1 -t b:2 -k key -k key", &["given twice"]);

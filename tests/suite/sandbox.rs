@@ -5,7 +5,7 @@ use crate::common;
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::{MetadataExt, chown, symlink};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Stdio};
 
@@ -14,7 +14,7 @@ use common::file::{Service, decrypt_table};
 use common::proc::Background;
 use common::program::require;
 use common::{
-    Addr, End, Kind, Launch, Pair, PairOptions, Program, Target, any, eventually, keygen,
+    Addr, End, Kind, Launch, Line, Pair, PairOptions, Program, Target, any, eventually, keygen,
 };
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::Signal;
@@ -139,24 +139,23 @@ fn a_reload_that_the_sandbox_forbids_names_it() {
     service.stop();
 }
 
-/// The same removal that works outside: of a pid file whose directory is, by
-/// then, another one than that which the rules name.
+/// The same reload that works outside: of a key that is, by then, a link to another
+/// directory than that which the rules name.
 #[test]
 fn the_sandbox_holds_in_the_running_program() {
-    let dir = TempDir::new().unwrap();
-    let key = keygen(dir.path(), "key");
-    for (flag, survives) in [("--no-keepalive", true), ("--no-sandbox", false)] {
-        let (run, away) = (dir.path().join("run"), dir.path().join("away"));
-        fs::create_dir(&run).unwrap();
-        let launch = Launch::decrypt(&key).source(&any()).args(["-t", "/no/where", flag, "-p"]);
-        let mut end = launch.args([run.join("pid")]).start();
-        fs::rename(&run, &away).unwrap();
-        fs::create_dir(&run).unwrap();
-        fs::write(run.join("pid"), "mine").unwrap();
+    let (dir, other) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let elsewhere = keygen(other.path(), "key");
+    for (flag, answer) in [("--no-keepalive", "cannot reload"), ("--no-sandbox", "reloaded")] {
+        let key = keygen(dir.path(), flag.trim_start_matches('-'));
+        let launch = Launch::decrypt(&key).source(&any()).args(["-t", "/no/where", flag]);
+        let mut end = launch.start();
+        fs::remove_file(&key).unwrap();
+        symlink(&elsewhere, &key).unwrap();
+        end.program.signal(Signal::SIGHUP);
+        let is_answer = |line: &Line| line.is("cannot reload") || line.is("reloaded");
+        let line = end.program.wait_line("an answer", is_answer);
+        assert!(line.is(answer), "{flag}: {}", line.text());
         end.stop();
-        assert_eq!(run.join("pid").exists(), survives, "{flag}");
-        fs::remove_dir_all(&run).unwrap();
-        fs::remove_dir_all(&away).unwrap();
     }
 }
 

@@ -14,21 +14,27 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use clap::{ArgGroup, Args};
+use nix::unistd::Uid;
 use serde_json::{Value, json};
 
 use self::view::{Rated, rated};
 use super::errors::UsageError;
-use super::output::{Form, FormArgs, print, remark};
+use super::output::{Form, FormArgs, clear, print, remark};
 use super::{Done, values};
 use crate::admin::client::{AskError, ask};
 use crate::admin::protocol::{self, Reply, Request, RequestError, WhoReply};
+use crate::printable::{printable, printable_json};
 use crate::run::Failure;
+use crate::sys::privileges::uid_of;
 
 /// Where a process answers unless told otherwise.
 const DEFAULT_PATH: &str = "/run/knockpipe/admin.sock";
 
 /// The environment's word for it.
 const VARIABLE: &str = "KNOCKPIPE_ADMIN";
+
+/// And for the user that it runs as.
+const USER: &str = "KNOCKPIPE_ADMIN_USER";
 
 /// What lies between the two looks that a rate needs.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
@@ -81,6 +87,10 @@ pub(super) struct AskArgs {
     /// The process's --admin [default: KNOCKPIPE_ADMIN, else /run/knockpipe/admin.sock]
     #[arg(long, value_name = "PATH")]
     admin: Option<PathBuf>,
+
+    /// The user that the process runs as, unless it is root or you [default: KNOCKPIPE_ADMIN_USER]
+    #[arg(long, value_name = "USER", value_parser = uid_of)]
+    user: Option<Uid>,
 
     #[command(flatten)]
     form: FormArgs,
@@ -157,9 +167,10 @@ pub(super) fn status(args: &StatusArgs) -> Result<Done, Failure> {
     }
     loop {
         let Reply::Status(reply) = args.ask.ask(&Request::Status {})? else { return Err(odd()) };
-        let clears = args.watch.is_some() && !args.ask.is_json() && io::stdout().is_terminal();
-        let text = args.ask.form(&*reply, |reply| json!(reply), view::status);
-        let open = print(&if clears { view::on_a_clear_screen(&text) } else { text })?;
+        if args.watch.is_some() && !args.ask.is_json() && io::stdout().is_terminal() {
+            clear()?;
+        }
+        let open = print(&args.ask.form(&*reply, |reply| json!(reply), view::status))?;
         match args.watch {
             Some(every) if open => sleep(every),
             _ => return Ok(Done::Clean),
@@ -185,7 +196,8 @@ pub(super) fn who(args: &WhoArgs) -> Result<Done, Failure> {
     let WhoReply { sessions, more } = look()?;
     let sessions = rated(&before.sessions, sessions);
     let lines = |sessions: &Vec<Rated>| {
-        sessions.iter().map(|one| format!("{}\n", json!(one))).collect::<String>()
+        let json = |one| printable_json(&json!(one).to_string()).into_owned();
+        sessions.iter().map(|one| format!("{}\n", json(one))).collect::<String>()
     };
     let text = if args.ask.is_json() { lines(&sessions) } else { view::who(&sessions) };
     print(&text)?;
@@ -238,7 +250,12 @@ fn order(ask: &AskArgs, request: &Request) -> Result<Done, Failure> {
 impl AskArgs {
     fn ask(&self, request: &Request) -> Result<Reply, Failure> {
         let path = self.admin.clone().unwrap_or_else(|| default_path(std::env::var_os(VARIABLE)));
-        ask(&path, request).map_err(|error| Failure::Runtime(error.into()))
+        let user = self
+            .user
+            .map_or_else(|| default_user(std::env::var(USER).ok()), |user| Ok(Some(user)))?;
+        let reply = ask(&path, user, request).map_err(|error| Failure::Runtime(error.into()))?;
+        // In JSON it is escaped by the form, and what it means is left as it is.
+        if self.is_json() { Ok(reply) } else { Ok(printable_reply(&reply)) }
     }
 
     /// Nothing listed is no answer about a tunnel that there is not.
@@ -258,7 +275,10 @@ impl AskArgs {
         json: impl FnOnce(&T) -> Value,
         text: impl FnOnce(&T) -> String,
     ) -> String {
-        if self.is_json() { format!("{}\n", json(reply)) } else { text(reply) }
+        match self.is_json() {
+            true => format!("{}\n", printable_json(&json(reply).to_string())),
+            false => text(reply),
+        }
     }
 
     fn is_json(&self) -> bool {
@@ -268,6 +288,37 @@ impl AskArgs {
 
 fn default_path(variable: Option<OsString>) -> PathBuf {
     variable.filter(|path| !path.is_empty()).map_or_else(|| DEFAULT_PATH.into(), PathBuf::from)
+}
+
+fn default_user(variable: Option<String>) -> Result<Option<Uid>, Failure> {
+    let name = variable.filter(|name| !name.is_empty());
+    let user = name.map(|name| uid_of(&name)).transpose();
+    user.map_err(|error| Failure::Usage(anyhow!("{USER}: {error}")))
+}
+
+/// The same answer without a character that cannot be seen.
+fn printable_reply(reply: &Reply) -> Reply {
+    let shown = serde_json::to_value(reply).map(|mut value| {
+        make_printable(&mut value);
+        value
+    });
+    let shown = shown.and_then(serde_json::from_value);
+    shown.expect("an answer that was read can be written, and texts stay texts")
+}
+
+fn make_printable(value: &mut Value) {
+    match value {
+        Value::String(text) => *text = printable(text).into_owned(),
+        Value::Array(all) => all.iter_mut().for_each(make_printable),
+        Value::Object(fields) => {
+            let shown = std::mem::take(fields).into_iter().map(|(name, mut value)| {
+                make_printable(&mut value);
+                (printable(&name).into_owned(), value)
+            });
+            *fields = shown.collect();
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
 }
 
 fn peer(text: &str) -> Result<String, RequestError> {

@@ -1,8 +1,8 @@
 //! Answers as people read them.
 //!
-//! Text of others (a name that somebody chose) has passed the checks of its
-//! own kind, and holds no control characters: what is printed cannot move a
-//! terminal's cursor.
+//! Text of others (a name that somebody chose, the words of a server) was made
+//! printable before it comes here: what is printed cannot move a terminal's
+//! cursor, or make one line two.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
@@ -188,11 +188,6 @@ fn size(bytes: u64) -> String {
         _ if left < 100.0 => format!("{left:.1}{}", UNITS[unit]),
         _ => format!("{left:.0}{}", UNITS[unit]),
     }
-}
-
-/// The same on an empty screen.
-pub(super) fn on_a_clear_screen(text: &str) -> String {
-    format!("\u{1b}[H\u{1b}[2J{text}")
 }
 
 #[cfg(test)]

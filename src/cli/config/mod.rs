@@ -17,14 +17,20 @@ mod text;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nix::unistd::Uid;
+
 use super::process_args::ProcessArgs;
 use super::tunnel_args::TunnelArgs;
+use crate::files::read::{ReadError, read};
 use crate::run::Failure;
 use crate::tunnel::Options;
 use flags::Flags;
 use text::Tables;
 
 pub(super) use show::show;
+
+/// The most bytes of a configuration file: 1 MiB.
+const LONGEST: usize = 1 << 20;
 
 /// A file that was read and understood. Keys and other files that it names are
 /// read by [`Config::plan`].
@@ -59,8 +65,11 @@ pub(super) enum ConfigError {
         /// Which.
         file: PathBuf,
         /// What the system says.
-        cause: std::io::Error,
+        cause: ReadError,
     },
+    /// It is no UTF-8.
+    #[error("{file} is no UTF-8 text; give a configuration file", file = .0.display())]
+    NoText(PathBuf),
     /// Something in it is wrong.
     #[error("{file}:{line}: {what}", file = .file.display())]
     Wrong {
@@ -113,10 +122,11 @@ impl Config {
     /// [`Failure::Usage`] with the line of the first mistake.
     pub(super) fn load(file: &Path) -> Result<Self, Failure> {
         let unreadable = |cause| ConfigError::Unreadable { file: file.to_owned(), cause };
-        let text = std::fs::read_to_string(file).map_err(unreadable)?;
+        let bytes = read(file, LONGEST).map_err(unreadable)?;
+        let text = str::from_utf8(&bytes).map_err(|_| ConfigError::NoText(file.to_owned()))?;
         // So that what `show` makes of paths is right beside any other file.
-        let whole = std::path::absolute(file).map_err(unreadable)?;
-        let parsed = Self::parse(file, whole.parent().unwrap_or(&whole), &text);
+        let whole = std::path::absolute(file).map_err(|error| unreadable(error.into()))?;
+        let parsed = Self::parse(file, whole.parent().unwrap_or(&whole), text);
         parsed.map_err(|Mistake { line, what }| {
             let line = line.unwrap_or(1);
             ConfigError::Wrong { file: file.to_owned(), line, what }.into()
@@ -149,7 +159,9 @@ impl Config {
     pub(super) fn plan(&self) -> Result<Vec<Options>, Failure> {
         let mut plan: Vec<Options> = Vec::with_capacity(self.tunnels.len());
         for tunnel in &self.tunnels {
-            let options = tunnel.options().map_err(|failure| self.in_tunnel(tunnel, failure))?;
+            let options = tunnel
+                .options(self.process.uid())
+                .map_err(|failure| self.in_tunnel(tunnel, failure))?;
             if let Some(both) = excluded(&plan, &options) {
                 return Err(self.in_tunnel(tunnel, Failure::Usage(anyhow::anyhow!(both))));
             }
@@ -183,8 +195,8 @@ impl Tunnel {
     ///
     /// # Errors
     /// [`Failure`] of its addresses, keys or gate.
-    pub(super) fn options(&self) -> Result<Options, Failure> {
-        self.args.options(Some(Arc::clone(&self.name)))
+    fn options(&self, user: Option<Uid>) -> Result<Options, Failure> {
+        self.args.options(Some(Arc::clone(&self.name)), user)
     }
 }
 

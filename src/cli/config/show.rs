@@ -10,6 +10,7 @@ use std::fmt::{self, Write};
 use clap::{ArgAction, ArgMatches, Command};
 
 use super::{Config, Tunnel};
+use crate::printable::printable_toml;
 use crate::tunnel::Options;
 
 /// The process and all tunnels, with what gates and defaults give them.
@@ -56,7 +57,7 @@ fn values(text: &mut String, command: &Command, all: &ArgMatches) -> fmt::Result
 
 /// A JSON string is a TOML string.
 fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+    printable_toml(&serde_json::Value::from(text).to_string()).into_owned()
 }
 
 fn quoted_name(name: &str) -> String {

@@ -43,7 +43,7 @@ impl Place {
     /// # Errors
     /// [`Failure`] of the flags or the file.
     pub(super) fn open(args: &StoreArgs, absent: Absent) -> Result<Self, Failure> {
-        let options = args.options()?;
+        let options = args.options(None)?;
         let (mut named, mut db, mut set) = (None, 0, None);
         let name = match &options {
             StoreOptions::None => return Err(Failure::Usage(StoreError::NoStore.into())),

@@ -5,18 +5,20 @@
 //! most a torn end, which readers pass over and the next writer cuts off under
 //! the lock. A file that is damaged anywhere else is refused, never repaired.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::sys::stat::Mode;
 
 use super::super::store::StoreError;
 use super::record::{HEADER, Image, LONGEST_LINE, Record, Subject};
 use super::rights;
+use crate::files::place::{FileId, Place, is_link};
 
 /// How long another writer may hold the lock.
 const LOCK: Duration = Duration::from_secs(5);
@@ -26,6 +28,8 @@ const WORTH_COMPACTING: u64 = 64 * 1024;
 /// About what one entry takes, and how many times that the file may be long.
 const ENTRY: u64 = 80;
 const SLACK: u64 = 4;
+/// For the owner alone.
+const OWN: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
 /// Changes that are kept for a follower; more become a full read.
 const MOST_NEWS: usize = 50_000;
 
@@ -51,8 +55,11 @@ pub(super) struct News {
     pub(super) subjects: Vec<Subject>,
 }
 
-/// The file, held against other writers.
-pub(super) struct Locked(Flock<File>);
+/// The file, held against other writers, and its directory.
+pub(super) struct Locked {
+    file: Flock<File>,
+    place: Place,
+}
 
 // === impl Locked ===
 
@@ -65,15 +72,20 @@ impl Locked {
     /// Opens and locks the file that has the path now. One that is gone is a store
     /// that is away: an empty one in its place would say that nobody is allowed.
     pub(super) fn take(path: &Path) -> Result<Self, StoreError> {
-        Self::hold(path, |path| OpenOptions::new().read(true).append(true).open(path))
+        Self::hold(path, |place| open(place, OFlag::O_RDWR | OFlag::O_APPEND))
     }
 
-    fn hold(path: &Path, open: fn(&Path) -> io::Result<File>) -> Result<Self, StoreError> {
+    /// Where it is.
+    pub(super) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    fn hold(path: &Path, open: fn(&Place) -> Result<File, StoreError>) -> Result<Self, StoreError> {
         let failed = |error: &io::Error| error_at(path, error);
+        let place = Place::find(path).map_err(|error| failed(&error))?;
         let until = Instant::now() + LOCK;
         loop {
-            let file = open(path).map_err(|error| failed(&error))?;
-            let locked = Self::wait(file, until).map_err(|errno| match errno {
+            let locked = Self::wait(open(&place)?, until).map_err(|errno| match errno {
                 Errno::EWOULDBLOCK => {
                     cause_at(path, "another process holds its lock for 5 s; see which: fuser FILE")
                 }
@@ -81,22 +93,29 @@ impl Locked {
             })?;
             // Another writer may have put a new file in its place meanwhile.
             let here = locked.metadata().map_err(|error| failed(&error))?;
-            if fs::metadata(path).is_ok_and(|there| id(&there) == id(&here)) {
-                return Ok(Self(locked));
+            if place.holds(id(&here)) {
+                return Ok(Self { file: locked, place });
             }
         }
     }
 
-    fn open_or_make(path: &Path) -> io::Result<File> {
-        let mut options = OpenOptions::new();
-        options.read(true).append(true).mode(0o600);
-        // Only what was made just now, and through no link, may be given away.
-        match options.create_new(true).open(path) {
-            Ok(file) => rights::give_away(&file, path).map(|()| file),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                options.create_new(false).create(true).open(path)
+    fn open_or_make(place: &Place) -> Result<File, StoreError> {
+        let flags = OFlag::O_RDWR | OFlag::O_APPEND;
+        let failed = |error: &io::Error| error_at(place.path(), error);
+        loop {
+            // Only what was made just now may be given away.
+            match place.open(flags | OFlag::O_CREAT | OFlag::O_EXCL, OWN) {
+                Ok(file) => {
+                    let given = rights::give_away(&file, place);
+                    return given.map(|()| file).map_err(|error| failed(&error));
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(failed(&error)),
             }
-            Err(error) => Err(error),
+            match open(place, flags) {
+                Err(StoreError::File { .. }) if place.is_free() => {}
+                opened => return opened,
+            }
         }
     }
 
@@ -142,14 +161,15 @@ impl Tail {
 
     /// Whether the file differs from what was read, by looking at it from outside.
     pub(super) fn is_behind(&self) -> Result<bool, StoreError> {
-        let seen = fs::metadata(&self.path).map_err(|error| self.error(&error))?;
-        Ok(!self.holds(&seen) || self.offset != seen.len())
+        let place = self.place()?;
+        let seen = place.look().map_err(|error| self.error(&error))?;
+        let length = u64::try_from(seen.st_size).unwrap_or_default();
+        Ok(self.held() != Some(FileId::from(&seen)) || self.offset != length)
     }
 
     /// Reads what was appended; a torn end is left for the next writer.
     pub(super) fn catch_up(&mut self) -> Result<(), StoreError> {
-        let file = OpenOptions::new().read(true).open(&self.path);
-        let file = file.map_err(|error| self.error(&error))?;
+        let file = open(&self.place()?, OFlag::O_RDONLY)?;
         self.read(&file)?;
         let length = file.metadata().map_err(|error| self.error(&error))?.len();
         let bad_at = self.offset;
@@ -167,12 +187,12 @@ impl Tail {
     /// appended.
     pub(super) fn edit(
         &mut self,
-        Locked(file): &Locked,
+        Locked { file, place }: &Locked,
         decide: impl FnOnce(&Image) -> Vec<Record>,
         now_ms: u64,
     ) -> Result<Vec<Record>, StoreError> {
         self.read(file)?;
-        self.mend(file)?;
+        self.mend(file, place)?;
         let records = decide(&self.image);
         let began = self.offset;
         let lines: String = records.iter().map(|record| record.line(began)).collect();
@@ -184,7 +204,7 @@ impl Tail {
         }
         if self.is_worth_compacting(now_ms) {
             // The edit is safe; what fails here is tried again after the next.
-            let _ = self.compact(now_ms);
+            let _ = self.compact(place, now_ms);
         }
         Ok(records)
     }
@@ -192,7 +212,7 @@ impl Tail {
     fn read(&mut self, file: &File) -> Result<(), StoreError> {
         let seen = file.metadata().map_err(|error| self.error(&error))?;
         self.check(&seen)?;
-        if !self.holds(&seen) || seen.len() < self.offset {
+        if self.held() != Some(id(&seen)) || seen.len() < self.offset {
             self.held = Some(file.try_clone().map_err(|error| self.error(&error))?);
             self.image = Image::default();
             self.expect_everything();
@@ -202,10 +222,15 @@ impl Tail {
         done.map_err(|error| self.error(&error))?.map_or(Ok(()), |cause| Err(self.cause(cause)))
     }
 
-    /// Whether this is the file that was read.
-    fn holds(&self, seen: &fs::Metadata) -> bool {
+    /// The file that was read.
+    fn held(&self) -> Option<FileId> {
         let held = self.held.as_ref().and_then(|file| file.metadata().ok());
-        held.is_some_and(|held| id(&held) == id(seen))
+        held.map(|held| id(&held))
+    }
+
+    /// Where the file is now: the directory may be another one than it was.
+    fn place(&self) -> Result<Place, StoreError> {
+        Place::find(&self.path).map_err(|error| self.error(&error))
     }
 
     fn check(&self, seen: &fs::Metadata) -> Result<(), StoreError> {
@@ -266,7 +291,7 @@ impl Tail {
     }
 
     /// Under the lock: writes the header of a new file, or cuts a torn end off.
-    fn mend(&mut self, file: &File) -> Result<(), StoreError> {
+    fn mend(&mut self, file: &File, place: &Place) -> Result<(), StoreError> {
         let length = file.metadata().map_err(|error| self.error(&error))?.len();
         if length > self.offset && self.offset > 0 && self.is_damaged(file)? {
             return Err(self.damaged());
@@ -276,7 +301,7 @@ impl Tail {
         }
         if self.offset == 0 {
             self.append(file, HEADER)?;
-            sync_directory(&self.path).map_err(|error| self.error(&error))?;
+            place.sync().map_err(|error| self.error(&error))?;
         }
         Ok(())
     }
@@ -323,29 +348,31 @@ impl Tail {
     }
 
     /// Writes what still holds to a new file and puts that in place of the old.
-    fn compact(&mut self, now_ms: u64) -> io::Result<()> {
-        let mut name = self.path.file_name().unwrap_or_default().to_owned();
+    fn compact(&mut self, place: &Place, now_ms: u64) -> io::Result<()> {
+        let old = self.held.as_ref().map(File::metadata).transpose()?;
+        let Some(owner) = old.map(|old| old.uid()).filter(|uid| rights::may_own(*uid, place))
+        else {
+            // Its owner does that.
+            return Ok(());
+        };
+        let mut name = place.name().to_owned();
         name.push(".new");
-        let new = self.path.with_file_name(name);
-        let _ = fs::remove_file(&new);
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+        let new = place.beside(&name);
+        let _ = new.remove_any();
+        let file = new.open(OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL, OWN)?;
+        let made = id(&file.metadata()?);
         self.image.drop_past(now_ms);
-        let written = self.write_all(&file).and_then(|()| self.keep_owner(&file));
+        // When root writes it anew, it stays usable for the tunnel's user.
+        let written = self.write_all(&file).and_then(|()| rights::hand_over(&file, owner));
         let written = written.and_then(|()| file.metadata());
         // From the rename on, others append to it.
-        let renamed = written.and_then(|seen| fs::rename(&new, &self.path).map(|()| seen));
-        let Ok(seen) = renamed else { return fs::remove_file(&new) };
+        let renamed = written.and_then(|seen| new.rename(place.name()).map(|()| seen));
+        let Ok(seen) = renamed else { return new.remove(made) };
         // The same content in another file: no news for a follower here.
         self.held = Some(file);
         self.offset = seen.len();
         self.compact_check = WORTH_COMPACTING.max(self.offset * SLACK);
-        sync_directory(&self.path)
-    }
-
-    /// When root writes it anew, it stays usable for the tunnel's user.
-    fn keep_owner(&self, new: &File) -> io::Result<()> {
-        let old = self.held.as_ref().map(File::metadata).transpose()?;
-        old.map_or(Ok(()), |old| rights::hand_over(new, old.uid()))
+        place.sync()
     }
 
     fn write_all(&self, file: &File) -> io::Result<()> {
@@ -376,7 +403,20 @@ impl Tail {
     }
 }
 
+/// Opens the file that has the name now, if it is one to work with.
+fn open(place: &Place, flags: OFlag) -> Result<File, StoreError> {
+    let path = place.path();
+    let file = place.open(flags, Mode::empty()).map_err(|error| error_at(path, &error))?;
+    let seen = file.metadata().map_err(|error| error_at(path, &error))?;
+    rights::check_file(&seen, place).map_err(|cause| cause_at(path, cause))?;
+    Ok(file)
+}
+
 fn error_at(path: &Path, error: &io::Error) -> StoreError {
+    if is_link(error) {
+        let remedy = "no link of another user is followed, and none in the place of the file";
+        return cause_at(path, format!("{error}; {remedy}: give the path that it leads to"));
+    }
     if error.kind() == io::ErrorKind::PermissionDenied {
         return cause_at(path, rights::refusal(path));
     }
@@ -392,13 +432,8 @@ pub(super) fn cause_at(path: &Path, cause: impl Into<String>) -> StoreError {
     StoreError::File { path: path.display().to_string(), cause: cause.into() }
 }
 
-fn id(seen: &fs::Metadata) -> (u64, u64) {
-    (seen.dev(), seen.ino())
-}
-
-/// A name in a directory lasts only when the directory is synced as well.
-fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(rights::directory(path))?.sync_all()
+fn id(seen: &fs::Metadata) -> FileId {
+    FileId::from(seen)
 }
 
 #[cfg(test)]

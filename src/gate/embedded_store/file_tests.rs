@@ -1,7 +1,8 @@
 //! The file as writers and readers meet it, killed writers and damage included.
 
+use std::fs::OpenOptions;
 use std::net::IpAddr;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 
 use super::*;
 
@@ -142,7 +143,9 @@ fn what_is_none_of_ours_is_refused_and_left_alone() {
     place.error();
     let place = Place::new();
     symlink("/dev/null", place.path()).unwrap();
-    assert!(place.error().contains("no regular file"), "{}", place.error());
+    assert!(place.error().contains("is a symbolic link"), "{}", place.error());
+    let device = edit(&mut Tail::new("/dev/null".into()), vec![], 0).unwrap_err().to_string();
+    assert!(device.contains("no regular file"), "{device}");
     let place = Place::new();
     place.write(HEADER);
     fs::set_permissions(place.path(), fs::Permissions::from_mode(0o640)).unwrap();

@@ -54,12 +54,12 @@ impl EmbeddedStore {
     /// When it cannot be opened, others may use it, this process may not put a new
     /// one in its place, or it is none of ours.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        // A link stays one when the file is written anew.
-        let path = path.canonicalize().unwrap_or_else(|_| PathBuf::from(path));
+        let path = std::path::absolute(path).unwrap_or_else(|_| PathBuf::from(path));
         let server = format!("file {}", path.display()).into();
         let mut tail = Tail::new(path.clone());
-        tail.edit(&Locked::make(&path)?, |_| vec![], now_ms())?;
-        rights::check_directory(&path).map_err(|cause| cause_at(&path, cause))?;
+        let locked = Locked::make(&path)?;
+        tail.edit(&locked, |_| vec![], now_ms())?;
+        rights::check_directory(locked.place()).map_err(|cause| cause_at(&path, cause))?;
         Ok(Self { path: path.into(), tail: Arc::new(Mutex::new(tail)), server })
     }
 

@@ -4,41 +4,67 @@
 //! history, strikes, bans, and now and then a new file in its place. So that
 //! user needs the file and its directory, whoever made them.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::{MetadataExt, fchown};
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{AccessFlags, Uid, User, access, geteuid};
+use nix::sys::stat::Mode;
+use nix::unistd::{Uid, geteuid};
+
+use crate::files::place::{Place, user_name};
 
 /// What keeps this process from the file, and the command that helps.
 pub(super) fn refusal(path: &Path) -> String {
-    let me = name(geteuid());
-    let Ok(seen) = fs::metadata(path) else { return closed(&directory(path)) };
+    let me = user_name(geteuid());
+    let Ok(seen) = fs::symlink_metadata(path) else { return closed(&directory(path)) };
     let owner = Uid::from_raw(seen.uid());
     let path = path.display();
     if owner == geteuid() {
         let mode = seen.mode() & 0o777;
         return format!("{me} may not read and write it (mode {mode:04o}); run: chmod 600 {path}");
     }
-    let owner = name(owner);
+    let owner = user_name(owner);
     format!("belongs to {owner}, and this process runs as {me}; run: chown {me} {path}")
 }
 
 /// Why no new file could be put in place of the old: without that it would grow
 /// for ever.
-pub(super) fn check_directory(path: &Path) -> Result<(), String> {
-    let directory = directory(path);
-    match access(&directory, AccessFlags::W_OK | AccessFlags::X_OK) {
-        Ok(()) => Ok(()),
-        Err(_) => Err(closed(&directory)),
+pub(super) fn check_directory(place: &Place) -> Result<(), String> {
+    if place.is_writable() { Ok(()) } else { Err(closed(&directory(place.path()))) }
+}
+
+/// Why root should not touch this file: another user may have put it there.
+pub(super) fn check_file(seen: &Metadata, place: &Place) -> Result<(), String> {
+    if !geteuid().is_root() || !seen.is_file() {
+        return Ok(());
     }
+    let directory = place.directory().map_err(|error| error.to_string())?;
+    let owner = Uid::from_raw(seen.uid());
+    let is_theirs = owner.is_root() || owner.as_raw() == directory.st_uid;
+    if !is_theirs && directory.st_mode & Mode::S_IWOTH.bits() != 0 {
+        let owner = user_name(owner);
+        return Err(format!(
+            "belongs to {owner}, in a directory that everybody can write; move it to one of {owner}'s"
+        ));
+    }
+    if directory.st_uid != 0 && seen.nlink() > 1 {
+        return Err("has another name as well (a hard link); put a copy in its place".to_owned());
+    }
+    Ok(())
 }
 
 /// A file that root makes in another user's directory is made for that user.
-pub(super) fn give_away(file: &File, path: &Path) -> io::Result<()> {
-    let owner = fs::metadata(directory(path))?.uid();
+pub(super) fn give_away(file: &File, place: &Place) -> io::Result<()> {
+    let owner = place.directory()?.st_uid;
     if geteuid().is_root() { hand_over(file, owner) } else { Ok(()) }
+}
+
+/// Whether a file made there may become this user's: root gives nothing to others
+/// than the owner of the directory.
+pub(super) fn may_own(owner: u32, place: &Place) -> bool {
+    let is_ours = owner == geteuid().as_raw();
+    is_ours || place.directory().is_ok_and(|directory| directory.st_uid == owner)
 }
 
 /// Makes `owner` the owner. The group stays: it may do nothing with the file.
@@ -47,20 +73,15 @@ pub(super) fn hand_over(file: &File, owner: u32) -> io::Result<()> {
 }
 
 /// Where the file is.
-pub(super) fn directory(path: &Path) -> PathBuf {
+fn directory(path: &Path) -> PathBuf {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     parent.unwrap_or_else(|| Path::new(".")).to_owned()
 }
 
 fn closed(directory: &Path) -> String {
-    let (me, directory) = (name(geteuid()), directory.display());
+    let (me, directory) = (user_name(geteuid()), directory.display());
     format!(
         "its directory is not for {me}, as whom this process runs and has to write there; \
          run: chown {me} {directory}"
     )
-}
-
-/// By name, or by number where there is no account.
-fn name(uid: Uid) -> String {
-    User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |account| account.name)
 }

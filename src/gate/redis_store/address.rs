@@ -10,6 +10,8 @@ use std::str::FromStr;
 
 use zeroize::Zeroizing;
 
+use crate::printable::printable;
+
 const REDIS_PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
 /// More seeds than this are a mistake, and each costs a connection per second.
@@ -108,9 +110,12 @@ impl Node {
 impl fmt::Display for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
-            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
-            Self::Unix(path) => path.display().fmt(f),
+            // A server may have told the host of another one.
+            Self::Tcp { host, port } if host.contains(':') => {
+                write!(f, "[{}]:{port}", printable(host))
+            }
+            Self::Tcp { host, port } => write!(f, "{}:{port}", printable(host)),
+            Self::Unix(path) => f.write_str(&printable(&path.to_string_lossy())),
         }
     }
 }

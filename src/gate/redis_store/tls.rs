@@ -27,6 +27,10 @@ mod with_aws_lc {
     use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
     use super::{PathBuf, TcpStream, io};
+    use crate::files::read::read;
+
+    /// The most bytes of a file of certificates: 16 MiB.
+    const LONGEST: usize = 16 << 20;
 
     /// Whom to trust; reads that once, when the first connection is made.
     pub(in super::super) struct Tls {
@@ -77,12 +81,14 @@ mod with_aws_lc {
         let mut roots = RootCertStore::empty();
         match ca_file {
             Some(path) => {
-                let bad = |error| {
+                let bad = |error: &dyn std::fmt::Display| {
                     let path = path.display();
                     io::Error::other(format!("cannot read certificates in {path}: {error}"))
                 };
-                for certificate in CertificateDer::pem_file_iter(path).map_err(bad)? {
-                    roots.add(certificate.map_err(bad)?).map_err(io::Error::other)?;
+                let bytes = read(path, LONGEST).map_err(|error| bad(&error))?;
+                for certificate in CertificateDer::pem_slice_iter(&bytes) {
+                    let certificate = certificate.map_err(|error| bad(&error))?;
+                    roots.add(certificate).map_err(io::Error::other)?;
                 }
             }
             None => {
@@ -105,7 +111,7 @@ mod with_aws_lc {
 /// What the system said.
 #[cfg(not(feature = "aws-lc"))]
 pub fn check_ca(path: &std::path::Path) -> io::Result<()> {
-    std::fs::File::open(path).map(drop)
+    crate::files::read::open(path).map(drop).map_err(io::Error::other)
 }
 
 /// Refuses: this build has no TLS.

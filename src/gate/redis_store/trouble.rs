@@ -7,6 +7,7 @@ use redis::{ErrorKind, RedisError, ServerError};
 
 use super::super::store::StoreError;
 use super::address::Node;
+use crate::printable::printable;
 
 /// Something went wrong at a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,5 +148,6 @@ fn cause(error: &RedisError) -> String {
 
 /// A server's text can hold anything; a log line cannot.
 fn one_line(text: &str) -> String {
-    text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
+    let text: String = text.trim().chars().take(300).collect();
+    printable(&text).into_owned()
 }

@@ -1,0 +1,14 @@
+//! Files and unix sockets that somebody names by a path.
+//!
+//! ```text
+//!   place    a name in a directory that is looked up once, to make and remove files there
+//!   read     keys, passwords, certificates, configurations: regular files, of bounded length
+//!   connect  a unix socket whose listener may never accept
+//! ```
+//!
+//! A path may lead through directories of other users, who can change what it
+//! means between any two looks at it. So none is looked up twice.
+
+pub mod connect;
+pub mod place;
+pub mod read;
