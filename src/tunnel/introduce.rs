@@ -18,7 +18,7 @@ use super::secure::Verdict;
 use super::shared::Shared;
 use crate::addr::ClientAddr;
 use crate::gate::{OnRevoke, Peer, Permit};
-use crate::net::Stream;
+use crate::net::{Place, Stream};
 use crate::observe::sessions::Live;
 use crate::proxy_protocol::incoming::{HeaderReader, Progress};
 use crate::reason::CloseReason;
@@ -80,8 +80,10 @@ impl Shared {
         &self,
         stream: &mut Stream,
         socket: ClientAddr,
+        place: &Place,
     ) -> Result<Guest, CloseReason> {
         let (client, peer) = self.client(stream, socket).await?;
+        place.set_source(client.source());
         let permit = match (&self.gate, peer) {
             (Some(gate), Some(peer)) => {
                 let began = Instant::now();
@@ -117,11 +119,10 @@ impl Shared {
         }
     }
 
-    /// Counts a handshake that failed against its address, as rack-attack does.
+    /// Counts a handshake that failed against its address, as rack-attack does: all
+    /// that come to nothing alike, or the ban would tell them apart.
     pub(super) fn strike(&self, verdict: Verdict, guest: &Guest) {
-        let is_fault = !verdict.said_nothing
-            && matches!(verdict.reason, CloseReason::HandshakeFailed | CloseReason::Replayed);
-        if let (Some(gate), Some(peer), true) = (&self.gate, guest.peer, is_fault) {
+        if let (Some(gate), Some(peer), true) = (&self.gate, guest.peer, verdict.is_fault()) {
             gate.failed(peer);
         }
     }

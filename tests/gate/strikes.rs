@@ -1,10 +1,15 @@
 //! Failed handshakes become bans, where Rack::Attack keeps its own.
 
 use std::io::Write;
+use std::path::Path;
+
+use knockpipe::proto::SuiteSet;
 
 use super::world::{BAN, OTHER, PEER, World, now_s, number, refused};
+use crate::common::data::Noise;
+use crate::common::hand::Call;
 use crate::common::redis::Reply;
-use crate::common::{Ending, eventually};
+use crate::common::{Ending, Wire, eventually};
 
 /// Rack::Attack's count for `ip` in the window of a minute that is now.
 fn count_key(ip: &str) -> String {
@@ -68,7 +73,7 @@ fn three_strikes_are_a_ban() {
 /// come and go without a byte: no failure of anybody.
 #[test]
 fn who_says_nothing_and_hangs_up_is_not_struck() {
-    let world = World::new(&["--ban-after", "2/30d/5m", "--log-level", "debug", "-o", "10"]);
+    let world = World::new(&["--ban-after", "2/30d/5m", "--log-level", "debug", "-o", "1"]);
     world.redis(&format!("SADD ip-allowed {PEER}"));
     let entrance = world.entrance(PEER);
     eventually("it is let in", || !world.stage.net.is_denied(PEER, &entrance));
@@ -89,4 +94,65 @@ fn who_says_nothing_and_hangs_up_is_not_struck() {
     eventually("it is counted", || strikes() != Reply::Nil);
     assert_eq!(strikes(), Reply::bulk("1"));
     assert_eq!(world.redis(&format!("EXISTS {BAN}:{PEER}")), Reply::Number(0));
+}
+
+/// "`--ban-after` counts every refusal alike", or it would tell a recording from noise:
+/// each from an address of its own, and its count.
+#[test]
+fn every_refusal_counts_alike() {
+    let args = ["--ban-after", "100/30d/5m", "-o", "0.5", "--suite", "aes-256-gcm"];
+    let world = World::new(&args);
+    world.redis("SADD ip-allowed 203.0.113.0/24");
+    world.wait_in(PEER);
+    let key: &Path = &world.stage.key;
+    let message = |ahead, suites| Call::with(key, ahead, suites).message().to_vec();
+    let seen = Call::new(key);
+    let replayed = seen.message().to_vec();
+    // A dialer that gives up after an answer, which takes a right message.
+    drop(seen.shake_over(world.stage.net.dial(OTHER, &world.entrance(OTHER))));
+    let cases = [
+        ("203.0.113.20", "random bytes", Noise::new(3).bytes(256)),
+        ("203.0.113.21", "a byte", vec![1]),
+        ("203.0.113.22", "silence", vec![]),
+        ("203.0.113.23", "a stale message", message(-121, SuiteSet::BOTH)),
+        ("203.0.113.24", "an early one", message(3_600, SuiteSet::BOTH)),
+        ("203.0.113.25", "a recording", replayed),
+        ("203.0.113.26", "no common suite", message(0, SuiteSet::PORTABLE)),
+        ("203.0.113.27", "no proof of life", message(0, SuiteSet::BOTH)),
+    ];
+    let count = |ip: &str| {
+        let window = now_s() / (30 * 86_400);
+        let key = format!("cache:gitlab:rack::attack:{window}:allow2ban:count:{ip}");
+        world.redis(&format!("GET {key}"))
+    };
+    let held: Vec<Wire> = cases
+        .iter()
+        .map(|(source, _, bytes)| {
+            let mut wire = world.stage.net.dial(source, &world.entrance(source));
+            wire.write_all(bytes).unwrap();
+            wire
+        })
+        .collect();
+    for (source, what, _) in &cases {
+        eventually(&format!("{what} is counted"), || count(source) == Reply::bulk("1"));
+    }
+    assert_eq!(count(OTHER), Reply::Nil, "it hung up after an answer");
+    drop(held);
+}
+
+/// "Displaced and silent connections count as strikes": who floods is banned by it,
+/// long before any deadline.
+#[test]
+fn who_floods_with_silent_connections_is_banned() {
+    let world = World::new(&["--ban-after", "5/30d/5m", "-o", "600", "--max-handshakes", "4"]);
+    world.redis(&format!("SADD ip-allowed {PEER} {OTHER}"));
+    world.wait_in(PEER);
+    let entrance = world.entrance(PEER);
+    let mut flood: Vec<Wire> = (0..9).map(|_| world.stage.net.dial(PEER, &entrance)).collect();
+    world.wait_out(PEER);
+    // The ban ends those that are left.
+    for wire in &mut flood {
+        assert_ne!(wire.expect_ending(), Ending::Silent);
+    }
+    world.wait_in(OTHER);
 }
