@@ -2,14 +2,16 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::process::Command;
 
 use knockpipe::proto::SuiteSet;
 
-use super::world::{BAN, OTHER, PEER, World, now_s, number, refused};
+use super::world::{BAN, OTHER, PEER, PEER6, World, now_s, number, refused};
 use crate::common::data::Noise;
 use crate::common::hand::Call;
+use crate::common::netns::dial_from;
 use crate::common::redis::Reply;
-use crate::common::{Ending, Wire, eventually};
+use crate::common::{Ending, Wire, binary, eventually};
 
 /// Rack::Attack's count for `ip` in the window of a minute that is now.
 fn count_key(ip: &str) -> String {
@@ -155,4 +157,84 @@ fn who_floods_with_silent_connections_is_banned() {
         assert_ne!(wire.expect_ending(), Ending::Silent);
     }
     world.wait_in(OTHER);
+}
+
+/// Connects from each of `sources`, says something wrong, and leaves.
+fn fail_from(world: &World, sources: impl Iterator<Item = String> + Send) {
+    let entrance = world.entrance("::1");
+    world.stage.net.at_peers(|| {
+        let mut open = std::collections::VecDeque::new();
+        for source in sources {
+            let mut wire = dial_from(&source, &entrance).expect("it is accepted first");
+            // Who is banned by now may be gone already.
+            let _ = wire.write_all(b"who knocks?");
+            open.push_back(wire);
+            // Long displaced, or denied.
+            if open.len() > 200 {
+                open.pop_front();
+            }
+        }
+    });
+}
+
+/// "A source in the allow-set cannot write log lines, keys or memory without bound by
+/// earning bans from a /64": 2,000 connections from as many addresses are one ban.
+#[test]
+fn a_64_is_struck_and_banned_as_one() {
+    let args = ["--ban-after", "2/30d/5m", "-o", "600", "--max-handshakes", "16"];
+    let world = World::new(&args);
+    world.stage.net.own("2001:db8:0:5::/64");
+    world.redis(&format!("SADD ip-allowed 2001:db8:0:5::/64 {PEER6}"));
+    world.wait_in(PEER6);
+    fail_from(&world, (1..=2_000).map(|n| format!("2001:db8:0:5::{n:x}")));
+    let ban = format!("{BAN}:2001:db8:0:5::/64");
+    eventually("there is a ban", || world.redis(&format!("EXISTS {ban}")) == Reply::Number(1));
+    world.wait_out("2001:db8:0:5::abcd");
+    eventually("it is told", || world.lines("banned").len() == 1);
+    let told = world.lines("banned");
+    assert!(told[0].has("address", "2001:db8:0:5::/64") && told[0].has("count", "1"), "{told:?}");
+    let keys = world.redis("DBSIZE");
+    // The set, the history, the count, the ban.
+    assert_eq!(number(&keys), 4, "keys for addresses of one /64");
+    assert!(world.gate.program.log().len() < 100, "lines: {}", world.gate.program.log().len());
+    world.wait_in(PEER6);
+
+    let url = super::world::url(&world.redis);
+    let gate = |args: &[&str]| {
+        let output = world.stage.net.at_gate(|| {
+            Command::new(binary()).arg("gate").args(args).args(["--gate", &url]).output().unwrap()
+        });
+        assert!(output.status.success(), "{args:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(gate(&["list"]).contains("2001:db8:0:5::/64"));
+    assert!(gate(&["why", "2001:db8:0:5::99"]).contains(&ban));
+    assert!(gate(&["unban", "2001:db8:0:5::99"]).contains(&ban));
+    world.wait_in("2001:db8:0:5::abcd");
+}
+
+/// The same from many /64s of one network: a ban for each, and few lines that add up.
+#[test]
+fn bans_of_many_sources_are_few_lines_that_add_up() {
+    let args = ["--ban-after", "1/30d/5m", "-o", "0.2"];
+    let world = World::new(&args);
+    world.stage.net.own("2001:db8:5::/48");
+    world.redis(&format!("SADD ip-allowed 2001:db8:5::/48 {PEER6}"));
+    world.wait_in(PEER6);
+    fail_from(&world, (1..=300).map(|n| format!("2001:db8:5:{n:x}::1")));
+    let bans = || match world.redis(&format!("SCAN 0 MATCH {BAN}:* COUNT 100000")) {
+        Reply::Array(found) => match found.last() {
+            Some(Reply::Array(keys)) => keys.len(),
+            _ => 0,
+        },
+        _ => 0,
+    };
+    eventually("all are banned", || bans() == 300);
+    let World { mut gate, peers, .. } = world;
+    drop(peers);
+    gate.stop();
+    let lines: Vec<_> = gate.program.log().into_iter().filter(|line| line.is("banned")).collect();
+    let count: u64 = lines.iter().filter_map(|line| line.number("count")).sum();
+    assert!(lines.len() < 10, "{} lines", lines.len());
+    assert_eq!(count, 300, "{lines:?}");
 }

@@ -76,7 +76,7 @@ pub(super) async fn why(args: WhyArgs) -> Result<Done, Failure> {
         Some(place.standing(ip, args.ban_after.map(|ban_after| ban_after.findtime())).await)
     };
     let now_ms = now_ms();
-    let facts = facts(standing.as_ref(), ip, now_ms);
+    let facts = facts(standing.as_ref(), now_ms);
     let peer = if args.announced { Peer::Announced(ip) } else { Peer::Socket(ip) };
     let explanation = explain(&rules, &facts, peer, now_ms);
     let (ban_after, no_rules) = (args.ban_after, args.rules.is_empty());
@@ -89,11 +89,11 @@ pub(super) async fn why(args: WhyArgs) -> Result<Done, Failure> {
 }
 
 /// What a tunnel would have in memory; a store that cannot be read is away.
-fn facts(standing: Option<&Result<Standing, StoreError>>, ip: IpAddr, now_ms: u64) -> Snapshot {
+fn facts(standing: Option<&Result<Standing, StoreError>>, now_ms: u64) -> Snapshot {
     let mut facts = Snapshot::default();
     let items = match standing {
         Some(Err(_)) => return facts,
-        Some(Ok(standing)) => items(standing, ip),
+        Some(Ok(standing)) => items(standing),
         None => vec![],
     };
     facts.begin();
@@ -103,10 +103,12 @@ fn facts(standing: Option<&Result<Standing, StoreError>>, ip: IpAddr, now_ms: u6
     facts
 }
 
-fn items(standing: &Standing, ip: IpAddr) -> Vec<Item> {
+fn items(standing: &Standing) -> Vec<Item> {
     let grants = standing.grants.iter();
     let allowed = grants.map(|grant| Item::Allowed(grant.member, grant.expires_ms));
-    allowed.chain(standing.ban.as_ref().map(|ban| Item::Banned(ip, ban.expires_ms))).collect()
+    allowed
+        .chain(standing.ban.as_ref().map(|ban| Item::Banned(ban.member, ban.expires_ms)))
+        .collect()
 }
 
 impl Answer {
