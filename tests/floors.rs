@@ -60,6 +60,11 @@ const FLOORS: &[Floor] = &[
         forbidden: &["clap", "anyhow"],
     },
     Floor {
+        paths: &["gate/bans.rs"],
+        may_import: &["duration", "gate", "observe"],
+        forbidden: &["clap", "anyhow"],
+    },
+    Floor {
         paths: &[
             "gate/any_store.rs",
             "gate/embedded_store",

@@ -15,9 +15,10 @@ use common::hand::Call;
 use common::legit::{Clients, round_trips};
 use common::middleman::{Middleman, Toward};
 use common::{
-    Addr, End, Ending, Kind, Launch, Pair, PairOptions, Target, Wire, eventually, keygen, proc,
+    Addr, End, Ending, Kind, Launch, Pair, PairOptions, Target, Wire, any, eventually, keygen, proc,
 };
 use knockpipe::proto::SuiteSet;
+use knockpipe::proto::handshake::MESSAGE_LEN;
 
 /// Threads that play strangers.
 const THREADS: usize = 4;
@@ -268,7 +269,7 @@ fn a_thousand_replayed_handshakes_reach_nothing_not_even_after_a_restart() {
 
 /// Who holds a first message under a right key that gets no answer (it was seen
 /// before, its clock is wrong, its suites are) sees what a stranger sees: an open
-/// connection and not a byte until the deadline, or the end as soon as he ends.
+/// connection and not a byte until the deadline, also when he has ended his direction.
 #[test]
 fn a_valid_first_message_that_is_refused_looks_like_random_bytes() {
     let target = Target::echo();
@@ -314,6 +315,71 @@ fn a_valid_first_message_that_is_refused_looks_like_random_bytes() {
     assert_eq!(target.counts().accepts(), 0);
 }
 
+/// "The time from a stranger's end to the reset tells nothing": a ring of eight keys,
+/// and messages that differ in how much work they are, down to none at all. All are
+/// held until the deadline.
+#[test]
+fn an_end_without_an_answer_is_held_until_the_deadline() {
+    let target = Target::echo();
+    let dir = tempfile::tempdir().unwrap();
+    let keys: Vec<_> = (0..8).map(|n| keygen(dir.path(), &format!("key{n}"))).collect();
+    let mut launch = Launch::decrypt(&keys[0]).source(&any()).target(target.addr());
+    for key in &keys[1..] {
+        launch = launch.args(["-k".as_ref(), key.as_os_str()]);
+    }
+    let mut decrypt = launch.args(["-o", "2"]).start();
+    let call = Call::new(&keys[7]);
+    let first = *call.message();
+    drop(call.shake(decrypt.addr()));
+    let messages = [
+        ("nothing", vec![]),
+        ("a byte", vec![1]),
+        ("all but a byte", first[..MESSAGE_LEN - 1].to_vec()),
+        ("random", Noise::new(9).bytes(MESSAGE_LEN)),
+        ("replayed", first.to_vec()),
+    ];
+    thread::scope(|scope| {
+        for (name, bytes) in messages {
+            let wire = decrypt.connect();
+            scope.spawn(move || probe(wire, &bytes, Leave::Finish, name));
+        }
+    });
+    decrypt.stop();
+}
+
+/// "One deadline": with `--denied hold` a denied peer is held as long as a stranger in
+/// its handshake, the random part included, so that many do not end at one moment.
+#[test]
+fn who_is_denied_and_held_ends_as_a_stranger_does() {
+    let (dir, target) = (tempfile::tempdir().unwrap(), Target::echo());
+    let key = keygen(dir.path(), "key");
+    let hold = ["--deny", "127.0.0.1", "--denied", "hold", "-o", "2"];
+    let launch = Launch::decrypt(&key).source(&any()).target(target.addr()).args(hold);
+    let mut decrypt = launch.start();
+    let times: Vec<Duration> = thread::scope(|scope| {
+        let held: Vec<_> = (0..24)
+            .map(|i| {
+                let mut wire = decrypt.connect();
+                scope.spawn(move || {
+                    let start = Instant::now();
+                    if i % 2 == 0 {
+                        wire.finish();
+                    }
+                    assert_eq!(wire.expect_ending(), Ending::Reset);
+                    start.elapsed()
+                })
+            })
+            .collect();
+        held.into_iter().map(|held| held.join().unwrap()).collect()
+    });
+    let (first, last) = (times.iter().min().unwrap(), times.iter().max().unwrap());
+    println!("held from {first:?} to {last:?}");
+    assert!(*first >= Duration::from_millis(1_950), "ended after {first:?}");
+    // All 24 within a fifth of the random part do not happen.
+    assert!(*last - *first > Duration::from_millis(100), "all ended after {first:?}");
+    decrypt.stop();
+}
+
 /// Sends `bytes` to an end with a deadline of 2 s, and checks how long it takes it.
 fn probe(mut wire: Wire, bytes: &[u8], leave: Leave, name: &str) {
     const DEADLINE: Duration = Duration::from_secs(2);
@@ -321,14 +387,13 @@ fn probe(mut wire: Wire, bytes: &[u8], leave: Leave, name: &str) {
     const LATEST: Duration = Duration::from_secs(20);
     let start = Instant::now();
     wire.write_all(bytes).unwrap();
-    let finishes = matches!(leave, Leave::Finish);
-    if finishes {
+    if matches!(leave, Leave::Finish) {
         wire.finish();
     }
     assert_eq!(wire.expect_ending(), Ending::Reset, "{name}");
     let took = start.elapsed();
     assert!(took < LATEST, "{name}: {took:?}");
-    assert!(finishes || took >= DEADLINE * 99 / 100, "{name}: thrown out after {took:?}");
+    assert!(took >= DEADLINE * 99 / 100, "{name}: thrown out after {took:?}");
 }
 
 /// "No fixed offset": whatever a prober sends, and however much, its connection

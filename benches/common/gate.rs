@@ -56,7 +56,7 @@ pub(crate) fn full() -> Snapshot {
     let networks = (0..NETWORKS)
         .map(in_network)
         .map(|(ip, length)| Item::Allowed(IpNet::new(ip, length).unwrap().trunc().into(), None));
-    let bans = (0..BANS).map(|n| Item::Banned(banned(n), None));
+    let bans = (0..BANS).map(|n| Item::Banned(banned(n).into(), None));
     let members = (0..ADDRESSES).map(|n| Item::Allowed(member(n).into(), None));
     let snapshot = read(&networks.chain(bans).chain(members).collect::<Vec<_>>());
     assert!(snapshot.counts().addresses > 990_000, "{:?}", snapshot.counts());

@@ -187,7 +187,7 @@ fn watched(listener: Listener) -> Result<AsyncListener, DoorError> {
 }
 
 /// Hands whoever comes to `serve`, in a task of its own, for ever. Where there are
-/// too many `clients` the oldest makes way.
+/// too many `clients` the oldest makes way, of the source that has most.
 async fn admit_all<F>(listener: AsyncListener, clients: Handshakes, serve: impl Fn(Stream) -> F)
 where
     F: Future<Output = ()> + Send + 'static,
@@ -195,11 +195,11 @@ where
     let (mut backoff, address) = (AcceptBackoff::default(), listener.local());
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 if backoff.succeeded(Instant::now()) {
                     info!(address, "accepting again");
                 }
-                let (served, mut place) = (serve(stream), clients.enter());
+                let (served, place) = (serve(stream), clients.enter(peer.source()));
                 tokio::spawn(async move {
                     tokio::select! {
                         () = served => {}

@@ -117,7 +117,7 @@ pub(super) struct DecryptArgs {
     #[arg(short, long = "key", value_name = "FILE", required = true)]
     keys: Vec<PathBuf>,
 
-    /// Connections at once that have not proven the key; the oldest makes way for a new one
+    /// Connections at once that have not proven the key; beyond it the source with most loses one
     #[arg(
         long, value_name = "N", default_value = "1024",
         allow_negative_numbers = true, help_heading = LIMITS

@@ -144,8 +144,12 @@ impl Gate {
     /// A handshake from `peer` failed.
     pub fn failed(&self, peer: Peer) {
         let keeper = self.keeper();
-        let is_safe = matches!(keeper.decide(peer).verdict, Verdict::Allowed(Grant::StaticAllow));
-        if let (Some(ip), false) = (peer.ip(), is_safe) {
+        // Who is safe from bans, and who has one already.
+        let is_idle = matches!(
+            keeper.decide(peer).verdict,
+            Verdict::Allowed(Grant::StaticAllow) | Verdict::Denied(Why::Banned)
+        );
+        if let (Some(ip), false) = (peer.ip(), is_idle) {
             keeper.note_strike(ip);
         }
     }

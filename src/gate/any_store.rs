@@ -115,7 +115,7 @@ async fn follow_nothing(events: &mpsc::Sender<Event>, mut asks: mpsc::Receiver<V
             Some(ips) = asks.recv() => ips,
         };
         for ip in ips {
-            for event in [Event::Banned(ip, None), Event::Allowed(ip.into(), None)] {
+            for event in [Event::Banned(ip.into(), None), Event::Allowed(ip.into(), None)] {
                 if events.send(event).await.is_err() {
                     return;
                 }
@@ -138,7 +138,7 @@ mod tests {
         let expected = [
             Event::Begin,
             Event::End { garbage: 0 },
-            Event::Banned(ip, None),
+            Event::Banned(ip.into(), None),
             Event::Allowed(ip.into(), None),
         ];
         for event in expected {
@@ -146,6 +146,6 @@ mod tests {
         }
         drop(told);
         following.await.unwrap();
-        assert_eq!(AnyStore::None.edit(Edit::Unban(ip)).await, Err(StoreError::NoStore));
+        assert_eq!(AnyStore::None.edit(Edit::Unban(ip.into())).await, Err(StoreError::NoStore));
     }
 }

@@ -135,8 +135,8 @@ fn items(ip: IpAddr, facts: &str) -> Vec<Item> {
         "listed" => Some(Item::Allowed(ip.into(), SOON)),
         "ended" => Some(Item::Allowed(ip.into(), PAST)),
         "network" => Some(Item::Allowed(network_of(ip), None)),
-        "banned" => Some(Item::Banned(ip, SOON)),
-        "lifted" => Some(Item::Banned(ip, PAST)),
+        "banned" => Some(Item::Banned(ip.into(), SOON)),
+        "lifted" => Some(Item::Banned(ip.into(), PAST)),
         "nothing" | "allow" | "deny" => None,
         _ => panic!("no fact is called {fact}"),
     };

@@ -4,14 +4,16 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::any_store::AnyStore;
+use super::bans::{Ban, Bans, Told};
+use super::member::Member;
 use super::options::GateOptions;
 use super::status::Tally;
 use super::store::{Edit, Receipt};
@@ -39,6 +41,7 @@ pub(super) struct Diary {
     page: Mutex<Page>,
     edits: mpsc::Sender<Edit>,
     ban_after: Option<BanAfter>,
+    bans: Arc<Mutex<Bans>>,
 }
 
 /// What was noted lately. Two generations make it last at least
@@ -54,11 +57,12 @@ struct Page {
 impl Diary {
     pub(super) fn start(options: &GateOptions, store: Arc<AnyStore>, tally: Arc<Tally>) -> Self {
         let (edits, queue) = mpsc::channel(QUEUE);
-        tokio::spawn(write(Arc::clone(&store), queue, tally));
+        let bans = Arc::<Mutex<Bans>>::default();
+        tokio::spawn(write(Arc::clone(&store), queue, (tally, Arc::clone(&bans))));
         if let Some(idle) = options.reap_idle {
             tokio::spawn(reap(store, idle, edits.downgrade()));
         }
-        Self { page: Mutex::default(), edits, ban_after: options.ban_after }
+        Self { page: Mutex::default(), edits, ban_after: options.ban_after, bans }
     }
 
     /// `ip` was let in.
@@ -71,8 +75,10 @@ impl Diary {
     }
 
     /// A handshake of `ip` failed.
-    pub(super) fn strike(&self, ip: IpAddr) {
-        if let Some(ban) = self.ban_after {
+    pub(super) fn strike(&self, ip: IpAddr, now_ms: u64) {
+        if let Some(ban) = self.ban_after
+            && lock(&self.bans).may_strike(Member::source_of(ip), ban, now_ms)
+        {
             self.queue(Edit::Strike {
                 ip,
                 findtime: ban.findtime(),
@@ -91,6 +97,7 @@ impl Diary {
 
     /// Hands over what was noted since the last call.
     pub(super) fn turn_page(&self, now_ms: u64) {
+        tell(lock(&self.bans).tick(Instant::now()));
         let mut page = self.page.lock().unwrap_or_else(PoisonError::into_inner);
         if now_ms >= page.turned_ms + NOTE_EVERY_MS {
             page.old = std::mem::take(&mut page.young);
@@ -115,14 +122,35 @@ impl Diary {
     }
 }
 
+impl Drop for Diary {
+    fn drop(&mut self) {
+        tell(lock(&self.bans).flush());
+    }
+}
+
+/// Never while the bans are locked, so that the log cannot hold who counts.
+fn tell(told: Option<Told>) {
+    if let Some(told) = told {
+        told.log();
+    }
+}
+
+fn lock(bans: &Mutex<Bans>) -> MutexGuard<'_, Bans> {
+    bans.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Makes one edit after the other, and tells when that begins and ceases to
 /// fail. Each kind for itself: a server whose memory is full still deletes, and
 /// what succeeds there says nothing about the rest.
-async fn write(store: Arc<AnyStore>, mut edits: mpsc::Receiver<Edit>, tally: Arc<Tally>) {
+async fn write(
+    store: Arc<AnyStore>,
+    mut edits: mpsc::Receiver<Edit>,
+    bans: (Arc<Tally>, Arc<Mutex<Bans>>),
+) {
     let mut failing = HashSet::new();
     while let Some(edit) = edits.recv().await {
         let what = name(&edit);
-        match make(&store, edit, &tally).await {
+        match make(&store, edit, &bans).await {
             Ok(()) if failing.remove(what) => info!(what, "the gate's store takes notes again"),
             Ok(()) => {}
             Err(cause) if failing.insert(what) => {
@@ -143,7 +171,11 @@ fn name(edit: &Edit) -> &'static str {
     }
 }
 
-async fn make(store: &AnyStore, edit: Edit, tally: &Tally) -> Result<(), String> {
+async fn make(
+    store: &AnyStore,
+    edit: Edit,
+    (tally, bans): &(Arc<Tally>, Arc<Mutex<Bans>>),
+) -> Result<(), String> {
     let struck = match &edit {
         Edit::Strike { ip, bantime, maxretry, .. } => Some((*ip, *bantime, *maxretry)),
         _ => None,
@@ -152,8 +184,10 @@ async fn make(store: &AnyStore, edit: Edit, tally: &Tally) -> Result<(), String>
         Ok(Ok(receipt)) => {
             let Receipt { server, key, changed, .. } = &receipt;
             debug!(server, key, changed, "noted");
-            if let Some(struck) = struck {
-                tell_ban(struck, &receipt, tally);
+            if let Some(ban) = struck.and_then(|struck| ban_of(struck, receipt)) {
+                tally.bans_made.inc();
+                let told = lock(bans).made(ban, Clock::start().now_ms(), Instant::now());
+                tell(told);
             }
             Ok(())
         }
@@ -162,18 +196,11 @@ async fn make(store: &AnyStore, edit: Edit, tally: &Tally) -> Result<(), String>
     }
 }
 
-/// Tells of the strike that wrote a ban. Those after it change nothing.
-fn tell_ban(
-    (address, bantime, maxretry): (IpAddr, Duration, u64),
-    receipt: &Receipt,
-    tally: &Tally,
-) {
-    let Some(failures) = receipt.count.filter(|count| receipt.changed && *count >= maxretry) else {
-        return;
-    };
-    tally.bans_made.inc();
+/// What the strike that wrote a ban made. Those after it change nothing.
+fn ban_of((ip, time, maxretry): (IpAddr, Duration, u64), receipt: Receipt) -> Option<Ban> {
+    let failures = receipt.count.filter(|count| receipt.changed && *count >= maxretry)?;
     let Receipt { server, key, .. } = receipt;
-    warn!(%address, failures, r#for = duration::format(bantime), server, key, "banned");
+    Some(Ban { source: Member::source_of(ip), failures, time, server, key })
 }
 
 /// Removes addresses that were not let in for `idle`, for as long as the gate lives.

@@ -177,7 +177,7 @@ impl Keeper {
     /// A handshake from an address that is not always let in has failed.
     pub(super) fn note_strike(&self, ip: IpAddr) {
         self.tally.strikes.inc();
-        self.diary.strike(ip);
+        self.diary.strike(ip, self.clock.now_ms());
     }
 
     /// A handshake succeeded.
@@ -262,7 +262,7 @@ impl Keeper {
                 snapshot.end(now_ms)
             }
             Event::Allowed(member, truth) => snapshot.set_allowed(member, truth),
-            Event::Banned(ip, truth) => snapshot.set_banned(ip, truth),
+            Event::Banned(member, truth) => snapshot.set_banned(member, truth),
             Event::Unsure => {
                 self.changed_in_read.store(true, Ordering::Relaxed);
                 self.unsure.store(true, Ordering::Release);

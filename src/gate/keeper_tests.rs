@@ -81,8 +81,8 @@ async fn a_change_before_the_store_answers_does_not_revoke() {
     let admitted = tokio::spawn(async move { waiting.admit(peer()).await });
     settle().await;
     let ip = address();
-    gate.keeper().apply(Event::Banned(ip, Some(None)));
-    gate.keeper().apply(Event::Banned(ip, None));
+    gate.keeper().apply(Event::Banned(ip.into(), Some(None)));
+    gate.keeper().apply(Event::Banned(ip.into(), None));
     gate.keeper().apply(Event::Allowed(ip.into(), Some(None)));
     let permit = admitted.await.unwrap().unwrap();
     assert!(!permit.is_revoked());
@@ -139,7 +139,7 @@ async fn a_ban_holds_by_the_clock_as_it_was_set() {
     let (ip, now_ms) = (address(), gate.keeper().clock.now_ms());
     gate.keeper().clock.set(now_ms + DAY_MS);
     gate.keeper().apply(Event::Allowed(ip.into(), Some(None)));
-    gate.keeper().apply(Event::Banned(ip, Some(Some(now_ms + DAY_MS / 2))));
+    gate.keeper().apply(Event::Banned(ip.into(), Some(Some(now_ms + DAY_MS / 2))));
     let permit = gate.admit(peer()).await.unwrap();
     gate.keeper().follow_clock();
     assert!(permit.is_revoked());

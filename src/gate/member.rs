@@ -10,7 +10,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// Networks shorter than this need force: more than 65,536 IPv4 addresses.
 const WIDEST_V4: u8 = 16;
@@ -39,8 +39,8 @@ pub enum Member {
 pub enum Item {
     /// A member of the allow-set.
     Allowed(Member, Option<u64>),
-    /// An address that is banned.
-    Banned(IpAddr, Option<u64>),
+    /// An address that is banned, or an IPv6 /64.
+    Banned(Member, Option<u64>),
 }
 
 /// Why a text is no [`Member`].
@@ -61,6 +61,36 @@ impl Member {
             Self::Network(IpNet::V4(network)) => network.prefix_len() < WIDEST_V4,
             Self::Network(IpNet::V6(network)) => network.prefix_len() < WIDEST_V6,
         }
+    }
+
+    /// What failures of `ip` are counted for and what they ban: an IPv4 address, or an
+    /// IPv6 /64, because a single IPv6 host commonly owns every address of its /64.
+    pub fn source_of(ip: IpAddr) -> Self {
+        match ip.to_canonical() {
+            IpAddr::V6(ip) => Ipv6Net::new(ip, WIDEST_V6)
+                .map_or_else(|_| Self::from(ip), |network| Self::from(IpNet::V6(network))),
+            v4 @ IpAddr::V4(_) => Self::Address(v4),
+        }
+    }
+
+    /// What a ban on `ip` can be about: the address, and its /64 where it is IPv6.
+    pub fn bans_of(ip: IpAddr) -> impl Iterator<Item = Self> + Clone {
+        let (address, source) = (Self::from(ip), Self::source_of(ip));
+        std::iter::once(address).chain((source != address).then_some(source))
+    }
+
+    /// Whether there can be a ban of it: an address, or an IPv6 /64.
+    pub fn can_be_banned(&self) -> bool {
+        match self {
+            Self::Address(_) => true,
+            Self::Network(network) => Self::source_of(network.addr()) == *self,
+        }
+    }
+
+    /// Whether both speak about an address.
+    pub fn meets(&self, other: &Self) -> bool {
+        let (one, other) = (IpNet::from(*self), IpNet::from(*other));
+        one.contains(&other) || other.contains(&one)
     }
 
     /// Whether it speaks about `ip`, in either spelling of an IPv4 address.
@@ -189,6 +219,29 @@ mod tests {
             assert_eq!(member(shown), member(text), "{text} written back");
         }
         assert_eq!(Member::from("::ffff:1.2.3.4".parse::<IpAddr>().unwrap()), member("1.2.3.4"));
+    }
+
+    #[test]
+    fn an_ipv6_source_is_its_64() {
+        let source = |text: &str| Member::source_of(text.parse().unwrap()).to_string();
+        assert_eq!(source("203.0.113.7"), "203.0.113.7");
+        assert_eq!(source("::ffff:203.0.113.7"), "203.0.113.7");
+        assert_eq!(source("2001:db8:0:1::7"), "2001:db8:0:1::/64");
+        let bans = |text: &str| Member::bans_of(text.parse().unwrap()).count();
+        assert_eq!((bans("203.0.113.7"), bans("2001:db8::7")), (1, 2));
+        for (text, can) in [
+            ("203.0.113.7", true),
+            ("2001:db8::7", true),
+            ("2001:db8::/64", true),
+            ("2001:db8::/65", false),
+            ("2001:db8::/63", false),
+            ("203.0.113.0/24", false),
+        ] {
+            assert_eq!(member(text).can_be_banned(), can, "{text}");
+        }
+        let meets = |one: &str, other: &str| member(one).meets(&member(other));
+        assert!(meets("2001:db8::/32", "2001:db8::/64") && meets("2001:db8::/64", "2001:db8::7"));
+        assert!(meets("2001:db8::/64", "2001:db8::/32") && !meets("::/0", "203.0.113.7"));
     }
 
     #[test]

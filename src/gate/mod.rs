@@ -12,6 +12,7 @@
 
 pub mod admission;
 pub mod any_store;
+mod bans;
 pub mod decision;
 mod diary;
 pub mod embedded_store;

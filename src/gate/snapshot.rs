@@ -37,6 +37,7 @@ pub struct Snapshot {
     allowed: Addresses,
     networks: Ledger<IpNet, Nets<Stamp>>,
     banned: Addresses,
+    banned_networks: Ledger<IpNet, Nets<Stamp>>,
     round: Round,
     freshness: Freshness,
 }
@@ -86,7 +87,7 @@ pub struct Counts {
     pub addresses: usize,
     /// Networks in the allow-set.
     pub networks: usize,
-    /// Banned addresses.
+    /// Banned addresses and networks.
     pub bans: usize,
 }
 
@@ -112,7 +113,10 @@ impl Snapshot {
                 Item::Allowed(Member::Address(ip), expires_ms) => {
                     (ip.into(), self.allowed.found(ip, expires_ms, round))
                 }
-                Item::Banned(ip, expires_ms) => {
+                Item::Banned(Member::Network(network), expires_ms) => {
+                    (network.into(), self.banned_networks.found(network, expires_ms, round))
+                }
+                Item::Banned(Member::Address(ip), expires_ms) => {
                     (ip.into(), self.banned.found(ip, expires_ms, round))
                 }
             };
@@ -135,6 +139,7 @@ impl Snapshot {
         self.networks.sweep(now_ms, self.round, &mut changed);
         self.banned.v4.sweep(now_ms, self.round, &mut changed);
         self.banned.v6.sweep(now_ms, self.round, &mut changed);
+        self.banned_networks.sweep(now_ms, self.round, &mut changed);
         self.round.reading = false;
         if self.freshness != Freshness::Fresh {
             self.freshness = Freshness::Fresh;
@@ -154,9 +159,13 @@ impl Snapshot {
     }
 
     /// The truth about one ban: `None` when there is none, otherwise when it ends.
-    pub fn set_banned(&mut self, ip: IpAddr, truth: Option<Option<u64>>) -> Changed {
-        let differs = self.banned.set(ip, truth, self.round);
-        Changed::only(ip.into(), differs)
+    pub fn set_banned(&mut self, member: impl Into<Member>, truth: Option<Option<u64>>) -> Changed {
+        let member = member.into();
+        let differs = match member {
+            Member::Address(ip) => self.banned.set(ip, truth, self.round),
+            Member::Network(network) => self.banned_networks.set(network, truth, self.round),
+        };
+        Changed::only(member, differs)
     }
 
     /// The store is out of reach. What is known stays known; a full read that
@@ -188,15 +197,18 @@ impl Snapshot {
         self.networks.expire(now_ms, self.round, &mut purge);
         self.banned.v4.expire(now_ms, self.round, &mut purge);
         self.banned.v6.expire(now_ms, self.round, &mut purge);
+        self.banned_networks.expire(now_ms, self.round, &mut purge);
         purge.changed
     }
 
     /// When to call [`Self::expire`] next: never later than the next entry
     /// ends, but an entry may have been forgotten or prolonged since.
     pub fn next_expiry(&self) -> Option<u64> {
-        let Self { allowed, networks, banned, .. } = self;
+        let Self { allowed, networks, banned, banned_networks, .. } = self;
         let next = [allowed.v4.next_expiry(), allowed.v6.next_expiry(), networks.next_expiry()];
-        next.into_iter().chain([banned.v4.next_expiry(), banned.v6.next_expiry()]).flatten().min()
+        let bans =
+            [banned.v4.next_expiry(), banned.v6.next_expiry(), banned_networks.next_expiry()];
+        next.into_iter().chain(bans).flatten().min()
     }
 
     /// The entry of the allow-set that speaks for `ip`: its address, or else
@@ -206,16 +218,15 @@ impl Snapshot {
         if let Some(expires_ms) = exact {
             return Some(Entry { member: ip.into(), expires_ms });
         }
-        self.networks.table().matches(ip).find_map(|(network, stamp)| {
-            let expires_ms = stamp.truth(now_ms)?;
-            Some(Entry { member: Member::Network(network), expires_ms })
-        })
+        longest(&self.networks, ip, now_ms)
     }
 
-    /// The ban on `ip`.
+    /// The ban on `ip`: that of its address, or else of its network.
     pub fn banned(&self, ip: IpAddr, now_ms: u64) -> Option<Entry> {
-        let expires_ms = self.banned.truth(ip, now_ms)?;
-        Some(Entry { member: ip.into(), expires_ms })
+        if let Some(expires_ms) = self.banned.truth(ip, now_ms) {
+            return Some(Entry { member: ip.into(), expires_ms });
+        }
+        longest(&self.banned_networks, ip, now_ms)
     }
 
     /// Whether the store's word is current.
@@ -228,7 +239,7 @@ impl Snapshot {
         Counts {
             addresses: self.allowed.v4.len() + self.allowed.v6.len(),
             networks: self.networks.len(),
-            bans: self.banned.v4.len() + self.banned.v6.len(),
+            bans: self.banned.v4.len() + self.banned.v6.len() + self.banned_networks.len(),
         }
     }
 
@@ -240,7 +251,16 @@ impl Snapshot {
         self.allowed.settle(self.round);
         self.networks.settle(self.round);
         self.banned.settle(self.round);
+        self.banned_networks.settle(self.round);
     }
+}
+
+/// The longest network around `ip` that has not ended.
+fn longest(networks: &Ledger<IpNet, Nets<Stamp>>, ip: IpAddr, now_ms: u64) -> Option<Entry> {
+    networks.table().matches(ip).find_map(|(network, stamp)| {
+        let expires_ms = stamp.truth(now_ms)?;
+        Some(Entry { member: Member::Network(network), expires_ms })
+    })
 }
 
 // === impl Addresses ===

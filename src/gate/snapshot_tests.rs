@@ -64,14 +64,14 @@ fn a_read_replaces_what_was_known() {
 #[test]
 fn a_removal_during_a_read_is_not_undone_by_it() {
     let mut snapshot =
-        fresh(&[listed("1.1.1.1"), listed("2.2.2.0/24"), Item::Banned(ip("9.9.9.9"), None)]);
+        fresh(&[listed("1.1.1.1"), listed("2.2.2.0/24"), Item::Banned(ip("9.9.9.9").into(), None)]);
     snapshot.begin();
     assert_eq!(snapshot.set_allowed(member("1.1.1.1"), None), subjects(&["1.1.1.1"]));
     assert_eq!(snapshot.set_allowed(member("2.2.2.0/24"), None), subjects(&["2.2.2.0/24"]));
     assert_eq!(snapshot.set_banned(ip("9.9.9.9"), None), subjects(&["9.9.9.9"]));
     assert!(!allows(&snapshot, "1.1.1.1") && snapshot.banned(ip("9.9.9.9"), 0).is_none());
     // A batch that was read before the removals arrives after them.
-    let late = [listed("1.1.1.1"), listed("2.2.2.0/24"), Item::Banned(ip("9.9.9.9"), None)];
+    let late = [listed("1.1.1.1"), listed("2.2.2.0/24"), Item::Banned(ip("9.9.9.9").into(), None)];
     assert!(snapshot.items(&late).is_empty());
     assert!(snapshot.end(0).is_empty());
     assert!(!allows(&snapshot, "1.1.1.1") && !allows(&snapshot, "2.2.2.2"));
@@ -181,8 +181,8 @@ fn what_ended_is_forgotten_and_named() {
         Item::Allowed(member("1.1.1.1"), Some(100)),
         Item::Allowed(member("2001:db8::1"), Some(200)),
         Item::Allowed(member("2.2.2.0/24"), Some(300)),
-        Item::Banned(ip("3.3.3.3"), Some(400)),
-        Item::Banned(ip("2001:db8::3"), Some(500)),
+        Item::Banned(ip("3.3.3.3").into(), Some(400)),
+        Item::Banned(ip("2001:db8::3").into(), Some(500)),
         listed("4.4.4.4"),
     ]);
     let names = ["1.1.1.1", "2001:db8::1", "2.2.2.0/24", "3.3.3.3", "2001:db8::3"];
@@ -366,7 +366,7 @@ fn it_says_what_a_plain_model_says() {
         let member = random_member(&mut random);
         let expires_ms = random.random::<bool>().then(|| now_ms + random.random_range(0..60));
         let item = match (random.random_range(0..3), member) {
-            (0, Member::Address(ip)) => Item::Banned(ip, expires_ms),
+            (0, Member::Address(ip)) => Item::Banned(ip.into(), expires_ms),
             _ => Item::Allowed(member, expires_ms),
         };
         let key = (matches!(item, Item::Banned(..)), member);
@@ -398,7 +398,7 @@ fn it_says_what_a_plain_model_says() {
             _ => {
                 model.set(key, truth);
                 changed = match item {
-                    Item::Banned(ip, _) => snapshot.set_banned(ip, truth),
+                    Item::Banned(member, _) => snapshot.set_banned(member, truth),
                     Item::Allowed(member, _) => snapshot.set_allowed(member, truth),
                 };
             }
@@ -441,4 +441,25 @@ fn a_million_members_are_told_from_others() {
     };
     assert_eq!(found(0), LOOKUPS as usize);
     assert!(found(500_000) < LOOKUPS as usize / 2, "the networks hold few of the others");
+}
+
+/// An IPv6 /64 is banned as one: found by each of its addresses, ended, lifted and
+/// forgotten as a ban of an address is.
+#[test]
+fn a_banned_64_is_every_address_in_it() {
+    let network: Member = "2001:db8:0:1::/64".parse().unwrap();
+    let mut snapshot = fresh(&[Item::Banned(network, Some(400))]);
+    let banned = |snapshot: &Snapshot, text, now_ms| snapshot.banned(ip(text), now_ms);
+    let entry = Entry { member: network, expires_ms: Some(400) };
+    assert_eq!(banned(&snapshot, "2001:db8:0:1::7", 399), Some(entry));
+    assert_eq!(banned(&snapshot, "2001:db8:0:2::7", 399), None);
+    assert_eq!(banned(&snapshot, "2001:db8:0:1::7", 400), None);
+    assert_eq!((snapshot.counts().bans, snapshot.next_expiry()), (1, Some(400)));
+    assert_eq!(snapshot.expire(400), subjects(&["2001:db8:0:1::/64"]));
+    assert_eq!(snapshot.counts().bans, 0);
+    assert_eq!(snapshot.set_banned(network, Some(None)), subjects(&["2001:db8:0:1::/64"]));
+    snapshot.begin();
+    assert!(banned(&snapshot, "2001:db8:0:1::7", 500).is_some());
+    assert_eq!(snapshot.end(500), subjects(&["2001:db8:0:1::/64"]));
+    assert_eq!(banned(&snapshot, "2001:db8:0:1::7", 500), None);
 }

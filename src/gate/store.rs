@@ -30,7 +30,7 @@ pub enum Event {
     /// (unix ms; `Some(None)` for ever).
     Allowed(Member, Option<Option<u64>>),
     /// The truth about one ban now, in the same form.
-    Banned(IpAddr, Option<Option<u64>>),
+    Banned(Member, Option<Option<u64>>),
     /// The allow-set changed in a way that only a full read tells; one is
     /// scheduled, and asks are answered with the truth meanwhile.
     Unsure,
@@ -49,10 +49,10 @@ pub enum Edit {
     Allow(Member, Option<Duration>),
     /// Takes a member out of the allow-set.
     Remove(Member),
-    /// Bans an address from now on; replaces a ban that it has.
-    Ban(IpAddr, Duration),
-    /// Lifts a ban.
-    Unban(IpAddr),
+    /// Bans an address or an IPv6 /64 from now on; replaces a ban that it has.
+    Ban(Member, Duration),
+    /// Lifts a ban: that of an address also from its IPv6 /64.
+    Unban(Member),
     /// Notes when addresses were last let in, in unix seconds.
     Touch(Vec<(IpAddr, u64)>),
     /// Removes an address from the allow-set and the history, if it was last let
@@ -64,8 +64,9 @@ pub enum Edit {
         /// Seen at this second or later, nothing is done.
         before_s: u64,
     },
-    /// Counts a failure in the current window of `findtime`; the one that
-    /// reaches `maxretry` writes a ban. Does nothing while banned.
+    /// Counts a failure in the current window of `findtime`, for the address or its
+    /// IPv6 /64 ([`Member::source_of`]); the one that reaches `maxretry` writes a ban
+    /// of that. Does nothing while banned.
     Strike {
         /// Who failed.
         ip: IpAddr,
@@ -129,6 +130,8 @@ pub struct Grant {
 /// A ban in a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hold {
+    /// What is banned: the address, or its /64.
+    pub member: Member,
     /// The key in which it was found.
     pub key: String,
     /// When it ends, in unix milliseconds.

@@ -1,15 +1,12 @@
-//! How many of what at once: slots for sessions, places for handshakes.
+//! How many sessions at once: slots, and the descriptors that they need.
 //!
-//! The two are apart on purpose. A session has proven that it holds the key and
-//! keeps its [`Slot`]; a handshake has proven nothing, so its [`Place`] is lent
-//! until a newcomer needs it. Strangers can therefore fill only places, and
-//! only until the next stranger comes.
+//! Handshakes have places of their own (`places.rs`), so that strangers take none
+//! of these.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Descriptors kept for everything else: the three standard streams, the
 /// runtime's own (about 6), signals, listeners, the log, a lookup in /etc/services
@@ -40,28 +37,6 @@ struct Desk {
 pub struct Slot {
     permit: Option<OwnedSemaphorePermit>,
     desk: Arc<Desk>,
-}
-
-/// The unproven handshakes under way. Clones share them.
-#[derive(Clone, Debug)]
-pub struct Handshakes(Arc<Mutex<Crowd>>);
-
-/// One handshake's place; free again when dropped.
-#[derive(Debug)]
-#[must_use = "dropping the place frees it"]
-pub struct Place {
-    number: u64,
-    crowd: Arc<Mutex<Crowd>>,
-    displaced: oneshot::Receiver<()>,
-}
-
-/// Numbers only grow, so the first entry is always the oldest.
-#[derive(Debug)]
-struct Crowd {
-    limit: usize,
-    next: u64,
-    most: usize,
-    places: BTreeMap<u64, oneshot::Sender<()>>,
 }
 
 /// How many sessions `nofile` descriptors are enough for, next to `handshakes`
@@ -164,75 +139,6 @@ impl Drop for Slot {
     }
 }
 
-// === impl Handshakes ===
-
-impl Handshakes {
-    /// Room for `limit` handshakes at once, at least one.
-    pub fn new(limit: usize) -> Self {
-        let (limit, next) = (limit.max(1), 0);
-        Self(Arc::new(Mutex::new(Crowd { limit, next, most: 0, places: BTreeMap::new() })))
-    }
-
-    /// Changes how many there may be, from the next that enters on.
-    pub fn set_limit(&self, limit: usize) {
-        lock(&self.0).limit = limit.max(1);
-    }
-
-    /// A place, always and at once: when there is none left, the oldest
-    /// handshake loses its own. That one may be honest and slow; the newest is
-    /// the one that certainly has not been given its time yet.
-    pub fn enter(&self) -> Place {
-        let (tell, displaced) = oneshot::channel();
-        let mut crowd = lock(&self.0);
-        let is_full = crowd.places.len() >= crowd.limit;
-        let oldest = is_full.then(|| crowd.places.pop_first()).flatten();
-        let number = crowd.next;
-        crowd.next += 1;
-        crowd.places.insert(number, tell);
-        crowd.most = crowd.most.max(crowd.places.len());
-        drop(crowd);
-        if let Some((_, tell)) = oldest {
-            // It may be leaving at this very moment, and not care.
-            let _ = tell.send(());
-        }
-        Place { number, crowd: Arc::clone(&self.0), displaced }
-    }
-
-    /// How many are under way.
-    pub fn used(&self) -> usize {
-        lock(&self.0).places.len()
-    }
-
-    /// How many were under way at once at most.
-    pub fn high_water(&self) -> usize {
-        lock(&self.0).most
-    }
-
-    /// How many there may be.
-    pub fn limit(&self) -> usize {
-        lock(&self.0).limit
-    }
-}
-
-impl Place {
-    /// Resolves when a newcomer took this place, and never otherwise. Cancel safe.
-    pub async fn displaced(&mut self) {
-        // The sender outlives the place unless it was used: only this place
-        // removes it, on drop.
-        let _ = (&mut self.displaced).await;
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        lock(&self.crowd).places.remove(&self.number);
-    }
-}
-
-fn lock(crowd: &Mutex<Crowd>) -> std::sync::MutexGuard<'_, Crowd> {
-    crowd.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use std::future::Future;
@@ -304,53 +210,5 @@ mod tests {
         let slots = Slots::new(usize::MAX);
         let _slot = slots.try_acquire().unwrap();
         assert_eq!(slots.used(), 1);
-    }
-
-    #[test]
-    fn a_newcomer_takes_the_oldest_place() {
-        let handshakes = Handshakes::new(2);
-        let (mut first, mut second) = (handshakes.enter(), handshakes.enter());
-        assert!(!is_ready(first.displaced()));
-        let mut third = handshakes.enter();
-        assert!(is_ready(first.displaced()));
-        assert!(!is_ready(second.displaced()) && !is_ready(third.displaced()));
-        assert_eq!((handshakes.used(), handshakes.high_water()), (2, 2));
-        drop(first);
-        assert_eq!(handshakes.used(), 2, "a displaced one has no place to give back");
-    }
-
-    #[test]
-    fn who_leaves_makes_room() {
-        let handshakes = Handshakes::new(2);
-        let (mut first, second) = (handshakes.enter(), handshakes.enter());
-        drop(second);
-        let _third = handshakes.enter();
-        assert!(!is_ready(first.displaced()));
-        assert_eq!((handshakes.used(), handshakes.limit()), (2, 2));
-    }
-
-    #[test]
-    fn the_handle_may_go_first() {
-        let mut place = Handshakes::new(1).enter();
-        assert!(!is_ready(place.displaced()));
-    }
-
-    #[tokio::test]
-    async fn a_waiting_handshake_is_told() {
-        let handshakes = Handshakes::new(1);
-        let mut old = handshakes.enter();
-        let told = tokio::spawn(async move { old.displaced().await });
-        tokio::task::yield_now().await;
-        let _new = handshakes.enter();
-        told.await.unwrap();
-    }
-
-    #[test]
-    fn a_flood_stays_bounded() {
-        let handshakes = Handshakes::new(1024);
-        let places: Vec<_> = (0..100_000).map(|_| handshakes.enter()).collect();
-        assert_eq!(handshakes.used(), 1024);
-        drop(places);
-        assert_eq!(handshakes.used(), 0);
     }
 }

@@ -27,11 +27,11 @@ const LONGEST_PERIOD: Duration = Duration::from_secs(300);
 /// fill must have an end.
 const MOST_SOURCES: usize = 1024;
 
-/// Counts failures and decides when to tell. Knows no clock: `now` is passed in
-/// and must not go back.
-#[derive(Debug, Default)]
-pub struct Tally {
-    reasons: BTreeMap<CloseReason, u64>,
+/// Counts failures, by their reasons, and decides when to tell. Knows no clock: `now`
+/// is passed in and must not go back.
+#[derive(Debug)]
+pub struct Tally<R = CloseReason> {
+    reasons: BTreeMap<R, u64>,
     sources: HashSet<String>,
     example: String,
     /// When the running period ends and how long it is; `None` is quiet.
@@ -40,11 +40,11 @@ pub struct Tally {
 
 /// What a log line tells about one or more failures.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Line {
+pub struct Line<R = CloseReason> {
     /// How many failures, all reasons together.
     pub count: u64,
-    /// How many of each reason, in the order of [`CloseReason`].
-    pub reasons: Vec<(CloseReason, u64)>,
+    /// How many of each reason, in their order.
+    pub reasons: Vec<(R, u64)>,
     /// How many different sources, exact below 1024; 1024 stands for "or more".
     pub sources: usize,
     /// The source of the newest failure.
@@ -69,16 +69,18 @@ pub struct Failures {
     tunnel: Option<Arc<str>>,
 }
 
-impl Tally {
+impl<R> Default for Tally<R> {
+    fn default() -> Self {
+        let (reasons, sources) = (BTreeMap::new(), HashSet::new());
+        Self { reasons, sources, example: String::new(), period: None }
+    }
+}
+
+impl<R: Ord> Tally<R> {
     /// Counts one failure of `source` and returns the line that is due, if any.
     ///
     /// `source` is what sources are told apart by: an address without a port.
-    pub fn record(
-        &mut self,
-        reason: CloseReason,
-        source: &dyn Display,
-        now: Instant,
-    ) -> Option<Line> {
+    pub fn record(&mut self, reason: R, source: &dyn Display, now: Instant) -> Option<Line<R>> {
         let due = self.tick(now);
         *self.reasons.entry(reason).or_default() += 1;
         self.example = source.to_string();
@@ -96,7 +98,7 @@ impl Tally {
 
     /// The summary of a period that has ended, if there is one. For a timer; a
     /// call in any second is enough.
-    pub fn tick(&mut self, now: Instant) -> Option<Line> {
+    pub fn tick(&mut self, now: Instant) -> Option<Line<R>> {
         let (end, length) = self.period?;
         if now < end {
             return None;
@@ -109,7 +111,7 @@ impl Tally {
 
     /// Everything that was counted and not yet told, now. For the end of the
     /// process.
-    pub fn flush(&mut self) -> Option<Line> {
+    pub fn flush(&mut self) -> Option<Line<R>> {
         let reasons: Vec<_> = std::mem::take(&mut self.reasons).into_iter().collect();
         if reasons.is_empty() {
             return None;
@@ -178,9 +180,11 @@ impl Line {
             self.reasons.iter().map(|(why, count)| format!("{why}={count}")).collect();
         each.join(" ")
     }
+}
 
+impl<R> Line<R> {
     /// The number of sources, with a plus sign where it is a lower bound.
-    fn sources(&self) -> String {
+    pub fn sources(&self) -> String {
         let more = if self.sources == MOST_SOURCES { "+" } else { "" };
         format!("{}{more}", self.sources)
     }

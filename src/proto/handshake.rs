@@ -95,29 +95,33 @@ impl Dialer {
 
 // === impl Received ===
 
-/// Reads message 1 with the keys of `ring`, in order. Costs a few hashes and a
-/// small decryption for each key.
+/// Reads message 1 with the keys of `ring`; the first that fits is its key. All
+/// are tried, also when one did, so that the time tells nothing. Costs a few hashes
+/// and a small decryption for each.
 ///
 /// # Errors
 /// [`PeerError::BadTag`] when no key fits; another when Hello is malformed.
 pub fn read_message1(ring: &KeyRing, message: &Message) -> Result<Received, PeerError> {
+    let mut found = Err(PeerError::BadTag);
     for key in ring.iter() {
-        let mut opened = *message;
-        match read_message1_with(labels::PROLOGUE, key.secret(), &mut opened) {
-            Err(PeerError::BadTag) => {}
-            Err(error) => return Err(error),
-            Ok((state, dialer_key)) => {
-                return Ok(Received {
-                    state,
-                    dialer_key,
-                    hello: Hello::decode(payload(&opened))?,
-                    key: key.id(),
-                    fingerprint: fingerprint(message),
-                });
-            }
+        let read = read_message1_with_key(key, message);
+        if matches!(found, Err(PeerError::BadTag)) {
+            found = read;
         }
     }
-    Err(PeerError::BadTag)
+    found
+}
+
+fn read_message1_with_key(key: &Key, message: &Message) -> Result<Received, PeerError> {
+    let mut opened = *message;
+    let (state, dialer_key) = read_message1_with(labels::PROLOGUE, key.secret(), &mut opened)?;
+    Ok(Received {
+        state,
+        dialer_key,
+        hello: Hello::decode(payload(&opened))?,
+        key: key.id(),
+        fingerprint: fingerprint(message),
+    })
 }
 
 impl Received {

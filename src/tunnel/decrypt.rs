@@ -13,8 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rand::RngExt;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::debug;
 
 use super::connected::Connected;
@@ -23,11 +22,12 @@ use super::open::told;
 use super::relay::{Start, dismiss};
 use super::report::Report;
 use super::secure::{Doorkeeper, Verdict, Visitor, next_event};
+use super::serve::Stay;
 use super::shared::Shared;
 use super::targets::{Target, Targets};
 use super::unmade::Unmade;
 use crate::addr::{ClientAddr, ServiceName};
-use crate::net::{Place, Slots, SourceRefusal, Stream};
+use crate::net::{Slot, Slots, SourceRefusal, Stream};
 use crate::proto::Session;
 use crate::proto::inbound::Event;
 use crate::proto::message::Open;
@@ -36,9 +36,8 @@ use crate::reason::CloseReason;
 /// How long a live dialer may wait before it says Open.
 pub(super) const UNOPENED: Duration = Duration::from_secs(60);
 
-/// A stranger is dropped up to this part of the handshake deadline later, so
-/// that the moment tells nothing.
-const JITTER: f64 = 0.25;
+/// How often it is looked whether who waits for a session is still there.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// What the decrypt end needs beyond what both ends do.
 pub(super) struct Exit {
@@ -55,15 +54,26 @@ pub(super) struct Host {
     visitor: Visitor,
 }
 
+/// A connection that is from no live dialer.
+pub(super) enum Stranger {
+    /// It has ended.
+    Ended,
+    /// Its address may not come in any more, and gets what is denied.
+    Revoked(Stream),
+}
+
 impl Exit {
     /// Finds out whether a connection is from a live dialer.
+    ///
+    /// # Errors
+    /// What is left of one that is not.
     pub(super) async fn meet(
         &self,
         shared: &Shared,
         (mut sealed, guest): (Stream, Guest),
-        place: Place,
-    ) -> Option<Box<Host>> {
-        match self.shake_hands(shared, &mut sealed, place).await {
+        stay: &Stay,
+    ) -> Result<Box<Host>, Stranger> {
+        match self.shake_hands(shared, (&mut sealed, &guest), stay).await {
             Ok(visitor) => {
                 // The proof of one who was banned meanwhile forgives nothing.
                 if let (Some(gate), Some(peer), false) =
@@ -71,36 +81,54 @@ impl Exit {
                 {
                     gate.succeeded(peer);
                 }
-                Some(Box::new(Host { sealed, guest, visitor }))
+                Ok(Box::new(Host { sealed, guest, visitor }))
             }
             Err(verdict) => {
                 shared.refused(verdict.reason, guest.client);
                 shared.strike(verdict, &guest);
+                if verdict.reason == CloseReason::Revoked {
+                    return Err(Stranger::Revoked(sealed));
+                }
                 sealed.reset();
-                None
+                Err(Stranger::Ended)
             }
         }
     }
 
-    /// The handshake, as long as its place among the unproven lasts.
+    /// The handshake, as long as its place and the right of its address last.
     async fn shake_hands(
         &self,
         shared: &Shared,
-        sealed: &mut Stream,
-        mut place: Place,
+        (sealed, guest): (&mut Stream, &Guest),
+        stay: &Stay,
     ) -> Result<Visitor, Verdict> {
-        let patience = shared.timeout.mul_f64(1.0 + rand::rng().random_range(0.0..JITTER));
         let mut verdict = Verdict::from(CloseReason::HandshakeFailed);
         let began = Instant::now();
+        let is_authentic = || {
+            if guest.is_revoked() {
+                return Err(CloseReason::Revoked);
+            }
+            stay.place.authenticate();
+            Ok(())
+        };
+        let received = self.door.receive(sealed, &mut verdict, &is_authentic);
         let met = tokio::select! {
             biased;
-            met = timeout(patience, self.door.receive(sealed, &mut verdict)) => met.ok(),
-            () = place.displaced() => Some(Err(CloseReason::Displaced.into())),
-            () = shared.last_call() => None,
+            () = guest.revoked() => Err(Some(CloseReason::Revoked)),
+            met = timeout_at(stay.deadline, received) => met.ok().flatten().ok_or(None),
+            () = stay.place.displaced() => Err(Some(CloseReason::Displaced)),
+            () = shared.last_call() => Err(None),
         };
-        let visitor = met.unwrap_or(Err(verdict))?;
-        shared.meters.handshake.done(began.into());
-        Ok(visitor)
+        match met {
+            Ok(visitor) => {
+                shared.meters.handshake.done(began.into());
+                Ok(visitor)
+            }
+            Err(reason) => {
+                verdict.reason = reason.unwrap_or(verdict.reason);
+                Err(verdict)
+            }
+        }
     }
 
     /// What becomes of a live dialer: a session at once, or once it asks for one.
@@ -168,9 +196,7 @@ impl Exit {
         report.service = open.service;
         let opened = async {
             let source = shared.enter(guest.client).map_err(|error| too_many(&error))?;
-            // As long as it takes: a client that waits here is one that the
-            // backlog would hold, had it not come before the last slot was taken.
-            let held = (Some(shared.slot().await), source);
+            let held = (Some(slot(shared, &sealed, guest.client).await?), source);
             if sealed.is_ended_by_peer() {
                 return Err(ended(CloseReason::Truncated));
             }
@@ -201,6 +227,29 @@ impl Exit {
                 None
             }
         }
+    }
+}
+
+/// A slot for a live dialer, however long that takes. So many wait, without those
+/// that have hung up since.
+async fn slot(shared: &Shared, sealed: &Stream, client: ClientAddr) -> Result<Slot, Unmade> {
+    if let Some(slot) = shared.try_slot() {
+        return Ok(slot);
+    }
+    let place = shared.places.wait_for_session(client.source());
+    let _place = place.ok_or_else(|| {
+        let detail = "too many wait for a session; raise -n, or --max-handshakes for more to wait";
+        Unmade::new(CloseReason::LimitReached, detail)
+    })?;
+    let gone = async {
+        while !sealed.is_ended_by_peer() {
+            sleep(LOOK).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        slot = shared.slot() => Ok(slot),
+        () = gone => Err(ended(CloseReason::Truncated)),
     }
 }
 

@@ -19,7 +19,7 @@ use super::secure::Verdict;
 use super::shared::Shared;
 use crate::addr::ClientAddr;
 use crate::gate::{OnRevoke, Peer, Permit};
-use crate::net::Stream;
+use crate::net::{Place, Stream};
 use crate::observe::sessions::Live;
 use crate::proxy_protocol::incoming::{HeaderReader, Progress, Sender};
 use crate::reason::CloseReason;
@@ -90,6 +90,7 @@ impl Shared {
         &self,
         stream: &mut Stream,
         socket: ClientAddr,
+        place: &Place,
     ) -> Result<Guest, Refused> {
         let sender = self.sender(stream, socket).await;
         let sender = sender.map_err(|reason| Refused { reason, client: socket })?;
@@ -98,6 +99,7 @@ impl Shared {
             Some(Sender::Nameless) => (ClientAddr::Nameless, Some(Peer::Nameless)),
             Some(Sender::Balancer) | None => (socket, own_address(socket)),
         };
+        place.set_source(client.source());
         let refused = |reason| Refused { reason, client };
         if let Some(Sender::Client(_) | Sender::Nameless) = sender {
             self.arrive_announced(client).map_err(|_| refused(CloseReason::SourceLimit))?;
@@ -130,11 +132,10 @@ impl Shared {
         read.unwrap_or(Err(CloseReason::BadProxyHeader)).map(Some)
     }
 
-    /// Counts a handshake that failed against its address, as rack-attack does.
+    /// Counts a handshake that failed against its address, as rack-attack does: all
+    /// that come to nothing alike, or the ban would tell them apart.
     pub(super) fn strike(&self, verdict: Verdict, guest: &Guest) {
-        let is_fault = !verdict.said_nothing
-            && matches!(verdict.reason, CloseReason::HandshakeFailed | CloseReason::Replayed);
-        if let (Some(gate), Some(peer), true) = (&self.gate, guest.peer, is_fault) {
+        if let (Some(gate), Some(peer), true) = (&self.gate, guest.peer, verdict.is_fault()) {
             gate.failed(peer);
         }
     }

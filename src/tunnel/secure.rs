@@ -3,7 +3,8 @@
 //!
 //! The acceptor is silent to everything that is not a fresh message 1 under one
 //! of its keys: it reads and discards until the deadline, so that a prober sees
-//! the same whatever it sent. It keeps no buffer for a stranger.
+//! the same whatever it sent, and whether or not it ended its direction. It keeps
+//! no buffer for a stranger.
 
 use std::future::poll_fn;
 use std::io;
@@ -51,9 +52,18 @@ pub(super) struct Doorkeeper {
 #[derive(Clone, Copy)]
 pub(super) struct Verdict {
     pub(super) reason: CloseReason,
-    /// It hung up and had not sent a byte: a health check, or a dial that was
-    /// given up. Nobody tries keys that way.
-    pub(super) said_nothing: bool,
+    /// It sent something.
+    spoke: bool,
+    /// It ended the handshake itself, in place of going on.
+    hung_up: bool,
+}
+
+/// Why a handshake does not go on; the verdict has the reason.
+enum Unmet {
+    /// There is nothing to answer.
+    Refused,
+    /// The connection is broken.
+    Gone,
 }
 
 /// A dialer that is proven live, and the first thing it said.
@@ -68,7 +78,47 @@ pub(super) struct Visitor {
 
 impl From<CloseReason> for Verdict {
     fn from(reason: CloseReason) -> Self {
-        Self { reason, said_nothing: false }
+        Self { reason, spoke: false, hung_up: false }
+    }
+}
+
+impl Verdict {
+    /// Whether it counts against the address. Who hangs up without a byte is a health
+    /// check, or a dial that was given up: nobody tries keys that way. Nor does who
+    /// hangs up after an answer, which a right and fresh message alone gets.
+    pub(super) fn is_fault(self) -> bool {
+        match self.reason {
+            CloseReason::HandshakeFailed
+            | CloseReason::ClockSkew
+            | CloseReason::Replayed
+            | CloseReason::NoCommonSuite
+            | CloseReason::Displaced => self.spoke || !self.hung_up,
+            CloseReason::Unconfirmed => !self.hung_up,
+            _ => false,
+        }
+    }
+
+    /// What was read, or why there is nothing more to read.
+    fn of_read(&mut self, read: io::Result<usize>) -> Result<usize, Unmet> {
+        match read {
+            Ok(0) => {
+                self.hung_up = true;
+                Err(Unmet::Refused)
+            }
+            Ok(got) => {
+                self.spoke = true;
+                Ok(got)
+            }
+            Err(_) => {
+                self.hung_up = true;
+                Err(Unmet::Gone)
+            }
+        }
+    }
+
+    fn refused(&mut self, reason: CloseReason) -> Unmet {
+        self.reason = reason;
+        Unmet::Refused
     }
 }
 
@@ -98,45 +148,47 @@ impl Doorkeeper {
         self.terms.key_ids()
     }
 
-    /// Shakes hands as the acceptor. Where that fails it goes on reading until
-    /// the stranger hangs up; the caller sets the deadline. `verdict` always
-    /// holds what would be said if it ended now.
-    ///
-    /// # Errors
-    /// The verdict.
+    /// Shakes hands as the acceptor. Where that fails it goes on reading, until the
+    /// connection breaks; the caller sets the deadline. `verdict` always holds what
+    /// would be said if it ended now. `is_authentic` is told of a first message that is
+    /// authentic and fresh, before it is answered, and may refuse that.
     pub(super) async fn receive(
         &self,
         stream: &mut Stream,
         verdict: &mut Verdict,
-    ) -> Result<Visitor, Verdict> {
-        match self.greet(stream, verdict).await {
-            Ok(visitor) => return Ok(visitor),
-            Err(Some(reason)) => verdict.reason = reason,
-            Err(None) => {}
+        is_authentic: &(impl Fn() -> Result<(), CloseReason> + Sync),
+    ) -> Option<Visitor> {
+        match self.greet(stream, verdict, is_authentic).await {
+            Ok(visitor) => return Some(visitor),
+            Err(Unmet::Refused) => hold(stream).await,
+            Err(Unmet::Gone) => {}
         }
-        hold(stream).await;
-        Err(*verdict)
+        None
     }
 
-    /// The handshake itself. `Err(None)` leaves the verdict as it is.
+    /// The handshake itself.
     async fn greet(
         &self,
         stream: &mut Stream,
         verdict: &mut Verdict,
-    ) -> Result<Visitor, Option<CloseReason>> {
+        is_authentic: &(impl Fn() -> Result<(), CloseReason> + Sync),
+    ) -> Result<Visitor, Unmet> {
         let mut message1 = [0; MESSAGE_LEN];
-        let got = stream.read(&mut message1).await.unwrap_or(0);
-        verdict.said_nothing = got == 0;
-        if verdict.said_nothing {
-            return Err(None);
+        let mut got = 0;
+        while got < MESSAGE_LEN {
+            got += verdict.of_read(stream.read(&mut message1[got..]).await)?;
         }
-        stream.read_exact(&mut message1[got..]).await.map_err(|_| None)?;
-        let received = read_message1(&self.terms.keys, &message1).map_err(|_| None)?;
-        self.check_fresh(&received)?;
+        let received = read_message1(&self.terms.keys, &message1).map_err(|_| Unmet::Refused)?;
+        let may_be_answered = self.check_fresh(&received).and_then(|()| is_authentic());
+        may_be_answered.map_err(|reason| verdict.refused(reason))?;
         verdict.reason = CloseReason::Unconfirmed;
-        let (unconfirmed, message2) = self.answer(received)?;
-        stream.write_all(&message2).await.map_err(|_| None)?;
-        confirm(unconfirmed, stream).await.map_err(|_| None)
+        let answer = self.answer(received);
+        let (unconfirmed, message2) = answer.map_err(|reason| verdict.refused(reason))?;
+        if stream.write_all(&message2).await.is_err() {
+            verdict.hung_up = true;
+            return Err(Unmet::Gone);
+        }
+        confirm(unconfirmed, stream, verdict).await
     }
 
     fn check_fresh(&self, received: &Received) -> Result<(), CloseReason> {
@@ -150,27 +202,27 @@ impl Doorkeeper {
         })
     }
 
-    fn answer(&self, received: Received) -> Result<(Unconfirmed, Message), Option<CloseReason>> {
+    fn answer(&self, received: Received) -> Result<(Unconfirmed, Message), CloseReason> {
         let Terms { suites, padding, .. } = self.terms;
         let now_ms = self.memory.now_ms();
         let answer = Welcome::answering(received.hello(), suites, padding, now_ms);
         let welcome = answer.map_err(|_| CloseReason::NoCommonSuite)?;
         let ephemeral = ephemeral().map_err(|_| CloseReason::LocalError)?;
-        received.answer(&welcome, ephemeral).map_err(|_| None)
+        received.answer(&welcome, ephemeral).map_err(|_| CloseReason::HandshakeFailed)
     }
 }
 
 /// Reads until the first record is there, and opens it.
-async fn confirm(mut unconfirmed: Unconfirmed, stream: &mut Stream) -> io::Result<Visitor> {
+async fn confirm(
+    mut unconfirmed: Unconfirmed,
+    stream: &mut Stream,
+    verdict: &mut Verdict,
+) -> Result<Visitor, Unmet> {
     let mut buffer = Buffer::take(Size::Small);
     let mut filled = 0;
     loop {
-        let got = stream.read(&mut buffer[filled..]).await?;
-        if got == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        filled += got;
-        match unconfirmed.confirm(&mut buffer[..filled]).map_err(io::Error::other)? {
+        filled += verdict.of_read(stream.read(&mut buffer[filled..]).await)?;
+        match unconfirmed.confirm(&mut buffer[..filled]).map_err(|_| Unmet::Refused)? {
             First::Incomplete(same) => unconfirmed = same,
             First::Confirmed(session, event, len) => {
                 let already_read = buffer[len..filled].to_vec();
@@ -246,10 +298,17 @@ pub(super) async fn await_opened(
     }
 }
 
-/// Reads and forgets until the other end hangs up.
+/// Reads and forgets until the connection breaks. Goes on when the other end has ended
+/// its direction: how soon that were answered would tell what was done before.
 pub(super) async fn hold(stream: &mut Stream) {
     let (mut read, _) = stream.split();
-    while let Ok(1..) = poll_fn(|cx| poll_discard(cx, &mut read)).await {}
+    loop {
+        match poll_fn(|cx| poll_discard(cx, &mut read)).await {
+            Ok(1..) => {}
+            Ok(0) => std::future::pending().await,
+            Err(_) => return,
+        }
+    }
 }
 
 /// A private key for one handshake, from the operating system.

@@ -1,19 +1,20 @@
 //! The accept loops of a tunnel, and the way of a connection until it is opened.
 //!
 //! Nothing in an accept loop waits for a peer: a connection is handed to a task
-//! of its own at once. What the loop does wait for is a vacant slot, so that at
-//! the limit clients queue in the kernel's backlog, and a pause after an
-//! accept that failed for want of descriptors or memory.
+//! of its own at once. What the encrypt end's loop does wait for is a vacant slot,
+//! so that at the limit clients queue in the kernel's backlog; the decrypt end's
+//! does not, or strangers could tell by it that the limit is reached. And there is
+//! a pause after an accept that failed for want of descriptors or memory.
 
 use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tokio::time::sleep;
+use tokio::time::{sleep, sleep_until};
 use tracing::{info, warn};
 
 use super::connected::Connected;
-use super::decrypt::Exit;
+use super::decrypt::{Exit, Stranger};
 use super::encrypt::{self, Entrance};
 use super::introduce::{Guest, Refused};
 use super::secure;
@@ -39,6 +40,12 @@ pub struct Tunnel {
     pub(super) way: Way,
     /// Where it listens now.
     pub(super) listening: Mutex<Vec<String>>,
+}
+
+/// How long a connection may stay that is not proven.
+pub(super) struct Stay {
+    pub(super) place: Place,
+    pub(super) deadline: tokio::time::Instant,
 }
 
 /// An accepted connection.
@@ -143,16 +150,18 @@ impl Tunnel {
         self.listens_no_more(&listener);
     }
 
-    /// The next connection, once there is a slot that it could have.
+    /// The next connection: of a client, once there is a slot that it could have.
     async fn accept_one(&self, listener: &AsyncListener) -> io::Result<(Stream, ClientAddr)> {
-        self.shared.vacancy().await;
+        if matches!(self.way, Way::In(_)) {
+            self.shared.vacancy().await;
+        }
         listener.accept().await
     }
 
-    /// Slots may have been taken while nobody came. Then the one that did waits
+    /// Slots may have been taken while nobody came. Then the client that did waits
     /// here, as those behind it wait in the backlog, also when the tunnel was
-    /// stopped meanwhile. A client gets its slot here, in the order of arrival;
-    /// a sealed connection has to prove itself first.
+    /// stopped meanwhile. It gets its slot here, in the order of arrival; a sealed
+    /// connection has to prove itself first.
     async fn usher(self: Arc<Self>, stream: Stream, peer: ClientAddr) {
         let wait = async {
             match self.way {
@@ -160,10 +169,7 @@ impl Tunnel {
                     stream.reset_unless_finished();
                     Some(self.shared.slot().await)
                 }
-                Way::Out(_) => {
-                    self.shared.vacancy().await;
-                    None
-                }
+                Way::Out(_) => None,
             }
         };
         let slot = tokio::select! {
@@ -201,7 +207,8 @@ impl Tunnel {
         arrival.source = source;
         if let Some(reason) = self.shared.turned_away(peer) {
             self.shared.refused(reason, peer);
-            return self.deny(arrival.stream);
+            let place = self.shared.places.enter(peer.source());
+            return self.deny(arrival.stream, Stay { place, deadline: self.shared.deadline() });
         }
         let _on_its_worker = workers::next().enter();
         let Ok(stream) = arrival.stream.adopted() else {
@@ -238,10 +245,9 @@ impl Tunnel {
         arrival: Arrival,
     ) -> Option<Box<Connected>> {
         let Arrival { stream, peer, slot, source: _source } = arrival;
-        let mut place = self.shared.places.enter();
-        let introduced = self.introduced(stream, peer, &mut place).await;
+        let place = self.shared.places.enter(peer.source());
+        let (stream, guest, place) = self.introduced(stream, peer, place).await?;
         drop(place);
-        let (stream, guest) = introduced?;
         match self.shared.enter(guest.client) {
             Ok(source) => {
                 encrypt::open(&entrance, &self.shared, (stream, guest), (slot, source)).await
@@ -257,11 +263,16 @@ impl Tunnel {
     /// session has a task of its own: strangers are many, and need little room.
     async fn serve_stranger(self: Arc<Self>, exit: Arc<Exit>, arrival: Arrival) {
         let Arrival { stream, peer, source: _source, .. } = arrival;
-        let mut place = self.shared.places.enter();
-        let introduced = self.introduced(stream, peer, &mut place).await;
-        let Some((stream, guest)) = introduced else { return };
-        if let Some(host) = exit.meet(&self.shared, (stream, guest), place).await {
-            self.serve_opened(Arc::clone(&exit).welcome(Arc::clone(&self.shared), host));
+        let place = self.shared.places.enter(peer.source());
+        let introduced = self.introduced(stream, peer, place).await;
+        let Some((stream, guest, place)) = introduced else { return };
+        let stay = Stay { place, deadline: self.shared.deadline() };
+        match exit.meet(&self.shared, (stream, guest), &stay).await {
+            Ok(host) => {
+                self.serve_opened(Arc::clone(&exit).welcome(Arc::clone(&self.shared), host));
+            }
+            Err(Stranger::Revoked(stream)) => self.deny(stream, stay),
+            Err(Stranger::Ended) => {}
         }
     }
 
@@ -270,16 +281,16 @@ impl Tunnel {
         self: &Arc<Self>,
         mut stream: Stream,
         peer: ClientAddr,
-        place: &mut Place,
-    ) -> Option<(Stream, Guest)> {
+        place: Place,
+    ) -> Option<(Stream, Guest, Place)> {
         let introduced = tokio::select! {
             biased;
-            introduced = self.shared.introduce(&mut stream, peer) => introduced,
+            introduced = self.shared.introduce(&mut stream, peer, &place) => introduced,
             () = place.displaced() => Err(Refused { reason: CloseReason::Displaced, client: peer }),
             () = self.shared.last_call() => Err(Refused { reason: CloseReason::Shutdown, client: peer }),
         };
         match introduced {
-            Ok(guest) => Some((stream, guest)),
+            Ok(guest) => Some((stream, guest, place)),
             Err(Refused { reason: CloseReason::Shutdown, .. }) => {
                 self.shared.meters.closed.count(CloseReason::Shutdown);
                 stream.reset();
@@ -291,27 +302,26 @@ impl Tunnel {
                     // Held, it would take the place of another; and one that comes too
                     // often is reset at accept, too.
                     CloseReason::Displaced | CloseReason::SourceLimit => stream.reset(),
-                    _ => self.deny(stream),
+                    _ => self.deny(stream, Stay { place, deadline: self.shared.deadline() }),
                 }
                 None
             }
         }
     }
 
-    /// What a denied peer gets.
-    fn deny(self: &Arc<Self>, mut stream: Stream) {
+    /// What a denied peer gets; one that is held stays so long.
+    fn deny(self: &Arc<Self>, mut stream: Stream, stay: Stay) {
         match self.shared.gate.as_ref().map(|gate| gate.options().denied).unwrap_or_default() {
             Denied::Close => stream.close(),
             Denied::Reset => stream.reset(),
             Denied::Hold => {
                 let tunnel = Arc::clone(self);
-                let mut place = self.shared.places.enter();
                 self.shared.tasks.spawn(async move {
                     let hold = secure::hold(&mut stream);
                     tokio::select! {
                         () = hold => {}
-                        () = place.displaced() => {}
-                        () = sleep(tunnel.shared.timeout) => {}
+                        () = stay.place.displaced() => {}
+                        () = sleep_until(stay.deadline) => {}
                         () = tunnel.shared.last_call() => {}
                     }
                     stream.reset();
@@ -329,12 +339,11 @@ impl Tunnel {
                 // What was noted while it lasted is no news.
                 if self.shared.slots.is_full() {
                     let limit = self.shared.slots.limit();
-                    warn!(
-                        tunnel,
-                        limit,
-                        detail = "new connections wait in the backlog; -n sets the limit",
-                        "limit of sessions reached"
-                    );
+                    let detail = match self.way {
+                        Way::In(_) => "new connections wait in the backlog; -n sets the limit",
+                        Way::Out(_) => "dialers wait for a session to end; -n sets the limit",
+                    };
+                    warn!(tunnel, limit, detail, "limit of sessions reached");
                     self.shared.calm().await;
                     info!(tunnel, limit, "below the limit of sessions again");
                 }

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rand::RngExt;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +29,10 @@ const CALM: Duration = Duration::from_secs(1);
 
 /// How long the unproven have after the tunnel was told to stop.
 const LAST_CALL: Duration = Duration::from_secs(1);
+
+/// Who is held in silence is so up to this part of the handshake deadline longer,
+/// so that the moment tells nothing.
+const JITTER: f64 = 0.25;
 
 /// What every connection of a tunnel may use.
 pub(super) struct Shared {
@@ -122,6 +127,13 @@ impl Shared {
         }
     }
 
+    /// When a connection ends that came now and is no session by then, whatever it
+    /// said and for whatever reason it is held.
+    pub(super) fn deadline(&self) -> tokio::time::Instant {
+        let patience = self.timeout.mul_f64(1.0 + rand::rng().random_range(0.0..JITTER));
+        tokio::time::Instant::now() + patience
+    }
+
     /// Counts a connection against its source. A load balancer's are those of many,
     /// and counted once it said whose: [`Self::arrive_announced`].
     pub(super) fn arrive(&self, peer: ClientAddr) -> Result<Option<SourceGuard>, SourceRefusal> {
@@ -168,6 +180,11 @@ impl Shared {
             self.limit_reached.notify_one();
         }
         self.slots.acquire().await
+    }
+
+    /// A slot if one is free now.
+    pub(super) fn try_slot(&self) -> Option<Slot> {
+        self.slots.try_acquire()
     }
 
     /// Resolves when slots have been vacant for a while.

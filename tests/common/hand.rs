@@ -149,6 +149,11 @@ impl Hand {
         }
     }
 
+    /// The socket, for looking at what comes without opening it.
+    pub fn wire(&mut self) -> &mut Wire {
+        &mut self.wire
+    }
+
     /// The socket, without the session.
     pub fn into_wire(self) -> Wire {
         self.wire

@@ -81,6 +81,14 @@ impl Net {
         Self { gate, peers }
     }
 
+    /// Lets peers use every address of an IPv6 network.
+    pub fn own(&self, network: &str) {
+        self.peers.batch(&format!("route add local {network} dev lo\n"));
+        self.at_peers(|| {
+            std::fs::write("/proc/sys/net/ipv6/ip_nonlocal_bind", "1").expect("root may set it");
+        });
+    }
+
     /// Does `work` on the gate's machine.
     pub fn at_gate<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         self.gate.enter(work)

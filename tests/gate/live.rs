@@ -1,14 +1,15 @@
 //! Changes reach those who wait and those who are in.
 
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use knockpipe::proto::inbound::Event;
 use knockpipe::proto::message::ResetReason;
 
-use super::world::{BAN, OTHER, PEER, SOON, World, expect_end, now_s};
+use super::world::{BAN, OTHER, PEER, SOON, World, expect_end, now_s, refused};
 use crate::common::hand::Call;
 use crate::common::redis::Reply;
-use crate::common::{Ending, Line, eventually};
+use crate::common::{Ending, Line, Wire, eventually};
 
 /// Changes of the set, half of them grants.
 const CHANGES: usize = 1_000;
@@ -159,7 +160,7 @@ fn who_is_banned_during_the_handshake_gets_no_session() {
             let wire = world.stage.net.dial(PEER, &entrance);
             Call::new(&world.stage.key).shake_over(wire)
         };
-        let (mut eager, mut tardy, mut proven) = (shake(), shake(), shake());
+        let (eager, tardy, mut proven) = (shake(), shake(), shake());
         let strikes = strikes(now_s() / (30 * 86_400));
         world.redis(&format!("SET {strikes} 1"));
         proven.confirm();
@@ -169,12 +170,70 @@ fn who_is_banned_during_the_handshake_gets_no_session() {
         // It came last, so that those before it are revoked by then.
         assert_eq!(proven.hear(), Event::Reset(ResetReason::Revoked), "{policy}");
         let accepts = world.target.counts().accepts();
-        eager.open();
-        assert_eq!(eager.hear(), Event::Reset(ResetReason::Revoked), "{policy}");
-        tardy.confirm();
-        assert_eq!(tardy.hear(), Event::Reset(ResetReason::Revoked), "{policy}");
+        // Nothing proven, nothing said: as those who are denied.
+        assert_eq!(eager.into_wire().expect_ending(), Ending::Clean, "{policy}");
+        assert_eq!(tardy.into_wire().expect_ending(), Ending::Clean, "{policy}");
         assert_eq!(world.target.counts().accepts(), accepts);
         assert_eq!(world.redis(&format!("GET {strikes}")), Reply::bulk("7"), "not forgiven");
+    }
+}
+
+/// "Handshakes that are not finished ... end at once, always": also before they have
+/// begun. A first message that comes after the ban or the removal gets no answer, and
+/// the connection ends as those do that come now.
+#[test]
+fn handshakes_that_are_not_finished_end_at_once() {
+    for (style, expected) in
+        [("close", Some(Ending::Clean)), ("reset", Some(Ending::Reset)), ("hold", None)]
+    {
+        let world = World::new(&[
+            "--denied",
+            style,
+            "-o",
+            "20",
+            "--on-revoke",
+            "keep",
+            "--log-level",
+            "debug",
+        ]);
+        for revoke in [format!("SETEX {BAN}:{PEER} 100 1"), "DEL ip-allowed".to_owned()] {
+            world.redis(&format!("SADD ip-allowed {PEER} {OTHER}"));
+            world.redis(&format!("DEL {BAN}:{PEER}"));
+            world.wait_in(PEER);
+            let dial = || world.stage.net.dial(PEER, &world.entrance(PEER));
+            // The second has said half of its message, the third all of it.
+            let call = Call::new(&world.stage.key);
+            let (mut silent, mut slow) = (dial(), dial());
+            slow.write_all(&call.message()[..100]).unwrap();
+            let answered = Call::new(&world.stage.key).shake_over(dial()).into_wire();
+            let before = world.gate.count("not welcome any more");
+            world.redis(&revoke);
+            let all_ended = |wires: Vec<Wire>| {
+                for mut wire in wires {
+                    assert_eq!(Some(wire.expect_ending()), expected, "{style}, {revoke}");
+                }
+            };
+            match expected {
+                Some(_) => all_ended(vec![silent, slow, answered]),
+                None => {
+                    eventually("all three are over", || {
+                        world.gate.count("not welcome any more") >= before + 3
+                    });
+                    silent.write_all(Call::new(&world.stage.key).message()).unwrap();
+                    slow.write_all(&call.message()[100..]).unwrap();
+                    for wire in [&mut silent, &mut slow] {
+                        let (bytes, ending) = wire.read_to_ending(Duration::from_millis(500));
+                        assert_eq!((bytes.len(), ending), (0, Ending::Silent), "{style}, {revoke}");
+                    }
+                }
+            }
+        }
+        if expected.is_some() {
+            let World { mut gate, peers, .. } = world;
+            drop(peers);
+            gate.stop();
+            assert_eq!(refused(&gate, "revoked"), 6, "{style}: {}", gate.program.tail());
+        }
     }
 }
 

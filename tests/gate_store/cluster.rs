@@ -52,7 +52,7 @@ async fn keys_on_all_servers_are_followed_and_moved_ones_found() {
     let mut servers = std::collections::HashSet::new();
     for n in 0..30 {
         let host = format!("203.0.113.{n}");
-        servers.insert(edit(&store, Edit::Unban(ip(&host))).await.server);
+        servers.insert(edit(&store, Edit::Unban(ip(&host).into())).await.server);
         follower.until("no ban", |state| !state.bans(&host)).await;
     }
     assert_eq!(servers.len(), 3, "{servers:?}");
@@ -104,7 +104,7 @@ async fn a_failover_in_a_cluster_is_followed() {
     let receipt = edit(&store, Edit::Allow(member("203.0.113.8"), None)).await;
     assert_eq!(receipt.server, cluster.replicas[owner].name());
     follower.until("the grant", |state| state.allows("203.0.113.8")).await;
-    edit(&store, Edit::Ban(ip("203.0.113.9"), HOUR)).await;
+    edit(&store, Edit::Ban(ip("203.0.113.9").into(), HOUR)).await;
     follower.until("the ban", |state| state.bans("203.0.113.9")).await;
     follower.stop().await;
 }

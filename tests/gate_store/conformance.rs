@@ -37,6 +37,7 @@ pub async fn check(backing: &impl Backing) {
     a_follower_sees_every_change(backing, &|| backing.open(6)).await;
     asks_are_answered(backing.open(7)).await;
     lists_come_in_batches(backing.open(8)).await;
+    a_64_is_one_source(backing.open(9)).await;
 }
 
 pub fn member(text: &str) -> Member {
@@ -87,10 +88,10 @@ pub async fn members(store: &AnyStore) -> (Vec<(Member, Option<u64>)>, u64) {
     (members, garbage)
 }
 
-pub async fn bans(store: &AnyStore) -> (Vec<(IpAddr, Option<u64>)>, u64) {
+pub async fn bans(store: &AnyStore) -> (Vec<(Member, Option<u64>)>, u64) {
     let (items, garbage) = listed(|to| store.list_bans(to)).await;
     let bans = items.into_iter().map(|item| match item {
-        Item::Banned(ip, end) => (ip, end),
+        Item::Banned(member, end) => (member, end),
         Item::Allowed(..) => panic!("a member among the bans"),
     });
     (bans.collect(), garbage)
@@ -169,20 +170,20 @@ async fn members_end(backing: &impl Backing, store: Arc<AnyStore>) {
 async fn bans_come_and_go(store: Arc<AnyStore>) {
     let mut follower = Follower::start(&store).await;
     for text in ["203.0.113.7", "2001:db8::7", "::ffff:203.0.113.8"] {
-        let receipt = edit(&store, Edit::Ban(ip(text), HOUR)).await;
+        let receipt = edit(&store, Edit::Ban(ip(text).into(), HOUR)).await;
         assert!(receipt.changed && !receipt.key.is_empty());
         let canonical = ip(text).to_canonical().to_string();
         follower.until("the ban", |state| state.bans(&canonical)).await;
-        ends_in(follower.state.bans[&ip(&canonical)], HOUR);
+        ends_in(follower.state.bans[&ip(&canonical).into()], HOUR);
     }
     let (all, garbage) = bans(&store).await;
     assert_eq!((all.len(), garbage), (3, 0));
     all.iter().for_each(|(_, end)| ends_in(*end, HOUR));
-    assert!(edit(&store, Edit::Unban(ip("203.0.113.8"))).await.changed);
-    assert!(!edit(&store, Edit::Unban(ip("203.0.113.8"))).await.changed);
+    assert!(edit(&store, Edit::Unban(ip("203.0.113.8").into())).await.changed);
+    assert!(!edit(&store, Edit::Unban(ip("203.0.113.8").into())).await.changed);
     follower.until("no ban", |state| !state.bans("203.0.113.8")).await;
     let brief = Duration::from_millis(300);
-    edit(&store, Edit::Ban(ip("203.0.113.7"), brief)).await;
+    edit(&store, Edit::Ban(ip("203.0.113.7").into(), brief)).await;
     let began = Instant::now();
     let over = async {
         while store.standing(ip("203.0.113.7"), None).await.unwrap().ban.is_some() {
@@ -212,7 +213,7 @@ async fn strikes_make_a_ban(store: Arc<AnyStore>) {
     assert_eq!((banned.changed, banned.count), (true, Some(3)));
     assert_ne!(banned.key, struck.key, "the third writes a ban");
     let (all, _) = bans(&store).await;
-    assert_eq!((all.len(), all[0].0), (1, ip("203.0.113.7")));
+    assert_eq!((all.len(), all[0].0), (1, ip("203.0.113.7").into()));
     ends_in(all[0].1, HOUR);
     // While banned nothing counts, and the ban is not made longer.
     let more = edit(&store, strike()).await;
@@ -221,6 +222,47 @@ async fn strikes_make_a_ban(store: Arc<AnyStore>) {
     edit(&store, clear()).await;
     assert_eq!(bans(&store).await.0.len(), 1, "a ban stays");
     assert_eq!(store.standing(ip("203.0.113.8"), Some(DAY)).await.unwrap().strikes, Some(0));
+}
+
+/// "An IPv6 /64 is one source": its failures are counted together, the ban is of all of
+/// it, and lifted by any of its addresses.
+async fn a_64_is_one_source(store: Arc<AnyStore>) {
+    let network = member("2001:db8:0:1::/64");
+    let strike =
+        |text: &str| Edit::Strike { ip: ip(text), findtime: DAY, bantime: HOUR, maxretry: 3 };
+    let mut follower = Follower::start(&store).await;
+    assert_eq!(edit(&store, strike("2001:db8:0:1::1")).await.count, Some(1));
+    let clear = Edit::ClearStrikes { ip: ip("2001:db8:0:1::2"), findtime: DAY };
+    assert!(edit(&store, clear).await.changed, "one of them succeeded");
+    for (n, host) in ["::1", "::2:3", "::ffff:4"].iter().enumerate() {
+        let struck = edit(&store, strike(&format!("2001:db8:0:1{host}"))).await;
+        assert_eq!((struck.changed, struck.count), (true, Some(n as u64 + 1)));
+    }
+    follower.until("the ban", |state| state.bans.contains_key(&network)).await;
+    assert!(!edit(&store, strike("2001:db8:0:1::9")).await.changed, "it is banned");
+    assert_eq!(edit(&store, strike("2001:db8:0:2::9")).await.count, Some(1), "another is not");
+    let (all, garbage) = bans(&store).await;
+    assert_eq!((all.len(), all[0].0, garbage), (1, network, 0));
+    ends_in(all[0].1, HOUR);
+    let standing = store.standing(ip("2001:db8:0:1::abcd"), Some(DAY)).await.unwrap();
+    assert_eq!(standing.ban.as_ref().map(|ban| ban.member), Some(network));
+    assert_eq!(standing.strikes, Some(3));
+    assert!(store.standing(ip("2001:db8:0:2::1"), None).await.unwrap().ban.is_none());
+    follower.state.exact.clear();
+    follower.ask(&["2001:db8:0:1::77"]).await;
+    let is_told = |event: &knockpipe::gate::store::Event| matches!(event, knockpipe::gate::store::Event::Banned(who, Some(_)) if *who == network);
+    follower.until("the answer", |state| state.exact.iter().any(is_told)).await;
+    // A ban of an address beside that of its network: both are lifted.
+    edit(&store, Edit::Ban(member("2001:db8:0:1::7"), HOUR)).await;
+    assert!(edit(&store, Edit::Unban(member("2001:db8:0:1::7"))).await.changed);
+    follower.until("no ban", |state| state.bans.is_empty()).await;
+    assert_eq!(bans(&store).await, (vec![], 0));
+    edit(&store, Edit::Ban(network, HOUR)).await;
+    follower.until("the ban", |state| state.bans.contains_key(&network)).await;
+    assert!(edit(&store, Edit::Unban(network)).await.changed);
+    assert!(!edit(&store, Edit::Unban(network)).await.changed);
+    follower.until("no ban", |state| state.bans.is_empty()).await;
+    follower.stop().await;
 }
 
 async fn history_is_what_was_told(store: Arc<AnyStore>) {
@@ -232,7 +274,7 @@ async fn history_is_what_was_told(store: Arc<AnyStore>) {
     let expected = vec![(ip("203.0.113.7"), 1_700_000_009), (ip("2001:db8::7"), 1_700_000_001)];
     assert_eq!(history(&store).await, (expected, 0));
     edit(&store, Edit::Allow(member("203.0.113.7"), None)).await;
-    edit(&store, Edit::Ban(ip("203.0.113.7"), HOUR)).await;
+    edit(&store, Edit::Ban(ip("203.0.113.7").into(), HOUR)).await;
     // Listed when it was idle, and in use again since.
     let seen_since = Edit::Forget { ip: ip("203.0.113.7"), before_s: 1_700_000_009 };
     assert!(!edit(&store, seen_since).await.changed);
@@ -254,7 +296,7 @@ async fn standing_tells_everything(store: Arc<AnyStore>) {
     for text in ["203.0.113.7", "203.0.113.0/24", "203.0.0.0/16", "198.51.100.0/24", "::/0"] {
         edit(&store, Edit::Allow(member(text), None)).await;
     }
-    edit(&store, Edit::Ban(ip("203.0.113.7"), HOUR)).await;
+    edit(&store, Edit::Ban(ip("203.0.113.7").into(), HOUR)).await;
     edit(&store, Edit::Touch(vec![(ip("203.0.113.7"), 1_700_000_000)])).await;
     let standing = store.standing(ip("::ffff:203.0.113.7"), Some(DAY)).await.unwrap();
     let grants: Vec<_> = standing.grants.iter().map(|grant| grant.member.to_string()).collect();
@@ -271,7 +313,7 @@ async fn a_follower_sees_every_change(backing: &impl Backing, open: &dyn Fn() ->
     let writer = open();
     edit(&writer, Edit::Allow(member("203.0.113.1"), None)).await;
     edit(&writer, Edit::Allow(member("203.0.114.0/24"), None)).await;
-    edit(&writer, Edit::Ban(ip("203.0.113.2"), HOUR)).await;
+    edit(&writer, Edit::Ban(ip("203.0.113.2").into(), HOUR)).await;
     let reader = open();
     let mut follower = Follower::start(&reader).await;
     assert!(follower.state.allows("203.0.113.1") && follower.state.allows("203.0.114.0/24"));
@@ -298,7 +340,7 @@ async fn a_follower_sees_every_change(backing: &impl Backing, open: &dyn Fn() ->
         edit(&writer, forget("203.0.113.9")).await;
         follower.until("forgotten", |state| !state.allows("203.0.113.9")).await;
     }
-    edit(&writer, Edit::Unban(ip("203.0.113.2"))).await;
+    edit(&writer, Edit::Unban(ip("203.0.113.2").into())).await;
     follower.until("no ban", |state| !state.bans("203.0.113.2")).await;
     follower.until("a full read", |state| state.fresh && !state.reading).await;
     assert!(follower.state.allows("203.0.113.1") && follower.state.away.is_empty());
@@ -311,7 +353,7 @@ async fn asks_are_answered(store: Arc<AnyStore>) {
     for text in ["203.0.113.1", "203.0.113.0/24", "2001:db8::/33"] {
         edit(&store, Edit::Allow(member(text), None)).await;
     }
-    edit(&store, Edit::Ban(ip("203.0.113.2"), HOUR)).await;
+    edit(&store, Edit::Ban(ip("203.0.113.2").into(), HOUR)).await;
     let mut follower = Follower::start(&store).await;
     follower.state.exact.clear();
     follower.ask(&["::ffff:203.0.113.1", "203.0.113.2", "2001:db8::1"]).await;

@@ -18,7 +18,7 @@ use crate::common::wait::NEVER;
 #[derive(Debug, Default)]
 pub struct State {
     pub allowed: HashMap<Member, Option<u64>>,
-    pub bans: HashMap<IpAddr, Option<u64>>,
+    pub bans: HashMap<Member, Option<u64>>,
     pub garbage: u64,
     /// Whether a full read was completed since the store was away.
     pub fresh: bool,
@@ -46,7 +46,7 @@ impl State {
                 for item in items {
                     match item {
                         Item::Allowed(member, end) => drop(self.allowed.insert(member, end)),
-                        Item::Banned(ip, end) => drop(self.bans.insert(ip, end)),
+                        Item::Banned(member, end) => drop(self.bans.insert(member, end)),
                     }
                 }
             }
@@ -62,10 +62,10 @@ impl State {
                 }
                 self.exact.push(event);
             }
-            Event::Banned(ip, truth) => {
+            Event::Banned(member, truth) => {
                 match truth {
-                    Some(end) => drop(self.bans.insert(ip, end)),
-                    None => drop(self.bans.remove(&ip)),
+                    Some(end) => drop(self.bans.insert(member, end)),
+                    None => drop(self.bans.remove(&member)),
                 }
                 self.exact.push(event);
             }

@@ -33,7 +33,7 @@ async fn a_closed_connection_is_repaired_with_what_was_missed() {
         let took = follower.until("away", |state| state.away.len() == round).await
             + follower.until("back", |s| s.fresh && s.allows(&host) && s.bans(&host)).await;
         assert!(took < PROMISED, "{took:?}");
-        edit(&store, Edit::Unban(ip(&host))).await;
+        edit(&store, Edit::Unban(ip(&host).into())).await;
         follower.until("tracked again", |state| !state.bans(&host)).await;
     }
     follower.stop().await;
@@ -47,7 +47,8 @@ async fn a_stopped_server_is_noticed_and_taken_back() {
     server.signal(Signal::SIGSTOP);
     let noticed = follower.until("away", |state| state.away.len() == 1).await;
     let began = Instant::now();
-    let error = store.edit(Edit::Ban(ip("203.0.113.7"), HOUR)).await.unwrap_err().to_string();
+    let error =
+        store.edit(Edit::Ban(ip("203.0.113.7").into(), HOUR)).await.unwrap_err().to_string();
     assert!(began.elapsed() < 2 * PROMISED, "{:?}", began.elapsed());
     assert!(error.contains(&server.name()) && error.contains("within a second"), "{error}");
     follower.ask(&["203.0.113.7"]).await;
@@ -72,7 +73,7 @@ async fn a_server_that_was_restarted_is_read_anew() {
     server.kill();
     let noticed = follower.until("away", |state| state.away.len() == 1).await;
     assert!(noticed < PROMISED, "{noticed:?}");
-    let error = store.edit(Edit::Unban(ip("203.0.113.7"))).await.unwrap_err().to_string();
+    let error = store.edit(Edit::Unban(ip("203.0.113.7").into())).await.unwrap_err().to_string();
     assert!(error.contains(&server.name()) && error.contains("refused"), "{error}");
     // Longer than the longest wait between tries: it goes on trying.
     follower.listen(Duration::from_secs(2)).await;
@@ -105,10 +106,10 @@ async fn a_server_that_is_loading_is_waited_for() {
     server.revive();
     let reply = server.direct().ask(&["PING"]);
     assert!(matches!(&reply, Reply::Error(text) if text.starts_with("LOADING")), "{reply:?}");
-    let error = store.edit(Edit::Unban(ip("203.0.113.7"))).await.unwrap_err().to_string();
+    let error = store.edit(Edit::Unban(ip("203.0.113.7").into())).await.unwrap_err().to_string();
     assert!(error.contains("LOADING") && error.contains("try again"), "{error}");
     follower.until("back", |state| state.fresh && state.allows("203.0.113.7")).await;
-    edit(&store, Edit::Ban(ip("203.0.113.7"), HOUR)).await;
+    edit(&store, Edit::Ban(ip("203.0.113.7").into(), HOUR)).await;
     follower.stop().await;
 }
 
@@ -127,7 +128,7 @@ async fn a_set_of_another_type_is_told_and_mended() {
         assert!(error.contains("is a string") && error.contains(&server.name()), "{error}");
     }
     // What does not touch the set still works.
-    edit(&store, Edit::Ban(ip("203.0.113.7"), HOUR)).await;
+    edit(&store, Edit::Ban(ip("203.0.113.7").into(), HOUR)).await;
     follower.listen(Duration::from_millis(1500)).await;
     server.ask("DEL ip-allowed");
     let back = follower.until("back", |state| state.fresh).await;
@@ -151,7 +152,7 @@ async fn a_full_server_says_so() {
     let mut follower = Follower::start(&store).await;
     for edit in [
         Edit::Allow(member("203.0.113.7"), None),
-        Edit::Ban(ip("203.0.113.7"), HOUR),
+        Edit::Ban(ip("203.0.113.7").into(), HOUR),
         Edit::Touch(vec![(ip("203.0.113.7"), 1)]),
         Edit::Strike { ip: ip("203.0.113.7"), findtime: HOUR, bantime: HOUR, maxretry: 3 },
     ] {
@@ -160,9 +161,9 @@ async fn a_full_server_says_so() {
         assert!(told && error.contains("maxmemory"), "{error}");
     }
     // What frees memory still works.
-    assert!(!edit(&store, Edit::Unban(ip("203.0.113.7"))).await.changed);
+    assert!(!edit(&store, Edit::Unban(ip("203.0.113.7").into())).await.changed);
     server.ask("CONFIG SET maxmemory 0");
-    edit(&store, Edit::Ban(ip("203.0.113.7"), HOUR)).await;
+    edit(&store, Edit::Ban(ip("203.0.113.7").into(), HOUR)).await;
     follower.until("the ban", |state| state.bans("203.0.113.7")).await;
     assert!(follower.state.away.is_empty(), "{:?}", follower.state.away);
     follower.stop().await;
@@ -176,10 +177,10 @@ async fn a_replica_is_read_and_its_master_is_written() {
     for server in [&replica, &second] {
         let store = open(&server.url());
         let mut follower = Follower::start(&store).await;
-        let receipt = edit(&store, Edit::Ban(ip("203.0.113.7"), HOUR)).await;
+        let receipt = edit(&store, Edit::Ban(ip("203.0.113.7").into(), HOUR)).await;
         assert_eq!(receipt.server, master.name());
         follower.until("the ban", |state| state.bans("203.0.113.7")).await;
-        let receipt = edit(&store, Edit::Unban(ip("203.0.113.7"))).await;
+        let receipt = edit(&store, Edit::Unban(ip("203.0.113.7").into())).await;
         assert_eq!(receipt.server, master.name());
         follower.until("no ban", |state| !state.bans("203.0.113.7")).await;
         follower.stop().await;
@@ -187,13 +188,13 @@ async fn a_replica_is_read_and_its_master_is_written() {
     // A server that becomes a replica in the middle.
     let store = open(&replica.url());
     replica.ask("REPLICAOF NO ONE");
-    assert_eq!(edit(&store, Edit::Ban(ip("::1"), HOUR)).await.server, replica.name());
+    assert_eq!(edit(&store, Edit::Ban(ip("::1").into(), HOUR)).await.server, replica.name());
     let mut follower = Follower::start(&store).await;
     assert!(follower.state.bans("::1"));
     replica.follow(&master);
     let took = follower.until("its data are the master's", |s| s.fresh && !s.bans("::1")).await;
     println!("a server that became a replica: read anew after {took:?}");
-    assert_eq!(edit(&store, Edit::Ban(ip("::2"), HOUR)).await.server, master.name());
+    assert_eq!(edit(&store, Edit::Ban(ip("::2").into(), HOUR)).await.server, master.name());
     follower.until("the ban", |state| state.bans("::2")).await;
     // A replica without its master is no source of truth.
     let before = follower.state.away.len();

@@ -31,7 +31,7 @@ async fn a_failover_is_followed_and_written_through() {
     let took = follower.until("back", |state| state.fresh).await;
     println!("after a failover the gate is back after {took:?}, Sentinels' part included");
     assert!(follower.state.allows("203.0.113.7"));
-    let receipt = edit(&store, Edit::Ban(ip("203.0.113.8"), HOUR)).await;
+    let receipt = edit(&store, Edit::Ban(ip("203.0.113.8").into(), HOUR)).await;
     assert_eq!(receipt.server, second.name());
     follower.until("the ban", |state| state.bans("203.0.113.8")).await;
     // The former master comes back as a replica; nobody listens to it.
@@ -39,7 +39,7 @@ async fn a_failover_is_followed_and_written_through() {
     let aways = follower.state.away.len();
     follower.listen(Duration::from_secs(2)).await;
     assert_eq!(follower.state.away.len(), aways, "{:?}", follower.state.away);
-    assert_eq!(edit(&store, Edit::Unban(ip("203.0.113.8"))).await.server, second.name());
+    assert_eq!(edit(&store, Edit::Unban(ip("203.0.113.8").into())).await.server, second.name());
     follower.stop().await;
 }
 
@@ -49,27 +49,27 @@ async fn a_master_that_hangs_is_replaced() {
     let second = first.replica(&[]);
     let sentinels = Sentinels::watching(&first);
     let store = open(&sentinels.url());
-    edit(&store, Edit::Ban(ip("203.0.113.7"), HOUR)).await;
+    edit(&store, Edit::Ban(ip("203.0.113.7").into(), HOUR)).await;
     conformance::wait_for_replica(&second, &format!("{}203.0.113.7", super::single::BAN));
     let mut follower = Follower::start(&store).await;
     first.signal(Signal::SIGSTOP);
     follower.until("away", |state| !state.away.is_empty()).await;
     follower.until("back", |state| state.fresh).await;
     assert!(follower.state.bans("203.0.113.7"));
-    assert_eq!(edit(&store, Edit::Unban(ip("203.0.113.7"))).await.server, second.name());
+    assert_eq!(edit(&store, Edit::Unban(ip("203.0.113.7").into())).await.server, second.name());
     follower.until("no ban", |state| !state.bans("203.0.113.7")).await;
     // The old one wakes up and believes to be master for a moment.
     first.signal(Signal::SIGCONT);
     follower.listen(Duration::from_secs(2)).await;
     assert!(follower.state.fresh && !follower.state.bans("203.0.113.7"));
-    assert_eq!(edit(&store, Edit::Ban(ip("::1"), HOUR)).await.server, second.name());
+    assert_eq!(edit(&store, Edit::Ban(ip("::1").into(), HOUR)).await.server, second.name());
     follower.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_to_ask_is_one_line() {
     let store = open("redis+sentinel://127.0.0.1:1,127.0.0.1:2/mymaster");
-    let error = store.edit(Edit::Unban(ip("::1"))).await.unwrap_err().to_string();
+    let error = store.edit(Edit::Unban(ip("::1").into())).await.unwrap_err().to_string();
     assert!(error.contains("refused") && !error.contains('\n'), "{error}");
     let mut follower = Follower::begin(&store);
     follower.until("away", |state| state.away.len() == 1).await;

@@ -108,6 +108,91 @@ fn a_proven_dialer_that_waits_for_a_slot_is_warned_of() {
     decrypt.stop();
 }
 
+/// "Capacity does not show": with all sessions taken a stranger is accepted, held in
+/// silence, and reset at the deadline, as at any other time.
+#[test]
+fn strangers_see_the_same_when_all_sessions_are_taken() {
+    let target = Target::echo();
+    let options = PairOptions::default().decrypt(&["-n", "1", "-o", "1"]);
+    let pair = Pair::start(options.encrypt(&["-o", "60"]), target.addr());
+    let mut client = pair.connect();
+    client.expect_echo(b"the only session");
+    // One dialer waits for it, too.
+    let mut waiting = pair.connect();
+    waiting.write_all(b"x").unwrap();
+    eventually("it waits", || pair.decrypt.count("limit of sessions reached") == 1);
+    for finishes in [false, true] {
+        let mut strangers: Vec<Wire> = (0..3).map(|_| pair.decrypt.connect()).collect();
+        for wire in &mut strangers {
+            wire.write_all(b"who knocks?").unwrap();
+            if finishes {
+                wire.finish();
+            }
+        }
+        let start = Instant::now();
+        for wire in &mut strangers {
+            assert_eq!(wire.expect_ending(), Ending::Reset);
+        }
+        assert!(start.elapsed() >= Duration::from_millis(900), "{:?}", start.elapsed());
+    }
+    assert!(!has_byte(&mut waiting));
+    drop(client);
+    assert_eq!(waiting.expect_bytes(1), b"x");
+    drop(waiting);
+    pair.stop();
+}
+
+/// So many wait for a session as a half of `--max-handshakes`; who comes then is told
+/// at once that the limit is reached. Those that hang up while they wait make room.
+#[test]
+fn more_than_may_wait_for_a_session_are_told_so() {
+    let (dir, target) = (tempfile::tempdir().unwrap(), Target::echo());
+    let key = keygen(dir.path(), "key");
+    let launch = Launch::decrypt(&key).source(&any()).target(target.addr());
+    let mut decrypt = launch.args(["-n", "1", "--max-handshakes", "8"]).start();
+    let open = || {
+        let mut hand = Hand::dial(decrypt.addr(), &key);
+        hand.open();
+        hand
+    };
+    let mut served = open();
+    assert_eq!(served.hear(), Event::Opened);
+    let is_told = |hand: Hand| {
+        let (bytes, _) = hand.into_wire().read_to_ending(Duration::from_millis(500));
+        !bytes.is_empty()
+    };
+    let mut waiting: Vec<Hand> = (0..4).map(|_| open()).collect();
+    eventually("a fifth is told", || is_told(open()));
+    let mut fifth = open();
+    assert_eq!(fifth.hear(), Event::Reset(ResetReason::LimitReached));
+    decrypt.wait_closed("limit-reached");
+    // Strangers displace none of those that wait.
+    let strangers: Vec<Wire> = (0..40).map(|_| decrypt.connect()).collect();
+    decrypt.wait_refused("displaced");
+    drop(waiting.pop());
+    let mut late = {
+        let mut late = None;
+        eventually("one who hung up makes room", || {
+            let mut hand = open();
+            hand.wire().read_limit(Duration::from_millis(500));
+            let kind = hand.wire().read(&mut [0]).map_err(|error| error.kind());
+            let waits = matches!(kind, Err(std::io::ErrorKind::WouldBlock));
+            if waits {
+                late = Some(hand);
+            }
+            waits
+        });
+        late.unwrap()
+    };
+    served.reset(ResetReason::PlainReset);
+    for hand in waiting.iter_mut().chain([&mut late]) {
+        assert_eq!(hand.hear(), Event::Opened, "each has its turn");
+        hand.reset(ResetReason::PlainReset);
+    }
+    drop(strangers);
+    decrypt.stop();
+}
+
 // === --max-per-source ===
 
 /// A decrypt end with this `--max-per-source`, an echo behind it, and encrypt ends

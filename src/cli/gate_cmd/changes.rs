@@ -1,6 +1,5 @@
 //! `allow`, `deny`, `remove`, `ban` and `unban`.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use clap::Args;
@@ -39,7 +38,7 @@ pub(super) struct AllowArgs {
 /// `gate ban` and `gate deny`.
 #[derive(Debug, Args)]
 pub(super) struct BanArgs {
-    /// Who is banned
+    /// Who is banned: addresses, or IPv6 /64s
     #[arg(value_name = "ADDR", required = true)]
     addresses: Vec<Member>,
 
@@ -71,7 +70,7 @@ pub(super) struct RemoveArgs {
 /// `gate unban`.
 #[derive(Debug, Args)]
 pub(super) struct UnbanArgs {
-    /// Whose ban is lifted
+    /// Whose ban is lifted, for an IPv6 address also that of its /64
     #[arg(value_name = "ADDR", required = true)]
     addresses: Vec<Member>,
 
@@ -121,11 +120,11 @@ pub(super) async fn allow(args: AllowArgs) -> Result<Done, Failure> {
 /// # Errors
 /// [`Failure`]
 pub(super) async fn deny(args: BanArgs) -> Result<Done, Failure> {
-    let ips = args.checked()?;
+    args.check()?;
     let mut changes = Changes::begin(&args.common, Absent::Make)?;
-    for ip in ips {
-        changes.make(BAN, Edit::Ban(ip, args.ttl), (ip.into(), Some(args.ttl))).await?;
-        changes.make(REMOVE, Edit::Remove(ip.into()), (ip.into(), None)).await?;
+    for member in args.addresses {
+        changes.make(BAN, Edit::Ban(member, args.ttl), (member, Some(args.ttl))).await?;
+        changes.make(REMOVE, Edit::Remove(member), (member, None)).await?;
     }
     changes.end()
 }
@@ -147,40 +146,33 @@ pub(super) async fn remove(args: RemoveArgs) -> Result<Done, Failure> {
 /// # Errors
 /// [`Failure`]
 pub(super) async fn ban(args: BanArgs) -> Result<Done, Failure> {
-    let ips = args.checked()?;
+    args.check()?;
     let mut changes = Changes::begin(&args.common, Absent::Make)?;
-    for ip in ips {
-        changes.make(BAN, Edit::Ban(ip, args.ttl), (ip.into(), Some(args.ttl))).await?;
+    for member in args.addresses {
+        changes.make(BAN, Edit::Ban(member, args.ttl), (member, Some(args.ttl))).await?;
     }
     changes.end()
 }
 
-/// Lifts bans.
+/// Lifts bans: of addresses, with those of their /64, and of IPv6 /64s.
 ///
 /// # Errors
 /// [`Failure`]
 pub(super) async fn unban(args: UnbanArgs) -> Result<Done, Failure> {
-    let ips = args.addresses.iter().map(single).collect::<Result<Vec<_>, _>>()?;
+    if let Some(network) = args.addresses.iter().find(|member| !member.can_be_banned()) {
+        return Err(GateCommandError::NetworkBan(*network).into());
+    }
     let mut changes = Changes::begin(&args.common, Absent::Refuse)?;
-    for ip in ips {
-        changes.make(UNBAN, Edit::Unban(ip), (ip.into(), None)).await?;
+    for member in args.addresses {
+        changes.make(UNBAN, Edit::Unban(member), (member, None)).await?;
     }
     changes.end()
 }
 
-fn single(member: &Member) -> Result<IpAddr, GateCommandError> {
-    match member {
-        Member::Address(ip) => Ok(*ip),
-        Member::Network(_) => Err(GateCommandError::NetworkBan(*member)),
-    }
-}
-
 impl BanArgs {
-    /// The addresses, all of them checked before any is banned.
-    fn checked(&self) -> Result<Vec<IpAddr>, GateCommandError> {
-        let ips = self.addresses.iter().map(single).collect::<Result<Vec<_>, _>>()?;
-        ips.iter().try_for_each(|ip| self.spare.check_ban(*ip))?;
-        Ok(ips)
+    /// All of them are checked before any is banned.
+    fn check(&self) -> Result<(), GateCommandError> {
+        self.addresses.iter().try_for_each(|member| self.spare.check_ban(*member))
     }
 }
 

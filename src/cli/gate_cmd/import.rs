@@ -144,8 +144,7 @@ const NO_MEMBER: &str = "this is no address or network, such as 203.0.113.7";
 /// The rules of `allow` and `ban`.
 fn check(args: &ImportArgs, entry: Wanted) -> Result<Wanted, String> {
     let checked = match (entry.kind, entry.member) {
-        (BANNED, Member::Address(ip)) => args.spare.check_ban(ip),
-        (BANNED, net @ Member::Network(_)) => Err(super::GateCommandError::NetworkBan(net)),
+        (BANNED, member) => args.spare.check_ban(member),
         (_, member) => args.spare.check_width(member),
     };
     checked.map(|()| entry).map_err(|error| error.to_string())
@@ -240,7 +239,7 @@ fn lasts(present: Option<u64>, entry: Wanted, now_ms: u64) -> bool {
 fn edit(entry: Wanted, now_ms: u64) -> Edit {
     let left = entry.expires_ms.map(|end| Duration::from_millis(end.saturating_sub(now_ms).max(1)));
     match (entry.kind, entry.member) {
-        (BANNED, Member::Address(ip)) => Edit::Ban(ip, left.unwrap_or(LONGEST)),
+        (BANNED, member) => Edit::Ban(member, left.unwrap_or(LONGEST)),
         (_, member) => Edit::Allow(member, left),
     }
 }

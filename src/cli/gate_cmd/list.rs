@@ -107,8 +107,9 @@ impl Listing {
 
     fn take(&mut self, kind: &'static str, batch: Vec<Item>) -> Result<(), Failure> {
         let entries = batch.into_iter().map(|item| match item {
-            Item::Allowed(member, expires_ms) => Entry { member, expires_ms },
-            Item::Banned(ip, expires_ms) => Entry { member: ip.into(), expires_ms },
+            Item::Allowed(member, expires_ms) | Item::Banned(member, expires_ms) => {
+                Entry { member, expires_ms }
+            }
         });
         match &mut self.held {
             Some(held) => held.extend(entries),
@@ -196,7 +197,7 @@ pub(super) async fn read_entries(
         for item in batch {
             match item {
                 Item::Allowed(member, end) => note(ALLOWED, member, end),
-                Item::Banned(ip, end) => note(BANNED, ip.into(), end),
+                Item::Banned(member, end) => note(BANNED, member, end),
             }
         }
         Ok(())

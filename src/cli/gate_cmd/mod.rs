@@ -12,8 +12,6 @@ mod place;
 mod reap;
 mod why;
 
-use std::net::IpAddr;
-
 use clap::{Args, Subcommand};
 
 use super::Done;
@@ -177,18 +175,18 @@ enum GateCommandError {
     )]
     Wide(Member),
     /// A ban of an address that is to come in.
-    #[error("{ip} is in {flag} {net}; add --force if you mean to ban it, or leave it out")]
+    #[error("{member} is in {flag} {net}; add --force if you mean to ban it, or leave it out")]
     Spared {
         /// Who was to be banned.
-        ip: IpAddr,
+        member: Member,
         /// Which flag names it.
         flag: &'static str,
         /// What the flag says.
         net: Member,
     },
-    /// Bans are of single addresses.
+    /// Bans are of addresses and of what counts as one.
     #[error(
-        "{0} is a network, and only single addresses can be banned; take it out with 'knockpipe gate remove', or start the tunnel with --deny {0}"
+        "{0} is a network, and only single addresses and IPv6 /64s can be banned; take it out with 'knockpipe gate remove', or start the tunnel with --deny {0}"
     )]
     NetworkBan(Member),
     /// A decision is about one address.
@@ -246,11 +244,14 @@ impl SpareArgs {
     }
 
     /// Refuses to ban who is to come in.
-    fn check_ban(&self, ip: IpAddr) -> Result<(), GateCommandError> {
+    fn check_ban(&self, member: Member) -> Result<(), GateCommandError> {
+        if !member.can_be_banned() {
+            return Err(GateCommandError::NetworkBan(member));
+        }
         let lists = [("--allow", &self.allow), ("--proxy-from", &self.proxy_from)];
         for (flag, nets) in lists {
-            if let Some(net) = nets.iter().find(|net| net.contains(ip) && !self.force) {
-                return Err(GateCommandError::Spared { ip, flag, net: *net });
+            if let Some(net) = nets.iter().copied().find(|net| net.meets(&member) && !self.force) {
+                return Err(GateCommandError::Spared { member, flag, net });
             }
         }
         Ok(())

@@ -3,7 +3,6 @@
 //! Asks the store about the address, makes of the answer what a tunnel has in
 //! memory, and hands it to the function that decides.
 
-use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -92,7 +91,7 @@ pub(super) async fn why(args: WhyArgs) -> Result<Done, Failure> {
         }
     };
     let now_ms = now_ms();
-    let facts = facts(standing.as_ref(), ip, now_ms);
+    let facts = facts(standing.as_ref(), now_ms);
     let peer = match ip {
         Some(ip) if args.announced => Peer::Announced(ip),
         Some(ip) => Peer::Socket(ip),
@@ -109,18 +108,14 @@ pub(super) async fn why(args: WhyArgs) -> Result<Done, Failure> {
 }
 
 /// What a tunnel would have in memory; a store that cannot be read is away.
-fn facts(
-    standing: Option<&Result<Standing, StoreError>>,
-    ip: Option<IpAddr>,
-    now_ms: u64,
-) -> Snapshot {
+fn facts(standing: Option<&Result<Standing, StoreError>>, now_ms: u64) -> Snapshot {
     let mut facts = Snapshot::default();
     let items = match standing {
         Some(Err(_)) => {
             let _ = facts.away(now_ms);
             return facts;
         }
-        Some(Ok(standing)) => items(standing, ip),
+        Some(Ok(standing)) => items(standing),
         None => vec![],
     };
     facts.begin();
@@ -130,11 +125,12 @@ fn facts(
     facts
 }
 
-fn items(standing: &Standing, ip: Option<IpAddr>) -> Vec<Item> {
+fn items(standing: &Standing) -> Vec<Item> {
     let grants = standing.grants.iter();
     let allowed = grants.map(|grant| Item::Allowed(grant.member, grant.expires_ms));
-    let ban = standing.ban.as_ref().zip(ip);
-    allowed.chain(ban.map(|(ban, ip)| Item::Banned(ip, ban.expires_ms))).collect()
+    allowed
+        .chain(standing.ban.as_ref().map(|ban| Item::Banned(ban.member, ban.expires_ms)))
+        .collect()
 }
 
 impl FromStr for Subject {

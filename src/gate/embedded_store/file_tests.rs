@@ -162,7 +162,7 @@ fn a_long_past_is_dropped_and_readers_follow() {
     for n in 0..300_u32 {
         let ban = |m: u32| {
             let [.., a, b] = (n * 10 + m).to_be_bytes();
-            Record::Ban(IpAddr::from([198, 51, a, b]), u64::from(n) + 10)
+            Record::Ban(IpAddr::from([198, 51, a, b]).into(), u64::from(n) + 10)
         };
         let records: Vec<_> = (0..10).map(ban).chain([allow(n.to_be_bytes()[3])]).collect();
         edit(&mut writer, records.clone(), n.into()).unwrap();
@@ -203,7 +203,8 @@ fn a_file_with_the_inode_of_a_former_one_is_another() {
         // Each is in the place of the one before, which is then free again.
         let new = place.0.path().join("new");
         let mut tail = Tail::new(new.clone());
-        edit(&mut tail, vec![allow(n), Record::Unban([10, 0, 0, n].into())], 0).unwrap();
+        edit(&mut tail, vec![allow(n), Record::Unban(IpAddr::from([10, 0, 0, n]).into())], 0)
+            .unwrap();
         drop(tail);
         fs::rename(&new, place.path()).unwrap();
         if n % 2 == 0 {

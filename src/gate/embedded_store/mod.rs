@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::SendError;
 use tokio::time::{Instant, sleep_until};
 
-use super::member::Item;
+use super::member::{Item, Member};
 use super::store::{
     BATCH, Edit, Event, Grant, Hold, Receipt, Standing, StoreError, networks_around,
 };
@@ -146,12 +146,13 @@ impl EmbeddedStore {
         self.read(move |tail| {
             let (image, now_ms) = (tail.image(), now_ms());
             let grant = |(member, expires_ms)| Grant { key: KEY.to_owned(), member, expires_ms };
-            let hold = |expires_ms| Hold { key: BANS.to_owned(), expires_ms };
-            let count = |time: Duration| image.strikes(&ip, time.as_secs().max(1), now_ms);
+            let hold = |(member, expires_ms)| Hold { member, key: BANS.to_owned(), expires_ms };
+            let source = Member::source_of(ip);
+            let count = |time: Duration| image.strikes(&source, time.as_secs().max(1), now_ms);
             Standing {
                 server,
                 grants: image.around(ip, now_ms).into_iter().map(grant).collect(),
-                ban: image.ban(&ip, now_ms).map(hold),
+                ban: image.ban_on(ip, now_ms).map(hold),
                 seen: image.seen.get(&ip).copied(),
                 strikes: findtime.map(count),
             }
@@ -209,7 +210,7 @@ impl EmbeddedStore {
         let mut events: Vec<Event> =
             news.subjects.into_iter().map(|subject| event(image, subject, now_ms)).collect();
         for ip in asked.iter().map(IpAddr::to_canonical) {
-            events.push(event(image, Subject::Ban(ip), now_ms));
+            events.extend(Member::bans_of(ip).map(|ban| event(image, Subject::Ban(ban), now_ms)));
             events.push(event(image, Subject::Member(ip.into()), now_ms));
             let networks = networks_around(ip, (0..128).rev()).into_iter();
             let held = networks.filter(|network| image.member(network, now_ms).is_some());
@@ -241,7 +242,7 @@ impl EmbeddedStore {
 fn event(image: &Image, subject: Subject, now_ms: u64) -> Event {
     match subject {
         Subject::Member(member) => Event::Allowed(member, image.member(&member, now_ms)),
-        Subject::Ban(ip) => Event::Banned(ip, image.ban(&ip, now_ms)),
+        Subject::Ban(member) => Event::Banned(member, image.ban(&member, now_ms)),
     }
 }
 

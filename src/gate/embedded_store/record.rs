@@ -29,12 +29,12 @@ const MOST_STRUCK: usize = 100_000;
 pub(super) enum Record {
     Allow(Member, Option<u64>),
     Remove(Member),
-    Ban(IpAddr, u64),
-    Unban(IpAddr),
+    Ban(Member, u64),
+    Unban(Member),
     Seen(IpAddr, u64),
     Unseen(IpAddr),
-    Strikes(IpAddr, Strikes),
-    Clear(IpAddr),
+    Strikes(Member, Strikes),
+    Clear(Member),
 }
 
 /// Failures of one address in one window.
@@ -51,16 +51,16 @@ pub(super) struct Strikes {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Subject {
     Member(Member),
-    Ban(IpAddr),
+    Ban(Member),
 }
 
 /// What the file says in total.
 #[derive(Debug, Default)]
 pub(super) struct Image {
     pub(super) allowed: HashMap<Member, Option<u64>>,
-    pub(super) bans: HashMap<IpAddr, u64>,
+    pub(super) bans: HashMap<Member, u64>,
     pub(super) seen: HashMap<IpAddr, u64>,
-    pub(super) strikes: HashMap<IpAddr, Strikes>,
+    pub(super) strikes: HashMap<Member, Strikes>,
 }
 
 // === impl Record ===
@@ -206,28 +206,33 @@ impl Image {
         self.allowed.get(member).copied().filter(|end| end.is_none_or(|end| end > now_ms))
     }
 
-    pub(super) fn ban(&self, ip: &IpAddr, now_ms: u64) -> Option<Option<u64>> {
-        self.bans.get(ip).copied().filter(|end| *end > now_ms).map(Some)
+    pub(super) fn ban(&self, member: &Member, now_ms: u64) -> Option<Option<u64>> {
+        self.bans.get(member).copied().filter(|end| *end > now_ms).map(Some)
+    }
+
+    /// What bans an address: its own ban, or that of its /64.
+    pub(super) fn ban_on(&self, ip: IpAddr, now_ms: u64) -> Option<(Member, Option<u64>)> {
+        Member::bans_of(ip).find_map(|member| Some((member, self.ban(&member, now_ms)?)))
     }
 
     /// Failures in the current window of `findtime` seconds.
-    pub(super) fn strikes(&self, ip: &IpAddr, findtime: u64, now_ms: u64) -> u64 {
+    pub(super) fn strikes(&self, source: &Member, findtime: u64, now_ms: u64) -> u64 {
         let window = now_ms / 1000 / findtime;
         let current = |s: &&Strikes| s.findtime == findtime && s.window == window;
-        self.strikes.get(ip).filter(current).map_or(0, |strikes| strikes.count)
+        self.strikes.get(source).filter(current).map_or(0, |strikes| strikes.count)
     }
 
     /// Whether failures of `ip` may be counted, in place of what is past if need be.
-    fn has_room(&self, ip: &IpAddr, new: Strikes) -> bool {
+    fn has_room(&self, source: &Member, new: Strikes) -> bool {
         self.strikes.len() < MOST_STRUCK
-            || self.strikes.contains_key(ip)
+            || self.strikes.contains_key(source)
             || self.strikes.values().any(|other| other.is_past(&new))
     }
 
     /// One failure more.
-    fn struck(&self, ip: &IpAddr, findtime: u64, now_ms: u64) -> Strikes {
+    fn struck(&self, source: &Member, findtime: u64, now_ms: u64) -> Strikes {
         let window = now_ms / 1000 / findtime;
-        Strikes { findtime, window, count: self.strikes(ip, findtime, now_ms) + 1 }
+        Strikes { findtime, window, count: self.strikes(source, findtime, now_ms) + 1 }
     }
 
     /// The address itself and all networks around it that are in the set, longest first.
@@ -246,10 +251,17 @@ impl Image {
             Edit::Remove(member) => {
                 only_if(self.member(member, now_ms).is_some(), Record::Remove(*member))
             }
-            Edit::Ban(ip, time) => vec![Record::Ban(ip.to_canonical(), until(now_ms, *time))],
-            Edit::Unban(ip) => {
-                let ip = ip.to_canonical();
-                only_if(self.ban(&ip, now_ms).is_some(), Record::Unban(ip))
+            Edit::Ban(member, time) => vec![Record::Ban(*member, until(now_ms, *time))],
+            Edit::Unban(member) => {
+                let there = |member: &Member| self.ban(member, now_ms).is_some();
+                match *member {
+                    Member::Address(ip) => {
+                        Member::bans_of(ip).filter(there).map(Record::Unban).collect()
+                    }
+                    network @ Member::Network(_) => {
+                        only_if(there(&network), Record::Unban(network))
+                    }
+                }
             }
             Edit::Touch(seen) => {
                 seen.iter().map(|(ip, at)| Record::Seen(ip.to_canonical(), *at)).collect()
@@ -265,19 +277,19 @@ impl Image {
                 allowed.into_iter().chain(seen).collect()
             }
             Edit::Strike { ip, findtime, bantime, maxretry } => {
-                let ip = ip.to_canonical();
-                let strikes = self.struck(&ip, findtime.as_secs().max(1), now_ms);
-                if self.ban(&ip, now_ms).is_some() || !self.has_room(&ip, strikes) {
+                let source = Member::source_of(*ip);
+                let strikes = self.struck(&source, findtime.as_secs().max(1), now_ms);
+                if self.ban_on(*ip, now_ms).is_some() || !self.has_room(&source, strikes) {
                     return vec![];
                 }
                 let ban = strikes.count >= *maxretry;
-                let ban = ban.then(|| Record::Ban(ip, until(now_ms, *bantime)));
-                std::iter::once(Record::Strikes(ip, strikes)).chain(ban).collect()
+                let ban = ban.then(|| Record::Ban(source, until(now_ms, *bantime)));
+                std::iter::once(Record::Strikes(source, strikes)).chain(ban).collect()
             }
             Edit::ClearStrikes { ip, findtime } => {
-                let ip = ip.to_canonical();
-                let there = self.strikes(&ip, findtime.as_secs().max(1), now_ms) > 0;
-                only_if(there, Record::Clear(ip))
+                let source = Member::source_of(*ip);
+                let there = self.strikes(&source, findtime.as_secs().max(1), now_ms) > 0;
+                only_if(there, Record::Clear(source))
             }
         }
     }
@@ -301,12 +313,13 @@ mod tests {
             Record::Allow("203.0.113.7".parse().unwrap(), None),
             Record::Allow("2001:db8::/48".parse().unwrap(), Some(1_790_000_000_000)),
             Record::Remove("203.0.113.0/24".parse().unwrap()),
-            Record::Ban(ip("::1"), 5),
-            Record::Unban(ip("::1")),
+            Record::Ban(ip("::1").into(), 5),
+            Record::Ban("2001:db8:0:1::/64".parse().unwrap(), 5),
+            Record::Unban(ip("::1").into()),
             Record::Seen(ip("1.2.3.4"), 1_790_000_000),
             Record::Unseen(ip("1.2.3.4")),
-            Record::Strikes(ip("1.2.3.4"), Strikes { findtime: 60, window: 7, count: 3 }),
-            Record::Clear(ip("1.2.3.4")),
+            Record::Strikes(ip("1.2.3.4").into(), Strikes { findtime: 60, window: 7, count: 3 }),
+            Record::Clear("2001:db8:0:1::/64".parse().unwrap()),
         ]
     }
 
@@ -367,14 +380,14 @@ mod tests {
         let mut image = Image::default();
         let ip: IpAddr = "1.2.3.4".parse().unwrap();
         image.apply(&Record::Allow(ip.into(), Some(1000)));
-        image.apply(&Record::Ban(ip, 2000));
-        image.apply(&Record::Strikes(ip, Strikes { findtime: 1, window: 2, count: 1 }));
+        image.apply(&Record::Ban(ip.into(), 2000));
+        image.apply(&Record::Strikes(ip.into(), Strikes { findtime: 1, window: 2, count: 1 }));
         assert_eq!(image.records(999).count(), 3);
         assert_eq!(image.records(1000).count(), 2);
         assert_eq!(image.records(2999).count(), 1);
         assert_eq!(image.records(3000).count(), 0);
         assert_eq!(
-            (image.member(&ip.into(), 1000), image.ban(&ip, 1999)),
+            (image.member(&ip.into(), 1000), image.ban(&ip.into(), 1999)),
             (None, Some(Some(2000)))
         );
     }

@@ -192,15 +192,15 @@ impl<'a> Session<'a> {
             return Err(Trouble::new(Kind::Lost, self.links.names(), cause));
         }
         let now = Instant::now();
-        let mut bans = vec![];
+        let mut bans: Vec<Member> = vec![];
         let mut allowed: Vec<Member> = vec![];
         let mut set = everything;
         for key in keys {
             match self.store.keys.subject(&key) {
                 Some(Subject::AllowSet) => set = true,
-                Some(subject @ Subject::Ban(ip)) => {
+                Some(subject @ Subject::Ban(member)) => {
                     self.note_key(subject, &key);
-                    bans.push(ip);
+                    bans.push(member);
                 }
                 Some(subject @ Subject::AllowKey(ip)) => {
                     self.note_key(subject, &key);
@@ -218,8 +218,15 @@ impl<'a> Session<'a> {
         }
         allowed.extend(members.iter().filter_map(|member| member.parse::<Member>().ok()));
         let free = self.tell_bans(&bans).await?;
-        self.answer(free).await?;
-        self.tell_members(&allowed).await
+        let (addresses, networks): (Vec<Member>, Vec<Member>) =
+            free.into_iter().partition(|member| matches!(member, Member::Address(_)));
+        let addresses = addresses.iter().filter_map(|member| match member {
+            Member::Address(ip) => Some(*ip),
+            Member::Network(_) => None,
+        });
+        self.answer(addresses.collect()).await?;
+        self.tell_members(&allowed).await?;
+        self.tell_free(&networks).await
     }
 
     /// Sees whether all servers live and still are what they were.

@@ -3,8 +3,6 @@
 //!
 //! Nothing is collected: a set of a million passes through in pieces.
 
-use std::net::IpAddr;
-
 use tokio::time::Instant;
 
 use super::super::member::{Item, Member};
@@ -133,8 +131,8 @@ impl Session<'_> {
             let Some(end) = end else { continue };
             self.memory.found(*subject, end);
             match subject {
-                Subject::Ban(ip) => bans.push(Item::Banned(*ip, end)),
-                Subject::AllowKey(ip) => allows.push((*ip, end)),
+                Subject::Ban(member) => bans.push(Item::Banned(*member, end)),
+                Subject::AllowKey(ip) => allows.push((Member::from(*ip), end)),
                 Subject::AllowSet => {}
             }
         }
@@ -146,9 +144,10 @@ impl Session<'_> {
     async fn tell_memory(&mut self) -> Result<(), Trouble> {
         self.memory.drop_past(now_ms());
         let bans: Vec<Item> =
-            self.memory.bans.iter().map(|(ip, end)| Item::Banned(*ip, *end)).collect();
+            self.memory.bans.iter().map(|(member, end)| Item::Banned(*member, *end)).collect();
         self.send_items(bans).await?;
-        let allows: Vec<_> = self.memory.allows.iter().map(|(ip, end)| (*ip, *end)).collect();
+        let allows: Vec<_> =
+            self.memory.allows.iter().map(|(member, end)| (*member, *end)).collect();
         for allows in allows.chunks(FROM_MEMORY) {
             self.send_allows(allows).await?;
         }
@@ -156,8 +155,8 @@ impl Session<'_> {
     }
 
     /// Sends addresses with a key of their own. The set may let them in for longer.
-    async fn send_allows(&mut self, allows: &[(IpAddr, Option<u64>)]) -> Result<(), Trouble> {
-        let members: Vec<Member> = allows.iter().map(|(ip, _)| Member::from(*ip)).collect();
+    async fn send_allows(&mut self, allows: &[(Member, Option<u64>)]) -> Result<(), Trouble> {
+        let members: Vec<Member> = allows.iter().map(|(member, _)| *member).collect();
         let by_set = self.in_set(&members).await?;
         let items =
             members.iter().zip(allows).zip(by_set).filter_map(|((member, (_, end)), set)| {

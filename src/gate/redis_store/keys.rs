@@ -50,7 +50,7 @@ pub(super) struct Window {
 pub(super) enum Subject {
     AllowSet,
     AllowKey(IpAddr),
-    Ban(IpAddr),
+    Ban(Member),
 }
 
 impl Keys {
@@ -72,8 +72,9 @@ impl Keys {
         clash.then_some("the prefixes of allow keys and of bans must not begin with each other")
     }
 
-    pub(super) fn ban_key(&self, ip: IpAddr) -> String {
-        format!("{}{ip}", self.ban_prefix)
+    /// Rack::Attack's for an address; what it does not know is an IPv6 /64.
+    pub(super) fn ban_key(&self, subject: impl Into<Member>) -> String {
+        format!("{}{}", self.ban_prefix, subject.into())
     }
 
     pub(super) fn allow_key(&self, ip: IpAddr) -> Option<String> {
@@ -82,7 +83,8 @@ impl Keys {
 
     /// rack-attack's count of failures: the window's number, then whose. Next to
     /// `ROOT:FILTER:ban:` it stands where rack-attack has it.
-    pub(super) fn strike_key(&self, ip: IpAddr, window: Window) -> String {
+    pub(super) fn strike_key(&self, subject: impl Into<Member>, window: Window) -> String {
+        let ip = subject.into();
         let number = window.number;
         let named = self.ban_prefix.strip_suffix(":ban:");
         let named = named.filter(|named| !named.is_empty() && !named.ends_with(':'));
@@ -103,11 +105,17 @@ impl Keys {
         if key == self.allow_set {
             return Some(Subject::AllowSet);
         }
-        let of = |prefix: &str| {
+        let address = |prefix: &str| {
             key.strip_prefix(prefix)?.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
         };
-        let allowed = || of(self.allow_prefix.as_deref()?).map(Subject::AllowKey);
-        of(&self.ban_prefix).map(Subject::Ban).or_else(allowed)
+        let network = |prefix: &str| {
+            let text = key.strip_prefix(prefix).filter(|text| text.contains('/'))?;
+            let member = text.parse::<Member>().ok().filter(Member::can_be_banned)?;
+            matches!(member, Member::Network(_)).then_some(Subject::Ban(member))
+        };
+        let allowed = || address(self.allow_prefix.as_deref()?).map(Subject::AllowKey);
+        let banned = address(&self.ban_prefix).map(|ip| Subject::Ban(ip.into()));
+        banned.or_else(|| network(&self.ban_prefix)).or_else(allowed)
     }
 
     /// The prefixes to track. Redis refuses two of which one begins with the other.
@@ -253,7 +261,17 @@ mod tests {
         assert_eq!(keys.subject("ip-allowed-too"), None);
         assert_eq!(keys.subject("ip-allowed:::1"), Some(Subject::AllowKey(ip("::1"))));
         let ban = keys.ban_prefix.clone() + "::ffff:1.2.3.4";
-        assert_eq!(keys.subject(&ban), Some(Subject::Ban(ip("1.2.3.4"))));
+        assert_eq!(keys.subject(&ban), Some(Subject::Ban(ip("1.2.3.4").into())));
+        for (text, expected) in [
+            ("2001:db8:0:1::/64", Some("2001:db8:0:1::/64")),
+            ("2001:DB8:0:1::7/64", Some("2001:db8:0:1::/64")),
+            ("2001:db8::/48", None),
+            ("2001:db8::1/128", None),
+            ("203.0.113.0/24", None),
+        ] {
+            let expected = expected.map(|text| Subject::Ban(text.parse().unwrap()));
+            assert_eq!(keys.subject(&(keys.ban_prefix.clone() + text)), expected, "{text}");
+        }
         assert_eq!(keys.subject(&(keys.ban_prefix.clone() + "pentesters-1.2.3.4")), None);
         assert_eq!(keys.tracked(), [&keys.ban_prefix, "ip-allowed"]);
         assert_eq!(keys.problem(), None);

@@ -101,9 +101,11 @@ async fn keys(
             let mut found = vec![];
             for (key, end) in page.found.into_iter().zip(ends) {
                 match (store.keys.subject(&key), end) {
-                    (Some(Subject::Ban(ip)), Some(end)) => found.push((ip, Item::Banned(ip, end))),
+                    (Some(Subject::Ban(member)), Some(end)) => {
+                        found.push((member, Item::Banned(member, end)));
+                    }
                     (Some(Subject::AllowKey(ip)), Some(end)) => {
-                        found.push((ip, Item::Allowed(ip.into(), end)));
+                        found.push((ip.into(), Item::Allowed(ip.into(), end)));
                     }
                     (None, _) => {
                         garbage.insert(key);
@@ -175,12 +177,15 @@ async fn read_standing(
     let mut standing = Standing { server: links.names(), ..Standing::default() };
     standing.grants = grants_of_key(store, links, ip).await?;
     standing.grants.extend(grants_of_set(store, links, ip).await?);
-    let ban_keys = with_prefix(&keys.ban_prefix, ip);
-    let ends = links.ends(&ban_keys, now_ms()).await?;
-    let found = ban_keys.into_iter().zip(ends).find_map(|(key, end)| Some((key, end?)));
-    standing.ban = found.map(|(key, expires_ms)| Hold { key, expires_ms });
+    let ban_keys = ban_keys(&keys.ban_prefix, ip.into());
+    let names: Vec<String> = ban_keys.iter().map(|(_, key)| key.clone()).collect();
+    let ends = links.ends(&names, now_ms()).await?;
+    let hold = |((member, key), end): ((Member, String), Truth)| {
+        Some(Hold { member, key, expires_ms: end? })
+    };
+    standing.ban = ban_keys.into_iter().zip(ends).find_map(hold);
     if let Some(findtime) = findtime {
-        let key = keys.strike_key(ip, Window::at(now_ms(), findtime));
+        let key = keys.strike_key(Member::source_of(ip), Window::at(now_ms(), findtime));
         let counted = links.of(&key).ask(redis::cmd("GET").arg(&key)).await?;
         standing.strikes = Some(count(&counted).unwrap_or(0));
     }
@@ -250,6 +255,19 @@ pub(super) async fn find_in_set(
             return Ok(found);
         }
     }
+}
+
+/// The keys that ban `member`, or for an address also its /64, and which of both each is about.
+pub(super) fn ban_keys(prefix: &str, member: Member) -> Vec<(Member, String)> {
+    let around = |network: Member| {
+        let spellings = spellings(network).into_iter();
+        spellings.map(|text| (network, format!("{prefix}{text}"))).collect::<Vec<_>>()
+    };
+    let Member::Address(ip) = member else { return around(member) };
+    let mut all: Vec<(Member, String)> =
+        with_prefix(prefix, ip).into_iter().map(|key| (member, key)).collect();
+    all.extend(Member::bans_of(ip).filter(|other| *other != member).flat_map(around));
+    all
 }
 
 /// `prefix` before each spelling of `ip`, the canonical one first.

@@ -30,8 +30,8 @@ const FEW: usize = 64;
 /// What keys say, each its own.
 #[derive(Debug, Default)]
 pub(super) struct KeyMemory {
-    pub(super) bans: HashMap<IpAddr, Option<u64>>,
-    pub(super) allows: HashMap<IpAddr, Option<u64>>,
+    pub(super) bans: HashMap<Member, Option<u64>>,
+    pub(super) allows: HashMap<Member, Option<u64>>,
     /// Keys whose names end in no address.
     pub(super) garbage: u64,
 }
@@ -73,10 +73,10 @@ impl KeyMemory {
         }
     }
 
-    fn of(&mut self, subject: Subject) -> Option<(&mut HashMap<IpAddr, Option<u64>>, IpAddr)> {
+    fn of(&mut self, subject: Subject) -> Option<(&mut HashMap<Member, Option<u64>>, Member)> {
         match subject {
-            Subject::Ban(ip) => Some((&mut self.bans, ip)),
-            Subject::AllowKey(ip) => Some((&mut self.allows, ip)),
+            Subject::Ban(member) => Some((&mut self.bans, member)),
+            Subject::AllowKey(ip) => Some((&mut self.allows, ip.into())),
             Subject::AllowSet => None,
         }
     }
@@ -91,7 +91,9 @@ impl Session<'_> {
         let ips: Vec<IpAddr> = ips.into_iter().map(|ip| ip.to_canonical()).collect();
         let lengths = self.lengths(ips.len() <= FEW);
         for ips in ips.chunks(CHUNK) {
-            let free = self.tell_bans(ips).await?;
+            let bans: HashSet<Member> = ips.iter().copied().flat_map(Member::bans_of).collect();
+            let bans: Vec<Member> = bans.into_iter().collect();
+            let free = self.tell_bans(&bans).await?;
             let mut members: Vec<Member> = ips.iter().map(|ip| Member::from(*ip)).collect();
             let mut around = HashSet::new();
             for ip in ips {
@@ -121,30 +123,30 @@ impl Session<'_> {
         [(0..32).rev().collect(), (0..128).rev().filter(six).collect()]
     }
 
-    /// Tells which of the addresses are banned; gives the others.
-    pub(super) async fn tell_bans(&mut self, ips: &[IpAddr]) -> Result<Vec<IpAddr>, Trouble> {
+    /// Tells which of these are banned; gives the others.
+    pub(super) async fn tell_bans(&mut self, all: &[Member]) -> Result<Vec<Member>, Trouble> {
         let mut free = vec![];
-        for ips in ips.chunks(CHUNK) {
-            let subjects: Vec<Subject> = ips.iter().map(|ip| Subject::Ban(*ip)).collect();
+        for members in all.chunks(CHUNK) {
+            let subjects: Vec<Subject> = members.iter().copied().map(Subject::Ban).collect();
             let truths = self.ends_of(&subjects).await?;
-            for (ip, truth) in ips.iter().zip(truths) {
+            for (member, truth) in members.iter().zip(truths) {
                 if truth.is_none() {
-                    free.push(*ip);
+                    free.push(*member);
                     continue;
                 }
-                self.memory.keep(Subject::Ban(*ip), truth);
-                self.send(Event::Banned(*ip, truth)).await?;
+                self.memory.keep(Subject::Ban(*member), truth);
+                self.send(Event::Banned(*member, truth)).await?;
             }
         }
         Ok(free)
     }
 
-    /// Tells that addresses are not banned.
-    async fn tell_free(&mut self, ips: &[IpAddr]) -> Result<(), Trouble> {
-        for ip in ips {
+    /// Tells that these are not banned.
+    pub(super) async fn tell_free(&mut self, members: &[Member]) -> Result<(), Trouble> {
+        for member in members {
             if self.says(None) {
-                self.memory.keep(Subject::Ban(*ip), None);
-                self.send(Event::Banned(*ip, None)).await?;
+                self.memory.keep(Subject::Ban(*member), None);
+                self.send(Event::Banned(*member, None)).await?;
             }
         }
         Ok(())
@@ -211,7 +213,7 @@ impl Session<'_> {
         let mut owners = vec![];
         for (owner, subject) in subjects.iter().enumerate() {
             let canonical = match subject {
-                Subject::Ban(ip) => Some(self.store.keys.ban_key(*ip)),
+                Subject::Ban(member) => Some(self.store.keys.ban_key(*member)),
                 Subject::AllowKey(ip) => self.store.keys.allow_key(*ip),
                 Subject::AllowSet => None,
             };
@@ -251,7 +253,7 @@ impl Session<'_> {
     /// Notes a key whose address has another spelling than ours.
     pub(super) fn note_key(&mut self, subject: Subject, key: &str) {
         let canonical = match subject {
-            Subject::Ban(ip) => Some(self.store.keys.ban_key(ip)),
+            Subject::Ban(member) => Some(self.store.keys.ban_key(member)),
             Subject::AllowKey(ip) => self.store.keys.allow_key(ip),
             Subject::AllowSet => return,
         };
@@ -276,8 +278,8 @@ mod tests {
 
     #[test]
     fn of_two_spellings_of_one_key_the_longer_counts() {
-        let ip = "203.0.113.7".parse().unwrap();
-        for subject in [Subject::Ban(ip), Subject::AllowKey(ip)] {
+        let ip: IpAddr = "203.0.113.7".parse().unwrap();
+        for subject in [Subject::Ban(ip.into()), Subject::AllowKey(ip)] {
             for (one, other, longest) in [
                 (Some(5), Some(9), Some(9)),
                 (Some(9), Some(5), Some(9)),

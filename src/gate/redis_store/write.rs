@@ -16,7 +16,7 @@ use super::super::store::{Edit, Receipt, StoreError};
 use super::keys::{Window, spellings};
 use super::link::{Role, number};
 use super::links::{Form, Links};
-use super::list::{find_in_set, with_prefix};
+use super::list::{ban_keys, find_in_set, with_prefix};
 use super::topology::Map;
 use super::trouble::{Kind, Trouble};
 use super::{RedisStore, now_ms};
@@ -147,9 +147,9 @@ fn main_key(store: &RedisStore, edit: &Edit) -> String {
     match edit {
         Edit::Allow(..) | Edit::Remove(_) => store.keys.allow_set.clone(),
         Edit::Touch(_) | Edit::Forget { .. } => store.keys.history.clone(),
-        Edit::Ban(ip, _) | Edit::Unban(ip) => store.keys.ban_key(*ip),
+        Edit::Ban(member, _) | Edit::Unban(member) => store.keys.ban_key(*member),
         Edit::Strike { ip, findtime, .. } | Edit::ClearStrikes { ip, findtime } => {
-            store.keys.strike_key(*ip, Window::at(now_ms(), *findtime))
+            store.keys.strike_key(Member::source_of(*ip), Window::at(now_ms(), *findtime))
         }
     }
 }
@@ -165,12 +165,8 @@ impl Attempt<'_> {
         match edit {
             Edit::Allow(member, ttl) => self.allow(*member, *ttl).await,
             Edit::Remove(member) => self.remove(*member).await,
-            Edit::Ban(ip, time) => self.ban(ip.to_canonical(), *time).await,
-            Edit::Unban(ip) => {
-                let keys = with_prefix(&self.store.keys.ban_prefix, ip.to_canonical());
-                let removed = self.delete(&keys).await?;
-                Ok(Done { key: keys[0].clone(), changed: removed > 0, count: None })
-            }
+            Edit::Ban(member, time) => self.ban(*member, *time).await,
+            Edit::Unban(member) => self.unban(*member).await,
             Edit::Touch(seen) => self.touch(seen).await,
             Edit::Forget { ip, before_s } => self.forget(ip.to_canonical(), *before_s).await,
             Edit::Strike { ip, findtime, bantime, maxretry } => {
@@ -178,7 +174,7 @@ impl Attempt<'_> {
             }
             Edit::ClearStrikes { ip, findtime } => {
                 let window = Window::at(now_ms(), *findtime);
-                let key = self.store.keys.strike_key(ip.to_canonical(), window);
+                let key = self.store.keys.strike_key(Member::source_of(*ip), window);
                 let removed = self.delete(std::slice::from_ref(&key)).await?;
                 Ok(Done { key, changed: removed > 0, count: None })
             }
@@ -240,10 +236,24 @@ impl Attempt<'_> {
         Ok(Done { key, changed: removed > 0, count: None })
     }
 
-    async fn ban(&self, ip: IpAddr, time: Duration) -> Result<Done, Failed> {
-        let key = self.store.keys.ban_key(ip);
+    async fn ban(&self, member: Member, time: Duration) -> Result<Done, Failed> {
+        let key = self.store.keys.ban_key(member);
         self.set_for(&key, time).await?;
         Ok(Done { key, changed: true, count: None })
+    }
+
+    /// Tells a key that was there.
+    async fn unban(&self, member: Member) -> Result<Done, Failed> {
+        let mut removed = None;
+        for (_, key) in ban_keys(&self.store.keys.ban_prefix, member) {
+            let deleted = self.delete(std::slice::from_ref(&key)).await?;
+            if deleted > 0 {
+                removed.get_or_insert(key);
+            }
+        }
+        let changed = removed.is_some();
+        let key = removed.unwrap_or_else(|| self.store.keys.ban_key(member));
+        Ok(Done { key, changed, count: None })
     }
 
     async fn touch(&self, seen: &[(IpAddr, u64)]) -> Result<Done, Failed> {
@@ -296,12 +306,16 @@ impl Attempt<'_> {
         (findtime, bantime): (Duration, Duration),
         maxretry: u64,
     ) -> Result<Done, Failed> {
-        let ban = self.store.keys.ban_key(ip);
-        if self.count(&ban, redis::cmd("EXISTS").arg(&ban)).await? > 0 {
-            return Ok(Done { key: ban, changed: false, count: None });
+        for member in Member::bans_of(ip) {
+            let ban = self.store.keys.ban_key(member);
+            if self.count(&ban, redis::cmd("EXISTS").arg(&ban)).await? > 0 {
+                return Ok(Done { key: ban, changed: false, count: None });
+            }
         }
+        let source = Member::source_of(ip);
+        let ban = self.store.keys.ban_key(source);
         let window = Window::at(now_ms(), findtime);
-        let key = self.store.keys.strike_key(ip, window);
+        let key = self.store.keys.strike_key(source, window);
         let mut both = redis::pipe();
         both.atomic().cmd("INCR").arg(&key).cmd("EXPIRE").arg(&key).arg(window.ttl_s);
         let answers = self.links.of(&key).ask_all(&both).await;
