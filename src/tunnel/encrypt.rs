@@ -134,6 +134,7 @@ impl Entrance {
                 }
                 Err(reason) => {
                     debug!(%reason, "a warm tunnel was dead; dialling");
+                    self.pool.tell_of_harm(reason);
                     if reason == CloseReason::NoAnswer {
                         let why = Unmade::new(reason, "a warm tunnel to it got no answer");
                         self.far_ends.failed(first, &why, began.into());

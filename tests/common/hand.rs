@@ -15,6 +15,7 @@ use knockpipe::proto::hello::{Hello, Welcome};
 use knockpipe::proto::inbound::Event;
 use knockpipe::proto::message::{Open, ResetReason};
 use knockpipe::proto::outbound::Outbound;
+use knockpipe::proto::record::{DATA_OFFSET, MAX_RECORD};
 use knockpipe::proto::{Padding, PeerError, Session, SuiteSet};
 use knockpipe::secret::Secret;
 use rand::TryRng;
@@ -105,6 +106,16 @@ impl Hand {
 
     pub fn opened(&mut self) {
         self.say(Outbound::opened);
+    }
+
+    pub fn data(&mut self, bytes: &[u8]) {
+        self.say(|outbound, out| {
+            let mut slot = vec![0; MAX_RECORD];
+            slot[DATA_OFFSET..DATA_OFFSET + bytes.len()].copy_from_slice(bytes);
+            let len = outbound.seal_data(&mut slot, bytes.len())?;
+            out.extend_from_slice(&slot[..len]);
+            Ok(())
+        });
     }
 
     pub fn fin(&mut self) {
