@@ -64,7 +64,7 @@ pub(super) async fn open(
     report.target = Some(entrance.far_ends.at(far_end).name.clone());
     match opened {
         Ok(Opened { stream: sealed, session, start, .. }) => {
-            let (sides, session) = ((plain, sealed), (session, start));
+            let (sides, session) = ((plain, sealed), (session, start, shared.idle_timeout));
             Some(Connected::new(report, sides, session, (farewell, held)))
         }
         Err(Unreached { why, .. }) => {

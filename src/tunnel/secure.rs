@@ -25,6 +25,7 @@ use crate::proto::aead::suites_of_this_machine;
 use crate::proto::handshake::{
     Dialer, First, MESSAGE_LEN, Message, Received, Unconfirmed, read_message1,
 };
+use crate::proto::heartbeat::Heartbeat;
 use crate::proto::hello::{Hello, Welcome};
 use crate::proto::inbound::Event;
 use crate::proto::message::Open;
@@ -42,6 +43,8 @@ pub(super) struct Terms {
     suites: SuiteSet,
     /// The block to pad to.
     padding: Padding,
+    /// How often to give a sign of life.
+    heartbeat: Option<Heartbeat>,
 }
 
 /// The dialer's side of all handshakes with one far end.
@@ -94,8 +97,13 @@ impl From<CloseReason> for Verdict {
 
 impl Terms {
     /// As far as this machine has the suites.
-    pub(super) fn of(keys: KeyRing, suites: SuiteSet, padding: Padding) -> Self {
-        Self { keys, suites: suites.and(suites_of_this_machine()), padding }
+    pub(super) fn of(
+        keys: KeyRing,
+        suites: SuiteSet,
+        padding: Padding,
+        heartbeat: Option<Heartbeat>,
+    ) -> Self {
+        Self { keys, suites: suites.and(suites_of_this_machine()), padding, heartbeat }
     }
 
     /// The public names of the keys, in order.
@@ -137,8 +145,9 @@ impl Caller {
     }
 
     async fn shake_hands(&self, stream: &mut Stream) -> Result<Session, CloseReason> {
-        let Terms { keys, suites, padding } = &self.terms;
-        let hello = Hello { suites: *suites, padding: *padding, clock_ms: self.far_clock.now_ms() };
+        let Terms { keys, suites, padding, heartbeat } = &self.terms;
+        let clock_ms = self.far_clock.now_ms();
+        let hello = Hello { suites: *suites, padding: *padding, clock_ms, heartbeat: *heartbeat };
         let ephemeral = ephemeral().map_err(|_| CloseReason::LocalError)?;
         let (dialer, message1) = Dialer::start(keys.first(), hello, ephemeral);
         let mut doubt = Doubt(Some(&self.far_clock));
@@ -267,10 +276,11 @@ impl Doorkeeper {
     }
 
     fn answer(&self, received: Received) -> Result<(Unconfirmed, Message), Option<CloseReason>> {
-        let Terms { suites, padding, .. } = self.terms;
+        let Terms { suites, padding, heartbeat, .. } = self.terms;
         let now_ms = self.memory.clock.now_ms();
         let answer = Welcome::answering(received.hello(), suites, padding, now_ms);
         let welcome = answer.map_err(|_| CloseReason::NoCommonSuite)?;
+        let welcome = Welcome { heartbeat, ..welcome };
         let ephemeral = ephemeral().map_err(|_| CloseReason::LocalError)?;
         received.answer(&welcome, ephemeral).map_err(|_| None)
     }
@@ -355,10 +365,14 @@ pub(super) async fn await_opened(
     session: &mut Session,
     already_read: &mut Vec<u8>,
 ) -> Result<(), CloseReason> {
-    match next_event(stream, session, already_read).await? {
-        Event::Opened => Ok(()),
-        Event::Reset(reason) => Err(told(reason)),
-        _ => Err(CloseReason::ProtocolError),
+    loop {
+        match next_event(stream, session, already_read).await? {
+            Event::Opened => return Ok(()),
+            Event::Reset(reason) => return Err(told(reason)),
+            // A sign of life from one that waits for its target.
+            Event::Data(_) => {}
+            _ => return Err(CloseReason::ProtocolError),
+        }
     }
 }
 
@@ -389,7 +403,7 @@ mod tests {
     fn terms() -> Terms {
         let key = Key::new(Secret::take(&mut [7; 32]));
         let keys = KeyRing::new(vec![key]).unwrap();
-        Terms::of(keys, SuiteSet::BOTH, Padding::default())
+        Terms::of(keys, SuiteSet::BOTH, Padding::default(), None)
     }
 
     /// As it is to far ends of which another is quicker, and to looks at one of several.

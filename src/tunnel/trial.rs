@@ -138,7 +138,8 @@ impl Finding {
         let deadline = Instant::now() + options.timeout;
         let dialled = Dialling::from(options).dial(&target, deadline).await;
         let mut stream = self.connected(dialled)?;
-        let terms = Terms::of(options.keys.clone(), options.suites, options.padding);
+        let keys = options.keys.clone();
+        let terms = Terms::of(keys, options.suites, options.padding, options.heartbeat);
         let called = Caller::new(terms).call(&mut stream, options.timeout).await;
         let no_answer = |_| ("key or gate", format!("no answer; {WHAT_TO_CHECK}"));
         let mut session = called.map_err(no_answer)?;

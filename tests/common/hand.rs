@@ -57,7 +57,7 @@ impl Call {
     /// By a dialer whose clock is `ahead` seconds ahead, and that has `suites`.
     pub fn with(key: &Path, ahead: i64, suites: SuiteSet) -> Self {
         let clock_ms = unix_ms().checked_add_signed(ahead * 1000).expect("a time after 1970");
-        let hello = Hello { suites, padding: Padding::default(), clock_ms };
+        let hello = Hello { suites, padding: Padding::default(), clock_ms, heartbeat: None };
         let (dialer, message) = Dialer::start(&read_key(key), hello, ephemeral());
         Self { dialer, message }
     }
@@ -152,11 +152,34 @@ impl Hand {
                 self.unread.drain(..len);
                 return event;
             }
-            let mut buffer = [0; 4096];
-            match self.wire.read(&mut buffer) {
-                Ok(n @ 1..) => self.unread.extend_from_slice(&buffer[..n]),
-                other => panic!("it said nothing more: {other:?}"),
+            self.read_more();
+        }
+    }
+
+    /// The data of the next record, which has to be a Data record.
+    #[track_caller]
+    pub fn hear_data(&mut self) -> Vec<u8> {
+        self.wire.read_limit(NEVER);
+        loop {
+            let opened = self.session.inbound.next(&mut self.unread);
+            match opened.expect("the program under test keeps to the protocol") {
+                Some((Event::Data(range), len)) => {
+                    let data = self.unread[range].to_vec();
+                    self.unread.drain(..len);
+                    return data;
+                }
+                Some((event, _)) => panic!("{event:?} is no data"),
+                None => self.read_more(),
             }
+        }
+    }
+
+    #[track_caller]
+    fn read_more(&mut self) {
+        let mut buffer = [0; 4096];
+        match self.wire.read(&mut buffer) {
+            Ok(n @ 1..) => self.unread.extend_from_slice(&buffer[..n]),
+            other => panic!("it said nothing more: {other:?}"),
         }
     }
 

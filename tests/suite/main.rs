@@ -17,6 +17,7 @@ mod failover;
 mod gate_flags;
 mod gate_reload;
 mod health;
+mod heartbeat;
 mod key_files;
 mod lifecycle;
 mod limits;
