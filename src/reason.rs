@@ -20,6 +20,9 @@ pub enum CloseReason {
     Truncated,
     /// The sealed stream was reset or timed out in the network.
     PeerLost,
+    /// Nothing authentic came from the far end for three heartbeats, or came from this
+    /// end to the far one: it is gone, or somebody on the path swallows what it says.
+    PeerVanished,
     /// A record failed authentication: tampering, or a broken peer.
     BadRecord,
     /// An authentic record that the protocol does not allow here.
@@ -67,6 +70,8 @@ pub enum CloseReason {
     BadProxyHeader,
     /// Too many sessions or handshakes from one source.
     SourceLimit,
+    /// No application data passed for as long as one of the ends allows.
+    IdleTimeout,
     /// An operator ended this session.
     Kicked,
     /// Cut by shutdown after the drain deadline, or by a second signal.
@@ -84,6 +89,7 @@ impl CloseReason {
         Self::PeerReset,
         Self::Truncated,
         Self::PeerLost,
+        Self::PeerVanished,
         Self::BadRecord,
         Self::ProtocolError,
         Self::TargetRefused,
@@ -107,6 +113,7 @@ impl CloseReason {
         Self::Revoked,
         Self::BadProxyHeader,
         Self::SourceLimit,
+        Self::IdleTimeout,
         Self::Kicked,
         Self::Shutdown,
         Self::LocalError,
@@ -120,6 +127,7 @@ impl CloseReason {
             Self::PeerReset => "peer-reset",
             Self::Truncated => "truncated",
             Self::PeerLost => "peer-lost",
+            Self::PeerVanished => "peer-vanished",
             Self::BadRecord => "bad-record",
             Self::ProtocolError => "protocol-error",
             Self::TargetRefused => "target-refused",
@@ -143,6 +151,7 @@ impl CloseReason {
             Self::Revoked => "revoked",
             Self::BadProxyHeader => "bad-proxy-header",
             Self::SourceLimit => "source-limit",
+            Self::IdleTimeout => "idle-timeout",
             Self::Kicked => "kicked",
             Self::Shutdown => "shutdown",
             Self::LocalError => "local-error",

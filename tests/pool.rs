@@ -274,6 +274,40 @@ fn a_pool_is_full_again_after_the_far_end_was_away() {
     assert!(told.iter().filter(|is_full| !**is_full).count() <= 4, "{told:?}");
 }
 
+/// `docs/PROTOCOL.md`, 6.1: "A record that does not open, or one out of place: Reset 7
+/// is sent", also on a tunnel that no client has yet, and the log has the true reason.
+#[test]
+fn a_record_that_does_not_open_or_is_out_of_place_is_answered_on_a_warm_tunnel_too() {
+    type Say = fn(&mut Hand);
+    let cases: [(Say, &str); 4] = [
+        (Hand::opened, "protocol-error"),
+        (|hand| hand.data(b"unasked"), "protocol-error"),
+        (Hand::fin, "protocol-error"),
+        (Hand::garbage, "bad-record"),
+    ];
+    let harmed = "a warm tunnel was ended";
+    for (say, reason) in cases {
+        let scene = Scene::new(&[]);
+        let mut warm = scene.accept_warm();
+        say(&mut warm);
+        assert_eq!(warm.hear(), Event::Reset(ResetReason::ProtocolError), "{reason}");
+        let line = scene.encrypt.program.wait_line(harmed, |line| line.is(harmed));
+        assert!(line.has("reason", reason), "{}", line.text());
+    }
+    // A client has asked for the target: it gets another tunnel.
+    let scene = Scene::new(&[]);
+    let mut warm = scene.accept_warm();
+    let mut client = scene.encrypt.connect();
+    assert!(matches!(warm.hear(), Event::Open(_)));
+    warm.garbage();
+    assert_eq!(warm.hear(), Event::Reset(ResetReason::ProtocolError));
+    let mut fresh = next_open(&scene.far_end);
+    client.write_all(b"request").unwrap();
+    assert!(matches!(fresh.hear(), Event::Data(_)));
+    let line = scene.encrypt.program.wait_line(harmed, |line| line.is(harmed));
+    assert!(line.has("reason", "bad-record"), "{}", line.text());
+}
+
 /// A far end that keeps fewer is neither hammered nor complained about for ever.
 #[test]
 fn a_pool_settles_for_what_the_far_end_keeps() {

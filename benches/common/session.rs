@@ -26,7 +26,7 @@ pub(crate) fn session(suite: Suite) -> (Session, Session) {
 }
 
 pub(crate) fn hello(suite: Suite) -> Hello {
-    Hello { suites: SuiteSet::only(suite), padding: Padding::NONE, clock_ms: 0 }
+    Hello { suites: SuiteSet::only(suite), padding: Padding::NONE, clock_ms: 0, heartbeat: None }
 }
 
 pub(crate) fn key(byte: u8) -> Key {

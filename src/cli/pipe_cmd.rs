@@ -75,6 +75,8 @@ impl SharedPipeArgs {
             keepalive: !self.connection.no_keepalive,
             padding: self.connection.padding,
             suites: self.connection.suite.0,
+            heartbeat: self.connection.heartbeat.0,
+            idle_timeout: self.connection.idle_timeout.0,
         };
         let rules = self.sandbox.rules(|| run::rules_of_pipe(&options));
         let prepared = Prepared::new([&options.keys].into_iter(), rules);

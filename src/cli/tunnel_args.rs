@@ -18,7 +18,8 @@ use super::key_cmd;
 use super::process_args::{PROCESS, ProcessArgs};
 use super::target_args::{by_service, without_service};
 use super::values::{
-    self, HandshakeLimit, PoolSize, SessionLimit, SourceLimit, SuiteChoice, Target,
+    self, HandshakeLimit, HeartbeatTime, IdleTimeout, PoolSize, SessionLimit, SourceLimit,
+    SuiteChoice, Target,
 };
 use crate::addr::{Address, BindAddress, ServiceName, Source};
 use crate::keys::KeyRing;
@@ -210,6 +211,21 @@ pub(super) struct ConnectionArgs {
     #[arg(short = 'j', long, help_heading = CONNECTIONS)]
     pub(super) no_keepalive: bool,
 
+    /// Give a sign of life on sessions that were silent for so long, and end those whose other
+    /// end misses three of its own; the shorter time of both ends counts
+    #[arg(
+        long, value_name = "DURATION|off", default_value = "60s",
+        allow_negative_numbers = true, help_heading = CONNECTIONS
+    )]
+    pub(super) heartbeat: HeartbeatTime,
+
+    /// End sessions without application data, either way, for so long
+    #[arg(
+        long, value_name = "DURATION|off", default_value = "off",
+        allow_negative_numbers = true, help_heading = CONNECTIONS
+    )]
+    pub(super) idle_timeout: IdleTimeout,
+
     /// Hide lengths: pad what is sent to a multiple of this many bytes
     #[arg(long, value_name = "none|BYTES", default_value_t, help_heading = CONNECTIONS)]
     pub(super) padding: Padding,
@@ -378,6 +394,8 @@ impl ServerArgs {
             keepalive: !self.connection.no_keepalive,
             padding: self.connection.padding,
             suites: self.connection.suite.0,
+            heartbeat: self.connection.heartbeat.0,
+            idle_timeout: self.connection.idle_timeout.0,
             drain: self.drain,
             gate: self.gate.options(end.acceptor, end.user)?,
             proxy_from: self.gate.proxies(),

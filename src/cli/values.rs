@@ -11,7 +11,9 @@ use clap::ValueEnum;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::addr::{AddrError, Address, ServiceName, Source};
+use crate::duration;
 use crate::observe::log;
+use crate::proto::heartbeat::Heartbeat;
 use crate::proto::suite::UnknownSuite;
 use crate::proto::{Suite, SuiteSet};
 use crate::tunnel::PerSource;
@@ -22,12 +24,27 @@ const MOST: usize = 1_000_000;
 /// The longest time that can be asked for: a year. Clocks add it without overflow.
 const LONGEST_SECONDS: f64 = 31_536_000.0;
 
+/// The longest time between signs of life, which is far below what 32 bits of
+/// milliseconds hold.
+const LONGEST_HEARTBEAT: Duration = Duration::from_secs(86_400);
+
+/// The longest time without data.
+const LONGEST_IDLE: Duration = Duration::from_secs(30 * 86_400);
+
 /// A value that does not fit its flag.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BadValue {
     /// Not a number of seconds.
     #[error("'{0}' is not a number of seconds; give one such as 5 or 0.5, at most a year")]
     Seconds(String),
+    /// Not a time between signs of life.
+    #[error(
+        "'{0}' is no time between signs of life; write one such as 10s or 1m, at most 1d, or off"
+    )]
+    Heartbeat(String),
+    /// Not a time without data.
+    #[error("'{0}' is no time without data; write one such as 10m, 12h or 1d, at most 30d, or off")]
+    IdleTimeout(String),
     /// Not a number of sessions.
     #[error(
         "'{0}' is not a number of sessions; give a whole number up to {MOST}, 0 for as many as file descriptors allow"
@@ -71,6 +88,14 @@ pub(super) struct HandshakeLimit(pub(super) usize);
 /// `--pool` and `--max-unopened`: any number, also none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PoolSize(pub(super) usize);
+
+/// `--heartbeat`: `None` asks for no signs of life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct HeartbeatTime(pub(super) Option<Heartbeat>);
+
+/// `--idle-timeout`: `None` is for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct IdleTimeout(pub(super) Option<Duration>);
 
 /// `--metrics`: a port alone is on loopback.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,6 +156,34 @@ pub(super) fn seconds(text: &str) -> Result<Duration, BadValue> {
         return Err(bad());
     }
     Ok(Duration::from_secs_f64(seconds))
+}
+
+/// A duration up to `longest`, or `off`, for which spiped's way to write it, 0, is taken too.
+/// `None` is neither.
+fn duration_or_off(text: &str, longest: Duration) -> Option<Option<Duration>> {
+    match text {
+        "off" | "0" => Some(None),
+        text => duration::parse(text).ok().filter(|time| *time <= longest).map(Some),
+    }
+}
+
+impl FromStr for HeartbeatTime {
+    type Err = BadValue;
+
+    fn from_str(text: &str) -> Result<Self, BadValue> {
+        let time = duration_or_off(text, LONGEST_HEARTBEAT);
+        let time = time.ok_or_else(|| BadValue::Heartbeat(text.to_owned()))?;
+        Ok(Self(time.and_then(Heartbeat::every)))
+    }
+}
+
+impl FromStr for IdleTimeout {
+    type Err = BadValue;
+
+    fn from_str(text: &str) -> Result<Self, BadValue> {
+        let time = duration_or_off(text, LONGEST_IDLE);
+        time.map(Self).ok_or_else(|| BadValue::IdleTimeout(text.to_owned()))
+    }
 }
 
 /// A whole number in decimal digits only: `usize` would also read a plus sign.
@@ -302,6 +355,23 @@ mod tests {
         assert_eq!(seconds("0").unwrap(), Duration::ZERO);
         for bad in ["", ".", "-1", "+1", "inf", "nan", "1e3", "5s", "31536001", "1.2.3"] {
             assert!(seconds(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn signs_of_life_and_times_without_data_have_units_or_are_off() {
+        let heartbeat = |text: &str| text.parse::<HeartbeatTime>().ok().map(|time| time.0);
+        let idle = |text: &str| text.parse::<IdleTimeout>().ok().map(|time| time.0);
+        let seconds = Duration::from_secs;
+        for text in ["off", "0"] {
+            assert_eq!((heartbeat(text), idle(text)), (Some(None), Some(None)), "{text}");
+        }
+        assert_eq!(heartbeat("60s"), Some(Heartbeat::every(seconds(60))));
+        assert_eq!(heartbeat("1d"), Some(Heartbeat::every(seconds(86_400))));
+        assert_eq!(idle("30d"), Some(Some(seconds(2_592_000))));
+        assert_eq!((heartbeat("2d"), idle("31d")), (None, None));
+        for text in ["", "60", "-1s", "0s", "on", "1.5s", "Off"] {
+            assert_eq!((heartbeat(text), idle(text)), (None, None), "{text}");
         }
     }
 

@@ -125,6 +125,8 @@ fn options(key: &Key, role: Role) -> Options {
         proxy_from: Arc::default(),
         checks: std::collections::BTreeMap::new(),
         proxy_to_target: None,
+        heartbeat: None,
+        idle_timeout: None,
         remarks: vec![],
     }
 }

@@ -119,6 +119,14 @@ impl Stream {
         matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
     }
 
+    /// Writes what the system takes at once.
+    ///
+    /// # Errors
+    /// The connection's; [`io::ErrorKind::WouldBlock`] where it takes nothing now.
+    pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        on_either!(self, socket => socket.try_write(bytes))
+    }
+
     fn peek(&self) -> io::Result<usize> {
         let mut byte = [MaybeUninit::uninit()];
         on_either!(self, socket => SockRef::from(socket).peek(&mut byte))

@@ -13,6 +13,7 @@ use std::time::Instant;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 
+use super::pulse::Pulse;
 use super::sessions::{Facts, Live, Sessions, Total, Traffic};
 use crate::reason::CloseReason;
 
@@ -88,8 +89,8 @@ impl Meters {
     }
 
     /// Enters a session that begins to relay.
-    pub fn enter(self: &Arc<Self>, facts: Facts) -> Live {
-        self.sessions.enter(self, facts)
+    pub fn enter(self: &Arc<Self>, facts: Facts, pulse: Pulse) -> Live {
+        self.sessions.enter(self, facts, pulse)
     }
 
     /// Stream bytes (sent, received) so far.
@@ -97,7 +98,7 @@ impl Meters {
         self.sessions.bytes(self)
     }
 
-    pub(super) fn sessions(&self) -> &Sessions {
+    pub(super) fn sessions(&self) -> &Arc<Sessions> {
         &self.sessions
     }
 

@@ -4,6 +4,7 @@
 pub mod failures;
 pub mod log;
 pub mod metrics;
+pub mod pulse;
 mod queue;
 pub mod sessions;
 

@@ -13,21 +13,30 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::metrics::Meters;
+use super::pulse::Pulse;
 use crate::addr::{ClientAddr, ServiceName};
 use crate::keys::KeyId;
 use crate::proto::Suite;
+use crate::reason::CloseReason;
 
 /// The live sessions of a process, all tunnels together.
 #[derive(Debug, Default)]
-pub struct Sessions(Mutex<Inner>);
+pub struct Sessions {
+    inner: Mutex<Inner>,
+    /// The looker is to come sooner than it meant to.
+    hurried: AtomicBool,
+    bell: Bell,
+}
 
 #[derive(Debug, Default)]
 struct Inner {
     last: u64,
     live: BTreeMap<u64, Arc<Entry>>,
+    /// When the looker comes again after a look; `None` where there is no looker.
+    pause: Option<Duration>,
 }
 
 /// Who a session is.
@@ -51,13 +60,15 @@ pub struct Facts {
     pub suite: Suite,
 }
 
-/// How much went through so far, in stream bytes.
+/// How much went through so far, in stream bytes, and when.
 #[derive(Debug, Default)]
 pub struct Traffic {
     /// From the plain side to the sealed side.
     pub sent: Total,
     /// From the sealed side to the plain side.
     pub received: Total,
+    /// The signs of life.
+    pub pulse: Pulse,
 }
 
 /// A number that one task adds to and others read.
@@ -70,9 +81,12 @@ pub struct Entry {
     id: u64,
     meters: Arc<Meters>,
     facts: Facts,
-    began: Instant,
+    /// How long it took to open it, in milliseconds: an [`Instant`] is four times as large.
+    opened_after: u32,
     traffic: Traffic,
-    kick: Kick,
+    /// It has to go.
+    kicked: AtomicBool,
+    bell: Bell,
 }
 
 /// Keeps a session among the live ones until it is dropped.
@@ -80,12 +94,9 @@ pub struct Entry {
 #[must_use = "dropping it takes the session off the list"]
 pub struct Live(Arc<Entry>);
 
-/// Whether a session has to go, and whom to tell.
+/// How a task is called that has to look at something.
 #[derive(Debug, Default)]
-struct Kick {
-    wanted: AtomicBool,
-    waker: Mutex<Option<Waker>>,
-}
+struct Bell(Mutex<Option<Waker>>);
 
 /// Which sessions are meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,16 +117,17 @@ pub enum Selector {
 
 impl Sessions {
     /// Enters a session of the tunnel that `meters` belong to.
-    pub(super) fn enter(&self, meters: &Arc<Meters>, facts: Facts) -> Live {
+    pub(super) fn enter(&self, meters: &Arc<Meters>, facts: Facts, pulse: Pulse) -> Live {
         let mut inner = self.lock();
         inner.last += 1;
         let entry = Arc::new(Entry {
             id: inner.last,
             meters: Arc::clone(meters),
+            opened_after: u32::try_from(facts.accepted.elapsed().as_millis()).unwrap_or(u32::MAX),
             facts,
-            began: Instant::now(),
-            traffic: Traffic::default(),
-            kick: Kick::default(),
+            traffic: Traffic { pulse, ..Traffic::default() },
+            kicked: AtomicBool::new(false),
+            bell: Bell::default(),
         });
         inner.live.insert(entry.id, Arc::clone(&entry));
         Live(entry)
@@ -129,7 +141,30 @@ impl Sessions {
     /// Ends the sessions that are meant; says how many.
     pub fn kick(&self, whom: &Selector) -> usize {
         let meant: Vec<_> = self.list().into_iter().filter(|entry| entry.is(whom)).collect();
-        meant.iter().filter(|entry| entry.kick.call()).count()
+        meant.iter().filter(|entry| entry.bell.ring_for(&entry.kicked)).count()
+    }
+
+    /// When the looker has to come again; `None` when there is nothing to look at any
+    /// more, and then it is gone.
+    pub fn pause(&self) -> Option<Duration> {
+        let mut inner = self.lock();
+        inner.pause = inner.live.values().filter_map(|entry| entry.traffic.pulse.pause()).min();
+        inner.pause
+    }
+
+    /// Ready when the looker has to come sooner than it meant to. Wakes one task.
+    pub fn poll_hurried(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let hurried = self.bell.poll(&self.hurried, cx);
+        hurried.map(|()| self.hurried.store(false, Ordering::Release))
+    }
+
+    /// Looks at all sessions, so long after the last look, and wakes those of which
+    /// something is due.
+    pub fn look(&self, since: Duration) {
+        let ms = u32::try_from(since.as_millis()).unwrap_or(u32::MAX);
+        for entry in self.lock().live.values().filter(|entry| entry.traffic.pulse.look(ms)) {
+            entry.bell.ring();
+        }
     }
 
     /// Stream bytes (sent, received) of a tunnel, those of ended sessions included.
@@ -144,7 +179,7 @@ impl Sessions {
 
     /// Nothing in here can panic half way, so a poisoned lock guards what is right.
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -183,7 +218,7 @@ impl Entry {
 
     /// When it began to relay.
     pub fn began(&self) -> Instant {
-        self.began
+        self.facts.accepted + Duration::from_millis(self.opened_after.into())
     }
 
     /// How much went through so far.
@@ -236,9 +271,32 @@ impl Live {
         &self.0.traffic
     }
 
-    /// Ready when an operator wants it to end. Wakes one task.
-    pub fn poll_kicked(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.0.kick.poll(cx)
+    /// The sessions, where nobody looks at them and this one has to be looked at. Who
+    /// gets them looks as long as [`Sessions::pause`] says when.
+    pub fn needs_a_looker(&self) -> Option<Arc<Sessions>> {
+        let pause = self.0.traffic.pulse.pause()?;
+        let sessions = self.0.meters.sessions();
+        let mut inner = sessions.lock();
+        match inner.pause {
+            None => {
+                inner.pause = Some(pause);
+                Some(Arc::clone(sessions))
+            }
+            Some(longer) if longer > pause => {
+                inner.pause = Some(pause);
+                sessions.bell.ring_for(&sessions.hurried);
+                None
+            }
+            Some(_) => None,
+        }
+    }
+
+    /// Ready when it has to end: an operator wants that, or the looker found it dead or
+    /// idle. Wakes one task, also for a sign of life that is due.
+    pub fn poll_end(&self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        // The bell before the verdict, so that none is missed.
+        let kicked = self.0.bell.poll(&self.0.kicked, cx).map(|()| CloseReason::Kicked);
+        self.0.traffic.pulse.verdict().map_or(kicked, Poll::Ready)
     }
 }
 
@@ -251,22 +309,28 @@ impl Drop for Live {
     }
 }
 
-// === impl Kick ===
+// === impl Bell ===
 
-impl Kick {
-    /// Says that it has to go; whether that is news.
-    fn call(&self) -> bool {
-        let is_news = !self.wanted.swap(true, Ordering::AcqRel);
-        if let Some(waker) = self.waker().take() {
-            waker.wake();
-        }
+impl Bell {
+    /// Says that `what` is so; whether that is news.
+    fn ring_for(&self, what: &AtomicBool) -> bool {
+        let is_news = !what.swap(true, Ordering::AcqRel);
+        self.ring();
         is_news
     }
 
-    fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Has the task look.
+    fn ring(&self) {
+        if let Some(waker) = self.waker().take() {
+            waker.wake();
+        }
+    }
+
+    /// Ready when `what` is so.
+    fn poll(&self, what: &AtomicBool, cx: &mut Context<'_>) -> Poll<()> {
         let mut waker = self.waker();
-        // Read under the lock, which whoever calls takes afterwards.
-        if self.wanted.load(Ordering::Acquire) {
+        // Read under the lock, which who rings takes afterwards.
+        if what.load(Ordering::Acquire) {
             return Poll::Ready(());
         }
         if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
@@ -276,7 +340,7 @@ impl Kick {
     }
 
     fn waker(&self) -> MutexGuard<'_, Option<Waker>> {
-        self.waker.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -317,9 +381,9 @@ mod tests {
         let redis = Meters::new("redis", Arc::clone(&sessions));
         let mysql = Meters::new("mysql", Arc::clone(&sessions));
         let held = [
-            redis.enter(facts("192.0.2.1:1", 1)),
-            redis.enter(facts("192.0.2.1:2", 2)),
-            mysql.enter(facts("[2001:db8::1]:1", 1)),
+            redis.enter(facts("192.0.2.1:1", 1), Pulse::default()),
+            redis.enter(facts("192.0.2.1:2", 2), Pulse::default()),
+            mysql.enter(facts("[2001:db8::1]:1", 1), Pulse::default()),
         ];
         let count = |whom: &Selector| sessions.list().iter().filter(|e| e.is(whom)).count();
         let key = facts("192.0.2.1:1", 1).key.to_string();
@@ -339,12 +403,14 @@ mod tests {
         let sessions = Arc::new(Sessions::default());
         let meters = Meters::new("redis", Arc::clone(&sessions));
         let other = Meters::new("mysql", Arc::clone(&sessions));
-        let (one, two) =
-            (meters.enter(facts("192.0.2.1:1", 1)), meters.enter(facts("192.0.2.1:2", 1)));
+        let (one, two) = (
+            meters.enter(facts("192.0.2.1:1", 1), Pulse::default()),
+            meters.enter(facts("192.0.2.1:2", 1), Pulse::default()),
+        );
         one.traffic().sent.add(10);
         one.traffic().sent.add(1);
         two.traffic().received.add(5);
-        other.enter(facts("192.0.2.1:3", 1)).traffic().sent.add(100);
+        other.enter(facts("192.0.2.1:3", 1), Pulse::default()).traffic().sent.add(100);
         assert_eq!(sessions.bytes(&meters), (11, 5));
         drop(one);
         assert_eq!(sessions.bytes(&meters), (11, 5));
@@ -355,14 +421,14 @@ mod tests {
     fn a_kick_reaches_who_waits_and_who_comes_to_wait() {
         let sessions = Arc::new(Sessions::default());
         let meters = Meters::new("redis", Arc::clone(&sessions));
-        let live = meters.enter(facts("192.0.2.1:1", 1));
+        let live = meters.enter(facts("192.0.2.1:1", 1), Pulse::default());
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(Arc::clone(&woken));
         let mut cx = Context::from_waker(&waker);
-        assert!(live.poll_kicked(&mut cx).is_pending());
+        assert!(live.poll_end(&mut cx).is_pending());
         assert_eq!(sessions.kick(&Selector::Id(1)), 1);
         assert!(woken.0.load(Ordering::Relaxed));
-        assert!(live.poll_kicked(&mut cx).is_ready());
+        assert!(live.poll_end(&mut cx).is_ready());
         assert_eq!(sessions.kick(&Selector::Id(1)), 0, "nobody is kicked twice");
     }
 

@@ -9,6 +9,7 @@
 //! an answer is made (`replay.rs`): strangers and recordings cost little.
 
 use super::dh::{DhKey, KEY_LEN, PublicKey};
+use super::heartbeat::Heartbeats;
 use super::hello::{Hello, PAYLOAD_LEN, Welcome};
 use super::inbound::{Event, Inbound};
 use super::noise::{SymmetricState, TAG_LEN};
@@ -63,6 +64,8 @@ pub struct Session {
     pub key: KeyId,
     /// The record suite of both directions.
     pub suite: Suite,
+    /// How often both ends give a sign of life.
+    pub heartbeats: Heartbeats,
 }
 
 // === impl Dialer ===
@@ -89,7 +92,8 @@ impl Dialer {
         if !offered || welcome.padding < self.hello.padding {
             return Err(PeerError::Misbehaved);
         }
-        Ok((Session::new(Side::Dialer, state, &welcome, self.key), welcome))
+        let heartbeats = Heartbeats::of(self.hello.heartbeat, welcome.heartbeat);
+        Ok((Session::new(Side::Dialer, state, (&welcome, heartbeats), self.key), welcome))
     }
 }
 
@@ -154,7 +158,9 @@ impl Received {
         message[KEY_LEN..KEY_LEN + PAYLOAD_LEN].copy_from_slice(&welcome.encode());
         let ephemeral = DhKey::new(&ephemeral);
         let state = write_message2(self.state, &self.dialer_key, &ephemeral, &mut message)?;
-        Ok((Unconfirmed(Session::new(Side::Acceptor, state, welcome, self.key)), message))
+        let heartbeats = Heartbeats::of(welcome.heartbeat, self.hello.heartbeat);
+        let session = Session::new(Side::Acceptor, state, (welcome, heartbeats), self.key);
+        Ok((Unconfirmed(session), message))
     }
 }
 
@@ -182,7 +188,12 @@ impl Session {
         self.inbound.ratchets() + self.outbound.ratchets()
     }
 
-    fn new(side: Side, state: SymmetricState, welcome: &Welcome, key: KeyId) -> Self {
+    fn new(
+        side: Side,
+        state: SymmetricState,
+        (welcome, heartbeats): (&Welcome, Heartbeats),
+        key: KeyId,
+    ) -> Self {
         let ([to_acceptor, to_dialer], hash) = state.split();
         let suite = welcome.suite;
         let to_acceptor = record_seed(&hash, &to_acceptor, suite, Direction::ToAcceptor);
@@ -192,10 +203,11 @@ impl Session {
             Side::Acceptor => (to_dialer, to_acceptor),
         };
         Self {
-            inbound: Inbound::new(side, Opener::new(suite, receive)),
+            inbound: Inbound::new(side, Opener::new(suite, receive), heartbeats.agreed),
             outbound: Outbound::new(Sealer::new(suite, send, welcome.padding)),
             key,
             suite,
+            heartbeats,
         }
     }
 }

@@ -29,7 +29,7 @@ fn ring(bytes: &[u8]) -> KeyRing {
 }
 
 fn hello() -> Hello {
-    Hello { suites: SuiteSet::BOTH, padding: Padding::NONE, clock_ms: 1 }
+    Hello { suites: SuiteSet::BOTH, padding: Padding::NONE, clock_ms: 1, heartbeat: None }
 }
 
 /// A whole handshake; the acceptor has sent message 2.
@@ -122,13 +122,15 @@ fn knockpipe_vectors_byte_for_byte() {
         suites: SuiteSet::from_bits(3),
         padding: Padding::default(),
         clock_ms: vectors["hello"]["clock_ms"].as_u64().unwrap(),
+        heartbeat: None,
     };
     let (dialer, message1) = Dialer::start(&key, hello, secret(&bytes("dialer_ephemeral")));
     assert_eq!(message1[..], bytes("message_1"));
     let ring = KeyRing::new(vec![key]).unwrap();
     let received = read_message1(&ring, &message1).unwrap();
     let clock_ms = vectors["welcome"]["clock_ms"].as_u64().unwrap();
-    let welcome = Welcome { suite: Suite::Aes256Gcm, padding: Padding::default(), clock_ms };
+    let welcome =
+        Welcome { suite: Suite::Aes256Gcm, padding: Padding::default(), clock_ms, heartbeat: None };
     let (_, message2) = received.answer(&welcome, secret(&bytes("acceptor_ephemeral"))).unwrap();
     assert_eq!(message2[..], bytes("message_2"));
 
@@ -177,7 +179,8 @@ fn our_dialer_and_the_acceptor_of_snow_agree() {
     let mut said = [0; PAYLOAD_LEN];
     assert_eq!(snow.read_message(&message1, &mut said).unwrap(), PAYLOAD_LEN);
     assert_eq!(Hello::decode(&said), Ok(hello()));
-    let welcome = Welcome { suite: Suite::Aes256Gcm, padding: Padding::NONE, clock_ms: 9 };
+    let (suite, padding) = (Suite::Aes256Gcm, Padding::NONE);
+    let welcome = Welcome { suite, padding, clock_ms: 9, heartbeat: None };
     let mut message2 = [0; MESSAGE_LEN];
     assert_eq!(snow.write_message(&welcome.encode(), &mut message2).unwrap(), MESSAGE_LEN);
     let state = read_message2(dialer.state, &dialer.ephemeral, &mut message2).unwrap();
@@ -303,14 +306,19 @@ fn a_replayed_message_1_confirms_nothing() {
 
 #[test]
 fn the_dialer_refuses_a_suite_it_did_not_offer_and_less_padding_than_it_asked_for() {
-    let wants = Hello { suites: SuiteSet::PORTABLE, padding: Padding::default(), clock_ms: 1 };
+    let wants = Hello {
+        suites: SuiteSet::PORTABLE,
+        padding: Padding::default(),
+        clock_ms: 1,
+        heartbeat: None,
+    };
     for (suite, padding) in
         [(Suite::Aes256Gcm, Padding::default()), (Suite::ChaCha20Poly1305, Padding::NONE)]
     {
         let (dialer, message1) = Dialer::start(&key(1), wants, secret(&[2; 32]));
         let mut received = read_message1(&ring(&[1]), &message1).unwrap();
         received.hello.suites = SuiteSet::BOTH;
-        let welcome = Welcome { suite, padding, clock_ms: 1 };
+        let welcome = Welcome { suite, padding, clock_ms: 1, heartbeat: None };
         let (_, message2) = received.answer(&welcome, secret(&[3; 32])).unwrap();
         assert_eq!(dialer.finish(message2).err(), Some(PeerError::Misbehaved));
     }
@@ -431,3 +439,6 @@ fn converse(chunk: usize, suites: SuiteSet) {
     assert!(received == data && arrived.is_empty());
     assert!(session.unwrap().inbound.is_finished());
 }
+
+#[path = "handshake_heartbeat_tests.rs"]
+mod heartbeats;

@@ -5,6 +5,8 @@
 //!   at the dialer:    Opened -> Data* -> Fin
 //!   at both:          Reset at any time after the first record, and then nothing
 //! ```
+//!
+//! Where both ends agreed on a heartbeat, Data without data may also come before Opened.
 
 use std::ops::Range;
 
@@ -33,6 +35,8 @@ pub enum Event {
 pub struct Inbound {
     opener: Opener,
     expect: Expect,
+    /// The other end gives signs of life, also before it may send data.
+    beats: bool,
 }
 
 /// What may come next.
@@ -57,13 +61,13 @@ impl Inbound {
         self.opener.ratchets()
     }
 
-    /// The receiving direction of `side`.
-    pub(super) fn new(side: Side, opener: Opener) -> Self {
+    /// The receiving direction of `side`, whose other end `beats` or not.
+    pub(super) fn new(side: Side, opener: Opener, beats: bool) -> Self {
         let expect = match side {
             Side::Acceptor => Expect::First,
             Side::Dialer => Expect::Opened,
         };
-        Self { opener, expect }
+        Self { opener, expect, beats }
     }
 
     /// Opens the record at the front of `buf` in place: what it says and how
@@ -84,6 +88,9 @@ impl Inbound {
             }
             (Kind::Opened, Expect::Opened) => (Event::Opened, Expect::Data),
             (Kind::Data, Expect::Data) => (Event::Data(opened.data), Expect::Data),
+            (Kind::Data, Expect::Opened) if self.beats && opened.data.is_empty() => {
+                (Event::Data(opened.data), Expect::Opened)
+            }
             (Kind::Fin, Expect::Data) => (Event::Fin, Expect::AfterFin),
             (Kind::Reset, Expect::Open | Expect::Opened | Expect::Data | Expect::AfterFin) => {
                 let [reason] = buf[opened.data] else {

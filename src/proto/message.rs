@@ -70,6 +70,10 @@ pub enum ResetReason {
     Unopened,
     /// The gate would not let this end in any more.
     Revoked,
+    /// No application data passed for as long as this end allows.
+    Idle,
+    /// Nothing authentic came from the other end for three heartbeats.
+    Unheard,
     /// This end failed, or a reason this version does not know.
     Failed,
 }
@@ -96,7 +100,7 @@ impl Kind {
 }
 
 impl ResetReason {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 13] = [
         Self::PlainReset,
         Self::TargetRefused,
         Self::TargetTimeout,
@@ -107,6 +111,8 @@ impl ResetReason {
         Self::Shutdown,
         Self::Unopened,
         Self::Revoked,
+        Self::Idle,
+        Self::Unheard,
         Self::Failed,
     ];
 
@@ -123,6 +129,8 @@ impl ResetReason {
             Self::Shutdown => 8,
             Self::Unopened => 9,
             Self::Revoked => 10,
+            Self::Idle => 11,
+            Self::Unheard => 12,
             Self::Failed => 255,
         }
     }

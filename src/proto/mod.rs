@@ -17,6 +17,7 @@
 pub mod aead;
 mod dh;
 pub mod handshake;
+pub mod heartbeat;
 pub mod hello;
 pub mod inbound;
 pub mod labels;

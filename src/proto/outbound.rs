@@ -27,6 +27,14 @@ impl Outbound {
         self.0.seal(Kind::Data.id(), slot, len)
     }
 
+    /// Appends a Data record without data to `out`: a sign of life.
+    ///
+    /// # Errors
+    /// As [`Self::seal_data`].
+    pub fn beat(&mut self, out: &mut Vec<u8>) -> Result<(), PeerError> {
+        self.control(Kind::Data, &[], out)
+    }
+
     /// Appends a Confirm record to `out`.
     ///
     /// # Errors

@@ -174,8 +174,9 @@ impl Caller {
         guess: Guess,
         deadline: Instant,
     ) -> Result<Rest, CloseReason> {
-        let Terms { keys, suites, padding } = &self.terms;
-        let hello = Hello { suites: *suites, padding: *padding, clock_ms: self.clock_ms(guess) };
+        let Terms { keys, suites, padding, heartbeat } = &self.terms;
+        let clock_ms = self.clock_ms(guess);
+        let hello = Hello { suites: *suites, padding: *padding, clock_ms, heartbeat: *heartbeat };
         let ephemeral = ephemeral().map_err(|_| CloseReason::LocalError)?;
         let (dialer, message1) = Dialer::start(keys.first(), hello, ephemeral);
         let far_clock = Arc::clone(&self.far_clock);

@@ -199,6 +199,8 @@ mod tests {
             proxy_from: Arc::default(),
             checks: BTreeMap::new(),
             proxy_to_target: None,
+            heartbeat: None,
+            idle_timeout: None,
             remarks: vec![],
         }
     }

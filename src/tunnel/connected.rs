@@ -5,8 +5,9 @@
 //! timers) is a future of its own, and gone by now.
 
 use std::pin::pin;
+use std::time::Duration;
 
-use super::introduce::{Farewell, or_kicked};
+use super::introduce::{Farewell, or_ended};
 use super::relay::{Start, relay};
 use super::report::Report;
 use crate::net::{Slot, SourceGuard, Stream};
@@ -35,16 +36,16 @@ impl Connected {
     pub(super) fn new(
         report: Report,
         (plain, sealed): (Stream, Stream),
-        (session, start): (Session, Start),
+        (session, start, idle_timeout): (Session, Start, Option<Duration>),
         (farewell, held): (Farewell, Held),
     ) -> Box<Self> {
-        let (live, start) = (report.enter(&session), Box::new(start));
+        let (live, start) = (report.enter(&session, idle_timeout), Box::new(start));
         Box::new(Self { plain, sealed, session, start, farewell, live, _held: held })
     }
 
     /// Relays to the end, and logs it.
     pub(super) async fn run(mut self: Box<Self>) {
-        let ended = pin!(or_kicked(&mut self.farewell, &self.live));
+        let ended = pin!(or_ended(&mut self.farewell, &self.live));
         let sides = (self.plain, &mut self.sealed);
         let session = (&mut self.session, self.live.traffic());
         let end = relay(sides, session, *self.start, ended).await;

@@ -18,8 +18,9 @@ use tracing::debug;
 
 use super::connected::Connected;
 use super::introduce::Guest;
+use super::looker::keep_beating;
 use super::open::told;
-use super::relay::{Start, dismiss};
+use super::relay::{Start, dismiss, dismiss_behind};
 use super::report::Report;
 use super::secure::{Doorkeeper, Verdict, Visitor, next_event};
 use super::serve::Stay;
@@ -209,20 +210,25 @@ impl Exit {
             report.target = Some(Arc::clone(&targets.at(place).name));
             Ok((held, plain))
         };
+        // It may take longer than the dialer waits for a sign of life.
+        let mut first = vec![];
         let opened = tokio::select! {
             biased;
             reason = &mut farewell => Err(ended(reason)),
             opened = opened => opened,
+            never = keep_beating(&sealed, &mut session, &mut first) => match never {},
         };
         match opened {
             Ok((held, plain)) => {
                 plain.reset_unless_finished();
-                let start = Start { first: opened_record(&mut session), already_read };
-                let (sides, session) = ((plain, sealed), (session, start));
+                let opened = session.outbound.opened(&mut first);
+                opened.expect("one of the first records of a session can be sealed");
+                let start = Start { first, already_read };
+                let (sides, session) = ((plain, sealed), (session, start, shared.idle_timeout));
                 Some(Connected::new(report, sides, session, (farewell, held)))
             }
             Err(Unmade { reason, detail }) => {
-                dismiss(&mut sealed, &mut session, reason).await;
+                dismiss_behind(first, (&mut sealed, &mut session), reason).await;
                 report.refused(reason, &detail);
                 None
             }
@@ -251,12 +257,6 @@ async fn slot(shared: &Shared, sealed: &Stream, client: ClientAddr) -> Result<Sl
         slot = shared.slot() => Ok(slot),
         () = gone => Err(ended(CloseReason::Truncated)),
     }
-}
-
-fn opened_record(session: &mut Session) -> Vec<u8> {
-    let mut record = vec![];
-    session.outbound.opened(&mut record).expect("the first record of a session can be sealed");
-    record
 }
 
 /// A pool comes and goes without a line of its own for each tunnel; what ends

@@ -64,7 +64,7 @@ pub(super) async fn open(
     report.target = Some(entrance.far_ends.at(far_end).name.clone());
     match opened {
         Ok(Opened { stream: sealed, session, start, .. }) => {
-            let (sides, session) = ((plain, sealed), (session, start));
+            let (sides, session) = ((plain, sealed), (session, start, shared.idle_timeout));
             Some(Connected::new(report, sides, session, (farewell, held)))
         }
         Err(Unreached { why, .. }) => {
@@ -134,6 +134,7 @@ impl Entrance {
                 }
                 Err(reason) => {
                     debug!(%reason, "a warm tunnel was dead; dialling");
+                    self.pool.tell_of_harm(reason);
                     if reason == CloseReason::NoAnswer {
                         let why = Unmade::new(reason, "a warm tunnel to it got no answer");
                         self.far_ends.failed(first, &why, began.into());

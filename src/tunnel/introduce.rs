@@ -169,14 +169,15 @@ impl Shared {
     }
 }
 
-/// Resolves when a session that relays must end: by `farewell`, or because an
-/// operator wants it to. No `async fn`: every session has one of these.
-pub(super) fn or_kicked(
+/// Resolves when a session that relays must end: by `farewell`, because an operator
+/// wants it to, or because it is dead or idle. No `async fn`: every session has one
+/// of these.
+pub(super) fn or_ended(
     farewell: &mut Farewell,
     live: &Live,
 ) -> impl Future<Output = CloseReason> + Send {
     poll_fn(|cx| match farewell.as_mut().poll(cx) {
-        Poll::Pending => live.poll_kicked(cx).map(|()| CloseReason::Kicked),
+        Poll::Pending => live.poll_end(cx),
         ended => ended,
     })
 }

@@ -14,6 +14,7 @@
 //!   pool     warm tunnels for clients to come (shelf: which, until when)
 //!   connected what a connection still holds once both its sides are connected
 //!   relay    both directions (seal, open), half-close, goodbye
+//!   looker   comes round to see whether sessions are alive
 //!   targets  which of several targets a connection gets, and what is known of them
 //!   health   checks of targets, and looks at those that are down
 //!   dialling how this end dials, and says for whom
@@ -35,6 +36,7 @@ mod dialling;
 mod encrypt;
 mod health;
 mod introduce;
+mod looker;
 mod memory;
 mod open;
 pub mod options;

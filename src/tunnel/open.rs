@@ -14,7 +14,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::buffers::{Buffer, LARGE_RECORDS, Size};
 use crate::net::Source;
-use crate::observe::sessions::Total;
+use crate::observe::sessions::Traffic;
 use crate::proto::PeerError;
 use crate::proto::inbound::{Event, Inbound};
 use crate::proto::message::ResetReason;
@@ -31,10 +31,12 @@ pub(super) struct OpenPump<'t> {
     size: Size,
     /// A write had to wait since the last read.
     waited: bool,
+    /// Records were opened, and what was in them is on its way.
+    opened: bool,
     /// What follows the pieces.
     next: Next,
-    /// Stream bytes opened so far.
-    total: &'t Total,
+    /// Stream bytes opened so far, and signs of life.
+    traffic: &'t Traffic,
 }
 
 /// Bytes on their way through.
@@ -64,14 +66,14 @@ struct Pieces {
 impl<'t> OpenPump<'t> {
     /// A pump that begins with bytes that were read during the handshake, with a
     /// small buffer, behind a record.
-    pub(super) fn new(already_read: &[u8], total: &'t Total) -> Self {
+    pub(super) fn new(already_read: &[u8], traffic: &'t Traffic) -> Self {
         let reading = (!already_read.is_empty()).then(|| {
             let mut reading = Reading::empty(Size::Small);
             reading.buffer[..already_read.len()].copy_from_slice(already_read);
             reading.unopened = 0..already_read.len();
             Box::new(reading)
         });
-        Self { reading, size: Size::Small, waited: false, next: Next::Read, total }
+        Self { reading, size: Size::Small, waited: false, opened: false, next: Next::Read, traffic }
     }
 
     /// Moves bytes from `sealed` to `plain` until Fin, which closes `plain` for writing.
@@ -86,9 +88,15 @@ impl<'t> OpenPump<'t> {
     ) -> Result<(), CloseReason> {
         loop {
             self.open(inbound);
+            if self.opened {
+                self.traffic.pulse.reads_no_more();
+            }
             poll_fn(|cx| self.poll_write(cx, plain)).await.map_err(|_| CloseReason::PlainReset)?;
             // Nothing for a socket; standard output holds back what ends in no new line.
             plain.flush().await.map_err(|_| CloseReason::PlainReset)?;
+            if self.opened {
+                self.traffic.pulse.reads_again();
+            }
             match self.next {
                 // There may be more complete records than there are pieces.
                 Next::Read if self.is_full() => {}
@@ -104,12 +112,14 @@ impl<'t> OpenPump<'t> {
         }
     }
 
-    /// After Fin: waits for what may still come, which is a Reset or the end.
+    /// After Fin: waits for what may still come, which is a Reset or the end. No sign
+    /// of life has to come any more, so silence means nothing.
     pub(super) async fn after_fin(
         &mut self,
         sealed: &mut impl Source,
         inbound: &mut Inbound,
     ) -> CloseReason {
+        self.traffic.pulse.reads_no_more();
         loop {
             self.open(inbound);
             if let Next::Fail(reason) = self.next {
@@ -127,10 +137,10 @@ impl<'t> OpenPump<'t> {
 
     /// Opens complete records, until the pieces are full or something else than data comes.
     fn open(&mut self, inbound: &mut Inbound) {
-        self.next = Next::Read;
+        (self.next, self.opened) = (Next::Read, false);
         let Some(reading) = &mut self.reading else { return };
         reading.pieces.clear();
-        let mut opened = 0;
+        let (mut opened, begun) = (0, reading.unopened.start);
         while !reading.pieces.is_full() && matches!(self.next, Next::Read) {
             match reading.open_one(inbound) {
                 Ok(None) => break,
@@ -147,7 +157,8 @@ impl<'t> OpenPump<'t> {
                 Err(error) => self.next = Next::Fail(blame(error)),
             }
         }
-        self.total.add(opened);
+        self.traffic.received.add(opened);
+        self.opened = reading.unopened.start > begun;
     }
 
     fn poll_write(
@@ -167,6 +178,7 @@ impl<'t> OpenPump<'t> {
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
+            self.traffic.pulse.used();
             pieces.advance(written);
         }
         Poll::Ready(Ok(()))
@@ -288,6 +300,8 @@ pub(super) fn told(reason: ResetReason) -> CloseReason {
         ResetReason::Shutdown => CloseReason::PeerShutdown,
         ResetReason::Unopened => CloseReason::Unopened,
         ResetReason::Revoked => CloseReason::Revoked,
+        ResetReason::Idle => CloseReason::IdleTimeout,
+        ResetReason::Unheard => CloseReason::PeerVanished,
         ResetReason::Failed => CloseReason::PeerFailed,
     }
 }

@@ -9,6 +9,7 @@ use crate::addr::{Address, BindAddress, ServiceName, Source};
 use crate::gate::{GateOptions, Member, Nets};
 use crate::keys::KeyRing;
 use crate::probe::Check;
+use crate::proto::heartbeat::Heartbeat;
 use crate::proto::{Padding, SuiteSet};
 use crate::proxy_protocol;
 
@@ -39,6 +40,10 @@ pub struct Options {
     pub padding: Padding,
     /// Record suites that may be used.
     pub suites: SuiteSet,
+    /// The longest time without a sign of life on a session; `None` asks for none.
+    pub heartbeat: Option<Heartbeat>,
+    /// How long a session may be without application data; `None` is for ever.
+    pub idle_timeout: Option<Duration>,
     /// How long sessions may finish after the first signal.
     pub drain: Duration,
     /// Who may come in, by address; `None` lets everybody in.
@@ -151,6 +156,10 @@ pub struct PipeOptions {
     pub padding: Padding,
     /// Record suites that may be used.
     pub suites: SuiteSet,
+    /// The longest time without a sign of life; `None` asks for none.
+    pub heartbeat: Option<Heartbeat>,
+    /// How long the session may be without application data; `None` is for ever.
+    pub idle_timeout: Option<Duration>,
 }
 
 /// The targets of each service, in the order in which they were given.

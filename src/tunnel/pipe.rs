@@ -3,9 +3,12 @@
 //! It ends when the far side ends, also while standard input stays open: what
 //! is typed after that could go nowhere.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, Stdin, Stdout, stdin, stdout};
 use tokio::time::Instant;
@@ -14,13 +17,16 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use super::caller::{Background, CallError, Called, Caller, Patience};
 use super::dialling::{Dialling, look_up_once};
 use super::encrypt::WHAT_TO_CHECK;
+use super::looker::look_after;
 use super::options::PipeOptions;
 use super::relay::{Start, relay};
 use super::report::told_by_the_far_end;
 use super::secure::Terms;
 use crate::addr::ClientAddr;
 use crate::net::{DialError, Duplex, ResolveError, Source, Stream};
-use crate::observe::sessions::Traffic;
+use crate::observe::pulse::Pulse;
+use crate::observe::sessions::{Facts, Live};
+use crate::observe::{Meters, Sessions};
 use crate::proto::message::Open;
 use crate::proto::{PeerError, Session};
 use crate::reason::CloseReason;
@@ -56,14 +62,17 @@ pub enum PipeError {
 /// [`PipeError`] when the tunnel could not be opened or broke.
 pub async fn run(options: PipeOptions) -> Result<(), PipeError> {
     let open = Open { service: options.service.clone(), client: ClientAddr::Unix };
+    let idle_timeout = options.idle_timeout;
     let (mut sealed, mut session) = connect(options).await?;
     let mut first = vec![];
     session.outbound.open(&open, &mut first)?;
     let start = Start { first, already_read: vec![] };
     let plain = Stdio::new();
     let far_side_ended = plain.output.far_side_ended.clone();
-    let (traffic, never) = (Traffic::default(), std::future::pending());
-    let end = relay((plain, &mut sealed), (&mut session, &traffic), start, pin!(never)).await;
+    let live = enter(&session, &open, idle_timeout);
+    let cut = poll_fn(|cx| live.poll_end(cx));
+    let session = (&mut session, live.traffic());
+    let end = relay((plain, &mut sealed), session, start, pin!(cut)).await;
     match end.reason {
         CloseReason::Finished => Ok(()),
         // We gave input up because the far side had ended well.
@@ -76,10 +85,29 @@ pub async fn run(options: PipeOptions) -> Result<(), PipeError> {
     }
 }
 
+/// The one session of this process.
+fn enter(session: &Session, open: &Open, idle_timeout: Option<Duration>) -> Live {
+    let facts = Facts {
+        tunnel: None,
+        accepted: Instant::now().into_std(),
+        peer: ClientAddr::Unix,
+        client: None,
+        target: Arc::from(""),
+        service: open.service.clone(),
+        key: session.key,
+        suite: session.suite,
+    };
+    let meters = Meters::new("", Arc::new(Sessions::default()));
+    let live = meters.enter(facts, Pulse::new(session.heartbeats, idle_timeout));
+    look_after(&live);
+    live
+}
+
 async fn connect(options: PipeOptions) -> Result<(Stream, Session), PipeError> {
     let dialling = Dialling::from(&options);
     let far_end = look_up_once(options.target).await?;
-    let caller = Caller::new(Terms::of(options.keys, options.suites, options.padding));
+    let caller =
+        Caller::new(Terms::of(options.keys, options.suites, options.padding, options.heartbeat));
     let patience = Patience { deadline: Instant::now() + options.timeout, answer: options.timeout };
     let dial = |deadline| dialling.dial(&far_end, deadline);
     match caller.call(dial, patience, &Background::default()).await {

@@ -15,7 +15,7 @@
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
@@ -46,6 +46,9 @@ const TOO_MANY: &str =
 
 const ENDED: &str =
     "the far end ended a warm tunnel; nothing to do if it was restarted, else see its log";
+
+const HARMED: &str = "before a client used it, something came that no far end sends; see who is on the path, and the \
+     log and the version of the far end";
 
 /// A tunnel that waits to be opened.
 pub(super) struct Warm {
@@ -89,6 +92,11 @@ struct Work {
     pace: Pace,
 }
 
+/// Whether no far end that works ends a tunnel so.
+fn is_harm(reason: CloseReason) -> bool {
+    matches!(reason, CloseReason::BadRecord | CloseReason::ProtocolError)
+}
+
 // === impl Pool ===
 
 impl Pool {
@@ -120,8 +128,11 @@ impl Pool {
         let warm = loop {
             let next = self.shelf().take();
             match next {
-                // The far end has ended it.
-                Some(warm) if !warm.stream.is_quiet() => drop(warm),
+                // The far end has ended it, or begins to.
+                Some(mut warm) if !warm.stream.is_quiet() => {
+                    let reason = warm.reason_to_end();
+                    self.end(warm, reason);
+                }
                 Some(warm) if !wanted(warm.far_end) => self.let_go([warm]),
                 other => break other,
             }
@@ -154,8 +165,10 @@ impl Pool {
                     Ok(Err(Unmade { reason, detail })) => self.failed(&mut work, reason, &detail),
                     Err(panic) => std::panic::resume_unwind(panic.into_panic()),
                 },
-                reason = poll_fn(|cx| self.poll_ended(cx)) => {
-                    self.failed(&mut work, reason, ENDED);
+                (warm, reason) = poll_fn(|cx| self.poll_ended(cx)) => {
+                    self.end(warm, reason);
+                    let detail = if is_harm(reason) { HARMED } else { ENDED };
+                    self.failed(&mut work, reason, detail);
                 }
                 () = self.taken.notified() => {}
                 () = self.resized.notified() => {}
@@ -221,8 +234,23 @@ impl Pool {
         debug!("a warm tunnel is ready");
     }
 
+    /// Ends a tunnel that the far end has ended, or on which came what may not come.
+    fn end(&self, warm: Warm, reason: CloseReason) {
+        self.tell_of_harm(reason);
+        self.goodbyes.spawn(warm.dismiss(reason));
+    }
+
+    /// Logs, each time, that something came on a tunnel without a client that may
+    /// not come: the far end is not away but broken, or somebody is on the path.
+    pub(super) fn tell_of_harm(&self, reason: CloseReason) {
+        if is_harm(reason) {
+            let tunnel = self.tunnel.as_deref();
+            warn!(tunnel, %reason, detail = HARMED, "a warm tunnel was ended");
+        }
+    }
+
     /// Removes a tunnel that the far end has ended, and says why it did.
-    fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+    fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<(Warm, CloseReason)> {
         let ended = self.shelf().remove_first(|warm| match warm.poll_ended(cx) {
             Poll::Ready(reason) => Some(reason),
             Poll::Pending => None,
@@ -324,9 +352,23 @@ impl Warm {
         })
     }
 
+    /// Why a tunnel ends on which the far end has said something, as far as it is here.
+    fn reason_to_end(&mut self) -> CloseReason {
+        match self.poll_ended(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(reason) => reason,
+            // The beginning of a record.
+            Poll::Pending => CloseReason::Unopened,
+        }
+    }
+
     /// Ends it, so that the far end knows that nothing went wrong.
-    pub(super) async fn let_go(mut self) {
-        dismiss(&mut self.stream, &mut self.session, CloseReason::Unopened).await;
+    pub(super) async fn let_go(self) {
+        self.dismiss(CloseReason::Unopened).await;
+    }
+
+    /// Ends it; the far end hears why, unless it did that itself.
+    async fn dismiss(mut self, reason: CloseReason) {
+        dismiss(&mut self.stream, &mut self.session, reason).await;
     }
 }
 

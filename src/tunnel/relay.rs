@@ -26,7 +26,7 @@ use super::buffers::poll_discard;
 use super::open::OpenPump;
 use super::seal::SealPump;
 use crate::net::{Duplex, Source};
-use crate::observe::sessions::{Total, Traffic};
+use crate::observe::sessions::Traffic;
 use crate::proto::Session;
 use crate::proto::message::ResetReason;
 use crate::reason::CloseReason;
@@ -58,7 +58,7 @@ pub(super) struct End {
 }
 
 /// Relays until both directions are finished, one fails, or `cut` is ready, and
-/// counts into `traffic` meanwhile. Then
+/// notes into `traffic` meanwhile what passes. Then
 /// the plain side is closed as it deserves; the caller closes the sealed one.
 ///
 /// No `async fn`, whose arguments take their room twice for as long as it runs.
@@ -69,8 +69,8 @@ pub(super) fn relay<P: Duplex + 'static, S: Duplex + 'static>(
     start: Start,
     cut: Pin<&mut (impl Future<Output = CloseReason> + Send + ?Sized)>,
 ) -> impl Future<Output = End> + Send {
-    let mut seal = SealPump::new(start.first, &traffic.sent);
-    let mut open = OpenPump::new(&start.already_read, &traffic.received);
+    let mut seal = SealPump::new(start.first, traffic);
+    let mut open = OpenPump::new(&start.already_read, traffic);
     async move {
         let reason = pump((&mut plain, sealed), session, (&mut seal, &mut open), cut).await;
         match reason {
@@ -138,6 +138,8 @@ fn to_tell(reason: CloseReason) -> Option<ResetReason> {
         CloseReason::Shutdown | CloseReason::Kicked => Some(ResetReason::Shutdown),
         CloseReason::Unopened => Some(ResetReason::Unopened),
         CloseReason::Revoked => Some(ResetReason::Revoked),
+        CloseReason::IdleTimeout => Some(ResetReason::Idle),
+        CloseReason::PeerVanished => Some(ResetReason::Unheard),
         CloseReason::TargetRefused => Some(ResetReason::TargetRefused),
         CloseReason::TargetTimeout => Some(ResetReason::TargetTimeout),
         CloseReason::TargetUnresolved => Some(ResetReason::TargetUnresolved),
@@ -150,8 +152,17 @@ fn to_tell(reason: CloseReason) -> Option<ResetReason> {
 
 /// Tells the far end why a session ends that was never relayed.
 pub(super) async fn dismiss<S: Duplex>(sealed: &mut S, session: &mut Session, reason: CloseReason) {
-    let nothing = Total::default();
-    say_goodbye(&mut SealPump::new(vec![], &nothing), sealed, session, reason).await;
+    dismiss_behind(vec![], (sealed, session), reason).await;
+}
+
+/// The same, behind records, or the rest of one, that were not sent yet.
+pub(super) async fn dismiss_behind<S: Duplex>(
+    unsent: Vec<u8>,
+    (sealed, session): (&mut S, &mut Session),
+    reason: CloseReason,
+) {
+    let nothing = Traffic::default();
+    say_goodbye(&mut SealPump::new(unsent, &nothing), sealed, session, reason).await;
 }
 
 /// Ends the record that is on its way, says Reset, and waits until the other end hangs up:

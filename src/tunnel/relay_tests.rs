@@ -60,7 +60,7 @@ struct Ends {
 fn ends(suite: Suite, padding: Padding) -> Ends {
     let key = Key::new(Secret::take(&mut [1; 32]));
     let ring = KeyRing::new(vec![key.clone()]).unwrap();
-    let hello = Hello { suites: SuiteSet::only(suite), padding, clock_ms: 0 };
+    let hello = Hello { suites: SuiteSet::only(suite), padding, clock_ms: 0, heartbeat: None };
     let (dialer, message1) = Dialer::start(&key, hello, Secret::take(&mut [2; 32]));
     let received = read_message1(&ring, &message1).unwrap();
     let welcome = Welcome::answering(&hello, SuiteSet::BOTH, padding, 0).unwrap();
@@ -230,7 +230,7 @@ async fn receive(wire: Vec<u8>) -> Received {
     drop(far);
     let relaying = tokio::spawn(async move {
         let (mut plain, mut sealed) = (Pipe::new(plain), Pipe::new(near));
-        let total = Total::default();
+        let total = Traffic::default();
         let mut open = OpenPump::new(&[], &total);
         let (mut from, _) = sealed.split();
         let (_, mut to) = plain.split();

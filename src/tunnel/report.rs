@@ -2,13 +2,15 @@
 
 use std::fmt::Display;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::looker::look_after;
 use super::relay::End;
 use super::shared::Shared;
 use crate::addr::{ClientAddr, ServiceName};
 use crate::keys::KeyId;
 use crate::observe::metrics::Meters;
+use crate::observe::pulse::Pulse;
 use crate::observe::sessions::{Facts, Live};
 use crate::proto::{Session, Suite};
 use crate::reason::CloseReason;
@@ -52,10 +54,14 @@ impl Report {
     }
 
     /// Its session begins to relay: from now on operators see it, and all of this is there.
-    pub(super) fn enter(self, &Session { key, suite, .. }: &Session) -> Live {
+    pub(super) fn enter(self, session: &Session, idle_timeout: Option<Duration>) -> Live {
+        let &Session { key, suite, heartbeats, .. } = session;
         let Self { began: accepted, tunnel, meters, peer, client, target, service, .. } = self;
         let target = target.unwrap_or_default();
-        meters.enter(Facts { tunnel, accepted, peer, client, target, service, key, suite })
+        let facts = Facts { tunnel, accepted, peer, client, target, service, key, suite };
+        let live = meters.enter(facts, Pulse::new(heartbeats, idle_timeout));
+        look_after(&live);
+        live
     }
 
     /// What [`Self::enter`] put there.
@@ -154,6 +160,7 @@ impl Level {
             | CloseReason::PlainReset
             | CloseReason::PeerReset
             | CloseReason::PeerShutdown
+            | CloseReason::IdleTimeout
             | CloseReason::Kicked
             | CloseReason::Shutdown => Self::Ordinary,
             _ => Self::Telling,

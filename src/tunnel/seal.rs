@@ -16,7 +16,7 @@ use tokio::io::AsyncWrite;
 
 use super::buffers::{Buffer, LARGE_RECORDS, Size};
 use crate::net::Source;
-use crate::observe::sessions::Total;
+use crate::observe::sessions::Traffic;
 use crate::proto::PeerError;
 use crate::proto::message::ResetReason;
 use crate::proto::outbound::Outbound;
@@ -33,18 +33,29 @@ pub(super) struct SealPump<'t> {
     unsent: Range<usize>,
     /// Control records to write after `unsent`.
     control: Vec<u8>,
-    /// Stream bytes sealed so far.
-    total: &'t Total,
+    /// Stream bytes sealed so far, and signs of life.
+    traffic: &'t Traffic,
+}
+
+/// What is sealed next.
+enum Next {
+    /// So many bytes of the stream.
+    Data(usize),
+    /// A sign of life.
+    Beat,
+    /// The stream is complete.
+    End,
 }
 
 impl<'t> SealPump<'t> {
     /// A pump that writes the `first` records before what it reads.
-    pub(super) fn new(first: Vec<u8>, total: &'t Total) -> Self {
+    pub(super) fn new(first: Vec<u8>, traffic: &'t Traffic) -> Self {
         let (buffer, size, waited) = (None, Size::Small, false);
-        Self { buffer, size, waited, unsent: 0..0, control: first, total }
+        Self { buffer, size, waited, unsent: 0..0, control: first, traffic }
     }
 
-    /// Moves bytes from `plain` to `sealed` until `plain` ends, then Fin.
+    /// Moves bytes from `plain` to `sealed` until `plain` ends, then Fin. Where there
+    /// are none, it gives the signs of life that are due.
     ///
     /// # Errors
     /// The reason that ends the connection.
@@ -60,11 +71,13 @@ impl<'t> SealPump<'t> {
         loop {
             self.flush(sealed).await?;
             self.size.let_others_go_first().await;
-            let got = poll_fn(|cx| self.poll_fill(cx, plain)).await;
-            match got.map_err(|_| CloseReason::PlainReset)? {
-                0 => break,
-                got => self.seal(outbound, got).map_err(|_| CloseReason::LocalError)?,
-            }
+            let next = poll_fn(|cx| self.poll_next(cx, plain)).await;
+            let sealed = match next.map_err(|_| CloseReason::PlainReset)? {
+                Next::End => break,
+                Next::Data(got) => self.seal(outbound, got),
+                Next::Beat => outbound.beat(&mut self.control),
+            };
+            sealed.map_err(|_| CloseReason::LocalError)?;
         }
         outbound.fin(&mut self.control).map_err(|_| CloseReason::LocalError)?;
         self.flush(sealed).await
@@ -92,6 +105,20 @@ impl<'t> SealPump<'t> {
         Ok(())
     }
 
+    /// What there is to seal next.
+    fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+        plain: &mut impl Source,
+    ) -> Poll<io::Result<Next>> {
+        match self.poll_fill(cx, plain) {
+            Poll::Ready(Ok(0)) => Poll::Ready(Ok(Next::End)),
+            Poll::Ready(got) => Poll::Ready(got.map(Next::Data)),
+            Poll::Pending if self.traffic.pulse.take_due() => Poll::Ready(Ok(Next::Beat)),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
     async fn flush(&mut self, sealed: &mut (impl AsyncWrite + Unpin)) -> Result<(), CloseReason> {
         poll_fn(|cx| self.poll_flush(cx, sealed)).await.map_err(|_| CloseReason::PeerLost)
     }
@@ -107,6 +134,7 @@ impl<'t> SealPump<'t> {
                 let polled = poll_write_some(cx, sealed, &buffer[self.unsent.clone()]);
                 self.waited |= polled.is_pending();
                 self.unsent.start += ready!(polled)?;
+                self.traffic.pulse.used();
             }
         }
         self.buffer = None;
@@ -115,6 +143,7 @@ impl<'t> SealPump<'t> {
             self.control.drain(..written);
         }
         self.control = Vec::new();
+        self.traffic.pulse.sent();
         Poll::Ready(Ok(()))
     }
 
@@ -166,7 +195,7 @@ impl<'t> SealPump<'t> {
             }
         }
         self.unsent = 0..end;
-        self.total.add(got as u64);
+        self.traffic.sent.add(got as u64);
         Ok(())
     }
 }

@@ -23,6 +23,7 @@ use crate::keys::{Key, KeyId, KeyRing};
 use crate::net::{Duplex, Stream};
 use crate::proto::aead::suites_of_this_machine;
 use crate::proto::handshake::{First, MESSAGE_LEN, Message, Received, Unconfirmed, read_message1};
+use crate::proto::heartbeat::Heartbeat;
 use crate::proto::hello::Welcome;
 use crate::proto::inbound::Event;
 use crate::proto::message::Open;
@@ -40,6 +41,8 @@ pub(super) struct Terms {
     pub(super) suites: SuiteSet,
     /// The block to pad to.
     pub(super) padding: Padding,
+    /// How often to give a sign of life.
+    pub(super) heartbeat: Option<Heartbeat>,
 }
 
 /// The acceptor's side of all handshakes.
@@ -126,8 +129,13 @@ impl Verdict {
 
 impl Terms {
     /// As far as this machine has the suites.
-    pub(super) fn of(keys: KeyRing, suites: SuiteSet, padding: Padding) -> Self {
-        Self { keys, suites: suites.and(suites_of_this_machine()), padding }
+    pub(super) fn of(
+        keys: KeyRing,
+        suites: SuiteSet,
+        padding: Padding,
+        heartbeat: Option<Heartbeat>,
+    ) -> Self {
+        Self { keys, suites: suites.and(suites_of_this_machine()), padding, heartbeat }
     }
 
     /// The public names of the keys, in order.
@@ -203,10 +211,11 @@ impl Doorkeeper {
     }
 
     fn answer(&self, received: Received) -> Result<(Unconfirmed, Message), CloseReason> {
-        let Terms { suites, padding, .. } = self.terms;
+        let Terms { suites, padding, heartbeat, .. } = self.terms;
         let now_ms = self.memory.now_ms();
         let answer = Welcome::answering(received.hello(), suites, padding, now_ms);
         let welcome = answer.map_err(|_| CloseReason::NoCommonSuite)?;
+        let welcome = Welcome { heartbeat, ..welcome };
         let ephemeral = ephemeral().map_err(|_| CloseReason::LocalError)?;
         received.answer(&welcome, ephemeral).map_err(|_| CloseReason::HandshakeFailed)
     }
@@ -291,10 +300,14 @@ pub(super) async fn await_opened(
     session: &mut Session,
     already_read: &mut Vec<u8>,
 ) -> Result<(), CloseReason> {
-    match next_event(stream, session, already_read).await? {
-        Event::Opened => Ok(()),
-        Event::Reset(reason) => Err(told(reason)),
-        _ => Err(CloseReason::ProtocolError),
+    loop {
+        match next_event(stream, session, already_read).await? {
+            Event::Opened => return Ok(()),
+            Event::Reset(reason) => return Err(told(reason)),
+            // A sign of life from one that waits for its target.
+            Event::Data(_) => {}
+            _ => return Err(CloseReason::ProtocolError),
+        }
     }
 }
 

@@ -58,6 +58,8 @@ pub(super) struct Shared {
     pub(super) dialling: Dialling,
     /// Deadline of a dial, and separately of a handshake.
     pub(super) timeout: Duration,
+    /// How long a session may be without application data.
+    pub(super) idle_timeout: Option<Duration>,
     /// How long a session may finish that the gate would not let in any more.
     pub(super) drain: Duration,
     /// Cancelled when no more connections are accepted.
@@ -96,6 +98,7 @@ impl Shared {
             meters,
             gate,
             proxy_from: Arc::clone(&options.proxy_from),
+            idle_timeout: options.idle_timeout,
             drain: options.drain,
             dialling: Dialling::from(options),
             timeout: options.timeout,

@@ -104,16 +104,15 @@ impl<T> Shelf<T> {
         times.filter(|time| *time > now).min()
     }
 
-    /// Asks every tunnel; removes the first that has an answer, and gives that.
+    /// Asks every tunnel; removes the first that has an answer, and gives both.
     pub(super) fn remove_first<R>(
         &mut self,
         mut ask: impl FnMut(&mut T) -> Option<R>,
-    ) -> Option<R> {
+    ) -> Option<(T, R)> {
         let mut ready = self.ready.iter_mut().enumerate();
         let (place, answer) =
             ready.find_map(|(place, ready)| Some((place, ask(&mut ready.tunnel)?)))?;
-        self.ready.remove(place);
-        Some(answer)
+        Some((self.ready.remove(place)?.tunnel, answer))
     }
 }
 
@@ -216,7 +215,10 @@ mod tests {
             shelf.put(tunnel, now, 3);
         }
         assert_eq!(shelf.put(4, now, 3), [1]);
-        assert_eq!(shelf.remove_first(|tunnel| (*tunnel == 3).then_some("ended")), Some("ended"));
+        assert_eq!(
+            shelf.remove_first(|tunnel| (*tunnel == 3).then_some("ended")),
+            Some((3, "ended"))
+        );
         assert_eq!([shelf.take(), shelf.take(), shelf.take()], [Some(4), Some(2), None]);
     }
 

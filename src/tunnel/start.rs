@@ -77,7 +77,8 @@ impl Tunnel {
     /// count of `before`, in whose place it serves, goes on having it here, and
     /// who was let in is judged by its gate.
     pub fn new(options: &Options, parts: Parts, capacity: Capacity, before: Option<&Self>) -> Self {
-        let terms = Terms::of(options.keys.clone(), options.suites, options.padding);
+        let terms =
+            Terms::of(options.keys.clone(), options.suites, options.padding, options.heartbeat);
         let tasks = TaskTracker::new();
         let service = match &options.role {
             Role::Encrypt { service, .. } => service.clone(),

@@ -138,7 +138,8 @@ impl Finding {
         let target = self.look_up(target).await?;
         let deadline = Instant::now() + options.timeout;
         let dialling = Dialling::from(options);
-        let terms = Terms::of(options.keys.clone(), options.suites, options.padding);
+        let terms =
+            Terms::of(options.keys.clone(), options.suites, options.padding, options.heartbeat);
         let dial = |deadline| dialling.dial(&target, deadline);
         let patience = Patience { deadline, answer: options.timeout };
         let called = Caller::new(terms).call(dial, patience, &Background::default()).await;

@@ -15,6 +15,7 @@ use knockpipe::proto::hello::{Hello, Welcome};
 use knockpipe::proto::inbound::Event;
 use knockpipe::proto::message::{Open, ResetReason};
 use knockpipe::proto::outbound::Outbound;
+use knockpipe::proto::record::{DATA_OFFSET, MAX_RECORD};
 use knockpipe::proto::{Padding, PeerError, Session, SuiteSet};
 use knockpipe::secret::Secret;
 use rand::TryRng;
@@ -56,7 +57,7 @@ impl Call {
     /// By a dialer whose clock is `ahead` seconds ahead, and that has `suites`.
     pub fn with(key: &Path, ahead: i64, suites: SuiteSet) -> Self {
         let clock_ms = unix_ms().checked_add_signed(ahead * 1000).expect("a time after 1970");
-        let hello = Hello { suites, padding: Padding::default(), clock_ms };
+        let hello = Hello { suites, padding: Padding::default(), clock_ms, heartbeat: None };
         let (dialer, message) = Dialer::start(&read_key(key), hello, ephemeral());
         Self { dialer, message }
     }
@@ -107,6 +108,16 @@ impl Hand {
         self.say(Outbound::opened);
     }
 
+    pub fn data(&mut self, bytes: &[u8]) {
+        self.say(|outbound, out| {
+            let mut slot = vec![0; MAX_RECORD];
+            slot[DATA_OFFSET..DATA_OFFSET + bytes.len()].copy_from_slice(bytes);
+            let len = outbound.seal_data(&mut slot, bytes.len())?;
+            out.extend_from_slice(&slot[..len]);
+            Ok(())
+        });
+    }
+
     pub fn fin(&mut self) {
         self.say(Outbound::fin);
     }
@@ -141,10 +152,24 @@ impl Hand {
                 self.unread.drain(..len);
                 return event;
             }
-            let mut buffer = [0; 4096];
-            match self.wire.read(&mut buffer) {
-                Ok(n @ 1..) => self.unread.extend_from_slice(&buffer[..n]),
-                other => panic!("it said nothing more: {other:?}"),
+            self.read_more();
+        }
+    }
+
+    /// The data of the next record, which has to be a Data record.
+    #[track_caller]
+    pub fn hear_data(&mut self) -> Vec<u8> {
+        self.wire.read_limit(NEVER);
+        loop {
+            let opened = self.session.inbound.next(&mut self.unread);
+            match opened.expect("the program under test keeps to the protocol") {
+                Some((Event::Data(range), len)) => {
+                    let data = self.unread[range].to_vec();
+                    self.unread.drain(..len);
+                    return data;
+                }
+                Some((event, _)) => panic!("{event:?} is no data"),
+                None => self.read_more(),
             }
         }
     }
@@ -152,6 +177,15 @@ impl Hand {
     /// The socket, for looking at what comes without opening it.
     pub fn wire(&mut self) -> &mut Wire {
         &mut self.wire
+    }
+
+    #[track_caller]
+    fn read_more(&mut self) {
+        let mut buffer = [0; 4096];
+        match self.wire.read(&mut buffer) {
+            Ok(n @ 1..) => self.unread.extend_from_slice(&buffer[..n]),
+            other => panic!("it said nothing more: {other:?}"),
+        }
     }
 
     /// The socket, without the session.

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::net::{TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use socket2::SockRef;
@@ -114,7 +114,20 @@ pub(super) struct Shared {
     connections: AtomicU64,
     pub(super) applied: AtomicU64,
     pub(super) live: AtomicU64,
+    /// Frames from this one on are swallowed.
+    swallowed_from: AtomicUsize,
     stop: AtomicBool,
+}
+
+impl Shared {
+    /// Whether frame `index` is swallowed.
+    pub(super) fn swallows(&self, index: usize) -> bool {
+        index >= self.swallowed_from.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
 }
 
 impl Middleman {
@@ -133,6 +146,7 @@ impl Middleman {
             connections: AtomicU64::new(0),
             applied: AtomicU64::new(0),
             live: AtomicU64::new(0),
+            swallowed_from: AtomicUsize::new(usize::MAX),
             stop: AtomicBool::new(false),
         });
         let theirs = Arc::clone(&shared);
@@ -147,6 +161,17 @@ impl Middleman {
     /// Edits the next connections, one each, in this order.
     pub fn edit_next(&self, edits: impl IntoIterator<Item = Edit>) {
         lock(&self.shared.edits).extend(edits);
+    }
+
+    /// Takes what comes of all connections from now on, and passes on what stands
+    /// before frame `first` only. Neither end hears that the other is gone.
+    pub fn swallow_from(&self, first: usize) {
+        self.shared.swallowed_from.store(first, Ordering::SeqCst);
+    }
+
+    /// Swallows no more.
+    pub fn swallow_nothing(&self) {
+        self.swallow_from(usize::MAX);
     }
 
     /// Keeps the frames of all connections from now on, or no longer.

@@ -104,6 +104,8 @@ impl Pump {
         let mut index = 0;
         loop {
             match self.read_frame(index) {
+                Ok(_) if self.link.shared.swallows(index) => {}
+                Err(_) if self.link.shared.swallows(index) => return self.pretend(),
                 Ok(frame) => {
                     lock(&self.link.recording).frames_mut(self.toward).push(frame.clone());
                     self.pass(index, frame);
@@ -120,6 +122,14 @@ impl Pump {
                 Err(Stop::Reset) => return self.link.reset(),
             }
             index += 1;
+        }
+    }
+
+    /// Keeps the sockets open, although one of them has ended, while it swallows.
+    fn pretend(&self) {
+        let shared = &self.link.shared;
+        while shared.swallows(usize::MAX - 1) && !shared.is_stopped() {
+            std::thread::sleep(GLANCE);
         }
     }
 

@@ -21,6 +21,7 @@ mod gate_flags;
 mod gate_reload;
 mod gate_start;
 mod health;
+mod heartbeat;
 mod key_files;
 mod lifecycle;
 mod limits;

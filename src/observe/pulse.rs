@@ -1,0 +1,259 @@
+//! Whether a session is alive: when this end owes a sign of life, whether the far
+//! end owes one for too long, and whether anybody uses it.
+//!
+//! A session has no timer and reads no clock for this, because there may be many
+//! that idle. Its task notes that something passed, and one looker for all of them
+//! comes round now and then ([`Pulse::look`]), makes times of the notes, and says
+//! what is to be done. What cannot be judged is not judged: while this end does not
+//! read, because its plain side does not, silence means nothing.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::time::Duration;
+
+use rand::RngExt;
+
+use crate::proto::heartbeat::Heartbeats;
+use crate::reason::CloseReason;
+
+/// Heartbeats that may be missed.
+const MISSED: u32 = 3;
+
+/// A sign of life comes after a silence of so many 256th parts of a heartbeat, so that those
+/// of sessions that began together do not come together, and that none is late when
+/// the looker is.
+const SILENCE: std::ops::Range<u8> = 154..230;
+
+/// A session is looked at so many times in a heartbeat, or in its idle timeout.
+const LOOKS: u32 = 32;
+
+/// The pause between two looks is within this.
+const PAUSE: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(50)..=Duration::from_secs(2);
+
+/// What is told to the session's task.
+const NOTHING: u8 = 0;
+const VANISHED: u8 = 1;
+const IDLE: u8 = 2;
+
+/// The signs of life of a session.
+#[derive(Debug, Default)]
+pub struct Pulse {
+    /// Milliseconds; zero is none.
+    heartbeat: u32,
+    /// The far end gives signs of life, too.
+    agreed: bool,
+    /// Seconds; zero is for ever.
+    idle_timeout: u32,
+    /// What the task noted since the last look.
+    noted: Noted,
+    /// What the looks made of that: since when, in milliseconds.
+    unsent: AtomicU32,
+    unheard: AtomicU32,
+    unused: AtomicU32,
+    /// The silence of this end after which a sign of life is due, as a part of a
+    /// heartbeat: so many of 256.
+    patience: AtomicU8,
+    /// The far end was silent for too long at the last look.
+    doubted: AtomicBool,
+    /// A sign of life is due.
+    due: AtomicBool,
+    /// Why the session has to end.
+    verdict: AtomicU8,
+}
+
+#[derive(Debug, Default)]
+struct Noted {
+    sent: AtomicBool,
+    heard: AtomicBool,
+    used: AtomicBool,
+    deaf: AtomicBool,
+}
+
+impl Pulse {
+    /// Of a session that was just opened.
+    pub fn new(heartbeats: Heartbeats, idle_timeout: Option<Duration>) -> Self {
+        let ms = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+        let heartbeat = heartbeats.own.map_or(0, |own| ms(own.time()));
+        let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX).max(1);
+        let idle_timeout = idle_timeout.map_or(0, seconds);
+        let pulse = Self { heartbeat, agreed: heartbeats.agreed, idle_timeout, ..Self::default() };
+        pulse.patience.store(silence(), Ordering::Relaxed);
+        pulse
+    }
+
+    // === the session's task ===
+
+    /// A record was sent.
+    pub fn sent(&self) {
+        self.noted.sent.store(true, Ordering::Relaxed);
+        self.due.store(false, Ordering::Relaxed);
+    }
+
+    /// An authentic record came, and nothing is read until what is in it has gone on.
+    pub fn reads_no_more(&self) {
+        self.noted.deaf.store(true, Ordering::Relaxed);
+    }
+
+    /// What came has gone on, and this end reads again.
+    pub fn reads_again(&self) {
+        self.noted.heard.store(true, Ordering::Relaxed);
+        self.noted.deaf.store(false, Ordering::Relaxed);
+    }
+
+    /// Application data passed.
+    pub fn used(&self) {
+        self.noted.used.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a sign of life is due; then that is settled.
+    pub fn take_due(&self) -> bool {
+        self.due.load(Ordering::Relaxed) && self.due.swap(false, Ordering::Relaxed)
+    }
+
+    /// Why the session has to end, if it has to.
+    pub fn verdict(&self) -> Option<CloseReason> {
+        match self.verdict.load(Ordering::Relaxed) {
+            VANISHED => Some(CloseReason::PeerVanished),
+            IDLE => Some(CloseReason::IdleTimeout),
+            _ => None,
+        }
+    }
+
+    // === the looker ===
+
+    /// How long a look may be put off; `None` where none is needed.
+    pub fn pause(&self) -> Option<Duration> {
+        let heartbeat = Duration::from_millis(self.heartbeat.into());
+        let times = [heartbeat, Duration::from_secs(self.idle_timeout.into())];
+        let shortest = times.into_iter().filter(|time| !time.is_zero()).min()?;
+        Some((shortest / LOOKS).clamp(*PAUSE.start(), *PAUSE.end()))
+    }
+
+    /// Looks `ms` milliseconds after the last time; whether the task has to come and see.
+    pub fn look(&self, ms: u32) -> bool {
+        let Noted { sent, heard, used, deaf } = &self.noted;
+        let unsent = advance(&self.unsent, sent.swap(false, Ordering::Relaxed), ms);
+        let hears = heard.swap(false, Ordering::Relaxed) || deaf.load(Ordering::Relaxed);
+        let unheard = advance(&self.unheard, hears, ms);
+        let unused = advance(&self.unused, used.swap(false, Ordering::Relaxed), ms);
+        let patience = u64::from(self.heartbeat) * u64::from(self.patience.load(Ordering::Relaxed));
+        if self.heartbeat > 0 && u64::from(unsent) >= patience / 256 {
+            self.unsent.store(0, Ordering::Relaxed);
+            self.patience.store(silence(), Ordering::Relaxed);
+            self.due.store(true, Ordering::Relaxed);
+        }
+        let silent = self.agreed && unheard >= self.heartbeat.saturating_mul(MISSED);
+        // What the far end said may be here and not read, as after a halt of this
+        // process: it counts if the task has not found it until the next look.
+        let doubted = self.doubted.swap(silent, Ordering::Relaxed);
+        if silent && doubted {
+            self.verdict.store(VANISHED, Ordering::Relaxed);
+        } else if self.idle_timeout > 0 && unused / 1_000 >= self.idle_timeout {
+            self.verdict.store(IDLE, Ordering::Relaxed);
+        }
+        let is_over = self.verdict.load(Ordering::Relaxed) != NOTHING;
+        is_over || silent || self.due.load(Ordering::Relaxed)
+    }
+}
+
+fn silence() -> u8 {
+    rand::rng().random_range(SILENCE)
+}
+
+/// The time since something was noted.
+fn advance(since: &AtomicU32, noted: bool, ms: u32) -> u32 {
+    let now = if noted { 0 } else { since.load(Ordering::Relaxed).saturating_add(ms) };
+    since.store(now, Ordering::Relaxed);
+    now
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::heartbeat::Heartbeat;
+
+    /// A heartbeat of a second, looked at as often as it has to be.
+    fn pulse(agreed: bool, idle_timeout: Option<Duration>) -> Pulse {
+        let own = Heartbeat::every(Duration::from_secs(1));
+        Pulse::new(Heartbeats { own, agreed }, idle_timeout)
+    }
+
+    /// Milliseconds until `pulse` says something, which `noted` comes before each look.
+    fn until(pulse: &Pulse, noted: impl Fn(&Pulse), said: impl Fn(&Pulse) -> bool) -> u32 {
+        for time in (50..=60_000).step_by(50) {
+            noted(pulse);
+            let comes = pulse.look(50);
+            if said(pulse) {
+                assert!(comes, "the task is waked for it");
+                return time;
+            }
+        }
+        u32::MAX
+    }
+
+    fn vanished(pulse: &Pulse) -> bool {
+        pulse.verdict() == Some(CloseReason::PeerVanished)
+    }
+
+    #[test]
+    fn a_sign_of_life_is_due_before_a_heartbeat_is_over_and_not_always_at_the_same_time() {
+        let pulse = pulse(false, None);
+        let mut times = vec![];
+        for _ in 0..100 {
+            times.push(until(&pulse, |_| {}, Pulse::take_due));
+            pulse.sent();
+        }
+        assert!(times.iter().all(|time| (600..1_000).contains(time)), "{times:?}");
+        times.dedup();
+        assert!(times.len() > 10, "{times:?}");
+        assert_eq!(until(&pulse, Pulse::sent, Pulse::take_due), u32::MAX, "not while it sends");
+    }
+
+    #[test]
+    fn a_far_end_that_misses_three_has_vanished_and_one_that_announced_none_never_has() {
+        assert_eq!(until(&pulse(true, None), |_| {}, vanished), 3_050);
+        assert_eq!(until(&pulse(false, None), |_| {}, vanished), u32::MAX);
+        assert_eq!(until(&pulse(true, None), Pulse::reads_again, vanished), u32::MAX);
+    }
+
+    #[test]
+    fn silence_means_nothing_while_nothing_is_read() {
+        let stalled = pulse(true, None);
+        stalled.reads_no_more();
+        assert_eq!(until(&stalled, |_| {}, vanished), u32::MAX);
+        stalled.reads_again();
+        assert_eq!(until(&stalled, |_| {}, vanished), 3_100, "from then on");
+    }
+
+    /// As where the process was stopped, or the machine slept.
+    #[test]
+    fn what_came_during_a_halt_is_found_before_anybody_is_given_up() {
+        let halted = pulse(true, None);
+        assert!(halted.look(3_600_000) && halted.verdict().is_none(), "the task is to read");
+        halted.reads_again();
+        halted.look(50);
+        assert_eq!(halted.verdict(), None);
+    }
+
+    #[test]
+    fn signs_of_life_are_no_use() {
+        let is_idle = |pulse: &Pulse| pulse.verdict() == Some(CloseReason::IdleTimeout);
+        let two = Some(Duration::from_secs(2));
+        let alive = |pulse: &Pulse| {
+            pulse.sent();
+            pulse.reads_again();
+        };
+        assert_eq!(until(&pulse(true, two), alive, is_idle), 2_000);
+        assert_eq!(until(&pulse(true, two), Pulse::used, is_idle), u32::MAX);
+        assert_eq!(until(&pulse(true, None), alive, is_idle), u32::MAX);
+    }
+
+    #[test]
+    fn looks_are_as_frequent_as_the_shortest_time_needs() {
+        let off = |idle| Pulse::new(Heartbeats::default(), idle).pause();
+        assert_eq!(off(None), None);
+        assert_eq!(off(Some(Duration::from_secs(16))), Some(Duration::from_millis(500)));
+        assert_eq!(off(Some(Duration::from_secs(86_400))), Some(*PAUSE.end()));
+        assert_eq!(pulse(true, None).pause(), Some(*PAUSE.start()));
+    }
+}

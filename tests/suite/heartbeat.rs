@@ -1,0 +1,265 @@
+//! `--heartbeat` and `--idle-timeout`: sessions that somebody on the path keeps, or
+//! that nobody uses, end; those that are only quiet do not.
+
+use crate::common;
+
+use std::cell::OnceCell;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::hand::{Acceptor, Hand};
+use common::middleman::{Middleman, Toward};
+use common::{
+    Ending, Launch, NEVER, Pair, PairOptions, Program, Target, any, binary, eventually, keygen,
+};
+use knockpipe::proto::inbound::Event;
+use knockpipe::proto::message::ResetReason;
+
+/// Both ends with a heartbeat of a second, which is the shortest.
+const QUICK: [&str; 2] = ["--heartbeat", "1s"];
+
+/// Longer than three of these may be missed, and less than two of the others.
+const LONG: Duration = Duration::from_secs(5);
+
+/// A pair with somebody on the path.
+fn watched(options: PairOptions, target: &Target) -> (Pair, Middleman) {
+    let middle = OnceCell::new();
+    let pair = Pair::start_via(options, target.addr(), |far| {
+        middle.get_or_init(|| Middleman::start(far)).addr().clone()
+    });
+    (pair, middle.into_inner().unwrap())
+}
+
+/// Somebody on the path, without the key, who forwards the handshake, swallows the
+/// rest and answers TCP.
+#[test]
+fn sessions_whose_records_are_swallowed_end_at_both_ends() {
+    let target = Target::echo();
+    let options = PairOptions::both(&["--heartbeat", "1s", "-n", "3"]);
+    let (pair, middle) = watched(options, &target);
+    let mut clients: Vec<_> = (0..3).map(|_| pair.connect()).collect();
+    clients.iter_mut().for_each(|client| client.expect_echo(b"before"));
+    middle.swallow_from(0);
+    for (name, end) in pair.ends() {
+        eventually(name, || end.closed().len() == 3);
+        assert!(end.closed().iter().all(|line| line.has("reason", "peer-vanished")), "{name}");
+        assert_eq!(end.closed()[0].level(), "WARN");
+    }
+    for client in &mut clients {
+        assert_eq!(client.expect_ending(), Ending::Reset);
+    }
+    target.wait_idle();
+    // All slots are free again.
+    middle.swallow_nothing();
+    let mut clients: Vec<_> = (0..3).map(|_| pair.connect()).collect();
+    clients.iter_mut().for_each(|client| client.expect_echo(b"after"));
+}
+
+/// Also the first record: the dialer waits for the target, and does not for ever.
+#[test]
+fn a_dialer_whose_open_is_swallowed_ends_the_session() {
+    let target = Target::echo();
+    let (pair, middle) = watched(PairOptions::both(&[QUICK[0], QUICK[1], "-o", "1"]), &target);
+    middle.swallow_from(1);
+    let mut client = pair.connect();
+    assert_eq!(client.expect_ending(), Ending::Reset);
+    pair.encrypt.wait_closed("peer-vanished");
+    assert_eq!(target.counts().accepts(), 0);
+}
+
+/// Quiet is not gone: nothing passes but signs of life, and nobody reads what did.
+#[test]
+fn a_quiet_session_and_a_stopped_reader_live_on() {
+    const FLOOD: usize = 16 << 20;
+    let target = Target::local(|mut wire, _| {
+        let mut first = [0];
+        while wire.read_exact(&mut first).is_ok() {
+            let answer = if first == *b"f" { vec![7; FLOOD] } else { first.to_vec() };
+            if wire.write_all(&answer).is_err() {
+                return;
+            }
+        }
+    });
+    let (pair, middle) = watched(PairOptions::both(&QUICK), &target);
+    middle.record(true);
+    let (mut quiet, mut stalled) = (pair.connect(), pair.connect());
+    quiet.expect_echo(b"q");
+    stalled.write_all(b"f").unwrap();
+    let begin = Instant::now();
+    eventually("five seconds", || begin.elapsed() > LONG);
+    quiet.expect_echo(b"q");
+    assert_eq!(stalled.expect_bytes(FLOOD), vec![7; FLOOD]);
+    stalled.expect_echo(b"q");
+    assert!(pair.ends().iter().all(|(_, end)| end.closed().is_empty()));
+    // One record about every 0.6 to 0.95 seconds, in both directions, and no flood.
+    let recordings = middle.take_recordings();
+    let (frames, limit) = (|i: usize, toward| recordings[i].frames(toward).len(), 20);
+    for toward in Toward::BOTH {
+        let some = (0..2).map(|i| frames(i, toward)).min().unwrap();
+        assert!((6..limit).contains(&some), "{some} frames {toward:?}");
+    }
+}
+
+/// Nothing comes from an end after its Fin, so nothing is expected: the other
+/// direction goes on, with signs of life.
+#[test]
+fn a_session_of_which_one_direction_has_ended_lives_on() {
+    let target = Target::local(|mut wire, _| {
+        let _ = wire.read_to_end(&mut vec![]);
+        let begin = Instant::now();
+        eventually("five seconds", || begin.elapsed() > LONG);
+        let _ = wire.write_all(b"late");
+    });
+    let pair = Pair::start(PairOptions::both(&QUICK), target.addr());
+    let mut client = pair.connect();
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(client.expect_bytes(4), b"late");
+    assert_eq!(client.expect_ending(), Ending::Clean);
+    pair.encrypt.wait_closed("finished");
+    pair.decrypt.wait_closed("finished");
+}
+
+/// An acceptor that has no slot says so by signs of life.
+#[test]
+fn a_dialer_that_waits_for_a_slot_is_not_given_up_and_gives_nobody_up() {
+    let target = Target::echo();
+    let options = PairOptions::both(&QUICK).decrypt(&["-n", "1"]);
+    let pair = Pair::start(options, target.addr());
+    // Both are proven before the first of them has the only slot.
+    let (mut one, mut two) = (pair.connect(), pair.connect());
+    one.write_all(b"?").unwrap();
+    two.write_all(b"?").unwrap();
+    let begin = Instant::now();
+    eventually("five seconds", || begin.elapsed() > LONG);
+    assert!(pair.encrypt.closed().iter().all(|line| !line.has("reason", "peer-vanished")));
+    one.finish();
+    two.finish();
+    for mut client in [one, two] {
+        client.read_to_ending(NEVER);
+    }
+    assert!(pair.decrypt.closed().iter().all(|line| !line.has("reason", "peer-vanished")));
+}
+
+/// An end that announces no heartbeat, as one of before there were any, is not waited
+/// for. It gets signs of life, which mean nothing to it.
+#[test]
+fn an_end_that_announces_no_heartbeat_may_be_silent() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = keygen(dir.path(), "key");
+    let acceptor = Acceptor::start(&key);
+    let launch = Launch::encrypt(&key).source(&any()).target(&acceptor.addr()).args(QUICK);
+    let encrypt = launch.start();
+    let mut client = encrypt.connect();
+    let mut far_end: Hand = acceptor.accept();
+    for _ in 0..6 {
+        assert_eq!(far_end.hear_data(), b"", "a sign of life");
+    }
+    // Before Opened it may not say anything else.
+    far_end.opened();
+    far_end.data(b"still here");
+    assert_eq!(client.expect_bytes(10), b"still here");
+    assert!(encrypt.closed().is_empty());
+}
+
+/// `--heartbeat off` is how it was before: nobody notices.
+#[test]
+fn without_a_heartbeat_nothing_is_sent_and_nothing_is_expected() {
+    let target = Target::echo();
+    for (encrypt, decrypt) in [("off", "1s"), ("1s", "0")] {
+        let options = PairOptions::default().encrypt(&["--heartbeat", encrypt]);
+        let (pair, middle) = watched(options.decrypt(&["--heartbeat", decrypt]), &target);
+        middle.record(true);
+        let mut client = pair.connect();
+        client.expect_echo(b"before");
+        let silent = if encrypt == "off" { Toward::Acceptor } else { Toward::Dialer };
+        middle.swallow_from(0);
+        let begin = Instant::now();
+        eventually("five seconds", || begin.elapsed() > LONG);
+        assert!(pair.ends().iter().all(|(_, end)| end.closed().is_empty()));
+        let frames = middle.take_recordings()[0].frames(silent).len();
+        assert!(frames <= 3, "{frames}: the handshake, Open or Opened, and the data");
+    }
+}
+
+/// The end that has the time says so, and neither signs of life nor the other
+/// direction's Fin is use.
+#[test]
+fn a_session_that_nobody_uses_ends_after_its_idle_timeout_and_one_that_is_used_does_not() {
+    let target = Target::echo();
+    for which in ["encrypt", "decrypt"] {
+        let options = PairOptions::both(&QUICK);
+        let timeout = ["--idle-timeout", "2s"];
+        let options = match which {
+            "encrypt" => options.encrypt(&timeout),
+            _ => options.decrypt(&timeout),
+        };
+        let pair = Pair::start(options, target.addr());
+        let (mut used, mut unused) = (pair.connect(), pair.connect());
+        unused.expect_echo(b"once");
+        let begin = Instant::now();
+        eventually("it has ended", || {
+            used.expect_echo(b"again");
+            !pair.encrypt.closed().is_empty() && !pair.decrypt.closed().is_empty()
+        });
+        assert!(begin.elapsed() >= Duration::from_millis(1_900), "{:?}", begin.elapsed());
+        assert_eq!(unused.expect_ending(), Ending::Reset);
+        for (name, end) in pair.ends() {
+            let line = end.wait_closed("idle-timeout");
+            assert_eq!(line.level(), "INFO", "{name}");
+        }
+        used.expect_echo(b"still");
+    }
+}
+
+/// What the far end hears: `docs/PROTOCOL.md`, Reset 11 and 12.
+#[test]
+fn the_far_end_hears_that_a_session_was_idle() {
+    let (dir, target) = (tempfile::tempdir().unwrap(), Target::echo());
+    let key = keygen(dir.path(), "key");
+    let launch = Launch::decrypt(&key).source(&any()).target(target.addr());
+    let decrypt = launch.args(["--idle-timeout", "1s", "--heartbeat", "off"]).start();
+    let mut guest = Hand::dial(decrypt.addr(), &key);
+    guest.open();
+    assert_eq!(guest.hear(), Event::Opened);
+    assert_eq!(guest.hear(), Event::Reset(ResetReason::Idle));
+    decrypt.wait_closed("idle-timeout");
+    target.wait_idle();
+}
+
+/// `pipe` gives signs of life, notices the lack of them, and says so.
+#[test]
+fn pipe_has_a_heartbeat_too() {
+    let target = Target::echo();
+    let (pair, middle) = watched(PairOptions::both(&QUICK), &target);
+    middle.record(true);
+    let mut command = Command::new(binary());
+    command.args(["pipe", "-t", &middle.addr().to_string(), "-k"]).arg(pair.key()).args(QUICK);
+    let mut pipe = Program::spawn("pipe", command.stdin(Stdio::piped()).stdout(Stdio::piped()));
+    let mut stdin = pipe.child().stdin.take().unwrap();
+    stdin.write_all(b"hello").unwrap();
+    let mut stdout = pipe.child().stdout.take().unwrap();
+    stdout.read_exact(&mut [0; 5]).unwrap();
+    let begin = Instant::now();
+    eventually("five seconds", || begin.elapsed() > LONG);
+    assert!(pair.decrypt.closed().is_empty());
+    middle.swallow_from(0);
+    assert_eq!(pipe.exit_code(), 1);
+    assert!(pipe.stderr().contains("peer-vanished"), "{}", pipe.stderr());
+    pair.decrypt.wait_closed("peer-vanished");
+}
+
+/// One line that names cause and remedy, and status 2.
+#[test]
+fn times_that_are_none_are_refused() {
+    for args in [["--heartbeat", "60"], ["--heartbeat", "2d"], ["--idle-timeout", "never"]] {
+        let mut command = Command::new(binary());
+        command.args(["encrypt", "-s", "127.0.0.1:0", "-t", "127.0.0.1:1", "-k", "x"]).args(args);
+        let output = command.output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{error}");
+        assert!(error.lines().count() == 1 && error.contains(args[0]), "{error}");
+        assert!(error.contains("or off"), "{error}");
+    }
+}
