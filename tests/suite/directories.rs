@@ -122,6 +122,27 @@ fn root_makes_a_gate_file_for_the_owner_of_its_directory_and_nowhere_else() {
     ground.check("at the end");
 }
 
+#[test]
+fn root_writes_its_pid_file_where_its_directory_is_and_nowhere_else() {
+    let ground = Ground::new();
+    let key = keygen(ground.0.path(), "key");
+    let launch = Launch::decrypt(&key).args(["-s", "127.0.0.1:0", "-t", "127.0.0.1:1", "-p"]);
+    let launch = launch.args([ground.path("user/sub/pid")]);
+    ground.while_exchanged("user/sub", "user/link", || {
+        for round in 0..50 {
+            let mut program = launch.spawn();
+            eventually("it is ready, or gave up", || {
+                !program.is_running() || program.log().iter().any(|line| line.is("ready"))
+            });
+            drop(program);
+            ground.check(&format!("round {round}"));
+            for name in ["user/sub/pid", "user/link/pid"] {
+                let _ = fs::remove_file(ground.path(name));
+            }
+        }
+    });
+}
+
 /// Whatever root makes: no link of the other user's is followed on the way, and none
 /// at all in the last place.
 #[test]
