@@ -16,7 +16,7 @@ use crate::sys::peer::{Stranger, check_peer};
 const CONNECTING: Duration = Duration::from_secs(5);
 
 /// How long a process may take to answer what it only has to look up.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long it may take for an order: longer than it may take there.
 const ORDER: Duration = Duration::from_secs(150);

@@ -123,6 +123,9 @@ impl SocketFile {
                     return Ok((socket, file));
                 }
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => remove_stale(&place)?,
+                Err(gone) if gone.kind() == io::ErrorKind::NotFound && !has_proc() => {
+                    return Err(wrong(io::Error::other("/proc is not mounted")));
+                }
                 Err(error) => return Err(wrong(error)),
             }
         }
@@ -198,8 +201,17 @@ fn become_them(uid: Uid, gid: Gid) -> io::Result<()> {
     if setfsuid(nobody) == uid { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
 }
 
-fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    thread::scope(|scope| scope.spawn(work).join().unwrap_or_else(|panic| resume_unwind(panic)))
+/// What `work` gives in a thread of its own.
+fn apart<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    thread::scope(|scope| {
+        let working = thread::Builder::new().spawn_scoped(scope, work)?;
+        working.join().unwrap_or_else(|panic| resume_unwind(panic))
+    })
+}
+
+/// Whether there is the way by which a socket is bound in an open directory.
+fn has_proc() -> bool {
+    Path::new("/proc/self/fd").exists()
 }
 
 /// Why the file of a socket is given to nobody.

@@ -9,9 +9,9 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::signal::kill;
 use nix::sys::stat::Mode;
-use nix::unistd::Pid;
+use nix::unistd::{Pid, Uid, geteuid};
 
-use crate::files::place::{FileId, Place};
+use crate::files::place::{FileId, Place, user_name};
 
 /// For all to read, as far as the umask lets them.
 const READABLE: Mode = Mode::from_bits_truncate(0o666);
@@ -43,7 +43,7 @@ impl PidFile {
         let place = Place::find(path).map_err(fail)?;
         let file = place.open(OFlag::O_RDWR | OFlag::O_CREAT, READABLE).map_err(fail)?;
         let seen = file.metadata().map_err(fail)?;
-        check_kind(&seen).map_err(fail)?;
+        check_kind(&seen, &place).map_err(fail)?;
         if seen.is_file() {
             check_free(&file).map_err(fail)?;
             file.set_len(0).map_err(fail)?;
@@ -90,7 +90,14 @@ impl Drop for PidFile {
 }
 
 /// Whether it is a file of that name alone, or a device, of which nothing is read.
-fn check_kind(seen: &Metadata) -> io::Result<()> {
+/// A user who could put it into another's directory goes on owning it, and would
+/// choose the process that scripts of root's signal.
+fn check_kind(seen: &Metadata, place: &Place) -> io::Result<()> {
+    let owner = Uid::from_raw(seen.uid());
+    let ours = owner.is_root() || owner == geteuid() || owner.as_raw() == place.directory()?.st_uid;
+    if !ours {
+        return Err(io::Error::other(format!("it belongs to {}", user_name(owner))));
+    }
     if seen.is_file() && seen.nlink() > 1 {
         return Err(io::Error::other("it has another name as well (a hard link)"));
     }

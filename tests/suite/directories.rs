@@ -122,6 +122,27 @@ fn root_makes_a_gate_file_for_the_owner_of_its_directory_and_nowhere_else() {
     ground.check("at the end");
 }
 
+#[test]
+fn root_writes_its_pid_file_where_its_directory_is_and_nowhere_else() {
+    let ground = Ground::new();
+    let key = keygen(ground.0.path(), "key");
+    let launch = Launch::decrypt(&key).args(["-s", "127.0.0.1:0", "-t", "127.0.0.1:1", "-p"]);
+    let launch = launch.args([ground.path("user/sub/pid")]);
+    ground.while_exchanged("user/sub", "user/link", || {
+        for round in 0..50 {
+            let mut program = launch.spawn();
+            eventually("it is ready, or gave up", || {
+                !program.is_running() || program.log().iter().any(|line| line.is("ready"))
+            });
+            drop(program);
+            ground.check(&format!("round {round}"));
+            for name in ["user/sub/pid", "user/link/pid"] {
+                let _ = fs::remove_file(ground.path(name));
+            }
+        }
+    });
+}
+
 /// Whatever root makes: no link of the other user's is followed on the way, and none
 /// at all in the last place.
 #[test]
@@ -175,6 +196,21 @@ fn root_writes_into_no_file_that_has_another_name_elsewhere() {
     assert_eq!(program.exit_code(), 1, "{}", program.tail());
     assert!(program.stderr().contains("a hard link"), "{}", program.stderr());
     assert_eq!(fs::read(&victim).unwrap(), b"");
+    // A file that the other user put where everybody can, as in /tmp. The kernel may
+    // refuse it as well.
+    fs::create_dir(ground.path("shared")).unwrap();
+    fs::set_permissions(ground.path("shared"), Permissions::from_mode(0o1777)).unwrap();
+    for name in ["gate", "pid"] {
+        let path = ground.path("shared").join(name);
+        fs::write(&path, "").unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        chown(&path, Some(USER), None).unwrap();
+    }
+    complaint(&allow(&ground.path("shared/gate")), &["belongs to nobody"]);
+    let launch = Launch::decrypt(&key).args(["-s", "127.0.0.1:0", "-t", "127.0.0.1:1", "-p"]);
+    let mut program = launch.args([ground.path("shared/pid")]).spawn();
+    assert_eq!(program.exit_code(), 1, "{}", program.tail());
+    assert_eq!(fs::read(ground.path("shared/pid")).unwrap(), b"");
 }
 
 // === sockets ===

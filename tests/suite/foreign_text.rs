@@ -241,4 +241,11 @@ fn a_process_that_accepts_nobody_is_not_waited_for() {
         assert_eq!(complaints.len(), 1, "{text}");
         assert!(complaints[0].contains("does not accept connections"), "{text}");
     }
+    // One with room in its queue is told from one that answers slowly by nobody.
+    let quiet = dir.path().join("quiet");
+    let _quiet = UnixListener::bind(&quiet).unwrap();
+    let output = Admin(quiet).run(&["status"]);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), text.lines().count()), (Some(1), 1), "{text}");
+    assert!(text.contains("does not answer: it says nothing for too long"), "{text}");
 }

@@ -12,6 +12,7 @@ use std::process::Command;
 use common::file::{Service, decrypt_table};
 use common::program::require;
 use common::{Launch, Target, any, binary, keygen};
+use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use tempfile::TempDir;
@@ -156,6 +157,13 @@ fn a_reload_waits_for_no_pipe() {
     let line = service.reload_fails(&table);
     assert!(line.text().contains("is a pipe"), "{}", line.text());
     near.connect().expect_echo(b"undisturbed");
+    // The same with the configuration.
+    let (file, aside) = (dir.path().join("far.toml"), dir.path().join("aside"));
+    fs::rename(&file, &aside).unwrap();
+    mkfifo(&file, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+    service.program.signal(Signal::SIGHUP);
+    service.program.wait_line("why", |line| line.text().contains("far.toml: it is a pipe"));
+    fs::rename(&aside, &file).unwrap();
     fs::remove_file(&key).unwrap();
     fs::write(&key, bytes).unwrap();
     fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
