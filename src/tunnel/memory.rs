@@ -20,6 +20,10 @@ use crate::net::clock::{Clock, ms_since_boot};
 use crate::net::journal::{Claim, Journal};
 use crate::proto::replay::{Answered, MEMORY_MS, Moment, ReplayFilter, Stale};
 
+/// What whole milliseconds of two clocks may be apart: a message that is made right
+/// after the start is not from before it.
+const ROUNDING_MS: i64 = 2;
+
 /// What decrypt ends remember of first messages.
 pub struct Memory {
     clock: Clock,
@@ -38,7 +42,7 @@ struct Seen {
 impl Memory {
     /// Begins to remember now: what was sent before is refused.
     pub fn begin() -> Self {
-        let since_ms = ms_since_boot();
+        let since_ms = ms_since_boot() - ROUNDING_MS;
         let journal = claimant().and_then(|claimant| Journal::create(since_ms, claimant));
         let journal = journal
             .inspect_err(|error| {
@@ -149,10 +153,25 @@ fn answered(claim: Claim) -> Answered {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
     use super::*;
 
     fn message(number: u64) -> Answered {
         Answered { key: KeyId::from_bytes([1, 2, 3, 4]), fingerprint: number }
+    }
+
+    /// A dialer on the same host that waited for the start.
+    #[test]
+    fn what_is_sent_right_after_the_start_is_fresh() {
+        for number in 0..500 {
+            let memory = Memory::begin();
+            let sent = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+            let sent_ms = sent.as_millis().try_into().unwrap();
+            // So that one of both clocks is a millisecond on by then, and the other is not.
+            std::thread::sleep(Duration::from_micros(number % 20 * 50));
+            assert_eq!(memory.check(message(number), sent_ms), Ok(()), "message {number}");
+        }
     }
 
     #[test]
