@@ -113,7 +113,7 @@ impl Gate {
         }
         match (entered, decision.verdict) {
             (Some(permit), Verdict::Allowed(grant)) => {
-                self.keeper().note_grant(peer, grant);
+                self.keeper().note_grant(peer, grant, decision.member);
                 Ok(permit)
             }
             _ => {
@@ -153,6 +153,11 @@ impl Gate {
     /// A handshake from `peer` succeeded.
     pub fn succeeded(&self, peer: Peer) {
         self.keeper().forgive(peer.ip());
+    }
+
+    /// Logs every ban that was made and not told yet. Call it before the process ends.
+    pub fn flush_bans(&self) {
+        self.keeper().flush_bans();
     }
 
     async fn ask(&self, peer: Peer) -> Decision {

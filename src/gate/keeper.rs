@@ -21,6 +21,7 @@ use tracing::{info, warn};
 use super::decision::{Decision, Grant, Peer, Verdict, decide, recheck};
 use super::diary::Diary;
 use super::live::{Live, Revocation, lock};
+use super::member::Member;
 use super::options::GateOptions;
 use super::rules::Stance;
 use super::snapshot::{Changed, Freshness, Snapshot};
@@ -76,6 +77,16 @@ pub(super) struct Keeper {
 struct Denied {
     order: VecDeque<IpAddr>,
     known: HashSet<IpAddr>,
+}
+
+/// The address that the history names for one that was let in `by` an entry. An IPv6
+/// address that a network lets in stands for its /64, by its first address: nobody
+/// writes as many entries as that has addresses.
+fn noted(ip: IpAddr, by: Option<Member>) -> IpAddr {
+    match (Member::source_of(ip), by) {
+        (Member::Network(source), Some(Member::Network(_))) => source.addr(),
+        _ => ip,
+    }
 }
 
 /// Whether a task ended because its runtime did.
@@ -167,6 +178,11 @@ impl Keeper {
     pub(super) fn note_strike(&self, ip: IpAddr) {
         self.tally.strikes.inc();
         self.diary.strike(ip, self.clock.now_ms());
+    }
+
+    /// Tells of every ban that was made and not told yet.
+    pub(super) fn flush_bans(&self) {
+        self.diary.flush_bans();
     }
 
     /// A handshake succeeded.
@@ -302,7 +318,7 @@ impl Keeper {
         for (peer, _) in live {
             let decision = recheck(&self.options.rules, &self.read(), peer, now_ms);
             if decision.verdict == Verdict::Allowed(Grant::AllowSet) {
-                self.diary.touch(peer.ip(), now_ms);
+                self.diary.touch(noted(peer.ip(), decision.member), now_ms);
             }
         }
     }
@@ -353,7 +369,7 @@ impl Keeper {
         }
     }
 
-    pub(super) fn note_grant(&self, peer: Peer, grant: Grant) {
+    pub(super) fn note_grant(&self, peer: Peer, grant: Grant, by: Option<Member>) {
         match grant {
             Grant::Internal => {
                 if !self.internal_was_told.swap(true, Ordering::Relaxed) {
@@ -364,7 +380,7 @@ impl Keeper {
                     );
                 }
             }
-            Grant::AllowSet => self.diary.touch(peer.ip(), self.clock.now_ms()),
+            Grant::AllowSet => self.diary.touch(noted(peer.ip(), by), self.clock.now_ms()),
             Grant::StaticAllow | Grant::StoreAway => {}
         }
     }

@@ -12,7 +12,7 @@ use std::task::Poll;
 use std::time::Instant;
 
 use tokio::io::AsyncReadExt;
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, timeout_at};
 
 use super::secure::Verdict;
 use super::shared::Shared;
@@ -109,7 +109,7 @@ impl Shared {
         if !self.is_balancer(socket) {
             return Ok((socket, Some(Peer::Socket(address.ip()))));
         }
-        let read = timeout(self.timeout, read_header(stream)).await;
+        let read = timeout_at(self.deadline(), read_header(stream)).await;
         match read.unwrap_or(Err(CloseReason::BadProxyHeader))? {
             Some(client @ ClientAddr::Ip(announced)) => {
                 Ok((client, Some(Peer::Announced(announced.ip()))))
