@@ -115,7 +115,7 @@ impl Gate {
         }
         match (entered, decision.verdict) {
             (Some(permit), Verdict::Allowed(grant)) => {
-                self.keeper().note_grant(peer, grant);
+                self.keeper().note_grant(peer, grant, decision.member);
                 Ok(permit)
             }
             _ => {
@@ -159,6 +159,11 @@ impl Gate {
         if let Some(ip) = peer.ip() {
             self.keeper().forgive(ip);
         }
+    }
+
+    /// Logs every ban that was made and not told yet. Call it before the process ends.
+    pub fn flush_bans(&self) {
+        self.keeper().flush_bans();
     }
 
     async fn ask(&self, peer: Peer) -> Decision {

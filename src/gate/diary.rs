@@ -110,6 +110,11 @@ impl Diary {
         }
     }
 
+    /// Tells of every ban that was not told yet.
+    pub(super) fn flush_bans(&self) {
+        tell(lock(&self.bans).flush());
+    }
+
     /// The clock of `now_ms` moved by so much; the page is as old as before.
     pub(super) fn clock_moved(&self, moved_ms: i64) {
         let mut page = self.page.lock().unwrap_or_else(PoisonError::into_inner);
@@ -124,7 +129,7 @@ impl Diary {
 
 impl Drop for Diary {
     fn drop(&mut self) {
-        tell(lock(&self.bans).flush());
+        self.flush_bans();
     }
 }
 

@@ -21,6 +21,7 @@ use super::decision::{Decision, Grant, Peer, Verdict, decide, recheck};
 use super::diary::Diary;
 use super::inquiry::{Inquiry, Task, Waiting};
 use super::live::{Live, Revocation, lock};
+use super::member::Member;
 use super::options::GateOptions;
 use super::recent::Denied;
 use super::rules::Stance;
@@ -67,6 +68,16 @@ pub(super) struct Keeper {
     /// Cancelled when no tunnel has this gate any more.
     end: CancellationToken,
     tally: Arc<Tally>,
+}
+
+/// The address that the history names for one that was let in `by` an entry. An IPv6
+/// address that a network lets in stands for its /64, by its first address: nobody
+/// writes as many entries as that has addresses.
+fn noted(ip: IpAddr, by: Option<Member>) -> IpAddr {
+    match (Member::source_of(ip), by) {
+        (Member::Network(source), Some(Member::Network(_))) => source.addr(),
+        _ => ip,
+    }
 }
 
 /// Whether a task ended because its runtime did.
@@ -178,6 +189,11 @@ impl Keeper {
     pub(super) fn note_strike(&self, ip: IpAddr) {
         self.tally.strikes.inc();
         self.diary.strike(ip, self.clock.now_ms());
+    }
+
+    /// Tells of every ban that was made and not told yet.
+    pub(super) fn flush_bans(&self) {
+        self.diary.flush_bans();
     }
 
     /// A handshake succeeded.
@@ -333,7 +349,7 @@ impl Keeper {
         for (peer, _) in live {
             let decision = recheck(&self.options.rules, &self.read(), peer, now_ms);
             if decision.verdict == Verdict::Allowed(Grant::AllowSet) {
-                self.note_seen(peer, now_ms);
+                self.note_seen(peer, decision.member, now_ms);
             }
         }
     }
@@ -384,7 +400,7 @@ impl Keeper {
         }
     }
 
-    pub(super) fn note_grant(&self, peer: Peer, grant: Grant) {
+    pub(super) fn note_grant(&self, peer: Peer, grant: Grant, by: Option<Member>) {
         match grant {
             Grant::Internal => {
                 if !self.internal_was_told.swap(true, Ordering::Relaxed) {
@@ -395,14 +411,14 @@ impl Keeper {
                     );
                 }
             }
-            Grant::AllowSet => self.note_seen(peer, self.clock.now_ms()),
+            Grant::AllowSet => self.note_seen(peer, by, self.clock.now_ms()),
             Grant::StaticAllow | Grant::StoreAway => {}
         }
     }
 
-    fn note_seen(&self, peer: Peer, now_ms: u64) {
+    fn note_seen(&self, peer: Peer, by: Option<Member>, now_ms: u64) {
         if let Some(ip) = peer.ip() {
-            self.diary.touch(ip, now_ms);
+            self.diary.touch(noted(ip, by), now_ms);
         }
     }
 

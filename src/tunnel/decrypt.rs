@@ -197,7 +197,7 @@ impl Exit {
         report.service = open.service;
         let opened = async {
             let source = shared.enter(guest.client).map_err(|error| too_many(&error))?;
-            let held = (Some(slot(shared, &sealed, guest.client).await?), source);
+            let held = (Some(slot(shared, &sealed, &guest).await?), source);
             if sealed.is_ended_by_peer() {
                 return Err(ended(CloseReason::Truncated));
             }
@@ -236,13 +236,13 @@ impl Exit {
     }
 }
 
-/// A slot for a live dialer, however long that takes. So many wait, without those
-/// that have hung up since.
-async fn slot(shared: &Shared, sealed: &Stream, client: ClientAddr) -> Result<Slot, Unmade> {
+/// A slot for a live dialer, however long that takes, while it is there and may come in.
+/// As many may wait as there are places for that.
+async fn slot(shared: &Shared, sealed: &Stream, guest: &Guest) -> Result<Slot, Unmade> {
     if let Some(slot) = shared.try_slot() {
         return Ok(slot);
     }
-    let place = shared.places.wait_for_session(client.source());
+    let place = shared.places.wait_for_session(guest.client.source());
     let _place = place.ok_or_else(|| {
         let detail = "too many wait for a session; raise -n, or --max-handshakes for more to wait";
         Unmade::new(CloseReason::LimitReached, detail)
@@ -254,6 +254,8 @@ async fn slot(shared: &Shared, sealed: &Stream, client: ClientAddr) -> Result<Sl
     };
     tokio::select! {
         biased;
+        // Kept or drained is only what was connected.
+        () = guest.revoked() => Err(ended(CloseReason::Revoked)),
         slot = shared.slot() => Ok(slot),
         () = gone => Err(ended(CloseReason::Truncated)),
     }

@@ -13,7 +13,7 @@ use std::task::Poll;
 use std::time::Instant;
 
 use tokio::io::AsyncReadExt;
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, timeout_at};
 
 use super::secure::Verdict;
 use super::shared::Shared;
@@ -128,7 +128,7 @@ impl Shared {
         if !self.is_balancer(socket) {
             return Ok(None);
         }
-        let read = timeout(self.timeout, read_header(stream)).await;
+        let read = timeout_at(self.deadline(), read_header(stream)).await;
         read.unwrap_or(Err(CloseReason::BadProxyHeader)).map(Some)
     }
 

@@ -89,9 +89,12 @@ impl Tunnel {
         self.shared.tasks.is_closed() && self.shared.tasks.is_empty()
     }
 
-    /// Logs every failure that was counted and not told yet.
+    /// Logs every failure, and every ban, that was counted and not told yet.
     pub fn flush_failures(&self) {
         self.shared.failures.flush();
+        if let Some(gate) = &self.shared.gate {
+            gate.flush_bans();
+        }
     }
 
     /// Ends what goes on.
@@ -207,8 +210,7 @@ impl Tunnel {
         arrival.source = source;
         if let Some(reason) = self.shared.turned_away(peer) {
             self.shared.refused(reason, peer);
-            let place = self.shared.places.enter(peer.source());
-            return self.deny(arrival.stream, Stay { place, deadline: self.shared.deadline() });
+            return self.deny(arrival.stream, || self.shared.places.enter(peer.source()), None);
         }
         let _on_its_worker = workers::next().enter();
         let Ok(stream) = arrival.stream.adopted() else {
@@ -271,7 +273,10 @@ impl Tunnel {
             Ok(host) => {
                 self.serve_opened(Arc::clone(&exit).welcome(Arc::clone(&self.shared), host));
             }
-            Err(Stranger::Revoked(stream)) => self.deny(stream, stay),
+            Err(Stranger::Revoked(stream)) => {
+                let Stay { place, deadline } = stay;
+                self.deny(stream, || place, Some(deadline));
+            }
             Err(Stranger::Ended) => {}
         }
     }
@@ -302,26 +307,34 @@ impl Tunnel {
                     // Held, it would take the place of another; and one that comes too
                     // often is reset at accept, too.
                     CloseReason::Displaced | CloseReason::SourceLimit => stream.reset(),
-                    _ => self.deny(stream, Stay { place, deadline: self.shared.deadline() }),
+                    _ => self.deny(stream, || place, None),
                 }
                 None
             }
         }
     }
 
-    /// What a denied peer gets; one that is held stays so long.
-    fn deny(self: &Arc<Self>, mut stream: Stream, stay: Stay) {
+    /// What a denied peer gets. One that is held has a place, and a deadline, which
+    /// begins now if it has none.
+    fn deny(
+        self: &Arc<Self>,
+        mut stream: Stream,
+        place: impl FnOnce() -> Place,
+        deadline: Option<tokio::time::Instant>,
+    ) {
         match self.shared.gate.as_ref().map(|gate| gate.options().denied).unwrap_or_default() {
             Denied::Close => stream.close(),
             Denied::Reset => stream.reset(),
             Denied::Hold => {
                 let tunnel = Arc::clone(self);
+                let place = place();
+                let deadline = deadline.unwrap_or_else(|| self.shared.deadline());
                 self.shared.tasks.spawn(async move {
                     let hold = secure::hold(&mut stream);
                     tokio::select! {
                         () = hold => {}
-                        () = stay.place.displaced() => {}
-                        () = sleep_until(stay.deadline) => {}
+                        () = place.displaced() => {}
+                        () = sleep_until(deadline) => {}
                         () = tunnel.shared.last_call() => {}
                     }
                     stream.reset();

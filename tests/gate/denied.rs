@@ -81,3 +81,19 @@ fn an_encrypt_end_has_a_gate_too() {
     super::world::expect_end(&mut live);
     net.expect_denied(PEER, &entrance);
 }
+
+/// Who is denied and not held takes no place of those that are in their handshakes.
+#[test]
+fn who_is_denied_at_once_displaces_nobody() {
+    let world = World::new(&["-o", "600", "--max-handshakes", "4"]);
+    world.redis(&format!("SADD ip-allowed {PEER}"));
+    world.wait_in(PEER);
+    let entrance = world.entrance(PEER);
+    let mut silent: Vec<_> = (0..4).map(|_| world.stage.net.dial(PEER, &entrance)).collect();
+    for _ in 0..50 {
+        assert_eq!(world.expect_denied(OTHER), Ending::Clean);
+    }
+    for wire in &mut silent {
+        assert_eq!(wire.read_to_ending(Duration::from_millis(20)).1, Ending::Silent);
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use super::world::{AWAY, PEER, READ, Stage, World, expect_end, now_s};
+use super::world::{AWAY, PEER, PEER6, READ, Stage, World, expect_end, now_s};
 use crate::common::redis::Reply;
 use crate::common::{Addr, Ending, Line, eventually};
 
@@ -54,6 +54,28 @@ fn what_cannot_be_written_is_told_once() {
     assert_eq!(lines_about(&world, UNWRITTEN, "strikes").len(), 2);
     assert_eq!(lines_about(&world, WRITTEN, "strikes").len(), 2);
     assert_eq!((world.lines(AWAY).len(), world.lines(READ).len()), (0, 1));
+}
+
+/// "Nor the history": who is let in by an IPv6 network is noted by the first address of
+/// its /64, whichever of its addresses it uses; one that has its own entry as itself.
+#[test]
+fn a_64_that_a_network_lets_in_is_one_note() {
+    let world = World::new(&["-o", "600"]);
+    world.stage.net.own("2001:db8:0:5::/64");
+    world.redis(&format!("SADD ip-allowed 2001:db8:0:5::/64 {PEER6}"));
+    world.wait_in(PEER6);
+    world.wait_in("2001:db8:0:5::1");
+    let entrance = world.entrance(PEER6);
+    for n in 2..=50 {
+        drop(world.stage.net.dial(&format!("2001:db8:0:5::{n:x}"), &entrance));
+    }
+    // Notes are written in order, and this one is the last.
+    world.redis("SADD ip-allowed 2001:db8:0:1::8");
+    world.wait_in("2001:db8:0:1::8");
+    let seen = |ip: &str| world.redis(&format!("HEXISTS ip-history {ip}")) == Reply::Number(1);
+    eventually("the last is noted", || seen("2001:db8:0:1::8"));
+    assert!(seen(PEER6) && seen("2001:db8:0:5::"));
+    assert_eq!(world.redis("HLEN ip-history"), Reply::Number(3));
 }
 
 fn lines_about(world: &World, message: &str, what: &str) -> Vec<Line> {
