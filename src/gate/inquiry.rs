@@ -28,10 +28,12 @@ pub(super) const MOST_WAITING: usize = 256;
 /// The same of one source; clients of one /64 have addresses of their own.
 const MOST_OF_SOURCE: usize = 8;
 
-/// Connected and lately denied addresses in one question, and the time from one
-/// round through all of them to the next.
+/// Connected and lately denied addresses in one question.
 const OTHERS: usize = 500;
-const ROUND: Duration = Duration::from_millis(100);
+
+/// A round through all of them is followed by as long a time without one, however
+/// often the set changes; by this at most.
+const REST: Duration = Duration::from_millis(100);
 
 /// A question without an answer for so long is lost.
 const LOST: Duration = Duration::from_millis(500);
@@ -80,6 +82,8 @@ struct State {
     others_due: bool,
     peers_asked: Option<Instant>,
     round_began: Option<Instant>,
+    /// When the next may begin, once this one is over.
+    next_round: Option<Instant>,
 }
 
 /// A peer that waits, until this is dropped.
@@ -193,7 +197,10 @@ impl State {
             let ips = self.others.split_off(rest);
             return self.ask(ips, now);
         }
-        let round_at = self.round_began.map_or(now, |began| began + ROUND);
+        if let Some(began) = self.round_began.take() {
+            self.next_round = Some(now + (now - began).min(REST));
+        }
+        let round_at = self.next_round.unwrap_or(now);
         if self.others_due && round_at <= now {
             (self.others_due, self.round_began) = (false, Some(now));
             return Step::Do(Task::NameOthers);

@@ -370,9 +370,11 @@ impl Keeper {
     /// Who is asked about when the set changed: live connections may have to end,
     /// and who was denied may try again soon.
     fn others(&self) -> Vec<IpAddr> {
-        let mut addresses: Vec<IpAddr> =
-            self.wards().iter().flat_map(|ward| lock(ward).addresses()).collect();
-        addresses.extend(self.denied().addresses());
+        let mut addresses: Vec<IpAddr> = self.denied().addresses().collect();
+        // Last, since these are asked about first.
+        for ward in self.wards().iter() {
+            addresses.extend(lock(ward).addresses());
+        }
         addresses
     }
 

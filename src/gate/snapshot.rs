@@ -49,9 +49,10 @@ struct Addresses {
 }
 
 /// Whether the store's word is current.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Freshness {
     /// Neither read nor found out of reach yet.
+    #[default]
     Unread,
     /// Followed, and completely read at least once.
     Fresh,
@@ -287,14 +288,6 @@ impl Entry {
     pub fn ttl(&self, now_ms: u64) -> Option<Duration> {
         let left = |expires_ms: u64| Duration::from_millis(expires_ms.saturating_sub(now_ms));
         self.expires_ms.map(left)
-    }
-}
-
-// === impl Freshness ===
-
-impl Default for Freshness {
-    fn default() -> Self {
-        Self::Unread
     }
 }
 

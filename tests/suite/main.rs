@@ -15,6 +15,7 @@ mod docs;
 mod drain;
 mod failover;
 mod gate_flags;
+mod gate_hostile;
 mod gate_reload;
 mod gate_start;
 mod health;

@@ -15,6 +15,7 @@ use super::now_ms;
 use super::plan::Read;
 use super::recheck::MOST_FORMS;
 use super::trouble::{Kind, Trouble};
+use super::walk::Walk;
 
 /// Set to what keys are told of at once from memory.
 const FROM_MEMORY: usize = 1_000;
@@ -58,8 +59,10 @@ impl Session<'_> {
 
     async fn read_set(&mut self) -> Result<u64, Trouble> {
         let (form, mut cursor, mut garbage) = (self.form, 0, 0);
+        self.walk = Walk::default();
         loop {
             let page = self.links.scan_set(&self.store.keys, form, cursor).await?;
+            self.walk.page(self.links.of(&self.store.keys.allow_set), page.found.len())?;
             let mut items = Vec::with_capacity(page.found.len());
             for (text, end) in page.found {
                 match text.parse::<Member>() {
@@ -97,6 +100,7 @@ impl Session<'_> {
         loop {
             let link = &self.links.all[index];
             let page = self.links.scan_keys(link, prefix, cursor).await?;
+            self.walk.page(link, page.found.len())?;
             let mut subjects = vec![];
             let mut keys = vec![];
             for key in page.found {

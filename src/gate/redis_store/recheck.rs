@@ -133,6 +133,7 @@ impl Session<'_> {
                     continue;
                 }
                 self.memory.keep(Subject::Ban(*ip), truth);
+                self.walk.single(self.links.of(&self.store.keys.ban_prefix))?;
                 self.send(Event::Banned(*ip, truth)).await?;
             }
         }
@@ -175,6 +176,9 @@ impl Session<'_> {
                 None if !self.odd.may_know(&member) => return Ok(()),
                 None => self.odd.forget(&member),
             }
+        }
+        if truth.is_some() {
+            self.walk.single(self.links.of(&self.store.keys.allow_set))?;
         }
         self.send(Event::Allowed(member, truth)).await
     }

@@ -41,13 +41,15 @@ pub(super) enum Kind {
     WrongPassword,
     /// The server's memory is full.
     Full,
+    /// It answers with more than there can be.
+    TooMuch,
     /// Everything else.
     Other,
 }
 
 impl Trouble {
     pub(super) fn new(kind: Kind, server: impl fmt::Display, cause: impl Into<String>) -> Self {
-        Self { kind, server: server.to_string(), cause: cause.into() }
+        Self { kind, server: one_line(&server.to_string()), cause: one_line(&cause.into()) }
     }
 
     pub(super) fn of(error: &RedisError, server: &Node) -> Self {
@@ -73,6 +75,7 @@ impl Trouble {
             Kind::NoPassword => NO_PASSWORD,
             Kind::WrongPassword => WRONG_PASSWORD,
             Kind::Full => "free memory on the server, or raise its maxmemory",
+            Kind::TooMuch => TOO_MUCH,
             Kind::Other => "see the server's log",
         };
         StoreError::Failed { server: self.server, key: key.to_owned(), cause: self.cause, remedy }
@@ -93,6 +96,8 @@ impl Trouble {
 
 const NO_PASSWORD: &str =
     "give a password with --gate-credentials FILE or KNOCKPIPE_GATE_CREDENTIALS";
+const TOO_MUCH: &str =
+    "see whether this is the Redis that it should be, and what the gate's keys hold";
 const WRONG_PASSWORD: &str =
     "see --gate-credentials FILE or KNOCKPIPE_GATE_CREDENTIALS: the password there is wrong";
 
@@ -103,6 +108,7 @@ impl fmt::Display for Trouble {
         match self.kind {
             Kind::NoPassword => write!(f, "; {NO_PASSWORD}"),
             Kind::WrongPassword => write!(f, "; {WRONG_PASSWORD}"),
+            Kind::TooMuch => write!(f, "; {TOO_MUCH}"),
             _ => Ok(()),
         }
     }
@@ -147,5 +153,8 @@ fn cause(error: &RedisError) -> String {
 
 /// A server's text can hold anything; a log line cannot.
 fn one_line(text: &str) -> String {
-    text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
+    let mut chars = text.trim().chars();
+    let line: String =
+        chars.by_ref().take(300).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if chars.next().is_some() { line + "..." } else { line }
 }
