@@ -31,6 +31,10 @@ const MOST_SUBJECTS: usize = 1024;
 /// so that a million grants that end at once hold up nobody's decision.
 const MOST_EXPIRED: usize = 10_000;
 
+/// Entries that are kept of a store that is away. No store has more
+/// (`redis_store/walk.rs`): they are left from reads that were broken off.
+const MOST_KEPT: usize = 2_000_000;
+
 /// What the store said, as far as it is known here.
 #[derive(Debug, Default)]
 pub struct Snapshot {
@@ -97,6 +101,12 @@ impl Snapshot {
     /// A full read starts. One that was under way is broken off.
     pub fn begin(&mut self) {
         self.break_off();
+        let Counts { addresses, networks, bans } = self.counts();
+        if self.freshness != Freshness::Fresh && addresses + networks + bans > MOST_KEPT {
+            self.allowed = Addresses::default();
+            self.networks = Ledger::default();
+            self.banned = Addresses::default();
+        }
         self.round = Round { odd: !self.round.odd, reading: true };
     }
 

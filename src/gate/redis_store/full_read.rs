@@ -26,6 +26,7 @@ impl Session<'_> {
         let read = if self.memory.is_complete() { read } else { Read::All };
         let began = Instant::now();
         self.plan.begin(read, began);
+        self.walk = Walk::default();
         let mut begun = self.begin().await;
         for _ in 0..MOST_FORMS {
             match &begun {
@@ -59,7 +60,6 @@ impl Session<'_> {
 
     async fn read_set(&mut self) -> Result<u64, Trouble> {
         let (form, mut cursor, mut garbage) = (self.form, 0, 0);
-        self.walk = Walk::default();
         loop {
             let page = self.links.scan_set(&self.store.keys, form, cursor).await?;
             self.walk.page(self.links.of(&self.store.keys.allow_set), page.found.len())?;
