@@ -108,8 +108,11 @@ impl Session<'_> {
     /// Answers a question of the keeper's, and says that it is answered.
     pub(super) async fn answer_ask(&mut self, ips: Vec<IpAddr>) -> Result<(), Trouble> {
         self.answer(ips.clone()).await?;
-        // Where absence is not certain a full read has to tell.
-        let told = if self.odd.is_incomplete() { vec![] } else { ips };
+        let few = ips.len() <= FEW;
+        let mut told = ips;
+        // Where absence is not certain a full read has to tell: not of IPv6 where not
+        // all networks were tried, and of nobody where not all spellings are known.
+        told.retain(|ip| !self.odd.is_incomplete() && (few || ip.to_canonical().is_ipv4()));
         self.send(Event::Answered(told)).await
     }
 
