@@ -273,11 +273,7 @@ impl Keeper {
                 Changed::default()
             }
             Event::Away(why) => {
-                // Repeated while it lasts; the log is told of the first, also of
-                // a store that was never there.
-                if !self.away_was_told.swap(true, Ordering::Relaxed) {
-                    warn!(why, away = %self.options.rules.away, "the gate's store is away");
-                }
+                self.tell_away(&why);
                 // Nobody answers now; what comes back is read from the start.
                 self.unsure.store(false, Ordering::Release);
                 self.inquiry.forget();
@@ -288,6 +284,14 @@ impl Keeper {
         self.reconsider(&changed);
         if wakes {
             self.answered.notify_waiters();
+        }
+    }
+
+    /// Repeated while it lasts; the log is told of the first, also of a store that was
+    /// never there.
+    fn tell_away(&self, why: &str) {
+        if !self.away_was_told.swap(true, Ordering::Relaxed) {
+            warn!(why, away = %self.options.rules.away, "the gate's store is away");
         }
     }
 
