@@ -35,6 +35,7 @@ const FLOORS: &[Floor] = &[
             "gate/decision",
             "gate/embedded_store/record.rs",
             "gate/ledger.rs",
+            "gate/redis_store/meter",
             "gate/member.rs",
             "gate/nets.rs",
             "gate/rules.rs",

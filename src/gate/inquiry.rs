@@ -4,7 +4,8 @@
 //!
 //! One question at a time, so that what everybody may cause together is bounded:
 //! peers have [`PEERS`] addresses every [`EVERY`], few enough to be answered
-//! exactly; [`MOST_WAITING`] of them wait, and [`MOST_OF_SOURCE`] of one source.
+//! exactly; [`MOST_WAITING`] of them wait, for [`MOST_ADDRESSES`] at most, and those
+//! of one address for the same answer.
 //! An address that was answered since the last change is not asked about again.
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -21,17 +22,22 @@ use crate::addr::SourceKey;
 const PEERS: usize = 64;
 const EVERY: Duration = Duration::from_millis(50);
 
-/// Peers that wait for an answer at once: what four questions hold, so that the
-/// last of them is answered within the 250 ms that a grant may take.
-pub(super) const MOST_WAITING: usize = 256;
+/// Peers that wait for an answer at once, and how many of one source.
+pub(super) const MOST_WAITING: usize = 1_024;
+const MOST_OF_SOURCE: usize = 64;
 
-/// The same of one source; clients of one /64 have addresses of their own.
-const MOST_OF_SOURCE: usize = 8;
+/// Addresses that they wait to be asked about: what four questions hold, so that the
+/// last of them is answered within the 250 ms that a grant may take. And how many of
+/// one source; clients of one /64 have addresses of their own.
+pub(super) const MOST_ADDRESSES: usize = 256;
+const ADDRESSES_OF_SOURCE: usize = 8;
 
-/// Connected and lately denied addresses in one question, and the time from one
-/// round through all of them to the next.
+/// Connected and lately denied addresses in one question.
 const OTHERS: usize = 500;
-const ROUND: Duration = Duration::from_millis(100);
+
+/// A round through all of them is followed by as long a time without one, however
+/// often the set changes; by this at most.
+const REST: Duration = Duration::from_millis(100);
 
 /// A question without an answer for so long is lost.
 const LOST: Duration = Duration::from_millis(500);
@@ -80,6 +86,8 @@ struct State {
     others_due: bool,
     peers_asked: Option<Instant>,
     round_began: Option<Instant>,
+    /// When the next may begin, once this one is over.
+    next_round: Option<Instant>,
 }
 
 /// A peer that waits, until this is dropped.
@@ -109,8 +117,7 @@ impl Inquiry {
         }
         *state.waiting.entry(source).or_default() += 1;
         state.waiting_in_total += 1;
-        let is_asked = state.asked.as_ref().is_some_and(|(ips, _)| ips.contains(&ip));
-        if !is_asked && !state.peers.contains(&ip) {
+        if !state.is_asked(ip) {
             state.peers.push_back(ip);
             self.rung.notify_one();
         }
@@ -167,11 +174,26 @@ impl Inquiry {
 
 impl State {
     fn has_room(&self, ip: IpAddr) -> bool {
-        let of_source = self.waiting.get(&SourceKey::from(ip)).copied().unwrap_or(0);
+        let source = SourceKey::from(ip);
+        let of_source = self.waiting.get(&source).copied().unwrap_or(0);
         !self.answered.contains(&ip)
             && of_source < MOST_OF_SOURCE
             && self.waiting_in_total < MOST_WAITING
-            && self.peers.len() < MOST_WAITING
+            && (self.is_asked(ip) || self.has_room_to_ask(source))
+    }
+
+    /// Whether one more address is asked about.
+    fn has_room_to_ask(&self, source: SourceKey) -> bool {
+        let of_source = self.peers.iter().filter(|peer| SourceKey::from(**peer) == source);
+        self.peers.len() < MOST_ADDRESSES && of_source.count() < ADDRESSES_OF_SOURCE
+    }
+
+    /// Whether an address is in a question that is on its way, or will be in one. A
+    /// question about many is not answered exactly.
+    fn is_asked(&self, ip: IpAddr) -> bool {
+        let exact = self.asked.as_ref().filter(|(ips, _)| ips.len() <= PEERS);
+        let on_its_way = exact.is_some_and(|(ips, _)| ips.contains(&ip));
+        on_its_way || self.peers.contains(&ip)
     }
 
     fn step(&mut self, now: Instant) -> Step {
@@ -193,7 +215,10 @@ impl State {
             let ips = self.others.split_off(rest);
             return self.ask(ips, now);
         }
-        let round_at = self.round_began.map_or(now, |began| began + ROUND);
+        if let Some(began) = self.round_began.take() {
+            self.next_round = Some(now + (now - began).min(REST));
+        }
+        let round_at = self.next_round.unwrap_or(now);
         if self.others_due && round_at <= now {
             (self.others_due, self.round_began) = (false, Some(now));
             return Step::Do(Task::NameOthers);

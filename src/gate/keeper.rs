@@ -289,11 +289,7 @@ impl Keeper {
                 Changed::default()
             }
             Event::Away(why) => {
-                // Repeated while it lasts; the log is told of the first, also of
-                // a store that was never there.
-                if !self.away_was_told.swap(true, Ordering::Relaxed) {
-                    warn!(why, away = %self.options.rules.away, "the gate's store is away");
-                }
+                self.tell_away(&why);
                 // Nobody answers now; what comes back is read from the start.
                 self.unsure.store(false, Ordering::Release);
                 self.inquiry.forget();
@@ -304,6 +300,14 @@ impl Keeper {
         self.reconsider(&changed);
         if wakes {
             self.answered.notify_waiters();
+        }
+    }
+
+    /// Repeated while it lasts; the log is told of the first, also of a store that was
+    /// never there.
+    fn tell_away(&self, why: &str) {
+        if !self.away_was_told.swap(true, Ordering::Relaxed) {
+            warn!(why, away = %self.options.rules.away, "the gate's store is away");
         }
     }
 
@@ -386,9 +390,11 @@ impl Keeper {
     /// Who is asked about when the set changed: live connections may have to end,
     /// and who was denied may try again soon.
     fn others(&self) -> Vec<IpAddr> {
-        let mut addresses: Vec<IpAddr> =
-            self.wards().iter().flat_map(|ward| lock(ward).addresses()).collect();
-        addresses.extend(self.denied().addresses());
+        let mut addresses: Vec<IpAddr> = self.denied().addresses().collect();
+        // Last, since these are asked about first.
+        for ward in self.wards().iter() {
+            addresses.extend(lock(ward).addresses());
+        }
         addresses
     }
 

@@ -170,9 +170,9 @@ impl FromStr for Member {
     }
 }
 
-/// Digits only: `u8` would also read a plus sign.
+/// A few digits only: `u8` would also read a plus sign, and any number of zeros.
 fn network(ip: &str, length: &str) -> Option<IpNet> {
-    let digits = length.bytes().all(|byte| byte.is_ascii_digit());
+    let digits = length.len() <= 3 && length.bytes().all(|byte| byte.is_ascii_digit());
     let length = digits.then(|| length.parse().ok())??;
     IpNet::new(ip.parse().ok()?, length).ok()
 }

@@ -31,6 +31,10 @@ const MOST_SUBJECTS: usize = 1024;
 /// so that a million grants that end at once hold up nobody's decision.
 const MOST_EXPIRED: usize = 10_000;
 
+/// Entries that are kept of a store that is away. No store has more
+/// (`redis_store/walk.rs`): they are left from reads that were broken off.
+const MOST_KEPT: usize = 2_000_000;
+
 /// What the store said, as far as it is known here.
 #[derive(Debug, Default)]
 pub struct Snapshot {
@@ -50,9 +54,10 @@ struct Addresses {
 }
 
 /// Whether the store's word is current.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Freshness {
     /// Neither read nor found out of reach yet.
+    #[default]
     Unread,
     /// Followed, and completely read at least once.
     Fresh,
@@ -97,6 +102,12 @@ impl Snapshot {
     /// A full read starts. One that was under way is broken off.
     pub fn begin(&mut self) {
         self.break_off();
+        let Counts { addresses, networks, bans } = self.counts();
+        if self.freshness != Freshness::Fresh && addresses + networks + bans > MOST_KEPT {
+            self.allowed = Addresses::default();
+            self.networks = Ledger::default();
+            self.banned = Addresses::default();
+        }
         self.round = Round { odd: !self.round.odd, reading: true };
     }
 
@@ -307,14 +318,6 @@ impl Entry {
     pub fn ttl(&self, now_ms: u64) -> Option<Duration> {
         let left = |expires_ms: u64| Duration::from_millis(expires_ms.saturating_sub(now_ms));
         self.expires_ms.map(left)
-    }
-}
-
-// === impl Freshness ===
-
-impl Default for Freshness {
-    fn default() -> Self {
-        Self::Unread
     }
 }
 

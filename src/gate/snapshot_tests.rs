@@ -463,3 +463,20 @@ fn a_banned_64_is_every_address_in_it() {
     assert_eq!(snapshot.end(500), subjects(&["2001:db8:0:1::/64"]));
     assert_eq!(banned(&snapshot, "2001:db8:0:1::7", 500), None);
 }
+
+/// Else a server that never ends its sets would fill the memory, read after read.
+#[test]
+fn reads_that_are_broken_off_do_not_add_up_for_ever() {
+    let mut snapshot = Snapshot::default();
+    let mut number = 0;
+    for _ in 0..3 {
+        snapshot.begin();
+        for _ in 0..150 {
+            let item = |n: u32| Item::Allowed(Ipv4Addr::from(n).into(), None);
+            let _ = snapshot.items(&(number..number + 10_000).map(item).collect::<Vec<_>>());
+            number += 10_000;
+        }
+        let _ = snapshot.away(7);
+    }
+    assert_eq!(snapshot.counts().addresses, 1_500_000, "of the last read");
+}

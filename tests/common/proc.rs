@@ -23,6 +23,14 @@ pub fn rss_kib(pid: u32) -> u64 {
     line.split_whitespace().nth(1).expect("the line has a number").parse().expect("it is a number")
 }
 
+/// The most resident memory that there ever was, in KiB.
+#[track_caller]
+pub fn most_rss_kib(pid: u32) -> u64 {
+    let text = read(pid, "status");
+    let line = text.lines().find(|l| l.starts_with("VmHWM:")).expect("status has a VmHWM line");
+    line.split_whitespace().nth(1).expect("the line has a number").parse().expect("it is a number")
+}
+
 /// Open file descriptors.
 #[track_caller]
 pub fn fds(pid: u32) -> usize {

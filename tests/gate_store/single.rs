@@ -175,7 +175,9 @@ async fn an_ask_is_answered_from_the_server_and_not_from_what_was_read() {
         server.ask(&format!("{command} 203.0.113.7"));
         follower.state.exact.clear();
         follower.ask(&["203.0.113.7"]).await;
-        follower.until("the answer", |state| state.exact.len() == 2).await;
+        let answered = [ip("203.0.113.7")];
+        follower.until("the end of the answer", |state| state.answered == answered).await;
+        assert_eq!(follower.state.exact.len(), 2);
         let expected = Event::Allowed(member("203.0.113.7"), Some(None));
         assert_eq!(follower.state.exact[0], expected);
         follower.stop().await;

@@ -18,6 +18,7 @@ mod failover;
 mod first_messages;
 mod foreign_text;
 mod gate_flags;
+mod gate_hostile;
 mod gate_reload;
 mod gate_start;
 mod health;

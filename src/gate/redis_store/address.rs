@@ -90,6 +90,17 @@ impl Node {
         Self::Tcp { host: host.to_owned(), port }
     }
 
+    /// A server as another server names it, if that can be one.
+    pub(super) fn named(host: &str, port: i64) -> Option<Self> {
+        /// The longest name that name service knows.
+        const LONGEST_HOST: usize = 253;
+        let is_host =
+            |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '%');
+        let fits = (1..=LONGEST_HOST).contains(&host.len()) && host.chars().all(is_host);
+        let port = u16::try_from(port).ok().filter(|port| *port > 0)?;
+        fits.then(|| Self::tcp(host, port))
+    }
+
     fn parse(text: &str, default_port: u16) -> Result<Self, AddressError> {
         let (host, port) = match text.strip_prefix('[') {
             Some(rest) => rest.split_once(']').ok_or(AddressError("a [ without its ]"))?,

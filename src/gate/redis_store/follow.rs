@@ -17,13 +17,14 @@ use super::super::member::Member;
 use super::super::store::Event;
 use super::RedisStore;
 use super::keys::Subject;
-use super::link::Role;
+use super::link::{Link, Role};
 use super::links::{Form, Links};
 use super::odd::Odd;
 use super::plan::Plan;
 use super::pushes::{Pending, Pushes};
 use super::recheck::KeyMemory;
 use super::trouble::{Kind, Trouble};
+use super::walk::Walk;
 use crate::net::clock::Clock;
 
 const FIRST_WAIT: Duration = Duration::from_millis(50);
@@ -41,6 +42,8 @@ pub(super) struct Session<'a> {
     pub(super) odd: Odd,
     pub(super) memory: KeyMemory,
     pub(super) form: Form,
+    /// What the full read found, and what was told singly since.
+    pub(super) walk: Walk,
     /// Whether a full read was completed.
     fresh: bool,
     roles: Vec<Role>,
@@ -142,6 +145,7 @@ impl<'a> Session<'a> {
             odd: Odd::default(),
             memory: KeyMemory::default(),
             form: Form::Absent,
+            walk: Walk::default(),
             fresh: false,
             roles,
             pushes,
@@ -186,10 +190,12 @@ impl<'a> Session<'a> {
     }
 
     async fn take_pushes(&mut self) -> Result<(), Trouble> {
-        let Pending { keys, members, everything, disconnected } = self.pushes.take();
+        let Pending { keys, members, everything, disconnected, .. } = self.pushes.take();
         if disconnected {
             let cause = "the connection was closed";
-            return Err(Trouble::new(Kind::Lost, self.links.names(), cause));
+            let excess = self.links.all.iter().find_map(Link::excess);
+            let lost = || Trouble::new(Kind::Lost, self.links.names(), cause);
+            return Err(excess.unwrap_or_else(lost));
         }
         let now = Instant::now();
         let mut bans: Vec<Member> = vec![];

@@ -13,6 +13,7 @@ use super::now_ms;
 use super::plan::Read;
 use super::recheck::MOST_FORMS;
 use super::trouble::{Kind, Trouble};
+use super::walk::Walk;
 
 /// Set to what keys are told of at once from memory.
 const FROM_MEMORY: usize = 1_000;
@@ -23,6 +24,7 @@ impl Session<'_> {
         let read = if self.memory.is_complete() { read } else { Read::All };
         let began = Instant::now();
         self.plan.begin(read, began);
+        self.walk = Walk::default();
         let mut begun = self.begin().await;
         for _ in 0..MOST_FORMS {
             match &begun {
@@ -58,6 +60,7 @@ impl Session<'_> {
         let (form, mut cursor, mut garbage) = (self.form, 0, 0);
         loop {
             let page = self.links.scan_set(&self.store.keys, form, cursor).await?;
+            self.walk.page(self.links.of(&self.store.keys.allow_set), page.found.len())?;
             let mut items = Vec::with_capacity(page.found.len());
             for (text, end) in page.found {
                 match text.parse::<Member>() {
@@ -95,6 +98,7 @@ impl Session<'_> {
         loop {
             let link = &self.links.all[index];
             let page = self.links.scan_keys(link, prefix, cursor).await?;
+            self.walk.page(link, page.found.len())?;
             let mut subjects = vec![];
             let mut keys = vec![];
             for key in page.found {

@@ -8,14 +8,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Cmd, Pipeline, ProtocolVersion, RedisConnectionInfo, Value};
+use redis::{
+    AsyncConnectionConfig, Cmd, Pipeline, ProtocolVersion, RedisConnectionInfo, RedisError, Value,
+};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::address::{Credentials, Node};
+use super::circle::Circle;
+use super::guarded::{Account, Guarded, Together};
 use super::pushes::Pushes;
 use super::tls::Tls;
 use super::trouble::{Kind, Trouble};
@@ -29,12 +33,17 @@ pub(super) struct Access {
     pub(super) credentials: Option<Credentials>,
     pub(super) db: i64,
     pub(super) tls: Option<Arc<Tls>>,
+    /// What all connections of the store hold.
+    pub(super) together: Together,
+    /// Which servers the store connected to.
+    pub(super) circle: Arc<Circle>,
 }
 
 /// A connection to one server.
 pub(super) struct Link {
     node: Node,
     connection: MultiplexedConnection,
+    account: Arc<Account>,
     _driver: AbortOnDropHandle<()>,
 }
 
@@ -63,6 +72,7 @@ impl Link {
         access: &Access,
         pushes: Option<Arc<Pushes>>,
     ) -> Result<Self, Trouble> {
+        access.circle.enter(node, Instant::now())?;
         let opening = Self::connect(node, access, pushes);
         timeout(ANSWER, opening).await.unwrap_or_else(|_| Err(Trouble::silent(node)))
     }
@@ -72,7 +82,8 @@ impl Link {
         access: &Access,
         pushes: Option<Arc<Pushes>>,
     ) -> Result<Self, Trouble> {
-        let stream = stream(node, access).await?;
+        let account = Account::new(Arc::clone(&access.together));
+        let stream = Guarded::new(stream(node, access).await?, Arc::clone(&account));
         let mut info = RedisConnectionInfo::default()
             .set_protocol(ProtocolVersion::RESP3)
             .set_skip_set_lib_name()
@@ -90,10 +101,12 @@ impl Link {
                 Ok::<(), ()>(())
             });
         }
+        let asked = account.ask();
         let opened = MultiplexedConnection::new_with_config(&info, stream, config).await;
-        let (connection, driver) = opened.map_err(|error| Trouble::of(&error, node))?;
+        drop(asked);
+        let (connection, driver) = opened.map_err(|error| trouble_of(&error, node, &account))?;
         let driver = AbortOnDropHandle::new(tokio::spawn(driver));
-        Ok(Self { node: node.clone(), connection, _driver: driver })
+        Ok(Self { node: node.clone(), connection, account, _driver: driver })
     }
 
     pub(super) fn node(&self) -> &Node {
@@ -101,8 +114,9 @@ impl Link {
     }
 
     pub(super) async fn ask(&self, command: &Cmd) -> Result<Value, Trouble> {
+        let _asked = self.account.ask();
         let answer = command.query_async(&mut self.connection.clone()).await;
-        answer.map_err(|error| Trouble::of(&error, &self.node))
+        answer.map_err(|error| self.trouble_of(&error))
     }
 
     /// Sends all at once; the first error is everyone's.
@@ -110,13 +124,24 @@ impl Link {
         if commands.is_empty() {
             return Ok(vec![]);
         }
+        let _asked = self.account.ask();
         let answers = commands.query_async(&mut self.connection.clone()).await;
-        answers.map_err(|error| Trouble::of(&error, &self.node))
+        answers.map_err(|error| self.trouble_of(&error))
     }
 
     pub(super) async fn subscribe(&self, channel: &str) -> Result<(), Trouble> {
+        let _asked = self.account.ask();
         let answer = self.connection.clone().subscribe(channel).await;
-        answer.map_err(|error| Trouble::of(&error, &self.node))
+        answer.map_err(|error| self.trouble_of(&error))
+    }
+
+    /// Why the connection failed, if the server sent too much.
+    pub(super) fn excess(&self) -> Option<Trouble> {
+        excess(&self.node, &self.account)
+    }
+
+    fn trouble_of(&self, error: &RedisError) -> Trouble {
+        trouble_of(error, &self.node, &self.account)
     }
 
     /// Asks what the server is, which also tells that it is alive.
@@ -131,10 +156,24 @@ impl Link {
         }
     }
 
+    /// Trouble with this server, which answers with more than there can be.
+    pub(super) fn too_much(&self, cause: impl Into<String>) -> Trouble {
+        Trouble::new(Kind::TooMuch, &self.node, cause)
+    }
+
     /// Trouble of kind `Other` with this server.
     pub(super) fn trouble(&self, cause: impl Into<String>) -> Trouble {
         Trouble::new(Kind::Other, &self.node, cause)
     }
+}
+
+/// What went wrong; a connection that failed for what was sent says so.
+fn trouble_of(error: &RedisError, node: &Node, account: &Account) -> Trouble {
+    excess(node, account).unwrap_or_else(|| Trouble::of(error, node))
+}
+
+fn excess(node: &Node, account: &Account) -> Option<Trouble> {
+    account.excess().map(|excess| Trouble::new(Kind::TooMuch, node, excess.to_string()))
 }
 
 fn role(answer: &Value) -> Option<Role> {
@@ -142,7 +181,7 @@ fn role(answer: &Value) -> Option<Role> {
     match text(parts.first()?)?.as_str() {
         "master" => Some(Role::Master),
         "slave" => Some(Role::Replica {
-            master: Node::tcp(&text(parts.get(1)?)?, number(parts.get(2)?)?.try_into().ok()?),
+            master: Node::named(&text(parts.get(1)?)?, number(parts.get(2)?)?)?,
             in_step: text(parts.get(3)?)? == "connected",
         }),
         _ => None,

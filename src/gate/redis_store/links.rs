@@ -118,7 +118,7 @@ impl Links {
             Some("set") => Ok(Form::Set),
             Some("zset") => Ok(Form::Sorted),
             other => {
-                let other = other.unwrap_or("something unknown");
+                let other: String = other.unwrap_or("something unknown").chars().take(30).collect();
                 let cause =
                     format!("key \"{}\" is a {other} and no set of addresses", keys.allow_set);
                 Err(Trouble::new(Kind::WrongType, link.node(), cause))

@@ -4,7 +4,7 @@
 //! connections of its own, so that it holds nobody up.
 
 use std::collections::HashSet;
-use std::hash::Hash;
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use super::keys::{Subject, Window, spellings, spellings_of};
 use super::link::number;
 use super::links::{Form, Links, Truth};
 use super::trouble::Trouble;
+use super::walk::Walk;
 use super::{RedisStore, now_ms};
 
 /// A listing on its way to its reader.
@@ -51,10 +52,11 @@ pub(super) async fn allowed(
     let links = reader(store, key).await?;
     let form = links.form(&store.keys).await.map_err(|trouble| trouble.about(key))?;
     let mut listing = Listing::new(to);
-    let (mut cursor, mut garbage) = (0, 0);
+    let (mut cursor, mut garbage, mut walk) = (0, 0, Walk::default());
     loop {
         let page = links.scan_set(&store.keys, form, cursor).await;
         let page = page.map_err(|trouble| trouble.about(key))?;
+        walk.page(links.of(key), page.found.len()).map_err(|trouble| trouble.about(key))?;
         let mut found = vec![];
         for (text, end) in page.found {
             match text.parse::<Member>() {
@@ -90,12 +92,15 @@ async fn keys(
     to: &mpsc::Sender<Vec<Item>>,
 ) -> Result<u64, StoreError> {
     let mut listing = Listing::new(to);
-    let mut garbage = HashSet::new();
+    let mut walk = Walk::default();
+    // Their hashes: what is no address can be long.
+    let (mut garbage, hasher) = (HashSet::new(), RandomState::new());
     for link in &links.all {
         let mut cursor = 0;
         loop {
             let page = links.scan_keys(link, prefix, cursor).await;
             let page = page.map_err(|trouble| trouble.about(prefix))?;
+            walk.page(link, page.found.len()).map_err(|trouble| trouble.about(prefix))?;
             let ends = links.ends(&page.found, now_ms()).await;
             let ends = ends.map_err(|trouble| trouble.about(prefix))?;
             let mut found = vec![];
@@ -108,7 +113,7 @@ async fn keys(
                         found.push((ip.into(), Item::Allowed(ip.into(), end)));
                     }
                     (None, _) => {
-                        garbage.insert(key);
+                        garbage.insert(hasher.hash_one(&key));
                     }
                     _ => {}
                 }
@@ -130,10 +135,12 @@ pub(super) async fn history(
     let key = store.keys.history.as_str();
     let links = reader(store, key).await?;
     let mut listing = Listing::new(to);
-    let (mut cursor, mut garbage) = (0, 0);
+    let (mut cursor, mut garbage, mut walk) = (0, 0, Walk::default());
     loop {
         let page = links.scan_pairs("HSCAN", key, cursor).await;
         let page = page.map_err(|trouble| trouble.about_history(key))?;
+        let counted = walk.page(links.of(key), page.found.len());
+        counted.map_err(|trouble| trouble.about_history(key))?;
         let mut found = vec![];
         for (field, value) in page.found {
             let at = number(&value).and_then(|at| u64::try_from(at).ok());
@@ -243,12 +250,16 @@ pub(super) async fn find_in_set(
     wanted: impl Fn(&Member) -> bool,
 ) -> Result<Vec<(Member, String, Option<u64>)>, Trouble> {
     let mut found = vec![];
-    let mut cursor = 0;
+    let (mut cursor, mut walk, mut told) = (0, Walk::default(), HashSet::new());
     loop {
         let page = links.scan_set(&store.keys, form, cursor).await?;
+        walk.page(links.of(&store.keys.allow_set), page.found.len())?;
         for (text, end) in page.found {
+            // A scan may tell a member twice.
             let member = text.parse::<Member>().ok().filter(&wanted);
-            found.extend(member.map(|member| (member, text, end)));
+            if let Some(member) = member.filter(|_| told.insert(text.clone())) {
+                found.push((member, text, end));
+            }
         }
         cursor = page.next;
         if cursor == 0 {

@@ -7,12 +7,15 @@
 //! to the keeper. Needs Redis 6.2 or later (RESP3 tracking, SMISMEMBER).
 
 mod address;
+mod circle;
 mod follow;
 mod full_read;
+mod guarded;
 mod keys;
 mod link;
 mod links;
 mod list;
+mod meter;
 mod odd;
 mod plan;
 mod pushes;
@@ -20,6 +23,7 @@ mod recheck;
 mod tls;
 mod topology;
 mod trouble;
+mod walk;
 mod write;
 
 use std::net::IpAddr;
@@ -35,6 +39,7 @@ pub use tls::check_ca;
 
 use super::member::Item;
 use super::store::{Edit, Event, Receipt, Standing, StoreError};
+use guarded::Together;
 use link::Access;
 use tls::Tls;
 use topology::Topology;
@@ -69,7 +74,13 @@ impl RedisStore {
         let RedisOptions { address, credentials, sentinel_credentials, ca_file, keys } = options;
         let credentials = credentials.or_else(|| address.credentials.clone());
         let tls = address.tls.then(|| Arc::new(Tls::new(ca_file)));
-        let access = Access { credentials, db: address.db, tls };
+        let access = Access {
+            credentials,
+            db: address.db,
+            tls,
+            together: Together::default(),
+            circle: Arc::default(),
+        };
         let topology = Topology::new(&address, access.clone(), sentinel_credentials);
         Self { keys, access, topology, writer: Mutex::default() }
     }

@@ -11,8 +11,9 @@ use tokio::sync::Notify;
 
 use super::link::text;
 
-/// How many names are kept; more become a full read.
+/// How many names are kept, and how many bytes of them; more become a full read.
 const MOST: usize = 10_000;
+const MOST_BYTES: usize = 4 << 20;
 
 /// What was pushed and not yet taken.
 #[derive(Debug, Default)]
@@ -28,6 +29,8 @@ pub(super) struct Pending {
     pub(super) keys: HashSet<String>,
     /// Members that other knockpipes changed.
     pub(super) members: HashSet<String>,
+    /// Bytes of both.
+    bytes: usize,
     /// Everything may have changed: FLUSHALL, or more than is kept.
     pub(super) everything: bool,
     /// A connection ended.
@@ -37,6 +40,11 @@ pub(super) struct Pending {
 impl Pending {
     fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// Whether one more name of so many bytes is kept among so many.
+    fn has_room(&self, bytes: usize, names: usize) -> bool {
+        names < MOST && self.bytes + bytes <= MOST_BYTES
     }
 }
 
@@ -49,21 +57,23 @@ impl Pushes {
             PushKind::Invalidate => match push.data.into_iter().next() {
                 Some(Value::Array(keys)) => {
                     for key in keys.iter().filter_map(text) {
-                        if pending.keys.len() < MOST {
-                            pending.keys.insert(key);
-                        } else {
+                        if !pending.has_room(key.len(), pending.keys.len()) {
                             pending.everything = true;
+                        } else if pending.keys.insert(key.clone()) {
+                            pending.bytes += key.len();
                         }
                     }
                 }
                 _ => pending.everything = true,
             },
             PushKind::Message => {
-                let member = push.data.get(1).and_then(text);
-                if pending.members.len() < MOST {
-                    pending.members.extend(member);
-                }
                 // A member that is not kept also shows as a change of the set.
+                if let Some(member) = push.data.get(1).and_then(text)
+                    && pending.has_room(member.len(), pending.members.len())
+                {
+                    pending.bytes += member.len();
+                    pending.members.insert(member);
+                }
             }
             _ => return,
         }
@@ -108,6 +118,20 @@ mod tests {
         pushes.take_in(invalidated(0..MOST + 1));
         let pending = pushes.take();
         assert_eq!((pending.keys.len(), pending.everything), (MOST, true));
+    }
+
+    #[test]
+    fn long_names_are_bounded_too() {
+        let long = |number: u8| Value::BulkString(vec![b'a' + number; 1_000_000]);
+        let pushes = Pushes::default();
+        for number in 0..10 {
+            let data = vec![Value::Array(vec![long(number)])];
+            pushes.take_in(PushInfo { kind: PushKind::Invalidate, data });
+            let data = vec![Value::BulkString(b"channel".to_vec()), long(number)];
+            pushes.take_in(PushInfo { kind: PushKind::Message, data });
+        }
+        let pending = pushes.take();
+        assert_eq!((pending.keys.len(), pending.members.len(), pending.everything), (2, 2, true));
     }
 
     #[test]

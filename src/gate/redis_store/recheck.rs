@@ -110,8 +110,11 @@ impl Session<'_> {
     /// Answers a question of the keeper's, and says that it is answered.
     pub(super) async fn answer_ask(&mut self, ips: Vec<IpAddr>) -> Result<(), Trouble> {
         self.answer(ips.clone()).await?;
-        // Where absence is not certain a full read has to tell.
-        let told = if self.odd.is_incomplete() { vec![] } else { ips };
+        let few = ips.len() <= FEW;
+        let mut told = ips;
+        // Where absence is not certain a full read has to tell: not of IPv6 where not
+        // all networks were tried, and of nobody where not all spellings are known.
+        told.retain(|ip| !self.odd.is_incomplete() && (few || ip.to_canonical().is_ipv4()));
         self.send(Event::Answered(told)).await
     }
 
@@ -135,6 +138,7 @@ impl Session<'_> {
                     continue;
                 }
                 self.memory.keep(Subject::Ban(*member), truth);
+                self.walk.single(self.links.of(&self.store.keys.ban_prefix))?;
                 self.send(Event::Banned(*member, truth)).await?;
             }
         }
@@ -177,6 +181,9 @@ impl Session<'_> {
                 None if !self.odd.may_know(&member) => return Ok(()),
                 None => self.odd.forget(&member),
             }
+        }
+        if truth.is_some() {
+            self.walk.single(self.links.of(&self.store.keys.allow_set))?;
         }
         self.send(Event::Allowed(member, truth)).await
     }

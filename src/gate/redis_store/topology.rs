@@ -23,6 +23,8 @@ const WATCH: Duration = Duration::from_millis(700);
 const OPINION: Duration = Duration::from_millis(500);
 /// How many nodes of a Cluster are remembered and asked.
 const MOST_ASKED: usize = 16;
+/// How many masters a Cluster may have: each is a connection, and hears the password.
+pub(super) const MOST_NODES: usize = 64;
 
 /// Finds the servers of a store.
 pub(super) struct Topology {
@@ -132,6 +134,8 @@ impl Topology {
     ) -> Result<Map, Trouble> {
         let known = Arc::clone(&self.known);
         let question = Question { access: access.clone(), master, known };
+        // Who is not asked any more, since another map names others, is let go.
+        question.known().retain(|node, _| nodes.contains(node));
         let mut asked = JoinSet::new();
         for node in nodes {
             let (question, node) = (question.clone(), node.clone());
@@ -221,8 +225,8 @@ async fn by_sentinel(link: &Link, master: &str) -> Result<Map, Trouble> {
         .find(|pair| text(&pair[0]).as_deref() == Some("config-epoch"))
         .and_then(|pair| number(&pair[1]));
     let read = || {
-        let port = number(address.get(1)?)?.try_into().ok()?;
-        Some(Map { epoch: epoch?, ..Map::one(Node::tcp(&text(address.first()?)?, port)) })
+        let master = Node::named(&text(address.first()?)?, number(address.get(1)?)?)?;
+        Some(Map { epoch: epoch?, ..Map::one(master) })
     };
     read().ok_or_else(|| link.trouble("gives no address of the master"))
 }
@@ -239,25 +243,34 @@ async fn by_cluster(link: &Link) -> Result<Map, Trouble> {
     let epoch = field("cluster_current_epoch:").and_then(|epoch| epoch.parse().ok());
     let ranges = answers.next().and_then(list).unwrap_or_default();
     let map = map_of(ranges, link.node(), epoch.unwrap_or(0));
-    map.ok_or_else(|| link.trouble("gives no map of its slots"))
+    let map = map.ok_or_else(|| link.trouble("gives no map of its slots"))?;
+    if map.nodes.len() > MOST_NODES {
+        let cause = format!("names more than {MOST_NODES} masters, which are the most");
+        return Err(link.too_much(cause));
+    }
+    Ok(map)
 }
 
-/// Reads CLUSTER SLOTS as `asked` tells it.
+/// Reads CLUSTER SLOTS as `asked` tells it. Of more masters than there may be it
+/// names one too many.
 fn map_of(ranges: Vec<Value>, asked: &Node, epoch: i64) -> Option<Map> {
     let mut owned =
         ranges.into_iter().map(|range| range_of(range, asked)).collect::<Option<Vec<_>>>()?;
     // Sorted, so that two nodes that agree give equal maps.
     owned.sort_unstable_by_key(|(first, ..)| *first);
-    let covered: u32 = owned.iter().map(|(first, last, _)| u32::from(last - first) + 1).sum();
+    let covered: u64 = owned.iter().map(|(first, last, _)| u64::from(last - first) + 1).sum();
     let mut map = Map { nodes: vec![], slots: vec![], epoch };
     for (first, last, node) in owned {
         let index = map.nodes.iter().position(|known| *known == node).unwrap_or_else(|| {
             map.nodes.push(node);
             map.nodes.len() - 1
         });
+        if map.nodes.len() > MOST_NODES {
+            return Some(map);
+        }
         map.slots.push((first, last, index));
     }
-    (covered == u32::from(SLOTS)).then_some(map)
+    (covered == u64::from(SLOTS)).then_some(map)
 }
 
 /// First slot, last slot, and their master.
@@ -266,14 +279,14 @@ fn range_of(range: Value, asked: &Node) -> Option<(u16, u16, Node)> {
     let first: u16 = number(parts.first()?)?.try_into().ok()?;
     let last = number(parts.get(1)?)?.try_into().ok().filter(|last| first <= *last)?;
     let Value::Array(master) = parts.get(2)? else { return None };
-    let port = number(master.get(1)?)?.try_into().ok()?;
+    let port = number(master.get(1)?)?;
     // A node that does not know its own address is where it was asked.
     let host = text(master.first()?).filter(|host| !host.is_empty() && host != "?");
     let host = host.or_else(|| match asked {
         Node::Tcp { host, .. } => Some(host.clone()),
         Node::Unix(_) => None,
     })?;
-    Some((first, last, Node::tcp(&host, port)))
+    Some((first, last, Node::named(&host, port)?))
 }
 
 #[cfg(test)]
@@ -301,6 +314,23 @@ mod tests {
         assert!(!map.is_outdone_by(&read(&reversed).unwrap()));
         assert!(read(&ranges[..2]).is_none(), "slots without a master");
         assert!(read(&[Value::Nil]).is_none() && read(&[range(9, 3, "b", 2)]).is_none());
+    }
+
+    #[test]
+    fn a_map_names_so_many_masters_at_most() {
+        let map = |masters: i64| {
+            let width = 16_384 / masters;
+            let last = |n: i64| if n + 1 == masters { 16_383 } else { (n + 1) * width - 1 };
+            let ranges = (0..masters).map(|n| range(n * width, last(n), &format!("10.0.0.{n}"), 1));
+            map_of(ranges.collect(), &Node::tcp("seed", 1), 1).unwrap().nodes.len()
+        };
+        assert_eq!(map(64), MOST_NODES);
+        assert_eq!((map(65), map(4_077)), (MOST_NODES + 1, MOST_NODES + 1));
+        let odd = |host: &str, port| {
+            map_of(vec![range(0, 16_383, host, port)], &Node::tcp("seed", 1), 1).is_none()
+        };
+        assert!(odd("a b", 1) && odd("a\n", 1) && odd(&"a".repeat(300), 1) && odd("a", 0));
+        assert!(!odd("2001:db8::1", 1) && !odd("redis-0.redis.example.org", 65_535));
     }
 
     #[test]

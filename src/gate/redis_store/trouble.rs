@@ -42,13 +42,15 @@ pub(super) enum Kind {
     WrongPassword,
     /// The server's memory is full.
     Full,
+    /// It answers with more than there can be.
+    TooMuch,
     /// Everything else.
     Other,
 }
 
 impl Trouble {
     pub(super) fn new(kind: Kind, server: impl fmt::Display, cause: impl Into<String>) -> Self {
-        Self { kind, server: server.to_string(), cause: cause.into() }
+        Self { kind, server: one_line(&server.to_string()), cause: one_line(&cause.into()) }
     }
 
     pub(super) fn of(error: &RedisError, server: &Node) -> Self {
@@ -74,6 +76,7 @@ impl Trouble {
             Kind::NoPassword => NO_PASSWORD,
             Kind::WrongPassword => WRONG_PASSWORD,
             Kind::Full => "free memory on the server, or raise its maxmemory",
+            Kind::TooMuch => TOO_MUCH,
             Kind::Other => "see the server's log",
         };
         StoreError::Failed { server: self.server, key: key.to_owned(), cause: self.cause, remedy }
@@ -94,6 +97,8 @@ impl Trouble {
 
 const NO_PASSWORD: &str =
     "give a password with --gate-credentials FILE or KNOCKPIPE_GATE_CREDENTIALS";
+const TOO_MUCH: &str =
+    "see whether this is the Redis that it should be, and what the gate's keys hold";
 const WRONG_PASSWORD: &str =
     "see --gate-credentials FILE or KNOCKPIPE_GATE_CREDENTIALS: the password there is wrong";
 
@@ -104,6 +109,7 @@ impl fmt::Display for Trouble {
         match self.kind {
             Kind::NoPassword => write!(f, "; {NO_PASSWORD}"),
             Kind::WrongPassword => write!(f, "; {WRONG_PASSWORD}"),
+            Kind::TooMuch => write!(f, "; {TOO_MUCH}"),
             _ => Ok(()),
         }
     }
@@ -148,6 +154,8 @@ fn cause(error: &RedisError) -> String {
 
 /// A server's text can hold anything; a log line cannot.
 fn one_line(text: &str) -> String {
-    let text: String = text.trim().chars().take(300).collect();
-    printable(&text).into_owned()
+    let mut chars = text.trim().chars();
+    let line: String = chars.by_ref().take(300).collect();
+    let line = printable(&line).into_owned();
+    if chars.next().is_some() { line + "..." } else { line }
 }

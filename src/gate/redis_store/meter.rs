@@ -1,0 +1,245 @@
+//! Counts what the answers of a server take in memory, while they arrive and
+//! before anything is made of them.
+//!
+//! Follows RESP just as far as that needs: what kind a value is, and how long.
+//! Whatever a server announces, or sends without an end, no more than this is kept
+//! of it: a text of [`LONGEST_TEXT`], an answer that weighs [`HEAVIEST`]. Without
+//! input and output: bytes in, one error at most out.
+
+/// The longest text in an answer. Names and members have some dozens of bytes, the
+/// longest that is asked for, INFO of a Cluster, a thousand.
+pub(super) const LONGEST_TEXT: u64 = 1 << 20;
+
+/// The longest line: a number, a status, or an error that repeats what it is about.
+const LONGEST_LINE: u64 = 64 << 10;
+
+/// What one value takes beside its bytes.
+const VALUE: u64 = 64;
+
+/// The heaviest answer to one question, of one command or of many that were sent at
+/// once: a full page of a scan weighs a fortieth of this.
+pub(super) const HEAVIEST: u64 = 16 << 20;
+
+/// Lists in lists; the map of a Cluster has four.
+const DEEPEST: usize = 16;
+
+/// Digits of a length, with its sign.
+const DIGITS: usize = 12;
+
+/// More than an answer may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Excess {
+    /// A text that is too long, by its announcement.
+    #[error("announces a text of {0} bytes, of {LONGEST_TEXT} at most")]
+    Text(u64),
+    /// A list that is too long, by its announcement.
+    #[error("announces a list of {0} values, too many for an answer")]
+    List(u64),
+    /// A line that does not end.
+    #[error("sends a line without an end")]
+    Line,
+    /// Lists in lists in lists.
+    #[error("sends lists in lists, deeper than any answer is")]
+    Depth,
+    /// An answer that does not end.
+    #[error("sends an answer of more than {} MiB", HEAVIEST >> 20)]
+    Answer,
+    /// Answers that are too much together.
+    #[error("sends too much together with the other servers of this store")]
+    Together,
+    /// No RESP.
+    #[error("does not speak Redis' protocol")]
+    Foreign,
+}
+
+/// What has come of the answers to a question.
+#[derive(Debug)]
+pub(super) struct Meter {
+    at: At,
+    /// Values that are still due of each list that was begun, the innermost last.
+    due: Vec<u64>,
+    weight: u64,
+    /// Nobody waits for an answer.
+    is_idle: bool,
+    /// The weight before a value that was begun and is no part of an answer: a push,
+    /// which is taken in at once, or what nobody asked for.
+    before: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum At {
+    Kind,
+    /// In the first line of a value of this kind.
+    Line {
+        kind: u8,
+        length: u64,
+        digits: [u8; DIGITS],
+        ends: bool,
+    },
+    /// In a text, of which so many bytes are due, with its end.
+    Text(u64),
+}
+
+impl Default for Meter {
+    fn default() -> Self {
+        Self { at: At::Kind, due: vec![], weight: 0, is_idle: false, before: None }
+    }
+}
+
+impl Meter {
+    /// What the values weigh that came since the last [`Self::forget`], also parts.
+    pub(super) fn weight(&self) -> u64 {
+        self.weight
+    }
+
+    /// What came is no part of a question any more. What has not come completely
+    /// goes on counting.
+    pub(super) fn forget(&mut self) {
+        if self.due.is_empty() && matches!(self.at, At::Kind) {
+            self.weight = 0;
+        }
+    }
+
+    /// Whether somebody waits for an answer.
+    pub(super) fn set_idle(&mut self, is_idle: bool) {
+        self.is_idle = is_idle;
+    }
+
+    /// Counts what came.
+    ///
+    /// # Errors
+    /// [`Excess`]; nothing of these bytes must be used then.
+    pub(super) fn take(&mut self, mut bytes: &[u8]) -> Result<(), Excess> {
+        while let Some((first, rest)) = bytes.split_first() {
+            match &mut self.at {
+                At::Kind => {
+                    self.begin(*first)?;
+                    bytes = rest;
+                }
+                At::Line { kind, length, digits, ends } => {
+                    if *ends && *first == b'\n' {
+                        let (kind, length, digits) = (*kind, *length - 1, *digits);
+                        self.line(kind, length, &digits)?;
+                    } else {
+                        let place = usize::try_from(*length).unwrap_or(usize::MAX);
+                        if let Some(digit) = digits.get_mut(place) {
+                            *digit = *first;
+                        }
+                        (*length, *ends) = (*length + 1, *first == b'\r');
+                        if *length > LONGEST_LINE {
+                            return Err(Excess::Line);
+                        }
+                        self.add(1)?;
+                    }
+                    bytes = rest;
+                }
+                At::Text(left) => {
+                    let here = (bytes.len() as u64).min(*left);
+                    *left -= here;
+                    let is_over = *left == 0;
+                    bytes = &bytes[usize::try_from(here).unwrap_or(bytes.len())..];
+                    if is_over {
+                        self.end_value();
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, kind: u8) -> Result<(), Excess> {
+        if !b"+-:_,#($!=*~>%|".contains(&kind) {
+            return Err(Excess::Foreign);
+        }
+        if self.due.is_empty() && (self.is_idle || kind == b'>') {
+            self.before = Some(self.weight);
+        }
+        self.add(VALUE)?;
+        self.at = At::Line { kind, length: 0, digits: [0; DIGITS], ends: false };
+        Ok(())
+    }
+
+    /// The first line of a value has come, of so many bytes.
+    fn line(&mut self, kind: u8, length: u64, digits: &[u8]) -> Result<(), Excess> {
+        let number = || {
+            let length = usize::try_from(length).ok().filter(|length| *length < DIGITS);
+            number(&digits[..length.ok_or(Excess::Foreign)?]).ok_or(Excess::Foreign)
+        };
+        match kind {
+            b'$' | b'!' | b'=' => match number()? {
+                Some(bytes) if bytes > LONGEST_TEXT => Err(Excess::Text(bytes)),
+                Some(bytes) => {
+                    self.add(bytes)?;
+                    self.at = At::Text(bytes + 2);
+                    Ok(())
+                }
+                None if kind == b'$' => self.end_of(0),
+                None => Err(Excess::Foreign),
+            },
+            b'*' | b'~' | b'>' => {
+                let count = number()?.unwrap_or(0);
+                self.end_of(count)
+            }
+            // Names and values, and for an attribute what it is about.
+            b'%' | b'|' => match number()? {
+                Some(pairs) => self.end_of(pairs * 2 + u64::from(kind == b'|')),
+                None => Err(Excess::Foreign),
+            },
+            _ => self.end_of(0),
+        }
+    }
+
+    /// The end of a value, or of the beginning of one with so many values in it.
+    fn end_of(&mut self, count: u64) -> Result<(), Excess> {
+        self.at = At::Kind;
+        if count == 0 {
+            self.end_value();
+            return Ok(());
+        }
+        if count > HEAVIEST / VALUE {
+            return Err(Excess::List(count));
+        }
+        if self.due.len() >= DEEPEST {
+            return Err(Excess::Depth);
+        }
+        self.due.push(count);
+        Ok(())
+    }
+
+    fn end_value(&mut self) {
+        self.at = At::Kind;
+        while let Some(due) = self.due.last_mut() {
+            *due -= 1;
+            if *due > 0 {
+                return;
+            }
+            self.due.pop();
+        }
+        if let Some(before) = self.before.take() {
+            self.weight = before;
+        }
+    }
+
+    fn add(&mut self, weight: u64) -> Result<(), Excess> {
+        self.weight += weight;
+        if self.weight > HEAVIEST { Err(Excess::Answer) } else { Ok(()) }
+    }
+}
+
+/// A length; `Some(None)` for what is not there, which is negative. Stricter than
+/// the parser behind, which must not see another length than this.
+fn number(text: &[u8]) -> Option<Option<u64>> {
+    let (is_negative, digits) = match text {
+        [b'-', digits @ ..] => (true, digits),
+        digits => (false, digits),
+    };
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let number = str::from_utf8(digits).ok()?.parse().ok()?;
+    Some(if is_negative { None } else { Some(number) })
+}
+
+#[cfg(test)]
+#[path = "meter_tests.rs"]
+mod tests;

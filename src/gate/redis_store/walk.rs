@@ -1,0 +1,64 @@
+//! A walk through a set, or through the keys of servers, which has an end whatever
+//! the servers say.
+
+use super::link::Link;
+use super::trouble::Trouble;
+
+/// Members and keys of a gate in one walk.
+pub(super) const MOST_ENTRIES: usize = 2_000_000;
+
+/// Pages of one walk, most of which may be empty: a server with two thousand million
+/// other keys.
+const MOST_PAGES: usize = 1_000_000;
+
+/// How far a walk has come.
+#[derive(Debug, Default)]
+pub(super) struct Walk {
+    pages: usize,
+    found: usize,
+    /// Members and keys that were told one by one since it began.
+    singly: usize,
+}
+
+impl Walk {
+    /// A page of so many members or keys has come.
+    ///
+    /// # Errors
+    /// [`Trouble`] when there can be no such walk.
+    pub(super) fn page(&mut self, link: &Link, found: usize) -> Result<(), Trouble> {
+        (self.pages, self.found) = (self.pages + 1, self.found + found);
+        self.excess().map_or(Ok(()), |cause| Err(link.too_much(cause)))
+    }
+
+    /// Something was told by itself, and may be one more than the walk found.
+    ///
+    /// # Errors
+    /// [`Trouble`] when there are too many for what comes between two walks.
+    pub(super) fn single(&mut self, link: &Link) -> Result<(), Trouble> {
+        self.singly += 1;
+        self.excess().map_or(Ok(()), |cause| Err(link.too_much(cause)))
+    }
+
+    fn excess(&self) -> Option<String> {
+        if self.found > MOST_ENTRIES || self.singly > MOST_ENTRIES {
+            Some(format!("has more than {MOST_ENTRIES} entries for the gate, which are the most"))
+        } else if self.pages > MOST_PAGES {
+            Some(format!("does not end a scan within {MOST_PAGES} pages"))
+        } else {
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_walk_has_an_end() {
+        let walk = |pages, found, singly| Walk { pages, found, singly }.excess().is_none();
+        assert!(walk(MOST_PAGES, MOST_ENTRIES, MOST_ENTRIES));
+        assert!(!walk(MOST_PAGES + 1, 0, 0));
+        assert!(!walk(1, MOST_ENTRIES + 1, 0) && !walk(1, 0, MOST_ENTRIES + 1));
+    }
+}
