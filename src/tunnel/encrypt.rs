@@ -7,14 +7,18 @@
 //!
 //! A client that cannot be served sees a reset, and this end's log the cause.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::connected::{Connected, Held};
-use super::introduce::Guest;
-use super::pool::{Opened, Pool, Warm};
+use super::introduce::{Farewell, Guest};
+use super::pool::{Opened, Pool, Unopened, Warm};
 use super::relay::Start;
 use super::report::Report;
 use super::secure::Caller;
@@ -28,13 +32,16 @@ use crate::proto::Session;
 use crate::proto::message::Open;
 use crate::reason::CloseReason;
 
+/// How long a handshake that nobody waits for has to end once this end stops.
+const LAST_HANDSHAKE: Duration = Duration::from_secs(1);
+
 /// What the log says of a client that had to go before there was a tunnel.
 const NOT_ANSWERED: &str = "before the far end answered";
 
 /// What the encrypt end needs beyond what both ends do.
 pub(super) struct Entrance {
     /// One for each far end: their clocks differ.
-    pub(super) callers: Vec<Caller>,
+    pub(super) callers: Vec<Arc<Caller>>,
     pub(super) far_ends: Arc<Targets>,
     pub(super) service: ServiceName,
     pub(super) pool: Pool,
@@ -53,13 +60,8 @@ pub(super) async fn open(
     let mut report = Report::new(shared, client);
     report.service.clone_from(&entrance.service);
     let open = Open { service: entrance.service.clone(), client };
-    let opened = tokio::select! {
-        opened = entrance.open_tunnel(shared, (&plain, &guest), &open) => opened,
-        reason = &mut farewell => {
-            let why = Unmade::new(reason, NOT_ANSWERED);
-            Err(Unreached { first: entrance.far_ends.first(), why })
-        }
-    };
+    let waiting = (&plain, &*guest, &mut farewell);
+    let opened = entrance.open_tunnel(shared, waiting, &open).await;
     let far_end = opened.as_ref().map_or_else(|unreached| unreached.first, |opened| opened.far_end);
     report.target = Some(entrance.far_ends.at(far_end).name.clone());
     match opened {
@@ -92,17 +94,17 @@ impl Entrance {
     /// How the far end of this name is called, if there is one.
     pub(super) fn caller_of(&self, name: &str) -> Option<&Caller> {
         let place = (0..self.far_ends.count()).find(|&i| *self.far_ends.at(i).name == *name)?;
-        self.callers.get(place)
+        self.callers.get(place).map(|caller| &**caller)
     }
 
     /// A tunnel that says Open, for a client that may still come in once there is one.
     async fn open_tunnel(
         &self,
         shared: &Shared,
-        (client, guest): (&Stream, &Guest),
+        (client, guest, farewell): (&Stream, &Guest, &mut Farewell),
         open: &Open,
     ) -> Result<Opened, Unreached> {
-        let mut tunnel = self.tunnel(shared, client, open).await?;
+        let mut tunnel = self.tunnel(shared, (client, farewell), open).await?;
         let first = tunnel.far_end;
         let unreached = |why| Unreached { first, why };
         if guest.is_revoked() {
@@ -117,22 +119,26 @@ impl Entrance {
     async fn tunnel(
         &self,
         shared: &Shared,
-        client: &Stream,
+        (client, farewell): (&Stream, &mut Farewell),
         open: &Open,
     ) -> Result<Opened, Unreached> {
         if let Some(warm) = self.pool.take(|far_end| self.far_ends.is_wanted(far_end)) {
             let (first, began) = (warm.far_end, Instant::now());
             let unreached = |why| Unreached { first, why };
             // The far end may spend its whole deadline on the target.
-            match warm.open((open, client), shared.timeout * 2, &shared.tasks).await {
+            let patience = (shared.timeout * 2, &mut *farewell);
+            match warm.open((open, client), patience, &shared.tasks).await {
                 Ok(opened) => return Ok(opened),
-                Err(reason @ CloseReason::PlainReset) => {
+                Err(Unopened { reason: reason @ CloseReason::PlainReset, .. }) => {
                     return Err(unreached(Unmade::new(reason, "before it sent anything")));
                 }
-                Err(reason) if is_of_the_target(reason) => {
+                Err(Unopened { reason, not_wanted: true }) => {
+                    return Err(unreached(Unmade::new(reason, NOT_ANSWERED)));
+                }
+                Err(Unopened { reason, .. }) if is_of_the_target(reason) => {
                     return Err(unreached(Unmade::told(reason)));
                 }
-                Err(reason) => {
+                Err(Unopened { reason, .. }) => {
                     debug!(%reason, "a warm tunnel was dead; dialling");
                     self.pool.tell_of_harm(reason);
                     if reason == CloseReason::NoAnswer {
@@ -142,7 +148,14 @@ impl Entrance {
                 }
             }
         }
-        let (far_end, (stream, session)) = self.make_tunnel(shared).await?;
+        let made = tokio::select! {
+            made = self.make_tunnel(shared) => made,
+            reason = farewell => {
+                let why = Unmade::new(reason, NOT_ANSWERED);
+                Err(Unreached { first: self.far_ends.first(), why })
+            }
+        };
+        let (far_end, (stream, session)) = made?;
         self.pool.encourage();
         Ok(Opened { far_end, stream, session, start: Start::default(), is_open: false })
     }
@@ -159,8 +172,8 @@ impl Entrance {
     /// # Errors
     /// What became of it instead.
     pub(super) async fn look_at(&self, far_end: usize, shared: &Shared) -> Result<(), Unmade> {
-        let mut stream = self.dial(far_end, shared, Instant::now() + shared.timeout).await?;
-        let session = self.call(far_end, shared, &mut stream).await?;
+        let stream = self.dial(far_end, shared, Instant::now() + shared.timeout).await?;
+        let (stream, session) = self.call(far_end, shared, stream).await?;
         let warm = Warm::confirm(far_end, stream, session).await.map_err(Unmade::told)?;
         // What the far end takes to hang up is no part of the answer.
         shared.tasks.spawn(warm.let_go());
@@ -181,12 +194,12 @@ impl Entrance {
         deadline: Instant,
     ) -> Result<(Stream, Session), Unmade> {
         let began = Instant::now();
-        let mut stream = self.dial(far_end, shared, deadline).await?;
+        let stream = self.dial(far_end, shared, deadline).await?;
         shared.meters.dial.done(began.into());
         let dialled = Instant::now();
-        let session = self.call(far_end, shared, &mut stream).await?;
+        let made = self.call(far_end, shared, stream).await?;
         shared.meters.handshake.done(dialled.into());
-        Ok((stream, session))
+        Ok(made)
     }
 
     async fn dial(
@@ -199,14 +212,52 @@ impl Entrance {
         dialled.map_err(|error| Unmade::far_end(&error))
     }
 
+    /// Shakes hands, in a task of its own. So a handshake that has begun is ended also
+    /// where nobody wants the tunnel any more (its client is gone, another far end was
+    /// quicker, this end stops): the far end takes one that breaks off for a stranger.
     async fn call(
         &self,
         far_end: usize,
         shared: &Shared,
-        stream: &mut Stream,
-    ) -> Result<Session, Unmade> {
-        let called = self.callers[far_end].call(stream, shared.timeout).await;
+        stream: Stream,
+    ) -> Result<(Stream, Session), Unmade> {
+        let (wanted, made) = oneshot::channel();
+        let caller = Arc::clone(&self.callers[far_end]);
+        let stop = shared.stop.clone();
+        shared.tasks.spawn(shake_hands(caller, stream, shared.timeout, (wanted, stop)));
+        let called = made.await.unwrap_or(Err(CloseReason::LocalError));
         called.map_err(|reason| Unmade::new(reason, what_to_check(reason)))
+    }
+}
+
+/// Where one waits for a handshake.
+type Wanted = oneshot::Sender<Result<(Stream, Session), CloseReason>>;
+
+/// Shakes hands for one who waits for it. Where nobody does any more, the far end
+/// hears that the tunnel is not wanted; a stop does not wait for that for long.
+async fn shake_hands(
+    caller: Arc<Caller>,
+    mut stream: Stream,
+    patience: Duration,
+    (mut wanted, stop): (Wanted, CancellationToken),
+) {
+    let called = {
+        let mut calling = pin!(caller.call(&mut stream, patience));
+        tokio::select! {
+            biased;
+            called = &mut calling => called,
+            () = async {
+                wanted.closed().await;
+                stop.cancelled().await;
+                sleep(LAST_HANDSHAKE).await;
+            } => Err(CloseReason::NoAnswer),
+        }
+    };
+    let made = called.map(|session| (stream, session));
+    if let Err(Ok((stream, session))) = wanted.send(made)
+        && let Ok(warm) = Warm::confirm(0, stream, session).await
+    {
+        warm.let_go().await;
     }
 }
 

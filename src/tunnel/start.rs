@@ -128,7 +128,7 @@ impl Tunnel {
 }
 
 /// How to call each far end; its clock is known if it was called before.
-fn callers(terms: &Terms, far_ends: &Targets, before: Option<&Tunnel>) -> Vec<Caller> {
+fn callers(terms: &Terms, far_ends: &Targets, before: Option<&Tunnel>) -> Vec<Arc<Caller>> {
     let known = match before.map(|before| &before.way) {
         Some(Way::In(entrance)) => Some(entrance),
         _ => None,
@@ -137,7 +137,7 @@ fn callers(terms: &Terms, far_ends: &Targets, before: Option<&Tunnel>) -> Vec<Ca
         Some(old) => Caller::succeeding(terms.clone(), old),
         None => Caller::new(terms.clone()),
     };
-    (0..far_ends.count()).map(|place| caller(&far_ends.at(place).name)).collect()
+    (0..far_ends.count()).map(|place| Arc::new(caller(&far_ends.at(place).name))).collect()
 }
 
 fn door(terms: Terms, memory: Arc<Memory>, before: Option<&Tunnel>) -> Doorkeeper {
