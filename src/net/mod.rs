@@ -23,7 +23,7 @@ mod vigil;
 
 pub use backoff::{AcceptBackoff, AcceptStep};
 pub use dial::{DialError, dial};
-pub use halves::{Duplex, Source};
+pub use halves::{Duplex, Sink, Source};
 pub use limits::{Handshakes, PER_SESSION, Place, RESERVED, Slot, Slots, sessions_that_fit};
 pub use listen::{AsyncListener, BindError, Listener};
 pub use race::race;
