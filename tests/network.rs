@@ -73,14 +73,12 @@ impl Way {
         way
     }
 
-    /// The encrypt end's peer vanishes.
-    fn vanish_for_encrypt(&self) {
-        vanish(&SockRef::from(&self.links.lock().unwrap()[0].0));
-    }
-
-    /// The decrypt end's peer vanishes.
-    fn vanish_for_decrypt(&self) {
-        vanish(&SockRef::from(&self.links.lock().unwrap()[0].1));
+    /// The peers of both ends vanish: nothing passes any more, signs of life neither.
+    fn vanish(&self) {
+        for link in &*self.links.lock().unwrap() {
+            vanish(&SockRef::from(&link.0));
+            vanish(&SockRef::from(&link.1));
+        }
     }
 }
 
@@ -169,7 +167,7 @@ fn decrypt_end_vanishes() {
     let target = Target::echo();
     let (pair, way) = pair_by_way(target.addr());
     let mut client = session(&pair);
-    way.vanish_for_encrypt();
+    way.vanish();
     let since = Instant::now();
     noticed("an idle decrypt end", &pair.encrypt, "peer-lost", since);
     assert_eq!(client.expect_ending(), Ending::Reset);
@@ -183,7 +181,7 @@ fn encrypt_end_vanishes() {
     });
     let (pair, way) = pair_by_way(target.addr());
     let _client = session(&pair);
-    way.vanish_for_decrypt();
+    way.vanish();
     let since = Instant::now();
     noticed("an idle encrypt end", &pair.decrypt, "peer-lost", since);
     target.wait_idle();

@@ -22,6 +22,9 @@ const LONG: Duration = Duration::from_secs(10);
 /// What an encrypt end logs of each tunnel for its pool.
 const READY: &str = "a warm tunnel is ready";
 
+/// What it logs once the pool lacks something.
+const NOT_FULL: &str = "the pool is not full; clients dial for themselves meanwhile";
+
 /// An encrypt end with a pool of one, whose far end is the test.
 struct Scene {
     encrypt: End,
@@ -306,6 +309,46 @@ fn a_record_that_does_not_open_or_is_out_of_place_is_answered_on_a_warm_tunnel_t
     assert!(matches!(fresh.hear(), Event::Data(_)));
     let line = scene.encrypt.program.wait_line(harmed, |line| line.is(harmed));
     assert!(line.has("reason", "bad-record"), "{}", line.text());
+}
+
+/// It stops, reads its files again, or wants no tunnel for so long: that is no failure,
+/// and another takes the place.
+#[test]
+fn a_far_end_that_lets_a_tunnel_go_and_says_so_has_not_failed() {
+    let scene = Scene::new(&[]);
+    for reason in [ResetReason::Shutdown, ResetReason::Unopened, ResetReason::Shutdown] {
+        let mut warm = scene.accept_warm();
+        warm.reset(reason);
+    }
+    drop(scene.accept_warm());
+    scene.encrypt.program.wait_line(NOT_FULL, |line| line.is(NOT_FULL));
+    let lines = scene.encrypt.program.log();
+    let reasons: Vec<_> = lines.iter().filter(|line| line.is(NOT_FULL)).collect();
+    // Not they, but the last one, which hung up without a word.
+    assert!(reasons.len() == 1 && reasons[0].has("reason", "truncated"), "{reasons:?}");
+    // One that lets all go at once, again and again, keeps none, and that is told.
+    let scene = Scene::new(&[]);
+    let mut rounds = 0;
+    while scene.encrypt.count(NOT_FULL) == 0 {
+        scene.far_end.accept_warm().reset(ResetReason::Shutdown);
+        rounds += 1;
+        assert!(rounds < 20, "nobody is told");
+    }
+    assert!(rounds > 3, "{rounds}");
+}
+
+/// An end that stops while a tunnel is being made finishes it, and says that it is not
+/// wanted: broken off, it would be a stranger at the far end.
+#[test]
+fn a_tunnel_that_is_being_made_at_a_stop_is_let_go_and_not_broken_off() {
+    let mut scene = Scene::new(&[]);
+    let (mut hand, first) = scene.far_end.accept_after(|| {
+        scene.encrypt.terminate();
+        scene.encrypt.wait_refusing();
+    });
+    assert_eq!(first, Event::Confirmed);
+    assert_eq!(hand.hear(), Event::Reset(ResetReason::Unopened));
+    assert_eq!(scene.encrypt.program.exit_code(), 0);
 }
 
 /// A far end that keeps fewer is neither hammered nor complained about for ever.

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{tcp, unix};
 
 use super::stream::Stream;
-use super::vigil::Watch;
+use super::vigil::{Watch, is_probing};
 
 /// A connection that can be used in both directions at once.
 pub trait Duplex: Send {
@@ -23,7 +23,7 @@ pub trait Duplex: Send {
     where
         Self: 'a;
     /// The writing direction.
-    type Write<'a>: AsyncWrite + Unpin + Send
+    type Write<'a>: Sink
     where
         Self: 'a;
 
@@ -60,6 +60,15 @@ pub trait Source: AsyncRead + Unpin + Send {
     /// Resolves when the connection is reset after its reading direction ended.
     fn broken(&self) -> impl Future<Output = ()> + Send {
         std::future::pending()
+    }
+}
+
+/// Where bytes go. What stands here serves one of which nothing else is known.
+pub trait Sink: AsyncWrite + Unpin + Send {
+    /// Whether the system asks the peer for a sign of life and has none yet. What is
+    /// written then begins the system's patience anew.
+    fn is_in_doubt(&self) -> bool {
+        false
     }
 }
 
@@ -171,6 +180,15 @@ impl AsyncRead for ReadHalf<'_> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         on_either!(self.get_mut(), half => Pin::new(half).poll_read(cx, buf))
+    }
+}
+
+impl Sink for WriteHalf<'_> {
+    fn is_in_doubt(&self) -> bool {
+        match self {
+            Self::Tcp(half) => is_probing(half.as_ref()),
+            Self::Unix(_) => false,
+        }
     }
 }
 

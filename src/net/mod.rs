@@ -25,7 +25,7 @@ mod vigil;
 
 pub use backoff::{AcceptBackoff, AcceptStep};
 pub use dial::{DialError, dial};
-pub use halves::{Duplex, Source};
+pub use halves::{Duplex, Sink, Source};
 pub use limits::{PER_SESSION, RESERVED, Slot, Slots, sessions_that_fit};
 pub use listen::{AsyncListener, BindError, Listener};
 pub use places::{Handshakes, Place};

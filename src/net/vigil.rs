@@ -24,6 +24,9 @@
 //! to two minutes apart there, so that a peer that vanishes behind a window long
 //! closed is noticed that much later.
 //!
+//! Keepalive counts only while nothing is in flight. So a session does not give its own
+//! sign of life once keepalive has asked and was not answered ([`is_probing`]).
+//!
 //! The interval of keepalive is 9 s and not 10, because the kernel's timers
 //! come up to a second late each and the sum has to stay within 60 s.
 
@@ -119,6 +122,11 @@ impl Watch {
         }
         false
     }
+}
+
+/// Whether probes of keepalive, or of a closed window, are not answered yet.
+pub(super) fn is_probing(socket: &impl AsFd) -> bool {
+    Account::of(socket).is_ok_and(|account| account.probes > 0)
 }
 
 fn is_needed(socket: &impl AsFd) -> bool {

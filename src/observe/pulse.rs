@@ -105,9 +105,9 @@ impl Pulse {
         self.noted.used.store(true, Ordering::Relaxed);
     }
 
-    /// Whether a sign of life is due; then that is settled.
-    pub fn take_due(&self) -> bool {
-        self.due.load(Ordering::Relaxed) && self.due.swap(false, Ordering::Relaxed)
+    /// Whether a sign of life is due. It stays so until something is sent.
+    pub fn is_due(&self) -> bool {
+        self.due.load(Ordering::Relaxed)
     }
 
     /// Why the session has to end, if it has to.
@@ -200,13 +200,13 @@ mod tests {
         let pulse = pulse(false, None);
         let mut times = vec![];
         for _ in 0..100 {
-            times.push(until(&pulse, |_| {}, Pulse::take_due));
+            times.push(until(&pulse, |_| {}, Pulse::is_due));
             pulse.sent();
         }
         assert!(times.iter().all(|time| (600..1_000).contains(time)), "{times:?}");
         times.dedup();
         assert!(times.len() > 10, "{times:?}");
-        assert_eq!(until(&pulse, Pulse::sent, Pulse::take_due), u32::MAX, "not while it sends");
+        assert_eq!(until(&pulse, Pulse::sent, Pulse::is_due), u32::MAX, "not while it sends");
     }
 
     #[test]

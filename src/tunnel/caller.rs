@@ -46,6 +46,9 @@ const SILENCE: Duration = Duration::from_secs(1);
 /// that has just started.
 const AHEAD_MS: u64 = 60_000;
 
+/// How long a handshake that is not wanted any more has to end once this end stops.
+const LAST_HANDSHAKE: Duration = Duration::from_secs(1);
+
 /// The dialer's side of all handshakes with one far end.
 pub(super) struct Caller {
     terms: Terms,
@@ -84,6 +87,8 @@ pub(super) enum CallError {
 #[derive(Clone, Default)]
 pub(super) struct Background {
     pub(super) tasks: TaskTracker,
+    /// Ends them soon.
+    pub(super) stop: CancellationToken,
     /// Ends them at once.
     pub(super) cut: CancellationToken,
 }
@@ -267,10 +272,14 @@ impl Drop for Handshake {
     fn drop(&mut self) {
         // Without a runtime the process is at its end.
         let (Some(rest), Ok(runtime)) = (self.rest.take(), Handle::try_current()) else { return };
-        let Background { tasks, cut } = self.background.clone();
+        let Background { tasks, stop, cut } = self.background.clone();
         let leave = async move {
             tokio::select! {
                 () = cut.cancelled() => {}
+                () = async {
+                    stop.cancelled().await;
+                    sleep(LAST_HANDSHAKE).await;
+                } => {}
                 shaken = rest => if let Ok(shaken) = shaken { shaken.leave().await },
             }
         };

@@ -14,8 +14,8 @@ use tracing::debug;
 
 use super::caller::{CallError, Called, Caller, Patience};
 use super::connected::{Connected, Held};
-use super::introduce::Guest;
-use super::pool::{Opened, Pool, Warm};
+use super::introduce::{Farewell, Guest};
+use super::pool::{Opened, Pool, Unopened, Warm};
 use super::relay::Start;
 use super::report::Report;
 use super::shared::Shared;
@@ -53,13 +53,8 @@ pub(super) async fn open(
     let mut report = Report::new(shared, client);
     report.service.clone_from(&entrance.service);
     let open = Open { service: entrance.service.clone(), client };
-    let opened = tokio::select! {
-        opened = entrance.open_tunnel(shared, (&plain, &guest), &open) => opened,
-        reason = &mut farewell => {
-            let why = Unmade::new(reason, NOT_ANSWERED);
-            Err(Unreached { first: entrance.far_ends.first(), why })
-        }
-    };
+    let waiting = (&plain, &*guest, &mut farewell);
+    let opened = entrance.open_tunnel(shared, waiting, &open).await;
     let far_end = opened.as_ref().map_or_else(|unreached| unreached.first, |opened| opened.far_end);
     report.target = Some(entrance.far_ends.at(far_end).name.clone());
     match opened {
@@ -99,10 +94,10 @@ impl Entrance {
     async fn open_tunnel(
         &self,
         shared: &Shared,
-        (client, guest): (&Stream, &Guest),
+        (client, guest, farewell): (&Stream, &Guest, &mut Farewell),
         open: &Open,
     ) -> Result<Opened, Unreached> {
-        let mut tunnel = self.tunnel(shared, client, open).await?;
+        let mut tunnel = self.tunnel(shared, (client, farewell), open).await?;
         let first = tunnel.far_end;
         let unreached = |why| Unreached { first, why };
         if guest.is_revoked() {
@@ -117,22 +112,26 @@ impl Entrance {
     async fn tunnel(
         &self,
         shared: &Shared,
-        client: &Stream,
+        (client, farewell): (&Stream, &mut Farewell),
         open: &Open,
     ) -> Result<Opened, Unreached> {
         if let Some(warm) = self.pool.take(|far_end| self.far_ends.is_wanted(far_end)) {
             let (first, began) = (warm.far_end, Instant::now());
             let unreached = |why| Unreached { first, why };
             // The far end may spend its whole deadline on the target.
-            match warm.open((open, client), shared.timeout * 2, &shared.tasks).await {
+            let patience = (shared.timeout * 2, &mut *farewell);
+            match warm.open((open, client), patience, &shared.tasks).await {
                 Ok(opened) => return Ok(opened),
-                Err(reason @ CloseReason::PlainReset) => {
+                Err(Unopened { reason: reason @ CloseReason::PlainReset, .. }) => {
                     return Err(unreached(Unmade::new(reason, "before it sent anything")));
                 }
-                Err(reason) if is_of_the_target(reason) => {
+                Err(Unopened { reason, not_wanted: true }) => {
+                    return Err(unreached(Unmade::new(reason, NOT_ANSWERED)));
+                }
+                Err(Unopened { reason, .. }) if is_of_the_target(reason) => {
                     return Err(unreached(Unmade::told(reason)));
                 }
-                Err(reason) => {
+                Err(Unopened { reason, .. }) => {
                     debug!(%reason, "a warm tunnel was dead; dialling");
                     self.pool.tell_of_harm(reason);
                     if reason == CloseReason::NoAnswer {
@@ -142,7 +141,14 @@ impl Entrance {
                 }
             }
         }
-        let (far_end, (stream, session)) = self.make_tunnel(shared).await?;
+        let made = tokio::select! {
+            made = self.make_tunnel(shared) => made,
+            reason = farewell => {
+                let why = Unmade::new(reason, NOT_ANSWERED);
+                Err(Unreached { first: self.far_ends.first(), why })
+            }
+        };
+        let (far_end, (stream, session)) = made?;
         self.pool.encourage();
         Ok(Opened { far_end, stream, session, start: Start::default(), is_open: false })
     }

@@ -23,7 +23,7 @@ use super::relay::{Start, relay};
 use super::report::told_by_the_far_end;
 use super::secure::Terms;
 use crate::addr::ClientAddr;
-use crate::net::{DialError, Duplex, ResolveError, Source, Stream};
+use crate::net::{DialError, Duplex, ResolveError, Sink, Source, Stream};
 use crate::observe::pulse::Pulse;
 use crate::observe::sessions::{Facts, Live};
 use crate::observe::{Meters, Sessions};
@@ -165,6 +165,8 @@ impl Duplex for Stdio {
 
 /// A read happens on a thread of its own; nothing tells of it before.
 impl Source for &mut Input {}
+
+impl Sink for &mut Output {}
 
 impl AsyncRead for Input {
     fn poll_read(

@@ -13,6 +13,7 @@
 //! tunnel once it carries a client's bytes is the relay's business.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -21,14 +22,15 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
+use super::introduce::Farewell;
 use super::open::told;
 use super::relay::{Start, dismiss};
 use super::secure::{await_opened, poll_event, say_open};
-use super::shelf::{Pace, Shelf};
+use super::shelf::{Pace, Removed, Shelf};
 use super::unmade::Unmade;
 use crate::net::Stream;
 use crate::observe::metrics::PoolMeters;
@@ -40,6 +42,9 @@ use crate::reason::CloseReason;
 /// Tunnels that are made at once: enough to follow a burst of clients, and few
 /// beside the far end's places for handshakes.
 pub(super) const AT_ONCE: usize = 8;
+
+/// How long tunnels that are being made when the pool is closed have to be finished.
+const LAST_TUNNELS: Duration = Duration::from_secs(1);
 
 const TOO_MANY: &str =
     "the far end keeps no more unopened tunnels; raise --max-unopened there, or lower --pool here";
@@ -68,6 +73,13 @@ pub(super) struct Opened {
     pub(super) start: Start,
     /// Open was said; otherwise nothing was.
     pub(super) is_open: bool,
+}
+
+/// Why a tunnel was not opened.
+pub(super) struct Unopened {
+    pub(super) reason: CloseReason,
+    /// It works, as far as is known, but its client had to go.
+    pub(super) not_wanted: bool,
 }
 
 /// The warm tunnels of an encrypt end.
@@ -151,31 +163,37 @@ impl Pool {
         self.encouraged.notify_one();
     }
 
-    /// Keeps the pool full with what `make` makes, for ever.
-    pub(super) async fn keep<F>(&self, make: impl Fn() -> F)
+    /// Keeps the pool full with what `make` makes until `stop`, and lets all go then,
+    /// those that are still being made once they are: a far end takes one that breaks
+    /// off for a stranger.
+    pub(super) async fn keep<F>(&self, make: impl Fn() -> F, stop: impl Future<Output = ()>)
     where
         F: Future<Output = Result<Warm, Unmade>> + Send + 'static,
     {
-        let mut work = Work::new();
+        let (mut work, mut stop) = (Work::new(), pin!(stop));
         loop {
             let next = self.fill(&mut work, Instant::now(), &make);
             tokio::select! {
+                () = &mut stop => break,
                 Some(made) = work.making.join_next() => match made {
                     Ok(Ok(warm)) => self.put(warm, &mut work),
                     Ok(Err(Unmade { reason, detail })) => self.failed(&mut work, reason, &detail),
                     Err(panic) => std::panic::resume_unwind(panic.into_panic()),
                 },
-                (warm, reason) = poll_fn(|cx| self.poll_ended(cx)) => {
-                    self.end(warm, reason);
-                    let detail = if is_harm(reason) { HARMED } else { ENDED };
-                    self.failed(&mut work, reason, detail);
-                }
+                ended = poll_fn(|cx| self.poll_ended(cx)) => self.ended(ended, &mut work),
                 () = self.taken.notified() => {}
                 () = self.resized.notified() => {}
                 () = self.encouraged.notified() => work.pace.encouraged(Instant::now()),
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
             }
         }
+        self.close();
+        let last = async {
+            while let Some(made) = work.making.join_next().await {
+                self.let_go(made.ok().and_then(Result::ok));
+            }
+        };
+        let _ = timeout(LAST_TUNNELS, last).await;
     }
 
     /// Lets go what is too old, and begins to make what is missing. Gives when
@@ -215,7 +233,7 @@ impl Pool {
     }
 
     /// Lets all tunnels go.
-    pub(super) fn close(&self) {
+    fn close(&self) {
         while let Some(warm) = { self.shelf().take() } {
             self.let_go([warm]);
         }
@@ -234,6 +252,19 @@ impl Pool {
         debug!("a warm tunnel is ready");
     }
 
+    /// A tunnel on the shelf has ended. That is no failure where the far end did it on
+    /// purpose, and said so.
+    fn ended(&self, removed: Removed<Warm, CloseReason>, work: &mut Work) {
+        let Removed { tunnel: warm, answer: reason, age } = removed;
+        self.end(warm, reason);
+        let on_purpose = matches!(reason, CloseReason::PeerShutdown | CloseReason::Unopened);
+        if on_purpose && work.pace.let_go(Instant::now(), age) {
+            debug!(%reason, "the far end let a warm tunnel go");
+            return;
+        }
+        self.failed(work, reason, if is_harm(reason) { HARMED } else { ENDED });
+    }
+
     /// Ends a tunnel that the far end has ended, or on which came what may not come.
     fn end(&self, warm: Warm, reason: CloseReason) {
         self.tell_of_harm(reason);
@@ -250,8 +281,8 @@ impl Pool {
     }
 
     /// Removes a tunnel that the far end has ended, and says why it did.
-    fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<(Warm, CloseReason)> {
-        let ended = self.shelf().remove_first(|warm| match warm.poll_ended(cx) {
+    fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<Removed<Warm, CloseReason>> {
+        let ended = self.shelf().remove_first(Instant::now(), |warm| match warm.poll_ended(cx) {
             Poll::Ready(reason) => Some(reason),
             Poll::Pending => None,
         });
@@ -302,24 +333,26 @@ impl Warm {
 
     /// Asks for the target, and waits until the tunnel is known to work or the
     /// client has something to send: before that, nothing is lost with it. One that
-    /// is given up takes its leave among `goodbyes`.
+    /// is given up, also at the client's `farewell`, takes its leave among `goodbyes`.
     ///
     /// # Errors
     /// The reason; the client has lost nothing.
     pub(super) async fn open(
         mut self,
         (open, client): (&Open, &Stream),
-        patience: Duration,
+        (patience, farewell): (Duration, &mut Farewell),
         goodbyes: &TaskTracker,
-    ) -> Result<Opened, CloseReason> {
-        self.stream = self.stream.adopted().map_err(|_| CloseReason::LocalError)?;
+    ) -> Result<Opened, Unopened> {
+        let died = |reason| Unopened { reason, not_wanted: false };
+        self.stream = self.stream.adopted().map_err(|_| died(CloseReason::LocalError))?;
         let Self { stream, session, already_read, .. } = &mut self;
-        say_open(stream, session, open).await?;
+        say_open(stream, session, open).await.map_err(died)?;
         let in_use = tokio::select! {
             biased;
-            answer = await_opened(stream, session, already_read) => answer,
-            sent = client.unquiet() => sent.map_err(|_| CloseReason::PlainReset),
-            () = sleep(patience) => Err(CloseReason::NoAnswer),
+            answer = await_opened(stream, session, already_read) => answer.map_err(died),
+            reason = farewell => Err(Unopened { reason, not_wanted: true }),
+            sent = client.unquiet() => sent.map_err(|_| died(CloseReason::PlainReset)),
+            () = sleep(patience) => Err(died(CloseReason::NoAnswer)),
         };
         match in_use {
             Ok(()) => {
@@ -327,17 +360,17 @@ impl Warm {
                 let start = Start { first: vec![], already_read };
                 Ok(Opened { far_end, stream, session, start, is_open: true })
             }
-            Err(reason) => {
+            Err(unopened) => {
                 // The far end may be about to dial the target for nobody. Apart,
                 // because the client is not to wait for it.
-                let told = match reason {
+                let told = match unopened.reason {
                     CloseReason::NoAnswer => CloseReason::Unopened,
                     reason => reason,
                 };
                 goodbyes.spawn(async move {
                     dismiss(&mut self.stream, &mut self.session, told).await;
                 });
-                Err(reason)
+                Err(unopened)
             }
         }
     }

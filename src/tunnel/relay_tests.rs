@@ -11,6 +11,7 @@ use tokio::io::{
 
 use super::*;
 use crate::keys::{Key, KeyRing};
+use crate::net::Sink;
 use crate::proto::handshake::{Dialer, First, read_message1};
 use crate::proto::hello::{Hello, Welcome};
 use crate::proto::inbound::Event;
@@ -48,6 +49,8 @@ impl Duplex for Pipe {
 }
 
 impl Source for &mut ReadHalf<DuplexStream> {}
+
+impl Sink for &mut WriteHalf<DuplexStream> {}
 
 /// Both ends of a session: the dialer has sealed Open into `first`, and the
 /// acceptor has read it.

@@ -15,7 +15,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::AsyncWrite;
 
 use super::buffers::{Buffer, LARGE_RECORDS, Size};
-use crate::net::Source;
+use crate::net::{Sink, Source};
 use crate::observe::sessions::Traffic;
 use crate::proto::PeerError;
 use crate::proto::message::ResetReason;
@@ -62,7 +62,7 @@ impl<'t> SealPump<'t> {
     pub(super) async fn run(
         &mut self,
         plain: &mut impl Source,
-        sealed: &mut (impl AsyncWrite + Unpin),
+        sealed: &mut impl Sink,
         outbound: &mut Outbound,
     ) -> Result<(), CloseReason> {
         if !self.control.is_empty() {
@@ -71,7 +71,7 @@ impl<'t> SealPump<'t> {
         loop {
             self.flush(sealed).await?;
             self.size.let_others_go_first().await;
-            let next = poll_fn(|cx| self.poll_next(cx, plain)).await;
+            let next = poll_fn(|cx| self.poll_next(cx, plain, sealed)).await;
             let sealed = match next.map_err(|_| CloseReason::PlainReset)? {
                 Next::End => break,
                 Next::Data(got) => self.seal(outbound, got),
@@ -110,11 +110,15 @@ impl<'t> SealPump<'t> {
         &mut self,
         cx: &mut Context<'_>,
         plain: &mut impl Source,
+        sealed: &mut impl Sink,
     ) -> Poll<io::Result<Next>> {
         match self.poll_fill(cx, plain) {
             Poll::Ready(Ok(0)) => Poll::Ready(Ok(Next::End)),
             Poll::Ready(got) => Poll::Ready(got.map(Next::Data)),
-            Poll::Pending if self.traffic.pulse.take_due() => Poll::Ready(Ok(Next::Beat)),
+            // It would put off that a peer is found vanished that is being asked now.
+            Poll::Pending if self.traffic.pulse.is_due() && !sealed.is_in_doubt() => {
+                Poll::Ready(Ok(Next::Beat))
+            }
             Poll::Pending => Poll::Pending,
         }
     }

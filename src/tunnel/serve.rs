@@ -372,11 +372,7 @@ impl Tunnel {
     async fn keep_warm(self: Arc<Self>) {
         let Way::In(entrance) = &self.way else { return };
         let warm_up = || Arc::clone(entrance).warm_up(Arc::clone(&self.shared));
-        tokio::select! {
-            () = self.shared.stop.cancelled() => {}
-            () = entrance.pool.keep(warm_up) => {}
-        }
-        entrance.pool.close();
+        entrance.pool.keep(warm_up, self.shared.stop.cancelled()).await;
     }
 
     async fn summarize(self: Arc<Self>) {

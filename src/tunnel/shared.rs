@@ -110,7 +110,7 @@ impl Shared {
 
     /// Where handshakes that nobody wants any more come to their end.
     pub(super) fn background(&self) -> Background {
-        Background { tasks: self.tasks.clone(), cut: self.cut.clone() }
+        Background { tasks: self.tasks.clone(), stop: self.stop.clone(), cut: self.cut.clone() }
     }
 
     /// Resolves when sessions are cut.

@@ -26,6 +26,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// A pool that was filled is full again once it has stayed so for so long.
 const SETTLED: Duration = Duration::from_secs(2);
 
+/// A tunnel that the far end lets go before that age was hardly made.
+const HARDLY_MADE: Duration = Duration::from_millis(250);
+
+/// How many times in a row that is no failure: a reload finds tunnels that were just made.
+const MOST_HASTY: u32 = 4;
+
 /// A failure that comes so long after the one before is the first again.
 const CALM: Duration = Duration::from_secs(60);
 
@@ -40,11 +46,21 @@ struct Ready<T> {
     let_go: Instant,
 }
 
+/// A tunnel that was removed because it had an answer.
+pub(super) struct Removed<T, R> {
+    pub(super) tunnel: T,
+    pub(super) answer: R,
+    /// How long it was on the shelf.
+    pub(super) age: Duration,
+}
+
 /// How eagerly tunnels are made.
 pub(super) struct Pace {
     pause: Duration,
     next: Instant,
     last_failure: Option<Instant>,
+    /// How many times in a row the far end let a tunnel go that was hardly made.
+    hasty: u32,
     /// Nothing was made since a failure.
     doubtful: bool,
     /// The failure was that the far end cannot be reached.
@@ -104,15 +120,17 @@ impl<T> Shelf<T> {
         times.filter(|time| *time > now).min()
     }
 
-    /// Asks every tunnel; removes the first that has an answer, and gives both.
+    /// Asks every tunnel; removes the first that has an answer.
     pub(super) fn remove_first<R>(
         &mut self,
+        now: Instant,
         mut ask: impl FnMut(&mut T) -> Option<R>,
-    ) -> Option<(T, R)> {
+    ) -> Option<Removed<T, R>> {
         let mut ready = self.ready.iter_mut().enumerate();
         let (place, answer) =
             ready.find_map(|(place, ready)| Some((place, ask(&mut ready.tunnel)?)))?;
-        Some((self.ready.remove(place)?.tunnel, answer))
+        let Ready { tunnel, let_go, .. } = self.ready.remove(place)?;
+        Some(Removed { tunnel, answer, age: (now + LET_GO).saturating_duration_since(let_go) })
     }
 }
 
@@ -123,7 +141,8 @@ impl Pace {
     pub(super) fn new(now: Instant) -> Self {
         let pause = FIRST_PAUSE;
         let (doubtful, away, told) = (false, false, false);
-        Self { pause, next: now, last_failure: None, doubtful, away, told, full_since: None }
+        let (last_failure, hasty, full_since) = (None, 0, None);
+        Self { pause, next: now, last_failure, hasty, doubtful, away, told, full_since }
     }
 
     /// How many may be made at once: after a failure a single one, until it works.
@@ -151,6 +170,21 @@ impl Pace {
         self.last_failure = Some(now);
         (self.doubtful, self.away) = (true, away);
         !std::mem::replace(&mut self.told, true)
+    }
+
+    /// The far end let one go on purpose, at this age: it stops, reads its files again, or
+    /// wants no tunnel for so long. Whether that is no failure: another is made at once,
+    /// or soon where this one was hardly made; but not for ever.
+    pub(super) fn let_go(&mut self, now: Instant, age: Duration) -> bool {
+        if age >= HARDLY_MADE {
+            self.hasty = 0;
+            return true;
+        }
+        if now >= self.next {
+            self.hasty += 1;
+            self.next = now + FIRST_PAUSE.mul_f64(rand::rng().random_range(0.5..1.0));
+        }
+        self.hasty <= MOST_HASTY
     }
 
     /// One was made.
@@ -215,10 +249,10 @@ mod tests {
             shelf.put(tunnel, now, 3);
         }
         assert_eq!(shelf.put(4, now, 3), [1]);
-        assert_eq!(
-            shelf.remove_first(|tunnel| (*tunnel == 3).then_some("ended")),
-            Some((3, "ended"))
-        );
+        let later = now + A_MOMENT;
+        let removed = shelf.remove_first(later, |tunnel| (*tunnel == 3).then_some("ended"));
+        let Removed { tunnel, answer, age } = removed.unwrap();
+        assert_eq!((tunnel, answer, age), (3, "ended", A_MOMENT));
         assert_eq!([shelf.take(), shelf.take(), shelf.take()], [Some(4), Some(2), None]);
     }
 
@@ -245,6 +279,25 @@ mod tests {
         now += CALM;
         assert_eq!(pace.at_once(now, 8), 8);
         assert!(!pace.failed(now, true) && pace.next_after(now).unwrap() - now < FIRST_PAUSE);
+    }
+
+    #[test]
+    fn tunnels_that_the_far_end_lets_go_are_no_failures_unless_it_lets_all_go_at_once() {
+        let mut now = Instant::now();
+        let mut pace = Pace::new(now);
+        for _ in 0..100 {
+            assert!(pace.let_go(now, HARDLY_MADE));
+            assert_eq!((pace.at_once(now, 8), pace.next_after(now)), (8, None), "at once");
+        }
+        for _ in 0..MOST_HASTY {
+            // All of those that were made together count once.
+            assert!(pace.let_go(now, A_MOMENT) && pace.let_go(now, A_MOMENT));
+            now = pace.next_after(now).expect("not at once");
+        }
+        assert!(!pace.let_go(now, A_MOMENT), "not for ever");
+        assert!(pace.let_go(now, HARDLY_MADE), "one that lasted");
+        now = pace.next_after(now).expect("not at once");
+        assert!(pace.let_go(now, A_MOMENT));
     }
 
     #[test]

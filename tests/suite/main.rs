@@ -32,6 +32,7 @@ mod names;
 mod operations;
 mod packaging;
 mod pipe;
+mod pool_reload;
 mod process;
 mod proxy_protocol;
 mod reasons;

@@ -467,15 +467,21 @@ fn peer_unreachable_and_no_answer() {
 }
 
 /// `--on-revoke keep` keeps what was open before, and not who still waited for a
-/// tunnel.
+/// tunnel. Either way the far end hears that it is not wanted.
 #[test]
 fn a_client_that_is_banned_while_its_tunnel_is_made_gets_none() {
+    for on_revoke in ["keep", "close"] {
+        banned_while_its_tunnel_is_made(on_revoke);
+    }
+}
+
+fn banned_while_its_tunnel_is_made(on_revoke: &str) {
     let dir = tempfile::tempdir().unwrap();
     let (key, admin) = (keygen(dir.path(), "key"), Admin(dir.path().join("admin")));
     let store = format!("file:{}", dir.path().join("gate").display());
     let far_end = Acceptor::start(&key);
     let args = ["--gate", &store, "--internal", "allow"];
-    let more = ["--on-revoke", "keep", "-o", "3600", "--admin"];
+    let more = ["--on-revoke", on_revoke, "-o", "3600", "--admin"];
     let args = [&args[..], &more].concat();
     let launch = Launch::encrypt(&key).source(&any()).target(&far_end.addr()).args(args);
     let encrypt = launch.args([&admin.0]).start();

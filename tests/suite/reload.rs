@@ -53,7 +53,7 @@ impl Two {
         encrypt_table("near", &self.decrypt.addr("far"), key, more)
     }
 
-    fn far(&self, key: &str, more: &str) -> String {
+    pub(super) fn far(&self, key: &str, more: &str) -> String {
         decrypt_table("far", self.target.addr(), key, more)
     }
 

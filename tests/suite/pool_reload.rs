@@ -1,0 +1,57 @@
+//! Warm tunnels while files are read again: ends that are ended on purpose say so, and
+//! nobody finds it remarkable.
+
+use crate::common;
+
+use common::wait::eventually;
+
+use super::reload::{KEY, Two};
+
+/// As the log of an encrypt end says it.
+const NOT_FULL: &str = "the pool is not full; clients dial for themselves meanwhile";
+
+/// Both ends, with a pool of eight, and its tunnels made.
+fn two_with_a_pool() -> Two {
+    let two = Two::start();
+    two.encrypt.reload(&two.near(KEY, "pool = 8"));
+    common::Wire::connect(&two.entrance()).unwrap().expect_echo(b"served");
+    two
+}
+
+/// Nobody was refused, and the pool lacked nothing.
+fn is_unremarkable(two: &Two) {
+    assert_eq!(two.encrypt.program.log().iter().filter(|line| line.is(NOT_FULL)).count(), 0);
+    let refused = |line: &&common::Line| line.is("refused") || line.is("a warm tunnel was ended");
+    let decrypt = two.decrypt.program.log();
+    assert_eq!(decrypt.iter().filter(refused).count(), 0, "{}", two.decrypt.program.tail());
+}
+
+/// `docs/OPERATING.md`: "Warm tunnels are made anew", at a reload of the far end, and
+/// that is no failure.
+#[test]
+fn a_reload_of_the_far_end_is_no_trouble_of_the_pool() {
+    let two = two_with_a_pool();
+    for round in 0..30 {
+        two.decrypt.reload(&two.far(KEY, &format!("max-unopened = {}", 100 + round)));
+        let mut client = common::Wire::connect(&two.entrance()).unwrap();
+        client.expect_echo(b"served");
+    }
+    is_unremarkable(&two);
+    two.stop();
+}
+
+/// Tunnels that are being made at a reload are ended as those that are ready are.
+#[test]
+fn an_own_reload_shows_no_strangers_at_the_far_end() {
+    let two = two_with_a_pool();
+    // So many that some are always being made.
+    for round in 0..20 {
+        two.encrypt.reload(&two.near(KEY, &format!("pool = {}", 100 + round % 2)));
+    }
+    eventually("it serves", || {
+        let client = common::Wire::connect(&two.entrance());
+        client.is_ok_and(|mut client| client.echoes(b"served", common::NEVER))
+    });
+    is_unremarkable(&two);
+    two.stop();
+}
