@@ -21,7 +21,7 @@ use knockpipe::proto::message::ResetReason;
 const QUICK: [&str; 2] = ["--heartbeat", "1s"];
 
 /// Longer than three of these may be missed, and less than two of the others.
-const LONG: Duration = Duration::from_secs(5);
+const LONG: Duration = Duration::from_secs(4);
 
 /// A pair with somebody on the path.
 fn watched(options: PairOptions, target: &Target) -> (Pair, Middleman) {
@@ -88,7 +88,7 @@ fn a_quiet_session_and_a_stopped_reader_live_on() {
     quiet.expect_echo(b"q");
     stalled.write_all(b"f").unwrap();
     let begin = Instant::now();
-    eventually("five seconds", || begin.elapsed() > LONG);
+    eventually("four seconds", || begin.elapsed() > LONG);
     quiet.expect_echo(b"q");
     assert_eq!(stalled.expect_bytes(FLOOD), vec![7; FLOOD]);
     stalled.expect_echo(b"q");
@@ -109,7 +109,7 @@ fn a_session_of_which_one_direction_has_ended_lives_on() {
     let target = Target::local(|mut wire, _| {
         let _ = wire.read_to_end(&mut vec![]);
         let begin = Instant::now();
-        eventually("five seconds", || begin.elapsed() > LONG);
+        eventually("four seconds", || begin.elapsed() > LONG);
         let _ = wire.write_all(b"late");
     });
     let pair = Pair::start(PairOptions::both(&QUICK), target.addr());
@@ -132,7 +132,7 @@ fn a_dialer_that_waits_for_a_slot_is_not_given_up_and_gives_nobody_up() {
     one.write_all(b"?").unwrap();
     two.write_all(b"?").unwrap();
     let begin = Instant::now();
-    eventually("five seconds", || begin.elapsed() > LONG);
+    eventually("four seconds", || begin.elapsed() > LONG);
     assert!(pair.encrypt.closed().iter().all(|line| !line.has("reason", "peer-vanished")));
     one.finish();
     two.finish();
@@ -176,7 +176,7 @@ fn without_a_heartbeat_nothing_is_sent_and_nothing_is_expected() {
         let silent = if encrypt == "off" { Toward::Acceptor } else { Toward::Dialer };
         middle.swallow_from(0);
         let begin = Instant::now();
-        eventually("five seconds", || begin.elapsed() > LONG);
+        eventually("four seconds", || begin.elapsed() > LONG);
         assert!(pair.ends().iter().all(|(_, end)| end.closed().is_empty()));
         let frames = middle.take_recordings()[0].frames(silent).len();
         assert!(frames <= 3, "{frames}: the handshake, Open or Opened, and the data");
@@ -242,7 +242,7 @@ fn pipe_has_a_heartbeat_too() {
     let mut stdout = pipe.child().stdout.take().unwrap();
     stdout.read_exact(&mut [0; 5]).unwrap();
     let begin = Instant::now();
-    eventually("five seconds", || begin.elapsed() > LONG);
+    eventually("four seconds", || begin.elapsed() > LONG);
     assert!(pair.decrypt.closed().is_empty());
     middle.swallow_from(0);
     assert_eq!(pipe.exit_code(), 1);
