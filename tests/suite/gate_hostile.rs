@@ -6,13 +6,13 @@ use crate::common;
 use std::collections::HashSet;
 use std::io::{BufReader, BufWriter, Write};
 use std::net::{IpAddr, TcpListener, TcpStream};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
 use common::redis::{Reply, receive};
-use common::{Addr, End, Launch, any, binary, eventually, keygen, proc};
+use common::{End, Launch, any, binary, eventually, keygen, proc};
 
 const AWAY: &str = "the gate's store is away";
 const READ: &str = "the gate's store is read";
@@ -315,6 +315,10 @@ fn sentinels_and_commands_are_bounded_too() {
 #[cfg(feature = "aws-lc")]
 #[test]
 fn a_server_with_a_certificate_is_bounded_too() {
+    use std::process::Stdio;
+
+    use common::Addr;
+
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name).display().to_string();
     common::program::require("openssl", "openssl");

@@ -11,8 +11,9 @@ use std::os::unix::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use common::proc::{self, TcpSocket};
 use common::redis::{Redis, Reply};
-use common::{Addr, End, Launch, Pair, Program, Target, Wire, any};
+use common::{Addr, End, Launch, Pair, Program, Target, Wire, any, eventually, keygen};
 use nix::sys::signal::Signal;
 use sha2::{Digest, Sha256};
 
@@ -163,7 +164,7 @@ fn a_store_that_does_not_answer_delays_the_start_for_the_timeout_at_most() {
     let mut end = launch.args(["--gate-away", "open"]).start();
     assert!(position(&end.program, UNREAD).is_some(), "{}", end.program.tail());
     end.program.wait_line(AWAY, |line| line.is(AWAY));
-    common::eventually("the policy holds", || end.connect().echoes(b"may I?", common::NEVER));
+    eventually("the policy holds", || end.connect().echoes(b"may I?", common::NEVER));
     redis.signal(Signal::SIGCONT);
     end.program.wait_line(READ, |line| line.is(READ));
     end.stop();
@@ -183,4 +184,34 @@ fn a_reload_does_not_wait_for_a_store_that_is_away() {
     let entrance: Addr = two.entrance();
     assert!(!Wire::connect(&entrance).unwrap().echoes(b"may I?", common::NEVER));
     two.stop();
+}
+
+/// Ends that start together: what a pool sends while the far end gets ready waits for
+/// it, and is not taken for a recording of before its start.
+#[test]
+fn tunnels_of_a_pool_that_come_while_the_far_end_starts_are_answered() {
+    let (target, dir) = (Target::echo(), tempfile::tempdir().unwrap());
+    let key = keygen(dir.path(), "key");
+    let redis = Redis::start();
+    redis.ask("SADD ip-allowed 127.0.0.1");
+    redis.signal(Signal::SIGSTOP);
+    let (sealed, listener) = tcp();
+    let gate = redis.url();
+    let launch = Launch::decrypt(&key).args(["-s", "systemd:sealed", "-o", "60", "--gate", &gate]);
+    let launch = launch.target(target.addr());
+    let program = hand_over(&launch, "sealed", vec![listener.into()]);
+    let asks = |socket: &TcpSocket| Addr::Tcp(socket.remote.into()) == *redis.tcp();
+    eventually("it asks its store", || proc::tcp_sockets(program.pid()).iter().any(asks));
+
+    let encrypt = Launch::encrypt(&key).source(&any()).target(&sealed).args(["--pool", "4"]);
+    let mut encrypt = encrypt.start();
+    let comes = |socket: &TcpSocket| Addr::Tcp(socket.remote.into()) == sealed;
+    let come = || proc::tcp_sockets(encrypt.pid()).iter().filter(|one| comes(one)).count();
+    eventually("its tunnels wait", || come() >= 4);
+    redis.signal(Signal::SIGCONT);
+    let mut decrypt = End::of(program);
+    encrypt.connect().expect_echo(b"served");
+    encrypt.stop();
+    decrypt.stop();
+    assert_eq!(decrypt.strangers(), 0, "{}", decrypt.program.tail());
 }
