@@ -159,9 +159,11 @@ pub fn decide(rules: &Rules, facts: &Snapshot, peer: Peer, now_ms: u64) -> Decis
 
 /// Whether somebody who was let in may stay. A removal, a ban or an expiry ends
 /// that; a store that is out of reach took nothing back, so the last known
-/// state counts without limit, except that `open` stays open.
+/// state counts without limit, except that `open` stays open. A store that was never
+/// read, as that of a gate which a reload has just changed, has said nothing at all.
 pub fn recheck(rules: &Rules, facts: &Snapshot, peer: Peer, now_ms: u64) -> Decision {
     let stance = match rules.away.stance(facts.freshness(), now_ms) {
+        _ if facts.freshness().is_never_read() => Stance::Open,
         Stance::Closed | Stance::Stale(_) => Stance::Stale(None),
         stance => stance,
     };

@@ -97,12 +97,12 @@ const STATES: [(State, &str, &str, &str); 15] = [
     (State::Away { for_ms: 0 }, "stale:60s", "known", "known"),
     (State::Away { for_ms: 59_999 }, "stale:60s", "known", "known"),
     (State::Away { for_ms: 60_000 }, "stale:60s", "shut", "known"),
-    (State::NeverRead, "closed", "shut", "known"),
+    (State::NeverRead, "closed", "shut", "open"),
     (State::NeverRead, "open", "open", "open"),
-    (State::NeverRead, "stale:60s", "shut", "known"),
-    (State::Unread, "closed", "shut", "known"),
-    (State::Unread, "open", "shut", "known"),
-    (State::Unread, "stale:60s", "shut", "known"),
+    (State::NeverRead, "stale:60s", "shut", "open"),
+    (State::Unread, "closed", "shut", "open"),
+    (State::Unread, "open", "shut", "open"),
+    (State::Unread, "stale:60s", "shut", "open"),
 ];
 
 #[derive(Clone, Copy, Debug)]

@@ -65,6 +65,13 @@ pub enum Freshness {
     Away(Option<u64>),
 }
 
+impl Freshness {
+    /// Whether the store has not told all of it even once.
+    pub fn is_never_read(self) -> bool {
+        matches!(self, Self::Unread | Self::Away(None))
+    }
+}
+
 /// An entry that matches an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {

@@ -6,6 +6,7 @@ use nix::sys::signal::Signal;
 
 use super::reload::{KEY, Two};
 use common::file::encrypt_table;
+use common::redis::Redis;
 use common::{Ending, Wire, eventually};
 
 /// Whom a changed gate would not let in, it ends; the others it leaves alone.
@@ -24,6 +25,31 @@ fn a_changed_gate_judges_those_who_are_there() {
         two.encrypt.closed("near").iter().any(|line| line.has("reason", "revoked"))
     });
     drop(second);
+    two.stop();
+}
+
+/// OPERATING: "An absent store ends none", also where a reload has changed the gate,
+/// so that nothing was read by its rules yet.
+#[test]
+fn an_absent_store_ends_none_of_those_who_are_there_at_a_reload() {
+    let two = Two::start();
+    let redis = Redis::start();
+    redis.ask("SADD ip-allowed 127.0.0.1");
+    let rules = format!("gate = \"{}\"\ntimeout = 2", redis.url());
+    two.encrypt.reload(&two.near(KEY, &rules));
+    let mut live = Wire::connect(&two.entrance()).unwrap();
+    live.expect_echo(b"before");
+    redis.signal(Signal::SIGSTOP);
+    two.encrypt.reload(&two.near(KEY, &format!("{rules}\ndeny = [\"192.0.2.0/24\"]")));
+    live.expect_echo(b"still there");
+    assert_eq!(Wire::connect(&two.entrance()).unwrap().expect_ending(), Ending::Clean, "closed");
+    redis.signal(Signal::SIGCONT);
+    eventually("the store is read again", || {
+        Wire::connect(&two.entrance()).unwrap().echoes(b"in", common::NEVER)
+    });
+    live.expect_echo(b"after");
+    redis.ask("SREM ip-allowed 127.0.0.1");
+    assert_eq!(live.expect_ending(), Ending::Reset);
     two.stop();
 }
 
