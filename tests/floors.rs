@@ -55,6 +55,7 @@ const FLOORS: &[Floor] = &[
             "gate/inquiry",
             "gate/keeper",
             "gate/live.rs",
+            "gate/proven.rs",
             "gate/recent.rs",
         ],
         may_import: &["addr", "duration", "gate", "net"],

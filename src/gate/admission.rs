@@ -141,8 +141,8 @@ impl Gate {
         self.keeper().note_denied(Some(ip));
     }
 
-    /// A handshake from `peer` failed.
-    pub fn failed(&self, peer: Peer) {
+    /// A handshake from `peer`, of a connection that came at `since`, failed.
+    pub fn failed(&self, peer: Peer, since: std::time::Instant) {
         let keeper = self.keeper();
         // Who is safe from bans, and who has one already.
         let is_idle = matches!(
@@ -150,7 +150,7 @@ impl Gate {
             Verdict::Allowed(Grant::StaticAllow) | Verdict::Denied(Why::Banned)
         );
         if let (Some(ip), false) = (peer.ip(), is_idle) {
-            keeper.note_strike(ip);
+            keeper.note_strike(ip, since);
         }
     }
 

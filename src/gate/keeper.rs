@@ -23,6 +23,7 @@ use super::inquiry::{Inquiry, Task, Waiting};
 use super::live::{Live, Revocation, lock};
 use super::member::Member;
 use super::options::GateOptions;
+use super::proven::Proven;
 use super::recent::Denied;
 use super::rules::Stance;
 use super::snapshot::{Changed, Freshness, Snapshot};
@@ -54,6 +55,7 @@ pub(super) struct Keeper {
     /// The live connections of each tunnel that has this gate.
     wards: Mutex<Vec<Arc<Mutex<Live>>>>,
     denied: Mutex<Denied>,
+    proven: Mutex<Proven>,
     asks: mpsc::Sender<Vec<IpAddr>>,
     inquiry: Arc<Inquiry>,
     /// Told of everything that the store says.
@@ -111,6 +113,7 @@ impl Keeper {
             changed_in_read: AtomicBool::new(false),
             wards: Mutex::default(),
             denied: Mutex::new(Denied::new(Instant::now())),
+            proven: Mutex::new(Proven::new(Instant::now())),
             asks,
             inquiry: Arc::default(),
             answered: Notify::new(),
@@ -186,7 +189,11 @@ impl Keeper {
     }
 
     /// A handshake from an address that is not always let in has failed.
-    pub(super) fn note_strike(&self, ip: IpAddr) {
+    /// A handshake failed. What is older than a success of the same source is forgiven.
+    pub(super) fn note_strike(&self, ip: IpAddr, since: Instant) {
+        if self.proven().since(Member::source_of(ip), since) {
+            return;
+        }
         self.tally.strikes.inc();
         self.diary.strike(ip, self.clock.now_ms());
     }
@@ -198,6 +205,7 @@ impl Keeper {
 
     /// A handshake succeeded.
     pub(super) fn forgive(&self, ip: IpAddr) {
+        self.proven().note(Member::source_of(ip), Instant::now());
         self.diary.forgive(ip);
     }
 
@@ -445,6 +453,10 @@ impl Keeper {
             Stance::Open => warn!("the gate is open to everybody who is not denied or banned"),
             Stance::Closed => warn!("the gate admits nobody on the store's word"),
         }
+    }
+
+    fn proven(&self) -> MutexGuard<'_, Proven> {
+        self.proven.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn denied(&self) -> MutexGuard<'_, Denied> {

@@ -23,6 +23,7 @@ mod live;
 pub mod member;
 pub mod nets;
 pub mod options;
+mod proven;
 mod recent;
 pub mod redis_store;
 pub mod rules;

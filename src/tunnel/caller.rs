@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -41,10 +42,17 @@ use crate::reason::CloseReason;
 /// Silence before a second connection is made.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// How far ahead of this host's clock the second message is, where nothing is known
-/// of the far end's: a clock that is behind is before the start of an acceptor
-/// that has just started.
+/// How far ahead of the first guess the second one is, where there is no other: a
+/// message of before the start of an acceptor, or by a clock that is behind, gets no
+/// answer, and one that is a minute ahead does.
 const AHEAD_MS: u64 = 60_000;
+
+/// Clocks that are less apart are no two guesses.
+const SAME_MS: u64 = 30_000;
+
+/// Second attempts under way in a tunnel: each takes a descriptor, and an end that
+/// hears nothing is no reason to run out of them.
+pub(super) const SECOND_ATTEMPTS: usize = 64;
 
 /// How long a handshake that is not wanted any more has to end once this end stops.
 const LAST_HANDSHAKE: Duration = Duration::from_secs(1);
@@ -84,9 +92,11 @@ pub(super) enum CallError {
 }
 
 /// Where handshakes that are not wanted any more come to their end.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct Background {
     pub(super) tasks: TaskTracker,
+    /// How many second attempts may be under way, first ones that they overtook included.
+    pub(super) seconds: Arc<Semaphore>,
     /// Ends them soon.
     pub(super) stop: CancellationToken,
     /// Ends them at once.
@@ -105,6 +115,8 @@ struct Handshake {
     /// `None` when it is done.
     rest: Option<Rest>,
     background: Background,
+    /// The leave for a second attempt, which both attempts of a call have in common.
+    pair: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 /// What is left of a handshake.
@@ -151,7 +163,7 @@ impl Caller {
         let deadline = dialled + patience.answer;
         let begin = |stream, guess| -> Result<Handshake, CloseReason> {
             let rest = Some(self.shake_hands(stream, guess, deadline)?);
-            Ok(Handshake { rest, background: background.clone() })
+            Ok(Handshake { rest, background: background.clone(), pair: None })
         };
         let mut first = begin(stream, Guess::First)?;
         let early = tokio::select! {
@@ -161,13 +173,19 @@ impl Caller {
         };
         let Shaken { stream, session } = match early {
             Some(shaken) => shaken?,
-            None => {
-                let second = async {
-                    let stream = dial(deadline).await?;
-                    Result::<_, CallError>::Ok(begin(stream, Guess::Second)?.await?)
-                };
-                first_answered(first, second).await?
-            }
+            None => match Arc::clone(&background.seconds).try_acquire_owned() {
+                Ok(leave) => {
+                    first.pair = Some(Arc::new(leave));
+                    let pair = first.pair.clone();
+                    let second = async {
+                        let mut second = begin(dial(deadline).await?, Guess::Second)?;
+                        second.pair = pair;
+                        Result::<_, CallError>::Ok(second.await?)
+                    };
+                    first_answered(first, second).await?
+                }
+                Err(_) => first.await?,
+            },
         };
         Ok(Called { stream, session, dialled })
     }
@@ -195,10 +213,13 @@ impl Caller {
     /// handshake that failed, which proves nothing: anybody on the way can cause that.
     fn clock_ms(&self, guess: Guess) -> u64 {
         let own_ms = Clock::start().now_ms();
-        match (guess, self.far_clock.now_ms()) {
-            (Guess::First, Some(learnt_ms)) => learnt_ms,
-            (Guess::First, None) | (Guess::Second, Some(_)) => own_ms,
-            (Guess::Second, None) => own_ms.saturating_add(AHEAD_MS),
+        let first_ms = self.far_clock.now_ms().unwrap_or(own_ms);
+        match guess {
+            Guess::First => first_ms,
+            Guess::Second if first_ms.abs_diff(own_ms) < SAME_MS => {
+                first_ms.saturating_add(AHEAD_MS)
+            }
+            Guess::Second => own_ms,
         }
     }
 }
@@ -209,13 +230,22 @@ async fn first_answered(
     second: impl Future<Output = Result<Shaken, CallError>>,
 ) -> Result<Shaken, CloseReason> {
     let mut second = pin!(second);
-    tokio::select! {
-        biased;
-        shaken = &mut first => match shaken {
-            Ok(shaken) => Ok(shaken),
-            Err(reason) => second.await.map_err(|_| reason),
-        },
-        Ok(shaken) = &mut second => Ok(shaken),
+    let (mut why, mut is_second_over) = (None, false);
+    loop {
+        tokio::select! {
+            biased;
+            shaken = &mut first, if why.is_none() => match shaken {
+                Ok(shaken) => return Ok(shaken),
+                Err(reason) => why = Some(reason),
+            },
+            shaken = &mut second, if !is_second_over => match shaken {
+                Ok(shaken) => return Ok(shaken),
+                Err(_) => is_second_over = true,
+            },
+        }
+        if let (Some(reason), true) = (why, is_second_over) {
+            return Err(reason);
+        }
     }
 }
 
@@ -237,6 +267,26 @@ async fn exchange(stream: &mut Stream, message1: &Message) -> io::Result<Message
     let mut message2 = [0; MESSAGE_LEN];
     stream.read_exact(&mut message2).await?;
     Ok(message2)
+}
+
+// === impl Background ===
+
+impl Default for Background {
+    fn default() -> Self {
+        let seconds = Arc::new(Semaphore::new(SECOND_ATTEMPTS));
+        let [stop, cut] = std::array::from_fn(|_| CancellationToken::new());
+        Self { tasks: TaskTracker::new(), seconds, stop, cut }
+    }
+}
+
+impl Background {
+    /// Waits for a moment until all have come to their end: what is broken off looks
+    /// like a stranger's to the far end.
+    pub(super) async fn finish(self) {
+        self.tasks.close();
+        self.stop.cancel();
+        self.tasks.wait().await;
+    }
 }
 
 // === impl CallError ===
@@ -272,8 +322,10 @@ impl Drop for Handshake {
     fn drop(&mut self) {
         // Without a runtime the process is at its end.
         let (Some(rest), Ok(runtime)) = (self.rest.take(), Handle::try_current()) else { return };
-        let Background { tasks, stop, cut } = self.background.clone();
+        let (Background { tasks, stop, cut, .. }, pair) =
+            (self.background.clone(), self.pair.take());
         let leave = async move {
+            let _pair = pair;
             tokio::select! {
                 () = cut.cancelled() => {}
                 () = async {

@@ -3,6 +3,7 @@
 //! What is asked for and what is given go by one account, so that a tunnel that
 //! gets all it asked for holds all it was told to.
 
+use super::caller::SECOND_ATTEMPTS;
 use super::options::{Limits, Options, Role, by_service};
 use super::pool;
 use crate::net::{PER_SESSION, RESERVED, sessions_that_fit};
@@ -18,6 +19,8 @@ pub struct Capacity {
     /// Tunnels without a session: at the dialer those of its pool, at the acceptor
     /// those that wait to be opened.
     pub unopened: usize,
+    /// Second attempts at once at a far end that says nothing; zero at the acceptor.
+    pub second_attempts: usize,
     /// File descriptors.
     pub descriptors: u64,
 }
@@ -30,6 +33,8 @@ struct Need {
     unopened: usize,
     /// Tunnels that a pool makes before it lets as many go.
     making: usize,
+    /// Second attempts at a far end that says nothing.
+    second_attempts: usize,
     /// Targets that are checked, or looked at while they are down.
     watched: usize,
 }
@@ -49,6 +54,8 @@ impl Need {
                 handshakes: if lets_all_in { 0 } else { handshakes },
                 unopened,
                 making: if unopened > 0 { pool::AT_ONCE } else { 0 },
+                second_attempts: sessions
+                    .map_or(SECOND_ATTEMPTS, |most| (most / 16).clamp(4, SECOND_ATTEMPTS)),
                 watched: if targets.len() > 1 { targets.len() } else { 0 },
             },
             Role::Decrypt { targets } => {
@@ -57,17 +64,17 @@ impl Need {
                     addresses.len() > 1 || options.checks.contains_key(service)
                 });
                 let watched = watched.map(|(_, addresses)| addresses.len()).sum();
-                Self { sessions, handshakes, unopened, making: 0, watched }
+                Self { sessions, handshakes, unopened, making: 0, second_attempts: 0, watched }
             }
         }
     }
 
     /// How many descriptors that takes.
     fn descriptors(&self) -> u64 {
-        let Self { sessions, handshakes, unopened, making, watched } = *self;
+        let Self { sessions, handshakes, unopened, making, second_attempts, watched } = *self;
         let Some(sessions) = sessions else { return u64::MAX };
         let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
-        let beside = count(handshakes + unopened + making + watched);
+        let beside = count(handshakes + unopened + making + second_attempts + watched);
         let asked = RESERVED + count(sessions).saturating_mul(PER_SESSION) + beside;
         // Strangers and unopened tunnels get theirs only as a part of all.
         asked.max(4 * count(handshakes)).max(8 * count(unopened))
@@ -103,17 +110,19 @@ impl Capacity {
         let handshakes = need.handshakes.min(part(4));
         let unopened = need.unopened.min(part(8));
         let making = if unopened > 0 { need.making } else { 0 };
-        let fit = sessions_that_fit(descriptors, handshakes + unopened + making + need.watched);
+        let second_attempts = need.second_attempts.min(part(16));
+        let beside = handshakes + unopened + making + second_attempts + need.watched;
+        let fit = sessions_that_fit(descriptors, beside);
         if fit == 0 {
             return Err(TooFewDescriptors(descriptors));
         }
         let sessions = need.sessions.map_or(fit, |asked| asked.min(fit));
-        Ok(Self { sessions, handshakes, unopened, descriptors })
+        Ok(Self { sessions, handshakes, unopened, second_attempts, descriptors })
     }
 
     /// Says what was asked for and cannot be met.
     pub fn warn_if_less_than(&self, options: &Options) {
-        let Self { sessions, handshakes, unopened, descriptors } = *self;
+        let Self { sessions, handshakes, unopened, descriptors, .. } = *self;
         let tunnel = options.name.as_deref();
         if let Some(asked) = options.limits.sessions.filter(|asked| *asked > sessions) {
             tracing::warn!(
@@ -221,21 +230,21 @@ mod tests {
         let mut pooled = encrypt(1);
         pooled.limits.unopened = 16;
         for (options, needs) in
-            [(encrypt(1), 2080), (encrypt(2), 2082), (pooled, 2080 + 16 + 8), (decrypt(1), 4096)]
+            [(encrypt(1), 2144), (encrypt(2), 2146), (pooled, 2144 + 16 + 8), (decrypt(1), 4096)]
         {
             assert_eq!(Need::of(&options).descriptors(), needs);
             let capacity = Capacity::of(&options, needs).unwrap();
             assert_eq!(capacity.sessions, 1024, "{:?}", options.role);
             assert_eq!(capacity.unopened, options.limits.unopened);
         }
-        let few = Capacity::of(&encrypt(2), 2081).unwrap();
+        let few = Capacity::of(&encrypt(2), 2145).unwrap();
         assert_eq!(few.sessions, 1023);
     }
 
     /// Two encrypt ends without a gate: neither asks for handshakes that it has not.
     #[test]
     fn tunnels_share_what_they_can_use() {
-        let both = Capacity::of_all(&[encrypt(1), encrypt(1)], 4160).unwrap();
+        let both = Capacity::of_all(&[encrypt(1), encrypt(1)], 4288).unwrap();
         assert!(both.iter().all(|capacity| capacity.sessions == 1024), "{both:?}");
         let mut checked = decrypt(1);
         let tcp = "tcp".parse().unwrap();

@@ -126,6 +126,7 @@ impl Exit {
                 Ok(visitor)
             }
             Err(reason) => {
+                verdict.is_cut = reason.is_none() && shared.stop.is_cancelled();
                 verdict.reason = reason.unwrap_or(verdict.reason);
                 Err(verdict)
             }

@@ -33,6 +33,8 @@ pub(super) struct Guest {
     pub(super) peer: Option<Peer>,
     /// The gate's word, where there is a gate and an address.
     permit: Option<Permit>,
+    /// When it came.
+    since: Instant,
 }
 
 /// A connection that may not come in.
@@ -92,6 +94,7 @@ impl Shared {
         socket: ClientAddr,
         place: &Place,
     ) -> Result<Guest, Refused> {
+        let since = Instant::now();
         let sender = self.sender(stream, socket).await;
         let sender = sender.map_err(|reason| Refused { reason, client: socket })?;
         let (client, peer) = match sender {
@@ -116,7 +119,7 @@ impl Shared {
             }
             _ => None,
         };
-        Ok(Guest { client, peer, permit })
+        Ok(Guest { client, peer, permit, since })
     }
 
     /// What a listed load balancer announces; `None` from anybody else.
@@ -136,7 +139,7 @@ impl Shared {
     /// that come to nothing alike, or the ban would tell them apart.
     pub(super) fn strike(&self, verdict: Verdict, guest: &Guest) {
         if let (Some(gate), Some(peer), true) = (&self.gate, guest.peer, verdict.is_fault()) {
-            gate.failed(peer);
+            gate.failed(peer, guest.since);
         }
     }
 

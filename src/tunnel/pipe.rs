@@ -63,13 +63,28 @@ pub enum PipeError {
 pub async fn run(options: PipeOptions) -> Result<(), PipeError> {
     let open = Open { service: options.service.clone(), client: ClientAddr::Unix };
     let idle_timeout = options.idle_timeout;
-    let (mut sealed, mut session) = connect(options).await?;
+    let background = Background::default();
+    let connected = connect(options, &background).await;
+    let piped = match connected {
+        Ok(connected) => carry(connected, &open, idle_timeout).await,
+        Err(error) => Err(error),
+    };
+    background.finish().await;
+    piped
+}
+
+/// Carries standard input and output through a session until both ended, or the far side did.
+async fn carry(
+    (mut sealed, mut session): (Stream, Session),
+    open: &Open,
+    idle_timeout: Option<Duration>,
+) -> Result<(), PipeError> {
     let mut first = vec![];
-    session.outbound.open(&open, &mut first)?;
+    session.outbound.open(open, &mut first)?;
     let start = Start { first, already_read: vec![] };
     let plain = Stdio::new();
     let far_side_ended = plain.output.far_side_ended.clone();
-    let live = enter(&session, &open, idle_timeout);
+    let live = enter(&session, open, idle_timeout);
     let cut = poll_fn(|cx| live.poll_end(cx));
     let session = (&mut session, live.traffic());
     let end = relay((plain, &mut sealed), session, start, pin!(cut)).await;
@@ -103,14 +118,18 @@ fn enter(session: &Session, open: &Open, idle_timeout: Option<Duration>) -> Live
     live
 }
 
-async fn connect(options: PipeOptions) -> Result<(Stream, Session), PipeError> {
+async fn connect(
+    options: PipeOptions,
+    background: &Background,
+) -> Result<(Stream, Session), PipeError> {
     let dialling = Dialling::from(&options);
     let far_end = look_up_once(options.target).await?;
     let caller =
         Caller::new(Terms::of(options.keys, options.suites, options.padding, options.heartbeat));
     let patience = Patience { deadline: Instant::now() + options.timeout, answer: options.timeout };
     let dial = |deadline| dialling.dial(&far_end, deadline);
-    match caller.call(dial, patience, &Background::default()).await {
+    let called = caller.call(dial, patience, background).await;
+    match called {
         Ok(Called { stream, session, .. }) => Ok((stream, session)),
         Err(CallError::Dial(error)) => Err(error.into()),
         Err(CallError::Handshake(_)) => Err(PipeError::NoAnswer),

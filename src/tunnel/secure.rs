@@ -59,6 +59,8 @@ pub(super) struct Verdict {
     spoke: bool,
     /// It ended the handshake itself, in place of going on.
     hung_up: bool,
+    /// This end has ended it, since it stops.
+    pub(super) is_cut: bool,
 }
 
 /// Why a handshake does not go on; the verdict has the reason.
@@ -81,16 +83,18 @@ pub(super) struct Visitor {
 
 impl From<CloseReason> for Verdict {
     fn from(reason: CloseReason) -> Self {
-        Self { reason, spoke: false, hung_up: false }
+        Self { reason, spoke: false, hung_up: false, is_cut: false }
     }
 }
 
 impl Verdict {
     /// Whether it counts against the address. Who hangs up without a byte is a health
     /// check, or a dial that was given up: nobody tries keys that way. Nor does who
-    /// hangs up after an answer, which a right and fresh message alone gets.
+    /// hangs up after an answer, which a right and fresh message alone gets; nor who is
+    /// cut off because this end stops.
     pub(super) fn is_fault(self) -> bool {
         match self.reason {
+            _ if self.is_cut => false,
             CloseReason::HandshakeFailed
             | CloseReason::ClockSkew
             | CloseReason::Replayed

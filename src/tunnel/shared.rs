@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -50,6 +50,8 @@ pub(super) struct Shared {
     /// that strangers from the same address take none.
     pub(super) guests: Option<Sources>,
     pub(super) failures: Arc<Failures>,
+    /// Second attempts at a far end that says nothing.
+    seconds: Arc<Semaphore>,
     pub(super) meters: Arc<Meters>,
     /// Who may come in, by address.
     pub(super) gate: Option<Gate>,
@@ -89,6 +91,10 @@ impl Shared {
                 |before| before.places.clone(),
             ),
             limit_reached: Notify::new(),
+            seconds: before.map_or_else(
+                || Arc::new(Semaphore::new(capacity.second_attempts)),
+                |before| Arc::clone(&before.seconds),
+            ),
             arrivals,
             guests,
             failures: before.map_or_else(
@@ -110,7 +116,12 @@ impl Shared {
 
     /// Where handshakes that nobody wants any more come to their end.
     pub(super) fn background(&self) -> Background {
-        Background { tasks: self.tasks.clone(), stop: self.stop.clone(), cut: self.cut.clone() }
+        Background {
+            tasks: self.tasks.clone(),
+            seconds: Arc::clone(&self.seconds),
+            stop: self.stop.clone(),
+            cut: self.cut.clone(),
+        }
     }
 
     /// Resolves when sessions are cut.

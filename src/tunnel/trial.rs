@@ -142,7 +142,9 @@ impl Finding {
             Terms::of(options.keys.clone(), options.suites, options.padding, options.heartbeat);
         let dial = |deadline| dialling.dial(&target, deadline);
         let patience = Patience { deadline, answer: options.timeout };
-        let called = Caller::new(terms).call(dial, patience, &Background::default()).await;
+        let background = Background::default();
+        let called = Caller::new(terms).call(dial, patience, &background).await;
+        background.finish().await;
         let called = match called {
             Err(CallError::Dial(error)) => self.connected(Err(error))?,
             other => self.connected(Ok(other))?,

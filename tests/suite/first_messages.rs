@@ -17,7 +17,8 @@ use common::clock::FakeClock;
 use common::file::{Service, decrypt_table};
 use common::hand::{Acceptor, Call};
 use common::legit::round_trip;
-use common::{Addr, End, Launch, Target, Wire, eventually, keygen};
+use common::proc;
+use common::{Addr, End, Ending, Launch, Target, Wire, eventually, keygen};
 
 use super::reload::{KEY, Two};
 use super::systemd::hand_over;
@@ -147,6 +148,100 @@ fn called() -> (Acceptor, End) {
     (acceptor, encrypt.start())
 }
 
+/// An end that knows the far end's clock has waited in the queue for longer than a
+/// second when that starts: both of its messages are from before.
+#[test]
+fn a_known_clock_is_no_trouble_where_a_start_takes_long() {
+    let dir = TempDir::new().unwrap();
+    let key = keygen(dir.path(), "key");
+    let target = Target::echo();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let sealed = Addr::Tcp(listener.local_addr().unwrap());
+    let decrypt = Launch::decrypt(&key).args(["-s", "systemd:sealed"]).target(target.addr());
+    let start =
+        || End::of(hand_over(&decrypt, "sealed", vec![listener.try_clone().unwrap().into()]));
+    let encrypt = Launch::encrypt(&key).args(["-s", "127.0.0.1:0", "-o", "60"]).target(&sealed);
+    let (mut first, mut encrypt) = (start(), encrypt.start());
+    encrypt.connect().expect_echo(b"first");
+    first.stop();
+    let mut client = encrypt.connect();
+    client.send(b"early").unwrap();
+    let is_waiting = |socket: &proc::TcpSocket| Addr::Tcp(socket.remote.into()) == sealed;
+    let waiting = || proc::tcp_sockets(encrypt.pid()).iter().filter(|one| is_waiting(one)).count();
+    eventually("both attempts wait", || waiting() == 2);
+    let mut again = start();
+    assert_eq!(client.expect_bytes(5), b"early");
+    drop(client);
+    encrypt.stop();
+    again.stop();
+}
+
+/// A far end that is silent at first, and then hangs up on the second attempt, has not
+/// answered; and that ends no pool.
+#[test]
+fn a_second_attempt_that_fails_before_the_first_is_no_answer() {
+    let dir = TempDir::new().unwrap();
+    let key = keygen(dir.path(), "key");
+    let acceptor = Acceptor::start(&key);
+    let encrypt = Launch::encrypt(&key).args(["-s", "127.0.0.1:0", "-o", "1"]);
+    let mut plain = encrypt.clone().target(&acceptor.addr()).start();
+    let mut client = plain.connect();
+    let first = acceptor.hear();
+    acceptor.hear().reset();
+    assert_eq!(client.expect_ending(), Ending::Reset);
+    let line = plain.wait_closed("no-answer");
+    assert!(line.field("detail").is_some(), "{}", line.text());
+    drop(first);
+    plain.stop();
+
+    let mut pooled = encrypt.target(&acceptor.addr()).args(["--pool", "1"]).start();
+    let first = acceptor.hear();
+    acceptor.hear().reset();
+    pooled.program.wait_line("it is told", |line| line.message().starts_with("the pool is not"));
+    drop(first);
+    let mut warm = acceptor.accept_warm();
+    let _client = pooled.connect();
+    assert!(matches!(warm.hear(), Event::Open(_)), "the pool is alive");
+    pooled.stop();
+}
+
+/// "Both attempts": what a second one has overtaken fails when its deadline comes, and
+/// bans nobody who has proved since then that he holds the key.
+#[test]
+fn an_overtaken_attempt_is_no_strike() {
+    const CLIENTS: usize = 5;
+    let dir = TempDir::new().unwrap();
+    let key = keygen(dir.path(), "key");
+    let target = Target::echo();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let sealed = Addr::Tcp(listener.local_addr().unwrap());
+    let mut encrypt = Launch::encrypt(&key).args(["-s", "127.0.0.1:0"]).target(&sealed).start();
+    let mut clients: Vec<Wire> = (0..CLIENTS).map(|_| encrypt.connect()).collect();
+    for client in &mut clients {
+        client.send(b"early").unwrap();
+    }
+    let is_waiting = |socket: &proc::TcpSocket| Addr::Tcp(socket.remote.into()) == sealed;
+    let waiting = || proc::tcp_sockets(encrypt.pid()).iter().filter(|one| is_waiting(one)).count();
+    eventually("all have sent their first message", || waiting() >= CLIENTS);
+    let store = format!("file:{}", dir.path().join("gate").display());
+    let decrypt = Launch::decrypt(&key).args(["-s", "systemd:sealed", "-o", "2"]);
+    let decrypt = decrypt.args(["--gate", &store, "--internal", "allow"]).target(target.addr());
+    let decrypt = decrypt.args(["--ban-after", "3/60s/1h"]);
+    let mut decrypt = End::of(hand_over(&decrypt, "sealed", vec![listener.into()]));
+    for client in &mut clients {
+        assert_eq!(client.expect_bytes(5), b"early");
+    }
+    let refused =
+        || decrypt.program.log().iter().map(|line| line.refused("clock-skew")).sum::<u64>();
+    eventually("the first attempts have failed", || refused() > 0);
+    encrypt.connect().expect_echo(b"not banned");
+    drop(clients);
+    encrypt.stop();
+    decrypt.stop();
+    assert_eq!(decrypt.refused("clock-skew"), CLIENTS as u64, "{}", decrypt.program.tail());
+    assert_eq!(decrypt.count("banned"), 0);
+}
+
 // === tunnels and processes that take another's place ===
 
 #[test]
@@ -194,25 +289,22 @@ fn a_handover_forgets_no_first_message_and_refuses_no_fresh_one() {
     let ahead = || Call::with(&key, 30, SuiteSet::BOTH);
     let (recorded, crossing, on_its_way) = (ahead(), ahead(), Call::new(&key));
     assert!(is_answered(&far, &recorded));
-    let fds = common::proc::fds(two.decrypt.program.pid());
+    let fds = proc::fds(two.decrypt.program.pid());
     let mut slow = Wire::connect(&far).unwrap();
-    eventually("it is accepted", || common::proc::fds(two.decrypt.program.pid()) > fds);
+    eventually("it is accepted", || proc::fds(two.decrypt.program.pid()) > fds);
     let next = two.decrypt.again();
     next.program.wait_line("took over", |line| line.message().starts_with("took over"));
+    // The process before has a second for those that it accepted.
+    slow.send(crossing.message()).unwrap();
+    assert_eq!(slow.expect_bytes(1).len(), 1, "the process before answers it");
+    assert!(!is_answered(&far, &crossing), "the process before has answered it meanwhile");
     assert!(!is_answered(&far, &recorded), "answered by the process before");
     assert!(is_answered(&far, &on_its_way), "it was sent before this process started");
-    // The process before has a second for those that it accepted.
-    if slow.send(crossing.message()).is_ok() && !slow.read_to_ending(NOT_LONG).0.is_empty() {
-        assert!(!is_answered(&far, &crossing), "the process before has answered it meanwhile");
-    }
     let mut before = std::mem::replace(&mut two.decrypt, next);
     assert_eq!(before.program.exit_code(), 0, "{}", before.program.tail());
     round_trip(&two.entrance());
     two.stop();
 }
-
-/// What the process before may take to answer.
-const NOT_LONG: Duration = Duration::from_secs(5);
 
 /// The connection that has systemd start a decrypt end comes from before its start.
 #[test]
