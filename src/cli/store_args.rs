@@ -103,7 +103,9 @@ pub(super) enum StoreFlagError {
     #[error("--gate-ca is for TLS, which the gate's address does not ask for; write rediss://")]
     CaWithoutTls,
     /// The certificates cannot be read.
-    #[error("cannot read --gate-ca {0}: {1}; check its path and who may read it")]
+    #[error(
+        "cannot read --gate-ca {0}: {1}; check its path and who may read it, and that it is a regular file"
+    )]
     Ca(PathBuf, ReadError),
     /// There is nothing to check a server with.
     #[error(

@@ -207,7 +207,7 @@ pub(super) struct ConnectionArgs {
     #[arg(short, long, value_name = "ADDR", help_heading = CONNECTIONS)]
     pub(super) bind: Option<BindAddress>,
 
-    /// Do not probe idle connections; a vanished peer then goes unnoticed
+    /// Do not probe idle connections; only --heartbeat notices a vanished peer then
     #[arg(short = 'j', long, help_heading = CONNECTIONS)]
     pub(super) no_keepalive: bool,
 

@@ -39,7 +39,7 @@ pub(super) enum BadValue {
     Seconds(String),
     /// Not a time between signs of life.
     #[error(
-        "'{0}' is no time between signs of life; write one such as 10s or 1m, at most 1d, or off"
+        "'{0}' is no time between signs of life; write one with a unit, such as 10s or 1m, at most 1d, or off"
     )]
     Heartbeat(String),
     /// Not a time without data.

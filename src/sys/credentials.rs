@@ -20,7 +20,9 @@ const LONGEST: usize = 4096;
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialsError {
     /// Opening or reading failed.
-    #[error("cannot read credentials file {0}: {1}; check its path and who may read it")]
+    #[error(
+        "cannot read credentials file {0}: {1}; check its path and who may read it, and that it is a regular file"
+    )]
     Unreadable(Name, ReadError),
     /// It belongs to a user who is neither root nor the one that the process runs as.
     #[error(

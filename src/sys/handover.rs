@@ -84,7 +84,7 @@ pub struct Successor(UnixStream);
 /// Why sockets cannot be handed over.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "cannot take sockets over at {path}: {cause}; end that process, or give --handover another path",
+    "cannot take sockets over at {path}: {cause}; start as root or the user of that process, end it, or give --handover another path",
     path = .path.display()
 )]
 pub struct HandoverError {

@@ -84,7 +84,9 @@ pub enum KeyFileError {
     #[error("{0} exists already and is never overwritten; give another name, or move it away")]
     Exists(Name),
     /// A new file cannot be made.
-    #[error("cannot create {0}: {1}; check that its directory exists and that you may write there")]
+    #[error(
+        "cannot create {0}: {1}; check that its directory exists, that no link of another user leads there, and that you may write there"
+    )]
     Uncreatable(Name, io::Error),
     /// The new file was made but not written; it was removed again.
     #[error("cannot write {0}: {1}; make room and run it again")]

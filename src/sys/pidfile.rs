@@ -26,7 +26,7 @@ pub struct PidFile {
 
 /// Why the pid file was not written.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot write pid file {}: {cause}; check its directory, or give another with -p", .path.display())]
+#[error("cannot write pid file {}: {cause}; check its directory and that no link of another user leads there, or give another with -p", .path.display())]
 pub struct PidFileError {
     path: PathBuf,
     cause: io::Error,

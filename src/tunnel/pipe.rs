@@ -94,7 +94,11 @@ async fn carry(
         CloseReason::PlainReset if far_side_ended.is_cancelled() => Ok(()),
         reason => {
             let advice = told_by_the_far_end(reason).copied();
-            let advice = advice.unwrap_or("the log of the decrypt end tells more");
+            let advice = advice.unwrap_or(match reason {
+                CloseReason::IdleTimeout => "no data for the --idle-timeout of one of the ends",
+                CloseReason::PeerVanished => "no sign of life for three times --heartbeat",
+                _ => "the log of the decrypt end tells more",
+            });
             Err(PipeError::Ended { reason, advice })
         }
     }

@@ -136,7 +136,7 @@ pub(super) fn told_by_the_far_end(reason: CloseReason) -> Option<&'static &'stat
             &"the decrypt end has no such service; correct --service, or add it there with -t NAME=ADDRESS"
         }
         CloseReason::LimitReached => {
-            &"this host has all the sessions that --max-per-source allows at the decrypt end"
+            &"the decrypt end has no session for this host: --max-per-source there, or too many wait for its -n"
         }
         _ => return None,
     })

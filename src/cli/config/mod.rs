@@ -60,7 +60,7 @@ pub(super) struct Tunnel {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConfigError {
     /// It cannot be read.
-    #[error("cannot read {file}: {cause}; check its path and who may read it", file = .file.display())]
+    #[error("cannot read {file}: {cause}; check its path and who may read it, and that it is a regular file", file = .file.display())]
     Unreadable {
         /// Which.
         file: PathBuf,
