@@ -303,14 +303,23 @@ impl Way {
         let systems = nix::sys::stat::stat("/")?.st_uid;
         let directory = fstat(&self.here)?;
         let others = [link.st_uid, directory.st_uid];
-        match others.into_iter().find(|uid| *uid != 0 && *uid != systems) {
-            None => Ok(()),
-            Some(uid) => {
-                let (path, of) = (self.path.join(part), user_name(Uid::from_raw(uid)));
-                Err(io::Error::other(LinkError { path, of: Some(of) }))
+        let other = others.into_iter().find(|uid| *uid != 0 && *uid != systems);
+        let of = match other.map(|uid| user_name(Uid::from_raw(uid))) {
+            // They can put another link of root's in its place.
+            None if is_open_to_others(directory.st_mode) => {
+                "whoever may write beside it".to_owned()
             }
-        }
+            None => return Ok(()),
+            Some(user) => user,
+        };
+        Err(io::Error::other(LinkError { path: self.path.join(part), of: Some(of) }))
     }
+}
+
+/// Whether others than its owner can rename what is in a directory.
+fn is_open_to_others(mode: u32) -> bool {
+    let (theirs, sticky) = (Mode::S_IWGRP | Mode::S_IWOTH, Mode::S_ISVTX);
+    mode & theirs.bits() != 0 && mode & sticky.bits() == 0
 }
 
 #[cfg(test)]

@@ -98,8 +98,9 @@ impl Verdict {
             CloseReason::HandshakeFailed
             | CloseReason::ClockSkew
             | CloseReason::Replayed
-            | CloseReason::NoCommonSuite
-            | CloseReason::Displaced => self.spoke || !self.hung_up,
+            | CloseReason::NoCommonSuite => self.spoke || !self.hung_up,
+            // Only in a flood, and to who holds most places: no health check is that many.
+            CloseReason::Displaced => true,
             CloseReason::Unconfirmed => !self.hung_up,
             _ => false,
         }

@@ -146,11 +146,18 @@ fn every_refusal_counts_alike() {
 /// long before any deadline.
 #[test]
 fn who_floods_with_silent_connections_is_banned() {
+    // Also by those that have ended their direction, and hold on.
+    flooded_with(|_| {});
+    flooded_with(Wire::finish);
+}
+
+fn flooded_with(then: impl Fn(&Wire) + Sync) {
     let world = World::new(&["--ban-after", "5/30d/5m", "-o", "600", "--max-handshakes", "4"]);
     world.redis(&format!("SADD ip-allowed {PEER} {OTHER}"));
     world.wait_in(PEER);
     let entrance = world.entrance(PEER);
-    let mut flood: Vec<Wire> = (0..9).map(|_| world.stage.net.dial(PEER, &entrance)).collect();
+    let dial = || world.stage.net.dial(PEER, &entrance);
+    let mut flood: Vec<Wire> = (0..9).map(|_| dial()).inspect(then).collect();
     world.wait_out(PEER);
     // The ban ends those that are left.
     for wire in &mut flood {

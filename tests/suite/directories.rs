@@ -177,6 +177,20 @@ fn root_follows_no_link_of_another_user() {
     symlink("user/sub", ground.path("roots")).unwrap();
     assert!(allow(&ground.path("roots/gate")).status.success());
     assert_eq!(fs::metadata(ground.path("user/sub/gate")).unwrap().uid(), USER);
+    // Where others can, they put it where another one was.
+    fs::create_dir(ground.path("shared")).unwrap();
+    symlink("../system", ground.path("shared/roots")).unwrap();
+    for (mode, is_followed) in [(0o777, false), (0o2775, false), (0o1777, true), (0o755, true)] {
+        fs::set_permissions(ground.path("shared"), Permissions::from_mode(mode)).unwrap();
+        let output = allow(&ground.path(&format!("shared/roots/{mode:o}")));
+        assert_eq!(output.status.success(), is_followed, "{mode:o}");
+        if !is_followed {
+            complaint(
+                &output,
+                &["shared/roots is a symbolic link that whoever may write beside it"],
+            );
+        }
+    }
 }
 
 /// A file of somebody else's with a second name in the directory.
