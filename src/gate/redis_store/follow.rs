@@ -29,6 +29,8 @@ use crate::net::clock::Clock;
 
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// The longest time between two reads of a store that has too much.
+const LONGEST_REST: Duration = Duration::from_secs(30);
 /// A session that lasted so long was no part of the trouble before it.
 const CALM: Duration = Duration::from_secs(5);
 /// How many asks are answered before a full read goes on.
@@ -66,7 +68,8 @@ pub(super) async fn follow(
             end = session(store, &events, &mut asks) => end,
             () = events.closed() => return,
         };
-        let calm = began.elapsed() >= CALM;
+        let took = began.elapsed();
+        let calm = took >= CALM;
         if calm {
             wait = FIRST_WAIT;
         }
@@ -79,8 +82,18 @@ pub(super) async fn follow(
                 return;
             }
         }
-        pause(wait, &mut asks).await;
+        pause(rest(trouble.kind, wait, took), &mut asks).await;
         wait = (wait * 2).min(LONGEST_WAIT);
+    }
+}
+
+/// How long to wait after a session that `took` so long. A store that holds, or says,
+/// more than there can be was read for nothing and will be again: most of the time
+/// is for others.
+fn rest(kind: Kind, wait: Duration, took: Duration) -> Duration {
+    match kind {
+        Kind::TooMuch => wait.max(took * 4).min(LONGEST_REST),
+        _ => wait,
     }
 }
 
@@ -271,4 +284,18 @@ async fn roles(links: &Links) -> Result<Vec<Role>, Trouble> {
         roles.push(role);
     }
     Ok(roles)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_has_too_much_takes_a_fifth_of_the_time() {
+        let (wait, took) = (Duration::from_millis(50), Duration::from_secs(2));
+        assert_eq!(rest(Kind::TooMuch, wait, took), Duration::from_secs(8));
+        assert_eq!(rest(Kind::TooMuch, wait, Duration::from_secs(60)), LONGEST_REST);
+        assert_eq!(rest(Kind::TooMuch, wait, Duration::from_millis(1)), wait);
+        assert_eq!(rest(Kind::Lost, wait, took), wait, "it may be back at once");
+    }
 }
