@@ -125,8 +125,8 @@ const FLOORS: &[Floor] = &[
     Floor {
         paths: &["run", "demo"],
         may_import: &[
-            "addr", "secret", "proto", "keys", "gate", "net", "observe", "tunnel", "sys", "admin",
-            "run", "demo",
+            "addr", "secret", "proto", "keys", "files", "gate", "net", "observe", "tunnel", "sys",
+            "admin", "run", "demo",
         ],
         forbidden: &["clap"],
     },

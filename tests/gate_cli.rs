@@ -404,6 +404,24 @@ fn imports_of_plain_lines_and_of_bad_ones() {
     }
 }
 
+/// Nobody writes into the pipe; the device, and a line of standard input, have no end.
+#[test]
+fn an_import_neither_waits_for_a_pipe_nor_fills_memory() {
+    let store = Store::file();
+    let pipe = store.path("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let line = format!("import {}", pipe.display());
+    store.fails(&line, 2, &["cannot read", "it is a pipe", "give -"]);
+    store.fails("import /dev/zero", 2, &["cannot read /dev/zero", "it is a device"]);
+    let zeros = store.path("zeros");
+    fs::File::create(&zeros).unwrap().set_len(3 << 30).unwrap();
+    let line = format!("import {}", zeros.display());
+    store.fails(&line, 2, &["line 1 of", "longer than 4096 bytes"]);
+    let long = format!("203.0.113.7\n#{}\n", "x".repeat(5_000));
+    complaint(&store.run_with("import -", &long), 2, &["line 2 of standard input", "longer"]);
+    assert!(!store.path("gate").exists(), "nothing is half done");
+}
+
 /// The wrong file is named quickly, and what an error says is read by many.
 #[test]
 fn nothing_of_a_file_that_is_imported_by_mistake_is_shown() {

@@ -102,6 +102,19 @@ impl Place {
         Ok(fstat(&self.directory)?)
     }
 
+    /// The owner of a file there, if that is neither root, nor the user of this process,
+    /// nor the directory's owner. Such a user could put it there only because others
+    /// may write in the directory, and goes on deciding what it is.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn foreign_owner(&self, file: &Metadata) -> io::Result<Option<Uid>> {
+        let owner = Uid::from_raw(file.uid());
+        let is_ours = owner.is_root() || owner == geteuid();
+        let is_ours = is_ours || owner.as_raw() == self.directory()?.st_uid;
+        Ok((!is_ours).then_some(owner))
+    }
+
     /// Opens the file with these `flags`, never waiting for anybody, and with this
     /// `mode` where they make it.
     ///

@@ -14,6 +14,7 @@ use tracing::{Dispatch, Level};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::Subscriber;
 
+use super::fields::PrintableFields;
 pub use super::queue::Guard;
 use super::queue::{Line, Lines};
 use crate::printable::{printable, printable_json};
@@ -56,23 +57,26 @@ pub fn start(settings: Settings) -> io::Result<Guard> {
     let lines = Lines::default();
     // One for all notices: to make one costs every place that logs a check.
     let (losses, lost) = (Lines::default(), settings.at_least_warn());
-    let telling = dispatch(lost, losses.clone());
+    let is_coloured = settings.is_coloured();
+    let telling = dispatch(lost, is_coloured, losses.clone());
     let notice = move |count| {
         tracing::dispatcher::with_default(&telling, || tracing::warn!(count, "log lines lost"));
         losses.pop()
     };
     let guard = match settings.output {
         Output::Stderr => {
-            let write = move |(_, line): &Line| io::stderr().write_all(&settings.shown(line));
+            let shown = move |line: &[u8]| settings.shown(is_coloured, line);
+            let write = move |(_, line): &Line| io::stderr().write_all(&shown(line));
             lines.start(write, notice)?
         }
         Output::Syslog => {
             openlog(Some(c"knockpipe"), LogFlags::LOG_PID, Facility::LOG_DAEMON)?;
-            lines.start(move |(level, line)| to_syslog(*level, settings.shown(line)), notice)?
+            let shown = move |line: &[u8]| settings.shown(is_coloured, line);
+            lines.start(move |(level, line)| to_syslog(*level, shown(line)), notice)?
         }
     };
     // An error means that logging was started already.
-    let _ = tracing::dispatcher::set_global_default(dispatch(settings, lines));
+    let _ = tracing::dispatcher::set_global_default(dispatch(settings, is_coloured, lines));
     Ok(guard)
 }
 
@@ -91,12 +95,13 @@ fn to_syslog(level: Level, line: Vec<u8>) -> io::Result<()> {
 impl Settings {
     /// A line as it is written: whatever stands in a field, it is one line, and
     /// moves no terminal.
-    fn shown(self, line: &[u8]) -> Vec<u8> {
+    fn shown(self, is_coloured: bool, line: &[u8]) -> Vec<u8> {
         let text = String::from_utf8_lossy(line);
         let (text, end) = text.strip_suffix('\n').map_or((&*text, ""), |text| (text, "\n"));
         let shown = match self.format {
             Format::Json => printable_json(text),
-            Format::Text if self.is_coloured() => printable_with_colours(text).into(),
+            // Its colours are the formatter's, and the rest is printable already.
+            Format::Text if is_coloured => text.into(),
             Format::Text => printable(text),
         };
         (shown.into_owned() + end).into_bytes()
@@ -116,34 +121,22 @@ impl Settings {
 /// No module paths: operators know messages and fields, and a module's path in
 /// `target` would collide with our field of that name. Errors of the log itself
 /// are dropped, because they would be printed to the very place that failed.
-fn dispatch(settings: Settings, lines: Lines) -> Dispatch {
+fn dispatch(settings: Settings, is_coloured: bool, lines: Lines) -> Dispatch {
     let lines = Subscriber::builder()
         .with_max_level(settings.level)
         .with_target(false)
-        .with_ansi(settings.is_coloured())
+        .with_ansi(is_coloured)
         .log_internal_errors(false)
         .with_writer(lines);
     // Syslog adds its own time.
     match (settings.format, settings.output) {
-        (Format::Text, Output::Stderr) => lines.compact().into(),
-        (Format::Text, Output::Syslog) => lines.compact().without_time().into(),
+        (Format::Text, Output::Stderr) => lines.compact().fmt_fields(PrintableFields).into(),
+        (Format::Text, Output::Syslog) => {
+            lines.compact().fmt_fields(PrintableFields).without_time().into()
+        }
         (Format::Json, Output::Stderr) => lines.json().flatten_event(true).into(),
         (Format::Json, Output::Syslog) => lines.json().flatten_event(true).without_time().into(),
     }
-}
-
-/// Leaves the colours in that the form of the line has. The escape of another's
-/// sequence was made visible before that, by the formatter.
-fn printable_with_colours(text: &str) -> String {
-    let mut parts = text.split("\x1b[");
-    let mut shown = printable(parts.next().unwrap_or_default()).into_owned();
-    for part in parts {
-        let colour = part.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';');
-        let is_colour = colour.starts_with('m');
-        shown.push_str(if is_colour { "\x1b[" } else { "\\u{1b}[" });
-        shown.push_str(&printable(part));
-    }
-    shown
 }
 
 /// Whether somebody looks at standard error who has not said no to colours.
@@ -156,8 +149,12 @@ mod tests {
     use super::*;
 
     fn line(settings: Settings, log: impl FnOnce()) -> (Level, String) {
+        coloured_line(settings, false, log)
+    }
+
+    fn coloured_line(settings: Settings, is_coloured: bool, log: impl FnOnce()) -> (Level, String) {
         let lines = Lines::default();
-        tracing::dispatcher::with_default(&dispatch(settings, lines.clone()), log);
+        tracing::dispatcher::with_default(&dispatch(settings, is_coloured, lines.clone()), log);
         let (level, line) = lines.pop().expect("a line was logged");
         assert_eq!(lines.pop(), None, "one line only");
         (level, String::from_utf8(line).unwrap())
@@ -190,7 +187,7 @@ mod tests {
             let settings = Settings { level: LevelFilter::INFO, format, output: Output::Syslog };
             let (_, line) =
                 line(settings, || tracing::info!(error = %bad, detail = bad, "closed {bad}"));
-            let shown = String::from_utf8(settings.shown(line.as_bytes())).unwrap();
+            let shown = String::from_utf8(settings.shown(false, line.as_bytes())).unwrap();
             let text = shown.strip_suffix('\n').unwrap();
             assert_eq!(printable(text), text, "{format:?}");
             if format == Format::Json {
@@ -198,8 +195,32 @@ mod tests {
                 assert_eq!(event["detail"], bad);
             }
         }
-        let shown = printable_with_colours("\x1b[2mtime\x1b[0m \x1b[2J\x1b]0;a\n");
-        assert_eq!(shown, "\x1b[2mtime\x1b[0m \\u{1b}[2J\\u{1b}]0;a\\n");
+    }
+
+    /// With colours the line has sequences, of which none may be another's: not even a
+    /// colour, which hides text.
+    #[test]
+    fn the_colours_of_a_line_are_the_formatters_alone() {
+        let hidden = "a\x1b[8mb\x1b[0;30mc\x1b[md\u{9b}8me\nf";
+        let format = Format::Text;
+        let settings = Settings { level: LevelFilter::INFO, format, output: Output::Stderr };
+        let of = |text: &str| {
+            let error = io::Error::other(text.to_owned());
+            let cause: &(dyn std::error::Error + 'static) = &error;
+            let (_, line) = coloured_line(settings, true, || {
+                tracing::info!(address = %text, detail = text, kind = ?text, cause, "closed {text}");
+            });
+            String::from_utf8(settings.shown(true, line.as_bytes())).unwrap()
+        };
+        let sequences = |shown: &str| -> Vec<String> {
+            let ends = |part: &str| part.split_inclusive('m').next().map(str::to_owned);
+            shown.split('\x1b').skip(1).filter_map(ends).collect()
+        };
+        let (shown, plain) = (of(hidden), of("plain"));
+        assert!(sequences(&plain).len() > 8, "it has colours: {plain:?}");
+        assert_eq!(sequences(&shown), sequences(&plain), "{shown:?}");
+        assert_eq!(shown.matches("a\\u{1b}[8mb\\u{1b}[0;30mc").count(), 5, "{shown:?}");
+        assert_eq!(shown.lines().count(), 1, "{shown:?}");
     }
 
     #[test]

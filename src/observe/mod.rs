@@ -2,6 +2,7 @@
 //! few lines with exact counts, which sessions live, and what tunnels count.
 
 pub mod failures;
+mod fields;
 pub mod log;
 pub mod metrics;
 pub mod pulse;

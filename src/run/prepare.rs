@@ -10,9 +10,11 @@ use std::fs;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
 use tracing::{info, warn};
 
 use crate::addr::{Address, BindAddress};
+use crate::files::place::{FileId, Place};
 use crate::gate::redis_store::RedisOptions;
 use crate::gate::{GateOptions, StoreOptions};
 use crate::keys::KeyRing;
@@ -21,6 +23,7 @@ use crate::sys::activation::Inherited;
 use crate::sys::keyfile::is_stdin;
 use crate::sys::memory;
 use crate::sys::notify::Manager;
+use crate::sys::pidfile::READABLE;
 use crate::sys::sandbox::{self, Landlock, Open, Report, Rules, SharedDirectory};
 use crate::tunnel::{Options, PipeOptions};
 
@@ -259,19 +262,31 @@ fn add_redis(rules: &mut Rules, redis: &RedisOptions) {
     // Edits go to the master, wherever that is or will be: a server may be a replica.
     rules.connect = None;
     if redis.address.tls {
-        // The variables are those that OpenSSL has for the system's certificates.
-        let named = ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().filter_map(env::var_os);
         // Its directory: by the time it is read it may be another file.
         redis.ca_file.iter().for_each(|file| add_read(rules, file));
-        rules.read.extend(named.map(PathBuf::from));
+        // The variables are those that OpenSSL has for the system's certificates.
+        let files = env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+        files.iter().for_each(|file| add_read(rules, file));
+        let directories = env::var_os("SSL_CERT_DIR");
+        let directories = directories.iter().flat_map(env::split_paths);
+        directories.for_each(|directory| add_tree(rules, directory));
     }
+}
+
+/// Opens a directory with all that is in it, since nobody knows what will be read.
+fn add_tree(rules: &mut Rules, directory: PathBuf) {
+    if is_shared(&directory) {
+        let is_open = is_etc(&directory);
+        caution(rules, &directory, if is_open { Open::Reading } else { Open::Tree });
+    }
+    rules.read.push(directory);
 }
 
 /// Opens a file that is read again: its directory, since another file may take its place;
 /// of a directory that many share the file alone, but all of /etc, which is open anyway.
 fn add_read(rules: &mut Rules, file: &Path) {
     let home = home(file);
-    if home.canonicalize().is_ok_and(|real| real == Path::new("/etc")) {
+    if is_etc(&home) {
         caution(rules, &home, Open::Reading);
         rules.read.push(home);
     } else if is_shared(&home) {
@@ -280,6 +295,11 @@ fn add_read(rules: &mut Rules, file: &Path) {
     } else {
         rules.read.push(home);
     }
+}
+
+/// Whether it is the directory that every process of ours may read.
+fn is_etc(directory: &Path) -> bool {
+    fs::metadata(directory).is_ok_and(|found| is_one_of(&["/etc"], FileId::from(&found)))
 }
 
 /// Opens the place of a socket, which is made and removed.
@@ -319,30 +339,45 @@ fn caution(rules: &mut Rules, directory: &Path, open: Open) {
 
 /// Whether a directory holds files of many programs.
 fn is_shared(directory: &Path) -> bool {
-    directory.canonicalize().is_ok_and(|real| SHARED.iter().any(|it| real == Path::new(it)))
+    fs::metadata(directory).is_ok_and(|found| is_one_of(&SHARED, FileId::from(&found)))
+}
+
+/// Whether a directory is one of these, by whatever name: `/bin` may be a link, or
+/// mounted a second time.
+fn is_one_of(names: &[&str], directory: FileId) -> bool {
+    names.iter().any(|it| fs::metadata(it).is_ok_and(|found| FileId::from(&found) == directory))
 }
 
 /// An empty file where the pid file will be, in a directory that many share: a rule can
 /// name it, so that the directory stays closed. Dropping it removes a file that is
 /// still empty.
 #[derive(Debug)]
-pub struct PidPlace(PathBuf);
+pub struct PidPlace {
+    place: Place,
+    /// Held open, or else another file could get its inode and pass for it.
+    file: fs::File,
+}
 
 impl PidPlace {
-    /// Makes the file, where the directory is shared and there is none.
+    /// Makes the file, where the directory is shared and there is none. What keeps it
+    /// from that is told when the pid file is written.
     pub fn take(path: &Path) -> Option<Self> {
-        if !is_shared(&home(path)) {
+        let place = Place::find(path).ok()?;
+        if !is_one_of(&SHARED, FileId::from(&place.directory().ok()?)) {
             return None;
         }
-        fs::File::create_new(path).ok()?;
-        Some(Self(path.to_owned()))
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
+        let file = place.open(flags, READABLE).ok()?;
+        Some(Self { place, file })
     }
 }
 
 impl Drop for PidPlace {
     fn drop(&mut self) {
-        if fs::symlink_metadata(&self.0).is_ok_and(|found| found.is_file() && found.len() == 0) {
-            let _ = fs::remove_file(&self.0);
+        if let Ok(made) = self.file.metadata()
+            && made.len() == 0
+        {
+            let _ = self.place.remove(FileId::from(&made));
         }
     }
 }

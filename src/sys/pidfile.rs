@@ -9,12 +9,12 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::signal::kill;
 use nix::sys::stat::Mode;
-use nix::unistd::{Pid, Uid, geteuid};
+use nix::unistd::Pid;
 
 use crate::files::place::{FileId, Place, user_name};
 
 /// For all to read, as far as the umask lets them.
-const READABLE: Mode = Mode::from_bits_truncate(0o666);
+pub const READABLE: Mode = Mode::from_bits_truncate(0o666);
 
 /// A pid file of this process. Dropping it removes the file, as long as it
 /// still names this process.
@@ -90,12 +90,9 @@ impl Drop for PidFile {
 }
 
 /// Whether it is a file of that name alone, or a device, of which nothing is read.
-/// A user who could put it into another's directory goes on owning it, and would
-/// choose the process that scripts of root's signal.
+/// Another user would choose the process that scripts of root's signal.
 fn check_kind(seen: &Metadata, place: &Place) -> io::Result<()> {
-    let owner = Uid::from_raw(seen.uid());
-    let ours = owner.is_root() || owner == geteuid() || owner.as_raw() == place.directory()?.st_uid;
-    if !ours {
+    if let Some(owner) = place.foreign_owner(seen)? {
         return Err(io::Error::other(format!("it belongs to {}", user_name(owner))));
     }
     if seen.is_file() && seen.nlink() > 1 {

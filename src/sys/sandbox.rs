@@ -99,6 +99,8 @@ pub enum Open {
     Files,
     /// All of it, to read.
     Reading,
+    /// The same of a directory that is named as a whole.
+    Tree,
     /// Sockets are made, and anything is removed.
     Sockets,
     /// One file is written, and anything is removed.
@@ -236,6 +238,10 @@ impl Open {
             }
             Self::Reading => {
                 "all of it can be read, as by every knockpipe; give such files a directory of their own"
+            }
+            Self::Tree => {
+                "all that is in it can be read: SSL_CERT_DIR names it; give the certificates a directory \
+                 of their own"
             }
             Self::Sockets => {
                 "sockets can be made and files removed in all of it; give sockets a directory of their own"

@@ -48,6 +48,25 @@ fn a_password_comes_from_a_file_or_the_environment() {
     assert!(!text.contains("geheim"), "{text}");
 }
 
+/// Whose file it is decides what stands in it; root's commands read it too.
+#[test]
+fn a_gate_file_without_lines_fills_no_memory() {
+    let store = Store::file();
+    store.good("allow 203.0.113.7");
+    let file = store.path("gate");
+    let whole = fs::metadata(&file).unwrap().len();
+    fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(3 << 30).unwrap();
+    let mut command = Command::new("sh");
+    // Room for the program, and for far less than the file.
+    command.args(["-c", "ulimit -v 2000000; exec \"$0\" gate list \"$@\""]).arg(binary());
+    command.args(&store.flags);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let answer = finish(command, "");
+    let parts = [&format!("is damaged at byte {whole}"), "more after it", "restore it from a copy"];
+    complaint(&answer, 1, &parts);
+    assert_eq!(fs::metadata(&file).unwrap().len(), 3 << 30, "nothing is cut");
+}
+
 /// Told at the start, not by the first connection long after it.
 #[test]
 #[cfg(feature = "aws-lc")]

@@ -12,6 +12,7 @@ use std::thread;
 
 use common::{Launch, Program, binary, eventually, keygen};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use tempfile::TempDir;
 
 /// The other user.
@@ -210,21 +211,78 @@ fn root_writes_into_no_file_that_has_another_name_elsewhere() {
     assert_eq!(program.exit_code(), 1, "{}", program.tail());
     assert!(program.stderr().contains("a hard link"), "{}", program.stderr());
     assert_eq!(fs::read(&victim).unwrap(), b"");
-    // A file that the other user put where everybody can, as in /tmp. The kernel may
-    // refuse it as well.
-    fs::create_dir(ground.path("shared")).unwrap();
-    fs::set_permissions(ground.path("shared"), Permissions::from_mode(0o1777)).unwrap();
-    for name in ["gate", "pid"] {
-        let path = ground.path("shared").join(name);
-        fs::write(&path, "").unwrap();
-        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
-        chown(&path, Some(USER), None).unwrap();
+    // A file that the other user put where others can, as in /tmp, or in a directory of
+    // a group. The kernel may refuse it as well.
+    for (directory, mode) in [("shared", 0o1777), ("groups", 0o2775)] {
+        fs::create_dir(ground.path(directory)).unwrap();
+        fs::set_permissions(ground.path(directory), Permissions::from_mode(mode)).unwrap();
+        for name in ["gate", "pid"] {
+            let path = ground.path(directory).join(name);
+            fs::write(&path, "").unwrap();
+            fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+            chown(&path, Some(USER), None).unwrap();
+        }
+        let gate = ground.path(directory).join("gate");
+        complaint(&allow(&gate), &["belongs to nobody"]);
+        assert_eq!(fs::read(&gate).unwrap(), b"", "{directory}");
+        let pid = ground.path(directory).join("pid");
+        let launch = Launch::decrypt(&key).args(["-s", "127.0.0.1:0", "-t", "127.0.0.1:1", "-p"]);
+        let mut program = launch.args([&pid]).spawn();
+        assert_eq!(program.exit_code(), 1, "{}", program.tail());
+        assert_eq!(fs::read(&pid).unwrap(), b"", "{directory}");
     }
-    complaint(&allow(&ground.path("shared/gate")), &["belongs to nobody"]);
+}
+
+/// A pid file in a directory that many share is made before the sandbox is entered, and
+/// so before the others. Links of the other user lead to `/srv`.
+#[test]
+fn root_makes_no_pid_file_early_where_a_link_of_another_user_leads() {
+    let ground = Ground::new();
+    let own = ground.0.path().file_name().unwrap().to_str().unwrap().replace('.', "");
+    let stray = Stray(Path::new("/srv").join(format!("knockpipe-test{own}.pid")));
+    let name = stray.0.file_name().unwrap();
+    ground.lay("/srv", "user/away");
+    // Told that it appears, however short it is there.
+    let watch = Inotify::init(InitFlags::IN_NONBLOCK).unwrap();
+    watch.add_watch("/srv", AddWatchFlags::IN_CREATE).unwrap();
+    let made = || {
+        let events = watch.read_events().unwrap_or_default();
+        events.iter().any(|event| event.name.as_deref() == Some(name))
+    };
+    let key = keygen(ground.0.path(), "key");
     let launch = Launch::decrypt(&key).args(["-s", "127.0.0.1:0", "-t", "127.0.0.1:1", "-p"]);
-    let mut program = launch.args([ground.path("shared/pid")]).spawn();
+    let launch = launch.args([ground.path("user/away").join(name)]);
+    let mut program = launch.spawn();
     assert_eq!(program.exit_code(), 1, "{}", program.tail());
-    assert_eq!(fs::read(ground.path("shared/pid")).unwrap(), b"");
+    let text = program.stderr();
+    assert!(
+        text.contains(&format!("user/away is a symbolic link that {NAME} can change")),
+        "{text}"
+    );
+    assert!(!made() && !stray.0.exists(), "it was made for a moment");
+    ground.while_exchanged("user/sub", "user/away", || {
+        for round in 0..30 {
+            let launch = Launch::decrypt(&key).args(["-s", "127.0.0.1:0", "-t", "/no/where", "-p"]);
+            let mut program = launch.args([ground.path("user/sub").join(name)]).spawn();
+            eventually("it is ready, or gave up", || {
+                !program.is_running() || program.log().iter().any(|line| line.is("ready"))
+            });
+            drop(program);
+            assert!(!made() && !stray.0.exists(), "round {round}");
+            for directory in ["user/sub", "user/away"] {
+                let _ = fs::remove_file(ground.path(directory).join(name));
+            }
+        }
+    });
+}
+
+/// A file outside of the ground; gone at the end.
+struct Stray(PathBuf);
+
+impl Drop for Stray {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
 }
 
 // === sockets ===

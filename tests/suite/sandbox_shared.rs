@@ -85,6 +85,45 @@ fn a_key_in_a_shared_directory_opens_that_file_alone() {
     }
 }
 
+/// `/bin` is a link to `/usr/bin` today.
+#[test]
+fn a_shared_directory_is_known_by_all_of_its_names() {
+    let real = Path::new("/bin").canonicalize().unwrap();
+    for directory in ["/bin", real.to_str().unwrap()] {
+        let (dir, target) = (TempDir::new().unwrap(), Target::echo());
+        let key = Stray::key(directory, &dir, "key");
+        let config = dir.path().join("config");
+        fs::create_dir(&config).unwrap();
+        let mut service = Service::start(&config, "far.toml", &table(&target, &key.0, ""));
+        let (line, warned) = told(&service.program.log());
+        assert_eq!(warned.iter().map(Path::new).collect::<Vec<_>>(), [&real]);
+        let reads = line.field("reads").unwrap();
+        assert!(reads.split(',').all(|path| Path::new(path) != real), "{reads}");
+        service.stop();
+    }
+}
+
+/// What the variables of OpenSSL name is open to a gate with TLS, and told of as any other.
+#[test]
+fn certificates_in_a_shared_directory_are_warned_of() {
+    let dir = TempDir::new().unwrap();
+    let key = keygen(dir.path(), "key");
+    let file = Stray::new("/tmp", &dir, "pem");
+    fs::write(&file.0, "").unwrap();
+    let directories = format!("{}:/", dir.path().display());
+    let set = format!("export SSL_CERT_DIR={directories} SSL_CERT_FILE={};", file.text());
+    let launch = Launch::decrypt(&key).source(&any()).args(["-t", "/no/where"]).prelude(&set);
+    let launch = launch.args(["--gate", "rediss://127.0.0.1:1"]);
+    let end = launch.start();
+    let (line, mut warned) = told(&end.program.log());
+    warned.sort_unstable();
+    assert_eq!(warned, ["/", "/tmp"]);
+    let reads = line.field("reads").unwrap();
+    let reads: Vec<_> = reads.split(',').collect();
+    assert!(reads.contains(&"/") && reads.contains(&file.text()), "{reads:?}");
+    assert!(!reads.contains(&"/tmp"), "{reads:?}");
+}
+
 /// In a directory of its own a key may be replaced, and nothing is warned of.
 #[test]
 fn a_directory_of_its_own_is_named_and_not_warned_of() {

@@ -1,8 +1,7 @@
 //! `import`: entries from a file, all of them good or none of them used.
 
 use std::collections::{HashMap, VecDeque};
-use std::fs;
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,12 +15,19 @@ use super::list::{ALLOWED, BANNED, read_entries};
 use super::place::{Absent, Place, now_ms};
 use super::{CommonArgs, SpareArgs};
 use crate::duration;
+use crate::files::read::{Kind, ReadError, open};
 use crate::gate::Member;
 use crate::gate::store::{Edit, Receipt, later};
 use crate::run::Failure;
 
 /// Changes under way at once: a round trip each would take minutes for a million.
 const AT_ONCE: usize = 64;
+
+/// Bytes of a line, its end included: an entry has less than 200, and comments room.
+const LONGEST_LINE: usize = 4096;
+
+/// As many as a store may hold.
+const MOST_ENTRIES: usize = 2_000_000;
 
 /// Stands for a ban without an end, which only other programs write.
 const LONGEST: Duration = Duration::from_secs(3650 * 86_400);
@@ -105,29 +111,65 @@ pub(super) async fn import(args: ImportArgs) -> Result<Done, Failure> {
 }
 
 fn read(args: &ImportArgs, now_ms: u64) -> Result<Vec<Wanted>, Failure> {
-    let stdin = args.input.as_os_str() == "-";
-    let name = if stdin { "standard input".to_owned() } else { args.input.display().to_string() };
-    let mut text = String::new();
-    let read = if stdin {
-        io::stdin().read_to_string(&mut text).map(drop)
-    } else {
-        fs::read_to_string(&args.input).map(|read| text = read)
-    };
-    read.map_err(|error| {
-        let advice = "check its path, and that it is text of addresses";
+    let path = &args.input;
+    if path.as_os_str() == "-" {
+        return read_lines(args, now_ms, "standard input", io::stdin().lock());
+    }
+    let name = path.display().to_string();
+    let (file, _) = open(path).map_err(|error| {
+        let advice = match error {
+            ReadError::Kind(Kind::Pipe) => "give - and let it come from standard input",
+            _ => "check its path, and that it is text of addresses",
+        };
         Failure::Usage(anyhow::anyhow!("cannot read {name}: {error}; {advice}"))
     })?;
+    read_lines(args, now_ms, &name, BufReader::new(file))
+}
+
+/// Reads line by line, so that only what is wanted is held, whatever else is there.
+fn read_lines(
+    args: &ImportArgs,
+    now_ms: u64,
+    name: &str,
+    mut input: impl BufRead,
+) -> Result<Vec<Wanted>, Failure> {
     let mut wanted = vec![];
-    for (number, line) in text.lines().enumerate() {
-        let line = without_comment(line);
-        if line.is_empty() {
-            continue;
+    let mut line = vec![];
+    for number in 1.. {
+        line.clear();
+        let read = (&mut input).take(LONGEST_LINE as u64 + 1).read_until(b'\n', &mut line);
+        let read = read.map_err(|error| {
+            let advice = "check its path, and that it is text of addresses";
+            Failure::Usage(anyhow::anyhow!("cannot read {name}: {error}; {advice}"))
+        })?;
+        if read == 0 {
+            break;
         }
-        let entry = parse(line, args.ttl, now_ms).and_then(|entry| check(args, entry));
-        let bad = |cause| BadLine { number: number + 1, name: name.clone(), cause };
-        wanted.push(entry.map_err(|cause| Failure::Usage(bad(cause).into()))?);
+        let entry = wanted_of(args, now_ms, &line, wanted.len());
+        let bad = |cause| BadLine { number, name: name.to_owned(), cause };
+        wanted.extend(entry.map_err(|cause| Failure::Usage(bad(cause).into()))?);
     }
     Ok(wanted)
+}
+
+/// What a line says, if it says anything; `before` it were so many.
+fn wanted_of(
+    args: &ImportArgs,
+    now_ms: u64,
+    line: &[u8],
+    before: usize,
+) -> Result<Option<Wanted>, String> {
+    if line.len() > LONGEST_LINE {
+        return Err(format!("it is longer than {LONGEST_LINE} bytes"));
+    }
+    let line = without_comment(str::from_utf8(line).map_err(|_| "it is no UTF-8 text")?);
+    if line.is_empty() {
+        return Ok(None);
+    }
+    if before >= MOST_ENTRIES {
+        return Err(format!("it is one entry more than {MOST_ENTRIES}, the most of a gate"));
+    }
+    parse(line, args.ttl, now_ms).and_then(|entry| check(args, entry)).map(Some)
 }
 
 /// What stands before a `#`, which JSON may have in a text and an address never.

@@ -17,7 +17,7 @@ use nix::sys::stat::Mode;
 
 use super::super::store::StoreError;
 use super::record::{HEADER, Image, LONGEST_LINE, Record, Subject};
-use super::rights;
+use super::{now_ms, rights};
 use crate::files::place::{FileId, Place, is_link};
 
 /// How long another writer may hold the lock.
@@ -28,6 +28,8 @@ const WORTH_COMPACTING: u64 = 64 * 1024;
 /// About what one entry takes, and how many times that the file may be long.
 const ENTRY: u64 = 80;
 const SLACK: u64 = 4;
+/// One append has no more bytes: 100,000 notes for the history, each a line.
+const LONGEST_APPEND: u64 = 32 << 20;
 /// For the owner alone.
 const OWN: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
 /// Changes that are kept for a follower; more become a full read.
@@ -173,11 +175,13 @@ impl Tail {
         self.read(&file)?;
         let length = file.metadata().map_err(|error| self.error(&error))?.len();
         let bad_at = self.offset;
-        if length > bad_at && self.is_damaged(&file)? {
+        if length > bad_at
+            && let Some(damage) = self.damage(&file)?
+        {
             // Unless the line was only half written a moment ago.
             self.read(&file)?;
             if self.offset == bad_at {
-                return Err(self.damaged());
+                return Err(self.damaged(damage));
             }
         }
         Ok(())
@@ -196,6 +200,12 @@ impl Tail {
         let records = decide(&self.image);
         let began = self.offset;
         let lines: String = records.iter().map(|record| record.line(began)).collect();
+        if lines.len() as u64 > LONGEST_APPEND {
+            return Err(self.cause("takes no more than 32 MiB at once; make several changes of it"));
+        }
+        if let Some(excess) = records.iter().find_map(|it| self.image.excess(it, || now_ms)) {
+            return Err(self.cause(excess.to_string()));
+        }
         // Also when nothing is to be written: what was found may be in no disk yet,
         // when its writer was killed before it could see to that.
         self.append(file, lines.as_bytes())?;
@@ -219,7 +229,8 @@ impl Tail {
             self.offset = 0;
         }
         let done = self.read_on(file);
-        done.map_err(|error| self.error(&error))?.map_or(Ok(()), |cause| Err(self.cause(cause)))
+        let cause = done.map_err(|error| self.error(&error))?;
+        cause.map_or(Ok(()), |cause| Err(self.cause(cause)))
     }
 
     /// The file that was read.
@@ -247,8 +258,8 @@ impl Tail {
         Ok(())
     }
 
-    /// Reads whole lines from the offset on; gives why the file is none of ours.
-    fn read_on(&mut self, file: &File) -> io::Result<Option<&'static str>> {
+    /// Reads whole lines from the offset on; gives why the file is none to work with.
+    fn read_on(&mut self, file: &File) -> io::Result<Option<String>> {
         let mut reader = BufReader::with_capacity(1 << 18, file);
         if self.offset == 0 {
             let mut header = Vec::with_capacity(HEADER.len());
@@ -256,11 +267,12 @@ impl Tail {
             (&mut reader).take(HEADER.len() as u64).read_to_end(&mut header)?;
             if !HEADER.starts_with(&header) {
                 let newer = header.starts_with(b"knockpipe-gate-");
-                return Ok(Some(if newer {
+                let cause = if newer {
                     "was written by a newer knockpipe; use that one"
                 } else {
                     "is no gate file of knockpipe; name another"
-                }));
+                };
+                return Ok(Some(cause.to_owned()));
             }
             if header.len() < HEADER.len() {
                 return Ok(None);
@@ -274,6 +286,9 @@ impl Tail {
             let length = (&mut reader).take(LONGEST_LINE as u64).read_until(b'\n', &mut line)?;
             let record = line.strip_suffix(b"\n").and_then(Record::parse);
             let Some((_, record)) = record else { return Ok(None) };
+            if let Some(excess) = self.image.excess(&record, now_ms) {
+                return Ok(Some(excess.to_string()));
+            }
             self.offset += length as u64;
             self.note(&record);
         }
@@ -293,8 +308,11 @@ impl Tail {
     /// Under the lock: writes the header of a new file, or cuts a torn end off.
     fn mend(&mut self, file: &File, place: &Place) -> Result<(), StoreError> {
         let length = file.metadata().map_err(|error| self.error(&error))?.len();
-        if length > self.offset && self.offset > 0 && self.is_damaged(file)? {
-            return Err(self.damaged());
+        if length > self.offset
+            && self.offset > 0
+            && let Some(damage) = self.damage(file)?
+        {
+            return Err(self.damaged(damage));
         }
         if length > self.offset {
             file.set_len(self.offset).map_err(|error| self.error(&error))?;
@@ -306,21 +324,30 @@ impl Tail {
         Ok(())
     }
 
-    /// Whether a line after the bad one belongs to a later append: then the bad
-    /// one was good once.
-    fn is_damaged(&self, file: &File) -> Result<bool, StoreError> {
-        let look = || -> io::Result<bool> {
+    /// Why what follows the offset is no torn end: it is longer than one, or a line in
+    /// it belongs to a later append, so that the bad one before was good once.
+    fn damage(&self, file: &File) -> Result<Option<&'static str>, StoreError> {
+        let look = || -> io::Result<Option<&'static str>> {
+            if file.metadata()?.len().saturating_sub(self.offset) > LONGEST_APPEND {
+                return Ok(Some("with more after it than one change writes"));
+            }
             let mut reader = BufReader::new(file);
             reader.seek(SeekFrom::Start(self.offset))?;
+            // It may grow meanwhile.
+            let mut reader = reader.take(LONGEST_APPEND);
             let mut line = Vec::new();
             loop {
                 line.clear();
-                if reader.read_until(b'\n', &mut line)? == 0 {
-                    return Ok(false);
+                let mut start = (&mut reader).take(LONGEST_LINE as u64);
+                if start.read_until(b'\n', &mut line)? == 0 {
+                    return Ok(None);
+                }
+                if !line.ends_with(b"\n") {
+                    reader.skip_until(b'\n')?;
                 }
                 let record = line.strip_suffix(b"\n").and_then(Record::parse);
                 if record.is_some_and(|(began, _)| began > self.offset) {
-                    return Ok(true);
+                    return Ok(Some("before good lines"));
                 }
             }
         };
@@ -387,11 +414,9 @@ impl Tail {
         file.sync_all()
     }
 
-    fn damaged(&self) -> StoreError {
+    fn damaged(&self, damage: &str) -> StoreError {
         let offset = self.offset;
-        self.cause(format!(
-            "is damaged at byte {offset}, before good lines; restore it from a copy"
-        ))
+        self.cause(format!("is damaged at byte {offset}, {damage}; restore it from a copy"))
     }
 
     fn error(&self, error: &io::Error) -> StoreError {

@@ -4,6 +4,7 @@ use std::fs::OpenOptions;
 use std::net::IpAddr;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 
+use super::super::record::MOST_ENTRIES;
 use super::*;
 
 struct Place(tempfile::TempDir);
@@ -125,6 +126,57 @@ fn damage_is_told_and_nothing_is_cut() {
     assert!(place.error().contains("is damaged at byte 17"), "{}", place.error());
     assert!(place.tail().catch_up().is_err());
     assert_eq!(fs::read(place.path()).unwrap(), bytes);
+}
+
+#[test]
+fn an_end_longer_than_an_append_is_damage_and_long_lines_hide_none() {
+    let place = Place::new();
+    edit(&mut place.tail(), vec![allow(1)], 0).unwrap();
+    let good = fs::metadata(place.path()).unwrap().len();
+    place.write(&vec![b'x'; 300_000]);
+    let mut reader = place.tail();
+    reader.catch_up().unwrap();
+    assert_eq!((count(&reader), reader.offset), (1, good), "torn");
+    place.write(&[b"\n", allow(2).line(good + 300_001).as_bytes()].concat());
+    assert!(place.error().contains("before good lines"), "{}", place.error());
+    let file = OpenOptions::new().write(true).open(place.path()).unwrap();
+    for (more, is_torn) in [(LONGEST_APPEND, true), (LONGEST_APPEND + 1, false)] {
+        file.set_len(good).unwrap();
+        file.set_len(good + more).unwrap();
+        assert_eq!(place.tail().catch_up().is_ok(), is_torn, "{more}");
+    }
+    assert!(place.error().contains("with more after it than one change writes"));
+    assert_eq!(file.metadata().unwrap().len(), good + LONGEST_APPEND + 1, "nothing is cut");
+}
+
+#[test]
+fn a_file_holds_so_many_entries_and_no_more() {
+    let place = Place::new();
+    let mut tail = place.tail();
+    edit(&mut tail, vec![allow(1)], 0).unwrap();
+    // As if they had been read: lines of so many take long.
+    let most = u32::try_from(MOST_ENTRIES).unwrap();
+    let end = now_ms() + 600_000;
+    let fill = |tail: &mut Tail, end| {
+        let ips = (1..most).map(|n| IpAddr::from(n.to_be_bytes()).into());
+        tail.image.bans.extend(ips.map(|member| (member, end)));
+    };
+    fill(&mut tail, end);
+    let error = edit(&mut tail, vec![allow(2)], 0).unwrap_err().to_string();
+    assert!(error.contains("holds 2,000,000 members and bans, which are the most; "), "{error}");
+    edit(&mut tail, vec![allow(1)], 0).expect("it is there already");
+    assert_eq!(tail.catch_up(), Ok(()), "nothing of it was written");
+    // Another program wrote it.
+    edit(&mut place.tail(), vec![allow(2)], 0).unwrap();
+    for _ in 0..2 {
+        let error = tail.catch_up().unwrap_err().to_string();
+        assert!(error.contains("which are the most"), "{error}");
+    }
+    // What is past makes room.
+    tail.image.bans.clear();
+    fill(&mut tail, 1);
+    tail.catch_up().unwrap();
+    assert_eq!((tail.image.allowed.len(), tail.image.bans.len()), (2, 0));
 }
 
 #[test]

@@ -23,6 +23,9 @@ const CHECKSUM: usize = 8;
 /// Addresses whose failures are counted at once. Further ones are not, or else
 /// whoever has a network to fail from could fill memory and disk.
 const MOST_STRUCK: usize = 100_000;
+/// Members and bans of a file, and as many addresses in its history. All of it is held
+/// in memory, and whose file it is chooses how much that would be.
+pub(super) const MOST_ENTRIES: usize = 2_000_000;
 
 /// A change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +64,23 @@ pub(super) struct Image {
     pub(super) bans: HashMap<Member, u64>,
     pub(super) seen: HashMap<IpAddr, u64>,
     pub(super) strikes: HashMap<Member, Strikes>,
+}
+
+/// What a file would hold too much of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Excess {
+    #[error(
+        "holds 2,000,000 members and bans, which are the most; remove some (knockpipe gate remove, \
+         unban), or use Redis"
+    )]
+    Entries,
+    #[error(
+        "holds 2,000,000 addresses in its history, which are the most; forget idle ones \
+         (knockpipe gate reap, --reap-idle)"
+    )]
+    History,
+    #[error("counts failures of more than 100,000 addresses; restore it from a copy")]
+    Strikes,
 }
 
 // === impl Record ===
@@ -149,7 +169,7 @@ impl Strikes {
 
     /// When the window is over.
     fn end_ms(&self) -> u64 {
-        (self.window + 1).saturating_mul(self.findtime).saturating_mul(1000)
+        self.window.saturating_add(1).saturating_mul(self.findtime).saturating_mul(1000)
     }
 }
 
@@ -165,13 +185,39 @@ impl Image {
             Record::Seen(ip, at) => drop(self.seen.insert(ip, at)),
             Record::Unseen(ip) => drop(self.seen.remove(&ip)),
             Record::Strikes(ip, strikes) => {
-                if self.strikes.len() >= MOST_STRUCK {
+                if self.strikes.len() >= MOST_STRUCK && !self.strikes.contains_key(&ip) {
                     self.strikes.retain(|_, other| !other.is_past(&strikes));
                 }
                 self.strikes.insert(ip, strikes);
             }
             Record::Clear(ip) => drop(self.strikes.remove(&ip)),
         }
+    }
+
+    /// What there would be too much of with this record. Leaves out what is past where
+    /// that makes room.
+    pub(super) fn excess(&mut self, record: &Record, now_ms: impl Fn() -> u64) -> Option<Excess> {
+        self.excess_beyond(MOST_ENTRIES, record)?;
+        self.drop_past(now_ms());
+        // Room for many, or else every further record would look at all that is held.
+        self.excess_beyond(MOST_ENTRIES - MOST_ENTRIES / 16, record)
+    }
+
+    fn excess_beyond(&self, most: usize, record: &Record) -> Option<Excess> {
+        let (is_full, excess) = match record {
+            Record::Allow(member, _) if !self.allowed.contains_key(member) => {
+                (self.allowed.len() + self.bans.len() >= most, Excess::Entries)
+            }
+            Record::Ban(member, _) if !self.bans.contains_key(member) => {
+                (self.allowed.len() + self.bans.len() >= most, Excess::Entries)
+            }
+            Record::Seen(ip, _) if !self.seen.contains_key(ip) => {
+                (self.seen.len() >= most, Excess::History)
+            }
+            Record::Strikes(member, new) => (!self.has_room(member, *new), Excess::Strikes),
+            _ => return None,
+        };
+        is_full.then_some(excess)
     }
 
     /// Everything that still holds, as records.
@@ -232,7 +278,8 @@ impl Image {
     /// One failure more.
     fn struck(&self, source: &Member, findtime: u64, now_ms: u64) -> Strikes {
         let window = now_ms / 1000 / findtime;
-        Strikes { findtime, window, count: self.strikes(source, findtime, now_ms) + 1 }
+        let count = self.strikes(source, findtime, now_ms).saturating_add(1);
+        Strikes { findtime, window, count }
     }
 
     /// The address itself and all networks around it that are in the set, longest first.
@@ -373,6 +420,37 @@ mod tests {
             assert_eq!(fail(n, 60_000).0, 1);
         }
         assert_eq!(fail(7, 60_000), (0, MOST_STRUCK));
+    }
+
+    /// A file may be another user's, who writes any number into it.
+    #[test]
+    fn the_largest_numbers_of_a_file_are_numbers_as_any() {
+        let mut image = Image::default();
+        let lines = [
+            "17 strikes 1.2.3.4 60 18446744073709551615 3",
+            "17 strikes 1.2.3.5 18446744073709551615 0 18446744073709551615",
+            "17 strikes 1.2.3.6 0 18446744073709551615 18446744073709551615",
+            "17 ban 1.2.3.4 18446744073709551615",
+            "17 allow 1.2.3.4 18446744073709551615",
+            "17 seen 1.2.3.4 18446744073709551615",
+        ];
+        for words in lines {
+            let line = format!("{} {words}", checksum(words.as_bytes()));
+            let (_, record) = Record::parse(line.as_bytes()).expect("it is a line");
+            image.apply(&record);
+        }
+        let now_ms = 1_790_000_000_000;
+        assert_eq!(image.records(now_ms).count(), 5, "the third window was over at once");
+        let findtime = Duration::from_secs(u64::MAX);
+        let (bantime, maxretry) = (findtime, u64::MAX);
+        let strike = Edit::Strike { ip: [1, 2, 3, 5].into(), findtime, bantime, maxretry };
+        let records = image.records_for(&strike, now_ms);
+        assert!(
+            matches!(records[..], [Record::Strikes(..), Record::Ban(_, u64::MAX)]),
+            "{records:?}"
+        );
+        image.drop_past(now_ms);
+        assert_eq!(image.records(now_ms).count(), 5);
     }
 
     #[test]

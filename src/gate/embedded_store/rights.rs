@@ -9,7 +9,6 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, fchown};
 use std::path::{Path, PathBuf};
 
-use nix::sys::stat::Mode;
 use nix::unistd::{Uid, geteuid};
 
 use crate::files::place::{Place, user_name};
@@ -34,21 +33,18 @@ pub(super) fn check_directory(place: &Place) -> Result<(), String> {
     if place.is_writable() { Ok(()) } else { Err(closed(&directory(place.path()))) }
 }
 
-/// Why root should not touch this file: another user may have put it there.
+/// Why this file is not for this process: another user may have put it there.
 pub(super) fn check_file(seen: &Metadata, place: &Place) -> Result<(), String> {
-    if !geteuid().is_root() || !seen.is_file() {
+    if !seen.is_file() {
         return Ok(());
     }
-    let directory = place.directory().map_err(|error| error.to_string())?;
-    let owner = Uid::from_raw(seen.uid());
-    let is_theirs = owner.is_root() || owner.as_raw() == directory.st_uid;
-    if !is_theirs && directory.st_mode & Mode::S_IWOTH.bits() != 0 {
+    if let Some(owner) = place.foreign_owner(seen).map_err(|error| error.to_string())? {
         let owner = user_name(owner);
         return Err(format!(
-            "belongs to {owner}, in a directory that everybody can write; move it to one of {owner}'s"
+            "belongs to {owner}, and its directory does not; move it to a directory of {owner}'s"
         ));
     }
-    if directory.st_uid != 0 && seen.nlink() > 1 {
+    if geteuid().is_root() && seen.nlink() > 1 {
         return Err("has another name as well (a hard link); put a copy in its place".to_owned());
     }
     Ok(())
