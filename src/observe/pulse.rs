@@ -171,6 +171,11 @@ impl Pulse {
     }
 }
 
+/// After how long a silence of this end a sign of life is due, drawn anew each time.
+pub fn patience(heartbeat: Duration) -> Duration {
+    heartbeat.mul_f64(f64::from(silence()) / 256.0)
+}
+
 fn silence() -> u8 {
     rand::rng().random_range(SILENCE)
 }
