@@ -380,6 +380,43 @@ fn who_is_denied_and_held_ends_as_a_stranger_does() {
     decrypt.stop();
 }
 
+/// `docs/PROTOCOL.md`, 3.2: the deadline is one, after the connection was accepted, also for
+/// who comes through a load balancer: for its header, its handshake, and its being held.
+#[test]
+fn who_takes_its_time_behind_a_load_balancer_is_held_no_longer() {
+    let (dir, target) = (tempfile::tempdir().unwrap(), Target::echo());
+    let key = keygen(dir.path(), "key");
+    let flags = ["--proxy-from", "127.0.0.1", "--deny", "192.0.2.1", "--denied", "hold", "-o", "3"];
+    let launch = Launch::decrypt(&key).source(&any()).target(target.addr()).args(flags);
+    let mut decrypt = launch.start();
+    thread::scope(|scope| {
+        for (name, client) in
+            [("denied", Some("192.0.2.1")), ("let in", Some("192.0.2.2")), ("none", None)]
+        {
+            let mut wire = decrypt.connect();
+            scope.spawn(move || {
+                let start = Instant::now();
+                if let Some(client) = client {
+                    // Late, but in time.
+                    thread::sleep(Duration::from_millis(2_700));
+                    let header = format!("PROXY TCP4 {client} 192.0.2.9 40000 8023\r\n");
+                    let _ = wire.write_all(header.as_bytes());
+                }
+                assert_eq!(wire.expect_ending(), Ending::Reset, "{name}");
+                let took = start.elapsed();
+                // A second deadline would be over after 5.7 seconds and more.
+                let once = Duration::from_millis(2_950)..Duration::from_millis(5_600);
+                assert!(once.contains(&took), "{name}: {took:?}");
+            });
+        }
+    });
+    decrypt.stop();
+    for (reason, some) in [("bad-proxy-header", 1), ("gate-denied", 1), ("handshake-failed", 1)] {
+        assert_eq!(decrypt.refused(reason), some, "{reason}: {}", decrypt.program.tail());
+    }
+    assert_eq!(target.counts().accepts(), 0);
+}
+
 /// Sends `bytes` to an end with a deadline of 2 s, and checks how long it takes it.
 fn probe(mut wire: Wire, bytes: &[u8], leave: Leave, name: &str) {
     const DEADLINE: Duration = Duration::from_secs(2);

@@ -6,7 +6,8 @@
 //! connections. A connection whose first message was authentic and fresh moves to
 //! a second class, which those that sent nothing of the kind cannot displace: only
 //! a holder of the key can make such a message. Dialers that are proven live and
-//! wait for a session keep theirs for certain, and are few.
+//! wait for a session keep theirs for certain, and are few; those of the second class
+//! make way for them, so that newcomers always find a quarter.
 //!
 //! All share one limit, so that all together take no more descriptors than that.
 
@@ -87,7 +88,8 @@ impl Handshakes {
         })))
     }
 
-    /// Changes how many there may be, from the next that enters on.
+    /// Changes how many there may be, from the next that enters on: where there are too many
+    /// then, all that its class may displace go.
     pub fn set_limit(&self, limit: usize) {
         lock(&self.0).limit = limit.max(1);
     }
@@ -99,7 +101,8 @@ impl Handshakes {
     }
 
     /// A place for a dialer that is live and waits for a session, which nobody can
-    /// displace. `None` where as many wait as may.
+    /// displace; one that is only authenticated makes way for it. `None` where as many
+    /// wait as may.
     pub fn wait_for_session(&self, source: Option<SourceKey>) -> Option<Place> {
         let crowd = lock(&self.0);
         let has_room = crowd.waiting < crowd.most_waiting();
@@ -113,10 +116,14 @@ impl Handshakes {
         mut crowd: MutexGuard<'_, Crowd>,
     ) -> Place {
         let displaced = CancellationToken::new();
-        let loser = crowd.make_room(source);
+        let mut losers = vec![];
+        if class == Class::Waiting {
+            losers = crowd.make_room_for_key_holder(source);
+        }
+        losers.extend(crowd.make_room(source));
         let number = crowd.enter(Held { source, class, displaced: displaced.clone() });
         drop(crowd);
-        tell(loser);
+        tell(losers);
         Place { number, crowd: Arc::clone(&self.0), displaced }
     }
 
@@ -136,11 +143,9 @@ impl Handshakes {
     }
 }
 
-/// Outside of the lock: it wakes a task.
-fn tell(loser: Option<CancellationToken>) {
-    if let Some(displaced) = loser {
-        displaced.cancel();
-    }
+/// Outside of the lock: it wakes tasks.
+fn tell(losers: Vec<CancellationToken>) {
+    losers.iter().for_each(CancellationToken::cancel);
 }
 
 fn lock(crowd: &Mutex<Crowd>) -> MutexGuard<'_, Crowd> {
@@ -158,8 +163,8 @@ impl Place {
     /// Its first message is authentic and fresh: those that have proven nothing cannot
     /// displace it any more. Where there are too many like it, one of these is.
     pub fn authenticate(&self) {
-        let loser = lock(&self.crowd).authenticate(self.number);
-        tell(loser);
+        let losers = lock(&self.crowd).authenticate(self.number);
+        tell(losers);
     }
 
     /// Resolves when another took this place, and never otherwise. Cancel safe.
@@ -205,11 +210,25 @@ impl Crowd {
         number
     }
 
-    /// Takes a place back where there is none for a newcomer of `source`.
-    fn make_room(&mut self, source: Option<SourceKey>) -> Option<CancellationToken> {
-        let is_full = self.unproven() + self.waiting >= self.limit;
-        let number = is_full.then(|| self.unauthenticated.first_to_go(source)).flatten()?;
-        self.displace(number)
+    /// Takes places back until there is one for a newcomer of `source`.
+    fn make_room(&mut self, source: Option<SourceKey>) -> Vec<CancellationToken> {
+        let mut losers = vec![];
+        while self.unproven() + self.waiting >= self.limit {
+            let Some(number) = self.unauthenticated.first_to_go(source) else { break };
+            losers.extend(self.displace(number));
+        }
+        losers
+    }
+
+    /// Takes places of the authenticated back until one of `source` may be one of them, or
+    /// wait for a session.
+    fn make_room_for_key_holder(&mut self, source: Option<SourceKey>) -> Vec<CancellationToken> {
+        let mut losers = vec![];
+        while self.authenticated.len + self.waiting >= self.most_authenticated() {
+            let Some(number) = self.authenticated.first_to_go(source) else { break };
+            losers.extend(self.displace(number));
+        }
+        losers
     }
 
     /// Forgets a place, and gives what tells its connection.
@@ -239,19 +258,21 @@ impl Crowd {
         queue.insert(source, number);
     }
 
-    fn authenticate(&mut self, number: u64) -> Option<CancellationToken> {
+    fn authenticate(&mut self, number: u64) -> Vec<CancellationToken> {
+        let most = self.most_authenticated();
         let source = match self.held.get_mut(&number) {
-            Some(held) if held.class == Class::Unauthenticated => {
+            // Where those that wait have all of that, which few places are too few for, it
+            // stays what it is.
+            Some(held) if held.class == Class::Unauthenticated && self.waiting < most => {
                 held.class = Class::Authenticated;
                 held.source
             }
-            _ => return None,
+            _ => return vec![],
         };
         self.unauthenticated.remove(source, number);
-        let is_full = self.authenticated.len + self.waiting >= self.most_authenticated();
-        let loser = is_full.then(|| self.authenticated.first_to_go(source)).flatten();
+        let losers = self.make_room_for_key_holder(source);
         self.authenticated.insert(source, number);
-        self.displace(loser?)
+        losers
     }
 }
 
@@ -300,177 +321,5 @@ impl Queue {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::future::Future;
-    use std::net::{IpAddr, Ipv4Addr};
-    use std::pin::pin;
-    use std::task::{Context, Waker};
-
-    use super::*;
-
-    fn is_ready(future: impl Future) -> bool {
-        pin!(future).poll(&mut Context::from_waker(Waker::noop())).is_ready()
-    }
-
-    fn is_displaced(place: &Place) -> bool {
-        is_ready(place.displaced())
-    }
-
-    fn source(number: u32) -> Option<SourceKey> {
-        Some(IpAddr::V4(Ipv4Addr::from_bits(number)).into())
-    }
-
-    #[test]
-    fn a_newcomer_takes_the_oldest_place_of_those_that_hold_as_many() {
-        let handshakes = Handshakes::new(2);
-        let (first, second) = (handshakes.enter(source(1)), handshakes.enter(source(2)));
-        assert!(!is_displaced(&first));
-        let third = handshakes.enter(source(3));
-        assert!(is_displaced(&first));
-        assert!(!is_displaced(&second) && !is_displaced(&third));
-        assert_eq!((handshakes.used(), handshakes.high_water()), (2, 2));
-        drop(first);
-        assert_eq!(handshakes.used(), 2, "a displaced one has no place to give back");
-    }
-
-    #[test]
-    fn the_source_that_holds_most_loses_its_oldest_place() {
-        let handshakes = Handshakes::new(4);
-        let honest = handshakes.enter(source(1));
-        let flood: Vec<_> = (0..3).map(|_| handshakes.enter(source(2))).collect();
-        let newcomer = handshakes.enter(source(3));
-        assert!(is_displaced(&flood[0]), "the oldest of the flood, which is not the oldest of all");
-        assert!(!is_displaced(&honest) && !is_displaced(&newcomer));
-        assert!(!is_displaced(&flood[1]) && !is_displaced(&flood[2]));
-    }
-
-    #[test]
-    fn who_floods_displaces_its_own() {
-        let handshakes = Handshakes::new(3);
-        let (one, other) = (handshakes.enter(source(1)), handshakes.enter(source(2)));
-        let flood: Vec<_> = (0..1_000).map(|_| handshakes.enter(source(3))).collect();
-        assert!(!is_displaced(&one) && !is_displaced(&other));
-        assert!(flood[..999].iter().all(is_displaced) && !is_displaced(&flood[999]));
-        // Also one that holds no more than the others.
-        let again = handshakes.enter(source(1));
-        assert!(is_displaced(&one) && !is_displaced(&other) && !is_displaced(&again));
-    }
-
-    #[test]
-    fn addresses_of_one_64_are_one_source() {
-        let handshakes = Handshakes::new(3);
-        let of = |text: &str| Some(SourceKey::from(text.parse::<IpAddr>().unwrap()));
-        let honest = handshakes.enter(of("2001:db8:0:1::1"));
-        let flood: Vec<_> =
-            (0..50).map(|n| handshakes.enter(of(&format!("2001:db8:0:2::{n:x}")))).collect();
-        assert!(!is_displaced(&honest));
-        assert_eq!(flood.iter().filter(|place| is_displaced(place)).count(), 48);
-    }
-
-    #[test]
-    fn strangers_never_displace_who_is_authenticated() {
-        for limit in [1, 2, 3, 4, 7, 64] {
-            let handshakes = Handshakes::new(limit);
-            let dialer = handshakes.enter(source(1));
-            dialer.authenticate();
-            let strangers: Vec<_> = (0..200).map(|n| handshakes.enter(source(n))).collect();
-            assert!(!is_displaced(&dialer), "of {limit}");
-            assert!(handshakes.used() <= limit.max(2), "of {limit}");
-            assert!(!is_displaced(&strangers[199]), "of {limit}: the newest has its time");
-        }
-    }
-
-    #[test]
-    fn the_authenticated_are_bounded_and_leave_a_quarter_to_newcomers() {
-        let handshakes = Handshakes::new(64);
-        let dialers: Vec<_> = (0..100).map(|_| handshakes.enter(source(1))).collect();
-        dialers.iter().for_each(Place::authenticate);
-        let kept = || dialers.iter().filter(|place| !is_displaced(place)).count();
-        assert!((48 - 15..=48).contains(&kept()), "{}", kept());
-        let other = handshakes.enter(source(2));
-        other.authenticate();
-        let strangers: Vec<_> = (10..26).map(|n| handshakes.enter(source(n))).collect();
-        assert!(!is_displaced(&other) && strangers.iter().filter(|p| is_displaced(p)).count() <= 1);
-        assert!(handshakes.used() <= 64);
-        dialers[99].authenticate();
-        assert!(!is_displaced(&dialers[99]), "twice is once");
-    }
-
-    #[test]
-    fn who_waits_for_a_session_is_never_displaced_and_they_are_few() {
-        let handshakes = Handshakes::new(8);
-        let wait = || handshakes.wait_for_session(source(1));
-        let waiting: Vec<_> = (0..4).map_while(|_| wait()).collect();
-        assert_eq!((waiting.len(), handshakes.used()), (4, 0), "they are proven");
-        assert!(wait().is_none());
-        for n in 0..100 {
-            handshakes.enter(source(n)).authenticate();
-        }
-        let strangers: Vec<_> = (0..100).map(|n| handshakes.enter(source(n))).collect();
-        assert!(waiting.iter().all(|place| !is_displaced(place)));
-        assert_eq!(strangers.iter().filter(|place| !is_displaced(place)).count(), 4);
-        drop(waiting);
-        assert!(wait().is_some());
-    }
-
-    #[test]
-    fn who_was_displaced_comes_back_in_no_class() {
-        let handshakes = Handshakes::new(1);
-        let (old, new) = (handshakes.enter(source(1)), handshakes.enter(source(1)));
-        old.authenticate();
-        old.set_source(source(3));
-        assert!(is_displaced(&old) && !is_displaced(&new));
-        assert_eq!(handshakes.used(), 1);
-    }
-
-    /// Behind a load balancer the clients are told apart by what it announces.
-    #[test]
-    fn a_place_counts_to_whom_it_was_announced_for() {
-        let handshakes = Handshakes::new(3);
-        let places: Vec<_> = (0..3).map(|_| handshakes.enter(source(9))).collect();
-        places[0].set_source(source(1));
-        places[1].set_source(source(2));
-        places[2].set_source(source(2));
-        let _newcomer = handshakes.enter(source(9));
-        assert!(!is_displaced(&places[0]));
-        assert!(is_displaced(&places[1]) && !is_displaced(&places[2]));
-    }
-
-    #[test]
-    fn who_leaves_makes_room() {
-        let handshakes = Handshakes::new(2);
-        let (first, second) = (handshakes.enter(source(1)), handshakes.enter(None));
-        drop(second);
-        let _third = handshakes.enter(source(1));
-        assert!(!is_displaced(&first));
-        assert_eq!((handshakes.used(), handshakes.limit()), (2, 2));
-    }
-
-    #[test]
-    fn the_handle_may_go_first() {
-        let place = Handshakes::new(1).enter(None);
-        assert!(!is_displaced(&place));
-    }
-
-    #[tokio::test]
-    async fn a_waiting_handshake_is_told() {
-        let handshakes = Handshakes::new(1);
-        let old = handshakes.enter(None);
-        let told = tokio::spawn(async move { old.displaced().await });
-        tokio::task::yield_now().await;
-        let _new = handshakes.enter(None);
-        told.await.unwrap();
-    }
-
-    #[test]
-    fn a_flood_stays_bounded() {
-        let handshakes = Handshakes::new(1024);
-        let places: Vec<_> = (0..100_000).map(|n| handshakes.enter(source(n % 5_000))).collect();
-        assert_eq!(handshakes.used(), 1024);
-        drop(places);
-        assert_eq!(handshakes.used(), 0);
-        let crowd = lock(&handshakes.0);
-        assert!(crowd.held.is_empty() && crowd.unauthenticated.sources.is_empty());
-        assert!(crowd.unauthenticated.order.is_empty());
-    }
-}
+#[path = "places_tests.rs"]
+mod tests;

@@ -127,6 +127,14 @@ impl Stream {
         on_either!(self, socket => socket.try_write(bytes))
     }
 
+    /// Whether the peer is being asked whether it is still there, and has not answered yet.
+    pub fn is_in_doubt(&self) -> bool {
+        match self {
+            Self::Tcp(socket) => vigil::is_probing(socket),
+            Self::Unix(_) => false,
+        }
+    }
+
     fn peek(&self) -> io::Result<usize> {
         let mut byte = [MaybeUninit::uninit()];
         on_either!(self, socket => SockRef::from(socket).peek(&mut byte))

@@ -53,8 +53,6 @@ pub struct Pulse {
     /// The silence of this end after which a sign of life is due, as a part of a
     /// heartbeat: so many of 256.
     patience: AtomicU8,
-    /// The far end was silent for too long at the last look.
-    doubted: AtomicBool,
     /// A sign of life is due.
     due: AtomicBool,
     /// Why the session has to end.
@@ -67,6 +65,7 @@ struct Noted {
     heard: AtomicBool,
     used: AtomicBool,
     deaf: AtomicBool,
+    mute: AtomicBool,
 }
 
 impl Pulse {
@@ -86,6 +85,14 @@ impl Pulse {
     /// A record was sent.
     pub fn sent(&self) {
         self.noted.sent.store(true, Ordering::Relaxed);
+        self.noted.mute.store(false, Ordering::Relaxed);
+        self.due.store(false, Ordering::Relaxed);
+    }
+
+    /// Nothing can be sent until a record that is on its way is, or at all, after Fin. So
+    /// no sign of life is due, which the task would be waked for in vain.
+    pub fn cannot_send(&self) {
+        self.noted.mute.store(true, Ordering::Relaxed);
         self.due.store(false, Ordering::Relaxed);
     }
 
@@ -131,38 +138,58 @@ impl Pulse {
 
     /// Looks `ms` milliseconds after the last time; whether the task has to come and see.
     pub fn look(&self, ms: u32) -> bool {
-        let Noted { sent, heard, used, deaf } = &self.noted;
-        let unsent = advance(&self.unsent, sent.swap(false, Ordering::Relaxed), ms);
-        let hears = heard.swap(false, Ordering::Relaxed) || deaf.load(Ordering::Relaxed);
-        let unheard = advance(&self.unheard, hears, ms);
-        let unused = advance(&self.unused, used.swap(false, Ordering::Relaxed), ms);
+        let Noted { sent, heard, used, deaf, mute } = &self.noted;
+        let unsent = advance(&self.unsent, sent.swap(false, Ordering::Relaxed), ms, u32::MAX);
         let patience = u64::from(self.heartbeat) * u64::from(self.patience.load(Ordering::Relaxed));
-        if self.heartbeat > 0 && u64::from(unsent) >= patience / 256 {
+        let may_send = self.heartbeat > 0 && !mute.load(Ordering::Relaxed);
+        if may_send && u64::from(unsent) >= patience / 256 {
             self.unsent.store(0, Ordering::Relaxed);
             self.patience.store(silence(), Ordering::Relaxed);
             self.due.store(true, Ordering::Relaxed);
         }
-        let silent = self.agreed && unheard >= self.heartbeat.saturating_mul(MISSED);
-        // What the far end said may be here and not read, as after a halt of this
-        // process: it counts if the task has not found it until the next look.
-        let doubted = self.doubted.swap(silent, Ordering::Relaxed);
-        if silent && doubted {
+        let hears = heard.swap(false, Ordering::Relaxed) || deaf.load(Ordering::Relaxed);
+        let most_silent = self.heartbeat.saturating_mul(MISSED);
+        let unheard = advance(&self.unheard, hears, ms, most_silent);
+        let most_unused = self.idle_timeout.saturating_mul(1_000);
+        let unused = advance(&self.unused, used.swap(false, Ordering::Relaxed), ms, most_unused);
+        let (is_silent, is_unused) =
+            (self.agreed && unheard >= most_silent, most_unused > 0 && unused >= most_unused);
+        let is_over = |since: u32, most: u32| since >= most.saturating_add(self.second_look());
+        if is_silent && is_over(unheard, most_silent) {
             self.verdict.store(VANISHED, Ordering::Relaxed);
-        } else if self.idle_timeout > 0 && unused / 1_000 >= self.idle_timeout {
+        } else if is_unused && is_over(unused, most_unused) {
             self.verdict.store(IDLE, Ordering::Relaxed);
         }
-        let is_over = self.verdict.load(Ordering::Relaxed) != NOTHING;
-        is_over || silent || self.due.load(Ordering::Relaxed)
+        let has_ended = self.verdict.load(Ordering::Relaxed) != NOTHING;
+        has_ended || is_silent || is_unused || self.due.load(Ordering::Relaxed)
     }
+
+    /// How long the task has, after a look that found it silent or unused for too long, to
+    /// find what is here already.
+    fn second_look(&self) -> u32 {
+        self.pause().map_or(0, |pause| u32::try_from(pause.as_millis()).unwrap_or(u32::MAX))
+    }
+}
+
+/// After how long a silence of this end a sign of life is due, drawn anew each time.
+pub fn patience(heartbeat: Duration) -> Duration {
+    heartbeat.mul_f64(f64::from(silence()) / 256.0)
 }
 
 fn silence() -> u8 {
     rand::rng().random_range(SILENCE)
 }
 
-/// The time since something was noted.
-fn advance(since: &AtomicU32, noted: bool, ms: u32) -> u32 {
-    let now = if noted { 0 } else { since.load(Ordering::Relaxed).saturating_add(ms) };
+/// The time since something was noted. A look that is late, as after a halt of this
+/// process, finds no more than `most` where the one before found less: what came meanwhile
+/// may be here and not read, and counts if the task finds it until a later look.
+fn advance(since: &AtomicU32, noted: bool, ms: u32, most: u32) -> u32 {
+    let before = since.load(Ordering::Relaxed);
+    let now = match before.saturating_add(ms) {
+        _ if noted => 0,
+        now if before < most => now.min(most),
+        now => now,
+    };
     since.store(now, Ordering::Relaxed);
     now
 }
@@ -225,14 +252,37 @@ mod tests {
         assert_eq!(until(&stalled, |_| {}, vanished), 3_100, "from then on");
     }
 
-    /// As where the process was stopped, or the machine slept.
+    /// As where the process was stopped, or the machine slept: "An end whose process was
+    /// halted reads what is there first", however soon the next look is.
     #[test]
     fn what_came_during_a_halt_is_found_before_anybody_is_given_up() {
-        let halted = pulse(true, None);
-        assert!(halted.look(3_600_000) && halted.verdict().is_none(), "the task is to read");
-        halted.reads_again();
-        halted.look(50);
-        assert_eq!(halted.verdict(), None);
+        let two = Some(Duration::from_secs(2));
+        for (name, halted) in [("silent", pulse(true, None)), ("unused", pulse(false, two))] {
+            assert!(halted.look(3_600_000) && halted.verdict().is_none(), "{name}: is to read");
+            // The looker is hurried, by a new session.
+            for _ in 0..100 {
+                assert!(halted.look(0) && halted.verdict().is_none(), "{name}");
+            }
+            assert!(halted.look(49) && halted.verdict().is_none(), "{name}");
+            halted.reads_again();
+            halted.used();
+            halted.look(50);
+            assert_eq!(halted.verdict(), None, "{name}");
+            halted.look(3_600_000);
+            halted.look(50);
+            assert!(halted.verdict().is_some(), "{name}: nothing was there");
+        }
+    }
+
+    #[test]
+    fn no_task_is_waked_for_a_sign_of_life_that_it_cannot_give() {
+        let pulse = pulse(false, None);
+        assert_ne!(until(&pulse, |_| {}, Pulse::is_due), u32::MAX);
+        // A record that the far end does not take, or Fin.
+        pulse.cannot_send();
+        assert!((0..1_000).all(|_| !pulse.look(50)) && !pulse.is_due());
+        pulse.sent();
+        assert_ne!(until(&pulse, |_| {}, Pulse::is_due), u32::MAX, "where it can again");
     }
 
     #[test]
@@ -243,7 +293,7 @@ mod tests {
             pulse.sent();
             pulse.reads_again();
         };
-        assert_eq!(until(&pulse(true, two), alive, is_idle), 2_000);
+        assert_eq!(until(&pulse(true, two), alive, is_idle), 2_050);
         assert_eq!(until(&pulse(true, two), Pulse::used, is_idle), u32::MAX);
         assert_eq!(until(&pulse(true, None), alive, is_idle), u32::MAX);
     }

@@ -4,7 +4,6 @@
 use std::future::pending;
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::panic::resume_unwind;
 use std::path::Path;
 use std::time::Duration;
 
@@ -191,7 +190,7 @@ async fn order(doors: &mut Option<Doors>) -> Order {
 
 /// Lets a successor accept that is ready to; `None` when it gave up.
 fn let_accept(given: Result<io::Result<Successor>, JoinError>) -> Option<Successor> {
-    let ready = given.unwrap_or_else(|panic| resume_unwind(panic.into_panic()));
+    let ready = given.unwrap_or_else(|panic| Err(panic.into()));
     match ready.and_then(Successor::let_accept) {
         Ok(successor) => Some(successor),
         Err(error) => {
@@ -216,5 +215,17 @@ async fn successor(offer: Option<&AsyncListener>) -> UnixStream {
             Ok(_) => {}
             Err(_) => sleep(ACCEPT_AGAIN).await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// This process serves on, as where the successor itself fails.
+    #[tokio::test]
+    async fn a_panic_on_the_way_to_a_successor_is_one_that_gave_up() {
+        let panicked = tokio::spawn(async { panic!("a mistake, made on purpose") }).await;
+        assert!(let_accept(panicked).is_none());
     }
 }

@@ -16,10 +16,11 @@ use tokio::io::AsyncReadExt;
 use tokio::time::{sleep, timeout_at};
 
 use super::secure::Verdict;
+use super::serve::Stay;
 use super::shared::Shared;
 use crate::addr::ClientAddr;
 use crate::gate::{OnRevoke, Peer, Permit};
-use crate::net::{Place, Stream};
+use crate::net::Stream;
 use crate::observe::sessions::Live;
 use crate::proxy_protocol::incoming::{HeaderReader, Progress, Sender};
 use crate::reason::CloseReason;
@@ -92,17 +93,17 @@ impl Shared {
         &self,
         stream: &mut Stream,
         socket: ClientAddr,
-        place: &Place,
+        stay: &Stay,
     ) -> Result<Guest, Refused> {
         let since = Instant::now();
-        let sender = self.sender(stream, socket).await;
+        let sender = self.sender(stream, socket, stay).await;
         let sender = sender.map_err(|reason| Refused { reason, client: socket })?;
         let (client, peer) = match sender {
             Some(Sender::Client(addr)) => (addr.into(), Some(Peer::Announced(addr.ip()))),
             Some(Sender::Nameless) => (ClientAddr::Nameless, Some(Peer::Nameless)),
             Some(Sender::Balancer) | None => (socket, own_address(socket)),
         };
-        place.set_source(client.source());
+        stay.place.set_source(client.source());
         let refused = |reason| Refused { reason, client };
         if let Some(Sender::Client(_) | Sender::Nameless) = sender {
             self.arrive_announced(client).map_err(|_| refused(CloseReason::SourceLimit))?;
@@ -127,11 +128,12 @@ impl Shared {
         &self,
         stream: &mut Stream,
         socket: ClientAddr,
+        stay: &Stay,
     ) -> Result<Option<Sender>, CloseReason> {
         if !self.is_balancer(socket) {
             return Ok(None);
         }
-        let read = timeout_at(self.deadline(), read_header(stream)).await;
+        let read = timeout_at(stay.deadline, read_header(stream)).await;
         read.unwrap_or(Err(CloseReason::BadProxyHeader)).map(Some)
     }
 

@@ -3,14 +3,19 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
 use crate::net::Stream;
 use crate::observe::Sessions;
+use crate::observe::pulse::patience;
 use crate::observe::sessions::Live;
 use crate::proto::Session;
-use crate::proto::heartbeat::Heartbeats;
+use crate::proto::heartbeat::{Heartbeat, Heartbeats};
+
+/// How often it is looked whether a peer has answered that was in doubt.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Sees to it that a session is looked at. There is one looker for all.
 pub(super) fn look_after(live: &Live) {
@@ -43,7 +48,7 @@ pub(super) async fn keep_beating(
         return std::future::pending().await;
     };
     loop {
-        sleep(heartbeat.time().mul_f64(0.75)).await;
+        is_due(heartbeat, || sealed.is_in_doubt()).await;
         if unsent.is_empty() && session.outbound.beat(unsent).is_err() {
             return std::future::pending().await;
         }
@@ -51,5 +56,45 @@ pub(super) async fn keep_beating(
         if let Ok(written) = sealed.try_write(unsent) {
             unsent.drain(..written);
         }
+    }
+}
+
+/// Resolves when a sign of life is due. In flight it would put off that a peer is found
+/// vanished that is in doubt.
+async fn is_due(heartbeat: Heartbeat, is_in_doubt: impl Fn() -> bool) {
+    sleep(patience(heartbeat.time())).await;
+    while is_in_doubt() {
+        sleep(LOOK).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const H: Duration = Duration::from_secs(60);
+
+    /// `docs/PROTOCOL.md`, 3.4: "after a shorter time, which it draws anew each time", also
+    /// while an acceptor waits for its target.
+    #[tokio::test(start_paused = true)]
+    async fn the_time_to_a_sign_of_life_is_drawn_anew() {
+        let mut times = BTreeSet::new();
+        for _ in 0..100 {
+            let begin = Instant::now();
+            is_due(Heartbeat::every(H).unwrap(), || false).await;
+            times.insert(begin.elapsed());
+        }
+        assert!(times.iter().all(|time| (H.mul_f64(0.6)..H.mul_f64(0.95)).contains(time)));
+        assert!(times.len() > 10, "{times:?}");
+    }
+
+    /// "Nor while TCP's keepalive asks the other host in vain."
+    #[tokio::test(start_paused = true)]
+    async fn none_is_given_while_keepalive_asks_in_vain() {
+        let (begin, doubt) = (Instant::now(), 2 * H);
+        is_due(Heartbeat::every(H).unwrap(), || begin.elapsed() < doubt).await;
+        assert!((doubt..doubt + H / 2).contains(&begin.elapsed()), "{:?}", begin.elapsed());
     }
 }

@@ -55,6 +55,8 @@ const ENDED: &str =
 const HARMED: &str = "before a client used it, something came that no far end sends; see who is on the path, and the \
      log and the version of the far end";
 
+const PANICKED: &str = "a mistake in this program; see the panic in its output, and report it";
+
 /// A tunnel that waits to be opened.
 pub(super) struct Warm {
     /// To which of the far ends.
@@ -178,7 +180,8 @@ impl Pool {
                 Some(made) = work.making.join_next() => match made {
                     Ok(Ok(warm)) => self.put(warm, &mut work),
                     Ok(Err(Unmade { reason, detail })) => self.failed(&mut work, reason, &detail),
-                    Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+                    // The panic is in the log; the pool is needed as long as the tunnel.
+                    Err(_) => self.failed(&mut work, CloseReason::LocalError, PANICKED),
                 },
                 ended = poll_fn(|cx| self.poll_ended(cx)) => self.ended(ended, &mut work),
                 () = self.taken.notified() => {}
@@ -431,5 +434,20 @@ impl Opened {
         if let Ok(warm) = Warm::confirm(far_end, stream, session).await {
             warm.let_go().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It is needed as long as its tunnel is.
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_in_the_making_is_a_failure_and_not_the_end_of_the_pool() {
+        let meters = PoolMeters::default();
+        let pool = Pool::new(3, None, meters.clone(), TaskTracker::new());
+        let stop = sleep(Duration::from_secs(600));
+        pool.keep(|| async { panic!("a mistake, made on purpose") }, stop).await;
+        assert!((10..200).contains(&meters.failed.get()), "{}", meters.failed.get());
     }
 }

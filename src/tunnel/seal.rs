@@ -80,7 +80,9 @@ impl<'t> SealPump<'t> {
             sealed.map_err(|_| CloseReason::LocalError)?;
         }
         outbound.fin(&mut self.control).map_err(|_| CloseReason::LocalError)?;
-        self.flush(sealed).await
+        self.flush(sealed).await?;
+        self.traffic.pulse.cannot_send();
+        Ok(())
     }
 
     /// Puts what is there already behind the first records, so that a request
@@ -133,6 +135,19 @@ impl<'t> SealPump<'t> {
         cx: &mut Context<'_>,
         sealed: &mut (impl AsyncWrite + Unpin),
     ) -> Poll<io::Result<()>> {
+        let polled = self.poll_write(cx, sealed);
+        match polled {
+            Poll::Pending => self.traffic.pulse.cannot_send(),
+            Poll::Ready(_) => self.traffic.pulse.sent(),
+        }
+        polled
+    }
+
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        sealed: &mut (impl AsyncWrite + Unpin),
+    ) -> Poll<io::Result<()>> {
         if let Some(buffer) = &self.buffer {
             while !self.unsent.is_empty() {
                 let polled = poll_write_some(cx, sealed, &buffer[self.unsent.clone()]);
@@ -147,7 +162,6 @@ impl<'t> SealPump<'t> {
             self.control.drain(..written);
         }
         self.control = Vec::new();
-        self.traffic.pulse.sent();
         Poll::Ready(Ok(()))
     }
 

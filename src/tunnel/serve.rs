@@ -56,6 +56,8 @@ struct Arrival {
     slot: Option<Slot>,
     /// Its count against its source.
     source: Option<SourceGuard>,
+    /// When it ends if it is not proven by then.
+    deadline: tokio::time::Instant,
 }
 
 impl Tunnel {
@@ -183,7 +185,8 @@ impl Tunnel {
                 return;
             }
         };
-        self.admit(Arrival { stream, peer, slot, source: None });
+        let deadline = self.shared.deadline();
+        self.admit(Arrival { stream, peer, slot, source: None, deadline });
     }
 
     async fn pause(&self, step: AcceptStep, listener: &AsyncListener, error: &io::Error) {
@@ -210,7 +213,7 @@ impl Tunnel {
         arrival.source = source;
         if let Some(reason) = self.shared.turned_away(peer) {
             self.shared.refused(reason, peer);
-            return self.deny(arrival.stream, || self.shared.places.enter(peer.source()), None);
+            return self.deny(arrival.stream, || self.stay(peer, arrival.deadline));
         }
         let _on_its_worker = workers::next().enter();
         let Ok(stream) = arrival.stream.adopted() else {
@@ -246,10 +249,10 @@ impl Tunnel {
         entrance: Arc<Entrance>,
         arrival: Arrival,
     ) -> Option<Box<Connected>> {
-        let Arrival { stream, peer, slot, source: _source } = arrival;
-        let place = self.shared.places.enter(peer.source());
-        let (stream, guest, place) = self.introduced(stream, peer, place).await?;
-        drop(place);
+        let Arrival { stream, peer, slot, source: _source, deadline } = arrival;
+        let stay = self.stay(peer, deadline);
+        let (stream, guest, stay) = self.introduced(stream, peer, stay).await?;
+        drop(stay);
         match self.shared.enter(guest.client) {
             Ok(source) => {
                 encrypt::open(&entrance, &self.shared, (stream, guest), (slot, source)).await
@@ -264,19 +267,15 @@ impl Tunnel {
     /// A sealed connection from its introduction until it is proven live. Its
     /// session has a task of its own: strangers are many, and need little room.
     async fn serve_stranger(self: Arc<Self>, exit: Arc<Exit>, arrival: Arrival) {
-        let Arrival { stream, peer, source: _source, .. } = arrival;
-        let place = self.shared.places.enter(peer.source());
-        let introduced = self.introduced(stream, peer, place).await;
-        let Some((stream, guest, place)) = introduced else { return };
-        let stay = Stay { place, deadline: self.shared.deadline() };
+        let Arrival { stream, peer, source: _source, deadline, .. } = arrival;
+        let stay = self.stay(peer, deadline);
+        let introduced = self.introduced(stream, peer, stay).await;
+        let Some((stream, guest, stay)) = introduced else { return };
         match exit.meet(&self.shared, (stream, guest), &stay).await {
             Ok(host) => {
                 self.serve_opened(Arc::clone(&exit).welcome(Arc::clone(&self.shared), host));
             }
-            Err(Stranger::Revoked(stream)) => {
-                let Stay { place, deadline } = stay;
-                self.deny(stream, || place, Some(deadline));
-            }
+            Err(Stranger::Revoked(stream)) => self.deny(stream, || stay),
             Err(Stranger::Ended) => {}
         }
     }
@@ -286,16 +285,16 @@ impl Tunnel {
         self: &Arc<Self>,
         mut stream: Stream,
         peer: ClientAddr,
-        place: Place,
-    ) -> Option<(Stream, Guest, Place)> {
+        stay: Stay,
+    ) -> Option<(Stream, Guest, Stay)> {
         let introduced = tokio::select! {
             biased;
-            introduced = self.shared.introduce(&mut stream, peer, &place) => introduced,
-            () = place.displaced() => Err(Refused { reason: CloseReason::Displaced, client: peer }),
+            introduced = self.shared.introduce(&mut stream, peer, &stay) => introduced,
+            () = stay.place.displaced() => Err(Refused { reason: CloseReason::Displaced, client: peer }),
             () = self.shared.last_call() => Err(Refused { reason: CloseReason::Shutdown, client: peer }),
         };
         match introduced {
-            Ok(guest) => Some((stream, guest, place)),
+            Ok(guest) => Some((stream, guest, stay)),
             Err(Refused { reason: CloseReason::Shutdown, .. }) => {
                 self.shared.meters.closed.count(CloseReason::Shutdown);
                 stream.reset();
@@ -307,28 +306,26 @@ impl Tunnel {
                     // Held, it would take the place of another; and one that comes too
                     // often is reset at accept, too.
                     CloseReason::Displaced | CloseReason::SourceLimit => stream.reset(),
-                    _ => self.deny(stream, || place, None),
+                    _ => self.deny(stream, || stay),
                 }
                 None
             }
         }
     }
 
-    /// What a denied peer gets. One that is held has a place, and a deadline, which
-    /// begins now if it has none.
-    fn deny(
-        self: &Arc<Self>,
-        mut stream: Stream,
-        place: impl FnOnce() -> Place,
-        deadline: Option<tokio::time::Instant>,
-    ) {
+    /// A place for a connection that came from `peer`.
+    fn stay(&self, peer: ClientAddr, deadline: tokio::time::Instant) -> Stay {
+        Stay { place: self.shared.places.enter(peer.source()), deadline }
+    }
+
+    /// What a denied peer gets. One that is held has a place, and the deadline that it had.
+    fn deny(self: &Arc<Self>, mut stream: Stream, stay: impl FnOnce() -> Stay) {
         match self.shared.gate.as_ref().map(|gate| gate.options().denied).unwrap_or_default() {
             Denied::Close => stream.close(),
             Denied::Reset => stream.reset(),
             Denied::Hold => {
                 let tunnel = Arc::clone(self);
-                let place = place();
-                let deadline = deadline.unwrap_or_else(|| self.shared.deadline());
+                let Stay { place, deadline } = stay();
                 self.shared.tasks.spawn(async move {
                     let hold = secure::hold(&mut stream);
                     tokio::select! {

@@ -29,8 +29,15 @@ const SETTLED: Duration = Duration::from_secs(2);
 /// A tunnel that the far end lets go before that age was hardly made.
 const HARDLY_MADE: Duration = Duration::from_millis(250);
 
-/// How many times in a row that is no failure: a reload finds tunnels that were just made.
-const MOST_HASTY: u32 = 4;
+/// For so long that is no failure, however often it happens: a reload finds tunnels that
+/// were just made, and so do many reloads.
+const HASTE: Duration = Duration::from_secs(30);
+
+/// The longest pause meanwhile, so that the pool is full soon after the last of them.
+const LONGEST_HASTY_PAUSE: Duration = Duration::from_secs(2);
+
+/// Where nothing of the kind happens for so long after such a pause, tunnels last.
+const LULL: Duration = Duration::from_secs(10);
 
 /// A failure that comes so long after the one before is the first again.
 const CALM: Duration = Duration::from_secs(60);
@@ -59,8 +66,8 @@ pub(super) struct Pace {
     pause: Duration,
     next: Instant,
     last_failure: Option<Instant>,
-    /// How many times in a row the far end let a tunnel go that was hardly made.
-    hasty: u32,
+    /// The far end lets go what was hardly made.
+    hasty: Option<Hasty>,
     /// Nothing was made since a failure.
     doubtful: bool,
     /// The failure was that the far end cannot be reached.
@@ -69,6 +76,13 @@ pub(super) struct Pace {
     told: bool,
     /// Since when the pool has lacked nothing.
     full_since: Option<Instant>,
+}
+
+/// No tunnel has lasted.
+struct Hasty {
+    since: Instant,
+    /// Before the next try.
+    pause: Duration,
 }
 
 // === impl Shelf ===
@@ -141,7 +155,7 @@ impl Pace {
     pub(super) fn new(now: Instant) -> Self {
         let pause = FIRST_PAUSE;
         let (doubtful, away, told) = (false, false, false);
-        let (last_failure, hasty, full_since) = (None, 0, None);
+        let (last_failure, hasty, full_since) = (None, None, None);
         Self { pause, next: now, last_failure, hasty, doubtful, away, told, full_since }
     }
 
@@ -173,18 +187,25 @@ impl Pace {
     }
 
     /// The far end let one go on purpose, at this age: it stops, reads its files again, or
-    /// wants no tunnel for so long. Whether that is no failure: another is made at once,
-    /// or soon where this one was hardly made; but not for ever.
+    /// wants no tunnel for so long. Whether that is no failure: another is made at once, or
+    /// after a pause that grows where none lasts; it is one where none has for [`HASTE`].
     pub(super) fn let_go(&mut self, now: Instant, age: Duration) -> bool {
         if age >= HARDLY_MADE {
-            self.hasty = 0;
+            self.hasty = None;
             return true;
         }
-        if now >= self.next {
-            self.hasty += 1;
-            self.next = now + FIRST_PAUSE.mul_f64(rand::rng().random_range(0.5..1.0));
+        if now < self.next {
+            return true;
         }
-        self.hasty <= MOST_HASTY
+        let before = self.hasty.take().filter(|_| now < self.next + LULL);
+        let Hasty { since, pause } = before.unwrap_or(Hasty { since: now, pause: FIRST_PAUSE });
+        let longer = (pause * 2).min(LONGEST_HASTY_PAUSE);
+        self.hasty = Some(Hasty { since, pause: longer });
+        let is_no_failure = now - since < HASTE;
+        if is_no_failure {
+            self.next = now + pause.mul_f64(rand::rng().random_range(0.5..1.0));
+        }
+        is_no_failure
     }
 
     /// One was made.
@@ -282,22 +303,65 @@ mod tests {
     }
 
     #[test]
-    fn tunnels_that_the_far_end_lets_go_are_no_failures_unless_it_lets_all_go_at_once() {
+    fn tunnels_that_the_far_end_lets_go_are_no_failures_as_long_as_some_last() {
         let mut now = Instant::now();
         let mut pace = Pace::new(now);
         for _ in 0..100 {
             assert!(pace.let_go(now, HARDLY_MADE));
             assert_eq!((pace.at_once(now, 8), pace.next_after(now)), (8, None), "at once");
         }
-        for _ in 0..MOST_HASTY {
-            // All of those that were made together count once.
-            assert!(pace.let_go(now, A_MOMENT) && pace.let_go(now, A_MOMENT));
+        // Many that are hardly made, far apart, or with one between them that lasts.
+        for round in 0..100 {
+            assert!(pace.let_go(now, A_MOMENT) && pace.let_go(now, A_MOMENT), "{round}");
+            now = pace.next_after(now).expect("not at once");
+            match round % 2 {
+                0 => now += LULL,
+                _ => assert!(pace.let_go(now, HARDLY_MADE), "one that lasted"),
+            }
+        }
+    }
+
+    /// Reloads of the far end that come so quickly that no tunnel lasts from one to the next.
+    #[test]
+    fn quick_reloads_of_the_far_end_are_no_failures_until_they_last_for_half_a_minute() {
+        for apart in [100, 120, 150, 200, 249].map(Duration::from_millis) {
+            let begin = Instant::now();
+            let (mut now, mut pace, mut made) = (begin, Pace::new(begin), vec![]);
+            let told = loop {
+                // Tunnels are made as soon as they may be, and the next reload ends them.
+                if let 1.. = pace.at_once(now, 8) {
+                    pace.succeeded();
+                    made.push(now);
+                    now += apart;
+                    if !pace.let_go(now, apart) {
+                        break now;
+                    }
+                } else {
+                    now += apart;
+                }
+            };
+            assert!((HASTE..HASTE * 2).contains(&(told - begin)), "{apart:?}: {:?}", told - begin);
+            assert!((10..60).contains(&made.len()), "{apart:?}: {made:?}");
+            assert!(pace.failed(told, true) && pace.next_after(told).is_some(), "not at once");
+            let gap = |two: &[Instant]| two[1] - two[0];
+            let (first, last) = (gap(&made[..2]), gap(&made[made.len() - 2..]));
+            assert!(last > 3 * first.min(FIRST_PAUSE) && last < LONGEST_HASTY_PAUSE * 2);
+        }
+    }
+
+    /// What is told once is tried less and less often, as what fails otherwise.
+    #[test]
+    fn a_far_end_that_lets_all_go_at_once_is_asked_less_and_less_often() {
+        let begin = Instant::now();
+        let (mut now, mut pace) = (begin, Pace::new(begin));
+        let mut told = 0;
+        for _ in 0..60 {
+            if !pace.let_go(now, A_MOMENT) {
+                told += usize::from(pace.failed(now, true));
+            }
             now = pace.next_after(now).expect("not at once");
         }
-        assert!(!pace.let_go(now, A_MOMENT), "not for ever");
-        assert!(pace.let_go(now, HARDLY_MADE), "one that lasted");
-        now = pace.next_after(now).expect("not at once");
-        assert!(pace.let_go(now, A_MOMENT));
+        assert!(told == 1 && now - begin > 10 * HASTE, "{told} in {:?}", now - begin);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::cell::OnceCell;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use common::hand::{Acceptor, Hand};
@@ -93,12 +94,14 @@ fn a_quiet_session_and_a_stopped_reader_live_on() {
     assert_eq!(stalled.expect_bytes(FLOOD), vec![7; FLOOD]);
     stalled.expect_echo(b"q");
     assert!(pair.ends().iter().all(|(_, end)| end.closed().is_empty()));
-    // One record about every 0.6 to 0.95 seconds, in both directions, and no flood.
+    // One record about every 0.6 to 0.95 seconds, in both directions, and no flood, beside
+    // the handshake, Open or Opened, and the data.
     let recordings = middle.take_recordings();
-    let (frames, limit) = (|i: usize, toward| recordings[i].frames(toward).len(), 20);
+    let took = begin.elapsed();
+    let most = 5 + usize::try_from(took.as_millis()).unwrap() / 500;
     for toward in Toward::BOTH {
-        let some = (0..2).map(|i| frames(i, toward)).min().unwrap();
-        assert!((6..limit).contains(&some), "{some} frames {toward:?}");
+        let frames = (0..2).map(|i| recordings[i].frames(toward).len()).min().unwrap();
+        assert!((5..most).contains(&frames), "{frames} frames {toward:?} in {took:?}");
     }
 }
 
@@ -188,29 +191,32 @@ fn without_a_heartbeat_nothing_is_sent_and_nothing_is_expected() {
 #[test]
 fn a_session_that_nobody_uses_ends_after_its_idle_timeout_and_one_that_is_used_does_not() {
     let target = Target::echo();
-    for which in ["encrypt", "decrypt"] {
-        let options = PairOptions::both(&QUICK);
-        let timeout = ["--idle-timeout", "2s"];
-        let options = match which {
-            "encrypt" => options.encrypt(&timeout),
-            _ => options.decrypt(&timeout),
-        };
-        let pair = Pair::start(options, target.addr());
-        let (mut used, mut unused) = (pair.connect(), pair.connect());
-        unused.expect_echo(b"once");
-        let begin = Instant::now();
-        eventually("it has ended", || {
-            used.expect_echo(b"again");
-            !pair.encrypt.closed().is_empty() && !pair.decrypt.closed().is_empty()
-        });
-        assert!(begin.elapsed() >= Duration::from_millis(1_900), "{:?}", begin.elapsed());
-        assert_eq!(unused.expect_ending(), Ending::Reset);
-        for (name, end) in pair.ends() {
-            let line = end.wait_closed("idle-timeout");
-            assert_eq!(line.level(), "INFO", "{name}");
+    // Longer than a busy machine stands still, or the other session is not used either.
+    let timeout = ["--idle-timeout", "4s"];
+    let options = || PairOptions::both(&QUICK);
+    thread::scope(|scope| {
+        for options in [options().encrypt(&timeout), options().decrypt(&timeout)] {
+            scope.spawn(|| one_of_two_is_idle(&Pair::start(options, target.addr())));
         }
-        used.expect_echo(b"still");
+    });
+}
+
+/// At an end that ends sessions which nobody uses for four seconds.
+fn one_of_two_is_idle(pair: &Pair) {
+    let (mut used, mut unused) = (pair.connect(), pair.connect());
+    let begin = Instant::now();
+    unused.expect_echo(b"once");
+    eventually("it has ended", || {
+        used.expect_echo(b"again");
+        !pair.encrypt.closed().is_empty() && !pair.decrypt.closed().is_empty()
+    });
+    assert!(begin.elapsed() >= Duration::from_millis(3_900), "{:?}", begin.elapsed());
+    assert_eq!(unused.expect_ending(), Ending::Reset);
+    for (name, end) in pair.ends() {
+        let line = end.wait_closed("idle-timeout");
+        assert_eq!(line.level(), "INFO", "{name}");
     }
+    used.expect_echo(b"still");
 }
 
 /// What the far end hears: `docs/PROTOCOL.md`, Reset 11 and 12.
