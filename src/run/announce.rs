@@ -20,7 +20,7 @@ pub(super) fn announce(options: &Options, capacity: Capacity, listeners: &[&Arc<
     }
     let keys: Vec<String> = options.keys.iter().map(|key| key.id().to_string()).collect();
     let keys = keys.join(" ");
-    let Capacity { sessions, handshakes, unopened, descriptors } = capacity;
+    let Capacity { sessions, handshakes, unopened, descriptors, .. } = capacity;
     let padding = display(options.padding);
     let timeout_s = options.timeout.as_secs_f64();
     match &options.role {
