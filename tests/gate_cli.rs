@@ -10,6 +10,7 @@ mod why;
 
 use std::fs;
 use std::io::Write;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -370,6 +371,23 @@ fn a_sorted_set_goes_into_an_empty_database_whatever_comes_first() {
 fn end_in(seconds: u64) -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     now.as_secs() + seconds
+}
+
+/// Many changes are under way at once over one connection, so that there is no moment
+/// without a question; what their answers weigh does not add up all the same.
+#[test]
+fn a_large_list_is_imported_whole() {
+    let store = Store::redis();
+    let lines: String =
+        (0..300_000_u32).map(|n| format!("{}\n", Ipv4Addr::from_bits((10 << 24) + n))).collect();
+    let answer = store.run_with("import - --ttl 1h", &lines);
+    assert!(
+        answer.out.starts_with("imported 300000, unchanged 0"),
+        "{} {}",
+        answer.out,
+        answer.err
+    );
+    assert_eq!(store.ask("ZCARD ip-allowed"), Reply::Number(300_000));
 }
 
 #[test]

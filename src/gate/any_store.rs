@@ -6,7 +6,6 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use tokio::select;
 use tokio::sync::mpsc;
 
 use super::embedded_store::EmbeddedStore;
@@ -91,37 +90,26 @@ impl AnyStore {
         }
     }
 
-    /// Reports everything and then every change, and the truth about `asks`.
-    /// Ends only when nobody receives events any more.
+    /// Reports everything and then every change. Where it reports that it is unsure,
+    /// also the truth about `asks`; of other stores nothing is asked. Ends only when
+    /// nobody receives events any more.
     pub async fn follow(&self, events: mpsc::Sender<Event>, asks: mpsc::Receiver<Vec<IpAddr>>) {
         match self {
             Self::Redis(store) => store.follow(events, asks).await,
-            Self::Embedded(store) => store.follow(events, asks).await,
-            Self::None => follow_nothing(&events, asks).await,
+            Self::Embedded(store) => store.follow(events).await,
+            Self::None => follow_nothing(&events).await,
         }
     }
 }
 
-/// Says once that nobody is allowed and nobody banned, and then it again to who asks.
-async fn follow_nothing(events: &mpsc::Sender<Event>, mut asks: mpsc::Receiver<Vec<IpAddr>>) {
+/// Says once that nobody is allowed and nobody banned.
+async fn follow_nothing(events: &mpsc::Sender<Event>) {
     for event in [Event::Begin, Event::End { garbage: 0 }] {
         if events.send(event).await.is_err() {
             return;
         }
     }
-    loop {
-        let ips = select! {
-            () = events.closed() => return,
-            Some(ips) = asks.recv() => ips,
-        };
-        for ip in ips {
-            for event in [Event::Banned(ip.into(), None), Event::Allowed(ip.into(), None)] {
-                if events.send(event).await.is_err() {
-                    return;
-                }
-            }
-        }
-    }
+    events.closed().await;
 }
 
 #[cfg(test)]
@@ -132,16 +120,9 @@ mod tests {
     async fn no_store_holds_nobody_and_takes_nothing() {
         let ip: IpAddr = "203.0.113.7".parse().unwrap();
         let (events, mut told) = mpsc::channel(8);
-        let (ask, asks) = mpsc::channel(1);
+        let (_ask, asks) = mpsc::channel(1);
         let following = tokio::spawn(async move { AnyStore::None.follow(events, asks).await });
-        ask.send(vec![ip]).await.unwrap();
-        let expected = [
-            Event::Begin,
-            Event::End { garbage: 0 },
-            Event::Banned(ip.into(), None),
-            Event::Allowed(ip.into(), None),
-        ];
-        for event in expected {
+        for event in [Event::Begin, Event::End { garbage: 0 }] {
             assert_eq!(told.recv().await, Some(event));
         }
         drop(told);

@@ -16,10 +16,11 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
+use super::store::MOST_EXACT;
 use crate::addr::SourceKey;
 
 /// Addresses of peers in one question, and the time from one to the next.
-const PEERS: usize = 64;
+const PEERS: usize = MOST_EXACT;
 const EVERY: Duration = Duration::from_millis(50);
 
 /// Peers that wait for an answer at once, and how many of one source.

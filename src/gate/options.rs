@@ -74,6 +74,14 @@ pub struct UnknownChoice {
 }
 
 impl StoreOptions {
+    /// How many connections the store takes at most.
+    pub fn most_connections(&self) -> usize {
+        match self {
+            Self::Redis(options) => options.most_connections(),
+            Self::None | Self::File(_) => 0,
+        }
+    }
+
     /// The store itself. A file is opened here, Redis is not asked yet.
     ///
     /// # Errors

@@ -12,6 +12,10 @@ use super::member::{Item, Member};
 /// The largest number of items in one [`Event::Items`] or one listed batch.
 pub const BATCH: usize = 10_000;
 
+/// How many addresses a question may have for an exact answer: of so few a store tries
+/// networks of every length. Questions about peers that wait have no more.
+pub const MOST_EXACT: usize = 64;
+
 /// What a store's follower reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {

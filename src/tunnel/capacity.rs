@@ -3,9 +3,12 @@
 //! What is asked for and what is given go by one account, so that a tunnel that
 //! gets all it asked for holds all it was told to.
 
+use std::sync::Arc;
+
 use super::caller::SECOND_ATTEMPTS;
 use super::options::{Limits, Options, Role, by_service};
 use super::pool;
+use crate::gate::GateOptions;
 use crate::net::{PER_SESSION, RESERVED, sessions_that_fit};
 
 /// What this process can hold, given its file descriptors.
@@ -23,6 +26,15 @@ pub struct Capacity {
     pub second_attempts: usize,
     /// File descriptors.
     pub descriptors: u64,
+    /// Descriptors that the stores of the gates may take and that are not kept for them.
+    pub lacking: u64,
+}
+
+/// Descriptors for the stores of all gates of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stores {
+    kept: u64,
+    lacking: u64,
 }
 
 /// What a tunnel would like to hold. All but sessions take one descriptor each.
@@ -43,6 +55,27 @@ struct Need {
 #[derive(Debug, thiserror::Error)]
 #[error("{0} file descriptors are too few for a session; raise the limit with ulimit -n")]
 pub struct TooFewDescriptors(u64);
+
+impl Stores {
+    /// What the stores may take, at most a quarter of all. Tunnels with equal gates share
+    /// one. So few connections as to one server are among those that are [`RESERVED`].
+    fn of(plan: &[Options], descriptors: u64) -> Self {
+        let mut gates: Vec<&Arc<GateOptions>> = vec![];
+        for gate in plan.iter().filter_map(|options| options.gate.as_ref()) {
+            if takes_many(gate) && !gates.contains(&gate) {
+                gates.push(gate);
+            }
+        }
+        let asked: usize = gates.iter().map(|gate| gate.store.most_connections()).sum();
+        let asked = u64::try_from(asked).unwrap_or(u64::MAX);
+        let kept = asked.min(descriptors / 4);
+        Self { kept, lacking: asked - kept }
+    }
+}
+
+fn takes_many(gate: &GateOptions) -> bool {
+    gate.store.most_connections() > 2
+}
 
 impl Need {
     fn of(options: &Options) -> Self {
@@ -82,20 +115,24 @@ impl Need {
 }
 
 impl Capacity {
-    /// What each of several tunnels in one process can hold. Where all together ask
+    /// What each of several tunnels in one process can hold, next to the stores of their
+    /// gates. Where all together ask
     /// for more than there is, those that ask for no more than an equal part get it,
     /// and the others share the rest alike.
     ///
     /// # Errors
     /// [`TooFewDescriptors`].
     pub fn of_all(plan: &[Options], descriptors: u64) -> Result<Vec<Self>, TooFewDescriptors> {
+        let Stores { kept, lacking } = Stores::of(plan, descriptors);
+        let descriptors = descriptors - kept;
+        let of = |options, share| Ok(Self { lacking, ..Self::of(options, share)? });
         // One alone may use what it did not ask for.
         if let [only] = plan {
-            return Ok(vec![Self::of(only, descriptors)?]);
+            return Ok(vec![of(only, descriptors)?]);
         }
         let asked: Vec<u64> = plan.iter().map(|options| Need::of(options).descriptors()).collect();
         let shares = shares(&asked, descriptors);
-        plan.iter().zip(shares).map(|(options, share)| Self::of(options, share)).collect()
+        plan.iter().zip(shares).map(|(options, share)| of(options, share)).collect()
     }
 
     /// What `options` ask for, as far as `descriptors` allow. Strangers get at
@@ -117,13 +154,22 @@ impl Capacity {
             return Err(TooFewDescriptors(descriptors));
         }
         let sessions = need.sessions.map_or(fit, |asked| asked.min(fit));
-        Ok(Self { sessions, handshakes, unopened, second_attempts, descriptors })
+        Ok(Self { sessions, handshakes, unopened, second_attempts, descriptors, lacking: 0 })
     }
 
     /// Says what was asked for and cannot be met.
     pub fn warn_if_less_than(&self, options: &Options) {
-        let Self { sessions, handshakes, unopened, descriptors, .. } = *self;
+        let Self { sessions, handshakes, unopened, descriptors, lacking, .. } = *self;
         let tunnel = options.name.as_deref();
+        if lacking > 0 && options.gate.as_deref().is_some_and(takes_many) {
+            tracing::warn!(
+                tunnel,
+                lacking,
+                descriptors,
+                detail = "raise ulimit -n; a store with many masters may take those of sessions",
+                "not enough file descriptors for the gate's store"
+            );
+        }
         if let Some(asked) = options.limits.sessions.filter(|asked| *asked > sessions) {
             tracing::warn!(
                 tunnel,
@@ -178,11 +224,12 @@ fn shares(asked: &[u64], all: u64) -> Vec<u64> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::sync::Arc;
     use std::time::Duration;
 
     use super::*;
     use crate::addr::ServiceName;
+    use crate::gate::redis_store::{Keys, RedisOptions};
+    use crate::gate::{Denied, OnRevoke, Rules, StoreOptions};
     use crate::keys::{Key, KeyRing};
     use crate::proto::{Padding, SuiteSet};
     use crate::secret::Secret;
@@ -251,6 +298,50 @@ mod tests {
         checked.checks.insert(ServiceName::default(), tcp);
         let watched = [decrypt(1), checked, decrypt(3)].map(|options| Need::of(&options).watched);
         assert_eq!(watched, [0, 1, 3]);
+    }
+
+    fn gate(url: &str) -> Option<Arc<GateOptions>> {
+        let store = StoreOptions::Redis(Box::new(RedisOptions {
+            address: url.parse().unwrap(),
+            credentials: None,
+            sentinel_credentials: None,
+            ca_file: None,
+            keys: Keys::default(),
+        }));
+        let (denied, on_revoke) = (Denied::default(), OnRevoke::default());
+        let rules = Rules::default();
+        let options =
+            GateOptions { store, rules, denied, on_revoke, ban_after: None, reap_idle: None };
+        Some(Arc::new(options))
+    }
+
+    /// Else its connections would take the descriptors of sessions.
+    #[test]
+    fn descriptors_are_kept_for_the_masters_of_a_cluster() {
+        let with = |url| Options { gate: gate(url), ..decrypt(1) };
+        let cluster = || with("redis+cluster://a:1");
+        let sessions = |plan: &[Options], descriptors| {
+            let all = Capacity::of_all(plan, descriptors).unwrap();
+            (all.iter().map(|capacity| capacity.sessions).sum::<usize>(), all[0].lacking)
+        };
+        let most = |mut options: Options| {
+            options.limits.sessions = None;
+            options
+        };
+        let (one, _) = sessions(&[most(with("redis://a:1"))], 10_000);
+        assert_eq!(sessions(&[most(decrypt(1))], 10_000), (one, 0));
+        // Two to each of 64 masters, and to 16 who know them.
+        assert_eq!(sessions(&[most(cluster())], 10_000), (one - 80, 0));
+        assert_eq!(sessions(&[most(with("redis+sentinel://a:1,b:1/m"))], 10_000), (one - 3, 0));
+        // Tunnels with one gate have one store, and others have one more.
+        let two = [most(decrypt(1)), most(decrypt(1))];
+        let (plain, _) = sessions(&two, 10_000);
+        assert_eq!(sessions(&[most(cluster()), most(cluster())], 10_000), (plain - 80, 0));
+        let other = most(with("redis+cluster://b:1"));
+        assert_eq!(sessions(&[most(cluster()), other], 10_000), (plain - 160, 0));
+        // Of few descriptors the tunnel keeps three quarters, and it is told.
+        let (few, lacking) = sessions(&[most(cluster())], 400);
+        assert!(few > 0 && lacking == 60, "{few} {lacking}");
     }
 
     /// A large number of tunnels that could use all does not starve the modest.

@@ -35,7 +35,11 @@ pub async fn check(backing: &impl Backing) {
     history_is_what_was_told(backing.open(4)).await;
     standing_tells_everything(backing.open(5)).await;
     a_follower_sees_every_change(backing, &|| backing.open(6)).await;
-    asks_are_answered(backing.open(7)).await;
+    // Only Redis may be unsure, so that it is asked.
+    let store = backing.open(7);
+    if matches!(*store, AnyStore::Redis(_)) {
+        asks_are_answered(store).await;
+    }
     lists_come_in_batches(backing.open(8)).await;
     a_64_is_one_source(backing.open(9)).await;
 }
@@ -248,10 +252,12 @@ async fn a_64_is_one_source(store: Arc<AnyStore>) {
     assert_eq!(standing.ban.as_ref().map(|ban| ban.member), Some(network));
     assert_eq!(standing.strikes, Some(3));
     assert!(store.standing(ip("2001:db8:0:2::1"), None).await.unwrap().ban.is_none());
-    follower.state.exact.clear();
-    follower.ask(&["2001:db8:0:1::77"]).await;
-    let is_told = |event: &knockpipe::gate::store::Event| matches!(event, knockpipe::gate::store::Event::Banned(who, Some(_)) if *who == network);
-    follower.until("the answer", |state| state.exact.iter().any(is_told)).await;
+    if matches!(*store, AnyStore::Redis(_)) {
+        follower.state.exact.clear();
+        follower.ask(&["2001:db8:0:1::77"]).await;
+        let is_told = |event: &knockpipe::gate::store::Event| matches!(event, knockpipe::gate::store::Event::Banned(who, Some(_)) if *who == network);
+        follower.until("the answer", |state| state.exact.iter().any(is_told)).await;
+    }
     // A ban of an address beside that of its network: both are lifted.
     edit(&store, Edit::Ban(member("2001:db8:0:1::7"), HOUR)).await;
     assert!(edit(&store, Edit::Unban(member("2001:db8:0:1::7"))).await.changed);

@@ -19,9 +19,7 @@ use tokio::sync::mpsc::error::SendError;
 use tokio::time::{Instant, sleep_until};
 
 use super::member::{Item, Member};
-use super::store::{
-    BATCH, Edit, Event, Grant, Hold, Receipt, Standing, StoreError, networks_around,
-};
+use super::store::{BATCH, Edit, Event, Grant, Hold, Receipt, Standing, StoreError};
 use crate::net::clock::Clock;
 use file::{Locked, Tail, cause_at};
 use record::{Image, Record, Subject};
@@ -160,25 +158,24 @@ impl EmbeddedStore {
         .await
     }
 
-    /// Reports everything and then every change to `events`, within 100 ms, and
-    /// the truth about `asks`. Ends only when nobody receives events any more.
-    /// One at a time: two would share the changes between them.
-    pub async fn follow(&self, events: mpsc::Sender<Event>, mut asks: mpsc::Receiver<Vec<IpAddr>>) {
+    /// Reports everything and then every change to `events`, within 100 ms. Ends only
+    /// when nobody receives events any more. One at a time: two would share the changes
+    /// between them.
+    pub async fn follow(&self, events: mpsc::Sender<Event>) {
         let mut away = true;
         let mut told_away = false;
         let mut look_at = Instant::now();
         let clock = Clock::start();
         loop {
-            let asked = select! {
+            select! {
                 () = events.closed() => return,
-                () = sleep_until(look_at) => vec![],
-                Some(ips) = asks.recv() => ips,
-            };
+                () = sleep_until(look_at) => {}
+            }
             look_at = Instant::now() + LOOK;
             // What was over by a clock that was wrong may not be over.
             away |= clock.was_set();
             let own = self.clone();
-            match blocking(move || own.look(away, &asked)).await {
+            match blocking(move || own.look(away)).await {
                 Err(_) if told_away => {}
                 Err(error) => {
                     (away, told_away) = (true, true);
@@ -196,8 +193,8 @@ impl EmbeddedStore {
         }
     }
 
-    /// Looks whether the file changed; what is new, and the truth about `asked`.
-    fn look(&self, was_away: bool, asked: &[IpAddr]) -> Result<News, StoreError> {
+    /// Looks whether the file changed, and what is new.
+    fn look(&self, was_away: bool) -> Result<News, StoreError> {
         let mut tail = self.lock();
         if tail.is_behind()? {
             tail.catch_up()?;
@@ -207,16 +204,8 @@ impl EmbeddedStore {
         if news.everything || was_away {
             return Ok(News::Everything(image.items(now_ms).collect()));
         }
-        let mut events: Vec<Event> =
-            news.subjects.into_iter().map(|subject| event(image, subject, now_ms)).collect();
-        for ip in asked.iter().map(IpAddr::to_canonical) {
-            events.extend(Member::bans_of(ip).map(|ban| event(image, Subject::Ban(ban), now_ms)));
-            events.push(event(image, Subject::Member(ip.into()), now_ms));
-            let networks = networks_around(ip, (0..128).rev()).into_iter();
-            let held = networks.filter(|network| image.member(network, now_ms).is_some());
-            events.extend(held.map(|network| event(image, Subject::Member(network), now_ms)));
-        }
-        Ok(News::Changes(events))
+        let events = news.subjects.into_iter().map(|subject| event(image, subject, now_ms));
+        Ok(News::Changes(events.collect()))
     }
 
     /// Reads the file to its end, and then what is asked for.

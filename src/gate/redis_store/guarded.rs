@@ -27,37 +27,41 @@ pub(super) struct Account {
 
 #[derive(Debug, Default)]
 struct State {
+    meter: Meter,
     /// Questions without an answer.
     asked: usize,
-    /// How many times there was none.
-    rests: u64,
     /// What this connection holds of what all hold together.
     held: u64,
 }
 
-/// A question, until its answer is there or nobody waits for it.
+/// A question, until its answers are there or nobody waits for them.
 #[derive(Debug)]
-pub(super) struct Asked<'a>(&'a Account);
+pub(super) struct Asked<'a> {
+    account: &'a Account,
+    answers: usize,
+}
 
-/// The stream with its meter.
+/// The stream whose bytes are counted.
 #[derive(Debug)]
 pub(super) struct Guarded<S> {
     stream: S,
-    meter: Meter,
     account: Arc<Account>,
-    /// The rest after which the meter began.
-    rests: u64,
 }
 
 impl Account {
     pub(super) fn new(together: Together) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default(), excess: OnceLock::new(), together })
+        let mut state = State::default();
+        state.meter.set_idle(true);
+        Arc::new(Self { state: Mutex::new(state), excess: OnceLock::new(), together })
     }
 
-    /// A question begins, over the same connection as those that wait.
-    pub(super) fn ask(&self) -> Asked<'_> {
-        self.lock().asked += 1;
-        Asked(self)
+    /// A question begins, over the same connection as those that wait. It has so many
+    /// answers; where that is not known, 0 and no other question.
+    pub(super) fn ask(&self, answers: usize) -> Asked<'_> {
+        let mut state = self.lock();
+        state.asked += 1;
+        state.meter.set_idle(false);
+        Asked { account: self, answers }
     }
 
     /// What was too much, if the connection failed for that.
@@ -65,10 +69,22 @@ impl Account {
         self.excess.get().copied()
     }
 
-    fn hold(&self, weight: u64) -> Result<(), Excess> {
+    /// Counts what came.
+    fn take(&self, bytes: &[u8]) -> Result<(), Excess> {
         let mut state = self.lock();
+        let taken = state.meter.take(bytes).and_then(|()| self.hold(&mut state));
+        if let Err(excess) = taken {
+            // It is the first one: after it nothing is read.
+            let _ = self.excess.set(excess);
+            let _ = self.hold(&mut state);
+        }
+        taken
+    }
+
+    /// Accounts for what the connection holds now: nothing, if it failed.
+    fn hold(&self, state: &mut State) -> Result<(), Excess> {
+        let weight = if self.excess.get().is_some() { 0 } else { state.meter.weight() };
         let before = std::mem::replace(&mut state.held, weight);
-        drop(state);
         self.together.fetch_sub(before, Ordering::Relaxed);
         let together = self.together.fetch_add(weight, Ordering::Relaxed) + weight;
         if together > HEAVIEST_TOGETHER { Err(Excess::Together) } else { Ok(()) }
@@ -81,40 +97,25 @@ impl Account {
 
 impl Drop for Account {
     fn drop(&mut self) {
-        let _ = self.hold(0);
+        self.together.fetch_sub(self.lock().held, Ordering::Relaxed);
     }
 }
 
 impl Drop for Asked<'_> {
     fn drop(&mut self) {
-        let mut state = self.0.lock();
+        let mut state = self.account.lock();
         state.asked -= 1;
-        if state.asked == 0 {
-            state.rests += 1;
-            drop(state);
-            // What came is in the hands of who asked.
-            let _ = self.0.hold(0);
-        }
+        state.meter.taken(self.answers);
+        let is_idle = state.asked == 0;
+        state.meter.set_idle(is_idle);
+        // It can only be less.
+        let _ = self.account.hold(&mut state);
     }
 }
 
 impl<S> Guarded<S> {
     pub(super) fn new(stream: S, account: Arc<Account>) -> Self {
-        Self { stream, meter: Meter::default(), account, rests: 0 }
-    }
-
-    /// Counts what came.
-    fn take(&mut self, bytes: &[u8]) -> Result<(), Excess> {
-        let state = self.account.lock();
-        let (is_idle, rests) = (state.asked == 0, state.rests);
-        drop(state);
-        if is_idle || self.rests != rests {
-            self.rests = rests;
-            self.meter.forget();
-        }
-        self.meter.set_idle(is_idle);
-        self.meter.take(bytes)?;
-        self.account.hold(self.meter.weight())
+        Self { stream, account }
     }
 }
 
@@ -129,11 +130,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
         }
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        if let Err(excess) = self.take(&buf.filled()[before..]) {
+        if let Err(excess) = self.account.take(&buf.filled()[before..]) {
             buf.set_filled(before);
-            // It is the first one: after it nothing is read.
-            let _ = self.account.excess.set(excess);
-            let _ = self.account.hold(0);
             return Poll::Ready(Err(io::Error::other(excess)));
         }
         Poll::Ready(Ok(()))
@@ -200,15 +198,30 @@ mod tests {
     async fn an_answer_has_an_end_and_the_next_begins_anew() {
         let account = Account::new(Together::default());
         for _ in 0..3 {
-            let _asked = account.ask();
+            let _asked = account.ask(10);
             texts(&account, 10).await.unwrap();
         }
-        let _asked = account.ask();
+        let _asked = account.ask(20);
         let error = texts(&account, 20).await.unwrap_err();
         assert_eq!(error.to_string(), Excess::Answer.to_string());
         assert_eq!(account.excess(), Some(Excess::Answer));
         // Nothing more is heard from a server that sent too much.
         assert!(texts(&account, 1).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn questions_may_overlap_for_ever() {
+        let account = Account::new(Together::default());
+        let mut asked = account.ask(1);
+        for _ in 0..40 {
+            // There is always one without an answer.
+            let next = account.ask(1);
+            texts(&account, 1).await.unwrap();
+            asked = next;
+        }
+        assert!(account.together.load(Ordering::Relaxed) < 2_000_000);
+        drop(asked);
+        assert_eq!(account.together.load(Ordering::Relaxed), 0);
     }
 
     #[tokio::test]
@@ -224,7 +237,7 @@ mod tests {
         let accounts: Vec<_> = (0..5).map(|_| Account::new(Arc::clone(&together))).collect();
         let mut asked = vec![];
         for (place, account) in accounts.iter().enumerate() {
-            asked.push(account.ask());
+            asked.push(account.ask(10));
             assert_eq!(texts(account, 10).await.is_ok(), place < 3, "{place}");
         }
         assert_eq!(accounts[4].excess(), Some(Excess::Together));

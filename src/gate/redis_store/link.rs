@@ -101,7 +101,8 @@ impl Link {
                 Ok::<(), ()>(())
             });
         }
-        let asked = account.ask();
+        // With as many answers as there are commands in the driver's greeting.
+        let asked = account.ask(0);
         let opened = MultiplexedConnection::new_with_config(&info, stream, config).await;
         drop(asked);
         let (connection, driver) = opened.map_err(|error| trouble_of(&error, node, &account))?;
@@ -114,7 +115,7 @@ impl Link {
     }
 
     pub(super) async fn ask(&self, command: &Cmd) -> Result<Value, Trouble> {
-        let _asked = self.account.ask();
+        let _asked = self.account.ask(1);
         let answer = command.query_async(&mut self.connection.clone()).await;
         answer.map_err(|error| self.trouble_of(&error))
     }
@@ -124,13 +125,15 @@ impl Link {
         if commands.is_empty() {
             return Ok(vec![]);
         }
-        let _asked = self.account.ask();
+        // MULTI and EXEC have answers of their own.
+        let more = if commands.is_transaction() { 2 } else { 0 };
+        let _asked = self.account.ask(commands.len() + more);
         let answers = commands.query_async(&mut self.connection.clone()).await;
         answers.map_err(|error| self.trouble_of(&error))
     }
 
     pub(super) async fn subscribe(&self, channel: &str) -> Result<(), Trouble> {
-        let _asked = self.account.ask();
+        let _asked = self.account.ask(1);
         let answer = self.connection.clone().subscribe(channel).await;
         answer.map_err(|error| self.trouble_of(&error))
     }

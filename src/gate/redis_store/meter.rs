@@ -4,7 +4,10 @@
 //! Follows RESP just as far as that needs: what kind a value is, and how long.
 //! Whatever a server announces, or sends without an end, no more than this is kept
 //! of it: a text of [`LONGEST_TEXT`], an answer that weighs [`HEAVIEST`]. Without
-//! input and output: bytes in, one error at most out.
+//! input and output: bytes in, one error at most out. An answer weighs until it is in
+//! the hands of the asker, each by itself, since questions may overlap for ever.
+
+use std::collections::VecDeque;
 
 /// The longest text in an answer. Names and members have some dozens of bytes, the
 /// longest that is asked for, INFO of a Cluster, a thousand.
@@ -16,8 +19,9 @@ const LONGEST_LINE: u64 = 64 << 10;
 /// What one value takes beside its bytes.
 const VALUE: u64 = 64;
 
-/// The heaviest answer to one question, of one command or of many that were sent at
-/// once: a full page of a scan weighs a fortieth of this.
+/// What may weigh together what has come over a connection and nobody took yet: the
+/// answer to one question, of one command or of many that were sent at once, and those
+/// to others that were asked meanwhile. A full page of a scan weighs a fortieth of this.
 pub(super) const HEAVIEST: u64 = 16 << 20;
 
 /// Lists in lists; the map of a Cluster has four.
@@ -52,19 +56,41 @@ pub(super) enum Excess {
     Foreign,
 }
 
-/// What has come of the answers to a question.
+/// What has come of the answers to questions, and is not in the hands of those who
+/// asked.
 #[derive(Debug)]
 pub(super) struct Meter {
     at: At,
     /// Values that are still due of each list that was begun, the innermost last.
     due: Vec<u64>,
-    weight: u64,
+    /// What the value weighs that was begun and is no complete answer yet.
+    begun: u64,
+    whose: Whose,
+    /// What each complete answer weighs that nobody took yet, the oldest first.
+    complete: VecDeque<u64>,
+    /// What these weigh together.
+    untaken: u64,
+    /// Answers that are still to come and that nobody waits for any more.
+    abandoned: usize,
     /// Nobody waits for an answer.
     is_idle: bool,
-    /// The weight before a value that was begun and is no part of an answer: a push,
-    /// which is taken in at once, or what nobody asked for.
-    before: Option<u64>,
 }
+
+/// What the value that was begun is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    /// It answers a question.
+    Answer,
+    /// It is a push whose name is not known yet, of which so much came. A push may
+    /// answer a question too, and the parser keeps it for that.
+    Push { name: [u8; NAME], length: usize },
+    /// It is a push that is taken in at once.
+    News,
+}
+
+/// Pushes that answer nothing, with their end, and room for one byte more.
+const NEWS: [&[u8]; 2] = [b"invalidate\r\n", b"message\r\n"];
+const NAME: usize = 13;
 
 #[derive(Clone, Copy, Debug)]
 enum At {
@@ -82,27 +108,45 @@ enum At {
 
 impl Default for Meter {
     fn default() -> Self {
-        Self { at: At::Kind, due: vec![], weight: 0, is_idle: false, before: None }
+        Self {
+            at: At::Kind,
+            due: vec![],
+            begun: 0,
+            whose: Whose::Answer,
+            complete: VecDeque::new(),
+            untaken: 0,
+            abandoned: 0,
+            is_idle: false,
+        }
     }
 }
 
 impl Meter {
-    /// What the values weigh that came since the last [`Self::forget`], also parts.
+    /// What the answers weigh that nobody took yet, also parts.
     pub(super) fn weight(&self) -> u64 {
-        self.weight
+        self.untaken + self.begun
     }
 
-    /// What came is no part of a question any more. What has not come completely
-    /// goes on counting.
-    pub(super) fn forget(&mut self) {
-        if self.due.is_empty() && matches!(self.at, At::Kind) {
-            self.weight = 0;
+    /// So many answers are in the hands of the asker, who may also have given up
+    /// waiting for them. Answers come in the order of the questions, so that these
+    /// are the oldest.
+    pub(super) fn taken(&mut self, answers: usize) {
+        for _ in 0..answers {
+            match self.complete.pop_front() {
+                Some(weight) => self.untaken -= weight,
+                None => self.abandoned += 1,
+            }
         }
     }
 
-    /// Whether somebody waits for an answer.
+    /// Whether nobody waits for an answer: then complete ones count for nothing.
+    /// What has not come completely goes on counting.
     pub(super) fn set_idle(&mut self, is_idle: bool) {
         self.is_idle = is_idle;
+        if is_idle {
+            self.complete.clear();
+            self.untaken = 0;
+        }
     }
 
     /// Counts what came.
@@ -137,7 +181,9 @@ impl Meter {
                     let here = (bytes.len() as u64).min(*left);
                     *left -= here;
                     let is_over = *left == 0;
-                    bytes = &bytes[usize::try_from(here).unwrap_or(bytes.len())..];
+                    let (text, rest) = bytes.split_at(usize::try_from(here).unwrap_or(bytes.len()));
+                    bytes = rest;
+                    self.whose.read(text);
                     if is_over {
                         self.end_value();
                     }
@@ -151,8 +197,11 @@ impl Meter {
         if !b"+-:_,#($!=*~>%|".contains(&kind) {
             return Err(Excess::Foreign);
         }
-        if self.due.is_empty() && (self.is_idle || kind == b'>') {
-            self.before = Some(self.weight);
+        match self.whose {
+            _ if self.due.is_empty() => self.whose = Whose::begin(kind),
+            // The name of a push is its first value.
+            Whose::Push { length: 0, .. } if kind != b'$' => self.whose = Whose::Answer,
+            _ => {}
         }
         self.add(VALUE)?;
         self.at = At::Line { kind, length: 0, digits: [0; DIGITS], ends: false };
@@ -208,6 +257,7 @@ impl Meter {
 
     fn end_value(&mut self) {
         self.at = At::Kind;
+        self.whose.end_of_value();
         while let Some(due) = self.due.last_mut() {
             *due -= 1;
             if *due > 0 {
@@ -215,14 +265,44 @@ impl Meter {
             }
             self.due.pop();
         }
-        if let Some(before) = self.before.take() {
-            self.weight = before;
+        let weight = std::mem::take(&mut self.begun);
+        if self.whose == Whose::News {
+            return;
+        }
+        if self.abandoned > 0 {
+            self.abandoned -= 1;
+        } else if !self.is_idle {
+            self.complete.push_back(weight);
+            self.untaken += weight;
         }
     }
 
     fn add(&mut self, weight: u64) -> Result<(), Excess> {
-        self.weight += weight;
-        if self.weight > HEAVIEST { Err(Excess::Answer) } else { Ok(()) }
+        self.begun += weight;
+        if self.weight() > HEAVIEST { Err(Excess::Answer) } else { Ok(()) }
+    }
+}
+
+impl Whose {
+    fn begin(kind: u8) -> Self {
+        if kind == b'>' { Self::Push { name: [0; NAME], length: 0 } } else { Self::Answer }
+    }
+
+    /// Reads a part of a text, which is the name if that is not known yet.
+    fn read(&mut self, text: &[u8]) {
+        if let Self::Push { name, length } = self {
+            for (place, byte) in name[*length..].iter_mut().zip(text) {
+                *place = *byte;
+                *length += 1;
+            }
+        }
+    }
+
+    /// A value ends: of a push the first is its name.
+    fn end_of_value(&mut self) {
+        if let Self::Push { name, length } = self {
+            *self = if NEWS.contains(&&name[..*length]) { Self::News } else { Self::Answer };
+        }
     }
 }
 

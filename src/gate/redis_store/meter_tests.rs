@@ -13,7 +13,7 @@ fn take(bytes: &[u8], size: usize) -> Result<Meter, Excess> {
 
 #[track_caller]
 fn excess(bytes: &[u8]) -> Excess {
-    let all = [1, 3, 8_192].map(|size| take(bytes, size).expect_err("it is too much"));
+    let all = [1, 3, 8_192].map(|size| take(bytes, size).map(drop).expect_err("it is too much"));
     assert!(all[0] == all[1] && all[1] == all[2], "{all:?}");
     all[0]
 }
@@ -43,8 +43,8 @@ fn answers_of_a_server_pass_in_pieces_of_any_size() {
             let mut meter = take(answer, size).unwrap();
             assert!(meter.due.is_empty() && matches!(meter.at, At::Kind), "{answer:?}");
             assert!(meter.weight() >= answer.len() as u64 / 2);
-            meter.forget();
-            assert_eq!(meter.weight(), 0);
+            meter.taken(1);
+            assert_eq!((meter.weight(), meter.abandoned), (0, 0));
         }
     }
     let all = answers.concat();
@@ -123,6 +123,50 @@ fn a_flood_of_pushes_is_no_answer_but_each_of_them_is_bounded() {
     let mut large = b">2\r\n$10\r\ninvalidate\r\n*200000\r\n".to_vec();
     large.extend(b"$40\r\n0123456789012345678901234567890123456789\r\n".repeat(200_000));
     assert_eq!(excess(&large), Excess::Answer);
+}
+
+/// The parser behind takes some pushes for answers, also of questions of many
+/// commands, of which it gathers all.
+#[test]
+fn pushes_that_answer_weigh_as_answers() {
+    for name in ["subscribe", "unsubscribe", "pmessage", "messages", "invalidated", "invalid"] {
+        let mut push = format!(">2\r\n${}\r\n{name}\r\n$1000000\r\n", name.len()).into_bytes();
+        push.resize(push.len() + 1_000_000, b'x');
+        push.extend(b"\r\n");
+        assert_eq!(excess(&push.repeat(17)), Excess::Answer, "{name}");
+    }
+    for push in
+        [&b">2\r\n:10\r\n$7\r\nmessage\r\n"[..], b">1\r\n*1\r\n$7\r\nmessage\r\n", b">0\r\n"]
+    {
+        assert_eq!(excess(&push.repeat(300_000)), Excess::Answer, "{}", push.escape_ascii());
+    }
+}
+
+#[test]
+fn answers_weigh_until_they_are_taken_each_by_itself() {
+    let mut meter = Meter::default();
+    // Two questions that overlap for ever: of one the answer is there when the other
+    // is taken.
+    meter.take(b":1\r\n").unwrap();
+    let one = meter.weight();
+    for _ in 0..1_000_000 {
+        meter.take(b":1\r\n").unwrap();
+        meter.taken(1);
+        assert_eq!(meter.weight(), one);
+    }
+    // What is given up is no answer to the next question.
+    meter.taken(3);
+    assert_eq!(meter.weight(), 0);
+    meter.take(b":1\r\n:2\r\n:3").unwrap();
+    assert!((1..2 * one).contains(&meter.weight()), "{}", meter.weight());
+    meter.take(b"\r\n").unwrap();
+    assert_eq!(meter.weight(), one);
+    // Only what is complete is nobody's when nobody waits.
+    meter.take(b"*2\r\n:1\r\n").unwrap();
+    meter.set_idle(true);
+    assert!(meter.weight() > one);
+    meter.take(b":2\r\n:3\r\n").unwrap();
+    assert_eq!(meter.weight(), 0);
 }
 
 /// The parser behind makes nothing of bytes of which the meter still waits for more.

@@ -59,6 +59,18 @@ pub struct RedisOptions {
     pub keys: Keys,
 }
 
+impl RedisOptions {
+    /// How many connections a store has at most: to each master one that follows and one
+    /// for edits, and to each who knows the masters one, and one that takes its place.
+    pub fn most_connections(&self) -> usize {
+        match &self.address.servers {
+            Servers::One(_) => 2,
+            Servers::Sentinel { sentinels, .. } => 2 + 2 * sentinels.len(),
+            Servers::Cluster(_) => 2 * (topology::MOST_NODES + topology::MOST_ASKED),
+        }
+    }
+}
+
 /// A gate's store in Redis.
 pub struct RedisStore {
     keys: Keys,

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use tokio::time::Instant;
 
 use super::super::member::Member;
-use super::super::store::{Event, either, later, networks_around};
+use super::super::store::{Event, MOST_EXACT, either, later, networks_around};
 use super::follow::Session;
 use super::keys::{Subject, spellings_of};
 use super::links::Truth;
@@ -24,8 +24,6 @@ const MOST_KEYS: usize = 200_000;
 const CHUNK: usize = 500;
 /// How often the set may become another type while it is looked at.
 pub(super) const MOST_FORMS: usize = 5;
-/// Questions about so few addresses try networks of every length.
-const FEW: usize = 64;
 
 /// What keys say, each its own.
 #[derive(Debug, Default)]
@@ -89,7 +87,7 @@ impl Session<'_> {
     /// change that took a ban and a right away together.
     pub(super) async fn answer(&mut self, ips: Vec<IpAddr>) -> Result<(), Trouble> {
         let ips: Vec<IpAddr> = ips.into_iter().map(|ip| ip.to_canonical()).collect();
-        let lengths = self.lengths(ips.len() <= FEW);
+        let lengths = self.lengths(ips.len() <= MOST_EXACT);
         for ips in ips.chunks(CHUNK) {
             let bans: HashSet<Member> = ips.iter().copied().flat_map(Member::bans_of).collect();
             let bans: Vec<Member> = bans.into_iter().collect();
@@ -110,7 +108,7 @@ impl Session<'_> {
     /// Answers a question of the keeper's, and says that it is answered.
     pub(super) async fn answer_ask(&mut self, ips: Vec<IpAddr>) -> Result<(), Trouble> {
         self.answer(ips.clone()).await?;
-        let few = ips.len() <= FEW;
+        let few = ips.len() <= MOST_EXACT;
         let mut told = ips;
         // Where absence is not certain a full read has to tell: not of IPv6 where not
         // all networks were tried, and of nobody where not all spellings are known.

@@ -22,7 +22,7 @@ const WATCH: Duration = Duration::from_millis(700);
 /// How long each of those who know may take.
 const OPINION: Duration = Duration::from_millis(500);
 /// How many nodes of a Cluster are remembered and asked.
-const MOST_ASKED: usize = 16;
+pub(super) const MOST_ASKED: usize = 16;
 /// How many masters a Cluster may have: each is a connection, and hears the password.
 pub(super) const MOST_NODES: usize = 64;
 

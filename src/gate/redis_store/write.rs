@@ -104,6 +104,8 @@ async fn links(store: &RedisStore) -> Result<Arc<Links>, Trouble> {
     {
         return Ok(Arc::clone(&writer.links));
     }
+    // Never two connections to each master at once.
+    *writer = None;
     let mut links = Links::find(&store.topology, &store.access, None).await?;
     if !store.topology.moves() {
         // A replica refuses edits, but answers what it does not have like a master
