@@ -133,6 +133,23 @@ fn what_is_no_regular_file_is_refused_and_not_waited_for() {
     assert_eq!(stdout(&output), "");
 }
 
+/// Certificates that the environment names, which a library reads.
+#[cfg(feature = "aws-lc")]
+#[test]
+fn certificates_of_the_environment_are_not_waited_for() {
+    let dir = place();
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let gate = format!("rediss://{}", server.local_addr().unwrap());
+    for (name, kind) in lay_traps(dir.path()) {
+        let mut list = Command::new(binary());
+        list.args(["gate", "list", "--gate", &gate]).env("SSL_CERT_FILE", dir.path().join(name));
+        let output = common::wait::bounded("it ends", move || list.output().unwrap());
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains("SSL_CERT_FILE") && text.contains(kind), "{text}");
+    }
+}
+
 /// A configuration, or certificates, without an end.
 #[test]
 fn sizes_of_files_are_limited() {

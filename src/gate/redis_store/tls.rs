@@ -27,7 +27,7 @@ mod with_aws_lc {
     use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
     use super::{PathBuf, TcpStream, io};
-    use crate::files::read::read;
+    use crate::files::read::{open, read};
 
     /// The most bytes of a file of certificates: 16 MiB.
     const LONGEST: usize = 16 << 20;
@@ -92,6 +92,13 @@ mod with_aws_lc {
                 }
             }
             None => {
+                // It is read by the library, which would wait for a pipe.
+                if let Some(path) = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from) {
+                    open(&path).map_err(|error| {
+                        let path = path.display();
+                        io::Error::other(format!("cannot read SSL_CERT_FILE {path}: {error}"))
+                    })?;
+                }
                 let found = rustls_native_certs::load_native_certs();
                 roots.add_parsable_certificates(found.certs);
             }
