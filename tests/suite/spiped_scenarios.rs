@@ -344,6 +344,8 @@ fn spelling_a_spiped_command_line_works() {
     let bracketed = format!("[127.0.0.1]:{}", target.addr().tcp().port());
     let key_flag = format!("-k{}", key.display());
     let decrypt = spiped_style(&["-dFg", "-s", &path("d"), "-t", &bracketed, &key_flag]);
+    let sealed = Addr::parse(&path("d")).unwrap();
+    poll(NEVER, || Wire::connect(&sealed).ok()).expect("it listens");
     let encrypt =
         spiped_style(&["-F", "-e", "-s", &path("e"), "-t", &path("d"), &key_flag, "-o", "0", "-j"]);
     let entrance = Addr::parse(&path("e")).unwrap();
