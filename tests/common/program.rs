@@ -215,3 +215,12 @@ pub fn require(program: &str, package: &str) {
     let found = path.split(':').any(|dir| std::path::Path::new(dir).join(program).is_file());
     assert!(found, "this test needs {program}; install it with: apt-get install {package}");
 }
+
+/// Copies a program, or a script, to where it is executed. In a process of its own: what
+/// this one has open for writing, a child that another test starts at this very moment
+/// has too, and then the system executes it for nobody.
+#[track_caller]
+pub fn install(from: &std::path::Path, to: &std::path::Path) {
+    let copied = Command::new("cp").arg("--preserve=mode").args([from, to]).status();
+    assert!(copied.expect("cp starts").success(), "cannot copy {}", from.display());
+}

@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use common::admin::{Admin, Metrics, doors, http, metrics_address};
 use common::end::key_id;
 use common::file::{Service, decrypt_table};
-use common::program::require;
+use common::program::{install, require};
 use common::wait::bounded;
 use common::{
     Addr, End, Ending, Launch, NEVER, Pair, PairOptions, Program, Target, Wire, any, binary,
@@ -295,7 +295,7 @@ impl Stranger {
     fn new() -> Self {
         require("setpriv", "util-linux");
         let dir = tempfile::Builder::new().permissions(mode(0o755)).tempdir().unwrap();
-        std::fs::copy(binary(), dir.path().join("knockpipe")).unwrap();
+        install(&binary(), &dir.path().join("knockpipe"));
         Self(dir)
     }
 

@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 
 use common::admin::Admin;
-use common::program::require;
+use common::program::{install, require};
 use common::{Addr, Launch, Program, any, binary, eventually, keygen};
 use serde_json::{Value, json};
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -175,7 +175,7 @@ impl Other {
         require("setpriv", "util-linux");
         let open = Permissions::from_mode(0o755);
         let dir = tempfile::Builder::new().permissions(open).tempdir().unwrap();
-        std::fs::copy(binary(), dir.path().join("knockpipe")).unwrap();
+        install(&binary(), &dir.path().join("knockpipe"));
         let theirs = dir.path().join("theirs");
         std::fs::create_dir(&theirs).unwrap();
         let key = keygen(&theirs, "key");

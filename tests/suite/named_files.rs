@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 
 use common::file::{Service, decrypt_table};
-use common::program::require;
+use common::program::{install, require};
 use common::{Launch, Target, any, binary, keygen};
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
@@ -67,7 +67,7 @@ fn a_key_of_roots_or_ones_own_is_read() {
     require("setpriv", "util-linux");
     let dir =
         tempfile::Builder::new().permissions(Permissions::from_mode(0o755)).tempdir().unwrap();
-    fs::copy(binary(), dir.path().join("knockpipe")).unwrap();
+    install(&binary(), &dir.path().join("knockpipe"));
     for (name, owner, mode) in [("roots", 0, 0o644), ("own", USER, 0o600), ("third", 1, 0o644)] {
         write(&dir, name, mode, &[7; 32]);
         chown(dir.path().join(name), Some(owner), None).unwrap();

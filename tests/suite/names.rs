@@ -15,7 +15,7 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
 
 use common::admin::metrics_address;
-use common::program::require;
+use common::program::{install, require};
 use common::{
     Addr, End, Launch, NEVER, Pair, PairOptions, Program, Target, Wire, any, binary, eventually,
     keygen,
@@ -129,9 +129,11 @@ impl Names {
             self.file("nsswitch.conf").display(),
             binary().display(),
         );
-        fs::write(&script, text).unwrap();
+        let draft = self.file("draft");
+        fs::write(&draft, text).unwrap();
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        fs::set_permissions(&script, mode).unwrap();
+        fs::set_permissions(&draft, mode).unwrap();
+        install(&draft, &script);
         script
     }
 }

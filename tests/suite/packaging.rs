@@ -12,6 +12,7 @@ use std::process::{Command, Output};
 use knockpipe::cli;
 use tempfile::TempDir;
 
+use crate::common::program::install;
 use crate::common::tree::read;
 
 #[expect(dead_code, reason = "its main is the only thing that `make packages` calls and we do not")]
@@ -59,8 +60,10 @@ fn advisories_are_checked_where_there_is_a_network() {
              'deny --locked check --disable-fetch advisories') echo asked; exit {finding} ;;\n\
              esac\nexit 9\n"
         );
-        fs::write(&cargo, script).unwrap();
-        fs::set_permissions(&cargo, fs::Permissions::from_mode(0o755)).unwrap();
+        let draft = dir.path().join("draft");
+        fs::write(&draft, script).unwrap();
+        fs::set_permissions(&draft, fs::Permissions::from_mode(0o755)).unwrap();
+        install(&draft, &cargo);
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/check-advisories.sh");
         let output = Command::new(script).env("PATH", &path).output().unwrap();
         (output.status.code(), String::from_utf8(output.stdout).unwrap())
