@@ -1,4 +1,4 @@
-//! Text of others, made fit to be shown.
+//! Makes text that comes from outside fit to be shown.
 //!
 //! What a peer, a server or a file says can hold anything: escapes that move a
 //! terminal's cursor or set its title, line breaks that make two log lines of

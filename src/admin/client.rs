@@ -12,13 +12,13 @@ use super::protocol::{MAX_REPLY, Reply, Request};
 use crate::files::connect::connect;
 use crate::sys::peer::{Stranger, check_peer};
 
-/// How long it may take until a process has room for a connection.
+/// The longest wait until a process has room for a connection.
 const CONNECTING: Duration = Duration::from_secs(5);
 
-/// How long a process may take to answer what it only has to look up.
+/// The longest time of an answer that a process only has to look up.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long it may take for an order: longer than it may take there.
+/// The same for an order: longer than it may take there.
 const ORDER: Duration = Duration::from_secs(150);
 
 /// Why there is no answer.

@@ -177,7 +177,7 @@ fn bind_socket(
     watched(Listener::bind_private(path, BACKLOG, heir(user))?).map(Some)
 }
 
-/// To whom the file of a socket belongs: the user that the process becomes.
+/// The owner of a socket's file: the user that the process becomes.
 fn heir(user: Option<&User>) -> Option<Heir> {
     user.map(|user| Heir { uid: user.uid(), gid: user.gid() })
 }

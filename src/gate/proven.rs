@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::member::Member;
 
-/// How long a success is remembered at least: longer than most handshakes may take.
+/// The time for which a success is remembered at least: longer than most handshakes may take.
 const KEPT: Duration = Duration::from_secs(600);
 
 /// Sources that are remembered of one such time; further ones are not.

@@ -53,7 +53,7 @@ pub(super) enum Access {
     Owner,
 }
 
-/// To whom the file of a socket belongs that is made for another user.
+/// The owner of a socket's file that is made for another user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heir {
     /// The user; `None` leaves it with the user of this process.

@@ -29,9 +29,6 @@ use crate::sys::activation::{Inherited, KEPT};
 use crate::sys::handover::Given;
 use crate::tunnel::{Capacity, Memory, Options, Parts, TooFewDescriptors, Tunnel};
 
-/// What a successor knows the memory of first messages by. No source has such a name.
-const MEMORY: &str = KEPT;
-
 /// The tunnels of the process.
 pub(super) struct Fleet {
     descriptors: u64,
@@ -120,7 +117,7 @@ impl Fleet {
         mut inherited: Vec<Given>,
         startup: &mut Startup,
     ) -> anyhow::Result<()> {
-        let before = inherited.extract_if(.., |given| given.name == MEMORY).next();
+        let before = inherited.extract_if(.., |given| given.name == KEPT).next();
         let before = before.map(|given| given.socket).or_else(|| self.systemd.take_kept());
         let bound = bind_first(&plan, (inherited, &self.systemd), startup).await?;
         // What comes from now on was sent to this process, unless it is a recording.
@@ -142,7 +139,7 @@ impl Fleet {
     /// All listening sockets and the memory of first messages, for a successor.
     pub(super) fn sockets(&self) -> io::Result<Vec<Given>> {
         let memory = self.memory();
-        let memory = memory.map(|socket| Ok(Given { name: MEMORY.to_owned(), socket }));
+        let memory = memory.map(|socket| Ok(Given { name: KEPT.to_owned(), socket }));
         self.doors().flat_map(Door::given).chain(memory).collect()
     }
 

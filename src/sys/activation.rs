@@ -23,7 +23,8 @@ pub struct Inherited {
     kept: Option<File>,
 }
 
-/// What the process before had systemd keep goes by this name; no socket may.
+/// The name of what goes from process to process beside sockets, left with systemd or
+/// handed over; no socket has it.
 pub const KEPT: &str = "first-messages";
 
 /// The first descriptor that systemd hands over.

@@ -148,6 +148,12 @@ fn called() -> (Acceptor, End) {
     (acceptor, encrypt.start())
 }
 
+/// How many connections an end has made to `to`.
+fn connections(end: &End, to: &Addr) -> usize {
+    let is_there = |socket: &&proc::TcpSocket| Addr::Tcp(socket.remote.into()) == *to;
+    proc::tcp_sockets(end.pid()).iter().filter(is_there).count()
+}
+
 /// An end that knows the far end's clock has waited in the queue for longer than a
 /// second when that starts: both of its messages are from before.
 #[test]
@@ -166,9 +172,7 @@ fn a_known_clock_is_no_trouble_where_a_start_takes_long() {
     first.stop();
     let mut client = encrypt.connect();
     client.send(b"early").unwrap();
-    let is_waiting = |socket: &proc::TcpSocket| Addr::Tcp(socket.remote.into()) == sealed;
-    let waiting = || proc::tcp_sockets(encrypt.pid()).iter().filter(|one| is_waiting(one)).count();
-    eventually("both attempts wait", || waiting() == 2);
+    eventually("both attempts wait", || connections(&encrypt, &sealed) == 2);
     let mut again = start();
     assert_eq!(client.expect_bytes(5), b"early");
     drop(client);
@@ -220,9 +224,7 @@ fn an_overtaken_attempt_is_no_strike() {
     for client in &mut clients {
         client.send(b"early").unwrap();
     }
-    let is_waiting = |socket: &proc::TcpSocket| Addr::Tcp(socket.remote.into()) == sealed;
-    let waiting = || proc::tcp_sockets(encrypt.pid()).iter().filter(|one| is_waiting(one)).count();
-    eventually("all have sent their first message", || waiting() >= CLIENTS);
+    eventually("all have sent their first message", || connections(&encrypt, &sealed) >= CLIENTS);
     let store = format!("file:{}", dir.path().join("gate").display());
     let decrypt = Launch::decrypt(&key).args(["-s", "systemd:sealed", "-o", "2"]);
     let decrypt = decrypt.args(["--gate", &store, "--internal", "allow"]).target(target.addr());

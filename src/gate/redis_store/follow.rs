@@ -87,7 +87,7 @@ pub(super) async fn follow(
     }
 }
 
-/// How long to wait after a session that `took` so long. A store that holds, or says,
+/// The pause after a session that `took` so long. A store that holds, or says,
 /// more than there can be was read for nothing and will be again: most of the time
 /// is for others.
 fn rest(kind: Kind, wait: Duration, took: Duration) -> Duration {
