@@ -15,6 +15,7 @@ use std::fmt::Display;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::json::Pairs;
 use crate::reason::CloseReason;
 
 /// The time from a first failure to its first summary.
@@ -154,10 +155,11 @@ impl Failures {
 
     fn log(&self, line: Option<Line>) {
         if let Some(line) = line {
+            let reasons = line.reasons();
             tracing::warn!(
                 tunnel = self.tunnel.as_deref(),
                 count = line.count,
-                reasons = line.reasons(),
+                reasons = reasons.field(),
                 sources = line.sources(),
                 example = line.example,
                 "refused"
@@ -174,11 +176,8 @@ impl Failures {
 }
 
 impl Line {
-    /// `reason=count`, separated by blanks.
-    fn reasons(&self) -> String {
-        let each: Vec<_> =
-            self.reasons.iter().map(|(why, count)| format!("{why}={count}")).collect();
-        each.join(" ")
+    fn reasons(&self) -> Pairs {
+        Pairs::new(self.reasons.iter().copied())
     }
 }
 
@@ -269,7 +268,7 @@ mod tests {
         }
         let line = tally.flush().unwrap();
         assert_eq!((line.count, line.sources().as_str()), (4999, "1024+"));
-        assert_eq!(line.reasons(), "handshake-failed=4999");
+        assert_eq!(line.reasons().to_string(), "handshake-failed=4999");
     }
     #[test]
     fn counting_goes_on_while_a_line_is_logged() {

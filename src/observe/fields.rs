@@ -1,8 +1,11 @@
 //! Fields of a log line in text: the message, then `name=value`.
 //!
-//! A value may be the text of others. It is made printable before the line gets its
-//! colours, so that no sequence in a line is another's.
+//! One rule for every value: a word or a number stands as it is, anything else in
+//! quotes, so that a program can take a line apart. A value may be the text of
+//! others. It is made printable before the line gets its colours, so that no sequence
+//! in a line is another's.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::fmt::{self, Debug};
 
@@ -37,17 +40,14 @@ impl Fields<'_> {
         if !std::mem::take(&mut self.is_first) {
             self.writer.write_char(' ')?;
         }
-        let value = printable(value);
-        let name = field.name();
-        // One that is a word of the language too.
-        let name = name.strip_prefix("r#").unwrap_or(name);
+        let name = name_of(field);
         match name {
-            "message" => self.writer.write_str(&value),
+            "message" => self.writer.write_str(&printable(value)),
             // The name in italics, and what follows it dimmed.
             _ if self.writer.has_ansi_escapes() => {
-                write!(self.writer, "\x1b[3m{name}\x1b[0m\x1b[2m=\x1b[0m{value}")
+                write!(self.writer, "\x1b[3m{name}\x1b[0m\x1b[2m=\x1b[0m{}", quoted(value))
             }
-            _ => write!(self.writer, "{name}={value}"),
+            _ => write!(self.writer, "{name}={}", quoted(value)),
         }
     }
 
@@ -60,24 +60,79 @@ impl Fields<'_> {
 
 impl Visit for Fields<'_> {
     fn record_str(&mut self, field: &Field, value: &str) {
-        if field.name() == "message" {
-            self.record(field, value);
-        } else {
-            self.record_debug(field, &value);
-        }
+        self.record(field, value);
     }
 
     fn record_error(&mut self, field: &Field, error: &(dyn Error + 'static)) {
-        let mut text = error.to_string();
-        let mut source = error.source();
-        while let Some(error) = source {
-            text += &format!(": {error}");
-            source = error.source();
-        }
-        self.record(field, &text);
+        self.record(field, &causes(error));
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         self.record(field, &format!("{value:?}"));
+    }
+}
+
+/// The name of a field; without the mark of one that is a word of the language too.
+pub(super) fn name_of(field: &Field) -> &'static str {
+    field.name().strip_prefix("r#").unwrap_or(field.name())
+}
+
+/// An error with what caused it.
+pub(super) fn causes(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text += &format!(": {error}");
+        source = error.source();
+    }
+    text
+}
+
+/// A value as it stands in a line: in quotes where it is empty or has a blank, a quote,
+/// an equals sign, a backslash or what cannot be seen. Within quotes the last two and
+/// quotes are escaped by a backslash.
+fn quoted(value: &str) -> Cow<'_, str> {
+    let is_odd = |c: char| c.is_whitespace() || matches!(c, '"' | '=' | '\\');
+    let shown = printable(value);
+    let is_plain = !value.is_empty() && !value.contains(is_odd) && shown == value;
+    if is_plain {
+        return shown;
+    }
+    let mut text = String::with_capacity(value.len() + 2);
+    text.push('"');
+    for c in value.chars() {
+        match c {
+            '"' | '\\' => text.extend(['\\', c]),
+            c => text += &printable(c.encode_utf8(&mut [0; 4])),
+        }
+    }
+    text.push('"');
+    Cow::Owned(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_plain_word_is_quoted() {
+        let cases = [
+            ("decrypt", "decrypt"),
+            ("127.0.0.1:6379", "127.0.0.1:6379"),
+            ("[::1]:6379", "[::1]:6379"),
+            ("-12.5", "-12.5"),
+            ("/run/a,b", "/run/a,b"),
+            ("Größe", "Größe"),
+            ("", "\"\""),
+            ("two words", "\"two words\""),
+            ("redis=db:1", "\"redis=db:1\""),
+            ("say \"no\"", "\"say \\\"no\\\"\""),
+            ("C:\\n", "\"C:\\\\n\""),
+            ("a\nb\x1b", "\"a\\nb\\u{1b}\""),
+        ];
+        for (value, expected) in cases {
+            assert_eq!(quoted(value), expected);
+            assert_eq!(printable(expected), expected, "the line is printable already");
+        }
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod failures;
 mod fields;
+mod json;
 pub mod log;
 pub mod metrics;
 pub mod pulse;
@@ -10,5 +11,6 @@ mod queue;
 pub mod sessions;
 
 pub use failures::Failures;
+pub use json::Pairs;
 pub use metrics::Meters;
 pub use sessions::{Selector, Sessions};

@@ -8,6 +8,7 @@ use tracing::{info, warn};
 
 use crate::addr::{Address, ServiceName};
 use crate::net::AsyncListener;
+use crate::observe::Pairs;
 use crate::tunnel::{Capacity, Options, Remark, Role};
 
 /// Says what a tunnel is about to do, and what to look at twice.
@@ -42,12 +43,11 @@ pub(super) fn announce(options: &Options, capacity: Capacity, listeners: &[&Arc<
             );
         }
         Role::Decrypt { targets } => {
-            let targets: Vec<String> = targets.iter().map(named).collect();
-            let targets = targets.join(" ");
+            let targets = by_service(targets);
             info!(
                 tunnel,
                 mode = "decrypt",
-                targets,
+                targets = targets.field(),
                 sessions,
                 handshakes,
                 unopened,
@@ -80,6 +80,14 @@ fn caution(tunnel: Option<&str>, remark: &Remark) {
     }
 }
 
-fn named((service, address): &(ServiceName, Address)) -> String {
-    if service.is_empty() { address.to_string() } else { format!("{service}={address}") }
+/// The targets of each service, in the order in which they were given.
+fn by_service(targets: &[(ServiceName, Address)]) -> Pairs {
+    let mut services: Vec<(&ServiceName, Vec<String>)> = vec![];
+    for (service, address) in targets {
+        match services.iter_mut().find(|(name, _)| *name == service) {
+            Some((_, addresses)) => addresses.push(address.to_string()),
+            None => services.push((service, vec![address.to_string()])),
+        }
+    }
+    Pairs::new(services)
 }

@@ -14,7 +14,7 @@
 //! filter: the C library, the allocator and the runtime change theirs with
 //! every update.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -192,18 +192,24 @@ impl Rules {
             .restrict_self()
     }
 
-    /// The files and directories that are open to read besides those of every process, for
-    /// the log.
+    /// The files and directories that are open to read, and no more, besides those of every
+    /// process, for the log.
     pub fn reads(&self) -> String {
-        listed(self.read.iter().map(|path| shown(path)))
+        let written: BTreeSet<String> = self.write.iter().map(|path| shown(path)).collect();
+        let read: BTreeSet<String> = self.read.iter().map(|path| shown(path)).collect();
+        listed(read.difference(&written).cloned())
     }
 
-    /// The same of what is open to change.
+    /// The same of what is open to change, each with as much as is: to make sockets
+    /// includes to remove files, and to change all that is there both.
     pub fn writes(&self) -> String {
-        let write = self.write.iter().map(|path| shown(path));
-        let sockets = self.sockets.iter().map(|path| format!("{} (sockets)", shown(path)));
-        let remove = self.remove.iter().map(|path| format!("{} (removal)", shown(path)));
-        listed(write.chain(sockets).chain(remove))
+        let kinds =
+            [(&self.remove, " (removal)"), (&self.sockets, " (sockets)"), (&self.write, "")];
+        let mut written = BTreeMap::new();
+        for (paths, kind) in kinds {
+            written.extend(paths.iter().map(|path| (shown(path), kind)));
+        }
+        listed(written.into_iter().map(|(path, kind)| path + kind))
     }
 
     /// What this lets the process do on the network, for the log.
@@ -222,10 +228,10 @@ fn shown(path: &Path) -> String {
     path.canonicalize().unwrap_or_else(|_| path.to_owned()).display().to_string()
 }
 
-/// Each once, or that there is none.
+/// One after the other, or that there is none.
 fn listed(paths: impl Iterator<Item = String>) -> String {
-    let all: BTreeSet<String> = paths.collect();
-    if all.is_empty() { "none".to_owned() } else { Vec::from_iter(all).join(",") }
+    let all: Vec<String> = paths.collect();
+    if all.is_empty() { "none".to_owned() } else { all.join(",") }
 }
 
 impl Open {

@@ -237,3 +237,22 @@ fn ports_are_told_as_they_are() {
     assert_eq!(rules.tcp(), "bind 1,2 connect any");
     assert_eq!(Rules { connect: Some(vec![]), ..rules }.tcp(), "bind 1,2 connect none");
 }
+
+#[test]
+fn a_directory_is_named_once_with_as_much_as_is_open() {
+    let paths = |all: &[&str]| all.iter().map(PathBuf::from).collect::<Vec<_>>();
+    let rules = Rules {
+        read: paths(&["/no/a", "/no/b", "/no/a"]),
+        write: paths(&["/no/b", "/no/c", "/no/c"]),
+        sockets: paths(&["/no/c", "/no/d"]),
+        remove: paths(&["/no/c", "/no/d", "/no/e"]),
+        ..Rules::default()
+    };
+    assert_eq!(rules.reads(), "/no/a");
+    assert_eq!(rules.writes(), "/no/b,/no/c,/no/d (sockets),/no/e (removal)");
+    assert_eq!(Rules { write: vec![], ..rules }.reads(), "/no/a,/no/b");
+    assert_eq!(
+        (Rules::default().reads(), Rules::default().writes()),
+        ("none".into(), "none".into())
+    );
+}

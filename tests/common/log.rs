@@ -33,11 +33,18 @@ impl Line {
         self.json.get("fields").and_then(|f| f.get(name)).or_else(|| self.json.get(name))
     }
 
-    /// A field as text; numbers too.
+    /// A field as text; numbers too. An object reads as in a text log: `name=value`.
     pub fn field(&self, name: &str) -> Option<String> {
         match self.value(name)? {
             Value::String(text) => Some(text.clone()),
             Value::Null => None,
+            Value::Object(parts) => {
+                let parts = parts.iter().map(|(name, value)| match value {
+                    Value::String(text) => format!("{name}={text}"),
+                    other => format!("{name}={other}"),
+                });
+                Some(parts.collect::<Vec<_>>().join(" "))
+            }
             other => Some(other.to_string()),
         }
     }

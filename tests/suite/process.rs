@@ -250,8 +250,8 @@ fn traps_of_the_gate_are_told_at_the_start() {
     ready(&place);
     let log = place.log();
     for part in [
-        "WARN a rule is wider than /16 (IPv6: /64); see that this is meant flag=\"--allow\" net=0.0.0.0/0",
-        "flag=\"--deny\" net=::/0",
+        "WARN a rule is wider than /16 (IPv6: /64); see that this is meant flag=--allow net=0.0.0.0/0",
+        "flag=--deny net=::/0",
         "WARN the gate's store is the service behind it",
         "WARN clients whose address is not announced are localhost to the target",
         "detail=\"raise ulimit -n, or lower --max-unopened\"",

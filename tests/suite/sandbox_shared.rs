@@ -159,9 +159,8 @@ fn a_pid_file_or_a_socket_in_a_shared_directory_opens_nothing_to_read() {
         let writes = line.field("writes").unwrap();
         let mut all: Vec<&str> = writes.split(',').collect();
         all.sort_unstable();
-        let removal = format!("{directory} (removal)");
-        let sockets = format!("{directory} (sockets)");
-        assert_eq!(all, [removal.as_str(), &sockets, pid.text()]);
+        // Whoever makes sockets there removes files as well: the directory stands there once.
+        assert_eq!(all, [&format!("{directory} (sockets)"), pid.text()]);
         assert_eq!(warned, [directory, directory]);
         let line = service.reload_fails(&table(&target, &secret, ""));
         assert!(line.text().contains("sandbox"), "{}", line.text());
