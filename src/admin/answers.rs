@@ -8,6 +8,7 @@ use super::protocol::{
     StatusReply, TargetReply, TunnelReply, WhoReply, key, peer,
 };
 use super::roster::{Named, Phase, Reload, Roster};
+use super::wrong::wrong;
 use super::{Order, Outcome};
 use crate::gate::GateStatus;
 use crate::observe::Selector;
@@ -108,8 +109,11 @@ fn status(roster: &Roster) -> StatusReply {
 }
 
 fn reload(Reload { at, result }: Reload) -> ReloadReply {
-    let ok = result.is_ok();
-    ReloadReply { at: unix(at).as_secs(), ok, message: result.unwrap_or_else(|why| why) }
+    let message = match &result {
+        Ok(changes) => changes.to_string(),
+        Err(why) => why.clone(),
+    };
+    ReloadReply { at: unix(at).as_secs(), ok: result.is_ok(), message, changes: result.ok() }
 }
 
 /// The time since 1970; zero before that.
@@ -138,6 +142,7 @@ fn tunnel(Named { meters, status }: &Named) -> TunnelReply {
             failed: meters.pool.failed.get(),
         }),
         gate: status.gate.map(gate),
+        wrong: wrong(status),
         accepted: meters.accepted.get(),
         closed: counted(&meters.closed),
         refused: counted(&meters.refused),
@@ -147,12 +152,13 @@ fn tunnel(Named { meters, status }: &Named) -> TunnelReply {
 }
 
 fn target(health: &TargetHealth) -> TargetReply {
-    let TargetHealth { service, target, state, last_error, in_use, .. } = health;
+    let TargetHealth { service, target, state, failing, last_error, in_use, .. } = health;
     TargetReply {
         service: (!service.is_empty()).then(|| service.to_string()),
         target: target.to_string(),
         state: state.map(|(state, _)| state.as_str().to_owned()),
         since_s: state.map(|(_, since)| since.elapsed().as_secs()),
+        failing_s: failing.map(|since| since.elapsed().as_secs()),
         in_use: *in_use,
         last_error: last_error.clone(),
     }

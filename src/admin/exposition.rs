@@ -1,4 +1,4 @@
-//! The metrics as OpenMetrics text, written from the roster for each scrape.
+//! The metrics as text, written from the roster for each scrape.
 //!
 //! Nothing is kept for it: a tunnel that is gone is gone from the next scrape.
 //! No label is an address, a client or a key, so that a dashboard tells nobody
@@ -17,7 +17,9 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+use super::accept::Form;
 use super::answers::unix;
+use super::plain::plain;
 use super::roster::{Named, Roster};
 use crate::gate::GateStatus;
 use crate::net::State;
@@ -27,20 +29,19 @@ use crate::reason::CloseReason;
 use crate::sys::nofile;
 use crate::tunnel::{Level, Status};
 
-/// What the text is.
-pub(super) const CONTENT_TYPE_OF_METRICS: &str =
-    "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
 /// Every stance of a gate.
 const STANCES: [&str; 4] = ["fresh", "stale", "open", "closed"];
 
 /// All metrics of the process, now.
-pub(super) fn exposition(roster: &Roster) -> String {
+pub(super) fn exposition(roster: &Roster, form: Form) -> String {
     let mut registry = Registry::with_prefix("knockpipe");
     registry.register_collector(Box::new(Moment::of(roster)));
     let mut text = String::new();
     encode(&mut text, &registry).expect("a string takes all that is written");
-    text
+    match form {
+        Form::Text => plain(&text),
+        Form::OpenMetrics => text,
+    }
 }
 
 /// The process at one moment.
@@ -150,7 +151,7 @@ impl Writer<'_> {
         self.gauge("target_up", "Whether a target is taken for up", samples)
     }
 
-    /// How full a limit is: now, at most so far, and the limit.
+    /// How full a limit is: now, its peak so far, and the limit.
     fn level(
         &mut self,
         tunnels: &[Named],
@@ -164,7 +165,9 @@ impl Writer<'_> {
             self.gauge(name, help, levels)
         };
         part(name, &format!("{what} now"), |level| level.now)?;
-        part(&format!("{name}_most"), &format!("{what} at once at most"), |level| level.most)?;
+        part(&format!("{name}_most"), &format!("Peak of {}", what.to_lowercase()), |level| {
+            level.most
+        })?;
         part(&format!("{name}_limit"), &format!("{what} that there may be"), |level| level.limit)
     }
 

@@ -9,15 +9,16 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, VARY};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use super::exposition::{CONTENT_TYPE_OF_METRICS, exposition};
+use super::accept::Form;
+use super::exposition::exposition;
 use super::roster::Roster;
 use crate::net::Stream;
 use crate::printable::printable;
@@ -41,7 +42,7 @@ pub(super) async fn meet(stream: Stream, roster: Arc<Roster>, answering: TaskTra
     let under_way = OnceLock::new();
     let service = service_fn(|request: Request<Incoming>| {
         under_way.get_or_init(|| answering.token());
-        let response = answer(request.method(), request.uri().path(), &roster);
+        let response = answer(&request, &roster);
         async { Ok::<_, Infallible>(response) }
     });
     let connection = http1::Builder::new()
@@ -54,19 +55,14 @@ pub(super) async fn meet(stream: Stream, roster: Arc<Roster>, answering: TaskTra
     let _ = timeout(PATIENCE, connection).await;
 }
 
-fn answer(method: &Method, path: &str, roster: &Roster) -> Response<String> {
-    if ![Method::GET, Method::HEAD].contains(method) {
+fn answer(request: &Request<Incoming>, roster: &Roster) -> Response<String> {
+    if ![Method::GET, Method::HEAD].contains(request.method()) {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "use GET");
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return response;
     }
-    match path {
-        "/metrics" => {
-            let mut response = Response::new(exposition(roster));
-            let kind = HeaderValue::from_static(CONTENT_TYPE_OF_METRICS);
-            response.headers_mut().insert(CONTENT_TYPE, kind);
-            response
-        }
+    match request.uri().path() {
+        "/metrics" => metrics(request.headers(), roster),
         "/healthz" => text(StatusCode::OK, "alive"),
         "/readyz" => match roster.ready() {
             Ok(()) => text(StatusCode::OK, "ready"),
@@ -74,6 +70,15 @@ fn answer(method: &Method, path: &str, roster: &Roster) -> Response<String> {
         },
         _ => text(StatusCode::NOT_FOUND, "there are /metrics, /healthz and /readyz"),
     }
+}
+
+fn metrics(headers: &HeaderMap, roster: &Roster) -> Response<String> {
+    let form = Form::wanted(headers);
+    let mut response = Response::new(exposition(roster, form));
+    let kind = HeaderValue::from_static(form.content_type());
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response.headers_mut().insert(VARY, ACCEPT.into());
+    response
 }
 
 fn text(status: StatusCode, line: &str) -> Response<String> {

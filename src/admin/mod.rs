@@ -4,9 +4,12 @@
 //!   roster      the tunnels of the process, and how it is with all of them
 //!   protocol    the lines of the admin socket, as types
 //!   answers     what a request is answered with, from the roster
+//!   wrong       what is wrong with a tunnel, in words
 //!   socket      the admin socket: who may ask, for how long, how much
 //!   http        /metrics, /healthz and /readyz
-//!   exposition  the metrics as text
+//!   exposition  the metrics as OpenMetrics text
+//!   plain       the same in the older text format
+//!   accept      which of both a scraper wants
 //!   client      the other end of the admin socket, for the command line
 //! ```
 //!
@@ -14,13 +17,16 @@
 //! does here can hold a tunnel up: what is asked is read from counters, and an
 //! order goes through a channel to whoever runs the tunnels.
 
+mod accept;
 mod answers;
 pub mod client;
 mod exposition;
 mod http;
+mod plain;
 pub mod protocol;
 pub mod roster;
 mod socket;
+mod wrong;
 
 use std::future::pending;
 use std::path::PathBuf;
@@ -33,6 +39,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use protocol::ReloadedReply;
 pub use roster::Roster;
 
 use crate::addr::Address;
@@ -51,9 +58,18 @@ const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// Orders that may wait.
 const ORDERS: usize = 16;
 
-/// Where whoever runs the tunnels answers an order with one line for the operator:
-/// what is done, or why not and what to do instead.
-pub type Outcome = oneshot::Sender<Result<String, String>>;
+/// Where whoever runs the tunnels answers an order: what is done, or in one line for the
+/// operator why not and what to do instead.
+pub type Outcome = oneshot::Sender<Result<Done, String>>;
+
+/// What was done at an order.
+#[derive(Debug)]
+pub enum Done {
+    /// The tunnels are what the files say.
+    Reloaded(ReloadedReply),
+    /// This.
+    Said(&'static str),
+}
 
 /// What an operator wants done.
 #[derive(Debug)]

@@ -10,6 +10,7 @@
 //! so that a misspelt filter never means "all".
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
@@ -73,7 +74,9 @@ pub enum Reply {
     Who(WhoReply),
     /// To `kick`: how many sessions end.
     Kicked(usize),
-    /// To an order that was carried out: what was done.
+    /// To `reload`, when it was done.
+    Reloaded(ReloadedReply),
+    /// To another order that was carried out: what was done.
     Done(String),
     /// Why there is no other reply.
     Error(String),
@@ -113,6 +116,75 @@ pub struct ReloadReply {
     pub ok: bool,
     /// What was done, or why nothing was.
     pub message: String,
+    /// What was done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changes: Option<ReloadedReply>,
+}
+
+/// What a reload did, in names of tunnels and of flags.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadedReply {
+    /// Tunnels that there were not.
+    pub added: Vec<String>,
+    /// Tunnels that are otherwise.
+    pub changed: Vec<ChangedReply>,
+    /// Tunnels that accept no more.
+    pub removed: Vec<String>,
+    /// How many tunnels are as they were.
+    pub same: usize,
+    /// Settings of the process that differ from those at its start. They take effect at
+    /// the next one.
+    pub restart: Vec<String>,
+}
+
+/// What a reload changed of a tunnel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangedReply {
+    /// Its name.
+    pub tunnel: String,
+    /// The flags whose values, or files, are others.
+    pub settings: Vec<String>,
+}
+
+/// Most names of one kind in a sentence; the structure has all.
+const MOST_NAMES: usize = 20;
+
+/// `added redis; changed mysql (max-sessions, key); removed x; 12 the same`.
+impl fmt::Display for ReloadedReply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { added, changed, removed, same, restart } = self;
+        let changed: Vec<String> = changed.iter().map(ToString::to_string).collect();
+        let all = [("added", added), ("changed", &changed), ("removed", removed)];
+        let kinds = all.into_iter().filter(|(_, names)| !names.is_empty());
+        let mut parts: Vec<String> =
+            kinds.map(|(what, names)| format!("{what} {}", listed(names))).collect();
+        if parts.is_empty() {
+            parts.push("nothing changed".to_owned());
+        }
+        if *same > 0 {
+            parts.push(format!("{same} the same"));
+        }
+        if !restart.is_empty() {
+            let settings = listed(restart);
+            parts.push(format!("[process] changed ({settings}), which takes a restart"));
+        }
+        f.write_str(&parts.join("; "))
+    }
+}
+
+impl fmt::Display for ChangedReply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.tunnel, self.settings.join(", "))
+    }
+}
+
+/// The first names, and how many more there are.
+pub fn listed(names: &[String]) -> String {
+    let shown = names[..names.len().min(MOST_NAMES)].join(", ");
+    match names.len().saturating_sub(MOST_NAMES) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
 }
 
 /// How a tunnel is.
@@ -143,6 +215,9 @@ pub struct TunnelReply {
     /// The gate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<GateReply>,
+    /// What is wrong with it, the worst first.
+    #[serde(default)]
+    pub wrong: Vec<WrongReply>,
     /// Connections accepted so far.
     pub accepted: u64,
     /// How many ended with a line of their own, by reason.
@@ -153,6 +228,18 @@ pub struct TunnelReply {
     pub sent: u64,
     /// Stream bytes from the sealed side to the plain side.
     pub received: u64,
+}
+
+/// Something that is wrong with a tunnel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WrongReply {
+    /// What, in words that stay the same.
+    pub what: String,
+    /// Whether new connections do not get through.
+    pub broken: bool,
+    /// More of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
 }
 
 /// How a target is.
@@ -169,6 +256,10 @@ pub struct TargetReply {
     /// Seconds since that is so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since_s: Option<u64>,
+    /// Seconds since connections do not get there, where it has no state; none after one
+    /// that did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failing_s: Option<u64>,
     /// Whether connections go there first.
     pub in_use: bool,
     /// Why it failed last, also when it is up again.

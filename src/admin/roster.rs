@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
+use super::protocol::ReloadedReply;
 use crate::gate::Stance;
 use crate::observe::{Meters, Sessions};
 use crate::tunnel::{Status, Tunnel};
@@ -48,7 +49,7 @@ pub struct Reload {
     /// When.
     pub at: SystemTime,
     /// What was done, or why nothing was.
-    pub result: Result<String, String>,
+    pub result: Result<ReloadedReply, String>,
 }
 
 /// All tunnels of one name together.
@@ -118,7 +119,7 @@ impl Roster {
     }
 
     /// Notes how a reload went: what was done, or why nothing was.
-    pub fn reloaded(&self, result: Result<String, String>) {
+    pub fn reloaded(&self, result: Result<ReloadedReply, String>) {
         self.lock().reload = Some(Reload { at: SystemTime::now(), result });
     }
 

@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use super::answers::{Answer, answer};
 use super::protocol::{MAX_REQUEST, Reply, RequestError};
 use super::roster::Roster;
-use super::{Order, Outcome};
+use super::{Done, Order, Outcome};
 use crate::net::Stream;
 use crate::sys::peer::is_trusted;
 
@@ -90,7 +90,8 @@ impl Desk {
             return Reply::Error(BUSY.to_owned());
         }
         match timeout(ORDER, outcome).await {
-            Ok(Ok(Ok(done))) => Reply::Done(done),
+            Ok(Ok(Ok(Done::Reloaded(changes)))) => Reply::Reloaded(changes),
+            Ok(Ok(Ok(Done::Said(done)))) => Reply::Done(done.to_owned()),
             Ok(Ok(Err(why))) => Reply::Error(why),
             Ok(Err(_)) => Reply::Error(BUSY.to_owned()),
             Err(_) => Reply::Error(STILL.to_owned()),

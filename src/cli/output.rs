@@ -7,6 +7,7 @@ use std::io::{self, BufWriter, Stdout, Write};
 use std::time::Duration;
 
 use clap::Args;
+use rustix::termios::tcgetwinsize;
 use serde_json::Value;
 
 use crate::printable::{printable, printable_json, printable_lines};
@@ -93,6 +94,25 @@ pub(super) fn print(text: &str) -> Result<bool, Failure> {
     let mut out = io::stdout().lock();
     let written = out.write_all(printable_lines(text).as_bytes());
     is_read(written.and_then(|()| out.flush()), "redirect it elsewhere")
+}
+
+/// How much text fits on a terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Screen {
+    /// Characters in a line.
+    pub(super) columns: usize,
+    /// Lines.
+    pub(super) rows: usize,
+}
+
+impl Screen {
+    /// That of standard output; `None` where that is no terminal.
+    pub(super) fn of_stdout() -> Option<Self> {
+        let size = tcgetwinsize(io::stdout()).ok()?;
+        // A terminal over a serial line does not know.
+        let or = |size: u16, usual: usize| if size == 0 { usual } else { size.into() };
+        Some(Self { columns: or(size.ws_col, 80), rows: or(size.ws_row, 24) })
+    }
 }
 
 /// Empties the screen of a terminal.

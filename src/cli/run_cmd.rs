@@ -4,14 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
-use tracing::warn;
 
 use super::config::{Config, show};
 use super::output::print;
 use crate::addr::{Address, Source};
 use crate::net::look_up;
 use crate::printable::printable;
-use crate::run::{self, Failure, Outcome, Ports, Reread};
+use crate::run::{self, Failure, Outcome, Plan, Ports, Reread};
 use crate::sys::background::Readiness;
 use crate::tunnel::Options;
 use crate::tunnel::trial::Finding;
@@ -69,15 +68,10 @@ pub(super) fn run(args: RunArgs) -> Result<Outcome, Failure> {
     let config = Config::load(&args.config)?;
     let plan = config.plan()?;
     let files = config.files();
-    let process = config.process;
-    let before = process.clone();
+    let process = config.process.clone();
     let reread: Reread = Arc::new(move || {
-        let config = Config::load(&args.config)?;
-        let plan = config.plan()?;
-        if config.process != before {
-            warn!("settings of [process] have changed; they take effect at the next start");
-        }
-        Ok(plan)
+        let now = Config::load(&args.config)?;
+        Ok(Plan { tunnels: now.plan()?, restart: now.process_changes(&config) })
     });
     process.run(Readiness::foreground(), plan, (reread, files, Ports::Any))
 }

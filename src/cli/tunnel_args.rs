@@ -25,7 +25,7 @@ use crate::addr::{Address, BindAddress, ServiceName, Source};
 use crate::keys::KeyRing;
 use crate::probe::Check;
 use crate::proto::Padding;
-use crate::run::{Failure, Outcome, Ports, Reread};
+use crate::run::{Failure, Outcome, Plan, Ports, Reread};
 use crate::sys::background::Readiness;
 use crate::sys::keyfile::{self, Access};
 use crate::tunnel::{Limits, Options, Remark, Role};
@@ -428,7 +428,7 @@ pub(super) fn reread(
     let from_stdin = keys.iter().any(|key| keyfile::is_stdin(key));
     Arc::new(move || match from_stdin {
         true => Err(UsageError::KeyReadOnce.into()),
-        false => Ok(vec![options()?]),
+        false => Ok(Plan { tunnels: vec![options()?], restart: vec![] }),
     })
 }
 

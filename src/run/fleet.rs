@@ -17,11 +17,13 @@ use tracing::warn;
 
 use super::about;
 use super::announce::announce;
+use super::changed::changed;
 use super::doors::{Bound, Door, bind_first, bind_missing, open};
 use super::leaving::Leaving;
 use super::startup::Startup;
 use crate::addr::Source;
 use crate::admin::Roster;
+use crate::admin::protocol::{ChangedReply, ReloadedReply};
 use crate::admin::roster::Phase;
 use crate::gate::{Gate, GateOptions};
 use crate::net::SocketOptions;
@@ -42,15 +44,6 @@ pub(super) struct Fleet {
     most_sessions: usize,
     /// The first messages that were answered. Begins when the first sockets listen.
     memory: Option<Arc<Memory>>,
-}
-
-/// What a reload did, in tunnels.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Changes {
-    pub(super) added: usize,
-    pub(super) changed: usize,
-    pub(super) removed: usize,
-    pub(super) same: usize,
 }
 
 /// A tunnel that accepts.
@@ -84,6 +77,11 @@ struct Ready {
 /// takes, and that none had, end with this.
 #[derive(Default)]
 struct Fresh(Vec<Gate>);
+
+/// What operators call a tunnel.
+fn name(options: &Options) -> &str {
+    options.name.as_deref().unwrap_or_else(|| options.role.mode())
+}
 
 /// Goes on with the memory of the process before, or begins one.
 fn remember(before: Option<OwnedFd>) -> Memory {
@@ -166,7 +164,7 @@ impl Fleet {
     ///
     /// # Errors
     /// What cannot be had; then nothing has changed.
-    pub(super) async fn reload(&mut self, plan: Vec<Options>) -> anyhow::Result<Changes> {
+    pub(super) async fn reload(&mut self, plan: Vec<Options>) -> anyhow::Result<ReloadedReply> {
         let is_open = |options: &Options, source: &Source| self.door(options, source).is_some();
         let bound = bind_missing(&plan, &self.systemd, is_open).await?;
         let mut fresh = Fresh::default();
@@ -192,8 +190,7 @@ impl Fleet {
                 Some(place) => next.push(Next::Same(place, capacity)),
                 None => {
                     let gate = about(&options, self.gate(options.gate.as_ref(), fresh))?;
-                    let name = options.name.as_deref().unwrap_or_else(|| options.role.mode());
-                    let meters = self.roster.meters(name);
+                    let meters = self.roster.meters(name(&options));
                     let parts = about(&options, Parts::get(&options, gate, meters, memory).await)?;
                     let has = |source: &Source| {
                         let new = new_doors.iter().find(|door| door.fits(&options, source));
@@ -227,11 +224,11 @@ impl Fleet {
     }
 
     /// Changes the tunnels. Nothing here can fail, or waits.
-    fn commit(&mut self, next: Vec<Next>) -> Changes {
+    fn commit(&mut self, next: Vec<Next>) -> ReloadedReply {
         self.leaving.forget_cuts();
         let old = std::mem::take(&mut self.members);
         let mut old: Vec<Option<Member>> = old.into_iter().map(Some).collect();
-        let (mut changes, mut news) = (Changes::default(), vec![]);
+        let (mut changes, mut news) = (ReloadedReply::default(), vec![]);
         for next in next {
             let member = match next {
                 Next::Same(place, capacity) => {
@@ -242,9 +239,14 @@ impl Fleet {
                 }
                 Next::New(ready) => {
                     let before = ready.before.and_then(|place| old[place].take());
-                    let count =
-                        if before.is_some() { &mut changes.changed } else { &mut changes.added };
-                    *count += 1;
+                    let tunnel = name(&ready.options).to_owned();
+                    match &before {
+                        Some(before) => {
+                            let settings = changed(&before.options, &ready.options);
+                            changes.changed.push(ChangedReply { tunnel, settings });
+                        }
+                        None => changes.added.push(tunnel),
+                    }
                     news.push((self.members.len(), ready.capacity));
                     let mut member = ready.start(before.as_ref());
                     self.roster.add(Arc::clone(&member.tunnel));
@@ -257,7 +259,7 @@ impl Fleet {
             self.members.push(member);
         }
         for member in old.into_iter().flatten() {
-            changes.removed += 1;
+            changes.removed.push(name(&member.options).to_owned());
             self.removed(member);
         }
         self.roster.set_phase(Phase::Serving);

@@ -9,11 +9,13 @@
 //!   doors      their listening sockets
 //!   leaving    tunnels that accept no more
 //!   announce   what the log says of a tunnel at first
+//!   changed    which settings of a tunnel a reload changed
 //! ```
 //!
 //! Signals are caught before anything is made, so that none leaves something behind.
 
 mod announce;
+mod changed;
 mod doors;
 mod fleet;
 mod leaving;
@@ -86,7 +88,16 @@ pub enum Failure {
 }
 
 /// Reads again what the tunnels are told: files, and the keys that they name.
-pub type Reread = Arc<dyn Fn() -> Result<Vec<Options>, Failure> + Send + Sync>;
+pub type Reread = Arc<dyn Fn() -> Result<Plan, Failure> + Send + Sync>;
+
+/// What was read again.
+#[derive(Debug)]
+pub struct Plan {
+    /// What the tunnels are told.
+    pub tunnels: Vec<Options>,
+    /// The flags of the process that differ from those at its start.
+    pub restart: Vec<String>,
+}
 
 /// Runs tunnel ends until they are stopped. On SIGHUP they become what `reread` gives.
 ///

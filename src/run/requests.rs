@@ -7,13 +7,12 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::fleet::Fleet;
-use crate::admin::{Doors, Order};
+use crate::admin::{Done, Doors, Order, Outcome};
 use crate::net::{AsyncListener, Listener, SocketOptions, Stream};
 use crate::sys::handover::{Successor, give};
 use crate::sys::peer::is_trusted;
@@ -44,7 +43,7 @@ pub(super) enum Request {
 }
 
 /// Who wants to know what came of it.
-pub(super) struct Asker(Option<oneshot::Sender<Result<String, String>>>);
+pub(super) struct Asker(Option<Outcome>);
 
 /// Why the process ends.
 pub(super) enum Cause {
@@ -104,7 +103,7 @@ impl Requests {
                 order = order(&mut self.doors) => return match order {
                     Order::Reload(told) => Request::Reload(Asker(Some(told))),
                     Order::Drain(told) => {
-                        Asker(Some(told)).answer(Ok("draining"));
+                        Asker(Some(told)).answer(Ok(Done::Said("draining")));
                         Request::Stop(Cause::Asked("drain"))
                     }
                 },
@@ -137,7 +136,7 @@ impl Requests {
             match order {
                 Order::Reload(told) => Asker(Some(told)).answer(Err("it is starting; try again")),
                 Order::Drain(told) => {
-                    Asker(Some(told)).answer(Ok("stopped before it was ready"));
+                    Asker(Some(told)).answer(Ok(Done::Said("stopped before it was ready")));
                     return "drain";
                 }
             }
@@ -161,7 +160,7 @@ impl Requests {
                 order = order(&mut self.doors) => match order {
                     Order::Reload(told) => Asker(Some(told)),
                     Order::Drain(told) => {
-                        Asker(Some(told)).answer(Ok("draining already"));
+                        Asker(Some(told)).answer(Ok(Done::Said("draining already")));
                         continue;
                     }
                 },
@@ -173,10 +172,10 @@ impl Requests {
 }
 
 impl Asker {
-    pub(super) fn answer(self, result: Result<&str, &str>) {
+    pub(super) fn answer(self, result: Result<Done, &str>) {
         if let Some(told) = self.0 {
             // Whoever asked may not wait any longer.
-            let _ = told.send(result.map(str::to_owned).map_err(str::to_owned));
+            let _ = told.send(result.map_err(str::to_owned));
         }
     }
 }

@@ -8,16 +8,20 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
+use nix::unistd::geteuid;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
-use super::fleet::{Changes, Fleet};
+use super::fleet::Fleet;
 use super::requests::{Cause, Request, Requests};
 use super::startup::Startup;
-use super::{Failure, Outcome, Process, Reread, prepare};
+use super::{Failure, Outcome, Plan, Process, Reread, prepare};
+use crate::admin::Done;
+use crate::admin::protocol::ReloadedReply;
 use crate::admin::roster::Phase;
+use crate::files::place::user_name;
 use crate::sys::activation::KEPT;
 use crate::sys::handover::Successor;
 use crate::sys::notify::Manager;
@@ -136,7 +140,9 @@ impl Running {
                 }
             };
             fleet.roster().reloaded(result.clone());
-            asker.answer(result.as_ref().map(String::as_str).map_err(String::as_str));
+            asker.answer(
+                result.as_ref().map(|done| Done::Reloaded(done.clone())).map_err(|it| &**it),
+            );
         }
     }
 
@@ -219,7 +225,11 @@ impl Running {
 }
 
 /// Makes the tunnels what their files say now; all of it or nothing.
-async fn reload(fleet: &mut Fleet, manager: &Manager, reread: &Reread) -> anyhow::Result<Changes> {
+async fn reload(
+    fleet: &mut Fleet,
+    manager: &Manager,
+    reread: &Reread,
+) -> anyhow::Result<ReloadedReply> {
     manager.reloading().await;
     let reloaded = change(fleet, Arc::clone(reread)).await;
     // It serves either way.
@@ -227,29 +237,51 @@ async fn reload(fleet: &mut Fleet, manager: &Manager, reread: &Reread) -> anyhow
     reloaded
 }
 
-async fn change(fleet: &mut Fleet, reread: Reread) -> anyhow::Result<Changes> {
+async fn change(fleet: &mut Fleet, reread: Reread) -> anyhow::Result<ReloadedReply> {
     // Files may be slow, and users are looked up.
-    let plan = spawn_blocking(move || reread()).await.context("cannot read the configuration")?;
-    let plan = plan.map_err(|failure| match failure {
-        Failure::Usage(error) | Failure::Runtime(error) => error,
-    })?;
-    prepare::keep(&plan);
-    fleet.reload(plan).await
+    let plan = spawn_blocking(move || reread().map_err(|failure| unread(&failure))).await;
+    let Plan { tunnels, restart } = plan.context("cannot read the configuration")??;
+    prepare::keep(&tunnels);
+    let changes = fleet.reload(tunnels).await?;
+    if !restart.is_empty() {
+        let settings = restart.join(" ");
+        warn!(settings, "settings of [process] have changed; they take effect at the next start");
+    }
+    Ok(ReloadedReply { restart, ..changes })
+}
+
+/// Why files were not read, and as whom, where that may be why: root began, and after
+/// `-u` another user reads.
+fn unread(failure: &Failure) -> anyhow::Error {
+    let error = failure.to_string();
+    if !is_about_rights(&error) {
+        return anyhow!(error);
+    }
+    let user = user_name(geteuid());
+    anyhow!("{error}; it is read as user '{user}', who needs access to it and to its directories")
+}
+
+/// Whether somebody may not read something.
+fn is_about_rights(error: &str) -> bool {
+    ["Permission denied", "no permission"].iter().any(|it| error.contains(it))
 }
 
 /// What the log, and whoever asked, hear of a reload.
-fn tell(reloaded: anyhow::Result<Changes>, is_confined: bool) -> Result<String, String> {
+fn tell(
+    reloaded: anyhow::Result<ReloadedReply>,
+    is_confined: bool,
+) -> Result<ReloadedReply, String> {
     match reloaded {
-        Ok(Changes { added, changed, removed, same }) => {
-            info!(added, changed, removed, same, "reloaded");
-            Ok(format!("{added} added, {changed} changed, {removed} removed, {same} as before"))
+        Ok(changes) => {
+            let ReloadedReply { added, changed, removed, same, .. } = &changes;
+            let (added, changed, removed) = (added.len(), changed.len(), removed.len());
+            info!(added, changed, removed, same, detail = %changes, "reloaded");
+            Ok(changes)
         }
         Err(error) => {
             let mut error = format!("{error:#}");
             // Whoever looks at the file finds nothing wrong with it.
-            if is_confined
-                && ["Permission denied", "no permission"].iter().any(|it| error.contains(it))
-            {
+            if is_confined && is_about_rights(&error) {
                 error += "; if it may, the sandbox does not: restart for a directory that is new, or for a file that \
                           took the place of another in a directory of many programs, such as / or /tmp";
             }

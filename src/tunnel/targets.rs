@@ -35,6 +35,9 @@ pub(super) struct Targets {
     service: ServiceName,
     all: Vec<Target>,
     standings: Mutex<Standings>,
+    /// Since when connections fail to get to the only target, of which nothing else is
+    /// kept, and why; for operators.
+    failing: Mutex<Option<(Instant, String)>>,
     /// One of them is down since a moment ago.
     fell: Notify,
     pub(super) check: Option<Check>,
@@ -61,6 +64,9 @@ pub struct TargetHealth {
     /// What it is taken for, and since when; `None` for a single target without a
     /// check, of which nothing is kept.
     pub state: Option<(State, Instant)>,
+    /// Since when connections do not get there, where its state is not kept; `None`
+    /// after one that did.
+    pub failing: Option<Instant>,
     /// Why it failed last, if it ever did.
     pub last_error: Option<String>,
     /// Whether connections go there first.
@@ -101,6 +107,7 @@ impl Targets {
             tunnel: options.name.clone(),
             service: service.clone(),
             standings: Mutex::new(Standings::new(all.len(), rules, Instant::now())),
+            failing: Mutex::default(),
             all,
             fell: Notify::new(),
             check,
@@ -209,13 +216,15 @@ impl Targets {
     pub(super) fn health(&self) -> Vec<TargetHealth> {
         let standings = self.standings();
         let in_use = standings.in_use();
+        let (failing, why) = self.failing().clone().unzip();
         let all = self.all.iter().zip(standings.all()).enumerate();
         all.map(|(place, (target, Standing { state, since, last_error, .. }))| TargetHealth {
             service: self.service.clone(),
             place,
             target: Arc::clone(&target.name),
             state: self.is_watched().then_some((*state, *since)),
-            last_error: last_error.clone(),
+            failing,
+            last_error: last_error.clone().or_else(|| why.clone()),
             in_use: in_use == Some(place),
         })
         .collect()
@@ -230,8 +239,11 @@ impl Targets {
     ) {
         // What this host lacks says nothing about a target.
         let is_ours = found.is_err_and(|why| why.reason == CloseReason::LocalError);
-        if is_ours || !self.is_watched() {
+        if is_ours {
             return;
+        }
+        if !self.is_watched() {
+            return self.learn_of_the_only_one(found);
         }
         let (news, error, using) = {
             let mut standings = self.standings();
@@ -252,6 +264,19 @@ impl Targets {
                 info!(tunnel, target, service, using, down_s, "target is up again");
             }
         }
+    }
+
+    /// Keeps the first of failures that nothing came between, with the newest cause.
+    fn learn_of_the_only_one(&self, found: Result<(), &Unmade>) {
+        let mut failing = self.failing();
+        *failing = found.err().map(|why| {
+            let since = failing.take().map_or_else(Instant::now, |(since, _)| since);
+            (since, why.detail.clone())
+        });
+    }
+
+    fn failing(&self) -> MutexGuard<'_, Option<(Instant, String)>> {
+        self.failing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn standings(&self) -> MutexGuard<'_, Standings> {

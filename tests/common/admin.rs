@@ -35,8 +35,14 @@ pub fn metrics_address(program: &Program) -> Addr {
 /// Asks `method path` over HTTP; version 1.0, so that the answer ends with the connection.
 #[track_caller]
 pub fn http(addr: &Addr, method: &str, path: &str) -> Answer {
+    http_with(addr, method, path, "")
+}
+
+/// The same with further header lines, each with its end.
+#[track_caller]
+pub fn http_with(addr: &Addr, method: &str, path: &str, headers: &str) -> Answer {
     let mut wire = Wire::connect(addr).unwrap_or_else(|e| panic!("cannot reach {addr}: {e}"));
-    let request = format!("{method} {path} HTTP/1.0\r\nHost: test\r\n\r\n");
+    let request = format!("{method} {path} HTTP/1.0\r\nHost: test\r\n{headers}\r\n");
     wire.write_all(request.as_bytes()).expect("a request can be sent");
     let mut text = String::new();
     wire.read_to_string(&mut text).expect("an answer can be read to its end");

@@ -198,16 +198,74 @@ fn the_sidecar_runs_and_is_given_the_time_to_drain() {
     assert!(args.contains(&format!("--source=0.0.0.0:{port}")));
 }
 
+/// A container that is one of the application's init containers and stays: it is there
+/// before the application, and goes after it.
+#[test]
+fn the_encrypt_sidecar_is_up_before_the_application_and_ends_after_it() {
+    let text = read("packaging/kubernetes/encrypt-sidecar.yaml");
+    let pod = &yaml(&text)[0]["spec"]["template"]["spec"];
+    let sidecar = &pod["initContainers"].as_sequence().unwrap()[0];
+    assert_eq!(sidecar["restartPolicy"].as_str(), Some("Always"));
+    let args = strings(&sidecar["args"]);
+
+    let (redis, dir) = (Redis::start(), TempDir::new().unwrap());
+    let key = keygen(dir.path(), "redis.key");
+    let any = Kind::Tcp4.fresh(dir.path(), "");
+    let mut decrypt = Launch::decrypt(&key).source(&any).target(redis.tcp()).start();
+    let far = "redis-sealed.default.svc:6380";
+    let addresses = BTreeMap::from([(far, decrypt.addr().to_string())]);
+    assert!(args.contains(&format!("--target={far}")), "{args:?}");
+    let mut encrypt = Here { key, addresses }.start(&args);
+    let mut client = Resp::connect(encrypt.addr());
+    client.send(&["PING"]);
+    assert_eq!(client.receive().text(), "PONG");
+    drop(client);
+
+    // What waits for it, and what ends it, asks where it answers.
+    let metrics = common::admin::metrics_address(&encrypt.program);
+    for (probe, path) in
+        [("startupProbe", "/readyz"), ("readinessProbe", "/readyz"), ("livenessProbe", "/healthz")]
+    {
+        let get = &sidecar[probe]["httpGet"];
+        assert_eq!((get["path"].as_str(), get["port"].as_str()), (Some(path), Some("metrics")));
+        assert_eq!(common::admin::http(&metrics, "GET", path).status, 200, "{probe}");
+    }
+    let ports = sidecar["ports"].as_sequence().unwrap();
+    let port = ports.iter().find(|port| port["name"].as_str() == Some("metrics")).unwrap();
+    let port = port["containerPort"].as_integer().unwrap();
+    assert!(args.contains(&format!("--metrics=0.0.0.0:{port}")), "{args:?}");
+    encrypt.program.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(encrypt.program.exit_code(), 0, "{}", encrypt.program.tail());
+    decrypt.stop();
+
+    // The application goes through it, and only programs of the pod can.
+    let application = &pod["containers"].as_sequence().unwrap()[0];
+    let variables = application["env"].as_sequence().unwrap();
+    let url = variables.iter().find_map(|it| it["value"].as_str()?.strip_prefix("redis://"));
+    assert!(args.contains(&format!("--source={}", url.unwrap())), "{args:?}");
+    assert!(url.unwrap().starts_with("127.0.0.1:"));
+    let drain = args.iter().find_map(|word| word.strip_prefix("--drain=")).unwrap();
+    let grace = pod["terminationGracePeriodSeconds"].as_integer().unwrap();
+    assert!(grace > drain.parse().unwrap());
+    let mount = &sidecar["volumeMounts"].as_sequence().unwrap()[0];
+    let directory = mount["mountPath"].as_str().unwrap();
+    assert!(args.iter().any(|word| word.starts_with(&format!("--key={directory}/"))), "{args:?}");
+    let volumes = pod["volumes"].as_sequence().unwrap();
+    let keys = volumes.iter().find(|it| it["name"].as_str() == mount["name"].as_str()).unwrap();
+    assert_eq!(keys["secret"]["secretName"].as_str(), Some("knockpipe-redis"));
+}
+
 // === command lines in documents ===
 
 /// Where people copy command lines from, and how many there are at least.
-const DOCUMENTS: [(&str, usize); 9] = [
+const DOCUMENTS: [(&str, usize); 10] = [
     ("README.md", 15),
     ("docs/OPERATING.md", 5),
     ("keys/README.md", 1),
     ("packaging/knockpipe.toml", 1),
     ("packaging/compose.yaml", 1),
     ("packaging/kubernetes/sidecar.yaml", 1),
+    ("packaging/kubernetes/encrypt-sidecar.yaml", 1),
     ("packaging/systemd/knockpipe.service", 1),
     ("packaging/systemd/knockpipe@.service", 1),
     ("scripts/check-deb.sh", 1),

@@ -109,7 +109,7 @@ fn status_and_metrics_tell_how_each_target_is_doing() {
     let target = admin.tunnel()["targets"][0].clone();
     assert_eq!((&target["service"], &target["target"]), (&"cache".into(), &(&*names[0]).into()));
     assert!(target["last_error"].as_str().unwrap().contains("nobody listens"), "{target}");
-    let text = admin.says(0, &["status"]);
+    let text = admin.says(0, &["status", "--tunnel", "decrypt"]);
     let line = |name: &str| text.lines().find(|line| line.contains(name)).unwrap().to_owned();
     let (one, other) = (line(&named[0]), line(&named[1]));
     assert!(one.contains(" down for ") && one.contains("nobody listens"), "{text}");

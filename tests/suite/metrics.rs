@@ -10,7 +10,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use common::address::{free_port, refusing};
-use common::admin::{Answer, Metrics, http, metrics_address};
+use common::admin::{Answer, Metrics, http, http_with, metrics_address};
 use common::end::key_id;
 use common::program::require;
 use common::redis::Redis;
@@ -23,17 +23,20 @@ use knockpipe::reason::CloseReason;
 use serde_json::Value;
 use tempfile::TempDir;
 
+/// Asks for OpenMetrics.
+pub(super) const OPENMETRICS: &str = "Accept: application/openmetrics-text; version=1.0.0\r\n";
+
 /// Tries to start a server on a port that somebody else may take meanwhile.
 const STARTS: usize = 5;
 
 /// A pair that serves metrics at both ends.
-fn measured(target: &Addr, encrypt: &[&str], decrypt: &[&str]) -> Pair {
+pub(super) fn measured(target: &Addr, encrypt: &[&str], decrypt: &[&str]) -> Pair {
     let options = PairOptions::both(&["--metrics", ":0"]).encrypt(encrypt).decrypt(decrypt);
     Pair::start(options, target)
 }
 
 /// The names of the samples that an exposition has, or could have.
-fn families(text: &str) -> BTreeMap<String, String> {
+pub(super) fn families(text: &str) -> BTreeMap<String, String> {
     let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
     let named = types.map(|line| {
         let (name, kind) = line.split_once(' ').unwrap();
@@ -48,7 +51,7 @@ fn families(text: &str) -> BTreeMap<String, String> {
 }
 
 /// The metrics that docs/OPERATING.md explains, with their kinds.
-fn documented() -> BTreeMap<String, String> {
+pub(super) fn documented() -> BTreeMap<String, String> {
     let text = read("docs/OPERATING.md");
     let (_, section) = text.split_once("\n### Metrics\n").unwrap();
     let section = section.split("\n##").next().unwrap();
@@ -79,7 +82,8 @@ fn named_in(text: &str) -> BTreeSet<String> {
 fn every_documented_metric_exists_and_every_metric_is_documented() {
     let pair = measured(Target::echo().addr(), &[], &[]);
     for (name, end) in pair.ends() {
-        let answer = http(&metrics_address(&end.program), "GET", "/metrics");
+        let metrics = metrics_address(&end.program);
+        let answer = http_with(&metrics, "GET", "/metrics", OPENMETRICS);
         assert_eq!(families(&answer.body), documented(), "{name}: OPERATING says otherwise");
     }
 }
@@ -287,9 +291,6 @@ fn http_is_answered_as_it_should_be_and_no_further() {
     let pair = measured(Target::echo().addr(), &[], &[]);
     let metrics = metrics_address(&pair.encrypt.program);
     assert_eq!(metrics.tcp().ip().to_string(), "127.0.0.1", "a port alone is loopback");
-    let answer = http(&metrics, "GET", "/metrics");
-    assert!(answer.head.contains("application/openmetrics-text; version=1.0.0"), "{answer:?}");
-    assert!(answer.body.ends_with("# EOF\n"));
     let head = http(&metrics, "HEAD", "/metrics");
     assert_eq!((head.status, head.body.as_str()), (200, ""));
     assert_eq!(http(&metrics, "GET", "/").status, 404);
@@ -340,7 +341,7 @@ fn no_label_is_an_address_a_client_or_a_key() {
 // === Prometheus ===
 
 /// A Prometheus that scrapes both ends of a pair and follows the alert rules.
-struct Prometheus {
+pub(super) struct Prometheus {
     addr: Addr,
     _program: Program,
     _dir: TempDir,
@@ -348,10 +349,15 @@ struct Prometheus {
 
 impl Prometheus {
     fn start(targets: &[String]) -> Self {
+        Self::start_with(targets, &[])
+    }
+
+    /// One that asks for the first of these formats that is there; none are its own order.
+    pub(super) fn start_with(targets: &[String], formats: &[&str]) -> Self {
         require("prometheus", "prometheus");
         let dir = tempfile::tempdir().unwrap();
         let rules = fs::canonicalize("docs/alerts.yaml").unwrap();
-        let config = serde_json::json!({
+        let mut config = serde_json::json!({
             "global": { "scrape_interval": "200ms", "evaluation_interval": "200ms" },
             "rule_files": [rules],
             "scrape_configs": [{
@@ -360,6 +366,9 @@ impl Prometheus {
                 "static_configs": [{ "targets": targets }],
             }],
         });
+        if !formats.is_empty() {
+            config["global"]["scrape_protocols"] = formats.into();
+        }
         // JSON is YAML.
         fs::write(dir.path().join("prometheus.yml"), config.to_string()).unwrap();
         for _ in 0..STARTS {
@@ -384,7 +393,7 @@ impl Prometheus {
 
     /// What `path` of its API answers.
     #[track_caller]
-    fn api(&self, path: &str) -> Value {
+    pub(super) fn api(&self, path: &str) -> Value {
         let body = http(&self.addr, "GET", &format!("/api/v1/{path}")).body;
         let answer: Value = serde_json::from_str(&body).expect("it answers JSON");
         assert_eq!(answer["status"], "success", "{path}: {answer}");
@@ -393,7 +402,7 @@ impl Prometheus {
 
     /// The answer to a query; panics when Prometheus does not understand it.
     #[track_caller]
-    fn query(&self, query: &str) -> Vec<Value> {
+    pub(super) fn query(&self, query: &str) -> Vec<Value> {
         let encoded = query.bytes().fold(String::new(), |all, byte| all + &format!("%{byte:02x}"));
         self.api(&format!("query?query={encoded}"))["result"].as_array().unwrap().clone()
     }
@@ -446,6 +455,7 @@ fn prometheus_reads_the_metrics_the_alerts_and_the_dashboard() {
     let dashboard = serde_json::from_str(&read("docs/grafana-dashboard.json")).unwrap();
     let queries = dashboard_queries(&dashboard);
     assert!(queries.len() > 10, "only {queries:?}");
+    assert!(queries.iter().any(|query| query.starts_with("knockpipe_target_up{")), "{queries:?}");
     for query in queries {
         prometheus.query(&query);
     }

@@ -1,13 +1,14 @@
 //! `knockpipe status`, `who`, `kick`, `reload` and `drain`: a running process
 //! asked, and ordered, over its admin socket.
 //!
-//! Each is one question with one answer, and `who` two, since a rate is what
-//! changed in between. Nothing here knows how the answer came about.
+//! Each is one question with one answer, `who` and `status` two, since a rate is
+//! what changed in between. Nothing here knows how the answer came about.
 
+mod overview;
+mod status;
 mod view;
 
 use std::ffi::OsString;
-use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::Duration;
@@ -18,14 +19,17 @@ use nix::unistd::Uid;
 use serde_json::{Value, json};
 
 use self::view::{Rated, rated};
-use super::errors::UsageError;
-use super::output::{Form, FormArgs, clear, print, remark};
-use super::{Done, values};
+use super::Done;
+use super::output::{Form, FormArgs, print, remark};
 use crate::admin::client::{AskError, ask};
-use crate::admin::protocol::{self, Reply, Request, RequestError, WhoReply};
+use crate::admin::protocol::{
+    self, ReloadedReply, Reply, Request, RequestError, StatusReply, WhoReply, listed,
+};
 use crate::printable::{printable, printable_json};
 use crate::run::Failure;
 use crate::sys::privileges::uid_of;
+
+pub(super) use self::status::{STATUS_EXAMPLES, StatusArgs, status};
 
 /// Where a process answers unless told otherwise.
 const DEFAULT_PATH: &str = "/run/knockpipe/admin.sock";
@@ -38,13 +42,6 @@ const USER: &str = "KNOCKPIPE_ADMIN_USER";
 
 /// What lies between the two looks that a rate needs.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
-
-/// What stands under `status`.
-pub(super) const STATUS_EXAMPLES: &str = "\
-Examples:
-  knockpipe status --admin /run/knockpipe/admin.sock
-  knockpipe status --watch
-  knockpipe status --json | jq '.tunnels[].sessions'";
 
 /// What stands under `who`.
 pub(super) const WHO_EXAMPLES: &str = "\
@@ -64,11 +61,13 @@ Examples:
   knockpipe kick --peer 203.0.113.7
   knockpipe kick --key 1f2e3d4c
 
-Exit status: 0 ended, 1 failed at run time, 2 wrong usage, 3 there was no such connection.";
+Exit status: 0 ended, 1 failed at run time, 2 wrong usage, also a tunnel that there is not, 3 there
+was no such connection.";
 
 /// What stands under `reload`.
 pub(super) const RELOAD_EXAMPLES: &str = "\
-As SIGHUP. Says what was changed; a file with a mistake changes nothing, and the mistake is told.
+As SIGHUP. Says which tunnels were added, changed (and which of their settings) and removed, and what
+of [process] takes a restart; a file with a mistake changes nothing, and the mistake is told.
 
 Example:
   knockpipe reload";
@@ -94,20 +93,6 @@ pub(super) struct AskArgs {
 
     #[command(flatten)]
     form: FormArgs,
-}
-
-/// `knockpipe status`.
-#[derive(Debug, Args)]
-pub(super) struct StatusArgs {
-    /// Show it again and again [default: every 2 seconds]
-    #[arg(
-        long, value_name = "SECONDS", value_parser = values::seconds, num_args = 0..=1,
-        default_missing_value = "2", allow_negative_numbers = true
-    )]
-    watch: Option<Duration>,
-
-    #[command(flatten)]
-    ask: AskArgs,
 }
 
 /// `knockpipe who`.
@@ -156,28 +141,6 @@ pub(super) struct OrderArgs {
     ask: AskArgs,
 }
 
-/// Shows how a process is.
-///
-/// # Errors
-/// [`Failure`] of the arguments or the process.
-pub(super) fn status(args: &StatusArgs) -> Result<Done, Failure> {
-    if args.watch.is_some_and(|every| every.is_zero()) {
-        let remedy = "give a time such as 2";
-        return Err(UsageError::ZeroSeconds { flag: "--watch", remedy }.into());
-    }
-    loop {
-        let Reply::Status(reply) = args.ask.ask(&Request::Status {})? else { return Err(odd()) };
-        if args.watch.is_some() && !args.ask.is_json() && io::stdout().is_terminal() {
-            clear()?;
-        }
-        let open = print(&args.ask.form(&*reply, |reply| json!(reply), view::status))?;
-        match args.watch {
-            Some(every) if open => sleep(every),
-            _ => return Ok(Done::Clean),
-        }
-    }
-}
-
 /// Lists live connections.
 ///
 /// # Errors
@@ -213,9 +176,11 @@ pub(super) fn who(args: &WhoArgs) -> Result<Done, Failure> {
 /// [`Failure`] of the process.
 pub(super) fn kick(args: KickArgs) -> Result<Done, Failure> {
     let KickArgs { id, peer, tunnel, key, ask } = args;
-    let Reply::Kicked(kicked) = ask.ask(&Request::Kick { id, peer, tunnel, key })? else {
-        return Err(odd());
-    };
+    let request = Request::Kick { id, peer, tunnel: tunnel.clone(), key };
+    let Reply::Kicked(kicked) = ask.ask(&request)? else { return Err(odd()) };
+    if let Some(tunnel) = tunnel.filter(|_| kicked == 0) {
+        ask.refuse_unknown(&tunnel)?;
+    }
     let json = |kicked: &usize| json!({ "kicked": kicked });
     print(&ask.form(&kicked, json, |kicked| match kicked {
         0 => "no such connection\n".to_owned(),
@@ -230,7 +195,15 @@ pub(super) fn kick(args: KickArgs) -> Result<Done, Failure> {
 /// # Errors
 /// [`Failure`] of the process, also when nothing was changed.
 pub(super) fn reload(args: &OrderArgs) -> Result<Done, Failure> {
-    order(&args.ask, &Request::Reload {})
+    let ask = &args.ask;
+    match ask.ask(&Request::Reload {})? {
+        Reply::Reloaded(changes) => {
+            let json = |changes: &ReloadedReply| json!({ "reloaded": changes });
+            print(&ask.form(&changes, json, |changes| format!("{changes}\n")))?;
+            Ok(Done::Clean)
+        }
+        reply => done(ask, &reply),
+    }
 }
 
 /// Orders a process to end once its connections have.
@@ -238,11 +211,11 @@ pub(super) fn reload(args: &OrderArgs) -> Result<Done, Failure> {
 /// # Errors
 /// [`Failure`] of the process.
 pub(super) fn drain(args: &OrderArgs) -> Result<Done, Failure> {
-    order(&args.ask, &Request::Drain {})
+    done(&args.ask, &args.ask.ask(&Request::Drain {})?)
 }
 
-fn order(ask: &AskArgs, request: &Request) -> Result<Done, Failure> {
-    let Reply::Done(done) = ask.ask(request)? else { return Err(odd()) };
+fn done(ask: &AskArgs, reply: &Reply) -> Result<Done, Failure> {
+    let Reply::Done(done) = reply else { return Err(odd()) };
     print(&ask.form(&done, |done| json!({ "done": done }), |done| format!("{done}\n")))?;
     Ok(Done::Clean)
 }
@@ -258,15 +231,16 @@ impl AskArgs {
         if self.is_json() { Ok(reply) } else { Ok(printable_reply(&reply)) }
     }
 
-    /// Nothing listed is no answer about a tunnel that there is not.
-    fn refuse_unknown(&self, tunnel: &str) -> Result<(), Failure> {
-        let Reply::Status(status) = self.ask(&Request::Status {})? else { return Err(odd()) };
-        let names: Vec<String> = status.tunnels.into_iter().map(|one| one.name).collect();
-        if names.iter().any(|name| name == tunnel) {
-            return Ok(());
+    fn status(&self) -> Result<StatusReply, Failure> {
+        match self.ask(&Request::Status {})? {
+            Reply::Status(status) => Ok(*status),
+            _ => Err(odd()),
         }
-        let names = names.join(", ");
-        Err(Failure::Usage(anyhow!("there is no tunnel '{tunnel}'; choose one of: {names}")))
+    }
+
+    /// Nothing found is no answer about a tunnel that there is not.
+    fn refuse_unknown(&self, tunnel: &str) -> Result<(), Failure> {
+        known(&self.status()?, tunnel)
     }
 
     fn form<T>(
@@ -327,6 +301,20 @@ fn peer(text: &str) -> Result<String, RequestError> {
 
 fn key(text: &str) -> Result<String, RequestError> {
     protocol::key(text).map(|_| text.to_owned())
+}
+
+/// # Errors
+/// [`Failure::Usage`] where there is no such tunnel, with those that there are.
+fn known(status: &StatusReply, tunnel: &str) -> Result<(), Failure> {
+    let names: Vec<String> = status.tunnels.iter().map(|one| one.name.clone()).collect();
+    if names.iter().any(|name| name == tunnel) {
+        return Ok(());
+    }
+    let remedy = match names.is_empty() {
+        true => "there is none yet, it is starting".to_owned(),
+        false => format!("choose one of: {}", listed(&names)),
+    };
+    Err(Failure::Usage(anyhow!("there is no tunnel '{tunnel}'; {remedy}")))
 }
 
 /// An answer to another question.

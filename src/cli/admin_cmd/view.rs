@@ -10,8 +10,9 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::super::output::span;
+use super::overview::Rates;
 use crate::admin::protocol::{
-    GateReply, PoolReply, ReloadReply, SessionReply, StatusReply, TargetReply, TunnelReply,
+    GateReply, PoolReply, SessionReply, TargetReply, TunnelReply, WrongReply,
 };
 use crate::tunnel::Level;
 
@@ -72,9 +73,12 @@ pub(super) fn who(sessions: &[Rated]) -> String {
     table(std::iter::once(COLUMNS.map(str::to_owned)).chain(rows).collect())
 }
 
-fn table<const N: usize>(rows: Vec<[String; N]>) -> String {
-    let widths: [usize; N] =
-        std::array::from_fn(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0));
+/// Rows as aligned lines.
+pub(super) fn table<const N: usize>(rows: Vec<[String; N]>) -> String {
+    let length = |cell: &String| cell.chars().count();
+    let widths: [usize; N] = std::array::from_fn(|column| {
+        rows.iter().map(|row| length(&row[column])).max().unwrap_or(0)
+    });
     let line = |row: &[String; N]| {
         let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
         format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
@@ -82,35 +86,15 @@ fn table<const N: usize>(rows: Vec<[String; N]>) -> String {
     rows.iter().map(line).collect()
 }
 
-/// A process as people read it.
-pub(super) fn status(reply: &StatusReply) -> String {
-    let StatusReply { version, pid, uptime_s, state, .. } = reply;
-    let up = span(*uptime_s);
-    let mut out = format!("knockpipe {version}, process {pid}, up {up}: {state}\n");
-    if let Some(why) = &reply.why {
-        line(&mut out, "", "why", why);
-    }
-    let open = reply.descriptors.map_or_else(|| "?".to_owned(), |open| open.to_string());
-    line(&mut out, "", "descriptors", &format!("{open} of {}", reply.descriptor_limit));
-    if let Some(ReloadReply { ok, message, .. }) = &reply.reload {
-        line(
-            &mut out,
-            "",
-            "reload",
-            &format!("{}: {message}", if *ok { "done" } else { "failed" }),
-        );
-    }
-    for one in &reply.tunnels {
-        tunnel(&mut out, one);
-    }
-    out
-}
-
-fn tunnel(out: &mut String, tunnel: &TunnelReply) {
+/// All about one tunnel.
+pub(super) fn tunnel(tunnel: &TunnelReply, rates: Option<&Rates>) -> String {
     let TunnelReply { name, mode, state, .. } = tunnel;
-    // Writing to a string cannot fail.
-    let _ = writeln!(out, "\n{name}: {mode}, {state}");
-    let mut say = |what: &str, text: &str| line(out, "  ", what, text);
+    let mut out = format!("{name}: {mode}, {state}\n");
+    let mut say = |what: &str, text: &str| line(&mut out, "  ", what, text);
+    for (place, WrongReply { what, detail, .. }) in tunnel.wrong.iter().enumerate() {
+        let detail = detail.as_ref().map_or_else(String::new, |detail| format!(": {detail}"));
+        say(if place == 0 { "wrong" } else { "" }, &format!("{what}{detail}"));
+    }
     say("listens", &tunnel.listeners.join(" "));
     for (place, target) in tunnel.targets.iter().enumerate() {
         say(if place == 0 { "targets" } else { "" }, &of_target(target));
@@ -132,15 +116,24 @@ fn tunnel(out: &mut String, tunnel: &TunnelReply) {
     }
     let (sent, received) = (size(tunnel.sent), size(tunnel.received));
     say("bytes", &format!("{sent} sent, {received} received"));
+    if let Some(Rates { accepted, sent, received }) = rates {
+        let (sent, received) = (size(*sent), size(*received));
+        let text = format!("{accepted} connections, {sent} sent, {received} received");
+        say("per second", &text);
+    }
     say("accepted", &tunnel.accepted.to_string());
     say("closed", &counts(&tunnel.closed));
     say("refused", &counts(&tunnel.refused));
+    out
 }
 
 /// `[NAME=]ADDR`, and what is known of it.
 fn of_target(target: &TargetReply) -> String {
-    let TargetReply { service, target, state, since_s, in_use, last_error } = target;
+    let TargetReply { service, target, state, since_s, failing_s, in_use, last_error } = target;
     let name = service.as_ref().map_or_else(|| target.clone(), |name| format!("{name}={target}"));
+    if let (Some(seconds), Some(error)) = (failing_s, last_error) {
+        return format!("{name} failing for {}: {error}", span(*seconds));
+    }
     let Some(state) = state else { return name };
     let since = since_s.map_or_else(String::new, span);
     let error = last_error.as_deref().filter(|_| state == "down").unwrap_or_default();
@@ -149,12 +142,12 @@ fn of_target(target: &TargetReply) -> String {
     format!("{name} {state} for {since}{in_use}{error}")
 }
 
-fn line(out: &mut String, indent: &str, what: &str, text: &str) {
+pub(super) fn line(out: &mut String, indent: &str, what: &str, text: &str) {
     let _ = writeln!(out, "{indent}{what:12} {}", if text.is_empty() { "-" } else { text });
 }
 
 fn level(Level { now, most, limit }: Level) -> String {
-    format!("{now} now, {most} at most, limit {limit}")
+    format!("{now} now, peak {most}, limit {limit}")
 }
 
 fn of_gate(gate: &GateReply) -> String {
@@ -174,7 +167,7 @@ fn counts(counts: &BTreeMap<String, u64>) -> String {
 }
 
 /// Bytes with a binary unit, three digits at least.
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["", "K", "M", "G", "T", "P"];
     let mut unit = 0;
     let mut left = bytes as f64;

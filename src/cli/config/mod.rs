@@ -14,6 +14,7 @@ mod flags;
 mod show;
 mod text;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -168,6 +169,21 @@ impl Config {
             plan.push(options);
         }
         Ok(plan)
+    }
+
+    /// The flags of the process whose values are not those of `before`.
+    pub(super) fn process_changes(&self, before: &Self) -> Vec<String> {
+        if self.process == before.process {
+            return vec![];
+        }
+        let flags =
+            self.flags.process.get_arguments().filter_map(|arg| Some((arg, arg.get_long()?)));
+        let of = |config: &Self, arg: &clap::Arg| -> Vec<OsString> {
+            let values = config.process_values.get_raw(arg.get_id().as_str());
+            values.into_iter().flatten().map(ToOwned::to_owned).collect()
+        };
+        let changed = flags.filter(|(arg, _)| of(self, arg) != of(before, arg));
+        changed.map(|(_, flag)| flag.to_owned()).collect()
     }
 
     fn in_tunnel(&self, tunnel: &Tunnel, failure: Failure) -> Failure {

@@ -1,0 +1,151 @@
+//! Which form of the metrics a scraper gets: what its Accept header likes best.
+//!
+//! The older text format is the answer to whoever says nothing in particular, since
+//! every scraper there is reads it; OpenMetrics is for those that name it.
+
+use hyper::HeaderMap;
+use hyper::header::ACCEPT;
+
+/// A form of the metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Prometheus's text format 0.0.4.
+    Text,
+    /// OpenMetrics text 1.0.0.
+    OpenMetrics,
+}
+
+/// How much a form is liked: by its quality first, then by how exactly it is named,
+/// then by its place in the header.
+type Liking = (u32, u8, isize);
+
+/// One media range of the header.
+#[derive(Debug, Default)]
+struct Range<'a> {
+    kind: &'a str,
+    version: Option<&'a str>,
+    /// In thousandths.
+    quality: u32,
+}
+
+impl Form {
+    pub(super) fn content_type(self) -> &'static str {
+        match self {
+            Self::Text => "text/plain; version=0.0.4; charset=utf-8",
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+
+    /// The form that a request wants.
+    pub(super) fn wanted(headers: &HeaderMap) -> Self {
+        let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        let values: Vec<&str> = values.collect();
+        Self::of(&values.join(","))
+    }
+
+    fn of(accept: &str) -> Self {
+        let ranges: Vec<Range<'_>> = accept.split(',').map(Range::parse).collect();
+        match Self::OpenMetrics.liking(&ranges) {
+            Some(liking) if Some(liking) > Self::Text.liking(&ranges) => Self::OpenMetrics,
+            _ => Self::Text,
+        }
+    }
+
+    /// `None` where it is not wanted at all. Of several ranges that it is in, the one
+    /// that names it most exactly decides, and of these the one that likes it best.
+    fn liking(self, ranges: &[Range<'_>]) -> Option<Liking> {
+        let placed = ranges.iter().zip((0isize..).map(|place| -place));
+        let found = placed
+            .filter_map(|(range, place)| Some((range.exactness(self)?, range.quality, place)));
+        let (exactness, quality, place) = found.max()?;
+        (quality > 0).then_some((quality, exactness, place))
+    }
+}
+
+impl<'a> Range<'a> {
+    fn parse(text: &'a str) -> Self {
+        let mut parts = text.split(';').map(str::trim);
+        let mut range =
+            Self { kind: parts.next().unwrap_or_default(), version: None, quality: 1000 };
+        for (name, value) in parts.filter_map(|part| part.split_once('=')) {
+            let value = value.trim().trim_matches('"');
+            match name.trim() {
+                name if name.eq_ignore_ascii_case("q") => range.quality = quality(value),
+                name if name.eq_ignore_ascii_case("version") => range.version = Some(value),
+                _ => {}
+            }
+        }
+        range
+    }
+
+    /// How exactly it names a form; `None` where that is not in it.
+    fn exactness(&self, form: Form) -> Option<u8> {
+        let (whole, part, versions): (_, _, &[&str]) = match form {
+            Form::Text => ("text/plain", "text/*", &["0.0.4"]),
+            // Both are written alike.
+            Form::OpenMetrics => {
+                ("application/openmetrics-text", "application/*", &["0.0.1", "1.0.0"])
+            }
+        };
+        let is = |kind: &str| self.kind.eq_ignore_ascii_case(kind);
+        match self.version {
+            Some(version) => (is(whole) && versions.contains(&version)).then_some(3),
+            None if is(whole) => Some(2),
+            None if is(part) => Some(1),
+            None if is("*/*") => Some(0),
+            None => None,
+        }
+    }
+}
+
+/// A quality in thousandths; one that is none is the best there is, as if it were absent.
+fn quality(text: &str) -> u32 {
+    let quality = text.parse::<f64>().ok().filter(|quality| (0.0..=1.0).contains(quality));
+    quality.map_or(1000, |quality| (quality * 1000.0) as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_form_is_what_is_liked_best() {
+        use Form::{OpenMetrics, Text};
+        let prometheus = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
+                          application/openmetrics-text;version=0.0.1;q=0.5,\
+                          text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,\
+                          text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
+        let cases = [
+            ("", Text),
+            ("*/*", Text),
+            ("text/html, */*;q=0.8", Text),
+            ("text/plain", Text),
+            ("text/*", Text),
+            ("text/plain;version=0.0.4;q=0.5,*/*;q=0.1", Text),
+            ("application/json", Text),
+            ("application/openmetrics-text", OpenMetrics),
+            ("Application/OpenMetrics-Text; Version=\"1.0.0\"", OpenMetrics),
+            ("application/openmetrics-text;version=0.0.1", OpenMetrics),
+            ("application/openmetrics-text;version=2.0.0", Text),
+            ("application/*", OpenMetrics),
+            (prometheus, OpenMetrics),
+            ("application/openmetrics-text;q=0.2, text/plain;q=0.9", Text),
+            ("application/openmetrics-text;q=0, */*", Text),
+            ("application/openmetrics-text;q=0", Text),
+            ("text/plain;q=0, */*", OpenMetrics),
+            (
+                "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+                OpenMetrics,
+            ),
+            ("text/plain, application/openmetrics-text", Text),
+            ("application/openmetrics-text, text/plain", OpenMetrics),
+            ("application/openmetrics-text, */*", OpenMetrics),
+            ("text/plain;version=0.0.4, application/openmetrics-text;version=1.0.0;q=0.999", Text),
+            ("text/plain;q=x, application/openmetrics-text;q=0.1", Text),
+            (";;=,", Text),
+        ];
+        for (accept, expected) in cases {
+            assert_eq!(Form::of(accept), expected, "{accept}");
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! What is wrong with a tunnel, in words, for whoever looks at many of them.
+//!
+//! Read from its status like all the rest. The words stay the same, so that a program
+//! can go by them, and what is about this very case is the detail.
+
+use super::protocol::WrongReply;
+use crate::gate::{GateStatus, Stance};
+use crate::net::State;
+use crate::tunnel::{Level, Status, TargetHealth};
+
+/// What is wrong, the worst first.
+pub(super) fn wrong(status: &Status) -> Vec<WrongReply> {
+    let Status { draining, listeners, targets, sessions, handshakes, unopened, pool, gate, .. } =
+        status;
+    let mut all = vec![];
+    if *draining {
+        all.push(one("draining", false, "it accepts no more, and its connections may finish"));
+    } else if listeners.is_empty() {
+        all.push(one("not ready", true, "it does not listen"));
+    }
+    all.extend(of_targets(status.mode, targets));
+    all.extend(gate.and_then(of_gate));
+    all.extend(filled(*sessions, ("full", true), "almost full", "sessions"));
+    // At an encrypt end without a gate it is one, and taken for a moment by each client.
+    let handshakes = Some(*handshakes).filter(|level| level.limit > 1);
+    for (level, what) in [(handshakes, "unproven connections"), (*unopened, "unopened tunnels")] {
+        let words = "almost at a limit";
+        all.extend(level.and_then(|level| filled(level, (words, false), words, what)));
+    }
+    if let Some((0, size)) = pool {
+        all.push(one(
+            "pool empty",
+            false,
+            &format!("none of {size} is warm: clients dial themselves"),
+        ));
+    }
+    all.sort_by_key(|wrong| !wrong.broken);
+    all
+}
+
+fn one(what: &str, broken: bool, detail: &str) -> WrongReply {
+    WrongReply { what: what.to_owned(), broken, detail: Some(detail.to_owned()) }
+}
+
+/// Of each service by itself.
+fn of_targets(mode: &str, targets: &[TargetHealth]) -> Vec<WrongReply> {
+    let services = targets.chunk_by(|one, next| one.service == next.service);
+    services.filter_map(|targets| of_service(mode, targets)).collect()
+}
+
+fn of_service(mode: &str, targets: &[TargetHealth]) -> Option<WrongReply> {
+    let down: Vec<&TargetHealth> = targets.iter().filter(|target| is_down(target)).collect();
+    let named = |target: &&TargetHealth| {
+        let service = if target.service.is_empty() { "" } else { "=" };
+        let name = format!("{}{service}{}", target.service, target.target);
+        target.last_error.as_ref().map_or_else(|| name.clone(), |error| format!("{name}: {error}"))
+    };
+    let detail = down.iter().map(named).collect::<Vec<_>>().join(" | ");
+    match (mode, down.len()) {
+        (_, 0) => None,
+        ("encrypt", many) if many == targets.len() => Some(one("far end away", true, &detail)),
+        ("encrypt", _) => Some(one("a far end away", false, &detail)),
+        (_, many) if many == targets.len() => Some(one("all targets down", true, &detail)),
+        _ => Some(one("a target down", false, &detail)),
+    }
+}
+
+fn is_down(target: &TargetHealth) -> bool {
+    let is_down = target.state.is_some_and(|(state, _)| state == State::Down);
+    is_down || target.failing.is_some()
+}
+
+fn of_gate(gate: GateStatus) -> Option<WrongReply> {
+    let stance = match gate.stance {
+        Stance::Fresh => return None,
+        Stance::Stale(_) => "the last known state counts",
+        Stance::Open => "it is open to everybody who is not denied or banned",
+        Stance::Closed => "it admits nobody on the store's word",
+    };
+    Some(one("gate store away", gate.stance == Stance::Closed, stance))
+}
+
+/// A limit that is reached, or almost.
+fn filled(
+    Level { now, limit, .. }: Level,
+    (full, is_broken): (&str, bool),
+    almost: &str,
+    what: &str,
+) -> Option<WrongReply> {
+    let detail = format!("{now} of {limit} {what}");
+    match now {
+        _ if limit == 0 => None,
+        _ if now >= limit => Some(one(full, is_broken, &detail)),
+        _ if now * 10 > limit * 9 => Some(one(almost, false, &detail)),
+        _ => None,
+    }
+}

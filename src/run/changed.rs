@@ -1,0 +1,135 @@
+//! Which settings of a tunnel differ between two of its configurations, by the names of
+//! their flags, for whoever reloads.
+//!
+//! The options are compared and not the words that they came from: `60s` in the place of
+//! `1m` is no change. The pattern below names every field, so that none that is new is
+//! forgotten here.
+
+use crate::gate::redis_store::RedisOptions;
+use crate::gate::{GateOptions, Rules, StoreOptions};
+use crate::tunnel::{Limits, Options, Role};
+
+/// A flag, and whether its value differs.
+type Compared = (&'static str, bool);
+
+/// The flags of a tunnel whose values differ.
+pub(super) fn changed(old: &Options, new: &Options) -> Vec<String> {
+    let Options {
+        name: _,
+        role,
+        sources,
+        keys,
+        bind,
+        limits,
+        timeout,
+        resolve_every,
+        wait_for_dns,
+        keepalive,
+        padding,
+        suites,
+        heartbeat,
+        idle_timeout,
+        drain,
+        gate,
+        proxy_from,
+        checks,
+        proxy_to_target,
+        // What follows from the others.
+        remarks: _,
+    } = old;
+    let mut all = role_of(role, &new.role);
+    all.extend([
+        ("source", *sources != new.sources),
+        ("key", *keys != new.keys),
+        ("bind", *bind != new.bind),
+    ]);
+    all.extend(limits_of(limits, &new.limits, role));
+    all.extend([
+        ("timeout", *timeout != new.timeout),
+        ("resolve-every", *resolve_every != new.resolve_every),
+        ("wait-for-dns", *wait_for_dns != new.wait_for_dns),
+        ("no-keepalive", *keepalive != new.keepalive),
+        ("padding", *padding != new.padding),
+        ("suite", *suites != new.suites),
+        ("heartbeat", *heartbeat != new.heartbeat),
+        ("idle-timeout", *idle_timeout != new.idle_timeout),
+        ("drain", *drain != new.drain),
+        ("proxy-from", *proxy_from != new.proxy_from),
+        ("check", *checks != new.checks),
+        ("proxy-to-target", *proxy_to_target != new.proxy_to_target),
+    ]);
+    all.extend(match (gate, &new.gate) {
+        (Some(old), Some(new)) => gate_of(old, new),
+        (old, new) => vec![("gate", old.is_some() != new.is_some())],
+    });
+    all.into_iter().filter(|(_, differs)| *differs).map(|(flag, _)| flag.to_owned()).collect()
+}
+
+fn role_of(old: &Role, new: &Role) -> Vec<Compared> {
+    match (old, new) {
+        (
+            Role::Encrypt { targets, service },
+            Role::Encrypt { targets: others, service: another },
+        ) => vec![("target", targets != others), ("service", service != another)],
+        (Role::Decrypt { targets }, Role::Decrypt { targets: others }) => {
+            vec![("target", targets != others)]
+        }
+        _ => vec![("mode", true)],
+    }
+}
+
+fn limits_of(old: &Limits, new: &Limits, role: &Role) -> [Compared; 4] {
+    let Limits { sessions, handshakes, unopened, per_source } = old;
+    let unopened_flag = match role {
+        Role::Encrypt { .. } => "pool",
+        Role::Decrypt { .. } => "max-unopened",
+    };
+    [
+        ("max-sessions", *sessions != new.sessions),
+        ("max-handshakes", *handshakes != new.handshakes),
+        (unopened_flag, *unopened != new.unopened),
+        ("max-per-source", *per_source != new.per_source),
+    ]
+}
+
+fn gate_of(old: &GateOptions, new: &GateOptions) -> Vec<Compared> {
+    let GateOptions { store, rules, denied, on_revoke, ban_after, reap_idle } = old;
+    let Rules { deny, allow, internal, away } = rules;
+    let mut all = store_of(store, &new.store);
+    all.extend([
+        ("deny", *deny != new.rules.deny),
+        ("allow", *allow != new.rules.allow),
+        ("internal", *internal != new.rules.internal),
+        ("gate-away", *away != new.rules.away),
+        ("denied", *denied != new.denied),
+        ("on-revoke", *on_revoke != new.on_revoke),
+        ("ban-after", *ban_after != new.ban_after),
+        ("reap-idle", *reap_idle != new.reap_idle),
+    ]);
+    all
+}
+
+fn store_of(old: &StoreOptions, new: &StoreOptions) -> Vec<Compared> {
+    let mut all = match (old, new) {
+        (StoreOptions::Redis(old), StoreOptions::Redis(new)) => redis_of(old, new),
+        _ => vec![],
+    };
+    let is_told = all.iter().any(|(_, differs)| *differs);
+    all.push(("gate", old != new && !is_told));
+    all
+}
+
+fn redis_of(old: &RedisOptions, new: &RedisOptions) -> Vec<Compared> {
+    let (keys, others) = (&old.keys, &new.keys);
+    let is_same =
+        old.credentials == new.credentials && old.sentinel_credentials == new.sentinel_credentials;
+    vec![
+        ("gate", old.address != new.address),
+        ("gate-credentials", !is_same),
+        ("gate-ca", old.ca_file != new.ca_file),
+        ("set", keys.allow_set != others.allow_set),
+        ("history", keys.history != others.history),
+        ("ban-prefix", keys.ban_prefix != others.ban_prefix),
+        ("allow-prefix", keys.allow_prefix != others.allow_prefix),
+    ]
+}

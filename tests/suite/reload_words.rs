@@ -1,0 +1,115 @@
+//! What whoever orders a reload is told: what changed, by name, what takes a restart,
+//! and as whom files were read.
+
+use crate::common;
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use common::address::refusing;
+use common::admin::Admin;
+use common::file::{Service, decrypt_table, encrypt_table};
+use common::{Launch, any, keygen};
+use nix::unistd::geteuid;
+use serde_json::{Value, json};
+
+/// A file with its tunnels, and the flags of the process.
+fn text(dir: &Path, process: &str, tunnels: &[String]) -> String {
+    let admin = dir.join("admin.sock");
+    let process = format!("[process]\nlog-format = \"json\"\nadmin = {admin:?}\n{process}\n");
+    process + &tunnels.concat()
+}
+
+#[test]
+fn a_reload_names_what_changed_and_which_settings() {
+    let dir = tempfile::tempdir().unwrap();
+    for key in ["key", "new"] {
+        keygen(dir.path(), key);
+    }
+    let (nowhere, _held) = refusing();
+    let decrypt = |name: &str, key: &str, more: &str| decrypt_table(name, &nowhere, key, more);
+    let same = decrypt("same", "\"key\"", "");
+    let file = dir.path().join("tunnels.toml");
+    let gone = decrypt("gone", "\"key\"", "");
+    let before = [
+        same.clone(),
+        decrypt("mysql", "\"key\"", "gate-away = \"open\"\nallow = \"192.0.2.0/24\""),
+        encrypt_table("near", &nowhere, "\"key\"", "pool = 1"),
+        gone.clone(),
+    ];
+    let process = format!("admin = {:?}", dir.path().join("admin.sock"));
+    let service = Service::start_with(dir.path(), "tunnels.toml", &process, &before.concat());
+    let admin = Admin(dir.path().join("admin.sock"));
+    assert_eq!(admin.says(0, &["reload"]), "nothing changed; 4 the same\n");
+    let gated = "max-sessions = 7\ngate-away = \"open\"\nallow = \"198.51.100.0/24\"";
+    let after = [
+        same,
+        decrypt("mysql", "[\"key\", \"new\"]", gated),
+        encrypt_table("near", &nowhere, "\"key\"", "pool = 2\nservice = \"x\"\ntimeout = 7"),
+        decrypt("redis", "\"key\"", ""),
+    ];
+    fs::write(&file, text(dir.path(), "drain-accept = 3", &after)).unwrap();
+    let said = admin.says(0, &["reload"]);
+    let expected = "added redis; changed mysql (key, max-sessions, allow), \
+                    near (service, pool, timeout); removed gone; 1 the same; \
+                    [process] changed (drain-accept), which takes a restart";
+    assert_eq!(said, format!("{expected}\n"));
+    assert_eq!(admin.status()["reload"]["message"], expected);
+    assert!(admin.says(0, &["status"]).contains(&format!("reload       done: {expected}\n")));
+    let log = service.program.log();
+    let line = log.iter().rfind(|line| line.is("reloaded")).unwrap();
+    assert_eq!(line.field("detail").as_deref(), Some(expected), "{}", line.text());
+    let counts = ["added", "changed", "removed", "same"].map(|name| line.number(name).unwrap());
+    assert_eq!(counts, [1, 2, 1, 1]);
+    let warned = log.iter().rfind(|it| it.message().starts_with("settings of [process]"));
+    assert_eq!(warned.unwrap().field("settings").as_deref(), Some("drain-accept"));
+    // Once more, as a structure; what takes a restart is still to be done.
+    let said: Value = serde_json::from_str(&admin.says(0, &["reload", "--json"])).unwrap();
+    let nothing = json!({
+        "added": [], "changed": [], "removed": [], "same": 4, "restart": ["drain-accept"],
+    });
+    assert_eq!(said, json!({ "reloaded": nothing }));
+    fs::write(&file, text(dir.path(), "", &[after[0].clone(), gone])).unwrap();
+    let said: Value = serde_json::from_str(&admin.says(0, &["reload", "--json"])).unwrap();
+    assert_eq!(said["reloaded"]["added"], json!(["gone"]));
+    assert_eq!(said["reloaded"]["removed"], json!(["mysql", "near", "redis"]));
+    assert_eq!(admin.status()["reload"]["changes"], said["reloaded"]);
+}
+
+/// A tunnel of a command line is called by its mode, and what can change is what is in
+/// its files.
+#[test]
+fn a_reload_of_one_end_names_the_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let (key, next) = (keygen(dir.path(), "key"), keygen(dir.path(), "next"));
+    let (nowhere, _held) = refusing();
+    let path = dir.path().join("admin.sock");
+    let launch = Launch::decrypt(&key).source(&any()).target(&nowhere).args(["--admin"]);
+    let _end = launch.args([&path]).start();
+    fs::rename(next, key).unwrap();
+    assert_eq!(Admin(path).says(0, &["reload"]), "changed decrypt (key)\n");
+}
+
+/// Root began, and whoever it became may not read the key.
+#[test]
+fn a_key_that_cannot_be_read_names_the_user_who_reads() {
+    assert!(geteuid().is_root(), "this test takes root; run it with sudo");
+    let open = |mode| Permissions::from_mode(mode);
+    let dir = tempfile::Builder::new().permissions(open(0o755)).tempdir().unwrap();
+    let key = keygen(dir.path(), "key");
+    let (nowhere, _held) = refusing();
+    for flag in [None, Some("no-sandbox = true")] {
+        let path = dir.path().join("admin.sock");
+        let process = format!("user = \"nobody\"\nadmin = {path:?}\n{}", flag.unwrap_or_default());
+        let table = decrypt_table("far", &nowhere, &format!("{key:?}"), "");
+        let service = Service::start_with(dir.path(), "far.toml", &process, &table);
+        let output = Admin(path).run(&["reload", "--user", "nobody"]);
+        let line = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), line.lines().count()), (Some(1), 1), "{line}");
+        assert!(line.contains("key file") && line.contains("Permission denied"), "{line}");
+        assert!(line.contains("read as user 'nobody'"), "{line}");
+        assert_eq!(line.contains("the sandbox does not"), flag.is_none(), "{line}");
+        drop(service);
+    }
+}
