@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use clap::Args;
 use serde_json::Value;
+use tracing::Level;
 
+use crate::observe::direct;
 use crate::printable::{printable, printable_json, printable_lines};
 use crate::run::Failure;
 
@@ -117,8 +119,7 @@ pub(super) fn is_read(written: io::Result<()>, remedy: &str) -> Result<bool, Fai
 
 /// A remark that is no part of the answer.
 pub(super) fn remark(text: &str) {
-    // A remark that nobody can see is no failure.
-    let _ = writeln!(io::stderr(), "knockpipe: {}", printable(text));
+    direct::line(Level::WARN, &printable(text));
 }
 
 /// What still lasts.

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
@@ -21,7 +20,11 @@ use crate::admin::roster::Phase;
 use crate::sys::activation::KEPT;
 use crate::sys::handover::Successor;
 use crate::sys::notify::Manager;
+use crate::tasks::{Panicked, blocking, caught, lasting};
 use crate::tunnel::{Options, workers};
+
+/// Pause after a fault in hearing what is asked.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// All that a process has while it runs.
 pub(super) struct Running {
@@ -94,7 +97,10 @@ impl Running {
         if let Some(memory) = self.fleet.memory() {
             self.manager.keep(KEPT, &memory).await;
         }
-        tokio::spawn(self.manager.clone().keep_watchdog_quiet(workers::answered));
+        let manager = self.manager.clone();
+        tokio::spawn(lasting("the watchdog", move || {
+            manager.clone().keep_watchdog_quiet(workers::answered)
+        }));
         Ok(None)
     }
 
@@ -122,9 +128,13 @@ impl Running {
     async fn until_stopped(&mut self) -> Cause {
         let Self { fleet, requests, startup, manager, reread, .. } = self;
         loop {
-            let asker = match requests.next(fleet).await {
-                Request::Stop(cause) => return cause,
-                Request::Reload(asker) => asker,
+            let asker = match caught(requests.next(fleet)).await {
+                Ok(Request::Stop(cause)) => return cause,
+                Ok(Request::Reload(asker)) => asker,
+                Err(Panicked) => {
+                    sleep(ASK_AGAIN).await;
+                    continue;
+                }
             };
             // What comes meanwhile but a signal to stop waits for its turn.
             let result = tokio::select! {
@@ -221,7 +231,8 @@ impl Running {
 /// Makes the tunnels what their files say now; all of it or nothing.
 async fn reload(fleet: &mut Fleet, manager: &Manager, reread: &Reread) -> anyhow::Result<Changes> {
     manager.reloading().await;
-    let reloaded = change(fleet, Arc::clone(reread)).await;
+    let reloaded = caught(change(fleet, Arc::clone(reread))).await;
+    let reloaded = reloaded.unwrap_or_else(|panicked| Err(panicked.into()));
     // It serves either way.
     manager.ready(if reloaded.is_ok() { "serving" } else { "serving, not reloaded" }).await;
     reloaded
@@ -229,7 +240,7 @@ async fn reload(fleet: &mut Fleet, manager: &Manager, reread: &Reread) -> anyhow
 
 async fn change(fleet: &mut Fleet, reread: Reread) -> anyhow::Result<Changes> {
     // Files may be slow, and users are looked up.
-    let plan = spawn_blocking(move || reread()).await.context("cannot read the configuration")?;
+    let plan = blocking(move || reread()).await.context("cannot read the configuration")?;
     let plan = plan.map_err(|failure| match failure {
         Failure::Usage(error) | Failure::Runtime(error) => error,
     })?;
