@@ -9,7 +9,7 @@
 //! |---|---|---|
 //! | 0 words | [`addr`], [`duration`], [`printable`], [`secret`], [`reason`] | nothing of ours |
 //! | 1 pure | [`proto`], [`keys`], [`gate`] (its core), [`proxy_protocol`], [`probe`] | floor 0; no socket, no clock, no OS randomness |
-//! | 2 input and output | [`files`], [`net`], [`observe`], the stores and the keeper of [`gate`] | floors 0 and 1; tokio, tracing, redis |
+//! | 2 input and output | [`files`], [`tasks`], [`net`], [`observe`], the stores and the keeper of [`gate`] | floors 0 and 1; tokio, tracing, redis |
 //! | 3 service | [`tunnel`] | floors 0 to 2 |
 //! | 4 process | [`run`], [`admin`], [`sys`], `demo` | floors 0 to 3 |
 //! | 5 command line | [`cli`] | everything |
@@ -36,4 +36,5 @@ pub mod reason;
 pub mod run;
 pub mod secret;
 pub mod sys;
+pub mod tasks;
 pub mod tunnel;

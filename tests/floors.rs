@@ -58,7 +58,7 @@ const FLOORS: &[Floor] = &[
             "gate/proven.rs",
             "gate/recent.rs",
         ],
-        may_import: &["addr", "duration", "gate", "net"],
+        may_import: &["addr", "duration", "gate", "net", "tasks"],
         forbidden: &["clap", "anyhow"],
     },
     Floor {
@@ -74,11 +74,16 @@ const FLOORS: &[Floor] = &[
             "gate/status.rs",
             "gate/redis_store",
         ],
-        may_import: &["addr", "duration", "printable", "secret", "files", "gate", "net"],
+        may_import: &["addr", "duration", "printable", "secret", "files", "gate", "net", "tasks"],
         forbidden: &["clap", "anyhow"],
     },
     Floor { paths: &["files"], may_import: &["files"], forbidden: &["clap", "anyhow", "tokio"] },
-    Floor { paths: &["net"], may_import: &["addr", "files", "net"], forbidden: &["proto", "keys"] },
+    Floor { paths: &["tasks"], may_import: &["tasks"], forbidden: &["clap", "anyhow", "nix::"] },
+    Floor {
+        paths: &["net"],
+        may_import: &["addr", "files", "net", "tasks"],
+        forbidden: &["proto", "keys"],
+    },
     Floor {
         paths: &["observe"],
         may_import: &["addr", "printable", "reason", "proto", "keys", "observe"],
@@ -97,13 +102,14 @@ const FLOORS: &[Floor] = &[
             "gate",
             "net",
             "observe",
+            "tasks",
             "tunnel",
         ],
         forbidden: &["clap", "anyhow", "nix::"],
     },
     Floor {
         paths: &["sys"],
-        may_import: &["addr", "printable", "secret", "reason", "keys", "files", "sys"],
+        may_import: &["addr", "printable", "secret", "reason", "keys", "files", "tasks", "sys"],
         forbidden: &["clap", "anyhow"],
     },
     Floor {
@@ -116,6 +122,7 @@ const FLOORS: &[Floor] = &[
             "files",
             "net",
             "observe",
+            "tasks",
             "tunnel",
             "sys",
             "admin",
@@ -125,8 +132,8 @@ const FLOORS: &[Floor] = &[
     Floor {
         paths: &["run", "demo"],
         may_import: &[
-            "addr", "secret", "proto", "keys", "files", "gate", "net", "observe", "tunnel", "sys",
-            "admin", "run", "demo",
+            "addr", "secret", "proto", "keys", "files", "gate", "net", "observe", "tasks",
+            "tunnel", "sys", "admin", "run", "demo",
         ],
         forbidden: &["clap"],
     },
@@ -145,6 +152,7 @@ const FLOORS: &[Floor] = &[
             "files",
             "net",
             "observe",
+            "tasks",
             "tunnel",
             "sys",
             "admin",
@@ -177,6 +185,26 @@ fn a_module_that_reaches_up_is_found() {
     assert_eq!(problem("use crate::secret::Secret; // tokio", proto), None);
 }
 
+/// Each panics when the system gives no thread.
+const THREADS: &[&str] =
+    &["spawn_blocking", "block_in_place", "lookup_host", "tokio::fs", "thread::spawn("];
+
+#[test]
+fn nothing_panics_for_want_of_a_thread() {
+    for file in tree::sources(Path::new("src")) {
+        let name = file.strip_prefix("src").unwrap().to_str().unwrap();
+        for (number, line) in code(name, &tree::read(&file)) {
+            let line = line.split("//").next().unwrap_or_default();
+            let found = THREADS.iter().find(|word| line.contains(**word));
+            let is_tokios_input = line.contains("tokio::io") && line.contains("stdin");
+            assert!(
+                found.is_none() && !is_tokios_input,
+                "src/{name}:{number}: {line}; use tasks::blocking, which waits or gives an error"
+            );
+        }
+    }
+}
+
 /// The floor of a file: that which names it, or its directory, most closely.
 fn floor(name: &str) -> Option<&'static Floor> {
     let all = FLOORS.iter().flat_map(|floor| floor.paths.iter().map(move |path| (path, floor)));
@@ -185,13 +213,19 @@ fn floor(name: &str) -> Option<&'static Floor> {
 }
 
 fn check(name: &str, text: &str, floor: &Floor) {
-    let is_test_file = name.ends_with("_tests.rs");
-    let code = text.lines().take_while(|line| !line.starts_with("#[cfg(test)]") && !is_test_file);
-    for (number, line) in code.enumerate() {
+    for (number, line) in code(name, text) {
         if let Some(problem) = problem(line, floor) {
-            panic!("src/{name}:{}: {problem}", number + 1);
+            panic!("src/{name}:{number}: {problem}");
         }
     }
+}
+
+/// The lines of a file before its tests, with their numbers.
+fn code<'a>(name: &str, text: &'a str) -> impl Iterator<Item = (usize, &'a str)> {
+    let is_test_file = name.ends_with("_tests.rs");
+    let lines =
+        text.lines().take_while(move |line| !line.starts_with("#[cfg(test)]") && !is_test_file);
+    (1..).zip(lines)
 }
 
 fn problem(line: &str, floor: &Floor) -> Option<String> {

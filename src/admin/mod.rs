@@ -48,6 +48,7 @@ use crate::net::{
     Stream,
 };
 use crate::sys::privileges::User;
+use crate::tasks::lasting;
 
 /// Connections that the kernel may hold for a door.
 const BACKLOG: i32 = 64;
@@ -140,7 +141,7 @@ impl Doors {
             let desk = socket::Desk::new(Arc::clone(roster), order, answering.clone());
             let desk = Arc::new(desk);
             let serve = move |stream| Arc::clone(&desk).meet(stream);
-            accepting.spawn(admit_all(listener, Handshakes::new(socket::CLIENTS), serve));
+            accepting.spawn(accept(listener, Handshakes::new(socket::CLIENTS), serve));
         }
         // Of all addresses together.
         let clients = Handshakes::new(http::CLIENTS);
@@ -148,7 +149,7 @@ impl Doors {
             info!(address = listener.local(), "serving metrics");
             let (roster, answering) = (Arc::clone(roster), answering.clone());
             let serve = move |stream| http::meet(stream, Arc::clone(&roster), answering.clone());
-            accepting.spawn(admit_all(listener, clients.clone(), serve));
+            accepting.spawn(accept(listener, clients.clone(), serve));
         }
         Ok(Self { orders, accepting, answering })
     }
@@ -202,9 +203,20 @@ fn watched(listener: Listener) -> Result<AsyncListener, DoorError> {
     listener.into_async(&SocketOptions::default()).map_err(DoorError::Watch)
 }
 
+/// As [`admit_all`], also after a panic in it.
+async fn accept<F>(
+    listener: AsyncListener,
+    clients: Handshakes,
+    serve: impl Fn(Stream) -> F + Send + Sync,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
+    lasting("the door for operators", || admit_all(&listener, clients.clone(), &serve)).await;
+}
+
 /// Hands whoever comes to `serve`, in a task of its own, for ever. Where there are
 /// too many `clients` the oldest makes way, of the source that has most.
-async fn admit_all<F>(listener: AsyncListener, clients: Handshakes, serve: impl Fn(Stream) -> F)
+async fn admit_all<F>(listener: &AsyncListener, clients: Handshakes, serve: &impl Fn(Stream) -> F)
 where
     F: Future<Output = ()> + Send + 'static,
 {

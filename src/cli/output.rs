@@ -9,7 +9,9 @@ use std::time::Duration;
 use clap::Args;
 use rustix::termios::tcgetwinsize;
 use serde_json::Value;
+use tracing::Level;
 
+use crate::observe::direct;
 use crate::printable::{printable, printable_json, printable_lines};
 use crate::run::Failure;
 
@@ -137,8 +139,7 @@ pub(super) fn is_read(written: io::Result<()>, remedy: &str) -> Result<bool, Fai
 
 /// A remark that is no part of the answer.
 pub(super) fn remark(text: &str) {
-    // A remark that nobody can see is no failure.
-    let _ = writeln!(io::stderr(), "knockpipe: {}", printable(text));
+    direct::line(Level::WARN, &printable(text));
 }
 
 /// What still lasts.

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex as AsyncMutex, mpsc};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
@@ -20,6 +20,7 @@ use super::store::{Edit, Receipt};
 use super::strikes::BanAfter;
 use crate::duration;
 use crate::net::clock::Clock;
+use crate::tasks::lasting;
 
 /// An address is noted at most once in this time.
 const NOTE_EVERY_MS: u64 = 10_000;
@@ -58,9 +59,16 @@ impl Diary {
     pub(super) fn start(options: &GateOptions, store: Arc<AnyStore>, tally: Arc<Tally>) -> Self {
         let (edits, queue) = mpsc::channel(QUEUE);
         let bans = Arc::<Mutex<Bans>>::default();
-        tokio::spawn(write(Arc::clone(&store), queue, (tally, Arc::clone(&bans))));
+        let (queue, counts) = (Arc::new(AsyncMutex::new(queue)), (tally, Arc::clone(&bans)));
+        let writer = Arc::clone(&store);
+        tokio::spawn(lasting("notes for the gate's store", move || {
+            write(Arc::clone(&writer), Arc::clone(&queue), counts.clone())
+        }));
         if let Some(idle) = options.reap_idle {
-            tokio::spawn(reap(store, idle, edits.downgrade()));
+            let weak = edits.downgrade();
+            tokio::spawn(lasting("removing idle addresses", move || {
+                reap(Arc::clone(&store), idle, weak.clone())
+            }));
         }
         Self { page: Mutex::default(), edits, ban_after: options.ban_after, bans }
     }
@@ -149,10 +157,10 @@ fn lock(bans: &Mutex<Bans>) -> MutexGuard<'_, Bans> {
 /// what succeeds there says nothing about the rest.
 async fn write(
     store: Arc<AnyStore>,
-    mut edits: mpsc::Receiver<Edit>,
+    edits: Arc<AsyncMutex<mpsc::Receiver<Edit>>>,
     bans: (Arc<Tally>, Arc<Mutex<Bans>>),
 ) {
-    let mut failing = HashSet::new();
+    let (mut edits, mut failing) = (edits.lock().await, HashSet::new());
     while let Some(edit) = edits.recv().await {
         let what = name(&edit);
         match make(&store, edit, &bans).await {

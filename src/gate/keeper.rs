@@ -12,9 +12,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc};
-use tokio::task::{JoinError, JoinHandle};
 use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::decision::{Decision, Grant, Peer, Verdict, decide, recheck};
@@ -30,6 +30,7 @@ use super::snapshot::{Changed, Freshness, Snapshot};
 use super::status::{GateStatus, Tally};
 use super::store::{Event, StoreError};
 use crate::net::clock::Clock;
+use crate::tasks::{begin_again, caught, lasting};
 
 /// How often ends of entries, the store's absence and the diary are looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -37,11 +38,27 @@ const TICK: Duration = Duration::from_millis(100);
 /// Questions on their way to the store. One is asked after the other.
 const QUESTIONS: usize = 4;
 
+/// Reports on their way from it.
+const EVENTS: usize = 64;
+
 /// How often addresses that stay connected are noted.
 const NOTE_LIVE_EVERY_MS: u64 = 3_600_000;
 
 /// Why the store is away when nobody follows it any more.
-const UNFOLLOWED: &str = "what follows it has ended, which is a fault in this program; restart it";
+const UNFOLLOWED: &str =
+    "what follows it failed, which is a fault in this program; it is read again from the start";
+
+type Reports = mpsc::Sender<Event>;
+type Questions = mpsc::Receiver<Vec<IpAddr>>;
+
+/// How following a store ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// No tunnel has the gate any more, or the runtime ends.
+    InOrder,
+    /// As it must not.
+    Unfollowed,
+}
 
 /// Follows one store for every tunnel that has this gate.
 pub(super) struct Keeper {
@@ -56,7 +73,8 @@ pub(super) struct Keeper {
     wards: Mutex<Vec<Arc<Mutex<Live>>>>,
     denied: Mutex<Denied>,
     proven: Mutex<Proven>,
-    asks: mpsc::Sender<Vec<IpAddr>>,
+    /// To whoever follows the store now.
+    asks: Mutex<mpsc::Sender<Vec<IpAddr>>>,
     inquiry: Arc<Inquiry>,
     /// Told of everything that the store says.
     pub(super) answered: Notify,
@@ -82,11 +100,6 @@ fn noted(ip: IpAddr, by: Option<Member>) -> IpAddr {
     }
 }
 
-/// Whether a task ended because its runtime did.
-fn is_shutdown(ended: &Result<(), JoinError>) -> bool {
-    ended.as_ref().is_err_and(JoinError::is_cancelled)
-}
-
 /// Whether a peer that waits for the store's word may have it now. Not with every
 /// event: one answer is many of them.
 fn concerns_waiters(event: &Event) -> bool {
@@ -100,7 +113,6 @@ impl Keeper {
     /// [`StoreError`] when the store's file cannot be used.
     pub(super) fn start(options: Arc<GateOptions>) -> Result<Arc<Self>, StoreError> {
         let store = Arc::new(options.store.clone().open()?);
-        let (asks, asked) = mpsc::channel(QUESTIONS);
         let clock = Clock::start();
         let tally = Arc::<Tally>::default();
         let keeper = Arc::new(Self {
@@ -114,7 +126,7 @@ impl Keeper {
             wards: Mutex::default(),
             denied: Mutex::new(Denied::new(Instant::now())),
             proven: Mutex::new(Proven::new(Instant::now())),
-            asks,
+            asks: Mutex::new(mpsc::channel(QUESTIONS).0),
             inquiry: Arc::default(),
             answered: Notify::new(),
             internal_was_told: AtomicBool::new(false),
@@ -123,9 +135,13 @@ impl Keeper {
             end: CancellationToken::new(),
             tally,
         });
-        let (events, reported) = mpsc::channel(64);
-        let follower = tokio::spawn(async move { store.follow(events, asked).await });
-        keeper.listen(follower, reported);
+        let attending = Arc::clone(&keeper);
+        let follow = move |events, asks| {
+            let store = Arc::clone(&store);
+            async move { store.follow(events, asks).await }
+        };
+        let attend = move || Arc::clone(&attending).attend(follow.clone());
+        tokio::spawn(lasting("following the gate's store", attend));
         Ok(keeper)
     }
 
@@ -209,34 +225,38 @@ impl Keeper {
         self.diary.forgive(ip);
     }
 
-    /// Applies what `follower` reports. Should either end, nobody would hear of a
-    /// removal any more: then the store counts as away.
-    fn listen(self: &Arc<Self>, follower: JoinHandle<()>, reported: mpsc::Receiver<Event>) {
-        let keeper = Arc::clone(self);
-        let keeping = tokio::spawn(async move { keeper.keep(reported, follower).await });
-        let keeper = Arc::clone(self);
-        tokio::spawn(async move {
-            if keeping.await.is_err_and(|error| error.is_panic()) {
-                keeper.apply(Event::Away(UNFOLLOWED.to_owned()));
-            }
-        });
+    /// Follows the store with what `follow` gives until no tunnel has this gate. Should
+    /// that fail, or what applies its reports, nobody hears of a removal: then the store
+    /// counts as away, and it is read from the start.
+    async fn attend<F>(self: Arc<Self>, follow: impl Fn(Reports, Questions) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        if caught(self.keep(follow)).await != Ok(Ended::InOrder) {
+            self.apply(Event::Away(UNFOLLOWED.to_owned()));
+            begin_again();
+        }
     }
 
-    /// Applies what the store reports, and lets time pass, for as long as the
-    /// process lives.
-    async fn keep(&self, mut events: mpsc::Receiver<Event>, mut follower: JoinHandle<()>) {
+    /// Applies what a follower reports, and lets time pass.
+    async fn keep<F>(&self, follow: impl Fn(Reports, Questions) -> F) -> Ended
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let ((events, mut reported), (asks, asked)) =
+            (mpsc::channel(EVENTS), mpsc::channel(QUESTIONS));
+        *self.asks.lock().unwrap_or_else(PoisonError::into_inner) = asks;
+        let following = AbortOnDropHandle::new(tokio::spawn(follow(events, asked)));
         let mut stance = self.stance();
         let mut ticks = interval(TICK);
-        let mut is_followed = true;
         loop {
             tokio::select! {
-                () = self.end.cancelled() => return follower.abort(),
-                event = events.recv(), if is_followed => match event {
+                () = self.end.cancelled() => return Ended::InOrder,
+                event = reported.recv() => match event {
                     Some(event) => self.apply(event),
-                    None if is_shutdown(&(&mut follower).await) => return,
                     None => {
-                        is_followed = false;
-                        self.apply(Event::Away(UNFOLLOWED.to_owned()));
+                        let is_shutdown = following.await.is_err_and(|error| error.is_cancelled());
+                        return if is_shutdown { Ended::InOrder } else { Ended::Unfollowed };
                     }
                 },
                 task = self.inquiry.task() => self.inquire(task),
@@ -245,13 +265,18 @@ impl Keeper {
                     self.tick(self.clock.now_ms());
                 }
             }
-            let now = self.stance();
-            if now.as_str() != stance.as_str() {
-                self.tell_stance(now);
-            }
-            stance = now;
+            stance = self.tell_change_of(stance);
             self.note_settled();
         }
+    }
+
+    /// Logs a stance that is another one than `before`; gives it.
+    fn tell_change_of(&self, before: Stance) -> Stance {
+        let now = self.stance();
+        if now.as_str() != before.as_str() {
+            self.tell_stance(now);
+        }
+        now
     }
 
     fn note_settled(&self) {
@@ -390,7 +415,10 @@ impl Keeper {
         match task {
             // A full queue is a store that does not answer; the question is lost, and
             // the full read that is scheduled answers it.
-            Task::Ask(ips) => drop(self.asks.try_send(ips)),
+            Task::Ask(ips) => {
+                let asks = self.asks.lock().unwrap_or_else(PoisonError::into_inner);
+                drop(asks.try_send(ips));
+            }
             Task::NameOthers => self.inquiry.others_are(self.others()),
         }
     }

@@ -166,44 +166,69 @@ async fn setting_the_clock_makes_no_store_staler() {
     }
 }
 
-#[tokio::test]
-async fn a_store_that_nobody_follows_is_away() {
-    for ending in ["panic", "end", "shutdown"] {
-        let gate = gate().await;
-        assert_eq!(gate.keeper().read().freshness(), Freshness::Fresh);
-        let (events, reported) = mpsc::channel(4);
-        for event in [Event::Begin, END] {
-            events.send(event).await.unwrap();
-        }
-        let follower = tokio::spawn(async move {
-            let _until_the_end = events;
-            match ending {
-                "panic" => panic!("as a fault in a follower would"),
-                "end" => {}
-                _ => std::future::pending().await,
+/// What a follower that a test gives does when it has reported that the store is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Follows {
+    /// It panics, as a fault in it would.
+    Panics,
+    /// It ends.
+    Ends,
+    /// It panics before it begins, in the keeper's own task.
+    PanicsAtOnce,
+    Well,
+}
+
+/// Has the keeper follow what `follow` says for the number of the attempt.
+async fn attended(gate: &Gate, follow: impl Fn(usize) -> Follows + Send + Sync + 'static) {
+    let (attempts, follow) = (Arc::new(AtomicU64::new(0)), Arc::new(follow));
+    let follower = move |events: Reports, _| {
+        let follows = follow(attempts.fetch_add(1, Ordering::SeqCst) as usize);
+        assert_ne!(follows, Follows::PanicsAtOnce, "a mistake, made on purpose");
+        async move {
+            for event in [Event::Begin, END] {
+                events.send(event).await.unwrap();
             }
-        });
-        if ending == "shutdown" {
-            follower.abort();
+            match follows {
+                Follows::Ends => {}
+                Follows::Well => events.closed().await,
+                _ => panic!("a mistake, made on purpose"),
+            }
         }
-        gate.keeper().listen(follower, reported);
-        settle().await;
-        let fresh = gate.keeper().read().freshness() == Freshness::Fresh;
-        assert_eq!(fresh, ending == "shutdown", "{ending}");
-    }
+    };
+    let keeper = Arc::clone(gate.keeper());
+    let attend = move || Arc::clone(&keeper).attend(follower.clone());
+    tokio::spawn(lasting("a test", attend));
+    settle().await;
+}
+
+fn is_fresh(gate: &Gate) -> bool {
+    gate.keeper().read().freshness() == Freshness::Fresh
 }
 
 #[tokio::test]
-async fn a_store_whose_keeper_panicked_is_away() {
-    let gate = gate().await;
-    let (events, reported) = mpsc::channel(4);
-    // A follower that is asked for its end after it ended panics the keeper.
-    let mut follower = tokio::spawn(async {});
-    (&mut follower).await.unwrap();
-    drop(events);
-    gate.keeper().listen(follower, reported);
-    settle().await;
-    assert_ne!(gate.keeper().read().freshness(), Freshness::Fresh);
+async fn a_store_that_nobody_follows_is_away() {
+    for follows in [Follows::Panics, Follows::Ends, Follows::PanicsAtOnce] {
+        let gate = gate().await;
+        assert!(is_fresh(&gate));
+        attended(&gate, move |_| follows).await;
+        assert!(!is_fresh(&gate), "{follows:?}");
+    }
+}
+
+/// Nothing that a gate needs for ever ends by a panic.
+#[tokio::test]
+async fn a_follower_or_keeper_that_failed_begins_again() {
+    for follows in [Follows::Panics, Follows::Ends, Follows::PanicsAtOnce] {
+        let gate = gate().await;
+        attended(&gate, move |attempt| if attempt < 2 { follows } else { Follows::Well }).await;
+        let read_again = async {
+            while !is_fresh(&gate) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let read_again = tokio::time::timeout(Duration::from_secs(60), read_again).await;
+        read_again.unwrap_or_else(|_| panic!("{follows:?}: it is never read again"));
+    }
 }
 
 #[tokio::test]

@@ -8,18 +8,17 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
-use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 
 use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::task::spawn_blocking;
 
 use super::resolve::look_up;
 use super::socket_file::{Access, Heir, SocketFile};
 use super::stream::{SocketOptions, Stream};
 use crate::addr::{Address, ClientAddr, Source};
 use crate::files::place::is_link;
+use crate::tasks::{Undone, blocking};
 
 /// How often a set of sockets is tried to be given one common port by the system.
 const COMMON_PORT_ATTEMPTS: usize = 16;
@@ -161,8 +160,10 @@ impl Listener {
             return Self::bind(address, others, backlog);
         }
         let (address, others) = (address.clone(), others.to_vec());
-        let bound = spawn_blocking(move || Self::bind(&address, &others, backlog)).await;
-        bound.unwrap_or_else(|panic| resume_unwind(panic.into_panic()))
+        let named = address.clone();
+        let bound = blocking(move || Self::bind(&named, &others, backlog)).await;
+        let undone = |undone: Undone| BindError::Unresolvable { address, cause: undone.into() };
+        bound.unwrap_or_else(|error| Err(undone(error)))
     }
 
     /// Binds a unix socket to which only the user of this process, or the `heir`, and

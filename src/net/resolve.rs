@@ -7,6 +7,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
 use crate::addr::Address;
+use crate::tasks::{blocking, lasting};
 
 /// Pause between attempts while a name never resolved yet.
 const RETRY: Duration = Duration::from_secs(1);
@@ -64,13 +66,16 @@ pub struct Resolver {
     task: Option<AbortHandle>,
 }
 
-type Lookup = Arc<dyn Fn(&Address) -> io::Result<Target> + Send + Sync>;
+type Lookup = Arc<dyn Fn(Address) -> Answer + Send + Sync>;
+
+type Answer = Pin<Box<dyn Future<Output = io::Result<Target>> + Send>>;
 
 /// The last good answer. Locked for as long as a pointer takes to copy.
 #[derive(Debug, Default)]
 struct Current(Mutex<Option<Target>>);
 
 /// What the background task needs.
+#[derive(Clone)]
 struct Refresh {
     address: Address,
     current: Arc<Current>,
@@ -88,7 +93,8 @@ impl Resolver {
     /// [`ResolveError::Failed`] if the first lookup fails, unless
     /// [`ResolveOptions::wait`] is set.
     pub async fn start(address: Address, options: ResolveOptions) -> Result<Self, ResolveError> {
-        Self::start_with(address, options, Arc::new(look_up_target)).await
+        Self::start_with(address, options, Arc::new(|address| Box::pin(look_up_apart(address))))
+            .await
     }
 
     async fn start_with(
@@ -110,7 +116,10 @@ impl Resolver {
             Err(error) => return Err(ResolveError::Failed { address, cause: error.into() }),
         }
         let again = refresh.pause().is_some();
-        let task = again.then(|| tokio::spawn(refresh.run()).abort_handle());
+        let task = again.then(|| {
+            let following = lasting("the addresses of a name", move || refresh.clone().run());
+            tokio::spawn(following).abort_handle()
+        });
         Ok(Self { address, current, task })
     }
 
@@ -154,11 +163,10 @@ impl Refresh {
         if self.current.get().is_none() { Some(RETRY) } else { self.every }
     }
 
-    /// One lookup, on a thread that may block. Awaited before the next one
-    /// starts, so that a dead name server cannot pile threads up.
+    /// One lookup. Awaited before the next one starts, so that a dead name server
+    /// cannot pile threads up.
     async fn ask(&self) -> io::Result<Target> {
-        let (lookup, address) = (Arc::clone(&self.lookup), self.address.clone());
-        tokio::task::spawn_blocking(move || lookup(&address)).await.map_err(io::Error::other)?
+        (self.lookup)(self.address.clone()).await
     }
 
     fn succeeded(&mut self, target: Target) {
@@ -197,6 +205,11 @@ impl Current {
     fn set(&self, target: Target) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(target);
     }
+}
+
+/// On a thread that may block.
+async fn look_up_apart(address: Address) -> io::Result<Target> {
+    blocking(move || look_up_target(&address)).await?
 }
 
 // === lookups, all blocking ===
@@ -286,9 +299,10 @@ mod tests {
     fn scripted(script: &'static [Option<u8>]) -> (Lookup, Arc<AtomicUsize>) {
         let asked = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&asked);
-        let lookup = move |_: &Address| {
+        let lookup = move |_: Address| -> Answer {
             let n = count.fetch_add(1, Ordering::SeqCst).min(script.len() - 1);
-            script[n].map(ips).ok_or_else(|| io::Error::other("no such host"))
+            let answer = script[n].map(ips).ok_or_else(|| io::Error::other("no such host"));
+            Box::pin(std::future::ready(answer))
         };
         (Arc::new(lookup), asked)
     }
@@ -315,6 +329,20 @@ mod tests {
             sleep(Duration::from_secs(1)).await;
         }
         assert_eq!(resolver.current().unwrap(), ips(1), "two failures later");
+        until(&resolver, &ips(2)).await;
+    }
+
+    /// The addresses of a target are needed for ever.
+    #[tokio::test(start_paused = true)]
+    async fn a_name_is_followed_also_after_a_panic() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let lookup: Lookup = Arc::new(move |_| -> Answer {
+            let n = asked.fetch_add(1, Ordering::SeqCst);
+            assert!(n == 0 || n > 3, "a mistake, made on purpose");
+            Box::pin(std::future::ready(Ok(ips(if n == 0 { 1 } else { 2 }))))
+        });
+        let resolver = Resolver::start_with(name(), every(60, false), lookup).await.unwrap();
+        assert_eq!(resolver.current().unwrap(), ips(1));
         until(&resolver, &ips(2)).await;
     }
 

@@ -14,7 +14,6 @@ use std::fs::{File, Permissions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
-use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -205,7 +204,7 @@ fn become_them(uid: Uid, gid: Gid) -> io::Result<()> {
 fn apart<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     thread::scope(|scope| {
         let working = thread::Builder::new().spawn_scoped(scope, work)?;
-        working.join().unwrap_or_else(|panic| resume_unwind(panic))
+        working.join().unwrap_or_else(|_| Err(io::Error::other("the work on it panicked")))
     })
 }
 

@@ -8,6 +8,7 @@
 use std::ffi::OsStr;
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::syslog::{Facility, LogFlags, Priority, Severity, openlog, syslog};
 use tracing::{Dispatch, Level};
@@ -16,9 +17,13 @@ use tracing_subscriber::fmt::Subscriber;
 
 use super::fields::PrintableFields;
 use super::json::JsonLines;
+use super::priority;
 pub use super::queue::Guard;
 use super::queue::{Line, Lines};
 use crate::printable::{printable, printable_json};
+
+/// Whether there is a log.
+static STARTED: AtomicBool = AtomicBool::new(false);
 
 /// What is logged, where, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +72,12 @@ pub fn start(settings: Settings) -> io::Result<Guard> {
     let guard = match settings.output {
         Output::Stderr => {
             let shown = move |line: &[u8]| settings.shown(is_coloured, line);
-            let write = move |(_, line): &Line| io::stderr().write_all(&shown(line));
+            let is_journal = priority::is_journal();
+            let write = move |(level, line): &Line| {
+                let mark = if is_journal { priority::mark(*level) } else { "" };
+                // At once, so that no other line comes between.
+                io::stderr().write_all(&[mark.as_bytes(), &shown(line)].concat())
+            };
             lines.start(write, notice)?
         }
         Output::Syslog => {
@@ -78,7 +88,18 @@ pub fn start(settings: Settings) -> io::Result<Guard> {
     };
     // An error means that logging was started already.
     let _ = tracing::dispatcher::set_global_default(dispatch(settings, is_coloured, lines));
+    STARTED.store(true, Ordering::Release);
     Ok(guard)
+}
+
+/// Whether what is logged now is written.
+pub(super) fn is_started() -> bool {
+    STARTED.load(Ordering::Acquire)
+}
+
+/// What is logged from now on is lost.
+pub(super) fn ended() {
+    STARTED.store(false, Ordering::Release);
 }
 
 fn to_syslog(level: Level, line: Vec<u8>) -> io::Result<()> {

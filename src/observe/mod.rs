@@ -1,11 +1,14 @@
 //! What an operator sees: where log lines go, how a flood of failures becomes a
 //! few lines with exact counts, which sessions live, and what tunnels count.
 
+pub mod direct;
 pub mod failures;
 mod fields;
 mod json;
 pub mod log;
 pub mod metrics;
+pub mod panics;
+mod priority;
 pub mod pulse;
 mod queue;
 pub mod sessions;

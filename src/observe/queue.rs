@@ -10,6 +10,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -76,15 +77,30 @@ impl Lines {
         notice: impl Fn(u64) -> Option<Line> + Send + 'static,
     ) -> io::Result<Guard> {
         let lines = self.clone();
-        thread::Builder::new().name("log".to_owned()).spawn(move || lines.write(sink, notice))?;
+        thread::Builder::new()
+            .name("log".to_owned())
+            .spawn(move || lines.write_all(sink, notice))?;
         Ok(Guard(self.clone()))
     }
 
-    /// The writer thread, until the queue is closed and empty.
-    fn write(
+    /// The writer thread, until the queue is closed and empty. A line that it panics at
+    /// is lost.
+    fn write_all(
         &self,
         mut sink: impl FnMut(&Line) -> io::Result<()>,
         notice: impl Fn(u64) -> Option<Line>,
+    ) {
+        while catch_unwind(AssertUnwindSafe(|| self.write(&mut sink, &notice))).is_err() {
+            self.state().lost += 1;
+        }
+        self.state().written = true;
+        self.0.changed.notify_all();
+    }
+
+    fn write(
+        &self,
+        sink: &mut impl FnMut(&Line) -> io::Result<()>,
+        notice: &impl Fn(u64) -> Option<Line>,
     ) {
         while let Some(line) = self.next() {
             if sink(&line).is_err() {
@@ -96,8 +112,6 @@ impl Lines {
                 self.state().lost += lost;
             }
         }
-        self.state().written = true;
-        self.0.changed.notify_all();
     }
 
     /// The oldest line; waits for one, and then for those that follow at once.
@@ -149,6 +163,7 @@ impl Lines {
 
 impl Drop for Guard {
     fn drop(&mut self) {
+        super::log::ended();
         let Self(lines) = self;
         let mut state = lines.state();
         state.closed = true;
@@ -252,6 +267,25 @@ mod tests {
         }
         let read: Vec<_> = (0..6).map(|_| reader.line()).collect();
         assert_eq!(read, ["a", "b", "c", "lost 2", "d", "lost 2"]);
+    }
+
+    /// The log is needed as long as the process is.
+    #[test]
+    fn a_panic_at_a_line_loses_that_line_alone() {
+        let lines = Lines::default();
+        let (told, read) = channel();
+        let sink = move |(_, line): &Line| {
+            assert_ne!(line, b"bad", "a mistake, made on purpose");
+            told.send(String::from_utf8(line.clone()).unwrap()).unwrap();
+            Ok(())
+        };
+        let notice = |lost| Some((Level::WARN, format!("lost {lost}").into_bytes()));
+        let guard = lines.start(sink, notice).unwrap();
+        for text in ["a", "bad", "b"] {
+            push(&lines, text);
+        }
+        drop(guard);
+        assert_eq!(read.iter().collect::<Vec<_>>(), ["a", "b", "lost 1"]);
     }
 
     #[test]

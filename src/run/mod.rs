@@ -24,9 +24,11 @@ mod requests;
 mod running;
 mod startup;
 
+use std::io;
 use std::mem::take;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -36,11 +38,13 @@ pub use prepare::{Around, PidPlace, Ports, Prepared, rules_of_pipe, rules_of_tun
 
 use crate::admin::{DoorOptions, Roster};
 use crate::demo;
+use crate::observe::panics;
 use crate::sys::background::Readiness;
 use crate::sys::nofile;
 use crate::sys::privileges::User;
 use crate::sys::reaper;
 use crate::sys::signals::Signals;
+use crate::tasks;
 use crate::tunnel::trial::{Finding, trial};
 use crate::tunnel::{self, Options, PipeOptions, workers};
 use fleet::Fleet;
@@ -148,7 +152,7 @@ pub fn demo() -> Result<Outcome, Failure> {
     let shown = || {
         runtime()?.block_on(async {
             let mut signals = Signals::catch().context("cannot catch signals")?;
-            let mut out = std::io::stdout();
+            let mut out = io::stdout();
             tokio::select! {
                 shown = demo::run(&mut out) => shown,
                 // Dropping the demo ends its redis-server.
@@ -163,7 +167,9 @@ fn serve(plan: Vec<Options>, mut process: Process, reread: Reread) -> anyhow::Re
     let descriptors = nofile::raise().context("cannot read the limit of file descriptors")?;
     let roster = Roster::new(descriptors);
     let for_workers = workers::start(descriptors)
-        .context("cannot start the threads that serve; check the limits of threads and memory")?;
+        .context(
+        "cannot start the threads that serve; raise the limits of threads (ulimit -u, TasksMax=, a container's limit of pids) and memory",
+    )?;
     let left = descriptors.saturating_sub(process.doors.descriptors() + for_workers);
     let systemd = take(&mut process.prepared.inherited);
     let fleet = Fleet::new(left, systemd, roster);
@@ -190,6 +196,28 @@ fn about<T, E: Into<anyhow::Error>>(options: &Options, result: Result<T, E>) -> 
     }
 }
 
+/// The runtime of the process, and the threads for what blocks.
 fn runtime() -> anyhow::Result<Runtime> {
-    Runtime::new().context("cannot start the runtime; check the limits of threads and memory")
+    tasks::start()?;
+    start_runtime().context(
+        "cannot start the runtime; raise the limits of threads (ulimit -u, TasksMax=, a container's limit of pids) and memory",
+    )
+}
+
+/// Started in a thread of its own: where the system gives too few threads, tokio panics
+/// and then waits for those that it has, for ever. That thread is left behind then, in a
+/// process that ends.
+fn start_runtime() -> io::Result<Runtime> {
+    let ((panicked, panic), (started, runtime)) = (mpsc::channel(), mpsc::channel());
+    let start = move || {
+        panics::tell(panicked);
+        // Nobody waits for it after a panic.
+        let _ = started.send(Runtime::new());
+        panics::tell_nobody();
+    };
+    thread::Builder::new().name("start".to_owned()).spawn(start)?;
+    match panic.recv() {
+        Ok(panic) => Err(io::Error::other(panic)),
+        Err(_) => runtime.recv().unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into())),
+    }
 }

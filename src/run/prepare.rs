@@ -23,7 +23,7 @@ use crate::sys::activation::Inherited;
 use crate::sys::keyfile::is_stdin;
 use crate::sys::memory;
 use crate::sys::notify::Manager;
-use crate::sys::pidfile::READABLE;
+use crate::sys::pidfile::{READABLE, name_of_owner};
 use crate::sys::sandbox::{self, Landlock, Open, Report, Rules, SharedDirectory};
 use crate::tunnel::{Options, PipeOptions};
 
@@ -316,6 +316,7 @@ fn add_socket(rules: &mut Rules, path: &Path) {
 /// Opens the place of the pid file; where that is shared, and there is a file already
 /// ([`PidPlace`]), the file and its removal.
 fn add_pid_file(rules: &mut Rules, path: &Path, is_ours: bool) {
+    rules.read.extend(name_of_owner(path));
     let home = home(path);
     let is_there = fs::symlink_metadata(path).is_ok_and(|found| found.is_file());
     if is_shared(&home) && is_ours && is_there {

@@ -17,6 +17,7 @@ use crate::net::{AsyncListener, Listener, SocketOptions, Stream};
 use crate::sys::handover::{Successor, give};
 use crate::sys::peer::is_trusted;
 use crate::sys::signals::{Caught, Signals};
+use crate::tasks::blocking;
 
 /// Successors that may wait to be heard.
 const OFFER_BACKLOG: i32 = 4;
@@ -109,7 +110,7 @@ impl Requests {
                 },
                 stream = successor(self.offer.as_ref()), if self.giving.is_empty() => {
                     let sockets = fleet.sockets();
-                    self.giving.spawn_blocking(move || give(stream, &sockets?));
+                    self.giving.spawn(async move { blocking(move || give(stream, &sockets?)).await? });
                 }
                 Some(given) = self.giving.join_next() => {
                     if let Some(successor) = let_accept(given) {

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use nix::unistd::geteuid;
-use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
@@ -25,7 +24,11 @@ use crate::files::place::user_name;
 use crate::sys::activation::KEPT;
 use crate::sys::handover::Successor;
 use crate::sys::notify::Manager;
+use crate::tasks::{Panicked, blocking, caught, lasting};
 use crate::tunnel::{Options, workers};
+
+/// Pause after a fault in hearing what is asked.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// All that a process has while it runs.
 pub(super) struct Running {
@@ -98,7 +101,10 @@ impl Running {
         if let Some(memory) = self.fleet.memory() {
             self.manager.keep(KEPT, &memory).await;
         }
-        tokio::spawn(self.manager.clone().keep_watchdog_quiet(workers::answered));
+        let manager = self.manager.clone();
+        tokio::spawn(lasting("the watchdog", move || {
+            manager.clone().keep_watchdog_quiet(workers::answered)
+        }));
         Ok(None)
     }
 
@@ -126,9 +132,13 @@ impl Running {
     async fn until_stopped(&mut self) -> Cause {
         let Self { fleet, requests, startup, manager, reread, .. } = self;
         loop {
-            let asker = match requests.next(fleet).await {
-                Request::Stop(cause) => return cause,
-                Request::Reload(asker) => asker,
+            let asker = match caught(requests.next(fleet)).await {
+                Ok(Request::Stop(cause)) => return cause,
+                Ok(Request::Reload(asker)) => asker,
+                Err(Panicked) => {
+                    sleep(ASK_AGAIN).await;
+                    continue;
+                }
             };
             // What comes meanwhile but a signal to stop waits for its turn.
             let result = tokio::select! {
@@ -231,7 +241,8 @@ async fn reload(
     reread: &Reread,
 ) -> anyhow::Result<ReloadedReply> {
     manager.reloading().await;
-    let reloaded = change(fleet, Arc::clone(reread)).await;
+    let reloaded = caught(change(fleet, Arc::clone(reread))).await;
+    let reloaded = reloaded.unwrap_or_else(|panicked| Err(panicked.into()));
     // It serves either way.
     manager.ready(if reloaded.is_ok() { "serving" } else { "serving, not reloaded" }).await;
     reloaded
@@ -239,7 +250,7 @@ async fn reload(
 
 async fn change(fleet: &mut Fleet, reread: Reread) -> anyhow::Result<ReloadedReply> {
     // Files may be slow, and users are looked up.
-    let plan = spawn_blocking(move || reread().map_err(|failure| unread(&failure))).await;
+    let plan = blocking(move || reread().map_err(|failure| unread(&failure))).await;
     let Plan { tunnels, restart } = plan.context("cannot read the configuration")??;
     prepare::keep(&tunnels);
     let changes = fleet.reload(tunnels).await?;

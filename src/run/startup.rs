@@ -3,12 +3,10 @@
 //!
 //! Nothing here holds up the task that hears of signals.
 
-use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
@@ -21,6 +19,7 @@ use crate::sys::handover::{Given, Predecessor, ask};
 use crate::sys::pidfile::PidFile;
 use crate::sys::privileges::User;
 use crate::sys::sandbox::forbid_dumps;
+use crate::tasks::blocking;
 
 /// Connections that the kernel may hold for us; it caps this at `net.core.somaxconn`.
 pub(super) const BACKLOG: i32 = 4096;
@@ -50,7 +49,7 @@ impl Startup {
     pub(super) async fn inherit(&mut self) -> anyhow::Result<Vec<Given>> {
         let Some(path) = self.process.handover.clone() else { return Ok(vec![]) };
         let user = self.process.user.as_ref().and_then(User::uid);
-        let Some((given, predecessor)) = apart(move || ask(&path, user)).await? else {
+        let Some((given, predecessor)) = blocking(move || ask(&path, user)).await?? else {
             return Ok(vec![]);
         };
         (self.takes_over, self.predecessor) = (true, Some(predecessor));
@@ -73,7 +72,7 @@ impl Startup {
     /// When it goes on instead.
     pub(super) async fn wait_our_turn(&mut self) -> anyhow::Result<()> {
         if let Some(predecessor) = self.predecessor.take() {
-            self.predecessor = apart(move || predecessor.give_way()).await?;
+            self.predecessor = blocking(move || predecessor.give_way()).await??;
         }
         Ok(())
     }
@@ -81,7 +80,10 @@ impl Startup {
     /// Waits until the doors and files of a predecessor are ours.
     pub(super) async fn relieve(&mut self) {
         let left = match self.predecessor.take() {
-            Some(predecessor) => apart(move || predecessor.leave()).await,
+            Some(predecessor) => {
+                let left = blocking(move || predecessor.leave()).await;
+                left.unwrap_or_else(|undone| Err(undone.into()))
+            }
             None => Err(std::io::ErrorKind::UnexpectedEof.into()),
         };
         match left {
@@ -159,9 +161,4 @@ impl Startup {
         let waiting = std::mem::replace(&mut self.process.readiness, Readiness::foreground());
         Ok(waiting.report_ready()?)
     }
-}
-
-/// What a call that blocks gives, without holding up the task that waits for it.
-async fn apart<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> T {
-    spawn_blocking(call).await.unwrap_or_else(|panic| resume_unwind(panic.into_panic()))
 }

@@ -1,23 +1,31 @@
 //! A file that tells scripts which process to signal.
+//!
+//! The process holds a lock on it as long as it runs. A number alone says nothing: after
+//! a crash or a restart of the machine it is another program's.
 
-use std::fs::{File, Metadata};
-use std::io::{self, Write};
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::libc;
 use nix::sys::signal::kill;
 use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 
 use crate::files::place::{FileId, Place, user_name};
+use crate::files::read::open;
 
 /// For all to read, as far as the umask lets them.
 pub const READABLE: Mode = Mode::from_bits_truncate(0o666);
 
-/// A pid file of this process. Dropping it removes the file, as long as it
-/// still names this process.
+/// How often a file is opened that its owner removes at that very moment.
+const ATTEMPTS: usize = 16;
+
+/// A pid file of this process, and the lock on it. Dropping it removes the file, as
+/// long as it still names this process.
 #[derive(Debug)]
 pub struct PidFile {
     place: Place,
@@ -33,21 +41,16 @@ pub struct PidFileError {
 }
 
 impl PidFile {
-    /// Writes the pid in decimal and a newline, over what a dead process may
+    /// Writes the pid in decimal and a newline, over what a process that is gone may
     /// have left there.
     ///
     /// # Errors
-    /// When the file cannot be written; no empty one is left behind.
+    /// When the file cannot be written, or is a living process's; no empty one is left
+    /// behind.
     pub fn write(path: &Path) -> Result<Self, PidFileError> {
         let fail = |cause| PidFileError { path: path.to_owned(), cause };
         let place = Place::find(path).map_err(fail)?;
-        let file = place.open(OFlag::O_RDWR | OFlag::O_CREAT, READABLE).map_err(fail)?;
-        let seen = file.metadata().map_err(fail)?;
-        check_kind(&seen, &place).map_err(fail)?;
-        if seen.is_file() {
-            check_free(&file).map_err(fail)?;
-            file.set_len(0).map_err(fail)?;
-        }
+        let file = take(&place).map_err(fail)?;
         let mut pid_file = Self { place, file };
         match pid_file.file.write_all(own_line().as_bytes()) {
             Ok(()) => Ok(pid_file),
@@ -104,25 +107,100 @@ fn check_kind(seen: &Metadata, place: &Place) -> io::Result<()> {
     Err(io::Error::other("it is no regular file"))
 }
 
-/// Whether the file holds nothing, or what a dead process left: not another
-/// file's content, and not the pid of a process that lives.
+/// Opens the file, emptied and held, or makes it.
+fn take(place: &Place) -> io::Result<File> {
+    for _ in 0..ATTEMPTS {
+        let file = place.open(OFlag::O_RDWR | OFlag::O_CREAT, READABLE)?;
+        let seen = file.metadata()?;
+        check_kind(&seen, place)?;
+        if !seen.is_file() {
+            return Ok(file);
+        }
+        check_free(&file)?;
+        let is_held = hold(&file);
+        if is_held && !place.holds(FileId::from(&seen)) {
+            // Its owner has just ended and removed it.
+            continue;
+        }
+        // Whoever came at the same moment holds it.
+        check_free(&file)?;
+        file.set_len(0)?;
+        return Ok(file);
+    }
+    Err(io::Error::other("others make and remove it again and again"))
+}
+
+/// Whether the file holds nothing, or what a process left that is gone: not another
+/// file's content, and not the pid of a process that holds the file. The number may be
+/// another program's by now.
 fn check_free(file: &File) -> io::Result<()> {
     let mut text = [0; 16];
     let len = file.read_at(&mut text, 0)?;
     let text = str::from_utf8(&text[..len]).unwrap_or("?").trim();
-    if text.is_empty() {
-        return Ok(());
-    }
-    let Ok(pid) = text.parse::<u64>() else {
+    let Ok(pid) = (if text.is_empty() { Ok(0) } else { text.parse::<u64>() }) else {
         return Err(io::Error::other("it exists and holds no pid"));
     };
+    if is_held_by_another(file) {
+        let who = if pid == 0 { "another process".to_owned() } else { format!("process {pid}") };
+        return Err(io::Error::other(format!("it belongs to {who}, which is running")));
+    }
     // No process has a pid beyond what the system's type holds.
-    let lives =
-        i32::try_from(pid).is_ok_and(|pid| kill(Pid::from_raw(pid), None) != Err(Errno::ESRCH));
-    if lives && pid != u64::from(std::process::id()) {
+    let Some(pid) = i32::try_from(pid).ok().filter(|pid| *pid > 0) else { return Ok(()) };
+    let lives = kill(Pid::from_raw(pid), None) != Err(Errno::ESRCH);
+    let is_us = pid.cast_unsigned() == std::process::id();
+    if lives && !is_us && has_it(pid, file)? {
         return Err(io::Error::other(format!("it belongs to process {pid}, which is running")));
     }
     Ok(())
+}
+
+/// Whether a living process has the file open, as those of this program have that hold no
+/// lock: older ones, and those on a file system that knows none. Where it is forbidden to
+/// look, the name of the program says so.
+fn has_it(pid: i32, file: &File) -> io::Result<bool> {
+    let Ok(open) = fs::read_dir(format!("/proc/{pid}/fd")) else {
+        let name = |path: &Path| fs::read_to_string(path);
+        let (own, other) = (name(Path::new("/proc/self/comm")), name(&name_file(pid)));
+        let (Ok(own), Ok(other)) = (own, other) else { return Ok(false) };
+        return Ok(other == own || other.trim_end() == env!("CARGO_PKG_NAME"));
+    };
+    let own = FileId::from(&file.metadata()?);
+    let is_it = |seen: Metadata| FileId::from(&seen) == own;
+    Ok(open.flatten().any(|entry| fs::metadata(entry.path()).is_ok_and(is_it)))
+}
+
+/// What is read to know the program of the process that a pid file names.
+pub fn name_of_owner(path: &Path) -> Option<PathBuf> {
+    let (mut file, _) = open(path).ok()?;
+    let mut text = [0; 16];
+    let length = file.read(&mut text).ok()?;
+    let pid = str::from_utf8(&text[..length]).ok()?.trim().parse::<i32>();
+    let pid = pid.ok().filter(|pid| *pid > 0)?;
+    Some(name_file(pid)).filter(|file| file.exists())
+}
+
+fn name_file(pid: i32) -> PathBuf {
+    format!("/proc/{pid}/comm").into()
+}
+
+/// Whether another process holds the file, which only one that may write it can: a lock
+/// of somebody who may read it must keep nothing from starting.
+fn is_held_by_another(file: &File) -> bool {
+    let mut found = lock_of(libc::F_RDLCK);
+    let asked = fcntl(file, FcntlArg::F_OFD_GETLK(&mut found));
+    asked.is_ok() && found.l_type == libc::F_WRLCK as i16
+}
+
+/// Holds the file until it is closed. A file system that knows no locks, or a lock of
+/// somebody who reads, is no reason not to start.
+fn hold(file: &File) -> bool {
+    fcntl(file, FcntlArg::F_OFD_SETLK(&lock_of(libc::F_WRLCK))).is_ok()
+}
+
+/// A lock of the whole file, which belongs to the open file and not to the process: with
+/// it, it ends.
+fn lock_of(kind: i32) -> libc::flock {
+    libc::flock { l_type: kind as i16, l_whence: 0, l_start: 0, l_len: 0, l_pid: 0 }
 }
 
 fn own_line() -> String {
@@ -131,7 +209,7 @@ fn own_line() -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::process::{Child, Command, Stdio};
 
     use tempfile::TempDir;
 
@@ -148,16 +226,75 @@ mod tests {
         assert!(!path.exists());
     }
 
+    /// A process that lives, and has `file` open if there is one.
+    fn another(file: Option<File>) -> Child {
+        let mut command = Command::new("sleep");
+        command.arg("1000").stdin(file.map_or_else(Stdio::null, Stdio::from));
+        command.spawn().unwrap()
+    }
+
+    fn end(mut child: Child) {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_number_of_another_program_is_stale() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("tunnel.pid");
+        let other = another(None);
+        for pid in [1, other.id(), std::process::id(), u32::MAX] {
+            fs::write(&path, format!("{pid}\n")).unwrap();
+            let pid_file = PidFile::write(&path).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), own_line());
+            drop(pid_file);
+        }
+        end(other);
+    }
+
+    /// As a process of an older version has it, which holds no lock.
     #[test]
     fn the_file_of_a_living_process_and_other_content_are_not_overwritten() {
         let dir = TempDir::new().unwrap();
         let path = dir.path().join("tunnel.pid");
-        for (content, why) in [("1\n", "process 1, which is running"), ("important", "no pid")] {
+        let owner = another(Some(File::create(&path).unwrap()));
+        let own = format!("{}\n", owner.id());
+        let is_running = format!("process {}, which is running", owner.id());
+        for (content, why) in [(&*own, &*is_running), ("important", "no pid")] {
             fs::write(&path, content).unwrap();
             let error = PidFile::write(&path).unwrap_err().to_string();
             assert!(error.contains(why), "{error}");
             assert_eq!(fs::read_to_string(&path).unwrap(), content);
         }
+        end(owner);
+    }
+
+    #[test]
+    fn a_file_that_is_held_is_refused_whatever_stands_in_it() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("tunnel.pid");
+        let held = PidFile::write(&path).unwrap();
+        for (content, why) in
+            [("", "another process, which"), ("99999999999\n", "process 99999999999")]
+        {
+            fs::write(&path, content).unwrap();
+            let error = PidFile::write(&path).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
+        drop(held);
+        PidFile::write(&path).unwrap();
+    }
+
+    /// Everybody may read it, and lock what he may read.
+    #[test]
+    fn the_lock_of_a_reader_keeps_nothing_from_starting() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("tunnel.pid");
+        fs::write(&path, "99999999999\n").unwrap();
+        let reader = File::open(&path).unwrap();
+        fcntl(&reader, FcntlArg::F_OFD_SETLK(&lock_of(libc::F_RDLCK))).unwrap();
+        drop(PidFile::write(&path).unwrap());
+        assert!(!path.exists());
     }
 
     #[test]

@@ -5,10 +5,14 @@
 //! number has no such children, and nothing happens.
 
 use std::io;
+use std::sync::Arc;
 
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Mutex;
+
+use crate::tasks::lasting;
 
 /// Reaps orphans from now on where this is process 1. Call it inside the runtime.
 /// The process must have no children that somebody else waits for.
@@ -19,17 +23,20 @@ pub fn start() -> io::Result<()> {
     if std::process::id() != 1 {
         return Ok(());
     }
-    let mut ended = signal(SignalKind::child())?;
-    tokio::spawn(async move {
-        loop {
-            // Before the first signal too: some may have ended already.
-            reap();
-            if ended.recv().await.is_none() {
-                return;
-            }
-        }
-    });
+    let ended = Arc::new(Mutex::new(signal(SignalKind::child())?));
+    tokio::spawn(lasting("reaping orphans", move || reap_all(Arc::clone(&ended))));
     Ok(())
+}
+
+async fn reap_all(ended: Arc<Mutex<Signal>>) {
+    let mut ended = ended.lock().await;
+    loop {
+        // Before the first signal too: some may have ended already.
+        reap();
+        if ended.recv().await.is_none() {
+            return;
+        }
+    }
 }
 
 /// Everybody who has ended; one signal may stand for several of them.

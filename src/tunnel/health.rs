@@ -23,6 +23,7 @@ use crate::addr::ClientAddr;
 use crate::net::Stream;
 use crate::probe::{Step, Talk, Verdict};
 use crate::reason::CloseReason;
+use crate::tasks::lasting;
 
 /// After a check was refused its login, the service is only looked at for so
 /// long: a refused login counts there as an aborted connection.
@@ -32,6 +33,7 @@ const UNWELCOME: Duration = Duration::from_secs(60);
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Who watches one target.
+#[derive(Clone)]
 struct Watch {
     shared: Arc<Shared>,
     targets: Arc<Targets>,
@@ -75,7 +77,7 @@ impl Tunnel {
                     entrance: entrance.clone(),
                     unwelcome_until: None,
                 };
-                watches.spawn(watch.run());
+                watches.spawn(lasting("the watch on a target", move || watch.clone().run()));
             }
         }
         self.shared.stop.cancelled().await;

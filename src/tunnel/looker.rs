@@ -13,6 +13,7 @@ use crate::observe::pulse::patience;
 use crate::observe::sessions::Live;
 use crate::proto::Session;
 use crate::proto::heartbeat::{Heartbeat, Heartbeats};
+use crate::tasks::lasting;
 
 /// How often it is looked whether a peer has answered that was in doubt.
 const LOOK: Duration = Duration::from_millis(100);
@@ -20,7 +21,7 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Sees to it that a session is looked at. There is one looker for all.
 pub(super) fn look_after(live: &Live) {
     if let Some(sessions) = live.needs_a_looker() {
-        tokio::spawn(look(sessions));
+        tokio::spawn(lasting("signs of life", move || look(Arc::clone(&sessions))));
     }
 }
 

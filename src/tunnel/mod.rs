@@ -22,7 +22,7 @@
 //!   report   the closing line
 //!   trial    each step on the way to a target, without serving
 //!   status   what can be told of it meanwhile
-//!   pipe     standard input and output instead of a client
+//!   pipe     standard input and output instead of a client (stdio: reads and writes them)
 //! ```
 //!
 //! This is where `proto` meets `net`. It reads no command line and no signal.
@@ -51,6 +51,7 @@ mod shared;
 mod shelf;
 mod start;
 pub mod status;
+mod stdio;
 mod targets;
 pub mod trial;
 mod unmade;

@@ -4,15 +4,11 @@
 //! is typed after that could go nowhere.
 
 use std::future::poll_fn;
-use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, Stdin, Stdout, stdin, stdout};
 use tokio::time::Instant;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::caller::{Background, CallError, Called, Caller, Patience};
 use super::dialling::{Dialling, look_up_once};
@@ -22,8 +18,9 @@ use super::options::PipeOptions;
 use super::relay::{Start, relay};
 use super::report::told_by_the_far_end;
 use super::secure::Terms;
+use super::stdio::Stdio;
 use crate::addr::ClientAddr;
-use crate::net::{DialError, Duplex, ResolveError, Sink, Source, Stream};
+use crate::net::{DialError, ResolveError, Stream};
 use crate::observe::pulse::Pulse;
 use crate::observe::sessions::{Facts, Live};
 use crate::observe::{Meters, Sessions};
@@ -83,7 +80,7 @@ async fn carry(
     session.outbound.open(open, &mut first)?;
     let start = Start { first, already_read: vec![] };
     let plain = Stdio::new();
-    let far_side_ended = plain.output.far_side_ended.clone();
+    let far_side_ended = plain.far_side_ended();
     let live = enter(&session, open, idle_timeout);
     let cut = poll_fn(|cx| live.poll_end(cx));
     let session = (&mut session, live.traffic());
@@ -137,91 +134,5 @@ async fn connect(
         Ok(Called { stream, session, .. }) => Ok((stream, session)),
         Err(CallError::Dial(error)) => Err(error.into()),
         Err(CallError::Handshake(_)) => Err(PipeError::NoAnswer),
-    }
-}
-
-/// Standard input and output as the plain side. Once output was told that the
-/// far side's stream is complete, input is given up: as an abort, since nobody
-/// knows whether it was complete.
-struct Stdio {
-    input: Input,
-    output: Output,
-}
-
-struct Input {
-    stdin: Stdin,
-    far_side_ended: Pin<Box<WaitForCancellationFutureOwned>>,
-}
-
-struct Output {
-    stdout: Stdout,
-    far_side_ended: CancellationToken,
-}
-
-impl Stdio {
-    fn new() -> Self {
-        let ended = CancellationToken::new();
-        let far_side_ended = Box::pin(ended.clone().cancelled_owned());
-        Self {
-            input: Input { stdin: stdin(), far_side_ended },
-            output: Output { stdout: stdout(), far_side_ended: ended },
-        }
-    }
-}
-
-impl Duplex for Stdio {
-    type Read<'a> = &'a mut Input;
-    type Write<'a> = &'a mut Output;
-
-    fn split(&mut self) -> (&mut Input, &mut Output) {
-        (&mut self.input, &mut self.output)
-    }
-
-    /// The end of output was flushed already.
-    async fn finish(self) {}
-
-    async fn abort(mut self) {
-        // Whoever reads may be gone too.
-        let _ = self.output.flush().await;
-    }
-}
-
-/// A read happens on a thread of its own; nothing tells of it before.
-impl Source for &mut Input {}
-
-impl Sink for &mut Output {}
-
-impl AsyncRead for Input {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        // First, so that an end that is there counts as one.
-        if let Poll::Ready(read) = Pin::new(&mut self.stdin).poll_read(cx, buf) {
-            return Poll::Ready(read);
-        }
-        ready!(self.far_side_ended.as_mut().poll(cx));
-        Poll::Ready(Err(io::ErrorKind::NotConnected.into()))
-    }
-}
-
-impl AsyncWrite for Output {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stdout).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stdout).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.stdout).poll_flush(cx))?;
-        self.far_side_ended.cancel();
-        Poll::Ready(Ok(()))
     }
 }

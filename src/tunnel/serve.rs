@@ -24,6 +24,7 @@ use crate::addr::ClientAddr;
 use crate::gate::Denied;
 use crate::net::{AcceptBackoff, AcceptStep, AsyncListener, Place, Slot, SourceGuard, Stream};
 use crate::reason::CloseReason;
+use crate::tasks::lasting;
 
 /// How often it is looked whether a summary of failures is due.
 const SUMMARY_TICK: Duration = Duration::from_secs(1);
@@ -63,16 +64,29 @@ struct Arrival {
 impl Tunnel {
     /// Starts what it does besides accepting: summaries, warm tunnels.
     pub fn begin(self: &Arc<Self>) {
-        self.shared.tasks.spawn(Arc::clone(self).summarize());
-        self.shared.tasks.spawn(Arc::clone(self).watch_limit());
-        self.shared.tasks.spawn(Arc::clone(self).keep_warm());
-        self.shared.tasks.spawn(Arc::clone(self).watch_targets());
+        self.keep_up("summaries of failures", Self::summarize);
+        self.keep_up("the watch on the limit of sessions", Self::watch_limit);
+        self.keep_up("the pool", Self::keep_warm);
+        self.keep_up("the watch on targets", Self::watch_targets);
     }
 
     /// Accepts on `listener` from now on, until it is stopped.
     pub fn serve(self: &Arc<Self>, listener: Arc<AsyncListener>) {
         self.listens(&listener);
-        self.shared.tasks.spawn(Arc::clone(self).accept(listener));
+        let accept = move |tunnel: Arc<Self>| tunnel.accept(Arc::clone(&listener));
+        self.keep_up("accepting connections", accept);
+    }
+
+    /// Does what is needed as long as the tunnel is, also after a panic in it.
+    fn keep_up<F>(
+        self: &Arc<Self>,
+        task: &'static str,
+        begin: impl Fn(Arc<Self>) -> F + Send + 'static,
+    ) where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let tunnel = Arc::clone(self);
+        self.shared.tasks.spawn(lasting(task, move || begin(Arc::clone(&tunnel))));
     }
 
     /// Accepts no more. Sessions go on; unproven handshakes have a second.

@@ -10,7 +10,7 @@ use std::fs;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
 
@@ -91,15 +91,15 @@ fn a_bind_port_is_used_again_at_once() {
 // === -r ===
 
 /// The name whose address the tests change.
-const NAME: &str = "knockpipe.test";
+pub(super) const NAME: &str = "knockpipe.test";
 
 /// A machine whose names come from a file of ours.
-struct Names {
+pub(super) struct Names {
     dir: TempDir,
 }
 
 impl Names {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let names = Self { dir: tempfile::tempdir().unwrap() };
         fs::write(names.file("nsswitch.conf"), "hosts: files\n").unwrap();
         names.say(None);
@@ -111,7 +111,7 @@ impl Names {
     }
 
     /// From now on the name has this address, or none.
-    fn say(&self, ip: Option<Ipv4Addr>) {
+    pub(super) fn say(&self, ip: Option<Ipv4Addr>) {
         // Written in place: the file that is mounted is this one and no successor.
         let line = ip.map(|ip| format!("{ip} {NAME}\n")).unwrap_or_default();
         fs::write(self.file("hosts"), line).unwrap();
@@ -119,6 +119,11 @@ impl Names {
 
     /// A program that runs `knockpipe` with these names.
     fn knockpipe(&self) -> PathBuf {
+        self.with(&binary())
+    }
+
+    /// The same of a program that starts it.
+    pub(super) fn with(&self, program: &Path) -> PathBuf {
         let script = self.file("knockpipe");
         let text = format!(
             "#!/bin/sh\n\
@@ -127,7 +132,7 @@ impl Names {
             private_mounts().join(" "),
             self.file("hosts").display(),
             self.file("nsswitch.conf").display(),
-            binary().display(),
+            program.display(),
         );
         let draft = self.file("draft");
         fs::write(&draft, text).unwrap();
@@ -139,11 +144,11 @@ impl Names {
 }
 
 /// Two addresses of this machine, which the name moves between.
-const ONE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
-const TWO: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
+pub(super) const ONE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+pub(super) const TWO: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 
 /// A target that says who it is, and then echoes.
-fn says(at: SocketAddr, name: &'static str) -> Target {
+pub(super) fn says(at: SocketAddr, name: &'static str) -> Target {
     Target::serve(&Addr::Tcp(at), move |mut wire, counts| {
         if wire.write_all(name.as_bytes()).is_ok() {
             common::target::echo(wire, counts);
@@ -152,7 +157,7 @@ fn says(at: SocketAddr, name: &'static str) -> Target {
 }
 
 /// Whether a new client is served by `name`.
-fn served_by(entrance: &Addr, name: &str) -> bool {
+pub(super) fn served_by(entrance: &Addr, name: &str) -> bool {
     Wire::connect(entrance).unwrap().expect_bytes(name.len()) == name.as_bytes()
 }
 

@@ -10,22 +10,29 @@ mod rights;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::select;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::SendError;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::member::{Item, Member};
 use super::store::{BATCH, Edit, Event, Grant, Hold, Receipt, Standing, StoreError};
 use crate::net::clock::Clock;
+use crate::tasks::blocking;
 use file::{Locked, Tail, cause_at};
 use record::{Image, Record, Subject};
 
 /// How often a follower looks at the file from outside.
 const LOOK: Duration = Duration::from_millis(40);
+
+/// A look that takes longer is a store that is away: its thread is stuck, or there is none.
+const LATE: Duration = Duration::from_secs(10);
+const NOT_IN_TIME: &str = "it is not read in time; see its disk, and the limit of threads";
+
 const KEY: &str = "allowed";
 const BANS: &str = "bans";
 const HISTORY: &str = "history";
@@ -66,8 +73,7 @@ impl EmbeddedStore {
     /// # Errors
     /// When the file cannot be written, or is held by another process.
     pub async fn edit(&self, edit: Edit) -> Result<Receipt, StoreError> {
-        let own = self.clone();
-        blocking(move || own.edit_now(&edit, now_ms())).await
+        self.apart(move |own| own.edit_now(&edit, now_ms())).await
     }
 
     fn edit_now(&self, edit: &Edit, now_ms: u64) -> Result<Receipt, StoreError> {
@@ -174,8 +180,13 @@ impl EmbeddedStore {
             look_at = Instant::now() + LOOK;
             // What was over by a clock that was wrong may not be over.
             away |= clock.was_set();
-            let own = self.clone();
-            match blocking(move || own.look(away)).await {
+            let mut look = pin!(self.apart(move |own| own.look(away)));
+            let looked = match timeout(LATE, &mut look).await {
+                Ok(looked) => looked,
+                Err(_) if told_away => look.await,
+                Err(_) => Err(cause_at(&self.path, NOT_IN_TIME)),
+            };
+            match looked {
                 Err(_) if told_away => {}
                 Err(error) => {
                     (away, told_away) = (true, true);
@@ -213,8 +224,7 @@ impl EmbeddedStore {
         &self,
         what: impl FnOnce(&Tail) -> T + Send + 'static,
     ) -> Result<T, StoreError> {
-        let own = self.clone();
-        blocking(move || {
+        self.apart(move |own| {
             let mut tail = own.lock();
             tail.catch_up()?;
             Ok(what(&tail))
@@ -222,8 +232,24 @@ impl EmbeddedStore {
         .await
     }
 
+    /// What `work` gives, on a thread that may block.
+    async fn apart<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let own = self.clone();
+        let done = blocking(move || work(&own)).await;
+        done.unwrap_or_else(|undone| Err(cause_at(&self.path, undone.to_string())))
+    }
+
     fn lock(&self) -> MutexGuard<'_, Tail> {
-        self.tail.lock().expect("nothing panics while it holds the lock")
+        self.tail.lock().unwrap_or_else(|poisoned| {
+            // A panic may have left it half changed; the file says what is true.
+            let mut tail = poisoned.into_inner();
+            *tail = Tail::new(self.path.to_path_buf());
+            self.tail.clear_poison();
+            tail
+        })
     }
 }
 
@@ -258,12 +284,6 @@ async fn send<T: Clone>(found: Vec<T>, to: &mpsc::Sender<Vec<T>>) -> Result<u64,
         to.send(batch.to_vec()).await.map_err(|_| StoreError::CutOff)?;
     }
     Ok(0)
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, StoreError> {
-    tokio::task::spawn_blocking(work).await.expect("the file's code does not panic")
 }
 
 fn now_ms() -> u64 {

@@ -28,6 +28,7 @@ mod with_aws_lc {
 
     use super::{PathBuf, TcpStream, io};
     use crate::files::read::{open, read};
+    use crate::tasks::blocking;
 
     /// The most bytes of a file of certificates: 16 MiB.
     const LONGEST: usize = 16 << 20;
@@ -57,8 +58,7 @@ mod with_aws_lc {
 
         async fn connector(&self) -> io::Result<TlsConnector> {
             let ca_file = self.ca_file.clone();
-            let roots = tokio::task::spawn_blocking(move || roots(ca_file.as_deref())).await;
-            let roots = roots.map_err(io::Error::other)??;
+            let roots = blocking(move || roots(ca_file.as_deref())).await??;
             let provider = Arc::new(aws_lc_rs::default_provider());
             let config = ClientConfig::builder_with_provider(provider)
                 .with_safe_default_protocol_versions()

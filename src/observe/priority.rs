@@ -1,0 +1,59 @@
+//! How important a line is, for a journal that reads standard error.
+//!
+//! systemd names the journal's socket in `JOURNAL_STREAM`, and a journal takes `<4>` at
+//! the start of a line for its priority. Whoever else reads standard error gets no such
+//! mark: the variable is inherited by programs whose output goes elsewhere, so the
+//! socket is compared.
+
+use std::env;
+use std::ffi::OsStr;
+use std::io;
+
+use nix::sys::stat::fstat;
+use tracing::Level;
+
+/// Whether standard error is the journal's stream.
+pub(super) fn is_journal() -> bool {
+    let Ok(stderr) = fstat(io::stderr()) else { return false };
+    let named = env::var_os("JOURNAL_STREAM");
+    named.is_some_and(|named| names(&named, (stderr.st_dev, stderr.st_ino)))
+}
+
+/// Whether it is that device and inode, in decimal.
+fn names(named: &OsStr, (device, inode): (u64, u64)) -> bool {
+    let number = |text: &str| text.parse::<u64>().ok();
+    let parts = named.to_str().and_then(|named| named.split_once(':'));
+    let named = parts.and_then(|(device, inode)| number(device).zip(number(inode)));
+    named == Some((device, inode))
+}
+
+/// The mark before a line, in syslog's numbers.
+pub(super) fn mark(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "<3>",
+        Level::WARN => "<4>",
+        Level::INFO => "<6>",
+        Level::DEBUG | Level::TRACE => "<7>",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_is_named_by_device_and_inode() {
+        for (named, is_ours) in [
+            ("9:12345", true),
+            ("9:12346", false),
+            ("8:12345", false),
+            ("9:12345:", false),
+            ("12345", false),
+            ("", false),
+            (":", false),
+            ("9: 12345", false),
+        ] {
+            assert_eq!(names(OsStr::new(named), (9, 12345)), is_ours, "{named}");
+        }
+    }
+}
