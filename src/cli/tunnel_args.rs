@@ -397,7 +397,7 @@ impl ServerArgs {
             heartbeat: self.connection.heartbeat.0,
             idle_timeout: self.connection.idle_timeout.0,
             drain: self.drain,
-            gate: self.gate.options(end.acceptor, end.user)?,
+            gate: self.gate.options(end.acceptor, self.connection.access(end.user))?,
             proxy_from: self.gate.proxies(),
             checks: end.checks,
             proxy_to_target: end.acceptor.proxy_to_target,

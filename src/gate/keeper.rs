@@ -44,6 +44,9 @@ const EVENTS: usize = 64;
 /// How often addresses that stay connected are noted.
 const NOTE_LIVE_EVERY_MS: u64 = 3_600_000;
 
+/// How many causes of one absence the log is told.
+const MOST_CAUSES: usize = 4;
+
 /// Why the store is away when nobody follows it any more.
 const UNFOLLOWED: &str =
     "what follows it failed, which is a fault in this program; it is read again from the start";
@@ -81,8 +84,8 @@ pub(super) struct Keeper {
     diary: Diary,
     live_noted_ms: AtomicU64,
     internal_was_told: AtomicBool,
-    /// The log knows that the store is away.
-    away_was_told: AtomicBool,
+    /// Why the store is away, as the log knows.
+    away_told: Mutex<Vec<String>>,
     /// The log knows whether the store was read or could not be, for the first time.
     settled: AtomicBool,
     /// Cancelled when no tunnel has this gate any more.
@@ -130,7 +133,7 @@ impl Keeper {
             inquiry: Arc::default(),
             answered: Notify::new(),
             internal_was_told: AtomicBool::new(false),
-            away_was_told: AtomicBool::new(false),
+            away_told: Mutex::default(),
             settled: AtomicBool::new(false),
             end: CancellationToken::new(),
             tally,
@@ -303,7 +306,7 @@ impl Keeper {
                 if !is_unsure {
                     self.inquiry.forget();
                 }
-                self.away_was_told.store(false, Ordering::Relaxed);
+                self.away_told().clear();
                 self.tally.read();
                 if garbage > 0 {
                     tracing::debug!(garbage, "entries of the store that are no address");
@@ -337,11 +340,19 @@ impl Keeper {
     }
 
     /// Repeated while it lasts; the log is told of the first, also of a store that was
-    /// never there.
+    /// never there, and of some other causes: what mends one may show the next.
     fn tell_away(&self, why: &str) {
-        if !self.away_was_told.swap(true, Ordering::Relaxed) {
-            warn!(why, away = %self.options.rules.away, "the gate's store is away");
+        self.tally.away(why);
+        let mut told = self.away_told();
+        if told.len() >= MOST_CAUSES || told.iter().any(|known| known == why) {
+            return;
         }
+        if told.is_empty() {
+            warn!(why, away = %self.options.rules.away, "the gate's store is away");
+        } else {
+            warn!(why, "the gate's store is still away, for another cause");
+        }
+        told.push(why.to_owned());
     }
 
     /// Stores tell ends in wall time, so decisions go by it too, also when the
@@ -481,6 +492,10 @@ impl Keeper {
             Stance::Open => warn!("the gate is open to everybody who is not denied or banned"),
             Stance::Closed => warn!("the gate admits nobody on the store's word"),
         }
+    }
+
+    fn away_told(&self) -> MutexGuard<'_, Vec<String>> {
+        self.away_told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn proven(&self) -> MutexGuard<'_, Proven> {

@@ -13,24 +13,30 @@ pub mod halves;
 pub mod journal;
 pub mod limits;
 pub mod listen;
+pub mod names;
 pub mod places;
 pub mod race;
 pub mod resolve;
+pub mod service_files;
 mod socket_file;
 pub mod sources;
 pub mod standing;
 pub mod stream;
 pub mod touch;
 mod vigil;
+mod zone;
 
 pub use backoff::{AcceptBackoff, AcceptStep};
 pub use dial::{DialError, dial};
 pub use halves::{Duplex, Sink, Source};
 pub use limits::{PER_SESSION, RESERVED, Slot, Slots, sessions_that_fit};
-pub use listen::{AsyncListener, BindError, Listener};
+pub use listen::{AsyncListener, BindError, Listener, missing_family};
+pub use names::{NameError, Names};
 pub use places::{Handshakes, Place};
 pub use race::race;
-pub use resolve::{ResolveError, ResolveOptions, Resolver, Target, look_up, port_number};
+pub use resolve::{
+    Endpoint, ResolveError, ResolveOptions, Resolver, Target, look_up, port_number,
+};
 pub use socket_file::Heir;
 pub use sources::{SourceGuard, SourceRefusal, Sources};
 pub use standing::{News, Rules, Standing, Standings, State};

@@ -113,6 +113,9 @@ pub(super) fn tunnel(tunnel: &TunnelReply, rates: Option<&Rates>) -> String {
     }
     if let Some(gate) = &tunnel.gate {
         say("gate", &of_gate(gate));
+        if let Some(why) = &gate.away {
+            say("store", &format!("away: {why}"));
+        }
     }
     let (sent, received) = (size(tunnel.sent), size(tunnel.received));
     say("bytes", &format!("{sent} sent, {received} received"));

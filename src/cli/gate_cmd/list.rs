@@ -35,7 +35,7 @@ pub(super) struct ExportArgs {
     unsorted: bool,
 
     #[command(flatten)]
-    store: super::StoreArgs,
+    store: super::place::PlaceArgs,
 }
 
 /// `gate history`.

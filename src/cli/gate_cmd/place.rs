@@ -3,18 +3,41 @@
 use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use clap::Args;
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
-use super::super::store_args::StoreArgs;
+use super::super::store_args::{GATE, StoreArgs};
 use crate::gate::StoreOptions;
 use crate::gate::any_store::AnyStore;
 use crate::gate::redis_store::Servers;
 use crate::gate::store::{Edit, Receipt, Standing, StoreError};
 use crate::run::Failure;
+use crate::sys::keyfile::Access;
 
 /// Batches on their way from a listing.
 const BATCHES: usize = 4;
+
+/// The store of a command.
+#[derive(Debug, Args)]
+pub(super) struct PlaceArgs {
+    #[command(flatten)]
+    store: StoreArgs,
+
+    /// Accept a --gate-key that its group or others can read or change
+    #[arg(long, help_heading = GATE)]
+    allow_readable_key: bool,
+}
+
+impl PlaceArgs {
+    /// The store that the flags describe.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`]
+    pub(super) fn options(&self) -> Result<StoreOptions, Failure> {
+        self.store.options(Access { by_others: self.allow_readable_key, user: None })
+    }
+}
 
 /// What a command does with a store that is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,8 +65,8 @@ impl Place {
     ///
     /// # Errors
     /// [`Failure`] of the flags or the file.
-    pub(super) fn open(args: &StoreArgs, absent: Absent) -> Result<Self, Failure> {
-        let options = args.options(None)?;
+    pub(super) fn open(args: &PlaceArgs, absent: Absent) -> Result<Self, Failure> {
+        let options = args.options()?;
         let (mut named, mut db, mut set) = (None, 0, None);
         let name = match &options {
             StoreOptions::None => return Err(Failure::Usage(StoreError::NoStore.into())),

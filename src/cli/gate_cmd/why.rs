@@ -77,7 +77,7 @@ pub(super) async fn why(args: WhyArgs) -> Result<Done, Failure> {
         Subject::Member(network) => return Err(GateCommandError::NetworkWhy(network).into()),
         Subject::Nameless => None,
     };
-    let options = args.common.store.options(None)?;
+    let options = args.common.store.options()?;
     let rules = args.rules.rules(&options);
     let standing = if matches!(options, StoreOptions::None) && args.rules.is_gate() {
         None
