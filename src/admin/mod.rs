@@ -4,6 +4,7 @@
 //!   roster      the tunnels of the process, and how it is with all of them
 //!   protocol    the lines of the admin socket, as types
 //!   answers     what a request is answered with, from the roster
+//!   gates       what is said of the gates of running tunnels
 //!   socket      the admin socket: who may ask, for how long, how much
 //!   http        /metrics, /healthz and /readyz
 //!   exposition  the metrics as text
@@ -17,6 +18,7 @@
 mod answers;
 pub mod client;
 mod exposition;
+pub mod gates;
 mod http;
 pub mod protocol;
 pub mod roster;

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use nix::unistd::Uid;
 
 use super::store_args::{GATE, GateAddress, StoreArgs};
 use crate::addr::{Address, BindAddress};
@@ -22,6 +21,7 @@ use crate::gate::{
 };
 use crate::proxy_protocol::Version;
 use crate::run::Failure;
+use crate::sys::keyfile::Access;
 use crate::tunnel::{Remark, Role};
 
 /// Every address there is.
@@ -146,17 +146,17 @@ impl GateArgs {
         self.store.files()
     }
 
-    /// The gate that the flags describe; `None` when there is none. Its files may
-    /// belong to the `user` that the process becomes.
+    /// The gate that the flags describe; `None` when there is none. `access` says who
+    /// may reach its password.
     ///
     /// # Errors
     /// [`Failure::Usage`]
     pub(super) fn options(
         &self,
         acceptor: AcceptorGateArgs,
-        user: Option<Uid>,
+        access: Access,
     ) -> Result<Option<Arc<GateOptions>>, Failure> {
-        let store = self.store.options(user)?;
+        let store = self.store.options(access)?;
         if matches!(store, StoreOptions::None) {
             self.refuse_store_flags(acceptor)?;
             if !self.rules.is_gate() {
@@ -170,6 +170,7 @@ impl GateArgs {
             on_revoke: self.on_revoke.unwrap_or_default(),
             ban_after: acceptor.ban_after,
             reap_idle: self.reap_idle,
+            named: self.store.named(access),
         })))
     }
 
@@ -284,7 +285,7 @@ mod tests {
     fn options(line: &str) -> Result<Option<Arc<GateOptions>>, String> {
         let line = Line::try_parse_from(format!("x {line}").split_whitespace())
             .unwrap_or_else(|error| panic!("{error}"));
-        line.gate.options(line.acceptor, None).map_err(|failure| failure.to_string())
+        line.gate.options(line.acceptor, Access::default()).map_err(|failure| failure.to_string())
     }
 
     fn allows(line: &str, ip: &str) -> bool {

@@ -10,16 +10,17 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::Args;
-use nix::unistd::Uid;
 use zeroize::Zeroizing;
 
 use crate::files::read::{self, ReadError};
-use crate::gate::StoreOptions;
+use crate::files::text::lines;
 use crate::gate::redis_store::{
     AddressError, Credentials, Keys, RedisAddress, RedisOptions, Servers, check_ca,
 };
+use crate::gate::{StoreName, StoreOptions};
 use crate::run::Failure;
 use crate::sys::credentials;
+use crate::sys::keyfile::Access;
 
 /// Heading of the flags about the gate.
 pub(super) const GATE: &str = "Gate";
@@ -37,7 +38,8 @@ pub(super) struct StoreArgs {
     pub(super) gate: Option<GateAddress>,
 
     /// File with USER:PASSWORD or PASSWORD for Redis in its first line, and for Sentinels in the
-    /// second; or the same in the environment variable KNOCKPIPE_GATE_CREDENTIALS
+    /// second, or the same in the environment variable KNOCKPIPE_GATE_CREDENTIALS; a PASSWORD with
+    /// a colon in it, or with # in front, is written :PASSWORD
     #[arg(long, value_name = "FILE", help_heading = GATE)]
     gate_credentials: Option<PathBuf>,
 
@@ -116,7 +118,9 @@ pub(super) enum StoreFlagError {
     #[error("{0}; see --set, --history, --ban-prefix and --allow-prefix")]
     Keys(&'static str),
     /// Nothing where a password must be.
-    #[error("{0} holds no password; write USER:PASSWORD or PASSWORD into its first line")]
+    #[error(
+        "{0} holds no password; write USER:PASSWORD or PASSWORD into its first line, and :PASSWORD where it begins with # (lines with # in front are comments)"
+    )]
     NoPassword(String),
     /// More than there are readers of.
     #[error("{0} has more lines than there are servers to log in to; keep the first")]
@@ -135,13 +139,25 @@ impl StoreArgs {
         [&self.gate_credentials, &self.gate_ca].into_iter().flatten()
     }
 
-    /// The store that the flags describe. A file with a password may belong to the
-    /// `user` that the process becomes.
+    /// The store that the flags describe. `access` says who may reach a file with a
+    /// password.
     ///
     /// # Errors
     /// [`Failure::Usage`]
-    pub(super) fn options(&self, user: Option<Uid>) -> Result<StoreOptions, Failure> {
-        let address = match &self.gate {
+    pub(super) fn options(&self, access: Access) -> Result<StoreOptions, Failure> {
+        self.options_at(self.gate.as_ref(), access)
+    }
+
+    /// The same, of another store than that of the flags.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`]
+    pub(super) fn options_at(
+        &self,
+        gate: Option<&GateAddress>,
+        access: Access,
+    ) -> Result<StoreOptions, Failure> {
+        let address = match gate {
             Some(GateAddress::Redis(address)) => address,
             Some(GateAddress::File(path)) => {
                 self.refuse_redis_flags(StoreFlagError::NotForFile)?;
@@ -152,7 +168,7 @@ impl StoreArgs {
                 return Ok(StoreOptions::None);
             }
         };
-        let (credentials, sentinel_credentials) = self.credentials(address, user)?;
+        let (credentials, sentinel_credentials) = self.credentials(address, access)?;
         self.check_ca(address)?;
         Ok(StoreOptions::Redis(Box::new(RedisOptions {
             address: (**address).clone(),
@@ -161,6 +177,38 @@ impl StoreArgs {
             ca_file: self.gate_ca.clone(),
             keys: self.keys()?,
         })))
+    }
+
+    /// The flags, for another process: paths are absolute there, and no secret is in them.
+    pub(super) fn named(&self, access: Access) -> StoreName {
+        let absolute = |path: &Path| {
+            let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+            path.to_string_lossy().into_owned()
+        };
+        let Some(gate) = &self.gate else { return StoreName::default() };
+        let url = match gate {
+            GateAddress::Redis(address) => address.url(),
+            GateAddress::File(path) => format!("file:{}", absolute(path)),
+        };
+        let flags = [
+            ("gate", Some(url)),
+            ("gate-credentials", self.gate_credentials.as_deref().map(absolute)),
+            ("gate-ca", self.gate_ca.as_deref().map(absolute)),
+            ("set", self.set.clone()),
+            ("history", self.history.clone()),
+            ("ban-prefix", self.ban_prefix.clone()),
+            ("allow-prefix", self.allow_prefix.clone()),
+        ];
+        let flags = flags.into_iter().filter_map(|(flag, value)| Some((flag, value?)));
+        let mut arguments: Vec<String> =
+            flags.map(|(flag, value)| format!("--{flag}={value}")).collect();
+        if access.by_others {
+            arguments.push("--allow-readable-key".to_owned());
+        }
+        let has_password_of_environment = matches!(gate, GateAddress::Redis(_))
+            && self.gate_credentials.is_none()
+            && of_environment().is_some();
+        StoreName { arguments, has_password_of_environment }
     }
 
     /// A flag that only means something in Redis, if one is given.
@@ -197,28 +245,27 @@ impl StoreArgs {
     fn credentials(
         &self,
         address: &RedisAddress,
-        user: Option<Uid>,
+        access: Access,
     ) -> Result<(Option<Credentials>, Option<Credentials>), Failure> {
-        let environment = || std::env::var(ENVIRONMENT).ok().filter(|text| !text.is_empty());
         let (name, text) = match &self.gate_credentials {
             Some(path) => {
-                let text = credentials::read(path, user);
+                let text = credentials::read(path, access);
                 let text = text.map_err(|error| Failure::Usage(error.into()))?;
                 (path.display().to_string(), text)
             }
-            None => match environment() {
+            None => match of_environment() {
                 Some(text) => (ENVIRONMENT.to_owned(), Zeroizing::new(text)),
                 None => return Ok((None, None)),
             },
         };
-        let mut lines = text.lines();
+        let mut lines = lines(&text);
         let redis = lines.next().and_then(login);
         let redis = redis.ok_or_else(|| StoreFlagError::NoPassword(name.clone()))?;
         let sentinel = match address.servers {
             Servers::Sentinel { .. } => lines.next().and_then(login),
             _ => None,
         };
-        if lines.any(|line| !line.trim().is_empty()) {
+        if lines.next().is_some() {
             return Err(StoreFlagError::TooManyLines(name).into());
         }
         Ok((Some(redis), sentinel))
@@ -252,6 +299,11 @@ impl FromStr for GateAddress {
     }
 }
 
+/// What the environment has in place of a file.
+fn of_environment() -> Option<String> {
+    std::env::var(ENVIRONMENT).ok().filter(|text| !text.is_empty())
+}
+
 /// A prefix as rack-attack documents it has no colon at its end; without one,
 /// no ban would ever be found.
 fn separated(prefix: &str) -> String {
@@ -280,6 +332,7 @@ mod tests {
         assert_eq!(read("knock:a:b"), Some((Some("knock".to_owned()), "a:b".to_owned())));
         assert_eq!(read(""), None);
         assert_eq!(read("knock:"), None);
+        assert_eq!(read(":#a"), Some((None, "#a".to_owned())));
     }
 
     #[test]

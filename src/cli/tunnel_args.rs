@@ -192,7 +192,7 @@ pub(super) struct ServerArgs {
 /// Flags of every command that opens connections.
 #[derive(Debug, Args)]
 pub(super) struct ConnectionArgs {
-    /// Accept a key file that its group or others can read or change
+    /// Accept key files, and the gate's password file, that their group or others can read or change
     #[arg(long)]
     pub(super) allow_readable_key: bool,
 
@@ -397,7 +397,7 @@ impl ServerArgs {
             heartbeat: self.connection.heartbeat.0,
             idle_timeout: self.connection.idle_timeout.0,
             drain: self.drain,
-            gate: self.gate.options(end.acceptor, end.user)?,
+            gate: self.gate.options(end.acceptor, self.connection.access(end.user))?,
             proxy_from: self.gate.proxies(),
             checks: end.checks,
             proxy_to_target: end.acceptor.proxy_to_target,
@@ -433,7 +433,7 @@ pub(super) fn reread(
 }
 
 impl ConnectionArgs {
-    /// Whose reach of a key file is put up with.
+    /// Whose reach of files with a secret is put up with.
     pub(super) fn access(&self, user: Option<Uid>) -> Access {
         Access { by_others: self.allow_readable_key, user }
     }

@@ -17,7 +17,7 @@ use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::decision::{Decision, Grant, Peer, Verdict, decide, recheck};
+use super::decision::{Decision, Explanation, Grant, Peer, Verdict, decide, explain, recheck};
 use super::diary::Diary;
 use super::inquiry::{Inquiry, Task, Waiting};
 use super::live::{Live, Revocation, lock};
@@ -29,6 +29,7 @@ use super::rules::Stance;
 use super::snapshot::{Changed, Freshness, Snapshot};
 use super::status::{GateStatus, Tally};
 use super::store::{Event, StoreError};
+use super::unmeant::Unmeant;
 use crate::net::clock::Clock;
 
 /// How often ends of entries, the store's absence and the diary are looked at.
@@ -56,6 +57,7 @@ pub(super) struct Keeper {
     wards: Mutex<Vec<Arc<Mutex<Live>>>>,
     denied: Mutex<Denied>,
     proven: Mutex<Proven>,
+    unmeant: Mutex<Unmeant>,
     asks: mpsc::Sender<Vec<IpAddr>>,
     inquiry: Arc<Inquiry>,
     /// Told of everything that the store says.
@@ -114,6 +116,7 @@ impl Keeper {
             wards: Mutex::default(),
             denied: Mutex::new(Denied::new(Instant::now())),
             proven: Mutex::new(Proven::new(Instant::now())),
+            unmeant: Mutex::default(),
             asks,
             inquiry: Arc::default(),
             answered: Notify::new(),
@@ -165,6 +168,12 @@ impl Keeper {
         decide(&self.options.rules, &self.read(), peer, self.clock.now_ms())
     }
 
+    /// What each rule says to `peer` now, from memory, and which moment that is.
+    pub(super) fn explain(&self, peer: Peer) -> (Explanation, u64) {
+        let now_ms = self.clock.now_ms();
+        (explain(&self.options.rules, &self.read(), peer, now_ms), now_ms)
+    }
+
     /// Whether the store would have to be asked about who is not in the allow-set.
     pub(super) fn is_unsure(&self) -> bool {
         self.unsure.load(Ordering::Acquire)
@@ -188,7 +197,6 @@ impl Keeper {
         !self.is_unsure() || self.inquiry.is_answered(ip)
     }
 
-    /// A handshake from an address that is not always let in has failed.
     /// A handshake failed. What is older than a success of the same source is forgiven.
     pub(super) fn note_strike(&self, ip: IpAddr, since: Instant) {
         if self.proven().since(Member::source_of(ip), since) {
@@ -268,10 +276,14 @@ impl Keeper {
         let changed = match event {
             Event::Begin => {
                 self.changed_in_read.store(false, Ordering::Relaxed);
+                self.unmeant().begin();
                 snapshot.begin();
                 return;
             }
-            Event::Items(items) => snapshot.items(&items),
+            Event::Items(items) => {
+                self.unmeant().note(&items);
+                snapshot.items(&items)
+            }
             Event::End { garbage } => {
                 let is_unsure = self.changed_in_read.load(Ordering::Relaxed);
                 self.unsure.store(is_unsure, Ordering::Release);
@@ -280,6 +292,7 @@ impl Keeper {
                 }
                 self.away_was_told.store(false, Ordering::Relaxed);
                 self.tally.read();
+                self.tell_unmeant();
                 if garbage > 0 {
                     tracing::debug!(garbage, "entries of the store that are no address");
                 }
@@ -308,6 +321,12 @@ impl Keeper {
         self.reconsider(&changed);
         if wakes {
             self.answered.notify_waiters();
+        }
+    }
+
+    fn tell_unmeant(&self) {
+        if let Some((entries, example)) = self.unmeant().end() {
+            warn!(entries, %example, "scores of the allow-set look like milliseconds");
         }
     }
 
@@ -453,6 +472,10 @@ impl Keeper {
             Stance::Open => warn!("the gate is open to everybody who is not denied or banned"),
             Stance::Closed => warn!("the gate admits nobody on the store's word"),
         }
+    }
+
+    fn unmeant(&self) -> MutexGuard<'_, Unmeant> {
+        self.unmeant.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn proven(&self) -> MutexGuard<'_, Proven> {

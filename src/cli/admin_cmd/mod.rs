@@ -8,7 +8,7 @@ mod view;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -329,8 +329,16 @@ fn key(text: &str) -> Result<String, RequestError> {
     protocol::key(text).map(|_| text.to_owned())
 }
 
+/// Asks the process whose admin socket is at `path`, for another command.
+///
+/// # Errors
+/// [`Failure`] of the process.
+pub(super) fn ask_at(path: &Path, user: Option<Uid>, request: &Request) -> Result<Reply, Failure> {
+    ask(path, user, request).map_err(|error| Failure::Runtime(error.into()))
+}
+
 /// An answer to another question.
-fn odd() -> Failure {
+pub(super) fn odd() -> Failure {
     let error = AskError::Refused(
         "the process answers another question; use the program that runs there".to_owned(),
     );
