@@ -42,6 +42,7 @@ const FLOORS: &[Floor] = &[
             "gate/snapshot",
             "gate/store.rs",
             "gate/strikes.rs",
+            "gate/unmeant.rs",
         ],
         may_import: &["addr", "duration", "secret", "reason", "gate"],
         forbidden: PURE,

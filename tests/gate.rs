@@ -31,6 +31,8 @@ mod nameless;
 mod notes;
 #[path = "gate/scale.rs"]
 mod scale;
+#[path = "gate/set_ends.rs"]
+mod set_ends;
 #[path = "gate/sources.rs"]
 mod sources;
 #[path = "gate/strikes.rs"]

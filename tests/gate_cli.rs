@@ -3,10 +3,18 @@
 
 mod common;
 
+#[path = "gate_cli/ends.rs"]
+mod ends;
+#[path = "gate_cli/named.rs"]
+mod named;
 #[path = "gate_cli/stores.rs"]
 mod stores;
+#[path = "gate_cli/together.rs"]
+mod together;
 #[path = "gate_cli/why.rs"]
 mod why;
+#[path = "gate_cli/written.rs"]
+mod written;
 
 use std::fs;
 use std::io::Write;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::gates;
 use super::protocol::{
     GateReply, MAX_SESSIONS, PoolReply, ReloadReply, Reply, Request, RequestError, SessionReply,
     StatusReply, TargetReply, TunnelReply, WhoReply, key, peer,
@@ -50,6 +51,10 @@ pub(super) fn answer(roster: &Roster, request: &Request) -> Result<Answer, Reque
                 (Some(whom), None) => Reply::Kicked(kick(roster, &whom)),
                 _ => return Err(RequestError::NotOne),
             }
+        }
+        Request::Gates { tunnel } => Reply::Gates(gates::places(roster, tunnel.as_deref())?),
+        Request::Why { address, announced, tunnel } => {
+            Reply::Why(gates::why(roster, (address, *announced), tunnel.as_deref())?)
         }
         Request::Reload {} => return Ok(Answer::Ordered(Order::Reload)),
         Request::Drain {} => return Ok(Answer::Ordered(Order::Drain)),

@@ -85,7 +85,11 @@ pub fn ask(path: &Path, user: Option<Uid>, request: &Request) -> Result<Reply, A
     check_peer(&stream, user).map_err(|whose| AskError::Foreign { path: place(), whose })?;
     let patience = match request {
         Request::Reload {} | Request::Drain {} => ORDER,
-        Request::Status {} | Request::Who { .. } | Request::Kick { .. } => PATIENCE,
+        Request::Status {}
+        | Request::Who { .. }
+        | Request::Kick { .. }
+        | Request::Gates { .. }
+        | Request::Why { .. } => PATIENCE,
     };
     let line = exchange(stream, request, Instant::now() + patience)
         .map_err(|cause| AskError::NoAnswer { path: place(), cause })?;

@@ -5,6 +5,7 @@
 //!   protocol    the lines of the admin socket, as types
 //!   answers     what a request is answered with, from the roster
 //!   wrong       what is wrong with a tunnel, in words
+//!   gates       what is said of the gates of running tunnels
 //!   socket      the admin socket: who may ask, for how long, how much
 //!   http        /metrics, /healthz and /readyz
 //!   exposition  the metrics as OpenMetrics text
@@ -21,6 +22,7 @@ mod accept;
 mod answers;
 pub mod client;
 mod exposition;
+pub mod gates;
 mod http;
 mod plain;
 pub mod protocol;

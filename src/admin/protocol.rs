@@ -15,6 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use super::gates::{GatePlace, WhyReply};
 use crate::observe::Selector;
 use crate::tunnel::Level;
 
@@ -58,6 +59,23 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         key: Option<String>,
     },
+    /// Which gates there are, and how their stores are found.
+    Gates {
+        /// Of this tunnel.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tunnel: Option<String>,
+    },
+    /// What the gates say to an address now.
+    Why {
+        /// The address; `unknown` for a client without one.
+        address: String,
+        /// It comes out of a PROXY header.
+        #[serde(default)]
+        announced: bool,
+        /// The gate of this tunnel.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tunnel: Option<String>,
+    },
     /// Read the configuration again.
     Reload {},
     /// Accept no more connections, and end when those that there are have ended.
@@ -76,6 +94,10 @@ pub enum Reply {
     Kicked(usize),
     /// To `reload`, when it was done.
     Reloaded(ReloadedReply),
+    /// To `gates`.
+    Gates(Vec<GatePlace>),
+    /// To `why`: for each tunnel with a gate.
+    Why(Vec<WhyReply>),
     /// To another order that was carried out: what was done.
     Done(String),
     /// Why there is no other reply.
@@ -360,6 +382,17 @@ pub enum RequestError {
     /// No IP address.
     #[error("\"{0}\" is no address of a peer; give IP or IP:PORT")]
     Peer(String),
+    /// No IP address.
+    #[error("\"{0}\" is no address; give one such as 203.0.113.7, or unknown")]
+    Address(String),
+    /// No such tunnel.
+    #[error("there is no tunnel '{0}'; choose one of: {1}")]
+    NoTunnel(String, String),
+    /// There is nothing to ask.
+    #[error(
+        "{0} no gate, so that whoever has the key comes in; start it with --gate, --allow or --deny"
+    )]
+    NoGate(String),
     /// No key id.
     #[error("\"{0}\" is no key id; give the 8 hex digits that knockpipe key-id prints")]
     Key(String),

@@ -144,6 +144,13 @@ impl Roster {
         self.named().iter().filter(|named| !named.status.draining).try_for_each(Named::ready)
     }
 
+    /// Of each name the newest tunnel, by name.
+    pub(super) fn newest(&self) -> Vec<Arc<Tunnel>> {
+        self.prune();
+        let named = self.tunnels().into_iter().map(|tunnel| (tunnel.name().to_owned(), tunnel));
+        named.collect::<BTreeMap<String, _>>().into_values().collect()
+    }
+
     /// The tunnels by name.
     pub(super) fn named(&self) -> Vec<Named> {
         self.prune();

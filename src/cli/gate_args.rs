@@ -170,6 +170,7 @@ impl GateArgs {
             on_revoke: self.on_revoke.unwrap_or_default(),
             ban_after: acceptor.ban_after,
             reap_idle: self.reap_idle,
+            named: self.store.named(access),
         })))
     }
 

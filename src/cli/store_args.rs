@@ -10,14 +10,14 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::Args;
-use nix::unistd::Uid;
 use zeroize::Zeroizing;
 
-use crate::gate::StoreOptions;
+use crate::files::text::lines;
 use crate::gate::redis_store::{
     AddressError, Credentials, Keys, RedisAddress, RedisOptions, Servers, TlsError, TlsFiles,
     TlsOptions,
 };
+use crate::gate::{StoreName, StoreOptions};
 use crate::run::Failure;
 use crate::sys::keyfile::Access;
 use crate::sys::{credentials, tls_key};
@@ -38,7 +38,8 @@ pub(super) struct StoreArgs {
     pub(super) gate: Option<GateAddress>,
 
     /// File with USER:PASSWORD or PASSWORD for Redis in its first line, and for Sentinels in the
-    /// second; or the same in the environment variable KNOCKPIPE_GATE_CREDENTIALS
+    /// second, or the same in the environment variable KNOCKPIPE_GATE_CREDENTIALS; a PASSWORD with
+    /// a colon in it, or with # in front, is written :PASSWORD
     #[arg(long, value_name = "FILE", help_heading = GATE)]
     gate_credentials: Option<PathBuf>,
 
@@ -122,7 +123,9 @@ pub(super) enum StoreFlagError {
     #[error("{0}; see --set, --history, --ban-prefix and --allow-prefix")]
     Keys(&'static str),
     /// Nothing where a password must be.
-    #[error("{0} holds no password; write USER:PASSWORD or PASSWORD into its first line")]
+    #[error(
+        "{0} holds no password; write USER:PASSWORD or PASSWORD into its first line, and :PASSWORD where it begins with # (lines with # in front are comments)"
+    )]
     NoPassword(String),
     /// More than there are readers of.
     #[error("{0} has more lines than there are servers to log in to; keep the first")]
@@ -142,9 +145,8 @@ impl StoreArgs {
         files.into_iter().flatten()
     }
 
-    /// The store that the flags describe. A file with a password may belong to the
-    /// user that the process becomes, and a private key is open to others where
-    /// `access` puts up with that.
+    /// The store that the flags describe. `access` says who may reach files with a
+    /// password or a private key.
     ///
     /// # Errors
     /// [`Failure::Usage`]
@@ -160,7 +162,7 @@ impl StoreArgs {
                 return Ok(StoreOptions::None);
             }
         };
-        let (credentials, sentinel_credentials) = self.credentials(address, access.user)?;
+        let (credentials, sentinel_credentials) = self.credentials(address, access)?;
         Ok(StoreOptions::Redis(Box::new(RedisOptions {
             address: (**address).clone(),
             credentials,
@@ -168,6 +170,40 @@ impl StoreArgs {
             tls: self.tls(address, access)?,
             keys: self.keys()?,
         })))
+    }
+
+    /// The flags, for another process: paths are absolute there, and no secret is in them.
+    pub(super) fn named(&self, access: Access) -> StoreName {
+        let absolute = |path: &Path| {
+            let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+            path.to_string_lossy().into_owned()
+        };
+        let Some(gate) = &self.gate else { return StoreName::default() };
+        let url = match gate {
+            GateAddress::Redis(address) => address.url(),
+            GateAddress::File(path) => format!("file:{}", absolute(path)),
+        };
+        let flags = [
+            ("gate", Some(url)),
+            ("gate-credentials", self.gate_credentials.as_deref().map(absolute)),
+            ("gate-ca", self.gate_ca.as_deref().map(absolute)),
+            ("gate-cert", self.gate_cert.as_deref().map(absolute)),
+            ("gate-key", self.gate_key.as_deref().map(absolute)),
+            ("set", self.set.clone()),
+            ("history", self.history.clone()),
+            ("ban-prefix", self.ban_prefix.clone()),
+            ("allow-prefix", self.allow_prefix.clone()),
+        ];
+        let flags = flags.into_iter().filter_map(|(flag, value)| Some((flag, value?)));
+        let mut arguments: Vec<String> =
+            flags.map(|(flag, value)| format!("--{flag}={value}")).collect();
+        if access.by_others {
+            arguments.push("--allow-readable-key".to_owned());
+        }
+        let has_password_of_environment = matches!(gate, GateAddress::Redis(_))
+            && self.gate_credentials.is_none()
+            && of_environment().is_some();
+        StoreName { arguments, has_password_of_environment }
     }
 
     /// A flag that only means something in Redis, if one is given.
@@ -206,28 +242,27 @@ impl StoreArgs {
     fn credentials(
         &self,
         address: &RedisAddress,
-        user: Option<Uid>,
+        access: Access,
     ) -> Result<(Option<Credentials>, Option<Credentials>), Failure> {
-        let environment = || std::env::var(ENVIRONMENT).ok().filter(|text| !text.is_empty());
         let (name, text) = match &self.gate_credentials {
             Some(path) => {
-                let text = credentials::read(path, user);
+                let text = credentials::read(path, access);
                 let text = text.map_err(|error| Failure::Usage(error.into()))?;
                 (path.display().to_string(), text)
             }
-            None => match environment() {
+            None => match of_environment() {
                 Some(text) => (ENVIRONMENT.to_owned(), Zeroizing::new(text)),
                 None => return Ok((None, None)),
             },
         };
-        let mut lines = text.lines();
+        let mut lines = lines(&text);
         let redis = lines.next().and_then(login);
         let redis = redis.ok_or_else(|| StoreFlagError::NoPassword(name.clone()))?;
         let sentinel = match address.servers {
             Servers::Sentinel { .. } => lines.next().and_then(login),
             _ => None,
         };
-        if lines.any(|line| !line.trim().is_empty()) {
+        if lines.next().is_some() {
             return Err(StoreFlagError::TooManyLines(name).into());
         }
         Ok((Some(redis), sentinel))
@@ -274,6 +309,11 @@ impl FromStr for GateAddress {
     }
 }
 
+/// What the environment has in place of a file.
+fn of_environment() -> Option<String> {
+    std::env::var(ENVIRONMENT).ok().filter(|text| !text.is_empty())
+}
+
 /// A prefix as rack-attack documents it has no colon at its end; without one,
 /// no ban would ever be found.
 fn separated(prefix: &str) -> String {
@@ -302,6 +342,7 @@ mod tests {
         assert_eq!(read("knock:a:b"), Some((Some("knock".to_owned()), "a:b".to_owned())));
         assert_eq!(read(""), None);
         assert_eq!(read("knock:"), None);
+        assert_eq!(read(":#a"), Some((None, "#a".to_owned())));
     }
 
     #[test]

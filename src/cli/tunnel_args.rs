@@ -192,7 +192,7 @@ pub(super) struct ServerArgs {
 /// Flags of every command that opens connections.
 #[derive(Debug, Args)]
 pub(super) struct ConnectionArgs {
-    /// Accept a key file that its group or others can read or change
+    /// Accept key files, and the gate's password file, that their group or others can read or change
     #[arg(long)]
     pub(super) allow_readable_key: bool,
 
@@ -433,7 +433,7 @@ pub(super) fn reread(
 }
 
 impl ConnectionArgs {
-    /// Whose reach of a key file is put up with.
+    /// Whose reach of files with a secret is put up with.
     pub(super) fn access(&self, user: Option<Uid>) -> Access {
         Access { by_others: self.allow_readable_key, user }
     }

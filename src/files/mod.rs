@@ -3,6 +3,7 @@
 //! ```text
 //!   place    a name in a directory that is looked up once, to make and remove files there
 //!   read     keys, passwords, certificates, configurations: regular files, of bounded length
+//!   text     what people write by hand, without what editors add to it
 //!   connect  a unix socket whose listener may never accept
 //! ```
 //!
@@ -12,3 +13,4 @@
 pub mod connect;
 pub mod place;
 pub mod read;
+pub mod text;

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::decision::{Decision, Grant, Peer, Verdict, Why};
+use super::decision::{Decision, Explanation, Grant, Peer, Verdict, Why};
 use super::keeper::Keeper;
 use super::live::{Live, Permit};
 use super::options::GateOptions;
@@ -94,6 +94,15 @@ impl Gate {
     /// Whether `peer` may come in now, from memory.
     pub fn decide(&self, peer: Peer) -> Decision {
         self.keeper().decide(peer)
+    }
+
+    /// What each rule says to `peer` now, from memory; which moment that is (unix ms); and
+    /// whether the allow-set just changed, so that it would be asked about first.
+    pub fn explain(&self, peer: Peer) -> (Explanation, u64, bool) {
+        let keeper = self.keeper();
+        let is_unsure = keeper.is_unsure();
+        let (explanation, now_ms) = keeper.explain(peer);
+        (explanation, now_ms, is_unsure)
     }
 
     /// Lets `peer` in, or says why not. Where the allow-set is being read again

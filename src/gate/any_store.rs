@@ -36,6 +36,33 @@ impl AnyStore {
         }
     }
 
+    /// Makes several changes, each on what those before it left, and tells of each.
+    /// A file takes all of them or none; Redis takes up to
+    /// [`MOST_TOGETHER`](super::redis_store::MOST_TOGETHER) as one transaction, and no
+    /// more at once.
+    ///
+    /// # Errors
+    /// Why they were not made; see the stores.
+    pub async fn edit_all(
+        &self,
+        edits: Vec<Edit>,
+        told: &mut dyn FnMut(Receipt),
+    ) -> Result<(), StoreError> {
+        match self {
+            Self::Redis(store) => store.edit_all(&edits, told).await,
+            Self::Embedded(store) => store.edit_all(edits, told).await,
+            Self::None => Err(StoreError::NoStore),
+        }
+    }
+
+    /// How many changes the store makes together: all of them or none.
+    pub fn most_together(&self) -> usize {
+        match self {
+            Self::Redis(_) => super::redis_store::MOST_TOGETHER,
+            Self::Embedded(_) | Self::None => usize::MAX,
+        }
+    }
+
     /// Sends all entries of the allow-set in batches; gives how many are garbage.
     ///
     /// # Errors
@@ -45,6 +72,17 @@ impl AnyStore {
             Self::Redis(store) => store.list_allowed(to).await,
             Self::Embedded(store) => store.list_allowed(to).await,
             Self::None => Err(StoreError::NoStore),
+        }
+    }
+
+    /// When the allow-set ends as a whole, with all its members, in unix milliseconds.
+    ///
+    /// # Errors
+    /// Why that cannot be read.
+    pub async fn set_end(&self) -> Result<Option<u64>, StoreError> {
+        match self {
+            Self::Redis(store) => store.set_end().await,
+            Self::Embedded(_) | Self::None => Ok(None),
         }
     }
 

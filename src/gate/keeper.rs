@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
-use super::decision::{Decision, Grant, Peer, Verdict, decide, recheck};
+use super::decision::{Decision, Explanation, Grant, Peer, Verdict, decide, explain, recheck};
 use super::diary::Diary;
 use super::inquiry::{Inquiry, Task, Waiting};
 use super::live::{Live, Revocation, lock};
@@ -29,6 +29,7 @@ use super::rules::Stance;
 use super::snapshot::{Changed, Freshness, Snapshot};
 use super::status::{GateStatus, Tally};
 use super::store::{Event, StoreError};
+use super::unmeant::Unmeant;
 use crate::net::clock::Clock;
 use crate::tasks::{begin_again, caught, lasting};
 
@@ -78,6 +79,7 @@ pub(super) struct Keeper {
     proven: Mutex<Proven>,
     /// To whoever follows the store now.
     asks: Mutex<mpsc::Sender<Vec<IpAddr>>>,
+    unmeant: Mutex<Unmeant>,
     inquiry: Arc<Inquiry>,
     /// Told of everything that the store says.
     pub(super) answered: Notify,
@@ -130,6 +132,7 @@ impl Keeper {
             denied: Mutex::new(Denied::new(Instant::now())),
             proven: Mutex::new(Proven::new(Instant::now())),
             asks: Mutex::new(mpsc::channel(QUESTIONS).0),
+            unmeant: Mutex::default(),
             inquiry: Arc::default(),
             answered: Notify::new(),
             internal_was_told: AtomicBool::new(false),
@@ -184,6 +187,12 @@ impl Keeper {
         decide(&self.options.rules, &self.read(), peer, self.clock.now_ms())
     }
 
+    /// What each rule says to `peer` now, from memory, and which moment that is.
+    pub(super) fn explain(&self, peer: Peer) -> (Explanation, u64) {
+        let now_ms = self.clock.now_ms();
+        (explain(&self.options.rules, &self.read(), peer, now_ms), now_ms)
+    }
+
     /// Whether the store would have to be asked about who is not in the allow-set.
     pub(super) fn is_unsure(&self) -> bool {
         self.unsure.load(Ordering::Acquire)
@@ -207,7 +216,6 @@ impl Keeper {
         !self.is_unsure() || self.inquiry.is_answered(ip)
     }
 
-    /// A handshake from an address that is not always let in has failed.
     /// A handshake failed. What is older than a success of the same source is forgiven.
     pub(super) fn note_strike(&self, ip: IpAddr, since: Instant) {
         if self.proven().since(Member::source_of(ip), since) {
@@ -296,10 +304,14 @@ impl Keeper {
         let changed = match event {
             Event::Begin => {
                 self.changed_in_read.store(false, Ordering::Relaxed);
+                self.unmeant().begin();
                 snapshot.begin();
                 return;
             }
-            Event::Items(items) => snapshot.items(&items),
+            Event::Items(items) => {
+                self.unmeant().note(&items);
+                snapshot.items(&items)
+            }
             Event::End { garbage } => {
                 let is_unsure = self.changed_in_read.load(Ordering::Relaxed);
                 self.unsure.store(is_unsure, Ordering::Release);
@@ -308,6 +320,7 @@ impl Keeper {
                 }
                 self.away_told().clear();
                 self.tally.read();
+                self.tell_unmeant();
                 if garbage > 0 {
                     tracing::debug!(garbage, "entries of the store that are no address");
                 }
@@ -336,6 +349,12 @@ impl Keeper {
         self.reconsider(&changed);
         if wakes {
             self.answered.notify_waiters();
+        }
+    }
+
+    fn tell_unmeant(&self) {
+        if let Some((entries, example)) = self.unmeant().end() {
+            warn!(entries, %example, "scores of the allow-set look like milliseconds");
         }
     }
 
@@ -496,6 +515,10 @@ impl Keeper {
 
     fn away_told(&self) -> MutexGuard<'_, Vec<String>> {
         self.away_told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unmeant(&self) -> MutexGuard<'_, Unmeant> {
+        self.unmeant.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn proven(&self) -> MutexGuard<'_, Proven> {

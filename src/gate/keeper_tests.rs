@@ -3,7 +3,7 @@
 use super::super::admission::Gate;
 use super::super::decision::Why;
 use super::super::live::Permit;
-use super::super::options::{Denied as Style, OnRevoke, StoreOptions};
+use super::super::options::{Denied as Style, OnRevoke, StoreName, StoreOptions};
 use super::super::rules::{AwayPolicy, Internal, Rules};
 use super::super::snapshot::Freshness;
 use super::super::store::Edit;
@@ -28,6 +28,7 @@ async fn gate_by(store: StoreOptions, rules: Rules) -> Gate {
         on_revoke: OnRevoke::default(),
         ban_after: None,
         reap_idle: None,
+        named: StoreName::default(),
     }));
     settle().await;
     gate.unwrap()

@@ -31,13 +31,14 @@ pub mod snapshot;
 pub mod status;
 pub mod store;
 pub mod strikes;
+mod unmeant;
 
 pub use admission::Gate;
 pub use decision::{Decision, Explanation, Grant, Peer, Verdict, Why, decide, explain, recheck};
 pub use live::Permit;
 pub use member::{Item, Member, MemberError};
 pub use nets::Nets;
-pub use options::{Denied, GateOptions, OnRevoke, StoreOptions};
+pub use options::{Denied, GateOptions, OnRevoke, StoreName, StoreOptions};
 pub use rules::{AwayPolicy, Internal, Rules, Stance};
 pub use snapshot::{Changed, Counts, Entry, Freshness, Snapshot};
 pub use status::GateStatus;

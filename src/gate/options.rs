@@ -28,6 +28,17 @@ pub struct GateOptions {
     pub ban_after: Option<BanAfter>,
     /// Addresses that were not seen for this long are removed; `None` removes none.
     pub reap_idle: Option<Duration>,
+    /// How the store was named, for whoever asks for it.
+    pub named: StoreName,
+}
+
+/// How a store was named, so that another process finds it: no secret is in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoreName {
+    /// The flags of the command line that name it; paths are absolute.
+    pub arguments: Vec<String>,
+    /// The password came from the environment, which others do not have.
+    pub has_password_of_environment: bool,
 }
 
 /// Which store.

@@ -118,6 +118,8 @@ pub struct Standing {
     pub seen: Option<u64>,
     /// Failures in the current window, when a window was asked for.
     pub strikes: Option<u64>,
+    /// When the key of the allow-set ends, with all its members, in unix milliseconds.
+    pub set_ends_ms: Option<u64>,
 }
 
 /// An entry of the allow-set that covers an address.
@@ -193,6 +195,20 @@ pub fn networks_around(ip: IpAddr, lengths: impl Iterator<Item = u8>) -> Vec<Mem
         .collect()
 }
 
+/// An end (unix ms) from here on is no end that anybody meant: as a unix second it is
+/// in the year 33658, and its number of seconds, read as milliseconds, is a day since 2001.
+const UNMEANT_MS: u64 = 1_000_000_000_000 * 1_000;
+
+/// Whether an end was probably written in milliseconds, where seconds are expected.
+pub fn is_unmeant(end: Option<u64>) -> bool {
+    end.is_some_and(|end| end >= UNMEANT_MS)
+}
+
+/// The sooner of two ends, `None` being never.
+pub fn sooner(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+    [one, other].into_iter().flatten().min()
+}
+
 /// The later of two ends, `None` being never.
 pub fn later(one: Option<u64>, other: Option<u64>) -> Option<u64> {
     one.zip(other).map(|(one, other)| one.max(other))
@@ -217,6 +233,29 @@ mod tests {
         assert_eq!(either(Some(Some(1)), None), Some(Some(1)));
         assert_eq!(either(Some(Some(1)), Some(None)), Some(None));
         assert_eq!(either(None, None), None);
+    }
+
+    #[test]
+    fn the_sooner_end_counts_where_both_must_hold() {
+        assert_eq!(sooner(Some(1), Some(2)), Some(1));
+        assert_eq!(sooner(Some(1), None), Some(1));
+        assert_eq!(sooner(None, None), None);
+    }
+
+    #[test]
+    fn milliseconds_for_seconds_are_noticed_and_far_dates_are_not() {
+        let now_s = 1_790_000_000;
+        let year_9999_s = 253_402_300_799;
+        for (score_s, unmeant) in [
+            (now_s, false),
+            (9_999_999_999, false),
+            (year_9999_s, false),
+            (now_s * 1_000, true),
+            (now_s * 1_000_000, true),
+        ] {
+            assert_eq!(is_unmeant(Some(score_s * 1_000)), unmeant, "{score_s}");
+        }
+        assert!(!is_unmeant(None) && is_unmeant(Some(u64::MAX)));
     }
 
     #[test]

@@ -229,7 +229,7 @@ mod tests {
     use super::*;
     use crate::addr::ServiceName;
     use crate::gate::redis_store::{Keys, RedisOptions};
-    use crate::gate::{Denied, OnRevoke, Rules, StoreOptions};
+    use crate::gate::{Denied, OnRevoke, Rules, StoreName, StoreOptions};
     use crate::keys::{Key, KeyRing};
     use crate::proto::{Padding, SuiteSet};
     use crate::secret::Secret;
@@ -309,9 +309,16 @@ mod tests {
             keys: Keys::default(),
         }));
         let (denied, on_revoke) = (Denied::default(), OnRevoke::default());
-        let rules = Rules::default();
-        let options =
-            GateOptions { store, rules, denied, on_revoke, ban_after: None, reap_idle: None };
+        let (rules, named) = (Rules::default(), StoreName::default());
+        let options = GateOptions {
+            store,
+            rules,
+            denied,
+            on_revoke,
+            ban_after: None,
+            reap_idle: None,
+            named,
+        };
         Some(Arc::new(options))
     }
 

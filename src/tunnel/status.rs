@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::serve::{Tunnel, Way};
 use super::targets::TargetHealth;
-use crate::gate::{Gate, GateStatus};
+use crate::gate::{Gate, GateStatus, Nets};
 use crate::keys::KeyId;
 use crate::net::{AsyncListener, Handshakes, Slots};
 use crate::observe::Meters;
@@ -67,6 +67,11 @@ impl Tunnel {
     /// What it counts.
     pub fn meters(&self) -> &Arc<Meters> {
         &self.shared.meters
+    }
+
+    /// The load balancers that have to announce their clients to it.
+    pub fn balancers(&self) -> &Nets<()> {
+        &self.shared.proxy_from
     }
 
     /// What can be said of it now.

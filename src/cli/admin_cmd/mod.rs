@@ -8,7 +8,7 @@ mod overview;
 mod status;
 mod view;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -297,8 +297,16 @@ fn known(status: &StatusReply, tunnel: &str) -> Result<(), Failure> {
     Err(Failure::Usage(anyhow!("there is no tunnel '{tunnel}'; {remedy}")))
 }
 
+/// Asks the process whose admin socket is at `path`, for another command.
+///
+/// # Errors
+/// [`Failure`] of the process.
+pub(super) fn ask_at(path: &Path, user: Option<Uid>, request: &Request) -> Result<Reply, Failure> {
+    ask(path, user, request).map_err(|error| Failure::Runtime(error.into()))
+}
+
 /// An answer to another question.
-fn odd() -> Failure {
+pub(super) fn odd() -> Failure {
     let error = AskError::Refused(
         "the process answers another question; use the program that runs there".to_owned(),
     );

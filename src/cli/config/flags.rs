@@ -47,9 +47,9 @@ struct DecryptLine {
 #[command(name = "[gates]", no_binary_name = true, disable_help_flag = true)]
 struct GateLine {
     #[command(flatten)]
-    _gate: GateArgs,
+    gate: GateArgs,
     #[command(flatten)]
-    _acceptor: AcceptorGateArgs,
+    acceptor: AcceptorGateArgs,
 }
 
 /// The flags that tables may have as keys.
@@ -127,6 +127,25 @@ impl Flags {
         };
         let args = args.map_err(|error| blame(&error, command, &settings))?;
         Ok(Tunnel { name: Arc::from(&*table.name), line: table.line, args, values })
+    }
+
+    /// The gate of these settings; what else they say is passed over.
+    pub(super) fn gate(
+        &self,
+        settings: &[Setting],
+        base: &Path,
+    ) -> Result<(GateArgs, AcceptorGateArgs), Mistake> {
+        let of_gate = settings.iter().filter(|setting| find(&self.gate, &setting.key).is_some());
+        let settings: Vec<Setting> = of_gate.cloned().collect();
+        let values = self.parse(&self.gate, &settings, base)?;
+        let line = GateLine::from_arg_matches(&values);
+        let line = line.map_err(|error| blame(&error, &self.gate, &settings))?;
+        Ok((line.gate, line.acceptor))
+    }
+
+    /// What holds for a tunnel, as settings.
+    pub(super) fn settings(&self, table: &Table, tables: &Tables) -> Result<Vec<Setting>, Mistake> {
+        self.merged(self.mode(table)?, table, tables)
     }
 
     fn mode(&self, table: &Table) -> Result<&Command, Mistake> {

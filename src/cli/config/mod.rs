@@ -11,6 +11,7 @@
 //! taken from the directory of the file, not from where the process was started.
 
 mod flags;
+mod gate;
 mod show;
 mod text;
 
@@ -23,11 +24,13 @@ use nix::unistd::Uid;
 use super::process_args::ProcessArgs;
 use super::tunnel_args::TunnelArgs;
 use crate::files::read::{ReadError, read};
+use crate::files::text::{NotText, text};
 use crate::run::Failure;
 use crate::tunnel::Options;
 use flags::Flags;
 use text::Tables;
 
+pub(super) use gate::{Which, gate};
 pub(super) use show::show;
 
 /// The most bytes of a configuration file: 1 MiB.
@@ -69,8 +72,8 @@ pub(super) enum ConfigError {
         cause: ReadError,
     },
     /// It is no UTF-8.
-    #[error("{file} is no UTF-8 text; give a configuration file", file = .0.display())]
-    NoText(PathBuf),
+    #[error("{file} {1}; give a configuration file, saved as UTF-8", file = .0.display())]
+    NoText(PathBuf, NotText),
     /// Something in it is wrong.
     #[error("{file}:{line}: {what}", file = .file.display())]
     Wrong {
@@ -122,16 +125,7 @@ impl Config {
     /// # Errors
     /// [`Failure::Usage`] with the line of the first mistake.
     pub(super) fn load(file: &Path) -> Result<Self, Failure> {
-        let unreadable = |cause| ConfigError::Unreadable { file: file.to_owned(), cause };
-        let bytes = read(file, LONGEST).map_err(unreadable)?;
-        let text = str::from_utf8(&bytes).map_err(|_| ConfigError::NoText(file.to_owned()))?;
-        // So that what `show` makes of paths is right beside any other file.
-        let whole = std::path::absolute(file).map_err(|error| unreadable(error.into()))?;
-        let parsed = Self::parse(file, whole.parent().unwrap_or(&whole), text);
-        parsed.map_err(|Mistake { line, what }| {
-            let line = line.unwrap_or(1);
-            ConfigError::Wrong { file: file.to_owned(), line, what }.into()
-        })
+        understood(file, |base, text| Self::parse(file, base, text))
     }
 
     fn parse(file: &Path, base: &Path, text: &str) -> Result<Self, Mistake> {
@@ -193,6 +187,27 @@ impl Config {
             Failure::Runtime(error) => Failure::Runtime(error.context(place)),
         }
     }
+}
+
+/// What `parse` makes of the text of a file, and of the directory that its paths are
+/// taken from.
+///
+/// # Errors
+/// [`Failure::Usage`] with the line of the first mistake.
+fn understood<T>(
+    file: &Path,
+    parse: impl FnOnce(&Path, &str) -> Result<T, Mistake>,
+) -> Result<T, Failure> {
+    let unreadable = |cause| ConfigError::Unreadable { file: file.to_owned(), cause };
+    let bytes = read(file, LONGEST).map_err(unreadable)?;
+    let text = text(&bytes).map_err(|not| ConfigError::NoText(file.to_owned(), not))?;
+    // So that what `show` makes of paths is right beside any other file.
+    let whole = std::path::absolute(file).map_err(|error| unreadable(error.into()))?;
+    let parsed = parse(whole.parent().unwrap_or(&whole), text);
+    parsed.map_err(|Mistake { line, what }| {
+        let line = line.unwrap_or(1);
+        ConfigError::Wrong { file: file.to_owned(), line, what }.into()
+    })
 }
 
 /// What cannot be listened on, because this or an earlier tunnel does already.

@@ -6,8 +6,9 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::super::Done;
-use super::super::output::{Output, left};
+use super::super::output::left;
 use super::place::{Absent, Place};
+use super::source::Source;
 use super::{CommonArgs, GateCommandError, SpareArgs};
 use crate::duration;
 use crate::gate::Member;
@@ -92,11 +93,12 @@ const REMOVE: Words = Words { action: "remove", done: "removed", idle: "not in t
 const BAN: Words = Words { action: "ban", done: "banned", idle: "is banned" };
 const UNBAN: Words = Words { action: "unban", done: "unbanned", idle: "not banned" };
 
-/// Changes that are told one by one, as they are made.
-struct Changes {
-    place: Place,
-    output: Output,
-    changed: bool,
+/// A change, and how it is told.
+struct Change {
+    words: Words,
+    edit: Edit,
+    subject: Member,
+    ttl: Option<Duration>,
 }
 
 /// Lets addresses and networks in.
@@ -107,26 +109,24 @@ pub(super) async fn allow(args: AllowArgs) -> Result<Done, Failure> {
     if let Some(wide) = args.members.iter().find(|member| member.needs_force() && !args.force) {
         return Err(GateCommandError::Wide(*wide).into());
     }
-    let mut changes = Changes::begin(&args.common, Absent::Make)?;
-    for member in args.members {
-        changes.make(ALLOW, Edit::Allow(member, args.ttl), (member, args.ttl)).await?;
-    }
-    changes.end()
+    let allow = |subject| Change {
+        words: ALLOW,
+        edit: Edit::Allow(subject, args.ttl),
+        subject,
+        ttl: args.ttl,
+    };
+    let source = args.common.store.find()?;
+    make(&args.common, (source, Absent::Make), args.members.into_iter().map(allow)).await
 }
 
-/// Bans addresses and takes them out of the set, in this order: if the second
-/// fails, they are out all the same.
+/// Bans addresses and takes them out of the set.
 ///
 /// # Errors
 /// [`Failure`]
 pub(super) async fn deny(args: BanArgs) -> Result<Done, Failure> {
-    args.check()?;
-    let mut changes = Changes::begin(&args.common, Absent::Make)?;
-    for member in args.addresses {
-        changes.make(BAN, Edit::Ban(member, args.ttl), (member, Some(args.ttl))).await?;
-        changes.make(REMOVE, Edit::Remove(member), (member, None)).await?;
-    }
-    changes.end()
+    let source = args.source()?;
+    let both = |subject| [banning(subject, args.ttl), removal(subject)];
+    make(&args.common, (source, Absent::Make), args.addresses.into_iter().flat_map(both)).await
 }
 
 /// Takes addresses and networks out.
@@ -134,11 +134,8 @@ pub(super) async fn deny(args: BanArgs) -> Result<Done, Failure> {
 /// # Errors
 /// [`Failure`]
 pub(super) async fn remove(args: RemoveArgs) -> Result<Done, Failure> {
-    let mut changes = Changes::begin(&args.common, Absent::Refuse)?;
-    for member in args.members {
-        changes.make(REMOVE, Edit::Remove(member), (member, None)).await?;
-    }
-    changes.end()
+    let source = args.common.store.find()?;
+    make(&args.common, (source, Absent::Refuse), args.members.into_iter().map(removal)).await
 }
 
 /// Bans addresses.
@@ -146,12 +143,9 @@ pub(super) async fn remove(args: RemoveArgs) -> Result<Done, Failure> {
 /// # Errors
 /// [`Failure`]
 pub(super) async fn ban(args: BanArgs) -> Result<Done, Failure> {
-    args.check()?;
-    let mut changes = Changes::begin(&args.common, Absent::Make)?;
-    for member in args.addresses {
-        changes.make(BAN, Edit::Ban(member, args.ttl), (member, Some(args.ttl))).await?;
-    }
-    changes.end()
+    let source = args.source()?;
+    let ban = |subject| banning(subject, args.ttl);
+    make(&args.common, (source, Absent::Make), args.addresses.into_iter().map(ban)).await
 }
 
 /// Lifts bans: of addresses, with those of their /64, and of IPv6 /64s.
@@ -162,45 +156,57 @@ pub(super) async fn unban(args: UnbanArgs) -> Result<Done, Failure> {
     if let Some(network) = args.addresses.iter().find(|member| !member.can_be_banned()) {
         return Err(GateCommandError::NetworkBan(*network).into());
     }
-    let mut changes = Changes::begin(&args.common, Absent::Refuse)?;
-    for member in args.addresses {
-        changes.make(UNBAN, Edit::Unban(member), (member, None)).await?;
-    }
-    changes.end()
+    let unban = |subject| Change { words: UNBAN, edit: Edit::Unban(subject), subject, ttl: None };
+    let source = args.common.store.find()?;
+    make(&args.common, (source, Absent::Refuse), args.addresses.into_iter().map(unban)).await
+}
+
+fn removal(subject: Member) -> Change {
+    Change { words: REMOVE, edit: Edit::Remove(subject), subject, ttl: None }
+}
+
+fn banning(subject: Member, ttl: Duration) -> Change {
+    Change { words: BAN, edit: Edit::Ban(subject, ttl), subject, ttl: Some(ttl) }
 }
 
 impl BanArgs {
-    /// All of them are checked before any is banned.
-    fn check(&self) -> Result<(), GateCommandError> {
-        self.addresses.iter().try_for_each(|member| self.spare.check_ban(*member))
+    /// The gate. All addresses are checked before any is banned.
+    fn source(&self) -> Result<Source, Failure> {
+        let known = |spared: &[_]| {
+            let check = |member: &Member| self.spare.check_ban(*member, spared);
+            self.addresses.iter().try_for_each(check)
+        };
+        // Also where its store cannot be found.
+        known(&[])?;
+        let source = self.common.store.find()?;
+        known(&source.spared)?;
+        Ok(source)
     }
 }
 
-impl Changes {
-    fn begin(common: &CommonArgs, absent: Absent) -> Result<Self, Failure> {
-        let place = Place::open(&common.store, absent)?;
-        Ok(Self { place, output: common.output(), changed: false })
+/// Makes all changes together, and tells each.
+async fn make(
+    common: &CommonArgs,
+    (source, absent): (Source, Absent),
+    changes: impl Iterator<Item = Change>,
+) -> Result<Done, Failure> {
+    let place = Place::of(source, absent)?;
+    let changes: Vec<Change> = changes.collect();
+    let mut receipts = vec![];
+    let edits = changes.iter().map(|change| change.edit.clone()).collect();
+    let made = place.edit_all(edits, |receipt| receipts.push(receipt)).await;
+    let mut output = common.output();
+    for (Change { words, subject, ttl, .. }, receipt) in changes.iter().zip(&receipts) {
+        let about = (*subject, *ttl);
+        output.say(
+            || text(*words, about, receipt, &place),
+            || object(*words, about, receipt, &place),
+        )?;
     }
-
-    async fn make(
-        &mut self,
-        words: Words,
-        edit: Edit,
-        (subject, ttl): (Member, Option<Duration>),
-    ) -> Result<(), Failure> {
-        let receipt = self.place.edit(edit).await?;
-        self.changed |= receipt.changed;
-        let place = &self.place;
-        self.output.say(
-            || text(words, (subject, ttl), &receipt, place),
-            || object(words, (subject, ttl), &receipt, place),
-        )
-    }
-
-    fn end(self) -> Result<Done, Failure> {
-        self.output.finish()?;
-        Ok(if self.changed { Done::Clean } else { Done::Unchanged })
-    }
+    output.finish()?;
+    made?;
+    let changed = receipts.iter().any(|receipt| receipt.changed);
+    Ok(if changed { Done::Clean } else { Done::Unchanged })
 }
 
 fn text(

@@ -1,27 +1,24 @@
 //! `import`: entries from a file, all of them good or none of them used.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use serde_json::{Value, json};
-use tokio::task::JoinSet;
 
 use super::super::Done;
+use super::super::output::remark;
 use super::list::{ALLOWED, BANNED, read_entries};
 use super::place::{Absent, Place, now_ms};
-use super::{CommonArgs, SpareArgs};
+use super::{CommonArgs, GateCommandError, SpareArgs};
 use crate::duration;
 use crate::files::read::{Kind, ReadError, open};
+use crate::files::text::{NotText, text};
 use crate::gate::Member;
 use crate::gate::store::{Edit, Receipt, later};
 use crate::run::Failure;
-
-/// Changes under way at once: a round trip each would take minutes for a million.
-const AT_ONCE: usize = 64;
 
 /// Bytes of a line, its end included: an entry has less than 200, and comments room.
 const LONGEST_LINE: usize = 4096;
@@ -99,8 +96,9 @@ struct BadLine {
 /// [`Failure`]
 pub(super) async fn import(args: ImportArgs) -> Result<Done, Failure> {
     let now_ms = now_ms();
-    let mut wanted = read(&args, now_ms)?;
-    let place = Arc::new(Place::open(&args.common.store, Absent::Make)?);
+    let source = args.common.store.find()?;
+    let mut wanted = Reader { args: &args, spared: &source.spared, now_ms }.read()?;
+    let place = Place::of(source, Absent::Make)?;
     let all = wanted.len();
     wanted.retain(|entry| entry.expires_ms.is_none_or(|end| end > now_ms));
     wanted.sort_by_key(Wanted::place);
@@ -110,66 +108,84 @@ pub(super) async fn import(args: ImportArgs) -> Result<Done, Failure> {
     report(&args.common, &place, &counts)
 }
 
-fn read(args: &ImportArgs, now_ms: u64) -> Result<Vec<Wanted>, Failure> {
-    let path = &args.input;
-    if path.as_os_str() == "-" {
-        return read_lines(args, now_ms, "standard input", io::stdin().lock());
-    }
-    let name = path.display().to_string();
-    let (file, _) = open(path).map_err(|error| {
-        let advice = match error {
-            ReadError::Kind(Kind::Pipe) => "give - and let it come from standard input",
-            _ => "check its path, and that it is text of addresses",
-        };
-        Failure::Usage(anyhow::anyhow!("cannot read {name}: {error}; {advice}"))
-    })?;
-    read_lines(args, now_ms, &name, BufReader::new(file))
+/// What reads lines.
+struct Reader<'a> {
+    args: &'a ImportArgs,
+    /// Who is not banned without `--force`, besides those of the flags.
+    spared: &'a [(&'static str, Member)],
+    now_ms: u64,
 }
 
-/// Reads line by line, so that only what is wanted is held, whatever else is there.
-fn read_lines(
-    args: &ImportArgs,
-    now_ms: u64,
-    name: &str,
-    mut input: impl BufRead,
-) -> Result<Vec<Wanted>, Failure> {
-    let mut wanted = vec![];
-    let mut line = vec![];
-    for number in 1.. {
-        line.clear();
-        let read = (&mut input).take(LONGEST_LINE as u64 + 1).read_until(b'\n', &mut line);
-        let read = read.map_err(|error| {
-            let advice = "check its path, and that it is text of addresses";
+impl Reader<'_> {
+    fn read(&self) -> Result<Vec<Wanted>, Failure> {
+        let path = &self.args.input;
+        if path.as_os_str() == "-" {
+            return self.read_lines("standard input", io::stdin().lock());
+        }
+        let name = path.display().to_string();
+        let (file, _) = open(path).map_err(|error| {
+            let advice = match error {
+                ReadError::Kind(Kind::Pipe) => "give - and let it come from standard input",
+                _ => "check its path, and that it is text of addresses",
+            };
             Failure::Usage(anyhow::anyhow!("cannot read {name}: {error}; {advice}"))
         })?;
-        if read == 0 {
-            break;
-        }
-        let entry = wanted_of(args, now_ms, &line, wanted.len());
-        let bad = |cause| BadLine { number, name: name.to_owned(), cause };
-        wanted.extend(entry.map_err(|cause| Failure::Usage(bad(cause).into()))?);
+        self.read_lines(&name, BufReader::new(file))
     }
-    Ok(wanted)
-}
 
-/// What a line says, if it says anything; `before` it were so many.
-fn wanted_of(
-    args: &ImportArgs,
-    now_ms: u64,
-    line: &[u8],
-    before: usize,
-) -> Result<Option<Wanted>, String> {
-    if line.len() > LONGEST_LINE {
-        return Err(format!("it is longer than {LONGEST_LINE} bytes"));
+    /// Reads line by line, so that only what is wanted is held, whatever else is there.
+    fn read_lines(&self, name: &str, mut input: impl BufRead) -> Result<Vec<Wanted>, Failure> {
+        let mut wanted = vec![];
+        let mut line = vec![];
+        for number in 1.. {
+            line.clear();
+            let read = (&mut input).take(LONGEST_LINE as u64 + 1).read_until(b'\n', &mut line);
+            let read = read.map_err(|error| {
+                let advice = "check its path, and that it is text of addresses";
+                Failure::Usage(anyhow::anyhow!("cannot read {name}: {error}; {advice}"))
+            })?;
+            if read == 0 {
+                break;
+            }
+            let entry = self.wanted_of(&line, wanted.len());
+            let bad = |cause| BadLine { number, name: name.to_owned(), cause };
+            wanted.extend(entry.map_err(|cause| Failure::Usage(bad(cause).into()))?);
+        }
+        if wanted.is_empty() {
+            remark(&format!("there are no entries in {name}; write one address in each line"));
+        }
+        Ok(wanted)
     }
-    let line = without_comment(str::from_utf8(line).map_err(|_| "it is no UTF-8 text")?);
-    if line.is_empty() {
-        return Ok(None);
+
+    /// What a line says, if it says anything; `before` it were so many.
+    fn wanted_of(&self, line: &[u8], before: usize) -> Result<Option<Wanted>, String> {
+        if line.len() > LONGEST_LINE {
+            return Err(format!("it is longer than {LONGEST_LINE} bytes"));
+        }
+        let line = text(line).map_err(|not| match not {
+            NotText::Utf16 => "the file is UTF-16 text, save it as UTF-8",
+            NotText::Other => "it is no UTF-8 text",
+        })?;
+        let line = without_comment(line);
+        if line.is_empty() {
+            return Ok(None);
+        }
+        if before >= MOST_ENTRIES {
+            return Err(format!("it is one entry more than {MOST_ENTRIES}, the most of a gate"));
+        }
+        let entry = parse(line, self.args.ttl, self.now_ms)?;
+        self.check(entry).map(Some).map_err(|error| error.to_string())
     }
-    if before >= MOST_ENTRIES {
-        return Err(format!("it is one entry more than {MOST_ENTRIES}, the most of a gate"));
+
+    /// The rules of `allow` and `ban`.
+    fn check(&self, entry: Wanted) -> Result<Wanted, GateCommandError> {
+        let spare = &self.args.spare;
+        match (entry.kind, entry.member) {
+            (BANNED, member) => spare.check_ban(member, self.spared),
+            (_, member) => spare.check_width(member),
+        }
+        .map(|()| entry)
     }
-    parse(line, args.ttl, now_ms).and_then(|entry| check(args, entry)).map(Some)
 }
 
 /// What stands before a `#`, which JSON may have in a text and an address never.
@@ -182,15 +198,6 @@ fn without_comment(line: &str) -> &str {
 /// What is wrong with a line that is no address. It is not shown: the wrong file
 /// may hold a key or a password, which no rule can tell from a word.
 const NO_MEMBER: &str = "this is no address or network, such as 203.0.113.7";
-
-/// The rules of `allow` and `ban`.
-fn check(args: &ImportArgs, entry: Wanted) -> Result<Wanted, String> {
-    let checked = match (entry.kind, entry.member) {
-        (BANNED, member) => args.spare.check_ban(member),
-        (_, member) => args.spare.check_width(member),
-    };
-    checked.map(|()| entry).map_err(|error| error.to_string())
-}
 
 fn parse(line: &str, ttl: Option<Duration>, now_ms: u64) -> Result<Wanted, String> {
     let until = |ttl: Duration| now_ms.saturating_add(millis(ttl));
@@ -235,7 +242,7 @@ async fn present(place: &Place, wanted: &[Wanted]) -> Result<Present, Failure> {
 }
 
 async fn apply(
-    place: &Arc<Place>,
+    place: &Place,
     (wanted, present): (Vec<Wanted>, Present),
     counts: &mut Counts,
     now_ms: u64,
@@ -245,25 +252,10 @@ async fn apply(
         let known = present.get(&(entry.kind, entry.member));
         !known.is_some_and(|end| lasts(*end, *entry, now_ms))
     };
-    let mut wanted: VecDeque<Wanted> = wanted.into_iter().filter(is_new).collect();
-    counts.unchanged += all - wanted.len();
-    // The first alone: it makes the set what it has to be for all, or it cannot
-    // be made and nothing is half done.
-    if let Some(first) = wanted.pop_front() {
-        counts.take(place.edit(edit(first, now_ms)).await?);
-    }
-    let mut under_way = JoinSet::new();
-    for entry in wanted {
-        if under_way.len() >= AT_ONCE {
-            counts.note(under_way.join_next().await)?;
-        }
-        let place = Arc::clone(place);
-        under_way.spawn(async move { place.edit(edit(entry, now_ms)).await });
-    }
-    while let Some(done) = under_way.join_next().await {
-        counts.note(Some(done))?;
-    }
-    Ok(())
+    let edits = wanted.into_iter().filter(is_new).map(|entry| edit(entry, now_ms));
+    let edits: Vec<Edit> = edits.collect();
+    counts.unchanged += all - edits.len();
+    place.edit_all(edits, |receipt| counts.take(receipt)).await
 }
 
 /// Whether what is there already lasts as long as what is wanted.
@@ -287,15 +279,6 @@ fn edit(entry: Wanted, now_ms: u64) -> Edit {
 }
 
 impl Counts {
-    fn note(
-        &mut self,
-        done: Option<Result<Result<Receipt, Failure>, tokio::task::JoinError>>,
-    ) -> Result<(), Failure> {
-        let Some(done) = done else { return Ok(()) };
-        self.take(done.expect("an edit does not panic and is not cancelled")?);
-        Ok(())
-    }
-
     fn take(&mut self, receipt: Receipt) {
         if receipt.changed {
             self.changed += 1;

@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use super::super::Done;
 use super::super::output::{Form, Output, date, left, remark};
 use super::CommonArgs;
-use super::place::{Absent, Place, each, now_ms};
+use super::place::{Absent, Place, each, now_ms, runtime};
+use crate::gate::store::is_unmeant;
 use crate::gate::{Entry, Item, Member};
 use crate::run::Failure;
 
@@ -35,7 +36,7 @@ pub(super) struct ExportArgs {
     unsorted: bool,
 
     #[command(flatten)]
-    store: super::place::PlaceArgs,
+    store: super::source::SourceArgs,
 }
 
 /// `gate history`.
@@ -49,12 +50,19 @@ pub(super) struct HistoryArgs {
 pub(super) const ALLOWED: &str = "allowed";
 pub(super) const BANNED: &str = "banned";
 
+/// An entry as an object.
+type Json = fn(&'static str, Entry) -> Value;
+
 /// Entries on their way out.
 struct Listing {
     output: Output,
-    form: fn(&'static str, Entry) -> Value,
+    form: Json,
     /// Held back for sorting; `None` lets them through.
     held: Option<Vec<Entry>>,
+    /// The key of the set, and when it ends with all its members, where that is shown.
+    set: Option<(String, u64)>,
+    /// Entries whose score is probably in milliseconds, and one of them.
+    unmeant: (usize, Option<Member>),
 }
 
 /// Lists the allow-set and the bans.
@@ -69,7 +77,10 @@ pub(super) async fn list(args: ListArgs) -> Result<Done, Failure> {
         line
     };
     let held = (!args.unsorted).then(Vec::new);
-    Listing { output: args.common.output(), form: with_ttl, held }.run(&place).await
+    let mut listing = Listing::new(args.common.output(), with_ttl, held);
+    let set_end = place.store().set_end().await.map_err(runtime)?;
+    listing.set = place.set().map(str::to_owned).zip(set_end);
+    listing.run(&place).await
 }
 
 /// Prints what `import` reads.
@@ -79,7 +90,7 @@ pub(super) async fn list(args: ListArgs) -> Result<Done, Failure> {
 pub(super) async fn export(args: ExportArgs) -> Result<Done, Failure> {
     let place = Place::open(&args.store, Absent::Refuse)?;
     let held = (!args.unsorted).then(Vec::new);
-    Listing { output: Output::new(Form::Json), form: exported, held }.run(&place).await
+    Listing::new(Output::new(Form::Json), exported, held).run(&place).await
 }
 
 fn exported(kind: &'static str, entry: Entry) -> Value {
@@ -87,10 +98,15 @@ fn exported(kind: &'static str, entry: Entry) -> Value {
 }
 
 impl Listing {
+    fn new(output: Output, form: Json, held: Option<Vec<Entry>>) -> Self {
+        Self { output, form, held, set: None, unmeant: (0, None) }
+    }
+
     async fn run(mut self, place: &Place) -> Result<Done, Failure> {
         let store = place.store();
         let garbage = each(|to| store.list_allowed(to), |batch| self.take(ALLOWED, batch)).await?;
         self.flush(ALLOWED)?;
+        self.print_set()?;
         let foreign = each(|to| store.list_bans(to), |batch| self.take(BANNED, batch)).await?;
         self.flush(BANNED)?;
         self.output.finish()?;
@@ -99,18 +115,40 @@ impl Listing {
                 "{garbage} entries of the set are no address or network and let nobody in; remove them there"
             ));
         }
+        if let (count, Some(example)) = self.unmeant {
+            remark(&format!(
+                "{count} scores of the set look like milliseconds, such as that of {example}: scores are unix seconds, so these end in some 50,000 years; write them again as seconds"
+            ));
+        }
         if foreign > 0 {
             remark(&format!("{foreign} bans are of something else than an address; see GitLab"));
         }
         Ok(Done::Clean)
     }
 
+    /// The key of the set, if it ends (EXPIRE).
+    fn print_set(&mut self) -> Result<(), Failure> {
+        let Some((key, end)) = self.set.take() else { return Ok(()) };
+        let ttl = Duration::from_millis(end.saturating_sub(now_ms()));
+        self.output.say(
+            || format!("{:<8} {key:<20} {}, with all who are in it", "key", left(Some(ttl))),
+            || json!({ "kind": "key", "key": key, "expires_ms": end, "ttl_s": ttl.as_secs() }),
+        )
+    }
+
     fn take(&mut self, kind: &'static str, batch: Vec<Item>) -> Result<(), Failure> {
-        let entries = batch.into_iter().map(|item| match item {
-            Item::Allowed(member, expires_ms) | Item::Banned(member, expires_ms) => {
-                Entry { member, expires_ms }
-            }
-        });
+        let entries: Vec<Entry> = batch
+            .into_iter()
+            .map(|item| match item {
+                Item::Allowed(member, expires_ms) | Item::Banned(member, expires_ms) => {
+                    Entry { member, expires_ms }
+                }
+            })
+            .collect();
+        for entry in entries.iter().filter(|entry| is_unmeant(entry.expires_ms)) {
+            self.unmeant.0 += 1;
+            self.unmeant.1.get_or_insert(entry.member);
+        }
         match &mut self.held {
             Some(held) => held.extend(entries),
             None => {
@@ -134,7 +172,7 @@ impl Listing {
 
 fn print(
     output: &mut Output,
-    form: fn(&'static str, Entry) -> Value,
+    form: Json,
     (kind, entry): (&'static str, Entry),
 ) -> Result<(), Failure> {
     let text = || {

@@ -1,7 +1,7 @@
 //! `knockpipe gate`: who may come in, changed and looked at by hand.
 //!
-//! The commands talk to the store that a running tunnel asks, never to the
-//! tunnel. Each change says which server and which key it was made in, since a
+//! The commands talk to the store that a running tunnel asks; the tunnel itself only
+//! tells where that is, and why it decides as it does. Each change says which server and which key it was made in, since a
 //! change at the wrong place looks just as successful, and a change that was
 //! none has an exit status of its own.
 
@@ -10,10 +10,12 @@ mod import;
 mod list;
 mod place;
 mod reap;
+mod source;
 mod why;
 
 use clap::{Args, Subcommand};
 
+use self::source::SourceArgs;
 use super::Done;
 use super::output::{FormArgs, Output};
 use crate::gate::Member;
@@ -21,12 +23,14 @@ use crate::run::Failure;
 
 /// What stands under the commands.
 pub(super) const EXAMPLES: &str = "\
-A tunnel is given the store with --gate, and these commands with the same flag. Who is added comes
-in within a quarter of a second, and connections of who is taken out end within a second.
+Which gate: --gate URL as the tunnel has it (or KNOCKPIPE_GATE), or -c FILE with --gate-name NAME, or
+--admin PATH of the running process. Who is added comes in within a quarter of a second, and
+connections of who is taken out end within a second.
 
 Examples:
   knockpipe gate allow 203.0.113.7 --ttl 12h --gate redis://127.0.0.1
-  knockpipe gate why 203.0.113.7 --gate redis://127.0.0.1
+  knockpipe gate why 203.0.113.7 --admin /run/knockpipe/admin.sock
+  knockpipe gate list -c /etc/knockpipe/knockpipe.toml --gate-name staff
   knockpipe gate list --gate file:/var/lib/knockpipe/gate
 
 Exit status: 0 changed or answered, 1 failed at run time, 2 wrong usage, 3 nothing had to change.";
@@ -62,17 +66,21 @@ Example:
   knockpipe gate ban 203.0.113.7 --ttl 7d --gate redis://127.0.0.1";
 
 const LIST_EXAMPLES: &str = "\
-One line for each entry: what it is, the address or network, and the time left.
+One line for each entry: what it is, the address or network, and the time left. A set that ends as a
+whole (EXPIRE) has a line 'key', and its entries end with it.
 
 Examples:
   knockpipe gate list --gate redis://127.0.0.1 | grep ^banned
   knockpipe gate list --json --gate redis://127.0.0.1";
 
 const WHY_EXAMPLES: &str = "\
-Shows every rule in order, what it found, and which one decided. Give the --allow, --deny,
+Shows every rule in order, what it found, and which one decided. With --admin the running tunnel says
+what it would do now; -c takes the rules from the file. With --gate give the --allow, --deny,
 --internal and --gate-away of the tunnel as well, since the store does not know them.
 
-Example:
+Examples:
+  knockpipe gate why 203.0.113.7 --admin /run/knockpipe/admin.sock --tunnel redis
+  knockpipe gate why 203.0.113.7 -c /etc/knockpipe/knockpipe.toml
   knockpipe gate why 203.0.113.7 --allow 198.51.100.0/24 --gate redis://127.0.0.1";
 
 const REAP_EXAMPLES: &str = "\
@@ -86,6 +94,9 @@ const IMPORT_EXAMPLES: &str = "\
 Reads lines of 'gate export', or addresses and networks, one in each line; # begins a comment,
 also behind an address.
 Nothing is changed unless all lines are good. Entries that last as long already stay as they are.
+A file takes all entries or none, whatever happens meanwhile. Redis takes them in transactions of
+10,000: should one fail, the message says how many were made, and the same import does the rest. In a
+Cluster each ban is changed by itself.
 
 Examples:
   knockpipe gate export --gate redis://old | knockpipe gate import - --gate file:new
@@ -143,7 +154,7 @@ enum GateCommand {
 #[derive(Debug, Args)]
 struct CommonArgs {
     #[command(flatten)]
-    store: place::PlaceArgs,
+    store: SourceArgs,
 
     #[command(flatten)]
     form: FormArgs,
@@ -246,16 +257,21 @@ impl SpareArgs {
     }
 
     /// Refuses to ban who is to come in.
-    fn check_ban(&self, member: Member) -> Result<(), GateCommandError> {
+    /// `known` is spared as well: what the gate's own flags name.
+    fn check_ban(
+        &self,
+        member: Member,
+        known: &[(&'static str, Member)],
+    ) -> Result<(), GateCommandError> {
         if !member.can_be_banned() {
             return Err(GateCommandError::NetworkBan(member));
         }
-        let lists = [("--allow", &self.allow), ("--proxy-from", &self.proxy_from)];
-        for (flag, nets) in lists {
-            if let Some(net) = nets.iter().copied().find(|net| net.meets(&member) && !self.force) {
-                return Err(GateCommandError::Spared { member, flag, net });
-            }
+        let own = self.allow.iter().map(|net| ("--allow", *net));
+        let own = own.chain(self.proxy_from.iter().map(|net| ("--proxy-from", *net)));
+        let mut all = own.chain(known.iter().copied());
+        match all.find(|(_, net)| net.meets(&member) && !self.force) {
+            Some((flag, net)) => Err(GateCommandError::Spared { member, flag, net }),
+            None => Ok(()),
         }
-        Ok(())
     }
 }

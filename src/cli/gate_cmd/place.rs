@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
-use super::super::store_args::{GATE, StoreArgs};
+use super::source::{Source, SourceArgs};
 use crate::gate::StoreOptions;
 use crate::gate::any_store::AnyStore;
 use crate::gate::redis_store::Servers;
@@ -61,12 +61,20 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Opens the store that the flags name.
+    /// Opens the store of the gate that the flags name.
     ///
     /// # Errors
     /// [`Failure`] of the flags or the file.
-    pub(super) fn open(args: &PlaceArgs, absent: Absent) -> Result<Self, Failure> {
-        let options = args.options()?;
+    pub(super) fn open(args: &SourceArgs, absent: Absent) -> Result<Self, Failure> {
+        Self::of(args.find()?, absent)
+    }
+
+    /// Opens the store of a gate.
+    ///
+    /// # Errors
+    /// [`Failure`] of the file.
+    pub(super) fn of(source: Source, absent: Absent) -> Result<Self, Failure> {
+        let options = source.store;
         let (mut named, mut db, mut set) = (None, 0, None);
         let name = match &options {
             StoreOptions::None => return Err(Failure::Usage(StoreError::NoStore.into())),
@@ -89,12 +97,46 @@ impl Place {
         Ok(Self { store: options.open().map_err(runtime)?, name, named, db, set })
     }
 
-    /// Makes one change.
+    /// Makes several changes, as many together as the store takes so, and tells of each.
     ///
     /// # Errors
-    /// [`Failure::Runtime`]
-    pub(super) async fn edit(&self, edit: Edit) -> Result<Receipt, Failure> {
-        self.store.edit(edit).await.map_err(runtime)
+    /// [`Failure::Runtime`], which says whether something was made before.
+    pub(super) async fn edit_all(
+        &self,
+        edits: Vec<Edit>,
+        mut told: impl FnMut(Receipt),
+    ) -> Result<(), Failure> {
+        let (all, mut made) = (edits.len(), 0);
+        let mut note = |receipt| {
+            made += 1;
+            told(receipt);
+        };
+        let mut edits = edits.into_iter();
+        loop {
+            let together = self.store.most_together().min(edits.len());
+            if together == 0 {
+                return Ok(());
+            }
+            let part = edits.by_ref().take(together).collect();
+            if let Err(error) = self.store.edit_all(part, &mut note).await {
+                return Err(self.undone(error, made, all));
+            }
+        }
+    }
+
+    /// An error, and what of `all` changes was made before it.
+    fn undone(&self, error: StoreError, made: usize, all: usize) -> Failure {
+        if made > 0 {
+            return Failure::Runtime(anyhow::anyhow!(
+                "{error}; {made} of {all} were done before, the same command again does the rest"
+            ));
+        }
+        match &self.store {
+            AnyStore::Embedded(_) if all > 1 => {
+                Failure::Runtime(anyhow::anyhow!("{error}; nothing was changed"))
+            }
+            _ => runtime(error),
+        }
     }
 
     /// What the store knows about one address.
@@ -112,6 +154,11 @@ impl Place {
     /// What the flags call the store.
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The key of the allow-set, where other programs write it too.
+    pub(super) fn set(&self) -> Option<&str> {
+        self.set.as_deref()
     }
 
     /// The store, for listings.

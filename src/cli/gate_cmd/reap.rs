@@ -44,21 +44,25 @@ pub(super) async fn reap(args: ReapArgs) -> Result<Done, Failure> {
     let (mut seen, _) = read_history(&place).await?;
     seen.retain(|(_, at)| *at < limit);
     seen.sort_unstable_by_key(|(ip, at)| (*at, *ip));
-    let mut changed = false;
-    for (ip, at) in seen {
-        let receipt = match args.dry_run {
-            true => None,
-            false => Some(place.edit(Edit::Forget { ip, before_s: limit }).await?),
-        };
-        // Somebody else may have been quicker, or the address is in use again.
-        changed |= receipt.as_ref().is_none_or(|receipt| receipt.changed);
+    let mut receipts = vec![];
+    let made = if args.dry_run {
+        Ok(())
+    } else {
+        let forget = |(ip, _): &(IpAddr, u64)| Edit::Forget { ip: *ip, before_s: limit };
+        let edits = seen.iter().map(forget).collect();
+        place.edit_all(edits, |receipt| receipts.push(receipt)).await
+    };
+    let told = if args.dry_run { seen.len() } else { receipts.len() };
+    for (place_of, (ip, at)) in seen.into_iter().take(told).enumerate() {
+        let receipt = receipts.get(place_of);
         let idle = left(Some(Duration::from_secs(now.saturating_sub(at))));
-        output.say(
-            || text(&place, receipt.as_ref(), (ip, at), &idle),
-            || object(&place, receipt.as_ref(), (ip, at)),
-        )?;
+        output
+            .say(|| text(&place, receipt, (ip, at), &idle), || object(&place, receipt, (ip, at)))?;
     }
     output.finish()?;
+    made?;
+    // Somebody else may have been quicker, or the address is in use again.
+    let changed = told > 0 && (args.dry_run || receipts.iter().any(|receipt| receipt.changed));
     if !changed {
         remark("nobody was idle for that long");
     }

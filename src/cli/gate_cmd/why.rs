@@ -1,33 +1,46 @@
 //! `why`: what the gate says to one address, rule by rule.
 //!
 //! Asks the store about the address, makes of the answer what a tunnel has in
-//! memory, and hands it to the function that decides.
+//! memory, and hands it to the function that decides. Or asks a running tunnel, which
+//! answers from the memory that it decides by itself.
 
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::super::Done;
+use super::super::admin_cmd::odd;
 use super::super::gate_args::RuleArgs;
-use super::super::output::{Output, date, left};
+use super::super::output::{date, left};
 use super::place::{Absent, Place, now_ms, runtime};
+use super::source::Door;
 use super::{CommonArgs, GateCommandError};
 use crate::addr::ClientAddr;
+use crate::admin::gates::{RuleReply, WhyReply};
+use crate::admin::protocol::{Reply, Request};
 use crate::gate::decision::Line;
-use crate::gate::store::{Standing, StoreError};
+use crate::gate::store::{Standing, StoreError, is_unmeant};
 use crate::gate::{
-    BanAfter, Entry, Explanation, Item, Member, MemberError, Peer, Snapshot, StoreOptions, explain,
+    BanAfter, Item, Member, MemberError, Peer, Rules, Snapshot, StoreOptions, explain,
 };
 use crate::run::Failure;
 
 /// Only the tunnel's command line has them, and this command does not see it.
-const NO_RULES: &str =
-    "static rules as given here, which is none; repeat the tunnel's --allow/--deny/--internal";
+const NO_RULES: &str = "static rules as given here, which is none; repeat the tunnel's \
+     --allow/--deny/--internal, or name its configuration file (-c) or process (--admin)";
+
+/// What the gate itself says, where a file or a process names it.
+const RULES: [&str; 5] = ["allow", "deny", "internal", "gate_away", "ban_after"];
+
+/// What an end in milliseconds means.
+const UNMEANT: &str = "; its score looks like milliseconds, and scores are unix seconds: write it again, or it is let in for some 50,000 years";
 
 /// `gate why`.
 #[derive(Debug, Args)]
+#[command(mut_arg("config", |arg| arg.conflicts_with_all(RULES)))]
+#[command(mut_arg("admin", |arg| arg.conflicts_with_all(RULES)))]
 pub(super) struct WhyArgs {
     /// Who asks; "unknown" is a client whose load balancer does not tell its address
     #[arg(value_name = "ADDR")]
@@ -55,16 +68,11 @@ enum Subject {
     Nameless,
 }
 
-/// What there is to tell.
+/// What there is to tell, and what only this command knows of it.
 struct Answer {
-    peer: Peer,
-    explanation: Explanation,
-    /// `None` without a store.
-    standing: Option<Result<Standing, StoreError>>,
+    reply: WhyReply,
     ban_after: Option<BanAfter>,
-    now_ms: u64,
-    /// No static rule was given, which a tunnel may well have.
-    no_rules: bool,
+    notes: Vec<(&'static str, String)>,
 }
 
 /// Explains a decision.
@@ -73,18 +81,65 @@ struct Answer {
 /// [`Failure`]; the explanation is printed also when the store is away.
 pub(super) async fn why(args: WhyArgs) -> Result<Done, Failure> {
     let ip = match args.address {
-        Subject::Member(Member::Address(ip)) => Some(ip),
+        Subject::Member(Member::Address(ip)) => Some(ip.to_canonical()),
         Subject::Member(network) => return Err(GateCommandError::NetworkWhy(network).into()),
         Subject::Nameless => None,
     };
-    let options = args.common.store.options()?;
-    let rules = args.rules.rules(&options);
-    let standing = if matches!(options, StoreOptions::None) && args.rules.is_gate() {
+    let peer = match ip {
+        Some(ip) if args.announced => Peer::Announced(ip),
+        Some(ip) => Peer::Socket(ip),
+        None => Peer::Nameless,
+    };
+    if let Some(door) = args.common.store.door() {
+        return of_process(&args, &door, peer);
+    }
+    of_store(&args, peer).await
+}
+
+/// What the gates of a process say, from their memory.
+fn of_process(args: &WhyArgs, door: &Door<'_>, peer: Peer) -> Result<Done, Failure> {
+    let address = peer.ip().map_or_else(|| ClientAddr::Nameless.to_string(), |ip| ip.to_string());
+    let announced = args.announced;
+    let reply = door.ask(|tunnel| Request::Why { address, announced, tunnel })?;
+    let Reply::Why(replies) = reply else { return Err(odd()) };
+    let mut output = args.common.output();
+    for reply in replies {
+        let mut notes = vec![];
+        if let Some(tunnel) = &reply.tunnel {
+            notes.push(("tunnel", format!("{tunnel}, which answers from its memory")));
+        }
+        if reply.unsure {
+            let note = "the allow-set has just changed; who is not in it yet is asked about first";
+            notes.push(("note", note.to_owned()));
+        }
+        if reply.balancer {
+            let note = "a load balancer (--proxy-from): the gate goes by whom it announces, see --announced";
+            notes.push(("note", note.to_owned()));
+        }
+        let answer = Answer { reply, ban_after: None, notes };
+        output.say(|| answer.text(), || json!(answer.reply))?;
+    }
+    output.finish()?;
+    Ok(Done::Clean)
+}
+
+/// What a gate with this store would say.
+async fn of_store(args: &WhyArgs, peer: Peer) -> Result<Done, Failure> {
+    let source = args.common.store.look()?;
+    let gate = source.options.clone();
+    let rules: Rules =
+        gate.as_ref().map_or_else(|| args.rules.rules(&source.store), |gate| gate.rules.clone());
+    let ban_after = gate.as_ref().map_or(args.ban_after, |gate| gate.ban_after);
+    let is_known = gate.is_some() || args.rules.is_gate();
+    let standing = if matches!(source.store, StoreOptions::None) && is_known {
         None
     } else {
-        let place = Place::open(&args.common.store, Absent::Refuse)?;
-        let findtime = args.ban_after.map(|ban_after| ban_after.findtime());
-        match ip {
+        let place = match source.store {
+            StoreOptions::None => Place::open(&args.common.store, Absent::Refuse)?,
+            _ => Place::of(source, Absent::Refuse)?,
+        };
+        let findtime = ban_after.map(|ban_after| ban_after.findtime());
+        match peer.ip() {
             Some(ip) => Some(place.standing(ip, findtime).await),
             // What is in the store are addresses.
             None => None,
@@ -92,18 +147,45 @@ pub(super) async fn why(args: WhyArgs) -> Result<Done, Failure> {
     };
     let now_ms = now_ms();
     let facts = facts(standing.as_ref(), now_ms);
-    let peer = match ip {
-        Some(ip) if args.announced => Peer::Announced(ip),
-        Some(ip) => Peer::Socket(ip),
-        None => Peer::Nameless,
-    };
     let explanation = explain(&rules, &facts, peer, now_ms);
-    let (ban_after, no_rules) = (args.ban_after, args.rules.is_empty());
-    let answer = Answer { peer, explanation, standing, ban_after, now_ms, no_rules };
-    answer.print(args.common.output())?;
-    match answer.standing {
+    let known = standing.as_ref().and_then(|standing| standing.as_ref().ok());
+    let key = |line: &Line, member| key(known?, line, member);
+    let mut reply = WhyReply::of(peer, &explanation, now_ms, key);
+    if let Some(known) = known {
+        reply.server = Some(known.server.clone());
+        (reply.seen, reply.strikes) = (known.seen, known.strikes);
+        reply.set_ends_ms = known.set_ends_ms;
+    }
+    reply.denied = gate.as_ref().map(|gate| gate.denied.to_string());
+    let store = match &standing {
+        None if peer == Peer::Nameless => "not asked".to_owned(),
+        None => "none".to_owned(),
+        Some(Ok(standing)) => standing.server.clone(),
+        Some(Err(_)) => format!("away, so by --gate-away: {}", reply.stance),
+    };
+    let mut notes = vec![("store", store)];
+    if gate.is_none() && args.rules.is_empty() {
+        notes.push(("note", NO_RULES.to_owned()));
+    }
+    let answer = Answer { reply, ban_after, notes };
+    let mut output = args.common.output();
+    output.say(|| answer.text(), || json!(answer.reply))?;
+    output.finish()?;
+    match standing {
         Some(Err(error)) => Err(runtime(error)),
         _ => Ok(Done::Clean),
+    }
+}
+
+/// The key in which an entry stands, by the rule that found it.
+fn key(known: &Standing, line: &Line, member: Member) -> Option<String> {
+    match line.rule.as_str() {
+        "ban" => known.ban.as_ref().map(|ban| ban.key.clone()),
+        "allow-set" => {
+            let grant = known.grants.iter().find(|grant| grant.member == member);
+            grant.map(|grant| grant.key.clone())
+        }
+        _ => None,
     }
 }
 
@@ -145,133 +227,66 @@ impl FromStr for Subject {
 }
 
 impl Answer {
-    fn who(&self) -> String {
-        self.peer.ip().map_or_else(|| ClientAddr::Nameless.to_string(), |ip| ip.to_string())
-    }
-
-    fn print(&self, mut output: Output) -> Result<(), Failure> {
-        output.say(|| self.text(), || self.object())?;
-        output.finish()
-    }
-
-    fn verdict(&self) -> &'static str {
-        if self.explanation.decision.is_allowed() { "allowed" } else { "denied" }
-    }
-
-    fn known(&self) -> Option<&Standing> {
-        self.standing.as_ref().and_then(|standing| standing.as_ref().ok())
-    }
-
-    /// The key in which an entry stands, by the rule that found it.
-    fn key(&self, line: &Line, member: Member) -> Option<&str> {
-        let known = self.known()?;
-        match line.rule.as_str() {
-            "ban" => known.ban.as_ref().map(|ban| ban.key.as_str()),
-            "allow-set" => {
-                let grant = known.grants.iter().find(|grant| grant.member == member);
-                grant.map(|grant| grant.key.as_str())
-            }
-            _ => None,
-        }
-    }
-
     fn text(&self) -> String {
-        let decision = self.explanation.decision;
-        let until = decision.until_ms.map(|until| until.saturating_sub(self.now_ms));
-        let until = until.map(|ms| format!(", for {}", left(Some(Duration::from_millis(ms)))));
-        let mut text = format!(
-            "{} is {}: {}{}\n",
-            self.who(),
-            self.verdict(),
-            decision.reason(),
-            until.unwrap_or_default()
-        );
-        for line in &self.explanation.lines {
-            let mark = if line.rule == self.explanation.decided { "=>" } else { "" };
-            text += &format!("{mark:>2} {:<13} {}\n", line.rule.as_str(), self.finding(line));
+        let WhyReply { address, verdict, reason, decided, until_ms, .. } = &self.reply;
+        let until = until_ms.map(|until| format!(", for {}", self.left(until)));
+        let mut text = format!("{address} is {verdict}: {reason}{}\n", until.unwrap_or_default());
+        for rule in &self.reply.rules {
+            let mark = if rule.rule == *decided { "=>" } else { "" };
+            text += &format!("{mark:>2} {:<13} {}\n", rule.rule, self.finding(rule));
         }
-        text += &format!("   {:<13} {}", "store", self.store());
-        if let Some(at) = self.known().and_then(|known| known.seen) {
-            text += &format!("\n   {:<13} {}", "last-seen", date(at));
-        }
-        if let Some((count, ban_after)) = self.strikes() {
-            text += &format!("\n   {:<13} {count} of {}", "strikes", ban_after.maxretry());
-        }
-        if self.no_rules {
-            text += &format!("\n   {:<13} {NO_RULES}", "note");
-        }
-        text
+        let lines = self.lines().map(|(name, what)| format!("   {name:<13} {what}"));
+        text + &lines.collect::<Vec<_>>().join("\n")
     }
 
-    fn finding(&self, line: &Line) -> String {
-        let entry = line.entry.map(|entry| self.entry(line, entry));
-        match (entry, line.skipped, line.decision) {
-            (Some(entry), Some(skip), _) => format!("{entry}; does not count: {}", skip.as_str()),
-            (None, Some(skip), _) => format!("not asked: {}", skip.as_str()),
+    /// What stands below the rules.
+    fn lines(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let (store, notes): (Vec<_>, Vec<_>) =
+            self.notes.iter().cloned().partition(|(name, _)| *name != "note");
+        let reply = &self.reply;
+        let ends = reply
+            .set_ends_ms
+            .map(|end| ("set-ends", format!("in {}, as a whole (EXPIRE)", self.left(end))));
+        let seen = reply.seen.map(|at| ("last-seen", date(at)));
+        let strikes = reply
+            .strikes
+            .zip(self.ban_after)
+            .map(|(count, ban_after)| ("strikes", format!("{count} of {}", ban_after.maxretry())));
+        let denied = reply.denied.as_ref().filter(|_| reply.verdict == "denied");
+        let denied = denied.map(|how| ("so-it-gets", format!("{how} (--denied)")));
+        store.into_iter().chain(denied).chain(ends).chain(seen).chain(strikes).chain(notes)
+    }
+
+    /// The time until `end`.
+    fn left(&self, end: u64) -> String {
+        left(Some(Duration::from_millis(end.saturating_sub(self.reply.now_ms))))
+    }
+
+    fn finding(&self, rule: &RuleReply) -> String {
+        let entry = rule.entry.as_ref().map(|entry| self.entry(rule, entry));
+        match (entry, &rule.skipped, &rule.says) {
+            (Some(entry), Some(skip), _) => format!("{entry}; does not count: {skip}"),
+            (None, Some(skip), _) => format!("not asked: {skip}"),
             (Some(entry), None, _) => entry,
-            (None, None, Some(decision)) => decision.reason().to_owned(),
+            (None, None, Some(says)) => says.clone(),
             (None, None, None) => "no match".to_owned(),
         }
     }
 
-    fn entry(&self, line: &Line, entry: Entry) -> String {
-        let mut text = entry.member.to_string();
-        if let Some(key) = self.key(line, entry.member) {
-            text += &format!(
-                " in key {key}, ends {}",
-                match entry.ttl(self.now_ms) {
-                    None => "never".to_owned(),
-                    ttl => format!("in {}", left(ttl)),
-                }
-            );
+    fn entry(&self, rule: &RuleReply, entry: &str) -> String {
+        let ends = || match rule.expires_ms {
+            None => "never".to_owned(),
+            Some(end) => format!("in {}", self.left(end)),
+        };
+        let mut text = match &rule.key {
+            Some(key) => format!("{entry} in key {key}, ends {}", ends()),
+            // A running tunnel knows the end, and not the key.
+            None if rule.expires_ms.is_some() => format!("{entry}, ends {}", ends()),
+            None => entry.to_owned(),
+        };
+        if is_unmeant(rule.expires_ms) {
+            text += UNMEANT;
         }
         text
-    }
-
-    fn store(&self) -> String {
-        match &self.standing {
-            None if self.peer == Peer::Nameless => "not asked".to_owned(),
-            None => "none".to_owned(),
-            Some(Ok(standing)) => standing.server.clone(),
-            Some(Err(_)) => format!("away, so by --gate-away: {}", self.stance()),
-        }
-    }
-
-    fn stance(&self) -> &'static str {
-        self.explanation.stance.as_str()
-    }
-
-    fn strikes(&self) -> Option<(u64, BanAfter)> {
-        self.known()?.strikes.zip(self.ban_after)
-    }
-
-    fn object(&self) -> Value {
-        let explanation = &self.explanation;
-        let rules: Vec<Value> = explanation.lines.iter().map(|line| self.rule(line)).collect();
-        json!({
-            "address": self.who(),
-            "verdict": self.verdict(),
-            "reason": explanation.decision.reason(),
-            "decided": explanation.decided.as_str(),
-            "until_ms": explanation.decision.until_ms,
-            "rules": rules,
-            "stance": self.stance(),
-            "server": self.known().map(|known| &known.server),
-            "seen": self.known().and_then(|known| known.seen),
-            "strikes": self.known().and_then(|known| known.strikes),
-        })
-    }
-
-    fn rule(&self, line: &Line) -> Value {
-        let entry = line.entry;
-        json!({
-            "rule": line.rule.as_str(),
-            "entry": entry.map(|entry| entry.member.to_string()),
-            "key": entry.and_then(|entry| self.key(line, entry.member)),
-            "expires_ms": entry.and_then(|entry| entry.expires_ms),
-            "ttl_s": entry.and_then(|entry| entry.ttl(self.now_ms)).map(|ttl| ttl.as_secs()),
-            "skipped": line.skipped.map(|skip| skip.as_str()),
-            "says": line.decision.map(|decision| decision.reason()),
-        })
     }
 }

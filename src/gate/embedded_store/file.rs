@@ -4,6 +4,9 @@
 //! An edit is acknowledged after `fdatasync`. A writer that was killed leaves at
 //! most a torn end, which readers pass over and the next writer cuts off under
 //! the lock. A file that is damaged anywhere else is refused, never repaired.
+//!
+//! Several edits that belong together are no append, of which a killed writer could
+//! leave the half: they make a new file, which takes the place of the old one.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -15,7 +18,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::sys::stat::Mode;
 
-use super::super::store::StoreError;
+use super::super::store::{Edit, StoreError};
 use super::record::{HEADER, Image, LONGEST_LINE, Record, Subject};
 use super::{now_ms, rights};
 use crate::files::place::{FileId, Place, is_link};
@@ -219,14 +222,68 @@ impl Tail {
         Ok(records)
     }
 
+    /// Makes all of `edits`, each on what those before it left, or none, also where
+    /// the process is killed in between. Gives what each came to.
+    pub(super) fn edit_all(
+        &mut self,
+        Locked { file, place }: &Locked,
+        edits: &[Edit],
+        now_ms: u64,
+    ) -> Result<Vec<Vec<Record>>, StoreError> {
+        self.read(file)?;
+        self.mend(file, place)?;
+        let made = self.make_all((file, place), edits, now_ms);
+        if made.is_err() {
+            // What is in memory is not what is in the file.
+            self.forget();
+        }
+        made
+    }
+
+    fn make_all(
+        &mut self,
+        (file, place): (&File, &Place),
+        edits: &[Edit],
+        now_ms: u64,
+    ) -> Result<Vec<Vec<Record>>, StoreError> {
+        let mut made = Vec::with_capacity(edits.len());
+        for edit in edits {
+            let records = self.image.records_for(edit, now_ms);
+            for record in &records {
+                if let Some(excess) = self.image.excess(record, || now_ms) {
+                    return Err(self.cause(excess.to_string()));
+                }
+                self.image.apply(record);
+            }
+            made.push(records);
+        }
+        let mut records = made.iter().flatten();
+        match (records.next(), records.next()) {
+            (None, _) => self.append(file, &[])?,
+            (Some(one), None) => self.append(file, one.line(self.offset).as_bytes())?,
+            (Some(_), Some(_)) => {
+                let owner = self.new_owner(place).map_err(|error| self.error(&error))?;
+                let owner = owner.ok_or_else(|| self.cause(rights::refusal(&self.path)))?;
+                self.replace(place, owner, now_ms).map_err(|error| self.error(&error))?;
+            }
+        }
+        self.expect_everything();
+        Ok(made)
+    }
+
+    /// Knows nothing of the file any more.
+    fn forget(&mut self) {
+        (self.held, self.offset) = (None, 0);
+        self.image = Image::default();
+        self.expect_everything();
+    }
+
     fn read(&mut self, file: &File) -> Result<(), StoreError> {
         let seen = file.metadata().map_err(|error| self.error(&error))?;
         self.check(&seen)?;
         if self.held() != Some(id(&seen)) || seen.len() < self.offset {
+            self.forget();
             self.held = Some(file.try_clone().map_err(|error| self.error(&error))?);
-            self.image = Image::default();
-            self.expect_everything();
-            self.offset = 0;
         }
         let done = self.read_on(file);
         let cause = done.map_err(|error| self.error(&error))?;
@@ -374,14 +431,23 @@ impl Tail {
         self.offset > live * SLACK
     }
 
-    /// Writes what still holds to a new file and puts that in place of the old.
+    /// Writes what still holds to a new file, if a new one may take the place of the old.
     fn compact(&mut self, place: &Place, now_ms: u64) -> io::Result<()> {
-        let old = self.held.as_ref().map(File::metadata).transpose()?;
-        let Some(owner) = old.map(|old| old.uid()).filter(|uid| rights::may_own(*uid, place))
-        else {
+        match self.new_owner(place)? {
+            Some(owner) => self.replace(place, owner, now_ms),
             // Its owner does that.
-            return Ok(());
-        };
+            None => Ok(()),
+        }
+    }
+
+    /// The owner of a new file; `None` where this process may make none for it.
+    fn new_owner(&self, place: &Place) -> io::Result<Option<u32>> {
+        let old = self.held.as_ref().map(File::metadata).transpose()?;
+        Ok(old.map(|old| old.uid()).filter(|uid| rights::may_own(*uid, place)))
+    }
+
+    /// Writes what still holds to a new file and puts that in place of the old.
+    fn replace(&mut self, place: &Place, owner: u32, now_ms: u64) -> io::Result<()> {
         let mut name = place.name().to_owned();
         name.push(".new");
         let new = place.beside(&name);
@@ -394,7 +460,13 @@ impl Tail {
         let written = written.and_then(|()| file.metadata());
         // From the rename on, others append to it.
         let renamed = written.and_then(|seen| new.rename(place.name()).map(|()| seen));
-        let Ok(seen) = renamed else { return new.remove(made) };
+        let seen = match renamed {
+            Ok(seen) => seen,
+            Err(error) => {
+                new.remove(made)?;
+                return Err(error);
+            }
+        };
         // The same content in another file: no news for a follower here.
         self.held = Some(file);
         self.offset = seen.len();

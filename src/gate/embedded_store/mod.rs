@@ -81,6 +81,30 @@ impl EmbeddedStore {
         let locked = Locked::take(&self.path)?;
         let decide = |image: &Image| image.records_for(edit, now_ms);
         let records = self.lock().edit(&locked, decide, now_ms)?;
+        Ok(self.receipt(edit, &records))
+    }
+
+    /// Makes all changes or none, whatever happens meanwhile: under one lock, in one
+    /// write. Then `told` hears of each.
+    ///
+    /// # Errors
+    /// When the file cannot be written, or is held by another process.
+    pub async fn edit_all(
+        &self,
+        edits: Vec<Edit>,
+        told: &mut dyn FnMut(Receipt),
+    ) -> Result<(), StoreError> {
+        let own = self.clone();
+        let made = blocking(move || {
+            let locked = Locked::take(&own.path)?;
+            let made = own.lock().edit_all(&locked, &edits, now_ms())?;
+            Ok(edits.into_iter().zip(made).collect::<Vec<_>>())
+        });
+        made.await?.iter().for_each(|(edit, records)| told(self.receipt(edit, records)));
+        Ok(())
+    }
+
+    fn receipt(&self, edit: &Edit, records: &[Record]) -> Receipt {
         let strikes = records.iter().find_map(|record| match record {
             Record::Strikes(_, strikes) => Some(strikes.count),
             _ => None,
@@ -94,12 +118,12 @@ impl EmbeddedStore {
             Edit::Strike { .. } | Edit::ClearStrikes { .. } => STRIKES,
         };
         let touched = matches!(edit, Edit::Touch(_)).then_some(records.len() as u64);
-        Ok(Receipt {
+        Receipt {
             server: self.server.to_string(),
             key: key.to_owned(),
             changed: !records.is_empty(),
             count: strikes.or(touched),
-        })
+        }
     }
 
     /// Sends all entries of the allow-set in batches; none is ever garbage.
@@ -159,6 +183,7 @@ impl EmbeddedStore {
                 ban: image.ban_on(ip, now_ms).map(hold),
                 seen: image.seen.get(&ip).copied(),
                 strikes: findtime.map(count),
+                set_ends_ms: None,
             }
         })
         .await

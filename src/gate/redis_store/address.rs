@@ -133,6 +133,38 @@ impl fmt::Display for Node {
 
 // === impl RedisAddress ===
 
+impl RedisAddress {
+    /// The address as `--gate` spells it, without a password.
+    pub fn url(&self) -> String {
+        let nodes = |nodes: &[Node]| {
+            let nodes: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+            nodes.join(",")
+        };
+        let tls = if self.tls { "s" } else { "" };
+        let db = self.db;
+        match &self.servers {
+            Servers::One(Node::Unix(path)) => {
+                format!("unix://{}?db={db}", escaped(path.as_os_str().as_encoded_bytes()))
+            }
+            Servers::One(node) => format!("redis{tls}://{node}/{db}"),
+            Servers::Sentinel { sentinels, master } => {
+                format!("redis{tls}+sentinel://{}/{master}/{db}", nodes(sentinels))
+            }
+            Servers::Cluster(seeds) => format!("redis{tls}+cluster://{}", nodes(seeds)),
+        }
+    }
+}
+
+/// A path as it stands in an address: what means something there is written as `%XX`.
+fn escaped(path: &[u8]) -> String {
+    path.iter().fold(String::new(), |text, byte| match byte {
+        plain if plain.is_ascii_alphanumeric() || b"/-_.".contains(plain) => {
+            text + &char::from(*plain).to_string()
+        }
+        other => text + &format!("%{other:02x}"),
+    })
+}
+
 impl FromStr for RedisAddress {
     type Err = AddressError;
 

@@ -44,6 +44,8 @@ pub(super) struct Session<'a> {
     pub(super) odd: Odd,
     pub(super) memory: KeyMemory,
     pub(super) form: Form,
+    /// When the key of the set ends, with all its members.
+    pub(super) set_end: Option<u64>,
     /// What the full read found, and what was told singly since.
     pub(super) walk: Walk,
     /// Whether a full read was completed.
@@ -159,6 +161,7 @@ impl<'a> Session<'a> {
             odd: Odd::default(),
             memory: KeyMemory::default(),
             form: Form::Absent,
+            set_end: None,
             walk: Walk::default(),
             fresh: false,
             roles,

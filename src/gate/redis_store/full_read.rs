@@ -6,7 +6,7 @@
 use tokio::time::Instant;
 
 use super::super::member::{Item, Member};
-use super::super::store::{BATCH, Event, either};
+use super::super::store::{BATCH, Event, either, sooner};
 use super::follow::Session;
 use super::keys::Subject;
 use super::now_ms;
@@ -50,10 +50,17 @@ impl Session<'_> {
     /// Begins a full read with the set; gives how many members are garbage.
     async fn begin(&mut self) -> Result<u64, Trouble> {
         // Before it begins: a key of a type that is no set is no content.
-        self.form = self.links.form(&self.store.keys).await?;
+        self.look_at_set().await?;
         self.send(Event::Begin).await?;
         self.odd.begin_set();
         self.read_set().await
+    }
+
+    /// Looks what the set is, and when it ends as a whole.
+    pub(super) async fn look_at_set(&mut self) -> Result<(), Trouble> {
+        self.form = self.links.form(&self.store.keys).await?;
+        self.set_end = self.links.set_end(&self.store.keys).await?;
+        Ok(())
     }
 
     async fn read_set(&mut self) -> Result<u64, Trouble> {
@@ -67,7 +74,7 @@ impl Session<'_> {
                     Err(_) => garbage += 1,
                     Ok(member) => {
                         self.odd.note_member(member, &text);
-                        items.push(Item::Allowed(member, end));
+                        items.push(Item::Allowed(member, sooner(end, self.set_end)));
                     }
                 }
             }

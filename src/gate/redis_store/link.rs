@@ -107,7 +107,9 @@ impl Link {
         let asked = account.ask(0);
         let opened = MultiplexedConnection::new_with_config(&info, stream, config).await;
         drop(asked);
-        let (connection, driver) = opened.map_err(|error| trouble_of(&error, node, &account))?;
+        let has_user = access.credentials.as_ref().is_some_and(|login| login.user.is_some());
+        let (connection, driver) =
+            opened.map_err(|error| trouble_of(&error, node, &account).of_login(has_user))?;
         let driver = AbortOnDropHandle::new(tokio::spawn(driver));
         Ok(Self { node: node.clone(), connection, account, _driver: driver })
     }
@@ -132,6 +134,25 @@ impl Link {
         let _asked = self.account.ask(commands.len() + more);
         let answers = commands.query_async(&mut self.connection.clone()).await;
         answers.map_err(|error| self.trouble_of(&error))
+    }
+
+    /// Sends all as one transaction, which may take `limit`; gives nothing where what was
+    /// watched has changed, so that nothing was done.
+    pub(super) async fn transact(
+        &self,
+        commands: &mut Pipeline,
+        limit: Duration,
+    ) -> Result<Option<Vec<Value>>, Trouble> {
+        if commands.is_empty() {
+            return Ok(Some(vec![]));
+        }
+        // MULTI and EXEC have answers of their own.
+        let _asked = self.account.ask(commands.len() + 2);
+        let mut connection = self.connection.clone();
+        connection.set_response_timeout(limit);
+        let answers: Result<Vec<Value>, _> = commands.atomic().query_async(&mut connection).await;
+        let answers = answers.map_err(|error| self.trouble_of(&error))?;
+        Ok((answers.len() == commands.len()).then_some(answers))
     }
 
     pub(super) async fn subscribe(&self, channel: &str) -> Result<(), Trouble> {

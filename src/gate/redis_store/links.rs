@@ -126,6 +126,13 @@ impl Links {
         }
     }
 
+    /// When the key of the allow-set ends, with all its members; `None` for never, or
+    /// where there is no such key.
+    pub(super) async fn set_end(&self, keys: &Keys) -> Result<Option<u64>, Trouble> {
+        let ends = self.ends(std::slice::from_ref(&keys.allow_set), now_ms()).await?;
+        Ok(ends.into_iter().flatten().flatten().next())
+    }
+
     /// A step through the members of the allow-set and their ends.
     pub(super) async fn scan_set(
         &self,

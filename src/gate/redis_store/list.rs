@@ -12,7 +12,9 @@ use redis::Value;
 use tokio::sync::mpsc;
 
 use super::super::member::{Item, Member};
-use super::super::store::{BATCH, Grant, Hold, Standing, StoreError, networks_around};
+use super::super::store::{
+    BATCH, Grant, Hold, Standing, StoreError, is_unmeant, networks_around, sooner,
+};
 use super::keys::{Subject, Window, spellings, spellings_of};
 use super::link::number;
 use super::links::{Form, Links, Truth};
@@ -51,6 +53,7 @@ pub(super) async fn allowed(
     let key = store.keys.allow_set.as_str();
     let links = reader(store, key).await?;
     let form = links.form(&store.keys).await.map_err(|trouble| trouble.about(key))?;
+    let set_end = links.set_end(&store.keys).await.map_err(|trouble| trouble.about(key))?;
     let mut listing = Listing::new(to);
     let (mut cursor, mut garbage, mut walk) = (0, 0, Walk::default());
     loop {
@@ -61,7 +64,9 @@ pub(super) async fn allowed(
         for (text, end) in page.found {
             match text.parse::<Member>() {
                 // Two spellings are two entries, but of one member.
-                Ok(member) => found.push((member, Item::Allowed(member, end))),
+                Ok(member) => {
+                    found.push((member, Item::Allowed(member, ends_with_set(end, set_end))));
+                }
                 Err(_) => garbage += 1,
             }
         }
@@ -73,6 +78,12 @@ pub(super) async fn allowed(
     }
     let Some(prefix) = &store.keys.allow_prefix else { return Ok(garbage) };
     Ok(garbage + keys(store, &links, prefix, to).await?)
+}
+
+/// The end of a member of a set that ends by itself. One that nobody meant stays, so
+/// that it can be noticed.
+fn ends_with_set(end: Option<u64>, set_end: Option<u64>) -> Option<u64> {
+    if is_unmeant(end) { end } else { sooner(end, set_end) }
 }
 
 pub(super) async fn bans(
@@ -157,6 +168,12 @@ pub(super) async fn history(
     }
 }
 
+pub(super) async fn set_end(store: &RedisStore) -> Result<Option<u64>, StoreError> {
+    let key = store.keys.allow_set.as_str();
+    let links = reader(store, key).await?;
+    links.set_end(&store.keys).await.map_err(|trouble| trouble.about(key))
+}
+
 pub(super) async fn standing(
     store: &RedisStore,
     ip: IpAddr,
@@ -183,7 +200,12 @@ async fn read_standing(
     let keys = &store.keys;
     let mut standing = Standing { server: links.names(), ..Standing::default() };
     standing.grants = grants_of_key(store, links, ip).await?;
-    standing.grants.extend(grants_of_set(store, links, ip).await?);
+    standing.set_ends_ms = links.set_end(keys).await?;
+    let of_set = grants_of_set(store, links, ip).await?.into_iter().map(|grant| {
+        let expires_ms = ends_with_set(grant.expires_ms, standing.set_ends_ms);
+        Grant { expires_ms, ..grant }
+    });
+    standing.grants.extend(of_set);
     let ban_keys = ban_keys(&keys.ban_prefix, ip.into());
     let names: Vec<String> = ban_keys.iter().map(|(_, key)| key.clone()).collect();
     let ends = links.ends(&names, now_ms()).await?;

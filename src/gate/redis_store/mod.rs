@@ -7,6 +7,7 @@
 //! to the keeper. Needs Redis 6.2 or later (RESP3 tracking, SMISMEMBER).
 
 mod address;
+mod batch;
 mod cause;
 mod circle;
 mod follow;
@@ -37,6 +38,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Mutex, mpsc};
 
 pub use address::{AddressError, Credentials, Node, RedisAddress, Servers};
+pub use batch::MOST_TOGETHER;
 pub use keys::Keys;
 pub use tls::{TlsError, TlsFiles, TlsOptions};
 pub use way::LONGEST as LONGEST_WAY;
@@ -109,6 +111,20 @@ impl RedisStore {
         write::edit(self, &edit).await
     }
 
+    /// Makes up to [`MOST_TOGETHER`] changes as one transaction, and tells of each. In a
+    /// Cluster a transaction is about one key: there the changes of the set are one,
+    /// and each key beside it is changed by itself.
+    ///
+    /// # Errors
+    /// What the server said, or why none could be reached, after one retry.
+    pub async fn edit_all(
+        &self,
+        edits: &[Edit],
+        told: &mut dyn FnMut(Receipt),
+    ) -> Result<(), StoreError> {
+        batch::edit_all(self, edits, told).await
+    }
+
     /// Sends all entries of the allow-set in batches; gives the number of
     /// entries that are no address or network.
     ///
@@ -116,6 +132,14 @@ impl RedisStore {
     /// What the server said, or why none could be reached.
     pub async fn list_allowed(&self, to: mpsc::Sender<Vec<Item>>) -> Result<u64, StoreError> {
         list::allowed(self, &to).await
+    }
+
+    /// When the key of the allow-set ends, with all its members, in unix milliseconds.
+    ///
+    /// # Errors
+    /// What the server said, or why none could be reached.
+    pub async fn set_end(&self) -> Result<Option<u64>, StoreError> {
+        list::set_end(self).await
     }
 
     /// Sends all bans in batches; gives the number of keys that name no address.

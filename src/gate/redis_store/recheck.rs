@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use tokio::time::Instant;
 
 use super::super::member::Member;
-use super::super::store::{Event, MOST_EXACT, either, later, networks_around};
+use super::super::store::{Event, MOST_EXACT, either, later, networks_around, sooner};
 use super::follow::Session;
 use super::keys::{Subject, spellings_of};
 use super::links::Truth;
@@ -246,13 +246,14 @@ impl Session<'_> {
             match found {
                 // It became another type, or there is a set where there was none.
                 Err(trouble) if trouble.kind == Kind::WrongType => {
-                    self.form = self.links.form(&self.store.keys).await?;
+                    self.look_at_set().await?;
                     found = self.links.lookup(&self.store.keys, self.form, &names).await;
                 }
-                found => return Ok(joined(members.len(), &owners, found?)),
+                _ => break,
             }
         }
-        found.map(|found| joined(members.len(), &owners, found))
+        let found = found?.into_iter().map(|truth| truth.map(|end| sooner(end, self.set_end)));
+        Ok(joined(members.len(), &owners, found.collect()))
     }
 
     /// Notes a key whose address has another spelling than ours.

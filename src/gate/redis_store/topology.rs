@@ -66,6 +66,12 @@ impl Map {
         Self { nodes: vec![node], slots: vec![], epoch: 0 }
     }
 
+    /// Whether two keys may stand in one transaction: all do, but not in a Cluster,
+    /// unless they have one slot.
+    pub(super) fn joins(&self, one: &str, other: &str) -> bool {
+        self.slots.is_empty() || slot(one) == slot(other)
+    }
+
     /// Whether `other` is as recent and says something else. A Sentinel that
     /// was left behind is no news.
     pub(super) fn is_outdone_by(&self, other: &Self) -> bool {

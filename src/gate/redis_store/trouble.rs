@@ -42,6 +42,8 @@ pub(super) enum Kind {
     NoPassword,
     /// The server does not know this user with this password.
     WrongPassword,
+    /// The same, where the user is what stood before a colon.
+    WrongLogin,
     /// The server's memory is full.
     Full,
     /// It answers with more than there can be.
@@ -80,6 +82,15 @@ impl Trouble {
         Self { cause: one_line(&format!("{step}: {}", self.cause)), ..self }
     }
 
+    /// The same, after a login of this kind. A user was given with a colon behind it,
+    /// which may have been a part of the password.
+    pub(super) fn of_login(mut self, has_user: bool) -> Self {
+        if self.kind == Kind::WrongPassword && has_user {
+            self.kind = Kind::WrongLogin;
+        }
+        self
+    }
+
     /// As an error about `key`.
     pub(super) fn about(self, key: &str) -> StoreError {
         let remedy = self.remedy.unwrap_or_else(|| match self.kind {
@@ -90,6 +101,7 @@ impl Trouble {
             Kind::Denied => "let the ACL user do this, or name another user",
             Kind::NoPassword => NO_PASSWORD,
             Kind::WrongPassword => WRONG_PASSWORD,
+            Kind::WrongLogin => WRONG_LOGIN,
             Kind::Full => "free memory on the server, or raise its maxmemory",
             Kind::TooMuch => TOO_MUCH,
             Kind::Other => "see the server's log",
@@ -116,6 +128,9 @@ const TOO_MUCH: &str =
     "see whether this is the Redis that it should be, and what the gate's keys hold";
 const WRONG_PASSWORD: &str =
     "see --gate-credentials FILE or KNOCKPIPE_GATE_CREDENTIALS: the password there is wrong";
+const WRONG_LOGIN: &str = "see --gate-credentials FILE or KNOCKPIPE_GATE_CREDENTIALS: what is \
+     there was read as USER:PASSWORD, so a password with a colon in it is written :PASSWORD, and \
+     otherwise the user or the password is wrong";
 
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -125,6 +140,7 @@ impl fmt::Display for Trouble {
             _ if self.remedy.is_some() => write!(f, "; {}", self.remedy.unwrap_or_default()),
             Kind::NoPassword => write!(f, "; {NO_PASSWORD}"),
             Kind::WrongPassword => write!(f, "; {WRONG_PASSWORD}"),
+            Kind::WrongLogin => write!(f, "; {WRONG_LOGIN}"),
             Kind::TooMuch => write!(f, "; {TOO_MUCH}"),
             _ => Ok(()),
         }

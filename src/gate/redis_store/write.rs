@@ -8,11 +8,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use redis::Value;
+use redis::{Cmd, Value};
 use tokio::time::sleep;
 
 use super::super::member::Member;
 use super::super::store::{Edit, Receipt, StoreError};
+use super::batch;
 use super::keys::{Window, spellings};
 use super::link::{Role, number};
 use super::links::{Form, Links};
@@ -31,7 +32,7 @@ const MOST_HOPS: usize = 3;
 const PAIRS: usize = 1_000;
 
 /// Why an edit was not made.
-enum Failed {
+pub(super) enum Failed {
     /// The server's trouble with a key.
     At(String, Trouble),
     /// Something that no retry helps.
@@ -49,10 +50,10 @@ impl Failed {
 }
 
 /// What one attempt changed, without the server.
-struct Done {
-    key: String,
-    changed: bool,
-    count: Option<u64>,
+pub(super) struct Done {
+    pub(super) key: String,
+    pub(super) changed: bool,
+    pub(super) count: Option<u64>,
 }
 
 /// Connections to the masters, and when it was last asked who they are.
@@ -62,8 +63,19 @@ pub(super) struct Writer {
 }
 
 pub(super) async fn edit(store: &RedisStore, edit: &Edit) -> Result<Receipt, StoreError> {
-    let trouble = match attempt(store, edit).await {
-        Err(Failed::At(_, trouble)) if may_retry(edit, &trouble) => trouble,
+    let made = make(store, std::slice::from_ref(edit), false).await?;
+    Ok(made.into_iter().next().expect("an edit has a receipt"))
+}
+
+/// Makes edits, `together` as one transaction, or the one that there is. Once more where
+/// the trouble may be over by then.
+pub(super) async fn make(
+    store: &RedisStore,
+    edits: &[Edit],
+    together: bool,
+) -> Result<Vec<Receipt>, StoreError> {
+    let trouble = match attempt(store, edits, together).await {
+        Err(Failed::At(_, trouble)) if may_retry(edits, &trouble) => trouble,
         done => return done.map_err(|failed| failed.told(store)),
     };
     // Who knows a new master already needs no time; a new master does.
@@ -71,13 +83,13 @@ pub(super) async fn edit(store: &RedisStore, edit: &Edit) -> Result<Receipt, Sto
     if !known {
         sleep(PATIENCE).await;
     }
-    attempt(store, edit).await.map_err(|failed| failed.told(store))
+    attempt(store, edits, together).await.map_err(|failed| failed.told(store))
 }
 
-fn may_retry(edit: &Edit, trouble: &Trouble) -> bool {
+fn may_retry(edits: &[Edit], trouble: &Trouble) -> bool {
     use Kind::{Elsewhere, Loading, Lost, ReadOnly, Silent};
     // What may have been done is not done again when it counts.
-    let counts = matches!(edit, Edit::Strike { .. });
+    let counts = edits.iter().any(|edit| matches!(edit, Edit::Strike { .. }));
     match trouble.kind {
         Silent => !counts,
         Lost | Elsewhere | ReadOnly | Loading => true,
@@ -85,15 +97,27 @@ fn may_retry(edit: &Edit, trouble: &Trouble) -> bool {
     }
 }
 
-async fn attempt(store: &RedisStore, edit: &Edit) -> Result<Receipt, Failed> {
+async fn attempt(
+    store: &RedisStore,
+    edits: &[Edit],
+    together: bool,
+) -> Result<Vec<Receipt>, Failed> {
     let links = links(store).await;
-    let links = links.map_err(|trouble| Failed::At(main_key(store, edit), trouble))?;
-    let done = Attempt { store, links: &links }.make(edit).await;
+    let links = links.map_err(|trouble| Failed::At(main_key(store, &edits[0]), trouble))?;
+    let done = match together {
+        true => batch::make(store, &links, edits).await,
+        false => Attempt { store, links: &links }.make(&edits[0]).await.map(|done| vec![done]),
+    };
     if matches!(done, Err(Failed::At(..))) {
         *store.writer.lock().await = None;
     }
-    let Done { key, changed, count } = done?;
-    Ok(Receipt { server: links.node_of(&key).to_string(), key, changed, count })
+    let receipt = |Done { key, changed, count }: Done| Receipt {
+        server: links.node_of(&key).to_string(),
+        key,
+        changed,
+        count,
+    };
+    Ok(done?.into_iter().map(receipt).collect())
 }
 
 /// The connections of the last edit, or new ones to whoever is master now.
@@ -350,10 +374,7 @@ impl Attempt<'_> {
 
     /// Sets a key that ends by itself, as rack-attack does.
     async fn set_for(&self, key: &str, time: Duration) -> Result<(), Failed> {
-        let left = u64::try_from(time.as_millis()).unwrap_or(u64::MAX).clamp(1, LONGEST_MS);
-        let mut set = redis::cmd("SET");
-        set.arg(key).arg("1").arg("PX").arg(left);
-        let done = self.links.of(key).ask(&set).await;
+        let done = self.links.of(key).ask(&set_for(key, time)).await;
         done.map(drop).map_err(|trouble| Failed::At(key.to_owned(), trouble))
     }
 
@@ -366,7 +387,7 @@ impl Attempt<'_> {
         Ok(removed)
     }
 
-    async fn count(&self, key: &str, command: &redis::Cmd) -> Result<u64, Failed> {
+    async fn count(&self, key: &str, command: &Cmd) -> Result<u64, Failed> {
         let answer = self.links.of(key).ask(command).await;
         let answer = answer.map_err(|trouble| Failed::At(key.to_owned(), trouble))?;
         Ok(count(&answer).unwrap_or(0))
@@ -383,15 +404,23 @@ impl Attempt<'_> {
     }
 }
 
+/// Sets a key that ends by itself.
+pub(super) fn set_for(key: &str, time: Duration) -> Cmd {
+    let left = u64::try_from(time.as_millis()).unwrap_or(u64::MAX).clamp(1, LONGEST_MS);
+    let mut set = redis::cmd("SET");
+    set.arg(key).arg("1").arg("PX").arg(left);
+    set
+}
+
 /// A hundred years: Redis refuses ends beyond what its clock can count.
 const LONGEST_MS: u64 = 100 * 365 * 86_400_000;
 
-fn count(value: &Value) -> Option<u64> {
+pub(super) fn count(value: &Value) -> Option<u64> {
     number(value).and_then(|number| u64::try_from(number).ok())
 }
 
 /// The score of a member that ends after `ttl`, in unix seconds.
-fn score(ttl: Option<Duration>) -> String {
+pub(super) fn score(ttl: Option<Duration>) -> String {
     let Some(ttl) = ttl else { return "+inf".to_owned() };
     let left = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).min(LONGEST_MS);
     let end = now_ms().saturating_add(left);

@@ -1,0 +1,216 @@
+//! What is said of the gates of running tunnels: how their stores are found, and what
+//! each gate would say to an address at this moment.
+//!
+//! No password is ever said, neither its file read for it: whoever asks learns the path,
+//! and has to be able to read that file.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::protocol::RequestError;
+use super::roster::Roster;
+use crate::addr::ClientAddr;
+use crate::gate::decision::Line;
+use crate::gate::{Explanation, Gate, Member, Peer};
+use crate::tunnel::Tunnel;
+
+/// How the store of a tunnel's gate is found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GatePlace {
+    /// The tunnel.
+    pub tunnel: String,
+    /// The flags that name the store; none where the gate has none.
+    pub store: Vec<String>,
+    /// The password came from the environment of the process.
+    pub password_of_environment: bool,
+    /// The networks that always come in.
+    pub allow: Vec<String>,
+    /// The load balancers.
+    pub proxy_from: Vec<String>,
+}
+
+/// What a gate says to an address, and how it comes to that.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WhyReply {
+    /// The running tunnel that was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnel: Option<String>,
+    /// Who was asked about.
+    pub address: String,
+    /// `allowed` or `denied`.
+    pub verdict: String,
+    /// Why, as the log has it.
+    pub reason: String,
+    /// The rule that decided.
+    pub decided: String,
+    /// When that ends by itself, in unix milliseconds.
+    pub until_ms: Option<u64>,
+    /// All rules in their order.
+    pub rules: Vec<RuleReply>,
+    /// What the allow-set counts for.
+    pub stance: String,
+    /// The server or file that was asked; none where a tunnel's memory was.
+    pub server: Option<String>,
+    /// When the address was last let in, in unix seconds.
+    pub seen: Option<u64>,
+    /// Its failed handshakes in this FINDTIME.
+    pub strikes: Option<u64>,
+    /// When the key of the allow-set ends, with all its members, in unix milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set_ends_ms: Option<u64>,
+    /// What who is denied gets, where the tunnel's flags are known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub denied: Option<String>,
+    /// The moment that is meant, in unix milliseconds.
+    pub now_ms: u64,
+    /// The tunnel would ask the store first: the allow-set changed, and was not read yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unsure: bool,
+    /// The address is a load balancer of the tunnel, which has to announce its clients.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub balancer: bool,
+}
+
+/// What a rule found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleReply {
+    /// Which.
+    pub rule: String,
+    /// The entry that matches.
+    pub entry: Option<String>,
+    /// The key in which it stands.
+    pub key: Option<String>,
+    /// When it ends, in unix milliseconds.
+    pub expires_ms: Option<u64>,
+    /// The same, as time that is left.
+    pub ttl_s: Option<u64>,
+    /// Why it does not count.
+    pub skipped: Option<String>,
+    /// What it says.
+    pub says: Option<String>,
+}
+
+impl WhyReply {
+    /// What `explanation` says about `peer`, of nobody knows which store. `key` names the
+    /// key of an entry.
+    pub fn of(
+        peer: Peer,
+        explanation: &Explanation,
+        now_ms: u64,
+        key: impl Fn(&Line, Member) -> Option<String>,
+    ) -> Self {
+        let decision = explanation.decision;
+        let rules = explanation.lines.iter().map(|line| RuleReply::of(line, now_ms, &key));
+        Self {
+            tunnel: None,
+            address: peer
+                .ip()
+                .map_or_else(|| ClientAddr::Nameless.to_string(), |ip| ip.to_string()),
+            verdict: if decision.is_allowed() { "allowed" } else { "denied" }.to_owned(),
+            reason: decision.reason().to_owned(),
+            decided: explanation.decided.as_str().to_owned(),
+            until_ms: decision.until_ms,
+            rules: rules.collect(),
+            stance: explanation.stance.as_str().to_owned(),
+            server: None,
+            seen: None,
+            strikes: None,
+            set_ends_ms: None,
+            denied: None,
+            now_ms,
+            unsure: false,
+            balancer: false,
+        }
+    }
+}
+
+impl RuleReply {
+    fn of(line: &Line, now_ms: u64, key: impl Fn(&Line, Member) -> Option<String>) -> Self {
+        let entry = line.entry;
+        Self {
+            rule: line.rule.as_str().to_owned(),
+            entry: entry.map(|entry| entry.member.to_string()),
+            key: entry.and_then(|entry| key(line, entry.member)),
+            expires_ms: entry.and_then(|entry| entry.expires_ms),
+            ttl_s: entry.and_then(|entry| entry.ttl(now_ms)).map(|ttl| ttl.as_secs()),
+            skipped: line.skipped.map(|skip| skip.as_str().to_owned()),
+            says: line.decision.map(|decision| decision.reason().to_owned()),
+        }
+    }
+}
+
+/// The gates of the tunnels, or of that `tunnel`.
+pub(super) fn places(
+    roster: &Roster,
+    tunnel: Option<&str>,
+) -> Result<Vec<GatePlace>, RequestError> {
+    gated(roster, tunnel, |tunnel, gate| {
+        let options = gate.options();
+        let allow = options.rules.allow.iter().map(|(net, ())| Member::from(net).to_string());
+        let proxies = tunnel.balancers().iter().map(|(net, ())| Member::from(net).to_string());
+        GatePlace {
+            tunnel: tunnel.name().to_owned(),
+            store: options.named.arguments.clone(),
+            password_of_environment: options.named.has_password_of_environment,
+            allow: allow.collect(),
+            proxy_from: proxies.collect(),
+        }
+    })
+}
+
+/// What the gates of the tunnels say to an address, from the memory that they decide by.
+pub(super) fn why(
+    roster: &Roster,
+    (address, announced): (&str, bool),
+    tunnel: Option<&str>,
+) -> Result<Vec<WhyReply>, RequestError> {
+    let peer = peer(address, announced)?;
+    gated(roster, tunnel, |tunnel, gate| {
+        let (explanation, now_ms, unsure) = gate.explain(peer);
+        let is_balancer = |ip| tunnel.balancers().lookup(ip).is_some();
+        WhyReply {
+            tunnel: Some(tunnel.name().to_owned()),
+            denied: Some(gate.options().denied.to_string()),
+            unsure,
+            balancer: matches!(peer, Peer::Socket(ip) if is_balancer(ip)),
+            ..WhyReply::of(peer, &explanation, now_ms, |_, _| None)
+        }
+    })
+}
+
+fn peer(address: &str, announced: bool) -> Result<Peer, RequestError> {
+    if address == ClientAddr::Nameless.to_string() {
+        return Ok(Peer::Nameless);
+    }
+    let ip = address.parse::<IpAddr>().map_err(|_| RequestError::Address(address.to_owned()))?;
+    let ip = ip.to_canonical();
+    Ok(if announced { Peer::Announced(ip) } else { Peer::Socket(ip) })
+}
+
+/// What `of` says of each tunnel with a gate: of the newest of each name.
+fn gated<T>(
+    roster: &Roster,
+    wanted: Option<&str>,
+    of: impl Fn(&Tunnel, &Gate) -> T,
+) -> Result<Vec<T>, RequestError> {
+    let newest = roster.newest();
+    if let Some(name) = wanted
+        && !newest.iter().any(|tunnel| tunnel.name() == name)
+    {
+        let names: Vec<&str> = newest.iter().map(|tunnel| tunnel.name()).collect();
+        return Err(RequestError::NoTunnel(name.to_owned(), names.join(", ")));
+    }
+    let is_wanted =
+        |tunnel: &&std::sync::Arc<Tunnel>| wanted.is_none_or(|name| name == tunnel.name());
+    let found: Vec<T> = newest
+        .iter()
+        .filter(is_wanted)
+        .filter_map(|tunnel| tunnel.gate().map(|gate| of(tunnel, gate)))
+        .collect();
+    match wanted {
+        Some(name) if found.is_empty() => Err(RequestError::NoGate(format!("tunnel {name} has"))),
+        None if found.is_empty() => Err(RequestError::NoGate("its tunnels have".to_owned())),
+        _ => Ok(found),
+    }
+}

@@ -1,0 +1,142 @@
+//! One gate of a configuration file, for commands that look at it or change it.
+//!
+//! Only what the gate needs has to be right: a file whose tunnels cannot run has gates
+//! all the same.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::flags::Flags;
+use super::text::{Setting, Table, Tables, Value};
+use super::{Mistake, understood};
+use crate::cli::gate_args::{AcceptorGateArgs, GateArgs};
+use crate::gate::{GateOptions, Nets};
+use crate::run::Failure;
+use crate::sys::keyfile::Access;
+
+/// Which gate of the file.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::cli) enum Which<'a> {
+    /// `[gates.NAME]`
+    Gate(&'a str),
+    /// That of `[tunnels.NAME]`.
+    Tunnel(&'a str),
+    /// The one that there is.
+    Only,
+}
+
+/// A gate of the file.
+#[derive(Debug)]
+pub(in crate::cli) struct NamedGate {
+    pub(in crate::cli) options: Arc<GateOptions>,
+    /// The load balancers.
+    pub(in crate::cli) proxies: Arc<Nets<()>>,
+}
+
+/// What makes up a gate, before its files are read.
+struct Found {
+    what: String,
+    args: (GateArgs, AcceptorGateArgs),
+    access: Access,
+}
+
+/// Finds a gate. `by_others` accepts a password file that others can read; the file may
+/// say so, too.
+///
+/// # Errors
+/// [`Failure`] of the file, or of the gate's own files.
+pub(in crate::cli) fn gate(
+    file: &Path,
+    which: Which<'_>,
+    by_others: bool,
+) -> Result<NamedGate, Failure> {
+    let found = understood(file, |base, text| find(base, text, which))?;
+    let Found { what, args: (gate, acceptor), mut access } = found;
+    access.by_others |= by_others;
+    let place = format!("{}: {what}", file.display());
+    let options = gate.options(acceptor, access).map_err(|failure| match failure {
+        Failure::Usage(error) => Failure::Usage(error.context(place.clone())),
+        Failure::Runtime(error) => Failure::Runtime(error.context(place.clone())),
+    })?;
+    let options = options.ok_or_else(|| {
+        Failure::Usage(anyhow::anyhow!(
+            "{place} has no gate; add gate = \"URL\", or choose another"
+        ))
+    })?;
+    Ok(NamedGate { options, proxies: gate.proxies() })
+}
+
+fn find(base: &Path, text: &str, which: Which<'_>) -> Result<Found, Mistake> {
+    let tables = Tables::parse(text)?;
+    let flags = Flags::new();
+    let (process, _) = flags.process(&tables.process, base)?;
+    let access = Access { by_others: accepts_others(&tables), user: process.uid() };
+    let (what, settings) = match which {
+        Which::Gate(name) => of_gate(named(&tables.gates, name, "gates")?),
+        Which::Tunnel(name) => {
+            let table = named(&tables.tunnels, name, "tunnels")?;
+            (format!("tunnel {name}"), flags.settings(table, &tables)?)
+        }
+        Which::Only => only(&flags, &tables)?,
+    };
+    Ok(Found { what, args: flags.gate(&settings, base)?, access })
+}
+
+fn of_gate(table: &Table) -> (String, Vec<Setting>) {
+    (format!("gate {}", table.name), table.settings.clone())
+}
+
+/// The one gate of the file: its only `[gates.NAME]`, or that of its tunnels.
+fn only(flags: &Flags, tables: &Tables) -> Result<(String, Vec<Setting>), Mistake> {
+    if let [one] = &tables.gates[..] {
+        return Ok(of_gate(one));
+    }
+    if !tables.gates.is_empty() {
+        let names = names(&tables.gates);
+        let what = format!("there are several gates; add --gate-name with one of: {names}");
+        return Err(Mistake::new(1, what));
+    }
+    let mut found: Vec<(&Table, Vec<Setting>)> = vec![];
+    for table in &tables.tunnels {
+        let settings = flags.settings(table, tables)?;
+        let says = |key| settings.iter().any(|setting: &Setting| setting.key == key);
+        if says("gate") || says("allow") || says("deny") {
+            found.push((table, settings));
+        }
+    }
+    match &found[..] {
+        [] => {
+            Err(Mistake::new(1, "there is no gate; add a table [gates.NAME], or name another file"))
+        }
+        [(table, settings)] => Ok((format!("tunnel {}", table.name), settings.clone())),
+        several => {
+            let names: Vec<&str> = several.iter().map(|(table, _)| table.name.as_str()).collect();
+            let names = names.join(", ");
+            let what = format!("several tunnels have a gate; add --tunnel with one of: {names}");
+            Err(Mistake::new(1, what))
+        }
+    }
+}
+
+fn named<'t>(tables: &'t [Table], name: &str, kind: &str) -> Result<&'t Table, Mistake> {
+    tables.iter().find(|table| table.name == name).ok_or_else(|| {
+        let remedy = match names(tables) {
+            none if none.is_empty() => "there is none at all, name another file".to_owned(),
+            names => format!("choose one of: {names}"),
+        };
+        Mistake::new(1, format!("there is no table [{kind}.{name}]; {remedy}"))
+    })
+}
+
+fn names(tables: &[Table]) -> String {
+    tables.iter().map(|table| table.name.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+/// Whether the file accepts secrets that others can read, anywhere.
+fn accepts_others(tables: &Tables) -> bool {
+    let of_tunnels = tables.tunnels.iter().flat_map(|table| &table.settings);
+    let accepts = |setting: &Setting| {
+        setting.key == "allow-readable-key" && setting.value == Value::Switch(true)
+    };
+    tables.defaults.iter().chain(of_tunnels).any(accepts)
+}

@@ -1,0 +1,239 @@
+//! Which gate a command is about: named by flags, in a configuration file, or as a running
+//! process has it.
+//!
+//! A process is asked for the flags that name its store, and never for a password: who may
+//! read the file may use the store, and nobody else.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::anyhow;
+use clap::{Args, Parser};
+use nix::unistd::Uid;
+
+use super::super::admin_cmd::ask_at;
+use super::super::config::{self, Which};
+use super::super::errors::one_line;
+use super::super::store_args::{GATE, StoreArgs};
+use crate::admin::gates::GatePlace;
+use crate::admin::protocol::{Reply, Request};
+use crate::gate::store::StoreError;
+use crate::gate::{GateOptions, Member, StoreOptions};
+use crate::run::Failure;
+use crate::sys::keyfile::Access;
+use crate::sys::privileges::uid_of;
+
+/// Holds a password where there is no file for it.
+const PASSWORD: &str = "KNOCKPIPE_GATE_CREDENTIALS";
+
+/// The flags that name a store by themselves.
+const OWN: [&str; 9] = [
+    "gate",
+    "gate_credentials",
+    "gate_ca",
+    "gate_cert",
+    "gate_key",
+    "set",
+    "history",
+    "ban_prefix",
+    "allow_prefix",
+];
+
+/// A gate, and how it is named: by flags of its own, or in one of the two other ways.
+#[derive(Debug, Args)]
+pub(super) struct SourceArgs {
+    #[command(flatten)]
+    store: StoreArgs,
+
+    /// The gate of this configuration file, with its store, keys, password file and rules
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = OWN, help_heading = GATE)]
+    config: Option<PathBuf>,
+
+    /// Its [gates.NAME]; not needed where the file has one gate
+    #[arg(
+        long, value_name = "NAME", conflicts_with_all = OWN,
+        conflicts_with_all = ["admin", "tunnel"], help_heading = GATE
+    )]
+    gate_name: Option<String>,
+
+    /// The gate of this tunnel, of the file or of the process
+    #[arg(long, value_name = "NAME", conflicts_with_all = OWN, help_heading = GATE)]
+    tunnel: Option<String>,
+
+    /// The gate of a running process, asked at its --admin socket. It does not tell passwords: its
+    /// --gate-credentials file is read by this command
+    #[arg(
+        long, value_name = "PATH", conflicts_with_all = OWN, conflicts_with = "config",
+        help_heading = GATE
+    )]
+    admin: Option<PathBuf>,
+
+    /// The user that the process of --admin runs as, unless it is root or you
+    #[arg(
+        id = "admin_user", long = "user", value_name = "USER", value_parser = uid_of,
+        help_heading = GATE
+    )]
+    user: Option<Uid>,
+
+    /// Accept a password file, or a --gate-key, that its group or others can read or change
+    #[arg(long, help_heading = GATE)]
+    allow_readable_key: bool,
+}
+
+/// A gate that was found.
+#[derive(Debug)]
+pub(super) struct Source {
+    /// Its store.
+    pub(super) store: StoreOptions,
+    /// All of it, where a file has told.
+    pub(super) options: Option<Arc<GateOptions>>,
+    /// The networks that it lets in always, and the load balancers, as far as they are known.
+    pub(super) spared: Vec<(&'static str, Member)>,
+}
+
+/// Where a running process is asked.
+pub(super) struct Door<'a> {
+    path: &'a Path,
+    user: Option<Uid>,
+    tunnel: Option<&'a str>,
+}
+
+/// The flags of a store, as a process tells them.
+#[derive(Debug, Parser)]
+#[command(name = "gate", no_binary_name = true, disable_help_flag = true)]
+struct StoreLine {
+    #[command(flatten)]
+    store: StoreArgs,
+
+    #[arg(long)]
+    allow_readable_key: bool,
+}
+
+impl SourceArgs {
+    /// The gate.
+    ///
+    /// # Errors
+    /// [`Failure`], also when nothing names one.
+    pub(super) fn find(&self) -> Result<Source, Failure> {
+        let found = self.look()?;
+        match found.store {
+            StoreOptions::None => Err(no_way()),
+            _ => Ok(found),
+        }
+    }
+
+    /// The gate, which may be one without a store.
+    ///
+    /// # Errors
+    /// [`Failure`]
+    pub(super) fn look(&self) -> Result<Source, Failure> {
+        if let Some(file) = &self.config {
+            return self.in_file(file);
+        }
+        if let Some(door) = self.door() {
+            return door.source(self.allow_readable_key);
+        }
+        self.refuse_without_file()?;
+        let access = Access { by_others: self.allow_readable_key, user: None };
+        Ok(Source { store: self.store.options(access)?, options: None, spared: vec![] })
+    }
+
+    /// The process to ask, if one is named.
+    pub(super) fn door(&self) -> Option<Door<'_>> {
+        let (user, tunnel) = (self.user, self.tunnel.as_deref());
+        self.admin.as_deref().map(|path| Door { path, user, tunnel })
+    }
+
+    fn in_file(&self, file: &Path) -> Result<Source, Failure> {
+        let which = match (&self.gate_name, &self.tunnel) {
+            (Some(name), _) => Which::Gate(name),
+            (None, Some(name)) => Which::Tunnel(name),
+            (None, None) => Which::Only,
+        };
+        let found = config::gate(file, which, self.allow_readable_key)?;
+        let allow = found.options.rules.allow.iter().map(|(net, ())| ("--allow", net.into()));
+        let proxies = found.proxies.iter().map(|(net, ())| ("--proxy-from", net.into()));
+        let spared = allow.chain(proxies).collect();
+        Ok(Source { store: found.options.store.clone(), options: Some(found.options), spared })
+    }
+
+    fn refuse_without_file(&self) -> Result<(), Failure> {
+        let flags = [("--gate-name", &self.gate_name), ("--tunnel", &self.tunnel)];
+        match flags.into_iter().find(|(_, given)| given.is_some()) {
+            Some((flag, _)) => Err(Failure::Usage(anyhow!(
+                "{flag} is about a configuration file or a process, and none is named; add -c FILE or --admin PATH"
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Door<'_> {
+    /// Asks something about the tunnel, or about all.
+    ///
+    /// # Errors
+    /// [`Failure`] of the process.
+    pub(super) fn ask(
+        &self,
+        request: impl FnOnce(Option<String>) -> Request,
+    ) -> Result<Reply, Failure> {
+        ask_at(self.path, self.user, &request(self.tunnel.map(str::to_owned)))
+    }
+
+    /// The gate whose flags the process tells.
+    fn source(&self, by_others: bool) -> Result<Source, Failure> {
+        let reply = self.ask(|tunnel| Request::Gates { tunnel })?;
+        let Reply::Gates(places) = reply else { return Err(super::super::admin_cmd::odd()) };
+        let place = only(&places)?;
+        if place.store.is_empty() {
+            return Err(Failure::Usage(anyhow!(
+                "the gate of tunnel {} has no store, only rules, which its own flags say; change these, or see 'knockpipe gate why'",
+                place.tunnel
+            )));
+        }
+        if place.password_of_environment && std::env::var_os(PASSWORD).is_none() {
+            return Err(Failure::Usage(anyhow!(
+                "tunnel {} has the password of its store from the environment, which no process tells; set {PASSWORD} here too",
+                place.tunnel
+            )));
+        }
+        let line = StoreLine::try_parse_from(&place.store).map_err(|error| {
+            let command = <StoreLine as clap::CommandFactory>::command();
+            one_line(&error, &command, "knockpipe gate")
+        })?;
+        // The socket is the process's user's, and so may its password file be.
+        let owner = std::fs::metadata(self.path).ok().map(|seen| Uid::from_raw(seen.uid()));
+        let access = Access { by_others: by_others || line.allow_readable_key, user: owner };
+        let store = line.store.options(access)?;
+        let nets = |flag, nets: &[String]| -> Vec<(&'static str, Member)> {
+            nets.iter().filter_map(|net| Some((flag, net.parse().ok()?))).collect()
+        };
+        let mut spared = nets("--allow", &place.allow);
+        spared.extend(nets("--proxy-from", &place.proxy_from));
+        Ok(Source { store, options: None, spared })
+    }
+}
+
+/// The one store of a process.
+fn only(places: &[GatePlace]) -> Result<&GatePlace, Failure> {
+    let stored: Vec<&GatePlace> = places.iter().filter(|place| !place.store.is_empty()).collect();
+    let Some(first) = stored.first().copied().or(places.first()) else {
+        return Err(Failure::Usage(StoreError::NoStore.into()));
+    };
+    if stored.iter().all(|place| place.store == first.store) {
+        return Ok(first);
+    }
+    let names: Vec<&str> = stored.iter().map(|place| place.tunnel.as_str()).collect();
+    Err(Failure::Usage(anyhow!(
+        "the tunnels of this process have several stores; choose with --tunnel one of: {}",
+        names.join(", ")
+    )))
+}
+
+/// Nothing names a gate.
+fn no_way() -> Failure {
+    Failure::Usage(anyhow!(
+        "there is no store to ask; name it with --gate URL or KNOCKPIPE_GATE, or a configuration file with -c FILE (and --gate-name NAME), or a running process with --admin PATH"
+    ))
+}

@@ -1,0 +1,67 @@
+//! Text that people write into files by hand: passwords, lists of addresses, a
+//! configuration.
+//!
+//! Editors and other systems add what nobody sees: a byte order mark, carriage returns,
+//! blanks at the end of a line, empty lines. One place takes all of that away, and says
+//! so where a file is no text at all. What a line means is not known here.
+
+/// Why bytes are no text to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotText {
+    /// As some editors save by themselves.
+    #[error("is UTF-16 text")]
+    Utf16,
+    /// Anything else.
+    #[error("is no UTF-8 text")]
+    Other,
+}
+
+/// What UTF-8 text may begin with.
+const MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// The text in the bytes of a file, without a byte order mark.
+///
+/// # Errors
+/// [`NotText`]
+pub fn text(bytes: &[u8]) -> Result<&str, NotText> {
+    let is_marked = bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff");
+    // Every ASCII character has such a byte in UTF-16, and no text has one.
+    if is_marked || bytes.contains(&0) && bytes.len() > 1 {
+        return Err(NotText::Utf16);
+    }
+    str::from_utf8(bytes.strip_prefix(MARK).unwrap_or(bytes)).map_err(|_| NotText::Other)
+}
+
+/// The lines of a text that say something, without the blanks around them. What begins
+/// with `#` is a comment.
+pub fn lines(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_sees_is_taken_away() {
+        for bytes in [
+            &b"one\ntwo"[..],
+            b"\xef\xbb\xbfone\r\n\r\ntwo \t\r\n\n",
+            b"# a comment\n  one\n\n\n   # another\ntwo\n   ",
+        ] {
+            let found: Vec<&str> = lines(text(bytes).unwrap()).collect();
+            assert_eq!(found, ["one", "two"], "{bytes:?}");
+        }
+        for bytes in [&b""[..], b"\xef\xbb\xbf", b" \r\n\t\n", b"#one\n"] {
+            assert_eq!(lines(text(bytes).unwrap()).count(), 0, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_text_is_told_apart() {
+        for bytes in [&b"\xff\xfea\0b\0"[..], b"\xfe\xff\0a", b"a\0b\0", b"\0a\0b"] {
+            assert_eq!(text(bytes), Err(NotText::Utf16), "{bytes:?}");
+        }
+        assert_eq!(text(b"caf\xe9"), Err(NotText::Other));
+    }
+}

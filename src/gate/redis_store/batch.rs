@@ -1,0 +1,317 @@
+//! Several edits that belong together, as one transaction.
+//!
+//! Redis undoes nothing: a command that fails leaves those beside it done. So nothing is
+//! sent that could fail for what is known, and what the set is, is watched until then.
+//! In a Cluster only keys of one slot can be in a transaction.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use redis::{Cmd, Pipeline};
+
+use super::super::member::Member;
+use super::super::store::{Edit, Receipt, StoreError};
+use super::RedisStore;
+use super::keys::spellings;
+use super::links::{Form, Links};
+use super::list::{ban_keys, find_in_set, with_prefix};
+use super::trouble::{Kind, Trouble};
+use super::write::{self, Done, Failed, count, score, set_for};
+
+/// Edits in one transaction. The server does nothing else while it makes them.
+pub const MOST_TOGETHER: usize = 10_000;
+
+/// How long a server may take for that many.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// How often the set may change between a look at it and the transaction.
+const MOST_TRIES: usize = 10;
+
+/// Changes whose members are named to followers; more are a full read for them.
+const MOST_NAMED: usize = 1_000;
+
+/// A command of an edit.
+struct Step {
+    /// Which edit it belongs to.
+    edit: usize,
+    key: String,
+    command: Cmd,
+    /// It counts what it did; else it always does something.
+    counts: bool,
+}
+
+pub(super) async fn edit_all(
+    store: &RedisStore,
+    edits: &[Edit],
+    told: &mut dyn FnMut(Receipt),
+) -> Result<(), StoreError> {
+    let is_plain = |edit: &Edit| {
+        matches!(edit, Edit::Allow(..) | Edit::Remove(_) | Edit::Ban(..) | Edit::Unban(_))
+    };
+    if !edits.iter().all(is_plain) {
+        // They depend on what they find, each by itself.
+        for edit in edits {
+            told(write::edit(store, edit).await?);
+        }
+        return Ok(());
+    }
+    if !edits.is_empty() {
+        write::make(store, edits, true).await?.into_iter().for_each(told);
+    }
+    Ok(())
+}
+
+/// Makes edits of members and bans, one try.
+pub(super) async fn make(
+    store: &RedisStore,
+    links: &Links,
+    edits: &[Edit],
+) -> Result<Vec<Done>, Failed> {
+    Batch { store, links, edits }.make().await
+}
+
+/// One try to make edits.
+struct Batch<'a> {
+    store: &'a RedisStore,
+    links: &'a Links,
+    edits: &'a [Edit],
+}
+
+impl Batch<'_> {
+    async fn make(&self) -> Result<Vec<Done>, Failed> {
+        let set = &self.store.keys.allow_set;
+        let made = self.transact().await?;
+        let mut made = made.ok_or_else(|| {
+            let cause = "the set changes all the time, so that no transaction of ours is done";
+            Failed::At(set.clone(), Trouble::new(Kind::Elsewhere, self.links.node_of(set), cause))
+        })?;
+        self.remove_odd(&mut made).await?;
+        self.name(&made).await;
+        Ok(made)
+    }
+
+    /// Makes all, if the set lets one of some tries through.
+    async fn transact(&self) -> Result<Option<Vec<Done>>, Failed> {
+        let set = &self.store.keys.allow_set;
+        let is_of_set = |edit: &Edit| matches!(edit, Edit::Allow(..) | Edit::Remove(_));
+        let watched = self.edits.iter().any(is_of_set);
+        for _ in 0..MOST_TRIES {
+            let mut form = Form::Absent;
+            if watched {
+                let watching = self.links.of(set).ask(redis::cmd("WATCH").arg(set)).await;
+                watching.map_err(|trouble| Failed::At(set.clone(), trouble))?;
+                form = self.form().await?;
+            }
+            let (steps, mut made) = self.steps(form)?;
+            if self.send(steps, &mut made).await? {
+                return Ok(Some(made));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Sends the steps: those that may stand with the set as one transaction, the others
+    /// each by itself. False where that was not done, and nothing else either.
+    async fn send(&self, steps: Vec<Step>, made: &mut [Done]) -> Result<bool, Failed> {
+        let set = &self.store.keys.allow_set;
+        let joins = |step: &Step| self.links.map.joins(&step.key, set);
+        let (together, singly): (Vec<Step>, Vec<Step>) = steps.into_iter().partition(joins);
+        let failed = |trouble| Failed::At(set.clone(), trouble);
+        let mut all = pipeline(&together);
+        let answers = self.links.of(set).transact(&mut all, ANSWER).await.map_err(failed)?;
+        let Some(answers) = answers else { return Ok(false) };
+        for (step, answer) in together.iter().zip(&answers) {
+            made[step.edit].note(step, count(answer));
+        }
+        for (place, link) in self.links.all.iter().enumerate() {
+            let of_link = |step: &&Step| self.links.map.index(&step.key) == place;
+            let steps: Vec<&Step> = singly.iter().filter(of_link).collect();
+            for steps in steps.chunks(AT_ONCE) {
+                let mut all = redis::pipe();
+                for step in steps {
+                    all.add_command(step.command.clone());
+                }
+                let answers = link.ask_all(&all).await.map_err(failed)?;
+                for (step, answer) in steps.iter().zip(&answers) {
+                    made[step.edit].note(step, count(answer));
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// The commands of all edits, each on what those before it make of the set.
+    fn steps(&self, mut form: Form) -> Result<(Vec<Step>, Vec<Done>), Failed> {
+        let keys = &self.store.keys;
+        let mut steps = Vec::with_capacity(self.edits.len());
+        let mut made = Vec::with_capacity(self.edits.len());
+        for (edit, what) in self.edits.iter().enumerate() {
+            let mut step = |key: &str, command: Cmd, counts| {
+                steps.push(Step { edit, key: key.to_owned(), command, counts });
+            };
+            let key = match what {
+                Edit::Allow(member, ttl) => {
+                    let (key, command) = self.allow(*member, *ttl, &mut form)?;
+                    step(&key, command, key == keys.allow_set);
+                    key
+                }
+                Edit::Remove(member) => {
+                    let command = take_out(form, &keys.allow_set, &spellings(*member));
+                    command.into_iter().for_each(|command| step(&keys.allow_set, command, true));
+                    if let (Member::Address(ip), Some(prefix)) = (member, &keys.allow_prefix) {
+                        for key in with_prefix(prefix, *ip) {
+                            step(&key, delete(&key), true);
+                        }
+                    }
+                    keys.allow_set.clone()
+                }
+                Edit::Ban(member, time) => {
+                    let key = keys.ban_key(*member);
+                    step(&key, set_for(&key, *time), false);
+                    key
+                }
+                Edit::Unban(member) => {
+                    for (_, key) in ban_keys(&keys.ban_prefix, *member) {
+                        step(&key, delete(&key), true);
+                    }
+                    keys.ban_key(*member)
+                }
+                _ => unreachable!("others are made singly"),
+            };
+            made.push(Done { key, changed: false, count: None });
+        }
+        Ok((steps, made))
+    }
+
+    /// The command that lets a member in, its key, and what it makes of the set.
+    fn allow(
+        &self,
+        member: Member,
+        ttl: Option<Duration>,
+        form: &mut Form,
+    ) -> Result<(String, Cmd), Failed> {
+        let set = &self.store.keys.allow_set;
+        let own_key = match member {
+            Member::Address(ip) => self.store.keys.allow_key(ip),
+            Member::Network(_) => None,
+        };
+        match (*form, ttl, own_key) {
+            (Form::Absent | Form::Set, None, _) => {
+                *form = Form::Set;
+                let mut add = redis::cmd("SADD");
+                add.arg(set).arg(member.to_string());
+                Ok((set.clone(), add))
+            }
+            (Form::Absent | Form::Set, Some(ttl), Some(key)) => {
+                let set = set_for(&key, ttl);
+                Ok((key, set))
+            }
+            (Form::Set, Some(_), None) => {
+                let server = self.links.node_of(set).to_string();
+                Err(Failed::For(StoreError::NoExpiry { server, key: set.clone() }))
+            }
+            (Form::Sorted | Form::Absent, ttl, _) => {
+                *form = Form::Sorted;
+                let mut add = redis::cmd("ZADD");
+                add.arg(set).arg("CH").arg(score(ttl)).arg(member.to_string());
+                Ok((set.clone(), add))
+            }
+        }
+    }
+
+    /// Removes who was not found by a usual spelling, and may be written in another way
+    /// and still in force.
+    async fn remove_odd(&self, made: &mut [Done]) -> Result<(), Failed> {
+        let edits = self.edits.iter().zip(made.iter()).enumerate();
+        let missing = edits.filter_map(|(place, (edit, made))| match edit {
+            Edit::Remove(member) if !made.changed => Some((*member, place)),
+            _ => None,
+        });
+        let missing: Vec<(Member, usize)> = missing.collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let set = &self.store.keys.allow_set;
+        let failed = |trouble| Failed::At(set.clone(), trouble);
+        let form = self.form().await?;
+        let wanted: HashSet<Member> = missing.iter().map(|(member, _)| *member).collect();
+        let found = find_in_set(self.store, self.links, form, |member| wanted.contains(member));
+        let mut all = redis::pipe();
+        let mut places = vec![];
+        for (member, name, _) in found.await.map_err(failed)? {
+            let of = missing.iter().find(|(other, _)| *other == member);
+            if let (Some((_, place)), Some(command)) = (of, take_out(form, set, &[name])) {
+                places.push(*place);
+                all.add_command(command);
+            }
+        }
+        let answers = self.links.of(set).transact(&mut all, ANSWER).await.map_err(failed)?;
+        for (place, answer) in places.into_iter().zip(answers.unwrap_or_default()) {
+            made[place].changed |= count(&answer) > Some(0);
+        }
+        Ok(())
+    }
+
+    /// Names the members that changed. That the set changed is announced by Redis
+    /// anyway, so that a failure here costs only speed.
+    async fn name(&self, made: &[Done]) {
+        let set = &self.store.keys.allow_set;
+        let changed = self.edits.iter().zip(made).filter_map(|(edit, made)| match edit {
+            Edit::Allow(member, _) | Edit::Remove(member) if made.changed => Some(member),
+            _ => None,
+        });
+        let changed: Vec<&Member> = changed.take(MOST_NAMED + 1).collect();
+        if changed.len() > MOST_NAMED {
+            return;
+        }
+        let mut all = redis::pipe();
+        for member in changed {
+            all.cmd("PUBLISH").arg(self.store.keys.channel()).arg(member.to_string());
+        }
+        let _ = self.links.of(set).ask_all(&all).await;
+    }
+
+    async fn form(&self) -> Result<Form, Failed> {
+        let form = self.links.form(&self.store.keys).await;
+        form.map_err(|trouble| Failed::At(self.store.keys.allow_set.clone(), trouble))
+    }
+}
+
+/// Commands that are sent at once where they are no transaction.
+const AT_ONCE: usize = 500;
+
+impl Done {
+    /// `count` is what the step's command answered.
+    fn note(&mut self, step: &Step, count: Option<u64>) {
+        let changes = !step.counts || count > Some(0);
+        if changes && !self.changed {
+            self.key.clone_from(&step.key);
+        }
+        self.changed |= changes;
+    }
+}
+
+fn pipeline(steps: &[Step]) -> Pipeline {
+    let mut all = redis::pipe();
+    for step in steps {
+        all.add_command(step.command.clone());
+    }
+    all
+}
+
+/// Removes members from the set by name; nothing where there is no set.
+fn take_out(form: Form, set: &str, names: &[String]) -> Option<Cmd> {
+    let mut command = match form {
+        Form::Absent => return None,
+        Form::Set => redis::cmd("SREM"),
+        Form::Sorted => redis::cmd("ZREM"),
+    };
+    command.arg(set).arg(names);
+    Some(command)
+}
+
+fn delete(key: &str) -> Cmd {
+    let mut delete = redis::cmd("DEL");
+    delete.arg(key);
+    delete
+}

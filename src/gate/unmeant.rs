@@ -1,0 +1,62 @@
+//! Entries that a full read finds with an end so far away that nobody meant it:
+//! milliseconds where seconds are expected. Counted, so that the log tells it once and not
+//! at every read; what such an entry allows is the store's word, and not changed here.
+
+use super::member::{Item, Member};
+use super::store::is_unmeant;
+
+/// Such entries of the full read that is under way, or was the last.
+#[derive(Debug, Default)]
+pub(super) struct Unmeant {
+    found: u64,
+    example: Option<Member>,
+    was_told: bool,
+}
+
+impl Unmeant {
+    /// A full read begins.
+    pub(super) fn begin(&mut self) {
+        (self.found, self.example) = (0, None);
+    }
+
+    /// A part of it.
+    pub(super) fn note(&mut self, items: &[Item]) {
+        for item in items {
+            if let Item::Allowed(member, end) = item
+                && is_unmeant(*end)
+            {
+                self.found += 1;
+                self.example.get_or_insert(*member);
+            }
+        }
+    }
+
+    /// It is complete: how many there are, and one of them, where that is news.
+    pub(super) fn end(&mut self) -> Option<(u64, Member)> {
+        let was_told = std::mem::replace(&mut self.was_told, self.example.is_some());
+        self.example.filter(|_| !was_told).map(|example| (self.found, example))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_told_once_until_it_was_put_right() {
+        let member: Member = "203.0.113.7".parse().unwrap();
+        let millis = Item::Allowed(member, Some(1_790_000_000_000_000));
+        let seconds = Item::Allowed(member, Some(1_790_000_000_000));
+        let mut unmeant = Unmeant::default();
+        let mut read = |items: &[Item]| {
+            unmeant.begin();
+            unmeant.note(items);
+            unmeant.end()
+        };
+        assert_eq!(read(&[seconds]), None);
+        assert_eq!(read(&[seconds, millis, millis]), Some((2, member)));
+        assert_eq!(read(&[millis]), None, "told already");
+        assert_eq!(read(&[seconds]), None);
+        assert_eq!(read(&[millis]), Some((1, member)));
+    }
+}
