@@ -261,11 +261,6 @@ impl Current {
     }
 }
 
-/// On a thread that may block.
-async fn look_up_apart(address: Address) -> io::Result<Target> {
-    blocking(move || look_up_target(&address)).await?
-}
-
 // === lookups, all blocking ===
 
 fn look_up_target(address: &Address) -> io::Result<Target> {
@@ -292,7 +287,7 @@ pub async fn look_up_apart(address: Address) -> io::Result<Target> {
     if address.is_literal() {
         return look_up_target(&address);
     }
-    tokio::task::spawn_blocking(move || look_up_target(&address)).await.map_err(io::Error::other)?
+    blocking(move || look_up_target(&address)).await?
 }
 
 /// All addresses of a host, each once, in the system's order of preference.

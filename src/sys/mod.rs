@@ -20,3 +20,4 @@ pub mod reaper;
 pub mod sandbox;
 pub mod signals;
 pub mod tls_key;
+pub mod visit;

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
+use super::credentials::is_systemd_credential;
 use super::keyfile::{Access, Name, OPEN_TO_OTHERS, rightful};
 use crate::files::place::user_name;
 use crate::files::read::{ReadError, all_of, foreign_owner, open};
@@ -60,7 +61,8 @@ pub fn read(path: &Path, access: Access) -> Result<Zeroizing<Vec<u8>>, TlsKeyErr
         return Err(TlsKeyError::Foreign { name: name(), owner, to });
     }
     let mode = seen.mode() & 0o7777;
-    if !access.by_others && mode & OPEN_TO_OTHERS != 0 {
+    let is_open = mode & OPEN_TO_OTHERS != 0;
+    if is_open && !access.by_others && !is_systemd_credential(path, &seen) {
         return Err(TlsKeyError::OpenToOthers { name: name(), mode });
     }
     all_of(file, LONGEST).map_err(unreadable)

@@ -53,7 +53,9 @@ struct Need {
 
 /// Too few file descriptors for a single session.
 #[derive(Debug, thiserror::Error)]
-#[error("{0} file descriptors are too few for a session; raise the limit with ulimit -n")]
+#[error(
+    "{0} file descriptors are too few for a session; raise the limit with ulimit -n, or LimitNOFILE= of a unit"
+)]
 pub struct TooFewDescriptors(u64);
 
 impl Stores {
@@ -166,7 +168,7 @@ impl Capacity {
                 tunnel,
                 lacking,
                 descriptors,
-                detail = "raise ulimit -n; a store with many masters may take those of sessions",
+                detail = "raise ulimit -n (LimitNOFILE= of a unit); a store with many masters may take those of sessions",
                 "not enough file descriptors for the gate's store"
             );
         }
@@ -176,7 +178,7 @@ impl Capacity {
                 asked,
                 sessions,
                 descriptors,
-                detail = "raise ulimit -n, or lower -n",
+                detail = "raise ulimit -n (LimitNOFILE= of a unit), or lower -n",
                 "not enough file descriptors for the limit of sessions"
             );
         }
@@ -187,15 +189,17 @@ impl Capacity {
                 asked,
                 handshakes,
                 descriptors,
-                detail = "raise ulimit -n, or lower --max-handshakes",
+                detail = "raise ulimit -n (LimitNOFILE= of a unit), or lower --max-handshakes",
                 "not enough file descriptors for the limit of handshakes"
             );
         }
         let asked = options.limits.unopened;
         if asked > unopened {
             let detail = match options.role {
-                Role::Encrypt { .. } => "raise ulimit -n, or lower --pool",
-                Role::Decrypt { .. } => "raise ulimit -n, or lower --max-unopened",
+                Role::Encrypt { .. } => "raise ulimit -n (LimitNOFILE= of a unit), or lower --pool",
+                Role::Decrypt { .. } => {
+                    "raise ulimit -n (LimitNOFILE= of a unit), or lower --max-unopened"
+                }
             };
             tracing::warn!(
                 tunnel,
