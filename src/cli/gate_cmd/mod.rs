@@ -16,6 +16,7 @@ use clap::{Args, Subcommand};
 
 use super::Done;
 use super::output::{FormArgs, Output};
+use super::gate_args::Balancer;
 use super::store_args::StoreArgs;
 use crate::gate::Member;
 use crate::run::Failure;
@@ -163,7 +164,7 @@ struct SpareArgs {
 
     /// Load balancers, which are not to be banned without --force; repeatable
     #[arg(long, value_name = "NET[,NET]", value_delimiter = ',')]
-    proxy_from: Vec<Member>,
+    proxy_from: Vec<Balancer>,
 }
 
 /// What is not done without `--force`, or not at all.
@@ -248,7 +249,8 @@ impl SpareArgs {
         if !member.can_be_banned() {
             return Err(GateCommandError::NetworkBan(member));
         }
-        let lists = [("--allow", &self.allow), ("--proxy-from", &self.proxy_from)];
+        let balancers = self.proxy_from.iter().filter_map(|balancer| balancer.net()).collect();
+        let lists = [("--allow", &self.allow), ("--proxy-from", &balancers)];
         for (flag, nets) in lists {
             if let Some(net) = nets.iter().copied().find(|net| net.meets(&member) && !self.force) {
                 return Err(GateCommandError::Spared { member, flag, net });
