@@ -8,8 +8,6 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -18,8 +16,7 @@ use std::time::{Duration, Instant};
 use common::data::{Noise, Sum};
 use common::proc::{TcpState, tcp_sockets};
 use common::way::{Way, vanish};
-use common::{Addr, End, Ending, Kind, Line, NEVER, Pair, PairOptions, Target, Wire, eventually};
-use socket2::{SockFilter, SockRef};
+use common::{End, Ending, Line, NEVER, Pair, PairOptions, Target, Wire, eventually};
 
 /// "A vanished peer is noticed within 60 s", and what a loaded machine adds.
 const NOTICED: Duration = Duration::from_secs(90);

@@ -16,7 +16,7 @@ use common::{Ending, Pair, PairOptions, Target, Wire, eventually};
 const READY: &str = "a warm tunnel is ready";
 
 /// Far less than TCP's own patience, and more than `-o 2` and a loaded machine.
-const SOON: Duration = Duration::from_secs(12);
+const SOON: Duration = Duration::from_secs(20);
 
 /// What everybody here is told.
 const QUICK: [&str; 4] = ["-o", "2", "--log-level", "debug"];
@@ -52,25 +52,22 @@ fn greeted(mut client: Wire) {
     assert_eq!(client.expect_bytes(5), b"hello");
 }
 
-/// As a NAT that has forgotten its connections: nothing is acknowledged any more. The
-/// first client that speaks first may still have been unlucky, the path broke a moment ago.
+/// As a NAT that has forgotten its connections: nothing is acknowledged any more.
 #[test]
 fn clients_are_served_at_once_where_warm_tunnels_died_without_a_word() {
     let redis = Redis::start();
     for args in [&[][..], &["--heartbeat", "off"]] {
         let (pair, way) = over_a_way(redis.tcp(), args);
         way.vanish();
-        // No sign of life has come for so long that nothing is risked on them.
-        eventually("the pool has found out", || pair.encrypt.count(READY) >= 8);
         let took = timed(|| {
+            // Nothing is risked on those that were not heard lately, and soon none are left.
+            eventually("the pool has found out", || pair.encrypt.count(READY) >= 8);
             for _ in 0..4 {
                 let mut client = Resp::connect(pair.entrance());
                 assert_eq!(client.ask(&["PING"]), Reply::Status("PONG".to_owned()));
             }
         });
         assert!(took < SOON, "{took:?}");
-        way.vanish();
-        pair.encrypt.program.kill();
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::common;
 
 use common::redis::{Redis, Reply, Resp};
-use common::{Ending, Pair, PairOptions, eventually};
+use common::{Pair, PairOptions, eventually};
 use nix::sys::signal::Signal;
 
 const DOWN: &str = "target is down";
@@ -49,7 +49,6 @@ fn sessions_on_a_target_that_is_down_are_kept_by_default() {
         pong(&mut client);
         drop(client);
         pair.decrypt.wait_closed("finished");
-        let _ = Ending::Clean;
     }
 }
 
