@@ -58,6 +58,8 @@ pub enum ClientAddr {
     Ip(SocketAddr),
     /// Over a unix socket, whose clients have no address.
     Unix,
+    /// Standard input and output of a dialer that serves nobody else.
+    Pipe,
     /// The client of a load balancer that does not tell its address.
     Nameless,
 }
@@ -338,12 +340,12 @@ impl fmt::Display for ServiceName {
 // === impl ClientAddr ===
 
 impl ClientAddr {
-    /// What limits count this client by; `None` over a unix socket.
+    /// What limits count this client by; `None` where it has no address by its nature.
     pub fn source(&self) -> Option<SourceKey> {
         match self {
             Self::Ip(addr) => Some(addr.ip().into()),
             Self::Nameless => Some(SourceKey::Nameless),
-            Self::Unix => None,
+            Self::Unix | Self::Pipe => None,
         }
     }
 }
@@ -365,6 +367,7 @@ impl fmt::Display for ClientAddr {
         match self {
             Self::Ip(addr) => addr.fmt(f),
             Self::Unix => f.write_str("unix"),
+            Self::Pipe => f.write_str("pipe"),
             Self::Nameless => f.write_str("unknown"),
         }
     }

@@ -7,6 +7,7 @@
 //! | 1 | it failed at run time, or sessions were cut |
 //! | 2 | the command line or a key file is wrong |
 //! | 3 | a `gate` command or `kick` found nothing to change |
+//! | 128 + N | signal N ended `pipe`: 129 SIGHUP, 130 SIGINT, 143 SIGTERM |
 
 use std::ffi::OsString;
 use std::panic::catch_unwind;
@@ -27,7 +28,7 @@ fn main() -> ExitCode {
         Ok(Done::Clean) => ExitCode::SUCCESS,
         Ok(Done::SessionsCut) => ExitCode::from(1),
         Ok(Done::Unchanged) => ExitCode::from(3),
-        Ok(Done::Background(status)) => ExitCode::from(status),
+        Ok(Done::Background(status) | Done::Signalled(status)) => ExitCode::from(status),
         Err(failure) => {
             direct::line(Level::ERROR, &printable(&failure.to_string()));
             match failure {

@@ -20,8 +20,9 @@ pub enum CloseReason {
     Truncated,
     /// The sealed stream was reset or timed out in the network.
     PeerLost,
-    /// Nothing authentic came from the far end for three heartbeats, or came from this
-    /// end to the far one: it is gone, or somebody on the path swallows what it says.
+    /// Nothing authentic came from the far end for three heartbeats, or to the first bytes
+    /// on a warm tunnel, or came from this end to the far one: it is gone, or somebody on
+    /// the path swallows what it says.
     PeerVanished,
     /// A record failed authentication: tampering, or a broken peer.
     BadRecord,
@@ -35,6 +36,8 @@ pub enum CloseReason {
     TargetUnresolved,
     /// The dialer asked for a service that the acceptor does not have.
     NoSuchService,
+    /// The target failed its checks while the session went on, and such are to be closed.
+    TargetDown,
     /// A limit of sessions was reached.
     LimitReached,
     /// The far end could not be reached.
@@ -68,6 +71,8 @@ pub enum CloseReason {
     Revoked,
     /// A listed load balancer sent no PROXY header, or a malformed one.
     BadProxyHeader,
+    /// Connected and left without a byte: a health check, which is no client.
+    Probe,
     /// Too many sessions or handshakes from one source.
     SourceLimit,
     /// No application data passed for as long as one of the ends allows.
@@ -96,6 +101,7 @@ impl CloseReason {
         Self::TargetTimeout,
         Self::TargetUnresolved,
         Self::NoSuchService,
+        Self::TargetDown,
         Self::LimitReached,
         Self::PeerUnreachable,
         Self::NoAnswer,
@@ -112,6 +118,7 @@ impl CloseReason {
         Self::GateDenied,
         Self::Revoked,
         Self::BadProxyHeader,
+        Self::Probe,
         Self::SourceLimit,
         Self::IdleTimeout,
         Self::Kicked,
@@ -134,6 +141,7 @@ impl CloseReason {
             Self::TargetTimeout => "target-timeout",
             Self::TargetUnresolved => "target-unresolved",
             Self::NoSuchService => "no-such-service",
+            Self::TargetDown => "target-down",
             Self::LimitReached => "limit-reached",
             Self::PeerUnreachable => "peer-unreachable",
             Self::NoAnswer => "no-answer",
@@ -150,6 +158,7 @@ impl CloseReason {
             Self::GateDenied => "gate-denied",
             Self::Revoked => "revoked",
             Self::BadProxyHeader => "bad-proxy-header",
+            Self::Probe => "probe",
             Self::SourceLimit => "source-limit",
             Self::IdleTimeout => "idle-timeout",
             Self::Kicked => "kicked",

@@ -189,7 +189,8 @@ fn a_reset_of_a_client_that_sent_nothing_is_a_reset_at_the_far_end() {
 fn a_tunnel_that_was_given_up_does_not_reach_the_target() {
     let target = Target::echo();
     let options = PairOptions::default().encrypt(&["--pool", "2", "--log-level", "debug"]);
-    let options = options.encrypt(&["-o", "1"]).decrypt(&["-n", "1"]);
+    // With signs of life the far end would say that it is at work, and none be given up.
+    let options = options.encrypt(&["-o", "1", "--heartbeat", "off"]).decrypt(&["-n", "1"]);
     let pair = Pair::start(options, target.addr());
     eventually("two are ready", || pair.encrypt.count(READY) == 2);
     let mut first = pair.connect();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::errors::UsageError;
 use crate::addr::ServiceName;
@@ -22,6 +22,18 @@ pub(super) struct CheckArgs {
         help_heading = "Connections"
     )]
     checks: Vec<NamedCheck>,
+
+    /// What becomes of sessions on a target that goes down: keep them, or close them, so that
+    /// their clients come again and get another [default: keep]
+    #[arg(long, value_name = "WHAT", help_heading = "Connections")]
+    on_target_down: Option<OnTargetDown>,
+}
+
+/// `--on-target-down`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum OnTargetDown {
+    Keep,
+    Close,
 }
 
 /// `--check [NAME=]WHAT[/INTERVAL]`.
@@ -45,9 +57,29 @@ impl FromStr for NamedCheck {
 }
 
 impl CheckArgs {
-    /// Whether there is any.
-    pub(super) fn is_given(&self) -> bool {
-        !self.checks.is_empty()
+    /// The first flag that is given, if there is any.
+    pub(super) fn given(&self) -> Option<&'static str> {
+        let flags = [
+            ("--check", !self.checks.is_empty()),
+            ("--on-target-down", self.on_target_down.is_some()),
+        ];
+        flags.into_iter().find_map(|(flag, is_given)| is_given.then_some(flag))
+    }
+
+    /// Whether sessions on a target that goes down are ended.
+    ///
+    /// # Errors
+    /// [`UsageError::NeverDown`] where nothing would find that out.
+    pub(super) fn closes(&self, role: &Role) -> Result<bool, UsageError> {
+        let Some(what) = self.on_target_down else { return Ok(false) };
+        let Role::Decrypt { targets } = role else { return Ok(false) };
+        let mut names: Vec<_> = targets.iter().map(|(service, _)| service).collect();
+        names.sort_unstable();
+        let has_several = names.windows(2).any(|two| two[0] == two[1]);
+        if self.checks.is_empty() && !has_several {
+            return Err(UsageError::NeverDown);
+        }
+        Ok(what == OnTargetDown::Close)
     }
 
     /// The check of each service of `role` that has one.
@@ -90,7 +122,7 @@ mod tests {
         let name = |text: &&str| text.parse::<ServiceName>().unwrap_or_default();
         let targets = services.iter().map(|text| (name(text), "a:1".parse().unwrap())).collect();
         let checks = given.iter().map(|text| text.parse().unwrap()).collect();
-        let by_service = CheckArgs { checks }.by_service(&Role::Decrypt { targets })?;
+        let by_service = CheckArgs { checks, on_target_down: None }.by_service(&Role::Decrypt { targets })?;
         let shown = |(name, check): (&ServiceName, &Check)| format!("{name} {:?}", check.question);
         Ok(by_service.iter().map(shown).collect())
     }

@@ -24,6 +24,11 @@ pub(super) enum UsageError {
     /// Two checks for one service.
     #[error("--check is given twice for the same service; keep one, or write NAME= before it")]
     TwoChecks,
+    /// `--on-target-down` where no target is ever taken for down.
+    #[error(
+        "--on-target-down is about targets that are checked or one of several; add --check, or a second -t"
+    )]
+    NeverDown,
     /// What it accepts it would dial.
     #[error(
         "-s and -t are both {0}, so it would connect to itself; give -t the address of the other end or of the service"

@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,13 +17,13 @@ use crate::addr::{Address, BindAddress};
 use crate::duration;
 use crate::gate::redis_store::{Node, Servers};
 use crate::gate::{
-    AwayPolicy, BanAfter, Denied, GateOptions, Internal, Member, Nets, OnRevoke, Rules,
-    StoreOptions,
+    AwayPolicy, BanAfter, Denied, GateOptions, Internal, Member, MemberError, Nets, OnRevoke,
+    Rules, StoreOptions,
 };
 use crate::proxy_protocol::Version;
 use crate::run::Failure;
 use crate::sys::keyfile::Access;
-use crate::tunnel::{Remark, Role};
+use crate::tunnel::{Balancers, Remark, Role};
 
 /// Every address there is.
 const EVERYBODY: [&str; 2] = ["0.0.0.0/0", "::/0"];
@@ -54,9 +55,9 @@ pub(super) struct GateArgs {
     reap_idle: Option<Duration>,
 
     /// Load balancers, which must announce their clients with the PROXY protocol, and nobody else
-    /// may; repeatable
+    /// may: networks, or unix for whoever comes through a unix socket; repeatable
     #[arg(long, value_name = "NET[,NET]", value_delimiter = ',', help_heading = GATE)]
-    proxy_from: Vec<Member>,
+    proxy_from: Vec<Balancer>,
 }
 
 /// What decides besides the store.
@@ -113,6 +114,36 @@ impl AcceptorGateArgs {
         let targets = role.targets();
         let target = Address::clone(targets.iter().find(is_local)?);
         Some(Remark::LocalClients { target })
+    }
+}
+
+/// One of `--proxy-from`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Balancer {
+    /// Those at these addresses.
+    Net(Member),
+    /// Whoever comes through a unix socket.
+    Unix,
+}
+
+impl Balancer {
+    /// Its addresses, if it has any.
+    pub(super) fn net(self) -> Option<Member> {
+        match self {
+            Self::Net(net) => Some(net),
+            Self::Unix => None,
+        }
+    }
+}
+
+impl FromStr for Balancer {
+    type Err = MemberError;
+
+    fn from_str(text: &str) -> Result<Self, MemberError> {
+        match text {
+            "unix" => Ok(Self::Unix),
+            net => net.parse().map(Self::Net),
+        }
     }
 }
 
@@ -175,8 +206,9 @@ impl GateArgs {
     }
 
     /// The load balancers.
-    pub(super) fn proxies(&self) -> Arc<Nets<()>> {
-        Arc::new(self.proxy_from.iter().copied().collect())
+    pub(super) fn proxies(&self) -> Arc<Balancers> {
+        let nets = self.proxy_from.iter().filter_map(|balancer| balancer.net()).collect();
+        Arc::new(Balancers { nets, unix: self.proxy_from.contains(&Balancer::Unix) })
     }
 
     /// What is allowed, but seldom meant.

@@ -176,6 +176,8 @@ pub enum Done {
     Unchanged,
     /// The work goes on in the background, or ended there with this status.
     Background(u8),
+    /// A signal ended it, with this status.
+    Signalled(u8),
 }
 
 /// Does what `arguments` say; they are all of the process, its name first.
@@ -298,6 +300,7 @@ impl From<Outcome> for Done {
         match outcome {
             Outcome::Clean => Self::Clean,
             Outcome::SessionsCut => Self::SessionsCut,
+            Outcome::Signalled(status) => Self::Signalled(status),
         }
     }
 }

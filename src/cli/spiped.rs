@@ -16,7 +16,9 @@ use super::errors::UsageError;
 use super::gate_args::AcceptorGateArgs;
 use super::pipe_cmd::SharedPipeArgs;
 use super::process_args::ProcessArgs;
-use super::tunnel_args::{DEFAULT_HANDSHAKES, DEFAULT_UNOPENED, End, ServerArgs, reread};
+use super::tunnel_args::{
+    DEFAULT_HANDSHAKES, DEFAULT_UNOPENED, End, LazyArgs, ServerArgs, reread,
+};
 use super::values::{HandshakeLimit, Spelled};
 use super::{Done, key_cmd};
 use crate::addr::{Address, ServiceName};
@@ -80,6 +82,9 @@ pub(super) struct SpipedArgs {
     /// (-d) Connections at once that have not proven the key [default: 1024]
     #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Limits")]
     max_handshakes: Option<HandshakeLimit>,
+
+    #[command(flatten)]
+    lazy: LazyArgs,
 
     #[command(flatten)]
     server: ServerArgs,
@@ -153,6 +158,7 @@ pub(super) fn spiped(args: SpipedArgs, arguments: &[OsString]) -> Result<Done, F
     };
     let (handshakes, acceptor) = (args.max_handshakes, args.acceptor);
     let checks = args.check.by_service(&role)?;
+    let close_on_target_down = args.check.closes(&role)?;
     let keys = vec![key];
     let read = keys.clone();
     let files = server.files(&keys);
@@ -171,6 +177,7 @@ pub(super) fn spiped(args: SpipedArgs, arguments: &[OsString]) -> Result<Done, F
             },
             acceptor,
             checks: checks.clone(),
+            close_on_target_down,
         })
     };
     let plan = vec![options()?];
@@ -205,14 +212,18 @@ impl SpipedArgs {
             (true, false) if self.acceptor.ban_after.is_some() => {
                 Err(UsageError::DecryptOnly("--ban-after"))
             }
-            (true, false) if self.check.is_given() => Err(UsageError::DecryptOnly("--check")),
+            (true, false) if self.check.given().is_some() => {
+                Err(UsageError::DecryptOnly(self.check.given().unwrap_or_default()))
+            }
             (true, false) if self.acceptor.proxy_to_target.is_some() => {
                 Err(UsageError::DecryptOnly("--proxy-to-target"))
             }
             (true, false) => {
                 let service = self.service.clone().unwrap_or_default();
-                Ok(Some(Role::Encrypt { targets: vec![target], service }))
+                let lazy = self.lazy.lazy;
+                Ok(Some(Role::Encrypt { targets: vec![target], service, lazy }))
             }
+            (false, true) if self.lazy.lazy => Err(UsageError::EncryptOnly("--lazy")),
             (false, true) if self.service.is_some() => Err(UsageError::EncryptOnly("--service")),
             (false, true) => {
                 Ok(Some(Role::Decrypt { targets: vec![(ServiceName::default(), target)] }))

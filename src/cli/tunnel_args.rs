@@ -98,7 +98,19 @@ pub(super) struct EncryptArgs {
     pool: PoolSize,
 
     #[command(flatten)]
+    lazy: LazyArgs,
+
+    #[command(flatten)]
     server: ServerArgs,
+}
+
+/// When an encrypt end asks for the service.
+#[derive(Clone, Copy, Debug, Args)]
+pub(super) struct LazyArgs {
+    /// Ask for the service at the client's first byte, or after a second: who connects and leaves
+    /// (a health check) never reaches it, and one that speaks first does so a second later
+    #[arg(long, help_heading = CONNECTIONS)]
+    pub(super) lazy: bool,
 }
 
 /// The flags of a decrypt end.
@@ -255,6 +267,8 @@ pub(super) struct End {
     pub(super) acceptor: AcceptorGateArgs,
     /// How targets are checked.
     pub(super) checks: BTreeMap<ServiceName, Check>,
+    /// Sessions on a target that goes down are ended.
+    pub(super) close_on_target_down: bool,
 }
 
 impl<T: Args> Alone<T> {
@@ -322,13 +336,14 @@ impl EncryptArgs {
         self.server.options(End {
             name,
             user,
-            role: Role::Encrypt { targets, service },
+            role: Role::Encrypt { targets, service, lazy: self.lazy.lazy },
             sources: self.sources.clone(),
             keys: key_cmd::ring(&self.keys, self.server.connection.access(user))?,
             handshakes: DEFAULT_HANDSHAKES,
             unopened: self.pool.0,
             acceptor: AcceptorGateArgs::default(),
             checks: BTreeMap::new(),
+            close_on_target_down: false,
         })
     }
 }
@@ -337,6 +352,7 @@ impl DecryptArgs {
     fn options(&self, name: Option<Arc<str>>, user: Option<Uid>) -> Result<Options, Failure> {
         let role = Role::Decrypt { targets: by_service(self.targets.clone())? };
         let checks = self.check.by_service(&role)?;
+        let close_on_target_down = self.check.closes(&role)?;
         self.server.refuse_zero()?;
         self.server.options(End {
             name,
@@ -348,6 +364,7 @@ impl DecryptArgs {
             unopened: self.max_unopened.0,
             acceptor: self.acceptor,
             checks,
+            close_on_target_down,
         })
     }
 }
@@ -400,6 +417,7 @@ impl ServerArgs {
             gate: self.gate.options(end.acceptor, self.connection.access(end.user))?,
             proxy_from: self.gate.proxies(),
             checks: end.checks,
+            close_on_target_down: end.close_on_target_down,
             proxy_to_target: end.acceptor.proxy_to_target,
         })
     }

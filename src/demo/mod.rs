@@ -102,7 +102,7 @@ fn decrypting(key: &Key, target: &str) -> Options {
 
 fn encrypting(key: &Key, far_end: &str) -> Options {
     let target = far_end.parse().expect("a socket address is an address");
-    options(key, Role::Encrypt { targets: vec![target], service: ServiceName::default() })
+    options(key, Role::Encrypt { targets: vec![target], service: ServiceName::default(), lazy: false })
 }
 
 fn options(key: &Key, role: Role) -> Options {
@@ -124,6 +124,7 @@ fn options(key: &Key, role: Role) -> Options {
         gate: None,
         proxy_from: Arc::default(),
         checks: std::collections::BTreeMap::new(),
+        close_on_target_down: false,
         proxy_to_target: None,
         heartbeat: None,
         idle_timeout: None,

@@ -6,9 +6,10 @@
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
@@ -25,6 +26,10 @@ pub enum Stream {
     /// Over a unix socket.
     Unix(UnixStream),
 }
+
+/// Looks at a connection that somebody else uses.
+#[derive(Debug)]
+pub struct Witness(Option<OwnedFd>);
 
 /// What every TCP connection is set to, accepted or dialled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,14 +104,15 @@ impl Stream {
         self.peek().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// Resolves when this is not quiet any more. Unlike [`Self::poll_readable`]
-    /// it is never wrong.
+    /// Resolves when this is not quiet any more, and says whether there are bytes, or the
+    /// end. Unlike [`Self::poll_readable`] it is never wrong.
     ///
     /// # Errors
     /// The connection's, which a read will not see again.
-    pub async fn unquiet(&self) -> io::Result<()> {
-        on_either!(self, socket => socket.async_io(Interest::READABLE, || self.peek()).await)?;
-        Ok(())
+    pub async fn unquiet(&self) -> io::Result<bool> {
+        let peek = || self.peek();
+        let got = on_either!(self, socket => socket.async_io(Interest::READABLE, peek).await)?;
+        Ok(got > 0)
     }
 
     /// Whether the peer has ended its direction, as far as this host has heard,
@@ -133,6 +139,56 @@ impl Stream {
             Self::Tcp(socket) => vigil::is_probing(socket),
             Self::Unix(_) => false,
         }
+    }
+
+    /// From now on this waits to be used, and it has to be known whether it works.
+    pub fn wait_for_use(&self) {
+        if let Self::Tcp(socket) = self {
+            vigil::ask_often(socket);
+        }
+    }
+
+    /// From now on this is used as any other.
+    pub fn use_again(&self) {
+        if let Self::Tcp(socket) = self {
+            vigil::ask_as_usual(socket);
+        }
+    }
+
+    /// Whether the peer's system has answered a moment ago. One on the same host has no
+    /// way between that could break.
+    pub fn is_heard_lately(&self) -> bool {
+        match self {
+            Self::Tcp(socket) => vigil::is_heard_lately(socket),
+            Self::Unix(_) => true,
+        }
+    }
+
+    /// Whether something was sent that the peer's system has not acknowledged.
+    pub fn is_unacknowledged(&self) -> bool {
+        match self {
+            Self::Tcp(socket) => vigil::is_unacknowledged(socket),
+            Self::Unix(_) => false,
+        }
+    }
+
+    /// The system's estimate of a round trip; zero where it has none.
+    pub fn round_trip(&self) -> Duration {
+        match self {
+            Self::Tcp(socket) => vigil::round_trip(socket),
+            Self::Unix(_) => Duration::ZERO,
+        }
+    }
+
+    /// Another descriptor of this connection, which only looks at it.
+    ///
+    /// # Errors
+    /// When there is none to spare.
+    pub fn witness(&self) -> io::Result<Witness> {
+        Ok(Witness(match self {
+            Self::Tcp(socket) => Some(socket.as_fd().try_clone_to_owned()?),
+            Self::Unix(_) => None,
+        }))
     }
 
     fn peek(&self) -> io::Result<usize> {
@@ -171,6 +227,13 @@ impl Stream {
         if let Self::Tcp(socket) = self {
             let _ = socket.set_zero_linger();
         }
+    }
+}
+
+impl Witness {
+    /// As [`Stream::is_unacknowledged`].
+    pub fn is_unacknowledged(&self) -> bool {
+        self.0.as_ref().is_some_and(vigil::is_unacknowledged)
     }
 }
 
@@ -232,7 +295,6 @@ impl From<UnixStream> for Stream {
 mod tests {
     use std::future::poll_fn;
     use std::io::IoSliceMut;
-    use std::time::Duration;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
@@ -306,7 +368,7 @@ mod tests {
             assert!(ours.is_quiet() && theirs.is_quiet(), "{kind}");
             assert!(timeout(A_MOMENT, ours.unquiet()).await.is_err(), "{kind}");
             theirs.write_all(b"x").await.unwrap();
-            timeout(SOON, ours.unquiet()).await.unwrap().unwrap();
+            assert!(timeout(SOON, ours.unquiet()).await.unwrap().unwrap(), "{kind}: a byte");
             assert!(!ours.is_ended_by_peer(), "{kind}");
             assert!(!ours.is_quiet(), "{kind}: a byte");
             assert_eq!(ours.read_u8().await.unwrap(), b'x', "{kind}: which is still there");
@@ -314,6 +376,7 @@ mod tests {
             theirs.shutdown().await.unwrap();
             assert_eq!(ours.read(&mut [0; 1]).await.unwrap(), 0);
             assert!(!ours.is_quiet(), "{kind}: the end");
+            assert!(!timeout(SOON, ours.unquiet()).await.unwrap().unwrap(), "{kind}: no byte");
         }
     }
 

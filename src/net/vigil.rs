@@ -46,6 +46,15 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(9);
 const KEEPALIVE_PROBES: u32 = 3;
 
+/// The same for a connection that waits to be used ([`ask_often`]): the peer answers every
+/// second, or is given up after four.
+const WAITING_IDLE: Duration = Duration::from_secs(1);
+const WAITING_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A peer that answered so long ago, and a round trip, is taken to be there: two probes of
+/// [`ask_often`], because the kernel's timers come late.
+const LATELY: Duration = Duration::from_secs(2);
+
 /// Longest pause between two retransmissions, in milliseconds:
 /// 0.2 + 0.4 + 0.8 + 1.6 + 12 times 3 s are the 15 retries' 39 s.
 const RTO_MAX: u32 = 3_000;
@@ -87,12 +96,35 @@ sockopt_impl!(
 /// Makes the kernel look after the connection. Best effort: a socket that
 /// refuses is already broken, and the next read says so.
 pub(super) fn keep_alive(socket: &impl AsFd) {
+    ask_every(socket, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL);
+    let _ = setsockopt(socket, RtoMax, &RTO_MAX);
+}
+
+/// Makes the kernel ask every second, where it asks at all: of a connection that waits to be
+/// used it has to be known whether it works ([`is_heard_lately`]).
+pub(super) fn ask_often(socket: &impl AsFd) {
+    if asks(socket) {
+        ask_every(socket, WAITING_IDLE, WAITING_INTERVAL);
+    }
+}
+
+/// Takes [`ask_often`] back.
+pub(super) fn ask_as_usual(socket: &impl AsFd) {
+    if asks(socket) {
+        ask_every(socket, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL);
+    }
+}
+
+fn asks(socket: &impl AsFd) -> bool {
+    getsockopt(socket, sockopt::KeepAlive) == Ok(true)
+}
+
+fn ask_every(socket: &impl AsFd, idle: Duration, interval: Duration) {
     let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE_IDLE)
-        .with_interval(KEEPALIVE_INTERVAL)
+        .with_time(idle)
+        .with_interval(interval)
         .with_retries(KEEPALIVE_PROBES);
     let _ = SockRef::from(socket).set_tcp_keepalive(&keepalive);
-    let _ = setsockopt(socket, RtoMax, &RTO_MAX);
 }
 
 /// A [`Vigil`] with its timer, for the task that reads from the connection.
@@ -129,9 +161,29 @@ pub(super) fn is_probing(socket: &impl AsFd) -> bool {
     Account::of(socket).is_ok_and(|account| account.probes > 0)
 }
 
+/// Whether the peer has acknowledged something a moment ago, and owes no answer.
+pub(super) fn is_heard_lately(socket: &impl AsFd) -> bool {
+    Account::of(socket).is_ok_and(|account| {
+        account.retransmits == 0
+            && account.probes == 0
+            && account.last_ack <= LATELY + account.round_trip
+    })
+}
+
+/// Whether the peer has not acknowledged all that was sent.
+pub(super) fn is_unacknowledged(socket: &impl AsFd) -> bool {
+    // A socket that gives no account is broken.
+    Account::of(socket).map_or(true, |account| account.unacknowledged > 0)
+}
+
+/// The kernel's estimate of a round trip; zero where it has none.
+pub(super) fn round_trip(socket: &impl AsFd) -> Duration {
+    Account::of(socket).map_or(Duration::ZERO, |account| account.round_trip)
+}
+
 fn is_needed(socket: &impl AsFd) -> bool {
     !*KERNEL_DOES_IT.get_or_init(|| getsockopt(socket, RtoMax) != Err(Errno::ENOPROTOOPT))
-        && getsockopt(socket, sockopt::KeepAlive) == Ok(true)
+        && asks(socket)
 }
 
 /// Follows one connection through the kernel's account of it.
@@ -150,6 +202,10 @@ pub(super) struct Account {
     probes: u8,
     /// How long ago the last acknowledgement of anything came.
     last_ack: Duration,
+    /// Segments that were sent and are not acknowledged.
+    unacknowledged: u32,
+    /// The smoothed estimate.
+    round_trip: Duration,
 }
 
 impl Vigil {
@@ -178,11 +234,15 @@ impl Account {
     /// When the socket is no TCP socket any more.
     pub(super) fn of(socket: &impl AsFd) -> io::Result<Self> {
         let info = getsockopt(socket, TcpInfo)?;
-        let millis = u32::from_ne_bytes([info[56], info[57], info[58], info[59]]);
+        let number = |at: usize| {
+            u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]])
+        };
         Ok(Self {
             retransmits: info[2],
             probes: info[3],
-            last_ack: Duration::from_millis(millis.into()),
+            last_ack: Duration::from_millis(number(56).into()),
+            unacknowledged: number(24),
+            round_trip: Duration::from_micros(number(68).into()),
         })
     }
 }
@@ -202,7 +262,9 @@ mod tests {
     }
 
     fn account(retransmits: u8, probes: u8, last_ack: u64) -> Account {
-        Account { retransmits, probes, last_ack: Duration::from_secs(last_ack) }
+        let last_ack = Duration::from_secs(last_ack);
+        let (unacknowledged, round_trip) = (u32::from(retransmits), Duration::ZERO);
+        Account { retransmits, probes, last_ack, unacknowledged, round_trip }
     }
 
     #[test]
@@ -274,5 +336,25 @@ mod tests {
             std::thread::sleep(Duration::from_millis(20));
         }
         assert!(Account::of(&ours).unwrap().last_ack > Duration::from_millis(500));
+        assert!(is_unacknowledged(&ours) && !is_heard_lately(&ours));
+    }
+
+    #[test]
+    fn a_connection_that_waits_is_asked_every_second_until_it_is_used() {
+        let (ours, theirs) = pair();
+        ask_often(&ours);
+        assert_eq!(getsockopt(&ours, sockopt::KeepAlive), Ok(false), "only where it is wanted");
+        keep_alive(&ours);
+        ask_often(&ours);
+        assert_eq!(SockRef::from(&ours).tcp_keepalive_time().unwrap(), WAITING_IDLE);
+        assert!(is_heard_lately(&ours) && !is_unacknowledged(&ours));
+        SockRef::from(&theirs).attach_filter(&[SockFilter::new(6, 0, 0, 0)]).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while is_heard_lately(&ours) {
+            assert!(Instant::now() < deadline, "a peer that answers nothing is taken to be there");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        ask_as_usual(&ours);
+        assert_eq!(SockRef::from(&ours).tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);
     }
 }

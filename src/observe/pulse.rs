@@ -66,6 +66,8 @@ struct Noted {
     used: AtomicBool,
     deaf: AtomicBool,
     mute: AtomicBool,
+    /// Since the session began.
+    ever_heard: AtomicBool,
 }
 
 impl Pulse {
@@ -98,7 +100,13 @@ impl Pulse {
 
     /// An authentic record came, and nothing is read until what is in it has gone on.
     pub fn reads_no_more(&self) {
+        self.noted.ever_heard.store(true, Ordering::Relaxed);
         self.noted.deaf.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether an authentic record ever came.
+    pub fn is_heard(&self) -> bool {
+        self.noted.ever_heard.load(Ordering::Relaxed)
     }
 
     /// What came has gone on, and this end reads again.
@@ -138,7 +146,7 @@ impl Pulse {
 
     /// Looks `ms` milliseconds after the last time; whether the task has to come and see.
     pub fn look(&self, ms: u32) -> bool {
-        let Noted { sent, heard, used, deaf, mute } = &self.noted;
+        let Noted { sent, heard, used, deaf, mute, .. } = &self.noted;
         let unsent = advance(&self.unsent, sent.swap(false, Ordering::Relaxed), ms, u32::MAX);
         let patience = u64::from(self.heartbeat) * u64::from(self.patience.load(Ordering::Relaxed));
         let may_send = self.heartbeat > 0 && !mute.load(Ordering::Relaxed);

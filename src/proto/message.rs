@@ -37,6 +37,7 @@ pub enum Kind {
 ///   name length u8 | name | family u8 | address | port u16
 ///   family 0: no address, no port (the client came through a unix socket, or a
 ///             load balancer that does not tell its address)
+///   family 1: no address, no port (the dialer's own standard input and output)
 ///   family 4: 4 bytes   family 6: 16 bytes
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,6 +150,7 @@ impl Open {
         body.extend(name);
         match self.client {
             ClientAddr::Unix | ClientAddr::Nameless => body.push(0),
+            ClientAddr::Pipe => body.push(1),
             ClientAddr::Ip(client) => {
                 match client.ip() {
                     IpAddr::V4(ip) => {
@@ -184,6 +186,7 @@ impl Open {
         let (family, rest) = rest.split_first()?;
         let client = match (family, rest) {
             (0, []) => ClientAddr::Unix,
+            (1, []) => ClientAddr::Pipe,
             (4, [ip @ .., high, low]) => {
                 client(Ipv4Addr::from(<[u8; 4]>::try_from(ip).ok()?), *high, *low)
             }
@@ -225,14 +228,18 @@ mod tests {
             } else {
                 service.parse().unwrap()
             },
-            client: client.parse::<SocketAddr>().map_or(ClientAddr::Unix, ClientAddr::from),
+            client: match client {
+                "unix" => ClientAddr::Unix,
+                "pipe" => ClientAddr::Pipe,
+                address => address.parse::<SocketAddr>().unwrap().into(),
+            },
         }
     }
 
     #[test]
     fn open_goes_both_ways() {
         for service in ["", "redis", &"x".repeat(64)] {
-            for client in ["unix", "203.0.113.7:1234", "[2001:db8::7]:65535"] {
+            for client in ["unix", "pipe", "203.0.113.7:1234", "[2001:db8::7]:65535"] {
                 let open = open(service, client);
                 assert_eq!(Open::decode(&open.encode()), Ok(open));
             }
@@ -241,7 +248,7 @@ mod tests {
 
     #[test]
     fn open_cut_at_any_byte_or_with_more_behind_it_is_refused() {
-        for client in ["unix", "203.0.113.7:1234", "[2001:db8::7]:1"] {
+        for client in ["unix", "pipe", "203.0.113.7:1234", "[2001:db8::7]:1"] {
             let body = open("redis", client).encode();
             for len in 0..body.len() {
                 assert_eq!(Open::decode(&body[..len]), Err(PeerError::Misbehaved), "{len}");

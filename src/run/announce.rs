@@ -25,7 +25,7 @@ pub(super) fn announce(options: &Options, capacity: Capacity, listeners: &[&Arc<
     let padding = display(options.padding);
     let timeout_s = options.timeout.as_secs_f64();
     match &options.role {
-        Role::Encrypt { targets, service } => {
+        Role::Encrypt { targets, service, .. } => {
             let target = targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
             let service = (!service.is_empty()).then(|| display(service));
             info!(

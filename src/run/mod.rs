@@ -27,12 +27,14 @@ mod startup;
 use std::io;
 use std::mem::take;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
 use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
 
 pub use prepare::{Around, PidPlace, Ports, Prepared, rules_of_pipe, rules_of_tunnels};
 
@@ -81,6 +83,8 @@ pub enum Outcome {
     Clean,
     /// Some sessions were cut, as the log told: exit status 1.
     SessionsCut,
+    /// A signal ended it, with this exit status.
+    Signalled(u8),
 }
 
 /// Why a run failed: one line that names cause and remedy.
@@ -138,13 +142,24 @@ pub fn try_all(plan: &[Options]) -> Result<Vec<Vec<Finding>>, Failure> {
 pub fn pipe(options: PipeOptions, prepared: &Prepared) -> Result<Outcome, Failure> {
     prepared.announce();
     let runtime = runtime().map_err(Failure::Runtime)?;
-    let piped = runtime.block_on(tunnel::pipe::run(options));
+    let piped = runtime.block_on(async {
+        let mut signals = Signals::catch().context("cannot catch signals")?;
+        let stop = CancellationToken::new();
+        let mut piped = pin!(tunnel::pipe::run(options, stop.clone()));
+        tokio::select! {
+            biased;
+            ended = &mut piped => ended.map(|()| Outcome::Clean).map_err(Into::into),
+            signal = signals.ending() => {
+                stop.cancel();
+                // However it ended: it is the signal that a caller wants to know of.
+                let _ = piped.await;
+                Ok(Outcome::Signalled(signal.status()))
+            }
+        }
+    });
     // A read of standard input cannot be called back; it must not hold us.
     runtime.shutdown_background();
-    match piped {
-        Ok(()) => Ok(Outcome::Clean),
-        Err(error) => Err(Failure::Runtime(error.into())),
-    }
+    piped.map_err(Failure::Runtime)
 }
 
 /// Shows what a tunnel does, on standard output.

@@ -1,5 +1,5 @@
 //! The signals that mean something: SIGTERM and SIGINT end the process, SIGHUP
-//! makes it read its files again.
+//! makes it read its files again, or ends it where it has none to read.
 
 use std::io;
 
@@ -55,6 +55,28 @@ impl Signals {
             _ = self.interrupt.recv() => "SIGINT",
         }
     }
+
+    /// Waits for the next, in a process that has no files to read again: all of them end it.
+    pub async fn ending(&mut self) -> Ending {
+        let kind = tokio::select! {
+            biased;
+            _ = self.terminate.recv() => SignalKind::terminate(),
+            _ = self.interrupt.recv() => SignalKind::interrupt(),
+            _ = self.hang_up.recv() => SignalKind::hangup(),
+        };
+        Ending(kind.as_raw_value())
+    }
+}
+
+/// A signal that ends a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ending(i32);
+
+impl Ending {
+    /// The exit status that shells know for it: 128 and its number.
+    pub fn status(self) -> u8 {
+        u8::try_from(128 + self.0).unwrap_or(u8::MAX)
+    }
 }
 
 #[cfg(test)]
@@ -72,5 +94,9 @@ mod tests {
         assert_eq!(signals.next().await, Caught::Reload);
         raise(Signal::SIGINT).unwrap();
         assert_eq!(signals.next().await, Caught::Stop("SIGINT"));
+        for (signal, status) in [(Signal::SIGHUP, 129), (Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
+            raise(signal).unwrap();
+            assert_eq!(signals.ending().await.status(), status);
+        }
     }
 }

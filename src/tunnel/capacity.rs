@@ -258,6 +258,7 @@ mod tests {
             gate: None,
             proxy_from: Arc::default(),
             checks: BTreeMap::new(),
+            close_on_target_down: false,
             proxy_to_target: None,
             heartbeat: None,
             idle_timeout: None,
@@ -267,7 +268,7 @@ mod tests {
 
     fn encrypt(far_ends: usize) -> Options {
         let targets = (0..far_ends).map(|i| format!("a{i}:1").parse().unwrap()).collect();
-        options(Role::Encrypt { targets, service: ServiceName::default() })
+        options(Role::Encrypt { targets, service: ServiceName::default(), lazy: false })
     }
 
     fn decrypt(targets: usize) -> Options {

@@ -4,15 +4,21 @@
 //! decides how many a host can have. Whatever opened it (dials, handshakes,
 //! timers) is a future of its own, and gone by now.
 
+use std::future::poll_fn;
 use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::introduce::{Farewell, or_ended};
+use super::encrypt::Entrance;
+use super::introduce::Farewell;
 use super::relay::{Start, relay};
 use super::report::Report;
+use super::warm::Unanswered;
 use crate::net::{Slot, SourceGuard, Stream};
 use crate::observe::sessions::Live;
 use crate::proto::Session;
+use crate::reason::CloseReason;
 
 /// A connection from its first relayed byte to its closing line.
 pub(super) struct Connected {
@@ -23,6 +29,8 @@ pub(super) struct Connected {
     start: Box<Start>,
     /// Ready when it has to end.
     farewell: Farewell,
+    /// What it may not outlast without an answer; gone once there is one.
+    unanswered: Option<Box<(Box<Unanswered>, Arc<Entrance>)>>,
     /// Where an operator sees it, and can end it.
     live: Live,
     _held: Held,
@@ -40,17 +48,54 @@ impl Connected {
         (farewell, held): (Farewell, Held),
     ) -> Box<Self> {
         let (live, start) = (report.enter(&session, idle_timeout), Box::new(start));
-        Box::new(Self { plain, sealed, session, start, farewell, live, _held: held })
+        let (unanswered, _held) = (None, held);
+        Box::new(Self { plain, sealed, session, start, farewell, unanswered, live, _held })
+    }
+
+    /// As it is, as long as there is an answer in time.
+    pub(super) fn unless_dead(
+        mut self: Box<Self>,
+        unanswered: Box<Unanswered>,
+        entrance: Arc<Entrance>,
+    ) -> Box<Self> {
+        self.unanswered = Some(Box::new((unanswered, entrance)));
+        self
     }
 
     /// Relays to the end, and logs it.
     pub(super) async fn run(mut self: Box<Self>) {
-        let ended = pin!(or_ended(&mut self.farewell, &self.live));
+        let (farewell, unanswered, live) = (&mut self.farewell, &mut self.unanswered, &self.live);
+        let ended = pin!(poll_fn(|cx| match farewell.as_mut().poll(cx) {
+            Poll::Pending if poll_dead(unanswered, live, cx).is_ready() => {
+                Poll::Ready(CloseReason::PeerVanished)
+            }
+            Poll::Pending => live.poll_end(cx),
+            ended => ended,
+        }));
         let sides = (self.plain, &mut self.sealed);
         let session = (&mut self.session, self.live.traffic());
         let end = relay(sides, session, *self.start, ended).await;
         // Who reads the line may count on it that the connection is gone.
         drop(self.sealed);
         Report::of(&self.live).closed(&end);
+    }
+}
+
+/// Ready when nothing came of what had to. Those that wait at the same far end are let go then.
+fn poll_dead(
+    unanswered: &mut Option<Box<(Box<Unanswered>, Arc<Entrance>)>>,
+    live: &Live,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
+    let Some((waiting, entrance)) = unanswered.as_deref_mut() else { return Poll::Pending };
+    match waiting.poll_dead(cx, live.traffic().pulse.is_heard()) {
+        Poll::Pending => Poll::Pending,
+        Poll::Ready(is_dead) => {
+            if is_dead {
+                entrance.pool.distrust(waiting.far_end, waiting.since);
+            }
+            *unanswered = None;
+            if is_dead { Poll::Ready(()) } else { Poll::Pending }
+        }
     }
 }

@@ -84,6 +84,11 @@ impl Exit {
                 }
                 Ok(Box::new(Host { sealed, guest, visitor }))
             }
+            Err(verdict) if guest.is_balancers && verdict.is_nothing() => {
+                shared.probed(guest.client);
+                sealed.reset();
+                Err(Stranger::Ended)
+            }
             Err(verdict) => {
                 shared.refused(verdict.reason, guest.client);
                 shared.strike(verdict, &guest);
@@ -209,7 +214,7 @@ impl Exit {
             report.target = Some(Arc::clone(&targets.at(targets.first()).name));
             let (place, plain) = targets.dial(shared, open.client).await?;
             report.target = Some(Arc::clone(&targets.at(place).name));
-            Ok((held, plain))
+            Ok((held, plain, targets.fall_of(place)))
         };
         // It may take longer than the dialer waits for a sign of life.
         let mut first = vec![];
@@ -220,7 +225,15 @@ impl Exit {
             never = keep_beating(&sealed, &mut session, &mut first) => match never {},
         };
         match opened {
-            Ok((held, plain)) => {
+            Ok((held, plain, fall)) => {
+                if let Some(fall) = fall {
+                    farewell = Box::pin(async move {
+                        tokio::select! {
+                            reason = farewell => reason,
+                            () = fall => CloseReason::TargetDown,
+                        }
+                    });
+                }
                 plain.reset_unless_finished();
                 let opened = session.outbound.opened(&mut first);
                 opened.expect("one of the first records of a session can be sealed");

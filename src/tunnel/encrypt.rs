@@ -1,26 +1,26 @@
 //! The encrypt end, connection by connection: plain in, sealed out.
 //!
 //! ```text
-//!   accept plain -> warm tunnel, or dial the far end and shake hands
+//!   accept plain -> warm tunnel, or dial the far end and shake hands (hedge)
 //!                -> Open -> connected
 //! ```
 //!
 //! A client that cannot be served sees a reset, and this end's log the cause.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::time::Instant;
-use tracing::debug;
+use tokio::time::{Instant, timeout};
 
 use super::caller::{CallError, Called, Caller, Patience};
 use super::connected::{Connected, Held};
 use super::introduce::{Farewell, Guest};
-use super::pool::{Opened, Pool, Unopened, Warm};
-use super::relay::Start;
+use super::pool::Pool;
 use super::report::Report;
 use super::shared::Shared;
 use super::targets::{Targets, Unreached};
 use super::unmade::Unmade;
+use super::warm::{Opened, Warm};
 use crate::addr::ServiceName;
 use crate::net::Stream;
 use crate::observe::failures::Told;
@@ -28,8 +28,12 @@ use crate::proto::Session;
 use crate::proto::message::Open;
 use crate::reason::CloseReason;
 
+/// How long a lazy end waits for a client's first byte: a service that speaks first does so
+/// that much later.
+const LAZY: Duration = Duration::from_secs(1);
+
 /// What the log says of a client that had to go before there was a tunnel.
-const NOT_ANSWERED: &str = "before the far end answered";
+pub(super) const NOT_ANSWERED: &str = "before the far end answered";
 
 /// What the encrypt end needs beyond what both ends do.
 pub(super) struct Entrance {
@@ -37,13 +41,16 @@ pub(super) struct Entrance {
     pub(super) callers: Vec<Caller>,
     pub(super) far_ends: Arc<Targets>,
     pub(super) service: ServiceName,
+    /// Nobody is asked for the service before the client said something, or was silent for
+    /// [`LAZY`].
+    pub(super) is_lazy: bool,
     pub(super) pool: Pool,
 }
 
 /// Opens a tunnel for one accepted client, which is set to see a reset unless it
 /// ends well. `None` when that cannot be; the log was told.
 pub(super) async fn open(
-    entrance: &Entrance,
+    entrance: &Arc<Entrance>,
     shared: &Arc<Shared>,
     (plain, guest): (Stream, Guest),
     held: Held,
@@ -52,15 +59,34 @@ pub(super) async fn open(
     let mut farewell = shared.farewell(&guest);
     let mut report = Report::new(shared, client);
     report.service.clone_from(&entrance.service);
+    if entrance.is_lazy {
+        let is_probe = tokio::select! {
+            biased;
+            reason = &mut farewell => {
+                report.refused(reason, &"before it said anything");
+                return None;
+            }
+            is_probe = is_probe(&plain) => is_probe,
+        };
+        if is_probe {
+            shared.probed(client);
+            plain.close();
+            return None;
+        }
+    }
     let open = Open { service: entrance.service.clone(), client };
     let waiting = (&plain, &*guest, &mut farewell);
     let opened = entrance.open_tunnel(shared, waiting, &open).await;
     let far_end = opened.as_ref().map_or_else(|unreached| unreached.first, |opened| opened.far_end);
     report.target = Some(entrance.far_ends.at(far_end).name.clone());
     match opened {
-        Ok(Opened { stream: sealed, session, start, .. }) => {
+        Ok(Opened { stream: sealed, session, start, unanswered, .. }) => {
             let (sides, session) = ((plain, sealed), (session, start, shared.idle_timeout));
-            Some(Connected::new(report, sides, session, (farewell, held)))
+            let connected = Connected::new(report, sides, session, (farewell, held));
+            Some(match unanswered {
+                Some(unanswered) => connected.unless_dead(unanswered, Arc::clone(entrance)),
+                None => connected,
+            })
         }
         Err(Unreached { why, .. }) => {
             refuse(shared, report, &why);
@@ -80,6 +106,16 @@ fn refuse(shared: &Shared, report: Report, Unmade { reason, detail }: &Unmade) {
             }
         }
         _ => report.refused(*reason, detail),
+    }
+}
+
+/// Whether a client leaves before it has said something. One that ends its direction so
+/// early is taken to be gone, since nothing but a write could tell.
+async fn is_probe(client: &Stream) -> bool {
+    match timeout(LAZY, client.unquiet()).await {
+        Ok(Ok(has_bytes)) => !has_bytes,
+        Ok(Err(_)) => true,
+        Err(_) => false,
     }
 }
 
@@ -108,51 +144,6 @@ impl Entrance {
         Ok(tunnel)
     }
 
-    /// A warm tunnel, which has said Open, or else one that is made for this client.
-    async fn tunnel(
-        &self,
-        shared: &Shared,
-        (client, farewell): (&Stream, &mut Farewell),
-        open: &Open,
-    ) -> Result<Opened, Unreached> {
-        if let Some(warm) = self.pool.take(|far_end| self.far_ends.is_wanted(far_end)) {
-            let (first, began) = (warm.far_end, Instant::now());
-            let unreached = |why| Unreached { first, why };
-            // The far end may spend its whole deadline on the target.
-            let patience = (shared.timeout * 2, &mut *farewell);
-            match warm.open((open, client), patience, &shared.tasks).await {
-                Ok(opened) => return Ok(opened),
-                Err(Unopened { reason: reason @ CloseReason::PlainReset, .. }) => {
-                    return Err(unreached(Unmade::new(reason, "before it sent anything")));
-                }
-                Err(Unopened { reason, not_wanted: true }) => {
-                    return Err(unreached(Unmade::new(reason, NOT_ANSWERED)));
-                }
-                Err(Unopened { reason, .. }) if is_of_the_target(reason) => {
-                    return Err(unreached(Unmade::told(reason)));
-                }
-                Err(Unopened { reason, .. }) => {
-                    debug!(%reason, "a warm tunnel was dead; dialling");
-                    self.pool.tell_of_harm(reason);
-                    if reason == CloseReason::NoAnswer {
-                        let why = Unmade::new(reason, "a warm tunnel to it got no answer");
-                        self.far_ends.failed(first, &why, began.into());
-                    }
-                }
-            }
-        }
-        let made = tokio::select! {
-            made = self.make_tunnel(shared) => made,
-            reason = farewell => {
-                let why = Unmade::new(reason, NOT_ANSWERED);
-                Err(Unreached { first: self.far_ends.first(), why })
-            }
-        };
-        let (far_end, (stream, session)) = made?;
-        self.pool.encourage();
-        Ok(Opened { far_end, stream, session, start: Start::default(), is_open: false })
-    }
-
     /// A tunnel for the pool.
     pub(super) async fn warm_up(self: Arc<Self>, shared: Arc<Shared>) -> Result<Warm, Unmade> {
         let made = self.make_tunnel(&shared).await;
@@ -174,7 +165,10 @@ impl Entrance {
     }
 
     /// Dials the far ends and shakes hands: a deadline for each.
-    async fn make_tunnel(&self, shared: &Shared) -> Result<(usize, (Stream, Session)), Unreached> {
+    pub(super) async fn make_tunnel(
+        &self,
+        shared: &Shared,
+    ) -> Result<(usize, (Stream, Session)), Unreached> {
         let deadline = Instant::now() + shared.timeout;
         self.far_ends.reach(|far_end| self.make_tunnel_to(far_end, shared, deadline)).await
     }
@@ -215,7 +209,7 @@ impl Entrance {
 }
 
 /// Whether the far end works and another tunnel would end in the same way.
-fn is_of_the_target(reason: CloseReason) -> bool {
+pub(super) fn is_of_the_target(reason: CloseReason) -> bool {
     matches!(
         reason,
         CloseReason::TargetRefused

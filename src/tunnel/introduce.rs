@@ -6,10 +6,8 @@
 //!                  -> gate -> Guest
 //! ```
 
-use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Instant;
 
 use tokio::io::AsyncReadExt;
@@ -21,7 +19,6 @@ use super::shared::Shared;
 use crate::addr::ClientAddr;
 use crate::gate::{OnRevoke, Peer, Permit};
 use crate::net::Stream;
-use crate::observe::sessions::Live;
 use crate::proxy_protocol::incoming::{HeaderReader, Progress, Sender};
 use crate::reason::CloseReason;
 
@@ -36,6 +33,8 @@ pub(super) struct Guest {
     permit: Option<Permit>,
     /// When it came.
     since: Instant,
+    /// It is a load balancer's own: a health check, for example.
+    pub(super) is_balancers: bool,
 }
 
 /// A connection that may not come in.
@@ -66,7 +65,7 @@ impl Guest {
 impl Shared {
     /// Whether `peer` is a load balancer that announces its clients.
     pub(super) fn is_balancer(&self, peer: ClientAddr) -> bool {
-        matches!(peer, ClientAddr::Ip(address) if self.proxy_from.lookup(address.ip()).is_some())
+        self.proxy_from.contain(peer)
     }
 
     /// Why a connection can be turned away before a task is spent on it; `None`
@@ -120,7 +119,8 @@ impl Shared {
             }
             _ => None,
         };
-        Ok(Guest { client, peer, permit, since })
+        let is_balancers = sender == Some(Sender::Balancer);
+        Ok(Guest { client, peer, permit, since, is_balancers })
     }
 
     /// What a listed load balancer announces; `None` from anybody else.
@@ -174,19 +174,6 @@ impl Shared {
     }
 }
 
-/// Resolves when a session that relays must end: by `farewell`, because an operator
-/// wants it to, or because it is dead or idle. No `async fn`: every session has one
-/// of these.
-pub(super) fn or_ended(
-    farewell: &mut Farewell,
-    live: &Live,
-) -> impl Future<Output = CloseReason> + Send {
-    poll_fn(|cx| match farewell.as_mut().poll(cx) {
-        Poll::Pending => live.poll_end(cx),
-        ended => ended,
-    })
-}
-
 /// How the gate sees a connection that comes from its socket's own address.
 fn own_address(socket: ClientAddr) -> Option<Peer> {
     if let ClientAddr::Ip(address) = socket { Some(Peer::Socket(address.ip())) } else { None }
@@ -197,12 +184,15 @@ async fn read_header(stream: &mut Stream) -> Result<Sender, CloseReason> {
     let mut reader = HeaderReader::default();
     let mut buffer = [0; 256];
     let mut wanted = HeaderReader::FIRST_READ;
+    // What a balancer has that only looks whether somebody listens.
+    let mut broken_off = CloseReason::Probe;
     loop {
         let room = &mut buffer[..wanted.min(256)];
-        let got = stream.read(room).await.map_err(|_| CloseReason::BadProxyHeader)?;
+        let got = stream.read(room).await.map_err(|_| broken_off)?;
         if got == 0 {
-            return Err(CloseReason::BadProxyHeader);
+            return Err(broken_off);
         }
+        broken_off = CloseReason::BadProxyHeader;
         match reader.push(&room[..got]) {
             Progress::Need(more) => wanted = more,
             Progress::Done { sender, .. } => return Ok(sender),

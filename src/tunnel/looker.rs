@@ -18,6 +18,10 @@ use crate::tasks::lasting;
 /// How often it is looked whether a peer has answered that was in doubt.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// When an acceptor that still waits for its target says for the first time that it is at
+/// work: a dialer that kept the tunnel warm does not know whether Open has arrived.
+pub(super) const AT_WORK: Duration = Duration::from_millis(200);
+
 /// Sees to it that a session is looked at. There is one looker for all.
 pub(super) fn look_after(live: &Live) {
     if let Some(sessions) = live.needs_a_looker() {
@@ -48,8 +52,13 @@ pub(super) async fn keep_beating(
     let Heartbeats { own: Some(heartbeat), agreed: true } = session.heartbeats else {
         return std::future::pending().await;
     };
+    let mut is_first = true;
     loop {
-        is_due(heartbeat, || sealed.is_in_doubt()).await;
+        if std::mem::take(&mut is_first) {
+            sleep(AT_WORK.min(heartbeat.time() / 2)).await;
+        } else {
+            is_due(heartbeat, || sealed.is_in_doubt()).await;
+        }
         if unsent.is_empty() && session.outbound.beat(unsent).is_err() {
             return std::future::pending().await;
         }

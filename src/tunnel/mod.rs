@@ -12,6 +12,8 @@
 //!   secure   the handshake over a socket, as the acceptor
 //!   memory   the first messages that were answered
 //!   pool     warm tunnels for clients to come (shelf: which, until when)
+//!   warm     one of them, from the shelf to its client
+//!   hedge    which tunnel a client gets: a warm one, or one that is made for it
 //!   connected what a connection still holds once both its sides are connected
 //!   relay    both directions (seal, open), half-close, goodbye
 //!   looker   comes round to see whether sessions are alive
@@ -35,6 +37,7 @@ mod decrypt;
 mod dialling;
 mod encrypt;
 mod health;
+mod hedge;
 mod introduce;
 mod looker;
 mod memory;
@@ -55,11 +58,12 @@ mod stdio;
 mod targets;
 pub mod trial;
 mod unmade;
+mod warm;
 pub mod workers;
 
 pub use capacity::{Capacity, TooFewDescriptors};
 pub use memory::Memory;
-pub use options::{Limits, Options, PerSource, PipeOptions, Remark, Role};
+pub use options::{Balancers, Limits, Options, PerSource, PipeOptions, Remark, Role};
 pub use serve::Tunnel;
 pub use start::Parts;
 pub use status::{Level, Status};

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::addr::{Address, BindAddress, ServiceName, Source};
+use crate::addr::{Address, BindAddress, ClientAddr, ServiceName, Source};
 use crate::gate::{GateOptions, Member, Nets};
 use crate::keys::KeyRing;
 use crate::probe::Check;
@@ -49,13 +49,40 @@ pub struct Options {
     /// Who may come in, by address; `None` lets everybody in.
     pub gate: Option<Arc<GateOptions>>,
     /// Load balancers that may, and must, announce their clients' addresses.
-    pub proxy_from: Arc<Nets<()>>,
+    pub proxy_from: Arc<Balancers>,
     /// How the targets of a service are checked (acceptor only).
     pub checks: BTreeMap<ServiceName, Check>,
+    /// Sessions on a target that goes down are ended (acceptor only).
+    pub close_on_target_down: bool,
     /// How the target is told the client's address (acceptor only).
     pub proxy_to_target: Option<proxy_protocol::Version>,
     /// What the operator should look at twice.
     pub remarks: Vec<Remark>,
+}
+
+/// Load balancers, by where they connect from.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Balancers {
+    /// Their addresses.
+    pub nets: Nets<()>,
+    /// Whoever comes through a unix socket is one.
+    pub unix: bool,
+}
+
+impl Balancers {
+    /// Whether there are any.
+    pub fn is_empty(&self) -> bool {
+        self.nets.is_empty() && !self.unix
+    }
+
+    /// Whether `peer` is one.
+    pub fn contain(&self, peer: ClientAddr) -> bool {
+        match peer {
+            ClientAddr::Ip(address) => self.nets.lookup(address.ip()).is_some(),
+            ClientAddr::Unix => self.unix,
+            ClientAddr::Pipe | ClientAddr::Nameless => false,
+        }
+    }
 }
 
 /// What is allowed, but seldom meant: for the first lines of the log.
@@ -87,6 +114,9 @@ pub enum Role {
         targets: Vec<Address>,
         /// The service asked for there; empty is its default target.
         service: ServiceName,
+        /// The far end is asked for the service once the client has said something, or for
+        /// a while nothing.
+        lazy: bool,
     },
     /// The acceptor: sealed in, plain out.
     Decrypt {

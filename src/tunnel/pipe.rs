@@ -1,14 +1,20 @@
 //! One tunnel for standard input and output, as an ssh ProxyCommand wants it.
 //!
 //! It ends when the far side ends, also while standard input stays open: what
-//! is typed after that could go nowhere.
+//! is typed after that could go nowhere. It ends too when a signal says so, as ssh
+//! sends it, or nobody reads standard output any more; then the far end is told, within
+//! a second, and does not take it for a broken network.
 
 use std::future::poll_fn;
+use std::io;
+use std::os::fd::AsFd;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 
 use super::caller::{Background, CallError, Called, Caller, Patience};
 use super::dialling::{Dialling, look_up_once};
@@ -27,6 +33,9 @@ use crate::observe::{Meters, Sessions};
 use crate::proto::message::Open;
 use crate::proto::{PeerError, Session};
 use crate::reason::CloseReason;
+
+/// How often it is looked whether standard output has a reader.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Why a pipe did not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -53,17 +62,22 @@ pub enum PipeError {
     },
 }
 
-/// Carries standard input and output through a tunnel until both ended, or the far side did.
+/// Carries standard input and output through a tunnel until both ended, or the far side did,
+/// or it is to `stop`.
 ///
 /// # Errors
-/// [`PipeError`] when the tunnel could not be opened or broke.
-pub async fn run(options: PipeOptions) -> Result<(), PipeError> {
-    let open = Open { service: options.service.clone(), client: ClientAddr::Unix };
+/// [`PipeError`] when the tunnel could not be opened or broke, or was stopped.
+pub async fn run(options: PipeOptions, stop: CancellationToken) -> Result<(), PipeError> {
+    let open = Open { service: options.service.clone(), client: ClientAddr::Pipe };
     let idle_timeout = options.idle_timeout;
     let background = Background::default();
-    let connected = connect(options, &background).await;
+    let connected = tokio::select! {
+        biased;
+        connected = connect(options, &background) => connected,
+        () = stop.cancelled() => Err(ended(CloseReason::Shutdown)),
+    };
     let piped = match connected {
-        Ok(connected) => carry(connected, &open, idle_timeout).await,
+        Ok(connected) => carry(connected, &open, idle_timeout, stop).await,
         Err(error) => Err(error),
     };
     background.finish().await;
@@ -75,30 +89,60 @@ async fn carry(
     (mut sealed, mut session): (Stream, Session),
     open: &Open,
     idle_timeout: Option<Duration>,
+    stop: CancellationToken,
 ) -> Result<(), PipeError> {
     let mut first = vec![];
     session.outbound.open(open, &mut first)?;
     let start = Start { first, already_read: vec![] };
-    let plain = Stdio::new();
+    let plain = Stdio::new(stop.clone());
     let far_side_ended = plain.far_side_ended();
     let live = enter(&session, open, idle_timeout);
-    let cut = poll_fn(|cx| live.poll_end(cx));
+    let cut = async {
+        tokio::select! {
+            biased;
+            reason = poll_fn(|cx| live.poll_end(cx)) => reason,
+            () = stop.cancelled() => CloseReason::Shutdown,
+            () = unread() => CloseReason::PlainReset,
+        }
+    };
     let session = (&mut session, live.traffic());
     let end = relay((plain, &mut sealed), session, start, pin!(cut)).await;
     match end.reason {
         CloseReason::Finished => Ok(()),
         // We gave input up because the far side had ended well.
         CloseReason::PlainReset if far_side_ended.is_cancelled() => Ok(()),
-        reason => {
-            let advice = told_by_the_far_end(reason).copied();
-            let advice = advice.unwrap_or(match reason {
-                CloseReason::IdleTimeout => "no data for the --idle-timeout of one of the ends",
-                CloseReason::PeerVanished => "no sign of life for three times --heartbeat",
-                _ => "the log of the decrypt end tells more",
-            });
-            Err(PipeError::Ended { reason, advice })
+        reason => Err(ended(reason)),
+    }
+}
+
+fn ended(reason: CloseReason) -> PipeError {
+    let advice = told_by_the_far_end(reason).copied();
+    let advice = advice.unwrap_or(match reason {
+        CloseReason::IdleTimeout => "no data for the --idle-timeout of one of the ends",
+        CloseReason::PeerVanished => "no sign of life for three times --heartbeat",
+        _ => "the log of the decrypt end tells more",
+    });
+    PipeError::Ended { reason, advice }
+}
+
+/// Resolves when nobody can read standard output any more: a pipe or socket whose other end
+/// is closed. Of other things nothing tells that but a write.
+async fn unread() {
+    loop {
+        sleep(LOOK).await;
+        if is_unread() {
+            return;
         }
     }
+}
+
+fn is_unread() -> bool {
+    let stdout = io::stdout();
+    // What is asked for is nothing: an error or a hang-up is told in any case.
+    let mut asked = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
+    let told = poll(&mut asked, PollTimeout::ZERO).is_ok_and(|count| count > 0);
+    let gone = PollFlags::POLLERR | PollFlags::POLLHUP;
+    told && asked[0].revents().is_some_and(|events| events.intersects(gone))
 }
 
 /// The one session of this process.
@@ -106,7 +150,7 @@ fn enter(session: &Session, open: &Open, idle_timeout: Option<Duration>) -> Live
     let facts = Facts {
         tunnel: None,
         accepted: Instant::now().into_std(),
-        peer: ClientAddr::Unix,
+        peer: ClientAddr::Pipe,
         client: None,
         target: Arc::from(""),
         service: open.service.clone(),

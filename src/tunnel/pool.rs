@@ -10,33 +10,25 @@
 //!
 //! A pool never insists: where the far end is away or wants no more, it tries
 //! less and less often, and clients dial for themselves. What becomes of a
-//! tunnel once it carries a client's bytes is the relay's business.
+//! tunnel that a client gets is the business of `warm` and `hedge`.
 
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
-use super::introduce::Farewell;
-use super::open::told;
-use super::relay::{Start, dismiss};
-use super::secure::{await_opened, poll_event, say_open};
 use super::shelf::{Pace, Removed, Shelf};
 use super::unmade::Unmade;
-use crate::net::Stream;
+use super::warm::Warm;
 use crate::observe::metrics::PoolMeters;
-use crate::proto::Session;
-use crate::proto::inbound::Event;
-use crate::proto::message::Open;
 use crate::reason::CloseReason;
 
 /// Tunnels that are made at once: enough to follow a burst of clients, and few
@@ -56,33 +48,6 @@ const HARMED: &str = "before a client used it, something came that no far end se
      log and the version of the far end";
 
 const PANICKED: &str = "a mistake in this program; see the panic in its output, and report it";
-
-/// A tunnel that waits to be opened.
-pub(super) struct Warm {
-    /// To which of the far ends.
-    pub(super) far_end: usize,
-    stream: Stream,
-    session: Session,
-    /// What was read and is no whole record.
-    already_read: Vec<u8>,
-}
-
-/// A tunnel for a client, and how its relay begins.
-pub(super) struct Opened {
-    pub(super) far_end: usize,
-    pub(super) stream: Stream,
-    pub(super) session: Session,
-    pub(super) start: Start,
-    /// Open was said; otherwise nothing was.
-    pub(super) is_open: bool,
-}
-
-/// Why a tunnel was not opened.
-pub(super) struct Unopened {
-    pub(super) reason: CloseReason,
-    /// It works, as far as is known, but its client had to go.
-    pub(super) not_wanted: bool,
-}
 
 /// The warm tunnels of an encrypt end.
 pub(super) struct Pool {
@@ -143,7 +108,7 @@ impl Pool {
             let next = self.shelf().take();
             match next {
                 // The far end has ended it, or begins to.
-                Some(mut warm) if !warm.stream.is_quiet() => {
+                Some(mut warm) if !warm.is_quiet() => {
                     let reason = warm.reason_to_end();
                     self.end(warm, reason);
                 }
@@ -158,6 +123,16 @@ impl Pool {
         };
         self.taken.notify_one();
         warm
+    }
+
+    /// A tunnel to this far end has said nothing when it was asked at `since`: those of
+    /// before are let go, or each would cost a client the time to find that out.
+    pub(super) fn distrust(&self, far_end: usize, since: Instant) {
+        let before = self.shelf().older(since, |warm| warm.far_end == far_end);
+        debug!(tunnels = before.len(), "warm tunnels of before one that was dead are let go");
+        self.meters.failed.inc_by(1 + before.len() as u64);
+        self.let_go(before);
+        self.taken.notify_one();
     }
 
     /// The far end answered a client that dialled for itself: it is not away.
@@ -316,129 +291,10 @@ impl Work {
     }
 }
 
-// === impl Warm ===
-
-impl Warm {
-    /// Tells the far end that this end is live and opens later.
-    ///
-    /// # Errors
-    /// [`CloseReason::PeerLost`] when the far end is gone.
-    pub(super) async fn confirm(
-        far_end: usize,
-        mut stream: Stream,
-        mut session: Session,
-    ) -> Result<Self, CloseReason> {
-        let mut record = vec![];
-        session.outbound.confirm(&mut record).map_err(|_| CloseReason::LocalError)?;
-        stream.write_all(&record).await.map_err(|_| CloseReason::PeerLost)?;
-        Ok(Self { far_end, stream, session, already_read: vec![] })
-    }
-
-    /// Asks for the target, and waits until the tunnel is known to work or the
-    /// client has something to send: before that, nothing is lost with it. One that
-    /// is given up, also at the client's `farewell`, takes its leave among `goodbyes`.
-    ///
-    /// # Errors
-    /// The reason; the client has lost nothing.
-    pub(super) async fn open(
-        mut self,
-        (open, client): (&Open, &Stream),
-        (patience, farewell): (Duration, &mut Farewell),
-        goodbyes: &TaskTracker,
-    ) -> Result<Opened, Unopened> {
-        let died = |reason| Unopened { reason, not_wanted: false };
-        self.stream = self.stream.adopted().map_err(|_| died(CloseReason::LocalError))?;
-        let Self { stream, session, already_read, .. } = &mut self;
-        say_open(stream, session, open).await.map_err(died)?;
-        let in_use = tokio::select! {
-            biased;
-            answer = await_opened(stream, session, already_read) => answer.map_err(died),
-            reason = farewell => Err(Unopened { reason, not_wanted: true }),
-            sent = client.unquiet() => sent.map_err(|_| died(CloseReason::PlainReset)),
-            () = sleep(patience) => Err(died(CloseReason::NoAnswer)),
-        };
-        match in_use {
-            Ok(()) => {
-                let Self { far_end, stream, session, already_read } = self;
-                let start = Start { first: vec![], already_read };
-                Ok(Opened { far_end, stream, session, start, is_open: true })
-            }
-            Err(unopened) => {
-                // The far end may be about to dial the target for nobody. Apart,
-                // because the client is not to wait for it.
-                let told = match unopened.reason {
-                    CloseReason::NoAnswer => CloseReason::Unopened,
-                    reason => reason,
-                };
-                goodbyes.spawn(async move {
-                    dismiss(&mut self.stream, &mut self.session, told).await;
-                });
-                Err(unopened)
-            }
-        }
-    }
-
-    /// Resolves when the far end has ended this; it has nothing else to say.
-    fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
-        let Self { stream, session, already_read, .. } = self;
-        poll_event(cx, stream, session, already_read).map(|event| match event {
-            Ok(Event::Reset(reason)) => told(reason),
-            Ok(_) => CloseReason::ProtocolError,
-            Err(reason) => reason,
-        })
-    }
-
-    /// Why a tunnel ends on which the far end has said something, as far as it is here.
-    fn reason_to_end(&mut self) -> CloseReason {
-        match self.poll_ended(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(reason) => reason,
-            // The beginning of a record.
-            Poll::Pending => CloseReason::Unopened,
-        }
-    }
-
-    /// Ends it, so that the far end knows that nothing went wrong.
-    pub(super) async fn let_go(self) {
-        self.dismiss(CloseReason::Unopened).await;
-    }
-
-    /// Ends it; the far end hears why, unless it did that itself.
-    async fn dismiss(mut self, reason: CloseReason) {
-        dismiss(&mut self.stream, &mut self.session, reason).await;
-    }
-}
-
-// === impl Opened ===
-
-impl Opened {
-    /// Says Open with the first bytes of the relay, where it was not said yet.
-    ///
-    /// # Errors
-    /// [`CloseReason::LocalError`] when no record can be sealed.
-    pub(super) fn say_open(&mut self, open: &Open) -> Result<(), Unmade> {
-        if self.is_open {
-            return Ok(());
-        }
-        self.is_open = true;
-        let sealed = self.session.outbound.open(open, &mut self.start.first);
-        sealed.map_err(|_| Unmade::new(CloseReason::LocalError, "no record can be sealed"))
-    }
-
-    /// Ends it, because its client may not have it any more.
-    pub(super) async fn give_up(self) {
-        let Self { far_end, mut stream, mut session, .. } = self;
-        if self.is_open {
-            return dismiss(&mut stream, &mut session, CloseReason::Revoked).await;
-        }
-        // Nothing was said yet, and a Reset cannot come first.
-        if let Ok(warm) = Warm::confirm(far_end, stream, session).await {
-            warm.let_go().await;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use tokio::time::sleep;
+
     use super::*;
 
     /// It is needed as long as its tunnel is.

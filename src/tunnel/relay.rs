@@ -140,7 +140,7 @@ fn to_tell(reason: CloseReason) -> Option<ResetReason> {
         CloseReason::Revoked => Some(ResetReason::Revoked),
         CloseReason::IdleTimeout => Some(ResetReason::Idle),
         CloseReason::PeerVanished => Some(ResetReason::Unheard),
-        CloseReason::TargetRefused => Some(ResetReason::TargetRefused),
+        CloseReason::TargetRefused | CloseReason::TargetDown => Some(ResetReason::TargetRefused),
         CloseReason::TargetTimeout => Some(ResetReason::TargetTimeout),
         CloseReason::TargetUnresolved => Some(ResetReason::TargetUnresolved),
         CloseReason::NoSuchService => Some(ResetReason::NoSuchService),

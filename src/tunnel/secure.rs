@@ -106,6 +106,11 @@ impl Verdict {
         }
     }
 
+    /// Whether it came and left without a byte.
+    pub(super) fn is_nothing(self) -> bool {
+        self.hung_up && !self.spoke && !self.is_cut
+    }
+
     /// What was read, or why there is nothing more to read.
     fn of_read(&mut self, read: io::Result<usize>) -> Result<usize, Unmet> {
         match read {

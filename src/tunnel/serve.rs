@@ -314,6 +314,11 @@ impl Tunnel {
                 stream.reset();
                 None
             }
+            Err(Refused { reason: CloseReason::Probe, client }) => {
+                self.shared.probed(client);
+                stream.close();
+                None
+            }
             Err(Refused { reason, client }) => {
                 self.shared.refused(reason, client);
                 match reason {

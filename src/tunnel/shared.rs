@@ -16,9 +16,9 @@ use tokio_util::task::TaskTracker;
 use super::caller::Background;
 use super::capacity::Capacity;
 use super::dialling::Dialling;
-use super::options::{Options, PerSource};
+use super::options::{Balancers, Options, PerSource};
 use crate::addr::ClientAddr;
-use crate::gate::{Gate, Nets};
+use crate::gate::Gate;
 use crate::net::{Handshakes, Slot, Slots, SourceGuard, SourceRefusal, Sources};
 use crate::observe::failures::{Failures, Told};
 use crate::observe::metrics::Meters;
@@ -56,7 +56,7 @@ pub(super) struct Shared {
     /// Who may come in, by address.
     pub(super) gate: Option<Gate>,
     /// Load balancers that announce their clients' addresses.
-    pub(super) proxy_from: Arc<Nets<()>>,
+    pub(super) proxy_from: Arc<Balancers>,
     pub(super) dialling: Dialling,
     /// Deadline of a dial, and separately of a handshake.
     pub(super) timeout: Duration,
@@ -170,6 +170,12 @@ impl Shared {
     pub(super) fn refused(&self, reason: CloseReason, peer: ClientAddr) -> Told {
         self.meters.refused.count(reason);
         self.tell_failure(reason, peer)
+    }
+
+    /// Counts a connection that was a health check. It is nobody's failure.
+    pub(super) fn probed(&self, peer: ClientAddr) {
+        self.meters.refused.count(CloseReason::Probe);
+        tracing::debug!(%peer, "a health check: it came and left without a byte");
     }
 
     /// Counts a failure for the log.

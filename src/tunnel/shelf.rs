@@ -118,6 +118,15 @@ impl<T> Shelf<T> {
         self.ready.drain(..outdated).map(|ready| ready.tunnel).collect()
     }
 
+    /// Removes those of before `since` that are meant.
+    pub(super) fn older(&mut self, since: Instant, meant: impl Fn(&T) -> bool) -> Vec<T> {
+        let is_older = |ready: &Ready<T>| ready.let_go < since + LET_GO && meant(&ready.tunnel);
+        let (older, rest) =
+            self.ready.drain(..).partition::<Vec<_>, _>(|ready| is_older(ready));
+        self.ready = rest.into();
+        older.into_iter().map(|ready| ready.tunnel).collect()
+    }
+
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.ready.len()
@@ -275,6 +284,17 @@ mod tests {
         let Removed { tunnel, answer, age } = removed.unwrap();
         assert_eq!((tunnel, answer, age), (3, "ended", A_MOMENT));
         assert_eq!([shelf.take(), shelf.take(), shelf.take()], [Some(4), Some(2), None]);
+    }
+
+    #[test]
+    fn those_of_before_a_moment_are_taken_off() {
+        let begin = Instant::now();
+        let mut shelf = Shelf::default();
+        for (tunnel, at) in [("old", 0), ("other", 1), ("older", 2), ("new", 4)] {
+            shelf.put(tunnel, begin + at * A_MOMENT, 9);
+        }
+        assert_eq!(shelf.older(begin + 3 * A_MOMENT, |name| *name != "other"), ["old", "older"]);
+        assert_eq!([shelf.take(), shelf.take(), shelf.take()], [Some("new"), Some("other"), None]);
     }
 
     #[test]

@@ -55,7 +55,7 @@ impl Parts {
         memory: &Arc<Memory>,
     ) -> Result<Self, ResolveError> {
         let place = match &options.role {
-            Role::Encrypt { targets, service } => {
+            Role::Encrypt { targets, service, .. } => {
                 let far_ends = Targets::start((service, targets), LOOK_AT_FAR_ENDS, options);
                 Where::FarEnds(Arc::new(far_ends.await?))
             }
@@ -80,15 +80,16 @@ impl Tunnel {
         let terms =
             Terms::of(options.keys.clone(), options.suites, options.padding, options.heartbeat);
         let tasks = TaskTracker::new();
-        let service = match &options.role {
-            Role::Encrypt { service, .. } => service.clone(),
-            Role::Decrypt { .. } => ServiceName::default(),
+        let (service, is_lazy) = match &options.role {
+            Role::Encrypt { service, lazy, .. } => (service.clone(), *lazy),
+            Role::Decrypt { .. } => (ServiceName::default(), false),
         };
         let way = match parts.place {
             Where::FarEnds(far_ends) => Way::In(Arc::new(Entrance {
                 callers: callers(&terms, &far_ends, before),
                 far_ends,
                 service,
+                is_lazy,
                 pool: Pool::new(
                     capacity.unopened,
                     options.name.clone(),
@@ -96,11 +97,20 @@ impl Tunnel {
                     tasks.clone(),
                 ),
             })),
-            Where::Targets(targets, memory) => Way::Out(Arc::new(Exit {
-                door: Doorkeeper::new(terms, memory),
-                unopened: Slots::new(capacity.unopened),
-                targets,
-            })),
+            Where::Targets(targets, memory) => {
+                if let Some(Way::Out(old)) = before.map(|before| &before.way) {
+                    for (service, targets) in &targets {
+                        if let Some(old) = old.targets.get(service) {
+                            targets.succeed(old);
+                        }
+                    }
+                }
+                Way::Out(Arc::new(Exit {
+                    door: Doorkeeper::new(terms, memory),
+                    unopened: Slots::new(capacity.unopened),
+                    targets,
+                }))
+            }
         };
         let gate = parts.gate.map(|gate| match before.and_then(Self::gate) {
             Some(old) => gate.succeeding(old),

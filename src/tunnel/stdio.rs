@@ -6,8 +6,10 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::sleep;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::net::{Duplex, Sink, Source};
@@ -15,6 +17,9 @@ use crate::tasks::{Undone, blocking};
 
 /// The most bytes of one read and one write.
 const AT_ONCE: usize = 64 << 10;
+
+/// How long a reader of standard output may take for what came before a stop.
+const LAST_WORDS: Duration = Duration::from_millis(250);
 
 /// What is under way on another thread.
 type Done<T> = Pin<Box<dyn Future<Output = Result<io::Result<T>, Undone>> + Send>>;
@@ -37,15 +42,17 @@ pub(super) struct Input {
 pub(super) struct Output {
     writing: Option<Done<()>>,
     far_side_ended: CancellationToken,
+    stop: CancellationToken,
 }
 
 impl Stdio {
-    pub(super) fn new() -> Self {
+    /// Both, until it is to `stop`.
+    pub(super) fn new(stop: CancellationToken) -> Self {
         let ended = CancellationToken::new();
         let far_side_ended = Box::pin(ended.clone().cancelled_owned());
         Self {
             input: Input { reading: None, read: vec![], taken: 0, far_side_ended },
-            output: Output { writing: None, far_side_ended: ended },
+            output: Output { writing: None, far_side_ended: ended, stop },
         }
     }
 
@@ -67,8 +74,16 @@ impl Duplex for Stdio {
     async fn finish(self) {}
 
     async fn abort(mut self) {
-        // Whoever reads may be gone too.
-        let _ = self.output.flush().await;
+        let stop = self.output.stop.clone();
+        let stopped = async {
+            stop.cancelled().await;
+            sleep(LAST_WORDS).await;
+        };
+        tokio::select! {
+            // Whoever reads may be gone too.
+            _ = self.output.flush() => {}
+            () = stopped => {}
+        }
     }
 }
 

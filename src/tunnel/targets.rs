@@ -14,7 +14,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
 use super::dialling::Dialling;
@@ -40,10 +40,16 @@ pub(super) struct Targets {
     failing: Mutex<Option<(Instant, String)>>,
     /// One of them is down since a moment ago.
     fell: Notify,
+    /// The same, for the sessions on each of them, where these are to end then.
+    falls: Mutex<Vec<Fall>>,
+    ends_sessions: bool,
     pub(super) check: Option<Check>,
     /// What a target has before the next one is tried.
     pub(super) head_start: Duration,
 }
+
+/// Tells the sessions on a target that it is down.
+type Fall = Arc<watch::Sender<()>>;
 
 /// Where one is.
 pub(super) struct Target {
@@ -108,11 +114,43 @@ impl Targets {
             service: service.clone(),
             standings: Mutex::new(Standings::new(all.len(), rules, Instant::now())),
             failing: Mutex::default(),
+            falls: Mutex::new(all.iter().map(|_| Fall::default()).collect()),
+            ends_sessions: options.close_on_target_down,
             all,
             fell: Notify::new(),
             check,
             head_start: options.timeout / shares,
         })
+    }
+
+    /// Goes on for the sessions of `old`, as far as their targets are among these.
+    pub(super) fn succeed(&self, old: &Self) {
+        let (mut falls, olds) = (self.falls(), old.falls());
+        for (target, fall) in self.all.iter().zip(&mut *falls) {
+            let known = old.all.iter().position(|known| known.name == target.name);
+            if let Some(known) = known.and_then(|place| olds.get(place)) {
+                *fall = Arc::clone(known);
+            }
+        }
+    }
+
+    /// Resolves when the target at `place` goes down from now on; `None` where sessions do
+    /// not end for that.
+    pub(super) fn fall_of(
+        &self,
+        place: usize,
+    ) -> Option<impl Future<Output = ()> + Send + use<>> {
+        let mut fall = self.ends_sessions.then(|| self.falls()[place].subscribe())?;
+        Some(async move {
+            if fall.changed().await.is_err() {
+                // Nobody looks at that target any more.
+                std::future::pending().await
+            }
+        })
+    }
+
+    fn falls(&self) -> MutexGuard<'_, Vec<Fall>> {
+        self.falls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The target at a place in the order of the configuration.
@@ -256,6 +294,9 @@ impl Targets {
         match (news, using) {
             (News::Down, using) => {
                 self.fell.notify_waiters();
+                if self.ends_sessions {
+                    self.falls()[place].send_replace(());
+                }
                 let detail = using.is_none().then_some("no other is up, so it is still tried");
                 warn!(tunnel, target, service, error, using, detail, "target is down");
             }

@@ -48,7 +48,7 @@ pub async fn trial(options: &Options) -> Vec<Finding> {
         findings.push(Finding::of_store(gate.store.clone(), options.timeout).await);
     }
     match &options.role {
-        Role::Encrypt { targets, service } => {
+        Role::Encrypt { targets, service, .. } => {
             for target in targets {
                 let mut finding = Finding::of(target);
                 finding.failed = finding.far_end(options, target, service).await.err();

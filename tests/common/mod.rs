@@ -36,6 +36,7 @@ pub mod servers;
 pub mod target;
 pub mod tree;
 pub mod wait;
+pub mod way;
 pub mod wire;
 
 pub use address::{Addr, Kind, any};

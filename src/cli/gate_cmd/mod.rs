@@ -17,6 +17,7 @@ use clap::{Args, Subcommand};
 
 use self::source::SourceArgs;
 use super::Done;
+use super::gate_args::Balancer;
 use super::output::{FormArgs, Output};
 use crate::gate::Member;
 use crate::run::Failure;
@@ -173,7 +174,7 @@ struct SpareArgs {
 
     /// Load balancers, which are not to be banned without --force; repeatable
     #[arg(long, value_name = "NET[,NET]", value_delimiter = ',')]
-    proxy_from: Vec<Member>,
+    proxy_from: Vec<Balancer>,
 }
 
 /// What is not done without `--force`, or not at all.
@@ -267,7 +268,7 @@ impl SpareArgs {
             return Err(GateCommandError::NetworkBan(member));
         }
         let own = self.allow.iter().map(|net| ("--allow", *net));
-        let own = own.chain(self.proxy_from.iter().map(|net| ("--proxy-from", *net)));
+        let own = own.chain(self.proxy_from.iter().filter_map(|balancer| balancer.net()).map(|net| ("--proxy-from", net)));
         let mut all = own.chain(known.iter().copied());
         match all.find(|(_, net)| net.meets(&member) && !self.force) {
             Some((flag, net)) => Err(GateCommandError::Spared { member, flag, net }),

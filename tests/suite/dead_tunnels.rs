@@ -1,0 +1,152 @@
+//! Warm tunnels that died without a word: a client has another within `-o`, or a reset
+//! where something of its was sent.
+
+use crate::common;
+
+use std::cell::OnceCell;
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use common::middleman::Middleman;
+use common::redis::{Redis, Reply, Resp};
+use common::way::Way;
+use common::{Ending, Pair, PairOptions, Target, Wire, eventually};
+
+/// What an encrypt end logs of each tunnel for its pool.
+const READY: &str = "a warm tunnel is ready";
+
+/// Far less than TCP's own patience, and more than `-o 2` and a loaded machine.
+const SOON: Duration = Duration::from_secs(20);
+
+/// What everybody here is told.
+const QUICK: [&str; 4] = ["-o", "2", "--log-level", "debug"];
+
+/// A pair with a pool of four, over a way that can break.
+fn over_a_way(target: &common::Addr, args: &[&str]) -> (Pair, Way) {
+    let way = OnceCell::new();
+    let options = PairOptions::both(&QUICK).encrypt(&["--pool", "4"]).encrypt(args).decrypt(args);
+    let pair = Pair::start_via(options, target, |far| {
+        way.get_or_init(|| Way::to(far)).addr.clone()
+    });
+    eventually("four are ready", || pair.encrypt.count(READY) >= 4);
+    (pair, way.into_inner().unwrap())
+}
+
+/// How long `work` took.
+fn timed(work: impl FnOnce()) -> Duration {
+    let begin = Instant::now();
+    work();
+    begin.elapsed()
+}
+
+/// A target that speaks first.
+fn greeter() -> Target {
+    Target::local(|mut wire, counts| {
+        if wire.write_all(b"hello").is_ok() {
+            common::target::echo(wire, counts);
+        }
+    })
+}
+
+fn greeted(mut client: Wire) {
+    assert_eq!(client.expect_bytes(5), b"hello");
+}
+
+/// As a NAT that has forgotten its connections: nothing is acknowledged any more.
+#[test]
+fn clients_are_served_at_once_where_warm_tunnels_died_without_a_word() {
+    let redis = Redis::start();
+    for args in [&[][..], &["--heartbeat", "off"]] {
+        let (pair, way) = over_a_way(redis.tcp(), args);
+        way.vanish();
+        let took = timed(|| {
+            // Nothing is risked on those that were not heard lately, and soon none are left.
+            eventually("the pool has found out", || pair.encrypt.count(READY) >= 8);
+            for _ in 0..4 {
+                let mut client = Resp::connect(pair.entrance());
+                assert_eq!(client.ask(&["PING"]), Reply::Status("PONG".to_owned()));
+            }
+        });
+        assert!(took < SOON, "{took:?}");
+    }
+}
+
+/// One that waits for a greeting has sent nothing: another tunnel is used, and the others
+/// of before are not tried by those that follow.
+#[test]
+fn clients_that_wait_for_a_greeting_get_another_tunnel() {
+    let target = greeter();
+    let (pair, way) = over_a_way(target.addr(), &[]);
+    way.vanish();
+    let took = timed(|| (0..4).for_each(|_| greeted(pair.connect())));
+    assert!(took < SOON, "{took:?}");
+    assert!(pair.encrypt.count("a warm tunnel was dead; dialling") <= 1);
+    assert_eq!(target.counts().accepts(), 4, "none is dialled for nobody");
+}
+
+/// What was sent into a tunnel is never sent again, so its client sees a reset, within `-o`.
+#[test]
+fn a_client_that_has_sent_something_sees_a_reset_within_the_timeout() {
+    let target = Target::echo();
+    for args in [&[][..], &["--heartbeat", "off"]] {
+        let (pair, way) = over_a_way(target.addr(), args);
+        way.vanish();
+        let mut client = pair.connect();
+        client.write_all(b"request").unwrap();
+        client.read_limit(SOON);
+        let (bytes, ending) = client.read_to_ending(SOON);
+        // Where the machine took seconds for these lines, it was held back and sent elsewhere.
+        if ending != Ending::Reset {
+            assert_eq!(bytes, b"request");
+            continue;
+        }
+        assert_eq!(pair.encrypt.wait_closed("peer-vanished").number("received"), Some(0));
+    }
+}
+
+/// Somebody on the path who answers TCP and swallows the rest. TCP knows nothing of it, the
+/// far end's own sign of life does.
+#[test]
+fn swallowed_tunnels_cost_one_client_no_more_than_the_timeout() {
+    let target = greeter();
+    let middle = OnceCell::new();
+    let options = PairOptions::both(&QUICK).encrypt(&["--pool", "4"]);
+    let pair = Pair::start_via(options, target.addr(), |far| {
+        middle.get_or_init(|| Middleman::start(far)).addr().clone()
+    });
+    let middle = middle.into_inner().unwrap();
+    eventually("four are ready", || pair.encrypt.count(READY) >= 4);
+    // The Open of those that wait, and whatever a new one has to say but its handshake.
+    middle.swallow_from(2);
+    let mut unlucky = pair.connect();
+    unlucky.write_all(b"request").unwrap();
+    unlucky.read_limit(SOON);
+    assert_eq!(unlucky.expect_ending(), Ending::Reset);
+    pair.encrypt.wait_closed("peer-vanished");
+    middle.swallow_nothing();
+    let took = timed(|| (0..4).for_each(|_| greeted(pair.connect())));
+    assert!(took < SOON, "{took:?}");
+}
+
+/// A target that takes longer than a round trip is not dialled twice for that, and a client
+/// waits for a session as long as without a pool: the far end says that it is at work.
+#[test]
+fn a_far_end_that_is_at_work_is_waited_for() {
+    let target = Target::echo();
+    let options = PairOptions::both(&["-o", "1", "--log-level", "debug"]);
+    let options = options.encrypt(&["--pool", "2"]).decrypt(&["-n", "1"]);
+    let pair = Pair::start(options, target.addr());
+    eventually("two are ready", || pair.encrypt.count(READY) == 2);
+    let mut first = pair.connect();
+    first.expect_echo(b"the only session");
+    let mut second = pair.connect();
+    second.write_all(b"its turn").unwrap();
+    // Longer than `-o`, in which it would be given up.
+    let (bytes, ending) = second.read_to_ending(Duration::from_millis(2500));
+    assert_eq!((bytes, ending), (vec![], Ending::Silent));
+    first.finish();
+    assert_eq!(first.expect_ending(), Ending::Clean);
+    assert_eq!(second.expect_bytes(8), b"its turn");
+    assert_eq!(target.counts().accepts(), 2);
+    assert_eq!(pair.encrypt.count("a warm tunnel was dead; dialling"), 0);
+}
