@@ -148,7 +148,7 @@ pub(super) fn places(
     gated(roster, tunnel, |tunnel, gate| {
         let options = gate.options();
         let allow = options.rules.allow.iter().map(|(net, ())| Member::from(net).to_string());
-        let proxies = tunnel.balancers().iter().map(|(net, ())| Member::from(net).to_string());
+        let proxies = tunnel.balancers().nets.iter().map(|(net, ())| Member::from(net).to_string());
         GatePlace {
             tunnel: tunnel.name().to_owned(),
             store: options.named.arguments.clone(),
@@ -168,7 +168,7 @@ pub(super) fn why(
     let peer = peer(address, announced)?;
     gated(roster, tunnel, |tunnel, gate| {
         let (explanation, now_ms, unsure) = gate.explain(peer);
-        let is_balancer = |ip| tunnel.balancers().lookup(ip).is_some();
+        let is_balancer = |ip| tunnel.balancers().nets.lookup(ip).is_some();
         WhyReply {
             tunnel: Some(tunnel.name().to_owned()),
             denied: Some(gate.options().denied.to_string()),

@@ -19,7 +19,7 @@ pub(super) fn wrong(status: &Status) -> Vec<WrongReply> {
         all.push(one("not ready", true, "it does not listen"));
     }
     all.extend(of_targets(status.mode, targets));
-    all.extend(gate.and_then(of_gate));
+    all.extend(gate.as_ref().and_then(of_gate));
     all.extend(filled(*sessions, ("full", true), "almost full", "sessions"));
     // At an encrypt end without a gate it is one, and taken for a moment by each client.
     let handshakes = Some(*handshakes).filter(|level| level.limit > 1);
@@ -70,7 +70,7 @@ fn is_down(target: &TargetHealth) -> bool {
     is_down || target.failing.is_some()
 }
 
-fn of_gate(gate: GateStatus) -> Option<WrongReply> {
+fn of_gate(gate: &GateStatus) -> Option<WrongReply> {
     let stance = match gate.stance {
         Stance::Fresh => return None,
         Stance::Stale(_) => "the last known state counts",

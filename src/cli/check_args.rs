@@ -122,7 +122,8 @@ mod tests {
         let name = |text: &&str| text.parse::<ServiceName>().unwrap_or_default();
         let targets = services.iter().map(|text| (name(text), "a:1".parse().unwrap())).collect();
         let checks = given.iter().map(|text| text.parse().unwrap()).collect();
-        let by_service = CheckArgs { checks, on_target_down: None }.by_service(&Role::Decrypt { targets })?;
+        let by_service =
+            CheckArgs { checks, on_target_down: None }.by_service(&Role::Decrypt { targets })?;
         let shown = |(name, check): (&ServiceName, &Check)| format!("{name} {:?}", check.question);
         Ok(by_service.iter().map(shown).collect())
     }

@@ -237,11 +237,13 @@ fn subcommand(arguments: &[OsString]) -> Result<Done, Failure> {
     let Filled { arguments, used } =
         variables::fill(&Cli::command(), arguments, |name| std::env::var_os(name))?;
     let parsed = parse(documented_command(), &arguments);
-    let done = parsed.and_then(|args: Option<Cli>| args.map_or(Ok(Done::Clean), carry_out));
+    let done = parsed.and_then(|args: Option<Cli>| {
+        args.map_or(Ok(Done::Clean), |cli| carry_out(cli, &arguments))
+    });
     done.map_err(|failure| variables::blame(failure, &used))
 }
 
-fn carry_out(Cli { command }: Cli) -> Result<Done, Failure> {
+fn carry_out(Cli { command }: Cli, arguments: &[OsString]) -> Result<Done, Failure> {
     match command {
         Commands::Keygen(args) => key_cmd::keygen(&args).map(|()| Done::Clean),
         Commands::KeyId(args) => key_cmd::key_id(&args).map(|()| Done::Clean),

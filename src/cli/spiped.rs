@@ -16,9 +16,7 @@ use super::errors::UsageError;
 use super::gate_args::AcceptorGateArgs;
 use super::pipe_cmd::SharedPipeArgs;
 use super::process_args::ProcessArgs;
-use super::tunnel_args::{
-    DEFAULT_HANDSHAKES, DEFAULT_UNOPENED, End, LazyArgs, ServerArgs, reread,
-};
+use super::tunnel_args::{DEFAULT_HANDSHAKES, DEFAULT_UNOPENED, End, LazyArgs, ServerArgs, reread};
 use super::values::{HandshakeLimit, Spelled};
 use super::{Done, key_cmd};
 use crate::addr::{Address, ServiceName};

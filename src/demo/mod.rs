@@ -102,7 +102,10 @@ fn decrypting(key: &Key, target: &str) -> Options {
 
 fn encrypting(key: &Key, far_end: &str) -> Options {
     let target = far_end.parse().expect("a socket address is an address");
-    options(key, Role::Encrypt { targets: vec![target], service: ServiceName::default(), lazy: false })
+    options(
+        key,
+        Role::Encrypt { targets: vec![target], service: ServiceName::default(), lazy: false },
+    )
 }
 
 fn options(key: &Key, role: Role) -> Options {

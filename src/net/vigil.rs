@@ -120,10 +120,8 @@ fn asks(socket: &impl AsFd) -> bool {
 }
 
 fn ask_every(socket: &impl AsFd, idle: Duration, interval: Duration) {
-    let keepalive = TcpKeepalive::new()
-        .with_time(idle)
-        .with_interval(interval)
-        .with_retries(KEEPALIVE_PROBES);
+    let keepalive =
+        TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(KEEPALIVE_PROBES);
     let _ = SockRef::from(socket).set_tcp_keepalive(&keepalive);
 }
 
@@ -234,9 +232,8 @@ impl Account {
     /// When the socket is no TCP socket any more.
     pub(super) fn of(socket: &impl AsFd) -> io::Result<Self> {
         let info = getsockopt(socket, TcpInfo)?;
-        let number = |at: usize| {
-            u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]])
-        };
+        let number =
+            |at: usize| u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
         Ok(Self {
             retransmits: info[2],
             probes: info[3],

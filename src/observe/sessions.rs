@@ -232,9 +232,7 @@ impl Entry {
             (Selector::Id(id), _) => self.id == *id,
             (Selector::Ip(ip), ClientAddr::Ip(peer)) => peer.ip() == ip.to_canonical(),
             (Selector::Peer(addr), peer) => peer == ClientAddr::from(*addr),
-            (Selector::Ip(_), ClientAddr::Unix | ClientAddr::Pipe | ClientAddr::Nameless) => {
-                false
-            },
+            (Selector::Ip(_), ClientAddr::Unix | ClientAddr::Pipe | ClientAddr::Nameless) => false,
             (Selector::Tunnel(name), _) => self.tunnel() == name,
             (Selector::Key(id), _) => self.facts.key.to_string() == *id,
         }

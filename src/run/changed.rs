@@ -5,7 +5,7 @@
 //! `1m` is no change. The pattern below names every field, so that none that is new is
 //! forgotten here.
 
-use crate::gate::redis_store::RedisOptions;
+use crate::gate::redis_store::{RedisOptions, TlsOptions};
 use crate::gate::{GateOptions, Rules, StoreOptions};
 use crate::tunnel::{Limits, Options, Role};
 
@@ -34,6 +34,7 @@ pub(super) fn changed(old: &Options, new: &Options) -> Vec<String> {
         proxy_from,
         checks,
         proxy_to_target,
+        close_on_target_down,
         // What follows from the others.
         remarks: _,
     } = old;
@@ -57,6 +58,7 @@ pub(super) fn changed(old: &Options, new: &Options) -> Vec<String> {
         ("proxy-from", *proxy_from != new.proxy_from),
         ("check", *checks != new.checks),
         ("proxy-to-target", *proxy_to_target != new.proxy_to_target),
+        ("on-target-down", *close_on_target_down != new.close_on_target_down),
     ]);
     all.extend(match (gate, &new.gate) {
         (Some(old), Some(new)) => gate_of(old, new),
@@ -68,9 +70,13 @@ pub(super) fn changed(old: &Options, new: &Options) -> Vec<String> {
 fn role_of(old: &Role, new: &Role) -> Vec<Compared> {
     match (old, new) {
         (
-            Role::Encrypt { targets, service },
-            Role::Encrypt { targets: others, service: another },
-        ) => vec![("target", targets != others), ("service", service != another)],
+            Role::Encrypt { targets, service, lazy },
+            Role::Encrypt { targets: others, service: another, lazy: other_lazy },
+        ) => vec![
+            ("target", targets != others),
+            ("service", service != another),
+            ("lazy", lazy != other_lazy),
+        ],
         (Role::Decrypt { targets }, Role::Decrypt { targets: others }) => {
             vec![("target", targets != others)]
         }
@@ -93,7 +99,8 @@ fn limits_of(old: &Limits, new: &Limits, role: &Role) -> [Compared; 4] {
 }
 
 fn gate_of(old: &GateOptions, new: &GateOptions) -> Vec<Compared> {
-    let GateOptions { store, rules, denied, on_revoke, ban_after, reap_idle } = old;
+    // How it was named is told with what it names.
+    let GateOptions { store, rules, denied, on_revoke, ban_after, reap_idle, named: _ } = old;
     let Rules { deny, allow, internal, away } = rules;
     let mut all = store_of(store, &new.store);
     all.extend([
@@ -123,13 +130,26 @@ fn redis_of(old: &RedisOptions, new: &RedisOptions) -> Vec<Compared> {
     let (keys, others) = (&old.keys, &new.keys);
     let is_same =
         old.credentials == new.credentials && old.sentinel_credentials == new.sentinel_credentials;
-    vec![
+    let mut all = tls_of(old.tls.as_ref(), new.tls.as_ref());
+    all.extend([
         ("gate", old.address != new.address),
         ("gate-credentials", !is_same),
-        ("gate-ca", old.ca_file != new.ca_file),
         ("set", keys.allow_set != others.allow_set),
         ("history", keys.history != others.history),
         ("ban-prefix", keys.ban_prefix != others.ban_prefix),
         ("allow-prefix", keys.allow_prefix != others.allow_prefix),
+    ]);
+    all
+}
+
+/// Other files, or the same ones where something else stands in them.
+fn tls_of(old: Option<&TlsOptions>, new: Option<&TlsOptions>) -> Vec<Compared> {
+    let (Some(old), Some(new)) = (old, new) else { return vec![] };
+    let (files, others) = (&old.files, &new.files);
+    let is_rewritten = files == others && old != new;
+    vec![
+        ("gate-ca", is_rewritten || files.ca != others.ca),
+        ("gate-cert", is_rewritten && files.cert.is_some() || files.cert != others.cert),
+        ("gate-key", is_rewritten && files.key.is_some() || files.key != others.key),
     ]
 }

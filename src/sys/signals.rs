@@ -94,7 +94,9 @@ mod tests {
         assert_eq!(signals.next().await, Caught::Reload);
         raise(Signal::SIGINT).unwrap();
         assert_eq!(signals.next().await, Caught::Stop("SIGINT"));
-        for (signal, status) in [(Signal::SIGHUP, 129), (Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
+        for (signal, status) in
+            [(Signal::SIGHUP, 129), (Signal::SIGINT, 130), (Signal::SIGTERM, 143)]
+        {
             raise(signal).unwrap();
             assert_eq!(signals.ending().await.status(), status);
         }

@@ -121,8 +121,7 @@ impl<T> Shelf<T> {
     /// Removes those of before `since` that are meant.
     pub(super) fn older(&mut self, since: Instant, meant: impl Fn(&T) -> bool) -> Vec<T> {
         let is_older = |ready: &Ready<T>| ready.let_go < since + LET_GO && meant(&ready.tunnel);
-        let (older, rest) =
-            self.ready.drain(..).partition::<Vec<_>, _>(|ready| is_older(ready));
+        let (older, rest) = self.ready.drain(..).partition::<Vec<_>, _>(|ready| is_older(ready));
         self.ready = rest.into();
         older.into_iter().map(|ready| ready.tunnel).collect()
     }

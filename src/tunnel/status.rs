@@ -5,9 +5,10 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use super::options::Balancers;
 use super::serve::{Tunnel, Way};
 use super::targets::TargetHealth;
-use crate::gate::{Gate, GateStatus, Nets};
+use crate::gate::{Gate, GateStatus};
 use crate::keys::KeyId;
 use crate::net::{AsyncListener, Handshakes, Slots};
 use crate::observe::Meters;
@@ -70,7 +71,7 @@ impl Tunnel {
     }
 
     /// The load balancers that have to announce their clients to it.
-    pub fn balancers(&self) -> &Nets<()> {
+    pub fn balancers(&self) -> &Balancers {
         &self.shared.proxy_from
     }
 

@@ -136,10 +136,7 @@ impl Targets {
 
     /// Resolves when the target at `place` goes down from now on; `None` where sessions do
     /// not end for that.
-    pub(super) fn fall_of(
-        &self,
-        place: usize,
-    ) -> Option<impl Future<Output = ()> + Send + use<>> {
+    pub(super) fn fall_of(&self, place: usize) -> Option<impl Future<Output = ()> + Send + use<>> {
         let mut fall = self.ends_sessions.then(|| self.falls()[place].subscribe())?;
         Some(async move {
             if fall.changed().await.is_err() {

@@ -182,7 +182,9 @@ impl Asked {
         match answer.await {
             // Now the client's bytes may go, and if it has none, there is time: until
             // then another tunnel could take this one's place.
-            Answer::Ours if self.heard == Heard::AtWork => self.opened_by(client, self.since + timeout).await,
+            Answer::Ours if self.heard == Heard::AtWork => {
+                self.opened_by(client, self.since + timeout).await
+            }
             answer => answer,
         }
     }

@@ -25,9 +25,8 @@ const QUICK: [&str; 4] = ["-o", "2", "--log-level", "debug"];
 fn over_a_way(target: &common::Addr, args: &[&str]) -> (Pair, Way) {
     let way = OnceCell::new();
     let options = PairOptions::both(&QUICK).encrypt(&["--pool", "4"]).encrypt(args).decrypt(args);
-    let pair = Pair::start_via(options, target, |far| {
-        way.get_or_init(|| Way::to(far)).addr.clone()
-    });
+    let pair =
+        Pair::start_via(options, target, |far| way.get_or_init(|| Way::to(far)).addr.clone());
     eventually("four are ready", || pair.encrypt.count(READY) >= 4);
     (pair, way.into_inner().unwrap())
 }

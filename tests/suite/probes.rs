@@ -7,7 +7,9 @@ use std::path::Path;
 
 use common::haproxy::Haproxy;
 use common::mariadb::{MariaDb, query};
-use common::{Addr, Ending, Kind, Launch, Pair, PairOptions, Target, Wire, any, eventually, keygen};
+use common::{
+    Addr, Ending, Kind, Launch, Pair, PairOptions, Target, Wire, any, eventually, keygen,
+};
 
 /// More than `max_connect_errors` allows below.
 const PROBES: usize = 20;
@@ -65,7 +67,9 @@ fn health_checks_of_a_listed_balancer_are_no_warnings() {
     let decrypt = decrypt.start();
     let encrypt = Launch::encrypt(&key).source(&any()).target(decrypt.addr()).args(listed).start();
     for end in [&encrypt, &decrypt] {
-        for words in ["send-proxy check inter 100ms", "check inter 100ms check-send-proxy send-proxy-v2"] {
+        for words in
+            ["send-proxy check inter 100ms", "check inter 100ms check-send-proxy send-proxy-v2"]
+        {
             let before = end.count(PROBE);
             let haproxy = Haproxy::start("", end.addr(), words);
             eventually("some checks have come", || end.count(PROBE) > before + 2);

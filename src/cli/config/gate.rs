@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use super::flags::Flags;
 use super::text::{Setting, Table, Tables, Value};
-use super::{Mistake, understood};
+use super::{Mistake, keys_of, understood};
 use crate::cli::gate_args::{AcceptorGateArgs, GateArgs};
-use crate::gate::{GateOptions, Nets};
+use crate::gate::GateOptions;
 use crate::run::Failure;
 use crate::sys::keyfile::Access;
+use crate::tunnel::Balancers;
 
 /// Which gate of the file.
 #[derive(Clone, Copy, Debug)]
@@ -30,7 +31,7 @@ pub(in crate::cli) enum Which<'a> {
 pub(in crate::cli) struct NamedGate {
     pub(in crate::cli) options: Arc<GateOptions>,
     /// The load balancers.
-    pub(in crate::cli) proxies: Arc<Nets<()>>,
+    pub(in crate::cli) proxies: Arc<Balancers>,
 }
 
 /// What makes up a gate, before its files are read.
@@ -50,7 +51,7 @@ pub(in crate::cli) fn gate(
     which: Which<'_>,
     by_others: bool,
 ) -> Result<NamedGate, Failure> {
-    let found = understood(file, |base, text| find(base, text, which))?;
+    let found = understood(file, |base, text| find((file, base), text, which))?;
     let Found { what, args: (gate, acceptor), mut access } = found;
     access.by_others |= by_others;
     let place = format!("{}: {what}", file.display());
@@ -66,8 +67,8 @@ pub(in crate::cli) fn gate(
     Ok(NamedGate { options, proxies: gate.proxies() })
 }
 
-fn find(base: &Path, text: &str, which: Which<'_>) -> Result<Found, Mistake> {
-    let tables = Tables::parse(text)?;
+fn find((file, base): (&Path, &Path), text: &str, which: Which<'_>) -> Result<Found, Mistake> {
+    let tables = Tables::parse(text, &keys_of(file, base))?;
     let flags = Flags::new();
     let (process, _) = flags.process(&tables.process, base)?;
     let access = Access { by_others: accepts_others(&tables), user: process.uid() };

@@ -268,7 +268,12 @@ impl SpareArgs {
             return Err(GateCommandError::NetworkBan(member));
         }
         let own = self.allow.iter().map(|net| ("--allow", *net));
-        let own = own.chain(self.proxy_from.iter().filter_map(|balancer| balancer.net()).map(|net| ("--proxy-from", net)));
+        let own = own.chain(
+            self.proxy_from
+                .iter()
+                .filter_map(|balancer| balancer.net())
+                .map(|net| ("--proxy-from", net)),
+        );
         let mut all = own.chain(known.iter().copied());
         match all.find(|(_, net)| net.meets(&member) && !self.force) {
             Some((flag, net)) => Err(GateCommandError::Spared { member, flag, net }),

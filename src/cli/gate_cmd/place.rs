@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use clap::Args;
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
@@ -13,31 +12,9 @@ use crate::gate::any_store::AnyStore;
 use crate::gate::redis_store::Servers;
 use crate::gate::store::{Edit, Receipt, Standing, StoreError};
 use crate::run::Failure;
-use crate::sys::keyfile::Access;
 
 /// Batches on their way from a listing.
 const BATCHES: usize = 4;
-
-/// The store of a command.
-#[derive(Debug, Args)]
-pub(super) struct PlaceArgs {
-    #[command(flatten)]
-    store: StoreArgs,
-
-    /// Accept a --gate-key that its group or others can read or change
-    #[arg(long, help_heading = GATE)]
-    allow_readable_key: bool,
-}
-
-impl PlaceArgs {
-    /// The store that the flags describe.
-    ///
-    /// # Errors
-    /// [`Failure::Usage`]
-    pub(super) fn options(&self) -> Result<StoreOptions, Failure> {
-        self.store.options(Access { by_others: self.allow_readable_key, user: None })
-    }
-}
 
 /// What a command does with a store that is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -153,7 +153,7 @@ impl SourceArgs {
         };
         let found = config::gate(file, which, self.allow_readable_key)?;
         let allow = found.options.rules.allow.iter().map(|(net, ())| ("--allow", net.into()));
-        let proxies = found.proxies.iter().map(|(net, ())| ("--proxy-from", net.into()));
+        let proxies = found.proxies.nets.iter().map(|(net, ())| ("--proxy-from", net.into()));
         let spared = allow.chain(proxies).collect();
         Ok(Source { store: found.options.store.clone(), options: Some(found.options), spared })
     }

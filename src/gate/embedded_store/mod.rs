@@ -94,8 +94,7 @@ impl EmbeddedStore {
         edits: Vec<Edit>,
         told: &mut dyn FnMut(Receipt),
     ) -> Result<(), StoreError> {
-        let own = self.clone();
-        let made = blocking(move || {
+        let made = self.apart(move |own| {
             let locked = Locked::take(&own.path)?;
             let made = own.lock().edit_all(&locked, &edits, now_ms())?;
             Ok(edits.into_iter().zip(made).collect::<Vec<_>>())
