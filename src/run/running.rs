@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::task::spawn_blocking;
+use tokio::task::{AbortHandle, spawn_blocking};
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
@@ -31,6 +31,8 @@ pub(super) struct Running {
     startup: Startup,
     manager: Manager,
     reread: Reread,
+    /// Tells the manager that this process is alive.
+    signs_of_life: Option<AbortHandle>,
     /// How long new connections are still accepted after the first signal.
     window: Duration,
 }
@@ -38,7 +40,8 @@ pub(super) struct Running {
 impl Running {
     pub(super) fn new(fleet: Fleet, requests: Requests, process: Process, reread: Reread) -> Self {
         let (manager, window) = (Manager::from_environment(), process.drain_accept);
-        Self { fleet, requests, startup: Startup::new(process), manager, reread, window }
+        let (startup, signs_of_life) = (Startup::new(process), None);
+        Self { fleet, requests, startup, manager, reread, signs_of_life, window }
     }
 
     /// Runs the tunnels of `plan`, and those that they become, until all is finished.
@@ -100,7 +103,8 @@ impl Running {
         if has_predecessor && let Err(error) = self.startup.release() {
             not_everything(&error);
         }
-        tokio::spawn(self.manager.clone().keep_watchdog_quiet(workers::answered));
+        let signs_of_life = self.manager.clone().keep_watchdog_quiet(workers::answered);
+        self.signs_of_life = Some(tokio::spawn(signs_of_life).abort_handle());
         Ok(None)
     }
 
@@ -214,6 +218,8 @@ impl Running {
         self.requests.close().await;
         self.startup.remove_pid_file();
         if let Some(pid) = successor.heir() {
+            // From here on the manager hears the other one only.
+            self.signs_of_life.take().iter().for_each(AbortHandle::abort);
             self.manager.main_process_is(pid).await;
         }
         // It waits for this.

@@ -8,8 +8,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use common::program::install;
 use common::tree::read;
-use common::{Launch, binary, keygen};
+use common::{End, Launch, Program, binary, keygen};
 use nix::unistd::geteuid;
 use tempfile::TempDir;
 
@@ -272,13 +273,43 @@ fn tunnels_that_share_too_few_descriptors_are_told_of_the_units_limit() {
         fs::write(&file, format!("[process]\nlog-format = \"json\"\n{tables}")).unwrap();
         let launch = Launch::new("run").nofile(18_000).args(["-c".as_ref(), file.as_os_str()]);
         let mut end = launch.start();
-        let all = end.program.log();
+        // Its end comes after the lines about all tunnels.
         end.stop();
-        let all = all.into_iter().filter(|line| line.message().starts_with("not enough"));
+        let all =
+            end.program.log().into_iter().filter(|line| line.message().starts_with("not enough"));
         all.map(|line| line.text()).collect::<Vec<_>>()
     };
     assert_eq!(warnings(4), [""; 0]);
     let told = warnings(8);
     assert!(told.len() >= 8, "each tunnel is told: {told:?}");
     assert!(told.iter().all(|line| line.contains("LimitNOFILE= of a unit")), "{told:?}");
+}
+
+// === who answers ===
+
+/// Nobody but root makes a directory in /run, and no other directory says as much.
+#[test]
+fn root_believes_the_user_to_whom_it_gave_a_directory_in_run() {
+    let places = Places::new();
+    set(places.dir.path(), 0o755, 0);
+    install(&binary(), &places.path("knockpipe"));
+    let given = tempfile::Builder::new().prefix("knockpipe-test-").tempdir_in("/run").unwrap();
+    let key = keygen(&places.path("run"), "key");
+    set(&key, 0o600, USER);
+    for (directory, is_believed) in [(given.path(), true), (&places.path("run"), false)] {
+        set(directory, 0o755, USER);
+        let admin = directory.join("admin.sock");
+        let user = USER.to_string();
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", &user, "--clear-groups", "--"]).arg(places.path("knockpipe"));
+        command.args(["decrypt", "--log-format", "json", "-s", "127.0.0.1:0", "-t", "/no/where"]);
+        command.arg("-k").arg(&key).arg("--admin").arg(&admin);
+        let mut end = End::of(Program::spawn("service", &mut command));
+        let status =
+            Command::new(binary()).args(["status", "--admin"]).arg(&admin).output().unwrap();
+        let said = String::from_utf8(status.stderr).unwrap();
+        assert_eq!(status.status.success(), is_believed, "{said}");
+        assert_eq!(said.contains("a process of another user"), !is_believed, "{said}");
+        end.stop();
+    }
 }
