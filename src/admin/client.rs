@@ -1,7 +1,9 @@
 //! The other end of the admin socket: one question, one answer. Blocking, for
 //! the command line.
 
+use std::fs;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -71,7 +73,7 @@ pub enum AskError {
 }
 
 /// Asks the process whose admin socket is at `path`. It has to be root's, ours, or
-/// that `user`'s.
+/// that `user`'s; or, where no user is named, of whom root gave the directory in `/run`.
 ///
 /// # Errors
 /// [`AskError`], also when the process answers that it cannot.
@@ -82,7 +84,8 @@ pub fn ask(path: &Path, user: Option<Uid>, request: &Request) -> Result<Reply, A
         io::ErrorKind::TimedOut => AskError::NoAnswer { path: place(), cause },
         _ => AskError::Nobody { path: place(), cause },
     })?;
-    check_peer(&stream, user).map_err(|whose| AskError::Foreign { path: place(), whose })?;
+    check_peer(&stream, user.or_else(|| given_by_root(path)))
+        .map_err(|whose| AskError::Foreign { path: place(), whose })?;
     let patience = match request {
         Request::Reload {} | Request::Drain {} => ORDER,
         Request::Status {}
@@ -98,6 +101,16 @@ pub fn ask(path: &Path, user: Option<Uid>, request: &Request) -> Result<Reply, A
         Ok(reply) => Ok(reply),
         Err(cause) => Err(AskError::Unreadable { path: place(), cause }),
     }
+}
+
+/// The owner of a directory in `/run` that has the socket. Root alone makes directories
+/// there, as systemd does for a service whose user has no name that could be given.
+fn given_by_root(path: &Path) -> Option<Uid> {
+    let directory = path.parent()?;
+    let run = directory.parent().filter(|parent| *parent == Path::new("/run"))?;
+    let (run, given) = (fs::symlink_metadata(run).ok()?, fs::symlink_metadata(directory).ok()?);
+    let is_roots = run.uid() == 0 && run.mode() & 0o022 == 0;
+    (is_roots && given.is_dir()).then(|| Uid::from_raw(given.uid()))
 }
 
 fn exchange(mut stream: UnixStream, request: &Request, until: Instant) -> io::Result<Vec<u8>> {

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use nix::unistd::geteuid;
+use tokio::task::AbortHandle;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
@@ -38,6 +39,8 @@ pub(super) struct Running {
     startup: Startup,
     manager: Manager,
     reread: Reread,
+    /// Tells the manager that this process is alive.
+    signs_of_life: Option<AbortHandle>,
     /// How long new connections are still accepted after the first signal.
     window: Duration,
 }
@@ -45,7 +48,8 @@ pub(super) struct Running {
 impl Running {
     pub(super) fn new(fleet: Fleet, requests: Requests, process: Process, reread: Reread) -> Self {
         let (manager, window) = (Manager::from_environment(), process.drain_accept);
-        Self { fleet, requests, startup: Startup::new(process), manager, reread, window }
+        let (startup, signs_of_life) = (Startup::new(process), None);
+        Self { fleet, requests, startup, manager, reread, signs_of_life, window }
     }
 
     /// Runs the tunnels of `plan`, and those that they become, until all is finished.
@@ -108,9 +112,10 @@ impl Running {
             not_everything(&error);
         }
         let manager = self.manager.clone();
-        tokio::spawn(lasting("the watchdog", move || {
+        let signs_of_life = lasting("the watchdog", move || {
             manager.clone().keep_watchdog_quiet(workers::answered)
-        }));
+        });
+        self.signs_of_life = Some(tokio::spawn(signs_of_life).abort_handle());
         Ok(None)
     }
 
@@ -230,6 +235,8 @@ impl Running {
         self.requests.close().await;
         self.startup.remove_pid_file();
         if let Some(pid) = successor.heir() {
+            // From here on the manager hears the other one only.
+            self.signs_of_life.take().iter().for_each(AbortHandle::abort);
             self.manager.main_process_is(pid).await;
         }
         // It waits for this.

@@ -142,7 +142,12 @@ pub fn receive(mut stream: UnixStream, card: &Card) -> io::Result<Visit> {
     if recv(&stream, &mut first, RecvFlags::PEEK)?.1 == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    match first[0] {
+    let question = first[0];
+    if question == WHO || question == RELOAD {
+        // What is left unread at the end would take the answer with it.
+        stream.read_exact(&mut first)?;
+    }
+    match question {
         WHO => stream.write_all(card.encode().as_bytes()).map(|()| Visit::Answered),
         RELOAD => Ok(Visit::Reload(stream)),
         _ => Ok(Visit::Successor(stream)),

@@ -356,6 +356,23 @@ mod tests {
         assert!(few > 0 && lacking == 60, "{few} {lacking}");
     }
 
+    /// Forty tunnels in one service, as an operator's first large file has them.
+    #[test]
+    fn the_limit_of_the_units_is_enough_for_forty_tunnels() {
+        let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/systemd/knockpipe.service");
+        let unit = std::fs::read_to_string(unit).unwrap();
+        let limit = unit.lines().find_map(|line| line.strip_prefix("LimitNOFILE=")).unwrap();
+        // Less what the process itself takes.
+        let descriptors = limit.parse::<u64>().unwrap() - 1000;
+        for options in [encrypt as fn(usize) -> Options, decrypt] {
+            let plan: Vec<_> = (0..40).map(|_| options(1)).collect();
+            for capacity in Capacity::of_all(&plan, descriptors).unwrap() {
+                let has = (capacity.sessions, capacity.unopened);
+                assert_eq!(has, (1024, plan[0].limits.unopened));
+            }
+        }
+    }
+
     /// A large number of tunnels that could use all does not starve the modest.
     #[test]
     fn whoever_asks_for_less_than_an_equal_part_gets_it() {

@@ -8,8 +8,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use common::program::install;
 use common::tree::read;
-use common::{Launch, binary, keygen};
+use common::{End, Launch, Program, binary, keygen};
 use nix::unistd::geteuid;
 use tempfile::TempDir;
 
@@ -137,10 +138,11 @@ fn the_units_give_the_keys_that_the_file_names() {
         ("knockpipe@.service", "/etc/knockpipe/%i", "/run/knockpipe@%i.keys"),
     ] {
         let text = read(&format!("packaging/systemd/{unit}"));
+        let outside = "/usr/bin/nsenter --target 1 --mount";
         for line in [
-            format!("ExecStartPre=+/usr/lib/knockpipe/give-keys {keys} {copies}"),
-            format!("ExecReload=+/usr/lib/knockpipe/give-keys {keys} {copies}"),
-            format!("BindReadOnlyPaths={copies}:{keys}"),
+            format!("ExecStartPre=+{outside} /usr/lib/knockpipe/give-keys {keys} {copies}"),
+            format!("ExecReload=+{outside} /usr/lib/knockpipe/give-keys {keys} {copies}"),
+            format!("BindReadOnlyPaths=-{copies}:{keys}"),
             format!("ExecStopPost=-+/bin/rm -rf {copies}"),
         ] {
             assert!(text.lines().any(|have| have == line), "{unit} has no {line}");
@@ -163,9 +165,9 @@ fn only_a_credential_may_be_open_to_a_group() {
         set(file, mode, 0);
         let mut command = Command::new(binary());
         command.arg("key-id").arg(file).env_remove("CREDENTIALS_DIRECTORY");
-        directory
-            .into_iter()
-            .for_each(|it| drop(command.env("CREDENTIALS_DIRECTORY", places.path(it))));
+        if let Some(directory) = directory {
+            command.env("CREDENTIALS_DIRECTORY", places.path(directory));
+        }
         let output = command.output().unwrap();
         let text = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.success() || text.contains("chmod 600"), "{text}");
@@ -255,32 +257,59 @@ fn a_missing_key_is_copied_before_one_is_made() {
 
 // === descriptors ===
 
-/// Each of as many tunnels has all that it asks for under the limit of the units, and
-/// where it is too low the log names the unit's setting.
+/// Where the limit is too low for all tunnels together, the log names the unit's setting.
 #[test]
-fn the_units_let_forty_tunnels_have_all_they_ask_for() {
+fn tunnels_that_share_too_few_descriptors_are_told_of_the_units_limit() {
     let dir = TempDir::new().unwrap();
     keygen(dir.path(), "key");
-    let tables: String = (0..40)
-        .map(|n| {
-            format!(
-                "[tunnels.t{n}]\nmode = \"decrypt\"\nsource = \"127.0.0.1:0\"\ntarget = \"127.0.0.1:2\"\nkey = \"key\"\n"
-            )
-        })
-        .collect();
+    let table = |n| {
+        format!(
+            "[tunnels.t{n}]\nmode = \"decrypt\"\nsource = \"127.0.0.1:0\"\ntarget = \"127.0.0.1:2\"\nkey = \"key\"\n"
+        )
+    };
     let file = dir.path().join("file.toml");
-    fs::write(&file, format!("[process]\nlog-format = \"json\"\n{tables}")).unwrap();
-    let unit = read("packaging/systemd/knockpipe.service");
-    let limit = unit.lines().find_map(|line| line.strip_prefix("LimitNOFILE=")).unwrap();
-    let warnings = |limit: u32| {
-        let launch = Launch::new("run").nofile(limit).args(["-c".as_ref(), file.as_os_str()]);
+    let warnings = |tunnels: u32| {
+        let tables: String = (0..tunnels).map(table).collect();
+        fs::write(&file, format!("[process]\nlog-format = \"json\"\n{tables}")).unwrap();
+        let launch = Launch::new("run").nofile(18_000).args(["-c".as_ref(), file.as_os_str()]);
         let mut end = launch.start();
-        let all = end.program.log();
+        // Its end comes after the lines about all tunnels.
         end.stop();
-        let all = all.into_iter().filter(|line| line.message().starts_with("not enough"));
+        let all =
+            end.program.log().into_iter().filter(|line| line.message().starts_with("not enough"));
         all.map(|line| line.text()).collect::<Vec<_>>()
     };
-    assert_eq!(warnings(limit.parse().unwrap()), [""; 0]);
-    let told = warnings(16_384);
-    assert!(told.iter().any(|line| line.contains("LimitNOFILE= of a unit")), "{told:?}");
+    assert_eq!(warnings(4), [""; 0]);
+    let told = warnings(8);
+    assert!(told.len() >= 8, "each tunnel is told: {told:?}");
+    assert!(told.iter().all(|line| line.contains("LimitNOFILE= of a unit")), "{told:?}");
+}
+
+// === who answers ===
+
+/// Nobody but root makes a directory in /run, and no other directory says as much.
+#[test]
+fn root_believes_the_user_to_whom_it_gave_a_directory_in_run() {
+    let places = Places::new();
+    set(places.dir.path(), 0o755, 0);
+    install(&binary(), &places.path("knockpipe"));
+    let given = tempfile::Builder::new().prefix("knockpipe-test-").tempdir_in("/run").unwrap();
+    let key = keygen(&places.path("run"), "key");
+    set(&key, 0o600, USER);
+    for (directory, is_believed) in [(given.path(), true), (&places.path("run"), false)] {
+        set(directory, 0o755, USER);
+        let admin = directory.join("admin.sock");
+        let user = USER.to_string();
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", &user, "--clear-groups", "--"]).arg(places.path("knockpipe"));
+        command.args(["decrypt", "--log-format", "json", "-s", "127.0.0.1:0", "-t", "/no/where"]);
+        command.arg("-k").arg(&key).arg("--admin").arg(&admin);
+        let mut end = End::of(Program::spawn("service", &mut command));
+        let status =
+            Command::new(binary()).args(["status", "--admin"]).arg(&admin).output().unwrap();
+        let said = String::from_utf8(status.stderr).unwrap();
+        assert_eq!(status.status.success(), is_believed, "{said}");
+        assert_eq!(said.contains("a process of another user"), !is_believed, "{said}");
+        end.stop();
+    }
 }

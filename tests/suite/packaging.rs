@@ -279,7 +279,7 @@ fn an_upgrade_reloads_what_can_hand_over_and_restarts_what_cannot() {
     let text = text.replace("/run/", &format!("{}/run/", dir.path().display()));
     let text = text.replace("/etc/", &format!("{}/etc/", dir.path().display()));
     script("postinst", text.strip_prefix("#!/bin/sh\n").unwrap());
-    let mut postinst = |args: &[&str]| {
+    let postinst = |args: &[&str]| {
         let _ = fs::remove_file(&log);
         let path_variable = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap());
         let output = Command::new(path("postinst")).args(args).env("PATH", path_variable).output();
