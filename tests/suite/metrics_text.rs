@@ -51,7 +51,8 @@ fn the_form_of_metrics_is_what_accept_asks_for() {
 #[test]
 fn both_forms_say_the_same_and_promtool_finds_nothing_in_the_text() {
     require("promtool", "prometheus");
-    let pair = measured(Target::echo().addr(), &["--pool", "1"], &["--check", "tcp"]);
+    let echo = Target::echo();
+    let pair = measured(echo.addr(), &["--pool", "1"], &["--check", "tcp"]);
     pair.connect().expect_echo(b"hello");
     for (name, end) in pair.ends() {
         let metrics = metrics_address(&end.program);
@@ -88,7 +89,8 @@ fn both_forms_say_the_same_and_promtool_finds_nothing_in_the_text() {
 
 #[test]
 fn prometheus_reads_either_form() {
-    let pair = measured(Target::echo().addr(), &[], &[]);
+    let echo = Target::echo();
+    let pair = measured(echo.addr(), &[], &[]);
     pair.connect().expect_echo(b"hello");
     let target = metrics_address(&pair.encrypt.program).to_string();
     for format in ["PrometheusText0.0.4", "OpenMetricsText1.0.0"] {

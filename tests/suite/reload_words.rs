@@ -34,7 +34,7 @@ fn a_reload_names_what_changed_and_which_settings() {
     let gone = decrypt("gone", "\"key\"", "");
     let before = [
         same.clone(),
-        decrypt("mysql", "\"key\"", "gate-away = \"open\"\nallow = \"192.0.2.0/24\""),
+        decrypt("mysql", "\"key\"", "allow = \"192.0.2.0/24\""),
         encrypt_table("near", &nowhere, "\"key\"", "pool = 1"),
         gone.clone(),
     ];
@@ -42,7 +42,7 @@ fn a_reload_names_what_changed_and_which_settings() {
     let service = Service::start_with(dir.path(), "tunnels.toml", &process, &before.concat());
     let admin = Admin(dir.path().join("admin.sock"));
     assert_eq!(admin.says(0, &["reload"]), "nothing changed; 4 the same\n");
-    let gated = "max-sessions = 7\ngate-away = \"open\"\nallow = \"198.51.100.0/24\"";
+    let gated = "max-sessions = 7\nallow = \"198.51.100.0/24\"";
     let after = [
         same,
         decrypt("mysql", "[\"key\", \"new\"]", gated),

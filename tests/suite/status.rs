@@ -137,8 +137,9 @@ fn forty_tunnels_fit_on_a_terminal_and_what_is_wrong_comes_first() {
     assert_eq!(of("a-6")["wrong"], Value::Array(vec![]));
     let details = forty.admin.says(0, &["status", "--tunnel", "n-away"]);
     assert!(details.starts_with("n-away: encrypt, serving\n"), "{details}");
-    assert!(details.contains(&format!("wrong        far end away: {nowhere}: ")), "{details}");
-    assert!(details.contains(" failing for ") && !details.contains("p-gate"), "{details}");
+    assert!(details.contains("  wrong        far end away\n"), "{details}");
+    let target = format!("  targets      {nowhere} failing for ");
+    assert!(details.contains(&target) && !details.contains("p-gate"), "{details}");
 
     // What goes through one of them does not hide it.
     forty.service.write(&decrypt_table("q-full", forty.target.addr(), KEY, "max-sessions = 9"));

@@ -11,9 +11,7 @@ use serde::Serialize;
 
 use super::super::output::span;
 use super::overview::Rates;
-use crate::admin::protocol::{
-    GateReply, PoolReply, SessionReply, TargetReply, TunnelReply, WrongReply,
-};
+use crate::admin::protocol::{GateReply, PoolReply, SessionReply, TargetReply, TunnelReply};
 use crate::tunnel::Level;
 
 /// A live connection with what goes through it now.
@@ -91,9 +89,10 @@ pub(super) fn tunnel(tunnel: &TunnelReply, rates: Option<&Rates>) -> String {
     let TunnelReply { name, mode, state, .. } = tunnel;
     let mut out = format!("{name}: {mode}, {state}\n");
     let mut say = |what: &str, text: &str| line(&mut out, "  ", what, text);
-    for (place, WrongReply { what, detail, .. }) in tunnel.wrong.iter().enumerate() {
-        let detail = detail.as_ref().map_or_else(String::new, |detail| format!(": {detail}"));
-        say(if place == 0 { "wrong" } else { "" }, &format!("{what}{detail}"));
+    if !tunnel.wrong.is_empty() {
+        // The lines below say more of it.
+        let words: Vec<&str> = tunnel.wrong.iter().map(|it| &*it.what).collect();
+        say("wrong", &words.join(", "));
     }
     say("listens", &tunnel.listeners.join(" "));
     for (place, target) in tunnel.targets.iter().enumerate() {
