@@ -26,6 +26,7 @@ mod store_args;
 mod target_args;
 mod tunnel_args;
 mod values;
+mod variables;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -34,6 +35,7 @@ use clap::error::ErrorKind;
 use clap::{Command, CommandFactory, Parser, Subcommand};
 
 use self::tunnel_args::{Alone, DecryptArgs, EncryptArgs, TunnelArgs};
+use self::variables::Filled;
 use crate::run::{self, Failure, Outcome};
 
 /// What the whole is.
@@ -184,16 +186,20 @@ pub fn run(arguments: &[OsString]) -> Result<Done, Failure> {
     let called = arguments.first().and_then(|path| Path::new(path).file_name());
     match called.and_then(|name| name.to_str()) {
         Some("spiped") => spiped_spelling(arguments, "spiped"),
-        Some("spipe") => parse(spipe_command(), arguments)
-            .and_then(|args| args.map_or(Ok(Done::Clean), spiped::spipe)),
+        Some("spipe") => parse(spipe_command(), arguments)?.map_or(Ok(Done::Clean), spiped::spipe),
         _ if starts_with_spiped_flag(arguments) => spiped_spelling(arguments, "knockpipe"),
         _ => subcommand(arguments),
     }
 }
 
-/// The command line, for man pages and completions.
+/// The command line, for completions.
 pub fn command() -> Command {
     Cli::command()
+}
+
+/// The command line with the variables of its flags, for man pages.
+pub fn documented_command() -> Command {
+    variables::documented(Cli::command())
 }
 
 /// The command lines of spiped and spipe, which links of these names take.
@@ -226,9 +232,14 @@ fn spiped_spelling(arguments: &[OsString], name: &'static str) -> Result<Done, F
 }
 
 fn subcommand(arguments: &[OsString]) -> Result<Done, Failure> {
-    let Some(Cli { command }) = parse(Cli::command(), arguments)? else {
-        return Ok(Done::Clean);
-    };
+    let Filled { arguments, used } =
+        variables::fill(&Cli::command(), arguments, |name| std::env::var_os(name))?;
+    let parsed = parse(documented_command(), &arguments);
+    let done = parsed.and_then(|args: Option<Cli>| args.map_or(Ok(Done::Clean), carry_out));
+    done.map_err(|failure| variables::blame(failure, &used))
+}
+
+fn carry_out(Cli { command }: Cli) -> Result<Done, Failure> {
     match command {
         Commands::Keygen(args) => key_cmd::keygen(&args).map(|()| Done::Clean),
         Commands::KeyId(args) => key_cmd::key_id(&args).map(|()| Done::Clean),

@@ -6,7 +6,6 @@
 
 mod view;
 
-use std::ffi::OsString;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
@@ -29,12 +28,6 @@ use crate::sys::privileges::uid_of;
 
 /// Where a process answers unless told otherwise.
 const DEFAULT_PATH: &str = "/run/knockpipe/admin.sock";
-
-/// The environment's word for it.
-const VARIABLE: &str = "KNOCKPIPE_ADMIN";
-
-/// And for the user that it runs as.
-const USER: &str = "KNOCKPIPE_ADMIN_USER";
 
 /// What lies between the two looks that a rate needs.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
@@ -84,12 +77,12 @@ Example:
 /// Which process, and in which form it is shown.
 #[derive(Debug, Args)]
 pub(super) struct AskArgs {
-    /// The process's --admin [default: KNOCKPIPE_ADMIN, else /run/knockpipe/admin.sock]
-    #[arg(long, value_name = "PATH")]
-    admin: Option<PathBuf>,
+    /// The process's --admin
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_PATH)]
+    admin: PathBuf,
 
-    /// The user that the process runs as, unless it is root or you [default: KNOCKPIPE_ADMIN_USER]
-    #[arg(long, value_name = "USER", value_parser = uid_of)]
+    /// The user that the process runs as, unless it is root or you
+    #[arg(id = "admin_user", long = "user", value_name = "USER", value_parser = uid_of)]
     user: Option<Uid>,
 
     #[command(flatten)]
@@ -127,7 +120,7 @@ pub(super) struct WhoArgs {
 
 /// `knockpipe kick`.
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("whom").required(true).args(["id", "peer", "tunnel", "key"]))]
+#[command(group = ArgGroup::new("whom").required(true).args(["id", "peer", "tunnel", "key_id"]))]
 pub(super) struct KickArgs {
     /// The connection of this id, as 'knockpipe who' shows it
     #[arg(value_name = "ID")]
@@ -142,7 +135,7 @@ pub(super) struct KickArgs {
     tunnel: Option<String>,
 
     /// All connections under the key of this id, as 'knockpipe key-id' prints it
-    #[arg(long, value_name = "ID", value_parser = key)]
+    #[arg(id = "key_id", long = "key", value_name = "ID", value_parser = key)]
     key: Option<String>,
 
     #[command(flatten)]
@@ -249,11 +242,8 @@ fn order(ask: &AskArgs, request: &Request) -> Result<Done, Failure> {
 
 impl AskArgs {
     fn ask(&self, request: &Request) -> Result<Reply, Failure> {
-        let path = self.admin.clone().unwrap_or_else(|| default_path(std::env::var_os(VARIABLE)));
-        let user = self
-            .user
-            .map_or_else(|| default_user(std::env::var(USER).ok()), |user| Ok(Some(user)))?;
-        let reply = ask(&path, user, request).map_err(|error| Failure::Runtime(error.into()))?;
+        let reply =
+            ask(&self.admin, self.user, request).map_err(|error| Failure::Runtime(error.into()))?;
         // In JSON it is escaped by the form, and what it means is left as it is.
         if self.is_json() { Ok(reply) } else { Ok(printable_reply(&reply)) }
     }
@@ -284,16 +274,6 @@ impl AskArgs {
     fn is_json(&self) -> bool {
         self.form.form() == Form::Json
     }
-}
-
-fn default_path(variable: Option<OsString>) -> PathBuf {
-    variable.filter(|path| !path.is_empty()).map_or_else(|| DEFAULT_PATH.into(), PathBuf::from)
-}
-
-fn default_user(variable: Option<String>) -> Result<Option<Uid>, Failure> {
-    let name = variable.filter(|name| !name.is_empty());
-    let user = name.map(|name| uid_of(&name)).transpose();
-    user.map_err(|error| Failure::Usage(anyhow!("{USER}: {error}")))
 }
 
 /// The same answer without a character that cannot be seen.
@@ -343,16 +323,4 @@ pub(super) fn odd() -> Failure {
         "the process answers another question; use the program that runs there".to_owned(),
     );
     Failure::Runtime(anyhow!(error))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_environment_says_where_unless_it_is_empty() {
-        assert_eq!(default_path(None), PathBuf::from(DEFAULT_PATH));
-        assert_eq!(default_path(Some("".into())), PathBuf::from(DEFAULT_PATH));
-        assert_eq!(default_path(Some("/tmp/a".into())), PathBuf::from("/tmp/a"));
-    }
 }

@@ -15,6 +15,7 @@ use crate::cli::errors::one_line;
 use crate::cli::gate_args::{AcceptorGateArgs, GateArgs};
 use crate::cli::process_args::ProcessArgs;
 use crate::cli::tunnel_args::{DecryptArgs, EncryptArgs, TunnelArgs};
+use crate::cli::variables;
 use crate::sys::keyfile::is_stdin;
 
 /// The flags about the process.
@@ -263,10 +264,7 @@ fn excludes(command: &Command, own: &Setting, other: &str) -> bool {
     let (Some(one), Some(two)) = (find(command, &own.key), find(command, other)) else {
         return false;
     };
-    let names = |one, two: &Arg| {
-        command.get_arg_conflicts_with(one).iter().any(|arg| arg.get_id() == two.get_id())
-    };
-    own.value != Value::Switch(false) && (names(one, two) || names(two, one))
+    own.value != Value::Switch(false) && variables::excludes(command, one, two)
 }
 
 /// `gate = "NAME"` stands for the settings of `[gates.NAME]`.

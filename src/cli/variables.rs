@@ -1,0 +1,224 @@
+//! Environment variables for flags: `KNOCKPIPE_TIMEOUT` stands for `--timeout`.
+//!
+//! One rule makes them for every long flag of every command, so that a new flag
+//! has its variable at once. A variable becomes the argument that it stands for
+//! before the command line is parsed: its value is checked as if it were typed.
+//! The variables that clap offers would take an empty one for a value, could hold
+//! one value only, and would count as typed where flags exclude each other.
+//!
+//! No variable holds a secret: flags name files. Tunnels of a configuration file,
+//! and command lines in the spelling of spiped, take none.
+
+use std::ffi::{OsStr, OsString};
+
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+use crate::run::Failure;
+
+/// What every name begins with.
+const PREFIX: &str = "KNOCKPIPE_";
+
+/// Names that differ from the rule, by the id of the argument: the same long flag
+/// means something else elsewhere, or the variable was there before and is a secret.
+const NAMED: [(&str, &str); 3] = [
+    ("admin_user", "KNOCKPIPE_ADMIN_USER"),
+    ("key_id", "KNOCKPIPE_KEY_ID"),
+    ("gate_credentials", "KNOCKPIPE_GATE_CREDENTIALS_FILE"),
+];
+
+/// A variable, and the flag that it stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Variable {
+    name: String,
+    long: String,
+    short: Option<char>,
+}
+
+/// A command line with what the environment adds.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Filled {
+    /// All arguments, the name of the program first.
+    pub(super) arguments: Vec<OsString>,
+    /// The variables that were used.
+    pub(super) used: Vec<Variable>,
+}
+
+/// A value that no switch can have.
+#[derive(Debug, thiserror::Error)]
+#[error("{name}: '{value}' is neither true nor false; write one of them, or leave it empty")]
+struct NoSwitch {
+    name: String,
+    value: String,
+}
+
+/// `command` with the names of the variables in its help.
+pub(super) fn documented(command: Command) -> Command {
+    let with_name = |arg: Arg| match Variable::of(&arg) {
+        Some(Variable { name, .. }) => {
+            let help = arg.get_help().cloned().unwrap_or_default();
+            arg.help(format!("{help} [env: {name}]"))
+        }
+        None => arg,
+    };
+    command.mut_args(with_name).mut_subcommands(documented)
+}
+
+/// `arguments` with those that `get` has variables for and that they do not say
+/// themselves, by the same flag or by one that excludes it.
+///
+/// # Errors
+/// [`Failure::Usage`] of a switch that is neither on nor off.
+pub(super) fn fill(
+    command: &Command,
+    arguments: &[OsString],
+    get: impl Fn(&str) -> Option<OsString>,
+) -> Result<Filled, Failure> {
+    let mut lenient = command.clone().ignore_errors(true);
+    let Ok(given) = lenient.try_get_matches_from_mut(arguments) else {
+        // Help and the version need nothing of the environment.
+        return Ok(Filled { arguments: arguments.to_vec(), used: vec![] });
+    };
+    let (mut here, mut given) = (&lenient, &given);
+    let mut words = 1;
+    while let Some((name, below)) = given.subcommand() {
+        let Some(command) = here.find_subcommand(name) else { break };
+        (here, given, words) = (command, below, words + 1);
+    }
+    let (added, used) = added(here, |arg| is_said(here, given, arg), get)?;
+    let (before, after) = arguments.split_at(words.min(arguments.len()));
+    Ok(Filled { arguments: [before, &added, after].concat(), used })
+}
+
+/// The arguments that `get` has variables for, of those flags of `command` that
+/// are not said otherwise.
+///
+/// # Errors
+/// [`Failure::Usage`] of a switch that is neither on nor off.
+fn added(
+    command: &Command,
+    is_said: impl Fn(&Arg) -> bool,
+    get: impl Fn(&str) -> Option<OsString>,
+) -> Result<(Vec<OsString>, Vec<Variable>), Failure> {
+    let (mut added, mut used) = (vec![], vec![]);
+    for arg in command.get_arguments().filter(|arg| !is_said(arg)) {
+        let Some(variable) = Variable::of(arg) else { continue };
+        // Compose files and units set variables that nobody filled in.
+        let Some(value) = get(&variable.name).filter(|value| !value.is_empty()) else { continue };
+        added.extend(variable.arguments(arg, &value)?);
+        used.push(variable);
+    }
+    Ok((added, used))
+}
+
+/// Whether the command line has `arg`, or what cannot stand beside it.
+fn is_said(command: &Command, given: &ArgMatches, arg: &Arg) -> bool {
+    let typed = |other: &&Arg| {
+        let source = given.value_source(other.get_id().as_str());
+        source == Some(ValueSource::CommandLine)
+    };
+    command
+        .get_arguments()
+        .filter(typed)
+        .any(|other| other.get_id() == arg.get_id() || excludes(command, other, arg))
+}
+
+/// Whether two arguments cannot stand together.
+pub(super) fn excludes(command: &Command, one: &Arg, two: &Arg) -> bool {
+    let names = |one: &Arg, two: &Arg| {
+        command.get_arg_conflicts_with(one).iter().any(|arg| arg.get_id() == two.get_id())
+    };
+    let in_one_choice = || {
+        command.get_groups().any(|group| {
+            let has = |arg: &Arg| group.get_args().any(|id| id == arg.get_id());
+            !group.clone().is_multiple() && has(one) && has(two)
+        })
+    };
+    names(one, two) || names(two, one) || in_one_choice()
+}
+
+impl Variable {
+    /// That of a flag. Words, flags with a short name only, and `--help` have none.
+    fn of(arg: &Arg) -> Option<Self> {
+        let long = arg.get_long().filter(|long| !["help", "version"].contains(long))?;
+        let id = arg.get_id().as_str();
+        let name = match NAMED.iter().find(|(named, _)| *named == id) {
+            Some((_, name)) => (*name).to_owned(),
+            None => format!("{PREFIX}{}", long.to_uppercase().replace('-', "_")),
+        };
+        Some(Self { name, long: long.to_owned(), short: arg.get_short() })
+    }
+
+    /// What the command line would have in place of the variable.
+    fn arguments(&self, arg: &Arg, value: &OsStr) -> Result<Vec<OsString>, Failure> {
+        let long = &self.long;
+        match (arg.get_action(), value.to_str()) {
+            (ArgAction::SetTrue, _) => {
+                Ok(if self.is_on(value)? { vec![format!("--{long}").into()] } else { vec![] })
+            }
+            (ArgAction::Append, Some(values)) => {
+                let values = values.split(|c: char| c == ',' || c.is_whitespace());
+                let values = values.filter(|value| !value.is_empty());
+                Ok(values.map(|value| format!("--{long}={value}").into()).collect())
+            }
+            _ => {
+                let mut argument = OsString::from(format!("--{long}="));
+                argument.push(value);
+                Ok(vec![argument])
+            }
+        }
+    }
+
+    fn is_on(&self, value: &OsStr) -> Result<bool, Failure> {
+        let value = value.to_string_lossy();
+        match value.to_ascii_lowercase().as_str() {
+            "true" | "1" | "yes" | "on" => Ok(true),
+            "false" | "0" | "no" | "off" => Ok(false),
+            _ => {
+                let error = NoSwitch { name: self.name.clone(), value: value.into_owned() };
+                Err(Failure::Usage(error.into()))
+            }
+        }
+    }
+
+    /// Whether `word` is the flag, as messages write it.
+    fn is(&self, word: &str) -> bool {
+        let long = word.strip_prefix("--");
+        let short = word.strip_prefix('-').and_then(|word| word.chars().next());
+        let both = self.short.map(|short| format!("-{short}/--{}", self.long));
+        long == Some(&self.long)
+            || both.as_deref() == Some(word)
+            || (word.len() == 2 && short.is_some() && short == self.short)
+    }
+}
+
+/// `failure` with the names of the variables that were `used` where it names
+/// their flags, which nobody typed.
+pub(super) fn blame(failure: Failure, used: &[Variable]) -> Failure {
+    let Failure::Usage(_) = failure else { return failure };
+    let text = failure.to_string();
+    let words = text.split(|c: char| !(c.is_alphanumeric() || "-/".contains(c)));
+    let mut named: Vec<&Variable> = vec![];
+    for word in words {
+        let variable = used.iter().find(|variable| variable.is(word));
+        named.extend(variable.filter(|variable| !named.contains(variable)));
+    }
+    match &named[..] {
+        [] => failure,
+        [first, ..] if begins_with(&text, first) => {
+            let rest = text.split_once(':').map_or("", |(_, rest)| rest);
+            Failure::Usage(anyhow::anyhow!("{}:{rest}", first.name))
+        }
+        named => {
+            let given =
+                named.iter().map(|Variable { name, long, .. }| format!("{name} is --{long}"));
+            let given = given.collect::<Vec<_>>().join(", ");
+            Failure::Usage(anyhow::anyhow!("{text} ({given})"))
+        }
+    }
+}
+
+/// Whether a message is about the value of this flag: `-o/--timeout: ...`.
+fn begins_with(text: &str, variable: &Variable) -> bool {
+    text.split_once(':').is_some_and(|(flag, _)| variable.is(flag))
+}
