@@ -279,7 +279,10 @@ fn explained(shown: &str) -> String {
     match shown.split_whitespace().next().unwrap_or(shown) {
         "--source" | "-s" => "-s ADDR (where to listen)".to_owned(),
         "--target" | "-t" => "-t ADDR (where to forward)".to_owned(),
-        "--key" | "-k" => "-k FILE (the shared key, from 'knockpipe keygen')".to_owned(),
+        "--key" | "-k" => {
+            "-k FILE (the shared key, from the other host, or from 'knockpipe keygen' on the first)"
+                .to_owned()
+        }
         "<FILE>" => "FILE (the key file)".to_owned(),
         "<INPUT>" => "INPUT (a file, or - for standard input)".to_owned(),
         "<ADDR>..." | "<ADDR>" => "ADDR (an address such as 203.0.113.7)".to_owned(),

@@ -246,7 +246,7 @@ fn carry_out(Cli { command }: Cli) -> Result<Done, Failure> {
         Commands::Encrypt(args) => args.run(TunnelArgs::Encrypt).map(Done::from),
         Commands::Decrypt(args) => args.run(TunnelArgs::Decrypt).map(Done::from),
         Commands::Pipe(args) => pipe_cmd::pipe(args).map(Done::from),
-        Commands::Run(args) => run_cmd::run(args).map(Done::from),
+        Commands::Run(args) => run_cmd::run(args, arguments),
         Commands::Check(args) => run_cmd::check(&args).map(|()| Done::Clean),
         Commands::Gate(args) => gate_cmd::run(*args),
         Commands::Status(args) => admin_cmd::status(&args),

@@ -102,11 +102,26 @@ impl ProcessArgs {
         plan: Vec<Options>,
         (reread, files, ports): (Reread, Vec<PathBuf>, Ports),
     ) -> Result<Outcome, Failure> {
+        self.run_as(readiness, plan, (reread, files, ports), false)
+    }
+
+    /// The same; a process that `replaces` another starts in its place or not at all.
+    ///
+    /// # Errors
+    /// [`Failure`] of the run.
+    pub(super) fn run_as(
+        &self,
+        readiness: Readiness,
+        plan: Vec<Options>,
+        (reread, files, ports): (Reread, Vec<PathBuf>, Ports),
+        replaces: bool,
+    ) -> Result<Outcome, Failure> {
         // Before there is a log, whose thread would escape the sandbox.
         let prepared = self.prepare(&plan, files, ports);
         let output = if self.syslog { log::Output::Syslog } else { log::Output::Stderr };
         let _log = self.log.start(Level::Info, output)?;
-        run::tunnels(plan, self.process(readiness, prepared), reread)
+        let process = Process { replaces, ..self.process(readiness, prepared) };
+        run::tunnels(plan, process, reread)
     }
 
     fn prepare(&self, plan: &[Options], files: Vec<PathBuf>, ports: Ports) -> Prepared {
@@ -142,6 +157,7 @@ impl ProcessArgs {
             readiness,
             drain_accept: self.drain_accept,
             handover: self.handover.clone(),
+            replaces: false,
             prepared,
         }
     }

@@ -1,18 +1,22 @@
 //! `run` and `check`: what a configuration file says, done or only looked at.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
 use tracing::warn;
 
+use super::Done;
 use super::config::{Config, show};
 use super::output::print;
 use crate::addr::{Address, Source};
 use crate::net::look_up;
 use crate::printable::printable;
 use crate::run::{self, Failure, Outcome, Ports, Reread};
-use crate::sys::background::Readiness;
+use crate::sys::background::{self, Readiness, Side};
+use crate::sys::notify::WATCHED;
+use crate::sys::visit::{self, Card};
 use crate::tunnel::Options;
 use crate::tunnel::trial::Finding;
 
@@ -47,6 +51,16 @@ pub(super) struct RunArgs {
     /// The configuration file
     #[arg(short, long, value_name = "FILE", default_value = DEFAULT_FILE)]
     config: PathBuf,
+
+    /// Take the sockets from the process that listens on this unix socket, if one does, and hand
+    /// them over there to the next. Goes before 'handover' in the file
+    #[arg(long, value_name = "PATH")]
+    handover: Option<PathBuf>,
+
+    /// Make the process at --handover read its file again, and tell what came of it; if it runs
+    /// another program than this one, as after an upgrade, take its place in the background
+    #[arg(long, requires = "handover")]
+    reload_or_replace: bool,
 }
 
 /// `knockpipe check`.
@@ -61,25 +75,71 @@ pub(super) struct CheckArgs {
     connect: bool,
 }
 
-/// Runs the tunnels of a file until they are stopped.
+/// Runs the tunnels of a file until they are stopped, or has another process do so.
 ///
 /// # Errors
 /// [`Failure`] of the file or the run.
-pub(super) fn run(args: RunArgs) -> Result<Outcome, Failure> {
-    let config = Config::load(&args.config)?;
+pub(super) fn run(args: RunArgs, arguments: &[OsString]) -> Result<Done, Failure> {
+    let Some(handover) = args.handover.as_deref().filter(|_| args.reload_or_replace) else {
+        return serve(args, Readiness::foreground()).map(Done::from);
+    };
+    let side = background::adopted(arguments).map_err(|error| Failure::Runtime(error.into()))?;
+    match side {
+        Some(Side::Child(readiness)) => serve(args, readiness).map(Done::from),
+        Some(Side::Parent(status)) => Ok(Done::Background(status)),
+        None => reload_or_replace(handover, arguments).map(|()| Done::Clean),
+    }
+}
+
+/// Makes the process that listens at `path` read its file again, or take its leave.
+fn reload_or_replace(path: &Path, arguments: &[OsString]) -> Result<(), Failure> {
+    let failure = |error: anyhow::Error| Failure::Runtime(error);
+    let theirs = visit::who(path).map_err(|error| failure(error.into()))?;
+    if theirs.is_same_program(&Card::own()) {
+        let done = visit::reload(path).map_err(|error| failure(error.into()))?;
+        let done = done.map_err(|why| failure(anyhow::anyhow!("not reloaded: {why}")))?;
+        return print(&format!("reloaded: {done}\n")).map(drop);
+    }
+    // Meant for the one that runs; whoever takes its place is watched in the same way.
+    let without = [WATCHED, "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
+    let is_ready = background::orphan(arguments, &theirs.manager, &without)
+        .map_err(|error| failure(error.into()))?;
+    if is_ready {
+        return print(
+            "replaced: another process serves, and the one before finishes its sessions\n",
+        )
+        .map(drop);
+    }
+    Err(failure(anyhow::anyhow!(
+        "this program did not start in the place of the one that runs, which goes on; the line before tells why"
+    )))
+}
+
+/// The file, with what the command line has instead.
+fn load(args: &RunArgs) -> Result<Config, Failure> {
+    let mut config = Config::load(&args.config)?;
+    if let Some(handover) = &args.handover {
+        config.process.handover = Some(handover.clone());
+    }
+    Ok(config)
+}
+
+fn serve(args: RunArgs, readiness: Readiness) -> Result<Outcome, Failure> {
+    let config = load(&args)?;
     let plan = config.plan()?;
     let files = config.files();
     let process = config.process;
     let before = process.clone();
+    let replaces = args.reload_or_replace;
     let reread: Reread = Arc::new(move || {
-        let config = Config::load(&args.config)?;
+        let config = load(&args)?;
         let plan = config.plan()?;
         if config.process != before {
             warn!("settings of [process] have changed; they take effect at the next start");
         }
         Ok(plan)
     });
-    process.run(Readiness::foreground(), plan, (reread, files, Ports::Any))
+    process.run_as(readiness, plan, (reread, files, Ports::Any), replaces)
 }
 
 /// Says what a file comes to.

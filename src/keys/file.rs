@@ -38,11 +38,11 @@ const BASE64_LEN: usize = 44;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadKey {
     /// No byte at all.
-    #[error("is empty; make a key with 'knockpipe keygen'")]
+    #[error("is empty; copy it again from the other host, or make a key with 'knockpipe keygen'")]
     Empty,
     /// Fewer than 32 bytes.
     #[error(
-        "has only {0} bytes, and a key file needs at least 32; make a key with 'knockpipe keygen'"
+        "has only {0} bytes, and a key file needs at least 32; copy it again from the other host, or make a key with 'knockpipe keygen'"
     )]
     Short(usize),
     /// More than [`LONGEST`].

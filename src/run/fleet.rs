@@ -29,6 +29,10 @@ use crate::sys::activation::{Inherited, KEPT};
 use crate::sys::handover::Given;
 use crate::tunnel::{Capacity, Memory, Options, Parts, TooFewDescriptors, Tunnel};
 
+/// Begins the name under which a socket of systemd's is handed over. That of a tunnel's
+/// has a tab.
+const SYSTEMD: &str = "systemd:";
+
 /// The tunnels of the process.
 pub(super) struct Fleet {
     descriptors: u64,
@@ -117,6 +121,7 @@ impl Fleet {
         mut inherited: Vec<Given>,
         startup: &mut Startup,
     ) -> anyhow::Result<()> {
+        self.adopt(&mut inherited);
         let before = inherited.extract_if(.., |given| given.name == KEPT).next();
         let before = before.map(|given| given.socket).or_else(|| self.systemd.take_kept());
         let bound = bind_first(&plan, (inherited, &self.systemd), startup).await?;
@@ -136,11 +141,22 @@ impl Fleet {
         Ok(())
     }
 
+    /// The sockets that systemd gave to a predecessor: a later reload may ask for them.
+    fn adopt(&mut self, inherited: &mut Vec<Given>) {
+        let theirs = inherited.extract_if(.., |given| given.name.starts_with(SYSTEMD));
+        let named = |given: Given| (given.name[SYSTEMD.len()..].to_owned(), given.socket);
+        self.systemd.adopt(theirs.map(named).collect());
+    }
+
     /// All listening sockets and the memory of first messages, for a successor.
     pub(super) fn sockets(&self) -> io::Result<Vec<Given>> {
         let memory = self.memory();
         let memory = memory.map(|socket| Ok(Given { name: KEPT.to_owned(), socket }));
-        self.doors().flat_map(Door::given).chain(memory).collect()
+        let systemd = self.systemd.share().map(|shared| {
+            let (name, socket) = shared?;
+            Ok(Given { name: format!("{SYSTEMD}{name}"), socket })
+        });
+        self.doors().flat_map(Door::given).chain(memory).chain(systemd).collect()
     }
 
     /// The memory of first messages, for the process after this one.

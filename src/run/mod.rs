@@ -61,6 +61,9 @@ pub struct Process {
     /// Where this process takes its sockets from one that runs, and hands them
     /// over to the next.
     pub handover: Option<PathBuf>,
+    /// Whether it takes the place of that process in its service too, and starts only
+    /// if there is one.
+    pub replaces: bool,
     /// What was done before there were threads.
     pub prepared: Prepared,
 }

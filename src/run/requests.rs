@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::{JoinError, JoinSet, spawn_blocking};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
@@ -18,6 +18,7 @@ use crate::net::{AsyncListener, Listener, SocketOptions, Stream};
 use crate::sys::handover::{Successor, give};
 use crate::sys::peer::is_trusted;
 use crate::sys::signals::{Caught, Signals};
+use crate::sys::visit::{self, Card, Visit, receive};
 
 /// Successors that may wait to be heard.
 const OFFER_BACKLOG: i32 = 4;
@@ -32,6 +33,10 @@ pub(super) struct Requests {
     doors: Option<Doors>,
     /// Where successors ask; closed once it stops.
     offer: Option<AsyncListener>,
+    /// Who we are, for those who ask there.
+    card: Card,
+    /// Whoever came there and has not said yet what for.
+    visiting: JoinSet<io::Result<Visit>>,
     giving: JoinSet<io::Result<Successor>>,
 }
 
@@ -56,7 +61,14 @@ pub(super) enum Cause {
 
 impl Requests {
     pub(super) fn of(signals: Signals) -> Self {
-        Self { signals, doors: None, offer: None, giving: JoinSet::new() }
+        Self {
+            signals,
+            doors: None,
+            offer: None,
+            card: Card::own(),
+            visiting: JoinSet::new(),
+            giving: JoinSet::new(),
+        }
     }
 
     pub(super) fn open(&mut self, doors: Doors) {
@@ -108,10 +120,18 @@ impl Requests {
                         Request::Stop(Cause::Asked("drain"))
                     }
                 },
-                stream = successor(self.offer.as_ref()), if self.giving.is_empty() => {
-                    let sockets = fleet.sockets();
-                    self.giving.spawn_blocking(move || give(stream, &sockets?));
+                stream = visitor(self.offer.as_ref()), if self.is_alone() => {
+                    let card = self.card.clone();
+                    self.visiting.spawn_blocking(move || receive(stream, &card));
                 }
+                Some(visit) = self.visiting.join_next() => match understood(visit) {
+                    Some(Visit::Successor(stream)) => {
+                        let sockets = fleet.sockets();
+                        self.giving.spawn_blocking(move || give(stream, &sockets?));
+                    }
+                    Some(Visit::Reload(stream)) => return Request::Reload(Asker::at(stream)),
+                    Some(Visit::Answered) | None => {}
+                },
                 Some(given) = self.giving.join_next() => {
                     if let Some(successor) = let_accept(given) {
                         return Request::Stop(Cause::HandedOver(successor));
@@ -119,6 +139,11 @@ impl Requests {
                 }
             }
         }
+    }
+
+    /// Nobody is at the socket for successors: each has its turn.
+    fn is_alone(&self) -> bool {
+        self.visiting.is_empty() && self.giving.is_empty()
     }
 
     /// The next request to stop that cannot wait: a signal. What else is asked
@@ -173,6 +198,17 @@ impl Requests {
 }
 
 impl Asker {
+    /// A visitor who waits at the socket for successors.
+    fn at(stream: UnixStream) -> Self {
+        let (told, answer) = oneshot::channel();
+        tokio::spawn(async move {
+            let result = answer.await.unwrap_or_else(|_| Err("it ended meanwhile".to_owned()));
+            // Whoever asked may be gone.
+            spawn_blocking(move || visit::answer(stream, &result)).await
+        });
+        Self(Some(told))
+    }
+
     pub(super) fn answer(self, result: Result<&str, &str>) {
         if let Some(told) = self.0 {
             // Whoever asked may not wait any longer.
@@ -200,8 +236,17 @@ fn let_accept(given: Result<io::Result<Successor>, JoinError>) -> Option<Success
     }
 }
 
-/// The next successor that may have the sockets. Cancel safe.
-async fn successor(offer: Option<&AsyncListener>) -> UnixStream {
+/// What somebody wants who came to the socket for successors; `None` when he said
+/// nothing that we know.
+fn understood(visit: Result<io::Result<Visit>, JoinError>) -> Option<Visit> {
+    let visit = visit.unwrap_or_else(|panic| Err(panic.into()));
+    visit
+        .inspect_err(|error| warn!(%error, "a visitor at the handover socket is not understood"))
+        .ok()
+}
+
+/// The next visitor who may have the sockets. Cancel safe.
+async fn visitor(offer: Option<&AsyncListener>) -> UnixStream {
     let Some(offer) = offer else { return pending().await };
     loop {
         match offer.accept().await {

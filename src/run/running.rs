@@ -4,6 +4,7 @@
 //! What is to be done is known here, and how is not: tunnels are the fleet's
 //! business, whoever asks is that of requests, and files are that of startup.
 
+use std::mem::take;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,7 +85,8 @@ impl Running {
             // A name server can take its time, and with -D for ever.
             signal = requests.stop_before_ready() => return Ok(Some(signal)),
         }
-        if self.startup.takes_over() {
+        let has_predecessor = self.startup.takes_over();
+        if has_predecessor {
             self.take_over().await;
         } else {
             self.offer()?;
@@ -93,6 +95,10 @@ impl Running {
         self.manager.ready("serving").await;
         if let Some(memory) = self.fleet.memory() {
             self.manager.keep(KEPT, &memory).await;
+        }
+        // Whoever waits for one that takes over finds the manager knowing all of it.
+        if has_predecessor && let Err(error) = self.startup.release() {
+            not_everything(&error);
         }
         tokio::spawn(self.manager.clone().keep_watchdog_quiet(workers::answered));
         Ok(None)
@@ -105,10 +111,9 @@ impl Running {
         self.fleet.take_over();
         let opened = self.startup.open_doors(self.fleet.roster()).await;
         let opened = opened.map(|doors| self.requests.open(doors)).map_err(Into::into);
-        for done in [opened, self.offer(), self.startup.release()] {
+        for done in [opened, self.offer(), self.startup.write_pid_file()] {
             if let Err(error) = done {
-                let error = format!("{error:#}");
-                error!(error, "took over, but not everything");
+                not_everything(&error);
             }
         }
     }
@@ -151,11 +156,18 @@ impl Running {
         }
         self.fleet.roster().set_phase(Phase::Draining);
         let draining = format!("draining {} sessions", self.fleet.sessions());
+        // Whoever stops a service means the successor, and reaches all of its processes.
+        let mut has_heir = false;
         let signal = match cause {
             Cause::Asked(signal) => signal,
-            Cause::HandedOver(successor) => self.hand_over(successor).await,
+            Cause::HandedOver(successor) => {
+                has_heir = successor.heir().is_some();
+                self.hand_over(successor).await
+            }
         };
-        self.manager.stopping(&draining).await;
+        if !has_heir {
+            self.manager.stopping(&draining).await;
+        }
         if self.fleet.is_accepting() && !self.window.is_zero() {
             let accept_s = self.window.as_secs_f64();
             info!(signal, accept_s, "stopping soon: new connections are still accepted");
@@ -169,6 +181,9 @@ impl Running {
                 meanwhile = self.requests.while_draining() => match meanwhile {
                     Cause::HandedOver(successor) => {
                         self.hand_over(successor).await;
+                    }
+                    Cause::Asked(signal) if take(&mut has_heir) => {
+                        info!(signal, "finishing sessions already; a second signal ends them now");
                     }
                     Cause::Asked(signal) => {
                         warn!(signal, "second signal: ending now");
@@ -198,6 +213,9 @@ impl Running {
         }
         self.requests.close().await;
         self.startup.remove_pid_file();
+        if let Some(pid) = successor.heir() {
+            self.manager.main_process_is(pid).await;
+        }
         // It waits for this.
         drop(successor);
         signal
@@ -216,6 +234,11 @@ impl Running {
             }
         }
     }
+}
+
+fn not_everything(error: &anyhow::Error) {
+    let error = format!("{error:#}");
+    error!(error, "took over, but not everything");
 }
 
 /// Makes the tunnels what their files say now; all of it or nothing.

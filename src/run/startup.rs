@@ -51,6 +51,7 @@ impl Startup {
         let Some(path) = self.process.handover.clone() else { return Ok(vec![]) };
         let user = self.process.user.as_ref().and_then(User::uid);
         let Some((given, predecessor)) = apart(move || ask(&path, user)).await? else {
+            anyhow::ensure!(!self.process.replaces, "the process that ran is gone; start it anew");
             return Ok(vec![]);
         };
         (self.takes_over, self.predecessor) = (true, Some(predecessor));
@@ -73,7 +74,8 @@ impl Startup {
     /// When it goes on instead.
     pub(super) async fn wait_our_turn(&mut self) -> anyhow::Result<()> {
         if let Some(predecessor) = self.predecessor.take() {
-            self.predecessor = apart(move || predecessor.give_way()).await?;
+            let heir = self.process.replaces;
+            self.predecessor = apart(move || predecessor.give_way(heir)).await?;
         }
         Ok(())
     }

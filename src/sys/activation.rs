@@ -9,6 +9,7 @@
 
 use std::env;
 use std::fs::{File, OpenOptions};
+use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 
 use listenfd::ListenFd;
@@ -55,7 +56,7 @@ pub enum ActivationError {
     NoListener(String),
     /// No descriptors left.
     #[error("cannot use a socket of systemd's: {0}; raise the limit with ulimit -n")]
-    Copy(std::io::Error),
+    Copy(io::Error),
 }
 
 impl Inherited {
@@ -108,6 +109,20 @@ impl Inherited {
             Ok(OwnedFd::from(socket.try_clone().map_err(ActivationError::Copy)?))
         };
         found.into_iter().map(|(_, socket)| copy(socket)).collect()
+    }
+
+    /// All sockets once more, each with its name, for a process that takes our place in
+    /// the service: systemd hands them to the first only.
+    pub fn share(&self) -> impl Iterator<Item = io::Result<(&str, OwnedFd)>> {
+        let there = self.sockets.iter().filter_map(|(name, socket)| Some((name, socket.as_ref()?)));
+        there.map(|(name, socket)| Ok((name.as_str(), socket.try_clone()?.into())))
+    }
+
+    /// Takes sockets of [`Self::share`], unless systemd handed us some of that name.
+    pub fn adopt(&mut self, shared: Vec<(String, OwnedFd)>) {
+        let own: Vec<_> = self.sockets.iter().map(|(name, _)| name.clone()).collect();
+        let new = shared.into_iter().filter(|(name, _)| !own.contains(name));
+        self.sockets.extend(new.map(|(name, socket)| (name, Some(Socket::from(socket)))));
     }
 
     /// The names of those sockets that are none of `used`, with commas.

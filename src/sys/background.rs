@@ -10,6 +10,9 @@
 //! written, errors appear where the user is looking, and Ctrl-C before that
 //! moment stops both. Standard error stays open, as with spiped; the current
 //! directory is kept, because paths on the command line may be relative to it.
+//!
+//! An [`orphan`] goes one step further: a process between the two ends at once, so that
+//! it has the first process of the system, or a service manager, for its parent.
 
 use std::env;
 use std::ffi::OsString;
@@ -17,12 +20,24 @@ use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt, parent_id};
 use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
 
-use nix::unistd::{dup2_stdin, dup2_stdout, setsid};
+use nix::unistd::{Pid, dup2_stdin, dup2_stdout, getpgid, getpgrp, setsid};
 
 /// Carries the parent's pid to the child, so that a value left over in some
 /// environment is not taken for ours.
 const MARK: &str = "KNOCKPIPE_BACKGROUND_PARENT";
+
+/// Before the pids of the one that waits and of the one between, for a process that is to
+/// be no child of either.
+const ORPHAN: &str = "orphan";
+
+/// Before the pid of the one that waits, for the one between.
+const BETWEEN: &str = "between";
+
+/// Pause before an orphan looks again whether it is one.
+const ALMOST: Duration = Duration::from_millis(1);
 
 /// Where this process finds itself after [`detach`].
 #[derive(Debug)]
@@ -77,6 +92,63 @@ pub fn detach(arguments: &[OsString]) -> Result<Side, BackgroundError> {
     wait(child).map(Side::Parent).map_err(BackgroundError::Start)
 }
 
+/// As [`detach`] in a process that [`orphan`] started; `None` in any other. Call it
+/// before anything is opened or read.
+///
+/// # Errors
+/// [`BackgroundError`] when the orphan cannot be started.
+pub fn adopted(arguments: &[OsString]) -> Result<Option<Side>, BackgroundError> {
+    let Ok(mark) = env::var(MARK) else { return Ok(None) };
+    let words: Vec<&str> = mark.split(' ').collect();
+    match words[..] {
+        // Left over from anywhere else it would name no process of our group.
+        [BETWEEN, waiting] if is_of_our_group(waiting) => {
+            let mark = format!("{ORPHAN} {waiting} {}", std::process::id());
+            let mut command = again(arguments, &mark).map_err(BackgroundError::Start)?;
+            command.spawn().map_err(BackgroundError::Start)?;
+            Ok(Some(Side::Parent(0)))
+        }
+        [ORPHAN, waiting, between] if is_of_our_group(waiting) => {
+            while parent_id().to_string() == between {
+                sleep(ALMOST);
+            }
+            Ok(Some(Side::Child(Readiness(Waiting::Parent))))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Starts this program again with more of an environment, as a child of nobody here, and
+/// waits until it is ready. A service manager counts a process as its own only if it
+/// has no other parent. Gives whether it got ready.
+///
+/// # Errors
+/// [`BackgroundError`] when it cannot be started.
+pub fn orphan(
+    arguments: &[OsString],
+    with: &[(String, String)],
+    without: &[&str],
+) -> Result<bool, BackgroundError> {
+    let start = || {
+        let mut command = again(arguments, &format!("{BETWEEN} {}", std::process::id()))?;
+        command.envs(with.iter().map(|(name, value)| (name, value))).stdout(Stdio::piped());
+        for name in without {
+            command.env_remove(name);
+        }
+        let mut between = command.spawn()?;
+        drop(command);
+        let mut pipe = between.stdout.take().expect("it was started with a pipe");
+        between.wait()?;
+        Ok(pipe.read_exact(&mut [0]).is_ok())
+    };
+    start().map_err(BackgroundError::Start)
+}
+
+fn is_of_our_group(pid: &str) -> bool {
+    let group = |pid: i32| getpgid(Some(Pid::from_raw(pid))).ok();
+    pid.parse().ok().and_then(group) == Some(getpgrp())
+}
+
 impl Readiness {
     /// For a process that stays in the foreground: nobody waits.
     pub fn foreground() -> Self {
@@ -98,11 +170,17 @@ impl Readiness {
 
 /// The same program with the same arguments and standard input.
 fn start_again(arguments: &[OsString]) -> io::Result<Child> {
+    let mark = std::process::id().to_string();
+    again(arguments, &mark)?.stdout(Stdio::piped()).spawn()
+}
+
+fn again(arguments: &[OsString], mark: &str) -> io::Result<Command> {
     let mut command = Command::new(env::current_exe()?);
     if let Some((name, rest)) = arguments.split_first() {
         command.arg0(name).args(rest);
     }
-    command.env(MARK, std::process::id().to_string()).stdout(Stdio::piped()).spawn()
+    command.env(MARK, mark);
+    Ok(command)
 }
 
 /// The status to end with: 0 once the child is ready, its own if it ended.

@@ -3,18 +3,28 @@
 //! Held to the same rule as a key file: nobody but its owner may read or change
 //! it, judged on the open file. What stands in it is the caller's business.
 
+use std::env;
+use std::ffi::OsStr;
+use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use zeroize::Zeroizing;
 
 use super::keyfile::{Access, Name, OPEN_TO_OTHERS, rightful};
-use crate::files::place::user_name;
+use crate::files::place::{FileId, user_name};
 use crate::files::read::{ReadError, all_of, foreign_owner, open};
 use crate::files::text::{NotText, text};
 
 /// The most bytes of such a file; more is another kind of file.
 const LONGEST: usize = 4096;
+
+/// Where systemd says that it put the credentials of a service.
+const DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
+
+/// All that an access list of systemd's adds to the mode of a credential: it shows as
+/// if the group, root's, could read the file.
+const ACCESS_LIST: u32 = 0o040;
 
 /// Why a file with credentials was not read.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +79,8 @@ pub fn read(path: &Path, access: Access) -> Result<Zeroizing<String>, Credential
         return Err(CredentialsError::Foreign { name, owner, to });
     }
     let mode = seen.mode();
-    if mode & OPEN_TO_OTHERS != 0 && !access.by_others {
+    let is_open = mode & OPEN_TO_OTHERS != 0;
+    if is_open && !access.by_others && !is_systemd_credential(path, &seen) {
         return Err(CredentialsError::OpenToOthers { name, mode: mode & 0o7777 });
     }
     let bytes = match all_of(file, LONGEST) {
@@ -84,9 +95,27 @@ pub fn read(path: &Path, access: Access) -> Result<Zeroizing<String>, Credential
     Ok(Zeroizing::new(text?.to_owned()))
 }
 
+/// Whether the file at `path`, which was `seen` open, is a credential that systemd gave
+/// to this service, which it may give by an access list: a file itself, and no link,
+/// in the directory of the environment, of the group of root. Everything else has to be
+/// private by its mode.
+pub(super) fn is_systemd_credential(path: &Path, seen: &Metadata) -> bool {
+    env::var_os(DIRECTORY).is_some_and(|directory| is_credential_in(&directory, path, seen))
+}
+
+fn is_credential_in(directory: &OsStr, path: &Path, seen: &Metadata) -> bool {
+    let id = |path: &Path| fs::metadata(path).map(|found| FileId::from(&found)).ok();
+    let is_there =
+        path.parent().and_then(id).is_some_and(|parent| Some(parent) == id(directory.as_ref()));
+    let itself = fs::symlink_metadata(path).map(|found| FileId::from(&found)).ok();
+    let is_itself = itself == Some(FileId::from(seen));
+    let is_listed = seen.mode() & OPEN_TO_OTHERS & !ACCESS_LIST == 0 && seen.gid() == 0;
+    is_there && is_itself && is_listed
+}
+
 #[cfg(test)]
 mod tests {
-    use std::fs::{self, Permissions};
+    use std::fs::Permissions;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
@@ -117,5 +146,39 @@ mod tests {
         assert_eq!(attempt(0o600, b"\xef\xbb\xbfgeheim\r\n").unwrap(), "geheim\r\n");
         let error = read(Path::new("/no/where"), Access::default()).unwrap_err();
         assert!(matches!(error, CredentialsError::Unreadable(..)));
+    }
+
+    #[test]
+    fn only_a_file_in_the_directory_of_credentials_may_look_open_and_only_to_its_group() {
+        let (dir, other) = (tempfile::TempDir::new().unwrap(), tempfile::TempDir::new().unwrap());
+        let is_one = |directory: &Path, path: &Path, mode| {
+            fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+            is_credential_in(directory.as_os_str(), path, &fs::metadata(path).unwrap())
+        };
+        let file = |dir: &tempfile::TempDir| {
+            let path = dir.path().join("key");
+            fs::write(&path, "geheim").unwrap();
+            path
+        };
+        let (ours, theirs) = (file(&dir), file(&other));
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&theirs, &link).unwrap();
+        let below = dir.path().join("below");
+        fs::create_dir(&below).unwrap();
+        fs::copy(&ours, below.join("key")).unwrap();
+        // Of another group it would be that group's to read.
+        let is_roots = fs::metadata(&ours).unwrap().gid() == 0;
+        assert_eq!(is_one(dir.path(), &ours, 0o440), is_roots);
+        for mode in [0o444, 0o404, 0o460, 0o420, 0o640 | 0o002] {
+            assert!(!is_one(dir.path(), &ours, mode), "{mode:o}");
+        }
+        for elsewhere in [&theirs, &link, &below.join("key")] {
+            assert!(!is_one(dir.path(), elsewhere, 0o440), "{elsewhere:?}");
+        }
+        assert!(!is_one(Path::new(""), &ours, 0o440));
+        if is_roots && nix::unistd::geteuid().is_root() {
+            std::os::unix::fs::chown(&ours, None, Some(65534)).unwrap();
+            assert!(!is_one(dir.path(), &ours, 0o440), "a group of its own");
+        }
     }
 }

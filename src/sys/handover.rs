@@ -5,7 +5,7 @@
 //!   successor                  predecessor
 //!     NEXT           ->
 //!                    <-          a socket with its name, or END
-//!     READY          ->          goes on accepting meanwhile
+//!     READY or HEIR  ->          goes on accepting meanwhile
 //!                    <-          GO: accepts no more, or LATE: goes on
 //!     accepts                    removes its files
 //!     makes its own  <-          the end of the stream
@@ -24,6 +24,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::Uid;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -38,6 +39,9 @@ const NEXT: u8 = b'n';
 
 /// Says that the successor could accept.
 const READY: u8 = b'r';
+
+/// Says the same, of a process that takes our place with the service manager too.
+const HEIR: u8 = b'm';
 
 /// Lets it accept.
 const GO: u8 = b'g';
@@ -77,9 +81,13 @@ pub struct Predecessor {
     stream: UnixStream,
 }
 
-/// The process that takes our place. It makes no files before this is dropped.
+/// The process that takes our place. It makes no files, and says nothing to a service
+/// manager, before this is dropped.
 #[derive(Debug)]
-pub struct Successor(UnixStream);
+pub struct Successor {
+    stream: UnixStream,
+    heir: Option<i32>,
+}
 
 /// Why sockets cannot be handed over.
 #[derive(Debug, thiserror::Error)]
@@ -121,12 +129,23 @@ fn give_within(
     hear(&mut stream, NEXT)?;
     stream.write_all(END)?;
     stream.set_read_timeout(Some(starting))?;
-    if let Err(error) = hear(&mut stream, READY) {
-        // It may get ready at this very moment.
-        let _ = stream.write_all(&[LATE]);
-        return Err(error);
+    let heir = match heard(&mut stream) {
+        Ok(Some(READY)) => Ok(None),
+        Ok(Some(HEIR)) => {
+            getsockopt(&stream, PeerCredentials).map(|it| Some(it.pid())).map_err(Into::into)
+        }
+        Ok(Some(_)) => Err(io::ErrorKind::InvalidData.into()),
+        Ok(None) => Err(io::ErrorKind::UnexpectedEof.into()),
+        Err(error) => Err(error),
+    };
+    match heir {
+        Ok(heir) => Ok(Successor { stream, heir }),
+        Err(error) => {
+            // It may get ready at this very moment.
+            let _ = stream.write_all(&[LATE]);
+            Err(error)
+        }
     }
-    Ok(Successor(stream))
 }
 
 impl Successor {
@@ -135,8 +154,13 @@ impl Successor {
     /// # Errors
     /// When it has given up; then it is for us to go on.
     pub fn let_accept(mut self) -> io::Result<Self> {
-        self.0.write_all(&[GO])?;
+        self.stream.write_all(&[GO])?;
         Ok(self)
+    }
+
+    /// Its process id, where it is the service's main process from now on.
+    pub fn heir(&self) -> Option<i32> {
+        self.heir
     }
 }
 
@@ -183,13 +207,14 @@ fn take(stream: &mut UnixStream) -> io::Result<Vec<Given>> {
 }
 
 impl Predecessor {
-    /// Tells it that we could accept, and waits until it lets us. Blocks. `None`
-    /// when it is gone, so that nobody else accepts.
+    /// Tells it that we could accept, and whether as its `heir` with the service manager,
+    /// and waits until it lets us. Blocks. `None` when it is gone, so that nobody else
+    /// accepts.
     ///
     /// # Errors
     /// When it does not let us. It goes on to serve, so we must not.
-    pub fn give_way(mut self) -> Result<Option<Self>, HandoverError> {
-        match self.answer() {
+    pub fn give_way(mut self, heir: bool) -> Result<Option<Self>, HandoverError> {
+        match self.answer(if heir { HEIR } else { READY }) {
             Ok(Some(GO)) => Ok(Some(self)),
             Ok(None) => Ok(None),
             Ok(Some(LATE)) => Err(self.fail("it waited no longer, and goes on to serve")),
@@ -200,10 +225,10 @@ impl Predecessor {
     }
 
     /// What it says when it hears that we are ready; `None` when it is gone.
-    fn answer(&mut self) -> io::Result<Option<u8>> {
+    fn answer(&mut self, ready: u8) -> io::Result<Option<u8>> {
         self.stream.set_read_timeout(Some(RELIEF))?;
         // Where it hears us no more, it said why before.
-        let _ = self.stream.write_all(&[READY]);
+        let _ = self.stream.write_all(&[ready]);
         let answer = heard(&mut self.stream);
         if !answer.as_ref().is_err_and(is_silence) {
             return answer;
@@ -304,7 +329,7 @@ mod tests {
         let heir = thread::spawn(move || {
             let (_, predecessor) = ask(&path, None).unwrap().unwrap();
             slow.recv().unwrap();
-            predecessor.give_way()
+            predecessor.give_way(false)
         });
         (heir, go_on)
     }
@@ -320,13 +345,14 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let heir = thread::spawn(move || {
             let (mut taken, predecessor) = ask(&path, None).unwrap().unwrap();
-            predecessor.give_way().unwrap().expect("it is there").leave().unwrap();
+            predecessor.give_way(true).unwrap().expect("it is there").leave().unwrap();
             taken.remove(0)
         });
         let (stream, _) = offer.accept().unwrap();
         assert!(check_peer(&stream, None).is_ok());
         let socket = listener.as_fd().try_clone_to_owned().unwrap();
         let heir_to_be = give(stream, &[Given { name: "a\tb".to_owned(), socket }]).unwrap();
+        assert_eq!(heir_to_be.heir(), Some(std::process::id().cast_signed()));
         let successor = heir_to_be.let_accept().unwrap();
         drop(listener);
         drop(successor);

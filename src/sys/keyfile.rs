@@ -16,6 +16,7 @@ use nix::unistd::{Uid, geteuid};
 use rand::TryRng;
 use rand::rngs::SysRng;
 
+use super::credentials::is_systemd_credential;
 use crate::files::place::{FileId, Place, user_name};
 use crate::files::read::{Kind, ReadError, all_of, foreign_owner, open};
 use crate::keys::Key;
@@ -39,7 +40,9 @@ pub struct Access {
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
     /// No such file.
-    #[error("there is no key file {0}; make one with 'knockpipe keygen {0}', or copy it here")]
+    #[error(
+        "there is no key file {0}; copy it from the other host, which has to have the same one; on the first host, 'knockpipe keygen {0}' makes it"
+    )]
     Missing(Name),
     /// Opening or reading failed otherwise.
     #[error("cannot read key file {0}: {1}; check its path and who may read it")]
@@ -112,7 +115,7 @@ pub fn read(path: &Path, access: Access) -> Result<Key, KeyFileError> {
         File::from(io::stdin().as_fd().try_clone_to_owned().map_err(|error| wrong(error.into()))?)
     } else {
         let (file, seen) = open(path).map_err(wrong)?;
-        check(&seen, access, &name)?;
+        check(path, &seen, access, &name)?;
         file
     };
     let bytes = all_of(file, LONGEST).map_err(wrong)?;
@@ -166,13 +169,19 @@ fn refused(name: Name, error: ReadError) -> KeyFileError {
     }
 }
 
-fn check(seen: &fs::Metadata, access: Access, name: &Name) -> Result<(), KeyFileError> {
+fn check(
+    path: &Path,
+    seen: &fs::Metadata,
+    access: Access,
+    name: &Name,
+) -> Result<(), KeyFileError> {
     let name = || name.clone();
     if let Some(owner) = foreign_owner(seen, access.user) {
         let (owner, to) = (user_name(owner), rightful(access.user));
         return Err(KeyFileError::Foreign { name: name(), owner, to });
     }
-    if !access.by_others && seen.mode() & OPEN_TO_OTHERS != 0 {
+    let is_open = seen.mode() & OPEN_TO_OTHERS != 0;
+    if is_open && !access.by_others && !is_systemd_credential(path, seen) {
         let mode = seen.mode() & 0o7777;
         return Err(KeyFileError::OpenToOthers { name: name(), mode });
     }

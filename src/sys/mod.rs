@@ -18,3 +18,4 @@ pub mod privileges;
 pub mod reaper;
 pub mod sandbox;
 pub mod signals;
+pub mod visit;

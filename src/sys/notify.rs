@@ -23,6 +23,16 @@ use tracing::warn;
 
 use crate::printable::printable;
 
+/// Variables of the environment in which it says how it watches a process, all but the
+/// one that names the process.
+const SETTINGS: [&str; 3] = ["NOTIFY_SOCKET", WATCHDOG, "FDSTORE"];
+
+/// After how many microseconds of silence it ends the process.
+const WATCHDOG: &str = "WATCHDOG_USEC";
+
+/// Names the process that has to break that silence.
+pub const WATCHED: &str = "WATCHDOG_PID";
+
 /// How long a manager may take to make room for a message.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -67,6 +77,12 @@ impl Manager {
     /// The end has begun.
     pub async fn stopping(&self, status: &str) {
         self.tell(&["STOPPING=1", &status_line(status)]).await;
+    }
+
+    /// Another process of the service is its main process from now on: this one ends
+    /// without its end being that of the service.
+    pub async fn main_process_is(&self, pid: i32) {
+        self.tell(&[&format!("MAINPID={pid}")]).await;
     }
 
     /// Says that the runtime that polls this is alive, and that others `answered`,
@@ -128,12 +144,26 @@ fn status_line(status: &str) -> String {
     format!("STATUS={}", printable(status))
 }
 
+/// What the manager told this process, for another that takes its place in the same
+/// service: it hears nothing itself, as one that only controls the service.
+pub fn settings() -> Vec<(String, String)> {
+    let is_ours = |name: &str| name != WATCHDOG || watchdog_period().is_some();
+    let own = |name: &str| Some((name.to_owned(), env::var(name).ok()?));
+    let settings = SETTINGS.into_iter().filter(|name| is_ours(name)).filter_map(own);
+    settings.filter(|(_, value)| !value.contains('\n')).collect()
+}
+
+/// Whether [`settings`] has a variable of that name.
+pub fn is_setting(name: &str) -> bool {
+    SETTINGS.contains(&name)
+}
+
 /// After how much silence the manager ends this process.
 fn watchdog_period() -> Option<Duration> {
     let number = |name| env::var(name).ok()?.parse::<u64>().ok();
-    let is_ours = env::var_os("WATCHDOG_PID").is_none()
-        || number("WATCHDOG_PID") == Some(std::process::id().into());
-    let period = number("WATCHDOG_USEC").filter(|micros| *micros > 1);
+    let is_ours =
+        env::var_os(WATCHED).is_none() || number(WATCHED) == Some(std::process::id().into());
+    let period = number(WATCHDOG).filter(|micros| *micros > 1);
     period.filter(|_| is_ours).map(Duration::from_micros)
 }
 

@@ -53,7 +53,9 @@ struct Need {
 
 /// Too few file descriptors for a single session.
 #[derive(Debug, thiserror::Error)]
-#[error("{0} file descriptors are too few for a session; raise the limit with ulimit -n")]
+#[error(
+    "{0} file descriptors are too few for a session; raise the limit with ulimit -n, or LimitNOFILE= of a unit"
+)]
 pub struct TooFewDescriptors(u64);
 
 impl Stores {
@@ -166,7 +168,7 @@ impl Capacity {
                 tunnel,
                 lacking,
                 descriptors,
-                detail = "raise ulimit -n; a store with many masters may take those of sessions",
+                detail = "raise ulimit -n (LimitNOFILE= of a unit); a store with many masters may take those of sessions",
                 "not enough file descriptors for the gate's store"
             );
         }
@@ -176,7 +178,7 @@ impl Capacity {
                 asked,
                 sessions,
                 descriptors,
-                detail = "raise ulimit -n, or lower -n",
+                detail = "raise ulimit -n (LimitNOFILE= of a unit), or lower -n",
                 "not enough file descriptors for the limit of sessions"
             );
         }
@@ -187,15 +189,17 @@ impl Capacity {
                 asked,
                 handshakes,
                 descriptors,
-                detail = "raise ulimit -n, or lower --max-handshakes",
+                detail = "raise ulimit -n (LimitNOFILE= of a unit), or lower --max-handshakes",
                 "not enough file descriptors for the limit of handshakes"
             );
         }
         let asked = options.limits.unopened;
         if asked > unopened {
             let detail = match options.role {
-                Role::Encrypt { .. } => "raise ulimit -n, or lower --pool",
-                Role::Decrypt { .. } => "raise ulimit -n, or lower --max-unopened",
+                Role::Encrypt { .. } => "raise ulimit -n (LimitNOFILE= of a unit), or lower --pool",
+                Role::Decrypt { .. } => {
+                    "raise ulimit -n (LimitNOFILE= of a unit), or lower --max-unopened"
+                }
             };
             tracing::warn!(
                 tunnel,
@@ -349,6 +353,23 @@ mod tests {
         // Of few descriptors the tunnel keeps three quarters, and it is told.
         let (few, lacking) = sessions(&[most(cluster())], 400);
         assert!(few > 0 && lacking == 60, "{few} {lacking}");
+    }
+
+    /// Forty tunnels in one service, as an operator's first large file has them.
+    #[test]
+    fn the_limit_of_the_units_is_enough_for_forty_tunnels() {
+        let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/systemd/knockpipe.service");
+        let unit = std::fs::read_to_string(unit).unwrap();
+        let limit = unit.lines().find_map(|line| line.strip_prefix("LimitNOFILE=")).unwrap();
+        // Less what the process itself takes.
+        let descriptors = limit.parse::<u64>().unwrap() - 1000;
+        for options in [encrypt as fn(usize) -> Options, decrypt] {
+            let plan: Vec<_> = (0..40).map(|_| options(1)).collect();
+            for capacity in Capacity::of_all(&plan, descriptors).unwrap() {
+                let has = (capacity.sessions, capacity.unopened);
+                assert_eq!(has, (1024, plan[0].limits.unopened));
+            }
+        }
     }
 
     /// A large number of tunnels that could use all does not starve the modest.

@@ -109,7 +109,10 @@ fn missing_arguments() {
         ("encrypt", "-s ADDR (where to listen), -t ADDR (where to forward), -k FILE"),
         ("encrypt -t b:2 -k key", "-s ADDR (where to listen) is missing"),
         ("encrypt -s a:1 -k key", "-t ADDR (where to forward) is missing"),
-        ("encrypt -s a:1 -t b:2", "-k FILE (the shared key, from 'knockpipe keygen') is missing"),
+        (
+            "encrypt -s a:1 -t b:2",
+            "-k FILE (the shared key, from the other host, or from 'knockpipe keygen' on the first) is missing",
+        ),
         ("decrypt -t b:2 -k key", "-s ADDR (where to listen) is missing"),
         ("decrypt -s a:1 -k key", "-t ADDR (where to forward) is missing"),
         ("decrypt -s a:1 -t b:2", "-k FILE"),

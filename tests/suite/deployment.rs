@@ -7,7 +7,7 @@ use crate::common;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clap::error::ErrorKind;
@@ -22,33 +22,64 @@ use common::{End, Kind, Launch, Target, binary, eventually, keygen};
 
 // === the configuration file of the package ===
 
-/// The examples of a file without their `#`; behind a comment's `#` is a space.
-fn uncommented(text: &str) -> String {
-    let bare = |line: &str| match line.strip_prefix('#') {
-        Some(rest) if !rest.starts_with(' ') => format!("{rest}\n"),
-        _ => format!("{line}\n"),
+/// The blocks of a file that begin with a table in a comment, without their `#`, and the
+/// file with nothing else changed.
+fn with_one_example(text: &str) -> Vec<String> {
+    let lines: Vec<&str> = text.lines().collect();
+    let starts = (0..lines.len()).filter(|at| lines[*at].starts_with("#["));
+    let uncommented = |start: usize| {
+        let bare = |(at, line): (usize, &&str)| {
+            let is_block =
+                at >= start && lines[start..=at].iter().all(|line| line.starts_with('#'));
+            if is_block { format!("{}\n", &line[1..]) } else { format!("{line}\n") }
+        };
+        lines.iter().enumerate().map(bare).collect()
     };
-    text.lines().map(bare).collect()
+    starts.map(uncommented).collect()
 }
 
-/// Both examples have a tunnel of the same name, as each stands on another host.
+/// Each example alone, and the key that the file itself says how to make: it is checked,
+/// and it runs, as root has it after an installation.
 #[test]
 fn the_configuration_file_of_the_package_has_examples_that_can_be_run() {
-    let dir = TempDir::new().unwrap();
-    keygen(dir.path(), "key_redis.key");
-    let text = uncommented(&read("packaging/knockpipe.toml"));
-    let mut parts = text.split("[tunnels.redis]");
-    let head = parts.next().unwrap();
+    let text = read("packaging/knockpipe.toml");
     let mut modes = vec![];
-    for example in parts {
-        let file = dir.path().join("knockpipe.toml");
-        fs::write(&file, format!("{head}[tunnels.redis]{example}")).unwrap();
-        let mut check = Command::new(binary());
-        check.args(["check", "-c"]).arg(&file).env("CREDENTIALS_DIRECTORY", dir.path());
-        let output = check.output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let shown = String::from_utf8(output.stdout).unwrap();
+    for example in with_one_example(&text) {
+        let dir = TempDir::new().unwrap();
+        let etc = dir.path().join("knockpipe");
+        fs::create_dir_all(etc.join("keys")).unwrap();
+        let make =
+            example.lines().find_map(|line| line.strip_prefix("#   knockpipe keygen ")).unwrap();
+        let key = make.split_whitespace().next().unwrap().strip_prefix("/etc/knockpipe/").unwrap();
+        let run = |args: &[&str], file: &Path| {
+            let output = Command::new(binary()).args(args).arg(file).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).unwrap()
+        };
+        run(&["keygen"], &etc.join(key));
+        let file = etc.join("knockpipe.toml");
+        fs::write(&file, &example).unwrap();
+        let shown = run(&["check", "-c"], &file);
         modes.push(shown.lines().find(|line| line.starts_with("mode")).unwrap().to_owned());
+
+        // Addresses that are free here, and the directory of the service.
+        let here = dir.path().display().to_string();
+        let others = [
+            ("/run/knockpipe", here.as_str()),
+            ("0.0.0.0:6380", "127.0.0.1:0"),
+            ("[::]:6380", "127.0.0.1:0"),
+            ("db.example.org:6380", "127.0.0.1:2"),
+            ("\"127.0.0.1:6379\"\n", "\"127.0.0.1:0\"\n"),
+            ("target = \"127.0.0.1:0\"", "target = \"127.0.0.1:2\""),
+            ("[process]\n", "[process]\nlog-format = \"json\"\n"),
+        ];
+        let example = others.iter().fold(example, |text, (from, to)| text.replace(from, to));
+        fs::write(&file, example.replace("[\"127.0.0.1:0\", \"127.0.0.1:0\"]", "\"127.0.0.1:0\""))
+            .unwrap();
+        let mut end = Launch::new("run").args(["-c".as_ref(), file.as_os_str()]).start();
+        let status = run(&["status", "--admin"], &dir.path().join("admin.sock"));
+        assert!(status.contains("redis"), "{status}");
+        end.stop();
     }
     assert_eq!(modes, ["mode = \"decrypt\"", "mode = \"encrypt\""]);
 }

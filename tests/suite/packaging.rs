@@ -246,6 +246,62 @@ fn what_the_documents_of_the_package_name_is_in_it() {
     }
 }
 
+// === maintainer scripts ===
+
+/// What `postinst` does with services that run, by a systemctl that only tells.
+#[test]
+fn an_upgrade_reloads_what_can_hand_over_and_restarts_what_cannot() {
+    let dir = TempDir::new().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let script = |name: &str, text: &str| {
+        fs::write(path("draft"), format!("#!/bin/sh\n{text}")).unwrap();
+        fs::set_permissions(path("draft"), fs::Permissions::from_mode(0o755)).unwrap();
+        install(&path("draft"), &path(name));
+    };
+    let log = path("done");
+    script(
+        "systemctl",
+        &format!(
+            "case \"$1\" in\nlist-units) case \"$*\" in *knockpipe.service*knockpipe@*) \
+             printf '%s loaded active running x\\n' knockpipe.service knockpipe@a.service knockpipe@b.service ;; esac ;;\n\
+             show) case \"$*\" in *@a*) echo knockpipe-a ;; *@b*) echo knockpipe-b ;; *) echo knockpipe ;; esac ;;\n\
+             *) echo \"$@\" >>{0}; case \"$*\" in 'reload knockpipe@a.service') exit 1 ;; esac ;; esac",
+            log.display()
+        ),
+    );
+    script("deb-systemd-invoke", &format!("echo \"$@\" >>{}", log.display()));
+    fs::create_dir_all(path("run/systemd/system")).unwrap();
+    for service in ["knockpipe", "knockpipe-a"] {
+        fs::create_dir_all(path("run").join(service)).unwrap();
+        std::os::unix::net::UnixListener::bind(path("run").join(service).join("handover")).unwrap();
+    }
+    let text = read("packaging/debian/postinst");
+    let text = text.replace("/run/", &format!("{}/run/", dir.path().display()));
+    let text = text.replace("/etc/", &format!("{}/etc/", dir.path().display()));
+    script("postinst", text.strip_prefix("#!/bin/sh\n").unwrap());
+    let postinst = |args: &[&str]| {
+        let _ = fs::remove_file(&log);
+        let path_variable = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap());
+        let output = Command::new(path("postinst")).args(args).env("PATH", path_variable).output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let done = fs::read_to_string(&log).unwrap_or_default();
+        (done, String::from_utf8(output.stderr).unwrap())
+    };
+    assert_eq!(postinst(&["configure"]), (String::new(), String::new()), "a new installation");
+    for _ in 0..2 {
+        let (done, said) = postinst(&["configure", "0.0.9-1"]);
+        let expected = "daemon-reload\nreload knockpipe.service\nreload knockpipe@a.service\n\
+                        try-restart knockpipe@b.service\n";
+        assert_eq!(done, expected);
+        assert!(said.contains("knockpipe@a.service goes on with the program before"), "{said}");
+    }
+    fs::remove_dir_all(path("run/systemd")).unwrap();
+    assert_eq!(postinst(&["configure", "0.0.9-1"]).0, "", "where no systemd runs");
+    let manifest = read("Cargo.toml");
+    assert!(manifest.contains("restart-after-upgrade = false, stop-on-upgrade = false"));
+}
+
 // === units ===
 
 const UNITS: [&str; 3] = [
@@ -262,6 +318,8 @@ fn units() -> TempDir {
     let dir = TempDir::new().unwrap();
     for unit in UNITS {
         let text = read(unit).replace("/usr/bin/knockpipe", env!("CARGO_BIN_EXE_knockpipe"));
+        let give_keys = format!("{}/packaging/give-keys", env!("CARGO_MANIFEST_DIR"));
+        let text = text.replace("/usr/lib/knockpipe/give-keys", &give_keys);
         fs::write(dir.path().join(Path::new(unit).file_name().unwrap()), text).unwrap();
     }
     dir
@@ -304,5 +362,5 @@ fn the_services_differ_in_nothing_but_their_names() {
     let differ = one.iter().zip(&each).filter(|(a, b)| a != b);
     let differ: Vec<_> = differ.map(|(_, line)| line.as_str()).collect();
     assert!(differ.iter().all(|line| line.contains("%i")), "{differ:?}");
-    assert_eq!(differ.len(), 5, "{differ:?}");
+    assert_eq!(differ.len(), 9, "{differ:?}");
 }

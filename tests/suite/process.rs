@@ -254,7 +254,7 @@ fn traps_of_the_gate_are_told_at_the_start() {
         "flag=\"--deny\" net=::/0",
         "WARN the gate's store is the service behind it",
         "WARN clients whose address is not announced are localhost to the target",
-        "detail=\"raise ulimit -n, or lower --max-unopened\"",
+        "detail=\"raise ulimit -n (LimitNOFILE= of a unit), or lower --max-unopened\"",
     ] {
         assert_eq!(log.matches(part).count(), 1, "{part}: {log}");
     }

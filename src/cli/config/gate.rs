@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::flags::Flags;
 use super::text::{Setting, Table, Tables, Value};
-use super::{Mistake, understood};
+use super::{Mistake, keys_of, understood};
 use crate::cli::gate_args::{AcceptorGateArgs, GateArgs};
 use crate::gate::{GateOptions, Nets};
 use crate::run::Failure;
@@ -50,7 +50,7 @@ pub(in crate::cli) fn gate(
     which: Which<'_>,
     by_others: bool,
 ) -> Result<NamedGate, Failure> {
-    let found = understood(file, |base, text| find(base, text, which))?;
+    let found = understood(file, |base, text| find(&keys_of(file, base), (base, text), which))?;
     let Found { what, args: (gate, acceptor), mut access } = found;
     access.by_others |= by_others;
     let place = format!("{}: {what}", file.display());
@@ -66,8 +66,8 @@ pub(in crate::cli) fn gate(
     Ok(NamedGate { options, proxies: gate.proxies() })
 }
 
-fn find(base: &Path, text: &str, which: Which<'_>) -> Result<Found, Mistake> {
-    let tables = Tables::parse(text)?;
+fn find(keys: &Path, (base, text): (&Path, &str), which: Which<'_>) -> Result<Found, Mistake> {
+    let tables = Tables::parse(text, keys)?;
     let flags = Flags::new();
     let (process, _) = flags.process(&tables.process, base)?;
     let access = Access { by_others: accepts_others(&tables), user: process.uid() };

@@ -128,7 +128,7 @@ impl Config {
     }
 
     fn parse(file: &Path, base: &Path, text: &str) -> Result<Self, Mistake> {
-        let tables = Tables::parse(text)?;
+        let tables = Tables::parse(text, &keys_of(file, base))?;
         let flags = Flags::new();
         let (process, process_values) = flags.process(&tables.process, base)?;
         flags.check(&tables, base)?;
@@ -192,6 +192,13 @@ fn understood<T>(
         let line = line.unwrap_or(1);
         ConfigError::Wrong { file: file.to_owned(), line, what }.into()
     })
+}
+
+/// The directory beside a file that has the keys of its tunnels: `office` for `office.toml`,
+/// as a service knockpipe@office has it, else `keys`.
+fn keys_of(file: &Path, base: &Path) -> PathBuf {
+    let own = file.file_stem().filter(|name| *name != "knockpipe").map(|name| base.join(name));
+    own.filter(|own| own.is_dir()).unwrap_or_else(|| base.join("keys"))
 }
 
 /// What cannot be listened on, because this or an earlier tunnel does already.

@@ -3,6 +3,7 @@
 //! Knows the tables of the file, and no flag.
 
 use std::ops::Range;
+use std::path::Path;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -52,14 +53,24 @@ pub(super) struct Tables {
 /// What stands at the top.
 const TOP: &str = "[process], [keys], [defaults], [gates.NAME] and [tunnels.NAME]";
 
+/// Where systemd puts the credentials of a service.
+const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
+
+/// What precedes a key file's name there, where `LoadCredential=key:` gave the directory
+/// of the keys. Without credentials the files themselves are meant, so that whoever
+/// checks the file reads the keys of the service.
+const KEY: &str = "/key_";
+
 /// The longest name.
 const LONGEST_NAME: usize = 64;
 
 impl Tables {
+    /// `keys` is where the key files of a service are that gets them as credentials.
+    ///
     /// # Errors
     /// The first [`Mistake`].
-    pub(super) fn parse(text: &str) -> Result<Self, Mistake> {
-        let reader = Reader { text };
+    pub(super) fn parse(text: &str, keys: &Path) -> Result<Self, Mistake> {
+        let reader = Reader { text, keys };
         let top = DeTable::parse(text).map_err(|error| reader.not_toml(&error))?;
         let mut tables = Self::default();
         for (key, value) in top.get_ref() {
@@ -84,6 +95,7 @@ impl Tables {
 
 struct Reader<'a> {
     text: &'a str,
+    keys: &'a Path,
 }
 
 type Node<'a> = Spanned<DeValue<'a>>;
@@ -191,12 +203,25 @@ impl Reader<'_> {
             let (name, after) = after
                 .split_once('}')
                 .ok_or_else(|| mistake(format!("'${{' without '}}' in '{text}'; close it")))?;
-            let value = std::env::var(name).map_err(|_| {
-                mistake(format!("the environment has no variable {name}; set it, or write a value"))
-            })?;
             filled.push_str(before);
-            filled.push_str(&value);
             rest = after;
+            match (std::env::var(name), after.strip_prefix(KEY)) {
+                (Ok(value), _) => filled.push_str(&value),
+                (Err(_), Some(key)) if name == CREDENTIALS => {
+                    filled.push_str(&self.keys.join("").to_string_lossy());
+                    rest = key;
+                }
+                (Err(_), _) if name == CREDENTIALS => {
+                    return Err(mistake(format!(
+                        "the environment has no variable {name}, which only a unit with LoadCredential= has; write the \
+                         path of the file itself, or set it to a directory with files of these names"
+                    )));
+                }
+                (Err(_), _) => {
+                    let what = "set it, or write a value";
+                    return Err(mistake(format!("the environment has no variable {name}; {what}")));
+                }
+            }
         }
         filled.push_str(rest);
         Ok(filled)
