@@ -226,6 +226,9 @@ pub struct GateReply {
     pub bans: usize,
     /// Seconds since the store was last read completely.
     pub since_read_s: Option<u64>,
+    /// Why the store is away; `None` while it is not.
+    #[serde(default)]
+    pub away: Option<String>,
     /// Connections not let in.
     pub denied: u64,
     /// Connections whose right was taken.

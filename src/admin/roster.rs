@@ -172,9 +172,12 @@ impl Named {
         if self.status.listeners.is_empty() {
             return Err(format!("tunnel {name} does not listen"));
         }
-        match self.status.gate.map(|gate| gate.stance) {
-            Some(Stance::Closed) => {
-                Err(format!("the gate of tunnel {name} is closed, because its store is away"))
+        match &self.status.gate {
+            Some(gate) if gate.stance == Stance::Closed => {
+                let why = gate.away.as_deref().unwrap_or("it is not read yet");
+                Err(format!(
+                    "the gate of tunnel {name} is closed, because its store is away: {why}"
+                ))
             }
             _ => Ok(()),
         }

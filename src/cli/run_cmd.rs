@@ -11,7 +11,7 @@ use super::Done;
 use super::config::{Config, show};
 use super::output::print;
 use crate::addr::{Address, Source};
-use crate::net::look_up;
+use crate::net::{look_up, missing_family};
 use crate::printable::printable;
 use crate::run::{self, Failure, Outcome, Ports, Reread};
 use crate::sys::background::{self, Readiness, Side};
@@ -153,6 +153,7 @@ pub(super) fn check(args: &CheckArgs) -> Result<(), Failure> {
     for name in plan.iter().flat_map(names) {
         print(&resolved(&name))?;
     }
+    plan.iter().try_for_each(show_missing)?;
     if args.connect { connect(&plan, &args.config) } else { Ok(()) }
 }
 
@@ -160,6 +161,26 @@ pub(super) fn check(args: &CheckArgs) -> Result<(), Failure> {
 fn names(options: &Options) -> Vec<Address> {
     let sources = options.sources.iter().filter_map(Source::address);
     sources.chain(options.role.targets()).filter(|address| !address.is_literal()).cloned().collect()
+}
+
+/// Tells as a comment what of a tunnel cannot be listened on here.
+///
+/// # Errors
+/// [`Failure::Usage`] when it could not listen at all.
+fn show_missing(options: &Options) -> Result<(), Failure> {
+    let missing = |source: &Source| source.address().and_then(missing_family);
+    let missing: Vec<_> = options.sources.iter().filter_map(missing).collect();
+    let is_all = missing.len() == options.sources.len();
+    for error in missing {
+        if is_all {
+            let name = options.name.as_deref().unwrap_or_default();
+            return Err(Failure::Usage(
+                anyhow::Error::new(error).context(format!("tunnel {name}")),
+            ));
+        }
+        print(&format!("# {error}\n"))?;
+    }
+    Ok(())
 }
 
 /// What a name means now, as a comment. Another answer may be right later.

@@ -12,15 +12,15 @@ use std::str::FromStr;
 use clap::Args;
 use zeroize::Zeroizing;
 
-use crate::files::read::{self, ReadError};
 use crate::files::text::lines;
 use crate::gate::redis_store::{
-    AddressError, Credentials, Keys, RedisAddress, RedisOptions, Servers, check_ca,
+    AddressError, Credentials, Keys, RedisAddress, RedisOptions, Servers, TlsError, TlsFiles,
+    TlsOptions,
 };
 use crate::gate::{StoreName, StoreOptions};
 use crate::run::Failure;
-use crate::sys::credentials;
 use crate::sys::keyfile::Access;
+use crate::sys::{credentials, tls_key};
 
 /// Heading of the flags about the gate.
 pub(super) const GATE: &str = "Gate";
@@ -46,6 +46,15 @@ pub(super) struct StoreArgs {
     /// Certificates (PEM) to check a rediss:// server with, instead of the system's
     #[arg(long, value_name = "FILE", help_heading = GATE)]
     gate_ca: Option<PathBuf>,
+
+    /// Certificate (PEM) to show to a rediss:// server that wants one, with those between it and
+    /// its authority; needs --gate-key
+    #[arg(long, value_name = "FILE", help_heading = GATE)]
+    gate_cert: Option<PathBuf>,
+
+    /// Private key (PEM) of --gate-cert
+    #[arg(long, value_name = "FILE", help_heading = GATE)]
+    gate_key: Option<PathBuf>,
 
     /// Redis set, or sorted set by end, of addresses and networks that may come in
     /// [default: ip-allowed]
@@ -101,19 +110,15 @@ pub(super) enum StoreFlagError {
     /// A flag about Redis, and the store is a file.
     #[error("{0} is about Redis, and the gate is a file; leave it out")]
     NotForFile(&'static str),
-    /// `--gate-ca` without TLS.
-    #[error("--gate-ca is for TLS, which the gate's address does not ask for; write rediss://")]
-    CaWithoutTls,
-    /// The certificates cannot be read.
-    #[error(
-        "cannot read --gate-ca {0}: {1}; check its path and who may read it, and that it is a regular file"
-    )]
-    Ca(PathBuf, ReadError),
-    /// There is nothing to check a server with.
-    #[error(
-        "--gate-ca {0} holds no certificates that can be read; name a file of PEM certificates"
-    )]
-    NoCertificates(PathBuf),
+    /// A flag about TLS without TLS.
+    #[error("{0} is for TLS, which the gate's address does not ask for; write rediss://")]
+    WithoutTls(&'static str),
+    /// Half of what is shown to a server.
+    #[error("{0} needs {1}: a certificate is of no use without its key; give both or none")]
+    Half(&'static str, &'static str),
+    /// Files for TLS that are of no use.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// Names of keys that cannot work.
     #[error("{0}; see --set, --history, --ban-prefix and --allow-prefix")]
     Keys(&'static str),
@@ -136,7 +141,8 @@ impl From<StoreFlagError> for Failure {
 impl StoreArgs {
     /// The files that describe how to reach the store.
     pub(super) fn files(&self) -> impl Iterator<Item = &PathBuf> {
-        [&self.gate_credentials, &self.gate_ca].into_iter().flatten()
+        let files = [&self.gate_credentials, &self.gate_ca, &self.gate_cert, &self.gate_key];
+        files.into_iter().flatten()
     }
 
     /// The store that the flags describe. `access` says who may reach a file with a
@@ -169,12 +175,11 @@ impl StoreArgs {
             }
         };
         let (credentials, sentinel_credentials) = self.credentials(address, access)?;
-        self.check_ca(address)?;
         Ok(StoreOptions::Redis(Box::new(RedisOptions {
             address: (**address).clone(),
             credentials,
             sentinel_credentials,
-            ca_file: self.gate_ca.clone(),
+            tls: self.tls(address, access)?,
             keys: self.keys()?,
         })))
     }
@@ -194,6 +199,8 @@ impl StoreArgs {
             ("gate", Some(url)),
             ("gate-credentials", self.gate_credentials.as_deref().map(absolute)),
             ("gate-ca", self.gate_ca.as_deref().map(absolute)),
+            ("gate-cert", self.gate_cert.as_deref().map(absolute)),
+            ("gate-key", self.gate_key.as_deref().map(absolute)),
             ("set", self.set.clone()),
             ("history", self.history.clone()),
             ("ban-prefix", self.ban_prefix.clone()),
@@ -216,6 +223,8 @@ impl StoreArgs {
         let flags = [
             ("--gate-credentials", self.gate_credentials.is_some()),
             ("--gate-ca", self.gate_ca.is_some()),
+            ("--gate-cert", self.gate_cert.is_some()),
+            ("--gate-key", self.gate_key.is_some()),
             ("--set", self.set.is_some()),
             ("--history", self.history.is_some()),
             ("--ban-prefix", self.ban_prefix.is_some()),
@@ -271,14 +280,27 @@ impl StoreArgs {
         Ok((Some(redis), sentinel))
     }
 
-    fn check_ca(&self, address: &RedisAddress) -> Result<(), StoreFlagError> {
-        let Some(path) = &self.gate_ca else { return Ok(()) };
-        if !address.tls {
-            return Err(StoreFlagError::CaWithoutTls);
+    /// What secures connections, where the address asks for that.
+    fn tls(&self, address: &RedisAddress, access: Access) -> Result<Option<TlsOptions>, Failure> {
+        let (ca, cert, key) = (&self.gate_ca, &self.gate_cert, &self.gate_key);
+        match (cert, key) {
+            (Some(_), None) => return Err(StoreFlagError::Half("--gate-cert", "--gate-key").into()),
+            (None, Some(_)) => return Err(StoreFlagError::Half("--gate-key", "--gate-cert").into()),
+            _ => {}
         }
-        read::open(path).map_err(|error| StoreFlagError::Ca(path.clone(), error))?;
-        // Else the first connection would find out, long after the start.
-        check_ca(path).map_err(|_| StoreFlagError::NoCertificates(path.clone()))
+        if !address.tls {
+            let named = [("--gate-ca", ca), ("--gate-cert", cert)];
+            let named = named.into_iter().find(|(_, file)| file.is_some());
+            return match named {
+                Some((flag, _)) => Err(StoreFlagError::WithoutTls(flag).into()),
+                None => Ok(None),
+            };
+        }
+        let secret = key.as_ref().map(|file| tls_key::read(file, access)).transpose();
+        let secret = secret.map_err(|error| Failure::Usage(error.into()))?;
+        let files = TlsFiles { ca: ca.clone(), cert: cert.clone(), key: key.clone() };
+        let tls = TlsOptions::read(files, secret.as_ref());
+        tls.map(Some).map_err(|error| StoreFlagError::Tls(error).into())
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::decision::{Decision, Explanation, Grant, Peer, Verdict, decide, explain, recheck};
+use super::decision::{Decision, Grant, Peer, Verdict, decide, recheck};
 use super::diary::Diary;
 use super::inquiry::{Inquiry, Task, Waiting};
 use super::live::{Live, Revocation, lock};
@@ -41,13 +41,16 @@ const QUESTIONS: usize = 4;
 /// How often addresses that stay connected are noted.
 const NOTE_LIVE_EVERY_MS: u64 = 3_600_000;
 
+/// How many causes of one absence the log is told.
+const MOST_CAUSES: usize = 4;
+
 /// Why the store is away when nobody follows it any more.
 const UNFOLLOWED: &str = "what follows it has ended, which is a fault in this program; restart it";
 
 /// Follows one store for every tunnel that has this gate.
 pub(super) struct Keeper {
     pub(super) options: Arc<GateOptions>,
-    clock: Clock,
+    pub(super) clock: Clock,
     snapshot: RwLock<Snapshot>,
     /// The allow-set changed, and the snapshot does not know how.
     unsure: AtomicBool,
@@ -57,7 +60,7 @@ pub(super) struct Keeper {
     wards: Mutex<Vec<Arc<Mutex<Live>>>>,
     denied: Mutex<Denied>,
     proven: Mutex<Proven>,
-    unmeant: Mutex<Unmeant>,
+    unmeant: Unmeant,
     asks: mpsc::Sender<Vec<IpAddr>>,
     inquiry: Arc<Inquiry>,
     /// Told of everything that the store says.
@@ -65,8 +68,8 @@ pub(super) struct Keeper {
     diary: Diary,
     live_noted_ms: AtomicU64,
     internal_was_told: AtomicBool,
-    /// The log knows that the store is away.
-    away_was_told: AtomicBool,
+    /// Why the store is away, as the log knows.
+    away_told: Mutex<Vec<String>>,
     /// The log knows whether the store was read or could not be, for the first time.
     settled: AtomicBool,
     /// Cancelled when no tunnel has this gate any more.
@@ -116,12 +119,12 @@ impl Keeper {
             wards: Mutex::default(),
             denied: Mutex::new(Denied::new(Instant::now())),
             proven: Mutex::new(Proven::new(Instant::now())),
-            unmeant: Mutex::default(),
+            unmeant: Unmeant::default(),
             asks,
             inquiry: Arc::default(),
             answered: Notify::new(),
             internal_was_told: AtomicBool::new(false),
-            away_was_told: AtomicBool::new(false),
+            away_told: Mutex::default(),
             settled: AtomicBool::new(false),
             end: CancellationToken::new(),
             tally,
@@ -166,12 +169,6 @@ impl Keeper {
     /// Whether `peer` may come in now, from memory.
     pub(super) fn decide(&self, peer: Peer) -> Decision {
         decide(&self.options.rules, &self.read(), peer, self.clock.now_ms())
-    }
-
-    /// What each rule says to `peer` now, from memory, and which moment that is.
-    pub(super) fn explain(&self, peer: Peer) -> (Explanation, u64) {
-        let now_ms = self.clock.now_ms();
-        (explain(&self.options.rules, &self.read(), peer, now_ms), now_ms)
     }
 
     /// Whether the store would have to be asked about who is not in the allow-set.
@@ -272,27 +269,23 @@ impl Keeper {
     pub(super) fn apply(&self, event: Event) {
         let now_ms = self.clock.now_ms();
         let wakes = concerns_waiters(&event);
+        self.unmeant.hear(&event);
         let mut snapshot = self.write();
         let changed = match event {
             Event::Begin => {
                 self.changed_in_read.store(false, Ordering::Relaxed);
-                self.unmeant().begin();
                 snapshot.begin();
                 return;
             }
-            Event::Items(items) => {
-                self.unmeant().note(&items);
-                snapshot.items(&items)
-            }
+            Event::Items(items) => snapshot.items(&items),
             Event::End { garbage } => {
                 let is_unsure = self.changed_in_read.load(Ordering::Relaxed);
                 self.unsure.store(is_unsure, Ordering::Release);
                 if !is_unsure {
                     self.inquiry.forget();
                 }
-                self.away_was_told.store(false, Ordering::Relaxed);
+                self.away_told().clear();
                 self.tally.read();
-                self.tell_unmeant();
                 if garbage > 0 {
                     tracing::debug!(garbage, "entries of the store that are no address");
                 }
@@ -324,18 +317,20 @@ impl Keeper {
         }
     }
 
-    fn tell_unmeant(&self) {
-        if let Some((entries, example)) = self.unmeant().end() {
-            warn!(entries, %example, "scores of the allow-set look like milliseconds");
-        }
-    }
-
     /// Repeated while it lasts; the log is told of the first, also of a store that was
-    /// never there.
+    /// never there, and of some other causes: what mends one may show the next.
     fn tell_away(&self, why: &str) {
-        if !self.away_was_told.swap(true, Ordering::Relaxed) {
-            warn!(why, away = %self.options.rules.away, "the gate's store is away");
+        self.tally.away(why);
+        let mut told = self.away_told();
+        if told.len() >= MOST_CAUSES || told.iter().any(|known| known == why) {
+            return;
         }
+        if told.is_empty() {
+            warn!(why, away = %self.options.rules.away, "the gate's store is away");
+        } else {
+            warn!(why, "the gate's store is still away, for another cause");
+        }
+        told.push(why.to_owned());
     }
 
     /// Stores tell ends in wall time, so decisions go by it too, also when the
@@ -474,8 +469,8 @@ impl Keeper {
         }
     }
 
-    fn unmeant(&self) -> MutexGuard<'_, Unmeant> {
-        self.unmeant.lock().unwrap_or_else(PoisonError::into_inner)
+    fn away_told(&self) -> MutexGuard<'_, Vec<String>> {
+        self.away_told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn proven(&self) -> MutexGuard<'_, Proven> {
@@ -490,7 +485,7 @@ impl Keeper {
         self.wards.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, Snapshot> {
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, Snapshot> {
         self.snapshot.read().unwrap_or_else(PoisonError::into_inner)
     }
 

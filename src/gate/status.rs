@@ -8,7 +8,7 @@ use super::rules::Stance;
 use super::snapshot::Counts;
 
 /// A gate at one moment.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct GateStatus {
     /// What the allow-set counts for now.
     pub stance: Stance,
@@ -16,6 +16,8 @@ pub struct GateStatus {
     pub counts: Counts,
     /// How long ago the store was last read completely; `None`: not yet.
     pub since_read: Option<Duration>,
+    /// Why the store is away, while it is.
+    pub away: Option<String>,
     /// Connections that it did not let in.
     pub denied: u64,
     /// Connections that it would not let in any more, and whose right it took.
@@ -30,6 +32,7 @@ pub struct GateStatus {
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     read: Mutex<Option<Instant>>,
+    away: Mutex<Option<String>>,
     pub(super) denied: Count,
     pub(super) revoked: Count,
     pub(super) strikes: Count,
@@ -54,6 +57,12 @@ impl Tally {
     /// The store was read completely.
     pub(super) fn read(&self) {
         *self.read.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *self.away.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// The store is away for this cause.
+    pub(super) fn away(&self, why: &str) {
+        *self.away.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.to_owned());
     }
 
     pub(super) fn status(&self, stance: Stance, counts: Counts) -> GateStatus {
@@ -62,6 +71,7 @@ impl Tally {
             stance,
             counts,
             since_read: read.map(|read| read.elapsed()),
+            away: self.away.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             denied: self.denied.get(),
             revoked: self.revoked.get(),
             strikes: self.strikes.get(),

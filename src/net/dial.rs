@@ -21,7 +21,7 @@ use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::race::race;
-use super::resolve::{ResolveError, Target};
+use super::resolve::{Endpoint, ResolveError, Target};
 use super::stream::{SocketOptions, Stream};
 use crate::addr::BindAddress;
 
@@ -102,11 +102,11 @@ pub async fn dial(
 
 /// The addresses in the order of attempts: families take turns, beginning with
 /// the one that the system prefers. Only those that `bind` can reach.
-fn turns(addrs: &[SocketAddr], bind: Option<BindAddress>) -> Result<Vec<SocketAddr>, DialError> {
-    let usable = |addr: &SocketAddr| bind.is_none_or(|b| b.ip.is_ipv4() == addr.is_ipv4());
-    let first_is_v4 = addrs.first().is_some_and(SocketAddr::is_ipv4);
+fn turns(addrs: &[Endpoint], bind: Option<BindAddress>) -> Result<Vec<&Endpoint>, DialError> {
+    let usable = |addr: &&Endpoint| bind.is_none_or(|b| b.ip.is_ipv4() == addr.is_ipv4());
+    let first_is_v4 = addrs.first().is_some_and(Endpoint::is_ipv4);
     let (mut one, mut other): (VecDeque<_>, VecDeque<_>) =
-        addrs.iter().copied().filter(usable).partition(|addr| addr.is_ipv4() == first_is_v4);
+        addrs.iter().filter(usable).partition(|addr| addr.is_ipv4() == first_is_v4);
     let mut order = Vec::with_capacity(addrs.len());
     while !(one.is_empty() && other.is_empty()) {
         order.extend(one.pop_front());
@@ -125,7 +125,7 @@ fn turns(addrs: &[SocketAddr], bind: Option<BindAddress>) -> Result<Vec<SocketAd
 /// # Errors
 /// The most telling one: a refusal before anything else.
 pub(super) async fn first_of<T, F>(
-    addrs: &[SocketAddr],
+    addrs: &[Endpoint],
     bind: Option<BindAddress>,
     attempt: impl Fn(SocketAddr) -> F,
 ) -> Result<T, DialError>
@@ -133,7 +133,12 @@ where
     F: Future<Output = Result<T, DialError>>,
 {
     let addrs = turns(addrs, bind)?;
-    let raced = race(0..addrs.len(), STAGGER, |i| attempt(addrs[i])).await;
+    let attempt = &attempt;
+    let raced = race(0..addrs.len(), STAGGER, |i| {
+        let addr = addrs[i].now().map_err(|cause| blame(addrs[i].to_string(), cause));
+        async move { attempt(addr?).await }
+    });
+    let raced = raced.await;
     match raced.won {
         Some((_, won)) => Ok(won),
         None => {
@@ -225,7 +230,7 @@ mod tests {
     }
 
     fn ips(addrs: &[SocketAddr]) -> Target {
-        Target::Ips(addrs.into())
+        Target::Ips(addrs.iter().copied().map(Endpoint::from).collect())
     }
 
     fn listener(ip: &str) -> (TcpListener, SocketAddr) {

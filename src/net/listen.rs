@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::spawn_blocking;
@@ -18,6 +19,7 @@ use tokio::task::spawn_blocking;
 use super::resolve::look_up;
 use super::socket_file::{Access, Heir, SocketFile};
 use super::stream::{SocketOptions, Stream};
+use super::zone;
 use crate::addr::{Address, ClientAddr, Source};
 use crate::files::place::is_link;
 
@@ -88,6 +90,19 @@ pub enum BindError {
         /// Its file.
         path: PathBuf,
         /// Why.
+        cause: io::Error,
+    },
+    /// Every host of its family has this address, so there is none of the family.
+    #[error(
+        "cannot listen on {address}: this host has no {family} there ({cause}); enable it, or leave the address out",
+        family = family(.ip)
+    )]
+    NoFamily {
+        /// Where.
+        address: String,
+        /// The address itself.
+        ip: IpAddr,
+        /// What the system says.
         cause: io::Error,
     },
     /// Anything else.
@@ -253,6 +268,12 @@ impl Listener {
     pub fn local(&self) -> String {
         self.local.to_string()
     }
+
+    /// Whether it is where `address` is now: the interface of a zone may have been made
+    /// anew, and nothing would ever come in.
+    pub fn is_current(&self, address: &Address) -> bool {
+        self.local.is_current(address)
+    }
 }
 
 // === impl AsyncListener ===
@@ -307,6 +328,24 @@ impl AsyncListener {
     /// Where it listens: the actual port, for the log.
     pub fn local(&self) -> String {
         self.local.to_string()
+    }
+
+    /// As [`Listener::is_current`].
+    pub fn is_current(&self, address: &Address) -> bool {
+        self.local.is_current(address)
+    }
+}
+
+impl Local {
+    fn is_current(&self, address: &Address) -> bool {
+        let (Self::Tcp(SocketAddr::V6(ours)), Address::Tcp { host, .. }) = (self, address) else {
+            return true;
+        };
+        match zone::literal(host, ours.port()) {
+            Some(Ok(SocketAddr::V6(now))) => now.scope_id() == ours.scope_id(),
+            // There is no such interface now, and so nothing better.
+            _ => true,
+        }
     }
 }
 
@@ -389,7 +428,43 @@ fn bind_tcp(addr: SocketAddr, twin: Twin, backlog: i32) -> Result<Listener, Bind
         let local = local.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
         Ok(Listener { socket, local: Local::Tcp(local) })
     };
-    bound().map_err(|error| blame(addr.to_string(), error))
+    bound().map_err(|error| blame_tcp(addr, error))
+}
+
+/// Why nobody could listen on `address` of this machine, whatever the port; `None`
+/// where its family is there, or where that is not known without a name server.
+pub fn missing_family(address: &Address) -> Option<BindError> {
+    let Address::Tcp { host, .. } = address else { return None };
+    let addr = SocketAddr::new(host.parse().ok()?, 0);
+    let bound = Socket::new(Domain::for_address(addr), Type::STREAM, None)
+        .and_then(|socket| socket.bind(&addr.into()));
+    let error = blame_tcp(addr, bound.err()?);
+    matches!(error, BindError::NoFamily { .. }).then_some(error)
+}
+
+fn blame_tcp(addr: SocketAddr, cause: io::Error) -> BindError {
+    let (address, ip) = (addr.to_string(), addr.ip());
+    if is_of_no_family(ip, &cause) {
+        return BindError::NoFamily { address, ip, cause };
+    }
+    blame(address, cause)
+}
+
+/// Whether an error says that there is nothing of the family of `ip`. Of another than
+/// these addresses it may as well be a mistake.
+fn is_of_no_family(ip: IpAddr, cause: &io::Error) -> bool {
+    let is_everywhere = ip.is_unspecified() || ip.is_loopback();
+    is_everywhere
+        && match cause.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::EAFNOSUPPORT) => true,
+            // Switched off by sysctl. Of IPv4 there is no such switch.
+            Some(Errno::EADDRNOTAVAIL) => ip.is_ipv6(),
+            _ => false,
+        }
+}
+
+fn family(ip: &IpAddr) -> &'static str {
+    if ip.is_ipv4() { "IPv4" } else { "IPv6" }
 }
 
 pub(super) fn blame(address: String, cause: io::Error) -> BindError {

@@ -133,3 +133,30 @@ fn a_missing_directory_is_one_line() {
     assert!(error.contains("/nonexistent/directory/socket: No such file"), "{error}");
     assert!(!error.contains('\n'));
 }
+
+/// A typo is no missing family.
+#[test]
+fn only_what_every_host_of_a_family_has_tells_that_there_is_none() {
+    let is_of_none = |ip: &str, errno: Errno| is_of_no_family(ip.parse().unwrap(), &errno.into());
+    for (ip, errno) in [
+        ("::", Errno::EAFNOSUPPORT),
+        ("::1", Errno::EAFNOSUPPORT),
+        ("::1", Errno::EADDRNOTAVAIL),
+        ("0.0.0.0", Errno::EAFNOSUPPORT),
+        ("127.0.0.1", Errno::EAFNOSUPPORT),
+    ] {
+        assert!(is_of_none(ip, errno), "{ip} {errno}");
+    }
+    for (ip, errno) in [
+        ("2001:db8::1", Errno::EADDRNOTAVAIL),
+        ("2001:db8::1", Errno::EAFNOSUPPORT),
+        ("192.0.2.1", Errno::EADDRNOTAVAIL),
+        ("127.0.0.1", Errno::EADDRNOTAVAIL),
+        ("::1", Errno::EADDRINUSE),
+        ("::", Errno::EACCES),
+    ] {
+        assert!(!is_of_none(ip, errno), "{ip} {errno}");
+    }
+    let error = blame_tcp("[::1]:7".parse().unwrap(), Errno::EADDRNOTAVAIL.into()).to_string();
+    assert!(error.contains("[::1]:7: this host has no IPv6") && error.contains("; "), "{error}");
+}

@@ -4,6 +4,7 @@
 //! for an hour costs a warning and not one connection. Nothing here waits for a
 //! lookup on the way to a connection.
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::Path;
@@ -14,6 +15,8 @@ use tokio::task::AbortHandle;
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
+use super::service_files;
+use super::zone;
 use crate::addr::Address;
 
 /// Pause between attempts while a name never resolved yet.
@@ -26,9 +29,17 @@ const SERVICES: &str = "/etc/services";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// Addresses in order of preference, at least one.
-    Ips(Arc<[SocketAddr]>),
+    Ips(Arc<[Endpoint]>),
     /// A unix stream socket.
     Unix(Arc<Path>),
+}
+
+/// An IP address to dial. The zone of a link-local address is kept by its name: an
+/// interface that is made anew has another number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    addr: SocketAddr,
+    zone: Option<Arc<str>>,
 }
 
 /// How a [`Resolver`] keeps itself up to date.
@@ -77,6 +88,49 @@ struct Refresh {
     lookup: Lookup,
     every: Option<Duration>,
     failing: bool,
+}
+
+// === impl Endpoint ===
+
+impl Endpoint {
+    /// The address with the number that its zone has now.
+    ///
+    /// # Errors
+    /// When there is no such interface.
+    pub fn now(&self) -> io::Result<SocketAddr> {
+        match (self.addr, &self.zone) {
+            (SocketAddr::V6(mut addr), Some(zone)) => {
+                addr.set_scope_id(zone::number(zone)?);
+                Ok(addr.into())
+            }
+            (addr, _) => Ok(addr),
+        }
+    }
+
+    /// Whether it is of IPv4.
+    pub fn is_ipv4(&self) -> bool {
+        self.addr.is_ipv4()
+    }
+}
+
+impl From<SocketAddr> for Endpoint {
+    /// Where the number of a zone has a name, that is kept.
+    fn from(addr: SocketAddr) -> Self {
+        let zone = match addr {
+            SocketAddr::V6(v6) if v6.scope_id() != 0 => zone::name(v6.scope_id()),
+            _ => None,
+        };
+        Self { addr, zone: zone.map(Arc::from) }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.zone {
+            Some(zone) => write!(f, "[{}%{zone}]:{}", self.addr.ip(), self.addr.port()),
+            None => self.addr.fmt(f),
+        }
+    }
 }
 
 // === impl Resolver ===
@@ -211,10 +265,21 @@ fn look_up_target(address: &Address) -> io::Result<Target> {
                     "port 0 cannot be dialled",
                 ));
             }
-            Ok(Target::Ips(addrs.into()))
+            Ok(Target::Ips(addrs.into_iter().map(Endpoint::from).collect()))
         }
         Address::Unix(path) => Ok(Target::Unix(path.as_path().into())),
     }
+}
+
+/// What `address` means now, looked up once, on a thread that may block.
+///
+/// # Errors
+/// The resolver's.
+pub async fn look_up_apart(address: Address) -> io::Result<Target> {
+    if address.is_literal() {
+        return look_up_target(&address);
+    }
+    tokio::task::spawn_blocking(move || look_up_target(&address)).await.map_err(io::Error::other)?
 }
 
 /// All addresses of a host, each once, in the system's order of preference.
@@ -227,8 +292,11 @@ pub fn look_up(host: &str, port: &str) -> io::Result<Vec<SocketAddr>> {
     if let Ok(ip) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(ip, port)]);
     }
+    if let Some(found) = zone::literal(host, port) {
+        return Ok(vec![found?]);
+    }
     let mut addrs = Vec::new();
-    for addr in (host, port).to_socket_addrs()? {
+    for addr in (host, port).to_socket_addrs().map_err(service_files::explain)? {
         if !addrs.contains(&addr) {
             addrs.push(addr);
         }
@@ -279,7 +347,7 @@ mod tests {
     }
 
     fn ips(last: u8) -> Target {
-        Target::Ips(Arc::new([SocketAddr::from(([192, 0, 2, last], 6379))]))
+        Target::Ips(Arc::new([SocketAddr::from(([192, 0, 2, last], 6379)).into()]))
     }
 
     /// Answers `script[n]` to lookup number `n`, and the last one from then on.
@@ -368,7 +436,9 @@ mod tests {
         let Target::Ips(addrs) = start("localhost:7").await.unwrap().current().unwrap() else {
             panic!("not IP addresses");
         };
-        assert!(addrs.iter().all(|addr| addr.ip().is_loopback() && addr.port() == 7));
+        let addrs = addrs.iter().map(|addr| addr.now().unwrap());
+        assert!(addrs.clone().all(|addr| addr.ip().is_loopback() && addr.port() == 7));
+        assert!(addrs.len() > 0);
         let unix = start("/tmp/x").await.unwrap().current().unwrap();
         assert_eq!(unix, Target::Unix(Path::new("/tmp/x").into()));
         assert!(start("localhost:no-such-port").await.is_err());
@@ -387,6 +457,10 @@ mod tests {
     fn zones_are_understood() {
         let addrs = look_up("fe80::1%lo", "80").unwrap();
         assert!(matches!(addrs[..], [SocketAddr::V6(v6)] if v6.scope_id() > 0), "{addrs:?}");
+        let kept = Endpoint::from(addrs[0]);
+        assert_eq!((kept.to_string().as_str(), kept.now().unwrap()), ("[fe80::1%lo]:80", addrs[0]));
+        let error = look_up("fe80::1%no-such-zone", "80").unwrap_err().to_string();
+        assert!(error.contains("no-such-zone"), "{error}");
     }
 
     #[test]

@@ -69,7 +69,7 @@ mod tests {
         let (listener, addr) = listener();
         listener.set_nonblocking(true).unwrap();
         for _ in 0..20 {
-            touch(&Target::Ips([addr].into()), None, soon()).await.unwrap();
+            touch(&Target::Ips([addr.into()].into()), None, soon()).await.unwrap();
         }
         assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
         let seen = std::net::TcpStream::connect(addr).unwrap();
@@ -81,14 +81,16 @@ mod tests {
     async fn who_does_not_listen_is_found_out() {
         let (gone, addr) = listener();
         drop(gone);
-        let error = touch(&Target::Ips([addr].into()), None, soon()).await.unwrap_err();
+        let error = touch(&Target::Ips([addr.into()].into()), None, soon()).await.unwrap_err();
         assert!(matches!(error, DialError::Refused { .. }), "{error}");
         // A refusal tells more than a way that is not there, whichever came first.
-        let reserved = "255.255.255.255:1".parse().unwrap();
-        let error = touch(&Target::Ips([reserved, addr].into()), None, soon()).await.unwrap_err();
+        let reserved: SocketAddr = "255.255.255.255:1".parse().unwrap();
+        let error = touch(&Target::Ips([reserved.into(), addr.into()].into()), None, soon())
+            .await
+            .unwrap_err();
         assert!(matches!(error, DialError::Refused { .. }), "{error}");
         let (_other, live) = listener();
-        touch(&Target::Ips([addr, live].into()), None, soon()).await.unwrap();
+        touch(&Target::Ips([addr.into(), live.into()].into()), None, soon()).await.unwrap();
         let missing = Target::Unix(std::path::Path::new("/nowhere/at/all").into());
         let error = touch(&missing, None, soon()).await.unwrap_err();
         assert!(matches!(error, DialError::Refused { .. }), "{error}");

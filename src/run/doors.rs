@@ -10,7 +10,7 @@ use tracing::warn;
 use super::about;
 use super::startup::{BACKLOG, Startup};
 use crate::addr::Source;
-use crate::net::{AsyncListener, Listener, SocketOptions};
+use crate::net::{AsyncListener, BindError, Listener, SocketOptions};
 use crate::sys::activation::Inherited;
 use crate::sys::handover::Given;
 use crate::tunnel::Options;
@@ -34,7 +34,9 @@ impl Door {
     /// Whether this is the source of that tunnel. Port 0 is another port for each.
     pub(super) fn fits(&self, options: &Options, source: &Source) -> bool {
         let owner = self.owner.as_deref().unwrap_or_default();
+        let is_current = |address| self.listeners.iter().all(|one| one.is_current(address));
         fits((owner, &self.source.to_string()), options, source)
+            && source.address().is_none_or(is_current)
     }
 
     /// Its sockets once more, for a successor of the process.
@@ -50,6 +52,10 @@ impl Door {
 impl Bound {
     fn new(options: &Options, source: &Source, listeners: Vec<Listener>) -> Self {
         Self { owner: options.name.clone(), source: source.clone(), listeners }
+    }
+
+    fn is_of(&self, options: &Options) -> bool {
+        self.owner == options.name
     }
 }
 
@@ -73,7 +79,7 @@ pub(super) async fn bind_first(
     startup: &mut Startup,
 ) -> anyhow::Result<Vec<Bound>> {
     let all = sources(plan);
-    let mut bound = vec![];
+    let (mut bound, mut missing) = (vec![], vec![]);
     for is_literal in [false, true] {
         for options in plan {
             for source in options.sources.iter().filter(|one| one.is_literal() == is_literal) {
@@ -85,12 +91,21 @@ pub(super) async fn bind_first(
                         }
                         _ => listen(source, &all, systemd).await,
                     };
-                    listeners = about(options, new)?;
+                    match new.map_err(may_be_missing) {
+                        Ok(new) => listeners = new,
+                        Err(Ok(error)) => {
+                            missing.push((options, error));
+                            continue;
+                        }
+                        Err(Err(error)) => return about(options, Err(error)),
+                    }
                 }
                 bound.push(Bound::new(options, source, listeners));
             }
         }
     }
+    let has_another = |options: &Options| bound.iter().any(|one| one.is_of(options));
+    tell_missing(missing, has_another)?;
     let used = all.iter().filter_map(Source::inherited).collect::<Vec<_>>();
     let names = systemd.unused(&used);
     if !names.is_empty() {
@@ -114,8 +129,40 @@ fn adopt(
         given.name.split_once('\t').is_some_and(|there| fits(there, options, source))
     };
     let sockets = given.extract_if(.., is_ours);
-    let adopted: io::Result<_> = sockets.map(|given| adopt(given.socket)).collect();
-    adopted.context("cannot take a socket over")
+    let adopted: io::Result<Vec<_>> = sockets.map(|given| adopt(given.socket)).collect();
+    let mut adopted = adopted.context("cannot take a socket over")?;
+    if let Some(address) = source.address() {
+        adopted.retain(|socket| socket.is_current(address));
+    }
+    Ok(adopted)
+}
+
+/// An error that is no matter as long as a tunnel listens elsewhere, or one that is.
+fn may_be_missing(error: anyhow::Error) -> Result<BindError, anyhow::Error> {
+    match error.downcast::<BindError>() {
+        Ok(error @ BindError::NoFamily { .. }) => Ok(error),
+        Ok(error) => Err(error.into()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Warns of what is not there for tunnels that have something else.
+///
+/// # Errors
+/// The first that is the only one of its tunnel.
+fn tell_missing(
+    missing: Vec<(&Options, BindError)>,
+    has_another: impl Fn(&Options) -> bool,
+) -> anyhow::Result<()> {
+    for (options, error) in missing {
+        if !has_another(options) {
+            return about(options, Err(error));
+        }
+        let tunnel = options.name.as_deref();
+        let detail = "it listens elsewhere; reload once the address is there";
+        warn!(tunnel, %error, detail, "one of a tunnel's sources is missing on this host");
+    }
+    Ok(())
 }
 
 /// Binds those sources of a plan that `is_open` does not know.
@@ -125,13 +172,21 @@ pub(super) async fn bind_missing(
     is_open: impl Fn(&Options, &Source) -> bool,
 ) -> anyhow::Result<Vec<Bound>> {
     let all = sources(plan);
-    let mut bound = vec![];
+    let (mut bound, mut missing): (Vec<Bound>, _) = (vec![], vec![]);
     for options in plan {
         for source in options.sources.iter().filter(|source| !is_open(options, source)) {
-            let listeners = about(options, listen(source, &all, systemd).await)?;
-            bound.push(Bound::new(options, source, listeners));
+            match listen(source, &all, systemd).await.map_err(may_be_missing) {
+                Ok(listeners) => bound.push(Bound::new(options, source, listeners)),
+                Err(Ok(error)) => missing.push((options, error)),
+                Err(Err(error)) => return about(options, Err(error)),
+            }
         }
     }
+    let has_another = |options: &Options| {
+        bound.iter().any(|one| one.is_of(options))
+            || options.sources.iter().any(|source| is_open(options, source))
+    };
+    tell_missing(missing, has_another)?;
     Ok(bound)
 }
 

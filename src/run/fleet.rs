@@ -204,7 +204,13 @@ impl Fleet {
         let mut next = Vec::with_capacity(plan.len());
         for (options, capacity) in plan.into_iter().zip(capacities) {
             let before = self.members.iter().position(|member| member.options.name == options.name);
-            match before.filter(|place| self.members[*place].options == options) {
+            // One that can listen where it could not before has changed as well.
+            let has_new_door = options
+                .sources
+                .iter()
+                .any(|source| new_doors.iter().any(|door| door.fits(&options, source)));
+            let is_same = |place: &usize| self.members[*place].options == options && !has_new_door;
+            match before.filter(is_same) {
                 Some(place) => next.push(Next::Same(place, capacity)),
                 None => {
                     let gate = about(&options, self.gate(options.gate.as_ref(), fresh))?;

@@ -18,9 +18,10 @@ use crate::files::place::{FileId, Place};
 use crate::gate::redis_store::RedisOptions;
 use crate::gate::{GateOptions, StoreOptions};
 use crate::keys::KeyRing;
-use crate::net::port_number;
+use crate::net::{port_number, service_files};
 use crate::sys::activation::Inherited;
 use crate::sys::keyfile::is_stdin;
+use crate::sys::library_files;
 use crate::sys::memory;
 use crate::sys::notify::Manager;
 use crate::sys::pidfile::READABLE;
@@ -84,6 +85,9 @@ impl Prepared {
         let keys = memory::lock(keys);
         let inherited = Inherited::take_over();
         let report = sandbox::enter(rules.as_ref());
+        if matches!(report.landlock, Landlock::Holds(_)) {
+            service_files::confine();
+        }
         Self { inherited, report, rules, _place: None, keys }
     }
 
@@ -198,12 +202,32 @@ pub fn rules_of_pipe(options: &PipeOptions) -> Rules {
 }
 
 fn rules_of_dialer(bind: Option<BindAddress>) -> Rules {
-    Rules {
+    let mut rules = Rules {
         bind: Some(bind.map(|bind| bind.port).into_iter().collect()),
         connect: Some(vec![DNS]),
         abstract_sockets: Manager::from_environment().is_abstract(),
         ..Rules::default()
+    };
+    let read = library_files::of_every_process(&service_files::NAME_FILES);
+    read.iter().for_each(|path| add_followed(&mut rules, path));
+    rules
+}
+
+/// Opens where a file leads that a library reads, as far as it is not open anyway.
+fn add_followed(rules: &mut Rules, path: &Path) {
+    for place in library_files::chain(path).into_iter().filter(|place| place.exists()) {
+        let directory = if place.is_dir() { place.clone() } else { home(&place) };
+        if sandbox::is_always_read(&directory) || is_open(rules, &place) {
+            continue;
+        }
+        if place.is_dir() { add_tree(rules, place) } else { add_read(rules, &place) }
     }
+}
+
+/// Whether what is at `place` can be read already.
+fn is_open(rules: &Rules, place: &Path) -> bool {
+    let mut open = rules.read.iter().filter_map(|it| it.canonicalize().ok());
+    place.canonicalize().is_ok_and(|real| open.any(|open| real.starts_with(open)))
 }
 
 /// What is listened on: a port, or a file that comes and goes.
@@ -262,14 +286,18 @@ fn add_redis(rules: &mut Rules, redis: &RedisOptions) {
     // Edits go to the master, wherever that is or will be: a server may be a replica.
     rules.connect = None;
     if redis.address.tls {
-        // Its directory: by the time it is read it may be another file.
-        redis.ca_file.iter().for_each(|file| add_read(rules, file));
+        // Their directories: by the time they are read they may be other files.
+        let files = redis.tls.iter().flat_map(|tls| tls.files.all());
+        files.for_each(|file| add_read(rules, file));
         // The variables are those that OpenSSL has for the system's certificates.
         let files = env::var_os("SSL_CERT_FILE").map(PathBuf::from);
         files.iter().for_each(|file| add_read(rules, file));
         let directories = env::var_os("SSL_CERT_DIR");
         let directories = directories.iter().flat_map(env::split_paths);
-        directories.for_each(|directory| add_tree(rules, directory));
+        let directories: Vec<PathBuf> = directories.collect();
+        let certificates = library_files::of_certificates(&directories);
+        directories.into_iter().for_each(|directory| add_tree(rules, directory));
+        certificates.iter().for_each(|path| add_followed(rules, path));
     }
 }
 

@@ -31,20 +31,22 @@ use nix::sys::resource::{Resource, setrlimit};
 /// The newest set of rules that was tried out; a newer kernel is asked for no more.
 const TESTED: ABI = ABI::V7;
 
-/// What every process reads: name service and certificates, wherever links in
-/// /etc lead; libraries that name service loads; time zones (syslog); how many
+/// What every process reads: name service and certificates, where links in /etc
+/// usually lead (`library_files` follows those that lead elsewhere); libraries that name service loads; time zones (syslog); how many
 /// processors it may use. What does not exist is passed over.
-const ALWAYS_READ: [&str; 17] = [
+const ALWAYS_READ: [&str; 19] = [
     "/etc",
     "/run/systemd/resolve",
     "/run/resolvconf",
     "/run/NetworkManager",
+    "/run/userdb",
     "/lib",
     "/lib64",
     "/usr/lib",
     "/usr/lib64",
     "/usr/local/lib",
     "/nix/store",
+    "/gnu/store",
     "/var/lib/sss",
     "/usr/share/zoneinfo",
     "/usr/share/ca-certificates",
@@ -131,6 +133,12 @@ pub enum Landlock {
     Absent(String),
     /// The version of its rules that holds.
     Holds(u32),
+}
+
+/// Whether every process may read what is in `directory`.
+pub fn is_always_read(directory: &Path) -> bool {
+    let mut always = ALWAYS_READ.iter().filter_map(|it| Path::new(it).canonicalize().ok());
+    directory.canonicalize().is_ok_and(|it| always.any(|always| it.starts_with(always)))
 }
 
 /// Restricts the process for good. Call it while it has a single thread.

@@ -309,7 +309,7 @@ mod tests {
             address: url.parse().unwrap(),
             credentials: None,
             sentinel_credentials: None,
-            ca_file: None,
+            tls: None,
             keys: Keys::default(),
         }));
         let (denied, on_revoke) = (Denied::default(), OnRevoke::default());

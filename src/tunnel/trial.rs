@@ -19,6 +19,7 @@ use super::report::told_by_the_far_end;
 use super::secure::{Terms, await_opened, say_open};
 use crate::addr::{Address, ClientAddr, ServiceName};
 use crate::gate::StoreOptions;
+use crate::gate::redis_store::LONGEST_WAY;
 use crate::net::{DialError, Target};
 use crate::probe::Verdict;
 use crate::proto::message::Open;
@@ -74,7 +75,8 @@ impl Finding {
     async fn of_store(store: StoreOptions, patience: Duration) -> Self {
         let target = "the gate's store".to_owned();
         let asked = async { store.open()?.standing(Ipv4Addr::UNSPECIFIED.into(), None).await };
-        let failed = match timeout(patience, asked).await {
+        // Each step has a time of its own, and says which it was.
+        let failed = match timeout(patience.max(LONGEST_WAY * 2), asked).await {
             Ok(Ok(_)) => None,
             Ok(Err(error)) => Some(("store", error.to_string())),
             Err(_) => Some(("store", "no answer in time; see that it can be reached".to_owned())),
@@ -84,8 +86,15 @@ impl Finding {
     }
 
     /// What a name means now.
-    async fn look_up(&mut self, target: &Address) -> Result<Target, Failed> {
-        let found = look_up_once(target.clone()).await;
+    async fn look_up(&mut self, target: &Address, patience: Duration) -> Result<Target, Failed> {
+        let found = timeout(patience, look_up_once(target.clone())).await;
+        let found = found.map_err(|_| {
+            let seconds = patience.as_secs_f64();
+            (
+                "name",
+                format!("looking up {target}: no answer within {seconds} s; check name service"),
+            )
+        })?;
         let found = found.map_err(|error| ("name", error.to_string()))?;
         self.passed.push("name");
         Ok(found)
@@ -105,7 +114,7 @@ impl Finding {
         (service, target): &(ServiceName, Address),
     ) -> Result<(), Failed> {
         let dialling = Dialling::from(options);
-        let target = self.look_up(target).await?;
+        let target = self.look_up(target, options.timeout).await?;
         let deadline = Instant::now() + options.timeout;
         let check = options.checks.get(service);
         let Some(talk) = check.and_then(|check| check.question.talk()) else {
@@ -135,7 +144,7 @@ impl Finding {
         target: &Address,
         service: &ServiceName,
     ) -> Result<(), Failed> {
-        let target = self.look_up(target).await?;
+        let target = self.look_up(target, options.timeout).await?;
         let deadline = Instant::now() + options.timeout;
         let dialling = Dialling::from(options);
         let terms =

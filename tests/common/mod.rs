@@ -14,6 +14,7 @@
 
 pub mod address;
 pub mod admin;
+pub mod certificates;
 pub mod clock;
 pub mod data;
 pub mod end;
@@ -22,6 +23,7 @@ pub mod hand;
 pub mod haproxy;
 pub mod legit;
 pub mod log;
+pub mod machine;
 pub mod mariadb;
 pub mod middleman;
 pub mod netns;

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use knockpipe::gate::any_store::AnyStore;
 use knockpipe::gate::redis_store::{Credentials, Keys, RedisOptions, RedisStore};
+#[cfg(feature = "aws-lc")]
+use knockpipe::gate::redis_store::{TlsFiles, TlsOptions};
 use knockpipe::gate::store::{Edit, Event};
 
 use super::conformance::{self, Backing, bans, edit, forget, history, ip, member, members};
@@ -21,7 +23,7 @@ pub fn options(url: &str) -> RedisOptions {
         address: url.parse().unwrap(),
         credentials: None,
         sentinel_credentials: None,
-        ca_file: None,
+        tls: None,
         keys: Keys::default(),
     }
 }
@@ -340,6 +342,13 @@ async fn users_with_few_rights_and_wrong_passwords() {
     follower.stop().await;
 }
 
+/// TLS with the certificates in this file.
+#[cfg(feature = "aws-lc")]
+fn trust(ca: &str) -> TlsOptions {
+    let files = TlsFiles { ca: Some(ca.into()), ..TlsFiles::default() };
+    TlsOptions::read(files, None).unwrap()
+}
+
 #[cfg(feature = "aws-lc")]
 #[tokio::test(flavor = "multi_thread")]
 async fn tls_checks_who_the_server_is() {
@@ -368,14 +377,14 @@ async fn tls_checks_who_the_server_is() {
         "no",
     ]);
     let mut trusting = options(&format!("rediss://127.0.0.1:{port}"));
-    trusting.ca_file = Some(at("cert").into());
+    trusting.tls = Some(trust(&at("cert")));
     let store = open_with(trusting);
     let mut follower = Follower::start(&store).await;
     server.ask("SADD ip-allowed 203.0.113.7");
     follower.until("the grant", |state| state.allows("203.0.113.7")).await;
     follower.stop().await;
     let mut elsewhere = options(&format!("rediss://localhost:{port}"));
-    elsewhere.ca_file = Some(at("cert").into());
+    elsewhere.tls = Some(trust(&at("cert")));
     let error =
         open_with(elsewhere).edit(Edit::Unban(ip("::1").into())).await.unwrap_err().to_string();
     assert!(error.contains("certificate"), "{error}");

@@ -129,6 +129,9 @@ fn tunnel(out: &mut String, tunnel: &TunnelReply) {
     }
     if let Some(gate) = &tunnel.gate {
         say("gate", &of_gate(gate));
+        if let Some(why) = &gate.away {
+            say("store", &format!("away: {why}"));
+        }
     }
     let (sent, received) = (size(tunnel.sent), size(tunnel.received));
     say("bytes", &format!("{sent} sent, {received} received"));

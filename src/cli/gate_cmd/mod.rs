@@ -220,7 +220,7 @@ pub(super) fn run(args: CommandArgs) -> Result<Done, Failure> {
         let advice = "check the limits of threads and memory";
         Failure::Runtime(anyhow::anyhow!("cannot start the runtime: {error}; {advice}"))
     })?;
-    runtime.block_on(async {
+    let done = runtime.block_on(async {
         match args.command {
             GateCommand::Allow(args) => changes::allow(args).await,
             GateCommand::Deny(args) => changes::deny(args).await,
@@ -234,7 +234,10 @@ pub(super) fn run(args: CommandArgs) -> Result<Done, Failure> {
             GateCommand::Import(args) => import::import(args).await,
             GateCommand::Export(args) => list::export(args).await,
         }
-    })
+    });
+    // A lookup in a name server that hangs must not hold us.
+    runtime.shutdown_background();
+    done
 }
 
 impl CommonArgs {

@@ -31,8 +31,17 @@ const VARIABLE: &str = "KNOCKPIPE_GATE";
 const PASSWORD: &str = "KNOCKPIPE_GATE_CREDENTIALS";
 
 /// The flags that name a store by themselves.
-const OWN: [&str; 7] =
-    ["gate", "gate_credentials", "gate_ca", "set", "history", "ban_prefix", "allow_prefix"];
+const OWN: [&str; 9] = [
+    "gate",
+    "gate_credentials",
+    "gate_ca",
+    "gate_cert",
+    "gate_key",
+    "set",
+    "history",
+    "ban_prefix",
+    "allow_prefix",
+];
 
 /// A gate, and how it is named: by flags of its own, or in one of the two other ways.
 #[derive(Debug, Args)]
@@ -70,7 +79,7 @@ pub(super) struct SourceArgs {
     )]
     user: Option<Uid>,
 
-    /// Accept a password file that its group or others can read or change
+    /// Accept a password file, and a --gate-key, that its group or others can read or change
     #[arg(long, help_heading = GATE)]
     allow_readable_key: bool,
 }

@@ -1,8 +1,8 @@
 //! The follower: one session after the other, each with connections of its own,
 //! from the first full read until something is lost.
 //!
-//! Reports that the store is away once for each absence; how often it tried is
-//! nobody's news.
+//! Reports that the store is away once for each absence and cause; how often it
+//! tried is nobody's news.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -62,7 +62,7 @@ pub(super) async fn follow(
     events: mpsc::Sender<Event>,
     mut asks: mpsc::Receiver<Vec<IpAddr>>,
 ) {
-    let mut away = false;
+    let mut told: Option<String> = None;
     let mut wait = FIRST_WAIT;
     loop {
         let began = Instant::now();
@@ -75,14 +75,15 @@ pub(super) async fn follow(
         if calm {
             wait = FIRST_WAIT;
         }
-        away &= !fresh;
+        told = told.filter(|_| !fresh);
         // A master that moved is found again at once, or else it is news.
         let moved = trouble.kind == Kind::Elsewhere && fresh && calm;
-        if !away && !moved {
-            away = true;
-            if events.send(Event::Away(trouble.to_string())).await.is_err() {
+        let why = trouble.to_string();
+        if !moved && told.as_ref() != Some(&why) {
+            if events.send(Event::Away(why.clone())).await.is_err() {
                 return;
             }
+            told = Some(why);
         }
         pause(rest(trouble.kind, wait, took), &mut asks).await;
         wait = (wait * 2).min(LONGEST_WAIT);
@@ -209,9 +210,9 @@ impl<'a> Session<'a> {
         let Pending { keys, members, everything, disconnected, .. } = self.pushes.take();
         if disconnected {
             let cause = "the connection was closed";
-            let excess = self.links.all.iter().find_map(Link::excess);
+            let failure = self.links.all.iter().find_map(Link::failure);
             let lost = || Trouble::new(Kind::Lost, self.links.names(), cause);
-            return Err(excess.unwrap_or_else(lost));
+            return Err(failure.unwrap_or_else(lost));
         }
         let now = Instant::now();
         let mut bans: Vec<Member> = vec![];

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::cause::{Cause, cause_of, is_of_tls};
 use super::meter::{Excess, HEAVIEST, Meter};
 
 /// What the answers of all servers of a store may weigh together.
@@ -22,6 +23,8 @@ pub(super) type Together = Arc<AtomicU64>;
 pub(super) struct Account {
     state: Mutex<State>,
     excess: OnceLock<Excess>,
+    /// Why the connection failed, which is lost on the way through its driver.
+    failure: OnceLock<Cause>,
     together: Together,
 }
 
@@ -52,7 +55,8 @@ impl Account {
     pub(super) fn new(together: Together) -> Arc<Self> {
         let mut state = State::default();
         state.meter.set_idle(true);
-        Arc::new(Self { state: Mutex::new(state), excess: OnceLock::new(), together })
+        let (excess, failure) = (OnceLock::new(), OnceLock::new());
+        Arc::new(Self { state: Mutex::new(state), excess, failure, together })
     }
 
     /// A question begins, over the same connection as those that wait. It has so many
@@ -67,6 +71,16 @@ impl Account {
     /// What was too much, if the connection failed for that.
     pub(super) fn excess(&self) -> Option<Excess> {
         self.excess.get().copied()
+    }
+
+    /// Why the connection failed, if it did.
+    pub(super) fn failure(&self) -> Option<Cause> {
+        self.failure.get().cloned()
+    }
+
+    /// Keeps the first failure.
+    fn note(&self, error: &io::Error) {
+        let _ = self.failure.set(cause_of(error));
     }
 
     /// Counts what came.
@@ -129,7 +143,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
             return Poll::Ready(Err(io::Error::other(excess)));
         }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        if let Err(error) = ready!(Pin::new(&mut self.stream).poll_read(cx, buf)) {
+            self.account.note(&error);
+            return Poll::Ready(Err(error));
+        }
         if let Err(excess) = self.account.take(&buf.filled()[before..]) {
             buf.set_filled(before);
             return Poll::Ready(Err(io::Error::other(excess)));
@@ -138,17 +155,33 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> Guarded<S> {
+    /// Notes why a write failed. A server that ends TLS says why before it closes, and
+    /// that is found by reading.
+    fn failed(&mut self, error: io::Error, cx: &mut Context<'_>) -> io::Error {
+        let mut room = [0; 1];
+        let read = Pin::new(&mut self.stream).poll_read(cx, &mut ReadBuf::new(&mut room));
+        match read {
+            Poll::Ready(Err(said)) if is_of_tls(&said) => self.account.note(&said),
+            _ => self.account.note(&error),
+        }
+        error
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf));
+        Poll::Ready(written.map_err(|error| self.failed(error, cx)))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = ready!(Pin::new(&mut self.stream).poll_flush(cx));
+        Poll::Ready(flushed.map_err(|error| self.failed(error, cx)))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,7 +1,7 @@
 //! One connection to one server: TCP, TLS or a unix socket, always RESP3.
 //!
-//! Every answer has to come within [`ANSWER`], so that a server that is stopped
-//! is noticed by whoever asks it next. A link never reconnects; whoever holds
+//! How it comes about is told in `way`. Every answer has to come within
+//! [`ANSWER`], so that a server that is stopped is noticed by whoever asks it next. A link never reconnects; whoever holds
 //! one drops it.
 
 use std::sync::Arc;
@@ -11,20 +11,20 @@ use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, Cmd, Pipeline, ProtocolVersion, RedisConnectionInfo, RedisError, Value,
 };
-use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::address::{Credentials, Node};
 use super::circle::Circle;
 use super::guarded::{Account, Guarded, Together};
+use super::meter::Excess;
 use super::pushes::Pushes;
 use super::tls::Tls;
 use super::trouble::{Kind, Trouble};
+use super::way::{Connected, Stream, connect};
+use crate::net::Names;
 
-/// How long a server may take to accept a connection, and for one answer.
+/// How long a server may take for one answer, a login among them.
 pub(super) const ANSWER: Duration = Duration::from_secs(1);
 
 /// How to reach a server of a store.
@@ -32,7 +32,9 @@ pub(super) const ANSWER: Duration = Duration::from_secs(1);
 pub(super) struct Access {
     pub(super) credentials: Option<Credentials>,
     pub(super) db: i64,
-    pub(super) tls: Option<Arc<Tls>>,
+    pub(super) tls: Option<Tls>,
+    /// Where the servers are that have names.
+    pub(super) names: Arc<Names>,
     /// What all connections of the store hold.
     pub(super) together: Together,
     /// Which servers the store connected to.
@@ -60,9 +62,6 @@ pub(super) enum Role {
     Unknown,
 }
 
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
-
 // === impl Link ===
 
 impl Link {
@@ -73,17 +72,20 @@ impl Link {
         pushes: Option<Arc<Pushes>>,
     ) -> Result<Self, Trouble> {
         access.circle.enter(node, Instant::now())?;
-        let opening = Self::connect(node, access, pushes);
-        timeout(ANSWER, opening).await.unwrap_or_else(|_| Err(Trouble::silent(node)))
+        let Connected { stream, with } = connect(node, access).await?;
+        let logging_in = Self::log_in(stream, (node, access), pushes);
+        let opened = timeout(ANSWER, logging_in).await;
+        let opened = opened.unwrap_or_else(|_| Err(Trouble::silent(node)));
+        opened.map_err(|trouble| trouble.at(&format!("logging in at {with}")))
     }
 
-    async fn connect(
-        node: &Node,
-        access: &Access,
+    async fn log_in(
+        stream: Box<dyn Stream>,
+        (node, access): (&Node, &Access),
         pushes: Option<Arc<Pushes>>,
     ) -> Result<Self, Trouble> {
         let account = Account::new(Arc::clone(&access.together));
-        let stream = Guarded::new(stream(node, access).await?, Arc::clone(&account));
+        let stream = Guarded::new(stream, Arc::clone(&account));
         let mut info = RedisConnectionInfo::default()
             .set_protocol(ProtocolVersion::RESP3)
             .set_skip_set_lib_name()
@@ -159,9 +161,9 @@ impl Link {
         answer.map_err(|error| self.trouble_of(&error))
     }
 
-    /// Why the connection failed, if the server sent too much.
-    pub(super) fn excess(&self) -> Option<Trouble> {
-        excess(&self.node, &self.account)
+    /// Why the connection failed, where that is known.
+    pub(super) fn failure(&self) -> Option<Trouble> {
+        failure(&self.node, &self.account)
     }
 
     fn trouble_of(&self, error: &RedisError) -> Trouble {
@@ -191,13 +193,15 @@ impl Link {
     }
 }
 
-/// What went wrong; a connection that failed for what was sent says so.
+/// What went wrong; a connection that failed knows best why.
 fn trouble_of(error: &RedisError, node: &Node, account: &Account) -> Trouble {
-    excess(node, account).unwrap_or_else(|| Trouble::of(error, node))
+    failure(node, account).unwrap_or_else(|| Trouble::of(error, node))
 }
 
-fn excess(node: &Node, account: &Account) -> Option<Trouble> {
-    account.excess().map(|excess| Trouble::new(Kind::TooMuch, node, excess.to_string()))
+fn failure(node: &Node, account: &Account) -> Option<Trouble> {
+    let too_much = |excess: Excess| Trouble::new(Kind::TooMuch, node, excess.to_string());
+    let excess = account.excess().map(too_much);
+    excess.or_else(|| account.failure().map(|cause| Trouble::broken(cause, node)))
 }
 
 fn role(answer: &Value) -> Option<Role> {
@@ -236,22 +240,5 @@ pub(super) fn list(value: Value) -> Option<Vec<Value>> {
         Value::Array(parts) | Value::Set(parts) => Some(parts),
         Value::Map(pairs) => Some(pairs.into_iter().flat_map(|(k, v)| [k, v]).collect()),
         _ => None,
-    }
-}
-
-async fn stream(node: &Node, access: &Access) -> Result<Box<dyn Stream>, Trouble> {
-    let failed = |error| Trouble::io(&error, node);
-    match node {
-        Node::Unix(path) => Ok(Box::new(UnixStream::connect(path).await.map_err(failed)?)),
-        Node::Tcp { host, port } => {
-            let tcp = TcpStream::connect((host.as_str(), *port)).await.map_err(failed)?;
-            tcp.set_nodelay(true).map_err(failed)?;
-            let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(10));
-            SockRef::from(&tcp).set_tcp_keepalive(&keepalive).map_err(failed)?;
-            if let Some(tls) = &access.tls {
-                return Ok(Box::new(tls.wrap(tcp, host).await.map_err(failed)?));
-            }
-            Ok(Box::new(tcp))
-        }
     }
 }

@@ -8,6 +8,7 @@
 
 mod address;
 mod batch;
+mod cause;
 mod circle;
 mod follow;
 mod full_read;
@@ -22,13 +23,15 @@ mod plan;
 mod pushes;
 mod recheck;
 mod tls;
+#[cfg(feature = "aws-lc")]
+mod tls_cause;
 mod topology;
 mod trouble;
 mod walk;
+mod way;
 mod write;
 
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -37,13 +40,13 @@ use tokio::sync::{Mutex, mpsc};
 pub use address::{AddressError, Credentials, Node, RedisAddress, Servers};
 pub use batch::MOST_TOGETHER;
 pub use keys::Keys;
-pub use tls::check_ca;
+pub use tls::{TlsError, TlsFiles, TlsOptions};
+pub use way::LONGEST as LONGEST_WAY;
 
 use super::member::Item;
 use super::store::{Edit, Event, Receipt, Standing, StoreError};
 use guarded::Together;
 use link::Access;
-use tls::Tls;
 use topology::Topology;
 
 /// Where a Redis store is and what it holds.
@@ -55,8 +58,8 @@ pub struct RedisOptions {
     pub credentials: Option<Credentials>,
     /// Who to be at Sentinels, which have passwords of their own.
     pub sentinel_credentials: Option<Credentials>,
-    /// Certificates (PEM) to trust instead of the system's.
-    pub ca_file: Option<PathBuf>,
+    /// What secures connections; `None` where the address asks for no TLS.
+    pub tls: Option<TlsOptions>,
     /// The names of the keys.
     pub keys: Keys,
 }
@@ -85,13 +88,14 @@ pub struct RedisStore {
 impl RedisStore {
     /// A store; connects to nothing yet.
     pub fn new(options: RedisOptions) -> Self {
-        let RedisOptions { address, credentials, sentinel_credentials, ca_file, keys } = options;
+        let RedisOptions { address, credentials, sentinel_credentials, tls, keys } = options;
         let credentials = credentials.or_else(|| address.credentials.clone());
-        let tls = address.tls.then(|| Arc::new(Tls::new(ca_file)));
         let access = Access {
             credentials,
             db: address.db,
-            tls,
+            // Never without, where the address asks for it.
+            tls: address.tls.then(|| tls.unwrap_or_else(TlsOptions::of_system).tls()),
+            names: Arc::default(),
             together: Together::default(),
             circle: Arc::default(),
         };

@@ -1,47 +1,216 @@
 //! TLS to a Redis server, sealed by aws-lc.
 //!
 //! The server's certificate is always checked, against the system's roots or
-//! against the given file. A build without aws-lc has no TLS and says so.
+//! against the given file. Everything is read when options are made, at the start
+//! and at a reload, so that a file that cannot be used is found out before anything
+//! changes. Two that were read from the same bytes are equal: then a reload has
+//! nothing to do. A build without aws-lc has no TLS and says so.
 
-use std::io;
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
 
-use tokio::net::TcpStream;
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
 
-#[cfg(feature = "aws-lc")]
-pub(super) use with_aws_lc::Tls;
-#[cfg(feature = "aws-lc")]
-pub use with_aws_lc::check_ca;
+use crate::files::read::{ReadError, read};
 
-#[cfg(feature = "aws-lc")]
-mod with_aws_lc {
-    use std::path::Path;
-    use std::sync::Arc;
+pub(super) use imp::Tls;
 
-    use tokio::sync::OnceCell;
-    use tokio_rustls::TlsConnector;
-    use tokio_rustls::client::TlsStream;
-    use tokio_rustls::rustls::crypto::aws_lc_rs;
-    use tokio_rustls::rustls::pki_types::pem::PemObject;
-    use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
-    use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+/// The most bytes of a file of certificates: 16 MiB.
+const LONGEST: usize = 16 << 20;
 
-    use super::{PathBuf, TcpStream, io};
-    use crate::files::read::{open, read};
+/// What checks the server, and what we show to it.
+#[derive(Clone)]
+pub struct TlsOptions {
+    /// The files that are read.
+    pub files: TlsFiles,
+    /// Of everything that was read.
+    digest: [u8; 32],
+    tls: Tls,
+}
 
-    /// The most bytes of a file of certificates: 16 MiB.
-    const LONGEST: usize = 16 << 20;
+/// Files for TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Certificates (PEM) to trust instead of the system's.
+    pub ca: Option<PathBuf>,
+    /// The certificate (PEM) to show to the server, with those between it and its authority.
+    pub cert: Option<PathBuf>,
+    /// Its private key (PEM).
+    pub key: Option<PathBuf>,
+}
 
-    /// Whom to trust; reads that once, when the first connection is made.
-    pub(in super::super) struct Tls {
-        ca_file: Option<PathBuf>,
-        connector: OnceCell<TlsConnector>,
+/// Which of the files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Those to trust.
+    Ca,
+    /// The one to show.
+    Cert,
+}
+
+/// Why files for TLS are of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// It cannot be read.
+    #[error(
+        "cannot read {which} {file}: {cause}; check its path and who may read it, and that it is a regular file",
+        file = .file.display()
+    )]
+    Unreadable {
+        /// What it is for.
+        which: Which,
+        /// The file.
+        file: PathBuf,
+        /// Why not.
+        cause: ReadError,
+    },
+    /// There is nothing to check a server with, or to show to it.
+    #[error(
+        "{0} {file} holds no certificates that can be read; name a file of PEM certificates",
+        file = .1.display()
+    )]
+    NoCertificates(Which, PathBuf),
+    /// The key is no key.
+    #[error("--gate-key {file} {cause}", file = .file.display())]
+    Key {
+        /// The file.
+        file: PathBuf,
+        /// What it is instead, and the remedy.
+        cause: &'static str,
+    },
+    /// They do not belong together.
+    #[error(
+        "--gate-key {key} is not the key of --gate-cert {cert}: {cause}; name the two that were made together",
+        key = .key.display(), cert = .cert.display()
+    )]
+    NotAPair {
+        /// The certificate's file.
+        cert: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+        /// What the library says.
+        cause: String,
+    },
+}
+
+impl TlsFiles {
+    /// Those that are named.
+    pub fn all(&self) -> impl Iterator<Item = &PathBuf> {
+        [&self.ca, &self.cert, &self.key].into_iter().flatten()
+    }
+}
+
+impl fmt::Display for Which {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ca => "--gate-ca",
+            Self::Cert => "--gate-cert",
+        })
+    }
+}
+
+impl TlsOptions {
+    /// Reads the files. Of the private key that is the caller's business, who knows who
+    /// else may read it: it is there if, and only if, its file is named.
+    ///
+    /// # Errors
+    /// [`TlsError`]. Without trusted certificates of the system the first connection
+    /// fails instead: they may come.
+    pub fn read(files: TlsFiles, key: Option<&Zeroizing<Vec<u8>>>) -> Result<Self, TlsError> {
+        let mut digest = Sha256::new();
+        let mut certificates = |which, file: &Option<PathBuf>| {
+            let Some(file) = file else { return Ok(None) };
+            let bytes = read(file, LONGEST).map_err(|cause| {
+                let file = file.clone();
+                TlsError::Unreadable { which, file, cause }
+            })?;
+            // With their lengths, so that no two pairs of files are alike.
+            digest.update((bytes.len() as u64).to_be_bytes());
+            digest.update(&bytes);
+            Ok(Some(bytes))
+        };
+        let ca = certificates(Which::Ca, &files.ca)?;
+        let cert = certificates(Which::Cert, &files.cert)?;
+        let own = match (&files.cert, &cert, &files.key, key) {
+            (Some(cert_file), Some(cert), Some(key_file), Some(key)) => {
+                Some(Own { cert_file, cert, key_file, key })
+            }
+            _ => None,
+        };
+        key.inspect(|key| digest.update(key.as_slice()));
+        let tls = Tls::new(files.ca.as_deref().zip(ca.as_ref()), own, &mut digest)?;
+        Ok(Self { files, digest: digest.finalize().into(), tls })
     }
 
+    /// No files: the system's certificates.
+    pub fn of_system() -> Self {
+        Self::read(TlsFiles::default(), None).expect("no file is named that could be wrong")
+    }
+
+    /// What connections are secured with.
+    pub(super) fn tls(&self) -> Tls {
+        self.tls.clone()
+    }
+}
+
+impl PartialEq for TlsOptions {
+    fn eq(&self, other: &Self) -> bool {
+        self.files == other.files && self.digest == other.digest
+    }
+}
+
+impl fmt::Debug for TlsOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsOptions").field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+/// A certificate and its key, as they were read.
+struct Own<'a> {
+    cert_file: &'a Path,
+    cert: &'a [u8],
+    key_file: &'a Path,
+    key: &'a [u8],
+}
+
+#[cfg(feature = "aws-lc")]
+mod imp {
+    use std::io;
+    use std::path::{Path, PathBuf};
+    use std::sync::Arc;
+
+    use sha2::{Digest, Sha256};
+    use tokio::net::TcpStream;
+    use tokio_rustls::TlsConnector;
+    use tokio_rustls::client::TlsStream;
+    use tokio_rustls::rustls::client::ResolvesClientCert;
+    use tokio_rustls::rustls::crypto::aws_lc_rs;
+    use tokio_rustls::rustls::pki_types::pem::PemObject;
+    use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+    use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
+    use tokio_rustls::rustls::{ClientConfig, Error, InconsistentKeys, RootCertStore};
+    use zeroize::{Zeroize, Zeroizing};
+
+    use super::{Own, TlsError, Which};
+    use crate::files::read::open;
+
+    /// What secures connections, or why nothing does.
+    #[derive(Clone)]
+    pub(in super::super) struct Tls(Result<TlsConnector, Arc<str>>);
+
     impl Tls {
-        /// Trusts what signed the certificates in `ca_file`, or the system's roots.
-        pub(in super::super) fn new(ca_file: Option<PathBuf>) -> Self {
-            Self { ca_file, connector: OnceCell::new() }
+        pub(super) fn new(
+            ca: Option<(&Path, &Zeroizing<Vec<u8>>)>,
+            own: Option<Own<'_>>,
+            digest: &mut Sha256,
+        ) -> Result<Self, TlsError> {
+            let identity = own.map(|own| identity(&own)).transpose()?;
+            let roots = match ca {
+                Some((file, pem)) => Ok(named_roots(file, pem)?),
+                None => system_roots(digest),
+            };
+            Ok(Self(roots.and_then(|roots| connector(roots, identity)).map_err(Arc::from)))
         }
 
         /// Shakes hands over `tcp` with a server that has to prove to be `host`.
@@ -50,89 +219,132 @@ mod with_aws_lc {
             tcp: TcpStream,
             host: &str,
         ) -> io::Result<TlsStream<TcpStream>> {
-            let connector = self.connector.get_or_try_init(|| self.connector()).await?;
+            let connector = self.0.as_ref().map_err(|why| io::Error::other(&**why))?;
+            // Where an address is says nothing about whose it is.
+            let host = host.split_once('%').map_or(host, |(ip, _)| ip);
             let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
             connector.connect(name, tcp).await
         }
-
-        async fn connector(&self) -> io::Result<TlsConnector> {
-            let ca_file = self.ca_file.clone();
-            let roots = tokio::task::spawn_blocking(move || roots(ca_file.as_deref())).await;
-            let roots = roots.map_err(io::Error::other)??;
-            let provider = Arc::new(aws_lc_rs::default_provider());
-            let config = ClientConfig::builder_with_provider(provider)
-                .with_safe_default_protocol_versions()
-                .map_err(io::Error::other)?
-                .with_root_certificates(roots)
-                .with_no_client_auth();
-            Ok(TlsConnector::from(Arc::new(config)))
-        }
     }
 
-    /// Whether the file at `path` can be read and holds certificates.
-    ///
-    /// # Errors
-    /// Why it is of no use: the first that cannot be read, or that there is none.
-    pub fn check_ca(path: &Path) -> io::Result<()> {
-        roots(Some(path)).map(drop)
+    fn connector(
+        roots: RootCertStore,
+        identity: Option<Arc<SingleCertAndKey>>,
+    ) -> Result<TlsConnector, String> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| error.to_string())?
+            .with_root_certificates(roots);
+        let config = match identity {
+            Some(identity) => {
+                config.with_client_cert_resolver(identity as Arc<dyn ResolvesClientCert>)
+            }
+            None => config.with_no_client_auth(),
+        };
+        Ok(TlsConnector::from(Arc::new(config)))
     }
 
-    fn roots(ca_file: Option<&Path>) -> io::Result<RootCertStore> {
+    fn named_roots(file: &Path, pem: &[u8]) -> Result<RootCertStore, TlsError> {
         let mut roots = RootCertStore::empty();
-        match ca_file {
-            Some(path) => {
-                let bad = |error: &dyn std::fmt::Display| {
-                    let path = path.display();
-                    io::Error::other(format!("cannot read certificates in {path}: {error}"))
-                };
-                let bytes = read(path, LONGEST).map_err(|error| bad(&error))?;
-                for certificate in CertificateDer::pem_slice_iter(&bytes) {
-                    let certificate = certificate.map_err(|error| bad(&error))?;
-                    roots.add(certificate).map_err(io::Error::other)?;
-                }
-            }
-            None => {
-                // It is read by the library, which would wait for a pipe.
-                if let Some(path) = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from) {
-                    open(&path).map_err(|error| {
-                        let path = path.display();
-                        io::Error::other(format!("cannot read SSL_CERT_FILE {path}: {error}"))
-                    })?;
-                }
-                let found = rustls_native_certs::load_native_certs();
-                roots.add_parsable_certificates(found.certs);
-            }
-        }
-        if roots.is_empty() {
-            let from = ca_file.map(|path| format!(" in {}", path.display())).unwrap_or_default();
-            let cause = format!("there are no certificates{from} to check a server with");
-            return Err(io::Error::other(cause));
+        for certificate in certificates(Which::Ca, file, pem)? {
+            let none = |_| TlsError::NoCertificates(Which::Ca, file.to_owned());
+            roots.add(certificate).map_err(none)?;
         }
         Ok(roots)
     }
-}
 
-/// Whether the file at `path` can be read; what it holds is nothing to this build.
-///
-/// # Errors
-/// What the system said.
-#[cfg(not(feature = "aws-lc"))]
-pub fn check_ca(path: &std::path::Path) -> io::Result<()> {
-    crate::files::read::open(path).map(drop).map_err(io::Error::other)
-}
-
-/// Refuses: this build has no TLS.
-#[cfg(not(feature = "aws-lc"))]
-pub(super) struct Tls;
-
-#[cfg(not(feature = "aws-lc"))]
-impl Tls {
-    pub(super) fn new(_: Option<PathBuf>) -> Self {
-        Self
+    /// All of a file, of which there is at least one.
+    fn certificates(
+        which: Which,
+        file: &Path,
+        pem: &[u8],
+    ) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+        let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+        let found = found.ok().filter(|found| !found.is_empty());
+        found.ok_or_else(|| TlsError::NoCertificates(which, file.to_owned()))
     }
 
-    #[expect(clippy::unused_async, reason = "it stands in for a handshake")]
-    pub(super) async fn wrap(&self, _: TcpStream, _: &str) -> io::Result<TcpStream> {
-        Err(io::Error::other("this build lacks aws-lc and so TLS; use redis://"))
+    fn system_roots(digest: &mut Sha256) -> Result<RootCertStore, String> {
+        // It is read by the library, which would wait for a pipe.
+        if let Some(path) = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from) {
+            open(&path).map_err(|error| {
+                let path = path.display();
+                format!("cannot read SSL_CERT_FILE {path}: {error}")
+            })?;
+        }
+        let mut found = rustls_native_certs::load_native_certs().certs;
+        // A directory gives them in any order.
+        found.sort_unstable_by(|one, other| one.as_ref().cmp(other.as_ref()));
+        found.iter().for_each(|certificate| digest.update(certificate));
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(found);
+        if roots.is_empty() {
+            return Err("there are no certificates to check a server with".to_owned());
+        }
+        Ok(roots)
+    }
+
+    /// What shows who we are.
+    fn identity(own: &Own<'_>) -> Result<Arc<SingleCertAndKey>, TlsError> {
+        let Own { cert_file, cert, key_file, key } = *own;
+        let chain = certificates(Which::Cert, cert_file, cert)?;
+        let no_key = |cause| TlsError::Key { file: key_file.to_owned(), cause };
+        let mut key = PrivateKeyDer::from_pem_slice(key).map_err(|_| {
+            let is_encrypted = key.windows(9).any(|word| word == b"ENCRYPTED");
+            no_key(match is_encrypted {
+                true => "is encrypted; decrypt it with 'openssl pkey -in FILE -out NEW'",
+                false => "holds no private key; name a file of PEM (PKCS#8, PKCS#1 or SEC1)",
+            })
+        })?;
+        let signer = aws_lc_rs::sign::any_supported_type(&key);
+        key.zeroize();
+        let signer = signer.map_err(|_| {
+            no_key("is of a kind that is not known; make one of RSA, EC or Ed25519")
+        })?;
+        let pair = CertifiedKey::new(chain, signer);
+        match pair.keys_match() {
+            Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
+            Err(error) => {
+                let (cert, key) = (cert_file.to_owned(), key_file.to_owned());
+                return Err(TlsError::NotAPair { cert, key, cause: error.to_string() });
+            }
+        }
+        Ok(Arc::new(SingleCertAndKey::from(pair)))
+    }
+}
+
+#[cfg(not(feature = "aws-lc"))]
+mod imp {
+    use std::io;
+    use std::path::Path;
+
+    use sha2::Sha256;
+    use tokio::net::TcpStream;
+    use zeroize::Zeroizing;
+
+    use super::{Own, TlsError};
+
+    /// Refuses: this build has no TLS.
+    #[derive(Clone)]
+    pub(in super::super) struct Tls;
+
+    impl Tls {
+        /// What the files hold is nothing to this build.
+        pub(super) fn new(
+            _: Option<(&Path, &Zeroizing<Vec<u8>>)>,
+            own: Option<Own<'_>>,
+            _: &mut Sha256,
+        ) -> Result<Self, TlsError> {
+            if let Some(Own { cert_file, cert, key_file, key }) = own {
+                let _ = (cert_file, cert, key_file, key);
+            }
+            Ok(Self)
+        }
+
+        #[expect(clippy::unused_async, reason = "it stands in for a handshake")]
+        pub(in super::super) async fn wrap(&self, _: TcpStream, _: &str) -> io::Result<TcpStream> {
+            Err(io::Error::other("this build lacks aws-lc and so TLS; use redis://"))
+        }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use redis::Value;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::address::{Credentials, Node, RedisAddress, Servers};
 use super::keys::{SLOTS, slot};
@@ -19,7 +19,7 @@ use super::trouble::{Kind, Trouble};
 
 /// How often Sentinels and Clusters are asked whether a master moved.
 const WATCH: Duration = Duration::from_millis(700);
-/// How long each of those who know may take.
+/// How long those who know may take as soon as one of them has answered.
 const OPINION: Duration = Duration::from_millis(500);
 /// How many nodes of a Cluster are remembered and asked.
 pub(super) const MOST_ASKED: usize = 16;
@@ -131,7 +131,8 @@ impl Topology {
         }
     }
 
-    /// Asks all `nodes` at once and takes the most recent opinion.
+    /// Asks all `nodes` at once and takes the most recent opinion of those who answer in
+    /// time; where nobody does, the first answer.
     async fn best(
         &self,
         nodes: &[Node],
@@ -146,25 +147,33 @@ impl Topology {
         for node in nodes {
             let (question, node) = (question.clone(), node.clone());
             asked.spawn(async move {
-                let answer = timeout(OPINION, question.ask(&node)).await;
-                let answer = answer.unwrap_or_else(|_| Err(Trouble::silent(&node)));
-                if answer.is_err() {
-                    question.known().remove(&node);
-                }
-                answer
+                let answer = question.ask(&node).await;
+                (node, answer)
             });
         }
         let mut best: Option<Map> = None;
         let mut trouble = Trouble::new(Kind::Lost, "nobody", "no server was asked");
-        while let Some(answer) = asked.join_next().await {
-            match answer.expect("asking does not panic") {
-                Ok(map) if best.as_ref().is_none_or(|best| best.epoch < map.epoch) => {
-                    best = Some(map);
+        let patience = Instant::now() + OPINION;
+        let mut answered = vec![];
+        loop {
+            let next = match &best {
+                Some(_) => timeout_at(patience, asked.join_next()).await.unwrap_or(None),
+                None => asked.join_next().await,
+            };
+            let Some(next) = next else { break };
+            let (node, answer) = next.expect("asking does not panic");
+            match answer {
+                Ok(map) => {
+                    answered.push(node);
+                    if best.as_ref().is_none_or(|best| best.epoch < map.epoch) {
+                        best = Some(map);
+                    }
                 }
-                Ok(_) => {}
                 Err(other) => trouble = other,
             }
         }
+        // A connection over which no answer came is worth nothing.
+        question.known().retain(|node, _| answered.contains(node));
         best.ok_or(trouble)
     }
 

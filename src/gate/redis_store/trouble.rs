@@ -1,12 +1,12 @@
 //! What goes wrong at a Redis server, sorted by what to do about it.
 
 use std::fmt;
-use std::io;
 
 use redis::{ErrorKind, RedisError, ServerError};
 
 use super::super::store::StoreError;
 use super::address::Node;
+use super::cause::{Cause, cause_of};
 use crate::printable::printable;
 
 /// Something went wrong at a server.
@@ -17,6 +17,8 @@ pub(super) struct Trouble {
     pub(super) server: String,
     /// One line without the server.
     pub(super) cause: String,
+    /// What to do about it, where that is known better than by its kind.
+    remedy: Option<&'static str>,
 }
 
 /// What kind of trouble, which decides how to go on.
@@ -52,15 +54,18 @@ pub(super) enum Kind {
 
 impl Trouble {
     pub(super) fn new(kind: Kind, server: impl fmt::Display, cause: impl Into<String>) -> Self {
-        Self { kind, server: one_line(&server.to_string()), cause: one_line(&cause.into()) }
+        let (server, cause) = (one_line(&server.to_string()), one_line(&cause.into()));
+        Self { kind, server, cause, remedy: None }
     }
 
     pub(super) fn of(error: &RedisError, server: &Node) -> Self {
-        Self::new(kind(error), server, cause(error))
+        let Cause { text, remedy } = cause(error);
+        Self::new(kind(error), server, text).with(remedy)
     }
 
-    pub(super) fn io(error: &io::Error, server: &Node) -> Self {
-        Self::new(Kind::Lost, server, one_line(&error.to_string()))
+    /// A connection that failed for this cause.
+    pub(super) fn broken(cause: Cause, server: &Node) -> Self {
+        Self::new(Kind::Lost, server, cause.text).with(cause.remedy)
     }
 
     pub(super) fn silent(server: &Node) -> Self {
@@ -76,9 +81,19 @@ impl Trouble {
         self
     }
 
+    /// With a remedy that is better than that of its kind, if there is one.
+    pub(super) fn with(self, remedy: Option<&'static str>) -> Self {
+        Self { remedy: remedy.or(self.remedy), ..self }
+    }
+
+    /// As the trouble of one step.
+    pub(super) fn at(self, step: &str) -> Self {
+        Self { cause: one_line(&format!("{step}: {}", self.cause)), ..self }
+    }
+
     /// As an error about `key`.
     pub(super) fn about(self, key: &str) -> StoreError {
-        let remedy = match self.kind {
+        let remedy = self.remedy.unwrap_or_else(|| match self.kind {
             Kind::Lost | Kind::Silent => "see whether the server runs and can be reached",
             Kind::Elsewhere | Kind::Loading => "try again in a moment",
             Kind::ReadOnly => "name its master, or the Sentinels that know it",
@@ -90,7 +105,7 @@ impl Trouble {
             Kind::Full => "free memory on the server, or raise its maxmemory",
             Kind::TooMuch => TOO_MUCH,
             Kind::Other => "see the server's log",
-        };
+        });
         StoreError::Failed { server: self.server, key: key.to_owned(), cause: self.cause, remedy }
     }
 
@@ -122,6 +137,7 @@ impl fmt::Display for Trouble {
         write!(f, "{}: {}", self.server, self.cause)?;
         // Nothing but the operator ends these.
         match self.kind {
+            _ if self.remedy.is_some() => write!(f, "; {}", self.remedy.unwrap_or_default()),
             Kind::NoPassword => write!(f, "; {NO_PASSWORD}"),
             Kind::WrongPassword => write!(f, "; {WRONG_PASSWORD}"),
             Kind::WrongLogin => write!(f, "; {WRONG_LOGIN}"),
@@ -158,13 +174,15 @@ fn said(error: &RedisError) -> Option<ServerError> {
 }
 
 /// What the server said, as it said it; else what the system said.
-fn cause(error: &RedisError) -> String {
+fn cause(error: &RedisError) -> Cause {
+    let plain = |text: String| Cause { text, remedy: None };
     if error.is_timeout() {
-        return "does not answer within a second".to_owned();
+        return plain("does not answer within a second".to_owned());
     }
     match said(error) {
-        Some(said) => one_line(&format!("{} {}", said.code(), said.details().unwrap_or_default())),
-        None => one_line(&error.to_string()),
+        Some(said) => plain(format!("{} {}", said.code(), said.details().unwrap_or_default())),
+        None if error.kind() == ErrorKind::Io => cause_of(error),
+        None => plain(error.to_string()),
     }
 }
 

@@ -1,0 +1,62 @@
+//! What to tell of an error that others are wrapped around.
+//!
+//! What a library says first is that something failed; why stands at the inner end
+//! of the chain. Of TLS also what to do is told, since the words of the protocol
+//! help nobody.
+
+use std::error::Error;
+use std::io;
+
+/// A cause in one line, and the remedy where there is a certain one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Cause {
+    pub(super) text: String,
+    pub(super) remedy: Option<&'static str>,
+}
+
+/// What the chain that begins with `error` tells.
+pub(super) fn cause_of(error: &(dyn Error + 'static)) -> Cause {
+    let mut innermost = error;
+    loop {
+        #[cfg(feature = "aws-lc")]
+        if let Some(told) = super::tls_cause::told(innermost) {
+            return told;
+        }
+        match inner(innermost) {
+            Some(next) => innermost = next,
+            None => return Cause { text: innermost.to_string(), remedy: None },
+        }
+    }
+}
+
+/// Whether the chain tells of TLS.
+pub(super) fn is_of_tls(error: &(dyn Error + 'static)) -> bool {
+    cause_of(error).remedy.is_some()
+}
+
+/// The error inside of one. Of an `io::Error` that is what it was made of, which its
+/// own `source` skips.
+fn inner<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    match error.downcast_ref::<io::Error>() {
+        Some(error) => error.get_ref().map(|inner| inner as &(dyn Error + 'static)),
+        None => error.source(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("outer")]
+    struct Outer(#[source] io::Error);
+
+    #[test]
+    fn the_innermost_error_is_told() {
+        let inner = io::Error::other(Outer(io::Error::other("the true cause")));
+        let outer = Outer(io::Error::other(inner));
+        assert_eq!(cause_of(&outer).text, "the true cause");
+        let system = io::Error::from_raw_os_error(113);
+        assert_eq!(cause_of(&system).text, system.to_string());
+    }
+}

@@ -1,0 +1,159 @@
+//! What went wrong with TLS, in words, each with its remedy.
+
+use std::error::Error;
+
+use tokio_rustls::rustls::{AlertDescription, CertificateError, Error as TlsError};
+
+use super::cause::Cause;
+
+/// What an error tells, if it is one of TLS.
+pub(super) fn told(error: &(dyn Error + 'static)) -> Option<Cause> {
+    let error = error.downcast_ref::<TlsError>()?;
+    Some(match error {
+        TlsError::InvalidCertificate(wrong) => certificate(wrong),
+        TlsError::AlertReceived(alert) => refused(*alert),
+        TlsError::InvalidMessage(_) => cause(
+            "what answers does not speak TLS",
+            "name the server's TLS port, or write redis://",
+        ),
+        other => cause(other.to_string(), "see which TLS the server offers, and its log"),
+    })
+}
+
+fn cause(text: impl Into<String>, remedy: &'static str) -> Cause {
+    Cause { text: text.into(), remedy: Some(remedy) }
+}
+
+/// The server's certificate is not good enough for us.
+fn certificate(wrong: &CertificateError) -> Cause {
+    use CertificateError as E;
+    match wrong {
+        E::Expired => cause("the server's certificate has expired", RENEW),
+        E::ExpiredContext { time, not_after } => {
+            let days = time.as_secs().saturating_sub(not_after.as_secs()) / 86_400;
+            let ago = if days > 1 { format!(", {days} days ago") } else { String::new() };
+            cause(format!("the server's certificate has expired{ago}"), RENEW)
+        }
+        E::NotValidYet | E::NotValidYetContext { .. } => {
+            cause("the server's certificate is not valid yet", "check this host's clock")
+        }
+        E::UnknownIssuer => cause(
+            "the server's certificate is of an unknown authority",
+            "give that authority's certificate with --gate-ca FILE",
+        ),
+        E::NotValidForName => cause("the server's certificate is for another name", RENAME),
+        E::NotValidForNameContext { expected, presented } => {
+            let names = match &presented[..] {
+                [] => "no name".to_owned(),
+                names => names.join(", "),
+            };
+            let expected = expected.to_str();
+            cause(format!("the server's certificate is for {names} and not for {expected}"), RENAME)
+        }
+        E::InvalidPurpose | E::InvalidPurposeContext { .. } => cause(
+            "the server's certificate is not one for servers (extended key usage)",
+            "issue one with serverAuth",
+        ),
+        E::Revoked => cause("the server's certificate is revoked", "issue another one"),
+        // By its name, since the crate that has it is not ours to name.
+        E::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => cause(
+            "the server's certificate is one of an authority (CA:TRUE)",
+            "issue one for the server, with CA:FALSE",
+        ),
+        other => cause(
+            format!("the server's certificate is refused: {other}"),
+            "see it with 'openssl s_client -connect HOST:PORT'",
+        ),
+    }
+}
+
+const RENEW: &str = "renew it on the server, or check this host's clock";
+const RENAME: &str = "name the server as its certificate does, or issue one for this name";
+
+/// The server ends it, and ours may be the certificate that it does not like.
+fn refused(alert: AlertDescription) -> Cause {
+    use AlertDescription as A;
+    let why = match alert {
+        A::CertificateRequired => {
+            return cause(
+                "the server wants a client certificate",
+                "give one with --gate-cert FILE and --gate-key FILE",
+            );
+        }
+        A::HandshakeFailure => {
+            return cause(
+                "the server refuses the handshake",
+                "where it wants a client certificate, give one with --gate-cert and --gate-key; see its log",
+            );
+        }
+        A::UnknownCA => "of an authority that it does not know",
+        A::CertificateExpired => "expired",
+        A::CertificateRevoked => "revoked",
+        A::UnsupportedCertificate => "not one for clients",
+        A::BadCertificate | A::CertificateUnknown | A::AccessDenied | A::DecryptError => {
+            "not accepted"
+        }
+        other => {
+            let text = format!("the server ended TLS: {other:?}");
+            return cause(text, "see its log");
+        }
+    };
+    cause(
+        format!("the server refuses the client certificate: it is {why}"),
+        "see --gate-cert, and the server's log",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::time::Duration;
+
+    use tokio_rustls::rustls::pki_types::{ServerName, UnixTime};
+
+    use super::super::cause::cause_of;
+    use super::*;
+
+    #[test]
+    fn every_class_has_its_words_and_its_remedy() {
+        let at = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        let name = ServerName::try_from("db.example").unwrap();
+        let expected = name.to_owned();
+        let wrong_name = CertificateError::NotValidForNameContext {
+            expected,
+            presented: vec!["DnsName(\"other.example\")".to_owned()],
+        };
+        let expired =
+            CertificateError::ExpiredContext { time: at(1_000_000), not_after: at(100_000) };
+        let cases = [
+            (TlsError::InvalidCertificate(expired), "has expired, 10 days ago", "renew it"),
+            (
+                TlsError::InvalidCertificate(CertificateError::UnknownIssuer),
+                "unknown authority",
+                "--gate-ca",
+            ),
+            (TlsError::InvalidCertificate(wrong_name), "other.example", "name the server"),
+            (
+                TlsError::InvalidCertificate(CertificateError::InvalidPurpose),
+                "not one for servers",
+                "serverAuth",
+            ),
+            (
+                TlsError::AlertReceived(AlertDescription::CertificateRequired),
+                "wants a client certificate",
+                "--gate-cert FILE",
+            ),
+            (
+                TlsError::AlertReceived(AlertDescription::UnknownCA),
+                "refuses the client certificate",
+                "--gate-cert",
+            ),
+        ];
+        for (error, text, remedy) in cases {
+            let wrapped = io::Error::other(io::Error::new(io::ErrorKind::InvalidData, error));
+            let told = cause_of(&wrapped);
+            assert!(told.text.contains(text), "{told:?}");
+            assert!(told.remedy.unwrap().contains(remedy), "{told:?}");
+        }
+    }
+}

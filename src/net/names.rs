@@ -1,0 +1,138 @@
+//! Looking a name up for somebody who waits for the answer, but not for ever.
+//!
+//! A look-up cannot be called off. So there is one at a time for a name: who gives
+//! up leaves it to whoever asks next, and a name server that is slow or dead piles
+//! nothing up. The last good answer is used while there is no better one, as
+//! [`super::Resolver`] does for targets.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::resolve::{Target, look_up_apart};
+use crate::addr::Address;
+
+/// Names that are remembered; more are no configuration.
+const MOST: usize = 256;
+
+/// The names that somebody dials.
+#[derive(Debug, Default)]
+pub struct Names(SyncMutex<HashMap<String, Arc<Mutex<Name>>>>);
+
+#[derive(Debug, Default)]
+struct Name {
+    /// The look-up that is under way.
+    asked: Option<JoinHandle<io::Result<Target>>>,
+    last: Option<Target>,
+}
+
+/// Why a name has no address.
+#[derive(Debug, thiserror::Error)]
+pub enum NameError {
+    /// What the system's resolver says.
+    #[error(transparent)]
+    Failed(io::Error),
+    /// It says nothing.
+    #[error("no answer from name service within {} s", .0.as_secs())]
+    Silent(Duration),
+}
+
+impl Names {
+    /// What `address` means, found out within `patience`. Cancel safe.
+    ///
+    /// # Errors
+    /// [`NameError`], when there is no earlier answer either.
+    pub async fn find(&self, address: &Address, patience: Duration) -> Result<Target, NameError> {
+        if address.is_literal() {
+            return look_up_apart(address.clone()).await.map_err(NameError::Failed);
+        }
+        let name = self.name(address);
+        let mut name = match timeout(patience, name.lock()).await {
+            Ok(name) => name,
+            Err(_) => return Err(NameError::Silent(patience)),
+        };
+        let asked = name.asked.get_or_insert_with(|| tokio::spawn(look_up_apart(address.clone())));
+        let error = match timeout(patience, asked).await {
+            Ok(answer) => {
+                name.asked = None;
+                match answer.map_err(io::Error::other).and_then(|found| found) {
+                    Ok(found) => {
+                        name.last = Some(found.clone());
+                        return Ok(found);
+                    }
+                    Err(error) => NameError::Failed(error),
+                }
+            }
+            Err(_) => NameError::Silent(patience),
+        };
+        name.last.clone().ok_or(error)
+    }
+
+    fn name(&self, address: &Address) -> Arc<Mutex<Name>> {
+        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if names.len() >= MOST {
+            names.clear();
+        }
+        Arc::clone(names.entry(address.to_string()).or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(5);
+
+    fn slot(
+        names: &Names,
+        address: &Address,
+        answer: impl Future<Output = io::Result<Target>> + Send + 'static,
+    ) {
+        let name = names.name(address);
+        name.try_lock().unwrap().asked = Some(tokio::spawn(answer));
+    }
+
+    fn target() -> Target {
+        Target::Unix(std::path::Path::new("/found").into())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_answer_is_there_for_who_asks_next() {
+        let (names, address) = (Names::default(), "db.example:1".parse().unwrap());
+        slot(&names, &address, async {
+            tokio::time::sleep(SOON * 3 / 2).await;
+            Ok(target())
+        });
+        let error = names.find(&address, SOON).await.unwrap_err();
+        assert_eq!(error.to_string(), "no answer from name service within 5 s");
+        assert_eq!(names.find(&address, SOON).await.unwrap(), target());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_good_answer_is_used_while_there_is_no_better_one() {
+        let (names, address) = (Names::default(), "db.example:1".parse().unwrap());
+        slot(&names, &address, async { Err(io::Error::other("no such host")) });
+        let error = names.find(&address, SOON).await.unwrap_err();
+        assert_eq!(error.to_string(), "no such host");
+        slot(&names, &address, async { Ok(target()) });
+        names.find(&address, SOON).await.unwrap();
+        slot(&names, &address, async { Err(io::Error::other("no such host")) });
+        assert_eq!(names.find(&address, SOON).await.unwrap(), target());
+        slot(&names, &address, std::future::pending());
+        assert_eq!(names.find(&address, SOON).await.unwrap(), target());
+    }
+
+    #[test]
+    fn names_that_are_remembered_are_limited() {
+        let names = Names::default();
+        for number in 0..2 * MOST {
+            names.name(&format!("host{number}:1").parse().unwrap());
+        }
+        assert!(names.0.lock().unwrap().len() <= MOST);
+    }
+}

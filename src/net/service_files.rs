@@ -1,0 +1,61 @@
+//! Files that name service reads, and what to say where the sandbox keeps them away.
+//!
+//! The C library passes over a file that it cannot open, and then says that a name
+//! is not known. Only a look at the files tells that it was not asked for.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// What name service reads to find hosts and ports. Any of them may be a link.
+pub const NAME_FILES: [&str; 7] = [
+    "/etc/hosts",
+    "/etc/resolv.conf",
+    "/etc/nsswitch.conf",
+    "/etc/host.conf",
+    "/etc/gai.conf",
+    "/etc/services",
+    "/etc/networks",
+];
+
+/// Whether the process can read files only where it could at its start.
+static CONFINED: AtomicBool = AtomicBool::new(false);
+
+/// Look-ups of this process happen in a sandbox from now on.
+pub fn confine() {
+    CONFINED.store(true, Ordering::Relaxed);
+}
+
+/// The error of a look-up, with what the sandbox may have to do with it.
+pub(super) fn explain(error: io::Error) -> io::Error {
+    if !CONFINED.load(Ordering::Relaxed) {
+        return error;
+    }
+    let kind = error.kind();
+    match NAME_FILES.iter().map(Path::new).find(|file| is_denied(file)) {
+        Some(file) => io::Error::new(
+            kind,
+            format!(
+                "{error} (the sandbox keeps {} out of reach, which leads elsewhere since the start; restart, or see --no-sandbox)",
+                shown(file)
+            ),
+        ),
+        None => {
+            let hint = "in the sandbox; --no-sandbox tells whether that is why";
+            io::Error::new(kind, format!("{error} ({hint})"))
+        }
+    }
+}
+
+fn is_denied(file: &Path) -> bool {
+    File::open(file).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+}
+
+/// A file, and where it leads.
+fn shown(file: &Path) -> String {
+    match std::fs::read_link(file) {
+        Ok(to) => format!("{} -> {}", file.display(), to.display()),
+        Err(_) => file.display().to_string(),
+    }
+}
