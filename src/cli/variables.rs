@@ -101,12 +101,18 @@ fn added(
     get: impl Fn(&str) -> Option<OsString>,
 ) -> Result<(Vec<OsString>, Vec<Variable>), Failure> {
     let (mut added, mut used) = (vec![], vec![]);
+    let mut taken: Vec<&Arg> = vec![];
     for arg in command.get_arguments().filter(|arg| !is_said(arg)) {
         let Some(variable) = Variable::of(arg) else { continue };
+        // Of two variables that exclude each other the first flag's counts.
+        if taken.iter().any(|other| excludes(command, other, arg)) {
+            continue;
+        }
         // Compose files and units set variables that nobody filled in.
         let Some(value) = get(&variable.name).filter(|value| !value.is_empty()) else { continue };
         added.extend(variable.arguments(arg, &value)?);
         used.push(variable);
+        taken.push(arg);
     }
     Ok((added, used))
 }

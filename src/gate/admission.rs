@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::decision::{Decision, Explanation, Grant, Peer, Verdict, Why};
+use super::decision::{Decision, Explanation, Grant, Peer, Verdict, Why, explain};
 use super::keeper::Keeper;
 use super::live::{Live, Permit};
 use super::options::GateOptions;
@@ -101,7 +101,8 @@ impl Gate {
     pub fn explain(&self, peer: Peer) -> (Explanation, u64, bool) {
         let keeper = self.keeper();
         let is_unsure = keeper.is_unsure();
-        let (explanation, now_ms) = keeper.explain(peer);
+        let now_ms = keeper.clock.now_ms();
+        let explanation = explain(&keeper.options.rules, &keeper.read(), peer, now_ms);
         (explanation, now_ms, is_unsure)
     }
 

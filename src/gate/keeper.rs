@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
-use super::decision::{Decision, Explanation, Grant, Peer, Verdict, decide, explain, recheck};
+use super::decision::{Decision, Grant, Peer, Verdict, decide, recheck};
 use super::diary::Diary;
 use super::inquiry::{Inquiry, Task, Waiting};
 use super::live::{Live, Revocation, lock};
@@ -67,7 +67,7 @@ enum Ended {
 /// Follows one store for every tunnel that has this gate.
 pub(super) struct Keeper {
     pub(super) options: Arc<GateOptions>,
-    clock: Clock,
+    pub(super) clock: Clock,
     snapshot: RwLock<Snapshot>,
     /// The allow-set changed, and the snapshot does not know how.
     unsure: AtomicBool,
@@ -79,7 +79,7 @@ pub(super) struct Keeper {
     proven: Mutex<Proven>,
     /// To whoever follows the store now.
     asks: Mutex<mpsc::Sender<Vec<IpAddr>>>,
-    unmeant: Mutex<Unmeant>,
+    unmeant: Unmeant,
     inquiry: Arc<Inquiry>,
     /// Told of everything that the store says.
     pub(super) answered: Notify,
@@ -132,7 +132,7 @@ impl Keeper {
             denied: Mutex::new(Denied::new(Instant::now())),
             proven: Mutex::new(Proven::new(Instant::now())),
             asks: Mutex::new(mpsc::channel(QUESTIONS).0),
-            unmeant: Mutex::default(),
+            unmeant: Unmeant::default(),
             inquiry: Arc::default(),
             answered: Notify::new(),
             internal_was_told: AtomicBool::new(false),
@@ -185,12 +185,6 @@ impl Keeper {
     /// Whether `peer` may come in now, from memory.
     pub(super) fn decide(&self, peer: Peer) -> Decision {
         decide(&self.options.rules, &self.read(), peer, self.clock.now_ms())
-    }
-
-    /// What each rule says to `peer` now, from memory, and which moment that is.
-    pub(super) fn explain(&self, peer: Peer) -> (Explanation, u64) {
-        let now_ms = self.clock.now_ms();
-        (explain(&self.options.rules, &self.read(), peer, now_ms), now_ms)
     }
 
     /// Whether the store would have to be asked about who is not in the allow-set.
@@ -300,18 +294,15 @@ impl Keeper {
     pub(super) fn apply(&self, event: Event) {
         let now_ms = self.clock.now_ms();
         let wakes = concerns_waiters(&event);
+        self.unmeant.hear(&event);
         let mut snapshot = self.write();
         let changed = match event {
             Event::Begin => {
                 self.changed_in_read.store(false, Ordering::Relaxed);
-                self.unmeant().begin();
                 snapshot.begin();
                 return;
             }
-            Event::Items(items) => {
-                self.unmeant().note(&items);
-                snapshot.items(&items)
-            }
+            Event::Items(items) => snapshot.items(&items),
             Event::End { garbage } => {
                 let is_unsure = self.changed_in_read.load(Ordering::Relaxed);
                 self.unsure.store(is_unsure, Ordering::Release);
@@ -320,7 +311,6 @@ impl Keeper {
                 }
                 self.away_told().clear();
                 self.tally.read();
-                self.tell_unmeant();
                 if garbage > 0 {
                     tracing::debug!(garbage, "entries of the store that are no address");
                 }
@@ -349,12 +339,6 @@ impl Keeper {
         self.reconsider(&changed);
         if wakes {
             self.answered.notify_waiters();
-        }
-    }
-
-    fn tell_unmeant(&self) {
-        if let Some((entries, example)) = self.unmeant().end() {
-            warn!(entries, %example, "scores of the allow-set look like milliseconds");
         }
     }
 
@@ -517,10 +501,6 @@ impl Keeper {
         self.away_told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn unmeant(&self) -> MutexGuard<'_, Unmeant> {
-        self.unmeant.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn proven(&self) -> MutexGuard<'_, Proven> {
         self.proven.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -533,7 +513,7 @@ impl Keeper {
         self.wards.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, Snapshot> {
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, Snapshot> {
         self.snapshot.read().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -112,9 +112,8 @@ impl Running {
             not_everything(&error);
         }
         let manager = self.manager.clone();
-        let signs_of_life = lasting("the watchdog", move || {
-            manager.clone().keep_watchdog_quiet(workers::answered)
-        });
+        let signs_of_life =
+            lasting("the watchdog", move || manager.clone().keep_watchdog_quiet(workers::answered));
         self.signs_of_life = Some(tokio::spawn(signs_of_life).abort_handle());
         Ok(None)
     }

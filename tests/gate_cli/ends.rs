@@ -18,7 +18,7 @@ fn a_score_in_milliseconds_is_told() {
     assert!(parts.iter().all(|part| answer.err.contains(part)), "{answer:?}");
     let why = store.good("why 203.0.113.7");
     assert!(why.starts_with("203.0.113.7 is allowed: allow-set"), "{why}");
-    assert!(why.contains("looks like milliseconds"), "{why}");
+    assert!(why.contains("score of 203.0.113.7 in key ip-allowed looks like milli"), "{why}");
     for other in ["203.0.113.8", "203.0.113.9", "203.0.113.10"] {
         assert!(!store.good(&format!("why {other}")).contains("milliseconds"), "{other}");
     }

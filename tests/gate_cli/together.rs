@@ -109,7 +109,7 @@ fn changes_of_one_command_are_made_together() {
     store.good(&format!("allow {members}"));
     let before = fs::read(store.path("gate")).unwrap();
     for change in ["remove", "allow --ttl 1h"] {
-        let script = "trap '' XFSZ; ulimit -f 8; exec \"$0\" gate \"$@\"";
+        let script = "trap '' XFSZ; ulimit -f 4; exec \"$0\" gate \"$@\"";
         let mut command = Command::new("sh");
         command.args(["-c", script]).arg(binary()).args(change.split(' '));
         // Twice as much as there is room for.

@@ -51,7 +51,7 @@ pub(in crate::cli) fn gate(
     which: Which<'_>,
     by_others: bool,
 ) -> Result<NamedGate, Failure> {
-    let found = understood(file, |base, text| find((file, base), text, which))?;
+    let found = understood(file, |base, text| find(&keys_of(file, base), (base, text), which))?;
     let Found { what, args: (gate, acceptor), mut access } = found;
     access.by_others |= by_others;
     let place = format!("{}: {what}", file.display());
@@ -67,8 +67,8 @@ pub(in crate::cli) fn gate(
     Ok(NamedGate { options, proxies: gate.proxies() })
 }
 
-fn find((file, base): (&Path, &Path), text: &str, which: Which<'_>) -> Result<Found, Mistake> {
-    let tables = Tables::parse(text, &keys_of(file, base))?;
+fn find(keys: &Path, (base, text): (&Path, &str), which: Which<'_>) -> Result<Found, Mistake> {
+    let tables = Tables::parse(text, keys)?;
     let flags = Flags::new();
     let (process, _) = flags.process(&tables.process, base)?;
     let access = Access { by_others: accepts_others(&tables), user: process.uid() };

@@ -34,9 +34,6 @@ const NO_RULES: &str = "static rules as given here, which is none; repeat the tu
 /// What the gate itself says, where a file or a process names it.
 const RULES: [&str; 5] = ["allow", "deny", "internal", "gate_away", "ban_after"];
 
-/// What an end in milliseconds means.
-const UNMEANT: &str = "; its score looks like milliseconds, and scores are unix seconds: write it again, or it is let in for some 50,000 years";
-
 /// `gate why`.
 #[derive(Debug, Args)]
 #[command(mut_arg("config", |arg| arg.conflicts_with_all(RULES)))]
@@ -167,6 +164,14 @@ async fn of_store(args: &WhyArgs, peer: Peer) -> Result<Done, Failure> {
     if gate.is_none() && args.rules.is_empty() {
         notes.push(("note", NO_RULES.to_owned()));
     }
+    let grants = known.into_iter().flat_map(|known| &known.grants);
+    for grant in grants.filter(|grant| is_unmeant(grant.expires_ms)) {
+        let note = format!(
+            "the score of {} in key {} looks like milliseconds, and scores are unix seconds; write it again, or it ends in some 50,000 years",
+            grant.member, grant.key
+        );
+        notes.push(("note", note));
+    }
     let answer = Answer { reply, ban_after, notes };
     let mut output = args.common.output();
     output.say(|| answer.text(), || json!(answer.reply))?;
@@ -278,15 +283,11 @@ impl Answer {
             None => "never".to_owned(),
             Some(end) => format!("in {}", self.left(end)),
         };
-        let mut text = match &rule.key {
+        match &rule.key {
             Some(key) => format!("{entry} in key {key}, ends {}", ends()),
             // A running tunnel knows the end, and not the key.
             None if rule.expires_ms.is_some() => format!("{entry}, ends {}", ends()),
             None => entry.to_owned(),
-        };
-        if is_unmeant(rule.expires_ms) {
-            text += UNMEANT;
         }
-        text
     }
 }

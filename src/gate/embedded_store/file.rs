@@ -24,7 +24,7 @@ use super::{now_ms, rights};
 use crate::files::place::{FileId, Place, is_link};
 
 /// How long another writer may hold the lock.
-const LOCK: Duration = Duration::from_secs(5);
+const LOCK: Duration = Duration::from_secs(10);
 const LOCK_POLL: Duration = Duration::from_millis(2);
 /// A smaller file is not worth writing anew.
 const WORTH_COMPACTING: u64 = 64 * 1024;
@@ -92,7 +92,7 @@ impl Locked {
         loop {
             let locked = Self::wait(open(&place)?, until).map_err(|errno| match errno {
                 Errno::EWOULDBLOCK => {
-                    cause_at(path, "another process holds its lock for 5 s; see which: fuser FILE")
+                    cause_at(path, "another process holds its lock for 10 s; see which: fuser FILE")
                 }
                 errno => failed(&errno.into()),
             })?;

@@ -72,6 +72,15 @@ impl Trouble {
         Self::new(Kind::Silent, server, "does not answer within a second")
     }
 
+    /// The same, after a login of this kind. A user was given with a colon behind it,
+    /// which may have been a part of the password.
+    pub(super) fn of_login(mut self, has_user: bool) -> Self {
+        if self.kind == Kind::WrongPassword && has_user {
+            self.kind = Kind::WrongLogin;
+        }
+        self
+    }
+
     /// With a remedy that is better than that of its kind, if there is one.
     pub(super) fn with(self, remedy: Option<&'static str>) -> Self {
         Self { remedy: remedy.or(self.remedy), ..self }
@@ -80,15 +89,6 @@ impl Trouble {
     /// As the trouble of one step.
     pub(super) fn at(self, step: &str) -> Self {
         Self { cause: one_line(&format!("{step}: {}", self.cause)), ..self }
-    }
-
-    /// The same, after a login of this kind. A user was given with a colon behind it,
-    /// which may have been a part of the password.
-    pub(super) fn of_login(mut self, has_user: bool) -> Self {
-        if self.kind == Kind::WrongPassword && has_user {
-            self.kind = Kind::WrongLogin;
-        }
-        self
     }
 
     /// As an error about `key`.
