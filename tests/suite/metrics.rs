@@ -348,16 +348,11 @@ pub(super) struct Prometheus {
 }
 
 impl Prometheus {
-    fn start(targets: &[String]) -> Self {
-        Self::start_with(targets, &[])
-    }
-
-    /// One that asks for the first of these formats that is there; none are its own order.
-    pub(super) fn start_with(targets: &[String], formats: &[&str]) -> Self {
+    pub(super) fn start(targets: &[String]) -> Self {
         require("prometheus", "prometheus");
         let dir = tempfile::tempdir().unwrap();
         let rules = fs::canonicalize("docs/alerts.yaml").unwrap();
-        let mut config = serde_json::json!({
+        let config = serde_json::json!({
             "global": { "scrape_interval": "200ms", "evaluation_interval": "200ms" },
             "rule_files": [rules],
             "scrape_configs": [{
@@ -366,9 +361,6 @@ impl Prometheus {
                 "static_configs": [{ "targets": targets }],
             }],
         });
-        if !formats.is_empty() {
-            config["global"]["scrape_protocols"] = formats.into();
-        }
         // JSON is YAML.
         fs::write(dir.path().join("prometheus.yml"), config.to_string()).unwrap();
         for _ in 0..STARTS {

@@ -88,13 +88,13 @@ fn all_of_them_and_what_is_no_terminal_is_not_shortened() {
 /// Where even what is wrong does not fit, the line about the others says so.
 #[test]
 fn a_small_terminal_says_what_it_does_not_show() {
-    let status = forty();
+    let many = forty();
     let small = Screen { columns: 40, rows: 8 };
-    let text = overview(&status, &HashMap::new(), Some(small), false);
+    let text = overview(&many, &HashMap::new(), Some(small), false);
     assert_eq!(names(&text).len(), 2, "{text}");
     assert!(text.ends_with("and 39 more: 1 broken, 1 to look at, 37~\n"), "{text}");
     assert!(text.lines().all(|line| line.chars().count() <= 40), "{text}");
-    let one = super::tests::status(vec![tunnel("a", &[])]);
+    let one = status(vec![tunnel("a", &[])]);
     let text = overview(&one, &HashMap::new(), Some(TERMINAL), false);
     assert!(names(&text).len() == 1 && text.contains("tunnels      1 well\n"), "{text}");
 }
