@@ -221,8 +221,10 @@ impl Writer<'_> {
     }
 
     fn gate(&mut self, tunnels: &[Named]) -> fmt::Result {
-        let gates: Vec<(&Meters, GateStatus)> =
-            tunnels.iter().filter_map(|named| Some((&*named.meters, named.status.gate.clone()?))).collect();
+        let gates: Vec<(&Meters, GateStatus)> = tunnels
+            .iter()
+            .filter_map(|named| Some((&*named.meters, named.status.gate.clone()?)))
+            .collect();
         let stances = gates.iter().flat_map(|(meters, gate)| {
             STANCES.map(|stance| {
                 let holds = f64::from(u8::from(gate.stance.as_str() == stance));

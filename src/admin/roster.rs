@@ -168,7 +168,9 @@ impl Named {
         match &self.status.gate {
             Some(gate) if gate.stance == Stance::Closed => {
                 let why = gate.away.as_deref().unwrap_or("it is not read yet");
-                Err(format!("the gate of tunnel {name} is closed, because its store is away: {why}"))
+                Err(format!(
+                    "the gate of tunnel {name} is closed, because its store is away: {why}"
+                ))
             }
             _ => Ok(()),
         }

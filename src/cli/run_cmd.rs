@@ -114,7 +114,9 @@ fn show_missing(options: &Options) -> Result<(), Failure> {
     for error in missing {
         if is_all {
             let name = options.name.as_deref().unwrap_or_default();
-            return Err(Failure::Usage(anyhow::Error::new(error).context(format!("tunnel {name}"))));
+            return Err(Failure::Usage(
+                anyhow::Error::new(error).context(format!("tunnel {name}")),
+            ));
         }
         print(&format!("# {error}\n"))?;
     }

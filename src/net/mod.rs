@@ -34,9 +34,7 @@ pub use listen::{AsyncListener, BindError, Listener, missing_family};
 pub use names::{NameError, Names};
 pub use places::{Handshakes, Place};
 pub use race::race;
-pub use resolve::{
-    Endpoint, ResolveError, ResolveOptions, Resolver, Target, look_up, port_number,
-};
+pub use resolve::{Endpoint, ResolveError, ResolveOptions, Resolver, Target, look_up, port_number};
 pub use socket_file::Heir;
 pub use sources::{SourceGuard, SourceRefusal, Sources};
 pub use standing::{News, Rules, Standing, Standings, State};

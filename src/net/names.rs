@@ -88,7 +88,11 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(5);
 
-    fn slot(names: &Names, address: &Address, answer: impl Future<Output = io::Result<Target>> + Send + 'static) {
+    fn slot(
+        names: &Names,
+        address: &Address,
+        answer: impl Future<Output = io::Result<Target>> + Send + 'static,
+    ) {
         let name = names.name(address);
         name.try_lock().unwrap().asked = Some(tokio::spawn(answer));
     }

@@ -85,7 +85,9 @@ mod tests {
         assert!(matches!(error, DialError::Refused { .. }), "{error}");
         // A refusal tells more than a way that is not there, whichever came first.
         let reserved: SocketAddr = "255.255.255.255:1".parse().unwrap();
-        let error = touch(&Target::Ips([reserved.into(), addr.into()].into()), None, soon()).await.unwrap_err();
+        let error = touch(&Target::Ips([reserved.into(), addr.into()].into()), None, soon())
+            .await
+            .unwrap_err();
         assert!(matches!(error, DialError::Refused { .. }), "{error}");
         let (_other, live) = listener();
         touch(&Target::Ips([addr.into(), live.into()].into()), None, soon()).await.unwrap();

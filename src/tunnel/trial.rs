@@ -90,7 +90,10 @@ impl Finding {
         let found = timeout(patience, look_up_once(target.clone())).await;
         let found = found.map_err(|_| {
             let seconds = patience.as_secs_f64();
-            ("name", format!("looking up {target}: no answer within {seconds} s; check name service"))
+            (
+                "name",
+                format!("looking up {target}: no answer within {seconds} s; check name service"),
+            )
         })?;
         let found = found.map_err(|error| ("name", error.to_string()))?;
         self.passed.push("name");

@@ -158,9 +158,8 @@ fn a_source_of_a_missing_family_is_a_warning_where_another_works() {
     assert_eq!(line.level(), "WARN");
     assert!(line.text().contains(&format!("[::1]:{port}")), "{}", line.text());
     assert!(line.text().contains("no IPv6"), "{}", line.text());
-    let is_reached = |ip: &'static str| {
-        net.enter(move || std::net::TcpStream::connect((ip, port)).is_ok())
-    };
+    let is_reached =
+        |ip: &'static str| net.enter(move || std::net::TcpStream::connect((ip, port)).is_ok());
     assert!(is_reached("127.0.0.1") && !is_reached("::1"));
     let line = service.reload(&text);
     assert_eq!(line.number("same"), Some(1), "{}", line.text());

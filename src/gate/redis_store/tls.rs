@@ -299,8 +299,9 @@ mod imp {
         })?;
         let signer = aws_lc_rs::sign::any_supported_type(&key);
         key.zeroize();
-        let signer = signer
-            .map_err(|_| no_key("is of a kind that is not known; make one of RSA, EC or Ed25519"))?;
+        let signer = signer.map_err(|_| {
+            no_key("is of a kind that is not known; make one of RSA, EC or Ed25519")
+        })?;
         let pair = CertifiedKey::new(chain, signer);
         match pair.keys_match() {
             Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}

@@ -12,9 +12,10 @@ pub(super) fn told(error: &(dyn Error + 'static)) -> Option<Cause> {
     Some(match error {
         TlsError::InvalidCertificate(wrong) => certificate(wrong),
         TlsError::AlertReceived(alert) => refused(*alert),
-        TlsError::InvalidMessage(_) => {
-            cause("what answers does not speak TLS", "name the server's TLS port, or write redis://")
-        }
+        TlsError::InvalidMessage(_) => cause(
+            "what answers does not speak TLS",
+            "name the server's TLS port, or write redis://",
+        ),
         other => cause(other.to_string(), "see which TLS the server offers, and its log"),
     })
 }
