@@ -128,6 +128,15 @@ impl AnyStore {
         }
     }
 
+    /// Why the store is away now, where its follower found it so and goes on trying.
+    pub fn away(&self) -> Option<String> {
+        match self {
+            Self::Redis(store) => store.away(),
+            // What it reports is all that there is to know.
+            Self::Embedded(_) | Self::None => None,
+        }
+    }
+
     /// Reports everything and then every change. Where it reports that it is unsure,
     /// also the truth about `asks`; of other stores nothing is asked. Ends only when
     /// nobody receives events any more.

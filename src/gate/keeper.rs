@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
+use super::any_store::AnyStore;
 use super::decision::{Decision, Grant, Peer, Verdict, decide, recheck};
 use super::diary::Diary;
 use super::inquiry::{Inquiry, Task, Waiting};
@@ -67,6 +68,7 @@ enum Ended {
 /// Follows one store for every tunnel that has this gate.
 pub(super) struct Keeper {
     pub(super) options: Arc<GateOptions>,
+    store: Arc<AnyStore>,
     pub(super) clock: Clock,
     snapshot: RwLock<Snapshot>,
     /// The allow-set changed, and the snapshot does not know how.
@@ -123,6 +125,7 @@ impl Keeper {
         let keeper = Arc::new(Self {
             diary: Diary::start(&options, Arc::clone(&store), Arc::clone(&tally)),
             options,
+            store: Arc::clone(&store),
             live_noted_ms: AtomicU64::new(clock.now_ms()),
             clock,
             snapshot: RwLock::default(),
@@ -376,6 +379,7 @@ impl Keeper {
     }
 
     fn tick(&self, now_ms: u64) {
+        self.follow_cause();
         self.expire(now_ms);
         self.note_who_is_live(now_ms);
         self.diary.turn_page(now_ms);
@@ -494,6 +498,15 @@ impl Keeper {
             Stance::Stale(_) => warn!("the gate goes by the last known state"),
             Stance::Open => warn!("the gate is open to everybody who is not denied or banned"),
             Stance::Closed => warn!("the gate admits nobody on the store's word"),
+        }
+    }
+
+    /// What keeps the store away may be another cause by now.
+    fn follow_cause(&self) {
+        if self.tally.is_away()
+            && let Some(why) = self.store.away()
+        {
+            self.tell_away(&why);
         }
     }
 

@@ -60,6 +60,10 @@ impl Tally {
         *self.away.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
+    pub(super) fn is_away(&self) -> bool {
+        self.away.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     /// The store is away for this cause.
     pub(super) fn away(&self, why: &str) {
         *self.away.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.to_owned());

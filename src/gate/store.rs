@@ -42,7 +42,7 @@ pub enum Event {
     /// after the last `Unsure`. Only a store that reports `Unsure` reports this.
     Answered(Vec<IpAddr>),
     /// The store is unreachable or unusable, and why, in one line. Once for each
-    /// absence, and again when the cause is another; it is back with the next `End`.
+    /// absence; it is back with the next `End`.
     Away(String),
 }
 

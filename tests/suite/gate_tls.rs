@@ -164,7 +164,8 @@ fn a_certificate_and_its_key_are_checked_before_anything_is_done() {
     place.refused("--gate-key @client.key", 2, &["--gate-key needs --gate-cert"]);
     place.refused("--gate-cert @client.pem --gate-key @other.key", 2, &["is not the key of"]);
     place.refused("--gate-cert @client.key --gate-key @client.key", 2, &["holds no certificates"]);
-    place.refused("--gate-cert @client.pem --gate-key @client.pem", 2, &["holds no private key"]);
+    let no_key = "--gate-cert @client.pem --gate-key @client.pem --allow-readable-key";
+    place.refused(no_key, 2, &["holds no private key"]);
     place.refused("--gate-cert @none --gate-key @client.key", 2, &["cannot read --gate-cert"]);
     place.refused("--gate-cert @client.pem --gate-key @none", 2, &["cannot read --gate-key"]);
     fs::set_permissions(place.at("client.key"), Permissions::from_mode(0o644)).unwrap();
@@ -198,6 +199,9 @@ fn what_is_wrong_with_a_certificate_is_told() {
         place.refused("", 1, &[&["TLS with 127.0.0.1"], &parts[..]].concat());
     }
     // Of the system's authorities none has signed it.
+    place.authority.issue("good", SERVER, Form::Pkcs8);
+    place.restart_with("good");
+    works(&place.list(""));
     complains(&place.list_with(""), 1, &["unknown authority", "--gate-ca"]);
 }
 

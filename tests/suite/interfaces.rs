@@ -14,8 +14,8 @@ use common::{Addr, Launch, Program, Wire, binary, eventually, keygen};
 /// Makes `wan`, whose number is new each time, with a link-local address of its own.
 fn make_wan(net: &Namespace, number: u32) {
     net.batch(&format!(
-        "link add wan index {number} type dummy\nlink set wan addrgenmode none\n\
-         link set wan up\naddr add fe80::1/64 dev wan nodad\n"
+        "link add wan index {number} type veth peer name far\nlink set wan addrgenmode none\n\
+         link set far up\nlink set wan up\naddr add fe80::1/64 dev wan nodad\n"
     ));
 }
 

@@ -1,8 +1,8 @@
 //! The follower: one session after the other, each with connections of its own,
 //! from the first full read until something is lost.
 //!
-//! Reports that the store is away once for each absence and cause; how often it
-//! tried is nobody's news.
+//! Reports that the store is away once for each absence; how often it tried is
+//! nobody's news, and why it failed last is there for whoever asks the store.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -62,7 +62,7 @@ pub(super) async fn follow(
     events: mpsc::Sender<Event>,
     mut asks: mpsc::Receiver<Vec<IpAddr>>,
 ) {
-    let mut told: Option<String> = None;
+    let mut away = false;
     let mut wait = FIRST_WAIT;
     loop {
         let began = Instant::now();
@@ -75,15 +75,16 @@ pub(super) async fn follow(
         if calm {
             wait = FIRST_WAIT;
         }
-        told = told.filter(|_| !fresh);
+        away &= !fresh;
         // A master that moved is found again at once, or else it is news.
         let moved = trouble.kind == Kind::Elsewhere && fresh && calm;
-        let why = trouble.to_string();
-        if !moved && told.as_ref() != Some(&why) {
-            if events.send(Event::Away(why.clone())).await.is_err() {
+        if !moved {
+            let why = trouble.to_string();
+            store.note_away(Some(why.clone()));
+            if !away && events.send(Event::Away(why)).await.is_err() {
                 return;
             }
-            told = Some(why);
+            away = true;
         }
         pause(rest(trouble.kind, wait, took), &mut asks).await;
         wait = (wait * 2).min(LONGEST_WAIT);
@@ -192,6 +193,7 @@ impl<'a> Session<'a> {
         if let Some(read) = self.plan.due(Instant::now()) {
             self.read(read).await?;
             self.fresh = true;
+            self.store.note_away(None);
         }
         Ok(())
     }

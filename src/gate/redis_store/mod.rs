@@ -32,7 +32,7 @@ mod way;
 mod write;
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Mutex, mpsc};
@@ -83,6 +83,8 @@ pub struct RedisStore {
     topology: Topology,
     /// The connections over which edits go, kept from one to the next.
     writer: Mutex<Option<write::Writer>>,
+    /// Why the follower failed last, while it has not read everything since.
+    away: SyncMutex<Option<String>>,
 }
 
 impl RedisStore {
@@ -100,7 +102,16 @@ impl RedisStore {
             circle: Arc::default(),
         };
         let topology = Topology::new(&address, access.clone(), sentinel_credentials);
-        Self { keys, access, topology, writer: Mutex::default() }
+        Self { keys, access, topology, writer: Mutex::default(), away: SyncMutex::default() }
+    }
+
+    /// Why the store is away now, if whoever follows it found it so.
+    pub fn away(&self) -> Option<String> {
+        self.away.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note_away(&self, why: Option<String>) {
+        *self.away.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
 
     /// Makes a change at the master, wherever it is now.
