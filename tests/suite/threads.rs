@@ -66,6 +66,13 @@ impl User {
     fn decrypt(&self, program: &Path) -> Launch {
         Launch::decrypt(&self.key).binary(program).source(&any())
     }
+
+    /// The other end, which only this user can be, whose key it is.
+    #[track_caller]
+    fn encrypt(&self, to: &End) -> End {
+        let program = self.script("encrypt", "");
+        Launch::encrypt(&self.key).binary(&program).source(&any()).target(to.addr()).start()
+    }
 }
 
 fn write_script(dir: &Path, script: &Path, text: &str) {
@@ -133,7 +140,7 @@ fn a_start_with_few_threads_serves_or_says_why_not() {
 fn a_reload_without_threads_ends_nothing() {
     let (user, target) = (User::new(), Target::echo());
     let mut decrypt = user.decrypt(&user.program()).target(target.addr()).start();
-    let encrypt = Launch::encrypt(&user.key).source(&any()).target(decrypt.addr()).start();
+    let encrypt = user.encrypt(&decrypt);
     let mut session = encrypt.connect();
     session.expect_echo(b"before");
     let reloads = |end: &End| end.count("reloaded") + end.count("cannot reload");
@@ -164,7 +171,7 @@ fn a_name_is_followed_while_there_are_no_threads_and_after() {
     names.say(Some(ONE));
     let decrypt = user.decrypt(&names.with(&user.program()));
     let mut decrypt = decrypt.args(["-t", &format!("{NAME}:{port}"), "-r", "11"]).start();
-    let encrypt = Launch::encrypt(&user.key).source(&any()).target(decrypt.addr()).start();
+    let encrypt = user.encrypt(&decrypt);
     assert!(served_by(encrypt.addr(), "1"));
     allow_threads(&decrypt, false);
     names.say(Some(TWO));
