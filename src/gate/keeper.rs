@@ -6,15 +6,15 @@
 //! written to the store (history, strikes) is written in the background
 //! (`diary.rs`).
 
+mod attend;
+
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::{Notify, mpsc};
-use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::any_store::AnyStore;
@@ -32,38 +32,13 @@ use super::status::{GateStatus, Tally};
 use super::store::{Event, StoreError};
 use super::unmeant::Unmeant;
 use crate::net::clock::Clock;
-use crate::tasks::{begin_again, caught, lasting};
-
-/// How often ends of entries, the store's absence and the diary are looked at.
-const TICK: Duration = Duration::from_millis(100);
-
-/// Questions on their way to the store. One is asked after the other.
-const QUESTIONS: usize = 4;
-
-/// Reports on their way from it.
-const EVENTS: usize = 64;
+use crate::tasks::lasting;
 
 /// How often addresses that stay connected are noted.
 const NOTE_LIVE_EVERY_MS: u64 = 3_600_000;
 
 /// How many causes of one absence the log is told.
 const MOST_CAUSES: usize = 4;
-
-/// Why the store is away when nobody follows it any more.
-const UNFOLLOWED: &str =
-    "what follows it failed, which is a fault in this program; it is read again from the start";
-
-type Reports = mpsc::Sender<Event>;
-type Questions = mpsc::Receiver<Vec<IpAddr>>;
-
-/// How following a store ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ended {
-    /// No tunnel has the gate any more, or the runtime ends.
-    InOrder,
-    /// As it must not.
-    Unfollowed,
-}
 
 /// Follows one store for every tunnel that has this gate.
 pub(super) struct Keeper {
@@ -134,7 +109,7 @@ impl Keeper {
             wards: Mutex::default(),
             denied: Mutex::new(Denied::new(Instant::now())),
             proven: Mutex::new(Proven::new(Instant::now())),
-            asks: Mutex::new(mpsc::channel(QUESTIONS).0),
+            asks: Mutex::new(mpsc::channel(1).0),
             unmeant: Unmeant::default(),
             inquiry: Arc::default(),
             answered: Notify::new(),
@@ -231,60 +206,6 @@ impl Keeper {
     pub(super) fn forgive(&self, ip: IpAddr) {
         self.proven().note(Member::source_of(ip), Instant::now());
         self.diary.forgive(ip);
-    }
-
-    /// Follows the store with what `follow` gives until no tunnel has this gate. Should
-    /// that fail, or what applies its reports, nobody hears of a removal: then the store
-    /// counts as away, and it is read from the start.
-    async fn attend<F>(self: Arc<Self>, follow: impl Fn(Reports, Questions) -> F)
-    where
-        F: Future<Output = ()> + Send + 'static,
-    {
-        if caught(self.keep(follow)).await != Ok(Ended::InOrder) {
-            self.apply(Event::Away(UNFOLLOWED.to_owned()));
-            begin_again();
-        }
-    }
-
-    /// Applies what a follower reports, and lets time pass.
-    async fn keep<F>(&self, follow: impl Fn(Reports, Questions) -> F) -> Ended
-    where
-        F: Future<Output = ()> + Send + 'static,
-    {
-        let ((events, mut reported), (asks, asked)) =
-            (mpsc::channel(EVENTS), mpsc::channel(QUESTIONS));
-        *self.asks.lock().unwrap_or_else(PoisonError::into_inner) = asks;
-        let following = AbortOnDropHandle::new(tokio::spawn(follow(events, asked)));
-        let mut stance = self.stance();
-        let mut ticks = interval(TICK);
-        loop {
-            tokio::select! {
-                () = self.end.cancelled() => return Ended::InOrder,
-                event = reported.recv() => match event {
-                    Some(event) => self.apply(event),
-                    None => {
-                        let is_shutdown = following.await.is_err_and(|error| error.is_cancelled());
-                        return if is_shutdown { Ended::InOrder } else { Ended::Unfollowed };
-                    }
-                },
-                task = self.inquiry.task() => self.inquire(task),
-                _ = ticks.tick() => {
-                    self.follow_clock();
-                    self.tick(self.clock.now_ms());
-                }
-            }
-            stance = self.tell_change_of(stance);
-            self.note_settled();
-        }
-    }
-
-    /// Logs a stance that is another one than `before`; gives it.
-    fn tell_change_of(&self, before: Stance) -> Stance {
-        let now = self.stance();
-        if now.as_str() != before.as_str() {
-            self.tell_stance(now);
-        }
-        now
     }
 
     fn note_settled(&self) {

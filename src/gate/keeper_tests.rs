@@ -1,5 +1,7 @@
 //! The keeper between a store that reports and peers that come, without a store.
 
+use std::time::Duration;
+
 use super::super::admission::Gate;
 use super::super::decision::Why;
 use super::super::live::Permit;
@@ -7,6 +9,7 @@ use super::super::options::{Denied as Style, OnRevoke, StoreName, StoreOptions};
 use super::super::rules::{AwayPolicy, Internal, Rules};
 use super::super::snapshot::Freshness;
 use super::super::store::Edit;
+use super::attend::Reports;
 use super::*;
 
 const END: Event = Event::End { garbage: 0 };
@@ -196,7 +199,7 @@ async fn attended(gate: &Gate, follow: impl Fn(usize) -> Follows + Send + Sync +
             }
         }
     };
-    let keeper = Arc::clone(gate.keeper());
+    let keeper = gate.keeper();
     let attend = move || Arc::clone(&keeper).attend(follower.clone());
     tokio::spawn(lasting("a test", attend));
     settle().await;

@@ -158,15 +158,24 @@ fn check_free(file: &File) -> io::Result<()> {
 /// lock: older ones, and those on a file system that knows none. Where it is forbidden to
 /// look, the name of the program says so.
 fn has_it(pid: i32, file: &File) -> io::Result<bool> {
-    let Ok(open) = fs::read_dir(format!("/proc/{pid}/fd")) else {
-        let name = |path: &Path| fs::read_to_string(path);
-        let (own, other) = (name(Path::new("/proc/self/comm")), name(&name_file(pid)));
-        let (Ok(own), Ok(other)) = (own, other) else { return Ok(false) };
-        return Ok(other == own || other.trim_end() == env!("CARGO_PKG_NAME"));
-    };
     let own = FileId::from(&file.metadata()?);
-    let is_it = |seen: Metadata| FileId::from(&seen) == own;
-    Ok(open.flatten().any(|entry| fs::metadata(entry.path()).is_ok_and(is_it)))
+    let Ok(open) = fs::read_dir(format!("/proc/{pid}/fd")) else { return Ok(is_of_ours(pid)) };
+    let mut is_hidden = false;
+    for entry in open.flatten() {
+        match fs::metadata(entry.path()) {
+            Ok(seen) if FileId::from(&seen) == own => return Ok(true),
+            Err(error) => is_hidden |= error.kind() == io::ErrorKind::PermissionDenied,
+            Ok(_) => {}
+        }
+    }
+    Ok(is_hidden && is_of_ours(pid))
+}
+
+/// Whether a process has the name of this program, as far as that can be seen.
+fn is_of_ours(pid: i32) -> bool {
+    let own = fs::read_to_string("/proc/self/comm");
+    let Ok(name) = fs::read_to_string(name_file(pid)) else { return false };
+    own.is_ok_and(|own| own == name) || name.trim_end() == env!("CARGO_PKG_NAME")
 }
 
 /// What is read to know the program of the process that a pid file names.

@@ -117,13 +117,14 @@ impl Input {
     fn poll_some(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         if self.taken == self.read.len() {
             let buffer = &mut self.read;
+            self.taken = 0;
             let reading = self.reading.get_or_insert_with(|| {
                 let buffer = std::mem::take(buffer);
                 Box::pin(blocking(|| read_some(buffer)))
             });
             let done = ready!(reading.as_mut().poll(cx));
             self.reading = None;
-            (self.read, self.taken) = (done??, 0);
+            self.read = done??;
         }
         Poll::Ready(Ok(&self.read[self.taken..]))
     }
