@@ -234,23 +234,24 @@ fn spiped_spelling(arguments: &[OsString], name: &'static str) -> Result<Done, F
 }
 
 fn subcommand(arguments: &[OsString]) -> Result<Done, Failure> {
-    let Filled { arguments, used } =
-        variables::fill(&Cli::command(), arguments, |name| std::env::var_os(name))?;
-    let parsed = parse(documented_command(), &arguments);
+    let filled = variables::fill(&Cli::command(), arguments, |name| std::env::var_os(name))?;
+    let Filled { arguments: all, used } = filled;
+    let parsed = parse(documented_command(), &all);
     let done = parsed.and_then(|args: Option<Cli>| {
-        args.map_or(Ok(Done::Clean), |cli| carry_out(cli, &arguments))
+        args.map_or(Ok(Done::Clean), |cli| carry_out(cli, arguments))
     });
     done.map_err(|failure| variables::blame(failure, &used))
 }
 
-fn carry_out(Cli { command }: Cli, arguments: &[OsString]) -> Result<Done, Failure> {
+/// Does what was parsed of `typed`, which is what somebody wrote.
+fn carry_out(Cli { command }: Cli, typed: &[OsString]) -> Result<Done, Failure> {
     match command {
         Commands::Keygen(args) => key_cmd::keygen(&args).map(|()| Done::Clean),
         Commands::KeyId(args) => key_cmd::key_id(&args).map(|()| Done::Clean),
         Commands::Encrypt(args) => args.run(TunnelArgs::Encrypt).map(Done::from),
         Commands::Decrypt(args) => args.run(TunnelArgs::Decrypt).map(Done::from),
         Commands::Pipe(args) => pipe_cmd::pipe(args).map(Done::from),
-        Commands::Run(args) => run_cmd::run(args, arguments),
+        Commands::Run(args) => run_cmd::run(args, typed),
         Commands::Check(args) => run_cmd::check(&args).map(|()| Done::Clean),
         Commands::Gate(args) => gate_cmd::run(*args),
         Commands::Status(args) => admin_cmd::status(&args),

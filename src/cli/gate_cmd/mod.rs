@@ -1,7 +1,8 @@
 //! `knockpipe gate`: who may come in, changed and looked at by hand.
 //!
 //! The commands talk to the store that a running tunnel asks; the tunnel itself only
-//! tells where that is, and why it decides as it does. Each change says which server and which key it was made in, since a
+//! tells where that is, and why it decides as it does.
+//! Each change says which server and which key it was made in, since a
 //! change at the wrong place looks just as successful, and a change that was
 //! none has an exit status of its own.
 
@@ -24,8 +25,8 @@ use crate::run::Failure;
 
 /// What stands under the commands.
 pub(super) const EXAMPLES: &str = "\
-Which gate: --gate URL as the tunnel has it (or KNOCKPIPE_GATE), or -c FILE with --gate-name NAME, or
---admin PATH of the running process. Who is added comes in within a quarter of a second, and
+Which gate: --gate URL as the tunnel has it (or KNOCKPIPE_GATE), or -c FILE with --gate-name NAME,
+or --admin PATH of the running process. Who is added comes in within a quarter of a second, and
 connections of who is taken out end within a second.
 
 Examples:
@@ -75,11 +76,11 @@ Examples:
   knockpipe gate list --json --gate redis://127.0.0.1";
 
 const WHY_EXAMPLES: &str = "\
-Shows every rule in order, what it found, and which one decided. With --admin the running tunnel says
-what it would do now; -c takes the rules from the file. With --gate give the --allow, --deny,
+Shows every rule in order, what it found, and which one decided. With --admin the running tunnel
+says what it would do now; -c takes the rules from the file. With --gate give the --allow, --deny,
 --internal and --gate-away of the tunnel as well, since the store does not know them.
 
-Examples:
+Example:
   knockpipe gate why 203.0.113.7 --admin /run/knockpipe/admin.sock --tunnel redis
   knockpipe gate why 203.0.113.7 -c /etc/knockpipe/knockpipe.toml
   knockpipe gate why 203.0.113.7 --allow 198.51.100.0/24 --gate redis://127.0.0.1";
@@ -96,8 +97,8 @@ Reads lines of 'gate export', or addresses and networks, one in each line; # beg
 also behind an address.
 Nothing is changed unless all lines are good. Entries that last as long already stay as they are.
 A file takes all entries or none, whatever happens meanwhile. Redis takes them in transactions of
-10,000: should one fail, the message says how many were made, and the same import does the rest. In a
-Cluster each ban is changed by itself.
+10,000: should one fail, the message says how many were made, and the same import does the rest. In
+a Cluster each ban is changed by itself.
 
 Examples:
   knockpipe gate export --gate redis://old | knockpipe gate import - --gate file:new

@@ -218,7 +218,7 @@ impl Door<'_> {
 /// The one store of a process.
 fn only(places: &[GatePlace]) -> Result<&GatePlace, Failure> {
     let stored: Vec<&GatePlace> = places.iter().filter(|place| !place.store.is_empty()).collect();
-    let Some(first) = stored.first().copied().or(places.first()) else {
+    let Some(first) = stored.first().copied().or_else(|| places.first()) else {
         return Err(Failure::Usage(StoreError::NoStore.into()));
     };
     if stored.iter().all(|place| place.store == first.store) {

@@ -128,9 +128,9 @@ const TOO_MUCH: &str =
     "see whether this is the Redis that it should be, and what the gate's keys hold";
 const WRONG_PASSWORD: &str =
     "see --gate-credentials FILE or KNOCKPIPE_GATE_CREDENTIALS: the password there is wrong";
-const WRONG_LOGIN: &str = "see --gate-credentials FILE or KNOCKPIPE_GATE_CREDENTIALS: what is \
-     there was read as USER:PASSWORD, so a password with a colon in it is written :PASSWORD, and \
-     otherwise the user or the password is wrong";
+const WRONG_LOGIN: &str = "see --gate-credentials FILE or KNOCKPIPE_GATE_CREDENTIALS: the \
+     password there is wrong, or its user: it was read as USER:PASSWORD, and a password with a \
+     colon in it is written :PASSWORD";
 
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
