@@ -58,7 +58,7 @@ publish-check: toolchain ## What `cargo publish` would upload, built from that; 
 pages: toolchain ## Write man pages and completions to target/packaging
 	rm -rf target/packaging
 	cargo run --quiet --locked --example generate -- target/packaging "$$(git log -1 --format=%cs || date -u +%F)"
-	gzip -9n target/packaging/man/*.1
+	gzip -9n target/packaging/man/*.[15]
 
 packages: build pages ## Build target/debian/*.deb
 	@scripts/apt-need.sh dpkg-shlibdeps=dpkg-dev

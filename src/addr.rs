@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
+mod habits;
 mod source;
 
 pub use source::Source;
@@ -81,21 +82,48 @@ pub enum SourceKey {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddrError {
     /// Nothing was written.
-    #[error("the address is empty; write HOST:PORT, [IP]:PORT or /PATH")]
+    #[error(
+        "the address is empty; write HOST:PORT, [IP]:PORT or /PATH, and see that no variable in it is empty"
+    )]
     Empty,
     /// A colon and a port, but no host before it.
-    #[error(
-        "\"{0}\" has no host; write 127.0.0.1{0} for this machine only, or 0.0.0.0{0} or [::]{0} for every interface"
-    )]
+    #[error("\"{0}\" has no host; write HOST{0}, and see that no variable in it is empty")]
     NoHost(String),
     /// A port by itself.
-    #[error(
-        "\"{0}\" is a port without a host; write 127.0.0.1:{0} for this machine only, or 0.0.0.0:{0} or [::]:{0} for every interface"
-    )]
+    #[error("\"{0}\" is a port without a host; write HOST:{0}, or 127.0.0.1:{0} for this machine")]
     OnlyPort(u16),
+    /// A port without a host, where something listens.
+    #[error(
+        "\"{0}\" has no host; write 127.0.0.1:{1} for this machine only, 0.0.0.0:{1} for every IPv4 address, or [::]:{1} for every IPv6 and IPv4 address"
+    )]
+    NoHostToListen(String, String),
+    /// A star for every address.
+    #[error(
+        "\"*\" is no host; write 0.0.0.0:{0} for every IPv4 address, or [::]:{0} for every IPv6 and IPv4 address"
+    )]
+    Star(String),
+    /// The address as an URL or another program has it.
+    #[error("an address has no scheme, and '{scheme}' is one; write {meant}")]
+    Scheme {
+        /// What stands before the address.
+        scheme: String,
+        /// The address without it.
+        meant: String,
+    },
+    /// Several addresses in one text.
+    #[error("\"{0}\" has a comma, and an address has none; give each address by itself")]
+    Several(String),
     /// No port behind the host.
     #[error("\"{0}\" has no port; write {0}:PORT, or /PATH for a unix socket")]
     NoPort(String),
+    /// A colon, and no port behind it.
+    #[error("\"{0}:\" has no port; write {0}:PORT, and see that no variable in it is empty")]
+    EmptyPort(String),
+    /// A name of a service where none can be.
+    #[error(
+        "\"{0}\" has a name before '=', which only -t of 'knockpipe decrypt' can have; write the address alone"
+    )]
+    Named(String),
     /// More than one colon outside of brackets.
     #[error("\"{0}\" has several colons; write an IPv6 address in brackets: [IPv6]:PORT")]
     Unbracketed(String),
@@ -141,6 +169,20 @@ pub enum AddrError {
 )]
 pub struct ServiceNameError(String);
 
+impl AddrError {
+    /// The same, about an address to listen on.
+    pub fn listening(self) -> Self {
+        match self {
+            Self::NoHost(text) => {
+                let port = text.trim_start_matches(':').to_owned();
+                Self::NoHostToListen(text, port)
+            }
+            Self::OnlyPort(port) => Self::NoHostToListen(port.to_string(), port.to_string()),
+            other => other,
+        }
+    }
+}
+
 // === impl Address ===
 
 impl Address {
@@ -165,6 +207,7 @@ impl FromStr for Address {
         if text.is_empty() {
             return Err(AddrError::Empty);
         }
+        habits::refuse(text)?;
         if source::is_inherited(text) {
             return Err(AddrError::Inherited(text.to_owned()));
         }
@@ -211,7 +254,7 @@ fn bracketed<'a>(text: &str, rest: &'a str) -> Result<(&'a str, &'a str), AddrEr
         return Err(AddrError::Brackets(text.to_owned()));
     };
     if port.is_empty() {
-        return Err(AddrError::NoPort(format!("[{host}]")));
+        return Err(AddrError::EmptyPort(format!("[{host}]")));
     }
     if is_ip(host) { Ok((host, port)) } else { Err(AddrError::NotAnIp(host.to_owned())) }
 }
@@ -229,7 +272,10 @@ fn plain(text: &str) -> Result<(&str, &str), AddrError> {
         return Err(AddrError::Unbracketed(text.to_owned()));
     }
     if port.is_empty() {
-        return Err(AddrError::NoPort(host.to_owned()));
+        return Err(AddrError::EmptyPort(host.to_owned()));
+    }
+    if host.contains('=') {
+        return Err(AddrError::Named(text.to_owned()));
     }
     check_host(host)?;
     Ok((host, port))
@@ -284,6 +330,7 @@ impl FromStr for BindAddress {
         if text.is_empty() {
             return Err(AddrError::Empty);
         }
+        habits::refuse(text)?;
         let unbracketed = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
         if let Ok(ip) = unbracketed.unwrap_or(text).parse() {
             return Ok(Self { ip, port: 0 });

@@ -82,7 +82,7 @@ impl FromStr for Source {
 
     fn from_str(text: &str) -> Result<Self, AddrError> {
         let Some(name) = text.strip_prefix(SYSTEMD) else {
-            return text.parse().map(Self::Address);
+            return text.parse().map(Self::Address).map_err(AddrError::listening);
         };
         let good = |b: u8| b == b' ' || (b.is_ascii_graphic() && b != b':');
         if (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(good) {

@@ -1,9 +1,12 @@
 //! Every mistake on the command line as one line: the cause, then the remedy.
 
+use std::path::PathBuf;
+
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, Command, CommandFactory};
 
-use super::Cli;
+use super::process_args::PROCESS;
+use super::{Cli, habits};
 use crate::addr::{Address, ServiceName};
 use crate::run::Failure;
 
@@ -61,6 +64,9 @@ pub(super) enum UsageError {
     /// An option of the other end.
     #[error("{0} is for the encrypt end; leave it out, or use -e")]
     EncryptOnly(&'static str),
+    /// `-k A,B`.
+    #[error("there is no key file {file}; give each file by itself: -k A -k B", file = .0.display())]
+    SeveralKeys(PathBuf),
     /// `-k -` twice.
     #[error("two keys cannot both come from standard input; give -k - once, the others as files")]
     TwoKeysOnStdin,
@@ -102,6 +108,12 @@ pub(super) fn one_line(error: &clap::Error, command: &Command, name: &str) -> Fa
     Failure::Usage(anyhow::anyhow!("{cause}; {remedy}"))
 }
 
+/// The name of a command line without a command, which is in spiped's spelling.
+const NO_COMMAND: &str = "knockpipe -e";
+
+/// Flags of every command.
+const COMMON: [&str; 2] = ["help", "version"];
+
 /// An error of `clap` with the names to explain it by.
 struct Facts<'a> {
     error: &'a clap::Error,
@@ -123,7 +135,10 @@ impl Facts<'_> {
         let flag = self.flag(ContextKind::InvalidArg);
         let possible = self.list(ContextKind::ValidValue).join(", ");
         match (self.text(ContextKind::InvalidValue).as_str(), possible.as_str()) {
-            ("", "") => (format!("{flag} has no value"), "write one after it".to_owned()),
+            ("", "") => {
+                let remedy = "write one after it, and see that no variable in it is empty";
+                (format!("{flag} has no value"), remedy.to_owned())
+            }
             ("", possible) => (format!("{flag} has no value"), format!("use one of {possible}")),
             (value, "") => (format!("{flag}: '{value}' is not allowed"), "leave it out".to_owned()),
             (value, possible) => {
@@ -140,21 +155,53 @@ impl Facts<'_> {
 
     fn unknown_argument(&self, name: &str) -> (String, String) {
         let argument = self.text(ContextKind::InvalidArg);
-        if let Some(answer) = self.misplaced(&argument, name) {
+        let habit = self.of_habit(&argument, name);
+        if let Some(answer) = habit.or_else(|| self.misplaced(&argument, name)) {
             return answer;
         }
-        let cause = match argument.starts_with('-') {
-            true => format!("there is no flag '{argument}'"),
-            false => format!("'{argument}' is not expected here"),
+        if !argument.starts_with('-') {
+            let remedy = stray(&argument, name);
+            let remedy = remedy.unwrap_or_else(|| format!("see '{name} --help' for what there is"));
+            return (format!("'{argument}' is not expected here"), remedy);
+        }
+        let remedy = match argument.as_str() {
+            "-g" => "leave it out, forward secrecy is always on".to_owned(),
+            "-f" => "leave it out, there is no weak mode".to_owned(),
+            _ => match self.near_flag(&argument, name) {
+                Some(near) if COMMON.contains(&near) && name == NO_COMMAND => {
+                    format!("did you mean '--{near}'? see 'knockpipe --help'")
+                }
+                Some(near) => format!("did you mean '--{near}'? see '{name} --help'"),
+                None => format!("see '{name} --help' for what there is"),
+            },
         };
-        let remedy = match (argument.as_str(), self.text(ContextKind::SuggestedArg).as_str()) {
-            ("-F", _) => "leave it out, this command stays in the foreground".to_owned(),
-            ("-g", _) => "leave it out, forward secrecy is always on".to_owned(),
-            ("-f", _) => "leave it out, there is no weak mode".to_owned(),
-            (_, "") => format!("see '{name} --help' for what there is"),
-            (_, near) => format!("did you mean '{near}'? see '{name} --help'"),
-        };
-        (cause, remedy)
+        (format!("there is no flag '{argument}'"), remedy)
+    }
+
+    /// A flag of another program, where a tunnel is described.
+    fn of_habit(&self, argument: &str, name: &str) -> Option<(String, String)> {
+        let word = argument.strip_prefix("--").or_else(|| argument.strip_prefix('-'))?;
+        let cause = format!("there is no flag '{argument}'");
+        if name == "knockpipe run" {
+            let key = habits::of_key(word).unwrap_or(word);
+            return Some((cause, to_file(key)?));
+        }
+        let of_tunnels = ["knockpipe encrypt", "knockpipe decrypt", "knockpipe pipe", NO_COMMAND];
+        let is_spiped = [NO_COMMAND, "spiped"].contains(&name);
+        if !is_spiped && !of_tunnels.contains(&name) {
+            return None;
+        }
+        Some((cause, habits::of_flag(word, is_spiped)?.to_owned()))
+    }
+
+    /// The flag of the command that `argument` is a slip of.
+    fn near_flag(&self, argument: &str, name: &str) -> Option<&str> {
+        let word = argument.strip_prefix("--")?;
+        let mut here = self.command;
+        for name in name.split_whitespace().skip(1) {
+            here = here.find_subcommand(name).unwrap_or(here);
+        }
+        habits::near(word, here.get_arguments().filter_map(Arg::get_long).chain(COMMON))
     }
 
     /// A flag that other commands have, or a command behind flags: both exist,
@@ -162,7 +209,7 @@ impl Facts<'_> {
     fn misplaced(&self, argument: &str, name: &str) -> Option<(String, String)> {
         let all = Cli::command();
         // The spelling of spiped, which a flag in the place of the command chooses.
-        let no_command = name == "knockpipe -e";
+        let no_command = name == NO_COMMAND;
         let Some(long) = argument.strip_prefix("--") else {
             all.find_subcommand(argument).filter(|_| no_command)?;
             let cause = format!("the command '{argument}' stands behind a flag");
@@ -186,12 +233,19 @@ impl Facts<'_> {
     }
 
     fn unknown_command(&self, name: &str) -> (String, String) {
-        let cause = format!("there is no command '{}'", self.text(ContextKind::InvalidSubcommand));
-        let remedy = match self.list(ContextKind::SuggestedSubcommand).last() {
-            Some(near) => format!("did you mean '{near}'? see '{name} --help'"),
-            None => format!("see '{name} --help' for what there is"),
+        let word = self.text(ContextKind::InvalidSubcommand);
+        let mut here = self.command;
+        for name in name.split_whitespace().skip(1) {
+            here = here.find_subcommand(name).unwrap_or(here);
+        }
+        let near = habits::near(&word, here.get_subcommands().map(Command::get_name));
+        let habit = habits::of_command(&word).filter(|_| name == "knockpipe");
+        let remedy = match (near, habit) {
+            (Some(near), _) => format!("did you mean '{near}'? see '{name} --help'"),
+            (None, Some(remedy)) => remedy.to_owned(),
+            (None, None) => format!("see '{name} --help' for what there is"),
         };
-        (cause, remedy)
+        (format!("there is no command '{word}'"), remedy)
     }
 
     fn missing(&self, name: &str) -> (String, String) {
@@ -209,7 +263,15 @@ impl Facts<'_> {
                 format!("{flag} and {} exclude each other", self.both_names(other)),
                 "keep one of them".to_owned(),
             ),
-            _ => (format!("{flag} is given twice"), "give it once".to_owned()),
+            _ => {
+                let remedy = match flag.as_str() {
+                    "--service" => {
+                        "give one, an encrypt end asks for one service; start another end for another one"
+                    }
+                    _ => "give it once",
+                };
+                (format!("{flag} is given twice"), remedy.to_owned())
+            }
         }
     }
 
@@ -271,6 +333,33 @@ impl Owners {
             [rest @ .., last] => Some(format!("{} and {last}", rest.join(", "))),
         }
     }
+}
+
+/// Where a flag that `run` does not take belongs in its file.
+fn to_file(flag: &str) -> Option<String> {
+    let (encrypt, decrypt) = (Cli::command(), Cli::command());
+    let ends = [encrypt.find_subcommand("encrypt"), decrypt.find_subcommand("decrypt")];
+    let arg = ends.into_iter().flatten().find_map(|end| find(end, flag))?;
+    // Of these, how long sessions may finish is said for each tunnel.
+    let is_of_process = arg.get_help_heading() == Some(PROCESS) && flag != "drain";
+    Some(match is_of_process {
+        true => format!("write '{flag}' to [process] of the file"),
+        false => format!("write '{flag}' to a table [tunnels.NAME] of the file, or to [defaults]"),
+    })
+}
+
+/// What to do about a word that nothing asks for.
+fn stray(word: &str, name: &str) -> Option<String> {
+    let command = name.strip_prefix("knockpipe ")?;
+    Some(match command {
+        "run" | "check" => format!("name the file behind -c: '{name} -c {word}'"),
+        "encrypt" | "decrypt" | "pipe" | "-e" => {
+            "write addresses behind -s and -t, a key file behind -k".to_owned()
+        }
+        "who" => "choose connections with --tunnel NAME or --peer ADDR".to_owned(),
+        "status" | "reload" | "drain" | "kick" => "name the process by its --admin PATH".to_owned(),
+        _ => return None,
+    })
 }
 
 /// The flag with this long name, in the command or below it.

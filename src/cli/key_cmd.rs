@@ -65,6 +65,11 @@ pub(super) fn ring(files: &[PathBuf], access: Access) -> Result<KeyRing, Failure
     if files.iter().filter(|file| keyfile::is_stdin(file)).count() > 1 {
         return Err(UsageError::TwoKeysOnStdin.into());
     }
+    let several =
+        |file: &&PathBuf| file.to_str().is_some_and(|f| f.contains(',')) && !file.exists();
+    if let Some(file) = files.iter().find(several) {
+        return Err(UsageError::SeveralKeys(file.clone()).into());
+    }
     let keys: Result<Vec<_>, _> = files.iter().map(|file| keyfile::read(file, access)).collect();
     KeyRing::new(keys.map_err(failure)?).map_err(|error| Failure::Usage(error.into()))
 }

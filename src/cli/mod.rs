@@ -16,6 +16,7 @@ mod config;
 mod errors;
 mod gate_args;
 mod gate_cmd;
+mod habits;
 mod key_cmd;
 mod output;
 mod pipe_cmd;
@@ -28,11 +29,12 @@ mod tunnel_args;
 mod values;
 mod variables;
 
+use std::any::TypeId;
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
-use clap::{Command, CommandFactory, Parser, Subcommand};
+use clap::{Arg, Command, CommandFactory, Parser, Subcommand, ValueHint};
 
 use self::tunnel_args::{Alone, DecryptArgs, EncryptArgs, TunnelArgs};
 use self::variables::Filled;
@@ -194,9 +196,23 @@ pub fn run(arguments: &[OsString]) -> Result<Done, Failure> {
     }
 }
 
-/// The command line, for completions.
+/// The command line, for completions: files are offered where one is meant.
 pub fn command() -> Command {
-    Cli::command()
+    hinted(Cli::command())
+}
+
+fn hinted(command: Command) -> Command {
+    let with_hint = |arg: Arg| {
+        let is_path = arg.get_value_parser().type_id() == TypeId::of::<PathBuf>();
+        let hint = if is_path { ValueHint::FilePath } else { ValueHint::Other };
+        if arg.get_action().takes_values() { arg.value_hint(hint) } else { arg }
+    };
+    command.mut_args(with_hint).mut_subcommands(hinted)
+}
+
+/// The tables of a configuration file with the flags that are their keys, for its manual page.
+pub fn file_tables() -> [(&'static str, Command); 4] {
+    config::tables()
 }
 
 /// The command line with the variables of its flags, for man pages.
@@ -234,13 +250,31 @@ fn spiped_spelling(arguments: &[OsString], name: &'static str) -> Result<Done, F
 }
 
 fn subcommand(arguments: &[OsString]) -> Result<Done, Failure> {
-    let filled = variables::fill(&Cli::command(), arguments, |name| std::env::var_os(name))?;
+    let filled = variables::fill(&Cli::command(), &without_help_word(arguments), |name| {
+        std::env::var_os(name)
+    })?;
     let Filled { arguments: all, used } = filled;
     let parsed = parse(documented_command(), &all);
     let done = parsed.and_then(|args: Option<Cli>| {
         args.map_or(Ok(Done::Clean), |cli| carry_out(cli, arguments))
     });
     done.map_err(|failure| variables::blame(failure, &used))
+}
+
+/// Variables that look like a slip of ours, with what is meant.
+fn slips() -> Vec<(String, String)> {
+    variables::slips(&Cli::command(), std::env::vars_os().map(|(name, _)| name))
+}
+
+/// `help COMMAND --help` as `COMMAND --help`: both halves ask for the same.
+fn without_help_word(arguments: &[OsString]) -> Vec<OsString> {
+    let mut arguments = arguments.to_vec();
+    let at = arguments.iter().take(3).position(|word| word == "help");
+    let is_asked = |word: &OsString| word == "--help" || word == "-h";
+    if let Some(at) = at.filter(|at| arguments[*at..].iter().any(is_asked)) {
+        arguments.remove(at);
+    }
+    arguments
 }
 
 /// Does what was parsed of `typed`, which is what somebody wrote.
@@ -292,6 +326,10 @@ fn full_name(command: &Command, arguments: &[OsString]) -> String {
         let Some(below) = argument.to_str().and_then(|word| here.find_subcommand(word)) else {
             break;
         };
+        // Its own help says nothing that the one above does not.
+        if below.get_name() == "help" {
+            break;
+        }
         name = format!("{name} {}", below.get_name());
         here = below;
     }

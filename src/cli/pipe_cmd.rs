@@ -8,7 +8,7 @@ use super::errors::UsageError;
 use super::key_cmd;
 use super::process_args::{LogArgs, SandboxArgs};
 use super::tunnel_args::ConnectionArgs;
-use super::values::{Level, Target};
+use super::values::{Level, Target, one_target};
 use crate::addr::{Address, ServiceName};
 use crate::observe::log::Output;
 use crate::run::{self, Failure, Outcome, Prepared};
@@ -18,7 +18,7 @@ use crate::tunnel::PipeOptions;
 #[derive(Debug, Args)]
 pub(super) struct PipeArgs {
     /// Where the decrypt end listens: host:port, [ip]:port or /path/to/socket
-    #[arg(short, long, value_name = "ADDR")]
+    #[arg(short, long, value_name = "ADDR", value_parser = one_target)]
     target: Target,
 
     /// Key file, or - for standard input (then there is nothing left to send); repeatable: the

@@ -7,10 +7,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context;
 use clap::Args;
 use nix::unistd::Uid;
+use tracing::warn;
 
+use super::slips;
 use super::values::{self, Format, Level, MetricsAddress};
 use crate::admin::DoorOptions;
 use crate::observe::log;
@@ -120,6 +121,9 @@ impl ProcessArgs {
         let prepared = self.prepare(&plan, files, ports);
         let output = if self.syslog { log::Output::Syslog } else { log::Output::Stderr };
         let _log = self.log.start(Level::Info, output)?;
+        for (variable, meant) in slips() {
+            warn!(variable, meant, "a variable that no flag has");
+        }
         let process = Process { replaces, ..self.process(readiness, prepared) };
         run::tunnels(plan, process, reread)
     }
@@ -178,8 +182,6 @@ impl LogArgs {
     pub(super) fn start(self, default: Level, output: log::Output) -> Result<log::Guard, Failure> {
         let level = self.log_level.unwrap_or(default).into();
         let started = log::start(log::Settings { level, format: self.log_format.into(), output });
-        let started =
-            started.context("cannot start the log; check the limits of threads and memory");
-        started.map_err(Failure::Runtime)
+        started.map_err(|error| Failure::Runtime(error.into()))
     }
 }

@@ -8,7 +8,8 @@ use clap::Args;
 
 use super::Done;
 use super::config::{Config, show};
-use super::output::print;
+use super::output::{print, remark};
+use super::slips;
 use crate::addr::{Address, Source};
 use crate::net::{look_up, missing_family};
 use crate::printable::printable;
@@ -143,6 +144,9 @@ fn serve(args: RunArgs, readiness: Readiness) -> Result<Outcome, Failure> {
 pub(super) fn check(args: &CheckArgs) -> Result<(), Failure> {
     let config = Config::load(&args.config)?;
     let plan = config.plan()?;
+    for (variable, meant) in slips() {
+        remark(&format!("no flag has the variable {variable}; did you mean {meant}?"));
+    }
     print(&show(&config, &plan))?;
     for name in plan.iter().flat_map(names) {
         print(&resolved(&name))?;

@@ -37,6 +37,9 @@ pub(super) enum BadValue {
     /// Not a number of seconds.
     #[error("'{0}' is not a number of seconds; give one such as 5 or 0.5, at most a year")]
     Seconds(String),
+    /// With a unit.
+    #[error("'{0}' has a unit, and seconds have none here; write {1}")]
+    SecondsWithUnit(String, u64),
     /// Not a time between signs of life.
     #[error(
         "'{0}' is no time between signs of life; write one with a unit, such as 10s or 1m, at most 1d, or off"
@@ -66,6 +69,9 @@ pub(super) enum BadValue {
         "'{0}' has no service name before '='; write NAME=ADDR, or ADDR for the default target"
     )]
     NoName(String),
+    /// `NAME=ADDR,NAME=ADDR`.
+    #[error("'{0}' is several targets; give each by itself: -t {1}, or a list in a file")]
+    Targets(String, String),
     /// The part before `=` is not a service name.
     #[error("'{0}' does not start with a service name: {1}")]
     Name(String, String),
@@ -147,6 +153,12 @@ pub(super) enum Format {
 /// Seconds with an optional fraction; zero is left to the flag to judge.
 pub(super) fn seconds(text: &str) -> Result<Duration, BadValue> {
     let bad = || BadValue::Seconds(text.to_owned());
+    if let Ok(time) = duration::parse(text)
+        && time.subsec_nanos() == 0
+        && time.as_secs_f64() <= LONGEST_SECONDS
+    {
+        return Err(BadValue::SecondsWithUnit(text.to_owned(), time.as_secs()));
+    }
     // `f64` also reads "inf", "nan" and "1e3", which nobody means here.
     if !text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
         return Err(bad());
@@ -227,7 +239,7 @@ impl FromStr for MetricsAddress {
         let port = text.strip_prefix(':').unwrap_or(text);
         let is_alone = port.parse::<u16>().is_ok();
         let address = if is_alone { format!("127.0.0.1:{port}") } else { text.to_owned() };
-        address.parse().map(Self)
+        address.parse().map(Self).map_err(AddrError::listening)
     }
 }
 
@@ -253,9 +265,12 @@ impl FromStr for Target {
     type Err = BadValue;
 
     fn from_str(text: &str) -> Result<Self, BadValue> {
-        // A path may have '=' in it; host names and ports never do.
+        refuse_several(text)?;
+        // A path may have '=' in it, and an URL; host names and ports never do.
         let (name, address) = match text.split_once('=') {
-            Some((name, address)) if !text.starts_with('/') => (Some(name), address),
+            Some((name, address)) if !text.starts_with('/') && !name.contains("://") => {
+                (Some(name), address)
+            }
             _ => (None, text),
         };
         if name == Some("") {
@@ -265,7 +280,17 @@ impl FromStr for Target {
             .map(str::parse)
             .transpose()
             .map_err(|error| BadValue::Name(text.to_owned(), format!("{error}")))?;
-        let address = parse_address(address).map_err(|error| colon_name(text).unwrap_or(error))?;
+        let address = match address.parse::<Address>() {
+            Ok(address) => address,
+            // What it says is meant already.
+            Err(error @ AddrError::Scheme { .. }) => {
+                return Err(BadValue::Address(error.to_string()));
+            }
+            Err(error) => {
+                let error = || BadValue::Address(error.to_string());
+                return Err(colon_name(text).unwrap_or_else(error));
+            }
+        };
         Ok(Self { service, address })
     }
 }
@@ -291,8 +316,23 @@ fn colon_name(text: &str) -> Option<BadValue> {
     (is_ipv4 || is_word).then_some(BadValue::ColonName(service, address))
 }
 
-fn parse_address(text: &str) -> Result<Address, BadValue> {
-    text.parse::<Address>().map_err(|error| BadValue::Address(error.to_string()))
+/// `redis=A,mysql=B`. A path may have a comma in it.
+fn refuse_several(text: &str) -> Result<(), BadValue> {
+    let parts: Vec<&str> = text.split(',').map(str::trim).collect();
+    if parts.len() < 2 || !parts.iter().all(|part| part.parse::<Target>().is_ok()) {
+        return Ok(());
+    }
+    Err(BadValue::Targets(text.to_owned(), parts.join(" -t ")))
+}
+
+/// `-t` where only one can be.
+pub(super) fn one_target(text: &str) -> Result<Target, BadValue> {
+    match text.parse() {
+        Err(BadValue::Targets(text, _)) => {
+            Err(BadValue::Address(AddrError::Several(text).to_string()))
+        }
+        parsed => parsed,
+    }
 }
 
 impl FromStr for SuiteChoice {

@@ -7,13 +7,15 @@
 //! one value only, and would count as typed where flags exclude each other.
 //!
 //! No variable holds a secret: flags name files. Tunnels of a configuration file,
-//! and command lines in the spelling of spiped, take none.
+//! and command lines in the spelling of spiped, take none; for `[process]` of a
+//! file they fill in what it does not say.
 
 use std::ffi::{OsStr, OsString};
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
+use super::habits;
 use crate::run::Failure;
 
 /// What every name begins with.
@@ -95,7 +97,7 @@ pub(super) fn fill(
 ///
 /// # Errors
 /// [`Failure::Usage`] of a switch that is neither on nor off.
-fn added(
+pub(super) fn added(
     command: &Command,
     is_said: impl Fn(&Arg) -> bool,
     get: impl Fn(&str) -> Option<OsString>,
@@ -202,26 +204,51 @@ impl Variable {
 /// their flags, which nobody typed.
 pub(super) fn blame(failure: Failure, used: &[Variable]) -> Failure {
     let Failure::Usage(_) = failure else { return failure };
-    let text = failure.to_string();
+    match named(&failure.to_string(), used) {
+        Some(text) => Failure::Usage(anyhow::anyhow!(text)),
+        None => failure,
+    }
+}
+
+/// `text` with the names of the variables whose flags it names, if it names any.
+pub(super) fn named(text: &str, used: &[Variable]) -> Option<String> {
     let words = text.split(|c: char| !(c.is_alphanumeric() || "-/".contains(c)));
     let mut named: Vec<&Variable> = vec![];
     for word in words {
         let variable = used.iter().find(|variable| variable.is(word));
         named.extend(variable.filter(|variable| !named.contains(variable)));
     }
-    match &named[..] {
-        [] => failure,
-        [first, ..] if begins_with(&text, first) => {
-            let rest = text.split_once(':').map_or("", |(_, rest)| rest);
-            Failure::Usage(anyhow::anyhow!("{}:{rest}", first.name))
-        }
-        named => {
-            let given =
-                named.iter().map(|Variable { name, long, .. }| format!("{name} is --{long}"));
-            let given = given.collect::<Vec<_>>().join(", ");
-            Failure::Usage(anyhow::anyhow!("{text} ({given})"))
-        }
+    let first = named.first()?;
+    if begins_with(text, first) {
+        let (_, rest) = text.split_once(':')?;
+        return Some(format!("{}:{rest}", first.name));
     }
+    let given = named.iter().map(|Variable { name, long, .. }| format!("{name} is --{long}"));
+    Some(format!("{text} ({})", given.collect::<Vec<_>>().join(", ")))
+}
+
+/// Names that are no variable and look like a slip of one, with what is meant.
+pub(super) fn slips(
+    command: &Command,
+    names: impl Iterator<Item = OsString>,
+) -> Vec<(String, String)> {
+    let mut known = vec!["KNOCKPIPE_GATE_CREDENTIALS".to_owned()];
+    collect(command, &mut known);
+    let words: Vec<String> = known.iter().map(|name| name.to_lowercase()).collect();
+    let names = names.filter_map(|name| name.into_string().ok());
+    let unknown = names.filter(|name| name.starts_with(PREFIX) && !known.contains(name));
+    let slip = |name: String| {
+        let rest = &name.to_lowercase()[PREFIX.len()..];
+        let bare = words.iter().map(|word| &word[PREFIX.len()..]);
+        let meant = habits::slip(rest, bare)?;
+        Some((name, format!("{PREFIX}{}", meant.to_uppercase())))
+    };
+    unknown.filter_map(slip).collect()
+}
+
+fn collect(command: &Command, names: &mut Vec<String>) {
+    names.extend(command.get_arguments().filter_map(Variable::of).map(|variable| variable.name));
+    command.get_subcommands().for_each(|below| collect(below, names));
 }
 
 /// Whether a message is about the value of this flag: `-o/--timeout: ...`.

@@ -8,6 +8,7 @@
 use std::ffi::OsStr;
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::syslog::{Facility, LogFlags, Priority, Severity, openlog, syslog};
@@ -54,12 +55,28 @@ pub enum Output {
     Syslog,
 }
 
+/// Why logging cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Nobody would get the lines, and nothing would tell.
+    #[error(
+        "--syslog: nobody listens at {SYSLOG} ({0}); start a syslog service, or leave it out to log to standard error"
+    )]
+    NoSyslog(io::Error),
+    /// The system refuses a thread.
+    #[error("cannot start the log: {0}; check the limits of threads and memory")]
+    System(#[from] io::Error),
+}
+
+/// Where syslog(3) sends its lines.
+const SYSLOG: &str = "/dev/log";
+
 /// Starts logging, until the guard is dropped. The first call counts; later
 /// ones change nothing.
 ///
 /// # Errors
-/// The system refuses a thread, or its log.
-pub fn start(settings: Settings) -> io::Result<Guard> {
+/// [`StartError`]
+pub fn start(settings: Settings) -> Result<Guard, StartError> {
     let lines = Lines::default();
     // One for all notices: to make one costs every place that logs a check.
     let (losses, lost) = (Lines::default(), settings.at_least_warn());
@@ -81,7 +98,9 @@ pub fn start(settings: Settings) -> io::Result<Guard> {
             lines.start(write, notice)?
         }
         Output::Syslog => {
-            openlog(Some(c"knockpipe"), LogFlags::LOG_PID, Facility::LOG_DAEMON)?;
+            find_syslog().map_err(StartError::NoSyslog)?;
+            openlog(Some(c"knockpipe"), LogFlags::LOG_PID, Facility::LOG_DAEMON)
+                .map_err(io::Error::from)?;
             let shown = move |line: &[u8]| settings.shown(is_coloured, line);
             lines.start(move |(level, line)| to_syslog(*level, shown(line)), notice)?
         }
@@ -100,6 +119,12 @@ pub(super) fn is_started() -> bool {
 /// What is logged from now on is lost.
 pub(super) fn ended() {
     STARTED.store(false, Ordering::Release);
+}
+
+/// Whether somebody listens: syslog(3) itself never says.
+fn find_syslog() -> io::Result<()> {
+    let datagrams = UnixDatagram::unbound()?.connect(SYSLOG);
+    datagrams.or_else(|error| UnixStream::connect(SYSLOG).map(drop).map_err(|_| error))
 }
 
 fn to_syslog(level: Level, line: Vec<u8>) -> io::Result<()> {

@@ -66,6 +66,13 @@ impl Output {
 impl Program {
     /// Starts `command` with its stderr collected; panics with the name when it cannot start.
     pub fn spawn(name: &str, command: &mut Command) -> Self {
+        // What a developer has set is no part of a test.
+        let given: Vec<_> = command.get_envs().map(|(name, _)| name.to_owned()).collect();
+        for (name, _) in std::env::vars_os().filter(|(name, _)| !given.contains(name)) {
+            if name.as_encoded_bytes().starts_with(b"KNOCKPIPE_") {
+                command.env_remove(name);
+            }
+        }
         command.stderr(Stdio::piped());
         let mut child =
             command.spawn().unwrap_or_else(|error| panic!("cannot start {name}: {error}"));

@@ -20,7 +20,7 @@ use crate::common::tree::read;
 mod generate;
 
 /// The files that `make packages` puts into a package.
-fn generated() -> TempDir {
+pub(super) fn generated() -> TempDir {
     let dir = TempDir::new().unwrap();
     generate::write_all(dir.path(), "2026-01-31").unwrap();
     dir
@@ -28,7 +28,7 @@ fn generated() -> TempDir {
 
 /// Runs a program that `make install-test-tools` installs; it must succeed.
 #[track_caller]
-fn run(program: &str, args: &[&str]) -> String {
+pub(super) fn run(program: &str, args: &[&str]) -> String {
     let Output { status, stdout, stderr } = Command::new(program)
         .args(args)
         .output()
@@ -91,7 +91,7 @@ fn names(command: &clap::Command, above: &str, all: &mut BTreeSet<String>) {
 fn every_command_has_a_man_page_and_every_page_a_command() {
     let mut commands = BTreeSet::new();
     names(&cli::command(), "", &mut commands);
-    commands.extend(["knockpipe-spiped", "knockpipe-spipe"].map(str::to_owned));
+    commands.extend(["knockpipe-spiped", "knockpipe-spipe", "knockpipe.toml"].map(str::to_owned));
     assert!(commands.len() > 15, "only {commands:?}");
     let dir = generated();
     let pages = fs::read_dir(dir.path().join("man")).unwrap();
@@ -127,7 +127,7 @@ fn the_man_pages_are_clean_and_say_what_help_says() {
 // === completions ===
 
 /// What bash offers behind `words`, by the way it would itself go.
-fn completed_by_bash(words: &[&str]) -> Vec<String> {
+pub(super) fn completed_by_bash(words: &[&str]) -> Vec<String> {
     let dir = generated();
     let file = dir.path().join("completions/knockpipe.bash");
     let script = r#"

@@ -108,7 +108,7 @@ pub(super) struct WhoArgs {
 #[command(group = ArgGroup::new("whom").required(true).args(["id", "peer", "tunnel", "key_id"]))]
 pub(super) struct KickArgs {
     /// The connection of this id, as 'knockpipe who' shows it
-    #[arg(value_name = "ID")]
+    #[arg(value_name = "ID", value_parser = connection)]
     id: Option<u64>,
 
     /// All connections from this address: IP, or IP:PORT
@@ -277,6 +277,35 @@ fn make_printable(value: &mut Value) {
 
 fn peer(text: &str) -> Result<String, RequestError> {
     protocol::peer(text).map(|_| text.to_owned())
+}
+
+/// A word that is no id of a connection.
+#[derive(Debug, thiserror::Error)]
+#[error("'{text}' is no id of a connection; write {meant}")]
+struct NoId {
+    text: String,
+    meant: String,
+}
+
+fn connection(text: &str) -> Result<u64, NoId> {
+    text.parse().map_err(|_| {
+        let is_name = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        let meant = match text {
+            "all" | "everybody" | "*" => {
+                "--tunnel NAME for all of a tunnel, or end them all with 'knockpipe drain'"
+                    .to_owned()
+            }
+            _ if protocol::peer(text).is_ok() => format!("--peer {text}"),
+            _ if protocol::key(text).is_ok() => format!("--key {text}"),
+            _ if text.starts_with(|c: char| c.is_ascii_alphabetic())
+                && text.chars().all(is_name) =>
+            {
+                format!("--tunnel {text} for a tunnel, or an id that 'knockpipe who' shows")
+            }
+            _ => "one that 'knockpipe who' shows, or --peer, --tunnel or --key".to_owned(),
+        };
+        NoId { text: text.to_owned(), meant }
+    })
 }
 
 fn key(text: &str) -> Result<String, RequestError> {

@@ -192,6 +192,16 @@ fn every_mistake_is_one_line_with_its_place_and_a_remedy() {
         (&format!("{REDIS}[keys]\na = {{ b = 'b.key' }}\n"), "toml:8", "'a' names no key file"),
         (&format!("{REDIS}[keys]\na = ''\n"), "toml:8", "'a' names no key file"),
         (&format!("{REDIS}[keys]\na = '-'\n"), "toml:8", "write the path of its file"),
+        (&format!("{REDIS}[keys]\nold='gone.key'\n"), "toml:8", "key 'old', which no tunnel uses"),
+        (
+            &format!("{REDIS}[gates.g]\ngate='redis://h'\ngate-credentials='gone'\n"),
+            "toml:7",
+            "gate 'g', which no tunnel uses",
+        ),
+        (&format!("{REDIS}listen='a:1'\n"), "toml:7", "did you mean 'source'?"),
+        (&format!("{REDIS}max_sessions=1\n"), "toml:7", "did you mean 'max-sessions'?"),
+        (&format!("{REDIS}service=['a','b']\n"), "toml:7", "for each further service"),
+        ("[tunnel.a]\n", "toml:1", "did you mean 'tunnels'?"),
         (&REDIS.replace("a.key", "-"), "toml:6", "write the path of its file"),
         (
             &format!("[defaults]\nno-resolve=true\nresolve-every=9\n{REDIS}"),

@@ -15,7 +15,7 @@ use crate::cli::errors::one_line;
 use crate::cli::gate_args::{AcceptorGateArgs, GateArgs};
 use crate::cli::process_args::ProcessArgs;
 use crate::cli::tunnel_args::{DecryptArgs, EncryptArgs, TunnelArgs};
-use crate::cli::variables;
+use crate::cli::{habits, variables};
 use crate::sys::keyfile::is_stdin;
 
 /// The flags about the process.
@@ -56,9 +56,9 @@ struct GateLine {
 #[derive(Debug)]
 pub(super) struct Flags {
     pub(super) process: Command,
-    encrypt: Command,
-    decrypt: Command,
-    gate: Command,
+    pub(super) encrypt: Command,
+    pub(super) decrypt: Command,
+    pub(super) gate: Command,
 }
 
 impl Flags {
@@ -97,15 +97,27 @@ impl Flags {
         Ok(())
     }
 
-    /// What `[process]` says, and all its values.
+    /// What `[process]` says, and all its values. Variables fill in what it does not say.
     pub(super) fn process(
         &self,
         settings: &[Setting],
         base: &Path,
     ) -> Result<(ProcessArgs, ArgMatches), Mistake> {
-        let values = self.parse(&self.process, settings, base)?;
-        let line = ProcessLine::from_arg_matches(&values);
-        let line = line.map_err(|error| blame(&error, &self.process, settings))?;
+        let is_said = |arg: &Arg| {
+            let own = |setting: &Setting| arg.get_long() == Some(&setting.key);
+            settings.iter().any(own)
+        };
+        let variables = variables::added(&self.process, is_said, |name| std::env::var_os(name));
+        let (added, used) = variables.map_err(|error| Mistake::elsewhere(error.to_string()))?;
+        let mut arguments = self.arguments(&self.process, settings, base)?;
+        arguments.extend(added);
+        let failed = |error: clap::Error| {
+            let mistake = blame(&error, &self.process, settings);
+            let text = variables::named(&mistake.what, &used);
+            text.map_or(mistake, Mistake::elsewhere)
+        };
+        let values = self.process.clone().try_get_matches_from(arguments).map_err(failed)?;
+        let line = ProcessLine::from_arg_matches(&values).map_err(failed)?;
         Ok((line.process, values))
     }
 
@@ -159,7 +171,9 @@ impl Flags {
         };
         let what = || {
             let name = &table.name;
-            format!("tunnel {name} has {which}; write mode = \"encrypt\" or mode = \"decrypt\"")
+            format!(
+                "tunnel {name} has {which}; write mode = \"encrypt\" next to the clients, or mode = \"decrypt\" next to the server"
+            )
         };
         found.ok_or_else(|| Mistake::new(line, what()))
     }
@@ -208,6 +222,10 @@ impl Flags {
             let what = format!("'{key}' is about the process; write it to [process]");
             return Mistake::new(*line, what);
         }
+        if name == "[process]" && habits::of_key(key).is_some_and(|key| self.is_of_tunnels(key)) {
+            let what = format!("'{key}' is no key of [process]; tunnels stand in [tunnels.NAME]");
+            return Mistake::new(*line, what);
+        }
         if self.of_mode(name).is_none() && self.is_of_tunnels(key) {
             let what = format!("'{key}' is about a tunnel; write it to one, or to [defaults]");
             return Mistake::new(*line, what);
@@ -230,13 +248,23 @@ impl Flags {
         settings: &[Setting],
         base: &Path,
     ) -> Result<ArgMatches, Mistake> {
+        let arguments = self.arguments(command, settings, base)?;
+        let parsed = command.clone().try_get_matches_from(arguments);
+        parsed.map_err(|error| blame(&error, command, settings))
+    }
+
+    fn arguments(
+        &self,
+        command: &Command,
+        settings: &[Setting],
+        base: &Path,
+    ) -> Result<Vec<OsString>, Mistake> {
         let mut arguments = vec![];
         for setting in settings {
             let arg = find(command, &setting.key).ok_or_else(|| self.unknown(command, setting))?;
             arguments.extend(spelled(arg, setting, base)?);
         }
-        let parsed = command.clone().try_get_matches_from(arguments);
-        parsed.map_err(|error| blame(&error, command, settings))
+        Ok(arguments)
     }
 }
 
@@ -316,13 +344,11 @@ fn refuse_stdin(file: &str, line: usize) -> Result<(), Mistake> {
     if is_stdin(Path::new(file)) { Err(Mistake::new(line, what)) } else { Ok(()) }
 }
 
-/// The flag that `clap` takes `key` for a slip of.
-fn near(command: &Command, key: &str) -> Option<String> {
-    let parsed = command.clone().try_get_matches_from([format!("--{key}")]);
-    match parsed.err()?.get(ContextKind::SuggestedArg)? {
-        ContextValue::String(near) => Some(near.trim_start_matches('-').to_owned()),
-        _ => None,
-    }
+/// The key that `key` is a slip of, or that other programs call so.
+fn near<'c>(command: &'c Command, key: &str) -> Option<&'c str> {
+    let known = || command.get_arguments().filter_map(Arg::get_long);
+    let of_habit = habits::of_key(key).and_then(|meant| known().find(|known| *known == meant));
+    habits::near(key, known()).or(of_habit)
 }
 
 /// A setting as arguments.
@@ -342,7 +368,11 @@ fn spelled(arg: &Arg, setting: &Setting, base: &Path) -> Result<Vec<OsString>, M
         Value::Words(words) => {
             let may_repeat = matches!(arg.get_action(), ArgAction::Append);
             if words.len() != 1 && !may_repeat {
-                return Err(Mistake::new(*line, format!("'{key}' has one value; write one")));
+                let remedy = match key.as_str() {
+                    "service" => "write one, and a table [tunnels.NAME] for each further service",
+                    _ => "write one",
+                };
+                return Err(Mistake::new(*line, format!("'{key}' has one value; {remedy}")));
             }
             Ok(words.iter().map(|word| argument(arg, key, word, base)).collect())
         }

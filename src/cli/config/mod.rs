@@ -14,6 +14,7 @@ mod flags;
 mod gate;
 mod show;
 mod text;
+mod unused;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,7 @@ use crate::run::Failure;
 use crate::tunnel::Options;
 use flags::Flags;
 use text::Tables;
+use unused::Unused;
 
 pub(super) use gate::{Which, gate};
 pub(super) use show::show;
@@ -47,6 +49,7 @@ pub(super) struct Config {
     /// All its values, for [`show`].
     process_values: clap::ArgMatches,
     pub(super) tunnels: Vec<Tunnel>,
+    unused: Vec<Unused>,
 }
 
 /// A tunnel of the file.
@@ -92,16 +95,23 @@ pub(super) enum ConfigError {
 struct Mistake {
     line: Option<usize>,
     what: String,
+    /// In a variable of the environment and not in the file.
+    is_elsewhere: bool,
 }
 
 impl Mistake {
     fn new(line: usize, what: impl Into<String>) -> Self {
-        Self { line: Some(line), what: what.into() }
+        Self { line: Some(line), what: what.into(), is_elsewhere: false }
     }
 
     /// What a table lacks.
     fn of_table(what: String) -> Self {
-        Self { line: None, what }
+        Self { line: None, what, is_elsewhere: false }
+    }
+
+    /// What the environment says wrongly.
+    fn elsewhere(what: String) -> Self {
+        Self { line: None, what, is_elsewhere: true }
     }
 
     /// The same, where it is about the whole of this tunnel's table.
@@ -117,6 +127,17 @@ impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
         Self::Usage(error.into())
     }
+}
+
+/// The tables of a file, each with the flags that are its keys.
+pub(super) fn tables() -> [(&'static str, clap::Command); 4] {
+    let Flags { process, encrypt, decrypt, gate } = Flags::new();
+    [
+        ("[process]", process),
+        ("[tunnels.NAME] with mode = \"encrypt\"", encrypt),
+        ("[tunnels.NAME] with mode = \"decrypt\"", decrypt),
+        ("[gates.NAME]", gate),
+    ]
 }
 
 impl Config {
@@ -138,7 +159,8 @@ impl Config {
         if tunnels.is_empty() {
             return Err(Mistake::new(1, "there is no tunnel; add a table [tunnels.NAME]"));
         }
-        Ok(Self { file: file.to_owned(), flags, process, process_values, tunnels })
+        let unused = unused::find(&tables, &tunnels, &flags, base)?;
+        Ok(Self { file: file.to_owned(), flags, process, process_values, tunnels, unused })
     }
 
     /// Every file that is read again on a reload, itself first.
@@ -162,6 +184,11 @@ impl Config {
             }
             plan.push(options);
         }
+        for unused in &self.unused {
+            let file = self.file.display();
+            let place = format!("{file}:{}: {}, which no tunnel uses", unused.line, unused.what);
+            unused.check(self.process.uid()).map_err(|failure| at(place, failure))?;
+        }
         Ok(plan)
     }
 
@@ -181,11 +208,14 @@ impl Config {
     }
 
     fn in_tunnel(&self, tunnel: &Tunnel, failure: Failure) -> Failure {
-        let place = format!("{}:{}: tunnel {}", self.file.display(), tunnel.line, tunnel.name);
-        match failure {
-            Failure::Usage(error) => Failure::Usage(error.context(place)),
-            Failure::Runtime(error) => Failure::Runtime(error.context(place)),
-        }
+        at(format!("{}:{}: tunnel {}", self.file.display(), tunnel.line, tunnel.name), failure)
+    }
+}
+
+fn at(place: String, failure: Failure) -> Failure {
+    match failure {
+        Failure::Usage(error) => Failure::Usage(error.context(place)),
+        Failure::Runtime(error) => Failure::Runtime(error.context(place)),
     }
 }
 
@@ -204,9 +234,12 @@ fn understood<T>(
     // So that what `show` makes of paths is right beside any other file.
     let whole = std::path::absolute(file).map_err(|error| unreadable(error.into()))?;
     let parsed = parse(whole.parent().unwrap_or(&whole), text);
-    parsed.map_err(|Mistake { line, what }| {
-        let line = line.unwrap_or(1);
-        ConfigError::Wrong { file: file.to_owned(), line, what }.into()
+    parsed.map_err(|Mistake { line, what, is_elsewhere }| match is_elsewhere {
+        true => Failure::Usage(anyhow::anyhow!(what)),
+        false => {
+            let line = line.unwrap_or(1);
+            ConfigError::Wrong { file: file.to_owned(), line, what }.into()
+        }
     })
 }
 

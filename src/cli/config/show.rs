@@ -22,6 +22,9 @@ pub(in crate::cli) fn show(config: &Config, plan: &[Options]) -> String {
     for (tunnel, options) in config.tunnels.iter().zip(plan) {
         let _ = one(&mut text, config, (tunnel, options));
     }
+    for unused in &config.unused {
+        let _ = writeln!(text, "# no tunnel uses {} of line {}", unused.what, unused.line);
+    }
     text
 }
 

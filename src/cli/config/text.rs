@@ -9,6 +9,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::Mistake;
+use crate::cli::habits;
 
 /// A key with its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +51,9 @@ pub(super) struct Tables {
     pub(super) tunnels: Vec<Table>,
 }
 
+/// The names of what stands at the top.
+const TABLES: [&str; 5] = ["process", "keys", "defaults", "gates", "tunnels"];
+
 /// What stands at the top.
 const TOP: &str = "[process], [keys], [defaults], [gates.NAME] and [tunnels.NAME]";
 
@@ -82,7 +86,11 @@ impl Tables {
                 "gates" => tables.gates = reader.named(value)?,
                 "tunnels" => tables.tunnels = reader.named(value)?,
                 other => {
-                    let what = format!("there is no table or key '{other}' here; there are {TOP}");
+                    let near = habits::near(other, TABLES);
+                    let near =
+                        near.map_or_else(String::new, |near| format!("did you mean '{near}'? "));
+                    let what =
+                        format!("there is no table or key '{other}' here; {near}there are {TOP}");
                     return Err(Mistake::new(line, what));
                 }
             }
