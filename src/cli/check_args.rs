@@ -21,12 +21,12 @@ pub(super) struct CheckArgs {
         allow_hyphen_values = true,
         help_heading = "Connections"
     )]
-    checks: Vec<NamedCheck>,
+    pub(super) checks: Vec<NamedCheck>,
 }
 
 /// `--check [NAME=]WHAT[/INTERVAL]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct NamedCheck {
+pub(super) struct NamedCheck {
     /// `None` is every service that no other check names.
     service: Option<ServiceName>,
     check: Check,

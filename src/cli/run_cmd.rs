@@ -1,23 +1,17 @@
-//! `run` and `check`: what a configuration file says, done or only looked at.
+//! `run`: what a configuration file says, done.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
 use tracing::warn;
 
-use super::config::{Config, show};
-use super::output::print;
-use crate::addr::{Address, Source};
-use crate::net::look_up;
-use crate::printable::printable;
-use crate::run::{self, Failure, Outcome, Ports, Reread};
+use super::config::Config;
+use crate::run::{Failure, Outcome, Ports, Reread};
 use crate::sys::background::Readiness;
-use crate::tunnel::Options;
-use crate::tunnel::trial::Finding;
 
 /// Where the file is unless `-c` says otherwise.
-const DEFAULT_FILE: &str = "/etc/knockpipe/knockpipe.toml";
+pub(super) const DEFAULT_FILE: &str = "/etc/knockpipe/knockpipe.toml";
 
 /// What stands under the flags of `run`.
 pub(super) const RUN_EXAMPLES: &str = "\
@@ -33,32 +27,12 @@ Example of a file:
 Keys are the long flags of 'knockpipe encrypt' and 'knockpipe decrypt'. [defaults] holds for all
 tunnels, [process] has the flags about the process and its log. docs/OPERATING.md tells the rest.";
 
-/// What stands under the flags of `check`.
-pub(super) const CHECK_EXAMPLES: &str = "\
-Exit status: 0 the file can be run, 1 --connect found something that does not work, 2 the file or
-something that it names is wrong.
-
-Example:
-  knockpipe check -c /etc/knockpipe/knockpipe.toml --connect";
-
 /// `knockpipe run`.
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
     /// The configuration file
     #[arg(short, long, value_name = "FILE", default_value = DEFAULT_FILE)]
     config: PathBuf,
-}
-
-/// `knockpipe check`.
-#[derive(Debug, Args)]
-pub(super) struct CheckArgs {
-    /// The configuration file
-    #[arg(short, long, value_name = "FILE", default_value = DEFAULT_FILE)]
-    config: PathBuf,
-
-    /// Also try each far end and target: name, connection, key, gate, target
-    #[arg(long)]
-    connect: bool,
 }
 
 /// Runs the tunnels of a file until they are stopped.
@@ -80,62 +54,4 @@ pub(super) fn run(args: RunArgs) -> Result<Outcome, Failure> {
         Ok(plan)
     });
     process.run(Readiness::foreground(), plan, (reread, files, Ports::Any))
-}
-
-/// Says what a file comes to.
-///
-/// # Errors
-/// [`Failure`] of the file, or of a connection that was tried.
-pub(super) fn check(args: &CheckArgs) -> Result<(), Failure> {
-    let config = Config::load(&args.config)?;
-    let plan = config.plan()?;
-    print(&show(&config, &plan))?;
-    for name in plan.iter().flat_map(names) {
-        print(&resolved(&name))?;
-    }
-    if args.connect { connect(&plan, &args.config) } else { Ok(()) }
-}
-
-/// The host names of a tunnel, with their ports.
-fn names(options: &Options) -> Vec<Address> {
-    let sources = options.sources.iter().filter_map(Source::address);
-    sources.chain(options.role.targets()).filter(|address| !address.is_literal()).cloned().collect()
-}
-
-/// What a name means now, as a comment. Another answer may be right later.
-fn resolved(name: &Address) -> String {
-    let Address::Tcp { host, port } = name else { return String::new() };
-    match look_up(host, port) {
-        Ok(found) => {
-            let found: Vec<String> = found.iter().map(ToString::to_string).collect();
-            format!("# {name} is {} now\n", found.join(" "))
-        }
-        Err(error) => format!("# {name} does not resolve now: {error}\n"),
-    }
-}
-
-/// Tries what the tunnels connect to, and prints how far that came.
-fn connect(plan: &[Options], file: &Path) -> Result<(), Failure> {
-    let mut broken = 0;
-    for (options, findings) in plan.iter().zip(run::try_all(plan)?) {
-        let name = options.name.as_deref().unwrap_or_default();
-        for Finding { target, passed, failed } in findings {
-            let passed = passed.join(", ");
-            let line = match failed {
-                None => format!("{name} -> {target}: ok ({passed})"),
-                Some((step, why)) => {
-                    broken += 1;
-                    format!("{name} -> {target}: FAILED at {step}: {why} (passed: {passed})")
-                }
-            };
-            print(&format!("{}\n", printable(&line)))?;
-        }
-    }
-    if broken == 0 {
-        return Ok(());
-    }
-    Err(Failure::Runtime(anyhow::anyhow!(
-        "{broken} of the targets of {} cannot be used; the lines above tell why",
-        file.display()
-    )))
 }

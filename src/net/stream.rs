@@ -14,7 +14,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::vigil;
+use super::vigil::{self, Path};
 use crate::addr::ClientAddr;
 
 /// A connected stream socket.
@@ -132,6 +132,14 @@ impl Stream {
         match self {
             Self::Tcp(socket) => vigil::is_probing(socket),
             Self::Unix(_) => false,
+        }
+    }
+
+    /// How large packets may be on the way to the peer; `None` over a unix socket.
+    pub fn path(&self) -> Option<Path> {
+        match self {
+            Self::Tcp(socket) => Path::of(socket),
+            Self::Unix(_) => None,
         }
     }
 

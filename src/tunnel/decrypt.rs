@@ -85,7 +85,7 @@ impl Exit {
                 Ok(Box::new(Host { sealed, guest, visitor }))
             }
             Err(verdict) => {
-                shared.refused(verdict.reason, guest.client);
+                shared.refused_stranger(verdict, guest.client);
                 shared.strike(verdict, &guest);
                 if verdict.reason == CloseReason::Revoked {
                     return Err(Stranger::Revoked(sealed));

@@ -67,6 +67,7 @@ impl Tunnel {
         self.shared.tasks.spawn(Arc::clone(self).watch_limit());
         self.shared.tasks.spawn(Arc::clone(self).keep_warm());
         self.shared.tasks.spawn(Arc::clone(self).watch_targets());
+        self.shared.tasks.spawn(Arc::clone(self).look_at_start());
     }
 
     /// Accepts on `listener` from now on, until it is stopped.

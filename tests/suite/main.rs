@@ -11,6 +11,7 @@ mod check;
 mod cli;
 mod demo;
 mod deployment;
+mod diagnosis;
 mod directories;
 mod docs;
 mod drain;

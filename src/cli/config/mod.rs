@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use nix::unistd::Uid;
 
+use super::loops;
 use super::process_args::ProcessArgs;
 use super::tunnel_args::TunnelArgs;
 use crate::files::read::{ReadError, read};
@@ -167,6 +168,7 @@ impl Config {
             }
             plan.push(options);
         }
+        loops::refuse(&plan)?;
         Ok(plan)
     }
 
