@@ -299,7 +299,7 @@ async fn exchange(stream: &mut Stream, message1: &Message, heard: &mut Heard) ->
     while heard.got < MESSAGE_LEN {
         // What it said before it hung up tells more than that it did.
         match stream.read(&mut heard.message2[heard.got..]).await? {
-            0 => return said.and(Err(io::ErrorKind::UnexpectedEof.into())),
+            0 => return said.and_then(|()| Err(io::ErrorKind::UnexpectedEof.into())),
             got => heard.got += got,
         }
     }
