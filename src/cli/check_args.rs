@@ -21,24 +21,24 @@ pub(super) struct CheckArgs {
         allow_hyphen_values = true,
         help_heading = "Connections"
     )]
-    checks: Vec<NamedCheck>,
+    pub(super) checks: Vec<NamedCheck>,
 
     /// What becomes of sessions on a target that goes down: keep them, or close them, so that
     /// their clients come again and get another [default: keep]
     #[arg(long, value_name = "WHAT", help_heading = "Connections")]
-    on_target_down: Option<OnTargetDown>,
+    pub(super) on_target_down: Option<OnTargetDown>,
 }
 
 /// `--on-target-down`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum OnTargetDown {
+pub(super) enum OnTargetDown {
     Keep,
     Close,
 }
 
 /// `--check [NAME=]WHAT[/INTERVAL]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct NamedCheck {
+pub(super) struct NamedCheck {
     /// `None` is every service that no other check names.
     service: Option<ServiceName>,
     check: Check,

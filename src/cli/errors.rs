@@ -37,6 +37,11 @@ pub(super) enum UsageError {
         "-s and -t are both {0}, so it would connect to itself; give -t the address of the other end or of the service"
     )]
     Loop(Address),
+    /// What it accepts comes back to it.
+    #[error(
+        "a connection would go round for ever: {0}; give the last -t the address of the other end or of the service"
+    )]
+    Ring(String),
     /// `0` where a time must pass.
     #[error("{flag}: 0 seconds is no time; {remedy}")]
     ZeroSeconds {

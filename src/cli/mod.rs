@@ -12,12 +12,14 @@
 
 mod admin_cmd;
 mod check_args;
+mod check_cmd;
 mod config;
 mod errors;
 mod gate_args;
 mod gate_cmd;
 mod habits;
 mod key_cmd;
+mod loops;
 mod output;
 mod pipe_cmd;
 mod process_args;
@@ -142,9 +144,9 @@ enum Commands {
     /// Run all tunnels of a configuration file; SIGHUP reloads it
     #[command(after_help = run_cmd::RUN_EXAMPLES)]
     Run(run_cmd::RunArgs),
-    /// Check a configuration file, and show what it comes to
-    #[command(after_help = run_cmd::CHECK_EXAMPLES)]
-    Check(run_cmd::CheckArgs),
+    /// Check a configuration file and show what it comes to, or try one tunnel step by step
+    #[command(after_help = check_cmd::EXAMPLES)]
+    Check(Box<check_cmd::CommandArgs>),
     /// Say who may come in, in the store that 'decrypt --gate' asks
     #[command(after_help = gate_cmd::EXAMPLES)]
     Gate(Box<gate_cmd::CommandArgs>),
@@ -286,7 +288,7 @@ fn carry_out(Cli { command }: Cli, typed: &[OsString]) -> Result<Done, Failure> 
         Commands::Decrypt(args) => args.run(TunnelArgs::Decrypt).map(Done::from),
         Commands::Pipe(args) => pipe_cmd::pipe(args).map(Done::from),
         Commands::Run(args) => run_cmd::run(args, typed),
-        Commands::Check(args) => run_cmd::check(&args).map(|()| Done::Clean),
+        Commands::Check(args) => check_cmd::check(*args).map(|()| Done::Clean),
         Commands::Gate(args) => gate_cmd::run(*args),
         Commands::Status(args) => admin_cmd::status(&args),
         Commands::Who(args) => admin_cmd::who(&args),

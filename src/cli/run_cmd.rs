@@ -1,4 +1,4 @@
-//! `run` and `check`: what a configuration file says, done or only looked at.
+//! `run`: what a configuration file says, done.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -7,21 +7,15 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::Done;
-use super::config::{Config, show};
-use super::output::{print, remark};
-use super::slips;
-use crate::addr::{Address, Source};
-use crate::net::{look_up, missing_family};
-use crate::printable::printable;
-use crate::run::{self, Failure, Outcome, Plan, Ports, Reread};
+use super::config::Config;
+use super::output::print;
+use crate::run::{Failure, Outcome, Plan, Ports, Reread};
 use crate::sys::background::{self, Readiness, Side};
 use crate::sys::notify::WATCHED;
 use crate::sys::visit::{self, Card};
-use crate::tunnel::Options;
-use crate::tunnel::trial::Finding;
 
 /// Where the file is unless `-c` says otherwise.
-const DEFAULT_FILE: &str = "/etc/knockpipe/knockpipe.toml";
+pub(super) const DEFAULT_FILE: &str = "/etc/knockpipe/knockpipe.toml";
 
 /// What stands under the flags of `run`.
 pub(super) const RUN_EXAMPLES: &str = "\
@@ -36,14 +30,6 @@ Example of a file:
   service = \"redis\"
 Keys are the long flags of 'knockpipe encrypt' and 'knockpipe decrypt'. [defaults] holds for all
 tunnels, [process] has the flags about the process and its log. docs/OPERATING.md tells the rest.";
-
-/// What stands under the flags of `check`.
-pub(super) const CHECK_EXAMPLES: &str = "\
-Exit status: 0 the file can be run, 1 --connect found something that does not work, 2 the file or
-something that it names is wrong.
-
-Example:
-  knockpipe check -c /etc/knockpipe/knockpipe.toml --connect";
 
 /// `knockpipe run`.
 #[derive(Debug, Args)]
@@ -61,18 +47,6 @@ pub(super) struct RunArgs {
     /// another program than this one, as after an upgrade, take its place in the background
     #[arg(long, requires = "handover")]
     reload_or_replace: bool,
-}
-
-/// `knockpipe check`.
-#[derive(Debug, Args)]
-pub(super) struct CheckArgs {
-    /// The configuration file
-    #[arg(short, long, value_name = "FILE", default_value = DEFAULT_FILE)]
-    config: PathBuf,
-
-    /// Also try each far end and target: name, connection, key, gate, target
-    #[arg(long)]
-    connect: bool,
 }
 
 /// Runs the tunnels of a file until they are stopped, or has another process do so.
@@ -135,86 +109,4 @@ fn serve(args: RunArgs, readiness: Readiness) -> Result<Outcome, Failure> {
         Ok(Plan { tunnels: now.plan()?, restart: now.process_changes(&config) })
     });
     process.run_as(readiness, plan, (reread, files, Ports::Any), replaces)
-}
-
-/// Says what a file comes to.
-///
-/// # Errors
-/// [`Failure`] of the file, or of a connection that was tried.
-pub(super) fn check(args: &CheckArgs) -> Result<(), Failure> {
-    let config = Config::load(&args.config)?;
-    let plan = config.plan()?;
-    for (variable, meant) in slips() {
-        remark(&format!("no flag has the variable {variable}; did you mean {meant}?"));
-    }
-    print(&show(&config, &plan))?;
-    for name in plan.iter().flat_map(names) {
-        print(&resolved(&name))?;
-    }
-    plan.iter().try_for_each(show_missing)?;
-    if args.connect { connect(&plan, &args.config) } else { Ok(()) }
-}
-
-/// The host names of a tunnel, with their ports.
-fn names(options: &Options) -> Vec<Address> {
-    let sources = options.sources.iter().filter_map(Source::address);
-    sources.chain(options.role.targets()).filter(|address| !address.is_literal()).cloned().collect()
-}
-
-/// Tells as a comment what of a tunnel cannot be listened on here.
-///
-/// # Errors
-/// [`Failure::Usage`] when it could not listen at all.
-fn show_missing(options: &Options) -> Result<(), Failure> {
-    let missing = |source: &Source| source.address().and_then(missing_family);
-    let missing: Vec<_> = options.sources.iter().filter_map(missing).collect();
-    let is_all = missing.len() == options.sources.len();
-    for error in missing {
-        if is_all {
-            let name = options.name.as_deref().unwrap_or_default();
-            return Err(Failure::Usage(
-                anyhow::Error::new(error).context(format!("tunnel {name}")),
-            ));
-        }
-        print(&format!("# {error}\n"))?;
-    }
-    Ok(())
-}
-
-/// What a name means now, as a comment. Another answer may be right later.
-fn resolved(name: &Address) -> String {
-    let Address::Tcp { host, port } = name else { return String::new() };
-    match look_up(host, port) {
-        Ok(found) => {
-            let found: Vec<String> = found.iter().map(ToString::to_string).collect();
-            format!("# {name} is {} now\n", found.join(" "))
-        }
-        Err(error) => format!("# {name} does not resolve now: {error}\n"),
-    }
-}
-
-/// Tries what the tunnels connect to, and prints how far that came.
-fn connect(plan: &[Options], file: &Path) -> Result<(), Failure> {
-    let mut broken = 0;
-    for (options, findings) in plan.iter().zip(run::try_all(plan)?) {
-        let name = options.name.as_deref().unwrap_or_default();
-        for Finding { target, passed, failed } in findings {
-            let passed = passed.join(", ");
-            let line = match failed {
-                None => format!("{name} -> {target}: ok ({passed})"),
-                Some((step, why)) => {
-                    broken += 1;
-                    format!("{name} -> {target}: FAILED at {step}: {why} (passed: {passed})")
-                }
-            };
-            print(&format!("{}\n", printable(&line)))?;
-        }
-    }
-    if broken == 0 {
-        return Ok(());
-    }
-    Err(Failure::Runtime(anyhow::anyhow!(
-        "{broken} of the targets of {} cannot be used; the lines above tell why",
-        file.display()
-    )))
 }

@@ -15,6 +15,7 @@ use super::check_args::CheckArgs;
 use super::errors::UsageError;
 use super::gate_args::{AcceptorGateArgs, GateArgs};
 use super::key_cmd;
+use super::loops;
 use super::process_args::{PROCESS, ProcessArgs};
 use super::target_args::{by_service, without_service};
 use super::values::{
@@ -75,37 +76,37 @@ pub(super) struct EncryptArgs {
     /// Where clients connect, plain: host:port, [ip]:port, /path/to/socket or systemd:NAME;
     /// repeatable
     #[arg(short, long = "source", value_name = "ADDR", required = true)]
-    sources: Vec<Source>,
+    pub(super) sources: Vec<Source>,
 
     /// Where the decrypt end listens: host:port, [ip]:port or /path/to/socket; of several the first
     /// that works is used
     #[arg(short, long = "target", value_name = "ADDR", required = true)]
-    targets: Vec<Target>,
+    pub(super) targets: Vec<Target>,
 
     /// Key file, or - for standard input; the first of several is used here
     #[arg(short, long = "key", value_name = "FILE", required = true)]
-    keys: Vec<PathBuf>,
+    pub(super) keys: Vec<PathBuf>,
 
     /// Ask the decrypt end for this service (its -t NAME=ADDR) instead of its default target
     #[arg(long, value_name = "NAME")]
-    service: Option<ServiceName>,
+    pub(super) service: Option<ServiceName>,
 
     /// Keep this many tunnels ready, so that connecting costs no round trip of its own
     #[arg(
         long, value_name = "N", default_value = "0",
         allow_negative_numbers = true, help_heading = CONNECTIONS
     )]
-    pool: PoolSize,
+    pub(super) pool: PoolSize,
 
     #[command(flatten)]
-    lazy: LazyArgs,
+    pub(super) lazy: LazyArgs,
 
     #[command(flatten)]
-    server: ServerArgs,
+    pub(super) server: ServerArgs,
 }
 
 /// When an encrypt end asks for the service.
-#[derive(Clone, Copy, Debug, Args)]
+#[derive(Clone, Copy, Debug, Default, Args)]
 pub(super) struct LazyArgs {
     /// Ask for the service at the client's first byte, or after a second: who connects and leaves
     /// (a health check) never reaches it, and one that speaks first does so a second later
@@ -119,39 +120,39 @@ pub(super) struct DecryptArgs {
     /// Where encrypt ends connect, sealed: host:port, [ip]:port, /path/to/socket or
     /// systemd:NAME; repeatable
     #[arg(short, long = "source", value_name = "ADDR", required = true)]
-    sources: Vec<Source>,
+    pub(super) sources: Vec<Source>,
 
     /// The server to forward to; repeatable: with NAME= to serve several from one port, and of
     /// several with one name, or without, the first that works is used
     #[arg(short, long = "target", value_name = "[NAME=]ADDR", required = true)]
-    targets: Vec<Target>,
+    pub(super) targets: Vec<Target>,
 
     /// Key file, or - for standard input; repeatable: every one of them is accepted
     #[arg(short, long = "key", value_name = "FILE", required = true)]
-    keys: Vec<PathBuf>,
+    pub(super) keys: Vec<PathBuf>,
 
     /// Connections at once that have not proven the key; beyond it the source with most loses one
     #[arg(
         long, value_name = "N", default_value = "1024",
         allow_negative_numbers = true, help_heading = LIMITS
     )]
-    max_handshakes: HandshakeLimit,
+    pub(super) max_handshakes: HandshakeLimit,
 
     /// Tunnels at once that encrypt ends keep ready (their --pool) and have not opened
     #[arg(
         long, value_name = "N", default_value = "256",
         allow_negative_numbers = true, help_heading = LIMITS
     )]
-    max_unopened: PoolSize,
+    pub(super) max_unopened: PoolSize,
 
     #[command(flatten)]
-    server: ServerArgs,
+    pub(super) server: ServerArgs,
 
     #[command(flatten)]
-    acceptor: AcceptorGateArgs,
+    pub(super) acceptor: AcceptorGateArgs,
 
     #[command(flatten)]
-    check: CheckArgs,
+    pub(super) check: CheckArgs,
 }
 
 /// Flags of every command that listens.
@@ -392,7 +393,7 @@ impl ServerArgs {
     pub(super) fn options(&self, end: End) -> Result<Options, Failure> {
         end.refuse_loop()?;
         let resolve_every = self.resolve_every.filter(|time| !time.is_zero());
-        Ok(Options {
+        let options = Options {
             remarks: self.remarks(&end),
             name: end.name,
             role: end.role,
@@ -419,7 +420,9 @@ impl ServerArgs {
             checks: end.checks,
             close_on_target_down: end.close_on_target_down,
             proxy_to_target: end.acceptor.proxy_to_target,
-        })
+        };
+        loops::refuse(std::slice::from_ref(&options))?;
+        Ok(options)
     }
 
     fn remarks(&self, end: &End) -> Vec<Remark> {

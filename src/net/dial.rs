@@ -46,7 +46,7 @@ sockopt_impl!(
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
     /// Somebody is there and refused, or the socket file is missing.
-    #[error("nobody listens at {address} ({cause}); start what should")]
+    #[error("nobody listens at {address} ({cause}); start what should, or correct the address")]
     Refused {
         /// The address that was tried.
         address: String,
@@ -54,9 +54,7 @@ pub enum DialError {
         cause: io::Error,
     },
     /// The network says that there is no way.
-    #[error(
-        "{address} cannot be reached: {cause}; check route, firewall and address, and limits at the other end"
-    )]
+    #[error("{address} cannot be reached: {cause}; {remedy}", remedy = unreachable_remedy(cause))]
     Unreachable {
         /// The address that was tried.
         address: String,
@@ -64,7 +62,9 @@ pub enum DialError {
         cause: io::Error,
     },
     /// Nobody answered before the deadline.
-    #[error("no answer in time; check address and firewall, or allow more time with -o")]
+    #[error(
+        "no answer in time, so that a firewall may swallow it or the host be down; check both and the address, or allow more time with -o"
+    )]
     Timeout,
     /// There is no address to dial.
     #[error(transparent)]
@@ -72,6 +72,20 @@ pub enum DialError {
     /// This machine lacks something: descriptors, memory, the bind address.
     #[error("cannot open a connection: {0}; check the bind address and the limits of this process")]
     Local(io::Error),
+}
+
+/// What to do where the network, or this host itself, says that there is no way.
+fn unreachable_remedy(cause: &io::Error) -> &'static str {
+    match cause.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ENETUNREACH) => "this host has no route there; check the address, and routes",
+        Some(Errno::EHOSTUNREACH | Errno::EHOSTDOWN) => {
+            "see that the host is up, and that no firewall rejects it"
+        }
+        Some(Errno::EACCES | Errno::EPERM) => {
+            "permissions of a socket file, a firewall of this host or its sandbox forbid it"
+        }
+        _ => "check route, firewall and address, and limits at the other end",
+    }
 }
 
 /// Connects to the first address of `target` that answers before `deadline`.

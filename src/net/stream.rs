@@ -15,7 +15,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::vigil;
+use super::vigil::{self, Path};
 use crate::addr::ClientAddr;
 
 /// A connected stream socket.
@@ -189,6 +189,14 @@ impl Stream {
             Self::Tcp(socket) => Some(socket.as_fd().try_clone_to_owned()?),
             Self::Unix(_) => None,
         }))
+    }
+
+    /// How large packets may be on the way to the peer; `None` over a unix socket.
+    pub fn path(&self) -> Option<Path> {
+        match self {
+            Self::Tcp(socket) => Path::of(socket),
+            Self::Unix(_) => None,
+        }
     }
 
     fn peek(&self) -> io::Result<usize> {

@@ -179,6 +179,28 @@ pub(super) fn round_trip(socket: &impl AsFd) -> Duration {
     Account::of(socket).map_or(Duration::ZERO, |account| account.round_trip)
 }
 
+/// How large packets may be on the way to the peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Path {
+    /// Of a packet, as far as the kernel knows.
+    pub mtu: u32,
+    /// Data in one segment.
+    pub mss: u32,
+    /// What was sent is repeated, and not acknowledged.
+    pub is_stuck: bool,
+}
+
+impl Path {
+    /// Asks the kernel.
+    pub(super) fn of(socket: &impl AsFd) -> Option<Self> {
+        let info = getsockopt(socket, TcpInfo).ok()?;
+        let number =
+            |at: usize| u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
+        let is_stuck = info[2] > 0 && number(24) > 0;
+        Some(Self { mtu: number(60), mss: number(16), is_stuck })
+    }
+}
+
 fn is_needed(socket: &impl AsFd) -> bool {
     !*KERNEL_DOES_IT.get_or_init(|| getsockopt(socket, RtoMax) != Err(Errno::ENOPROTOOPT))
         && asks(socket)

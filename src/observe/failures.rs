@@ -10,7 +10,7 @@
 //! number of failures. [`Tally`] is the pure part; [`Failures`] adds the clock,
 //! a lock and the log.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt::Display;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -23,6 +23,9 @@ const FIRST_PERIOD: Duration = Duration::from_secs(10);
 
 /// The longest time between two summaries.
 const LONGEST_PERIOD: Duration = Duration::from_secs(300);
+
+/// Called so by whoever hears one, since it has a remedy of its own.
+pub const PROXY_HEADER: &str = "a PROXY header";
 
 /// How many different sources are told apart in one period; a set that strangers
 /// fill must have an end.
@@ -37,6 +40,10 @@ pub struct Tally<R = CloseReason> {
     example: String,
     /// When the running period ends and how long it is; `None` is quiet.
     period: Option<(Instant, Duration)>,
+    /// Reasons that were told in full by somebody else since it was last quiet.
+    in_full: BTreeSet<R>,
+    /// What those spoke who spoke no handshake, by a name for it.
+    spoken: BTreeMap<&'static str, u64>,
 }
 
 /// What a log line tells about one or more failures.
@@ -50,12 +57,14 @@ pub struct Line<R = CloseReason> {
     pub sources: usize,
     /// The source of the newest failure.
     pub example: String,
+    /// How many spoke what in place of a handshake, where that is known.
+    pub spoken: Vec<(&'static str, u64)>,
 }
 
 /// When a failure is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Told {
-    /// With a line that was just logged.
+    /// With a line that was just logged, or that the caller logs.
     Now,
     /// In a summary to come.
     Later,
@@ -72,12 +81,39 @@ pub struct Failures {
 
 impl<R> Default for Tally<R> {
     fn default() -> Self {
-        let (reasons, sources) = (BTreeMap::new(), HashSet::new());
-        Self { reasons, sources, example: String::new(), period: None }
+        Self {
+            reasons: BTreeMap::new(),
+            sources: HashSet::new(),
+            example: String::new(),
+            period: None,
+            in_full: BTreeSet::new(),
+            spoken: BTreeMap::new(),
+        }
     }
 }
 
-impl<R: Ord> Tally<R> {
+impl<R: Ord + Copy> Tally<R> {
+    /// Notes what the next failure spoke. Names are few, so that nobody fills this.
+    pub fn hear(&mut self, speech: &'static str) {
+        *self.spoken.entry(speech).or_default() += 1;
+    }
+
+    /// As [`Self::record`], but the caller tells the first of each reason in full, which
+    /// then counts in no line. Returns a line that is due besides.
+    pub fn record_unless_first(
+        &mut self,
+        reason: R,
+        source: &dyn Display,
+        now: Instant,
+    ) -> (Told, Option<Line<R>>) {
+        let due = self.tick(now);
+        if !self.in_full.insert(reason) {
+            return (Told::Later, self.record(reason, source, now).or(due));
+        }
+        self.period.get_or_insert((now + FIRST_PERIOD, FIRST_PERIOD));
+        (Told::Now, due)
+    }
+
     /// Counts one failure of `source` and returns the line that is due, if any.
     ///
     /// `source` is what sources are told apart by: an address without a port.
@@ -107,6 +143,9 @@ impl<R: Ord> Tally<R> {
         let line = self.flush();
         let next = (length * 2).min(LONGEST_PERIOD);
         self.period = line.is_some().then(|| (now + next, next));
+        if self.period.is_none() {
+            self.in_full.clear();
+        }
         line
     }
 
@@ -122,6 +161,7 @@ impl<R: Ord> Tally<R> {
             reasons,
             sources: std::mem::take(&mut self.sources).len(),
             example: std::mem::take(&mut self.example),
+            spoken: std::mem::take(&mut self.spoken).into_iter().collect(),
         })
     }
 }
@@ -135,8 +175,30 @@ impl Failures {
     /// Counts one failure of `source`, an address without a port, and logs if a
     /// line is due; says whether it was.
     pub fn failed(&self, reason: CloseReason, source: &dyn Display) -> Told {
-        let line = self.tally().record(reason, source, Instant::now());
+        self.failed_speaking(reason, source, None)
+    }
+
+    /// As [`Self::failed`], of somebody who spoke this in place of a handshake.
+    pub fn failed_speaking(
+        &self,
+        reason: CloseReason,
+        source: &dyn Display,
+        speech: Option<&'static str>,
+    ) -> Told {
+        let line = {
+            let mut tally = self.tally();
+            speech.into_iter().for_each(|speech| tally.hear(speech));
+            tally.record(reason, source, Instant::now())
+        };
         let told = if line.is_some() { Told::Now } else { Told::Later };
+        self.log(line);
+        told
+    }
+
+    /// As [`Self::failed`], where the caller logs the first of each reason in full:
+    /// [`Told::Now`] says that it is to do so, and that no summary counts this one.
+    pub fn failed_unless_first(&self, reason: CloseReason, source: &dyn Display) -> Told {
+        let (told, line) = self.tally().record_unless_first(reason, source, Instant::now());
         self.log(line);
         told
     }
@@ -162,6 +224,7 @@ impl Failures {
                 reasons = reasons.field(),
                 sources = line.sources(),
                 example = line.example,
+                hint = line.hint(),
                 "refused"
             );
         }
@@ -182,6 +245,23 @@ impl Line {
 }
 
 impl<R> Line<R> {
+    /// What to think of those that spoke something else; `None` where nobody did.
+    fn hint(&self) -> Option<String> {
+        if self.spoken.is_empty() {
+            return None;
+        }
+        let each = self.spoken.iter().map(|(name, count)| format!("{name} ({count})"));
+        let each = each.collect::<Vec<_>>().join(", ");
+        let remedy = match self.spoken[..] {
+            [(PROXY_HEADER, _)] => "list the load balancer in --proxy-from",
+            _ => {
+                "if these are your clients, they belong to the port of the encrypt end, or this \
+                 end should be encrypt; else they are scanners"
+            }
+        };
+        Some(format!("some spoke plainly to this sealed port: {each}; {remedy}"))
+    }
+
     /// The number of sources, with a plus sign where it is a lower bound.
     pub fn sources(&self) -> String {
         let more = if self.sources == MOST_SOURCES { "+" } else { "" };
@@ -261,6 +341,21 @@ mod tests {
     }
 
     #[test]
+    fn what_was_spoken_is_told_once_with_what_to_do() {
+        let (mut tally, start) = (Tally::default(), Instant::now());
+        let mut line = |speech: &[&'static str]| {
+            speech.iter().for_each(|speech| tally.hear(speech));
+            tally.record(CloseReason::HandshakeFailed, &"a", start);
+            tally.flush().or_else(|| tally.record(CloseReason::HandshakeFailed, &"a", start))
+        };
+        let _first = line(&[]);
+        let both = line(&["TLS", "Redis", "TLS"]).unwrap().hint().unwrap();
+        assert!(both.contains("Redis (1), TLS (2); if these are your clients"), "{both}");
+        assert!(line(&[PROXY_HEADER]).unwrap().hint().unwrap().contains("--proxy-from"));
+        assert_eq!(line(&[]).unwrap().hint(), None);
+    }
+
+    #[test]
     fn sources_are_bounded_and_say_so() {
         let (mut tally, start) = (Tally::default(), Instant::now());
         for i in 0..5000 {
@@ -270,6 +365,29 @@ mod tests {
         assert_eq!((line.count, line.sources().as_str()), (4999, "1024+"));
         assert_eq!(line.reasons().to_string(), "handshake-failed=4999");
     }
+
+    /// Each is either told in full or counted in a line, and none is both.
+    #[test]
+    fn the_first_of_each_reason_is_for_the_caller_and_in_no_line() {
+        let (mut tally, start) = (Tally::default(), Instant::now());
+        let (away, mute) = (CloseReason::PeerUnreachable, CloseReason::NoAnswer);
+        let (mut in_full, mut lines) = (vec![], vec![]);
+        for second in 0..100 {
+            let reason = if second % 3 == 2 { mute } else { away };
+            let now = start + SECOND * second;
+            let (told, line) = tally.record_unless_first(reason, &"a", now);
+            in_full.extend((told == Told::Now).then_some(second));
+            lines.extend(line);
+        }
+        assert_eq!(in_full, [0, 2]);
+        lines.extend(tally.flush());
+        assert_eq!(total(&lines), 98);
+        // After a whole period without any the next one is told in full again.
+        assert_eq!(tally.tick(start + SECOND * 1000), None);
+        let (told, line) = tally.record_unless_first(away, &"a", start + SECOND * 1001);
+        assert_eq!((told, line), (Told::Now, None));
+    }
+
     #[test]
     fn counting_goes_on_while_a_line_is_logged() {
         let failures = Arc::new(Failures::default());

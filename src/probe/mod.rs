@@ -12,6 +12,7 @@
 
 pub mod mysql;
 pub mod redis;
+pub mod speech;
 
 use std::str::FromStr;
 use std::time::Duration;

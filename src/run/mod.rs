@@ -47,7 +47,7 @@ use crate::sys::privileges::User;
 use crate::sys::reaper;
 use crate::sys::signals::Signals;
 use crate::tasks;
-use crate::tunnel::trial::{Finding, trial};
+use crate::tunnel::trial::{Finding, bind_all, trial};
 use crate::tunnel::{self, Options, PipeOptions, workers};
 use fleet::Fleet;
 use requests::Requests;
@@ -129,6 +129,22 @@ pub fn try_all(plan: &[Options]) -> Result<Vec<Vec<Finding>>, Failure> {
         for options in plan {
             found.push(trial(options).await);
         }
+        found
+    });
+    runtime.shutdown_background();
+    Ok(found)
+}
+
+/// Tries one tunnel: with `binds` whether this host can listen on its sources, and then
+/// what it connects to.
+///
+/// # Errors
+/// [`Failure::Runtime`] of the system.
+pub fn try_one(options: &Options, binds: bool) -> Result<Vec<Finding>, Failure> {
+    let runtime = runtime().map_err(Failure::Runtime)?;
+    let found = runtime.block_on(async {
+        let mut found = if binds { bind_all(options).await } else { vec![] };
+        found.extend(trial(options).await);
         found
     });
     runtime.shutdown_background();

@@ -31,6 +31,8 @@ use tokio_util::task::TaskTracker;
 
 use super::relay::dismiss;
 use super::secure::{Terms, ephemeral};
+use super::unanswered::Unanswered;
+use super::unmade::Unmade;
 use crate::keys::KeyId;
 use crate::net::clock::{Clock, FarClock, ms_since_boot};
 use crate::net::{DialError, Stream};
@@ -71,6 +73,8 @@ pub(super) struct Called {
     pub(super) session: Session,
     /// When the first connection was there.
     pub(super) dialled: Instant,
+    /// How far the far end's clock is ahead of this host's, in milliseconds.
+    pub(super) ahead_ms: i64,
 }
 
 /// How long a call may take.
@@ -87,8 +91,10 @@ pub(super) struct Patience {
 pub(super) enum CallError {
     /// There is no connection.
     Dial(DialError),
-    /// There is one and no handshake: [`CloseReason::NoAnswer`], or a cause of this host.
-    Handshake(CloseReason),
+    /// There is one and no answer to the handshake.
+    Unanswered(Unanswered),
+    /// This host lacks randomness.
+    Local,
 }
 
 /// Where handshakes that are not wanted any more come to their end.
@@ -120,12 +126,19 @@ struct Handshake {
 }
 
 /// What is left of a handshake.
-type Rest = Pin<Box<dyn Future<Output = Result<Shaken, CloseReason>> + Send>>;
+type Rest = Pin<Box<dyn Future<Output = Result<Shaken, Unanswered>> + Send>>;
 
 /// A connection and its session.
 struct Shaken {
     stream: Stream,
     session: Session,
+    ahead_ms: i64,
+}
+
+/// What came of a far end before it answered.
+struct Heard {
+    message2: Message,
+    got: usize,
 }
 
 // === impl Caller ===
@@ -148,7 +161,8 @@ impl Caller {
     /// Dials with `dial`, which is given its deadline, and shakes hands.
     ///
     /// # Errors
-    /// [`CallError`]; of two connections that failed it is the first one's.
+    /// [`CallError`]; of two connections that failed it is the first one's, unless that
+    /// heard nothing at all.
     pub(super) async fn call<F>(
         &self,
         dial: impl Fn(Instant) -> F,
@@ -161,7 +175,7 @@ impl Caller {
         let stream = dial(patience.deadline).await?;
         let dialled = Instant::now();
         let deadline = dialled + patience.answer;
-        let begin = |stream, guess| -> Result<Handshake, CloseReason> {
+        let begin = |stream, guess| -> Result<Handshake, CallError> {
             let rest = Some(self.shake_hands(stream, guess, deadline)?);
             Ok(Handshake { rest, background: background.clone(), pair: None })
         };
@@ -171,7 +185,7 @@ impl Caller {
             shaken = &mut first => Some(shaken),
             () = sleep(SILENCE.min(patience.answer / 2)) => None,
         };
-        let Shaken { stream, session } = match early {
+        let Shaken { stream, session, ahead_ms } = match early {
             Some(shaken) => shaken?,
             None => match Arc::clone(&background.seconds).try_acquire_owned() {
                 Ok(leave) => {
@@ -180,14 +194,14 @@ impl Caller {
                     let second = async {
                         let mut second = begin(dial(deadline).await?, Guess::Second)?;
                         second.pair = pair;
-                        Result::<_, CallError>::Ok(second.await?)
+                        Ok(second.await?)
                     };
                     first_answered(first, second).await?
                 }
                 Err(_) => first.await?,
             },
         };
-        Ok(Called { stream, session, dialled })
+        Ok(Called { stream, session, dialled, ahead_ms })
     }
 
     /// A handshake, which ends at `deadline`.
@@ -196,16 +210,24 @@ impl Caller {
         stream: Stream,
         guess: Guess,
         deadline: Instant,
-    ) -> Result<Rest, CloseReason> {
+    ) -> Result<Rest, CallError> {
         let Terms { keys, suites, padding, heartbeat } = &self.terms;
         let clock_ms = self.clock_ms(guess);
         let hello = Hello { suites: *suites, padding: *padding, clock_ms, heartbeat: *heartbeat };
-        let ephemeral = ephemeral().map_err(|_| CloseReason::LocalError)?;
+        let ephemeral = ephemeral().map_err(|_| CallError::Local)?;
         let (dialer, message1) = Dialer::start(keys.first(), hello, ephemeral);
         let far_clock = Arc::clone(&self.far_clock);
         Ok(Box::pin(async move {
-            let shaken = timeout_at(deadline, finish(stream, dialer, message1, &far_clock)).await;
-            shaken.unwrap_or(Err(CloseReason::NoAnswer))
+            let (began, mut heard) = (Instant::now(), Heard { message2: [0; MESSAGE_LEN], got: 0 });
+            let hands = (dialer, message1, &*far_clock);
+            let shaken = timeout_at(deadline, finish(stream, hands, &mut heard)).await;
+            let end = match shaken {
+                Ok(Ok(shaken)) => return Ok(shaken),
+                Ok(Err(error)) => Some(error),
+                Err(_) => None,
+            };
+            let heard = &heard.message2[..heard.got];
+            Err(Unanswered::of(heard, end.as_ref(), began.elapsed()))
         }))
     }
 
@@ -224,49 +246,64 @@ impl Caller {
     }
 }
 
-/// The handshake that is answered first; where none is, the error of the `first`.
+/// The handshake that is answered first; where none is, the more telling error.
 async fn first_answered(
     mut first: Handshake,
     second: impl Future<Output = Result<Shaken, CallError>>,
-) -> Result<Shaken, CloseReason> {
+) -> Result<Shaken, Unanswered> {
     let mut second = pin!(second);
-    let (mut why, mut is_second_over) = (None, false);
+    let (mut why, mut why_not_second, mut is_second_over) = (None, None, false);
     loop {
         tokio::select! {
             biased;
             shaken = &mut first, if why.is_none() => match shaken {
                 Ok(shaken) => return Ok(shaken),
-                Err(reason) => why = Some(reason),
+                Err(unanswered) => why = Some(unanswered),
             },
             shaken = &mut second, if !is_second_over => match shaken {
                 Ok(shaken) => return Ok(shaken),
-                Err(_) => is_second_over = true,
+                Err(error) => {
+                    is_second_over = true;
+                    why_not_second = match error {
+                        CallError::Unanswered(unanswered) => Some(unanswered),
+                        CallError::Dial(_) | CallError::Local => None,
+                    };
+                }
             },
         }
-        if let (Some(reason), true) = (why, is_second_over) {
-            return Err(reason);
+        if let (Some(first), true) = (why, is_second_over) {
+            let more = why_not_second.filter(|second| first.tells_less_than(*second));
+            return Err(more.unwrap_or(first));
         }
     }
 }
 
 async fn finish(
     mut stream: Stream,
-    dialer: Dialer,
-    message1: Message,
-    far_clock: &FarClock,
-) -> Result<Shaken, CloseReason> {
-    let asked_ms = ms_since_boot();
-    let message2 = exchange(&mut stream, &message1).await.map_err(|_| CloseReason::NoAnswer)?;
-    let (session, welcome) = dialer.finish(message2).map_err(|_| CloseReason::NoAnswer)?;
+    (dialer, message1, far_clock): (Dialer, Message, &FarClock),
+    heard: &mut Heard,
+) -> io::Result<Shaken> {
+    let (asked_ms, own_ms) = (ms_since_boot(), Clock::start().now_ms());
+    exchange(&mut stream, &message1, heard).await?;
+    let answered = dialer.finish(heard.message2);
+    let (session, welcome) = answered.map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
     far_clock.learn(welcome.clock_ms, asked_ms);
-    Ok(Shaken { stream, session })
+    let half_way_ms = ms_since_boot().saturating_sub(asked_ms) / 2;
+    let ahead_ms = welcome.clock_ms.cast_signed().saturating_sub(own_ms.cast_signed());
+    let ahead_ms = ahead_ms.saturating_sub(half_way_ms);
+    Ok(Shaken { stream, session, ahead_ms })
 }
 
-async fn exchange(stream: &mut Stream, message1: &Message) -> io::Result<Message> {
-    stream.write_all(message1).await?;
-    let mut message2 = [0; MESSAGE_LEN];
-    stream.read_exact(&mut message2).await?;
-    Ok(message2)
+async fn exchange(stream: &mut Stream, message1: &Message, heard: &mut Heard) -> io::Result<()> {
+    let said = stream.write_all(message1).await;
+    while heard.got < MESSAGE_LEN {
+        // What it said before it hung up tells more than that it did.
+        match stream.read(&mut heard.message2[heard.got..]).await? {
+            0 => return said.and_then(|()| Err(io::ErrorKind::UnexpectedEof.into())),
+            got => heard.got += got,
+        }
+    }
+    said
 }
 
 // === impl Background ===
@@ -297,16 +334,28 @@ impl From<DialError> for CallError {
     }
 }
 
-impl From<CloseReason> for CallError {
-    fn from(reason: CloseReason) -> Self {
-        Self::Handshake(reason)
+impl From<Unanswered> for CallError {
+    fn from(unanswered: Unanswered) -> Self {
+        Self::Unanswered(unanswered)
+    }
+}
+
+impl From<CallError> for Unmade {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Dial(error) => Self::far_end(&error),
+            CallError::Unanswered(unanswered) => unanswered.into(),
+            CallError::Local => {
+                Self::new(CloseReason::LocalError, "this host could not give randomness or memory")
+            }
+        }
     }
 }
 
 // === impl Handshake ===
 
 impl Future for Handshake {
-    type Output = Result<Shaken, CloseReason>;
+    type Output = Result<Shaken, Unanswered>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Some(rest) = &mut self.rest else { return Poll::Pending };
@@ -342,7 +391,7 @@ impl Drop for Handshake {
 impl Shaken {
     /// Ends a session that nobody opens.
     async fn leave(self) {
-        let Self { mut stream, mut session } = self;
+        let Self { mut stream, mut session, .. } = self;
         let mut record = vec![];
         if session.outbound.confirm(&mut record).is_ok() && stream.write_all(&record).await.is_ok()
         {

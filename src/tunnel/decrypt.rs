@@ -90,7 +90,7 @@ impl Exit {
                 Err(Stranger::Ended)
             }
             Err(verdict) => {
-                shared.refused(verdict.reason, guest.client);
+                shared.refused_stranger(verdict, guest.client);
                 shared.strike(verdict, &guest);
                 if verdict.reason == CloseReason::Revoked {
                     return Err(Stranger::Revoked(sealed));

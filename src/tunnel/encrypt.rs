@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use super::caller::{CallError, Called, Caller, Patience};
+use super::caller::{Called, Caller, Patience};
 use super::connected::{Connected, Held};
 use super::introduce::{Farewell, Guest};
 use super::pool::Pool;
@@ -96,11 +96,11 @@ pub(super) async fn open(
 }
 
 /// Where the far end is away every client fails for the same cause: the first
-/// of them is told in full, the others are counted.
+/// of them is told in full, the others are counted, and none is both.
 fn refuse(shared: &Shared, report: Report, Unmade { reason, detail }: &Unmade) {
     match reason {
         CloseReason::NoAnswer | CloseReason::PeerUnreachable => {
-            match shared.tell_failure(*reason, report.peer()) {
+            match shared.tell_unless_first(*reason, report.peer()) {
                 Told::Now => report.refused(*reason, detail),
                 Told::Later => report.repeated(*reason, detail),
             }
@@ -201,10 +201,7 @@ impl Entrance {
         };
         let patience = Patience { deadline, answer: shared.timeout };
         let called = self.callers[far_end].call(dial, patience, &shared.background()).await;
-        called.map_err(|error| match error {
-            CallError::Dial(error) => Unmade::far_end(&error),
-            CallError::Handshake(reason) => Unmade::new(reason, what_to_check(reason)),
-        })
+        called.map_err(Unmade::from)
     }
 }
 
@@ -217,18 +214,4 @@ pub(super) fn is_of_the_target(reason: CloseReason) -> bool {
             | CloseReason::TargetUnresolved
             | CloseReason::NoSuchService
     )
-}
-
-/// An acceptor never says why it does not answer, so this end's log has to.
-pub(super) const WHAT_TO_CHECK: &str = "check that it is a knockpipe decrypt, that it has this key, that both clocks agree within \
-     two minutes, that its gate lets this address in (knockpipe gate why ADDRESS there), and that \
-     neither its limits nor --suite keep this end out";
-
-fn what_to_check(reason: CloseReason) -> String {
-    match reason {
-        CloseReason::NoAnswer => {
-            format!("the far end can be reached but does not answer; {WHAT_TO_CHECK}")
-        }
-        _ => "this host could not give randomness or memory".to_owned(),
-    }
 }

@@ -60,6 +60,22 @@ impl Tunnel {
         }
     }
 
+    /// Looks once whether somebody is at each target, who hears nothing of it.
+    pub(super) async fn look_at_start(self: Arc<Self>) {
+        let look = async {
+            for targets in self.targets() {
+                for place in 0..targets.count() {
+                    let deadline = Instant::now() + self.shared.timeout;
+                    targets.warn_if_away(place, &self.shared.dialling, deadline).await;
+                }
+            }
+        };
+        tokio::select! {
+            () = self.shared.stop.cancelled() => {}
+            () = look => {}
+        }
+    }
+
     /// Watches every target until the tunnel is stopped.
     pub(super) async fn watch_targets(self: Arc<Self>) {
         let entrance = match &self.way {

@@ -21,6 +21,7 @@
 //!   health   checks of targets, and looks at those that are down
 //!   dialling how this end dials, and says for whom
 //!   unmade   why there is no tunnel or no target
+//!   unanswered what a far end did in place of answering
 //!   report   the closing line
 //!   trial    each step on the way to a target, without serving
 //!   status   what can be told of it meanwhile
@@ -57,6 +58,7 @@ pub mod status;
 mod stdio;
 mod targets;
 pub mod trial;
+mod unanswered;
 mod unmade;
 mod warm;
 pub mod workers;

@@ -18,13 +18,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::caller::{Background, CallError, Called, Caller, Patience};
 use super::dialling::{Dialling, look_up_once};
-use super::encrypt::WHAT_TO_CHECK;
 use super::looker::look_after;
 use super::options::PipeOptions;
 use super::relay::{Start, relay};
 use super::report::told_by_the_far_end;
 use super::secure::Terms;
 use super::stdio::Stdio;
+use super::unmade::Unmade;
 use crate::addr::ClientAddr;
 use crate::net::{DialError, ResolveError, Stream};
 use crate::observe::pulse::Pulse;
@@ -46,9 +46,9 @@ pub enum PipeError {
     /// The far end cannot be reached.
     #[error(transparent)]
     Dial(#[from] DialError),
-    /// The far end does not answer the handshake.
-    #[error("the far end does not answer the handshake; {WHAT_TO_CHECK}")]
-    NoAnswer,
+    /// The far end does not answer the handshake, or this host lacks something.
+    #[error("{0}")]
+    NoTunnel(String),
     /// No record could be sealed.
     #[error("cannot open the tunnel: {0}; start it again")]
     Open(#[from] PeerError),
@@ -177,6 +177,6 @@ async fn connect(
     match called {
         Ok(Called { stream, session, .. }) => Ok((stream, session)),
         Err(CallError::Dial(error)) => Err(error.into()),
-        Err(CallError::Handshake(_)) => Err(PipeError::NoAnswer),
+        Err(error) => Err(PipeError::NoTunnel(Unmade::from(error).detail)),
     }
 }

@@ -58,6 +58,12 @@ impl Report {
         let &Session { key, suite, heartbeats, .. } = session;
         let Self { began: accepted, tunnel, meters, peer, client, target, service, .. } = self;
         let target = target.unwrap_or_default();
+        let named = (!service.is_empty()).then(|| tracing::field::display(&service));
+        let told = client.map(tracing::field::display);
+        tracing::debug!(
+            tunnel = tunnel.as_deref(), %peer, client = told, %target, service = named, %key,
+            %suite, "opened"
+        );
         let facts = Facts { tunnel, accepted, peer, client, target, service, key, suite };
         let live = meters.enter(facts, Pulse::new(heartbeats, idle_timeout));
         look_after(&live);
@@ -78,11 +84,13 @@ impl Report {
         self.log(&end, Some(detail), Level::of(reason));
     }
 
-    /// As [`Self::refused`], where the cause was told a moment ago and this one
-    /// is counted.
+    /// As [`Self::refused`], where the cause was told a moment ago and a line `refused`
+    /// counts this one, as its meter does.
     pub(super) fn repeated(self, reason: CloseReason, detail: &dyn Display) {
-        let end = End { reason, sent: 0, received: 0, ratchets: 0 };
-        self.log(&end, Some(detail), Level::Repeated);
+        let Self { tunnel, meters, peer, target, .. } = self;
+        meters.refused.count(reason);
+        let target = target.map(tracing::field::display);
+        tracing::debug!(tunnel = tunnel.as_deref(), %peer, target, %reason, %detail, "not opened");
     }
 
     /// It ends after relaying.
@@ -115,7 +123,6 @@ impl Report {
         match level {
             Level::Ordinary => line!(info),
             Level::Telling => line!(warn),
-            Level::Repeated => line!(debug),
         }
     }
 }
@@ -124,10 +131,10 @@ impl Report {
 pub(super) fn told_by_the_far_end(reason: CloseReason) -> Option<&'static &'static str> {
     Some(match reason {
         CloseReason::TargetRefused => {
-            &"the decrypt end cannot connect to its target; start the service there"
+            &"the decrypt end's target refuses, or its host cannot be reached from there, as the log there tells; start the service, or correct -t there"
         }
         CloseReason::TargetTimeout => {
-            &"the decrypt end gets no answer from its target; look at the service and the network there"
+            &"the decrypt end gets no answer from its target in time; look at the firewall and the load there"
         }
         CloseReason::TargetUnresolved => {
             &"the decrypt end cannot resolve its target's name; look at name service there"
@@ -149,8 +156,6 @@ enum Level {
     Ordinary,
     /// Something is wrong.
     Telling,
-    /// The same thing is still wrong.
-    Repeated,
 }
 
 impl Level {

@@ -21,6 +21,7 @@ use super::memory::Memory;
 use super::open::{blame, told};
 use crate::keys::{Key, KeyId, KeyRing};
 use crate::net::{Duplex, Stream};
+use crate::probe::speech::Speech;
 use crate::proto::aead::suites_of_this_machine;
 use crate::proto::handshake::{First, MESSAGE_LEN, Message, Received, Unconfirmed, read_message1};
 use crate::proto::heartbeat::Heartbeat;
@@ -57,6 +58,8 @@ pub(super) struct Verdict {
     pub(super) reason: CloseReason,
     /// It sent something.
     spoke: bool,
+    /// What that looks like, where it is no handshake.
+    pub(super) speech: Option<Speech>,
     /// It ended the handshake itself, in place of going on.
     hung_up: bool,
     /// This end has ended it, since it stops.
@@ -83,7 +86,7 @@ pub(super) struct Visitor {
 
 impl From<CloseReason> for Verdict {
     fn from(reason: CloseReason) -> Self {
-        Self { reason, spoke: false, hung_up: false, is_cut: false }
+        Self { reason, spoke: false, speech: None, hung_up: false, is_cut: false }
     }
 }
 
@@ -195,6 +198,8 @@ impl Doorkeeper {
         let mut got = 0;
         while got < MESSAGE_LEN {
             got += verdict.of_read(stream.read(&mut message1[got..]).await)?;
+            // Noted now, because nothing of it is kept.
+            verdict.speech = Speech::of_client(&message1[..got]);
         }
         let received = read_message1(&self.terms.keys, &message1).map_err(|_| Unmet::Refused)?;
         let may_be_answered = self.check_fresh(&received).and_then(|()| is_authentic());

@@ -68,6 +68,7 @@ impl Tunnel {
         self.keep_up("the watch on the limit of sessions", Self::watch_limit);
         self.keep_up("the pool", Self::keep_warm);
         self.keep_up("the watch on targets", Self::watch_targets);
+        self.shared.tasks.spawn(Arc::clone(self).look_at_start());
     }
 
     /// Accepts on `listener` from now on, until it is stopped.

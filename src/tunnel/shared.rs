@@ -17,11 +17,13 @@ use super::caller::Background;
 use super::capacity::Capacity;
 use super::dialling::Dialling;
 use super::options::{Balancers, Options, PerSource};
+use super::secure::Verdict;
 use crate::addr::ClientAddr;
 use crate::gate::Gate;
 use crate::net::{Handshakes, Slot, Slots, SourceGuard, SourceRefusal, Sources};
-use crate::observe::failures::{Failures, Told};
+use crate::observe::failures::{Failures, PROXY_HEADER, Told};
 use crate::observe::metrics::Meters;
+use crate::probe::speech::Speech;
 use crate::reason::CloseReason;
 
 /// How long slots must have been vacant before the limit counts as over.
@@ -178,11 +180,37 @@ impl Shared {
         tracing::debug!(%peer, "a health check: it came and left without a byte");
     }
 
+    /// As [`Self::refused`], with what a stranger spoke in place of a handshake.
+    pub(super) fn refused_stranger(
+        &self,
+        Verdict { reason, speech, .. }: Verdict,
+        peer: ClientAddr,
+    ) {
+        self.meters.refused.count(reason);
+        let speech = speech.filter(|_| reason == CloseReason::HandshakeFailed);
+        let speech = speech.map(|speech| match speech {
+            Speech::Proxy => PROXY_HEADER,
+            other => other.as_str(),
+        });
+        match peer.source() {
+            Some(source) => self.failures.failed_speaking(reason, &source, speech),
+            None => self.failures.failed_speaking(reason, &peer, speech),
+        };
+    }
+
     /// Counts a failure for the log.
     pub(super) fn tell_failure(&self, reason: CloseReason, peer: ClientAddr) -> Told {
         match peer.source() {
             Some(source) => self.failures.failed(reason, &source),
             None => self.failures.failed(reason, &peer),
+        }
+    }
+
+    /// Counts a failure for the log whose first of a kind the caller tells in full.
+    pub(super) fn tell_unless_first(&self, reason: CloseReason, peer: ClientAddr) -> Told {
+        match peer.source() {
+            Some(source) => self.failures.failed_unless_first(reason, &source),
+            None => self.failures.failed_unless_first(reason, &peer),
         }
     }
 

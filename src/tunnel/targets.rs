@@ -229,6 +229,29 @@ impl Targets {
         });
     }
 
+    /// Warns where nobody can be reached at a target, while whoever started this end is
+    /// still there to read it. Nothing is learnt of it: the target may just be later.
+    /// A unix socket is left alone, since its listener would see a connection.
+    pub(super) async fn warn_if_away(
+        &self,
+        place: usize,
+        dialling: &Dialling,
+        deadline: tokio::time::Instant,
+    ) {
+        let target = &self.all[place];
+        if matches!(target.resolver.address(), Address::Unix(_)) {
+            return;
+        }
+        // What does not resolve yet has a line of its own, and what this host lacks too.
+        let error = match target.touch(dialling, deadline).await {
+            Ok(()) | Err(DialError::Unresolved(_) | DialError::Local(_)) => return,
+            Err(error) => error,
+        };
+        let (tunnel, target) = (self.tunnel.as_deref(), &*target.name);
+        let service = (!self.service.is_empty()).then(|| tracing::field::display(&self.service));
+        warn!(tunnel, target, service, %error, "cannot be reached at the start; clients still try");
+    }
+
     /// What a check or a look at it has found.
     pub(super) fn checked(&self, place: usize, found: Result<(), &Unmade>) {
         self.learn(place, found, |standings, now| {

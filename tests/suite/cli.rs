@@ -159,7 +159,10 @@ fn flags_and_commands_in_the_wrong_place() {
         refused(&format!("{ENCRYPT} {flag} 5"), &[&cause]);
     }
     refused(&format!("{DECRYPT} --pool 5"), &["'--pool' is a flag of encrypt, not of decrypt"]);
-    refused(&format!("{DECRYPT} --service x"), &["is a flag of encrypt and pipe, not of decrypt"]);
+    refused(
+        &format!("{DECRYPT} --service x"),
+        &["is a flag of encrypt, pipe and check, not of decrypt"],
+    );
     refused(&format!("{PIPE} --drain=5"), &["is a flag of encrypt and decrypt, not of pipe"]);
     refused(&format!("{SPIPED} --pool 5"), &["'--pool' is a flag of encrypt; put it after"]);
     refused("gate list --ttl 5d --gate file:x", &["a flag of gate allow, ", ", not of gate list"]);

@@ -206,8 +206,10 @@ fn what_cannot_be_reached_is_counted_by_its_reason_once() {
         pair.connect().read_to_ending(NEVER);
     }
     let now = Metrics::of(&pair.encrypt);
-    assert_eq!(now.get("connections_closed_total", ",reason=\"peer-unreachable\""), 3.0);
-    assert_eq!(now.sum("connections_refused_total"), 0.0, "not counted a second time");
+    // The first is told in full, and lines `refused` count the others.
+    assert_eq!(now.get("connections_closed_total", ",reason=\"peer-unreachable\""), 1.0);
+    assert_eq!(now.get("connections_refused_total", ",reason=\"peer-unreachable\""), 2.0);
+    assert_eq!(now.sum("connections_refused_total"), 2.0, "not counted a second time");
 }
 
 #[test]

@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use nix::unistd::Uid;
 
+use super::loops;
 use super::process_args::ProcessArgs;
 use super::tunnel_args::TunnelArgs;
 use crate::files::read::{ReadError, read};
@@ -184,6 +185,7 @@ impl Config {
             }
             plan.push(options);
         }
+        loops::refuse(&plan)?;
         for unused in &self.unused {
             let file = self.file.display();
             let place = format!("{file}:{}: {}, which no tunnel uses", unused.line, unused.what);

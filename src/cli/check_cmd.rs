@@ -1,0 +1,300 @@
+//! `check`: a configuration file that is only looked at, or one tunnel that is tried
+//! step by step without a file.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Command, FromArgMatches};
+use nix::unistd::{Uid, User};
+
+use super::check_args::{CheckArgs, NamedCheck};
+use super::config::{Config, show};
+use super::gate_args::AcceptorGateArgs;
+use super::output::{print, remark};
+use super::run_cmd::DEFAULT_FILE;
+use super::slips;
+use super::tunnel_args::{
+    DEFAULT_HANDSHAKES, DEFAULT_UNOPENED, DecryptArgs, EncryptArgs, LazyArgs, ServerArgs,
+    TunnelArgs,
+};
+use super::values::{self, HandshakeLimit, PoolSize, SuiteChoice, Target};
+use crate::addr::{Address, BindAddress, ServiceName, Source};
+use crate::net::{look_up, missing_family};
+use crate::printable::printable;
+use crate::run::{self, Failure};
+use crate::tunnel::Options;
+use crate::tunnel::trial::{Failed, Finding, Passed};
+
+/// What stands under the flags.
+pub(super) const EXAMPLES: &str = "\
+With -t it needs no file, and tries one tunnel step by step, until one fails: name, connect, key or
+gate, clock, service, target, MTU; with -s, which makes it a decrypt end, listen, name, connect,
+check. Gates, limits and --padding are not tried so; they do not keep this end from connecting.
+
+Exit status: 0 all is well, 1 something that was tried does not work or a name does not resolve,
+2 the command line, the file or something that it names is wrong.
+
+Examples:
+  Why does my encrypt end not get through?
+    knockpipe check -t db.example.org:6380 -k redis.key
+  Can a decrypt end run here?
+    knockpipe check -s '[0.0.0.0]:6380' -t '[127.0.0.1]:6379' -k redis.key --check redis
+  A file, and all that its tunnels connect to:
+    knockpipe check -c /etc/knockpipe/knockpipe.toml --connect";
+
+/// `knockpipe check`.
+#[derive(Debug, Args)]
+pub(super) struct CommandArgs {
+    /// The configuration file [default: /etc/knockpipe/knockpipe.toml]
+    #[arg(short, long, value_name = "FILE", conflicts_with = "targets")]
+    config: Option<PathBuf>,
+
+    /// Also try each far end and target of the file
+    #[arg(long, conflicts_with = "targets")]
+    connect: bool,
+
+    #[command(flatten)]
+    one: OneArgs,
+}
+
+/// One tunnel without a file.
+#[derive(Debug, Args)]
+struct OneArgs {
+    /// What an encrypt end would dial; with -s what a decrypt end would; repeatable
+    #[arg(short, long = "target", value_name = "[NAME=]ADDR", requires = "keys")]
+    targets: Vec<Target>,
+
+    /// Key file, or - for standard input; the first of several is used
+    #[arg(short, long = "key", value_name = "FILE", requires = "targets")]
+    keys: Vec<PathBuf>,
+
+    /// Where a decrypt end would listen; repeatable
+    #[arg(short, long = "source", value_name = "ADDR", requires = "targets")]
+    sources: Vec<Source>,
+
+    /// The service to ask the decrypt end for, instead of its default target
+    #[arg(long, value_name = "NAME", requires = "targets", conflicts_with = "sources")]
+    service: Option<ServiceName>,
+
+    /// With -s: how targets are asked, as for decrypt; repeatable
+    #[arg(
+        long = "check",
+        value_name = "[NAME=]WHAT[/INTERVAL]",
+        requires = "sources",
+        allow_hyphen_values = true
+    )]
+    checks: Vec<NamedCheck>,
+
+    /// Deadline of each connection, and of a handshake [default: 5]
+    #[arg(
+        short = 'o', long, value_name = "SECONDS", value_parser = values::seconds,
+        allow_negative_numbers = true, requires = "targets"
+    )]
+    timeout: Option<Duration>,
+
+    /// Local address of outgoing connections: ip, [ip] or [ip]:port
+    #[arg(short, long, value_name = "ADDR", requires = "targets")]
+    bind: Option<BindAddress>,
+
+    /// Cipher of the records: auto, chacha20-poly1305 or aes-256-gcm [default: auto]
+    #[arg(long, value_name = "SUITE", requires = "targets")]
+    suite: Option<SuiteChoice>,
+
+    /// Accept a key file that its group or others can read or change
+    #[arg(long, requires = "targets")]
+    allow_readable_key: bool,
+}
+
+/// Says what a file comes to, or tries one tunnel.
+///
+/// # Errors
+/// [`Failure`] of the command line or the file, or of what was tried.
+pub(super) fn check(args: CommandArgs) -> Result<(), Failure> {
+    if !args.one.targets.is_empty() {
+        return args.one.check();
+    }
+    let file = args.config.unwrap_or_else(|| DEFAULT_FILE.into());
+    let config = Config::load(&file)?;
+    let plan = config.plan()?;
+    for (variable, meant) in slips() {
+        remark(&format!("no flag has the variable {variable}; did you mean {meant}?"));
+    }
+    print(&show(&config, &plan))?;
+    let mut lost = 0;
+    for options in &plan {
+        for name in names(options) {
+            let (comment, is_found) = resolved(&name);
+            print(&comment)?;
+            lost += usize::from(!is_found && !options.wait_for_dns);
+        }
+    }
+    plan.iter().try_for_each(show_missing)?;
+    if let Some(user) = config.process.uid().filter(|user| *user != Uid::effective()) {
+        for unreadable in config.files().iter().filter(|file| !is_readable(file, user)) {
+            line(&format!(
+                "# {} cannot be read by user {user}, who reads it at a reload; give it to that user",
+                unreadable.display()
+            ))?;
+        }
+    }
+    if args.connect {
+        connect(&plan, &file)?;
+    }
+    if lost > 0 {
+        return Err(Failure::Runtime(anyhow::anyhow!(
+            "{lost} of the names in {} do not resolve, as told above; correct them, or check name \
+             service, or set wait-for-dns",
+            file.display()
+        )));
+    }
+    Ok(())
+}
+
+impl OneArgs {
+    fn check(self) -> Result<(), Failure> {
+        let binds = !self.sources.is_empty();
+        let options = self.tunnel()?.options(None, None)?;
+        let findings = run::try_one(&options, binds)?;
+        let several = findings.len() > 1;
+        for Finding { target, passed, failed } in &findings {
+            let place = if several { format!("{target}: ") } else { String::new() };
+            for Passed { step, note } in passed {
+                let note = if note.is_empty() { String::new() } else { format!(" ({note})") };
+                line(&format!("{place}{step}: ok{note}"))?;
+            }
+            if let Some(Failed { step, why }) = failed {
+                line(&format!("{place}{step}: FAIL: {why}"))?;
+            }
+        }
+        if findings.iter().all(|finding| finding.failed.is_none()) {
+            return Ok(());
+        }
+        Err(Failure::Runtime(anyhow::anyhow!(
+            "the tunnel does not work from here; do what the line with FAIL says, and check again"
+        )))
+    }
+
+    /// What a command line with these flags would run.
+    fn tunnel(self) -> Result<TunnelArgs, Failure> {
+        let mut server = defaults().map_err(|error| Failure::Usage(error.into()))?;
+        server.connection.timeout = self.timeout;
+        server.connection.bind = self.bind;
+        server.connection.allow_readable_key = self.allow_readable_key;
+        if let Some(suite) = self.suite {
+            server.connection.suite = suite;
+        }
+        let Self { sources, targets, keys, service, checks, .. } = self;
+        Ok(match sources.is_empty() {
+            true => {
+                let pool = PoolSize(0);
+                let lazy = LazyArgs::default();
+                let args = EncryptArgs { sources, targets, keys, service, pool, lazy, server };
+                TunnelArgs::Encrypt(Box::new(args))
+            }
+            false => TunnelArgs::Decrypt(Box::new(DecryptArgs {
+                sources,
+                targets,
+                keys,
+                max_handshakes: HandshakeLimit(DEFAULT_HANDSHAKES),
+                max_unopened: PoolSize(DEFAULT_UNOPENED),
+                server,
+                acceptor: AcceptorGateArgs::default(),
+                check: CheckArgs { checks, on_target_down: None },
+            })),
+        })
+    }
+}
+
+/// What all other flags are where they are not given.
+fn defaults() -> Result<ServerArgs, clap::Error> {
+    let command = ServerArgs::augment_args(Command::new("check"));
+    ServerArgs::from_arg_matches(&command.try_get_matches_from(["check"])?)
+}
+
+fn line(text: &str) -> Result<(), Failure> {
+    print(&format!("{}\n", printable(text))).map(drop)
+}
+
+/// The host names of a tunnel, with their ports.
+fn names(options: &Options) -> Vec<Address> {
+    let sources = options.sources.iter().filter_map(Source::address);
+    sources.chain(options.role.targets()).filter(|address| !address.is_literal()).cloned().collect()
+}
+
+/// Tells as a comment what of a tunnel cannot be listened on here.
+///
+/// # Errors
+/// [`Failure::Usage`] when it could not listen at all.
+fn show_missing(options: &Options) -> Result<(), Failure> {
+    let missing = |source: &Source| source.address().and_then(missing_family);
+    let missing: Vec<_> = options.sources.iter().filter_map(missing).collect();
+    let is_all = missing.len() == options.sources.len();
+    for error in missing {
+        if is_all {
+            let name = options.name.as_deref().unwrap_or_default();
+            return Err(Failure::Usage(
+                anyhow::Error::new(error).context(format!("tunnel {name}")),
+            ));
+        }
+        line(&format!("# {error}"))?;
+    }
+    Ok(())
+}
+
+/// What a name means now, as a comment, and whether it means anything. Another answer
+/// may be right later.
+fn resolved(name: &Address) -> (String, bool) {
+    let Address::Tcp { host, port } = name else { return (String::new(), true) };
+    match look_up(host, port) {
+        Ok(found) => {
+            let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+            (format!("# {name} is {} now\n", found.join(" ")), true)
+        }
+        Err(error) => (format!("# {name} does not resolve now: {error}\n"), false),
+    }
+}
+
+/// Whether modes let `user` read a file, by its directories too. Access lists are not
+/// looked at.
+fn is_readable(file: &Path, user: Uid) -> bool {
+    let group = User::from_uid(user).ok().flatten().map(|account| account.gid.as_raw());
+    let allows = |path: &Path, bit: u32| {
+        let Ok(found) = fs::metadata(path) else { return true };
+        let shift = match (found.uid() == user.as_raw(), Some(found.gid()) == group) {
+            (true, _) => 6,
+            (false, true) => 3,
+            (false, false) => 0,
+        };
+        user.is_root() || found.mode() >> shift & bit != 0
+    };
+    let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+    allows(&file, 4) && file.ancestors().skip(1).all(|directory| allows(directory, 1))
+}
+
+/// Tries what the tunnels connect to, and prints how far that came.
+fn connect(plan: &[Options], file: &Path) -> Result<(), Failure> {
+    let mut broken = 0;
+    for (options, findings) in plan.iter().zip(run::try_all(plan)?) {
+        let name = options.name.as_deref().unwrap_or_default();
+        for Finding { target, passed, failed } in findings {
+            let passed: Vec<&str> = passed.iter().map(|passed| passed.step).collect();
+            let passed = passed.join(", ");
+            line(&match failed {
+                None => format!("{name} -> {target}: ok ({passed})"),
+                Some(Failed { step, why }) => {
+                    broken += 1;
+                    format!("{name} -> {target}: FAILED at {step}: {why} (passed: {passed})")
+                }
+            })?;
+        }
+    }
+    if broken == 0 {
+        return Ok(());
+    }
+    Err(Failure::Runtime(anyhow::anyhow!(
+        "{broken} of the targets of {} cannot be used; the lines above tell why",
+        file.display()
+    )))
+}
