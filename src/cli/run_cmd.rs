@@ -121,6 +121,7 @@ fn load(args: &RunArgs) -> Result<Config, Failure> {
     if let Some(handover) = &args.handover {
         config.process.handover = Some(handover.clone());
     }
+    config.process.replaces = args.reload_or_replace;
     Ok(config)
 }
 
@@ -130,7 +131,6 @@ fn serve(args: RunArgs, readiness: Readiness) -> Result<Outcome, Failure> {
     let files = config.files();
     let process = config.process;
     let before = process.clone();
-    let replaces = args.reload_or_replace;
     let reread: Reread = Arc::new(move || {
         let config = load(&args)?;
         let plan = config.plan()?;
@@ -139,7 +139,7 @@ fn serve(args: RunArgs, readiness: Readiness) -> Result<Outcome, Failure> {
         }
         Ok(plan)
     });
-    process.run_as(readiness, plan, (reread, files, Ports::Any), replaces)
+    process.run(readiness, plan, (reread, files, Ports::Any))
 }
 
 /// Says what a file comes to.
