@@ -64,6 +64,10 @@ pub(super) struct ProcessArgs {
 
     #[command(flatten)]
     pub(super) sandbox: SandboxArgs,
+
+    /// Whether it takes the place of another process, or does not start (`run --reload-or-replace`)
+    #[arg(skip)]
+    pub(super) replaces: bool,
 }
 
 /// Flags of every command that runs in a sandbox.
@@ -103,20 +107,6 @@ impl ProcessArgs {
         plan: Vec<Options>,
         (reread, files, ports): (Reread, Vec<PathBuf>, Ports),
     ) -> Result<Outcome, Failure> {
-        self.run_as(readiness, plan, (reread, files, ports), false)
-    }
-
-    /// The same; a process that `replaces` another starts in its place or not at all.
-    ///
-    /// # Errors
-    /// [`Failure`] of the run.
-    pub(super) fn run_as(
-        &self,
-        readiness: Readiness,
-        plan: Vec<Options>,
-        (reread, files, ports): (Reread, Vec<PathBuf>, Ports),
-        replaces: bool,
-    ) -> Result<Outcome, Failure> {
         // Before there is a log, whose thread would escape the sandbox.
         let prepared = self.prepare(&plan, files, ports);
         let output = if self.syslog { log::Output::Syslog } else { log::Output::Stderr };
@@ -124,8 +114,7 @@ impl ProcessArgs {
         for (variable, meant) in slips() {
             warn!(variable, meant, "a variable that no flag has");
         }
-        let process = Process { replaces, ..self.process(readiness, prepared) };
-        run::tunnels(plan, process, reread)
+        run::tunnels(plan, self.process(readiness, prepared), reread)
     }
 
     fn prepare(&self, plan: &[Options], files: Vec<PathBuf>, ports: Ports) -> Prepared {
@@ -161,7 +150,7 @@ impl ProcessArgs {
             readiness,
             drain_accept: self.drain_accept,
             handover: self.handover.clone(),
-            replaces: false,
+            replaces: self.replaces,
             prepared,
         }
     }

@@ -95,6 +95,7 @@ fn load(args: &RunArgs) -> Result<Config, Failure> {
     if let Some(handover) = &args.handover {
         config.process.handover = Some(handover.clone());
     }
+    config.process.replaces = args.reload_or_replace;
     Ok(config)
 }
 
@@ -103,10 +104,9 @@ fn serve(args: RunArgs, readiness: Readiness) -> Result<Outcome, Failure> {
     let plan = config.plan()?;
     let files = config.files();
     let process = config.process.clone();
-    let replaces = args.reload_or_replace;
     let reread: Reread = Arc::new(move || {
         let now = load(&args)?;
         Ok(Plan { tunnels: now.plan()?, restart: now.process_changes(&config) })
     });
-    process.run_as(readiness, plan, (reread, files, Ports::Any), replaces)
+    process.run(readiness, plan, (reread, files, Ports::Any))
 }
