@@ -119,7 +119,12 @@ impl Shared {
             }
             _ => None,
         };
-        let is_balancers = sender == Some(Sender::Balancer);
+        let is_balancers = match (sender, socket) {
+            (Some(Sender::Balancer), _) => true,
+            // Version 1 has no other way to say so.
+            (Some(Sender::Client(addr)), ClientAddr::Ip(own)) => addr.ip() == own.ip(),
+            _ => false,
+        };
         Ok(Guest { client, peer, permit, since, is_balancers })
     }
 

@@ -63,7 +63,7 @@ fn clients_are_served_at_once_where_warm_tunnels_died_without_a_word() {
             eventually("the pool has found out", || pair.encrypt.count(READY) >= 8);
             for _ in 0..4 {
                 let mut client = Resp::connect(pair.entrance());
-                assert_eq!(client.ask(&["PING"]), Reply::Status("PONG".to_owned()));
+                assert_eq!(client.ask(&["PING"]), Reply::Simple("PONG".to_owned()));
             }
         });
         assert!(took < SOON, "{took:?}");
@@ -78,7 +78,8 @@ fn clients_that_wait_for_a_greeting_get_another_tunnel() {
     let (pair, way) = over_a_way(target.addr(), &[]);
     way.vanish();
     let took = timed(|| (0..4).for_each(|_| greeted(pair.connect())));
-    assert!(took < SOON, "{took:?}");
+    // Each by itself would take twice `-o`.
+    assert!(took < SOON / 2, "{took:?}");
     assert!(pair.encrypt.count("a warm tunnel was dead; dialling") <= 1);
     assert_eq!(target.counts().accepts(), 4, "none is dialled for nobody");
 }

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 const DOWN: &str = "target is down";
 
 /// A quick check of both.
-const CHECK: [&str; 4] = ["--check", "redis/200ms", "-o", "1"];
+const CHECK: [&str; 4] = ["--check", "redis/1s", "-o", "1"];
 
 fn pair(first: &Redis, second: &Redis, args: &[&str]) -> Pair {
     let second = second.tcp().to_string();
@@ -18,7 +18,7 @@ fn pair(first: &Redis, second: &Redis, args: &[&str]) -> Pair {
 }
 
 fn pong(client: &mut Resp) {
-    assert_eq!(client.ask(&["PING"]), Reply::Status("PONG".to_owned()));
+    assert_eq!(client.ask(&["PING"]), Reply::Simple("PONG".to_owned()));
 }
 
 /// A target that hangs: its sessions would hang, too, and their clients come again.
