@@ -131,7 +131,7 @@ impl Facts<'_> {
         let why = source.map_or_else(|| first_line(self.error), ToString::to_string);
         match self.flag(ContextKind::InvalidArg) {
             // A word by itself: what is wrong with it says enough.
-            place if place.starts_with('<') => Failure::Usage(anyhow::anyhow!("{why}")),
+            place if place.starts_with(['<', '[']) => Failure::Usage(anyhow::anyhow!("{why}")),
             flag => Failure::Usage(anyhow::anyhow!("{flag}: {why}")),
         }
     }

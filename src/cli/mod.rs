@@ -207,7 +207,8 @@ fn hinted(command: Command) -> Command {
     let with_hint = |arg: Arg| {
         let is_path = arg.get_value_parser().type_id() == TypeId::of::<PathBuf>();
         let hint = if is_path { ValueHint::FilePath } else { ValueHint::Other };
-        if arg.get_action().takes_values() { arg.value_hint(hint) } else { arg }
+        let is_free = arg.get_action().takes_values() && arg.get_possible_values().is_empty();
+        if is_free { arg.value_hint(hint) } else { arg }
     };
     command.mut_args(with_hint).mut_subcommands(hinted)
 }

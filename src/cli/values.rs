@@ -38,7 +38,7 @@ pub(super) enum BadValue {
     #[error("'{0}' is not a number of seconds; give one such as 5 or 0.5, at most a year")]
     Seconds(String),
     /// With a unit.
-    #[error("'{0}' has a unit, and seconds have none here; write {1}")]
+    #[error("'{0}' is not a number of seconds, because it has a unit; write {1}")]
     SecondsWithUnit(String, u64),
     /// Not a time between signs of life.
     #[error(

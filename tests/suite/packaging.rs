@@ -132,6 +132,7 @@ pub(super) fn completed_by_bash(words: &[&str]) -> Vec<String> {
     let file = dir.path().join("completions/knockpipe.bash");
     let script = r#"
         set -u
+        compopt() { :; }  # It works while a shell completes, and only then.
         source "$1"
         shift
         # "complete -F _knockpipe -o ... knockpipe" names the function.
