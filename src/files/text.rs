@@ -9,7 +9,7 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotText {
     /// As some editors save by themselves.
-    #[error("is UTF-16 text")]
+    #[error("is no UTF-8 text but UTF-16")]
     Utf16,
     /// Anything else.
     #[error("is no UTF-8 text")]
