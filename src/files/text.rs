@@ -26,8 +26,13 @@ const MARK: &[u8] = b"\xef\xbb\xbf";
 pub fn text(bytes: &[u8]) -> Result<&str, NotText> {
     let is_marked = bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff");
     // Without a mark every second byte of ASCII is zero there.
-    let is_wide =
-        matches!(bytes, [1.., 0] | [0, 1..] | [1.., 0, 1.., 0, ..] | [0, 1.., 0, 1.., ..]);
+    let is_zero = |place: usize| bytes.get(place).is_none_or(|byte| *byte == 0);
+    let is_wide = match bytes {
+        [] | [_] | [0, 0, ..] => false,
+        [0, ..] => is_zero(2),
+        [_, 0, ..] => is_zero(3),
+        _ => false,
+    };
     if is_marked || is_wide {
         return Err(NotText::Utf16);
     }
