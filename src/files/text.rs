@@ -9,7 +9,7 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotText {
     /// As some editors save by themselves.
-    #[error("is UTF-16 text")]
+    #[error("is no UTF-8 text but UTF-16")]
     Utf16,
     /// Anything else.
     #[error("is no UTF-8 text")]
@@ -25,8 +25,15 @@ const MARK: &[u8] = b"\xef\xbb\xbf";
 /// [`NotText`]
 pub fn text(bytes: &[u8]) -> Result<&str, NotText> {
     let is_marked = bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff");
-    // Every ASCII character has such a byte in UTF-16, and no text has one.
-    if is_marked || bytes.contains(&0) && bytes.len() > 1 {
+    // Without a mark every second byte of ASCII is zero there.
+    let is_zero = |place: usize| bytes.get(place).is_none_or(|byte| *byte == 0);
+    let is_wide = match bytes {
+        [] | [_] | [0, 0, ..] => false,
+        [0, ..] => is_zero(2),
+        [_, 0, ..] => is_zero(3),
+        _ => false,
+    };
+    if is_marked || is_wide {
         return Err(NotText::Utf16);
     }
     str::from_utf8(bytes.strip_prefix(MARK).unwrap_or(bytes)).map_err(|_| NotText::Other)
@@ -62,6 +69,8 @@ mod tests {
         for bytes in [&b"\xff\xfea\0b\0"[..], b"\xfe\xff\0a", b"a\0b\0", b"\0a\0b"] {
             assert_eq!(text(bytes), Err(NotText::Utf16), "{bytes:?}");
         }
-        assert_eq!(text(b"caf\xe9"), Err(NotText::Other));
+        for bytes in [&b"caf\xe9"[..], b"\0\0\0\xff", b"ab\0\xff"] {
+            assert_eq!(text(bytes), Err(NotText::Other), "{bytes:?}");
+        }
     }
 }
