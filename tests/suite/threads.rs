@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use super::names::{NAME, Names, ONE, TWO, says, served_by};
 use crate::common::program::{install, require};
 use crate::common::wait::poll;
-use crate::common::{End, Launch, NEVER, Program, Target, any, binary, eventually, keygen};
+use crate::common::{End, Launch, NEVER, Program, Target, any, binary, eventually, keygen, proc};
 
 /// How long a thread may stay that has nothing to do.
 const IDLE: Duration = Duration::from_secs(12);
