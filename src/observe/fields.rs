@@ -74,7 +74,7 @@ impl Visit for Fields<'_> {
 
 /// The name of a field; without the mark of one that is a word of the language too.
 pub(super) fn name_of(field: &Field) -> &'static str {
-    field.name().strip_prefix("r#").unwrap_or(field.name())
+    field.name().strip_prefix("r#").unwrap_or_else(|| field.name())
 }
 
 /// An error with what caused it.

@@ -54,7 +54,8 @@ impl Pairs {
 impl Display for Pairs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let parts = self.0.iter().flat_map(|(name, value)| {
-            let values = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+            let values =
+                value.as_array().map_or_else(|| std::slice::from_ref(value), Vec::as_slice);
             values.iter().map(move |value| (name, value))
         });
         for (place, (name, value)) in parts.enumerate() {
