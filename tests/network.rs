@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use common::data::{Noise, Sum};
 use common::proc::{TcpState, tcp_sockets};
 use common::way::{Way, vanish};
-use common::{End, Ending, Line, NEVER, Pair, PairOptions, Target, Wire, eventually};
+use common::{Addr, End, Ending, Line, NEVER, Pair, PairOptions, Target, Wire, eventually};
 
 /// "A vanished peer is noticed within 60 s", and what a loaded machine adds.
 const NOTICED: Duration = Duration::from_secs(90);

@@ -416,11 +416,11 @@ mod tests {
 
     #[test]
     fn families_take_turns() {
-        let addr = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let addr = |text: &str| Endpoint::from(text.parse::<SocketAddr>().unwrap());
         let given = ["[::1]:1", "[::2]:1", "[::3]:1", "1.1.1.1:1", "2.2.2.2:1"].map(addr);
         let order: Vec<_> = turns(&given, None).unwrap().iter().map(ToString::to_string).collect();
         assert_eq!(order, ["[::1]:1", "1.1.1.1:1", "[::2]:1", "2.2.2.2:1", "[::3]:1"]);
         let four = Some("0.0.0.0".parse().unwrap());
-        assert_eq!(turns(&given, four).unwrap(), given[3..].to_vec());
+        assert_eq!(turns(&given, four).unwrap(), given[3..].iter().collect::<Vec<_>>());
     }
 }

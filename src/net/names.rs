@@ -52,9 +52,8 @@ impl Names {
             return look_up_apart(address.clone()).await.map_err(NameError::Failed);
         }
         let name = self.name(address);
-        let mut name = match timeout(patience, name.lock()).await {
-            Ok(name) => name,
-            Err(_) => return Err(NameError::Silent(patience)),
+        let Ok(mut name) = timeout(patience, name.lock()).await else {
+            return Err(NameError::Silent(patience));
         };
         let asked = name.asked.get_or_insert_with(|| tokio::spawn(look_up_apart(address.clone())));
         let error = match timeout(patience, asked).await {

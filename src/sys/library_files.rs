@@ -74,7 +74,7 @@ pub fn chain(path: &Path) -> Vec<PathBuf> {
     while let Ok(to) = fs::read_link(&last)
         && places.len() <= MOST_LINKS
     {
-        last = last.parent().unwrap_or(Path::new("/")).join(to);
+        last = last.parent().unwrap_or_else(|| Path::new("/")).join(to);
         places.push(last.clone());
     }
     places

@@ -25,7 +25,7 @@ type Made = Result<Opened, Unreached>;
 /// How it stands with a tunnel that was asked.
 enum Settled {
     /// Its client has it, or nothing at all.
-    Done(Made),
+    Done(Box<Made>),
     /// It has ended, and another has to be made.
     Dead,
     /// It owes an answer.
@@ -56,7 +56,7 @@ impl Entrance {
             answer = asked.answer(client, shared.timeout) => answer,
         };
         match self.settle(asked, answer, shared) {
-            Settled::Done(done) => done,
+            Settled::Done(done) => *done,
             Settled::Dead => self.made_for(shared, farewell).await,
             Settled::Silent(asked) => self.hedged(asked, shared, (client, farewell)).await,
         }
@@ -101,7 +101,7 @@ impl Entrance {
                 answer = asked.late_answer(client, deadline) => answer,
             };
             match self.settle(asked, answer, shared) {
-                Settled::Done(done) => return done,
+                Settled::Done(done) => return *done,
                 Settled::Silent(last) => last.dismiss(CloseReason::Unopened, &shared.tasks),
                 Settled::Dead => {}
             }
@@ -116,7 +116,7 @@ impl Entrance {
     fn settle(&self, asked: Box<Asked>, answer: Answer, shared: &Shared) -> Settled {
         let first = asked.far_end();
         let why = match answer {
-            Answer::Ours => return Settled::Done(Ok(asked.opened(shared.timeout))),
+            Answer::Ours => return Settled::Done(Box::new(Ok(asked.opened(shared.timeout)))),
             Answer::NotWanted(reason) => Unmade::new(reason, NOT_ANSWERED),
             Answer::ClientGone => Unmade::new(CloseReason::PlainReset, "before it sent anything"),
             Answer::Ended(reason) if is_of_the_target(reason) => Unmade::told(reason),
@@ -131,7 +131,7 @@ impl Entrance {
             }
         };
         asked.dismiss(why.reason, &shared.tasks);
-        Settled::Done(Err(Unreached { first, why }))
+        Settled::Done(Box::new(Err(Unreached { first, why })))
     }
 
     fn died(&self, reason: CloseReason) {

@@ -34,7 +34,6 @@ mod log_file;
 mod log_lines;
 mod manual;
 mod metrics;
-mod metrics;
 mod metrics_text;
 mod mistakes;
 mod named_files;

@@ -93,7 +93,7 @@ impl Trouble {
 
     /// As an error about `key`.
     pub(super) fn about(self, key: &str) -> StoreError {
-        let remedy = self.remedy.unwrap_or_else(|| match self.kind {
+        let remedy = self.remedy.unwrap_or(match self.kind {
             Kind::Lost | Kind::Silent => "see whether the server runs and can be reached",
             Kind::Elsewhere | Kind::Loading => "try again in a moment",
             Kind::ReadOnly => "name its master, or the Sentinels that know it",
