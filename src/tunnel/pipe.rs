@@ -7,12 +7,10 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::os::fd::AsFd;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -26,7 +24,7 @@ use super::secure::Terms;
 use super::stdio::Stdio;
 use super::unmade::Unmade;
 use crate::addr::ClientAddr;
-use crate::net::{DialError, ResolveError, Stream};
+use crate::net::{DialError, ResolveError, Stream, has_no_reader};
 use crate::observe::pulse::Pulse;
 use crate::observe::sessions::{Facts, Live};
 use crate::observe::{Meters, Sessions};
@@ -130,19 +128,10 @@ fn ended(reason: CloseReason) -> PipeError {
 async fn unread() {
     loop {
         sleep(LOOK).await;
-        if is_unread() {
+        if has_no_reader(&io::stdout()) {
             return;
         }
     }
-}
-
-fn is_unread() -> bool {
-    let stdout = io::stdout();
-    // What is asked for is nothing: an error or a hang-up is told in any case.
-    let mut asked = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
-    let told = poll(&mut asked, PollTimeout::ZERO).is_ok_and(|count| count > 0);
-    let gone = PollFlags::POLLERR | PollFlags::POLLHUP;
-    told && asked[0].revents().is_some_and(|events| events.intersects(gone))
 }
 
 /// The one session of this process.

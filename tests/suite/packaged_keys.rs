@@ -137,7 +137,7 @@ fn the_units_give_the_keys_that_the_file_names() {
         ("knockpipe.service", "/etc/knockpipe/keys", "/run/knockpipe.keys"),
         ("knockpipe@.service", "/etc/knockpipe/%i", "/run/knockpipe@%i.keys"),
     ] {
-        let text = read(&format!("packaging/systemd/{unit}"));
+        let text = read(format!("packaging/systemd/{unit}"));
         let outside = "/usr/bin/nsenter --target 1 --mount";
         for line in [
             format!("ExecStartPre=+{outside} /usr/lib/knockpipe/give-keys {keys} {copies}"),

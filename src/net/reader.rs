@@ -1,0 +1,29 @@
+//! Readers of a pipe or a socket that leave without a word: nothing tells of that but a
+//! write, or the question here. Reads and writes nothing.
+
+use std::os::fd::AsFd;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// Whether nobody can read any more what is written to `output`: a pipe or a socket whose
+/// other end is closed. Of anything else that is never known.
+pub fn has_no_reader(output: &impl AsFd) -> bool {
+    // What is asked for is nothing: an error or a hang-up is told in any case.
+    let mut asked = [PollFd::new(output.as_fd(), PollFlags::empty())];
+    let told = poll(&mut asked, PollTimeout::ZERO).is_ok_and(|count| count > 0);
+    let gone = PollFlags::POLLERR | PollFlags::POLLHUP;
+    told && asked[0].revents().is_some_and(|events| events.intersects(gone))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pipe_has_a_reader_until_that_is_closed() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        assert!(!has_no_reader(&writer));
+        drop(reader);
+        assert!(has_no_reader(&writer));
+    }
+}
