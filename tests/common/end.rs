@@ -200,6 +200,14 @@ impl End {
         self.program.log().iter().filter(|line| line.message().starts_with(message)).count()
     }
 
+    /// Waits until an end whose target nobody is at has looked at it, as it does once at
+    /// the start: then its descriptors are those that it keeps.
+    #[track_caller]
+    pub fn wait_looked(&self) {
+        let what = "cannot be reached at the start";
+        self.program.wait_line(what, |line| line.message().starts_with(what));
+    }
+
     /// Open descriptors, right now.
     pub fn fds(&self) -> usize {
         proc::fds(self.pid())

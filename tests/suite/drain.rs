@@ -21,7 +21,9 @@ const PROMPTLY: Duration = Duration::from_secs(20);
 /// A decrypt end that gives strangers ten minutes.
 fn patient(key: &Path, drain: &str) -> End {
     let launch = Launch::decrypt(key).source(&any()).args(["-t", "127.0.0.1:1"]);
-    launch.args(["-o", "600", "--drain", drain]).start()
+    let end = launch.args(["-o", "600", "--drain", drain]).start();
+    end.wait_looked();
+    end
 }
 
 /// A stranger is no session: it neither holds a stop up nor makes it an unclean

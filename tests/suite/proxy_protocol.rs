@@ -202,6 +202,7 @@ fn a_peer_that_owes_its_header_does_not_hold_a_stop_up() {
         let source = Kind::Tcp4.fresh(dir.path(), "");
         let args = ["--proxy-from", "127.0.0.0/8", "-o", "3600", "--drain", "3600"];
         let mut end = launch.source(&source).target(&nobody).args(args).start();
+        end.wait_looked();
         let before = end.fds();
         let _silent = end.connect();
         eventually("it is accepted", || end.fds() > before);
