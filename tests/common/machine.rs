@@ -83,7 +83,7 @@ impl Machine {
 
 /// `unshare` with what it takes to mount something; panics when that is impossible.
 #[track_caller]
-fn private_mounts() -> Vec<&'static str> {
+pub fn private_mounts() -> Vec<&'static str> {
     require("unshare", "util-linux");
     require("mount", "mount");
     let root = nix::unistd::geteuid().is_root();

@@ -14,8 +14,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
 
+use crate::common::machine::private_mounts;
 use common::admin::metrics_address;
-use common::program::{install, require};
+use common::program::install;
 use common::{
     Addr, End, Launch, NEVER, Pair, PairOptions, Program, Target, Wire, any, binary, eventually,
     keygen,
@@ -24,22 +25,6 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use tempfile::TempDir;
-
-/// `unshare` with what it takes to mount something; panics when that is impossible.
-#[track_caller]
-fn private_mounts() -> Vec<&'static str> {
-    require("unshare", "util-linux");
-    require("mount", "mount");
-    let root = nix::unistd::geteuid().is_root();
-    let words = if root { vec!["unshare", "-m"] } else { vec!["unshare", "-r", "-m"] };
-    let allowed = Command::new(words[0]).args(&words[1..]).arg("true").output().unwrap();
-    assert!(
-        allowed.status.success(),
-        "this test needs a mount namespace; run it as root, or allow user namespaces: {}",
-        String::from_utf8_lossy(&allowed.stderr)
-    );
-    words
-}
 
 // === -b ===
 

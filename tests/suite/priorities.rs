@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, PipeReader, Read, pipe};
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
@@ -10,7 +11,8 @@ use nix::sys::stat::fstat;
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::common::{binary, keygen, wait::bounded};
+use crate::common::machine::private_mounts;
+use crate::common::{NEVER, binary, keygen, wait::bounded};
 
 /// What `JOURNAL_STREAM` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +32,12 @@ struct Run {
 
 impl Run {
     fn start(named: Named, args: &[&str]) -> Self {
+        let mut command = Command::new(binary());
+        command.args(args);
+        Self::of(named, command)
+    }
+
+    fn of(named: Named, mut command: Command) -> Self {
         let (reader, writer) = pipe().unwrap();
         let (_held, other) = pipe().unwrap();
         let name = |pipe: &dyn Fn() -> (u64, u64)| {
@@ -40,8 +48,7 @@ impl Run {
             let seen = fstat(pipe.as_fd()).unwrap();
             (seen.st_dev, seen.st_ino)
         };
-        let mut command = Command::new(binary());
-        command.args(args).stdin(Stdio::null()).stdout(Stdio::null());
+        command.stdin(Stdio::null()).stdout(Stdio::null());
         match named {
             Named::Stderr => command.env("JOURNAL_STREAM", name(&|| seen(&writer))),
             Named::Other => command.env("JOURNAL_STREAM", name(&|| seen(&other))),
@@ -167,10 +174,31 @@ fn lines_for_syslog_have_no_priorities_in_them() {
     let dir = place();
     let key = dir.path().join("key");
     let source = dir.path().join("socket");
-    let [key, source] = [&key, &source].map(|path| path.to_str().unwrap());
-    let args = ["decrypt", "--syslog", "-s", source, "-t", "127.0.0.1:1", "-k", key];
-    let run = Run::start(Named::Stderr, &args);
-    crate::common::eventually("it listens", || fs::exists(source).unwrap());
+    let log = UnixDatagram::bind(dir.path().join("log")).unwrap();
+    log.set_read_timeout(Some(NEVER)).unwrap();
+    let mut words = private_mounts().into_iter();
+    let mut command = Command::new(words.next().unwrap());
+    // A /dev of its own with nothing but the log in it.
+    command.args(words).args(["sh", "-c"]).arg(format!(
+        "mount -t tmpfs none /dev && ln -s {} /dev/log && exec {} \"$@\"",
+        dir.path().join("log").display(),
+        binary().display()
+    ));
+    command.args(["knockpipe", "decrypt", "--syslog", "-t", "127.0.0.1:1", "-s"]);
+    let run = Run::of(Named::Stderr, {
+        command.arg(&source).arg("-k").arg(&key);
+        command
+    });
+    let mut bytes = [0; 4096];
+    loop {
+        let line = log.recv(&mut bytes).expect("it says when it is ready");
+        let line = String::from_utf8_lossy(&bytes[..line]).into_owned();
+        let (_, text) = line.split_once("]: ").expect("it is tagged");
+        assert!(!text.starts_with('<'), "{line}");
+        if text.contains(" ready ") || text.starts_with("ready") {
+            break;
+        }
+    }
     kill(Pid::from_raw(run.child.id().cast_signed()), Signal::SIGTERM).unwrap();
     let text = run.all();
     assert_eq!(text, "");
