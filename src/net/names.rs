@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
@@ -27,8 +27,14 @@ pub struct Names(SyncMutex<HashMap<String, Arc<Mutex<Name>>>>);
 #[derive(Debug, Default)]
 struct Name {
     /// The look-up that is under way.
-    asked: Option<JoinHandle<io::Result<Target>>>,
+    asked: Option<Asked>,
     last: Option<Target>,
+}
+
+#[derive(Debug)]
+struct Asked {
+    began: Instant,
+    task: JoinHandle<io::Result<Target>>,
 }
 
 /// Why a name has no address.
@@ -55,8 +61,13 @@ impl Names {
         let Ok(mut name) = timeout(patience, name.lock()).await else {
             return Err(NameError::Silent(patience));
         };
-        let asked = name.asked.get_or_insert_with(|| tokio::spawn(look_up_apart(address.clone())));
-        let error = match timeout(patience, asked).await {
+        // An answer that nobody waited for is no news by now.
+        name.asked.take_if(|asked| asked.task.is_finished() && asked.began.elapsed() > patience);
+        let asked = name.asked.get_or_insert_with(|| Asked {
+            began: Instant::now(),
+            task: tokio::spawn(look_up_apart(address.clone())),
+        });
+        let error = match timeout(patience, &mut asked.task).await {
             Ok(answer) => {
                 name.asked = None;
                 match answer.map_err(io::Error::other).and_then(|found| found) {
@@ -93,7 +104,8 @@ mod tests {
         answer: impl Future<Output = io::Result<Target>> + Send + 'static,
     ) {
         let name = names.name(address);
-        name.try_lock().unwrap().asked = Some(tokio::spawn(answer));
+        name.try_lock().unwrap().asked =
+            Some(Asked { began: Instant::now(), task: tokio::spawn(answer) });
     }
 
     fn target() -> Target {

@@ -186,9 +186,11 @@ impl Failures {
         speech: Option<&'static str>,
     ) -> Told {
         let line = {
-            let mut tally = self.tally();
+            let (mut tally, now) = (self.tally(), Instant::now());
+            // What ends a period comes first: what is heard now belongs to the next.
+            let due = tally.tick(now);
             speech.into_iter().for_each(|speech| tally.hear(speech));
-            tally.record(reason, source, Instant::now())
+            tally.record(reason, source, now).or(due)
         };
         let told = if line.is_some() { Told::Now } else { Told::Later };
         self.log(line);

@@ -117,23 +117,26 @@ fn take(place: &Place) -> io::Result<File> {
             return Ok(file);
         }
         check_free(&file)?;
-        let is_held = hold(&file);
-        if is_held && !place.holds(FileId::from(&seen)) {
+        let held = hold(&file);
+        if held == Ok(()) && !place.holds(FileId::from(&seen)) {
             // Its owner has just ended and removed it.
             continue;
         }
         // Whoever came at the same moment holds it.
-        check_free(&file)?;
+        let pid = check_free(&file)?;
+        if held.is_err_and(is_without_locks) {
+            check_owner(pid, &file)?;
+        }
         file.set_len(0)?;
         return Ok(file);
     }
     Err(io::Error::other("others make and remove it again and again"))
 }
 
-/// Whether the file holds nothing, or what a process left that is gone: not another
-/// file's content, and not the pid of a process that holds the file. The number may be
-/// another program's by now.
-fn check_free(file: &File) -> io::Result<()> {
+/// Reads the number in a file that nobody holds; 0 where it is empty. Another file's
+/// content is refused. The number may be another program's by now, also another process's
+/// of this one: only the lock tells who is at work.
+fn check_free(file: &File) -> io::Result<u64> {
     let mut text = [0; 16];
     let len = file.read_at(&mut text, 0)?;
     let text = str::from_utf8(&text[..len]).unwrap_or("?").trim();
@@ -144,6 +147,11 @@ fn check_free(file: &File) -> io::Result<()> {
         let who = if pid == 0 { "another process".to_owned() } else { format!("process {pid}") };
         return Err(io::Error::other(format!("it belongs to {who}, which is running")));
     }
+    Ok(pid)
+}
+
+/// Whether the process of this number does not have the file, where no lock can tell.
+fn check_owner(pid: u64, file: &File) -> io::Result<()> {
     // No process has a pid beyond what the system's type holds.
     let Some(pid) = i32::try_from(pid).ok().filter(|pid| *pid > 0) else { return Ok(()) };
     let lives = kill(Pid::from_raw(pid), None) != Err(Errno::ESRCH);
@@ -154,9 +162,8 @@ fn check_free(file: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether a living process has the file open, as those of this program have that hold no
-/// lock: older ones, and those on a file system that knows none. Where it is forbidden to
-/// look, the name of the program says so.
+/// Whether a living process has the file open. Where it is forbidden to look, the name of
+/// the program says so.
 fn has_it(pid: i32, file: &File) -> io::Result<bool> {
     let own = FileId::from(&file.metadata()?);
     let Ok(open) = fs::read_dir(format!("/proc/{pid}/fd")) else { return Ok(is_of_ours(pid)) };
@@ -202,8 +209,14 @@ fn is_held_by_another(file: &File) -> bool {
 
 /// Holds the file until it is closed. A file system that knows no locks, or a lock of
 /// somebody who reads, is no reason not to start.
-fn hold(file: &File) -> bool {
-    fcntl(file, FcntlArg::F_OFD_SETLK(&lock_of(libc::F_WRLCK))).is_ok()
+fn hold(file: &File) -> Result<(), Errno> {
+    fcntl(file, FcntlArg::F_OFD_SETLK(&lock_of(libc::F_WRLCK))).map(drop)
+}
+
+/// Whether a lock was refused because there are none there, and not because somebody has
+/// one.
+fn is_without_locks(refused: Errno) -> bool {
+    !matches!(refused, Errno::EAGAIN | Errno::EACCES)
 }
 
 /// A lock of the whole file, which belongs to the open file and not to the process: with
@@ -261,21 +274,30 @@ mod tests {
         end(other);
     }
 
-    /// As a process of an older version has it, which holds no lock.
     #[test]
-    fn the_file_of_a_living_process_and_other_content_are_not_overwritten() {
+    fn other_content_is_not_overwritten() {
         let dir = TempDir::new().unwrap();
         let path = dir.path().join("tunnel.pid");
-        let owner = another(Some(File::create(&path).unwrap()));
-        let own = format!("{}\n", owner.id());
-        let is_running = format!("process {}, which is running", owner.id());
-        for (content, why) in [(&*own, &*is_running), ("important", "no pid")] {
-            fs::write(&path, content).unwrap();
-            let error = PidFile::write(&path).unwrap_err().to_string();
-            assert!(error.contains(why), "{error}");
-            assert_eq!(fs::read_to_string(&path).unwrap(), content);
-        }
+        fs::write(&path, "important").unwrap();
+        let error = PidFile::write(&path).unwrap_err().to_string();
+        assert!(error.contains("no pid"), "{error}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "important");
+    }
+
+    /// Where no lock can tell.
+    #[test]
+    fn a_living_process_that_has_the_file_open_is_its_owner() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("tunnel.pid");
+        let file = File::create(&path).unwrap();
+        let owner = another(Some(file.try_clone().unwrap()));
+        let other = another(None);
+        let error = check_owner(owner.id().into(), &file).unwrap_err().to_string();
+        assert!(error.contains(&format!("process {}, which is running", owner.id())), "{error}");
+        check_owner(other.id().into(), &file).unwrap();
+        assert!(is_without_locks(Errno::ENOLCK) && !is_without_locks(Errno::EAGAIN));
         end(owner);
+        end(other);
     }
 
     #[test]

@@ -60,10 +60,16 @@ impl Tunnel {
         }
     }
 
-    /// Looks once whether somebody is at each target, who hears nothing of it.
+    /// Looks once whether somebody is at each target, who hears nothing of it. Where a check
+    /// or a pool finds that out, that tells it.
     pub(super) async fn look_at_start(self: Arc<Self>) {
+        if let Way::In(entrance) = &self.way
+            && entrance.pool.warm().1 > 0
+        {
+            return;
+        }
         let look = async {
-            for targets in self.targets() {
+            for targets in self.targets().into_iter().filter(|targets| targets.check.is_none()) {
                 for place in 0..targets.count() {
                     let deadline = Instant::now() + self.shared.timeout;
                     targets.warn_if_away(place, &self.shared.dialling, deadline).await;

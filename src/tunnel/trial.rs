@@ -304,13 +304,15 @@ fn milliseconds(time: Duration) -> String {
 
 fn stuck(mss: u32) -> String {
     format!(
-        "small packets arrive, and segments of {mss} bytes are not acknowledged; lower the MTU of          this host's interface, or clamp the MSS on the path"
+        "small packets arrive, and segments of {mss} bytes are not acknowledged; lower the MTU of \
+         this host's interface, or clamp the MSS on the path"
     )
 }
 
 fn explained(reason: CloseReason) -> String {
     if reason == CloseReason::Unopened {
-        return "the far end does not say whether it is there; see its log, and whether it can                 send packets of full size"
+        return "the far end does not say whether it is there; see its log, and whether it can \
+                send packets of full size"
             .to_owned();
     }
     match told_by_the_far_end(reason) {
