@@ -97,21 +97,12 @@ fn a_ring_of_two_processes_is_noticed_by_its_decrypt_end() {
 #[test]
 fn chains_that_end_are_served() {
     let (dir, target) = (directory(), Target::echo());
-    let (mut tables, mut next) = (String::new(), target.addr().clone());
     // From the target on: its decrypt end, the encrypt end to that, and so on.
-    let all =
-        Service::start_with(dir.path(), "all.toml", METRICS, &decrypt_table("d2", &next, KEY, ""));
-    tables += &decrypt_table("d2", &next, KEY, "");
-    for (name, is_encrypt) in [("e2", true), ("d1", false), ("e1", true)] {
-        next = all.addr(if name == "e2" {
-            "d2"
-        } else if name == "d1" {
-            "e2"
-        } else {
-            "d1"
-        });
-        let table = if is_encrypt { encrypt_table } else { decrypt_table };
-        tables += &table(name, &next, KEY, "");
+    let mut tables = decrypt_table("d2", target.addr(), KEY, "");
+    let all = Service::start_with(dir.path(), "all.toml", METRICS, &tables);
+    for (name, to) in [("e2", "d2"), ("d1", "e2"), ("e1", "d1")] {
+        let table = if name.starts_with('e') { encrypt_table } else { decrypt_table };
+        tables += &table(name, &all.addr(to), KEY, "");
         all.reload(&tables);
     }
     served(&all.addr("e1"));
