@@ -152,7 +152,7 @@ impl Entrance {
     pub(super) async fn look_at(&self, far_end: usize, shared: &Shared) -> Result<(), Unmade> {
         let deadline = Instant::now() + shared.timeout;
         let Called { stream, session, .. } =
-            self.call(far_end, shared, None, (deadline, |_| {})).await?;
+            self.call(far_end, (shared, None), (deadline, |_| {})).await?;
         let warm = Warm::confirm(far_end, stream, session).await.map_err(Unmade::told)?;
         // What the far end takes to hang up is no part of the answer.
         shared.tasks.spawn(warm.let_go());
@@ -166,19 +166,20 @@ impl Entrance {
         client: Option<&Stream>,
     ) -> Result<(usize, (Stream, Session)), Unreached> {
         let deadline = Instant::now() + shared.timeout;
-        self.far_ends.reach(|far_end| self.make_tunnel_to(far_end, shared, client, deadline)).await
+        self.far_ends
+            .reach(|far_end| self.make_tunnel_to(far_end, (shared, client), deadline))
+            .await
     }
 
     /// With clients in mind: this is what they wait for, and what is timed.
     async fn make_tunnel_to(
         &self,
         far_end: usize,
-        shared: &Shared,
-        client: Option<&Stream>,
+        (shared, client): (&Shared, Option<&Stream>),
         deadline: Instant,
     ) -> Result<(Stream, Session), Unmade> {
         let dialled = |began: Instant| shared.meters.dial.done(began.into());
-        let called = self.call(far_end, shared, client, (deadline, dialled)).await?;
+        let called = self.call(far_end, (shared, client), (deadline, dialled)).await?;
         shared.meters.handshake.done(called.dialled.into());
         Ok((called.stream, called.session))
     }
@@ -187,8 +188,7 @@ impl Entrance {
     async fn call(
         &self,
         far_end: usize,
-        shared: &Shared,
-        client: Option<&Stream>,
+        (shared, client): (&Shared, Option<&Stream>),
         (deadline, dialled): (Instant, impl Fn(Instant)),
     ) -> Result<Called, Unmade> {
         // Until the far end has answered it may turn out to be this one.
