@@ -38,6 +38,8 @@ pub enum CloseReason {
     NoSuchService,
     /// The target failed its checks while the session went on, and such are to be closed.
     TargetDown,
+    /// It came from the tunnel that it came to: the target leads back there.
+    Loop,
     /// A limit of sessions was reached.
     LimitReached,
     /// The far end could not be reached.
@@ -102,6 +104,7 @@ impl CloseReason {
         Self::TargetUnresolved,
         Self::NoSuchService,
         Self::TargetDown,
+        Self::Loop,
         Self::LimitReached,
         Self::PeerUnreachable,
         Self::NoAnswer,
@@ -142,6 +145,7 @@ impl CloseReason {
             Self::TargetUnresolved => "target-unresolved",
             Self::NoSuchService => "no-such-service",
             Self::TargetDown => "target-down",
+            Self::Loop => "loop",
             Self::LimitReached => "limit-reached",
             Self::PeerUnreachable => "peer-unreachable",
             Self::NoAnswer => "no-answer",

@@ -212,6 +212,14 @@ impl Stream {
         }
     }
 
+    /// Which address this end of it has, as far as the system still knows.
+    pub fn local(&self) -> ClientAddr {
+        match self {
+            Self::Tcp(socket) => socket.local_addr().map_or(ClientAddr::Unix, ClientAddr::from),
+            Self::Unix(_) => ClientAddr::Unix,
+        }
+    }
+
     /// From now on the peer sees a reset when this is dropped, for whatever
     /// reason, until [`Self::close`]. So a crash or a kill is no clean end to
     /// an application either. A unix socket has no reset.

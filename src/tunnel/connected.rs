@@ -14,6 +14,7 @@ use super::encrypt::Entrance;
 use super::introduce::Farewell;
 use super::relay::{Start, relay};
 use super::report::Report;
+use super::rings::PassageGuard;
 use super::warm::Unanswered;
 use crate::net::{Slot, SourceGuard, Stream};
 use crate::observe::sessions::Live;
@@ -36,8 +37,9 @@ pub(super) struct Connected {
     _held: Held,
 }
 
-/// The slot of a session, and its count against its source.
-pub(super) type Held = (Option<Slot>, Option<SourceGuard>);
+/// The slot of a session, its count against its source, and what tells that it goes on
+/// where it could be one of a ring.
+pub(super) type Held = (Option<Slot>, Option<SourceGuard>, Option<Box<PassageGuard>>);
 
 impl Connected {
     /// Enters it among the live sessions.

@@ -22,6 +22,7 @@ use super::looker::keep_beating;
 use super::open::told;
 use super::relay::{Start, dismiss, dismiss_behind};
 use super::report::Report;
+use super::rings::{self, Announced};
 use super::secure::{Doorkeeper, Verdict, Visitor, next_event};
 use super::serve::Stay;
 use super::shared::Shared;
@@ -201,9 +202,16 @@ impl Exit {
         report.session = Some((session.key, session.suite));
         report.client = Some(open.client);
         report.service = open.service;
+        let announced = Announced::new(open.client, &sealed);
         let opened = async {
+            // Before it waits for a slot, which a ring may have taken.
+            if let (Some(targets), Some(announced)) = (self.targets.get(&report.service), announced)
+            {
+                report.target = Some(Arc::clone(&targets.at(targets.first()).name));
+                rings::refuse_ring(targets.id, announced)?;
+            }
             let source = shared.enter(guest.client).map_err(|error| too_many(&error))?;
-            let held = (Some(slot(shared, &sealed, &guest).await?), source);
+            let slot = slot(shared, &sealed, &guest).await?;
             if sealed.is_ended_by_peer() {
                 return Err(ended(CloseReason::Truncated));
             }
@@ -212,7 +220,10 @@ impl Exit {
             }
             let targets = self.targets.get(&report.service).ok_or_else(no_such_service)?;
             report.target = Some(Arc::clone(&targets.at(targets.first()).name));
+            let dialled = std::time::Instant::now();
             let (place, plain) = targets.dial(shared, open.client).await?;
+            let passes = |announced| rings::passes(targets.id, announced, dialled, &plain);
+            let held = (Some(slot), source, announced.and_then(passes));
             report.target = Some(Arc::clone(&targets.at(place).name));
             Ok((held, plain, targets.fall_of(place)))
         };
@@ -241,9 +252,12 @@ impl Exit {
                 let (sides, session) = ((plain, sealed), (session, start, shared.idle_timeout));
                 Some(Connected::new(report, sides, session, (farewell, held)))
             }
-            Err(Unmade { reason, detail }) => {
-                dismiss_behind(first, (&mut sealed, &mut session), reason).await;
-                report.refused(reason, &detail);
+            Err(why) => {
+                dismiss_behind(first, (&mut sealed, &mut session), why.reason).await;
+                match why.reason {
+                    CloseReason::Loop => report.refused_as_all(shared, &why),
+                    reason => report.refused(reason, &why.detail),
+                }
                 None
             }
         }

@@ -7,7 +7,7 @@
 //!
 //! A client that cannot be served sees a reset, and this end's log the cause.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
@@ -17,13 +17,13 @@ use super::connected::{Connected, Held};
 use super::introduce::{Farewell, Guest};
 use super::pool::Pool;
 use super::report::Report;
+use super::rings;
 use super::shared::Shared;
 use super::targets::{Targets, Unreached};
 use super::unmade::Unmade;
 use super::warm::{Opened, Warm};
 use crate::addr::ServiceName;
 use crate::net::Stream;
-use crate::observe::failures::Told;
 use crate::proto::Session;
 use crate::proto::message::Open;
 use crate::reason::CloseReason;
@@ -89,23 +89,15 @@ pub(super) async fn open(
             })
         }
         Err(Unreached { why, .. }) => {
-            refuse(shared, report, &why);
+            match why.reason {
+                // What one client fails for, every one does.
+                CloseReason::NoAnswer | CloseReason::PeerUnreachable | CloseReason::Loop => {
+                    report.refused_as_all(shared, &why);
+                }
+                reason => report.refused(reason, &why.detail),
+            }
             None
         }
-    }
-}
-
-/// Where the far end is away every client fails for the same cause: the first
-/// of them is told in full, the others are counted, and none is both.
-fn refuse(shared: &Shared, report: Report, Unmade { reason, detail }: &Unmade) {
-    match reason {
-        CloseReason::NoAnswer | CloseReason::PeerUnreachable => {
-            match shared.tell_unless_first(*reason, report.peer()) {
-                Told::Now => report.refused(*reason, detail),
-                Told::Later => report.repeated(*reason, detail),
-            }
-        }
-        _ => report.refused(*reason, detail),
     }
 }
 
@@ -133,6 +125,8 @@ impl Entrance {
         (client, guest, farewell): (&Stream, &Guest, &mut Farewell),
         open: &Open,
     ) -> Result<Opened, Unreached> {
+        rings::refuse_own_call(self.far_ends.id, client)
+            .map_err(|why| Unreached { first: self.far_ends.first(), why })?;
         let mut tunnel = self.tunnel(shared, (client, farewell), open).await?;
         let first = tunnel.far_end;
         let unreached = |why| Unreached { first, why };
@@ -146,7 +140,7 @@ impl Entrance {
 
     /// A tunnel for the pool.
     pub(super) async fn warm_up(self: Arc<Self>, shared: Arc<Shared>) -> Result<Warm, Unmade> {
-        let made = self.make_tunnel(&shared).await;
+        let made = self.make_tunnel(&shared, None).await;
         let (far_end, (stream, session)) = made.map_err(|unreached| unreached.why)?;
         Warm::confirm(far_end, stream, session).await.map_err(Unmade::told)
     }
@@ -157,31 +151,35 @@ impl Entrance {
     /// What became of it instead.
     pub(super) async fn look_at(&self, far_end: usize, shared: &Shared) -> Result<(), Unmade> {
         let deadline = Instant::now() + shared.timeout;
-        let Called { stream, session, .. } = self.call(far_end, shared, (deadline, |_| {})).await?;
+        let Called { stream, session, .. } =
+            self.call(far_end, (shared, None), (deadline, |_| {})).await?;
         let warm = Warm::confirm(far_end, stream, session).await.map_err(Unmade::told)?;
         // What the far end takes to hang up is no part of the answer.
         shared.tasks.spawn(warm.let_go());
         Ok(())
     }
 
-    /// Dials the far ends and shakes hands: a deadline for each.
+    /// Dials the far ends and shakes hands, for a client if there is one: a deadline for each.
     pub(super) async fn make_tunnel(
         &self,
         shared: &Shared,
+        client: Option<&Stream>,
     ) -> Result<(usize, (Stream, Session)), Unreached> {
         let deadline = Instant::now() + shared.timeout;
-        self.far_ends.reach(|far_end| self.make_tunnel_to(far_end, shared, deadline)).await
+        self.far_ends
+            .reach(|far_end| self.make_tunnel_to(far_end, (shared, client), deadline))
+            .await
     }
 
     /// With clients in mind: this is what they wait for, and what is timed.
     async fn make_tunnel_to(
         &self,
         far_end: usize,
-        shared: &Shared,
+        (shared, client): (&Shared, Option<&Stream>),
         deadline: Instant,
     ) -> Result<(Stream, Session), Unmade> {
         let dialled = |began: Instant| shared.meters.dial.done(began.into());
-        let called = self.call(far_end, shared, (deadline, dialled)).await?;
+        let called = self.call(far_end, (shared, client), (deadline, dialled)).await?;
         shared.meters.handshake.done(called.dialled.into());
         Ok((called.stream, called.session))
     }
@@ -190,13 +188,17 @@ impl Entrance {
     async fn call(
         &self,
         far_end: usize,
-        shared: &Shared,
+        (shared, client): (&Shared, Option<&Stream>),
         (deadline, dialled): (Instant, impl Fn(Instant)),
     ) -> Result<Called, Unmade> {
+        // Until the far end has answered it may turn out to be this one.
+        let calls = Mutex::new(vec![]);
         let dial = async |deadline| {
             let began = Instant::now();
             let stream = self.far_ends.at(far_end).dial(&shared.dialling, deadline).await?;
             dialled(began);
+            let call = rings::calls(self.far_ends.id, &stream, client);
+            calls.lock().unwrap_or_else(PoisonError::into_inner).extend(call);
             Ok(stream)
         };
         let patience = Patience { deadline, answer: shared.timeout };

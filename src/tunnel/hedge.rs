@@ -41,13 +41,13 @@ impl Entrance {
         open: &Open,
     ) -> Made {
         let Some(warm) = self.pool.take(|far_end| self.far_ends.is_wanted(far_end)) else {
-            return self.made_for(shared, farewell).await;
+            return self.made_for(shared, (client, farewell)).await;
         };
         let mut asked = match warm.ask(open).await {
             Ok(asked) => Box::new(asked),
             Err(reason) => {
                 self.died(reason);
-                return self.made_for(shared, farewell).await;
+                return self.made_for(shared, (client, farewell)).await;
             }
         };
         let answer = tokio::select! {
@@ -57,15 +57,19 @@ impl Entrance {
         };
         match self.settle(asked, answer, shared) {
             Settled::Done(done) => *done,
-            Settled::Dead => self.made_for(shared, farewell).await,
+            Settled::Dead => self.made_for(shared, (client, farewell)).await,
             Settled::Silent(asked) => self.hedged(asked, shared, (client, farewell)).await,
         }
     }
 
     /// One that is made for a client, and nothing else.
-    async fn made_for(&self, shared: &Shared, farewell: &mut Farewell) -> Made {
+    async fn made_for(
+        &self,
+        shared: &Shared,
+        (client, farewell): (&Stream, &mut Farewell),
+    ) -> Made {
         let made = tokio::select! {
-            made = self.make_tunnel(shared) => made,
+            made = self.make_tunnel(shared, Some(client)) => made,
             reason = farewell => Err(self.not_wanted(reason)),
         };
         let (far_end, made) = made?;
@@ -84,7 +88,7 @@ impl Entrance {
             self.pool.distrust(asked.far_end(), asked.since);
         }
         let deadline = asked.since + shared.timeout;
-        let mut another = pin!(self.made_for(shared, farewell));
+        let mut another = pin!(self.made_for(shared, (client, farewell)));
         let mut failed = None;
         loop {
             let answer = tokio::select! {

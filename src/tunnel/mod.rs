@@ -23,6 +23,7 @@
 //!   unmade   why there is no tunnel or no target
 //!   unanswered what a far end did in place of answering
 //!   report   the closing line
+//!   rings    connections that come back to the tunnel they came from
 //!   trial    each step on the way to a target, without serving
 //!   status   what can be told of it meanwhile
 //!   pipe     standard input and output instead of a client (stdio: reads and writes them)
@@ -48,6 +49,7 @@ pub mod pipe;
 mod pool;
 mod relay;
 mod report;
+mod rings;
 mod seal;
 mod secure;
 mod serve;

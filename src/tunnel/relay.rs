@@ -140,7 +140,10 @@ fn to_tell(reason: CloseReason) -> Option<ResetReason> {
         CloseReason::Revoked => Some(ResetReason::Revoked),
         CloseReason::IdleTimeout => Some(ResetReason::Idle),
         CloseReason::PeerVanished => Some(ResetReason::Unheard),
-        CloseReason::TargetRefused | CloseReason::TargetDown => Some(ResetReason::TargetRefused),
+        // To a dialer it is a target that nobody can use.
+        CloseReason::TargetRefused | CloseReason::TargetDown | CloseReason::Loop => {
+            Some(ResetReason::TargetRefused)
+        }
         CloseReason::TargetTimeout => Some(ResetReason::TargetTimeout),
         CloseReason::TargetUnresolved => Some(ResetReason::TargetUnresolved),
         CloseReason::NoSuchService => Some(ResetReason::NoSuchService),

@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use super::looker::look_after;
 use super::relay::End;
 use super::shared::Shared;
+use super::unmade::Unmade;
 use crate::addr::{ClientAddr, ServiceName};
 use crate::keys::KeyId;
+use crate::observe::failures::Told;
 use crate::observe::metrics::Meters;
 use crate::observe::pulse::Pulse;
 use crate::observe::sessions::{Facts, Live};
@@ -48,11 +50,6 @@ impl Report {
         }
     }
 
-    /// Who connected.
-    pub(super) fn peer(&self) -> ClientAddr {
-        self.peer
-    }
-
     /// Its session begins to relay: from now on operators see it, and all of this is there.
     pub(super) fn enter(self, session: &Session, idle_timeout: Option<Duration>) -> Live {
         let &Session { key, suite, heartbeats, .. } = session;
@@ -86,11 +83,20 @@ impl Report {
 
     /// As [`Self::refused`], where the cause was told a moment ago and a line `refused`
     /// counts this one, as its meter does.
-    pub(super) fn repeated(self, reason: CloseReason, detail: &dyn Display) {
+    fn repeated(self, reason: CloseReason, detail: &dyn Display) {
         let Self { tunnel, meters, peer, target, .. } = self;
         meters.refused.count(reason);
         let target = target.map(tracing::field::display);
         tracing::debug!(tunnel = tunnel.as_deref(), %peer, target, %reason, %detail, "not opened");
+    }
+
+    /// As [`Self::refused`], for a cause that all connections of a tunnel have in common:
+    /// the first of them is told in full, the others are counted, and none is both.
+    pub(super) fn refused_as_all(self, shared: &Shared, Unmade { reason, detail }: &Unmade) {
+        match shared.tell_unless_first(*reason, self.peer) {
+            Told::Now => self.refused(*reason, detail),
+            Told::Later => self.repeated(*reason, detail),
+        }
     }
 
     /// It ends after relaying.

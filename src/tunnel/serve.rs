@@ -270,7 +270,7 @@ impl Tunnel {
         drop(stay);
         match self.shared.enter(guest.client) {
             Ok(source) => {
-                encrypt::open(&entrance, &self.shared, (stream, guest), (slot, source)).await
+                encrypt::open(&entrance, &self.shared, (stream, guest), (slot, source, None)).await
             }
             Err(_) => {
                 self.shared.refused(CloseReason::SourceLimit, guest.client);

@@ -19,6 +19,7 @@ use tracing::{info, warn};
 
 use super::dialling::Dialling;
 use super::options::Options;
+use super::rings::TargetsId;
 use super::unmade::Unmade;
 use crate::addr::{Address, ServiceName};
 use crate::net::{
@@ -33,6 +34,7 @@ pub(super) struct Targets {
     /// The name of the tunnel, where it has one.
     pub(super) tunnel: Option<Arc<str>>,
     service: ServiceName,
+    pub(super) id: TargetsId,
     all: Vec<Target>,
     standings: Mutex<Standings>,
     /// Since when connections fail to get to the only target, of which nothing else is
@@ -112,6 +114,7 @@ impl Targets {
         Ok(Self {
             tunnel: options.name.clone(),
             service: service.clone(),
+            id: TargetsId::new(),
             standings: Mutex::new(Standings::new(all.len(), rules, Instant::now())),
             failing: Mutex::default(),
             falls: Mutex::new(all.iter().map(|_| Fall::default()).collect()),

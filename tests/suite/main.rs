@@ -54,6 +54,7 @@ mod redis;
 mod reload;
 mod reload_words;
 mod replace;
+mod rings;
 mod sandbox;
 mod sandbox_links;
 mod sandbox_shared;

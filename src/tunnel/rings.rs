@@ -1,0 +1,353 @@
+//! Connections that come back to the tunnel they came from, noticed while it serves.
+//!
+//! `src/cli/loops.rs` refuses what one command line or one file tells. Names that change,
+//! sockets that a manager gives and other processes are seen here only. Without this one
+//! client of such a ring would go round until all sessions are taken.
+//!
+//! ```text
+//!   encrypt end  its own calls under way, by both of their addresses: exact
+//!   decrypt end  client announced -> our connection to the target from that address
+//!                -> the client announced for that one -> ... : many in a row
+//! ```
+//!
+//! Nothing is sent for this. A ring over unix sockets, through a NAT between its ends, or
+//! of encrypt ends in different processes is not seen; `-n` bounds it.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::unmade::Unmade;
+use crate::addr::ClientAddr;
+use crate::net::Stream;
+use crate::reason::CloseReason;
+
+/// Calls that are followed from one to the one that it is made for: more tunnels in
+/// tunnels than anybody has in a process.
+const CALLS: usize = 16;
+
+/// Passages in a row that are a ring. One alone is chance: a client's port and ours can be
+/// the same number, since connections to different places may share one. Where clients,
+/// ends and targets are all on one host, and thousands of connections come at once, even
+/// several in a row are.
+const PASSAGES: usize = 16;
+
+/// How soon after a dial a ring comes back; a client that has the same port by chance
+/// came mostly at another time.
+const SOON: Duration = Duration::from_secs(5);
+
+const REMEDY: &str =
+    "this connection comes from this very tunnel: the target leads back to it; give -t the address";
+
+static CALLS_NOW: LazyLock<Mutex<HashMap<Pair, Call>>> = LazyLock::new(Mutex::default);
+static PASSAGES_NOW: LazyLock<Mutex<HashMap<Exit, Passage>>> = LazyLock::new(Mutex::default);
+
+/// Far ends of one tunnel, or targets of one service of a tunnel, apart from all others of
+/// the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct TargetsId(u64);
+
+/// Both addresses of a TCP connection, which are those of no other at the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Pair {
+    dialer: SocketAddr,
+    listener: SocketAddr,
+}
+
+/// A connection to a far end that did not answer the handshake yet.
+struct Call {
+    serial: u64,
+    by: TargetsId,
+    /// The client's, where there is one with an address.
+    made_for: Option<Pair>,
+}
+
+/// From where a service dials its target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Exit {
+    of: TargetsId,
+    local: SocketAddr,
+}
+
+/// A session through a decrypt end.
+struct Passage {
+    serial: u64,
+    /// Who was announced.
+    client: SocketAddr,
+    /// When the session was asked for.
+    asked: Instant,
+    /// When its target began to be dialled.
+    dialled: Instant,
+}
+
+/// A call is under way as long as this is.
+pub(super) struct CallGuard {
+    pair: Pair,
+    serial: u64,
+}
+
+/// A session goes on as long as this does.
+pub(super) struct PassageGuard {
+    exit: Exit,
+    serial: u64,
+}
+
+/// A client that a decrypt end was asked to serve, under an address of which something
+/// can be told here.
+#[derive(Clone, Copy)]
+pub(super) struct Announced {
+    client: SocketAddr,
+    asked: Instant,
+}
+
+/// What is entered with a number of its own, so that nobody takes out what another has
+/// entered in its place.
+trait Entry {
+    fn serial(&self) -> u64;
+}
+
+// === encrypt end ===
+
+/// Notes a call until the guard is dropped; `None` over a unix socket.
+pub(super) fn calls(
+    by: TargetsId,
+    dialled: &Stream,
+    made_for: Option<&Stream>,
+) -> Option<CallGuard> {
+    let pair = Pair::new(dialled.local(), dialled.remote())?;
+    let (made_for, serial) = (made_for.and_then(Pair::of_accepted), serial());
+    lock(&CALLS_NOW).insert(pair, Call { serial, by, made_for });
+    Some(CallGuard { pair, serial })
+}
+
+/// Refuses a client that is a call of the very tunnel that it came to.
+///
+/// # Errors
+/// What the log says.
+pub(super) fn refuse_own_call(by: TargetsId, accepted: &Stream) -> Result<(), Unmade> {
+    let Some(pair) = Pair::of_accepted(accepted) else { return Ok(()) };
+    if is_made_by(&lock(&CALLS_NOW), pair, by) {
+        return Err(Unmade::new(CloseReason::Loop, format!("{REMEDY} of the decrypt end")));
+    }
+    Ok(())
+}
+
+/// Whether a call was made by this tunnel, itself or by way of others.
+fn is_made_by(calls: &HashMap<Pair, Call>, pair: Pair, by: TargetsId) -> bool {
+    let first = calls.get(&pair);
+    let next = |call: &&Call| calls.get(&call.made_for?);
+    std::iter::successors(first, next).take(CALLS).any(|call| call.by == by)
+}
+
+// === decrypt end ===
+
+/// Refuses a client whose way here leads many times through this service.
+///
+/// # Errors
+/// What the log says.
+pub(super) fn refuse_ring(of: TargetsId, announced: Announced) -> Result<(), Unmade> {
+    if goes_round(&lock(&PASSAGES_NOW), of, announced) {
+        return Err(Unmade::new(CloseReason::Loop, format!("{REMEDY} of the service")));
+    }
+    Ok(())
+}
+
+/// Notes a session, from `dialled` on, until the guard is dropped. In a ring a client's
+/// address is one that targets are dialled from, so that others need not be noted.
+pub(super) fn passes(
+    of: TargetsId,
+    announced: Announced,
+    dialled: Instant,
+    target: &Stream,
+) -> Option<Box<PassageGuard>> {
+    let local = plain(target.local()).filter(|local| local.ip() == announced.client.ip())?;
+    let Announced { client, asked } = announced;
+    let (exit, serial) = (Exit { of, local }, serial());
+    lock(&PASSAGES_NOW).insert(exit, Passage { serial, client, asked, dialled });
+    Some(Box::new(PassageGuard { exit, serial }))
+}
+
+fn goes_round(passages: &HashMap<Exit, Passage>, of: TargetsId, announced: Announced) -> bool {
+    let Announced { mut client, mut asked } = announced;
+    for _ in 0..PASSAGES {
+        let Some(before) = passages.get(&Exit { of, local: client }) else { return false };
+        let is_soon = asked.checked_duration_since(before.dialled).is_some_and(|it| it <= SOON);
+        if !is_soon {
+            return false;
+        }
+        (client, asked) = (before.client, before.asked);
+    }
+    true
+}
+
+// === impls ===
+
+impl TargetsId {
+    pub(super) fn new() -> Self {
+        Self(serial())
+    }
+}
+
+impl Pair {
+    fn new(dialer: ClientAddr, listener: ClientAddr) -> Option<Self> {
+        Some(Self { dialer: plain(dialer)?, listener: plain(listener)? })
+    }
+
+    fn of_accepted(stream: &Stream) -> Option<Self> {
+        Self::new(stream.remote(), stream.local())
+    }
+}
+
+impl Announced {
+    /// `None` where the address is of no use: 127.0.0.1 of another host is not ours.
+    pub(super) fn new(client: ClientAddr, sealed: &Stream) -> Option<Self> {
+        let client = plain(client)?;
+        let is_ours = !client.ip().is_loopback() || comes_from_this_host(sealed);
+        is_ours.then(|| Self { client, asked: Instant::now() })
+    }
+}
+
+impl Entry for Call {
+    fn serial(&self) -> u64 {
+        self.serial
+    }
+}
+
+impl Entry for Passage {
+    fn serial(&self) -> u64 {
+        self.serial
+    }
+}
+
+impl Drop for CallGuard {
+    fn drop(&mut self) {
+        remove(&mut lock(&CALLS_NOW), self.pair, self.serial);
+    }
+}
+
+impl Drop for PassageGuard {
+    fn drop(&mut self) {
+        remove(&mut lock(&PASSAGES_NOW), self.exit, self.serial);
+    }
+}
+
+fn remove<K: Eq + Hash, V: Entry>(from: &mut HashMap<K, V>, key: K, serial: u64) {
+    if from.get(&key).is_some_and(|entry| entry.serial() == serial) {
+        from.remove(&key);
+    }
+}
+
+fn serial() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Relaxed)
+}
+
+/// Without the zone, which the two sides of a connection need not agree on.
+fn plain(address: ClientAddr) -> Option<SocketAddr> {
+    match address {
+        ClientAddr::Ip(address) => Some(SocketAddr::new(address.ip(), address.port())),
+        _ => None,
+    }
+}
+
+/// A host that connects to an address of its own does it from that one, or from loopback.
+fn comes_from_this_host(sealed: &Stream) -> bool {
+    match (plain(sealed.remote()), plain(sealed.local())) {
+        (Some(remote), Some(local)) => remote.ip().is_loopback() || remote.ip() == local.ip(),
+        _ => matches!(sealed, Stream::Unix(_)),
+    }
+}
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(port: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
+    fn pair(dialer: u16, listener: u16) -> Pair {
+        Pair { dialer: address(dialer), listener: address(listener) }
+    }
+
+    fn call(by: u64, made_for: Option<Pair>) -> Call {
+        Call { serial: 0, by: TargetsId(by), made_for }
+    }
+
+    #[test]
+    fn a_call_is_the_tunnels_own_also_by_way_of_another() {
+        // A client of tunnel 1 at port 10, which dials tunnel 2 at port 20, and that dials 10.
+        let calls = HashMap::from([
+            (pair(50_001, 20), call(1, Some(pair(50_000, 10)))),
+            (pair(50_002, 10), call(2, Some(pair(50_001, 20)))),
+            (pair(50_003, 10), call(1, None)),
+        ]);
+        let is_made_by = |pair, by| is_made_by(&calls, pair, TargetsId(by));
+        assert!(is_made_by(pair(50_002, 10), 1), "a ring of two");
+        assert!(is_made_by(pair(50_003, 10), 1), "one that dials itself for its pool");
+        assert!(!is_made_by(pair(50_001, 20), 2), "a tunnel in a tunnel");
+        assert!(!is_made_by(pair(50_000, 10), 1), "a client");
+        assert!(!is_made_by(pair(50_003, 11), 1), "the same port of ours to another place");
+    }
+
+    #[test]
+    fn calls_in_a_circle_without_the_tunnel_end() {
+        let calls = HashMap::from([
+            (pair(1, 10), call(1, Some(pair(2, 10)))),
+            (pair(2, 10), call(2, Some(pair(1, 10)))),
+        ]);
+        assert!(!is_made_by(&calls, pair(1, 10), TargetsId(3)));
+    }
+
+    /// Sessions from port `n` on to `n + 1`, each a `pause` after the one before, and what
+    /// the next one is asked.
+    fn row(length: usize, pause: Duration) -> (HashMap<Exit, Passage>, Announced) {
+        let (mut passages, mut now) = (HashMap::new(), Instant::now());
+        let length = u16::try_from(length).unwrap();
+        for port in 0..length {
+            let exit = Exit { of: TargetsId(1), local: address(port + 1) };
+            let client = address(port);
+            passages.insert(exit, Passage { serial: 0, client, asked: now, dialled: now });
+            now += pause;
+        }
+        (passages, Announced { client: address(length), asked: now })
+    }
+
+    #[test]
+    fn many_passages_in_a_row_are_a_ring() {
+        let at_once = Duration::ZERO;
+        let (passages, next) = row(PASSAGES, at_once);
+        assert!(goes_round(&passages, TargetsId(1), next));
+        assert!(!goes_round(&passages, TargetsId(2), next), "another service");
+        let (passages, next) = row(PASSAGES - 1, at_once);
+        assert!(!goes_round(&passages, TargetsId(1), next), "too few");
+    }
+
+    #[test]
+    fn what_comes_late_or_before_the_dial_is_chance() {
+        let (passages, next) = row(PASSAGES, SOON);
+        assert!(goes_round(&passages, TargetsId(1), next));
+        let (passages, next) = row(PASSAGES, SOON + Duration::from_millis(1));
+        assert!(!goes_round(&passages, TargetsId(1), next));
+        let (mut passages, next) = row(PASSAGES, Duration::ZERO);
+        let last = passages.get_mut(&Exit { of: TargetsId(1), local: next.client }).unwrap();
+        last.dialled += Duration::from_millis(1);
+        assert!(!goes_round(&passages, TargetsId(1), next));
+    }
+
+    #[test]
+    fn nobody_takes_out_what_another_entered() {
+        let mut calls = HashMap::from([(pair(1, 10), call(1, None))]);
+        remove(&mut calls, pair(1, 10), 7);
+        assert_eq!(calls.len(), 1);
+        remove(&mut calls, pair(1, 10), 0);
+        assert!(calls.is_empty());
+    }
+}
