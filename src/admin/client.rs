@@ -12,7 +12,8 @@ use nix::unistd::Uid;
 
 use super::protocol::{MAX_REPLY, Reply, Request};
 use crate::files::connect::connect;
-use crate::sys::peer::{Stranger, check_peer};
+use crate::files::place::Place;
+use crate::sys::peer::{Peer, Stranger, check_peer};
 
 /// The longest wait until a process has room for a connection.
 const CONNECTING: Duration = Duration::from_secs(5);
@@ -72,19 +73,36 @@ pub enum AskError {
     Refused(String),
 }
 
+/// An answer, and the user on whose word it stands.
+#[derive(Debug)]
+pub struct Told {
+    /// What it says.
+    pub reply: Reply,
+    /// The user that may have made it up.
+    pub by: Peer,
+}
+
 /// Asks the process whose admin socket is at `path`. It has to be root's, ours, or
 /// that `user`'s; or, where no user is named, of whom root gave the directory in `/run`.
 ///
 /// # Errors
 /// [`AskError`], also when the process answers that it cannot.
 pub fn ask(path: &Path, user: Option<Uid>, request: &Request) -> Result<Reply, AskError> {
+    ask_whom(path, user, request).map(|told| told.reply)
+}
+
+/// As [`ask`], for whoever acts on the answer with more rights than its teller has.
+///
+/// # Errors
+/// [`AskError`]
+pub fn ask_whom(path: &Path, user: Option<Uid>, request: &Request) -> Result<Told, AskError> {
     let place = || path.to_owned();
     let stream = connect(path, CONNECTING).map_err(|cause| match cause.kind() {
         io::ErrorKind::PermissionDenied => AskError::NoPermission(place()),
         io::ErrorKind::TimedOut => AskError::NoAnswer { path: place(), cause },
         _ => AskError::Nobody { path: place(), cause },
     })?;
-    check_peer(&stream, user.or_else(|| given_by_root(path)))
+    let peer = check_peer(&stream, user.or_else(|| given_by_root(path)))
         .map_err(|whose| AskError::Foreign { path: place(), whose })?;
     let patience = match request {
         Request::Reload {} | Request::Drain {} => ORDER,
@@ -94,11 +112,12 @@ pub fn ask(path: &Path, user: Option<Uid>, request: &Request) -> Result<Reply, A
         | Request::Gates { .. }
         | Request::Why { .. } => PATIENCE,
     };
-    let line = exchange(stream, request, Instant::now() + patience)
-        .map_err(|cause| AskError::NoAnswer { path: place(), cause })?;
+    let unanswered = |cause| AskError::NoAnswer { path: place(), cause };
+    let by = teller(path, peer).map_err(unanswered)?;
+    let line = exchange(stream, request, Instant::now() + patience).map_err(unanswered)?;
     match serde_json::from_slice(&line) {
         Ok(Reply::Error(why)) => Err(AskError::Refused(why)),
-        Ok(reply) => Ok(reply),
+        Ok(reply) => Ok(Told { reply, by }),
         Err(cause) => Err(AskError::Unreadable { path: place(), cause }),
     }
 }
@@ -111,6 +130,20 @@ fn given_by_root(path: &Path) -> Option<Uid> {
     let (run, given) = (fs::symlink_metadata(run).ok()?, fs::symlink_metadata(directory).ok()?);
     let is_roots = run.uid() == 0 && run.mode() & 0o022 == 0;
     (is_roots && given.is_dir()).then(|| Uid::from_raw(given.uid()))
+}
+
+/// The user who decides what is answered at `path`. The system tells who began to listen,
+/// which is root also where the process became another user afterwards: that one has the
+/// socket's file, or the directory that it is in.
+fn teller(path: &Path, peer: Peer) -> io::Result<Peer> {
+    if !peer.uid.is_root() {
+        return Ok(peer);
+    }
+    let place = Place::find(path)?;
+    let (_, node) = place.node()?;
+    let owners = [node.st_uid, place.directory()?.st_uid].map(Uid::from_raw);
+    let other = owners.into_iter().find(|owner| !owner.is_root());
+    Ok(other.map_or(peer, |uid| Peer { uid, gid: None }))
 }
 
 fn exchange(mut stream: UnixStream, request: &Request, until: Instant) -> io::Result<Vec<u8>> {

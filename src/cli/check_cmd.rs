@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Command, FromArgMatches};
-use nix::unistd::{Uid, User};
+use nix::unistd::{Gid, Uid};
 
 use super::check_args::{CheckArgs, NamedCheck};
 use super::config::{Config, show};
@@ -131,8 +131,10 @@ pub(super) fn check(args: CommandArgs) -> Result<(), Failure> {
         }
     }
     plan.iter().try_for_each(show_missing)?;
-    if let Some(user) = config.process.uid().filter(|user| *user != Uid::effective()) {
-        for unreadable in config.files().iter().filter(|file| !is_readable(file, user)) {
+    let becomes = config.process.user.as_ref().and_then(|user| Some((user.uid()?, user.gid())));
+    if let Some((user, group)) = becomes.filter(|(user, _)| *user != Uid::effective()) {
+        let files = config.files();
+        for unreadable in files.iter().filter(|file| !is_readable(file, (user, group))) {
             line(&format!(
                 "# {} cannot be read by user {user}, who reads it at a reload; give it to that user",
                 unreadable.display()
@@ -256,13 +258,12 @@ fn resolved(name: &Address) -> (String, bool) {
     }
 }
 
-/// Whether modes let `user` read a file, by its directories too. Access lists are not
-/// looked at.
-fn is_readable(file: &Path, user: Uid) -> bool {
-    let group = User::from_uid(user).ok().flatten().map(|account| account.gid.as_raw());
+/// Whether modes let a user read a file, by its directories too. The group is the one that
+/// the process becomes, which drops all others. Access lists are not looked at.
+fn is_readable(file: &Path, (user, group): (Uid, Gid)) -> bool {
     let allows = |path: &Path, bit: u32| {
         let Ok(found) = fs::metadata(path) else { return true };
-        let shift = match (found.uid() == user.as_raw(), Some(found.gid()) == group) {
+        let shift = match (found.uid() == user.as_raw(), found.gid() == group.as_raw()) {
             (true, _) => 6,
             (false, true) => 3,
             (false, false) => 0,

@@ -12,7 +12,7 @@ use super::output::print;
 use crate::run::{Failure, Outcome, Plan, Ports, Reread};
 use crate::sys::background::{self, Readiness, Side};
 use crate::sys::notify::WATCHED;
-use crate::sys::visit::{self, Card};
+use crate::sys::visit::{self, Card, VisitError};
 
 /// Where the file is unless `-c` says otherwise.
 pub(super) const DEFAULT_FILE: &str = "/etc/knockpipe/knockpipe.toml";
@@ -61,16 +61,26 @@ pub(super) fn run(args: RunArgs, arguments: &[OsString]) -> Result<Done, Failure
     match side {
         Some(Side::Child(readiness)) => serve(args, readiness).map(Done::from),
         Some(Side::Parent(status)) => Ok(Done::Background(status)),
-        None => reload_or_replace(handover, arguments).map(|()| Done::Clean),
+        None => reload_or_replace(&args, handover, arguments).map(|()| Done::Clean),
     }
 }
 
 /// Makes the process that listens at `path` read its file again, or take its leave.
-fn reload_or_replace(path: &Path, arguments: &[OsString]) -> Result<(), Failure> {
+fn reload_or_replace(args: &RunArgs, path: &Path, arguments: &[OsString]) -> Result<(), Failure> {
     let failure = |error: anyhow::Error| Failure::Runtime(error);
-    let theirs = visit::who(path).map_err(|error| failure(error.into()))?;
+    let config = load(args);
+    let user = config.as_ref().ok().and_then(|config| config.process.uid());
+    let theirs = match visit::who(path, user) {
+        Ok(theirs) => theirs,
+        // Its user may be the one that the file would name.
+        Err(error @ VisitError::Failed { .. }) => {
+            config?;
+            return Err(failure(error.into()));
+        }
+        Err(error) => return Err(failure(error.into())),
+    };
     if theirs.is_same_program(&Card::own()) {
-        let done = visit::reload(path).map_err(|error| failure(error.into()))?;
+        let done = visit::reload(path, user).map_err(|error| failure(error.into()))?;
         let done = done.map_err(|why| failure(anyhow::anyhow!("not reloaded: {why}")))?;
         return print(&format!("reloaded: {done}\n")).map(drop);
     }

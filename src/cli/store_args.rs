@@ -26,7 +26,7 @@ use crate::sys::{credentials, tls_key};
 pub(super) const GATE: &str = "Gate";
 
 /// Holds what a credentials file would, for whoever has no place for a file.
-const ENVIRONMENT: &str = "KNOCKPIPE_GATE_CREDENTIALS";
+pub(super) const ENVIRONMENT: &str = "KNOCKPIPE_GATE_CREDENTIALS";
 
 /// The store of a gate.
 #[derive(Debug, Args)]
@@ -151,6 +151,23 @@ impl StoreArgs {
     /// # Errors
     /// [`Failure::Usage`]
     pub(super) fn options(&self, access: Access) -> Result<StoreOptions, Failure> {
+        self.options_with(access, of_environment())
+    }
+
+    /// The same without the password of our environment, for a store that somebody else
+    /// named.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`]
+    pub(super) fn options_of_others(&self, access: Access) -> Result<StoreOptions, Failure> {
+        self.options_with(access, None)
+    }
+
+    fn options_with(
+        &self,
+        access: Access,
+        environment: Option<String>,
+    ) -> Result<StoreOptions, Failure> {
         let address = match &self.gate {
             Some(GateAddress::Redis(address)) => address,
             Some(GateAddress::File(path)) => {
@@ -162,7 +179,7 @@ impl StoreArgs {
                 return Ok(StoreOptions::None);
             }
         };
-        let (credentials, sentinel_credentials) = self.credentials(address, access)?;
+        let (credentials, sentinel_credentials) = self.credentials(address, access, environment)?;
         Ok(StoreOptions::Redis(Box::new(RedisOptions {
             address: (**address).clone(),
             credentials,
@@ -243,6 +260,7 @@ impl StoreArgs {
         &self,
         address: &RedisAddress,
         access: Access,
+        environment: Option<String>,
     ) -> Result<(Option<Credentials>, Option<Credentials>), Failure> {
         let (name, text) = match &self.gate_credentials {
             Some(path) => {
@@ -250,7 +268,7 @@ impl StoreArgs {
                 let text = text.map_err(|error| Failure::Usage(error.into()))?;
                 (path.display().to_string(), text)
             }
-            None => match of_environment() {
+            None => match environment {
                 Some(text) => (ENVIRONMENT.to_owned(), Zeroizing::new(text)),
                 None => return Ok((None, None)),
             },
@@ -310,7 +328,7 @@ impl FromStr for GateAddress {
 }
 
 /// What the environment has in place of a file.
-fn of_environment() -> Option<String> {
+pub(super) fn of_environment() -> Option<String> {
     std::env::var(ENVIRONMENT).ok().filter(|text| !text.is_empty())
 }
 

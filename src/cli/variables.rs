@@ -16,6 +16,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::habits;
+use super::store_args::ENVIRONMENT;
 use crate::run::Failure;
 
 /// What every name begins with.
@@ -232,7 +233,7 @@ pub(super) fn slips(
     command: &Command,
     names: impl Iterator<Item = OsString>,
 ) -> Vec<(String, String)> {
-    let mut known = vec!["KNOCKPIPE_GATE_CREDENTIALS".to_owned()];
+    let mut known = vec![ENVIRONMENT.to_owned()];
     collect(command, &mut known);
     let words: Vec<String> = known.iter().map(|name| name.to_lowercase()).collect();
     let names = names.filter_map(|name| name.into_string().ok());

@@ -180,6 +180,12 @@ impl Requests {
                     Some(successor) => return Cause::HandedOver(successor),
                     None => continue,
                 },
+                // Came before the stop, and waits for an answer.
+                Some(visit) = self.visiting.join_next() => match understood(visit) {
+                    Some(Visit::Reload(stream)) => Asker::at(stream),
+                    // Nothing is given away any more; it hears so by the end of its connection.
+                    Some(Visit::Successor(_) | Visit::Answered) | None => continue,
+                },
                 caught = self.signals.next() => match caught {
                     Caught::Stop(signal) => return Cause::Asked(signal),
                     Caught::Reload => Asker(None),

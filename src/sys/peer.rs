@@ -4,7 +4,7 @@ use std::fmt;
 use std::os::fd::AsFd;
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-use nix::unistd::{Uid, geteuid};
+use nix::unistd::{Gid, Uid, geteuid};
 
 use crate::files::place::user_name;
 
@@ -12,16 +12,26 @@ use crate::files::place::user_name;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stranger(pub Option<Uid>);
 
+/// A user at the other end, with the group that the process there had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// The user.
+    pub uid: Uid,
+    /// The group; `None` where only the user is known.
+    pub gid: Option<Gid>,
+}
+
 /// Whether it is root, the user of this process, or the `user` that it becomes
 /// later, or is told to trust. Nobody is trusted whom the system does not tell.
 ///
 /// # Errors
 /// The [`Stranger`] that it is.
-pub fn check_peer(socket: &impl AsFd, user: Option<Uid>) -> Result<(), Stranger> {
+pub fn check_peer(socket: &impl AsFd, user: Option<Uid>) -> Result<Peer, Stranger> {
     let peer = getsockopt(socket, PeerCredentials).map_err(|_| Stranger(None))?;
     let uid = Uid::from_raw(peer.uid());
     let is_trusted = uid.is_root() || uid == geteuid() || Some(uid) == user;
-    if is_trusted { Ok(()) } else { Err(Stranger(Some(uid))) }
+    let gid = Some(Gid::from_raw(peer.gid()));
+    if is_trusted { Ok(Peer { uid, gid }) } else { Err(Stranger(Some(uid))) }
 }
 
 /// Whether [`check_peer`] finds somebody to trust.

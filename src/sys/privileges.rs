@@ -9,6 +9,8 @@ use std::str::FromStr;
 use nix::errno::Errno;
 use nix::unistd::{self, Gid, Group, Uid, User as Account};
 
+use crate::files::place::user_name;
+
 /// Who the process becomes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
@@ -55,6 +57,19 @@ pub enum DropError {
 }
 
 impl User {
+    /// A user by number, with that group or the account's own.
+    ///
+    /// # Errors
+    /// [`UnknownUser`] where there is no group.
+    pub fn of(uid: Uid, gid: Option<Gid>) -> Result<Self, UnknownUser> {
+        let failed = |errno| UnknownUser::Lookup(uid.to_string(), errno);
+        let gid = match gid {
+            Some(gid) => gid,
+            None => Account::from_uid(uid).map_err(failed)?.ok_or(UnknownUser::NoGroup(uid))?.gid,
+        };
+        Ok(Self { spelling: user_name(uid), uid: Some(uid), gid })
+    }
+
     /// Its number; `None` when only the group changes.
     pub fn uid(&self) -> Option<Uid> {
         self.uid

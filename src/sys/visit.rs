@@ -20,6 +20,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::unistd::Uid;
 use rustix::net::{RecvFlags, recv};
 
 use super::notify;
@@ -166,12 +167,13 @@ pub fn answer(mut stream: UnixStream, result: &Result<String, String>) -> io::Re
     stream.write_all(&[&[first], text.as_bytes()].concat())
 }
 
-/// Asks the process that listens at `path` who it is. Blocks.
+/// Asks the process that listens at `path` who it is; it is root's, ours or that
+/// `user`'s. Blocks.
 ///
 /// # Errors
 /// [`VisitError`]
-pub fn who(path: &Path) -> Result<Card, VisitError> {
-    let said = ask(path, WHO, PATIENCE)?;
+pub fn who(path: &Path, user: Option<Uid>) -> Result<Card, VisitError> {
+    let said = ask(path, user, WHO, PATIENCE)?;
     let card = str::from_utf8(&said).ok().and_then(Card::decode);
     card.ok_or_else(|| failed(path, "it is of another version, which does not say who it is"))
 }
@@ -180,8 +182,8 @@ pub fn who(path: &Path) -> Result<Card, VisitError> {
 ///
 /// # Errors
 /// [`VisitError`] where that is not known.
-pub fn reload(path: &Path) -> Result<Result<String, String>, VisitError> {
-    let said = ask(path, RELOAD, RELOADING)?;
+pub fn reload(path: &Path, user: Option<Uid>) -> Result<Result<String, String>, VisitError> {
+    let said = ask(path, user, RELOAD, RELOADING)?;
     let text = |rest| printable(&String::from_utf8_lossy(rest)).to_string();
     match said.split_first() {
         Some((&DONE, rest)) => Ok(Ok(text(rest))),
@@ -190,7 +192,12 @@ pub fn reload(path: &Path) -> Result<Result<String, String>, VisitError> {
     }
 }
 
-fn ask(path: &Path, question: u8, patience: Duration) -> Result<Vec<u8>, VisitError> {
+fn ask(
+    path: &Path,
+    user: Option<Uid>,
+    question: u8,
+    patience: Duration,
+) -> Result<Vec<u8>, VisitError> {
     let fail = |cause: io::Error| match cause.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
             VisitError::Nobody(path.to_owned())
@@ -199,7 +206,7 @@ fn ask(path: &Path, question: u8, patience: Duration) -> Result<Vec<u8>, VisitEr
         _ => VisitError::Failed { path: path.to_owned(), cause },
     };
     let mut stream = connect(path, PATIENCE).map_err(fail)?;
-    if let Err(other) = check_peer(&stream, None) {
+    if let Err(other) = check_peer(&stream, user) {
         return Err(failed(path, &format!("it is another user's: {other}")));
     }
     let said = || {
@@ -246,12 +253,12 @@ mod tests {
     fn each_question_gets_its_answer() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("handover");
-        assert!(matches!(who(&path).unwrap_err(), VisitError::Nobody(_)));
+        assert!(matches!(who(&path, None).unwrap_err(), VisitError::Nobody(_)));
         let offer = UnixListener::bind(&path).unwrap();
         let next = || receive(offer.accept().unwrap().0, &card("a")).unwrap();
         let asking = || path.clone();
         let (a, b, c) = (asking(), asking(), asking());
-        let visitor = thread::spawn(move || (who(&a), reload(&b), reload(&c)));
+        let visitor = thread::spawn(move || (who(&a, None), reload(&b, None), reload(&c, None)));
         assert!(matches!(next(), Visit::Answered));
         for result in [Ok("1 added".to_owned()), Err("line 1".to_owned())] {
             let Visit::Reload(stream) = next() else { panic!("it asks for a reload") };
@@ -273,7 +280,7 @@ mod tests {
             let (mut stream, _) = offer.accept().unwrap();
             stream.read_exact(&mut [0]).unwrap();
         });
-        let error = who(&path).unwrap_err().to_string();
+        let error = who(&path, None).unwrap_err().to_string();
         assert!(error.contains("another version") && error.contains("; restart it"), "{error}");
         older.join().unwrap();
     }

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use self::view::{Rated, rated};
 use super::Done;
 use super::output::{Form, FormArgs, print, remark};
-use crate::admin::client::{AskError, ask};
+use crate::admin::client::{AskError, Told, ask, ask_whom};
 use crate::admin::protocol::{
     self, ReloadedReply, Reply, Request, RequestError, StatusReply, WhoReply, listed,
 };
@@ -330,8 +330,8 @@ fn known(status: &StatusReply, tunnel: &str) -> Result<(), Failure> {
 ///
 /// # Errors
 /// [`Failure`] of the process.
-pub(super) fn ask_at(path: &Path, user: Option<Uid>, request: &Request) -> Result<Reply, Failure> {
-    ask(path, user, request).map_err(|error| Failure::Runtime(error.into()))
+pub(super) fn ask_at(path: &Path, user: Option<Uid>, request: &Request) -> Result<Told, Failure> {
+    ask_whom(path, user, request).map_err(|error| Failure::Runtime(error.into()))
 }
 
 /// An answer to another question.

@@ -1,8 +1,9 @@
 //! `import`: entries from a file, all of them good or none of them used.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -96,8 +97,10 @@ struct BadLine {
 /// [`Failure`]
 pub(super) async fn import(args: ImportArgs) -> Result<Done, Failure> {
     let now_ms = now_ms();
+    // Before the gate is found, which may take the right to read it.
+    let input = Input::open(&args.input)?;
     let source = args.common.store.find()?;
-    let mut wanted = Reader { args: &args, spared: &source.spared, now_ms }.read()?;
+    let mut wanted = Reader { args: &args, spared: &source.spared, now_ms }.read(input)?;
     let place = Place::of(source, Absent::Make)?;
     let all = wanted.len();
     wanted.retain(|entry| entry.expires_ms.is_none_or(|end| end > now_ms));
@@ -108,6 +111,13 @@ pub(super) async fn import(args: ImportArgs) -> Result<Done, Failure> {
     report(&args.common, &place, &counts)
 }
 
+/// Where the lines come from.
+struct Input {
+    name: String,
+    /// `None` is standard input.
+    file: Option<File>,
+}
+
 /// What reads lines.
 struct Reader<'a> {
     args: &'a ImportArgs,
@@ -116,11 +126,10 @@ struct Reader<'a> {
     now_ms: u64,
 }
 
-impl Reader<'_> {
-    fn read(&self) -> Result<Vec<Wanted>, Failure> {
-        let path = &self.args.input;
+impl Input {
+    fn open(path: &Path) -> Result<Self, Failure> {
         if path.as_os_str() == "-" {
-            return self.read_lines("standard input", io::stdin().lock());
+            return Ok(Self { name: "standard input".to_owned(), file: None });
         }
         let name = path.display().to_string();
         let (file, _) = open(path).map_err(|error| {
@@ -130,7 +139,16 @@ impl Reader<'_> {
             };
             Failure::Usage(anyhow::anyhow!("cannot read {name}: {error}; {advice}"))
         })?;
-        self.read_lines(&name, BufReader::new(file))
+        Ok(Self { name, file: Some(file) })
+    }
+}
+
+impl Reader<'_> {
+    fn read(&self, input: Input) -> Result<Vec<Wanted>, Failure> {
+        match input.file {
+            Some(file) => self.read_lines(&input.name, BufReader::new(file)),
+            None => self.read_lines(&input.name, io::stdin().lock()),
+        }
     }
 
     /// Reads line by line, so that only what is wanted is held, whatever else is there.

@@ -2,30 +2,32 @@
 //! process has it.
 //!
 //! A process is asked for the flags that name its store, and never for a password: who may
-//! read the file may use the store, and nobody else.
+//! read the file may use the store, and nobody else. The flags are that process's word, and
+//! no reason to open what its user could not: where that is another user, this command
+//! becomes them for good before it opens a file or the store.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::anyhow;
 use clap::{Args, Parser};
-use nix::unistd::Uid;
+use nix::unistd::{Uid, geteuid};
 
 use super::super::admin_cmd::ask_at;
 use super::super::config::{self, Which};
 use super::super::errors::one_line;
-use super::super::store_args::{GATE, StoreArgs};
+use super::super::store_args::{ENVIRONMENT, GATE, StoreArgs, of_environment};
+use crate::admin::client::Told;
 use crate::admin::gates::GatePlace;
 use crate::admin::protocol::{Reply, Request};
+use crate::files::place::user_name;
 use crate::gate::store::StoreError;
 use crate::gate::{GateOptions, Member, StoreOptions};
 use crate::run::Failure;
 use crate::sys::keyfile::Access;
-use crate::sys::privileges::uid_of;
-
-/// Holds a password where there is no file for it.
-const PASSWORD: &str = "KNOCKPIPE_GATE_CREDENTIALS";
+use crate::sys::memory::forbid_dumps;
+use crate::sys::peer::Peer;
+use crate::sys::privileges::{User, uid_of};
 
 /// The flags that name a store by themselves.
 const OWN: [&str; 9] = [
@@ -178,12 +180,16 @@ impl Door<'_> {
         &self,
         request: impl FnOnce(Option<String>) -> Request,
     ) -> Result<Reply, Failure> {
+        self.hear(request).map(|told| told.reply)
+    }
+
+    fn hear(&self, request: impl FnOnce(Option<String>) -> Request) -> Result<Told, Failure> {
         ask_at(self.path, self.user, &request(self.tunnel.map(str::to_owned)))
     }
 
     /// The gate whose flags the process tells.
     fn source(&self, by_others: bool) -> Result<Source, Failure> {
-        let reply = self.ask(|tunnel| Request::Gates { tunnel })?;
+        let Told { reply, by } = self.hear(|tunnel| Request::Gates { tunnel })?;
         let Reply::Gates(places) = reply else { return Err(super::super::admin_cmd::odd()) };
         let place = only(&places)?;
         if place.store.is_empty() {
@@ -192,9 +198,14 @@ impl Door<'_> {
                 place.tunnel
             )));
         }
-        if place.password_of_environment && std::env::var_os(PASSWORD).is_none() {
+        let is_others = !by.uid.is_root() && by.uid != geteuid();
+        if place.password_of_environment && (is_others || of_environment().is_none()) {
+            let remedy = match is_others {
+                true => "name the gate with -c FILE or --gate URL".to_owned(),
+                false => format!("set {ENVIRONMENT} here too"),
+            };
             return Err(Failure::Usage(anyhow!(
-                "tunnel {} has the password of its store from the environment, which no process tells; set {PASSWORD} here too",
+                "tunnel {} has the password of its store from the environment, which no process tells; {remedy}",
                 place.tunnel
             )));
         }
@@ -202,16 +213,50 @@ impl Door<'_> {
             let command = <StoreLine as clap::CommandFactory>::command();
             one_line(&error, &command, "knockpipe gate")
         })?;
-        // The socket is the process's user's, and so may its password file be.
-        let owner = std::fs::metadata(self.path).ok().map(|seen| Uid::from_raw(seen.uid()));
-        let access = Access { by_others: by_others || line.allow_readable_key, user: owner };
-        let store = line.store.options(access)?;
+        let access = Access { by_others: by_others || line.allow_readable_key, user: None };
+        let store = if is_others {
+            become_teller(by)?;
+            line.store.options_of_others(access).map_err(|failure| without_right(failure, by))?
+        } else {
+            line.store.options(access)?
+        };
         let nets = |flag, nets: &[String]| -> Vec<(&'static str, Member)> {
             nets.iter().filter_map(|net| Some((flag, net.parse().ok()?))).collect()
         };
         let mut spared = nets("--allow", &place.allow);
         spared.extend(nets("--proxy-from", &place.proxy_from));
         Ok(Source { store, options: None, spared })
+    }
+}
+
+/// Gives up every right that the user whose word is followed has not.
+fn become_teller(by: Peer) -> Result<(), Failure> {
+    let name = user_name(by.uid);
+    if !geteuid().is_root() {
+        return Err(Failure::Usage(anyhow!(
+            "the process is of user {name}, whose files and store are not for others; run this as root or as {name}, or name the gate with -c FILE"
+        )));
+    }
+    let cannot = |cause: anyhow::Error| {
+        Failure::Runtime(anyhow!(
+            "cannot become {name}, as whom the process says where its store is: {cause}; or name the gate with -c FILE"
+        ))
+    };
+    let user = User::of(by.uid, by.gid).map_err(|error| cannot(error.into()))?;
+    user.become_for_good().map_err(|error| cannot(error.into()))?;
+    // The change of user may have undone it.
+    forbid_dumps();
+    Ok(())
+}
+
+/// Tells as whom a file could not be read, and the way to read it as root.
+fn without_right(failure: Failure, by: Peer) -> Failure {
+    match failure {
+        Failure::Usage(error) => Failure::Usage(anyhow!(
+            "{error:#}, as user {}, whose process names it; for what only root may read give -c FILE instead of --admin",
+            user_name(by.uid)
+        )),
+        other => other,
     }
 }
 
