@@ -101,8 +101,8 @@ Examples:
   One request from the shell:
     printf 'PING\\r\\n' | knockpipe pipe -t db.example.org:6380 -k redis.key
 
-Exit status: 0 both directions ended well, 1 it failed at run time, 2 the command line or a key file
-is wrong, 128 + N signal N ended it: 129 is SIGHUP, 130 SIGINT, 143 SIGTERM.";
+Exit status: 0 both directions ended well, 1 it failed at run time, 2 the command line or a key
+file is wrong, 128 + N signal N ended it: 129 is SIGHUP, 130 SIGINT, 143 SIGTERM.";
 
 /// What stands under `keygen`'s arguments.
 const KEYGEN_EXAMPLES: &str = "\
