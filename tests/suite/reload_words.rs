@@ -129,7 +129,7 @@ fn a_key_that_no_tunnel_uses_may_be_in_another_directory() {
         "[keys]\nold = {key:?}\n[gates.old]\ngate = \"redis://127.0.0.1:1\"\n\
          gate-credentials = {password:?}\n"
     );
-    let table = |more: &str| decrypt_table("far", &nowhere, "\"key\"", more) + "\n" + &unused;
+    let table = |more: &str| decrypt_table("far", &nowhere, "\"./key\"", more) + "\n" + &unused;
     let service = Service::start(dir.path(), "far.toml", &table(""));
     let line = service.reload(&table("timeout = 7"));
     assert_eq!(line.field("detail").as_deref(), Some("changed far (timeout)"), "{}", line.text());
