@@ -146,6 +146,11 @@ The command line, the configuration file or a key file is wrong.
 .TP
 .B 3
 A gate command found nothing to change, or kick no such connection.
+.TP
+.RI 128+ N
+Signal
+.I N
+ended pipe: 129 is SIGHUP, 130 SIGINT, 143 SIGTERM.
 "#;
 
 /// knockpipe.toml(5), from the flags that are the keys of the file.

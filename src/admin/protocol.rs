@@ -196,7 +196,11 @@ impl fmt::Display for ReloadedReply {
 
 impl fmt::Display for ChangedReply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.tunnel, self.settings.join(", "))
+        f.write_str(&self.tunnel)?;
+        match self.settings.is_empty() {
+            true => Ok(()),
+            false => write!(f, " ({})", self.settings.join(", ")),
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use nix::unistd::{Gid, Uid};
 use super::check_args::{CheckArgs, NamedCheck};
 use super::config::{Config, show};
 use super::gate_args::AcceptorGateArgs;
+use super::loops;
 use super::output::{print, remark};
 use super::run_cmd::DEFAULT_FILE;
 use super::slips;
@@ -157,8 +158,8 @@ pub(super) fn check(args: CommandArgs) -> Result<(), Failure> {
 impl OneArgs {
     fn check(self) -> Result<(), Failure> {
         let binds = !self.sources.is_empty();
-        let options = self.tunnel()?.options(None, None)?;
-        let findings = run::try_one(&options, binds)?;
+        let plan = loops::plan_of(self.tunnel()?.options(None, None)?)?;
+        let findings = run::try_one(&plan[0], binds)?;
         let several = findings.len() > 1;
         for Finding { target, passed, failed } in &findings {
             let place = if several { format!("{target}: ") } else { String::new() };

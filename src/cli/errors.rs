@@ -32,11 +32,6 @@ pub(super) enum UsageError {
         "--on-target-down is about targets that are checked or one of several; add --check, or a second -t"
     )]
     NeverDown,
-    /// What it accepts it would dial.
-    #[error(
-        "-s and -t are both {0}, so it would connect to itself; give -t the address of the other end or of the service"
-    )]
-    Loop(Address),
     /// What it accepts comes back to it.
     #[error(
         "a connection would go round for ever: {0}; give the last -t the address of the other end or of the service"

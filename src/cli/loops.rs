@@ -36,6 +36,16 @@ pub(super) fn refuse(plan: &[Options]) -> Result<(), UsageError> {
     Ok(())
 }
 
+/// The plan of one tunnel.
+///
+/// # Errors
+/// [`UsageError::Ring`]
+pub(super) fn plan_of(options: Options) -> Result<Vec<Options>, UsageError> {
+    let plan = vec![options];
+    refuse(&plan)?;
+    Ok(plan)
+}
+
 /// Where a connection can be that came to a tunnel.
 fn stops(tunnel: usize, options: &Options) -> Vec<Stop<'_>> {
     let mut stops: Vec<Stop<'_>> = match &options.role {
@@ -127,10 +137,12 @@ fn meets(target: &Address, source: &Address, waits: bool) -> bool {
                 (Ok(port), Ok(own)) => port == own && own != 0,
                 _ => false,
             };
-            is_same && {
-                let (to, at) = (addresses(to, waits), addresses(at, waits));
-                to.iter().any(|to| at.iter().any(|at| is_there(*to, *at)))
-            }
+            // One name is one place, also where it means nothing yet.
+            is_same
+                && (to == at || {
+                    let (to, at) = (addresses(to, waits), addresses(at, waits));
+                    to.iter().any(|to| at.iter().any(|at| is_there(*to, *at)))
+                })
         }
         _ => false,
     }
@@ -187,15 +199,15 @@ mod tests {
         for (target, source) in [
             ("127.0.0.1:6379", "0.0.0.0:6379"),
             ("localhost:6379", "0.0.0.0:6379"),
-            ("127.0.0.1:redis", "127.0.0.1:redis"),
+            ("127.0.0.1:6379", "127.0.0.1:6379"),
+            ("no-such-name.invalid:6379", "no-such-name.invalid:6379"),
             ("[::1]:6379", "[::]:6379"),
             ("127.0.0.1:6379", "[::]:6379"),
             ("0.0.0.0:6379", "127.0.0.1:6379"),
             ("[::ffff:127.0.0.1]:6379", "127.0.0.1:6379"),
             ("/tmp/../tmp/a.sock", "/tmp/a.sock"),
         ] {
-            let is_named = target == source;
-            assert!(is_named || meets(&address(target), &address(source), false), "{target}");
+            assert!(meets(&address(target), &address(source), false), "{target}");
         }
         for (target, source) in [
             ("127.0.0.1:6379", "127.0.0.1:6380"),

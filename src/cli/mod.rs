@@ -69,7 +69,7 @@ A spiped command line works with the name changed: 'knockpipe -e ...', 'knockpip
 link to this program named spiped or spipe. See 'knockpipe -e --help'.
 
 Exit status: 0 all went well, 1 it failed at run time, 2 the command line or a key file is wrong,
-3 a gate command or kick found nothing to change.";
+3 a gate command or kick found nothing to change, 128 + N signal N ended pipe.";
 
 /// What stands under the flags of `encrypt`.
 const ENCRYPT_EXAMPLES: &str = "\
@@ -99,7 +99,10 @@ Examples:
   ssh through a tunnel:
     ssh -o ProxyCommand='knockpipe pipe -t %h:8022 -k ~/.ssh/tunnel.key' db.example.org
   One request from the shell:
-    printf 'PING\\r\\n' | knockpipe pipe -t db.example.org:6380 -k redis.key";
+    printf 'PING\\r\\n' | knockpipe pipe -t db.example.org:6380 -k redis.key
+
+Exit status: 0 both directions ended well, 1 it failed at run time, 2 the command line or a key
+file is wrong, 128 + N signal N ended it: 129 is SIGHUP, 130 SIGINT, 143 SIGTERM.";
 
 /// What stands under `keygen`'s arguments.
 const KEYGEN_EXAMPLES: &str = "\

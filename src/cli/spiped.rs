@@ -18,7 +18,7 @@ use super::pipe_cmd::SharedPipeArgs;
 use super::process_args::ProcessArgs;
 use super::tunnel_args::{DEFAULT_HANDSHAKES, DEFAULT_UNOPENED, End, LazyArgs, ServerArgs, reread};
 use super::values::{HandshakeLimit, Spelled};
-use super::{Done, key_cmd};
+use super::{Done, key_cmd, loops};
 use crate::addr::{Address, ServiceName};
 use crate::run::{Failure, Ports};
 use crate::sys::background::{self, BackgroundError, Readiness, Side};
@@ -178,7 +178,7 @@ pub(super) fn spiped(args: SpipedArgs, arguments: &[OsString]) -> Result<Done, F
             close_on_target_down,
         })
     };
-    let plan = vec![options()?];
+    let plan = loops::plan_of(options()?)?;
     process.run(readiness, plan, (reread(&keys, options), files, Ports::Fixed)).map(Done::from)
 }
 

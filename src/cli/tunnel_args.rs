@@ -22,7 +22,7 @@ use super::values::{
     self, HandshakeLimit, HeartbeatTime, IdleTimeout, PoolSize, SessionLimit, SourceLimit,
     SuiteChoice, Target,
 };
-use crate::addr::{Address, BindAddress, ServiceName, Source};
+use crate::addr::{BindAddress, ServiceName, Source};
 use crate::keys::KeyRing;
 use crate::probe::Check;
 use crate::proto::Padding;
@@ -281,7 +281,7 @@ impl<T: Args> Alone<T> {
         let Self { tunnel, process } = self;
         let tunnel = which(Box::new(tunnel));
         let user = process.uid();
-        let (plan, files) = (vec![tunnel.options(None, user)?], tunnel.files());
+        let (plan, files) = (loops::plan_of(tunnel.options(None, user)?)?, tunnel.files());
         let keys = tunnel.keys().to_vec();
         let reread = reread(&keys, move || tunnel.options(None, user));
         process.run(Readiness::foreground(), plan, (reread, files, Ports::Fixed))
@@ -370,15 +370,6 @@ impl DecryptArgs {
     }
 }
 
-impl End {
-    fn refuse_loop(&self) -> Result<(), UsageError> {
-        let is_source =
-            |target: &&Address| self.sources.iter().any(|s| s.address() == Some(*target));
-        let own = self.role.targets().into_iter().find(is_source);
-        own.map_or(Ok(()), |target| Err(UsageError::Loop(target.clone())))
-    }
-}
-
 impl ServerArgs {
     /// The files that are read again on a reload, keys among them.
     pub(super) fn files(&self, keys: &[PathBuf]) -> Vec<PathBuf> {
@@ -391,9 +382,8 @@ impl ServerArgs {
     /// # Errors
     /// [`Failure`] of the addresses, or of the gate's flags.
     pub(super) fn options(&self, end: End) -> Result<Options, Failure> {
-        end.refuse_loop()?;
         let resolve_every = self.resolve_every.filter(|time| !time.is_zero());
-        let options = Options {
+        Ok(Options {
             remarks: self.remarks(&end),
             name: end.name,
             role: end.role,
@@ -420,9 +410,7 @@ impl ServerArgs {
             checks: end.checks,
             close_on_target_down: end.close_on_target_down,
             proxy_to_target: end.acceptor.proxy_to_target,
-        };
-        loops::refuse(std::slice::from_ref(&options))?;
-        Ok(options)
+        })
     }
 
     fn remarks(&self, end: &End) -> Vec<Remark> {
@@ -449,7 +437,7 @@ pub(super) fn reread(
     let from_stdin = keys.iter().any(|key| keyfile::is_stdin(key));
     Arc::new(move || match from_stdin {
         true => Err(UsageError::KeyReadOnce.into()),
-        false => Ok(Plan { tunnels: vec![options()?], restart: vec![] }),
+        false => Ok(Plan { tunnels: loops::plan_of(options()?)?, restart: vec![] }),
     })
 }
 

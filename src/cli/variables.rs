@@ -13,7 +13,7 @@
 use std::ffi::{OsStr, OsString};
 
 use clap::parser::ValueSource;
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{Arg, ArgAction, Command};
 
 use super::habits;
 use super::store_args::ENVIRONMENT;
@@ -24,11 +24,28 @@ const PREFIX: &str = "KNOCKPIPE_";
 
 /// Names that differ from the rule, by the id of the argument: the same long flag
 /// means something else elsewhere, or the variable was there before and is a secret.
-const NAMED: [(&str, &str); 3] = [
+const NAMED: [(&str, &str); 2] = [
     ("admin_user", "KNOCKPIPE_ADMIN_USER"),
-    ("key_id", "KNOCKPIPE_KEY_ID"),
     ("gate_credentials", "KNOCKPIPE_GATE_CREDENTIALS_FILE"),
 ];
+
+/// Arguments without a variable, by command: they choose what `check` tries and whom
+/// `kick` ends, which an environment that is meant for another command must not do.
+const TYPED_ONLY: [(&str, &[&str]); 2] = [
+    ("check", &["targets", "sources", "service", "checks"]),
+    ("kick", &["id", "peer", "tunnel", "key_id"]),
+];
+
+/// Arguments whose variables count only beside another one, by command: that one, and
+/// those which need it.
+const BESIDE: [(&str, &str, &[&str]); 2] = [
+    ("check", "targets", &["keys", "timeout", "bind", "suite", "allow_readable_key"]),
+    ("run", "handover", &["reload_or_replace"]),
+];
+
+/// Where a gate command finds its gate unless flags of a store name it. Each has a meaning
+/// for other commands too, so that two of them in an environment are no mistake.
+const PLACES: [&str; 4] = ["config", "gate_name", "tunnel", "admin"];
 
 /// A variable, and the flag that it stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +74,8 @@ struct NoSwitch {
 
 /// `command` with the names of the variables in its help.
 pub(super) fn documented(command: Command) -> Command {
-    let with_name = |arg: Arg| match Variable::of(&arg) {
+    let own = command.get_name().to_owned();
+    let with_name = |arg: Arg| match Variable::of(&own, &arg) {
         Some(Variable { name, .. }) => {
             let help = arg.get_help().cloned().unwrap_or_default();
             arg.help(format!("{help} [env: {name}]"))
@@ -88,48 +106,85 @@ pub(super) fn fill(
         let Some(command) = here.find_subcommand(name) else { break };
         (here, given, words) = (command, below, words + 1);
     }
-    let (added, used) = added(here, |arg| is_said(here, given, arg), get)?;
+    let is_typed =
+        |arg: &Arg| given.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine);
+    let (added, used) = added(here, is_typed, get)?;
     let (before, after) = arguments.split_at(words.min(arguments.len()));
     Ok(Filled { arguments: [before, &added, after].concat(), used })
 }
 
 /// The arguments that `get` has variables for, of those flags of `command` that
-/// are not said otherwise.
+/// are not typed, and that what is typed does not exclude.
 ///
 /// # Errors
 /// [`Failure::Usage`] of a switch that is neither on nor off.
 pub(super) fn added(
     command: &Command,
-    is_said: impl Fn(&Arg) -> bool,
+    is_typed: impl Fn(&Arg) -> bool,
     get: impl Fn(&str) -> Option<OsString>,
 ) -> Result<(Vec<OsString>, Vec<Variable>), Failure> {
+    let typed: Vec<&Arg> = command.get_arguments().filter(|arg| is_typed(arg)).collect();
+    let is_said = |arg: &Arg| {
+        typed.iter().any(|other| other.get_id() == arg.get_id() || excludes(command, other, arg))
+    };
     let (mut added, mut used) = (vec![], vec![]);
     let mut taken: Vec<&Arg> = vec![];
-    for arg in command.get_arguments().filter(|arg| !is_said(arg)) {
-        let Some(variable) = Variable::of(arg) else { continue };
-        // Of two variables that exclude each other the first flag's counts.
-        if taken.iter().any(|other| excludes(command, other, arg)) {
+    let mut open: Vec<&Arg> = command.get_arguments().filter(|arg| !is_said(arg)).collect();
+    open.sort_by_key(|arg| rank(command, arg));
+    for arg in open {
+        let Some(variable) = Variable::of(command.get_name(), arg) else { continue };
+        let is_there = |id: &str| typed.iter().chain(&taken).any(|other| other.get_id() == id);
+        if !needed(command, arg).is_none_or(is_there)
+            || taken.iter().any(|other| goes_before(command, other, arg))
+        {
             continue;
         }
         // Compose files and units set variables that nobody filled in.
         let Some(value) = get(&variable.name).filter(|value| !value.is_empty()) else { continue };
-        added.extend(variable.arguments(arg, &value)?);
+        let arguments = variable.arguments(arg, &value)?;
+        if !arguments.is_empty() {
+            taken.push(arg);
+        }
+        added.extend(arguments);
         used.push(variable);
-        taken.push(arg);
     }
     Ok((added, used))
 }
 
-/// Whether the command line has `arg`, or what cannot stand beside it.
-fn is_said(command: &Command, given: &ArgMatches, arg: &Arg) -> bool {
-    let typed = |other: &&Arg| {
-        let source = given.value_source(other.get_id().as_str());
-        source == Some(ValueSource::CommandLine)
+/// The argument that the variable of `arg` has to stand beside.
+fn needed(command: &Command, arg: &Arg) -> Option<&'static str> {
+    let of_arg = |(name, _, args): &&(&str, &str, &[&str])| {
+        *name == command.get_name() && args.contains(&arg.get_id().as_str())
     };
-    command
-        .get_arguments()
-        .filter(typed)
-        .any(|other| other.get_id() == arg.get_id() || excludes(command, other, arg))
+    let of_store = (rank(command, arg) == Rank::Store && arg.get_id() != "gate").then_some("gate");
+    BESIDE.iter().find(of_arg).map(|(_, needed, _)| *needed).or(of_store)
+}
+
+/// Whether the variable of `one` makes that of `two` count for nothing. Others that exclude
+/// each other are a mistake, which the parser finds.
+fn goes_before(command: &Command, one: &Arg, two: &Arg) -> bool {
+    let is_of_gate = [one, two].iter().any(|arg| rank(command, arg) == Rank::Place);
+    is_of_gate && excludes(command, one, two)
+}
+
+/// The order of the variables of a gate command. All others are of one rank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    /// Names a store, or belongs to its name.
+    Store,
+    /// Names where the gate is found.
+    Place,
+    Other,
+}
+
+fn rank(command: &Command, arg: &Arg) -> Rank {
+    let gate_name = command.get_arguments().find(|arg| arg.get_id() == "gate_name");
+    match gate_name {
+        None => Rank::Other,
+        Some(_) if PLACES.contains(&arg.get_id().as_str()) => Rank::Place,
+        Some(gate_name) if excludes(command, gate_name, arg) => Rank::Store,
+        Some(_) => Rank::Other,
+    }
 }
 
 /// Whether two arguments cannot stand together.
@@ -147,10 +202,14 @@ pub(super) fn excludes(command: &Command, one: &Arg, two: &Arg) -> bool {
 }
 
 impl Variable {
-    /// That of a flag. Words, flags with a short name only, and `--help` have none.
-    fn of(arg: &Arg) -> Option<Self> {
+    /// That of a flag of a command. Words, flags with a short name only, and `--help`
+    /// have none.
+    fn of(command: &str, arg: &Arg) -> Option<Self> {
         let long = arg.get_long().filter(|long| !["help", "version"].contains(long))?;
         let id = arg.get_id().as_str();
+        if TYPED_ONLY.iter().any(|(name, ids)| *name == command && ids.contains(&id)) {
+            return None;
+        }
         let name = match NAMED.iter().find(|(named, _)| *named == id) {
             Some((_, name)) => (*name).to_owned(),
             None => format!("{PREFIX}{}", long.to_uppercase().replace('-', "_")),
@@ -248,7 +307,8 @@ pub(super) fn slips(
 }
 
 fn collect(command: &Command, names: &mut Vec<String>) {
-    names.extend(command.get_arguments().filter_map(Variable::of).map(|variable| variable.name));
+    let variables = command.get_arguments().filter_map(|arg| Variable::of(command.get_name(), arg));
+    names.extend(variables.map(|variable| variable.name));
     command.get_subcommands().for_each(|below| collect(below, names));
 }
 

@@ -33,12 +33,28 @@ pub struct GateOptions {
 }
 
 /// How a store was named, so that another process finds it: no secret is in it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct StoreName {
     /// The flags of the command line that name it; paths are absolute.
     pub arguments: Vec<String>,
     /// The password came from the environment, which others do not have.
     pub has_password_of_environment: bool,
+}
+
+impl StoreName {
+    /// The flag of the file that the password is in.
+    fn credentials(&self) -> Option<&String> {
+        self.arguments.iter().find(|argument| argument.starts_with("--gate-credentials="))
+    }
+}
+
+/// The same where the password is in the same place: all else is compared with the store
+/// itself, of which one thing can be written in several ways.
+impl PartialEq for StoreName {
+    fn eq(&self, other: &Self) -> bool {
+        self.credentials() == other.credentials()
+            && self.has_password_of_environment == other.has_password_of_environment
+    }
 }
 
 /// Which store.

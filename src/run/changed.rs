@@ -12,8 +12,9 @@ use crate::tunnel::{Limits, Options, Role};
 /// A flag, and whether its value differs.
 type Compared = (&'static str, bool);
 
-/// The flags of a tunnel whose values differ.
-pub(super) fn changed(old: &Options, new: &Options) -> Vec<String> {
+/// The flags of a tunnel whose values differ. One that listens where it could not before has
+/// a new door, with the same words.
+pub(super) fn changed(old: &Options, new: &Options, has_new_door: bool) -> Vec<String> {
     let Options {
         name: _,
         role,
@@ -40,7 +41,7 @@ pub(super) fn changed(old: &Options, new: &Options) -> Vec<String> {
     } = old;
     let mut all = role_of(role, &new.role);
     all.extend([
-        ("source", *sources != new.sources),
+        ("source", has_new_door || *sources != new.sources),
         ("key", *keys != new.keys),
         ("bind", *bind != new.bind),
     ]);
@@ -99,10 +100,9 @@ fn limits_of(old: &Limits, new: &Limits, role: &Role) -> [Compared; 4] {
 }
 
 fn gate_of(old: &GateOptions, new: &GateOptions) -> Vec<Compared> {
-    // How it was named is told with what it names.
-    let GateOptions { store, rules, denied, on_revoke, ban_after, reap_idle, named: _ } = old;
+    let GateOptions { store, rules, denied, on_revoke, ban_after, reap_idle, named } = old;
     let Rules { deny, allow, internal, away } = rules;
-    let mut all = store_of(store, &new.store);
+    let mut all = store_of(store, &new.store, *named != new.named);
     all.extend([
         ("deny", *deny != new.rules.deny),
         ("allow", *allow != new.rules.allow),
@@ -116,9 +116,10 @@ fn gate_of(old: &GateOptions, new: &GateOptions) -> Vec<Compared> {
     all
 }
 
-fn store_of(old: &StoreOptions, new: &StoreOptions) -> Vec<Compared> {
+/// Its password may be in another place and the same.
+fn store_of(old: &StoreOptions, new: &StoreOptions, is_moved: bool) -> Vec<Compared> {
     let mut all = match (old, new) {
-        (StoreOptions::Redis(old), StoreOptions::Redis(new)) => redis_of(old, new),
+        (StoreOptions::Redis(old), StoreOptions::Redis(new)) => redis_of(old, new, is_moved),
         _ => vec![],
     };
     let is_told = all.iter().any(|(_, differs)| *differs);
@@ -126,14 +127,14 @@ fn store_of(old: &StoreOptions, new: &StoreOptions) -> Vec<Compared> {
     all
 }
 
-fn redis_of(old: &RedisOptions, new: &RedisOptions) -> Vec<Compared> {
+fn redis_of(old: &RedisOptions, new: &RedisOptions, is_moved: bool) -> Vec<Compared> {
     let (keys, others) = (&old.keys, &new.keys);
     let is_same =
         old.credentials == new.credentials && old.sentinel_credentials == new.sentinel_credentials;
     let mut all = tls_of(old.tls.as_ref(), new.tls.as_ref());
     all.extend([
         ("gate", old.address != new.address),
-        ("gate-credentials", !is_same),
+        ("gate-credentials", is_moved || !is_same),
         ("set", keys.allow_set != others.allow_set),
         ("history", keys.history != others.history),
         ("ban-prefix", keys.ban_prefix != others.ban_prefix),

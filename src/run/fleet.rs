@@ -75,6 +75,8 @@ struct Ready {
     capacity: Capacity,
     parts: Parts,
     doors: Vec<Door>,
+    /// It listens where the one before could not.
+    has_new_door: bool,
 }
 
 /// Gates for the next set. Each is held for no tunnel here, so those that no tunnel
@@ -219,7 +221,7 @@ impl Fleet {
                         new.or_else(|| self.door(&options, source)).cloned()
                     };
                     let doors = options.sources.iter().filter_map(has).collect();
-                    let ready = Ready { before, options, capacity, parts, doors };
+                    let ready = Ready { before, options, capacity, parts, doors, has_new_door };
                     next.push(Next::New(Box::new(ready)));
                 }
             }
@@ -264,7 +266,8 @@ impl Fleet {
                     let tunnel = name(&ready.options).to_owned();
                     match &before {
                         Some(before) => {
-                            let settings = changed(&before.options, &ready.options);
+                            let settings =
+                                changed(&before.options, &ready.options, ready.has_new_door);
                             changes.changed.push(ChangedReply { tunnel, settings });
                         }
                         None => changes.added.push(tunnel),

@@ -113,3 +113,41 @@ fn a_key_that_cannot_be_read_names_the_user_who_reads() {
         drop(service);
     }
 }
+
+/// What no tunnel uses is read at a reload too, wherever it is.
+#[test]
+fn a_key_that_no_tunnel_uses_may_be_in_another_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    keygen(dir.path(), "key");
+    let key = keygen(elsewhere.path(), "old");
+    let password = elsewhere.path().join("password");
+    fs::write(&password, "secret").unwrap();
+    fs::set_permissions(&password, Permissions::from_mode(0o600)).unwrap();
+    let (nowhere, _held) = refusing();
+    let unused = format!(
+        "[keys]\nold = {key:?}\n[gates.old]\ngate = \"redis://127.0.0.1:1\"\n\
+         gate-credentials = {password:?}\n"
+    );
+    let table = |more: &str| decrypt_table("far", &nowhere, "\"./key\"", more) + "\n" + &unused;
+    let service = Service::start(dir.path(), "far.toml", &table(""));
+    let line = service.reload(&table("timeout = 7"));
+    assert_eq!(line.field("detail").as_deref(), Some("changed far (timeout)"), "{}", line.text());
+}
+
+/// It says nothing about a store whose files are the same.
+#[test]
+fn accepting_readable_files_changes_no_gate() {
+    let dir = tempfile::tempdir().unwrap();
+    keygen(dir.path(), "key");
+    let (nowhere, _held) = refusing();
+    let gate = dir.path().join("gate");
+    let table = |more: &str| {
+        let gate = format!("gate = \"file:{}\"\n{more}", gate.display());
+        decrypt_table("far", &nowhere, "\"key\"", &gate)
+    };
+    let service = Service::start(dir.path(), "far.toml", &table(""));
+    let line = service.reload(&table("allow-readable-key = true"));
+    let detail = line.field("detail");
+    assert_eq!(detail.as_deref(), Some("nothing changed; 1 the same"), "{}", line.text());
+}

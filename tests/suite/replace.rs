@@ -115,9 +115,9 @@ fn the_same_program_reads_its_file_again_and_whoever_asks_hears_what_came_of_it(
         text.contains("; one that was started without --handover") && text.lines().count() == 1
     );
     let mut end = stage.start();
-    says(&stage.ask(), 0, "reloaded: 0 added, 0 changed, 0 removed, 1 as before");
+    says(&stage.ask(), 0, "reloaded: nothing changed; 1 the same");
     stage.write("far", "127.0.0.1:0", "timeout = 7");
-    says(&stage.ask(), 0, "reloaded: 0 added, 1 changed");
+    says(&stage.ask(), 0, "reloaded: changed far (timeout)");
     stage.write("far", "127.0.0.1:0", "timeuot = 7");
     let text = says(&stage.ask(), 1, "not reloaded: ");
     assert!(text.contains("did you mean 'timeout'") && text.lines().count() == 1, "{text}");
@@ -216,7 +216,7 @@ fn sockets_of_systemd_go_on_to_the_next_program() {
     serves(&redis);
     for (source, addr) in [("spare", &spare), ("redis", &redis)] {
         stage.write(source, &format!("systemd:{source}"), "");
-        says(&stage.ask(), 0, "reloaded: 1 added, 0 changed, 1 removed");
+        says(&stage.ask(), 0, &format!("reloaded: added {source}; removed "));
         serves(addr);
     }
 }

@@ -103,11 +103,11 @@ impl Flags {
         settings: &[Setting],
         base: &Path,
     ) -> Result<(ProcessArgs, ArgMatches), Mistake> {
-        let is_said = |arg: &Arg| {
+        let is_typed = |arg: &Arg| {
             let own = |setting: &Setting| arg.get_long() == Some(&setting.key);
             settings.iter().any(own)
         };
-        let variables = variables::added(&self.process, is_said, |name| std::env::var_os(name));
+        let variables = variables::added(&self.process, is_typed, |name| std::env::var_os(name));
         let (added, used) = variables.map_err(|error| Mistake::elsewhere(error.to_string()))?;
         let mut arguments = self.arguments(&self.process, settings, base)?;
         arguments.extend(added);

@@ -164,10 +164,12 @@ impl Config {
         Ok(Self { file: file.to_owned(), flags, process, process_values, tunnels, unused })
     }
 
-    /// Every file that is read again on a reload, itself first.
+    /// Every file that is read again on a reload, itself first; of keys and gates that no
+    /// tunnel uses, too.
     pub(super) fn files(&self) -> Vec<PathBuf> {
         let named = self.tunnels.iter().flat_map(|tunnel| tunnel.args.files());
-        [self.file.clone()].into_iter().chain(named).collect()
+        let unused = self.unused.iter().flat_map(Unused::files);
+        [self.file.clone()].into_iter().chain(named).chain(unused).collect()
     }
 
     /// What the tunnels are told; the keys are read.

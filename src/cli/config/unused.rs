@@ -73,6 +73,15 @@ pub(super) fn find(
 }
 
 impl Unused {
+    /// The files that it names.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        match &self.kind {
+            Kind::Key { file, .. } => vec![file.clone()],
+            Kind::Gate { gate, .. } => gate.files().cloned().collect(),
+            Kind::Part => vec![],
+        }
+    }
+
     /// Reads what it names, as for a tunnel.
     ///
     /// # Errors
