@@ -247,9 +247,10 @@ impl Stream {
 }
 
 impl Witness {
-    /// As [`Stream::is_unacknowledged`].
-    pub fn is_unacknowledged(&self) -> bool {
-        self.0.as_ref().is_some_and(vigil::is_unacknowledged)
+    /// Whether the peer's system leaves what was sent unacknowledged for longer than an
+    /// acknowledgement takes.
+    pub fn is_overdue(&self) -> bool {
+        self.0.as_ref().is_some_and(vigil::is_overdue)
     }
 }
 

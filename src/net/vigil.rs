@@ -159,19 +159,23 @@ pub(super) fn is_probing(socket: &impl AsFd) -> bool {
     Account::of(socket).is_ok_and(|account| account.probes > 0)
 }
 
-/// Whether the peer has acknowledged something a moment ago, and owes no answer.
+/// Whether the peer has acknowledged something a moment ago, and repeatedly asked for nothing
+/// in vain.
 pub(super) fn is_heard_lately(socket: &impl AsFd) -> bool {
-    Account::of(socket).is_ok_and(|account| {
-        account.retransmits == 0
-            && account.probes == 0
-            && account.last_ack <= LATELY + account.round_trip
-    })
+    Account::of(socket).is_ok_and(|account| account.is_heard_lately())
 }
 
 /// Whether the peer has not acknowledged all that was sent.
 pub(super) fn is_unacknowledged(socket: &impl AsFd) -> bool {
     // A socket that gives no account is broken.
     Account::of(socket).map_or(true, |account| account.unacknowledged > 0)
+}
+
+/// Whether the peer leaves what was sent unacknowledged for longer than an acknowledgement
+/// takes.
+pub(super) fn is_overdue(socket: &impl AsFd) -> bool {
+    // A socket that gives no account is broken.
+    Account::of(socket).map_or(true, |account| account.is_overdue())
 }
 
 /// The kernel's estimate of a round trip; zero where it has none.
@@ -248,6 +252,20 @@ impl Vigil {
 }
 
 impl Account {
+    /// One probe of [`ask_often`] may be on its way.
+    fn is_heard_lately(&self) -> bool {
+        self.retransmits == 0 && self.probes <= 1 && !self.is_silent()
+    }
+
+    /// What was sent a moment ago may be on its way.
+    fn is_overdue(&self) -> bool {
+        self.unacknowledged > 0 && (self.retransmits > 0 || self.is_silent())
+    }
+
+    fn is_silent(&self) -> bool {
+        self.last_ack > LATELY + self.round_trip
+    }
+
     /// Asks the kernel.
     ///
     /// # Errors
@@ -342,6 +360,23 @@ mod tests {
     }
 
     #[test]
+    fn one_probe_may_be_on_its_way() {
+        let is_heard = |probes, last_ack| account(0, probes, last_ack).is_heard_lately();
+        assert_eq!([is_heard(0, 1), is_heard(1, 1), is_heard(2, 1)], [true, true, false]);
+        assert_eq!([is_heard(0, 3), is_heard(1, 3)], [false, false]);
+    }
+
+    #[test]
+    fn what_was_sent_a_moment_ago_is_not_overdue() {
+        let sent = |retransmits, last_ack| {
+            let unacknowledged = 1;
+            Account { unacknowledged, ..account(retransmits, 0, last_ack) }.is_overdue()
+        };
+        assert_eq!([sent(0, 0), sent(1, 0), sent(0, 3)], [false, true, true]);
+        assert!(!account(0, 0, 600).is_overdue(), "nothing was sent");
+    }
+
+    #[test]
     fn the_kernels_account_shows_a_vanished_peer() {
         use std::io::Write;
         let (mut ours, theirs) = pair();
@@ -355,7 +390,7 @@ mod tests {
             std::thread::sleep(Duration::from_millis(20));
         }
         assert!(Account::of(&ours).unwrap().last_ack > Duration::from_millis(500));
-        assert!(is_unacknowledged(&ours) && !is_heard_lately(&ours));
+        assert!(is_unacknowledged(&ours) && is_overdue(&ours) && !is_heard_lately(&ours));
     }
 
     #[test]

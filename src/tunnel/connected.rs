@@ -15,7 +15,7 @@ use super::introduce::Farewell;
 use super::relay::{Start, relay};
 use super::report::Report;
 use super::rings::PassageGuard;
-use super::warm::Unanswered;
+use super::warm::AnswerDue;
 use crate::net::{Slot, SourceGuard, Stream};
 use crate::observe::sessions::Live;
 use crate::proto::Session;
@@ -31,7 +31,7 @@ pub(super) struct Connected {
     /// Ready when it has to end.
     farewell: Farewell,
     /// What it may not outlast without an answer; gone once there is one.
-    unanswered: Option<Box<(Box<Unanswered>, Arc<Entrance>)>>,
+    answer_due: Option<Box<(Box<AnswerDue>, Arc<Entrance>)>>,
     /// Where an operator sees it, and can end it.
     live: Live,
     _held: Held,
@@ -50,25 +50,25 @@ impl Connected {
         (farewell, held): (Farewell, Held),
     ) -> Box<Self> {
         let (live, start) = (report.enter(&session, idle_timeout), Box::new(start));
-        let (unanswered, _held) = (None, held);
-        Box::new(Self { plain, sealed, session, start, farewell, unanswered, live, _held })
+        let (answer_due, _held) = (None, held);
+        Box::new(Self { plain, sealed, session, start, farewell, answer_due, live, _held })
     }
 
     /// As it is, as long as there is an answer in time.
     pub(super) fn unless_dead(
         mut self: Box<Self>,
-        unanswered: Box<Unanswered>,
+        answer_due: Box<AnswerDue>,
         entrance: Arc<Entrance>,
     ) -> Box<Self> {
-        self.unanswered = Some(Box::new((unanswered, entrance)));
+        self.answer_due = Some(Box::new((answer_due, entrance)));
         self
     }
 
     /// Relays to the end, and logs it.
     pub(super) async fn run(mut self: Box<Self>) {
-        let (farewell, unanswered, live) = (&mut self.farewell, &mut self.unanswered, &self.live);
+        let (farewell, answer_due, live) = (&mut self.farewell, &mut self.answer_due, &self.live);
         let ended = pin!(poll_fn(|cx| match farewell.as_mut().poll(cx) {
-            Poll::Pending if poll_dead(unanswered, live, cx).is_ready() => {
+            Poll::Pending if poll_dead(answer_due, live, cx).is_ready() => {
                 Poll::Ready(CloseReason::PeerVanished)
             }
             Poll::Pending => live.poll_end(cx),
@@ -85,18 +85,18 @@ impl Connected {
 
 /// Ready when nothing came of what had to. Those that wait at the same far end are let go then.
 fn poll_dead(
-    unanswered: &mut Option<Box<(Box<Unanswered>, Arc<Entrance>)>>,
+    answer_due: &mut Option<Box<(Box<AnswerDue>, Arc<Entrance>)>>,
     live: &Live,
     cx: &mut Context<'_>,
 ) -> Poll<()> {
-    let Some((waiting, entrance)) = unanswered.as_deref_mut() else { return Poll::Pending };
+    let Some((waiting, entrance)) = answer_due.as_deref_mut() else { return Poll::Pending };
     match waiting.poll_dead(cx, live.traffic().pulse.is_heard()) {
         Poll::Pending => Poll::Pending,
         Poll::Ready(is_dead) => {
             if is_dead {
-                entrance.pool.distrust(waiting.far_end, waiting.since);
+                entrance.swallowed(waiting.far_end, waiting.since);
             }
-            *unanswered = None;
+            *answer_due = None;
             if is_dead { Poll::Ready(()) } else { Poll::Pending }
         }
     }

@@ -11,6 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -23,7 +24,7 @@ use super::open::told;
 use super::relay::{Start, dismiss, dismiss_behind};
 use super::report::Report;
 use super::rings::{self, Announced};
-use super::secure::{Doorkeeper, Verdict, Visitor, next_event};
+use super::secure::{Doorkeeper, Verdict, Visitor, next_event, poll_event};
 use super::serve::Stay;
 use super::shared::Shared;
 use super::targets::{Target, Targets};
@@ -38,8 +39,10 @@ use crate::reason::CloseReason;
 /// How long a live dialer may wait before it says Open.
 pub(super) const UNOPENED: Duration = Duration::from_secs(60);
 
-/// How often it is looked whether who waits for a session is still there.
+/// How often it is looked whether who waits for a session or its target is still there, and
+/// how soon once something came.
 const LOOK: Duration = Duration::from_millis(500);
+const FIRST_LOOK: Duration = Duration::from_millis(10);
 
 /// What the decrypt end needs beyond what both ends do.
 pub(super) struct Exit {
@@ -195,7 +198,7 @@ impl Exit {
         shared: &Arc<Shared>,
         (mut sealed, guest, visitor, open): (Stream, Guest, Visitor, Open),
     ) -> Option<Box<Connected>> {
-        let Visitor { mut session, already_read, .. } = visitor;
+        let Visitor { mut session, mut already_read, .. } = visitor;
         let guest = Arc::new(guest);
         let mut farewell = shared.farewell(&guest);
         let mut report = Report::new(shared, guest.client);
@@ -221,7 +224,11 @@ impl Exit {
             let targets = self.targets.get(&report.service).ok_or_else(no_such_service)?;
             report.target = Some(Arc::clone(&targets.at(targets.first()).name));
             let dialled = std::time::Instant::now();
-            let (place, plain) = targets.dial(shared, open.client).await?;
+            let (place, plain) = tokio::select! {
+                biased;
+                made = targets.dial(shared, open.client) => made?,
+                () = gone(&sealed) => return Err(ended(CloseReason::Truncated)),
+            };
             let passes = |announced| rings::passes(targets.id, announced, dialled, &plain);
             let held = (Some(slot), source, announced.and_then(passes));
             report.target = Some(Arc::clone(&targets.at(place).name));
@@ -253,8 +260,14 @@ impl Exit {
                 Some(Connected::new(report, sides, session, (farewell, held)))
             }
             Err(why) => {
-                dismiss_behind(first, (&mut sealed, &mut session), why.reason).await;
-                match why.reason {
+                let reason = match why.reason {
+                    CloseReason::Truncated => {
+                        last_word((&mut sealed, &mut session, &mut already_read))
+                    }
+                    reason => reason,
+                };
+                dismiss_behind(first, (&mut sealed, &mut session), reason).await;
+                match reason {
                     CloseReason::Loop => report.refused_as_all(shared, &why),
                     reason => report.refused(reason, &why.detail),
                 }
@@ -275,17 +288,39 @@ async fn slot(shared: &Shared, sealed: &Stream, guest: &Guest) -> Result<Slot, U
         let detail = "too many wait for a session; raise -n, or --max-handshakes for more to wait";
         Unmade::new(CloseReason::LimitReached, detail)
     })?;
-    let gone = async {
-        while !sealed.is_ended_by_peer() {
-            sleep(LOOK).await;
-        }
-    };
     tokio::select! {
         biased;
         // Kept or drained is only what was connected.
         () = guest.revoked() => Err(ended(CloseReason::Revoked)),
         slot = shared.slot() => Ok(slot),
-        () = gone => Err(ended(CloseReason::Truncated)),
+        () = gone(sealed) => Err(ended(CloseReason::Truncated)),
+    }
+}
+
+/// Resolves when the dialer has ended its direction, and wants no target any more.
+async fn gone(sealed: &Stream) {
+    // Something comes before the end, mostly a moment before, or the end itself.
+    let _ = sealed.unquiet().await;
+    let mut pause = FIRST_LOOK;
+    while !sealed.is_ended_by_peer() {
+        sleep(pause).await;
+        pause = (pause * 2).min(LOOK);
+    }
+}
+
+/// Why a dialer that waits for its target has ended its direction.
+fn last_word(
+    (sealed, session, already_read): (&mut Stream, &mut Session, &mut Vec<u8>),
+) -> CloseReason {
+    let mut cx = Context::from_waker(Waker::noop());
+    loop {
+        match poll_event(&mut cx, sealed, session, already_read) {
+            // What its client had sent already goes nowhere.
+            Poll::Ready(Ok(Event::Data(_) | Event::Fin)) => {}
+            Poll::Ready(Ok(Event::Reset(reason))) => return told(reason),
+            Poll::Ready(Err(reason)) => return reason,
+            Poll::Ready(Ok(_)) | Poll::Pending => return CloseReason::Truncated,
+        }
     }
 }
 
@@ -315,7 +350,8 @@ impl Targets {
     /// where that is wanted.
     async fn dial(&self, shared: &Shared, client: ClientAddr) -> Result<(usize, Stream), Unmade> {
         let deadline = Instant::now() + shared.timeout;
-        let reached = self.reach(|place| self.at(place).connect(shared, client, deadline)).await;
+        let reached =
+            self.reach(None, |place| self.at(place).connect(shared, client, deadline)).await;
         reached.map_err(|unreached| unreached.why)
     }
 }

@@ -80,11 +80,11 @@ pub(super) async fn open(
     let far_end = opened.as_ref().map_or_else(|unreached| unreached.first, |opened| opened.far_end);
     report.target = Some(entrance.far_ends.at(far_end).name.clone());
     match opened {
-        Ok(Opened { stream: sealed, session, start, unanswered, .. }) => {
+        Ok(Opened { stream: sealed, session, start, answer_due, .. }) => {
             let (sides, session) = ((plain, sealed), (session, start, shared.idle_timeout));
             let connected = Connected::new(report, sides, session, (farewell, held));
-            Some(match unanswered {
-                Some(unanswered) => connected.unless_dead(unanswered, Arc::clone(entrance)),
+            Some(match answer_due {
+                Some(answer_due) => connected.unless_dead(answer_due, Arc::clone(entrance)),
                 None => connected,
             })
         }
@@ -140,7 +140,7 @@ impl Entrance {
 
     /// A tunnel for the pool.
     pub(super) async fn warm_up(self: Arc<Self>, shared: Arc<Shared>) -> Result<Warm, Unmade> {
-        let made = self.make_tunnel(&shared, None).await;
+        let made = self.make_tunnel(&shared, None, None).await;
         let (far_end, (stream, session)) = made.map_err(|unreached| unreached.why)?;
         Warm::confirm(far_end, stream, session).await.map_err(Unmade::told)
     }
@@ -160,14 +160,16 @@ impl Entrance {
     }
 
     /// Dials the far ends and shakes hands, for a client if there is one: a deadline for each.
+    /// `last` is the one that is tried after all others that are not down.
     pub(super) async fn make_tunnel(
         &self,
         shared: &Shared,
         client: Option<&Stream>,
+        last: Option<usize>,
     ) -> Result<(usize, (Stream, Session)), Unreached> {
         let deadline = Instant::now() + shared.timeout;
         self.far_ends
-            .reach(|far_end| self.make_tunnel_to(far_end, (shared, client), deadline))
+            .reach(last, |far_end| self.make_tunnel_to(far_end, (shared, client), deadline))
             .await
     }
 

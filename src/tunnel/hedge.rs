@@ -7,6 +7,7 @@
 
 use std::pin::pin;
 
+use tokio::time::Instant;
 use tracing::debug;
 
 use super::encrypt::{Entrance, NOT_ANSWERED, is_of_the_target};
@@ -16,6 +17,7 @@ use super::targets::Unreached;
 use super::unmade::Unmade;
 use super::warm::{Answer, Asked, Opened};
 use crate::net::Stream;
+use crate::proto::Session;
 use crate::proto::message::Open;
 use crate::reason::CloseReason;
 
@@ -68,13 +70,35 @@ impl Entrance {
         shared: &Shared,
         (client, farewell): (&Stream, &mut Farewell),
     ) -> Made {
-        let made = tokio::select! {
-            made = self.make_tunnel(shared, Some(client)) => made,
+        tokio::select! {
+            made = self.fresh(self.make_tunnel(shared, Some(client), None)) => made,
             reason = farewell => Err(self.not_wanted(reason)),
-        };
-        let (far_end, made) = made?;
+        }
+    }
+
+    /// One that is made beside one that was asked, to `silent` only where there is no other
+    /// far end.
+    async fn another(&self, shared: &Shared, client: &Stream, silent: usize) -> Made {
+        self.fresh(self.make_tunnel(shared, Some(client), Some(silent))).await
+    }
+
+    async fn fresh(
+        &self,
+        making: impl Future<Output = Result<(usize, (Stream, Session)), Unreached>>,
+    ) -> Made {
+        let (far_end, made) = making.await?;
         self.pool.encourage();
         Ok(Opened::made(far_end, made))
+    }
+
+    /// A far end has answered nothing on a tunnel that was asked at `since`, and should have:
+    /// those of before are not used, and others than this far end first, if there are any.
+    pub(super) fn swallowed(&self, far_end: usize, since: Instant) {
+        self.pool.distrust(far_end, since);
+        if self.far_ends.count() > 1 {
+            let why = Unmade::new(CloseReason::NoAnswer, "a warm tunnel to it got no answer");
+            self.far_ends.failed(far_end, &why, since.into_std());
+        }
     }
 
     /// The one that was asked, if it answers yet, or another.
@@ -84,35 +108,41 @@ impl Entrance {
         shared: &Shared,
         (client, farewell): (&Stream, &mut Farewell),
     ) -> Made {
-        if asked.is_dead() {
-            self.pool.distrust(asked.far_end(), asked.since);
-        }
         let deadline = asked.since + shared.timeout;
-        let mut another = pin!(self.made_for(shared, (client, farewell)));
+        let mut another = pin!(self.another(shared, client, asked.far_end()));
         let mut failed = None;
         loop {
+            // An answer counts that is there when another tunnel is: nothing is wrong then.
             let answer = tokio::select! {
                 biased;
+                reason = &mut *farewell => Answer::NotWanted(reason),
+                answer = asked.late_answer(client, deadline) => answer,
                 made = &mut another, if failed.is_none() => {
                     let error = made.as_ref().err().map(|unreached| unreached.why.reason);
                     if error.is_some_and(is_of_the_far_end) {
                         failed = Some(made);
                         continue;
                     }
+                    if error.is_none() && asked.is_dead() && asked.stays_silent().await {
+                        self.swallowed(asked.far_end(), asked.since);
+                    }
                     asked.dismiss(error.unwrap_or(CloseReason::Unopened), &shared.tasks);
                     return made;
                 }
-                answer = asked.late_answer(client, deadline) => answer,
             };
             match self.settle(asked, answer, shared) {
                 Settled::Done(done) => return *done,
                 Settled::Silent(last) => last.dismiss(CloseReason::Unopened, &shared.tasks),
                 Settled::Dead => {}
             }
-            return match failed {
-                Some(failed) => failed,
-                None => another.await,
+            let Some(failed) = failed else {
+                return tokio::select! {
+                    biased;
+                    reason = farewell => Err(self.not_wanted(reason)),
+                    made = another => made,
+                };
             };
+            return failed;
         }
     }
 

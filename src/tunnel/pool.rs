@@ -30,6 +30,7 @@ use super::unmade::Unmade;
 use super::warm::Warm;
 use crate::observe::metrics::PoolMeters;
 use crate::reason::CloseReason;
+use crate::tasks::Panicked;
 
 /// Tunnels that are made at once: enough to follow a burst of clients, and few
 /// beside the far end's places for handshakes.
@@ -46,8 +47,6 @@ const ENDED: &str =
 
 const HARMED: &str = "before a client used it, something came that no far end sends; see who is on the path, and the \
      log and the version of the far end";
-
-const PANICKED: &str = "a mistake in this program; see the panic in its output, and report it";
 
 /// The warm tunnels of an encrypt end.
 pub(super) struct Pool {
@@ -155,8 +154,11 @@ impl Pool {
                 Some(made) = work.making.join_next() => match made {
                     Ok(Ok(warm)) => self.put(warm, &mut work),
                     Ok(Err(Unmade { reason, detail })) => self.failed(&mut work, reason, &detail),
-                    // The panic is in the log; the pool is needed as long as the tunnel.
-                    Err(_) => self.failed(&mut work, CloseReason::LocalError, PANICKED),
+                    // The pool is needed as long as the tunnel.
+                    Err(_) => {
+                        let detail = Panicked.to_string();
+                        self.failed(&mut work, CloseReason::LocalError, &detail);
+                    }
                 },
                 ended = poll_fn(|cx| self.poll_ended(cx)) => self.ended(ended, &mut work),
                 () = self.taken.notified() => {}

@@ -173,6 +173,7 @@ impl Level {
             | CloseReason::PeerShutdown
             | CloseReason::IdleTimeout
             | CloseReason::Kicked
+            | CloseReason::Unopened
             | CloseReason::Shutdown => Self::Ordinary,
             _ => Self::Telling,
         }

@@ -178,18 +178,20 @@ impl Targets {
         self.standings().in_use().unwrap_or_default()
     }
 
-    /// The first target that `attempt` succeeds with, and its place.
+    /// The first target that `attempt` succeeds with, and its place. `last` is the one that
+    /// is tried after all others that are not down.
     ///
     /// # Errors
     /// [`Unreached`] when it succeeds with none.
     pub(super) async fn reach<T, F>(
         &self,
+        last: Option<usize>,
         attempt: impl Fn(usize) -> F,
     ) -> Result<(usize, T), Unreached>
     where
         F: Future<Output = Result<T, Unmade>>,
     {
-        let order = if self.is_watched() { self.standings().order() } else { vec![0] };
+        let order = if self.is_watched() { self.order(last) } else { vec![0] };
         let first = order[0];
         let began = Instant::now();
         let raced = race(order, self.head_start, attempt).await;
@@ -208,6 +210,15 @@ impl Targets {
             }
             None => Err(self.unreached(first, raced.failed)),
         }
+    }
+
+    /// The targets in the order in which they are tried, `last` behind all that are not down.
+    fn order(&self, last: Option<usize>) -> Vec<usize> {
+        let standings = self.standings();
+        let mut order = standings.order();
+        let is_down = |place: usize| standings.all()[place].state == State::Down;
+        order.sort_by_key(|place| (is_down(*place), Some(*place) == last));
+        order
     }
 
     fn unreached(&self, first: usize, failed: Vec<(usize, Unmade)>) -> Unreached {

@@ -11,11 +11,13 @@
 //! bytes of a client's are risked on a tunnel only where its far end answered, or did a
 //! moment ago: waiting for that would cost the round trip that a pool saves.
 
+use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
+use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 use tokio_util::task::TaskTracker;
 
@@ -34,6 +36,13 @@ use crate::reason::CloseReason;
 /// What an answer may take beyond a round trip: the far end's own work, and an
 /// acknowledgement that its system delays.
 const MARGIN: Duration = Duration::from_millis(100);
+
+/// How much later the answer of one may be than the handshake of another, where both waited
+/// for a path or a far end that stalled.
+const GRACE: Duration = Duration::from_millis(20);
+
+/// How long what came during a halt of this end has to be found: its timers are there first.
+const SECOND_LOOK: Duration = Duration::from_millis(100);
 
 /// A tunnel that waits to be opened.
 pub(super) struct Warm {
@@ -87,15 +96,17 @@ pub(super) struct Opened {
     /// Open was said; otherwise nothing was.
     pub(super) is_open: bool,
     /// Where its client's bytes go out before there was an answer.
-    pub(super) unanswered: Option<Box<Unanswered>>,
+    pub(super) answer_due: Option<Box<AnswerDue>>,
 }
 
 /// Until when an answer has to come on a tunnel that carries bytes of a client's already.
-pub(super) struct Unanswered {
+pub(super) struct AnswerDue {
     /// To which of the far ends, and since when it is asked.
     pub(super) far_end: usize,
     pub(super) since: Instant,
     deadline: Pin<Box<Sleep>>,
+    /// The deadline is over, and this is the time for what came before it.
+    is_second_look: bool,
     /// The far end would say that it is at work.
     is_agreed: bool,
     witness: Option<Witness>,
@@ -247,7 +258,21 @@ impl Asked {
     /// What comes until `deadline`, if anything does.
     async fn until(&mut self, deadline: Instant) -> Option<Answer> {
         let Warm { stream, session, already_read, .. } = &mut self.warm;
-        let event = timeout_at(deadline, next_event(stream, session, already_read)).await.ok()?;
+        let event = match timeout_at(deadline, next_event(stream, session, already_read)).await {
+            Ok(event) => event,
+            Err(_) => {
+                // After a halt of this end the time is over before the system has told of
+                // what came.
+                yield_now().await;
+                let here = poll_fn(|cx| {
+                    Poll::Ready(match poll_event(cx, stream, session, already_read) {
+                        Poll::Ready(event) => Some(event),
+                        Poll::Pending => None,
+                    })
+                });
+                here.await?
+            }
+        };
         self.heard = match event {
             Ok(Event::Opened) => Heard::Opened,
             Ok(Event::Data(_)) => Heard::AtWork,
@@ -267,21 +292,28 @@ impl Asked {
         self.is_agreed() || self.warm.stream.is_unacknowledged()
     }
 
+    /// Whether nothing comes either now that another tunnel to a far end works. Both may have
+    /// waited for the same.
+    pub(super) async fn stays_silent(&mut self) -> bool {
+        self.until(Instant::now() + GRACE).await.is_none()
+    }
+
     /// Hands it to its client.
     pub(super) fn opened(self, timeout: Duration) -> Opened {
         let is_unanswered = self.heard == Heard::Nothing;
-        let unanswered = is_unanswered.then(|| Box::new(self.unanswered(timeout)));
+        let answer_due = is_unanswered.then(|| Box::new(self.answer_due(timeout)));
         let Warm { far_end, stream, session, already_read } = self.warm;
         let start = Start { first: vec![], already_read };
-        Opened { far_end, stream, session, start, is_open: true, unanswered }
+        Opened { far_end, stream, session, start, is_open: true, answer_due }
     }
 
-    fn unanswered(&self, timeout: Duration) -> Unanswered {
+    fn answer_due(&self, timeout: Duration) -> AnswerDue {
         let deadline = Box::pin(sleep_until(self.since + timeout));
         let is_agreed = self.is_agreed();
         // Where there is no descriptor to spare, TCP's own patience has to do.
         let witness = if is_agreed { None } else { self.warm.stream.witness().ok() };
-        Unanswered { far_end: self.far_end(), since: self.since, deadline, is_agreed, witness }
+        let (far_end, since, is_second_look) = (self.far_end(), self.since, false);
+        AnswerDue { far_end, since, deadline, is_second_look, is_agreed, witness }
     }
 
     /// Ends it without its client, apart, because that is not to wait for it: the far end
@@ -300,18 +332,22 @@ async fn spoken(client: &Stream, may_go: bool) -> Answer {
     }
 }
 
-// === impl Unanswered ===
+// === impl AnswerDue ===
 
-impl Unanswered {
+impl AnswerDue {
     /// Ready once that is settled: whether the tunnel is dead, on which nothing authentic
     /// has come, unless `is_heard`.
     pub(super) fn poll_dead(&mut self, cx: &mut Context<'_>, is_heard: bool) -> Poll<bool> {
         if is_heard {
             return Poll::Ready(false);
         }
-        let Self { deadline, is_agreed, witness, .. } = self;
-        let is_unacknowledged = || witness.as_ref().is_some_and(Witness::is_unacknowledged);
-        deadline.as_mut().poll(cx).map(|()| *is_agreed || is_unacknowledged())
+        ready!(self.deadline.as_mut().poll(cx));
+        if !std::mem::replace(&mut self.is_second_look, true) {
+            self.deadline.as_mut().reset(Instant::now() + SECOND_LOOK);
+            ready!(self.deadline.as_mut().poll(cx));
+        }
+        let is_overdue = || self.witness.as_ref().is_some_and(Witness::is_overdue);
+        Poll::Ready(self.is_agreed || is_overdue())
     }
 }
 
@@ -320,8 +356,8 @@ impl Unanswered {
 impl Opened {
     /// A tunnel that was made for its client, on which nothing was said.
     pub(super) fn made(far_end: usize, (stream, session): (Stream, Session)) -> Self {
-        let (start, is_open, unanswered) = (Start::default(), false, None);
-        Self { far_end, stream, session, start, is_open, unanswered }
+        let (start, is_open, answer_due) = (Start::default(), false, None);
+        Self { far_end, stream, session, start, is_open, answer_due }
     }
 
     /// Says Open with the first bytes of the relay, where it was not said yet.

@@ -64,6 +64,13 @@ impl Way {
         way
     }
 
+    /// Takes no more connections; those that are there go on.
+    pub fn refuse(&self) {
+        self.stop.store(true, Ordering::SeqCst);
+        // Wakes the accept loop, which ends.
+        drop(TcpStream::connect(self.addr.tcp()));
+    }
+
     /// The peers of both ends vanish: nothing passes any more, signs of life neither.
     pub fn vanish(&self) {
         for link in &*self.links.lock().unwrap() {

@@ -60,6 +60,7 @@ mod sandbox_links;
 mod sandbox_shared;
 mod secrets;
 mod spiped_scenarios;
+mod stalls;
 mod status;
 mod store_names;
 mod systemd;
