@@ -25,9 +25,9 @@ use crate::gate::store::StoreError;
 use crate::gate::{GateOptions, Member, StoreOptions};
 use crate::run::Failure;
 use crate::sys::keyfile::Access;
-use crate::sys::memory::forbid_dumps;
 use crate::sys::peer::Peer;
 use crate::sys::privileges::{User, uid_of};
+use crate::sys::sandbox::forbid_dumps;
 
 /// The flags that name a store by themselves.
 const OWN: [&str; 9] = [
