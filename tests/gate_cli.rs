@@ -7,6 +7,8 @@ mod common;
 mod ends;
 #[path = "gate_cli/named.rs"]
 mod named;
+#[path = "gate_cli/others.rs"]
+mod others;
 #[path = "gate_cli/stores.rs"]
 mod stores;
 #[path = "gate_cli/together.rs"]
