@@ -19,6 +19,9 @@ use super::habits;
 use super::store_args::ENVIRONMENT;
 use crate::run::Failure;
 
+/// Variables that no flag has and that are compared with those that there are.
+const MOST_SLIPS: usize = 100;
+
 /// What every name begins with.
 const PREFIX: &str = "KNOCKPIPE_";
 
@@ -303,7 +306,8 @@ pub(super) fn slips(
         let meant = habits::slip(rest, bare)?;
         Some((name, format!("{PREFIX}{}", meant.to_uppercase())))
     };
-    unknown.filter_map(slip).collect()
+    // Of hundreds nobody reads every one.
+    unknown.take(MOST_SLIPS).filter_map(slip).collect()
 }
 
 fn collect(command: &Command, names: &mut Vec<String>) {
