@@ -12,6 +12,9 @@ use tempfile::TempDir;
 const KEY: &str = "\"key\"";
 const METRICS: &str = "metrics = \"127.0.0.1:0\"";
 
+/// Tunnels of one process in a ring.
+const MOST_TUNNELS: usize = 2;
+
 /// Connections that one client may become until the ring is noticed.
 const FEW: f64 = 40.0;
 
@@ -41,11 +44,14 @@ fn is_noticed(entrance: &Addr, noticed: &Service, ends: &[&Service]) {
     }
     let after: f64 = ends.iter().map(|end| accepted(end)).sum();
     assert!(after > before && after - before < FEW * ends.len() as f64, "{}", after - before);
-    // Told once, then counted.
-    let mut client = Wire::connect(entrance).unwrap();
-    assert_eq!(client.expect_ending(), Ending::Reset);
+    // Told once by each tunnel of the ring, of which any may notice it first, then counted.
+    for _ in 0..MOST_TUNNELS {
+        let mut client = Wire::connect(entrance).unwrap();
+        assert_eq!(client.expect_ending(), Ending::Reset);
+    }
     let told = |line: &Line| line.is("closed") && line.has("reason", "loop");
-    assert_eq!(noticed.program.log().iter().filter(|line| told(line)).count(), 1);
+    let told = noticed.program.log().iter().filter(|line| told(line)).count();
+    assert!((1..=MOST_TUNNELS).contains(&told), "{told}");
     noticed.program.wait_line("refused reasons=loop", |line| line.refused("loop") > 0);
 }
 

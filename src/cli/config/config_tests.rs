@@ -214,7 +214,7 @@ fn every_mistake_is_one_line_with_its_place_and_a_remedy() {
         (&format!("{REDIS}[keys]\nx='a.key'\n[defaults]\nkey='y'\n"), "toml:10", "no 'y' in"),
         (&format!("{REDIS}gate='file:g'\n[defaults]\ngate='h'\n"), "toml:9", "[gates.h]"),
         (&REDIS.replace("a.key", "c.key"), "toml:2", "c.key"),
-        (&REDIS.replace("db.example.org:6380", "127.0.0.1:6379"), "toml:2", "connect to itself"),
+        (&REDIS.replace("db.example.org:6380", "127.0.0.1:6379"), "toml: ", "go round for ever"),
         (&format!("{REDIS}{}", REDIS.replace("redis", "other")), "toml:8", "and tunnel redis on"),
         (
             &format!("{REDIS}{}", REDIS.replace("redis", "other").replace("127.0.0.1", "0.0.0.0")),

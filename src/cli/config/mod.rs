@@ -187,7 +187,8 @@ impl Config {
             }
             plan.push(options);
         }
-        loops::refuse(&plan)?;
+        let place = || self.file.display().to_string();
+        loops::refuse(&plan).map_err(|error| at(place(), error.into()))?;
         for unused in &self.unused {
             let file = self.file.display();
             let place = format!("{file}:{}: {}, which no tunnel uses", unused.line, unused.what);
