@@ -198,7 +198,7 @@ fn a_tunnel_that_was_given_up_does_not_reach_the_target() {
     // It says nothing, its tunnel waits for a slot in vain, and is given up.
     let mut second = pair.connect();
     eventually("it is given up", || pair.encrypt.count("a warm tunnel was dead; dialling") == 1);
-    pair.decrypt.wait_closed("truncated");
+    pair.decrypt.wait_closed("unopened");
     first.finish();
     assert_eq!(first.expect_ending(), Ending::Clean);
     second.expect_echo(b"its turn");
