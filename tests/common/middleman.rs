@@ -74,6 +74,18 @@ pub struct Edit {
     pub act: Act,
 }
 
+impl Edit {
+    /// Whether it can be made to this frame. On a busy machine one more may come between,
+    /// a sign of life, which is shorter: then the edit is left for another round.
+    pub fn is_for(&self, index: usize, length: usize) -> bool {
+        let reaches = match self.act {
+            Act::Flip { byte, .. } | Act::Cut { byte, .. } => byte < length,
+            _ => true,
+        };
+        self.frame == index && reaches
+    }
+}
+
 /// The frames of one connection as they were sent, before any edit.
 #[derive(Clone, Debug, Default)]
 pub struct Recording {

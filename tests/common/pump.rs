@@ -173,7 +173,7 @@ impl Pump {
             self.send(&frame);
             return self.send(&held);
         }
-        let Some(edit) = self.edit.take_if(|edit| edit.frame == index) else {
+        let Some(edit) = self.edit.take_if(|edit| edit.is_for(index, frame.len())) else {
             return self.send(&frame);
         };
         match edit.act {
