@@ -15,7 +15,7 @@ use common::{Kind, NEVER, Pair, PairOptions, Target, Wire, eventually, proc};
 /// How much more memory an end may hold afterwards, in KiB.
 const GROWTH_KIB: u64 = 8 * 1024;
 
-/// Issue 2, point 7: "100,000 short connections: no descriptor, task or memory left
+/// "100,000 short connections: no descriptor, task or memory left
 /// over". A task that was left over would keep its session's descriptors, its slot
 /// of `-n`, or the drain at the end from finishing.
 #[test]
@@ -83,7 +83,7 @@ fn settled(pair: &Pair, target: &Target, sessions: usize) {
     }
 }
 
-/// peers.md C6: "-n 4, 12 threads x 300 iterations of reset or abandon: afterwards
+/// "-n 4, 12 threads x 300 iterations of reset or abandon: afterwards
 /// exactly 4 usable".
 #[test]
 fn after_thousands_of_abandoned_sessions_exactly_four_of_four_slots_are_usable() {
@@ -178,7 +178,7 @@ fn targets_that_reset_or_close_early_leave_nothing_behind() {
     pair.stop();
 }
 
-/// peers.md C10: "1,000 half-closed then abandoned sessions: all reaped".
+/// "1,000 half-closed then abandoned sessions: all reaped".
 #[test]
 fn a_thousand_sessions_that_are_half_closed_and_then_abandoned_are_reaped() {
     const EACH: usize = 500;

@@ -20,7 +20,7 @@ use common::{
     proc,
 };
 
-/// Issue 2, point 6: "5,000 silent sockets plus 1,000 drip-feeding ones: new
+/// "5,000 silent sockets plus 1,000 drip-feeding ones: new
 /// legitimate connections keep working": with the default limit, where newcomers
 /// take the place of the oldest, and with a limit that holds all of them.
 #[test]
@@ -81,7 +81,7 @@ fn starve(name: &str, end: &mut End, working: &mut Wire, mut admitted: impl FnMu
     working.expect_echo(b"to the end");
 }
 
-/// Issue 2, point 6: "`nofile=64` with 100 held sockets: alive, under 5 % CPU,
+/// "`nofile=64` with 100 held sockets: alive, under 5 % CPU,
 /// recovers within 2 s", at the decrypt end, held by strangers.
 #[test]
 fn a_decrypt_end_out_of_descriptors_lives_on_and_recovers() {
@@ -170,7 +170,7 @@ fn at_the_session_limit_clients_wait_and_the_log_says_so_once() {
     pair.stop();
 }
 
-/// Issue 2, point 6: "9,000 idle sessions: memory per session per end measured".
+/// "9,000 idle sessions: memory per session per end measured".
 /// The target is a Redis, because this process and it together need 18,000
 /// descriptors, and the hard limit may be 20,000.
 #[test]
@@ -276,7 +276,7 @@ impl Watcher {
     }
 }
 
-/// Issue 2, point 6: "a 1 GiB transfer to a reader that stops for 20 s: memory grows
+/// "a 1 GiB transfer to a reader that stops for 20 s: memory grows
 /// by at most 256 KiB", whichever side it is on. Both stand still at the same time.
 #[test]
 fn a_reader_that_stops_for_20_seconds_costs_no_memory() {

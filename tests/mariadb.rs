@@ -18,7 +18,7 @@ const ROWS: usize = 1_000_000;
 /// Rows where the kind of socket is what counts.
 const FEWER_ROWS: usize = 200_000;
 
-/// Issue 2, point 2: "server-first greeting": it arrives although the client has
+/// "server-first greeting": it arrives although the client has
 /// not sent a byte, and then a login works; "both suites, unix and TCP, v4 and v6".
 #[test]
 fn the_greeting_comes_without_a_byte_from_the_client_and_login_works() {
@@ -49,7 +49,7 @@ fn greeting(pair: &Pair) {
     assert!(String::from_utf8_lossy(&rest).contains("MariaDB"));
 }
 
-/// Issue 2, point 2: "a million-row LOAD DATA and dump with equal checksums, 64 MiB packet".
+/// "a million-row LOAD DATA and dump with equal checksums, 64 MiB packet".
 #[test]
 fn a_million_rows_and_a_64_mib_packet_go_in_and_out_unchanged() {
     let server = MariaDb::start();

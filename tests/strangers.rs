@@ -139,7 +139,7 @@ fn visit_batch(to: &Addr, batch: Vec<(Vec<u8>, Leave)>) {
     }
 }
 
-/// Issue 2, point 4: "10,000 connections of random bytes: the target sees 0
+/// "10,000 connections of random bytes: the target sees 0
 /// connections, 0 bytes are sent to them, memory and descriptors return to the
 /// baseline", "10,000 bad handshakes are at most 100 lines with an exact count".
 #[test]
@@ -157,7 +157,7 @@ fn ten_thousand_connections_of_random_bytes_reach_nothing() {
     });
 }
 
-/// Issue 2, point 4: "1,000 with a wrong key": real encrypt ends, whose clients are
+/// "1,000 with a wrong key": real encrypt ends, whose clients are
 /// reset and whose log says that nobody answered. Each makes a second attempt, if
 /// there is time for one.
 #[test]
@@ -218,7 +218,7 @@ fn a_thousand_clients_of_a_far_end_that_is_down_are_few_lines() {
     counted_in_few_lines(&encrypt, "peer-unreachable", 1000);
 }
 
-/// Issue 2, point 4: "1,000 recorded handshakes replayed (also after a restart)".
+/// "1,000 recorded handshakes replayed (also after a restart)".
 #[test]
 fn a_thousand_replayed_handshakes_reach_nothing_not_even_after_a_restart() {
     let target = Target::echo();

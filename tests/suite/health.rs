@@ -189,7 +189,7 @@ fn kill(server: &MariaDb) {
     nix::sys::signal::kill(pid, Signal::SIGKILL).unwrap();
 }
 
-/// Issue 5, F10: "health check of the target for 24 h-equivalent: MySQL
+/// "health check of the target for 24 h-equivalent: MySQL
 /// `Aborted_connects` unchanged": 200 checks, of eight services at four ends.
 #[test]
 fn two_hundred_checks_leave_aborted_connects_alone() {

@@ -393,7 +393,7 @@ fn starve(name: &str, end: &mut End, working: &mut Wire, admitted: impl Fn() -> 
     assert_eq!(end.count("cannot accept"), 1, "and never again:\n{}", end.program.tail());
 }
 
-/// Issue 2: "EMFILE on accept: back off, stay alive, keep live sessions moving,
+/// "EMFILE on accept: back off, stay alive, keep live sessions moving,
 /// recover by itself", at the decrypt end, with strangers knocking. That its checks
 /// have no descriptor either says nothing about the target.
 #[test]

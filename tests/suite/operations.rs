@@ -23,7 +23,7 @@ use common::{
     keygen, proc,
 };
 
-/// E2: "new connections accepted for N s" after the first signal.
+/// "new connections accepted for N s" after the first signal.
 #[test]
 fn a_window_of_acceptance_comes_before_the_drain() {
     let target = Target::echo();
@@ -47,7 +47,7 @@ fn a_window_of_acceptance_comes_before_the_drain() {
     }
 }
 
-/// E9: "peer down at start, back later: first success <= 1 s after return". Nothing
+/// "peer down at start, back later: first success <= 1 s after return". Nothing
 /// is tried again behind a client's back, so 1,000 of them make no burst.
 #[test]
 fn a_far_end_that_comes_back_serves_the_next_client() {
@@ -127,7 +127,7 @@ fn a_hundred_pumps_go_through_fifty_reloads() {
     decrypt.stop();
 }
 
-/// E11: "SIGKILL at random points with config/state writes, 200 runs: restarts clean".
+/// "SIGKILL at random points with config/state writes, 200 runs: restarts clean".
 /// Unix sockets, a pid file, a handover socket and a gate's file are in its way, and
 /// somebody else writes to that file.
 #[test]

@@ -33,7 +33,7 @@ fn addr(text: &str) -> ClientAddr {
     text.parse::<SocketAddr>().map_or(ClientAddr::Unix, ClientAddr::from)
 }
 
-/// Issue 3, point 5: "mariadbd (which supports it) reports the true client address".
+/// "mariadbd (which supports it) reports the true client address".
 #[test]
 fn mariadb_reports_the_announced_client() {
     let options = ["--proxy-protocol-networks=127.0.0.1", "--skip-name-resolve"];

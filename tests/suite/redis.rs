@@ -16,7 +16,7 @@ const TIMEOUT: &[&str] = &["-o", "0.5"];
 /// Longer than every timeout that any end was given.
 const IDLE: Duration = Duration::from_secs(3);
 
-/// Issue 2, point 2: "both suites, unix and TCP, v4 and v6": a few commands over
+/// "both suites, unix and TCP, v4 and v6": a few commands over
 /// every combination of suite, plain side and sealed side.
 #[test]
 fn commands_get_their_answers_over_every_kind_of_socket_and_both_suites() {
@@ -50,7 +50,7 @@ fn small_commands(entrance: &Addr, name: &str) {
     assert_eq!(client.receive(), Reply::Array(vec![Reply::Number(1)]));
 }
 
-/// Issue 2, point 2: "redis-cli".
+/// "redis-cli".
 #[test]
 fn redis_cli_works_over_tcp_and_unix() {
     let redis = Redis::start();
@@ -62,7 +62,7 @@ fn redis_cli_works_over_tcp_and_unix() {
     }
 }
 
-/// Issue 2, point 2: "100,000 pipelined commands".
+/// "100,000 pipelined commands".
 #[test]
 fn a_hundred_thousand_pipelined_commands_are_answered_in_order() {
     const COMMANDS: usize = 100_000;
@@ -91,7 +91,7 @@ fn a_hundred_thousand_pipelined_commands_are_answered_in_order() {
     }
 }
 
-/// Issue 2, point 2: "pub/sub": a subscriber that waits longer than every timeout
+/// "pub/sub": a subscriber that waits longer than every timeout
 /// still gets what is published then, in order.
 #[test]
 fn a_subscriber_gets_messages_after_a_long_idle_time() {
@@ -115,7 +115,7 @@ fn a_subscriber_gets_messages_after_a_long_idle_time() {
     }
 }
 
-/// Issue 2, point 2: "BLPOP across a long idle time".
+/// "BLPOP across a long idle time".
 #[test]
 fn blpop_waits_longer_than_every_timeout() {
     let redis = Redis::start();
@@ -132,7 +132,7 @@ fn blpop_waits_longer_than_every_timeout() {
     assert_eq!(waiting.ask(&["PING"]), Reply::Simple("PONG".into()));
 }
 
-/// Issue 2, point 2: "a 512 MiB value in and out", sums equal, and neither end
+/// "a 512 MiB value in and out", sums equal, and neither end
 /// keeps it: memory stays bounded.
 #[test]
 fn a_value_of_512_mib_goes_in_and_out_and_memory_stays_bounded() {
@@ -179,7 +179,7 @@ fn a_value_of_512_mib_goes_in_and_out_and_memory_stays_bounded() {
     }
 }
 
-/// Issue 2, point 2: "replication (PSYNC) through the tunnel".
+/// "replication (PSYNC) through the tunnel".
 #[test]
 fn a_replica_syncs_through_the_tunnel_and_follows() {
     for suite in Suite::BOTH {

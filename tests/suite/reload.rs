@@ -67,7 +67,7 @@ impl Two {
     }
 }
 
-/// E3: "20 reloads (add/remove/change/bad file) under 10 pumps: 0 errors; bad
+/// "20 reloads (add/remove/change/bad file) under 10 pumps: 0 errors; bad
 /// file: old config stays". The pumps go through what changes, too.
 #[test]
 fn twenty_reloads_disturb_no_connection() {
@@ -97,7 +97,7 @@ fn twenty_reloads_disturb_no_connection() {
     two.stop();
 }
 
-/// E4: "restart at 500 connects/s: 0 refused", without systemd. The address that
+/// "restart at 500 connects/s: 0 refused", without systemd. The address that
 /// clients use is the same, and sessions of the old process finish there.
 #[test]
 fn restarts_refuse_nobody() {
@@ -137,7 +137,7 @@ fn comers(entrance: &Addr, per_second: u32) -> Clients {
     Clients::comers(all, Duration::from_secs(1) * THREADS / per_second)
 }
 
-/// E6: "key rotation, both orders, 200 connects/s: 0 failures while both keys
+/// "key rotation, both orders, 200 connects/s: 0 failures while both keys
 /// listed; old key refused <= 1 s after removal".
 #[test]
 fn keys_rotate_in_both_orders_without_a_failure() {
@@ -401,7 +401,7 @@ fn a_file_at_the_place_of_the_handover_is_left_alone() {
     assert_eq!(std::fs::read(&key).unwrap(), before);
 }
 
-/// E1: "SIGHUP during drain ignored".
+/// "SIGHUP during drain ignored".
 #[test]
 fn a_hang_up_while_it_drains_is_harmless() {
     let mut two = Two::start();

@@ -21,7 +21,7 @@ const PIECE: usize = 6;
 /// What each program wrote, with a name for it.
 type Captures = Vec<(String, Vec<u8>)>;
 
-/// Issue 2, point 8: "a run at trace level with captured output contains no key
+/// "a run at trace level with captured output contains no key
 /// bytes in hex, base64 or raw": keygen, key-id, both ends, pipe, a wrong key,
 /// a tampered record, broken key files, in both log formats.
 #[test]

@@ -214,7 +214,7 @@ fn flips(frame: usize, bytes: std::ops::Range<usize>) -> Vec<(usize, Act)> {
     bytes.flat_map(|byte| (0..8).map(move |bit| (frame, Act::Flip { byte, bit }))).collect()
 }
 
-/// Issue 2, point 5: "every bit of a short exchange flipped": both handshake
+/// "every bit of a short exchange flipped": both handshake
 /// messages. Not one of these cases may reach the target.
 #[test]
 fn no_flipped_bit_in_the_handshake_reaches_the_target() {
@@ -231,7 +231,7 @@ fn no_flipped_bit_in_the_handshake_reaches_the_target() {
     stage.finish();
 }
 
-/// Issue 2, point 5: "every bit of a short exchange flipped": all records, with
+/// "every bit of a short exchange flipped": all records, with
 /// their length bytes, both ways.
 #[test]
 fn every_flipped_bit_in_a_record_is_noticed() {
@@ -247,7 +247,7 @@ fn every_flipped_bit_in_a_record_is_noticed() {
     stage.finish();
 }
 
-/// Issue 2, point 5: "the stream cut at every byte offset with FIN and with RST:
+/// "the stream cut at every byte offset with FIN and with RST:
 /// a strict prefix, and a clean end only after Fin", both directions.
 #[test]
 fn a_stream_cut_at_any_byte_never_ends_cleanly() {
@@ -266,7 +266,7 @@ fn a_stream_cut_at_any_byte_never_ends_cleanly() {
     stage.finish();
 }
 
-/// Issue 2, point 5: "records dropped, doubled, swapped", in an exchange of several records.
+/// "records dropped, doubled, swapped", in an exchange of several records.
 #[test]
 fn records_dropped_doubled_or_swapped_are_noticed() {
     const EACH: usize = 10;
@@ -285,7 +285,7 @@ fn records_dropped_doubled_or_swapped_are_noticed() {
     stage.finish();
 }
 
-/// Issue 2, point 5: "records spliced across connections and directions".
+/// "records spliced across connections and directions".
 #[test]
 fn records_of_another_connection_or_direction_are_noticed() {
     let stage = Stage::new(24);
