@@ -97,3 +97,18 @@ pub fn private_mounts() -> Vec<&'static str> {
     );
     words
 }
+
+/// The program with a /dev of its own, in which there is nothing but this log; its
+/// arguments are to be added.
+#[track_caller]
+pub fn with_syslog(log: &Path) -> Command {
+    let mut words = private_mounts().into_iter();
+    let mut command = Command::new(words.next().expect("it begins with unshare"));
+    command.args(words).args(["sh", "-c"]).arg(format!(
+        "mount -t tmpfs none /dev && ln -s {} /dev/log && exec {} \"$@\"",
+        log.display(),
+        binary().display()
+    ));
+    command.arg("knockpipe");
+    command
+}

@@ -11,10 +11,10 @@ use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::mpsc::channel;
 
-use crate::common::machine::private_mounts;
+use crate::common::machine::{private_mounts, with_syslog};
 use common::admin::metrics_address;
 use common::program::install;
 use common::{
@@ -292,15 +292,8 @@ fn syslog_receives_the_lines() {
     let log = UnixDatagram::bind(dir.path().join("log")).unwrap();
     log.set_read_timeout(Some(NEVER)).unwrap();
     let (sealed, pid_file) = (dir.path().join("sealed"), dir.path().join("pid"));
-    let mut words = private_mounts().into_iter();
-    let mut command = Command::new(words.next().unwrap());
-    // A /dev of its own with nothing but the log in it.
-    command.args(words).args(["sh", "-c"]).arg(format!(
-        "mount -t tmpfs none /dev && ln -s {} /dev/log && exec {} \"$@\"",
-        dir.path().join("log").display(),
-        binary().display()
-    ));
-    command.args(["knockpipe", "decrypt", "--syslog", "-s"]).arg(&sealed).arg("-p").arg(&pid_file);
+    let mut command = with_syslog(&dir.path().join("log"));
+    command.args(["decrypt", "--syslog", "-s"]).arg(&sealed).arg("-p").arg(&pid_file);
     command.args(["-t", &target.addr().to_string(), "-k"]).arg(&key);
     let mut decrypt = Program::spawn("decrypt", command.stdin(Stdio::null()).stdout(Stdio::null()));
 

@@ -11,7 +11,7 @@ use nix::sys::stat::fstat;
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::common::machine::private_mounts;
+use crate::common::machine::with_syslog;
 use crate::common::{NEVER, binary, keygen, wait::bounded};
 
 /// What `JOURNAL_STREAM` says.
@@ -176,19 +176,10 @@ fn lines_for_syslog_have_no_priorities_in_them() {
     let source = dir.path().join("socket");
     let log = UnixDatagram::bind(dir.path().join("log")).unwrap();
     log.set_read_timeout(Some(NEVER)).unwrap();
-    let mut words = private_mounts().into_iter();
-    let mut command = Command::new(words.next().unwrap());
-    // A /dev of its own with nothing but the log in it.
-    command.args(words).args(["sh", "-c"]).arg(format!(
-        "mount -t tmpfs none /dev && ln -s {} /dev/log && exec {} \"$@\"",
-        dir.path().join("log").display(),
-        binary().display()
-    ));
-    command.args(["knockpipe", "decrypt", "--syslog", "-t", "127.0.0.1:1", "-s"]);
-    let run = Run::of(Named::Stderr, {
-        command.arg(&source).arg("-k").arg(&key);
-        command
-    });
+    let mut command = with_syslog(&dir.path().join("log"));
+    command.args(["decrypt", "--syslog", "-t", "127.0.0.1:1", "-s"]);
+    command.arg(&source).arg("-k").arg(&key);
+    let run = Run::of(Named::Stderr, command);
     let mut bytes = [0; 4096];
     loop {
         let line = log.recv(&mut bytes).expect("it says when it is ready");

@@ -5,15 +5,18 @@
 use crate::common;
 
 use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::SocketAddr;
-use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 
 use common::file::decrypt_table;
 use common::proc::Background;
-use common::program::install;
+use common::program::{install, require};
 use common::wait::bounded;
-use common::{Addr, End, Launch, Program, Target, any, binary, keygen, proc};
+use common::{Addr, End, Launch, Program, Target, Wire, any, binary, eventually, keygen, proc};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
@@ -87,6 +90,17 @@ impl Stage {
         Background::of(&self.path("pid"))
     }
 
+    /// A service with a live session that another program has taken the place of.
+    fn replaced(&self) -> Replaced {
+        let old = self.start();
+        let encrypt = Launch::encrypt(&self.path("key")).source(&any()).target(old.addr()).start();
+        let mut live = encrypt.connect();
+        live.expect_echo(b"before");
+        self.upgrade();
+        says(&self.ask(), 0, "replaced: ");
+        Replaced { old, encrypt, live }
+    }
+
     /// The next message that is no sign of life.
     fn told(&self) -> Vec<String> {
         loop {
@@ -96,6 +110,27 @@ impl Stage {
             }
         }
     }
+}
+
+/// What is left of a service that was replaced.
+struct Replaced {
+    old: End,
+    encrypt: End,
+    live: Wire,
+}
+
+/// A perl script with the rights of another user.
+fn of_another_user(script: &str, path: &Path) -> Command {
+    require("setpriv", "util-linux");
+    require("perl", "perl");
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+    command.args(["perl", "-MIO::Socket::UNIX", "-e", script]).arg(path);
+    command
+}
+
+fn open_to_all(path: &Path) {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
 }
 
 #[track_caller]
@@ -131,13 +166,7 @@ fn the_same_program_reads_its_file_again_and_whoever_asks_hears_what_came_of_it(
 #[test]
 fn another_program_takes_the_place_with_the_manager_too() {
     let stage = Stage::new();
-    let mut old = stage.start();
-    let encrypt = Launch::encrypt(&stage.path("key")).source(&any()).target(old.addr()).start();
-    let mut live = encrypt.connect();
-    live.expect_echo(b"before");
-    stage.upgrade();
-    says(&stage.ask(), 0, "replaced: ");
-
+    let Replaced { mut old, encrypt, mut live } = stage.replaced();
     let new = stage.successor();
     assert_ne!(new.pid(), old.pid());
     assert_ne!(proc::stat(new.pid()).unwrap().parent, std::process::id());
@@ -166,12 +195,7 @@ fn another_program_takes_the_place_with_the_manager_too() {
 #[test]
 fn a_second_signal_ends_one_that_was_replaced() {
     let stage = Stage::new();
-    let mut old = stage.start();
-    let encrypt = Launch::encrypt(&stage.path("key")).source(&any()).target(old.addr()).start();
-    let mut live = encrypt.connect();
-    live.expect_echo(b"before");
-    stage.upgrade();
-    says(&stage.ask(), 0, "replaced: ");
+    let Replaced { mut old, encrypt: _encrypt, live: _live } = stage.replaced();
     let _new = stage.successor();
     for said in ["finishing sessions already", "second signal"] {
         old.program.signal(Signal::SIGTERM);
@@ -221,15 +245,13 @@ fn sockets_of_systemd_go_on_to_the_next_program() {
     }
 }
 
-/// A process of another user at that path is not asked, and what is in its answer is
-/// no environment of ours.
+/// What somebody else answers at that path is no environment of ours.
 #[test]
 fn nothing_else_than_a_handover_socket_is_asked() {
     let stage = Stage::new();
     let path = stage.path("handover");
     let offer = std::os::unix::net::UnixListener::bind(&path).unwrap();
     let answer = std::thread::spawn(move || {
-        use std::io::{Read, Write};
         let (mut stream, _) = offer.accept().unwrap();
         stream.read_exact(&mut [0]).unwrap();
         stream.write_all(b"PROGRAM=other\nLD_PRELOAD=/tmp/x.so\n").unwrap();
@@ -239,4 +261,87 @@ fn nothing_else_than_a_handover_socket_is_asked() {
     let mut command = Command::new(binary());
     let output = command.args(["run", "--reload-or-replace"]).output().unwrap();
     says(&output, 2, "--handover");
+}
+
+/// The socket says nothing to anybody else, also where everybody may connect.
+#[test]
+fn another_user_is_told_nothing_and_reloads_nothing() {
+    let stage = Stage::new();
+    let mut end = stage.start();
+    open_to_all(stage.dir.path());
+    open_to_all(&stage.path("handover"));
+    stage.write("far", "127.0.0.1:0", "timeout = 7");
+    for question in ["w", "h"] {
+        let script = format!(
+            "alarm 60; $SIG{{PIPE}} = 'IGNORE'; $/ = undef; \
+             my $there = IO::Socket::UNIX->new(Peer => shift) or die $!; \
+             $there->autoflush; print $there '{question}'; print '[', scalar(<$there>) // '', ']'"
+        );
+        let output = of_another_user(&script, &stage.path("handover")).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "[]", "{output:?}");
+    }
+    assert_eq!(end.count("reloaded"), 0, "{}", end.program.tail());
+    end.stop();
+}
+
+/// Who answers as another user is not believed, whatever it says.
+#[test]
+fn a_process_of_another_user_is_not_asked() {
+    let stage = Stage::new();
+    let place = stage.path("open");
+    fs::create_dir(&place).unwrap();
+    open_to_all(stage.dir.path());
+    open_to_all(&place);
+    let path = place.join("handover");
+    let script = "my $offer = IO::Socket::UNIX->new(Local => shift, Listen => 1) or die $!; \
+                  alarm 60; $| = 1; print \"ready\\n\"; my $one = $offer->accept; sleep";
+    let mut other = of_another_user(script, &path).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(other.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    let mut command = Command::new(stage.path("knockpipe"));
+    command.args(["run", "-c"]).arg(stage.path("far.toml")).arg("--reload-or-replace");
+    let output = command.arg("--handover").arg(&path).output().unwrap();
+    other.kill().unwrap();
+    other.wait().unwrap();
+    says(&output, 1, "it is another user's: ");
+}
+
+/// As a unit of one's own may have it: started as root, and another user afterwards.
+#[test]
+fn root_asks_a_process_that_became_the_user_of_the_file() {
+    let stage = Stage::new();
+    for path in [stage.dir.path().to_owned(), stage.path("key")] {
+        chown(path, Some(65534), Some(65534)).unwrap();
+    }
+    let file = fs::read_to_string(stage.path("far.toml")).unwrap();
+    let file = file.replacen("[process]", "[process]\nuser = \"65534:65534\"", 1);
+    fs::write(stage.path("far.toml"), file).unwrap();
+    let mut end = stage.start();
+    says(&stage.ask(), 0, "reloaded: nothing changed; 1 the same");
+    end.stop();
+}
+
+/// Who has come already is answered, and does not wait for a process that ends.
+#[test]
+fn a_visitor_during_a_drain_is_told_that_it_stops() {
+    let stage = Stage::new();
+    let mut end = stage.start();
+    let encrypt = Launch::encrypt(&stage.path("key")).source(&any()).target(end.addr()).start();
+    let mut live = encrypt.connect();
+    live.expect_echo(b"before");
+    let before = end.fds();
+    let mut visitor = UnixStream::connect(stage.path("handover")).unwrap();
+    eventually("it is taken in", || end.fds() > before);
+    end.program.signal(Signal::SIGTERM);
+    end.program.wait_line("it drains", |line| line.message().starts_with("stopping: "));
+    visitor.write_all(b"h").unwrap();
+    let answer = bounded("it is answered", move || {
+        let mut answer = String::new();
+        visitor.read_to_string(&mut answer).unwrap();
+        answer
+    });
+    assert!(answer.starts_with("-it is stopping"), "{answer}");
+    drop(live);
+    assert_eq!(end.program.exit_code(), 0, "{}", end.program.tail());
 }
