@@ -11,21 +11,16 @@
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
 
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag};
-use nix::sys::stat::Mode;
+use nix::fcntl::OFlag;
 
 use super::super::store::{Edit, StoreError};
+use super::lock::{Locked, OWN, cause_at, error_at, id, open};
 use super::record::{HEADER, Image, LONGEST_LINE, Record, Subject};
 use super::{now_ms, rights};
-use crate::files::place::{FileId, Place, is_link};
+use crate::files::place::{FileId, Place};
 
-/// How long another writer may hold the lock.
-const LOCK: Duration = Duration::from_secs(10);
-const LOCK_POLL: Duration = Duration::from_millis(2);
 /// A smaller file is not worth writing anew.
 const WORTH_COMPACTING: u64 = 64 * 1024;
 /// About what one entry takes, and how many times that the file may be long.
@@ -33,8 +28,6 @@ const ENTRY: u64 = 80;
 const SLACK: u64 = 4;
 /// One append has no more bytes: 100,000 notes for the history, each a line.
 const LONGEST_APPEND: u64 = 32 << 20;
-/// For the owner alone.
-const OWN: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
 /// Changes that are kept for a follower; more become a full read.
 const MOST_NEWS: usize = 50_000;
 
@@ -58,82 +51,6 @@ pub(super) struct News {
     /// The file is another one, or there was too much.
     pub(super) everything: bool,
     pub(super) subjects: Vec<Subject>,
-}
-
-/// The file, held against other writers, and its directory.
-pub(super) struct Locked {
-    file: Flock<File>,
-    place: Place,
-}
-
-// === impl Locked ===
-
-impl Locked {
-    /// Opens and locks the file that has the path now; makes it when there is none.
-    pub(super) fn make(path: &Path) -> Result<Self, StoreError> {
-        Self::hold(path, Self::open_or_make)
-    }
-
-    /// Opens and locks the file that has the path now. One that is gone is a store
-    /// that is away: an empty one in its place would say that nobody is allowed.
-    pub(super) fn take(path: &Path) -> Result<Self, StoreError> {
-        Self::hold(path, |place| open(place, OFlag::O_RDWR | OFlag::O_APPEND))
-    }
-
-    /// Where it is.
-    pub(super) fn place(&self) -> &Place {
-        &self.place
-    }
-
-    fn hold(path: &Path, open: fn(&Place) -> Result<File, StoreError>) -> Result<Self, StoreError> {
-        let failed = |error: &io::Error| error_at(path, error);
-        let place = Place::find(path).map_err(|error| failed(&error))?;
-        let until = Instant::now() + LOCK;
-        loop {
-            let locked = Self::wait(open(&place)?, until).map_err(|errno| match errno {
-                Errno::EWOULDBLOCK => {
-                    cause_at(path, "another process holds its lock for 10 s; see which: fuser FILE")
-                }
-                errno => failed(&errno.into()),
-            })?;
-            // Another writer may have put a new file in its place meanwhile.
-            let here = locked.metadata().map_err(|error| failed(&error))?;
-            if place.holds(id(&here)) {
-                return Ok(Self { file: locked, place });
-            }
-        }
-    }
-
-    fn open_or_make(place: &Place) -> Result<File, StoreError> {
-        let flags = OFlag::O_RDWR | OFlag::O_APPEND;
-        let failed = |error: &io::Error| error_at(place.path(), error);
-        loop {
-            // Only what was made just now may be given away.
-            match place.open(flags | OFlag::O_CREAT | OFlag::O_EXCL, OWN) {
-                Ok(file) => {
-                    let given = rights::give_away(&file, place);
-                    return given.map(|()| file).map_err(|error| failed(&error));
-                }
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(failed(&error)),
-            }
-            match open(place, flags) {
-                Err(StoreError::File { .. }) if place.is_free() => {}
-                opened => return opened,
-            }
-        }
-    }
-
-    fn wait(mut file: File, until: Instant) -> Result<Flock<File>, Errno> {
-        loop {
-            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(locked) => return Ok(locked),
-                Err((back, Errno::EWOULDBLOCK)) if Instant::now() < until => file = back,
-                Err((_, errno)) => return Err(errno),
-            }
-            std::thread::sleep(LOCK_POLL);
-        }
-    }
 }
 
 // === impl Tail ===
@@ -498,39 +415,6 @@ impl Tail {
     fn cause(&self, cause: impl Into<String>) -> StoreError {
         cause_at(&self.path, cause)
     }
-}
-
-/// Opens the file that has the name now, if it is one to work with.
-fn open(place: &Place, flags: OFlag) -> Result<File, StoreError> {
-    let path = place.path();
-    let file = place.open(flags, Mode::empty()).map_err(|error| error_at(path, &error))?;
-    let seen = file.metadata().map_err(|error| error_at(path, &error))?;
-    rights::check_file(&seen, place).map_err(|cause| cause_at(path, cause))?;
-    Ok(file)
-}
-
-fn error_at(path: &Path, error: &io::Error) -> StoreError {
-    if is_link(error) {
-        let remedy = "no link of another user is followed, and none in the place of the file";
-        return cause_at(path, format!("{error}; {remedy}: give the path that it leads to"));
-    }
-    if error.kind() == io::ErrorKind::PermissionDenied {
-        return cause_at(path, rights::refusal(path));
-    }
-    let remedy = match error.kind() {
-        io::ErrorKind::NotFound => "make its directory, or name another file",
-        io::ErrorKind::StorageFull => "free space on its disk",
-        _ => "see whether the disk is well",
-    };
-    cause_at(path, format!("{error}; {remedy}"))
-}
-
-pub(super) fn cause_at(path: &Path, cause: impl Into<String>) -> StoreError {
-    StoreError::File { path: path.display().to_string(), cause: cause.into() }
-}
-
-fn id(seen: &fs::Metadata) -> FileId {
-    FileId::from(seen)
 }
 
 #[cfg(test)]

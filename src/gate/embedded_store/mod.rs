@@ -5,6 +5,7 @@
 //! it is held in memory, and a listing tells what was there when it was asked.
 
 mod file;
+mod lock;
 mod record;
 mod rights;
 
@@ -23,7 +24,8 @@ use super::member::{Item, Member};
 use super::store::{BATCH, Edit, Event, Grant, Hold, Receipt, Standing, StoreError};
 use crate::net::clock::Clock;
 use crate::tasks::blocking;
-use file::{Locked, Tail, cause_at};
+use file::Tail;
+use lock::{Locked, cause_at};
 use record::{Image, Record, Subject};
 
 /// How often a follower looks at the file from outside.
