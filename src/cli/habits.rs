@@ -3,6 +3,8 @@
 //! Nothing of it is accepted: two names for one flag would have to be explained
 //! for ever. The answer names the right one.
 
+use strsim::osa_distance;
+
 /// Flags of spiped, stunnel, ghostunnel, socat and the like.
 const FLAGS: [(&[&str], &str); 22] = [
     (
@@ -118,29 +120,8 @@ pub(super) fn near<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> 
 /// The one of `known` that `word` is a slip of.
 pub(super) fn slip<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let most = if word.len() < 5 { 1 } else { 2 };
-    let rated = known.map(|one| (distance(word, one), one));
+    let rated = known.map(|one| (osa_distance(word, one), one));
     rated.filter(|(far, _)| *far <= most).min().map(|(_, one)| one)
-}
-
-/// The number of slips between two words: a letter more, less, another, or two
-/// in the wrong order.
-fn distance(one: &str, two: &str) -> usize {
-    let (one, two): (Vec<char>, Vec<char>) = (one.chars().collect(), two.chars().collect());
-    let mut rows: Vec<Vec<usize>> = vec![(0..=two.len()).collect()];
-    for i in 1..=one.len() {
-        let mut row = vec![i];
-        for j in 1..=two.len() {
-            let other = usize::from(one[i - 1] != two[j - 1]);
-            let mut least =
-                (rows[i - 1][j] + 1).min(row[j - 1] + 1).min(rows[i - 1][j - 1] + other);
-            if i > 1 && j > 1 && one[i - 1] == two[j - 2] && one[i - 2] == two[j - 1] {
-                least = least.min(rows[i - 2][j - 2] + 1);
-            }
-            row.push(least);
-        }
-        rows.push(row);
-    }
-    rows[one.len()][two.len()]
 }
 
 #[cfg(test)]
