@@ -1,6 +1,6 @@
 //! Which form of the metrics a scraper gets: what its Accept header likes best.
 //!
-//! The older text format is the answer to whoever says nothing in particular, since
+//! The older text format is the answer to a request that says nothing in particular, since
 //! every scraper there is reads it; OpenMetrics is for those that name it.
 
 use hyper::HeaderMap;
@@ -15,9 +15,16 @@ pub(super) enum Form {
     OpenMetrics,
 }
 
-/// How much a form is liked: by its quality first, then by how exactly it is named,
-/// then by its place in the header.
-type Liking = (u32, u8, isize);
+/// The rank of a form: by its quality first, then by the exactness of its name, then by
+/// its place in the header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Liking {
+    /// In thousandths.
+    quality: u32,
+    exactness: u8,
+    /// The negative of the place, so that the first is the largest.
+    place: isize,
+}
 
 /// One media range of the header.
 #[derive(Debug, Default)]
@@ -55,10 +62,12 @@ impl Form {
     /// that names it most exactly decides, and of these the one that likes it best.
     fn liking(self, ranges: &[Range<'_>]) -> Option<Liking> {
         let placed = ranges.iter().zip((0isize..).map(|place| -place));
-        let found = placed
-            .filter_map(|(range, place)| Some((range.exactness(self)?, range.quality, place)));
-        let (exactness, quality, place) = found.max()?;
-        (quality > 0).then_some((quality, exactness, place))
+        let found = placed.filter_map(|(range, place)| {
+            let exactness = range.exactness(self)?;
+            Some(Liking { quality: range.quality, exactness, place })
+        });
+        let most_exact = found.max_by_key(|it| (it.exactness, it.quality, it.place))?;
+        (most_exact.quality > 0).then_some(most_exact)
     }
 }
 
@@ -78,7 +87,7 @@ impl<'a> Range<'a> {
         range
     }
 
-    /// How exactly it names a form; `None` where that is not in it.
+    /// Rates the exactness with which it names a form; `None` where that is not in it.
     fn exactness(&self, form: Form) -> Option<u8> {
         let (whole, part, versions): (_, _, &[&str]) = match form {
             Form::Text => ("text/plain", "text/*", &["0.0.4"]),

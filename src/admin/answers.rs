@@ -54,7 +54,8 @@ pub(super) fn answer(roster: &Roster, request: &Request) -> Result<Answer, Reque
         }
         Request::Gates { tunnel } => Reply::Gates(gates::places(roster, tunnel.as_deref())?),
         Request::Why { address, announced, tunnel } => {
-            Reply::Why(gates::why(roster, (address, *announced), tunnel.as_deref())?)
+            let peer = gates::peer(address, *announced)?;
+            Reply::Why(gates::why(roster, peer, tunnel.as_deref())?)
         }
         Request::Reload {} => return Ok(Answer::Ordered(Order::Reload)),
         Request::Drain {} => return Ok(Answer::Ordered(Order::Drain)),

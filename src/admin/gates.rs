@@ -162,10 +162,9 @@ pub(super) fn places(
 /// What the gates of the tunnels say to an address, from the memory that they decide by.
 pub(super) fn why(
     roster: &Roster,
-    (address, announced): (&str, bool),
+    peer: Peer,
     tunnel: Option<&str>,
 ) -> Result<Vec<WhyReply>, RequestError> {
-    let peer = peer(address, announced)?;
     gated(roster, tunnel, |tunnel, gate| {
         let (explanation, now_ms, unsure) = gate.explain(peer);
         let is_balancer = |ip| tunnel.balancers().nets.lookup(ip).is_some();
@@ -179,7 +178,12 @@ pub(super) fn why(
     })
 }
 
-fn peer(address: &str, announced: bool) -> Result<Peer, RequestError> {
+/// The client of an address, which is what its socket has or what a load balancer
+/// announced.
+///
+/// # Errors
+/// [`RequestError::Address`]
+pub(super) fn peer(address: &str, announced: bool) -> Result<Peer, RequestError> {
     if address == ClientAddr::Nameless.to_string() {
         return Ok(Peer::Nameless);
     }

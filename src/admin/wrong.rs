@@ -20,12 +20,15 @@ pub(super) fn wrong(status: &Status) -> Vec<WrongReply> {
     }
     all.extend(of_targets(status.mode, targets));
     all.extend(gate.as_ref().and_then(of_gate));
-    all.extend(filled(*sessions, ("full", true), "almost full", "sessions"));
+    let of_sessions =
+        Limit { full: "full", is_broken: true, almost: "almost full", what: "sessions" };
+    all.extend(of_sessions.reached(*sessions));
     // At an encrypt end without a gate it is one, and taken for a moment by each client.
     let handshakes = Some(*handshakes).filter(|level| level.limit > 1);
     for (level, what) in [(handshakes, "unproven connections"), (*unopened, "unopened tunnels")] {
-        let words = "almost at a limit";
-        all.extend(level.and_then(|level| filled(level, (words, false), words, what)));
+        let almost = "almost at a limit";
+        let limit = Limit { full: almost, is_broken: false, almost, what };
+        all.extend(level.and_then(|level| limit.reached(level)));
     }
     if let Some((0, size)) = pool {
         all.push(one(
@@ -80,18 +83,26 @@ fn of_gate(gate: &GateStatus) -> Option<WrongReply> {
     Some(one("gate store away", gate.stance == Stance::Closed, stance))
 }
 
-/// A limit that is reached, or almost.
-fn filled(
-    Level { now, limit, .. }: Level,
-    (full, is_broken): (&str, bool),
-    almost: &str,
-    what: &str,
-) -> Option<WrongReply> {
-    let detail = format!("{now} of {limit} {what}");
-    match now {
-        _ if limit == 0 => None,
-        _ if now >= limit => Some(one(full, is_broken, &detail)),
-        _ if now * 10 > limit * 9 => Some(one(almost, false, &detail)),
-        _ => None,
+/// The words about a limit.
+struct Limit<'a> {
+    /// Once it is reached.
+    full: &'a str,
+    /// New connections do not get through then.
+    is_broken: bool,
+    almost: &'a str,
+    /// The things that are counted.
+    what: &'a str,
+}
+
+impl Limit<'_> {
+    /// Tells of a level that is at the limit, or almost.
+    fn reached(&self, Level { now, limit, .. }: Level) -> Option<WrongReply> {
+        let detail = format!("{now} of {limit} {}", self.what);
+        match now {
+            _ if limit == 0 => None,
+            _ if now >= limit => Some(one(self.full, self.is_broken, &detail)),
+            _ if now * 10 > limit * 9 => Some(one(self.almost, false, &detail)),
+            _ => None,
+        }
     }
 }

@@ -194,13 +194,16 @@ impl Facts<'_> {
         Some((cause, habits::of_flag(word, is_spiped)?.to_owned()))
     }
 
+    /// The command of this name, such as `knockpipe gate`, as far as there is one.
+    fn called(&self, name: &str) -> &Command {
+        let words = name.split_whitespace().skip(1);
+        words.fold(self.command, |here, word| here.find_subcommand(word).unwrap_or(here))
+    }
+
     /// The flag of the command that `argument` is a slip of.
     fn near_flag(&self, argument: &str, name: &str) -> Option<&str> {
         let word = argument.strip_prefix("--")?;
-        let mut here = self.command;
-        for name in name.split_whitespace().skip(1) {
-            here = here.find_subcommand(name).unwrap_or(here);
-        }
+        let here = self.called(name);
         habits::near(word, here.get_arguments().filter_map(Arg::get_long).chain(COMMON))
     }
 
@@ -234,11 +237,7 @@ impl Facts<'_> {
 
     fn unknown_command(&self, name: &str) -> (String, String) {
         let word = self.text(ContextKind::InvalidSubcommand);
-        let mut here = self.command;
-        for name in name.split_whitespace().skip(1) {
-            here = here.find_subcommand(name).unwrap_or(here);
-        }
-        let near = habits::near(&word, here.get_subcommands().map(Command::get_name));
+        let near = habits::near(&word, self.called(name).get_subcommands().map(Command::get_name));
         let habit = habits::of_command(&word).filter(|_| name == "knockpipe");
         let remedy = match (near, habit) {
             (Some(near), _) => format!("did you mean '{near}'? see '{name} --help'"),
@@ -337,8 +336,8 @@ impl Owners {
 
 /// Where a flag that `run` does not take belongs in its file.
 fn to_file(flag: &str) -> Option<String> {
-    let (encrypt, decrypt) = (Cli::command(), Cli::command());
-    let ends = [encrypt.find_subcommand("encrypt"), decrypt.find_subcommand("decrypt")];
+    let all = Cli::command();
+    let ends = ["encrypt", "decrypt"].map(|end| all.find_subcommand(end));
     let arg = ends.into_iter().flatten().find_map(|end| find(end, flag))?;
     // Of these, how long sessions may finish is said for each tunnel.
     let is_of_process = arg.get_help_heading() == Some(PROCESS) && flag != "drain";

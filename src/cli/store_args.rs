@@ -195,21 +195,33 @@ impl StoreArgs {
             let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
             path.to_string_lossy().into_owned()
         };
-        let Some(gate) = &self.gate else { return StoreName::default() };
+        // All of them, so that none that is new is forgotten.
+        let Self {
+            gate,
+            gate_credentials,
+            gate_ca,
+            gate_cert,
+            gate_key,
+            set,
+            history,
+            ban_prefix,
+            allow_prefix,
+        } = self;
+        let Some(gate) = gate else { return StoreName::default() };
         let url = match gate {
             GateAddress::Redis(address) => address.url(),
             GateAddress::File(path) => format!("file:{}", absolute(path)),
         };
         let flags = [
             ("gate", Some(url)),
-            ("gate-credentials", self.gate_credentials.as_deref().map(absolute)),
-            ("gate-ca", self.gate_ca.as_deref().map(absolute)),
-            ("gate-cert", self.gate_cert.as_deref().map(absolute)),
-            ("gate-key", self.gate_key.as_deref().map(absolute)),
-            ("set", self.set.clone()),
-            ("history", self.history.clone()),
-            ("ban-prefix", self.ban_prefix.clone()),
-            ("allow-prefix", self.allow_prefix.clone()),
+            ("gate-credentials", gate_credentials.as_deref().map(absolute)),
+            ("gate-ca", gate_ca.as_deref().map(absolute)),
+            ("gate-cert", gate_cert.as_deref().map(absolute)),
+            ("gate-key", gate_key.as_deref().map(absolute)),
+            ("set", set.clone()),
+            ("history", history.clone()),
+            ("ban-prefix", ban_prefix.clone()),
+            ("allow-prefix", allow_prefix.clone()),
         ];
         let flags = flags.into_iter().filter_map(|(flag, value)| Some((flag, value?)));
         let mut arguments: Vec<String> =
@@ -218,7 +230,7 @@ impl StoreArgs {
             arguments.push("--allow-readable-key".to_owned());
         }
         let has_password_of_environment = matches!(gate, GateAddress::Redis(_))
-            && self.gate_credentials.is_none()
+            && gate_credentials.is_none()
             && of_environment().is_some();
         StoreName { arguments, has_password_of_environment }
     }

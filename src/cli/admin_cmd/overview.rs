@@ -11,8 +11,12 @@ use super::view::{line, size, table};
 use crate::admin::protocol::{ReloadReply, StatusReply, TunnelReply};
 use crate::cli::output::{Screen, span};
 
-/// What the columns are called.
-const COLUMNS: [&str; 8] =
+/// The number of columns, and the last of them.
+const WIDTH: usize = 8;
+const STATE: usize = WIDTH - 1;
+
+/// The names of the columns.
+const COLUMNS: [&str; WIDTH] =
     ["TUNNEL", "MODE", "SESSIONS", "PEAK", "NEW/S", "SENT/S", "RECV/S", "STATE"];
 
 /// The least that is left of a name on a narrow terminal.
@@ -125,7 +129,7 @@ fn of_others(others: &[&TunnelReply]) -> String {
     }
 }
 
-fn row(tunnel: &TunnelReply, rates: Option<&Rates>) -> [String; 8] {
+fn row(tunnel: &TunnelReply, rates: Option<&Rates>) -> [String; WIDTH] {
     let TunnelReply { name, mode, sessions, .. } = tunnel;
     let rate = |of: fn(&Rates) -> u64| rates.map_or_else(|| "-".to_owned(), |it| size(of(it)));
     [
@@ -155,12 +159,12 @@ fn the_worst(tunnel: &TunnelReply) -> String {
 
 /// Makes rows of these tunnels as narrow as a terminal: fewer words of what is wrong, and
 /// then less of long names.
-fn fit(rows: &mut [[String; 8]], tunnels: &[&TunnelReply], columns: usize) {
+fn fit(rows: &mut [[String; WIDTH]], tunnels: &[&TunnelReply], columns: usize) {
     if width(rows) <= columns {
         return;
     }
     for (row, tunnel) in rows[1..].iter_mut().zip(tunnels) {
-        row[7] = the_worst(tunnel);
+        row[STATE] = the_worst(tunnel);
     }
     let longest = rows.iter().map(|row| row[0].chars().count()).max().unwrap_or(0);
     let name = longest.saturating_sub(width(rows).saturating_sub(columns)).max(LEAST_NAME);
@@ -170,9 +174,9 @@ fn fit(rows: &mut [[String; 8]], tunnels: &[&TunnelReply], columns: usize) {
 }
 
 /// How wide a table is.
-fn width(rows: &[[String; 8]]) -> usize {
+fn width(rows: &[[String; WIDTH]]) -> usize {
     let widest = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
-    (0..8).filter_map(widest).sum::<usize>() + 2 * 7
+    (0..WIDTH).filter_map(widest).sum::<usize>() + 2 * (WIDTH - 1)
 }
 
 /// The beginning of a text, marked where something is missing.

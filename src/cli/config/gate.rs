@@ -7,8 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::flags::Flags;
-use super::text::{Setting, Table, Tables, Value};
-use super::{Mistake, keys_of, understood};
+use super::text::{Setting, Table, Tables};
+use super::{Mistake, at, keys_of, understood};
 use crate::cli::gate_args::{AcceptorGateArgs, GateArgs};
 use crate::gate::GateOptions;
 use crate::run::Failure;
@@ -55,10 +55,8 @@ pub(in crate::cli) fn gate(
     let Found { what, args: (gate, acceptor), mut access } = found;
     access.by_others |= by_others;
     let place = format!("{}: {what}", file.display());
-    let options = gate.options(acceptor, access).map_err(|failure| match failure {
-        Failure::Usage(error) => Failure::Usage(error.context(place.clone())),
-        Failure::Runtime(error) => Failure::Runtime(error.context(place.clone())),
-    })?;
+    let options = gate.options(acceptor, access);
+    let options = options.map_err(|failure| at(place.clone(), failure))?;
     let options = options.ok_or_else(|| {
         Failure::Usage(anyhow::anyhow!(
             "{place} has no gate; add gate = \"URL\", or choose another"
@@ -136,8 +134,5 @@ fn names(tables: &[Table]) -> String {
 /// Whether the file accepts secrets that others can read, anywhere.
 fn accepts_others(tables: &Tables) -> bool {
     let of_tunnels = tables.tunnels.iter().flat_map(|table| &table.settings);
-    let accepts = |setting: &Setting| {
-        setting.key == "allow-readable-key" && setting.value == Value::Switch(true)
-    };
-    tables.defaults.iter().chain(of_tunnels).any(accepts)
+    tables.defaults.iter().chain(of_tunnels).any(Setting::accepts_others)
 }

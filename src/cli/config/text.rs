@@ -19,6 +19,13 @@ pub(super) struct Setting {
     pub(super) line: usize,
 }
 
+impl Setting {
+    /// Whether it accepts secrets that others can read.
+    pub(super) fn accepts_others(&self) -> bool {
+        self.key == "allow-readable-key" && self.value == Value::Switch(true)
+    }
+}
+
 /// A value as the command line has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Value {

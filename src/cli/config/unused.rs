@@ -42,10 +42,7 @@ pub(super) fn find(
     base: &Path,
 ) -> Result<Vec<Unused>, Mistake> {
     let used: Vec<PathBuf> = tunnels.iter().flat_map(|tunnel| tunnel.args.files()).collect();
-    let is_open = |setting: &Setting| {
-        setting.key == "allow-readable-key" && setting.value == Value::Switch(true)
-    };
-    let by_others = tables.defaults.iter().any(is_open);
+    let by_others = tables.defaults.iter().any(Setting::accepts_others);
     let mut unused = vec![];
     for Setting { key, value, line } in &tables.keys {
         let Value::Words(files) = value else { continue };

@@ -116,7 +116,7 @@ pub(super) async fn allow(args: AllowArgs) -> Result<Done, Failure> {
         ttl: args.ttl,
     };
     let source = args.common.store.find()?;
-    make(&args.common, (source, Absent::Make), args.members.into_iter().map(allow)).await
+    make(&args.common, &Place::of(source, Absent::Make)?, args.members.into_iter().map(allow)).await
 }
 
 /// Bans addresses and takes them out of the set.
@@ -126,7 +126,8 @@ pub(super) async fn allow(args: AllowArgs) -> Result<Done, Failure> {
 pub(super) async fn deny(args: BanArgs) -> Result<Done, Failure> {
     let source = args.source()?;
     let both = |subject| [banning(subject, args.ttl), removal(subject)];
-    make(&args.common, (source, Absent::Make), args.addresses.into_iter().flat_map(both)).await
+    make(&args.common, &Place::of(source, Absent::Make)?, args.addresses.into_iter().flat_map(both))
+        .await
 }
 
 /// Takes addresses and networks out.
@@ -135,7 +136,8 @@ pub(super) async fn deny(args: BanArgs) -> Result<Done, Failure> {
 /// [`Failure`]
 pub(super) async fn remove(args: RemoveArgs) -> Result<Done, Failure> {
     let source = args.common.store.find()?;
-    make(&args.common, (source, Absent::Refuse), args.members.into_iter().map(removal)).await
+    make(&args.common, &Place::of(source, Absent::Refuse)?, args.members.into_iter().map(removal))
+        .await
 }
 
 /// Bans addresses.
@@ -145,7 +147,7 @@ pub(super) async fn remove(args: RemoveArgs) -> Result<Done, Failure> {
 pub(super) async fn ban(args: BanArgs) -> Result<Done, Failure> {
     let source = args.source()?;
     let ban = |subject| banning(subject, args.ttl);
-    make(&args.common, (source, Absent::Make), args.addresses.into_iter().map(ban)).await
+    make(&args.common, &Place::of(source, Absent::Make)?, args.addresses.into_iter().map(ban)).await
 }
 
 /// Lifts bans: of addresses, with those of their /64, and of IPv6 /64s.
@@ -158,7 +160,8 @@ pub(super) async fn unban(args: UnbanArgs) -> Result<Done, Failure> {
     }
     let unban = |subject| Change { words: UNBAN, edit: Edit::Unban(subject), subject, ttl: None };
     let source = args.common.store.find()?;
-    make(&args.common, (source, Absent::Refuse), args.addresses.into_iter().map(unban)).await
+    make(&args.common, &Place::of(source, Absent::Refuse)?, args.addresses.into_iter().map(unban))
+        .await
 }
 
 fn removal(subject: Member) -> Change {
@@ -187,10 +190,9 @@ impl BanArgs {
 /// Makes all changes together, and tells each.
 async fn make(
     common: &CommonArgs,
-    (source, absent): (Source, Absent),
+    place: &Place,
     changes: impl Iterator<Item = Change>,
 ) -> Result<Done, Failure> {
-    let place = Place::of(source, absent)?;
     let changes: Vec<Change> = changes.collect();
     let mut receipts = vec![];
     let edits = changes.iter().map(|change| change.edit.clone()).collect();
@@ -199,8 +201,8 @@ async fn make(
     for (Change { words, subject, ttl, .. }, receipt) in changes.iter().zip(&receipts) {
         let about = (*subject, *ttl);
         output.say(
-            || text(*words, about, receipt, &place),
-            || object(*words, about, receipt, &place),
+            || text(*words, about, receipt, place),
+            || object(*words, about, receipt, place),
         )?;
     }
     output.finish()?;

@@ -24,7 +24,10 @@ pub const MOST_TOGETHER: usize = 10_000;
 /// How long a server may take for that many.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// How often the set may change between a look at it and the transaction.
+/// Commands that are sent at once where they are no transaction.
+const AT_ONCE: usize = 500;
+
+/// Looks at the set, each with a transaction that another change may undo.
 const MOST_TRIES: usize = 10;
 
 /// Changes whose members are named to followers; more are a full read for them.
@@ -276,9 +279,6 @@ impl Batch<'_> {
         form.map_err(|trouble| Failed::At(self.store.keys.allow_set.clone(), trouble))
     }
 }
-
-/// Commands that are sent at once where they are no transaction.
-const AT_ONCE: usize = 500;
 
 impl Done {
     /// `count` is what the step's command answered.
