@@ -90,7 +90,7 @@ fn write_pages(command: Command, date: &str, directory: &Path) -> std::io::Resul
     fs::write(directory.join(format!("{name}.{SECTION}")), text)
 }
 
-/// What clap knows nothing of.
+/// The sections of a page that clap knows nothing of.
 fn sections(name: &str) -> String {
     let mut text = String::new();
     let runs = ["knockpipe-encrypt", "knockpipe-decrypt", "knockpipe-run"].contains(&name);

@@ -105,7 +105,7 @@ pub enum AddrError {
     /// The address as an URL or another program has it.
     #[error("an address has no scheme, and '{scheme}' is one; write {meant}")]
     Scheme {
-        /// What stands before the address.
+        /// The scheme of the address.
         scheme: String,
         /// The address without it.
         meant: String,
@@ -387,7 +387,7 @@ impl fmt::Display for ServiceName {
 // === impl ClientAddr ===
 
 impl ClientAddr {
-    /// What limits count this client by; `None` where it has no address by its nature.
+    /// The source that limits count this client by; `None` where it has no address by its nature.
     pub fn source(&self) -> Option<SourceKey> {
         match self {
             Self::Ip(addr) => Some(addr.ip().into()),

@@ -19,7 +19,7 @@ use tempfile::TempDir;
 /// Longer than an encrypt end waits for an answer.
 const LONG: Duration = Duration::from_secs(10);
 
-/// What an encrypt end logs of each tunnel for its pool.
+/// The line of an encrypt end about each tunnel for its pool.
 const READY: &str = "a warm tunnel is ready";
 
 /// What it logs once the pool lacks something.

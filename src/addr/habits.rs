@@ -4,7 +4,7 @@
 
 use super::{AddrError, Address, check_host};
 
-/// What stands before the colon of such an address, in small letters.
+/// The schemes of such addresses, in small letters.
 const KINDS: [&str; 8] = ["tcp", "tcp4", "tcp6", "tls", "ssl", "openssl", "unix", "unix-connect"];
 
 /// Refuses what is no address here and one elsewhere. A path may hold anything.

@@ -34,7 +34,7 @@ pub enum AskError {
     Nobody {
         /// Where.
         path: PathBuf,
-        /// What the system says.
+        /// The words of the system.
         cause: io::Error,
     },
     /// It is somebody else's.
@@ -55,7 +55,7 @@ pub enum AskError {
     NoAnswer {
         /// Where.
         path: PathBuf,
-        /// What the system says.
+        /// The words of the system.
         cause: io::Error,
     },
     /// It answers what nobody understands.
@@ -76,14 +76,14 @@ pub enum AskError {
 /// An answer, and the user on whose word it stands.
 #[derive(Debug)]
 pub struct Told {
-    /// What it says.
+    /// Its text.
     pub reply: Reply,
     /// The user that may have made it up.
     pub by: Peer,
 }
 
 /// Asks the process whose admin socket is at `path`. It has to be root's, ours, or
-/// that `user`'s; or, where no user is named, of whom root gave the directory in `/run`.
+/// that `user`'s; or, where no user is named, the one's to whom root gave its directory in `/run`.
 ///
 /// # Errors
 /// [`AskError`], also when the process answers that it cannot.

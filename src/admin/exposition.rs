@@ -151,7 +151,7 @@ impl Writer<'_> {
         self.gauge("target_up", "Whether a target is taken for up", samples)
     }
 
-    /// How full a limit is: now, its peak so far, and the limit.
+    /// The use of a limit: now, its peak so far, and the limit.
     fn level(
         &mut self,
         tunnels: &[Named],

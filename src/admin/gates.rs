@@ -15,7 +15,7 @@ use crate::gate::decision::Line;
 use crate::gate::{Explanation, Gate, Member, Peer};
 use crate::tunnel::Tunnel;
 
-/// How the store of a tunnel's gate is found.
+/// The place of the store of a tunnel's gate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GatePlace {
     /// The tunnel.
@@ -30,13 +30,13 @@ pub struct GatePlace {
     pub proxy_from: Vec<String>,
 }
 
-/// What a gate says to an address, and how it comes to that.
+/// The decision of a gate about an address, with all rules.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WhyReply {
     /// The running tunnel that was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tunnel: Option<String>,
-    /// Who was asked about.
+    /// The address that was asked about.
     pub address: String,
     /// `allowed` or `denied`.
     pub verdict: String,
@@ -44,22 +44,22 @@ pub struct WhyReply {
     pub reason: String,
     /// The rule that decided.
     pub decided: String,
-    /// When that ends by itself, in unix milliseconds.
+    /// The moment when that ends by itself, in unix milliseconds.
     pub until_ms: Option<u64>,
     /// All rules in their order.
     pub rules: Vec<RuleReply>,
-    /// What the allow-set counts for.
+    /// The worth of the allow-set: its stance.
     pub stance: String,
     /// The server or file that was asked; none where a tunnel's memory was.
     pub server: Option<String>,
-    /// When the address was last let in, in unix seconds.
+    /// The moment when the address was last let in, in unix seconds.
     pub seen: Option<u64>,
     /// Its failed handshakes in this FINDTIME.
     pub strikes: Option<u64>,
-    /// When the key of the allow-set ends, with all its members, in unix milliseconds.
+    /// The end of the allow-set's key, with all its members, in unix milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub set_ends_ms: Option<u64>,
-    /// What who is denied gets, where the tunnel's flags are known.
+    /// The treatment of denied peers, where the tunnel's flags are known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub denied: Option<String>,
     /// The moment that is meant, in unix milliseconds.
@@ -72,7 +72,7 @@ pub struct WhyReply {
     pub balancer: bool,
 }
 
-/// What a rule found.
+/// The finding of a rule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleReply {
     /// Which.
@@ -81,18 +81,18 @@ pub struct RuleReply {
     pub entry: Option<String>,
     /// The key in which it stands.
     pub key: Option<String>,
-    /// When it ends, in unix milliseconds.
+    /// Its end, in unix milliseconds.
     pub expires_ms: Option<u64>,
     /// The same, as time that is left.
     pub ttl_s: Option<u64>,
-    /// Why it does not count.
+    /// The reason why it does not count.
     pub skipped: Option<String>,
-    /// What it says.
+    /// Its text.
     pub says: Option<String>,
 }
 
 impl WhyReply {
-    /// What `explanation` says about `peer`, of nobody knows which store. `key` names the
+    /// Tells what `explanation` says about `peer`, without a store. `key` names the
     /// key of an entry.
     pub fn of(
         peer: Peer,
@@ -159,7 +159,7 @@ pub(super) fn places(
     })
 }
 
-/// What the gates of the tunnels say to an address, from the memory that they decide by.
+/// Explains the decisions of the tunnels' gates about an address, from the memory of each.
 pub(super) fn why(
     roster: &Roster,
     peer: Peer,
@@ -192,7 +192,7 @@ pub(super) fn peer(address: &str, announced: bool) -> Result<Peer, RequestError>
     Ok(if announced { Peer::Announced(ip) } else { Peer::Socket(ip) })
 }
 
-/// What `of` says of each tunnel with a gate: of the newest of each name.
+/// Collects what `of` says of each tunnel with a gate, of the newest of each name.
 fn gated<T>(
     roster: &Roster,
     wanted: Option<&str>,

@@ -61,11 +61,11 @@ const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// Orders that may wait.
 const ORDERS: usize = 16;
 
-/// Where whoever runs the tunnels answers an order: what is done, or in one line for the
+/// The way for the answer to an order: what is done, or in one line for the
 /// operator why not and what to do instead.
 pub type Outcome = oneshot::Sender<Result<Done, String>>;
 
-/// What was done at an order.
+/// The outcome of an order that was done.
 #[derive(Debug)]
 pub enum Done {
     /// The tunnels are what the files say.

@@ -59,13 +59,13 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         key: Option<String>,
     },
-    /// Which gates there are, and how their stores are found.
+    /// The gates that there are, and the places of their stores.
     Gates {
         /// Of this tunnel.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         tunnel: Option<String>,
     },
-    /// What the gates say to an address now.
+    /// The decisions of the gates about an address now.
     Why {
         /// The address; `unknown` for a client without one.
         address: String,
@@ -138,12 +138,12 @@ pub struct ReloadReply {
     pub ok: bool,
     /// What was done, or why nothing was.
     pub message: String,
-    /// What was done.
+    /// The work that was done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub changes: Option<ReloadedReply>,
 }
 
-/// What a reload did, in names of tunnels and of flags.
+/// The changes of a reload, in names of tunnels and of flags.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReloadedReply {
     /// Tunnels that there were not.
@@ -152,14 +152,14 @@ pub struct ReloadedReply {
     pub changed: Vec<ChangedReply>,
     /// Tunnels that accept no more.
     pub removed: Vec<String>,
-    /// How many tunnels are as they were.
+    /// The number of tunnels that are as they were.
     pub same: usize,
     /// Settings of the process that differ from those at its start. They take effect at
     /// the next one.
     pub restart: Vec<String>,
 }
 
-/// What a reload changed of a tunnel.
+/// The changes of a reload to a tunnel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangedReply {
     /// Its name.
@@ -222,7 +222,7 @@ pub struct TunnelReply {
     pub mode: String,
     /// `serving` or `draining`.
     pub state: String,
-    /// Where it listens.
+    /// Its socket.
     pub listeners: Vec<String>,
     /// Where it forwards, by service and in order.
     pub targets: Vec<TargetReply>,
@@ -241,7 +241,7 @@ pub struct TunnelReply {
     /// The gate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<GateReply>,
-    /// What is wrong with it, the worst first.
+    /// The things that are wrong with it, the worst first.
     #[serde(default)]
     pub wrong: Vec<WrongReply>,
     /// Connections accepted so far.
@@ -321,7 +321,7 @@ pub struct GateReply {
     pub bans: usize,
     /// Seconds since the store was last read completely.
     pub since_read_s: Option<u64>,
-    /// Why the store is away; `None` while it is not.
+    /// The reason why the store is away; `None` while it is not.
     #[serde(default)]
     pub away: Option<String>,
     /// Connections not let in.

@@ -132,7 +132,7 @@ impl Roster {
     /// without asking anybody.
     ///
     /// # Errors
-    /// Why not.
+    /// The reason.
     pub fn ready(&self) -> Result<(), String> {
         match self.phase() {
             Phase::Starting => return Err("starting: not everything listens yet".to_owned()),

@@ -8,7 +8,7 @@ use crate::gate::{GateStatus, Stance};
 use crate::net::State;
 use crate::tunnel::{Level, Status, TargetHealth};
 
-/// What is wrong, the worst first.
+/// Lists what is wrong, the worst first.
 pub(super) fn wrong(status: &Status) -> Vec<WrongReply> {
     let Status { draining, listeners, targets, sessions, handshakes, unopened, pool, gate, .. } =
         status;

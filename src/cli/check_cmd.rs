@@ -28,7 +28,7 @@ use crate::run::{self, Failure};
 use crate::tunnel::Options;
 use crate::tunnel::trial::{Failed, Finding, Passed};
 
-/// What stands under the flags.
+/// The text under the flags.
 pub(super) const EXAMPLES: &str = "\
 With -t it needs no file, and tries one tunnel step by step, until one fails: name, connect, key or
 gate, clock, service, target, MTU; with -s, which makes it a decrypt end, listen, name, connect,
@@ -179,7 +179,7 @@ impl OneArgs {
         )))
     }
 
-    /// What a command line with these flags would run.
+    /// Makes the tunnel that a command line with these flags would run.
     fn tunnel(self) -> Result<TunnelArgs, Failure> {
         let mut server = defaults().map_err(|error| Failure::Usage(error.into()))?;
         server.connection.timeout = self.timeout;
@@ -210,7 +210,7 @@ impl OneArgs {
     }
 }
 
-/// What all other flags are where they are not given.
+/// Gives the defaults of all other flags.
 fn defaults() -> Result<ServerArgs, clap::Error> {
     let command = ServerArgs::augment_args(Command::new("check"));
     ServerArgs::from_arg_matches(&command.try_get_matches_from(["check"])?)
@@ -246,7 +246,7 @@ fn show_missing(options: &Options) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What a name means now, as a comment, and whether it means anything. Another answer
+/// Tells what a name means now, as a comment, and whether it means anything. Another answer
 /// may be right later.
 fn resolved(name: &Address) -> (String, bool) {
     let Address::Tcp { host, port } = name else { return (String::new(), true) };

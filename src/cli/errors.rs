@@ -32,7 +32,7 @@ pub(super) enum UsageError {
         "--on-target-down is about targets that are checked or one of several; add --check, or a second -t"
     )]
     NeverDown,
-    /// What it accepts comes back to it.
+    /// A tunnel whose connections come back to it.
     #[error(
         "a connection would go round for ever: {0}; give the last -t the address of the other end or of the service"
     )]
@@ -334,7 +334,7 @@ impl Owners {
     }
 }
 
-/// Where a flag that `run` does not take belongs in its file.
+/// Names the table of the file for a flag that `run` does not take.
 fn to_file(flag: &str) -> Option<String> {
     let all = Cli::command();
     let ends = ["encrypt", "decrypt"].map(|end| all.find_subcommand(end));
@@ -347,7 +347,7 @@ fn to_file(flag: &str) -> Option<String> {
     })
 }
 
-/// What to do about a word that nothing asks for.
+/// Gives the remedy for a word that nothing asks for.
 fn stray(word: &str, name: &str) -> Option<String> {
     let command = name.strip_prefix("knockpipe ")?;
     Some(match command {

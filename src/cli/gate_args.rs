@@ -122,7 +122,7 @@ impl AcceptorGateArgs {
 pub(super) enum Balancer {
     /// Those at these addresses.
     Net(Member),
-    /// Whoever comes through a unix socket.
+    /// Peers that come through a unix socket.
     Unix,
 }
 

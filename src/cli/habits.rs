@@ -84,7 +84,7 @@ const KEYS: [(&[&str], &str); 9] = [
     (&["maxconn", "max-connections"], "max-sessions"),
 ];
 
-/// What to do about a flag, given without its hyphens, that is of another program.
+/// Gives the remedy for a flag of another program, given without its hyphens.
 pub(super) fn of_flag(word: &str, is_spiped: bool) -> Option<&'static str> {
     match looked_up(&FLAGS, word)? {
         FOREGROUND if is_spiped => Some("write -F"),
@@ -93,7 +93,7 @@ pub(super) fn of_flag(word: &str, is_spiped: bool) -> Option<&'static str> {
     }
 }
 
-/// What to do about a command of another program.
+/// Gives the remedy for a command of another program.
 pub(super) fn of_command(word: &str) -> Option<&'static str> {
     looked_up(&COMMANDS, word)
 }

@@ -46,7 +46,7 @@ pub(super) fn plan_of(options: Options) -> Result<Vec<Options>, UsageError> {
     Ok(plan)
 }
 
-/// Where a connection can be that came to a tunnel.
+/// Lists the places of a connection that came to a tunnel.
 fn stops(tunnel: usize, options: &Options) -> Vec<Stop<'_>> {
     let mut stops: Vec<Stop<'_>> = match &options.role {
         Role::Encrypt { service, .. } => vec![Stop { tunnel, service }],
@@ -163,7 +163,7 @@ fn is_there(to: IpAddr, at: IpAddr) -> bool {
     }
 }
 
-/// What a host means now. One that is waited for is not: that would hold up the start.
+/// Looks a host up. One that is waited for is not: that would hold up the start.
 fn addresses(host: &str, waits: bool) -> Vec<IpAddr> {
     if let Ok(ip) = host.parse() {
         return vec![ip];

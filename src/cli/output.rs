@@ -98,7 +98,7 @@ pub(super) fn print(text: &str) -> Result<bool, Failure> {
     is_read(written.and_then(|()| out.flush()), "redirect it elsewhere")
 }
 
-/// How much text fits on a terminal.
+/// The room for text on a terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Screen {
     /// Characters in a line.

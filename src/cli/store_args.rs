@@ -298,7 +298,7 @@ impl StoreArgs {
         Ok((Some(redis), sentinel))
     }
 
-    /// What secures connections, where the address asks for that.
+    /// Makes the means to secure connections, where the address asks for that.
     fn tls(&self, address: &RedisAddress, access: Access) -> Result<Option<TlsOptions>, Failure> {
         let (ca, cert, key) = (&self.gate_ca, &self.gate_cert, &self.gate_key);
         match (cert, key) {
@@ -339,7 +339,7 @@ impl FromStr for GateAddress {
     }
 }
 
-/// What the environment has in place of a file.
+/// Reads what the environment has in place of a file.
 pub(super) fn of_environment() -> Option<String> {
     std::env::var(ENVIRONMENT).ok().filter(|text| !text.is_empty())
 }

@@ -105,7 +105,7 @@ pub(super) struct EncryptArgs {
     pub(super) server: ServerArgs,
 }
 
-/// When an encrypt end asks for the service.
+/// The moment when an encrypt end asks for the service.
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub(super) struct LazyArgs {
     /// Ask for the service at the client's first byte, or after a second: who connects and leaves
@@ -442,7 +442,7 @@ pub(super) fn reread(
 }
 
 impl ConnectionArgs {
-    /// Whose reach of files with a secret is put up with.
+    /// The reach of others to files with a secret that is put up with.
     pub(super) fn access(&self, user: Option<Uid>) -> Access {
         Access { by_others: self.allow_readable_key, user }
     }

@@ -22,7 +22,7 @@ use crate::run::Failure;
 /// Variables that no flag has and that are compared with those that there are.
 const MOST_SLIPS: usize = 100;
 
-/// What every name begins with.
+/// The beginning of every name.
 const PREFIX: &str = "KNOCKPIPE_";
 
 /// Names that differ from the rule, by the id of the argument: the same long flag
@@ -46,8 +46,8 @@ const BESIDE: [(&str, &str, &[&str]); 2] = [
     ("run", "handover", &["reload_or_replace"]),
 ];
 
-/// Where a gate command finds its gate unless flags of a store name it. Each has a meaning
-/// for other commands too, so that two of them in an environment are no mistake.
+/// The flags by which a gate command finds its gate unless those of a store name it. Each
+/// has a meaning for other commands too, so that two of them in an environment are no mistake.
 const PLACES: [&str; 4] = ["config", "gate_name", "tunnel", "admin"];
 
 /// A variable, and the flag that it stands for.
@@ -220,7 +220,7 @@ impl Variable {
         Some(Self { name, long: long.to_owned(), short: arg.get_short() })
     }
 
-    /// What the command line would have in place of the variable.
+    /// Makes the arguments that the variable stands for.
     fn arguments(&self, arg: &Arg, value: &OsStr) -> Result<Vec<OsString>, Failure> {
         let long = &self.long;
         match (arg.get_action(), value.to_str()) {

@@ -5,7 +5,7 @@
 //! blanks at the end of a line, empty lines. One place takes all of that away, and says
 //! so where a file is no text at all. What a line means is not known here.
 
-/// Why bytes are no text to read.
+/// The reason why bytes are no text to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotText {
     /// As some editors save by themselves.
@@ -16,7 +16,7 @@ pub enum NotText {
     Other,
 }
 
-/// What UTF-8 text may begin with.
+/// The mark that UTF-8 text may begin with.
 const MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// The text in the bytes of a file, without a byte order mark.

@@ -96,7 +96,7 @@ impl Gate {
         self.keeper().decide(peer)
     }
 
-    /// What each rule says to `peer` now, from memory; which moment that is (unix ms); and
+    /// Explains what each rule says to `peer` now, from memory; the moment (unix ms); and
     /// whether the allow-set just changed, so that it would be asked about first.
     pub fn explain(&self, peer: Peer) -> (Explanation, u64, bool) {
         let keeper = self.keeper();

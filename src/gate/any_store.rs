@@ -42,7 +42,7 @@ impl AnyStore {
     /// more at once.
     ///
     /// # Errors
-    /// Why they were not made; see the stores.
+    /// The reason why they were not made; see the stores.
     pub async fn edit_all(
         &self,
         edits: Vec<Edit>,
@@ -55,7 +55,7 @@ impl AnyStore {
         }
     }
 
-    /// How many changes the store makes together: all of them or none.
+    /// The number of changes that the store makes together: all of them or none.
     pub fn most_together(&self) -> usize {
         match self {
             Self::Redis(_) => super::redis_store::MOST_TOGETHER,
@@ -75,10 +75,10 @@ impl AnyStore {
         }
     }
 
-    /// When the allow-set ends as a whole, with all its members, in unix milliseconds.
+    /// The end of the allow-set as a whole, with all its members, in unix milliseconds.
     ///
     /// # Errors
-    /// Why that cannot be read.
+    /// The reason why that cannot be read.
     pub async fn set_end(&self) -> Result<Option<u64>, StoreError> {
         match self {
             Self::Redis(store) => store.set_end().await,
@@ -128,7 +128,7 @@ impl AnyStore {
         }
     }
 
-    /// Why the store is away now, where its follower found it so and goes on trying.
+    /// The reason why the store is away now, where its follower found it so and goes on trying.
     pub fn away(&self) -> Option<String> {
         match self {
             Self::Redis(store) => store.away(),

@@ -37,7 +37,7 @@ use crate::tasks::lasting;
 /// How often addresses that stay connected are noted.
 const NOTE_LIVE_EVERY_MS: u64 = 3_600_000;
 
-/// How many causes of one absence the log is told.
+/// The most causes of one absence that the log is told.
 const MOST_CAUSES: usize = 4;
 
 /// Follows one store for every tunnel that has this gate.
@@ -54,7 +54,7 @@ pub(super) struct Keeper {
     wards: Mutex<Vec<Arc<Mutex<Live>>>>,
     denied: Mutex<Denied>,
     proven: Mutex<Proven>,
-    /// To whoever follows the store now.
+    /// The way to the follower of the store.
     asks: Mutex<mpsc::Sender<Vec<IpAddr>>>,
     unmeant: Unmeant,
     inquiry: Arc<Inquiry>,
@@ -63,7 +63,7 @@ pub(super) struct Keeper {
     diary: Diary,
     live_noted_ms: AtomicU64,
     internal_was_told: AtomicBool,
-    /// Why the store is away, as the log knows.
+    /// The reason why the store is away, as the log knows.
     away_told: Mutex<Vec<String>>,
     /// The log knows whether the store was read or could not be, for the first time.
     settled: AtomicBool,

@@ -170,7 +170,7 @@ async fn setting_the_clock_makes_no_store_staler() {
     }
 }
 
-/// What a follower that a test gives does when it has reported that the store is read.
+/// The act of a test's follower after it has reported that the store is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Follows {
     /// It panics, as a fault in it would.

@@ -28,11 +28,11 @@ pub struct GateOptions {
     pub ban_after: Option<BanAfter>,
     /// Addresses that were not seen for this long are removed; `None` removes none.
     pub reap_idle: Option<Duration>,
-    /// How the store was named, for whoever asks for it.
+    /// The name of the store, for other processes that ask for it.
     pub named: StoreName,
 }
 
-/// How a store was named, so that another process finds it: no secret is in it.
+/// The name of a store, by which another process finds it: no secret is in it.
 #[derive(Clone, Debug, Default)]
 pub struct StoreName {
     /// The flags of the command line that name it; paths are absolute.

@@ -16,7 +16,7 @@ pub struct GateStatus {
     pub counts: Counts,
     /// How long ago the store was last read completely; `None`: not yet.
     pub since_read: Option<Duration>,
-    /// Why the store is away, while it is.
+    /// The reason why the store is away, while it is.
     pub away: Option<String>,
     /// Connections that it did not let in.
     pub denied: u64,

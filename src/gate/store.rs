@@ -118,7 +118,7 @@ pub struct Standing {
     pub seen: Option<u64>,
     /// Failures in the current window, when a window was asked for.
     pub strikes: Option<u64>,
-    /// When the key of the allow-set ends, with all its members, in unix milliseconds.
+    /// The end of the allow-set's key, with all its members, in unix milliseconds.
     pub set_ends_ms: Option<u64>,
 }
 
@@ -129,7 +129,7 @@ pub struct Grant {
     pub key: String,
     /// The entry.
     pub member: Member,
-    /// When it ends, in unix milliseconds.
+    /// Its end, in unix milliseconds.
     pub expires_ms: Option<u64>,
 }
 
@@ -140,7 +140,7 @@ pub struct Hold {
     pub member: Member,
     /// The key in which it was found.
     pub key: String,
-    /// When it ends, in unix milliseconds.
+    /// Its end, in unix milliseconds.
     pub expires_ms: Option<u64>,
 }
 
@@ -159,7 +159,7 @@ pub enum StoreError {
         key: String,
         /// What the server or the system said.
         cause: String,
-        /// What to do about it.
+        /// The remedy.
         remedy: &'static str,
     },
     /// A member with an expiry was asked for where none can be kept.

@@ -50,7 +50,7 @@ pub enum DialError {
     Refused {
         /// The address that was tried.
         address: String,
-        /// What the system says.
+        /// The words of the system.
         cause: io::Error,
     },
     /// The network says that there is no way.
@@ -58,7 +58,7 @@ pub enum DialError {
     Unreachable {
         /// The address that was tried.
         address: String,
-        /// What the system says.
+        /// The words of the system.
         cause: io::Error,
     },
     /// Nobody answered before the deadline.
@@ -74,7 +74,7 @@ pub enum DialError {
     Local(io::Error),
 }
 
-/// What to do where the network, or this host itself, says that there is no way.
+/// Gives the remedy where the network, or this host itself, says that there is no way.
 fn unreachable_remedy(cause: &io::Error) -> &'static str {
     match cause.raw_os_error().map(Errno::from_raw) {
         Some(Errno::ENETUNREACH) => "this host has no route there; check the address, and routes",

@@ -52,7 +52,7 @@ pub enum BindError {
     Unresolvable {
         /// As it was written.
         address: Address,
-        /// What the system's resolver says.
+        /// The words of the system's resolver.
         cause: io::Error,
     },
     /// Somebody listens there already.
@@ -101,7 +101,7 @@ pub enum BindError {
         address: String,
         /// The address itself.
         ip: IpAddr,
-        /// What the system says.
+        /// The words of the system.
         cause: io::Error,
     },
     /// Anything else.
@@ -111,7 +111,7 @@ pub enum BindError {
     Other {
         /// Where.
         address: String,
-        /// What the system says.
+        /// The words of the system.
         cause: io::Error,
     },
 }
@@ -432,7 +432,7 @@ fn bind_tcp(addr: SocketAddr, twin: Twin, backlog: i32) -> Result<Listener, Bind
     bound().map_err(|error| blame_tcp(addr, error))
 }
 
-/// Why nobody could listen on `address` of this machine, whatever the port; `None`
+/// The reason why nobody could listen on `address` of this machine, whatever the port; `None`
 /// where its family is there, or where that is not known without a name server.
 pub fn missing_family(address: &Address) -> Option<BindError> {
     let Address::Tcp { host, .. } = address else { return None };

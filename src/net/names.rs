@@ -37,10 +37,10 @@ struct Asked {
     task: JoinHandle<io::Result<Target>>,
 }
 
-/// Why a name has no address.
+/// The reason why a name has no address.
 #[derive(Debug, thiserror::Error)]
 pub enum NameError {
-    /// What the system's resolver says.
+    /// The words of the system's resolver.
     #[error(transparent)]
     Failed(io::Error),
     /// It says nothing.
@@ -49,7 +49,7 @@ pub enum NameError {
 }
 
 impl Names {
-    /// What `address` means, found out within `patience`. Cancel safe.
+    /// Looks `address` up within `patience`. Cancel safe.
     ///
     /// # Errors
     /// [`NameError`], when there is no earlier answer either.

@@ -61,7 +61,7 @@ pub enum ResolveError {
     Failed {
         /// As it was written.
         address: Address,
-        /// What the system's resolver says.
+        /// The words of the system's resolver.
         cause: Arc<io::Error>,
     },
     /// The name never resolved so far; a lookup each second goes on.
@@ -279,7 +279,7 @@ fn look_up_target(address: &Address) -> io::Result<Target> {
     }
 }
 
-/// What `address` means now, looked up once, on a thread that may block.
+/// Looks `address` up once, on a thread that may block.
 ///
 /// # Errors
 /// The resolver's.

@@ -8,7 +8,7 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// What name service reads to find hosts and ports. Any of them may be a link.
+/// The files in which name service finds hosts and ports. Any of them may be a link.
 pub const NAME_FILES: [&str; 7] = [
     "/etc/hosts",
     "/etc/resolv.conf",

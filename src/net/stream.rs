@@ -191,7 +191,7 @@ impl Stream {
         }))
     }
 
-    /// How large packets may be on the way to the peer; `None` over a unix socket.
+    /// Gives the largest packets on the way to the peer; `None` over a unix socket.
     pub fn path(&self) -> Option<Path> {
         match self {
             Self::Tcp(socket) => Path::of(socket),
@@ -212,7 +212,7 @@ impl Stream {
         }
     }
 
-    /// Which address this end of it has, as far as the system still knows.
+    /// Gives the address of this end, as far as the system still knows.
     pub fn local(&self) -> ClientAddr {
         match self {
             Self::Tcp(socket) => socket.local_addr().map_or(ClientAddr::Unix, ClientAddr::from),

@@ -183,14 +183,14 @@ pub(super) fn round_trip(socket: &impl AsFd) -> Duration {
     Account::of(socket).map_or(Duration::ZERO, |account| account.round_trip)
 }
 
-/// How large packets may be on the way to the peer.
+/// The largest packets on the way to the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Path {
     /// Of a packet, as far as the kernel knows.
     pub mtu: u32,
     /// Data in one segment.
     pub mss: u32,
-    /// What was sent is repeated, and not acknowledged.
+    /// TCP repeats what was sent, and it is not acknowledged.
     pub is_stuck: bool,
 }
 

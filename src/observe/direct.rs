@@ -16,7 +16,7 @@ use tracing::Level;
 
 use super::priority;
 
-/// How long the end of the process may wait for a reader of its last line.
+/// The time that the end of the process may wait for a reader of its last line.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// So much fits into whatever says that it takes something: a pipe says so for 4,096 bytes.

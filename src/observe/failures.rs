@@ -42,7 +42,7 @@ pub struct Tally<R = CloseReason> {
     period: Option<(Instant, Duration)>,
     /// Reasons that were told in full by somebody else since it was last quiet.
     in_full: BTreeSet<R>,
-    /// What those spoke who spoke no handshake, by a name for it.
+    /// The protocols of those that spoke no handshake, by name.
     spoken: BTreeMap<&'static str, u64>,
 }
 
@@ -57,7 +57,7 @@ pub struct Line<R = CloseReason> {
     pub sources: usize,
     /// The source of the newest failure.
     pub example: String,
-    /// How many spoke what in place of a handshake, where that is known.
+    /// The numbers of those that spoke something else, by its name, where that is known.
     pub spoken: Vec<(&'static str, u64)>,
 }
 
@@ -247,7 +247,7 @@ impl Line {
 }
 
 impl<R> Line<R> {
-    /// What to think of those that spoke something else; `None` where nobody did.
+    /// Makes the hint about those that spoke something else; `None` where nobody did.
     fn hint(&self) -> Option<String> {
         if self.spoken.is_empty() {
             return None;

@@ -55,7 +55,7 @@ pub enum Output {
     Syslog,
 }
 
-/// Why logging cannot start.
+/// The reason why logging cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// Nobody would get the lines, and nothing would tell.
@@ -68,7 +68,7 @@ pub enum StartError {
     System(#[from] io::Error),
 }
 
-/// Where syslog(3) sends its lines.
+/// The socket to which syslog(3) sends its lines.
 const SYSLOG: &str = "/dev/log";
 
 /// Starts logging, until the guard is dropped. The first call counts; later
@@ -116,7 +116,7 @@ pub(super) fn is_started() -> bool {
     STARTED.load(Ordering::Acquire)
 }
 
-/// What is logged from now on is lost.
+/// Ends the log: lines from now on are lost.
 pub(super) fn ended() {
     STARTED.store(false, Ordering::Release);
 }

@@ -14,7 +14,7 @@ use tracing::{Level, error};
 use super::{direct, log};
 use crate::printable::printable;
 
-/// What to do about it.
+/// The remedy.
 const DETAIL: &str = "a fault in this program; report it with this line";
 
 thread_local! {

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-/// What first bytes look like.
+/// The protocol that first bytes look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Speech {
     /// MySQL's or MariaDB's own protocol.
@@ -29,10 +29,10 @@ pub enum Speech {
     Text,
 }
 
-/// How many bytes of unknown text make it text: random ones look so once in 2^22 times.
+/// Bytes of unknown text that make it text: random ones look so once in 2^22 times.
 const TEXT: usize = 16;
 
-/// What begins like this.
+/// The beginnings of servers.
 const SERVERS: [(&[u8], Speech); 13] = [
     (b"HTTP/", Speech::Http),
     (b"SSH-", Speech::Ssh),
@@ -49,7 +49,7 @@ const SERVERS: [(&[u8], Speech); 13] = [
     (b"554 ", Speech::Mail),
 ];
 
-/// How clients begin.
+/// The beginnings of clients.
 const CLIENTS: [(&[u8], Speech); 19] = [
     (b"GET ", Speech::Http),
     (b"POST ", Speech::Http),
@@ -73,7 +73,7 @@ const CLIENTS: [(&[u8], Speech); 19] = [
 ];
 
 impl Speech {
-    /// What a server has said; `None` where it looks like nothing that is known.
+    /// Names the protocol of a server by what it said; `None` for none that is known.
     pub fn of_server(bytes: &[u8]) -> Option<Self> {
         let begins = |(start, _): &&(&[u8], Self)| bytes.starts_with(start);
         if let Some((_, speech)) = SERVERS.iter().find(begins) {
@@ -120,7 +120,7 @@ impl Speech {
     }
 }
 
-/// What follows the first digit of an array of RESP.
+/// Whether this follows the first digit of an array of RESP.
 fn is_array(rest: &[u8]) -> bool {
     let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
     digits < 8 && rest[digits..].starts_with(b"\r\n$")

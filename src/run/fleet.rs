@@ -84,7 +84,7 @@ struct Ready {
 #[derive(Default)]
 struct Fresh(Vec<Gate>);
 
-/// What operators call a tunnel.
+/// Gives the name of a tunnel for operators.
 fn name(options: &Options) -> &str {
     options.name.as_deref().unwrap_or_else(|| options.role.mode())
 }

@@ -101,10 +101,10 @@ pub enum Failure {
 /// Reads again what the tunnels are told: files, and the keys that they name.
 pub type Reread = Arc<dyn Fn() -> Result<Plan, Failure> + Send + Sync>;
 
-/// What was read again.
+/// The plan that was read again.
 #[derive(Debug)]
 pub struct Plan {
-    /// What the tunnels are told.
+    /// The options of the tunnels.
     pub tunnels: Vec<Options>,
     /// The flags of the process that differ from those at its start.
     pub restart: Vec<String>,

@@ -34,9 +34,9 @@ pub(super) struct Requests {
     doors: Option<Doors>,
     /// Where successors ask; closed once it stops.
     offer: Option<AsyncListener>,
-    /// Who we are, for those who ask there.
+    /// Our card, for visitors there.
     card: Card,
-    /// Whoever came there and has not said yet what for.
+    /// Visitors that have not said yet what for.
     visiting: JoinSet<io::Result<Visit>>,
     giving: JoinSet<io::Result<Successor>>,
 }
@@ -247,7 +247,7 @@ fn let_accept(given: Result<io::Result<Successor>, JoinError>) -> Option<Success
     }
 }
 
-/// What somebody wants who came to the socket for successors; `None` when he said
+/// Tells the wish of a visitor to the socket for successors; `None` for one who said
 /// nothing that we know.
 fn understood(visit: Result<io::Result<Visit>, JoinError>) -> Option<Visit> {
     let visit = visit.unwrap_or_else(|panic| Err(panic.into()));

@@ -290,7 +290,7 @@ async fn change(fleet: &mut Fleet, reread: Reread) -> anyhow::Result<ReloadedRep
     Ok(ReloadedReply { restart, ..changes })
 }
 
-/// Why files were not read, and as whom, where that may be why: root began, and after
+/// The reason why files were not read, and as whom, where that may be why: root began, and after
 /// `-u` another user reads.
 fn unread(failure: &Failure) -> anyhow::Error {
     let error = failure.to_string();

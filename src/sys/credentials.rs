@@ -19,7 +19,7 @@ use crate::files::text::{NotText, text};
 /// The most bytes of such a file; more is another kind of file.
 const LONGEST: usize = 4096;
 
-/// Where systemd says that it put the credentials of a service.
+/// The variable in which systemd names the directory of a service's credentials.
 const DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
 
 /// All that an access list of systemd's adds to the mode of a credential: it shows as

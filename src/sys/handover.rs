@@ -55,7 +55,7 @@ const END: &[u8] = b"\n";
 /// The longest name of a socket.
 const LONGEST_NAME: usize = 4096;
 
-/// How long one step may take.
+/// The time that one step may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long a predecessor may take for each step of its stop: it may be busy with
@@ -68,7 +68,7 @@ const STARTING: Duration = Duration::from_secs(120);
 /// A descriptor with a name that both processes know.
 #[derive(Debug)]
 pub struct Given {
-    /// What it is for.
+    /// Its purpose.
     pub name: String,
     /// A socket, or what else goes over.
     pub socket: OwnedFd,

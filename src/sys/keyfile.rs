@@ -27,7 +27,7 @@ use crate::secret::Secret;
 /// Permission bits that let group or others read or change a file.
 pub(super) const OPEN_TO_OTHERS: u32 = 0o066;
 
-/// Whose reach of a file with a secret, a key or a password, is put up with.
+/// The reach of others to a file with a secret, a key or a password, that is put up with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Access {
     /// Group and others may read or change it: the operator said so.

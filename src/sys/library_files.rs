@@ -27,7 +27,7 @@ const FILES: [&str; 7] = [
     "/etc/ld.so.conf",
 ];
 
-/// Where systems have their certificates.
+/// The places of certificates on usual systems.
 const CERTIFICATES: [&str; 10] = [
     "/etc/ssl",
     "/etc/ssl/cert.pem",
@@ -44,7 +44,7 @@ const CERTIFICATES: [&str; 10] = [
 /// Directories of libraries, next to those of an architecture in them.
 const LIBRARIES: [&str; 5] = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib"];
 
-/// Which services have libraries.
+/// The file that says which services have libraries.
 const SWITCH: &str = "/etc/nsswitch.conf";
 
 /// Files and directories that every process reads: those of `name_files`, users, the
@@ -55,7 +55,7 @@ pub fn of_every_process(name_files: &[&str]) -> Vec<PathBuf> {
     named.chain(variables).chain(service_libraries()).collect()
 }
 
-/// What is read to trust the system's certificates, with where links in `more`
+/// Lists the files of the system's certificates, with the places that links in `more`
 /// directories lead.
 pub fn of_certificates(more: &[PathBuf]) -> Vec<PathBuf> {
     let mut all: Vec<PathBuf> = CERTIFICATES.iter().map(PathBuf::from).collect();
@@ -87,7 +87,7 @@ fn of_variable(name: &str) -> Option<PathBuf> {
     path.is_absolute().then(|| path.to_owned())
 }
 
-/// What the services of name service are made of.
+/// The parts of name service's libraries.
 fn service_libraries() -> Vec<PathBuf> {
     let text = fs::read_to_string(SWITCH).unwrap_or_default();
     let services = text.lines().filter_map(|line| line.split('#').next()?.split_once(':'));

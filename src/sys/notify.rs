@@ -144,7 +144,7 @@ fn status_line(status: &str) -> String {
     format!("STATUS={}", printable(status))
 }
 
-/// What the manager told this process, for another that takes its place in the same
+/// Gives the manager's variables, for another process that takes its place in the same
 /// service: it hears nothing itself, as one that only controls the service.
 pub fn settings() -> Vec<(String, String)> {
     let is_ours = |name: &str| name != WATCHDOG || watchdog_period().is_some();

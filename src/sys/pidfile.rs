@@ -21,7 +21,7 @@ use crate::files::read::open;
 /// For all to read, as far as the umask lets them.
 pub const READABLE: Mode = Mode::from_bits_truncate(0o666);
 
-/// How often a file is opened that its owner removes at that very moment.
+/// The number of times that a file is opened which its owner removes at that very moment.
 const ATTEMPTS: usize = 16;
 
 /// A pid file of this process, and the lock on it. Dropping it removes the file, as
@@ -185,7 +185,7 @@ fn is_of_ours(pid: i32) -> bool {
     own.is_ok_and(|own| own == name) || name.trim_end() == env!("CARGO_PKG_NAME")
 }
 
-/// What is read to know the program of the process that a pid file names.
+/// Names the file that tells the program of the process in a pid file.
 pub fn name_of_owner(path: &Path) -> Option<PathBuf> {
     let (mut file, _) = open(path).ok()?;
     let mut text = [0; 16];

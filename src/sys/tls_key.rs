@@ -16,7 +16,7 @@ use crate::files::read::{ReadError, all_of, foreign_owner, open};
 /// The most bytes of such a file: 1 MiB.
 const LONGEST: usize = 1 << 20;
 
-/// Why a private key was not read.
+/// The reason why a private key was not read.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsKeyError {
     /// Opening or reading failed.

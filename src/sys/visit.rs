@@ -40,19 +40,19 @@ const DONE: u8 = b'+';
 /// Begins the answer about one that was not.
 const FAILED: u8 = b'-';
 
-/// How long one step may take.
+/// The time that one step may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long a reload may take: it resolves names, and reads the stores of gates.
+/// The time that a reload may take: it resolves names, and reads the stores of gates.
 const RELOADING: Duration = Duration::from_secs(120);
 
 /// The most bytes of an answer.
 const LONGEST: u64 = 64 << 10;
 
-/// What precedes the program in a [`Card`].
+/// The name of the program's line in a [`Card`].
 const PROGRAM: &str = "PROGRAM";
 
-/// Which program a process runs, and what its service manager told it.
+/// The program of a process, and what its service manager told it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Card {
     program: String,
@@ -60,7 +60,7 @@ pub struct Card {
     pub manager: Vec<(String, String)>,
 }
 
-/// What a visitor wants.
+/// The wish of a visitor.
 #[derive(Debug)]
 pub enum Visit {
     /// Nothing more.
@@ -71,7 +71,7 @@ pub enum Visit {
     Successor(UnixStream),
 }
 
-/// Why a process cannot be asked.
+/// The reason why a process cannot be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum VisitError {
     /// No such socket, or nobody who listens.
@@ -82,9 +82,9 @@ pub enum VisitError {
     /// It cannot be talked to.
     #[error("cannot ask the process at {path}: {cause}; restart it, or do this as root or its user", path = .path.display())]
     Failed {
-        /// Where it listens.
+        /// Its socket.
         path: PathBuf,
-        /// What the system says.
+        /// The words of the system.
         cause: io::Error,
     },
 }

@@ -53,7 +53,7 @@ pub fn begin_again() -> ! {
     resume_unwind(Box::new(Panicked))
 }
 
-/// What `future` gives. A panic in it ends nothing else.
+/// Awaits `future`. A panic in it ends nothing else.
 ///
 /// # Errors
 /// [`Panicked`]

@@ -25,20 +25,20 @@ const RESIDENT: usize = 2;
 /// More are never started; what is given then waits.
 const MOST: usize = 128;
 
-/// How long one more than the residents waits for work before it ends.
+/// The time that a thread beyond the residents waits for work before it ends.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// How long work waits until one more thread is tried for.
+/// The time that work waits until one more thread is tried for.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// How long after a failure a thread has to start for the trouble to be over.
+/// The time after a failure in which a thread has to start for the trouble to be over.
 const CALM: Duration = Duration::from_secs(1);
 
 static POOL: Pool = Pool::new();
 
 type Work = Box<dyn FnOnce() + Send>;
 
-/// Why work was not done, or not to its end.
+/// The reason why work was not done, or not to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum Undone {
     /// There is no thread at all.
@@ -67,11 +67,11 @@ struct State {
     threads: usize,
     /// Those that wait for work.
     idle: usize,
-    /// When a thread could not be started last, unless that is over.
+    /// The moment when a thread could not be started last, unless that is over.
     trouble: Option<Instant>,
 }
 
-/// What is to be logged, once nothing is locked.
+/// The news for the log, once nothing is locked.
 enum News {
     None,
     Trouble(io::Error),
@@ -90,7 +90,7 @@ pub fn start() -> Result<(), Undone> {
     Ok(())
 }
 
-/// What `work` gives, which may block. It is done to its end also when nobody waits for
+/// Does `work`, which may block. It is done to its end also when nobody waits for
 /// it any more.
 ///
 /// # Errors

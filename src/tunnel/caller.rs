@@ -73,7 +73,7 @@ pub(super) struct Called {
     pub(super) session: Session,
     /// When the first connection was there.
     pub(super) dialled: Instant,
-    /// How far the far end's clock is ahead of this host's, in milliseconds.
+    /// The lead of the far end's clock over this host's, in milliseconds.
     pub(super) ahead_ms: i64,
 }
 
@@ -135,7 +135,7 @@ struct Shaken {
     ahead_ms: i64,
 }
 
-/// What came of a far end before it answered.
+/// The trouble with a far end before it answered.
 struct Heard {
     message2: Message,
     got: usize,

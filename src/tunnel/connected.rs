@@ -30,7 +30,7 @@ pub(super) struct Connected {
     start: Box<Start>,
     /// Ready when it has to end.
     farewell: Farewell,
-    /// What it may not outlast without an answer; gone once there is one.
+    /// The deadline of an answer; gone once there is one.
     answer_due: Option<Box<(Box<AnswerDue>, Arc<Entrance>)>>,
     /// Where an operator sees it, and can end it.
     live: Live,

@@ -39,7 +39,7 @@ use crate::reason::CloseReason;
 /// How long a live dialer may wait before it says Open.
 pub(super) const UNOPENED: Duration = Duration::from_secs(60);
 
-/// How often it is looked whether who waits for a session or its target is still there, and
+/// The interval at which a dialer that waits for a session or its target is looked at, and
 /// how soon once something came.
 const LOOK: Duration = Duration::from_millis(500);
 const FIRST_LOOK: Duration = Duration::from_millis(10);
@@ -308,7 +308,7 @@ async fn gone(sealed: &Stream) {
     }
 }
 
-/// Why a dialer that waits for its target has ended its direction.
+/// The reason why a dialer that waits for its target has ended its direction.
 fn last_word(
     (sealed, session, already_read): (&mut Stream, &mut Session, &mut Vec<u8>),
 ) -> CloseReason {

@@ -28,7 +28,7 @@ use crate::proto::Session;
 use crate::proto::message::Open;
 use crate::reason::CloseReason;
 
-/// How long a lazy end waits for a client's first byte: a service that speaks first does so
+/// The time that a lazy end waits for a client's first byte: a service that speaks first does so
 /// that much later.
 const LAZY: Duration = Duration::from_secs(1);
 

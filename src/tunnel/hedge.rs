@@ -24,7 +24,7 @@ use crate::reason::CloseReason;
 /// A tunnel for a client, or why there is none.
 type Made = Result<Opened, Unreached>;
 
-/// How it stands with a tunnel that was asked.
+/// The state of a tunnel that was asked.
 enum Settled {
     /// Its client has it, or nothing at all.
     Done(Box<Made>),
@@ -146,7 +146,7 @@ impl Entrance {
         }
     }
 
-    /// What becomes of one that was asked.
+    /// Settles the fate of one that was asked.
     fn settle(&self, asked: Box<Asked>, answer: Answer, shared: &Shared) -> Settled {
         let first = asked.far_end();
         let why = match answer {

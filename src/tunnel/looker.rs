@@ -18,7 +18,7 @@ use crate::tasks::lasting;
 /// How often it is looked whether a peer has answered that was in doubt.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// When an acceptor that still waits for its target says for the first time that it is at
+/// The moment when an acceptor that still waits for its target says first that it is at
 /// work: a dialer that kept the tunnel warm does not know whether Open has arrived.
 pub(super) const AT_WORK: Duration = Duration::from_millis(200);
 

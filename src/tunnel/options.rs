@@ -65,7 +65,7 @@ pub struct Options {
 pub struct Balancers {
     /// Their addresses.
     pub nets: Nets<()>,
-    /// Whoever comes through a unix socket is one.
+    /// A peer that comes through a unix socket is one.
     pub unix: bool,
 }
 

@@ -32,7 +32,7 @@ use crate::proto::message::Open;
 use crate::proto::{PeerError, Session};
 use crate::reason::CloseReason;
 
-/// How often it is looked whether standard output has a reader.
+/// The interval at which standard output is looked at for a reader.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// Why a pipe did not do its work.
@@ -55,7 +55,7 @@ pub enum PipeError {
     Ended {
         /// Why.
         reason: CloseReason,
-        /// What to do about it.
+        /// The remedy.
         advice: &'static str,
     },
 }

@@ -35,7 +35,7 @@ const CALLS: usize = 16;
 /// several in a row are.
 const PASSAGES: usize = 16;
 
-/// How soon after a dial a ring comes back; a client that has the same port by chance
+/// The time after a dial in which a ring comes back; a client that has the same port by chance
 /// came mostly at another time.
 const SOON: Duration = Duration::from_secs(5);
 
@@ -75,11 +75,11 @@ struct Exit {
 /// A session through a decrypt end.
 struct Passage {
     serial: u64,
-    /// Who was announced.
+    /// The client that was announced.
     client: SocketAddr,
-    /// When the session was asked for.
+    /// The moment when the session was asked for.
     asked: Instant,
-    /// When its target began to be dialled.
+    /// The moment when its target began to be dialled.
     dialled: Instant,
 }
 
@@ -103,7 +103,7 @@ pub(super) struct Announced {
     asked: Instant,
 }
 
-/// What is entered with a number of its own, so that nobody takes out what another has
+/// An entry with a number of its own, so that nobody takes out what another has
 /// entered in its place.
 trait Entry {
     fn serial(&self) -> u64;
@@ -126,7 +126,7 @@ pub(super) fn calls(
 /// Refuses a client that is a call of the very tunnel that it came to.
 ///
 /// # Errors
-/// What the log says.
+/// The reason for the log.
 pub(super) fn refuse_own_call(by: TargetsId, accepted: &Stream) -> Result<(), Unmade> {
     let Some(pair) = Pair::of_accepted(accepted) else { return Ok(()) };
     if is_made_by(&lock(&CALLS_NOW), pair, by) {
@@ -147,7 +147,7 @@ fn is_made_by(calls: &HashMap<Pair, Call>, pair: Pair, by: TargetsId) -> bool {
 /// Refuses a client whose way here leads many times through this service.
 ///
 /// # Errors
-/// What the log says.
+/// The reason for the log.
 pub(super) fn refuse_ring(of: TargetsId, announced: Announced) -> Result<(), Unmade> {
     if goes_round(&lock(&PASSAGES_NOW), of, announced) {
         return Err(Unmade::new(CloseReason::Loop, format!("{REMEDY} of the service")));

@@ -58,7 +58,7 @@ pub(super) struct Verdict {
     pub(super) reason: CloseReason,
     /// It sent something.
     spoke: bool,
-    /// What that looks like, where it is no handshake.
+    /// The protocol that this looks like, where it is no handshake.
     pub(super) speech: Option<Speech>,
     /// It ended the handshake itself, in place of going on.
     hung_up: bool,

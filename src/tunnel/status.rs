@@ -20,7 +20,7 @@ pub struct Status {
     pub mode: &'static str,
     /// No new connections are accepted.
     pub draining: bool,
-    /// Where it listens.
+    /// Its socket.
     pub listeners: Vec<String>,
     /// Where it forwards, and how that is doing.
     pub targets: Vec<TargetHealth>,

@@ -18,10 +18,10 @@ use crate::tasks::{Undone, blocking};
 /// The most bytes of one read and one write.
 const AT_ONCE: usize = 64 << 10;
 
-/// How long a reader of standard output may take for what came before a stop.
+/// The time that a reader of standard output may take for what came before a stop.
 const LAST_WORDS: Duration = Duration::from_millis(250);
 
-/// What is under way on another thread.
+/// Work that is under way on another thread.
 type Done<T> = Pin<Box<dyn Future<Output = Result<io::Result<T>, Undone>> + Send>>;
 
 /// Both of them. Once output was told that the far side's stream is complete, input is
@@ -33,7 +33,7 @@ pub(super) struct Stdio {
 
 pub(super) struct Input {
     reading: Option<Done<Vec<u8>>>,
-    /// What was read, and how much of it was taken.
+    /// Bytes that were read, and the number of them that was taken.
     read: Vec<u8>,
     taken: usize,
     far_side_ended: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -113,7 +113,7 @@ fn write_all(bytes: &[u8]) -> io::Result<()> {
 }
 
 impl Input {
-    /// What there is, empty at the end.
+    /// Reads what there is, empty at the end.
     fn poll_some(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         if self.taken == self.read.len() {
             let buffer = &mut self.read;

@@ -29,7 +29,7 @@ use crate::proto::record::{MAX_PLAINTEXT, MAX_RECORD};
 use crate::proto::{Padding, Session};
 use crate::reason::CloseReason;
 
-/// What the kernel may hold for a socket that is bound only to see whether it can be.
+/// The backlog of a socket that is bound only to see whether it can be.
 const BACKLOG: i32 = 1;
 
 /// What was found on the way to one target.
@@ -48,7 +48,7 @@ pub struct Finding {
 pub struct Passed {
     /// Which.
     pub step: &'static str,
-    /// What there is to tell of it; may be empty.
+    /// A note about it; may be empty.
     pub note: String,
 }
 

@@ -16,7 +16,7 @@ use crate::reason::CloseReason;
 /// Who ends a connection later than this has held it before.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
-/// What came in place of an answer.
+/// The thing that came in place of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unanswered {
     /// Nothing until the deadline.
@@ -31,7 +31,7 @@ pub(super) enum Unanswered {
     Babbled,
 }
 
-/// What may keep a dialer out in silence: the causes that a far end does not tell.
+/// The causes that keep a dialer out in silence, which a far end does not tell.
 const KEPT_SILENT: &str = "check that it is a knockpipe decrypt, that it has this key, that both clocks agree within \
      two minutes, that its gate lets this address in (knockpipe gate why ADDRESS there), and that \
      neither its limits nor --suite keep this end out";

@@ -33,15 +33,15 @@ use crate::proto::inbound::Event;
 use crate::proto::message::Open;
 use crate::reason::CloseReason;
 
-/// What an answer may take beyond a round trip: the far end's own work, and an
+/// The time for an answer beyond a round trip: the far end's own work, and an
 /// acknowledgement that its system delays.
 const MARGIN: Duration = Duration::from_millis(100);
 
-/// How much later the answer of one may be than the handshake of another, where both waited
+/// The delay of the answer of one behind the handshake of another, where both waited
 /// for a path or a far end that stalled.
 const GRACE: Duration = Duration::from_millis(20);
 
-/// How long what came during a halt of this end has to be found: its timers are there first.
+/// The time in which what came during a halt of this end has to be found: its timers are first.
 const SECOND_LOOK: Duration = Duration::from_millis(100);
 
 /// A tunnel that waits to be opened.
@@ -50,7 +50,7 @@ pub(super) struct Warm {
     pub(super) far_end: usize,
     stream: Stream,
     session: Session,
-    /// What was read and is no whole record.
+    /// Bytes that were read and are no whole record.
     already_read: Vec<u8>,
 }
 
@@ -64,7 +64,7 @@ pub(super) struct Asked {
     heard: Heard,
 }
 
-/// What the far end has said to Open.
+/// The far end's word on Open.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Heard {
     Nothing,
@@ -73,7 +73,7 @@ enum Heard {
     Opened,
 }
 
-/// What a client has of a tunnel that was asked.
+/// The outcome for a client of a tunnel that was asked.
 pub(super) enum Answer {
     /// It is this client's.
     Ours,
@@ -95,7 +95,7 @@ pub(super) struct Opened {
     pub(super) start: Start,
     /// Open was said; otherwise nothing was.
     pub(super) is_open: bool,
-    /// Where its client's bytes go out before there was an answer.
+    /// Set where its client's bytes go out before there was an answer.
     pub(super) answer_due: Option<Box<AnswerDue>>,
 }
 
@@ -158,7 +158,7 @@ impl Warm {
         })
     }
 
-    /// Why a tunnel ends on which the far end has said something, as far as it is here.
+    /// The reason why a tunnel ends on which the far end has said something, as far as it is here.
     pub(super) fn reason_to_end(&mut self) -> CloseReason {
         match self.poll_ended(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(reason) => reason,
@@ -236,7 +236,7 @@ impl Asked {
         }
     }
 
-    /// What comes, as long as it is not overdue. An Open that the far end's system has not
+    /// Waits for an answer as long as it is not overdue. An Open that the far end's system has not
     /// even acknowledged is so soon; a far end that works says that it does; and where that
     /// is not agreed only time tells.
     async fn in_time(&mut self, timeout: Duration) -> Answer {
@@ -255,7 +255,7 @@ impl Asked {
         Answer::Silence
     }
 
-    /// What comes until `deadline`, if anything does.
+    /// Waits for what comes until `deadline`, if anything does.
     async fn until(&mut self, deadline: Instant) -> Option<Answer> {
         let Warm { stream, session, already_read, .. } = &mut self.warm;
         let event = match timeout_at(deadline, next_event(stream, session, already_read)).await {

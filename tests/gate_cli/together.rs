@@ -20,7 +20,7 @@ fn lines(network: u8, count: usize) -> String {
     })
 }
 
-/// How many entries a store has.
+/// Counts the entries of a store.
 #[track_caller]
 fn count(store: &Store) -> usize {
     store.good("list --unsorted").lines().count()

@@ -12,7 +12,7 @@ use common::redis::{Redis, Reply, Resp};
 use common::way::Way;
 use common::{Ending, Pair, PairOptions, Target, Wire, eventually};
 
-/// What an encrypt end logs of each tunnel for its pool.
+/// The line of an encrypt end about each tunnel for its pool.
 const READY: &str = "a warm tunnel is ready";
 
 /// Far less than TCP's own patience, and more than `-o 2` and a loaded machine.
@@ -31,7 +31,7 @@ fn over_a_way(target: &common::Addr, args: &[&str]) -> (Pair, Way) {
     (pair, way.into_inner().unwrap())
 }
 
-/// How long `work` took.
+/// Measures the time that `work` took.
 fn timed(work: impl FnOnce()) -> Duration {
     let begin = Instant::now();
     work();

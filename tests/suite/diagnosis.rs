@@ -19,7 +19,7 @@ fn check(args: &[&str], key: &Path) -> (Option<i32>, String, String) {
     (status.code(), text(&stdout), text(&stderr))
 }
 
-/// What the encrypt end says of its first client, with this far end.
+/// Gives the line of the encrypt end about its first client, with this far end.
 fn detail_of(key: &Path, far_end: &Addr) -> String {
     let launch = Launch::encrypt(key).source(&any()).target(far_end).args(["-o", "1"]);
     let encrypt = launch.start();

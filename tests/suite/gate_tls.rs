@@ -107,7 +107,7 @@ fn works(output: &Output) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// What Redis with TLS wants unless told otherwise.
+/// The default of Redis with TLS.
 #[test]
 fn a_server_that_wants_a_client_certificate_gets_one() {
     let place = Place::start("yes");

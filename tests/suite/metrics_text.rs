@@ -20,7 +20,7 @@ use super::metrics::{OPENMETRICS, Prometheus, documented, families, measured};
 const TEXT: &str = "text/plain; version=0.0.4";
 const OPEN: &str = "application/openmetrics-text; version=1.0.0";
 
-/// What Prometheus says when it wants the older format.
+/// The Accept header of a Prometheus that wants the older format.
 const OLDER: &str = "Accept: text/plain;version=0.0.4;q=0.5,*/*;q=0.1\r\n";
 
 #[test]

@@ -52,7 +52,7 @@ impl Places {
         assert!(text.contains(part) && text.lines().count() == 1, "{text}");
     }
 
-    /// What is in a directory, hidden files too.
+    /// Lists a directory, hidden files too.
     fn names(&self, name: &str) -> Vec<String> {
         let entries = fs::read_dir(self.path(name)).unwrap();
         let mut names: Vec<_> =

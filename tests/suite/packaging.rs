@@ -249,7 +249,7 @@ fn what_the_documents_of_the_package_name_is_in_it() {
 
 // === maintainer scripts ===
 
-/// What `postinst` does with services that run, by a systemctl that only tells.
+/// The work of `postinst` on services that run, by a systemctl that only tells.
 #[test]
 fn an_upgrade_reloads_what_can_hand_over_and_restarts_what_cannot() {
     let dir = TempDir::new().unwrap();

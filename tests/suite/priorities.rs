@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use crate::common::machine::with_syslog;
 use crate::common::{NEVER, binary, keygen, wait::bounded};
 
-/// What `JOURNAL_STREAM` says.
+/// The stream that `JOURNAL_STREAM` names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Named {
     /// Standard error.

@@ -14,7 +14,7 @@ use common::{
 /// More than `max_connect_errors` allows below.
 const PROBES: usize = 20;
 
-/// What MariaDB counts against hosts whose connections come to nothing.
+/// The counts of MariaDB against hosts whose connections come to nothing.
 fn counted(server: &MariaDb) -> String {
     query(server.addr(), "SHOW GLOBAL STATUS LIKE 'Aborted_connects%'")
 }
@@ -80,7 +80,7 @@ fn health_checks_of_a_listed_balancer_are_no_warnings() {
     assert_eq!(target.counts().accepts(), 0);
 }
 
-/// What a health check is at `--log-level debug`.
+/// The line of a health check at `--log-level debug`.
 const PROBE: &str = "a health check: it came and left without a byte";
 
 /// A unix socket whose clients a balancer announces.

@@ -112,7 +112,7 @@ impl Stage {
     }
 }
 
-/// What is left of a service that was replaced.
+/// The rest of a service that was replaced.
 struct Replaced {
     old: End,
     encrypt: End,

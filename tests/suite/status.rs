@@ -20,7 +20,7 @@ use tempfile::TempDir;
 
 const KEY: &str = "\"key\"";
 
-/// What a command shows at a terminal of 80x24.
+/// Gives the output of a command at a terminal of 80x24.
 fn at_a_terminal(admin: &Admin, args: &[&str]) -> String {
     let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
     let terminal = openpty(Some(&size), None).unwrap();

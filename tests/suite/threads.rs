@@ -20,7 +20,7 @@ use crate::common::program::{install, require};
 use crate::common::wait::poll;
 use crate::common::{End, Launch, NEVER, Program, Target, any, binary, eventually, keygen, proc};
 
-/// How long a thread may stay that has nothing to do.
+/// The time that a thread may stay that has nothing to do.
 const IDLE: Duration = Duration::from_secs(12);
 
 /// A user of its own, with a directory in which the program and a key are.
@@ -113,7 +113,7 @@ fn allow_threads(user: &User, end: &End, allowed: bool) {
     limit(&[&format!("--nproc={soft}:")]);
 }
 
-/// What came of a start.
+/// The outcome of a start.
 #[derive(Debug, PartialEq, Eq)]
 enum Start {
     Serves,

@@ -22,7 +22,7 @@ const COLUMNS: [&str; WIDTH] =
 /// The least that is left of a name on a narrow terminal.
 const LEAST_NAME: usize = 8;
 
-/// What a tunnel did in a second.
+/// The work of a tunnel in a second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Rates {
     /// Connections accepted.
@@ -33,7 +33,7 @@ pub(super) struct Rates {
     pub(super) received: u64,
 }
 
-/// How badly a tunnel is, the worst first.
+/// The state of a tunnel in a word, the worst first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Grade {
     /// New connections do not get through.
@@ -93,7 +93,7 @@ pub(super) fn overview(
     text.lines().map(|line| wide(line) + "\n").collect()
 }
 
-/// What concerns the process.
+/// The lines about the process.
 fn head(status: &StatusReply, tunnels: &[&TunnelReply]) -> String {
     let StatusReply { version, pid, uptime_s, state, .. } = status;
     let up = span(*uptime_s);
@@ -111,7 +111,7 @@ fn head(status: &StatusReply, tunnels: &[&TunnelReply]) -> String {
     out + "\n"
 }
 
-/// How many there are of each grade.
+/// Counts the tunnels of each grade.
 fn counts(tunnels: &[&TunnelReply]) -> String {
     let all = [(Grade::Broken, "broken"), (Grade::Odd, "to look at"), (Grade::Well, "well")];
     let counted = all.map(|(grade, what)| {
@@ -173,7 +173,7 @@ fn fit(rows: &mut [[String; WIDTH]], tunnels: &[&TunnelReply], columns: usize) {
     }
 }
 
-/// How wide a table is.
+/// The width of a table.
 fn width(rows: &[[String; WIDTH]]) -> usize {
     let widest = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
     (0..WIDTH).filter_map(widest).sum::<usize>() + 2 * (WIDTH - 1)

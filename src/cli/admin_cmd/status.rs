@@ -16,7 +16,7 @@ use crate::cli::output::{Screen, clear, print};
 use crate::cli::{Done, values};
 use crate::run::Failure;
 
-/// What stands under `status`.
+/// The text under the flags of `status`.
 pub(in crate::cli) const STATUS_EXAMPLES: &str = "\
 One line for each tunnel, what is wrong first; of a single one all that there is to say. A terminal
 gets as many lines as it has, none longer than it is wide. Rates are measured over half a second, or
@@ -106,7 +106,7 @@ impl StatusArgs {
 }
 
 impl Look {
-    /// What each tunnel did in a second since `before`; nothing of another process.
+    /// Computes the rates of each tunnel since `before`; none where it is another process.
     fn rates<'a>(&'a self, before: &Self) -> HashMap<&'a str, Rates> {
         if self.status.pid != before.status.pid {
             return HashMap::new();

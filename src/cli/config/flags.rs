@@ -97,7 +97,7 @@ impl Flags {
         Ok(())
     }
 
-    /// What `[process]` says, and all its values. Variables fill in what it does not say.
+    /// Parses `[process]`, and gives all its values. Variables fill in what it does not say.
     pub(super) fn process(
         &self,
         settings: &[Setting],
@@ -155,7 +155,7 @@ impl Flags {
         Ok((line.gate, line.acceptor))
     }
 
-    /// What holds for a tunnel, as settings.
+    /// Gives all that holds for a tunnel, as settings.
     pub(super) fn settings(&self, table: &Table, tables: &Tables) -> Result<Vec<Setting>, Mistake> {
         self.merged(self.mode(table)?, table, tables)
     }

@@ -15,7 +15,7 @@ use crate::run::Failure;
 use crate::sys::keyfile::Access;
 use crate::tunnel::Balancers;
 
-/// Which gate of the file.
+/// The choice of a gate of the file.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::cli) enum Which<'a> {
     /// `[gates.NAME]`
@@ -34,7 +34,7 @@ pub(in crate::cli) struct NamedGate {
     pub(in crate::cli) proxies: Arc<Balancers>,
 }
 
-/// What makes up a gate, before its files are read.
+/// The parts of a gate, before its files are read.
 struct Found {
     what: String,
     args: (GateArgs, AcceptorGateArgs),

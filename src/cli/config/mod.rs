@@ -72,7 +72,7 @@ pub(super) enum ConfigError {
     Unreadable {
         /// Which.
         file: PathBuf,
-        /// What the system says.
+        /// The words of the system.
         cause: ReadError,
     },
     /// It is no UTF-8.
@@ -110,7 +110,7 @@ impl Mistake {
         Self { line: None, what, is_elsewhere: false }
     }
 
-    /// What the environment says wrongly.
+    /// A mistake in the environment.
     fn elsewhere(what: String) -> Self {
         Self { line: None, what, is_elsewhere: true }
     }
@@ -224,7 +224,7 @@ fn at(place: String, failure: Failure) -> Failure {
     }
 }
 
-/// What `parse` makes of the text of a file, and of the directory that its paths are
+/// Parses the text of a file with `parse`, which also gets the directory that its paths are
 /// taken from.
 ///
 /// # Errors

@@ -64,10 +64,10 @@ const TABLES: [&str; 5] = ["process", "keys", "defaults", "gates", "tunnels"];
 /// What stands at the top.
 const TOP: &str = "[process], [keys], [defaults], [gates.NAME] and [tunnels.NAME]";
 
-/// Where systemd puts the credentials of a service.
+/// The variable with the directory of a service's credentials.
 const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 
-/// What precedes a key file's name there, where `LoadCredential=key:` gave the directory
+/// The beginning of a key file's name there, where `LoadCredential=key:` gave the directory
 /// of the keys. Without credentials the files themselves are meant, so that whoever
 /// checks the file reads the keys of the service.
 const KEY: &str = "/key_";

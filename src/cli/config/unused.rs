@@ -19,7 +19,7 @@ use crate::sys::keyfile::Access;
 pub(super) struct Unused {
     /// As in "key 'old'".
     pub(super) what: String,
-    /// Where it stands, from 1.
+    /// Its line, from 1.
     pub(super) line: usize,
     kind: Kind,
 }

@@ -111,17 +111,17 @@ pub(super) async fn import(args: ImportArgs) -> Result<Done, Failure> {
     report(&args.common, &place, &counts)
 }
 
-/// Where the lines come from.
+/// The source of the lines.
 struct Input {
     name: String,
     /// `None` is standard input.
     file: Option<File>,
 }
 
-/// What reads lines.
+/// A reader of lines.
 struct Reader<'a> {
     args: &'a ImportArgs,
-    /// Who is not banned without `--force`, besides those of the flags.
+    /// Networks that are not banned without `--force`, besides those of the flags.
     spared: &'a [(&'static str, Member)],
     now_ms: u64,
 }
@@ -175,7 +175,7 @@ impl Reader<'_> {
         Ok(wanted)
     }
 
-    /// What a line says, if it says anything; `before` it were so many.
+    /// Parses a line, if it says anything; `before` it were so many.
     fn wanted_of(&self, line: &[u8], before: usize) -> Result<Option<Wanted>, String> {
         if line.len() > LONGEST_LINE {
             return Err(format!("it is longer than {LONGEST_LINE} bytes"));

@@ -81,7 +81,7 @@ pub(super) struct Source {
     pub(super) spared: Vec<(&'static str, Member)>,
 }
 
-/// Where a running process is asked.
+/// The admin socket of a running process.
 pub(super) struct Door<'a> {
     path: &'a Path,
     user: Option<Uid>,

@@ -31,7 +31,7 @@ use crate::run::Failure;
 const NO_RULES: &str = "static rules as given here, which is none; repeat the tunnel's \
      --allow/--deny/--internal, or name its configuration file (-c) or process (--admin)";
 
-/// What the gate itself says, where a file or a process names it.
+/// The flags that the gate itself has, where a file or a process names it.
 const RULES: [&str; 5] = ["allow", "deny", "internal", "gate_away", "ban_after"];
 
 /// `gate why`.
@@ -65,7 +65,7 @@ enum Subject {
     Nameless,
 }
 
-/// What there is to tell, and what only this command knows of it.
+/// An answer, and what only this command knows of it.
 struct Answer {
     reply: WhyReply,
     ban_after: Option<BanAfter>,
@@ -93,7 +93,7 @@ pub(super) async fn why(args: WhyArgs) -> Result<Done, Failure> {
     of_store(&args, peer).await
 }
 
-/// What the gates of a process say, from their memory.
+/// Tells what the gates of a process say, from their memory.
 fn of_process(args: &WhyArgs, door: &Door<'_>, peer: Peer) -> Result<Done, Failure> {
     let address = peer.ip().map_or_else(|| ClientAddr::Nameless.to_string(), |ip| ip.to_string());
     let announced = args.announced;
@@ -120,7 +120,7 @@ fn of_process(args: &WhyArgs, door: &Door<'_>, peer: Peer) -> Result<Done, Failu
     Ok(Done::Clean)
 }
 
-/// What a gate with this store would say.
+/// Explains the decision of a gate with this store.
 async fn of_store(args: &WhyArgs, peer: Peer) -> Result<Done, Failure> {
     let source = args.common.store.look()?;
     let gate = source.options.clone();
@@ -244,7 +244,7 @@ impl Answer {
         text + &lines.collect::<Vec<_>>().join("\n")
     }
 
-    /// What stands below the rules.
+    /// Lists the lines below the rules.
     fn lines(&self) -> impl Iterator<Item = (&'static str, String)> {
         let (store, notes): (Vec<_>, Vec<_>) =
             self.notes.iter().cloned().partition(|(name, _)| *name != "note");

@@ -258,7 +258,7 @@ impl EmbeddedStore {
         .await
     }
 
-    /// What `work` gives, on a thread that may block.
+    /// Does `work` on a thread that may block.
     async fn apart<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Self) -> Result<T, StoreError> + Send + 'static,

@@ -15,7 +15,7 @@ use super::super::store::Event;
 use super::Keeper;
 use crate::tasks::{begin_again, caught};
 
-/// How often ends of entries, the store's absence and the diary are looked at.
+/// The interval at which ends of entries, the store's absence and the diary are looked at.
 const TICK: Duration = Duration::from_millis(100);
 
 /// Questions on their way to the store. One is asked after the other.
@@ -24,14 +24,14 @@ const QUESTIONS: usize = 4;
 /// Reports on their way from it.
 const EVENTS: usize = 64;
 
-/// Why the store is away when nobody follows it any more.
+/// The reason why the store is away when nobody follows it any more.
 const UNFOLLOWED: &str =
     "what follows it failed, which is a fault in this program; it is read again from the start";
 
 pub(super) type Reports = mpsc::Sender<Event>;
 pub(super) type Questions = mpsc::Receiver<Vec<IpAddr>>;
 
-/// How following a store ended.
+/// The end of following a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ended {
     /// No tunnel has the gate any more, or the runtime ends.

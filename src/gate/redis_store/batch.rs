@@ -21,7 +21,7 @@ use super::write::{self, Done, Failed, count, score, set_for};
 /// Edits in one transaction. The server does nothing else while it makes them.
 pub const MOST_TOGETHER: usize = 10_000;
 
-/// How long a server may take for that many.
+/// The time that a server may take for that many.
 const ANSWER: Duration = Duration::from_secs(10);
 
 /// Commands that are sent at once where they are no transaction.
@@ -35,7 +35,7 @@ const MOST_NAMED: usize = 1_000;
 
 /// A command of an edit.
 struct Step {
-    /// Which edit it belongs to.
+    /// The place of its edit.
     edit: usize,
     key: String,
     command: Cmd,

@@ -14,7 +14,7 @@ pub(super) struct Cause {
     pub(super) remedy: Option<&'static str>,
 }
 
-/// What the chain that begins with `error` tells.
+/// Finds the cause in the chain that begins with `error`.
 pub(super) fn cause_of(error: &(dyn Error + 'static)) -> Cause {
     let mut innermost = error;
     loop {

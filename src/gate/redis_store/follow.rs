@@ -44,7 +44,7 @@ pub(super) struct Session<'a> {
     pub(super) odd: Odd,
     pub(super) memory: KeyMemory,
     pub(super) form: Form,
-    /// When the key of the set ends, with all its members.
+    /// The end of the set's key, with all its members.
     pub(super) set_end: Option<u64>,
     /// What the full read found, and what was told singly since.
     pub(super) walk: Walk,

@@ -23,7 +23,7 @@ pub(super) type Together = Arc<AtomicU64>;
 pub(super) struct Account {
     state: Mutex<State>,
     excess: OnceLock<Excess>,
-    /// Why the connection failed, which is lost on the way through its driver.
+    /// The reason why the connection failed, which is lost on the way through its driver.
     failure: OnceLock<Cause>,
     together: Together,
 }
@@ -73,7 +73,7 @@ impl Account {
         self.excess.get().copied()
     }
 
-    /// Why the connection failed, if it did.
+    /// The reason why the connection failed, if it did.
     pub(super) fn failure(&self) -> Option<Cause> {
         self.failure.get().cloned()
     }

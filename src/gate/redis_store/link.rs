@@ -24,7 +24,7 @@ use super::trouble::{Kind, Trouble};
 use super::way::{Connected, Stream, connect};
 use crate::net::Names;
 
-/// How long a server may take for one answer, a login among them.
+/// The time that a server may take for one answer, a login among them.
 pub(super) const ANSWER: Duration = Duration::from_secs(1);
 
 /// How to reach a server of a store.
@@ -33,7 +33,7 @@ pub(super) struct Access {
     pub(super) credentials: Option<Credentials>,
     pub(super) db: i64,
     pub(super) tls: Option<Tls>,
-    /// Where the servers are that have names.
+    /// The addresses of servers that have names.
     pub(super) names: Arc<Names>,
     /// What all connections of the store hold.
     pub(super) together: Together,
@@ -161,7 +161,7 @@ impl Link {
         answer.map_err(|error| self.trouble_of(&error))
     }
 
-    /// Why the connection failed, where that is known.
+    /// The reason why the connection failed, where that is known.
     pub(super) fn failure(&self) -> Option<Trouble> {
         failure(&self.node, &self.account)
     }
@@ -193,7 +193,7 @@ impl Link {
     }
 }
 
-/// What went wrong; a connection that failed knows best why.
+/// Gives the trouble; a connection that failed knows its cause best.
 fn trouble_of(error: &RedisError, node: &Node, account: &Account) -> Trouble {
     failure(node, account).unwrap_or_else(|| Trouble::of(error, node))
 }

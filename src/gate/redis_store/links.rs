@@ -126,7 +126,7 @@ impl Links {
         }
     }
 
-    /// When the key of the allow-set ends, with all its members; `None` for never, or
+    /// The end of the allow-set's key, with all its members; `None` for never, or
     /// where there is no such key.
     pub(super) async fn set_end(&self, keys: &Keys) -> Result<Option<u64>, Trouble> {
         let ends = self.ends(std::slice::from_ref(&keys.allow_set), now_ms()).await?;

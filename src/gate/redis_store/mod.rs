@@ -58,7 +58,7 @@ pub struct RedisOptions {
     pub credentials: Option<Credentials>,
     /// Who to be at Sentinels, which have passwords of their own.
     pub sentinel_credentials: Option<Credentials>,
-    /// What secures connections; `None` where the address asks for no TLS.
+    /// The means to secure connections; `None` where the address asks for no TLS.
     pub tls: Option<TlsOptions>,
     /// The names of the keys.
     pub keys: Keys,
@@ -83,7 +83,7 @@ pub struct RedisStore {
     topology: Topology,
     /// The connections over which edits go, kept from one to the next.
     writer: Mutex<Option<write::Writer>>,
-    /// Why the follower failed last, while it has not read everything since.
+    /// The reason why the follower failed last, while it has not read everything since.
     away: SyncMutex<Option<String>>,
 }
 
@@ -105,7 +105,7 @@ impl RedisStore {
         Self { keys, access, topology, writer: Mutex::default(), away: SyncMutex::default() }
     }
 
-    /// Why the store is away now, if whoever follows it found it so.
+    /// The reason why the store is away now, if whoever follows it found it so.
     pub fn away(&self) -> Option<String> {
         self.away.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -117,7 +117,7 @@ impl RedisStore {
     /// Makes a change at the master, wherever it is now.
     ///
     /// # Errors
-    /// What the server said, or why none could be reached, after one retry.
+    /// The answer of the server, or the reason why none could be reached, after one retry.
     pub async fn edit(&self, edit: Edit) -> Result<Receipt, StoreError> {
         write::edit(self, &edit).await
     }
@@ -127,7 +127,7 @@ impl RedisStore {
     /// and each key beside it is changed by itself.
     ///
     /// # Errors
-    /// What the server said, or why none could be reached, after one retry.
+    /// The answer of the server, or the reason why none could be reached, after one retry.
     pub async fn edit_all(
         &self,
         edits: &[Edit],
@@ -140,15 +140,15 @@ impl RedisStore {
     /// entries that are no address or network.
     ///
     /// # Errors
-    /// What the server said, or why none could be reached.
+    /// The answer of the server, or the reason why none could be reached.
     pub async fn list_allowed(&self, to: mpsc::Sender<Vec<Item>>) -> Result<u64, StoreError> {
         list::allowed(self, &to).await
     }
 
-    /// When the key of the allow-set ends, with all its members, in unix milliseconds.
+    /// The end of the allow-set's key, with all its members, in unix milliseconds.
     ///
     /// # Errors
-    /// What the server said, or why none could be reached.
+    /// The answer of the server, or the reason why none could be reached.
     pub async fn set_end(&self) -> Result<Option<u64>, StoreError> {
         list::set_end(self).await
     }
@@ -156,7 +156,7 @@ impl RedisStore {
     /// Sends all bans in batches; gives the number of keys that name no address.
     ///
     /// # Errors
-    /// What the server said, or why none could be reached.
+    /// The answer of the server, or the reason why none could be reached.
     pub async fn list_bans(&self, to: mpsc::Sender<Vec<Item>>) -> Result<u64, StoreError> {
         list::bans(self, &to).await
     }
@@ -165,7 +165,7 @@ impl RedisStore {
     /// number of entries that are none.
     ///
     /// # Errors
-    /// What the server said, or why none could be reached.
+    /// The answer of the server, or the reason why none could be reached.
     pub async fn history(&self, to: mpsc::Sender<Vec<(IpAddr, u64)>>) -> Result<u64, StoreError> {
         list::history(self, &to).await
     }
@@ -174,7 +174,7 @@ impl RedisStore {
     /// of `findtime`.
     ///
     /// # Errors
-    /// What the server said, or why none could be reached.
+    /// The answer of the server, or the reason why none could be reached.
     pub async fn standing(
         &self,
         ip: IpAddr,

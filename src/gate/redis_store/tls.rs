@@ -19,7 +19,7 @@ pub(super) use imp::Tls;
 /// The most bytes of a file of certificates: 16 MiB.
 const LONGEST: usize = 16 << 20;
 
-/// What checks the server, and what we show to it.
+/// The means to check the server, and what we show to it.
 #[derive(Clone)]
 pub struct TlsOptions {
     /// The files that are read.
@@ -40,7 +40,7 @@ pub struct TlsFiles {
     pub key: Option<PathBuf>,
 }
 
-/// Which of the files.
+/// One of the files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which {
     /// Those to trust.
@@ -49,7 +49,7 @@ pub enum Which {
     Cert,
 }
 
-/// Why files for TLS are of no use.
+/// The reason why files for TLS are of no use.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// It cannot be read.
@@ -58,11 +58,11 @@ pub enum TlsError {
         file = .file.display()
     )]
     Unreadable {
-        /// What it is for.
+        /// Its purpose.
         which: Which,
         /// The file.
         file: PathBuf,
-        /// Why not.
+        /// The reason.
         cause: ReadError,
     },
     /// There is nothing to check a server with, or to show to it.
@@ -76,7 +76,7 @@ pub enum TlsError {
     Key {
         /// The file.
         file: PathBuf,
-        /// What it is instead, and the remedy.
+        /// The kind of the file, and the remedy.
         cause: &'static str,
     },
     /// They do not belong together.
@@ -89,7 +89,7 @@ pub enum TlsError {
         cert: PathBuf,
         /// The key's file.
         key: PathBuf,
-        /// What the library says.
+        /// The words of the library.
         cause: String,
     },
 }
@@ -148,7 +148,7 @@ impl TlsOptions {
         Self::read(TlsFiles::default(), None).expect("no file is named that could be wrong")
     }
 
-    /// What connections are secured with.
+    /// The means to secure connections.
     pub(super) fn tls(&self) -> Tls {
         self.tls.clone()
     }
@@ -195,7 +195,7 @@ mod imp {
     use super::{Own, TlsError, Which};
     use crate::files::read::open;
 
-    /// What secures connections, or why nothing does.
+    /// The means to secure connections, or the reason why there is none.
     #[derive(Clone)]
     pub(in super::super) struct Tls(Result<TlsConnector, Arc<str>>);
 
@@ -285,7 +285,7 @@ mod imp {
         Ok(roots)
     }
 
-    /// What shows who we are.
+    /// Our identity.
     fn identity(own: &Own<'_>) -> Result<Arc<SingleCertAndKey>, TlsError> {
         let Own { cert_file, cert, key_file, key } = *own;
         let chain = certificates(Which::Cert, cert_file, cert)?;
@@ -330,7 +330,7 @@ mod imp {
     pub(in super::super) struct Tls;
 
     impl Tls {
-        /// What the files hold is nothing to this build.
+        /// This build has no use for the files.
         pub(super) fn new(
             _: Option<(&Path, &Zeroizing<Vec<u8>>)>,
             own: Option<Own<'_>>,

@@ -6,7 +6,7 @@ use tokio_rustls::rustls::{AlertDescription, CertificateError, Error as TlsError
 
 use super::cause::Cause;
 
-/// What an error tells, if it is one of TLS.
+/// Puts an error into words, if it is one of TLS.
 pub(super) fn told(error: &(dyn Error + 'static)) -> Option<Cause> {
     let error = error.downcast_ref::<TlsError>()?;
     Some(match error {

@@ -19,7 +19,7 @@ use super::trouble::{Kind, Trouble};
 
 /// How often Sentinels and Clusters are asked whether a master moved.
 const WATCH: Duration = Duration::from_millis(700);
-/// How long those who know may take as soon as one of them has answered.
+/// The time that the others may take as soon as one of them has answered.
 const OPINION: Duration = Duration::from_millis(500);
 /// How many nodes of a Cluster are remembered and asked.
 pub(super) const MOST_ASKED: usize = 16;

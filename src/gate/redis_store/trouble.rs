@@ -17,7 +17,7 @@ pub(super) struct Trouble {
     pub(super) server: String,
     /// One line without the server.
     pub(super) cause: String,
-    /// What to do about it, where that is known better than by its kind.
+    /// The remedy, where one is known that is better than that of its kind.
     remedy: Option<&'static str>,
 }
 

@@ -20,12 +20,12 @@ use crate::addr::Address;
 use crate::net::{DialError, SocketOptions, Stream as Socket, Target, dial};
 use crate::printable::printable;
 
-/// How long name service may take.
+/// The time that name service may take.
 const LOOK_UP: Duration = Duration::from_secs(2);
-/// How long a connection may take, over all addresses of a name: a SYN that is lost is
+/// The time that a connection may take, over all addresses of a name: a SYN that is lost is
 /// sent again after a second.
 const CONNECT: Duration = Duration::from_secs(2);
-/// How long TLS may take.
+/// The time that TLS may take.
 const TLS: Duration = Duration::from_secs(2);
 /// The longest that it takes to connect and log in, or to fail.
 pub const LONGEST: Duration =
