@@ -311,7 +311,7 @@ fn a_process_of_another_user_is_not_asked() {
 #[test]
 fn root_asks_a_process_that_became_the_user_of_the_file() {
     let stage = Stage::new();
-    for path in [stage.dir.path().to_owned(), stage.path("key")] {
+    for path in [stage.dir.path().to_owned(), stage.path("key"), stage.path("notify")] {
         chown(path, Some(65534), Some(65534)).unwrap();
     }
     let file = fs::read_to_string(stage.path("far.toml")).unwrap();
