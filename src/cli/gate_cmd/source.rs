@@ -29,6 +29,20 @@ use crate::sys::peer::Peer;
 use crate::sys::privileges::{User, uid_of};
 use crate::sys::sandbox::forbid_dumps;
 
+/// The flags of [`StoreArgs`], one by one, so that a mistake names the flag that was typed: of
+/// the whole group it would name `--gate`.
+const OWN: [&str; 9] = [
+    "gate",
+    "gate_credentials",
+    "gate_ca",
+    "gate_cert",
+    "gate_key",
+    "set",
+    "history",
+    "ban_prefix",
+    "allow_prefix",
+];
+
 /// A gate, named by flags of its own or in one of the two other ways, which exclude these.
 #[derive(Debug, Args)]
 pub(super) struct SourceArgs {
@@ -36,24 +50,24 @@ pub(super) struct SourceArgs {
     store: StoreArgs,
 
     /// The gate of this configuration file, with its store, keys, password file and rules
-    #[arg(short, long, value_name = "FILE", conflicts_with = "StoreArgs", help_heading = GATE)]
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = OWN, help_heading = GATE)]
     config: Option<PathBuf>,
 
     /// Its [gates.NAME]; not needed where the file has one gate
     #[arg(
-        long, value_name = "NAME", conflicts_with_all = ["StoreArgs", "admin", "tunnel"],
-        help_heading = GATE
+        long, value_name = "NAME", conflicts_with_all = OWN,
+        conflicts_with_all = ["admin", "tunnel"], help_heading = GATE
     )]
     gate_name: Option<String>,
 
     /// The gate of this tunnel, of the file or of the process
-    #[arg(long, value_name = "NAME", conflicts_with = "StoreArgs", help_heading = GATE)]
+    #[arg(long, value_name = "NAME", conflicts_with_all = OWN, help_heading = GATE)]
     tunnel: Option<String>,
 
     /// The gate of a running process, asked at its --admin socket. It does not tell passwords: its
     /// --gate-credentials file is read by this command
     #[arg(
-        long, value_name = "PATH", conflicts_with_all = ["StoreArgs", "config"],
+        long, value_name = "PATH", conflicts_with_all = OWN, conflicts_with = "config",
         help_heading = GATE
     )]
     admin: Option<PathBuf>,
@@ -268,4 +282,17 @@ fn no_way() -> Failure {
     Failure::Usage(anyhow!(
         "there is no store to ask; name it with --gate URL or KNOCKPIPE_GATE, or a configuration file with -c FILE (and --gate-name NAME), or a running process with --admin PATH"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_flag_of_a_store_excludes_the_other_ways() {
+        let of_store = StoreArgs::augment_args(clap::Command::new("gate"));
+        let flags: Vec<&str> =
+            of_store.get_arguments().map(|flag| flag.get_id().as_str()).collect();
+        assert_eq!(flags, OWN);
+    }
 }
