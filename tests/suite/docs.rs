@@ -62,7 +62,7 @@ fn difference(left: &Words, right: &Words) -> Vec<String> {
 // === files and functions ===
 
 /// Directories whose files documents name.
-const TREES: [&str; 4] = ["src/", "tests/", "packaging/", "scripts/"];
+const TREES: [&str; 5] = ["src/", "crates/", "tests/", "packaging/", "scripts/"];
 
 /// Every `src/...`, `tests/...` and so on in `text`, with the name behind `::`, if any.
 fn places(text: &str) -> BTreeSet<(String, Option<String>)> {
@@ -416,7 +416,7 @@ fn operating_explains_every_flag_and_invents_none() {
 
 #[test]
 fn operating_explains_every_close_reason_and_invents_none() {
-    let code = read("src/reason.rs");
+    let code = read("crates/base/src/reason.rs");
     let arms = code.lines().filter(|line| line.trim().starts_with("Self::"));
     let real: Words = arms.filter_map(|line| line.split('"').nth(1)).map(str::to_owned).collect();
     let text = read("docs/OPERATING.md");
