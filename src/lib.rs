@@ -19,17 +19,16 @@
 #![warn(clippy::unwrap_used, clippy::dbg_macro, clippy::print_stdout, clippy::print_stderr)]
 
 pub use knockpipe_base::{addr, duration, printable, reason, secret};
+pub use knockpipe_proto::{self as proto, keys};
 
 pub mod admin;
 pub mod cli;
 mod demo;
 pub mod files;
 pub mod gate;
-pub mod keys;
 pub mod net;
 pub mod observe;
 pub mod probe;
-pub mod proto;
 pub mod proxy_protocol;
 pub mod run;
 pub mod sys;
