@@ -11,8 +11,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use knockpipe::addr::{ClientAddr, ServiceName};
 use knockpipe::keys::{Key, KeyRing, file};
 use knockpipe::proto::handshake::{Dialer, First, MESSAGE_LEN, Message, Received, read_message1};
-use knockpipe::proto::hello::{Hello, Welcome};
+use knockpipe::proto::hello::{Extensions, Hello, Welcome};
 use knockpipe::proto::inbound::Event;
+use knockpipe::proto::labels::PROLOGUE;
 use knockpipe::proto::message::{Open, ResetReason};
 use knockpipe::proto::outbound::Outbound;
 use knockpipe::proto::record::{DATA_OFFSET, MAX_RECORD};
@@ -57,7 +58,8 @@ impl Call {
     /// By a dialer whose clock is `ahead` seconds ahead, and that has `suites`.
     pub fn with(key: &Path, ahead: i64, suites: SuiteSet) -> Self {
         let clock_ms = unix_ms().checked_add_signed(ahead * 1000).expect("a time after 1970");
-        let hello = Hello { suites, padding: Padding::default(), clock_ms, heartbeat: None };
+        let extensions = Extensions::default();
+        let hello = Hello { suites, padding: Padding::default(), clock_ms, extensions };
         let (dialer, message) = Dialer::start(&read_key(key), hello, ephemeral());
         Self { dialer, message }
     }
@@ -246,7 +248,8 @@ impl Acceptor {
         let mut wire = self.listener.accept().unwrap_or_else(|e| panic!("nobody dials: {e}"));
         let message = wire.expect_bytes(MESSAGE_LEN);
         let message = Message::try_from(message).expect("as long as asked for");
-        let received = read_message1(&self.ring, &message).expect("a dialer with this key");
+        let received =
+            read_message1(&self.ring, PROLOGUE, &message).expect("a dialer with this key");
         Asked { wire, received }
     }
 }
