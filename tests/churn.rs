@@ -1,16 +1,14 @@
 //! Many connections that come and go, politely or not: nothing is left over.
 
-mod common;
-
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::data::Noise;
-use common::target::echo;
-use common::{Kind, NEVER, Pair, PairOptions, Target, Wire, eventually, proc};
+use testkit::data::Noise;
+use testkit::target::echo;
+use testkit::{Kind, NEVER, Pair, PairOptions, Target, Wire, eventually, proc};
 
 /// How much more memory an end may hold afterwards, in KiB.
 const GROWTH_KIB: u64 = 8 * 1024;
@@ -163,7 +161,7 @@ fn targets_that_reset_or_close_early_leave_nothing_behind() {
         let mut wire = pair.connect();
         let _ = wire.write_all(&[3; 1000]);
         let (_, ending) = wire.read_to_ending(NEVER);
-        assert_ne!(ending, common::Ending::Silent, "the session does not end");
+        assert_ne!(ending, testkit::Ending::Silent, "the session does not end");
     };
     visit(&pair);
     let baseline = pair.ends().map(|(_, end)| end.fds());

@@ -1,11 +1,9 @@
 //! The floors of `src/lib.rs` hold: no module reaches up, and the protocol knows
 //! no socket, no clock and no randomness of the operating system.
 
-// Of `common` only this: the rest starts programs.
-#[path = "common/tree.rs"]
-mod tree;
-
 use std::path::Path;
+
+use testkit::tree;
 
 /// A floor: path prefixes below `src/`, what they may import of ours, and words
 /// that must not stand in them.

@@ -1,16 +1,14 @@
 //! A real MariaDB server behind the tunnel, with its own client programs.
 
-mod common;
-
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::data::{Noise, Sum, sha256};
-use common::mariadb::{MariaDb, client, query};
-use common::wait::bounded;
-use common::{Addr, Kind, Pair, PairOptions, Program, Suite};
+use testkit::data::{Noise, Sum, sha256};
+use testkit::mariadb::{MariaDb, client, query};
+use testkit::wait::bounded;
+use testkit::{Addr, Kind, Pair, PairOptions, Program, Suite};
 
 /// Rows of the table that goes in and out.
 const ROWS: usize = 1_000_000;
@@ -163,5 +161,5 @@ fn big_packet_out(to: &Addr) {
 /// `len` characters out of 0-9a-f.
 fn noise_hex(len: usize) -> String {
     let bytes = Noise::new(64).bytes(len / 2);
-    common::data::hex(&bytes)
+    testkit::data::hex(&bytes)
 }

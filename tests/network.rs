@@ -5,18 +5,16 @@
 //! arrives: it acknowledges nothing any more, as a host without power. The
 //! scenarios wait for the same minute, side by side.
 
-mod common;
-
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::data::{Noise, Sum};
-use common::proc::{TcpState, tcp_sockets};
-use common::way::{Way, vanish};
-use common::{Addr, End, Ending, Line, NEVER, Pair, PairOptions, Target, Wire, eventually};
+use testkit::data::{Noise, Sum};
+use testkit::proc::{TcpState, tcp_sockets};
+use testkit::way::{Way, vanish};
+use testkit::{Addr, End, Ending, Line, NEVER, Pair, PairOptions, Target, Wire, eventually};
 
 /// "A vanished peer is noticed within 60 s", and what a loaded machine adds.
 const NOTICED: Duration = Duration::from_secs(90);

@@ -1,20 +1,18 @@
 //! `--pool`: tunnels that wait for clients, and what happens to clients when they die.
 
-mod common;
-
 use std::cell::OnceCell;
 use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use common::hand::{Acceptor, Hand};
-use common::middleman::Middleman;
-use common::wait::eventually_within;
-use common::{Addr, End, Ending, Launch, Pair, PairOptions, Target, any, eventually, keygen};
 use knockpipe::proto::inbound::Event;
 use knockpipe::proto::message::ResetReason;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
+use testkit::hand::{Acceptor, Hand};
+use testkit::middleman::Middleman;
+use testkit::wait::eventually_within;
+use testkit::{Addr, End, Ending, Launch, Pair, PairOptions, Target, any, eventually, keygen};
 
 /// Longer than an encrypt end waits for an answer.
 const LONG: Duration = Duration::from_secs(10);
@@ -381,7 +379,7 @@ fn tunnels_are_renewed_before_the_far_end_ends_them() {
     });
     let middle = middle.into_inner().unwrap();
     eventually("the pool is full", || middle.live() == 4);
-    let renewed = |line: &common::Line| line.is("a tunnel that was never opened has ended");
+    let renewed = |line: &testkit::Line| line.is("a tunnel that was never opened has ended");
     eventually_within(Duration::from_secs(90), "all four are renewed", || {
         pair.decrypt.program.log().iter().filter(|line| renewed(line)).count() == 4
     });

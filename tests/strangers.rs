@@ -1,7 +1,5 @@
 //! Whoever has no key: reaches nothing, learns nothing, leaves nothing behind.
 
-mod common;
-
 use std::io::{ErrorKind, Read, Write};
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -9,16 +7,16 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::address::refusing;
-use common::data::Noise;
-use common::hand::Call;
-use common::legit::{Clients, round_trips};
-use common::middleman::{Middleman, Toward};
-use common::{
-    Addr, End, Ending, Kind, Launch, Pair, PairOptions, Target, Wire, any, eventually, keygen, proc,
-};
 use knockpipe::proto::SuiteSet;
 use knockpipe::proto::handshake::MESSAGE_LEN;
+use testkit::address::refusing;
+use testkit::data::Noise;
+use testkit::hand::Call;
+use testkit::legit::{Clients, round_trips};
+use testkit::middleman::{Middleman, Toward};
+use testkit::{
+    Addr, End, Ending, Kind, Launch, Pair, PairOptions, Target, Wire, any, eventually, keygen, proc,
+};
 
 /// Threads that play strangers.
 const THREADS: usize = 4;
@@ -194,7 +192,7 @@ fn counted_in_few_lines(encrypt: &End, reason: &str, clients: u64) {
     let log = encrypt.program.log();
     let warnings = log.iter().filter(|line| line.level() == "WARN").count();
     assert!(warnings <= LINES, "{warnings} warnings for {clients} clients");
-    let full = |line: &&common::Line| line.is("closed") && line.field("detail").is_some();
+    let full = |line: &&testkit::Line| line.is("closed") && line.field("detail").is_some();
     let told = log.iter().filter(full).count();
     assert!((1..=LINES).contains(&told), "{told} clients are told of in full");
     println!("{clients} clients, {reason}: {warnings} warnings, {told} in full");

@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use tempfile::TempDir;
 
-use crate::common::address::free_port;
-use crate::common::netns::Namespace;
 use crate::process::Process;
 use crate::usage;
 use commands::Hop;
 pub(crate) use files::Files;
+use testkit::address::free_port;
+use testkit::netns::Namespace;
 
 /// Tries to start on ports that somebody else may take meanwhile.
 const STARTS: usize = 3;

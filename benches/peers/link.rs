@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use tun_rs::{DeviceBuilder, SyncDevice};
 
-use crate::common::netns::Namespace;
 use crate::competitors::Side;
 use crate::results::median;
 use crate::target::Target;
+use testkit::netns::Namespace;
 
 /// How long a packet takes, in either direction.
 const ONE_WAY: Duration = Duration::from_millis(20);

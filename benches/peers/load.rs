@@ -17,11 +17,11 @@ use std::time::Duration;
 
 use anyhow::ensure;
 
-use crate::common::redis::Redis;
 use crate::competitors::{Competitor, Files, Pair};
 use crate::link::Link;
 use crate::results::Figures;
 use crate::target::Target;
+use testkit::redis::Redis;
 
 /// A connection that is silent for so long has failed.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use crate::common::end::binary;
+use testkit::end::binary;
 
 /// The day, as UTC has it.
 pub(crate) fn date() -> String {

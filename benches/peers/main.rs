@@ -11,9 +11,6 @@
     reason = "a benchmark tells how far it is, and may print its results"
 )]
 
-#[path = "../../tests/common/mod.rs"]
-mod common;
-
 mod chart;
 mod competitors;
 mod goals;
@@ -85,7 +82,7 @@ fn main() -> anyhow::Result<()> {
         return Ok(());
     }
     // Clients and target of 8,000 connections are this one process.
-    common::proc::need_descriptors(16_500);
+    testkit::proc::need_descriptors(16_500);
     let seconds = Duration::from_secs_f64(arguments.seconds);
     let many = Duration::from_secs_f64(arguments.many_seconds);
     let bench = Bench::new(seconds, many)?;

@@ -124,7 +124,7 @@ pub(crate) fn discard(stream: &TcpStream, count: &AtomicU64) -> io::Result<()> {
 /// Sends until the receiver is gone, from memory that the kernel need not copy.
 pub(crate) fn send(stream: &TcpStream) -> io::Result<()> {
     let file = std::fs::File::from(memfd_create("noise", MFdFlags::empty())?);
-    (&file).write_all(&crate::common::data::Noise::new(1).bytes(PIECE))?;
+    (&file).write_all(&testkit::data::Noise::new(1).bytes(PIECE))?;
     loop {
         sendfile(stream, &file, Some(&mut 0), PIECE)?;
     }

@@ -8,7 +8,7 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::common::{Addr, Launch, NEVER, Target, Wire, any, keygen, proc};
+use testkit::{Addr, Launch, NEVER, Target, Wire, any, keygen, proc};
 
 /// One way.
 const DELAY: Duration = Duration::from_millis(150);

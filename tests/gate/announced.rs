@@ -8,10 +8,10 @@ use knockpipe::proxy_protocol::Version;
 use knockpipe::proxy_protocol::outgoing::encode;
 
 use super::world::{OTHER, PEER, PEER6, SOON, Stage, World, entrance, refused};
-use crate::common::mariadb::{MariaDb, query};
-use crate::common::netns::{Net, dial_from};
-use crate::common::wire::Listener;
-use crate::common::{Addr, Launch, NEVER, Wire, eventually};
+use testkit::mariadb::{MariaDb, query};
+use testkit::netns::{Net, dial_from};
+use testkit::wire::Listener;
+use testkit::{Addr, Launch, NEVER, Wire, eventually};
 
 /// The load balancer that is listed.
 const BALANCER: &str = "203.0.113.10";
@@ -44,7 +44,7 @@ fn copy(mut from: Wire, to: &Wire) {
 }
 
 /// An encrypt end on the peers' machine that dials `to`; its entrance is a unix socket.
-fn encrypt(stage: &Stage, name: &str, to: &Addr) -> crate::common::End {
+fn encrypt(stage: &Stage, name: &str, to: &Addr) -> testkit::End {
     let launch = Launch::encrypt(&stage.key)
         .source(&Addr::Unix(stage.dir.path().join(name)))
         .target(to)
@@ -65,7 +65,7 @@ fn a_listed_peer_announces_its_clients() {
         let front = balancer(stage, BALANCER, header.as_bytes(), &entrance);
         encrypt(stage, &format!("{}.sock", client.replace(':', "_")), &front)
     };
-    let gets_in = |end: &crate::common::End| end.connect().echoes(b"may I?", NEVER);
+    let gets_in = |end: &testkit::End| end.connect().echoes(b"may I?", NEVER);
 
     // The announced address counts, not that of who announces it.
     world.redis(&format!("SADD ip-allowed {BALANCER} {OTHER}"));
@@ -85,7 +85,7 @@ fn a_listed_peer_announces_its_clients() {
     let end = announce("10.1.2.3");
     assert!(!gets_in(&end));
     drop(end);
-    let logged = |line: &crate::common::Line| line.field("peer");
+    let logged = |line: &testkit::Line| line.field("peer");
     let peers: Vec<String> = world.gate.closed().iter().filter_map(logged).collect();
     assert!(peers.iter().any(|peer| peer == &format!("{PEER}:40001")), "{peers:?}");
     assert!(peers.iter().any(|peer| peer == &format!("[{PEER6}]:40001")), "{peers:?}");
@@ -151,7 +151,7 @@ impl Net {
         // It may be closed before all is sent.
         let _ = wire.write_all(bytes);
         let (answer, ending) = wire.read_to_ending(SOON * 2);
-        assert!(answer.is_empty() && ending != crate::common::Ending::Silent, "{bytes:?}");
+        assert!(answer.is_empty() && ending != testkit::Ending::Silent, "{bytes:?}");
     }
 }
 

@@ -7,10 +7,10 @@ use std::sync::mpsc::channel;
 use std::time::Instant;
 
 use super::world::{PEER, SOON, Stage, World, entrance, url};
-use crate::common::netns::dial_from;
-use crate::common::redis::{MILLION, Redis, Reply};
-use crate::common::target::{Target, echo};
-use crate::common::{Addr, NEVER, eventually};
+use testkit::netns::dial_from;
+use testkit::redis::{MILLION, Redis, Reply};
+use testkit::target::{Target, echo};
+use testkit::{Addr, NEVER, eventually};
 
 /// Denied connections of a flood, and the addresses that they come from.
 const FLOOD: u32 = 3_000;

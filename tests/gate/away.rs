@@ -8,10 +8,10 @@ use nix::sys::signal::Signal;
 use super::guarded::{BANNED, CLOSED, Guarded, finish, wait_read};
 use super::notes::{UNWRITTEN, WRITTEN};
 use super::world::{AWAY, BAN, OTHER, PEER, SOON, Stage, ask, entrance, expect_end, url};
-use crate::common::eventually;
-use crate::common::redis::Reply;
-use crate::common::target::{Target, echo};
-use crate::common::wait::poll;
+use testkit::eventually;
+use testkit::redis::Reply;
+use testkit::target::{Target, echo};
+use testkit::wait::poll;
 
 /// "Redis stopped for 30 s".
 const LONG: Duration = Duration::from_secs(30);

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use super::world::{
     BAN, OTHER, PEER, PEER6, READ, Stage, World, ask, entrance, expect_end, now_s, number, url,
 };
-use crate::common::redis::{Redis, Reply, replica_of};
-use crate::common::target::echo;
-use crate::common::{Addr, End, Ending, Launch, NEVER, Target, Wire, eventually, wait::poll};
+use testkit::redis::{Redis, Reply, replica_of};
+use testkit::target::echo;
+use testkit::{Addr, End, Ending, Launch, NEVER, Target, Wire, eventually, wait::poll};
 
 /// 6.1: SISMEMBER decides. Also for IPv6, and for IPv4 in other spellings.
 #[test]
@@ -154,7 +154,7 @@ fn internal_addresses_need_no_redis() {
     for source in ["172.32.0.1", "100.64.0.1", "169.254.1.1", PEER, PEER6] {
         stage.net.expect_denied(source, &entrance(&gate, source));
     }
-    let told = |line: &crate::common::Line| line.message().starts_with("let in as an internal");
+    let told = |line: &testkit::Line| line.message().starts_with("let in as an internal");
     assert_eq!(gate.program.log().iter().filter(|line| told(line)).count(), 1);
     // From the machine itself.
     let local = Addr::Tcp(([127, 0, 0, 1], gate.addr().tcp().port()).into());

@@ -4,8 +4,8 @@ use std::io::Read;
 use std::time::{Duration, Instant};
 
 use super::world::{OTHER, PEER, World, refused};
-use crate::common::netns::dial_from;
-use crate::common::{Addr, Ending, Launch, eventually, proc};
+use testkit::netns::dial_from;
+use testkit::{Addr, Ending, Launch, eventually, proc};
 
 /// Denied connections of the long run.
 const TRIES: u32 = 10_000;

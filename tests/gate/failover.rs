@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use super::guarded::{BANNED, Guarded, finish};
 use super::world::{BAN, OTHER, PEER, READ, SOON, Stage, expect_end};
-use crate::common::eventually;
-use crate::common::redis::{Redis, Reply};
-use crate::common::servers::{Cluster, Sentinels};
-use crate::common::target::{Target, echo};
+use testkit::eventually;
+use testkit::redis::{Redis, Reply};
+use testkit::servers::{Cluster, Sentinels};
+use testkit::target::{Target, echo};
 
 /// A store with a replica that can take over, and does when it may.
 trait Masters {

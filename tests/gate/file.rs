@@ -14,9 +14,9 @@ use knockpipe::gate::store::Edit;
 use nix::unistd::User;
 
 use super::world::{OTHER, PEER, PEER6, READ, SOON, Stage, entrance, expect_end, now_s};
-use crate::common::target::echo;
-use crate::common::wait::poll;
-use crate::common::{Addr, End, Launch, NEVER, Target, Wire, binary, eventually};
+use testkit::target::echo;
+use testkit::wait::poll;
+use testkit::{Addr, End, Launch, NEVER, Target, Wire, binary, eventually};
 
 /// Let in whatever the store says.
 const INTERNAL: &str = "10.1.2.3";

@@ -9,10 +9,10 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use super::world::{AWAY, OTHER, PEER, READ, SOON, Stage, entrance};
-use crate::common::netns::dial_from;
-use crate::common::target::Target;
-use crate::common::wait::poll;
-use crate::common::{End, Ending, NEVER, Wire, eventually};
+use testkit::netns::dial_from;
+use testkit::target::Target;
+use testkit::wait::poll;
+use testkit::{End, Ending, NEVER, Wire, eventually};
 
 /// Banned, and in the allow-set.
 pub const BANNED: &str = "203.0.113.66";

@@ -7,9 +7,9 @@ use knockpipe::proto::inbound::Event;
 use knockpipe::proto::message::ResetReason;
 
 use super::world::{BAN, OTHER, PEER, SOON, World, expect_end, now_s, refused};
-use crate::common::hand::Call;
-use crate::common::redis::Reply;
-use crate::common::{Ending, Line, Wire, eventually};
+use testkit::hand::Call;
+use testkit::redis::Reply;
+use testkit::{Ending, Line, Wire, eventually};
 
 /// Changes of the set, half of them grants.
 const CHANGES: usize = 1_000;

@@ -5,8 +5,8 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use super::world::{OTHER, PEER, SOON, Stage, World, entrance};
-use crate::common::target::echo;
-use crate::common::{Addr, End, Ending, Launch, Target, Wire, eventually};
+use testkit::target::echo;
+use testkit::{Addr, End, Ending, Launch, Target, Wire, eventually};
 
 /// A load balancer with an address that `--internal allow` lets in.
 const BALANCER: &str = "10.1.2.3";

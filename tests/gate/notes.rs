@@ -3,8 +3,8 @@
 use std::io::Write;
 
 use super::world::{AWAY, PEER, PEER6, READ, Stage, World, expect_end, now_s};
-use crate::common::redis::Reply;
-use crate::common::{Addr, Ending, Line, eventually};
+use testkit::redis::Reply;
+use testkit::{Addr, Ending, Line, eventually};
 
 /// What the log says when notes are lost, and when they are not any more.
 pub const UNWRITTEN: &str = "the gate's store takes no notes";

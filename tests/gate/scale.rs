@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use super::live::{grants_and_removals, print};
 use super::world::{OTHER, READ, SOON, World, expect_end, url};
-use crate::common::redis::{MILLION, Reply};
-use crate::common::target::echo;
-use crate::common::{Ending, NEVER, Wire, eventually, proc};
+use testkit::redis::{MILLION, Reply};
+use testkit::target::echo;
+use testkit::{Ending, NEVER, Wire, eventually, proc};
 
 /// Live connections, and the addresses that they come from.
 const LIVE: usize = 8_000;

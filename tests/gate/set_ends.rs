@@ -1,7 +1,7 @@
 //! Ends that other programs write: that of the whole set, and scores in the wrong unit.
 
 use super::world::{OTHER, PEER, World, expect_end, now_s};
-use crate::common::eventually;
+use testkit::eventually;
 
 const UNMEANT: &str = "scores of the allow-set look like milliseconds";
 
@@ -24,7 +24,7 @@ fn a_set_that_ends_lets_nobody_in_any_more() {
         expect_end(&mut peer);
         world.wait_out(PEER);
         other.expect_echo(b"has a key of its own");
-        assert_eq!(world.redis("EXISTS ip-allowed"), crate::common::redis::Reply::Number(0));
+        assert_eq!(world.redis("EXISTS ip-allowed"), testkit::redis::Reply::Number(0));
     }
 }
 

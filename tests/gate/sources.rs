@@ -10,8 +10,8 @@ use knockpipe::proxy_protocol::Version;
 use knockpipe::proxy_protocol::outgoing::encode;
 
 use super::world::{PEER, World, number, refused};
-use crate::common::netns::{Net, dial_from};
-use crate::common::{Addr, Wire, eventually, proc};
+use testkit::netns::{Net, dial_from};
+use testkit::{Addr, Wire, eventually, proc};
 
 /// Sources of a usual run; another number is asked for with `KNOCKPIPE_SOURCES`.
 const SOURCES: u32 = 200_000;

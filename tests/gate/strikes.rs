@@ -7,11 +7,11 @@ use std::process::Command;
 use knockpipe::proto::SuiteSet;
 
 use super::world::{BAN, OTHER, PEER, PEER6, World, now_s, number, refused};
-use crate::common::data::Noise;
-use crate::common::hand::Call;
-use crate::common::netns::dial_from;
-use crate::common::redis::Reply;
-use crate::common::{Ending, Wire, binary, eventually};
+use testkit::data::Noise;
+use testkit::hand::Call;
+use testkit::netns::dial_from;
+use testkit::redis::Reply;
+use testkit::{Ending, Wire, binary, eventually};
 
 /// Rack::Attack's count for `ip` in the window of a minute that is now.
 fn count_key(ip: &str) -> String {

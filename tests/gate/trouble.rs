@@ -6,9 +6,9 @@ use std::time::Instant;
 use super::guarded::{BANNED, Guarded, finish, wait_read};
 use super::notes::try_to_strike;
 use super::world::{AWAY, BAN, OTHER, PEER, READ, SOON, Stage, entrance, expect_end, now_s};
-use crate::common::eventually;
-use crate::common::redis::{Redis, Reply};
-use crate::common::target::{Target, echo};
+use testkit::eventually;
+use testkit::redis::{Redis, Reply};
+use testkit::target::{Target, echo};
 
 /// A restart with much to load: every policy holds until that is done.
 #[test]

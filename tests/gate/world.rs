@@ -7,10 +7,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tempfile::TempDir;
 
-use crate::common::netns::{GATE4, GATE6, Net};
-use crate::common::redis::{Redis, Reply, Resp};
-use crate::common::wait::poll;
-use crate::common::{Addr, End, Ending, Launch, Line, NEVER, Target, Wire, eventually, keygen};
+use testkit::netns::{GATE4, GATE6, Net};
+use testkit::redis::{Redis, Reply, Resp};
+use testkit::wait::poll;
+use testkit::{Addr, End, Ending, Launch, Line, NEVER, Target, Wire, eventually, keygen};
 
 /// Peers with public addresses.
 pub const PEER: &str = "203.0.113.7";
@@ -88,12 +88,12 @@ impl Stage {
 impl World {
     /// A gate with more options than its Redis.
     pub fn new(args: &[&str]) -> Self {
-        Self::with(args, crate::common::target::echo)
+        Self::with(args, testkit::target::echo)
     }
 
     pub fn with(
         args: &[&str],
-        serve: impl Fn(Wire, &crate::common::target::Counts) + Send + Sync + 'static,
+        serve: impl Fn(Wire, &testkit::target::Counts) + Send + Sync + 'static,
     ) -> Self {
         let stage = Stage::new();
         let redis = stage.redis();

@@ -4,10 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::{Answer, Store, common, complaint, finish, objects};
-use common::redis::Reply;
-use common::{Addr, Launch, Target, binary, keygen};
+use super::{Answer, Store, complaint, finish, objects};
 use tempfile::TempDir;
+use testkit::redis::Reply;
+use testkit::{Addr, Launch, Target, binary, keygen};
 
 /// `gate WORDS`, with these variables.
 fn gate(words: &str, variables: &[(&str, &str)]) -> Answer {
@@ -140,11 +140,11 @@ fn of_several_gates_one_is_chosen() {
 }
 
 /// A decrypt end with an admin socket, and more flags.
-fn decrypt(dir: &Path, args: &[&str]) -> (common::End, String) {
-    let target = Target::serve(&Addr::Unix(dir.join("target.sock")), common::target::echo);
+fn decrypt(dir: &Path, args: &[&str]) -> (testkit::End, String) {
+    let target = Target::serve(&Addr::Unix(dir.join("target.sock")), testkit::target::echo);
     let admin = dir.join("admin.sock").display().to_string();
     let launch = Launch::decrypt(&keygen(dir, "key"))
-        .source(&common::any())
+        .source(&testkit::any())
         .target(target.addr())
         .args(["--admin", &admin])
         .args(args);
@@ -164,7 +164,7 @@ fn a_running_process_says_what_it_would_do() {
     complaint(&gate(&format!("ban 198.51.100.1 {admin}"), &[]), 2, &["--allow", "--force"]);
     assert!(good(&format!("list {admin}")).contains("allowed  203.0.113.7"));
     let said = |ip: &str| good(&format!("why {ip} {admin}"));
-    common::eventually("the tunnel knows both", || {
+    testkit::eventually("the tunnel knows both", || {
         said("203.0.113.7").starts_with("203.0.113.7 is allowed: allow-set")
             && said("203.0.113.8").starts_with("203.0.113.8 is denied: banned, for ")
     });
@@ -197,7 +197,7 @@ fn a_running_process_says_what_it_would_do() {
 #[test]
 fn a_process_without_its_store_tells_its_stance() {
     let dir = tempfile::tempdir().unwrap();
-    let (nobody, _held) = common::address::refusing();
+    let (nobody, _held) = testkit::address::refusing();
     let url = format!("redis://{nobody}");
     let (_end, admin) = decrypt(dir.path(), &["--gate", &url, "--gate-away", "open"]);
     let text = good(&format!("why 203.0.113.7 {admin}"));
@@ -224,7 +224,7 @@ fn no_password_goes_over_the_socket() {
     let (_end, admin) = decrypt(dir.path(), &flags);
     good(&format!("allow 203.0.113.7 {admin}"));
     let socket = Addr::Unix(PathBuf::from(admin.trim_start_matches("--admin ")));
-    let mut wire = common::Wire::connect(&socket).unwrap();
+    let mut wire = testkit::Wire::connect(&socket).unwrap();
     std::io::Write::write_all(&mut wire, b"{\"command\":\"gates\"}\n").unwrap();
     let mut answer = String::new();
     std::io::Read::read_to_string(&mut wire, &mut answer).unwrap();

@@ -5,9 +5,9 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::{Answer, Store, common, complaint, finish};
-use common::program::{install, require};
-use common::{Program, binary, keygen};
+use super::{Answer, Store, complaint, finish};
+use testkit::program::{install, require};
+use testkit::{Program, binary, keygen};
 
 const USER: u32 = 65534;
 

@@ -5,9 +5,9 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
-use super::{BANS, Store, common, complaint, finish, gate, objects};
-use common::redis::{Redis, Reply, replica_of};
-use common::{binary, eventually};
+use super::{BANS, Store, complaint, finish, gate, objects};
+use testkit::redis::{Redis, Reply, replica_of};
+use testkit::{binary, eventually};
 
 #[test]
 fn a_password_comes_from_a_file_or_the_environment() {
@@ -105,7 +105,7 @@ fn a_replica_leads_to_its_master() {
     assert_eq!(one["asked"], replica.tcp().to_string());
 
     // A replica whose master is not there cannot be written, and says so.
-    let (nobody, _held) = common::address::refusing();
+    let (nobody, _held) = testkit::address::refusing();
     let nobody = nobody.tcp();
     let reply =
         replica.direct().ask(&["REPLICAOF", &nobody.ip().to_string(), &nobody.port().to_string()]);
@@ -173,7 +173,7 @@ fn a_store_that_does_not_work() {
     assert_eq!(answer.out.lines().count(), 2, "{answer:?}");
     assert!(answer.err.contains("1 entries of the set") && answer.err.contains("1 bans"));
 
-    let (addr, _held) = common::address::refusing();
+    let (addr, _held) = testkit::address::refusing();
     let url = format!("redis://{addr}");
     for line in ["allow 203.0.113.7", "list", "history", "unban 203.0.113.7", "reap --idle 1d"] {
         let words: Vec<&str> = line.split(' ').chain(["--gate", &url]).collect();

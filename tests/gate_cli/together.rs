@@ -8,9 +8,9 @@ use std::thread;
 
 use nix::fcntl::{Flock, FlockArg};
 
-use super::{Store, common, complaint, finish, gate};
-use common::binary;
-use common::redis::Reply;
+use super::{Store, complaint, finish, gate};
+use testkit::binary;
+use testkit::redis::Reply;
 
 /// So many lines, each with an address of its own.
 fn lines(network: u8, count: usize) -> String {

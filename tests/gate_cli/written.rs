@@ -5,8 +5,8 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::process::Stdio;
 
-use super::{Store, common, complaint, finish};
-use common::binary;
+use super::{Store, complaint, finish};
+use testkit::binary;
 
 /// A store whose password is this one, and a file for it.
 fn guarded(password: &str) -> Store {
@@ -94,7 +94,7 @@ fn a_password_that_others_can_read_is_accepted_where_that_is_said() {
     store.good("allow 203.0.113.7 --allow-readable-key");
     store.redis.as_ref().unwrap().direct().ask(&["AUTH", "geheim"]);
     // The same word goes for tunnels, and for what is written in a file.
-    let key = common::keygen(store.dir.path(), "key");
+    let key = testkit::keygen(store.dir.path(), "key");
     let text = format!(
         "[defaults]\nallow-readable-key = true\n[gates.a]\ngate = '{}'\ngate-credentials = '{}'\n\
          [tunnels.t]\nmode = 'decrypt'\nsource = '127.0.0.1:1'\ntarget = '127.0.0.1:2'\n\

@@ -10,7 +10,7 @@ use knockpipe::gate::{Item, Member};
 use tokio::sync::mpsc;
 
 use super::follower::Follower;
-use crate::common::wait::NEVER;
+use testkit::wait::NEVER;
 
 /// A fresh store for each check, and how it is opened once more.
 pub trait Backing {
@@ -393,8 +393,8 @@ async fn lists_come_in_batches(store: Arc<AnyStore>) {
 }
 
 /// Waits until a replica has a key.
-pub fn wait_for_replica(replica: &crate::common::redis::Redis, key: &str) {
-    crate::common::wait::eventually("the replica has it", || {
-        replica.direct().ask(&["EXISTS", key]) == crate::common::redis::Reply::Number(1)
+pub fn wait_for_replica(replica: &testkit::redis::Redis, key: &str) {
+    testkit::wait::eventually("the replica has it", || {
+        replica.direct().ask(&["EXISTS", key]) == testkit::redis::Reply::Number(1)
     });
 }

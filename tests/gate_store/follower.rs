@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::common::wait::NEVER;
+use testkit::wait::NEVER;
 
 /// What a keeper knows after some events.
 #[derive(Debug, Default)]

@@ -9,8 +9,8 @@ use nix::sys::signal::Signal;
 use super::conformance::{edit, ip, member};
 use super::follower::Follower;
 use super::single::{BAN, open};
-use crate::common::redis::Redis;
-use crate::common::redis::Reply;
+use testkit::redis::Redis;
+use testkit::redis::Reply;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 /// What is promised is 2 s; the rest is for a machine with other work.

@@ -11,8 +11,8 @@ use tokio::sync::mpsc;
 
 use super::conformance::{edit, ip, member};
 use super::single::open;
-use crate::common::redis::Redis;
-use crate::common::redis::{Reply, receive};
+use testkit::redis::Redis;
+use testkit::redis::{Reply, receive};
 
 const MEMBERS: u32 = 1_000_000;
 const NETWORKS: u32 = 10_000;
@@ -55,7 +55,7 @@ fn follow(store: &Arc<AnyStore>) -> (mpsc::Receiver<Event>, mpsc::Sender<Vec<std
 async fn until(events: &mut mpsc::Receiver<Event>, wanted: impl Fn(&Event) -> bool) -> Duration {
     let began = Instant::now();
     loop {
-        let event = tokio::time::timeout(crate::common::wait::NEVER, events.recv()).await;
+        let event = tokio::time::timeout(testkit::wait::NEVER, events.recv()).await;
         if wanted(&event.expect("the event comes").expect("the follower runs")) {
             return began.elapsed();
         }

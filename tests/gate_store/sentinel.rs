@@ -8,8 +8,8 @@ use nix::sys::signal::Signal;
 use super::conformance::{self, edit, ip, member};
 use super::follower::Follower;
 use super::single::open;
-use crate::common::redis::Redis;
-use crate::common::servers::Sentinels;
+use testkit::redis::Redis;
+use testkit::servers::Sentinels;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 

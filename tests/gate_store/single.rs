@@ -11,8 +11,8 @@ use knockpipe::gate::store::{Edit, Event};
 
 use super::conformance::{self, Backing, bans, edit, forget, history, ip, member, members};
 use super::follower::Follower;
-use crate::common::redis::Redis;
-use crate::common::redis::Reply;
+use testkit::redis::Redis;
+use testkit::redis::Reply;
 
 pub const BAN: &str = "cache:gitlab:rack::attack:allow2ban:ban:";
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -362,7 +362,7 @@ async fn tls_checks_who_the_server_is() {
         .output()
         .expect("this test needs openssl; install it with: apt-get install openssl");
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let tls_port = crate::common::address::free_port();
+    let tls_port = testkit::address::free_port();
     let port = tls_port.to_string();
     let server = Redis::start_with(&[
         "--tls-port",

@@ -1,25 +1,23 @@
 //! The admin socket of a real process: who may ask, what it says, what it does,
 //! and that nobody can hold it.
 
-use crate::common;
-
 use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use common::admin::{Admin, Metrics, doors, http, metrics_address};
-use common::end::key_id;
-use common::file::{Service, decrypt_table};
-use common::program::{install, require};
-use common::wait::bounded;
-use common::{
+use serde_json::Value;
+use tempfile::TempDir;
+use testkit::admin::{Admin, Metrics, doors, http, metrics_address};
+use testkit::end::key_id;
+use testkit::file::{Service, decrypt_table};
+use testkit::program::{install, require};
+use testkit::wait::bounded;
+use testkit::{
     Addr, End, Ending, Launch, NEVER, Pair, PairOptions, Program, Target, Wire, any, binary,
     eventually, keygen,
 };
-use serde_json::Value;
-use tempfile::TempDir;
 
 /// A pair of which both ends can be asked.
 struct Watched {

@@ -2,13 +2,11 @@
 //! every server is a service, and on the clients' host there is an entrance at the
 //! very address that the servers announce.
 
-use crate::common;
-
-use common::file::Service;
-use common::netns::{GATE4, Net};
-use common::redis::{Redis, redis_cli, try_redis_cli};
-use common::servers::{Cluster, Sentinels};
-use common::{Addr, eventually, keygen};
+use testkit::file::Service;
+use testkit::netns::{GATE4, Net};
+use testkit::redis::{Redis, redis_cli, try_redis_cli};
+use testkit::servers::{Cluster, Sentinels};
+use testkit::{Addr, eventually, keygen};
 
 /// A pair between two hosts, in front of servers on 127.0.0.1 of the first.
 struct Site {

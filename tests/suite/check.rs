@@ -1,14 +1,12 @@
 //! `knockpipe check`: whether a file can be run, and what does not work yet.
 
-use crate::common;
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use common::file::{Service, decrypt_table, encrypt_table};
-use common::redis::Redis;
-use common::{Addr, Kind, Target, Wire, any, binary, keygen};
+use testkit::file::{Service, decrypt_table, encrypt_table};
+use testkit::redis::Redis;
+use testkit::{Addr, Kind, Target, Wire, any, binary, keygen};
 
 const KEY: &str = "\"key\"";
 

@@ -1,16 +1,14 @@
 //! Warm tunnels that died without a word: a client has another within `-o`, or a reset
 //! where something of its was sent.
 
-use crate::common;
-
 use std::cell::OnceCell;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use common::middleman::Middleman;
-use common::redis::{Redis, Reply, Resp};
-use common::way::Way;
-use common::{Ending, Pair, PairOptions, Target, Wire, eventually};
+use testkit::middleman::Middleman;
+use testkit::redis::{Redis, Reply, Resp};
+use testkit::way::Way;
+use testkit::{Ending, Pair, PairOptions, Target, Wire, eventually};
 
 /// The line of an encrypt end about each tunnel for its pool.
 const READY: &str = "a warm tunnel is ready";
@@ -22,7 +20,7 @@ const SOON: Duration = Duration::from_secs(20);
 const QUICK: [&str; 4] = ["-o", "2", "--log-level", "debug"];
 
 /// A pair with a pool of four, over a way that can break.
-fn over_a_way(target: &common::Addr, args: &[&str]) -> (Pair, Way) {
+fn over_a_way(target: &testkit::Addr, args: &[&str]) -> (Pair, Way) {
     let way = OnceCell::new();
     let options = PairOptions::both(&QUICK).encrypt(&["--pool", "4"]).encrypt(args).decrypt(args);
     let pair =
@@ -42,7 +40,7 @@ fn timed(work: impl FnOnce()) -> Duration {
 fn greeter() -> Target {
     Target::local(|mut wire, counts| {
         if wire.write_all(b"hello").is_ok() {
-            common::target::echo(wire, counts);
+            testkit::target::echo(wire, counts);
         }
     })
 }

@@ -1,7 +1,5 @@
 //! `knockpipe demo` shows what it says, and leaves nothing behind however it ends.
 
-use crate::common;
-
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -10,12 +8,12 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Instant;
 
-use common::program::require;
-use common::wait::bounded;
-use common::{NEVER, Program, binary, eventually, proc};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tempfile::TempDir;
+use testkit::program::require;
+use testkit::wait::bounded;
+use testkit::{NEVER, Program, binary, eventually, proc};
 
 /// What every run must show, in this order.
 const STEPS: [&str; 12] = [

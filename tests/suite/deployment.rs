@@ -3,8 +3,6 @@
 //! with nothing changed but addresses and the place of the key; command lines in
 //! documents are parsed by it.
 
-use crate::common;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,10 +13,10 @@ use knockpipe::cli;
 use saphyr::{LoadableYamlNode, Yaml};
 use tempfile::TempDir;
 
-use common::legit::round_trip;
-use common::redis::{Redis, Resp};
-use common::tree::read;
-use common::{End, Kind, Launch, Target, binary, eventually, keygen};
+use testkit::legit::round_trip;
+use testkit::redis::{Redis, Resp};
+use testkit::tree::read;
+use testkit::{End, Kind, Launch, Target, binary, eventually, keygen};
 
 // === the configuration file of the package ===
 
@@ -155,7 +153,7 @@ fn compose_lets_a_client_through_once_the_gate_admits_it() {
         let mut client = Resp::connect(encrypt.addr());
         client.send(&["PING"]);
         let (_, answers) = client.raw();
-        common::redis::receive(answers).is_ok_and(|reply| reply.text() == "PONG")
+        testkit::redis::receive(answers).is_ok_and(|reply| reply.text() == "PONG")
     });
     encrypt.stop();
     decrypt.stop();
@@ -253,13 +251,13 @@ fn the_encrypt_sidecar_is_up_before_the_application_and_ends_after_it() {
     drop(client);
 
     // What waits for it, and what ends it, asks where it answers.
-    let metrics = common::admin::metrics_address(&encrypt.program);
+    let metrics = testkit::admin::metrics_address(&encrypt.program);
     for (probe, path) in
         [("startupProbe", "/readyz"), ("readinessProbe", "/readyz"), ("livenessProbe", "/healthz")]
     {
         let get = &sidecar[probe]["httpGet"];
         assert_eq!((get["path"].as_str(), get["port"].as_str()), (Some(path), Some("metrics")));
-        assert_eq!(common::admin::http(&metrics, "GET", path).status, 200, "{probe}");
+        assert_eq!(testkit::admin::http(&metrics, "GET", path).status, 200, "{probe}");
     }
     let ports = sidecar["ports"].as_sequence().unwrap();
     let port = ports.iter().find(|port| port["name"].as_str() == Some("metrics")).unwrap();

@@ -1,15 +1,13 @@
 //! What the ends, and `knockpipe check`, say of what does not work.
 
-use crate::common;
-
 use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use common::file::{decrypt_table, encrypt_table};
-use common::redis::Redis;
-use common::{Addr, End, Launch, Pair, Target, any, binary, keygen};
+use testkit::file::{decrypt_table, encrypt_table};
+use testkit::redis::Redis;
+use testkit::{Addr, End, Launch, Pair, Target, any, binary, keygen};
 
 fn check(args: &[&str], key: &Path) -> (Option<i32>, String, String) {
     let mut command = Command::new(binary());
@@ -34,7 +32,7 @@ fn what_answers_in_place_of_a_decrypt_end_is_named() {
     let greets = |words: &'static [u8]| {
         Target::local(move |mut wire, _| {
             let _ = wire.write_all(words);
-            let _ = wire.read_to_ending(common::NEVER);
+            let _ = wire.read_to_ending(testkit::NEVER);
         })
     };
     for (words, expected) in [

@@ -1,8 +1,6 @@
 //! Root that makes files in directories of another user, who exchanges parts of
 //! the path for links meanwhile. Needs root.
 
-use crate::common;
-
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
 use std::path::{Path, PathBuf};
@@ -10,10 +8,10 @@ use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use common::{Launch, Program, binary, eventually, keygen};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use tempfile::TempDir;
+use testkit::{Launch, Program, binary, eventually, keygen};
 
 /// The other user.
 const USER: u32 = 65534;

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 
-use crate::common::binary;
-use crate::common::tree::{read, sources};
+use testkit::binary;
+use testkit::tree::{read, sources};
 
 /// A set of words, in an order that makes a difference readable.
 type Words = BTreeSet<String>;

@@ -1,18 +1,18 @@
 //! The end of a process: strangers do not hold it up, sessions that are cut hear
 //! why, and nothing that was counted is lost.
 
-use crate::common;
-
 use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::address::deaf;
-use common::data::Noise;
-use common::file::{Service, decrypt_table, encrypt_table};
-use common::proc::{TcpState, tcp_sockets};
-use common::{Addr, End, Ending, Launch, Pair, PairOptions, Target, Wire, any, eventually, keygen};
 use nix::sys::signal::Signal;
+use testkit::address::deaf;
+use testkit::data::Noise;
+use testkit::file::{Service, decrypt_table, encrypt_table};
+use testkit::proc::{TcpState, tcp_sockets};
+use testkit::{
+    Addr, End, Ending, Launch, Pair, PairOptions, Target, Wire, any, eventually, keygen,
+};
 
 /// How long a stop without any session may take: far less than the deadlines
 /// that it must not wait for, and far more than it needs.

@@ -1,15 +1,13 @@
 //! Several targets, and several far ends: the first that works is used.
 
-use crate::common;
-
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use common::address::{deaf, deafen, refusing};
-use common::redis::{Redis, Reply, Resp};
-use common::{Addr, End, Launch, Line, NEVER, Pair, PairOptions, Target, any, eventually, keygen};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
+use testkit::address::{deaf, deafen, refusing};
+use testkit::redis::{Redis, Reply, Resp};
+use testkit::{Addr, End, Launch, Line, NEVER, Pair, PairOptions, Target, any, eventually, keygen};
 
 const DOWN: &str = "target is down";
 const UP: &str = "target is up again";
@@ -163,7 +161,7 @@ fn when_all_are_down_all_are_tried() {
     assert_eq!(pair.decrypt.count(DOWN), 2, "one line for each, whatever follows");
     // Nobody told it that this one is back, and it is tried all the same.
     drop(held);
-    let target = Target::serve(&two, common::target::echo);
+    let target = Target::serve(&two, testkit::target::echo);
     pair.connect().expect_echo(b"back");
     drop(target);
 }

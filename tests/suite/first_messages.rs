@@ -1,8 +1,6 @@
 //! First messages: recordings get no answer and honest dialers do, whatever
 //! becomes of clocks, tunnels and processes meanwhile.
 
-use crate::common;
-
 use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -13,12 +11,12 @@ use knockpipe::proto::message::ResetReason;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tempfile::TempDir;
 
-use common::clock::FakeClock;
-use common::file::{Service, decrypt_table};
-use common::hand::{Acceptor, Call};
-use common::legit::round_trip;
-use common::proc;
-use common::{Addr, End, Ending, Launch, Target, Wire, eventually, keygen};
+use testkit::clock::FakeClock;
+use testkit::file::{Service, decrypt_table};
+use testkit::hand::{Acceptor, Call};
+use testkit::legit::round_trip;
+use testkit::proc;
+use testkit::{Addr, End, Ending, Launch, Target, Wire, eventually, keygen};
 
 use super::reload::{KEY, Two};
 use super::systemd::hand_over;
@@ -78,7 +76,7 @@ fn a_dialer_whose_clock_is_behind_is_served_right_after_a_start() {
     let key = keygen(dir.path(), "key");
     let target = Target::echo();
     let clock = FakeClock::new(dir.path(), "clock", -20);
-    let source: Addr = common::Kind::Tcp4.fresh(dir.path(), "in");
+    let source: Addr = testkit::Kind::Tcp4.fresh(dir.path(), "in");
     let decrypt = Launch::decrypt(&key).source(&source).target(target.addr());
     let mut first = decrypt.start();
     let encrypt = Launch::encrypt(&key).source(&source).target(first.addr());
@@ -251,7 +249,7 @@ fn a_reload_that_renames_a_tunnel_forgets_no_first_message() {
     let dir = TempDir::new().unwrap();
     let key = keygen(dir.path(), "key");
     let target = Target::echo();
-    let source = common::Kind::Unix.fresh(dir.path(), "in");
+    let source = testkit::Kind::Unix.fresh(dir.path(), "in");
     let table = |name: &str| {
         let table = decrypt_table(name, target.addr(), KEY, "timeout = 0.5");
         table.replace("127.0.0.1:0", &source.to_string())

@@ -1,7 +1,5 @@
 //! What others say, on its way to an operator's terminal; and who is believed.
 
-use crate::common;
-
 use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
@@ -11,12 +9,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 
-use common::admin::Admin;
-use common::program::{install, require};
-use common::{Addr, Launch, Program, any, binary, eventually, keygen};
 use serde_json::{Value, json};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tempfile::TempDir;
+use testkit::admin::Admin;
+use testkit::program::{install, require};
+use testkit::{Addr, Launch, Program, any, binary, eventually, keygen};
 
 /// Sets a title, clears the screen, begins a line, turns the reading direction.
 const BAD: &str = "a\x1b]0;title\x07\x1b[2J\nknockpipe: fine\r\u{9b}31m\u{202e}\u{200b}\u{7f}z";

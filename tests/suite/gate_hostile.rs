@@ -1,8 +1,6 @@
 //! A gate whose Redis is broken or hostile: whatever it sends is bounded, in memory,
 //! in connections, and in the log.
 
-use crate::common;
-
 use std::collections::HashSet;
 use std::io::{BufReader, BufWriter, Write};
 use std::net::{IpAddr, TcpListener, TcpStream};
@@ -11,8 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use common::redis::{Reply, receive};
-use common::{End, Launch, any, binary, eventually, keygen, proc};
+use testkit::redis::{Reply, receive};
+use testkit::{End, Launch, any, binary, eventually, keygen, proc};
 
 const AWAY: &str = "the gate's store is away";
 const READ: &str = "the gate's store is read";
@@ -146,7 +144,7 @@ impl Gate {
         plain.stop();
         let mut command = launch.args(["--gate", url]).args(args).command();
         command.env("KNOCKPIPE_GATE_CREDENTIALS", "secret");
-        let end = End::of(common::Program::spawn("decrypt", &mut command));
+        let end = End::of(testkit::Program::spawn("decrypt", &mut command));
         Self { end, before_kib, fds, _dir: dir }
     }
 
@@ -325,11 +323,11 @@ fn sentinels_and_commands_are_bounded_too() {
 fn a_server_with_a_certificate_is_bounded_too() {
     use std::process::Stdio;
 
-    use common::Addr;
+    use testkit::Addr;
 
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name).display().to_string();
-    common::program::require("openssl", "openssl");
+    testkit::program::require("openssl", "openssl");
     let made = Command::new("openssl")
         .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"])
         .args(["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"])
@@ -338,12 +336,12 @@ fn a_server_with_a_certificate_is_bounded_too() {
         .output()
         .unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let port = common::address::free_port();
+    let port = testkit::address::free_port();
     let mut command = Command::new("openssl");
     command.args(["s_server", "-quiet", "-accept", &port.to_string()]);
     command.args(["-cert", &at("cert"), "-key", &at("key")]);
     command.stdin(Stdio::piped()).stdout(Stdio::null());
-    let mut server = common::Program::spawn("openssl", &mut command);
+    let mut server = testkit::Program::spawn("openssl", &mut command);
     let mut stdin = server.child().stdin.take().unwrap();
     thread::spawn(move || {
         // Ends with the server.
@@ -351,7 +349,7 @@ fn a_server_with_a_certificate_is_bounded_too() {
         while stdin.write_all(&all).is_ok() {}
     });
     let to = Addr::Tcp(([127, 0, 0, 1], port).into());
-    eventually("the server listens", || common::Wire::connect(&to).is_ok());
+    eventually("the server listens", || testkit::Wire::connect(&to).is_ok());
     let gate = Gate::start(&format!("rediss://{to}"), &["--gate-ca", &at("cert")]);
     gate.end.program.wait_line(AWAY, |line| line.is(AWAY));
     // Who tried whether it listens has had the beginning.

@@ -1,8 +1,6 @@
 //! An end with a gate that starts: it reads its store, or fails to, before it
 //! accepts and before it says that it is ready.
 
-use crate::common;
-
 use std::fmt::Write;
 use std::fs;
 use std::os::linux::net::SocketAddrExt;
@@ -11,11 +9,11 @@ use std::os::unix::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::proc::{self, TcpSocket};
-use common::redis::{Redis, Reply};
-use common::{Addr, End, Launch, Pair, Program, Target, Wire, any, eventually, keygen};
 use nix::sys::signal::Signal;
 use sha2::{Digest, Sha256};
+use testkit::proc::{self, TcpSocket};
+use testkit::redis::{Redis, Reply};
+use testkit::{Addr, End, Launch, Pair, Program, Target, Wire, any, eventually, keygen};
 
 use super::systemd::{Manager, hand_over, tcp};
 
@@ -145,7 +143,7 @@ fn a_store_that_is_away_delays_the_start_by_one_failure() {
         let mut end = launch.clone().args(["--gate-away", policy]).start();
         let away = position(&end.program, AWAY).expect("it is told before ready");
         assert!(Some(away) < position(&end.program, "ready"), "{}", end.program.tail());
-        assert_eq!(end.connect().echoes(b"may I?", common::NEVER), open, "{policy}");
+        assert_eq!(end.connect().echoes(b"may I?", testkit::NEVER), open, "{policy}");
         end.stop();
     }
     assert!(began.elapsed() < Duration::from_secs(50), "{:?}", began.elapsed());
@@ -164,7 +162,7 @@ fn a_store_that_does_not_answer_delays_the_start_for_the_timeout_at_most() {
     let mut end = launch.args(["--gate-away", "open"]).start();
     assert!(position(&end.program, UNREAD).is_some(), "{}", end.program.tail());
     end.program.wait_line(AWAY, |line| line.is(AWAY));
-    eventually("the policy holds", || end.connect().echoes(b"may I?", common::NEVER));
+    eventually("the policy holds", || end.connect().echoes(b"may I?", testkit::NEVER));
     redis.signal(Signal::SIGCONT);
     end.program.wait_line(READ, |line| line.is(READ));
     end.stop();
@@ -182,7 +180,7 @@ fn a_reload_does_not_wait_for_a_store_that_is_away() {
     assert!(began.elapsed() < Duration::from_secs(50), "{:?}", began.elapsed());
     assert!(position(&two.encrypt.program, AWAY).is_some());
     let entrance: Addr = two.entrance();
-    assert!(!Wire::connect(&entrance).unwrap().echoes(b"may I?", common::NEVER));
+    assert!(!Wire::connect(&entrance).unwrap().echoes(b"may I?", testkit::NEVER));
     two.stop();
 }
 

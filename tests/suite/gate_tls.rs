@@ -3,20 +3,18 @@
 
 #![cfg(feature = "aws-lc")]
 
-use crate::common;
-
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use common::address::free_port;
-use common::admin::{Admin, http, metrics_address};
-use common::certificates::{Authority, Form};
-use common::file::{Service, decrypt_table};
-use common::redis::Redis;
-use common::{Target, binary, eventually, keygen};
 use tempfile::TempDir;
+use testkit::address::free_port;
+use testkit::admin::{Admin, http, metrics_address};
+use testkit::certificates::{Authority, Form};
+use testkit::file::{Service, decrypt_table};
+use testkit::redis::Redis;
+use testkit::{Target, binary, eventually, keygen};
 
 const READ: &str = "the gate's store is read";
 const AWAY: &str = "the gate's store is away";

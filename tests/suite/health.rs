@@ -1,19 +1,17 @@
 //! `--check`: targets are asked whether they work, and do not suffer from it.
 
-use crate::common;
-
 use std::io::{Read, Write};
 use std::sync::mpsc::{Receiver, channel};
 
-use common::admin::{Admin, Metrics, doors};
-use common::mariadb::{MariaDb, query};
-use common::netns::{GATE4, Net};
-use common::redis::{Redis, Reply};
-use common::{Addr, End, Kind, Launch, NEVER, Target, Wire, eventually, keygen};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
+use testkit::admin::{Admin, Metrics, doors};
+use testkit::mariadb::{MariaDb, query};
+use testkit::netns::{GATE4, Net};
+use testkit::redis::{Redis, Reply};
+use testkit::{Addr, End, Kind, Launch, NEVER, Target, Wire, eventually, keygen};
 
 const DOWN: &str = "target is down";
 const UP: &str = "target is up again";
@@ -277,7 +275,7 @@ fn a_full_server_is_down_with_its_own_words() {
             held.push(Wire::connect(server.addr()).unwrap());
         }
         held.retain_mut(|wire| {
-            wire.read_to_ending(std::time::Duration::from_millis(1)).1 == common::Ending::Silent
+            wire.read_to_ending(std::time::Duration::from_millis(1)).1 == testkit::Ending::Silent
         });
         checked.end.count(DOWN) > 0
     });

@@ -1,8 +1,6 @@
 //! `--heartbeat` and `--idle-timeout`: sessions that somebody on the path keeps, or
 //! that nobody uses, end; those that are only quiet do not.
 
-use crate::common;
-
 use std::cell::OnceCell;
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -10,13 +8,13 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::hand::{Acceptor, Hand};
-use common::middleman::{Middleman, Toward};
-use common::{
-    Ending, Launch, NEVER, Pair, PairOptions, Program, Target, any, binary, eventually, keygen,
-};
 use knockpipe::proto::inbound::Event;
 use knockpipe::proto::message::ResetReason;
+use testkit::hand::{Acceptor, Hand};
+use testkit::middleman::{Middleman, Toward};
+use testkit::{
+    Ending, Launch, NEVER, Pair, PairOptions, Program, Target, any, binary, eventually, keygen,
+};
 
 /// Both ends with a heartbeat of a second, which is the shortest.
 const QUICK: [&str; 2] = ["--heartbeat", "1s"];

@@ -1,15 +1,13 @@
 //! Interfaces that come, go, and are made anew, in network namespaces: link-local
 //! addresses with their zones, and hosts without IPv6.
 
-use crate::common;
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use common::file::Service;
-use common::netns::Namespace;
-use common::{Addr, Launch, Program, Wire, binary, eventually, keygen};
+use testkit::file::Service;
+use testkit::netns::Namespace;
+use testkit::{Addr, Launch, Program, Wire, binary, eventually, keygen};
 
 /// Makes `wan`, whose number is new each time, with a link-local address of its own.
 fn make_wan(net: &Namespace, number: u32) {
@@ -89,7 +87,7 @@ fn started(net: &Namespace, dir: &Path, text: &str) -> Service {
 fn a_reload_listens_on_an_interface_that_was_made_anew() {
     let (net, dir) = (with_wan(), tempfile::tempdir().unwrap());
     let key = keygen(dir.path(), "key");
-    let port = common::address::free_port();
+    let port = testkit::address::free_port();
     let text = format!(
         "[tunnels.near]\nmode = \"encrypt\"\nsource = \"[fe80::1%wan]:{port}\"\n\
          target = \"127.0.0.1:1\"\nkey = \"{}\"\n",
@@ -151,7 +149,7 @@ fn table(key: &Path, sources: &str) -> String {
 fn a_source_of_a_missing_family_is_a_warning_where_another_works() {
     let (net, dir) = (without_ipv6(), tempfile::tempdir().unwrap());
     let key = keygen(dir.path(), "key");
-    let port = common::address::free_port();
+    let port = testkit::address::free_port();
     let text = table(&key, &format!("[\"127.0.0.1:{port}\", \"[::1]:{port}\"]"));
     let mut service = started(&net, dir.path(), &text);
     let line = service.program.wait_line(MISSING, |line| line.is(MISSING));

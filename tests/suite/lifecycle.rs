@@ -1,7 +1,5 @@
 //! Start, stop, rotation, services, `pipe`, and how ends of connections travel.
 
-use crate::common;
-
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -11,11 +9,11 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use common::address::refusing;
-use common::data::{Noise, Sum, send_noise, sha256};
-use common::end::key_id;
-use common::wait::poll;
-use common::{
+use testkit::address::refusing;
+use testkit::data::{Noise, Sum, send_noise, sha256};
+use testkit::end::key_id;
+use testkit::wait::poll;
+use testkit::{
     Addr, Ending, Kind, Launch, Line, NEVER, Pair, PairOptions, Program, Target, Wire, any, binary,
     eventually, keygen,
 };

@@ -1,8 +1,6 @@
 //! Limits of sessions, sources and descriptors, in running processes: whoever is
 //! within them is served, whoever is not waits or hears why, and all of it ends.
 
-use crate::common;
-
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr};
@@ -11,20 +9,20 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::admin::Admin;
-use common::file::{Service, decrypt_table, encrypt_table};
-use common::hand::Hand;
-use common::legit::{round_trip, round_trips};
-use common::program::require;
-use common::wait::poll;
-use common::{
-    End, Ending, Launch, NEVER, Pair, PairOptions, Program, Target, Wire, any, binary, eventually,
-    keygen, proc,
-};
 use knockpipe::proto::inbound::Event;
 use knockpipe::proto::message::ResetReason;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
+use testkit::admin::Admin;
+use testkit::file::{Service, decrypt_table, encrypt_table};
+use testkit::hand::Hand;
+use testkit::legit::{round_trip, round_trips};
+use testkit::program::require;
+use testkit::wait::poll;
+use testkit::{
+    End, Ending, Launch, NEVER, Pair, PairOptions, Program, Target, Wire, any, binary, eventually,
+    keygen, proc,
+};
 
 /// Another address of this machine.
 const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));

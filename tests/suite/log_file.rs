@@ -1,14 +1,12 @@
 //! A log that goes to a file, as logrotate treats it.
 
-use crate::common;
-
 use std::fs::{self, File};
 use std::process::Command;
 
-use common::{Launch, any, eventually, keygen};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
+use testkit::{Launch, any, eventually, keygen};
 
 /// What is renamed is written on; what is copied and emptied begins anew, without a hole.
 #[test]

@@ -1,13 +1,11 @@
 //! The form of log lines: one rule for the values of a text line, which the documents
 //! keep to as well, and objects in JSON for values with parts.
 
-use crate::common;
-
 use std::io::Write;
 
-use common::tree::read;
-use common::{Launch, Target, Wire, any, eventually, keygen};
 use serde_json::{Value, json};
+use testkit::tree::read;
+use testkit::{Launch, Target, Wire, any, eventually, keygen};
 
 /// The fields of a text line: what stands behind the first blank before a `name=`.
 fn fields(line: &str) -> Vec<(String, String)> {

@@ -2,9 +2,6 @@
 //! each would compile `common` once more. What fills the machine (strangers,
 //! thousands of sessions), or waits for minutes, has a program of its own.
 
-#[path = "../common/mod.rs"]
-mod common;
-
 mod admin;
 mod announce;
 mod check;

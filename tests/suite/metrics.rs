@@ -2,26 +2,24 @@
 //! documented, the numbers are exact, and Prometheus itself understands them,
 //! the alert rules and the dashboard.
 
-use crate::common;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use common::address::{free_port, refusing};
-use common::admin::{Answer, Metrics, http, http_with, metrics_address};
-use common::end::key_id;
-use common::program::require;
-use common::redis::Redis;
-use common::tree::read;
-use common::wait::poll;
-use common::{
-    Addr, End, Kind, Launch, NEVER, Pair, PairOptions, Program, Target, Wire, eventually, keygen,
-};
 use knockpipe::reason::CloseReason;
 use serde_json::Value;
 use tempfile::TempDir;
+use testkit::address::{free_port, refusing};
+use testkit::admin::{Answer, Metrics, http, http_with, metrics_address};
+use testkit::end::key_id;
+use testkit::program::require;
+use testkit::redis::Redis;
+use testkit::tree::read;
+use testkit::wait::poll;
+use testkit::{
+    Addr, End, Kind, Launch, NEVER, Pair, PairOptions, Program, Target, Wire, eventually, keygen,
+};
 
 /// Asks for OpenMetrics.
 pub(super) const OPENMETRICS: &str = "Accept: application/openmetrics-text; version=1.0.0\r\n";

@@ -1,19 +1,17 @@
 //! The two forms of the metrics: whoever asks for one gets it, both say the same, and
 //! Prometheus reads either.
 
-use crate::common;
-
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use common::address::refusing;
-use common::admin::{Answer, http_with, metrics_address};
-use common::program::require;
-use common::{Addr, Target, eventually};
 use nix::sys::signal::Signal;
+use testkit::address::refusing;
+use testkit::admin::{Answer, http_with, metrics_address};
+use testkit::program::require;
+use testkit::{Addr, Target, eventually};
 
 use super::metrics::{OPENMETRICS, Prometheus, documented, families, measured};
 

@@ -1,21 +1,19 @@
 //! Files that the command line or a configuration names: whose they may be, and
 //! that nothing is waited for which is no file.
 
-use crate::common;
-
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
 
-use common::file::{Service, decrypt_table};
-use common::program::{install, require};
-use common::{Launch, Target, any, binary, keygen};
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use tempfile::TempDir;
+use testkit::file::{Service, decrypt_table};
+use testkit::program::{install, require};
+use testkit::{Launch, Target, any, binary, keygen};
 
 use super::cli::{complaint, knockpipe, place, run, stdout, write};
 
@@ -143,7 +141,7 @@ fn certificates_of_the_environment_are_not_waited_for() {
     for (name, kind) in lay_traps(dir.path()) {
         let mut list = Command::new(binary());
         list.args(["gate", "list", "--gate", &gate]).env("SSL_CERT_FILE", dir.path().join(name));
-        let output = common::wait::bounded("it ends", move || list.output().unwrap());
+        let output = testkit::wait::bounded("it ends", move || list.output().unwrap());
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{text}");
         assert!(text.contains("SSL_CERT_FILE") && text.contains(kind), "{text}");

@@ -4,8 +4,6 @@
 //! Names and the log get files of their own in a mount namespace of the process
 //! under test, so the machine stays as it is.
 
-use crate::common;
-
 use std::fs;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -14,17 +12,17 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::mpsc::channel;
 
-use crate::common::machine::{private_mounts, with_syslog};
-use common::admin::metrics_address;
-use common::program::install;
-use common::{
-    Addr, End, Launch, NEVER, Pair, PairOptions, Program, Target, Wire, any, binary, eventually,
-    keygen,
-};
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use tempfile::TempDir;
+use testkit::admin::metrics_address;
+use testkit::machine::{private_mounts, with_syslog};
+use testkit::program::install;
+use testkit::{
+    Addr, End, Launch, NEVER, Pair, PairOptions, Program, Target, Wire, any, binary, eventually,
+    keygen,
+};
 
 // === -b ===
 
@@ -59,7 +57,7 @@ fn a_bind_port_is_used_again_at_once() {
         sender.send(wire.peer()).unwrap();
         wire.write_all(b"!").unwrap();
     });
-    let bind = SocketAddr::from(([127, 0, 0, 5], common::address::free_port()));
+    let bind = SocketAddr::from(([127, 0, 0, 5], testkit::address::free_port()));
     let options = PairOptions::default().decrypt(&["-b", &bind.to_string()]);
     let pair = Pair::start(options, target.addr());
     for round in 0..3 {
@@ -136,7 +134,7 @@ pub(super) const TWO: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 pub(super) fn says(at: SocketAddr, name: &'static str) -> Target {
     Target::serve(&Addr::Tcp(at), move |mut wire, counts| {
         if wire.write_all(name.as_bytes()).is_ok() {
-            common::target::echo(wire, counts);
+            testkit::target::echo(wire, counts);
         }
     })
 }

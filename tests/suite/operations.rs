@@ -1,8 +1,6 @@
 //! What happens to a service in its life: it is stopped behind a load balancer,
 //! its far end and its target come and go, it is killed at any moment.
 
-use crate::common;
-
 use std::iter::repeat_n;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -12,13 +10,13 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use rand::RngExt;
 
-use common::address::refusing_at;
-use common::admin::Metrics;
-use common::data::Noise;
-use common::file::{Service, decrypt_table, encrypt_table};
-use common::legit::{Clients, round_trip, round_trips};
-use common::target::echo;
-use common::{
+use testkit::address::refusing_at;
+use testkit::admin::Metrics;
+use testkit::data::Noise;
+use testkit::file::{Service, decrypt_table, encrypt_table};
+use testkit::legit::{Clients, round_trip, round_trips};
+use testkit::target::echo;
+use testkit::{
     Addr, Ending, Kind, Launch, Pair, PairOptions, Program, Target, Wire, any, binary, eventually,
     keygen, proc,
 };
@@ -31,7 +29,7 @@ fn a_window_of_acceptance_comes_before_the_drain() {
         let options = PairOptions::default().encrypt(&["--drain-accept", window]);
         let mut pair = Pair::start(options, target.addr());
         pair.encrypt.terminate();
-        let is_soon = |line: &common::Line| line.message().starts_with("stopping soon");
+        let is_soon = |line: &testkit::Line| line.message().starts_with("stopping soon");
         pair.encrypt.program.wait_line("stopping soon", is_soon);
         let held = hurry.then(|| {
             round_trip(pair.entrance());

@@ -1,18 +1,16 @@
 //! How the keys of the package's units get to their user, whose mode may be what, and
 //! what whoever lacks a key is told to do first.
 
-use crate::common;
-
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use common::program::install;
-use common::tree::read;
-use common::{End, Launch, Program, binary, keygen};
 use nix::unistd::geteuid;
 use tempfile::TempDir;
+use testkit::program::install;
+use testkit::tree::read;
+use testkit::{End, Launch, Program, binary, keygen};
 
 /// The user of a service, who has no account.
 const USER: u32 = 61_234;

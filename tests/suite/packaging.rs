@@ -12,8 +12,8 @@ use std::process::{Command, Output};
 use knockpipe::cli;
 use tempfile::TempDir;
 
-use crate::common::program::install;
-use crate::common::tree::read;
+use testkit::program::install;
+use testkit::tree::read;
 
 #[expect(dead_code, reason = "its main is the only thing that `make packages` calls and we do not")]
 #[path = "../../packaging/generate.rs"]

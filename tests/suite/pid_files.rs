@@ -8,8 +8,8 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use tempfile::TempDir;
 
-use crate::common::proc::Background;
-use crate::common::{Launch, Program, any, binary, eventually, keygen};
+use testkit::proc::Background;
+use testkit::{Launch, Program, any, binary, eventually, keygen};
 
 /// Another program, whose number the system gave away again.
 struct Other(Child);

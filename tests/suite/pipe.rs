@@ -1,7 +1,5 @@
 //! `pipe` never makes half an upload look whole, and its exit status says how it went.
 
-use crate::common;
-
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
@@ -9,8 +7,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
-use common::{Addr, Ending, NEVER, Pair, Program, Target, binary};
 use nix::sys::signal::Signal;
+use testkit::{Addr, Ending, NEVER, Pair, Program, Target, binary};
 
 /// Far longer than an echo takes on a loaded machine.
 const A_WHILE: Duration = Duration::from_secs(20);

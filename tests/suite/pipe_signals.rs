@@ -1,13 +1,11 @@
 //! `pipe` that is ended by its caller says so to the far end, and is `pipe` there.
 
-use crate::common;
-
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use common::redis::{Redis, Reply, Resp};
-use common::{Pair, Program, Target, binary, eventually};
 use nix::sys::signal::Signal;
+use testkit::redis::{Redis, Reply, Resp};
+use testkit::{Pair, Program, Target, binary, eventually};
 
 fn pipe(pair: &Pair) -> Program {
     let mut command = Command::new(binary());

@@ -11,8 +11,8 @@ use nix::sys::stat::fstat;
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::common::machine::with_syslog;
-use crate::common::{NEVER, binary, keygen, wait::bounded};
+use testkit::machine::with_syslog;
+use testkit::{NEVER, binary, keygen, wait::bounded};
 
 /// The stream that `JOURNAL_STREAM` names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

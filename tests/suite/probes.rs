@@ -1,13 +1,11 @@
 //! Whoever connects and leaves without a byte is a health check, and nobody's trouble.
 
-use crate::common;
-
 use std::io::Write;
 use std::path::Path;
 
-use common::haproxy::Haproxy;
-use common::mariadb::{MariaDb, query};
-use common::{
+use testkit::haproxy::Haproxy;
+use testkit::mariadb::{MariaDb, query};
+use testkit::{
     Addr, Ending, Kind, Launch, Pair, PairOptions, Target, Wire, any, eventually, keygen,
 };
 
@@ -125,6 +123,6 @@ fn an_unlisted_header_over_a_unix_socket_is_a_failed_handshake() {
     }
 }
 
-fn through(key: &Path, to: &Addr) -> common::End {
+fn through(key: &Path, to: &Addr) -> testkit::End {
     Launch::encrypt(key).source(&any()).target(to).start()
 }

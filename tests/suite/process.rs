@@ -17,7 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::common::proc::{self, Background};
+use testkit::proc::{self, Background};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_knockpipe");
 

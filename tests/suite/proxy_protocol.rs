@@ -1,21 +1,19 @@
 //! The PROXY protocol with those who speak it too: MariaDB reads what we write,
 //! haproxy writes what we read, and passes on what it understood of ours.
 
-use crate::common;
-
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
 
-use common::haproxy::Haproxy;
-use common::mariadb::{MariaDb, query};
-use common::wait::bounded;
-use common::wire::Listener;
-use common::{Addr, Kind, Launch, NEVER, Pair, PairOptions, Wire, eventually, keygen};
 use knockpipe::addr::ClientAddr;
 use knockpipe::proxy_protocol::Version;
 use knockpipe::proxy_protocol::incoming::{HeaderReader, Progress, Sender};
 use knockpipe::proxy_protocol::outgoing::encode;
+use testkit::haproxy::Haproxy;
+use testkit::mariadb::{MariaDb, query};
+use testkit::wait::bounded;
+use testkit::wire::Listener;
+use testkit::{Addr, Kind, Launch, NEVER, Pair, PairOptions, Wire, eventually, keygen};
 
 const VERSIONS: [Version; 2] = [Version::V1, Version::V2];
 

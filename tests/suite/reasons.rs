@@ -5,29 +5,27 @@
 //! `lifecycle.rs`, `source-limit` in `limits.rs`, `unopened` in `pool.rs`. `local-error`
 //! takes a machine that lacks something.
 
-use crate::common;
-
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use common::address::deaf;
-use common::admin::Admin;
-use common::data::Noise;
-use common::hand::{Acceptor, Call, Hand};
-use common::middleman::{Act, Cut, Edit, Middleman, Toward};
-use common::wait::poll;
-use common::{
-    Addr, End, Ending, Launch, NEVER, Pair, PairOptions, Target, Wire, any, binary, eventually,
-    keygen,
-};
 use knockpipe::proto::SuiteSet;
 use knockpipe::proto::handshake::MESSAGE_LEN;
 use knockpipe::proto::inbound::Event;
 use knockpipe::proto::message::ResetReason;
 use tempfile::TempDir;
+use testkit::address::deaf;
+use testkit::admin::Admin;
+use testkit::data::Noise;
+use testkit::hand::{Acceptor, Call, Hand};
+use testkit::middleman::{Act, Cut, Edit, Middleman, Toward};
+use testkit::wait::poll;
+use testkit::{
+    Addr, End, Ending, Launch, NEVER, Pair, PairOptions, Target, Wire, any, binary, eventually,
+    keygen,
+};
 
 /// A decrypt end in front of an echo, and the key for those who visit it by hand.
 struct Door {
@@ -234,7 +232,7 @@ fn target_unresolved() {
 fn greeting() -> Target {
     Target::local(|mut wire, counts| {
         if wire.write_all(b"!").is_ok() {
-            common::target::echo(wire, counts);
+            testkit::target::echo(wire, counts);
         }
     })
 }
@@ -448,7 +446,7 @@ fn a_decrypt_end_names_what_the_dialer_tells_it() {
 fn peer_unreachable_and_no_answer() {
     let dir = tempfile::tempdir().unwrap();
     let key = keygen(dir.path(), "key");
-    let (refusing, _socket) = common::address::refusing();
+    let (refusing, _socket) = testkit::address::refusing();
     let (deaf, _held) = deaf();
     let mute = Target::hold();
     let hasty = Target::local(|wire, _| drop(wire));

@@ -1,7 +1,5 @@
 //! Configuration files that change while connections go through.
 
-use crate::common;
-
 use std::io::Write;
 use std::iter::repeat_n;
 use std::path::Path;
@@ -9,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use common::admin::Admin;
-use common::file::{Service, decrypt_table, encrypt_table};
-use common::hand::Call;
-use common::legit::{Clients, round_trip};
-use common::redis::Redis;
-use common::{Addr, Ending, Target, Wire, eventually, keygen, proc};
+use testkit::admin::Admin;
+use testkit::file::{Service, decrypt_table, encrypt_table};
+use testkit::hand::Call;
+use testkit::legit::{Clients, round_trip};
+use testkit::redis::Redis;
+use testkit::{Addr, Ending, Target, Wire, eventually, keygen, proc};
 
 pub(super) const KEY: &str = "\"key\"";
 
@@ -185,7 +183,7 @@ fn a_changed_limit_counts_those_who_are_there() {
     let two = Two::start();
     let limit = |number: u32| two.near(KEY, &format!("max-sessions = {number}"));
     let is_full = |number: u32| {
-        let about = |line: &common::Line| line.has("limit", &number.to_string());
+        let about = |line: &testkit::Line| line.has("limit", &number.to_string());
         let reached = "limit of sessions reached";
         two.encrypt.program.wait_line(reached, |line| line.is(reached) && about(line));
     };
@@ -228,7 +226,7 @@ fn a_changed_limit_of_a_source_counts_those_who_are_there() {
     eventually("its session has ended", || two.encrypt.closed("near").len() == 1);
     assert!(is_full(), "two are above the limit");
     held.clear();
-    let is_served = || Wire::connect(&two.entrance()).unwrap().echoes(b"alone", common::NEVER);
+    let is_served = || Wire::connect(&two.entrance()).unwrap().echoes(b"alone", testkit::NEVER);
     eventually("nobody else is left", is_served);
     two.stop();
 }
@@ -324,11 +322,11 @@ fn a_successor_that_cannot_start_changes_nothing() {
     let good = text("far", &target.addr().to_string());
     let mut old = Service::start_with(dir.path(), "far.toml", &process, &good);
     let key = dir.path().join("key");
-    let dial = || common::hand::Hand::dial(&Addr::parse(&path("in")).unwrap(), &key);
+    let dial = || testkit::hand::Hand::dial(&Addr::parse(&path("in")).unwrap(), &key);
     drop(dial());
 
     old.write(&text("far", "no-such-name.invalid:1"));
-    let mut failing = std::process::Command::new(common::binary());
+    let mut failing = std::process::Command::new(testkit::binary());
     let output = failing.args(["run", "-c", &path("far.toml")]).output().unwrap();
     assert!(!output.status.success());
     drop(dial());
@@ -364,9 +362,9 @@ fn an_old_process_that_is_stopped_meanwhile_does_not_take_the_new_one_along() {
     store.signal(Signal::SIGSTOP);
     let gate = format!("gate = \"redis://{}\"\ninternal = \"allow\"\ntimeout = 3600", store.tcp());
     old.write(&two.near(KEY, &gate));
-    let mut command = std::process::Command::new(common::binary());
+    let mut command = std::process::Command::new(testkit::binary());
     command.args(["run", "-c"]).arg(path("own.toml"));
-    let mut next = common::Program::spawn("successor", &mut command);
+    let mut next = testkit::Program::spawn("successor", &mut command);
     let has_it = |socket: &proc::TcpSocket| Addr::Tcp(socket.local.into()) == entrance;
     eventually("it has the socket", || proc::tcp_sockets(next.pid()).iter().any(has_it));
     old.program.signal(Signal::SIGTERM);
@@ -394,7 +392,7 @@ fn a_file_at_the_place_of_the_handover_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let key = keygen(dir.path(), "key");
     let before = std::fs::read(&key).unwrap();
-    let mut program = std::process::Command::new(common::binary());
+    let mut program = std::process::Command::new(testkit::binary());
     program.args(["decrypt", "-s", "127.0.0.1:0", "-t", "127.0.0.1:1", "-k"]).arg(&key);
     let output = program.arg("--handover").arg(&key).output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
@@ -408,7 +406,7 @@ fn a_hang_up_while_it_drains_is_harmless() {
     let mut wire = Wire::connect(&two.entrance()).unwrap();
     wire.expect_echo(b"before");
     two.encrypt.program.signal(Signal::SIGTERM);
-    let is_stopping = |line: &common::Line| line.message().starts_with("stopping:");
+    let is_stopping = |line: &testkit::Line| line.message().starts_with("stopping:");
     two.encrypt.program.wait_line("stopping", is_stopping);
     two.encrypt.program.signal(Signal::SIGHUP);
     two.encrypt.program.wait_line("told", |line| line.message().starts_with("stopping already"));

@@ -1,18 +1,16 @@
 //! What whoever orders a reload is told: what changed, by name, what takes a restart,
 //! and as whom files were read.
 
-use crate::common;
-
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use common::address::refusing;
-use common::admin::Admin;
-use common::file::{Service, decrypt_table, encrypt_table};
-use common::{Launch, any, keygen};
 use nix::unistd::geteuid;
 use serde_json::{Value, json};
+use testkit::address::refusing;
+use testkit::admin::Admin;
+use testkit::file::{Service, decrypt_table, encrypt_table};
+use testkit::{Launch, any, keygen};
 
 /// A file with its tunnels, and the flags of the process.
 fn text(dir: &Path, process: &str, tunnels: &[String]) -> String {

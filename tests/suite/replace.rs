@@ -2,8 +2,6 @@
 //! to read its file again, or to make room for the program that an upgrade brought.
 //! The service manager is a socket of the test.
 
-use crate::common;
-
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -12,13 +10,13 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use common::file::decrypt_table;
-use common::proc::Background;
-use common::program::{install, require};
-use common::wait::bounded;
-use common::{Addr, End, Launch, Program, Target, Wire, any, binary, eventually, keygen, proc};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
+use testkit::file::decrypt_table;
+use testkit::proc::Background;
+use testkit::program::{install, require};
+use testkit::wait::bounded;
+use testkit::{Addr, End, Launch, Program, Target, Wire, any, binary, eventually, keygen, proc};
 
 use super::systemd::{Manager, hand_over, tcp};
 

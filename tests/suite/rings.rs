@@ -1,13 +1,11 @@
 //! Tunnels that lead back to themselves, where no command line and no file shows it, and
 //! chains of tunnels that do not.
 
-use crate::common;
-
-use common::address::refusing;
-use common::admin::{Metrics, metrics_address};
-use common::file::{Service, decrypt_table, encrypt_table};
-use common::{Addr, Ending, Line, Target, Wire, eventually, keygen};
 use tempfile::TempDir;
+use testkit::address::refusing;
+use testkit::admin::{Metrics, metrics_address};
+use testkit::file::{Service, decrypt_table, encrypt_table};
+use testkit::{Addr, Ending, Line, Target, Wire, eventually, keygen};
 
 const KEY: &str = "\"key\"";
 const METRICS: &str = "metrics = \"127.0.0.1:0\"";

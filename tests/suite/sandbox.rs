@@ -1,25 +1,23 @@
 //! What a running program of ours shows of its sandbox. Each rule is tried out
 //! in `src/sys/sandbox_tests.rs`, where it can be asked for what it denies.
 
-use crate::common;
-
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, chown, symlink};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Stdio};
 
-use common::admin::http;
-use common::file::{Service, decrypt_table};
-use common::proc::Background;
-use common::program::require;
-use common::{
-    Addr, End, Kind, Launch, Line, Pair, PairOptions, Program, Target, any, eventually, keygen,
-};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 use tempfile::TempDir;
+use testkit::admin::http;
+use testkit::file::{Service, decrypt_table};
+use testkit::proc::Background;
+use testkit::program::require;
+use testkit::{
+    Addr, End, Kind, Launch, Line, Pair, PairOptions, Program, Target, any, eventually, keygen,
+};
 
 /// Somebody who is not root.
 const NOBODY: u32 = 65534;
@@ -165,7 +163,7 @@ fn the_background_and_the_pipe_are_hardened_too() {
     let dir = TempDir::new().unwrap();
     let key = keygen(dir.path(), "key");
     let source = dir.path().join("source");
-    let started = Command::new(common::binary())
+    let started = Command::new(testkit::binary())
         .args(["-d", "-t", "/no/where", "-s"])
         .arg(&source)
         .arg("-k")
@@ -181,7 +179,7 @@ fn the_background_and_the_pipe_are_hardened_too() {
 
     let target = Target::echo();
     let pair = Pair::to(target.addr());
-    let mut pipe = Command::new(common::binary());
+    let mut pipe = Command::new(testkit::binary());
     pipe.args(["pipe", "--log-level", "info", "-t", &pair.decrypt.addr().to_string(), "-k"]);
     pipe.arg(pair.key()).stdin(Stdio::piped()).stdout(Stdio::null());
     let mut pipe = Program::spawn("pipe", &mut pipe);

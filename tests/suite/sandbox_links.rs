@@ -1,14 +1,12 @@
 //! Files of /etc that are links elsewhere: names resolve in the sandbox all the same,
 //! and where they cannot, the message says what may be why.
 
-use crate::common;
-
 use std::fs;
 use std::net::Ipv4Addr;
 
-use common::machine::Machine;
-use common::{Launch, Target, any, keygen};
 use nix::sys::signal::Signal;
+use testkit::machine::Machine;
+use testkit::{Launch, Target, any, keygen};
 
 const NAME: &str = "target.knockpipe.test";
 

@@ -1,15 +1,13 @@
 //! Keys, pid files and sockets in directories that many programs share: what a running
 //! program of ours has within reach then, and what it says of it.
 
-use crate::common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::file::{Service, decrypt_table};
-use common::{Launch, Line, Target, any, eventually, keygen};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
+use testkit::file::{Service, decrypt_table};
+use testkit::{Launch, Line, Target, any, eventually, keygen};
 
 /// What the log says of each such directory.
 const WARNING: &str = "the sandbox is wider than it need be: a directory of many programs is used";

@@ -1,7 +1,5 @@
 //! Nothing that the program says, however talkative it is told to be, holds key bytes.
 
-use crate::common;
-
 use std::fs;
 use std::iter::repeat_n;
 use std::path::{Path, PathBuf};
@@ -10,9 +8,9 @@ use std::thread;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
-use common::middleman::{Act, Edit, Middleman, Toward};
-use common::{Addr, Launch, NEVER, Target, Wire, binary, keygen};
 use sha2::{Digest, Sha256};
+use testkit::middleman::{Act, Edit, Middleman, Toward};
+use testkit::{Addr, Launch, NEVER, Target, Wire, binary, keygen};
 
 /// The shortest piece of a key that counts as a leak, in bytes. Shorter ones
 /// turn up by chance in a log of this size.
@@ -60,7 +58,7 @@ fn a_run_at_trace_level_contains_no_key_bytes() {
 #[test]
 fn the_search_finds_every_spelling_of_a_key() {
     let key: Vec<u8> = (0..32).map(|i: u8| i.wrapping_mul(37) ^ 0xa5).collect();
-    let hex = common::data::hex(&key);
+    let hex = testkit::data::hex(&key);
     let shifted = STANDARD_NO_PAD.encode([b"xx", &key[3..]].concat());
     let json = format!("{:?}", key.escape_ascii().to_string());
     let spellings = [
@@ -201,7 +199,7 @@ fn no_trace(secret: &[u8], text: &Said, name: &str) {
         assert!(!contains(&text.raw, piece), "raw key bytes in {name}");
         let escaped = piece.escape_ascii().to_string();
         assert!(!text.unescaped.contains(&escaped), "escaped key bytes in {name}");
-        let hex = common::data::hex(piece);
+        let hex = testkit::data::hex(piece);
         assert!(!text.hex_digits.contains(&hex), "key bytes in hex in {name}");
         let list = piece.iter().map(u8::to_string).collect::<Vec<_>>().join(",");
         assert!(!text.squeezed.contains(&list), "key bytes as a list in {name}");

@@ -4,8 +4,6 @@
 //! order. Of the gaps there, tampering, replay, descriptors, drain, limits, a
 //! change of DNS and strangers have files of their own.
 
-use crate::common;
-
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::symlink;
@@ -14,16 +12,16 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use common::address::refusing;
-use common::data::{Noise, Sum, send_noise};
-use common::proc::Background;
-use common::target::echo;
-use common::wait::{bounded, poll};
-use common::{
+use nix::sys::signal::Signal;
+use testkit::address::refusing;
+use testkit::data::{Noise, Sum, send_noise};
+use testkit::proc::Background;
+use testkit::target::echo;
+use testkit::wait::{bounded, poll};
+use testkit::{
     Addr, Ending, Kind, Launch, NEVER, Pair, PairOptions, Program, Suite, Target, Wire, any,
     binary, keygen,
 };
-use nix::sys::signal::Signal;
 
 /// Scenario 1 (`01-connection-open-close`): open, a newline, close; all ends stop on
 /// SIGTERM. Over TCP, then with nothing but unix sockets.

@@ -1,17 +1,15 @@
 //! Ends and targets that stall while a client has a warm tunnel: nobody is given up who is
 //! there, and nobody is dialled for a client that has gone elsewhere.
 
-use crate::common;
-
 use std::cell::OnceCell;
 use std::io::Write;
 use std::time::Duration;
 
-use common::address::deaf;
-use common::middleman::Middleman;
-use common::way::Way;
-use common::{End, Launch, Line, Pair, PairOptions, Target, any, eventually, keygen};
 use nix::sys::signal::Signal;
+use testkit::address::deaf;
+use testkit::middleman::Middleman;
+use testkit::way::Way;
+use testkit::{End, Launch, Line, Pair, PairOptions, Target, any, eventually, keygen};
 
 const READY: &str = "a warm tunnel is ready";
 const HEDGED: &str = "a warm tunnel was dead; dialling";

@@ -1,22 +1,20 @@
 //! `knockpipe status` of many tunnels: what is wrong first and in words, at a terminal
 //! no more than it can show.
 
-use crate::common;
-
 use std::fs::File;
 use std::io::Read;
 use std::iter::repeat_n;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::address::refusing;
-use common::admin::Admin;
-use common::file::{Service, decrypt_table, encrypt_table};
-use common::legit::Clients;
-use common::{Addr, Kind, Launch, NEVER, Target, any, binary, eventually, keygen};
 use nix::pty::{Winsize, openpty};
 use serde_json::Value;
 use tempfile::TempDir;
+use testkit::address::refusing;
+use testkit::admin::Admin;
+use testkit::file::{Service, decrypt_table, encrypt_table};
+use testkit::legit::Clients;
+use testkit::{Addr, Kind, Launch, NEVER, Target, any, binary, eventually, keygen};
 
 const KEY: &str = "\"key\"";
 
@@ -89,7 +87,7 @@ fn forty_tunnels_fit_on_a_terminal_and_what_is_wrong_comes_first() {
     let (nowhere, _held) = refusing();
     let forty = Forty::start(&nowhere);
     let key = forty.dir.path().join("key");
-    common::Wire::connect(&forty.service.addr("n-away")).unwrap().read_to_ending(NEVER);
+    testkit::Wire::connect(&forty.service.addr("n-away")).unwrap().read_to_ending(NEVER);
     let full = Launch::encrypt(&key).source(&any()).target(&forty.service.addr("q-full")).start();
     let mut client = full.connect();
     client.expect_echo(b"takes the only session");

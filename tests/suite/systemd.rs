@@ -4,8 +4,6 @@
 //! The manager is a socket of the test; sockets are handed over as systemd does
 //! it, by a shell that becomes the program.
 
-use crate::common;
-
 use std::fs;
 use std::io::{ErrorKind, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -17,18 +15,18 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::hand::Call;
-use common::program::require;
-use common::wait::bounded;
-use common::{
-    Addr, End, Launch, NEVER, Pair, Program, Target, Wire, any, eventually, keygen, proc,
-};
 use knockpipe::proto::SuiteSet;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, geteuid, mkfifo};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use tempfile::TempDir;
+use testkit::hand::Call;
+use testkit::program::require;
+use testkit::wait::bounded;
+use testkit::{
+    Addr, End, Launch, NEVER, Pair, Program, Target, Wire, any, eventually, keygen, proc,
+};
 
 use super::first_messages::is_answered;
 

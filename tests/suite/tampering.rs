@@ -1,18 +1,16 @@
 //! Somebody between the two ends changes what passes: applications see a strict
 //! prefix of what was sent, and a clean end only where the far end said so.
 
-use crate::common;
-
 use std::io::Read;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use common::data::Noise;
-use common::middleman::{Act, Cut, Edit, HANDSHAKE, Middleman, Recording, Toward};
-use common::wait::eventually_within;
-use common::{Ending, NEVER, Pair, PairOptions, Target, Wire};
+use testkit::data::Noise;
+use testkit::middleman::{Act, Cut, Edit, HANDSHAKE, Middleman, Recording, Toward};
+use testkit::wait::eventually_within;
+use testkit::{Ending, NEVER, Pair, PairOptions, Target, Wire};
 
 /// Connections at a time; most cases wait for a deadline, not for a processor.
 const AT_ONCE: usize = 96;

@@ -1,10 +1,8 @@
 //! `--on-target-down`: what becomes of sessions on a target that fails its checks.
 
-use crate::common;
-
-use common::redis::{Redis, Reply, Resp};
-use common::{Pair, PairOptions, eventually};
 use nix::sys::signal::Signal;
+use testkit::redis::{Redis, Reply, Resp};
+use testkit::{Pair, PairOptions, eventually};
 
 const DOWN: &str = "target is down";
 

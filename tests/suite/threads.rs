@@ -16,9 +16,9 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use super::names::{NAME, Names, ONE, TWO, says, served_by};
-use crate::common::program::{install, require};
-use crate::common::wait::poll;
-use crate::common::{End, Launch, NEVER, Program, Target, any, binary, eventually, keygen, proc};
+use testkit::program::{install, require};
+use testkit::wait::poll;
+use testkit::{End, Launch, NEVER, Program, Target, any, binary, eventually, keygen, proc};
 
 /// The time that a thread may stay that has nothing to do.
 const IDLE: Duration = Duration::from_secs(12);

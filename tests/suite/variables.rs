@@ -3,8 +3,8 @@
 use std::process::Command;
 
 use super::cli::{PROGRAM, complaint, place, stdout, write};
-use crate::common::address::refusing;
-use crate::common::{Program, Target};
+use testkit::address::refusing;
+use testkit::{Program, Target};
 
 fn with(dir: &tempfile::TempDir, line: &str, variables: &[(&str, &str)]) -> std::process::Output {
     let mut command = Command::new(PROGRAM);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{Competitor, Files};
-use crate::common::end::binary;
+use testkit::end::binary;
 
 const AES: &str = "TLS_AES_256_GCM_SHA384";
 const CHACHA: &str = "TLS_CHACHA20_POLY1305_SHA256";

@@ -6,8 +6,8 @@ use std::process::Command;
 use anyhow::{Context, ensure};
 use tempfile::TempDir;
 
-use crate::common::data::Noise;
-use crate::common::end;
+use testkit::data::Noise;
+use testkit::end;
 
 /// Secrets in a directory that goes with the run.
 pub(crate) struct Files {

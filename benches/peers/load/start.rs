@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 
 use super::{Bench, PATIENCE, dial_echo};
-use crate::common::address::free_port;
 use crate::competitors::{Competitor, NearEnds};
 use crate::results::{Figures, median};
 use crate::target::ECHO;
+use testkit::address::free_port;
 
 const STARTS: usize = 5;
 

@@ -10,7 +10,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::wait::eventually;
+use crate::wait::eventually;
 
 /// Linux counts CPU time for /proc in hundredths of a second on every architecture.
 const TICK: Duration = Duration::from_millis(10);
@@ -54,7 +54,7 @@ pub fn stat(pid: u32) -> Option<Stat> {
 }
 
 /// Of the process, or thread, whose directory in /proc this is.
-pub(super) fn stat_in(directory: &Path) -> Option<Stat> {
+pub(crate) fn stat_in(directory: &Path) -> Option<Stat> {
     let text = fs::read_to_string(directory.join("stat")).ok()?;
     // The name may hold anything, so fields count from its closing parenthesis.
     let fields: Vec<&str> = text.rsplit_once(") ")?.1.split(' ').collect();

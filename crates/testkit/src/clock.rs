@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::program::require;
+use crate::program::require;
 
 /// A clock that some programs go by.
 pub struct FakeClock {

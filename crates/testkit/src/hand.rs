@@ -8,23 +8,23 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use knockpipe::addr::{ClientAddr, ServiceName};
-use knockpipe::keys::{Key, KeyRing, file};
-use knockpipe::proto::handshake::{Dialer, First, MESSAGE_LEN, Message, Received, read_message1};
-use knockpipe::proto::hello::{Hello, Welcome};
-use knockpipe::proto::inbound::Event;
-use knockpipe::proto::message::{Open, ResetReason};
-use knockpipe::proto::outbound::Outbound;
-use knockpipe::proto::record::{DATA_OFFSET, MAX_RECORD};
-use knockpipe::proto::{Padding, PeerError, Session, SuiteSet};
-use knockpipe::secret::Secret;
+use knockpipe_base::addr::{ClientAddr, ServiceName};
+use knockpipe_base::secret::Secret;
+use knockpipe_proto::handshake::{Dialer, First, MESSAGE_LEN, Message, Received, read_message1};
+use knockpipe_proto::hello::{Hello, Welcome};
+use knockpipe_proto::inbound::Event;
+use knockpipe_proto::keys::{Key, KeyRing, file};
+use knockpipe_proto::message::{Open, ResetReason};
+use knockpipe_proto::outbound::Outbound;
+use knockpipe_proto::record::{DATA_OFFSET, MAX_RECORD};
+use knockpipe_proto::{Padding, PeerError, Session, SuiteSet};
 use rand::TryRng;
 use rand::rngs::SysRng;
 
-use super::address::{Addr, Kind};
-use super::data::Noise;
-use super::wait::NEVER;
-use super::wire::{Listener, Wire};
+use crate::address::{Addr, Kind};
+use crate::data::Noise;
+use crate::wait::NEVER;
+use crate::wire::{Listener, Wire};
 
 /// A first message under a right key.
 pub struct Call {

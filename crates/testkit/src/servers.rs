@@ -7,11 +7,11 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
-use super::address::{Addr, free_port};
-use super::program::{Program, require};
-use super::redis::{Redis, Reply, Resp};
-use super::wait::eventually;
-use super::wire::Wire;
+use crate::address::{Addr, free_port};
+use crate::program::{Program, require};
+use crate::redis::{Redis, Reply, Resp};
+use crate::wait::eventually;
+use crate::wire::Wire;
 
 /// Three Sentinels that watch `master` as `mymaster`.
 pub struct Sentinels {

@@ -8,9 +8,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::Builder;
 
-use super::address::{Addr, Kind};
-use super::wait::eventually;
-use super::wire::{Listener, Wire};
+use crate::address::{Addr, Kind};
+use crate::wait::eventually;
+use crate::wire::{Listener, Wire};
 
 /// What the target saw.
 #[derive(Default)]

@@ -8,8 +8,8 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::end::binary;
-use super::program::{install, require};
+use crate::end::binary;
+use crate::program::{install, require};
 
 /// Files that name service reads.
 const NAME_FILES: [&str; 2] = ["hosts", "nsswitch.conf"];

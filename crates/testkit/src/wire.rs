@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use socket2::{Domain, SockRef, Socket, Type};
 
-use super::address::Addr;
-use super::wait::NEVER;
+use crate::address::Addr;
+use crate::wait::NEVER;
 
 /// A connected stream.
 #[derive(Debug)]

@@ -1,7 +1,5 @@
 //! Too many of something: both ends stay alive, keep serving, and recover.
 
-mod common;
-
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -9,13 +7,12 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-#[path = "exhaustion/flood.rs"]
 mod flood;
 
-use common::data::{Noise, Sum, send_noise};
-use common::legit::{Clients, round_trip, round_trips};
-use common::redis::Redis;
-use common::{
+use testkit::data::{Noise, Sum, send_noise};
+use testkit::legit::{Clients, round_trip, round_trips};
+use testkit::redis::Redis;
+use testkit::{
     Addr, End, Ending, Launch, NEVER, Pair, PairOptions, Target, Wire, any, eventually, keygen,
     proc,
 };
@@ -345,7 +342,7 @@ fn a_stalled_reader_does_not_disturb_other_sessions() {
     let target = Target::local(move |mut wire, counts| {
         let mut first = [0];
         if wire.read_exact(&mut first).is_err() || first != *b"F" {
-            return common::target::echo_after(&first, wire, counts);
+            return testkit::target::echo_after(&first, wire, counts);
         }
         // Floods whoever asked for it, until nobody takes it any more.
         while !theirs.load(Ordering::SeqCst) && wire.write_all(&[0; 4096]).is_ok() {}

@@ -10,9 +10,9 @@ use std::thread;
 
 use socket2::{SockFilter, SockRef};
 
-use super::address::{Addr, Kind};
-use super::proc::tcp_sockets;
-use super::wait::eventually;
+use crate::address::{Addr, Kind};
+use crate::proc::tcp_sockets;
+use crate::wait::eventually;
 
 /// Makes the owner of `socket` vanish for whoever is at the other end: BPF's
 /// `return 0` accepts no packet. Before that all it has sent must be acknowledged,

@@ -8,10 +8,10 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
-use super::address::{Addr, Kind, free_port};
-use super::program::{Program, require};
-use super::wait::{NEVER, poll};
-use super::wire::Wire;
+use crate::address::{Addr, Kind, free_port};
+use crate::program::{Program, require};
+use crate::wait::{NEVER, poll};
+use crate::wire::Wire;
 
 /// Tries to start on ports that somebody else may take meanwhile.
 const STARTS: usize = 5;

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::address::Addr;
-use super::wait::eventually;
-use super::wire::Wire;
+use crate::address::Addr;
+use crate::wait::eventually;
+use crate::wire::Wire;
 
 /// How long each of many round trips took.
 #[derive(Clone, Debug, Default)]

@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
-use super::middleman::{Act, Cut, Edit, HANDSHAKE, Recording, Shared, Toward, lock};
-use super::wait::poll;
+use crate::middleman::{Act, Cut, Edit, HANDSHAKE, Recording, Shared, Toward, lock};
+use crate::wait::poll;
 
 /// How often a pump that waits for bytes looks whether the connection was cut.
 const GLANCE: Duration = Duration::from_millis(10);
 
 /// Both sockets of one connection. They close when the last pump lets go.
-pub(super) struct Link {
+pub(crate) struct Link {
     dialer: TcpStream,
     acceptor: TcpStream,
     reset: AtomicBool,
@@ -24,7 +24,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(
+    pub(crate) fn new(
         dialer: TcpStream,
         acceptor: TcpStream,
         recording: Arc<Mutex<Recording>>,
@@ -69,7 +69,7 @@ impl Drop for Link {
 }
 
 /// Starts both directions of `link`, the edited one with `edit`.
-pub(super) fn pump_both(link: &Arc<Link>, edit: Option<Edit>) {
+pub(crate) fn pump_both(link: &Arc<Link>, edit: Option<Edit>) {
     for toward in Toward::BOTH {
         let edit = edit.clone().filter(|edit| edit.toward == toward);
         let pump = Pump { link: Arc::clone(link), toward, edit, held: None, silent: false };

@@ -6,11 +6,11 @@ use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 
-use super::address::Addr;
-use super::end::binary;
-use super::log::Line;
-use super::program::Program;
-use super::wait::eventually;
+use crate::address::Addr;
+use crate::end::binary;
+use crate::log::Line;
+use crate::program::Program;
+use crate::wait::eventually;
 
 /// `knockpipe run -c FILE`.
 pub struct Service {

@@ -1,21 +1,12 @@
 //! `knockpipe gate` as an operator uses it: against a real redis-server, which
 //! knows no KEYS, and against a file; exit status, text and JSON.
 
-mod common;
-
-#[path = "gate_cli/ends.rs"]
 mod ends;
-#[path = "gate_cli/named.rs"]
 mod named;
-#[path = "gate_cli/others.rs"]
 mod others;
-#[path = "gate_cli/stores.rs"]
 mod stores;
-#[path = "gate_cli/together.rs"]
 mod together;
-#[path = "gate_cli/why.rs"]
 mod why;
-#[path = "gate_cli/written.rs"]
 mod written;
 
 use std::fs;
@@ -24,10 +15,10 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use common::redis::{Redis, Reply};
-use common::{NEVER, binary};
 use serde_json::Value;
 use tempfile::TempDir;
+use testkit::redis::{Redis, Reply};
+use testkit::{NEVER, binary};
 
 const BANS: &str = "cache:gitlab:rack::attack:allow2ban:ban:";
 
@@ -136,7 +127,7 @@ fn finish(mut command: Command, input: &str) -> Answer {
     let mut child = command.spawn().unwrap();
     // It may end without reading.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    let output = common::wait::bounded("the command ends", move || child.wait_with_output());
+    let output = testkit::wait::bounded("the command ends", move || child.wait_with_output());
     let output = output.unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     Answer { status: output.status.code(), out: text(output.stdout), err: text(output.stderr) }

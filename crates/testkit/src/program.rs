@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::data::Sum;
-use super::log::Line;
-use super::proc::stat_in;
-use super::wait::{NEVER, bounded, eventually, poll};
+use crate::data::Sum;
+use crate::log::Line;
+use crate::proc::stat_in;
+use crate::wait::{NEVER, bounded, eventually, poll};
 
 /// A running program: stderr is collected line by line, the process is killed on drop.
 pub struct Program {

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::address::{Addr, Kind};
-use super::end::{End, Launch, binary, keygen};
-use super::wire::Wire;
+use crate::address::{Addr, Kind};
+use crate::end::{End, Launch, binary, keygen};
+use crate::wire::Wire;
 
 /// A record suite, as `--suite` spells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

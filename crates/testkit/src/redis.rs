@@ -9,10 +9,10 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use super::address::{Addr, free_port};
-use super::program::{Program, require};
-use super::wait::{NEVER, bounded, eventually, poll};
-use super::wire::Wire;
+use crate::address::{Addr, free_port};
+use crate::program::{Program, require};
+use crate::wait::{NEVER, bounded, eventually, poll};
+use crate::wire::Wire;
 
 /// Tries to start a server on a port that somebody else may take meanwhile.
 const STARTS: usize = 5;

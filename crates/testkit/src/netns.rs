@@ -17,10 +17,10 @@ use nix::sched::{CloneFlags, setns};
 use nix::unistd::geteuid;
 use socket2::{Domain, Socket, Type};
 
-use super::address::Addr;
-use super::data::Noise;
-use super::program::require;
-use super::wire::{Ending, Wire};
+use crate::address::Addr;
+use crate::data::Noise;
+use crate::program::require;
+use crate::wire::{Ending, Wire};
 
 /// Where peers reach the gate.
 pub const GATE4: &str = "198.51.100.1";

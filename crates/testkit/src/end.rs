@@ -6,16 +6,26 @@ use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 
-use super::address::Addr;
-use super::log::Line;
-use super::proc;
-use super::program::Program;
-use super::wait::{NEVER, eventually_within};
-use super::wire::Wire;
+use crate::address::Addr;
+use crate::log::Line;
+use crate::proc;
+use crate::program::Program;
+use crate::wait::{NEVER, eventually_within};
+use crate::wire::Wire;
 
-/// The binary that Cargo built for this test.
+/// Path of the program under test: the one that Cargo names, as it does for every test
+/// program that it runs, or else the one in the directory of the test program (DIR/deps/TEST
+/// and DIR/knockpipe), for a test program that was started by itself.
+#[track_caller]
 pub fn binary() -> PathBuf {
-    PathBuf::from(env!("CARGO_BIN_EXE_knockpipe"))
+    if let Some(path) = std::env::var_os("CARGO_BIN_EXE_knockpipe") {
+        return PathBuf::from(path);
+    }
+    let test = std::env::current_exe().expect("a running program has a path");
+    let mut beside = test.ancestors().skip(1).take(2).map(|dir| dir.join("knockpipe"));
+    beside.find(|path| path.is_file()).unwrap_or_else(|| {
+        panic!("no knockpipe beside {}; build it with: cargo build", test.display())
+    })
 }
 
 /// Makes a key file `dir/name` with `knockpipe keygen`.

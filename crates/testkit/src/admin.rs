@@ -7,10 +7,10 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use super::address::Addr;
-use super::end::{End, binary};
-use super::program::Program;
-use super::wire::Wire;
+use crate::address::Addr;
+use crate::end::{End, binary};
+use crate::program::Program;
+use crate::wire::Wire;
 
 /// The flags that open both doors, the socket at `path`.
 pub fn doors(path: &Path) -> [String; 4] {

@@ -7,10 +7,10 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
-use super::address::{Addr, free_port};
-use super::program::{Program, require};
-use super::wait::{NEVER, bounded, poll};
-use super::wire::Wire;
+use crate::address::{Addr, free_port};
+use crate::program::{Program, require};
+use crate::wait::{NEVER, bounded, poll};
+use crate::wire::Wire;
 
 /// The account that the scenarios use; the server listens on loopback only.
 const USER: &str = "knock";

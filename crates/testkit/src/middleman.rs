@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use socket2::SockRef;
 
-use super::address::{Addr, Kind};
-use super::pump::{Link, pump_both};
+use crate::address::{Addr, Kind};
+use crate::pump::{Link, pump_both};
 
 /// Length of either handshake message.
 pub const HANDSHAKE: usize = 256;
@@ -28,7 +28,7 @@ pub enum Toward {
 impl Toward {
     pub const BOTH: [Self; 2] = [Self::Acceptor, Self::Dialer];
 
-    pub(super) fn opposite(self) -> Self {
+    pub(crate) fn opposite(self) -> Self {
         match self {
             Self::Acceptor => Self::Dialer,
             Self::Dialer => Self::Acceptor,
@@ -101,7 +101,7 @@ impl Recording {
         }
     }
 
-    pub(super) fn frames_mut(&mut self, toward: Toward) -> &mut Vec<Vec<u8>> {
+    pub(crate) fn frames_mut(&mut self, toward: Toward) -> &mut Vec<Vec<u8>> {
         match toward {
             Toward::Acceptor => &mut self.to_acceptor,
             Toward::Dialer => &mut self.to_dialer,
@@ -115,17 +115,17 @@ pub struct Middleman {
     shared: Arc<Shared>,
 }
 
-pub(super) struct Shared {
+pub(crate) struct Shared {
     upstream: Addr,
     /// The edits of the next connections; a connection without one passes untouched.
     edits: Mutex<VecDeque<Edit>>,
     /// Edits whose frame never came.
-    pub(super) missed: Mutex<Vec<Edit>>,
+    pub(crate) missed: Mutex<Vec<Edit>>,
     recordings: Mutex<Vec<Arc<Mutex<Recording>>>>,
     recording: AtomicBool,
     connections: AtomicU64,
-    pub(super) applied: AtomicU64,
-    pub(super) live: AtomicU64,
+    pub(crate) applied: AtomicU64,
+    pub(crate) live: AtomicU64,
     /// Frames from this one on are swallowed.
     swallowed_from: AtomicUsize,
     stop: AtomicBool,
@@ -133,11 +133,11 @@ pub(super) struct Shared {
 
 impl Shared {
     /// Whether frame `index` is swallowed.
-    pub(super) fn swallows(&self, index: usize) -> bool {
+    pub(crate) fn swallows(&self, index: usize) -> bool {
         index >= self.swallowed_from.load(Ordering::SeqCst)
     }
 
-    pub(super) fn is_stopped(&self) -> bool {
+    pub(crate) fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::SeqCst)
     }
 }
@@ -227,7 +227,7 @@ impl Drop for Middleman {
     }
 }
 
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::program::require;
+use crate::program::require;
 
 /// The form of a private key.
 #[derive(Clone, Copy, Debug)]
