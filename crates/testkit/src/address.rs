@@ -15,7 +15,7 @@ pub enum Addr {
 }
 
 impl Addr {
-    /// As the log shows it: a path, or `ip:port`.
+    /// Parses an address as the log shows it: a path, or `ip:port`.
     pub fn parse(text: &str) -> Option<Self> {
         if text.starts_with('/') {
             return Some(Self::Unix(PathBuf::from(text)));
@@ -23,7 +23,7 @@ impl Addr {
         text.parse().ok().map(Self::Tcp)
     }
 
-    /// The TCP address; panics for a unix socket.
+    /// Returns the TCP address; panics for a unix socket.
     pub fn tcp(&self) -> SocketAddr {
         match self {
             Self::Tcp(addr) => *addr,
@@ -31,7 +31,7 @@ impl Addr {
         }
     }
 
-    /// The path; panics for TCP.
+    /// Returns the path; panics for TCP.
     pub fn path(&self) -> &Path {
         match self {
             Self::Unix(path) => path,
@@ -60,7 +60,7 @@ pub enum Kind {
 impl Kind {
     pub const ALL: [Self; 3] = [Self::Tcp4, Self::Tcp6, Self::Unix];
 
-    /// An address to listen on: port 0 on loopback, or `dir/name`.
+    /// Returns an address to listen on: port 0 on loopback, or `dir/name`.
     pub fn fresh(self, dir: &Path, name: &str) -> Addr {
         match self {
             Self::Tcp4 => Addr::Tcp((Ipv4Addr::LOCALHOST, 0).into()),
@@ -70,27 +70,27 @@ impl Kind {
     }
 }
 
-/// A free port on loopback, to listen on.
+/// Returns the address of a free port on loopback, to listen on.
 pub fn any() -> Addr {
     Kind::Tcp4.fresh(Path::new("/"), "")
 }
 
-/// A TCP port that nothing listens on right now.
+/// Returns a TCP port that nothing listens on right now.
 ///
-/// Only for programs that cannot be told port 0 (Redis, MariaDB): somebody
-/// else may take it in between, so their start is tried again on failure.
+/// Only for programs that cannot be told port 0 (Redis, MariaDB): another process may take it in
+/// between, so their start is tried again on failure.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has free ports");
     listener.local_addr().expect("a bound socket has an address").port()
 }
 
-/// An address that refuses connections, for as long as the returned socket is held.
+/// Makes an address that refuses connections, for as long as the returned socket is held.
 pub fn refusing() -> (Addr, Socket) {
     refusing_at(Ipv4Addr::LOCALHOST)
 }
 
-/// The same at another address of loopback. Where nobody else uses that, nobody
-/// takes the port either while it is let go and taken again.
+/// Makes one at another address of loopback. If no other test uses that address, nothing takes the
+/// port either while it is released and taken again.
 pub fn refusing_at(ip: Ipv4Addr) -> (Addr, Socket) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket can be made");
     let any = SocketAddr::new(IpAddr::V4(ip), 0);
@@ -99,8 +99,8 @@ pub fn refusing_at(ip: Ipv4Addr) -> (Addr, Socket) {
     (Addr::Tcp(bound.as_socket().expect("it is an IP socket")), socket)
 }
 
-/// An address that answers no connection attempt, for as long as the returned
-/// sockets are held: the backlog of its listener is full.
+/// Makes an address that answers no connection attempt, for as long as the returned sockets are
+/// held: the backlog of its listener is full.
 pub fn deaf() -> (Addr, Vec<Socket>) {
     let (addr, socket) = refusing();
     (addr, deafen(socket))

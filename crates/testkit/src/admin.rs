@@ -1,4 +1,4 @@
-//! What an operator has of a process: its admin socket and its metrics.
+//! An operator's view of a process: its admin socket and its metrics.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -12,7 +12,7 @@ use crate::end::{End, binary};
 use crate::program::Program;
 use crate::wire::Wire;
 
-/// The flags that open both doors, the socket at `path`.
+/// Returns the flags for metrics, on a free port, and for the admin socket at `path`.
 pub fn doors(path: &Path) -> [String; 4] {
     ["--metrics".into(), ":0".into(), "--admin".into(), path.display().to_string()]
 }
@@ -25,7 +25,7 @@ pub struct Answer {
     pub body: String,
 }
 
-/// Where `program` says that it serves metrics.
+/// Returns the address at which `program` says that it serves metrics.
 #[track_caller]
 pub fn metrics_address(program: &Program) -> Addr {
     let line = program.wait_line("serving metrics", |line| line.is("serving metrics"));
@@ -38,7 +38,7 @@ pub fn http(addr: &Addr, method: &str, path: &str) -> Answer {
     http_with(addr, method, path, "")
 }
 
-/// The same with further header lines, each with its end.
+/// Sends a request with further header lines, each with its line end.
 #[track_caller]
 pub fn http_with(addr: &Addr, method: &str, path: &str, headers: &str) -> Answer {
     let mut wire = Wire::connect(addr).unwrap_or_else(|e| panic!("cannot reach {addr}: {e}"));
@@ -69,7 +69,7 @@ impl Metrics {
         Self(samples.map(sample).collect())
     }
 
-    /// A sample of the one tunnel that there is, with `labels` such as `,reason="x"`.
+    /// Returns a sample of the only tunnel, with `labels` such as `,reason="x"`.
     #[track_caller]
     pub fn get(&self, name: &str, labels: &str) -> f64 {
         let whole = |mode| format!("knockpipe_{name}{{tunnel=\"{mode}\"{labels}}}");
@@ -77,7 +77,7 @@ impl Metrics {
         *encrypt.or(decrypt).unwrap_or_else(|| panic!("no {name} {labels}: {:?}", self.0.keys()))
     }
 
-    /// All samples of a family added up.
+    /// Returns the sum of all samples of a family.
     pub fn sum(&self, name: &str) -> f64 {
         let begin = format!("knockpipe_{name}{{");
         self.0.iter().filter(|(key, _)| key.starts_with(&begin)).map(|(_, value)| value).sum()
@@ -99,7 +99,7 @@ impl Admin {
         Command::new(binary()).args(args).arg("--admin").arg(&self.0).output().expect("it starts")
     }
 
-    /// What it prints; panics unless the status is `status`.
+    /// Returns the output of `knockpipe ARGS`; panics unless the exit status is `status`.
     #[track_caller]
     pub fn says(&self, status: i32, args: &[&str]) -> String {
         let output = self.run(args);
@@ -113,7 +113,7 @@ impl Admin {
         serde_json::from_str(&self.says(0, &["status", "--json"])).expect("it prints JSON")
     }
 
-    /// The first tunnel of `status`.
+    /// Returns the first tunnel of `status`.
     #[track_caller]
     pub fn tunnel(&self) -> Value {
         self.status()["tunnels"][0].clone()
@@ -126,7 +126,7 @@ impl Admin {
         lines.lines().map(|line| serde_json::from_str(line).expect("it prints JSON")).collect()
     }
 
-    /// Sends `line` as it is, and gives the answer.
+    /// Sends `line` unchanged and returns the answer.
     #[track_caller]
     pub fn raw(&self, line: &[u8]) -> String {
         let mut wire = Wire::connect(&Addr::Unix(self.0.clone())).expect("it listens");

@@ -1,4 +1,4 @@
-//! An authority, and what it signs, made by openssl.
+//! A certificate authority, and the certificates that it signs, made by openssl.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -11,20 +11,20 @@ use crate::program::require;
 #[derive(Clone, Copy, Debug)]
 pub enum Form {
     Pkcs8,
-    /// Of RSA.
+    /// RSA.
     Pkcs1,
-    /// Of an elliptic curve.
+    /// Elliptic curve.
     Sec1,
 }
 
-/// An authority of certificates with a directory.
+/// A certificate authority with a directory.
 pub struct Authority {
     dir: PathBuf,
     name: String,
 }
 
 impl Authority {
-    /// Makes one: `dir/NAME.pem` is its certificate.
+    /// Makes an authority whose certificate is `dir/NAME.pem`.
     #[track_caller]
     pub fn new(dir: &Path, name: &str) -> Self {
         require("openssl", "openssl");
@@ -40,8 +40,8 @@ impl Authority {
         self.dir.join(format!("{}.pem", self.name))
     }
 
-    /// Makes `NAME.pem` for a server or a client, and `NAME.key`; `extensions` go one
-    /// in each line. Gives both.
+    /// Issues `NAME.pem` for a server or a client, and `NAME.key`; `extensions` has one per line.
+    /// Returns the paths of both.
     #[track_caller]
     pub fn issue(&self, name: &str, extensions: &str, form: Form) -> (PathBuf, PathBuf) {
         self.request(name, form);
@@ -55,7 +55,7 @@ impl Authority {
         (at(".pem"), at(".key"))
     }
 
-    /// The same of a certificate for a server that is long over.
+    /// Issues a certificate for a server that expired long ago.
     #[track_caller]
     pub fn issue_expired(&self, name: &str, extensions: &str) -> (PathBuf, PathBuf) {
         self.request(name, Form::Pkcs8);

@@ -1,18 +1,18 @@
-//! Hosts whose clock is wrong: a program that is told another time by libfaketime.
-//! What counts since boot stays true, as it does when a clock is set.
+//! Hosts whose clock is wrong: a program that is told another time by libfaketime. Time since boot
+//! stays true, as it does when a clock is set.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::program::require;
 
-/// A clock that some programs go by.
+/// A clock shared by the programs that are told its time.
 pub struct FakeClock {
     file: PathBuf,
 }
 
 impl FakeClock {
-    /// A clock that is `ahead` seconds ahead, kept in `dir/name`.
+    /// Makes a clock that is `ahead` seconds ahead, kept in `dir/name`.
     #[track_caller]
     pub fn new(dir: &Path, name: &str, ahead: i64) -> Self {
         require("faketime", "faketime");
@@ -21,15 +21,15 @@ impl FakeClock {
         clock
     }
 
-    /// Sets it.
+    /// Sets the clock to `ahead` seconds ahead.
     pub fn set(&self, ahead: i64) {
         let new = self.file.with_extension("new");
         fs::write(&new, format!("{ahead:+}\n")).expect("the directory can be written");
         fs::rename(new, &self.file).expect("both are in one directory");
     }
 
-    /// What has a program that is started after it in a shell go by this clock. It
-    /// must not be in a sandbox, which would keep the file from it.
+    /// Returns the shell commands after which a program uses this clock. The program must not be in
+    /// a sandbox, which would keep the file from it.
     pub fn prelude(&self) -> String {
         format!(
             "export LD_PRELOAD=$(ls /usr/lib/*/faketime/libfaketimeMT.so.1) DONT_FAKE_MONOTONIC=1 \

@@ -1,4 +1,4 @@
-//! Bytes that can be made twice, and their digests.
+//! Reproducible bytes, and their digests.
 
 use std::fmt::Write as _;
 use std::io::{self, Read};
@@ -20,7 +20,7 @@ impl Noise {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    /// A number below `bound`; the small bias does not matter here.
+    /// Returns a number below `bound`; the small bias does not matter here.
     pub fn below(&mut self, bound: usize) -> usize {
         usize::try_from(self.next_u64() % bound as u64).expect("it is below a usize")
     }
@@ -39,7 +39,7 @@ impl Noise {
     }
 }
 
-/// The SHA-256 of `bytes` in hex.
+/// Returns the SHA-256 of `bytes` in hex.
 pub fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
@@ -61,7 +61,7 @@ impl Sum {
         hex(&self.state.finalize())
     }
 
-    /// Reads to the end of `from`; the digest and length of what came.
+    /// Reads `from` to its end and returns the digest and length of the bytes.
     pub fn of(from: &mut dyn Read) -> io::Result<Self> {
         let mut sum = Self::default();
         let mut buffer = vec![0; 128 * 1024];
@@ -73,7 +73,7 @@ impl Sum {
         }
     }
 
-    /// The digest of the first `len` bytes of `noise`.
+    /// Returns the digest of the first `len` bytes of `noise`.
     pub fn of_noise(mut noise: Noise, len: u64) -> String {
         let mut sum = Self::default();
         let mut buffer = vec![0; 64 * 1024];

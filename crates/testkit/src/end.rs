@@ -13,9 +13,9 @@ use crate::program::Program;
 use crate::wait::{NEVER, eventually_within};
 use crate::wire::Wire;
 
-/// Path of the program under test: the one that Cargo names, as it does for every test
-/// program that it runs, or else the one in the directory of the test program (DIR/deps/TEST
-/// and DIR/knockpipe), for a test program that was started by itself.
+/// Returns the path of the program under test: the one that Cargo names, as it does for every test
+/// program that it runs, or else the one in the directory of the test program (DIR/deps/TEST and
+/// DIR/knockpipe), for a test program that was started by itself.
 #[track_caller]
 pub fn binary() -> PathBuf {
     if let Some(path) = std::env::var_os("CARGO_BIN_EXE_knockpipe") {
@@ -37,7 +37,7 @@ pub fn keygen(dir: &Path, name: &str) -> PathBuf {
     file
 }
 
-/// What `knockpipe key-id` says of a key file.
+/// Returns the output of `knockpipe key-id` for a key file.
 #[track_caller]
 pub fn key_id(file: &Path) -> String {
     let output = Command::new(binary()).arg("key-id").arg(file).output().expect("it starts");
@@ -45,7 +45,7 @@ pub fn key_id(file: &Path) -> String {
     String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
 }
 
-/// How an end is started.
+/// The command line with which an end is started.
 #[derive(Clone)]
 pub struct Launch {
     binary: PathBuf,
@@ -64,7 +64,7 @@ impl Launch {
         Self::new("decrypt").args(["-k"]).args([key])
     }
 
-    /// Without a key; give them with [`Launch::args`].
+    /// Starts without a key; give it with [`Launch::args`].
     pub fn new(mode: &'static str) -> Self {
         Self { binary: binary(), mode, args: Vec::new(), prelude: String::new(), format: "json" }
     }
@@ -82,7 +82,7 @@ impl Launch {
         self
     }
 
-    /// Another build of the program.
+    /// Uses another build of the program.
     pub fn binary(mut self, binary: &Path) -> Self {
         self.binary = binary.to_owned();
         self
@@ -93,19 +93,19 @@ impl Launch {
         self.prelude(&format!("ulimit -n {limit};"))
     }
 
-    /// What a shell does before it becomes the program.
+    /// Adds commands that a shell executes before it becomes the program.
     pub fn prelude(mut self, shell: &str) -> Self {
         self.prelude += shell;
         self
     }
 
-    /// Logs as text. Only for looking at the text: what else reads the log wants JSON.
+    /// Logs as text. Only for tests of the text: everything else that reads the log needs JSON.
     pub fn text_log(mut self) -> Self {
         self.format = "text";
         self
     }
 
-    /// The command line, without input and output.
+    /// Returns the command line, without input and output.
     pub fn command(&self) -> Command {
         let mut command = if self.prelude.is_empty() {
             Command::new(&self.binary)
@@ -117,7 +117,7 @@ impl Launch {
         };
         command.arg(self.mode);
         if self.mode != "run" {
-            // There it stands in the file.
+            // There the file sets it.
             command.args(["--log-format", self.format]);
         }
         command.args(&self.args);
@@ -158,7 +158,7 @@ impl End {
         Self { program, addresses }
     }
 
-    /// The first address it listens on.
+    /// Returns the first address it listens on.
     pub fn addr(&self) -> &Addr {
         &self.addresses[0]
     }
@@ -176,7 +176,7 @@ impl End {
         Wire::connect(self.addr()).unwrap_or_else(|e| panic!("cannot reach {}: {e}", self.addr()))
     }
 
-    /// The lines of finished sessions.
+    /// Returns the log lines of finished sessions.
     pub fn closed(&self) -> Vec<Line> {
         self.program.log().into_iter().filter(|line| line.is("closed")).collect()
     }
@@ -188,37 +188,37 @@ impl End {
         self.program.wait_line(&what, |line| line.is("closed") && line.has("reason", reason))
     }
 
-    /// How many connections ended before their peer was authenticated, as the log counts them.
+    /// Counts the connections that ended before their peer was authenticated, by the log.
     pub fn strangers(&self) -> u64 {
         self.program.log().iter().map(Line::strangers).sum()
     }
 
-    /// How many of these ended for `reason`.
+    /// Counts those of them that ended for `reason`.
     pub fn refused(&self, reason: &str) -> u64 {
         self.program.log().iter().map(|line| line.refused(reason)).sum()
     }
 
-    /// Waits for a line that counts somebody refused for `reason`.
+    /// Waits for a line that counts a connection refused for `reason`.
     #[track_caller]
     pub fn wait_refused(&self, reason: &str) -> Line {
         let what = format!("refused reasons={reason}");
         self.program.wait_line(&what, |line| line.refused(reason) > 0)
     }
 
-    /// Lines with this message, among those that were logged so far.
+    /// Counts the lines with this message, among those that were logged so far.
     pub fn count(&self, message: &str) -> usize {
         self.program.log().iter().filter(|line| line.message().starts_with(message)).count()
     }
 
-    /// Waits until an end whose target nobody is at has looked at it, as it does once at
-    /// the start: then its descriptors are those that it keeps.
+    /// Waits until an end whose target does not listen has checked it, as it does once at the
+    /// start: from then on the number of its descriptors is constant.
     #[track_caller]
     pub fn wait_looked(&self) {
         let what = "cannot be reached at the start";
         self.program.wait_line(what, |line| line.message().starts_with(what));
     }
 
-    /// Open descriptors, right now.
+    /// Counts the open descriptors.
     pub fn fds(&self) -> usize {
         proc::fds(self.pid())
     }
@@ -234,7 +234,7 @@ impl End {
         self.program.signal(Signal::SIGTERM);
     }
 
-    /// Waits until nobody can connect any more.
+    /// Waits until connections are refused.
     #[track_caller]
     pub fn wait_refusing(&self) {
         for addr in &self.addresses {
@@ -242,7 +242,7 @@ impl End {
         }
     }
 
-    /// SIGTERM, then a clean end; panics on any other exit code than 0.
+    /// Sends SIGTERM and waits for a clean end; panics on any other exit code than 0.
     #[track_caller]
     pub fn stop(&mut self) {
         self.terminate();

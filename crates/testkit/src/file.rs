@@ -12,7 +12,7 @@ use crate::log::Line;
 use crate::program::Program;
 use crate::wait::eventually;
 
-/// `knockpipe run -c FILE`.
+/// A running `knockpipe run -c FILE`.
 pub struct Service {
     pub program: Program,
     file: PathBuf,
@@ -20,13 +20,13 @@ pub struct Service {
 }
 
 impl Service {
-    /// Writes `text` to `dir/name` and runs it; ready when its tunnels are.
+    /// Writes `text` to `dir/name` and runs it; returns when its tunnels are ready.
     #[track_caller]
     pub fn start(dir: &Path, name: &str, text: &str) -> Self {
         Self::start_with(dir, name, "", text)
     }
 
-    /// The same with lines for `[process]`.
+    /// Starts with further lines for `[process]`.
     #[track_caller]
     pub fn start_with(dir: &Path, name: &str, process: &str, text: &str) -> Self {
         let process = format!("[process]\nlog-format = \"json\"\n{process}\n");
@@ -36,14 +36,14 @@ impl Service {
         Self { program, file, process }
     }
 
-    /// One more process with the same file.
+    /// Starts one more process with the same file.
     #[track_caller]
     pub fn again(&self) -> Self {
         let (file, process) = (self.file.clone(), self.process.clone());
         Self { program: run(&file), file, process }
     }
 
-    /// Where a tunnel listens, by the newest line about it.
+    /// Returns the address of a tunnel, by the newest line about it.
     #[track_caller]
     pub fn addr(&self, tunnel: &str) -> Addr {
         let log = self.program.log();
@@ -54,19 +54,20 @@ impl Service {
             .unwrap_or_else(|| panic!("{tunnel} does not listen:\n{}", self.program.tail()))
     }
 
-    /// Changes the file.
+    /// Replaces the file's text.
     pub fn write(&self, text: &str) {
         let text = format!("{}{text}", self.process);
         fs::write(&self.file, text).expect("the file can be written");
     }
 
-    /// Changes the file, and waits for the line that it is in force; panics when it is refused.
+    /// Replaces the file's text and waits for the line that it is in force; panics when it is
+    /// refused.
     #[track_caller]
     pub fn reload(&self, text: &str) -> Line {
         self.answer_to(text, "reloaded")
     }
 
-    /// Changes the file, and waits for the line that it is refused; panics when it is not.
+    /// Replaces the file's text and waits for the line that it is refused; panics when it is not.
     #[track_caller]
     pub fn reload_fails(&self, text: &str) -> Line {
         self.answer_to(text, "cannot reload")
@@ -80,7 +81,7 @@ impl Service {
         line
     }
 
-    /// SIGHUP, and the line that answers it.
+    /// Sends SIGHUP and returns the line that answers it.
     #[track_caller]
     fn hang_up(&self) -> Line {
         let is_answer = |line: &&Line| line.is("reloaded") || line.is("cannot reload");
@@ -92,13 +93,13 @@ impl Service {
         self.program.log().into_iter().rfind(|line| is_answer(&line)).expect("it was there")
     }
 
-    /// Lines of sessions that ended, of one tunnel.
+    /// Returns the lines of one tunnel's finished sessions.
     pub fn closed(&self, tunnel: &str) -> Vec<Line> {
         let of = |line: &Line| line.is("closed") && line.has("tunnel", tunnel);
         self.program.log().into_iter().filter(of).collect()
     }
 
-    /// SIGTERM, then a clean end.
+    /// Sends SIGTERM and waits for a clean end.
     #[track_caller]
     pub fn stop(&mut self) {
         self.program.signal(Signal::SIGTERM);
@@ -118,7 +119,7 @@ fn run(file: &Path) -> Program {
     program
 }
 
-/// The table of an encrypt end on a port of the system's choice.
+/// Returns the table of an encrypt end on a port of the system's choice.
 pub fn encrypt_table(name: &str, target: &Addr, key: &str, more: &str) -> String {
     format!(
         "[tunnels.{name}]\nmode = \"encrypt\"\nsource = \"127.0.0.1:0\"\ntarget = \"{target}\"\n\
@@ -126,7 +127,7 @@ pub fn encrypt_table(name: &str, target: &Addr, key: &str, more: &str) -> String
     )
 }
 
-/// The table of a decrypt end on a port of the system's choice.
+/// Returns the table of a decrypt end on a port of the system's choice.
 pub fn decrypt_table(name: &str, target: &Addr, key: &str, more: &str) -> String {
     encrypt_table(name, target, key, more).replace("\"encrypt\"", "\"decrypt\"")
 }

@@ -1,8 +1,7 @@
-//! Both ends of the protocol, driven by hand: peers that hold a right key and
-//! misbehave on purpose.
+//! Both ends of the protocol, driven by hand: peers that hold a right key and misbehave on purpose.
 //!
-//! The protocol's own core seals and opens for them. What they say, when, and
-//! with which clock and suites is up to the test.
+//! The protocol's own core seals and opens for them. What they say, when, and with which clock and
+//! suites is up to the test.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -36,11 +35,11 @@ pub struct Call {
 pub struct Hand {
     wire: Wire,
     session: Session,
-    /// What was read and not opened yet.
+    /// Bytes that were read and not opened yet.
     unread: Vec<u8>,
 }
 
-/// A decrypt end that does what the test says.
+/// A decrypt end that does only what the test tells it.
 pub struct Acceptor {
     listener: Listener,
     ring: KeyRing,
@@ -49,12 +48,12 @@ pub struct Acceptor {
 // === impl Call ===
 
 impl Call {
-    /// As an honest dialer makes it.
+    /// Makes the message of an honest dialer.
     pub fn new(key: &Path) -> Self {
         Self::with(key, 0, SuiteSet::BOTH)
     }
 
-    /// By a dialer whose clock is `ahead` seconds ahead, and that has `suites`.
+    /// Makes the message of a dialer whose clock is `ahead` seconds ahead, and that has `suites`.
     pub fn with(key: &Path, ahead: i64, suites: SuiteSet) -> Self {
         let clock_ms = unix_ms().checked_add_signed(ahead * 1000).expect("a time after 1970");
         let hello = Hello { suites, padding: Padding::default(), clock_ms, heartbeat: None };
@@ -62,7 +61,7 @@ impl Call {
         Self { dialer, message }
     }
 
-    /// The bytes to send.
+    /// Returns the bytes to send.
     pub fn message(&self) -> &Message {
         &self.message
     }
@@ -88,7 +87,7 @@ impl Call {
 // === impl Hand ===
 
 impl Hand {
-    /// A dialer that has shaken hands, and said nothing yet.
+    /// Dials as a dialer that completes the handshake, and says nothing more.
     #[track_caller]
     pub fn dial(to: &Addr, key: &Path) -> Self {
         Call::new(key).shake(to)
@@ -126,7 +125,7 @@ impl Hand {
         self.say(|outbound, out| outbound.reset(reason, out));
     }
 
-    /// A record that nobody sealed.
+    /// Sends a record that was not sealed.
     #[track_caller]
     pub fn garbage(&mut self) {
         let record = [&[1, 0][..], &Noise::new(1).bytes(256)].concat();
@@ -140,7 +139,7 @@ impl Hand {
         self.wire.write_all(&record).unwrap_or_else(|e| panic!("cannot send: {e}"));
     }
 
-    /// The next thing the other end says.
+    /// Waits for the next event from the other end.
     #[track_caller]
     pub fn hear(&mut self) -> Event {
         self.wire.read_limit(NEVER);
@@ -156,7 +155,7 @@ impl Hand {
         }
     }
 
-    /// The data of the next record, which has to be a Data record.
+    /// Waits for the next record, which must be Data, and returns its content.
     #[track_caller]
     pub fn hear_data(&mut self) -> Vec<u8> {
         self.wire.read_limit(NEVER);
@@ -174,7 +173,7 @@ impl Hand {
         }
     }
 
-    /// The socket, for looking at what comes without opening it.
+    /// Returns the socket, for looking at what comes without opening it.
     pub fn wire(&mut self) -> &mut Wire {
         &mut self.wire
     }
@@ -188,7 +187,7 @@ impl Hand {
         }
     }
 
-    /// The socket, without the session.
+    /// Returns the socket, without the session.
     pub fn into_wire(self) -> Wire {
         self.wire
     }
@@ -209,7 +208,7 @@ impl Acceptor {
         self.listener.addr()
     }
 
-    /// The next dialer, after its Open.
+    /// Accepts the next dialer, and its Open.
     #[track_caller]
     pub fn accept(&self) -> Hand {
         let (hand, first) = self.accept_any();
@@ -217,7 +216,7 @@ impl Acceptor {
         hand
     }
 
-    /// The next dialer, after its Confirm: a tunnel for a pool.
+    /// Accepts the next dialer, and its Confirm: a tunnel for a pool.
     #[track_caller]
     pub fn accept_warm(&self) -> Hand {
         let (hand, first) = self.accept_any();
@@ -225,13 +224,13 @@ impl Acceptor {
         hand
     }
 
-    /// The next dialer, and what it says first.
+    /// Accepts the next dialer, and returns its first event.
     #[track_caller]
     pub fn accept_any(&self) -> (Hand, Event) {
         self.accept_after(|| {})
     }
 
-    /// The same, with `pause` between the dialer's first message and the answer.
+    /// Accepts the next dialer, with `pause` between its first message and the answer.
     #[track_caller]
     pub fn accept_after(&self, pause: impl FnOnce()) -> (Hand, Event) {
         let asked = self.hear();
@@ -239,7 +238,7 @@ impl Acceptor {
         asked.answer(0)
     }
 
-    /// The next dialer that has sent its first message.
+    /// Waits for the next dialer that has sent its first message.
     #[track_caller]
     pub fn hear(&self) -> Asked {
         self.listener.accept_limit(NEVER);
@@ -258,7 +257,7 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// How far ahead of this host's clock the dialer takes ours to be, in seconds.
+    /// Returns the dialer's estimate of our clock, in seconds ahead of this host's clock.
     pub fn ahead(&self) -> f64 {
         (self.received.hello().clock_ms as f64 - unix_ms() as f64) / 1000.0
     }
@@ -268,7 +267,7 @@ impl Asked {
         self.wire.reset();
     }
 
-    /// Answers by a clock that is `ahead` seconds ahead, and hears the first record.
+    /// Answers by a clock that is `ahead` seconds ahead, and waits for the first record.
     #[track_caller]
     pub fn answer(self, ahead: i64) -> (Hand, Event) {
         let Self { mut wire, received } = self;

@@ -13,10 +13,10 @@ use crate::program::{Program, require};
 use crate::wait::{NEVER, poll};
 use crate::wire::Wire;
 
-/// Tries to start on ports that somebody else may take meanwhile.
+/// Attempts to start on ports that another process may take meanwhile.
 const STARTS: usize = 5;
 
-/// A running haproxy with an entrance of every kind.
+/// A running haproxy with a listener of every kind.
 pub struct Haproxy {
     tcp4: Addr,
     tcp6: Addr,
@@ -26,7 +26,8 @@ pub struct Haproxy {
 }
 
 impl Haproxy {
-    /// Forwards to `server`, with more words for haproxy's `bind` and `server` lines.
+    /// Starts a haproxy that forwards to `server`, with more words for its `bind` and `server`
+    /// lines.
     pub fn start(bind: &str, server: &Addr, words: &str) -> Self {
         require("haproxy", "haproxy");
         for _ in 0..STARTS {
@@ -52,7 +53,7 @@ impl Haproxy {
         let file = dir.path().join("haproxy.cfg");
         fs::write(&file, config).expect("the directory is writable");
         let mut program = Program::spawn("haproxy", &mut command(&file));
-        // Asked on its own socket: what connects to the entrance is forwarded.
+        // Asked on its own socket: connections to the listeners are forwarded.
         let up = poll(NEVER, || {
             if !program.is_running() {
                 return Some(false);
@@ -66,7 +67,7 @@ impl Haproxy {
         Some(Self { tcp4, tcp6, unix, program, dir })
     }
 
-    /// Where to connect to.
+    /// Returns the address to connect to.
     pub fn entrance(&self, kind: Kind) -> &Addr {
         match kind {
             Kind::Tcp4 => &self.tcp4,

@@ -1,5 +1,4 @@
-//! Legitimate clients that keep working while somebody else misbehaves, or
-//! something changes.
+//! Legitimate clients that keep working while another peer misbehaves, or something changes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,7 +9,7 @@ use crate::address::Addr;
 use crate::wait::eventually;
 use crate::wire::Wire;
 
-/// How long each of many round trips took.
+/// Durations of many round trips.
 #[derive(Clone, Debug, Default)]
 pub struct Latencies(Vec<Duration>);
 
@@ -19,7 +18,7 @@ impl Latencies {
         self.0.len()
     }
 
-    /// For a person to read; no test depends on it.
+    /// Returns a summary for a person to read; no test depends on it.
     pub fn summary(&self) -> String {
         let mut sorted = self.0.clone();
         sorted.sort_unstable();
@@ -45,7 +44,7 @@ pub fn round_trip(entrance: &Addr) {
     wire.expect_echo(b"a legitimate client");
 }
 
-/// `count` round trips, one after the other.
+/// Makes `count` round trips, one after the other.
 #[track_caller]
 pub fn round_trips(entrance: &Addr, count: usize) -> Latencies {
     Latencies(
@@ -67,13 +66,14 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// One for each entrance, which connects anew for each round trip: one every `pace`.
+    /// Starts one client for each entrance, which connects anew for each round trip: one every
+    /// `pace`.
     pub fn comers(entrances: impl IntoIterator<Item = Addr>, pace: Duration) -> Self {
         Self::start(entrances, pace, |entrance| move || round_trip(&entrance))
     }
 
-    /// One for each entrance, which sends so many bytes over one connection and
-    /// gets them back, again and again: once every `pace`.
+    /// Starts one client for each entrance, which sends so many bytes over one connection and gets
+    /// them back, again and again: once every `pace`.
     pub fn pumps(entrances: impl IntoIterator<Item = Addr>, bytes: usize, pace: Duration) -> Self {
         Self::start(entrances, pace, |entrance| {
             let mut wire = Wire::connect(&entrance).expect("the entrance is open");
@@ -97,7 +97,7 @@ impl Clients {
                     work();
                     all.0.push(began.elapsed());
                     served.fetch_add(1, Ordering::SeqCst);
-                    // Only how heavy the load is: nothing is awaited here.
+                    // Sets how heavy the load is: nothing is awaited here.
                     std::thread::sleep(pace.saturating_sub(began.elapsed()));
                 }
                 all

@@ -9,8 +9,8 @@ pub struct Line {
 }
 
 impl Line {
-    /// `None` for a line that is neither a JSON object nor one of the two lines
-    /// that tell that an end is up, as text.
+    /// Parses a line. Returns `None` for one that is neither a JSON object nor one of the two lines
+    /// that say that an end is up, as text.
     pub fn parse(raw: &[u8]) -> Option<Self> {
         let json: Value = match serde_json::from_slice(raw) {
             Ok(json) => json,
@@ -19,7 +19,7 @@ impl Line {
         json.is_object().then_some(Self { json })
     }
 
-    /// `... listening address=ADDRESS` and `... ready mode=MODE ...`.
+    /// Parses `... listening address=ADDRESS` and `... ready mode=MODE ...`.
     fn start_in_text(text: &str) -> Option<Value> {
         if let Some((_, address)) = text.split_once("listening address=") {
             let address = address.split(' ').next()?.trim_matches('"');
@@ -28,12 +28,12 @@ impl Line {
         text.contains("ready mode=").then(|| json!({ "message": "ready" }))
     }
 
-    /// A field, whether it stands under `fields` or beside the level.
+    /// Returns a field, under `fields` or beside the level.
     fn value(&self, name: &str) -> Option<&Value> {
         self.json.get("fields").and_then(|f| f.get(name)).or_else(|| self.json.get(name))
     }
 
-    /// A field as text; numbers too. An object reads as in a text log: `name=value`.
+    /// Returns a field as text; numbers too. An object reads as in a text log: `name=value`.
     pub fn field(&self, name: &str) -> Option<String> {
         match self.value(name)? {
             Value::String(text) => Some(text.clone()),
@@ -49,7 +49,7 @@ impl Line {
         }
     }
 
-    /// A field as a number.
+    /// Returns a field as a number.
     pub fn number(&self, name: &str) -> Option<u64> {
         self.field(name)?.parse().ok()
     }
@@ -66,22 +66,22 @@ impl Line {
         self.value("message").and_then(Value::as_str) == Some(message)
     }
 
-    /// Whether field `name` is `value`.
+    /// Returns true if field `name` is `value`.
     pub fn has(&self, name: &str, value: &str) -> bool {
         self.field(name).as_deref() == Some(value)
     }
 
-    /// Everything the line says, for searching.
+    /// Returns the whole line, for searching.
     pub fn text(&self) -> String {
         self.json.to_string()
     }
 
-    /// How many connections of strangers this line stands for.
+    /// Returns the number of unauthenticated connections that this line stands for.
     pub fn strangers(&self) -> u64 {
         if self.is("refused") { self.number("count").expect("a summary has a count") } else { 0 }
     }
 
-    /// How many of these were refused for `reason`.
+    /// Returns the number of those that were refused for `reason`.
     pub fn refused(&self, reason: &str) -> u64 {
         let reasons = self.field("reasons").filter(|_| self.is("refused")).unwrap_or_default();
         let counts = reasons.split(' ').filter_map(|one| one.split_once('='));

@@ -1,5 +1,5 @@
-//! A machine whose names, and whatever else stands in /etc, are ours: programs see
-//! them in a mount namespace of their own, and the machine stays as it is.
+//! A machine whose names, and other files of /etc, the test sets: programs see them in a mount
+//! namespace of their own, and the real machine stays as it is.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -14,13 +14,13 @@ use crate::program::{install, require};
 /// Files that name service reads.
 const NAME_FILES: [&str; 2] = ["hosts", "nsswitch.conf"];
 
-/// The machine.
+/// A machine with names of its own.
 pub struct Machine {
     dir: TempDir,
 }
 
 impl Machine {
-    /// One whose names come from this text alone.
+    /// Makes a machine whose names come from this text alone.
     #[track_caller]
     pub fn new(hosts: &str) -> Self {
         let machine = Self { dir: tempfile::tempdir().expect("a directory can be made") };
@@ -37,7 +37,7 @@ impl Machine {
         fs::write(self.dir.path().join(name), text).expect("the directory can be written");
     }
 
-    /// A program that runs `knockpipe` with these names.
+    /// Returns a program that runs `knockpipe` with these names.
     #[track_caller]
     pub fn knockpipe(&self) -> PathBuf {
         let mounts = NAME_FILES.map(|name| {
@@ -46,7 +46,7 @@ impl Machine {
         self.script("knockpipe", &mounts.join(" && "))
     }
 
-    /// The same, where the files of /etc are links that lead, over a second link, to
+    /// Returns one for which the files of /etc are links that lead, over a second link, to
     /// `place/NAME`.
     #[track_caller]
     pub fn knockpipe_with_links_to(&self, place: &Path) -> PathBuf {
@@ -81,7 +81,7 @@ impl Machine {
     }
 }
 
-/// `unshare` with what it takes to mount something; panics when that is impossible.
+/// Returns the `unshare` command that permits mounts; panics when that is impossible.
 #[track_caller]
 pub fn private_mounts() -> Vec<&'static str> {
     require("unshare", "util-linux");
@@ -98,8 +98,8 @@ pub fn private_mounts() -> Vec<&'static str> {
     words
 }
 
-/// The program with a /dev of its own, in which there is nothing but this log; its
-/// arguments are to be added.
+/// Returns a command for the program with a /dev of its own, in which there is nothing but this
+/// log; its arguments are to be added.
 #[track_caller]
 pub fn with_syslog(log: &Path) -> Command {
     let mut words = private_mounts().into_iter();

@@ -16,7 +16,7 @@ use crate::wire::Wire;
 const USER: &str = "knock";
 const PASSWORD: &str = "a-password-for-tests";
 
-/// Tries to start a server on a port that somebody else may take meanwhile.
+/// Attempts to start a server on a port that another process may take meanwhile.
 const STARTS: usize = 5;
 
 /// A running MariaDB server with an empty database `test`.
@@ -68,7 +68,8 @@ impl MariaDb {
     }
 }
 
-/// The account the server runs as: ours, or `root` said aloud, as mariadbd demands.
+/// Returns the option for the server's account: none for our own, `root` by name, as mariadbd
+/// demands.
 fn account() -> Vec<String> {
     let root = nix::unistd::geteuid().is_root();
     if root { vec!["--user=root".into()] } else { Vec::new() }
@@ -126,7 +127,7 @@ fn serve(dir: &Path, account: &[String], options: &[&str]) -> Option<(Addr, Prog
     Some((tcp, program))
 }
 
-/// A command line of a MariaDB client program that connects to `to`.
+/// Returns a command line of a MariaDB client program that connects to `to`.
 pub fn client(program: &str, to: &Addr) -> Command {
     let mut command = Command::new(program);
     command.args(["--no-defaults", "--skip-ssl", "--max-allowed-packet=256M"]);
@@ -143,7 +144,7 @@ pub fn client(program: &str, to: &Addr) -> Command {
     command
 }
 
-/// Runs one statement through the `mariadb` client and gives its plain output.
+/// Runs one statement through the `mariadb` client and returns its plain output.
 #[track_caller]
 pub fn query(to: &Addr, sql: &str) -> String {
     let mut command = client("mariadb", to);

@@ -1,9 +1,8 @@
-//! A man in the middle who knows how sealed streams are cut into frames, and
-//! nothing else: no key, no cryptography.
+//! A man in the middle that knows how sealed streams are cut into frames, and nothing else: no key,
+//! no cryptography.
 //!
-//! Each direction is one message of 256 bytes and then records of
-//! `length u16 BE | length bytes`. The middleman reads whole frames, edits one
-//! of them as told, and forwards the rest untouched.
+//! Each direction is one message of 256 bytes and then records of `length u16 BE | length bytes`.
+//! The middleman reads whole frames, edits one of them as told, and forwards the rest untouched.
 
 use std::collections::VecDeque;
 use std::net::{TcpListener, TcpStream};
@@ -18,7 +17,7 @@ use crate::pump::{Link, pump_both};
 /// Length of either handshake message.
 pub const HANDSHAKE: usize = 256;
 
-/// Which way a frame travels.
+/// Direction in which a frame travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Toward {
     Acceptor,
@@ -36,7 +35,7 @@ impl Toward {
     }
 }
 
-/// How a stream is cut.
+/// Manner in which a stream is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
     /// A clean TCP end in this direction; the other direction goes on.
@@ -45,7 +44,7 @@ pub enum Cut {
     Rst,
 }
 
-/// What is done to one frame, or from one frame on.
+/// Change to one frame, or from one frame on.
 #[derive(Clone, Debug)]
 pub enum Act {
     /// Turns over bit `bit` of byte `byte`.
@@ -75,8 +74,8 @@ pub struct Edit {
 }
 
 impl Edit {
-    /// Whether it can be made to this frame. On a busy machine one more may come between,
-    /// a sign of life, which is shorter: then the edit is left for another round.
+    /// Returns true if the edit can be made to this frame. On a busy machine a heartbeat may come
+    /// between, which is shorter: then the edit is left for another round.
     pub fn is_for(&self, index: usize, length: usize) -> bool {
         let reaches = match self.act {
             Act::Flip { byte, .. } | Act::Cut { byte, .. } => byte < length,
@@ -132,7 +131,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Whether frame `index` is swallowed.
+    /// Returns true if frame `index` is swallowed.
     pub(crate) fn swallows(&self, index: usize) -> bool {
         index >= self.swallowed_from.load(Ordering::SeqCst)
     }
@@ -143,7 +142,7 @@ impl Shared {
 }
 
 impl Middleman {
-    /// Stands in front of `upstream`, which must be TCP.
+    /// Listens in front of `upstream`, which must be TCP.
     pub fn start(upstream: &Addr) -> Self {
         let at = Kind::Tcp4.fresh(std::path::Path::new("/"), "").tcp();
         let listener = TcpListener::bind(at).expect("loopback has free ports");
@@ -175,45 +174,45 @@ impl Middleman {
         lock(&self.shared.edits).extend(edits);
     }
 
-    /// Takes what comes of all connections from now on, and passes on what stands
-    /// before frame `first` only. Neither end hears that the other is gone.
+    /// Reads everything that comes from all connections from now on, and passes on only the frames
+    /// before `first`. Neither end learns that the other is gone.
     pub fn swallow_from(&self, first: usize) {
         self.shared.swallowed_from.store(first, Ordering::SeqCst);
     }
 
-    /// Swallows no more.
+    /// Ends the swallowing.
     pub fn swallow_nothing(&self) {
         self.swallow_from(usize::MAX);
     }
 
-    /// Keeps the frames of all connections from now on, or no longer.
+    /// Keeps the frames of all connections from now on, or stops to do so.
     pub fn record(&self, on: bool) {
         self.shared.recording.store(on, Ordering::SeqCst);
     }
 
-    /// The kept frames, one recording per connection; they are handed out once.
+    /// Returns the kept frames, one recording per connection; each is returned once.
     pub fn take_recordings(&self) -> Vec<Recording> {
         let kept = std::mem::take(&mut *lock(&self.shared.recordings));
         kept.iter().map(|one| lock(one).clone()).collect()
     }
 
-    /// Connections so far.
+    /// Counts the connections so far.
     pub fn connections(&self) -> u64 {
         self.shared.connections.load(Ordering::SeqCst)
     }
 
-    /// Edits that took effect so far.
+    /// Counts the edits that took effect so far.
     pub fn applied(&self) -> u64 {
         self.shared.applied.load(Ordering::SeqCst)
     }
 
-    /// Edits that did not take effect, because their frame never came: the
-    /// connection ended before. They are handed out once.
+    /// Returns the edits that did not take effect, because their frame never came: the connection
+    /// ended before. Each is returned once.
     pub fn take_missed(&self) -> Vec<Edit> {
         std::mem::take(&mut *lock(&self.shared.missed))
     }
 
-    /// Connections that have not ended.
+    /// Counts the connections that have not ended.
     pub fn live(&self) -> u64 {
         self.shared.live.load(Ordering::SeqCst)
     }

@@ -1,9 +1,9 @@
 //! Two machines on one: a gate's, and that of peers with public addresses.
 //!
-//! Each is a network namespace with a name of its own, so that runs do not meet
-//! and nothing of the real network is touched. A thread enters a namespace and
-//! stays what it is otherwise: sockets that it makes and programs that it
-//! starts belong there, files and unix sockets are those of everybody.
+//! Each is a network namespace with a name of its own, so that runs do not meet and nothing of the
+//! real network is touched. A thread enters a namespace and is otherwise unchanged: sockets that it
+//! makes and programs that it starts belong to the namespace, files and unix sockets are shared
+//! with the whole machine.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -22,7 +22,7 @@ use crate::data::Noise;
 use crate::program::require;
 use crate::wire::{Ending, Wire};
 
-/// Where peers reach the gate.
+/// Addresses at which peers reach the gate.
 pub const GATE4: &str = "198.51.100.1";
 pub const GATE6: &str = "2001:db8:0:2::1";
 
@@ -38,11 +38,11 @@ const PEERS4: [&str; 8] = [
     "169.254.0.0/16",
 ];
 
-/// IPv6 addresses of peers. Each has to exist, and on the link: neighbours are
-/// not asked from an address that is elsewhere.
+/// IPv6 addresses of peers. Each has to exist, and on the link: neighbour discovery is not done
+/// from an address that is elsewhere.
 const PEERS6: [&str; 4] = ["2001:db8:0:1::7", "2001:db8:0:1::8", "2001:db8:0:1:1::9", "fd00:77::7"];
 
-/// How long a connection that is not denied is watched before that is believed.
+/// Time for which a connection is watched before it counts as not denied.
 const LOOK: Duration = Duration::from_millis(250);
 
 /// The two namespaces; both are removed on drop.
@@ -89,17 +89,17 @@ impl Net {
         });
     }
 
-    /// Does `work` on the gate's machine.
+    /// Runs `work` on the gate's machine.
     pub fn at_gate<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         self.gate.enter(work)
     }
 
-    /// Does `work` on the peers' machine.
+    /// Runs `work` on the peers' machine.
     pub fn at_peers<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         self.peers.enter(work)
     }
 
-    /// Does `work` on the peers' machine, on a thread that goes on by itself.
+    /// Runs `work` on the peers' machine, on a thread of its own that is not awaited.
     pub fn spawn_at_peers(&self, work: impl FnOnce() + Send + 'static) {
         let namespace = self.peers.open();
         thread::spawn(move || {
@@ -119,7 +119,7 @@ impl Net {
         self.dial(source, to).expect_ending()
     }
 
-    /// Whether a connection from `source` is denied at once.
+    /// Returns true if a connection from `source` is denied at once.
     pub fn is_denied(&self, source: &str, to: &Addr) -> bool {
         let (bytes, ending) = self.dial(source, to).read_to_ending(LOOK);
         assert!(bytes.is_empty(), "{} bytes for somebody without a key", bytes.len());
@@ -137,11 +137,11 @@ pub fn dial_from(source: &str, to: &Addr) -> io::Result<Wire> {
     Ok(Wire::Tcp(socket.into()))
 }
 
-/// A network namespace that exists as long as this.
+/// A network namespace, removed on drop.
 pub struct Namespace(String);
 
 impl Namespace {
-    /// A fresh one, `name` and eight digits that nobody else has.
+    /// Makes a namespace called `name` and eight digits that no other one has.
     pub fn unique(name: &str) -> Self {
         Self::new(format!("{name}{}", unique()))
     }
@@ -155,7 +155,7 @@ impl Namespace {
         File::open(format!("/run/netns/{}", self.0)).expect("the namespace exists")
     }
 
-    /// Does `work` on a thread in this namespace; panics as `work` does.
+    /// Runs `work` on a thread in this namespace; panics as `work` does.
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let namespace = self.open();
         thread::scope(|scope| {
@@ -167,7 +167,7 @@ impl Namespace {
         })
     }
 
-    /// Runs many commands of `ip` in here.
+    /// Runs many commands of `ip` in the namespace.
     pub fn batch(&self, commands: &str) {
         let mut child = command()
             .args(["-n", &self.0, "-batch", "-"])
@@ -183,7 +183,7 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        // Nothing more can be done when it fails.
+        // There is no remedy if it fails.
         let _ = command().args(["netns", "del", &self.0]).status();
     }
 }
@@ -202,14 +202,14 @@ fn ip(args: &[&str]) {
     );
 }
 
-/// `ip`, also where sbin is not on the path.
+/// Returns the command `ip`, also where sbin is not on the path.
 fn command() -> Command {
     let mut command = Command::new("ip");
     command.env("PATH", std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin");
     command
 }
 
-/// Eight hex digits that nobody else has.
+/// Returns eight hex digits that no other run has.
 fn unique() -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970");
     let thread = format!("{:?}", thread::current().id());

@@ -29,12 +29,12 @@ impl Suite {
     }
 }
 
-/// How a pair is set up.
+/// The options of a pair.
 pub struct PairOptions {
     pub suite: Suite,
-    /// Where clients connect.
+    /// Kind of socket that clients connect to.
     pub source: Kind,
-    /// Between the two ends.
+    /// Kind of socket between the two ends.
     pub middle: Kind,
     pub encrypt: Vec<String>,
     pub decrypt: Vec<String>,
@@ -57,7 +57,7 @@ impl Default for PairOptions {
 }
 
 impl PairOptions {
-    /// The same arguments for both ends.
+    /// Gives the same arguments to both ends.
     pub fn both(args: &[&str]) -> Self {
         let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
         Self { encrypt: args.clone(), decrypt: args, ..Self::default() }
@@ -99,19 +99,19 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// A pair in front of `target` with the default options.
+    /// Starts a pair in front of `target` with the default options.
     #[track_caller]
     pub fn to(target: &Addr) -> Self {
         Self::start(PairOptions::default(), target)
     }
 
-    /// A pair in front of `target`.
+    /// Starts a pair in front of `target`.
     #[track_caller]
     pub fn start(options: PairOptions, target: &Addr) -> Self {
         Self::start_via(options, target, Addr::clone)
     }
 
-    /// A pair whose encrypt end dials what `via` makes out of the decrypt end's address.
+    /// Starts a pair whose encrypt end dials the address that `via` makes out of the decrypt end's.
     #[track_caller]
     pub fn start_via(options: PairOptions, target: &Addr, via: impl Fn(&Addr) -> Addr) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory can be made");
@@ -133,7 +133,7 @@ impl Pair {
         Self { encrypt, decrypt, key, dir }
     }
 
-    /// Where clients connect.
+    /// Returns the address that clients connect to.
     pub fn entrance(&self) -> &Addr {
         self.encrypt.addr()
     }
@@ -151,7 +151,7 @@ impl Pair {
         self.dir.path()
     }
 
-    /// Both ends by name, encrypt first.
+    /// Returns both ends by name, encrypt first.
     pub fn ends(&self) -> [(&'static str, &End); 2] {
         [("encrypt", &self.encrypt), ("decrypt", &self.decrypt)]
     }

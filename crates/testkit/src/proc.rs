@@ -1,4 +1,4 @@
-//! What /proc tells about a process.
+//! State of a process, from /proc.
 
 use std::collections::HashSet;
 use std::fs;
@@ -15,7 +15,7 @@ use crate::wait::eventually;
 /// Linux counts CPU time for /proc in hundredths of a second on every architecture.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Resident memory in KiB.
+/// Returns the resident memory in KiB.
 #[track_caller]
 pub fn rss_kib(pid: u32) -> u64 {
     let text = read(pid, "smaps_rollup");
@@ -23,7 +23,7 @@ pub fn rss_kib(pid: u32) -> u64 {
     line.split_whitespace().nth(1).expect("the line has a number").parse().expect("it is a number")
 }
 
-/// The most resident memory that there ever was, in KiB.
+/// Returns the largest resident memory that there ever was, in KiB.
 #[track_caller]
 pub fn most_rss_kib(pid: u32) -> u64 {
     let text = read(pid, "status");
@@ -31,15 +31,15 @@ pub fn most_rss_kib(pid: u32) -> u64 {
     line.split_whitespace().nth(1).expect("the line has a number").parse().expect("it is a number")
 }
 
-/// Open file descriptors.
+/// Counts the open file descriptors.
 #[track_caller]
 pub fn fds(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).expect("the process lives").count()
 }
 
-/// What `/proc/PID/stat` tells.
+/// Content of `/proc/PID/stat`.
 pub struct Stat {
-    /// As a letter: Z is dead, and whoever inherited it has only not looked yet.
+    /// A letter: Z is dead, and not yet collected by the process that inherited it.
     pub state: String,
     pub parent: u32,
     pub group: u32,
@@ -48,15 +48,15 @@ pub struct Stat {
     pub cpu: Duration,
 }
 
-/// `None` when there is no such process.
+/// Returns `None` when there is no such process.
 pub fn stat(pid: u32) -> Option<Stat> {
     stat_in(Path::new(&format!("/proc/{pid}")))
 }
 
-/// Of the process, or thread, whose directory in /proc this is.
+/// Reads the state of the process, or thread, with this directory in /proc.
 pub(crate) fn stat_in(directory: &Path) -> Option<Stat> {
     let text = fs::read_to_string(directory.join("stat")).ok()?;
-    // The name may hold anything, so fields count from its closing parenthesis.
+    // The name may contain anything, so fields count from its closing parenthesis.
     let fields: Vec<&str> = text.rsplit_once(") ")?.1.split(' ').collect();
     let number = |n: usize| fields.get(n)?.parse::<u32>().ok();
     Some(Stat {
@@ -68,13 +68,13 @@ pub(crate) fn stat_in(directory: &Path) -> Option<Stat> {
     })
 }
 
-/// CPU time used so far, user and system.
+/// Returns the CPU time used so far, user and system.
 #[track_caller]
 pub fn cpu(pid: u32) -> Duration {
     stat(pid).expect("the process lives").cpu
 }
 
-/// The pid in a pid file, written in the one form it may have.
+/// Returns the pid in a pid file; panics if it has any but its one form.
 #[track_caller]
 pub fn pid_in(file: &Path) -> u32 {
     let text = fs::read_to_string(file).expect("there is a pid file");
@@ -82,12 +82,11 @@ pub fn pid_in(file: &Path) -> u32 {
     pid.parse().expect("it holds a pid")
 }
 
-/// A process in the background, which no parent of ours waits for. It does not
-/// outlive its test.
+/// A process in the background, of which the test is not the parent. It does not outlive its test.
 pub struct Background(Pid);
 
 impl Background {
-    /// The one that its pid file names.
+    /// Takes the process that its pid file names.
     #[track_caller]
     pub fn of(pid_file: &Path) -> Self {
         Self(Pid::from_raw(pid_in(pid_file).cast_signed()))
@@ -101,7 +100,7 @@ impl Background {
         stat(self.pid()).is_some_and(|stat| stat.state != "Z")
     }
 
-    /// SIGTERM, and waits for its end.
+    /// Sends SIGTERM and waits for the end.
     #[track_caller]
     pub fn stop(&self) {
         kill(self.0, Signal::SIGTERM).expect("it lives");
@@ -128,7 +127,7 @@ pub fn need_descriptors(needed: u64) {
     }
 }
 
-/// Threads.
+/// Counts the threads.
 #[track_caller]
 pub fn threads(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/task")).expect("the process lives").count()
@@ -146,7 +145,7 @@ pub struct TcpSocket {
     pub timer: u8,
 }
 
-/// As far as anybody here wants to know.
+/// State of a TCP socket, as far as tests need it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TcpState {
     Established,
@@ -155,7 +154,7 @@ pub enum TcpState {
     Other,
 }
 
-/// The IPv4 TCP sockets that the process holds.
+/// Returns the IPv4 TCP sockets that the process holds.
 #[track_caller]
 pub fn tcp_sockets(pid: u32) -> Vec<TcpSocket> {
     let own: HashSet<String> = fs::read_dir(format!("/proc/{pid}/fd"))
@@ -170,7 +169,7 @@ pub fn tcp_sockets(pid: u32) -> Vec<TcpSocket> {
     rows.filter(|row| own.contains(row[9])).map(|row| tcp_socket(&row)).collect()
 }
 
-/// `sl local remote state tx:rx timer:when ...`, all hexadecimal.
+/// Parses `sl local remote state tx:rx timer:when ...`, all hexadecimal.
 fn tcp_socket(row: &[&str]) -> TcpSocket {
     let address = |text: &str| {
         let (ip, port) = text.split_once(':').expect("an address has a port");
@@ -196,14 +195,14 @@ fn tcp_socket(row: &[&str]) -> TcpSocket {
     }
 }
 
-/// The processes of which `wanted` holds.
+/// Returns the processes that satisfy `wanted`.
 pub fn those(wanted: impl Fn(&Stat) -> bool) -> Vec<u32> {
     let entries = fs::read_dir("/proc").expect("there is a /proc");
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     pids.filter(|&pid| stat(pid).is_some_and(|stat| wanted(&stat))).collect()
 }
 
-/// The living processes of a process group.
+/// Returns the living processes of a process group.
 pub fn group(leader: u32) -> Vec<u32> {
     those(|stat| stat.state != "Z" && stat.group == leader)
 }

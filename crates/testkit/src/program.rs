@@ -23,7 +23,7 @@ pub struct Program {
     readers: Vec<JoinHandle<()>>,
 }
 
-/// What the program wrote to stderr so far.
+/// The program's stderr so far.
 #[derive(Default)]
 struct Output {
     state: Mutex<Written>,
@@ -66,7 +66,7 @@ impl Output {
 impl Program {
     /// Starts `command` with its stderr collected; panics with the name when it cannot start.
     pub fn spawn(name: &str, command: &mut Command) -> Self {
-        // What a developer has set is no part of a test.
+        // A developer's own settings are no part of a test.
         let given: Vec<_> = command.get_envs().map(|(name, _)| name.to_owned()).collect();
         for (name, _) in std::env::vars_os().filter(|(name, _)| !given.contains(name)) {
             if name.as_encoded_bytes().starts_with(b"KNOCKPIPE_") {
@@ -87,12 +87,12 @@ impl Program {
         self.child.id()
     }
 
-    /// The child's stdin and stdout, when they were piped.
+    /// Returns the child process, for its stdin and stdout where they were piped.
     pub fn child(&mut self) -> &mut Child {
         &mut self.child
     }
 
-    /// The child's piped stdout, to its end.
+    /// Reads the child's piped stdout to its end.
     #[track_caller]
     pub fn stdout_sum(&mut self) -> Sum {
         let mut stdout = self.child.stdout.take().expect("stdout is piped");
@@ -104,7 +104,7 @@ impl Program {
         let pid = Pid::from_raw(i32::try_from(self.pid()).expect("a pid fits"));
         kill(pid, signal).unwrap_or_else(|error| panic!("{signal} to {}: {error}", self.name));
         if signal == Signal::SIGSTOP {
-            // Each thread stops when it gets to it.
+            // Each thread stops by itself.
             eventually("it stands still", || self.is_stopped());
         }
     }
@@ -139,24 +139,24 @@ impl Program {
         status.code().unwrap_or_else(|| panic!("{} died: {status}", self.name))
     }
 
-    /// All lines so far, as they were written.
+    /// Returns all lines so far, unparsed.
     pub fn raw_lines(&self) -> Vec<Vec<u8>> {
         self.output.lock().lines.clone()
     }
 
-    /// All of stderr so far, as text.
+    /// Returns all of stderr so far, as text.
     pub fn stderr(&self) -> String {
         self.raw_lines()
             .iter()
             .fold(String::new(), |all, l| all + &String::from_utf8_lossy(l) + "\n")
     }
 
-    /// All JSON lines so far.
+    /// Returns all JSON lines so far.
     pub fn log(&self) -> Vec<Line> {
         self.output.lock().lines.iter().filter_map(|raw| Line::parse(raw)).collect()
     }
 
-    /// How many lines contain `piece`; cheap enough for a log of 100,000 lines.
+    /// Counts the lines that contain `piece`; cheap enough for a log of 100,000 lines.
     pub fn count_containing(&self, piece: &[u8]) -> usize {
         let has = |raw: &&Vec<u8>| raw.windows(piece.len()).any(|window| window == piece);
         self.output.lock().lines.iter().filter(has).count()
@@ -170,7 +170,8 @@ impl Program {
         })
     }
 
-    /// The first line that `wanted` accepts, or `None` after `deadline` or at the end of the program.
+    /// Returns the first line that `wanted` accepts, or `None` after `deadline` or at the end of
+    /// the program.
     pub fn wait_line_within(
         &self,
         deadline: Duration,
@@ -194,7 +195,7 @@ impl Program {
         }
     }
 
-    /// The last lines of the log, for a failure message.
+    /// Returns the last lines of the log, for a failure message.
     pub fn tail(&self) -> String {
         let lines = self.raw_lines();
         let start = lines.len().saturating_sub(30);
@@ -215,7 +216,7 @@ impl Drop for Program {
     }
 }
 
-/// Whether `program` can be found; panics with the package to install when it cannot.
+/// Checks that `program` can be found; panics with the package to install when it cannot.
 #[track_caller]
 pub fn require(program: &str, package: &str) {
     let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
@@ -223,9 +224,9 @@ pub fn require(program: &str, package: &str) {
     assert!(found, "this test needs {program}; install it with: apt-get install {package}");
 }
 
-/// Copies a program, or a script, to where it is executed. In a process of its own: what
-/// this one has open for writing, a child that another test starts at this very moment
-/// has too, and then the system executes it for nobody.
+/// Copies a program, or a script, to the place where it is executed. It does so in a process of its
+/// own: a file that this process has open for writing is open in a child that another test starts
+/// at this very moment too, and then the system refuses to execute it.
 #[track_caller]
 pub fn install(from: &std::path::Path, to: &std::path::Path) {
     let copied = Command::new("cp").arg("--preserve=mode").args([from, to]).status();

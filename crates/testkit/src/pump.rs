@@ -11,10 +11,10 @@ use socket2::SockRef;
 use crate::middleman::{Act, Cut, Edit, HANDSHAKE, Recording, Shared, Toward, lock};
 use crate::wait::poll;
 
-/// How often a pump that waits for bytes looks whether the connection was cut.
+/// Interval at which a pump that waits for bytes checks whether the connection was cut.
 const GLANCE: Duration = Duration::from_millis(10);
 
-/// Both sockets of one connection. They close when the last pump lets go.
+/// Both sockets of one connection. They close when the last pump ends.
 pub(crate) struct Link {
     dialer: TcpStream,
     acceptor: TcpStream,
@@ -49,7 +49,7 @@ impl Link {
         self.input(toward.opposite())
     }
 
-    /// Both sockets will close with a reset as soon as both pumps have noticed.
+    /// Marks the link as reset: both sockets close with a reset as soon as both pumps have noticed.
     fn reset(&self) {
         for socket in [&self.dialer, &self.acceptor] {
             let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
@@ -80,11 +80,11 @@ pub(crate) fn pump_both(link: &Arc<Link>, edit: Option<Edit>) {
     }
 }
 
-/// Why no further frame can be read.
+/// Reason for which no further frame can be read.
 enum Stop {
     /// The input ended, after these bytes of an unfinished frame.
     End(Vec<u8>),
-    /// The connection was reset by somebody.
+    /// The connection was reset by a peer.
     Reset,
 }
 
@@ -211,7 +211,7 @@ impl Pump {
         self.applied();
     }
 
-    /// Frame `index` of the opposite direction, when it comes soon.
+    /// Returns frame `index` of the opposite direction, if it comes soon.
     fn opposite_frame(&self, index: usize) -> Option<Vec<u8>> {
         poll(Duration::from_secs(5), || {
             lock(&self.link.recording).frames(self.toward.opposite()).get(index).cloned()

@@ -1,5 +1,4 @@
-//! A real redis-server that knows no KEYS, and a client small enough to pipeline
-//! what it likes.
+//! A real redis-server without the command KEYS, and a client small enough to pipeline anything.
 
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::net::Ipv4Addr;
@@ -14,7 +13,7 @@ use crate::program::{Program, require};
 use crate::wait::{NEVER, bounded, eventually, poll};
 use crate::wire::Wire;
 
-/// Tries to start a server on a port that somebody else may take meanwhile.
+/// Attempts to start a server on a port that another process may take meanwhile.
 const STARTS: usize = 5;
 
 /// For EVAL: fills the allow-set with a million addresses and ten thousand networks.
@@ -57,13 +56,13 @@ impl Redis {
         Some(Self { tcp, unix, options, program, dir })
     }
 
-    /// Kills the server as a crash would. What was saved stays on disk.
+    /// Kills the server as a crash would. Saved data stays on disk.
     pub fn kill(&mut self) {
         self.program.signal(Signal::SIGKILL);
         self.program.wait();
     }
 
-    /// Starts a killed server again, where it was, with what it had saved.
+    /// Starts a killed server again, at the same addresses, with the data it had saved.
     pub fn revive(&mut self) {
         self.program = launch(&self.tcp, &self.unix, &self.dir, &self.options)
             .expect("its port is still free; see its log above");
@@ -85,7 +84,7 @@ impl Redis {
         self.program.pid()
     }
 
-    /// Its address, as it stands in logs.
+    /// Returns its address, as it stands in logs.
     pub fn name(&self) -> String {
         self.tcp.to_string()
     }
@@ -94,13 +93,12 @@ impl Redis {
         format!("redis://{}", self.tcp)
     }
 
-    /// A client that talks to the server directly, without any tunnel, in whatever
-    /// namespace the server is.
+    /// Returns a client that talks to the server directly, without any tunnel, from any namespace.
     pub fn direct(&self) -> Resp {
         Resp::connect(&self.unix)
     }
 
-    /// One command, its words split at spaces; panics on an error.
+    /// Executes one command, its words split at spaces; panics on an error.
     #[track_caller]
     pub fn ask(&self, command: &str) -> Reply {
         let words: Vec<&str> = command.split_whitespace().collect();
@@ -109,14 +107,14 @@ impl Redis {
         reply
     }
 
-    /// The field of INFO.
+    /// Returns the field of INFO.
     pub fn info(&self, field: &str) -> Option<String> {
         let info = self.ask("INFO").text();
         let line = info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
         line.map(|value| value.trim().to_owned())
     }
 
-    /// A replica of this one that has its copy.
+    /// Starts a replica of this server and waits until it has its copy.
     pub fn replica(&self, options: &[&str]) -> Self {
         let of = replica_of(&self.tcp);
         let all: Vec<&str> = of.iter().map(String::as_str).chain(options.iter().copied()).collect();
@@ -125,7 +123,7 @@ impl Redis {
         replica
     }
 
-    /// Waits until a replica of this one has all that was written so far.
+    /// Waits until a replica of this server has all that was written so far.
     #[track_caller]
     pub fn wait_for_replica(&self) {
         let mut client = self.direct();
@@ -149,7 +147,7 @@ impl Redis {
     }
 }
 
-/// Starts a server and waits until it answers; `None` when it ends instead.
+/// Starts a server and waits until it answers; returns `None` when it ends instead.
 fn launch(tcp: &Addr, unix: &Addr, dir: &TempDir, options: &[String]) -> Option<Program> {
     let mut command = Command::new("redis-server");
     command
@@ -179,7 +177,7 @@ fn launch(tcp: &Addr, unix: &Addr, dir: &TempDir, options: &[String]) -> Option<
     None
 }
 
-/// What a server answers.
+/// An answer of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     Simple(String),
@@ -199,7 +197,7 @@ impl Reply {
         Self::Bulk(bytes.as_ref().to_vec())
     }
 
-    /// The text of a simple or bulk answer.
+    /// Returns the text of a simple or bulk answer.
     #[track_caller]
     pub fn text(&self) -> String {
         match self {
@@ -251,7 +249,7 @@ impl Resp {
         receive(&mut self.reader).unwrap_or_else(|e| panic!("no answer: {e}"))
     }
 
-    /// The buffered writer and reader themselves, for values too large for memory.
+    /// Returns the buffered writer and reader, for values too large for memory.
     pub fn raw(&mut self) -> (&mut BufWriter<Wire>, &mut BufReader<Wire>) {
         (&mut self.writer, &mut self.reader)
     }
@@ -306,7 +304,7 @@ pub fn receive(from: &mut dyn BufRead) -> io::Result<Reply> {
     }
 }
 
-/// One line without its end.
+/// Reads one line and removes its end.
 pub fn receive_line(from: &mut dyn BufRead) -> io::Result<String> {
     let mut line = String::new();
     if from.read_line(&mut line)? == 0 {
@@ -319,13 +317,13 @@ fn bad(line: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("not RESP: {line:?}"))
 }
 
-/// Runs redis-cli against `to` and gives what it prints; panics when it fails.
+/// Runs redis-cli against `to` and returns its output; panics when it fails.
 #[track_caller]
 pub fn redis_cli(to: &Addr, args: &[&str]) -> String {
     try_redis_cli(to, args).unwrap_or_else(|complaint| panic!("redis-cli: {complaint}"))
 }
 
-/// Runs redis-cli against `to` and gives what it prints, or what it complains of.
+/// Runs redis-cli against `to` and returns its output, or its complaint.
 #[track_caller]
 pub fn try_redis_cli(to: &Addr, args: &[&str]) -> Result<String, String> {
     require("redis-cli", "redis-tools");
@@ -342,7 +340,7 @@ pub fn try_redis_cli(to: &Addr, args: &[&str]) -> Result<String, String> {
     if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
 }
 
-/// Options that make a server a replica of `primary`.
+/// Returns the options that make a server a replica of `primary`.
 pub fn replica_of(primary: &Addr) -> [String; 3] {
     let addr = primary.tcp();
     ["--replicaof".into(), addr.ip().to_string(), addr.port().to_string()]

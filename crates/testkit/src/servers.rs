@@ -1,5 +1,5 @@
-//! Sentinels and Clusters of real redis-servers on loopback, in whatever
-//! network namespace the caller is.
+//! Sentinels and Clusters of real redis-servers on loopback, in the network namespace of the
+//! caller.
 
 use std::fs;
 use std::io;
@@ -66,7 +66,7 @@ impl Sentinels {
         Wire::connect(&socket).map(Resp::over)
     }
 
-    /// How many of them have to miss the master before they replace it.
+    /// Sets how many of them must miss the master before they replace it.
     pub fn quorum(&self, quorum: usize) {
         for port in self.ports() {
             let set = ["SENTINEL", "SET", "mymaster", "quorum", &quorum.to_string()];
@@ -74,7 +74,7 @@ impl Sentinels {
         }
     }
 
-    /// Whether one of them sends clients to `server`.
+    /// Returns true if one of them sends clients to `server`.
     pub fn name_master(&self, server: &Redis) -> bool {
         let address = Reply::bulk(server.tcp().tcp().port().to_string());
         self.ports().into_iter().any(|port| {
@@ -94,7 +94,7 @@ impl Sentinels {
     }
 }
 
-/// Masters that share the slots, and for each as many replicas as asked for.
+/// Masters that share the slots, and as many replicas for each as asked for.
 pub struct Cluster {
     pub masters: Vec<Redis>,
     pub replicas: Vec<Redis>,
@@ -141,19 +141,19 @@ impl Cluster {
         format!("redis+cluster://{}", hosts.join(","))
     }
 
-    /// The index of the master that has `key`.
+    /// Returns the index of the master that has `key`.
     #[track_caller]
     pub fn owner(&self, key: &str) -> usize {
         let has = |node: &Redis| !matches!(node.direct().ask(&["EXISTS", key]), Reply::Error(_));
         self.masters.iter().position(has).expect("one of them has it")
     }
 
-    /// Whether all masters agree that all slots are served.
+    /// Returns true if all masters agree that all slots are served.
     pub fn works(&self) -> bool {
         self.masters.iter().all(works)
     }
 
-    /// Asks the master that has the command's key, wherever it is.
+    /// Asks the master that has the command's key.
     #[track_caller]
     pub fn ask(&self, command: &[&str]) -> Reply {
         let mut refusals = vec![];
@@ -167,7 +167,7 @@ impl Cluster {
     }
 }
 
-/// A node of a Cluster, and the port where it talks to the others.
+/// Starts a node of a Cluster, and returns it with the port where it talks to the others.
 fn node() -> (Redis, u16) {
     let bus = free_port();
     let own = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1500", "--cluster-port"];

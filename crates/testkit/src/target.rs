@@ -1,4 +1,4 @@
-//! A plain server that counts who reaches it.
+//! A plain server that counts its connections and their bytes.
 
 use std::io::{Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,7 +12,7 @@ use crate::address::{Addr, Kind};
 use crate::wait::eventually;
 use crate::wire::{Listener, Wire};
 
-/// What the target saw.
+/// Counts of a target.
 #[derive(Default)]
 pub struct Counts {
     accepts: AtomicU64,
@@ -26,12 +26,12 @@ impl Counts {
         self.accepts.load(Ordering::SeqCst)
     }
 
-    /// Bytes that clients sent, as far as the target read them.
+    /// Returns the number of bytes that clients sent, as far as the target read them.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::SeqCst)
     }
 
-    /// Connections that are served right now.
+    /// Returns the number of connections that are served right now.
     pub fn live(&self) -> u64 {
         self.live.load(Ordering::SeqCst)
     }
@@ -67,12 +67,12 @@ impl Target {
         Self::serve(&Kind::Tcp4.fresh(Path::new("/"), ""), serve)
     }
 
-    /// Sends back what it gets, until the client has finished.
+    /// Echoes everything, until the client has finished.
     pub fn echo() -> Self {
         Self::local(echo)
     }
 
-    /// Accepts and then neither reads, writes nor closes.
+    /// Accepts, and then neither reads, writes nor closes.
     pub fn hold() -> Self {
         let held = Mutex::new(Vec::new());
         Self::local(move |wire, _| held.lock().expect("nobody panics here").push(wire))

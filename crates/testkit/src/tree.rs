@@ -3,15 +3,15 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The text of a file, by its path from the root.
+/// Returns the text of a file, by its path from the root.
 #[track_caller]
-pub(crate) fn read(path: impl AsRef<Path>) -> String {
+pub fn read(path: impl AsRef<Path>) -> String {
     let path = path.as_ref();
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Every Rust file below `directory`.
-pub(crate) fn sources(directory: &Path) -> Vec<PathBuf> {
+/// Returns every Rust file below `directory`.
+pub fn sources(directory: &Path) -> Vec<PathBuf> {
     let mut found = vec![];
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();

@@ -1,13 +1,13 @@
-//! Bounded waits. A deadline here never measures anything: reaching it means
-//! that the awaited thing does not happen at all.
+//! Bounded waits. A deadline here never measures anything: reaching it means that the awaited event
+//! does not happen at all.
 
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-/// So long that whoever has to wait for it waits in vain, even on a loaded machine.
+/// Deadline that is reached only if the awaited event never happens, even on a loaded machine.
 pub const NEVER: Duration = Duration::from_secs(60);
 
-/// How often a condition is looked at.
+/// Interval at which a condition is checked.
 const POLL: Duration = Duration::from_millis(5);
 
 /// Waits until `condition` holds; panics with `what` after [`NEVER`].
@@ -23,9 +23,9 @@ pub fn eventually_within(deadline: Duration, what: &str, mut condition: impl FnM
     assert!(found.is_some(), "did not happen within {deadline:?}: {what}");
 }
 
-/// What `work` gives; panics with `what` when it takes longer than twice
-/// [`NEVER`]. For reads that have no timeout of their own. Work that hangs stays
-/// on its thread until the program that it waits for is killed.
+/// Returns the result of `work`; panics with `what` when it takes longer than twice [`NEVER`]. For
+/// reads that have no timeout of their own. Work that hangs stays on its thread until the program
+/// that it waits for is killed.
 #[track_caller]
 pub fn bounded<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, result) = channel();
@@ -37,7 +37,7 @@ pub fn bounded<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 
     }
 }
 
-/// What `look` finds, or `None` after `deadline`.
+/// Returns the first result of `look`, or `None` after `deadline`.
 pub fn poll<T>(deadline: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
     let end = Instant::now() + deadline;
     loop {

@@ -1,5 +1,5 @@
-//! A way between both ends that breaks without a word: what is sent into it is not
-//! acknowledged any more, as behind a NAT that has forgotten or a firewall that drops.
+//! A path between both ends that fails silently: what is sent into it is no longer acknowledged, as
+//! behind a NAT that has lost its state or a firewall that drops.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -14,9 +14,9 @@ use crate::address::{Addr, Kind};
 use crate::proc::tcp_sockets;
 use crate::wait::eventually;
 
-/// Makes the owner of `socket` vanish for whoever is at the other end: BPF's
-/// `return 0` accepts no packet. Before that all it has sent must be acknowledged,
-/// or it would go on to send the same again, which no vanished host does.
+/// Makes the owner of `socket` vanish for its peer: BPF's `return 0` accepts no packet. Before that
+/// everything it has sent must be acknowledged, or it would go on to retransmit, which no vanished
+/// host does.
 #[track_caller]
 pub fn vanish(socket: &SockRef<'_>) {
     let ours = socket.local_addr().unwrap().as_socket_ipv4().unwrap();
@@ -30,11 +30,11 @@ pub fn vanish(socket: &SockRef<'_>) {
     socket.attach_filter(&[SockFilter::new(6, 0, 0, 0)]).expect("a socket takes a filter");
 }
 
-/// A way between both ends that knows nothing of what passes, and whose sockets
-/// can vanish.
+/// A path between both ends that forwards bytes without looking at them, and whose sockets can
+/// vanish.
 pub struct Way {
     pub addr: Addr,
-    /// One for each connection: toward the encrypt end, toward the decrypt end.
+    /// The sockets of each connection: toward the encrypt end, toward the decrypt end.
     pub links: Arc<Mutex<Vec<(TcpStream, TcpStream)>>>,
     stop: Arc<AtomicBool>,
 }
@@ -64,14 +64,14 @@ impl Way {
         way
     }
 
-    /// Takes no more connections; those that are there go on.
+    /// Refuses new connections; the present ones go on.
     pub fn refuse(&self) {
         self.stop.store(true, Ordering::SeqCst);
         // Wakes the accept loop, which ends.
         drop(TcpStream::connect(self.addr.tcp()));
     }
 
-    /// The peers of both ends vanish: nothing passes any more, signs of life neither.
+    /// Makes the peers of both ends vanish: nothing passes any more, heartbeats neither.
     pub fn vanish(&self) {
         for link in &*self.links.lock().unwrap() {
             vanish(&SockRef::from(&link.0));
@@ -92,8 +92,8 @@ impl Drop for Way {
     }
 }
 
-/// Forwards until one side is gone. No end is passed on: to the other side this
-/// one has vanished, and has not closed.
+/// Forwards until one side is gone. An end is not passed on: for the other side this one has
+/// vanished, and has not closed.
 fn copy(mut from: TcpStream, mut to: TcpStream) {
     let mut buffer = [0; 64 * 1024];
     while let Ok(n @ 1..) = from.read(&mut buffer) {

@@ -17,7 +17,7 @@ pub enum Wire {
     Unix(UnixStream),
 }
 
-/// How a stream ended for the one who read it.
+/// The way in which a stream ended for its reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
     /// End of file: the other end said that this is all.
@@ -46,13 +46,13 @@ impl Wire {
         Ok(Self::Tcp(socket.into()).bounded())
     }
 
-    /// The address at the other end; panics for a unix socket.
+    /// Returns the address at the other end; panics for a unix socket.
     pub fn peer(&self) -> SocketAddr {
         let addr = self.socket().peer_addr().expect("a connected socket has a peer");
         addr.as_socket().expect("it is an IP socket")
     }
 
-    /// No test hangs for good in a read or a write.
+    /// Sets timeouts, so that no test hangs for good in a read or a write.
     fn bounded(self) -> Self {
         self.read_limit(NEVER * 2);
         self.socket().set_write_timeout(Some(NEVER * 2)).expect("a socket takes a timeout");
@@ -73,7 +73,7 @@ impl Wire {
         }
     }
 
-    /// Says that nothing more will be written; the other direction goes on.
+    /// Ends the direction of writing; the other direction goes on.
     pub fn finish(&self) {
         // Fails only when the peer is already gone, which the reader will notice.
         let _ = self.shutdown(Shutdown::Write);
@@ -91,7 +91,7 @@ impl Wire {
         }
     }
 
-    /// Reads fail with `WouldBlock` after `limit`.
+    /// Makes reads fail with `WouldBlock` after `limit`.
     pub fn read_limit(&self, limit: Duration) {
         self.socket().set_read_timeout(Some(limit)).expect("a socket takes a timeout");
     }
@@ -105,8 +105,8 @@ impl Wire {
         bytes
     }
 
-    /// Sends `bytes`; `Err` when the connection has been reset. A reset is told
-    /// once: after a write that failed by it, a read looks like a clean end.
+    /// Sends `bytes`; returns `Err` when the connection has been reset. A reset is reported once:
+    /// after a write that failed by it, a read looks like a clean end.
     pub fn send(&mut self, bytes: &[u8]) -> Result<(), Ending> {
         self.write_all(bytes).map_err(|_| Ending::Reset)
     }
@@ -118,7 +118,7 @@ impl Wire {
         assert!(self.expect_bytes(bytes.len()) == bytes, "the echo is not what was sent");
     }
 
-    /// Whether `bytes` come back within `limit`.
+    /// Returns true if `bytes` come back within `limit`.
     pub fn echoes(&mut self, bytes: &[u8], limit: Duration) -> bool {
         self.read_limit(limit);
         let mut back = vec![0; bytes.len()];
@@ -143,7 +143,7 @@ impl Wire {
         }
     }
 
-    /// How the stream ends; panics when it does not, or when bytes come first.
+    /// Returns the way in which the stream ends; panics when it does not, or when bytes come first.
     #[track_caller]
     pub fn expect_ending(&mut self) -> Ending {
         let (bytes, ending) = self.read_to_ending(NEVER);
@@ -205,7 +205,7 @@ impl Listener {
         }
     }
 
-    /// Waits for a connection no longer than `limit`.
+    /// Limits how long `accept` waits for a connection.
     pub fn accept_limit(&self, limit: Duration) {
         let socket = match self {
             Self::Tcp(l) => SockRef::from(l),
