@@ -24,7 +24,7 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// Makes an authority whose certificate is `dir/NAME.pem`.
+    /// Makes an authority with the certificate `dir/NAME.pem`.
     #[track_caller]
     pub fn new(dir: &Path, name: &str) -> Self {
         require("openssl", "openssl");

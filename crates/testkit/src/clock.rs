@@ -1,4 +1,4 @@
-//! Hosts whose clock is wrong: a program that is told another time by libfaketime. Time since boot
+//! Hosts with a wrong clock: a program that is told another time by libfaketime. Time since boot
 //! stays true, as it does when a clock is set.
 
 use std::fs;

@@ -210,7 +210,7 @@ impl End {
         self.program.log().iter().filter(|line| line.message().starts_with(message)).count()
     }
 
-    /// Waits until an end whose target does not listen has checked it, as it does once at the
+    /// Waits until an end has checked a target that does not listen, as it does once at the
     /// start: from then on the number of its descriptors is constant.
     #[track_caller]
     pub fn wait_looked(&self) {

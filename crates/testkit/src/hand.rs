@@ -31,7 +31,7 @@ pub struct Call {
     message: Message,
 }
 
-/// A session whose other end is the program under test.
+/// A session with the program under test at the other end.
 pub struct Hand {
     wire: Wire,
     session: Session,
@@ -53,7 +53,7 @@ impl Call {
         Self::with(key, 0, SuiteSet::BOTH)
     }
 
-    /// Makes the message of a dialer whose clock is `ahead` seconds ahead, and that has `suites`.
+    /// Makes the message of a dialer with `suites` and a clock `ahead` seconds ahead.
     pub fn with(key: &Path, ahead: i64, suites: SuiteSet) -> Self {
         let clock_ms = unix_ms().checked_add_signed(ahead * 1000).expect("a time after 1970");
         let hello = Hello { suites, padding: Padding::default(), clock_ms, heartbeat: None };
@@ -242,7 +242,7 @@ impl Acceptor {
     #[track_caller]
     pub fn hear(&self) -> Asked {
         self.listener.accept_limit(NEVER);
-        let mut wire = self.listener.accept().unwrap_or_else(|e| panic!("nobody dials: {e}"));
+        let mut wire = self.listener.accept().unwrap_or_else(|e| panic!("no dialer: {e}"));
         let message = wire.expect_bytes(MESSAGE_LEN);
         let message = Message::try_from(message).expect("as long as asked for");
         let received = read_message1(&self.ring, &message).expect("a dialer with this key");

@@ -1,4 +1,4 @@
-//! A machine whose names, and other files of /etc, the test sets: programs see them in a mount
+//! A machine with names, and other files of /etc, of its own: programs see them in a mount
 //! namespace of their own, and the real machine stays as it is.
 
 use std::fs;
@@ -20,7 +20,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Makes a machine whose names come from this text alone.
+    /// Makes a machine that has its names from this text alone.
     #[track_caller]
     pub fn new(hosts: &str) -> Self {
         let machine = Self { dir: tempfile::tempdir().expect("a directory can be made") };

@@ -118,7 +118,7 @@ pub(crate) struct Shared {
     upstream: Addr,
     /// The edits of the next connections; a connection without one passes untouched.
     edits: Mutex<VecDeque<Edit>>,
-    /// Edits whose frame never came.
+    /// Edits of frames that never came.
     pub(crate) missed: Mutex<Vec<Edit>>,
     recordings: Mutex<Vec<Arc<Mutex<Recording>>>>,
     recording: AtomicBool,

@@ -122,7 +122,7 @@ impl Net {
     /// Returns true if a connection from `source` is denied at once.
     pub fn is_denied(&self, source: &str, to: &Addr) -> bool {
         let (bytes, ending) = self.dial(source, to).read_to_ending(LOOK);
-        assert!(bytes.is_empty(), "{} bytes for somebody without a key", bytes.len());
+        assert!(bytes.is_empty(), "{} bytes for a peer without a key", bytes.len());
         ending != Ending::Silent
     }
 }

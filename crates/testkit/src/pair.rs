@@ -111,7 +111,7 @@ impl Pair {
         Self::start_via(options, target, Addr::clone)
     }
 
-    /// Starts a pair whose encrypt end dials the address that `via` makes out of the decrypt end's.
+    /// Starts a pair, of which the encrypt end dials the address that `via` makes out of the decrypt end's.
     #[track_caller]
     pub fn start_via(options: PairOptions, target: &Addr, via: impl Fn(&Addr) -> Addr) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory can be made");

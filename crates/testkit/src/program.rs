@@ -1,4 +1,4 @@
-//! A child process whose stderr is kept and that never outlives its test.
+//! A child process that has its stderr kept and never outlives its test.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};

@@ -163,7 +163,7 @@ impl Cluster {
                 reply => return reply,
             }
         }
-        panic!("{command:?}: nobody has it: {refusals:?}");
+        panic!("{command:?}: no master has it: {refusals:?}");
     }
 }
 

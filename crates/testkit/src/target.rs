@@ -75,7 +75,7 @@ impl Target {
     /// Accepts, and then neither reads, writes nor closes.
     pub fn hold() -> Self {
         let held = Mutex::new(Vec::new());
-        Self::local(move |wire, _| held.lock().expect("nobody panics here").push(wire))
+        Self::local(move |wire, _| held.lock().expect("no one who holds it panics").push(wire))
     }
 
     pub fn addr(&self) -> &Addr {

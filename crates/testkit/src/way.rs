@@ -30,7 +30,7 @@ pub fn vanish(socket: &SockRef<'_>) {
     socket.attach_filter(&[SockFilter::new(6, 0, 0, 0)]).expect("a socket takes a filter");
 }
 
-/// A path between both ends that forwards bytes without looking at them, and whose sockets can
+/// A path between both ends that forwards bytes without looking at them, with sockets that can
 /// vanish.
 pub struct Way {
     pub addr: Addr,
