@@ -4,7 +4,7 @@
 //! Knows no Noise. Refuses what would make both ends share zeros.
 
 use super::PeerError;
-use crate::secret::Secret;
+use knockpipe_base::secret::Secret;
 
 /// Length of a public key, and of what two ends share, in bytes.
 pub(super) const KEY_LEN: usize = 32;
@@ -24,15 +24,15 @@ mod aws_lc {
     use super::{PeerError, PublicKey, Secret};
 
     /// A private key in aws-lc; the library wipes its memory when it is freed.
-    pub(in crate::proto) struct DhKey(PrivateKey);
+    pub(crate) struct DhKey(PrivateKey);
 
     impl DhKey {
-        pub(in crate::proto) fn new(private: &Secret<32>) -> Self {
+        pub(crate) fn new(private: &Secret<32>) -> Self {
             let key = PrivateKey::from_private_key(&X25519, private.expose());
             Self(key.expect("any 32 bytes are a private key"))
         }
 
-        pub(in crate::proto) fn public(&self) -> PublicKey {
+        pub(crate) fn public(&self) -> PublicKey {
             let public = self.0.compute_public_key().expect("a private key has a public one");
             public.as_ref().try_into().expect("a public key has 32 bytes")
         }
@@ -41,7 +41,7 @@ mod aws_lc {
         ///
         /// # Errors
         /// [`PeerError::LowOrder`] when that is zeros.
-        pub(in crate::proto) fn agree(&self, other: &PublicKey) -> Result<Secret<32>, PeerError> {
+        pub(crate) fn agree(&self, other: &PublicKey) -> Result<Secret<32>, PeerError> {
             let other = UnparsedPublicKey::new(&X25519, other);
             agree(&self.0, other, PeerError::LowOrder, |shared| {
                 Ok(Secret::filled_by(|secret| secret.copy_from_slice(shared)))
@@ -57,14 +57,14 @@ mod dalek {
     use super::{PeerError, PublicKey, Secret};
 
     /// A private key in x25519-dalek, which wipes it on drop.
-    pub(in crate::proto) struct DhKey(StaticSecret);
+    pub(crate) struct DhKey(StaticSecret);
 
     impl DhKey {
-        pub(in crate::proto) fn new(private: &Secret<32>) -> Self {
+        pub(crate) fn new(private: &Secret<32>) -> Self {
             Self(StaticSecret::from(*private.expose()))
         }
 
-        pub(in crate::proto) fn public(&self) -> PublicKey {
+        pub(crate) fn public(&self) -> PublicKey {
             x25519_dalek::PublicKey::from(&self.0).to_bytes()
         }
 
@@ -72,7 +72,7 @@ mod dalek {
         ///
         /// # Errors
         /// [`PeerError::LowOrder`] when that is zeros.
-        pub(in crate::proto) fn agree(&self, other: &PublicKey) -> Result<Secret<32>, PeerError> {
+        pub(crate) fn agree(&self, other: &PublicKey) -> Result<Secret<32>, PeerError> {
             let shared = self.0.diffie_hellman(&x25519_dalek::PublicKey::from(*other));
             if !shared.was_contributory() {
                 return Err(PeerError::LowOrder);

@@ -7,8 +7,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::proto::labels;
-use crate::secret::Secret;
+use crate::labels;
+use knockpipe_base::secret::Secret;
 
 /// How many keys a ring may hold: each costs a stranger's first message one
 /// more trial decryption.
@@ -59,7 +59,7 @@ impl Key {
     }
 
     /// The key bytes, for the handshake and for keeping them in memory only.
-    pub(crate) fn secret(&self) -> &Secret<32> {
+    pub fn secret(&self) -> &Secret<32> {
         &self.secret
     }
 }

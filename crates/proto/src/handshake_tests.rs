@@ -4,12 +4,12 @@ use chacha20poly1305::aead::{Aead, KeyInit};
 use chacha20poly1305::{ChaCha20Poly1305, Nonce};
 
 use super::*;
-use crate::addr::{ClientAddr, ServiceName};
-use crate::proto::message::{Open, ResetReason};
-use crate::proto::record::{DATA_OFFSET, MAX_DATA, MAX_RECORD};
-use crate::proto::{Padding, SuiteSet};
+use crate::message::{Open, ResetReason};
+use crate::record::{DATA_OFFSET, MAX_DATA, MAX_RECORD};
+use crate::{Padding, SuiteSet};
+use knockpipe_base::addr::{ClientAddr, ServiceName};
 
-const VECTORS: &str = include_str!("../../tests/vectors/noise-nnpsk0-25519-chachapoly-sha256.json");
+const VECTORS: &str = include_str!("../vectors/noise-nnpsk0-25519-chachapoly-sha256.json");
 
 fn unhex(text: &serde_json::Value) -> Vec<u8> {
     let text = text.as_str().unwrap();
@@ -111,7 +111,7 @@ fn check_vector(vector: &serde_json::Value) {
 #[test]
 fn knockpipe_vectors_byte_for_byte() {
     let vectors: serde_json::Value =
-        serde_json::from_str(include_str!("../../tests/vectors/knockpipe-1.json")).unwrap();
+        serde_json::from_str(include_str!("../vectors/knockpipe-1.json")).unwrap();
     let bytes = |name: &str| unhex(&vectors[name]);
     let text = vectors["key_file"].as_str().unwrap();
     let key = crate::keys::file::parse(text.as_bytes()).unwrap();

@@ -12,7 +12,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::PeerError;
 use super::labels::NOISE_NAME;
-use crate::secret::Secret;
+use knockpipe_base::secret::Secret;
 
 /// Length of an AEAD tag in bytes.
 pub(super) const TAG_LEN: usize = 16;

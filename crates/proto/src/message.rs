@@ -12,7 +12,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::PeerError;
-use crate::addr::{ClientAddr, ServiceName};
+use knockpipe_base::addr::{ClientAddr, ServiceName};
 
 /// The type byte of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,9 +16,9 @@ use super::noise::{SymmetricState, TAG_LEN};
 use super::outbound::Outbound;
 use super::record::{Opener, Sealer, record_seed};
 use super::{Direction, PeerError, Side, labels};
+use crate::Suite;
 use crate::keys::{Key, KeyId, KeyRing};
-use crate::proto::Suite;
-use crate::secret::Secret;
+use knockpipe_base::secret::Secret;
 
 /// Length of message 1 and of message 2 in bytes: key, payload, tag.
 pub const MESSAGE_LEN: usize = KEY_LEN + PAYLOAD_LEN + TAG_LEN;

@@ -5,7 +5,7 @@
 //! compare them. Nonces are this module's callers' duty.
 
 use super::{PeerError, Suite, SuiteSet};
-use crate::secret::Secret;
+use knockpipe_base::secret::Secret;
 
 /// Length of an AEAD tag in bytes.
 pub const TAG_LEN: usize = 16;
@@ -48,10 +48,10 @@ mod aws_lc {
     use super::{NONCE_LEN, PeerError, Secret, Suite, TAG_LEN};
 
     /// A record key in aws-lc; the library wipes its memory when it is freed.
-    pub(in crate::proto) struct AeadKey(LessSafeKey);
+    pub(crate) struct AeadKey(LessSafeKey);
 
     impl AeadKey {
-        pub(in crate::proto) fn new(suite: Suite, key: &Secret<32>) -> Self {
+        pub(crate) fn new(suite: Suite, key: &Secret<32>) -> Self {
             let algorithm = match suite {
                 Suite::ChaCha20Poly1305 => &CHACHA20_POLY1305,
                 Suite::Aes256Gcm => &AES_256_GCM,
@@ -61,7 +61,7 @@ mod aws_lc {
         }
 
         /// Encrypts `text` in place and returns the tag.
-        pub(in crate::proto) fn seal(
+        pub(crate) fn seal(
             &self,
             nonce: [u8; NONCE_LEN],
             ad: &[u8],
@@ -74,7 +74,7 @@ mod aws_lc {
         }
 
         /// Decrypts `sealed` (ciphertext, then tag) in place.
-        pub(in crate::proto) fn open(
+        pub(crate) fn open(
             &self,
             nonce: [u8; NONCE_LEN],
             ad: &[u8],
@@ -98,13 +98,13 @@ mod rust_crypto {
     use super::{NONCE_LEN, PeerError, Secret, Suite, TAG_LEN};
 
     /// A record key in the RustCrypto crates, which wipe it on drop.
-    pub(in crate::proto) enum AeadKey {
+    pub(crate) enum AeadKey {
         ChaCha20Poly1305(ChaCha20Poly1305),
         Aes256Gcm(Box<Aes256Gcm>),
     }
 
     impl AeadKey {
-        pub(in crate::proto) fn new(suite: Suite, key: &Secret<32>) -> Self {
+        pub(crate) fn new(suite: Suite, key: &Secret<32>) -> Self {
             let key = key.expose().into();
             match suite {
                 Suite::ChaCha20Poly1305 => Self::ChaCha20Poly1305(ChaCha20Poly1305::new(key)),
@@ -113,7 +113,7 @@ mod rust_crypto {
         }
 
         /// Encrypts `text` in place and returns the tag.
-        pub(in crate::proto) fn seal(
+        pub(crate) fn seal(
             &self,
             nonce: [u8; NONCE_LEN],
             ad: &[u8],
@@ -128,7 +128,7 @@ mod rust_crypto {
         }
 
         /// Decrypts `sealed` (ciphertext, then tag) in place.
-        pub(in crate::proto) fn open(
+        pub(crate) fn open(
             &self,
             nonce: [u8; NONCE_LEN],
             ad: &[u8],

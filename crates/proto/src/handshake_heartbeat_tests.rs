@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use super::*;
-use crate::proto::heartbeat::Heartbeat;
+use crate::heartbeat::Heartbeat;
 
 /// The vectors of `docs/PROTOCOL.md` with the extension of its section 3.4.
 #[test]
 fn knockpipe_vectors_with_a_heartbeat_byte_for_byte() {
     let vectors: serde_json::Value =
-        serde_json::from_str(include_str!("../../tests/vectors/knockpipe-1.json")).unwrap();
+        serde_json::from_str(include_str!("../vectors/knockpipe-1.json")).unwrap();
     let with = &vectors["with_heartbeat"];
     let bytes = |name: &str| unhex(&vectors[name]);
     let number = |value: &serde_json::Value| value.as_u64().unwrap();

@@ -8,7 +8,6 @@ use std::fmt;
 
 /// Why a connection ended, told from this end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
 pub enum CloseReason {
     /// Both directions ended with an authenticated Fin.
     Finished,

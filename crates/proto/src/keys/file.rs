@@ -16,8 +16,8 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::Key;
-use crate::proto::labels;
-use crate::secret::Secret;
+use crate::labels;
+use knockpipe_base::secret::Secret;
 
 /// The start of a text key file of the version that is written here.
 const PREFIX: &str = "knockpipe-key-1";

@@ -17,7 +17,7 @@ use std::ops::Range;
 
 use super::aead::{AeadKey, NONCE_LEN, TAG_LEN};
 use super::{Direction, Padding, PeerError, Suite, labels};
-use crate::secret::Secret;
+use knockpipe_base::secret::Secret;
 
 /// Largest plaintext of a record in bytes: larger ones gain nothing in crypto
 /// and delay the first byte on slow links.

@@ -7,7 +7,7 @@ use hkdf::Hkdf;
 use sha2::Sha256;
 
 use super::{Direction, Suite};
-use crate::secret::Secret;
+use knockpipe_base::secret::Secret;
 
 /// The Noise protocol name: pattern, curve, cipher and hash of the handshake.
 pub const NOISE_NAME: &[u8; 36] = b"Noise_NNpsk0_25519_ChaChaPoly_SHA256";

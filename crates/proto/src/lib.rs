@@ -14,12 +14,15 @@
 //!                     <-> Data, Fin, Reset <---->
 //! ```
 
+#![warn(clippy::unwrap_used, clippy::dbg_macro, clippy::print_stdout, clippy::print_stderr)]
+
 pub mod aead;
 mod dh;
 pub mod handshake;
 pub mod heartbeat;
 pub mod hello;
 pub mod inbound;
+pub mod keys;
 pub mod labels;
 pub mod message;
 mod noise;
