@@ -34,7 +34,7 @@ use load::Bench;
 use results::Results;
 use rows::Row;
 
-/// What can be chosen on the command line.
+/// Options of the command line.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// Rows to measure, by the begin of their names; all of them unless given
@@ -45,15 +45,15 @@ struct Arguments {
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
 
-    /// How often each competitor is measured in each row
+    /// Number of measurements of each competitor in each row
     #[arg(long, default_value_t = 3)]
     rounds: usize,
 
-    /// How long one measurement of a steady load takes
+    /// Duration of one measurement of a steady load, in seconds
     #[arg(long, default_value_t = 1.5)]
     seconds: f64,
 
-    /// How long 8,000 connections are held
+    /// Time for which 8,000 connections are held, in seconds
     #[arg(long, default_value_t = 60.0)]
     many_seconds: f64,
 
@@ -69,7 +69,7 @@ struct Arguments {
     #[arg(long)]
     list: bool,
 
-    /// What `cargo bench` passes to every benchmark
+    /// Passed by `cargo bench` to every benchmark
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -108,7 +108,7 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// All rounds of one row.
+/// Measures all rounds of one row.
 fn measure(row: &Row, arguments: &Arguments, bench: &Bench, results: &mut Results) {
     for round in 1..=arguments.rounds.min(row.most_rounds) {
         for &competitor in row.competitors.iter().filter(|c| arguments.allows(**c)) {

@@ -39,7 +39,7 @@ fn silent_and_dripping_sockets_do_not_keep_legitimate_clients_out() {
                 // The oldest are dropped for newcomers; their writes fail then.
                 let _ = wire.write_all(&[byte]);
             }
-            // How fast it drips; nothing is awaited.
+            // Sets how fast it drips; nothing is awaited.
             thread::sleep(Duration::from_secs(1));
         }
         let legit = legit.finish();
@@ -52,13 +52,13 @@ fn silent_and_dripping_sockets_do_not_keep_legitimate_clients_out() {
     }
 }
 
-/// Runs `end` out of descriptors with 100 held connections, and looks how it takes it.
+/// Runs `end` out of descriptors with 100 held connections, and checks that it bears it.
 fn starve(name: &str, end: &mut End, working: &mut Wire, mut admitted: impl FnMut() -> bool) {
     let to = end.addr().clone();
     let held: Vec<Wire> = (0..100).map(|_| Wire::connect(&to).unwrap()).collect();
     working.expect_echo(b"the live session does not notice");
-    // CPU time is a property of the process: a loaded machine does not add to it.
-    // These seconds are what it is measured over.
+    // CPU time is a property of the process: a loaded machine does not add to it. It is measured
+    // over these seconds.
     let (before, start) = (proc::cpu(end.pid()), Instant::now());
     while start.elapsed() < Duration::from_secs(4) {
         working.expect_echo(b"and goes on");
@@ -78,8 +78,8 @@ fn starve(name: &str, end: &mut End, working: &mut Wire, mut admitted: impl FnMu
     working.expect_echo(b"to the end");
 }
 
-/// "`nofile=64` with 100 held sockets: alive, under 5 % CPU,
-/// recovers within 2 s", at the decrypt end, held by strangers.
+/// "`nofile=64` with 100 held sockets: alive, under 5 % CPU, recovers within 2 s", at the decrypt
+/// end, held by strangers.
 #[test]
 fn a_decrypt_end_out_of_descriptors_lives_on_and_recovers() {
     let target = Target::echo();
@@ -98,7 +98,7 @@ fn a_decrypt_end_out_of_descriptors_lives_on_and_recovers() {
     decrypt.stop();
 }
 
-/// The same at the encrypt end, held by clients.
+/// The same test at the encrypt end, held by clients.
 #[test]
 fn an_encrypt_end_out_of_descriptors_lives_on_and_recovers() {
     let target = Target::echo();
@@ -200,7 +200,7 @@ fn nine_thousand_idle_sessions_are_cheap() {
     pair.stop();
 }
 
-/// A client of Redis that has been answered once; one descriptor.
+/// Returns a client of Redis that has been answered once; it takes one descriptor.
 fn ping(entrance: &Addr) -> Wire {
     let mut wire = Wire::connect(entrance).unwrap_or_else(|e| panic!("no way in: {e}"));
     wire.write_all(b"PING\r\n").unwrap();
@@ -208,19 +208,19 @@ fn ping(entrance: &Addr) -> Wire {
     wire
 }
 
-/// How much goes through the tunnel past a reader that stops.
+/// Bytes that pass through the tunnel beside a reader that stops.
 const GIB: u64 = 1 << 30;
 
-/// How much the reader takes before it stops.
+/// Bytes that the reader takes before it stops.
 const BEFORE_STOP: u64 = GIB / 4;
 
-/// Reads a GiB, with a stop in between that lasts until somebody says so.
+/// Reads a GiB, with a stop in between that lasts until the test ends it.
 struct Reader {
     stopped: Sender<()>,
     go_on: Receiver<()>,
 }
 
-/// Looks at both ends while the reader stands still.
+/// Observes both ends while the reader is stopped.
 struct Watcher {
     stopped: Receiver<()>,
     go_on: Sender<()>,
@@ -233,7 +233,7 @@ fn stopping_reader() -> (Reader, Watcher) {
 }
 
 impl Reader {
-    /// The digest of what came.
+    /// Returns the digest of the bytes that came.
     fn read(&self, wire: &mut Wire) -> String {
         let mut sum = Sum::default();
         let mut buffer = vec![0; 64 * 1024];
@@ -273,8 +273,8 @@ impl Watcher {
     }
 }
 
-/// "a 1 GiB transfer to a reader that stops for 20 s: memory grows
-/// by at most 256 KiB", whichever side it is on. Both stand still at the same time.
+/// "a 1 GiB transfer to a reader that stops for 20 s: memory grows by at most 256 KiB", on either
+/// side. Both readers are stopped at the same time.
 #[test]
 fn a_reader_that_stops_for_20_seconds_costs_no_memory() {
     thread::scope(|scope| {
@@ -313,8 +313,8 @@ fn target_stops_reading() {
     pair.stop();
 }
 
-/// `--denied hold` lets strangers wait in their own places, at either end, and not
-/// on the descriptors of those who may come in.
+/// `--denied hold` lets strangers wait in their own slots, at either end, and not on the
+/// descriptors of peers that may come in.
 #[test]
 fn held_strangers_leave_the_descriptors_to_the_others() {
     const STRANGERS: usize = 400;
@@ -334,7 +334,7 @@ fn held_strangers_leave_the_descriptors_to_the_others() {
     }
 }
 
-/// A reader that stands still holds up nobody else.
+/// A reader that is stopped delays no other.
 #[test]
 fn a_stalled_reader_does_not_disturb_other_sessions() {
     let quit = Arc::new(AtomicBool::new(false));
@@ -344,7 +344,7 @@ fn a_stalled_reader_does_not_disturb_other_sessions() {
         if wire.read_exact(&mut first).is_err() || first != *b"F" {
             return testkit::target::echo_after(&first, wire, counts);
         }
-        // Floods whoever asked for it, until nobody takes it any more.
+        // Floods the client that asked for it, until it reads no more.
         while !theirs.load(Ordering::SeqCst) && wire.write_all(&[0; 4096]).is_ok() {}
     });
     let pair = Pair::to(target.addr());

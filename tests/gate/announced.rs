@@ -16,10 +16,11 @@ use testkit::{Addr, Launch, NEVER, Wire, eventually};
 /// The load balancer that is listed.
 const BALANCER: &str = "203.0.113.10";
 
-/// Somebody else who sends headers.
+/// A peer that is not listed and sends headers.
 const IMPOSTOR: &str = "203.0.113.11";
 
-/// Forwards every connection to `to` from `source`, behind `header`; its entrance.
+/// Forwards every connection to `to` from `source`, behind `header`; returns the address to connect
+/// to.
 fn balancer(stage: &Stage, source: &'static str, header: &[u8], to: &Addr) -> Addr {
     let listener =
         stage.net.at_peers(|| Listener::bind(&Addr::Tcp("127.0.0.1:0".parse().unwrap())));
@@ -37,13 +38,13 @@ fn balancer(stage: &Stage, source: &'static str, header: &[u8], to: &Addr) -> Ad
     entrance
 }
 
-/// To the end of `from`, whichever way it comes.
+/// Copies to the end of `from`, clean or not.
 fn copy(mut from: Wire, to: &Wire) {
     let _ = std::io::copy(&mut from, &mut to.try_clone());
     let _ = to.shutdown(Shutdown::Write);
 }
 
-/// An encrypt end on the peers' machine that dials `to`; its entrance is a unix socket.
+/// Starts an encrypt end on the peers' machine that dials `to` and listens on a unix socket.
 fn encrypt(stage: &Stage, name: &str, to: &Addr) -> testkit::End {
     let launch = Launch::encrypt(&stage.key)
         .source(&Addr::Unix(stage.dir.path().join(name)))
@@ -67,7 +68,7 @@ fn a_listed_peer_announces_its_clients() {
     };
     let gets_in = |end: &testkit::End| end.connect().echoes(b"may I?", NEVER);
 
-    // The announced address counts, not that of who announces it.
+    // The announced address counts, not that of the balancer.
     world.redis(&format!("SADD ip-allowed {BALANCER} {OTHER}"));
     world.wait_in(OTHER);
     for client in [PEER, PEER6] {
@@ -81,7 +82,7 @@ fn a_listed_peer_announces_its_clients() {
         world.redis(&format!("SREM ip-allowed {client}"));
         super::world::expect_end(&mut live);
     }
-    // Whoever announces an internal address is not internal for it.
+    // An announced internal address does not make a client internal.
     let end = announce("10.1.2.3");
     assert!(!gets_in(&end));
     drop(end);
@@ -105,7 +106,7 @@ fn a_header_from_anybody_else_is_refused() {
     assert_eq!(world.target.counts().accepts(), before);
 }
 
-/// A listed peer must announce somebody: nothing, or anything else, is refused.
+/// A listed peer must announce a client: nothing, or anything else, is refused.
 #[test]
 fn malformed_headers_are_refused() {
     let world = World::new(&["--proxy-from", "203.0.113.0/28,203.0.113.200", "-o", "1"]);
@@ -155,11 +156,11 @@ impl Net {
     }
 }
 
-/// `--proxy-to-target`: the target learns who connected to the encrypt end.
+/// `--proxy-to-target`: the target learns the address of the client of the encrypt end.
 #[test]
 fn the_target_learns_the_client() {
     for version in ["v1", "v2"] {
-        // Answers with as much of what it gets as a header of IPv4 has.
+        // Answers with as many of the bytes it gets as a header of IPv4 has.
         let world = World::with(&["--proxy-to-target", version], |mut wire, _| {
             let mut all = vec![];
             let mut byte = [0];
@@ -209,8 +210,8 @@ fn the_target_learns_the_client() {
     }
 }
 
-/// "mariadbd (which supports it) reports the true client address", through the
-/// whole way: client, load balancer or none, encrypt end, decrypt end, server.
+/// "mariadbd (which supports it) reports the true client address", through the whole path: client,
+/// load balancer or none, encrypt end, decrypt end, server.
 #[test]
 fn mariadb_behind_the_tunnel_reports_the_true_client() {
     let stage = Stage::new();
@@ -249,7 +250,7 @@ fn mariadb_behind_the_tunnel_reports_the_true_client() {
     }
 }
 
-/// Whom the server behind `front` takes a client for, which must be `ip`.
+/// Checks that the server behind `front` takes a client for `ip`.
 #[track_caller]
 fn reported_by(stage: &Stage, front: &Addr, ip: &str) -> SocketAddr {
     let who = "SELECT USER(), HOST FROM information_schema.PROCESSLIST WHERE ID = CONNECTION_ID()";

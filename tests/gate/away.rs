@@ -1,5 +1,5 @@
-//! Redis that stops, dies and comes back: each policy does what it says, and
-//! who is connected stays connected.
+//! Redis that stops, dies and comes back: each policy does what it says, and connected clients stay
+//! connected.
 
 use std::time::{Duration, Instant};
 
@@ -37,7 +37,7 @@ fn each_policy_does_what_it_says() {
     println!("continued: back after {:?}", began.elapsed());
     assert!(began.elapsed() < SOON * 2);
 
-    // What is not saved is removed as by anybody; that is another test.
+    // Unsaved members would count as removed; that is another test.
     ask(&mut redis.direct(), "SAVE");
     redis.kill();
     let began = Instant::now();
@@ -50,7 +50,7 @@ fn each_policy_does_what_it_says() {
     assert!(began.elapsed() < SOON * 2);
 }
 
-/// A removal while the connection to Redis is gone pushes nothing; it is found afterwards.
+/// A removal while the connection to Redis is lost pushes nothing; it is found afterwards.
 #[test]
 fn a_removal_that_nobody_announced_is_found() {
     let stage = Stage::new();
@@ -67,7 +67,7 @@ fn a_removal_that_nobody_announced_is_found() {
     stage.net.expect_denied(PEER, &entrance(&guarded.gate, PEER));
 }
 
-/// `stale` ends, and one that never saw the store has no last known state.
+/// `stale` ends, and a gate that never saw the store has no last known state.
 #[test]
 fn what_is_too_stale_is_closed() {
     let stage = Stage::new();
@@ -106,7 +106,7 @@ fn half_a_minute_of_silence() {
 
     redis.signal(Signal::SIGSTOP);
     let began = Instant::now();
-    // These wait in its socket, and nobody knows of them.
+    // These commands wait in its socket, and no process knows of them.
     late.send(&["SREM", "ip-allowed", PEER]);
     late.send(&["SADD", "ip-allowed", OTHER]);
     eventually("all have noticed", || all.iter().all(|each| each.count(AWAY) == 1));
@@ -149,7 +149,7 @@ fn half_a_minute_of_silence() {
     eventually("the history goes on", || redis.ask(&seen) == Reply::Number(1));
 }
 
-/// Somebody of the allow-set comes in, or not; how long that took.
+/// Waits until a peer of the allow-set is admitted, or denied; returns the time that it took.
 #[track_caller]
 fn visit(each: &mut Guarded, stage: &Stage) -> Duration {
     let was_over = each.count(CLOSED) == 1;

@@ -1,5 +1,5 @@
-//! A decrypt end with a policy for a store that is away, who is in behind it,
-//! and who tries to get in meanwhile.
+//! A decrypt end with a policy for an unavailable store, the clients connected through it, and
+//! peers that try to get in meanwhile.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -17,12 +17,12 @@ use testkit::{End, Ending, NEVER, Wire, eventually};
 /// Banned, and in the allow-set.
 pub const BANNED: &str = "203.0.113.66";
 
-/// What the log says counts while the store is away.
+/// Log message for what decides while the store is unavailable.
 pub const CLOSED: &str = "the gate admits nobody on the store's word";
 const OPEN: &str = "the gate is open to everybody who is not denied or banned";
 const STALE: &str = "the gate goes by the last known state";
 
-/// A gate with its policy, and somebody who is in.
+/// A gate with its policy, and a connected client.
 pub struct Guarded {
     pub policy: &'static str,
     pub gate: End,
@@ -32,12 +32,12 @@ pub struct Guarded {
 }
 
 impl Guarded {
-    /// A gate at the store `url` that lets [`PEER`] in.
+    /// Starts a gate at the store `url` that admits [`PEER`].
     pub fn start(stage: &Stage, url: &str, target: &Target, policy: &'static str) -> Self {
         Self::with(stage, url, target, &["--gate-away", policy])
     }
 
-    /// A gate with more options, its policy the last of them.
+    /// Starts a gate with more options, its policy the last of them.
     pub fn with(stage: &Stage, url: &str, target: &Target, args: &[&'static str]) -> Self {
         let gate = stage.decrypt(target.addr(), &[&["--gate", url], args].concat());
         gate.program.wait_line(READ, |line| line.is(READ));
@@ -52,7 +52,7 @@ impl Guarded {
         self.gate.program.log().iter().filter(|line| line.is(message)).count()
     }
 
-    /// A connection through a tunnel that comes from `source`.
+    /// Returns a connection through a tunnel that comes from `source`.
     pub fn connect(&mut self, stage: &Stage, source: &'static str) -> Wire {
         let end = match self.peers.entry(source) {
             Entry::Occupied(end) => end.into_mut(),
@@ -63,12 +63,12 @@ impl Guarded {
         end.connect()
     }
 
-    /// Whether `source` reaches the target now.
+    /// Returns true if `source` reaches the target now.
     pub fn gets_in(&mut self, stage: &Stage, source: &'static str) -> bool {
         self.connect(stage, source).echoes(b"may I?", NEVER)
     }
 
-    /// A live connection from `source`, as soon as it is let in.
+    /// Returns a live connection from `source`, as soon as it is admitted.
     #[track_caller]
     pub fn live_soon(&mut self, stage: &Stage, source: &'static str) -> Wire {
         let live = poll(NEVER, || {
@@ -82,18 +82,18 @@ impl Guarded {
         stage.net.is_denied(source, &entrance(&self.gate, source))
     }
 
-    /// Somebody who tries all the time and must not get in.
+    /// Starts a peer that tries all the time and must not get in.
     pub fn knocker(&self, stage: &Stage, source: &'static str) -> Knocker {
         Knocker::start(stage, source, &self.gate)
     }
 
-    /// [`BANNED`], and [`OTHER`] where the policy never lets in who is not listed.
+    /// Starts [`BANNED`], and [`OTHER`] where the policy never admits an unlisted address.
     pub fn knockers(&self, stage: &Stage) -> Vec<Knocker> {
         let sources = if self.policy == "open" { &[BANNED][..] } else { &[BANNED, OTHER] };
         sources.iter().map(|source| self.knocker(stage, source)).collect()
     }
 
-    /// Who comes in while the store is away for the `times`th time.
+    /// Checks the admissions while the store is unavailable for the `times`th time.
     #[track_caller]
     pub fn expect_away(&mut self, stage: &Stage, times: usize) {
         eventually("it is noticed", || self.count(AWAY) == times);
@@ -109,7 +109,7 @@ impl Guarded {
         assert_eq!(self.gets_in(stage, PEER), listed, "{}", self.policy);
     }
 
-    /// Everything is as before, after the store came back for the `times`th time.
+    /// Checks that everything is as before, after the store came back for the `times`th time.
     #[track_caller]
     pub fn expect_back(&mut self, stage: &Stage, times: usize) {
         eventually("it is read again", || self.count(READ) == times + 1);
@@ -121,7 +121,7 @@ impl Guarded {
         self.expect_told(times);
     }
 
-    /// One line for each change of state, after `times` absences.
+    /// Checks that there is one line for each change of state, after `times` absences.
     #[track_caller]
     pub fn expect_told(&self, times: usize) {
         let stance = match self.policy {
@@ -142,7 +142,7 @@ pub fn wait_read(all: &[Guarded], times: usize) {
     eventually("it is read again", || all.iter().all(|each| each.count(READ) == times + 1));
 }
 
-/// Between two tries of somebody who knocks.
+/// Pause between two tries of a knocker.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// A thread that dials a gate again and again.
@@ -151,12 +151,12 @@ pub struct Knocker {
     knocks: Receiver<Knocks>,
 }
 
-/// What came of it.
+/// Results of a knocker.
 #[derive(Default)]
 pub struct Knocks {
     denied: usize,
     slowest: Duration,
-    /// The first that was not denied.
+    /// The first ending that was no denial.
     other: Option<String>,
 }
 
@@ -174,13 +174,13 @@ impl Knocker {
                 let (bytes, ending) = wire.read_to_ending(SOON);
                 knocks.note(began.elapsed(), &bytes, ending);
             }
-            // Nobody listens after a test that failed.
+            // The receiver is gone after a test that failed.
             let _ = done.send(knocks);
         });
         Self { stop, knocks }
     }
 
-    /// Nobody was let in, and nobody had to wait.
+    /// Checks that no knocker was admitted, and that none had to wait.
     #[track_caller]
     pub fn finish(self) -> Knocks {
         self.stop.store(true, Ordering::Relaxed);
@@ -208,7 +208,7 @@ impl Knocks {
     }
 }
 
-/// Stops them all, and prints what they saw.
+/// Stops them all, and prints their results.
 #[track_caller]
 pub fn finish(what: &str, knockers: Vec<Knocker>) {
     let all: Vec<Knocks> = knockers.into_iter().map(Knocker::finish).collect();

@@ -1,8 +1,8 @@
-//! The gate in front of a real tunnel: the real program, a real redis-server
-//! that knows no KEYS, and peers with public addresses of their own.
+//! The gate in front of a real tunnel: the real program, a real redis-server without the command
+//! KEYS, and peers with public addresses of their own.
 //!
-//! What other programs write decides here: the set of redis-knocking, the bans
-//! of GitLab's Rack::Attack. Needs root, for the namespaces of the peers.
+//! Entries of other programs decide here: the set of redis-knocking, the bans of GitLab's
+//! Rack::Attack. Needs root, for the namespaces of the peers.
 #![allow(unreachable_pub, reason = "the modules share helpers")]
 
 mod announced;

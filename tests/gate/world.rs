@@ -1,4 +1,4 @@
-//! A decrypt end behind a gate, and who wants to reach it.
+//! A decrypt end behind a gate, and the peers that want to reach it.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -17,17 +17,17 @@ pub const PEER: &str = "203.0.113.7";
 pub const OTHER: &str = "203.0.113.8";
 pub const PEER6: &str = "2001:db8:0:1::7";
 
-/// What Rack::Attack puts before the address of somebody it bans.
+/// Prefix of Rack::Attack before the address of a ban.
 pub const BAN: &str = "cache:gitlab:rack::attack:allow2ban:ban";
 
-/// What the log says when the state of Redis is known, and when it is not any more.
+/// Log messages for a synced store, and for the loss of it.
 pub const READ: &str = "the gate's store is read";
 pub const AWAY: &str = "the gate's store is away";
 
-/// How fast an answer has to be where the time is asserted; most are much faster.
+/// Limit of an answer's time where the time is asserted; most are much faster.
 pub const SOON: Duration = Duration::from_secs(5);
 
-/// How long a round trip through a tunnel may take before it counts as none.
+/// Limit of a round trip through a tunnel; a longer one counts as none.
 const ROUND_TRIP: Duration = Duration::from_secs(10);
 
 /// A gate with its Redis, a target behind it, and a machine of peers.
@@ -40,7 +40,7 @@ pub struct World {
     pub stage: Stage,
 }
 
-/// What a gate needs before it starts.
+/// The surroundings of a gate, before it starts.
 pub struct Stage {
     pub net: Net,
     pub key: PathBuf,
@@ -57,19 +57,19 @@ impl Stage {
         self.net.at_gate(Redis::start)
     }
 
-    /// A target that everybody on this machine can reach, whatever the namespace.
+    /// Returns the address of a target that everything on this machine can reach, in any namespace.
     pub fn target(&self) -> Addr {
         Addr::Unix(self.dir.path().join("target.sock"))
     }
 
-    /// A decrypt end on all addresses of the gate's machine.
+    /// Starts a decrypt end on all addresses of the gate's machine.
     pub fn decrypt(&self, target: &Addr, args: &[&str]) -> End {
         let any = Addr::Tcp("[::]:0".parse().unwrap());
         let launch = Launch::decrypt(&self.key).source(&any).target(target).args(args);
         self.net.at_gate(|| launch.start())
     }
 
-    /// An encrypt end that comes from `source`; its entrance is a unix socket.
+    /// Starts an encrypt end that dials from `source` and listens on a unix socket.
     pub fn encrypt(&self, source: &str, to: &Addr) -> End {
         self.encrypt_with(source, to, &[])
     }
@@ -86,7 +86,7 @@ impl Stage {
 }
 
 impl World {
-    /// A gate with more options than its Redis.
+    /// Starts a gate with more options than its Redis.
     pub fn new(args: &[&str]) -> Self {
         Self::with(args, testkit::target::echo)
     }
@@ -111,12 +111,12 @@ impl World {
         ask(&mut self.redis.direct(), command)
     }
 
-    /// The gate as `source` addresses it.
+    /// Returns the gate's address for `source`.
     pub fn entrance(&self, source: &str) -> Addr {
         entrance(&self.gate, source)
     }
 
-    /// A connection through a tunnel that comes from `source`.
+    /// Returns a connection through a tunnel that comes from `source`.
     pub fn connect(&self, source: &str) -> Wire {
         let mut peers = self.peers.borrow_mut();
         let end = peers
@@ -125,7 +125,7 @@ impl World {
         end.connect()
     }
 
-    /// A live connection from `source`; panics when it is not let in.
+    /// Returns a live connection from `source`; panics when it is not admitted.
     #[track_caller]
     pub fn live(&self, source: &str) -> Wire {
         let mut wire = self.connect(source);
@@ -133,7 +133,7 @@ impl World {
         wire
     }
 
-    /// A live connection from `source`, as soon as it is let in.
+    /// Returns a live connection from `source`, as soon as it is admitted.
     #[track_caller]
     pub fn live_soon(&self, source: &str) -> Wire {
         let live = poll(NEVER, || {
@@ -143,7 +143,7 @@ impl World {
         live.unwrap_or_else(|| panic!("{source} does not get in"))
     }
 
-    /// Whether `source` reaches the target now.
+    /// Returns true if `source` reaches the target now.
     pub fn gets_in(&self, source: &str) -> bool {
         self.connect(source).echoes(b"may I?", ROUND_TRIP)
     }
@@ -162,7 +162,7 @@ impl World {
         assert!(!self.gets_in(source), "{source} is denied, but gets through");
     }
 
-    /// Denied now, and how.
+    /// Expects a denial now, and returns its form.
     #[track_caller]
     pub fn expect_denied(&self, source: &str) -> Ending {
         self.stage.net.expect_denied(source, &self.entrance(source))
@@ -173,12 +173,12 @@ impl World {
     }
 }
 
-/// `redis://` of a server on the gate's machine.
+/// Returns the `redis://` URL of a server on the gate's machine.
 pub fn url(redis: &Redis) -> String {
     format!("redis://{}", redis.tcp())
 }
 
-/// The address of `gate` in the family of `source`.
+/// Returns the address of `gate` in the family of `source`.
 pub fn entrance(gate: &End, source: &str) -> Addr {
     let ip = if source.contains(':') { GATE6 } else { GATE4 };
     Addr::Tcp((ip.parse::<std::net::IpAddr>().unwrap(), gate.addr().tcp().port()).into())
@@ -192,7 +192,7 @@ pub fn ask(redis: &mut Resp, command: &str) -> Reply {
     reply
 }
 
-/// A number that Redis answered.
+/// Returns a number that Redis answered.
 #[track_caller]
 pub fn number(reply: &Reply) -> i64 {
     match reply {
@@ -201,12 +201,12 @@ pub fn number(reply: &Reply) -> i64 {
     }
 }
 
-/// Now in unix seconds.
+/// Returns the present time in unix seconds.
 pub fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
-/// How many connections were refused for `reason`, as the log counts them.
+/// Counts the connections refused for `reason`, by the log.
 pub fn refused(gate: &End, reason: &str) -> u64 {
     let of = |line: &Line| -> u64 {
         let reasons = line.field("reasons").unwrap_or_default();

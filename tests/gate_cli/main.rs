@@ -1,5 +1,5 @@
-//! `knockpipe gate` as an operator uses it: against a real redis-server, which
-//! knows no KEYS, and against a file; exit status, text and JSON.
+//! `knockpipe gate` as an operator uses it: against a real redis-server without the command KEYS,
+//! and against a file; exit status, text and JSON.
 
 mod ends;
 mod named;
@@ -29,7 +29,7 @@ struct Store {
     flags: Vec<String>,
 }
 
-/// What a command answered.
+/// An answer of a command.
 #[derive(Debug)]
 struct Answer {
     status: Option<i32>,
@@ -70,14 +70,14 @@ impl Store {
         }
     }
 
-    /// Asks Redis itself; words are split at spaces.
+    /// Asks Redis directly; words are split at spaces.
     #[track_caller]
     fn ask(&self, command: &str) -> Reply {
         let words: Vec<&str> = command.split(' ').collect();
         self.redis.as_ref().expect("it is in Redis").direct().ask(&words)
     }
 
-    /// `gate COMMAND` with the flags of the store; words are split at spaces.
+    /// Runs `gate COMMAND` with the flags of the store; words are split at spaces.
     fn run(&self, command: &str) -> Answer {
         self.run_with(command, "")
     }
@@ -88,7 +88,7 @@ impl Store {
         gate(&words, input)
     }
 
-    /// What a command that changes or answers prints.
+    /// Returns the output of a command that succeeds.
     #[track_caller]
     fn good(&self, command: &str) -> String {
         let answer = self.run(command);
@@ -96,7 +96,7 @@ impl Store {
         answer.out
     }
 
-    /// The same as JSON objects.
+    /// Returns it as JSON objects.
     #[track_caller]
     fn json(&self, command: &str) -> Vec<Value> {
         objects(&self.good(&format!("{command} --json")))
@@ -109,7 +109,7 @@ impl Store {
         answer
     }
 
-    /// The one line of a failure.
+    /// Returns the one line of a failure.
     #[track_caller]
     fn fails(&self, command: &str, status: i32, parts: &[&str]) -> String {
         complaint(&self.run(command), status, parts)
@@ -148,7 +148,7 @@ fn objects(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// The columns of `list`: kind, member, time left.
+/// Returns the columns of `list`: kind, member, time left.
 fn columns(text: &str) -> Vec<Vec<&str>> {
     text.lines().map(|line| line.split_whitespace().collect()).collect()
 }
@@ -204,7 +204,7 @@ fn a_grant_ends() {
     assert_eq!(members, ["203.0.113.1", "203.0.113.7"]);
 }
 
-/// The two ways of letting somebody in: what a login page writes, and the command.
+/// The two ways of adding an address: the line of a login page, and the command.
 #[test]
 fn the_line_of_a_login_page_goes_with_the_form_of_the_set() {
     let store = Store::redis();
@@ -368,14 +368,14 @@ fn a_sorted_set_goes_into_an_empty_database_whatever_comes_first() {
     }
 }
 
-/// The unix second that is so many seconds away.
+/// Returns the unix second that is so many seconds away.
 fn end_in(seconds: u64) -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     now.as_secs() + seconds
 }
 
-/// Many changes are under way at once over one connection, so that there is no moment
-/// without a question; what their answers weigh does not add up all the same.
+/// Many changes are under way at once over one connection, so that there is no moment without a
+/// question; the sizes of their answers do not add up all the same.
 #[test]
 fn a_large_list_is_imported_whole() {
     let store = Store::redis();
@@ -423,7 +423,7 @@ fn imports_of_plain_lines_and_of_bad_ones() {
     }
 }
 
-/// Nobody writes into the pipe; the device, and a line of standard input, have no end.
+/// The pipe has no writer; the device, and a line of standard input, have no end.
 #[test]
 fn an_import_neither_waits_for_a_pipe_nor_fills_memory() {
     let store = Store::file();
@@ -441,7 +441,7 @@ fn an_import_neither_waits_for_a_pipe_nor_fills_memory() {
     assert!(!store.path("gate").exists(), "nothing is half done");
 }
 
-/// The wrong file is named quickly, and what an error says is read by many.
+/// A wrong file is easily named, and an error has many readers.
 #[test]
 fn nothing_of_a_file_that_is_imported_by_mistake_is_shown() {
     let store = Store::file();

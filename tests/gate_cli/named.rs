@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use testkit::redis::Reply;
 use testkit::{Addr, Launch, Target, binary, keygen};
 
-/// `gate WORDS`, with these variables.
+/// Runs `gate WORDS`, with these variables.
 fn gate(words: &str, variables: &[(&str, &str)]) -> Answer {
     let mut command = Command::new(binary());
     command.arg("gate").args(words.split(' ')).current_dir("/");
@@ -28,7 +28,7 @@ fn good(words: &str) -> String {
     answer.out
 }
 
-/// A configuration file with a tunnel behind the gate `staff`, and what else it says.
+/// Writes a configuration file with a tunnel behind the gate `staff`, and further text.
 fn config(dir: &TempDir, gates: &str, tunnel: &str) -> PathBuf {
     if !dir.path().join("key").exists() {
         keygen(dir.path(), "key");
@@ -50,7 +50,7 @@ fn the_environment_names_the_store() {
     assert_eq!(answer.status, Some(0), "{answer:?}");
     assert!(gate("list", &variable).out.contains("203.0.113.7"));
     assert_eq!(store.ask("SISMEMBER ip-allowed 203.0.113.7"), Reply::Number(1));
-    // What is typed goes before it.
+    // A typed flag takes precedence.
     let file = Store::file();
     file.good("allow 198.51.100.1");
     let answer = gate(&format!("list {}", file.flags.join(" ")), &variable);
@@ -84,7 +84,7 @@ fn a_file_names_the_gate_with_all_that_it_says() {
     }
     let text = good(&format!("ban 203.0.113.8 {by_name}"));
     assert!(text.contains("key out:203.0.113.8"), "{text}");
-    // Whom its own flags let in is not banned by a slip.
+    // An address that its own flags admit is not banned by mistake.
     for spared in ["198.51.100.1", "203.0.113.99"] {
         let answer = gate(&format!("ban {spared} {by_name}"), &[]);
         complaint(&answer, 2, &[spared, "--force"]);
@@ -139,7 +139,7 @@ fn of_several_gates_one_is_chosen() {
     complaint(&answer, 2, &["there is no gate", "[gates.NAME]"]);
 }
 
-/// A decrypt end with an admin socket, and more flags.
+/// Starts a decrypt end with an admin socket, and more flags.
 fn decrypt(dir: &Path, args: &[&str]) -> (testkit::End, String) {
     let target = Target::serve(&Addr::Unix(dir.join("target.sock")), testkit::target::echo);
     let admin = dir.join("admin.sock").display().to_string();
@@ -193,7 +193,7 @@ fn a_running_process_says_what_it_would_do() {
     complaint(&gate("list --admin /no/where", &[]), 1, &["no knockpipe answers at /no/where"]);
 }
 
-/// A tunnel whose store is away answers all the same, by its policy.
+/// A tunnel with an unavailable store answers all the same, by its policy.
 #[test]
 fn a_process_without_its_store_tells_its_stance() {
     let dir = tempfile::tempdir().unwrap();
@@ -210,7 +210,7 @@ fn a_process_without_its_store_tells_its_stance() {
     complaint(&gate(&format!("why 203.0.113.7 {admin}"), &[]), 1, &["have no gate", "--gate"]);
 }
 
-/// The socket tells where the password is, and never what it is.
+/// The socket tells the path of the password file, and never the password.
 #[test]
 fn no_password_goes_over_the_socket() {
     let store = Store::redis_with(&["--requirepass", "geheim"]);

@@ -25,7 +25,7 @@ fn ask(admin: &Path, password: Option<&str>) -> Answer {
     finish(command, "")
 }
 
-/// Its password file is exchanged for a link to one of root's after its start.
+/// After its start its password file is replaced by a link to one of root's.
 #[test]
 fn root_reads_nothing_that_the_process_could_not() {
     require("setpriv", "util-linux");

@@ -1,4 +1,4 @@
-//! What every store does, whatever it is made of.
+//! Behaviour of every store, of any kind.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,16 +12,16 @@ use tokio::sync::mpsc;
 use super::follower::Follower;
 use testkit::wait::NEVER;
 
-/// A fresh store for each check, and how it is opened once more.
+/// Makes a fresh store for each check, and opens it once more.
 pub trait Backing {
     fn open(&self, check: usize) -> Arc<AnyStore>;
-    /// Whether members can be let in for a while.
+    /// Returns true if members can have an end.
     fn ends(&self) -> bool;
-    /// A word in the server that a receipt names.
+    /// Returns a word in the server that a receipt names.
     fn server(&self) -> String;
 }
 
-/// All of a day, so that no check runs from one window into the next.
+/// A day, so that no check runs from one window into the next.
 const DAY: Duration = Duration::from_secs(86_400);
 const HOUR: Duration = Duration::from_secs(3_600);
 /// Far beyond the 250 ms that are promised: a loaded machine is no defect.
@@ -57,7 +57,7 @@ pub async fn edit(store: &AnyStore, edit: Edit) -> Receipt {
     store.edit(edit).await.unwrap_or_else(|error| panic!("{shown}: {error}"))
 }
 
-/// Forgets an address, whenever it was seen.
+/// Forgets an address, seen at any time.
 pub fn forget(text: &str) -> Edit {
     Edit::Forget { ip: ip(text), before_s: u64::MAX }
 }
@@ -228,8 +228,8 @@ async fn strikes_make_a_ban(store: Arc<AnyStore>) {
     assert_eq!(store.standing(ip("203.0.113.8"), Some(DAY)).await.unwrap().strikes, Some(0));
 }
 
-/// "An IPv6 /64 is one source": its failures are counted together, the ban is of all of
-/// it, and lifted by any of its addresses.
+/// "An IPv6 /64 is one source": its failures are counted together, the ban is of all of it, and
+/// lifted by any of its addresses.
 async fn a_64_is_one_source(store: Arc<AnyStore>) {
     let network = member("2001:db8:0:1::/64");
     let strike =

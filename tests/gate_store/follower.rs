@@ -1,4 +1,4 @@
-//! A follower with a small keeper behind it: events in, the state out.
+//! A follower with a small mirror behind it: events in, the state out.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -14,13 +14,13 @@ use tokio::time::timeout;
 
 use testkit::wait::NEVER;
 
-/// What a keeper knows after some events.
+/// State of a mirror after some events.
 #[derive(Debug, Default)]
 pub struct State {
     pub allowed: HashMap<Member, Option<u64>>,
     pub bans: HashMap<Member, Option<u64>>,
     pub garbage: u64,
-    /// Whether a full read was completed since the store was away.
+    /// True if a full read was completed since the store was lost.
     pub fresh: bool,
     pub reading: bool,
     pub away: Vec<String>,
@@ -112,7 +112,7 @@ impl Follower {
         follower
     }
 
-    /// Waits until the events so far make `condition` hold; gives how long that took.
+    /// Waits until the events so far make `condition` hold; returns the time that it took.
     #[track_caller]
     pub fn until<'a>(
         &'a mut self,
@@ -134,7 +134,7 @@ impl Follower {
         }
     }
 
-    /// Takes in what there is, for so long.
+    /// Takes in the events of so much time.
     pub async fn listen(&mut self, time: Duration) {
         let end = tokio::time::Instant::now() + time;
         while let Ok(Some(event)) = tokio::time::timeout_at(end, self.events.recv()).await {

@@ -1,5 +1,5 @@
-//! The gate's stores against what they are made of: real Redis servers,
-//! Sentinels and Clusters that know no KEYS, and a file.
+//! The gate's stores against their real servers: Redis, Sentinels and Clusters without the command
+//! KEYS, and a file.
 #![allow(unreachable_pub, reason = "the modules share helpers")]
 
 mod cluster;

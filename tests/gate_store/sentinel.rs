@@ -34,7 +34,7 @@ async fn a_failover_is_followed_and_written_through() {
     let receipt = edit(&store, Edit::Ban(ip("203.0.113.8").into(), HOUR)).await;
     assert_eq!(receipt.server, second.name());
     follower.until("the ban", |state| state.bans("203.0.113.8")).await;
-    // The former master comes back as a replica; nobody listens to it.
+    // The former master comes back as a replica; it has no followers.
     first.revive();
     let aways = follower.state.away.len();
     follower.listen(Duration::from_secs(2)).await;
@@ -58,7 +58,7 @@ async fn a_master_that_hangs_is_replaced() {
     assert!(follower.state.bans("203.0.113.7"));
     assert_eq!(edit(&store, Edit::Unban(ip("203.0.113.7").into())).await.server, second.name());
     follower.until("no ban", |state| !state.bans("203.0.113.7")).await;
-    // The old one wakes up and believes to be master for a moment.
+    // The old one wakes up and takes itself for the master for a moment.
     first.signal(Signal::SIGCONT);
     follower.listen(Duration::from_secs(2)).await;
     assert!(follower.state.fresh && !follower.state.bans("203.0.113.7"));

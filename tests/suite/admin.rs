@@ -1,5 +1,5 @@
-//! The admin socket of a real process: who may ask, what it says, what it does,
-//! and that nobody can hold it.
+//! The admin socket of a real process: permissions, answers, effects, and that no client can block
+//! it.
 
 use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -19,7 +19,7 @@ use testkit::{
     eventually, keygen,
 };
 
-/// A pair of which both ends can be asked.
+/// A pair with an admin socket at both ends.
 struct Watched {
     pair: Pair,
     encrypt: Admin,
@@ -41,7 +41,7 @@ impl Watched {
         Self { pair, encrypt: Admin(encrypt), decrypt: Admin(decrypt), target, _dir: dir }
     }
 
-    /// A client whose connection both ends list.
+    /// Connects a client that both ends list.
     #[track_caller]
     fn client(&self, bytes: &[u8]) -> Wire {
         let before = self.encrypt.who(&[]).len();
@@ -284,11 +284,11 @@ fn only_the_owner_can_connect_whatever_the_umask() {
     }
 }
 
-/// Somebody else, who is not root and has the program.
+/// Another user, who is not root and has the program.
 struct Stranger(TempDir);
 
 impl Stranger {
-    /// Needs root, to become him.
+    /// Needs root, to run programs as that user.
     #[track_caller]
     fn new() -> Self {
         require("setpriv", "util-linux");
@@ -304,7 +304,7 @@ impl Stranger {
         command
     }
 
-    /// A directory of his.
+    /// Makes a directory of that user.
     fn directory(&self) -> PathBuf {
         let directory = self.0.path().join("his");
         std::fs::create_dir(&directory).unwrap();
@@ -312,7 +312,7 @@ impl Stranger {
         directory
     }
 
-    /// A decrypt end of his, under a key of his, that hands over at `handover`.
+    /// Starts a decrypt end of that user, under a key of theirs, that hands over at `handover`.
     fn decrypt(&self, directory: &Path, handover: &Path) -> Program {
         let key = keygen(directory, "key");
         std::os::unix::fs::chown(&key, Some(65534), None).unwrap();
@@ -327,7 +327,7 @@ fn mode(mode: u32) -> Permissions {
     Permissions::from_mode(mode)
 }
 
-/// Lets everybody connect to the unix socket at `path`.
+/// Lets every user connect to the unix socket at `path`.
 fn open_to_all(path: &Path) {
     std::fs::set_permissions(path.parent().unwrap(), mode(0o755)).unwrap();
     std::fs::set_permissions(path, mode(0o666)).unwrap();
@@ -346,7 +346,7 @@ fn another_user_hears_nothing_even_where_the_file_lets_him() {
     watched.encrypt.status();
 }
 
-/// The process is asked by a stranger, whom the file of the socket lets in.
+/// A stranger asks the process, and the mode of the socket permits it.
 #[test]
 fn another_user_is_given_no_sockets_even_where_the_file_lets_him() {
     let dir = tempfile::tempdir().unwrap();
@@ -363,7 +363,7 @@ fn another_user_is_given_no_sockets_even_where_the_file_lets_him() {
     pair.stop();
 }
 
-/// A stranger listens where the process looks for one that it takes over from.
+/// A stranger listens where the process expects the one that it takes over from.
 #[test]
 fn sockets_of_another_user_are_not_taken() {
     let stranger = Stranger::new();
@@ -379,7 +379,7 @@ fn sockets_of_another_user_are_not_taken() {
     assert!(ours.stderr().contains("another user's process listens there"), "{}", ours.stderr());
 }
 
-/// What fails leaves nothing behind, whichever of the doors it is.
+/// A failure of either listener leaves nothing behind.
 #[test]
 fn a_door_that_cannot_be_opened_leaves_no_file_of_the_other() {
     let dir = tempfile::tempdir().unwrap();
@@ -392,7 +392,7 @@ fn a_door_that_cannot_be_opened_leaves_no_file_of_the_other() {
     assert!(program.stderr().contains("is in use") && !path.exists(), "{}", program.stderr());
 }
 
-/// Needs root, to become somebody else.
+/// Needs root, to become another user.
 #[test]
 fn the_socket_belongs_to_the_user_that_the_process_becomes() {
     let dir = tempfile::tempdir().unwrap();
@@ -477,7 +477,7 @@ fn silent_clients_keep_nobody_out_and_do_not_hold_the_end_up() {
     watched.pair.encrypt.stop();
 }
 
-/// Also where nobody else wants its place.
+/// Also when no other client needs the place.
 #[test]
 fn a_silent_client_that_is_alone_is_ended_too() {
     let watched = Watched::start(&[]);

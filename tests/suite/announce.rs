@@ -1,6 +1,6 @@
-//! Redis clients that servers send to other servers, through one sealed port:
-//! every server is a service, and on the clients' host there is an entrance at the
-//! very address that the servers announce.
+//! Redis clients that servers send to other servers, through one sealed port: every server is a
+//! service, and on the clients' host there is a listener at the very address that the servers
+//! announce.
 
 use testkit::file::Service;
 use testkit::netns::{GATE4, Net};
@@ -38,7 +38,7 @@ impl Site {
         Self { near, far, net, _dir: dir }
     }
 
-    /// What redis-cli on the clients' host prints; nothing when it fails.
+    /// Returns the output of redis-cli on the clients' host; nothing when it fails.
     fn cli(&self, port: u16, args: &[&str]) -> Option<String> {
         let entrance = Addr::Tcp(([127, 0, 0, 1], port).into());
         self.net.at_peers(|| try_redis_cli(&entrance, args)).ok()

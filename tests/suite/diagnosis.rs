@@ -1,4 +1,4 @@
-//! What the ends, and `knockpipe check`, say of what does not work.
+//! Diagnosis of failures by the ends, and by `knockpipe check`.
 
 use std::fs;
 use std::io::Write;
@@ -17,7 +17,7 @@ fn check(args: &[&str], key: &Path) -> (Option<i32>, String, String) {
     (status.code(), text(&stdout), text(&stderr))
 }
 
-/// Gives the line of the encrypt end about its first client, with this far end.
+/// Returns the log line of the encrypt end about its first client, with this far end.
 fn detail_of(key: &Path, far_end: &Addr) -> String {
     let launch = Launch::encrypt(key).source(&any()).target(far_end).args(["-o", "1"]);
     let encrypt = launch.start();

@@ -1,4 +1,4 @@
-//! Gates of configuration files that change: whom they judge afterwards.
+//! Gates of configuration files that change, and the connections that they judge afterwards.
 
 use nix::sys::signal::Signal;
 
@@ -7,7 +7,7 @@ use testkit::file::encrypt_table;
 use testkit::redis::Redis;
 use testkit::{Ending, Wire, eventually};
 
-/// Whom a changed gate would not let in, it ends; the others it leaves alone.
+/// A changed gate ends the connections that it would not admit; the others go on.
 #[test]
 fn a_changed_gate_judges_those_who_are_there() {
     let two = Two::start();
@@ -51,7 +51,7 @@ fn an_absent_store_ends_none_of_those_who_are_there_at_a_reload() {
     two.stop();
 }
 
-/// A gate that goes from one tunnel to another goes on following its store.
+/// A gate that moves from one tunnel to another goes on following its store.
 #[test]
 fn a_gate_that_moves_between_tunnels_stays_awake() {
     let two = Two::start();
@@ -100,7 +100,7 @@ fn sessions_of_before_a_reload_count_at_the_end() {
         wire
     };
     let (mut revoked, mut cut) = (connect(), connect());
-    // Only these are of before the reload; the successor has none.
+    // Only these are from before the reload; the successor has none.
     for more in ["timeout = 7", "timeout = 8\ndrain = 3600"] {
         let line = two.encrypt.reload(&two.near(KEY, &format!("{rules}\n{more}")));
         assert_eq!(line.number("changed"), Some(1), "{}", line.text());

@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 use testkit::{Launch, any, eventually, keygen};
 
-/// What is renamed is written on; what is copied and emptied begins anew, without a hole.
+/// A renamed file is written on; one that is copied and emptied begins anew, without a hole.
 #[test]
 fn a_log_file_that_is_copied_and_emptied_goes_on_at_its_beginning() {
     let dir = TempDir::new().unwrap();

@@ -1,5 +1,4 @@
-//! What people type who know other programs, or slip: one line that says what to
-//! write here.
+//! Command lines of people who know other programs, or slip: one line says what to write here.
 
 use super::cli::{DECRYPT, ENCRYPT, SPIPED, complaint, knockpipe, place, refused};
 

@@ -1,5 +1,5 @@
-//! Files that the command line or a configuration names: whose they may be, and
-//! that nothing is waited for which is no file.
+//! Files that the command line or a configuration names: their permitted owners, and that nothing
+//! is waited for which is no file.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -49,7 +49,7 @@ fn a_key_of_another_user_is_refused() {
     for line in READERS {
         refused(&dir, line, &["key file bad belongs to nobody", "run 'chown root bad'"]);
     }
-    // Who owns it can change it, whatever its mode lets others do.
+    // An owner can change it, whatever its mode permits others.
     refused(&dir, "key-id --allow-readable-key bad", &["belongs to nobody"]);
     // To become its owner makes it one's own.
     refused(&dir, "encrypt -s a:1 -t b:2 -k bad -u daemon", &["run 'chown daemon bad'"]);
@@ -92,7 +92,7 @@ fn credentials_of_another_user_are_refused() {
     }
 }
 
-/// Puts in the place of a name what is no regular file; gives how it is called.
+/// Replaces names by things that are no regular files; returns each name and its kind.
 fn lay_traps(dir: &Path) -> Vec<(&'static str, &'static str)> {
     mkfifo(&dir.join("pipe"), Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
     drop(UnixListener::bind(dir.join("socket")).unwrap());
@@ -106,7 +106,7 @@ fn lay_traps(dir: &Path) -> Vec<(&'static str, &'static str)> {
     ]
 }
 
-/// Each is refused at once, whoever waits at the other end.
+/// Each is refused at once, with or without a process at the other end.
 #[test]
 fn what_is_no_regular_file_is_refused_and_not_waited_for() {
     let dir = place();
@@ -172,7 +172,7 @@ fn a_reload_waits_for_no_pipe() {
     let line = service.reload_fails(&table);
     assert!(line.text().contains("is a pipe"), "{}", line.text());
     near.connect().expect_echo(b"undisturbed");
-    // The same with the configuration.
+    // The configuration is treated alike.
     let (file, aside) = (dir.path().join("far.toml"), dir.path().join("aside"));
     fs::rename(&file, &aside).unwrap();
     mkfifo(&file, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();

@@ -1,5 +1,5 @@
-//! What happens to a service in its life: it is stopped behind a load balancer,
-//! its far end and its target come and go, it is killed at any moment.
+//! Events in the life of a service: it is stopped behind a load balancer, its far end and its
+//! target come and go, it is killed at any moment.
 
 use std::iter::repeat_n;
 use std::path::Path;
@@ -125,9 +125,9 @@ fn a_hundred_pumps_go_through_fifty_reloads() {
     decrypt.stop();
 }
 
-/// "SIGKILL at random points with config/state writes, 200 runs: restarts clean".
-/// Unix sockets, a pid file, a handover socket and a gate's file are in its way, and
-/// somebody else writes to that file.
+/// "SIGKILL at random points with config/state writes, 200 runs: restarts clean". Unix sockets, a
+/// pid file, a handover socket and a gate's file are in its way, and another process writes to that
+/// file.
 #[test]
 fn two_hundred_kills_at_any_moment_leave_nothing_that_hinders() {
     const KILLS: usize = 200;
@@ -149,7 +149,7 @@ fn two_hundred_kills_at_any_moment_leave_nothing_that_hinders() {
         path("middle"),
     );
     let mut first = Service::start_with(dir.path(), "all.toml", &process, &tunnels);
-    // How much of itself it has made: what it holds open grows until it is ready.
+    // Progress of its start: the number of its descriptors grows until it is ready.
     let whole = proc::fds(first.program.pid());
     let store = format!("file:{}", path("gate"));
     let gate = |words: &[&str]| {
@@ -166,7 +166,7 @@ fn two_hundred_kills_at_any_moment_leave_nothing_that_hinders() {
         thread::scope(|scope| {
             scope.spawn(|| gate(&["allow", &member]));
             if kill % 10 == 9 {
-                // It got all the way to its work, in spite of all the others.
+                // It started completely, in spite of all the others.
                 program.wait_line("ready", |line| line.is("ready") && line.has("tunnel", "near"));
                 round_trip(&Addr::parse(&path("in")).unwrap());
             } else {

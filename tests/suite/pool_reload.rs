@@ -1,5 +1,5 @@
-//! Warm tunnels while files are read again: ends that are ended on purpose say so, and
-//! nobody finds it remarkable.
+//! Warm tunnels while files are read again: ends that are ended on purpose say so, and no log warns
+//! of it.
 
 use std::time::{Duration, Instant};
 
@@ -7,10 +7,10 @@ use testkit::wait::eventually;
 
 use super::reload::{KEY, Two};
 
-/// As the log of an encrypt end says it.
+/// Log message of an encrypt end.
 const NOT_FULL: &str = "the pool is not full; clients dial for themselves meanwhile";
 
-/// Both ends, with a pool of eight, and its tunnels made.
+/// Starts both ends, with a pool of eight, and waits for its tunnels.
 fn two_with_a_pool() -> Two {
     let two = Two::start();
     two.encrypt.reload(&two.near(KEY, "pool = 8"));
@@ -18,7 +18,7 @@ fn two_with_a_pool() -> Two {
     two
 }
 
-/// Nobody was refused, and the pool lacked nothing.
+/// Checks that no tunnel was refused, and that the pool lacked nothing.
 fn is_unremarkable(two: &Two) {
     assert_eq!(two.encrypt.program.log().iter().filter(|line| line.is(NOT_FULL)).count(), 0);
     let refused = |line: &&testkit::Line| line.is("refused") || line.is("a warm tunnel was ended");
@@ -32,8 +32,8 @@ fn is_unremarkable(two: &Two) {
 fn a_reload_of_the_far_end_is_no_trouble_of_the_pool() {
     let (two, begin) = (two_with_a_pool(), Instant::now());
     for round in 0..30 {
-        // Where all tunnels are ended as soon as they are made for longer than half a minute,
-        // that is news.
+        // If all tunnels are ended as soon as they are made for longer than half a minute, that is
+        // logged.
         if begin.elapsed() > Duration::from_secs(15) {
             break;
         }

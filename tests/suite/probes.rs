@@ -1,4 +1,4 @@
-//! Whoever connects and leaves without a byte is a health check, and nobody's trouble.
+//! A client that connects and leaves without a byte is a health check, and causes no trouble.
 
 use std::io::Write;
 use std::path::Path;
@@ -12,7 +12,7 @@ use testkit::{
 /// More than `max_connect_errors` allows below.
 const PROBES: usize = 20;
 
-/// The counts of MariaDB against hosts whose connections come to nothing.
+/// Returns the counts of MariaDB against hosts for failed connections.
 fn counted(server: &MariaDb) -> String {
     query(server.addr(), "SHOW GLOBAL STATUS LIKE 'Aborted_connects%'")
 }
@@ -37,7 +37,7 @@ fn a_lazy_end_keeps_connect_and_close_probes_from_mysql() {
     }
 }
 
-/// A client that speaks first is not held up.
+/// A client that speaks first is not delayed.
 #[test]
 fn a_lazy_end_opens_with_the_first_byte() {
     let target = Target::echo();
@@ -78,10 +78,10 @@ fn health_checks_of_a_listed_balancer_are_no_warnings() {
     assert_eq!(target.counts().accepts(), 0);
 }
 
-/// The line of a health check at `--log-level debug`.
+/// The log line of a health check at `--log-level debug`.
 const PROBE: &str = "a health check: it came and left without a byte";
 
-/// A unix socket whose clients a balancer announces.
+/// A unix socket with clients that a balancer announces.
 #[test]
 fn a_unix_socket_can_be_listed_and_its_headers_are_read() {
     let target = Target::echo();
@@ -93,7 +93,7 @@ fn a_unix_socket_can_be_listed_and_its_headers_are_read() {
     drop(client);
     let line = pair.decrypt.program.wait_line("its end", |line| line.is("closed"));
     assert!(line.field("client").unwrap().starts_with("127.0.0.1:"), "{}", line.text());
-    // Who says nothing of the kind stays out.
+    // A client that sends no such header stays out.
     let mut other = pair.connect();
     other.write_all(b"no header at all").unwrap();
     assert!(matches!(other.expect_ending(), Ending::Clean | Ending::Reset));

@@ -16,10 +16,10 @@ use testkit::{Addr, Ending, Target, Wire, eventually, keygen, proc};
 
 pub(super) const KEY: &str = "\"key\"";
 
-/// How long it is watched that nothing comes to somebody who waits for a slot.
+/// Time for which a client that waits for a slot is watched to get nothing.
 const A_MOMENT: Duration = Duration::from_millis(300);
 
-/// How often a pump sends.
+/// Interval at which a pump sends.
 const A_BREATH: Duration = Duration::from_millis(1);
 
 /// Both ends from files, in front of an echo server.
@@ -65,8 +65,8 @@ impl Two {
     }
 }
 
-/// "20 reloads (add/remove/change/bad file) under 10 pumps: 0 errors; bad
-/// file: old config stays". The pumps go through what changes, too.
+/// "20 reloads (add/remove/change/bad file) under 10 pumps: 0 errors; bad file: old config stays".
+/// The pumps go through the parts that change, too.
 #[test]
 fn twenty_reloads_disturb_no_connection() {
     let two = Two::start();
@@ -128,7 +128,7 @@ fn restarts_refuse_nobody() {
     two.stop();
 }
 
-/// Clients that come so many times a second, each for one echo.
+/// Starts clients that come so many times a second, each for one echo.
 fn comers(entrance: &Addr, per_second: u32) -> Clients {
     const THREADS: u32 = 8;
     let all = repeat_n(entrance.clone(), THREADS as usize);
@@ -207,7 +207,7 @@ fn a_changed_limit_counts_those_who_are_there() {
     two.stop();
 }
 
-/// The same for what one source may have: a new limit forgets nobody.
+/// The limit of one source behaves alike: a new limit forgets no session.
 #[test]
 fn a_changed_limit_of_a_source_counts_those_who_are_there() {
     let two = Two::start();
@@ -231,7 +231,7 @@ fn a_changed_limit_of_a_source_counts_those_who_are_there() {
     two.stop();
 }
 
-/// A tunnel that is gone accepts nobody, and its sessions have its drain.
+/// A tunnel that is gone accepts no client, and its sessions have its drain.
 #[test]
 fn a_removed_tunnel_drains() {
     let two = Two::start();
@@ -257,7 +257,7 @@ fn a_removed_tunnel_drains() {
     two.stop();
 }
 
-/// What a new set cannot have leaves the old one as it is.
+/// A failure of the new file leaves the old state as it is.
 #[test]
 fn a_set_that_cannot_be_had_changes_nothing() {
     let two = Two::start();
@@ -304,8 +304,8 @@ fn a_reload_forgets_no_first_message() {
     two.stop();
 }
 
-/// A successor that cannot start leaves everything as it was, unix sockets too;
-/// one that renames a tunnel finds its socket nevertheless.
+/// A successor that cannot start leaves everything as it was, unix sockets too; one that renames a
+/// tunnel finds its socket nevertheless.
 #[test]
 fn a_successor_that_cannot_start_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
@@ -340,8 +340,8 @@ fn a_successor_that_cannot_start_changes_nothing() {
     assert!(!Path::new(&path("in")).exists(), "its file is the successor's to remove");
 }
 
-/// "SIGTERM to the old one while the successor gets ready" ends in the successor,
-/// with everything that the old one had, also while that has sessions.
+/// "SIGTERM to the old one while the successor gets ready" ends in the successor, with everything
+/// that the old one had, also while that one has sessions.
 #[test]
 fn an_old_process_that_is_stopped_meanwhile_does_not_take_the_new_one_along() {
     let two = Two::start();
@@ -386,7 +386,7 @@ fn an_old_process_that_is_stopped_meanwhile_does_not_take_the_new_one_along() {
     two.stop();
 }
 
-/// What is no socket is never removed, whatever --handover names.
+/// A file that is no socket is never removed, with any value of --handover.
 #[test]
 fn a_file_at_the_place_of_the_handover_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
@@ -451,7 +451,7 @@ fn two_hundred_tunnels_in_one_file() {
     all.stop();
 }
 
-/// Pairs of tunnels in one file; `more` is said of the first entrance.
+/// Returns pairs of tunnels in one file; `more` is added to the first entrance.
 fn many(dir: &Path, target: &Target, pairs: usize, more: &str) -> String {
     let mut text = "[defaults]\nkey = \"key\"\nmax-sessions = 16\n".to_owned();
     for pair in 0..pairs {

@@ -1,5 +1,5 @@
-//! Tunnels that lead back to themselves, where no command line and no file shows it, and
-//! chains of tunnels that do not.
+//! Tunnels that lead back to themselves, where no command line and no file shows it, and chains of
+//! tunnels that do not.
 
 use tempfile::TempDir;
 use testkit::address::refusing;
@@ -42,7 +42,7 @@ fn is_noticed(entrance: &Addr, noticed: &Service, ends: &[&Service]) {
     }
     let after: f64 = ends.iter().map(|end| accepted(end)).sum();
     assert!(after > before && after - before < FEW * ends.len() as f64, "{}", after - before);
-    // Told once by each tunnel of the ring, of which any may notice it first, then counted.
+    // Logged once by each tunnel of the ring, of which any may notice it first, then counted.
     for _ in 0..MOST_TUNNELS {
         let mut client = Wire::connect(entrance).unwrap();
         assert_eq!(client.expect_ending(), Ending::Reset);

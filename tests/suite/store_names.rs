@@ -1,5 +1,5 @@
-//! Names of a gate's store, in a mount namespace with names of our own: addresses that
-//! swallow packets, and the step that a message names.
+//! Names of a gate's store, in a mount namespace with names of our own: addresses that swallow
+//! packets, and the step that a message names.
 
 use std::fs;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -12,7 +12,7 @@ use testkit::machine::Machine;
 use testkit::redis::Redis;
 use testkit::{Launch, any, keygen};
 
-/// Has an IPv6 address, which name service gives first, and an IPv4 address.
+/// A name with an IPv6 address, which name service gives first, and an IPv4 address.
 const NAME: &str = "store.knockpipe.test";
 const HOSTS: &str = "::1 store.knockpipe.test\n127.0.0.1 store.knockpipe.test\n";
 
@@ -115,7 +115,7 @@ fn a_message_names_the_step_that_failed() {
     redis.signal(Signal::SIGCONT);
 }
 
-/// And a connection that nobody answers, which takes its own time and no more.
+/// A connection without an answer takes its own time and no more.
 #[test]
 fn a_connection_that_nobody_answers_is_given_up() {
     let hosts = "::1 store.knockpipe.test\n";

@@ -1,8 +1,8 @@
-//! What a service manager and a container expect: messages about the state,
-//! sockets that it hands over, and a process 1 that behaves.
+//! Expectations of service managers and containers: messages about the state, sockets that are
+//! handed over, and a process 1 that behaves.
 //!
-//! The manager is a socket of the test; sockets are handed over as systemd does
-//! it, by a shell that becomes the program.
+//! The manager is a socket of the test; sockets are handed over as systemd does it, by a shell that
+//! becomes the program.
 
 use std::fs;
 use std::io::{ErrorKind, IoSliceMut};
@@ -64,7 +64,7 @@ impl Manager {
         Self(socket)
     }
 
-    /// The next message, as lines.
+    /// Returns the next message, as lines.
     #[track_caller]
     pub(super) fn next(&self) -> Vec<String> {
         let mut buffer = [0; 4096];
@@ -72,7 +72,7 @@ impl Manager {
         str::from_utf8(&buffer[..len]).unwrap().lines().map(str::to_owned).collect()
     }
 
-    /// The next message with a descriptor, as lines, and that.
+    /// Returns the next message with a descriptor, as lines, and that.
     #[track_caller]
     fn next_with(&self) -> (Vec<String>, OwnedFd) {
         let mut buffer = [0; 4096];
@@ -89,7 +89,7 @@ impl Manager {
         (lines, descriptor.expect("a descriptor comes along"))
     }
 
-    /// Whether nothing has come that was not read.
+    /// Returns true if every message so far was read.
     fn is_silent(&self) -> bool {
         self.0.set_nonblocking(true).unwrap();
         let silent = self.0.recv(&mut [0]).is_err_and(|e| e.kind() == ErrorKind::WouldBlock);
@@ -167,7 +167,7 @@ fn a_process_that_stands_still_is_noticed_by_the_watchdog() {
         assert_eq!(manager.next(), ["WATCHDOG=1"]);
     }
     assert!(start.elapsed() >= PERIOD / 2 * 3, "each comes after half a period");
-    // Returns when every thread stands still.
+    // Returns when every thread is stopped.
     program.signal(Signal::SIGSTOP);
     while !manager.is_silent() {}
     manager.0.set_read_timeout(Some(PERIOD)).unwrap();
@@ -252,7 +252,7 @@ fn clients_that_came_before_the_start_are_served() {
     end.stop();
 }
 
-/// A restart refuses nobody: the manager's copy of the socket goes on listening.
+/// A restart refuses no client: the manager's copy of the socket goes on listening.
 #[test]
 fn a_restart_with_a_socket_of_the_managers_refuses_nobody() {
     let target = Target::echo();
@@ -270,8 +270,8 @@ fn a_restart_with_a_socket_of_the_managers_refuses_nobody() {
     between.expect_echo(b"between");
 }
 
-/// The manager keeps the memory of first messages, also for a process after a crash:
-/// what was answered gets no second answer, and what was sent meanwhile gets one.
+/// The manager keeps the memory of first messages, also for a process after a crash: an answered
+/// message gets no second answer, and one sent meanwhile gets one.
 #[test]
 fn what_the_manager_keeps_makes_a_restart_forget_nothing() {
     let place = Place::new();
@@ -298,7 +298,7 @@ fn what_the_manager_keeps_makes_a_restart_forget_nothing() {
     again.stop();
 }
 
-/// Something else under that name is told, and the memory begins anew.
+/// Another content under that name is reported, and the memory begins anew.
 #[test]
 fn what_is_no_memory_is_not_taken_for_one() {
     let place = Place::new();
@@ -359,7 +359,7 @@ fn what_is_not_as_it_should_be_is_told() {
     fails(hand_over(&other, "redis", vec![datagram.into()]), "no stream socket that listens");
     let unbound = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     fails(hand_over(&other, "redis", vec![unbound.into()]), "no stream socket that listens");
-    // What is meant for another process is not ours, whatever else is true.
+    // Descriptors for another process are not ours, whatever else is true.
     let anothers = launch("systemd:redis").prelude("export LISTEN_FDS=1 LISTEN_PID=1;").spawn();
     fails(anothers, "hands no sockets to this process");
     let nobodys = "exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_FDNAMES=redis;";
@@ -385,13 +385,13 @@ fn a_socket_that_nobody_wants_is_told() {
 
 // === process 1 ===
 
-/// The children of a process, zombies too.
+/// Returns the children of a process, zombies too.
 fn children(parent: u32) -> Vec<u32> {
     proc::those(|stat| stat.parent == parent)
 }
 
-/// In a process namespace of its own, where it is process 1: an orphan that
-/// ends is gone, and SIGTERM drains, although process 1 is not ended by it.
+/// In a process namespace of its own, where it is process 1: an orphan that ends is gone, and
+/// SIGTERM drains, although process 1 is not ended by it.
 #[test]
 fn process_1_of_a_container_reaps_orphans_and_drains() {
     require("unshare", "util-linux");

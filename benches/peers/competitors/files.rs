@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use testkit::data::Noise;
 use testkit::end;
 
-/// Secrets in a directory that goes with the run.
+/// Secrets in a directory that is removed with the run.
 pub(crate) struct Files {
     dir: TempDir,
 }
@@ -31,7 +31,7 @@ impl Files {
         self.dir.path().join("spiped.key")
     }
 
-    /// Key and certificate of both ends of a TLS pair, and its own authority.
+    /// Returns key and certificate of both ends of a TLS pair, and its own authority.
     pub(crate) fn pem(&self) -> PathBuf {
         self.dir.path().join("tls.pem")
     }

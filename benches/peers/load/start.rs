@@ -16,7 +16,7 @@ use testkit::address::free_port;
 
 const STARTS: usize = 5;
 
-/// How often a port is tried that refuses.
+/// Interval between tries of a port that refuses.
 const RETRY: Duration = Duration::from_micros(100);
 
 pub(super) fn measure(bench: &Bench, of: Competitor) -> anyhow::Result<Figures> {
