@@ -186,7 +186,7 @@ fn a_thousand_connections_with_a_wrong_key_reach_nothing() {
 fn counted_in_few_lines(encrypt: &End, reason: &str, clients: u64) {
     let closed = encrypt.closed().iter().filter(|line| line.has("reason", reason)).count() as u64;
     assert_eq!(encrypt.refused(reason) + closed, clients, "the count is exact");
-    assert_eq!(encrypt.strangers() + closed, clients, "nobody failed for another reason");
+    assert_eq!(encrypt.strangers() + closed, clients, "none failed for another reason");
     let log = encrypt.program.log();
     let warnings = log.iter().filter(|line| line.level() == "WARN").count();
     assert!(warnings <= LINES, "{warnings} warnings for {clients} clients");
@@ -199,11 +199,11 @@ fn counted_in_few_lines(encrypt: &End, reason: &str, clients: u64) {
 /// "Failures aggregated": a far end that is down is no flood of lines either.
 #[test]
 fn a_thousand_clients_of_a_far_end_that_is_down_are_few_lines() {
-    let (nobody, _socket) = refusing();
+    let (no_listener, _socket) = refusing();
     let dir = tempfile::tempdir().unwrap();
     let key = keygen(dir.path(), "key");
     let any = Kind::Tcp4.fresh(Path::new("/"), "");
-    let mut encrypt = Launch::encrypt(&key).source(&any).target(&nobody).start();
+    let mut encrypt = Launch::encrypt(&key).source(&any).target(&no_listener).start();
     for _ in 0..4 {
         let mut clients: Vec<Wire> = (0..250).map(|_| encrypt.connect()).collect();
         for client in &mut clients {

@@ -79,7 +79,7 @@ fn a_flood_while_the_set_is_read_again_costs_few_questions() {
     let (asked, read) = (calls(&redis, &QUESTIONS), calls(&redis, &["sscan"]));
     println!("{count} denied in {taken:?}: {asked} commands; a grant was felt after {granted:?}");
     assert!(granted < SOON);
-    assert_eq!(read, 0, "the set was read again, so that nobody had to be asked about");
+    assert_eq!(read, 0, "the set was read again, so that no address had to be asked about");
     assert!(asked < i64::from(FLOOD) / 10, "{asked} commands for {count} connections");
 }
 

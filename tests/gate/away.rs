@@ -52,7 +52,7 @@ fn each_policy_does_what_it_says() {
 
 /// A removal while the connection to Redis is lost pushes nothing; it is found afterwards.
 #[test]
-fn a_removal_that_nobody_announced_is_found() {
+fn an_unannounced_removal_is_found() {
     let stage = Stage::new();
     let target = Target::serve(&stage.target(), echo);
     let mut redis = stage.redis();
@@ -120,10 +120,10 @@ fn half_a_minute_of_silence() {
             visits += 1;
         }
         poll(Duration::from_millis(100), || None::<()>);
-        assert!(began.elapsed() < LONG * 3, "nobody told that the history cannot be written");
+        assert!(began.elapsed() < LONG * 3, "no line told that the history cannot be written");
     }
     println!("silence: {visits} visits, the slowest {slowest:?}");
-    assert!(slowest < SOON, "somebody had to wait for {slowest:?}");
+    assert!(slowest < SOON, "a client had to wait for {slowest:?}");
     finish("silence", knockers);
     for each in &mut all {
         each.live.expect_echo(b"half a minute later");

@@ -84,7 +84,7 @@ fn an_encrypt_end_has_a_gate_too() {
 
 /// A peer that is denied and not held takes no slot of handshakes.
 #[test]
-fn who_is_denied_at_once_displaces_nobody() {
+fn a_peer_that_is_denied_at_once_displaces_none() {
     let world = World::new(&["-o", "600", "--max-handshakes", "4"]);
     world.redis(&format!("SADD ip-allowed {PEER}"));
     world.wait_in(PEER);

@@ -76,7 +76,7 @@ fn fail_over(stage: &Stage, masters: &mut impl Masters, what: &str) {
 
     let began = Instant::now();
     masters.let_take_over();
-    eventually("somebody takes over", || masters.have_replaced());
+    eventually("a replica takes over", || masters.have_replaced());
     let replaced = Instant::now();
     eventually("all are fresh", || all.iter().all(|each| each.count(READ) == 2));
     let late = replaced.elapsed();

@@ -274,7 +274,7 @@ fn seen(place: &Place, addresses: &[(&str, u64)]) {
 
 /// `--reap-idle`: an address that was not admitted for that long has to be allowed again.
 #[test]
-fn the_reaper_removes_who_was_idle_and_nobody_else() {
+fn the_reaper_removes_idle_addresses_and_no_others() {
     const NEVER_SEEN: &str = "203.0.113.20";
     const NETWORK: &str = "192.0.2.0/24";
     const DAY: u64 = 86_400;

@@ -105,7 +105,7 @@ impl Guarded {
         };
         assert_eq!(!self.is_denied(stage, PEER), listed, "{}: one of the allow-set", self.policy);
         assert_eq!(!self.is_denied(stage, OTHER), stranger, "{}: a stranger", self.policy);
-        assert!(self.is_denied(stage, BANNED), "{}: somebody banned", self.policy);
+        assert!(self.is_denied(stage, BANNED), "{}: a banned peer", self.policy);
         assert_eq!(self.gets_in(stage, PEER), listed, "{}", self.policy);
     }
 
@@ -186,7 +186,7 @@ impl Knocker {
         self.stop.store(true, Ordering::Relaxed);
         let knocks = self.knocks.recv().expect("the thread does not panic");
         assert!(knocks.other.is_none(), "not denied: {:?}", knocks.other);
-        assert!(knocks.denied > 0, "nobody was denied");
+        assert!(knocks.denied > 0, "no knocker was denied");
         knocks
     }
 }

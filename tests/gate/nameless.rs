@@ -112,8 +112,8 @@ fn the_balancers_own_connections_are_judged_by_its_own_address() {
 fn a_nameless_client_comes_in_where_every_address_may() {
     let stage = Stage::new();
     let target = Target::serve(&stage.target(), echo);
-    let everybody = ["--allow", "0.0.0.0/0", "--allow", "::/0", "--internal", "check"];
-    for flags in [&everybody[..], &[]] {
+    let every_address = ["--allow", "0.0.0.0/0", "--allow", "::/0", "--internal", "check"];
+    for flags in [&every_address[..], &[]] {
         let (encrypt, decrypt) = pair(&stage, target.addr(), flags);
         for header in nameless() {
             announced(&stage, &encrypt, &header).expect_echo(b"may I?");

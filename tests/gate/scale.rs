@@ -59,7 +59,7 @@ fn a_million_members_and_thousands_of_connections() {
             began.elapsed()
         })
         .collect();
-    print("with a million, SADD lets somebody new in after", &mut newcomers);
+    print("with a million, SADD lets a new address in after", &mut newcomers);
     assert!(newcomers.iter().all(|time| *time < SOON));
 
     let mut first = live.swap_remove(0);

@@ -7,7 +7,7 @@ const UNMEANT: &str = "scores of the allow-set look like milliseconds";
 
 /// EXPIRE of the set's own key, in either form, ends all of its members.
 #[test]
-fn a_set_that_ends_lets_nobody_in_any_more() {
+fn a_set_that_ends_admits_no_address_any_more() {
     for fill in ["SADD ip-allowed", "ZADD ip-allowed +inf"] {
         let world = World::new(&["--allow-prefix", "may"]);
         for member in [PEER, OTHER] {

@@ -81,7 +81,7 @@ impl Source {
 }
 
 fn dial(source: Ipv4Addr, to: &Addr) -> Wire {
-    let wire = dial_from(&source.to_string(), to).expect("everybody is accepted first");
+    let wire = dial_from(&source.to_string(), to).expect("every connection is accepted first");
     // Its end is a reset, or else its port would be taken for a minute.
     wire.socket().set_linger(Some(Duration::ZERO)).unwrap();
     wire

@@ -197,8 +197,8 @@ fn a_running_process_says_what_it_would_do() {
 #[test]
 fn a_process_without_its_store_tells_its_stance() {
     let dir = tempfile::tempdir().unwrap();
-    let (nobody, _held) = testkit::address::refusing();
-    let url = format!("redis://{nobody}");
+    let (no_listener, _held) = testkit::address::refusing();
+    let url = format!("redis://{no_listener}");
     let (_end, admin) = decrypt(dir.path(), &["--gate", &url, "--gate-away", "open"]);
     let text = good(&format!("why 203.0.113.7 {admin}"));
     assert!(text.starts_with("203.0.113.7 is allowed: store-away-open"), "{text}");

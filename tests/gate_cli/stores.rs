@@ -105,13 +105,16 @@ fn a_replica_leads_to_its_master() {
     assert_eq!(one["asked"], replica.tcp().to_string());
 
     // A replica without its master cannot be written, and says so.
-    let (nobody, _held) = testkit::address::refusing();
-    let nobody = nobody.tcp();
-    let reply =
-        replica.direct().ask(&["REPLICAOF", &nobody.ip().to_string(), &nobody.port().to_string()]);
+    let (no_listener, _held) = testkit::address::refusing();
+    let no_listener = no_listener.tcp();
+    let reply = replica.direct().ask(&[
+        "REPLICAOF",
+        &no_listener.ip().to_string(),
+        &no_listener.port().to_string(),
+    ]);
     assert_eq!(reply, Reply::ok());
     let answer = gate(&["ban", "203.0.113.9", "--gate", &url], "");
-    complaint(&answer, 1, &[&nobody.to_string(), "203.0.113.9"]);
+    complaint(&answer, 1, &[&no_listener.to_string(), "203.0.113.9"]);
 }
 
 /// A copy that has not come yet looks like an empty set.

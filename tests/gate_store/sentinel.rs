@@ -67,7 +67,7 @@ async fn a_master_that_hangs_is_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_to_ask_is_one_line() {
+async fn sentinels_that_do_not_answer_are_one_line() {
     let store = open("redis+sentinel://127.0.0.1:1,127.0.0.1:2/mymaster");
     let error = store.edit(Edit::Unban(ip("::1").into())).await.unwrap_err().to_string();
     assert!(error.contains("refused") && !error.contains('\n'), "{error}");

@@ -96,16 +96,16 @@ fn a_kick_ends_exactly_who_is_meant_and_the_far_end_hears_of_it() {
     let peer = one.socket().local_addr().unwrap().as_socket().unwrap().to_string();
     let id = watched.encrypt.who(&["--peer", &peer])[0]["id"].to_string();
     assert_eq!(watched.encrypt.says(0, &["kick", &id]), "1 connection ends\n");
-    assert_eq!(one.expect_ending(), Ending::Reset, "it looks complete to nobody");
+    assert_eq!(one.expect_ending(), Ending::Reset, "it must not look complete");
     let line = watched.pair.encrypt.wait_closed("kicked");
     assert!(line.has("peer", &peer) && line.level() == "INFO", "{line:?}");
     watched.pair.decrypt.wait_closed("peer-shutdown");
     other.expect_echo(b"still here");
     assert_eq!(watched.encrypt.says(3, &["kick", &id]), "no such connection\n");
     drop(other);
-    eventually("nobody is left", || watched.encrypt.who(&[]).is_empty());
-    for nobody in [["--peer", "192.0.2.1"], ["--tunnel", "encrypt"], ["--key", "00000000"]] {
-        watched.encrypt.says(3, &[&["kick"], &nobody[..]].concat());
+    eventually("no session is left", || watched.encrypt.who(&[]).is_empty());
+    for unmatched in [["--peer", "192.0.2.1"], ["--tunnel", "encrypt"], ["--key", "00000000"]] {
+        watched.encrypt.says(3, &[&["kick"], &unmatched[..]].concat());
     }
 }
 
@@ -115,9 +115,9 @@ fn a_kick_by_tunnel_address_or_key_ends_all_of_them() {
     for round in 0..3 {
         let mut clients = [watched.client(b"one"), watched.client(b"two")];
         let key = text(&watched.decrypt.who(&[])[0]["key"]).to_owned();
-        let whom = [["--tunnel", "decrypt"], ["--peer", "127.0.0.1"], ["--key", &key]][round];
-        let kicked = watched.decrypt.says(0, &[&["kick", "--json"], &whom[..]].concat());
-        assert_eq!(kicked, "{\"kicked\":2}\n", "{whom:?}");
+        let selector = [["--tunnel", "decrypt"], ["--peer", "127.0.0.1"], ["--key", &key]][round];
+        let kicked = watched.decrypt.says(0, &[&["kick", "--json"], &selector[..]].concat());
+        assert_eq!(kicked, "{\"kicked\":2}\n", "{selector:?}");
         for client in &mut clients {
             assert_eq!(client.expect_ending(), Ending::Reset);
         }
@@ -143,7 +143,7 @@ fn status_tells_limits_counts_and_keys() {
     let listener = watched.pair.decrypt.addr().to_string();
     assert_eq!(tunnel["listeners"], serde_json::json!([listener]));
     let target = serde_json::json!({"target": watched.target.addr().to_string(), "in_use": true});
-    assert_eq!(tunnel["targets"], serde_json::json!([target]), "nobody looks after a single one");
+    assert_eq!(tunnel["targets"], serde_json::json!([target]), "a single one is not checked");
     assert_eq!(tunnel["sessions"], serde_json::json!({"now": 1, "most": 1, "limit": 5}));
     assert_eq!(tunnel["refused"]["handshake-failed"], 1);
     assert_eq!((&tunnel["sent"], &tunnel["received"]), (&5.into(), &5.into()));
@@ -334,7 +334,7 @@ fn open_to_all(path: &Path) {
 }
 
 #[test]
-fn another_user_hears_nothing_even_where_the_file_lets_him() {
+fn another_user_gets_no_answer_even_where_the_file_lets_them() {
     let watched = Watched::start(&[]);
     let path = &watched.encrypt.0;
     open_to_all(path);
@@ -348,7 +348,7 @@ fn another_user_hears_nothing_even_where_the_file_lets_him() {
 
 /// A stranger asks the process, and the mode of the socket permits it.
 #[test]
-fn another_user_is_given_no_sockets_even_where_the_file_lets_him() {
+fn another_user_is_given_no_sockets_even_where_the_file_lets_them() {
     let dir = tempfile::tempdir().unwrap();
     let handover = dir.path().join("handover");
     let target = Target::echo();
@@ -453,11 +453,11 @@ fn what_makes_no_sense_is_refused_in_one_line() {
     wire.read_to_string(&mut answer).unwrap();
     let is_one = answer.starts_with("{\"error\":\"") && answer.lines().count() == 1;
     assert!(is_one && answer.contains("longer than 4096 bytes; send"), "{answer}");
-    assert_eq!(watched.encrypt.who(&[]).len(), 1, "nobody was kicked");
+    assert_eq!(watched.encrypt.who(&[]).len(), 1, "none was kicked");
 }
 
 #[test]
-fn silent_clients_keep_nobody_out_and_do_not_hold_the_end_up() {
+fn silent_clients_keep_no_other_out_and_do_not_delay_the_end() {
     let mut watched = Watched::start(&[]);
     let socket = Addr::Unix(watched.encrypt.0.clone());
     let metrics = metrics_address(&watched.pair.encrypt.program);

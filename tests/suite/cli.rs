@@ -364,7 +364,7 @@ fn help_and_version() {
 }
 
 #[test]
-fn output_that_nobody_reads_is_no_failure_and_a_full_disk_is() {
+fn unread_output_is_no_failure_and_a_full_disk_is() {
     let dir = place();
     for args in [["--help"].as_slice(), &["--version"], &["key-id", "key"]] {
         let (reader, writer) = std::io::pipe().unwrap();

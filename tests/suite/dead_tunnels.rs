@@ -83,7 +83,7 @@ fn clients_that_wait_for_a_greeting_get_another_tunnel() {
     // Each by itself would take twice `-o`.
     assert!(took < SOON / 2, "{took:?}");
     assert!(pair.encrypt.count("a warm tunnel was dead; dialling") <= 1);
-    assert_eq!(target.counts().accepts(), 4, "none is dialled for nobody");
+    assert_eq!(target.counts().accepts(), 4, "none is dialled without a client");
 }
 
 /// Bytes that went into a tunnel are never sent again, so their client sees a reset, within `-o`.

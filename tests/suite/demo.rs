@@ -160,7 +160,7 @@ fn ends_with_one_complaint(demo: &mut Demo) {
 
 /// A reader of the first lines only (`| head`) does not keep it running.
 #[test]
-fn a_demo_whose_reader_went_away_leaves_nothing() {
+fn a_demo_that_lost_its_reader_leaves_nothing() {
     require("redis-server", "redis-server");
     let scratch = tempfile::tempdir().unwrap();
     let mut command = Command::new(binary());

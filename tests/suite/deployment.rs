@@ -173,7 +173,7 @@ fn compose_keeps_the_service_and_the_gate_out_of_reach() {
 
 /// Its one attempt comes when the gate's store answers, by the store's health check.
 #[test]
-fn compose_admits_nobody_before_the_gates_store_answers() {
+fn compose_admits_no_client_before_the_gates_store_answers() {
     let text = read("packaging/compose.yaml");
     let compose = &yaml(&text)[0];
     let needed = &compose["services"]["admit"]["depends_on"]["gate"]["condition"];

@@ -322,7 +322,7 @@ fn root_changes_no_file_that_takes_the_place_of_its_admin_socket() {
 
 /// A third user could exchange it, and would get the second one's connections.
 #[test]
-fn a_socket_is_given_to_nobody_in_a_third_users_directory() {
+fn a_socket_is_given_to_no_user_in_a_third_users_directory() {
     let ground = Ground::new();
     let key = keygen(ground.0.path(), "key");
     chown(ground.path("user"), Some(1), None).unwrap();

@@ -110,13 +110,13 @@ fn nothing_that_was_counted_is_lost_at_the_end() {
 /// encrypt end is told why.
 #[test]
 fn a_session_that_is_cut_while_it_dials_is_told_to_both_ends() {
-    let (nobody, _held) = deaf();
+    let (silent, _held) = deaf();
     for second in [false, true] {
         let drain = if second { "3600" } else { "0.3" };
         let options = PairOptions::default().decrypt(&["-o", "600", "--drain", drain]);
-        let mut pair = Pair::start(options, &nobody);
+        let mut pair = Pair::start(options, &silent);
         let mut client = pair.connect();
-        eventually("the target is being dialled", || is_dialling(&pair.decrypt, &nobody));
+        eventually("the target is being dialled", || is_dialling(&pair.decrypt, &silent));
         pair.decrypt.terminate();
         if second {
             stopping(&pair.decrypt);
@@ -124,7 +124,7 @@ fn a_session_that_is_cut_while_it_dials_is_told_to_both_ends() {
         }
         assert_eq!(pair.decrypt.program.exit_code(), 1, "a session was cut");
         let line = pair.decrypt.wait_closed("shutdown");
-        assert!(line.has("target", &nobody.to_string()), "{}", line.text());
+        assert!(line.has("target", &silent.to_string()), "{}", line.text());
         assert_eq!(pair.decrypt.closed().len(), 1);
         pair.encrypt.wait_closed("peer-shutdown");
         assert_eq!(client.expect_ending(), Ending::Reset);
@@ -135,13 +135,13 @@ fn a_session_that_is_cut_while_it_dials_is_told_to_both_ends() {
 /// A client with a far end that is still being dialled is treated alike.
 #[test]
 fn a_client_that_is_cut_before_the_far_end_answered_has_its_line() {
-    let (nobody, _held) = deaf();
+    let (silent, _held) = deaf();
     let dir = tempfile::tempdir().unwrap();
     let key = keygen(dir.path(), "key");
-    let launch = Launch::encrypt(&key).source(&any()).target(&nobody);
+    let launch = Launch::encrypt(&key).source(&any()).target(&silent);
     let mut encrypt = launch.args(["-o", "600", "--drain", "0.3"]).start();
     let mut client = encrypt.connect();
-    eventually("the far end is being dialled", || is_dialling(&encrypt, &nobody));
+    eventually("the far end is being dialled", || is_dialling(&encrypt, &silent));
     encrypt.terminate();
     assert_eq!(encrypt.program.exit_code(), 1, "a client was cut");
     encrypt.wait_closed("shutdown");

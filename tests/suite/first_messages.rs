@@ -71,7 +71,7 @@ fn a_clock_that_was_behind_at_the_start_lets_no_recording_of_before_in() {
 
 /// The encrypt end's clock is 20 s behind, and the decrypt end has just started.
 #[test]
-fn a_dialer_whose_clock_is_behind_is_served_right_after_a_start() {
+fn a_dialer_with_a_clock_that_is_behind_is_served_right_after_a_start() {
     let dir = TempDir::new().unwrap();
     let key = keygen(dir.path(), "key");
     let target = Target::echo();

@@ -223,7 +223,7 @@ fn deaf(path: &Path) -> (Socket, Vec<UnixStream>) {
 }
 
 #[test]
-fn a_process_that_accepts_nobody_is_not_waited_for() {
+fn a_process_that_does_not_accept_is_not_waited_for() {
     let dir = tempfile::tempdir().unwrap();
     let (key, path) = (keygen(dir.path(), "key"), dir.path().join("socket"));
     let _deaf = deaf(&path);

@@ -309,7 +309,7 @@ fn behind_header(
 
 /// A target that expects a header gets one that announces no client.
 #[test]
-fn a_check_announces_nobody() {
+fn a_check_announces_no_client() {
     let v2 = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0".to_vec();
     for (version, header) in [("v1", b"PROXY UNKNOWN\r\n".to_vec()), ("v2", v2)] {
         let length = header.len();

@@ -33,7 +33,7 @@ fn watched(options: PairOptions, target: &Target) -> (Pair, Middleman) {
 
 /// A host on the path, without the key, forwards the handshake, swallows the rest and answers TCP.
 #[test]
-fn sessions_whose_records_are_swallowed_end_at_both_ends() {
+fn sessions_with_swallowed_records_end_at_both_ends() {
     let target = Target::echo();
     let options = PairOptions::both(&["--heartbeat", "1s", "-n", "3"]);
     let (pair, middle) = watched(options, &target);
@@ -57,7 +57,7 @@ fn sessions_whose_records_are_swallowed_end_at_both_ends() {
 
 /// The first record counts, too: the dialer waits for the target, and not for ever.
 #[test]
-fn a_dialer_whose_open_is_swallowed_ends_the_session() {
+fn a_dialer_with_a_swallowed_open_ends_the_session() {
     let target = Target::echo();
     let (pair, middle) = watched(PairOptions::both(&[QUICK[0], QUICK[1], "-o", "1"]), &target);
     middle.swallow_from(1);
@@ -123,7 +123,7 @@ fn a_session_of_which_one_direction_has_ended_lives_on() {
 
 /// An acceptor without a free slot says so by heartbeats.
 #[test]
-fn a_dialer_that_waits_for_a_slot_is_not_given_up_and_gives_nobody_up() {
+fn a_dialer_that_waits_for_a_slot_is_not_given_up_and_does_not_give_up() {
     let target = Target::echo();
     let options = PairOptions::both(&QUICK).decrypt(&["-n", "1"]);
     let pair = Pair::start(options, target.addr());
@@ -186,7 +186,7 @@ fn without_a_heartbeat_nothing_is_sent_and_nothing_is_expected() {
 /// The end with the timeout reports it, and neither heartbeats nor the other direction's Fin count
 /// as use.
 #[test]
-fn a_session_that_nobody_uses_ends_after_its_idle_timeout_and_one_that_is_used_does_not() {
+fn an_unused_session_ends_after_its_idle_timeout_and_one_that_is_used_does_not() {
     let target = Target::echo();
     // Longer than a busy machine pauses, or the other session is unused as well.
     let timeout = ["--idle-timeout", "4s"];

@@ -278,8 +278,8 @@ fn services_share_one_port_and_an_unknown_one_is_named() {
 /// A target that is down is named at the encrypt end, where people look first.
 #[test]
 fn a_target_that_refuses_is_named_at_both_ends() {
-    let (nobody, _socket) = refusing();
-    let pair = Pair::to(&nobody);
+    let (no_listener, _socket) = refusing();
+    let pair = Pair::to(&no_listener);
     assert_eq!(pair.connect().expect_ending(), Ending::Reset);
     pair.encrypt.wait_closed("target-refused");
     pair.decrypt.wait_closed("target-refused");
@@ -443,13 +443,13 @@ fn pipe_tells_by_its_exit_code_what_went_wrong() {
     let target = Target::local(|wire, _| wire.reset());
     let pair = Pair::to(target.addr());
     let wrong = keygen(pair.dir(), "wrong");
-    let (nobody, _socket) = refusing();
+    let (no_listener, _socket) = refusing();
     let missing = pair.dir().join("missing");
     let sealed = pair.decrypt.addr();
     let cases = [
         ("a reset", pair.key(), sealed, 1),
         ("a wrong key", wrong.as_path(), sealed, 1),
-        ("nobody there", pair.key(), &nobody, 1),
+        ("no listener", pair.key(), &no_listener, 1),
         ("no key file", missing.as_path(), sealed, 2),
     ];
     for (name, key, to, expected) in cases {

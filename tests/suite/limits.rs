@@ -67,7 +67,7 @@ fn proven_dialers_wait_for_a_slot_and_none_is_lost() {
 #[track_caller]
 fn first_echo(waiting: &mut Vec<Wire>) -> Wire {
     let served = poll(NEVER, || waiting.iter_mut().position(has_byte));
-    waiting.remove(served.expect("nobody is served"))
+    waiting.remove(served.expect("none is served"))
 }
 
 fn has_byte(wire: &mut Wire) -> bool {
@@ -318,7 +318,7 @@ fn a_client_connects_as_often_as_it_may() {
     drop((burst, elsewhere));
     pair.encrypt.stop();
     let (closed, refused) = (pair.encrypt.closed().len() as u64, pair.encrypt.strangers());
-    assert_eq!(closed, target.counts().accepts(), "whoever passed was served ({passed} before)");
+    assert_eq!(closed, target.counts().accepts(), "all that passed were served ({passed} before)");
     assert_eq!(refused, pair.encrypt.refused("source-limit"));
     assert!(refused >= 1, "the burst was within the limit");
     pair.decrypt.stop();

@@ -83,12 +83,12 @@ fn a_far_end_that_comes_back_serves_the_next_client() {
 /// 10 straight successes".
 #[test]
 fn a_target_that_flaps_is_served_again_at_once() {
-    let (place, nobody) = refusing_at([127, 77, 0, 1].into());
+    let (place, closed) = refusing_at([127, 77, 0, 1].into());
     let pair = Pair::to(&place);
     for _ in 0..100 {
-        assert_eq!(pair.connect().expect_ending(), Ending::Reset, "nobody listens");
+        assert_eq!(pair.connect().expect_ending(), Ending::Reset, "it is refused");
     }
-    drop(nobody);
+    drop(closed);
     let resetting = Target::serve(&place, |wire, _| wire.reset());
     for _ in 0..200 {
         assert_eq!(pair.connect().expect_ending(), Ending::Reset);
@@ -182,7 +182,7 @@ fn two_hundred_kills_at_any_moment_leave_nothing_that_hinders() {
     let mut service = Service::start_with(dir.path(), "all.toml", &process, &tunnels);
     round_trip(&service.addr("near"));
     service.stop();
-    assert_eq!(gate(&["list"]).lines().count(), KILLS, "whoever was let in is still there");
+    assert_eq!(gate(&["list"]).lines().count(), KILLS, "every admitted address is still there");
 }
 
 fn run(file: &Path) -> Program {

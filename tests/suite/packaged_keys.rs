@@ -110,7 +110,7 @@ fn copies_are_the_services_alone_and_follow_the_keys() {
 }
 
 #[test]
-fn root_copies_nothing_for_whoever_can_change_a_directory() {
+fn root_copies_nothing_where_another_user_can_change_a_directory() {
     let places = Places::new();
     fs::write(places.path("keys/a.key"), "one").unwrap();
     fs::create_dir(places.path("theirs")).unwrap();
@@ -287,7 +287,7 @@ fn tunnels_that_share_too_few_descriptors_are_told_of_the_units_limit() {
 
 /// Only root can make a directory in /run, and no other directory proves as much.
 #[test]
-fn root_believes_the_user_to_whom_it_gave_a_directory_in_run() {
+fn root_believes_the_user_of_a_directory_that_it_made_in_run() {
     let places = Places::new();
     set(places.dir.path(), 0o755, 0);
     install(&binary(), &places.path("knockpipe"));

@@ -34,7 +34,7 @@ fn a_signal_is_told_to_the_far_end_and_is_the_exit_status() {
 
 /// A reader that is full does not keep the far end from learning of the end.
 #[test]
-fn a_signal_is_told_although_nobody_reads_standard_output() {
+fn a_signal_is_passed_on_although_standard_output_is_not_read() {
     let target = Target::local(|mut wire, _| while wire.write_all(&[7; 65536]).is_ok() {});
     let pair = Pair::to(target.addr());
     let mut pipe = pipe(&pair);

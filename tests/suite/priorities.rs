@@ -140,7 +140,7 @@ fn a_journal_is_told_how_important_each_line_is() {
 }
 
 #[test]
-fn nobody_else_sees_priorities() {
+fn no_other_stream_gets_priorities() {
     let dir = place();
     for (named, format) in
         [(Named::Other, "text"), (Named::Other, "json"), (Named::Nothing, "text")]

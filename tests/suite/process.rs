@@ -274,7 +274,7 @@ fn sigint_stops_as_sigterm_does() {
 }
 
 #[test]
-fn a_log_that_nobody_reads_does_not_stop_the_tunnel() {
+fn an_unread_log_does_not_stop_the_tunnel() {
     let place = Place::new();
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);

@@ -195,11 +195,11 @@ fn read_header(from: &mut Wire) -> Sender {
 fn a_peer_that_owes_its_header_does_not_hold_a_stop_up() {
     let dir = tempfile::tempdir().unwrap();
     let key = keygen(dir.path(), "key");
-    let nobody = Addr::parse("127.0.0.1:9").unwrap();
+    let no_listener = Addr::parse("127.0.0.1:9").unwrap();
     for launch in [Launch::encrypt(&key), Launch::decrypt(&key)] {
         let source = Kind::Tcp4.fresh(dir.path(), "");
         let args = ["--proxy-from", "127.0.0.0/8", "-o", "3600", "--drain", "3600"];
-        let mut end = launch.source(&source).target(&nobody).args(args).start();
+        let mut end = launch.source(&source).target(&no_listener).args(args).start();
         end.wait_looked();
         let before = end.fds();
         let _silent = end.connect();

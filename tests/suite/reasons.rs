@@ -81,7 +81,7 @@ fn displaced() {
     let mut guest = door.dial();
     one_ends(&mut strangers);
     guest.open();
-    assert_eq!(guest.hear(), Event::Opened, "whoever proves himself keeps his place");
+    assert_eq!(guest.hear(), Event::Opened, "a proven dialer keeps its place");
     drop((guest, strangers));
 }
 
@@ -95,7 +95,7 @@ fn one_ends(wires: &mut Vec<Wire>) {
             (_, ending) => ending == Ending::Reset,
         })
     });
-    wires.remove(ended.expect("nobody is displaced"));
+    wires.remove(ended.expect("none is displaced"));
 }
 
 /// `clock-skew`: a clock more than two minutes off, in either direction, gets not a byte for an
@@ -202,8 +202,8 @@ fn what_may_follow_confirm_is_open_alone() {
 /// `target-timeout`, reported to both.
 #[test]
 fn target_timeout() {
-    let (nobody, _held) = deaf();
-    let pair = Pair::start(PairOptions::default().decrypt(&["-o", "0.5"]), &nobody);
+    let (silent, _held) = deaf();
+    let pair = Pair::start(PairOptions::default().decrypt(&["-o", "0.5"]), &silent);
     assert_eq!(pair.connect().expect_ending(), Ending::Reset);
     let line = pair.decrypt.wait_closed("target-timeout");
     assert!(line.field("detail").is_some(), "no remedy: {}", line.text());
@@ -283,7 +283,7 @@ fn shutdown_and_peer_shutdown() {
 
 /// Damage that a host on the path can do to a session, and its names at both ends.
 #[test]
-fn reasons_of_a_session_that_somebody_on_the_path_harms() {
+fn reasons_of_a_session_that_a_host_on_the_path_harms() {
     let flip = Act::Flip { byte: 20, bit: 3 };
     let cut = |how| Act::Cut { byte: 10, how };
     let cases = [

@@ -98,7 +98,7 @@ fn twenty_reloads_disturb_no_connection() {
 /// "restart at 500 connects/s: 0 refused", without systemd. The address that
 /// clients use is the same, and sessions of the old process finish there.
 #[test]
-fn restarts_refuse_nobody() {
+fn restarts_refuse_no_client() {
     let mut two = Two::start();
     let mut old_session = Wire::connect(&two.entrance()).unwrap();
     old_session.expect_echo(b"before");
@@ -227,7 +227,7 @@ fn a_changed_limit_of_a_source_counts_those_who_are_there() {
     assert!(is_full(), "two are above the limit");
     held.clear();
     let is_served = || Wire::connect(&two.entrance()).unwrap().echoes(b"alone", testkit::NEVER);
-    eventually("nobody else is left", is_served);
+    eventually("no other is left", is_served);
     two.stop();
 }
 
@@ -244,7 +244,7 @@ fn a_removed_tunnel_drains() {
         wire.expect_echo(b"before");
         let line = two.encrypt.reload(&kept);
         assert_eq!(line.number("removed"), Some(1), "{}", line.text());
-        eventually("nobody gets in", || Wire::connect(&entrance).is_err());
+        eventually("connections are refused", || Wire::connect(&entrance).is_err());
         if is_cut {
             assert_eq!(wire.expect_ending(), Ending::Reset);
         } else {

@@ -141,7 +141,7 @@ fn says(output: &Output, status: i32, part: &str) -> String {
 }
 
 #[test]
-fn the_same_program_reads_its_file_again_and_whoever_asks_hears_what_came_of_it() {
+fn the_same_program_reads_its_file_again_and_reports_the_result_to_the_caller() {
     let stage = Stage::new();
     let text = says(&stage.ask(), 1, "no process listens at");
     assert!(

@@ -82,8 +82,8 @@ fn scenario_04_a_file_through_pipe() {
     let pair = Pair::to(target.addr());
     let (file, sum) = some_file(pair.dir(), 3_000_001);
     assert_eq!(pipe_sum(pair.key(), pair.decrypt.addr(), &file), sum);
-    let (nobody, _socket) = refusing();
-    let mut failing = pipe(pair.key(), &nobody);
+    let (no_listener, _socket) = refusing();
+    let mut failing = pipe(pair.key(), &no_listener);
     let mut failing = Program::spawn("pipe", failing.stdin(Stdio::null()).stdout(Stdio::null()));
     assert_eq!(failing.exit_code(), 1);
 }

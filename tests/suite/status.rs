@@ -164,7 +164,7 @@ fn a_far_end_that_comes_back_is_well_again() {
     let near = launch.args([&path]).start();
     let admin = Admin(path);
     let what = || admin.tunnel()["wrong"][0]["what"].clone();
-    assert_eq!(what(), Value::Null, "nobody has tried");
+    assert_eq!(what(), Value::Null, "no client has tried");
     near.connect().read_to_ending(NEVER);
     eventually("it is told", || what() == "far end away");
     assert!(admin.tunnel()["targets"][0]["failing_s"].is_u64());

@@ -117,7 +117,7 @@ fn a_message_names_the_step_that_failed() {
 
 /// A connection without an answer takes its own time and no more.
 #[test]
-fn a_connection_that_nobody_answers_is_given_up() {
+fn an_unanswered_connection_is_given_up() {
     let hosts = "::1 store.knockpipe.test\n";
     let (machine, port) = (Machine::new(hosts), testkit::address::free_port());
     let _hole = BlackHole::at((Ipv6Addr::LOCALHOST, port).into());

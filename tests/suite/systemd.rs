@@ -194,7 +194,7 @@ fn a_watchdog_of_another_process_is_none_of_ours() {
 }
 
 #[test]
-fn a_manager_that_is_gone_or_full_holds_nobody_up() {
+fn a_manager_that_is_gone_or_full_delays_nothing() {
     let place = Place::new();
     let path = place.path("notify");
     for gone in [true, false] {
@@ -254,7 +254,7 @@ fn clients_that_came_before_the_start_are_served() {
 
 /// A restart refuses no client: the manager's copy of the socket goes on listening.
 #[test]
-fn a_restart_with_a_socket_of_the_managers_refuses_nobody() {
+fn a_restart_with_a_socket_of_the_managers_refuses_no_client() {
     let target = Target::echo();
     let pair = Pair::to(target.addr());
     let (addr, listener) = tcp();
@@ -265,7 +265,7 @@ fn a_restart_with_a_socket_of_the_managers_refuses_nobody() {
     let mut end = start();
     end.connect().expect_echo(b"before");
     end.stop();
-    let mut between = Wire::connect(&addr).expect("somebody listens");
+    let mut between = Wire::connect(&addr).expect("it listens");
     let _end = start();
     between.expect_echo(b"between");
 }
@@ -362,18 +362,18 @@ fn what_is_not_as_it_should_be_is_told() {
     // Descriptors for another process are not ours, whatever else is true.
     let anothers = launch("systemd:redis").prelude("export LISTEN_FDS=1 LISTEN_PID=1;").spawn();
     fails(anothers, "hands no sockets to this process");
-    let nobodys = "exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_FDNAMES=redis;";
-    let mut command = launch("systemd:redis").prelude(nobodys).command();
+    let no_process = "exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_FDNAMES=redis;";
+    let mut command = launch("systemd:redis").prelude(no_process).command();
     let socket = OwnedFd::from(tcp().1);
     command.env_remove("LISTEN_PID").stdin(socket);
-    fails(Program::spawn("nobody's", &mut command), "hands no sockets to this process");
+    fails(Program::spawn("no process", &mut command), "hands no sockets to this process");
     let mut target = Launch::decrypt(&place.key).source(&any()).args(["-t", "systemd:a"]).spawn();
     assert_eq!(target.exit_code(), 2);
     assert!(target.tail().contains("only a source can be one"), "{}", target.tail());
 }
 
 #[test]
-fn a_socket_that_nobody_wants_is_told() {
+fn an_unused_socket_is_reported() {
     let place = Place::new();
     let launch = place.decrypt().args(["-s", "systemd:one"]);
     let sockets = vec![tcp().1.into(), tcp().1.into()];
