@@ -23,7 +23,7 @@ fn grants_and_removals_are_fast() {
 
 /// Adds `PEER` and removes it again, and prints the time until each took effect. `changes` counts
 /// both.
-pub fn grants_and_removals(world: &World, changes: usize) {
+pub(crate) fn grants_and_removals(world: &World, changes: usize) {
     let (mut grants, mut ends) = (vec![], vec![]);
     let mut redis = world.redis.direct();
     for i in 0..changes / 2 {
@@ -45,7 +45,7 @@ pub fn grants_and_removals(world: &World, changes: usize) {
     assert!(grants.iter().chain(&ends).all(|time| *time < SOON));
 }
 
-pub fn print(what: &str, times: &mut [Duration]) {
+pub(crate) fn print(what: &str, times: &mut [Duration]) {
     times.sort_unstable();
     let at = |percent: usize| times[(times.len() * percent / 100).min(times.len() - 1)];
     println!("{what}: p50 {:?}, p99 {:?}, worst {:?} of {}", at(50), at(99), at(100), times.len());

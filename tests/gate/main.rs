@@ -3,7 +3,6 @@
 //!
 //! Entries of other programs decide here: the set of redis-knocking, the bans of GitLab's
 //! Rack::Attack. Needs root, for the namespaces of the peers.
-#![allow(unreachable_pub, reason = "the modules share helpers")]
 
 mod announced;
 mod asked;

@@ -7,8 +7,8 @@ use testkit::redis::Reply;
 use testkit::{Addr, Ending, Line, eventually};
 
 /// Log messages for lost notes, and for the end of that.
-pub const UNWRITTEN: &str = "the gate's store takes no notes";
-pub const WRITTEN: &str = "the gate's store takes notes again";
+pub(crate) const UNWRITTEN: &str = "the gate's store takes no notes";
+pub(crate) const WRITTEN: &str = "the gate's store takes notes again";
 
 /// Memory that is full, replicas that are missing, a history of another type: notes are lost and
 /// that is logged once; admissions are decided as ever.
@@ -83,13 +83,13 @@ fn lines_about(world: &World, message: &str, what: &str) -> Vec<Line> {
 }
 
 /// Makes handshakes that fail, all at once.
-pub fn strike(stage: &Stage, sources: &[String], to: &Addr) {
+pub(crate) fn strike(stage: &Stage, sources: &[String], to: &Addr) {
     let endings = try_to_strike(stage, sources, to);
     assert!(endings.iter().all(|ending| *ending == Ending::Reset), "{endings:?}");
 }
 
 /// Does so where the gate may be closed just then; returns the ending of each.
-pub fn try_to_strike(stage: &Stage, sources: &[String], to: &Addr) -> Vec<Ending> {
+pub(crate) fn try_to_strike(stage: &Stage, sources: &[String], to: &Addr) -> Vec<Ending> {
     let mut wires: Vec<_> = sources.iter().map(|source| stage.net.dial(source, to)).collect();
     // A denied one may have been closed already.
     wires.iter_mut().for_each(|wire| drop(wire.write_all(&[0x55; 2_000])));

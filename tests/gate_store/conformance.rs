@@ -13,7 +13,7 @@ use super::follower::Follower;
 use testkit::wait::NEVER;
 
 /// Makes a fresh store for each check, and opens it once more.
-pub trait Backing {
+pub(crate) trait Backing {
     fn open(&self, check: usize) -> Arc<AnyStore>;
     /// Returns true if members can have an end.
     fn ends(&self) -> bool;
@@ -27,7 +27,7 @@ const HOUR: Duration = Duration::from_secs(3_600);
 /// Far beyond the 250 ms that are promised: a loaded machine is no defect.
 const SOON: Duration = Duration::from_secs(5);
 
-pub async fn check(backing: &impl Backing) {
+pub(crate) async fn check(backing: &impl Backing) {
     receipts_tell_what_changed(backing, backing.open(0)).await;
     members_end(backing, backing.open(1)).await;
     bans_come_and_go(backing.open(2)).await;
@@ -44,21 +44,21 @@ pub async fn check(backing: &impl Backing) {
     a_64_is_one_source(backing.open(9)).await;
 }
 
-pub fn member(text: &str) -> Member {
+pub(crate) fn member(text: &str) -> Member {
     text.parse().unwrap()
 }
 
-pub fn ip(text: &str) -> IpAddr {
+pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-pub async fn edit(store: &AnyStore, edit: Edit) -> Receipt {
+pub(crate) async fn edit(store: &AnyStore, edit: Edit) -> Receipt {
     let shown = format!("{edit:?}");
     store.edit(edit).await.unwrap_or_else(|error| panic!("{shown}: {error}"))
 }
 
 /// Forgets an address, seen at any time.
-pub fn forget(text: &str) -> Edit {
+pub(crate) fn forget(text: &str) -> Edit {
     Edit::Forget { ip: ip(text), before_s: u64::MAX }
 }
 
@@ -79,7 +79,7 @@ where
     (all, garbage.unwrap())
 }
 
-pub async fn members(store: &AnyStore) -> (Vec<(Member, Option<u64>)>, u64) {
+pub(crate) async fn members(store: &AnyStore) -> (Vec<(Member, Option<u64>)>, u64) {
     let (items, garbage) = listed(|to| store.list_allowed(to)).await;
     let mut members: Vec<_> = items
         .into_iter()
@@ -92,7 +92,7 @@ pub async fn members(store: &AnyStore) -> (Vec<(Member, Option<u64>)>, u64) {
     (members, garbage)
 }
 
-pub async fn bans(store: &AnyStore) -> (Vec<(Member, Option<u64>)>, u64) {
+pub(crate) async fn bans(store: &AnyStore) -> (Vec<(Member, Option<u64>)>, u64) {
     let (items, garbage) = listed(|to| store.list_bans(to)).await;
     let bans = items.into_iter().map(|item| match item {
         Item::Banned(member, end) => (member, end),
@@ -101,7 +101,7 @@ pub async fn bans(store: &AnyStore) -> (Vec<(Member, Option<u64>)>, u64) {
     (bans.collect(), garbage)
 }
 
-pub async fn history(store: &AnyStore) -> (Vec<(IpAddr, u64)>, u64) {
+pub(crate) async fn history(store: &AnyStore) -> (Vec<(IpAddr, u64)>, u64) {
     let (mut seen, garbage) = listed(|to| store.history(to)).await;
     seen.sort_unstable();
     (seen, garbage)
@@ -393,7 +393,7 @@ async fn lists_come_in_batches(store: Arc<AnyStore>) {
 }
 
 /// Waits until a replica has a key.
-pub fn wait_for_replica(replica: &testkit::redis::Redis, key: &str) {
+pub(crate) fn wait_for_replica(replica: &testkit::redis::Redis, key: &str) {
     testkit::wait::eventually("the replica has it", || {
         replica.direct().ask(&["EXISTS", key]) == testkit::redis::Reply::Number(1)
     });

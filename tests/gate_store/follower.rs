@@ -16,7 +16,7 @@ use testkit::wait::NEVER;
 
 /// State of a mirror after some events.
 #[derive(Debug, Default)]
-pub struct State {
+pub(crate) struct State {
     pub allowed: HashMap<Member, Option<u64>>,
     pub bans: HashMap<Member, Option<u64>>,
     pub garbage: u64,
@@ -79,16 +79,16 @@ impl State {
         }
     }
 
-    pub fn allows(&self, member: &str) -> bool {
+    pub(crate) fn allows(&self, member: &str) -> bool {
         self.allowed.contains_key(&member.parse().unwrap())
     }
 
-    pub fn bans(&self, ip: &str) -> bool {
+    pub(crate) fn bans(&self, ip: &str) -> bool {
         self.bans.contains_key(&ip.parse().unwrap())
     }
 }
 
-pub struct Follower {
+pub(crate) struct Follower {
     pub state: State,
     events: mpsc::Receiver<Event>,
     asks: mpsc::Sender<Vec<IpAddr>>,
@@ -97,7 +97,7 @@ pub struct Follower {
 
 impl Follower {
     /// Follows, without waiting for anything.
-    pub fn begin(store: &Arc<AnyStore>) -> Self {
+    pub(crate) fn begin(store: &Arc<AnyStore>) -> Self {
         let (to, events) = mpsc::channel(16);
         let (asks, asked) = mpsc::channel(16);
         let store = Arc::clone(store);
@@ -106,7 +106,7 @@ impl Follower {
     }
 
     /// Follows, and waits for the first full read.
-    pub async fn start(store: &Arc<AnyStore>) -> Self {
+    pub(crate) async fn start(store: &Arc<AnyStore>) -> Self {
         let mut follower = Self::begin(store);
         follower.until("the first full read", |state| state.fresh).await;
         follower
@@ -114,7 +114,7 @@ impl Follower {
 
     /// Waits until the events so far make `condition` hold; returns the time that it took.
     #[track_caller]
-    pub fn until<'a>(
+    pub(crate) fn until<'a>(
         &'a mut self,
         what: &'a str,
         condition: impl Fn(&State) -> bool + 'a,
@@ -135,20 +135,20 @@ impl Follower {
     }
 
     /// Takes in the events of so much time.
-    pub async fn listen(&mut self, time: Duration) {
+    pub(crate) async fn listen(&mut self, time: Duration) {
         let end = tokio::time::Instant::now() + time;
         while let Ok(Some(event)) = tokio::time::timeout_at(end, self.events.recv()).await {
             self.state.apply(event);
         }
     }
 
-    pub async fn ask(&self, ips: &[&str]) {
+    pub(crate) async fn ask(&self, ips: &[&str]) {
         let ips = ips.iter().map(|ip| ip.parse().unwrap()).collect();
         self.asks.send(ips).await.expect("the follower listens");
     }
 
     /// Stops receiving; the follower has to end by itself.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         drop(self.events);
         timeout(NEVER, self.task).await.expect("it ends").expect("it does not panic");
     }

@@ -1,6 +1,5 @@
 //! The gate's stores against their real servers: Redis, Sentinels and Clusters without the command
 //! KEYS, and a file.
-#![allow(unreachable_pub, reason = "the modules share helpers")]
 
 mod cluster;
 mod conformance;

@@ -14,11 +14,11 @@ use super::follower::Follower;
 use testkit::redis::Redis;
 use testkit::redis::Reply;
 
-pub const BAN: &str = "cache:gitlab:rack::attack:allow2ban:ban:";
+pub(crate) const BAN: &str = "cache:gitlab:rack::attack:allow2ban:ban:";
 const HOUR: Duration = Duration::from_secs(3_600);
 
 /// Returns the options of a store that is not opened with the plain ones.
-pub fn options(url: &str) -> RedisOptions {
+pub(crate) fn options(url: &str) -> RedisOptions {
     RedisOptions {
         address: url.parse().unwrap(),
         credentials: None,
@@ -28,12 +28,12 @@ pub fn options(url: &str) -> RedisOptions {
     }
 }
 
-pub fn open_with(options: RedisOptions) -> Arc<AnyStore> {
+pub(crate) fn open_with(options: RedisOptions) -> Arc<AnyStore> {
     assert_eq!(options.keys.problem(), None);
     Arc::new(AnyStore::Redis(Box::new(RedisStore::new(options))))
 }
 
-pub fn open(url: &str) -> Arc<AnyStore> {
+pub(crate) fn open(url: &str) -> Arc<AnyStore> {
     open_with(options(url))
 }
 
@@ -45,7 +45,7 @@ fn open_with_prefix(url: &str) -> Arc<AnyStore> {
 }
 
 /// Gives each check a database of its own.
-pub struct InRedis {
+pub(crate) struct InRedis {
     pub server: Redis,
     pub prefix: bool,
     pub sorted: bool,

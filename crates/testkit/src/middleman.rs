@@ -76,7 +76,7 @@ pub struct Edit {
 impl Edit {
     /// Returns true if the edit can be made to this frame. On a busy machine a heartbeat may come
     /// between, which is shorter: then the edit is left for another round.
-    pub fn is_for(&self, index: usize, length: usize) -> bool {
+    pub(crate) fn is_for(&self, index: usize, length: usize) -> bool {
         let reaches = match self.act {
             Act::Flip { byte, .. } | Act::Cut { byte, .. } => byte < length,
             _ => true,

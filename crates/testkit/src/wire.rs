@@ -206,7 +206,7 @@ impl Listener {
     }
 
     /// Limits how long `accept` waits for a connection.
-    pub fn accept_limit(&self, limit: Duration) {
+    pub(crate) fn accept_limit(&self, limit: Duration) {
         let socket = match self {
             Self::Tcp(l) => SockRef::from(l),
             Self::Unix(l) => SockRef::from(l),
