@@ -1,9 +1,9 @@
 //! Addresses as people write them, and peers as the log names them.
 //!
-//! Pure text: nothing here opens a socket, asks a name server or reads
-//! /etc/services. A host name stays text until `net::resolve` looks it up. What
-//! can be refused by looking at it is refused here, so that a typing error is a
-//! usage error with a remedy and not a failed lookup a minute later.
+//! Pure text: nothing here opens a socket, asks a name server or reads /etc/services. A host name
+//! stays text until the program looks it up. A text that can be refused by looking at it is refused
+//! here, so that a typing error is a usage error with a remedy and not a failed lookup a minute
+//! later.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -25,14 +25,14 @@ const MAX_HOST: usize = 253;
 /// Longest service name in bytes.
 const MAX_SERVICE_NAME: usize = 64;
 
-/// Where to listen or what to dial.
+/// Address to listen on or to dial.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     /// A host name or IP literal (with an optional zone), and a port or service name.
     Tcp {
         /// Host name or IP literal without brackets.
         host: String,
-        /// Port number or name out of /etc/services.
+        /// Port number, or a name from /etc/services.
         port: String,
     },
     /// A unix stream socket.
@@ -48,40 +48,40 @@ pub struct BindAddress {
     pub port: u16,
 }
 
-/// The name of a service in Open; empty is the default target. Clones share the text.
+/// Name of a service in Open; empty is the default target. Clones share the text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct ServiceName(Arc<str>);
 
-/// Who is at the other end of an accepted connection, in canonical form.
+/// Address of the peer of an accepted connection, in canonical form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ClientAddr {
-    /// Over TCP. Never an IPv4 address dressed as IPv6; see [`ClientAddr::from`].
+    /// Over TCP. Never an IPv4-mapped IPv6 address; see [`ClientAddr::from`].
     Ip(SocketAddr),
     /// Over a unix socket, whose clients have no address.
     Unix,
-    /// Standard input and output of a dialer that serves nobody else.
+    /// Standard input and output of a dialer that serves no other client.
     Pipe,
-    /// The client of a load balancer that does not tell its address.
+    /// A client of a load balancer that does not say its address.
     Nameless,
 }
 
-/// What counts as one source: an IPv4 address, or an IPv6 /64, because a
-/// single IPv6 host commonly owns every address of its /64.
+/// Source that limits count by: an IPv4 address, or an IPv6 /64, because a single IPv6 host
+/// commonly owns every address of its /64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum SourceKey {
     /// One IPv4 address.
     V4(Ipv4Addr),
     /// The upper 64 bits of an IPv6 address.
     V6([u8; 8]),
-    /// All clients whose load balancer does not tell their addresses: nothing tells
-    /// them apart, and without a limit of theirs each would go uncounted.
+    /// All clients of load balancers that do not say their addresses: nothing distinguishes them,
+    /// and without a common limit each would go uncounted.
     Nameless,
 }
 
-/// Why a text is no [`Address`] or [`BindAddress`].
+/// Error of a text that is no [`Address`] or [`BindAddress`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddrError {
-    /// Nothing was written.
+    /// The text is empty.
     #[error(
         "the address is empty; write HOST:PORT, [IP]:PORT or /PATH, and see that no variable in it is empty"
     )]
@@ -102,7 +102,7 @@ pub enum AddrError {
         "\"*\" is no host; write 0.0.0.0:{0} for every IPv4 address, or [::]:{0} for every IPv6 and IPv4 address"
     )]
     Star(String),
-    /// The address as an URL or another program has it.
+    /// The address is spelled as in a URL or for another program.
     #[error("an address has no scheme, and '{scheme}' is one; write {meant}")]
     Scheme {
         /// The scheme of the address.
@@ -113,13 +113,13 @@ pub enum AddrError {
     /// Several addresses in one text.
     #[error("\"{0}\" has a comma, and an address has none; give each address by itself")]
     Several(String),
-    /// No port behind the host.
+    /// No port after the host.
     #[error("\"{0}\" has no port; write {0}:PORT, or /PATH for a unix socket")]
     NoPort(String),
-    /// A colon, and no port behind it.
+    /// A colon without a port after it.
     #[error("\"{0}:\" has no port; write {0}:PORT, and see that no variable in it is empty")]
     EmptyPort(String),
-    /// A name of a service where none can be.
+    /// The name of a service where none can be.
     #[error(
         "\"{0}\" has a name before '=', which only -t of 'knockpipe decrypt' can have; write the address alone"
     )]
@@ -127,13 +127,13 @@ pub enum AddrError {
     /// More than one colon outside of brackets.
     #[error("\"{0}\" has several colons; write an IPv6 address in brackets: [IPv6]:PORT")]
     Unbracketed(String),
-    /// Brackets that do not close, or something between them and the port.
+    /// Brackets that do not close, or text between them and the port.
     #[error("\"{0}\" has misplaced brackets; write [IP]:PORT")]
     Brackets(String),
-    /// Something in brackets that is no IP address.
+    /// Text in brackets that is no IP address.
     #[error("\"{0}\" is no IP address; write names without brackets: HOST:PORT")]
     NotAnIp(String),
-    /// A host that can be neither a name nor an address.
+    /// A host that is neither a name nor an address.
     #[error("\"{0}\" is neither a host name nor an IPv4 address; correct its spelling")]
     BadHost(String),
     /// A port that is no number up to 65535 and no service name.
@@ -150,19 +150,19 @@ pub enum AddrError {
     /// A bind address that is not numeric.
     #[error("\"{0}\" is no local IP address; write [IP]:PORT, [IP] or IP, without a name or zone")]
     BadBind(String),
-    /// A socket of systemd's where something is dialled.
+    /// An inherited socket of systemd where an address to dial is meant.
     #[error(
         "\"{0}\" is a socket that systemd listens on, and only a source can be one; give HOST:PORT or /PATH"
     )]
     Inherited(String),
-    /// No name of a socket.
+    /// Text that is no name of a socket.
     #[error(
         "\"{0}\" is no name of a systemd socket; write systemd:NAME as FileDescriptorName= has it"
     )]
     SocketName(String),
 }
 
-/// Why a text is no [`ServiceName`].
+/// Error of a text that is no [`ServiceName`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "\"{0}\" is no service name; use 1 to {MAX_SERVICE_NAME} letters, digits, dots, hyphens or underscores"
@@ -170,7 +170,7 @@ pub enum AddrError {
 pub struct ServiceNameError(String);
 
 impl AddrError {
-    /// The same, about an address to listen on.
+    /// Returns the same error, worded for an address to listen on.
     pub fn listening(self) -> Self {
         match self {
             Self::NoHost(text) => {
@@ -186,12 +186,12 @@ impl AddrError {
 // === impl Address ===
 
 impl Address {
-    /// Whether the system picks the port.
+    /// Returns true if the system picks the port.
     pub fn is_any_port(&self) -> bool {
         matches!(self, Self::Tcp { port, .. } if port.parse() == Ok(0))
     }
 
-    /// Whether it means the same for ever: a unix path or an IP literal.
+    /// Returns true if its meaning never changes: a unix path or an IP literal.
     pub fn is_literal(&self) -> bool {
         match self {
             Self::Tcp { host, .. } => is_ip(host),
@@ -281,9 +281,9 @@ fn plain(text: &str) -> Result<(&str, &str), AddrError> {
     Ok((host, port))
 }
 
-/// Refuses what a name server would be asked in vain. A last label of digits is
-/// no top-level domain, so such a host must be a whole IPv4 address: C libraries
-/// would read `127.1` or `1.2.3` in ways that few people expect.
+/// Refuses hosts that no name server could know. A last label of digits is no top-level domain, so
+/// such a host must be a whole IPv4 address: C libraries would read `127.1` or `1.2.3` in ways that
+/// few people expect.
 fn check_host(host: &str) -> Result<(), AddrError> {
     let odd = |c: char| c.is_whitespace() || c.is_control() || "[]/@%=,;\"'\\".contains(c);
     let last = host.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
@@ -298,7 +298,7 @@ fn check_host(host: &str) -> Result<(), AddrError> {
     Ok(())
 }
 
-/// Whether the name of a port exists is for /etc/services to say, later.
+/// Checks the form of a port. Only /etc/services can say, later, whether a name exists.
 fn check_port(port: &str) -> Result<(), AddrError> {
     let word = |b: u8| b.is_ascii_alphanumeric() || b"-_+.".contains(&b);
     let good = if port.bytes().all(|b| b.is_ascii_digit()) {
@@ -309,7 +309,7 @@ fn check_port(port: &str) -> Result<(), AddrError> {
     if good { Ok(()) } else { Err(AddrError::BadPort(port.to_owned())) }
 }
 
-/// An IP literal; an IPv6 one may carry a zone.
+/// Returns true for an IP literal; an IPv6 one may have a zone.
 fn is_ip(host: &str) -> bool {
     match host.split_once('%') {
         Some((ip, zone)) => {
@@ -354,12 +354,12 @@ impl fmt::Display for BindAddress {
 // === impl ServiceName ===
 
 impl ServiceName {
-    /// The name; empty for the default target.
+    /// Returns the name; empty for the default target.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether this is the default target.
+    /// Returns true for the default target.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -387,7 +387,7 @@ impl fmt::Display for ServiceName {
 // === impl ClientAddr ===
 
 impl ClientAddr {
-    /// The source that limits count this client by; `None` where it has no address by its nature.
+    /// Returns the source that limits count this client by; `None` if such clients have no address.
     pub fn source(&self) -> Option<SourceKey> {
         match self {
             Self::Ip(addr) => Some(addr.ip().into()),
@@ -398,9 +398,8 @@ impl ClientAddr {
 }
 
 impl From<SocketAddr> for ClientAddr {
-    /// A dual-stack listener reports IPv4 clients as `::ffff:a.b.c.d`. They are
-    /// turned back here, once, so that no limit, rule or log line sees two
-    /// spellings of one client.
+    /// Converts the IPv4-mapped addresses (`::ffff:a.b.c.d`) that a dual-stack listener reports to
+    /// IPv4 here, once, so that no limit, rule or log line sees two spellings of one client.
     fn from(addr: SocketAddr) -> Self {
         match addr.ip().to_canonical() {
             ip @ IpAddr::V4(_) => Self::Ip(SocketAddr::new(ip, addr.port())),

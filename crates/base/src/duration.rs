@@ -1,18 +1,19 @@
 //! Durations as people write them: `60s`, `5m`, `1h` or `30d`.
 //!
-//! Whole numbers only, and never zero: what takes a duration here (a ban, a
-//! grant, a window) means nothing without one. Never without a unit either: who
-//! writes 30 and means days would have everybody forgotten after seconds.
+//! Whole numbers only, and never zero: a ban, a grant or a window of no duration means nothing.
+//! Never without a unit either: a bare 30 that was meant as days would end every grant after
+//! seconds.
 
 use std::time::Duration;
 
 /// Ten years. Sums with a date stay far from any overflow, also in Redis.
 const LONGEST_SECONDS: u64 = 3650 * 86_400;
 
-/// Largest first, so that a duration is written with the largest that fits.
+/// Units and their seconds, the largest first, so that a duration is written with the largest
+/// that fits.
 const UNITS: [(char, u64); 4] = [('d', 86_400), ('h', 3600), ('m', 60), ('s', 1)];
 
-/// Why a text is no duration.
+/// Error of a text that is no duration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DurationError {
     /// A number by itself.
@@ -24,6 +25,9 @@ pub enum DurationError {
 }
 
 /// Reads a duration of whole seconds, from 1 s to 3650 d.
+///
+/// # Errors
+/// [`DurationError`] for everything else, with what to write instead.
 pub fn parse(text: &str) -> Result<Duration, DurationError> {
     let unit = UNITS.iter().find_map(|(unit, seconds)| Some((text.strip_suffix(*unit)?, *seconds)));
     let Some((number, unit)) = unit else {
@@ -39,7 +43,7 @@ pub fn parse(text: &str) -> Result<Duration, DurationError> {
         .ok_or_else(|| DurationError::Other(text.to_owned()))
 }
 
-/// A number in digits only: `u64` would also read a plus sign.
+/// Reads a number in digits only: `u64` would also accept a plus sign.
 fn whole(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }

@@ -1,20 +1,20 @@
 //! Makes text that comes from outside fit to be shown.
 //!
-//! What a peer, a server or a file says can hold anything: escapes that move a
-//! terminal's cursor or set its title, line breaks that make two log lines of
-//! one, marks that turn the direction of what follows. Everything of that kind is
-//! shown as an escape, `\n` or `\u{1b}`; what can be printed stays as it is. Text
-//! that was made printable is left alone by a second time.
+//! Text of a peer, a server or a file can hold anything: escapes that move a terminal's cursor or
+//! set its title, line breaks that make two log lines of one, marks that reverse the direction of
+//! the text after them. Characters of that kind are shown as an escape, `\n` or `\u{1b}`; printable
+//! ones stay as they are. Text that was made printable once is not changed by a second time.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// `text` as one line without a character that cannot be seen, blanks aside.
+/// Returns `text` as one line without invisible characters other than spaces.
 pub fn printable(text: &str) -> Cow<'_, str> {
     escaped(text, |c, shown| shown.extend(c.escape_debug()))
 }
 
-/// The same for text of several lines of ours, each of which may hold text of others.
+/// Does the same as [`printable`] for text of several lines of ours, each of which may hold text
+/// from outside.
 pub fn printable_lines(text: &str) -> Cow<'_, str> {
     escaped(text, |c, shown| match c {
         '\n' => shown.push(c),
@@ -22,7 +22,7 @@ pub fn printable_lines(text: &str) -> Cow<'_, str> {
     })
 }
 
-/// JSON with no character in it that cannot be seen, which means the same.
+/// Returns JSON of the same meaning without invisible characters.
 pub fn printable_json(json: &str) -> Cow<'_, str> {
     escaped(json, |c, shown| {
         for unit in c.encode_utf16(&mut [0; 2]) {
@@ -32,14 +32,14 @@ pub fn printable_json(json: &str) -> Cow<'_, str> {
     })
 }
 
-/// The same for the text of a TOML string.
+/// Does the same as [`printable_json`] for the text of a TOML string.
 pub fn printable_toml(toml: &str) -> Cow<'_, str> {
     escaped(toml, |c, shown| {
         let _ = write!(shown, "\\U{:08x}", u32::from(c));
     })
 }
 
-/// `text` with `escape` in place of what cannot be seen.
+/// Replaces every character of `text` that is not printable with what `escape` appends.
 fn escaped(text: &str, escape: impl Fn(char, &mut String)) -> Cow<'_, str> {
     if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) || text.chars().all(is_printable) {
         return Cow::Borrowed(text);
@@ -51,8 +51,8 @@ fn escaped(text: &str, escape: impl Fn(char, &mut String)) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// Whether a character shows as itself. The standard library escapes what is no
-/// character, does not show, or changes how others do; and quotes, which do neither.
+/// Returns true if a character shows as itself. The standard library escapes unassigned and
+/// invisible characters and those that change how others show; and quotes, which do neither.
 fn is_printable(c: char) -> bool {
     matches!(c, '\\' | '\'' | '"') || c.escape_debug().len() == 1
 }

@@ -1,12 +1,12 @@
-//! Why a connection ended: the one vocabulary of logs, counters and history.
+//! Close reasons: the one vocabulary of logs, counters and history for the end of a connection.
 //!
-//! Every accepted connection ends with exactly one [`CloseReason`]. Its string
-//! form is stable, because operators write alerts against it. What the peer is
-//! told is a separate, smaller vocabulary (`proto::message::ResetReason`).
+//! Every accepted connection ends with exactly one [`CloseReason`]. Its string form is stable,
+//! because operators write alerts against it. The peer is told in a separate, smaller vocabulary
+//! (`ResetReason` of the protocol).
 
 use std::fmt;
 
-/// Why a connection ended, told from this end.
+/// Reason for which a connection ended, as seen from this end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum CloseReason {
     /// Both directions ended with an authenticated Fin.
@@ -19,9 +19,9 @@ pub enum CloseReason {
     Truncated,
     /// The sealed stream was reset or timed out in the network.
     PeerLost,
-    /// Nothing authentic came from the far end for three heartbeats, or to the first bytes
-    /// on a warm tunnel, or came from this end to the far one: it is gone, or somebody on
-    /// the path swallows what it says.
+    /// Nothing authentic came from the far end for three heartbeats, or in answer to the first
+    /// bytes on a warm tunnel, or reached the far end from this one: the far end is gone, or an
+    /// attacker on the path drops what it sends.
     PeerVanished,
     /// A record failed authentication: tampering, or a broken peer.
     BadRecord,
@@ -35,60 +35,60 @@ pub enum CloseReason {
     TargetUnresolved,
     /// The dialer asked for a service that the acceptor does not have.
     NoSuchService,
-    /// The target failed its checks while the session went on, and such are to be closed.
+    /// The target failed its health checks during the session, and such sessions are to be closed.
     TargetDown,
-    /// It came from the tunnel that it came to: the target leads back there.
+    /// The connection came from the tunnel that accepted it: the target leads back there.
     Loop,
     /// A limit of sessions was reached.
     LimitReached,
     /// The far end could not be reached.
     PeerUnreachable,
-    /// The far end never answered the handshake: wrong key, wrong clock, or no knockpipe.
+    /// The far end never answered the handshake: wrong key, wrong clock, or not knockpipe.
     NoAnswer,
     /// The far end rejected a record of ours as not authentic or not allowed.
     PeerRejected,
     /// The far end shut down.
     PeerShutdown,
-    /// The far end failed for a reason of its own, which its log tells.
+    /// The far end failed for a reason of its own, which stands in its log.
     PeerFailed,
     /// A stranger: no valid first message arrived before the deadline.
     HandshakeFailed,
     /// The first message was valid, but the dialer did not prove that it is live.
     Unconfirmed,
-    /// A first message that was seen before.
+    /// The first message was seen before.
     Replayed,
-    /// A first message by a clock that is more than two minutes from ours, or
-    /// from before this end started: a wrong clock, or a recording.
+    /// The clock in the first message is more than two minutes from ours, or from before this end
+    /// started: a wrong clock, or a recording.
     ClockSkew,
     /// A live dialer did not ask for a target in time.
     Unopened,
-    /// An unproven handshake that made place for a newcomer.
+    /// An unproven handshake, evicted in favour of a newer one.
     Displaced,
-    /// A dialer with a right key, but without a record suite that this end allows.
+    /// The dialer has a right key, but no record suite that this end allows.
     NoCommonSuite,
     /// The gate denies this address.
     GateDenied,
-    /// The gate would not let this address in any more.
+    /// The gate no longer admits this address.
     Revoked,
     /// A listed load balancer sent no PROXY header, or a malformed one.
     BadProxyHeader,
-    /// Connected and left without a byte: a health check, which is no client.
+    /// The peer connected and left without a byte: a health check, which is no client.
     Probe,
     /// Too many sessions or handshakes from one source.
     SourceLimit,
-    /// No application data passed for as long as one of the ends allows.
+    /// No application data passed for longer than one of the ends allows.
     IdleTimeout,
     /// An operator ended this session.
     Kicked,
     /// Cut by shutdown after the drain deadline, or by a second signal.
     Shutdown,
-    /// This end failed (no descriptor, no memory). Stays the last, so
-    /// that [`Self::ALL`] has to be complete.
+    /// This end failed (no descriptor, no memory). Stays the last, so that [`Self::ALL`] has to be
+    /// complete.
     LocalError,
 }
 
 impl CloseReason {
-    /// All of them, each at the place of its number.
+    /// All reasons, each at the index of its number.
     pub const ALL: [Self; Self::LocalError as usize + 1] = [
         Self::Finished,
         Self::PlainReset,
@@ -128,7 +128,7 @@ impl CloseReason {
         Self::LocalError,
     ];
 
-    /// The stable name in logs and metrics, in kebab case.
+    /// Returns the stable name in logs and metrics, in kebab case.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Finished => "finished",

@@ -1,8 +1,8 @@
-//! Bytes that must not be seen: keys, ephemerals, chaining keys.
+//! Secret bytes: keys, ephemerals, chaining keys.
 //!
-//! [`Secret`] refuses to be copied, cloned, compared with `==` or printed, and
-//! is wiped when it is dropped. What needs the bytes asks for them by name
-//! with [`Secret::expose`], so a reviewer can find every such place.
+//! [`Secret`] cannot be copied, cloned, compared with `==` or printed, and is wiped when it is
+//! dropped. Code that needs the bytes asks for them by name with [`Secret::expose`], so a reviewer
+//! can find every such place.
 
 use std::fmt;
 
@@ -24,19 +24,19 @@ impl<const N: usize> Secret<N> {
         secret
     }
 
-    /// A secret filled in place by `fill`, so that no other copy ever exists.
+    /// Creates a secret that `fill` fills in place, so that no other copy ever exists.
     pub fn filled_by(fill: impl FnOnce(&mut [u8; N])) -> Self {
         let mut secret = Self(Box::new([0; N]));
         fill(&mut secret.0);
         secret
     }
 
-    /// The bytes themselves. They must not be logged, stored or compared.
+    /// Returns the bytes themselves. They must not be logged, stored or compared.
     pub fn expose(&self) -> &[u8; N] {
         &self.0
     }
 
-    /// Whether both hold the same bytes; takes the same time either way.
+    /// Compares both in constant time; true if they hold the same bytes.
     pub fn same_as(&self, other: &Self) -> bool {
         self.0.ct_eq(&*other.0).into()
     }

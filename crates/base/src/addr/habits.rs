@@ -1,16 +1,16 @@
-//! Spellings of addresses that other programs take, and what to write instead.
+//! Spellings of addresses that other programs accept, each with what to write instead.
 //!
 //! Only recognises them: each is refused. Repeats nothing that may be a password.
 
 use super::{AddrError, Address, check_host};
 
-/// The schemes of such addresses, in small letters.
+/// Schemes of such addresses, in lower case.
 const KINDS: [&str; 8] = ["tcp", "tcp4", "tcp6", "tls", "ssl", "openssl", "unix", "unix-connect"];
 
-/// Refuses what is no address here and one elsewhere. A path may hold anything.
+/// Refuses texts that are addresses elsewhere and not here. A path may hold anything.
 ///
 /// # Errors
-/// [`AddrError`] with what is meant.
+/// [`AddrError`] with the spelling that is meant.
 pub(super) fn refuse(text: &str) -> Result<(), AddrError> {
     if text.starts_with('/') {
         return Ok(());
@@ -42,7 +42,7 @@ fn with_scheme(scheme: &str, mark: &str, rest: &str) -> AddrError {
     AddrError::Scheme { scheme: format!("{scheme}{mark}"), meant: meant(rest) }
 }
 
-/// The address behind a scheme, without the user, the password and the path.
+/// Returns the address after a scheme, without the user, the password and the path.
 fn meant(rest: &str) -> String {
     if rest.starts_with('/') {
         return rest.split(['?', '#']).next().unwrap_or_default().to_owned();

@@ -1,7 +1,7 @@
-//! Where to accept connections: an address, or what systemd listens on already.
+//! Sources of connections: an address to listen on, or a socket that systemd listens on already.
 //!
-//! Only a source can be inherited. [`Address`] refuses the spelling, so that a
-//! target of this kind is a usage error and no failed lookup of a host `systemd`.
+//! Only a source can be inherited. [`Address`] refuses the spelling, so that a target of this kind
+//! is a usage error and not a failed lookup of a host `systemd`.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -9,13 +9,13 @@ use std::str::FromStr;
 
 use super::{AddrError, Address};
 
-/// What stands before the name of an inherited socket.
+/// Prefix of the name of an inherited socket.
 const SYSTEMD: &str = "systemd:";
 
 /// Longest name that systemd takes for a socket, in bytes.
 const MAX_NAME: usize = 255;
 
-/// Where to accept connections.
+/// Source of connections: a socket to accept them from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// Bound by this process.
@@ -25,7 +25,7 @@ pub enum Source {
 }
 
 impl Source {
-    /// The address that this process binds.
+    /// Returns the address that this process binds.
     pub fn address(&self) -> Option<&Address> {
         match self {
             Self::Address(address) => Some(address),
@@ -33,7 +33,7 @@ impl Source {
         }
     }
 
-    /// The name of a socket that is handed over.
+    /// Returns the name of a socket that is handed over.
     pub fn inherited(&self) -> Option<&str> {
         match self {
             Self::Address(_) => None,
@@ -41,13 +41,13 @@ impl Source {
         }
     }
 
-    /// Whether the system picks the port, see [`Address::is_any_port`].
+    /// Returns true if the system picks the port, see [`Address::is_any_port`].
     pub fn is_any_port(&self) -> bool {
         self.address().is_some_and(Address::is_any_port)
     }
 
-    /// Whether only one of both can be had, as far as the text tells: they are the
-    /// same, or a port of one address and of all of its kind.
+    /// Returns true if only one of both can be bound, as far as the text shows: they are the same,
+    /// or one port on one address and on all addresses of its family.
     pub fn excludes(&self, other: &Self) -> bool {
         if self.is_any_port() {
             return false;
@@ -65,7 +65,7 @@ impl Source {
         self == other || tcp(self).zip(tcp(other)).is_some_and(|(one, two)| is_around(one, two))
     }
 
-    /// Whether it means the same for ever, see [`Address::is_literal`].
+    /// Returns true if its meaning never changes, see [`Address::is_literal`].
     pub fn is_literal(&self) -> bool {
         self.address().is_none_or(Address::is_literal)
     }
@@ -102,7 +102,7 @@ impl fmt::Display for Source {
     }
 }
 
-/// Whether `text` is the spelling of a source that no address can have.
+/// Returns true if `text` spells an inherited socket, which no address can be.
 pub(super) fn is_inherited(text: &str) -> bool {
     text.starts_with(SYSTEMD)
 }
