@@ -136,7 +136,7 @@ fn malformed_headers_are_refused() {
     thread::scope(|scope| {
         for case in cases {
             let entrance = &entrance;
-            scope.spawn(move || net.expect_refused(BALANCER, entrance, &case));
+            scope.spawn(move || expect_refused(net, BALANCER, entrance, &case));
         }
     });
     assert_eq!(world.target.counts().accepts(), 0);
@@ -145,15 +145,13 @@ fn malformed_headers_are_refused() {
     assert_eq!(refused(&gate, "bad-proxy-header"), count, "{}", gate.program.tail());
 }
 
-impl Net {
-    /// Sends `bytes`; panics unless the connection ends without an answer.
-    fn expect_refused(&self, source: &str, to: &Addr, bytes: &[u8]) {
-        let mut wire = self.dial(source, to);
-        // It may be closed before all is sent.
-        let _ = wire.write_all(bytes);
-        let (answer, ending) = wire.read_to_ending(SOON * 2);
-        assert!(answer.is_empty() && ending != testkit::Ending::Silent, "{bytes:?}");
-    }
+/// Sends `bytes` from `source`; panics unless the connection ends without an answer.
+fn expect_refused(net: &Net, source: &str, to: &Addr, bytes: &[u8]) {
+    let mut wire = net.dial(source, to);
+    // It may be closed before all is sent.
+    let _ = wire.write_all(bytes);
+    let (answer, ending) = wire.read_to_ending(SOON * 2);
+    assert!(answer.is_empty() && ending != testkit::Ending::Silent, "{bytes:?}");
 }
 
 /// `--proxy-to-target`: the target learns the address of the client of the encrypt end.

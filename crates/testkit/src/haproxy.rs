@@ -21,8 +21,9 @@ pub struct Haproxy {
     tcp4: Addr,
     tcp6: Addr,
     unix: Addr,
-    program: Program,
-    dir: TempDir,
+    _program: Program,
+    // Last, so that it is removed after the program is gone.
+    _dir: TempDir,
 }
 
 impl Haproxy {
@@ -64,7 +65,7 @@ impl Haproxy {
             eprintln!("{}", program.tail());
             return None;
         }
-        Some(Self { tcp4, tcp6, unix, program, dir })
+        Some(Self { tcp4, tcp6, unix, _program: program, _dir: dir })
     }
 
     /// Returns the address to connect to.

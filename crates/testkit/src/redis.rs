@@ -1,6 +1,6 @@
 //! A real redis-server without the command KEYS, and a client small enough to pipeline anything.
 
-use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
 use std::time::Duration;
