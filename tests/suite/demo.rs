@@ -1,6 +1,4 @@
-//! `knockpipe demo` shows what it says, and leaves nothing behind however it ends.
-
-use crate::common;
+//! `knockpipe demo` shows what it announces, and leaves nothing behind however it ends.
 
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
@@ -10,14 +8,14 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Instant;
 
-use common::program::require;
-use common::wait::bounded;
-use common::{NEVER, Program, binary, eventually, proc};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tempfile::TempDir;
+use testkit::program::require;
+use testkit::wait::bounded;
+use testkit::{NEVER, Program, binary, eventually, proc};
 
-/// What every run must show, in this order.
+/// Steps that every run must show, in this order.
 const STEPS: [&str; 12] = [
     "key ",
     "target ",
@@ -33,8 +31,8 @@ const STEPS: [&str; 12] = [
     "knockpipe encrypt -s",
 ];
 
-/// A demo in a process group and with a directory for temporary files of its own,
-/// so that everything it leaves behind can be found.
+/// A demo in a process group and with a directory for temporary files of its own, so that
+/// everything it leaves behind can be found.
 struct Demo {
     program: Program,
     lines: Receiver<String>,
@@ -42,7 +40,7 @@ struct Demo {
 }
 
 impl Demo {
-    /// `path` is where it may look for a redis-server; `None` is where we would.
+    /// Starts it. `path` is where it may look for a redis-server; `None` is our own path.
     fn start(path: Option<&str>) -> Self {
         let scratch = tempfile::tempdir().unwrap();
         let mut command = Command::new(binary());
@@ -56,14 +54,14 @@ impl Demo {
         let (send, lines) = channel();
         thread::spawn(move || {
             for line in stdout.lines().map_while(Result::ok) {
-                // Nobody listens any more once a test has seen enough.
+                // The receiver is gone once a test has seen enough.
                 let _ = send.send(line);
             }
         });
         Self { program, lines, scratch }
     }
 
-    /// The lines up to the one that contains `wanted`.
+    /// Returns the lines up to the one that contains `wanted`.
     #[track_caller]
     fn until(&self, wanted: &str) -> Vec<String> {
         let mut shown = Vec::new();
@@ -78,7 +76,7 @@ impl Demo {
         }
     }
 
-    /// Nothing of it lives, and nothing of it lies about.
+    /// Checks that none of its processes lives, and none of its files is left.
     #[track_caller]
     fn leaves_nothing(self) {
         let leader = self.program.pid();
@@ -92,7 +90,7 @@ impl Drop for Demo {
     fn drop(&mut self) {
         if thread::panicking() {
             let leader = Pid::from_raw(i32::try_from(self.program.pid()).unwrap());
-            // It fails when nobody is left.
+            // It fails when no process is left.
             let _ = killpg(leader, Signal::SIGKILL);
         }
     }
@@ -160,9 +158,9 @@ fn ends_with_one_complaint(demo: &mut Demo) {
     assert_eq!(text.lines().filter(|line| line.starts_with("knockpipe: ")).count(), 1, "{text}");
 }
 
-/// Somebody who looks at the first lines only (`| head`) does not keep it running.
+/// A reader of the first lines only (`| head`) does not keep it running.
 #[test]
-fn a_demo_whose_reader_went_away_leaves_nothing() {
+fn a_demo_that_lost_its_reader_leaves_nothing() {
     require("redis-server", "redis-server");
     let scratch = tempfile::tempdir().unwrap();
     let mut command = Command::new(binary());

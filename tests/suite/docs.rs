@@ -7,8 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::common::binary;
-use crate::common::tree::{read, sources};
+use testkit::binary;
+use testkit::tree::{read, sources};
 
 /// A set of words, in an order that makes a difference readable.
 type Words = BTreeSet<String>;
