@@ -1,4 +1,4 @@
-//! The metrics as text, written from the roster for each scrape.
+//! The metrics as text, written from the registry for each scrape.
 //!
 //! Nothing is kept for it: a tunnel that is gone is gone from the next scrape.
 //! No label is an address, a client or a key, so that a dashboard tells nobody
@@ -15,12 +15,12 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::Registry as Families;
 
 use super::accept::Form;
 use super::answers::unix;
 use super::plain::plain;
-use super::roster::{Named, Roster};
+use super::registry::{Registry, TunnelView};
 use crate::gate::GateStatus;
 use crate::net::State;
 use crate::observe::Meters;
@@ -33,11 +33,11 @@ use crate::tunnel::{Level, Status};
 const STANCES: [&str; 4] = ["fresh", "stale", "open", "closed"];
 
 /// All metrics of the process, now.
-pub(super) fn exposition(roster: &Roster, form: Form) -> String {
-    let mut registry = Registry::with_prefix("knockpipe");
-    registry.register_collector(Box::new(Moment::of(roster)));
+pub(super) fn exposition(registry: &Registry, form: Form) -> String {
+    let mut families = Families::with_prefix("knockpipe");
+    families.register_collector(Box::new(MetricsSnapshot::of(registry)));
     let mut text = String::new();
-    encode(&mut text, &registry).expect("a string takes all that is written");
+    encode(&mut text, &families).expect("a string takes all that is written");
     match form {
         Form::Text => plain(&text),
         Form::OpenMetrics => text,
@@ -45,8 +45,8 @@ pub(super) fn exposition(roster: &Roster, form: Form) -> String {
 }
 
 /// The process at one moment.
-struct Moment {
-    tunnels: Vec<Named>,
+struct MetricsSnapshot {
+    tunnels: Vec<TunnelView>,
     process: Process,
 }
 
@@ -66,29 +66,29 @@ type Labels = Vec<(&'static str, String)>;
 /// Writes families of metrics.
 struct Writer<'a>(DescriptorEncoder<'a>);
 
-impl Moment {
-    fn of(roster: &Roster) -> Self {
-        let reload = roster.last_reload();
+impl MetricsSnapshot {
+    fn of(registry: &Registry) -> Self {
+        let reload = registry.last_reload();
         Self {
-            tunnels: roster.named(),
+            tunnels: registry.tunnels(),
             process: Process {
-                started_s: unix(roster.started.0).as_secs_f64(),
-                is_ready: roster.ready().is_ok(),
+                started_s: unix(registry.started.at).as_secs_f64(),
+                is_ready: registry.ready().is_ok(),
                 descriptors: nofile::used(),
-                descriptor_limit: roster.descriptors,
+                descriptor_limit: registry.descriptors,
                 reload: reload.map(|last| (unix(last.at).as_secs_f64(), last.result.is_ok())),
             },
         }
     }
 }
 
-impl fmt::Debug for Moment {
+impl fmt::Debug for MetricsSnapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Moment").finish_non_exhaustive()
+        f.debug_struct("MetricsSnapshot").finish_non_exhaustive()
     }
 }
 
-impl Collector for Moment {
+impl Collector for MetricsSnapshot {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut out = Writer(encoder);
         out.process(&self.process)?;
@@ -121,14 +121,14 @@ impl Writer<'_> {
         self.gauge("reload_success", "Whether the last reload was done", done)
     }
 
-    fn levels(&mut self, tunnels: &[Named]) -> fmt::Result {
-        let mode = |Named { meters, status }: &Named| {
+    fn levels(&mut self, tunnels: &[TunnelView]) -> fmt::Result {
+        let mode = |TunnelView { meters, status, .. }: &TunnelView| {
             (vec![tunnel(meters), ("mode", status.mode.to_owned())], ())
         };
         self.info("tunnel", "A tunnel and which end it is", tunnels.iter().map(mode))?;
-        let listeners = tunnels
-            .iter()
-            .map(|Named { meters, status }| (vec![tunnel(meters)], status.listeners.len() as f64));
+        let listeners = tunnels.iter().map(|TunnelView { meters, status, .. }| {
+            (vec![tunnel(meters)], status.listeners.len() as f64)
+        });
         self.gauge("listeners", "Addresses that are listened on", listeners)?;
         self.level(tunnels, ("sessions", "Sessions"), |status| Some(status.sessions))?;
         let about = ("handshakes", "Connections that have proven nothing");
@@ -138,8 +138,8 @@ impl Writer<'_> {
     }
 
     /// Targets by their place in the order: their addresses are nobody's business.
-    fn targets(&mut self, tunnels: &[Named]) -> fmt::Result {
-        let samples = tunnels.iter().flat_map(|Named { meters, status }| {
+    fn targets(&mut self, tunnels: &[TunnelView]) -> fmt::Result {
+        let samples = tunnels.iter().flat_map(|TunnelView { meters, status, .. }| {
             status.targets.iter().filter_map(|target| {
                 let (state, _) = target.state?;
                 let service = ("service", target.service.to_string());
@@ -154,12 +154,12 @@ impl Writer<'_> {
     /// The use of a limit: now, its peak so far, and the limit.
     fn level(
         &mut self,
-        tunnels: &[Named],
+        tunnels: &[TunnelView],
         (name, what): (&str, &str),
         of: impl Fn(&Status) -> Option<Level>,
     ) -> fmt::Result {
         let mut part = |name: &str, help: &str, part: fn(Level) -> usize| {
-            let levels = tunnels.iter().filter_map(|Named { meters, status }| {
+            let levels = tunnels.iter().filter_map(|TunnelView { meters, status, .. }| {
                 Some((vec![tunnel(meters)], part(of(status)?) as f64))
             });
             self.gauge(name, help, levels)
@@ -171,9 +171,9 @@ impl Writer<'_> {
         part(&format!("{name}_limit"), &format!("{what} that there may be"), |level| level.limit)
     }
 
-    fn connections(&mut self, tunnels: &[Named]) -> fmt::Result {
+    fn connections(&mut self, tunnels: &[TunnelView]) -> fmt::Result {
         let count = |of: fn(&Meters) -> u64| {
-            tunnels.iter().map(move |named| (vec![tunnel(&named.meters)], of(&named.meters)))
+            tunnels.iter().map(move |view| (vec![tunnel(&view.meters)], of(&view.meters)))
         };
         let accepted = count(|meters| meters.accepted.get());
         self.counter("connections_accepted", "Connections accepted", accepted)?;
@@ -181,10 +181,10 @@ impl Writer<'_> {
         self.counter("connections_closed", "Connections with a line 'closed'", closed)?;
         let refused = by_reason(tunnels, |meters| &meters.refused);
         self.counter("connections_refused", "Connections counted in a line 'refused'", refused)?;
-        let bytes = tunnels.iter().flat_map(|named| {
-            let (sent, received) = named.meters.bytes();
+        let bytes = tunnels.iter().flat_map(|view| {
+            let (sent, received) = view.meters.bytes();
             [("sent", sent), ("received", received)].map(|(direction, bytes)| {
-                (vec![tunnel(&named.meters), ("direction", direction.to_owned())], bytes)
+                (vec![tunnel(&view.meters), ("direction", direction.to_owned())], bytes)
             })
         });
         self.counter(
@@ -202,9 +202,9 @@ impl Writer<'_> {
         self.timer(tunnels, about, |meters| &meters.gate)
     }
 
-    fn pool(&mut self, tunnels: &[Named]) -> fmt::Result {
+    fn pool(&mut self, tunnels: &[TunnelView]) -> fmt::Result {
         let pools = || {
-            let with_pool = |named: &'_ Named| Some((named.meters.clone(), named.status.pool?));
+            let with_pool = |view: &'_ TunnelView| Some((view.meters.clone(), view.status.pool?));
             tunnels.iter().filter_map(with_pool)
         };
         let gauge = |of: fn((usize, usize)) -> usize| {
@@ -223,10 +223,10 @@ impl Writer<'_> {
         self.counter("pool_failed", "Warm tunnels that could not be made or were ended", failed)
     }
 
-    fn gate(&mut self, tunnels: &[Named]) -> fmt::Result {
+    fn gate(&mut self, tunnels: &[TunnelView]) -> fmt::Result {
         let gates: Vec<(&Meters, GateStatus)> = tunnels
             .iter()
-            .filter_map(|named| Some((&*named.meters, named.status.gate.clone()?)))
+            .filter_map(|view| Some((&*view.meters, view.status.gate.clone()?)))
             .collect();
         let stances = gates.iter().flat_map(|(meters, gate)| {
             STANCES.map(|stance| {
@@ -288,17 +288,17 @@ impl Writer<'_> {
 
     fn timer(
         &mut self,
-        tunnels: &[Named],
+        tunnels: &[TunnelView],
         about: (&str, &str),
         of: fn(&Meters) -> &Timer,
     ) -> fmt::Result {
         let samples = tunnels
             .iter()
-            .map(|named| (vec![tunnel(&named.meters)], of(&named.meters).histogram().clone()));
+            .map(|view| (vec![tunnel(&view.meters)], of(&view.meters).histogram().clone()));
         self.family(about, MetricType::Histogram, samples)
     }
 
-    /// A family, also when it has no samples: what there can be is always named.
+    /// A family, also when it has no samples: what there can be is always view.
     fn family<M: EncodeMetric>(
         &mut self,
         (name, help): (&str, &str),
@@ -324,11 +324,11 @@ fn tunnel(meters: &Meters) -> (&'static str, String) {
 /// Every reason, also those that there were none of: what begins to count at
 /// zero shows its first increase.
 fn by_reason(
-    tunnels: &[Named],
+    tunnels: &[TunnelView],
     of: fn(&Meters) -> &ByReason,
 ) -> impl Iterator<Item = (Labels, u64)> {
-    tunnels.iter().flat_map(move |named| {
-        let meters = Arc::clone(&named.meters);
+    tunnels.iter().flat_map(move |view| {
+        let meters = Arc::clone(&view.meters);
         CloseReason::ALL.into_iter().map(move |reason| {
             let labels = vec![tunnel(&meters), ("reason", reason.as_str().to_owned())];
             (labels, of(&meters).get(reason))

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::gates::{GatePlace, WhyReply};
 use crate::observe::Selector;
+use crate::service::Kind;
 use crate::tunnel::Level;
 
 /// Longest request in bytes, its end of line included.
@@ -218,6 +219,9 @@ pub fn listed(names: &[String]) -> String {
 pub struct TunnelReply {
     /// Its name.
     pub name: String,
+    /// Kind of the service: `tunnel`.
+    #[serde(default)]
+    pub kind: Kind,
     /// `encrypt` or `decrypt`.
     pub mode: String,
     /// `serving` or `draining`.

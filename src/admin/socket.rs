@@ -13,10 +13,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use super::answers::{Answer, answer};
+use super::answers::{Response, answer};
 use super::protocol::{MAX_REQUEST, Reply, RequestError};
-use super::roster::Roster;
-use super::{Done, Order, Outcome};
+use super::registry::Registry;
+use super::{Command, Done, ReplySender};
 use crate::net::Stream;
 use crate::sys::peer::is_trusted;
 
@@ -27,7 +27,7 @@ pub(super) const CLIENTS: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long an order may take to be carried out.
-const ORDER: Duration = Duration::from_secs(120);
+const COMMAND: Duration = Duration::from_secs(120);
 
 const BUSY: &str = "the process does not answer orders now; try again";
 
@@ -35,24 +35,24 @@ const STILL: &str =
     "this takes long and is still being done; 'knockpipe status' and the log tell what comes of it";
 
 /// Who answers.
-pub(super) struct Desk {
-    roster: Arc<Roster>,
-    orders: mpsc::Sender<Order>,
+pub(super) struct SocketHandler {
+    registry: Arc<Registry>,
+    commands: mpsc::Sender<Command>,
     /// Answers that the end of the process waits for.
     answering: TaskTracker,
 }
 
-impl Desk {
+impl SocketHandler {
     pub(super) fn new(
-        roster: Arc<Roster>,
-        orders: mpsc::Sender<Order>,
+        registry: Arc<Registry>,
+        commands: mpsc::Sender<Command>,
         answering: TaskTracker,
     ) -> Self {
-        Self { roster, orders, answering }
+        Self { registry, commands, answering }
     }
 
     /// Answers one client.
-    pub(super) async fn meet(self: Arc<Self>, mut stream: Stream) {
+    pub(super) async fn serve(self: Arc<Self>, mut stream: Stream) {
         if !is_welcome(&stream) {
             let refusal = "only root and the user of this process may ask; use sudo".to_owned();
             return reply(&mut stream, &Reply::Error(refusal)).await;
@@ -76,20 +76,20 @@ impl Desk {
                 return Reply::Error(RequestError::from(error).to_string());
             }
         };
-        match answer(&self.roster, &request) {
-            Ok(Answer::Now(reply)) => reply,
-            Ok(Answer::Ordered(order)) => self.order(order).await,
+        match answer(&self.registry, &request) {
+            Ok(Response::Now(reply)) => reply,
+            Ok(Response::Commanded(command)) => self.carry_out(command).await,
             Err(error) => Reply::Error(error.to_string()),
         }
     }
 
     /// Hands an order over, and waits for what becomes of it.
-    async fn order(&self, order: impl FnOnce(Outcome) -> Order) -> Reply {
+    async fn carry_out(&self, command: impl FnOnce(ReplySender) -> Command) -> Reply {
         let (done, outcome) = oneshot::channel();
-        if self.orders.try_send(order(done)).is_err() {
+        if self.commands.try_send(command(done)).is_err() {
             return Reply::Error(BUSY.to_owned());
         }
-        match timeout(ORDER, outcome).await {
+        match timeout(COMMAND, outcome).await {
             Ok(Ok(Ok(Done::Reloaded(changes)))) => Reply::Reloaded(changes),
             Ok(Ok(Ok(Done::Said(done)))) => Reply::Done(done.to_owned()),
             Ok(Ok(Err(why))) => Reply::Error(why),
@@ -137,16 +137,16 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn an_order_that_takes_long_is_not_called_undone() {
-        let (orders, mut taken) = mpsc::channel(1);
-        let desk = Desk::new(Roster::new(1), orders, TaskTracker::new());
-        let asked = async { desk.order(Order::Reload).await };
-        let (answer, order) = tokio::join!(asked, taken.recv());
+    async fn a_command_that_takes_long_is_not_called_undone() {
+        let (commands, mut taken) = mpsc::channel(1);
+        let handler = SocketHandler::new(Registry::new(1), commands, TaskTracker::new());
+        let asked = async { handler.carry_out(Command::Reload).await };
+        let (answer, command) = tokio::join!(asked, taken.recv());
         let Reply::Error(answer) = answer else { panic!("{answer:?}") };
         assert!(answer.contains("still being done;") && !answer.contains("again"), "{answer}");
-        drop(order);
+        drop(command);
         drop(taken);
-        let answer = desk.order(Order::Reload).await;
+        let answer = handler.carry_out(Command::Reload).await;
         assert_eq!(answer, Reply::Error(BUSY.to_owned()), "nobody takes it");
     }
 }

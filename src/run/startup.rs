@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use super::Process;
 use crate::addr::{Address, Source};
-use crate::admin::{DoorError, Doors, Roster};
+use crate::admin::{AdminError, AdminServer, Registry};
 use crate::net::{BindError, Listener};
 use crate::sys::background::Readiness;
 use crate::sys::handover::{Given, Predecessor, ask};
@@ -80,7 +80,7 @@ impl Startup {
     }
 
     /// Waits until the doors and files of a predecessor are ours.
-    pub(super) async fn relieve(&mut self) {
+    pub(super) async fn await_predecessor_exit(&mut self) {
         let left = match self.predecessor.take() {
             Some(predecessor) => {
                 let left = blocking(move || predecessor.leave()).await;
@@ -95,12 +95,15 @@ impl Startup {
         self.takes_over = false;
     }
 
-    /// Opens the doors for operators, which answer from `roster`.
+    /// Opens the admin interface, which answers from `registry`.
     ///
     /// # Errors
-    /// [`DoorError`]
-    pub(super) async fn open_doors(&self, roster: &Arc<Roster>) -> Result<Doors, DoorError> {
-        Doors::open(&self.process.doors, roster, self.process.user.as_ref()).await
+    /// [`AdminError`]
+    pub(super) async fn open_admin(
+        &self,
+        registry: &Arc<Registry>,
+    ) -> Result<AdminServer, AdminError> {
+        AdminServer::open(&self.process.admin, registry, self.process.user.as_ref()).await
     }
 
     /// Binds a source of a tunnel that may wait for name service: tries until it
@@ -114,7 +117,7 @@ impl Startup {
             match Listener::bind_apart(source, others, BACKLOG).await {
                 Err(error @ BindError::Unresolvable { .. }) => {
                     warn!(%source, %error, "waiting for DNS");
-                    self.release()?;
+                    self.signal_ready()?;
                     sleep(RESOLVE_AGAIN).await;
                 }
                 bound => return Ok(bound?),
@@ -158,7 +161,7 @@ impl Startup {
 
     /// Tells whoever waits that it need not wait any longer. The pid file is there by
     /// then, unless it is a predecessor's.
-    pub(super) fn release(&mut self) -> anyhow::Result<()> {
+    pub(super) fn signal_ready(&mut self) -> anyhow::Result<()> {
         self.write_pid_file()?;
         let waiting = std::mem::replace(&mut self.process.readiness, Readiness::foreground());
         Ok(waiting.report_ready()?)

@@ -5,16 +5,15 @@ use std::future::pending;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::sync::Arc;
 
 use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::sleep;
 use tracing::{info, warn};
 
-use super::fleet::Fleet;
-use crate::admin::{Done, Doors, Order, Outcome};
-use crate::net::{AsyncListener, Listener, SocketOptions, Stream};
+use super::services::Services;
+use crate::admin::{AdminServer, Command, Done, ReplySender};
+use crate::net::{AcceptLoop, Listener, SocketOptions, Stream};
 use crate::sys::handover::{Successor, give};
 use crate::sys::peer::is_trusted;
 use crate::sys::signals::{Caught, Signals};
@@ -24,16 +23,13 @@ use crate::tasks::blocking;
 /// Successors that may wait to be heard.
 const OFFER_BACKLOG: i32 = 4;
 
-/// Pause after an accept that failed.
-const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
-
 /// Everybody who may ask for something.
-pub(super) struct Requests {
+pub(super) struct Control {
     signals: Signals,
     /// Where operators ask; `None` until it is open, and once a successor has it.
-    doors: Option<Doors>,
+    admin: Option<AdminServer>,
     /// Where successors ask; closed once it stops.
-    offer: Option<AsyncListener>,
+    offer: Option<AcceptLoop>,
     /// Our card, for visitors there.
     card: Card,
     /// Visitors that have not said yet what for.
@@ -44,27 +40,27 @@ pub(super) struct Requests {
 /// What is asked.
 pub(super) enum Request {
     /// To read the files again.
-    Reload(Asker),
+    Reload(ReplyTo),
     /// To end.
-    Stop(Cause),
+    Stop(StopCause),
 }
 
 /// Who wants to know what came of it.
-pub(super) struct Asker(Option<Outcome>);
+pub(super) struct ReplyTo(Option<ReplySender>);
 
 /// Why the process ends.
-pub(super) enum Cause {
+pub(super) enum StopCause {
     /// Somebody wants it to; the signal's name, or `drain`.
     Asked(&'static str),
     /// Another process accepts on the sockets.
     HandedOver(Successor),
 }
 
-impl Requests {
-    pub(super) fn of(signals: Signals) -> Self {
+impl Control {
+    pub(super) fn new(signals: Signals) -> Self {
         Self {
             signals,
-            doors: None,
+            admin: None,
             offer: None,
             card: Card::own(),
             visiting: JoinSet::new(),
@@ -72,8 +68,8 @@ impl Requests {
         }
     }
 
-    pub(super) fn open(&mut self, doors: Doors) {
-        self.doors = Some(doors);
+    pub(super) fn open(&mut self, admin: AdminServer) {
+        self.admin = Some(admin);
     }
 
     /// From now on successors may ask at `path`, those of the same user and root.
@@ -82,7 +78,8 @@ impl Requests {
     /// When nobody can listen there.
     pub(super) fn offer(&mut self, path: &Path) -> anyhow::Result<()> {
         let listener = Listener::bind_private(path, OFFER_BACKLOG, None)?;
-        self.offer = Some(listener.into_async(&SocketOptions::default())?);
+        let listener = listener.into_async(&SocketOptions::default())?;
+        self.offer = Some(AcceptLoop::new(Arc::new(listener), None));
         Ok(())
     }
 
@@ -99,43 +96,43 @@ impl Requests {
     /// A successor opens doors of its own, where ours were.
     pub(super) async fn close(&mut self) {
         self.offer = None;
-        if let Some(doors) = self.doors.take() {
-            doors.close().await;
+        if let Some(admin) = self.admin.take() {
+            admin.close().await;
         }
     }
 
-    /// The next request. The sockets of `fleet` are given away meanwhile where
+    /// The next request. The sockets of `services` are given away meanwhile where
     /// a successor wants them. Cancel safe.
-    pub(super) async fn next(&mut self, fleet: &Fleet) -> Request {
+    pub(super) async fn next(&mut self, services: &Services) -> Request {
         loop {
             tokio::select! {
                 biased;
                 caught = self.signals.next() => return match caught {
-                    Caught::Stop(signal) => Request::Stop(Cause::Asked(signal)),
-                    Caught::Reload => Request::Reload(Asker(None)),
+                    Caught::Stop(signal) => Request::Stop(StopCause::Asked(signal)),
+                    Caught::Reload => Request::Reload(ReplyTo(None)),
                 },
-                order = order(&mut self.doors) => return match order {
-                    Order::Reload(told) => Request::Reload(Asker(Some(told))),
-                    Order::Drain(told) => {
-                        Asker(Some(told)).answer(Ok(Done::Said("draining")));
-                        Request::Stop(Cause::Asked("drain"))
+                command = command(&mut self.admin) => return match command {
+                    Command::Reload(told) => Request::Reload(ReplyTo(Some(told))),
+                    Command::Drain(told) => {
+                        ReplyTo(Some(told)).answer(Ok(Done::Said("draining")));
+                        Request::Stop(StopCause::Asked("drain"))
                     }
                 },
-                stream = visitor(self.offer.as_ref()), if self.is_alone() => {
+                stream = visitor(self.offer.as_mut()), if self.is_alone() => {
                     let card = self.card.clone();
                     self.visiting.spawn(async move { blocking(move || receive(stream, &card)).await? });
                 }
                 Some(visit) = self.visiting.join_next() => match understood(visit) {
                     Some(Visit::Successor(stream)) => {
-                        let sockets = fleet.sockets();
+                        let sockets = services.sockets();
                         self.giving.spawn(async move { blocking(move || give(stream, &sockets?)).await? });
                     }
-                    Some(Visit::Reload(stream)) => return Request::Reload(Asker::at(stream)),
+                    Some(Visit::Reload(stream)) => return Request::Reload(ReplyTo::at(stream)),
                     Some(Visit::Answered) | None => {}
                 },
                 Some(given) = self.giving.join_next() => {
                     if let Some(successor) = let_accept(given) {
-                        return Request::Stop(Cause::HandedOver(successor));
+                        return Request::Stop(StopCause::HandedOver(successor));
                     }
                 }
             }
@@ -156,14 +153,16 @@ impl Requests {
     /// The next request to stop while there is nothing to reload yet.
     pub(super) async fn stop_before_ready(&mut self) -> &'static str {
         loop {
-            let order = tokio::select! {
+            let command = tokio::select! {
                 signal = self.signals.stop() => return signal,
-                order = order(&mut self.doors) => order,
+                command = command(&mut self.admin) => command,
             };
-            match order {
-                Order::Reload(told) => Asker(Some(told)).answer(Err("it is starting; try again")),
-                Order::Drain(told) => {
-                    Asker(Some(told)).answer(Ok(Done::Said("stopped before it was ready")));
+            match command {
+                Command::Reload(told) => {
+                    ReplyTo(Some(told)).answer(Err("it is starting; try again"))
+                }
+                Command::Drain(told) => {
+                    ReplyTo(Some(told)).answer(Ok(Done::Said("stopped before it was ready")));
                     return "drain";
                 }
             }
@@ -173,38 +172,38 @@ impl Requests {
     /// What changes a drain: a second signal, or a successor that got ready
     /// meanwhile. There is nothing left to reload, and an order to drain is no
     /// second signal. Cancel safe.
-    pub(super) async fn while_draining(&mut self) -> Cause {
+    pub(super) async fn while_draining(&mut self) -> StopCause {
         loop {
-            let asker = tokio::select! {
+            let reply = tokio::select! {
                 Some(given) = self.giving.join_next() => match let_accept(given) {
-                    Some(successor) => return Cause::HandedOver(successor),
+                    Some(successor) => return StopCause::HandedOver(successor),
                     None => continue,
                 },
                 // Came before the stop, and waits for an answer.
                 Some(visit) = self.visiting.join_next() => match understood(visit) {
-                    Some(Visit::Reload(stream)) => Asker::at(stream),
+                    Some(Visit::Reload(stream)) => ReplyTo::at(stream),
                     // Nothing is given away any more; it hears so by the end of its connection.
                     Some(Visit::Successor(_) | Visit::Answered) | None => continue,
                 },
                 caught = self.signals.next() => match caught {
-                    Caught::Stop(signal) => return Cause::Asked(signal),
-                    Caught::Reload => Asker(None),
+                    Caught::Stop(signal) => return StopCause::Asked(signal),
+                    Caught::Reload => ReplyTo(None),
                 },
-                order = order(&mut self.doors) => match order {
-                    Order::Reload(told) => Asker(Some(told)),
-                    Order::Drain(told) => {
-                        Asker(Some(told)).answer(Ok(Done::Said("draining already")));
+                command = command(&mut self.admin) => match command {
+                    Command::Reload(told) => ReplyTo(Some(told)),
+                    Command::Drain(told) => {
+                        ReplyTo(Some(told)).answer(Ok(Done::Said("draining already")));
                         continue;
                     }
                 },
             };
             info!("stopping already; nothing is reloaded");
-            asker.answer(Err("it is stopping, so nothing is reloaded; start it again"));
+            reply.answer(Err("it is stopping, so nothing is reloaded; start it again"));
         }
     }
 }
 
-impl Asker {
+impl ReplyTo {
     /// A visitor who waits at the socket for successors.
     fn at(stream: UnixStream) -> Self {
         let (told, answer) = oneshot::channel();
@@ -228,9 +227,9 @@ impl Asker {
     }
 }
 
-async fn order(doors: &mut Option<Doors>) -> Order {
-    match doors {
-        Some(doors) => doors.order().await,
+async fn command(admin: &mut Option<AdminServer>) -> Command {
+    match admin {
+        Some(admin) => admin.command().await,
         None => pending().await,
     }
 }
@@ -256,20 +255,16 @@ fn understood(visit: Result<io::Result<Visit>, JoinError>) -> Option<Visit> {
         .ok()
 }
 
-/// The next visitor who may have the sockets. Cancel safe.
-async fn visitor(offer: Option<&AsyncListener>) -> UnixStream {
+/// Waits for the next visitor that may have the sockets. Cancel safe.
+async fn visitor(offer: Option<&mut AcceptLoop>) -> UnixStream {
     let Some(offer) = offer else { return pending().await };
     loop {
-        match offer.accept().await {
-            Ok((Stream::Unix(stream), _)) => {
-                if let Ok(stream) = stream.into_std()
-                    && is_trusted(&stream, None)
-                {
-                    return stream;
-                }
-            }
-            Ok(_) => {}
-            Err(_) => sleep(ACCEPT_AGAIN).await,
+        let (stream, _) = offer.next().await;
+        if let Stream::Unix(stream) = stream
+            && let Ok(stream) = stream.into_std()
+            && is_trusted(&stream, None)
+        {
+            return stream;
         }
     }
 }
