@@ -1,4 +1,4 @@
-//! What a request is answered with, read from the registry.
+//! Answers to requests, read from the registry.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -19,15 +19,15 @@ use crate::reason::CloseReason;
 use crate::sys::nofile;
 use crate::tunnel::{Status, TargetHealth};
 
-/// What comes of a request.
+/// Answer to a request, or the way to one.
 pub(super) enum Response {
-    /// What can be read from the registry.
+    /// Read from the registry.
     Now(Reply),
-    /// Somebody has to carry this out first, which takes its time.
+    /// Known once the supervisor has carried this out, which takes its time.
     Commanded(fn(ReplySender) -> Command),
 }
 
-/// Answers a request, or says which order it is.
+/// Answers a request, or returns the command that it is.
 ///
 /// # Errors
 /// [`RequestError`]
@@ -122,7 +122,7 @@ fn reload(Reload { at, result }: Reload) -> ReloadReply {
     ReloadReply { at: unix(at).as_secs(), ok: result.is_ok(), message, changes: result.ok() }
 }
 
-/// The time since 1970; zero before that.
+/// Returns the time since 1970; zero before that.
 pub(super) fn unix(at: SystemTime) -> Duration {
     at.duration_since(UNIX_EPOCH).unwrap_or_default()
 }
@@ -171,7 +171,7 @@ fn target(health: &TargetHealth) -> TargetReply {
     }
 }
 
-/// The reasons that there were.
+/// Returns the counts of the reasons that occurred.
 fn counted(by_reason: &ByReason) -> BTreeMap<String, u64> {
     let all = CloseReason::ALL.iter().map(|reason| (reason.to_string(), by_reason.get(*reason)));
     all.filter(|(_, count)| *count > 0).collect()

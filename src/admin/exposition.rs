@@ -1,9 +1,8 @@
-//! The metrics as text, written from the registry for each scrape.
+//! Metrics as text, written from the registry for each scrape.
 //!
-//! Nothing is kept for it: a tunnel that is gone is gone from the next scrape.
-//! No label is an address, a client or a key, so that a dashboard tells nobody
-//! who connects. Every metric stands in docs/OPERATING.md, "Metrics", and
-//! `tests/suite/metrics.rs` compares.
+//! Nothing is kept for it: a tunnel that is gone is gone from the next scrape. No label is an
+//! address, a client or a key, so that a dashboard does not tell who connects. Every metric stands
+//! in docs/OPERATING.md, "Metrics", and `tests/suite/metrics.rs` compares.
 
 use std::fmt;
 use std::sync::Arc;
@@ -32,7 +31,7 @@ use crate::tunnel::{Level, Status};
 /// Every stance of a gate.
 const STANCES: [&str; 4] = ["fresh", "stale", "open", "closed"];
 
-/// All metrics of the process, now.
+/// Writes all metrics of the process, as they are now.
 pub(super) fn exposition(registry: &Registry, form: Form) -> String {
     let mut families = Families::with_prefix("knockpipe");
     families.register_collector(Box::new(MetricsSnapshot::of(registry)));
@@ -50,13 +49,13 @@ struct MetricsSnapshot {
     process: Process,
 }
 
-/// What concerns the process and no tunnel.
+/// Values of the process itself.
 struct Process {
     started_s: f64,
     is_ready: bool,
     descriptors: Option<u64>,
     descriptor_limit: u64,
-    /// When (unix seconds), and whether it was done.
+    /// The last reload.
     reload: Option<(f64, bool)>,
 }
 
@@ -137,7 +136,7 @@ impl Writer<'_> {
         self.level(tunnels, about, |status| status.unopened)
     }
 
-    /// Targets by their place in the order: their addresses are nobody's business.
+    /// Writes targets by their place in the order: their addresses are private.
     fn targets(&mut self, tunnels: &[TunnelView]) -> fmt::Result {
         let samples = tunnels.iter().flat_map(|TunnelView { meters, status, .. }| {
             status.targets.iter().filter_map(|target| {
@@ -151,7 +150,7 @@ impl Writer<'_> {
         self.gauge("target_up", "Whether a target is taken for up", samples)
     }
 
-    /// The use of a limit: now, its peak so far, and the limit.
+    /// Writes the use of a limit: now, its peak so far, and the limit.
     fn level(
         &mut self,
         tunnels: &[TunnelView],
@@ -298,7 +297,7 @@ impl Writer<'_> {
         self.family(about, MetricType::Histogram, samples)
     }
 
-    /// A family, also when it has no samples: what there can be is always view.
+    /// Writes a family, also when it has no samples: what there can be is always named.
     fn family<M: EncodeMetric>(
         &mut self,
         (name, help): (&str, &str),
@@ -321,8 +320,8 @@ fn tunnel(meters: &Meters) -> (&'static str, String) {
     ("tunnel", meters.tunnel().to_owned())
 }
 
-/// Every reason, also those that there were none of: what begins to count at
-/// zero shows its first increase.
+/// Lists every reason, also those that there were none of: what begins to count at zero shows its
+/// first increase.
 fn by_reason(
     tunnels: &[TunnelView],
     of: fn(&Meters) -> &ByReason,

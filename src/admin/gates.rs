@@ -1,8 +1,8 @@
-//! What is said of the gates of running tunnels: how their stores are found, and what
-//! each gate would say to an address at this moment.
+//! Gates of running tunnels: how their stores are found, and what each gate would decide about an
+//! address at this moment.
 //!
-//! No password is ever said, neither its file read for it: whoever asks learns the path,
-//! and has to be able to read that file.
+//! No password is ever told, and its file is not read for it: a client learns the path, and has to
+//! be able to read that file.
 
 use std::net::IpAddr;
 
@@ -40,7 +40,7 @@ pub struct WhyReply {
     pub address: String,
     /// `allowed` or `denied`.
     pub verdict: String,
-    /// Why, as the log has it.
+    /// The reason, as the log has it.
     pub reason: String,
     /// The rule that decided.
     pub decided: String,
@@ -75,7 +75,7 @@ pub struct WhyReply {
 /// The finding of a rule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleReply {
-    /// Which.
+    /// Name of the rule.
     pub rule: String,
     /// The entry that matches.
     pub entry: Option<String>,
@@ -92,8 +92,8 @@ pub struct RuleReply {
 }
 
 impl WhyReply {
-    /// Tells what `explanation` says about `peer`, without a store. `key` names the
-    /// key of an entry.
+    /// Makes a reply of `explanation` about `peer`, without a store. `key` names the key of an
+    /// entry.
     pub fn of(
         peer: Peer,
         explanation: &Explanation,
@@ -140,7 +140,7 @@ impl RuleReply {
     }
 }
 
-/// The gates of the tunnels, or of that `tunnel`.
+/// Returns the places of the gates of all tunnels, or of that `tunnel`.
 pub(super) fn places(
     registry: &Registry,
     tunnel: Option<&str>,
@@ -178,8 +178,7 @@ pub(super) fn why(
     })
 }
 
-/// The client of an address, which is what its socket has or what a load balancer
-/// announced.
+/// Parses the address of a client: what its socket has, or what a load balancer announced.
 ///
 /// # Errors
 /// [`RequestError::Address`]

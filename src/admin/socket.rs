@@ -1,5 +1,4 @@
-//! The admin socket: whoever is this process's user, or root, sends one line
-//! and gets one.
+//! The admin socket: a client of this process's user, or of root, sends one line and gets one.
 //!
 //! A client that is silent or slow holds nothing but its place among a few: it
 //! has a deadline, and where there are too many the oldest makes way.
@@ -23,10 +22,10 @@ use crate::sys::peer::is_trusted;
 /// Clients at once.
 pub(super) const CLIENTS: usize = 16;
 
-/// How long a request, and separately its reply, may be on its way.
+/// Longest time of a request, and separately of its reply, on its way.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long an order may take to be carried out.
+/// Longest time until a command is carried out.
 const COMMAND: Duration = Duration::from_secs(120);
 
 const BUSY: &str = "the process does not answer orders now; try again";
@@ -34,7 +33,7 @@ const BUSY: &str = "the process does not answer orders now; try again";
 const STILL: &str =
     "this takes long and is still being done; 'knockpipe status' and the log tell what comes of it";
 
-/// Who answers.
+/// Answers the clients of the admin socket.
 pub(super) struct SocketHandler {
     registry: Arc<Registry>,
     commands: mpsc::Sender<Command>,
@@ -83,7 +82,7 @@ impl SocketHandler {
         }
     }
 
-    /// Hands an order over, and waits for what becomes of it.
+    /// Hands a command over, and waits for its outcome.
     async fn carry_out(&self, command: impl FnOnce(ReplySender) -> Command) -> Reply {
         let (done, outcome) = oneshot::channel();
         if self.commands.try_send(command(done)).is_err() {
@@ -99,13 +98,13 @@ impl SocketHandler {
     }
 }
 
-/// Whether the other end may ask. The mode of the file says the same; this holds
-/// also where somebody changes that.
+/// Returns true if the other end may ask. The mode of the file says the same; this holds also where
+/// that was changed.
 fn is_welcome(stream: &Stream) -> bool {
     matches!(stream, Stream::Unix(socket) if is_trusted(socket, None))
 }
 
-/// The first line; `None` where it is longer than it may be.
+/// Reads the first line; `None` where it is longer than it may be.
 async fn request(stream: &mut Stream) -> io::Result<Option<Vec<u8>>> {
     let mut line = vec![];
     let limited = stream.take(MAX_REQUEST as u64);
@@ -113,8 +112,8 @@ async fn request(stream: &mut Stream) -> io::Result<Option<Vec<u8>>> {
     Ok((line.len() < MAX_REQUEST || line.ends_with(b"\n")).then_some(line))
 }
 
-/// Tells that a request is too long, and takes what still comes of it for a
-/// moment: who hangs up on unread bytes sends a reset after the answer.
+/// Tells that a request is too long, and takes what still comes of it for a moment: a close with
+/// unread bytes sends a reset after the answer.
 async fn refuse_rest(stream: &mut Stream) {
     reply(stream, &Reply::Error(RequestError::TooLong.to_string())).await;
     // Whoever goes on sending for longer has his answer.

@@ -1,5 +1,5 @@
-//! Which settings of a tunnel differ between two of its configurations, by the names of
-//! their flags, for whoever reloads.
+//! Names the settings in which two configurations of a tunnel differ, by their flags, for an
+//! operator who reloads.
 //!
 //! The options are compared and not the words that they came from: `60s` in the place of
 //! `1m` is no change. The pattern below names every field, so that none that is new is
@@ -9,11 +9,11 @@ use crate::gate::redis_store::{RedisOptions, TlsOptions};
 use crate::gate::{GateOptions, Rules, StoreOptions};
 use crate::tunnel::{Limits, Options, Role};
 
-/// A flag, and whether its value differs.
+/// A flag, and true if its value differs.
 type Compared = (&'static str, bool);
 
-/// The flags of a tunnel whose values differ. One that listens where it could not before has
-/// a new door, with the same words.
+/// Lists the flags of a tunnel that have different values. One that listens where it could not
+/// before has a new listener, with the same words.
 pub(super) fn changed(old: &Options, new: &Options, has_new_door: bool) -> Vec<String> {
     let Options {
         name: _,

@@ -1,5 +1,5 @@
-//! What a serving process may be asked: by a signal, by an operator over the
-//! admin socket, by a successor that wants the sockets.
+//! Requests to a serving process: signals, commands of operators over the admin socket, and a
+//! successor that wants the sockets.
 
 use std::future::pending;
 use std::io;
@@ -23,21 +23,21 @@ use crate::tasks::blocking;
 /// Successors that may wait to be heard.
 const OFFER_BACKLOG: i32 = 4;
 
-/// Everybody who may ask for something.
+/// Every source of requests.
 pub(super) struct Control {
     signals: Signals,
-    /// Where operators ask; `None` until it is open, and once a successor has it.
+    /// The admin interface; `None` until it is open, and once a successor has it.
     admin: Option<AdminServer>,
-    /// Where successors ask; closed once it stops.
+    /// The handover socket; closed once the process stops.
     offer: Option<AcceptLoop>,
-    /// Our card, for visitors there.
+    /// Our card, for visitors of the handover socket.
     card: Card,
-    /// Visitors that have not said yet what for.
+    /// Visitors that have not said yet what they want.
     visiting: JoinSet<io::Result<Visit>>,
     giving: JoinSet<io::Result<Successor>>,
 }
 
-/// What is asked.
+/// A request.
 pub(super) enum Request {
     /// To read the files again.
     Reload(ReplyTo),
@@ -45,12 +45,12 @@ pub(super) enum Request {
     Stop(StopCause),
 }
 
-/// Who wants to know what came of it.
+/// The way back to the one that asked, if it waits for an answer.
 pub(super) struct ReplyTo(Option<ReplySender>);
 
-/// Why the process ends.
+/// Cause of the end of the process.
 pub(super) enum StopCause {
-    /// Somebody wants it to; the signal's name, or `drain`.
+    /// A request; the signal's name, or `drain`.
     Asked(&'static str),
     /// Another process accepts on the sockets.
     HandedOver(Successor),
@@ -72,10 +72,10 @@ impl Control {
         self.admin = Some(admin);
     }
 
-    /// From now on successors may ask at `path`, those of the same user and root.
+    /// Offers the sockets to successors at `path`, those of the same user and root.
     ///
     /// # Errors
-    /// When nobody can listen there.
+    /// When the path cannot be listened on.
     pub(super) fn offer(&mut self, path: &Path) -> anyhow::Result<()> {
         let listener = Listener::bind_private(path, OFFER_BACKLOG, None)?;
         let listener = listener.into_async(&SocketOptions::default())?;
@@ -83,17 +83,18 @@ impl Control {
         Ok(())
     }
 
-    /// Nobody may ask for the sockets any more.
+    /// Offers the sockets no more.
     pub(super) fn withdraw(&mut self) {
         self.offer = None;
     }
 
-    /// Whether somebody has the sockets already, and gets ready.
+    /// Returns true if a successor has the sockets already, and gets ready.
     pub(super) fn has_successor(&self) -> bool {
         !self.giving.is_empty()
     }
 
-    /// A successor opens doors of its own, where ours were.
+    /// Closes the admin interface and the handover socket: a successor opens its own in their
+    /// place.
     pub(super) async fn close(&mut self) {
         self.offer = None;
         if let Some(admin) = self.admin.take() {
@@ -101,8 +102,8 @@ impl Control {
         }
     }
 
-    /// The next request. The sockets of `services` are given away meanwhile where
-    /// a successor wants them. Cancel safe.
+    /// Waits for the next request. The sockets of `services` are given away meanwhile where a
+    /// successor wants them. Cancel safe.
     pub(super) async fn next(&mut self, services: &Services) -> Request {
         loop {
             tokio::select! {
@@ -139,18 +140,18 @@ impl Control {
         }
     }
 
-    /// Nobody is at the socket for successors: each has its turn.
+    /// Returns true if no visitor is at the handover socket: each has its turn.
     fn is_alone(&self) -> bool {
         self.visiting.is_empty() && self.giving.is_empty()
     }
 
-    /// The next request to stop that cannot wait: a signal. What else is asked
-    /// stays for [`Self::next`].
+    /// Waits for the next request to stop that cannot wait: a signal. Other requests stay for
+    /// [`Self::next`].
     pub(super) async fn stop(&mut self) -> &'static str {
         self.signals.stop().await
     }
 
-    /// The next request to stop while there is nothing to reload yet.
+    /// Waits for the next request to stop while there is nothing to reload yet.
     pub(super) async fn stop_before_ready(&mut self) -> &'static str {
         loop {
             let command = tokio::select! {
@@ -169,9 +170,8 @@ impl Control {
         }
     }
 
-    /// What changes a drain: a second signal, or a successor that got ready
-    /// meanwhile. There is nothing left to reload, and an order to drain is no
-    /// second signal. Cancel safe.
+    /// Waits for what changes a drain: a second signal, or a successor that got ready meanwhile.
+    /// There is nothing left to reload, and a command to drain is no second signal. Cancel safe.
     pub(super) async fn while_draining(&mut self) -> StopCause {
         loop {
             let reply = tokio::select! {
@@ -204,7 +204,7 @@ impl Control {
 }
 
 impl ReplyTo {
-    /// A visitor who waits at the socket for successors.
+    /// Makes the way back to a visitor that waits at the handover socket.
     fn at(stream: UnixStream) -> Self {
         let (told, answer) = oneshot::channel();
         tokio::spawn(async move {
@@ -213,7 +213,7 @@ impl ReplyTo {
                 Done::Reloaded(changes) => changes.to_string(),
                 Done::Said(text) => text.to_owned(),
             });
-            // Whoever asked may be gone.
+            // The visitor may be gone.
             let _ = blocking(move || visit::answer(stream, &result)).await;
         });
         Self(Some(told))
@@ -221,7 +221,7 @@ impl ReplyTo {
 
     pub(super) fn answer(self, result: Result<Done, &str>) {
         if let Some(told) = self.0 {
-            // Whoever asked may not wait any longer.
+            // The one that asked may not wait any longer.
             let _ = told.send(result.map_err(str::to_owned));
         }
     }
@@ -246,8 +246,7 @@ fn let_accept(given: Result<io::Result<Successor>, JoinError>) -> Option<Success
     }
 }
 
-/// Tells the wish of a visitor to the socket for successors; `None` for one who said
-/// nothing that we know.
+/// Returns the wish of a visitor to the handover socket; `None` if it is not known here.
 fn understood(visit: Result<io::Result<Visit>, JoinError>) -> Option<Visit> {
     let visit = visit.unwrap_or_else(|panic| Err(panic.into()));
     visit

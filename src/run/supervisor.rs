@@ -1,8 +1,8 @@
-//! A process with its tunnels: it starts, serves and reloads until it is asked to
+//! Supervisor of a process with its services: it starts, serves and reloads until it is asked to
 //! stop, and drains, or hands over to a successor.
 //!
-//! What is to be done is known here, and how is not: tunnels are the fleet's
-//! business, whoever asks is that of requests, and files are that of startup.
+//! It decides what is to be done and leaves the doing to others: services do their own work,
+//! control hears requests, and startup handles files.
 
 use std::mem::take;
 use std::pin::pin;
@@ -30,10 +30,10 @@ use crate::sys::notify::Manager;
 use crate::tasks::{Panicked, blocking, caught, lasting};
 use crate::tunnel::workers;
 
-/// Pause after a fault in hearing what is asked.
+/// Pause after a fault in hearing a request.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
-/// All that a process has while it runs.
+/// The parts of a process that runs.
 pub(super) struct Supervisor {
     services: Services,
     control: Control,
@@ -42,7 +42,7 @@ pub(super) struct Supervisor {
     reread: Reread,
     /// Tells the manager that this process is alive.
     signs_of_life: Option<AbortHandle>,
-    /// How long new connections are still accepted after the first signal.
+    /// Time in which new connections are still accepted after the first signal.
     window: Duration,
 }
 
@@ -59,7 +59,7 @@ impl Supervisor {
         Self { services, control, startup, manager, reread, signs_of_life: None, window }
     }
 
-    /// Runs the tunnels of `plan`, and those that they become, until all is finished.
+    /// Runs the services of `plan`, and those that they become, until all is finished.
     ///
     /// # Errors
     /// When they cannot be had; nothing is left behind then.
@@ -80,12 +80,12 @@ impl Supervisor {
         outcome
     }
 
-    /// Gets everything ready, and serves; the signal of who wants it to stop before that.
+    /// Gets everything ready, and serves. Returns the signal if one stops it before that.
     async fn start(&mut self, plan: Vec<ServiceOptions>) -> anyhow::Result<Option<&'static str>> {
         let Self { services, control, startup, .. } = self;
         let enter = async {
             let inherited = startup.inherit().await?;
-            // A predecessor has the same doors, and keeps them until it leaves.
+            // A predecessor has the same addresses, and keeps them until it leaves.
             let ours = !startup.takes_over();
             let admin =
                 if ours { Some(startup.open_admin(services.registry()).await?) } else { None };
@@ -115,7 +115,7 @@ impl Supervisor {
         if let Some(memory) = self.services.memory() {
             self.manager.keep(KEPT, &memory).await;
         }
-        // Whoever waits for one that takes over finds the manager knowing all of it.
+        // A program that waits for one that takes over finds the manager knowing all of it.
         if has_predecessor && let Err(error) = self.startup.signal_ready() {
             not_everything(&error);
         }
@@ -126,8 +126,8 @@ impl Supervisor {
         Ok(None)
     }
 
-    /// Opens and writes what a predecessor had until now. The tunnels serve already,
-    /// and nobody else does: what fails is told, and no reason to end.
+    /// Opens and writes what a predecessor had until now. The services of this process serve
+    /// already, and none of another does: a failure is logged, and no reason to end.
     async fn take_over(&mut self) {
         self.startup.await_predecessor_exit().await;
         self.services.take_over();
@@ -140,7 +140,7 @@ impl Supervisor {
         }
     }
 
-    /// A successor may ask for the sockets from now on.
+    /// Lets a successor ask for the sockets from now on.
     fn offer(&mut self) -> anyhow::Result<()> {
         self.startup.handover().map_or(Ok(()), |path| self.control.offer(path))
     }
@@ -157,7 +157,7 @@ impl Supervisor {
                     continue;
                 }
             };
-            // What comes meanwhile but a signal to stop waits for its turn.
+            // What comes meanwhile, except a signal to stop, waits for its turn.
             let result = tokio::select! {
                 biased;
                 reloaded = reload(services, manager, reread) => tell(reloaded, startup.is_confined()),
@@ -173,9 +173,9 @@ impl Supervisor {
         }
     }
 
-    /// Goes on accepting for the window, then accepts no more and waits until all is
-    /// finished, the deadline of each tunnel, or a second signal. A successor that
-    /// is ready accepts at once.
+    /// Goes on accepting for the window, then accepts no more and waits until all is finished, the
+    /// deadline of each service, or a second signal. Stops accepting at once if a successor is
+    /// ready.
     async fn drain(&mut self, cause: StopCause) -> Outcome {
         self.control.withdraw();
         if self.control.has_successor() {
@@ -184,7 +184,7 @@ impl Supervisor {
         }
         self.services.registry().set_phase(Phase::Draining);
         let draining = format!("draining {} sessions", self.services.sessions());
-        // Whoever stops a service means the successor, and reaches all of its processes.
+        // A manager that stops a service means the successor, and reaches all of its processes.
         let mut has_heir = false;
         let signal = match cause {
             StopCause::Asked(signal) => signal,
@@ -225,14 +225,14 @@ impl Supervisor {
         self.outcome()
     }
 
-    /// Accepts no more, because of `signal`.
+    /// Stops accepting, because of `signal`.
     fn stop(&mut self, signal: &'static str) {
         let drain_s = self.services.longest_drain().as_secs_f64();
         info!(signal, sessions = self.services.sessions(), drain_s, "stopping: no new connections");
         self.services.stop();
     }
 
-    /// A successor accepts, and makes doors and files of its own where ours were.
+    /// Lets a successor accept, and open its own sockets and files in the place of ours.
     async fn hand_over(&mut self, successor: Successor) -> &'static str {
         let signal = "handover";
         self.services.give_away();
@@ -271,7 +271,7 @@ fn not_everything(error: &anyhow::Error) {
     error!(error, "took over, but not everything");
 }
 
-/// Makes the tunnels what their files say now; all of it or nothing.
+/// Makes the services what their files say now; all of it or nothing.
 async fn reload(
     services: &mut Services,
     manager: &Manager,
@@ -298,8 +298,8 @@ async fn change(services: &mut Services, reread: Reread) -> anyhow::Result<Reloa
     Ok(ReloadedReply { restart, ..changes })
 }
 
-/// The reason why files were not read, and as whom, where that may be why: root began, and after
-/// `-u` another user reads.
+/// Returns the reason why files were not read, and the user that read them, where that may be why:
+/// root began, and after `-u` another user reads.
 fn unread(failure: &Failure) -> anyhow::Error {
     let error = failure.to_string();
     if !is_about_rights(&error) {
@@ -309,12 +309,12 @@ fn unread(failure: &Failure) -> anyhow::Error {
     anyhow!("{error}; it is read as user '{user}', who needs access to it and to its directories")
 }
 
-/// Whether somebody may not read something.
+/// Returns true if an error is about missing permissions.
 fn is_about_rights(error: &str) -> bool {
     ["Permission denied", "no permission"].iter().any(|it| error.contains(it))
 }
 
-/// What the log, and whoever asked, hear of a reload.
+/// Logs the outcome of a reload, and returns it for the one that asked.
 fn tell(
     reloaded: anyhow::Result<ReloadedReply>,
     is_confined: bool,
@@ -328,7 +328,7 @@ fn tell(
         }
         Err(error) => {
             let mut error = format!("{error:#}");
-            // Whoever looks at the file finds nothing wrong with it.
+            // A look at the file finds nothing wrong with it.
             if is_confined && is_about_rights(&error) {
                 error += "; if it may, the sandbox does not: restart for a directory that is new, or for a file that \
                           took the place of another in a directory of many programs, such as / or /tmp";

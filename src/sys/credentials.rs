@@ -1,7 +1,7 @@
 //! Files that hold a user and a password for another service.
 //!
-//! Held to the same rule as a key file: nobody but its owner may read or change
-//! it, judged on the open file. What stands in it is the caller's business.
+//! Held to the same rule as a key file: only its owner may read or change it, judged on the open
+//! file. What stands in it is the caller's business.
 
 use std::env;
 use std::ffi::OsStr;
@@ -26,7 +26,7 @@ const DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
 /// if the group, root's, could read the file.
 const ACCESS_LIST: u32 = 0o040;
 
-/// Why a file with credentials was not read.
+/// Cause of a file with credentials that was not read.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialsError {
     /// Opening or reading failed.
@@ -95,10 +95,9 @@ pub fn read(path: &Path, access: Access) -> Result<Zeroizing<String>, Credential
     Ok(Zeroizing::new(text?.to_owned()))
 }
 
-/// Whether the file at `path`, which was `seen` open, is a credential that systemd gave
-/// to this service, which it may give by an access list: a file itself, and no link,
-/// in the directory of the environment, of the group of root. Everything else has to be
-/// private by its mode.
+/// Returns true if the file at `path`, which was `seen` open, is a credential that systemd gave to
+/// this service, which it may give by an access list: a file itself, and no link, in the directory
+/// of the environment, of the group of root. Everything else has to be private by its mode.
 pub(super) fn is_systemd_credential(path: &Path, seen: &Metadata) -> bool {
     env::var_os(DIRECTORY).is_some_and(|directory| is_credential_in(&directory, path, seen))
 }

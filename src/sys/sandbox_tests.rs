@@ -1,6 +1,5 @@
-//! Each rule of the sandbox tried out in a thread that is inside. What the
-//! programs show of it from outside is in `tests/suite/sandbox.rs`: not here, because
-//! some of it concerns a whole process.
+//! Each rule of the sandbox tried out in a thread that is inside. Its effect on the programs from
+//! outside is in `tests/suite/sandbox.rs`: not here, because some of it concerns a whole process.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
@@ -86,7 +85,7 @@ fn files_are_within_reach_only_where_the_rules_say_so() {
     assert_eq!(fs::read(&hidden).unwrap(), b"text", "who is outside still can");
 }
 
-/// What is opened of a directory that many programs share.
+/// Opens a directory that many programs share.
 #[test]
 fn a_directory_for_sockets_is_no_more_than_that() {
     let (sockets, remove) = (TempDir::new().unwrap(), TempDir::new().unwrap());
@@ -151,7 +150,7 @@ fn ports_are_within_reach_only_where_the_rules_say_so() {
     let (listed, other) =
         (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("[::1]:0").unwrap());
     let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
-    // Nobody has it at this address by then.
+    // No other process has it at this address by then.
     let free = port(&TcpListener::bind("127.0.0.4:0").unwrap());
     let rules =
         Rules { bind: Some(vec![0, free]), connect: Some(vec![port(&listed)]), ..Rules::default() };

@@ -1,7 +1,7 @@
 //! The private key of a TLS certificate.
 //!
-//! Held to the same rule as a key file of ours: nobody but its owner may read or
-//! change it, judged on the open file, unless the operator says so.
+//! Held to the same rule as a key file of ours: only its owner may read or change it, judged on the
+//! open file, unless the operator says so.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
