@@ -31,7 +31,7 @@ pub enum AskError {
     #[error(
         "no knockpipe answers at {path}: {cause}; start it with --admin PATH, and give the same path here or in KNOCKPIPE_ADMIN"
     )]
-    Nobody {
+    NoListener {
         /// The path.
         path: PathBuf,
         /// The words of the system.
@@ -42,13 +42,13 @@ pub enum AskError {
     NoPermission(PathBuf),
     /// Another user's process listens there, which could answer anything.
     #[error(
-        "a process of another user ({whose}) listens at {path}, and it could say anything; where that user runs knockpipe, add --user {whose}"
+        "a process of another user ({user}) listens at {path}, and it could say anything; where that user runs knockpipe, add --user {user}"
     )]
     Foreign {
         /// The path.
         path: PathBuf,
         /// The user's name.
-        whose: Stranger,
+        user: Stranger,
     },
     /// It hung up, or took too long.
     #[error("knockpipe at {path} does not answer: {cause}; try again, and look at its log")]
@@ -101,10 +101,10 @@ pub fn ask_whom(path: &Path, user: Option<Uid>, request: &Request) -> Result<Tol
     let stream = connect(path, CONNECTING).map_err(|cause| match cause.kind() {
         io::ErrorKind::PermissionDenied => AskError::NoPermission(place()),
         io::ErrorKind::TimedOut => AskError::NoAnswer { path: place(), cause },
-        _ => AskError::Nobody { path: place(), cause },
+        _ => AskError::NoListener { path: place(), cause },
     })?;
     let peer = check_peer(&stream, user.or_else(|| given_by_root(path)))
-        .map_err(|whose| AskError::Foreign { path: place(), whose })?;
+        .map_err(|user| AskError::Foreign { path: place(), user })?;
     let patience = match request {
         Request::Reload {} | Request::Drain {} => ORDER,
         Request::Status {}
@@ -128,7 +128,8 @@ pub fn ask_whom(path: &Path, user: Option<Uid>, request: &Request) -> Result<Tol
 fn given_by_root(path: &Path) -> Option<Uid> {
     let directory = path.parent()?;
     let run = directory.parent().filter(|parent| *parent == Path::new("/run"))?;
-    let (run, given) = (fs::symlink_metadata(run).ok()?, fs::symlink_metadata(directory).ok()?);
+    let run = fs::symlink_metadata(run).ok()?;
+    let given = fs::symlink_metadata(directory).ok()?;
     let is_roots = run.uid() == 0 && run.mode() & 0o022 == 0;
     (is_roots && given.is_dir()).then(|| Uid::from_raw(given.uid()))
 }
@@ -151,7 +152,7 @@ fn exchange(mut stream: UnixStream, request: &Request, until: Instant) -> io::Re
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
-    // Whoever is turned away is told without being read.
+    // A client that is turned away is told without being read.
     let written = stream.write_all(&line);
     let reply = reply(&mut stream, until)?;
     if reply.is_empty() {

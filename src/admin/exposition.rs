@@ -55,8 +55,22 @@ struct Process {
     is_ready: bool,
     descriptors: Option<u64>,
     descriptor_limit: u64,
-    /// The last reload.
-    reload: Option<(f64, bool)>,
+    reload: Option<LastReload>,
+}
+
+/// The last reload.
+#[derive(Clone, Copy)]
+struct LastReload {
+    /// Unix seconds.
+    at_s: f64,
+    is_done: bool,
+}
+
+/// Name and help of a family of metrics.
+#[derive(Clone, Copy)]
+struct Family<'a> {
+    name: &'a str,
+    help: &'a str,
 }
 
 /// The labels of one sample.
@@ -75,7 +89,10 @@ impl MetricsSnapshot {
                 is_ready: registry.ready().is_ok(),
                 descriptors: nofile::used(),
                 descriptor_limit: registry.descriptors,
-                reload: reload.map(|last| (unix(last.at).as_secs_f64(), last.result.is_ok())),
+                reload: reload.map(|last| LastReload {
+                    at_s: unix(last.at).as_secs_f64(),
+                    is_done: last.result.is_ok(),
+                }),
             },
         }
     }
@@ -114,9 +131,9 @@ impl Writer<'_> {
         self.gauge("descriptors_open", "Open file descriptors", open)?;
         let limit = alone(descriptor_limit as f64);
         self.gauge("descriptors_limit", "File descriptors that may be open", limit)?;
-        let at = maybe(reload.map(|(at, _)| at));
+        let at = maybe(reload.map(|last| last.at_s));
         self.gauge("reload_time_seconds", "When it was last reloaded, unix time", at)?;
-        let done = maybe(reload.map(|(_, done)| f64::from(u8::from(done))));
+        let done = maybe(reload.map(|last| f64::from(u8::from(last.is_done))));
         self.gauge("reload_success", "Whether the last reload was done", done)
     }
 
@@ -129,10 +146,11 @@ impl Writer<'_> {
             (vec![tunnel(meters)], status.listeners.len() as f64)
         });
         self.gauge("listeners", "Addresses that are listened on", listeners)?;
-        self.level(tunnels, ("sessions", "Sessions"), |status| Some(status.sessions))?;
-        let about = ("handshakes", "Connections that have proven nothing");
+        let about = Family { name: "sessions", help: "Sessions" };
+        self.level(tunnels, about, |status| Some(status.sessions))?;
+        let about = Family { name: "handshakes", help: "Connections that have proven nothing" };
         self.level(tunnels, about, |status| Some(status.handshakes))?;
-        let about = ("unopened", "Tunnels that wait to be opened");
+        let about = Family { name: "unopened", help: "Tunnels that wait to be opened" };
         self.level(tunnels, about, |status| status.unopened)
     }
 
@@ -154,7 +172,7 @@ impl Writer<'_> {
     fn level(
         &mut self,
         tunnels: &[TunnelView],
-        (name, what): (&str, &str),
+        Family { name, help: what }: Family<'_>,
         of: impl Fn(&Status) -> Option<Level>,
     ) -> fmt::Result {
         let mut part = |name: &str, help: &str, part: fn(Level) -> usize| {
@@ -193,11 +211,12 @@ impl Writer<'_> {
         )?;
         let ratchets = count(|meters| meters.ratchets.get());
         self.counter("key_ratchets", "Record keys replaced, in ended sessions", ratchets)?;
-        let about = ("handshake_seconds", "Duration of handshakes that succeeded");
+        let about =
+            Family { name: "handshake_seconds", help: "Duration of handshakes that succeeded" };
         self.timer(tunnels, about, |meters| &meters.handshake)?;
-        let about = ("dial_seconds", "Duration of dials that succeeded");
+        let about = Family { name: "dial_seconds", help: "Duration of dials that succeeded" };
         self.timer(tunnels, about, |meters| &meters.dial)?;
-        let about = ("gate_seconds", "Duration of the gate's decisions");
+        let about = Family { name: "gate_seconds", help: "Duration of the gate's decisions" };
         self.timer(tunnels, about, |meters| &meters.gate)
     }
 
@@ -262,7 +281,7 @@ impl Writer<'_> {
         samples: impl IntoIterator<Item = (Labels, f64)>,
     ) -> fmt::Result {
         let samples = samples.into_iter().map(|(labels, value)| (labels, ConstGauge::new(value)));
-        self.family((name, help), MetricType::Gauge, samples)
+        self.family(Family { name, help }, MetricType::Gauge, samples)
     }
 
     fn counter(
@@ -272,7 +291,7 @@ impl Writer<'_> {
         samples: impl IntoIterator<Item = (Labels, u64)>,
     ) -> fmt::Result {
         let samples = samples.into_iter().map(|(labels, value)| (labels, ConstCounter::new(value)));
-        self.family((name, help), MetricType::Counter, samples)
+        self.family(Family { name, help }, MetricType::Counter, samples)
     }
 
     fn info(
@@ -282,13 +301,13 @@ impl Writer<'_> {
         samples: impl IntoIterator<Item = (Labels, ())>,
     ) -> fmt::Result {
         let samples = samples.into_iter().map(|(labels, ())| (vec![], Info::new(labels)));
-        self.family((name, help), MetricType::Info, samples)
+        self.family(Family { name, help }, MetricType::Info, samples)
     }
 
     fn timer(
         &mut self,
         tunnels: &[TunnelView],
-        about: (&str, &str),
+        about: Family<'_>,
         of: fn(&Meters) -> &Timer,
     ) -> fmt::Result {
         let samples = tunnels
@@ -300,10 +319,11 @@ impl Writer<'_> {
     /// Writes a family, also when it has no samples: what there can be is always named.
     fn family<M: EncodeMetric>(
         &mut self,
-        (name, help): (&str, &str),
+        about: Family<'_>,
         kind: MetricType,
         samples: impl Iterator<Item = (Labels, M)>,
     ) -> fmt::Result {
+        let Family { name, help } = about;
         let mut family: MetricEncoder<'_> = self.0.encode_descriptor(name, help, None, kind)?;
         for (labels, metric) in samples {
             if labels.is_empty() {

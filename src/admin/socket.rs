@@ -116,7 +116,7 @@ async fn request(stream: &mut Stream) -> io::Result<Option<Vec<u8>>> {
 /// unread bytes sends a reset after the answer.
 async fn refuse_rest(stream: &mut Stream) {
     reply(stream, &Reply::Error(RequestError::TooLong.to_string())).await;
-    // Whoever goes on sending for longer has his answer.
+    // A client that goes on sending for longer has its answer.
     let _ = timeout(PATIENCE, tokio::io::copy(stream, &mut tokio::io::sink())).await;
 }
 
@@ -127,7 +127,7 @@ async fn reply(stream: &mut Stream, reply: &Reply) {
         stream.write_all(&line).await?;
         stream.shutdown().await
     };
-    // Whoever does not read the answer does not get it.
+    // A client that does not read the answer does not get it.
     let _ = timeout(PATIENCE, written).await;
 }
 
@@ -146,6 +146,6 @@ mod tests {
         drop(command);
         drop(taken);
         let answer = handler.carry_out(Command::Reload).await;
-        assert_eq!(answer, Reply::Error(BUSY.to_owned()), "nobody takes it");
+        assert_eq!(answer, Reply::Error(BUSY.to_owned()), "it is not taken");
     }
 }

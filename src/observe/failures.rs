@@ -183,7 +183,8 @@ impl Failures {
         speech: Option<&'static str>,
     ) -> Told {
         let line = {
-            let (mut tally, now) = (self.tally(), Instant::now());
+            let mut tally = self.tally();
+            let now = Instant::now();
             // What ends a period comes first: what is heard now belongs to the next.
             let due = tally.tick(now);
             speech.into_iter().for_each(|speech| tally.hear(speech));
@@ -281,7 +282,8 @@ mod tests {
 
     #[test]
     fn the_first_failure_is_told_at_once_and_the_next_are_summed_up() {
-        let (mut tally, start) = (Tally::default(), Instant::now());
+        let mut tally = Tally::default();
+        let start = Instant::now();
         let line = tally.record(CloseReason::HandshakeFailed, &"192.0.2.1", start).unwrap();
         assert_eq!((line.count, line.sources, line.example.as_str()), (1, 1, "192.0.2.1"));
         for (i, reason) in [CloseReason::Replayed, CloseReason::HandshakeFailed].iter().enumerate()
@@ -296,7 +298,8 @@ mod tests {
 
     #[test]
     fn summaries_grow_rare_and_quiet_starts_over() {
-        let (mut tally, start) = (Tally::default(), Instant::now());
+        let mut tally = Tally::default();
+        let start = Instant::now();
         let mut told = vec![];
         for second in 0..2000 {
             let now = start + SECOND * second;
@@ -315,7 +318,9 @@ mod tests {
     #[test]
     fn a_flood_is_few_lines_that_add_up() {
         for gap in [0, 1, 15, 100, 700] {
-            let (mut tally, start, mut lines) = (Tally::default(), Instant::now(), vec![]);
+            let mut tally = Tally::default();
+            let start = Instant::now();
+            let mut lines = vec![];
             let mut now = start;
             for i in 0..10_000_u32 {
                 now = start + Duration::from_millis(gap) * i;
@@ -340,7 +345,8 @@ mod tests {
 
     #[test]
     fn what_was_spoken_is_told_once_with_what_to_do() {
-        let (mut tally, start) = (Tally::default(), Instant::now());
+        let mut tally = Tally::default();
+        let start = Instant::now();
         let mut line = |speech: &[&'static str]| {
             speech.iter().for_each(|speech| tally.hear(speech));
             tally.record(CloseReason::HandshakeFailed, &"a", start);
@@ -355,7 +361,8 @@ mod tests {
 
     #[test]
     fn sources_are_bounded_and_say_so() {
-        let (mut tally, start) = (Tally::default(), Instant::now());
+        let mut tally = Tally::default();
+        let start = Instant::now();
         for i in 0..5000 {
             tally.record(CloseReason::HandshakeFailed, &i, start);
         }
@@ -367,9 +374,12 @@ mod tests {
     /// Each is either told in full or counted in a line, and none is both.
     #[test]
     fn the_first_of_each_reason_is_for_the_caller_and_in_no_line() {
-        let (mut tally, start) = (Tally::default(), Instant::now());
-        let (away, mute) = (CloseReason::PeerUnreachable, CloseReason::NoAnswer);
-        let (mut in_full, mut lines) = (vec![], vec![]);
+        let mut tally = Tally::default();
+        let start = Instant::now();
+        let away = CloseReason::PeerUnreachable;
+        let mute = CloseReason::NoAnswer;
+        let mut in_full = vec![];
+        let mut lines = vec![];
         for second in 0..100 {
             let reason = if second % 3 == 2 { mute } else { away };
             let now = start + SECOND * second;
@@ -389,7 +399,8 @@ mod tests {
     #[test]
     fn counting_goes_on_while_a_line_is_logged() {
         let failures = Arc::new(Failures::default());
-        let (counted, lines) = (Arc::clone(&failures), Arc::new(AtomicUsize::new(0)));
+        let counted = Arc::clone(&failures);
+        let lines = Arc::new(AtomicUsize::new(0));
         let seen = Arc::clone(&lines);
         let log = tracing_subscriber::fmt().with_writer(move || {
             assert!(counted.tally.try_lock().is_ok(), "the tally is locked");

@@ -79,7 +79,8 @@ const SYSLOG: &str = "/dev/log";
 pub fn start(settings: Settings) -> Result<Guard, StartError> {
     let lines = Lines::default();
     // One for all notices: to make one costs every place that logs a check.
-    let (losses, lost) = (Lines::default(), settings.at_least_warn());
+    let losses = Lines::default();
+    let lost = settings.at_least_warn();
     let is_coloured = settings.is_coloured();
     let telling = dispatch(lost, is_coloured, losses.clone());
     let notice = move |count| {
@@ -264,7 +265,8 @@ mod tests {
             let ends = |part: &str| part.split_inclusive('m').next().map(str::to_owned);
             shown.split('\x1b').skip(1).filter_map(ends).collect()
         };
-        let (shown, plain) = (of(hidden), of("plain"));
+        let shown = of(hidden);
+        let plain = of("plain");
         assert!(sequences(&plain).len() > 8, "it has colours: {plain:?}");
         assert_eq!(sequences(&shown), sequences(&plain), "{shown:?}");
         // The form for programmers escapes by itself, and a value in quotes its backslashes.

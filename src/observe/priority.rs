@@ -15,15 +15,22 @@ use tracing::Level;
 pub(super) fn is_journal() -> bool {
     let Ok(stderr) = fstat(io::stderr()) else { return false };
     let named = env::var_os("JOURNAL_STREAM");
-    named.is_some_and(|named| names(&named, (stderr.st_dev, stderr.st_ino)))
+    named
+        .is_some_and(|named| names(&named, &FileId { device: stderr.st_dev, inode: stderr.st_ino }))
 }
 
-/// Returns true if it names that device and inode, in decimal.
-fn names(named: &OsStr, (device, inode): (u64, u64)) -> bool {
+/// Identity of an open file.
+struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+/// Returns true if `named` is that device and inode, in decimal.
+fn names(named: &OsStr, file: &FileId) -> bool {
     let number = |text: &str| text.parse::<u64>().ok();
     let parts = named.to_str().and_then(|named| named.split_once(':'));
     let named = parts.and_then(|(device, inode)| number(device).zip(number(inode)));
-    named == Some((device, inode))
+    named == Some((file.device, file.inode))
 }
 
 /// Returns the mark before a line, in syslog's numbers.
@@ -52,7 +59,11 @@ mod tests {
             (":", false),
             ("9: 12345", false),
         ] {
-            assert_eq!(names(OsStr::new(named), (9, 12345)), is_ours, "{named}");
+            assert_eq!(
+                names(OsStr::new(named), &FileId { device: 9, inode: 12345 }),
+                is_ours,
+                "{named}"
+            );
         }
     }
 }

@@ -139,8 +139,8 @@ impl Sessions {
     }
 
     /// Ends the selected sessions. Returns their number.
-    pub fn kick(&self, whom: &Selector) -> usize {
-        let meant: Vec<_> = self.list().into_iter().filter(|entry| entry.is(whom)).collect();
+    pub fn kick(&self, selector: &Selector) -> usize {
+        let meant: Vec<_> = self.list().into_iter().filter(|entry| entry.is(selector)).collect();
         meant.iter().filter(|entry| entry.bell.ring_for(&entry.kicked)).count()
     }
 
@@ -228,8 +228,8 @@ impl Entry {
     }
 
     /// Returns true if it is selected.
-    pub fn is(&self, whom: &Selector) -> bool {
-        match (whom, self.facts.peer) {
+    pub fn is(&self, selector: &Selector) -> bool {
+        match (selector, self.facts.peer) {
             (Selector::Id(id), _) => self.id == *id,
             (Selector::Ip(ip), ClientAddr::Ip(peer)) => peer.ip() == ip.to_canonical(),
             (Selector::Peer(addr), peer) => peer == ClientAddr::from(*addr),
@@ -369,7 +369,8 @@ mod tests {
         // The two counts of an Arc come on top.
         let size = size_of::<Entry>() + 2 * size_of::<usize>();
         assert!(size < 250, "{size} bytes");
-        let (target, service) = (Arc::<str>::from("t"), "redis".parse::<ServiceName>().unwrap());
+        let target = Arc::<str>::from("t");
+        let service = "redis".parse::<ServiceName>().unwrap();
         let one = Facts { target, service, ..facts("192.0.2.1:1", 1) };
         let other = one.clone();
         assert!(std::ptr::eq(one.service.as_str(), other.service.as_str()));
@@ -386,7 +387,7 @@ mod tests {
             redis.enter(facts("192.0.2.1:2", 2), Pulse::default()),
             mysql.enter(facts("[2001:db8::1]:1", 1), Pulse::default()),
         ];
-        let count = |whom: &Selector| sessions.list().iter().filter(|e| e.is(whom)).count();
+        let count = |selector: &Selector| sessions.list().iter().filter(|e| e.is(selector)).count();
         let key = facts("192.0.2.1:1", 1).key.to_string();
         assert_eq!(count(&Selector::Id(2)), 1);
         assert_eq!(count(&Selector::Ip("192.0.2.1".parse().unwrap())), 2);
@@ -404,10 +405,8 @@ mod tests {
         let sessions = Arc::new(Sessions::default());
         let meters = Meters::new("redis", Arc::clone(&sessions));
         let other = Meters::new("mysql", Arc::clone(&sessions));
-        let (one, two) = (
-            meters.enter(facts("192.0.2.1:1", 1), Pulse::default()),
-            meters.enter(facts("192.0.2.1:2", 1), Pulse::default()),
-        );
+        let one = meters.enter(facts("192.0.2.1:1", 1), Pulse::default());
+        let two = meters.enter(facts("192.0.2.1:2", 1), Pulse::default());
         one.traffic().sent.add(10);
         one.traffic().sent.add(1);
         two.traffic().received.add(5);
@@ -430,7 +429,7 @@ mod tests {
         assert_eq!(sessions.kick(&Selector::Id(1)), 1);
         assert!(woken.0.load(Ordering::Relaxed));
         assert!(live.poll_end(&mut cx).is_ready());
-        assert_eq!(sessions.kick(&Selector::Id(1)), 0, "nobody is kicked twice");
+        assert_eq!(sessions.kick(&Selector::Id(1)), 0, "no session is kicked twice");
     }
 
     #[derive(Default)]

@@ -128,7 +128,8 @@ fn store_of(old: &StoreOptions, new: &StoreOptions, is_moved: bool) -> Vec<Compa
 }
 
 fn redis_of(old: &RedisOptions, new: &RedisOptions, is_moved: bool) -> Vec<Compared> {
-    let (keys, others) = (&old.keys, &new.keys);
+    let keys = &old.keys;
+    let others = &new.keys;
     let is_same =
         old.credentials == new.credentials && old.sentinel_credentials == new.sentinel_credentials;
     let mut all = tls_of(old.tls.as_ref(), new.tls.as_ref());
@@ -146,7 +147,8 @@ fn redis_of(old: &RedisOptions, new: &RedisOptions, is_moved: bool) -> Vec<Compa
 /// Other files, or the same ones where something else stands in them.
 fn tls_of(old: Option<&TlsOptions>, new: Option<&TlsOptions>) -> Vec<Compared> {
     let (Some(old), Some(new)) = (old, new) else { return vec![] };
-    let (files, others) = (&old.files, &new.files);
+    let files = &old.files;
+    let others = &new.files;
     let is_rewritten = files == others && old != new;
     vec![
         ("gate-ca", is_rewritten || files.ca != others.ca),

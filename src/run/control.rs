@@ -121,12 +121,15 @@ impl Control {
                 },
                 stream = visitor(self.offer.as_mut()), if self.is_alone() => {
                     let card = self.card.clone();
-                    self.visiting.spawn(async move { blocking(move || receive(stream, &card)).await? });
+                    let heard = async move { blocking(move || receive(stream, &card)).await? };
+                    self.visiting.spawn(heard);
                 }
                 Some(visit) = self.visiting.join_next() => match understood(visit) {
                     Some(Visit::Successor(stream)) => {
                         let sockets = services.sockets();
-                        self.giving.spawn(async move { blocking(move || give(stream, &sockets?)).await? });
+                        let given =
+                            async move { blocking(move || give(stream, &sockets?)).await? };
+                        self.giving.spawn(given);
                     }
                     Some(Visit::Reload(stream)) => return Request::Reload(ReplyTo::at(stream)),
                     Some(Visit::Answered) | None => {}

@@ -274,7 +274,7 @@ fn start_runtime() -> io::Result<Runtime> {
     let (started, runtime) = mpsc::channel();
     let start = move || {
         panics::tell(panicked);
-        // Nobody waits for it after a panic.
+        // No thread waits for it after a panic.
         let _ = started.send(Runtime::new());
         panics::tell_nobody();
     };

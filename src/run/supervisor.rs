@@ -160,7 +160,9 @@ impl Supervisor {
             // What comes meanwhile, except a signal to stop, waits for its turn.
             let result = tokio::select! {
                 biased;
-                reloaded = reload(services, manager, reread) => tell(reloaded, startup.is_confined()),
+                reloaded = reload(services, manager, reread) => {
+                    tell(reloaded, startup.is_confined())
+                }
                 signal = control.stop() => {
                     reply.answer(Err("stopped before it was done"));
                     return StopCause::Asked(signal);
@@ -322,7 +324,9 @@ fn tell(
     match reloaded {
         Ok(changes) => {
             let ReloadedReply { added, changed, removed, same, .. } = &changes;
-            let (added, changed, removed) = (added.len(), changed.len(), removed.len());
+            let added = added.len();
+            let changed = changed.len();
+            let removed = removed.len();
             info!(added, changed, removed, same, detail = %changes, "reloaded");
             Ok(changes)
         }
@@ -330,8 +334,9 @@ fn tell(
             let mut error = format!("{error:#}");
             // A look at the file finds nothing wrong with it.
             if is_confined && is_about_rights(&error) {
-                error += "; if it may, the sandbox does not: restart for a directory that is new, or for a file that \
-                          took the place of another in a directory of many programs, such as / or /tmp";
+                error += "; if it may, the sandbox does not: restart for a directory that is new, \
+                          or for a file that took the place of another in a directory of many \
+                          programs, such as / or /tmp";
             }
             error!(error, detail = "nothing was changed", "cannot reload");
             Err(error)

@@ -21,14 +21,14 @@ pub enum ServiceOptions {
     Tunnel(tunnel::Options),
 }
 
-/// What a service can hold, given its share of the descriptors.
+/// Limits of a service, given its share of the descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Capacity {
     /// Of a tunnel end.
     Tunnel(tunnel::Capacity),
 }
 
-/// What the process has for a service that gets prepared.
+/// Resources of the process for a service that gets prepared.
 pub struct Surroundings<'a> {
     /// The gate that the service asks, if it has one.
     pub gate: Option<Gate>,
@@ -38,8 +38,7 @@ pub struct Surroundings<'a> {
     pub memory: &'a Arc<Memory>,
 }
 
-/// What a service needs beside its options, and that may be missing: resolved targets,
-/// a gate.
+/// Needs of a service beside its options, which may be missing: resolved targets, a gate.
 pub enum Parts {
     /// Of a tunnel end.
     Tunnel(tunnel::Parts),

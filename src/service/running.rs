@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Capacity, Kind, Parts, ServiceOptions};
-use crate::gate::{Gate, GateStatus, Stance};
+use crate::gate::{Gate, Stance};
 use crate::net::{AsyncListener, SocketOptions};
 use crate::observe::Meters;
 use crate::tunnel::Tunnel;
@@ -25,7 +25,7 @@ pub enum NotReady {
     GateClosed {
         /// Kind and name of the service.
         name: String,
-        /// What is wrong with the store.
+        /// The trouble with the store.
         cause: String,
     },
 }
@@ -168,8 +168,8 @@ impl Service {
         match &status.gate {
             _ if status.draining => Ok(()),
             _ if status.listeners.is_empty() => Err(NotReady::NoListener(name())),
-            Some(GateStatus { stance: Stance::Closed, away, .. }) => {
-                let cause = away.clone().unwrap_or_else(|| "it is not read yet".to_owned());
+            Some(gate) if gate.stance == Stance::Closed => {
+                let cause = gate.away.clone().unwrap_or_else(|| "it is not read yet".to_owned());
                 Err(NotReady::GateClosed { name: name(), cause })
             }
             _ => Ok(()),

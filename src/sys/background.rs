@@ -54,7 +54,7 @@ pub struct Readiness(Waiting);
 
 #[derive(Debug)]
 enum Waiting {
-    Nobody,
+    None,
     Parent,
 }
 
@@ -151,7 +151,7 @@ fn is_of_our_group(pid: &str) -> bool {
 impl Readiness {
     /// Makes the signal of a process that stays in the foreground: none waits.
     pub fn foreground() -> Self {
-        Self(Waiting::Nobody)
+        Self(Waiting::None)
     }
 
     /// Signals that this process is ready. In the background this also leaves the session and
@@ -161,7 +161,7 @@ impl Readiness {
     /// [`BackgroundError`]; then the process must end, it is not wanted.
     pub fn report_ready(self) -> Result<(), BackgroundError> {
         match self.0 {
-            Waiting::Nobody => Ok(()),
+            Waiting::None => Ok(()),
             Waiting::Parent => leave(),
         }
     }

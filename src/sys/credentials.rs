@@ -75,7 +75,8 @@ pub fn read(path: &Path, access: Access) -> Result<Zeroizing<String>, Credential
     let unreadable = |error| CredentialsError::Unreadable(name.clone(), error);
     let (file, seen) = open(path).map_err(unreadable)?;
     if let Some(owner) = foreign_owner(&seen, access.user) {
-        let (owner, to) = (user_name(owner), rightful(access.user));
+        let owner = user_name(owner);
+        let to = rightful(access.user);
         return Err(CredentialsError::Foreign { name, owner, to });
     }
     let mode = seen.mode();
@@ -149,7 +150,8 @@ mod tests {
 
     #[test]
     fn only_a_file_in_the_directory_of_credentials_may_look_open_and_only_to_its_group() {
-        let (dir, other) = (tempfile::TempDir::new().unwrap(), tempfile::TempDir::new().unwrap());
+        let dir = tempfile::TempDir::new().unwrap();
+        let other = tempfile::TempDir::new().unwrap();
         let is_one = |directory: &Path, path: &Path, mode| {
             fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
             is_credential_in(directory.as_os_str(), path, &fs::metadata(path).unwrap())
@@ -159,7 +161,8 @@ mod tests {
             fs::write(&path, "geheim").unwrap();
             path
         };
-        let (ours, theirs) = (file(&dir), file(&other));
+        let ours = file(&dir);
+        let theirs = file(&other);
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(&theirs, &link).unwrap();
         let below = dir.path().join("below");

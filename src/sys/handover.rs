@@ -216,7 +216,7 @@ impl Predecessor {
             Ok(Some(GO)) => Ok(Some(self)),
             Ok(None) => Ok(None),
             Ok(Some(LATE)) => Err(self.fail("it waited no longer, and goes on to serve")),
-            Ok(Some(_)) => Err(self.fail("the process there says what nobody understands")),
+            Ok(Some(_)) => Err(self.fail("the answer of the process there is not understood")),
             Err(error) if is_silence(&error) => Err(self.fail("the process there does not answer")),
             Err(error) => Err(HandoverError::new(&self.path, error)),
         }

@@ -177,7 +177,8 @@ fn check(
 ) -> Result<(), KeyFileError> {
     let name = || name.clone();
     if let Some(owner) = foreign_owner(seen, access.user) {
-        let (owner, to) = (user_name(owner), rightful(access.user));
+        let owner = user_name(owner);
+        let to = rightful(access.user);
         return Err(KeyFileError::Foreign { name: name(), owner, to });
     }
     let is_open = seen.mode() & OPEN_TO_OTHERS != 0;

@@ -43,7 +43,7 @@ impl fmt::Display for Stranger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Some(uid) => f.write_str(&user_name(uid)),
-            None => f.write_str("nobody knows whose"),
+            None => f.write_str("unknown"),
         }
     }
 }

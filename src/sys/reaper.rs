@@ -41,8 +41,8 @@ async fn reap_all(ended: Arc<Mutex<Signal>>) {
 
 /// Reaps all that have ended; one signal may stand for several of them.
 fn reap() {
-    let anybody = Pid::from_raw(-1);
-    while let Ok(status) = waitpid(anybody, Some(WaitPidFlag::WNOHANG)) {
+    let any = Pid::from_raw(-1);
+    while let Ok(status) = waitpid(any, Some(WaitPidFlag::WNOHANG)) {
         if status == WaitStatus::StillAlive {
             return;
         }

@@ -52,7 +52,8 @@ fn text_in(dir: &TempDir, name: &str) -> PathBuf {
 fn files_are_within_reach_only_where_the_rules_say_so() {
     let (read, write, other) =
         (TempDir::new().unwrap(), TempDir::new().unwrap(), TempDir::new().unwrap());
-    let (readable, hidden) = (text_in(&read, "file"), text_in(&other, "file"));
+    let readable = text_in(&read, "file");
+    let hidden = text_in(&other, "file");
     let rules = Rules {
         read: vec![read.path().to_owned(), other.path().join("not-there")],
         write: vec![write.path().to_owned()],
@@ -64,7 +65,8 @@ fn files_are_within_reach_only_where_the_rules_say_so() {
         denied(fs::remove_file(&readable));
         denied(File::create(read.path().join("new")));
 
-        let (a, b) = (write.path().join("a"), write.path().join("b"));
+        let a = write.path().join("a");
+        let b = write.path().join("b");
         fs::write(&a, "old").unwrap();
         fs::rename(&a, &b).unwrap();
         fs::write(&b, "new").unwrap();
@@ -88,8 +90,10 @@ fn files_are_within_reach_only_where_the_rules_say_so() {
 /// Opens a directory that many programs share.
 #[test]
 fn a_directory_for_sockets_is_no_more_than_that() {
-    let (sockets, remove) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-    let (one, own) = (text_in(&sockets, "file"), text_in(&remove, "own"));
+    let sockets = TempDir::new().unwrap();
+    let remove = TempDir::new().unwrap();
+    let one = text_in(&sockets, "file");
+    let own = text_in(&remove, "own");
     let other = text_in(&remove, "other");
     let rules = Rules {
         read: vec![one.clone()],
@@ -218,7 +222,8 @@ fn an_older_kernel_is_said_to_lack_what_it_lacks() {
 #[test]
 fn a_resolver_that_starts_later_is_found() {
     let dir = TempDir::new().unwrap();
-    let (etc, run) = (dir.path().join("etc"), dir.path().join("run"));
+    let etc = dir.path().join("etc");
+    let run = dir.path().join("run");
     fs::create_dir(&etc).unwrap();
     fs::create_dir(&run).unwrap();
     let link = etc.join("resolv.conf");

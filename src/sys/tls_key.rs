@@ -57,7 +57,8 @@ pub fn read(path: &Path, access: Access) -> Result<Zeroizing<Vec<u8>>, TlsKeyErr
     let unreadable = |error| TlsKeyError::Unreadable(name(), error);
     let (file, seen) = open(path).map_err(unreadable)?;
     if let Some(owner) = foreign_owner(&seen, access.user) {
-        let (owner, to) = (user_name(owner), rightful(access.user));
+        let owner = user_name(owner);
+        let to = rightful(access.user);
         return Err(TlsKeyError::Foreign { name: name(), owner, to });
     }
     let mode = seen.mode() & 0o7777;

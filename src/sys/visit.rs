@@ -78,7 +78,7 @@ pub enum VisitError {
     #[error(
         "no process listens at {path}; one that was started without --handover, or by an older version, takes a restart, otherwise start it", path = .0.display()
     )]
-    Nobody(PathBuf),
+    NoListener(PathBuf),
     /// It cannot be talked to.
     #[error("cannot ask the process at {path}: {cause}; restart it, or do this as root or its user", path = .path.display())]
     Failed {
@@ -122,7 +122,8 @@ fn own_program() -> String {
     let version = env!("CARGO_PKG_VERSION");
     match fs::metadata("/proc/self/exe") {
         Ok(file) => {
-            let (device, inode) = (file.dev(), file.ino());
+            let device = file.dev();
+            let inode = file.ino();
             format!("{version} {device}:{inode} {}.{}", file.mtime(), file.mtime_nsec())
         }
         // Equal to none, not even to another that cannot tell either.
@@ -200,7 +201,7 @@ fn ask(
 ) -> Result<Vec<u8>, VisitError> {
     let fail = |cause: io::Error| match cause.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-            VisitError::Nobody(path.to_owned())
+            VisitError::NoListener(path.to_owned())
         }
         io::ErrorKind::WouldBlock => failed(path, "it does not answer"),
         _ => VisitError::Failed { path: path.to_owned(), cause },
@@ -253,11 +254,13 @@ mod tests {
     fn each_question_gets_its_answer() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("handover");
-        assert!(matches!(who(&path, None).unwrap_err(), VisitError::Nobody(_)));
+        assert!(matches!(who(&path, None).unwrap_err(), VisitError::NoListener(_)));
         let offer = UnixListener::bind(&path).unwrap();
         let next = || receive(offer.accept().unwrap().0, &card("a")).unwrap();
         let asking = || path.clone();
-        let (a, b, c) = (asking(), asking(), asking());
+        let a = asking();
+        let b = asking();
+        let c = asking();
         let visitor = thread::spawn(move || (who(&a, None), reload(&b, None), reload(&c, None)));
         assert!(matches!(next(), Visit::Answered));
         for result in [Ok("1 added".to_owned()), Err("line 1".to_owned())] {

@@ -232,7 +232,8 @@ mod tests {
     /// A name server that does not answer takes a thread, and no other caller's time.
     #[tokio::test]
     async fn work_that_takes_long_holds_up_no_other() {
-        let (mut release, mut held) = (vec![], vec![]);
+        let mut release = vec![];
+        let mut held = vec![];
         for _ in 0..RESIDENT * 4 {
             let (sender, receiver) = mpsc::channel::<()>();
             release.push(sender);
