@@ -27,10 +27,10 @@ use crate::addr::Source;
 use crate::admin::Registry;
 use crate::admin::protocol::ReloadedReply;
 use crate::admin::registry::Phase;
-use crate::service::{Capacity, Parts, Service, ServiceOptions, Surroundings};
+use crate::service::{Capacity, Parts, Service, ServiceOptions, Surroundings, TooFewDescriptors};
 use crate::sys::activation::{Inherited, KEPT};
 use crate::sys::handover::Given;
-use crate::tunnel::{Memory, TooFewDescriptors};
+use crate::tunnel::Memory;
 
 /// Begins the name under which a socket of systemd's is handed over. That of a service's
 /// has a tab.
@@ -83,7 +83,7 @@ impl Services {
         &self,
         plan: &[ServiceOptions],
     ) -> Result<Vec<Capacity>, TooFewDescriptors> {
-        descriptors::shares(plan, self.descriptors)
+        descriptors::share(plan, self.descriptors)
     }
 
     /// Starts the first services of the process, on the sockets that were

@@ -14,8 +14,10 @@ mod running;
 
 use serde::{Deserialize, Serialize};
 
-pub use options::{Capacity, Parts, ServiceOptions, Surroundings};
+pub use options::{Capacity, Parts, ServiceOptions, Share, Surroundings};
 pub use running::{NotReady, Service};
+
+pub use crate::tunnel::TooFewDescriptors;
 
 /// Kind of a service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

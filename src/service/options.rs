@@ -12,7 +12,7 @@ use crate::gate::{Gate, GateOptions};
 use crate::keys::KeyRing;
 use crate::net::ResolveError;
 use crate::observe::Meters;
-use crate::tunnel::{self, Memory};
+use crate::tunnel::{self, Memory, TooFewDescriptors};
 
 /// Settings of a service.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,6 +26,15 @@ pub enum ServiceOptions {
 pub enum Capacity {
     /// Of a tunnel end.
     Tunnel(tunnel::Capacity),
+}
+
+/// Part of the process's descriptors for one service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Descriptors.
+    pub descriptors: u64,
+    /// Descriptors that the stores of the gates may take and that are not kept for them.
+    pub lacking: u64,
 }
 
 /// Resources of the process for a service that gets prepared.
@@ -112,6 +121,27 @@ impl ServiceOptions {
     pub fn drain(&self) -> Duration {
         match self {
             Self::Tunnel(options) => options.drain,
+        }
+    }
+
+    /// Returns the number of descriptors that it asks for; `u64::MAX` is as many as there are.
+    pub fn need(&self) -> u64 {
+        match self {
+            Self::Tunnel(options) => tunnel::Capacity::asked(options),
+        }
+    }
+
+    /// Returns what it can hold with a share of the descriptors.
+    ///
+    /// # Errors
+    /// [`TooFewDescriptors`]
+    pub fn capacity(&self, share: Share) -> Result<Capacity, TooFewDescriptors> {
+        let Share { descriptors, lacking } = share;
+        match self {
+            Self::Tunnel(options) => {
+                let capacity = tunnel::Capacity::of(options, descriptors)?;
+                Ok(Capacity::Tunnel(tunnel::Capacity { lacking, ..capacity }))
+            }
         }
     }
 
