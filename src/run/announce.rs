@@ -91,7 +91,7 @@ fn log_warning(tunnel: Option<&str>, remark: &Remark) {
     }
 }
 
-/// The targets of each service, in the order in which they were given.
+/// Groups the targets by their service, in the order in which they were given.
 fn by_service(targets: &[(ServiceName, Address)]) -> Pairs {
     let mut services: Vec<(&ServiceName, Vec<String>)> = vec![];
     for (service, address) in targets {

@@ -144,7 +144,7 @@ fn redis_of(old: &RedisOptions, new: &RedisOptions, is_moved: bool) -> Vec<Compa
     all
 }
 
-/// Other files, or the same ones where something else stands in them.
+/// Compares TLS files: other files, or the same ones where something else stands in them.
 fn tls_of(old: Option<&TlsOptions>, new: Option<&TlsOptions>) -> Vec<Compared> {
     let (Some(old), Some(new)) = (old, new) else { return vec![] };
     let files = &old.files;

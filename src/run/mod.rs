@@ -258,7 +258,7 @@ fn about<T, E: Into<anyhow::Error>>(
     }
 }
 
-/// The runtime of the process, and the threads for what blocks.
+/// Starts the runtime of the process, and the threads for what blocks.
 fn runtime() -> anyhow::Result<Runtime> {
     tasks::start()?;
     start_runtime().context(
@@ -266,7 +266,7 @@ fn runtime() -> anyhow::Result<Runtime> {
     )
 }
 
-/// Started in a thread of its own: where the system gives too few threads, tokio panics
+/// Starts the runtime in a thread of its own: where the system gives too few threads, tokio panics
 /// and then waits for those that it has, for ever. That thread is left behind then, in a
 /// process that ends.
 fn start_runtime() -> io::Result<Runtime> {

@@ -31,9 +31,10 @@ use nix::sys::resource::{Resource, setrlimit};
 /// The newest set of rules that was tried out; a newer kernel is asked for no more.
 const TESTED: ABI = ABI::V7;
 
-/// The files that every process reads: of name service and certificates, where links in /etc
-/// usually lead (`library_files` follows those that lead elsewhere); libraries that name service loads; time zones (syslog); how many
-/// processors it may use. What does not exist is passed over.
+/// The files that every process reads: of name service and certificates, where links in
+/// /etc usually lead (`library_files` follows those that lead elsewhere); libraries that
+/// name service loads; time zones (syslog); how many processors it may use. What does not
+/// exist is passed over.
 const ALWAYS_READ: [&str; 19] = [
     "/etc",
     "/run/systemd/resolve",
