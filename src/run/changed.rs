@@ -116,7 +116,7 @@ fn gate_of(old: &GateOptions, new: &GateOptions) -> Vec<Compared> {
     all
 }
 
-/// Its password may be in another place and the same.
+/// Compares stores. The password may be in another place and the same.
 fn store_of(old: &StoreOptions, new: &StoreOptions, is_moved: bool) -> Vec<Compared> {
     let mut all = match (old, new) {
         (StoreOptions::Redis(old), StoreOptions::Redis(new)) => redis_of(old, new, is_moved),

@@ -18,11 +18,12 @@ impl NewGates {
     pub(super) fn get<'a>(
         &mut self,
         options: Option<&Arc<GateOptions>>,
-        there: impl Iterator<Item = &'a Gate>,
+        mut there: impl Iterator<Item = &'a Gate>,
     ) -> anyhow::Result<Option<Gate>> {
         let Some(options) = options else { return Ok(None) };
-        let mut known = there.chain(&self.0);
-        let gate = match known.find(|gate| gate.options() == *options) {
+        let has_options = |gate: &&Gate| gate.options() == *options;
+        let found: Option<&Gate> = there.find(has_options);
+        let gate = match found.or_else(|| self.0.iter().find(has_options)) {
             // Held by itself, since the service that has it may give it up.
             Some(gate) => gate.another(),
             None => Gate::start(Arc::clone(options))?,

@@ -3,8 +3,6 @@
 //! What is asked for and what is given go by one account, so that a tunnel that
 //! gets all it asked for holds all it was told to.
 
-use std::sync::Arc;
-
 use super::caller::SECOND_ATTEMPTS;
 use super::options::{Limits, Options, Role, by_service};
 use super::pool;
@@ -179,6 +177,7 @@ impl Capacity {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::sync::Arc;
     use std::time::Duration;
 
     use super::*;
