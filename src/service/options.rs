@@ -71,7 +71,7 @@ impl ServiceOptions {
     /// Returns the name for operators.
     pub fn display_name(&self) -> &str {
         match self {
-            Self::Tunnel(options) => options.name.as_deref().unwrap_or(options.role.mode()),
+            Self::Tunnel(options) => options.name.as_deref().unwrap_or_else(|| options.role.mode()),
         }
     }
 
