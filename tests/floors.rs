@@ -74,6 +74,11 @@ const FLOORS: &[Floor] = &[
         forbidden: &["proto", "keys"],
     },
     Floor {
+        paths: &["http"],
+        may_import: &["printable", "net", "http"],
+        forbidden: &["clap", "anyhow"],
+    },
+    Floor {
         paths: &["observe"],
         may_import: &["addr", "printable", "reason", "proto", "keys", "observe"],
         forbidden: &["tokio"],
@@ -97,6 +102,11 @@ const FLOORS: &[Floor] = &[
         forbidden: &["clap", "anyhow", "nix::"],
     },
     Floor {
+        paths: &["service"],
+        may_import: &["addr", "gate", "keys", "net", "observe", "tunnel", "service"],
+        forbidden: &["clap", "anyhow", "nix::"],
+    },
+    Floor {
         paths: &["sys"],
         may_import: &["addr", "printable", "secret", "reason", "keys", "files", "tasks", "sys"],
         forbidden: &["clap", "anyhow"],
@@ -110,9 +120,11 @@ const FLOORS: &[Floor] = &[
             "gate",
             "files",
             "net",
+            "http",
             "observe",
             "tasks",
             "tunnel",
+            "service",
             "sys",
             "admin",
         ],
@@ -122,7 +134,7 @@ const FLOORS: &[Floor] = &[
         paths: &["run", "demo"],
         may_import: &[
             "addr", "secret", "proto", "keys", "files", "gate", "net", "observe", "tasks",
-            "tunnel", "sys", "admin", "run", "demo",
+            "tunnel", "service", "sys", "admin", "run", "demo",
         ],
         forbidden: &["clap"],
     },
@@ -143,6 +155,7 @@ const FLOORS: &[Floor] = &[
             "observe",
             "tasks",
             "tunnel",
+            "service",
             "sys",
             "admin",
             "run",

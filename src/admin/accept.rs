@@ -1,4 +1,4 @@
-//! Which form of the metrics a scraper gets: what its Accept header likes best.
+//! Form of the metrics for a scraper: the one that its Accept header prefers.
 //!
 //! The older text format is the answer to a request that says nothing in particular, since
 //! every scraper there is reads it; OpenMetrics is for those that name it.
@@ -43,7 +43,7 @@ impl Form {
         }
     }
 
-    /// The form that a request wants.
+    /// Returns the form that a request wants.
     pub(super) fn wanted(headers: &HeaderMap) -> Self {
         let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
         let values: Vec<&str> = values.collect();
@@ -58,8 +58,9 @@ impl Form {
         }
     }
 
-    /// `None` where it is not wanted at all. Of several ranges that it is in, the one
-    /// that names it most exactly decides, and of these the one that likes it best.
+    /// Returns the rank of this form; `None` where it is not wanted at all. Of several ranges that
+    /// it is in, the one that names it most exactly decides, and of these the one that prefers it
+    /// most.
     fn liking(self, ranges: &[Range<'_>]) -> Option<Liking> {
         let placed = ranges.iter().zip((0isize..).map(|place| -place));
         let found = placed.filter_map(|(range, place)| {
@@ -107,7 +108,7 @@ impl<'a> Range<'a> {
     }
 }
 
-/// A quality in thousandths; one that is none is the best there is, as if it were absent.
+/// Parses a quality in thousandths; one that is none is the best there is, as if it were absent.
 fn quality(text: &str) -> u32 {
     let quality = text.parse::<f64>().ok().filter(|quality| (0.0..=1.0).contains(quality));
     quality.map_or(1000, |quality| (quality * 1000.0) as u32)

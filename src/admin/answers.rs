@@ -1,4 +1,4 @@
-//! What a request is answered with, read from the roster.
+//! Answers to requests, read from the registry.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -8,9 +8,9 @@ use super::protocol::{
     GateReply, MAX_SESSIONS, PoolReply, ReloadReply, Reply, Request, RequestError, SessionReply,
     StatusReply, TargetReply, TunnelReply, WhoReply, key, peer,
 };
-use super::roster::{Named, Phase, Reload, Roster};
+use super::registry::{Phase, Registry, Reload, TunnelView};
 use super::wrong::wrong;
-use super::{Order, Outcome};
+use super::{Command, ReplySender};
 use crate::gate::GateStatus;
 use crate::observe::Selector;
 use crate::observe::metrics::ByReason;
@@ -19,25 +19,25 @@ use crate::reason::CloseReason;
 use crate::sys::nofile;
 use crate::tunnel::{Status, TargetHealth};
 
-/// What comes of a request.
-pub(super) enum Answer {
-    /// What can be read from the roster.
+/// Answer to a request, or the way to one.
+pub(super) enum Response {
+    /// Read from the registry.
     Now(Reply),
-    /// Somebody has to carry this out first, which takes its time.
-    Ordered(fn(Outcome) -> Order),
+    /// Known once the supervisor has carried this out, which takes its time.
+    Commanded(fn(ReplySender) -> Command),
 }
 
-/// Answers a request, or says which order it is.
+/// Answers a request, or returns the command that it is.
 ///
 /// # Errors
 /// [`RequestError`]
-pub(super) fn answer(roster: &Roster, request: &Request) -> Result<Answer, RequestError> {
-    Ok(Answer::Now(match request {
-        Request::Status {} => Reply::Status(Box::new(status(roster))),
+pub(super) fn answer(registry: &Registry, request: &Request) -> Result<Response, RequestError> {
+    Ok(Response::Now(match request {
+        Request::Status {} => Reply::Status(Box::new(status(registry))),
         Request::Who { tunnel, peer: from } => {
             let tunnel = tunnel.clone().map(Selector::Tunnel);
             let from = from.as_deref().map(peer).transpose()?;
-            Reply::Who(who(roster, &[tunnel, from]))
+            Reply::Who(who(registry, &[tunnel, from]))
         }
         Request::Kick { id, peer: from, tunnel, key: of } => {
             let wanted = [
@@ -48,29 +48,29 @@ pub(super) fn answer(roster: &Roster, request: &Request) -> Result<Answer, Reque
             ];
             let mut wanted = wanted.into_iter().flatten();
             match (wanted.next(), wanted.next()) {
-                (Some(whom), None) => Reply::Kicked(kick(roster, &whom)),
+                (Some(selector), None) => Reply::Kicked(kick(registry, &selector)),
                 _ => return Err(RequestError::NotOne),
             }
         }
-        Request::Gates { tunnel } => Reply::Gates(gates::places(roster, tunnel.as_deref())?),
+        Request::Gates { tunnel } => Reply::Gates(gates::places(registry, tunnel.as_deref())?),
         Request::Why { address, announced, tunnel } => {
             let peer = gates::peer(address, *announced)?;
-            Reply::Why(gates::why(roster, peer, tunnel.as_deref())?)
+            Reply::Why(gates::why(registry, peer, tunnel.as_deref())?)
         }
-        Request::Reload {} => return Ok(Answer::Ordered(Order::Reload)),
-        Request::Drain {} => return Ok(Answer::Ordered(Order::Drain)),
+        Request::Reload {} => return Ok(Response::Commanded(Command::Reload)),
+        Request::Drain {} => return Ok(Response::Commanded(Command::Drain)),
     }))
 }
 
-fn kick(roster: &Roster, whom: &Selector) -> usize {
-    let kicked = roster.sessions().kick(whom);
-    tracing::info!(by = %whom, sessions = kicked, "kicked");
+fn kick(registry: &Registry, selector: &Selector) -> usize {
+    let kicked = registry.sessions().kick(selector);
+    tracing::info!(by = %selector, sessions = kicked, "kicked");
     kicked
 }
 
-fn who(roster: &Roster, wanted: &[Option<Selector>]) -> WhoReply {
-    let is_wanted = |entry: &Entry| wanted.iter().flatten().all(|whom| entry.is(whom));
-    let list = roster.sessions().list();
+fn who(registry: &Registry, wanted: &[Option<Selector>]) -> WhoReply {
+    let is_wanted = |entry: &Entry| wanted.iter().flatten().all(|selector| entry.is(selector));
+    let list = registry.sessions().list();
     let mut meant = list.iter().filter(|entry| is_wanted(entry));
     let sessions = meant.by_ref().take(MAX_SESSIONS).map(|entry| session(entry)).collect();
     WhoReply { sessions, more: meant.count() }
@@ -93,9 +93,9 @@ fn session(entry: &Entry) -> SessionReply {
     }
 }
 
-fn status(roster: &Roster) -> StatusReply {
-    let ready = roster.ready();
-    let state = match roster.phase() {
+fn status(registry: &Registry) -> StatusReply {
+    let ready = registry.ready();
+    let state = match registry.phase() {
         Phase::Starting => "starting",
         Phase::Draining => "draining",
         Phase::Serving if ready.is_ok() => "ready",
@@ -104,13 +104,13 @@ fn status(roster: &Roster) -> StatusReply {
     StatusReply {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
-        uptime_s: roster.started.1.elapsed().as_secs(),
+        uptime_s: registry.started.instant.elapsed().as_secs(),
         state: state.to_owned(),
         why: ready.err(),
         descriptors: nofile::used(),
-        descriptor_limit: roster.descriptors,
-        reload: roster.last_reload().map(reload),
-        tunnels: roster.named().iter().map(tunnel).collect(),
+        descriptor_limit: registry.descriptors,
+        reload: registry.last_reload().map(reload),
+        tunnels: registry.tunnels().iter().map(tunnel).collect(),
     }
 }
 
@@ -122,16 +122,17 @@ fn reload(Reload { at, result }: Reload) -> ReloadReply {
     ReloadReply { at: unix(at).as_secs(), ok: result.is_ok(), message, changes: result.ok() }
 }
 
-/// The time since 1970; zero before that.
+/// Returns the time since 1970; zero before that.
 pub(super) fn unix(at: SystemTime) -> Duration {
     at.duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-fn tunnel(Named { meters, status }: &Named) -> TunnelReply {
+fn tunnel(TunnelView { kind, meters, status }: &TunnelView) -> TunnelReply {
     let Status { mode, draining, listeners, targets, keys, .. } = status;
     let (sent, received) = meters.bytes();
     TunnelReply {
         name: meters.tunnel().to_owned(),
+        kind: *kind,
         mode: (*mode).to_owned(),
         state: if *draining { "draining" } else { "serving" }.to_owned(),
         listeners: listeners.clone(),
@@ -170,7 +171,7 @@ fn target(health: &TargetHealth) -> TargetReply {
     }
 }
 
-/// The reasons that there were.
+/// Returns the counts of the reasons that occurred.
 fn counted(by_reason: &ByReason) -> BTreeMap<String, u64> {
     let all = CloseReason::ALL.iter().map(|reason| (reason.to_string(), by_reason.get(*reason)));
     all.filter(|(_, count)| *count > 0).collect()

@@ -21,51 +21,51 @@ const CONNECTING: Duration = Duration::from_secs(5);
 /// The longest time of an answer that a process only has to look up.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The same for an order: longer than it may take there.
+/// The same for a command: longer than it may take there.
 const ORDER: Duration = Duration::from_secs(150);
 
-/// Why there is no answer.
+/// Cause of a missing answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
-    /// Nobody listens there.
+    /// No process listens there.
     #[error(
         "no knockpipe answers at {path}: {cause}; start it with --admin PATH, and give the same path here or in KNOCKPIPE_ADMIN"
     )]
-    Nobody {
-        /// Where.
+    NoListener {
+        /// The path.
         path: PathBuf,
         /// The words of the system.
         cause: io::Error,
     },
-    /// It is somebody else's.
+    /// It is another user's.
     #[error("no permission to ask at {0}; only root and the user of that process may, use sudo")]
     NoPermission(PathBuf),
     /// Another user's process listens there, which could answer anything.
     #[error(
-        "a process of another user ({whose}) listens at {path}, and it could say anything; where that user runs knockpipe, add --user {whose}"
+        "a process of another user ({user}) listens at {path}, and it could say anything; where that user runs knockpipe, add --user {user}"
     )]
     Foreign {
-        /// Where.
+        /// The path.
         path: PathBuf,
         /// The user's name.
-        whose: Stranger,
+        user: Stranger,
     },
     /// It hung up, or took too long.
     #[error("knockpipe at {path} does not answer: {cause}; try again, and look at its log")]
     NoAnswer {
-        /// Where.
+        /// The path.
         path: PathBuf,
         /// The words of the system.
         cause: io::Error,
     },
-    /// It answers what nobody understands.
+    /// Its answer is not understood.
     #[error(
         "what answers at {path} is no knockpipe of this version: {cause}; use the program that runs there"
     )]
     Unreadable {
-        /// Where.
+        /// The path.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault of the answer.
         cause: serde_json::Error,
     },
     /// It says no, with cause and remedy.
@@ -73,7 +73,7 @@ pub enum AskError {
     Refused(String),
 }
 
-/// An answer, and the user on whose word it stands.
+/// An answer, and the user that vouches for it.
 #[derive(Debug)]
 pub struct Told {
     /// Its text.
@@ -82,8 +82,8 @@ pub struct Told {
     pub by: Peer,
 }
 
-/// Asks the process whose admin socket is at `path`. It has to be root's, ours, or
-/// that `user`'s; or, where no user is named, the one's to whom root gave its directory in `/run`.
+/// Asks the process whose admin socket is at `path`. It has to be root's, ours, or that `user`'s;
+/// or, where no user is named, that of the user that root gave its directory in `/run` to.
 ///
 /// # Errors
 /// [`AskError`], also when the process answers that it cannot.
@@ -91,7 +91,8 @@ pub fn ask(path: &Path, user: Option<Uid>, request: &Request) -> Result<Reply, A
     ask_whom(path, user, request).map(|told| told.reply)
 }
 
-/// As [`ask`], for whoever acts on the answer with more rights than its teller has.
+/// Does the same as [`ask`], for a caller that acts on the answer with more rights than its sender
+/// has.
 ///
 /// # Errors
 /// [`AskError`]
@@ -100,10 +101,10 @@ pub fn ask_whom(path: &Path, user: Option<Uid>, request: &Request) -> Result<Tol
     let stream = connect(path, CONNECTING).map_err(|cause| match cause.kind() {
         io::ErrorKind::PermissionDenied => AskError::NoPermission(place()),
         io::ErrorKind::TimedOut => AskError::NoAnswer { path: place(), cause },
-        _ => AskError::Nobody { path: place(), cause },
+        _ => AskError::NoListener { path: place(), cause },
     })?;
     let peer = check_peer(&stream, user.or_else(|| given_by_root(path)))
-        .map_err(|whose| AskError::Foreign { path: place(), whose })?;
+        .map_err(|user| AskError::Foreign { path: place(), user })?;
     let patience = match request {
         Request::Reload {} | Request::Drain {} => ORDER,
         Request::Status {}
@@ -122,18 +123,19 @@ pub fn ask_whom(path: &Path, user: Option<Uid>, request: &Request) -> Result<Tol
     }
 }
 
-/// The owner of a directory in `/run` that has the socket. Root alone makes directories
-/// there, as systemd does for a service whose user has no name that could be given.
+/// Returns the owner of a directory in `/run` that has the socket. Root alone makes directories
+/// there, as systemd does for a service with a user that has no name that could be given.
 fn given_by_root(path: &Path) -> Option<Uid> {
     let directory = path.parent()?;
     let run = directory.parent().filter(|parent| *parent == Path::new("/run"))?;
-    let (run, given) = (fs::symlink_metadata(run).ok()?, fs::symlink_metadata(directory).ok()?);
+    let run = fs::symlink_metadata(run).ok()?;
+    let given = fs::symlink_metadata(directory).ok()?;
     let is_roots = run.uid() == 0 && run.mode() & 0o022 == 0;
     (is_roots && given.is_dir()).then(|| Uid::from_raw(given.uid()))
 }
 
-/// The user who decides what is answered at `path`. The system tells who began to listen,
-/// which is root also where the process became another user afterwards: that one has the
+/// Returns the user that decides about answers at `path`. The system tells which user began to
+/// listen, which is root also where the process became another user afterwards: that one has the
 /// socket's file, or the directory that it is in.
 fn teller(path: &Path, peer: Peer) -> io::Result<Peer> {
     if !peer.uid.is_root() {
@@ -150,7 +152,7 @@ fn exchange(mut stream: UnixStream, request: &Request, until: Instant) -> io::Re
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
-    // Whoever is turned away is told without being read.
+    // A client that is turned away is told without being read.
     let written = stream.write_all(&line);
     let reply = reply(&mut stream, until)?;
     if reply.is_empty() {
@@ -160,7 +162,7 @@ fn exchange(mut stream: UnixStream, request: &Request, until: Instant) -> io::Re
     Ok(reply)
 }
 
-/// One line, as far as it came, however slowly it comes.
+/// Reads one line, as far as it came, however slowly it comes.
 fn reply(stream: &mut UnixStream, until: Instant) -> io::Result<Vec<u8>> {
     let late = || io::Error::new(io::ErrorKind::TimedOut, "it says nothing for too long");
     let (mut reply, mut piece) = (vec![], vec![0; 1 << 16]);

@@ -1,9 +1,8 @@
-//! The metrics as text, written from the roster for each scrape.
+//! Metrics as text, written from the registry for each scrape.
 //!
-//! Nothing is kept for it: a tunnel that is gone is gone from the next scrape.
-//! No label is an address, a client or a key, so that a dashboard tells nobody
-//! who connects. Every metric stands in docs/OPERATING.md, "Metrics", and
-//! `tests/suite/metrics.rs` compares.
+//! Nothing is kept for it: a tunnel that is gone is gone from the next scrape. No label is an
+//! address, a client or a key, so that a dashboard does not tell who connects. Every metric stands
+//! in docs/OPERATING.md, "Metrics", and `tests/suite/metrics.rs` compares.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,12 +14,12 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::Registry as Families;
 
 use super::accept::Form;
 use super::answers::unix;
 use super::plain::plain;
-use super::roster::{Named, Roster};
+use super::registry::{Registry, TunnelView};
 use crate::gate::GateStatus;
 use crate::net::State;
 use crate::observe::Meters;
@@ -32,12 +31,12 @@ use crate::tunnel::{Level, Status};
 /// Every stance of a gate.
 const STANCES: [&str; 4] = ["fresh", "stale", "open", "closed"];
 
-/// All metrics of the process, now.
-pub(super) fn exposition(roster: &Roster, form: Form) -> String {
-    let mut registry = Registry::with_prefix("knockpipe");
-    registry.register_collector(Box::new(Moment::of(roster)));
+/// Writes all metrics of the process, as they are now.
+pub(super) fn exposition(registry: &Registry, form: Form) -> String {
+    let mut families = Families::with_prefix("knockpipe");
+    families.register_collector(Box::new(MetricsSnapshot::of(registry)));
     let mut text = String::new();
-    encode(&mut text, &registry).expect("a string takes all that is written");
+    encode(&mut text, &families).expect("a string takes all that is written");
     match form {
         Form::Text => plain(&text),
         Form::OpenMetrics => text,
@@ -45,19 +44,33 @@ pub(super) fn exposition(roster: &Roster, form: Form) -> String {
 }
 
 /// The process at one moment.
-struct Moment {
-    tunnels: Vec<Named>,
+struct MetricsSnapshot {
+    tunnels: Vec<TunnelView>,
     process: Process,
 }
 
-/// What concerns the process and no tunnel.
+/// Values of the process itself.
 struct Process {
     started_s: f64,
     is_ready: bool,
     descriptors: Option<u64>,
     descriptor_limit: u64,
-    /// When (unix seconds), and whether it was done.
-    reload: Option<(f64, bool)>,
+    reload: Option<LastReload>,
+}
+
+/// The last reload.
+#[derive(Clone, Copy)]
+struct LastReload {
+    /// Unix seconds.
+    at_s: f64,
+    is_done: bool,
+}
+
+/// Name and help of a family of metrics.
+#[derive(Clone, Copy)]
+struct Family<'a> {
+    name: &'a str,
+    help: &'a str,
 }
 
 /// The labels of one sample.
@@ -66,29 +79,32 @@ type Labels = Vec<(&'static str, String)>;
 /// Writes families of metrics.
 struct Writer<'a>(DescriptorEncoder<'a>);
 
-impl Moment {
-    fn of(roster: &Roster) -> Self {
-        let reload = roster.last_reload();
+impl MetricsSnapshot {
+    fn of(registry: &Registry) -> Self {
+        let reload = registry.last_reload();
         Self {
-            tunnels: roster.named(),
+            tunnels: registry.tunnels(),
             process: Process {
-                started_s: unix(roster.started.0).as_secs_f64(),
-                is_ready: roster.ready().is_ok(),
+                started_s: unix(registry.started.at).as_secs_f64(),
+                is_ready: registry.ready().is_ok(),
                 descriptors: nofile::used(),
-                descriptor_limit: roster.descriptors,
-                reload: reload.map(|last| (unix(last.at).as_secs_f64(), last.result.is_ok())),
+                descriptor_limit: registry.descriptors,
+                reload: reload.map(|last| LastReload {
+                    at_s: unix(last.at).as_secs_f64(),
+                    is_done: last.result.is_ok(),
+                }),
             },
         }
     }
 }
 
-impl fmt::Debug for Moment {
+impl fmt::Debug for MetricsSnapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Moment").finish_non_exhaustive()
+        f.debug_struct("MetricsSnapshot").finish_non_exhaustive()
     }
 }
 
-impl Collector for Moment {
+impl Collector for MetricsSnapshot {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut out = Writer(encoder);
         out.process(&self.process)?;
@@ -115,31 +131,32 @@ impl Writer<'_> {
         self.gauge("descriptors_open", "Open file descriptors", open)?;
         let limit = alone(descriptor_limit as f64);
         self.gauge("descriptors_limit", "File descriptors that may be open", limit)?;
-        let at = maybe(reload.map(|(at, _)| at));
+        let at = maybe(reload.map(|last| last.at_s));
         self.gauge("reload_time_seconds", "When it was last reloaded, unix time", at)?;
-        let done = maybe(reload.map(|(_, done)| f64::from(u8::from(done))));
+        let done = maybe(reload.map(|last| f64::from(u8::from(last.is_done))));
         self.gauge("reload_success", "Whether the last reload was done", done)
     }
 
-    fn levels(&mut self, tunnels: &[Named]) -> fmt::Result {
-        let mode = |Named { meters, status }: &Named| {
+    fn levels(&mut self, tunnels: &[TunnelView]) -> fmt::Result {
+        let mode = |TunnelView { meters, status, .. }: &TunnelView| {
             (vec![tunnel(meters), ("mode", status.mode.to_owned())], ())
         };
         self.info("tunnel", "A tunnel and which end it is", tunnels.iter().map(mode))?;
-        let listeners = tunnels
-            .iter()
-            .map(|Named { meters, status }| (vec![tunnel(meters)], status.listeners.len() as f64));
+        let listeners = tunnels.iter().map(|TunnelView { meters, status, .. }| {
+            (vec![tunnel(meters)], status.listeners.len() as f64)
+        });
         self.gauge("listeners", "Addresses that are listened on", listeners)?;
-        self.level(tunnels, ("sessions", "Sessions"), |status| Some(status.sessions))?;
-        let about = ("handshakes", "Connections that have proven nothing");
+        let about = Family { name: "sessions", help: "Sessions" };
+        self.level(tunnels, about, |status| Some(status.sessions))?;
+        let about = Family { name: "handshakes", help: "Connections that have proven nothing" };
         self.level(tunnels, about, |status| Some(status.handshakes))?;
-        let about = ("unopened", "Tunnels that wait to be opened");
+        let about = Family { name: "unopened", help: "Tunnels that wait to be opened" };
         self.level(tunnels, about, |status| status.unopened)
     }
 
-    /// Targets by their place in the order: their addresses are nobody's business.
-    fn targets(&mut self, tunnels: &[Named]) -> fmt::Result {
-        let samples = tunnels.iter().flat_map(|Named { meters, status }| {
+    /// Writes targets by their place in the order: their addresses are private.
+    fn targets(&mut self, tunnels: &[TunnelView]) -> fmt::Result {
+        let samples = tunnels.iter().flat_map(|TunnelView { meters, status, .. }| {
             status.targets.iter().filter_map(|target| {
                 let (state, _) = target.state?;
                 let service = ("service", target.service.to_string());
@@ -151,15 +168,15 @@ impl Writer<'_> {
         self.gauge("target_up", "Whether a target is taken for up", samples)
     }
 
-    /// The use of a limit: now, its peak so far, and the limit.
+    /// Writes the use of a limit: now, its peak so far, and the limit.
     fn level(
         &mut self,
-        tunnels: &[Named],
-        (name, what): (&str, &str),
+        tunnels: &[TunnelView],
+        Family { name, help: what }: Family<'_>,
         of: impl Fn(&Status) -> Option<Level>,
     ) -> fmt::Result {
         let mut part = |name: &str, help: &str, part: fn(Level) -> usize| {
-            let levels = tunnels.iter().filter_map(|Named { meters, status }| {
+            let levels = tunnels.iter().filter_map(|TunnelView { meters, status, .. }| {
                 Some((vec![tunnel(meters)], part(of(status)?) as f64))
             });
             self.gauge(name, help, levels)
@@ -171,9 +188,9 @@ impl Writer<'_> {
         part(&format!("{name}_limit"), &format!("{what} that there may be"), |level| level.limit)
     }
 
-    fn connections(&mut self, tunnels: &[Named]) -> fmt::Result {
+    fn connections(&mut self, tunnels: &[TunnelView]) -> fmt::Result {
         let count = |of: fn(&Meters) -> u64| {
-            tunnels.iter().map(move |named| (vec![tunnel(&named.meters)], of(&named.meters)))
+            tunnels.iter().map(move |view| (vec![tunnel(&view.meters)], of(&view.meters)))
         };
         let accepted = count(|meters| meters.accepted.get());
         self.counter("connections_accepted", "Connections accepted", accepted)?;
@@ -181,10 +198,10 @@ impl Writer<'_> {
         self.counter("connections_closed", "Connections with a line 'closed'", closed)?;
         let refused = by_reason(tunnels, |meters| &meters.refused);
         self.counter("connections_refused", "Connections counted in a line 'refused'", refused)?;
-        let bytes = tunnels.iter().flat_map(|named| {
-            let (sent, received) = named.meters.bytes();
+        let bytes = tunnels.iter().flat_map(|view| {
+            let (sent, received) = view.meters.bytes();
             [("sent", sent), ("received", received)].map(|(direction, bytes)| {
-                (vec![tunnel(&named.meters), ("direction", direction.to_owned())], bytes)
+                (vec![tunnel(&view.meters), ("direction", direction.to_owned())], bytes)
             })
         });
         self.counter(
@@ -194,17 +211,18 @@ impl Writer<'_> {
         )?;
         let ratchets = count(|meters| meters.ratchets.get());
         self.counter("key_ratchets", "Record keys replaced, in ended sessions", ratchets)?;
-        let about = ("handshake_seconds", "Duration of handshakes that succeeded");
+        let about =
+            Family { name: "handshake_seconds", help: "Duration of handshakes that succeeded" };
         self.timer(tunnels, about, |meters| &meters.handshake)?;
-        let about = ("dial_seconds", "Duration of dials that succeeded");
+        let about = Family { name: "dial_seconds", help: "Duration of dials that succeeded" };
         self.timer(tunnels, about, |meters| &meters.dial)?;
-        let about = ("gate_seconds", "Duration of the gate's decisions");
+        let about = Family { name: "gate_seconds", help: "Duration of the gate's decisions" };
         self.timer(tunnels, about, |meters| &meters.gate)
     }
 
-    fn pool(&mut self, tunnels: &[Named]) -> fmt::Result {
+    fn pool(&mut self, tunnels: &[TunnelView]) -> fmt::Result {
         let pools = || {
-            let with_pool = |named: &'_ Named| Some((named.meters.clone(), named.status.pool?));
+            let with_pool = |view: &'_ TunnelView| Some((view.meters.clone(), view.status.pool?));
             tunnels.iter().filter_map(with_pool)
         };
         let gauge = |of: fn((usize, usize)) -> usize| {
@@ -223,10 +241,10 @@ impl Writer<'_> {
         self.counter("pool_failed", "Warm tunnels that could not be made or were ended", failed)
     }
 
-    fn gate(&mut self, tunnels: &[Named]) -> fmt::Result {
+    fn gate(&mut self, tunnels: &[TunnelView]) -> fmt::Result {
         let gates: Vec<(&Meters, GateStatus)> = tunnels
             .iter()
-            .filter_map(|named| Some((&*named.meters, named.status.gate.clone()?)))
+            .filter_map(|view| Some((&*view.meters, view.status.gate.clone()?)))
             .collect();
         let stances = gates.iter().flat_map(|(meters, gate)| {
             STANCES.map(|stance| {
@@ -263,7 +281,7 @@ impl Writer<'_> {
         samples: impl IntoIterator<Item = (Labels, f64)>,
     ) -> fmt::Result {
         let samples = samples.into_iter().map(|(labels, value)| (labels, ConstGauge::new(value)));
-        self.family((name, help), MetricType::Gauge, samples)
+        self.family(Family { name, help }, MetricType::Gauge, samples)
     }
 
     fn counter(
@@ -273,7 +291,7 @@ impl Writer<'_> {
         samples: impl IntoIterator<Item = (Labels, u64)>,
     ) -> fmt::Result {
         let samples = samples.into_iter().map(|(labels, value)| (labels, ConstCounter::new(value)));
-        self.family((name, help), MetricType::Counter, samples)
+        self.family(Family { name, help }, MetricType::Counter, samples)
     }
 
     fn info(
@@ -283,28 +301,29 @@ impl Writer<'_> {
         samples: impl IntoIterator<Item = (Labels, ())>,
     ) -> fmt::Result {
         let samples = samples.into_iter().map(|(labels, ())| (vec![], Info::new(labels)));
-        self.family((name, help), MetricType::Info, samples)
+        self.family(Family { name, help }, MetricType::Info, samples)
     }
 
     fn timer(
         &mut self,
-        tunnels: &[Named],
-        about: (&str, &str),
+        tunnels: &[TunnelView],
+        about: Family<'_>,
         of: fn(&Meters) -> &Timer,
     ) -> fmt::Result {
         let samples = tunnels
             .iter()
-            .map(|named| (vec![tunnel(&named.meters)], of(&named.meters).histogram().clone()));
+            .map(|view| (vec![tunnel(&view.meters)], of(&view.meters).histogram().clone()));
         self.family(about, MetricType::Histogram, samples)
     }
 
-    /// A family, also when it has no samples: what there can be is always named.
+    /// Writes a family, also when it has no samples: what there can be is always named.
     fn family<M: EncodeMetric>(
         &mut self,
-        (name, help): (&str, &str),
+        about: Family<'_>,
         kind: MetricType,
         samples: impl Iterator<Item = (Labels, M)>,
     ) -> fmt::Result {
+        let Family { name, help } = about;
         let mut family: MetricEncoder<'_> = self.0.encode_descriptor(name, help, None, kind)?;
         for (labels, metric) in samples {
             if labels.is_empty() {
@@ -321,14 +340,14 @@ fn tunnel(meters: &Meters) -> (&'static str, String) {
     ("tunnel", meters.tunnel().to_owned())
 }
 
-/// Every reason, also those that there were none of: what begins to count at
-/// zero shows its first increase.
+/// Lists every reason, also those that there were none of: what begins to count at zero shows its
+/// first increase.
 fn by_reason(
-    tunnels: &[Named],
+    tunnels: &[TunnelView],
     of: fn(&Meters) -> &ByReason,
 ) -> impl Iterator<Item = (Labels, u64)> {
-    tunnels.iter().flat_map(move |named| {
-        let meters = Arc::clone(&named.meters);
+    tunnels.iter().flat_map(move |view| {
+        let meters = Arc::clone(&view.meters);
         CloseReason::ALL.into_iter().map(move |reason| {
             let labels = vec![tunnel(&meters), ("reason", reason.as_str().to_owned())];
             (labels, of(&meters).get(reason))

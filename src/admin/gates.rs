@@ -1,15 +1,15 @@
-//! What is said of the gates of running tunnels: how their stores are found, and what
-//! each gate would say to an address at this moment.
+//! Gates of running tunnels: how their stores are found, and what each gate would decide about an
+//! address at this moment.
 //!
-//! No password is ever said, neither its file read for it: whoever asks learns the path,
-//! and has to be able to read that file.
+//! No password is ever told, and its file is not read for it: a client learns the path, and has to
+//! be able to read that file.
 
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
 use super::protocol::RequestError;
-use super::roster::Roster;
+use super::registry::Registry;
 use crate::addr::ClientAddr;
 use crate::gate::decision::Line;
 use crate::gate::{Explanation, Gate, Member, Peer};
@@ -40,7 +40,7 @@ pub struct WhyReply {
     pub address: String,
     /// `allowed` or `denied`.
     pub verdict: String,
-    /// Why, as the log has it.
+    /// The reason, as the log has it.
     pub reason: String,
     /// The rule that decided.
     pub decided: String,
@@ -75,7 +75,7 @@ pub struct WhyReply {
 /// The finding of a rule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleReply {
-    /// Which.
+    /// Name of the rule.
     pub rule: String,
     /// The entry that matches.
     pub entry: Option<String>,
@@ -92,8 +92,8 @@ pub struct RuleReply {
 }
 
 impl WhyReply {
-    /// Tells what `explanation` says about `peer`, without a store. `key` names the
-    /// key of an entry.
+    /// Makes a reply of `explanation` about `peer`, without a store. `key` names the key of an
+    /// entry.
     pub fn of(
         peer: Peer,
         explanation: &Explanation,
@@ -140,12 +140,12 @@ impl RuleReply {
     }
 }
 
-/// The gates of the tunnels, or of that `tunnel`.
+/// Returns the places of the gates of all tunnels, or of that `tunnel`.
 pub(super) fn places(
-    roster: &Roster,
+    registry: &Registry,
     tunnel: Option<&str>,
 ) -> Result<Vec<GatePlace>, RequestError> {
-    gated(roster, tunnel, |tunnel, gate| {
+    gated(registry, tunnel, |tunnel, gate| {
         let options = gate.options();
         let allow = options.rules.allow.iter().map(|(net, ())| Member::from(net).to_string());
         let proxies = tunnel.balancers().nets.iter().map(|(net, ())| Member::from(net).to_string());
@@ -161,11 +161,11 @@ pub(super) fn places(
 
 /// Explains the decisions of the tunnels' gates about an address, from the memory of each.
 pub(super) fn why(
-    roster: &Roster,
+    registry: &Registry,
     peer: Peer,
     tunnel: Option<&str>,
 ) -> Result<Vec<WhyReply>, RequestError> {
-    gated(roster, tunnel, |tunnel, gate| {
+    gated(registry, tunnel, |tunnel, gate| {
         let (explanation, now_ms, unsure) = gate.explain(peer);
         let is_balancer = |ip| tunnel.balancers().nets.lookup(ip).is_some();
         WhyReply {
@@ -178,8 +178,7 @@ pub(super) fn why(
     })
 }
 
-/// The client of an address, which is what its socket has or what a load balancer
-/// announced.
+/// Parses the address of a client: what its socket has, or what a load balancer announced.
 ///
 /// # Errors
 /// [`RequestError::Address`]
@@ -192,22 +191,22 @@ pub(super) fn peer(address: &str, announced: bool) -> Result<Peer, RequestError>
     Ok(if announced { Peer::Announced(ip) } else { Peer::Socket(ip) })
 }
 
-/// Collects what `of` says of each tunnel with a gate, of the newest of each name.
+/// Collects what `of` gives for each tunnel with a gate, of the newest of each name.
 fn gated<T>(
-    roster: &Roster,
+    registry: &Registry,
     wanted: Option<&str>,
     of: impl Fn(&Tunnel, &Gate) -> T,
 ) -> Result<Vec<T>, RequestError> {
-    let newest = roster.newest();
+    let newest = registry.newest();
+    let tunnels: Vec<&Tunnel> = newest.iter().filter_map(|service| service.as_tunnel()).collect();
     if let Some(name) = wanted
-        && !newest.iter().any(|tunnel| tunnel.name() == name)
+        && !tunnels.iter().any(|tunnel| tunnel.name() == name)
     {
-        let names: Vec<&str> = newest.iter().map(|tunnel| tunnel.name()).collect();
+        let names: Vec<&str> = tunnels.iter().map(|tunnel| tunnel.name()).collect();
         return Err(RequestError::NoTunnel(name.to_owned(), names.join(", ")));
     }
-    let is_wanted =
-        |tunnel: &&std::sync::Arc<Tunnel>| wanted.is_none_or(|name| name == tunnel.name());
-    let found: Vec<T> = newest
+    let is_wanted = |tunnel: &&&Tunnel| wanted.is_none_or(|name| name == tunnel.name());
+    let found: Vec<T> = tunnels
         .iter()
         .filter(is_wanted)
         .filter_map(|tunnel| tunnel.gate().map(|gate| of(tunnel, gate)))

@@ -1,185 +1,208 @@
-//! What an operator asks a running process, and what he orders it to do.
+//! Admin interface: status, metrics, and commands to a running process.
 //!
 //! ```text
-//!   roster      the tunnels of the process, and how it is with all of them
+//!   registry    the services of the process, for status, metrics and readiness
 //!   protocol    the lines of the admin socket, as types
-//!   answers     what a request is answered with, from the roster
+//!   answers     the answer to a request, read from the registry
 //!   wrong       what is wrong with a tunnel, in words
-//!   gates       what is said of the gates of running tunnels
+//!   gates       the gates of running tunnels: their stores, their decisions
 //!   socket      the admin socket: who may ask, for how long, how much
-//!   http        /metrics, /healthz and /readyz
+//!   routes      /metrics, /healthz and /readyz
 //!   exposition  the metrics as OpenMetrics text
 //!   plain       the same in the older text format
-//!   accept      which of both a scraper wants
+//!   accept      the format that a scraper prefers
 //!   client      the other end of the admin socket, for the command line
 //! ```
 //!
-//! Nothing here touches a session but through the roster, and nothing a client
-//! does here can hold a tunnel up: what is asked is read from counters, and an
-//! order goes through a channel to whoever runs the tunnels.
+//! Nothing here touches a session but through the registry, and nothing a client
+//! does here can hold a tunnel up: answers are read from counters, and a
+//! command goes through a channel to the supervisor.
 
 mod accept;
 mod answers;
 pub mod client;
 mod exposition;
 pub mod gates;
-mod http;
 mod plain;
 pub mod protocol;
-pub mod roster;
+pub mod registry;
+mod routes;
 mod socket;
 mod wrong;
 
 use std::future::pending;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::info;
 
 use protocol::ReloadedReply;
-pub use roster::Roster;
+pub use registry::Registry;
 
 use crate::addr::Address;
+use crate::http::Server;
 use crate::net::{
-    AcceptBackoff, AcceptStep, AsyncListener, BindError, Handshakes, Heir, Listener, SocketOptions,
-    Stream,
+    AcceptLoop, AsyncListener, BindError, Handshakes, Heir, Listener, SocketOptions, Stream,
 };
 use crate::sys::privileges::User;
 use crate::tasks::lasting;
 
-/// Connections that the kernel may hold for a door.
+/// Connections that the kernel may hold for each listener.
 const BACKLOG: i32 = 64;
 
-/// How long an answer that is under way may take when the process ends.
+/// Longest time of an answer that is under way when the process ends.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
-/// Orders that may wait.
-const ORDERS: usize = 16;
+/// Commands that may wait.
+const COMMANDS: usize = 16;
 
-/// The way for the answer to an order: what is done, or in one line for the
+/// Returns the outcome of a command: what was done, or in one line for the
 /// operator why not and what to do instead.
-pub type Outcome = oneshot::Sender<Result<Done, String>>;
+pub type ReplySender = oneshot::Sender<Result<Done, String>>;
 
-/// The outcome of an order that was done.
+/// Outcome of a command that was carried out.
 #[derive(Debug)]
 pub enum Done {
-    /// The tunnels are what the files say.
+    /// The services are what the files say.
     Reloaded(ReloadedReply),
     /// This.
     Said(&'static str),
 }
 
-/// What an operator wants done.
+/// Command of an operator.
 #[derive(Debug)]
-pub enum Order {
+pub enum Command {
     /// Read the configuration again.
-    Reload(Outcome),
+    Reload(ReplySender),
     /// Accept no more connections, and end when those that there are have ended.
-    Drain(Outcome),
+    Drain(ReplySender),
 }
 
-/// Where an operator can ask; nothing by default.
+/// Addresses of the admin interface; none by default.
 #[derive(Clone, Debug, Default)]
-pub struct DoorOptions {
-    /// Where `/metrics`, `/healthz` and `/readyz` are served.
+pub struct AdminOptions {
+    /// Address of `/metrics`, `/healthz` and `/readyz`.
     pub metrics: Option<Address>,
-    /// The path of the admin socket.
+    /// Path of the admin socket.
     pub socket: Option<PathBuf>,
 }
 
-impl DoorOptions {
-    /// How many descriptors whoever comes can take at most, so that tunnels leave
-    /// them alone. One of each door is its listener; a metrics' name with several
+impl AdminOptions {
+    /// Returns the number of descriptors that clients can take at most, so that services
+    /// leave them alone. One of each address is its listener; a metrics' name with several
     /// addresses has some more, for which the general reserve is enough.
     pub fn descriptors(&self) -> u64 {
-        let metrics = self.metrics.as_ref().map_or(0, |_| http::CLIENTS + 1);
+        let metrics = self.metrics.as_ref().map_or(0, |_| routes::LIMITS.clients + 1);
         let socket = self.socket.as_ref().map_or(0, |_| socket::CLIENTS + 1);
         (metrics + socket) as u64
     }
 }
 
-/// The open doors. They close when this is dropped, and leave no socket file
-/// behind with [`Doors::close`].
+/// The running admin interface. It closes when this is dropped, and leaves no socket file
+/// behind with [`AdminServer::close`].
 #[derive(Debug)]
-pub struct Doors {
-    orders: mpsc::Receiver<Order>,
+pub struct AdminServer {
+    commands: mpsc::Receiver<Command>,
     accepting: JoinSet<()>,
     answering: TaskTracker,
 }
 
-/// Why a door does not open.
+/// Cause of an admin interface that does not open.
 #[derive(Debug, thiserror::Error)]
-pub enum DoorError {
-    /// Nobody can listen there.
+pub enum AdminError {
+    /// An address cannot be listened on.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// The runtime cannot watch it.
+    /// The runtime cannot watch a socket.
     #[error("cannot watch a socket: {0}; check the limit of open files")]
     Watch(std::io::Error),
 }
 
-impl Doors {
-    /// Binds what `options` ask for and answers from `roster` from now on, also
-    /// before any tunnel is there. Call it inside the runtime, while ports below
-    /// 1024 can still be bound; `user` is who the process becomes afterwards.
+impl AdminServer {
+    /// Binds the addresses of `options` and answers from `registry` from now on, also
+    /// before any service is there. Call it inside the runtime, while ports below
+    /// 1024 can still be bound; `user` is the one that the process becomes afterwards.
     ///
     /// # Errors
-    /// [`DoorError`]
+    /// [`AdminError`]
     pub async fn open(
-        options: &DoorOptions,
-        roster: &Arc<Roster>,
+        options: &AdminOptions,
+        registry: &Arc<Registry>,
         user: Option<&User>,
-    ) -> Result<Self, DoorError> {
-        // All of them before anybody is answered, so that what fails leaves nothing behind.
-        let (metrics, socket) = (bind_metrics(options, user).await?, bind_socket(options, user)?);
-        let (order, orders) = mpsc::channel(ORDERS);
-        let (mut accepting, answering) = (JoinSet::new(), TaskTracker::new());
+    ) -> Result<Self, AdminError> {
+        // All of them before any client is answered, so that a failure leaves nothing behind.
+        let metrics = bind_metrics(options, user).await?;
+        let socket = bind_socket(options, user)?;
+        let (command, commands) = mpsc::channel(COMMANDS);
+        let mut server =
+            Self { commands, accepting: JoinSet::new(), answering: TaskTracker::new() };
         if let Some(listener) = socket {
-            let desk = socket::Desk::new(Arc::clone(roster), order, answering.clone());
-            let desk = Arc::new(desk);
-            let serve = move |stream| Arc::clone(&desk).meet(stream);
-            accepting.spawn(accept(listener, Handshakes::new(socket::CLIENTS), serve));
+            server.serve_socket(listener, Arc::clone(registry), command);
         }
-        // Of all addresses together.
-        let clients = Handshakes::new(http::CLIENTS);
-        for listener in metrics {
-            info!(address = listener.local(), "serving metrics");
-            let (roster, answering) = (Arc::clone(roster), answering.clone());
-            let serve = move |stream| http::meet(stream, Arc::clone(&roster), answering.clone());
-            accepting.spawn(accept(listener, clients.clone(), serve));
-        }
-        Ok(Self { orders, accepting, answering })
+        server.serve_metrics(metrics, registry);
+        Ok(server)
     }
 
-    /// The next order; never where there is no admin socket. Cancel safe.
-    pub async fn order(&mut self) -> Order {
-        match self.orders.recv().await {
-            Some(order) => order,
+    fn serve_socket(
+        &mut self,
+        listener: AsyncListener,
+        registry: Arc<Registry>,
+        commands: mpsc::Sender<Command>,
+    ) {
+        let handler = socket::SocketHandler::new(registry, commands, self.answering.clone());
+        let handler = Arc::new(handler);
+        let serve = move |stream| Arc::clone(&handler).serve(stream);
+        self.accepting.spawn(accept(listener, Handshakes::new(socket::CLIENTS), serve));
+    }
+
+    fn serve_metrics(&mut self, listeners: Vec<AsyncListener>, registry: &Arc<Registry>) {
+        // Of all addresses together.
+        let clients = Handshakes::new(routes::LIMITS.clients);
+        let server = Server::new(routes::LIMITS, self.answering.clone());
+        for listener in listeners {
+            info!(address = listener.local(), "serving metrics");
+            let registry = Arc::clone(registry);
+            let server = server.clone();
+            let serve = move |stream| {
+                let registry = Arc::clone(&registry);
+                let server = server.clone();
+                async move {
+                    server.serve(stream, |request| routes::respond(request, &registry)).await;
+                }
+            };
+            self.accepting.spawn(accept(listener, clients.clone(), serve));
+        }
+    }
+
+    /// Waits for the next command; for ever where there is no admin socket. Cancel safe.
+    pub async fn command(&mut self) -> Command {
+        match self.commands.recv().await {
+            Some(command) => command,
             None => pending().await,
         }
     }
 
-    /// Closes all doors; an answer that is under way has a second.
+    /// Closes all listeners; an answer that is under way has a second.
     pub async fn close(self) {
-        let Self { orders, mut accepting, answering } = self;
-        // Nobody carries out what still waits: whoever ordered it hears so.
-        drop(orders);
+        let Self { commands, mut accepting, answering } = self;
+        // What still waits is not carried out: its operator hears so.
+        drop(commands);
         accepting.shutdown().await;
         answering.close();
-        // Whoever asked and does not read must not hold the end up.
+        // A client that asked and does not read must not hold the end up.
         let _ = timeout(LAST_ANSWERS, answering.wait()).await;
     }
 }
 
 async fn bind_metrics(
-    options: &DoorOptions,
+    options: &AdminOptions,
     user: Option<&User>,
-) -> Result<Vec<AsyncListener>, DoorError> {
+) -> Result<Vec<AsyncListener>, AdminError> {
     let Some(address) = &options.metrics else { return Ok(vec![]) };
     let bound = match address {
         Address::Unix(path) => vec![Listener::bind_for(path, BACKLOG, heir(user))?],
@@ -189,23 +212,23 @@ async fn bind_metrics(
 }
 
 fn bind_socket(
-    options: &DoorOptions,
+    options: &AdminOptions,
     user: Option<&User>,
-) -> Result<Option<AsyncListener>, DoorError> {
+) -> Result<Option<AsyncListener>, AdminError> {
     let Some(path) = &options.socket else { return Ok(None) };
     watched(Listener::bind_private(path, BACKLOG, heir(user))?).map(Some)
 }
 
-/// The owner of a socket's file: the user that the process becomes.
+/// Returns the owner of a socket's file: the user that the process becomes.
 fn heir(user: Option<&User>) -> Option<Heir> {
     user.map(|user| Heir { uid: user.uid(), gid: user.gid() })
 }
 
-fn watched(listener: Listener) -> Result<AsyncListener, DoorError> {
-    listener.into_async(&SocketOptions::default()).map_err(DoorError::Watch)
+fn watched(listener: Listener) -> Result<AsyncListener, AdminError> {
+    listener.into_async(&SocketOptions::default()).map_err(AdminError::Watch)
 }
 
-/// As [`admit_all`], also after a panic in it.
+/// Runs [`accept_clients`], again after a panic in it.
 async fn accept<F>(
     listener: AsyncListener,
     clients: Handshakes,
@@ -213,41 +236,30 @@ async fn accept<F>(
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
-    lasting("the door for operators", || admit_all(&listener, clients.clone(), &serve)).await;
+    let listener = Arc::new(listener);
+    let accept = || accept_clients(Arc::clone(&listener), clients.clone(), &serve);
+    lasting("the admin listener", accept).await;
 }
 
-/// Hands whoever comes to `serve`, in a task of its own, for ever. Where there are
+/// Hands each client to `serve`, in a task of its own, for ever. Where there are
 /// too many `clients` the oldest makes way, of the source that has most.
-async fn admit_all<F>(listener: &AsyncListener, clients: Handshakes, serve: &impl Fn(Stream) -> F)
-where
+async fn accept_clients<F>(
+    listener: Arc<AsyncListener>,
+    clients: Handshakes,
+    serve: &impl Fn(Stream) -> F,
+) where
     F: Future<Output = ()> + Send + 'static,
 {
-    let (mut backoff, address) = (AcceptBackoff::default(), listener.local());
+    let mut accepts = AcceptLoop::new(listener, None);
     loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                if backoff.succeeded(Instant::now()) {
-                    info!(address, "accepting again");
-                }
-                let (served, place) = (serve(stream), clients.enter(peer.source()));
-                tokio::spawn(async move {
-                    tokio::select! {
-                        () = served => {}
-                        () = place.displaced() => {}
-                    }
-                });
+        let (stream, peer) = accepts.next().await;
+        let served = serve(stream);
+        let place = clients.enter(peer.source());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = served => {}
+                () = place.displaced() => {}
             }
-            Err(error) => {
-                let AcceptStep::Wait { delay, news } = backoff.failed(&error, Instant::now())
-                else {
-                    continue;
-                };
-                if news {
-                    let detail = "trying again until it works; raise ulimit -n";
-                    warn!(address, %error, detail, "cannot accept");
-                }
-                sleep(delay).await;
-            }
-        }
+        });
     }
 }

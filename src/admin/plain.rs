@@ -6,7 +6,7 @@
 
 use std::fmt::Write;
 
-/// `openmetrics` in the older format.
+/// Converts `openmetrics` into the older format.
 pub(super) fn plain(openmetrics: &str) -> String {
     let mut text = String::with_capacity(openmetrics.len());
     let mut help = None;
@@ -25,13 +25,13 @@ pub(super) fn plain(openmetrics: &str) -> String {
     text
 }
 
-/// The first word behind `start`, and what follows it.
+/// Splits off the first word behind `start`.
 fn word<'a>(line: &'a str, start: &str) -> Option<(&'a str, &'a str)> {
     let rest = line.strip_prefix(start)?;
     Some(rest.split_once(' ').unwrap_or((rest, "")))
 }
 
-/// The two lines at the head of a family. Its help is in none of the cases where the two
+/// Writes the two lines at the head of a family. Its help is in none of the cases where the two
 /// formats escape differently.
 fn family(text: &mut String, help: Option<(&str, &str)>, about: &str) -> std::fmt::Result {
     let (name, kind) = about.rsplit_once(' ').unwrap_or((about, "unknown"));

@@ -9,14 +9,17 @@
 //! Both ends use these types. A field that a request does not have is an error,
 //! so that a misspelt filter never means "all".
 
+mod reloaded;
+
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
+pub use reloaded::{ChangedReply, ReloadReply, ReloadedReply, listed};
 use serde::{Deserialize, Serialize};
 
 use super::gates::{GatePlace, WhyReply};
 use crate::observe::Selector;
+use crate::service::Kind;
 use crate::tunnel::Level;
 
 /// Longest request in bytes, its end of line included.
@@ -29,18 +32,18 @@ pub(super) const MAX_SESSIONS: usize = 10_000;
 /// names there can be.
 pub(super) const MAX_REPLY: usize = 16 << 20;
 
-/// What is asked or ordered.
+/// A request or a command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Request {
-    /// How it is.
+    /// Status of the process.
     Status {},
     /// The live sessions that all of these are true of.
     Who {
-        /// Of this tunnel.
+        /// Only of this tunnel.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         tunnel: Option<String>,
-        /// From this address: IP, or IP:PORT.
+        /// Only from this address: IP, or IP:PORT.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         peer: Option<String>,
     },
@@ -61,7 +64,7 @@ pub enum Request {
     },
     /// The gates that there are, and the places of their stores.
     Gates {
-        /// Of this tunnel.
+        /// Only of this tunnel.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         tunnel: Option<String>,
     },
@@ -82,7 +85,7 @@ pub enum Request {
     Drain {},
 }
 
-/// What it is answered with.
+/// Reply to a request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Reply {
@@ -90,7 +93,7 @@ pub enum Reply {
     Status(Box<StatusReply>),
     /// To `who`.
     Who(WhoReply),
-    /// To `kick`: how many sessions end.
+    /// To `kick`: the number of sessions that end.
     Kicked(usize),
     /// To `reload`, when it was done.
     Reloaded(ReloadedReply),
@@ -98,16 +101,16 @@ pub enum Reply {
     Gates(Vec<GatePlace>),
     /// To `why`: for each tunnel with a gate.
     Why(Vec<WhyReply>),
-    /// To another order that was carried out: what was done.
+    /// To another command that was carried out: what was done.
     Done(String),
-    /// Why there is no other reply.
+    /// Reason of a request that was refused.
     Error(String),
 }
 
-/// How a process is.
+/// Status of a process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StatusReply {
-    /// The program's.
+    /// Version of the program.
     pub version: String,
     /// Process id.
     pub pid: u32,
@@ -115,116 +118,35 @@ pub struct StatusReply {
     pub uptime_s: u64,
     /// `starting`, `ready`, `not ready` or `draining`.
     pub state: String,
-    /// Why it is not ready.
+    /// Reason why it is not ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
     /// Open descriptors; `None` when the system does not tell.
     pub descriptors: Option<u64>,
-    /// How many there may be.
+    /// Limit of open descriptors.
     pub descriptor_limit: u64,
-    /// How the last reload went.
+    /// Outcome of the last reload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reload: Option<ReloadReply>,
     /// The tunnels by name.
     pub tunnels: Vec<TunnelReply>,
 }
 
-/// How a reload went.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReloadReply {
-    /// Unix seconds.
-    pub at: u64,
-    /// Whether it was done.
-    pub ok: bool,
-    /// What was done, or why nothing was.
-    pub message: String,
-    /// The work that was done.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub changes: Option<ReloadedReply>,
-}
-
-/// The changes of a reload, in names of tunnels and of flags.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReloadedReply {
-    /// Tunnels that there were not.
-    pub added: Vec<String>,
-    /// Tunnels that are otherwise.
-    pub changed: Vec<ChangedReply>,
-    /// Tunnels that accept no more.
-    pub removed: Vec<String>,
-    /// The number of tunnels that are as they were.
-    pub same: usize,
-    /// Settings of the process that differ from those at its start. They take effect at
-    /// the next one.
-    pub restart: Vec<String>,
-}
-
-/// The changes of a reload to a tunnel.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ChangedReply {
-    /// Its name.
-    pub tunnel: String,
-    /// The flags whose values, or files, are others.
-    pub settings: Vec<String>,
-}
-
-/// Most names of one kind in a sentence; the structure has all.
-const MOST_NAMES: usize = 20;
-
-/// `added redis; changed mysql (max-sessions, key); removed x; 12 the same`.
-impl fmt::Display for ReloadedReply {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { added, changed, removed, same, restart } = self;
-        let changed: Vec<String> = changed.iter().map(ToString::to_string).collect();
-        let all = [("added", added), ("changed", &changed), ("removed", removed)];
-        let kinds = all.into_iter().filter(|(_, names)| !names.is_empty());
-        let mut parts: Vec<String> =
-            kinds.map(|(what, names)| format!("{what} {}", listed(names))).collect();
-        if parts.is_empty() {
-            parts.push("nothing changed".to_owned());
-        }
-        if *same > 0 {
-            parts.push(format!("{same} the same"));
-        }
-        if !restart.is_empty() {
-            let settings = listed(restart);
-            parts.push(format!("[process] changed ({settings}), which takes a restart"));
-        }
-        f.write_str(&parts.join("; "))
-    }
-}
-
-impl fmt::Display for ChangedReply {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.tunnel)?;
-        match self.settings.is_empty() {
-            true => Ok(()),
-            false => write!(f, " ({})", self.settings.join(", ")),
-        }
-    }
-}
-
-/// The first names, and how many more there are.
-pub fn listed(names: &[String]) -> String {
-    let shown = names[..names.len().min(MOST_NAMES)].join(", ");
-    match names.len().saturating_sub(MOST_NAMES) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
-    }
-}
-
-/// How a tunnel is.
+/// Status of a tunnel.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TunnelReply {
     /// Its name.
     pub name: String,
+    /// Kind of the service: `tunnel`.
+    #[serde(default)]
+    pub kind: Kind,
     /// `encrypt` or `decrypt`.
     pub mode: String,
     /// `serving` or `draining`.
     pub state: String,
-    /// Its socket.
+    /// Addresses that it listens on.
     pub listeners: Vec<String>,
-    /// Where it forwards, by service and in order.
+    /// Targets that it forwards to, by service and in order.
     pub targets: Vec<TargetReply>,
     /// Ids of its keys, in order.
     pub keys: Vec<String>,
@@ -246,9 +168,9 @@ pub struct TunnelReply {
     pub wrong: Vec<WrongReply>,
     /// Connections accepted so far.
     pub accepted: u64,
-    /// How many ended with a line of their own, by reason.
+    /// Number of connections that ended with a line of their own, by reason.
     pub closed: BTreeMap<String, u64>,
-    /// How many ended before their peer was known, by reason.
+    /// Number of connections that ended before their peer was known, by reason.
     pub refused: BTreeMap<String, u64>,
     /// Stream bytes from the plain side to the sealed side.
     pub sent: u64,
@@ -259,16 +181,16 @@ pub struct TunnelReply {
 /// Something that is wrong with a tunnel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WrongReply {
-    /// What, in words that stay the same.
+    /// The problem, in words that stay the same.
     pub what: String,
-    /// Whether new connections do not get through.
+    /// True if new connections do not get through.
     pub broken: bool,
-    /// More of it.
+    /// Details of this case.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
 }
 
-/// How a target is.
+/// Status of a target.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TargetReply {
     /// The service that it is for, if it has a name.
@@ -276,7 +198,7 @@ pub struct TargetReply {
     pub service: Option<String>,
     /// Its address as it was written.
     pub target: String,
-    /// `up`, `down`, or `unknown` until it was tried; none where nobody looks.
+    /// `up`, `down`, or `unknown` until it was tried; none where it is not checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
     /// Seconds since that is so.
@@ -286,14 +208,14 @@ pub struct TargetReply {
     /// that did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failing_s: Option<u64>,
-    /// Whether connections go there first.
+    /// True if connections go there first.
     pub in_use: bool,
-    /// Why it failed last, also when it is up again.
+    /// Cause of its last failure, also when it is up again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
 }
 
-/// How a pool is.
+/// Status of a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolReply {
     /// Tunnels that are ready.
@@ -308,7 +230,7 @@ pub struct PoolReply {
     pub failed: u64,
 }
 
-/// How a gate is.
+/// Status of a gate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GateReply {
     /// `fresh`, `stale`, `open` or `closed`.
@@ -326,7 +248,7 @@ pub struct GateReply {
     pub away: Option<String>,
     /// Connections not let in.
     pub denied: u64,
-    /// Connections whose right was taken.
+    /// Connections that were allowed and then revoked.
     pub revoked: u64,
     /// Failed handshakes noted.
     pub strikes: u64,
@@ -339,7 +261,7 @@ pub struct GateReply {
 pub struct WhoReply {
     /// Oldest first.
     pub sessions: Vec<SessionReply>,
-    /// How many more there are than fit into a reply.
+    /// Number of further sessions that do not fit into a reply.
     pub more: usize,
 }
 
@@ -350,12 +272,12 @@ pub struct SessionReply {
     pub id: u64,
     /// The tunnel's name.
     pub tunnel: String,
-    /// Who connected to this end.
+    /// The peer that connected to this end.
     pub peer: String,
-    /// At the decrypt end, who connected to the encrypt end.
+    /// At the decrypt end, the client that connected to the encrypt end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<String>,
-    /// Where this end forwards to.
+    /// The address that this end forwards to.
     pub target: String,
     /// The service that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -372,7 +294,7 @@ pub struct SessionReply {
     pub received: u64,
 }
 
-/// Why a request makes no sense.
+/// Fault of a request.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
     /// More than [`MAX_REQUEST`].
@@ -405,7 +327,7 @@ pub enum RequestError {
     NotOne,
 }
 
-/// The selector of an address: IP, or IP:PORT.
+/// Parses the selector of an address: IP, or IP:PORT.
 ///
 /// # Errors
 /// [`RequestError::Peer`]
@@ -416,7 +338,7 @@ pub fn peer(text: &str) -> Result<Selector, RequestError> {
     selector.map_err(|_| RequestError::Peer(text.to_owned()))
 }
 
-/// The selector of a key.
+/// Parses the selector of a key.
 ///
 /// # Errors
 /// [`RequestError::Key`]

@@ -1,5 +1,4 @@
-//! The admin socket: whoever is this process's user, or root, sends one line
-//! and gets one.
+//! The admin socket: a client of this process's user, or of root, sends one line and gets one.
 //!
 //! A client that is silent or slow holds nothing but its place among a few: it
 //! has a deadline, and where there are too many the oldest makes way.
@@ -13,46 +12,46 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use super::answers::{Answer, answer};
+use super::answers::{Response, answer};
 use super::protocol::{MAX_REQUEST, Reply, RequestError};
-use super::roster::Roster;
-use super::{Done, Order, Outcome};
+use super::registry::Registry;
+use super::{Command, Done, ReplySender};
 use crate::net::Stream;
 use crate::sys::peer::is_trusted;
 
 /// Clients at once.
 pub(super) const CLIENTS: usize = 16;
 
-/// How long a request, and separately its reply, may be on its way.
+/// Longest time of a request, and separately of its reply, on its way.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long an order may take to be carried out.
-const ORDER: Duration = Duration::from_secs(120);
+/// Longest time until a command is carried out.
+const COMMAND: Duration = Duration::from_secs(120);
 
 const BUSY: &str = "the process does not answer orders now; try again";
 
 const STILL: &str =
     "this takes long and is still being done; 'knockpipe status' and the log tell what comes of it";
 
-/// Who answers.
-pub(super) struct Desk {
-    roster: Arc<Roster>,
-    orders: mpsc::Sender<Order>,
+/// Answers the clients of the admin socket.
+pub(super) struct SocketHandler {
+    registry: Arc<Registry>,
+    commands: mpsc::Sender<Command>,
     /// Answers that the end of the process waits for.
     answering: TaskTracker,
 }
 
-impl Desk {
+impl SocketHandler {
     pub(super) fn new(
-        roster: Arc<Roster>,
-        orders: mpsc::Sender<Order>,
+        registry: Arc<Registry>,
+        commands: mpsc::Sender<Command>,
         answering: TaskTracker,
     ) -> Self {
-        Self { roster, orders, answering }
+        Self { registry, commands, answering }
     }
 
     /// Answers one client.
-    pub(super) async fn meet(self: Arc<Self>, mut stream: Stream) {
+    pub(super) async fn serve(self: Arc<Self>, mut stream: Stream) {
         if !is_welcome(&stream) {
             let refusal = "only root and the user of this process may ask; use sudo".to_owned();
             return reply(&mut stream, &Reply::Error(refusal)).await;
@@ -76,20 +75,20 @@ impl Desk {
                 return Reply::Error(RequestError::from(error).to_string());
             }
         };
-        match answer(&self.roster, &request) {
-            Ok(Answer::Now(reply)) => reply,
-            Ok(Answer::Ordered(order)) => self.order(order).await,
+        match answer(&self.registry, &request) {
+            Ok(Response::Now(reply)) => reply,
+            Ok(Response::Commanded(command)) => self.carry_out(command).await,
             Err(error) => Reply::Error(error.to_string()),
         }
     }
 
-    /// Hands an order over, and waits for what becomes of it.
-    async fn order(&self, order: impl FnOnce(Outcome) -> Order) -> Reply {
+    /// Hands a command over, and waits for its outcome.
+    async fn carry_out(&self, command: impl FnOnce(ReplySender) -> Command) -> Reply {
         let (done, outcome) = oneshot::channel();
-        if self.orders.try_send(order(done)).is_err() {
+        if self.commands.try_send(command(done)).is_err() {
             return Reply::Error(BUSY.to_owned());
         }
-        match timeout(ORDER, outcome).await {
+        match timeout(COMMAND, outcome).await {
             Ok(Ok(Ok(Done::Reloaded(changes)))) => Reply::Reloaded(changes),
             Ok(Ok(Ok(Done::Said(done)))) => Reply::Done(done.to_owned()),
             Ok(Ok(Err(why))) => Reply::Error(why),
@@ -99,13 +98,13 @@ impl Desk {
     }
 }
 
-/// Whether the other end may ask. The mode of the file says the same; this holds
-/// also where somebody changes that.
+/// Returns true if the other end may ask. The mode of the file says the same; this holds also where
+/// that was changed.
 fn is_welcome(stream: &Stream) -> bool {
     matches!(stream, Stream::Unix(socket) if is_trusted(socket, None))
 }
 
-/// The first line; `None` where it is longer than it may be.
+/// Reads the first line; `None` where it is longer than it may be.
 async fn request(stream: &mut Stream) -> io::Result<Option<Vec<u8>>> {
     let mut line = vec![];
     let limited = stream.take(MAX_REQUEST as u64);
@@ -113,11 +112,11 @@ async fn request(stream: &mut Stream) -> io::Result<Option<Vec<u8>>> {
     Ok((line.len() < MAX_REQUEST || line.ends_with(b"\n")).then_some(line))
 }
 
-/// Tells that a request is too long, and takes what still comes of it for a
-/// moment: who hangs up on unread bytes sends a reset after the answer.
+/// Tells that a request is too long, and takes what still comes of it for a moment: a close with
+/// unread bytes sends a reset after the answer.
 async fn refuse_rest(stream: &mut Stream) {
     reply(stream, &Reply::Error(RequestError::TooLong.to_string())).await;
-    // Whoever goes on sending for longer has his answer.
+    // A client that goes on sending for longer has its answer.
     let _ = timeout(PATIENCE, tokio::io::copy(stream, &mut tokio::io::sink())).await;
 }
 
@@ -128,7 +127,7 @@ async fn reply(stream: &mut Stream, reply: &Reply) {
         stream.write_all(&line).await?;
         stream.shutdown().await
     };
-    // Whoever does not read the answer does not get it.
+    // A client that does not read the answer does not get it.
     let _ = timeout(PATIENCE, written).await;
 }
 
@@ -137,16 +136,16 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn an_order_that_takes_long_is_not_called_undone() {
-        let (orders, mut taken) = mpsc::channel(1);
-        let desk = Desk::new(Roster::new(1), orders, TaskTracker::new());
-        let asked = async { desk.order(Order::Reload).await };
-        let (answer, order) = tokio::join!(asked, taken.recv());
+    async fn a_command_that_takes_long_is_not_called_undone() {
+        let (commands, mut taken) = mpsc::channel(1);
+        let handler = SocketHandler::new(Registry::new(1), commands, TaskTracker::new());
+        let asked = async { handler.carry_out(Command::Reload).await };
+        let (answer, command) = tokio::join!(asked, taken.recv());
         let Reply::Error(answer) = answer else { panic!("{answer:?}") };
         assert!(answer.contains("still being done;") && !answer.contains("again"), "{answer}");
-        drop(order);
+        drop(command);
         drop(taken);
-        let answer = desk.order(Order::Reload).await;
-        assert_eq!(answer, Reply::Error(BUSY.to_owned()), "nobody takes it");
+        let answer = handler.carry_out(Command::Reload).await;
+        assert_eq!(answer, Reply::Error(BUSY.to_owned()), "it is not taken");
     }
 }

@@ -1,14 +1,14 @@
-//! What is wrong with a tunnel, in words, for whoever looks at many of them.
+//! Problems of a tunnel, in words, for an operator who watches many of them.
 //!
-//! Read from its status like all the rest. The words stay the same, so that a program
-//! can go by them, and what is about this very case is the detail.
+//! They are read from its status like all the rest. The words stay the same, so that a program can
+//! go by them, and what is about this very case is the detail.
 
 use super::protocol::WrongReply;
 use crate::gate::{GateStatus, Stance};
 use crate::net::State;
 use crate::tunnel::{Level, Status, TargetHealth};
 
-/// Lists what is wrong, the worst first.
+/// Lists the problems, the worst first.
 pub(super) fn wrong(status: &Status) -> Vec<WrongReply> {
     let Status { draining, listeners, targets, sessions, handshakes, unopened, pool, gate, .. } =
         status;
@@ -45,7 +45,7 @@ fn one(what: &str, broken: bool, detail: &str) -> WrongReply {
     WrongReply { what: what.to_owned(), broken, detail: Some(detail.to_owned()) }
 }
 
-/// Of each service by itself.
+/// Lists the problems of each service by itself.
 fn of_targets(mode: &str, targets: &[TargetHealth]) -> Vec<WrongReply> {
     let services = targets.chunk_by(|one, next| one.service == next.service);
     services.filter_map(|targets| of_service(mode, targets)).collect()
@@ -95,7 +95,7 @@ struct Limit<'a> {
 }
 
 impl Limit<'_> {
-    /// Tells of a level that is at the limit, or almost.
+    /// Returns the problem of a level that is at the limit, or almost.
     fn reached(&self, Level { now, limit, .. }: Level) -> Option<WrongReply> {
         let detail = format!("{now} of {limit} {}", self.what);
         match now {

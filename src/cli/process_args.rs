@@ -13,9 +13,12 @@ use tracing::warn;
 
 use super::slips;
 use super::values::{self, Format, Level, MetricsAddress};
-use crate::admin::DoorOptions;
+use crate::admin::AdminOptions;
 use crate::observe::log;
-use crate::run::{self, Around, Failure, Outcome, PidPlace, Ports, Prepared, Process, Reread};
+use crate::run::{
+    self, Failure, Outcome, PidPlace, Ports, Prepared, Process, ProcessPaths, Reread,
+};
+use crate::service::ServiceOptions;
 use crate::sys::background::Readiness;
 use crate::sys::privileges::User;
 use crate::sys::sandbox::Rules;
@@ -107,6 +110,7 @@ impl ProcessArgs {
         plan: Vec<Options>,
         (reread, files, ports): (Reread, Vec<PathBuf>, Ports),
     ) -> Result<Outcome, Failure> {
+        let plan: Vec<ServiceOptions> = plan.into_iter().map(ServiceOptions::from).collect();
         // Before there is a log, whose thread would escape the sandbox.
         let prepared = self.prepare(&plan, files, ports);
         let output = if self.syslog { log::Output::Syslog } else { log::Output::Stderr };
@@ -114,17 +118,17 @@ impl ProcessArgs {
         for (variable, meant) in slips() {
             warn!(variable, meant, "a variable that no flag has");
         }
-        run::tunnels(plan, self.process(readiness, prepared), reread)
+        run::services(plan, self.process(readiness, prepared), reread)
     }
 
-    fn prepare(&self, plan: &[Options], files: Vec<PathBuf>, ports: Ports) -> Prepared {
+    fn prepare(&self, plan: &[ServiceOptions], files: Vec<PathBuf>, ports: Ports) -> Prepared {
         let sockets = [&self.handover, &self.admin].into_iter().flatten().cloned().collect();
-        let (pid_file, metrics) = (self.pid_file.clone(), self.doors().metrics);
+        let (pid_file, metrics) = (self.pid_file.clone(), self.admin().metrics);
         let is_pid_file_ours = self.is_pid_file_ours();
-        let around = Around { pid_file, is_pid_file_ours, sockets, metrics, files };
+        let paths = ProcessPaths { pid_file, is_pid_file_ours, sockets, metrics, files };
         let place = self.pid_place();
-        let rules = self.sandbox.rules(|| run::rules_of_tunnels(plan, &around, ports));
-        Prepared::new(plan.iter().map(|options| &options.keys), rules).with_place(place)
+        let rules = self.sandbox.rules(|| run::rules_of_services(plan, &paths, ports));
+        Prepared::new(plan.iter().map(ServiceOptions::keys), rules).with_place(place)
     }
 
     /// What a predecessor leaves is another file, and another user could not write ours.
@@ -137,16 +141,16 @@ impl ProcessArgs {
         self.handover.is_none() && self.user.is_none()
     }
 
-    fn doors(&self) -> DoorOptions {
+    fn admin(&self) -> AdminOptions {
         let metrics = self.metrics.as_ref().map(|address| address.0.clone());
-        DoorOptions { metrics, socket: self.admin.clone() }
+        AdminOptions { metrics, socket: self.admin.clone() }
     }
 
     fn process(&self, readiness: Readiness, prepared: Prepared) -> Process {
         Process {
             pid_file: self.pid_file.clone(),
             user: self.user.clone(),
-            doors: self.doors(),
+            admin: self.admin(),
             readiness,
             drain_accept: self.drain_accept,
             handover: self.handover.clone(),

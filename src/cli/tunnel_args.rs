@@ -437,7 +437,7 @@ pub(super) fn reread(
     let from_stdin = keys.iter().any(|key| keyfile::is_stdin(key));
     Arc::new(move || match from_stdin {
         true => Err(UsageError::KeyReadOnce.into()),
-        false => Ok(Plan { tunnels: loops::plan_of(options()?)?, restart: vec![] }),
+        false => Ok(Plan::of_tunnels(loops::plan_of(options()?)?, vec![])),
     })
 }
 

@@ -6,6 +6,7 @@
 //! spawned on behalf of a connection, and nothing here decides what a failure
 //! means for one.
 
+mod accept_loop;
 pub mod backoff;
 pub mod clock;
 pub mod dial;
@@ -28,6 +29,7 @@ pub mod touch;
 mod vigil;
 mod zone;
 
+pub use accept_loop::AcceptLoop;
 pub use backoff::{AcceptBackoff, AcceptStep};
 pub use dial::{DialError, dial};
 pub use halves::{Duplex, Sink, Source};

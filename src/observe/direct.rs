@@ -1,7 +1,7 @@
 //! A line on standard error without the log: before it has begun, and after its end.
 //!
-//! Nobody may have to wait for its reader, and it must come out also where the system
-//! gives no thread.
+//! No caller may have to wait for its reader, and it must come out also where the system gives no
+//! thread.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -19,7 +19,7 @@ use super::priority;
 /// The time that the end of the process may wait for a reader of its last line.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// So much fits into whatever says that it takes something: a pipe says so for 4,096 bytes.
+/// So much fits into anything that says that it takes something: a pipe says so for 4,096 bytes.
 const AT_ONCE: usize = 1024;
 
 /// Writes one line, which must be printable, with the program's name; for a second at most.
@@ -30,7 +30,7 @@ pub fn line(level: Level, text: &str) {
     let theirs = line.clone();
     let write = move || {
         write_all(theirs.as_bytes());
-        // Nobody waits any more for a line that took too long.
+        // No caller waits any more for a line that took too long.
         let _ = done.send(());
     };
     match thread::Builder::new().spawn(write) {

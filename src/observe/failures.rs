@@ -1,14 +1,12 @@
 //! Failures before authentication: exact counts in few lines.
 //!
-//! Anybody can make these failures as fast as the network carries them, so a
-//! line for each would let strangers fill the disk. The first failure of a
-//! quiet period is told at once. What follows is counted and told in
-//! summaries, the first after 10 seconds and each further one after twice as
+//! Strangers can make these failures as fast as the network carries them, so a line for each would
+//! let them fill the disk. The first failure of a quiet period is logged at once. What follows is
+//! counted and logged in summaries, the first after 10 seconds and each further one after twice as
 //! long, up to 5 minutes, until a whole period passes without any.
 //!
-//! No failure is lost or told twice: over all lines, `count` adds up to the
-//! number of failures. [`Tally`] is the pure part; [`Failures`] adds the clock,
-//! a lock and the log.
+//! No failure is lost or logged twice: over all lines, `count` adds up to the number of failures.
+//! [`Tally`] is the pure part; [`Failures`] adds the clock, a lock and the log.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt::Display;
@@ -24,36 +22,36 @@ const FIRST_PERIOD: Duration = Duration::from_secs(10);
 /// The longest time between two summaries.
 const LONGEST_PERIOD: Duration = Duration::from_secs(300);
 
-/// Called so by whoever hears one, since it has a remedy of its own.
+/// Name of a PROXY header as a protocol, since it has a remedy of its own.
 pub const PROXY_HEADER: &str = "a PROXY header";
 
-/// How many different sources are told apart in one period; a set that strangers
-/// fill must have an end.
+/// Number of different sources that are told apart in one period; a set that strangers fill must
+/// have an end.
 const MOST_SOURCES: usize = 1024;
 
-/// Counts failures, by their reasons, and decides when to tell. Knows no clock: `now`
-/// is passed in and must not go back.
+/// Counts failures, by their reasons, and decides when to log them. Knows no clock: `now` is passed
+/// in and must not go back.
 #[derive(Debug)]
 pub struct Tally<R = CloseReason> {
     reasons: BTreeMap<R, u64>,
     sources: HashSet<String>,
     example: String,
-    /// When the running period ends and how long it is; `None` is quiet.
+    /// End and length of the running period; `None` is quiet.
     period: Option<(Instant, Duration)>,
-    /// Reasons that were told in full by somebody else since it was last quiet.
+    /// Reasons that the caller logged in full since it was last quiet.
     in_full: BTreeSet<R>,
     /// The protocols of those that spoke no handshake, by name.
     spoken: BTreeMap<&'static str, u64>,
 }
 
-/// What a log line tells about one or more failures.
+/// Content of a log line about one or more failures.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line<R = CloseReason> {
-    /// How many failures, all reasons together.
+    /// Number of failures, all reasons together.
     pub count: u64,
-    /// How many of each reason, in their order.
+    /// Number of failures of each reason, in the order of reasons.
     pub reasons: Vec<(R, u64)>,
-    /// How many different sources, exact below 1024; 1024 stands for "or more".
+    /// Number of different sources, exact below 1024; 1024 stands for "or more".
     pub sources: usize,
     /// The source of the newest failure.
     pub example: String,
@@ -61,7 +59,7 @@ pub struct Line<R = CloseReason> {
     pub spoken: Vec<(&'static str, u64)>,
 }
 
-/// When a failure is told.
+/// Time at which a failure is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Told {
     /// With a line that was just logged, or that the caller logs.
@@ -93,12 +91,12 @@ impl<R> Default for Tally<R> {
 }
 
 impl<R: Ord + Copy> Tally<R> {
-    /// Notes what the next failure spoke. Names are few, so that nobody fills this.
+    /// Notes what the next failure spoke. Names are few, so that strangers cannot fill this.
     pub fn hear(&mut self, speech: &'static str) {
         *self.spoken.entry(speech).or_default() += 1;
     }
 
-    /// As [`Self::record`], but the caller tells the first of each reason in full, which
+    /// Counts as [`Self::record`] does, but the caller logs the first of each reason in full, which
     /// then counts in no line. Returns a line that is due besides.
     pub fn record_unless_first(
         &mut self,
@@ -133,8 +131,8 @@ impl<R: Ord + Copy> Tally<R> {
         self.flush()
     }
 
-    /// The summary of a period that has ended, if there is one. For a timer; a
-    /// call in any second is enough.
+    /// Returns the summary of a period that has ended, if there is one. For a timer; a call in any
+    /// second is enough.
     pub fn tick(&mut self, now: Instant) -> Option<Line<R>> {
         let (end, length) = self.period?;
         if now < end {
@@ -149,8 +147,7 @@ impl<R: Ord + Copy> Tally<R> {
         line
     }
 
-    /// Everything that was counted and not yet told, now. For the end of the
-    /// process.
+    /// Returns everything that was counted and not yet logged. For the end of the process.
     pub fn flush(&mut self) -> Option<Line<R>> {
         let reasons: Vec<_> = std::mem::take(&mut self.reasons).into_iter().collect();
         if reasons.is_empty() {
@@ -167,18 +164,18 @@ impl<R: Ord + Copy> Tally<R> {
 }
 
 impl Failures {
-    /// Nothing counted yet; lines name `tunnel`.
+    /// Begins with nothing counted; lines name `tunnel`.
     pub fn of(tunnel: Option<Arc<str>>) -> Self {
         Self { tally: Mutex::default(), tunnel }
     }
 
-    /// Counts one failure of `source`, an address without a port, and logs if a
-    /// line is due; says whether it was.
+    /// Counts one failure of `source`, an address without a port, and logs if a line is due.
+    /// Returns whether it was.
     pub fn failed(&self, reason: CloseReason, source: &dyn Display) -> Told {
         self.failed_speaking(reason, source, None)
     }
 
-    /// As [`Self::failed`], of somebody who spoke this in place of a handshake.
+    /// Counts as [`Self::failed`] does, for a peer that spoke this in place of a handshake.
     pub fn failed_speaking(
         &self,
         reason: CloseReason,
@@ -186,7 +183,8 @@ impl Failures {
         speech: Option<&'static str>,
     ) -> Told {
         let line = {
-            let (mut tally, now) = (self.tally(), Instant::now());
+            let mut tally = self.tally();
+            let now = Instant::now();
             // What ends a period comes first: what is heard now belongs to the next.
             let due = tally.tick(now);
             speech.into_iter().for_each(|speech| tally.hear(speech));
@@ -197,7 +195,7 @@ impl Failures {
         told
     }
 
-    /// As [`Self::failed`], where the caller logs the first of each reason in full:
+    /// Counts as [`Self::failed`] does, where the caller logs the first of each reason in full:
     /// [`Told::Now`] says that it is to do so, and that no summary counts this one.
     pub fn failed_unless_first(&self, reason: CloseReason, source: &dyn Display) -> Told {
         let (told, line) = self.tally().record_unless_first(reason, source, Instant::now());
@@ -211,7 +209,7 @@ impl Failures {
         self.log(line);
     }
 
-    /// Logs everything that was not yet told. Call it before the process ends.
+    /// Logs everything that was not yet logged. Call it before the process ends.
     pub fn flush(&self) {
         let line = self.tally().flush();
         self.log(line);
@@ -232,9 +230,8 @@ impl Failures {
         }
     }
 
-    /// Never held while a line is logged, so that the log cannot hold whoever
-    /// counts. A poisoned lock still guards exact counts: nothing in there can
-    /// panic half way.
+    /// Locks the counts. Never held while a line is logged, so that the log cannot hold up a task
+    /// that counts. A poisoned lock still guards exact counts: nothing in there can panic half way.
     fn tally(&self) -> MutexGuard<'_, Tally> {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -247,7 +244,7 @@ impl Line {
 }
 
 impl<R> Line<R> {
-    /// Makes the hint about those that spoke something else; `None` where nobody did.
+    /// Makes the hint about those that spoke something else; `None` where there were none.
     fn hint(&self) -> Option<String> {
         if self.spoken.is_empty() {
             return None;
@@ -264,7 +261,7 @@ impl<R> Line<R> {
         Some(format!("some spoke plainly to this sealed port: {each}; {remedy}"))
     }
 
-    /// The number of sources, with a plus sign where it is a lower bound.
+    /// Writes the number of sources, with a plus sign where it is a lower bound.
     pub fn sources(&self) -> String {
         let more = if self.sources == MOST_SOURCES { "+" } else { "" };
         format!("{}{more}", self.sources)
@@ -285,7 +282,8 @@ mod tests {
 
     #[test]
     fn the_first_failure_is_told_at_once_and_the_next_are_summed_up() {
-        let (mut tally, start) = (Tally::default(), Instant::now());
+        let mut tally = Tally::default();
+        let start = Instant::now();
         let line = tally.record(CloseReason::HandshakeFailed, &"192.0.2.1", start).unwrap();
         assert_eq!((line.count, line.sources, line.example.as_str()), (1, 1, "192.0.2.1"));
         for (i, reason) in [CloseReason::Replayed, CloseReason::HandshakeFailed].iter().enumerate()
@@ -300,7 +298,8 @@ mod tests {
 
     #[test]
     fn summaries_grow_rare_and_quiet_starts_over() {
-        let (mut tally, start) = (Tally::default(), Instant::now());
+        let mut tally = Tally::default();
+        let start = Instant::now();
         let mut told = vec![];
         for second in 0..2000 {
             let now = start + SECOND * second;
@@ -319,7 +318,9 @@ mod tests {
     #[test]
     fn a_flood_is_few_lines_that_add_up() {
         for gap in [0, 1, 15, 100, 700] {
-            let (mut tally, start, mut lines) = (Tally::default(), Instant::now(), vec![]);
+            let mut tally = Tally::default();
+            let start = Instant::now();
+            let mut lines = vec![];
             let mut now = start;
             for i in 0..10_000_u32 {
                 now = start + Duration::from_millis(gap) * i;
@@ -344,7 +345,8 @@ mod tests {
 
     #[test]
     fn what_was_spoken_is_told_once_with_what_to_do() {
-        let (mut tally, start) = (Tally::default(), Instant::now());
+        let mut tally = Tally::default();
+        let start = Instant::now();
         let mut line = |speech: &[&'static str]| {
             speech.iter().for_each(|speech| tally.hear(speech));
             tally.record(CloseReason::HandshakeFailed, &"a", start);
@@ -359,7 +361,8 @@ mod tests {
 
     #[test]
     fn sources_are_bounded_and_say_so() {
-        let (mut tally, start) = (Tally::default(), Instant::now());
+        let mut tally = Tally::default();
+        let start = Instant::now();
         for i in 0..5000 {
             tally.record(CloseReason::HandshakeFailed, &i, start);
         }
@@ -371,9 +374,12 @@ mod tests {
     /// Each is either told in full or counted in a line, and none is both.
     #[test]
     fn the_first_of_each_reason_is_for_the_caller_and_in_no_line() {
-        let (mut tally, start) = (Tally::default(), Instant::now());
-        let (away, mute) = (CloseReason::PeerUnreachable, CloseReason::NoAnswer);
-        let (mut in_full, mut lines) = (vec![], vec![]);
+        let mut tally = Tally::default();
+        let start = Instant::now();
+        let away = CloseReason::PeerUnreachable;
+        let mute = CloseReason::NoAnswer;
+        let mut in_full = vec![];
+        let mut lines = vec![];
         for second in 0..100 {
             let reason = if second % 3 == 2 { mute } else { away };
             let now = start + SECOND * second;
@@ -393,7 +399,8 @@ mod tests {
     #[test]
     fn counting_goes_on_while_a_line_is_logged() {
         let failures = Arc::new(Failures::default());
-        let (counted, lines) = (Arc::clone(&failures), Arc::new(AtomicUsize::new(0)));
+        let counted = Arc::clone(&failures);
+        let lines = Arc::new(AtomicUsize::new(0));
         let seen = Arc::clone(&lines);
         let log = tracing_subscriber::fmt().with_writer(move || {
             assert!(counted.tally.try_lock().is_ok(), "the tally is locked");

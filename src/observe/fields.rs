@@ -20,7 +20,7 @@ use crate::printable::printable;
 #[derive(Debug)]
 pub(super) struct PrintableFields;
 
-/// One line's fields on their way.
+/// Fields of one line on their way.
 struct Fields<'w> {
     writer: Writer<'w>,
     is_first: bool,
@@ -72,12 +72,12 @@ impl Visit for Fields<'_> {
     }
 }
 
-/// The name of a field; without the mark of one that is a word of the language too.
+/// Returns the name of a field; without the mark of one that is a word of the language too.
 pub(super) fn name_of(field: &Field) -> &'static str {
     field.name().strip_prefix("r#").unwrap_or_else(|| field.name())
 }
 
-/// An error with what caused it.
+/// Joins an error with its causes.
 pub(super) fn causes(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -88,9 +88,9 @@ pub(super) fn causes(error: &(dyn Error + 'static)) -> String {
     text
 }
 
-/// A value as it stands in a line: in quotes where it is empty or has a blank, a quote,
-/// an equals sign, a backslash or what cannot be seen. Within quotes the last two and
-/// quotes are escaped by a backslash.
+/// Writes a value as it stands in a line: in quotes where it is empty or has a blank, a quote, an
+/// equals sign, a backslash or what cannot be seen. Within quotes the last two and quotes are
+/// escaped by a backslash.
 fn quoted(value: &str) -> Cow<'_, str> {
     let is_odd = |c: char| c.is_whitespace() || matches!(c, '"' | '=' | '\\');
     let shown = printable(value);

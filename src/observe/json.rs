@@ -34,12 +34,12 @@ pub(super) struct JsonLines {
 struct Members(String);
 
 impl Pairs {
-    /// Pairs in this order.
+    /// Makes pairs in this order.
     pub fn new<N: Display, V: Into<Value>>(pairs: impl IntoIterator<Item = (N, V)>) -> Self {
         Self(pairs.into_iter().map(|(name, value)| (name.to_string(), value.into())).collect())
     }
 
-    /// As a field of a log line.
+    /// Returns it as a field of a log line.
     pub fn field(&self) -> &(dyn Error + 'static) {
         self
     }

@@ -1,9 +1,9 @@
-//! Where log lines go and what they look like.
+//! Destination and form of log lines.
 //!
-//! A log that cannot be written never stops the tunnel: a standard error that
-//! is closed, or a pipe that nobody drains, loses lines and nothing else. The
-//! same goes for syslog(3), which waits while the system's log is stuck. One
-//! thread does all the writing; `queue` says what happens to the others.
+//! A log that cannot be written never stops the tunnel: a standard error that is closed, or a pipe
+//! that is never drained, loses lines and nothing else. The same goes for syslog(3), which waits
+//! while the system's log is stuck. One thread does all the writing; `queue` says what happens to
+//! the others.
 
 use std::ffi::OsStr;
 use std::io::{self, IsTerminal, Write};
@@ -23,17 +23,17 @@ pub use super::queue::Guard;
 use super::queue::{Line, Lines};
 use crate::printable::{printable, printable_json};
 
-/// Whether there is a log.
+/// True while there is a log.
 static STARTED: AtomicBool = AtomicBool::new(false);
 
-/// What is logged, where, and how.
+/// Settings of the log: level, form, destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// The least important level that is logged.
     pub level: LevelFilter,
     /// One line's form.
     pub format: Format,
-    /// Where lines go.
+    /// Destination of lines.
     pub output: Output,
 }
 
@@ -46,7 +46,7 @@ pub enum Format {
     Json,
 }
 
-/// Where log lines go.
+/// Destination of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Output {
     /// Standard error.
@@ -58,7 +58,7 @@ pub enum Output {
 /// The reason why logging cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Nobody would get the lines, and nothing would tell.
+    /// No service reads the lines, and nothing would tell.
     #[error(
         "--syslog: nobody listens at {SYSLOG} ({0}); start a syslog service, or leave it out to log to standard error"
     )]
@@ -79,7 +79,8 @@ const SYSLOG: &str = "/dev/log";
 pub fn start(settings: Settings) -> Result<Guard, StartError> {
     let lines = Lines::default();
     // One for all notices: to make one costs every place that logs a check.
-    let (losses, lost) = (Lines::default(), settings.at_least_warn());
+    let losses = Lines::default();
+    let lost = settings.at_least_warn();
     let is_coloured = settings.is_coloured();
     let telling = dispatch(lost, is_coloured, losses.clone());
     let notice = move |count| {
@@ -111,7 +112,7 @@ pub fn start(settings: Settings) -> Result<Guard, StartError> {
     Ok(guard)
 }
 
-/// Whether what is logged now is written.
+/// Returns true if what is logged now is written.
 pub(super) fn is_started() -> bool {
     STARTED.load(Ordering::Acquire)
 }
@@ -121,7 +122,7 @@ pub(super) fn ended() {
     STARTED.store(false, Ordering::Release);
 }
 
-/// Whether somebody listens: syslog(3) itself never says.
+/// Checks that a syslog service listens: syslog(3) itself never says.
 fn find_syslog() -> io::Result<()> {
     let datagrams = UnixDatagram::unbound()?.connect(SYSLOG);
     datagrams.or_else(|error| UnixStream::connect(SYSLOG).map(drop).map_err(|_| error))
@@ -140,8 +141,8 @@ fn to_syslog(level: Level, line: Vec<u8>) -> io::Result<()> {
 }
 
 impl Settings {
-    /// A line as it is written: whatever stands in a field, it is one line, and
-    /// moves no terminal.
+    /// Makes a line as it is written: with any text in a field, it is one line, and moves no
+    /// terminal.
     fn shown(self, is_coloured: bool, line: &[u8]) -> Vec<u8> {
         let text = String::from_utf8_lossy(line);
         let (text, end) = text.strip_suffix('\n').map_or((&*text, ""), |text| (text, "\n"));
@@ -158,16 +159,16 @@ impl Settings {
         self.output == Output::Stderr && self.format == Format::Text && is_colourful()
     }
 
-    /// For the line about lost lines, which is told at every level: whoever
-    /// logs errors only has to know that errors are missing.
+    /// Returns settings for the line about lost lines, which is logged at every level: an operator
+    /// who logs errors only has to know that errors are missing.
     fn at_least_warn(self) -> Self {
         Self { level: self.level.max(LevelFilter::WARN), ..self }
     }
 }
 
-/// No module paths: operators know messages and fields, and a module's path in
-/// `target` would collide with our field of that name. Errors of the log itself
-/// are dropped, because they would be printed to the very place that failed.
+/// Makes the subscriber. No module paths: operators know messages and fields, and a module's path
+/// in `target` would collide with our field of that name. Errors of the log itself are dropped,
+/// because they would be printed to the very place that failed.
 fn dispatch(settings: Settings, is_coloured: bool, lines: Lines) -> Dispatch {
     let lines = Subscriber::builder()
         .with_max_level(settings.level)
@@ -187,7 +188,7 @@ fn dispatch(settings: Settings, is_coloured: bool, lines: Lines) -> Dispatch {
     }
 }
 
-/// Whether somebody looks at standard error who has not said no to colours.
+/// Returns true if standard error is a terminal, and colours are not refused.
 fn is_colourful() -> bool {
     io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty())
 }
@@ -264,7 +265,8 @@ mod tests {
             let ends = |part: &str| part.split_inclusive('m').next().map(str::to_owned);
             shown.split('\x1b').skip(1).filter_map(ends).collect()
         };
-        let (shown, plain) = (of(hidden), of("plain"));
+        let shown = of(hidden);
+        let plain = of("plain");
         assert!(sequences(&plain).len() > 8, "it has colours: {plain:?}");
         assert_eq!(sequences(&shown), sequences(&plain), "{shown:?}");
         // The form for programmers escapes by itself, and a value in quotes its backslashes.

@@ -1,11 +1,9 @@
-//! What a tunnel counts while it works: numbers that only grow, and how long
-//! things took.
+//! Counters of a tunnel at work: numbers that only grow, and durations.
 //!
-//! A tunnel holds its [`Meters`] for as long as it lives, so that counting is
-//! an addition and never a lookup. They outlive a tunnel that is replaced under
-//! the same name. What can be read from the limits, the pool or the gate when
-//! somebody asks is not counted here a second time; how it is all exposed is
-//! `admin::exposition`'s business.
+//! A tunnel holds its [`Meters`] for as long as it lives, so that counting is an addition and never
+//! a lookup. They outlive a tunnel that is replaced under the same name. What can be read from the
+//! limits, the pool or the gate on request is not counted here a second time; how it is all exposed
+//! is `admin::exposition`'s business.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,7 +20,7 @@ use crate::reason::CloseReason;
 const SECONDS: [f64; 14] =
     [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
 
-/// What one tunnel counts. Clones of a counter are the same counter.
+/// Counters of one tunnel. Clones of a counter are the same counter.
 #[derive(Debug)]
 pub struct Meters {
     tunnel: Arc<str>,
@@ -37,9 +35,9 @@ pub struct Meters {
     pub handshake: Timer,
     /// Seconds of dials that succeeded.
     pub dial: Timer,
-    /// Seconds until the gate let somebody in or not.
+    /// Seconds until the gate allowed or denied a client.
     pub gate: Timer,
-    /// What became of the pool's tunnels.
+    /// Counters of the pool.
     pub pool: PoolMeters,
     /// Record keys that were replaced by their successor, in sessions that ended.
     pub ratchets: Counter,
@@ -50,11 +48,11 @@ pub struct Meters {
 #[derive(Debug)]
 pub struct ByReason([Counter; CloseReason::ALL.len()]);
 
-/// How long something took.
+/// A histogram of durations.
 #[derive(Debug)]
 pub struct Timer(Histogram);
 
-/// What became of warm tunnels.
+/// Counters of warm tunnels.
 #[derive(Clone, Debug, Default)]
 pub struct PoolMeters {
     /// Clients that got one.
@@ -66,7 +64,7 @@ pub struct PoolMeters {
 }
 
 impl Meters {
-    /// Nothing counted yet, for the tunnel `name`, whose sessions are entered in `sessions`.
+    /// Begins with nothing counted, for the tunnel `name`, with its sessions in `sessions`.
     pub fn new(name: &str, sessions: Arc<Sessions>) -> Arc<Self> {
         Arc::new(Self {
             tunnel: Arc::from(name),
@@ -83,7 +81,7 @@ impl Meters {
         })
     }
 
-    /// The tunnel's name.
+    /// Returns the tunnel's name.
     pub fn tunnel(&self) -> &str {
         &self.tunnel
     }
@@ -93,7 +91,7 @@ impl Meters {
         self.sessions.enter(self, facts, pulse)
     }
 
-    /// Stream bytes (sent, received) so far.
+    /// Returns the stream bytes (sent, received) so far.
     pub fn bytes(&self) -> (u64, u64) {
         self.sessions.bytes(self)
     }
@@ -126,7 +124,7 @@ impl ByReason {
         self.0[reason as usize].inc();
     }
 
-    /// How many there were for `reason`.
+    /// Returns the number of connections that ended for `reason`.
     pub fn get(&self, reason: CloseReason) -> u64 {
         self.0[reason as usize].get()
     }
@@ -139,12 +137,12 @@ impl Default for Timer {
 }
 
 impl Timer {
-    /// Something that began at `began` is done.
+    /// Measures something that began at `began` and is done.
     pub fn done(&self, began: Instant) {
         self.0.observe(began.elapsed().as_secs_f64());
     }
 
-    /// What was measured.
+    /// Returns the measurements.
     pub fn histogram(&self) -> &Histogram {
         &self.0
     }

@@ -1,5 +1,5 @@
-//! What an operator sees: where log lines go, how a flood of failures becomes a
-//! few lines with exact counts, which sessions live, and what tunnels count.
+//! The view of an operator: destination of log lines, a few lines with exact counts for a flood of
+//! failures, the live sessions, and the counters of tunnels.
 
 pub mod direct;
 pub mod failures;

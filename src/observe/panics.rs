@@ -1,7 +1,7 @@
 //! A panic is a fault in this program, and one line in the log like everything else:
 //! its text may hold what a stranger sent.
 //!
-//! Whether what panicked goes on is decided where it runs (`tasks`).
+//! What becomes of the task that panicked is decided where it runs (`tasks`).
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -39,7 +39,7 @@ pub fn install() {
     }));
 }
 
-/// Tells `listener`, and nobody else, of the panics of this thread.
+/// Sends the panics of this thread to `listener`, and to no other place.
 pub fn tell(listener: Sender<String>) {
     LISTENER.set(Some(listener));
 }
@@ -49,7 +49,7 @@ pub fn tell_nobody() {
     LISTENER.set(None);
 }
 
-/// Whether this thread's panics are somebody's, who was told.
+/// Returns true if this thread's panics have a listener, which was told.
 fn is_heard(said: &str) -> bool {
     let told = LISTENER.try_with(|listener| {
         let listener = listener.try_borrow();

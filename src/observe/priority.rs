@@ -1,9 +1,8 @@
-//! How important a line is, for a journal that reads standard error.
+//! Priority of a line, for a journal that reads standard error.
 //!
-//! systemd names the journal's socket in `JOURNAL_STREAM`, and a journal takes `<4>` at
-//! the start of a line for its priority. Whoever else reads standard error gets no such
-//! mark: the variable is inherited by programs whose output goes elsewhere, so the
-//! socket is compared.
+//! systemd names the journal's socket in `JOURNAL_STREAM`, and a journal takes `<4>` at the start
+//! of a line for its priority. Any other reader of standard error gets no such mark: the variable
+//! is inherited by programs with output that goes elsewhere, so the socket is compared.
 
 use std::env;
 use std::ffi::OsStr;
@@ -12,22 +11,29 @@ use std::io;
 use nix::sys::stat::fstat;
 use tracing::Level;
 
-/// Whether standard error is the journal's stream.
+/// Returns true if standard error is the journal's stream.
 pub(super) fn is_journal() -> bool {
     let Ok(stderr) = fstat(io::stderr()) else { return false };
     let named = env::var_os("JOURNAL_STREAM");
-    named.is_some_and(|named| names(&named, (stderr.st_dev, stderr.st_ino)))
+    named
+        .is_some_and(|named| names(&named, &FileId { device: stderr.st_dev, inode: stderr.st_ino }))
 }
 
-/// Whether it is that device and inode, in decimal.
-fn names(named: &OsStr, (device, inode): (u64, u64)) -> bool {
+/// Identity of an open file.
+struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+/// Returns true if `named` is that device and inode, in decimal.
+fn names(named: &OsStr, file: &FileId) -> bool {
     let number = |text: &str| text.parse::<u64>().ok();
     let parts = named.to_str().and_then(|named| named.split_once(':'));
     let named = parts.and_then(|(device, inode)| number(device).zip(number(inode)));
-    named == Some((device, inode))
+    named == Some((file.device, file.inode))
 }
 
-/// The mark before a line, in syslog's numbers.
+/// Returns the mark before a line, in syslog's numbers.
 pub(super) fn mark(level: Level) -> &'static str {
     match level {
         Level::ERROR => "<3>",
@@ -53,7 +59,11 @@ mod tests {
             (":", false),
             ("9: 12345", false),
         ] {
-            assert_eq!(names(OsStr::new(named), (9, 12345)), is_ours, "{named}");
+            assert_eq!(
+                names(OsStr::new(named), &FileId { device: 9, inode: 12345 }),
+                is_ours,
+                "{named}"
+            );
         }
     }
 }

@@ -1,10 +1,11 @@
-//! Whether a session is alive: when this end owes a sign of life, whether the far
-//! end owes one for too long, and whether anybody uses it.
+//! Liveness of a session: when this end owes a sign of life, whether the far end owes one for too
+//! long, and whether it is used.
 //!
-//! A session has no timer and reads no clock for this, because there may be many
-//! that idle. Its task notes that something passed, and one looker for all of them
-//! comes round now and then ([`Pulse::look`]), makes times of the notes, and says
-//! what is to be done. What cannot be judged is not judged: while this end does not
+//! A session has no timer and reads no clock for this, because there may be many that idle. Its
+//! task notes that something passed, and one looker for all of them comes round now and then
+//! ([`Pulse::look`]), makes times of the notes, and says what is to be done. What cannot be judged
+//! is not judged: while this end does not read, because its plain side does not, silence means
+//! nothing.
 //! read, because its plain side does not, silence means nothing.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
@@ -30,7 +31,7 @@ const LOOKS: u32 = 32;
 const PAUSE: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(50)..=Duration::from_secs(2);
 
-/// What is told to the session's task.
+/// Verdict for the session's task: go on.
 const NOTHING: u8 = 0;
 const VANISHED: u8 = 1;
 const IDLE: u8 = 2;
@@ -44,9 +45,9 @@ pub struct Pulse {
     agreed: bool,
     /// Seconds; zero is for ever.
     idle_timeout: u32,
-    /// What the task noted since the last look.
+    /// Notes of the task since the last look.
     noted: Noted,
-    /// What the looks made of that: since when, in milliseconds.
+    /// Milliseconds, as the looks found, in which nothing was sent.
     unsent: AtomicU32,
     unheard: AtomicU32,
     unused: AtomicU32,
@@ -55,7 +56,7 @@ pub struct Pulse {
     patience: AtomicU8,
     /// A sign of life is due.
     due: AtomicBool,
-    /// Why the session has to end.
+    /// The reason for which the session has to end.
     verdict: AtomicU8,
 }
 
@@ -71,7 +72,7 @@ struct Noted {
 }
 
 impl Pulse {
-    /// Of a session that was just opened.
+    /// Begins the signs of life of a session that was just opened.
     pub fn new(heartbeats: Heartbeats, idle_timeout: Option<Duration>) -> Self {
         let ms = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
         let heartbeat = heartbeats.own.map_or(0, |own| ms(own.time()));
@@ -84,48 +85,49 @@ impl Pulse {
 
     // === the session's task ===
 
-    /// A record was sent.
+    /// Notes that a record was sent.
     pub fn sent(&self) {
         self.noted.sent.store(true, Ordering::Relaxed);
         self.noted.mute.store(false, Ordering::Relaxed);
         self.due.store(false, Ordering::Relaxed);
     }
 
-    /// Nothing can be sent until a record that is on its way is, or at all, after Fin. So
-    /// no sign of life is due, which the task would be waked for in vain.
+    /// Notes that nothing can be sent until a record that is on its way is, or at all, after Fin.
+    /// So no sign of life is due, which the task would be waked for in vain.
     pub fn cannot_send(&self) {
         self.noted.mute.store(true, Ordering::Relaxed);
         self.due.store(false, Ordering::Relaxed);
     }
 
-    /// An authentic record came, and nothing is read until what is in it has gone on.
+    /// Notes that an authentic record came, and that nothing is read until what is in it has gone
+    /// on.
     pub fn reads_no_more(&self) {
         self.noted.ever_heard.store(true, Ordering::Relaxed);
         self.noted.deaf.store(true, Ordering::Relaxed);
     }
 
-    /// Whether an authentic record ever came.
+    /// Returns true if an authentic record ever came.
     pub fn is_heard(&self) -> bool {
         self.noted.ever_heard.load(Ordering::Relaxed)
     }
 
-    /// What came has gone on, and this end reads again.
+    /// Notes that the data that came has gone on, and this end reads again.
     pub fn reads_again(&self) {
         self.noted.heard.store(true, Ordering::Relaxed);
         self.noted.deaf.store(false, Ordering::Relaxed);
     }
 
-    /// Application data passed.
+    /// Notes that application data passed.
     pub fn used(&self) {
         self.noted.used.store(true, Ordering::Relaxed);
     }
 
-    /// Whether a sign of life is due. It stays so until something is sent.
+    /// Returns true if a sign of life is due. It stays so until something is sent.
     pub fn is_due(&self) -> bool {
         self.due.load(Ordering::Relaxed)
     }
 
-    /// Why the session has to end, if it has to.
+    /// Returns the reason for which the session has to end, if it has to.
     pub fn verdict(&self) -> Option<CloseReason> {
         match self.verdict.load(Ordering::Relaxed) {
             VANISHED => Some(CloseReason::PeerVanished),
@@ -136,7 +138,7 @@ impl Pulse {
 
     // === the looker ===
 
-    /// How long a look may be put off; `None` where none is needed.
+    /// Returns the time for which a look may be put off; `None` where none is needed.
     pub fn pause(&self) -> Option<Duration> {
         let heartbeat = Duration::from_millis(self.heartbeat.into());
         let times = [heartbeat, Duration::from_secs(self.idle_timeout.into())];
@@ -144,7 +146,7 @@ impl Pulse {
         Some((shortest / LOOKS).clamp(*PAUSE.start(), *PAUSE.end()))
     }
 
-    /// Looks `ms` milliseconds after the last time; whether the task has to come and see.
+    /// Looks `ms` milliseconds after the last time. Returns true if the task has to come and see.
     pub fn look(&self, ms: u32) -> bool {
         let Noted { sent, heard, used, deaf, mute, .. } = &self.noted;
         let unsent = advance(&self.unsent, sent.swap(false, Ordering::Relaxed), ms, u32::MAX);
@@ -172,14 +174,14 @@ impl Pulse {
         has_ended || is_silent || is_unused || self.due.load(Ordering::Relaxed)
     }
 
-    /// How long the task has, after a look that found it silent or unused for too long, to
-    /// find what is here already.
+    /// Returns the time that the task has, after a look that found it silent or unused for too
+    /// long, to find what is here already.
     fn second_look(&self) -> u32 {
         self.pause().map_or(0, |pause| u32::try_from(pause.as_millis()).unwrap_or(u32::MAX))
     }
 }
 
-/// After how long a silence of this end a sign of life is due, drawn anew each time.
+/// Returns the silence of this end after which a sign of life is due, drawn anew each time.
 pub fn patience(heartbeat: Duration) -> Duration {
     heartbeat.mul_f64(f64::from(silence()) / 256.0)
 }
@@ -188,9 +190,9 @@ fn silence() -> u8 {
     rand::rng().random_range(SILENCE)
 }
 
-/// The time since something was noted. A look that is late, as after a halt of this
-/// process, finds no more than `most` where the one before found less: what came meanwhile
-/// may be here and not read, and counts if the task finds it until a later look.
+/// Adds to the time since something was noted. A look that is late, as after a halt of this
+/// process, finds no more than `most` where the one before found less: what came meanwhile may be
+/// here and not read, and counts if the task finds it until a later look.
 fn advance(since: &AtomicU32, noted: bool, ms: u32, most: u32) -> u32 {
     let before = since.load(Ordering::Relaxed);
     let now = match before.saturating_add(ms) {
@@ -260,7 +262,7 @@ mod tests {
         assert_eq!(until(&stalled, |_| {}, vanished), 3_100, "from then on");
     }
 
-    /// As where the process was stopped, or the machine slept: "An end whose process was
+    /// The case of a process that was stopped, or a machine that slept: "An end whose process was
     /// halted reads what is there first", however soon the next look is.
     #[test]
     fn what_came_during_a_halt_is_found_before_anybody_is_given_up() {

@@ -1,9 +1,9 @@
-//! Lines on their way from whoever logs to one thread that writes them.
+//! Lines on their way from the threads that log to one thread that writes them.
 //!
-//! A reader that stops reading must never stop the tunnel: a pipe that is full
-//! holds whoever writes to it, and with it everybody who waits for that thread.
-//! So nobody but the writer thread waits for the reader. The queue is bounded;
-//! what does not fit is counted and dropped, never waited for.
+//! A reader that stops reading must never stop the tunnel: a pipe that is full holds any thread
+//! that writes to it, and with it all that wait for that thread. So only the writer thread waits
+//! for the reader. The queue is bounded; what does not fit is counted and dropped, never waited
+//! for.
 //!
 //! Lines that a write failed for count as lost too. The count is told with the
 //! first write that works again.
@@ -22,14 +22,14 @@ use tracing_subscriber::fmt::MakeWriter;
 /// large end cuts its sessions, because those are worth having.
 const MOST_LINES: usize = 16_384;
 
-/// How long the writer waits for more after the first line, because waking it
-/// costs more than writing a line, and busy tunnels log thousands a second.
+/// Time that the writer waits for more after the first line, because waking it costs more than
+/// writing a line, and busy tunnels log thousands a second.
 const GATHERING: Duration = Duration::from_millis(1);
 
-/// How long the end of the process may wait for a reader.
+/// Longest time that the end of the process may wait for a reader.
 const LAST_WRITES: Duration = Duration::from_secs(1);
 
-/// One formatted line and how important it is.
+/// One formatted line and its level.
 pub(super) type Line = (Level, Vec<u8>);
 
 /// The end of the queue that `tracing` writes to.
@@ -83,8 +83,8 @@ impl Lines {
         Ok(Guard(self.clone()))
     }
 
-    /// The writer thread, until the queue is closed and empty. A line that it panics at
-    /// is lost.
+    /// Runs the writer thread, until the queue is closed and empty. A line that it panics at is
+    /// lost.
     fn write_all(
         &self,
         mut sink: impl FnMut(&Line) -> io::Result<()>,
@@ -114,8 +114,8 @@ impl Lines {
         }
     }
 
-    /// The oldest line; waits for one, and then for those that follow at once.
-    /// `None` is the end.
+    /// Takes the oldest line; waits for one, and then for those that follow at once. `None` is the
+    /// end.
     fn next(&self) -> Option<Line> {
         let nothing_to_do = |state: &mut State| state.waiting.is_empty() && !state.closed;
         let mut state = self.state();
@@ -129,7 +129,7 @@ impl Lines {
         state.waiting.pop_front()
     }
 
-    /// The oldest line, if there is one.
+    /// Takes the oldest line, if there is one.
     pub(super) fn pop(&self) -> Option<Line> {
         self.state().waiting.pop_front()
     }
@@ -148,14 +148,14 @@ impl Lines {
         }
         let idle = std::mem::take(&mut state.idle);
         drop(state);
-        // Whoever is not waiting looks by itself; waking costs a system call.
+        // A writer that does not wait looks by itself; waking costs a system call.
         if idle {
             self.0.changed.notify_all();
         }
     }
 
-    /// A poisoned lock still guards whole lines: nothing in there can panic
-    /// half way.
+    /// Locks the state. A poisoned lock still guards whole lines: nothing in there can panic half
+    /// way.
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

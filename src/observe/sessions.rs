@@ -1,11 +1,11 @@
-//! The live sessions of a process: who they are, how much went through them,
-//! and how an operator ends one.
+//! The live sessions of a process: their ends, the bytes that went through them, and the way for an
+//! operator to end one.
 //!
 //! An entry is one shared allocation of less than 250 bytes, because every idle
 //! session has one; names in it are shared. The relay counts into it with plain
 //! stores, once for each batch of records, and nothing here is locked for that.
-//! A session is entered once it relays. Who still dials or waits is counted by
-//! the limits, and has no entry.
+//! A session is entered once it relays. Connections that still dial or wait are counted by the
+//! limits, and have no entry.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -35,7 +35,7 @@ pub struct Sessions {
 struct Inner {
     last: u64,
     live: BTreeMap<u64, Arc<Entry>>,
-    /// When the looker comes again after a look; `None` where there is no looker.
+    /// The pause before the looker's next look; `None` where there is no looker.
     pause: Option<Duration>,
 }
 
@@ -60,7 +60,7 @@ pub struct Facts {
     pub suite: Suite,
 }
 
-/// How much went through so far, in stream bytes, and when.
+/// Stream bytes so far, and signs of life.
 #[derive(Debug, Default)]
 pub struct Traffic {
     /// From the plain side to the sealed side.
@@ -81,7 +81,7 @@ pub struct Entry {
     id: u64,
     meters: Arc<Meters>,
     facts: Facts,
-    /// How long it took to open it, in milliseconds: an [`Instant`] is four times as large.
+    /// Milliseconds that it took to open it: an [`Instant`] is four times as large.
     opened_after: u32,
     traffic: Traffic,
     /// It has to go.
@@ -94,11 +94,11 @@ pub struct Entry {
 #[must_use = "dropping it takes the session off the list"]
 pub struct Live(Arc<Entry>);
 
-/// How a task is called that has to look at something.
+/// Wakes a task that has to look at something.
 #[derive(Debug, Default)]
 struct Bell(Mutex<Option<Waker>>);
 
-/// Which sessions are meant.
+/// A choice of sessions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Selector {
     /// The one of this number.
@@ -133,26 +133,26 @@ impl Sessions {
         Live(entry)
     }
 
-    /// All live sessions, oldest first.
+    /// Lists all live sessions, oldest first.
     pub fn list(&self) -> Vec<Arc<Entry>> {
         self.lock().live.values().cloned().collect()
     }
 
-    /// Ends the sessions that are meant; says how many.
-    pub fn kick(&self, whom: &Selector) -> usize {
-        let meant: Vec<_> = self.list().into_iter().filter(|entry| entry.is(whom)).collect();
+    /// Ends the selected sessions. Returns their number.
+    pub fn kick(&self, selector: &Selector) -> usize {
+        let meant: Vec<_> = self.list().into_iter().filter(|entry| entry.is(selector)).collect();
         meant.iter().filter(|entry| entry.bell.ring_for(&entry.kicked)).count()
     }
 
-    /// When the looker has to come again; `None` when there is nothing to look at any
-    /// more, and then it is gone.
+    /// Returns the pause before the next look; `None` when there is nothing to look at any more,
+    /// and then the looker is gone.
     pub fn pause(&self) -> Option<Duration> {
         let mut inner = self.lock();
         inner.pause = inner.live.values().filter_map(|entry| entry.traffic.pulse.pause()).min();
         inner.pause
     }
 
-    /// Ready when the looker has to come sooner than it meant to. Wakes one task.
+    /// Is ready when the looker has to come sooner than it meant to. Wakes one task.
     pub fn poll_hurried(&self, cx: &mut Context<'_>) -> Poll<()> {
         let hurried = self.bell.poll(&self.hurried, cx);
         hurried.map(|()| self.hurried.store(false, Ordering::Release))
@@ -167,7 +167,7 @@ impl Sessions {
         }
     }
 
-    /// Stream bytes (sent, received) of a tunnel, those of ended sessions included.
+    /// Returns the stream bytes (sent, received) of a tunnel, those of ended sessions included.
     pub fn bytes(&self, meters: &Meters) -> (u64, u64) {
         // Locked throughout, so that a session that ends meanwhile counts once.
         let inner = self.lock();
@@ -177,7 +177,8 @@ impl Sessions {
         })
     }
 
-    /// Nothing in here can panic half way, so a poisoned lock guards what is right.
+    /// Locks the sessions. Nothing in here can panic half way, so a poisoned lock guards what is
+    /// right.
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -192,7 +193,7 @@ impl Total {
         self.0.store(self.get() + more, Ordering::Relaxed);
     }
 
-    /// The number now.
+    /// Returns the number now.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -201,34 +202,34 @@ impl Total {
 // === impl Entry ===
 
 impl Entry {
-    /// A number that no other session of this process has had.
+    /// Returns a number that no other session of this process has had.
     pub fn id(&self) -> u64 {
         self.id
     }
 
-    /// The tunnel's name.
+    /// Returns the tunnel's name.
     pub fn tunnel(&self) -> &str {
         self.meters.tunnel()
     }
 
-    /// Who it is.
+    /// Returns its description.
     pub fn facts(&self) -> &Facts {
         &self.facts
     }
 
-    /// When it began to relay.
+    /// Returns the moment when it began to relay.
     pub fn began(&self) -> Instant {
         self.facts.accepted + Duration::from_millis(self.opened_after.into())
     }
 
-    /// How much went through so far.
+    /// Returns the bytes so far.
     pub fn traffic(&self) -> &Traffic {
         &self.traffic
     }
 
-    /// Whether it is meant.
-    pub fn is(&self, whom: &Selector) -> bool {
-        match (whom, self.facts.peer) {
+    /// Returns true if it is selected.
+    pub fn is(&self, selector: &Selector) -> bool {
+        match (selector, self.facts.peer) {
             (Selector::Id(id), _) => self.id == *id,
             (Selector::Ip(ip), ClientAddr::Ip(peer)) => peer.ip() == ip.to_canonical(),
             (Selector::Peer(addr), peer) => peer == ClientAddr::from(*addr),
@@ -256,23 +257,23 @@ impl fmt::Display for Selector {
 // === impl Live ===
 
 impl Live {
-    /// Who it is.
+    /// Returns its description.
     pub fn facts(&self) -> &Facts {
         &self.0.facts
     }
 
-    /// Where its tunnel counts.
+    /// Returns the counters of its tunnel.
     pub fn meters(&self) -> &Arc<Meters> {
         &self.0.meters
     }
 
-    /// Where the relay counts.
+    /// Returns the counters of its relay.
     pub fn traffic(&self) -> &Traffic {
         &self.0.traffic
     }
 
-    /// The sessions, where nobody looks at them and this one has to be looked at. Who
-    /// gets them looks as long as [`Sessions::pause`] says when.
+    /// Returns the sessions, where there is no looker and this one has to be looked at. The caller
+    /// that gets them looks as long as [`Sessions::pause`] says when.
     pub fn needs_a_looker(&self) -> Option<Arc<Sessions>> {
         let pause = self.0.traffic.pulse.pause()?;
         let sessions = self.0.meters.sessions();
@@ -291,8 +292,8 @@ impl Live {
         }
     }
 
-    /// Ready when it has to end: an operator wants that, or the looker found it dead or
-    /// idle. Wakes one task, also for a sign of life that is due.
+    /// Is ready when it has to end: an operator wants that, or the looker found it dead or idle.
+    /// Wakes one task, also for a sign of life that is due.
     pub fn poll_end(&self, cx: &mut Context<'_>) -> Poll<CloseReason> {
         // The bell before the verdict, so that none is missed.
         let kicked = self.0.bell.poll(&self.0.kicked, cx).map(|()| CloseReason::Kicked);
@@ -312,7 +313,7 @@ impl Drop for Live {
 // === impl Bell ===
 
 impl Bell {
-    /// Says that `what` is so; whether that is news.
+    /// Says that `what` is so. Returns true if that is news.
     fn ring_for(&self, what: &AtomicBool) -> bool {
         let is_news = !what.swap(true, Ordering::AcqRel);
         self.ring();
@@ -326,10 +327,10 @@ impl Bell {
         }
     }
 
-    /// Ready when `what` is so.
+    /// Is ready when `what` is so.
     fn poll(&self, what: &AtomicBool, cx: &mut Context<'_>) -> Poll<()> {
         let mut waker = self.waker();
-        // Read under the lock, which who rings takes afterwards.
+        // Read under the lock, which the ringing task takes afterwards.
         if what.load(Ordering::Acquire) {
             return Poll::Ready(());
         }
@@ -368,7 +369,8 @@ mod tests {
         // The two counts of an Arc come on top.
         let size = size_of::<Entry>() + 2 * size_of::<usize>();
         assert!(size < 250, "{size} bytes");
-        let (target, service) = (Arc::<str>::from("t"), "redis".parse::<ServiceName>().unwrap());
+        let target = Arc::<str>::from("t");
+        let service = "redis".parse::<ServiceName>().unwrap();
         let one = Facts { target, service, ..facts("192.0.2.1:1", 1) };
         let other = one.clone();
         assert!(std::ptr::eq(one.service.as_str(), other.service.as_str()));
@@ -385,7 +387,7 @@ mod tests {
             redis.enter(facts("192.0.2.1:2", 2), Pulse::default()),
             mysql.enter(facts("[2001:db8::1]:1", 1), Pulse::default()),
         ];
-        let count = |whom: &Selector| sessions.list().iter().filter(|e| e.is(whom)).count();
+        let count = |selector: &Selector| sessions.list().iter().filter(|e| e.is(selector)).count();
         let key = facts("192.0.2.1:1", 1).key.to_string();
         assert_eq!(count(&Selector::Id(2)), 1);
         assert_eq!(count(&Selector::Ip("192.0.2.1".parse().unwrap())), 2);
@@ -403,10 +405,8 @@ mod tests {
         let sessions = Arc::new(Sessions::default());
         let meters = Meters::new("redis", Arc::clone(&sessions));
         let other = Meters::new("mysql", Arc::clone(&sessions));
-        let (one, two) = (
-            meters.enter(facts("192.0.2.1:1", 1), Pulse::default()),
-            meters.enter(facts("192.0.2.1:2", 1), Pulse::default()),
-        );
+        let one = meters.enter(facts("192.0.2.1:1", 1), Pulse::default());
+        let two = meters.enter(facts("192.0.2.1:2", 1), Pulse::default());
         one.traffic().sent.add(10);
         one.traffic().sent.add(1);
         two.traffic().received.add(5);
@@ -429,7 +429,7 @@ mod tests {
         assert_eq!(sessions.kick(&Selector::Id(1)), 1);
         assert!(woken.0.load(Ordering::Relaxed));
         assert!(live.poll_end(&mut cx).is_ready());
-        assert_eq!(sessions.kick(&Selector::Id(1)), 0, "nobody is kicked twice");
+        assert_eq!(sessions.kick(&Selector::Id(1)), 0, "no session is kicked twice");
     }
 
     #[derive(Default)]

@@ -1,4 +1,4 @@
-//! The first lines of a tunnel in the log: where it listens, where it forwards,
+//! The first lines of a service in the log: where it listens, where it forwards,
 //! its limits and keys.
 
 use std::sync::Arc;
@@ -9,13 +9,24 @@ use tracing::{info, warn};
 use crate::addr::{Address, ServiceName};
 use crate::net::AsyncListener;
 use crate::observe::Pairs;
+use crate::service::{self, ServiceOptions};
 use crate::tunnel::{Capacity, Options, Remark, Role};
 
-/// Says what a tunnel is about to do, and what to look at twice.
-pub(super) fn announce(options: &Options, capacity: Capacity, listeners: &[&Arc<AsyncListener>]) {
+/// Logs what a service is about to do, and settings that are suspicious.
+pub(super) fn announce(
+    options: &ServiceOptions,
+    capacity: service::Capacity,
+    listeners: &[&Arc<AsyncListener>],
+) {
     capacity.warn_if_less_than(options);
+    let (ServiceOptions::Tunnel(options), service::Capacity::Tunnel(capacity)) =
+        (options, capacity);
+    announce_tunnel(options, capacity, listeners);
+}
+
+fn announce_tunnel(options: &Options, capacity: Capacity, listeners: &[&Arc<AsyncListener>]) {
     let tunnel = options.name.as_deref();
-    options.remarks.iter().for_each(|remark| caution(tunnel, remark));
+    options.remarks.iter().for_each(|remark| log_warning(tunnel, remark));
     for listener in listeners {
         info!(tunnel, address = listener.local(), "listening");
     }
@@ -61,7 +72,7 @@ pub(super) fn announce(options: &Options, capacity: Capacity, listeners: &[&Arc<
     }
 }
 
-fn caution(tunnel: Option<&str>, remark: &Remark) {
+fn log_warning(tunnel: Option<&str>, remark: &Remark) {
     match remark {
         Remark::WideRule { flag, net } => warn!(
             tunnel, flag, %net,
@@ -80,7 +91,7 @@ fn caution(tunnel: Option<&str>, remark: &Remark) {
     }
 }
 
-/// The targets of each service, in the order in which they were given.
+/// Groups the targets by their service, in the order in which they were given.
 fn by_service(targets: &[(ServiceName, Address)]) -> Pairs {
     let mut services: Vec<(&ServiceName, Vec<String>)> = vec![];
     for (service, address) in targets {

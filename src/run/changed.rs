@@ -1,5 +1,5 @@
-//! Which settings of a tunnel differ between two of its configurations, by the names of
-//! their flags, for whoever reloads.
+//! Names the settings in which two configurations of a tunnel differ, by their flags, for an
+//! operator who reloads.
 //!
 //! The options are compared and not the words that they came from: `60s` in the place of
 //! `1m` is no change. The pattern below names every field, so that none that is new is
@@ -9,11 +9,11 @@ use crate::gate::redis_store::{RedisOptions, TlsOptions};
 use crate::gate::{GateOptions, Rules, StoreOptions};
 use crate::tunnel::{Limits, Options, Role};
 
-/// A flag, and whether its value differs.
+/// A flag, and true if its value differs.
 type Compared = (&'static str, bool);
 
-/// The flags of a tunnel whose values differ. One that listens where it could not before has
-/// a new door, with the same words.
+/// Lists the flags of a tunnel that have different values. One that listens where it could not
+/// before has a new listener, with the same words.
 pub(super) fn changed(old: &Options, new: &Options, has_new_door: bool) -> Vec<String> {
     let Options {
         name: _,
@@ -116,7 +116,7 @@ fn gate_of(old: &GateOptions, new: &GateOptions) -> Vec<Compared> {
     all
 }
 
-/// Its password may be in another place and the same.
+/// Compares stores. The password may be in another place and the same.
 fn store_of(old: &StoreOptions, new: &StoreOptions, is_moved: bool) -> Vec<Compared> {
     let mut all = match (old, new) {
         (StoreOptions::Redis(old), StoreOptions::Redis(new)) => redis_of(old, new, is_moved),
@@ -128,7 +128,8 @@ fn store_of(old: &StoreOptions, new: &StoreOptions, is_moved: bool) -> Vec<Compa
 }
 
 fn redis_of(old: &RedisOptions, new: &RedisOptions, is_moved: bool) -> Vec<Compared> {
-    let (keys, others) = (&old.keys, &new.keys);
+    let keys = &old.keys;
+    let others = &new.keys;
     let is_same =
         old.credentials == new.credentials && old.sentinel_credentials == new.sentinel_credentials;
     let mut all = tls_of(old.tls.as_ref(), new.tls.as_ref());
@@ -143,10 +144,11 @@ fn redis_of(old: &RedisOptions, new: &RedisOptions, is_moved: bool) -> Vec<Compa
     all
 }
 
-/// Other files, or the same ones where something else stands in them.
+/// Compares TLS files: other files, or the same ones where something else stands in them.
 fn tls_of(old: Option<&TlsOptions>, new: Option<&TlsOptions>) -> Vec<Compared> {
     let (Some(old), Some(new)) = (old, new) else { return vec![] };
-    let (files, others) = (&old.files, &new.files);
+    let files = &old.files;
+    let others = &new.files;
     let is_rewritten = files == others && old != new;
     vec![
         ("gate-ca", is_rewritten || files.ca != others.ca),

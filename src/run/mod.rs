@@ -1,28 +1,36 @@
-//! The process around the tunnels, from a command line to the end.
+//! The process around its services, from a command line to the end.
 //!
 //! ```text
-//!   prepare    what is due before there are threads: keys, the sandbox
-//!   running    the one who has all of the following, and goes by what is asked
-//!   startup    what is due once: a predecessor, the pid file, privileges
-//!   requests   signals, operators at the doors, a successor
-//!   fleet      the tunnels, how one set becomes another
-//!   doors      their listening sockets
-//!   leaving    tunnels that accept no more
-//!   announce   what the log says of a tunnel at first
-//!   changed    which settings of a tunnel a reload changed
+//!   prepare        what needs a single thread: keys, the sandbox
+//!   sandbox_rules  the rules of the sandbox, from the options of services
+//!   supervisor     starts, serves, reloads and drains: it has all of the following
+//!   startup        what is done once: a predecessor, the pid file, privileges
+//!   control        signals, commands of operators, a successor
+//!   services       the services, how one set becomes another
+//!   planned        the next set
+//!   new_gates      the gates of the next set
+//!   descriptors    shares of the file descriptors
+//!   listeners      the listening sockets
+//!   draining       services that accept no more
+//!   announce       the first lines of a service in the log
+//!   changed        the settings of a tunnel that a reload changed
 //! ```
 //!
 //! Signals are caught before anything is made, so that none leaves something behind.
 
 mod announce;
 mod changed;
-mod doors;
-mod fleet;
-mod leaving;
+mod control;
+mod descriptors;
+mod draining;
+mod listeners;
+mod new_gates;
+mod planned;
 mod prepare;
-mod requests;
-mod running;
+mod sandbox_rules;
+mod services;
 mod startup;
+mod supervisor;
 
 use std::io;
 use std::mem::take;
@@ -36,11 +44,13 @@ use anyhow::Context;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
-pub use prepare::{Around, PidPlace, Ports, Prepared, rules_of_pipe, rules_of_tunnels};
+pub use prepare::{PidPlace, Prepared};
+pub use sandbox_rules::{Ports, ProcessPaths, rules_of_pipe, rules_of_services};
 
-use crate::admin::{DoorOptions, Roster};
+use crate::admin::{AdminOptions, Registry};
 use crate::demo;
 use crate::observe::panics;
+use crate::service::ServiceOptions;
 use crate::sys::background::Readiness;
 use crate::sys::nofile;
 use crate::sys::privileges::User;
@@ -49,34 +59,34 @@ use crate::sys::signals::Signals;
 use crate::tasks;
 use crate::tunnel::trial::{Finding, bind_all, trial};
 use crate::tunnel::{self, Options, PipeOptions, workers};
-use fleet::Fleet;
-use requests::Requests;
-use running::Running;
+use control::Control;
+use services::Services;
+use supervisor::Supervisor;
 
-/// What the process around the tunnels is told.
+/// Settings of the process around the services.
 #[derive(Debug)]
 pub struct Process {
-    /// Where to write the pid.
+    /// Path of the pid file.
     pub pid_file: Option<PathBuf>,
-    /// Who to become after binding.
+    /// The user that the process becomes after binding.
     pub user: Option<User>,
-    /// Where an operator can ask.
-    pub doors: DoorOptions,
-    /// Whom to tell when ready.
+    /// Addresses of the admin interface.
+    pub admin: AdminOptions,
+    /// Signals that the process is ready, where another one waits for that.
     pub readiness: Readiness,
-    /// How long new connections are still accepted after the first signal.
+    /// Time in which new connections are still accepted after the first signal.
     pub drain_accept: Duration,
-    /// Where this process takes its sockets from one that runs, and hands them
+    /// Path where this process takes its sockets from one that runs, and hands them
     /// over to the next.
     pub handover: Option<PathBuf>,
-    /// Whether it takes the place of that process in its service too, and starts only
+    /// True if it takes the place of that process in its service too, and starts only
     /// if there is one.
     pub replaces: bool,
-    /// What was done before there were threads.
+    /// The process as it was prepared before there were threads.
     pub prepared: Prepared,
 }
 
-/// How a run that did not fail ended.
+/// Outcome of a run that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Everything was finished: exit status 0.
@@ -87,10 +97,10 @@ pub enum Outcome {
     Signalled(u8),
 }
 
-/// Why a run failed: one line that names cause and remedy.
+/// Cause of a failed run: one line that names cause and remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// What was asked for makes no sense, or a key file is bad: exit status 2.
+    /// The command line makes no sense, or a key file is bad: exit status 2.
     #[error("{0:#}")]
     Usage(anyhow::Error),
     /// It made sense but did not work: exit status 1.
@@ -98,23 +108,34 @@ pub enum Failure {
     Runtime(anyhow::Error),
 }
 
-/// Reads again what the tunnels are told: files, and the keys that they name.
+/// Reads the options of the services again: files, and the keys that they name.
 pub type Reread = Arc<dyn Fn() -> Result<Plan, Failure> + Send + Sync>;
 
 /// The plan that was read again.
 #[derive(Debug)]
 pub struct Plan {
-    /// The options of the tunnels.
-    pub tunnels: Vec<Options>,
+    /// The options of the services.
+    pub services: Vec<ServiceOptions>,
     /// The flags of the process that differ from those at its start.
     pub restart: Vec<String>,
 }
 
-/// Runs tunnel ends until they are stopped. On SIGHUP they become what `reread` gives.
+impl Plan {
+    /// Makes a plan of tunnels only.
+    pub fn of_tunnels(tunnels: Vec<Options>, restart: Vec<String>) -> Self {
+        Self { services: tunnels.into_iter().map(ServiceOptions::Tunnel).collect(), restart }
+    }
+}
+
+/// Runs services until they are stopped. On SIGHUP they become what `reread` gives.
 ///
 /// # Errors
 /// [`Failure`]; nothing is left behind then.
-pub fn tunnels(plan: Vec<Options>, process: Process, reread: Reread) -> Result<Outcome, Failure> {
+pub fn services(
+    plan: Vec<ServiceOptions>,
+    process: Process,
+    reread: Reread,
+) -> Result<Outcome, Failure> {
     serve(plan, process, reread).map_err(Failure::Runtime)
 }
 
@@ -197,40 +218,47 @@ pub fn demo() -> Result<Outcome, Failure> {
     shown().map(|()| Outcome::Clean).map_err(Failure::Runtime)
 }
 
-fn serve(plan: Vec<Options>, mut process: Process, reread: Reread) -> anyhow::Result<Outcome> {
+fn serve(
+    plan: Vec<ServiceOptions>,
+    mut process: Process,
+    reread: Reread,
+) -> anyhow::Result<Outcome> {
     let descriptors = nofile::raise().context("cannot read the limit of file descriptors")?;
-    let roster = Roster::new(descriptors);
+    let registry = Registry::new(descriptors);
     let for_workers = workers::start(descriptors)
         .context(
         "cannot start the threads that serve; raise the limits of threads (ulimit -u, TasksMax=, a container's limit of pids) and memory",
     )?;
-    let left = descriptors.saturating_sub(process.doors.descriptors() + for_workers);
+    let left = descriptors.saturating_sub(process.admin.descriptors() + for_workers);
     let systemd = take(&mut process.prepared.inherited);
-    let fleet = Fleet::new(left, systemd, roster);
+    let services = Services::new(left, systemd, registry);
     // Before anything is made that would have to be undone.
-    fleet.shares(&plan)?;
+    services.shares(&plan)?;
     let runtime = runtime()?;
     let outcome = runtime.block_on(async {
         // Before anything is created, so that a signal leaves nothing behind.
         let signals = Signals::catch().context("cannot catch signals")?;
         reaper::start().context("cannot catch signals")?;
-        Running::new(fleet, Requests::of(signals), process, reread).run(plan).await
+        Supervisor::new(services, Control::new(signals), process, reread).run(plan).await
     });
     // A lookup in a name server that hangs must not hold us.
     runtime.shutdown_background();
     outcome
 }
 
-/// An error with the name of the tunnel that it is about, where there are several.
-fn about<T, E: Into<anyhow::Error>>(options: &Options, result: Result<T, E>) -> anyhow::Result<T> {
+/// Adds the name of the service to an error that is about it, where there are several.
+fn about<T, E: Into<anyhow::Error>>(
+    options: &ServiceOptions,
+    result: Result<T, E>,
+) -> anyhow::Result<T> {
     let result = result.map_err(Into::into);
-    match &options.name {
+    match options.name() {
         Some(name) => result.with_context(|| format!("tunnel {name}")),
         None => result,
     }
 }
 
-/// The runtime of the process, and the threads for what blocks.
+/// Starts the runtime of the process, and the threads for what blocks.
 fn runtime() -> anyhow::Result<Runtime> {
     tasks::start()?;
     start_runtime().context(
@@ -238,14 +266,15 @@ fn runtime() -> anyhow::Result<Runtime> {
     )
 }
 
-/// Started in a thread of its own: where the system gives too few threads, tokio panics
+/// Starts the runtime in a thread of its own: where the system gives too few threads, tokio panics
 /// and then waits for those that it has, for ever. That thread is left behind then, in a
 /// process that ends.
 fn start_runtime() -> io::Result<Runtime> {
-    let ((panicked, panic), (started, runtime)) = (mpsc::channel(), mpsc::channel());
+    let (panicked, panic) = mpsc::channel();
+    let (started, runtime) = mpsc::channel();
     let start = move || {
         panics::tell(panicked);
-        // Nobody waits for it after a panic.
+        // No thread waits for it after a panic.
         let _ = started.send(Runtime::new());
         panics::tell_nobody();
     };

@@ -1,5 +1,5 @@
-//! What is due once between the command line and the first connection: a
-//! predecessor, the pid file, privileges, and the word to whoever waits.
+//! Steps that are done once between the command line and the first connection: a predecessor, the
+//! pid file, privileges, and the signal that the process is ready.
 //!
 //! Nothing here holds up the task that hears of signals.
 
@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use super::Process;
 use crate::addr::{Address, Source};
-use crate::admin::{DoorError, Doors, Roster};
+use crate::admin::{AdminError, AdminServer, Registry};
 use crate::net::{BindError, Listener};
 use crate::sys::background::Readiness;
 use crate::sys::handover::{Given, Predecessor, ask};
@@ -27,11 +27,11 @@ pub(super) const BACKLOG: i32 = 4096;
 /// Pause before a listening name that does not resolve yet is tried again.
 const RESOLVE_AGAIN: Duration = Duration::from_secs(1);
 
-/// What is due once on the way to ready, and undone at the end.
+/// State of the steps on the way to ready, and of what is undone at the end.
 pub(super) struct Startup {
     process: Process,
     pid_file: Option<PidFile>,
-    /// Another process had our sockets, and has our doors and files until it leaves.
+    /// Another process had our sockets, and has our addresses and files until it leaves.
     takes_over: bool,
     /// That process, unless it is gone.
     predecessor: Option<Predecessor>,
@@ -42,7 +42,7 @@ impl Startup {
         Self { process, pid_file: None, takes_over: false, predecessor: None }
     }
 
-    /// The sockets of a process that runs, if there is one to take over from.
+    /// Takes the sockets of a process that runs, if there is one to take over from.
     ///
     /// # Errors
     /// When it does not give them.
@@ -57,12 +57,12 @@ impl Startup {
         Ok(given)
     }
 
-    /// Where sockets change hands.
+    /// Returns the path of the handover socket.
     pub(super) fn handover(&self) -> Option<&Path> {
         self.process.handover.as_deref()
     }
 
-    /// Whether another process had our sockets.
+    /// Returns true if another process had our sockets.
     pub(super) fn takes_over(&self) -> bool {
         self.takes_over
     }
@@ -79,8 +79,8 @@ impl Startup {
         Ok(())
     }
 
-    /// Waits until the doors and files of a predecessor are ours.
-    pub(super) async fn relieve(&mut self) {
+    /// Waits until the addresses and files of a predecessor are ours.
+    pub(super) async fn await_predecessor_exit(&mut self) {
         let left = match self.predecessor.take() {
             Some(predecessor) => {
                 let left = blocking(move || predecessor.leave()).await;
@@ -95,16 +95,19 @@ impl Startup {
         self.takes_over = false;
     }
 
-    /// Opens the doors for operators, which answer from `roster`.
+    /// Opens the admin interface, which answers from `registry`.
     ///
     /// # Errors
-    /// [`DoorError`]
-    pub(super) async fn open_doors(&self, roster: &Arc<Roster>) -> Result<Doors, DoorError> {
-        Doors::open(&self.process.doors, roster, self.process.user.as_ref()).await
+    /// [`AdminError`]
+    pub(super) async fn open_admin(
+        &self,
+        registry: &Arc<Registry>,
+    ) -> Result<AdminServer, AdminError> {
+        AdminServer::open(&self.process.admin, registry, self.process.user.as_ref()).await
     }
 
-    /// Binds a source of a tunnel that may wait for name service: tries until it
-    /// resolves; whoever waits for us is released before that.
+    /// Binds a source of a service that may wait for name service: tries until it resolves; a
+    /// process that waits for us is released before that.
     pub(super) async fn bind_patiently(
         &mut self,
         source: &Address,
@@ -114,7 +117,7 @@ impl Startup {
             match Listener::bind_apart(source, others, BACKLOG).await {
                 Err(error @ BindError::Unresolvable { .. }) => {
                     warn!(%source, %error, "waiting for DNS");
-                    self.release()?;
+                    self.signal_ready()?;
                     sleep(RESOLVE_AGAIN).await;
                 }
                 bound => return Ok(bound?),
@@ -136,7 +139,8 @@ impl Startup {
         self.pid_file = None;
     }
 
-    /// The system keeps an identity for each thread; the C library changes all of them.
+    /// Drops privileges: the system keeps an identity for each thread; the C library changes all of
+    /// them.
     pub(super) fn drop_privileges(&mut self) -> anyhow::Result<()> {
         if let Some(user) = self.process.user.take() {
             user.become_for_good()?;
@@ -146,19 +150,19 @@ impl Startup {
         Ok(())
     }
 
-    /// Whether files are within reach only where they were at the start.
+    /// Returns true if files are within reach only where they were at the start.
     pub(super) fn is_confined(&self) -> bool {
         self.process.prepared.is_confined()
     }
 
-    /// What the process can no longer do, for the log.
+    /// Logs what the process can no longer do.
     pub(super) fn announce(&self) {
         self.process.prepared.announce();
     }
 
-    /// Tells whoever waits that it need not wait any longer. The pid file is there by
-    /// then, unless it is a predecessor's.
-    pub(super) fn release(&mut self) -> anyhow::Result<()> {
+    /// Signals that the process is ready to one that waits for it. The pid file is there by then,
+    /// unless it is a predecessor's.
+    pub(super) fn signal_ready(&mut self) -> anyhow::Result<()> {
         self.write_pid_file()?;
         let waiting = std::mem::replace(&mut self.process.readiness, Readiness::foreground());
         Ok(waiting.report_ready()?)

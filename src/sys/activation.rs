@@ -15,12 +15,12 @@ use std::os::fd::{OwnedFd, RawFd};
 use listenfd::ListenFd;
 use socket2::Socket;
 
-/// What was handed over.
+/// Sockets that systemd handed over.
 #[derive(Debug, Default)]
 pub struct Inherited {
     /// Sockets by name.
     sockets: Vec<(String, Option<Socket>)>,
-    /// What the process before had systemd keep, under [`KEPT`].
+    /// The file that the process before had systemd keep, under [`KEPT`].
     kept: Option<File>,
 }
 
@@ -31,7 +31,7 @@ pub const KEPT: &str = "first-messages";
 /// The first descriptor that systemd hands over.
 const FIRST: RawFd = 3;
 
-/// Why there is no socket of a name.
+/// Cause of a missing socket of a name.
 #[derive(Debug, thiserror::Error)]
 pub enum ActivationError {
     /// None at all.
@@ -44,9 +44,9 @@ pub enum ActivationError {
         "systemd hands over no socket of the name {name}, only {others}; give one of these, or set FileDescriptorName={name} in the .socket unit"
     )]
     OtherNames {
-        /// What was asked for.
+        /// The name that was asked for.
         name: String,
-        /// What there is.
+        /// The names that there are.
         others: String,
     },
     /// Something that cannot be accepted from.
@@ -60,10 +60,10 @@ pub enum ActivationError {
 }
 
 impl Inherited {
-    /// Everything that systemd handed to this process. Call it once, before
-    /// any thread is started.
+    /// Takes everything that systemd handed to this process. Call it once, before any thread is
+    /// started.
     pub fn take_over() -> Self {
-        // Without one it could be anybody's.
+        // Without one it could be another process's.
         let ours = env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string());
         if !ours {
             return Self::default();
@@ -83,12 +83,12 @@ impl Inherited {
         inherited
     }
 
-    /// What the process before had systemd keep for this one. It is there once.
+    /// Takes what the process before had systemd keep for this one. It is there once.
     pub fn take_kept(&mut self) -> Option<OwnedFd> {
         self.kept.take().map(OwnedFd::from)
     }
 
-    /// The sockets called `name`, at least one. They stay here as well: systemd has
+    /// Returns the sockets called `name`, at least one. They stay here as well: systemd has
     /// them too, and a reload may ask for them again.
     ///
     /// # Errors
@@ -111,8 +111,8 @@ impl Inherited {
         found.into_iter().map(|(_, socket)| copy(socket)).collect()
     }
 
-    /// All sockets once more, each with its name, for a process that takes our place in
-    /// the service: systemd hands them to the first only.
+    /// Shares all sockets, each with its name, with a process that takes our place in the service:
+    /// systemd hands them to the first only.
     pub fn share(&self) -> impl Iterator<Item = io::Result<(&str, OwnedFd)>> {
         let there = self.sockets.iter().filter_map(|(name, socket)| Some((name, socket.as_ref()?)));
         there.map(|(name, socket)| Ok((name.as_str(), socket.try_clone()?.into())))
@@ -125,7 +125,7 @@ impl Inherited {
         self.sockets.extend(new.map(|(name, socket)| (name, Some(Socket::from(socket)))));
     }
 
-    /// The names of those sockets that are none of `used`, with commas.
+    /// Lists the names of those sockets that are none of `used`, with commas.
     pub fn unused(&self, used: &[&str]) -> String {
         let names = self.sockets.iter().map(|(name, _)| name.as_str());
         names.filter(|name| !used.contains(name)).collect::<Vec<_>>().join(", ")
@@ -136,20 +136,20 @@ impl Inherited {
     }
 }
 
-/// The file at a place, which is opened anew: the descriptor itself is nobody's to
-/// own. `None` where the system does not let us.
+/// Opens the file at a place anew: the descriptor itself is not ours to own. `None` where the
+/// system does not let us.
 fn kept(at: usize) -> Option<File> {
     let descriptor = FIRST.checked_add(RawFd::try_from(at).ok()?)?;
     let path = format!("/proc/self/fd/{descriptor}");
     OpenOptions::new().read(true).append(true).open(path).ok()
 }
 
-/// systemd's own word for a socket without a name.
+/// Returns systemd's own word for a socket without a name.
 fn or_unknown(name: String) -> String {
     if name.is_empty() { "unknown".to_owned() } else { name }
 }
 
-/// The socket at a place, if it is a stream socket that listens.
+/// Returns the socket at a place, if it is a stream socket that listens.
 fn listener(sockets: &mut ListenFd, at: usize) -> Option<Socket> {
     let tcp = sockets.take_tcp_listener(at).ok().flatten().map(Socket::from);
     let socket = tcp.or_else(|| sockets.take_unix_listener(at).ok().flatten().map(Socket::from));

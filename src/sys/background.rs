@@ -39,7 +39,7 @@ const BETWEEN: &str = "between";
 /// Pause before an orphan looks again whether it is one.
 const ALMOST: Duration = Duration::from_millis(1);
 
-/// Where this process finds itself after [`detach`].
+/// Side of the process after [`detach`].
 #[derive(Debug)]
 pub enum Side {
     /// The one the user started: the work is done elsewhere, end with this status.
@@ -48,17 +48,17 @@ pub enum Side {
     Child(Readiness),
 }
 
-/// Whom to tell that everything is bound and written.
+/// The process that waits until everything is bound and written.
 #[derive(Debug)]
 pub struct Readiness(Waiting);
 
 #[derive(Debug)]
 enum Waiting {
-    Nobody,
+    None,
     Parent,
 }
 
-/// Why the process did not get to the background.
+/// Cause of a process that did not get to the background.
 #[derive(Debug, thiserror::Error)]
 pub enum BackgroundError {
     /// The end of process 1 ends its container, and the child with it.
@@ -92,7 +92,7 @@ pub fn detach(arguments: &[OsString]) -> Result<Side, BackgroundError> {
     wait(child).map(Side::Parent).map_err(BackgroundError::Start)
 }
 
-/// As [`detach`] in a process that [`orphan`] started; `None` in any other. Call it
+/// Does the same as [`detach`] in a process that [`orphan`] started; `None` in any other. Call it
 /// before anything is opened or read.
 ///
 /// # Errors
@@ -118,10 +118,9 @@ pub fn adopted(arguments: &[OsString]) -> Result<Option<Side>, BackgroundError> 
     }
 }
 
-/// Starts this program again with more of an environment, as a child of nobody here, and
-/// waits until it is ready. A service manager counts a process as its own only if it
-/// has no other parent. Gives whether it got ready.
-///
+/// Starts this program again with more of an environment, as a child of no process here, and waits
+/// until it is ready. A service manager counts a process as its own only if it has no other parent.
+/// Returns true if it got ready.
 /// # Errors
 /// [`BackgroundError`] when it cannot be started.
 pub fn orphan(
@@ -150,25 +149,25 @@ fn is_of_our_group(pid: &str) -> bool {
 }
 
 impl Readiness {
-    /// For a process that stays in the foreground: nobody waits.
+    /// Makes the signal of a process that stays in the foreground: none waits.
     pub fn foreground() -> Self {
-        Self(Waiting::Nobody)
+        Self(Waiting::None)
     }
 
-    /// Tells whoever waits that this process is ready. In the background this
-    /// also leaves the session and closes standard input and output.
+    /// Signals that this process is ready. In the background this also leaves the session and
+    /// closes standard input and output.
     ///
     /// # Errors
-    /// [`BackgroundError`]; then the process must end, nobody wants it.
+    /// [`BackgroundError`]; then the process must end, it is not wanted.
     pub fn report_ready(self) -> Result<(), BackgroundError> {
         match self.0 {
-            Waiting::Nobody => Ok(()),
+            Waiting::None => Ok(()),
             Waiting::Parent => leave(),
         }
     }
 }
 
-/// The same program with the same arguments and standard input.
+/// Runs the same program with the same arguments and standard input.
 fn start_again(arguments: &[OsString]) -> io::Result<Child> {
     let mark = std::process::id().to_string();
     again(arguments, &mark)?.stdout(Stdio::piped()).spawn()
@@ -183,7 +182,7 @@ fn again(arguments: &[OsString], mark: &str) -> io::Result<Command> {
     Ok(command)
 }
 
-/// The status to end with: 0 once the child is ready, its own if it ended.
+/// Waits for the status to end with: 0 once the child is ready, its own if it ended.
 fn wait(mut child: Child) -> io::Result<u8> {
     let mut pipe = child.stdout.take().expect("the child was started with a pipe");
     if pipe.read_exact(&mut [0]).is_ok() {

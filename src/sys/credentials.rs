@@ -1,7 +1,7 @@
 //! Files that hold a user and a password for another service.
 //!
-//! Held to the same rule as a key file: nobody but its owner may read or change
-//! it, judged on the open file. What stands in it is the caller's business.
+//! Held to the same rule as a key file: only its owner may read or change it, judged on the open
+//! file. What stands in it is the caller's business.
 
 use std::env;
 use std::ffi::OsStr;
@@ -26,7 +26,7 @@ const DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
 /// if the group, root's, could read the file.
 const ACCESS_LIST: u32 = 0o040;
 
-/// Why a file with credentials was not read.
+/// Cause of a file with credentials that was not read.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialsError {
     /// Opening or reading failed.
@@ -75,7 +75,8 @@ pub fn read(path: &Path, access: Access) -> Result<Zeroizing<String>, Credential
     let unreadable = |error| CredentialsError::Unreadable(name.clone(), error);
     let (file, seen) = open(path).map_err(unreadable)?;
     if let Some(owner) = foreign_owner(&seen, access.user) {
-        let (owner, to) = (user_name(owner), rightful(access.user));
+        let owner = user_name(owner);
+        let to = rightful(access.user);
         return Err(CredentialsError::Foreign { name, owner, to });
     }
     let mode = seen.mode();
@@ -95,10 +96,9 @@ pub fn read(path: &Path, access: Access) -> Result<Zeroizing<String>, Credential
     Ok(Zeroizing::new(text?.to_owned()))
 }
 
-/// Whether the file at `path`, which was `seen` open, is a credential that systemd gave
-/// to this service, which it may give by an access list: a file itself, and no link,
-/// in the directory of the environment, of the group of root. Everything else has to be
-/// private by its mode.
+/// Returns true if the file at `path`, which was `seen` open, is a credential that systemd gave to
+/// this service, which it may give by an access list: a file itself, and no link, in the directory
+/// of the environment, of the group of root. Everything else has to be private by its mode.
 pub(super) fn is_systemd_credential(path: &Path, seen: &Metadata) -> bool {
     env::var_os(DIRECTORY).is_some_and(|directory| is_credential_in(&directory, path, seen))
 }
@@ -150,7 +150,8 @@ mod tests {
 
     #[test]
     fn only_a_file_in_the_directory_of_credentials_may_look_open_and_only_to_its_group() {
-        let (dir, other) = (tempfile::TempDir::new().unwrap(), tempfile::TempDir::new().unwrap());
+        let dir = tempfile::TempDir::new().unwrap();
+        let other = tempfile::TempDir::new().unwrap();
         let is_one = |directory: &Path, path: &Path, mode| {
             fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
             is_credential_in(directory.as_os_str(), path, &fs::metadata(path).unwrap())
@@ -160,7 +161,8 @@ mod tests {
             fs::write(&path, "geheim").unwrap();
             path
         };
-        let (ours, theirs) = (file(&dir), file(&other));
+        let ours = file(&dir);
+        let theirs = file(&other);
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(&theirs, &link).unwrap();
         let below = dir.path().join("below");

@@ -1,5 +1,5 @@
-//! Handing listening sockets over to the process that takes our place, so that a
-//! restart refuses nobody.
+//! Hands listening sockets over to the process that takes our place, so that a restart refuses no
+//! client.
 //!
 //! ```text
 //!   successor                  predecessor
@@ -58,11 +58,10 @@ const LONGEST_NAME: usize = 4096;
 /// The time that one step may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long a predecessor may take for each step of its stop: it may be busy with
-/// a reload.
+/// Longest time of a predecessor for each step of its stop: it may be busy with a reload.
 const RELIEF: Duration = Duration::from_secs(30);
 
-/// How long a successor may take until it could accept: it resolves names first.
+/// Longest time of a successor until it could accept: it resolves names first.
 const STARTING: Duration = Duration::from_secs(120);
 
 /// A descriptor with a name that both processes know.
@@ -74,7 +73,7 @@ pub struct Given {
     pub socket: OwnedFd,
 }
 
-/// The process whose place we take.
+/// The process that we replace.
 #[derive(Debug)]
 pub struct Predecessor {
     path: PathBuf,
@@ -89,7 +88,7 @@ pub struct Successor {
     heir: Option<i32>,
 }
 
-/// Why sockets cannot be handed over.
+/// Cause of sockets that cannot be handed over.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "cannot take sockets over at {path}: {cause}; start as root or the user of that process, end it, or give --handover another path",
@@ -158,14 +157,14 @@ impl Successor {
         Ok(self)
     }
 
-    /// Its process id, where it is the service's main process from now on.
+    /// Returns its process id, where it is the service's main process from now on.
     pub fn heir(&self) -> Option<i32> {
         self.heir
     }
 }
 
-/// Asks whoever listens at `path` for its sockets; `None` when nobody does. Blocks.
-/// It may be of the `user` whom we become later.
+/// Asks the process that listens at `path` for its sockets; `None` when there is none. Blocks. It
+/// may be of the `user` that we become later.
 ///
 /// # Errors
 /// When it answers something else, or is of another user.
@@ -207,9 +206,8 @@ fn take(stream: &mut UnixStream) -> io::Result<Vec<Given>> {
 }
 
 impl Predecessor {
-    /// Tells it that we could accept, and whether as its `heir` with the service manager,
-    /// and waits until it lets us. Blocks. `None` when it is gone, so that nobody else
-    /// accepts.
+    /// Tells it that we could accept, and whether as its `heir` with the service manager, and waits
+    /// until it lets us. Blocks. `None` when it is gone, so that no other accepts.
     ///
     /// # Errors
     /// When it does not let us. It goes on to serve, so we must not.
@@ -218,13 +216,13 @@ impl Predecessor {
             Ok(Some(GO)) => Ok(Some(self)),
             Ok(None) => Ok(None),
             Ok(Some(LATE)) => Err(self.fail("it waited no longer, and goes on to serve")),
-            Ok(Some(_)) => Err(self.fail("the process there says what nobody understands")),
+            Ok(Some(_)) => Err(self.fail("the answer of the process there is not understood")),
             Err(error) if is_silence(&error) => Err(self.fail("the process there does not answer")),
             Err(error) => Err(HandoverError::new(&self.path, error)),
         }
     }
 
-    /// What it says when it hears that we are ready; `None` when it is gone.
+    /// Reads its answer to our being ready; `None` when it is gone.
     fn answer(&mut self, ready: u8) -> io::Result<Option<u8>> {
         self.stream.set_read_timeout(Some(RELIEF))?;
         // Where it hears us no more, it said why before.
@@ -256,7 +254,7 @@ fn is_silence(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::WouldBlock
 }
 
-/// The next byte; `None` at the end, in peace or not.
+/// Reads the next byte; `None` at the end, in peace or not.
 fn heard(stream: &mut UnixStream) -> io::Result<Option<u8>> {
     let mut byte = [0];
     match stream.read(&mut byte) {
@@ -286,7 +284,7 @@ fn send(stream: &UnixStream, name: &[u8], socket: &OwnedFd) -> io::Result<()> {
     if sent == name.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 
-/// One socket with its name; `None` at the end.
+/// Receives one socket with its name; `None` at the end.
 fn receive(stream: &UnixStream) -> io::Result<Option<Given>> {
     let mut name = vec![0; LONGEST_NAME];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];

@@ -1,4 +1,4 @@
-//! Key files on disk: who may read them, and how a new one comes to be.
+//! Key files on disk: their permissions, and how a new one comes to be.
 //!
 //! What stands in them is `keys::file`'s business. The mode is checked on the
 //! open file, not on its name, and a new file is never readable by others, not
@@ -32,11 +32,11 @@ pub(super) const OPEN_TO_OTHERS: u32 = 0o066;
 pub struct Access {
     /// Group and others may read or change it: the operator said so.
     pub by_others: bool,
-    /// The user that this process becomes, to whom it may belong.
+    /// The user that this process becomes, which may own it.
     pub user: Option<Uid>,
 }
 
-/// Why a key file was not read or not written.
+/// Cause of a key file that was not read or not written.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
     /// No such file.
@@ -147,12 +147,12 @@ pub fn create(path: &Path) -> Result<Key, KeyFileError> {
     Ok(key)
 }
 
-/// Whether `path` stands for standard input.
+/// Returns true if `path` stands for standard input.
 pub fn is_stdin(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
-/// The user that a file with a secret should belong to.
+/// Names the user that a file with a secret should belong to.
 pub(super) fn rightful(user: Option<Uid>) -> String {
     user_name(user.unwrap_or_else(geteuid))
 }
@@ -177,7 +177,8 @@ fn check(
 ) -> Result<(), KeyFileError> {
     let name = || name.clone();
     if let Some(owner) = foreign_owner(seen, access.user) {
-        let (owner, to) = (user_name(owner), rightful(access.user));
+        let owner = user_name(owner);
+        let to = rightful(access.user);
         return Err(KeyFileError::Foreign { name: name(), owner, to });
     }
     let is_open = seen.mode() & OPEN_TO_OTHERS != 0;

@@ -1,4 +1,4 @@
-//! Files that libraries read by names of their own, and where those really are.
+//! Files that libraries read by names of their own, and their real places.
 //!
 //! A rule of the sandbox opens a place, and not a name: where `/etc/hosts` is a
 //! link, it takes a rule for what it leads to. Each link of a chain is followed.
@@ -47,8 +47,8 @@ const LIBRARIES: [&str; 5] = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/
 /// The file that says which services have libraries.
 const SWITCH: &str = "/etc/nsswitch.conf";
 
-/// Files and directories that every process reads: those of `name_files`, users, the
-/// time zone, and the libraries of name service.
+/// Lists files and directories that every process reads: those of `name_files`, users, the time
+/// zone, and the libraries of name service.
 pub fn of_every_process(name_files: &[&str]) -> Vec<PathBuf> {
     let named = name_files.iter().chain(&FILES).map(PathBuf::from);
     let variables = ["TZ", "TZDIR", "HOSTALIASES"].into_iter().filter_map(of_variable);
@@ -67,7 +67,7 @@ pub fn of_certificates(more: &[PathBuf]) -> Vec<PathBuf> {
     all
 }
 
-/// A path, and each that its links lead to. The last may not be there.
+/// Lists a path, and each that its links lead to. The last may not be there.
 pub fn chain(path: &Path) -> Vec<PathBuf> {
     let mut places = vec![path.to_owned()];
     let mut last = path.to_owned();
@@ -80,14 +80,14 @@ pub fn chain(path: &Path) -> Vec<PathBuf> {
     places
 }
 
-/// The file that an environment variable of the C library names: of `TZ` behind a colon.
+/// Returns the file that an environment variable of the C library names: of `TZ` behind a colon.
 fn of_variable(name: &str) -> Option<PathBuf> {
     let value = env::var(name).ok()?;
     let path = Path::new(value.strip_prefix(':').unwrap_or(&value));
     path.is_absolute().then(|| path.to_owned())
 }
 
-/// The parts of name service's libraries.
+/// Lists the parts of name service's libraries.
 fn service_libraries() -> Vec<PathBuf> {
     let text = fs::read_to_string(SWITCH).unwrap_or_default();
     let services = text.lines().filter_map(|line| line.split('#').next()?.split_once(':'));
@@ -108,7 +108,7 @@ fn service_libraries() -> Vec<PathBuf> {
     all.filter(|library| library.symlink_metadata().is_ok()).collect()
 }
 
-/// A directory, and those in it that are named by an architecture.
+/// Lists a directory, and those in it that are named by an architecture.
 fn with_architectures(directory: PathBuf) -> Vec<PathBuf> {
     let entries = fs::read_dir(&directory).into_iter().flatten().flatten();
     let is_one = |path: &PathBuf| {

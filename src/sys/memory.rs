@@ -3,7 +3,7 @@
 //! The pages of long-lived keys are locked one by one. Locking all memory would
 //! take as much of `RLIMIT_MEMLOCK` as the process may ever have, or make a later
 //! allocation fail. A page stays locked until the end, also when its key is gone:
-//! another key may lie in it. What lives for one session is not locked.
+//! another key may lie in it. A key that lives for one session is not locked.
 
 use std::io;
 

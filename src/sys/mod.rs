@@ -1,5 +1,5 @@
-//! What the operating system is asked for: files that only their owner reads,
-//! limits, privileges, the background, signals, a sandbox, systemd.
+//! Requests to the operating system: files that only their owner reads, limits, privileges, the
+//! background, signals, a sandbox, systemd.
 //!
 //! Everything goes through safe wrappers (`nix`, `std`, `tokio` and a few
 //! others); there is no `unsafe` of our own. Nothing here knows about tunnels.

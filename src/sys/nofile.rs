@@ -1,4 +1,4 @@
-//! How many files the process may have open.
+//! Limit and number of open files.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -16,7 +16,7 @@ pub fn raise() -> std::io::Result<u64> {
     Ok(soft)
 }
 
-/// How many descriptors the process has open; `None` when the system does not
+/// Returns the number of descriptors that the process has open; `None` when the system does not
 /// tell, as where /proc is out of reach.
 pub fn used() -> Option<u64> {
     let open = std::fs::read_dir("/proc/self/fd").ok()?.count();

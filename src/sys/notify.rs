@@ -1,9 +1,9 @@
-//! What a service manager is told, in systemd's protocol: one datagram of
-//! `NAME=VALUE` lines for each event, to the socket that `NOTIFY_SOCKET` names.
+//! Messages to a service manager, in systemd's protocol: one datagram of `NAME=VALUE` lines for
+//! each event, to the socket that `NOTIFY_SOCKET` names.
 //!
-//! Without that variable nothing is sent. A manager that does not listen holds
-//! nobody up: what cannot be sent within a second is lost, and the log says so.
-//! Nothing is sent on behalf of another process.
+//! Without that variable nothing is sent. A manager that does not listen holds nothing up: what
+//! cannot be sent within a second is lost, and the log says so. Nothing is sent on behalf of
+//! another process.
 
 use std::env;
 use std::ffi::OsStr;
@@ -27,36 +27,36 @@ use crate::printable::printable;
 /// one that names the process.
 const SETTINGS: [&str; 3] = ["NOTIFY_SOCKET", WATCHDOG, "FDSTORE"];
 
-/// After how many microseconds of silence it ends the process.
+/// Microseconds of silence after which it ends the process.
 const WATCHDOG: &str = "WATCHDOG_USEC";
 
 /// Names the process that has to break that silence.
 pub const WATCHED: &str = "WATCHDOG_PID";
 
-/// How long a manager may take to make room for a message.
+/// Longest time until a manager makes room for a message.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Who started this process, if it wants to be told.
+/// The manager that started this process, if it wants to be told.
 #[derive(Clone, Debug)]
 pub struct Manager(Option<SocketAddr>);
 
 impl Manager {
-    /// The one that the environment names; a name that makes no sense is nobody's.
+    /// Returns the manager that the environment names; a name that makes no sense is none.
     pub fn from_environment() -> Self {
         Self(env::var_os("NOTIFY_SOCKET").and_then(|name| address(&name)))
     }
 
-    /// Whether its socket is in the abstract namespace.
+    /// Returns true if its socket is in the abstract namespace.
     pub fn is_abstract(&self) -> bool {
         self.0.as_ref().is_some_and(|address| address.as_abstract_name().is_some())
     }
 
-    /// Started, or reloaded: everything works.
+    /// Tells that the process has started, or reloaded: everything works.
     pub async fn ready(&self, status: &str) {
         self.tell(&["READY=1", &status_line(status)]).await;
     }
 
-    /// A reload has begun; [`Self::ready`] ends it.
+    /// Tells that a reload has begun; [`Self::ready`] ends it.
     pub async fn reloading(&self) {
         let Ok(now) = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from) else { return };
         self.tell(&["RELOADING=1", &format!("MONOTONIC_USEC={}", now.as_micros())]).await;
@@ -74,12 +74,12 @@ impl Manager {
         }
     }
 
-    /// The end has begun.
+    /// Tells that the end has begun.
     pub async fn stopping(&self, status: &str) {
         self.tell(&["STOPPING=1", &status_line(status)]).await;
     }
 
-    /// Another process of the service is its main process from now on: this one ends
+    /// Tells that another process of the service is its main process from now on: this one ends
     /// without its end being that of the service.
     pub async fn main_process_is(&self, pid: i32) {
         self.tell(&[&format!("MAINPID={pid}")]).await;
@@ -112,7 +112,7 @@ impl Manager {
     }
 }
 
-/// From a socket of its own: the manager's may be another one by the next time.
+/// Sends from a socket of its own: the manager's may be another one by the next time.
 async fn send(to: &SocketAddr, message: &[u8], along: Option<&impl AsFd>) -> io::Result<()> {
     let socket = UnixDatagram::unbound()?;
     socket.connect_addr(to)?;
@@ -139,13 +139,13 @@ fn address(name: &OsStr) -> Option<SocketAddr> {
     }
 }
 
-/// A line that cannot become two.
+/// Makes a line that cannot become two.
 fn status_line(status: &str) -> String {
     format!("STATUS={}", printable(status))
 }
 
-/// Gives the manager's variables, for another process that takes its place in the same
-/// service: it hears nothing itself, as one that only controls the service.
+/// Returns the manager's variables, for another process that takes its place in the same service:
+/// it hears nothing itself, as one that only controls the service.
 pub fn settings() -> Vec<(String, String)> {
     let is_ours = |name: &str| name != WATCHDOG || watchdog_period().is_some();
     let own = |name: &str| Some((name.to_owned(), env::var(name).ok()?));
@@ -153,12 +153,12 @@ pub fn settings() -> Vec<(String, String)> {
     settings.filter(|(_, value)| !value.contains('\n')).collect()
 }
 
-/// Whether [`settings`] has a variable of that name.
+/// Returns true if [`settings`] has a variable of that name.
 pub fn is_setting(name: &str) -> bool {
     SETTINGS.contains(&name)
 }
 
-/// After how much silence the manager ends this process.
+/// Returns the silence after which the manager ends this process.
 fn watchdog_period() -> Option<Duration> {
     let number = |name| env::var(name).ok()?.parse::<u64>().ok();
     let is_ours =
@@ -171,7 +171,7 @@ fn watchdog_period() -> Option<Duration> {
 mod tests {
     use super::*;
 
-    /// What a manager at `name` is told by `tell`.
+    /// Returns the messages that a manager at `name` gets from `tell`.
     async fn told(tell: impl AsyncFnOnce(Manager)) -> Vec<String> {
         let dir = tempfile::TempDir::new().unwrap();
         let path = dir.path().join("notify");

@@ -1,4 +1,4 @@
-//! Who is at the other end of a unix socket.
+//! The user at the other end of a unix socket.
 
 use std::fmt;
 use std::os::fd::AsFd;
@@ -8,7 +8,7 @@ use nix::unistd::{Gid, Uid, geteuid};
 
 use crate::files::place::user_name;
 
-/// Another user, who is not trusted; `None` where the system does not tell.
+/// Another user, which is not trusted; `None` where the system does not tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stranger(pub Option<Uid>);
 
@@ -21,8 +21,8 @@ pub struct Peer {
     pub gid: Option<Gid>,
 }
 
-/// Whether it is root, the user of this process, or the `user` that it becomes
-/// later, or is told to trust. Nobody is trusted whom the system does not tell.
+/// Checks that it is root, the user of this process, or the `user` that it becomes later, or is
+/// told to trust. A user that the system does not tell is not trusted.
 ///
 /// # Errors
 /// The [`Stranger`] that it is.
@@ -34,7 +34,7 @@ pub fn check_peer(socket: &impl AsFd, user: Option<Uid>) -> Result<Peer, Strange
     if is_trusted { Ok(Peer { uid, gid }) } else { Err(Stranger(Some(uid))) }
 }
 
-/// Whether [`check_peer`] finds somebody to trust.
+/// Returns true if [`check_peer`] finds a user to trust.
 pub fn is_trusted(socket: &impl AsFd, user: Option<Uid>) -> bool {
     check_peer(socket, user).is_ok()
 }
@@ -43,7 +43,7 @@ impl fmt::Display for Stranger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Some(uid) => f.write_str(&user_name(uid)),
-            None => f.write_str("nobody knows whose"),
+            None => f.write_str("unknown"),
         }
     }
 }

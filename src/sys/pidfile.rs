@@ -1,4 +1,4 @@
-//! A file that tells scripts which process to signal.
+//! A file that tells scripts the process to signal.
 //!
 //! The process holds a lock on it as long as it runs. A number alone says nothing: after
 //! a crash or a restart of the machine it is another program's.
@@ -32,7 +32,7 @@ pub struct PidFile {
     file: File,
 }
 
-/// Why the pid file was not written.
+/// Cause of a pid file that was not written.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write pid file {}: {cause}; check its directory and that no link of another user leads there, or give another with -p", .path.display())]
 pub struct PidFileError {
@@ -55,7 +55,7 @@ impl PidFile {
         match pid_file.file.write_all(own_line().as_bytes()) {
             Ok(()) => Ok(pid_file),
             Err(cause) => {
-                // Nobody's pid stands in it, so the drop would leave it.
+                // No process's pid stands in it, so the drop would leave it.
                 pid_file.remove();
                 Err(fail(cause))
             }
@@ -72,7 +72,7 @@ impl PidFile {
         }
     }
 
-    /// Whether our pid still stands in it: another process may have taken it over.
+    /// Returns true if our pid still stands in it: another process may have taken it over.
     fn names_us(&self) -> bool {
         let mut text = vec![0; own_line().len() + 1];
         let read = self.file.read_at(&mut text, 0);
@@ -83,17 +83,17 @@ impl PidFile {
 impl Drop for PidFile {
     fn drop(&mut self) {
         if self.file.metadata().is_ok_and(|seen| seen.is_file()) && self.names_us() {
-            // After privileges were dropped the directory may refuse the
-            // removal. The open file still lets us take the pid out of it, so
-            // that no script signals whoever gets that pid next.
+            // After privileges were dropped the directory may refuse the removal. The open file
+            // still lets us take the pid out of it, so that no script signals the process that gets
+            // that pid next.
             let _ = self.file.set_len(0);
             self.remove();
         }
     }
 }
 
-/// Whether it is a file of that name alone, or a device, of which nothing is read.
-/// Another user would choose the process that scripts of root's signal.
+/// Checks that it is a file of that name alone, or a device, of which nothing is read. Another user
+/// would choose the process that scripts of root's signal.
 fn check_kind(seen: &Metadata, place: &Place) -> io::Result<()> {
     if let Some(owner) = place.foreign_owner(seen)? {
         return Err(io::Error::other(format!("it belongs to {}", user_name(owner))));
@@ -122,7 +122,7 @@ fn take(place: &Place) -> io::Result<File> {
             // Its owner has just ended and removed it.
             continue;
         }
-        // Whoever came at the same moment holds it.
+        // A process that came at the same moment holds it.
         let pid = check_free(&file)?;
         if held.is_err_and(is_without_locks) {
             check_owner(pid, &file)?;
@@ -133,9 +133,9 @@ fn take(place: &Place) -> io::Result<File> {
     Err(io::Error::other("others make and remove it again and again"))
 }
 
-/// Reads the number in a file that nobody holds; 0 where it is empty. Another file's
-/// content is refused. The number may be another program's by now, also another process's
-/// of this one: only the lock tells who is at work.
+/// Reads the number in a file that no process holds; 0 where it is empty. Another file's content is
+/// refused. The number may be another program's by now, also another process's of this one: only
+/// the lock tells the one at work.
 fn check_free(file: &File) -> io::Result<u64> {
     let mut text = [0; 16];
     let len = file.read_at(&mut text, 0)?;
@@ -150,7 +150,7 @@ fn check_free(file: &File) -> io::Result<u64> {
     Ok(pid)
 }
 
-/// Whether the process of this number does not have the file, where no lock can tell.
+/// Checks that the process of this number does not have the file, where no lock can tell.
 fn check_owner(pid: u64, file: &File) -> io::Result<()> {
     // No process has a pid beyond what the system's type holds.
     let Some(pid) = i32::try_from(pid).ok().filter(|pid| *pid > 0) else { return Ok(()) };
@@ -162,7 +162,7 @@ fn check_owner(pid: u64, file: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether a living process has the file open. Where it is forbidden to look, the name of
+/// Returns true if a living process has the file open. Where it is forbidden to look, the name of
 /// the program says so.
 fn has_it(pid: i32, file: &File) -> io::Result<bool> {
     let own = FileId::from(&file.metadata()?);
@@ -178,7 +178,7 @@ fn has_it(pid: i32, file: &File) -> io::Result<bool> {
     Ok(is_hidden && is_of_ours(pid))
 }
 
-/// Whether a process has the name of this program, as far as that can be seen.
+/// Returns true if a process has the name of this program, as far as that can be seen.
 fn is_of_ours(pid: i32) -> bool {
     let own = fs::read_to_string("/proc/self/comm");
     let Ok(name) = fs::read_to_string(name_file(pid)) else { return false };
@@ -199,28 +199,28 @@ fn name_file(pid: i32) -> PathBuf {
     format!("/proc/{pid}/comm").into()
 }
 
-/// Whether another process holds the file, which only one that may write it can: a lock
-/// of somebody who may read it must keep nothing from starting.
+/// Returns true if another process holds the file, which only one that may write it can: a lock of
+/// one that may only read it must keep nothing from starting.
 fn is_held_by_another(file: &File) -> bool {
     let mut found = lock_of(libc::F_RDLCK);
     let asked = fcntl(file, FcntlArg::F_OFD_GETLK(&mut found));
     asked.is_ok() && found.l_type == libc::F_WRLCK as i16
 }
 
-/// Holds the file until it is closed. A file system that knows no locks, or a lock of
-/// somebody who reads, is no reason not to start.
+/// Holds the file until it is closed. A file system that knows no locks, or a lock of a process
+/// that reads, is no reason not to start.
 fn hold(file: &File) -> Result<(), Errno> {
     fcntl(file, FcntlArg::F_OFD_SETLK(&lock_of(libc::F_WRLCK))).map(drop)
 }
 
-/// Whether a lock was refused because there are none there, and not because somebody has
-/// one.
+/// Returns true if a lock was refused because there are none there, and not because another process
+/// has one.
 fn is_without_locks(refused: Errno) -> bool {
     !matches!(refused, Errno::EAGAIN | Errno::EACCES)
 }
 
-/// A lock of the whole file, which belongs to the open file and not to the process: with
-/// it, it ends.
+/// Makes a lock of the whole file, which belongs to the open file and not to the process: with it,
+/// it ends.
 fn lock_of(kind: i32) -> libc::flock {
     libc::flock { l_type: kind as i16, l_whence: 0, l_start: 0, l_len: 0, l_pid: 0 }
 }
@@ -284,7 +284,7 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), "important");
     }
 
-    /// Where no lock can tell.
+    /// The case in which no lock can tell.
     #[test]
     fn a_living_process_that_has_the_file_open_is_its_owner() {
         let dir = TempDir::new().unwrap();
@@ -316,7 +316,7 @@ mod tests {
         PidFile::write(&path).unwrap();
     }
 
-    /// Everybody may read it, and lock what he may read.
+    /// Every user may read it, and lock what they may read.
     #[test]
     fn the_lock_of_a_reader_keeps_nothing_from_starting() {
         let dir = TempDir::new().unwrap();

@@ -2,7 +2,7 @@
 //!
 //! `-u USER` becomes that user with their own group, `-u USER:GROUP` with that
 //! group, `-u :GROUP` changes the group only. Supplementary groups are always
-//! dropped: one of root's would keep doors open that the user means to shut.
+//! dropped: one of root's would keep rights that the user means to give up.
 
 use std::str::FromStr;
 
@@ -11,7 +11,7 @@ use nix::unistd::{self, Gid, Group, Uid, User as Account};
 
 use crate::files::place::user_name;
 
-/// Who the process becomes.
+/// The user that the process becomes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
     spelling: String,
@@ -19,7 +19,7 @@ pub struct User {
     gid: Gid,
 }
 
-/// Why a `-u` value is nobody.
+/// Fault of a `-u` value.
 #[derive(Debug, thiserror::Error)]
 pub enum UnknownUser {
     /// Neither user nor group.
@@ -43,7 +43,7 @@ pub enum UnknownUser {
     Lookup(String, Errno),
 }
 
-/// Why privileges were not dropped. The process must end: it still has them.
+/// Cause of privileges that were not dropped. The process must end: it still has them.
 #[derive(Debug, thiserror::Error)]
 pub enum DropError {
     /// A system call refused.
@@ -57,7 +57,7 @@ pub enum DropError {
 }
 
 impl User {
-    /// A user by number, with that group or the account's own.
+    /// Makes a user by number, with that group or the account's own.
     ///
     /// # Errors
     /// [`UnknownUser`] where there is no group.
@@ -70,7 +70,7 @@ impl User {
         Ok(Self { spelling: user_name(uid), uid: Some(uid), gid })
     }
 
-    /// Its number; `None` when only the group changes.
+    /// Returns its number; `None` when only the group changes.
     pub fn uid(&self) -> Option<Uid> {
         self.uid
     }
@@ -92,12 +92,12 @@ impl User {
         if self.holds() { Ok(()) } else { Err(DropError::NotForGood(self.spelling.clone())) }
     }
 
-    /// The number of its group.
+    /// Returns the number of its group.
     pub fn gid(&self) -> Gid {
         self.gid
     }
 
-    /// Whether the process is this user, in every respect and for good.
+    /// Returns true if the process is this user, in every respect and for good.
     fn holds(&self) -> bool {
         let groups_dropped = unistd::getgroups().is_ok_and(|groups| groups.is_empty());
         let group_holds = [unistd::getgid(), unistd::getegid()].iter().all(|gid| *gid == self.gid);
@@ -133,7 +133,7 @@ impl FromStr for User {
     }
 }
 
-/// The number of a user that is given by name or by number.
+/// Returns the number of a user that is given by name or by number.
 ///
 /// # Errors
 /// [`UnknownUser`]
@@ -141,7 +141,7 @@ pub fn uid_of(text: &str) -> Result<Uid, UnknownUser> {
     find_user(text).map(|(uid, _)| uid)
 }
 
-/// A user by name, else by number, with the group of the account.
+/// Finds a user by name, else by number, with the group of the account.
 fn find_user(text: &str) -> Result<(Uid, Option<Gid>), UnknownUser> {
     let failed = |errno| UnknownUser::Lookup(text.to_owned(), errno);
     if let Some(account) = Account::from_name(text).map_err(failed)? {
@@ -152,7 +152,7 @@ fn find_user(text: &str) -> Result<(Uid, Option<Gid>), UnknownUser> {
     Ok((uid, account.map(|account| account.gid)))
 }
 
-/// A group by name, else by number.
+/// Finds a group by name, else by number.
 fn find_group(text: &str) -> Result<Gid, UnknownUser> {
     let found = Group::from_name(text)
         .map_err(|errno| UnknownUser::Lookup(text.to_owned(), errno))?
@@ -162,7 +162,7 @@ fn find_group(text: &str) -> Result<Gid, UnknownUser> {
         .ok_or_else(|| UnknownUser::Group(text.to_owned()))
 }
 
-/// A decimal id. The highest means "no change" to the system, so it is none.
+/// Parses a decimal id. The highest means "no change" to the system, so it is none.
 fn number(text: &str) -> Option<u32> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then_some(())?;
     text.parse().ok().filter(|id| *id != u32::MAX)

@@ -1,8 +1,8 @@
-//! What process 1 of a container owes the others: to take leave of the dead.
+//! Duty of process 1 of a container: to reap the processes that have ended.
 //!
-//! Whatever loses its parent becomes a child of process 1, and stays in the
-//! process table until that has asked for its status. A process with another
-//! number has no such children, and nothing happens.
+//! A process that loses its parent becomes a child of process 1, and stays in the process table
+//! until that has asked for its status. A process with another number has no such children, and
+//! nothing happens.
 
 use std::io;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 use crate::tasks::lasting;
 
 /// Reaps orphans from now on where this is process 1. Call it inside the runtime.
-/// The process must have no children that somebody else waits for.
+/// The process must have no children that another part of it waits for.
 ///
 /// # Errors
 /// When the system refuses a handler.
@@ -39,10 +39,10 @@ async fn reap_all(ended: Arc<Mutex<Signal>>) {
     }
 }
 
-/// Everybody who has ended; one signal may stand for several of them.
+/// Reaps all that have ended; one signal may stand for several of them.
 fn reap() {
-    let anybody = Pid::from_raw(-1);
-    while let Ok(status) = waitpid(anybody, Some(WaitPidFlag::WNOHANG)) {
+    let any = Pid::from_raw(-1);
+    while let Ok(status) = waitpid(any, Some(WaitPidFlag::WNOHANG)) {
         if status == WaitStatus::StillAlive {
             return;
         }

@@ -1,5 +1,5 @@
-//! What the process can no longer do once it has read its keys, should somebody
-//! ever make it do what it was not written for.
+//! Limits of the process once it has read its keys, should an attacker ever make it do what it was
+//! not written for.
 //!
 //! [`enter`] is called while the process has a single thread: before the log's
 //! thread and before the runtime's. Landlock restricts the calling thread and
@@ -31,9 +31,10 @@ use nix::sys::resource::{Resource, setrlimit};
 /// The newest set of rules that was tried out; a newer kernel is asked for no more.
 const TESTED: ABI = ABI::V7;
 
-/// The files that every process reads: of name service and certificates, where links in /etc
-/// usually lead (`library_files` follows those that lead elsewhere); libraries that name service loads; time zones (syslog); how many
-/// processors it may use. What does not exist is passed over.
+/// The files that every process reads: of name service and certificates, where links in
+/// /etc usually lead (`library_files` follows those that lead elsewhere); libraries that
+/// name service loads; time zones (syslog); how many processors it may use. What does not
+/// exist is passed over.
 const ALWAYS_READ: [&str; 19] = [
     "/etc",
     "/run/systemd/resolve",
@@ -62,7 +63,7 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// Devices that anything may use.
 const DEVICES: [&str; 2] = ["/dev/null", "/dev/urandom"];
 
-/// What the process goes on to need.
+/// Files and ports that the process goes on to need.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
     /// Files, and directories with all that is in them, to read.
@@ -81,20 +82,20 @@ pub struct Rules {
     pub bind: Option<Vec<u16>>,
     /// TCP ports to connect to; `None` is any.
     pub connect: Option<Vec<u16>>,
-    /// Whether sockets in the abstract namespace are connected to.
+    /// True if sockets in the abstract namespace are connected to.
     pub abstract_sockets: bool,
 }
 
-/// A directory that many programs share, and what of it is open.
+/// A directory that many programs share, and the part of it that is open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SharedDirectory {
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
-    /// How far it is open.
+    /// The part of it that is open.
     pub open: Open,
 }
 
-/// How far a shared directory is open.
+/// The part of a shared directory that is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Open {
     /// Single files that are there now, to read.
@@ -111,10 +112,10 @@ pub enum Open {
     Everything,
 }
 
-/// What holds from now on.
+/// Restrictions that hold from now on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// What landlock restricts.
+    /// Restrictions of landlock.
     pub landlock: Landlock,
     /// No program can give the process more rights than it has.
     pub no_new_privs: bool,
@@ -124,7 +125,7 @@ pub struct Report {
     pub bounded: bool,
 }
 
-/// How far landlock goes.
+/// Reach of landlock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Landlock {
     /// It was not asked for.
@@ -135,7 +136,7 @@ pub enum Landlock {
     Holds(u32),
 }
 
-/// Whether every process may read what is in `directory`.
+/// Returns true if every process may read what is in `directory`.
 pub fn is_always_read(directory: &Path) -> bool {
     let mut always = ALWAYS_READ.iter().filter_map(|it| Path::new(it).canonicalize().ok());
     directory.canonicalize().is_ok_and(|it| always.any(|always| it.starts_with(always)))
@@ -158,14 +159,14 @@ pub fn enter(rules: Option<&Rules>) -> Report {
     Report { landlock, no_new_privs, no_dumps, bounded }
 }
 
-/// Forbids to dump or trace the process. A change of user may allow it again, so
-/// this is due once more afterwards. Whether that worked.
+/// Forbids to dump or trace the process. A change of user may allow it again, so this is due once
+/// more afterwards. Returns true if that worked.
 pub fn forbid_dumps() -> bool {
     prctl::set_dumpable(false).is_ok()
 }
 
 impl Rules {
-    /// Tells landlock.
+    /// Restricts this thread by landlock.
     ///
     /// # Errors
     /// The kernel's; what it merely does not know is left out without one.
@@ -200,7 +201,7 @@ impl Rules {
             .restrict_self()
     }
 
-    /// The files and directories that are open to read, and no more, besides those of every
+    /// Lists the files and directories that are open to read, and no more, besides those of every
     /// process, for the log.
     pub fn reads(&self) -> String {
         let written: BTreeSet<String> = self.write.iter().map(|path| shown(path)).collect();
@@ -208,8 +209,8 @@ impl Rules {
         listed(read.difference(&written).cloned())
     }
 
-    /// The same of what is open to change, each with as much as is: to make sockets
-    /// includes to remove files, and to change all that is there both.
+    /// Lists the same of what is open to change, each with as much as is: to make sockets includes
+    /// to remove files, and to change all that is there both.
     pub fn writes(&self) -> String {
         let kinds =
             [(&self.remove, " (removal)"), (&self.sockets, " (sockets)"), (&self.write, "")];
@@ -220,7 +221,7 @@ impl Rules {
         listed(written.into_iter().map(|(path, kind)| path + kind))
     }
 
-    /// What this lets the process do on the network, for the log.
+    /// Describes what this lets the process do on the network, for the log.
     pub fn tcp(&self) -> String {
         let list = |ports: &Option<Vec<u16>>| match ports {
             None => "any".to_owned(),
@@ -231,19 +232,19 @@ impl Rules {
     }
 }
 
-/// Where a path really is.
+/// Shows the real path.
 fn shown(path: &Path) -> String {
     path.canonicalize().unwrap_or_else(|_| path.to_owned()).display().to_string()
 }
 
-/// One after the other, or that there is none.
+/// Joins paths, or says that there is none.
 fn listed(paths: impl Iterator<Item = String>) -> String {
     let all: Vec<String> = paths.collect();
     if all.is_empty() { "none".to_owned() } else { all.join(",") }
 }
 
 impl Open {
-    /// What to know of it, and what to do.
+    /// Describes the danger, and what to do about it.
     pub fn detail(self) -> &'static str {
         match self {
             Self::Files => {
@@ -270,7 +271,7 @@ impl Open {
     }
 }
 
-/// The rule for a path below which files and sockets come and go.
+/// Makes the rule for a path below which files and sockets come and go.
 fn writable(
     path: &Path,
     read: BitFlags<AccessFs>,
@@ -283,8 +284,8 @@ fn writable(
     Some(Ok(PathBeneath::new(PathFd::new(path).ok()?, access)))
 }
 
-/// The directory that a link leads to, or the nearest above it that is there
-/// already. Nothing for what is no link.
+/// Returns the directory that a link leads to, or the nearest above it that is there already;
+/// `None` for what is no link.
 fn where_it_leads(link: &Path) -> Option<PathBuf> {
     let target = link.parent()?.join(fs::read_link(link).ok()?);
     target.ancestors().skip(1).find(|directory| directory.is_dir()).map(Path::to_owned)
@@ -308,13 +309,13 @@ fn held(status: &RestrictionStatus) -> Landlock {
 }
 
 impl Landlock {
-    /// Whether rules for TCP ports hold.
+    /// Returns true if rules for TCP ports hold.
     pub fn restricts_tcp(&self) -> bool {
         matches!(self, Self::Holds(4..))
     }
 
-    /// What this kernel cannot forbid, for the log; `None` when it can forbid
-    /// everything that is asked for.
+    /// Lists what this kernel cannot forbid, for the log; `None` when it can forbid everything that
+    /// is asked for.
     pub fn lacks(&self) -> Option<String> {
         let Self::Holds(abi) = self else { return None };
         let since = [(3, "truncation"), (4, "TCP ports"), (5, "devices"), (6, "signals")];

@@ -1,6 +1,5 @@
-//! Each rule of the sandbox tried out in a thread that is inside. What the
-//! programs show of it from outside is in `tests/suite/sandbox.rs`: not here, because
-//! some of it concerns a whole process.
+//! Each rule of the sandbox tried out in a thread that is inside. Its effect on the programs from
+//! outside is in `tests/suite/sandbox.rs`: not here, because some of it concerns a whole process.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
@@ -53,7 +52,8 @@ fn text_in(dir: &TempDir, name: &str) -> PathBuf {
 fn files_are_within_reach_only_where_the_rules_say_so() {
     let (read, write, other) =
         (TempDir::new().unwrap(), TempDir::new().unwrap(), TempDir::new().unwrap());
-    let (readable, hidden) = (text_in(&read, "file"), text_in(&other, "file"));
+    let readable = text_in(&read, "file");
+    let hidden = text_in(&other, "file");
     let rules = Rules {
         read: vec![read.path().to_owned(), other.path().join("not-there")],
         write: vec![write.path().to_owned()],
@@ -65,7 +65,8 @@ fn files_are_within_reach_only_where_the_rules_say_so() {
         denied(fs::remove_file(&readable));
         denied(File::create(read.path().join("new")));
 
-        let (a, b) = (write.path().join("a"), write.path().join("b"));
+        let a = write.path().join("a");
+        let b = write.path().join("b");
         fs::write(&a, "old").unwrap();
         fs::rename(&a, &b).unwrap();
         fs::write(&b, "new").unwrap();
@@ -86,11 +87,13 @@ fn files_are_within_reach_only_where_the_rules_say_so() {
     assert_eq!(fs::read(&hidden).unwrap(), b"text", "who is outside still can");
 }
 
-/// What is opened of a directory that many programs share.
+/// Opens a directory that many programs share.
 #[test]
 fn a_directory_for_sockets_is_no_more_than_that() {
-    let (sockets, remove) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-    let (one, own) = (text_in(&sockets, "file"), text_in(&remove, "own"));
+    let sockets = TempDir::new().unwrap();
+    let remove = TempDir::new().unwrap();
+    let one = text_in(&sockets, "file");
+    let own = text_in(&remove, "own");
     let other = text_in(&remove, "other");
     let rules = Rules {
         read: vec![one.clone()],
@@ -151,7 +154,7 @@ fn ports_are_within_reach_only_where_the_rules_say_so() {
     let (listed, other) =
         (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("[::1]:0").unwrap());
     let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
-    // Nobody has it at this address by then.
+    // No other process has it at this address by then.
     let free = port(&TcpListener::bind("127.0.0.4:0").unwrap());
     let rules =
         Rules { bind: Some(vec![0, free]), connect: Some(vec![port(&listed)]), ..Rules::default() };
@@ -219,7 +222,8 @@ fn an_older_kernel_is_said_to_lack_what_it_lacks() {
 #[test]
 fn a_resolver_that_starts_later_is_found() {
     let dir = TempDir::new().unwrap();
-    let (etc, run) = (dir.path().join("etc"), dir.path().join("run"));
+    let etc = dir.path().join("etc");
+    let run = dir.path().join("run");
     fs::create_dir(&etc).unwrap();
     fs::create_dir(&run).unwrap();
     let link = etc.join("resolv.conf");

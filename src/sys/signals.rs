@@ -13,7 +13,7 @@ pub struct Signals {
     hang_up: Signal,
 }
 
-/// What a signal asks for.
+/// Request of a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caught {
     /// To end; the signal's name.
@@ -73,7 +73,7 @@ impl Signals {
 pub struct Ending(i32);
 
 impl Ending {
-    /// The exit status that shells know for it: 128 and its number.
+    /// Returns the exit status that shells know for it: 128 and its number.
     pub fn status(self) -> u8 {
         u8::try_from(128 + self.0).unwrap_or(u8::MAX)
     }

@@ -1,7 +1,7 @@
 //! The private key of a TLS certificate.
 //!
-//! Held to the same rule as a key file of ours: nobody but its owner may read or
-//! change it, judged on the open file, unless the operator says so.
+//! Held to the same rule as a key file of ours: only its owner may read or change it, judged on the
+//! open file, unless the operator says so.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -57,7 +57,8 @@ pub fn read(path: &Path, access: Access) -> Result<Zeroizing<Vec<u8>>, TlsKeyErr
     let unreadable = |error| TlsKeyError::Unreadable(name(), error);
     let (file, seen) = open(path).map_err(unreadable)?;
     if let Some(owner) = foreign_owner(&seen, access.user) {
-        let (owner, to) = (user_name(owner), rightful(access.user));
+        let owner = user_name(owner);
+        let to = rightful(access.user);
         return Err(TlsKeyError::Foreign { name: name(), owner, to });
     }
     let mode = seen.mode() & 0o7777;

@@ -1,5 +1,5 @@
-//! What the process that runs is asked at its handover socket, before or instead of
-//! its sockets: which program it is, and to read its files again.
+//! Questions to the running process at its handover socket, before or instead of its sockets: which
+//! program it is, and to read its files again.
 //!
 //! ```text
 //!   visitor            process that runs
@@ -74,11 +74,11 @@ pub enum Visit {
 /// The reason why a process cannot be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum VisitError {
-    /// No such socket, or nobody who listens.
+    /// No such socket, or no process that listens.
     #[error(
         "no process listens at {path}; one that was started without --handover, or by an older version, takes a restart, otherwise start it", path = .0.display()
     )]
-    Nobody(PathBuf),
+    NoListener(PathBuf),
     /// It cannot be talked to.
     #[error("cannot ask the process at {path}: {cause}; restart it, or do this as root or its user", path = .path.display())]
     Failed {
@@ -90,12 +90,12 @@ pub enum VisitError {
 }
 
 impl Card {
-    /// This process's own.
+    /// Makes this process's own.
     pub fn own() -> Self {
         Self { program: own_program(), manager: notify::settings() }
     }
 
-    /// Whether both run one program.
+    /// Returns true if both run one program.
     pub fn is_same_program(&self, other: &Self) -> bool {
         self.program == other.program
     }
@@ -117,12 +117,13 @@ impl Card {
     }
 }
 
-/// The file that this process runs, also after another took its name.
+/// Names the file that this process runs, also after another took its name.
 fn own_program() -> String {
     let version = env!("CARGO_PKG_VERSION");
     match fs::metadata("/proc/self/exe") {
         Ok(file) => {
-            let (device, inode) = (file.dev(), file.ino());
+            let device = file.dev();
+            let inode = file.ino();
             format!("{version} {device}:{inode} {}.{}", file.mtime(), file.mtime_nsec())
         }
         // Equal to none, not even to another that cannot tell either.
@@ -133,13 +134,13 @@ fn own_program() -> String {
 /// Hears what a visitor wants, and says who we are where that is all. Blocks.
 ///
 /// # Errors
-/// When it says nothing, or what nobody understands.
+/// When it says nothing, or what is not understood.
 pub fn receive(mut stream: UnixStream, card: &Card) -> io::Result<Visit> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut first = [0];
-    // A successor's first word stays, for whoever hands the sockets over.
+    // A successor's first word stays, for the code that hands the sockets over.
     if recv(&stream, &mut first, RecvFlags::PEEK)?.1 == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
@@ -178,7 +179,7 @@ pub fn who(path: &Path, user: Option<Uid>) -> Result<Card, VisitError> {
     card.ok_or_else(|| failed(path, "it is of another version, which does not say who it is"))
 }
 
-/// Has the process that listens at `path` read its files again; what came of it. Blocks.
+/// Has the process that listens at `path` read its files again. Returns what came of it. Blocks.
 ///
 /// # Errors
 /// [`VisitError`] where that is not known.
@@ -200,7 +201,7 @@ fn ask(
 ) -> Result<Vec<u8>, VisitError> {
     let fail = |cause: io::Error| match cause.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-            VisitError::Nobody(path.to_owned())
+            VisitError::NoListener(path.to_owned())
         }
         io::ErrorKind::WouldBlock => failed(path, "it does not answer"),
         _ => VisitError::Failed { path: path.to_owned(), cause },
@@ -253,11 +254,13 @@ mod tests {
     fn each_question_gets_its_answer() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("handover");
-        assert!(matches!(who(&path, None).unwrap_err(), VisitError::Nobody(_)));
+        assert!(matches!(who(&path, None).unwrap_err(), VisitError::NoListener(_)));
         let offer = UnixListener::bind(&path).unwrap();
         let next = || receive(offer.accept().unwrap().0, &card("a")).unwrap();
         let asking = || path.clone();
-        let (a, b, c) = (asking(), asking(), asking());
+        let a = asking();
+        let b = asking();
+        let c = asking();
         let visitor = thread::spawn(move || (who(&a, None), reload(&b, None), reload(&c, None)));
         assert!(matches!(next(), Visit::Answered));
         for result in [Ok("1 added".to_owned()), Err("line 1".to_owned())] {

@@ -1,8 +1,8 @@
 //! Tasks that are needed for ever.
 //!
-//! A panic is a fault in this program, and the log has a line about it
-//! (`observe::panics`). It must not be the end of what nobody else does: such a
-//! task begins again, after a pause that grows while it fails.
+//! A panic is a fault in this program, and the log has a line about it (`observe::panics`). It must
+//! not end work that no other task does: such a task begins again, after a pause that grows while
+//! it fails.
 
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

@@ -90,8 +90,8 @@ pub fn start() -> Result<(), Undone> {
     Ok(())
 }
 
-/// Does `work`, which may block. It is done to its end also when nobody waits for
-/// it any more.
+/// Does `work`, which may block. It is done to its end also when the result is not awaited any
+/// more.
 ///
 /// # Errors
 /// [`Undone`]
@@ -100,7 +100,7 @@ pub async fn blocking<T: Send + 'static>(
 ) -> Result<T, Undone> {
     let (told, mut done) = oneshot::channel();
     let work = move || {
-        // Whoever wanted it may be gone.
+        // The task that wanted it may be gone.
         let _ = told.send(work());
     };
     POOL.give(Box::new(work))?;
@@ -170,13 +170,13 @@ impl Pool {
         Ok(())
     }
 
-    /// A thread, as long as it is needed.
+    /// Runs a thread, as long as it is needed.
     fn work(&self) {
         let mut state = self.lock();
         loop {
             if let Some(work) = state.waiting.pop_front() {
                 drop(state);
-                // Whoever waits for it finds out.
+                // A task that waits for it finds out.
                 let _ = catch_unwind(AssertUnwindSafe(work));
                 state = self.lock();
                 continue;
@@ -193,7 +193,7 @@ impl Pool {
         }
     }
 
-    /// Nothing panics while it holds the lock.
+    /// Locks the state. Nothing panics while it holds the lock.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -229,10 +229,11 @@ mod tests {
         assert_eq!(blocking(|| 8).await.unwrap(), 8, "no thread ended by it");
     }
 
-    /// A name server that does not answer takes a thread, and nobody else's time.
+    /// A name server that does not answer takes a thread, and no other caller's time.
     #[tokio::test]
     async fn work_that_takes_long_holds_up_no_other() {
-        let (mut release, mut held) = (vec![], vec![]);
+        let mut release = vec![];
+        let mut held = vec![];
         for _ in 0..RESIDENT * 4 {
             let (sender, receiver) = mpsc::channel::<()>();
             release.push(sender);

@@ -3,8 +3,6 @@
 //! What is asked for and what is given go by one account, so that a tunnel that
 //! gets all it asked for holds all it was told to.
 
-use std::sync::Arc;
-
 use super::caller::SECOND_ATTEMPTS;
 use super::options::{Limits, Options, Role, by_service};
 use super::pool;
@@ -30,13 +28,6 @@ pub struct Capacity {
     pub lacking: u64,
 }
 
-/// Descriptors for the stores of all gates of a process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stores {
-    kept: u64,
-    lacking: u64,
-}
-
 /// What a tunnel would like to hold. All but sessions take one descriptor each.
 struct Need {
     /// `None` is as many as there is room for.
@@ -58,24 +49,8 @@ struct Need {
 )]
 pub struct TooFewDescriptors(u64);
 
-impl Stores {
-    /// What the stores may take, at most a quarter of all. Tunnels with equal gates share
-    /// one. So few connections as to one server are among those that are [`RESERVED`].
-    fn of(plan: &[Options], descriptors: u64) -> Self {
-        let mut gates: Vec<&Arc<GateOptions>> = vec![];
-        for gate in plan.iter().filter_map(|options| options.gate.as_ref()) {
-            if takes_many(gate) && !gates.contains(&gate) {
-                gates.push(gate);
-            }
-        }
-        let asked: usize = gates.iter().map(|gate| gate.store.most_connections()).sum();
-        let asked = u64::try_from(asked).unwrap_or(u64::MAX);
-        let kept = asked.min(descriptors / 4);
-        Self { kept, lacking: asked - kept }
-    }
-}
-
-fn takes_many(gate: &GateOptions) -> bool {
+/// Returns true for a gate with a store that takes more descriptors than are [`RESERVED`].
+pub fn takes_many(gate: &GateOptions) -> bool {
     gate.store.most_connections() > 2
 }
 
@@ -117,24 +92,10 @@ impl Need {
 }
 
 impl Capacity {
-    /// What each of several tunnels in one process can hold, next to the stores of their
-    /// gates. Where all together ask
-    /// for more than there is, those that ask for no more than an equal part get it,
-    /// and the others share the rest alike.
-    ///
-    /// # Errors
-    /// [`TooFewDescriptors`].
-    pub fn of_all(plan: &[Options], descriptors: u64) -> Result<Vec<Self>, TooFewDescriptors> {
-        let Stores { kept, lacking } = Stores::of(plan, descriptors);
-        let descriptors = descriptors - kept;
-        let of = |options, share| Ok(Self { lacking, ..Self::of(options, share)? });
-        // One alone may use what it did not ask for.
-        if let [only] = plan {
-            return Ok(vec![of(only, descriptors)?]);
-        }
-        let asked: Vec<u64> = plan.iter().map(|options| Need::of(options).descriptors()).collect();
-        let shares = shares(&asked, descriptors);
-        plan.iter().zip(shares).map(|(options, share)| of(options, share)).collect()
+    /// Returns the number of descriptors that a tunnel asks for; `u64::MAX` is as many as
+    /// there are.
+    pub fn asked(options: &Options) -> u64 {
+        Need::of(options).descriptors()
     }
 
     /// What `options` ask for, as far as `descriptors` allow. Strangers get at
@@ -213,27 +174,14 @@ impl Capacity {
     }
 }
 
-/// What each gets of `all`, beginning with whoever asks for least.
-fn shares(asked: &[u64], all: u64) -> Vec<u64> {
-    let mut order: Vec<usize> = (0..asked.len()).collect();
-    order.sort_by_key(|&who| asked[who]);
-    let (mut shares, mut left) = (vec![0; asked.len()], all);
-    for (who, others) in order.into_iter().zip((1..=asked.len() as u64).rev()) {
-        shares[who] = asked[who].min(left / others);
-        left -= shares[who];
-    }
-    shares
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::sync::Arc;
     use std::time::Duration;
 
     use super::*;
     use crate::addr::ServiceName;
-    use crate::gate::redis_store::{Keys, RedisOptions};
-    use crate::gate::{Denied, OnRevoke, Rules, StoreName, StoreOptions};
     use crate::keys::{Key, KeyRing};
     use crate::proto::{Padding, SuiteSet};
     use crate::secret::Secret;
@@ -293,98 +241,13 @@ mod tests {
         assert_eq!(few.sessions, 1023);
     }
 
-    /// Two encrypt ends without a gate: neither asks for handshakes that it has not.
+    /// A single target is looked at only where it is checked.
     #[test]
-    fn tunnels_share_what_they_can_use() {
-        let both = Capacity::of_all(&[encrypt(1), encrypt(1)], 4288).unwrap();
-        assert!(both.iter().all(|capacity| capacity.sessions == 1024), "{both:?}");
+    fn targets_that_are_watched_take_descriptors() {
         let mut checked = decrypt(1);
         let tcp = "tcp".parse().unwrap();
         checked.checks.insert(ServiceName::default(), tcp);
         let watched = [decrypt(1), checked, decrypt(3)].map(|options| Need::of(&options).watched);
         assert_eq!(watched, [0, 1, 3]);
-    }
-
-    fn gate(url: &str) -> Option<Arc<GateOptions>> {
-        let store = StoreOptions::Redis(Box::new(RedisOptions {
-            address: url.parse().unwrap(),
-            credentials: None,
-            sentinel_credentials: None,
-            tls: None,
-            keys: Keys::default(),
-        }));
-        let (denied, on_revoke) = (Denied::default(), OnRevoke::default());
-        let (rules, named) = (Rules::default(), StoreName::default());
-        let options = GateOptions {
-            store,
-            rules,
-            denied,
-            on_revoke,
-            ban_after: None,
-            reap_idle: None,
-            named,
-        };
-        Some(Arc::new(options))
-    }
-
-    /// Else its connections would take the descriptors of sessions.
-    #[test]
-    fn descriptors_are_kept_for_the_masters_of_a_cluster() {
-        let with = |url| Options { gate: gate(url), ..decrypt(1) };
-        let cluster = || with("redis+cluster://a:1");
-        let sessions = |plan: &[Options], descriptors| {
-            let all = Capacity::of_all(plan, descriptors).unwrap();
-            (all.iter().map(|capacity| capacity.sessions).sum::<usize>(), all[0].lacking)
-        };
-        let most = |mut options: Options| {
-            options.limits.sessions = None;
-            options
-        };
-        let (one, _) = sessions(&[most(with("redis://a:1"))], 10_000);
-        assert_eq!(sessions(&[most(decrypt(1))], 10_000), (one, 0));
-        // Two to each of 64 masters, and to 16 who know them.
-        assert_eq!(sessions(&[most(cluster())], 10_000), (one - 80, 0));
-        assert_eq!(sessions(&[most(with("redis+sentinel://a:1,b:1/m"))], 10_000), (one - 3, 0));
-        // Tunnels with one gate have one store, and others have one more.
-        let two = [most(decrypt(1)), most(decrypt(1))];
-        let (plain, _) = sessions(&two, 10_000);
-        assert_eq!(sessions(&[most(cluster()), most(cluster())], 10_000), (plain - 80, 0));
-        let other = most(with("redis+cluster://b:1"));
-        assert_eq!(sessions(&[most(cluster()), other], 10_000), (plain - 160, 0));
-        // Of few descriptors the tunnel keeps three quarters, and it is told.
-        let (few, lacking) = sessions(&[most(cluster())], 400);
-        assert!(few > 0 && lacking == 60, "{few} {lacking}");
-    }
-
-    /// Forty tunnels in one service, as an operator's first large file has them.
-    #[test]
-    fn the_limit_of_the_units_is_enough_for_forty_tunnels() {
-        let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/systemd/knockpipe.service");
-        let unit = std::fs::read_to_string(unit).unwrap();
-        let limit = unit.lines().find_map(|line| line.strip_prefix("LimitNOFILE=")).unwrap();
-        // Less what the process itself takes.
-        let descriptors = limit.parse::<u64>().unwrap() - 1000;
-        for options in [encrypt as fn(usize) -> Options, decrypt] {
-            let plan: Vec<_> = (0..40).map(|_| options(1)).collect();
-            for capacity in Capacity::of_all(&plan, descriptors).unwrap() {
-                let has = (capacity.sessions, capacity.unopened);
-                assert_eq!(has, (1024, plan[0].limits.unopened));
-            }
-        }
-    }
-
-    /// A large number of tunnels that could use all does not starve the modest.
-    #[test]
-    fn whoever_asks_for_less_than_an_equal_part_gets_it() {
-        assert_eq!(shares(&[], 10), [0; 0]);
-        assert_eq!(shares(&[3, 4], 10), [3, 4], "enough for all");
-        assert_eq!(shares(&[8, 2, 6], 10), [4, 2, 4]);
-        assert_eq!(shares(&[u64::MAX, 1, u64::MAX], 10), [4, 1, 5]);
-        let mut plan: Vec<_> = (0..100).flat_map(|_| [encrypt(1), decrypt(1)]).collect();
-        for options in &mut plan {
-            options.limits.sessions = Some(16);
-        }
-        let all = Capacity::of_all(&plan, 20_000).unwrap();
-        assert!(all.iter().all(|capacity| capacity.sessions == 16), "{:?}", &all[..2]);
     }
 }

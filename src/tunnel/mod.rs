@@ -65,7 +65,7 @@ mod unmade;
 mod warm;
 pub mod workers;
 
-pub use capacity::{Capacity, TooFewDescriptors};
+pub use capacity::{Capacity, TooFewDescriptors, takes_many};
 pub use memory::Memory;
 pub use options::{Balancers, Limits, Options, PerSource, PipeOptions, Remark, Role};
 pub use serve::Tunnel;

@@ -1,0 +1,76 @@
+//! Accepts connections, whatever becomes of one accept: pauses after a failure, and warns
+//! once for each period of trouble.
+//!
+//! Every listener of the process is accepted from in this way, so that a lack of
+//! descriptors neither ends one nor makes it spin. What to do with a connection is the
+//! caller's business; nothing here waits for a peer.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::time::sleep_until;
+use tracing::{info, warn};
+
+use super::backoff::{AcceptBackoff, AcceptStep};
+use super::listen::AsyncListener;
+use super::stream::Stream;
+use crate::addr::ClientAddr;
+
+/// A listener, and the trouble that there was with it.
+#[derive(Debug)]
+pub struct AcceptLoop {
+    listener: Arc<AsyncListener>,
+    /// Name of the tunnel that listens, for the log; `None` where the process has one.
+    tunnel: Option<Arc<str>>,
+    backoff: AcceptBackoff,
+    /// The end of the pause after a failed accept.
+    resume_at: Option<tokio::time::Instant>,
+}
+
+impl AcceptLoop {
+    /// Accepts from `listener`. The log names `tunnel`, where there is one.
+    pub fn new(listener: Arc<AsyncListener>, tunnel: Option<Arc<str>>) -> Self {
+        Self { listener, tunnel, backoff: AcceptBackoff::default(), resume_at: None }
+    }
+
+    /// Waits for the next connection, through any number of failures. Cancel safe: a pause
+    /// that was cancelled goes on with the next call.
+    pub async fn next(&mut self) -> (Stream, ClientAddr) {
+        loop {
+            if let Some(resume_at) = self.resume_at {
+                sleep_until(resume_at).await;
+                self.resume_at = None;
+            }
+            match self.listener.accept().await {
+                Ok(accepted) => {
+                    self.log_recovery();
+                    return accepted;
+                }
+                Err(error) => self.pause_after(&error),
+            }
+        }
+    }
+
+    fn log_recovery(&mut self) {
+        if self.backoff.succeeded(Instant::now()) {
+            let tunnel = self.tunnel.as_deref();
+            info!(tunnel, address = self.listener.local(), "accepting again");
+        }
+    }
+
+    fn pause_after(&mut self, error: &io::Error) {
+        let step = self.backoff.failed(error, Instant::now());
+        let AcceptStep::Wait { delay, news } = step else { return };
+        self.resume_at = Some(tokio::time::Instant::now() + delay);
+        if news {
+            warn!(
+                tunnel = self.tunnel.as_deref(),
+                address = self.listener.local(),
+                %error,
+                detail = "trying again until it works; raise ulimit -n",
+                "cannot accept"
+            );
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! A service that accepts, and the next set of services: which stay as they are, and all
+//! that the others need.
+//!
+//! The next set is got without a change to what runs, so that it can be dropped.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use super::changed::changed;
+use super::listeners::SourceListeners;
+use crate::admin::protocol::ChangedReply;
+use crate::net::AsyncListener;
+use crate::service::{Capacity, Parts, Service, ServiceOptions};
+
+/// A service that accepts.
+pub(super) struct RunningService {
+    pub(super) options: ServiceOptions,
+    pub(super) capacity: Capacity,
+    pub(super) service: Arc<Service>,
+    /// Those that it replaced, one after the other, as long as they have sessions.
+    pub(super) predecessors: Vec<Weak<Service>>,
+    pub(super) listeners: Vec<SourceListeners>,
+}
+
+/// A service of the next set.
+pub(super) enum Planned {
+    /// The one at this place, as it is.
+    Same {
+        /// Its index among those that run.
+        place: usize,
+        /// Its share may have changed.
+        capacity: Capacity,
+    },
+    /// A new one, with all that it needs.
+    New(Box<PreparedService>),
+}
+
+/// A service that can start.
+pub(super) struct PreparedService {
+    /// The index of the one that it replaces.
+    pub(super) before: Option<usize>,
+    pub(super) options: ServiceOptions,
+    pub(super) capacity: Capacity,
+    pub(super) parts: Parts,
+    pub(super) listeners: Vec<SourceListeners>,
+    /// It listens where the one before could not.
+    pub(super) has_new_listener: bool,
+}
+
+impl RunningService {
+    /// Changes its share of the descriptors, although nothing else changed.
+    pub(super) fn resize(&mut self, capacity: Capacity) {
+        if capacity != self.capacity {
+            self.capacity = capacity;
+            self.service.set_capacity(capacity);
+            capacity.warn_if_less_than(&self.options);
+        }
+    }
+}
+
+impl Planned {
+    /// Returns the longest time that a new service waits for its gate.
+    pub(super) fn patience(&self) -> Duration {
+        match self {
+            Self::New(prepared) => prepared.options.timeout(),
+            Self::Same { .. } => Duration::ZERO,
+        }
+    }
+}
+
+impl PreparedService {
+    /// Starts the service, which accepts from now on.
+    pub(super) fn start(self, before: Option<&RunningService>) -> RunningService {
+        let Self { options, capacity, parts, listeners, .. } = self;
+        let before = before.map(|before| &*before.service);
+        let service = Arc::new(Service::start(&options, parts, capacity, before));
+        service.listen(&options, sockets(&listeners));
+        RunningService { options, capacity, service, predecessors: vec![], listeners }
+    }
+
+    /// Names the settings in which it differs from the one that it replaces.
+    pub(super) fn changes_from(&self, before: &RunningService) -> ChangedReply {
+        let (ServiceOptions::Tunnel(old), ServiceOptions::Tunnel(new)) =
+            (&before.options, &self.options);
+        ChangedReply {
+            tunnel: self.options.display_name().to_owned(),
+            settings: changed(old, new, self.has_new_listener),
+        }
+    }
+}
+
+/// Lists the sockets of several sources.
+pub(super) fn sockets(listeners: &[SourceListeners]) -> impl Iterator<Item = &Arc<AsyncListener>> {
+    listeners.iter().flat_map(|source| &source.listeners)
+}
