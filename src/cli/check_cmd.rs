@@ -88,9 +88,9 @@ struct OneArgs {
     )]
     checks: Vec<NamedCheck>,
 
-    /// Deadline of each connection, and of a handshake [default: 5]
+    /// Deadline of each connection, and of a handshake [default: 5s]
     #[arg(
-        short = 'o', long, value_name = "SECONDS", value_parser = values::seconds,
+        short = 'o', long, value_name = "DURATION", value_parser = values::time,
         allow_negative_numbers = true, requires = "targets"
     )]
     timeout: Option<Duration>,

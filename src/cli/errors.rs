@@ -6,7 +6,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, Command, CommandFactory};
 
 use super::process_args::PROCESS;
-use super::{Cli, habits};
+use super::{Cli, habits, renamed};
 use crate::addr::{Address, ServiceName};
 use crate::run::Failure;
 
@@ -124,7 +124,14 @@ impl Facts<'_> {
     fn bad_value(&self) -> Failure {
         let source = std::error::Error::source(self.error);
         let why = source.map_or_else(|| first_line(self.error), ToString::to_string);
-        match self.flag(ContextKind::InvalidArg) {
+        let flag = self.flag(ContextKind::InvalidArg);
+        let value = self.text(ContextKind::InvalidValue);
+        let long = flag.rsplit("--").next().unwrap_or_default();
+        if let Some(new) = renamed::value(long, &value) {
+            let text = format!("{flag}: '{value}' is now '{new}'; write --{long} {new}");
+            return Failure::Usage(anyhow::anyhow!(text));
+        }
+        match flag {
             // A word by itself: what is wrong with it says enough.
             place if place.starts_with(['<', '[']) => Failure::Usage(anyhow::anyhow!("{why}")),
             flag => Failure::Usage(anyhow::anyhow!("{flag}: {why}")),
@@ -155,6 +162,9 @@ impl Facts<'_> {
 
     fn unknown_argument(&self, name: &str) -> (String, String) {
         let argument = self.text(ContextKind::InvalidArg);
+        if let Some(new) = self.renamed(&argument, name) {
+            return (format!("there is no flag '{argument}'"), format!("write --{new}"));
+        }
         let habit = self.of_habit(&argument, name);
         if let Some(answer) = habit.or_else(|| self.misplaced(&argument, name)) {
             return answer;
@@ -178,12 +188,19 @@ impl Facts<'_> {
         (format!("there is no flag '{argument}'"), remedy)
     }
 
+    /// Returns the flag that took the place of `argument`, where the command has it.
+    fn renamed(&self, argument: &str, name: &str) -> Option<&'static str> {
+        let new = renamed::flag(argument.strip_prefix("--")?)?;
+        let mut known = self.called(name).get_arguments();
+        known.any(|arg| arg.get_long() == Some(new)).then_some(new)
+    }
+
     /// A flag of another program, where a tunnel is described.
     fn of_habit(&self, argument: &str, name: &str) -> Option<(String, String)> {
         let word = argument.strip_prefix("--").or_else(|| argument.strip_prefix('-'))?;
         let cause = format!("there is no flag '{argument}'");
         if name == "knockpipe run" {
-            let key = habits::of_key(word).unwrap_or(word);
+            let key = habits::of_key(word).or(renamed::flag(word)).unwrap_or(word);
             return Some((cause, to_file(key)?));
         }
         let of_tunnels = ["knockpipe encrypt", "knockpipe decrypt", "knockpipe pipe", NO_COMMAND];
@@ -278,7 +295,7 @@ impl Facts<'_> {
         self.both_names(&self.text(kind))
     }
 
-    /// `--timeout <SECONDS>` as `-o/--timeout`: people look for what they typed.
+    /// `--timeout <DURATION>` as `-o/--timeout`: people look for what they typed.
     fn both_names(&self, shown: &str) -> String {
         let bare = shown.split_whitespace().next().unwrap_or(shown);
         let long = bare.strip_prefix("--").and_then(|long| find(self.command, long));

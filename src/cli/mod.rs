@@ -23,6 +23,7 @@ mod loops;
 mod output;
 mod pipe_cmd;
 mod process_args;
+mod renamed;
 mod run_cmd;
 mod spiped;
 mod store_args;
@@ -233,11 +234,12 @@ pub fn spiped_commands() -> [Command; 2] {
 
 fn spiped_command(name: &'static str) -> Command {
     let usage = format!("{name} <-e|-d> -s ADDR -t ADDR -k FILE [OPTIONS]");
-    spiped::SpipedArgs::command().name(name).override_usage(usage)
+    spiped::with_bare_seconds(spiped::SpipedArgs::command()).name(name).override_usage(usage)
 }
 
 fn spipe_command() -> Command {
-    spiped::SpipeArgs::command().name("spipe").override_usage("spipe -t ADDR -k FILE [OPTIONS]")
+    let command = spiped::with_bare_seconds(spiped::SpipeArgs::command());
+    command.name("spipe").override_usage("spipe -t ADDR -k FILE [OPTIONS]")
 }
 
 /// A flag in the place of the command, apart from those of every program.

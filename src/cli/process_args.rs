@@ -42,7 +42,7 @@ pub(super) struct ProcessArgs {
 
     /// After SIGTERM or SIGINT, go on accepting for so long, so that load balancers notice first
     #[arg(
-        long, value_name = "SECONDS", default_value = "0", value_parser = values::seconds,
+        long, value_name = "DURATION", default_value = "0s", value_parser = values::time,
         allow_negative_numbers = true, help_heading = PROCESS
     )]
     pub(super) drain_accept: Duration,

@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{Command, Parser};
 
 use super::check_args::CheckArgs;
 use super::errors::UsageError;
@@ -17,7 +17,7 @@ use super::gate_args::AcceptorGateArgs;
 use super::pipe_cmd::SharedPipeArgs;
 use super::process_args::ProcessArgs;
 use super::tunnel_args::{DEFAULT_HANDSHAKES, DEFAULT_UNOPENED, End, LazyArgs, ServerArgs, reread};
-use super::values::{HandshakeLimit, Spelled};
+use super::values::{self, HandshakeLimit, Spelled};
 use super::{Done, key_cmd, loops};
 use crate::addr::{Address, ServiceName};
 use crate::run::{Failure, Ports};
@@ -130,6 +130,16 @@ struct ModeArgs {
     /// Require forward secrecy; it is always on
     #[arg(short = 'g')]
     forward_secrecy: bool,
+}
+
+/// Lets the flags that spiped has take seconds without a unit. Everywhere else a duration has one.
+pub(super) fn with_bare_seconds(command: Command) -> Command {
+    command.mut_args(|arg| match arg.get_id().as_str() {
+        "timeout" | "resolve_every" => {
+            arg.value_parser(values::spiped_time).value_name("SECONDS|DURATION")
+        }
+        _ => arg,
+    })
 }
 
 /// Runs a spiped command line; `arguments` are all of the process.

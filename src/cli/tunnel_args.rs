@@ -180,9 +180,9 @@ pub(super) struct ServerArgs {
     #[arg(short = 'D', long, help_heading = NAMES)]
     pub(super) wait_for_dns: bool,
 
-    /// Resolve target names again every so often [default: 60]
+    /// Resolve target names again every so often [default: 60s]
     #[arg(
-        short = 'r', long, value_name = "SECONDS", value_parser = values::seconds,
+        short = 'r', long, value_name = "DURATION", value_parser = values::time,
         allow_negative_numbers = true, conflicts_with = "no_resolve", help_heading = NAMES
     )]
     pub(super) resolve_every: Option<Duration>,
@@ -193,7 +193,7 @@ pub(super) struct ServerArgs {
 
     /// How long sessions may finish after SIGTERM or SIGINT; a second signal ends them at once
     #[arg(
-        long, value_name = "SECONDS", default_value = "30", value_parser = values::seconds,
+        long, value_name = "DURATION", default_value = "30s", value_parser = values::time,
         allow_negative_numbers = true, help_heading = PROCESS
     )]
     pub(super) drain: Duration,
@@ -209,9 +209,9 @@ pub(super) struct ConnectionArgs {
     #[arg(long)]
     pub(super) allow_readable_key: bool,
 
-    /// Deadline of a dial, and of a handshake; fractions are allowed [default: 5]
+    /// Deadline of a dial, and of a handshake [default: 5s]
     #[arg(
-        short = 'o', long, value_name = "SECONDS", value_parser = values::seconds,
+        short = 'o', long, value_name = "DURATION", value_parser = values::time,
         allow_negative_numbers = true, help_heading = CONNECTIONS
     )]
     pub(super) timeout: Option<Duration>,
@@ -458,7 +458,7 @@ impl ConnectionArgs {
     /// [`UsageError::ZeroSeconds`].
     pub(super) fn refuse_zero(&self) -> Result<(), UsageError> {
         if self.timeout.is_some_and(|time| time.is_zero()) {
-            let remedy = "give a time such as 5, or leave it out";
+            let remedy = "give a time such as 5s, or leave it out";
             return Err(UsageError::ZeroSeconds { flag: "-o/--timeout", remedy });
         }
         Ok(())

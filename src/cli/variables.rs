@@ -15,8 +15,8 @@ use std::ffi::{OsStr, OsString};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, Command};
 
-use super::habits;
 use super::store_args::ENVIRONMENT;
+use super::{habits, renamed};
 use crate::run::Failure;
 
 /// Variables that no flag has and that are compared with those that there are.
@@ -65,6 +65,14 @@ pub(super) struct Filled {
     pub(super) arguments: Vec<OsString>,
     /// The variables that were used.
     pub(super) used: Vec<Variable>,
+}
+
+/// A variable under a name of before.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no variable {old}; write {new}")]
+struct RenamedVariable {
+    old: String,
+    new: String,
 }
 
 /// A value that no switch can have.
@@ -142,8 +150,8 @@ pub(super) fn added(
         {
             continue;
         }
-        // Compose files and units set variables that nobody filled in.
-        let Some(value) = get(&variable.name).filter(|value| !value.is_empty()) else { continue };
+        variable.refuse_former(&get)?;
+        let Some(value) = filled_in(&get, &variable.name) else { continue };
         let arguments = variable.arguments(arg, &value)?;
         if !arguments.is_empty() {
             taken.push(arg);
@@ -152,6 +160,16 @@ pub(super) fn added(
         used.push(variable);
     }
     Ok((added, used))
+}
+
+/// Returns the value of a variable. Compose files and units set some without one.
+fn filled_in(get: impl Fn(&str) -> Option<OsString>, name: &str) -> Option<OsString> {
+    get(name).filter(|value| !value.is_empty())
+}
+
+/// Returns the name of the variable of a long flag, by the rule.
+fn name_of(long: &str) -> String {
+    format!("{PREFIX}{}", long.to_uppercase().replace('-', "_"))
 }
 
 /// The argument that the variable of `arg` has to stand beside.
@@ -215,9 +233,22 @@ impl Variable {
         }
         let name = match NAMED.iter().find(|(named, _)| *named == id) {
             Some((_, name)) => (*name).to_owned(),
-            None => format!("{PREFIX}{}", long.to_uppercase().replace('-', "_")),
+            None => name_of(long),
         };
         Some(Self { name, long: long.to_owned(), short: arg.get_short() })
+    }
+
+    /// # Errors
+    /// [`Failure::Usage`] where the variable is set under a name of before.
+    fn refuse_former(&self, get: impl Fn(&str) -> Option<OsString>) -> Result<(), Failure> {
+        let mut former = renamed::former(&self.long).map(name_of);
+        match former.find(|name| filled_in(&get, name).is_some()) {
+            Some(old) => {
+                let new = self.name.clone();
+                Err(Failure::Usage(RenamedVariable { old, new }.into()))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Makes the arguments that the variable stands for.

@@ -39,10 +39,10 @@ pub(in crate::cli) struct StatusArgs {
     #[arg(long, conflicts_with = "tunnel")]
     all: bool,
 
-    /// Show it again and again [default: every 2 seconds]
+    /// Show it again and again [default: every 2s]
     #[arg(
-        long, value_name = "SECONDS", value_parser = values::seconds, num_args = 0..=1,
-        default_missing_value = "2", allow_negative_numbers = true
+        long, value_name = "DURATION", value_parser = values::time, num_args = 0..=1,
+        default_missing_value = "2s", allow_negative_numbers = true
     )]
     watch: Option<Duration>,
 
@@ -62,7 +62,7 @@ struct Look {
 /// [`Failure`] of the arguments or the process.
 pub(in crate::cli) fn status(args: &StatusArgs) -> Result<Done, Failure> {
     if args.watch.is_some_and(|every| every.is_zero()) {
-        let remedy = "give a time such as 2";
+        let remedy = "give a time such as 2s";
         return Err(UsageError::ZeroSeconds { flag: "--watch", remedy }.into());
     }
     let mut before = args.look()?;

@@ -15,7 +15,7 @@ use crate::cli::errors::one_line;
 use crate::cli::gate_args::{AcceptorGateArgs, GateArgs};
 use crate::cli::process_args::ProcessArgs;
 use crate::cli::tunnel_args::{DecryptArgs, EncryptArgs, TunnelArgs};
-use crate::cli::{habits, variables};
+use crate::cli::{habits, renamed, variables};
 use crate::sys::keyfile::is_stdin;
 
 /// The flags about the process.
@@ -230,7 +230,9 @@ impl Flags {
             let what = format!("'{key}' is about a tunnel; write it to one, or to [defaults]");
             return Mistake::new(*line, what);
         }
+        let new = renamed::flag(key).filter(|new| find(command, new).is_some());
         let remedy = match near(command, key) {
+            _ if new.is_some() => format!("write {}", new.unwrap_or_default()),
             Some(near) => format!("did you mean '{near}'?"),
             None if name == "[gates]" => "see 'knockpipe decrypt --help', below 'Gate'".to_owned(),
             None if name == "[process]" => {
