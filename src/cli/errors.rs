@@ -32,17 +32,17 @@ pub(super) enum UsageError {
         "--on-target-down is about targets that are checked or one of several; add --check, or a second -t"
     )]
     NeverDown,
-    /// A tunnel whose connections come back to it.
+    /// A tunnel that its own connections come back to.
     #[error(
         "a connection would go round for ever: {0}; give the last -t the address of the other end or of the service"
     )]
     Ring(String),
     /// `0` where a time must pass.
-    #[error("{flag}: 0 seconds is no time; {remedy}")]
+    #[error("{flag}: 0 seconds is not allowed; {remedy}")]
     ZeroSeconds {
         /// The flag.
         flag: &'static str,
-        /// What to write instead.
+        /// The spelling to use instead.
         remedy: &'static str,
     },
     /// Both ends at once.
@@ -84,8 +84,8 @@ impl From<UsageError> for Failure {
     }
 }
 
-/// What `clap` found wrong, as one line. `command` is what was parsed, `name`
-/// is how the user called it, for the hint at `--help`.
+/// Turns an error of `clap` into one line. `command` is what was parsed, `name` is how the user
+/// called it, for the hint at `--help`.
 pub(super) fn one_line(error: &clap::Error, command: &Command, name: &str) -> Failure {
     let facts = Facts { error, command };
     let (cause, remedy) = match error.kind() {
@@ -336,7 +336,7 @@ impl Owners {
         }
     }
 
-    /// How a reader finds them, those nearest to the command that was called.
+    /// Names them for a reader, those nearest to the command that was called.
     fn to_name(&self, from_gate: bool) -> Option<String> {
         let (near, far) = if from_gate { (&self.gate, &self.top) } else { (&self.top, &self.gate) };
         let chosen = if near.is_empty() { far } else { near };
@@ -404,7 +404,7 @@ fn explained(shown: &str) -> String {
     }
 }
 
-/// What `clap` itself would say, without its headline word and usage.
+/// Returns the first line of `clap`'s own text, without its headline word.
 fn first_line(error: &clap::Error) -> String {
     let text = error.to_string();
     let line = text.lines().next().unwrap_or_default();

@@ -1,7 +1,7 @@
-//! What people type out of habit, and what it is called here.
+//! Names of other programs that people type out of habit, with the names used here.
 //!
-//! Nothing of it is accepted: two names for one flag would have to be explained
-//! for ever. The answer names the right one.
+//! None of them is accepted: two names for one flag would have to be explained for ever. The
+//! error names the right one.
 
 use strsim::osa_distance;
 

@@ -128,7 +128,7 @@ fn told(plan: &[Options], ring: &[(Stop<'_>, &Address)]) -> String {
     text + &name(&ring[0].0)
 }
 
-/// Whether who dials `target` gets to whoever listens on `source`.
+/// Returns whether a connection to `target` reaches a listener on `source`.
 fn meets(target: &Address, source: &Address, waits: bool) -> bool {
     match (target, source) {
         (Address::Unix(one), Address::Unix(other)) => place(one) == place(other),
@@ -140,7 +140,8 @@ fn meets(target: &Address, source: &Address, waits: bool) -> bool {
             // One name is one place, also where it means nothing yet.
             is_same
                 && (to == at || {
-                    let (to, at) = (addresses(to, waits), addresses(at, waits));
+                    let to = addresses(to, waits);
+                    let at = addresses(at, waits);
                     to.iter().any(|to| at.iter().any(|at| is_there(*to, *at)))
                 })
         }
@@ -148,7 +149,7 @@ fn meets(target: &Address, source: &Address, waits: bool) -> bool {
     }
 }
 
-/// Whether a listener `at` this address gets what is sent `to` that one.
+/// Returns whether a listener `at` this address gets what is sent `to` that one.
 fn is_there(to: IpAddr, at: IpAddr) -> bool {
     let to = match to.to_canonical() {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),

@@ -1,5 +1,4 @@
-//! The command line: what the user typed becomes `Options`, and what went
-//! wrong becomes one line.
+//! The command line: turns what the user typed into `Options`, and each error into one line.
 //!
 //! There are three command lines in one program: the subcommands below, and
 //! the spellings of spiped and spipe (`spiped`), which are chosen by the name
@@ -14,6 +13,7 @@ mod admin_cmd;
 mod check_args;
 mod check_cmd;
 mod config;
+mod connection_args;
 mod errors;
 mod gate_args;
 mod gate_cmd;
@@ -28,6 +28,7 @@ mod run_cmd;
 mod spiped;
 mod store_args;
 mod target_args;
+mod times;
 mod tunnel_args;
 mod values;
 mod variables;
@@ -39,16 +40,16 @@ use std::path::{Path, PathBuf};
 use clap::error::ErrorKind;
 use clap::{Arg, Command, CommandFactory, Parser, Subcommand, ValueHint};
 
-use self::tunnel_args::{Alone, DecryptArgs, EncryptArgs, TunnelArgs};
+use self::tunnel_args::{DecryptArgs, EncryptArgs, Standalone, TunnelArgs};
 use self::variables::Filled;
 use crate::run::{self, Failure, Outcome};
 
-/// What the whole is.
+/// Description of the program.
 const ABOUT: &str = "\
 Carries TCP connections between two hosts that share a key, sealed on the way.
 
 'knockpipe encrypt' runs next to the clients and seals what they send. 'knockpipe decrypt' runs
-next to the server, lets nobody through who does not have the key, and forwards the rest.
+next to the server, lets no one through without the key, and forwards the rest.
 
   client --plain--> knockpipe encrypt ==sealed==> knockpipe decrypt --plain--> server
          (on the client's host)                  (on the server's host)";
@@ -56,7 +57,7 @@ next to the server, lets nobody through who does not have the key, and forwards 
 /// The example under the commands.
 const EXAMPLE: &str = "\
 Example: Redis on db.example.org, used from another host
-  Make a key, and copy it to both hosts. Whoever has it gets through, nobody else:
+  Make a key, and copy it to both hosts. Its holders get through, no one else:
     knockpipe keygen redis.key
     scp -p redis.key db.example.org:
   On db.example.org, where Redis listens on 127.0.0.1:6379:
@@ -72,7 +73,7 @@ link to this program named spiped or spipe. See 'knockpipe -e --help'.
 Exit status: 0 all went well, 1 it failed at run time, 2 the command line or a key file is wrong,
 3 a gate command or kick found nothing to change, 128 + N signal N ended pipe.";
 
-/// What stands under the flags of `encrypt`.
+/// Examples under the flags of `encrypt`.
 const ENCRYPT_EXAMPLES: &str = "\
 Examples:
   Redis clients connect here, the decrypt end is on db.example.org:
@@ -82,10 +83,10 @@ Examples:
   Rotation: dial with the new key, while the far end accepts both:
     knockpipe encrypt -s '[127.0.0.1]:6379' -t db.example.org:6380 -k new.key -k old.key";
 
-/// What stands under the flags of `decrypt`.
+/// Examples under the flags of `decrypt`.
 const DECRYPT_EXAMPLES: &str = "\
 Examples:
-  In front of Redis, for whoever has the key:
+  In front of Redis, for all holders of the key:
     knockpipe decrypt -s '[0.0.0.0]:6380' -t '[127.0.0.1]:6379' -k redis.key
   Redis and MySQL behind one port; clients choose with --service:
     knockpipe decrypt -s '[::]:6380' -t redis='[127.0.0.1]:6379' -t mysql=/run/mysqld.sock -k db.key
@@ -94,7 +95,7 @@ Examples:
   Bind and read the key as root, then run as nobody:
     knockpipe decrypt -s '[0.0.0.0]:443' -t redis.internal:6379 -k redis.key -u nobody";
 
-/// What stands under the flags of `pipe`.
+/// Examples under the flags of `pipe`.
 const PIPE_EXAMPLES: &str = "\
 Examples:
   ssh through a tunnel:
@@ -105,7 +106,7 @@ Examples:
 Exit status: 0 both directions ended well, 1 it failed at run time, 2 the command line or a key
 file is wrong, 128 + N signal N ended it: 129 is SIGHUP, 130 SIGINT, 143 SIGTERM.";
 
-/// What stands under `keygen`'s arguments.
+/// Notes and examples under the arguments of `keygen`.
 const KEYGEN_EXAMPLES: &str = "\
 The file is readable by you alone. Copy it to the other end as it is, over a safe way such as scp;
 'knockpipe key-id' shows the same 8 digits for both copies. An existing file is never overwritten.
@@ -113,7 +114,7 @@ The file is readable by you alone. Copy it to the other end as it is, over a saf
 Example:
   knockpipe keygen redis.key";
 
-/// What stands under `key-id`'s arguments.
+/// Notes and examples under the arguments of `key-id`.
 const KEY_ID_EXAMPLES: &str = "\
 The id tells keys apart and reveals nothing about them. Any file of at least 32 bytes is a key,
 as with spiped, unless it is a damaged file of 'knockpipe keygen'.
@@ -138,23 +139,23 @@ enum Commands {
     KeyId(key_cmd::KeyIdArgs),
     /// Run the end next to the clients: plain in, sealed out
     #[command(after_help = ENCRYPT_EXAMPLES)]
-    Encrypt(Box<Alone<EncryptArgs>>),
+    Encrypt(Box<Standalone<EncryptArgs>>),
     /// Run the end next to the server: sealed in, plain out
     #[command(after_help = DECRYPT_EXAMPLES)]
-    Decrypt(Box<Alone<DecryptArgs>>),
+    Decrypt(Box<Standalone<DecryptArgs>>),
     /// Carry standard input and output through a tunnel
     #[command(after_help = PIPE_EXAMPLES)]
     Pipe(pipe_cmd::PipeArgs),
     /// Run all tunnels of a configuration file; SIGHUP reloads it
     #[command(after_help = run_cmd::RUN_EXAMPLES)]
     Run(run_cmd::RunArgs),
-    /// Check a configuration file and show what it comes to, or try one tunnel step by step
+    /// Check a configuration file and show its effect, or try one tunnel step by step
     #[command(after_help = check_cmd::EXAMPLES)]
     Check(Box<check_cmd::CommandArgs>),
-    /// Say who may come in, in the store that 'decrypt --gate' asks
+    /// Manage the allow-set and bans in the store of 'decrypt --gate'
     #[command(after_help = gate_cmd::EXAMPLES)]
     Gate(Box<gate_cmd::CommandArgs>),
-    /// Show how a running process is: its tunnels, limits, refusals, pool and gate
+    /// Show the state of a running process: its tunnels, limits, refusals, pool and gate
     #[command(after_help = admin_cmd::STATUS_EXAMPLES)]
     Status(admin_cmd::StatusArgs),
     /// List the live connections of a running process
@@ -173,7 +174,7 @@ enum Commands {
     Demo,
 }
 
-/// How a command that did not fail ended.
+/// Outcome of a command that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Done {
     /// All went well.
@@ -191,7 +192,7 @@ pub enum Done {
 /// Does what `arguments` say; they are all of the process, its name first.
 ///
 /// # Errors
-/// [`Failure`], whose text is one line of cause and remedy.
+/// [`Failure`], with a text of one line: cause and remedy.
 pub fn run(arguments: &[OsString]) -> Result<Done, Failure> {
     let called = arguments.first().and_then(|path| Path::new(path).file_name());
     match called.and_then(|name| name.to_str()) {
@@ -285,7 +286,7 @@ fn without_help_word(arguments: &[OsString]) -> Vec<OsString> {
     arguments
 }
 
-/// Does what was parsed of `typed`, which is what somebody wrote.
+/// Runs the command that was parsed from `typed`, the arguments as written.
 fn carry_out(Cli { command }: Cli, typed: &[OsString]) -> Result<Done, Failure> {
     match command {
         Commands::Keygen(args) => key_cmd::keygen(&args).map(|()| Done::Clean),

@@ -1,8 +1,8 @@
 //! Spellings that this program had itself, and the ones that took their place.
 //!
 //! No old spelling is accepted: two names for one thing would have to be explained for ever. It is
-//! not passed over in silence either: a policy of the gate that nobody reads any more would leave
-//! an end with the default. So each is refused, and the answer names the new spelling.
+//! not passed over in silence either: a policy of the gate that is ignored would leave an end
+//! with the default. So each is refused, and the answer names the new spelling.
 
 /// Long flags without their hyphens, as they were and as they are. Keys of a configuration file
 /// and environment variables follow from them.
@@ -16,7 +16,7 @@ pub(super) fn flag(word: &str) -> Option<&'static str> {
     FLAGS.iter().find(|(old, _)| *old == word).map(|(_, new)| *new)
 }
 
-/// Returns the flags, without hyphens, whose place `long` took.
+/// Returns the former names of the flag `long`, without hyphens.
 pub(super) fn former(long: &str) -> impl Iterator<Item = &'static str> {
     FLAGS.iter().filter(move |(_, new)| *new == long).map(|(old, _)| *old)
 }

@@ -1,5 +1,5 @@
-//! Where the gate's store is and who to be there, as flags that tunnels and
-//! the `gate` commands share.
+//! Address of the gate's store and the user to be there, as flags that tunnels and the `gate`
+//! commands share.
 //!
 //! A password never comes from the command line, where `ps` shows it to every
 //! user of the machine: from a file that only its owner may read, or from the
@@ -25,7 +25,7 @@ use crate::sys::{credentials, tls_key};
 /// Heading of the flags about the gate.
 pub(super) const GATE: &str = "Gate";
 
-/// Holds what a credentials file would, for whoever has no place for a file.
+/// Variable with the content of a credentials file, where there is no place for a file.
 pub(super) const ENVIRONMENT: &str = "KNOCKPIPE_GATE_CREDENTIALS";
 
 /// The store of a gate.
@@ -65,13 +65,13 @@ pub(super) struct StoreArgs {
     #[arg(long, value_name = "KEY", help_heading = GATE)]
     history: Option<String>,
 
-    /// What stands before the address in Redis keys that each ban one; a colon is added after a
-    /// letter or digit [default: cache:gitlab:rack::attack:allow2ban:ban:]
+    /// Prefix of the address in Redis keys that each ban one; a colon is added after a letter or
+    /// digit [default: cache:gitlab:rack::attack:allow2ban:ban:]
     #[arg(long, value_name = "PREFIX", help_heading = GATE)]
     ban_prefix: Option<String>,
 
-    /// What stands before the address in Redis keys that each let one in until they end; a colon
-    /// is added after a letter or digit [default: none]
+    /// Prefix of the address in Redis keys that each admit one until they expire; a colon is
+    /// added after a letter or digit [default: none]
     #[arg(long, value_name = "PREFIX", help_heading = GATE)]
     allow_prefix: Option<String>,
 }
@@ -85,7 +85,7 @@ pub(super) enum GateAddress {
     File(PathBuf),
 }
 
-/// Why a text is no [`GateAddress`]. Repeats none of it.
+/// Reason why a text is not a [`GateAddress`]. Repeats none of it, since it may hold a password.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum GateAddressError {
     /// Neither a file nor Redis.
@@ -94,7 +94,7 @@ pub(super) enum GateAddressError {
     /// `file:` and nothing.
     #[error("file: has no path behind it; write file:PATH")]
     NoPath,
-    /// Everybody could read it.
+    /// Every user could read it.
     #[error(
         "a password in the address is for everybody to see in 'ps'; put USER:PASSWORD into a file of mode 0600 and name it with --gate-credentials"
     )]
@@ -154,8 +154,7 @@ impl StoreArgs {
         self.options_with(access, of_environment())
     }
 
-    /// The same without the password of our environment, for a store that somebody else
-    /// named.
+    /// The same without the password of our environment, for a store that another user named.
     ///
     /// # Errors
     /// [`Failure::Usage`]
@@ -300,7 +299,9 @@ impl StoreArgs {
 
     /// Makes the means to secure connections, where the address asks for that.
     fn tls(&self, address: &RedisAddress, access: Access) -> Result<Option<TlsOptions>, Failure> {
-        let (ca, cert, key) = (&self.gate_ca, &self.gate_cert, &self.gate_key);
+        let ca = &self.gate_ca;
+        let cert = &self.gate_cert;
+        let key = &self.gate_key;
         match (cert, key) {
             (Some(_), None) => return Err(StoreFlagError::Half("--gate-cert", "--gate-key").into()),
             (None, Some(_)) => return Err(StoreFlagError::Half("--gate-key", "--gate-cert").into()),

@@ -32,14 +32,14 @@ const NAMED: [(&str, &str); 2] = [
     ("gate_credentials", "KNOCKPIPE_GATE_CREDENTIALS_FILE"),
 ];
 
-/// Arguments without a variable, by command: they choose what `check` tries and whom
+/// Arguments without a variable, by command: they choose what `check` tries and
 /// `kick` ends, which an environment that is meant for another command must not do.
 const TYPED_ONLY: [(&str, &[&str]); 2] = [
     ("check", &["targets", "sources", "service", "checks"]),
     ("kick", &["id", "peer", "tunnel", "key_id"]),
 ];
 
-/// Arguments whose variables count only beside another one, by command: that one, and
+/// Arguments with variables that count only beside another one, by command: that one, and
 /// those which need it.
 const BESIDE: [(&str, &str, &[&str]); 2] = [
     ("check", "targets", &["keys", "timeout", "bind", "suite", "allow_readable_key"]),
@@ -111,7 +111,8 @@ pub(super) fn fill(
         // Help and the version need nothing of the environment.
         return Ok(Filled { arguments: arguments.to_vec(), used: vec![] });
     };
-    let (mut here, mut given) = (&lenient, &given);
+    let mut here = &lenient;
+    let mut given = &given;
     let mut words = 1;
     while let Some((name, below)) = given.subcommand() {
         let Some(command) = here.find_subcommand(name) else { break };
@@ -138,7 +139,8 @@ pub(super) fn added(
     let is_said = |arg: &Arg| {
         typed.iter().any(|other| other.get_id() == arg.get_id() || excludes(command, other, arg))
     };
-    let (mut added, mut used) = (vec![], vec![]);
+    let mut added = vec![];
+    let mut used = vec![];
     let mut taken: Vec<&Arg> = vec![];
     let mut open: Vec<&Arg> = command.get_arguments().filter(|arg| !is_said(arg)).collect();
     open.sort_by_key(|arg| rank(command, arg));
@@ -181,8 +183,8 @@ fn needed(command: &Command, arg: &Arg) -> Option<&'static str> {
     BESIDE.iter().find(of_arg).map(|(_, needed, _)| *needed).or(of_store)
 }
 
-/// Whether the variable of `one` makes that of `two` count for nothing. Others that exclude
-/// each other are a mistake, which the parser finds.
+/// Returns whether the variable of `one` overrides that of `two`. Others that exclude each other
+/// are a mistake, which the parser finds.
 fn goes_before(command: &Command, one: &Arg, two: &Arg) -> bool {
     let is_of_gate = [one, two].iter().any(|arg| rank(command, arg) == Rank::Place);
     is_of_gate && excludes(command, one, two)
@@ -208,7 +210,7 @@ fn rank(command: &Command, arg: &Arg) -> Rank {
     }
 }
 
-/// Whether two arguments cannot stand together.
+/// Returns whether two arguments exclude each other.
 pub(super) fn excludes(command: &Command, one: &Arg, two: &Arg) -> bool {
     let names = |one: &Arg, two: &Arg| {
         command.get_arg_conflicts_with(one).iter().any(|arg| arg.get_id() == two.get_id())
@@ -283,7 +285,7 @@ impl Variable {
         }
     }
 
-    /// Whether `word` is the flag, as messages write it.
+    /// Returns whether `word` is the flag, as messages write it.
     fn is(&self, word: &str) -> bool {
         let long = word.strip_prefix("--");
         let short = word.strip_prefix('-').and_then(|word| word.chars().next());
@@ -294,8 +296,8 @@ impl Variable {
     }
 }
 
-/// `failure` with the names of the variables that were `used` where it names
-/// their flags, which nobody typed.
+/// Adds the names of the variables that were `used` to a `failure` that names their flags, since
+/// these were not typed.
 pub(super) fn blame(failure: Failure, used: &[Variable]) -> Failure {
     let Failure::Usage(_) = failure else { return failure };
     match named(&failure.to_string(), used) {
@@ -304,7 +306,7 @@ pub(super) fn blame(failure: Failure, used: &[Variable]) -> Failure {
     }
 }
 
-/// `text` with the names of the variables whose flags it names, if it names any.
+/// Returns `text` with the names of the variables of the flags in it, if there are any.
 pub(super) fn named(text: &str, used: &[Variable]) -> Option<String> {
     let words = text.split(|c: char| !(c.is_alphanumeric() || "-/".contains(c)));
     let mut named: Vec<&Variable> = vec![];
@@ -337,7 +339,7 @@ pub(super) fn slips(
         let meant = habits::slip(rest, bare)?;
         Some((name, format!("{PREFIX}{}", meant.to_uppercase())))
     };
-    // Of hundreds nobody reads every one.
+    // No one reads hundreds of them.
     unknown.take(MOST_SLIPS).filter_map(slip).collect()
 }
 
@@ -347,7 +349,7 @@ fn collect(command: &Command, names: &mut Vec<String>) {
     command.get_subcommands().for_each(|below| collect(below, names));
 }
 
-/// Whether a message is about the value of this flag: `-o/--timeout: ...`.
+/// Returns whether a message is about the value of this flag: `-o/--timeout: ...`.
 fn begins_with(text: &str, variable: &Variable) -> bool {
     text.split_once(':').is_some_and(|(flag, _)| variable.is(flag))
 }

@@ -1,8 +1,7 @@
-//! Reading a file that somebody named: a key, a password, certificates, a
-//! configuration.
+//! Reading a file that a user named: a key, a password, certificates, a configuration.
 //!
 //! Only regular files are read. A pipe or a device would hold up the start, or
-//! a reload, for as long as nobody writes into it; and it gives its content
+//! a reload, for as long as it has no writer; and it gives its content
 //! once, so that nothing could be read again.
 
 use std::fmt;
@@ -15,7 +14,7 @@ use nix::fcntl::OFlag;
 use nix::unistd::{Uid, geteuid};
 use zeroize::Zeroizing;
 
-/// Why a file is not read.
+/// Reason why a file is not read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The system does not let us.
@@ -29,7 +28,7 @@ pub enum ReadError {
     TooLong(Size),
 }
 
-/// What is no regular file.
+/// Kind of a file that is not a regular one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A directory.

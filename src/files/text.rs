@@ -1,9 +1,9 @@
 //! Text that people write into files by hand: passwords, lists of addresses, a
 //! configuration.
 //!
-//! Editors and other systems add what nobody sees: a byte order mark, carriage returns,
-//! blanks at the end of a line, empty lines. One place takes all of that away, and says
-//! so where a file is no text at all. What a line means is not known here.
+//! Editors and other systems add invisible characters: a byte order mark, carriage returns,
+//! blanks at the end of a line, empty lines. One place removes all of that, and says so where a
+//! file is not text at all. What a line means is not known here.
 
 /// The reason why bytes are no text to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -42,10 +42,10 @@ sockopt_impl!(
     bool
 );
 
-/// Why there is no connection.
+/// Reason why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
-    /// Somebody is there and refused, or the socket file is missing.
+    /// The host refused, or the socket file is missing.
     #[error("nobody listens at {address} ({cause}); start what should, or correct the address")]
     Refused {
         /// The address that was tried.
@@ -61,7 +61,7 @@ pub enum DialError {
         /// The words of the system.
         cause: io::Error,
     },
-    /// Nobody answered before the deadline.
+    /// No answer before the deadline.
     #[error(
         "no answer in time, so that a firewall may swallow it or the host be down; check both and the address, or allow more time with -o"
     )]
@@ -133,8 +133,8 @@ fn turns(addrs: &[Endpoint], bind: Option<BindAddress>) -> Result<Vec<&Endpoint>
     Ok(order)
 }
 
-/// What the first of `addrs` gives with which `attempt` succeeds, each ahead of the
-/// next by [`STAGGER`].
+/// Races `attempt` over `addrs`, each ahead of the next by [`STAGGER`], and returns what the
+/// first success gives.
 ///
 /// # Errors
 /// The most telling one: a refusal before anything else.
@@ -253,7 +253,7 @@ mod tests {
         (listener, addr)
     }
 
-    /// An address where nobody listens: the port was just given back.
+    /// An address without a listener: the port was just given back.
     fn closed(ip: &str) -> SocketAddr {
         listener(ip).1
     }

@@ -7,9 +7,11 @@
 //! means for one.
 
 pub mod backoff;
+mod bind_error;
 pub mod clock;
 pub mod dial;
-pub mod halves;
+pub mod duplex;
+
 pub mod journal;
 pub mod limits;
 pub mod listen;
@@ -29,10 +31,11 @@ mod vigil;
 mod zone;
 
 pub use backoff::{AcceptBackoff, AcceptStep};
+pub use bind_error::BindError;
 pub use dial::{DialError, dial};
-pub use halves::{Duplex, Sink, Source};
+pub use duplex::{Duplex, Sink, Source};
 pub use limits::{PER_SESSION, RESERVED, Slot, Slots, sessions_that_fit};
-pub use listen::{AsyncListener, BindError, Listener, missing_family};
+pub use listen::{AsyncListener, Listener, missing_family};
 pub use names::{NameError, Names};
 pub use own::is_own;
 pub use places::{Handshakes, Place};

@@ -19,7 +19,7 @@ pub const NAME_FILES: [&str; 7] = [
     "/etc/networks",
 ];
 
-/// Whether the process can read files only where it could at its start.
+/// The process can read files only where it could at its start.
 static CONFINED: AtomicBool = AtomicBool::new(false);
 
 /// Look-ups of this process happen in a sandbox from now on.

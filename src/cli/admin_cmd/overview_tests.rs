@@ -85,7 +85,7 @@ fn all_of_them_and_what_is_no_terminal_is_not_shortened() {
     assert!(names(&text).len() == 40 && text.contains("far end away, pool empty\n"), "{text}");
 }
 
-/// Where even what is wrong does not fit, the line about the others says so.
+/// Tunnels with a fault that do not fit either are counted in the line about the others.
 #[test]
 fn a_small_terminal_says_what_it_does_not_show() {
     let many = forty();
@@ -101,7 +101,8 @@ fn a_small_terminal_says_what_it_does_not_show() {
 
 #[test]
 fn a_rate_is_what_was_counted_in_a_second() {
-    let (before, mut now) = (tunnel("a", &[]), tunnel("a", &[]));
+    let before = tunnel("a", &[]);
+    let mut now = tunnel("a", &[]);
     (now.accepted, now.sent, now.received) = (6, 1_001, 1);
     let rates = Rates::between(&before, &now, Duration::from_millis(500));
     assert_eq!(rates, Rates { accepted: 10, sent: 2_000, received: 0 });

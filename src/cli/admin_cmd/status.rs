@@ -13,7 +13,7 @@ use super::{AskArgs, BETWEEN_LOOKS, known};
 use crate::admin::protocol::{StatusReply, TunnelReply};
 use crate::cli::errors::UsageError;
 use crate::cli::output::{Screen, clear, print};
-use crate::cli::{Done, values};
+use crate::cli::{Done, times};
 use crate::run::Failure;
 
 /// The text under the flags of `status`.
@@ -41,7 +41,7 @@ pub(in crate::cli) struct StatusArgs {
 
     /// Show it again and again [default: every 2s]
     #[arg(
-        long, value_name = "DURATION", value_parser = values::time, num_args = 0..=1,
+        long, value_name = "DURATION", value_parser = times::parse, num_args = 0..=1,
         default_missing_value = "2s", allow_negative_numbers = true
     )]
     watch: Option<Duration>,
@@ -88,7 +88,7 @@ impl StatusArgs {
         Ok(Look { at: Instant::now(), status })
     }
 
-    /// Whether somebody reads it.
+    /// Prints a look. Returns false once the output has no reader.
     fn show(&self, status: &StatusReply, rates: &HashMap<&str, Rates>) -> Result<bool, Failure> {
         let screen = Screen::of_stdout();
         if self.watch.is_some() && !self.ask.is_json() && screen.is_some() {

@@ -1,8 +1,7 @@
-//! Answers as people read them.
+//! Renders answers for people.
 //!
-//! Text of others (a name that somebody chose, the words of a server) was made
-//! printable before it comes here: what is printed cannot move a terminal's
-//! cursor, or make one line two.
+//! Foreign text (a chosen name, the words of a server) was made printable before it comes
+//! here: what is printed cannot move a terminal's cursor, or make one line two.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
@@ -25,7 +24,7 @@ pub(super) struct Rated {
     pub(super) received_per_s: u64,
 }
 
-/// What `who` calls its columns.
+/// Names of the columns of `who`.
 const COLUMNS: [&str; 12] = [
     "ID", "TUNNEL", "PEER", "CLIENT", "TARGET", "SERVICE", "KEY", "AGE", "SENT", "RECEIVED",
     "SENT/S", "RECV/S",
@@ -116,10 +115,12 @@ pub(super) fn tunnel(tunnel: &TunnelReply, rates: Option<&Rates>) -> String {
             say("store", &format!("away: {why}"));
         }
     }
-    let (sent, received) = (size(tunnel.sent), size(tunnel.received));
+    let sent = size(tunnel.sent);
+    let received = size(tunnel.received);
     say("bytes", &format!("{sent} sent, {received} received"));
     if let Some(Rates { accepted, sent, received }) = rates {
-        let (sent, received) = (size(*sent), size(*received));
+        let sent = size(*sent);
+        let received = size(*received);
         let text = format!("{accepted} connections, {sent} sent, {received} received");
         say("per second", &text);
     }

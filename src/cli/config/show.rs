@@ -20,7 +20,7 @@ pub(in crate::cli) fn show(config: &Config, plan: &[Options]) -> String {
     let _ = values(&mut text, &config.flags.process, &config.process_values);
     text.push('\n');
     for (tunnel, options) in config.tunnels.iter().zip(plan) {
-        let _ = one(&mut text, config, (tunnel, options));
+        let _ = one(&mut text, config, tunnel, options);
     }
     for unused in &config.unused {
         let _ = writeln!(text, "# no tunnel uses {} of line {}", unused.what, unused.line);
@@ -28,7 +28,7 @@ pub(in crate::cli) fn show(config: &Config, plan: &[Options]) -> String {
     text
 }
 
-fn one(text: &mut String, config: &Config, (tunnel, options): (&Tunnel, &Options)) -> fmt::Result {
+fn one(text: &mut String, config: &Config, tunnel: &Tunnel, options: &Options) -> fmt::Result {
     let mode = tunnel.args.mode();
     writeln!(text, "[tunnels.{}]", quoted_name(&tunnel.name))?;
     writeln!(text, "mode = {}", quoted(mode))?;

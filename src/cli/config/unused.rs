@@ -8,7 +8,7 @@ use nix::unistd::Uid;
 
 use super::flags::Flags;
 use super::text::{Setting, Tables, Value};
-use super::{Mistake, Tunnel};
+use super::{ConfigError, Tunnel};
 use crate::cli::gate_args::{AcceptorGateArgs, GateArgs};
 use crate::cli::key_cmd;
 use crate::run::Failure;
@@ -34,13 +34,13 @@ enum Kind {
 /// Those of a file.
 ///
 /// # Errors
-/// The first [`Mistake`].
+/// The first [`ConfigError`].
 pub(super) fn find(
     tables: &Tables,
     tunnels: &[Tunnel],
     flags: &Flags,
     base: &Path,
-) -> Result<Vec<Unused>, Mistake> {
+) -> Result<Vec<Unused>, ConfigError> {
     let used: Vec<PathBuf> = tunnels.iter().flat_map(|tunnel| tunnel.args.files()).collect();
     let by_others = tables.defaults.iter().any(Setting::accepts_others);
     let mut unused = vec![];

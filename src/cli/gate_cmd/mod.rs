@@ -23,7 +23,7 @@ use super::output::{FormArgs, Output};
 use crate::gate::Member;
 use crate::run::Failure;
 
-/// What stands under the commands.
+/// Examples under the commands.
 pub(super) const EXAMPLES: &str = "\
 Which gate: --gate URL as the tunnel has it (or KNOCKPIPE_GATE), or -c FILE with --gate-name NAME,
 or --admin PATH of the running process. Who is added comes in within a quarter of a second, and
@@ -152,7 +152,7 @@ enum GateCommand {
     Export(list::ExportArgs),
 }
 
-/// What every command takes.
+/// Flags of every command.
 #[derive(Debug, Args)]
 struct CommonArgs {
     #[command(flatten)]
@@ -162,9 +162,9 @@ struct CommonArgs {
     form: FormArgs,
 }
 
-/// What keeps an operator from locking out whom they need.
+/// Keeps an operator from locking out addresses that they need.
 #[derive(Debug, Args)]
-struct SpareArgs {
+struct SafetyArgs {
     /// Do it although it hits one of --allow or --proxy-from, or far more than one host
     #[arg(long)]
     force: bool,
@@ -178,7 +178,7 @@ struct SpareArgs {
     proxy_from: Vec<Balancer>,
 }
 
-/// What is not done without `--force`, or not at all.
+/// A change that is refused without `--force`, or altogether.
 #[derive(Debug, thiserror::Error)]
 enum GateCommandError {
     /// Wider than /16 or /64.
@@ -189,11 +189,11 @@ enum GateCommandError {
     /// A ban of an address that is to come in.
     #[error("{member} is in {flag} {net}; add --force if you mean to ban it, or leave it out")]
     Spared {
-        /// Who was to be banned.
+        /// The address to ban.
         member: Member,
-        /// Which flag names it.
+        /// The flag that names the network.
         flag: &'static str,
-        /// What the flag says.
+        /// The network of the flag.
         net: Member,
     },
     /// Bans are of addresses and of what counts as one.
@@ -248,7 +248,7 @@ impl CommonArgs {
     }
 }
 
-impl SpareArgs {
+impl SafetyArgs {
     /// Refuses to let in far more than one host.
     fn check_width(&self, member: Member) -> Result<(), GateCommandError> {
         if member.needs_force() && !self.force {

@@ -1,8 +1,8 @@
-//! Which gate a command is about: named by flags, in a configuration file, or as a running
+//! Finds the gate of a command: named by flags, in a configuration file, or as a running
 //! process has it.
 //!
-//! A process is asked for the flags that name its store, and never for a password: who may
-//! read the file may use the store, and nobody else. The flags are that process's word, and
+//! A process is asked for the flags that name its store, and never for a password: those who may
+//! read the file may use the store, and no others. The flags are that process's word, and
 //! no reason to open what its user could not: where that is another user, this command
 //! becomes them for good before it opens a file or the store.
 
@@ -144,7 +144,8 @@ impl SourceArgs {
 
     /// The process to ask, if one is named.
     pub(super) fn door(&self) -> Option<Door<'_>> {
-        let (user, tunnel) = (self.user, self.tunnel.as_deref());
+        let user = self.user;
+        let tunnel = self.tunnel.as_deref();
         self.admin.as_deref().map(|path| Door { path, user, tunnel })
     }
 
@@ -188,10 +189,12 @@ impl Door<'_> {
         ask_at(self.path, self.user, &request(self.tunnel.map(str::to_owned)))
     }
 
-    /// The gate whose flags the process tells.
+    /// Returns the gate that the process describes by its flags.
     fn source(&self, by_others: bool) -> Result<Source, Failure> {
         let Told { reply, by } = self.hear(|tunnel| Request::Gates { tunnel })?;
-        let Reply::Gates(places) = reply else { return Err(super::super::admin_cmd::odd()) };
+        let Reply::Gates(places) = reply else {
+            return Err(super::super::admin_cmd::unexpected_reply());
+        };
         let place = only(&places)?;
         if place.store.is_empty() {
             return Err(Failure::Usage(anyhow!(
@@ -230,7 +233,7 @@ impl Door<'_> {
     }
 }
 
-/// Gives up every right that the user whose word is followed has not.
+/// Gives up every right that the user of the asked process has not.
 fn become_teller(by: Peer) -> Result<(), Failure> {
     let name = user_name(by.uid);
     if !geteuid().is_root() {
@@ -250,7 +253,7 @@ fn become_teller(by: Peer) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Tells as whom a file could not be read, and the way to read it as root.
+/// Adds the user that could not read a file, and the way to read it as root.
 fn without_right(failure: Failure, by: Peer) -> Failure {
     match failure {
         Failure::Usage(error) => Failure::Usage(anyhow!(
