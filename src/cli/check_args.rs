@@ -57,7 +57,7 @@ impl FromStr for NamedCheck {
 }
 
 impl CheckArgs {
-    /// The first flag that is given, if there is any.
+    /// Returns the first flag that is given, if there is any.
     pub(super) fn given(&self) -> Option<&'static str> {
         let flags = [
             ("--check", !self.checks.is_empty()),
@@ -82,7 +82,7 @@ impl CheckArgs {
         Ok(what == OnTargetDown::Close)
     }
 
-    /// The check of each service of `role` that has one.
+    /// Returns the check of each service of `role` that has one.
     ///
     /// # Errors
     /// [`UsageError`] about services that are not there, or named twice.

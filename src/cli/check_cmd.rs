@@ -1,5 +1,5 @@
-//! `check`: a configuration file that is only looked at, or one tunnel that is tried
-//! step by step without a file.
+//! `check`: shows the effect of a configuration file, or tries one tunnel step by step without a
+//! file.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -33,7 +33,7 @@ use crate::tunnel::trial::{Failed, Finding, Passed};
 pub(super) const EXAMPLES: &str = "\
 With -t it needs no file, and tries one tunnel step by step, until one fails: name, connect, key or
 gate, clock, service, target, MTU; with -s, which makes it a decrypt end, listen, name, connect,
-check. Gates, limits and --padding are not tried so; they do not keep this end from connecting.
+check. Gates, limits and --padding are not tried; they do not keep this end from connecting.
 
 Exit status: 0 all is well, 1 something that was tried does not work or a name does not resolve,
 2 the command line, the file or something that it names is wrong.
@@ -109,7 +109,7 @@ struct OneArgs {
     allow_readable_key: bool,
 }
 
-/// Says what a file comes to, or tries one tunnel.
+/// Shows the effect of a file, or tries one tunnel.
 ///
 /// # Errors
 /// [`Failure`] of the command line or the file, or of what was tried.
@@ -221,7 +221,7 @@ fn line(text: &str) -> Result<(), Failure> {
     print(&format!("{}\n", printable(text))).map(drop)
 }
 
-/// The host names of a tunnel, with their ports.
+/// Returns the host names of a tunnel, with their ports.
 fn names(options: &Options) -> Vec<Address> {
     let sources = options.sources.iter().filter_map(Source::address);
     sources.chain(options.role.targets()).filter(|address| !address.is_literal()).cloned().collect()

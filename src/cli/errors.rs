@@ -195,7 +195,7 @@ impl Facts<'_> {
         known.any(|arg| arg.get_long() == Some(new)).then_some(new)
     }
 
-    /// A flag of another program, where a tunnel is described.
+    /// Explains a flag of another program, where a tunnel is described.
     fn of_habit(&self, argument: &str, name: &str) -> Option<(String, String)> {
         let word = argument.strip_prefix("--").or_else(|| argument.strip_prefix('-'))?;
         let cause = format!("there is no flag '{argument}'");
@@ -211,21 +211,21 @@ impl Facts<'_> {
         Some((cause, habits::of_flag(word, is_spiped)?.to_owned()))
     }
 
-    /// The command of this name, such as `knockpipe gate`, as far as there is one.
+    /// Returns the command of this name, such as `knockpipe gate`, as far as there is one.
     fn called(&self, name: &str) -> &Command {
         let words = name.split_whitespace().skip(1);
         words.fold(self.command, |here, word| here.find_subcommand(word).unwrap_or(here))
     }
 
-    /// The flag of the command that `argument` is a slip of.
+    /// Returns the flag of the command that `argument` is a slip of.
     fn near_flag(&self, argument: &str, name: &str) -> Option<&str> {
         let word = argument.strip_prefix("--")?;
         let here = self.called(name);
         habits::near(word, here.get_arguments().filter_map(Arg::get_long).chain(COMMON))
     }
 
-    /// A flag that other commands have, or a command behind flags: both exist,
-    /// so a word that is spelled alike would mislead.
+    /// Explains a flag that other commands have, or a command behind flags: both exist, so a word
+    /// that is spelled alike would mislead.
     fn misplaced(&self, argument: &str, name: &str) -> Option<(String, String)> {
         let all = Cli::command();
         // The spelling of spiped, which a flag in the place of the command chooses.
@@ -295,7 +295,7 @@ impl Facts<'_> {
         self.both_names(&self.text(kind))
     }
 
-    /// `--timeout <DURATION>` as `-o/--timeout`: people look for what they typed.
+    /// Writes `--timeout <DURATION>` as `-o/--timeout`: people look for what they typed.
     fn both_names(&self, shown: &str) -> String {
         let bare = shown.split_whitespace().next().unwrap_or(shown);
         let long = bare.strip_prefix("--").and_then(|long| find(self.command, long));
@@ -378,13 +378,13 @@ fn stray(word: &str, name: &str) -> Option<String> {
     })
 }
 
-/// The flag with this long name, in the command or below it.
+/// Returns the flag with this long name, in the command or below it.
 fn find<'a>(command: &'a Command, long: &str) -> Option<&'a Arg> {
     let here = command.get_arguments().find(|arg| arg.get_long() == Some(long));
     here.or_else(|| command.get_subcommands().find_map(|below| find(below, long)))
 }
 
-/// A required argument with what it is for.
+/// Explains a required argument.
 fn explained(shown: &str) -> String {
     match shown.split_whitespace().next().unwrap_or(shown) {
         "--source" | "-s" => "-s ADDR (where to listen)".to_owned(),

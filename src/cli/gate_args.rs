@@ -173,7 +173,7 @@ impl From<GateFlagError> for Failure {
 }
 
 impl GateArgs {
-    /// The files that describe how to reach the store.
+    /// Returns the files that describe how to reach the store.
     pub(super) fn files(&self) -> impl Iterator<Item = &PathBuf> {
         self.store.files()
     }
@@ -206,7 +206,7 @@ impl GateArgs {
         })))
     }
 
-    /// The load balancers.
+    /// Returns the load balancers.
     pub(super) fn proxies(&self) -> Arc<Balancers> {
         let nets = self.proxy_from.iter().filter_map(|balancer| balancer.net()).collect();
         Arc::new(Balancers { nets, unix: self.proxy_from.contains(&Balancer::Unix) })
@@ -280,7 +280,7 @@ impl RuleArgs {
         !self.is_gate() && self.internal.is_none()
     }
 
-    /// The rules of a gate with this store.
+    /// Returns the rules of a gate with this store.
     pub(super) fn rules(&self, store: &StoreOptions) -> Rules {
         let alone = matches!(store, StoreOptions::None);
         let mut allow: Nets<()> = self.allow.iter().copied().collect();

@@ -203,7 +203,7 @@ pub fn run(arguments: &[OsString]) -> Result<Done, Failure> {
     }
 }
 
-/// The command line, for completions: files are offered where one is meant.
+/// Returns the command line, for completions: files are offered where one is meant.
 pub fn command() -> Command {
     hinted(Cli::command())
 }
@@ -218,17 +218,18 @@ fn hinted(command: Command) -> Command {
     command.mut_args(with_hint).mut_subcommands(hinted)
 }
 
-/// The tables of a configuration file with the flags that are their keys, for its manual page.
+/// Returns the tables of a configuration file with the flags that are their keys, for its manual
+/// page.
 pub fn file_tables() -> [(&'static str, Command); 4] {
     config::tables()
 }
 
-/// The command line with the variables of its flags, for man pages.
+/// Returns the command line with the variables of its flags, for man pages.
 pub fn documented_command() -> Command {
     variables::documented(Cli::command())
 }
 
-/// The command lines of spiped and spipe, which links of these names take.
+/// Returns the command lines of spiped and spipe, which links of these names take.
 pub fn spiped_commands() -> [Command; 2] {
     [spiped_command("spiped"), spipe_command()]
 }
@@ -243,7 +244,7 @@ fn spipe_command() -> Command {
     command.name("spipe").override_usage("spipe -t ADDR -k FILE [OPTIONS]")
 }
 
-/// A flag in the place of the command, apart from those of every program.
+/// Returns whether a flag stands in the place of the command, apart from those of every program.
 fn starts_with_spiped_flag(arguments: &[OsString]) -> bool {
     let first = arguments.get(1).map(|first| first.to_string_lossy());
     first.is_some_and(|first| {
@@ -275,7 +276,7 @@ fn slips() -> Vec<(String, String)> {
     variables::slips(&Cli::command(), std::env::vars_os().map(|(name, _)| name))
 }
 
-/// `help COMMAND --help` as `COMMAND --help`: both halves ask for the same.
+/// Turns `help COMMAND --help` into `COMMAND --help`: both halves ask for the same.
 fn without_help_word(arguments: &[OsString]) -> Vec<OsString> {
     let mut arguments = arguments.to_vec();
     let at = arguments.iter().take(3).position(|word| word == "help");
@@ -306,7 +307,7 @@ fn carry_out(Cli { command }: Cli, typed: &[OsString]) -> Result<Done, Failure> 
     }
 }
 
-/// The arguments, or `None` when they asked for help or version, which was printed.
+/// Parses the arguments; `None` when they asked for help or version, which was printed.
 fn parse<T: Parser>(mut command: Command, arguments: &[OsString]) -> Result<Option<T>, Failure> {
     let parsed = command.try_get_matches_from_mut(arguments);
     let error = match parsed.and_then(|mut matches| T::from_arg_matches_mut(&mut matches)) {
@@ -321,7 +322,7 @@ fn parse<T: Parser>(mut command: Command, arguments: &[OsString]) -> Result<Opti
     }
 }
 
-/// `knockpipe encrypt` when that is what was called, for a hint at its help.
+/// Returns `knockpipe encrypt` when that is what was called, for a hint at its help.
 fn full_name(command: &Command, arguments: &[OsString]) -> String {
     if command.get_subcommands().next().is_none() {
         return match command.get_name() {

@@ -51,7 +51,7 @@ impl Output {
         Self { out: BufWriter::new(io::stdout()), form, closed: false }
     }
 
-    /// One answer, in the form that is wanted.
+    /// Prints one answer, in the requested form.
     ///
     /// # Errors
     /// [`Failure::Runtime`] when it cannot be written.
@@ -108,7 +108,7 @@ pub(super) struct Screen {
 }
 
 impl Screen {
-    /// That of standard output; `None` where that is no terminal.
+    /// Returns that of standard output; `None` where that is not a terminal.
     pub(super) fn of_stdout() -> Option<Self> {
         let size = tcgetwinsize(io::stdout()).ok()?;
         // A terminal over a serial line does not know.
@@ -164,7 +164,7 @@ pub(super) fn span(seconds: u64) -> String {
     text
 }
 
-/// A unix second as people and sorting programs read it, in UTC.
+/// Formats a unix second in UTC, as people and sorting programs read it.
 pub(super) fn date(unix: u64) -> String {
     let days = unix / 86_400;
     let second = unix % 86_400;

@@ -102,7 +102,7 @@ pub(super) struct Reloading {
 }
 
 impl ProcessArgs {
-    /// The user that the process becomes.
+    /// Returns the user that the process becomes.
     pub(super) fn uid(&self) -> Option<Uid> {
         self.user.as_ref().and_then(User::uid)
     }

@@ -100,7 +100,7 @@ fn reload_or_replace(args: &RunArgs, path: &Path, arguments: &[OsString]) -> Res
     )))
 }
 
-/// The file, with what the command line has instead.
+/// Loads the file, with what the command line has instead.
 fn load(args: &RunArgs) -> Result<Config, Failure> {
     let mut config = Config::load(&args.config)?;
     if let Some(handover) = &args.handover {

@@ -252,7 +252,7 @@ impl ModeArgs {
     }
 }
 
-/// On standard error, as spiped has it.
+/// Prints the version on standard error, as spiped does.
 fn print_version() -> Result<Done, Failure> {
     // A version that cannot be printed is not a failure.
     let _ = writeln!(io::stderr(), "knockpipe {}", env!("CARGO_PKG_VERSION"));

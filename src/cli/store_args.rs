@@ -31,7 +31,7 @@ pub(super) const ENVIRONMENT: &str = "KNOCKPIPE_GATE_CREDENTIALS";
 /// The store of a gate.
 #[derive(Debug, Args)]
 pub(super) struct StoreArgs {
-    /// The store that says who may come in: redis://HOST:PORT/DB, rediss://HOST:PORT/DB,
+    /// Store of the allow-set and bans: redis://HOST:PORT/DB, rediss://HOST:PORT/DB,
     /// unix:///PATH?db=N, redis+sentinel://HOST:PORT,HOST:PORT/MASTER/DB,
     /// redis+cluster://HOST:PORT,HOST:PORT or file:PATH
     #[arg(long, value_name = "URL", help_heading = GATE)]
@@ -47,8 +47,8 @@ pub(super) struct StoreArgs {
     #[arg(long, value_name = "FILE", help_heading = GATE)]
     gate_ca: Option<PathBuf>,
 
-    /// Certificate (PEM) to show to a rediss:// server that wants one, with those between it and
-    /// its authority; needs --gate-key
+    /// Certificate (PEM) for a rediss:// server that wants one, with those between it and its
+    /// authority; needs --gate-key
     #[arg(long, value_name = "FILE", help_heading = GATE)]
     gate_cert: Option<PathBuf>,
 
@@ -56,12 +56,12 @@ pub(super) struct StoreArgs {
     #[arg(long, value_name = "FILE", help_heading = GATE)]
     gate_key: Option<PathBuf>,
 
-    /// Redis set, or sorted set by end, of addresses and networks that may come in
+    /// Redis set, or sorted set by end, of addresses and networks to admit
     /// [default: ip-allowed]
     #[arg(long, value_name = "KEY", help_heading = GATE)]
     set: Option<String>,
 
-    /// Redis hash of when addresses were last let in [default: ip-history]
+    /// Redis hash of the times when addresses were last admitted [default: ip-history]
     #[arg(long, value_name = "KEY", help_heading = GATE)]
     history: Option<String>,
 
@@ -96,7 +96,7 @@ pub(super) enum GateAddressError {
     NoPath,
     /// Every user could read it.
     #[error(
-        "a password in the address is for everybody to see in 'ps'; put USER:PASSWORD into a file of mode 0600 and name it with --gate-credentials"
+        "a password in the address is visible to every user in 'ps'; put USER:PASSWORD into a file of mode 0600 and name it with --gate-credentials"
     )]
     Password,
 }
@@ -139,14 +139,14 @@ impl From<StoreFlagError> for Failure {
 }
 
 impl StoreArgs {
-    /// The files that describe how to reach the store.
+    /// Returns the files that describe how to reach the store.
     pub(super) fn files(&self) -> impl Iterator<Item = &PathBuf> {
         let files = [&self.gate_credentials, &self.gate_ca, &self.gate_cert, &self.gate_key];
         files.into_iter().flatten()
     }
 
-    /// The store that the flags describe. `access` says who may reach files with a
-    /// password or a private key.
+    /// Returns the store that the flags describe. `access` says who may reach files with a password
+    /// or a private key.
     ///
     /// # Errors
     /// [`Failure::Usage`]
@@ -154,7 +154,8 @@ impl StoreArgs {
         self.options_with(access, of_environment())
     }
 
-    /// The same without the password of our environment, for a store that another user named.
+    /// Returns the same without the password of our environment, for a store that another user
+    /// named.
     ///
     /// # Errors
     /// [`Failure::Usage`]
@@ -188,7 +189,7 @@ impl StoreArgs {
         })))
     }
 
-    /// The flags, for another process: paths are absolute there, and no secret is in them.
+    /// Writes the flags for another process: with absolute paths, and without a secret.
     pub(super) fn named(&self, access: Access) -> StoreName {
         let absolute = |path: &Path| {
             let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
@@ -234,7 +235,7 @@ impl StoreArgs {
         StoreName { arguments, has_password_of_environment }
     }
 
-    /// A flag that only means something in Redis, if one is given.
+    /// Refuses a flag that only means something in Redis.
     fn refuse_redis_flags(&self, why: fn(&'static str) -> StoreFlagError) -> Result<(), Failure> {
         let flags = [
             ("--gate-credentials", self.gate_credentials.is_some()),
@@ -266,7 +267,7 @@ impl StoreArgs {
         }
     }
 
-    /// For Redis, and for Sentinels. The file goes before the environment.
+    /// Reads the credentials for Redis, or for Sentinels. The file goes before the environment.
     fn credentials(
         &self,
         address: &RedisAddress,
@@ -345,14 +346,14 @@ pub(super) fn of_environment() -> Option<String> {
     std::env::var(ENVIRONMENT).ok().filter(|text| !text.is_empty())
 }
 
-/// A prefix as rack-attack documents it has no colon at its end; without one,
-/// no ban would ever be found.
+/// Adds a colon to a prefix: rack-attack documents it without one, and without one, no ban would
+/// ever be found.
 fn separated(prefix: &str) -> String {
     let bare = prefix.ends_with(char::is_alphanumeric);
     if bare { format!("{prefix}:") } else { prefix.to_owned() }
 }
 
-/// `USER:PASSWORD` or `PASSWORD`; a password with a colon needs a colon before it.
+/// Parses `USER:PASSWORD` or `PASSWORD`; a password with a colon needs a colon before it.
 fn login(line: &str) -> Option<Credentials> {
     let (user, password) = line.split_once(':').unwrap_or(("", line));
     (!password.is_empty()).then(|| Credentials {

@@ -238,7 +238,7 @@ impl<T: Args> Standalone<T> {
 }
 
 impl TunnelArgs {
-    /// `encrypt` or `decrypt`.
+    /// Returns `encrypt` or `decrypt`.
     pub(super) fn mode(&self) -> &'static str {
         match self {
             Self::Encrypt(_) => "encrypt",
@@ -246,7 +246,7 @@ impl TunnelArgs {
         }
     }
 
-    /// The files that are read again on a reload.
+    /// Returns the files that are read again on a reload.
     pub(super) fn files(&self) -> Vec<PathBuf> {
         match self {
             Self::Encrypt(args) => args.server.files(&args.keys),
@@ -261,8 +261,8 @@ impl TunnelArgs {
         }
     }
 
-    /// The tunnel that these arguments describe, by this name; the keys are read,
-    /// which may belong to the `user` that the process becomes.
+    /// Returns the tunnel that these arguments describe, by this name; the keys are read, which may
+    /// belong to the `user` that the process becomes.
     ///
     /// # Errors
     /// [`Failure`] of the arguments or the keys.
@@ -320,7 +320,7 @@ impl DecryptArgs {
 }
 
 impl ServerArgs {
-    /// The files that are read again on a reload, keys among them.
+    /// Returns the files that are read again on a reload, keys among them.
     pub(super) fn files(&self, keys: &[PathBuf]) -> Vec<PathBuf> {
         keys.iter().chain(self.gate.files()).cloned().collect()
     }

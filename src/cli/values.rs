@@ -115,7 +115,7 @@ pub(super) enum Format {
     Json,
 }
 
-/// A whole number in decimal digits only: `usize` would also read a plus sign.
+/// Parses a whole number in decimal digits only: `usize` would also read a plus sign.
 fn whole(text: &str) -> Option<usize> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| text.parse().ok()).flatten().filter(|number| *number <= MOST)
@@ -222,8 +222,8 @@ impl FromStr for AsTyped {
     }
 }
 
-/// `redis:127.0.0.1:6379` looks like IPv6 and is not meant so. A name that could
-/// be the first part of an IPv6 address counts only before an IPv4 address.
+/// Explains `redis:127.0.0.1:6379`, which looks like IPv6 and is not meant so. A name that could be
+/// the first part of an IPv6 address counts only before an IPv4 address.
 fn colon_name(text: &str) -> Option<BadValue> {
     let (name, rest) = text.split_once(':')?;
     let service: ServiceName = name.parse().ok()?;
@@ -233,7 +233,7 @@ fn colon_name(text: &str) -> Option<BadValue> {
     (is_ipv4 || is_word).then_some(BadValue::ColonName(service, address))
 }
 
-/// `redis=A,mysql=B`. A path may have a comma in it.
+/// Refuses `redis=A,mysql=B`. A path may have a comma in it.
 fn refuse_several(text: &str) -> Result<(), BadValue> {
     let parts: Vec<&str> = text.split(',').map(str::trim).collect();
     if parts.len() < 2 || !parts.iter().all(|part| part.parse::<Target>().is_ok()) {
@@ -242,7 +242,7 @@ fn refuse_several(text: &str) -> Result<(), BadValue> {
     Err(BadValue::Targets(text.to_owned(), parts.join(" -t ")))
 }
 
-/// `-t` where only one can be.
+/// Parses `-t` where only one can be.
 pub(super) fn one_target(text: &str) -> Result<Target, BadValue> {
     match text.parse() {
         Err(BadValue::Targets(text, _)) => {

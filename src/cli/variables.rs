@@ -83,7 +83,7 @@ struct NoSwitch {
     value: String,
 }
 
-/// `command` with the names of the variables in its help.
+/// Adds the names of the variables to the help of `command`.
 pub(super) fn documented(command: Command) -> Command {
     let own = command.get_name().to_owned();
     let with_name = |arg: Arg| match Variable::of(&own, &arg) {
@@ -96,8 +96,8 @@ pub(super) fn documented(command: Command) -> Command {
     command.mut_args(with_name).mut_subcommands(documented)
 }
 
-/// `arguments` with those that `get` has variables for and that they do not say
-/// themselves, by the same flag or by one that excludes it.
+/// Adds to `arguments` those that `get` has variables for and that they do not say themselves, by
+/// the same flag or by one that excludes it.
 ///
 /// # Errors
 /// [`Failure::Usage`] of a switch that is neither on nor off.
@@ -125,8 +125,8 @@ pub(super) fn fill(
     Ok(Filled { arguments: [before, &added, after].concat(), used })
 }
 
-/// The arguments that `get` has variables for, of those flags of `command` that
-/// are not typed, and that what is typed does not exclude.
+/// Returns the arguments that `get` has variables for, of those flags of `command` that are not
+/// typed, and that what is typed does not exclude.
 ///
 /// # Errors
 /// [`Failure::Usage`] of a switch that is neither on nor off.
@@ -174,7 +174,7 @@ fn name_of(long: &str) -> String {
     format!("{PREFIX}{}", long.to_uppercase().replace('-', "_"))
 }
 
-/// The argument that the variable of `arg` has to stand beside.
+/// Returns the argument that the variable of `arg` has to stand beside.
 fn needed(command: &Command, arg: &Arg) -> Option<&'static str> {
     let of_arg = |(name, _, args): &&(&str, &str, &[&str])| {
         *name == command.get_name() && args.contains(&arg.get_id().as_str())
@@ -225,8 +225,8 @@ pub(super) fn excludes(command: &Command, one: &Arg, two: &Arg) -> bool {
 }
 
 impl Variable {
-    /// That of a flag of a command. Words, flags with a short name only, and `--help`
-    /// have none.
+    /// Returns the variable of a flag of a command. Words, flags with a short name only, and
+    /// `--help` have none.
     fn of(command: &str, arg: &Arg) -> Option<Self> {
         let long = arg.get_long().filter(|long| !["help", "version"].contains(long))?;
         let id = arg.get_id().as_str();

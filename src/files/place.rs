@@ -77,19 +77,19 @@ impl Place {
         Ok(Self { directory: Arc::new(way.here), name, path: path.to_owned() })
     }
 
-    /// As it was written.
+    /// Returns the path as it was written.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Another name in the same directory.
+    /// Returns another name in the same directory.
     #[must_use]
     pub fn beside(&self, name: &OsStr) -> Self {
         let path = self.path.with_file_name(name);
         Self { directory: Arc::clone(&self.directory), name: name.to_owned(), path }
     }
 
-    /// The last part of the path.
+    /// Returns the last part of the path.
     pub fn name(&self) -> &OsStr {
         &self.name
     }
@@ -102,9 +102,9 @@ impl Place {
         Ok(fstat(&self.directory)?)
     }
 
-    /// The owner of a file there, if that is neither root, nor the user of this process,
-    /// nor the directory's owner. Such a user could put it there only because others
-    /// may write in the directory, and goes on deciding what it is.
+    /// Returns the owner of a file there, if that is neither root, nor the user of this process,
+    /// nor the directory's owner. Such a user could put it there only because others may write in
+    /// the directory, and goes on deciding what it is.
     ///
     /// # Errors
     /// The system's.
@@ -129,7 +129,7 @@ impl Place {
         }
     }
 
-    /// The node of that name itself, whatever it is, and what it is.
+    /// Returns the node of that name itself, whatever it is, and what it is.
     ///
     /// # Errors
     /// The system's.
@@ -204,8 +204,8 @@ impl Place {
         File::from(openat(&self.directory, ".", flags, Mode::empty())?).sync_all()
     }
 
-    /// A path that leads to this name in this directory, and to no other, for calls
-    /// that take nothing else. Short enough for a socket.
+    /// Returns a path that leads to this name in this directory, and to no other, for calls that
+    /// take nothing else. Short enough for a socket.
     pub fn lasting_path(&self) -> PathBuf {
         lasting_path(self.directory.as_fd()).join(&self.name)
     }
@@ -215,7 +215,7 @@ impl Place {
     }
 }
 
-/// A path that leads to what the descriptor was opened for.
+/// Returns a path that leads to what the descriptor was opened for.
 pub fn lasting_path(file: BorrowedFd<'_>) -> PathBuf {
     format!("/proc/self/fd/{}", file.as_raw_fd()).into()
 }
@@ -230,7 +230,7 @@ pub fn is_link(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|cause| cause.is::<LinkError>())
 }
 
-/// A user by name, or by number where there is no account.
+/// Returns a user by name, or by number where there is no account.
 pub fn user_name(uid: Uid) -> String {
     User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |account| account.name)
 }

@@ -60,7 +60,7 @@ pub fn open(path: &Path) -> Result<(File, Metadata), ReadError> {
     Ok((file, seen))
 }
 
-/// All of an open file, up to `longest` bytes.
+/// Returns all of an open file, up to `longest` bytes.
 ///
 /// # Errors
 /// [`ReadError`] of the system, or when there is more.
@@ -72,7 +72,7 @@ pub fn all_of(file: File, longest: usize) -> Result<Zeroizing<Vec<u8>>, ReadErro
     if bytes.len() > longest { Err(ReadError::TooLong(Size(longest))) } else { Ok(bytes) }
 }
 
-/// The bytes of the regular file at `path`, up to `longest`.
+/// Returns the bytes of the regular file at `path`, up to `longest`.
 ///
 /// # Errors
 /// [`ReadError`]
@@ -80,8 +80,8 @@ pub fn read(path: &Path, longest: usize) -> Result<Zeroizing<Vec<u8>>, ReadError
     all_of(open(path)?.0, longest)
 }
 
-/// The owner of a file, if that is neither root, nor the user of this process, nor
-/// the `user` that it becomes later: such a file is what its owner makes of it.
+/// Returns the owner of a file, if that is neither root, nor the user of this process, nor the
+/// `user` that it becomes later: such a file is what its owner makes of it.
 pub fn foreign_owner(seen: &Metadata, user: Option<Uid>) -> Option<Uid> {
     let owner = Uid::from_raw(seen.uid());
     let ours = owner.is_root() || owner == geteuid() || Some(owner) == user;

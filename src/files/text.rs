@@ -19,7 +19,7 @@ pub enum NotText {
 /// The mark that UTF-8 text may begin with.
 const MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// The text in the bytes of a file, without a byte order mark.
+/// Returns the text in the bytes of a file, without a byte order mark.
 ///
 /// # Errors
 /// [`NotText`]
@@ -39,8 +39,8 @@ pub fn text(bytes: &[u8]) -> Result<&str, NotText> {
     str::from_utf8(bytes.strip_prefix(MARK).unwrap_or(bytes)).map_err(|_| NotText::Other)
 }
 
-/// The lines of a text that say something, without the blanks around them. What begins
-/// with `#` is a comment.
+/// Returns the lines of a text that say something, without the blanks around them. What begins with
+/// `#` is a comment.
 pub fn lines(text: &str) -> impl Iterator<Item = &str> {
     text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'))
 }

@@ -27,7 +27,7 @@ pub trait Duplex: Send {
     where
         Self: 'a;
 
-    /// Both directions.
+    /// Returns both directions.
     fn split(&mut self) -> (Self::Read<'_>, Self::Write<'_>);
 
     /// Closes after both directions have ended well.
@@ -41,7 +41,7 @@ pub trait Duplex: Send {
 /// Source of bytes. The defaults serve a source that can only be asked by reading; a socket can
 /// do better.
 pub trait Source: AsyncRead + Unpin + Send {
-    /// Ready when a read is likely not to wait, so that a buffer is borrowed only then.
+    /// Waits until a read is likely not to wait, so that a buffer is borrowed only then.
     fn poll_readable(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

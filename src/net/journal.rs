@@ -107,7 +107,7 @@ impl Journal {
         Ok(())
     }
 
-    /// The list once more, for another process.
+    /// Duplicates the list's descriptor for another process.
     ///
     /// # Errors
     /// When there is no descriptor for it.
@@ -156,7 +156,7 @@ impl Journal {
         Ok(())
     }
 
-    /// The next entry, and whether it is ours; `None` at the end.
+    /// Reads the next entry, and whether it is ours; `None` at the end.
     fn next(&mut self) -> io::Result<Option<(Claim, bool)>> {
         let mut entry = [0; ENTRY_LEN];
         if self.file.read_at(&mut entry, self.read_to)? < ENTRY_LEN {

@@ -13,7 +13,7 @@ use std::path::Path;
 use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
-use super::bind_error::{BindError, blame, blame_tcp};
+use super::bind_error::{BindError, blame_tcp};
 use super::resolve::look_up;
 use super::socket_file::{Access, Heir, SocketFile};
 use super::stream::{SocketOptions, Stream};
@@ -86,8 +86,8 @@ impl Listener {
         }
     }
 
-    /// As [`Self::bind`], without holding up the task in which a name is looked up.
-    /// Dropping this leaves no file behind.
+    /// Binds as [`Self::bind`], without holding up the task in which a name is looked up. Dropping
+    /// this leaves no file behind.
     ///
     /// # Errors
     /// [`BindError`]
@@ -205,7 +205,7 @@ impl Listener {
 // === impl AsyncListener ===
 
 impl AsyncListener {
-    /// The next connection, with `options` set. Cancel safe.
+    /// Accepts the next connection, with `options` set. Cancel safe.
     ///
     /// # Errors
     /// The system's; none is fatal, see [`super::AcceptBackoff`].
@@ -219,7 +219,7 @@ impl AsyncListener {
         }
     }
 
-    /// The socket once more, for another process.
+    /// Duplicates the socket's descriptor for another process.
     ///
     /// # Errors
     /// When there are no descriptors left.
@@ -230,14 +230,14 @@ impl AsyncListener {
         }
     }
 
-    /// Another process has the socket now, and removes its file.
+    /// Leaves the file of the socket to another process, which removes it.
     pub fn give_away(&self) {
         if let Local::Unix(file) = &self.local {
             file.set_ours(false);
         }
     }
 
-    /// The other process that had the socket leaves its file to us.
+    /// Takes over the file of the socket from the process that had it.
     pub fn take_over(&self) {
         if let Local::Unix(file) = &self.local {
             file.set_ours(true);
@@ -256,7 +256,7 @@ impl AsyncListener {
         self.local.to_string()
     }
 
-    /// As [`Listener::is_current`].
+    /// Returns the same as [`Listener::is_current`].
     pub fn is_current(&self, address: &Address) -> bool {
         self.local.is_current(address)
     }

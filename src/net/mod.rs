@@ -11,7 +11,6 @@ mod bind_error;
 pub mod clock;
 pub mod dial;
 pub mod duplex;
-
 pub mod journal;
 pub mod limits;
 pub mod listen;

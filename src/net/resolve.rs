@@ -98,7 +98,7 @@ struct Refresh {
 // === impl Endpoint ===
 
 impl Endpoint {
-    /// The address with the number that its zone has now.
+    /// Returns the address with the number that its zone has now.
     ///
     /// # Errors
     /// When there is no such interface.
@@ -177,7 +177,7 @@ impl Resolver {
         Ok(Self { address, current, task })
     }
 
-    /// The last good answer.
+    /// Returns the last good answer.
     ///
     /// # Errors
     /// [`ResolveError::NotYet`] while waiting for the first one.
@@ -185,7 +185,7 @@ impl Resolver {
         self.current.get().ok_or_else(|| ResolveError::NotYet(self.address.clone()))
     }
 
-    /// The address as it was written.
+    /// Returns the address as it was written.
     pub fn address(&self) -> &Address {
         &self.address
     }
@@ -212,12 +212,12 @@ impl Refresh {
         }
     }
 
-    /// Until the next lookup; `None` when there is no need for one.
+    /// Returns the time until the next look-up; `None` when there is no need for one.
     fn pause(&self) -> Option<Duration> {
         if self.current.get().is_none() { Some(RETRY) } else { self.every }
     }
 
-    /// One lookup. Awaited before the next one starts, so that a dead name server
+    /// Looks the name up once. Awaited before the next look-up starts, so that a dead name server
     /// cannot pile threads up.
     async fn ask(&self) -> io::Result<Target> {
         (self.lookup)(self.address.clone()).await
@@ -290,8 +290,8 @@ pub async fn look_up_apart(address: Address) -> io::Result<Target> {
     blocking(move || look_up_target(&address)).await?
 }
 
-/// All addresses of a host, each once, in the system's order of preference.
-/// Blocks for as long as the system's resolver does.
+/// Returns all addresses of a host, each once, in the system's order of preference. Blocks for as
+/// long as the system's resolver does.
 ///
 /// # Errors
 /// The resolver's, or `NotFound` for an unknown port name.
@@ -315,7 +315,7 @@ pub fn look_up(host: &str, port: &str) -> io::Result<Vec<SocketAddr>> {
     Ok(addrs)
 }
 
-/// The number of a port that is one, or that /etc/services names.
+/// Returns the number of a port that is one, or that /etc/services names.
 ///
 /// # Errors
 /// `NotFound` for an unknown name.

@@ -62,8 +62,8 @@ pub struct Heir {
 }
 
 impl Access {
-    /// Linux gives the file of a socket the mode that the socket has when it is
-    /// bound, less the umask: so there is no moment at which others could connect.
+    /// Sets the mode before the bind. Linux gives the file of a socket the mode that the socket has
+    /// when it is bound, less the umask: so there is no moment at which others could connect.
     fn prepare(self, socket: Socket) -> io::Result<Socket> {
         if self == Self::Umask {
             return Ok(socket);
@@ -73,8 +73,8 @@ impl Access {
         Ok(OwnedFd::from(file).into())
     }
 
-    /// A umask may have left the owner nothing. The node could be another file by
-    /// now, where the directory is another user's.
+    /// Sets the mode after the bind: a umask may have left the owner nothing. The node could be
+    /// another file by now, where the directory is another user's.
     fn settle(self, node: &OwnedFd) -> io::Result<()> {
         let seen = fstat(node)?;
         if self == Self::Umask || seen.st_mode & 0o777 == OWNER_ONLY {

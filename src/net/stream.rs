@@ -78,9 +78,8 @@ macro_rules! on_either {
 }
 
 impl Stream {
-    /// Ready when a read would not block: data, end, or error. May be wrong
-    /// once, as readiness always may; then a read waits again. Wakes one task,
-    /// shared with `poll_read`.
+    /// Waits until a read would not block: data, end, or error. May be wrong once, as readiness
+    /// always may; then a read waits again. Wakes one task, shared with `poll_read`.
     ///
     /// # Errors
     /// When the runtime is shutting down.
@@ -88,7 +87,7 @@ impl Stream {
         on_either!(self, socket => socket.poll_read_ready(cx))
     }
 
-    /// The same connection, watched by the runtime that the caller is in.
+    /// Registers the connection with the runtime that the caller is in.
     ///
     /// # Errors
     /// When the system watches no more descriptors; then the connection is closed.
@@ -141,14 +140,14 @@ impl Stream {
         }
     }
 
-    /// From now on this waits to be used, and it has to be known whether it works.
+    /// Marks the connection as waiting for use: it has to be known whether it works.
     pub fn wait_for_use(&self) {
         if let Self::Tcp(socket) = self {
             vigil::ask_often(socket);
         }
     }
 
-    /// From now on this is used as any other.
+    /// Marks the connection as used like any other.
     pub fn use_again(&self) {
         if let Self::Tcp(socket) = self {
             vigil::ask_as_usual(socket);
@@ -172,7 +171,7 @@ impl Stream {
         }
     }
 
-    /// The system's estimate of a round trip; zero where it has none.
+    /// Returns the system's estimate of a round trip; zero where it has none.
     pub fn round_trip(&self) -> Duration {
         match self {
             Self::Tcp(socket) => vigil::round_trip(socket),
@@ -180,7 +179,7 @@ impl Stream {
         }
     }
 
-    /// Another descriptor of this connection, which only looks at it.
+    /// Duplicates the connection's descriptor, to look at it only.
     ///
     /// # Errors
     /// When there is none to spare.
@@ -220,9 +219,9 @@ impl Stream {
         }
     }
 
-    /// From now on the peer sees a reset when this is dropped, for whatever
-    /// reason, until [`Self::close`]. So a crash or a kill is no clean end to
-    /// an application either. A unix socket has no reset.
+    /// Makes the peer see a reset from now on when this is dropped, for whatever reason, until
+    /// [`Self::close`]. So a crash or a kill is no clean end to an application either. A unix
+    /// socket has no reset.
     pub fn reset_unless_finished(&self) {
         if let Self::Tcp(socket) = self {
             let _ = socket.set_zero_linger();

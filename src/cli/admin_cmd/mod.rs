@@ -1,8 +1,8 @@
-//! `knockpipe status`, `who`, `kick`, `reload` and `drain`: a running process
-//! asked, and ordered, over its admin socket.
+//! `knockpipe status`, `who`, `kick`, `reload` and `drain`: requests to a running process over
+//! its admin socket.
 //!
-//! Each is one question with one answer, `who` and `status` two, since a rate is
-//! what changed in between. Nothing here knows how the answer came about.
+//! Each is one request with one answer, `who` and `status` two, since a rate is the change in
+//! between. Nothing here knows how the answer came about.
 
 mod overview;
 mod status;
@@ -46,29 +46,29 @@ Examples:
 
 /// Examples under the flags of `kick`.
 pub(super) const KICK_EXAMPLES: &str = "\
-Ends live connections; the far end is told as it is when this end shuts down. Whoever was kicked may
-come again: to keep an address out, see 'knockpipe gate deny'.
+Ends live connections; the far end hears the same as when this end shuts down. A kicked client may
+reconnect: to keep its address out, see 'knockpipe gate deny'.
 
 Examples:
   knockpipe kick 17
   knockpipe kick --peer 203.0.113.7
   knockpipe kick --key 1f2e3d4c
 
-Exit status: 0 ended, 1 failed at run time, 2 wrong usage, also a tunnel that there is not, 3 there
-was no such connection.";
+Exit status: 0 ended, 1 failed at run time, 2 wrong usage or no such tunnel, 3 no such connection.";
 
 /// Examples under the flags of `reload`.
 pub(super) const RELOAD_EXAMPLES: &str = "\
-As SIGHUP. Says which tunnels were added, changed (and which of their settings) and removed, and what
-of [process] takes a restart; a file with a mistake changes nothing, and the mistake is told.
+Like SIGHUP. Prints the tunnels that were added, changed (with their settings) and removed, and the
+settings of [process] that need a restart; a file with an error changes nothing, and the error is
+printed.
 
 Example:
   knockpipe reload";
 
 /// Examples under the flags of `drain`.
 pub(super) const DRAIN_EXAMPLES: &str = "\
-As SIGTERM: no new connections are accepted, and the process ends once those that there are have
-ended, or at its --drain deadline.
+Like SIGTERM: no new connections are accepted, and the process ends once the open ones have ended,
+or at its --drain deadline.
 
 Example:
   knockpipe drain";
@@ -228,7 +228,8 @@ impl AskArgs {
         }
     }
 
-    /// Nothing found is no answer about a tunnel that there is not.
+    /// Refuses the name of a tunnel that does not exist: that nothing was found is not an answer
+    /// then.
     fn refuse_unknown(&self, tunnel: &str) -> Result<(), Failure> {
         known(&self.status()?, tunnel)
     }
@@ -250,7 +251,7 @@ impl AskArgs {
     }
 }
 
-/// The same answer without a character that cannot be seen.
+/// Replaces characters of a reply that cannot be seen.
 fn printable_reply(reply: &Reply) -> Reply {
     let shown = serde_json::to_value(reply).map(|mut value| {
         make_printable(&mut value);
@@ -334,7 +335,7 @@ pub(super) fn ask_at(path: &Path, user: Option<Uid>, request: &Request) -> Resul
     ask_whom(path, user, request).map_err(|error| Failure::Runtime(error.into()))
 }
 
-/// An answer to another question.
+/// Makes the error about an answer to another question.
 pub(super) fn unexpected_reply() -> Failure {
     let error = AskError::Refused(
         "the process answers another question; use the program that runs there".to_owned(),

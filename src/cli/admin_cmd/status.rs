@@ -31,7 +31,7 @@ Examples:
 /// `knockpipe status`.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct StatusArgs {
-    /// All about this tunnel
+    /// Show all about this tunnel
     #[arg(long, value_name = "NAME")]
     tunnel: Option<String>,
 
@@ -39,7 +39,7 @@ pub(in crate::cli) struct StatusArgs {
     #[arg(long, conflicts_with = "tunnel")]
     all: bool,
 
-    /// Show it again and again [default: every 2s]
+    /// Repeat at this interval [default: 2s]
     #[arg(
         long, value_name = "DURATION", value_parser = times::parse, num_args = 0..=1,
         default_missing_value = "2s", allow_negative_numbers = true
@@ -56,7 +56,7 @@ struct Look {
     status: StatusReply,
 }
 
-/// Shows how a process is.
+/// Shows the state of a process.
 ///
 /// # Errors
 /// [`Failure`] of the arguments or the process.
@@ -120,7 +120,7 @@ impl Look {
     }
 }
 
-/// The answer as it came, with the rates beside the counts.
+/// Returns the answer as it came, with the rates beside the counts.
 fn with_rates(status: &StatusReply, rates: &HashMap<&str, Rates>) -> Value {
     let mut value = json!(status);
     let tunnels = value["tunnels"].as_array_mut().into_iter().flatten();

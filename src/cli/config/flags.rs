@@ -70,7 +70,7 @@ impl Flags {
         }
     }
 
-    /// Those of a tunnel; `None` where there is no such mode.
+    /// Returns the flags of a tunnel; `None` where there is no such mode.
     pub(super) fn of_mode(&self, mode: &str) -> Option<&Command> {
         [&self.encrypt, &self.decrypt].into_iter().find(|command| command.get_name() == mode)
     }
@@ -140,7 +140,7 @@ impl Flags {
         Ok(Tunnel { name: Arc::from(&*table.name), line: table.line, args, values })
     }
 
-    /// The gate of these settings; what else they say is passed over.
+    /// Parses the gate of these settings, and ignores all others.
     pub(super) fn gate(
         &self,
         settings: &[Setting],
@@ -201,7 +201,7 @@ impl Flags {
         Ok(all)
     }
 
-    /// Those of the defaults that this mode has. One that no mode has is a mistake.
+    /// Returns those of the defaults that this mode has. One that no mode has is an error.
     fn applicable(
         &self,
         command: &Command,
@@ -304,7 +304,7 @@ fn excludes(command: &Command, own: &Setting, other: &str) -> bool {
     own.value != Value::Switch(false) && variables::excludes(command, one, two)
 }
 
-/// `gate = "NAME"` stands for the settings of `[gates.NAME]`.
+/// Replaces `gate = "NAME"` by the settings of `[gates.NAME]`.
 fn named_gate<'t>(
     all: &mut Vec<Setting>,
     tables: &'t Tables,
@@ -353,14 +353,14 @@ fn refuse_stdin(file: &str, line: usize) -> Result<(), ConfigError> {
     if is_stdin(Path::new(file)) { Err(ConfigError::new(line, what)) } else { Ok(()) }
 }
 
-/// The key that `key` is a slip of, or that other programs call so.
+/// Returns the key that `key` is a slip of, or that other programs call so.
 fn near<'c>(command: &'c Command, key: &str) -> Option<&'c str> {
     let known = || command.get_arguments().filter_map(Arg::get_long);
     let of_habit = habits::of_key(key).and_then(|meant| known().find(|known| *known == meant));
     habits::near(key, known()).or(of_habit)
 }
 
-/// A setting as arguments.
+/// Writes a setting as arguments.
 fn spelled(arg: &Arg, setting: &Setting, base: &Path) -> Result<Vec<OsString>, ConfigError> {
     let Setting { key, value, line } = setting;
     let takes_value = !matches!(arg.get_action(), ArgAction::SetTrue);

@@ -85,7 +85,7 @@ fn of_gate(table: &Table) -> (String, Vec<Setting>) {
     (format!("gate {}", table.name), table.settings.clone())
 }
 
-/// The one gate of the file: its only `[gates.NAME]`, or that of its tunnels.
+/// Returns the one gate of the file: its only `[gates.NAME]`, or that of its tunnels.
 fn only(flags: &Flags, tables: &Tables) -> Result<(String, Vec<Setting>), ConfigError> {
     if let [one] = &tables.gates[..] {
         return Ok(of_gate(one));

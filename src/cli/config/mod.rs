@@ -66,7 +66,7 @@ pub(super) struct Tunnel {
 
 /// An error in the file, with its place.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ConfigError {
+pub(super) enum FileError {
     /// It cannot be read.
     #[error("cannot read {file}: {cause}; check its path and who may read it, and that it is a regular file", file = .file.display())]
     Unreadable {
@@ -104,17 +104,17 @@ impl ConfigError {
         Self { line: Some(line), what: what.into(), is_elsewhere: false }
     }
 
-    /// An error about a whole table.
+    /// Makes an error about a whole table.
     fn of_table(what: String) -> Self {
         Self { line: None, what, is_elsewhere: false }
     }
 
-    /// A mistake in the environment.
+    /// Makes an error about the environment.
     fn elsewhere(what: String) -> Self {
         Self { line: None, what, is_elsewhere: true }
     }
 
-    /// The same, where it is about the whole of this tunnel's table.
+    /// Completes an error that is about the whole of this tunnel's table.
     fn of(self, table: &text::Table) -> Self {
         match self.line {
             None => Self::new(table.line, format!("tunnel {} {}", table.name, self.what)),
@@ -123,13 +123,13 @@ impl ConfigError {
     }
 }
 
-impl From<ConfigError> for Failure {
-    fn from(error: ConfigError) -> Self {
+impl From<FileError> for Failure {
+    fn from(error: FileError) -> Self {
         Self::Usage(error.into())
     }
 }
 
-/// The tables of a file, each with the flags that are its keys.
+/// Returns the tables of a file, each with the flags that are its keys.
 pub(super) fn tables() -> [(&'static str, clap::Command); 4] {
     let Flags { process, encrypt, decrypt, gate } = Flags::new();
     [
@@ -163,7 +163,7 @@ impl Config {
         Ok(Self { file: file.to_owned(), flags, process, process_values, tunnels, unused })
     }
 
-    /// Every file that is read again on a reload, itself first; of keys and gates that no
+    /// Returns every file that is read again on a reload, itself first; of keys and gates that no
     /// tunnel uses, too.
     pub(super) fn files(&self) -> Vec<PathBuf> {
         let named = self.tunnels.iter().flat_map(|tunnel| tunnel.args.files());
@@ -232,9 +232,9 @@ fn understood<T>(
     file: &Path,
     parse: impl FnOnce(&Path, &str) -> Result<T, ConfigError>,
 ) -> Result<T, Failure> {
-    let unreadable = |cause| ConfigError::Unreadable { file: file.to_owned(), cause };
+    let unreadable = |cause| FileError::Unreadable { file: file.to_owned(), cause };
     let bytes = read(file, LONGEST).map_err(unreadable)?;
-    let text = text(&bytes).map_err(|not| ConfigError::NoText(file.to_owned(), not))?;
+    let text = text(&bytes).map_err(|not| FileError::NoText(file.to_owned(), not))?;
     // So that what `show` makes of paths is right beside any other file.
     let whole = std::path::absolute(file).map_err(|error| unreadable(error.into()))?;
     let parsed = parse(whole.parent().unwrap_or(&whole), text);
@@ -242,13 +242,13 @@ fn understood<T>(
         true => Failure::Usage(anyhow::anyhow!(what)),
         false => {
             let line = line.unwrap_or(1);
-            ConfigError::Wrong { file: file.to_owned(), line, what }.into()
+            FileError::Wrong { file: file.to_owned(), line, what }.into()
         }
     })
 }
 
-/// The directory beside a file that has the keys of its tunnels: `office` for `office.toml`,
-/// as a service knockpipe@office has it, else `keys`.
+/// Returns the directory beside a file that has the keys of its tunnels: `office` for
+/// `office.toml`, as a service knockpipe@office has it, else `keys`.
 fn keys_of(file: &Path, base: &Path) -> PathBuf {
     let own = file.file_stem().filter(|name| *name != "knockpipe").map(|name| base.join(name));
     own.filter(|own| own.is_dir()).unwrap_or_else(|| base.join("keys"))

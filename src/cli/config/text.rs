@@ -76,7 +76,8 @@ const KEY: &str = "/key_";
 const LONGEST_NAME: usize = 64;
 
 impl Tables {
-    /// `keys` is where the key files of a service are that gets them as credentials.
+    /// Parses a file. `keys` is the directory of the key files of a service that gets them as
+    /// credentials.
     ///
     /// # Errors
     /// The first [`ConfigError`].
@@ -215,7 +216,7 @@ impl Reader<'_> {
         ConfigError::new(line, format!("a value cannot be a {kind} here; write a text or a number"))
     }
 
-    /// `${NAME}` is what the environment has by that name.
+    /// Replaces `${NAME}` by the variable of that name.
     fn filled_in(&self, text: &str, span: &Range<usize>) -> Result<String, ConfigError> {
         let mut filled = String::with_capacity(text.len());
         let mut rest = text;

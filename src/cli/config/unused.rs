@@ -31,7 +31,7 @@ enum Kind {
     Part,
 }
 
-/// Those of a file.
+/// Finds those of a file.
 ///
 /// # Errors
 /// The first [`ConfigError`].
@@ -70,7 +70,7 @@ pub(super) fn find(
 }
 
 impl Unused {
-    /// The files that it names.
+    /// Returns the files that it names.
     pub(super) fn files(&self) -> Vec<PathBuf> {
         match &self.kind {
             Kind::Key { file, .. } => vec![file.clone()],

@@ -93,7 +93,7 @@ const REMOVE: Wording = Wording { action: "remove", done: "removed", idle: "not 
 const BAN: Wording = Wording { action: "ban", done: "banned", idle: "is banned" };
 const UNBAN: Wording = Wording { action: "unban", done: "unbanned", idle: "not banned" };
 
-/// A change, and how it is told.
+/// A change, and the words about it.
 struct Change {
     words: Wording,
     edit: Edit,
@@ -101,7 +101,7 @@ struct Change {
     ttl: Option<Duration>,
 }
 
-/// Lets addresses and networks in.
+/// Admits addresses and networks.
 ///
 /// # Errors
 /// [`Failure`]
@@ -120,7 +120,7 @@ pub(super) async fn allow(args: AllowArgs) -> Result<Done, Failure> {
         .await
 }
 
-/// Bans addresses and takes them out of the set.
+/// Bans addresses and removes them from the set.
 ///
 /// # Errors
 /// [`Failure`]
@@ -135,7 +135,7 @@ pub(super) async fn deny(args: BanArgs) -> Result<Done, Failure> {
     .await
 }
 
-/// Takes addresses and networks out.
+/// Removes addresses and networks.
 ///
 /// # Errors
 /// [`Failure`]
@@ -187,7 +187,7 @@ fn banning(subject: Member, ttl: Duration) -> Change {
 }
 
 impl BanArgs {
-    /// The gate. All addresses are checked before any is banned.
+    /// Finds the gate. All addresses are checked before any is banned.
     fn source(&self) -> Result<Source, Failure> {
         let known = |spared: &[_]| {
             let check = |member: &Member| self.spare.check_ban(*member, spared);
@@ -201,7 +201,7 @@ impl BanArgs {
     }
 }
 
-/// Makes all changes together, and tells each.
+/// Makes all changes together, and prints each.
 async fn make(
     common: &CommonArgs,
     place: &OpenedStore,

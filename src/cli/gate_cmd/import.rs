@@ -10,7 +10,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::super::Done;
-use super::super::output::remark;
+use super::super::output::notice;
 use super::list::{ALLOWED, BANNED, read_entries};
 use super::place::{Absent, OpenedStore, now_ms};
 use super::{CommonArgs, GateCommandError, SafetyArgs};
@@ -197,7 +197,7 @@ impl Reader<'_> {
         self.check(entry).map(Some).map_err(|error| error.to_string())
     }
 
-    /// The rules of `allow` and `ban`.
+    /// Checks an entry by the rules of `allow` and `ban`.
     fn check(&self, entry: Wanted) -> Result<Wanted, GateCommandError> {
         let spare = &self.args.spare;
         match (entry.kind, entry.member) {

@@ -57,7 +57,7 @@ type Json = fn(&'static str, Entry) -> Value;
 struct Listing {
     output: Output,
     form: Json,
-    /// Held back for sorting; `None` lets them through.
+    /// Entries held back for sorting; `None` prints them at once.
     held: Option<Vec<Entry>>,
     /// The key of the set, and when it ends with all its members, where that is shown.
     set: Option<(String, u64)>,
@@ -112,7 +112,7 @@ impl Listing {
         self.output.finish()?;
         if garbage > 0 {
             notice(&format!(
-                "{garbage} entries of the set are no address or network and let nobody in; remove them there"
+                "{garbage} entries of the set are not addresses or networks and admit no client; remove them there"
             ));
         }
         if let (count, Some(example)) = self.unmeant {
@@ -126,12 +126,12 @@ impl Listing {
         Ok(Done::Clean)
     }
 
-    /// The key of the set, if it ends (EXPIRE).
+    /// Prints the key of the set, if it ends (EXPIRE).
     fn print_set(&mut self) -> Result<(), Failure> {
         let Some((key, end)) = self.set.take() else { return Ok(()) };
         let ttl = Duration::from_millis(end.saturating_sub(now_ms()));
         self.output.say(
-            || format!("{:<8} {key:<20} {}, with all who are in it", "key", left(Some(ttl))),
+            || format!("{:<8} {key:<20} {}, with all members", "key", left(Some(ttl))),
             || json!({ "kind": "key", "key": key, "expires_ms": end, "ttl_s": ttl.as_secs() }),
         )
     }
@@ -178,7 +178,7 @@ fn print(output: &mut Output, form: Json, kind: &'static str, entry: Entry) -> R
     output.say(text, || form(kind, entry))
 }
 
-/// Lists who was last let in when.
+/// Lists when addresses were last admitted.
 ///
 /// # Errors
 /// [`Failure`]
@@ -197,7 +197,7 @@ pub(super) async fn history(args: HistoryArgs) -> Result<Done, Failure> {
     }
     output.finish()?;
     if garbage > 0 {
-        notice(&format!("{garbage} entries of the history are no address with a time"));
+        notice(&format!("{garbage} entries of the history are not an address with a time"));
     }
     Ok(Done::Clean)
 }
@@ -221,7 +221,7 @@ pub(super) async fn read_history(
     Ok((seen, garbage))
 }
 
-/// Everything in the store: `true` for a ban.
+/// Reads all entries of the store.
 ///
 /// # Errors
 /// [`Failure::Runtime`]

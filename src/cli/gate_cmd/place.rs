@@ -104,7 +104,7 @@ impl OpenedStore {
         }
     }
 
-    /// An error, and what of `all` changes was made before it.
+    /// Adds to an error how many of `all` changes were made before it.
     fn undone(&self, error: StoreError, made: usize, all: usize) -> Failure {
         if made > 0 {
             return Failure::Runtime(anyhow::anyhow!(
@@ -136,12 +136,12 @@ impl OpenedStore {
         &self.name
     }
 
-    /// The key of the allow-set, where other programs write it too.
+    /// Returns the key of the allow-set, where other programs write it too.
     pub(super) fn set(&self) -> Option<&str> {
         self.set.as_deref()
     }
 
-    /// The store, for listings.
+    /// Returns the store, for listings.
     pub(super) fn store(&self) -> &AnyStore {
         &self.store
     }
@@ -175,7 +175,7 @@ impl OpenedStore {
         fields
     }
 
-    /// The replica that was named, when its master took the change.
+    /// Returns the replica that was named, when its master took the change.
     fn asked(&self, receipt: &Receipt) -> Option<&str> {
         self.named.as_deref().filter(|named| *named != receipt.server)
     }
@@ -212,12 +212,12 @@ fn called(servers: &Servers) -> String {
     }
 }
 
-/// The store did not do it.
+/// Turns an error of the store into a failure at run time.
 pub(super) fn runtime(error: StoreError) -> Failure {
     Failure::Runtime(error.into())
 }
 
-/// Unix milliseconds.
+/// Returns the unix time in milliseconds.
 pub(super) fn now_ms() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)

@@ -1,4 +1,4 @@
-//! `reap`: forgets who was not seen for long.
+//! `reap`: removes addresses that were not seen for long.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -24,7 +24,7 @@ pub(super) struct ReapArgs {
     )]
     idle: Duration,
 
-    /// Only say who it would be
+    /// Only print the addresses, and remove none
     #[arg(long)]
     dry_run: bool,
 

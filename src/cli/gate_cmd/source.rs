@@ -89,9 +89,9 @@ pub(super) struct SourceArgs {
 pub(super) struct Source {
     /// Its store.
     pub(super) store: StoreOptions,
-    /// All of it, where a file has told.
+    /// All of it, where a file describes it.
     pub(super) options: Option<Arc<GateOptions>>,
-    /// The networks that it lets in always, and the load balancers, as far as they are known.
+    /// The networks that it always admits, and the load balancers, as far as they are known.
     pub(super) spared: Vec<(&'static str, Member)>,
 }
 
@@ -102,7 +102,7 @@ pub(super) struct Door<'a> {
     tunnel: Option<&'a str>,
 }
 
-/// The flags of a store, as a process tells them.
+/// The flags of a store, as a process reports them.
 #[derive(Debug, Parser)]
 #[command(name = "gate", no_binary_name = true, disable_help_flag = true)]
 struct StoreLine {
@@ -114,7 +114,7 @@ struct StoreLine {
 }
 
 impl SourceArgs {
-    /// The gate.
+    /// Finds the gate.
     ///
     /// # Errors
     /// [`Failure`], also when nothing names one.
@@ -126,7 +126,7 @@ impl SourceArgs {
         }
     }
 
-    /// The gate, which may be one without a store.
+    /// Finds the gate, which may be one without a store.
     ///
     /// # Errors
     /// [`Failure`]
@@ -142,7 +142,7 @@ impl SourceArgs {
         Ok(Source { store: self.store.options(access)?, options: None, spared: vec![] })
     }
 
-    /// The process to ask, if one is named.
+    /// Returns the process to ask, if one is named.
     pub(super) fn door(&self) -> Option<Door<'_>> {
         let user = self.user;
         let tunnel = self.tunnel.as_deref();
@@ -264,7 +264,7 @@ fn without_right(failure: Failure, by: Peer) -> Failure {
     }
 }
 
-/// The one store of a process.
+/// Returns the one store of a process.
 fn only(places: &[GatePlace]) -> Result<&GatePlace, Failure> {
     let stored: Vec<&GatePlace> = places.iter().filter(|place| !place.store.is_empty()).collect();
     let Some(first) = stored.first().copied().or_else(|| places.first()) else {
@@ -280,7 +280,7 @@ fn only(places: &[GatePlace]) -> Result<&GatePlace, Failure> {
     )))
 }
 
-/// Nothing names a gate.
+/// Makes the error that nothing names a gate.
 fn no_way() -> Failure {
     Failure::Usage(anyhow!(
         "there is no store to ask; name it with --gate URL or KNOCKPIPE_GATE, or a configuration file with -c FILE (and --gate-name NAME), or a running process with --admin PATH"

@@ -182,7 +182,7 @@ async fn of_store(args: &WhyArgs, peer: Peer) -> Result<Done, Failure> {
     }
 }
 
-/// The key in which an entry stands, by the rule that found it.
+/// Returns the key in which an entry stands, by the rule that found it.
 fn key(known: &Standing, line: &Line, member: Member) -> Option<String> {
     match line.rule.as_str() {
         "ban" => known.ban.as_ref().map(|ban| ban.key.clone()),
@@ -262,7 +262,7 @@ impl Answer {
         store.into_iter().chain(denied).chain(ends).chain(seen).chain(strikes).chain(notes)
     }
 
-    /// The time until `end`.
+    /// Returns the time until `end`.
     fn left(&self, end: u64) -> String {
         left(Some(Duration::from_millis(end.saturating_sub(self.reply.now_ms))))
     }
