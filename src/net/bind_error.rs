@@ -95,7 +95,7 @@ pub(super) fn blame_tcp(addr: SocketAddr, cause: io::Error) -> BindError {
 
 /// Returns whether an error says that this host lacks the family of `ip`. Of an address other
 /// than these it may as well be a mistake.
-fn is_of_no_family(ip: IpAddr, cause: &io::Error) -> bool {
+pub(super) fn is_of_no_family(ip: IpAddr, cause: &io::Error) -> bool {
     let is_everywhere = ip.is_unspecified() || ip.is_loopback();
     is_everywhere
         && match cause.raw_os_error().map(Errno::from_raw) {

@@ -4,7 +4,12 @@ use std::os::unix::net::UnixStream;
 
 use tokio::io::AsyncReadExt;
 
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+
 use super::*;
+use crate::net::bind_error::is_of_no_family;
 
 const OPTIONS: SocketOptions = SocketOptions { keepalive: true };
 
