@@ -32,7 +32,8 @@ fn main() {
 // === decisions ===
 
 fn decisions() {
-    let (rules, snapshot) = (Rules::default(), set::full());
+    let rules = Rules::default();
+    let snapshot = set::full();
     for (what, peer, allowed) in set::KINDS {
         let mut times: Vec<Duration> = (0..DECISIONS)
             .map(|n| {
@@ -79,7 +80,8 @@ fn process() {
     let began = Instant::now();
     let full = gate("ip-allowed");
     assert_eq!(is_read(&full), Some(u64::from(ADDRESSES)));
-    let (time, memory) = (began.elapsed(), proc::rss_kib(full.pid()));
+    let time = began.elapsed();
+    let memory = proc::rss_kib(full.pid());
     println!("memory with a million: {memory} KiB, started and read in {time:.2?}");
     denied(&full);
     assert_eq!(target.counts().accepts(), 0, "the target sees nothing");

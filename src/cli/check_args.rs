@@ -1,4 +1,4 @@
-//! `--check`: which targets are asked whether they work, and how.
+//! `--check`: health checks of targets, by service.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -13,7 +13,7 @@ use crate::tunnel::Role;
 /// Checks of targets.
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
-    /// Ask targets whether they work: tcp, redis, mysql or mysql:USER, every INTERVAL (5s where none
+    /// Health checks of targets: tcp, redis, mysql or mysql:USER, every INTERVAL (5s where none
     /// is given); with NAME= those of one service; repeatable [default: none]
     #[arg(
         long = "check",
@@ -23,8 +23,8 @@ pub(super) struct CheckArgs {
     )]
     pub(super) checks: Vec<NamedCheck>,
 
-    /// What becomes of sessions on a target that goes down: keep them, or close them, so that
-    /// their clients come again and get another [default: keep]
+    /// Action on sessions when their target goes down: keep them, or close them, so that their
+    /// clients reconnect and get another target [default: keep]
     #[arg(long, value_name = "WHAT", help_heading = "Connections")]
     pub(super) on_target_down: Option<OnTargetDown>,
 }
@@ -57,7 +57,7 @@ impl FromStr for NamedCheck {
 }
 
 impl CheckArgs {
-    /// The first flag that is given, if there is any.
+    /// Returns the first flag that is given, if there is any.
     pub(super) fn given(&self) -> Option<&'static str> {
         let flags = [
             ("--check", !self.checks.is_empty()),
@@ -66,7 +66,7 @@ impl CheckArgs {
         flags.into_iter().find_map(|(flag, is_given)| is_given.then_some(flag))
     }
 
-    /// Whether sessions on a target that goes down are ended.
+    /// Returns whether sessions on a target that goes down are ended.
     ///
     /// # Errors
     /// [`UsageError::NeverDown`] where nothing would find that out.
@@ -82,7 +82,7 @@ impl CheckArgs {
         Ok(what == OnTargetDown::Close)
     }
 
-    /// The check of each service of `role` that has one.
+    /// Returns the check of each service of `role` that has one.
     ///
     /// # Errors
     /// [`UsageError`] about services that are not there, or named twice.

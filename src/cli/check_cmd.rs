@@ -1,5 +1,5 @@
-//! `check`: a configuration file that is only looked at, or one tunnel that is tried
-//! step by step without a file.
+//! `check`: shows the effect of a configuration file, or tries one tunnel step by step without a
+//! file.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -13,14 +13,15 @@ use super::check_args::{CheckArgs, NamedCheck};
 use super::config::{Config, show};
 use super::gate_args::AcceptorGateArgs;
 use super::loops;
-use super::output::{print, remark};
+use super::output::{notice, print};
 use super::run_cmd::DEFAULT_FILE;
 use super::slips;
+use super::times;
 use super::tunnel_args::{
     DEFAULT_HANDSHAKES, DEFAULT_UNOPENED, DecryptArgs, EncryptArgs, LazyArgs, ServerArgs,
     TunnelArgs,
 };
-use super::values::{self, HandshakeLimit, PoolSize, SuiteChoice, Target};
+use super::values::{HandshakeLimit, PoolSize, SuiteChoice, Target};
 use crate::addr::{Address, BindAddress, ServiceName, Source};
 use crate::net::{look_up, missing_family};
 use crate::printable::printable;
@@ -32,7 +33,7 @@ use crate::tunnel::trial::{Failed, Finding, Passed};
 pub(super) const EXAMPLES: &str = "\
 With -t it needs no file, and tries one tunnel step by step, until one fails: name, connect, key or
 gate, clock, service, target, MTU; with -s, which makes it a decrypt end, listen, name, connect,
-check. Gates, limits and --padding are not tried so; they do not keep this end from connecting.
+check. Gates, limits and --padding are not tried; they do not keep this end from connecting.
 
 Exit status: 0 all is well, 1 something that was tried does not work or a name does not resolve,
 2 the command line, the file or something that it names is wrong.
@@ -63,7 +64,7 @@ pub(super) struct CommandArgs {
 /// One tunnel without a file.
 #[derive(Debug, Args)]
 struct OneArgs {
-    /// What an encrypt end would dial; with -s what a decrypt end would; repeatable
+    /// Address that an encrypt end would dial, or with -s a decrypt end; repeatable
     #[arg(short, long = "target", value_name = "[NAME=]ADDR", requires = "keys")]
     targets: Vec<Target>,
 
@@ -71,7 +72,7 @@ struct OneArgs {
     #[arg(short, long = "key", value_name = "FILE", requires = "targets")]
     keys: Vec<PathBuf>,
 
-    /// Where a decrypt end would listen; repeatable
+    /// Address where a decrypt end would listen; repeatable
     #[arg(short, long = "source", value_name = "ADDR", requires = "targets")]
     sources: Vec<Source>,
 
@@ -79,7 +80,7 @@ struct OneArgs {
     #[arg(long, value_name = "NAME", requires = "targets", conflicts_with = "sources")]
     service: Option<ServiceName>,
 
-    /// With -s: how targets are asked, as for decrypt; repeatable
+    /// With -s: health checks of targets, as for decrypt; repeatable
     #[arg(
         long = "check",
         value_name = "[NAME=]WHAT[/INTERVAL]",
@@ -88,9 +89,9 @@ struct OneArgs {
     )]
     checks: Vec<NamedCheck>,
 
-    /// Deadline of each connection, and of a handshake [default: 5]
+    /// Deadline of each connection, and of a handshake [default: 5s]
     #[arg(
-        short = 'o', long, value_name = "SECONDS", value_parser = values::seconds,
+        short = 'o', long, value_name = "DURATION", value_parser = times::parse,
         allow_negative_numbers = true, requires = "targets"
     )]
     timeout: Option<Duration>,
@@ -108,7 +109,7 @@ struct OneArgs {
     allow_readable_key: bool,
 }
 
-/// Says what a file comes to, or tries one tunnel.
+/// Shows the effect of a file, or tries one tunnel.
 ///
 /// # Errors
 /// [`Failure`] of the command line or the file, or of what was tried.
@@ -120,7 +121,7 @@ pub(super) fn check(args: CommandArgs) -> Result<(), Failure> {
     let config = Config::load(&file)?;
     let plan = config.plan()?;
     for (variable, meant) in slips() {
-        remark(&format!("no flag has the variable {variable}; did you mean {meant}?"));
+        notice(&format!("no flag has the variable {variable}; did you mean {meant}?"));
     }
     print(&show(&config, &plan))?;
     let mut lost = 0;
@@ -135,7 +136,7 @@ pub(super) fn check(args: CommandArgs) -> Result<(), Failure> {
     let becomes = config.process.user.as_ref().and_then(|user| Some((user.uid()?, user.gid())));
     if let Some((user, group)) = becomes.filter(|(user, _)| *user != Uid::effective()) {
         let files = config.files();
-        for unreadable in files.iter().filter(|file| !is_readable(file, (user, group))) {
+        for unreadable in files.iter().filter(|file| !is_readable(file, user, group)) {
             line(&format!(
                 "# {} cannot be read by user {user}, who reads it at a reload; give it to that user",
                 unreadable.display()
@@ -220,7 +221,7 @@ fn line(text: &str) -> Result<(), Failure> {
     print(&format!("{}\n", printable(text))).map(drop)
 }
 
-/// The host names of a tunnel, with their ports.
+/// Returns the host names of a tunnel, with their ports.
 fn names(options: &Options) -> Vec<Address> {
     let sources = options.sources.iter().filter_map(Source::address);
     sources.chain(options.role.targets()).filter(|address| !address.is_literal()).cloned().collect()
@@ -259,9 +260,9 @@ fn resolved(name: &Address) -> (String, bool) {
     }
 }
 
-/// Whether modes let a user read a file, by its directories too. The group is the one that
+/// Returns whether modes let a user read a file, by its directories too. The group is the one that
 /// the process becomes, which drops all others. Access lists are not looked at.
-fn is_readable(file: &Path, (user, group): (Uid, Gid)) -> bool {
+fn is_readable(file: &Path, user: Uid, group: Gid) -> bool {
     let allows = |path: &Path, bit: u32| {
         let Ok(found) = fs::metadata(path) else { return true };
         let shift = match (found.uid() == user.as_raw(), found.gid() == group.as_raw()) {

@@ -6,7 +6,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, Command, CommandFactory};
 
 use super::process_args::PROCESS;
-use super::{Cli, habits};
+use super::{Cli, habits, renamed};
 use crate::addr::{Address, ServiceName};
 use crate::run::Failure;
 
@@ -32,17 +32,17 @@ pub(super) enum UsageError {
         "--on-target-down is about targets that are checked or one of several; add --check, or a second -t"
     )]
     NeverDown,
-    /// A tunnel whose connections come back to it.
+    /// A tunnel that its own connections come back to.
     #[error(
         "a connection would go round for ever: {0}; give the last -t the address of the other end or of the service"
     )]
     Ring(String),
     /// `0` where a time must pass.
-    #[error("{flag}: 0 seconds is no time; {remedy}")]
+    #[error("{flag}: 0 seconds is not allowed; {remedy}")]
     ZeroSeconds {
         /// The flag.
         flag: &'static str,
-        /// What to write instead.
+        /// The spelling to use instead.
         remedy: &'static str,
     },
     /// Both ends at once.
@@ -84,8 +84,8 @@ impl From<UsageError> for Failure {
     }
 }
 
-/// What `clap` found wrong, as one line. `command` is what was parsed, `name`
-/// is how the user called it, for the hint at `--help`.
+/// Turns an error of `clap` into one line. `command` is what was parsed, `name` is how the user
+/// called it, for the hint at `--help`.
 pub(super) fn one_line(error: &clap::Error, command: &Command, name: &str) -> Failure {
     let facts = Facts { error, command };
     let (cause, remedy) = match error.kind() {
@@ -124,7 +124,14 @@ impl Facts<'_> {
     fn bad_value(&self) -> Failure {
         let source = std::error::Error::source(self.error);
         let why = source.map_or_else(|| first_line(self.error), ToString::to_string);
-        match self.flag(ContextKind::InvalidArg) {
+        let flag = self.flag(ContextKind::InvalidArg);
+        let value = self.text(ContextKind::InvalidValue);
+        let long = flag.rsplit("--").next().unwrap_or_default();
+        if let Some(new) = renamed::value(long, &value) {
+            let text = format!("{flag}: '{value}' is now '{new}'; write --{long} {new}");
+            return Failure::Usage(anyhow::anyhow!(text));
+        }
+        match flag {
             // A word by itself: what is wrong with it says enough.
             place if place.starts_with(['<', '[']) => Failure::Usage(anyhow::anyhow!("{why}")),
             flag => Failure::Usage(anyhow::anyhow!("{flag}: {why}")),
@@ -155,6 +162,9 @@ impl Facts<'_> {
 
     fn unknown_argument(&self, name: &str) -> (String, String) {
         let argument = self.text(ContextKind::InvalidArg);
+        if let Some(new) = self.renamed(&argument, name) {
+            return (format!("there is no flag '{argument}'"), format!("write --{new}"));
+        }
         let habit = self.of_habit(&argument, name);
         if let Some(answer) = habit.or_else(|| self.misplaced(&argument, name)) {
             return answer;
@@ -178,12 +188,19 @@ impl Facts<'_> {
         (format!("there is no flag '{argument}'"), remedy)
     }
 
-    /// A flag of another program, where a tunnel is described.
+    /// Returns the flag that took the place of `argument`, where the command has it.
+    fn renamed(&self, argument: &str, name: &str) -> Option<&'static str> {
+        let new = renamed::flag(argument.strip_prefix("--")?)?;
+        let mut known = self.called(name).get_arguments();
+        known.any(|arg| arg.get_long() == Some(new)).then_some(new)
+    }
+
+    /// Explains a flag of another program, where a tunnel is described.
     fn of_habit(&self, argument: &str, name: &str) -> Option<(String, String)> {
         let word = argument.strip_prefix("--").or_else(|| argument.strip_prefix('-'))?;
         let cause = format!("there is no flag '{argument}'");
         if name == "knockpipe run" {
-            let key = habits::of_key(word).unwrap_or(word);
+            let key = habits::of_key(word).or(renamed::flag(word)).unwrap_or(word);
             return Some((cause, to_file(key)?));
         }
         let of_tunnels = ["knockpipe encrypt", "knockpipe decrypt", "knockpipe pipe", NO_COMMAND];
@@ -194,21 +211,21 @@ impl Facts<'_> {
         Some((cause, habits::of_flag(word, is_spiped)?.to_owned()))
     }
 
-    /// The command of this name, such as `knockpipe gate`, as far as there is one.
+    /// Returns the command of this name, such as `knockpipe gate`, as far as there is one.
     fn called(&self, name: &str) -> &Command {
         let words = name.split_whitespace().skip(1);
         words.fold(self.command, |here, word| here.find_subcommand(word).unwrap_or(here))
     }
 
-    /// The flag of the command that `argument` is a slip of.
+    /// Returns the flag of the command that `argument` is a slip of.
     fn near_flag(&self, argument: &str, name: &str) -> Option<&str> {
         let word = argument.strip_prefix("--")?;
         let here = self.called(name);
         habits::near(word, here.get_arguments().filter_map(Arg::get_long).chain(COMMON))
     }
 
-    /// A flag that other commands have, or a command behind flags: both exist,
-    /// so a word that is spelled alike would mislead.
+    /// Explains a flag that other commands have, or a command behind flags: both exist, so a word
+    /// that is spelled alike would mislead.
     fn misplaced(&self, argument: &str, name: &str) -> Option<(String, String)> {
         let all = Cli::command();
         // The spelling of spiped, which a flag in the place of the command chooses.
@@ -278,7 +295,7 @@ impl Facts<'_> {
         self.both_names(&self.text(kind))
     }
 
-    /// `--timeout <SECONDS>` as `-o/--timeout`: people look for what they typed.
+    /// Writes `--timeout <DURATION>` as `-o/--timeout`: people look for what they typed.
     fn both_names(&self, shown: &str) -> String {
         let bare = shown.split_whitespace().next().unwrap_or(shown);
         let long = bare.strip_prefix("--").and_then(|long| find(self.command, long));
@@ -319,7 +336,7 @@ impl Owners {
         }
     }
 
-    /// How a reader finds them, those nearest to the command that was called.
+    /// Names them for a reader, those nearest to the command that was called.
     fn to_name(&self, from_gate: bool) -> Option<String> {
         let (near, far) = if from_gate { (&self.gate, &self.top) } else { (&self.top, &self.gate) };
         let chosen = if near.is_empty() { far } else { near };
@@ -361,13 +378,13 @@ fn stray(word: &str, name: &str) -> Option<String> {
     })
 }
 
-/// The flag with this long name, in the command or below it.
+/// Returns the flag with this long name, in the command or below it.
 fn find<'a>(command: &'a Command, long: &str) -> Option<&'a Arg> {
     let here = command.get_arguments().find(|arg| arg.get_long() == Some(long));
     here.or_else(|| command.get_subcommands().find_map(|below| find(below, long)))
 }
 
-/// A required argument with what it is for.
+/// Explains a required argument.
 fn explained(shown: &str) -> String {
     match shown.split_whitespace().next().unwrap_or(shown) {
         "--source" | "-s" => "-s ADDR (where to listen)".to_owned(),
@@ -387,7 +404,7 @@ fn explained(shown: &str) -> String {
     }
 }
 
-/// What `clap` itself would say, without its headline word and usage.
+/// Returns the first line of `clap`'s own text, without its headline word.
 fn first_line(error: &clap::Error) -> String {
     let text = error.to_string();
     let line = text.lines().next().unwrap_or_default();

@@ -1,7 +1,7 @@
-//! What people type out of habit, and what it is called here.
+//! Names of other programs that people type out of habit, with the names used here.
 //!
-//! Nothing of it is accepted: two names for one flag would have to be explained
-//! for ever. The answer names the right one.
+//! None of them is accepted: two names for one flag would have to be explained for ever. The
+//! error names the right one.
 
 use strsim::osa_distance;
 
@@ -98,7 +98,7 @@ pub(super) fn of_command(word: &str) -> Option<&'static str> {
     looked_up(&COMMANDS, word)
 }
 
-/// The key that another program calls so.
+/// Returns the key that another program calls so.
 pub(super) fn of_key(word: &str) -> Option<&'static str> {
     looked_up(&KEYS, word)
 }
@@ -107,7 +107,7 @@ fn looked_up(table: &[(&[&str], &'static str)], word: &str) -> Option<&'static s
     table.iter().find(|(words, _)| words.contains(&word)).map(|(_, answer)| *answer)
 }
 
-/// The one of `known` that `word` is a slip of, or the beginning of.
+/// Returns the one of `known` that `word` is a slip of, or the beginning of.
 pub(super) fn near<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase().replace('_', "-");
     let known: Vec<&str> = known.into_iter().collect();
@@ -117,7 +117,7 @@ pub(super) fn near<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> 
     })
 }
 
-/// The one of `known` that `word` is a slip of.
+/// Returns the one of `known` that `word` is a slip of.
 pub(super) fn slip<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let most = if word.len() < 5 { 1 } else { 2 };
     let rated = known.map(|one| (osa_distance(word, one), one));

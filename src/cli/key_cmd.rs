@@ -57,7 +57,7 @@ pub(super) fn key_id(args: &KeyIdArgs) -> Result<(), Failure> {
     print(&format!("{}\n", key.id())).map(drop)
 }
 
-/// The keys in `files`, in that order.
+/// Returns the keys in `files`, in that order.
 ///
 /// # Errors
 /// [`Failure`] of the first file that is bad, or when they do not make a ring.
@@ -74,7 +74,7 @@ pub(super) fn ring(files: &[PathBuf], access: Access) -> Result<KeyRing, Failure
     KeyRing::new(keys.map_err(failure)?).map_err(|error| Failure::Usage(error.into()))
 }
 
-/// A key file is part of the configuration; only a full disk or a lack of
+/// Classifies an error: a key file is part of the configuration; only a full disk or a lack of
 /// random numbers is not the user's choice.
 fn failure(error: KeyFileError) -> Failure {
     match error {

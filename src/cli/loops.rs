@@ -36,7 +36,7 @@ pub(super) fn refuse(plan: &[Options]) -> Result<(), UsageError> {
     Ok(())
 }
 
-/// The plan of one tunnel.
+/// Returns the plan of one tunnel.
 ///
 /// # Errors
 /// [`UsageError::Ring`]
@@ -95,8 +95,8 @@ fn dialled<'p>(options: &'p Options, stop: &Stop<'p>) -> Vec<&'p Address> {
     }
 }
 
-/// The tunnels that take a connection to `target`. A sealed one goes to the service that
-/// it asks for; to a sealed port nothing plain gets in, so that only its own is a mistake.
+/// Returns the tunnels that take a connection to `target`. A sealed one goes to the service that it
+/// asks for; to a sealed port nothing plain gets in, so that only its own is a mistake.
 fn reached<'p>(plan: &'p [Options], stop: &Stop<'p>, target: &Address) -> Vec<Stop<'p>> {
     let from = &plan[stop.tunnel];
     let is_sealed = matches!(from.role, Role::Encrypt { .. });
@@ -115,7 +115,7 @@ fn reached<'p>(plan: &'p [Options], stop: &Stop<'p>, target: &Address) -> Vec<St
     found
 }
 
-/// `tunnel a -> 127.0.0.1:1 -> tunnel b -> ...`
+/// Writes `tunnel a -> 127.0.0.1:1 -> tunnel b -> ...`
 fn told(plan: &[Options], ring: &[(Stop<'_>, &Address)]) -> String {
     let name = |stop: &Stop<'_>| match &plan[stop.tunnel].name {
         Some(name) => format!("tunnel {name}"),
@@ -128,7 +128,7 @@ fn told(plan: &[Options], ring: &[(Stop<'_>, &Address)]) -> String {
     text + &name(&ring[0].0)
 }
 
-/// Whether who dials `target` gets to whoever listens on `source`.
+/// Returns whether a connection to `target` reaches a listener on `source`.
 fn meets(target: &Address, source: &Address, waits: bool) -> bool {
     match (target, source) {
         (Address::Unix(one), Address::Unix(other)) => place(one) == place(other),
@@ -140,7 +140,8 @@ fn meets(target: &Address, source: &Address, waits: bool) -> bool {
             // One name is one place, also where it means nothing yet.
             is_same
                 && (to == at || {
-                    let (to, at) = (addresses(to, waits), addresses(at, waits));
+                    let to = addresses(to, waits);
+                    let at = addresses(at, waits);
                     to.iter().any(|to| at.iter().any(|at| is_there(*to, *at)))
                 })
         }
@@ -148,7 +149,7 @@ fn meets(target: &Address, source: &Address, waits: bool) -> bool {
     }
 }
 
-/// Whether a listener `at` this address gets what is sent `to` that one.
+/// Returns whether a listener `at` this address gets what is sent `to` that one.
 fn is_there(to: IpAddr, at: IpAddr) -> bool {
     let to = match to.to_canonical() {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
@@ -175,7 +176,7 @@ fn addresses(host: &str, waits: bool) -> Vec<IpAddr> {
     found.iter().map(std::net::SocketAddr::ip).collect()
 }
 
-/// A path of a socket, which need not be there, without links.
+/// Resolves the links in the path of a socket, which need not exist.
 fn place(path: &Path) -> PathBuf {
     fs::canonicalize(path).unwrap_or_else(|_| {
         let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());

@@ -1,5 +1,4 @@
-//! The command line: what the user typed becomes `Options`, and what went
-//! wrong becomes one line.
+//! The command line: turns what the user typed into `Options`, and each error into one line.
 //!
 //! There are three command lines in one program: the subcommands below, and
 //! the spellings of spiped and spipe (`spiped`), which are chosen by the name
@@ -14,6 +13,7 @@ mod admin_cmd;
 mod check_args;
 mod check_cmd;
 mod config;
+mod connection_args;
 mod errors;
 mod gate_args;
 mod gate_cmd;
@@ -23,10 +23,12 @@ mod loops;
 mod output;
 mod pipe_cmd;
 mod process_args;
+mod renamed;
 mod run_cmd;
 mod spiped;
 mod store_args;
 mod target_args;
+mod times;
 mod tunnel_args;
 mod values;
 mod variables;
@@ -38,16 +40,16 @@ use std::path::{Path, PathBuf};
 use clap::error::ErrorKind;
 use clap::{Arg, Command, CommandFactory, Parser, Subcommand, ValueHint};
 
-use self::tunnel_args::{Alone, DecryptArgs, EncryptArgs, TunnelArgs};
+use self::tunnel_args::{DecryptArgs, EncryptArgs, Standalone, TunnelArgs};
 use self::variables::Filled;
 use crate::run::{self, Failure, Outcome};
 
-/// What the whole is.
+/// Description of the program.
 const ABOUT: &str = "\
 Carries TCP connections between two hosts that share a key, sealed on the way.
 
 'knockpipe encrypt' runs next to the clients and seals what they send. 'knockpipe decrypt' runs
-next to the server, lets nobody through who does not have the key, and forwards the rest.
+next to the server, lets no one through without the key, and forwards the rest.
 
   client --plain--> knockpipe encrypt ==sealed==> knockpipe decrypt --plain--> server
          (on the client's host)                  (on the server's host)";
@@ -55,7 +57,7 @@ next to the server, lets nobody through who does not have the key, and forwards 
 /// The example under the commands.
 const EXAMPLE: &str = "\
 Example: Redis on db.example.org, used from another host
-  Make a key, and copy it to both hosts. Whoever has it gets through, nobody else:
+  Make a key, and copy it to both hosts. Its holders get through, no one else:
     knockpipe keygen redis.key
     scp -p redis.key db.example.org:
   On db.example.org, where Redis listens on 127.0.0.1:6379:
@@ -71,7 +73,7 @@ link to this program named spiped or spipe. See 'knockpipe -e --help'.
 Exit status: 0 all went well, 1 it failed at run time, 2 the command line or a key file is wrong,
 3 a gate command or kick found nothing to change, 128 + N signal N ended pipe.";
 
-/// What stands under the flags of `encrypt`.
+/// Examples under the flags of `encrypt`.
 const ENCRYPT_EXAMPLES: &str = "\
 Examples:
   Redis clients connect here, the decrypt end is on db.example.org:
@@ -81,10 +83,10 @@ Examples:
   Rotation: dial with the new key, while the far end accepts both:
     knockpipe encrypt -s '[127.0.0.1]:6379' -t db.example.org:6380 -k new.key -k old.key";
 
-/// What stands under the flags of `decrypt`.
+/// Examples under the flags of `decrypt`.
 const DECRYPT_EXAMPLES: &str = "\
 Examples:
-  In front of Redis, for whoever has the key:
+  In front of Redis, for all holders of the key:
     knockpipe decrypt -s '[0.0.0.0]:6380' -t '[127.0.0.1]:6379' -k redis.key
   Redis and MySQL behind one port; clients choose with --service:
     knockpipe decrypt -s '[::]:6380' -t redis='[127.0.0.1]:6379' -t mysql=/run/mysqld.sock -k db.key
@@ -93,7 +95,7 @@ Examples:
   Bind and read the key as root, then run as nobody:
     knockpipe decrypt -s '[0.0.0.0]:443' -t redis.internal:6379 -k redis.key -u nobody";
 
-/// What stands under the flags of `pipe`.
+/// Examples under the flags of `pipe`.
 const PIPE_EXAMPLES: &str = "\
 Examples:
   ssh through a tunnel:
@@ -104,7 +106,7 @@ Examples:
 Exit status: 0 both directions ended well, 1 it failed at run time, 2 the command line or a key
 file is wrong, 128 + N signal N ended it: 129 is SIGHUP, 130 SIGINT, 143 SIGTERM.";
 
-/// What stands under `keygen`'s arguments.
+/// Notes and examples under the arguments of `keygen`.
 const KEYGEN_EXAMPLES: &str = "\
 The file is readable by you alone. Copy it to the other end as it is, over a safe way such as scp;
 'knockpipe key-id' shows the same 8 digits for both copies. An existing file is never overwritten.
@@ -112,7 +114,7 @@ The file is readable by you alone. Copy it to the other end as it is, over a saf
 Example:
   knockpipe keygen redis.key";
 
-/// What stands under `key-id`'s arguments.
+/// Notes and examples under the arguments of `key-id`.
 const KEY_ID_EXAMPLES: &str = "\
 The id tells keys apart and reveals nothing about them. Any file of at least 32 bytes is a key,
 as with spiped, unless it is a damaged file of 'knockpipe keygen'.
@@ -137,23 +139,23 @@ enum Commands {
     KeyId(key_cmd::KeyIdArgs),
     /// Run the end next to the clients: plain in, sealed out
     #[command(after_help = ENCRYPT_EXAMPLES)]
-    Encrypt(Box<Alone<EncryptArgs>>),
+    Encrypt(Box<Standalone<EncryptArgs>>),
     /// Run the end next to the server: sealed in, plain out
     #[command(after_help = DECRYPT_EXAMPLES)]
-    Decrypt(Box<Alone<DecryptArgs>>),
+    Decrypt(Box<Standalone<DecryptArgs>>),
     /// Carry standard input and output through a tunnel
     #[command(after_help = PIPE_EXAMPLES)]
     Pipe(pipe_cmd::PipeArgs),
     /// Run all tunnels of a configuration file; SIGHUP reloads it
     #[command(after_help = run_cmd::RUN_EXAMPLES)]
     Run(run_cmd::RunArgs),
-    /// Check a configuration file and show what it comes to, or try one tunnel step by step
+    /// Check a configuration file and show its effect, or try one tunnel step by step
     #[command(after_help = check_cmd::EXAMPLES)]
     Check(Box<check_cmd::CommandArgs>),
-    /// Say who may come in, in the store that 'decrypt --gate' asks
+    /// Manage the allow-set and bans in the store of 'decrypt --gate'
     #[command(after_help = gate_cmd::EXAMPLES)]
     Gate(Box<gate_cmd::CommandArgs>),
-    /// Show how a running process is: its tunnels, limits, refusals, pool and gate
+    /// Show the state of a running process: its tunnels, limits, refusals, pool and gate
     #[command(after_help = admin_cmd::STATUS_EXAMPLES)]
     Status(admin_cmd::StatusArgs),
     /// List the live connections of a running process
@@ -172,7 +174,7 @@ enum Commands {
     Demo,
 }
 
-/// How a command that did not fail ended.
+/// Outcome of a command that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Done {
     /// All went well.
@@ -190,7 +192,7 @@ pub enum Done {
 /// Does what `arguments` say; they are all of the process, its name first.
 ///
 /// # Errors
-/// [`Failure`], whose text is one line of cause and remedy.
+/// [`Failure`], with a text of one line: cause and remedy.
 pub fn run(arguments: &[OsString]) -> Result<Done, Failure> {
     let called = arguments.first().and_then(|path| Path::new(path).file_name());
     match called.and_then(|name| name.to_str()) {
@@ -201,7 +203,7 @@ pub fn run(arguments: &[OsString]) -> Result<Done, Failure> {
     }
 }
 
-/// The command line, for completions: files are offered where one is meant.
+/// Returns the command line, for completions: files are offered where one is meant.
 pub fn command() -> Command {
     hinted(Cli::command())
 }
@@ -216,31 +218,33 @@ fn hinted(command: Command) -> Command {
     command.mut_args(with_hint).mut_subcommands(hinted)
 }
 
-/// The tables of a configuration file with the flags that are their keys, for its manual page.
+/// Returns the tables of a configuration file with the flags that are their keys, for its manual
+/// page.
 pub fn file_tables() -> [(&'static str, Command); 4] {
     config::tables()
 }
 
-/// The command line with the variables of its flags, for man pages.
+/// Returns the command line with the variables of its flags, for man pages.
 pub fn documented_command() -> Command {
     variables::documented(Cli::command())
 }
 
-/// The command lines of spiped and spipe, which links of these names take.
+/// Returns the command lines of spiped and spipe, which links of these names take.
 pub fn spiped_commands() -> [Command; 2] {
     [spiped_command("spiped"), spipe_command()]
 }
 
 fn spiped_command(name: &'static str) -> Command {
     let usage = format!("{name} <-e|-d> -s ADDR -t ADDR -k FILE [OPTIONS]");
-    spiped::SpipedArgs::command().name(name).override_usage(usage)
+    spiped::with_bare_seconds(spiped::SpipedArgs::command()).name(name).override_usage(usage)
 }
 
 fn spipe_command() -> Command {
-    spiped::SpipeArgs::command().name("spipe").override_usage("spipe -t ADDR -k FILE [OPTIONS]")
+    let command = spiped::with_bare_seconds(spiped::SpipeArgs::command());
+    command.name("spipe").override_usage("spipe -t ADDR -k FILE [OPTIONS]")
 }
 
-/// A flag in the place of the command, apart from those of every program.
+/// Returns whether a flag stands in the place of the command, apart from those of every program.
 fn starts_with_spiped_flag(arguments: &[OsString]) -> bool {
     let first = arguments.get(1).map(|first| first.to_string_lossy());
     first.is_some_and(|first| {
@@ -272,7 +276,7 @@ fn slips() -> Vec<(String, String)> {
     variables::slips(&Cli::command(), std::env::vars_os().map(|(name, _)| name))
 }
 
-/// `help COMMAND --help` as `COMMAND --help`: both halves ask for the same.
+/// Turns `help COMMAND --help` into `COMMAND --help`: both halves ask for the same.
 fn without_help_word(arguments: &[OsString]) -> Vec<OsString> {
     let mut arguments = arguments.to_vec();
     let at = arguments.iter().take(3).position(|word| word == "help");
@@ -283,7 +287,7 @@ fn without_help_word(arguments: &[OsString]) -> Vec<OsString> {
     arguments
 }
 
-/// Does what was parsed of `typed`, which is what somebody wrote.
+/// Runs the command that was parsed from `typed`, the arguments as written.
 fn carry_out(Cli { command }: Cli, typed: &[OsString]) -> Result<Done, Failure> {
     match command {
         Commands::Keygen(args) => key_cmd::keygen(&args).map(|()| Done::Clean),
@@ -303,7 +307,7 @@ fn carry_out(Cli { command }: Cli, typed: &[OsString]) -> Result<Done, Failure> 
     }
 }
 
-/// The arguments, or `None` when they asked for help or version, which was printed.
+/// Parses the arguments; `None` when they asked for help or version, which was printed.
 fn parse<T: Parser>(mut command: Command, arguments: &[OsString]) -> Result<Option<T>, Failure> {
     let parsed = command.try_get_matches_from_mut(arguments);
     let error = match parsed.and_then(|mut matches| T::from_arg_matches_mut(&mut matches)) {
@@ -318,7 +322,7 @@ fn parse<T: Parser>(mut command: Command, arguments: &[OsString]) -> Result<Opti
     }
 }
 
-/// `knockpipe encrypt` when that is what was called, for a hint at its help.
+/// Returns `knockpipe encrypt` when that is what was called, for a hint at its help.
 fn full_name(command: &Command, arguments: &[OsString]) -> String {
     if command.get_subcommands().next().is_none() {
         return match command.get_name() {

@@ -1,7 +1,7 @@
-//! What the commands print: aligned lines for people and `grep`, or JSON.
+//! Output of the commands: aligned lines for people and `grep`, or JSON.
 //!
-//! Answers go to standard output, remarks to standard error. A reader that
-//! went away is no failure, and no reason to leave a change half done.
+//! Answers go to standard output, notices to standard error. A reader that went away is not a
+//! failure, and no reason to leave a change half done.
 
 use std::io::{self, BufWriter, Stdout, Write};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::observe::direct;
 use crate::printable::{printable, printable_json, printable_lines};
 use crate::run::Failure;
 
-/// For whom.
+/// Form of the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
     /// People.
@@ -42,7 +42,7 @@ impl FormArgs {
 pub(super) struct Output {
     out: BufWriter<Stdout>,
     form: Form,
-    /// Nobody reads any more.
+    /// The reader went away.
     closed: bool,
 }
 
@@ -51,7 +51,7 @@ impl Output {
         Self { out: BufWriter::new(io::stdout()), form, closed: false }
     }
 
-    /// One answer, in the form that is wanted.
+    /// Prints one answer, in the requested form.
     ///
     /// # Errors
     /// [`Failure::Runtime`] when it cannot be written.
@@ -88,7 +88,7 @@ impl Output {
     }
 }
 
-/// Prints lines at once; false when nobody reads any more.
+/// Prints lines at once. Returns false once there is no reader.
 ///
 /// # Errors
 /// [`Failure::Runtime`] when it cannot be written.
@@ -108,7 +108,7 @@ pub(super) struct Screen {
 }
 
 impl Screen {
-    /// That of standard output; `None` where that is no terminal.
+    /// Returns that of standard output; `None` where that is not a terminal.
     pub(super) fn of_stdout() -> Option<Self> {
         let size = tcgetwinsize(io::stdout()).ok()?;
         // A terminal over a serial line does not know.
@@ -125,7 +125,7 @@ pub(super) fn clear() -> Result<bool, Failure> {
     is_read(io::stdout().write_all(b"\x1b[H\x1b[2J"), "redirect it elsewhere")
 }
 
-/// Whether what was `written` is read by somebody.
+/// Returns whether what was `written` has a reader.
 ///
 /// # Errors
 /// [`Failure::Runtime`] with the `remedy` when it could not be written.
@@ -137,12 +137,12 @@ pub(super) fn is_read(written: io::Result<()>, remedy: &str) -> Result<bool, Fai
     }
 }
 
-/// A remark that is no part of the answer.
-pub(super) fn remark(text: &str) {
+/// Prints a notice, which is not part of the answer.
+pub(super) fn notice(text: &str) {
     direct::line(Level::WARN, &printable(text));
 }
 
-/// What still lasts.
+/// Formats the time that is left.
 pub(super) fn left(time: Option<Duration>) -> String {
     // A part of a second is some time left.
     let seconds = |time: Duration| time.as_secs() + u64::from(time.subsec_nanos() > 0);
@@ -164,13 +164,15 @@ pub(super) fn span(seconds: u64) -> String {
     text
 }
 
-/// A unix second as people and sorting programs read it, in UTC.
+/// Formats a unix second in UTC, as people and sorting programs read it.
 pub(super) fn date(unix: u64) -> String {
-    let (days, second) = (unix / 86_400, unix % 86_400);
+    let days = unix / 86_400;
+    let second = unix % 86_400;
     // Civil date from a count of days; years begin in March, so that a leap
     // day is the last of one.
     let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let era = days / 146_097;
+    let day_of_era = days % 146_097;
     let year_of_era =
         (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
@@ -178,7 +180,9 @@ pub(super) fn date(unix: u64) -> String {
     let day = day_of_year - (153 * month + 2) / 5 + 1;
     let month = if month < 10 { month + 3 } else { month - 9 };
     let year = era * 400 + year_of_era + u64::from(month <= 2);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    let hour = second / 3600;
+    let minute = second / 60 % 60;
+    let second = second % 60;
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::connection_args::ConnectionArgs;
 use super::errors::UsageError;
 use super::key_cmd;
 use super::process_args::{LogArgs, SandboxArgs};
-use super::tunnel_args::ConnectionArgs;
 use super::values::{Level, Target, one_target};
 use crate::addr::{Address, ServiceName};
 use crate::observe::log::Output;
@@ -17,7 +17,7 @@ use crate::tunnel::PipeOptions;
 /// `knockpipe pipe`.
 #[derive(Debug, Args)]
 pub(super) struct PipeArgs {
-    /// Where the decrypt end listens: host:port, [ip]:port or /path/to/socket
+    /// Address of the decrypt end: host:port, [ip]:port or /path/to/socket
     #[arg(short, long, value_name = "ADDR", value_parser = one_target)]
     target: Target,
 
@@ -30,7 +30,7 @@ pub(super) struct PipeArgs {
     shared: SharedPipeArgs,
 }
 
-/// What `pipe` and the `spipe` spelling share.
+/// Flags that `pipe` and the `spipe` spelling share.
 #[derive(Debug, Args)]
 pub(super) struct SharedPipeArgs {
     /// Ask the decrypt end for this service (its -t NAME=ADDR) instead of its default target

@@ -12,7 +12,8 @@ use nix::unistd::Uid;
 use tracing::warn;
 
 use super::slips;
-use super::values::{self, Format, Level, MetricsAddress};
+use super::times;
+use super::values::{Format, Level, MetricsAddress};
 use crate::admin::AdminOptions;
 use crate::observe::log;
 use crate::run::{
@@ -39,13 +40,13 @@ pub(super) struct ProcessArgs {
     pub(super) user: Option<User>,
 
     /// Take the sockets from the process that listens on this unix socket, if one does, and hand
-    /// them over there to the next, so that a restart refuses nobody
+    /// them over there to the next, so that a restart refuses no client
     #[arg(long, value_name = "PATH", help_heading = PROCESS)]
     pub(super) handover: Option<PathBuf>,
 
-    /// After SIGTERM or SIGINT, go on accepting for so long, so that load balancers notice first
+    /// After SIGTERM or SIGINT, keep accepting for this long, so that load balancers notice first
     #[arg(
-        long, value_name = "SECONDS", default_value = "0", value_parser = values::seconds,
+        long, value_name = "DURATION", default_value = "0s", value_parser = times::parse,
         allow_negative_numbers = true, help_heading = PROCESS
     )]
     pub(super) drain_accept: Duration,
@@ -68,7 +69,7 @@ pub(super) struct ProcessArgs {
     #[command(flatten)]
     pub(super) sandbox: SandboxArgs,
 
-    /// Whether it takes the place of another process, or does not start (`run --reload-or-replace`)
+    /// The process takes the place of another, or does not start (`run --reload-or-replace`).
     #[arg(skip)]
     pub(super) replaces: bool,
 }
@@ -84,7 +85,7 @@ pub(super) struct SandboxArgs {
 /// Flags about the log.
 #[derive(Clone, Copy, Debug, PartialEq, Args)]
 pub(super) struct LogArgs {
-    /// Least important lines to log [default: info; warn for pipe]
+    /// Lowest level to log [default: info; warn for pipe]
     #[arg(long, value_name = "LEVEL", help_heading = PROCESS)]
     log_level: Option<Level>,
 
@@ -93,14 +94,23 @@ pub(super) struct LogArgs {
     log_format: Format,
 }
 
+/// The tunnels after a reload.
+pub(super) struct Reloading {
+    /// Reads them again.
+    pub(super) reread: Reread,
+    /// Files that are read for that.
+    pub(super) files: Vec<PathBuf>,
+    /// TCP ports that they may listen on and dial.
+    pub(super) ports: Ports,
+}
+
 impl ProcessArgs {
-    /// The user that the process becomes.
+    /// Returns the user that the process becomes.
     pub(super) fn uid(&self) -> Option<Uid> {
         self.user.as_ref().and_then(User::uid)
     }
 
-    /// Runs tunnels, which become what `reread` gives, from these files, when
-    /// they are reloaded.
+    /// Runs tunnels, which become what `reloading` gives when they are reloaded.
     ///
     /// # Errors
     /// [`Failure`] of the run.
@@ -108,10 +118,11 @@ impl ProcessArgs {
         &self,
         readiness: Readiness,
         plan: Vec<Options>,
-        (reread, files, ports): (Reread, Vec<PathBuf>, Ports),
+        reloading: Reloading,
     ) -> Result<Outcome, Failure> {
+        let Reloading { reread, files, ports } = reloading;
         let plan: Vec<ServiceOptions> = plan.into_iter().map(ServiceOptions::from).collect();
-        // Before there is a log, whose thread would escape the sandbox.
+        // Before the log is started: its thread would escape the sandbox.
         let prepared = self.prepare(&plan, files, ports);
         let output = if self.syslog { log::Output::Syslog } else { log::Output::Stderr };
         let _log = self.log.start(Level::Info, output)?;
@@ -123,7 +134,8 @@ impl ProcessArgs {
 
     fn prepare(&self, plan: &[ServiceOptions], files: Vec<PathBuf>, ports: Ports) -> Prepared {
         let sockets = [&self.handover, &self.admin].into_iter().flatten().cloned().collect();
-        let (pid_file, metrics) = (self.pid_file.clone(), self.admin().metrics);
+        let pid_file = self.pid_file.clone();
+        let metrics = self.admin().metrics;
         let is_pid_file_ours = self.is_pid_file_ours();
         let paths = ProcessPaths { pid_file, is_pid_file_ours, sockets, metrics, files };
         let place = self.pid_place();
@@ -131,7 +143,8 @@ impl ProcessArgs {
         Prepared::new(plan.iter().map(ServiceOptions::keys), rules).with_place(place)
     }
 
-    /// What a predecessor leaves is another file, and another user could not write ours.
+    /// Takes the place of the pid file, where it is ours: a predecessor leaves another file, and
+    /// another user could not write it.
     fn pid_place(&self) -> Option<PidPlace> {
         let is_wanted = self.is_pid_file_ours() && !self.sandbox.no_sandbox;
         self.pid_file.as_ref().filter(|_| is_wanted).and_then(|path| PidPlace::take(path))
@@ -161,7 +174,7 @@ impl ProcessArgs {
 }
 
 impl SandboxArgs {
-    /// What `make` gives, unless there shall be no sandbox.
+    /// Returns the rules of `make`, unless there shall be no sandbox.
     pub(super) fn rules(self, make: impl FnOnce() -> Rules) -> Option<Rules> {
         (!self.no_sandbox).then(make)
     }

@@ -9,15 +9,16 @@ use clap::Args;
 use super::Done;
 use super::config::Config;
 use super::output::print;
+use super::process_args::Reloading;
 use crate::run::{Failure, Outcome, Plan, Ports, Reread};
 use crate::sys::background::{self, Readiness, Side};
 use crate::sys::notify::WATCHED;
 use crate::sys::visit::{self, Card, VisitError};
 
-/// Where the file is unless `-c` says otherwise.
+/// Default path of the configuration file.
 pub(super) const DEFAULT_FILE: &str = "/etc/knockpipe/knockpipe.toml";
 
-/// What stands under the flags of `run`.
+/// Notes and examples under the flags of `run`.
 pub(super) const RUN_EXAMPLES: &str = "\
 Example of a file:
   [keys]
@@ -84,7 +85,7 @@ fn reload_or_replace(args: &RunArgs, path: &Path, arguments: &[OsString]) -> Res
         let done = done.map_err(|why| failure(anyhow::anyhow!("not reloaded: {why}")))?;
         return print(&format!("reloaded: {done}\n")).map(drop);
     }
-    // Meant for the one that runs; whoever takes its place is watched in the same way.
+    // Meant for the one that runs; its successor is watched in the same way.
     let without = [WATCHED, "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
     let is_ready = background::orphan(arguments, &theirs.manager, &without)
         .map_err(|error| failure(error.into()))?;
@@ -99,7 +100,7 @@ fn reload_or_replace(args: &RunArgs, path: &Path, arguments: &[OsString]) -> Res
     )))
 }
 
-/// The file, with what the command line has instead.
+/// Loads the file, with what the command line has instead.
 fn load(args: &RunArgs) -> Result<Config, Failure> {
     let mut config = Config::load(&args.config)?;
     if let Some(handover) = &args.handover {
@@ -118,5 +119,5 @@ fn serve(args: RunArgs, readiness: Readiness) -> Result<Outcome, Failure> {
         let now = load(&args)?;
         Ok(Plan::of_tunnels(now.plan()?, now.process_changes(&config)))
     });
-    process.run(readiness, plan, (reread, files, Ports::Any))
+    process.run(readiness, plan, Reloading { reread, files, ports: Ports::Any })
 }

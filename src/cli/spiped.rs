@@ -1,4 +1,4 @@
-//! The command lines of spiped and spipe, with their meaning.
+//! The command lines of spiped and spipe, with the meaning that they have there.
 //!
 //! One source, one target, one key, each flag at most once; `-o 0` and `-r 0`
 //! mean the default; without `-F` the process goes to the background and
@@ -9,22 +9,25 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{Command, Parser};
 
 use super::check_args::CheckArgs;
 use super::errors::UsageError;
 use super::gate_args::AcceptorGateArgs;
 use super::pipe_cmd::SharedPipeArgs;
-use super::process_args::ProcessArgs;
-use super::tunnel_args::{DEFAULT_HANDSHAKES, DEFAULT_UNOPENED, End, LazyArgs, ServerArgs, reread};
-use super::values::{HandshakeLimit, Spelled};
+use super::process_args::{ProcessArgs, Reloading};
+use super::times;
+use super::tunnel_args::{
+    DEFAULT_HANDSHAKES, DEFAULT_UNOPENED, EndArgs, LazyArgs, ServerArgs, reread,
+};
+use super::values::{AsTyped, HandshakeLimit};
 use super::{Done, key_cmd, loops};
 use crate::addr::{Address, ServiceName};
 use crate::run::{Failure, Ports};
 use crate::sys::background::{self, BackgroundError, Readiness, Side};
 use crate::tunnel::Role;
 
-/// What stands under the flags in `--help`.
+/// Notes and examples under the flags of `spiped`.
 const SPIPED_EXAMPLES: &str = "\
 Without -F the command returns once ports are bound and SOURCE.pid is written.
 With -F a pid file is written only where -p asks for one.
@@ -33,7 +36,7 @@ Example: Redis on db.example.org for clients on another host
   db.example.org:   knockpipe -d -s '[0.0.0.0]:6380' -t '[127.0.0.1]:6379' -k redis.key
   client's host:    knockpipe -e -s '[127.0.0.1]:6379' -t db.example.org:6380 -k redis.key";
 
-/// What stands under spipe's flags in `--help`.
+/// Example under the flags of `spipe`.
 const SPIPE_EXAMPLES: &str = "\
 Example: ssh through a tunnel
   ssh -o ProxyCommand='spipe -t %h:8022 -k ~/.ssh/tunnel_key' db.example.org";
@@ -50,11 +53,11 @@ pub(super) struct SpipedArgs {
     #[arg(short = 'd')]
     decrypt: bool,
 
-    /// Where to listen: host:port, [ip]:port, /path/to/socket or (with -F) systemd:NAME
+    /// Address to listen on: host:port, [ip]:port, /path/to/socket or (with -F) systemd:NAME
     #[arg(short, value_name = "ADDR", required_unless_present = "version")]
-    source: Option<Spelled>,
+    source: Option<AsTyped>,
 
-    /// Where to forward: host:port, [ip]:port or /path/to/socket
+    /// Address to forward to: host:port, [ip]:port or /path/to/socket
     #[arg(short, value_name = "ADDR", required_unless_present = "version")]
     target: Option<Address>,
 
@@ -101,7 +104,7 @@ pub(super) struct SpipedArgs {
 #[derive(Debug, Parser)]
 #[command(after_help = SPIPE_EXAMPLES)]
 pub(super) struct SpipeArgs {
-    /// Where the decrypt end listens: host:port, [ip]:port or /path/to/socket
+    /// Address of the decrypt end: host:port, [ip]:port or /path/to/socket
     #[arg(short, value_name = "ADDR", required_unless_present = "version")]
     target: Option<Address>,
 
@@ -132,6 +135,16 @@ struct ModeArgs {
     forward_secrecy: bool,
 }
 
+/// Lets the flags that spiped has take seconds without a unit. Everywhere else a duration has one.
+pub(super) fn with_bare_seconds(command: Command) -> Command {
+    command.mut_args(|arg| match arg.get_id().as_str() {
+        "timeout" | "resolve_every" => {
+            arg.value_parser(times::parse_spiped).value_name("SECONDS|DURATION")
+        }
+        _ => arg,
+    })
+}
+
 /// Runs a spiped command line; `arguments` are all of the process.
 ///
 /// # Errors
@@ -141,7 +154,8 @@ pub(super) fn spiped(args: SpipedArgs, arguments: &[OsString]) -> Result<Done, F
     let (Some(role), Some(source), Some(key)) = (role, args.source, args.key) else {
         return print_version();
     };
-    let (server, mut process) = (args.server, args.process);
+    let server = args.server;
+    let mut process = args.process;
     let readiness = if args.foreground {
         Readiness::foreground()
     } else {
@@ -154,7 +168,8 @@ pub(super) fn spiped(args: SpipedArgs, arguments: &[OsString]) -> Result<Done, F
             }
         }
     };
-    let (handshakes, acceptor) = (args.max_handshakes, args.acceptor);
+    let handshakes = args.max_handshakes;
+    let acceptor = args.acceptor;
     let checks = args.check.by_service(&role)?;
     let close_on_target_down = args.check.closes(&role)?;
     let keys = vec![key];
@@ -162,7 +177,7 @@ pub(super) fn spiped(args: SpipedArgs, arguments: &[OsString]) -> Result<Done, F
     let files = server.files(&keys);
     let user = process.uid();
     let options = move || {
-        server.options(End {
+        server.options(EndArgs {
             name: None,
             user,
             role: role.clone(),
@@ -179,7 +194,8 @@ pub(super) fn spiped(args: SpipedArgs, arguments: &[OsString]) -> Result<Done, F
         })
     };
     let plan = loops::plan_of(options()?)?;
-    process.run(readiness, plan, (reread(&keys, options), files, Ports::Fixed)).map(Done::from)
+    let reloading = Reloading { reread: reread(&keys, options), files, ports: Ports::Fixed };
+    process.run(readiness, plan, reloading).map(Done::from)
 }
 
 /// Runs a spipe command line.
@@ -195,7 +211,7 @@ pub(super) fn spipe(args: SpipeArgs) -> Result<Done, Failure> {
 }
 
 impl SpipedArgs {
-    /// Which end is asked for; `None` when only the version is.
+    /// Returns the end that is asked for; `None` when only the version is.
     fn role(&self) -> Result<Option<Role>, UsageError> {
         let (false, Some(target)) = (self.version, self.target.clone()) else {
             return Ok(None);
@@ -236,9 +252,9 @@ impl ModeArgs {
     }
 }
 
-/// On standard error, as spiped has it.
+/// Prints the version on standard error, as spiped does.
 fn print_version() -> Result<Done, Failure> {
-    // A version that nobody can see is no failure.
+    // A version that cannot be printed is not a failure.
     let _ = writeln!(io::stderr(), "knockpipe {}", env!("CARGO_PKG_VERSION"));
     Ok(Done::Clean)
 }

@@ -1,5 +1,5 @@
-//! Where the gate's store is and who to be there, as flags that tunnels and
-//! the `gate` commands share.
+//! Address of the gate's store and the user to be there, as flags that tunnels and the `gate`
+//! commands share.
 //!
 //! A password never comes from the command line, where `ps` shows it to every
 //! user of the machine: from a file that only its owner may read, or from the
@@ -25,13 +25,13 @@ use crate::sys::{credentials, tls_key};
 /// Heading of the flags about the gate.
 pub(super) const GATE: &str = "Gate";
 
-/// Holds what a credentials file would, for whoever has no place for a file.
+/// Variable with the content of a credentials file, where there is no place for a file.
 pub(super) const ENVIRONMENT: &str = "KNOCKPIPE_GATE_CREDENTIALS";
 
 /// The store of a gate.
 #[derive(Debug, Args)]
 pub(super) struct StoreArgs {
-    /// The store that says who may come in: redis://HOST:PORT/DB, rediss://HOST:PORT/DB,
+    /// Store of the allow-set and bans: redis://HOST:PORT/DB, rediss://HOST:PORT/DB,
     /// unix:///PATH?db=N, redis+sentinel://HOST:PORT,HOST:PORT/MASTER/DB,
     /// redis+cluster://HOST:PORT,HOST:PORT or file:PATH
     #[arg(long, value_name = "URL", help_heading = GATE)]
@@ -47,8 +47,8 @@ pub(super) struct StoreArgs {
     #[arg(long, value_name = "FILE", help_heading = GATE)]
     gate_ca: Option<PathBuf>,
 
-    /// Certificate (PEM) to show to a rediss:// server that wants one, with those between it and
-    /// its authority; needs --gate-key
+    /// Certificate (PEM) for a rediss:// server that wants one, with those between it and its
+    /// authority; needs --gate-key
     #[arg(long, value_name = "FILE", help_heading = GATE)]
     gate_cert: Option<PathBuf>,
 
@@ -56,22 +56,22 @@ pub(super) struct StoreArgs {
     #[arg(long, value_name = "FILE", help_heading = GATE)]
     gate_key: Option<PathBuf>,
 
-    /// Redis set, or sorted set by end, of addresses and networks that may come in
+    /// Redis set, or sorted set by end, of addresses and networks to admit
     /// [default: ip-allowed]
     #[arg(long, value_name = "KEY", help_heading = GATE)]
     set: Option<String>,
 
-    /// Redis hash of when addresses were last let in [default: ip-history]
+    /// Redis hash of the times when addresses were last admitted [default: ip-history]
     #[arg(long, value_name = "KEY", help_heading = GATE)]
     history: Option<String>,
 
-    /// What stands before the address in Redis keys that each ban one; a colon is added after a
-    /// letter or digit [default: cache:gitlab:rack::attack:allow2ban:ban:]
+    /// Prefix of the address in Redis keys that each ban one; a colon is added after a letter or
+    /// digit [default: cache:gitlab:rack::attack:allow2ban:ban:]
     #[arg(long, value_name = "PREFIX", help_heading = GATE)]
     ban_prefix: Option<String>,
 
-    /// What stands before the address in Redis keys that each let one in until they end; a colon
-    /// is added after a letter or digit [default: none]
+    /// Prefix of the address in Redis keys that each admit one until they expire; a colon is
+    /// added after a letter or digit [default: none]
     #[arg(long, value_name = "PREFIX", help_heading = GATE)]
     allow_prefix: Option<String>,
 }
@@ -85,7 +85,7 @@ pub(super) enum GateAddress {
     File(PathBuf),
 }
 
-/// Why a text is no [`GateAddress`]. Repeats none of it.
+/// Reason why a text is not a [`GateAddress`]. Repeats none of it, since it may hold a password.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum GateAddressError {
     /// Neither a file nor Redis.
@@ -94,9 +94,9 @@ pub(super) enum GateAddressError {
     /// `file:` and nothing.
     #[error("file: has no path behind it; write file:PATH")]
     NoPath,
-    /// Everybody could read it.
+    /// Every user could read it.
     #[error(
-        "a password in the address is for everybody to see in 'ps'; put USER:PASSWORD into a file of mode 0600 and name it with --gate-credentials"
+        "a password in the address is visible to every user in 'ps'; put USER:PASSWORD into a file of mode 0600 and name it with --gate-credentials"
     )]
     Password,
 }
@@ -139,14 +139,14 @@ impl From<StoreFlagError> for Failure {
 }
 
 impl StoreArgs {
-    /// The files that describe how to reach the store.
+    /// Returns the files that describe how to reach the store.
     pub(super) fn files(&self) -> impl Iterator<Item = &PathBuf> {
         let files = [&self.gate_credentials, &self.gate_ca, &self.gate_cert, &self.gate_key];
         files.into_iter().flatten()
     }
 
-    /// The store that the flags describe. `access` says who may reach files with a
-    /// password or a private key.
+    /// Returns the store that the flags describe. `access` says who may reach files with a password
+    /// or a private key.
     ///
     /// # Errors
     /// [`Failure::Usage`]
@@ -154,7 +154,7 @@ impl StoreArgs {
         self.options_with(access, of_environment())
     }
 
-    /// The same without the password of our environment, for a store that somebody else
+    /// Returns the same without the password of our environment, for a store that another user
     /// named.
     ///
     /// # Errors
@@ -189,7 +189,7 @@ impl StoreArgs {
         })))
     }
 
-    /// The flags, for another process: paths are absolute there, and no secret is in them.
+    /// Writes the flags for another process: with absolute paths, and without a secret.
     pub(super) fn named(&self, access: Access) -> StoreName {
         let absolute = |path: &Path| {
             let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
@@ -235,7 +235,7 @@ impl StoreArgs {
         StoreName { arguments, has_password_of_environment }
     }
 
-    /// A flag that only means something in Redis, if one is given.
+    /// Refuses a flag that only means something in Redis.
     fn refuse_redis_flags(&self, why: fn(&'static str) -> StoreFlagError) -> Result<(), Failure> {
         let flags = [
             ("--gate-credentials", self.gate_credentials.is_some()),
@@ -267,7 +267,7 @@ impl StoreArgs {
         }
     }
 
-    /// For Redis, and for Sentinels. The file goes before the environment.
+    /// Reads the credentials for Redis, or for Sentinels. The file goes before the environment.
     fn credentials(
         &self,
         address: &RedisAddress,
@@ -300,7 +300,9 @@ impl StoreArgs {
 
     /// Makes the means to secure connections, where the address asks for that.
     fn tls(&self, address: &RedisAddress, access: Access) -> Result<Option<TlsOptions>, Failure> {
-        let (ca, cert, key) = (&self.gate_ca, &self.gate_cert, &self.gate_key);
+        let ca = &self.gate_ca;
+        let cert = &self.gate_cert;
+        let key = &self.gate_key;
         match (cert, key) {
             (Some(_), None) => return Err(StoreFlagError::Half("--gate-cert", "--gate-key").into()),
             (None, Some(_)) => return Err(StoreFlagError::Half("--gate-key", "--gate-cert").into()),
@@ -344,14 +346,14 @@ pub(super) fn of_environment() -> Option<String> {
     std::env::var(ENVIRONMENT).ok().filter(|text| !text.is_empty())
 }
 
-/// A prefix as rack-attack documents it has no colon at its end; without one,
-/// no ban would ever be found.
+/// Adds a colon to a prefix: rack-attack documents it without one, and without one, no ban would
+/// ever be found.
 fn separated(prefix: &str) -> String {
     let bare = prefix.ends_with(char::is_alphanumeric);
     if bare { format!("{prefix}:") } else { prefix.to_owned() }
 }
 
-/// `USER:PASSWORD` or `PASSWORD`; a password with a colon needs a colon before it.
+/// Parses `USER:PASSWORD` or `PASSWORD`; a password with a colon needs a colon before it.
 fn login(line: &str) -> Option<Credentials> {
     let (user, password) = line.split_once(':').unwrap_or(("", line));
     (!password.is_empty()).then(|| Credentials {

@@ -4,7 +4,7 @@ use super::errors::UsageError;
 use super::values::Target;
 use crate::addr::{Address, ServiceName};
 
-/// Far ends in their order, each once.
+/// Returns far ends in their order, each once.
 pub(super) fn without_service(targets: Vec<Target>) -> Result<Vec<Address>, UsageError> {
     if targets.iter().any(|target| target.service.is_some()) {
         return Err(UsageError::NamedTarget);

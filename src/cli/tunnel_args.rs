@@ -1,4 +1,4 @@
-//! The flags of `encrypt` and `decrypt`, and how they become `Options`.
+//! The flags of `encrypt` and `decrypt`, and their `Options`.
 //!
 //! Doc comments of fields are the help texts. The shared groups are also used
 //! by `pipe` and by the spiped spelling, so a flag is written down once.
@@ -12,29 +12,24 @@ use clap::Args;
 use nix::unistd::Uid;
 
 use super::check_args::CheckArgs;
+use super::connection_args::{CONNECTIONS, ConnectionArgs};
 use super::errors::UsageError;
 use super::gate_args::{AcceptorGateArgs, GateArgs};
 use super::key_cmd;
 use super::loops;
-use super::process_args::{PROCESS, ProcessArgs};
+use super::process_args::{PROCESS, ProcessArgs, Reloading};
 use super::target_args::{by_service, without_service};
-use super::values::{
-    self, HandshakeLimit, HeartbeatTime, IdleTimeout, PoolSize, SessionLimit, SourceLimit,
-    SuiteChoice, Target,
-};
-use crate::addr::{BindAddress, ServiceName, Source};
+use super::times;
+use super::values::{HandshakeLimit, PoolSize, SessionLimit, SourceLimit, Target};
+use crate::addr::{ServiceName, Source};
 use crate::keys::KeyRing;
 use crate::probe::Check;
-use crate::proto::Padding;
 use crate::run::{Failure, Outcome, Plan, Ports, Reread};
 use crate::sys::background::Readiness;
-use crate::sys::keyfile::{self, Access};
+use crate::sys::keyfile;
 use crate::tunnel::{Limits, Options, Remark, Role};
 
-/// The deadline of a dial, and of a handshake, unless `-o` says otherwise.
-pub(super) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How often names are resolved again unless `-r` says otherwise.
+/// Time between look-ups of a name unless `-r` says otherwise.
 const DEFAULT_RESOLVE: Duration = Duration::from_secs(60);
 
 /// Handshakes at once unless `--max-handshakes` says otherwise.
@@ -42,9 +37,6 @@ pub(super) const DEFAULT_HANDSHAKES: usize = 1024;
 
 /// Unopened tunnels at once at an acceptor unless `--max-unopened` says otherwise.
 pub(super) const DEFAULT_UNOPENED: usize = 256;
-
-/// Heading of the flags about single connections.
-const CONNECTIONS: &str = "Connections";
 
 /// Heading of the flags about numbers.
 const LIMITS: &str = "Limits";
@@ -55,7 +47,7 @@ const NAMES: &str = "Host names";
 /// One tunnel by itself, with the process around it: `knockpipe encrypt` and
 /// `knockpipe decrypt`.
 #[derive(Debug, Args)]
-pub(super) struct Alone<T: Args> {
+pub(super) struct Standalone<T: Args> {
     #[command(flatten)]
     tunnel: T,
 
@@ -73,12 +65,12 @@ pub(super) enum TunnelArgs {
 /// The flags of an encrypt end.
 #[derive(Debug, Args)]
 pub(super) struct EncryptArgs {
-    /// Where clients connect, plain: host:port, [ip]:port, /path/to/socket or systemd:NAME;
-    /// repeatable
+    /// Address to listen on for plain connections of clients: host:port, [ip]:port,
+    /// /path/to/socket or systemd:NAME; repeatable
     #[arg(short, long = "source", value_name = "ADDR", required = true)]
     pub(super) sources: Vec<Source>,
 
-    /// Where the decrypt end listens: host:port, [ip]:port or /path/to/socket; of several the first
+    /// Address of the decrypt end: host:port, [ip]:port or /path/to/socket; repeatable: the first
     /// that works is used
     #[arg(short, long = "target", value_name = "ADDR", required = true)]
     pub(super) targets: Vec<Target>,
@@ -108,8 +100,9 @@ pub(super) struct EncryptArgs {
 /// The moment when an encrypt end asks for the service.
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub(super) struct LazyArgs {
-    /// Ask for the service at the client's first byte, or after a second: who connects and leaves
-    /// (a health check) never reaches it, and one that speaks first does so a second later
+    /// Ask for the service at the client's first byte, or after a second: a client that only
+    /// connects and leaves (a health check) never reaches it, and a service that speaks first
+    /// does so a second later
     #[arg(long, help_heading = CONNECTIONS)]
     pub(super) lazy: bool,
 }
@@ -117,8 +110,8 @@ pub(super) struct LazyArgs {
 /// The flags of a decrypt end.
 #[derive(Debug, Args)]
 pub(super) struct DecryptArgs {
-    /// Where encrypt ends connect, sealed: host:port, [ip]:port, /path/to/socket or
-    /// systemd:NAME; repeatable
+    /// Address to listen on for sealed connections of encrypt ends: host:port, [ip]:port,
+    /// /path/to/socket or systemd:NAME; repeatable
     #[arg(short, long = "source", value_name = "ADDR", required = true)]
     pub(super) sources: Vec<Source>,
 
@@ -176,13 +169,13 @@ pub(super) struct ServerArgs {
     #[command(flatten)]
     pub(super) connection: ConnectionArgs,
 
-    /// Start although a name does not resolve yet, and try again every second
+    /// Start even if a name does not resolve yet, and try again every second
     #[arg(short = 'D', long, help_heading = NAMES)]
     pub(super) wait_for_dns: bool,
 
-    /// Resolve target names again every so often [default: 60]
+    /// Interval between look-ups of target names [default: 60s]
     #[arg(
-        short = 'r', long, value_name = "SECONDS", value_parser = values::seconds,
+        short = 'r', long, value_name = "DURATION", value_parser = times::parse,
         allow_negative_numbers = true, conflicts_with = "no_resolve", help_heading = NAMES
     )]
     pub(super) resolve_every: Option<Duration>,
@@ -191,9 +184,9 @@ pub(super) struct ServerArgs {
     #[arg(short = 'R', long, help_heading = NAMES)]
     pub(super) no_resolve: bool,
 
-    /// How long sessions may finish after SIGTERM or SIGINT; a second signal ends them at once
+    /// Time for sessions to finish after SIGTERM or SIGINT; a second signal ends them at once
     #[arg(
-        long, value_name = "SECONDS", default_value = "30", value_parser = values::seconds,
+        long, value_name = "DURATION", default_value = "30s", value_parser = times::parse,
         allow_negative_numbers = true, help_heading = PROCESS
     )]
     pub(super) drain: Duration,
@@ -202,61 +195,15 @@ pub(super) struct ServerArgs {
     pub(super) gate: GateArgs,
 }
 
-/// Flags of every command that opens connections.
-#[derive(Debug, Args)]
-pub(super) struct ConnectionArgs {
-    /// Accept key files, and the gate's password file, that their group or others can read or change
-    #[arg(long)]
-    pub(super) allow_readable_key: bool,
-
-    /// Deadline of a dial, and of a handshake; fractions are allowed [default: 5]
-    #[arg(
-        short = 'o', long, value_name = "SECONDS", value_parser = values::seconds,
-        allow_negative_numbers = true, help_heading = CONNECTIONS
-    )]
-    pub(super) timeout: Option<Duration>,
-
-    /// Local address of outgoing connections: ip, [ip] or [ip]:port
-    #[arg(short, long, value_name = "ADDR", help_heading = CONNECTIONS)]
-    pub(super) bind: Option<BindAddress>,
-
-    /// Do not probe idle connections; only --heartbeat notices a vanished peer then
-    #[arg(short = 'j', long, help_heading = CONNECTIONS)]
-    pub(super) no_keepalive: bool,
-
-    /// Give a sign of life on sessions that were silent for so long, and end those whose other
-    /// end misses three of its own; the shorter time of both ends counts
-    #[arg(
-        long, value_name = "DURATION|off", default_value = "60s",
-        allow_negative_numbers = true, help_heading = CONNECTIONS
-    )]
-    pub(super) heartbeat: HeartbeatTime,
-
-    /// End sessions without application data, either way, for so long
-    #[arg(
-        long, value_name = "DURATION|off", default_value = "off",
-        allow_negative_numbers = true, help_heading = CONNECTIONS
-    )]
-    pub(super) idle_timeout: IdleTimeout,
-
-    /// Hide lengths: pad what is sent to a multiple of this many bytes
-    #[arg(long, value_name = "none|BYTES", default_value_t, help_heading = CONNECTIONS)]
-    pub(super) padding: Padding,
-
-    /// Cipher of the records: auto, chacha20-poly1305 or aes-256-gcm
-    #[arg(long, value_name = "SUITE", default_value = "auto", help_heading = CONNECTIONS)]
-    pub(super) suite: SuiteChoice,
-}
-
-/// What differs between the two ends and between spellings.
-pub(super) struct End {
-    /// What the log calls it, where there are several.
+/// Arguments that differ between the two ends and between spellings.
+pub(super) struct EndArgs {
+    /// Its name in the log, where there are several.
     pub(super) name: Option<Arc<str>>,
     /// The user that the process becomes.
     pub(super) user: Option<Uid>,
-    /// Which end, with its targets.
+    /// The end, with its targets.
     pub(super) role: Role,
-    /// Where to listen.
+    /// Addresses to listen on.
     pub(super) sources: Vec<Source>,
     /// The keys in order.
     pub(super) keys: KeyRing,
@@ -264,15 +211,15 @@ pub(super) struct End {
     pub(super) handshakes: usize,
     /// Tunnels without a session.
     pub(super) unopened: usize,
-    /// What of the gate only an acceptor has.
+    /// Flags of the gate that only an acceptor has.
     pub(super) acceptor: AcceptorGateArgs,
-    /// How targets are checked.
+    /// Health checks of targets, by service.
     pub(super) checks: BTreeMap<ServiceName, Check>,
     /// Sessions on a target that goes down are ended.
     pub(super) close_on_target_down: bool,
 }
 
-impl<T: Args> Alone<T> {
+impl<T: Args> Standalone<T> {
     /// Runs the tunnel until it is stopped.
     ///
     /// # Errors
@@ -281,15 +228,17 @@ impl<T: Args> Alone<T> {
         let Self { tunnel, process } = self;
         let tunnel = which(Box::new(tunnel));
         let user = process.uid();
-        let (plan, files) = (loops::plan_of(tunnel.options(None, user)?)?, tunnel.files());
+        let plan = loops::plan_of(tunnel.options(None, user)?)?;
+        let files = tunnel.files();
         let keys = tunnel.keys().to_vec();
         let reread = reread(&keys, move || tunnel.options(None, user));
-        process.run(Readiness::foreground(), plan, (reread, files, Ports::Fixed))
+        let reloading = Reloading { reread, files, ports: Ports::Fixed };
+        process.run(Readiness::foreground(), plan, reloading)
     }
 }
 
 impl TunnelArgs {
-    /// `encrypt` or `decrypt`.
+    /// Returns `encrypt` or `decrypt`.
     pub(super) fn mode(&self) -> &'static str {
         match self {
             Self::Encrypt(_) => "encrypt",
@@ -297,7 +246,7 @@ impl TunnelArgs {
         }
     }
 
-    /// The files that are read again on a reload.
+    /// Returns the files that are read again on a reload.
     pub(super) fn files(&self) -> Vec<PathBuf> {
         match self {
             Self::Encrypt(args) => args.server.files(&args.keys),
@@ -312,8 +261,8 @@ impl TunnelArgs {
         }
     }
 
-    /// The tunnel that these arguments describe, by this name; the keys are read,
-    /// which may belong to the `user` that the process becomes.
+    /// Returns the tunnel that these arguments describe, by this name; the keys are read, which may
+    /// belong to the `user` that the process becomes.
     ///
     /// # Errors
     /// [`Failure`] of the arguments or the keys.
@@ -334,7 +283,7 @@ impl EncryptArgs {
         let targets = without_service(self.targets.clone())?;
         let service = self.service.clone().unwrap_or_default();
         self.server.refuse_zero()?;
-        self.server.options(End {
+        self.server.options(EndArgs {
             name,
             user,
             role: Role::Encrypt { targets, service, lazy: self.lazy.lazy },
@@ -355,7 +304,7 @@ impl DecryptArgs {
         let checks = self.check.by_service(&role)?;
         let close_on_target_down = self.check.closes(&role)?;
         self.server.refuse_zero()?;
-        self.server.options(End {
+        self.server.options(EndArgs {
             name,
             user,
             role,
@@ -371,17 +320,17 @@ impl DecryptArgs {
 }
 
 impl ServerArgs {
-    /// The files that are read again on a reload, keys among them.
+    /// Returns the files that are read again on a reload, keys among them.
     pub(super) fn files(&self, keys: &[PathBuf]) -> Vec<PathBuf> {
         keys.iter().chain(self.gate.files()).cloned().collect()
     }
 
-    /// What the tunnel is told. A time of zero means its default, as in spiped;
-    /// the subcommands refuse it before with [`Self::refuse_zero`].
+    /// Returns the options of the tunnel. A time of zero means its default, as in spiped; the
+    /// subcommands refuse it before with [`Self::refuse_zero`].
     ///
     /// # Errors
     /// [`Failure`] of the addresses, or of the gate's flags.
-    pub(super) fn options(&self, end: End) -> Result<Options, Failure> {
+    pub(super) fn options(&self, end: EndArgs) -> Result<Options, Failure> {
         let resolve_every = self.resolve_every.filter(|time| !time.is_zero());
         Ok(Options {
             remarks: self.remarks(&end),
@@ -413,7 +362,7 @@ impl ServerArgs {
         })
     }
 
-    fn remarks(&self, end: &End) -> Vec<Remark> {
+    fn remarks(&self, end: &EndArgs) -> Vec<Remark> {
         let mut remarks = self.gate.remarks(&end.role);
         remarks.extend(end.acceptor.remark(&end.role, self.connection.bind));
         remarks
@@ -429,7 +378,7 @@ impl ServerArgs {
     }
 }
 
-/// How one tunnel is read again; not where a key came from standard input.
+/// Returns how one tunnel is read again; that fails where a key came from standard input.
 pub(super) fn reread(
     keys: &[PathBuf],
     options: impl Fn() -> Result<Options, Failure> + Send + Sync + 'static,
@@ -439,28 +388,4 @@ pub(super) fn reread(
         true => Err(UsageError::KeyReadOnce.into()),
         false => Ok(Plan::of_tunnels(loops::plan_of(options()?)?, vec![])),
     })
-}
-
-impl ConnectionArgs {
-    /// The reach of others to files with a secret that is put up with.
-    pub(super) fn access(&self, user: Option<Uid>) -> Access {
-        Access { by_others: self.allow_readable_key, user }
-    }
-
-    /// The deadline; zero means the default, as in spiped.
-    pub(super) fn timeout(&self) -> Duration {
-        self.timeout.filter(|time| !time.is_zero()).unwrap_or(DEFAULT_TIMEOUT)
-    }
-
-    /// Refuses what only the spiped spelling takes for the default.
-    ///
-    /// # Errors
-    /// [`UsageError::ZeroSeconds`].
-    pub(super) fn refuse_zero(&self) -> Result<(), UsageError> {
-        if self.timeout.is_some_and(|time| time.is_zero()) {
-            let remedy = "give a time such as 5, or leave it out";
-            return Err(UsageError::ZeroSeconds { flag: "-o/--timeout", remedy });
-        }
-        Ok(())
-    }
 }

@@ -15,8 +15,8 @@ use std::ffi::{OsStr, OsString};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, Command};
 
-use super::habits;
 use super::store_args::ENVIRONMENT;
+use super::{habits, renamed};
 use crate::run::Failure;
 
 /// Variables that no flag has and that are compared with those that there are.
@@ -32,14 +32,14 @@ const NAMED: [(&str, &str); 2] = [
     ("gate_credentials", "KNOCKPIPE_GATE_CREDENTIALS_FILE"),
 ];
 
-/// Arguments without a variable, by command: they choose what `check` tries and whom
+/// Arguments without a variable, by command: they choose what `check` tries and
 /// `kick` ends, which an environment that is meant for another command must not do.
 const TYPED_ONLY: [(&str, &[&str]); 2] = [
     ("check", &["targets", "sources", "service", "checks"]),
     ("kick", &["id", "peer", "tunnel", "key_id"]),
 ];
 
-/// Arguments whose variables count only beside another one, by command: that one, and
+/// Arguments with variables that count only beside another one, by command: that one, and
 /// those which need it.
 const BESIDE: [(&str, &str, &[&str]); 2] = [
     ("check", "targets", &["keys", "timeout", "bind", "suite", "allow_readable_key"]),
@@ -67,6 +67,14 @@ pub(super) struct Filled {
     pub(super) used: Vec<Variable>,
 }
 
+/// A variable under a name of before.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no variable {old}; write {new}")]
+struct RenamedVariable {
+    old: String,
+    new: String,
+}
+
 /// A value that no switch can have.
 #[derive(Debug, thiserror::Error)]
 #[error("{name}: '{value}' is neither true nor false; write one of them, or leave it empty")]
@@ -75,7 +83,7 @@ struct NoSwitch {
     value: String,
 }
 
-/// `command` with the names of the variables in its help.
+/// Adds the names of the variables to the help of `command`.
 pub(super) fn documented(command: Command) -> Command {
     let own = command.get_name().to_owned();
     let with_name = |arg: Arg| match Variable::of(&own, &arg) {
@@ -88,8 +96,8 @@ pub(super) fn documented(command: Command) -> Command {
     command.mut_args(with_name).mut_subcommands(documented)
 }
 
-/// `arguments` with those that `get` has variables for and that they do not say
-/// themselves, by the same flag or by one that excludes it.
+/// Adds to `arguments` those that `get` has variables for and that they do not say themselves, by
+/// the same flag or by one that excludes it.
 ///
 /// # Errors
 /// [`Failure::Usage`] of a switch that is neither on nor off.
@@ -103,7 +111,8 @@ pub(super) fn fill(
         // Help and the version need nothing of the environment.
         return Ok(Filled { arguments: arguments.to_vec(), used: vec![] });
     };
-    let (mut here, mut given) = (&lenient, &given);
+    let mut here = &lenient;
+    let mut given = &given;
     let mut words = 1;
     while let Some((name, below)) = given.subcommand() {
         let Some(command) = here.find_subcommand(name) else { break };
@@ -116,8 +125,8 @@ pub(super) fn fill(
     Ok(Filled { arguments: [before, &added, after].concat(), used })
 }
 
-/// The arguments that `get` has variables for, of those flags of `command` that
-/// are not typed, and that what is typed does not exclude.
+/// Returns the arguments that `get` has variables for, of those flags of `command` that are not
+/// typed, and that what is typed does not exclude.
 ///
 /// # Errors
 /// [`Failure::Usage`] of a switch that is neither on nor off.
@@ -130,7 +139,8 @@ pub(super) fn added(
     let is_said = |arg: &Arg| {
         typed.iter().any(|other| other.get_id() == arg.get_id() || excludes(command, other, arg))
     };
-    let (mut added, mut used) = (vec![], vec![]);
+    let mut added = vec![];
+    let mut used = vec![];
     let mut taken: Vec<&Arg> = vec![];
     let mut open: Vec<&Arg> = command.get_arguments().filter(|arg| !is_said(arg)).collect();
     open.sort_by_key(|arg| rank(command, arg));
@@ -142,8 +152,8 @@ pub(super) fn added(
         {
             continue;
         }
-        // Compose files and units set variables that nobody filled in.
-        let Some(value) = get(&variable.name).filter(|value| !value.is_empty()) else { continue };
+        variable.refuse_former(&get)?;
+        let Some(value) = filled_in(&get, &variable.name) else { continue };
         let arguments = variable.arguments(arg, &value)?;
         if !arguments.is_empty() {
             taken.push(arg);
@@ -154,7 +164,17 @@ pub(super) fn added(
     Ok((added, used))
 }
 
-/// The argument that the variable of `arg` has to stand beside.
+/// Returns the value of a variable. Compose files and units set some without one.
+fn filled_in(get: impl Fn(&str) -> Option<OsString>, name: &str) -> Option<OsString> {
+    get(name).filter(|value| !value.is_empty())
+}
+
+/// Returns the name of the variable of a long flag, by the rule.
+fn name_of(long: &str) -> String {
+    format!("{PREFIX}{}", long.to_uppercase().replace('-', "_"))
+}
+
+/// Returns the argument that the variable of `arg` has to stand beside.
 fn needed(command: &Command, arg: &Arg) -> Option<&'static str> {
     let of_arg = |(name, _, args): &&(&str, &str, &[&str])| {
         *name == command.get_name() && args.contains(&arg.get_id().as_str())
@@ -163,8 +183,8 @@ fn needed(command: &Command, arg: &Arg) -> Option<&'static str> {
     BESIDE.iter().find(of_arg).map(|(_, needed, _)| *needed).or(of_store)
 }
 
-/// Whether the variable of `one` makes that of `two` count for nothing. Others that exclude
-/// each other are a mistake, which the parser finds.
+/// Returns whether the variable of `one` overrides that of `two`. Others that exclude each other
+/// are a mistake, which the parser finds.
 fn goes_before(command: &Command, one: &Arg, two: &Arg) -> bool {
     let is_of_gate = [one, two].iter().any(|arg| rank(command, arg) == Rank::Place);
     is_of_gate && excludes(command, one, two)
@@ -190,7 +210,7 @@ fn rank(command: &Command, arg: &Arg) -> Rank {
     }
 }
 
-/// Whether two arguments cannot stand together.
+/// Returns whether two arguments exclude each other.
 pub(super) fn excludes(command: &Command, one: &Arg, two: &Arg) -> bool {
     let names = |one: &Arg, two: &Arg| {
         command.get_arg_conflicts_with(one).iter().any(|arg| arg.get_id() == two.get_id())
@@ -205,8 +225,8 @@ pub(super) fn excludes(command: &Command, one: &Arg, two: &Arg) -> bool {
 }
 
 impl Variable {
-    /// That of a flag of a command. Words, flags with a short name only, and `--help`
-    /// have none.
+    /// Returns the variable of a flag of a command. Words, flags with a short name only, and
+    /// `--help` have none.
     fn of(command: &str, arg: &Arg) -> Option<Self> {
         let long = arg.get_long().filter(|long| !["help", "version"].contains(long))?;
         let id = arg.get_id().as_str();
@@ -215,9 +235,22 @@ impl Variable {
         }
         let name = match NAMED.iter().find(|(named, _)| *named == id) {
             Some((_, name)) => (*name).to_owned(),
-            None => format!("{PREFIX}{}", long.to_uppercase().replace('-', "_")),
+            None => name_of(long),
         };
         Some(Self { name, long: long.to_owned(), short: arg.get_short() })
+    }
+
+    /// # Errors
+    /// [`Failure::Usage`] where the variable is set under a name of before.
+    fn refuse_former(&self, get: impl Fn(&str) -> Option<OsString>) -> Result<(), Failure> {
+        let mut former = renamed::former(&self.long).map(name_of);
+        match former.find(|name| filled_in(&get, name).is_some()) {
+            Some(old) => {
+                let new = self.name.clone();
+                Err(Failure::Usage(RenamedVariable { old, new }.into()))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Makes the arguments that the variable stands for.
@@ -252,7 +285,7 @@ impl Variable {
         }
     }
 
-    /// Whether `word` is the flag, as messages write it.
+    /// Returns whether `word` is the flag, as messages write it.
     fn is(&self, word: &str) -> bool {
         let long = word.strip_prefix("--");
         let short = word.strip_prefix('-').and_then(|word| word.chars().next());
@@ -263,8 +296,8 @@ impl Variable {
     }
 }
 
-/// `failure` with the names of the variables that were `used` where it names
-/// their flags, which nobody typed.
+/// Adds the names of the variables that were `used` to a `failure` that names their flags, since
+/// these were not typed.
 pub(super) fn blame(failure: Failure, used: &[Variable]) -> Failure {
     let Failure::Usage(_) = failure else { return failure };
     match named(&failure.to_string(), used) {
@@ -273,7 +306,7 @@ pub(super) fn blame(failure: Failure, used: &[Variable]) -> Failure {
     }
 }
 
-/// `text` with the names of the variables whose flags it names, if it names any.
+/// Returns `text` with the names of the variables of the flags in it, if there are any.
 pub(super) fn named(text: &str, used: &[Variable]) -> Option<String> {
     let words = text.split(|c: char| !(c.is_alphanumeric() || "-/".contains(c)));
     let mut named: Vec<&Variable> = vec![];
@@ -306,7 +339,7 @@ pub(super) fn slips(
         let meant = habits::slip(rest, bare)?;
         Some((name, format!("{PREFIX}{}", meant.to_uppercase())))
     };
-    // Of hundreds nobody reads every one.
+    // No one reads hundreds of them.
     unknown.take(MOST_SLIPS).filter_map(slip).collect()
 }
 
@@ -316,7 +349,7 @@ fn collect(command: &Command, names: &mut Vec<String>) {
     command.get_subcommands().for_each(|below| collect(below, names));
 }
 
-/// Whether a message is about the value of this flag: `-o/--timeout: ...`.
+/// Returns whether a message is about the value of this flag: `-o/--timeout: ...`.
 fn begins_with(text: &str, variable: &Variable) -> bool {
     text.split_once(':').is_some_and(|(flag, _)| variable.is(flag))
 }

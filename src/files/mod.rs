@@ -1,4 +1,4 @@
-//! Files and unix sockets that somebody names by a path.
+//! Files and unix sockets that a user names by a path.
 //!
 //! ```text
 //!   place    a name in a directory that is looked up once, to make and remove files there

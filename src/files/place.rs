@@ -25,7 +25,7 @@ use nix::unistd::{AccessFlags, Uid, UnlinkatFlags, User, faccessat, geteuid, unl
 /// Links that are followed on the way; as many as the kernel follows.
 const MOST_LINKS: usize = 40;
 
-/// What opens a directory only to work in it.
+/// Flags to open a directory only to work in it.
 const IN_IT: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 
 /// A name in an open directory.
@@ -36,7 +36,7 @@ pub struct Place {
     path: PathBuf,
 }
 
-/// Which file it is, whatever its name.
+/// Identity of a file, whatever its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileId {
     device: u64,
@@ -77,24 +77,24 @@ impl Place {
         Ok(Self { directory: Arc::new(way.here), name, path: path.to_owned() })
     }
 
-    /// As it was written.
+    /// Returns the path as it was written.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Another name in the same directory.
+    /// Returns another name in the same directory.
     #[must_use]
     pub fn beside(&self, name: &OsStr) -> Self {
         let path = self.path.with_file_name(name);
         Self { directory: Arc::clone(&self.directory), name: name.to_owned(), path }
     }
 
-    /// The last part of the path.
+    /// Returns the last part of the path.
     pub fn name(&self) -> &OsStr {
         &self.name
     }
 
-    /// What the directory is, and whose.
+    /// Returns type, mode and owner of the directory.
     ///
     /// # Errors
     /// The system's.
@@ -102,9 +102,9 @@ impl Place {
         Ok(fstat(&self.directory)?)
     }
 
-    /// The owner of a file there, if that is neither root, nor the user of this process,
-    /// nor the directory's owner. Such a user could put it there only because others
-    /// may write in the directory, and goes on deciding what it is.
+    /// Returns the owner of a file there, if that is neither root, nor the user of this process,
+    /// nor the directory's owner. Such a user could put it there only because others may write in
+    /// the directory, and goes on deciding what it is.
     ///
     /// # Errors
     /// The system's.
@@ -129,7 +129,7 @@ impl Place {
         }
     }
 
-    /// The node of that name itself, whatever it is, and what it is.
+    /// Returns the node of that name itself, whatever it is, and what it is.
     ///
     /// # Errors
     /// The system's.
@@ -154,12 +154,12 @@ impl Place {
         Ok(fstatat(&self.directory, self.name.as_os_str(), flags)?)
     }
 
-    /// Whether nothing has the name now.
+    /// Returns whether no file has the name now.
     pub fn is_free(&self) -> bool {
         self.look_at_any().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
     }
 
-    /// Whether that file has the name now.
+    /// Returns whether that file has the name now.
     pub fn holds(&self, file: FileId) -> bool {
         self.look_at_any().is_ok_and(|seen| FileId::from(&seen) == file)
     }
@@ -189,7 +189,7 @@ impl Place {
         Ok(renameat(&self.directory, self.name.as_os_str(), &self.directory, to)?)
     }
 
-    /// Whether this process may make and remove files there.
+    /// Returns whether this process may make and remove files there.
     pub fn is_writable(&self) -> bool {
         let access = AccessFlags::W_OK | AccessFlags::X_OK;
         faccessat(&self.directory, ".", access, AtFlags::empty()).is_ok()
@@ -204,8 +204,8 @@ impl Place {
         File::from(openat(&self.directory, ".", flags, Mode::empty())?).sync_all()
     }
 
-    /// A path that leads to this name in this directory, and to no other, for calls
-    /// that take nothing else. Short enough for a socket.
+    /// Returns a path that leads to this name in this directory, and to no other, for calls that
+    /// take nothing else. Short enough for a socket.
     pub fn lasting_path(&self) -> PathBuf {
         lasting_path(self.directory.as_fd()).join(&self.name)
     }
@@ -215,22 +215,22 @@ impl Place {
     }
 }
 
-/// A path that leads to what the descriptor was opened for.
+/// Returns a path that leads to what the descriptor was opened for.
 pub fn lasting_path(file: BorrowedFd<'_>) -> PathBuf {
     format!("/proc/self/fd/{}", file.as_raw_fd()).into()
 }
 
-/// Whether it is a file of that kind.
+/// Returns whether it is a file of that kind.
 pub fn is(seen: &FileStat, kind: SFlag) -> bool {
     SFlag::from_bits_truncate(seen.st_mode & SFlag::S_IFMT.bits()) == kind
 }
 
-/// Whether an error is a [`LinkError`].
+/// Returns whether an error is a [`LinkError`].
 pub fn is_link(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|cause| cause.is::<LinkError>())
 }
 
-/// A user by name, or by number where there is no account.
+/// Returns a user by name, or by number where there is no account.
 pub fn user_name(uid: Uid) -> String {
     User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |account| account.name)
 }
@@ -238,7 +238,7 @@ pub fn user_name(uid: Uid) -> String {
 /// A lookup that is under way.
 struct Way {
     here: OwnedFd,
-    /// What led here, for an error.
+    /// The path that led here, for an error.
     path: PathBuf,
     rest: VecDeque<OsString>,
     links: usize,
@@ -307,7 +307,7 @@ impl Way {
         Ok(())
     }
 
-    /// Root follows only what nobody else can have laid there.
+    /// Refuses links for root that another user can have laid there.
     fn check(&self, link: &FileStat, part: &OsStr) -> io::Result<()> {
         if !geteuid().is_root() {
             return Ok(());
@@ -329,9 +329,10 @@ impl Way {
     }
 }
 
-/// Whether others than its owner can rename what is in a directory.
+/// Returns whether others than its owner can rename what is in a directory.
 fn is_open_to_others(mode: u32) -> bool {
-    let (theirs, sticky) = (Mode::S_IWGRP | Mode::S_IWOTH, Mode::S_ISVTX);
+    let theirs = Mode::S_IWGRP | Mode::S_IWOTH;
+    let sticky = Mode::S_ISVTX;
     mode & theirs.bits() != 0 && mode & sticky.bits() == 0
 }
 

@@ -1,8 +1,7 @@
-//! Reading a file that somebody named: a key, a password, certificates, a
-//! configuration.
+//! Reading a file that a user named: a key, a password, certificates, a configuration.
 //!
 //! Only regular files are read. A pipe or a device would hold up the start, or
-//! a reload, for as long as nobody writes into it; and it gives its content
+//! a reload, for as long as it has no writer; and it gives its content
 //! once, so that nothing could be read again.
 
 use std::fmt;
@@ -15,7 +14,7 @@ use nix::fcntl::OFlag;
 use nix::unistd::{Uid, geteuid};
 use zeroize::Zeroizing;
 
-/// Why a file is not read.
+/// Reason why a file is not read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The system does not let us.
@@ -29,7 +28,7 @@ pub enum ReadError {
     TooLong(Size),
 }
 
-/// What is no regular file.
+/// Kind of a file that is not a regular one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A directory.
@@ -61,7 +60,7 @@ pub fn open(path: &Path) -> Result<(File, Metadata), ReadError> {
     Ok((file, seen))
 }
 
-/// All of an open file, up to `longest` bytes.
+/// Returns all of an open file, up to `longest` bytes.
 ///
 /// # Errors
 /// [`ReadError`] of the system, or when there is more.
@@ -73,7 +72,7 @@ pub fn all_of(file: File, longest: usize) -> Result<Zeroizing<Vec<u8>>, ReadErro
     if bytes.len() > longest { Err(ReadError::TooLong(Size(longest))) } else { Ok(bytes) }
 }
 
-/// The bytes of the regular file at `path`, up to `longest`.
+/// Returns the bytes of the regular file at `path`, up to `longest`.
 ///
 /// # Errors
 /// [`ReadError`]
@@ -81,8 +80,8 @@ pub fn read(path: &Path, longest: usize) -> Result<Zeroizing<Vec<u8>>, ReadError
     all_of(open(path)?.0, longest)
 }
 
-/// The owner of a file, if that is neither root, nor the user of this process, nor
-/// the `user` that it becomes later: such a file is what its owner makes of it.
+/// Returns the owner of a file, if that is neither root, nor the user of this process, nor the
+/// `user` that it becomes later: such a file is what its owner makes of it.
 pub fn foreign_owner(seen: &Metadata, user: Option<Uid>) -> Option<Uid> {
     let owner = Uid::from_raw(seen.uid());
     let ours = owner.is_root() || owner == geteuid() || Some(owner) == user;

@@ -1,9 +1,9 @@
 //! Text that people write into files by hand: passwords, lists of addresses, a
 //! configuration.
 //!
-//! Editors and other systems add what nobody sees: a byte order mark, carriage returns,
-//! blanks at the end of a line, empty lines. One place takes all of that away, and says
-//! so where a file is no text at all. What a line means is not known here.
+//! Editors and other systems add invisible characters: a byte order mark, carriage returns,
+//! blanks at the end of a line, empty lines. One place removes all of that, and says so where a
+//! file is not text at all. What a line means is not known here.
 
 /// The reason why bytes are no text to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -19,7 +19,7 @@ pub enum NotText {
 /// The mark that UTF-8 text may begin with.
 const MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// The text in the bytes of a file, without a byte order mark.
+/// Returns the text in the bytes of a file, without a byte order mark.
 ///
 /// # Errors
 /// [`NotText`]
@@ -39,8 +39,8 @@ pub fn text(bytes: &[u8]) -> Result<&str, NotText> {
     str::from_utf8(bytes.strip_prefix(MARK).unwrap_or(bytes)).map_err(|_| NotText::Other)
 }
 
-/// The lines of a text that say something, without the blanks around them. What begins
-/// with `#` is a comment.
+/// Returns the lines of a text that say something, without the blanks around them. What begins with
+/// `#` is a comment.
 pub fn lines(text: &str) -> impl Iterator<Item = &str> {
     text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'))
 }

@@ -1,4 +1,4 @@
-//! How to go on when accept fails. Pure: errors and times in, decisions out.
+//! Back-off for a failing accept. Pure: errors and times in, decisions out.
 //!
 //! Nothing is fatal: a listener that ended for a lack of descriptors would turn
 //! a busy minute into an outage, and one that tried again at once would spend it
@@ -12,9 +12,8 @@ use nix::errno::Errno;
 const FIRST_WAIT: Duration = Duration::from_millis(5);
 const LONGEST_WAIT: Duration = Duration::from_millis(500);
 
-/// How long accepting has to go well before trouble is over. Under a lack of
-/// descriptors an accept succeeds whenever one is closed; each such moment is no
-/// news.
+/// Time without a failure after which trouble is over. Under a lack of descriptors an accept
+/// succeeds whenever one is closed; such a moment is not logged.
 const CALM: Duration = Duration::from_secs(1);
 
 /// Decides how to go on when accept failed.
@@ -24,7 +23,7 @@ pub struct AcceptBackoff {
     trouble: Option<(Duration, Instant)>,
 }
 
-/// What to do after a failed accept.
+/// Reaction to a failed accept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AcceptStep {
     /// One connection died before it was accepted: accept the next at once.
@@ -33,13 +32,13 @@ pub enum AcceptStep {
     Wait {
         /// For how long.
         delay: Duration,
-        /// Whether trouble starts here, so that it is time for a warning.
+        /// Trouble starts here, so that it is time for a warning.
         news: bool,
     },
 }
 
 impl AcceptBackoff {
-    /// What to do about a failed accept.
+    /// Decides what to do about a failed accept.
     pub fn failed(&mut self, error: &io::Error, now: Instant) -> AcceptStep {
         if concerns_one_connection(error) {
             return AcceptStep::Retry;

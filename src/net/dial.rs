@@ -42,10 +42,10 @@ sockopt_impl!(
     bool
 );
 
-/// Why there is no connection.
+/// Reason why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
-    /// Somebody is there and refused, or the socket file is missing.
+    /// The host refused, or the socket file is missing.
     #[error("nobody listens at {address} ({cause}); start what should, or correct the address")]
     Refused {
         /// The address that was tried.
@@ -61,7 +61,7 @@ pub enum DialError {
         /// The words of the system.
         cause: io::Error,
     },
-    /// Nobody answered before the deadline.
+    /// No answer before the deadline.
     #[error(
         "no answer in time, so that a firewall may swallow it or the host be down; check both and the address, or allow more time with -o"
     )]
@@ -114,8 +114,8 @@ pub async fn dial(
     Ok(stream)
 }
 
-/// The addresses in the order of attempts: families take turns, beginning with
-/// the one that the system prefers. Only those that `bind` can reach.
+/// Returns the addresses in the order of attempts: families take turns, beginning with the one that
+/// the system prefers. Only those that `bind` can reach.
 fn turns(addrs: &[Endpoint], bind: Option<BindAddress>) -> Result<Vec<&Endpoint>, DialError> {
     let usable = |addr: &&Endpoint| bind.is_none_or(|b| b.ip.is_ipv4() == addr.is_ipv4());
     let first_is_v4 = addrs.first().is_some_and(Endpoint::is_ipv4);
@@ -133,8 +133,8 @@ fn turns(addrs: &[Endpoint], bind: Option<BindAddress>) -> Result<Vec<&Endpoint>
     Ok(order)
 }
 
-/// What the first of `addrs` gives with which `attempt` succeeds, each ahead of the
-/// next by [`STAGGER`].
+/// Races `attempt` over `addrs`, each ahead of the next by [`STAGGER`], and returns what the
+/// first success gives.
 ///
 /// # Errors
 /// The most telling one: a refusal before anything else.
@@ -188,9 +188,9 @@ pub(super) fn open(addr: SocketAddr, bind: Option<BindAddress>) -> io::Result<Tc
     Ok(socket)
 }
 
-/// TCP lets a socket connect to itself when the kernel happens to pick the
-/// target's port as the local one, which happens on loopback while a target
-/// that uses a high port is down. It would answer everything with an echo.
+/// Returns whether a socket is connected to itself. TCP allows that when the kernel happens to pick
+/// the target's port as the local one, which happens on loopback while a target that uses a high
+/// port is down. It would answer everything with an echo.
 pub(super) fn is_to_itself(stream: &TcpStream, addr: SocketAddr) -> bool {
     let local = match addr.ip() {
         IpAddr::V4(ip) => ip.is_loopback() || ip.is_unspecified(),
@@ -253,13 +253,13 @@ mod tests {
         (listener, addr)
     }
 
-    /// An address where nobody listens: the port was just given back.
+    /// Returns an address without a listener: the port was just given back.
     fn closed(ip: &str) -> SocketAddr {
         listener(ip).1
     }
 
-    /// A listener that swallows connection attempts: its backlog is full. What
-    /// fills it has to be kept.
+    /// Makes a listener that swallows connection attempts: its backlog is full. What fills it has
+    /// to be kept.
     fn black_hole() -> (SocketAddr, Vec<Socket>) {
         let hole = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         hole.bind(&SockAddr::from(SocketAddr::from(([127, 0, 0, 1], 0)))).unwrap();

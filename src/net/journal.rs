@@ -20,10 +20,10 @@ use nix::libc::off_t;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::{Whence, lseek};
 
-/// What is claimed, in bytes.
+/// Length of a claim in bytes.
 pub const CLAIM_LEN: usize = 12;
 
-/// What can be claimed.
+/// A value that can be claimed.
 pub type Claim = [u8; CLAIM_LEN];
 
 /// A claim with the process that made it. Divides the size of a page, so that
@@ -38,7 +38,7 @@ const MAGIC: &[u8; 24] = b"knockpipe claims, v1\n\0\0\0";
 /// Entries that are read at once.
 const BATCH: usize = 256;
 
-/// How much may be appended before what is old is forgotten early, in bytes.
+/// Bytes that may be appended before old claims are forgotten early.
 const LONGEST: u64 = 32 << 20;
 
 /// A process's hold on the list.
@@ -47,9 +47,9 @@ pub struct Journal {
     file: File,
     /// Tells this process's claims from others'.
     claimant: [u8; ENTRY_LEN - CLAIM_LEN],
-    /// Where reading goes on.
+    /// Offset where reading goes on.
     read_to: u64,
-    /// Where the claims of this period begin, and since when it lasts.
+    /// Offset where the claims of this period begin.
     period_at: u64,
     period_since_ms: i64,
 }
@@ -97,7 +97,7 @@ impl Journal {
     /// Goes to the first claim that was not forgotten: what was may be long.
     fn skip_forgotten(&mut self) -> io::Result<()> {
         let from = off_t::try_from(HEADER_LEN).map_err(io::Error::other)?;
-        // The position is nobody's: what is written is appended, and read at a place.
+        // No process owns the position: what is written is appended, and read at a place.
         self.read_to = match lseek(&self.file, from, Whence::SeekData) {
             Ok(at) => u64::try_from(at).map_err(io::Error::other)?,
             Err(Errno::ENXIO) => self.file.metadata()?.len(),
@@ -107,7 +107,7 @@ impl Journal {
         Ok(())
     }
 
-    /// The list once more, for another process.
+    /// Duplicates the list's descriptor for another process.
     ///
     /// # Errors
     /// When there is no descriptor for it.
@@ -147,7 +147,7 @@ impl Journal {
             if entries.is_empty() {
                 break;
             }
-            // What was forgotten reads as zeros, which nobody has claimed.
+            // What was forgotten reads as zeros, which are no claim.
             entries.iter().filter(|entry| **entry != [0; ENTRY_LEN]).for_each(|entry| {
                 others(entry.first_chunk().copied().unwrap_or_default());
             });
@@ -156,7 +156,7 @@ impl Journal {
         Ok(())
     }
 
-    /// The next entry, and whether it is ours; `None` at the end.
+    /// Reads the next entry, and whether it is ours; `None` at the end.
     fn next(&mut self) -> io::Result<Option<(Claim, bool)>> {
         let mut entry = [0; ENTRY_LEN];
         if self.file.read_at(&mut entry, self.read_to)? < ENTRY_LEN {
@@ -198,7 +198,7 @@ mod tests {
         claim
     }
 
-    /// Whether nobody else has claimed it before.
+    /// Returns whether it was claimed for the first time.
     fn is_first(journal: &mut Journal, number: u32) -> bool {
         let mut is_first = true;
         journal.claim(claim(number), |there| is_first &= there != claim(number)).unwrap();

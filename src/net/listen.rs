@@ -8,21 +8,20 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use nix::errno::Errno;
 use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
+use super::bind_error::{BindError, blame_tcp};
 use super::resolve::look_up;
 use super::socket_file::{Access, Heir, SocketFile};
 use super::stream::{SocketOptions, Stream};
 use super::zone;
 use crate::addr::{Address, ClientAddr, Source};
-use crate::files::place::is_link;
 use crate::tasks::{Undone, blocking};
 
-/// How often a set of sockets is tried to be given one common port by the system.
+/// Attempts to get one common port from the system for a set of sockets.
 const COMMON_PORT_ATTEMPTS: usize = 16;
 
 /// A bound and listening socket that no runtime knows yet.
@@ -37,90 +36,16 @@ pub struct Listener {
 #[derive(Debug)]
 pub struct AsyncListener {
     // Dropped first: the file of a unix socket goes before the socket closes, so
-    // that a successor that finds nobody listening cannot lose its own file.
+    // that a successor that finds no listener cannot lose its own file.
     local: Local,
     socket: AsyncSocket,
-}
-
-/// Why nobody listens on an address.
-#[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    /// The name has no address.
-    #[error(
-        "cannot resolve {address} to listen on it: {cause}; correct the name or use an IP address"
-    )]
-    Unresolvable {
-        /// As it was written.
-        address: Address,
-        /// The words of the system's resolver.
-        cause: io::Error,
-    },
-    /// Somebody listens there already.
-    #[error("{address} is in use; stop the program that listens there, or choose another address")]
-    InUse {
-        /// Where.
-        address: String,
-    },
-    /// The user may not listen there.
-    #[error(
-        "no permission to listen on {address}; start as root (see --user) or choose a port above 1023 or a directory of your own"
-    )]
-    NoPermission {
-        /// Where.
-        address: String,
-    },
-    /// The path of a unix socket is taken by something else, which is left alone.
-    #[error("{path} exists and is no socket; remove it or choose another path", path = .0.display())]
-    NotASocket(PathBuf),
-    /// The path leads through a link that is not followed.
-    #[error("cannot listen on {address}: {cause}; give the path that it leads to")]
-    Link {
-        /// Where.
-        address: String,
-        /// Which link.
-        cause: io::Error,
-    },
-    /// A socket cannot be made for the user that the process becomes.
-    #[error(
-        "cannot hand {path} to the user of -u: {cause}; put it into a directory of that user",
-        path = .path.display()
-    )]
-    Heir {
-        /// Its file.
-        path: PathBuf,
-        /// Why.
-        cause: io::Error,
-    },
-    /// Every host of its family has this address, so there is none of the family.
-    #[error(
-        "cannot listen on {address}: this host has no {family} there ({cause}); enable it, or leave the address out",
-        family = family(.ip)
-    )]
-    NoFamily {
-        /// Where.
-        address: String,
-        /// The address itself.
-        ip: IpAddr,
-        /// The words of the system.
-        cause: io::Error,
-    },
-    /// Anything else.
-    #[error(
-        "cannot listen on {address}: {cause}; check that the address belongs to this machine, or that its directory exists"
-    )]
-    Other {
-        /// Where.
-        address: String,
-        /// The words of the system.
-        cause: io::Error,
-    },
 }
 
 #[derive(Debug)]
 enum Local {
     Tcp(SocketAddr),
     Unix(SocketFile),
-    /// A unix socket that somebody else made, and whose file is not ours to remove.
+    /// A unix socket that another process made; its file is not ours to remove.
     OthersUnix(String),
 }
 
@@ -149,20 +74,20 @@ impl Listener {
     ) -> Result<Vec<Self>, BindError> {
         match address {
             Address::Unix(path) => {
-                let (socket, file) = SocketFile::bind(path, backlog, (Access::Umask, None))?;
+                let (socket, file) = SocketFile::bind(path, backlog, Access::Umask, None)?;
                 Ok(vec![Self { socket, local: Local::Unix(file) }])
             }
             Address::Tcp { host, port } => {
                 let addrs = look_up(host, port)
                     .map_err(|cause| BindError::Unresolvable { address: address.clone(), cause })?;
-                let twin = twin(&addrs, port, others);
-                bind_all(&addrs, twin, backlog)
+                let dual_stack = dual_stack(&addrs, port, others);
+                bind_all(&addrs, dual_stack, backlog)
             }
         }
     }
 
-    /// As [`Self::bind`], without holding up the task in which a name is looked up.
-    /// Whoever drops this leaves no file behind.
+    /// Binds as [`Self::bind`], without holding up the task in which a name is looked up. Dropping
+    /// this leaves no file behind.
     ///
     /// # Errors
     /// [`BindError`]
@@ -174,7 +99,8 @@ impl Listener {
         if address.is_literal() {
             return Self::bind(address, others, backlog);
         }
-        let (address, others) = (address.clone(), others.to_vec());
+        let address = address.clone();
+        let others = others.to_vec();
         let named = address.clone();
         let bound = blocking(move || Self::bind(&named, &others, backlog)).await;
         let undone = |undone: Undone| BindError::Unresolvable { address, cause: undone.into() };
@@ -187,22 +113,21 @@ impl Listener {
     /// # Errors
     /// [`BindError`]
     pub fn bind_private(path: &Path, backlog: i32, heir: Option<Heir>) -> Result<Self, BindError> {
-        let (socket, file) = SocketFile::bind(path, backlog, (Access::Owner, heir))?;
+        let (socket, file) = SocketFile::bind(path, backlog, Access::Owner, heir)?;
         Ok(Self { socket, local: Local::Unix(file) })
     }
 
-    /// Binds a unix socket whose file becomes the `heir`'s, with the mode that the
-    /// umask leaves.
+    /// Binds a unix socket and gives its file to the `heir`, with the mode that the umask leaves.
     ///
     /// # Errors
     /// [`BindError`]
     pub fn bind_for(path: &Path, backlog: i32, heir: Option<Heir>) -> Result<Self, BindError> {
-        let (socket, file) = SocketFile::bind(path, backlog, (Access::Umask, heir))?;
+        let (socket, file) = SocketFile::bind(path, backlog, Access::Umask, heir)?;
         Ok(Self { socket, local: Local::Unix(file) })
     }
 
-    /// A socket that another process listens on at this `address`, and whose file it
-    /// owns until [`AsyncListener::take_over`].
+    /// Adopts a socket that another process listens on at this `address`; the other owns its file
+    /// until [`AsyncListener::take_over`].
     ///
     /// # Errors
     /// When it does not listen, or its file is gone.
@@ -226,7 +151,7 @@ impl Listener {
         Ok(Self { local, socket })
     }
 
-    /// A stream socket that listens already, and that somebody else goes on to own.
+    /// Wraps a stream socket that listens already, and that stays owned by another process.
     ///
     /// # Errors
     /// When the system does not tell where it listens.
@@ -265,13 +190,13 @@ impl Listener {
         Ok(AsyncListener { socket, local: self.local })
     }
 
-    /// Where it listens: the actual port, for the log.
+    /// Returns its local address with the actual port, for the log.
     pub fn local(&self) -> String {
         self.local.to_string()
     }
 
-    /// Whether it is where `address` is now: the interface of a zone may have been made
-    /// anew, and nothing would ever come in.
+    /// Returns whether it still listens where `address` is now: the interface of a zone may have
+    /// been made anew, and no connection would ever come in.
     pub fn is_current(&self, address: &Address) -> bool {
         self.local.is_current(address)
     }
@@ -280,7 +205,7 @@ impl Listener {
 // === impl AsyncListener ===
 
 impl AsyncListener {
-    /// The next connection, with `options` set. Cancel safe.
+    /// Accepts the next connection, with `options` set. Cancel safe.
     ///
     /// # Errors
     /// The system's; none is fatal, see [`super::AcceptBackoff`].
@@ -294,7 +219,7 @@ impl AsyncListener {
         }
     }
 
-    /// The socket once more, for another process.
+    /// Duplicates the socket's descriptor for another process.
     ///
     /// # Errors
     /// When there are no descriptors left.
@@ -305,14 +230,14 @@ impl AsyncListener {
         }
     }
 
-    /// Another process has the socket now, and removes its file.
+    /// Leaves the file of the socket to another process, which removes it.
     pub fn give_away(&self) {
         if let Local::Unix(file) = &self.local {
             file.set_ours(false);
         }
     }
 
-    /// The other process that had the socket leaves its file to us.
+    /// Takes over the file of the socket from the process that had it.
     pub fn take_over(&self) {
         if let Local::Unix(file) = &self.local {
             file.set_ours(true);
@@ -326,12 +251,12 @@ impl AsyncListener {
         }
     }
 
-    /// Where it listens: the actual port, for the log.
+    /// Returns its local address with the actual port, for the log.
     pub fn local(&self) -> String {
         self.local.to_string()
     }
 
-    /// As [`Listener::is_current`].
+    /// Returns the same as [`Listener::is_current`].
     pub fn is_current(&self, address: &Address) -> bool {
         self.local.is_current(address)
     }
@@ -362,19 +287,27 @@ impl std::fmt::Display for Local {
 
 // === TCP ===
 
-fn bind_all(addrs: &[SocketAddr], twin: Twin, backlog: i32) -> Result<Vec<Listener>, BindError> {
+fn bind_all(
+    addrs: &[SocketAddr],
+    dual_stack: DualStack,
+    backlog: i32,
+) -> Result<Vec<Listener>, BindError> {
     let common_port = addrs.len() > 1 && addrs.iter().all(|addr| addr.port() == 0);
     for _ in 1..COMMON_PORT_ATTEMPTS {
-        match bind_each(addrs, twin, backlog) {
-            // Somebody else has the port that was picked for the first address.
+        match bind_each(addrs, dual_stack, backlog) {
+            // Another socket has the port that was picked for the first address.
             Err(BindError::InUse { .. }) if common_port => {}
             result => return result,
         }
     }
-    bind_each(addrs, twin, backlog)
+    bind_each(addrs, dual_stack, backlog)
 }
 
-fn bind_each(addrs: &[SocketAddr], twin: Twin, backlog: i32) -> Result<Vec<Listener>, BindError> {
+fn bind_each(
+    addrs: &[SocketAddr],
+    dual_stack: DualStack,
+    backlog: i32,
+) -> Result<Vec<Listener>, BindError> {
     let mut listeners: Vec<Listener> = Vec::with_capacity(addrs.len());
     let mut failure = None;
     for &addr in addrs {
@@ -382,7 +315,7 @@ fn bind_each(addrs: &[SocketAddr], twin: Twin, backlog: i32) -> Result<Vec<Liste
         if let (0, Some(Local::Tcp(first))) = (addr.port(), listeners.first().map(|l| &l.local)) {
             addr.set_port(first.port());
         }
-        match bind_tcp(addr, twin, backlog) {
+        match bind_tcp(addr, dual_stack, backlog) {
             Ok(listener) => listeners.push(listener),
             Err(error @ BindError::InUse { .. }) => return Err(error),
             Err(error) => {
@@ -396,31 +329,31 @@ fn bind_each(addrs: &[SocketAddr], twin: Twin, backlog: i32) -> Result<Vec<Liste
     }
 }
 
-/// Whether an IPv4 address of the same port is listened on as well. `::` usually
-/// takes IPv4 in, and would then be in its own way.
-fn twin(addrs: &[SocketAddr], port: &str, others: &[Source]) -> Twin {
+/// Returns whether an IPv4 address of the same port is listened on as well. `::` usually
+/// includes IPv4, and would then be in its own way.
+fn dual_stack(addrs: &[SocketAddr], port: &str, others: &[Source]) -> DualStack {
     let is_ipv4 = |other: &Source| match other.address() {
         Some(Address::Tcp { host, port: same }) => same == port && host.parse::<Ipv4Addr>().is_ok(),
         Some(Address::Unix(_)) | None => false,
     };
     let has_one = addrs.iter().any(SocketAddr::is_ipv4) || others.iter().any(is_ipv4);
-    if has_one { Twin::Ipv4 } else { Twin::None }
+    if has_one { DualStack::Ipv4 } else { DualStack::None }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Twin {
+enum DualStack {
     None,
     Ipv4,
 }
 
-fn bind_tcp(addr: SocketAddr, twin: Twin, backlog: i32) -> Result<Listener, BindError> {
+fn bind_tcp(addr: SocketAddr, dual_stack: DualStack, backlog: i32) -> Result<Listener, BindError> {
     let bound = || {
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
         // A restart must not wait for the TIME_WAIT of connections before it.
         // On Linux this does not allow two listeners on one port.
         socket.set_reuse_address(true)?;
         let is_wildcard = matches!(addr.ip(), IpAddr::V6(ip) if ip.is_unspecified());
-        if is_wildcard && twin == Twin::Ipv4 {
+        if is_wildcard && dual_stack == DualStack::Ipv4 {
             socket.set_only_v6(true)?;
         }
         socket.bind(&addr.into())?;
@@ -432,8 +365,8 @@ fn bind_tcp(addr: SocketAddr, twin: Twin, backlog: i32) -> Result<Listener, Bind
     bound().map_err(|error| blame_tcp(addr, error))
 }
 
-/// The reason why nobody could listen on `address` of this machine, whatever the port; `None`
-/// where its family is there, or where that is not known without a name server.
+/// Returns the reason why `address` cannot be listened on at this machine, whatever the port;
+/// `None` where its family is there, or where that is not known without a name server.
 pub fn missing_family(address: &Address) -> Option<BindError> {
     let Address::Tcp { host, .. } = address else { return None };
     let addr = SocketAddr::new(host.parse().ok()?, 0);
@@ -441,40 +374,6 @@ pub fn missing_family(address: &Address) -> Option<BindError> {
         .and_then(|socket| socket.bind(&addr.into()));
     let error = blame_tcp(addr, bound.err()?);
     matches!(error, BindError::NoFamily { .. }).then_some(error)
-}
-
-fn blame_tcp(addr: SocketAddr, cause: io::Error) -> BindError {
-    let (address, ip) = (addr.to_string(), addr.ip());
-    if is_of_no_family(ip, &cause) {
-        return BindError::NoFamily { address, ip, cause };
-    }
-    blame(address, cause)
-}
-
-/// Whether an error says that there is nothing of the family of `ip`. Of another than
-/// these addresses it may as well be a mistake.
-fn is_of_no_family(ip: IpAddr, cause: &io::Error) -> bool {
-    let is_everywhere = ip.is_unspecified() || ip.is_loopback();
-    is_everywhere
-        && match cause.raw_os_error().map(Errno::from_raw) {
-            Some(Errno::EAFNOSUPPORT) => true,
-            // Switched off by sysctl. Of IPv4 there is no such switch.
-            Some(Errno::EADDRNOTAVAIL) => ip.is_ipv6(),
-            _ => false,
-        }
-}
-
-fn family(ip: &IpAddr) -> &'static str {
-    if ip.is_ipv4() { "IPv4" } else { "IPv6" }
-}
-
-pub(super) fn blame(address: String, cause: io::Error) -> BindError {
-    match cause.kind() {
-        _ if is_link(&cause) => BindError::Link { address, cause },
-        io::ErrorKind::AddrInUse => BindError::InUse { address },
-        io::ErrorKind::PermissionDenied => BindError::NoPermission { address },
-        _ => BindError::Other { address, cause },
-    }
 }
 
 #[cfg(test)]

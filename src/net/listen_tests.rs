@@ -4,7 +4,12 @@ use std::os::unix::net::UnixStream;
 
 use tokio::io::AsyncReadExt;
 
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+
 use super::*;
+use crate::net::bind_error::is_of_no_family;
 
 const OPTIONS: SocketOptions = SocketOptions { keepalive: true };
 
@@ -55,7 +60,7 @@ async fn an_ipv4_client_of_a_dual_stack_listener_is_ipv4() {
 #[test]
 fn several_addresses_share_the_port_that_the_system_picks() {
     for pair in [["127.0.0.1:0", "[::1]:0"], ["0.0.0.0:0", "[::]:0"], ["[::]:0", "0.0.0.0:0"]] {
-        let listeners = bind_all(&addrs(&pair), Twin::Ipv4, 16).unwrap();
+        let listeners = bind_all(&addrs(&pair), DualStack::Ipv4, 16).unwrap();
         let ports: Vec<_> = listeners
             .iter()
             .map(|l| l.local().rsplit_once(':').unwrap().1.parse::<u16>().unwrap())
@@ -87,7 +92,7 @@ fn both_wildcards_of_one_port_can_be_given() {
 
 #[test]
 fn an_address_of_another_machine_is_left_out_if_one_is_left() {
-    let listeners = bind_all(&addrs(&["192.0.2.1:0", "127.0.0.1:0"]), Twin::None, 16).unwrap();
+    let listeners = bind_all(&addrs(&["192.0.2.1:0", "127.0.0.1:0"]), DualStack::None, 16).unwrap();
     assert_eq!(listeners.len(), 1);
     let error = bind("192.0.2.1:0").unwrap_err();
     assert!(matches!(error, BindError::Other { .. }), "{error}");
@@ -100,7 +105,7 @@ fn a_port_in_use_is_said_so() {
     assert!(matches!(error, BindError::InUse { .. }), "{error}");
     assert!(error.to_string().starts_with(&format!("{} is in use; ", first.local())));
     let both = addrs(&[&first.local(), "127.0.0.2:0"]);
-    assert!(bind_all(&both, Twin::None, 16).is_err(), "although the other address is free");
+    assert!(bind_all(&both, DualStack::None, 16).is_err(), "although the other address is free");
 }
 
 #[test]

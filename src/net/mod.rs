@@ -8,9 +8,10 @@
 
 mod accept_loop;
 pub mod backoff;
+mod bind_error;
 pub mod clock;
 pub mod dial;
-pub mod halves;
+pub mod duplex;
 pub mod journal;
 pub mod limits;
 pub mod listen;
@@ -31,10 +32,11 @@ mod zone;
 
 pub use accept_loop::AcceptLoop;
 pub use backoff::{AcceptBackoff, AcceptStep};
+pub use bind_error::BindError;
 pub use dial::{DialError, dial};
-pub use halves::{Duplex, Sink, Source};
+pub use duplex::{Duplex, Sink, Source};
 pub use limits::{PER_SESSION, RESERVED, Slot, Slots, sessions_that_fit};
-pub use listen::{AsyncListener, BindError, Listener, missing_family};
+pub use listen::{AsyncListener, Listener, missing_family};
 pub use names::{NameError, Names};
 pub use own::is_own;
 pub use places::{Handshakes, Place};

@@ -1,9 +1,8 @@
-//! Looking a name up for somebody who waits for the answer, but not for ever.
+//! Looking a name up for a caller that waits for the answer, but not for ever.
 //!
-//! A look-up cannot be called off. So there is one at a time for a name: who gives
-//! up leaves it to whoever asks next, and a name server that is slow or dead piles
-//! nothing up. The last good answer is used while there is no better one, as
-//! [`super::Resolver`] does for targets.
+//! A look-up cannot be cancelled. So there is one at a time for a name: a caller that gives up
+//! leaves it to the next one, and a name server that is slow or dead piles nothing up. The last
+//! good answer is used while there is no better one, as [`super::Resolver`] does for targets.
 
 use std::collections::HashMap;
 use std::io;
@@ -20,7 +19,7 @@ use crate::addr::Address;
 /// Names that are remembered; more are no configuration.
 const MOST: usize = 256;
 
-/// The names that somebody dials.
+/// Names that are dialled.
 #[derive(Debug, Default)]
 pub struct Names(SyncMutex<HashMap<String, Arc<Mutex<Name>>>>);
 
@@ -61,7 +60,7 @@ impl Names {
         let Ok(mut name) = timeout(patience, name.lock()).await else {
             return Err(NameError::Silent(patience));
         };
-        // An answer that nobody waited for is no news by now.
+        // An answer that no caller waited for is out of date by now.
         name.asked.take_if(|asked| asked.task.is_finished() && asked.began.elapsed() > patience);
         let asked = name.asked.get_or_insert_with(|| Asked {
             began: Instant::now(),
@@ -114,7 +113,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_slow_answer_is_there_for_who_asks_next() {
-        let (names, address) = (Names::default(), "db.example:1".parse().unwrap());
+        let names = Names::default();
+        let address = "db.example:1".parse().unwrap();
         slot(&names, &address, async {
             tokio::time::sleep(SOON * 3 / 2).await;
             Ok(target())
@@ -126,7 +126,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_last_good_answer_is_used_while_there_is_no_better_one() {
-        let (names, address) = (Names::default(), "db.example:1".parse().unwrap());
+        let names = Names::default();
+        let address = "db.example:1".parse().unwrap();
         slot(&names, &address, async { Err(io::Error::other("no such host")) });
         let error = names.find(&address, SOON).await.unwrap_err();
         assert_eq!(error.to_string(), "no such host");

@@ -1,9 +1,9 @@
-//! Whether an address is one of this host's.
+//! Tells the addresses of this host from others.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
-/// Whether what is sent to `ip` stays on this host. Nothing is sent to find out: the
-/// system picks the address itself as the sender's where it is its own.
+/// Returns whether `ip` is an address of this host. Nothing is sent to find out: the system picks
+/// the address itself as the sender's where it is its own.
 pub fn is_own(ip: IpAddr) -> bool {
     if ip.is_loopback() || ip.is_unspecified() {
         return true;

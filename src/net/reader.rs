@@ -5,8 +5,8 @@ use std::os::fd::AsFd;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// Whether nobody can read any more what is written to `output`: a pipe or a socket whose
-/// other end is closed. Of anything else that is never known.
+/// Returns whether `output` has lost its reader: it is a pipe or a socket with its other end
+/// closed. Of anything else that is never known.
 pub fn has_no_reader(output: &impl AsFd) -> bool {
     // What is asked for is nothing: an error or a hang-up is told in any case.
     let mut asked = [PollFd::new(output.as_fd(), PollFlags::empty())];

@@ -19,15 +19,15 @@ pub const NAME_FILES: [&str; 7] = [
     "/etc/networks",
 ];
 
-/// Whether the process can read files only where it could at its start.
+/// The process can read files only where it could at its start.
 static CONFINED: AtomicBool = AtomicBool::new(false);
 
-/// Look-ups of this process happen in a sandbox from now on.
+/// Notes that look-ups of this process happen in a sandbox from now on.
 pub fn confine() {
     CONFINED.store(true, Ordering::Relaxed);
 }
 
-/// The error of a look-up, with what the sandbox may have to do with it.
+/// Adds to the error of a look-up what the sandbox may have to do with it.
 pub(super) fn explain(error: io::Error) -> io::Error {
     if !CONFINED.load(Ordering::Relaxed) {
         return error;
@@ -52,7 +52,7 @@ fn is_denied(file: &Path) -> bool {
     File::open(file).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
-/// A file, and where it leads.
+/// Shows a file, and where it leads.
 fn shown(file: &Path) -> String {
     match std::fs::read_link(file) {
         Ok(to) => format!("{} -> {}", file.display(), to.display()),

@@ -2,7 +2,7 @@
 //!
 //! It gets the mode that the umask leaves. Connecting needs write permission, so
 //! under the usual umask 022 only the same user can; a process that wants others
-//! in says so with its umask or the directory. A socket that nobody listens on is
+//! in says so with its umask or the directory. A socket without a listener is
 //! replaced; nothing else is ever removed.
 //!
 //! Its directory is looked up once. Where root makes it for another user, in a
@@ -23,14 +23,14 @@ use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::{Gid, Uid, fchownat, geteuid, setfsgid, setfsuid};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::listen::{BindError, blame};
+use super::bind_error::{BindError, blame};
 use crate::files::place::{FileId, Place, is, lasting_path};
 
-/// How often a stale unix socket is removed before somebody else is assumed to
-/// create it again and again.
+/// Removals of a stale unix socket before another program is assumed to create it again and
+/// again.
 const UNIX_ATTEMPTS: usize = 3;
 
-/// Nobody but the owner connects.
+/// Only the owner may connect.
 const OWNER_ONLY: u32 = 0o600;
 
 /// The file of our own unix socket, told from others' by its inode.
@@ -43,10 +43,10 @@ pub(super) struct SocketFile {
     is_ours: AtomicBool,
 }
 
-/// Who may connect.
+/// Users that may connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
-    /// Whom the umask leaves.
+    /// Those that the umask leaves.
     Umask,
     /// The owner of the file alone, whatever the umask.
     Owner,
@@ -62,8 +62,8 @@ pub struct Heir {
 }
 
 impl Access {
-    /// Linux gives the file of a socket the mode that the socket has when it is
-    /// bound, less the umask: so there is no moment at which others could connect.
+    /// Sets the mode before the bind. Linux gives the file of a socket the mode that the socket has
+    /// when it is bound, less the umask: so there is no moment at which others could connect.
     fn prepare(self, socket: Socket) -> io::Result<Socket> {
         if self == Self::Umask {
             return Ok(socket);
@@ -73,8 +73,8 @@ impl Access {
         Ok(OwnedFd::from(file).into())
     }
 
-    /// A umask may have left the owner nothing. The node could be another file by
-    /// now, where the directory is another user's.
+    /// Sets the mode after the bind: a umask may have left the owner nothing. The node could be
+    /// another file by now, where the directory is another user's.
     fn settle(self, node: &OwnedFd) -> io::Result<()> {
         let seen = fstat(node)?;
         if self == Self::Umask || seen.st_mode & 0o777 == OWNER_ONLY {
@@ -95,7 +95,8 @@ impl SocketFile {
     pub(super) fn bind(
         path: &Path,
         backlog: i32,
-        (access, heir): (Access, Option<Heir>),
+        access: Access,
+        heir: Option<Heir>,
     ) -> Result<(Socket, Self), BindError> {
         let wrong = |error: io::Error| match error.get_ref() {
             Some(cause) if cause.is::<NotTheirs>() => {
@@ -103,7 +104,7 @@ impl SocketFile {
             }
             _ => blame(path.display().to_string(), error),
         };
-        // Nobody could connect to a longer one.
+        // No client could connect to a longer one.
         SockAddr::unix(path).map_err(wrong)?;
         let place = Place::find(path).map_err(wrong)?;
         let address = SockAddr::unix(place.lasting_path()).map_err(wrong)?;
@@ -135,7 +136,7 @@ impl SocketFile {
         self.place.path()
     }
 
-    /// The file at `path`, whose socket was handed to us.
+    /// Takes the file at `path` of a socket that was handed to us.
     ///
     /// # Errors
     /// When there is none.
@@ -165,9 +166,9 @@ impl Drop for SocketFile {
     }
 }
 
-/// What `make` gives, done as the `heir` where the directory is the heir's. In a
-/// directory of root's, root makes the socket and gives it away: nobody else can
-/// exchange it there. In one of a third user's nothing is given away.
+/// Calls `make`, as the `heir` where the directory is the heir's. In a directory of root's, root
+/// makes the socket and gives it away: no other user can exchange it there. In one of a third
+/// user's nothing is given away.
 fn made_as(
     heir: Option<Heir>,
     place: &Place,
@@ -175,7 +176,8 @@ fn made_as(
 ) -> io::Result<SocketFile> {
     let Some(Heir { uid, gid }) = heir.filter(|_| geteuid().is_root()) else { return make() };
     let root = Uid::from_raw(0);
-    let (directory, uid) = (Uid::from_raw(place.directory()?.st_uid), uid.unwrap_or(root));
+    let directory = Uid::from_raw(place.directory()?.st_uid);
+    let uid = uid.unwrap_or(root);
     if directory == uid && uid != root {
         return apart(|| become_them(uid, gid).and_then(|()| make()));
     }
@@ -183,7 +185,8 @@ fn made_as(
         return Err(io::Error::other(NotTheirs));
     }
     let file = make()?;
-    let (node, seen) = (&file.node, fstat(&file.node)?);
+    let node = &file.node;
+    let seen = fstat(&file.node)?;
     if !is(&seen, SFlag::S_IFSOCK) || seen.st_uid != 0 || seen.st_nlink != 1 {
         return Err(io::Error::other(NotTheirs));
     }
@@ -195,12 +198,12 @@ fn made_as(
 fn become_them(uid: Uid, gid: Gid) -> io::Result<()> {
     setfsgid(gid);
     setfsuid(uid);
-    // The call does not say whether it worked; asked for nobody, it says who it is.
+    // The call does not say whether it worked; asked for no user, it says who it is.
     let nobody = Uid::from_raw(u32::MAX);
     if setfsuid(nobody) == uid { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
 }
 
-/// What `work` gives in a thread of its own.
+/// Runs `work` in a thread of its own.
 fn apart<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     thread::scope(|scope| {
         let working = thread::Builder::new().spawn_scoped(scope, work)?;
@@ -208,17 +211,17 @@ fn apart<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> 
     })
 }
 
-/// Whether there is the way by which a socket is bound in an open directory.
+/// Returns whether /proc is there, by which a socket is bound in an open directory.
 fn has_proc() -> bool {
     Path::new("/proc/self/fd").exists()
 }
 
-/// Why the file of a socket is given to nobody.
+/// Reason why the file of a socket is not given to another user.
 #[derive(Debug, thiserror::Error)]
 #[error("its directory belongs to neither root nor that user")]
 struct NotTheirs;
 
-/// Removes a socket that nobody listens on; nothing else is ever removed.
+/// Removes a socket without a listener; nothing else is ever removed.
 fn remove_stale(place: &Place) -> Result<(), BindError> {
     let path = place.path();
     let wrong = |error| blame(path.display().to_string(), error);
@@ -238,10 +241,10 @@ fn remove_stale(place: &Place) -> Result<(), BindError> {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(wrong(error)),
-        // Accepted, backlog full, or a socket of another type: somebody is there.
+        // Accepted, backlog full, or a socket of another type: a program is there.
         _ => return Err(BindError::InUse { address: path.display().to_string() }),
     }
-    // Unless somebody replaced it since it was probed.
+    // Unless it was replaced since it was probed.
     let _ = place.remove(FileId::from(&seen));
     Ok(())
 }
@@ -254,7 +257,7 @@ mod tests {
     use super::*;
 
     fn bound(path: &Path) -> Result<(Socket, SocketFile), BindError> {
-        SocketFile::bind(path, 16, (Access::Umask, None))
+        SocketFile::bind(path, 16, Access::Umask, None)
     }
 
     #[test]
@@ -271,7 +274,7 @@ mod tests {
     fn a_private_socket_is_the_owners_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("socket");
-        let _listener = SocketFile::bind(&path, 16, (Access::Owner, None)).unwrap();
+        let _listener = SocketFile::bind(&path, 16, Access::Owner, None).unwrap();
         let mode = fs::symlink_metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         UnixStream::connect(&path).unwrap();

@@ -27,11 +27,11 @@ pub enum Stream {
     Unix(UnixStream),
 }
 
-/// Looks at a connection that somebody else uses.
+/// Looks at a connection that another task uses.
 #[derive(Debug)]
 pub struct Witness(Option<OwnedFd>);
 
-/// What every TCP connection is set to, accepted or dialled.
+/// Options of every TCP connection, accepted or dialled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketOptions {
     /// Notice a vanished peer within a minute, and keep address translators in
@@ -78,9 +78,8 @@ macro_rules! on_either {
 }
 
 impl Stream {
-    /// Ready when a read would not block: data, end, or error. May be wrong
-    /// once, as readiness always may; then a read waits again. Wakes one task,
-    /// shared with `poll_read`.
+    /// Waits until a read would not block: data, end, or error. May be wrong once, as readiness
+    /// always may; then a read waits again. Wakes one task, shared with `poll_read`.
     ///
     /// # Errors
     /// When the runtime is shutting down.
@@ -88,7 +87,7 @@ impl Stream {
         on_either!(self, socket => socket.poll_read_ready(cx))
     }
 
-    /// The same connection, watched by the runtime that the caller is in.
+    /// Registers the connection with the runtime that the caller is in.
     ///
     /// # Errors
     /// When the system watches no more descriptors; then the connection is closed.
@@ -99,7 +98,7 @@ impl Stream {
         })
     }
 
-    /// Whether the system has nothing to tell: no bytes, no end, no error.
+    /// Returns whether the system has nothing to report: no bytes, no end, no error.
     pub fn is_quiet(&self) -> bool {
         self.peek().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
@@ -115,7 +114,7 @@ impl Stream {
         Ok(got > 0)
     }
 
-    /// Whether the peer has ended its direction, as far as this host has heard,
+    /// Returns whether the peer has ended its direction, as far as this host has heard,
     /// even if it sent something before that.
     pub fn is_ended_by_peer(&self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
@@ -133,7 +132,7 @@ impl Stream {
         on_either!(self, socket => socket.try_write(bytes))
     }
 
-    /// Whether the peer is being asked whether it is still there, and has not answered yet.
+    /// Returns whether the peer is being probed for a sign of life, and has not answered yet.
     pub fn is_in_doubt(&self) -> bool {
         match self {
             Self::Tcp(socket) => vigil::is_probing(socket),
@@ -141,22 +140,22 @@ impl Stream {
         }
     }
 
-    /// From now on this waits to be used, and it has to be known whether it works.
+    /// Marks the connection as waiting for use: it has to be known whether it works.
     pub fn wait_for_use(&self) {
         if let Self::Tcp(socket) = self {
             vigil::ask_often(socket);
         }
     }
 
-    /// From now on this is used as any other.
+    /// Marks the connection as used like any other.
     pub fn use_again(&self) {
         if let Self::Tcp(socket) = self {
             vigil::ask_as_usual(socket);
         }
     }
 
-    /// Whether the peer's system has answered a moment ago. One on the same host has no
-    /// way between that could break.
+    /// Returns whether the peer's system has answered a moment ago. One on the same host counts
+    /// always: no path lies between that could break.
     pub fn is_heard_lately(&self) -> bool {
         match self {
             Self::Tcp(socket) => vigil::is_heard_lately(socket),
@@ -164,7 +163,7 @@ impl Stream {
         }
     }
 
-    /// Whether something was sent that the peer's system has not acknowledged.
+    /// Returns whether something was sent that the peer's system has not acknowledged.
     pub fn is_unacknowledged(&self) -> bool {
         match self {
             Self::Tcp(socket) => vigil::is_unacknowledged(socket),
@@ -172,7 +171,7 @@ impl Stream {
         }
     }
 
-    /// The system's estimate of a round trip; zero where it has none.
+    /// Returns the system's estimate of a round trip; zero where it has none.
     pub fn round_trip(&self) -> Duration {
         match self {
             Self::Tcp(socket) => vigil::round_trip(socket),
@@ -180,7 +179,7 @@ impl Stream {
         }
     }
 
-    /// Another descriptor of this connection, which only looks at it.
+    /// Duplicates the connection's descriptor, to look at it only.
     ///
     /// # Errors
     /// When there is none to spare.
@@ -204,7 +203,7 @@ impl Stream {
         on_either!(self, socket => SockRef::from(socket).peek(&mut byte))
     }
 
-    /// Who is at the other end, as far as the system still knows.
+    /// Returns the address of the other end, as far as the system still knows.
     pub fn remote(&self) -> ClientAddr {
         match self {
             Self::Tcp(socket) => socket.peer_addr().map_or(ClientAddr::Unix, ClientAddr::from),
@@ -220,9 +219,9 @@ impl Stream {
         }
     }
 
-    /// From now on the peer sees a reset when this is dropped, for whatever
-    /// reason, until [`Self::close`]. So a crash or a kill is no clean end to
-    /// an application either. A unix socket has no reset.
+    /// Makes the peer see a reset from now on when this is dropped, for whatever reason, until
+    /// [`Self::close`]. So a crash or a kill is no clean end to an application either. A unix
+    /// socket has no reset.
     pub fn reset_unless_finished(&self) {
         if let Self::Tcp(socket) = self {
             let _ = socket.set_zero_linger();
@@ -247,7 +246,7 @@ impl Stream {
 }
 
 impl Witness {
-    /// Whether the peer's system leaves what was sent unacknowledged for longer than an
+    /// Returns whether the peer's system leaves what was sent unacknowledged for longer than an
     /// acknowledgement takes.
     pub fn is_overdue(&self) -> bool {
         self.0.as_ref().is_some_and(vigil::is_overdue)
@@ -309,176 +308,5 @@ impl From<UnixStream> for Stream {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::future::poll_fn;
-    use std::io::IoSliceMut;
-
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
-    use tokio::time::timeout;
-
-    use super::*;
-    use crate::net::{Duplex, Source};
-
-    const SOON: Duration = Duration::from_secs(5);
-    /// Long enough for loopback to deliver whatever would wrongly resolve.
-    const A_MOMENT: Duration = Duration::from_millis(100);
-
-    async fn tcp(host: &str) -> (Stream, Stream) {
-        let listener = TcpListener::bind((host, 0)).await.unwrap();
-        let ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        (ours.into(), listener.accept().await.unwrap().0.into())
-    }
-
-    fn unix() -> (Stream, Stream) {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        (ours.into(), theirs.into())
-    }
-
-    async fn every_kind() -> Vec<(&'static str, Stream, Stream)> {
-        let (a, b) = tcp("127.0.0.1").await;
-        let (c, d) = tcp("::1").await;
-        let (e, f) = unix();
-        vec![("v4", a, b), ("v6", c, d), ("unix", e, f)]
-    }
-
-    async fn read_one(stream: &mut Stream, buf: &mut [u8]) -> usize {
-        let (mut read, _) = stream.split();
-        let (one, two) = buf.split_at_mut(1);
-        let mut slots = [IoSliceMut::new(one), IoSliceMut::new(two)];
-        poll_fn(|cx| read.poll_read_slots(cx, &mut slots)).await.unwrap()
-    }
-
-    #[tokio::test]
-    async fn bytes_and_both_ends_pass() {
-        for (kind, mut ours, mut theirs) in every_kind().await {
-            assert!(ours.is_write_vectored());
-            let parts = [IoSlice::new(b"two "), IoSlice::new(b"parts")];
-            assert_eq!(ours.write_vectored(&parts).await.unwrap(), 9, "{kind}");
-            let mut buf = [0; 16];
-            assert_eq!(read_one(&mut theirs, &mut buf).await, 9);
-            assert_eq!(&buf[..9], b"two parts");
-            ours.shutdown().await.unwrap();
-            assert_eq!(read_one(&mut theirs, &mut buf).await, 0, "{kind}: the end arrives");
-            theirs.write_all(b"still open").await.unwrap();
-            drop(theirs);
-            let mut rest = String::new();
-            ours.read_to_string(&mut rest).await.unwrap();
-            assert_eq!(rest, "still open", "{kind}: the other direction goes on");
-        }
-    }
-
-    #[tokio::test]
-    async fn waiting_returns_only_when_something_is_there() {
-        for (kind, mut ours, mut theirs) in every_kind().await {
-            let mut buf = [0; 4];
-            let quiet = timeout(A_MOMENT, read_one(&mut theirs, &mut buf)).await;
-            assert!(quiet.is_err(), "{kind}");
-            ours.write_all(b"x").await.unwrap();
-            assert_eq!(timeout(SOON, read_one(&mut theirs, &mut buf)).await.unwrap(), 1, "{kind}");
-        }
-    }
-
-    #[tokio::test]
-    async fn bytes_and_ends_are_no_quiet() {
-        for (kind, mut ours, mut theirs) in every_kind().await {
-            assert!(ours.is_quiet() && theirs.is_quiet(), "{kind}");
-            assert!(timeout(A_MOMENT, ours.unquiet()).await.is_err(), "{kind}");
-            theirs.write_all(b"x").await.unwrap();
-            assert!(timeout(SOON, ours.unquiet()).await.unwrap().unwrap(), "{kind}: a byte");
-            assert!(!ours.is_ended_by_peer(), "{kind}");
-            assert!(!ours.is_quiet(), "{kind}: a byte");
-            assert_eq!(ours.read_u8().await.unwrap(), b'x', "{kind}: which is still there");
-            assert!(ours.is_quiet(), "{kind}");
-            theirs.shutdown().await.unwrap();
-            assert_eq!(ours.read(&mut [0; 1]).await.unwrap(), 0);
-            assert!(!ours.is_quiet(), "{kind}: the end");
-            assert!(!timeout(SOON, ours.unquiet()).await.unwrap().unwrap(), "{kind}: no byte");
-        }
-    }
-
-    #[tokio::test]
-    async fn an_end_is_seen_behind_bytes_that_were_not_read() {
-        for (kind, ours, mut theirs) in every_kind().await {
-            theirs.write_all(b"x").await.unwrap();
-            theirs.shutdown().await.unwrap();
-            timeout(SOON, ours.unquiet()).await.unwrap().unwrap();
-            while !ours.is_ended_by_peer() {
-                tokio::task::yield_now().await;
-            }
-            assert!(!ours.is_quiet(), "{kind}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_reset_arrives_as_a_reset() {
-        for host in ["127.0.0.1", "::1"] {
-            let (ours, mut theirs) = tcp(host).await;
-            ours.reset();
-            let read = timeout(SOON, theirs.read_u8()).await.unwrap();
-            assert_eq!(read.unwrap_err().kind(), io::ErrorKind::ConnectionReset, "{host}");
-        }
-        let (ours, mut theirs) = unix();
-        ours.reset();
-        assert!(timeout(SOON, theirs.read_u8()).await.unwrap().is_err());
-    }
-
-    #[tokio::test]
-    async fn a_drop_is_a_reset_until_all_is_finished() {
-        for finished in [false, true] {
-            let (ours, mut theirs) = tcp("127.0.0.1").await;
-            ours.reset_unless_finished();
-            if finished {
-                ours.close()
-            } else {
-                drop(ours)
-            }
-            let read = timeout(SOON, theirs.read(&mut [0; 1])).await.unwrap();
-            assert_eq!(read.is_ok_and(|got| got == 0), finished);
-        }
-    }
-
-    #[tokio::test]
-    async fn broken_ignores_a_half_close_and_sees_a_reset_behind_it() {
-        let (mut ours, mut theirs) = tcp("127.0.0.1").await;
-        ours.shutdown().await.unwrap();
-        assert_eq!(theirs.read(&mut [0; 1]).await.unwrap(), 0);
-        assert!(
-            timeout(A_MOMENT, theirs.split().0.broken()).await.is_err(),
-            "half-close is no error"
-        );
-        ours.reset();
-        timeout(SOON, theirs.split().0.broken()).await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn broken_ignores_the_clean_end_of_both_directions() {
-        for (kind, mut ours, mut theirs) in every_kind().await {
-            for end in [&mut ours, &mut theirs] {
-                end.shutdown().await.unwrap();
-            }
-            assert_eq!(theirs.read(&mut [0; 1]).await.unwrap(), 0);
-            assert!(timeout(A_MOMENT, theirs.split().0.broken()).await.is_err(), "{kind}");
-        }
-    }
-
-    #[tokio::test]
-    async fn broken_sees_a_unix_peer_that_threw_data_away() {
-        let (ours, mut theirs) = unix();
-        theirs.write_all(b"unread").await.unwrap();
-        drop(ours);
-        timeout(SOON, theirs.split().0.broken()).await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn options_reach_the_socket() {
-        for keepalive in [true, false] {
-            let (ours, _theirs) = tcp("127.0.0.1").await;
-            let Stream::Tcp(socket) = &ours else { panic!("not TCP") };
-            SocketOptions { keepalive }.apply(socket);
-            assert!(socket.nodelay().unwrap());
-            assert_eq!(SockRef::from(socket).keepalive().unwrap(), keepalive);
-            assert_eq!(SockRef::from(socket).tcp_user_timeout().unwrap(), None);
-        }
-    }
-}
+#[path = "stream_tests.rs"]
+mod tests;

@@ -7,7 +7,7 @@ use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use nix::net::if_::{if_indextoname, if_nametoindex};
 
-/// The number that an interface has now.
+/// Returns the number that an interface has now.
 ///
 /// # Errors
 /// When there is none of that name.
@@ -23,12 +23,12 @@ pub(super) fn number(zone: &str) -> io::Result<u32> {
     }
 }
 
-/// The name of the interface that has this number now.
+/// Returns the name of the interface that has this number now.
 pub(super) fn name(number: u32) -> Option<String> {
     if_indextoname(number).ok()?.into_string().ok()
 }
 
-/// The address that an IPv6 literal with a zone means now; `None` for another text.
+/// Returns the address that an IPv6 literal with a zone means now; `None` for another text.
 pub(super) fn literal(host: &str, port: u16) -> Option<io::Result<SocketAddr>> {
     let (ip, zone) = host.split_once('%')?;
     let ip: Ipv6Addr = ip.parse().ok()?;

@@ -35,6 +35,7 @@ mod metrics_text;
 mod mistakes;
 mod named_files;
 mod names;
+mod old_spellings;
 mod operations;
 mod packaged_keys;
 mod packaging;

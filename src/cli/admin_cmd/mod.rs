@@ -1,8 +1,8 @@
-//! `knockpipe status`, `who`, `kick`, `reload` and `drain`: a running process
-//! asked, and ordered, over its admin socket.
+//! `knockpipe status`, `who`, `kick`, `reload` and `drain`: requests to a running process over
+//! its admin socket.
 //!
-//! Each is one question with one answer, `who` and `status` two, since a rate is
-//! what changed in between. Nothing here knows how the answer came about.
+//! Each is one request with one answer, `who` and `status` two, since a rate is the change in
+//! between. Nothing here knows how the answer came about.
 
 mod overview;
 mod status;
@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use self::view::{Rated, rated};
 use super::Done;
-use super::output::{Form, FormArgs, print, remark};
+use super::output::{Form, FormArgs, notice, print};
 use crate::admin::client::{AskError, Told, ask, ask_whom};
 use crate::admin::protocol::{
     self, ReloadedReply, Reply, Request, RequestError, StatusReply, WhoReply, listed,
@@ -30,13 +30,13 @@ use crate::sys::privileges::uid_of;
 
 pub(super) use self::status::{STATUS_EXAMPLES, StatusArgs, status};
 
-/// Where a process answers unless told otherwise.
+/// Default path of a process's admin socket.
 const DEFAULT_PATH: &str = "/run/knockpipe/admin.sock";
 
-/// What lies between the two looks that a rate needs.
+/// Time between the two looks that a rate needs.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 
-/// What stands under `who`.
+/// Examples under the flags of `who`.
 pub(super) const WHO_EXAMPLES: &str = "\
 One line for each live connection. With --json one object for each, with bytes and milliseconds.
 
@@ -44,36 +44,36 @@ Examples:
   knockpipe who --tunnel redis
   knockpipe who --peer 203.0.113.7 --json";
 
-/// What stands under `kick`.
+/// Examples under the flags of `kick`.
 pub(super) const KICK_EXAMPLES: &str = "\
-Ends live connections; the far end is told as it is when this end shuts down. Whoever was kicked may
-come again: to keep an address out, see 'knockpipe gate deny'.
+Ends live connections; the far end hears the same as when this end shuts down. A kicked client may
+reconnect: to keep its address out, see 'knockpipe gate deny'.
 
 Examples:
   knockpipe kick 17
   knockpipe kick --peer 203.0.113.7
   knockpipe kick --key 1f2e3d4c
 
-Exit status: 0 ended, 1 failed at run time, 2 wrong usage, also a tunnel that there is not, 3 there
-was no such connection.";
+Exit status: 0 ended, 1 failed at run time, 2 wrong usage or no such tunnel, 3 no such connection.";
 
-/// What stands under `reload`.
+/// Examples under the flags of `reload`.
 pub(super) const RELOAD_EXAMPLES: &str = "\
-As SIGHUP. Says which tunnels were added, changed (and which of their settings) and removed, and what
-of [process] takes a restart; a file with a mistake changes nothing, and the mistake is told.
+Like SIGHUP. Prints the tunnels that were added, changed (with their settings) and removed, and the
+settings of [process] that need a restart; a file with an error changes nothing, and the error is
+printed.
 
 Example:
   knockpipe reload";
 
-/// What stands under `drain`.
+/// Examples under the flags of `drain`.
 pub(super) const DRAIN_EXAMPLES: &str = "\
-As SIGTERM: no new connections are accepted, and the process ends once those that there are have
-ended, or at its --drain deadline.
+Like SIGTERM: no new connections are accepted, and the process ends once the open ones have ended,
+or at its --drain deadline.
 
 Example:
   knockpipe drain";
 
-/// Which process, and in which form it is shown.
+/// The process to ask, and the form of its answer.
 #[derive(Debug, Args)]
 pub(super) struct AskArgs {
     /// The process's --admin
@@ -142,7 +142,7 @@ pub(super) fn who(args: &WhoArgs) -> Result<Done, Failure> {
     let request = Request::Who { tunnel: args.tunnel.clone(), peer: args.peer.clone() };
     let look = || match args.ask.ask(&request)? {
         Reply::Who(reply) => Ok(reply),
-        _ => Err(odd()),
+        _ => Err(unexpected_reply()),
     };
     let before: WhoReply = look()?;
     if let Some(tunnel) = args.tunnel.as_ref().filter(|_| before.sessions.is_empty()) {
@@ -158,7 +158,7 @@ pub(super) fn who(args: &WhoArgs) -> Result<Done, Failure> {
     let text = if args.ask.is_json() { lines(&sessions) } else { view::who(&sessions) };
     print(&text)?;
     if more > 0 {
-        remark(&format!("{more} more are not shown; choose with --tunnel or --peer"));
+        notice(&format!("{more} more are not shown; choose with --tunnel or --peer"));
     }
     Ok(Done::Clean)
 }
@@ -170,7 +170,7 @@ pub(super) fn who(args: &WhoArgs) -> Result<Done, Failure> {
 pub(super) fn kick(args: KickArgs) -> Result<Done, Failure> {
     let KickArgs { id, peer, tunnel, key, ask } = args;
     let request = Request::Kick { id, peer, tunnel: tunnel.clone(), key };
-    let Reply::Kicked(kicked) = ask.ask(&request)? else { return Err(odd()) };
+    let Reply::Kicked(kicked) = ask.ask(&request)? else { return Err(unexpected_reply()) };
     if let Some(tunnel) = tunnel.filter(|_| kicked == 0) {
         ask.refuse_unknown(&tunnel)?;
     }
@@ -208,7 +208,7 @@ pub(super) fn drain(args: &OrderArgs) -> Result<Done, Failure> {
 }
 
 fn done(ask: &AskArgs, reply: &Reply) -> Result<Done, Failure> {
-    let Reply::Done(done) = reply else { return Err(odd()) };
+    let Reply::Done(done) = reply else { return Err(unexpected_reply()) };
     print(&ask.form(&done, |done| json!({ "done": done }), |done| format!("{done}\n")))?;
     Ok(Done::Clean)
 }
@@ -224,11 +224,12 @@ impl AskArgs {
     fn status(&self) -> Result<StatusReply, Failure> {
         match self.ask(&Request::Status {})? {
             Reply::Status(status) => Ok(*status),
-            _ => Err(odd()),
+            _ => Err(unexpected_reply()),
         }
     }
 
-    /// Nothing found is no answer about a tunnel that there is not.
+    /// Refuses the name of a tunnel that does not exist: that nothing was found is not an answer
+    /// then.
     fn refuse_unknown(&self, tunnel: &str) -> Result<(), Failure> {
         known(&self.status()?, tunnel)
     }
@@ -250,7 +251,7 @@ impl AskArgs {
     }
 }
 
-/// The same answer without a character that cannot be seen.
+/// Replaces characters of a reply that cannot be seen.
 fn printable_reply(reply: &Reply) -> Reply {
     let shown = serde_json::to_value(reply).map(|mut value| {
         make_printable(&mut value);
@@ -326,7 +327,7 @@ fn known(status: &StatusReply, tunnel: &str) -> Result<(), Failure> {
     Err(Failure::Usage(anyhow!("there is no tunnel '{tunnel}'; {remedy}")))
 }
 
-/// Asks the process whose admin socket is at `path`, for another command.
+/// Asks the process with its admin socket at `path`, for another command.
 ///
 /// # Errors
 /// [`Failure`] of the process.
@@ -334,8 +335,8 @@ pub(super) fn ask_at(path: &Path, user: Option<Uid>, request: &Request) -> Resul
     ask_whom(path, user, request).map_err(|error| Failure::Runtime(error.into()))
 }
 
-/// An answer to another question.
-pub(super) fn odd() -> Failure {
+/// Makes the error about an answer to another question.
+pub(super) fn unexpected_reply() -> Failure {
     let error = AskError::Refused(
         "the process answers another question; use the program that runs there".to_owned(),
     );

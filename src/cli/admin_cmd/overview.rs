@@ -39,8 +39,8 @@ enum Grade {
     /// New connections do not get through.
     Broken,
     /// Something is wrong, or a limit is near.
-    Odd,
-    Well,
+    Degraded,
+    Good,
 }
 
 impl Rates {
@@ -58,14 +58,14 @@ impl Rates {
 impl Grade {
     fn of(tunnel: &TunnelReply) -> Self {
         match &tunnel.wrong[..] {
-            [] => Self::Well,
+            [] => Self::Good,
             wrong if wrong.iter().any(|it| it.broken) => Self::Broken,
-            _ => Self::Odd,
+            _ => Self::Degraded,
         }
     }
 }
 
-/// The process and its tunnels: `all` of them, or as many as fit on the screen.
+/// Shows the process and its tunnels: `all` of them, or as many as fit on the screen.
 pub(super) fn overview(
     status: &StatusReply,
     rates: &HashMap<&str, Rates>,
@@ -93,7 +93,7 @@ pub(super) fn overview(
     text.lines().map(|line| wide(line) + "\n").collect()
 }
 
-/// The lines about the process.
+/// Shows the lines about the process.
 fn head(status: &StatusReply, tunnels: &[&TunnelReply]) -> String {
     let StatusReply { version, pid, uptime_s, state, .. } = status;
     let up = span(*uptime_s);
@@ -113,7 +113,7 @@ fn head(status: &StatusReply, tunnels: &[&TunnelReply]) -> String {
 
 /// Counts the tunnels of each grade.
 fn counts(tunnels: &[&TunnelReply]) -> String {
-    let all = [(Grade::Broken, "broken"), (Grade::Odd, "to look at"), (Grade::Well, "well")];
+    let all = [(Grade::Broken, "broken"), (Grade::Degraded, "degraded"), (Grade::Good, "ok")];
     let counted = all.map(|(grade, what)| {
         let count = tunnels.iter().filter(|tunnel| Grade::of(tunnel) == grade).count();
         (count, format!("{count} {what}"))
@@ -146,10 +146,10 @@ fn row(tunnel: &TunnelReply, rates: Option<&Rates>) -> [String; WIDTH] {
 
 fn what_is_wrong(tunnel: &TunnelReply) -> String {
     let words: Vec<&str> = tunnel.wrong.iter().map(|it| &*it.what).collect();
-    if words.is_empty() { "well".to_owned() } else { words.join(", ") }
+    if words.is_empty() { "ok".to_owned() } else { words.join(", ") }
 }
 
-/// The worst, and how many more there are.
+/// Returns the worst fault, and how many more there are.
 fn the_worst(tunnel: &TunnelReply) -> String {
     match &tunnel.wrong[..] {
         [worst, rest @ ..] if !rest.is_empty() => format!("{} +{}", worst.what, rest.len()),
@@ -173,13 +173,13 @@ fn fit(rows: &mut [[String; WIDTH]], tunnels: &[&TunnelReply], columns: usize) {
     }
 }
 
-/// The width of a table.
+/// Returns the width of a table.
 fn width(rows: &[[String; WIDTH]]) -> usize {
     let widest = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
     (0..WIDTH).filter_map(widest).sum::<usize>() + 2 * (WIDTH - 1)
 }
 
-/// The beginning of a text, marked where something is missing.
+/// Cuts a text to a width, with a mark where something is missing.
 fn cut(text: &str, columns: usize) -> String {
     if text.chars().count() <= columns {
         return text.to_owned();

@@ -13,7 +13,7 @@ use super::{AskArgs, BETWEEN_LOOKS, known};
 use crate::admin::protocol::{StatusReply, TunnelReply};
 use crate::cli::errors::UsageError;
 use crate::cli::output::{Screen, clear, print};
-use crate::cli::{Done, values};
+use crate::cli::{Done, times};
 use crate::run::Failure;
 
 /// The text under the flags of `status`.
@@ -31,7 +31,7 @@ Examples:
 /// `knockpipe status`.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct StatusArgs {
-    /// All about this tunnel
+    /// Show all about this tunnel
     #[arg(long, value_name = "NAME")]
     tunnel: Option<String>,
 
@@ -39,10 +39,10 @@ pub(in crate::cli) struct StatusArgs {
     #[arg(long, conflicts_with = "tunnel")]
     all: bool,
 
-    /// Show it again and again [default: every 2 seconds]
+    /// Repeat at this interval [default: 2s]
     #[arg(
-        long, value_name = "SECONDS", value_parser = values::seconds, num_args = 0..=1,
-        default_missing_value = "2", allow_negative_numbers = true
+        long, value_name = "DURATION", value_parser = times::parse, num_args = 0..=1,
+        default_missing_value = "2s", allow_negative_numbers = true
     )]
     watch: Option<Duration>,
 
@@ -56,13 +56,13 @@ struct Look {
     status: StatusReply,
 }
 
-/// Shows how a process is.
+/// Shows the state of a process.
 ///
 /// # Errors
 /// [`Failure`] of the arguments or the process.
 pub(in crate::cli) fn status(args: &StatusArgs) -> Result<Done, Failure> {
     if args.watch.is_some_and(|every| every.is_zero()) {
-        let remedy = "give a time such as 2";
+        let remedy = "give a time such as 2s";
         return Err(UsageError::ZeroSeconds { flag: "--watch", remedy }.into());
     }
     let mut before = args.look()?;
@@ -88,7 +88,7 @@ impl StatusArgs {
         Ok(Look { at: Instant::now(), status })
     }
 
-    /// Whether somebody reads it.
+    /// Prints a look. Returns false once the output has no reader.
     fn show(&self, status: &StatusReply, rates: &HashMap<&str, Rates>) -> Result<bool, Failure> {
         let screen = Screen::of_stdout();
         if self.watch.is_some() && !self.ask.is_json() && screen.is_some() {
@@ -120,7 +120,7 @@ impl Look {
     }
 }
 
-/// The answer as it came, with the rates beside the counts.
+/// Returns the answer as it came, with the rates beside the counts.
 fn with_rates(status: &StatusReply, rates: &HashMap<&str, Rates>) -> Value {
     let mut value = json!(status);
     let tunnels = value["tunnels"].as_array_mut().into_iter().flatten();

@@ -1,8 +1,7 @@
-//! Answers as people read them.
+//! Renders answers for people.
 //!
-//! Text of others (a name that somebody chose, the words of a server) was made
-//! printable before it comes here: what is printed cannot move a terminal's
-//! cursor, or make one line two.
+//! Foreign text (a chosen name, the words of a server) was made printable before it comes
+//! here: what is printed cannot move a terminal's cursor, or make one line two.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
@@ -25,13 +24,13 @@ pub(super) struct Rated {
     pub(super) received_per_s: u64,
 }
 
-/// What `who` calls its columns.
+/// Names of the columns of `who`.
 const COLUMNS: [&str; 12] = [
     "ID", "TUNNEL", "PEER", "CLIENT", "TARGET", "SERVICE", "KEY", "AGE", "SENT", "RECEIVED",
     "SENT/S", "RECV/S",
 ];
 
-/// `sessions` with their rates since `before`; who came later, since it came.
+/// Adds to `sessions` their rates since `before`, or since they began if that is later.
 pub(super) fn rated(before: &[SessionReply], sessions: Vec<SessionReply>) -> Vec<Rated> {
     let before: HashMap<u64, &SessionReply> = before.iter().map(|one| (one.id, one)).collect();
     let rate = |session: SessionReply| {
@@ -49,7 +48,7 @@ pub(super) fn rated(before: &[SessionReply], sessions: Vec<SessionReply>) -> Vec
     sessions.into_iter().map(rate).collect()
 }
 
-/// The connections as a table.
+/// Shows the connections as a table.
 pub(super) fn who(sessions: &[Rated]) -> String {
     let rows = sessions.iter().map(|Rated { session, sent_per_s, received_per_s }| {
         let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
@@ -84,7 +83,7 @@ pub(super) fn table<const N: usize>(rows: Vec<[String; N]>) -> String {
     rows.iter().map(line).collect()
 }
 
-/// All about one tunnel.
+/// Shows all about one tunnel.
 pub(super) fn tunnel(tunnel: &TunnelReply, rates: Option<&Rates>) -> String {
     let TunnelReply { name, mode, state, .. } = tunnel;
     let mut out = format!("{name}: {mode}, {state}\n");
@@ -113,13 +112,15 @@ pub(super) fn tunnel(tunnel: &TunnelReply, rates: Option<&Rates>) -> String {
     if let Some(gate) = &tunnel.gate {
         say("gate", &of_gate(gate));
         if let Some(why) = &gate.away {
-            say("store", &format!("away: {why}"));
+            say("store", &format!("unavailable: {why}"));
         }
     }
-    let (sent, received) = (size(tunnel.sent), size(tunnel.received));
+    let sent = size(tunnel.sent);
+    let received = size(tunnel.received);
     say("bytes", &format!("{sent} sent, {received} received"));
     if let Some(Rates { accepted, sent, received }) = rates {
-        let (sent, received) = (size(*sent), size(*received));
+        let sent = size(*sent);
+        let received = size(*received);
         let text = format!("{accepted} connections, {sent} sent, {received} received");
         say("per second", &text);
     }
@@ -129,7 +130,7 @@ pub(super) fn tunnel(tunnel: &TunnelReply, rates: Option<&Rates>) -> String {
     out
 }
 
-/// `[NAME=]ADDR`, and what is known of it.
+/// Shows `[NAME=]ADDR`, and what is known of it.
 fn of_target(target: &TargetReply) -> String {
     let TargetReply { service, target, state, since_s, failing_s, in_use, last_error } = target;
     let name = service.as_ref().map_or_else(|| target.clone(), |name| format!("{name}={target}"));

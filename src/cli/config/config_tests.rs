@@ -39,7 +39,7 @@ fn keys_are_flags_and_defaults_hold_where_they_can() {
         [keys]
         new = "b.key"
         [defaults]
-        timeout = 2.5
+        timeout = "2500ms"
         pool = 3
         max-unopened = 7
         padding = "none"
@@ -169,7 +169,7 @@ fn every_mistake_is_one_line_with_its_place_and_a_remedy() {
             "toml:2",
             "did you mean 'timeout'?",
         ),
-        (&format!("{REDIS}timeout='5s'\n"), "toml:7", "'5s' is not a number of seconds"),
+        (&format!("{REDIS}timeout=5\n"), "toml:7", "'5' has no unit; write 5s"),
         (&format!("{REDIS}timeout=[1,2]\n"), "toml:7", "'timeout' has one value"),
         (&format!("{REDIS}timeout=true\n"), "toml:7", "is no switch"),
         (&format!("{REDIS}no-keepalive='yes'\n"), "toml:7", "is a switch"),
@@ -204,13 +204,13 @@ fn every_mistake_is_one_line_with_its_place_and_a_remedy() {
         ("[tunnel.a]\n", "toml:1", "did you mean 'tunnels'?"),
         (&REDIS.replace("a.key", "-"), "toml:6", "write the path of its file"),
         (
-            &format!("[defaults]\nno-resolve=true\nresolve-every=9\n{REDIS}"),
+            &format!("[defaults]\nno-resolve=true\nresolve-every='9s'\n{REDIS}"),
             "toml:",
             "exclude each other",
         ),
         // Also what no tunnel of the file has, or lets stand.
         (&format!("{REDIS}[defaults]\nmax-unopened='x'\n"), "toml:8", "'x' is not a number"),
-        (&format!("{REDIS}timeout=1\n[defaults]\ntimeout='5s'\n"), "toml:9", "number of seconds"),
+        (&format!("{REDIS}timeout='1s'\n[defaults]\ntimeout='x'\n"), "toml:9", "is not a duration"),
         (&format!("{REDIS}[keys]\nx='a.key'\n[defaults]\nkey='y'\n"), "toml:10", "no 'y' in"),
         (&format!("{REDIS}gate='file:g'\n[defaults]\ngate='h'\n"), "toml:9", "[gates.h]"),
         (&REDIS.replace("a.key", "c.key"), "toml:2", "c.key"),
@@ -242,17 +242,17 @@ fn a_default_is_overridden_by_what_excludes_it() {
     };
     let by = |default: &str, own: &str| seconds(&format!("[defaults]\n{default}{REDIS}{own}"));
     assert_eq!(by("no-resolve = true", ""), None);
-    assert_eq!(by("no-resolve = true", "resolve-every = 10"), Some(10));
-    assert_eq!(by("resolve-every = 10", "no-resolve = true"), None);
-    assert_eq!(by("resolve-every = 10", "no-resolve = false"), Some(10));
+    assert_eq!(by("no-resolve = true", "resolve-every = '10s'"), Some(10));
+    assert_eq!(by("resolve-every = '10s'", "no-resolve = true"), None);
+    assert_eq!(by("resolve-every = '10s'", "no-resolve = false"), Some(10));
     assert_eq!(by("no-resolve = true", "no-resolve = false"), Some(60));
 }
 
 #[test]
 fn what_is_shown_has_the_same_effect() {
     let dir = directory();
-    let process = "[process]\nadmin = 'admin'\ndrain-accept = 1.5\nsyslog = true\n";
-    let own = "timeout = 2\ndeny = ['203.0.113.0/24', '198.51.100.1']\n";
+    let process = "[process]\nadmin = 'admin'\ndrain-accept = '1500ms'\nsyslog = true\n";
+    let own = "timeout = '2s'\ndeny = ['203.0.113.0/24', '198.51.100.1']\n";
     for process in ["", process] {
         let before = plan_of(&dir, &format!("{process}{REDIS}{own}")).unwrap();
         let load = || Config::load(&dir.path().join("knockpipe.toml")).unwrap();

@@ -1,5 +1,4 @@
-//! From the settings of a table to the arguments of a command, and what `clap`
-//! makes of them.
+//! Turns the settings of a table into the arguments of a command, and parses them with `clap`.
 
 use std::any::TypeId;
 use std::ffi::OsString;
@@ -10,12 +9,12 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches, Parser};
 
 use super::text::{Setting, Table, Tables, Value};
-use super::{Mistake, Tunnel};
+use super::{ConfigError, Tunnel};
 use crate::cli::errors::one_line;
 use crate::cli::gate_args::{AcceptorGateArgs, GateArgs};
 use crate::cli::process_args::ProcessArgs;
 use crate::cli::tunnel_args::{DecryptArgs, EncryptArgs, TunnelArgs};
-use crate::cli::{habits, variables};
+use crate::cli::{habits, renamed, variables};
 use crate::sys::keyfile::is_stdin;
 
 /// The flags about the process.
@@ -71,14 +70,14 @@ impl Flags {
         }
     }
 
-    /// Those of a tunnel; `None` where there is no such mode.
+    /// Returns the flags of a tunnel; `None` where there is no such mode.
     pub(super) fn of_mode(&self, mode: &str) -> Option<&Command> {
         [&self.encrypt, &self.decrypt].into_iter().find(|command| command.get_name() == mode)
     }
 
     /// Finds what is wrong with keys, gates and defaults by themselves, whether a
     /// tunnel uses them or not.
-    pub(super) fn check(&self, tables: &Tables, base: &Path) -> Result<(), Mistake> {
+    pub(super) fn check(&self, tables: &Tables, base: &Path) -> Result<(), ConfigError> {
         for Setting { value, line, .. } in &tables.keys {
             let Value::Words(files) = value else { continue };
             files.iter().try_for_each(|file| refuse_stdin(file, *line))?;
@@ -102,32 +101,32 @@ impl Flags {
         &self,
         settings: &[Setting],
         base: &Path,
-    ) -> Result<(ProcessArgs, ArgMatches), Mistake> {
+    ) -> Result<(ProcessArgs, ArgMatches), ConfigError> {
         let is_typed = |arg: &Arg| {
             let own = |setting: &Setting| arg.get_long() == Some(&setting.key);
             settings.iter().any(own)
         };
         let variables = variables::added(&self.process, is_typed, |name| std::env::var_os(name));
-        let (added, used) = variables.map_err(|error| Mistake::elsewhere(error.to_string()))?;
+        let (added, used) = variables.map_err(|error| ConfigError::elsewhere(error.to_string()))?;
         let mut arguments = self.arguments(&self.process, settings, base)?;
         arguments.extend(added);
         let failed = |error: clap::Error| {
             let mistake = blame(&error, &self.process, settings);
             let text = variables::named(&mistake.what, &used);
-            text.map_or(mistake, Mistake::elsewhere)
+            text.map_or(mistake, ConfigError::elsewhere)
         };
         let values = self.process.clone().try_get_matches_from(arguments).map_err(failed)?;
         let line = ProcessLine::from_arg_matches(&values).map_err(failed)?;
         Ok((line.process, values))
     }
 
-    /// What holds for a tunnel: its own setting before its gate's before the default.
+    /// Parses what holds for a tunnel: its own setting before its gate's before the default.
     pub(super) fn tunnel(
         &self,
         table: &Table,
         tables: &Tables,
         base: &Path,
-    ) -> Result<Tunnel, Mistake> {
+    ) -> Result<Tunnel, ConfigError> {
         let command = self.mode(table)?;
         let settings = self.merged(command, table, tables)?;
         let values = self.parse(command, &settings, base).map_err(|error| error.of(table))?;
@@ -141,12 +140,12 @@ impl Flags {
         Ok(Tunnel { name: Arc::from(&*table.name), line: table.line, args, values })
     }
 
-    /// The gate of these settings; what else they say is passed over.
+    /// Parses the gate of these settings, and ignores all others.
     pub(super) fn gate(
         &self,
         settings: &[Setting],
         base: &Path,
-    ) -> Result<(GateArgs, AcceptorGateArgs), Mistake> {
+    ) -> Result<(GateArgs, AcceptorGateArgs), ConfigError> {
         let of_gate = settings.iter().filter(|setting| find(&self.gate, &setting.key).is_some());
         let settings: Vec<Setting> = of_gate.cloned().collect();
         let values = self.parse(&self.gate, &settings, base)?;
@@ -156,11 +155,15 @@ impl Flags {
     }
 
     /// Gives all that holds for a tunnel, as settings.
-    pub(super) fn settings(&self, table: &Table, tables: &Tables) -> Result<Vec<Setting>, Mistake> {
+    pub(super) fn settings(
+        &self,
+        table: &Table,
+        tables: &Tables,
+    ) -> Result<Vec<Setting>, ConfigError> {
         self.merged(self.mode(table)?, table, tables)
     }
 
-    fn mode(&self, table: &Table) -> Result<&Command, Mistake> {
+    fn mode(&self, table: &Table) -> Result<&Command, ConfigError> {
         let setting = table.settings.iter().find(|setting| setting.key == "mode");
         let (found, which, line) = match setting {
             Some(Setting { value: Value::Words(words), line, .. }) if words.len() == 1 => {
@@ -175,7 +178,7 @@ impl Flags {
                 "tunnel {name} has {which}; write mode = \"encrypt\" next to the clients, or mode = \"decrypt\" next to the server"
             )
         };
-        found.ok_or_else(|| Mistake::new(line, what()))
+        found.ok_or_else(|| ConfigError::new(line, what()))
     }
 
     fn merged(
@@ -183,7 +186,7 @@ impl Flags {
         command: &Command,
         table: &Table,
         tables: &Tables,
-    ) -> Result<Vec<Setting>, Mistake> {
+    ) -> Result<Vec<Setting>, ConfigError> {
         let own = table.settings.iter().filter(|setting| setting.key != "mode");
         let mut all: Vec<Setting> = own.cloned().collect();
         let defaults = self.applicable(command, &tables.defaults)?;
@@ -198,8 +201,12 @@ impl Flags {
         Ok(all)
     }
 
-    /// Those of the defaults that this mode has. One that no mode has is a mistake.
-    fn applicable(&self, command: &Command, defaults: &[Setting]) -> Result<Vec<Setting>, Mistake> {
+    /// Returns those of the defaults that this mode has. One that no mode has is an error.
+    fn applicable(
+        &self,
+        command: &Command,
+        defaults: &[Setting],
+    ) -> Result<Vec<Setting>, ConfigError> {
         let mut found = vec![];
         for setting in defaults {
             if find(command, &setting.key).is_some() {
@@ -211,26 +218,28 @@ impl Flags {
         Ok(found)
     }
 
-    /// Whether a tunnel of any mode may have this key.
+    /// Returns whether a tunnel of any mode may have this key.
     fn is_of_tunnels(&self, key: &str) -> bool {
         [&self.encrypt, &self.decrypt].into_iter().any(|command| find(command, key).is_some())
     }
 
-    fn unknown(&self, command: &Command, Setting { key, line, .. }: &Setting) -> Mistake {
+    fn unknown(&self, command: &Command, Setting { key, line, .. }: &Setting) -> ConfigError {
         let name = command.get_name();
         if find(&self.process, key).is_some() {
             let what = format!("'{key}' is about the process; write it to [process]");
-            return Mistake::new(*line, what);
+            return ConfigError::new(*line, what);
         }
         if name == "[process]" && habits::of_key(key).is_some_and(|key| self.is_of_tunnels(key)) {
             let what = format!("'{key}' is no key of [process]; tunnels stand in [tunnels.NAME]");
-            return Mistake::new(*line, what);
+            return ConfigError::new(*line, what);
         }
         if self.of_mode(name).is_none() && self.is_of_tunnels(key) {
             let what = format!("'{key}' is about a tunnel; write it to one, or to [defaults]");
-            return Mistake::new(*line, what);
+            return ConfigError::new(*line, what);
         }
+        let new = renamed::flag(key).filter(|new| find(command, new).is_some());
         let remedy = match near(command, key) {
+            _ if new.is_some() => format!("write {}", new.unwrap_or_default()),
             Some(near) => format!("did you mean '{near}'?"),
             None if name == "[gates]" => "see 'knockpipe decrypt --help', below 'Gate'".to_owned(),
             None if name == "[process]" => {
@@ -238,16 +247,16 @@ impl Flags {
             }
             None => format!("see 'knockpipe {name} --help': keys are the long flags"),
         };
-        Mistake::new(*line, format!("there is no key '{key}' for {name}; {remedy}"))
+        ConfigError::new(*line, format!("there is no key '{key}' for {name}; {remedy}"))
     }
 
-    /// What `clap` makes of `settings`.
+    /// Parses `settings` with `clap`.
     fn parse(
         &self,
         command: &Command,
         settings: &[Setting],
         base: &Path,
-    ) -> Result<ArgMatches, Mistake> {
+    ) -> Result<ArgMatches, ConfigError> {
         let arguments = self.arguments(command, settings, base)?;
         let parsed = command.clone().try_get_matches_from(arguments);
         parsed.map_err(|error| blame(&error, command, settings))
@@ -258,7 +267,7 @@ impl Flags {
         command: &Command,
         settings: &[Setting],
         base: &Path,
-    ) -> Result<Vec<OsString>, Mistake> {
+    ) -> Result<Vec<OsString>, ConfigError> {
         let mut arguments = vec![];
         for setting in settings {
             let arg = find(command, &setting.key).ok_or_else(|| self.unknown(command, setting))?;
@@ -287,7 +296,7 @@ fn add(command: &Command, all: &mut Vec<Setting>, more: &[Setting]) {
     all.extend(more.iter().filter(|setting| !is_said(setting)).cloned());
 }
 
-/// Whether `own` and the flag `other` cannot stand together.
+/// Returns whether `own` and the flag `other` exclude each other.
 fn excludes(command: &Command, own: &Setting, other: &str) -> bool {
     let (Some(one), Some(two)) = (find(command, &own.key), find(command, other)) else {
         return false;
@@ -295,11 +304,11 @@ fn excludes(command: &Command, own: &Setting, other: &str) -> bool {
     own.value != Value::Switch(false) && variables::excludes(command, one, two)
 }
 
-/// `gate = "NAME"` stands for the settings of `[gates.NAME]`.
+/// Replaces `gate = "NAME"` by the settings of `[gates.NAME]`.
 fn named_gate<'t>(
     all: &mut Vec<Setting>,
     tables: &'t Tables,
-) -> Result<Option<&'t Table>, Mistake> {
+) -> Result<Option<&'t Table>, ConfigError> {
     let Some(place) = all.iter().position(|setting| setting.key == "gate") else {
         return Ok(None);
     };
@@ -313,11 +322,11 @@ fn named_gate<'t>(
         return Ok(None);
     }
     let what = format!("there is no table [gates.{name}]; add it, or write an address of a store");
-    Err(Mistake::new(all[place].line, what))
+    Err(ConfigError::new(all[place].line, what))
 }
 
 /// Words that name a key of `[keys]` become its file.
-fn name_keys(settings: &mut [Setting], tables: &Tables) -> Result<(), Mistake> {
+fn name_keys(settings: &mut [Setting], tables: &Tables) -> Result<(), ConfigError> {
     for setting in settings.iter_mut().filter(|setting| setting.key == "key") {
         let Value::Words(words) = &mut setting.value else { continue };
         for word in words {
@@ -330,7 +339,7 @@ fn name_keys(settings: &mut [Setting], tables: &Tables) -> Result<(), Mistake> {
                 let what = format!(
                     "there is no '{word}' in [keys]; correct it, or write ./{word} for a file"
                 );
-                return Err(Mistake::new(setting.line, what));
+                return Err(ConfigError::new(setting.line, what));
             }
             refuse_stdin(word, setting.line)?;
         }
@@ -338,21 +347,21 @@ fn name_keys(settings: &mut [Setting], tables: &Tables) -> Result<(), Mistake> {
     Ok(())
 }
 
-fn refuse_stdin(file: &str, line: usize) -> Result<(), Mistake> {
+fn refuse_stdin(file: &str, line: usize) -> Result<(), ConfigError> {
     let what = "a key cannot come from standard input here, because a reload reads it again; \
                 write the path of its file";
-    if is_stdin(Path::new(file)) { Err(Mistake::new(line, what)) } else { Ok(()) }
+    if is_stdin(Path::new(file)) { Err(ConfigError::new(line, what)) } else { Ok(()) }
 }
 
-/// The key that `key` is a slip of, or that other programs call so.
+/// Returns the key that `key` is a slip of, or that other programs call so.
 fn near<'c>(command: &'c Command, key: &str) -> Option<&'c str> {
     let known = || command.get_arguments().filter_map(Arg::get_long);
     let of_habit = habits::of_key(key).and_then(|meant| known().find(|known| *known == meant));
     habits::near(key, known()).or(of_habit)
 }
 
-/// A setting as arguments.
-fn spelled(arg: &Arg, setting: &Setting, base: &Path) -> Result<Vec<OsString>, Mistake> {
+/// Writes a setting as arguments.
+fn spelled(arg: &Arg, setting: &Setting, base: &Path) -> Result<Vec<OsString>, ConfigError> {
     let Setting { key, value, line } = setting;
     let takes_value = !matches!(arg.get_action(), ArgAction::SetTrue);
     match value {
@@ -360,10 +369,10 @@ fn spelled(arg: &Arg, setting: &Setting, base: &Path) -> Result<Vec<OsString>, M
             Ok(if *on { vec![format!("--{key}").into()] } else { vec![] })
         }
         Value::Switch(_) => {
-            Err(Mistake::new(*line, format!("'{key}' is no switch; write a value")))
+            Err(ConfigError::new(*line, format!("'{key}' is no switch; write a value")))
         }
         Value::Words(_) if !takes_value => {
-            Err(Mistake::new(*line, format!("'{key}' is a switch; write true or false")))
+            Err(ConfigError::new(*line, format!("'{key}' is a switch; write true or false")))
         }
         Value::Words(words) => {
             let may_repeat = matches!(arg.get_action(), ArgAction::Append);
@@ -372,7 +381,7 @@ fn spelled(arg: &Arg, setting: &Setting, base: &Path) -> Result<Vec<OsString>, M
                     "service" => "write one, and a table [tunnels.NAME] for each further service",
                     _ => "write one",
                 };
-                return Err(Mistake::new(*line, format!("'{key}' has one value; {remedy}")));
+                return Err(ConfigError::new(*line, format!("'{key}' has one value; {remedy}")));
             }
             Ok(words.iter().map(|word| argument(arg, key, word, base)).collect())
         }
@@ -396,8 +405,8 @@ fn argument(arg: &Arg, key: &str, word: &str, base: &Path) -> OsString {
     argument
 }
 
-/// What `clap` found wrong, with the line of the setting that it is about.
-fn blame(error: &clap::Error, command: &Command, settings: &[Setting]) -> Mistake {
+/// Turns an error of `clap` into one with the line of the setting that it is about.
+fn blame(error: &clap::Error, command: &Command, settings: &[Setting]) -> ConfigError {
     let about = match error.get(ContextKind::InvalidArg) {
         Some(ContextValue::String(text)) => text.clone(),
         Some(ContextValue::Strings(texts)) => texts.join(" "),
@@ -409,11 +418,11 @@ fn blame(error: &clap::Error, command: &Command, settings: &[Setting]) -> Mistak
         .map(|word| word.split(['=', '<']).next().unwrap_or(word))
         .collect();
     if error.kind() == ErrorKind::MissingRequiredArgument {
-        return Mistake::of_table(format!("lacks {}; add it", keys.join(", ")));
+        return ConfigError::of_table(format!("lacks {}; add it", keys.join(", ")));
     }
     let line = settings.iter().find(|setting| keys.contains(&&*setting.key));
     let first = settings.iter().map(|setting| setting.line).min().unwrap_or(1);
     let name = format!("knockpipe {}", command.get_name());
     let what = one_line(error, command, &name).to_string();
-    Mistake::new(line.map_or(first, |setting| setting.line), what)
+    ConfigError::new(line.map_or(first, |setting| setting.line), what)
 }

@@ -1,6 +1,6 @@
 //! One gate of a configuration file, for commands that look at it or change it.
 //!
-//! Only what the gate needs has to be right: a file whose tunnels cannot run has gates
+//! Only what the gate needs has to be right: a file with tunnels that cannot run has gates
 //! all the same.
 
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::flags::Flags;
 use super::text::{Setting, Table, Tables};
-use super::{Mistake, at, keys_of, understood};
+use super::{ConfigError, at, keys_of, understood};
 use crate::cli::gate_args::{AcceptorGateArgs, GateArgs};
 use crate::gate::GateOptions;
 use crate::run::Failure;
@@ -51,7 +51,7 @@ pub(in crate::cli) fn gate(
     which: Which<'_>,
     by_others: bool,
 ) -> Result<NamedGate, Failure> {
-    let found = understood(file, |base, text| find(&keys_of(file, base), (base, text), which))?;
+    let found = understood(file, |base, text| find(&keys_of(file, base), base, text, which))?;
     let Found { what, args: (gate, acceptor), mut access } = found;
     access.by_others |= by_others;
     let place = format!("{}: {what}", file.display());
@@ -65,7 +65,7 @@ pub(in crate::cli) fn gate(
     Ok(NamedGate { options, proxies: gate.proxies() })
 }
 
-fn find(keys: &Path, (base, text): (&Path, &str), which: Which<'_>) -> Result<Found, Mistake> {
+fn find(keys: &Path, base: &Path, text: &str, which: Which<'_>) -> Result<Found, ConfigError> {
     let tables = Tables::parse(text, keys)?;
     let flags = Flags::new();
     let (process, _) = flags.process(&tables.process, base)?;
@@ -85,15 +85,15 @@ fn of_gate(table: &Table) -> (String, Vec<Setting>) {
     (format!("gate {}", table.name), table.settings.clone())
 }
 
-/// The one gate of the file: its only `[gates.NAME]`, or that of its tunnels.
-fn only(flags: &Flags, tables: &Tables) -> Result<(String, Vec<Setting>), Mistake> {
+/// Returns the one gate of the file: its only `[gates.NAME]`, or that of its tunnels.
+fn only(flags: &Flags, tables: &Tables) -> Result<(String, Vec<Setting>), ConfigError> {
     if let [one] = &tables.gates[..] {
         return Ok(of_gate(one));
     }
     if !tables.gates.is_empty() {
         let names = names(&tables.gates);
         let what = format!("there are several gates; add --gate-name with one of: {names}");
-        return Err(Mistake::new(1, what));
+        return Err(ConfigError::new(1, what));
     }
     let mut found: Vec<(&Table, Vec<Setting>)> = vec![];
     for table in &tables.tunnels {
@@ -104,26 +104,27 @@ fn only(flags: &Flags, tables: &Tables) -> Result<(String, Vec<Setting>), Mistak
         }
     }
     match &found[..] {
-        [] => {
-            Err(Mistake::new(1, "there is no gate; add a table [gates.NAME], or name another file"))
-        }
+        [] => Err(ConfigError::new(
+            1,
+            "there is no gate; add a table [gates.NAME], or name another file",
+        )),
         [(table, settings)] => Ok((format!("tunnel {}", table.name), settings.clone())),
         several => {
             let names: Vec<&str> = several.iter().map(|(table, _)| table.name.as_str()).collect();
             let names = names.join(", ");
             let what = format!("several tunnels have a gate; add --tunnel with one of: {names}");
-            Err(Mistake::new(1, what))
+            Err(ConfigError::new(1, what))
         }
     }
 }
 
-fn named<'t>(tables: &'t [Table], name: &str, kind: &str) -> Result<&'t Table, Mistake> {
+fn named<'t>(tables: &'t [Table], name: &str, kind: &str) -> Result<&'t Table, ConfigError> {
     tables.iter().find(|table| table.name == name).ok_or_else(|| {
         let remedy = match names(tables) {
             none if none.is_empty() => "there is none at all, name another file".to_owned(),
             names => format!("choose one of: {names}"),
         };
-        Mistake::new(1, format!("there is no table [{kind}.{name}]; {remedy}"))
+        ConfigError::new(1, format!("there is no table [{kind}.{name}]; {remedy}"))
     })
 }
 
@@ -131,7 +132,7 @@ fn names(tables: &[Table]) -> String {
     tables.iter().map(|table| table.name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
-/// Whether the file accepts secrets that others can read, anywhere.
+/// Returns whether the file accepts secrets that others can read, anywhere.
 fn accepts_others(tables: &Tables) -> bool {
     let of_tunnels = tables.tunnels.iter().flat_map(|table| &table.settings);
     tables.defaults.iter().chain(of_tunnels).any(Setting::accepts_others)

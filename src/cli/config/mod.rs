@@ -44,7 +44,7 @@ const LONGEST: usize = 1 << 20;
 #[derive(Debug)]
 pub(super) struct Config {
     file: PathBuf,
-    /// What its keys may be, for [`show`].
+    /// The keys that it may have, for [`show`].
     flags: Flags,
     pub(super) process: ProcessArgs,
     /// All its values, for [`show`].
@@ -57,20 +57,20 @@ pub(super) struct Config {
 #[derive(Debug)]
 pub(super) struct Tunnel {
     pub(super) name: Arc<str>,
-    /// Where its table begins, from 1.
+    /// Line where its table begins, from 1.
     line: usize,
     pub(super) args: TunnelArgs,
     /// All its values, for [`show`].
     values: clap::ArgMatches,
 }
 
-/// What is wrong with the file, and where.
+/// An error in the file, with its place.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ConfigError {
+pub(super) enum FileError {
     /// It cannot be read.
     #[error("cannot read {file}: {cause}; check its path and who may read it, and that it is a regular file", file = .file.display())]
     Unreadable {
-        /// Which.
+        /// Its path.
         file: PathBuf,
         /// The words of the system.
         cause: ReadError,
@@ -81,41 +81,40 @@ pub(super) enum ConfigError {
     /// Something in it is wrong.
     #[error("{file}:{line}: {what}", file = .file.display())]
     Wrong {
-        /// Which.
+        /// Its path.
         file: PathBuf,
-        /// Where, from 1.
+        /// The line, from 1.
         line: usize,
         /// Cause and remedy.
         what: String,
     },
 }
 
-/// What is wrong, and in which line; in none of its own where the whole of a
-/// table is meant.
+/// An error and its line; it has none of its own where the whole of a table is meant.
 #[derive(Debug)]
-struct Mistake {
+struct ConfigError {
     line: Option<usize>,
     what: String,
     /// In a variable of the environment and not in the file.
     is_elsewhere: bool,
 }
 
-impl Mistake {
+impl ConfigError {
     fn new(line: usize, what: impl Into<String>) -> Self {
         Self { line: Some(line), what: what.into(), is_elsewhere: false }
     }
 
-    /// What a table lacks.
+    /// Makes an error about a whole table.
     fn of_table(what: String) -> Self {
         Self { line: None, what, is_elsewhere: false }
     }
 
-    /// A mistake in the environment.
+    /// Makes an error about the environment.
     fn elsewhere(what: String) -> Self {
         Self { line: None, what, is_elsewhere: true }
     }
 
-    /// The same, where it is about the whole of this tunnel's table.
+    /// Completes an error that is about the whole of this tunnel's table.
     fn of(self, table: &text::Table) -> Self {
         match self.line {
             None => Self::new(table.line, format!("tunnel {} {}", table.name, self.what)),
@@ -124,13 +123,13 @@ impl Mistake {
     }
 }
 
-impl From<ConfigError> for Failure {
-    fn from(error: ConfigError) -> Self {
+impl From<FileError> for Failure {
+    fn from(error: FileError) -> Self {
         Self::Usage(error.into())
     }
 }
 
-/// The tables of a file, each with the flags that are its keys.
+/// Returns the tables of a file, each with the flags that are its keys.
 pub(super) fn tables() -> [(&'static str, clap::Command); 4] {
     let Flags { process, encrypt, decrypt, gate } = Flags::new();
     [
@@ -150,7 +149,7 @@ impl Config {
         understood(file, |base, text| Self::parse(file, base, text))
     }
 
-    fn parse(file: &Path, base: &Path, text: &str) -> Result<Self, Mistake> {
+    fn parse(file: &Path, base: &Path, text: &str) -> Result<Self, ConfigError> {
         let tables = Tables::parse(text, &keys_of(file, base))?;
         let flags = Flags::new();
         let (process, process_values) = flags.process(&tables.process, base)?;
@@ -158,13 +157,13 @@ impl Config {
         let tunnels = tables.tunnels.iter().map(|table| flags.tunnel(table, &tables, base));
         let tunnels = tunnels.collect::<Result<Vec<_>, _>>()?;
         if tunnels.is_empty() {
-            return Err(Mistake::new(1, "there is no tunnel; add a table [tunnels.NAME]"));
+            return Err(ConfigError::new(1, "there is no tunnel; add a table [tunnels.NAME]"));
         }
         let unused = unused::find(&tables, &tunnels, &flags, base)?;
         Ok(Self { file: file.to_owned(), flags, process, process_values, tunnels, unused })
     }
 
-    /// Every file that is read again on a reload, itself first; of keys and gates that no
+    /// Returns every file that is read again on a reload, itself first; of keys and gates that no
     /// tunnel uses, too.
     pub(super) fn files(&self) -> Vec<PathBuf> {
         let named = self.tunnels.iter().flat_map(|tunnel| tunnel.args.files());
@@ -172,7 +171,7 @@ impl Config {
         [self.file.clone()].into_iter().chain(named).chain(unused).collect()
     }
 
-    /// What the tunnels are told; the keys are read.
+    /// Returns the options of all tunnels; the keys are read.
     ///
     /// # Errors
     /// [`Failure`] of the first tunnel that cannot be.
@@ -197,7 +196,7 @@ impl Config {
         Ok(plan)
     }
 
-    /// The flags of the process whose values are not those of `before`.
+    /// Returns the flags of the process that differ from those of `before`.
     pub(super) fn process_changes(&self, before: &Self) -> Vec<String> {
         if self.process == before.process {
             return vec![];
@@ -231,31 +230,31 @@ fn at(place: String, failure: Failure) -> Failure {
 /// [`Failure::Usage`] with the line of the first mistake.
 fn understood<T>(
     file: &Path,
-    parse: impl FnOnce(&Path, &str) -> Result<T, Mistake>,
+    parse: impl FnOnce(&Path, &str) -> Result<T, ConfigError>,
 ) -> Result<T, Failure> {
-    let unreadable = |cause| ConfigError::Unreadable { file: file.to_owned(), cause };
+    let unreadable = |cause| FileError::Unreadable { file: file.to_owned(), cause };
     let bytes = read(file, LONGEST).map_err(unreadable)?;
-    let text = text(&bytes).map_err(|not| ConfigError::NoText(file.to_owned(), not))?;
+    let text = text(&bytes).map_err(|not| FileError::NoText(file.to_owned(), not))?;
     // So that what `show` makes of paths is right beside any other file.
     let whole = std::path::absolute(file).map_err(|error| unreadable(error.into()))?;
     let parsed = parse(whole.parent().unwrap_or(&whole), text);
-    parsed.map_err(|Mistake { line, what, is_elsewhere }| match is_elsewhere {
+    parsed.map_err(|ConfigError { line, what, is_elsewhere }| match is_elsewhere {
         true => Failure::Usage(anyhow::anyhow!(what)),
         false => {
             let line = line.unwrap_or(1);
-            ConfigError::Wrong { file: file.to_owned(), line, what }.into()
+            FileError::Wrong { file: file.to_owned(), line, what }.into()
         }
     })
 }
 
-/// The directory beside a file that has the keys of its tunnels: `office` for `office.toml`,
-/// as a service knockpipe@office has it, else `keys`.
+/// Returns the directory beside a file that has the keys of its tunnels: `office` for
+/// `office.toml`, as a service knockpipe@office has it, else `keys`.
 fn keys_of(file: &Path, base: &Path) -> PathBuf {
     let own = file.file_stem().filter(|name| *name != "knockpipe").map(|name| base.join(name));
     own.filter(|own| own.is_dir()).unwrap_or_else(|| base.join("keys"))
 }
 
-/// What cannot be listened on, because this or an earlier tunnel does already.
+/// Returns why a source cannot be listened on: this or an earlier tunnel does already.
 fn excluded(plan: &[Options], options: &Options) -> Option<String> {
     options.sources.iter().enumerate().find_map(|(place, source)| {
         let own = options.sources[..place].iter().map(|earlier| (earlier, options));
@@ -267,7 +266,7 @@ fn excluded(plan: &[Options], options: &Options) -> Option<String> {
 }
 
 impl Tunnel {
-    /// What it is told.
+    /// Returns its options.
     ///
     /// # Errors
     /// [`Failure`] of its addresses, keys or gate.

@@ -13,14 +13,14 @@ use super::{Config, Tunnel};
 use crate::printable::printable_toml;
 use crate::tunnel::Options;
 
-/// The process and all tunnels, with what gates and defaults give them.
+/// Shows the process and all tunnels, with what gates and defaults give them.
 pub(in crate::cli) fn show(config: &Config, plan: &[Options]) -> String {
     let mut text = "[process]\n".to_owned();
     // Writing to a String cannot fail.
     let _ = values(&mut text, &config.flags.process, &config.process_values);
     text.push('\n');
     for (tunnel, options) in config.tunnels.iter().zip(plan) {
-        let _ = one(&mut text, config, (tunnel, options));
+        let _ = one(&mut text, config, tunnel, options);
     }
     for unused in &config.unused {
         let _ = writeln!(text, "# no tunnel uses {} of line {}", unused.what, unused.line);
@@ -28,7 +28,7 @@ pub(in crate::cli) fn show(config: &Config, plan: &[Options]) -> String {
     text
 }
 
-fn one(text: &mut String, config: &Config, (tunnel, options): (&Tunnel, &Options)) -> fmt::Result {
+fn one(text: &mut String, config: &Config, tunnel: &Tunnel, options: &Options) -> fmt::Result {
     let mode = tunnel.args.mode();
     writeln!(text, "[tunnels.{}]", quoted_name(&tunnel.name))?;
     writeln!(text, "mode = {}", quoted(mode))?;
@@ -39,7 +39,7 @@ fn one(text: &mut String, config: &Config, (tunnel, options): (&Tunnel, &Options
     writeln!(text, "# ids of the keys: {}\n", ids.join(" "))
 }
 
-/// The flags of `command`, as keys.
+/// Writes the flags of `command` as keys.
 fn values(text: &mut String, command: &Command, all: &ArgMatches) -> fmt::Result {
     for arg in command.get_arguments() {
         let Some(long) = arg.get_long() else { continue };
@@ -58,7 +58,7 @@ fn values(text: &mut String, command: &Command, all: &ArgMatches) -> fmt::Result
     Ok(())
 }
 
-/// A JSON string is a TOML string.
+/// Quotes a text for TOML, where a JSON string is a string too.
 fn quoted(text: &str) -> String {
     printable_toml(&serde_json::Value::from(text).to_string()).into_owned()
 }

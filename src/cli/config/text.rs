@@ -8,7 +8,7 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::Mistake;
+use super::ConfigError;
 use crate::cli::habits;
 
 /// A key with its value.
@@ -20,7 +20,7 @@ pub(super) struct Setting {
 }
 
 impl Setting {
-    /// Whether it accepts secrets that others can read.
+    /// Returns whether it accepts secrets that others can read.
     pub(super) fn accepts_others(&self) -> bool {
         self.key == "allow-readable-key" && self.value == Value::Switch(true)
     }
@@ -61,26 +61,27 @@ pub(super) struct Tables {
 /// The names of what stands at the top.
 const TABLES: [&str; 5] = ["process", "keys", "defaults", "gates", "tunnels"];
 
-/// What stands at the top.
+/// Tables and keys of the top level.
 const TOP: &str = "[process], [keys], [defaults], [gates.NAME] and [tunnels.NAME]";
 
 /// The variable with the directory of a service's credentials.
 const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 
 /// The beginning of a key file's name there, where `LoadCredential=key:` gave the directory
-/// of the keys. Without credentials the files themselves are meant, so that whoever
-/// checks the file reads the keys of the service.
+/// of the keys. Without credentials the files themselves are meant, so that a
+/// check of the file reads the keys of the service.
 const KEY: &str = "/key_";
 
 /// The longest name.
 const LONGEST_NAME: usize = 64;
 
 impl Tables {
-    /// `keys` is where the key files of a service are that gets them as credentials.
+    /// Parses a file. `keys` is the directory of the key files of a service that gets them as
+    /// credentials.
     ///
     /// # Errors
-    /// The first [`Mistake`].
-    pub(super) fn parse(text: &str, keys: &Path) -> Result<Self, Mistake> {
+    /// The first [`ConfigError`].
+    pub(super) fn parse(text: &str, keys: &Path) -> Result<Self, ConfigError> {
         let reader = Reader { text, keys };
         let top = DeTable::parse(text).map_err(|error| reader.not_toml(&error))?;
         let mut tables = Self::default();
@@ -98,7 +99,7 @@ impl Tables {
                         near.map_or_else(String::new, |near| format!("did you mean '{near}'? "));
                     let what =
                         format!("there is no table or key '{other}' here; {near}there are {TOP}");
-                    return Err(Mistake::new(line, what));
+                    return Err(ConfigError::new(line, what));
                 }
             }
         }
@@ -121,59 +122,65 @@ impl Reader<'_> {
         before.bytes().filter(|byte| *byte == b'\n').count() + 1
     }
 
-    fn not_toml(&self, error: &toml::de::Error) -> Mistake {
+    fn not_toml(&self, error: &toml::de::Error) -> ConfigError {
         let line = error.span().map_or(1, |span| self.line(&span));
         let cause = error.message().replace('\n', ", ");
-        Mistake::new(line, format!("this is not TOML: {cause}; see docs/OPERATING.md for examples"))
+        ConfigError::new(
+            line,
+            format!("this is not TOML: {cause}; see docs/OPERATING.md for examples"),
+        )
     }
 
     /// Tables with names.
-    fn named(&self, node: &Node<'_>) -> Result<Vec<Table>, Mistake> {
+    fn named(&self, node: &Node<'_>) -> Result<Vec<Table>, ConfigError> {
         let mut tables = vec![];
         for (key, value) in self.table(node)? {
-            let (name, line) = (key.get_ref().to_string(), self.line(&key.span()));
+            let name = key.get_ref().to_string();
+            let line = self.line(&key.span());
             let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
             if name.is_empty() || name.len() > LONGEST_NAME || !name.chars().all(is_plain) {
                 let what = format!(
                     "'{name}' is no name; use up to {LONGEST_NAME} letters, digits, '-', '_' and '.'"
                 );
-                return Err(Mistake::new(line, what));
+                return Err(ConfigError::new(line, what));
             }
             tables.push(Table { name, line, settings: self.settings(value)? });
         }
         Ok(tables)
     }
 
-    fn settings(&self, node: &Node<'_>) -> Result<Vec<Setting>, Mistake> {
+    fn settings(&self, node: &Node<'_>) -> Result<Vec<Setting>, ConfigError> {
         let mut settings = vec![];
         for (key, value) in self.table(node)? {
-            let (key, line) = (key.get_ref().to_string(), self.line(&key.span()));
+            let line = self.line(&key.span());
+            let key = key.get_ref().to_string();
             settings.push(Setting { key, line, value: self.value(value)? });
         }
         Ok(settings)
     }
 
     /// Names of files, each a text.
-    fn files(&self, node: &Node<'_>) -> Result<Vec<Setting>, Mistake> {
+    fn files(&self, node: &Node<'_>) -> Result<Vec<Setting>, ConfigError> {
         for (key, value) in self.table(node)? {
             if value.get_ref().as_str().is_none_or(str::is_empty) {
-                let (key, line) = (key.get_ref(), self.line(&key.span()));
+                let line = self.line(&key.span());
+                let key = key.get_ref();
                 let what = format!("'{key}' names no key file; write the path of one, as a text");
-                return Err(Mistake::new(line, what));
+                return Err(ConfigError::new(line, what));
             }
         }
         self.settings(node)
     }
 
-    fn table<'n, 't>(&self, node: &'n Node<'t>) -> Result<&'n DeTable<'t>, Mistake> {
+    fn table<'n, 't>(&self, node: &'n Node<'t>) -> Result<&'n DeTable<'t>, ConfigError> {
         let wrong = || {
             let line = self.line(&node.span());
-            Mistake::new(line, format!("a table has to stand here; there are {TOP}"))
+            ConfigError::new(line, format!("a table has to stand here; there are {TOP}"))
         };
         node.get_ref().as_table().ok_or_else(wrong)
     }
 
-    fn value(&self, node: &Node<'_>) -> Result<Value, Mistake> {
+    fn value(&self, node: &Node<'_>) -> Result<Value, ConfigError> {
         Ok(match node.get_ref() {
             DeValue::Boolean(switch) => Value::Switch(*switch),
             DeValue::Array(words) => {
@@ -194,7 +201,7 @@ impl Reader<'_> {
         })
     }
 
-    fn word(&self, node: &Node<'_>) -> Result<String, Mistake> {
+    fn word(&self, node: &Node<'_>) -> Result<String, ConfigError> {
         match node.get_ref() {
             DeValue::String(text) => self.filled_in(text, &node.span()),
             DeValue::Integer(number) if number.radix() == 10 => Ok(number.as_str().to_owned()),
@@ -203,18 +210,18 @@ impl Reader<'_> {
         }
     }
 
-    fn odd(&self, node: &Node<'_>) -> Mistake {
+    fn odd(&self, node: &Node<'_>) -> ConfigError {
         let line = self.line(&node.span());
         let kind = node.get_ref().type_str();
-        Mistake::new(line, format!("a value cannot be a {kind} here; write a text or a number"))
+        ConfigError::new(line, format!("a value cannot be a {kind} here; write a text or a number"))
     }
 
-    /// `${NAME}` is what the environment has by that name.
-    fn filled_in(&self, text: &str, span: &Range<usize>) -> Result<String, Mistake> {
+    /// Replaces `${NAME}` by the variable of that name.
+    fn filled_in(&self, text: &str, span: &Range<usize>) -> Result<String, ConfigError> {
         let mut filled = String::with_capacity(text.len());
         let mut rest = text;
         while let Some((before, after)) = rest.split_once("${") {
-            let mistake = |what| Mistake::new(self.line(span), what);
+            let mistake = |what| ConfigError::new(self.line(span), what);
             let (name, after) = after
                 .split_once('}')
                 .ok_or_else(|| mistake(format!("'${{' without '}}' in '{text}'; close it")))?;

@@ -8,7 +8,7 @@ use nix::unistd::Uid;
 
 use super::flags::Flags;
 use super::text::{Setting, Tables, Value};
-use super::{Mistake, Tunnel};
+use super::{ConfigError, Tunnel};
 use crate::cli::gate_args::{AcceptorGateArgs, GateArgs};
 use crate::cli::key_cmd;
 use crate::run::Failure;
@@ -31,16 +31,16 @@ enum Kind {
     Part,
 }
 
-/// Those of a file.
+/// Finds those of a file.
 ///
 /// # Errors
-/// The first [`Mistake`].
+/// The first [`ConfigError`].
 pub(super) fn find(
     tables: &Tables,
     tunnels: &[Tunnel],
     flags: &Flags,
     base: &Path,
-) -> Result<Vec<Unused>, Mistake> {
+) -> Result<Vec<Unused>, ConfigError> {
     let used: Vec<PathBuf> = tunnels.iter().flat_map(|tunnel| tunnel.args.files()).collect();
     let by_others = tables.defaults.iter().any(Setting::accepts_others);
     let mut unused = vec![];
@@ -70,7 +70,7 @@ pub(super) fn find(
 }
 
 impl Unused {
-    /// The files that it names.
+    /// Returns the files that it names.
     pub(super) fn files(&self) -> Vec<PathBuf> {
         match &self.kind {
             Kind::Key { file, .. } => vec![file.clone()],

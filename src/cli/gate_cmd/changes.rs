@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 
 use super::super::Done;
 use super::super::output::left;
-use super::place::{Absent, Place};
+use super::place::{Absent, OpenedStore};
 use super::source::Source;
-use super::{CommonArgs, GateCommandError, SpareArgs};
+use super::{CommonArgs, GateCommandError, SafetyArgs};
 use crate::duration;
 use crate::gate::Member;
 use crate::gate::store::{Edit, Receipt};
@@ -18,7 +18,7 @@ use crate::run::Failure;
 /// `gate allow`.
 #[derive(Debug, Args)]
 pub(super) struct AllowArgs {
-    /// Who may come in
+    /// Addresses and networks to admit
     #[arg(value_name = "ADDR|NET", required = true)]
     members: Vec<Member>,
 
@@ -39,7 +39,7 @@ pub(super) struct AllowArgs {
 /// `gate ban` and `gate deny`.
 #[derive(Debug, Args)]
 pub(super) struct BanArgs {
-    /// Who is banned: addresses, or IPv6 /64s
+    /// Addresses, or IPv6 /64s, to ban
     #[arg(value_name = "ADDR", required = true)]
     addresses: Vec<Member>,
 
@@ -51,7 +51,7 @@ pub(super) struct BanArgs {
     ttl: Duration,
 
     #[command(flatten)]
-    spare: SpareArgs,
+    spare: SafetyArgs,
 
     #[command(flatten)]
     common: CommonArgs,
@@ -60,7 +60,7 @@ pub(super) struct BanArgs {
 /// `gate remove`.
 #[derive(Debug, Args)]
 pub(super) struct RemoveArgs {
-    /// Who is taken out
+    /// Addresses and networks to remove
     #[arg(value_name = "ADDR|NET", required = true)]
     members: Vec<Member>,
 
@@ -71,7 +71,7 @@ pub(super) struct RemoveArgs {
 /// `gate unban`.
 #[derive(Debug, Args)]
 pub(super) struct UnbanArgs {
-    /// Whose ban is lifted, for an IPv6 address also that of its /64
+    /// Addresses to unban, for an IPv6 address its /64 too
     #[arg(value_name = "ADDR", required = true)]
     addresses: Vec<Member>,
 
@@ -79,29 +79,29 @@ pub(super) struct UnbanArgs {
     common: CommonArgs,
 }
 
-/// What a change is called.
+/// Names of a change.
 #[derive(Clone, Copy)]
-struct Words {
+struct Wording {
     action: &'static str,
     done: &'static str,
-    /// Why there was nothing to do.
+    /// Reason why there was nothing to do.
     idle: &'static str,
 }
 
-const ALLOW: Words = Words { action: "allow", done: "allowed", idle: "is allowed" };
-const REMOVE: Words = Words { action: "remove", done: "removed", idle: "not in the set" };
-const BAN: Words = Words { action: "ban", done: "banned", idle: "is banned" };
-const UNBAN: Words = Words { action: "unban", done: "unbanned", idle: "not banned" };
+const ALLOW: Wording = Wording { action: "allow", done: "allowed", idle: "is allowed" };
+const REMOVE: Wording = Wording { action: "remove", done: "removed", idle: "not in the set" };
+const BAN: Wording = Wording { action: "ban", done: "banned", idle: "is banned" };
+const UNBAN: Wording = Wording { action: "unban", done: "unbanned", idle: "not banned" };
 
-/// A change, and how it is told.
+/// A change, and the words about it.
 struct Change {
-    words: Words,
+    words: Wording,
     edit: Edit,
     subject: Member,
     ttl: Option<Duration>,
 }
 
-/// Lets addresses and networks in.
+/// Admits addresses and networks.
 ///
 /// # Errors
 /// [`Failure`]
@@ -116,28 +116,37 @@ pub(super) async fn allow(args: AllowArgs) -> Result<Done, Failure> {
         ttl: args.ttl,
     };
     let source = args.common.store.find()?;
-    make(&args.common, &Place::of(source, Absent::Make)?, args.members.into_iter().map(allow)).await
+    make(&args.common, &OpenedStore::of(source, Absent::Make)?, args.members.into_iter().map(allow))
+        .await
 }
 
-/// Bans addresses and takes them out of the set.
+/// Bans addresses and removes them from the set.
 ///
 /// # Errors
 /// [`Failure`]
 pub(super) async fn deny(args: BanArgs) -> Result<Done, Failure> {
     let source = args.source()?;
     let both = |subject| [banning(subject, args.ttl), removal(subject)];
-    make(&args.common, &Place::of(source, Absent::Make)?, args.addresses.into_iter().flat_map(both))
-        .await
+    make(
+        &args.common,
+        &OpenedStore::of(source, Absent::Make)?,
+        args.addresses.into_iter().flat_map(both),
+    )
+    .await
 }
 
-/// Takes addresses and networks out.
+/// Removes addresses and networks.
 ///
 /// # Errors
 /// [`Failure`]
 pub(super) async fn remove(args: RemoveArgs) -> Result<Done, Failure> {
     let source = args.common.store.find()?;
-    make(&args.common, &Place::of(source, Absent::Refuse)?, args.members.into_iter().map(removal))
-        .await
+    make(
+        &args.common,
+        &OpenedStore::of(source, Absent::Refuse)?,
+        args.members.into_iter().map(removal),
+    )
+    .await
 }
 
 /// Bans addresses.
@@ -147,7 +156,8 @@ pub(super) async fn remove(args: RemoveArgs) -> Result<Done, Failure> {
 pub(super) async fn ban(args: BanArgs) -> Result<Done, Failure> {
     let source = args.source()?;
     let ban = |subject| banning(subject, args.ttl);
-    make(&args.common, &Place::of(source, Absent::Make)?, args.addresses.into_iter().map(ban)).await
+    make(&args.common, &OpenedStore::of(source, Absent::Make)?, args.addresses.into_iter().map(ban))
+        .await
 }
 
 /// Lifts bans: of addresses, with those of their /64, and of IPv6 /64s.
@@ -160,8 +170,12 @@ pub(super) async fn unban(args: UnbanArgs) -> Result<Done, Failure> {
     }
     let unban = |subject| Change { words: UNBAN, edit: Edit::Unban(subject), subject, ttl: None };
     let source = args.common.store.find()?;
-    make(&args.common, &Place::of(source, Absent::Refuse)?, args.addresses.into_iter().map(unban))
-        .await
+    make(
+        &args.common,
+        &OpenedStore::of(source, Absent::Refuse)?,
+        args.addresses.into_iter().map(unban),
+    )
+    .await
 }
 
 fn removal(subject: Member) -> Change {
@@ -173,7 +187,7 @@ fn banning(subject: Member, ttl: Duration) -> Change {
 }
 
 impl BanArgs {
-    /// The gate. All addresses are checked before any is banned.
+    /// Finds the gate. All addresses are checked before any is banned.
     fn source(&self) -> Result<Source, Failure> {
         let known = |spared: &[_]| {
             let check = |member: &Member| self.spare.check_ban(*member, spared);
@@ -187,10 +201,10 @@ impl BanArgs {
     }
 }
 
-/// Makes all changes together, and tells each.
+/// Makes all changes together, and prints each.
 async fn make(
     common: &CommonArgs,
-    place: &Place,
+    place: &OpenedStore,
     changes: impl Iterator<Item = Change>,
 ) -> Result<Done, Failure> {
     let changes: Vec<Change> = changes.collect();
@@ -198,12 +212,8 @@ async fn make(
     let edits = changes.iter().map(|change| change.edit.clone()).collect();
     let made = place.edit_all(edits, |receipt| receipts.push(receipt)).await;
     let mut output = common.output();
-    for (Change { words, subject, ttl, .. }, receipt) in changes.iter().zip(&receipts) {
-        let about = (*subject, *ttl);
-        output.say(
-            || text(*words, about, receipt, place),
-            || object(*words, about, receipt, place),
-        )?;
+    for (change, receipt) in changes.iter().zip(&receipts) {
+        output.say(|| change.text(receipt, place), || change.object(receipt, place))?;
     }
     output.finish()?;
     made?;
@@ -211,33 +221,29 @@ async fn make(
     Ok(if changed { Done::Clean } else { Done::Unchanged })
 }
 
-fn text(
-    words: Words,
-    (subject, ttl): (Member, Option<Duration>),
-    r: &Receipt,
-    p: &Place,
-) -> String {
-    let place = p.where_to(r);
-    let (word, how) = match (r.changed, words.action, ttl) {
-        (false, ..) => ("unchanged", words.idle.to_owned()),
-        (true, "allow" | "ban", Some(ttl)) => (words.done, format!("for {}", left(Some(ttl)))),
-        (true, "allow", None) => (words.done, "for ever".to_owned()),
-        (true, ..) => (words.done, String::new()),
-    };
-    let note = if words.action == "allow" && ttl.is_some() { p.of_an_end(r) } else { "" };
-    format!("{word:<10} {:<20} {how:<15} {place}{note}", subject.to_string())
-}
+impl Change {
+    /// Describes what became of it, for people.
+    fn text(&self, receipt: &Receipt, place: &OpenedStore) -> String {
+        let Self { words, subject, ttl, .. } = self;
+        let location = place.location(receipt);
+        let (word, how) = match (receipt.changed, words.action, ttl) {
+            (false, ..) => ("unchanged", words.idle.to_owned()),
+            (true, "allow" | "ban", Some(ttl)) => (words.done, format!("for {}", left(Some(*ttl)))),
+            (true, "allow", None) => (words.done, "for ever".to_owned()),
+            (true, ..) => (words.done, String::new()),
+        };
+        let has_end = words.action == "allow" && ttl.is_some();
+        let note = if has_end { place.of_an_end(receipt) } else { "" };
+        format!("{word:<10} {:<20} {how:<15} {location}{note}", subject.to_string())
+    }
 
-fn object(
-    words: Words,
-    (subject, ttl): (Member, Option<Duration>),
-    r: &Receipt,
-    p: &Place,
-) -> Value {
-    let mut fields = p.fields(r);
-    fields.insert("action".to_owned(), json!(words.action));
-    fields.insert("subject".to_owned(), json!(subject.to_string()));
-    fields.insert("changed".to_owned(), json!(r.changed));
-    fields.insert("ttl_s".to_owned(), json!(ttl.map(|ttl| ttl.as_secs())));
-    Value::Object(fields)
+    /// Describes what became of it, as JSON.
+    fn object(&self, receipt: &Receipt, place: &OpenedStore) -> Value {
+        let mut fields = place.fields(receipt);
+        fields.insert("action".to_owned(), json!(self.words.action));
+        fields.insert("subject".to_owned(), json!(self.subject.to_string()));
+        fields.insert("changed".to_owned(), json!(receipt.changed));
+        fields.insert("ttl_s".to_owned(), json!(self.ttl.map(|ttl| ttl.as_secs())));
+        Value::Object(fields)
+    }
 }

@@ -10,10 +10,10 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::super::Done;
-use super::super::output::remark;
+use super::super::output::notice;
 use super::list::{ALLOWED, BANNED, read_entries};
-use super::place::{Absent, Place, now_ms};
-use super::{CommonArgs, GateCommandError, SpareArgs};
+use super::place::{Absent, OpenedStore, now_ms};
+use super::{CommonArgs, GateCommandError, SafetyArgs};
 use crate::duration;
 use crate::files::read::{Kind, ReadError, open};
 use crate::files::text::{NotText, text};
@@ -37,14 +37,14 @@ pub(super) struct ImportArgs {
     #[arg(value_name = "INPUT")]
     input: PathBuf,
 
-    /// How long entries without an end of their own may come in [default: for ever]
+    /// Lifetime of entries without an end of their own [default: for ever]
     #[arg(
         long, value_name = "DURATION", value_parser = duration::parse, allow_hyphen_values = true
     )]
     ttl: Option<Duration>,
 
     #[command(flatten)]
-    spare: SpareArgs,
+    spare: SafetyArgs,
 
     #[command(flatten)]
     common: CommonArgs,
@@ -58,7 +58,7 @@ struct Wanted {
     expires_ms: Option<u64>,
 }
 
-/// What came of the lines.
+/// Results of the lines.
 #[derive(Default)]
 struct Counts {
     changed: usize,
@@ -82,7 +82,7 @@ impl Wanted {
     }
 }
 
-/// Why a line is not one.
+/// Reason why a line is refused.
 #[derive(Debug, thiserror::Error)]
 #[error("line {number} of {name}: {cause}; correct it, nothing was imported")]
 struct BadLine {
@@ -101,13 +101,15 @@ pub(super) async fn import(args: ImportArgs) -> Result<Done, Failure> {
     let input = Input::open(&args.input)?;
     let source = args.common.store.find()?;
     let mut wanted = Reader { args: &args, spared: &source.spared, now_ms }.read(input)?;
-    let place = Place::of(source, Absent::Make)?;
+    let place = OpenedStore::of(source, Absent::Make)?;
     let all = wanted.len();
     wanted.retain(|entry| entry.expires_ms.is_none_or(|end| end > now_ms));
     wanted.sort_by_key(Wanted::place);
     let mut counts = Counts { expired: all - wanted.len(), ..Counts::default() };
     let present = present(&place, &wanted).await?;
-    apply(&place, (wanted, present), &mut counts, now_ms).await?;
+    let edits = edits(&wanted, &present, now_ms);
+    counts.unchanged += wanted.len() - edits.len();
+    place.edit_all(edits, |receipt| counts.take(receipt)).await?;
     report(&args.common, &place, &counts)
 }
 
@@ -170,7 +172,7 @@ impl Reader<'_> {
             wanted.extend(entry.map_err(|cause| Failure::Usage(bad(cause).into()))?);
         }
         if wanted.is_empty() {
-            remark(&format!("there are no entries in {name}; write one address in each line"));
+            notice(&format!("there are no entries in {name}; write one address in each line"));
         }
         Ok(wanted)
     }
@@ -195,7 +197,7 @@ impl Reader<'_> {
         self.check(entry).map(Some).map_err(|error| error.to_string())
     }
 
-    /// The rules of `allow` and `ban`.
+    /// Checks an entry by the rules of `allow` and `ban`.
     fn check(&self, entry: Wanted) -> Result<Wanted, GateCommandError> {
         let spare = &self.args.spare;
         match (entry.kind, entry.member) {
@@ -206,15 +208,15 @@ impl Reader<'_> {
     }
 }
 
-/// What stands before a `#`, which JSON may have in a text and an address never.
+/// Cuts a comment off: JSON may have a `#` in a text, an address never has one.
 fn without_comment(line: &str) -> &str {
     let line = line.trim();
     let end = if line.starts_with('{') { None } else { line.find('#') };
     line[..end.unwrap_or(line.len())].trim_end()
 }
 
-/// What is wrong with a line that is no address. It is not shown: the wrong file
-/// may hold a key or a password, which no rule can tell from a word.
+/// Error for a line that is not an address. The line is not shown: the wrong file may hold a
+/// key or a password, which no rule can tell from a word.
 const NO_MEMBER: &str = "this is no address or network, such as 203.0.113.7";
 
 fn parse(line: &str, ttl: Option<Duration>, now_ms: u64) -> Result<Wanted, String> {
@@ -243,11 +245,11 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// What the store has and until when. Asked for only where that matters: a
-/// plain member tells by itself whether it was new.
+/// Entries of the store, with their end in unix milliseconds. Asked for only where that
+/// matters: a plain member tells by itself whether it was new.
 type Present = HashMap<(&'static str, Member), Option<u64>>;
 
-async fn present(place: &Place, wanted: &[Wanted]) -> Result<Present, Failure> {
+async fn present(place: &OpenedStore, wanted: &[Wanted]) -> Result<Present, Failure> {
     let mut present = Present::new();
     if wanted.iter().any(|entry| entry.kind == BANNED || entry.expires_ms.is_some()) {
         let note = |kind, member, end| {
@@ -259,24 +261,16 @@ async fn present(place: &Place, wanted: &[Wanted]) -> Result<Present, Failure> {
     Ok(present)
 }
 
-async fn apply(
-    place: &Place,
-    (wanted, present): (Vec<Wanted>, Present),
-    counts: &mut Counts,
-    now_ms: u64,
-) -> Result<(), Failure> {
-    let all = wanted.len();
-    let is_new = |entry: &Wanted| {
+/// Returns the changes for entries that do not last as long yet.
+fn edits(wanted: &[Wanted], present: &Present, now_ms: u64) -> Vec<Edit> {
+    let is_new = |entry: &&Wanted| {
         let known = present.get(&(entry.kind, entry.member));
-        !known.is_some_and(|end| lasts(*end, *entry, now_ms))
+        !known.is_some_and(|end| lasts(*end, **entry, now_ms))
     };
-    let edits = wanted.into_iter().filter(is_new).map(|entry| edit(entry, now_ms));
-    let edits: Vec<Edit> = edits.collect();
-    counts.unchanged += all - edits.len();
-    place.edit_all(edits, |receipt| counts.take(receipt)).await
+    wanted.iter().filter(is_new).map(|entry| edit(*entry, now_ms)).collect()
 }
 
-/// Whether what is there already lasts as long as what is wanted.
+/// Returns whether the present entry lasts as long as the wanted one.
 fn lasts(present: Option<u64>, entry: Wanted, now_ms: u64) -> bool {
     /// Ends are told as time that is left, which is rounded on its way.
     const ROUNDING_MS: u64 = 2_000;
@@ -307,7 +301,7 @@ impl Counts {
     }
 }
 
-fn report(common: &CommonArgs, place: &Place, counts: &Counts) -> Result<Done, Failure> {
+fn report(common: &CommonArgs, place: &OpenedStore, counts: &Counts) -> Result<Done, Failure> {
     let Counts { changed, unchanged, expired, last } = counts;
     let mut output = common.output();
     let server = last.as_ref().map_or_else(|| place.name(), |receipt| &receipt.server);

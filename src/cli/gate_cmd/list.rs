@@ -10,9 +10,9 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::super::Done;
-use super::super::output::{Form, Output, date, left, remark};
+use super::super::output::{Form, Output, date, left, notice};
 use super::CommonArgs;
-use super::place::{Absent, Place, each, now_ms, runtime};
+use super::place::{Absent, OpenedStore, each, now_ms, runtime};
 use crate::gate::store::is_unmeant;
 use crate::gate::{Entry, Item, Member};
 use crate::run::Failure;
@@ -57,11 +57,11 @@ type Json = fn(&'static str, Entry) -> Value;
 struct Listing {
     output: Output,
     form: Json,
-    /// Held back for sorting; `None` lets them through.
+    /// Entries held back for sorting; `None` prints them at once.
     held: Option<Vec<Entry>>,
     /// The key of the set, and when it ends with all its members, where that is shown.
     set: Option<(String, u64)>,
-    /// Entries whose score is probably in milliseconds, and one of them.
+    /// Entries with a score that is probably in milliseconds: their number, and one of them.
     unmeant: (usize, Option<Member>),
 }
 
@@ -70,7 +70,7 @@ struct Listing {
 /// # Errors
 /// [`Failure`]
 pub(super) async fn list(args: ListArgs) -> Result<Done, Failure> {
-    let place = Place::open(&args.common.store, Absent::Refuse)?;
+    let place = OpenedStore::open(&args.common.store, Absent::Refuse)?;
     let with_ttl = |kind, entry: Entry| {
         let mut line = exported(kind, entry);
         line["ttl_s"] = json!(entry.ttl(now_ms()).map(|ttl| ttl.as_secs()));
@@ -88,7 +88,7 @@ pub(super) async fn list(args: ListArgs) -> Result<Done, Failure> {
 /// # Errors
 /// [`Failure`]
 pub(super) async fn export(args: ExportArgs) -> Result<Done, Failure> {
-    let place = Place::open(&args.store, Absent::Refuse)?;
+    let place = OpenedStore::open(&args.store, Absent::Refuse)?;
     let held = (!args.unsorted).then(Vec::new);
     Listing::new(Output::new(Form::Json), exported, held).run(&place).await
 }
@@ -102,7 +102,7 @@ impl Listing {
         Self { output, form, held, set: None, unmeant: (0, None) }
     }
 
-    async fn run(mut self, place: &Place) -> Result<Done, Failure> {
+    async fn run(mut self, place: &OpenedStore) -> Result<Done, Failure> {
         let store = place.store();
         let garbage = each(|to| store.list_allowed(to), |batch| self.take(ALLOWED, batch)).await?;
         self.flush(ALLOWED)?;
@@ -111,27 +111,27 @@ impl Listing {
         self.flush(BANNED)?;
         self.output.finish()?;
         if garbage > 0 {
-            remark(&format!(
-                "{garbage} entries of the set are no address or network and let nobody in; remove them there"
+            notice(&format!(
+                "{garbage} entries of the set are not addresses or networks and admit no client; remove them there"
             ));
         }
         if let (count, Some(example)) = self.unmeant {
-            remark(&format!(
+            notice(&format!(
                 "{count} scores of the set look like milliseconds, such as that of {example}: scores are unix seconds, so these end in some 50,000 years; write them again as seconds"
             ));
         }
         if foreign > 0 {
-            remark(&format!("{foreign} bans are of something else than an address; see GitLab"));
+            notice(&format!("{foreign} bans are of something else than an address; see GitLab"));
         }
         Ok(Done::Clean)
     }
 
-    /// The key of the set, if it ends (EXPIRE).
+    /// Prints the key of the set, if it ends (EXPIRE).
     fn print_set(&mut self) -> Result<(), Failure> {
         let Some((key, end)) = self.set.take() else { return Ok(()) };
         let ttl = Duration::from_millis(end.saturating_sub(now_ms()));
         self.output.say(
-            || format!("{:<8} {key:<20} {}, with all who are in it", "key", left(Some(ttl))),
+            || format!("{:<8} {key:<20} {}, with all members", "key", left(Some(ttl))),
             || json!({ "kind": "key", "key": key, "expires_ms": end, "ttl_s": ttl.as_secs() }),
         )
     }
@@ -153,7 +153,7 @@ impl Listing {
             Some(held) => held.extend(entries),
             None => {
                 for entry in entries {
-                    print(&mut self.output, self.form, (kind, entry))?;
+                    print(&mut self.output, self.form, kind, entry)?;
                 }
             }
         }
@@ -164,17 +164,13 @@ impl Listing {
         let Some(held) = &mut self.held else { return Ok(()) };
         held.sort_unstable_by_key(|entry| entry.member);
         for entry in held.drain(..) {
-            print(&mut self.output, self.form, (kind, entry))?;
+            print(&mut self.output, self.form, kind, entry)?;
         }
         Ok(())
     }
 }
 
-fn print(
-    output: &mut Output,
-    form: Json,
-    (kind, entry): (&'static str, Entry),
-) -> Result<(), Failure> {
+fn print(output: &mut Output, form: Json, kind: &'static str, entry: Entry) -> Result<(), Failure> {
     let text = || {
         let left = left(entry.ttl(now_ms()));
         format!("{kind:<8} {:<20} {left}", entry.member.to_string())
@@ -182,12 +178,12 @@ fn print(
     output.say(text, || form(kind, entry))
 }
 
-/// Lists who was last let in when.
+/// Lists when addresses were last admitted.
 ///
 /// # Errors
 /// [`Failure`]
 pub(super) async fn history(args: HistoryArgs) -> Result<Done, Failure> {
-    let place = Place::open(&args.common.store, Absent::Refuse)?;
+    let place = OpenedStore::open(&args.common.store, Absent::Refuse)?;
     let mut output = args.common.output();
     let (mut seen, garbage) = read_history(&place).await?;
     seen.sort_unstable_by_key(|(ip, at)| (*at, *ip));
@@ -201,16 +197,18 @@ pub(super) async fn history(args: HistoryArgs) -> Result<Done, Failure> {
     }
     output.finish()?;
     if garbage > 0 {
-        remark(&format!("{garbage} entries of the history are no address with a time"));
+        notice(&format!("{garbage} entries of the history are not an address with a time"));
     }
     Ok(Done::Clean)
 }
 
-/// Everybody who was let in, with the unix second, and how many entries are garbage.
+/// Reads all addresses that were admitted, with the unix second, and counts garbage entries.
 ///
 /// # Errors
 /// [`Failure::Runtime`]
-pub(super) async fn read_history(place: &Place) -> Result<(Vec<(IpAddr, u64)>, u64), Failure> {
+pub(super) async fn read_history(
+    place: &OpenedStore,
+) -> Result<(Vec<(IpAddr, u64)>, u64), Failure> {
     let mut seen = vec![];
     let garbage = each(
         |to| place.store().history(to),
@@ -223,12 +221,12 @@ pub(super) async fn read_history(place: &Place) -> Result<(Vec<(IpAddr, u64)>, u
     Ok((seen, garbage))
 }
 
-/// Everything in the store: `true` for a ban.
+/// Reads all entries of the store.
 ///
 /// # Errors
 /// [`Failure::Runtime`]
 pub(super) async fn read_entries(
-    place: &Place,
+    place: &OpenedStore,
     mut note: impl FnMut(&'static str, Member, Option<u64>),
 ) -> Result<(), Failure> {
     let mut take = |batch: Vec<Item>| {

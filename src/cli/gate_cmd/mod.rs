@@ -23,11 +23,11 @@ use super::output::{FormArgs, Output};
 use crate::gate::Member;
 use crate::run::Failure;
 
-/// What stands under the commands.
+/// Examples under the commands.
 pub(super) const EXAMPLES: &str = "\
-Which gate: --gate URL as the tunnel has it (or KNOCKPIPE_GATE), or -c FILE with --gate-name NAME,
-or --admin PATH of the running process. Who is added comes in within a quarter of a second, and
-connections of who is taken out end within a second.
+The gate: --gate URL as the tunnel has it (or KNOCKPIPE_GATE), or -c FILE with --gate-name NAME,
+or --admin PATH of the running process. An added address is admitted within a quarter of a
+second, and connections of a removed one end within a second.
 
 Examples:
   knockpipe gate allow 203.0.113.7 --ttl 12h --gate redis://127.0.0.1
@@ -47,9 +47,9 @@ Examples:
   knockpipe gate allow 203.0.113.7 --ttl 12h --gate file:/var/lib/knockpipe/gate";
 
 const DENY_EXAMPLES: &str = "\
-The opposite of allow that works at once and in every case: the address is banned for --ttl, which
-also beats a network that it is in, and taken out of the set, so that it stays out afterwards.
-'remove' only takes it out, 'ban' only bans it: afterwards it comes in as before.
+The opposite of allow, which works at once and in every case: the address is banned for --ttl, which
+also beats a network that it is in, and removed from the set, so that it stays out afterwards.
+'remove' only removes it, 'ban' only bans it: afterwards it is admitted as before.
 
 Example:
   knockpipe gate deny 203.0.113.7 --ttl 7d --gate redis://127.0.0.1";
@@ -62,7 +62,7 @@ Example:
   knockpipe gate remove 203.0.113.7 203.0.113.0/24 --gate redis://127.0.0.1";
 
 const BAN_EXAMPLES: &str = "\
-A ban is a key as GitLab's Rack::Attack writes it, and replaces one that there is.
+A ban is a key as GitLab's Rack::Attack writes it, and replaces an earlier one.
 
 Example:
   knockpipe gate ban 203.0.113.7 --ttl 7d --gate redis://127.0.0.1";
@@ -86,8 +86,8 @@ Example:
   knockpipe gate why 203.0.113.7 --allow 198.51.100.0/24 --gate redis://127.0.0.1";
 
 const REAP_EXAMPLES: &str = "\
-Takes addresses out of the history, and out of the set, that were let in before but not lately.
-Who was never seen, and networks, stay.
+Removes addresses from the history and the set that were admitted before but not lately.
+Addresses that were never seen, and networks, stay.
 
 Example:
   knockpipe gate reap --idle 30d --dry-run --gate redis://127.0.0.1";
@@ -119,13 +119,13 @@ pub(super) struct CommandArgs {
 
 #[derive(Debug, Subcommand)]
 enum GateCommand {
-    /// Let addresses or networks in
+    /// Admit addresses or networks
     #[command(after_help = ALLOW_EXAMPLES)]
     Allow(changes::AllowArgs),
-    /// Keep addresses out: ban them and take them out of the set
+    /// Keep addresses out: ban them and remove them from the set
     #[command(after_help = DENY_EXAMPLES)]
     Deny(changes::BanArgs),
-    /// Take addresses or networks out of the set
+    /// Remove addresses or networks from the set
     #[command(after_help = REMOVE_EXAMPLES)]
     Remove(changes::RemoveArgs),
     /// Ban addresses for a while
@@ -133,13 +133,13 @@ enum GateCommand {
     Ban(changes::BanArgs),
     /// Lift bans
     Unban(changes::UnbanArgs),
-    /// List who may come in and who is banned
+    /// List the allow-set and the bans
     #[command(after_help = LIST_EXAMPLES)]
     List(list::ListArgs),
-    /// Explain what the gate says to an address
+    /// Explain the decision of the gate about an address
     #[command(after_help = WHY_EXAMPLES)]
     Why(why::WhyArgs),
-    /// List when addresses were last let in, the latest at the end
+    /// List when addresses were last admitted, the latest at the end
     History(list::HistoryArgs),
     /// Forget addresses that were not seen for long
     #[command(after_help = REAP_EXAMPLES)]
@@ -152,7 +152,7 @@ enum GateCommand {
     Export(list::ExportArgs),
 }
 
-/// What every command takes.
+/// Flags of every command.
 #[derive(Debug, Args)]
 struct CommonArgs {
     #[command(flatten)]
@@ -162,10 +162,10 @@ struct CommonArgs {
     form: FormArgs,
 }
 
-/// What keeps an operator from locking out whom they need.
+/// Keeps an operator from locking out addresses that they need.
 #[derive(Debug, Args)]
-struct SpareArgs {
-    /// Do it although it hits one of --allow or --proxy-from, or far more than one host
+struct SafetyArgs {
+    /// Do it even if it hits one of --allow or --proxy-from, or far more than one host
     #[arg(long)]
     force: bool,
 
@@ -178,7 +178,7 @@ struct SpareArgs {
     proxy_from: Vec<Balancer>,
 }
 
-/// What is not done without `--force`, or not at all.
+/// A change that is refused without `--force`, or altogether.
 #[derive(Debug, thiserror::Error)]
 enum GateCommandError {
     /// Wider than /16 or /64.
@@ -186,19 +186,19 @@ enum GateCommandError {
         "{0} admits more than a /16 (IPv4) or /64 (IPv6); add --force if you mean it, or write a smaller network"
     )]
     Wide(Member),
-    /// A ban of an address that is to come in.
+    /// A ban of an address that is to be admitted.
     #[error("{member} is in {flag} {net}; add --force if you mean to ban it, or leave it out")]
     Spared {
-        /// Who was to be banned.
+        /// The address to ban.
         member: Member,
-        /// Which flag names it.
+        /// The flag that names the network.
         flag: &'static str,
-        /// What the flag says.
+        /// The network of the flag.
         net: Member,
     },
-    /// Bans are of addresses and of what counts as one.
+    /// Bans are of addresses and of networks that count as one.
     #[error(
-        "{0} is a network, and only single addresses and IPv6 /64s can be banned; take it out with 'knockpipe gate remove', or start the tunnel with --deny {0}"
+        "{0} is a network, and only single addresses and IPv6 /64s can be banned; remove it with 'knockpipe gate remove', or start the tunnel with --deny {0}"
     )]
     NetworkBan(Member),
     /// A decision is about one address.
@@ -212,7 +212,7 @@ impl From<GateCommandError> for Failure {
     }
 }
 
-/// Does what one command says.
+/// Runs one command.
 ///
 /// # Errors
 /// [`Failure`] of the arguments or the store.
@@ -237,7 +237,7 @@ pub(super) fn run(args: CommandArgs) -> Result<Done, Failure> {
             GateCommand::Export(args) => list::export(args).await,
         }
     });
-    // A lookup in a name server that hangs must not hold us.
+    // A look-up in a name server that hangs must not delay the end.
     runtime.shutdown_background();
     done
 }
@@ -248,8 +248,8 @@ impl CommonArgs {
     }
 }
 
-impl SpareArgs {
-    /// Refuses to let in far more than one host.
+impl SafetyArgs {
+    /// Refuses to admit far more than one host.
     fn check_width(&self, member: Member) -> Result<(), GateCommandError> {
         if member.needs_force() && !self.force {
             Err(GateCommandError::Wide(member))
@@ -258,8 +258,8 @@ impl SpareArgs {
         }
     }
 
-    /// Refuses to ban who is to come in.
-    /// `known` is spared as well: what the gate's own flags name.
+    /// Refuses to ban an address that is to be admitted. `known` is spared as well: the networks
+    /// of the gate's own flags.
     fn check_ban(
         &self,
         member: Member,

@@ -16,7 +16,7 @@ use crate::run::Failure;
 /// Batches on their way from a listing.
 const BATCHES: usize = 4;
 
-/// What a command does with a store that is not there.
+/// Treatment of a store that does not exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Absent {
     /// A file is made.
@@ -26,9 +26,9 @@ pub(super) enum Absent {
 }
 
 /// A store and its names.
-pub(super) struct Place {
+pub(super) struct OpenedStore {
     store: AnyStore,
-    /// What the flags call it.
+    /// Its name in the flags.
     name: String,
     /// The one server that was named, if it was one.
     named: Option<String>,
@@ -37,7 +37,7 @@ pub(super) struct Place {
     set: Option<String>,
 }
 
-impl Place {
+impl OpenedStore {
     /// Opens the store of the gate that the flags name.
     ///
     /// # Errors
@@ -52,7 +52,9 @@ impl Place {
     /// [`Failure`] of the file.
     pub(super) fn of(source: Source, absent: Absent) -> Result<Self, Failure> {
         let options = source.store;
-        let (mut named, mut db, mut set) = (None, 0, None);
+        let mut named = None;
+        let mut db = 0;
+        let mut set = None;
         let name = match &options {
             StoreOptions::None => return Err(Failure::Usage(StoreError::NoStore.into())),
             StoreOptions::File(path) if absent == Absent::Refuse && !path.exists() => {
@@ -83,7 +85,8 @@ impl Place {
         edits: Vec<Edit>,
         mut told: impl FnMut(Receipt),
     ) -> Result<(), Failure> {
-        let (all, mut made) = (edits.len(), 0);
+        let all = edits.len();
+        let mut made = 0;
         let mut note = |receipt| {
             made += 1;
             told(receipt);
@@ -101,7 +104,7 @@ impl Place {
         }
     }
 
-    /// An error, and what of `all` changes was made before it.
+    /// Adds to an error how many of `all` changes were made before it.
     fn undone(&self, error: StoreError, made: usize, all: usize) -> Failure {
         if made > 0 {
             return Failure::Runtime(anyhow::anyhow!(
@@ -116,7 +119,7 @@ impl Place {
         }
     }
 
-    /// What the store knows about one address.
+    /// Looks one address up in the store.
     ///
     /// # Errors
     /// [`StoreError`]
@@ -128,37 +131,37 @@ impl Place {
         self.store.standing(ip, findtime).await
     }
 
-    /// What the flags call the store.
+    /// Returns the name that the flags give the store.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
 
-    /// The key of the allow-set, where other programs write it too.
+    /// Returns the key of the allow-set, where other programs write it too.
     pub(super) fn set(&self) -> Option<&str> {
         self.set.as_deref()
     }
 
-    /// The store, for listings.
+    /// Returns the store, for listings.
     pub(super) fn store(&self) -> &AnyStore {
         &self.store
     }
 
-    /// Where something was changed, for people.
-    pub(super) fn where_to(&self, receipt: &Receipt) -> String {
+    /// Describes where something was changed, for people.
+    pub(super) fn location(&self, receipt: &Receipt) -> String {
         let Receipt { server, key, .. } = receipt;
         let db = if self.db == 0 { String::new() } else { format!(" db {}", self.db) };
         let of = self.asked(receipt).map(|asked| format!(" (master of {asked})"));
         format!("key {key} on {server}{db}{}", of.unwrap_or_default())
     }
 
-    /// What other programs have to know once a member that ends is in the set:
-    /// an SADD of theirs fails from now on.
+    /// Returns the notice for other programs once a member that ends is in the set: an SADD of
+    /// theirs fails from now on.
     pub(super) fn of_an_end(&self, receipt: &Receipt) -> &'static str {
         let in_set = self.set.as_ref() == Some(&receipt.key);
         if in_set { " (a sorted set now: other writers must use ZADD)" } else { "" }
     }
 
-    /// Where something was changed, as fields.
+    /// Describes where something was changed, as fields of JSON.
     pub(super) fn fields(&self, receipt: &Receipt) -> Map<String, Value> {
         let mut fields = Map::new();
         fields.insert("server".to_owned(), json!(receipt.server));
@@ -172,7 +175,7 @@ impl Place {
         fields
     }
 
-    /// The replica that was named, when its master took the change.
+    /// Returns the replica that was named, when its master took the change.
     fn asked(&self, receipt: &Receipt) -> Option<&str> {
         self.named.as_deref().filter(|named| *named != receipt.server)
     }
@@ -209,12 +212,12 @@ fn called(servers: &Servers) -> String {
     }
 }
 
-/// The store did not do it.
+/// Turns an error of the store into a failure at run time.
 pub(super) fn runtime(error: StoreError) -> Failure {
     Failure::Runtime(error.into())
 }
 
-/// Unix milliseconds.
+/// Returns the unix time in milliseconds.
 pub(super) fn now_ms() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)

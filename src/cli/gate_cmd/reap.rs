@@ -1,4 +1,4 @@
-//! `reap`: forgets who was not seen for long.
+//! `reap`: removes addresses that were not seen for long.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -7,10 +7,10 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::super::Done;
-use super::super::output::{date, left, remark};
+use super::super::output::{date, left, notice};
 use super::CommonArgs;
 use super::list::read_history;
-use super::place::{Absent, Place, now_ms};
+use super::place::{Absent, OpenedStore, now_ms};
 use crate::duration;
 use crate::gate::store::{Edit, Receipt};
 use crate::run::Failure;
@@ -18,13 +18,13 @@ use crate::run::Failure;
 /// `gate reap`.
 #[derive(Debug, Args)]
 pub(super) struct ReapArgs {
-    /// Who was last let in before so long, such as 30d
+    /// Remove addresses that were last admitted longer ago, such as 30d
     #[arg(
         long, value_name = "DURATION", value_parser = duration::parse, allow_hyphen_values = true
     )]
     idle: Duration,
 
-    /// Only say who it would be
+    /// Only print the addresses, and remove none
     #[arg(long)]
     dry_run: bool,
 
@@ -37,7 +37,7 @@ pub(super) struct ReapArgs {
 /// # Errors
 /// [`Failure`]
 pub(super) async fn reap(args: ReapArgs) -> Result<Done, Failure> {
-    let place = Place::open(&args.common.store, Absent::Refuse)?;
+    let place = OpenedStore::open(&args.common.store, Absent::Refuse)?;
     let mut output = args.common.output();
     let now = now_ms() / 1000;
     let limit = now.saturating_sub(args.idle.as_secs());
@@ -53,38 +53,49 @@ pub(super) async fn reap(args: ReapArgs) -> Result<Done, Failure> {
         place.edit_all(edits, |receipt| receipts.push(receipt)).await
     };
     let told = if args.dry_run { seen.len() } else { receipts.len() };
-    for (place_of, (ip, at)) in seen.into_iter().take(told).enumerate() {
-        let receipt = receipts.get(place_of);
-        let idle = left(Some(Duration::from_secs(now.saturating_sub(at))));
-        output
-            .say(|| text(&place, receipt, (ip, at), &idle), || object(&place, receipt, (ip, at)))?;
+    for (number, (ip, seen)) in seen.into_iter().take(told).enumerate() {
+        let idle = Idle { ip, seen, receipt: receipts.get(number) };
+        output.say(|| idle.text(&place, now), || idle.object(&place))?;
     }
     output.finish()?;
     made?;
-    // Somebody else may have been quicker, or the address is in use again.
+    // Another reaper may have been quicker, or the address is in use again.
     let changed = told > 0 && (args.dry_run || receipts.iter().any(|receipt| receipt.changed));
     if !changed {
-        remark("nobody was idle for that long");
+        notice("no address was idle for that long");
     }
     Ok(if changed { Done::Clean } else { Done::Unchanged })
 }
 
-/// `receipt` is that of the change, if it was made.
-fn text(place: &Place, receipt: Option<&Receipt>, (ip, at): (IpAddr, u64), idle: &str) -> String {
-    let (word, place) = match receipt {
-        None => ("would-reap", String::new()),
-        Some(receipt) if receipt.changed => ("reaped", place.where_to(receipt)),
-        Some(receipt) => ("unchanged", place.where_to(receipt)),
-    };
-    let line = format!("{word:<10} {:<20} {} {idle:<7} {place}", ip.to_string(), date(at));
-    line.trim_end().to_owned()
+/// An idle address.
+struct Idle<'a> {
+    ip: IpAddr,
+    /// The unix second when it was last admitted.
+    seen: u64,
+    /// What the change came to, if it was made.
+    receipt: Option<&'a Receipt>,
 }
 
-fn object(place: &Place, receipt: Option<&Receipt>, (ip, at): (IpAddr, u64)) -> Value {
-    let mut fields = receipt.map(|receipt| place.fields(receipt)).unwrap_or_default();
-    fields.insert("action".to_owned(), json!("reap"));
-    fields.insert("subject".to_owned(), json!(ip.to_string()));
-    fields.insert("seen".to_owned(), json!(at));
-    fields.insert("changed".to_owned(), json!(receipt.is_some_and(|receipt| receipt.changed)));
-    Value::Object(fields)
+impl Idle<'_> {
+    fn text(&self, place: &OpenedStore, now: u64) -> String {
+        let Self { ip, seen, receipt } = self;
+        let (word, place) = match receipt {
+            None => ("would-reap", String::new()),
+            Some(receipt) if receipt.changed => ("reaped", place.location(receipt)),
+            Some(receipt) => ("unchanged", place.location(receipt)),
+        };
+        let idle = left(Some(Duration::from_secs(now.saturating_sub(*seen))));
+        let line = format!("{word:<10} {:<20} {} {idle:<7} {place}", ip.to_string(), date(*seen));
+        line.trim_end().to_owned()
+    }
+
+    fn object(&self, place: &OpenedStore) -> Value {
+        let Self { ip, seen, receipt } = self;
+        let mut fields = receipt.map(|receipt| place.fields(receipt)).unwrap_or_default();
+        fields.insert("action".to_owned(), json!("reap"));
+        fields.insert("subject".to_owned(), json!(ip.to_string()));
+        fields.insert("seen".to_owned(), json!(seen));
+        fields.insert("changed".to_owned(), json!(receipt.is_some_and(|receipt| receipt.changed)));
+        Value::Object(fields)
+    }
 }

@@ -1,8 +1,8 @@
-//! Which gate a command is about: named by flags, in a configuration file, or as a running
+//! Finds the gate of a command: named by flags, in a configuration file, or as a running
 //! process has it.
 //!
-//! A process is asked for the flags that name its store, and never for a password: who may
-//! read the file may use the store, and nobody else. The flags are that process's word, and
+//! A process is asked for the flags that name its store, and never for a password: those who may
+//! read the file may use the store, and no others. The flags are that process's word, and
 //! no reason to open what its user could not: where that is another user, this command
 //! becomes them for good before it opens a file or the store.
 
@@ -89,9 +89,9 @@ pub(super) struct SourceArgs {
 pub(super) struct Source {
     /// Its store.
     pub(super) store: StoreOptions,
-    /// All of it, where a file has told.
+    /// All of it, where a file describes it.
     pub(super) options: Option<Arc<GateOptions>>,
-    /// The networks that it lets in always, and the load balancers, as far as they are known.
+    /// The networks that it always admits, and the load balancers, as far as they are known.
     pub(super) spared: Vec<(&'static str, Member)>,
 }
 
@@ -102,7 +102,7 @@ pub(super) struct Door<'a> {
     tunnel: Option<&'a str>,
 }
 
-/// The flags of a store, as a process tells them.
+/// The flags of a store, as a process reports them.
 #[derive(Debug, Parser)]
 #[command(name = "gate", no_binary_name = true, disable_help_flag = true)]
 struct StoreLine {
@@ -114,7 +114,7 @@ struct StoreLine {
 }
 
 impl SourceArgs {
-    /// The gate.
+    /// Finds the gate.
     ///
     /// # Errors
     /// [`Failure`], also when nothing names one.
@@ -126,7 +126,7 @@ impl SourceArgs {
         }
     }
 
-    /// The gate, which may be one without a store.
+    /// Finds the gate, which may be one without a store.
     ///
     /// # Errors
     /// [`Failure`]
@@ -142,9 +142,10 @@ impl SourceArgs {
         Ok(Source { store: self.store.options(access)?, options: None, spared: vec![] })
     }
 
-    /// The process to ask, if one is named.
+    /// Returns the process to ask, if one is named.
     pub(super) fn door(&self) -> Option<Door<'_>> {
-        let (user, tunnel) = (self.user, self.tunnel.as_deref());
+        let user = self.user;
+        let tunnel = self.tunnel.as_deref();
         self.admin.as_deref().map(|path| Door { path, user, tunnel })
     }
 
@@ -188,10 +189,12 @@ impl Door<'_> {
         ask_at(self.path, self.user, &request(self.tunnel.map(str::to_owned)))
     }
 
-    /// The gate whose flags the process tells.
+    /// Returns the gate that the process describes by its flags.
     fn source(&self, by_others: bool) -> Result<Source, Failure> {
         let Told { reply, by } = self.hear(|tunnel| Request::Gates { tunnel })?;
-        let Reply::Gates(places) = reply else { return Err(super::super::admin_cmd::odd()) };
+        let Reply::Gates(places) = reply else {
+            return Err(super::super::admin_cmd::unexpected_reply());
+        };
         let place = only(&places)?;
         if place.store.is_empty() {
             return Err(Failure::Usage(anyhow!(
@@ -230,7 +233,7 @@ impl Door<'_> {
     }
 }
 
-/// Gives up every right that the user whose word is followed has not.
+/// Gives up every right that the user of the asked process has not.
 fn become_teller(by: Peer) -> Result<(), Failure> {
     let name = user_name(by.uid);
     if !geteuid().is_root() {
@@ -250,7 +253,7 @@ fn become_teller(by: Peer) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Tells as whom a file could not be read, and the way to read it as root.
+/// Adds the user that could not read a file, and the way to read it as root.
 fn without_right(failure: Failure, by: Peer) -> Failure {
     match failure {
         Failure::Usage(error) => Failure::Usage(anyhow!(
@@ -261,7 +264,7 @@ fn without_right(failure: Failure, by: Peer) -> Failure {
     }
 }
 
-/// The one store of a process.
+/// Returns the one store of a process.
 fn only(places: &[GatePlace]) -> Result<&GatePlace, Failure> {
     let stored: Vec<&GatePlace> = places.iter().filter(|place| !place.store.is_empty()).collect();
     let Some(first) = stored.first().copied().or_else(|| places.first()) else {
@@ -277,7 +280,7 @@ fn only(places: &[GatePlace]) -> Result<&GatePlace, Failure> {
     )))
 }
 
-/// Nothing names a gate.
+/// Makes the error that nothing names a gate.
 fn no_way() -> Failure {
     Failure::Usage(anyhow!(
         "there is no store to ask; name it with --gate URL or KNOCKPIPE_GATE, or a configuration file with -c FILE (and --gate-name NAME), or a running process with --admin PATH"

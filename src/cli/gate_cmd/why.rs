@@ -11,10 +11,10 @@ use clap::Args;
 use serde_json::json;
 
 use super::super::Done;
-use super::super::admin_cmd::odd;
+use super::super::admin_cmd::unexpected_reply;
 use super::super::gate_args::RuleArgs;
 use super::super::output::{date, left};
-use super::place::{Absent, Place, now_ms, runtime};
+use super::place::{Absent, OpenedStore, now_ms, runtime};
 use super::source::Door;
 use super::{CommonArgs, GateCommandError};
 use crate::addr::ClientAddr;
@@ -39,7 +39,7 @@ const RULES: [&str; 5] = ["allow", "deny", "internal", "gate_away", "ban_after"]
 #[command(mut_arg("config", |arg| arg.conflicts_with_all(RULES)))]
 #[command(mut_arg("admin", |arg| arg.conflicts_with_all(RULES)))]
 pub(super) struct WhyArgs {
-    /// Who asks; "unknown" is a client whose load balancer does not tell its address
+    /// Address of the client; "unknown" is one that its load balancer did not announce
     #[arg(value_name = "ADDR")]
     address: Subject,
 
@@ -98,7 +98,7 @@ fn of_process(args: &WhyArgs, door: &Door<'_>, peer: Peer) -> Result<Done, Failu
     let address = peer.ip().map_or_else(|| ClientAddr::Nameless.to_string(), |ip| ip.to_string());
     let announced = args.announced;
     let reply = door.ask(|tunnel| Request::Why { address, announced, tunnel })?;
-    let Reply::Why(replies) = reply else { return Err(odd()) };
+    let Reply::Why(replies) = reply else { return Err(unexpected_reply()) };
     let mut output = args.common.output();
     for reply in replies {
         let mut notes = vec![];
@@ -132,8 +132,8 @@ async fn of_store(args: &WhyArgs, peer: Peer) -> Result<Done, Failure> {
         None
     } else {
         let place = match source.store {
-            StoreOptions::None => Place::open(&args.common.store, Absent::Refuse)?,
-            _ => Place::of(source, Absent::Refuse)?,
+            StoreOptions::None => OpenedStore::open(&args.common.store, Absent::Refuse)?,
+            _ => OpenedStore::of(source, Absent::Refuse)?,
         };
         let findtime = ban_after.map(|ban_after| ban_after.findtime());
         match peer.ip() {
@@ -158,7 +158,7 @@ async fn of_store(args: &WhyArgs, peer: Peer) -> Result<Done, Failure> {
         None if peer == Peer::Nameless => "not asked".to_owned(),
         None => "none".to_owned(),
         Some(Ok(standing)) => standing.server.clone(),
-        Some(Err(_)) => format!("away, so by --gate-away: {}", reply.stance),
+        Some(Err(_)) => format!("unavailable, so by --gate-away: {}", reply.stance),
     };
     let mut notes = vec![("store", store)];
     if gate.is_none() && args.rules.is_empty() {
@@ -182,7 +182,7 @@ async fn of_store(args: &WhyArgs, peer: Peer) -> Result<Done, Failure> {
     }
 }
 
-/// The key in which an entry stands, by the rule that found it.
+/// Returns the key in which an entry stands, by the rule that found it.
 fn key(known: &Standing, line: &Line, member: Member) -> Option<String> {
     match line.rule.as_str() {
         "ban" => known.ban.as_ref().map(|ban| ban.key.clone()),
@@ -194,7 +194,7 @@ fn key(known: &Standing, line: &Line, member: Member) -> Option<String> {
     }
 }
 
-/// What a tunnel would have in memory; a store that cannot be read is away.
+/// Builds what a tunnel would have in memory; a store that cannot be read is unavailable.
 fn facts(standing: Option<&Result<Standing, StoreError>>, now_ms: u64) -> Snapshot {
     let mut facts = Snapshot::default();
     let items = match standing {
@@ -206,7 +206,7 @@ fn facts(standing: Option<&Result<Standing, StoreError>>, now_ms: u64) -> Snapsh
         None => vec![],
     };
     facts.begin();
-    // Nobody is connected here who would be concerned.
+    // No connection here could be affected.
     let _ = facts.items(&items);
     let _ = facts.end(now_ms);
     facts
@@ -262,7 +262,7 @@ impl Answer {
         store.into_iter().chain(denied).chain(ends).chain(seen).chain(strikes).chain(notes)
     }
 
-    /// The time until `end`.
+    /// Returns the time until `end`.
     fn left(&self, end: u64) -> String {
         left(Some(Duration::from_millis(end.saturating_sub(self.reply.now_ms))))
     }

@@ -27,7 +27,7 @@ pub trait Duplex: Send {
     where
         Self: 'a;
 
-    /// Both directions.
+    /// Returns both directions.
     fn split(&mut self) -> (Self::Read<'_>, Self::Write<'_>);
 
     /// Closes after both directions have ended well.
@@ -38,10 +38,10 @@ pub trait Duplex: Send {
     fn abort(self) -> impl Future<Output = ()> + Send;
 }
 
-/// Where bytes come from. What stands here serves a source that can only be
-/// asked by reading; a socket can do better.
+/// Source of bytes. The defaults serve a source that can only be asked by reading; a socket can
+/// do better.
 pub trait Source: AsyncRead + Unpin + Send {
-    /// Ready when a read is likely not to wait, so that a buffer is borrowed only then.
+    /// Waits until a read is likely not to wait, so that a buffer is borrowed only then.
     fn poll_readable(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
@@ -63,10 +63,10 @@ pub trait Source: AsyncRead + Unpin + Send {
     }
 }
 
-/// Where bytes go. What stands here serves one of which nothing else is known.
+/// Destination of bytes. The defaults serve one of which nothing else is known.
 pub trait Sink: AsyncWrite + Unpin + Send {
-    /// Whether the system asks the peer for a sign of life and has none yet. What is
-    /// written then begins the system's patience anew.
+    /// Returns whether the system asks the peer for a sign of life and has none yet. A write
+    /// then restarts the system's timeout.
     fn is_in_doubt(&self) -> bool {
         false
     }
