@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz build deps msrv publish-check pages packages check-packages check-image \
+.PHONY: help demo quick test fuzz build deps msrv publish-check pages packages check-packages check-image \
 	bench-gate bench-peers bench-instructions install-test-tools toolchain fmt clean
 
 # rustup does not put cargo on the path of a shell that was already open.
@@ -23,6 +23,12 @@ help: ## Show this list
 
 demo: toolchain ## Show the tunnel at work on this machine; needs no set-up
 	@cargo run --release --locked -- demo
+
+quick: toolchain ## Formatting, lints, unit tests and a report on style; two minutes, no root
+	cargo fmt --check
+	cargo clippy --all-targets --locked -- -D warnings
+	cargo test --locked --lib --test floors
+	@scripts/measure-style.sh
 
 test: toolchain install-test-tools ## Formatting, lints and every test
 	cargo fmt --check
