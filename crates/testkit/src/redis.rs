@@ -80,10 +80,6 @@ impl Redis {
         &self.unix
     }
 
-    pub fn pid(&self) -> u32 {
-        self.program.pid()
-    }
-
     /// Returns its address, as it stands in logs.
     pub fn name(&self) -> String {
         self.tcp.to_string()
