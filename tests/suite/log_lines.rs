@@ -1,11 +1,11 @@
 //! The form of log lines: one rule for the values of a text line, which the documents
 //! keep to as well, and objects in JSON for values with parts.
 
+use super::docs::operating;
 use crate::common;
 
 use std::io::Write;
 
-use common::tree::read;
 use common::{Launch, Target, Wire, any, eventually, keygen};
 use serde_json::{Value, json};
 
@@ -50,7 +50,7 @@ fn keeps_the_rule(line: &str) {
 
 /// The lines of a log that a document shows, without time and level.
 fn samples() -> Vec<String> {
-    let text = read("docs/OPERATING.md");
+    let text = operating();
     let levels = ["  INFO ", "  WARN ", "    INFO ", "    WARN "];
     let lines = text.lines().filter(|line| line.starts_with("    "));
     let behind = lines.filter_map(|line| {
