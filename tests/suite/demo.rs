@@ -140,7 +140,9 @@ fn at_a_terminal(variables: &[(&str, &str)]) -> String {
     let terminal = openpty(Some(&size), None).unwrap();
     let mut command = Command::new(binary());
     command.arg("demo").env("TMPDIR", scratch.path()).env("TERM", "xterm-256color");
-    ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE"].map(|name| command.env_remove(name));
+    for name in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE"] {
+        command.env_remove(name);
+    }
     command.envs(variables.iter().copied()).stdin(Stdio::null());
     let mut program = Program::spawn("demo", command.stdout(Stdio::from(terminal.slave)));
     // It holds a copy of the terminal's other side.
