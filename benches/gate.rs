@@ -6,8 +6,6 @@
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot work must stop")]
 #![expect(clippy::print_stdout, reason = "what it measured is for a person to read")]
 
-#[path = "../tests/common/mod.rs"]
-mod common;
 #[path = "common/gate.rs"]
 mod set;
 
@@ -15,10 +13,10 @@ use std::hint::black_box;
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-use common::redis::{MILLION, Redis, Reply};
-use common::{Addr, End, Launch, Target, Wire, keygen, proc};
 use knockpipe::gate::{Peer, Rules, decide};
 use set::ADDRESSES;
+use testkit::redis::{MILLION, Redis, Reply};
+use testkit::{Addr, End, Launch, Target, Wire, keygen, proc};
 
 /// Decisions about each kind of peer.
 const DECISIONS: u32 = 1_000_000;
@@ -63,7 +61,7 @@ fn process() {
     let dir = tempfile::tempdir().unwrap();
     let key = keygen(dir.path(), "key");
     let redis = Redis::start();
-    let target = Target::serve(&Addr::Unix(dir.path().join("target")), common::target::echo);
+    let target = Target::serve(&Addr::Unix(dir.path().join("target")), testkit::target::echo);
     let gate = |set: &str| {
         let store = format!("redis://{}", redis.tcp());
         let args = ["--gate", &store, "--set", set];

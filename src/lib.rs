@@ -18,23 +18,19 @@
 
 #![warn(clippy::unwrap_used, clippy::dbg_macro, clippy::print_stdout, clippy::print_stderr)]
 
-pub mod addr;
+pub use knockpipe_base::{addr, duration, printable, reason, secret};
+pub use knockpipe_proto::{self as proto, keys};
+
 pub mod admin;
 pub mod cli;
 mod demo;
-pub mod duration;
 pub mod files;
 pub mod gate;
-pub mod keys;
 pub mod net;
 pub mod observe;
-pub mod printable;
 pub mod probe;
-pub mod proto;
 pub mod proxy_protocol;
-pub mod reason;
 pub mod run;
-pub mod secret;
 pub mod sys;
 pub mod tasks;
 pub mod tunnel;

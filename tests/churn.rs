@@ -1,18 +1,16 @@
 //! Many connections that come and go, politely or not: nothing is left over.
 
-mod common;
-
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::data::Noise;
-use common::target::echo;
-use common::{Kind, NEVER, Pair, PairOptions, Target, Wire, eventually, proc};
+use testkit::data::Noise;
+use testkit::target::echo;
+use testkit::{Kind, NEVER, Pair, PairOptions, Target, Wire, eventually, proc};
 
-/// How much more memory an end may hold afterwards, in KiB.
+/// Memory that an end may hold in addition afterwards, in KiB.
 const GROWTH_KIB: u64 = 8 * 1024;
 
 /// "100,000 short connections: no descriptor, task or memory left
@@ -52,7 +50,7 @@ fn a_hundred_thousand_short_connections_leave_nothing_behind() {
     }
 }
 
-/// Connect, a few bytes there and back, close: `count` times, on a few threads.
+/// Connects, exchanges a few bytes and closes, `count` times, on a few threads.
 fn short_connections(pair: &Pair, count: usize) {
     const THREADS: usize = 8;
     let left = AtomicUsize::new(count);
@@ -123,7 +121,7 @@ fn abandon(mut wire: Wire, way: usize) {
             wire.reset();
         }
         3 => {
-            // Answers that nobody reads turn the close into a reset.
+            // Unread answers turn the close into a reset.
             let _ = wire.write_all(&[2; 100_000]);
             drop(wire);
         }
@@ -141,7 +139,7 @@ fn abandon(mut wire: Wire, way: usize) {
     }
 }
 
-/// The same impoliteness from the target: it resets, or closes without reading.
+/// The target is as impolite: it resets, or closes without reading.
 #[test]
 fn targets_that_reset_or_close_early_leave_nothing_behind() {
     let turn = Arc::new(AtomicUsize::new(0));
@@ -163,7 +161,7 @@ fn targets_that_reset_or_close_early_leave_nothing_behind() {
         let mut wire = pair.connect();
         let _ = wire.write_all(&[3; 1000]);
         let (_, ending) = wire.read_to_ending(NEVER);
-        assert_ne!(ending, common::Ending::Silent, "the session does not end");
+        assert_ne!(ending, testkit::Ending::Silent, "the session does not end");
     };
     visit(&pair);
     let baseline = pair.ends().map(|(_, end)| end.fds());

@@ -1,6 +1,6 @@
-//! A million addresses and ten thousand networks fit into 96 MiB, at every
-//! moment: while they come in, while all of them are read again, and while all
-//! are prolonged. In a process of its own, since it measures the process.
+//! A million addresses and ten thousand networks fit into 96 MiB, at every moment: while they come
+//! in, while all of them are read again, and while all are prolonged. In a process of its own,
+//! since it measures the process.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
@@ -12,12 +12,12 @@ const ADDRESSES: u32 = 1_000_000;
 const NETWORKS: u32 = 10_000;
 const LIMIT: usize = 96 << 20;
 
-/// Which share of the addresses is IPv6, which takes more room.
+/// Share of the addresses that is IPv6, which takes more room.
 #[derive(Clone, Copy)]
 struct Mix(u32);
 
 impl Mix {
-    /// Spread over the whole space, as the addresses of customers are.
+    /// Returns an address out of the whole space, as the addresses of customers are.
     fn address(self, number: u32) -> IpAddr {
         let spread = number.wrapping_mul(2_654_435_761);
         if number % 4 < self.0 {
@@ -50,7 +50,7 @@ impl Mix {
     }
 }
 
-/// Bytes of memory that this process has now, and the most it had since `reset`.
+/// Returns the bytes of memory that this process has now, and the most it had since `reset`.
 fn memory() -> (usize, usize) {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let field = |name| {
@@ -67,7 +67,7 @@ fn reset() {
 #[test]
 fn a_million_members_fit_into_96_mib() {
     let (before, _) = memory();
-    // The largest first: the allocator may keep what the others then reuse.
+    // The largest first: the allocator may keep memory that the others then reuse.
     for mix in [Mix(4), Mix(2), Mix(0)] {
         reset();
         let mut snapshot = Snapshot::default();

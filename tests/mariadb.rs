@@ -1,21 +1,19 @@
 //! A real MariaDB server behind the tunnel, with its own client programs.
 
-mod common;
-
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::data::{Noise, Sum, sha256};
-use common::mariadb::{MariaDb, client, query};
-use common::wait::bounded;
-use common::{Addr, Kind, Pair, PairOptions, Program, Suite};
+use testkit::data::{Noise, Sum, sha256};
+use testkit::mariadb::{MariaDb, client, query};
+use testkit::wait::bounded;
+use testkit::{Addr, Kind, Pair, PairOptions, Program, Suite};
 
 /// Rows of the table that goes in and out.
 const ROWS: usize = 1_000_000;
 
-/// Rows where the kind of socket is what counts.
+/// Rows where only the kind of socket matters.
 const FEWER_ROWS: usize = 200_000;
 
 /// "server-first greeting": it arrives although the client has
@@ -64,8 +62,8 @@ fn a_million_rows_and_a_64_mib_packet_go_in_and_out_unchanged() {
     }
 }
 
-/// "Sum checks equal, both suites, unix and TCP, v4 and v6": the same, smaller, with
-/// each suite over another kind of socket on either side.
+/// "Sum checks equal, both suites, unix and TCP, v4 and v6": the same test, smaller, with each
+/// suite over another kind of socket on either side.
 #[test]
 fn large_transfers_over_unix_sockets_and_v6_come_out_unchanged() {
     let server = MariaDb::start();
@@ -85,7 +83,7 @@ fn large_transfers_over_unix_sockets_and_v6_come_out_unchanged() {
     }
 }
 
-/// Makes a table's rows; gives the digest of the file.
+/// Writes the rows of a table; returns the digest of the file.
 fn write_rows(path: &Path, count: usize) -> String {
     let mut noise = Noise::new(7);
     let mut file = BufWriter::new(File::create(path).unwrap());
@@ -121,7 +119,7 @@ fn dump(from: &Addr) -> Command {
     command
 }
 
-/// Runs `command` and gives the digest of its standard output.
+/// Runs `command` and returns the digest of its standard output.
 fn output_sum(command: &mut Command) -> String {
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut client = Program::spawn("the client", command);
@@ -131,7 +129,7 @@ fn output_sum(command: &mut Command) -> String {
     sum.hex()
 }
 
-/// A statement of more than 64 MiB; the server tells the digest of what it got.
+/// Sends a statement of more than 64 MiB; the server returns the digest of the value.
 fn big_packet_in(to: &Addr) {
     let text = noise_hex(64 * 1024 * 1024);
     let digest = sha256(text.as_bytes());
@@ -152,7 +150,7 @@ fn big_packet_in(to: &Addr) {
     assert_eq!(answer.trim_end(), digest);
 }
 
-/// An answer of 64 MiB in one packet.
+/// Receives an answer of 64 MiB in one packet.
 fn big_packet_out(to: &Addr) {
     let output = query(to, "SELECT REPEAT('0123456789abcdef', 4 * 1024 * 1024)");
     let expected = "0123456789abcdef".repeat(4 * 1024 * 1024);
@@ -160,8 +158,8 @@ fn big_packet_out(to: &Addr) {
     assert!(output == expected, "the packet has changed on the way");
 }
 
-/// `len` characters out of 0-9a-f.
+/// Returns `len` characters out of 0-9a-f.
 fn noise_hex(len: usize) -> String {
     let bytes = Noise::new(64).bytes(len / 2);
-    common::data::hex(&bytes)
+    testkit::data::hex(&bytes)
 }

@@ -1,11 +1,9 @@
-//! Peers that vanish without a word are noticed within a minute; peers that are
-//! only slow are not cut.
+//! Peers that vanish without a word are noticed within a minute; peers that are only slow are not
+//! cut.
 //!
-//! A peer vanishes here by a packet filter on its own socket that drops whatever
-//! arrives: it acknowledges nothing any more, as a host without power. The
-//! scenarios wait for the same minute, side by side.
-
-mod common;
+//! A peer vanishes here by a packet filter on its own socket that drops everything that arrives: it
+//! acknowledges nothing any more, as a host without power. The scenarios wait for the same minute,
+//! side by side.
 
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,15 +11,15 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::data::{Noise, Sum};
-use common::proc::{TcpState, tcp_sockets};
-use common::way::{Way, vanish};
-use common::{Addr, End, Ending, Line, NEVER, Pair, PairOptions, Target, Wire, eventually};
+use testkit::data::{Noise, Sum};
+use testkit::proc::{TcpState, tcp_sockets};
+use testkit::way::{Way, vanish};
+use testkit::{Addr, End, Ending, Line, NEVER, Pair, PairOptions, Target, Wire, eventually};
 
-/// "A vanished peer is noticed within 60 s", and what a loaded machine adds.
+/// "A vanished peer is noticed within 60 s", and an allowance for a loaded machine.
 const NOTICED: Duration = Duration::from_secs(90);
 
-/// One vanished peer: waits until `end` says so, and not much longer than a minute.
+/// Waits until `end` reports one vanished peer, and not much longer than a minute.
 #[track_caller]
 fn noticed(name: &str, end: &End, reason: &str, since: Instant) {
     let closed = |line: &Line| line.is("closed");
@@ -33,7 +31,7 @@ fn noticed(name: &str, end: &End, reason: &str, since: Instant) {
     assert!(line.has("reason", reason), "{name}: {}", line.text());
 }
 
-/// A session through which a byte has gone both ways.
+/// Opens a session through which a byte has gone both ways.
 fn session(pair: &Pair) -> Wire {
     let mut client = pair.connect();
     client.expect_echo(b"x");
@@ -48,7 +46,7 @@ fn client_vanishes() {
     let since = Instant::now();
     noticed("an idle client", &pair.encrypt, "plain-reset", since);
     pair.decrypt.wait_closed("peer-reset");
-    // What follows goes past the filter: the client cannot hear even a reset.
+    // What follows passes the filter: the client cannot receive even a reset.
     target.wait_idle();
 }
 
@@ -67,7 +65,7 @@ fn target_vanishes() {
     assert_eq!(client.expect_ending(), Ending::Reset);
 }
 
-/// A pair with a [`Way`] between its ends.
+/// Starts a pair with a [`Way`] between its ends.
 fn pair_by_way(target: &Addr) -> (Pair, Way) {
     let way = Mutex::new(None);
     let pair = Pair::start_via(PairOptions::default(), target, |sealed| {
@@ -134,7 +132,7 @@ fn client_vanishes_behind_a_closed_window() {
     pair.decrypt.wait_closed("peer-reset");
 }
 
-/// More than both ends, both kernels and all sockets on the way can hold.
+/// More than both ends, both kernels and all sockets in between can hold.
 const FLOOD: u64 = 64 * 1024 * 1024;
 
 /// Sends [`FLOOD`] bytes, as fast as they are taken.
@@ -163,8 +161,8 @@ fn wait_stalled(target: &Target) {
     assert!(sent < FLOOD, "the flood was held by the sockets");
 }
 
-/// "Keepalive with TCP_USER_TIMEOUT so that a vanished peer is noticed within 60 s",
-/// whoever it is, whatever the connection was doing.
+/// "Keepalive with TCP_USER_TIMEOUT so that a vanished peer is noticed within 60 s", for each peer,
+/// in each state of the connection.
 #[test]
 fn a_vanished_peer_is_noticed_within_a_minute() {
     thread::scope(|scope| {
@@ -181,8 +179,8 @@ fn a_vanished_peer_is_noticed_within_a_minute() {
     });
 }
 
-/// A peer that lives and does not read is not cut, however long it takes: a paused
-/// pager, a replica that loads its data.
+/// A peer that lives and does not read is not cut, however long it takes: a paused pager, a replica
+/// that loads its data.
 #[test]
 fn a_client_that_stops_reading_for_longer_than_a_minute_is_not_cut() {
     let target = flooding_target();

@@ -1,31 +1,29 @@
-//! `--pool`: tunnels that wait for clients, and what happens to clients when they die.
-
-mod common;
+//! `--pool`: tunnels that wait for clients, and the fate of clients when they die.
 
 use std::cell::OnceCell;
 use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use common::hand::{Acceptor, Hand};
-use common::middleman::Middleman;
-use common::wait::eventually_within;
-use common::{Addr, End, Ending, Launch, Pair, PairOptions, Target, any, eventually, keygen};
 use knockpipe::proto::inbound::Event;
 use knockpipe::proto::message::ResetReason;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
+use testkit::hand::{Acceptor, Hand};
+use testkit::middleman::Middleman;
+use testkit::wait::eventually_within;
+use testkit::{Addr, End, Ending, Launch, Pair, PairOptions, Target, any, eventually, keygen};
 
 /// Longer than an encrypt end waits for an answer.
 const LONG: Duration = Duration::from_secs(10);
 
-/// The line of an encrypt end about each tunnel for its pool.
+/// Log message of an encrypt end for each tunnel of its pool.
 const READY: &str = "a warm tunnel is ready";
 
-/// What it logs once the pool lacks something.
+/// Its log message once the pool lacks something.
 const NOT_FULL: &str = "the pool is not full; clients dial for themselves meanwhile";
 
-/// An encrypt end with a pool of one, whose far end is the test.
+/// An encrypt end with a pool of one, and the test as its far end.
 struct Scene {
     encrypt: End,
     far_end: Acceptor,
@@ -42,7 +40,7 @@ impl Scene {
         Self { encrypt, far_end, _dir: dir }
     }
 
-    /// The far end of the tunnel that the next client gets.
+    /// Returns the far end of the tunnel that the next client gets.
     fn accept_warm(&self) -> Hand {
         let ready = self.encrypt.count(READY);
         let hand = self.far_end.accept_warm();
@@ -55,7 +53,7 @@ fn encrypt(key: &Path, to: &Addr, args: &[&str]) -> End {
     Launch::encrypt(key).source(&any()).target(to).args(args).start()
 }
 
-/// A pair whose encrypt end keeps `size` tunnels and tells what it does.
+/// Starts a pair with an encrypt end that keeps `size` tunnels and logs its actions.
 fn pair(size: &str, target: &Target) -> Pair {
     let options = PairOptions::both(&["--log-level", "debug"]).encrypt(&["--pool", size]);
     Pair::start(options, target.addr())
@@ -78,7 +76,7 @@ fn a_client_finds_the_tunnel_ready_and_the_next_is_made() {
     drop(scene.accept_warm());
 }
 
-/// What a target sees of a pool: nothing, until there is a client.
+/// A target sees nothing of a pool, until there is a client.
 #[test]
 fn a_warm_tunnel_is_no_connection_to_the_target_and_no_session() {
     let target = Target::echo();
@@ -98,8 +96,7 @@ fn a_warm_tunnel_is_no_connection_to_the_target_and_no_session() {
     pair.stop();
 }
 
-/// However a warm tunnel dies before the client has sent something, the client
-/// is served.
+/// A client is served if a warm tunnel dies in any way before the client has sent something.
 #[test]
 fn a_client_never_notices_a_tunnel_that_died_before_its_first_byte() {
     type Death = fn(Hand);
@@ -134,7 +131,7 @@ fn a_client_never_notices_a_tunnel_that_died_before_its_first_byte() {
     }
 }
 
-/// The tunnel that a client gets, among those that the pool makes.
+/// Returns the tunnel that a client gets, among those that the pool makes.
 fn next_open(far_end: &Acceptor) -> Hand {
     loop {
         let (hand, first) = far_end.accept_any();
@@ -155,8 +152,7 @@ fn a_far_end_that_says_nothing_is_dialled_again() {
     assert!(matches!(fresh.hear(), Event::Data(_)));
 }
 
-/// Bytes that went into a tunnel may have reached the target: they are never
-/// sent again.
+/// Bytes that went into a tunnel may have reached the target: they are never sent again.
 #[test]
 fn a_client_that_has_sent_something_sees_a_reset() {
     let scene = Scene::new(&[]);
@@ -167,11 +163,11 @@ fn a_client_that_has_sent_something_sees_a_reset() {
     assert!(matches!(warm.hear(), Event::Data(_)));
     warm.into_wire().reset();
     assert_eq!(client.expect_ending(), Ending::Reset);
-    // Only the pool's own.
+    // The one of the pool.
     drop(scene.accept_warm());
 }
 
-/// The client's end is no clean end of what it never finished.
+/// A client's end is not passed on as a clean end of data that it never finished.
 #[test]
 fn a_reset_of_a_client_that_sent_nothing_is_a_reset_at_the_far_end() {
     let scene = Scene::new(&[]);
@@ -183,13 +179,13 @@ fn a_reset_of_a_client_that_sent_nothing_is_a_reset_at_the_far_end() {
     scene.encrypt.wait_closed("plain-reset");
 }
 
-/// A tunnel that was given up is no connection of nobody to the target later; its
-/// client waits on with another.
+/// A tunnel that was given up is no connection without a client at the target later; its client
+/// waits on with another.
 #[test]
 fn a_tunnel_that_was_given_up_does_not_reach_the_target() {
     let target = Target::echo();
     let options = PairOptions::default().encrypt(&["--pool", "2", "--log-level", "debug"]);
-    // With signs of life the far end would say that it is at work, and none be given up.
+    // With heartbeats the far end would say that it is at work, and none would be given up.
     let options = options.encrypt(&["-o", "1", "--heartbeat", "off"]).decrypt(&["-n", "1"]);
     let pair = Pair::start(options, target.addr());
     eventually("two are ready", || pair.encrypt.count(READY) == 2);
@@ -223,7 +219,7 @@ fn what_is_wrong_with_the_target_is_told_and_not_tried_twice() {
     }
 }
 
-/// Neither end waits for the other at a stop, and neither finds it remarkable.
+/// Neither end waits for the other at a stop, and neither warns about it.
 #[test]
 fn unopened_tunnels_do_not_hold_a_stop_up() {
     let target = Target::echo();
@@ -257,12 +253,12 @@ fn a_pool_is_full_again_after_the_far_end_was_away() {
     let full = "the pool is full again";
     let not_full = "the pool is not full; clients dial for themselves meanwhile";
     encrypt.program.wait_line(not_full, |line| line.is(not_full));
-    // A client is told as ever.
+    // A client is reset as ever.
     assert_eq!(encrypt.connect().expect_ending(), Ending::Reset);
     let mut decrypt = start(&address);
     for round in 1..=3 {
-        // Not always the first: nothing is answered that may be from before the
-        // start of the far end.
+        // Not always the first: nothing is answered that may be from before the start of the far
+        // end.
         eventually("a client gets through", || encrypt.connect().echoes(b"hello", LONG));
         eventually("the pool is full again", || encrypt.count(full) == round);
         decrypt.program.signal(Signal::SIGKILL);
@@ -270,7 +266,7 @@ fn a_pool_is_full_again_after_the_far_end_was_away() {
         drop(decrypt);
         decrypt = start(&address);
     }
-    // Each is told once, and then the other: the first loss, and one in each round.
+    // Each is logged once, and then the other: the first loss, and one in each round.
     let log = encrypt.program.log();
     let told = log.iter().filter(|line| line.is(full) || line.is(not_full));
     let told: Vec<bool> = told.map(|line| line.is(full)).collect();
@@ -278,8 +274,8 @@ fn a_pool_is_full_again_after_the_far_end_was_away() {
     assert!(told.iter().filter(|is_full| !**is_full).count() <= 4, "{told:?}");
 }
 
-/// `docs/PROTOCOL.md`, 6.1: "A record that does not open, or one out of place: Reset 7
-/// is sent", also on a tunnel that no client has yet, and the log has the true reason.
+/// `docs/PROTOCOL.md`, 6.1: "A record that does not open, or one out of place: Reset 7 is sent",
+/// also on a tunnel that has no client yet, and the log has the true reason.
 #[test]
 fn a_record_that_does_not_open_or_is_out_of_place_is_answered_on_a_warm_tunnel_too() {
     type Say = fn(&mut Hand);
@@ -312,8 +308,8 @@ fn a_record_that_does_not_open_or_is_out_of_place_is_answered_on_a_warm_tunnel_t
     assert!(line.has("reason", "bad-record"), "{}", line.text());
 }
 
-/// It stops, reads its files again, or wants no tunnel for so long: that is no failure,
-/// and another takes the place.
+/// A far end that stops, reloads its files, or keeps no tunnel for so long: that is no failure, and
+/// another takes the place.
 #[test]
 fn a_far_end_that_lets_a_tunnel_go_and_says_so_has_not_failed() {
     let scene = Scene::new(&[]);
@@ -329,8 +325,8 @@ fn a_far_end_that_lets_a_tunnel_go_and_says_so_has_not_failed() {
     assert!(reasons.len() == 1 && reasons[0].has("reason", "truncated"), "{reasons:?}");
 }
 
-/// An end that stops while a tunnel is being made finishes it, and says that it is not
-/// wanted: broken off, it would be a stranger at the far end.
+/// An end that stops while a tunnel is being made finishes it, and says that it is not wanted:
+/// broken off, it would count as a stranger at the far end.
 #[test]
 fn a_tunnel_that_is_being_made_at_a_stop_is_let_go_and_not_broken_off() {
     let mut scene = Scene::new(&[]);
@@ -343,7 +339,7 @@ fn a_tunnel_that_is_being_made_at_a_stop_is_let_go_and_not_broken_off() {
     assert_eq!(scene.encrypt.program.exit_code(), 0);
 }
 
-/// A far end that keeps fewer is neither hammered nor complained about for ever.
+/// A far end that keeps fewer is neither hammered nor warned about for ever.
 #[test]
 fn a_pool_settles_for_what_the_far_end_keeps() {
     let target = Target::echo();
@@ -381,7 +377,7 @@ fn tunnels_are_renewed_before_the_far_end_ends_them() {
     });
     let middle = middle.into_inner().unwrap();
     eventually("the pool is full", || middle.live() == 4);
-    let renewed = |line: &common::Line| line.is("a tunnel that was never opened has ended");
+    let renewed = |line: &testkit::Line| line.is("a tunnel that was never opened has ended");
     eventually_within(Duration::from_secs(90), "all four are renewed", || {
         pair.decrypt.program.log().iter().filter(|line| renewed(line)).count() == 4
     });

@@ -1,6 +1,4 @@
-//! Whoever has no key: reaches nothing, learns nothing, leaves nothing behind.
-
-mod common;
+//! Peers without the key: they reach nothing, learn nothing, and leave nothing behind.
 
 use std::io::{ErrorKind, Read, Write};
 use std::ops::RangeInclusive;
@@ -9,16 +7,16 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::address::refusing;
-use common::data::Noise;
-use common::hand::Call;
-use common::legit::{Clients, round_trips};
-use common::middleman::{Middleman, Toward};
-use common::{
-    Addr, End, Ending, Kind, Launch, Pair, PairOptions, Target, Wire, any, eventually, keygen, proc,
-};
 use knockpipe::proto::SuiteSet;
 use knockpipe::proto::handshake::MESSAGE_LEN;
+use testkit::address::refusing;
+use testkit::data::Noise;
+use testkit::hand::Call;
+use testkit::legit::{Clients, round_trips};
+use testkit::middleman::{Middleman, Toward};
+use testkit::{
+    Addr, End, Ending, Kind, Launch, Pair, PairOptions, Target, Wire, any, eventually, keygen, proc,
+};
 
 /// Threads that play strangers.
 const THREADS: usize = 4;
@@ -26,16 +24,16 @@ const THREADS: usize = 4;
 /// Connections that each thread holds at once.
 const AT_ONCE: usize = 250;
 
-/// How much more memory an end may hold afterwards, in KiB.
+/// Memory that an end may hold in addition afterwards, in KiB.
 const GROWTH_KIB: u64 = 16 * 1024;
 
 /// The most log lines that all strangers of a scenario may cause.
 const LINES: usize = 100;
 
-/// How a stranger goes on after its bytes.
+/// Next step of a stranger after its bytes.
 #[derive(Clone, Copy, Debug)]
 enum Leave {
-    /// Waits until it is thrown out.
+    /// Waits until it is disconnected.
     Stall,
     /// Finishes cleanly and waits for an answer.
     Finish,
@@ -43,7 +41,7 @@ enum Leave {
     Reset,
 }
 
-/// A decrypt end in normal use, and what it looked like before the strangers came.
+/// A decrypt end in normal use, and its state before the strangers came.
 struct Stage {
     target: Target,
     pair: Pair,
@@ -65,8 +63,8 @@ impl Stage {
         Self { target, pair, fds, rss }
     }
 
-    /// Lets `attack` happen while a legitimate client works, and then checks that
-    /// exactly `strangers` connections were counted and nothing is left of them.
+    /// Runs `attack` while a legitimate client works, and then checks that exactly `strangers`
+    /// connections were counted and nothing is left of them.
     fn survives(self, name: &str, strangers: RangeInclusive<u64>, attack: impl FnOnce(&Self)) {
         let before = self.target.counts().accepts();
         let legit = Clients::comers([self.pair.entrance().clone()], Duration::from_millis(5));
@@ -87,7 +85,7 @@ impl Stage {
     }
 }
 
-/// The log of an end that was stopped counts `strangers`, in at most [`LINES`] lines.
+/// Checks that the log of an end that was stopped counts `strangers`, in at most [`LINES`] lines.
 #[track_caller]
 fn exactly(end: &End, strangers: RangeInclusive<u64>) {
     let counted = end.strangers();
@@ -96,7 +94,7 @@ fn exactly(end: &End, strangers: RangeInclusive<u64>) {
     assert!(lines <= LINES, "{lines} lines for {counted} strangers");
 }
 
-/// Plays all `visits` against `to`, [`AT_ONCE`] at a time in each thread.
+/// Makes all `visits` to `to`, [`AT_ONCE`] at a time in each thread.
 fn visit(to: &Addr, visits: Vec<(Vec<u8>, Leave)>) {
     let queue = Mutex::new(visits);
     thread::scope(|scope| {
@@ -122,7 +120,7 @@ fn visit_batch(to: &Addr, batch: Vec<(Vec<u8>, Leave)>) {
     let mut waiting = Vec::new();
     for (bytes, leave) in batch {
         let mut wire = Wire::connect(to).unwrap();
-        // A stranger may be thrown out before it has said everything.
+        // A stranger may be disconnected before it has sent everything.
         let _ = wire.write_all(&bytes);
         match leave {
             Leave::Reset => wire.reset(),
@@ -157,9 +155,8 @@ fn ten_thousand_connections_of_random_bytes_reach_nothing() {
     });
 }
 
-/// "1,000 with a wrong key": real encrypt ends, whose clients are
-/// reset and whose log says that nobody answered. Each makes a second attempt, if
-/// there is time for one.
+/// "1,000 with a wrong key": real encrypt ends, which reset their clients and log that there was no
+/// answer. Each makes a second attempt, if there is time for one.
 #[test]
 fn a_thousand_connections_with_a_wrong_key_reach_nothing() {
     Stage::new().survives("1,000 with a wrong key", 1000..=2000, |stage| {
@@ -183,18 +180,17 @@ fn a_thousand_connections_with_a_wrong_key_reach_nothing() {
     });
 }
 
-/// The log of a stopped encrypt end tells of `clients` that came to nothing for the
-/// same reason: an exact count, in at most [`LINES`] lines that anybody is warned
-/// with, one of them with what to do about it.
+/// Checks that the log of a stopped encrypt end reports `clients` that failed for the same reason:
+/// an exact count, in at most [`LINES`] warnings, one of them with the remedy.
 #[track_caller]
 fn counted_in_few_lines(encrypt: &End, reason: &str, clients: u64) {
     let closed = encrypt.closed().iter().filter(|line| line.has("reason", reason)).count() as u64;
     assert_eq!(encrypt.refused(reason) + closed, clients, "the count is exact");
-    assert_eq!(encrypt.strangers() + closed, clients, "nobody failed for another reason");
+    assert_eq!(encrypt.strangers() + closed, clients, "none failed for another reason");
     let log = encrypt.program.log();
     let warnings = log.iter().filter(|line| line.level() == "WARN").count();
     assert!(warnings <= LINES, "{warnings} warnings for {clients} clients");
-    let full = |line: &&common::Line| line.is("closed") && line.field("detail").is_some();
+    let full = |line: &&testkit::Line| line.is("closed") && line.field("detail").is_some();
     let told = log.iter().filter(full).count();
     assert!((1..=LINES).contains(&told), "{told} clients are told of in full");
     println!("{clients} clients, {reason}: {warnings} warnings, {told} in full");
@@ -203,11 +199,11 @@ fn counted_in_few_lines(encrypt: &End, reason: &str, clients: u64) {
 /// "Failures aggregated": a far end that is down is no flood of lines either.
 #[test]
 fn a_thousand_clients_of_a_far_end_that_is_down_are_few_lines() {
-    let (nobody, _socket) = refusing();
+    let (no_listener, _socket) = refusing();
     let dir = tempfile::tempdir().unwrap();
     let key = keygen(dir.path(), "key");
     let any = Kind::Tcp4.fresh(Path::new("/"), "");
-    let mut encrypt = Launch::encrypt(&key).source(&any).target(&nobody).start();
+    let mut encrypt = Launch::encrypt(&key).source(&any).target(&no_listener).start();
     for _ in 0..4 {
         let mut clients: Vec<Wire> = (0..250).map(|_| encrypt.connect()).collect();
         for client in &mut clients {
@@ -268,9 +264,9 @@ fn a_thousand_replayed_handshakes_reach_nothing_not_even_after_a_restart() {
     exactly(&again, 1000..=1000);
 }
 
-/// Who holds a first message under a right key that gets no answer (it was seen
-/// before, its clock is wrong, its suites are) sees what a stranger sees: an open
-/// connection and not a byte until the deadline, also when he has ended his direction.
+/// A holder of a first message under a right key that gets no answer (it was seen before, its clock
+/// is wrong, its suites are) sees what a stranger sees: an open connection and not a byte until the
+/// deadline, also after the end of its own direction.
 #[test]
 fn a_valid_first_message_that_is_refused_looks_like_random_bytes() {
     let target = Target::echo();
@@ -316,9 +312,8 @@ fn a_valid_first_message_that_is_refused_looks_like_random_bytes() {
     assert_eq!(target.counts().accepts(), 0);
 }
 
-/// "The time from a stranger's end to the reset tells nothing": a ring of eight keys,
-/// and messages that differ in how much work they are, down to none at all. All are
-/// held until the deadline.
+/// "The time from a stranger's end to the reset tells nothing": a ring of eight keys, and messages
+/// that take different amounts of work, down to none at all. All are held until the deadline.
 #[test]
 fn an_end_without_an_answer_is_held_until_the_deadline() {
     let target = Target::echo();
@@ -382,7 +377,7 @@ fn who_is_denied_and_held_ends_as_a_stranger_does() {
 }
 
 /// `docs/PROTOCOL.md`, 3.2: the deadline is one, after the connection was accepted, also for
-/// who comes through a load balancer: for its header, its handshake, and its being held.
+/// clients of a load balancer: for its header, its handshake, and its being held.
 #[test]
 fn who_takes_its_time_behind_a_load_balancer_is_held_no_longer() {
     let (dir, target) = (tempfile::tempdir().unwrap(), Target::echo());
@@ -418,10 +413,10 @@ fn who_takes_its_time_behind_a_load_balancer_is_held_no_longer() {
     assert_eq!(target.counts().accepts(), 0);
 }
 
-/// Sends `bytes` to an end with a deadline of 2 s, and checks how long it takes it.
+/// Sends `bytes` to an end with a deadline of 2 s, and checks the time that it takes.
 fn probe(mut wire: Wire, bytes: &[u8], leave: Leave, name: &str) {
     const DEADLINE: Duration = Duration::from_secs(2);
-    /// A quarter more is random; the rest is a loaded machine.
+    /// A quarter more is random; the rest is for a loaded machine.
     const LATEST: Duration = Duration::from_secs(20);
     let start = Instant::now();
     wire.write_all(bytes).unwrap();
@@ -434,8 +429,8 @@ fn probe(mut wire: Wire, bytes: &[u8], leave: Leave, name: &str) {
     assert!(took >= DEADLINE * 99 / 100, "{name}: thrown out after {took:?}");
 }
 
-/// "No fixed offset": whatever a prober sends, and however much, its connection
-/// stays open, silent and readable until the deadline, which is an hour here.
+/// "No fixed offset": for any bytes, and any number of them, the connection stays open, silent and
+/// readable until the deadline, which is an hour here.
 #[test]
 fn a_prober_learns_nothing_from_how_much_it_may_send() {
     let target = Target::echo();

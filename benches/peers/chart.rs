@@ -36,7 +36,7 @@ const PANELS: [(&str, &str, &str); 12] = [
     ("start", "ms", "Start to first echoed byte, ms (less)"),
 ];
 
-/// Draws what was measured; panels of what was not are left out.
+/// Draws the measured figures; panels without one are left out.
 pub(crate) fn draw(results: &Results, file: &Path) -> anyhow::Result<()> {
     let panels: Vec<_> = PANELS.iter().filter(|panel| !bars(results, panel).is_empty()).collect();
     let lines = panels.len().div_ceil(COLUMNS).max(1);

@@ -11,20 +11,20 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use tempfile::TempDir;
 
-use crate::common::address::free_port;
-use crate::common::netns::Namespace;
 use crate::process::Process;
 use crate::usage;
 use commands::Hop;
 pub(crate) use files::Files;
+use testkit::address::free_port;
+use testkit::netns::Namespace;
 
-/// Tries to start on ports that somebody else may take meanwhile.
+/// Attempts to start on ports that another process may take meanwhile.
 const STARTS: usize = 3;
 
-/// How long an end may take until it listens.
+/// Time that an end may take until it listens.
 const READY: Duration = Duration::from_secs(10);
 
-/// What is between the client and the target.
+/// A relay between the client and the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Competitor {
     Direct,
@@ -51,7 +51,7 @@ impl Competitor {
         Self::KnockpipePool,
     ];
 
-    /// For the command line and the tables.
+    /// Returns the name for the command line and the tables.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Direct => "direct",
@@ -74,7 +74,7 @@ impl Competitor {
 /// The machine that one end runs on.
 #[derive(Clone, Copy)]
 pub(crate) struct Side<'a> {
-    /// Where the end listens.
+    /// Address at which the end listens.
     pub(crate) ip: Ipv4Addr,
     /// Its network, when it is not that of the benchmark.
     pub(crate) namespace: Option<&'a Namespace>,
@@ -83,7 +83,7 @@ pub(crate) struct Side<'a> {
 impl Side<'_> {
     pub(crate) const HERE: Side<'static> = Side { ip: Ipv4Addr::LOCALHOST, namespace: None };
 
-    /// Does `work` on that machine.
+    /// Runs `work` on that machine.
     pub(crate) fn run<T: Send>(self, work: impl FnOnce() -> T + Send) -> T {
         match self.namespace {
             Some(namespace) => namespace.enter(work),
@@ -127,7 +127,7 @@ impl Pair {
         Ok(Self { entrance, ends: vec![near_end, far_end], _dir: dir })
     }
 
-    /// Where clients connect.
+    /// Returns the address that clients connect to.
     pub(crate) fn entrance(&self) -> SocketAddr {
         self.entrance
     }

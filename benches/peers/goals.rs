@@ -8,7 +8,7 @@ pub(crate) struct Goal {
     pub(crate) row: &'static str,
     pub(crate) figure: &'static str,
     pub(crate) ours: Competitor,
-    /// The ratio is against this one; without it, the bound is of the figure itself.
+    /// The competitor in the ratio; without it, the bound is of the figure itself.
     pub(crate) against: Option<Competitor>,
     pub(crate) bound: Bound,
 }
@@ -28,7 +28,7 @@ impl Bound {
     }
 }
 
-/// What came of a goal.
+/// The result of a goal.
 pub(crate) struct Outcome {
     pub(crate) ours: f64,
     pub(crate) theirs: Option<f64>,
@@ -38,7 +38,7 @@ pub(crate) struct Outcome {
 }
 
 impl Goal {
-    /// Nothing when one of the two was not measured.
+    /// Returns nothing when one of the two was not measured.
     pub(crate) fn outcome(&self, results: &Results) -> Option<Outcome> {
         let ours = results.get(self.row, self.figure, self.ours)?;
         let theirs = match self.against {

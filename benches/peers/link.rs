@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 
 use tun_rs::{DeviceBuilder, SyncDevice};
 
-use crate::common::netns::Namespace;
 use crate::competitors::Side;
 use crate::results::median;
 use crate::target::Target;
+use testkit::netns::Namespace;
 
-/// How long a packet takes, in either direction.
+/// Time that a packet takes, in either direction.
 const ONE_WAY: Duration = Duration::from_millis(20);
 
 const DEVICE: &str = "kplink";
@@ -46,7 +46,7 @@ impl Link {
         self.target.address()
     }
 
-    /// The near machine, whose end listens for its own clients, and the far one.
+    /// Returns the near machine, of which the end listens for its own clients, and the far one.
     pub(crate) fn sides(&self) -> [Side<'_>; 2] {
         [
             Side { ip: Ipv4Addr::LOCALHOST, namespace: Some(&self.near) },
@@ -54,7 +54,7 @@ impl Link {
         ]
     }
 
-    /// As measured: the time that connect(2) takes.
+    /// Measures a round trip: the time that connect(2) takes.
     pub(crate) fn round_trip(&self) -> Duration {
         self.round_trip
     }
@@ -62,7 +62,7 @@ impl Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        // Ends the threads, whose reads fail from now on.
+        // Ends the threads: their reads fail from now on.
         for side in [&self.near, &self.far] {
             side.batch(&format!("link del {DEVICE}\n"));
         }
@@ -78,7 +78,7 @@ fn measure(target: SocketAddr) -> Duration {
     Duration::from_secs_f64(median(&(0..5).map(connect).collect::<Vec<_>>()))
 }
 
-/// The device of one machine, with its address.
+/// Attaches the device of one machine, with its address.
 fn attach(side: &Namespace, ip: Ipv4Addr) -> Arc<SyncDevice> {
     let device = side.enter(|| DeviceBuilder::new().name(DEVICE).build_sync());
     let device = device.expect("root may make a TUN device; is there a /dev/net/tun?");

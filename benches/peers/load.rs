@@ -17,19 +17,19 @@ use std::time::Duration;
 
 use anyhow::ensure;
 
-use crate::common::redis::Redis;
 use crate::competitors::{Competitor, Files, Pair};
 use crate::link::Link;
 use crate::results::Figures;
 use crate::target::Target;
+use testkit::redis::Redis;
 
 /// A connection that is silent for so long has failed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Before the clock starts: buffers grow, threads wake, windows open.
+/// Warm-up before the clock starts: buffers grow, threads wake, windows open.
 const WARM_UP: Duration = Duration::from_millis(300);
 
-/// A load, with what it varies.
+/// A load, with its parameters.
 pub(crate) enum Load {
     Bulk { up: bool, connections: usize },
     RoundTrip,
@@ -60,13 +60,13 @@ impl Load {
     }
 }
 
-/// What all loads use.
+/// The parts that all loads use.
 pub(crate) struct Bench {
     pub(crate) files: Files,
     pub(crate) target: Target,
-    /// How long a steady load is measured.
+    /// Duration of a steady load.
     pub(crate) time: Duration,
-    /// How long many connections are held.
+    /// Time for which many connections are held.
     pub(crate) many_time: Duration,
     redis: OnceLock<Redis>,
     link: OnceLock<Link>,
@@ -78,23 +78,23 @@ impl Bench {
         Ok(Self { files, target, time, many_time, redis: OnceLock::new(), link: OnceLock::new() })
     }
 
-    /// A fresh pair in front of the target.
+    /// Starts a fresh pair in front of the target.
     fn pair(&self, of: Competitor) -> anyhow::Result<Pair> {
         Pair::start(of, &self.files, self.target.address())
     }
 
-    /// Started when the first load needs it.
+    /// Returns the Redis, which is started when the first load needs it.
     fn redis(&self) -> &Redis {
         self.redis.get_or_init(Redis::start)
     }
 
-    /// Made when the first load needs it.
+    /// Returns the link, which is made when the first load needs it.
     fn link(&self) -> &Link {
         self.link.get_or_init(Link::new)
     }
 }
 
-/// A connection to the target that asks for `wanted`.
+/// Opens a connection to the target that asks for `wanted`.
 fn dial(to: SocketAddr, wanted: u8) -> anyhow::Result<TcpStream> {
     let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
     stream.set_nodelay(true)?;
@@ -104,7 +104,7 @@ fn dial(to: SocketAddr, wanted: u8) -> anyhow::Result<TcpStream> {
     Ok(stream)
 }
 
-/// The same, with the target's answer.
+/// Opens one and reads the target's answer.
 fn dial_echo(to: SocketAddr, wanted: u8) -> anyhow::Result<TcpStream> {
     let mut stream = dial(to, wanted)?;
     let mut answer = [0];
@@ -113,7 +113,7 @@ fn dial_echo(to: SocketAddr, wanted: u8) -> anyhow::Result<TcpStream> {
     Ok(stream)
 }
 
-/// One request there and its echo back.
+/// Sends one request and reads its echo.
 fn ping(stream: &mut TcpStream) -> anyhow::Result<()> {
     let mut message = [0x5a; 64];
     stream.write_all(&message)?;

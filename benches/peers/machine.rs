@@ -1,16 +1,16 @@
-//! Where and with what a run was made.
+//! Description of the machine and the programs of a run.
 
 use std::fs;
 use std::process::Command;
 
-use crate::common::end::binary;
+use testkit::end::binary;
 
-/// The day, as UTC has it.
+/// Returns the day in UTC.
 pub(crate) fn date() -> String {
     first_line("date", &["-u", "+%F"])
 }
 
-/// Processor, memory and kernel.
+/// Returns processor, memory and kernel.
 pub(crate) fn description() -> String {
     let cpu = field("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown processor".into());
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
@@ -22,7 +22,7 @@ pub(crate) fn description() -> String {
     format!("{cores} cores of {cpu}, {gib} GiB, Linux {kernel}")
 }
 
-/// The versions of everybody.
+/// Returns the versions of all competitors.
 pub(crate) fn versions() -> String {
     let ours = first_line(&binary().display().to_string(), &["--version"]);
     let haproxy = first_line("haproxy", &["-v"]);
@@ -39,7 +39,7 @@ pub(crate) fn versions() -> String {
     )
 }
 
-/// What a command prints first on either of its outputs that names a version.
+/// Returns the first line of a command, on either of its outputs, that names a version.
 fn first_line(program: &str, arguments: &[&str]) -> String {
     let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
     let output = Command::new(program).args(arguments).env("PATH", path).output();

@@ -11,9 +11,6 @@
     reason = "a benchmark tells how far it is, and may print its results"
 )]
 
-#[path = "../../tests/common/mod.rs"]
-mod common;
-
 mod chart;
 mod competitors;
 mod goals;
@@ -37,7 +34,7 @@ use load::Bench;
 use results::Results;
 use rows::Row;
 
-/// What can be chosen on the command line.
+/// Options of the command line.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// Rows to measure, by the begin of their names; all of them unless given
@@ -48,15 +45,15 @@ struct Arguments {
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
 
-    /// How often each competitor is measured in each row
+    /// Number of measurements of each competitor in each row
     #[arg(long, default_value_t = 3)]
     rounds: usize,
 
-    /// How long one measurement of a steady load takes
+    /// Duration of one measurement of a steady load, in seconds
     #[arg(long, default_value_t = 1.5)]
     seconds: f64,
 
-    /// How long 8,000 connections are held
+    /// Time for which 8,000 connections are held, in seconds
     #[arg(long, default_value_t = 60.0)]
     many_seconds: f64,
 
@@ -72,7 +69,7 @@ struct Arguments {
     #[arg(long)]
     list: bool,
 
-    /// What `cargo bench` passes to every benchmark
+    /// Passed by `cargo bench` to every benchmark
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -85,7 +82,7 @@ fn main() -> anyhow::Result<()> {
         return Ok(());
     }
     // Clients and target of 8,000 connections are this one process.
-    common::proc::need_descriptors(16_500);
+    testkit::proc::need_descriptors(16_500);
     let seconds = Duration::from_secs_f64(arguments.seconds);
     let many = Duration::from_secs_f64(arguments.many_seconds);
     let bench = Bench::new(seconds, many)?;
@@ -111,7 +108,7 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// All rounds of one row.
+/// Measures all rounds of one row.
 fn measure(row: &Row, arguments: &Arguments, bench: &Bench, results: &mut Results) {
     for round in 1..=arguments.rounds.min(row.most_rounds) {
         for &competitor in row.competitors.iter().filter(|c| arguments.allows(**c)) {

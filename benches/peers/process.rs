@@ -26,7 +26,7 @@ impl Process {
         self.child.id()
     }
 
-    /// The log, once the process has ended by itself.
+    /// Returns the log, once the process has ended by itself.
     pub(crate) fn died(&mut self) -> Option<String> {
         let ended = self.child.try_wait().is_ok_and(|status| status.is_some());
         ended.then(|| fs::read_to_string(&self.log).unwrap_or_default())

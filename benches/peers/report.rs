@@ -14,7 +14,7 @@ use crate::rows::Row;
 const BEGIN: &str = "<!-- bench-peers: written by `make bench-peers` from here -->\n";
 const END: &str = "<!-- bench-peers: to here -->\n";
 
-/// Everything that stands between the markers.
+/// Returns everything that stands between the markers.
 pub(crate) fn page(results: &Results, rows: &[Row]) -> String {
     let (date, machine, versions) = (machine::date(), machine::description(), machine::versions());
     format!(
@@ -28,7 +28,7 @@ pub(crate) fn page(results: &Results, rows: &[Row]) -> String {
     )
 }
 
-/// Puts `page` between the markers of the document; a new one is nothing else.
+/// Puts `page` between the markers of the document; a new document consists of nothing else.
 pub(crate) fn write(page: &str, document: &Path) -> anyhow::Result<()> {
     let text = std::fs::read_to_string(document).unwrap_or_else(|_| format!("{BEGIN}{END}"));
     let (before, rest) = text.split_once(BEGIN).context("the document lacks the first marker")?;
@@ -38,7 +38,7 @@ pub(crate) fn write(page: &str, document: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What makes such a page again.
+/// Returns the command that makes such a page again.
 fn command() -> String {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     match arguments.join(" ").as_str() {
@@ -100,7 +100,7 @@ fn figures(results: &Results, rows: &[Row]) -> String {
     table
 }
 
-/// Three digits that count, and thousands with a comma.
+/// Formats with three significant digits, and a comma for thousands.
 pub(crate) fn number(value: f64) -> String {
     let size = value.abs();
     if size >= 1000.0 {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::competitors::Competitor;
 
-/// What one measurement gives: the name of the figure with its unit, and its value.
+/// Result of one measurement: the name of each figure with its unit, and its value.
 pub(crate) type Figures = Vec<(&'static str, f64)>;
 
 /// The figures of all rounds.
@@ -18,7 +18,7 @@ impl Results {
         }
     }
 
-    /// The median of the rounds.
+    /// Returns the median of the rounds.
     pub(crate) fn get(
         &self,
         row: &'static str,
@@ -28,7 +28,7 @@ impl Results {
         Some(median(self.0.get(&(row, figure, competitor))?))
     }
 
-    /// The figures of `row`, by name.
+    /// Returns the figures of `row`, by name.
     pub(crate) fn figures(&self, row: &str) -> Vec<&'static str> {
         let mut names: Vec<_> =
             self.0.keys().filter(|(of, ..)| *of == row).map(|(_, name, _)| *name).collect();
@@ -40,13 +40,13 @@ impl Results {
         self.0.keys().any(|(.., of)| *of == competitor)
     }
 
-    /// The most rounds that anything was measured.
+    /// Returns the largest number of rounds of any measurement.
     pub(crate) fn rounds(&self) -> usize {
         self.0.values().map(Vec::len).max().unwrap_or(0)
     }
 }
 
-/// The value in the middle; of an even number, the mean of the two.
+/// Returns the value in the middle; of an even number, the mean of the two.
 pub(crate) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -58,7 +58,7 @@ pub(crate) fn median(values: &[f64]) -> f64 {
     }
 }
 
-/// The value that the given share of all does not exceed. Sorts.
+/// Returns the value that the given share of all does not exceed. Sorts.
 pub(crate) fn quantile(values: &mut [f64], share: f64) -> f64 {
     values.sort_by(f64::total_cmp);
     let last = values.len().saturating_sub(1);

@@ -1,4 +1,4 @@
-//! The rows of the table: which load, and who is measured under it.
+//! The rows of the table: each load, and the competitors measured under it.
 
 use crate::competitors::Competitor;
 use crate::load::Load;
@@ -14,7 +14,7 @@ pub(crate) struct Row {
 
 const ANY: usize = usize::MAX;
 
-/// Everybody without a pool.
+/// All competitors without a pool.
 const ALL: &[Competitor] = &[
     Competitor::Direct,
     Competitor::Haproxy,
@@ -26,7 +26,7 @@ const ALL: &[Competitor] = &[
     Competitor::KnockpipeChacha,
 ];
 
-/// Where the cipher makes no difference worth a row.
+/// Competitors where the cipher makes no difference worth a row.
 const USUAL: &[Competitor] = &[
     Competitor::Direct,
     Competitor::Haproxy,
@@ -36,7 +36,7 @@ const USUAL: &[Competitor] = &[
     Competitor::Knockpipe,
 ];
 
-/// Those that are processes.
+/// Competitors that are processes.
 const PAIRS: &[Competitor] = &[
     Competitor::Haproxy,
     Competitor::HaproxyTls,
@@ -45,10 +45,10 @@ const PAIRS: &[Competitor] = &[
     Competitor::Knockpipe,
 ];
 
-/// Where nobody else is compared.
+/// For loads without a comparison.
 const OURS: &[Competitor] = &[Competitor::Knockpipe];
 
-/// Where a pool makes a difference.
+/// Competitors where a pool makes a difference.
 const LINK: &[Competitor] = &[
     Competitor::Direct,
     Competitor::Haproxy,

@@ -1,6 +1,5 @@
-//! What stands behind every pair: one server that does what the first byte of a
-//! connection asks for. It lives in the benchmark's own process, whose CPU is
-//! not counted.
+//! The server behind every pair: it does what the first byte of a connection asks for. It lives in
+//! the benchmark's own process, and its CPU time is not counted.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -15,16 +14,16 @@ use nix::sys::socket::{MsgFlags, recv};
 use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// Send everything back, the first byte included.
+/// Asks for everything back, the first byte included.
 pub(crate) const ECHO: u8 = b'E';
-/// The same on a thread of its own, for the shortest way.
+/// Asks for the same on a thread of its own, for the shortest way.
 pub(crate) const ECHO_ALONE: u8 = b'T';
-/// Read and count until the end.
+/// Asks to read and count until the end.
 pub(crate) const SINK: u8 = b'U';
-/// Send until the end.
+/// Asks to send until the end.
 pub(crate) const SOURCE: u8 = b'D';
 
-/// How much is handed to the kernel at a time.
+/// Bytes that are handed to the kernel at a time.
 const PIECE: usize = 1 << 20;
 
 /// A running target; it ends with the process.
@@ -52,7 +51,7 @@ impl Target {
         self.address
     }
 
-    /// Bytes that arrived in sinks so far.
+    /// Returns the count of the bytes that arrived in sinks so far.
     pub(crate) fn received(&self) -> &Arc<AtomicU64> {
         &self.received
     }
@@ -69,7 +68,7 @@ fn serve(listener: TcpListener, received: Arc<AtomicU64>) {
     });
 }
 
-/// An error is the end of the connection, which its client notices.
+/// Serves a connection. An error is its end, which its client notices.
 async fn answer(mut stream: tokio::net::TcpStream, received: Arc<AtomicU64>) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let wanted = stream.read_u8().await?;
@@ -124,7 +123,7 @@ pub(crate) fn discard(stream: &TcpStream, count: &AtomicU64) -> io::Result<()> {
 /// Sends until the receiver is gone, from memory that the kernel need not copy.
 pub(crate) fn send(stream: &TcpStream) -> io::Result<()> {
     let file = std::fs::File::from(memfd_create("noise", MFdFlags::empty())?);
-    (&file).write_all(&crate::common::data::Noise::new(1).bytes(PIECE))?;
+    (&file).write_all(&testkit::data::Noise::new(1).bytes(PIECE))?;
     loop {
         sendfile(stream, &file, Some(&mut 0), PIECE)?;
     }

@@ -1,4 +1,4 @@
-//! What processes have used, as the operating system counts it.
+//! Resources that processes have used, as the operating system counts them.
 
 use std::fs;
 use std::time::Duration;
@@ -7,8 +7,8 @@ use anyhow::Context;
 use nix::time::{clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 
-/// CPU time of all processes so far, user and system, with the threads that
-/// have ended; in nanoseconds, where /proc/PID/stat counts hundredths of a second.
+/// Returns the CPU time of all processes so far, user and system, with the threads that have ended;
+/// in nanoseconds, where /proc/PID/stat counts hundredths of a second.
 pub(crate) fn cpu(pids: &[u32]) -> anyhow::Result<Duration> {
     let each = pids.iter().map(|&pid| {
         let clock = clock_getcpuclockid(Pid::from_raw(pid.cast_signed()))?;
@@ -17,7 +17,7 @@ pub(crate) fn cpu(pids: &[u32]) -> anyhow::Result<Duration> {
     each.sum()
 }
 
-/// Proportional set size in KiB: pages that processes share count once.
+/// Returns the proportional set size in KiB: pages that processes share count once.
 pub(crate) fn memory_kib(pids: &[u32]) -> anyhow::Result<f64> {
     pids.iter().map(|&pid| rollup(pid, "Pss:")).sum()
 }

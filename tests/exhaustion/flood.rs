@@ -8,20 +8,20 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::common::{Addr, Launch, NEVER, Target, Wire, any, keygen, proc};
+use testkit::{Addr, Launch, NEVER, Target, Wire, any, keygen, proc};
 
-/// One way.
+/// Delay in one direction.
 const DELAY: Duration = Duration::from_millis(150);
 
-/// Connections that the flood keeps open: many more than there are places, so that
-/// one that it ends was displaced long before.
+/// Connections that the flood keeps open: many more than there are slots for handshakes, so that
+/// one that it ends was evicted long before.
 const OPEN: usize = 2_000;
 
-/// Between two of them, so that they do not pile up before they are accepted.
+/// Pause between two of them, so that they do not pile up before they are accepted.
 const PACE: Duration = Duration::from_micros(400);
 
-/// Forwards to `to`, from another address than the flood's, with [`DELAY`] each way.
-/// As with a real link the dialer's first bytes come right behind the connection.
+/// Forwards to `to`, from another address than the flood's, with [`DELAY`] each way. As with a real
+/// link the dialer's first bytes follow the connection at once.
 fn slow_link(to: &Addr) -> Addr {
     let (listener, to) = (TcpListener::bind("127.0.0.1:0").unwrap(), to.clone());
     let address = Addr::Tcp(listener.local_addr().unwrap());
@@ -48,7 +48,7 @@ fn forward(mut dialer: TcpStream, to: &Addr) {
     late(dialer, acceptor);
 }
 
-/// Copies with a delay, without holding up what follows.
+/// Copies with a delay, without delaying what follows.
 fn late(mut from: TcpStream, mut to: TcpStream) {
     let (send, receive) = channel::<(Instant, Vec<u8>)>();
     thread::spawn(move || {
@@ -68,8 +68,8 @@ fn late(mut from: TcpStream, mut to: TcpStream) {
     }
 }
 
-/// "A flood displaces its own": silent connections as fast as they can be made, from
-/// one address, displace no dialer whose answers take three tenths of a second.
+/// "A flood displaces its own": silent connections as fast as they can be made, from one address,
+/// displace no dialer with answers that take three tenths of a second.
 #[test]
 fn a_flood_from_one_address_displaces_no_dialer_over_a_slow_link() {
     proc::need_descriptors(8_000);

@@ -8,18 +8,19 @@ use knockpipe::proxy_protocol::Version;
 use knockpipe::proxy_protocol::outgoing::encode;
 
 use super::world::{OTHER, PEER, PEER6, SOON, Stage, World, entrance, refused};
-use crate::common::mariadb::{MariaDb, query};
-use crate::common::netns::{Net, dial_from};
-use crate::common::wire::Listener;
-use crate::common::{Addr, Launch, NEVER, Wire, eventually};
+use testkit::mariadb::{MariaDb, query};
+use testkit::netns::{Net, dial_from};
+use testkit::wire::Listener;
+use testkit::{Addr, Launch, NEVER, Wire, eventually};
 
 /// The load balancer that is listed.
 const BALANCER: &str = "203.0.113.10";
 
-/// Somebody else who sends headers.
+/// A peer that is not listed and sends headers.
 const IMPOSTOR: &str = "203.0.113.11";
 
-/// Forwards every connection to `to` from `source`, behind `header`; its entrance.
+/// Forwards every connection to `to` from `source`, behind `header`; returns the address to connect
+/// to.
 fn balancer(stage: &Stage, source: &'static str, header: &[u8], to: &Addr) -> Addr {
     let listener =
         stage.net.at_peers(|| Listener::bind(&Addr::Tcp("127.0.0.1:0".parse().unwrap())));
@@ -37,14 +38,14 @@ fn balancer(stage: &Stage, source: &'static str, header: &[u8], to: &Addr) -> Ad
     entrance
 }
 
-/// To the end of `from`, whichever way it comes.
+/// Copies to the end of `from`, clean or not.
 fn copy(mut from: Wire, to: &Wire) {
     let _ = std::io::copy(&mut from, &mut to.try_clone());
     let _ = to.shutdown(Shutdown::Write);
 }
 
-/// An encrypt end on the peers' machine that dials `to`; its entrance is a unix socket.
-fn encrypt(stage: &Stage, name: &str, to: &Addr) -> crate::common::End {
+/// Starts an encrypt end on the peers' machine that dials `to` and listens on a unix socket.
+fn encrypt(stage: &Stage, name: &str, to: &Addr) -> testkit::End {
     let launch = Launch::encrypt(&stage.key)
         .source(&Addr::Unix(stage.dir.path().join(name)))
         .target(to)
@@ -65,9 +66,9 @@ fn a_listed_peer_announces_its_clients() {
         let front = balancer(stage, BALANCER, header.as_bytes(), &entrance);
         encrypt(stage, &format!("{}.sock", client.replace(':', "_")), &front)
     };
-    let gets_in = |end: &crate::common::End| end.connect().echoes(b"may I?", NEVER);
+    let gets_in = |end: &testkit::End| end.connect().echoes(b"may I?", NEVER);
 
-    // The announced address counts, not that of who announces it.
+    // The announced address counts, not that of the balancer.
     world.redis(&format!("SADD ip-allowed {BALANCER} {OTHER}"));
     world.wait_in(OTHER);
     for client in [PEER, PEER6] {
@@ -81,11 +82,11 @@ fn a_listed_peer_announces_its_clients() {
         world.redis(&format!("SREM ip-allowed {client}"));
         super::world::expect_end(&mut live);
     }
-    // Whoever announces an internal address is not internal for it.
+    // An announced internal address does not make a client internal.
     let end = announce("10.1.2.3");
     assert!(!gets_in(&end));
     drop(end);
-    let logged = |line: &crate::common::Line| line.field("peer");
+    let logged = |line: &testkit::Line| line.field("peer");
     let peers: Vec<String> = world.gate.closed().iter().filter_map(logged).collect();
     assert!(peers.iter().any(|peer| peer == &format!("{PEER}:40001")), "{peers:?}");
     assert!(peers.iter().any(|peer| peer == &format!("[{PEER6}]:40001")), "{peers:?}");
@@ -105,7 +106,7 @@ fn a_header_from_anybody_else_is_refused() {
     assert_eq!(world.target.counts().accepts(), before);
 }
 
-/// A listed peer must announce somebody: nothing, or anything else, is refused.
+/// A listed peer must announce a client: nothing, or anything else, is refused.
 #[test]
 fn malformed_headers_are_refused() {
     let world = World::new(&["--proxy-from", "203.0.113.0/28,203.0.113.200", "-o", "1"]);
@@ -135,7 +136,7 @@ fn malformed_headers_are_refused() {
     thread::scope(|scope| {
         for case in cases {
             let entrance = &entrance;
-            scope.spawn(move || net.expect_refused(BALANCER, entrance, &case));
+            scope.spawn(move || expect_refused(net, BALANCER, entrance, &case));
         }
     });
     assert_eq!(world.target.counts().accepts(), 0);
@@ -144,22 +145,20 @@ fn malformed_headers_are_refused() {
     assert_eq!(refused(&gate, "bad-proxy-header"), count, "{}", gate.program.tail());
 }
 
-impl Net {
-    /// Sends `bytes`; panics unless the connection ends without an answer.
-    fn expect_refused(&self, source: &str, to: &Addr, bytes: &[u8]) {
-        let mut wire = self.dial(source, to);
-        // It may be closed before all is sent.
-        let _ = wire.write_all(bytes);
-        let (answer, ending) = wire.read_to_ending(SOON * 2);
-        assert!(answer.is_empty() && ending != crate::common::Ending::Silent, "{bytes:?}");
-    }
+/// Sends `bytes` from `source`; panics unless the connection ends without an answer.
+fn expect_refused(net: &Net, source: &str, to: &Addr, bytes: &[u8]) {
+    let mut wire = net.dial(source, to);
+    // It may be closed before all is sent.
+    let _ = wire.write_all(bytes);
+    let (answer, ending) = wire.read_to_ending(SOON * 2);
+    assert!(answer.is_empty() && ending != testkit::Ending::Silent, "{bytes:?}");
 }
 
-/// `--proxy-to-target`: the target learns who connected to the encrypt end.
+/// `--proxy-to-target`: the target learns the address of the client of the encrypt end.
 #[test]
 fn the_target_learns_the_client() {
     for version in ["v1", "v2"] {
-        // Answers with as much of what it gets as a header of IPv4 has.
+        // Answers with as many of the bytes it gets as a header of IPv4 has.
         let world = World::with(&["--proxy-to-target", version], |mut wire, _| {
             let mut all = vec![];
             let mut byte = [0];
@@ -209,8 +208,8 @@ fn the_target_learns_the_client() {
     }
 }
 
-/// "mariadbd (which supports it) reports the true client address", through the
-/// whole way: client, load balancer or none, encrypt end, decrypt end, server.
+/// "mariadbd (which supports it) reports the true client address", through the whole path: client,
+/// load balancer or none, encrypt end, decrypt end, server.
 #[test]
 fn mariadb_behind_the_tunnel_reports_the_true_client() {
     let stage = Stage::new();
@@ -249,7 +248,7 @@ fn mariadb_behind_the_tunnel_reports_the_true_client() {
     }
 }
 
-/// Whom the server behind `front` takes a client for, which must be `ip`.
+/// Checks that the server behind `front` takes a client for `ip`.
 #[track_caller]
 fn reported_by(stage: &Stage, front: &Addr, ip: &str) -> SocketAddr {
     let who = "SELECT USER(), HOST FROM information_schema.PROCESSLIST WHERE ID = CONNECTION_ID()";

@@ -1,4 +1,4 @@
-//! What a change of the allow-set costs Redis, whoever knocks meanwhile.
+//! Cost of a change of the allow-set for Redis, under any load of denied peers.
 
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -7,10 +7,10 @@ use std::sync::mpsc::channel;
 use std::time::Instant;
 
 use super::world::{PEER, SOON, Stage, World, entrance, url};
-use crate::common::netns::dial_from;
-use crate::common::redis::{MILLION, Redis, Reply};
-use crate::common::target::{Target, echo};
-use crate::common::{Addr, NEVER, eventually};
+use testkit::netns::dial_from;
+use testkit::redis::{MILLION, Redis, Reply};
+use testkit::target::{Target, echo};
+use testkit::{Addr, NEVER, eventually};
 
 /// Denied connections of a flood, and the addresses that they come from.
 const FLOOD: u32 = 3_000;
@@ -22,7 +22,7 @@ const HOSTS: u32 = 1_000;
 /// Changes of the set after that.
 const CHANGES: i64 = 20;
 
-/// How often each of these commands came since CONFIG RESETSTAT.
+/// Counts the calls of each of these commands since CONFIG RESETSTAT.
 fn calls(redis: &Redis, commands: &[&str]) -> i64 {
     let stats = redis.ask("INFO commandstats").text();
     let of = |command: &&str| {
@@ -37,7 +37,8 @@ fn calls(redis: &Redis, commands: &[&str]) -> i64 {
 /// Commands that ask about members of the set, and about bans.
 const QUESTIONS: [&str; 2] = ["smismember", "pttl"];
 
-/// Connects from several addresses and is denied, until all is over; how often.
+/// Connects from several addresses and is denied, until all is over; returns the number of
+/// connections.
 fn flood(entrance: &Addr, is_over: &AtomicBool) -> u32 {
     let mut count = 0;
     while count < FLOOD || !is_over.load(Ordering::Relaxed) {
@@ -49,8 +50,8 @@ fn flood(entrance: &Addr, is_over: &AtomicBool) -> u32 {
     count
 }
 
-/// "While the set is being read again a denied address is asked about once after each
-/// change, however often it comes", and a grant is felt meanwhile.
+/// "While the set is being read again a denied address is asked about once after each change,
+/// however often it comes", and an added address takes effect meanwhile.
 #[test]
 fn a_flood_while_the_set_is_read_again_costs_few_questions() {
     let stage = Stage::new();
@@ -78,12 +79,12 @@ fn a_flood_while_the_set_is_read_again_costs_few_questions() {
     let (asked, read) = (calls(&redis, &QUESTIONS), calls(&redis, &["sscan"]));
     println!("{count} denied in {taken:?}: {asked} commands; a grant was felt after {granted:?}");
     assert!(granted < SOON);
-    assert_eq!(read, 0, "the set was read again, so that nobody had to be asked about");
+    assert_eq!(read, 0, "the set was read again, so that no address had to be asked about");
     assert!(asked < i64::from(FLOOD) / 10, "{asked} commands for {count} connections");
 }
 
-/// "The addresses that were denied lately, of each /64 the last": one host does not make
-/// changes of the set dear.
+/// "The addresses that were denied lately, of each /64 the last": one host does not make changes of
+/// the set expensive.
 #[test]
 fn a_host_with_a_64_does_not_make_changes_dear() {
     let world = World::new(&["--proxy-from", "203.0.113.0/24"]);

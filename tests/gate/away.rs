@@ -1,5 +1,5 @@
-//! Redis that stops, dies and comes back: each policy does what it says, and
-//! who is connected stays connected.
+//! Redis that stops, dies and comes back: each policy does what it says, and connected clients stay
+//! connected.
 
 use std::time::{Duration, Instant};
 
@@ -8,10 +8,10 @@ use nix::sys::signal::Signal;
 use super::guarded::{BANNED, CLOSED, Guarded, finish, wait_read};
 use super::notes::{UNWRITTEN, WRITTEN};
 use super::world::{AWAY, BAN, OTHER, PEER, SOON, Stage, ask, entrance, expect_end, url};
-use crate::common::eventually;
-use crate::common::redis::Reply;
-use crate::common::target::{Target, echo};
-use crate::common::wait::poll;
+use testkit::eventually;
+use testkit::redis::Reply;
+use testkit::target::{Target, echo};
+use testkit::wait::poll;
 
 /// "Redis stopped for 30 s".
 const LONG: Duration = Duration::from_secs(30);
@@ -37,7 +37,7 @@ fn each_policy_does_what_it_says() {
     println!("continued: back after {:?}", began.elapsed());
     assert!(began.elapsed() < SOON * 2);
 
-    // What is not saved is removed as by anybody; that is another test.
+    // Unsaved members would count as removed; that is another test.
     ask(&mut redis.direct(), "SAVE");
     redis.kill();
     let began = Instant::now();
@@ -50,9 +50,9 @@ fn each_policy_does_what_it_says() {
     assert!(began.elapsed() < SOON * 2);
 }
 
-/// A removal while the connection to Redis is gone pushes nothing; it is found afterwards.
+/// A removal while the connection to Redis is lost pushes nothing; it is found afterwards.
 #[test]
-fn a_removal_that_nobody_announced_is_found() {
+fn an_unannounced_removal_is_found() {
     let stage = Stage::new();
     let target = Target::serve(&stage.target(), echo);
     let mut redis = stage.redis();
@@ -67,7 +67,7 @@ fn a_removal_that_nobody_announced_is_found() {
     stage.net.expect_denied(PEER, &entrance(&guarded.gate, PEER));
 }
 
-/// `stale` ends, and one that never saw the store has no last known state.
+/// `stale` ends, and a gate that never saw the store has no last known state.
 #[test]
 fn what_is_too_stale_is_closed() {
     let stage = Stage::new();
@@ -106,7 +106,7 @@ fn half_a_minute_of_silence() {
 
     redis.signal(Signal::SIGSTOP);
     let began = Instant::now();
-    // These wait in its socket, and nobody knows of them.
+    // These commands wait in its socket, and no process knows of them.
     late.send(&["SREM", "ip-allowed", PEER]);
     late.send(&["SADD", "ip-allowed", OTHER]);
     eventually("all have noticed", || all.iter().all(|each| each.count(AWAY) == 1));
@@ -120,10 +120,10 @@ fn half_a_minute_of_silence() {
             visits += 1;
         }
         poll(Duration::from_millis(100), || None::<()>);
-        assert!(began.elapsed() < LONG * 3, "nobody told that the history cannot be written");
+        assert!(began.elapsed() < LONG * 3, "no line told that the history cannot be written");
     }
     println!("silence: {visits} visits, the slowest {slowest:?}");
-    assert!(slowest < SOON, "somebody had to wait for {slowest:?}");
+    assert!(slowest < SOON, "a client had to wait for {slowest:?}");
     finish("silence", knockers);
     for each in &mut all {
         each.live.expect_echo(b"half a minute later");
@@ -149,7 +149,7 @@ fn half_a_minute_of_silence() {
     eventually("the history goes on", || redis.ask(&seen) == Reply::Number(1));
 }
 
-/// Somebody of the allow-set comes in, or not; how long that took.
+/// Waits until a peer of the allow-set is admitted, or denied; returns the time that it took.
 #[track_caller]
 fn visit(each: &mut Guarded, stage: &Stage) -> Duration {
     let was_over = each.count(CLOSED) == 1;

@@ -1,4 +1,4 @@
-//! Who comes in: the rows of redis-knocking and of Rack::Attack.
+//! Admission by the entries that redis-knocking and Rack::Attack write.
 
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use super::world::{
     BAN, OTHER, PEER, PEER6, READ, Stage, World, ask, entrance, expect_end, now_s, number, url,
 };
-use crate::common::redis::{Redis, Reply, replica_of};
-use crate::common::target::echo;
-use crate::common::{Addr, End, Ending, Launch, NEVER, Target, Wire, eventually, wait::poll};
+use testkit::redis::{Redis, Reply, replica_of};
+use testkit::target::echo;
+use testkit::{Addr, End, Ending, Launch, NEVER, Target, Wire, eventually, wait::poll};
 
-/// 6.1: SISMEMBER decides. Also for IPv6, and for IPv4 in other spellings.
+/// Membership in the set decides, also for IPv6, and for IPv4 in other spellings.
 #[test]
 fn the_set_decides() {
     let world = World::new(&[]);
@@ -45,7 +45,8 @@ fn networks_are_members_too() {
     world.wait_out(PEER6);
 }
 
-/// 6.1: -set and -history; 6.2: another prefix. The default names count for nothing then.
+/// Flags name the set, the history and the prefix of bans. The default names count for nothing
+/// then.
 #[test]
 fn the_names_of_keys_are_the_operators() {
     let world = World::new(&[
@@ -77,7 +78,8 @@ fn the_names_of_keys_are_the_operators() {
     world.wait_in(PEER6);
 }
 
-/// 6.1: HSET ip-history IP unix-seconds, at most once in ten seconds.
+/// The history has an address's last connection in unix seconds, written at most once in ten
+/// seconds.
 #[test]
 fn history_is_written_once_in_ten_seconds() {
     let world = World::new(&["--internal", "allow"]);
@@ -98,7 +100,7 @@ fn history_is_written_once_in_ten_seconds() {
     assert!(after > Duration::from_secs(8), "again after {after:?}");
     assert_eq!(writes(&world), 2);
     assert_ne!(number(&world.redis(&format!("HGET ip-history {PEER}"))), seen);
-    // An internal address is in nobody's history.
+    // The history has no internal address.
     assert!(world.gets_in("10.1.2.3"));
     assert_eq!(world.redis("HLEN ip-history"), Reply::Number(1));
 }
@@ -110,12 +112,11 @@ fn writes(world: &World) -> u64 {
     calls.map_or(0, |calls| calls.parse().unwrap())
 }
 
-/// "With `--gate`, the decrypt end serves only addresses that the Redis set `ip-allowed`
-/// names": no private address and no loopback either, by an empty set or while the
-/// store is down.
+/// "With `--gate`, the decrypt end serves only addresses that the Redis set `ip-allowed` names": no
+/// private address and no loopback either, by an empty set or while the store is down.
 #[test]
 fn the_decrypt_end_serves_only_addresses_that_the_set_names() {
-    // A connection that is let in is waited for, for an hour.
+    // An admitted connection is waited for, for an hour.
     let world = World::new(&["-o", "3600"]);
     let all = ["10.1.2.3", "172.16.0.1", "192.168.7.7", "fd00:77::7", PEER];
     let denied = |gate: &End, sources: &[&str]| {
@@ -137,8 +138,7 @@ fn the_decrypt_end_serves_only_addresses_that_the_set_names() {
     }
 }
 
-/// 6.1: with `--internal allow` internal addresses are let in without any Redis, and only
-/// those.
+/// With `--internal allow` internal addresses are admitted without any Redis, and only those.
 #[test]
 fn internal_addresses_need_no_redis() {
     let stage = Stage::new();
@@ -154,9 +154,9 @@ fn internal_addresses_need_no_redis() {
     for source in ["172.32.0.1", "100.64.0.1", "169.254.1.1", PEER, PEER6] {
         stage.net.expect_denied(source, &entrance(&gate, source));
     }
-    let told = |line: &crate::common::Line| line.message().starts_with("let in as an internal");
+    let told = |line: &testkit::Line| line.message().starts_with("let in as an internal");
     assert_eq!(gate.program.log().iter().filter(|line| told(line)).count(), 1);
-    // From the machine itself.
+    // The machine itself.
     let local = Addr::Tcp(([127, 0, 0, 1], gate.addr().tcp().port()).into());
     let launch = Launch::encrypt(&stage.key)
         .source(&Addr::Unix(stage.dir.path().join("local.sock")))
@@ -171,7 +171,7 @@ fn internal_addresses_need_no_redis() {
     }
 }
 
-/// A sorted set is one with an end for each member.
+/// A sorted set is an allow-set in which each member has an end.
 #[test]
 fn a_sorted_set_lets_in_until_the_score() {
     let world = World::new(&[]);
@@ -186,7 +186,7 @@ fn a_sorted_set_lets_in_until_the_score() {
     world.wait_out(OTHER);
 }
 
-/// 6.2: a key bans, whatever its value, until its end.
+/// A key bans, with any value, until its end.
 #[test]
 fn a_ban_refuses_until_it_ends() {
     let world =
@@ -209,14 +209,14 @@ fn a_ban_refuses_until_it_ends() {
     assert!(world.gets_in("10.1.2.3"));
     world.redis(&format!("SETEX {BAN}:10.1.2.3 100 1"));
     world.wait_out("10.1.2.3");
-    // What the operator said himself goes before what the store says.
+    // The operator's own flags take precedence over the store.
     world.redis(&format!("SETEX {BAN}:203.0.113.9 100 1"));
     world.wait_in("203.0.113.9");
     world.expect_denied("203.0.113.66");
     world.expect_denied("203.0.113.67");
 }
 
-/// 6.1, WRONGTYPE: a set that is none is a store that cannot be used.
+/// A key of another type in place of the set (WRONGTYPE) makes the store unusable.
 #[test]
 fn a_key_of_the_wrong_type_is_a_store_away() {
     let world = World::new(&[]);
@@ -246,7 +246,8 @@ fn garbage_members_count_for_nothing() {
     assert_eq!(world.lines("the gate's store is away").len(), 0);
 }
 
-/// 6.2, "AUTH on reconnect": whoever cuts the connection cuts it for a moment.
+/// A lost connection is made again, with the password: the gate is without its store for a moment
+/// only.
 #[test]
 fn a_password_is_said_again_after_a_cut() {
     let stage = Stage::new();
@@ -276,7 +277,7 @@ fn a_password_is_said_again_after_a_cut() {
     expect_end(&mut live);
 }
 
-/// 6.2, "replica": who comes in is read there, and what has to be written goes to its master.
+/// A replica is read for admissions, and writes go to its master.
 #[test]
 fn a_replica_decides_and_its_master_is_written_to() {
     let stage = Stage::new();

@@ -1,11 +1,11 @@
-//! What somebody gets who may not come in: nothing, and cheaply.
+//! Treatment of denied peers: they get nothing, and cost little.
 
 use std::io::Read;
 use std::time::{Duration, Instant};
 
 use super::world::{OTHER, PEER, World, refused};
-use crate::common::netns::dial_from;
-use crate::common::{Addr, Ending, Launch, eventually, proc};
+use testkit::netns::dial_from;
+use testkit::{Addr, Ending, Launch, eventually, proc};
 
 /// Denied connections of the long run.
 const TRIES: u32 = 10_000;
@@ -21,7 +21,7 @@ fn each_style_shows_nothing() {
         assert_eq!(world.expect_denied(PEER), expected, "{style}");
         let held = began.elapsed() >= Duration::from_millis(900);
         assert_eq!(held, style == "hold", "{style} after {:?}", began.elapsed());
-        // Whoever has the key gets no further.
+        // The key gets a denied peer no further.
         assert!(!world.gets_in(OTHER), "{style}");
         assert_eq!(world.target.counts().accepts(), 0, "{style}");
         let World { mut gate, .. } = world;
@@ -30,9 +30,9 @@ fn each_style_shows_nothing() {
     }
 }
 
-/// "A denied peer costs under 50 microseconds of CPU, sees 0 bytes, and the
-/// target sees nothing: 10,000 tries". The time is for a person to read: what
-/// is tested here is not the build that is measured.
+/// "A denied peer costs under 50 microseconds of CPU, sees 0 bytes, and the target sees nothing:
+/// 10,000 tries". The time is for a person to read: the build under test is not the build that is
+/// measured.
 #[test]
 fn ten_thousand_strangers_cost_little() {
     let world = World::new(&[]);
@@ -82,9 +82,9 @@ fn an_encrypt_end_has_a_gate_too() {
     net.expect_denied(PEER, &entrance);
 }
 
-/// Who is denied and not held takes no place of those that are in their handshakes.
+/// A peer that is denied and not held takes no slot of handshakes.
 #[test]
-fn who_is_denied_at_once_displaces_nobody() {
+fn a_peer_that_is_denied_at_once_displaces_none() {
     let world = World::new(&["-o", "600", "--max-handshakes", "4"]);
     world.redis(&format!("SADD ip-allowed {PEER}"));
     world.wait_in(PEER);

@@ -1,28 +1,28 @@
-//! Masters that are replaced under running gates: each policy until somebody
-//! takes over, and then what the new master says.
+//! Masters that are replaced under running gates: each policy until a replica takes over, and then
+//! the new master's answers.
 
 use std::time::Instant;
 
 use super::guarded::{BANNED, Guarded, finish};
 use super::world::{BAN, OTHER, PEER, READ, SOON, Stage, expect_end};
-use crate::common::eventually;
-use crate::common::redis::{Redis, Reply};
-use crate::common::servers::{Cluster, Sentinels};
-use crate::common::target::{Target, echo};
+use testkit::eventually;
+use testkit::redis::{Redis, Reply};
+use testkit::servers::{Cluster, Sentinels};
+use testkit::target::{Target, echo};
 
 /// A store with a replica that can take over, and does when it may.
 trait Masters {
     fn url(&self) -> String;
 
-    /// One command at the master of its key.
+    /// Executes one command at the master of its key.
     fn ask(&self, command: &str) -> Reply;
 
-    /// Kills the master of the allow-set, and lets nobody take over yet.
+    /// Kills the master of the allow-set, and lets no replica take over yet.
     fn kill(&mut self);
 
     fn let_take_over(&mut self);
 
-    /// Whether clients that ask are sent to the new master.
+    /// Returns true if clients that ask are sent to the new master.
     fn have_replaced(&self) -> bool;
 }
 
@@ -76,7 +76,7 @@ fn fail_over(stage: &Stage, masters: &mut impl Masters, what: &str) {
 
     let began = Instant::now();
     masters.let_take_over();
-    eventually("somebody takes over", || masters.have_replaced());
+    eventually("a replica takes over", || masters.have_replaced());
     let replaced = Instant::now();
     eventually("all are fresh", || all.iter().all(|each| each.count(READ) == 2));
     let late = replaced.elapsed();
@@ -87,7 +87,7 @@ fn fail_over(stage: &Stage, masters: &mut impl Masters, what: &str) {
     expect_followed(stage, masters, &mut all, what);
 }
 
-/// What is written to the new master counts, and gates write to it.
+/// Commands at the new master take effect, and gates write to it.
 fn expect_followed(stage: &Stage, masters: &impl Masters, all: &mut [Guarded], what: &str) {
     let began = Instant::now();
     masters.ask(&format!("SADD ip-allowed {OTHER}"));

@@ -14,17 +14,17 @@ use knockpipe::gate::store::Edit;
 use nix::unistd::User;
 
 use super::world::{OTHER, PEER, PEER6, READ, SOON, Stage, entrance, expect_end, now_s};
-use crate::common::target::echo;
-use crate::common::wait::poll;
-use crate::common::{Addr, End, Launch, NEVER, Target, Wire, binary, eventually};
+use testkit::target::echo;
+use testkit::wait::poll;
+use testkit::{Addr, End, Launch, NEVER, Target, Wire, binary, eventually};
 
-/// Let in whatever the store says.
+/// Admitted regardless of the store.
 const INTERNAL: &str = "10.1.2.3";
 
-/// Somebody who is neither root nor anybody else.
+/// A user that is neither root nor the owner of anything here.
 const USER: &str = "nobody";
 
-/// A file, a gate that goes by it, and who wants to come in.
+/// A file, a gate that uses it, and the peers that want to come in.
 struct Place {
     peers: RefCell<HashMap<String, End>>,
     gate: Option<End>,
@@ -39,7 +39,7 @@ impl Place {
         Self { peers: RefCell::default(), gate: None, target, stage }
     }
 
-    /// A gate with more options than its file.
+    /// Starts a gate with more options than its file.
     fn with_gate(args: &[&str]) -> Self {
         let mut place = Self::new();
         place.start(args);
@@ -66,7 +66,7 @@ impl Place {
         self.gate.as_ref().expect("the gate is started")
     }
 
-    /// `knockpipe gate LINE` on the file: its status, and all that it prints.
+    /// Runs `knockpipe gate LINE` on the file; returns its status and all that it prints.
     fn run(&self, line: &str) -> (Option<i32>, String) {
         let mut command = Command::new(binary());
         let output = command.arg("gate").args(line.split(' ')).args(["--gate", &self.store()]);
@@ -75,14 +75,14 @@ impl Place {
         (output.status.code(), String::from_utf8(text).unwrap())
     }
 
-    /// The same, which has to change something.
+    /// Runs a command that has to change something.
     #[track_caller]
     fn change(&self, line: &str) {
         let (status, text) = self.run(line);
         assert_eq!(status, Some(0), "{line}: {text}");
     }
 
-    /// A connection through a tunnel that comes from `source`.
+    /// Returns a connection through a tunnel that comes from `source`.
     fn connect(&self, source: &str) -> Wire {
         let mut peers = self.peers.borrow_mut();
         let peer = peers
@@ -140,7 +140,7 @@ fn a_file_lets_in_and_takes_out() {
             println!("{source}: in after {granted:?}, {revoke}: ended after {ended:?}");
             assert!(granted < SOON && ended < SOON, "{granted:?}, {ended:?}");
             place.wait_out(source);
-            // Whatever is left of both.
+            // Remove the rest of both.
             place.run(&format!("unban {source}"));
             place.run(&format!("remove {source}"));
         }
@@ -164,13 +164,13 @@ fn the_end_of_a_ttl_in_a_file_ends_connections() {
     place.wait_out(PEER);
     stays.expect_echo(b"undisturbed");
 
-    // The end of a ban lets in again, without anybody writing anything.
+    // The end of a ban admits again, without any command.
     place.change(&format!("ban {OTHER} --ttl 2s"));
     expect_end(&mut stays);
     place.wait_in(OTHER);
 }
 
-/// Who comes in is noted in the file, so that a reaper knows.
+/// An admission is noted in the file, for the reaper.
 #[test]
 fn a_file_keeps_the_history() {
     let place = Place::with_gate(&[]);
@@ -182,8 +182,8 @@ fn a_file_keeps_the_history() {
 
 // === a file that is away ===
 
-/// A file that is damaged, or not there, is a store that is away: who is in stays
-/// in, nobody else comes in, and what comes back counts.
+/// A file that is damaged or missing is an unavailable store: connected clients stay, no other is
+/// admitted, and a restored file takes effect.
 #[test]
 fn a_damaged_or_missing_file_is_a_store_that_is_away() {
     let flags = ["--ban-after", "1000/60s/1h", "-o", "1", "--internal", "allow"];
@@ -197,7 +197,7 @@ fn a_damaged_or_missing_file_is_a_store_that_is_away() {
     let (path, copy) = (place.path(), place.stage.dir.path().join("copy"));
     fs::rename(&path, &copy).unwrap();
     away(&place, 1, &["No such file"]);
-    // What has to be noted now is lost: an empty file would say that nobody is allowed.
+    // A note that is due now is lost: an empty file would say that the allow-set is empty.
     let mut failing = place.stage.net.dial(INTERNAL, &entrance(place.gate(), INTERNAL));
     failing.send(&[0x55; 256]).unwrap();
     failing.expect_ending();
@@ -209,7 +209,7 @@ fn a_damaged_or_missing_file_is_a_store_that_is_away() {
     back(&place, 2);
     let mut second = place.wait_in(PEER);
 
-    // A line in the middle is not what was written, under another inode.
+    // A line in the middle differs from the one that was written, under another inode.
     let whole = fs::read(&path).unwrap();
     let mut bad = whole.clone();
     bad[whole.iter().position(|byte| *byte == b'\n').unwrap() + 3] ^= 1;
@@ -234,7 +234,7 @@ fn a_damaged_or_missing_file_is_a_store_that_is_away() {
     assert_eq!(place.count("the gate's store is away"), 2);
 }
 
-/// Puts another file in the place of the old one.
+/// Replaces the file by another one.
 fn replace(place: &Place, bytes: &[u8]) {
     let new = place.stage.dir.path().join("new");
     fs::write(&new, bytes).unwrap();
@@ -242,7 +242,7 @@ fn replace(place: &Place, bytes: &[u8]) {
     fs::rename(&new, place.path()).unwrap();
 }
 
-/// The log has said `times` times that the file is away, and why.
+/// Checks that the log has said `times` times that the file is unavailable, and why.
 #[track_caller]
 fn away(place: &Place, times: usize, parts: &[&str]) {
     const AWAY: &str = "the gate's store is away";
@@ -264,7 +264,7 @@ fn back(place: &Place, times: usize) {
 
 // === the reaper ===
 
-/// Writes when an address was last let in; no command does.
+/// Writes the times of the last admissions; no command does.
 fn seen(place: &Place, addresses: &[(&str, u64)]) {
     let store = EmbeddedStore::open(&place.path()).unwrap();
     let seen = addresses.iter().map(|(ip, at)| (ip.parse().unwrap(), *at)).collect();
@@ -272,9 +272,9 @@ fn seen(place: &Place, addresses: &[(&str, u64)]) {
     runtime.block_on(store.edit(Edit::Touch(seen))).unwrap();
 }
 
-/// `--reap-idle`: whoever was not let in for that long has to ask again.
+/// `--reap-idle`: an address that was not admitted for that long has to be allowed again.
 #[test]
-fn the_reaper_removes_who_was_idle_and_nobody_else() {
+fn the_reaper_removes_idle_addresses_and_no_others() {
     const NEVER_SEEN: &str = "203.0.113.20";
     const NETWORK: &str = "192.0.2.0/24";
     const DAY: u64 = 86_400;
@@ -284,7 +284,7 @@ fn the_reaper_removes_who_was_idle_and_nobody_else() {
     let now = now_s();
     seen(&place, &[(PEER, now - 40 * DAY), (PEER6, now - 31 * DAY), (OTHER, now - 29 * DAY)]);
     place.start(&["--reap-idle", "30d"]);
-    // Nobody knocks before, or else it might be noted once more.
+    // No connection before that, or else it might be noted once more.
     eventually("they are forgotten", || {
         let (_, history) = place.run("history");
         !history.contains(PEER) && !history.contains(PEER6) && history.contains(OTHER)
@@ -304,22 +304,22 @@ fn the_reaper_removes_who_was_idle_and_nobody_else() {
         place.wait_out(idle);
     }
     place.wait_in(OTHER);
-    // Removed is not banned: who asks again comes in again.
+    // Removed is not banned: after another `allow` it is admitted.
     place.change(&format!("allow {PEER}"));
     place.wait_in(PEER);
 }
 
-// === who may use the file ===
+// === access to the file ===
 
-/// Lets others find what is in the directory of the stage, which belongs to root.
+/// Gives other users access to the directory of the stage, which belongs to root.
 fn open_directory(place: &Place) {
     fs::set_permissions(place.stage.dir.path(), Permissions::from_mode(0o755)).unwrap();
     let target = place.stage.target();
     fs::set_permissions(target.path(), Permissions::from_mode(0o666)).unwrap();
 }
 
-/// A gate that becomes somebody else, and cannot use its file: one line says why
-/// and which command helps.
+/// A gate that becomes another user, and cannot use its file: one line says why and which command
+/// helps.
 #[track_caller]
 fn refuses(place: &Place, parts: &[&str]) {
     let launch = Launch::decrypt(&place.stage.key)
@@ -336,8 +336,8 @@ fn refuses(place: &Place, parts: &[&str]) {
     }
 }
 
-/// A gate goes on writing its file after it gave up root, so that a file of
-/// root's is refused at the start, with the command that helps.
+/// A gate goes on writing its file after it gave up root, so that a file of root's is refused at
+/// the start, with the command that helps.
 #[test]
 fn a_file_that_the_gates_user_may_not_write_is_refused_with_the_remedy() {
     let mut place = Place::new();
@@ -348,7 +348,7 @@ fn a_file_that_the_gates_user_may_not_write_is_refused_with_the_remedy() {
     refuses(&place, &["belongs to root", &format!("runs as {USER}"), &remedy]);
     let user = User::from_name(USER).unwrap().unwrap().uid.as_raw();
     chown(&path, Some(user), None).unwrap();
-    // It could be written now, but never anew, and would grow for ever.
+    // It could be written now, but never rewritten, and would grow for ever.
     let remedy = format!("run: chown {USER} {}", dir.display());
     refuses(&place, &["its directory", &remedy]);
     fs::remove_file(&path).unwrap();
@@ -361,8 +361,8 @@ fn a_file_that_the_gates_user_may_not_write_is_refused_with_the_remedy() {
     place.wait_in(PEER);
 }
 
-/// Root's commands leave the file to the gate's user: when they make it in that
-/// user's directory, and when they write it anew.
+/// Root's commands leave the file to the gate's user: when they create it in that user's directory,
+/// and when they rewrite it.
 #[test]
 fn what_root_changes_stays_the_gates() {
     let mut place = Place::new();
@@ -374,7 +374,7 @@ fn what_root_changes_stays_the_gates() {
     assert_eq!((made.uid(), made.mode() & 0o777), (user, 0o600));
     place.start(&["-u", USER]);
     let mut live = place.wait_in(PEER);
-    // Enough to be written anew, as root.
+    // Enough for a rewrite, as root.
     let seen_a_lot: Vec<(String, u64)> = (0..2_000).map(|i| ("192.0.2.1".to_owned(), i)).collect();
     let seen_a_lot: Vec<(&str, u64)> = seen_a_lot.iter().map(|(ip, at)| (&**ip, *at)).collect();
     eventually("root writes it anew", || {

@@ -1,5 +1,5 @@
-//! A decrypt end with a policy for a store that is away, who is in behind it,
-//! and who tries to get in meanwhile.
+//! A decrypt end with a policy for an unavailable store, the clients connected through it, and
+//! peers that try to get in meanwhile.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -9,21 +9,21 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use super::world::{AWAY, OTHER, PEER, READ, SOON, Stage, entrance};
-use crate::common::netns::dial_from;
-use crate::common::target::Target;
-use crate::common::wait::poll;
-use crate::common::{End, Ending, NEVER, Wire, eventually};
+use testkit::netns::dial_from;
+use testkit::target::Target;
+use testkit::wait::poll;
+use testkit::{End, Ending, NEVER, Wire, eventually};
 
 /// Banned, and in the allow-set.
-pub const BANNED: &str = "203.0.113.66";
+pub(crate) const BANNED: &str = "203.0.113.66";
 
-/// What the log says counts while the store is away.
-pub const CLOSED: &str = "the gate admits nobody on the store's word";
+/// Log message for what decides while the store is unavailable.
+pub(crate) const CLOSED: &str = "the gate admits nobody on the store's word";
 const OPEN: &str = "the gate is open to everybody who is not denied or banned";
 const STALE: &str = "the gate goes by the last known state";
 
-/// A gate with its policy, and somebody who is in.
-pub struct Guarded {
+/// A gate with its policy, and a connected client.
+pub(crate) struct Guarded {
     pub policy: &'static str,
     pub gate: End,
     /// A connection of [`PEER`].
@@ -32,13 +32,13 @@ pub struct Guarded {
 }
 
 impl Guarded {
-    /// A gate at the store `url` that lets [`PEER`] in.
-    pub fn start(stage: &Stage, url: &str, target: &Target, policy: &'static str) -> Self {
+    /// Starts a gate at the store `url` that admits [`PEER`].
+    pub(crate) fn start(stage: &Stage, url: &str, target: &Target, policy: &'static str) -> Self {
         Self::with(stage, url, target, &["--gate-away", policy])
     }
 
-    /// A gate with more options, its policy the last of them.
-    pub fn with(stage: &Stage, url: &str, target: &Target, args: &[&'static str]) -> Self {
+    /// Starts a gate with more options, its policy the last of them.
+    pub(crate) fn with(stage: &Stage, url: &str, target: &Target, args: &[&'static str]) -> Self {
         let gate = stage.decrypt(target.addr(), &[&["--gate", url], args].concat());
         gate.program.wait_line(READ, |line| line.is(READ));
         let peer = stage.encrypt(PEER, &entrance(&gate, PEER));
@@ -48,12 +48,12 @@ impl Guarded {
         Self { policy, gate, live, peers: HashMap::from([(PEER, peer)]) }
     }
 
-    pub fn count(&self, message: &str) -> usize {
+    pub(crate) fn count(&self, message: &str) -> usize {
         self.gate.program.log().iter().filter(|line| line.is(message)).count()
     }
 
-    /// A connection through a tunnel that comes from `source`.
-    pub fn connect(&mut self, stage: &Stage, source: &'static str) -> Wire {
+    /// Returns a connection through a tunnel that comes from `source`.
+    pub(crate) fn connect(&mut self, stage: &Stage, source: &'static str) -> Wire {
         let end = match self.peers.entry(source) {
             Entry::Occupied(end) => end.into_mut(),
             Entry::Vacant(none) => {
@@ -63,14 +63,14 @@ impl Guarded {
         end.connect()
     }
 
-    /// Whether `source` reaches the target now.
-    pub fn gets_in(&mut self, stage: &Stage, source: &'static str) -> bool {
+    /// Returns true if `source` reaches the target now.
+    pub(crate) fn gets_in(&mut self, stage: &Stage, source: &'static str) -> bool {
         self.connect(stage, source).echoes(b"may I?", NEVER)
     }
 
-    /// A live connection from `source`, as soon as it is let in.
+    /// Returns a live connection from `source`, as soon as it is admitted.
     #[track_caller]
-    pub fn live_soon(&mut self, stage: &Stage, source: &'static str) -> Wire {
+    pub(crate) fn live_soon(&mut self, stage: &Stage, source: &'static str) -> Wire {
         let live = poll(NEVER, || {
             let mut wire = self.connect(stage, source);
             wire.echoes(b"live", NEVER).then_some(wire)
@@ -78,24 +78,24 @@ impl Guarded {
         live.unwrap_or_else(|| panic!("{source} does not get in"))
     }
 
-    pub fn is_denied(&self, stage: &Stage, source: &str) -> bool {
+    pub(crate) fn is_denied(&self, stage: &Stage, source: &str) -> bool {
         stage.net.is_denied(source, &entrance(&self.gate, source))
     }
 
-    /// Somebody who tries all the time and must not get in.
-    pub fn knocker(&self, stage: &Stage, source: &'static str) -> Knocker {
+    /// Starts a peer that tries all the time and must not get in.
+    pub(crate) fn knocker(&self, stage: &Stage, source: &'static str) -> Knocker {
         Knocker::start(stage, source, &self.gate)
     }
 
-    /// [`BANNED`], and [`OTHER`] where the policy never lets in who is not listed.
-    pub fn knockers(&self, stage: &Stage) -> Vec<Knocker> {
+    /// Starts [`BANNED`], and [`OTHER`] where the policy never admits an unlisted address.
+    pub(crate) fn knockers(&self, stage: &Stage) -> Vec<Knocker> {
         let sources = if self.policy == "open" { &[BANNED][..] } else { &[BANNED, OTHER] };
         sources.iter().map(|source| self.knocker(stage, source)).collect()
     }
 
-    /// Who comes in while the store is away for the `times`th time.
+    /// Checks the admissions while the store is unavailable for the `times`th time.
     #[track_caller]
-    pub fn expect_away(&mut self, stage: &Stage, times: usize) {
+    pub(crate) fn expect_away(&mut self, stage: &Stage, times: usize) {
         eventually("it is noticed", || self.count(AWAY) == times);
         self.live.expect_echo(b"who is in stays in");
         let (listed, stranger) = match self.policy {
@@ -105,13 +105,13 @@ impl Guarded {
         };
         assert_eq!(!self.is_denied(stage, PEER), listed, "{}: one of the allow-set", self.policy);
         assert_eq!(!self.is_denied(stage, OTHER), stranger, "{}: a stranger", self.policy);
-        assert!(self.is_denied(stage, BANNED), "{}: somebody banned", self.policy);
+        assert!(self.is_denied(stage, BANNED), "{}: a banned peer", self.policy);
         assert_eq!(self.gets_in(stage, PEER), listed, "{}", self.policy);
     }
 
-    /// Everything is as before, after the store came back for the `times`th time.
+    /// Checks that everything is as before, after the store came back for the `times`th time.
     #[track_caller]
-    pub fn expect_back(&mut self, stage: &Stage, times: usize) {
+    pub(crate) fn expect_back(&mut self, stage: &Stage, times: usize) {
         eventually("it is read again", || self.count(READ) == times + 1);
         self.live.expect_echo(b"never left");
         self.connect(stage, PEER).expect_echo(b"come in");
@@ -121,9 +121,9 @@ impl Guarded {
         self.expect_told(times);
     }
 
-    /// One line for each change of state, after `times` absences.
+    /// Checks that there is one line for each change of state, after `times` absences.
     #[track_caller]
-    pub fn expect_told(&self, times: usize) {
+    pub(crate) fn expect_told(&self, times: usize) {
         let stance = match self.policy {
             "closed" => CLOSED,
             "open" => OPEN,
@@ -138,25 +138,25 @@ impl Guarded {
 
 /// Waits until all have read their store once more, for the `times`th time.
 #[track_caller]
-pub fn wait_read(all: &[Guarded], times: usize) {
+pub(crate) fn wait_read(all: &[Guarded], times: usize) {
     eventually("it is read again", || all.iter().all(|each| each.count(READ) == times + 1));
 }
 
-/// Between two tries of somebody who knocks.
+/// Pause between two tries of a knocker.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// A thread that dials a gate again and again.
-pub struct Knocker {
+pub(crate) struct Knocker {
     stop: Arc<AtomicBool>,
     knocks: Receiver<Knocks>,
 }
 
-/// What came of it.
+/// Results of a knocker.
 #[derive(Default)]
-pub struct Knocks {
+pub(crate) struct Knocks {
     denied: usize,
     slowest: Duration,
-    /// The first that was not denied.
+    /// The first ending that was no denial.
     other: Option<String>,
 }
 
@@ -174,19 +174,19 @@ impl Knocker {
                 let (bytes, ending) = wire.read_to_ending(SOON);
                 knocks.note(began.elapsed(), &bytes, ending);
             }
-            // Nobody listens after a test that failed.
+            // The receiver is gone after a test that failed.
             let _ = done.send(knocks);
         });
         Self { stop, knocks }
     }
 
-    /// Nobody was let in, and nobody had to wait.
+    /// Checks that no knocker was admitted, and that none had to wait.
     #[track_caller]
-    pub fn finish(self) -> Knocks {
+    pub(crate) fn finish(self) -> Knocks {
         self.stop.store(true, Ordering::Relaxed);
         let knocks = self.knocks.recv().expect("the thread does not panic");
         assert!(knocks.other.is_none(), "not denied: {:?}", knocks.other);
-        assert!(knocks.denied > 0, "nobody was denied");
+        assert!(knocks.denied > 0, "no knocker was denied");
         knocks
     }
 }
@@ -208,9 +208,9 @@ impl Knocks {
     }
 }
 
-/// Stops them all, and prints what they saw.
+/// Stops them all, and prints their results.
 #[track_caller]
-pub fn finish(what: &str, knockers: Vec<Knocker>) {
+pub(crate) fn finish(what: &str, knockers: Vec<Knocker>) {
     let all: Vec<Knocks> = knockers.into_iter().map(Knocker::finish).collect();
     let denied: usize = all.iter().map(|knocks| knocks.denied).sum();
     let slowest = all.iter().map(|knocks| knocks.slowest).max();

@@ -1,4 +1,4 @@
-//! Changes reach those who wait and those who are in.
+//! Changes reach peers that wait and clients that are connected.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -7,27 +7,27 @@ use knockpipe::proto::inbound::Event;
 use knockpipe::proto::message::ResetReason;
 
 use super::world::{BAN, OTHER, PEER, SOON, World, expect_end, now_s, refused};
-use crate::common::hand::Call;
-use crate::common::redis::Reply;
-use crate::common::{Ending, Line, Wire, eventually};
+use testkit::hand::Call;
+use testkit::redis::Reply;
+use testkit::{Ending, Line, Wire, eventually};
 
 /// Changes of the set, half of them grants.
 const CHANGES: usize = 1_000;
 
-/// "SADD lets a waiting peer in within 250 ms; SREM ... close live connections within 1 s":
-/// until the first byte is back, and until the end is seen.
+/// "SADD lets a waiting peer in within 250 ms; SREM ... close live connections within 1 s": until
+/// the first byte is back, and until the end is seen.
 #[test]
 fn grants_and_removals_are_fast() {
     grants_and_removals(&World::new(&[]), CHANGES);
 }
 
-/// Lets `PEER` in and takes it out again, and prints how long it was until each
-/// was felt. `changes` counts both.
-pub fn grants_and_removals(world: &World, changes: usize) {
+/// Adds `PEER` and removes it again, and prints the time until each took effect. `changes` counts
+/// both.
+pub(crate) fn grants_and_removals(world: &World, changes: usize) {
     let (mut grants, mut ends) = (vec![], vec![]);
     let mut redis = world.redis.direct();
     for i in 0..changes / 2 {
-        // Not each time: with a large set a stranger waits for the store's word.
+        // Not each time: with a large set a stranger waits for the store's answer.
         if i % 50 == 0 {
             assert_eq!(world.expect_denied(PEER), Ending::Clean);
         }
@@ -45,7 +45,7 @@ pub fn grants_and_removals(world: &World, changes: usize) {
     assert!(grants.iter().chain(&ends).all(|time| *time < SOON));
 }
 
-pub fn print(what: &str, times: &mut [Duration]) {
+pub(crate) fn print(what: &str, times: &mut [Duration]) {
     times.sort_unstable();
     let at = |percent: usize| times[(times.len() * percent / 100).min(times.len() - 1)];
     println!("{what}: p50 {:?}, p99 {:?}, worst {:?} of {}", at(50), at(99), at(100), times.len());
@@ -113,12 +113,12 @@ fn the_end_of_a_ttl_ends_connections() {
     }
 }
 
-/// A tunnel that waits for a client gives its host no right that it has lost,
-/// also where sessions are kept or have time to finish.
+/// A tunnel that waits for a client keeps no permission that its host has lost, also where sessions
+/// are kept or have time to finish.
 #[test]
 fn warm_tunnels_end_with_the_right_of_their_host() {
     for policy in ["close", "keep", "drain"] {
-        // Nobody waits so long for the end of a drain.
+        // The end of such a drain is not waited for.
         let world = World::new(&["--log-level", "debug", "--on-revoke", policy, "--drain", "600"]);
         world.redis(&format!("SADD ip-allowed {PEER}"));
         let pool = ["--pool", "3", "--log-level", "debug"];
@@ -133,13 +133,13 @@ fn warm_tunnels_end_with_the_right_of_their_host() {
     }
 }
 
-/// What the log says of a tunnel that was revoked before it was opened.
+/// Returns true for the log line of a tunnel that was revoked before it was opened.
 fn is_unopened(line: &Line) -> bool {
     line.is("a tunnel that was never opened has ended") && line.has("reason", "revoked")
 }
 
-/// Asked again after the handshake: who loses the right during it gets no
-/// session, whatever happens to those who have one.
+/// The gate is asked again after the handshake: a peer that loses its permission during it gets no
+/// session, whatever happens to present sessions.
 #[test]
 fn who_is_banned_during_the_handshake_gets_no_session() {
     for policy in ["close", "keep", "drain"] {
@@ -170,7 +170,7 @@ fn who_is_banned_during_the_handshake_gets_no_session() {
         // It came last, so that those before it are revoked by then.
         assert_eq!(proven.hear(), Event::Reset(ResetReason::Revoked), "{policy}");
         let accepts = world.target.counts().accepts();
-        // Nothing proven, nothing said: as those who are denied.
+        // Nothing proven, nothing said: it is treated as denied peers are.
         assert_eq!(eager.into_wire().expect_ending(), Ending::Clean, "{policy}");
         assert_eq!(tardy.into_wire().expect_ending(), Ending::Clean, "{policy}");
         assert_eq!(world.target.counts().accepts(), accepts);
@@ -178,9 +178,9 @@ fn who_is_banned_during_the_handshake_gets_no_session() {
     }
 }
 
-/// "Handshakes that are not finished ... end at once, always": also before they have
-/// begun. A first message that comes after the ban or the removal gets no answer, and
-/// the connection ends as those do that come now.
+/// "Handshakes that are not finished ... end at once, always": also before they have begun. A first
+/// message that comes after the ban or the removal gets no answer, and the connection ends as a new
+/// one does.
 #[test]
 fn handshakes_that_are_not_finished_end_at_once() {
     for (style, expected) in
@@ -232,14 +232,14 @@ fn handshakes_that_are_not_finished_end_at_once() {
             let World { mut gate, peers, .. } = world;
             drop(peers);
             gate.stop();
-            // The one that was answered each time, and the others if they were quick to be let in.
+            // The one that was answered each time, and the others if they were quickly admitted.
             let revoked = refused(&gate, "revoked");
             assert!((2..=6).contains(&revoked), "{style}: {}", gate.program.tail());
         }
     }
 }
 
-/// The same for a dialer that waits for a session, whatever happens to those who have one.
+/// A dialer that waits for a session is treated alike, whatever happens to present sessions.
 #[test]
 fn who_is_banned_while_it_waits_for_a_session_gets_none() {
     for policy in ["keep", "drain"] {
@@ -256,12 +256,12 @@ fn who_is_banned_while_it_waits_for_a_session_gets_none() {
     }
 }
 
-/// Where the failures of [`PEER`] in a window are counted.
+/// Returns the key that counts the failures of [`PEER`] in a window.
 fn strikes(window: u64) -> String {
     format!("cache:gitlab:rack::attack:{window}:allow2ban:count:{PEER}")
 }
 
-/// `--on-revoke keep`: who is in stays in.
+/// `--on-revoke keep`: connected clients stay.
 #[test]
 fn kept_connections_stay() {
     let world = World::new(&["--on-revoke", "keep"]);
@@ -275,7 +275,7 @@ fn kept_connections_stay() {
     live.expect_echo(b"and here");
 }
 
-/// `--on-revoke drain`: who is in has time to finish.
+/// `--on-revoke drain`: connected clients have time to finish.
 #[test]
 fn drained_connections_have_time() {
     let world = World::new(&["--on-revoke", "drain", "--drain", "3"]);

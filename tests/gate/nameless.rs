@@ -1,14 +1,14 @@
-//! Load balancers that do not tell the addresses of their clients, and the limits
-//! of the clients that they do announce.
+//! Load balancers that do not announce the addresses of their clients, and the limits of the
+//! clients that they do announce.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
 
 use super::world::{OTHER, PEER, SOON, Stage, World, entrance};
-use crate::common::target::echo;
-use crate::common::{Addr, End, Ending, Launch, Target, Wire, eventually};
+use testkit::target::echo;
+use testkit::{Addr, End, Ending, Launch, Target, Wire, eventually};
 
-/// A load balancer with an address that `--internal allow` lets in.
+/// A load balancer with an address that `--internal allow` admits.
 const BALANCER: &str = "10.1.2.3";
 
 /// The start of version 2.
@@ -29,7 +29,7 @@ fn of(client: &str) -> Vec<u8> {
     format!("PROXY TCP4 {client} 198.51.100.1 40001 8023\r\n").into_bytes()
 }
 
-/// Every header of a client that is not told.
+/// Returns every header of a client without an address.
 fn nameless() -> Vec<Vec<u8>> {
     vec![
         b"PROXY UNKNOWN\r\n".to_vec(),
@@ -40,13 +40,13 @@ fn nameless() -> Vec<Vec<u8>> {
     ]
 }
 
-/// LOCAL, with and without addresses that count for nothing.
+/// Returns LOCAL, with and without addresses, which count for nothing.
 fn own() -> [Vec<u8>; 2] {
     let rest = [0x20, 0x11, 0, 12, 203, 0, 113, 66, 198, 51, 100, 1, 0, 1, 0, 2];
     [v2(&[0x20, 0x00, 0, 0]), v2(&rest)]
 }
 
-/// An encrypt end with `flags` that trusts the balancer, and its decrypt end.
+/// Starts an encrypt end with `flags` that trusts the balancer, and its decrypt end.
 fn pair(stage: &Stage, target: &Addr, flags: &[&str]) -> (End, End) {
     let decrypt = stage.decrypt(target, &[]);
     let to = Addr::Tcp(([127, 0, 0, 1], decrypt.addr().tcp().port()).into());
@@ -58,8 +58,8 @@ fn pair(stage: &Stage, target: &Addr, flags: &[&str]) -> (End, End) {
     (stage.net.at_gate(|| launch.start()), decrypt)
 }
 
-/// "A client without an address is denied by a gate, unless every address may come in":
-/// at the encrypt end, where it was let in as the internal balancer.
+/// "A client without an address is denied by a gate, unless every address may come in": at the
+/// encrypt end, where it was admitted as the internal balancer.
 #[test]
 fn a_nameless_client_is_denied_where_not_every_address_may_come_in() {
     let stage = Stage::new();
@@ -67,7 +67,7 @@ fn a_nameless_client_is_denied_where_not_every_address_may_come_in() {
     let gates: [&[&str]; 3] = [
         &["--allow", PEER, "--internal", "allow"],
         &["--allow", "0.0.0.0/0", "--internal", "allow"],
-        // Everybody but one, which it may be.
+        // Every address but one, which it may be.
         &["--deny", PEER, "--internal", "allow"],
     ];
     for flags in gates {
@@ -106,14 +106,14 @@ fn the_balancers_own_connections_are_judged_by_its_own_address() {
     }
 }
 
-/// Where every address may come in, a client without one does, and nobody takes it
-/// for the balancer: neither the log nor the far end.
+/// If every address may come in, a client without one does, and is not taken for the balancer:
+/// neither in the log nor at the far end.
 #[test]
 fn a_nameless_client_comes_in_where_every_address_may() {
     let stage = Stage::new();
     let target = Target::serve(&stage.target(), echo);
-    let everybody = ["--allow", "0.0.0.0/0", "--allow", "::/0", "--internal", "check"];
-    for flags in [&everybody[..], &[]] {
+    let every_address = ["--allow", "0.0.0.0/0", "--allow", "::/0", "--internal", "check"];
+    for flags in [&every_address[..], &[]] {
         let (encrypt, decrypt) = pair(&stage, target.addr(), flags);
         for header in nameless() {
             announced(&stage, &encrypt, &header).expect_echo(b"may I?");
@@ -127,14 +127,14 @@ fn a_nameless_client_comes_in_where_every_address_may() {
     }
 }
 
-/// The same at the decrypt end, whose set is empty.
+/// The decrypt end, with an empty set, does the same.
 #[test]
 fn a_nameless_encrypt_end_stays_out_of_an_empty_set() {
     let world = World::new(&["--proxy-from", BALANCER, "--internal", "allow", "-o", "1"]);
     for header in nameless() {
         assert_ne!(announced(&world.stage, &world.gate, &header).expect_ending(), Ending::Silent);
     }
-    // It waits for a handshake; who is denied is gone at once.
+    // It waits for a handshake; a denied one is gone at once.
     let mut local = announced(&world.stage, &world.gate, &own()[0]);
     assert_eq!(local.read_to_ending(Duration::from_millis(100)).1, Ending::Silent);
     drop(local);
@@ -143,7 +143,7 @@ fn a_nameless_encrypt_end_stays_out_of_an_empty_set() {
     assert_eq!(gate.refused("gate-denied"), 5, "{}", gate.program.tail());
 }
 
-/// Thirty connections of each at once; how many of them are not reset at once.
+/// Makes thirty connections of each at once; returns how many of them are not reset at once.
 #[track_caller]
 fn served(stage: &Stage, end: &End, header: &[u8]) -> usize {
     let began = Instant::now();

@@ -1,17 +1,17 @@
-//! What a gate writes about its peers, and Redis that does not take it.
+//! Notes of a gate about its peers, and a Redis that does not accept them.
 
 use std::io::Write;
 
 use super::world::{AWAY, PEER, PEER6, READ, Stage, World, expect_end, now_s};
-use crate::common::redis::Reply;
-use crate::common::{Addr, Ending, Line, eventually};
+use testkit::redis::Reply;
+use testkit::{Addr, Ending, Line, eventually};
 
-/// What the log says when notes are lost, and when they are not any more.
-pub const UNWRITTEN: &str = "the gate's store takes no notes";
-pub const WRITTEN: &str = "the gate's store takes notes again";
+/// Log messages for lost notes, and for the end of that.
+pub(crate) const UNWRITTEN: &str = "the gate's store takes no notes";
+pub(crate) const WRITTEN: &str = "the gate's store takes notes again";
 
-/// Memory that is full, replicas that are missing, a history that is none: notes
-/// are lost and that is told once; who comes in is decided as ever.
+/// Memory that is full, replicas that are missing, a history of another type: notes are lost and
+/// that is logged once; admissions are decided as ever.
 #[test]
 fn what_cannot_be_written_is_told_once() {
     let world = World::new(&["--ban-after", "100/1h/5m", "-o", "1"]);
@@ -30,13 +30,13 @@ fn what_cannot_be_written_is_told_once() {
         eventually("it is told", || history(UNWRITTEN).len() == round + 1);
         let line = history(UNWRITTEN).remove(round);
         assert!(line.text().contains(cause), "{line:?}");
-        // Each is a note of its own, and what is forgiven can be written with some causes.
+        // Each is a note of its own, and forgiven failures can be written with some causes.
         (1..4).for_each(|n| world.wait_in(&ip(n)));
         strike(&world.stage, &[ip(1), ip(2), ip(3)], &world.entrance(PEER));
         world.expect_denied(PEER);
         match world.redis.direct().ask(&["SREM", "ip-allowed", &ip(0)]) {
             Reply::Number(1) => expect_end(&mut first),
-            // Nobody can write now.
+            // No write succeeds now.
             _ => first.expect_echo(b"undisturbed"),
         }
         world.redis(mend);
@@ -50,14 +50,14 @@ fn what_cannot_be_written_is_told_once() {
         eventually("strikes go on", || world.redis(&counted) == Reply::Number(1));
         assert_eq!(history(UNWRITTEN).len(), round + 1, "{}", world.gate.program.tail());
     }
-    // The history's type is no trouble for strikes.
+    // The history's type does not affect strikes.
     assert_eq!(lines_about(&world, UNWRITTEN, "strikes").len(), 2);
     assert_eq!(lines_about(&world, WRITTEN, "strikes").len(), 2);
     assert_eq!((world.lines(AWAY).len(), world.lines(READ).len()), (0, 1));
 }
 
-/// "Nor the history": who is let in by an IPv6 network is noted by the first address of
-/// its /64, whichever of its addresses it uses; one that has its own entry as itself.
+/// "Nor the history": a peer admitted by an IPv6 network is noted by the first address of its /64,
+/// for each of its addresses; one with its own entry as itself.
 #[test]
 fn a_64_that_a_network_lets_in_is_one_note() {
     let world = World::new(&["-o", "600"]);
@@ -82,16 +82,16 @@ fn lines_about(world: &World, message: &str, what: &str) -> Vec<Line> {
     world.lines(message).into_iter().filter(|line| line.has("what", what)).collect()
 }
 
-/// Handshakes that fail, all at once.
-pub fn strike(stage: &Stage, sources: &[String], to: &Addr) {
+/// Makes handshakes that fail, all at once.
+pub(crate) fn strike(stage: &Stage, sources: &[String], to: &Addr) {
     let endings = try_to_strike(stage, sources, to);
     assert!(endings.iter().all(|ending| *ending == Ending::Reset), "{endings:?}");
 }
 
-/// The same where the gate may be closed just then; how each ended.
-pub fn try_to_strike(stage: &Stage, sources: &[String], to: &Addr) -> Vec<Ending> {
+/// Does so where the gate may be closed just then; returns the ending of each.
+pub(crate) fn try_to_strike(stage: &Stage, sources: &[String], to: &Addr) -> Vec<Ending> {
     let mut wires: Vec<_> = sources.iter().map(|source| stage.net.dial(source, to)).collect();
-    // Who is denied may have been hung up on.
+    // A denied one may have been closed already.
     wires.iter_mut().for_each(|wire| drop(wire.write_all(&[0x55; 2_000])));
     wires.iter_mut().map(|wire| wire.expect_ending()).collect()
 }

@@ -1,12 +1,12 @@
-//! A set of a million, and thousands who are in.
+//! A set of a million, and thousands of connected clients.
 
 use std::time::{Duration, Instant};
 
 use super::live::{grants_and_removals, print};
 use super::world::{OTHER, READ, SOON, World, expect_end, url};
-use crate::common::redis::{MILLION, Reply};
-use crate::common::target::echo;
-use crate::common::{Ending, NEVER, Wire, eventually, proc};
+use testkit::redis::{MILLION, Reply};
+use testkit::target::echo;
+use testkit::{Ending, NEVER, Wire, eventually, proc};
 
 /// Live connections, and the addresses that they come from.
 const LIVE: usize = 8_000;
@@ -15,14 +15,14 @@ const SOURCES: usize = 8;
 /// Changes of the set meanwhile, half of them grants.
 const CHANGES: usize = 1_000;
 
-/// Grants to somebody who was never here, each with an end of its own.
+/// Additions of addresses that were never here, each with an end of its own.
 const NEWCOMERS: usize = 20;
 
 /// "... also with 8,000 live connections and a set of 1,000,000 members plus 10,000 networks".
 #[test]
 fn a_million_members_and_thousands_of_connections() {
     proc::need_descriptors(2 * LIVE as u64 + 1_000);
-    // Who is idle all the while is not the target's business.
+    // The target does not care about idle clients.
     let world = World::with(&["-n", "0"], |wire, counts| {
         wire.read_limit(NEVER * 10);
         echo(wire, counts);
@@ -48,7 +48,7 @@ fn a_million_members_and_thousands_of_connections() {
 
     grants_and_removals(&world, CHANGES);
 
-    // Whoever was never here is nobody whom the gate would ask about by itself.
+    // The gate would not ask by itself about an address that was never here.
     let mut newcomers: Vec<Duration> = (0..NEWCOMERS)
         .map(|i| {
             let source = format!("203.0.113.{}", 10 + i);
@@ -59,7 +59,7 @@ fn a_million_members_and_thousands_of_connections() {
             began.elapsed()
         })
         .collect();
-    print("with a million, SADD lets somebody new in after", &mut newcomers);
+    print("with a million, SADD lets a new address in after", &mut newcomers);
     assert!(newcomers.iter().all(|time| *time < SOON));
 
     let mut first = live.swap_remove(0);
@@ -81,7 +81,7 @@ fn a_million_members_and_thousands_of_connections() {
     assert!(began.elapsed() < Duration::from_secs(30));
 }
 
-/// Another gate that reads the same set, and has nobody to let in.
+/// Starts another gate that reads the same set, and has no client to admit.
 fn memory_of_a_gate(world: &World) {
     let began = Instant::now();
     let gate = world.stage.decrypt(world.target.addr(), &["--gate", &url(&world.redis)]);

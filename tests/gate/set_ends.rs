@@ -1,13 +1,13 @@
 //! Ends that other programs write: that of the whole set, and scores in the wrong unit.
 
 use super::world::{OTHER, PEER, World, expect_end, now_s};
-use crate::common::eventually;
+use testkit::eventually;
 
 const UNMEANT: &str = "scores of the allow-set look like milliseconds";
 
-/// EXPIRE of the set's own key, whichever form it has, ends what all of its members have.
+/// EXPIRE of the set's own key, in either form, ends all of its members.
 #[test]
-fn a_set_that_ends_lets_nobody_in_any_more() {
+fn a_set_that_ends_admits_no_address_any_more() {
     for fill in ["SADD ip-allowed", "ZADD ip-allowed +inf"] {
         let world = World::new(&["--allow-prefix", "may"]);
         for member in [PEER, OTHER] {
@@ -15,7 +15,7 @@ fn a_set_that_ends_lets_nobody_in_any_more() {
         }
         world.redis(&format!("SET may:{OTHER} 1"));
         let (mut peer, mut other) = (world.live_soon(PEER), world.live_soon(OTHER));
-        // Put off, it ends nobody.
+        // Postponed, it ends none.
         world.redis("PEXPIRE ip-allowed 1500");
         world.redis("EXPIRE ip-allowed 3600");
         world.redis("PERSIST ip-allowed");
@@ -24,11 +24,11 @@ fn a_set_that_ends_lets_nobody_in_any_more() {
         expect_end(&mut peer);
         world.wait_out(PEER);
         other.expect_echo(b"has a key of its own");
-        assert_eq!(world.redis("EXISTS ip-allowed"), crate::common::redis::Reply::Number(0));
+        assert_eq!(world.redis("EXISTS ip-allowed"), testkit::redis::Reply::Number(0));
     }
 }
 
-/// Told once, also when it is read again and again, and once more when it comes back.
+/// Logged once, also when it is read again and again, and once more when it comes back.
 #[test]
 fn scores_in_milliseconds_are_told_once() {
     let world = World::new(&[]);
@@ -37,7 +37,7 @@ fn scores_in_milliseconds_are_told_once() {
     let line = world.gate.program.wait_line(UNMEANT, |line| line.is(UNMEANT));
     assert_eq!((line.level().as_str(), line.number("entries")), ("WARN", Some(1)));
     assert!(line.has("example", PEER), "{}", line.text());
-    // The store's word counts as it stands.
+    // The store's value counts unchanged.
     world.wait_in(PEER);
     world.redis(&format!("ZADD ip-allowed 4102444800 {OTHER}"));
     world.wait_in(OTHER);

@@ -1,4 +1,4 @@
-//! More sources than anybody has addresses: our tables have an end.
+//! More sources than there are addresses in use: our tables are bounded.
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
@@ -10,8 +10,8 @@ use knockpipe::proxy_protocol::Version;
 use knockpipe::proxy_protocol::outgoing::encode;
 
 use super::world::{PEER, World, number, refused};
-use crate::common::netns::{Net, dial_from};
-use crate::common::{Addr, Wire, eventually, proc};
+use testkit::netns::{Net, dial_from};
+use testkit::{Addr, Wire, eventually, proc};
 
 /// Sources of a usual run; another number is asked for with `KNOCKPIPE_SOURCES`.
 const SOURCES: u32 = 200_000;
@@ -25,14 +25,14 @@ const THREADS: u32 = 4;
 /// Connections that each thread leaves open for a while, handshake unfinished.
 const UNFINISHED: usize = 200;
 
-/// The first sources may bring so much memory with them, all others no more: the
-/// tables' ends add up to less.
+/// The first sources may cost this much memory, all others none: the bounds of the tables add up to
+/// less.
 const GROWTH_KIB: u64 = 32 * 1024;
 
-/// Who may announce clients: many, since each has only so many ports.
+/// Peers that may announce clients: many, since each has only so many ports.
 const BALANCERS: &str = "203.0.113.128/25";
 
-/// What a source is, by its number.
+/// A source, by its number.
 enum Source {
     /// Not allowed, by its own address.
     Denied(Ipv4Addr),
@@ -81,13 +81,13 @@ impl Source {
 }
 
 fn dial(source: Ipv4Addr, to: &Addr) -> Wire {
-    let wire = dial_from(&source.to_string(), to).expect("everybody is accepted first");
+    let wire = dial_from(&source.to_string(), to).expect("every connection is accepted first");
     // Its end is a reset, or else its port would be taken for a minute.
     wire.socket().set_linger(Some(Duration::ZERO)).unwrap();
     wire
 }
 
-/// The end of the connection, without a byte.
+/// Expects the end of the connection, without a byte.
 fn expect_nothing(mut wire: Wire) {
     let read = wire.read(&mut [0; 16]).expect("it is closed, not reset");
     assert_eq!(read, 0);
@@ -126,7 +126,7 @@ fn many_sources_do_not_make_a_gate_grow() {
         live.expect_echo(b"undisturbed");
     }
     println!("grown by {} KiB with the first {STEP}", first.saturating_sub(before));
-    // Whoever is welcome is, all the same.
+    // An allowed peer is admitted all the same.
     drop(world.live_soon(PEER));
     eventually("only who is welcome is at the target", || world.target.counts().live() == 1);
     assert_eq!(world.target.counts().accepts(), 2);
@@ -134,7 +134,7 @@ fn many_sources_do_not_make_a_gate_grow() {
     let World { mut gate, peers, .. } = world;
     drop((live, peers));
     gate.stop();
-    // Everybody is counted; the welcome one may have been too early for a moment.
+    // Every connection is counted; the allowed one may have been too early for a moment.
     let denied = (0..sources).filter(|n| n % 3 < 2).count() as u64;
     let counted = refused(&gate, "gate-denied");
     assert!((denied..denied + 100).contains(&counted), "{counted} of {denied}");

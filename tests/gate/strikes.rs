@@ -7,18 +7,18 @@ use std::process::Command;
 use knockpipe::proto::SuiteSet;
 
 use super::world::{BAN, OTHER, PEER, PEER6, World, now_s, number, refused};
-use crate::common::data::Noise;
-use crate::common::hand::Call;
-use crate::common::netns::dial_from;
-use crate::common::redis::Reply;
-use crate::common::{Ending, Wire, binary, eventually};
+use testkit::data::Noise;
+use testkit::hand::Call;
+use testkit::netns::dial_from;
+use testkit::redis::Reply;
+use testkit::{Ending, Wire, binary, eventually};
 
-/// Rack::Attack's count for `ip` in the window of a minute that is now.
+/// Returns Rack::Attack's key of the count for `ip` in the present window of a minute.
 fn count_key(ip: &str) -> String {
     format!("cache:gitlab:rack::attack:{}:allow2ban:count:{ip}", now_s() / 60)
 }
 
-/// A handshake that fails.
+/// Makes a handshake that fails.
 fn fail(world: &World, source: &str) {
     let mut wire = world.stage.net.dial(source, &world.entrance(source));
     // On a loaded machine the deadline can be first; silence until then fails too.
@@ -66,13 +66,13 @@ fn three_strikes_are_a_ban() {
         eventually("they are forgiven", || strikes(OTHER) == Reply::Nil);
     }
     assert_eq!(world.redis(&format!("EXISTS {BAN}:{OTHER}")), Reply::Number(0));
-    // What GitLab's tools lift is lifted.
+    // A ban that is deleted as GitLab's tools do it is over.
     world.redis(&format!("DEL {ban}"));
     world.wait_in(PEER);
 }
 
-/// Health checks, dials that were given up, and the losers of a race of dials
-/// come and go without a byte: no failure of anybody.
+/// Health checks, dials that were given up, and the losers of a race of dials come and go without a
+/// byte: none of them counts as a failure.
 #[test]
 fn who_says_nothing_and_hangs_up_is_not_struck() {
     let world = World::new(&["--ban-after", "2/30d/5m", "--log-level", "debug", "-o", "1"]);
@@ -142,11 +142,11 @@ fn every_refusal_counts_alike() {
     drop(held);
 }
 
-/// "Displaced and silent connections count as strikes": who floods is banned by it,
-/// long before any deadline.
+/// "Displaced and silent connections count as strikes": a flood bans its source, long before any
+/// deadline.
 #[test]
 fn who_floods_with_silent_connections_is_banned() {
-    // Also by those that have ended their direction, and hold on.
+    // Also by those that have ended their direction, and stay.
     flooded_with(|_| {});
     flooded_with(Wire::finish);
 }
@@ -173,7 +173,7 @@ fn fail_from(world: &World, sources: impl Iterator<Item = String> + Send) {
         let mut open = std::collections::VecDeque::new();
         for source in sources {
             let mut wire = dial_from(&source, &entrance).expect("it is accepted first");
-            // Who is banned by now may be gone already.
+            // A banned one may be gone already.
             let _ = wire.write_all(b"who knocks?");
             open.push_back(wire);
             // Long displaced, or denied.
@@ -220,7 +220,7 @@ fn a_64_is_struck_and_banned_as_one() {
     world.wait_in("2001:db8:0:5::abcd");
 }
 
-/// The same from many /64s of one network: a ban for each, and few lines that add up.
+/// Many /64s of one network: a ban for each, and few lines that add up.
 #[test]
 fn bans_of_many_sources_are_few_lines_that_add_up() {
     let args = ["--ban-after", "1/30d/5m", "-o", "0.2"];

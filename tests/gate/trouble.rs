@@ -1,19 +1,19 @@
-//! Redis that answers, and cannot do what it should: told once, and decisions
-//! go on as the policy says.
+//! Redis that answers, and cannot do what it should: logged once, and decisions go on by the
+//! policy.
 
 use std::time::Instant;
 
 use super::guarded::{BANNED, Guarded, finish, wait_read};
 use super::notes::try_to_strike;
 use super::world::{AWAY, BAN, OTHER, PEER, READ, SOON, Stage, entrance, expect_end, now_s};
-use crate::common::eventually;
-use crate::common::redis::{Redis, Reply};
-use crate::common::target::{Target, echo};
+use testkit::eventually;
+use testkit::redis::{Redis, Reply};
+use testkit::target::{Target, echo};
 
 /// A restart with much to load: every policy holds until that is done.
 #[test]
 fn a_server_that_is_loading_is_away() {
-    // Slow, until it is told otherwise.
+    // Slow, until the test ends it.
     let slow = ["--key-load-delay", "5000", "--loading-process-events-interval-bytes", "1024"];
     let stage = Stage::new();
     let target = Target::serve(&stage.target(), echo);
@@ -47,7 +47,7 @@ fn a_server_that_is_loading_is_away() {
     all.iter_mut().for_each(|each| each.expect_back(&stage, 1));
 }
 
-/// A set that is none, and one that is full of nonsense.
+/// A key of another type in place of the set, and a set that is full of nonsense.
 #[test]
 fn nonsense_is_no_set() {
     let stage = Stage::new();
@@ -67,7 +67,7 @@ fn nonsense_is_no_set() {
     wait_read(&all, 1);
     println!("nonsense: over after {:?}", began.elapsed());
     assert!(began.elapsed() < SOON);
-    // Members, bans and a history that name nobody are none.
+    // Members, bans and a history that name no address count for nothing.
     redis.ask("SADD ip-allowed hello 999.1.1.1 203.0.113.8:80 0.0.0.0/40 * -");
     redis.ask(&format!("SETEX {BAN}:{PEER}:80 1000 1"));
     redis.ask("HSET ip-history hello world");
@@ -111,7 +111,7 @@ fn a_master_becomes_a_replica() {
     assert!(absences <= 1, "{}", gate.gate.program.tail());
     gate.expect_told(absences);
 
-    // Without its master it is no source of truth.
+    // Without its master it is not a valid store.
     second.kill();
     eventually("it is noticed", || gate.count(AWAY) == absences + 1);
     assert!(!gate.gets_in(&stage, PEER));

@@ -2,7 +2,7 @@
 
 use super::{Store, columns, objects};
 
-/// 203.0.113.7 until the year 58,700 or so, as somebody wrote `Date.now()`.
+/// 203.0.113.7 until the year 58,700 or so, as a program that writes `Date.now()` stores it.
 const MILLIS: &str = "1790000000000";
 
 #[test]

@@ -4,12 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::{Answer, Store, common, complaint, finish, objects};
-use common::redis::Reply;
-use common::{Addr, Launch, Target, binary, keygen};
+use super::{Answer, Store, complaint, finish, objects};
 use tempfile::TempDir;
+use testkit::redis::Reply;
+use testkit::{Addr, Launch, Target, binary, keygen};
 
-/// `gate WORDS`, with these variables.
+/// Runs `gate WORDS`, with these variables.
 fn gate(words: &str, variables: &[(&str, &str)]) -> Answer {
     let mut command = Command::new(binary());
     command.arg("gate").args(words.split(' ')).current_dir("/");
@@ -28,7 +28,7 @@ fn good(words: &str) -> String {
     answer.out
 }
 
-/// A configuration file with a tunnel behind the gate `staff`, and what else it says.
+/// Writes a configuration file with a tunnel behind the gate `staff`, and further text.
 fn config(dir: &TempDir, gates: &str, tunnel: &str) -> PathBuf {
     if !dir.path().join("key").exists() {
         keygen(dir.path(), "key");
@@ -50,7 +50,7 @@ fn the_environment_names_the_store() {
     assert_eq!(answer.status, Some(0), "{answer:?}");
     assert!(gate("list", &variable).out.contains("203.0.113.7"));
     assert_eq!(store.ask("SISMEMBER ip-allowed 203.0.113.7"), Reply::Number(1));
-    // What is typed goes before it.
+    // A typed flag takes precedence.
     let file = Store::file();
     file.good("allow 198.51.100.1");
     let answer = gate(&format!("list {}", file.flags.join(" ")), &variable);
@@ -84,7 +84,7 @@ fn a_file_names_the_gate_with_all_that_it_says() {
     }
     let text = good(&format!("ban 203.0.113.8 {by_name}"));
     assert!(text.contains("key out:203.0.113.8"), "{text}");
-    // Whom its own flags let in is not banned by a slip.
+    // An address that its own flags admit is not banned by mistake.
     for spared in ["198.51.100.1", "203.0.113.99"] {
         let answer = gate(&format!("ban {spared} {by_name}"), &[]);
         complaint(&answer, 2, &[spared, "--force"]);
@@ -139,12 +139,12 @@ fn of_several_gates_one_is_chosen() {
     complaint(&answer, 2, &["there is no gate", "[gates.NAME]"]);
 }
 
-/// A decrypt end with an admin socket, and more flags.
-fn decrypt(dir: &Path, args: &[&str]) -> (common::End, String) {
-    let target = Target::serve(&Addr::Unix(dir.join("target.sock")), common::target::echo);
+/// Starts a decrypt end with an admin socket, and more flags.
+fn decrypt(dir: &Path, args: &[&str]) -> (testkit::End, String) {
+    let target = Target::serve(&Addr::Unix(dir.join("target.sock")), testkit::target::echo);
     let admin = dir.join("admin.sock").display().to_string();
     let launch = Launch::decrypt(&keygen(dir, "key"))
-        .source(&common::any())
+        .source(&testkit::any())
         .target(target.addr())
         .args(["--admin", &admin])
         .args(args);
@@ -164,7 +164,7 @@ fn a_running_process_says_what_it_would_do() {
     complaint(&gate(&format!("ban 198.51.100.1 {admin}"), &[]), 2, &["--allow", "--force"]);
     assert!(good(&format!("list {admin}")).contains("allowed  203.0.113.7"));
     let said = |ip: &str| good(&format!("why {ip} {admin}"));
-    common::eventually("the tunnel knows both", || {
+    testkit::eventually("the tunnel knows both", || {
         said("203.0.113.7").starts_with("203.0.113.7 is allowed: allow-set")
             && said("203.0.113.8").starts_with("203.0.113.8 is denied: banned, for ")
     });
@@ -193,12 +193,12 @@ fn a_running_process_says_what_it_would_do() {
     complaint(&gate("list --admin /no/where", &[]), 1, &["no knockpipe answers at /no/where"]);
 }
 
-/// A tunnel whose store is away answers all the same, by its policy.
+/// A tunnel with an unavailable store answers all the same, by its policy.
 #[test]
 fn a_process_without_its_store_tells_its_stance() {
     let dir = tempfile::tempdir().unwrap();
-    let (nobody, _held) = common::address::refusing();
-    let url = format!("redis://{nobody}");
+    let (no_listener, _held) = testkit::address::refusing();
+    let url = format!("redis://{no_listener}");
     let (_end, admin) = decrypt(dir.path(), &["--gate", &url, "--gate-away", "open"]);
     let text = good(&format!("why 203.0.113.7 {admin}"));
     assert!(text.starts_with("203.0.113.7 is allowed: store-away-open"), "{text}");
@@ -210,7 +210,7 @@ fn a_process_without_its_store_tells_its_stance() {
     complaint(&gate(&format!("why 203.0.113.7 {admin}"), &[]), 1, &["have no gate", "--gate"]);
 }
 
-/// The socket tells where the password is, and never what it is.
+/// The socket tells the path of the password file, and never the password.
 #[test]
 fn no_password_goes_over_the_socket() {
     let store = Store::redis_with(&["--requirepass", "geheim"]);
@@ -224,7 +224,7 @@ fn no_password_goes_over_the_socket() {
     let (_end, admin) = decrypt(dir.path(), &flags);
     good(&format!("allow 203.0.113.7 {admin}"));
     let socket = Addr::Unix(PathBuf::from(admin.trim_start_matches("--admin ")));
-    let mut wire = common::Wire::connect(&socket).unwrap();
+    let mut wire = testkit::Wire::connect(&socket).unwrap();
     std::io::Write::write_all(&mut wire, b"{\"command\":\"gates\"}\n").unwrap();
     let mut answer = String::new();
     std::io::Read::read_to_string(&mut wire, &mut answer).unwrap();

@@ -5,9 +5,9 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::{Answer, Store, common, complaint, finish};
-use common::program::{install, require};
-use common::{Program, binary, keygen};
+use super::{Answer, Store, complaint, finish};
+use testkit::program::{install, require};
+use testkit::{Program, binary, keygen};
 
 const USER: u32 = 65534;
 
@@ -25,7 +25,7 @@ fn ask(admin: &Path, password: Option<&str>) -> Answer {
     finish(command, "")
 }
 
-/// Its password file is exchanged for a link to one of root's after its start.
+/// After its start its password file is replaced by a link to one of root's.
 #[test]
 fn root_reads_nothing_that_the_process_could_not() {
     require("setpriv", "util-linux");

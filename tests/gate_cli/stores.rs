@@ -1,13 +1,13 @@
-//! The stores that `knockpipe gate` asks: who may, which one answers, and those
+//! The stores that `knockpipe gate` asks: their permissions, the choice between them, and those
 //! that do not work.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
-use super::{BANS, Store, common, complaint, finish, gate, objects};
-use common::redis::{Redis, Reply, replica_of};
-use common::{binary, eventually};
+use super::{BANS, Store, complaint, finish, gate, objects};
+use testkit::redis::{Redis, Reply, replica_of};
+use testkit::{binary, eventually};
 
 #[test]
 fn a_password_comes_from_a_file_or_the_environment() {
@@ -48,7 +48,7 @@ fn a_password_comes_from_a_file_or_the_environment() {
     assert!(!text.contains("geheim"), "{text}");
 }
 
-/// Whose file it is decides what stands in it; root's commands read it too.
+/// The owner of a file decides its content; root's commands read it too.
 #[test]
 fn a_gate_file_without_lines_fills_no_memory() {
     let store = Store::file();
@@ -57,7 +57,7 @@ fn a_gate_file_without_lines_fills_no_memory() {
     let whole = fs::metadata(&file).unwrap().len();
     fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(3 << 30).unwrap();
     let mut command = Command::new("sh");
-    // Room for the program, and for far less than the file.
+    // Enough memory for the program, and far less than for the file.
     command.args(["-c", "ulimit -v 2000000; exec \"$0\" gate list \"$@\""]).arg(binary());
     command.args(&store.flags);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -67,7 +67,7 @@ fn a_gate_file_without_lines_fills_no_memory() {
     assert_eq!(fs::metadata(&file).unwrap().len(), 3 << 30, "nothing is cut");
 }
 
-/// Told at the start, not by the first connection long after it.
+/// Reported at the start, not by the first connection long after it.
 #[test]
 #[cfg(feature = "aws-lc")]
 fn a_ca_without_certificates_is_a_mistake_of_the_command_line() {
@@ -104,22 +104,25 @@ fn a_replica_leads_to_its_master() {
     assert_eq!(one["server"], master.tcp().to_string());
     assert_eq!(one["asked"], replica.tcp().to_string());
 
-    // A replica whose master is not there cannot be written, and says so.
-    let (nobody, _held) = common::address::refusing();
-    let nobody = nobody.tcp();
-    let reply =
-        replica.direct().ask(&["REPLICAOF", &nobody.ip().to_string(), &nobody.port().to_string()]);
+    // A replica without its master cannot be written, and says so.
+    let (no_listener, _held) = testkit::address::refusing();
+    let no_listener = no_listener.tcp();
+    let reply = replica.direct().ask(&[
+        "REPLICAOF",
+        &no_listener.ip().to_string(),
+        &no_listener.port().to_string(),
+    ]);
     assert_eq!(reply, Reply::ok());
     let answer = gate(&["ban", "203.0.113.9", "--gate", &url], "");
-    complaint(&answer, 1, &[&nobody.to_string(), "203.0.113.9"]);
+    complaint(&answer, 1, &[&no_listener.to_string(), "203.0.113.9"]);
 }
 
-/// A copy that has not come yet looks like a set that nobody is in.
+/// A copy that has not come yet looks like an empty set.
 #[test]
 fn a_replica_without_a_copy_does_not_answer_for_its_master() {
     let store = Store::redis();
     let master = store.redis.as_ref().unwrap();
-    // For so long it makes no copy for anybody.
+    // For so long it makes no copy.
     assert_eq!(store.ask("CONFIG SET repl-diskless-sync-delay 3600"), Reply::ok());
     store.ask("SADD ip-allowed 203.0.113.7");
     let of = replica_of(master.tcp());
@@ -133,7 +136,7 @@ fn a_replica_without_a_copy_does_not_answer_for_its_master() {
     assert_eq!(answer.status, Some(0), "{answer:?}");
     assert!(answer.out.trim_end().ends_with(&place), "{answer:?}");
     assert_eq!(store.ask("SISMEMBER ip-allowed 203.0.113.7"), Reply::Number(0));
-    // That nothing changes is the master's word, too.
+    // "No change" is the master's answer, too.
     let answer = gate(&["remove", "203.0.113.7", "--gate", &url], "");
     assert_eq!(answer.status, Some(3), "{answer:?}");
     assert!(answer.out.contains(&place), "{answer:?}");
@@ -173,7 +176,7 @@ fn a_store_that_does_not_work() {
     assert_eq!(answer.out.lines().count(), 2, "{answer:?}");
     assert!(answer.err.contains("1 entries of the set") && answer.err.contains("1 bans"));
 
-    let (addr, _held) = common::address::refusing();
+    let (addr, _held) = testkit::address::refusing();
     let url = format!("redis://{addr}");
     for line in ["allow 203.0.113.7", "list", "history", "unban 203.0.113.7", "reap --idle 1d"] {
         let words: Vec<&str> = line.split(' ').chain(["--gate", &url]).collect();

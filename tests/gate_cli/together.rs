@@ -8,11 +8,11 @@ use std::thread;
 
 use nix::fcntl::{Flock, FlockArg};
 
-use super::{Store, common, complaint, finish, gate};
-use common::binary;
-use common::redis::Reply;
+use super::{Store, complaint, finish, gate};
+use testkit::binary;
+use testkit::redis::Reply;
 
-/// So many lines, each with an address of its own.
+/// Returns so many lines, each with an address of its own.
 fn lines(network: u8, count: usize) -> String {
     (0..count).fold(String::new(), |mut text, n| {
         writeln!(text, "{network}.0.{}.{}", n / 256, n % 256).unwrap();
@@ -43,8 +43,8 @@ fn ten_thousand_entries_go_into_a_file_at_once() {
     assert_eq!(again.status, Some(3), "{again:?}");
 }
 
-/// The limit of a file's size ends the process in the middle of its writing, or, where it
-/// bears that, is an error as a full disk is.
+/// The limit of a file's size kills the process in the middle of its writing, or, where it ignores
+/// the signal, is an error as a full disk is.
 #[test]
 fn an_import_that_is_cut_off_has_changed_nothing() {
     for (trap, status) in [("", None), ("trap '' XFSZ; ", Some(1))] {
@@ -62,7 +62,7 @@ fn an_import_that_is_cut_off_has_changed_nothing() {
             assert!(!store.path("gate.new").exists(), "the disk is as full as before");
         }
         assert_eq!(fs::read(store.path("gate")).unwrap(), before);
-        // What a killed writer left is in nobody's way.
+        // The remains of a killed writer are no obstacle.
         let answer = store.run_with("import -", &lines(11, 10_000));
         assert_eq!(answer.status, Some(0), "{answer:?}");
         assert_eq!(count(&store), 10_002);
@@ -151,7 +151,7 @@ fn changes_in_redis_are_one_transaction() {
     let answer = store.run_with("import -", &lines(11, 10_000));
     assert!(answer.out.starts_with("imported 10000, "), "{answer:?}");
     assert_eq!(calls("exec"), before + 1, "all or nothing");
-    // What is written in another way is found, and told with the others.
+    // A member in another spelling is found, and reported with the others.
     store.ask("SADD ip-allowed 2001:DB8:0:0::7");
     let text = store.good("remove 2001:db8::7 11.0.0.1");
     assert!(!text.contains("unchanged"), "{text}");
@@ -161,7 +161,7 @@ fn changes_in_redis_are_one_transaction() {
     assert_eq!(store.ask("SCARD ip-allowed"), Reply::Number(9_999));
 }
 
-/// A user who may ban and not remove does neither by a command that is both.
+/// A user that may ban and not remove does neither by a command that is both.
 #[test]
 fn a_transaction_that_redis_refuses_does_nothing() {
     let store = Store::redis();

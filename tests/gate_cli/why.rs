@@ -1,6 +1,6 @@
 //! `knockpipe gate why` and the gate itself say the same.
 
-use super::{Store, common, complaint, gate};
+use super::{Store, complaint, gate};
 
 #[test]
 fn why_says_what_the_gate_says() {
@@ -72,7 +72,7 @@ fn why_without_a_store_or_with_one_that_is_away() {
     assert!(answer.out.starts_with("203.0.113.7 is denied: static-deny"), "{answer:?}");
     let answer = gate(&["why", "203.0.113.7"], "");
     complaint(&answer, 2, &["there is no store", "--gate"]);
-    let (addr, _held) = common::address::refusing();
+    let (addr, _held) = testkit::address::refusing();
     let away = format!("redis://{addr}");
     for (policy, verdict) in
         [("closed", "denied: store-away"), ("open", "allowed: store-away-open")]

@@ -1,14 +1,14 @@
-//! Files that people and other systems write: passwords and lists, as they come.
+//! Files that people and other systems write: passwords and lists, in the forms that occur.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::process::Stdio;
 
-use super::{Store, common, complaint, finish};
-use common::binary;
+use super::{Store, complaint, finish};
+use testkit::binary;
 
-/// A store whose password is this one, and a file for it.
+/// Returns a store with this password, and a file for it.
 fn guarded(password: &str) -> Store {
     let mut store = Store::redis_with(&["--requirepass", password]);
     let file = store.path("pass").display().to_string();
@@ -70,7 +70,7 @@ fn a_password_with_a_colon_or_a_hash_has_a_colon_before_it() {
     assert!(!said.contains("USER:PASSWORD"), "{said}");
 }
 
-/// As systemd 254, Kubernetes and Docker swarm deliver it: root's, for a group or all.
+/// As systemd 254, Kubernetes and Docker swarm deliver it: root's, for a group or for all.
 #[test]
 fn a_password_that_others_can_read_is_accepted_where_that_is_said() {
     let mut store = guarded("geheim");
@@ -93,8 +93,8 @@ fn a_password_that_others_can_read_is_accepted_where_that_is_said() {
     store.good("list --allow-readable-key");
     store.good("allow 203.0.113.7 --allow-readable-key");
     store.redis.as_ref().unwrap().direct().ask(&["AUTH", "geheim"]);
-    // The same word goes for tunnels, and for what is written in a file.
-    let key = common::keygen(store.dir.path(), "key");
+    // The same word is valid for tunnels, and in a file.
+    let key = testkit::keygen(store.dir.path(), "key");
     let text = format!(
         "[defaults]\nallow-readable-key = true\n[gates.a]\ngate = '{}'\ngate-credentials = '{}'\n\
          [tunnels.t]\nmode = 'decrypt'\nsource = '127.0.0.1:1'\ntarget = '127.0.0.1:2'\n\

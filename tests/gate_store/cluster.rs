@@ -9,9 +9,9 @@ use knockpipe::gate::store::Edit;
 use super::conformance::{self, Backing, edit, ip, member};
 use super::follower::Follower;
 use super::single::{BAN, open, open_with, options};
-use crate::common::redis::Reply;
-use crate::common::servers::Cluster;
-use crate::common::wait::eventually;
+use testkit::redis::Reply;
+use testkit::servers::Cluster;
+use testkit::wait::eventually;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 

@@ -1,4 +1,4 @@
-//! What every store does, whatever it is made of.
+//! Behaviour of every store, of any kind.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,24 +10,24 @@ use knockpipe::gate::{Item, Member};
 use tokio::sync::mpsc;
 
 use super::follower::Follower;
-use crate::common::wait::NEVER;
+use testkit::wait::NEVER;
 
-/// A fresh store for each check, and how it is opened once more.
-pub trait Backing {
+/// Makes a fresh store for each check, and opens it once more.
+pub(crate) trait Backing {
     fn open(&self, check: usize) -> Arc<AnyStore>;
-    /// Whether members can be let in for a while.
+    /// Returns true if members can have an end.
     fn ends(&self) -> bool;
-    /// A word in the server that a receipt names.
+    /// Returns a word in the server that a receipt names.
     fn server(&self) -> String;
 }
 
-/// All of a day, so that no check runs from one window into the next.
+/// A day, so that no check runs from one window into the next.
 const DAY: Duration = Duration::from_secs(86_400);
 const HOUR: Duration = Duration::from_secs(3_600);
 /// Far beyond the 250 ms that are promised: a loaded machine is no defect.
 const SOON: Duration = Duration::from_secs(5);
 
-pub async fn check(backing: &impl Backing) {
+pub(crate) async fn check(backing: &impl Backing) {
     receipts_tell_what_changed(backing, backing.open(0)).await;
     members_end(backing, backing.open(1)).await;
     bans_come_and_go(backing.open(2)).await;
@@ -44,21 +44,21 @@ pub async fn check(backing: &impl Backing) {
     a_64_is_one_source(backing.open(9)).await;
 }
 
-pub fn member(text: &str) -> Member {
+pub(crate) fn member(text: &str) -> Member {
     text.parse().unwrap()
 }
 
-pub fn ip(text: &str) -> IpAddr {
+pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-pub async fn edit(store: &AnyStore, edit: Edit) -> Receipt {
+pub(crate) async fn edit(store: &AnyStore, edit: Edit) -> Receipt {
     let shown = format!("{edit:?}");
     store.edit(edit).await.unwrap_or_else(|error| panic!("{shown}: {error}"))
 }
 
-/// Forgets an address, whenever it was seen.
-pub fn forget(text: &str) -> Edit {
+/// Forgets an address, seen at any time.
+pub(crate) fn forget(text: &str) -> Edit {
     Edit::Forget { ip: ip(text), before_s: u64::MAX }
 }
 
@@ -79,7 +79,7 @@ where
     (all, garbage.unwrap())
 }
 
-pub async fn members(store: &AnyStore) -> (Vec<(Member, Option<u64>)>, u64) {
+pub(crate) async fn members(store: &AnyStore) -> (Vec<(Member, Option<u64>)>, u64) {
     let (items, garbage) = listed(|to| store.list_allowed(to)).await;
     let mut members: Vec<_> = items
         .into_iter()
@@ -92,7 +92,7 @@ pub async fn members(store: &AnyStore) -> (Vec<(Member, Option<u64>)>, u64) {
     (members, garbage)
 }
 
-pub async fn bans(store: &AnyStore) -> (Vec<(Member, Option<u64>)>, u64) {
+pub(crate) async fn bans(store: &AnyStore) -> (Vec<(Member, Option<u64>)>, u64) {
     let (items, garbage) = listed(|to| store.list_bans(to)).await;
     let bans = items.into_iter().map(|item| match item {
         Item::Banned(member, end) => (member, end),
@@ -101,7 +101,7 @@ pub async fn bans(store: &AnyStore) -> (Vec<(Member, Option<u64>)>, u64) {
     (bans.collect(), garbage)
 }
 
-pub async fn history(store: &AnyStore) -> (Vec<(IpAddr, u64)>, u64) {
+pub(crate) async fn history(store: &AnyStore) -> (Vec<(IpAddr, u64)>, u64) {
     let (mut seen, garbage) = listed(|to| store.history(to)).await;
     seen.sort_unstable();
     (seen, garbage)
@@ -228,8 +228,8 @@ async fn strikes_make_a_ban(store: Arc<AnyStore>) {
     assert_eq!(store.standing(ip("203.0.113.8"), Some(DAY)).await.unwrap().strikes, Some(0));
 }
 
-/// "An IPv6 /64 is one source": its failures are counted together, the ban is of all of
-/// it, and lifted by any of its addresses.
+/// "An IPv6 /64 is one source": its failures are counted together, the ban is of all of it, and
+/// lifted by any of its addresses.
 async fn a_64_is_one_source(store: Arc<AnyStore>) {
     let network = member("2001:db8:0:1::/64");
     let strike =
@@ -393,8 +393,8 @@ async fn lists_come_in_batches(store: Arc<AnyStore>) {
 }
 
 /// Waits until a replica has a key.
-pub fn wait_for_replica(replica: &crate::common::redis::Redis, key: &str) {
-    crate::common::wait::eventually("the replica has it", || {
-        replica.direct().ask(&["EXISTS", key]) == crate::common::redis::Reply::Number(1)
+pub(crate) fn wait_for_replica(replica: &testkit::redis::Redis, key: &str) {
+    testkit::wait::eventually("the replica has it", || {
+        replica.direct().ask(&["EXISTS", key]) == testkit::redis::Reply::Number(1)
     });
 }

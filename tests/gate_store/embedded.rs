@@ -43,14 +43,14 @@ async fn a_file_conforms() {
     conformance::check(&InFile(tempfile::tempdir().unwrap())).await;
 }
 
-/// The member that a writer adds as its `n`th.
+/// Returns the member that a writer adds as its `n`th.
 fn nth(n: u32) -> Member {
     std::net::IpAddr::from((0x0a00_0000 + n).to_be_bytes()).into()
 }
 
-/// Not a test: what the killed process runs. Adds members, bans and removes one
-/// address over and over, so that the file is written anew from time to time,
-/// and says each number after it was acknowledged.
+/// Not a test: the killed process runs this. It adds members, bans and removes one address over and
+/// over, so that the file is rewritten from time to time, and prints each number after its edit was
+/// acknowledged.
 #[tokio::test]
 async fn writer_that_is_killed() {
     let Ok(path) = std::env::var("KNOCKPIPE_TEST_GATE_FILE") else { return };
@@ -93,7 +93,7 @@ async fn nothing_acknowledged_is_lost_in_200_kills() {
         let said = reading.join().unwrap();
         next = said.last().map_or(next, |last| last + 1);
         acknowledged.extend(said);
-        // One that was written but not acknowledged may be there or not.
+        // An edit that was written but not acknowledged may be there or not.
         next += 1;
         let store = open(&path);
         let found: HashSet<Member> =
@@ -130,7 +130,7 @@ async fn a_file_that_goes_away_comes_back() {
     let other = open_error(&path);
     assert!(other.contains("chmod 600"), "{other}");
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-    // Another file in its place.
+    // Replaces the file by another one.
     let other = dir.path().join("other");
     edit(&open(&other), Edit::Allow(member("203.0.113.8"), None)).await;
     std::fs::rename(&other, &path).unwrap();

@@ -1,4 +1,4 @@
-//! A follower with a small keeper behind it: events in, the state out.
+//! A follower with a small mirror behind it: events in, the state out.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -12,15 +12,15 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::common::wait::NEVER;
+use testkit::wait::NEVER;
 
-/// What a keeper knows after some events.
+/// State of a mirror after some events.
 #[derive(Debug, Default)]
-pub struct State {
+pub(crate) struct State {
     pub allowed: HashMap<Member, Option<u64>>,
     pub bans: HashMap<Member, Option<u64>>,
     pub garbage: u64,
-    /// Whether a full read was completed since the store was away.
+    /// True if a full read was completed since the store was lost.
     pub fresh: bool,
     pub reading: bool,
     pub away: Vec<String>,
@@ -79,16 +79,16 @@ impl State {
         }
     }
 
-    pub fn allows(&self, member: &str) -> bool {
+    pub(crate) fn allows(&self, member: &str) -> bool {
         self.allowed.contains_key(&member.parse().unwrap())
     }
 
-    pub fn bans(&self, ip: &str) -> bool {
+    pub(crate) fn bans(&self, ip: &str) -> bool {
         self.bans.contains_key(&ip.parse().unwrap())
     }
 }
 
-pub struct Follower {
+pub(crate) struct Follower {
     pub state: State,
     events: mpsc::Receiver<Event>,
     asks: mpsc::Sender<Vec<IpAddr>>,
@@ -97,7 +97,7 @@ pub struct Follower {
 
 impl Follower {
     /// Follows, without waiting for anything.
-    pub fn begin(store: &Arc<AnyStore>) -> Self {
+    pub(crate) fn begin(store: &Arc<AnyStore>) -> Self {
         let (to, events) = mpsc::channel(16);
         let (asks, asked) = mpsc::channel(16);
         let store = Arc::clone(store);
@@ -106,15 +106,15 @@ impl Follower {
     }
 
     /// Follows, and waits for the first full read.
-    pub async fn start(store: &Arc<AnyStore>) -> Self {
+    pub(crate) async fn start(store: &Arc<AnyStore>) -> Self {
         let mut follower = Self::begin(store);
         follower.until("the first full read", |state| state.fresh).await;
         follower
     }
 
-    /// Waits until the events so far make `condition` hold; gives how long that took.
+    /// Waits until the events so far make `condition` hold; returns the time that it took.
     #[track_caller]
-    pub fn until<'a>(
+    pub(crate) fn until<'a>(
         &'a mut self,
         what: &'a str,
         condition: impl Fn(&State) -> bool + 'a,
@@ -134,21 +134,21 @@ impl Follower {
         }
     }
 
-    /// Takes in what there is, for so long.
-    pub async fn listen(&mut self, time: Duration) {
+    /// Takes in the events of so much time.
+    pub(crate) async fn listen(&mut self, time: Duration) {
         let end = tokio::time::Instant::now() + time;
         while let Ok(Some(event)) = tokio::time::timeout_at(end, self.events.recv()).await {
             self.state.apply(event);
         }
     }
 
-    pub async fn ask(&self, ips: &[&str]) {
+    pub(crate) async fn ask(&self, ips: &[&str]) {
         let ips = ips.iter().map(|ip| ip.parse().unwrap()).collect();
         self.asks.send(ips).await.expect("the follower listens");
     }
 
     /// Stops receiving; the follower has to end by itself.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         drop(self.events);
         timeout(NEVER, self.task).await.expect("it ends").expect("it does not panic");
     }

@@ -1,5 +1,5 @@
-//! Redis that is slow, stopped, restarted, replaced, full or filled with
-//! something else: told once, and over within 2 seconds.
+//! Redis that is slow, stopped, restarted, replaced, full or filled with foreign data: reported
+//! once, and over within 2 seconds.
 
 use std::time::{Duration, Instant};
 
@@ -9,11 +9,11 @@ use nix::sys::signal::Signal;
 use super::conformance::{edit, ip, member};
 use super::follower::Follower;
 use super::single::{BAN, open};
-use crate::common::redis::Redis;
-use crate::common::redis::Reply;
+use testkit::redis::Redis;
+use testkit::redis::Reply;
 
 const HOUR: Duration = Duration::from_secs(3_600);
-/// What is promised is 2 s; the rest is for a machine with other work.
+/// The promise is 2 s; the rest is for a machine with other work.
 const PROMISED: Duration = Duration::from_secs(4);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -127,7 +127,7 @@ async fn a_set_of_another_type_is_told_and_mended() {
         let error = store.edit(edit).await.unwrap_err().to_string();
         assert!(error.contains("is a string") && error.contains(&server.name()), "{error}");
     }
-    // What does not touch the set still works.
+    // Commands that do not touch the set still work.
     edit(&store, Edit::Ban(ip("203.0.113.7").into(), HOUR)).await;
     follower.listen(Duration::from_millis(1500)).await;
     server.ask("DEL ip-allowed");
@@ -160,7 +160,7 @@ async fn a_full_server_says_so() {
         let told = error.contains("OOM") && error.contains(&server.name());
         assert!(told && error.contains("maxmemory"), "{error}");
     }
-    // What frees memory still works.
+    // Commands that free memory still work.
     assert!(!edit(&store, Edit::Unban(ip("203.0.113.7").into())).await.changed);
     server.ask("CONFIG SET maxmemory 0");
     edit(&store, Edit::Ban(ip("203.0.113.7").into(), HOUR)).await;
@@ -196,7 +196,7 @@ async fn a_replica_is_read_and_its_master_is_written() {
     println!("a server that became a replica: read anew after {took:?}");
     assert_eq!(edit(&store, Edit::Ban(ip("::2").into(), HOUR)).await.server, master.name());
     follower.until("the ban", |state| state.bans("::2")).await;
-    // A replica without its master is no source of truth.
+    // A replica without its master is not a valid store.
     let before = follower.state.away.len();
     drop(master);
     follower.until("away", |state| state.away.len() > before).await;

@@ -11,13 +11,13 @@ use tokio::sync::mpsc;
 
 use super::conformance::{edit, ip, member};
 use super::single::open;
-use crate::common::redis::Redis;
-use crate::common::redis::{Reply, receive};
+use testkit::redis::Redis;
+use testkit::redis::{Reply, receive};
 
 const MEMBERS: u32 = 1_000_000;
 const NETWORKS: u32 = 10_000;
 
-/// Resident memory of this process in KiB.
+/// Returns the resident memory of this process in KiB.
 fn memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
@@ -51,11 +51,11 @@ fn follow(store: &Arc<AnyStore>) -> (mpsc::Receiver<Event>, mpsc::Sender<Vec<std
     (events, asks)
 }
 
-/// Waits for an event; gives how long that took.
+/// Waits for an event; returns the time that it took.
 async fn until(events: &mut mpsc::Receiver<Event>, wanted: impl Fn(&Event) -> bool) -> Duration {
     let began = Instant::now();
     loop {
-        let event = tokio::time::timeout(crate::common::wait::NEVER, events.recv()).await;
+        let event = tokio::time::timeout(testkit::wait::NEVER, events.recv()).await;
         if wanted(&event.expect("the event comes").expect("the follower runs")) {
             return began.elapsed();
         }
@@ -86,7 +86,7 @@ async fn a_million_members_are_read_in_passing() {
     assert!(took < Duration::from_secs(30), "{took:?}");
     assert!(most - before < 64 * 1024, "{} KiB", most - before);
 
-    // One change in a million: our own are told exactly, others are asked for.
+    // One change in a million: our own are reported exactly, others are asked for.
     let mut slowest = Duration::ZERO;
     for n in 0..20 {
         let host = member(&format!("203.0.113.{n}"));
@@ -105,7 +105,7 @@ async fn a_million_members_are_read_in_passing() {
     println!(
         "a million: a foreign change is known after {unsure:?}, an ask answered after {told:?}"
     );
-    // A network that was known is told when it is gone.
+    // A known network is reported when it is gone.
     server.ask("SREM ip-allowed 80.0.0.0/28");
     until(&mut events, |event| *event == Event::Unsure).await;
     let live: Vec<_> =

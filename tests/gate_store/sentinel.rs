@@ -8,8 +8,8 @@ use nix::sys::signal::Signal;
 use super::conformance::{self, edit, ip, member};
 use super::follower::Follower;
 use super::single::open;
-use crate::common::redis::Redis;
-use crate::common::servers::Sentinels;
+use testkit::redis::Redis;
+use testkit::servers::Sentinels;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -34,7 +34,7 @@ async fn a_failover_is_followed_and_written_through() {
     let receipt = edit(&store, Edit::Ban(ip("203.0.113.8").into(), HOUR)).await;
     assert_eq!(receipt.server, second.name());
     follower.until("the ban", |state| state.bans("203.0.113.8")).await;
-    // The former master comes back as a replica; nobody listens to it.
+    // The former master comes back as a replica; it has no followers.
     first.revive();
     let aways = follower.state.away.len();
     follower.listen(Duration::from_secs(2)).await;
@@ -58,7 +58,7 @@ async fn a_master_that_hangs_is_replaced() {
     assert!(follower.state.bans("203.0.113.7"));
     assert_eq!(edit(&store, Edit::Unban(ip("203.0.113.7").into())).await.server, second.name());
     follower.until("no ban", |state| !state.bans("203.0.113.7")).await;
-    // The old one wakes up and believes to be master for a moment.
+    // The old one wakes up and takes itself for the master for a moment.
     first.signal(Signal::SIGCONT);
     follower.listen(Duration::from_secs(2)).await;
     assert!(follower.state.fresh && !follower.state.bans("203.0.113.7"));
@@ -67,7 +67,7 @@ async fn a_master_that_hangs_is_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_to_ask_is_one_line() {
+async fn sentinels_that_do_not_answer_are_one_line() {
     let store = open("redis+sentinel://127.0.0.1:1,127.0.0.1:2/mymaster");
     let error = store.edit(Edit::Unban(ip("::1").into())).await.unwrap_err().to_string();
     assert!(error.contains("refused") && !error.contains('\n'), "{error}");

@@ -11,14 +11,14 @@ use knockpipe::gate::store::{Edit, Event};
 
 use super::conformance::{self, Backing, bans, edit, forget, history, ip, member, members};
 use super::follower::Follower;
-use crate::common::redis::Redis;
-use crate::common::redis::Reply;
+use testkit::redis::Redis;
+use testkit::redis::Reply;
 
-pub const BAN: &str = "cache:gitlab:rack::attack:allow2ban:ban:";
+pub(crate) const BAN: &str = "cache:gitlab:rack::attack:allow2ban:ban:";
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// How a store is opened that differs from the plain one.
-pub fn options(url: &str) -> RedisOptions {
+/// Returns the options of a store that is not opened with the plain ones.
+pub(crate) fn options(url: &str) -> RedisOptions {
     RedisOptions {
         address: url.parse().unwrap(),
         credentials: None,
@@ -28,24 +28,24 @@ pub fn options(url: &str) -> RedisOptions {
     }
 }
 
-pub fn open_with(options: RedisOptions) -> Arc<AnyStore> {
+pub(crate) fn open_with(options: RedisOptions) -> Arc<AnyStore> {
     assert_eq!(options.keys.problem(), None);
     Arc::new(AnyStore::Redis(Box::new(RedisStore::new(options))))
 }
 
-pub fn open(url: &str) -> Arc<AnyStore> {
+pub(crate) fn open(url: &str) -> Arc<AnyStore> {
     open_with(options(url))
 }
 
-/// With the prefix of allow keys that begins with the name of the set.
+/// Opens a store with a prefix of allow keys that begins with the name of the set.
 fn open_with_prefix(url: &str) -> Arc<AnyStore> {
     let mut options = options(url);
     options.keys.allow_prefix = Some("ip-allowed:".to_owned());
     open_with(options)
 }
 
-/// Each check has a database of its own.
-pub struct InRedis {
+/// Gives each check a database of its own.
+pub(crate) struct InRedis {
     pub server: Redis,
     pub prefix: bool,
     pub sorted: bool,
@@ -61,7 +61,7 @@ impl Backing for InRedis {
         };
         let mut options = options(&url);
         if self.sorted {
-            // The set that is there decides; a member that is over is none.
+            // The present set decides; a member that is over counts for nothing.
             let mut client = self.server.direct();
             client.ask(&["SELECT", &check.to_string()]);
             client.ask(&["ZADD", "ip-allowed", "1", "203.0.113.250"]);
@@ -142,11 +142,11 @@ async fn what_other_programs_write_shows_at_once() {
         slowest = slowest.max(follower.until("DEL", |state| !state.allows(&host)).await);
     }
     println!("the slowest of 60 foreign changes showed after {slowest:?}");
-    // A ban that ends by itself is told as well, when the server reaps it.
+    // A ban that ends by itself is reported as well, when the server reaps it.
     say(&format!("PSETEX {BAN}203.0.113.67 150 1"));
     follower.until("the ban", |state| state.bans("203.0.113.67")).await;
     follower.until("its end", |state| !state.bans("203.0.113.67")).await;
-    // In the set for ever, whatever becomes of its key.
+    // In the set for ever, regardless of its key.
     say("SADD ip-allowed 203.0.113.4");
     follower.until("for ever", |s| s.allowed.get(&member("203.0.113.4")) == Some(&None)).await;
     say("DEL ip-allowed:203.0.113.4");
@@ -186,7 +186,7 @@ async fn an_ask_is_answered_from_the_server_and_not_from_what_was_read() {
     }
 }
 
-/// Whoever was allowed and banned never looks allowed and free on the way to neither.
+/// An address that was allowed and banned never looks allowed and free on the way to neither.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ban_ends_after_the_right_that_ended_with_it() {
     let server = Redis::start();
@@ -250,7 +250,7 @@ async fn odd_spellings_are_removed_and_explained() {
 async fn a_sorted_set_holds_ends_and_keeps_its_form() {
     let server = Redis::start();
     let store = open(&server.url());
-    // Where there is nothing, the first member with an end makes a sorted set.
+    // Where there is no set, the first member with an end makes a sorted set.
     edit(&store, Edit::Allow(member("203.0.113.1"), Some(HOUR))).await;
     assert_eq!(server.ask("TYPE ip-allowed").text(), "zset");
     edit(&store, Edit::Allow(member("203.0.113.2"), None)).await;
@@ -322,7 +322,7 @@ async fn users_with_few_rights_and_wrong_passwords() {
     edit(&gate, Edit::Touch(vec![(ip("203.0.113.7"), 1)])).await;
     edit(&gate, forget("203.0.113.7")).await;
     follower.until("forgotten", |state| !state.allows("203.0.113.7")).await;
-    // A user without the channel is told by the set's own change.
+    // A user without the channel learns of it by the set's own change.
     let mute = as_user("mute", "mute");
     let mut other = Follower::start(&mute).await;
     edit(&mute, Edit::Allow(member("203.0.113.9"), None)).await;
@@ -362,7 +362,7 @@ async fn tls_checks_who_the_server_is() {
         .output()
         .expect("this test needs openssl; install it with: apt-get install openssl");
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let tls_port = crate::common::address::free_port();
+    let tls_port = testkit::address::free_port();
     let port = tls_port.to_string();
     let server = Redis::start_with(&[
         "--tls-port",

@@ -1,7 +1,5 @@
-//! The admin socket of a real process: who may ask, what it says, what it does,
-//! and that nobody can hold it.
-
-use crate::common;
+//! The admin socket of a real process: permissions, answers, effects, and that no client can block
+//! it.
 
 use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -9,19 +7,19 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use common::admin::{Admin, Metrics, doors, http, metrics_address};
-use common::end::key_id;
-use common::file::{Service, decrypt_table};
-use common::program::{install, require};
-use common::wait::bounded;
-use common::{
+use serde_json::Value;
+use tempfile::TempDir;
+use testkit::admin::{Admin, Metrics, doors, http, metrics_address};
+use testkit::end::key_id;
+use testkit::file::{Service, decrypt_table};
+use testkit::program::{install, require};
+use testkit::wait::bounded;
+use testkit::{
     Addr, End, Ending, Launch, NEVER, Pair, PairOptions, Program, Target, Wire, any, binary,
     eventually, keygen,
 };
-use serde_json::Value;
-use tempfile::TempDir;
 
-/// A pair of which both ends can be asked.
+/// A pair with an admin socket at both ends.
 struct Watched {
     pair: Pair,
     encrypt: Admin,
@@ -43,7 +41,7 @@ impl Watched {
         Self { pair, encrypt: Admin(encrypt), decrypt: Admin(decrypt), target, _dir: dir }
     }
 
-    /// A client whose connection both ends list.
+    /// Connects a client that both ends list.
     #[track_caller]
     fn client(&self, bytes: &[u8]) -> Wire {
         let before = self.encrypt.who(&[]).len();
@@ -98,16 +96,16 @@ fn a_kick_ends_exactly_who_is_meant_and_the_far_end_hears_of_it() {
     let peer = one.socket().local_addr().unwrap().as_socket().unwrap().to_string();
     let id = watched.encrypt.who(&["--peer", &peer])[0]["id"].to_string();
     assert_eq!(watched.encrypt.says(0, &["kick", &id]), "1 connection ends\n");
-    assert_eq!(one.expect_ending(), Ending::Reset, "it looks complete to nobody");
+    assert_eq!(one.expect_ending(), Ending::Reset, "it must not look complete");
     let line = watched.pair.encrypt.wait_closed("kicked");
     assert!(line.has("peer", &peer) && line.level() == "INFO", "{line:?}");
     watched.pair.decrypt.wait_closed("peer-shutdown");
     other.expect_echo(b"still here");
     assert_eq!(watched.encrypt.says(3, &["kick", &id]), "no such connection\n");
     drop(other);
-    eventually("nobody is left", || watched.encrypt.who(&[]).is_empty());
-    for nobody in [["--peer", "192.0.2.1"], ["--tunnel", "encrypt"], ["--key", "00000000"]] {
-        watched.encrypt.says(3, &[&["kick"], &nobody[..]].concat());
+    eventually("no session is left", || watched.encrypt.who(&[]).is_empty());
+    for unmatched in [["--peer", "192.0.2.1"], ["--tunnel", "encrypt"], ["--key", "00000000"]] {
+        watched.encrypt.says(3, &[&["kick"], &unmatched[..]].concat());
     }
 }
 
@@ -117,9 +115,9 @@ fn a_kick_by_tunnel_address_or_key_ends_all_of_them() {
     for round in 0..3 {
         let mut clients = [watched.client(b"one"), watched.client(b"two")];
         let key = text(&watched.decrypt.who(&[])[0]["key"]).to_owned();
-        let whom = [["--tunnel", "decrypt"], ["--peer", "127.0.0.1"], ["--key", &key]][round];
-        let kicked = watched.decrypt.says(0, &[&["kick", "--json"], &whom[..]].concat());
-        assert_eq!(kicked, "{\"kicked\":2}\n", "{whom:?}");
+        let selector = [["--tunnel", "decrypt"], ["--peer", "127.0.0.1"], ["--key", &key]][round];
+        let kicked = watched.decrypt.says(0, &[&["kick", "--json"], &selector[..]].concat());
+        assert_eq!(kicked, "{\"kicked\":2}\n", "{selector:?}");
         for client in &mut clients {
             assert_eq!(client.expect_ending(), Ending::Reset);
         }
@@ -145,7 +143,7 @@ fn status_tells_limits_counts_and_keys() {
     let listener = watched.pair.decrypt.addr().to_string();
     assert_eq!(tunnel["listeners"], serde_json::json!([listener]));
     let target = serde_json::json!({"target": watched.target.addr().to_string(), "in_use": true});
-    assert_eq!(tunnel["targets"], serde_json::json!([target]), "nobody looks after a single one");
+    assert_eq!(tunnel["targets"], serde_json::json!([target]), "a single one is not checked");
     assert_eq!(tunnel["sessions"], serde_json::json!({"now": 1, "most": 1, "limit": 5}));
     assert_eq!(tunnel["refused"]["handshake-failed"], 1);
     assert_eq!((&tunnel["sent"], &tunnel["received"]), (&5.into(), &5.into()));
@@ -286,11 +284,11 @@ fn only_the_owner_can_connect_whatever_the_umask() {
     }
 }
 
-/// Somebody else, who is not root and has the program.
+/// Another user, who is not root and has the program.
 struct Stranger(TempDir);
 
 impl Stranger {
-    /// Needs root, to become him.
+    /// Needs root, to run programs as that user.
     #[track_caller]
     fn new() -> Self {
         require("setpriv", "util-linux");
@@ -306,7 +304,7 @@ impl Stranger {
         command
     }
 
-    /// A directory of his.
+    /// Makes a directory of that user.
     fn directory(&self) -> PathBuf {
         let directory = self.0.path().join("his");
         std::fs::create_dir(&directory).unwrap();
@@ -314,7 +312,7 @@ impl Stranger {
         directory
     }
 
-    /// A decrypt end of his, under a key of his, that hands over at `handover`.
+    /// Starts a decrypt end of that user, under a key of theirs, that hands over at `handover`.
     fn decrypt(&self, directory: &Path, handover: &Path) -> Program {
         let key = keygen(directory, "key");
         std::os::unix::fs::chown(&key, Some(65534), None).unwrap();
@@ -329,14 +327,14 @@ fn mode(mode: u32) -> Permissions {
     Permissions::from_mode(mode)
 }
 
-/// Lets everybody connect to the unix socket at `path`.
+/// Lets every user connect to the unix socket at `path`.
 fn open_to_all(path: &Path) {
     std::fs::set_permissions(path.parent().unwrap(), mode(0o755)).unwrap();
     std::fs::set_permissions(path, mode(0o666)).unwrap();
 }
 
 #[test]
-fn another_user_hears_nothing_even_where_the_file_lets_him() {
+fn another_user_gets_no_answer_even_where_the_file_lets_them() {
     let watched = Watched::start(&[]);
     let path = &watched.encrypt.0;
     open_to_all(path);
@@ -348,9 +346,9 @@ fn another_user_hears_nothing_even_where_the_file_lets_him() {
     watched.encrypt.status();
 }
 
-/// The process is asked by a stranger, whom the file of the socket lets in.
+/// A stranger asks the process, and the mode of the socket permits it.
 #[test]
-fn another_user_is_given_no_sockets_even_where_the_file_lets_him() {
+fn another_user_is_given_no_sockets_even_where_the_file_lets_them() {
     let dir = tempfile::tempdir().unwrap();
     let handover = dir.path().join("handover");
     let target = Target::echo();
@@ -365,7 +363,7 @@ fn another_user_is_given_no_sockets_even_where_the_file_lets_him() {
     pair.stop();
 }
 
-/// A stranger listens where the process looks for one that it takes over from.
+/// A stranger listens where the process expects the one that it takes over from.
 #[test]
 fn sockets_of_another_user_are_not_taken() {
     let stranger = Stranger::new();
@@ -381,7 +379,7 @@ fn sockets_of_another_user_are_not_taken() {
     assert!(ours.stderr().contains("another user's process listens there"), "{}", ours.stderr());
 }
 
-/// What fails leaves nothing behind, whichever of the doors it is.
+/// A failure of either listener leaves nothing behind.
 #[test]
 fn a_door_that_cannot_be_opened_leaves_no_file_of_the_other() {
     let dir = tempfile::tempdir().unwrap();
@@ -394,7 +392,7 @@ fn a_door_that_cannot_be_opened_leaves_no_file_of_the_other() {
     assert!(program.stderr().contains("is in use") && !path.exists(), "{}", program.stderr());
 }
 
-/// Needs root, to become somebody else.
+/// Needs root, to become another user.
 #[test]
 fn the_socket_belongs_to_the_user_that_the_process_becomes() {
     let dir = tempfile::tempdir().unwrap();
@@ -455,11 +453,11 @@ fn what_makes_no_sense_is_refused_in_one_line() {
     wire.read_to_string(&mut answer).unwrap();
     let is_one = answer.starts_with("{\"error\":\"") && answer.lines().count() == 1;
     assert!(is_one && answer.contains("longer than 4096 bytes; send"), "{answer}");
-    assert_eq!(watched.encrypt.who(&[]).len(), 1, "nobody was kicked");
+    assert_eq!(watched.encrypt.who(&[]).len(), 1, "none was kicked");
 }
 
 #[test]
-fn silent_clients_keep_nobody_out_and_do_not_hold_the_end_up() {
+fn silent_clients_keep_no_other_out_and_do_not_delay_the_end() {
     let mut watched = Watched::start(&[]);
     let socket = Addr::Unix(watched.encrypt.0.clone());
     let metrics = metrics_address(&watched.pair.encrypt.program);
@@ -479,7 +477,7 @@ fn silent_clients_keep_nobody_out_and_do_not_hold_the_end_up() {
     watched.pair.encrypt.stop();
 }
 
-/// Also where nobody else wants its place.
+/// Also when no other client needs the place.
 #[test]
 fn a_silent_client_that_is_alone_is_ended_too() {
     let watched = Watched::start(&[]);

@@ -1,14 +1,12 @@
-//! Redis clients that servers send to other servers, through one sealed port:
-//! every server is a service, and on the clients' host there is an entrance at the
-//! very address that the servers announce.
+//! Redis clients that servers send to other servers, through one sealed port: every server is a
+//! service, and on the clients' host there is a listener at the very address that the servers
+//! announce.
 
-use crate::common;
-
-use common::file::Service;
-use common::netns::{GATE4, Net};
-use common::redis::{Redis, redis_cli, try_redis_cli};
-use common::servers::{Cluster, Sentinels};
-use common::{Addr, eventually, keygen};
+use testkit::file::Service;
+use testkit::netns::{GATE4, Net};
+use testkit::redis::{Redis, redis_cli, try_redis_cli};
+use testkit::servers::{Cluster, Sentinels};
+use testkit::{Addr, eventually, keygen};
 
 /// A pair between two hosts, in front of servers on 127.0.0.1 of the first.
 struct Site {
@@ -40,7 +38,7 @@ impl Site {
         Self { near, far, net, _dir: dir }
     }
 
-    /// What redis-cli on the clients' host prints; nothing when it fails.
+    /// Returns the output of redis-cli on the clients' host; nothing when it fails.
     fn cli(&self, port: u16, args: &[&str]) -> Option<String> {
         let entrance = Addr::Tcp(([127, 0, 0, 1], port).into());
         self.net.at_peers(|| try_redis_cli(&entrance, args)).ok()

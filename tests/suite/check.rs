@@ -1,14 +1,12 @@
-//! `knockpipe check`: whether a file can be run, and what does not work yet.
-
-use crate::common;
+//! `knockpipe check`: it tells that a file can be run, or what does not work yet.
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use common::file::{Service, decrypt_table, encrypt_table};
-use common::redis::Redis;
-use common::{Addr, Kind, Target, Wire, any, binary, keygen};
+use testkit::file::{Service, decrypt_table, encrypt_table};
+use testkit::redis::Redis;
+use testkit::{Addr, Kind, Target, Wire, any, binary, keygen};
 
 const KEY: &str = "\"key\"";
 
@@ -74,14 +72,14 @@ fn each_step_that_fails_is_named() {
         let is_bad = expected.contains("FAILED");
         assert_eq!(answer.status, Some(i32::from(is_bad)), "{}", answer.err);
         let without = check(dir.path(), &text, false);
-        // A name that does not resolve is found out by itself.
+        // The check itself finds a name that does not resolve.
         let is_lost = expected == "FAILED at name";
         assert_eq!((without.status, without.err.is_empty()), (Some(i32::from(is_lost)), !is_lost));
     }
     decrypt.stop();
 }
 
-/// A look, as at a target that is down: the service never hears of it.
+/// A connection test, as with a target that is down: the service never notices it.
 #[test]
 fn a_target_without_a_check_is_only_looked_at() {
     let dir = tempfile::tempdir().unwrap();
@@ -105,7 +103,7 @@ fn names_are_resolved_and_shown() {
     assert!(shown.is_some_and(|line| line.contains("127.0.0.1:0")), "{}", answer.out);
 }
 
-/// Wherever it was called, what it shows is a file of the same effect beside any other.
+/// The file that it shows has the same effect beside any other, from any directory of the call.
 #[test]
 fn what_is_shown_of_a_file_in_another_directory_can_be_run_there() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! The command line as a user meets it: the real program, its exit status, and
-//! what it prints. Nothing here needs a running tunnel; `process.rs` does that.
+//! The command line as a user meets it: the real program, its exit status, and its output. Nothing
+//! here needs a running tunnel; `process.rs` does that.
 
 use std::fs::{self, Permissions};
 use std::io::Write;
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 pub(super) const PROGRAM: &str = env!("CARGO_BIN_EXE_knockpipe");
 
-/// A directory with a good key in it, named `key`.
+/// Makes a directory with a good key in it, named `key`.
 pub(super) fn place() -> TempDir {
     let dir = TempDir::new().unwrap();
     write(&dir, "key", 0o600, &[7; 32]);
@@ -64,7 +64,7 @@ pub(super) fn stdout(output: &Output) -> &str {
     str::from_utf8(&output.stdout).unwrap()
 }
 
-/// The one line of a failure, checked for form.
+/// Returns the one line of a failure, checked for form.
 pub(super) fn complaint(output: &Output, status: i32, about: &str) -> String {
     let stderr = String::from_utf8(output.stderr.clone()).unwrap();
     assert_eq!(output.status.code(), Some(status), "{about}: {stderr}");
@@ -150,7 +150,7 @@ fn unknown_flags_and_stray_words() {
     refused("keygen a b", &["'b' is not expected"]);
 }
 
-/// They exist, so the answer is not that there is none, nor what is spelled alike.
+/// They exist, so the answer is neither that there is none, nor a similar name.
 #[test]
 fn flags_and_commands_in_the_wrong_place() {
     let of_decrypt = ["--ban-after", "--proxy-to-target", "--max-unopened", "--max-handshakes"];
@@ -364,7 +364,7 @@ fn help_and_version() {
 }
 
 #[test]
-fn output_that_nobody_reads_is_no_failure_and_a_full_disk_is() {
+fn unread_output_is_no_failure_and_a_full_disk_is() {
     let dir = place();
     for args in [["--help"].as_slice(), &["--version"], &["key-id", "key"]] {
         let (reader, writer) = std::io::pipe().unwrap();

@@ -1,28 +1,26 @@
 //! Warm tunnels that died without a word: a client has another within `-o`, or a reset
 //! where something of its was sent.
 
-use crate::common;
-
 use std::cell::OnceCell;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use common::middleman::Middleman;
-use common::redis::{Redis, Reply, Resp};
-use common::way::Way;
-use common::{Ending, Pair, PairOptions, Target, Wire, eventually};
+use testkit::middleman::Middleman;
+use testkit::redis::{Redis, Reply, Resp};
+use testkit::way::Way;
+use testkit::{Ending, Pair, PairOptions, Target, Wire, eventually};
 
-/// The line of an encrypt end about each tunnel for its pool.
+/// Log message of an encrypt end for each tunnel of its pool.
 const READY: &str = "a warm tunnel is ready";
 
 /// Far less than TCP's own patience, and more than `-o 2` and a loaded machine.
 const SOON: Duration = Duration::from_secs(20);
 
-/// What everybody here is told.
+/// Flags of every end here.
 const QUICK: [&str; 4] = ["-o", "2", "--log-level", "debug"];
 
-/// A pair with a pool of four, over a way that can break.
-fn over_a_way(target: &common::Addr, args: &[&str]) -> (Pair, Way) {
+/// Starts a pair with a pool of four, over a path that can break.
+fn over_a_way(target: &testkit::Addr, args: &[&str]) -> (Pair, Way) {
     let way = OnceCell::new();
     let options = PairOptions::both(&QUICK).encrypt(&["--pool", "4"]).encrypt(args).decrypt(args);
     let pair =
@@ -38,11 +36,11 @@ fn timed(work: impl FnOnce()) -> Duration {
     begin.elapsed()
 }
 
-/// A target that speaks first.
+/// Starts a target that speaks first.
 fn greeter() -> Target {
     Target::local(|mut wire, counts| {
         if wire.write_all(b"hello").is_ok() {
-            common::target::echo(wire, counts);
+            testkit::target::echo(wire, counts);
         }
     })
 }
@@ -51,19 +49,19 @@ fn greeted(mut client: Wire) {
     assert_eq!(client.expect_bytes(5), b"hello");
 }
 
-/// As a NAT that has forgotten its connections: nothing is acknowledged any more.
+/// As a NAT that has lost its connections: nothing is acknowledged any more.
 #[test]
 fn clients_are_served_at_once_where_warm_tunnels_died_without_a_word() {
     let redis = Redis::start();
     for args in [&[][..], &["--heartbeat", "off"]] {
         let (pair, way) = over_a_way(redis.tcp(), args);
         way.vanish();
-        // One that was last heard of so long ago is not trusted, and not given up either.
+        // A tunnel that was last heard of so long ago is not trusted, and not given up either.
         std::thread::sleep(Duration::from_millis(2300));
         let took = timed(|| {
             let mut client = Resp::connect(pair.entrance());
             assert_eq!(client.ask(&["PING"]), Reply::Simple("PONG".to_owned()));
-            // Nothing is risked on those that were not heard lately, and soon none are left.
+            // Nothing is risked on tunnels that were not heard of lately, and soon none are left.
             eventually("the pool has found out", || pair.encrypt.count(READY) >= 8);
             for _ in 0..4 {
                 let mut client = Resp::connect(pair.entrance());
@@ -74,8 +72,8 @@ fn clients_are_served_at_once_where_warm_tunnels_died_without_a_word() {
     }
 }
 
-/// One that waits for a greeting has sent nothing: another tunnel is used, and the others
-/// of before are not tried by those that follow.
+/// A client that waits for a greeting has sent nothing: another tunnel is used, and the old ones
+/// are not tried by the clients that follow.
 #[test]
 fn clients_that_wait_for_a_greeting_get_another_tunnel() {
     let target = greeter();
@@ -85,21 +83,21 @@ fn clients_that_wait_for_a_greeting_get_another_tunnel() {
     // Each by itself would take twice `-o`.
     assert!(took < SOON / 2, "{took:?}");
     assert!(pair.encrypt.count("a warm tunnel was dead; dialling") <= 1);
-    assert_eq!(target.counts().accepts(), 4, "none is dialled for nobody");
+    assert_eq!(target.counts().accepts(), 4, "none is dialled without a client");
 }
 
-/// What was sent into a tunnel is never sent again, so its client sees a reset, within `-o`.
+/// Bytes that went into a tunnel are never sent again, so their client sees a reset, within `-o`.
 #[test]
 fn a_client_that_has_sent_something_sees_a_reset_within_the_timeout() {
     let target = Target::echo();
     for args in [&[][..], &["--heartbeat", "off"]] {
-        // Where the machine takes seconds for that, it is held back and sent elsewhere.
+        // Where the machine takes seconds for that, they are held back and sent elsewhere.
         assert!((0..5).any(|_| is_reset(&target, args)), "{args:?}: none was ever sent");
     }
 }
 
-/// Whether what a client has sent into a tunnel that was dead ended as a reset; otherwise it
-/// got an answer.
+/// Returns true if the bytes that a client has sent into a dead tunnel ended as a reset; otherwise
+/// it got an answer.
 fn is_reset(target: &Target, args: &[&str]) -> bool {
     let (pair, way) = over_a_way(target.addr(), args);
     way.vanish();
@@ -115,8 +113,8 @@ fn is_reset(target: &Target, args: &[&str]) -> bool {
     true
 }
 
-/// Somebody on the path who answers TCP and swallows the rest. TCP knows nothing of it, the
-/// far end's own sign of life does.
+/// A host on the path answers TCP and swallows the rest. TCP notices nothing; the lack of the far
+/// end's heartbeat shows it.
 #[test]
 fn swallowed_tunnels_cost_one_client_no_more_than_the_timeout() {
     let target = greeter();
@@ -127,7 +125,7 @@ fn swallowed_tunnels_cost_one_client_no_more_than_the_timeout() {
     });
     let middle = middle.into_inner().unwrap();
     eventually("four are ready", || pair.encrypt.count(READY) >= 4);
-    // The Open of those that wait, and whatever a new one has to say but its handshake.
+    // The Open of tunnels that wait, and all records of a new one but its handshake.
     middle.swallow_from(2);
     let mut unlucky = pair.connect();
     unlucky.write_all(b"request").unwrap();
@@ -139,8 +137,8 @@ fn swallowed_tunnels_cost_one_client_no_more_than_the_timeout() {
     assert!(took < SOON, "{took:?}");
 }
 
-/// A target that takes longer than a round trip is not dialled twice for that, and a client
-/// waits for a session as long as without a pool: the far end says that it is at work.
+/// A target that takes longer than a round trip is not dialled twice for that, and a client waits
+/// for a session as long as without a pool: the far end says that it is at work.
 #[test]
 fn a_far_end_that_is_at_work_is_waited_for() {
     let target = Target::echo();

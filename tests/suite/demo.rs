@@ -1,6 +1,4 @@
-//! `knockpipe demo` shows what it says, and leaves nothing behind however it ends.
-
-use crate::common;
+//! `knockpipe demo` shows what it announces, and leaves nothing behind however it ends.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -11,16 +9,16 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Instant;
 
-use common::program::require;
-use common::tree::read;
-use common::wait::bounded;
-use common::{NEVER, Program, binary, eventually, proc};
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tempfile::TempDir;
+use testkit::program::require;
+use testkit::tree::read;
+use testkit::wait::bounded;
+use testkit::{NEVER, Program, binary, eventually, proc};
 
-/// Texts that every run must show, in this order.
+/// Steps that every run must show, in this order.
 const STEPS: [&str; 12] = [
     "key ",
     "target ",
@@ -36,8 +34,8 @@ const STEPS: [&str; 12] = [
     "knockpipe encrypt -s",
 ];
 
-/// A demo in a process group and with a directory for temporary files of its own,
-/// so that everything it leaves behind can be found.
+/// A demo in a process group and with a directory for temporary files of its own, so that
+/// everything it leaves behind can be found.
 struct Demo {
     program: Program,
     lines: Receiver<String>,
@@ -95,7 +93,7 @@ impl Drop for Demo {
     fn drop(&mut self) {
         if thread::panicking() {
             let leader = Pid::from_raw(i32::try_from(self.program.pid()).unwrap());
-            // It fails if no process is left.
+            // It fails when no process is left.
             let _ = killpg(leader, Signal::SIGKILL);
         }
     }
@@ -245,7 +243,7 @@ fn ends_with_one_complaint(demo: &mut Demo) {
 
 /// A reader of the first lines only (`| head`) does not keep it running.
 #[test]
-fn a_demo_whose_reader_went_away_leaves_nothing() {
+fn a_demo_that_lost_its_reader_leaves_nothing() {
     require("redis-server", "redis-server");
     let scratch = tempfile::tempdir().unwrap();
     let mut command = Command::new(binary());

@@ -1,10 +1,6 @@
-//! The examples that people copy do what they say: the configuration file of the
-//! package, compose.yaml and the Kubernetes sidecar are started with the program,
-//! with nothing changed but addresses and the place of the key; command lines in
-//! documents are parsed by it.
-
-use super::docs::operating;
-use crate::common;
+//! The examples that people copy do what they say: the configuration file of the package,
+//! compose.yaml and the Kubernetes sidecar are started with the program, with nothing changed but
+//! addresses and the place of the key; command lines in documents are parsed by it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,15 +12,16 @@ use knockpipe::cli;
 use saphyr::{LoadableYamlNode, Yaml};
 use tempfile::TempDir;
 
-use common::legit::round_trip;
-use common::redis::{Redis, Resp};
-use common::tree::read;
-use common::{End, Kind, Launch, Target, binary, eventually, keygen};
+use super::docs::operating;
+use testkit::legit::round_trip;
+use testkit::redis::{Redis, Resp};
+use testkit::tree::read;
+use testkit::{End, Kind, Launch, Target, binary, eventually, keygen};
 
 // === the configuration file of the package ===
 
-/// The blocks of a file that begin with a table in a comment, without their `#`, and the
-/// file with nothing else changed.
+/// Returns the blocks of a file that begin with a table in a comment, without their `#`, each as
+/// the file with nothing else changed.
 fn with_one_example(text: &str) -> Vec<String> {
     let lines: Vec<&str> = text.lines().collect();
     let starts = (0..lines.len()).filter(|at| lines[*at].starts_with("#["));
@@ -39,8 +36,8 @@ fn with_one_example(text: &str) -> Vec<String> {
     starts.map(uncommented).collect()
 }
 
-/// Each example alone, and the key that the file itself says how to make: it is checked,
-/// and it runs, as root has it after an installation.
+/// Each example alone, and the key that the file itself says how to make: it is checked, and it
+/// runs, as root has it after an installation.
 #[test]
 fn the_configuration_file_of_the_package_has_examples_that_can_be_run() {
     let text = read("packaging/knockpipe.toml");
@@ -95,7 +92,7 @@ fn strings(list: &Yaml<'_>) -> Vec<String> {
     list.as_sequence().unwrap().iter().map(|word| word.as_str().unwrap().to_owned()).collect()
 }
 
-/// What an example says, with other addresses, and the key where the test has it.
+/// The words of an example, with other addresses, and the key of the test.
 struct Here {
     key: PathBuf,
     addresses: BTreeMap<&'static str, String>,
@@ -156,7 +153,7 @@ fn compose_lets_a_client_through_once_the_gate_admits_it() {
         let mut client = Resp::connect(encrypt.addr());
         client.send(&["PING"]);
         let (_, answers) = client.raw();
-        common::redis::receive(answers).is_ok_and(|reply| reply.text() == "PONG")
+        testkit::redis::receive(answers).is_ok_and(|reply| reply.text() == "PONG")
     });
     encrypt.stop();
     decrypt.stop();
@@ -175,16 +172,16 @@ fn compose_keeps_the_service_and_the_gate_out_of_reach() {
     }
 }
 
-/// Its one attempt comes when the gate's store answers, as its health check says.
+/// Its one attempt comes when the gate's store answers, by the store's health check.
 #[test]
-fn compose_admits_nobody_before_the_gates_store_answers() {
+fn compose_admits_no_client_before_the_gates_store_answers() {
     let text = read("packaging/compose.yaml");
     let compose = &yaml(&text)[0];
     let needed = &compose["services"]["admit"]["depends_on"]["gate"]["condition"];
     assert_eq!(needed.as_str(), Some("service_healthy"));
     let check = strings(&compose["services"]["gate"]["healthcheck"]["test"]);
     assert_eq!(check[0], "CMD");
-    // An error is an answer as well, and no good one.
+    // An error is an answer as well, and a bad one.
     for (options, healthy) in [(&[][..], true), (&["--requirepass", "geheim"][..], false)] {
         let store = Redis::start_with(options);
         let address = store.tcp().to_string();
@@ -230,8 +227,8 @@ fn the_sidecar_runs_and_is_given_the_time_to_drain() {
     assert!(args.contains(&format!("--source=0.0.0.0:{port}")));
 }
 
-/// A container that is one of the application's init containers and stays: it is there
-/// before the application, and goes after it.
+/// A container that is one of the application's init containers and stays: it is there before the
+/// application, and goes after it.
 #[test]
 fn the_encrypt_sidecar_is_up_before_the_application_and_ends_after_it() {
     let text = read("packaging/kubernetes/encrypt-sidecar.yaml");
@@ -253,14 +250,14 @@ fn the_encrypt_sidecar_is_up_before_the_application_and_ends_after_it() {
     assert_eq!(client.receive().text(), "PONG");
     drop(client);
 
-    // What waits for it, and what ends it, asks where it answers.
-    let metrics = common::admin::metrics_address(&encrypt.program);
+    // Its probes ask at the address of the metrics, before its start and after its end.
+    let metrics = testkit::admin::metrics_address(&encrypt.program);
     for (probe, path) in
         [("startupProbe", "/readyz"), ("readinessProbe", "/readyz"), ("livenessProbe", "/healthz")]
     {
         let get = &sidecar[probe]["httpGet"];
         assert_eq!((get["path"].as_str(), get["port"].as_str()), (Some(path), Some("metrics")));
-        assert_eq!(common::admin::http(&metrics, "GET", path).status, 200, "{probe}");
+        assert_eq!(testkit::admin::http(&metrics, "GET", path).status, 200, "{probe}");
     }
     let ports = sidecar["ports"].as_sequence().unwrap();
     let port = ports.iter().find(|port| port["name"].as_str() == Some("metrics")).unwrap();
@@ -289,7 +286,7 @@ fn the_encrypt_sidecar_is_up_before_the_application_and_ends_after_it() {
 
 // === command lines in documents ===
 
-/// Where people copy command lines from, and how many there are at least.
+/// Documents with command lines that people copy, and the least number of lines in each.
 const DOCUMENTS: [(&str, usize); 9] = [
     ("README.md", 6),
     ("keys/README.md", 1),
@@ -302,10 +299,10 @@ const DOCUMENTS: [(&str, usize); 9] = [
     ("scripts/check-deb.sh", 1),
 ];
 
-/// What may stand before `knockpipe` in a line that runs it.
+/// Words that may stand before `knockpipe` in a line that runs it.
 const BEFORE: [&str; 6] = ["", "#", "sudo", "ProxyCommand", "ExecStart=/usr/bin/", "inside"];
 
-/// The command lines of ours in a text; placeholders become something of their kind.
+/// Returns the command lines of ours in a text; placeholders become something of their kind.
 fn command_lines(text: &str) -> Vec<Vec<String>> {
     let text = text.replace("\\\n", " ").replace("$SERVER", "db.example.org").replace("%h", "host");
     let mut found = vec![];

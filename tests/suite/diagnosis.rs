@@ -1,15 +1,13 @@
-//! What the ends, and `knockpipe check`, say of what does not work.
-
-use crate::common;
+//! Diagnosis of failures by the ends, and by `knockpipe check`.
 
 use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use common::file::{decrypt_table, encrypt_table};
-use common::redis::Redis;
-use common::{Addr, End, Launch, Pair, Target, any, binary, keygen};
+use testkit::file::{decrypt_table, encrypt_table};
+use testkit::redis::Redis;
+use testkit::{Addr, End, Launch, Pair, Target, any, binary, keygen};
 
 fn check(args: &[&str], key: &Path) -> (Option<i32>, String, String) {
     let mut command = Command::new(binary());
@@ -19,7 +17,7 @@ fn check(args: &[&str], key: &Path) -> (Option<i32>, String, String) {
     (status.code(), text(&stdout), text(&stderr))
 }
 
-/// Gives the line of the encrypt end about its first client, with this far end.
+/// Returns the log line of the encrypt end about its first client, with this far end.
 fn detail_of(key: &Path, far_end: &Addr) -> String {
     let launch = Launch::encrypt(key).source(&any()).target(far_end).args(["-o", "1"]);
     let encrypt = launch.start();
@@ -34,7 +32,7 @@ fn what_answers_in_place_of_a_decrypt_end_is_named() {
     let greets = |words: &'static [u8]| {
         Target::local(move |mut wire, _| {
             let _ = wire.write_all(words);
-            let _ = wire.read_to_ending(common::NEVER);
+            let _ = wire.read_to_ending(testkit::NEVER);
         })
     };
     for (words, expected) in [

@@ -1,7 +1,5 @@
-//! Root that makes files in directories of another user, who exchanges parts of
-//! the path for links meanwhile. Needs root.
-
-use crate::common;
+//! Root that makes files in directories of another user, who exchanges parts of the path for links
+//! meanwhile. Needs root.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
@@ -10,10 +8,10 @@ use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use common::{Launch, Program, binary, eventually, keygen};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use tempfile::TempDir;
+use testkit::{Launch, Program, binary, eventually, keygen};
 
 /// The other user.
 const USER: u32 = 65534;
@@ -43,13 +41,13 @@ impl Ground {
         self.0.path().join(name)
     }
 
-    /// A link of the other user's.
+    /// Makes a link of the other user's.
     fn lay(&self, target: &str, name: &str) {
         symlink(target, self.path(name)).unwrap();
         lchown(self.path(name), Some(USER), Some(USER)).unwrap();
     }
 
-    /// Nothing of root's was changed, and nothing was made there.
+    /// Checks that nothing of root's was changed, and nothing was made there.
     #[track_caller]
     fn check(&self, when: &str) {
         let precious = fs::metadata(self.path("system/precious")).unwrap();
@@ -58,7 +56,8 @@ impl Ground {
         assert_eq!(made.len(), 1, "{when}: {made:?}");
     }
 
-    /// What `work` gives, while the other user exchanges `one` and `other` without a pause.
+    /// Returns the result of `work`, while the other user exchanges `one` and `other` without a
+    /// pause.
     fn while_exchanged<T>(&self, one: &str, other: &str, work: impl FnOnce() -> T) -> T {
         let (one, other) = (self.path(one), self.path(other));
         let done = AtomicBool::new(false);
@@ -83,7 +82,7 @@ fn allow(gate: &Path) -> Output {
     command.arg(format!("file:{}", gate.display())).output().unwrap()
 }
 
-/// The one line of a failure.
+/// Returns the one line of a failure.
 #[track_caller]
 fn complaint(output: &Output, parts: &[&str]) {
     let text = String::from_utf8(output.stderr.clone()).unwrap();
@@ -94,8 +93,8 @@ fn complaint(output: &Output, parts: &[&str]) {
     }
 }
 
-/// A gate file, as docs/operating/gate.md recommends it: the commands are root's, and the file
-/// its directory's owner's.
+/// A gate file, as docs/operating/gate.md recommends it: the commands are root's, and the file belongs
+/// to the owner of its directory.
 #[test]
 fn root_makes_a_gate_file_for_the_owner_of_its_directory_and_nowhere_else() {
     let ground = Ground::new();
@@ -106,7 +105,7 @@ fn root_makes_a_gate_file_for_the_owner_of_its_directory_and_nowhere_else() {
             let output = allow(&gate);
             made += u32::from(output.status.success());
             ground.check(&format!("round {round}"));
-            // Whichever of them is the directory now.
+            // Either of them may be the directory now.
             for name in ["user/sub/gate", "user/link/gate"] {
                 let _ = fs::remove_file(ground.path(name));
             }
@@ -144,8 +143,8 @@ fn root_writes_its_pid_file_where_its_directory_is_and_nowhere_else() {
     });
 }
 
-/// Whatever root makes: no link of the other user's is followed on the way, and none
-/// at all in the last place.
+/// For any file that root makes, no link of the other user's is followed on the way, and none at
+/// all in the last place.
 #[test]
 fn root_follows_no_link_of_another_user() {
     let ground = Ground::new();
@@ -174,7 +173,7 @@ fn root_follows_no_link_of_another_user() {
         assert!(text.contains(&theirs), "{flag}: {text}");
         ground.check(flag);
     }
-    // A link that root laid where nobody else can is an ordinary part of a path.
+    // A link that root made where no other user can is an ordinary part of a path.
     symlink("user/sub", ground.path("roots")).unwrap();
     assert!(allow(&ground.path("roots/gate")).status.success());
     assert_eq!(fs::metadata(ground.path("user/sub/gate")).unwrap().uid(), USER);
@@ -194,7 +193,7 @@ fn root_follows_no_link_of_another_user() {
     }
 }
 
-/// A file of somebody else's with a second name in the directory.
+/// A file of another user with a second name in the directory.
 #[test]
 fn root_writes_into_no_file_that_has_another_name_elsewhere() {
     let ground = Ground::new();
@@ -211,8 +210,8 @@ fn root_writes_into_no_file_that_has_another_name_elsewhere() {
     assert_eq!(program.exit_code(), 1, "{}", program.tail());
     assert!(program.stderr().contains("a hard link"), "{}", program.stderr());
     assert_eq!(fs::read(&victim).unwrap(), b"");
-    // A file that the other user put where others can, as in /tmp, or in a directory of
-    // a group. The kernel may refuse it as well.
+    // A file that the other user put where others can, as in /tmp, or in a directory of a group.
+    // The kernel may refuse it as well.
     for (directory, mode) in [("shared", 0o1777), ("groups", 0o2775)] {
         fs::create_dir(ground.path(directory)).unwrap();
         fs::set_permissions(ground.path(directory), Permissions::from_mode(mode)).unwrap();
@@ -242,7 +241,7 @@ fn root_makes_no_pid_file_early_where_a_link_of_another_user_leads() {
     let stray = Stray(Path::new("/srv").join(format!("knockpipe-test{own}.pid")));
     let name = stray.0.file_name().unwrap();
     ground.lay("/srv", "user/away");
-    // Told that it appears, however short it is there.
+    // Notified when it appears, however short it is there.
     let watch = Inotify::init(InitFlags::IN_NONBLOCK).unwrap();
     watch.add_watch("/srv", AddWatchFlags::IN_CREATE).unwrap();
     let made = || {
@@ -287,8 +286,8 @@ impl Drop for Stray {
 
 // === sockets ===
 
-/// A decrypt end that becomes the other user, with its admin socket in a directory
-/// of theirs.
+/// Starts a decrypt end that becomes the other user, with its admin socket in a directory of
+/// theirs.
 fn serve(ground: &Ground, key: &Path) -> Program {
     let mut command = Command::new(binary());
     command.args(["decrypt", "--log-format", "json", "-s", "127.0.0.1:0", "-t", "127.0.0.1:1"]);
@@ -321,9 +320,9 @@ fn root_changes_no_file_that_takes_the_place_of_its_admin_socket() {
     assert_eq!((found.uid(), found.mode() & 0o777), (USER, 0o600));
 }
 
-/// A third user could exchange it, and would get what is meant for the second.
+/// A third user could exchange it, and would get the second one's connections.
 #[test]
-fn a_socket_is_given_to_nobody_in_a_third_users_directory() {
+fn a_socket_is_given_to_no_user_in_a_third_users_directory() {
     let ground = Ground::new();
     let key = keygen(ground.0.path(), "key");
     chown(ground.path("user"), Some(1), None).unwrap();
@@ -334,8 +333,8 @@ fn a_socket_is_given_to_nobody_in_a_third_users_directory() {
     assert!(!ground.path("user/admin.sock").exists());
 }
 
-/// A path of the socket that is long, and its directory, that is renamed: the end
-/// removes what it made, where that is now.
+/// A path of the socket that is long, and its directory, that is renamed: the end removes the
+/// socket at the directory's new place.
 #[test]
 fn a_socket_is_removed_where_it_was_made() {
     let ground = Ground::new();

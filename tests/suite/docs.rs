@@ -3,11 +3,12 @@
 //! explain are those of the program, none missing and none invented.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::common::binary;
-use crate::common::tree::{read, sources};
+use testkit::binary;
+use testkit::tree::{read, sources};
 
 /// A set of words, in an order that makes a difference readable.
 type Words = BTreeSet<String>;
@@ -26,9 +27,9 @@ pub(super) fn documents() -> Vec<String> {
 }
 
 fn documents_in(place: &str) -> Vec<String> {
-    let files = std::fs::read_dir(place).unwrap().map(|file| file.unwrap().path());
+    let files = fs::read_dir(place).unwrap().map(|file| file.unwrap().path());
     let files = files.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
-    let path = |path: std::path::PathBuf| path.to_str().unwrap().to_owned();
+    let path = |path: PathBuf| path.to_str().unwrap().to_owned();
     let mut found: Vec<String> = files.map(path).collect();
     found.iter_mut().for_each(|path| *path = path.trim_start_matches("./").to_owned());
     found.sort();
@@ -74,6 +75,13 @@ fn spans(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
 
+/// The directories of the crates that are published, the program's among them.
+fn published() -> Vec<PathBuf> {
+    let crates = fs::read_dir("crates").unwrap().map(|entry| entry.unwrap().path());
+    let all = crates.chain([PathBuf::from(".")]);
+    all.filter(|path| !read(path.join("Cargo.toml")).contains("publish = false")).collect()
+}
+
 fn difference(left: &Words, right: &Words) -> Vec<String> {
     left.symmetric_difference(right).cloned().collect()
 }
@@ -81,7 +89,7 @@ fn difference(left: &Words, right: &Words) -> Vec<String> {
 // === files and functions ===
 
 /// Directories of files that documents name.
-const TREES: [&str; 4] = ["src/", "tests/", "packaging/", "scripts/"];
+const TREES: [&str; 5] = ["src/", "crates/", "tests/", "packaging/", "scripts/"];
 
 /// Every `src/...`, `tests/...` and so on in `text`, with the name behind `::`, if any.
 fn places(text: &str) -> BTreeSet<(String, Option<String>)> {
@@ -467,7 +475,7 @@ fn prose_in_documents_wraps_at_100_columns() {
 
 #[test]
 fn operating_explains_every_close_reason_and_invents_none() {
-    let code = read("src/reason.rs");
+    let code = read("crates/base/src/reason.rs");
     let arms = code.lines().filter(|line| line.trim().starts_with("Self::"));
     let real: Words = arms.filter_map(|line| line.split('"').nth(1)).map(str::to_owned).collect();
     let text = read("docs/operating/close-reasons.md");
@@ -484,7 +492,8 @@ fn operating_explains_every_close_reason_and_invents_none() {
 
 #[test]
 fn every_log_message_that_operating_explains_is_one() {
-    let code: String = sources(Path::new("src")).iter().map(read).collect();
+    let files = published().into_iter().flat_map(|directory| sources(&directory.join("src")));
+    let code: String = files.map(read).collect();
     let text = read("docs/operating/log.md");
     let table = rows(&section(&text, "## Other lines"));
     assert!(table.len() > 8, "only {} messages", table.len());
@@ -496,14 +505,15 @@ fn every_log_message_that_operating_explains_is_one() {
 
 #[test]
 fn architecture_justifies_every_dependency_and_no_other() {
-    let manifest = read("Cargo.toml");
-    let dependencies =
-        manifest.split("[dependencies]").nth(1).unwrap().split("\n[").next().unwrap();
-    let real: Words = dependencies
-        .lines()
-        .filter_map(|line| line.split_once(" = "))
-        .map(|(n, _)| n.into())
-        .collect();
+    let mut real = Words::new();
+    for directory in published() {
+        let manifest = read(directory.join("Cargo.toml"));
+        let dependencies =
+            manifest.split("\n[dependencies]").nth(1).unwrap().split("\n[").next().unwrap();
+        let names = dependencies.lines().filter_map(|line| line.split_once(" = "));
+        real.extend(names.map(|(name, _)| name.to_owned()));
+    }
+    real.retain(|name| !name.starts_with("knockpipe-"));
     let text = read("docs/ARCHITECTURE.md");
     let table = rows(&section(&text, "## Dependencies"));
     let named: Words = table.iter().map(|row| row[0].trim_matches('`').to_owned()).collect();
@@ -517,5 +527,5 @@ fn the_protocols_vectors_are_those_of_the_tests() {
     let text = read("docs/PROTOCOL.md");
     let json = text.split_once("```json\n").and_then(|(_, rest)| rest.split_once("```"));
     let (json, _) = json.expect("PROTOCOL has vectors");
-    assert_eq!(json, read("tests/vectors/knockpipe-1.json"));
+    assert_eq!(json, read("crates/proto/vectors/knockpipe-1.json"));
 }

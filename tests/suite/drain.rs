@@ -1,24 +1,24 @@
-//! The end of a process: strangers do not hold it up, sessions that are cut hear
-//! why, and nothing that was counted is lost.
-
-use crate::common;
+//! The end of a process: strangers do not delay it, sessions that are cut are told why, and no
+//! count is lost.
 
 use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::address::deaf;
-use common::data::Noise;
-use common::file::{Service, decrypt_table, encrypt_table};
-use common::proc::{TcpState, tcp_sockets};
-use common::{Addr, End, Ending, Launch, Pair, PairOptions, Target, Wire, any, eventually, keygen};
 use nix::sys::signal::Signal;
+use testkit::address::deaf;
+use testkit::data::Noise;
+use testkit::file::{Service, decrypt_table, encrypt_table};
+use testkit::proc::{TcpState, tcp_sockets};
+use testkit::{
+    Addr, End, Ending, Launch, Pair, PairOptions, Target, Wire, any, eventually, keygen,
+};
 
-/// How long a stop without any session may take: far less than the deadlines
-/// that it must not wait for, and far more than it needs.
+/// Limit of a stop without any session: far less than the deadlines that it must not wait for, and
+/// far more than it needs.
 const PROMPTLY: Duration = Duration::from_secs(20);
 
-/// A decrypt end that gives strangers ten minutes.
+/// Starts a decrypt end that gives strangers ten minutes.
 fn patient(key: &Path, drain: &str) -> End {
     let launch = Launch::decrypt(key).source(&any()).args(["-t", "127.0.0.1:1"]);
     let end = launch.args(["-o", "600", "--drain", drain]).start();
@@ -26,8 +26,8 @@ fn patient(key: &Path, drain: &str) -> End {
     end
 }
 
-/// A stranger is no session: it neither holds a stop up nor makes it an unclean
-/// one, whether the drain is short or long.
+/// A stranger is no session: it neither delays a stop nor makes it an unclean one, with a short
+/// drain or a long one.
 #[test]
 fn a_silent_stranger_does_not_hold_a_stop_up() {
     let dir = tempfile::tempdir().unwrap();
@@ -46,7 +46,7 @@ fn a_silent_stranger_does_not_hold_a_stop_up() {
     }
 }
 
-/// A second signal ends now; what there was is still no session.
+/// A second signal ends the process now; a stranger is still no session.
 #[test]
 fn a_second_signal_with_only_a_stranger_is_a_clean_end_too() {
     let dir = tempfile::tempdir().unwrap();
@@ -64,8 +64,8 @@ fn a_second_signal_with_only_a_stranger_is_a_clean_end_too() {
     assert_eq!(decrypt.strangers(), 1, "{}", decrypt.program.tail());
 }
 
-/// "An exact count": also of those that nobody had been told of before the end,
-/// whether it drains, its drain is over, or a second signal ends it.
+/// "An exact count": also of those that were not logged before the end, by a drain, by the end of
+/// its time, or by a second signal.
 #[test]
 fn nothing_that_was_counted_is_lost_at_the_end() {
     const STRANGERS: usize = 50;
@@ -106,17 +106,17 @@ fn nothing_that_was_counted_is_lost_at_the_end() {
     }
 }
 
-/// A session that is still dialling its target when it is cut has a line of its
-/// own, and the encrypt end hears why.
+/// A session that is still dialling its target when it is cut has a line of its own, and the
+/// encrypt end is told why.
 #[test]
 fn a_session_that_is_cut_while_it_dials_is_told_to_both_ends() {
-    let (nobody, _held) = deaf();
+    let (silent, _held) = deaf();
     for second in [false, true] {
         let drain = if second { "3600" } else { "0.3" };
         let options = PairOptions::default().decrypt(&["-o", "600", "--drain", drain]);
-        let mut pair = Pair::start(options, &nobody);
+        let mut pair = Pair::start(options, &silent);
         let mut client = pair.connect();
-        eventually("the target is being dialled", || is_dialling(&pair.decrypt, &nobody));
+        eventually("the target is being dialled", || is_dialling(&pair.decrypt, &silent));
         pair.decrypt.terminate();
         if second {
             stopping(&pair.decrypt);
@@ -124,7 +124,7 @@ fn a_session_that_is_cut_while_it_dials_is_told_to_both_ends() {
         }
         assert_eq!(pair.decrypt.program.exit_code(), 1, "a session was cut");
         let line = pair.decrypt.wait_closed("shutdown");
-        assert!(line.has("target", &nobody.to_string()), "{}", line.text());
+        assert!(line.has("target", &silent.to_string()), "{}", line.text());
         assert_eq!(pair.decrypt.closed().len(), 1);
         pair.encrypt.wait_closed("peer-shutdown");
         assert_eq!(client.expect_ending(), Ending::Reset);
@@ -132,24 +132,24 @@ fn a_session_that_is_cut_while_it_dials_is_told_to_both_ends() {
     }
 }
 
-/// The same for a client whose far end is still being dialled.
+/// A client with a far end that is still being dialled is treated alike.
 #[test]
 fn a_client_that_is_cut_before_the_far_end_answered_has_its_line() {
-    let (nobody, _held) = deaf();
+    let (silent, _held) = deaf();
     let dir = tempfile::tempdir().unwrap();
     let key = keygen(dir.path(), "key");
-    let launch = Launch::encrypt(&key).source(&any()).target(&nobody);
+    let launch = Launch::encrypt(&key).source(&any()).target(&silent);
     let mut encrypt = launch.args(["-o", "600", "--drain", "0.3"]).start();
     let mut client = encrypt.connect();
-    eventually("the far end is being dialled", || is_dialling(&encrypt, &nobody));
+    eventually("the far end is being dialled", || is_dialling(&encrypt, &silent));
     encrypt.terminate();
     assert_eq!(encrypt.program.exit_code(), 1, "a client was cut");
     encrypt.wait_closed("shutdown");
     assert_eq!(client.expect_ending(), Ending::Reset);
 }
 
-/// Waits until the first signal has been heard. Nobody connects to find out, because
-/// that would count as a stranger.
+/// Waits until the first signal has taken effect. It does not connect to find out, because that
+/// would count as a stranger.
 #[track_caller]
 fn stopping(end: &End) {
     end.program.wait_line("stopping", |line| line.message().starts_with("stopping"));
@@ -162,8 +162,8 @@ fn is_dialling(end: &End, to: &Addr) -> bool {
         .any(|socket| socket.state == TcpState::SynSent && to == socket.remote.into())
 }
 
-/// A tunnel that comes back under its name is another one: its end, which is
-/// sooner, is not that of the sessions that its namesake still has.
+/// A tunnel that comes back under its name is another one: its end, which is sooner, is not that of
+/// the sessions of the tunnel before it.
 #[test]
 fn a_removed_tunnel_does_not_end_with_the_next_of_its_name() {
     let dir = tempfile::tempdir().unwrap();
@@ -189,7 +189,7 @@ fn a_removed_tunnel_does_not_end_with_the_next_of_its_name() {
     assert_eq!(second.expect_ending(), Ending::Reset);
     first.expect_echo(b"its hour is not over");
 
-    // And what is cut at the end is told by the status.
+    // The status reports what is cut at the end.
     near.program.signal(Signal::SIGTERM);
     near.program.wait_line("stopping", |line| line.message().starts_with("stopping:"));
     near.program.signal(Signal::SIGTERM);

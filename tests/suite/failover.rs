@@ -1,20 +1,18 @@
 //! Several targets, and several far ends: the first that works is used.
 
-use crate::common;
-
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use common::address::{deaf, deafen, refusing};
-use common::redis::{Redis, Reply, Resp};
-use common::{Addr, End, Launch, Line, NEVER, Pair, PairOptions, Target, any, eventually, keygen};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
+use testkit::address::{deaf, deafen, refusing};
+use testkit::redis::{Redis, Reply, Resp};
+use testkit::{Addr, End, Launch, Line, NEVER, Pair, PairOptions, Target, any, eventually, keygen};
 
 const DOWN: &str = "target is down";
 const UP: &str = "target is up again";
 
-/// A pair in front of `targets`, in this order.
+/// Starts a pair in front of `targets`, in this order.
 fn pair(targets: &[&Addr], decrypt: &[&str]) -> Pair {
     let mut options = PairOptions::default().decrypt(decrypt);
     for target in &targets[1..] {
@@ -23,7 +21,7 @@ fn pair(targets: &[&Addr], decrypt: &[&str]) -> Pair {
     Pair::start(options, targets[0])
 }
 
-/// The port of the Redis that a client gets, and how long that took.
+/// Returns the port of the Redis that a client gets, and the time that it took.
 fn who_answers(pair: &Pair) -> (String, Duration) {
     let begin = Instant::now();
     let mut client = Resp::connect(pair.entrance());
@@ -42,10 +40,9 @@ fn is_about(line: &Line, message: &str, target: &str) -> bool {
 
 // === targets ===
 
-/// The first is used as long as it is there; when it is killed, the connection
-/// that finds out goes to the second, and so do those that follow; when it is
-/// back it is used again. Each change is one line, and `closed` names the one
-/// that was used.
+/// The first is used as long as it is there; when it is killed, the connection that finds out goes
+/// to the second, and so do those that follow; when it is back it is used again. Each change is one
+/// line, and `closed` names the one that was used.
 #[test]
 fn a_target_that_is_killed_is_replaced_and_used_again_when_it_is_back() {
     let (mut first, second) = (Redis::start(), Redis::start());
@@ -77,7 +74,7 @@ fn a_target_that_is_killed_is_replaced_and_used_again_when_it_is_back() {
     pair.stop();
 }
 
-/// The one that looks whether the first is back is not seen by it.
+/// The connection that tests for the first one's return is not seen by it.
 #[test]
 fn a_target_that_comes_back_sees_clients_only() {
     let (mut first, second) = (Redis::start(), Redis::start());
@@ -90,12 +87,12 @@ fn a_target_that_comes_back_sees_clients_only() {
     };
     let before = received(&first);
     pair.decrypt.program.wait_line(UP, |line| is_about(line, UP, &first.name()));
-    // Asking counts as well.
+    // The question counts as well.
     assert_eq!(received(&first), before + 1);
 }
 
-/// One that swallows packets costs a part of the deadline and not all of it, and
-/// only the connections that come before that is known.
+/// A target that swallows packets costs a part of the deadline and not all of it, and only the
+/// connections that come before that is known.
 #[test]
 fn a_target_that_swallows_packets_does_not_eat_the_deadline() {
     let (hole, _held) = deaf();
@@ -111,7 +108,7 @@ fn a_target_that_swallows_packets_does_not_eat_the_deadline() {
     assert_eq!(pair.decrypt.count(DOWN), 1);
 }
 
-/// Its part of this deadline would be longer than anybody here waits.
+/// Its part of this deadline would be longer than any wait here.
 #[test]
 fn a_target_that_is_known_to_be_down_is_not_waited_for() {
     let deadline = (NEVER * 10).as_secs().to_string();
@@ -127,8 +124,8 @@ fn a_target_that_is_known_to_be_down_is_not_waited_for() {
     assert_eq!(pair.decrypt.count(DOWN), 1);
 }
 
-/// With a check, a target that is stopped and whose kernel goes on accepting is
-/// replaced too, and used again when it goes on.
+/// With a check, a target that is stopped and accepts only by its kernel is replaced too, and used
+/// again when it goes on.
 #[test]
 fn a_target_that_hangs_is_replaced_where_it_is_checked() {
     let (first, second) = (Redis::start(), Redis::start());
@@ -146,7 +143,7 @@ fn a_target_that_hangs_is_replaced_where_it_is_checked() {
     assert_eq!(who_answers(&pair).0, port(&first));
 }
 
-/// Where all are down all are tried, and the line of the connection names each.
+/// If all are down all are tried, and the line of the connection names each.
 #[test]
 fn when_all_are_down_all_are_tried() {
     let ((one, _one), (two, held)) = (refusing(), refusing());
@@ -161,9 +158,9 @@ fn when_all_are_down_all_are_tried() {
         assert!(detail.contains(&format!("{one}: ")) && detail.contains(&format!("{two}: ")));
     }
     assert_eq!(pair.decrypt.count(DOWN), 2, "one line for each, whatever follows");
-    // Nobody told it that this one is back, and it is tried all the same.
+    // No check has told it that this one is back, and it is tried all the same.
     drop(held);
-    let target = Target::serve(&two, common::target::echo);
+    let target = Target::serve(&two, testkit::target::echo);
     pair.connect().expect_echo(b"back");
     drop(target);
 }
@@ -213,7 +210,7 @@ impl Two {
         encrypt(&self.key, &[self.ends[0].addr(), self.ends[1].addr()], args)
     }
 
-    /// Which of the targets a client of `encrypt` reaches.
+    /// Returns the target that a client of `encrypt` reaches.
     fn reached(&self, encrypt: &End) -> usize {
         let before = self.targets.each_ref().map(|target| target.counts().accepts());
         encrypt.connect().expect_echo(b"where am I?");
@@ -292,8 +289,7 @@ fn a_pool_follows_to_another_far_end() {
     }
 }
 
-/// Tunnels that wait at a far end that hangs are not given to clients while
-/// another far end works.
+/// Tunnels that wait at a far end that hangs are not given to clients while another far end works.
 #[test]
 fn a_pool_gives_out_no_tunnel_to_a_far_end_that_is_down() {
     let two = Two::start();
@@ -311,7 +307,7 @@ fn a_pool_gives_out_no_tunnel_to_a_far_end_that_is_down() {
     for client in &mut clients {
         client.expect_echo(b"where am I?");
     }
-    // Those that were passed over were let go, and not cut off.
+    // The tunnels that were passed over were closed, and not cut off.
     two.ends[0].program.signal(Signal::SIGCONT);
     let ended = |reason: &str| {
         let log = two.ends[0].program.log();

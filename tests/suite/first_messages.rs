@@ -1,7 +1,5 @@
-//! First messages: recordings get no answer and honest dialers do, whatever
-//! becomes of clocks, tunnels and processes meanwhile.
-
-use crate::common;
+//! First messages: recordings get no answer and honest dialers do, through changes of clocks,
+//! tunnels and processes.
 
 use std::net::TcpListener;
 use std::os::fd::AsFd;
@@ -13,12 +11,12 @@ use knockpipe::proto::message::ResetReason;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tempfile::TempDir;
 
-use common::clock::FakeClock;
-use common::file::{Service, decrypt_table};
-use common::hand::{Acceptor, Call};
-use common::legit::round_trip;
-use common::proc;
-use common::{Addr, End, Ending, Launch, Target, Wire, eventually, keygen};
+use testkit::clock::FakeClock;
+use testkit::file::{Service, decrypt_table};
+use testkit::hand::{Acceptor, Call};
+use testkit::legit::round_trip;
+use testkit::proc;
+use testkit::{Addr, End, Ending, Launch, Target, Wire, eventually, keygen};
 
 use super::reload::{KEY, Two};
 use super::systemd::hand_over;
@@ -26,18 +24,18 @@ use super::systemd::hand_over;
 /// Shorter than any handshake deadline of these tests.
 const QUIET: &[&str] = &["-o", "0.5"];
 
-/// Whether a decrypt end answers a first message.
+/// Returns true if a decrypt end answers a first message.
 #[track_caller]
 pub(super) fn is_answered(to: &Addr, call: &Call) -> bool {
     let mut wire = Wire::connect(to).unwrap();
-    // What is refused is read all the same.
+    // Refused messages are read all the same.
     wire.send(call.message()).unwrap();
     let (answer, _) = wire.read_to_ending(Duration::from_secs(20));
     assert!(answer.is_empty() || answer.len() == call.message().len(), "{}", answer.len());
     !answer.is_empty()
 }
 
-/// A decrypt end in front of nothing, by a clock that is `ahead` seconds ahead.
+/// Starts a decrypt end without a target, by a clock that is `ahead` seconds ahead.
 fn by_a_clock(dir: &TempDir, ahead: i64) -> (FakeClock, End) {
     let key = keygen(dir.path(), "key");
     let clock = FakeClock::new(dir.path(), "clock", ahead);
@@ -73,12 +71,12 @@ fn a_clock_that_was_behind_at_the_start_lets_no_recording_of_before_in() {
 
 /// The encrypt end's clock is 20 s behind, and the decrypt end has just started.
 #[test]
-fn a_dialer_whose_clock_is_behind_is_served_right_after_a_start() {
+fn a_dialer_with_a_clock_that_is_behind_is_served_right_after_a_start() {
     let dir = TempDir::new().unwrap();
     let key = keygen(dir.path(), "key");
     let target = Target::echo();
     let clock = FakeClock::new(dir.path(), "clock", -20);
-    let source: Addr = common::Kind::Tcp4.fresh(dir.path(), "in");
+    let source: Addr = testkit::Kind::Tcp4.fresh(dir.path(), "in");
     let decrypt = Launch::decrypt(&key).source(&source).target(target.addr());
     let mut first = decrypt.start();
     let encrypt = Launch::encrypt(&key).source(&source).target(first.addr());
@@ -91,14 +89,13 @@ fn a_dialer_whose_clock_is_behind_is_served_right_after_a_start() {
     again.stop();
 }
 
-// === what a dialer has learnt of the far end's clock ===
+// === a dialer's estimate of the far end's clock ===
 
-/// How far apart two clocks may be that are the same, in seconds: what a slow
-/// machine takes between a message and a look at it.
+/// Difference below which two clocks count as the same, in seconds: a slow machine takes that long
+/// between a message and its reading.
 const SAME: f64 = 30.0;
 
-/// The far end's clock is ten minutes ahead, and what is between both resets one
-/// connection.
+/// The far end's clock is ten minutes ahead, and a host between the ends resets one connection.
 #[test]
 fn a_reset_connection_makes_no_dialer_forget_the_far_ends_clock() {
     let (acceptor, encrypt) = called();
@@ -113,7 +110,7 @@ fn a_reset_connection_makes_no_dialer_forget_the_far_ends_clock() {
     let _next = encrypt.connect();
     let asked = acceptor.hear();
     assert!((asked.ahead() - 600.0).abs() < SAME, "{}", asked.ahead());
-    // The host of the far end may have been set right since.
+    // The clock of the far end's host may have been set right since.
     let hedge = acceptor.hear();
     assert!(hedge.ahead().abs() < SAME, "{}", hedge.ahead());
     let (mut hand, _) = hedge.answer(0);
@@ -121,7 +118,7 @@ fn a_reset_connection_makes_no_dialer_forget_the_far_ends_clock() {
     encrypt.terminate();
 }
 
-/// An end that has just started takes what is from before that for a recording.
+/// An end that has just started takes messages from before that for recordings.
 #[test]
 fn a_second_guess_at_an_unknown_clock_is_a_minute_ahead() {
     let (acceptor, encrypt) = called();
@@ -130,7 +127,7 @@ fn a_second_guess_at_an_unknown_clock_is_a_minute_ahead() {
     assert!(asked.ahead().abs() < SAME, "{}", asked.ahead());
     let hedge = acceptor.hear();
     assert!((hedge.ahead() - 60.0).abs() < SAME, "{}", hedge.ahead());
-    // The first may be answered after all, and then takes its leave.
+    // The first may be answered after all, and then closes cleanly.
     let (mut hand, _) = hedge.answer(0);
     hand.opened();
     let (mut late, first) = asked.answer(0);
@@ -139,7 +136,7 @@ fn a_second_guess_at_an_unknown_clock_is_a_minute_ahead() {
     encrypt.terminate();
 }
 
-/// An encrypt end, and a far end that does what the test says.
+/// Starts an encrypt end, and a far end that only does what the test tells it.
 fn called() -> (Acceptor, End) {
     let dir = TempDir::new().unwrap();
     let key = keygen(dir.path(), "key");
@@ -148,14 +145,14 @@ fn called() -> (Acceptor, End) {
     (acceptor, encrypt.start())
 }
 
-/// How many connections an end has made to `to`.
+/// Counts the connections that an end has made to `to`.
 fn connections(end: &End, to: &Addr) -> usize {
     let is_there = |socket: &&proc::TcpSocket| Addr::Tcp(socket.remote.into()) == *to;
     proc::tcp_sockets(end.pid()).iter().filter(is_there).count()
 }
 
-/// An end that knows the far end's clock has waited in the queue for longer than a
-/// second when that starts: both of its messages are from before.
+/// An end that knows the far end's clock has waited in the queue for longer than a second when the
+/// far end starts: both of its messages are from before.
 #[test]
 fn a_known_clock_is_no_trouble_where_a_start_takes_long() {
     let dir = TempDir::new().unwrap();
@@ -180,8 +177,8 @@ fn a_known_clock_is_no_trouble_where_a_start_takes_long() {
     again.stop();
 }
 
-/// A far end that is silent at first, and then hangs up on the second attempt, has not
-/// answered; and that ends no pool.
+/// A far end that is silent at first, and then hangs up on the second attempt, has not answered;
+/// and that ends no pool.
 #[test]
 fn a_second_attempt_that_fails_before_the_first_is_no_answer() {
     let dir = TempDir::new().unwrap();
@@ -209,8 +206,8 @@ fn a_second_attempt_that_fails_before_the_first_is_no_answer() {
     pooled.stop();
 }
 
-/// "Both attempts": what a second one has overtaken fails when its deadline comes, and
-/// bans nobody who has proved since then that he holds the key.
+/// "Both attempts": a message that a second one has overtaken fails when its deadline comes, and
+/// bans no source that has proved since then that it holds the key.
 #[test]
 fn an_overtaken_attempt_is_no_strike() {
     const CLIENTS: usize = 5;
@@ -251,7 +248,7 @@ fn a_reload_that_renames_a_tunnel_forgets_no_first_message() {
     let dir = TempDir::new().unwrap();
     let key = keygen(dir.path(), "key");
     let target = Target::echo();
-    let source = common::Kind::Unix.fresh(dir.path(), "in");
+    let source = testkit::Kind::Unix.fresh(dir.path(), "in");
     let table = |name: &str| {
         let table = decrypt_table(name, target.addr(), KEY, "timeout = 0.5");
         table.replace("127.0.0.1:0", &source.to_string())
@@ -279,9 +276,8 @@ fn two_tunnels_of_a_process_with_one_key_answer_a_message_once() {
     service.stop();
 }
 
-/// A process that takes over goes on with the memory of the one before, and the
-/// other way round as long as that has handshakes; and what was sent before it
-/// started is no recording.
+/// A process that takes over goes on with the memory of the one before, and the other way round as
+/// long as that one has handshakes; and messages sent before it started are no recordings.
 #[test]
 fn a_handover_forgets_no_first_message_and_refuses_no_fresh_one() {
     let mut two = Two::start();

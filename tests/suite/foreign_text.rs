@@ -1,6 +1,4 @@
-//! What others say, on its way to an operator's terminal; and who is believed.
-
-use crate::common;
+//! Text from peers and files, on its way to an operator's terminal; and which answers are believed.
 
 use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -11,23 +9,23 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 
-use common::admin::Admin;
-use common::program::{install, require};
-use common::{Addr, Launch, Program, any, binary, eventually, keygen};
 use serde_json::{Value, json};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tempfile::TempDir;
+use testkit::admin::Admin;
+use testkit::program::{install, require};
+use testkit::{Addr, Launch, Program, any, binary, eventually, keygen};
 
 /// Sets a title, clears the screen, begins a line, turns the reading direction.
 const BAD: &str = "a\x1b]0;title\x07\x1b[2J\nknockpipe: fine\r\u{9b}31m\u{202e}\u{200b}\u{7f}z";
 
-/// Whether a terminal would only print it, as lines.
+/// Returns true if a terminal would only print it, as lines.
 fn is_plain(text: &str) -> bool {
     let unseen = ['\u{202e}', '\u{200b}', '\u{2028}', '\u{feff}'];
     text.chars().all(|c| c == '\n' || !c.is_control() && !unseen.contains(&c))
 }
 
-/// A process that answers every request at `path` with `reply`.
+/// Starts a process that answers every request at `path` with `reply`.
 fn liar(path: &Path, reply: Value) {
     let listener = UnixListener::bind(path).unwrap();
     thread::spawn(move || {
@@ -44,7 +42,7 @@ fn level() -> Value {
     json!({"now": 1, "most": 2, "limit": 3})
 }
 
-/// Answers in which every text is bad.
+/// Returns answers in which every text is bad.
 fn replies() -> [(Value, &'static [&'static str]); 5] {
     let target = json!({
         "service": BAD, "target": BAD, "state": "down", "since_s": 1, "in_use": true,
@@ -97,7 +95,7 @@ fn what_a_process_answers_moves_no_terminal() {
     }
 }
 
-/// A Redis server that answers everything with an error of its own wording.
+/// Starts a Redis server that answers everything with an error of its own wording.
 fn bad_redis() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -161,9 +159,9 @@ fn what_a_name_holds_moves_no_terminal() {
     assert!(is_plain(&text) && text.lines().count() == 1 && text.contains("\\n"), "{text:?}");
 }
 
-// === who listens ===
+// === the process that listens ===
 
-/// Another user's process, which listens where an operator asks. Needs root.
+/// A process of another user, which listens where an operator asks. Needs root.
 struct Other {
     admin: PathBuf,
     program: Program,
@@ -215,7 +213,7 @@ fn an_answer_of_another_users_process_is_not_believed() {
     assert_eq!(bad.status.code(), Some(2), "{}", String::from_utf8_lossy(&bad.stderr));
 }
 
-/// A listener with a full queue, which accepts nobody.
+/// Returns a listener with a full queue, which accepts no connection.
 fn deaf(path: &Path) -> (Socket, Vec<UnixStream>) {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
     socket.bind(&SockAddr::unix(path).unwrap()).unwrap();
@@ -225,7 +223,7 @@ fn deaf(path: &Path) -> (Socket, Vec<UnixStream>) {
 }
 
 #[test]
-fn a_process_that_accepts_nobody_is_not_waited_for() {
+fn a_process_that_does_not_accept_is_not_waited_for() {
     let dir = tempfile::tempdir().unwrap();
     let (key, path) = (keygen(dir.path(), "key"), dir.path().join("socket"));
     let _deaf = deaf(&path);
@@ -241,7 +239,7 @@ fn a_process_that_accepts_nobody_is_not_waited_for() {
         assert_eq!(complaints.len(), 1, "{text}");
         assert!(complaints[0].contains("does not accept connections"), "{text}");
     }
-    // One with room in its queue is told from one that answers slowly by nobody.
+    // Nothing distinguishes one with room in its queue from one that answers slowly.
     let quiet = dir.path().join("quiet");
     let _quiet = UnixListener::bind(&quiet).unwrap();
     let output = Admin(quiet).run(&["status"]);

@@ -1,7 +1,5 @@
-//! A gate whose Redis is broken or hostile: whatever it sends is bounded, in memory,
+//! A gate with a Redis that is broken or hostile: everything that it sends is bounded, in memory,
 //! in connections, and in the log.
-
-use crate::common;
 
 use std::collections::HashSet;
 use std::io::{BufReader, BufWriter, Write};
@@ -11,26 +9,26 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use common::redis::{Reply, receive};
-use common::{End, Launch, any, binary, eventually, keygen, proc};
+use testkit::redis::{Reply, receive};
+use testkit::{End, Launch, any, binary, eventually, keygen, proc};
 
 const AWAY: &str = "the gate's store is away";
 const READ: &str = "the gate's store is read";
 
-/// How much more memory a gate may take for a hostile server.
+/// Memory that a gate may take in addition for a hostile server.
 const MOST_MIB: u64 = 64;
 
-/// How often a gate comes back before that is believed.
+/// Returns of a gate that count as proof that it comes back.
 const VISITS: u64 = 4;
 
-/// What a flood has sent before it is believed that it is borne.
+/// Bytes of a flood that count as proof that it is borne.
 const FLOOD: u64 = 256 << 20;
 
-/// What a server does when it is asked.
+/// Behaviour of a server when it is asked.
 #[derive(Clone)]
 enum Answer {
     Say(Vec<u8>),
-    /// The first, and then the other without an end.
+    /// The first bytes, and then the others without an end.
     Flood(Vec<u8>, Vec<u8>),
 }
 
@@ -39,14 +37,14 @@ struct Server {
     port: u16,
     visits: Arc<AtomicU64>,
     sent: Arc<AtomicU64>,
-    /// Its addresses at which a password was said.
+    /// Its addresses at which it received a password.
     told: Arc<Mutex<HashSet<IpAddr>>>,
 }
 
 type Script = dyn Fn(&[String]) -> Option<Answer> + Send + Sync;
 
 impl Server {
-    /// Answers as `script` says, and else as a Redis that has nothing for the gate.
+    /// Answers by `script`, and otherwise as a Redis that has nothing for the gate.
     fn start(script: impl Fn(&[String]) -> Option<Answer> + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("0.0.0.0:0").unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -60,7 +58,7 @@ impl Server {
                 visits.fetch_add(1, Ordering::Relaxed);
                 let (script, sent, told) =
                     (Arc::clone(&script), Arc::clone(&sent), Arc::clone(&told));
-                // Whoever had enough hangs up.
+                // A client that has enough hangs up.
                 thread::spawn(move || drop(serve(&stream, &*script, &sent, &told)));
             }
         });
@@ -105,7 +103,7 @@ fn bulk(text: &str) -> String {
     format!("${}\r\n{text}\r\n", text.len())
 }
 
-/// A Redis that has nothing.
+/// Answers as a Redis that has nothing.
 fn usual(words: &[String]) -> Answer {
     let answer = match words[0].as_str() {
         "HELLO" => "%1\r\n$5\r\nproto\r\n:3\r\n".to_owned(),
@@ -118,7 +116,7 @@ fn usual(words: &[String]) -> Answer {
     Answer::Say(answer.into_bytes())
 }
 
-/// A server with a set that answers `command` so.
+/// Starts a server with a set that answers `command` so.
 fn when(command: &'static str, first: &str, then: &str) -> Server {
     let answer = Answer::Flood(first.as_bytes().to_vec(), then.as_bytes().to_vec());
     Server::start(move |words| match words[0].as_str() {
@@ -146,11 +144,12 @@ impl Gate {
         plain.stop();
         let mut command = launch.args(["--gate", url]).args(args).command();
         command.env("KNOCKPIPE_GATE_CREDENTIALS", "secret");
-        let end = End::of(common::Program::spawn("decrypt", &mut command));
+        let end = End::of(testkit::Program::spawn("decrypt", &mut command));
         Self { end, before_kib, fds, _dir: dir }
     }
 
-    /// Told to be away once and for this reason, and no memory was spent on it.
+    /// Expects that the store is reported unavailable once and for this reason, and that no memory
+    /// was spent on it.
     #[track_caller]
     fn expect_away(&self, why: &str, most_mib: u64) {
         let lines: Vec<_> =
@@ -170,8 +169,8 @@ impl Gate {
     }
 }
 
-/// "Whatever a server of the gate announces or sends without an end is not kept: the
-/// store is away, and one line says why."
+/// "Whatever a server of the gate announces or sends without an end is not kept: the store is away,
+/// and one line says why."
 #[test]
 fn answers_without_an_end_cost_a_line_and_no_memory() {
     let page = "*2\r\n$1\r\n0\r\n";
@@ -189,7 +188,7 @@ fn answers_without_an_end_cost_a_line_and_no_memory() {
     }
 }
 
-/// A set that does not end is broken off, and what was found is not kept for ever.
+/// A read of a set without an end is broken off, and its members are not kept for ever.
 #[test]
 fn a_set_without_an_end_is_not_read_to_its_end() {
     let next = AtomicU64::new(0);
@@ -212,7 +211,7 @@ fn a_set_without_an_end_is_not_read_to_its_end() {
     gate.expect_away("has more than 2000000 entries", 192);
 }
 
-/// The same of what nobody asked for, while the store works.
+/// Unrequested replies are treated alike, while the store works.
 #[test]
 fn a_flood_of_pushes_costs_no_memory() {
     let push = format!(">2\r\n$10\r\ninvalidate\r\n*1\r\n{}", bulk(&"k".repeat(1_000)));
@@ -226,7 +225,7 @@ fn a_flood_of_pushes_costs_no_memory() {
     }
 }
 
-/// The map of a Cluster in which `first` and the following addresses are masters.
+/// Returns the map of a Cluster in which `first` and the following addresses are masters.
 fn map(first: u32, masters: u32, port: u16) -> Vec<u8> {
     let mut text = format!("*{masters}\r\n");
     let width = 16_384 / masters;
@@ -244,7 +243,7 @@ fn map(first: u32, masters: u32, port: u16) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// A node of a Cluster that says so, with a map for each question.
+/// Starts a node of a Cluster that says so, with a map for each question.
 fn cluster(masters: u32, moves: bool) -> (Server, Arc<AtomicU64>) {
     let (asked, own) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let (questions, port) = (Arc::clone(&asked), Arc::clone(&own));
@@ -278,7 +277,7 @@ fn a_map_with_thousands_of_masters_takes_no_descriptors_and_gets_no_passwords() 
     assert!(gate.end.fds() < gate.fds + 20, "{} descriptors", gate.end.fds());
 }
 
-/// "In an hour no more than 128 servers hear the password", whatever maps say.
+/// "In an hour no more than 128 servers hear the password", for any maps.
 #[test]
 fn maps_that_name_others_each_time_spread_no_password() {
     let (server, asked) = cluster(60, true);
@@ -288,7 +287,7 @@ fn maps_that_name_others_each_time_spread_no_password() {
     let told = server.told.lock().unwrap().len();
     assert!((60..=128).contains(&told), "{told} servers");
     assert!(gate.end.fds() < gate.fds + 3 * 64, "{} descriptors", gate.end.fds());
-    // Each absence is told once, and the last one is not over.
+    // Each absence is reported once, and the last one is not over.
     gate.end.program.wait_line(AWAY, |line| line.is(AWAY));
     let log = gate.end.program.log();
     let told: Vec<bool> = log
@@ -325,11 +324,11 @@ fn sentinels_and_commands_are_bounded_too() {
 fn a_server_with_a_certificate_is_bounded_too() {
     use std::process::Stdio;
 
-    use common::Addr;
+    use testkit::Addr;
 
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name).display().to_string();
-    common::program::require("openssl", "openssl");
+    testkit::program::require("openssl", "openssl");
     let made = Command::new("openssl")
         .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"])
         .args(["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"])
@@ -338,12 +337,12 @@ fn a_server_with_a_certificate_is_bounded_too() {
         .output()
         .unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let port = common::address::free_port();
+    let port = testkit::address::free_port();
     let mut command = Command::new("openssl");
     command.args(["s_server", "-quiet", "-accept", &port.to_string()]);
     command.args(["-cert", &at("cert"), "-key", &at("key")]);
     command.stdin(Stdio::piped()).stdout(Stdio::null());
-    let mut server = common::Program::spawn("openssl", &mut command);
+    let mut server = testkit::Program::spawn("openssl", &mut command);
     let mut stdin = server.child().stdin.take().unwrap();
     thread::spawn(move || {
         // Ends with the server.
@@ -351,9 +350,9 @@ fn a_server_with_a_certificate_is_bounded_too() {
         while stdin.write_all(&all).is_ok() {}
     });
     let to = Addr::Tcp(([127, 0, 0, 1], port).into());
-    eventually("the server listens", || common::Wire::connect(&to).is_ok());
+    eventually("the server listens", || testkit::Wire::connect(&to).is_ok());
     let gate = Gate::start(&format!("rediss://{to}"), &["--gate-ca", &at("cert")]);
     gate.end.program.wait_line(AWAY, |line| line.is(AWAY));
-    // Who tried whether it listens has had the beginning.
+    // The connection that tested whether it listens has had the beginning.
     gate.expect_away("127.0.0.1", MOST_MIB);
 }

@@ -1,15 +1,13 @@
-//! Gates of configuration files that change: whom they judge afterwards.
-
-use crate::common;
+//! Gates of configuration files that change, and the connections that they judge afterwards.
 
 use nix::sys::signal::Signal;
 
 use super::reload::{KEY, Two};
-use common::file::encrypt_table;
-use common::redis::Redis;
-use common::{Ending, Wire, eventually};
+use testkit::file::encrypt_table;
+use testkit::redis::Redis;
+use testkit::{Ending, Wire, eventually};
 
-/// Whom a changed gate would not let in, it ends; the others it leaves alone.
+/// A changed gate ends the connections that it would not admit; the others go on.
 #[test]
 fn a_changed_gate_judges_those_who_are_there() {
     let two = Two::start();
@@ -45,7 +43,7 @@ fn an_absent_store_ends_none_of_those_who_are_there_at_a_reload() {
     assert_eq!(Wire::connect(&two.entrance()).unwrap().expect_ending(), Ending::Clean, "closed");
     redis.signal(Signal::SIGCONT);
     eventually("the store is read again", || {
-        Wire::connect(&two.entrance()).unwrap().echoes(b"in", common::NEVER)
+        Wire::connect(&two.entrance()).unwrap().echoes(b"in", testkit::NEVER)
     });
     live.expect_echo(b"after");
     redis.ask("SREM ip-allowed 127.0.0.1");
@@ -53,13 +51,13 @@ fn an_absent_store_ends_none_of_those_who_are_there_at_a_reload() {
     two.stop();
 }
 
-/// A gate that goes from one tunnel to another goes on following its store.
+/// A gate that moves from one tunnel to another goes on following its store.
 #[test]
 fn a_gate_that_moves_between_tunnels_stays_awake() {
     let two = Two::start();
     let store = format!("file:{}", two.dir.path().join("gate").display());
     let gate = |command: &[&str]| {
-        let mut program = std::process::Command::new(common::binary());
+        let mut program = std::process::Command::new(testkit::binary());
         let output = program.arg("gate").args(command).args(["--gate", &store]).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     };
@@ -68,14 +66,14 @@ fn a_gate_that_moves_between_tunnels_stays_awake() {
     let other = |more: &str| encrypt_table("other", &two.decrypt.addr("far"), KEY, more);
     two.encrypt.reload(&format!("{}{}", two.near(KEY, &rules), other("")));
     let guarded = |name: &str| Wire::connect(&two.encrypt.addr(name)).unwrap();
-    eventually("the gate lets it in", || guarded("near").echoes(b"in", common::NEVER));
+    eventually("the gate lets it in", || guarded("near").echoes(b"in", testkit::NEVER));
     let line = two.encrypt.reload(&format!("{}{}", two.near(KEY, ""), other(&rules)));
     assert_eq!(line.number("changed"), Some(2), "{}", line.text());
     let mut live = guarded("other");
     live.expect_echo(b"in");
     gate(&["remove", "127.0.0.1"]);
     assert_eq!(live.expect_ending(), Ending::Reset);
-    eventually("it is out", || !guarded("other").echoes(b"out?", common::NEVER));
+    eventually("it is out", || !guarded("other").echoes(b"out?", testkit::NEVER));
     two.stop();
 }
 
@@ -86,7 +84,7 @@ fn sessions_of_before_a_reload_count_at_the_end() {
     let mut two = Two::start();
     let store = format!("file:{}", two.dir.path().join("gate").display());
     let allow = |command: &str| {
-        let mut program = std::process::Command::new(common::binary());
+        let mut program = std::process::Command::new(testkit::binary());
         let args = ["gate", command, "127.0.0.1", "--gate", &store];
         assert!(program.args(args).output().unwrap().status.success());
     };
@@ -94,7 +92,7 @@ fn sessions_of_before_a_reload_count_at_the_end() {
     let rules = format!("gate = \"{store}\"\ninternal = \"check\"");
     two.encrypt.reload(&two.near(KEY, &rules));
     eventually("the gate lets it in", || {
-        Wire::connect(&two.entrance()).unwrap().echoes(b"in", common::NEVER)
+        Wire::connect(&two.entrance()).unwrap().echoes(b"in", testkit::NEVER)
     });
     let connect = || {
         let mut wire = Wire::connect(&two.entrance()).unwrap();
@@ -102,7 +100,7 @@ fn sessions_of_before_a_reload_count_at_the_end() {
         wire
     };
     let (mut revoked, mut cut) = (connect(), connect());
-    // Only these are of before the reload; the successor has none.
+    // Only these are from before the reload; the successor has none.
     for more in ["timeout = 7", "timeout = 8\ndrain = 3600"] {
         let line = two.encrypt.reload(&two.near(KEY, &format!("{rules}\n{more}")));
         assert_eq!(line.number("changed"), Some(1), "{}", line.text());

@@ -1,8 +1,6 @@
 //! An end with a gate that starts: it reads its store, or fails to, before it
 //! accepts and before it says that it is ready.
 
-use crate::common;
-
 use std::fmt::Write;
 use std::fs;
 use std::os::linux::net::SocketAddrExt;
@@ -11,31 +9,31 @@ use std::os::unix::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::proc::{self, TcpSocket};
-use common::redis::{Redis, Reply};
-use common::{Addr, End, Launch, Pair, Program, Target, Wire, any, eventually, keygen};
 use nix::sys::signal::Signal;
 use sha2::{Digest, Sha256};
+use testkit::proc::{self, TcpSocket};
+use testkit::redis::{Redis, Reply};
+use testkit::{Addr, End, Launch, Pair, Program, Target, Wire, any, eventually, keygen};
 
 use super::systemd::{Manager, hand_over, tcp};
 
-/// Addresses in the store, and clients who come before the start.
+/// Addresses in the store, and clients that come before the start.
 const ADDRESSES: u32 = 200_000;
 const EARLY: usize = 20;
 
-/// How often an end is started with clients that wait.
+/// Starts of each end with clients that wait.
 const STARTS: usize = 3;
 
 const READ: &str = "the gate's store is read";
 const AWAY: &str = "the gate's store is away";
 const UNREAD: &str = "the gate's store is not read yet";
 
-/// An address of the store that nobody here has.
+/// Returns an address of the store that no peer here has.
 fn address(number: u32) -> String {
     format!("11.{}.{}.{}", number >> 16, number >> 8 & 255, number & 255)
 }
 
-/// Writes a gate's file in which all addresses, and 127.0.0.1 last, may come in.
+/// Writes a gate's file in which all addresses, and 127.0.0.1 last, are allowed.
 fn write_file(path: &Path) {
     let mut text = String::from("knockpipe-gate-1\n");
     let began = text.len();
@@ -51,7 +49,7 @@ fn write_file(path: &Path) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-/// A Redis in whose set they are.
+/// Starts a Redis with a set of them.
 fn fill_redis() -> Redis {
     const FILL: &str = "for i = 0, 1999 do local m = {} for j = 0, 99 do \
         local n = i * 100 + j \
@@ -64,8 +62,8 @@ fn fill_redis() -> Redis {
     redis
 }
 
-/// The ends that can be started with clients in the backlog, by one command line
-/// and by a file.
+/// Returns the ends that can be started with clients in the backlog, by one command line and by a
+/// file.
 fn launches(pair: &Pair, dir: &Path, store: &str) -> [Launch; 2] {
     let line = Launch::encrypt(pair.key())
         .args(["-s", "systemd:gate", "--internal", "check", "--gate", store])
@@ -145,14 +143,14 @@ fn a_store_that_is_away_delays_the_start_by_one_failure() {
         let mut end = launch.clone().args(["--gate-away", policy]).start();
         let away = position(&end.program, AWAY).expect("it is told before ready");
         assert!(Some(away) < position(&end.program, "ready"), "{}", end.program.tail());
-        assert_eq!(end.connect().echoes(b"may I?", common::NEVER), open, "{policy}");
+        assert_eq!(end.connect().echoes(b"may I?", testkit::NEVER), open, "{policy}");
         end.stop();
     }
     assert!(began.elapsed() < Duration::from_secs(50), "{:?}", began.elapsed());
 }
 
-/// "After `-o` it starts all the same, and says so." Nobody comes in on a policy for
-/// a store of which it is not known that it is away.
+/// "After `-o` it starts all the same, and says so." No client is admitted by the policy for an
+/// unavailable store before the store is known to be unavailable.
 #[test]
 fn a_store_that_does_not_answer_delays_the_start_for_the_timeout_at_most() {
     let target = Target::echo();
@@ -164,13 +162,13 @@ fn a_store_that_does_not_answer_delays_the_start_for_the_timeout_at_most() {
     let mut end = launch.args(["--gate-away", "open"]).start();
     assert!(position(&end.program, UNREAD).is_some(), "{}", end.program.tail());
     end.program.wait_line(AWAY, |line| line.is(AWAY));
-    eventually("the policy holds", || end.connect().echoes(b"may I?", common::NEVER));
+    eventually("the policy holds", || end.connect().echoes(b"may I?", testkit::NEVER));
     redis.signal(Signal::SIGCONT);
     end.program.wait_line(READ, |line| line.is(READ));
     end.stop();
 }
 
-/// Also of a gate that comes with a reload.
+/// A gate that comes with a reload does the same.
 #[test]
 fn a_reload_does_not_wait_for_a_store_that_is_away() {
     let two = super::reload::Two::start();
@@ -182,12 +180,12 @@ fn a_reload_does_not_wait_for_a_store_that_is_away() {
     assert!(began.elapsed() < Duration::from_secs(50), "{:?}", began.elapsed());
     assert!(position(&two.encrypt.program, AWAY).is_some());
     let entrance: Addr = two.entrance();
-    assert!(!Wire::connect(&entrance).unwrap().echoes(b"may I?", common::NEVER));
+    assert!(!Wire::connect(&entrance).unwrap().echoes(b"may I?", testkit::NEVER));
     two.stop();
 }
 
-/// Ends that start together: what a pool sends while the far end gets ready waits for
-/// it, and is not taken for a recording of before its start.
+/// Ends that start together: the messages that a pool sends while the far end gets ready wait for
+/// it, and are not taken for recordings of before its start.
 #[test]
 fn tunnels_of_a_pool_that_come_while_the_far_end_starts_are_answered() {
     let (target, dir) = (Target::echo(), tempfile::tempdir().unwrap());

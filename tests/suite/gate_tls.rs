@@ -1,22 +1,20 @@
-//! TLS between a gate and its store, a real redis-server: certificates of both
-//! sides, what is said when one is no good, and what a reload makes of new ones.
+//! TLS between a gate and its store, a real redis-server: certificates of both sides, the message
+//! for each bad one, and the effect of a reload on new ones.
 
 #![cfg(feature = "aws-lc")]
-
-use crate::common;
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use common::address::free_port;
-use common::admin::{Admin, http, metrics_address};
-use common::certificates::{Authority, Form};
-use common::file::{Service, decrypt_table};
-use common::redis::Redis;
-use common::{Target, binary, eventually, keygen};
 use tempfile::TempDir;
+use testkit::address::free_port;
+use testkit::admin::{Admin, http, metrics_address};
+use testkit::certificates::{Authority, Form};
+use testkit::file::{Service, decrypt_table};
+use testkit::redis::Redis;
+use testkit::{Target, binary, eventually, keygen};
 
 const READ: &str = "the gate's store is read";
 const AWAY: &str = "the gate's store is away";
@@ -33,7 +31,7 @@ struct Place {
 }
 
 impl Place {
-    /// Its certificate is `server.pem`; `clients` is what `--tls-auth-clients` says.
+    /// Starts it. Its certificate is `server.pem`; `clients` is the value of `--tls-auth-clients`.
     fn start(clients: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let authority = Authority::new(dir.path(), "authority");
@@ -59,7 +57,7 @@ impl Place {
         self.dir.path().join(name).display().to_string()
     }
 
-    /// `gate list` with these flags, in which @NAME is a file here.
+    /// Runs `gate list` with these flags, in which @NAME is a file here.
     fn list(&self, flags: &str) -> Output {
         let ca = format!("--gate-ca @authority.pem {flags}");
         self.list_with(&ca)
@@ -75,13 +73,13 @@ impl Place {
         list.output().unwrap()
     }
 
-    /// The same; panics unless it fails with this status and says all of that in one line.
+    /// Panics unless it fails with this status and says all of that in one line.
     #[track_caller]
     fn refused(&self, flags: &str, status: i32, parts: &[&str]) {
         complains(&self.list(flags), status, parts);
     }
 
-    /// Another certificate for the server, which is restarted with it.
+    /// Issues another certificate for the server, which is restarted with it.
     fn restart_with(&mut self, name: &str) {
         self.redis.kill();
         for ending in ["pem", "key"] {
@@ -122,7 +120,7 @@ fn a_server_that_wants_a_client_certificate_gets_one() {
     place.refused(stranger, 1, &["refuses the client certificate", "--gate-cert"]);
 }
 
-/// And the tunnel with a gate of a file, in its sandbox; `check` tries the same.
+/// The tunnel with a gate of a file works in its sandbox; `check` tries the same.
 #[test]
 fn a_gate_of_a_file_shows_its_certificate() {
     let (place, target) = (Place::start("yes"), Target::echo());
@@ -153,7 +151,7 @@ fn a_gate_of_a_file_shows_its_certificate() {
     service.stop();
 }
 
-/// Both or none, of one another, and for nobody else to read.
+/// Both or none, belonging together, and readable for no other user.
 #[test]
 fn a_certificate_and_its_key_are_checked_before_anything_is_done() {
     let place = Place::start("yes");
@@ -178,7 +176,7 @@ fn a_certificate_and_its_key_are_checked_before_anything_is_done() {
     complains(&output, 2, &["--gate-cert is for TLS", "rediss://"]);
 }
 
-/// Each class of what is wrong with a server's certificate, in words and with a remedy.
+/// Each class of error in a server's certificate, in words and with a remedy.
 #[test]
 fn what_is_wrong_with_a_certificate_is_told() {
     let mut place = Place::start("no");
@@ -198,15 +196,15 @@ fn what_is_wrong_with_a_certificate_is_told() {
         place.restart_with(name);
         place.refused("", 1, &[&["TLS with 127.0.0.1"], &parts[..]].concat());
     }
-    // Of the system's authorities none has signed it.
+    // None of the system's authorities has signed it.
     place.authority.issue("good", SERVER, Form::Pkcs8);
     place.restart_with("good");
     works(&place.list(""));
     complains(&place.list_with(""), 1, &["unknown authority", "--gate-ca"]);
 }
 
-/// The same in every place where somebody looks, also when it is not the first cause;
-/// a reload with the new authority mends it, and a reload with rubbish changes nothing.
+/// Every place that reports it says the same, also when it is not the first cause; a reload with
+/// the new authority mends it, and a reload with rubbish changes nothing.
 #[test]
 fn a_reload_reads_the_authority_again() {
     let (mut place, target) = (Place::start("no"), Target::echo());

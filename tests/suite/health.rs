@@ -1,25 +1,23 @@
 //! `--check`: targets are asked whether they work, and do not suffer from it.
 
-use crate::common;
-
 use std::io::{Read, Write};
 use std::sync::mpsc::{Receiver, channel};
 
-use common::admin::{Admin, Metrics, doors};
-use common::mariadb::{MariaDb, query};
-use common::netns::{GATE4, Net};
-use common::redis::{Redis, Reply};
-use common::{Addr, End, Kind, Launch, NEVER, Target, Wire, eventually, keygen};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
+use testkit::admin::{Admin, Metrics, doors};
+use testkit::mariadb::{MariaDb, query};
+use testkit::netns::{GATE4, Net};
+use testkit::redis::{Redis, Reply};
+use testkit::{Addr, End, Kind, Launch, NEVER, Target, Wire, eventually, keygen};
 
 const DOWN: &str = "target is down";
 const UP: &str = "target is up again";
 const UNWELCOME: &str = "a check may not log in";
 
-/// A decrypt end that checks its targets, which nobody connects to.
+/// A decrypt end that checks its targets, without any client.
 struct Checked {
     end: End,
     _dir: TempDir,
@@ -35,7 +33,7 @@ impl Checked {
         Self { end, _dir: dir }
     }
 
-    /// Waits for the next line `message`, and gives its error.
+    /// Waits for the next line `message`, and returns its error.
     #[track_caller]
     fn error_of(&self, message: &str) -> String {
         let line = self.end.program.wait_line(message, |line| line.is(message));
@@ -77,8 +75,7 @@ fn a_redis_that_goes_and_comes_is_told_once() {
     assert_eq!(failed, "0");
 }
 
-/// What the checks find is what status and metrics tell; metrics name a target
-/// by its place.
+/// Status and metrics report the results of the checks; metrics name a target by its place.
 #[test]
 fn status_and_metrics_tell_how_each_target_is_doing() {
     let (mut first, second) = (Redis::start(), Redis::start());
@@ -146,7 +143,7 @@ fn what_redis_answers_is_understood() {
     checked.error_of(UP);
 }
 
-/// Connections are tried whatever a check says: it may be wrong.
+/// Connections are tried regardless of a failed check: it may be wrong.
 #[test]
 fn a_target_that_is_down_by_its_check_is_still_tried() {
     let echo = Target::echo();
@@ -163,7 +160,7 @@ fn a_target_that_is_down_by_its_check_is_still_tried() {
 
 // === MySQL ===
 
-/// What a server has counted against those who connect.
+/// Returns the counts of a server against its clients.
 fn held_against(server: &MariaDb) -> String {
     let names = "'Aborted_connects', 'Aborted_connects_preauth', 'Aborted_clients', \
                  'Access_denied_errors', 'Connection_errors_internal'";
@@ -171,13 +168,13 @@ fn held_against(server: &MariaDb) -> String {
     query(server.addr(), &sql)
 }
 
-/// Logins of `user` so far, on a server that keeps such statistics.
+/// Counts the logins of `user` so far, on a server that keeps such statistics.
 fn logins(server: &MariaDb, user: &str) -> u64 {
     let sql = "SELECT COALESCE(SUM(TOTAL_CONNECTIONS), 0) FROM information_schema.USER_STATISTICS";
     query(server.addr(), &format!("{sql} WHERE USER = '{user}'")).parse().unwrap()
 }
 
-/// A server on which checks can be counted.
+/// Starts a server on which checks can be counted.
 fn counting(options: &[&str]) -> MariaDb {
     let server = MariaDb::start_with(&[&["--userstat=1"], options].concat());
     query(server.addr(), "CREATE USER 'knockpipe'@'%'");
@@ -209,8 +206,8 @@ fn two_hundred_checks_leave_aborted_connects_alone() {
     assert_eq!(held_against(&server), before);
 }
 
-/// Nothing counts towards `max_connect_errors`, after which a server blocks a
-/// host: neither a login, nor a look at the port, which it never hears of.
+/// Nothing counts towards `max_connect_errors`, after which a server blocks a host: neither a
+/// login, nor a test of the port, which it never notices.
 #[test]
 fn checks_do_not_count_towards_a_blocked_host() {
     let net = Net::new();
@@ -223,7 +220,7 @@ fn checks_do_not_count_towards_a_blocked_host() {
         format!("clock={}", redis.tcp()),
     ];
     let flags = services.iter().flat_map(|service| ["-t", service]);
-    // The server asks for our name, and has to wait for its error first.
+    // The server looks up our name, and has to wait for its error first.
     let checks = ["login=mysql/3s", "look=tcp/1s", "clock=redis/3s"];
     let checks = checks.into_iter().flat_map(|check| ["--check", check]);
     let args: Vec<&str> = flags.chain(checks).chain(["-o", "3"]).collect();
@@ -241,8 +238,8 @@ fn checks_do_not_count_towards_a_blocked_host() {
     assert_eq!(checked.end.count(UNWELCOME), 0, "{}", checked.end.program.tail());
 }
 
-/// An account that does not exist: the server works, that is told once with the
-/// remedy, and the login is not tried each time, which the server would count.
+/// An account that does not exist: the server works, that is reported once with the remedy, and the
+/// login is not tried each time, which the server would count.
 #[test]
 fn a_check_without_an_account_is_told_once_and_not_repeated() {
     let (server, redis) = (MariaDb::start(), Redis::start());
@@ -270,14 +267,14 @@ fn a_check_without_an_account_is_told_once_and_not_repeated() {
 fn a_full_server_is_down_with_its_own_words() {
     let server = counting(&["--max-connections=10", "--thread-cache-size=0"]);
     let checked = Checked::start(&[server.addr()], &["--check", "mysql/1s"]);
-    // Each gets a greeting and holds a place until the server loses its patience.
+    // Each gets a greeting and holds a place until the server's timeout.
     let mut held: Vec<Wire> = vec![];
     eventually("it is full", || {
         while held.len() < 40 {
             held.push(Wire::connect(server.addr()).unwrap());
         }
         held.retain_mut(|wire| {
-            wire.read_to_ending(std::time::Duration::from_millis(1)).1 == common::Ending::Silent
+            wire.read_to_ending(std::time::Duration::from_millis(1)).1 == testkit::Ending::Silent
         });
         checked.end.count(DOWN) > 0
     });
@@ -288,7 +285,7 @@ fn a_full_server_is_down_with_its_own_words() {
 
 // === PROXY protocol ===
 
-/// A target that speaks as Redis behind a PROXY header; the headers that it got.
+/// Starts a target that speaks as Redis behind a PROXY header; returns the headers that it got.
 fn behind_header(
     length: impl Fn(&[u8]) -> bool + Send + Sync + 'static,
 ) -> (Target, Receiver<Vec<u8>>) {
@@ -310,9 +307,9 @@ fn behind_header(
     (target, headers)
 }
 
-/// A target that expects a header gets one that announces nobody.
+/// A target that expects a header gets one that announces no client.
 #[test]
-fn a_check_announces_nobody() {
+fn a_check_announces_no_client() {
     let v2 = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0".to_vec();
     for (version, header) in [("v1", b"PROXY UNKNOWN\r\n".to_vec()), ("v2", v2)] {
         let length = header.len();
@@ -326,7 +323,7 @@ fn a_check_announces_nobody() {
     }
 }
 
-/// The same with a real server that knows such headers.
+/// A real server that knows such headers works as well.
 #[test]
 fn mariadb_behind_headers_is_checked_without_a_trace() {
     let server = counting(&["--proxy-protocol-networks=127.0.0.1"]);

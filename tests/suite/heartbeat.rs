@@ -1,7 +1,5 @@
-//! `--heartbeat` and `--idle-timeout`: sessions that somebody on the path keeps, or
-//! that nobody uses, end; those that are only quiet do not.
-
-use crate::common;
+//! `--heartbeat` and `--idle-timeout`: sessions that a host on the path keeps open, or that are
+//! unused, end; those that are only quiet do not.
 
 use std::cell::OnceCell;
 use std::io::{Read, Write};
@@ -10,13 +8,13 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::hand::{Acceptor, Hand};
-use common::middleman::{Middleman, Toward};
-use common::{
-    Ending, Launch, NEVER, Pair, PairOptions, Program, Target, any, binary, eventually, keygen,
-};
 use knockpipe::proto::inbound::Event;
 use knockpipe::proto::message::ResetReason;
+use testkit::hand::{Acceptor, Hand};
+use testkit::middleman::{Middleman, Toward};
+use testkit::{
+    Ending, Launch, NEVER, Pair, PairOptions, Program, Target, any, binary, eventually, keygen,
+};
 
 /// Both ends with a heartbeat of a second, which is the shortest.
 const QUICK: [&str; 2] = ["--heartbeat", "1s"];
@@ -24,7 +22,7 @@ const QUICK: [&str; 2] = ["--heartbeat", "1s"];
 /// Longer than three of these may be missed, and less than two of the others.
 const LONG: Duration = Duration::from_secs(4);
 
-/// A pair with somebody on the path.
+/// Starts a pair with a host on the path.
 fn watched(options: PairOptions, target: &Target) -> (Pair, Middleman) {
     let middle = OnceCell::new();
     let pair = Pair::start_via(options, target.addr(), |far| {
@@ -33,10 +31,9 @@ fn watched(options: PairOptions, target: &Target) -> (Pair, Middleman) {
     (pair, middle.into_inner().unwrap())
 }
 
-/// Somebody on the path, without the key, who forwards the handshake, swallows the
-/// rest and answers TCP.
+/// A host on the path, without the key, forwards the handshake, swallows the rest and answers TCP.
 #[test]
-fn sessions_whose_records_are_swallowed_end_at_both_ends() {
+fn sessions_with_swallowed_records_end_at_both_ends() {
     let target = Target::echo();
     let options = PairOptions::both(&["--heartbeat", "1s", "-n", "3"]);
     let (pair, middle) = watched(options, &target);
@@ -58,9 +55,9 @@ fn sessions_whose_records_are_swallowed_end_at_both_ends() {
     clients.iter_mut().for_each(|client| client.expect_echo(b"after"));
 }
 
-/// Also the first record: the dialer waits for the target, and does not for ever.
+/// The first record counts, too: the dialer waits for the target, and not for ever.
 #[test]
-fn a_dialer_whose_open_is_swallowed_ends_the_session() {
+fn a_dialer_with_a_swallowed_open_ends_the_session() {
     let target = Target::echo();
     let (pair, middle) = watched(PairOptions::both(&[QUICK[0], QUICK[1], "-o", "1"]), &target);
     middle.swallow_from(1);
@@ -70,7 +67,7 @@ fn a_dialer_whose_open_is_swallowed_ends_the_session() {
     assert_eq!(target.counts().accepts(), 0);
 }
 
-/// Quiet is not gone: nothing passes but signs of life, and nobody reads what did.
+/// Quiet is not gone: nothing passes but heartbeats, and the data is not read.
 #[test]
 fn a_quiet_session_and_a_stopped_reader_live_on() {
     const FLOOD: usize = 16 << 20;
@@ -105,8 +102,8 @@ fn a_quiet_session_and_a_stopped_reader_live_on() {
     }
 }
 
-/// Nothing comes from an end after its Fin, so nothing is expected: the other
-/// direction goes on, with signs of life.
+/// Nothing comes from an end after its Fin, so nothing is expected: the other direction goes on,
+/// with heartbeats.
 #[test]
 fn a_session_of_which_one_direction_has_ended_lives_on() {
     let target = Target::local(|mut wire, _| {
@@ -124,9 +121,9 @@ fn a_session_of_which_one_direction_has_ended_lives_on() {
     pair.decrypt.wait_closed("finished");
 }
 
-/// An acceptor that has no slot says so by signs of life.
+/// An acceptor without a free slot says so by heartbeats.
 #[test]
-fn a_dialer_that_waits_for_a_slot_is_not_given_up_and_gives_nobody_up() {
+fn a_dialer_that_waits_for_a_slot_is_not_given_up_and_does_not_give_up() {
     let target = Target::echo();
     let options = PairOptions::both(&QUICK).decrypt(&["-n", "1"]);
     let pair = Pair::start(options, target.addr());
@@ -145,8 +142,8 @@ fn a_dialer_that_waits_for_a_slot_is_not_given_up_and_gives_nobody_up() {
     assert!(pair.decrypt.closed().iter().all(|line| !line.has("reason", "peer-vanished")));
 }
 
-/// An end that announces no heartbeat, as one of before there were any, is not waited
-/// for. It gets signs of life, which mean nothing to it.
+/// An end that announces no heartbeat, as one of an earlier version, is not waited for. It gets
+/// heartbeats, which mean nothing to it.
 #[test]
 fn an_end_that_announces_no_heartbeat_may_be_silent() {
     let dir = tempfile::tempdir().unwrap();
@@ -166,7 +163,7 @@ fn an_end_that_announces_no_heartbeat_may_be_silent() {
     assert!(encrypt.closed().is_empty());
 }
 
-/// `--heartbeat off` is how it was before: nobody notices.
+/// `--heartbeat off` is the behaviour of earlier versions: neither end notices.
 #[test]
 fn without_a_heartbeat_nothing_is_sent_and_nothing_is_expected() {
     let target = Target::echo();
@@ -186,12 +183,12 @@ fn without_a_heartbeat_nothing_is_sent_and_nothing_is_expected() {
     }
 }
 
-/// The end that has the time says so, and neither signs of life nor the other
-/// direction's Fin is use.
+/// The end with the timeout reports it, and neither heartbeats nor the other direction's Fin count
+/// as use.
 #[test]
-fn a_session_that_nobody_uses_ends_after_its_idle_timeout_and_one_that_is_used_does_not() {
+fn an_unused_session_ends_after_its_idle_timeout_and_one_that_is_used_does_not() {
     let target = Target::echo();
-    // Longer than a busy machine stands still, or the other session is not used either.
+    // Longer than a busy machine pauses, or the other session is unused as well.
     let timeout = ["--idle-timeout", "4s"];
     let options = || PairOptions::both(&QUICK);
     thread::scope(|scope| {
@@ -201,7 +198,7 @@ fn a_session_that_nobody_uses_ends_after_its_idle_timeout_and_one_that_is_used_d
     });
 }
 
-/// At an end that ends sessions which nobody uses for four seconds.
+/// Checks an end that ends sessions which are unused for four seconds.
 fn one_of_two_is_idle(pair: &Pair) {
     let (mut used, mut unused) = (pair.connect(), pair.connect());
     let begin = Instant::now();
@@ -219,7 +216,7 @@ fn one_of_two_is_idle(pair: &Pair) {
     used.expect_echo(b"still");
 }
 
-/// What the far end hears: `docs/PROTOCOL.md`, Reset 11 and 12.
+/// The far end is told: `docs/PROTOCOL.md`, Reset 11 and 12.
 #[test]
 fn the_far_end_hears_that_a_session_was_idle() {
     let (dir, target) = (tempfile::tempdir().unwrap(), Target::echo());
@@ -234,7 +231,7 @@ fn the_far_end_hears_that_a_session_was_idle() {
     target.wait_idle();
 }
 
-/// `pipe` gives signs of life, notices the lack of them, and says so.
+/// `pipe` sends heartbeats, notices the lack of them, and says so.
 #[test]
 fn pipe_has_a_heartbeat_too() {
     let target = Target::echo();

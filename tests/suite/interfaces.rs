@@ -1,17 +1,15 @@
 //! Interfaces that come, go, and are made anew, in network namespaces: link-local
 //! addresses with their zones, and hosts without IPv6.
 
-use crate::common;
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use common::file::Service;
-use common::netns::Namespace;
-use common::{Addr, Launch, Program, Wire, binary, eventually, keygen};
+use testkit::file::Service;
+use testkit::netns::Namespace;
+use testkit::{Addr, Launch, Program, Wire, binary, eventually, keygen};
 
-/// Makes `wan`, whose number is new each time, with a link-local address of its own.
+/// Makes `wan`, with a number that is new each time, and a link-local address of its own.
 fn make_wan(net: &Namespace, number: u32) {
     net.batch(&format!(
         "link add wan index {number} type veth peer name far\nlink set wan addrgenmode none\n\
@@ -19,7 +17,7 @@ fn make_wan(net: &Namespace, number: u32) {
     ));
 }
 
-/// A namespace with `wan`.
+/// Makes a namespace with `wan`.
 fn with_wan() -> Namespace {
     let net = Namespace::unique("kpw");
     net.batch("link set lo up\n");
@@ -32,7 +30,7 @@ fn remake_wan(net: &Namespace, number: u32) {
     make_wan(net, number);
 }
 
-/// A listener at the address of `wan`, which greets whoever comes.
+/// A listener at the address of `wan`, which greets every client.
 struct Greeter(std::net::SocketAddrV6);
 
 impl Greeter {
@@ -89,7 +87,7 @@ fn started(net: &Namespace, dir: &Path, text: &str) -> Service {
 fn a_reload_listens_on_an_interface_that_was_made_anew() {
     let (net, dir) = (with_wan(), tempfile::tempdir().unwrap());
     let key = keygen(dir.path(), "key");
-    let port = common::address::free_port();
+    let port = testkit::address::free_port();
     let text = format!(
         "[tunnels.near]\nmode = \"encrypt\"\nsource = \"[fe80::1%wan]:{port}\"\n\
          target = \"127.0.0.1:1\"\nkey = \"{}\"\n",
@@ -113,7 +111,7 @@ fn a_reload_listens_on_an_interface_that_was_made_anew() {
     service.stop();
 }
 
-/// A namespace as a host without IPv6 is.
+/// Makes a namespace as a host without IPv6 is.
 fn without_ipv6() -> Namespace {
     let net = Namespace::unique("kp4");
     net.batch("link set lo up\n");
@@ -146,12 +144,12 @@ fn table(key: &Path, sources: &str) -> String {
     )
 }
 
-/// The other source works, with a warning; a reload takes what has come since.
+/// The other source works, with a warning; a reload adds an address that has come since.
 #[test]
 fn a_source_of_a_missing_family_is_a_warning_where_another_works() {
     let (net, dir) = (without_ipv6(), tempfile::tempdir().unwrap());
     let key = keygen(dir.path(), "key");
-    let port = common::address::free_port();
+    let port = testkit::address::free_port();
     let text = table(&key, &format!("[\"127.0.0.1:{port}\", \"[::1]:{port}\"]"));
     let mut service = started(&net, dir.path(), &text);
     let line = service.program.wait_line(MISSING, |line| line.is(MISSING));
@@ -179,7 +177,7 @@ fn check(file: &Path) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8_lossy(&text).into_owned())
 }
 
-/// Where nothing works, and where an address may be mistyped, it fails as ever.
+/// If no source works, or an address may be mistyped, it fails as ever.
 #[test]
 fn a_source_that_is_the_only_one_or_a_typo_is_an_error() {
     let (net, dir) = (without_ipv6(), tempfile::tempdir().unwrap());

@@ -1,4 +1,4 @@
-//! Key files as a user meets them: how one is made, and which are refused.
+//! Key files as a user meets them: the ways to make one, and the ones that are refused.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};

@@ -1,6 +1,4 @@
-//! Start, stop, rotation, services, `pipe`, and how ends of connections travel.
-
-use crate::common;
+//! Start, stop, rotation, services, `pipe`, and the passing of ends of connections.
 
 use std::fs;
 use std::io::Write;
@@ -11,11 +9,11 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use common::address::refusing;
-use common::data::{Noise, Sum, send_noise, sha256};
-use common::end::key_id;
-use common::wait::poll;
-use common::{
+use testkit::address::refusing;
+use testkit::data::{Noise, Sum, send_noise, sha256};
+use testkit::end::key_id;
+use testkit::wait::poll;
+use testkit::{
     Addr, Ending, Kind, Launch, Line, NEVER, Pair, PairOptions, Program, Target, Wire, any, binary,
     eventually, keygen,
 };
@@ -28,7 +26,7 @@ fn sigterm_lets_running_transfers_finish_and_takes_no_new_ones() {
     let go = Arc::new(AtomicBool::new(false));
     let theirs = Arc::clone(&go);
     let target = Target::local(move |mut wire, _| {
-        // It fails for those who only tried whether they are still let in.
+        // It fails for clients that only tried whether they are still admitted.
         let _ = send_noise(&mut wire, Noise::new(3), LEN / 2);
         eventually("the rest may go", || theirs.load(Ordering::SeqCst));
         let _ = send_noise(&mut wire, Noise::new(4), LEN / 2);
@@ -58,7 +56,7 @@ fn sigterm_lets_running_transfers_finish_and_takes_no_new_ones() {
     }
 }
 
-/// A session that the target holds and that will never end by itself.
+/// Opens a session that the target holds and that will never end by itself.
 fn endless_session(pair: &Pair, target: &Target) -> Wire {
     let before = target.counts().accepts();
     let mut client = pair.connect();
@@ -142,8 +140,8 @@ fn unix_sockets_and_pid_files_are_removed_at_the_end() {
     }
 }
 
-/// "A stale unix socket is replaced when nobody listens on it, never when somebody
-/// does", and what is not a socket stays untouched.
+/// "A stale unix socket is replaced when nobody listens on it, never when somebody does", and a
+/// file that is no socket stays untouched.
 #[test]
 fn a_stale_unix_socket_is_replaced_but_never_a_live_one() {
     let target = Target::echo();
@@ -184,7 +182,7 @@ fn a_port_in_use_is_refused_with_one_line() {
     assert!(complaint.contains(&first.addr().to_string()), "{complaint}");
 }
 
-/// The one line `knockpipe: CAUSE; REMEDY` of a program that refused to run.
+/// Returns the one line `knockpipe: CAUSE; REMEDY` of a program that refused to run.
 #[track_caller]
 fn one_complaint(program: &Program) -> String {
     let text = program.stderr();
@@ -219,8 +217,8 @@ fn an_end_listens_on_several_addresses() {
     }
 }
 
-/// "Several -k: the first dials, all are accepted". That nobody is refused while
-/// they change, `reload.rs` shows.
+/// "Several -k: the first dials, all are accepted". `reload.rs` shows that no client is refused
+/// while they change.
 #[test]
 fn the_first_of_several_keys_dials_and_all_are_accepted() {
     let target = Target::echo();
@@ -243,8 +241,8 @@ fn the_first_of_several_keys_dials_and_all_are_accepted() {
     }
 }
 
-/// "One encrypted port, many targets", and an unknown service is named where the
-/// operator of the encrypt end looks.
+/// "One encrypted port, many targets", and an unknown service is named in the log of the encrypt
+/// end.
 #[test]
 fn services_share_one_port_and_an_unknown_one_is_named() {
     let dir = tempfile::tempdir().unwrap();
@@ -280,8 +278,8 @@ fn services_share_one_port_and_an_unknown_one_is_named() {
 /// A target that is down is named at the encrypt end, where people look first.
 #[test]
 fn a_target_that_refuses_is_named_at_both_ends() {
-    let (nobody, _socket) = refusing();
-    let pair = Pair::to(&nobody);
+    let (no_listener, _socket) = refusing();
+    let pair = Pair::to(&no_listener);
     assert_eq!(pair.connect().expect_ending(), Ending::Reset);
     pair.encrypt.wait_closed("target-refused");
     pair.decrypt.wait_closed("target-refused");
@@ -383,8 +381,8 @@ fn a_reset_arrives_as_a_reset() {
     pair.stop();
 }
 
-/// An end dies without a word: "truncation is a reset and never a clean end", for
-/// the client as for the target, whichever end it was.
+/// An end dies without a word: "truncation is a reset and never a clean end", for the client as for
+/// the target, whichever end it was.
 #[test]
 fn the_death_of_either_end_is_a_reset_on_both_plain_sides() {
     let (sender, endings) = channel();
@@ -405,7 +403,7 @@ fn the_death_of_either_end_is_a_reset_on_both_plain_sides() {
     }
 }
 
-/// `pipe` with its stdin and stdout in our hands.
+/// Starts `pipe` with its stdin and stdout in our hands.
 fn pipe(key: &Path, to: &Addr) -> Program {
     let mut command = Command::new(binary());
     command.args(["pipe", "-o", "1", "-t", &to.to_string(), "-k"]).arg(key);
@@ -439,20 +437,19 @@ fn pipe_ends_when_the_far_side_ends_although_stdin_is_open() {
     drop(stdin);
 }
 
-/// The exit codes of `pipe`: 1 for what fails at run time, 2 for a bad key file,
-/// one line each.
+/// The exit codes of `pipe`: 1 for an error at run time, 2 for a bad key file, one line each.
 #[test]
 fn pipe_tells_by_its_exit_code_what_went_wrong() {
     let target = Target::local(|wire, _| wire.reset());
     let pair = Pair::to(target.addr());
     let wrong = keygen(pair.dir(), "wrong");
-    let (nobody, _socket) = refusing();
+    let (no_listener, _socket) = refusing();
     let missing = pair.dir().join("missing");
     let sealed = pair.decrypt.addr();
     let cases = [
         ("a reset", pair.key(), sealed, 1),
         ("a wrong key", wrong.as_path(), sealed, 1),
-        ("nobody there", pair.key(), &nobody, 1),
+        ("no listener", pair.key(), &no_listener, 1),
         ("no key file", missing.as_path(), sealed, 2),
     ];
     for (name, key, to, expected) in cases {

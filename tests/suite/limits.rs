@@ -1,7 +1,5 @@
-//! Limits of sessions, sources and descriptors, in running processes: whoever is
-//! within them is served, whoever is not waits or hears why, and all of it ends.
-
-use crate::common;
+//! Limits of sessions, sources and descriptors, in running processes: a peer within them is served,
+//! any other waits or is told why, and all of it ends.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -11,29 +9,29 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::admin::Admin;
-use common::file::{Service, decrypt_table, encrypt_table};
-use common::hand::Hand;
-use common::legit::{round_trip, round_trips};
-use common::program::require;
-use common::wait::poll;
-use common::{
-    End, Ending, Launch, NEVER, Pair, PairOptions, Program, Target, Wire, any, binary, eventually,
-    keygen, proc,
-};
 use knockpipe::proto::inbound::Event;
 use knockpipe::proto::message::ResetReason;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
+use testkit::admin::Admin;
+use testkit::file::{Service, decrypt_table, encrypt_table};
+use testkit::hand::Hand;
+use testkit::legit::{round_trip, round_trips};
+use testkit::program::require;
+use testkit::wait::poll;
+use testkit::{
+    End, Ending, Launch, NEVER, Pair, PairOptions, Program, Target, Wire, any, binary, eventually,
+    keygen, proc,
+};
 
 /// Another address of this machine.
 const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 
 // === -n at the decrypt end ===
 
-/// `-n 1` and six clients at once: each gets its turn when the one before it has
-/// ended, however long that takes, and none is lost. Both deadlines (`-o`) at the
-/// decrypt end pass while they wait.
+/// `-n 1` and six clients at once: each gets its turn when the one before it has ended, however
+/// long that takes, and none is lost. Both deadlines (`-o`) at the decrypt end pass while they
+/// wait.
 #[test]
 fn proven_dialers_wait_for_a_slot_and_none_is_lost() {
     const CLIENTS: usize = 6;
@@ -69,7 +67,7 @@ fn proven_dialers_wait_for_a_slot_and_none_is_lost() {
 #[track_caller]
 fn first_echo(waiting: &mut Vec<Wire>) -> Wire {
     let served = poll(NEVER, || waiting.iter_mut().position(has_byte));
-    waiting.remove(served.expect("nobody is served"))
+    waiting.remove(served.expect("none is served"))
 }
 
 fn has_byte(wire: &mut Wire) -> bool {
@@ -85,8 +83,8 @@ fn has_byte(wire: &mut Wire) -> bool {
     }
 }
 
-/// Dialers that were let in before the last slot was taken wait for one too, and
-/// that is worth the same warning, although nobody else comes.
+/// Dialers that were accepted before the last slot was taken wait for one too, and that is worth
+/// the same warning, although no other comes.
 #[test]
 fn a_proven_dialer_that_waits_for_a_slot_is_warned_of() {
     let (dir, target) = (tempfile::tempdir().unwrap(), Target::echo());
@@ -142,8 +140,8 @@ fn strangers_see_the_same_when_all_sessions_are_taken() {
     pair.stop();
 }
 
-/// So many wait for a session as a half of `--max-handshakes`; who comes then is told
-/// at once that the limit is reached. Those that hang up while they wait make room.
+/// Half as many dialers as `--max-handshakes` wait for a session; one that comes then is told at
+/// once that the limit is reached. Those that hang up while they wait make room.
 #[test]
 fn more_than_may_wait_for_a_session_are_told_so() {
     let (dir, target) = (tempfile::tempdir().unwrap(), Target::echo());
@@ -195,8 +193,8 @@ fn more_than_may_wait_for_a_session_are_told_so() {
 
 // === --max-per-source ===
 
-/// A decrypt end with this `--max-per-source`, an echo behind it, and encrypt ends
-/// from wherever they are wanted.
+/// A decrypt end with this `--max-per-source`, an echo behind it, and encrypt ends from any
+/// address.
 struct Gate {
     decrypt: End,
     target: Target,
@@ -219,8 +217,8 @@ impl Gate {
     }
 }
 
-/// "Strangers cannot take the sessions' places", also not those of their own
-/// source: two silent ones where a source may have two sessions.
+/// "Strangers cannot take the sessions' places", also not those of their own source: two silent
+/// ones where a source may have two sessions.
 #[test]
 fn strangers_do_not_lock_a_legitimate_end_of_their_source_out() {
     let gate = Gate::new("2");
@@ -247,7 +245,7 @@ fn a_source_has_as_many_sessions_as_it_may_have() {
     assert_eq!(encrypt.connect().expect_ending(), Ending::Reset, "a third of two");
     let line = gate.decrypt.wait_closed("source-limit");
     assert!(line.field("detail").is_some(), "no remedy: {}", line.text());
-    // What Reset 6 says, whose reason the decrypt end's log tells.
+    // The text of Reset 6; its reason stands in the decrypt end's log.
     encrypt.wait_closed("limit-reached");
     assert_eq!(gate.target.counts().accepts(), 2);
 
@@ -301,7 +299,7 @@ fn a_source_connects_as_often_as_it_may_at_the_decrypt_end() {
     assert!(counted >= refused, "{counted} of at least {refused} are in the log");
 }
 
-/// The same for clients of an encrypt end.
+/// Clients of an encrypt end are limited alike.
 #[test]
 fn a_client_connects_as_often_as_it_may() {
     let target = Target::echo();
@@ -320,18 +318,18 @@ fn a_client_connects_as_often_as_it_may() {
     drop((burst, elsewhere));
     pair.encrypt.stop();
     let (closed, refused) = (pair.encrypt.closed().len() as u64, pair.encrypt.strangers());
-    assert_eq!(closed, target.counts().accepts(), "whoever passed was served ({passed} before)");
+    assert_eq!(closed, target.counts().accepts(), "all that passed were served ({passed} before)");
     assert_eq!(refused, pair.encrypt.refused("source-limit"));
     assert!(refused >= 1, "the burst was within the limit");
     pair.decrypt.stop();
 }
 
-/// Keeps those of `burst` that were not reset; how many were. At a rate of 5 at
-/// least 5 must have passed, and at most 5 more for each second since `start`.
+/// Keeps those of `burst` that were not reset, and returns their number. At a rate of 5 at least 5
+/// must have passed, and at most 5 more for each second since `start`.
 #[track_caller]
 fn refused_of(burst: &mut Vec<Wire>, start: Instant) -> u64 {
     let all = burst.len();
-    // Whoever is refused is so at once: the last word is there when all have been accepted.
+    // A refusal comes at once: the last one is there when all have been accepted.
     let seconds = usize::try_from(start.elapsed().as_secs()).unwrap() + 1;
     let most = 5 + 5 * seconds;
     eventually("those beyond the rate are reset", || {
@@ -360,12 +358,12 @@ fn limit_descriptors(end: &End, limit: usize) {
     assert!(command.status().unwrap().success(), "prlimit cannot limit a child of ours");
 }
 
-/// Takes all descriptors away from `end` while 100 clients knock, looks how it
-/// takes it, gives them back, and waits until `admitted`.
+/// Takes all descriptors away from `end` while 100 clients knock, checks that it bears it, gives
+/// them back, and waits until `admitted`.
 fn starve(name: &str, end: &mut End, working: &mut Wire, admitted: impl Fn() -> bool) {
     const SPAN: Duration = Duration::from_secs(4);
     let plenty = 4096;
-    // Below what it has open: every new descriptor is refused with EMFILE.
+    // Fewer than it has open: every new descriptor is refused with EMFILE.
     limit_descriptors(end, end.fds() - 2);
     let held: Vec<Wire> = (0..100).map(|_| end.connect()).collect();
     end.program.wait_line("cannot accept", |line| line.message().starts_with("cannot accept"));
@@ -386,16 +384,16 @@ fn starve(name: &str, end: &mut End, working: &mut Wire, admitted: impl Fn() -> 
     let start = Instant::now();
     eventually("a newcomer is served", &admitted);
     println!("{name} serves again after {:.1?}", start.elapsed());
-    // Said once it has gone well for a while, so somebody has to come by then.
+    // Reported once it has gone well for a while, so a client has to come by then.
     eventually("it says that it is over", || admitted() && end.count("accepting again") == 1);
     drop(held);
     working.expect_echo(b"to the end");
     assert_eq!(end.count("cannot accept"), 1, "and never again:\n{}", end.program.tail());
 }
 
-/// "EMFILE on accept: back off, stay alive, keep live sessions moving,
-/// recover by itself", at the decrypt end, with strangers knocking. That its checks
-/// have no descriptor either says nothing about the target.
+/// "EMFILE on accept: back off, stay alive, keep live sessions moving, recover by itself", at the
+/// decrypt end, with strangers knocking. The lack of a descriptor for its checks says nothing about
+/// the target.
 #[test]
 fn a_decrypt_end_without_a_descriptor_left_backs_off_and_recovers() {
     let target = Target::echo();
@@ -412,8 +410,8 @@ fn a_decrypt_end_without_a_descriptor_left_backs_off_and_recovers() {
     pair.stop();
 }
 
-/// The same at the encrypt end, with clients knocking: they are held by the
-/// backlog meanwhile, and served afterwards.
+/// The same test at the encrypt end, with clients knocking: they are held by the backlog meanwhile,
+/// and served afterwards.
 #[test]
 fn an_encrypt_end_without_a_descriptor_left_backs_off_and_recovers() {
     let target = Target::echo();
@@ -434,8 +432,8 @@ fn an_encrypt_end_without_a_descriptor_left_backs_off_and_recovers() {
 
 // === shares of several tunnels ===
 
-/// A tunnel that a reload adds takes descriptors of the one that is there, whose
-/// pool shrinks, and grows again when they are back.
+/// A tunnel that a reload adds takes descriptors of the present one. That one's pool shrinks, and
+/// grows again when they are back.
 #[test]
 fn a_share_that_changes_reaches_the_pool_of_a_tunnel_that_does_not() {
     let (dir, target) = (tempfile::tempdir().unwrap(), Target::echo());

@@ -1,16 +1,14 @@
 //! A log that goes to a file, as logrotate treats it.
 
-use crate::common;
-
 use std::fs::{self, File};
 use std::process::Command;
 
-use common::{Launch, any, eventually, keygen};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
+use testkit::{Launch, any, eventually, keygen};
 
-/// What is renamed is written on; what is copied and emptied begins anew, without a hole.
+/// A renamed file is written on; one that is copied and emptied begins anew, without a hole.
 #[test]
 fn a_log_file_that_is_copied_and_emptied_goes_on_at_its_beginning() {
     let dir = TempDir::new().unwrap();

@@ -1,15 +1,14 @@
-//! The form of log lines: one rule for the values of a text line, which the documents
-//! keep to as well, and objects in JSON for values with parts.
+//! The form of log lines: one rule for the values of a text line, which the documents keep to as
+//! well, and objects in JSON for values with parts.
 
 use super::docs::operating;
-use crate::common;
 
 use std::io::Write;
 
-use common::{Launch, Target, Wire, any, eventually, keygen};
 use serde_json::{Value, json};
+use testkit::{Launch, Target, Wire, any, eventually, keygen};
 
-/// The fields of a text line: what stands behind the first blank before a `name=`.
+/// Returns the fields of a text line: the text behind the first blank before a `name=`.
 fn fields(line: &str) -> Vec<(String, String)> {
     let mut found = vec![];
     let mut rest = line;
@@ -35,7 +34,7 @@ fn fields(line: &str) -> Vec<(String, String)> {
     found
 }
 
-/// A value is in quotes if it has to be, and else not.
+/// A value is in quotes if it has to be, and otherwise not.
 #[track_caller]
 fn keeps_the_rule(line: &str) {
     for (name, value) in fields(line) {
@@ -48,7 +47,7 @@ fn keeps_the_rule(line: &str) {
     }
 }
 
-/// The lines of a log that a document shows, without time and level.
+/// Returns the log lines that a document shows, without time and level.
 fn samples() -> Vec<String> {
     let text = operating();
     let levels = ["  INFO ", "  WARN ", "    INFO ", "    WARN "];

@@ -1,9 +1,6 @@
-//! Scenarios that share the machine well, in one program: as programs of their own
-//! each would compile `common` once more. What fills the machine (strangers,
-//! thousands of sessions), or waits for minutes, has a program of its own.
-
-#[path = "../common/mod.rs"]
-mod common;
+//! Scenarios that share the machine well, in one program: as programs of their own each would be
+//! linked once more. Scenarios that fill the machine (strangers, thousands of sessions), or wait
+//! for minutes, have programs of their own.
 
 mod admin;
 mod announce;

@@ -1,4 +1,4 @@
-//! What the manual pages say beyond help, and what completions do not offer.
+//! Content of the manual pages beyond help, and limits of the completions.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,7 +8,7 @@ use knockpipe::cli;
 
 use super::packaging::{completed_by_bash, generated, run};
 
-/// The page in plain text.
+/// Returns the page in plain text.
 fn page(name: &str) -> String {
     let dir = generated();
     let page = dir.path().join("man").join(name);
@@ -57,7 +57,7 @@ fn pages_have_the_sections_that_clap_knows_nothing_of() {
     assert!(cargo.contains("man/*.5.gz\", \"usr/share/man/man5/\""));
 }
 
-/// Words, addresses and times are not offered files; keys are.
+/// Words, addresses and times are not completed with files; keys are.
 #[test]
 fn completions_offer_files_where_files_are_meant() {
     let offered = |words: &[&str]| completed_by_bash(&[&["knockpipe"], words].concat());

@@ -1,41 +1,39 @@
-//! The metrics of real processes: what is documented is there, what is there is
-//! documented, the numbers are exact, and Prometheus itself understands them,
-//! the alert rules and the dashboard.
-
-use crate::common;
+//! The metrics of real processes: the documented ones are there, the present ones are documented,
+//! the numbers are exact, and Prometheus itself understands them, the alert rules and the
+//! dashboard.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use common::address::{free_port, refusing};
-use common::admin::{Answer, Metrics, http, http_with, metrics_address};
-use common::end::key_id;
-use common::program::require;
-use common::redis::Redis;
-use common::tree::read;
-use common::wait::poll;
-use common::{
-    Addr, End, Kind, Launch, NEVER, Pair, PairOptions, Program, Target, Wire, eventually, keygen,
-};
 use knockpipe::reason::CloseReason;
 use serde_json::Value;
 use tempfile::TempDir;
+use testkit::address::{free_port, refusing};
+use testkit::admin::{Answer, Metrics, http, http_with, metrics_address};
+use testkit::end::key_id;
+use testkit::program::require;
+use testkit::redis::Redis;
+use testkit::tree::read;
+use testkit::wait::poll;
+use testkit::{
+    Addr, End, Kind, Launch, NEVER, Pair, PairOptions, Program, Target, Wire, eventually, keygen,
+};
 
-/// Asks for OpenMetrics.
+/// Header that asks for OpenMetrics.
 pub(super) const OPENMETRICS: &str = "Accept: application/openmetrics-text; version=1.0.0\r\n";
 
-/// Tries to start a server on a port that somebody else may take meanwhile.
+/// Attempts to start a server on a port that another process may take meanwhile.
 const STARTS: usize = 5;
 
-/// A pair that serves metrics at both ends.
+/// Starts a pair that serves metrics at both ends.
 pub(super) fn measured(target: &Addr, encrypt: &[&str], decrypt: &[&str]) -> Pair {
     let options = PairOptions::both(&["--metrics", ":0"]).encrypt(encrypt).decrypt(decrypt);
     Pair::start(options, target)
 }
 
-/// The names of the samples that an exposition has, or could have.
+/// Returns the names of the samples that an exposition has, or could have.
 pub(super) fn families(text: &str) -> BTreeMap<String, String> {
     let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
     let named = types.map(|line| {
@@ -50,7 +48,7 @@ pub(super) fn families(text: &str) -> BTreeMap<String, String> {
     named.collect()
 }
 
-/// The metrics that docs/operating/metrics.md explains, with their kinds.
+/// Returns the metrics that docs/operating/metrics.md explains, with their kinds.
 pub(super) fn documented() -> BTreeMap<String, String> {
     let text = read("docs/operating/metrics.md");
     let (_, section) = text.split_once("\n## Metrics\n").unwrap();
@@ -67,7 +65,7 @@ pub(super) fn documented() -> BTreeMap<String, String> {
     all
 }
 
-/// Every `knockpipe_...` in `text`, histograms by their family.
+/// Returns every `knockpipe_...` in `text`, histograms by their family.
 fn named_in(text: &str) -> BTreeSet<String> {
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let words = text.split(|c| !word(c)).filter(|word| word.starts_with("knockpipe_"));
@@ -99,7 +97,8 @@ fn alerts_and_dashboard_use_only_metrics_that_exist() {
     }
 }
 
-/// What `text` compares `label` with, the alternatives of an expression one by one.
+/// Returns the values with which `text` compares `label`, the alternatives of an expression one by
+/// one.
 fn compared(text: &str, label: &str) -> BTreeSet<String> {
     let text = text.replace("\\\"", "\"");
     let behind = text.match_indices(label).filter_map(|(at, _)| {
@@ -113,7 +112,7 @@ fn compared(text: &str, label: &str) -> BTreeSet<String> {
     values.flat_map(|value| value.split('|')).map(str::to_owned).collect()
 }
 
-/// An alert whose label was renamed is silent for ever.
+/// An alert on a label that was renamed is silent for ever.
 #[test]
 fn alerts_and_dashboard_compare_labels_with_values_that_exist() {
     let dir = tempfile::tempdir().unwrap();
@@ -206,7 +205,7 @@ fn what_cannot_be_reached_is_counted_by_its_reason_once() {
         pair.connect().read_to_ending(NEVER);
     }
     let now = Metrics::of(&pair.encrypt);
-    // The first is told in full, and lines `refused` count the others.
+    // The first is logged in full, and lines `refused` count the others.
     assert_eq!(now.get("connections_closed_total", ",reason=\"peer-unreachable\""), 1.0);
     assert_eq!(now.get("connections_refused_total", ",reason=\"peer-unreachable\""), 2.0);
     assert_eq!(now.sum("connections_refused_total"), 2.0, "not counted a second time");
@@ -234,7 +233,7 @@ fn a_pool_tells_how_full_it_is_and_who_found_it_empty() {
     assert_eq!(Metrics::of(&pair.encrypt).get("pool_missed_total", ""), 1.0);
 }
 
-/// A decrypt end with a gate.
+/// Starts a decrypt end with a gate.
 fn gated(dir: &TempDir, gate: &str, args: &[&str]) -> End {
     let at = tempfile::tempdir_in(dir.path()).unwrap().keep();
     let key = keygen(&at, "key");
@@ -298,7 +297,7 @@ fn http_is_answered_as_it_should_be_and_no_further() {
     assert_eq!(http(&metrics, "GET", "/").status, 404);
     let post = http(&metrics, "POST", "/metrics");
     assert_eq!((post.status, post.head.contains("allow: GET, HEAD")), (405, true), "{post:?}");
-    // Four times what a header may be, and not at its end yet.
+    // Four times the limit of a header, and not at its end yet.
     let endless = format!("GET /healthz HTTP/1.0\r\nX: {}", "x".repeat(64 * 1024));
     let mut wire = Wire::connect(&metrics).unwrap();
     // It may be refused before all of it is sent.
@@ -385,7 +384,7 @@ impl Prometheus {
         panic!("prometheus does not start");
     }
 
-    /// What `path` of its API answers.
+    /// Returns the answer of its API at `path`.
     #[track_caller]
     pub(super) fn api(&self, path: &str) -> Value {
         let body = http(&self.addr, "GET", &format!("/api/v1/{path}")).body;
@@ -394,7 +393,7 @@ impl Prometheus {
         answer["data"].clone()
     }
 
-    /// The answer to a query; panics when Prometheus does not understand it.
+    /// Returns the answer to a query; panics when Prometheus does not understand it.
     #[track_caller]
     pub(super) fn query(&self, query: &str) -> Vec<Value> {
         let encoded = query.bytes().fold(String::new(), |all, byte| all + &format!("%{byte:02x}"));
@@ -402,7 +401,7 @@ impl Prometheus {
     }
 }
 
-/// Every query of the dashboard, its variables replaced.
+/// Returns every query of the dashboard, its variables replaced.
 fn dashboard_queries(value: &Value) -> Vec<String> {
     match value {
         Value::Object(map) => map

@@ -1,7 +1,5 @@
-//! The two forms of the metrics: whoever asks for one gets it, both say the same, and
-//! Prometheus reads either.
-
-use crate::common;
+//! The two forms of the metrics: each is served on request, both say the same, and Prometheus reads
+//! either.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -9,18 +7,18 @@ use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use common::address::refusing;
-use common::admin::{Answer, http_with, metrics_address};
-use common::program::require;
-use common::{Addr, Target, eventually};
 use nix::sys::signal::Signal;
+use testkit::address::refusing;
+use testkit::admin::{Answer, http_with, metrics_address};
+use testkit::program::require;
+use testkit::{Addr, Target, eventually};
 
 use super::metrics::{OPENMETRICS, Prometheus, documented, families, measured};
 
 const TEXT: &str = "text/plain; version=0.0.4";
 const OPEN: &str = "application/openmetrics-text; version=1.0.0";
 
-/// The Accept header of a Prometheus that wants the older format.
+/// The Accept header of a Prometheus that asks for the older format.
 const OLDER: &str = "Accept: text/plain;version=0.0.4;q=0.5,*/*;q=0.1\r\n";
 
 #[test]
@@ -48,8 +46,8 @@ fn the_form_of_metrics_is_what_accept_asks_for() {
     }
 }
 
-/// The samples are the same; the older format calls families as their samples, and has
-/// neither info nor an end.
+/// The samples are the same; the older format names families by their samples, and has neither info
+/// nor an end.
 #[test]
 fn both_forms_say_the_same_and_promtool_finds_nothing_in_the_text() {
     require("promtool", "prometheus");
@@ -89,8 +87,8 @@ fn both_forms_say_the_same_and_promtool_finds_nothing_in_the_text() {
     }
 }
 
-/// Where a scraper gets what `metrics` answers to one that wants the older format,
-/// whatever it asks for itself: Prometheus cannot be told before version 2.49.
+/// Starts a server at which a scraper gets what `metrics` answers to one that asks for the older
+/// format, regardless of its own request: Prometheus cannot be told before version 2.49.
 fn older(metrics: Addr) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -114,7 +112,7 @@ fn prometheus_reads_either_form() {
     let pair = measured(echo.addr(), &[], &[]);
     pair.connect().expect_echo(b"hello");
     let metrics = metrics_address(&pair.encrypt.program);
-    // OpenMetrics calls a family without the end of its samples.
+    // OpenMetrics names a family without the end of its samples.
     for (target, family) in [
         (metrics.to_string(), "knockpipe_bytes"),
         (older(metrics.clone()), "knockpipe_bytes_total"),

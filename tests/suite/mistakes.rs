@@ -1,5 +1,4 @@
-//! What people type who know other programs, or slip: one line that says what to
-//! write here.
+//! Command lines of people who know other programs, or slip: one line says what to write here.
 
 use super::cli::{DECRYPT, ENCRYPT, SPIPED, complaint, knockpipe, place, refused};
 
@@ -111,7 +110,7 @@ fn words_in_a_wrong_place_are_told_where_they_belong() {
 }
 
 #[test]
-fn a_log_that_nobody_gets_is_told_at_the_start() {
+fn a_log_without_a_receiver_is_reported_at_the_start() {
     if std::path::Path::new("/dev/log").exists() {
         return;
     }

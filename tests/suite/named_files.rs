@@ -1,7 +1,5 @@
-//! Files that the command line or a configuration names: whose they may be, and
-//! that nothing is waited for which is no file.
-
-use crate::common;
+//! Files that the command line or a configuration names: their permitted owners, and that nothing
+//! is waited for which is no file.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -9,13 +7,13 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
 
-use common::file::{Service, decrypt_table};
-use common::program::{install, require};
-use common::{Launch, Target, any, binary, keygen};
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use tempfile::TempDir;
+use testkit::file::{Service, decrypt_table};
+use testkit::program::{install, require};
+use testkit::{Launch, Target, any, binary, keygen};
 
 use super::cli::{complaint, knockpipe, place, run, stdout, write};
 
@@ -51,7 +49,7 @@ fn a_key_of_another_user_is_refused() {
     for line in READERS {
         refused(&dir, line, &["key file bad belongs to nobody", "run 'chown root bad'"]);
     }
-    // Who owns it can change it, whatever its mode lets others do.
+    // An owner can change it, whatever its mode permits others.
     refused(&dir, "key-id --allow-readable-key bad", &["belongs to nobody"]);
     // To become its owner makes it one's own.
     refused(&dir, "encrypt -s a:1 -t b:2 -k bad -u daemon", &["run 'chown daemon bad'"]);
@@ -94,7 +92,7 @@ fn credentials_of_another_user_are_refused() {
     }
 }
 
-/// Puts in the place of a name what is no regular file; gives how it is called.
+/// Replaces names by things that are no regular files; returns each name and its kind.
 fn lay_traps(dir: &Path) -> Vec<(&'static str, &'static str)> {
     mkfifo(&dir.join("pipe"), Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
     drop(UnixListener::bind(dir.join("socket")).unwrap());
@@ -108,7 +106,7 @@ fn lay_traps(dir: &Path) -> Vec<(&'static str, &'static str)> {
     ]
 }
 
-/// Each is refused at once, whoever waits at the other end.
+/// Each is refused at once, with or without a process at the other end.
 #[test]
 fn what_is_no_regular_file_is_refused_and_not_waited_for() {
     let dir = place();
@@ -143,7 +141,7 @@ fn certificates_of_the_environment_are_not_waited_for() {
     for (name, kind) in lay_traps(dir.path()) {
         let mut list = Command::new(binary());
         list.args(["gate", "list", "--gate", &gate]).env("SSL_CERT_FILE", dir.path().join(name));
-        let output = common::wait::bounded("it ends", move || list.output().unwrap());
+        let output = testkit::wait::bounded("it ends", move || list.output().unwrap());
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{text}");
         assert!(text.contains("SSL_CERT_FILE") && text.contains(kind), "{text}");
@@ -174,7 +172,7 @@ fn a_reload_waits_for_no_pipe() {
     let line = service.reload_fails(&table);
     assert!(line.text().contains("is a pipe"), "{}", line.text());
     near.connect().expect_echo(b"undisturbed");
-    // The same with the configuration.
+    // The configuration is treated alike.
     let (file, aside) = (dir.path().join("far.toml"), dir.path().join("aside"));
     fs::rename(&file, &aside).unwrap();
     mkfifo(&file, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();

@@ -1,10 +1,8 @@
-//! What a process takes from the machine around it: the address it binds, the
-//! names it looks up again, the system's log.
+//! Dependencies of a process on the machine around it: the address it binds, the names it looks up
+//! again, the system's log.
 //!
-//! Names and the log get files of their own in a mount namespace of the process
-//! under test, so the machine stays as it is.
-
-use crate::common;
+//! Names and the log get files of their own in a mount namespace of the process under test, so the
+//! machine stays as it is.
 
 use std::fs;
 use std::io::Write;
@@ -14,17 +12,17 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::mpsc::channel;
 
-use crate::common::machine::{private_mounts, with_syslog};
-use common::admin::metrics_address;
-use common::program::install;
-use common::{
-    Addr, End, Launch, NEVER, Pair, PairOptions, Program, Target, Wire, any, binary, eventually,
-    keygen,
-};
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use tempfile::TempDir;
+use testkit::admin::metrics_address;
+use testkit::machine::{private_mounts, with_syslog};
+use testkit::program::install;
+use testkit::{
+    Addr, End, Launch, NEVER, Pair, PairOptions, Program, Target, Wire, any, binary, eventually,
+    keygen,
+};
 
 // === -b ===
 
@@ -36,7 +34,7 @@ fn connections_come_from_the_address_that_b_names() {
         sender.send(wire.peer()).unwrap();
         wire.write_all(b"!").unwrap();
     });
-    // An address without a port, as our spelling has it, and both with one, as spiped's does.
+    // An address without a port, as in our spelling, and both with one, as in spiped's.
     for (encrypt, decrypt) in [("127.0.0.4", "127.0.0.5"), ("[127.0.0.4]:0", "127.0.0.5:0")] {
         let options = PairOptions::default().encrypt(&["-b", encrypt]).decrypt(&["-b", decrypt]);
         let pair = Pair::start(options, target.addr());
@@ -59,7 +57,7 @@ fn a_bind_port_is_used_again_at_once() {
         sender.send(wire.peer()).unwrap();
         wire.write_all(b"!").unwrap();
     });
-    let bind = SocketAddr::from(([127, 0, 0, 5], common::address::free_port()));
+    let bind = SocketAddr::from(([127, 0, 0, 5], testkit::address::free_port()));
     let options = PairOptions::default().decrypt(&["-b", &bind.to_string()]);
     let pair = Pair::start(options, target.addr());
     for round in 0..3 {
@@ -75,10 +73,10 @@ fn a_bind_port_is_used_again_at_once() {
 
 // === -r ===
 
-/// The name whose address the tests change.
+/// The name with the address that the tests change.
 pub(super) const NAME: &str = "knockpipe.test";
 
-/// A machine whose names come from a file of ours.
+/// A machine that has its names from a file of ours.
 pub(super) struct Names {
     dir: TempDir,
 }
@@ -95,19 +93,19 @@ impl Names {
         self.dir.path().join(name)
     }
 
-    /// From now on the name has this address, or none.
+    /// Gives the name this address from now on, or none.
     pub(super) fn say(&self, ip: Option<Ipv4Addr>) {
-        // Written in place: the file that is mounted is this one and no successor.
+        // Written in place: the mounted file is this one and no successor.
         let line = ip.map(|ip| format!("{ip} {NAME}\n")).unwrap_or_default();
         fs::write(self.file("hosts"), line).unwrap();
     }
 
-    /// A program that runs `knockpipe` with these names.
+    /// Returns a program that runs `knockpipe` with these names.
     fn knockpipe(&self) -> PathBuf {
         self.with(&binary())
     }
 
-    /// The same of a program that starts it.
+    /// Returns a program that runs `program`, which starts it, with these names.
     pub(super) fn with(&self, program: &Path) -> PathBuf {
         let script = self.file("knockpipe");
         let text = format!(
@@ -132,22 +130,22 @@ impl Names {
 pub(super) const ONE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 pub(super) const TWO: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 
-/// A target that says who it is, and then echoes.
+/// Starts a target that sends its name, and then echoes.
 pub(super) fn says(at: SocketAddr, name: &'static str) -> Target {
     Target::serve(&Addr::Tcp(at), move |mut wire, counts| {
         if wire.write_all(name.as_bytes()).is_ok() {
-            common::target::echo(wire, counts);
+            testkit::target::echo(wire, counts);
         }
     })
 }
 
-/// Whether a new client is served by `name`.
+/// Returns true if a new client is served by `name`.
 pub(super) fn served_by(entrance: &Addr, name: &str) -> bool {
     Wire::connect(entrance).unwrap().expect_bytes(name.len()) == name.as_bytes()
 }
 
-/// Moves the name away and back while `end`, which dials it, is in use. Whoever
-/// is at address number N says N.
+/// Moves the name away and back while `end`, which dials it, is in use. The target at address
+/// number N sends N.
 fn moves(names: &Names, end: &End, entrance: &Addr) {
     let mut early = Wire::connect(entrance).unwrap();
     assert_eq!(early.expect_bytes(1), b"1");
@@ -186,7 +184,7 @@ fn a_service_that_moves_is_found_again() {
     moves(&names, &decrypt, encrypt.addr());
 }
 
-/// The same at the encrypt end, whose far end moves.
+/// The encrypt end follows a far end that moves.
 #[test]
 fn a_decrypt_end_that_moves_is_found_again() {
     let names = Names::new();
@@ -208,8 +206,8 @@ fn a_decrypt_end_that_moves_is_found_again() {
     moves(&names, &encrypt, encrypt.addr());
 }
 
-/// `-D`: an end whose target has no address yet refuses, and serves by itself as
-/// soon as the name is there.
+/// `-D`: an end without an address for its target yet refuses, and serves by itself as soon as the
+/// name is there.
 #[test]
 fn a_name_that_comes_later_is_waited_for() {
     let target = says(any().tcp(), "1");
@@ -233,7 +231,7 @@ fn a_name_that_comes_later_is_waited_for() {
 
 // === -s NAME ===
 
-/// A lookup that hangs holds no stop up.
+/// A lookup that hangs does not delay a stop.
 #[test]
 fn a_process_that_looks_a_name_up_can_be_stopped() {
     let names = Names::new();
@@ -244,14 +242,14 @@ fn a_process_that_looks_a_name_up_can_be_stopped() {
     let launch = Launch::decrypt(&key).binary(&names.knockpipe()).args(["-t", "127.0.0.1:1"]);
     let launch = launch.args(["--metrics", ":0", "-s", &format!("{NAME}:0")]);
     let mut decrypt = launch.spawn();
-    // Next it opens the pipe with the names, into which nobody ever writes.
+    // Next it opens the pipe with the names, into which nothing is ever written.
     metrics_address(&decrypt);
     decrypt.signal(Signal::SIGTERM);
     assert_eq!(decrypt.exit_code(), 0, "{}", decrypt.tail());
     decrypt.wait_line("stopped", |line| line.is("stopped before it was ready"));
 }
 
-/// `-D` with `--handover` and `-p`: whose name is not there yet waits for it, while
+/// `-D` with `--handover` and `-p`: a process without an address for its name waits for it, while
 /// the process that it takes over from serves, and has the pid file.
 #[test]
 fn a_successor_waits_for_a_name_to_listen_on() {
@@ -323,13 +321,13 @@ fn syslog_receives_the_lines() {
 const DAEMON: u32 = 3;
 const WARNING: u32 = 4;
 
-/// The number in front of a line: facility times 8, and severity; the lower, the louder.
+/// Returns the number in front of a line: facility times 8, and severity; the lower, the louder.
 fn priority(line: &str) -> u32 {
     let number = line.strip_prefix('<').and_then(|rest| rest.split_once('>'));
     number.expect("a line has a priority").0.parse().expect("it is a number")
 }
 
-/// The next line of the log with `piece` in it.
+/// Returns the next line of the log with `piece` in it.
 #[track_caller]
 fn datagram_with(log: &UnixDatagram, piece: &str) -> String {
     let mut bytes = [0; 4096];

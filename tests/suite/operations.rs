@@ -1,7 +1,5 @@
-//! What happens to a service in its life: it is stopped behind a load balancer,
-//! its far end and its target come and go, it is killed at any moment.
-
-use crate::common;
+//! Events in the life of a service: it is stopped behind a load balancer, its far end and its
+//! target come and go, it is killed at any moment.
 
 use std::iter::repeat_n;
 use std::path::Path;
@@ -12,13 +10,13 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use rand::RngExt;
 
-use common::address::refusing_at;
-use common::admin::Metrics;
-use common::data::Noise;
-use common::file::{Service, decrypt_table, encrypt_table};
-use common::legit::{Clients, round_trip, round_trips};
-use common::target::echo;
-use common::{
+use testkit::address::refusing_at;
+use testkit::admin::Metrics;
+use testkit::data::Noise;
+use testkit::file::{Service, decrypt_table, encrypt_table};
+use testkit::legit::{Clients, round_trip, round_trips};
+use testkit::target::echo;
+use testkit::{
     Addr, Ending, Kind, Launch, Pair, PairOptions, Program, Target, Wire, any, binary, eventually,
     keygen, proc,
 };
@@ -31,7 +29,7 @@ fn a_window_of_acceptance_comes_before_the_drain() {
         let options = PairOptions::default().encrypt(&["--drain-accept", window]);
         let mut pair = Pair::start(options, target.addr());
         pair.encrypt.terminate();
-        let is_soon = |line: &common::Line| line.message().starts_with("stopping soon");
+        let is_soon = |line: &testkit::Line| line.message().starts_with("stopping soon");
         pair.encrypt.program.wait_line("stopping soon", is_soon);
         let held = hurry.then(|| {
             round_trip(pair.entrance());
@@ -85,12 +83,12 @@ fn a_far_end_that_comes_back_serves_the_next_client() {
 /// 10 straight successes".
 #[test]
 fn a_target_that_flaps_is_served_again_at_once() {
-    let (place, nobody) = refusing_at([127, 77, 0, 1].into());
+    let (place, closed) = refusing_at([127, 77, 0, 1].into());
     let pair = Pair::to(&place);
     for _ in 0..100 {
-        assert_eq!(pair.connect().expect_ending(), Ending::Reset, "nobody listens");
+        assert_eq!(pair.connect().expect_ending(), Ending::Reset, "it is refused");
     }
-    drop(nobody);
+    drop(closed);
     let resetting = Target::serve(&place, |wire, _| wire.reset());
     for _ in 0..200 {
         assert_eq!(pair.connect().expect_ending(), Ending::Reset);
@@ -127,9 +125,9 @@ fn a_hundred_pumps_go_through_fifty_reloads() {
     decrypt.stop();
 }
 
-/// "SIGKILL at random points with config/state writes, 200 runs: restarts clean".
-/// Unix sockets, a pid file, a handover socket and a gate's file are in its way, and
-/// somebody else writes to that file.
+/// "SIGKILL at random points with config/state writes, 200 runs: restarts clean". Unix sockets, a
+/// pid file, a handover socket and a gate's file are in its way, and another process writes to that
+/// file.
 #[test]
 fn two_hundred_kills_at_any_moment_leave_nothing_that_hinders() {
     const KILLS: usize = 200;
@@ -151,7 +149,7 @@ fn two_hundred_kills_at_any_moment_leave_nothing_that_hinders() {
         path("middle"),
     );
     let mut first = Service::start_with(dir.path(), "all.toml", &process, &tunnels);
-    // How much of itself it has made: what it holds open grows until it is ready.
+    // Progress of its start: the number of its descriptors grows until it is ready.
     let whole = proc::fds(first.program.pid());
     let store = format!("file:{}", path("gate"));
     let gate = |words: &[&str]| {
@@ -168,7 +166,7 @@ fn two_hundred_kills_at_any_moment_leave_nothing_that_hinders() {
         thread::scope(|scope| {
             scope.spawn(|| gate(&["allow", &member]));
             if kill % 10 == 9 {
-                // It got all the way to its work, in spite of all the others.
+                // It started completely, in spite of all the others.
                 program.wait_line("ready", |line| line.is("ready") && line.has("tunnel", "near"));
                 round_trip(&Addr::parse(&path("in")).unwrap());
             } else {
@@ -184,7 +182,7 @@ fn two_hundred_kills_at_any_moment_leave_nothing_that_hinders() {
     let mut service = Service::start_with(dir.path(), "all.toml", &process, &tunnels);
     round_trip(&service.addr("near"));
     service.stop();
-    assert_eq!(gate(&["list"]).lines().count(), KILLS, "whoever was let in is still there");
+    assert_eq!(gate(&["list"]).lines().count(), KILLS, "every admitted address is still there");
 }
 
 fn run(file: &Path) -> Program {

@@ -1,20 +1,18 @@
-//! How the keys of the package's units get to their user, whose mode may be what, and
-//! what whoever lacks a key is told to do first.
-
-use crate::common;
+//! The way of the keys of the package's units to their user, their permitted modes, and the first
+//! advice to an operator without a key.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use common::program::install;
-use common::tree::read;
-use common::{End, Launch, Program, binary, keygen};
 use nix::unistd::geteuid;
 use tempfile::TempDir;
+use testkit::program::install;
+use testkit::tree::read;
+use testkit::{End, Launch, Program, binary, keygen};
 
-/// The user of a service, who has no account.
+/// The user of a service, without an account.
 const USER: u32 = 61_234;
 
 /// The directories of a service.
@@ -96,7 +94,7 @@ fn copies_are_the_services_alone_and_follow_the_keys() {
         assert_eq!((copy.uid(), copy.mode() & 0o7777), (USER, 0o400));
     }
 
-    // One key changes, one is new, one goes; what an earlier run left half done is no matter.
+    // One key changes, one is new, one goes; remains of an earlier run do not matter.
     fs::write(places.path("keys/a b.key"), "five").unwrap();
     fs::write(places.path("keys/new.key"), "six").unwrap();
     fs::remove_file(places.path("keys/gate.pass")).unwrap();
@@ -112,7 +110,7 @@ fn copies_are_the_services_alone_and_follow_the_keys() {
 }
 
 #[test]
-fn root_copies_nothing_for_whoever_can_change_a_directory() {
+fn root_copies_nothing_where_another_user_can_change_a_directory() {
     let places = Places::new();
     fs::write(places.path("keys/a.key"), "one").unwrap();
     fs::create_dir(places.path("theirs")).unwrap();
@@ -130,7 +128,7 @@ fn root_copies_nothing_for_whoever_can_change_a_directory() {
     assert!(!places.path("copies").exists());
 }
 
-/// What the units say fits what the script does, and what the file says fits the units.
+/// The units fit the script, and the configuration file fits the units.
 #[test]
 fn the_units_give_the_keys_that_the_file_names() {
     for (unit, keys, copies) in [
@@ -147,7 +145,7 @@ fn the_units_give_the_keys_that_the_file_names() {
         ] {
             assert!(text.lines().any(|have| have == line), "{unit} has no {line}");
         }
-        // A directory of the service's user is never where root writes.
+        // Root never writes into a directory of the service's user.
         assert!(!copies.starts_with("/run/knockpipe/") && !copies.starts_with("/run/knockpipe-"));
         assert!(!text.contains("LoadCredential"), "{unit}");
     }
@@ -182,7 +180,7 @@ fn only_a_credential_may_be_open_to_a_group() {
     assert!(!read("packaging/knockpipe.toml").contains("allow-readable-key"));
 }
 
-/// As a file for units with `LoadCredential=key:/etc/knockpipe/keys` has them.
+/// A file as units with `LoadCredential=key:/etc/knockpipe/keys` have it.
 #[test]
 fn root_checks_a_file_that_names_credentials() {
     let dir = TempDir::new().unwrap();
@@ -220,7 +218,7 @@ fn root_checks_a_file_that_names_credentials() {
     assert_eq!(said.lines().count(), 1);
 }
 
-// === what is said first ===
+// === the first advice ===
 
 /// A key that was made anew on the second host would lead nowhere.
 #[test]
@@ -257,7 +255,7 @@ fn a_missing_key_is_copied_before_one_is_made() {
 
 // === descriptors ===
 
-/// Where the limit is too low for all tunnels together, the log names the unit's setting.
+/// If the limit is too low for all tunnels together, the log names the unit's setting.
 #[test]
 fn tunnels_that_share_too_few_descriptors_are_told_of_the_units_limit() {
     let dir = TempDir::new().unwrap();
@@ -285,11 +283,11 @@ fn tunnels_that_share_too_few_descriptors_are_told_of_the_units_limit() {
     assert!(told.iter().all(|line| line.contains("LimitNOFILE= of a unit")), "{told:?}");
 }
 
-// === who answers ===
+// === the answering process ===
 
-/// Nobody but root makes a directory in /run, and no other directory says as much.
+/// Only root can make a directory in /run, and no other directory proves as much.
 #[test]
-fn root_believes_the_user_to_whom_it_gave_a_directory_in_run() {
+fn root_believes_the_user_of_a_directory_that_it_made_in_run() {
     let places = Places::new();
     set(places.dir.path(), 0o755, 0);
     install(&binary(), &places.path("knockpipe"));

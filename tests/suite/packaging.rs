@@ -1,7 +1,6 @@
-//! What a package adds to the program: man pages, completions and units. Each
-//! is read by those who read it in earnest: mandoc and groff, the shells, systemd.
-//! What the files tell the program to do is `deployment.rs`'s business, and
-//! whether a package installs is that of `make check-packages`.
+//! Additions of a package to the program: man pages, completions and units. Each is read by its
+//! real readers: mandoc and groff, the shells, systemd. `deployment.rs` tests what the files tell
+//! the program to do, and `make check-packages` that a package installs.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,14 +11,14 @@ use std::process::{Command, Output};
 use knockpipe::cli;
 use tempfile::TempDir;
 
-use crate::common::program::install;
-use crate::common::tree::read;
+use testkit::program::install;
+use testkit::tree::read;
 
 #[expect(dead_code, reason = "its main is the only thing that `make packages` calls and we do not")]
 #[path = "../../packaging/generate.rs"]
 mod generate;
 
-/// The files that `make packages` puts into a package.
+/// Makes the files that `make packages` puts into a package.
 pub(super) fn generated() -> TempDir {
     let dir = TempDir::new().unwrap();
     generate::write_all(dir.path(), "2026-01-31").unwrap();
@@ -41,9 +40,9 @@ pub(super) fn run(program: &str, args: &[&str]) -> String {
 
 // === dependencies ===
 
-/// `make deps` asks for advisories, and is tolerant of having no network. The database is
-/// out of reach of tests, so what stands in for cargo-deny answers as it does: 1 for a
-/// finding, 1 for a database that cannot be fetched.
+/// `make deps` asks for advisories, and tolerates the lack of a network. The database is out of
+/// reach of tests, so a substitute for cargo-deny answers as it does: 1 for a finding, 1 for a
+/// database that cannot be fetched.
 #[test]
 fn advisories_are_checked_where_there_is_a_network() {
     let makefile = read("Makefile");
@@ -78,7 +77,7 @@ fn advisories_are_checked_where_there_is_a_network() {
 
 // === man pages ===
 
-/// `knockpipe`, `knockpipe-gate`, `knockpipe-gate-allow` and so on.
+/// Collects `knockpipe`, `knockpipe-gate`, `knockpipe-gate-allow` and so on.
 fn names(command: &clap::Command, above: &str, all: &mut BTreeSet<String>) {
     let name = format!("{above}{}", command.get_name());
     for below in command.get_subcommands() {
@@ -108,7 +107,7 @@ fn the_man_pages_are_clean_and_say_what_help_says() {
         let page = page.unwrap().path();
         let page = page.to_str().unwrap();
         assert_eq!(run("mandoc", &["-T", "lint", "-W", "warning", page]), "");
-        // Not one line: the pages must not carry what groff has to complain about.
+        // Not one line: the pages must not contain anything that groff complains about.
         let text = run("groff", &["-man", "-ww", "-K", "utf8", "-T", "utf8", "-P", "-cbou", page]);
         assert!(text.contains("SYNOPSIS") && text.contains("DESCRIPTION"), "{page}");
     }
@@ -126,7 +125,7 @@ fn the_man_pages_are_clean_and_say_what_help_says() {
 
 // === completions ===
 
-/// What bash offers behind `words`, by the way it would itself go.
+/// Returns the completions of bash behind `words`, by the way that bash itself takes.
 pub(super) fn completed_by_bash(words: &[&str]) -> Vec<String> {
     let dir = generated();
     let file = dir.path().join("completions/knockpipe.bash");
@@ -190,7 +189,7 @@ fn the_document_of_the_flags_is_what_the_definitions_say() {
     assert!(written == wanted, "run '{}': {differs:?}", generate::flags::RENEW);
 }
 
-/// The files of the package that come from this tree, with their places there.
+/// Returns the files of the package that come from this tree, with their places there.
 fn assets() -> Vec<(String, String)> {
     let text = read("Cargo.toml");
     let manifest = toml::de::DeTable::parse(&text).unwrap();
@@ -259,7 +258,7 @@ fn what_the_documents_of_the_package_name_is_in_it() {
 
 // === maintainer scripts ===
 
-/// The work of `postinst` on services that run, by a systemctl that only tells.
+/// Runs the `postinst` for services that run, with a systemctl that only prints.
 #[test]
 fn an_upgrade_reloads_what_can_hand_over_and_restarts_what_cannot() {
     let dir = TempDir::new().unwrap();
@@ -324,7 +323,7 @@ const UNITS: [&str; 3] = [
 /// The most that `systemd-analyze security` may find, of 10.
 const EXPOSURE: f64 = 2.0;
 
-/// The units in a directory of their own, with a program that exists here.
+/// Writes the units into a directory of their own, with a program that exists here.
 fn units() -> TempDir {
     let dir = TempDir::new().unwrap();
     for unit in UNITS {
@@ -342,7 +341,7 @@ fn systemd_has_nothing_to_say_against_the_units() {
     let unit = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let names = ["knockpipe.service", "knockpipe@office.service", "knockpipe.socket"].map(unit);
     let names = names.each_ref().map(String::as_str);
-    // Of the man pages they name, ours is not installed here.
+    // Our man pages, which they name, are not installed here.
     run("systemd-analyze", &[&["verify", "--man=no"], &names[..]].concat());
 }
 
@@ -360,7 +359,7 @@ fn the_services_are_locked_up() {
     }
 }
 
-/// One service for one file, and one for each of several; what holds them is the same.
+/// One service for one file, and one for each of several; both have the same restrictions.
 #[test]
 fn the_services_differ_in_nothing_but_their_names() {
     let settings = |unit: &str| -> Vec<String> {

@@ -1,4 +1,4 @@
-//! Pid files that a process left which is gone, and those of a process that runs.
+//! Pid files left by a process that is gone, and those of a process that runs.
 
 use std::fs::{self, File};
 use std::os::fd::AsFd;
@@ -8,10 +8,10 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use tempfile::TempDir;
 
-use crate::common::proc::Background;
-use crate::common::{Launch, Program, any, binary, eventually, keygen};
+use testkit::proc::Background;
+use testkit::{Launch, Program, any, binary, eventually, keygen};
 
-/// Another program, whose number the system gave away again.
+/// Another program, with a number that the system has reused.
 struct Other(Child);
 
 impl Other {
@@ -55,7 +55,7 @@ fn a_number_that_is_another_programs_stops_no_start() {
     }
 }
 
-/// The same in spiped's spelling, in the background.
+/// spiped's spelling, in the background, does the same.
 #[test]
 fn the_same_in_spipeds_spelling() {
     let (dir, other) = (tempfile::tempdir().unwrap(), Other::start());
@@ -82,7 +82,7 @@ fn refused(launch: &Launch, who: &str) {
     assert!(text.contains("cannot write pid file") && text.contains(who), "{text}");
 }
 
-/// It holds a lock, so what stands in the file does not matter.
+/// It holds a lock, so the content of the file does not matter.
 #[test]
 fn a_living_process_keeps_its_pid_file() {
     let dir = tempfile::tempdir().unwrap();
@@ -119,7 +119,7 @@ fn a_number_that_is_another_tunnels_stops_no_start() {
     other.stop();
 }
 
-/// Everybody may read it, and so lock it as far as a reader can.
+/// Every user may read it, and so lock it as far as a reader can.
 #[test]
 fn a_reader_of_the_pid_file_stops_no_start() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,6 +1,4 @@
-//! `pipe` never makes half an upload look whole, and its exit status says how it went.
-
-use crate::common;
+//! `pipe` never makes half an upload look whole, and its exit status tells the outcome.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -9,13 +7,13 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
-use common::{Addr, Ending, NEVER, Pair, Program, Target, binary};
 use nix::sys::signal::Signal;
+use testkit::{Addr, Ending, NEVER, Pair, Program, Target, binary};
 
 /// Far longer than an echo takes on a loaded machine.
 const A_WHILE: Duration = Duration::from_secs(20);
 
-/// `pipe` with its stdin and stdout in our hands.
+/// Starts `pipe` with its stdin and stdout in our hands.
 fn pipe(key: &Path, to: &Addr) -> (Program, ChildStdin) {
     let mut command = Command::new(binary());
     command.args(["pipe", "-t", &to.to_string(), "-k"]).arg(key);
@@ -24,11 +22,11 @@ fn pipe(key: &Path, to: &Addr) -> (Program, ChildStdin) {
     (pipe, stdin)
 }
 
-/// What a target saw of one upload.
+/// The bytes and the ending of one upload, as the target saw them.
 type Seen = Receiver<(Vec<u8>, Ending)>;
 
-/// A target that reads `first` bytes, says that it has nothing more to say, and
-/// reports what came after them.
+/// Starts a target that reads `first` bytes, says that it has nothing more to say, and reports what
+/// came after them.
 fn hasty_target(first: usize) -> (Target, Seen) {
     let (sender, seen) = channel();
     let target = Target::local(move |mut wire, _| {
@@ -39,8 +37,8 @@ fn hasty_target(first: usize) -> (Target, Seen) {
     (target, seen)
 }
 
-/// The server has finished while stdin still sends: `pipe` ends well, because the
-/// far side did, and the server must not take what it got for all there was.
+/// The server has finished while stdin still sends: `pipe` ends well, because the far side did, and
+/// the server must not take its bytes for all there were.
 #[test]
 fn a_server_that_finishes_first_does_not_see_a_clean_end_of_half_an_upload() {
     let (target, seen) = hasty_target(100_000);
@@ -55,8 +53,7 @@ fn a_server_that_finishes_first_does_not_see_a_clean_end_of_half_an_upload() {
     pair.stop();
 }
 
-/// The same with a stdin that is open and says nothing: nobody knows whether more
-/// would have come.
+/// A stdin that is open and silent gives the same result: more might have come.
 #[test]
 fn an_upload_that_only_pauses_is_not_called_complete_either() {
     let (target, seen) = hasty_target(5);
@@ -70,7 +67,7 @@ fn an_upload_that_only_pauses_is_not_called_complete_either() {
     pair.stop();
 }
 
-/// An upload that is complete is called so, whichever side finishes first.
+/// An upload that is complete is reported as such, whichever side finishes first.
 #[test]
 fn a_complete_upload_ends_cleanly() {
     let (sender, seen) = channel();
@@ -156,7 +153,7 @@ fn echoes_on(mut stdout: ChildStdout, stdin: &mut ChildStdin, bytes: &'static [u
     thread::spawn(move || {
         let mut all = vec![0; bytes.len()];
         let read = stdout.read_exact(&mut all);
-        // Nobody listens any more when it comes too late.
+        // The receiver is gone when it comes too late.
         let _ = send.send((read.map(|()| all), stdout));
     });
     match back.recv_timeout(A_WHILE) {

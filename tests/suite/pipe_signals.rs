@@ -1,13 +1,11 @@
-//! `pipe` that is ended by its caller says so to the far end, and is `pipe` there.
-
-use crate::common;
+//! `pipe` that is ended by its caller says so to the far end, and calls itself `pipe` there.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use common::redis::{Redis, Reply, Resp};
-use common::{Pair, Program, Target, binary, eventually};
 use nix::sys::signal::Signal;
+use testkit::redis::{Redis, Reply, Resp};
+use testkit::{Pair, Program, Target, binary, eventually};
 
 fn pipe(pair: &Pair) -> Program {
     let mut command = Command::new(binary());
@@ -15,7 +13,7 @@ fn pipe(pair: &Pair) -> Program {
     Program::spawn("pipe", command.stdin(Stdio::piped()).stdout(Stdio::piped()))
 }
 
-/// As ssh sends it to its ProxyCommand, `timeout` or a terminal.
+/// The signals of ssh to its ProxyCommand, of `timeout` and of a terminal.
 #[test]
 fn a_signal_is_told_to_the_far_end_and_is_the_exit_status() {
     let target = Target::echo();
@@ -34,9 +32,9 @@ fn a_signal_is_told_to_the_far_end_and_is_the_exit_status() {
     }
 }
 
-/// A reader that is full does not keep the far end from hearing of the end.
+/// A reader that is full does not keep the far end from learning of the end.
 #[test]
-fn a_signal_is_told_although_nobody_reads_standard_output() {
+fn a_signal_is_passed_on_although_standard_output_is_not_read() {
     let target = Target::local(|mut wire, _| while wire.write_all(&[7; 65536]).is_ok() {});
     let pair = Pair::to(target.addr());
     let mut pipe = pipe(&pair);
@@ -46,13 +44,13 @@ fn a_signal_is_told_although_nobody_reads_standard_output() {
     pair.decrypt.wait_closed("peer-shutdown");
 }
 
-/// Closed by whoever read it, and nothing comes that would show that.
+/// Closed by its reader, and nothing comes that would show that.
 #[test]
 fn a_standard_output_without_a_reader_ends_the_session_and_says_so() {
     let target = Target::echo();
     let pair = Pair::to(target.addr());
     let mut pipe = pipe(&pair);
-    // Held, because its end would be one, too.
+    // Held, because its end would count as one, too.
     let mut stdin = pipe.child().stdin.take().unwrap();
     stdin.write_all(b"x").unwrap();
     eventually("it passes", || target.counts().bytes() > 0);
@@ -63,7 +61,7 @@ fn a_standard_output_without_a_reader_ends_the_session_and_says_so() {
     target.wait_idle();
 }
 
-/// `--admin` names it as the log does.
+/// `--admin` lists it as the log does.
 #[test]
 fn the_client_of_a_pipe_is_a_pipe() {
     let redis = Redis::start();

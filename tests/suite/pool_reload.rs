@@ -1,29 +1,27 @@
-//! Warm tunnels while files are read again: ends that are ended on purpose say so, and
-//! nobody finds it remarkable.
-
-use crate::common;
+//! Warm tunnels while files are read again: ends that are ended on purpose say so, and no log warns
+//! of it.
 
 use std::time::{Duration, Instant};
 
-use common::wait::eventually;
+use testkit::wait::eventually;
 
 use super::reload::{KEY, Two};
 
-/// As the log of an encrypt end says it.
+/// Log message of an encrypt end.
 const NOT_FULL: &str = "the pool is not full; clients dial for themselves meanwhile";
 
-/// Both ends, with a pool of eight, and its tunnels made.
+/// Starts both ends, with a pool of eight, and waits for its tunnels.
 fn two_with_a_pool() -> Two {
     let two = Two::start();
     two.encrypt.reload(&two.near(KEY, "pool = 8"));
-    common::Wire::connect(&two.entrance()).unwrap().expect_echo(b"served");
+    testkit::Wire::connect(&two.entrance()).unwrap().expect_echo(b"served");
     two
 }
 
-/// Nobody was refused, and the pool lacked nothing.
+/// Checks that no tunnel was refused, and that the pool lacked nothing.
 fn is_unremarkable(two: &Two) {
     assert_eq!(two.encrypt.program.log().iter().filter(|line| line.is(NOT_FULL)).count(), 0);
-    let refused = |line: &&common::Line| line.is("refused") || line.is("a warm tunnel was ended");
+    let refused = |line: &&testkit::Line| line.is("refused") || line.is("a warm tunnel was ended");
     let decrypt = two.decrypt.program.log();
     assert_eq!(decrypt.iter().filter(refused).count(), 0, "{}", two.decrypt.program.tail());
 }
@@ -34,13 +32,13 @@ fn is_unremarkable(two: &Two) {
 fn a_reload_of_the_far_end_is_no_trouble_of_the_pool() {
     let (two, begin) = (two_with_a_pool(), Instant::now());
     for round in 0..30 {
-        // Where all tunnels are ended as soon as they are made for longer than half a minute,
-        // that is news.
+        // If all tunnels are ended as soon as they are made for longer than half a minute, that is
+        // logged.
         if begin.elapsed() > Duration::from_secs(15) {
             break;
         }
         two.decrypt.reload(&two.far(KEY, &format!("max-unopened = {}", 100 + round)));
-        let mut client = common::Wire::connect(&two.entrance()).unwrap();
+        let mut client = testkit::Wire::connect(&two.entrance()).unwrap();
         client.expect_echo(b"served");
     }
     is_unremarkable(&two);
@@ -56,8 +54,8 @@ fn an_own_reload_shows_no_strangers_at_the_far_end() {
         two.encrypt.reload(&two.near(KEY, &format!("pool = {}", 100 + round % 2)));
     }
     eventually("it serves", || {
-        let client = common::Wire::connect(&two.entrance());
-        client.is_ok_and(|mut client| client.echoes(b"served", common::NEVER))
+        let client = testkit::Wire::connect(&two.entrance());
+        client.is_ok_and(|mut client| client.echoes(b"served", testkit::NEVER))
     });
     is_unremarkable(&two);
     two.stop();

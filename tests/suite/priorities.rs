@@ -11,20 +11,20 @@ use nix::sys::stat::fstat;
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::common::machine::with_syslog;
-use crate::common::{NEVER, binary, keygen, wait::bounded};
+use testkit::machine::with_syslog;
+use testkit::{NEVER, binary, keygen, wait::bounded};
 
 /// The stream that `JOURNAL_STREAM` names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Named {
     /// Standard error.
     Stderr,
-    /// Another pipe than that.
+    /// A pipe other than the named one.
     Other,
     Nothing,
 }
 
-/// A run of the program whose standard error is a pipe, as that of a service is a socket.
+/// A run of the program with a pipe as standard error, as a service has a socket.
 struct Run {
     child: Child,
     stderr: BufReader<PipeReader>,
@@ -60,7 +60,7 @@ impl Run {
         Self { child, stderr: BufReader::new(reader) }
     }
 
-    /// A tunnel that serves, as `format`, with lines of several levels.
+    /// Starts a tunnel that serves, with the log as `format`, and lines of several levels.
     fn serving(named: Named, dir: &TempDir, format: &str) -> Self {
         let key = dir.path().join("key");
         let key = key.to_str().unwrap();
@@ -70,7 +70,7 @@ impl Run {
         Self::start(named, &args)
     }
 
-    /// All lines until it has ended, which it is told to once it is ready.
+    /// Returns all lines until its end; it is stopped once it is ready.
     fn lines(self) -> Vec<String> {
         bounded("it is ready, and ends", move || {
             let Self { mut child, mut stderr } = self;
@@ -106,12 +106,12 @@ fn place() -> TempDir {
     dir
 }
 
-/// The mark before a line, and the line.
+/// Splits a line into its mark and the rest.
 fn split(line: &str) -> (&str, &str) {
     line.split_at(if line.starts_with('<') { 3 } else { 0 })
 }
 
-/// The mark that a line's own level asks for.
+/// Returns the mark for a line's own level.
 fn due(line: &str) -> &'static str {
     let marks = [("ERROR", "<3>"), ("WARN", "<4>"), ("INFO", "<6>"), ("DEBUG", "<7>")];
     let has = |level: &str| {
@@ -140,7 +140,7 @@ fn a_journal_is_told_how_important_each_line_is() {
 }
 
 #[test]
-fn nobody_else_sees_priorities() {
+fn no_other_stream_gets_priorities() {
     let dir = place();
     for (named, format) in
         [(Named::Other, "text"), (Named::Other, "json"), (Named::Nothing, "text")]
@@ -153,7 +153,7 @@ fn nobody_else_sees_priorities() {
     }
 }
 
-/// Also where the log has not begun, and whatever is in the message.
+/// Also before the log has begun, and for any message.
 #[test]
 fn what_ends_the_program_is_an_error_to_a_journal() {
     let dir = place();
@@ -168,7 +168,7 @@ fn what_ends_the_program_is_an_error_to_a_journal() {
     }
 }
 
-/// The system's log knows the level from the call.
+/// The system's log learns the level from the call.
 #[test]
 fn lines_for_syslog_have_no_priorities_in_them() {
     let dir = place();

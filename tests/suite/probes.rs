@@ -1,20 +1,18 @@
-//! Whoever connects and leaves without a byte is a health check, and nobody's trouble.
-
-use crate::common;
+//! A client that connects and leaves without a byte is a health check, and causes no trouble.
 
 use std::io::Write;
 use std::path::Path;
 
-use common::haproxy::Haproxy;
-use common::mariadb::{MariaDb, query};
-use common::{
+use testkit::haproxy::Haproxy;
+use testkit::mariadb::{MariaDb, query};
+use testkit::{
     Addr, Ending, Kind, Launch, Pair, PairOptions, Target, Wire, any, eventually, keygen,
 };
 
 /// More than `max_connect_errors` allows below.
 const PROBES: usize = 20;
 
-/// The counts of MariaDB against hosts whose connections come to nothing.
+/// Returns the counts of MariaDB against hosts for failed connections.
 fn counted(server: &MariaDb) -> String {
     query(server.addr(), "SHOW GLOBAL STATUS LIKE 'Aborted_connects%'")
 }
@@ -39,7 +37,7 @@ fn a_lazy_end_keeps_connect_and_close_probes_from_mysql() {
     }
 }
 
-/// A client that speaks first is not held up.
+/// A client that speaks first is not delayed.
 #[test]
 fn a_lazy_end_opens_with_the_first_byte() {
     let target = Target::echo();
@@ -80,10 +78,10 @@ fn health_checks_of_a_listed_balancer_are_no_warnings() {
     assert_eq!(target.counts().accepts(), 0);
 }
 
-/// The line of a health check at `--log-level debug`.
+/// The log line of a health check at `--log-level debug`.
 const PROBE: &str = "a health check: it came and left without a byte";
 
-/// A unix socket whose clients a balancer announces.
+/// A unix socket with clients that a balancer announces.
 #[test]
 fn a_unix_socket_can_be_listed_and_its_headers_are_read() {
     let target = Target::echo();
@@ -95,7 +93,7 @@ fn a_unix_socket_can_be_listed_and_its_headers_are_read() {
     drop(client);
     let line = pair.decrypt.program.wait_line("its end", |line| line.is("closed"));
     assert!(line.field("client").unwrap().starts_with("127.0.0.1:"), "{}", line.text());
-    // Who says nothing of the kind stays out.
+    // A client that sends no such header stays out.
     let mut other = pair.connect();
     other.write_all(b"no header at all").unwrap();
     assert!(matches!(other.expect_ending(), Ending::Clean | Ending::Reset));
@@ -125,6 +123,6 @@ fn an_unlisted_header_over_a_unix_socket_is_a_failed_handshake() {
     }
 }
 
-fn through(key: &Path, to: &Addr) -> common::End {
+fn through(key: &Path, to: &Addr) -> testkit::End {
     Launch::encrypt(key).source(&any()).target(to).start()
 }

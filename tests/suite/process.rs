@@ -1,5 +1,5 @@
-//! The process around a tunnel: ready when it says so, in the background when
-//! asked, with the rights it was given, gone without a trace.
+//! The process around a tunnel: ready when it says so, in the background when asked, with the
+//! rights it was given, gone without a trace.
 //!
 //! Sources are unix sockets in a temporary directory, so no port is taken.
 
@@ -17,14 +17,14 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::common::proc::{self, Background};
+use testkit::proc::{self, Background};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_knockpipe");
 
-/// How long anything here may take.
+/// Limit of every wait here.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A directory with a key, and the paths of what a tunnel makes in it.
+/// A directory with a key, and the paths of the files that a tunnel makes in it.
 struct Place(TempDir);
 
 impl Place {
@@ -39,7 +39,8 @@ impl Place {
         self.0.path().join(name)
     }
 
-    /// `line` with `@` for this directory; standard error goes to the file `log`.
+    /// Returns the command of `line` with `@` for this directory; standard error goes to the file
+    /// `log`.
     fn command(&self, line: &str) -> Command {
         let words = line.split(' ').map(|word| word.replace('@', self.0.path().to_str().unwrap()));
         let mut command = Command::new(PROGRAM);
@@ -53,7 +54,7 @@ impl Place {
         fs::read_to_string(self.path("log")).unwrap()
     }
 
-    /// The pid in a pid file.
+    /// Returns the pid in a pid file.
     fn pid(&self, name: &str) -> u32 {
         proc::pid_in(&self.path(name))
     }
@@ -66,8 +67,8 @@ impl Place {
         names
     }
 
-    /// A background process that started although it should not have: it must
-    /// not outlive the test either.
+    /// Finds a background process that started although it should not have: it must not outlive the
+    /// test either.
     fn background(&self) -> Option<Background> {
         let names = self.files();
         let pid_file = names.iter().find(|name| name.ends_with(".pid"))?;
@@ -111,7 +112,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Both fail when it has ended, which is what is wanted.
+        // Both fail when it has ended, which is the aim.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -241,7 +242,7 @@ fn spipeds_foreground_writes_a_pid_file_only_when_asked() {
     assert_eq!(child.stop().code(), Some(0), "{}", place.log());
 }
 
-/// What is allowed but seldom meant is told once, at the start.
+/// Settings that are valid and suspicious are reported once, at the start.
 #[test]
 fn traps_of_the_gate_are_told_at_the_start() {
     let place = Place::new();
@@ -273,13 +274,13 @@ fn sigint_stops_as_sigterm_does() {
 }
 
 #[test]
-fn a_log_that_nobody_reads_does_not_stop_the_tunnel() {
+fn an_unread_log_does_not_stop_the_tunnel() {
     let place = Place::new();
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let mut command = place.command("decrypt -s @/source -t @/target -k key -p @/my.pid");
     let mut child = Running(command.stderr(writer).spawn().unwrap());
-    // No log tells that it is ready, so ask the system whether SIGTERM would be heard.
+    // No log tells that it is ready, so the system is asked whether it catches SIGTERM.
     until("it catches SIGTERM", || {
         let status = fs::read_to_string(format!("/proc/{}/status", child.0.id())).unwrap();
         let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:\t")).unwrap();
@@ -294,7 +295,7 @@ fn a_log_that_nobody_reads_does_not_stop_the_tunnel() {
     assert_eq!(child.stop().code(), Some(0));
 }
 
-/// An encrypt end whose log is a pipe, between a client's socket and an echo.
+/// An encrypt end with a pipe as its log, between a client's socket and an echo.
 struct Stuck {
     place: Place,
     child: Running,
@@ -325,12 +326,12 @@ impl Stuck {
         client
     }
 
-    /// One line for each of `FLOOD` sessions, which are short because their
-    /// target is out of reach. Each thousand, `meanwhile`.
+    /// Causes one line for each of `FLOOD` sessions, which are short because their target is out of
+    /// reach, and runs `meanwhile` at each thousand.
     fn flood(&self, mut meanwhile: impl FnMut()) {
         fs::rename(self.place.path("sealed"), self.place.path("away")).unwrap();
         for i in 0..Self::FLOOD {
-            // An end or a reset: it is over, which is all that matters.
+            // An end or a reset: it is over, and only that matters.
             let _ = self.connect().read(&mut [0]);
             if i % 1000 == 0 {
                 meanwhile();
@@ -339,7 +340,7 @@ impl Stuck {
         fs::rename(self.place.path("away"), self.place.path("sealed")).unwrap();
     }
 
-    /// The counts of the lines about lost lines.
+    /// Returns the counts of the lines about lost lines.
     fn lost(events: &[serde_json::Value]) -> impl Iterator<Item = u64> {
         let told = events.iter().filter(|event| event["message"] == "log lines lost");
         told.map(|event| {
@@ -400,7 +401,7 @@ fn a_log_that_is_read_again_tells_how_many_lines_are_lost() {
             theirs.lock().unwrap().extend(Stuck::events(&line.unwrap()));
         }
     });
-    // The first connection of all was the one that looked whether it listens.
+    // The first connection of all was the one that tested whether it listens.
     until("every session's line was read or counted", || {
         let read = read.lock().unwrap();
         let is_end = |event: &&serde_json::Value| {

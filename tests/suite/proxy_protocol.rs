@@ -1,25 +1,23 @@
-//! The PROXY protocol with those who speak it too: MariaDB reads what we write,
-//! haproxy writes what we read, and passes on what it understood of ours.
-
-use crate::common;
+//! The PROXY protocol with other implementations: MariaDB reads what we write, haproxy writes what
+//! we read, and passes on what it understood of ours.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
 
-use common::haproxy::Haproxy;
-use common::mariadb::{MariaDb, query};
-use common::wait::bounded;
-use common::wire::Listener;
-use common::{Addr, Kind, Launch, NEVER, Pair, PairOptions, Wire, eventually, keygen};
 use knockpipe::addr::ClientAddr;
 use knockpipe::proxy_protocol::Version;
 use knockpipe::proxy_protocol::incoming::{HeaderReader, Progress, Sender};
 use knockpipe::proxy_protocol::outgoing::encode;
+use testkit::haproxy::Haproxy;
+use testkit::mariadb::{MariaDb, query};
+use testkit::wait::bounded;
+use testkit::wire::Listener;
+use testkit::{Addr, Kind, Launch, NEVER, Pair, PairOptions, Wire, eventually, keygen};
 
 const VERSIONS: [Version; 2] = [Version::V1, Version::V2];
 
-/// A client, and the address it is said to have connected to.
+/// A client, and the address it is announced to have connected to.
 const PAIRS: [(&str, &str); 6] = [
     ("203.0.113.7:1234", "192.0.2.1:3306"),
     ("[2001:db8::7]:65535", "[2001:db8::1]:3306"),
@@ -55,8 +53,8 @@ fn mariadb_reports_the_announced_client() {
     }
 }
 
-/// "Loopback and unspecified addresses are never announced": what a far end calls its
-/// own is not `user@localhost` of a server next to the decrypt end.
+/// "Loopback and unspecified addresses are never announced": a client of the far end's own host is
+/// not `user@localhost` of a server next to the decrypt end.
 #[test]
 fn the_loopback_of_a_far_end_is_not_localhost_of_mariadb() {
     // No --skip-name-resolve: only then is 127.0.0.1 localhost.
@@ -81,7 +79,7 @@ fn the_loopback_of_a_far_end_is_not_localhost_of_mariadb() {
     }
 }
 
-/// An address whose first connection is forwarded to `to`, behind `header`.
+/// Returns an address of which the first connection is forwarded to `to`, behind `header`.
 fn with_header(to: &Addr, header: Vec<u8>) -> Addr {
     let listener = listener();
     let (entrance, to) = (listener.addr(), to.clone());
@@ -97,7 +95,7 @@ fn with_header(to: &Addr, header: Vec<u8>) -> Addr {
     entrance
 }
 
-/// To the end of `from`, whichever way it comes.
+/// Copies to the end of `from`, clean or not.
 fn copy(mut from: Wire, to: &Wire) {
     let _ = std::io::copy(&mut from, &mut to.try_clone());
     let _ = to.shutdown(Shutdown::Write);
@@ -112,7 +110,7 @@ fn headers_of_haproxy_are_read() {
         for kind in Kind::ALL {
             let (client, forwarded) = exchange(haproxy.entrance(kind), &server, b"");
             let want = match kind {
-                // In version 2 haproxy speaks of its unix clients as of itself.
+                // In version 2 haproxy announces its unix clients as itself.
                 Kind::Unix if words == "send-proxy" => Sender::Nameless,
                 Kind::Unix => Sender::Balancer,
                 Kind::Tcp4 | Kind::Tcp6 => Sender::Client(client),
@@ -131,7 +129,7 @@ fn a_health_check_of_haproxy_has_no_client() {
     assert_eq!(read_header(&mut accept(&server)), Sender::Balancer);
 }
 
-/// The reference understands what we write: it tells us the client we told it.
+/// The reference understands our headers: it announces the client that we told it.
 #[test]
 fn haproxy_passes_on_the_announced_client() {
     let server = listener();
@@ -149,8 +147,8 @@ fn haproxy_passes_on_the_announced_client() {
     }
 }
 
-/// Connects through haproxy and sends `header` and a question. Gives the client's
-/// own address and whom haproxy announces; what follows the header is unharmed.
+/// Connects through haproxy and sends `header` and a question. Returns the client's own address and
+/// the one that haproxy announces; the bytes behind the header are unharmed.
 fn exchange(entrance: &Addr, server: &Arc<Listener>, header: &[u8]) -> (SocketAddr, Sender) {
     let mut client = Wire::connect(entrance).unwrap();
     client.write_all(&[header, b"PROXY question"].concat()).unwrap();
@@ -173,7 +171,7 @@ fn accept(server: &Arc<Listener>) -> Wire {
     bounded("haproxy forwards", move || server.accept().unwrap())
 }
 
-/// Reads a header as a server has to: only what the reader asks for.
+/// Reads a header as a server has to: only as many bytes as the reader asks for.
 fn read_header(from: &mut Wire) -> Sender {
     from.read_limit(NEVER);
     let (mut reader, mut ask) = (HeaderReader::default(), HeaderReader::FIRST_READ);
@@ -192,16 +190,16 @@ fn read_header(from: &mut Wire) -> Sender {
     }
 }
 
-/// Who owes a header has a second when the end is stopped, and not its whole `-o`.
+/// A client that owes a header has a second when the end is stopped, and not its whole `-o`.
 #[test]
 fn a_peer_that_owes_its_header_does_not_hold_a_stop_up() {
     let dir = tempfile::tempdir().unwrap();
     let key = keygen(dir.path(), "key");
-    let nobody = Addr::parse("127.0.0.1:9").unwrap();
+    let no_listener = Addr::parse("127.0.0.1:9").unwrap();
     for launch in [Launch::encrypt(&key), Launch::decrypt(&key)] {
         let source = Kind::Tcp4.fresh(dir.path(), "");
         let args = ["--proxy-from", "127.0.0.0/8", "-o", "3600", "--drain", "3600"];
-        let mut end = launch.source(&source).target(&nobody).args(args).start();
+        let mut end = launch.source(&source).target(&no_listener).args(args).start();
         end.wait_looked();
         let before = end.fds();
         let _silent = end.connect();

@@ -1,11 +1,9 @@
-//! Close reasons by name: each is provoked for real and looked up in the log, at
-//! both ends where both have something to say.
+//! Close reasons by name: each is provoked for real and looked up in the log, at both ends where
+//! both log one.
 //!
-//! Not here: `finished`, `no-such-service` and `target-refused` are in
-//! `lifecycle.rs`, `source-limit` in `limits.rs`, `unopened` in `pool.rs`. `local-error`
-//! takes a machine that lacks something.
-
-use crate::common;
+//! Not here: `finished`, `no-such-service` and `target-refused` are in `lifecycle.rs`,
+//! `source-limit` in `limits.rs`, `unopened` in `pool.rs`. `local-error` takes a machine that lacks
+//! something.
 
 use std::io::Write;
 use std::path::Path;
@@ -13,23 +11,23 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use common::address::deaf;
-use common::admin::Admin;
-use common::data::Noise;
-use common::hand::{Acceptor, Call, Hand};
-use common::middleman::{Act, Cut, Edit, Middleman, Toward};
-use common::wait::poll;
-use common::{
-    Addr, End, Ending, Launch, NEVER, Pair, PairOptions, Target, Wire, any, binary, eventually,
-    keygen,
-};
 use knockpipe::proto::SuiteSet;
 use knockpipe::proto::handshake::MESSAGE_LEN;
 use knockpipe::proto::inbound::Event;
 use knockpipe::proto::message::ResetReason;
 use tempfile::TempDir;
+use testkit::address::deaf;
+use testkit::admin::Admin;
+use testkit::data::Noise;
+use testkit::hand::{Acceptor, Call, Hand};
+use testkit::middleman::{Act, Cut, Edit, Middleman, Toward};
+use testkit::wait::poll;
+use testkit::{
+    Addr, End, Ending, Launch, NEVER, Pair, PairOptions, Target, Wire, any, binary, eventually,
+    keygen,
+};
 
-/// A decrypt end in front of an echo, and the key for those who visit it by hand.
+/// A decrypt end in front of an echo, and the key for peers driven by hand.
 struct Door {
     decrypt: End,
     key: std::path::PathBuf,
@@ -49,7 +47,7 @@ impl Door {
         Hand::dial(self.decrypt.addr(), &self.key)
     }
 
-    /// Sends `message` and waits for the end: what came back.
+    /// Sends `message` and waits for the end; returns the bytes that came back.
     fn visit(&self, message: &[u8]) -> Vec<u8> {
         let mut wire = self.decrypt.connect();
         wire.write_all(message).unwrap();
@@ -72,8 +70,8 @@ impl Door {
 
 // === before the dialer is proven: the decrypt end alone knows ===
 
-/// `displaced`: an unproven one makes place for a newcomer, also for an honest one.
-/// Which of those that come at the same moment is the oldest, only the end knows.
+/// `displaced`: an unproven connection makes place for a new one, also for an honest one. Among
+/// those that come at the same moment, only the end knows which is the oldest.
 #[test]
 fn displaced() {
     let door = Door::new(&["-o", "600", "--max-handshakes", "2"]);
@@ -83,7 +81,7 @@ fn displaced() {
     let mut guest = door.dial();
     one_ends(&mut strangers);
     guest.open();
-    assert_eq!(guest.hear(), Event::Opened, "whoever proves himself keeps his place");
+    assert_eq!(guest.hear(), Event::Opened, "a proven dialer keeps its place");
     drop((guest, strangers));
 }
 
@@ -97,11 +95,11 @@ fn one_ends(wires: &mut Vec<Wire>) {
             (_, ending) => ending == Ending::Reset,
         })
     });
-    wires.remove(ended.expect("nobody is displaced"));
+    wires.remove(ended.expect("none is displaced"));
 }
 
-/// `clock-skew`: a clock more than two minutes off gets not a byte for an answer,
-/// whichever way it is off; one that is less is welcome.
+/// `clock-skew`: a clock more than two minutes off, in either direction, gets not a byte for an
+/// answer; one that is less off gets one.
 #[test]
 fn clock_skew() {
     let door = Door::new(&["-o", "0.5"]);
@@ -126,8 +124,8 @@ fn replayed() {
     door.refused_exactly(&[("unconfirmed", 1), ("replayed", 2)]);
 }
 
-/// `unconfirmed`: a valid first message, and then no proof of life: silence, an
-/// end, or a record that is none.
+/// `unconfirmed`: a valid first message, and then no proof of life: silence, an end, or an invalid
+/// record.
 #[test]
 fn unconfirmed() {
     let door = Door::new(&["-o", "0.5"]);
@@ -167,7 +165,7 @@ fn no_common_suite() {
 
 // === after the proof, before the target ===
 
-/// A dialer that proved himself and then says something else than Open.
+/// A dialer that proved its key and then says something else than Open.
 #[test]
 fn what_may_follow_confirm_is_open_alone() {
     let door = Door::new(&[]);
@@ -201,11 +199,11 @@ fn what_may_follow_confirm_is_open_alone() {
     assert_eq!(slow.hear(), Event::Opened, "and Open is served");
 }
 
-/// `target-timeout`, told to both.
+/// `target-timeout`, reported to both.
 #[test]
 fn target_timeout() {
-    let (nobody, _held) = deaf();
-    let pair = Pair::start(PairOptions::default().decrypt(&["-o", "0.5"]), &nobody);
+    let (silent, _held) = deaf();
+    let pair = Pair::start(PairOptions::default().decrypt(&["-o", "0.5"]), &silent);
     assert_eq!(pair.connect().expect_ending(), Ending::Reset);
     let line = pair.decrypt.wait_closed("target-timeout");
     assert!(line.field("detail").is_some(), "no remedy: {}", line.text());
@@ -213,7 +211,7 @@ fn target_timeout() {
     pair.stop();
 }
 
-/// `target-unresolved`, told to both; without `-D` it is a start that fails.
+/// `target-unresolved`, reported to both; without `-D` it is a start that fails.
 #[test]
 fn target_unresolved() {
     let dir = tempfile::tempdir().unwrap();
@@ -230,11 +228,11 @@ fn target_unresolved() {
 
 // === within a session ===
 
-/// A target that says a byte and then waits for the client.
+/// Starts a target that says a byte and then waits for the client.
 fn greeting() -> Target {
     Target::local(|mut wire, counts| {
         if wire.write_all(b"!").is_ok() {
-            common::target::echo(wire, counts);
+            testkit::target::echo(wire, counts);
         }
     })
 }
@@ -283,13 +281,13 @@ fn shutdown_and_peer_shutdown() {
     }
 }
 
-/// What somebody on the path can do to a session, and what both ends call it.
+/// Damage that a host on the path can do to a session, and its names at both ends.
 #[test]
-fn reasons_of_a_session_that_somebody_on_the_path_harms() {
+fn reasons_of_a_session_that_a_host_on_the_path_harms() {
     let flip = Act::Flip { byte: 20, bit: 3 };
     let cut = |how| Act::Cut { byte: 10, how };
     let cases = [
-        // A record that was changed: whoever reads it tells the other.
+        // A record that was changed: its reader tells the other end.
         (Toward::Acceptor, flip.clone(), "peer-rejected", "bad-record"),
         (Toward::Dialer, flip, "bad-record", "peer-rejected"),
         // The network went away.
@@ -308,8 +306,8 @@ fn reasons_of_a_session_that_somebody_on_the_path_harms() {
     pair.encrypt.wait_closed("truncated");
 }
 
-/// The kernel tells of a reset once: to the write that meets it, and then a read
-/// looks like an end. It is `peer-lost` all the same, and no `truncated`.
+/// The kernel reports a reset once: to the write that meets it, and then a read looks like an end.
+/// It is `peer-lost` all the same, and no `truncated`.
 #[test]
 fn a_reset_that_a_write_meets_first_is_peer_lost() {
     let target = Target::local(|mut wire, _| while wire.write_all(&[0; 4096]).is_ok() {});
@@ -328,7 +326,7 @@ fn a_reset_that_a_write_meets_first_is_peer_lost() {
     }
 }
 
-/// A pair with one session, whose second record toward one end was edited.
+/// Makes a pair with one session, with an edit of its second record toward one end.
 fn harmed(toward: Toward, act: Act) -> (Pair, Target, Middleman) {
     let target = greeting();
     let middle = Mutex::new(None);
@@ -341,7 +339,7 @@ fn harmed(toward: Toward, act: Act) -> (Pair, Target, Middleman) {
     let middle = middle.into_inner().unwrap().unwrap();
     middle.edit_next([Edit { toward, frame: 2, act }]);
     let mut client = pair.connect();
-    // Not while the target is dialled, which is another story.
+    // Not while the target is dialled, which is another case.
     let said = if toward == Toward::Acceptor { client.expect_bytes(1) } else { vec![] };
     client.write_all(b"?").unwrap();
     let (rest, ending) = client.read_to_ending(NEVER);
@@ -351,8 +349,8 @@ fn harmed(toward: Toward, act: Act) -> (Pair, Target, Middleman) {
     (pair, target, middle)
 }
 
-/// Records that are authentic and out of place: both ends say `protocol-error`,
-/// tell the other so, and the client sees a reset.
+/// Records that are authentic and out of place: both ends log `protocol-error`, tell the other so,
+/// and the client sees a reset.
 #[test]
 fn protocol_error_at_either_end() {
     let door = Door::new(&[]);
@@ -374,15 +372,15 @@ fn protocol_error_at_either_end() {
     encrypt.wait_closed("protocol-error");
 }
 
-/// An encrypt end that dials us.
+/// Starts an encrypt end that dials the test.
 fn in_front_of_a_hand(key: &Path) -> (End, Acceptor) {
     let acceptor = Acceptor::start(key);
     let encrypt = Launch::encrypt(key).source(&any()).target(&acceptor.addr()).start();
     (encrypt, acceptor)
 }
 
-/// Every reason that a Reset can carry, and what the encrypt end makes of it,
-/// before the target is connected and after.
+/// Every reason that a Reset can carry, and the encrypt end's name for it, before the target is
+/// connected and after.
 #[test]
 fn an_encrypt_end_names_what_the_far_end_tells_it() {
     let cases = [
@@ -416,7 +414,7 @@ fn an_encrypt_end_names_what_the_far_end_tells_it() {
     }
 }
 
-/// The same at the decrypt end, as far as a dialer has something to tell.
+/// The decrypt end's names, for the reasons that a dialer can send.
 #[test]
 fn a_decrypt_end_names_what_the_dialer_tells_it() {
     let door = Door::new(&[]);
@@ -443,12 +441,12 @@ fn a_decrypt_end_names_what_the_dialer_tells_it() {
     door.target.wait_idle();
 }
 
-/// `peer-unreachable` and `no-answer`: there is nobody, or nobody who answers.
+/// `peer-unreachable` and `no-answer`: the address has no listener, or one that does not answer.
 #[test]
 fn peer_unreachable_and_no_answer() {
     let dir = tempfile::tempdir().unwrap();
     let key = keygen(dir.path(), "key");
-    let (refusing, _socket) = common::address::refusing();
+    let (refusing, _socket) = testkit::address::refusing();
     let (deaf, _held) = deaf();
     let mute = Target::hold();
     let hasty = Target::local(|wire, _| drop(wire));
@@ -468,8 +466,8 @@ fn peer_unreachable_and_no_answer() {
     }
 }
 
-/// `--on-revoke keep` keeps what was open before, and not who still waited for a
-/// tunnel. Either way the far end hears that it is not wanted.
+/// `--on-revoke keep` keeps open sessions, and not clients that still waited for a tunnel. Either
+/// way the far end is told that it is revoked.
 #[test]
 fn a_client_that_is_banned_while_its_tunnel_is_made_gets_none() {
     for on_revoke in ["keep", "close"] {

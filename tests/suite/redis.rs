@@ -1,14 +1,12 @@
 //! A real redis-server behind the tunnel: clients notice no difference.
 
-use crate::common;
-
 use std::io::{Read, Write};
 use std::thread;
 use std::time::Duration;
 
-use common::data::{Noise, Sum, send_noise};
-use common::redis::{Redis, Reply, Resp, receive_line, redis_cli, replica_of, send_command};
-use common::{Addr, Kind, NEVER, Pair, PairOptions, Suite, eventually, proc};
+use testkit::data::{Noise, Sum, send_noise};
+use testkit::redis::{Redis, Reply, Resp, receive_line, redis_cli, replica_of, send_command};
+use testkit::{Addr, Kind, NEVER, Pair, PairOptions, Suite, eventually, proc};
 
 /// A timeout (`-o`) that every idle phase below exceeds many times.
 const TIMEOUT: &[&str] = &["-o", "0.5"];

@@ -1,7 +1,5 @@
 //! Configuration files that change while connections go through.
 
-use crate::common;
-
 use std::io::Write;
 use std::iter::repeat_n;
 use std::path::Path;
@@ -9,19 +7,19 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use common::admin::Admin;
-use common::file::{Service, decrypt_table, encrypt_table};
-use common::hand::Call;
-use common::legit::{Clients, round_trip};
-use common::redis::Redis;
-use common::{Addr, Ending, Target, Wire, eventually, keygen, proc};
+use testkit::admin::Admin;
+use testkit::file::{Service, decrypt_table, encrypt_table};
+use testkit::hand::Call;
+use testkit::legit::{Clients, round_trip};
+use testkit::redis::Redis;
+use testkit::{Addr, Ending, Target, Wire, eventually, keygen, proc};
 
 pub(super) const KEY: &str = "\"key\"";
 
-/// How long it is watched that nothing comes to somebody who waits for a slot.
+/// Time for which a client that waits for a slot is watched to get nothing.
 const A_MOMENT: Duration = Duration::from_millis(300);
 
-/// How often a pump sends.
+/// Interval at which a pump sends.
 const A_BREATH: Duration = Duration::from_millis(1);
 
 /// Both ends from files, in front of an echo server.
@@ -67,8 +65,8 @@ impl Two {
     }
 }
 
-/// "20 reloads (add/remove/change/bad file) under 10 pumps: 0 errors; bad
-/// file: old config stays". The pumps go through what changes, too.
+/// "20 reloads (add/remove/change/bad file) under 10 pumps: 0 errors; bad file: old config stays".
+/// The pumps go through the parts that change, too.
 #[test]
 fn twenty_reloads_disturb_no_connection() {
     let two = Two::start();
@@ -100,7 +98,7 @@ fn twenty_reloads_disturb_no_connection() {
 /// "restart at 500 connects/s: 0 refused", without systemd. The address that
 /// clients use is the same, and sessions of the old process finish there.
 #[test]
-fn restarts_refuse_nobody() {
+fn restarts_refuse_no_client() {
     let mut two = Two::start();
     let mut old_session = Wire::connect(&two.entrance()).unwrap();
     old_session.expect_echo(b"before");
@@ -130,7 +128,7 @@ fn restarts_refuse_nobody() {
     two.stop();
 }
 
-/// Clients that come so many times a second, each for one echo.
+/// Starts clients that come so many times a second, each for one echo.
 fn comers(entrance: &Addr, per_second: u32) -> Clients {
     const THREADS: u32 = 8;
     let all = repeat_n(entrance.clone(), THREADS as usize);
@@ -185,7 +183,7 @@ fn a_changed_limit_counts_those_who_are_there() {
     let two = Two::start();
     let limit = |number: u32| two.near(KEY, &format!("max-sessions = {number}"));
     let is_full = |number: u32| {
-        let about = |line: &common::Line| line.has("limit", &number.to_string());
+        let about = |line: &testkit::Line| line.has("limit", &number.to_string());
         let reached = "limit of sessions reached";
         two.encrypt.program.wait_line(reached, |line| line.is(reached) && about(line));
     };
@@ -209,7 +207,7 @@ fn a_changed_limit_counts_those_who_are_there() {
     two.stop();
 }
 
-/// The same for what one source may have: a new limit forgets nobody.
+/// The limit of one source behaves alike: a new limit forgets no session.
 #[test]
 fn a_changed_limit_of_a_source_counts_those_who_are_there() {
     let two = Two::start();
@@ -228,12 +226,12 @@ fn a_changed_limit_of_a_source_counts_those_who_are_there() {
     eventually("its session has ended", || two.encrypt.closed("near").len() == 1);
     assert!(is_full(), "two are above the limit");
     held.clear();
-    let is_served = || Wire::connect(&two.entrance()).unwrap().echoes(b"alone", common::NEVER);
-    eventually("nobody else is left", is_served);
+    let is_served = || Wire::connect(&two.entrance()).unwrap().echoes(b"alone", testkit::NEVER);
+    eventually("no other is left", is_served);
     two.stop();
 }
 
-/// A tunnel that is gone accepts nobody, and its sessions have its drain.
+/// A tunnel that is gone accepts no client, and its sessions have its drain.
 #[test]
 fn a_removed_tunnel_drains() {
     let two = Two::start();
@@ -246,7 +244,7 @@ fn a_removed_tunnel_drains() {
         wire.expect_echo(b"before");
         let line = two.encrypt.reload(&kept);
         assert_eq!(line.number("removed"), Some(1), "{}", line.text());
-        eventually("nobody gets in", || Wire::connect(&entrance).is_err());
+        eventually("connections are refused", || Wire::connect(&entrance).is_err());
         if is_cut {
             assert_eq!(wire.expect_ending(), Ending::Reset);
         } else {
@@ -259,7 +257,7 @@ fn a_removed_tunnel_drains() {
     two.stop();
 }
 
-/// What a new set cannot have leaves the old one as it is.
+/// A failure of the new file leaves the old state as it is.
 #[test]
 fn a_set_that_cannot_be_had_changes_nothing() {
     let two = Two::start();
@@ -306,8 +304,8 @@ fn a_reload_forgets_no_first_message() {
     two.stop();
 }
 
-/// A successor that cannot start leaves everything as it was, unix sockets too;
-/// one that renames a tunnel finds its socket nevertheless.
+/// A successor that cannot start leaves everything as it was, unix sockets too; one that renames a
+/// tunnel finds its socket nevertheless.
 #[test]
 fn a_successor_that_cannot_start_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
@@ -324,11 +322,11 @@ fn a_successor_that_cannot_start_changes_nothing() {
     let good = text("far", &target.addr().to_string());
     let mut old = Service::start_with(dir.path(), "far.toml", &process, &good);
     let key = dir.path().join("key");
-    let dial = || common::hand::Hand::dial(&Addr::parse(&path("in")).unwrap(), &key);
+    let dial = || testkit::hand::Hand::dial(&Addr::parse(&path("in")).unwrap(), &key);
     drop(dial());
 
     old.write(&text("far", "no-such-name.invalid:1"));
-    let mut failing = std::process::Command::new(common::binary());
+    let mut failing = std::process::Command::new(testkit::binary());
     let output = failing.args(["run", "-c", &path("far.toml")]).output().unwrap();
     assert!(!output.status.success());
     drop(dial());
@@ -342,8 +340,8 @@ fn a_successor_that_cannot_start_changes_nothing() {
     assert!(!Path::new(&path("in")).exists(), "its file is the successor's to remove");
 }
 
-/// "SIGTERM to the old one while the successor gets ready" ends in the successor,
-/// with everything that the old one had, also while that has sessions.
+/// "SIGTERM to the old one while the successor gets ready" ends in the successor, with everything
+/// that the old one had, also while that one has sessions.
 #[test]
 fn an_old_process_that_is_stopped_meanwhile_does_not_take_the_new_one_along() {
     let two = Two::start();
@@ -364,9 +362,9 @@ fn an_old_process_that_is_stopped_meanwhile_does_not_take_the_new_one_along() {
     store.signal(Signal::SIGSTOP);
     let gate = format!("gate = \"redis://{}\"\ninternal = \"allow\"\ntimeout = 3600", store.tcp());
     old.write(&two.near(KEY, &gate));
-    let mut command = std::process::Command::new(common::binary());
+    let mut command = std::process::Command::new(testkit::binary());
     command.args(["run", "-c"]).arg(path("own.toml"));
-    let mut next = common::Program::spawn("successor", &mut command);
+    let mut next = testkit::Program::spawn("successor", &mut command);
     let has_it = |socket: &proc::TcpSocket| Addr::Tcp(socket.local.into()) == entrance;
     eventually("it has the socket", || proc::tcp_sockets(next.pid()).iter().any(has_it));
     old.program.signal(Signal::SIGTERM);
@@ -388,13 +386,13 @@ fn an_old_process_that_is_stopped_meanwhile_does_not_take_the_new_one_along() {
     two.stop();
 }
 
-/// What is no socket is never removed, whatever --handover names.
+/// A file that is no socket is never removed, with any value of --handover.
 #[test]
 fn a_file_at_the_place_of_the_handover_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let key = keygen(dir.path(), "key");
     let before = std::fs::read(&key).unwrap();
-    let mut program = std::process::Command::new(common::binary());
+    let mut program = std::process::Command::new(testkit::binary());
     program.args(["decrypt", "-s", "127.0.0.1:0", "-t", "127.0.0.1:1", "-k"]).arg(&key);
     let output = program.arg("--handover").arg(&key).output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
@@ -408,7 +406,7 @@ fn a_hang_up_while_it_drains_is_harmless() {
     let mut wire = Wire::connect(&two.entrance()).unwrap();
     wire.expect_echo(b"before");
     two.encrypt.program.signal(Signal::SIGTERM);
-    let is_stopping = |line: &common::Line| line.message().starts_with("stopping:");
+    let is_stopping = |line: &testkit::Line| line.message().starts_with("stopping:");
     two.encrypt.program.wait_line("stopping", is_stopping);
     two.encrypt.program.signal(Signal::SIGHUP);
     two.encrypt.program.wait_line("told", |line| line.message().starts_with("stopping already"));
@@ -453,7 +451,7 @@ fn two_hundred_tunnels_in_one_file() {
     all.stop();
 }
 
-/// Pairs of tunnels in one file; `more` is said of the first entrance.
+/// Returns pairs of tunnels in one file; `more` is added to the first entrance.
 fn many(dir: &Path, target: &Target, pairs: usize, more: &str) -> String {
     let mut text = "[defaults]\nkey = \"key\"\nmax-sessions = 16\n".to_owned();
     for pair in 0..pairs {

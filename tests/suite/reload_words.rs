@@ -1,20 +1,18 @@
-//! What whoever orders a reload is told: what changed, by name, what takes a restart,
-//! and as whom files were read.
-
-use crate::common;
+//! Answers to the order to reload: the changes, by name, those that take a restart, and the user as
+//! which files were read.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use common::address::refusing;
-use common::admin::Admin;
-use common::file::{Service, decrypt_table, encrypt_table};
-use common::{Launch, any, keygen};
 use nix::unistd::geteuid;
 use serde_json::{Value, json};
+use testkit::address::refusing;
+use testkit::admin::Admin;
+use testkit::file::{Service, decrypt_table, encrypt_table};
+use testkit::{Launch, any, keygen};
 
-/// A file with its tunnels, and the flags of the process.
+/// Returns a file with its tunnels, and the flags of the process.
 fn text(dir: &Path, process: &str, tunnels: &[String]) -> String {
     let admin = dir.join("admin.sock");
     let process = format!("[process]\nlog-format = \"json\"\nadmin = {admin:?}\n{process}\n");
@@ -64,7 +62,7 @@ fn a_reload_names_what_changed_and_which_settings() {
     assert_eq!(counts, [1, 2, 1, 1]);
     let warned = log.iter().rfind(|it| it.message().starts_with("settings of [process]"));
     assert_eq!(warned.unwrap().field("settings").as_deref(), Some("drain-accept"));
-    // Once more, as a structure; what takes a restart is still to be done.
+    // Again, as JSON; what takes a restart is still to be done.
     let said: Value = serde_json::from_str(&admin.says(0, &["reload", "--json"])).unwrap();
     let nothing = json!({
         "added": [], "changed": [], "removed": [], "same": 4, "restart": ["drain-accept"],
@@ -77,8 +75,7 @@ fn a_reload_names_what_changed_and_which_settings() {
     assert_eq!(admin.status()["reload"]["changes"], said["reloaded"]);
 }
 
-/// A tunnel of a command line is called by its mode, and what can change is what is in
-/// its files.
+/// A tunnel of a command line is named by its mode, and only the content of its files can change.
 #[test]
 fn a_reload_of_one_end_names_the_key() {
     let dir = tempfile::tempdir().unwrap();
@@ -91,7 +88,7 @@ fn a_reload_of_one_end_names_the_key() {
     assert_eq!(Admin(path).says(0, &["reload"]), "changed decrypt (key)\n");
 }
 
-/// Root began, and whoever it became may not read the key.
+/// Root began, and the user that it became may not read the key.
 #[test]
 fn a_key_that_cannot_be_read_names_the_user_who_reads() {
     assert!(geteuid().is_root(), "this test takes root; run it with sudo");
@@ -114,7 +111,7 @@ fn a_key_that_cannot_be_read_names_the_user_who_reads() {
     }
 }
 
-/// What no tunnel uses is read at a reload too, wherever it is.
+/// Files that no tunnel uses are read at a reload too, anywhere in the configuration.
 #[test]
 fn a_key_that_no_tunnel_uses_may_be_in_another_directory() {
     let dir = tempfile::tempdir().unwrap();
@@ -135,7 +132,7 @@ fn a_key_that_no_tunnel_uses_may_be_in_another_directory() {
     assert_eq!(line.field("detail").as_deref(), Some("changed far (timeout)"), "{}", line.text());
 }
 
-/// It says nothing about a store whose files are the same.
+/// A store with unchanged files is not mentioned.
 #[test]
 fn accepting_readable_files_changes_no_gate() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,8 +1,6 @@
-//! A process that is asked at its handover socket, as the units of the package do it:
-//! to read its file again, or to make room for the program that an upgrade brought.
-//! The service manager is a socket of the test.
-
-use crate::common;
+//! A process that gets commands at its handover socket, as from the units of the package: to read
+//! its file again, or to make room for the program that an upgrade brought. The service manager is
+//! a socket of the test.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -12,17 +10,17 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use common::file::decrypt_table;
-use common::proc::Background;
-use common::program::{install, require};
-use common::wait::bounded;
-use common::{Addr, End, Launch, Program, Target, Wire, any, binary, eventually, keygen, proc};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
+use testkit::file::decrypt_table;
+use testkit::proc::Background;
+use testkit::program::{install, require};
+use testkit::wait::bounded;
+use testkit::{Addr, End, Launch, Program, Target, Wire, any, binary, eventually, keygen, proc};
 
 use super::systemd::{Manager, hand_over, tcp};
 
-/// A program of its own, a file for it, and whoever watches it.
+/// A program of its own, a file for it, and its service manager.
 struct Stage {
     dir: TempDir,
     target: Target,
@@ -58,7 +56,7 @@ impl Stage {
         launch.args(["--handover".as_ref(), self.path("handover").as_os_str()])
     }
 
-    /// The service, with a watchdog.
+    /// Starts the service, with a watchdog.
     fn start(&self) -> End {
         let mut command = self.launch().command();
         command.env("NOTIFY_SOCKET", self.path("notify")).env("FDSTORE", "1");
@@ -68,13 +66,13 @@ impl Stage {
         end
     }
 
-    /// Another file in the place of the program, as a package puts it there.
+    /// Replaces the program by another file, as a package does.
     fn upgrade(&self) {
         install(&binary(), &self.path("next"));
         fs::rename(self.path("next"), self.path("knockpipe")).unwrap();
     }
 
-    /// The control process of a service, which hears nothing from a manager.
+    /// Runs the control process of a service, which gets no messages from a manager.
     fn ask(&self) -> Output {
         let mut command = self.launch().args(["--reload-or-replace"]).command();
         let log = fs::File::create(self.path("log")).unwrap();
@@ -85,12 +83,12 @@ impl Stage {
         Output { status, stdout: read("said"), stderr: read("log") }
     }
 
-    /// The one whose pid the pid file has. Dropping it ends it.
+    /// Returns the process that the pid file names. Dropping it ends it.
     fn successor(&self) -> Background {
         Background::of(&self.path("pid"))
     }
 
-    /// A service with a live session that another program has taken the place of.
+    /// Starts a service with a live session, and replaces its process by another program.
     fn replaced(&self) -> Replaced {
         let old = self.start();
         let encrypt = Launch::encrypt(&self.path("key")).source(&any()).target(old.addr()).start();
@@ -101,7 +99,7 @@ impl Stage {
         Replaced { old, encrypt, live }
     }
 
-    /// The next message that is no sign of life.
+    /// Returns the next message that is not the watchdog's.
     fn told(&self) -> Vec<String> {
         loop {
             let lines = self.manager.next();
@@ -112,14 +110,14 @@ impl Stage {
     }
 }
 
-/// The rest of a service that was replaced.
+/// The remains of a service that was replaced.
 struct Replaced {
     old: End,
     encrypt: End,
     live: Wire,
 }
 
-/// A perl script with the rights of another user.
+/// Returns a perl script with the rights of another user.
 fn of_another_user(script: &str, path: &Path) -> Command {
     require("setpriv", "util-linux");
     require("perl", "perl");
@@ -143,7 +141,7 @@ fn says(output: &Output, status: i32, part: &str) -> String {
 }
 
 #[test]
-fn the_same_program_reads_its_file_again_and_whoever_asks_hears_what_came_of_it() {
+fn the_same_program_reads_its_file_again_and_reports_the_result_to_the_caller() {
     let stage = Stage::new();
     let text = says(&stage.ask(), 1, "no process listens at");
     assert!(
@@ -161,8 +159,8 @@ fn the_same_program_reads_its_file_again_and_whoever_asks_hears_what_came_of_it(
     end.stop();
 }
 
-/// The new one is no child of whoever asked, hears what the manager told the one before,
-/// and is the main process; that one finishes its sessions, also while all are stopped.
+/// The new process is no child of the one that asked, gets the manager's variables of the one
+/// before, and is the main process; that one finishes its sessions, also while all are stopped.
 #[test]
 fn another_program_takes_the_place_with_the_manager_too() {
     let stage = Stage::new();
@@ -185,7 +183,7 @@ fn another_program_takes_the_place_with_the_manager_too() {
     live.expect_echo(b"after");
     drop(live);
     assert_eq!(old.program.exit_code(), 0, "{}", old.program.tail());
-    // From here on a sign of life is the new one's.
+    // From here on a watchdog message is the new one's.
     while stage.manager.next() != ["WATCHDOG=1"] {}
     while stage.manager.next() != ["WATCHDOG=1"] {}
     new.stop();
@@ -220,8 +218,8 @@ fn another_program_that_cannot_start_leaves_the_one_that_runs() {
     while stage.told()[0] != "STOPPING=1" {}
 }
 
-/// systemd hands its sockets to the first process only; the next ones have them as well,
-/// also those that no tunnel uses at that time.
+/// systemd hands its sockets to the first process only; the next ones have them as well, also those
+/// that no tunnel uses at that time.
 #[test]
 fn sockets_of_systemd_go_on_to_the_next_program() {
     let stage = Stage::new();
@@ -245,7 +243,7 @@ fn sockets_of_systemd_go_on_to_the_next_program() {
     }
 }
 
-/// What somebody else answers at that path is no environment of ours.
+/// The answer of another process at that path is no environment of ours.
 #[test]
 fn nothing_else_than_a_handover_socket_is_asked() {
     let stage = Stage::new();
@@ -263,7 +261,7 @@ fn nothing_else_than_a_handover_socket_is_asked() {
     says(&output, 2, "--handover");
 }
 
-/// The socket says nothing to anybody else, also where everybody may connect.
+/// The socket gives nothing to other users, also where every user may connect.
 #[test]
 fn another_user_is_told_nothing_and_reloads_nothing() {
     let stage = Stage::new();
@@ -284,7 +282,7 @@ fn another_user_is_told_nothing_and_reloads_nothing() {
     end.stop();
 }
 
-/// Who answers as another user is not believed, whatever it says.
+/// An answer as another user is not believed, with any content.
 #[test]
 fn a_process_of_another_user_is_not_asked() {
     let stage = Stage::new();
@@ -307,7 +305,7 @@ fn a_process_of_another_user_is_not_asked() {
     says(&output, 1, "it is another user's: ");
 }
 
-/// As a unit of one's own may have it: started as root, and another user afterwards.
+/// The order of a unit of one's own: started as root, and another user afterwards.
 #[test]
 fn root_asks_a_process_that_became_the_user_of_the_file() {
     let stage = Stage::new();
@@ -322,7 +320,7 @@ fn root_asks_a_process_that_became_the_user_of_the_file() {
     end.stop();
 }
 
-/// Who has come already is answered, and does not wait for a process that ends.
+/// A client that has come already is answered, and does not wait for a process that ends.
 #[test]
 fn a_visitor_during_a_drain_is_told_that_it_stops() {
     let stage = Stage::new();

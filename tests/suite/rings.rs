@@ -1,13 +1,11 @@
-//! Tunnels that lead back to themselves, where no command line and no file shows it, and
-//! chains of tunnels that do not.
+//! Tunnels that lead back to themselves, where no command line and no file shows it, and chains of
+//! tunnels that do not.
 
-use crate::common;
-
-use common::address::refusing;
-use common::admin::{Metrics, metrics_address};
-use common::file::{Service, decrypt_table, encrypt_table};
-use common::{Addr, Ending, Line, Target, Wire, eventually, keygen};
 use tempfile::TempDir;
+use testkit::address::refusing;
+use testkit::admin::{Metrics, metrics_address};
+use testkit::file::{Service, decrypt_table, encrypt_table};
+use testkit::{Addr, Ending, Line, Target, Wire, eventually, keygen};
 
 const KEY: &str = "\"key\"";
 const METRICS: &str = "metrics = \"127.0.0.1:0\"";
@@ -44,7 +42,7 @@ fn is_noticed(entrance: &Addr, noticed: &Service, ends: &[&Service]) {
     }
     let after: f64 = ends.iter().map(|end| accepted(end)).sum();
     assert!(after > before && after - before < FEW * ends.len() as f64, "{}", after - before);
-    // Told once by each tunnel of the ring, of which any may notice it first, then counted.
+    // Logged once by each tunnel of the ring, of which any may notice it first, then counted.
     for _ in 0..MOST_TUNNELS {
         let mut client = Wire::connect(entrance).unwrap();
         assert_eq!(client.expect_ending(), Ending::Reset);
@@ -57,25 +55,27 @@ fn is_noticed(entrance: &Addr, noticed: &Service, ends: &[&Service]) {
 
 #[test]
 fn an_encrypt_end_that_dials_itself_refuses_its_own_call() {
-    let (dir, (nobody, _held)) = (directory(), refusing());
+    let (dir, (no_listener, _held)) = (directory(), refusing());
     let table = |target: &Addr, more| encrypt_table("near", target, KEY, more);
     for more in ["max-sessions = 200", "max-sessions = 200\npool = 4"] {
-        let near = Service::start_with(dir.path(), "near.toml", METRICS, &table(&nobody, more));
+        let near =
+            Service::start_with(dir.path(), "near.toml", METRICS, &table(&no_listener, more));
         let own = near.addr("near");
         near.reload(&table(&own, more));
         is_noticed(&own, &near, &[&near]);
-        near.reload(&table(&nobody, more));
+        near.reload(&table(&no_listener, more));
     }
 }
 
 #[test]
 fn two_encrypt_ends_of_a_process_that_dial_each_other_refuse_their_calls() {
-    let (dir, (nobody, _held)) = (directory(), refusing());
+    let (dir, (no_listener, _held)) = (directory(), refusing());
     let tables = |one: &Addr, two: &Addr| {
         let more = "max-sessions = 200";
         encrypt_table("one", one, KEY, more) + &encrypt_table("two", two, KEY, more)
     };
-    let both = Service::start_with(dir.path(), "both.toml", METRICS, &tables(&nobody, &nobody));
+    let both =
+        Service::start_with(dir.path(), "both.toml", METRICS, &tables(&no_listener, &no_listener));
     let (one, two) = (both.addr("one"), both.addr("two"));
     both.reload(&tables(&two, &one));
     is_noticed(&one, &both, &[&both]);
@@ -83,11 +83,11 @@ fn two_encrypt_ends_of_a_process_that_dial_each_other_refuse_their_calls() {
 
 #[test]
 fn a_ring_of_two_processes_is_noticed_by_its_decrypt_end() {
-    let (dir, (nobody, _held)) = (directory(), refusing());
+    let (dir, (no_listener, _held)) = (directory(), refusing());
     let more = "max-sessions = 1000";
     for pool in ["", "\npool = 2"] {
         let table = |target: &Addr| decrypt_table("far", target, KEY, more);
-        let far = Service::start_with(dir.path(), "far.toml", METRICS, &table(&nobody));
+        let far = Service::start_with(dir.path(), "far.toml", METRICS, &table(&no_listener));
         let table_near = encrypt_table("near", &far.addr("far"), KEY, &format!("{more}{pool}"));
         let near = Service::start_with(dir.path(), "near.toml", METRICS, &table_near);
         far.reload(&table(&near.addr("near")));

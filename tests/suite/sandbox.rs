@@ -1,7 +1,5 @@
-//! What a running program of ours shows of its sandbox. Each rule is tried out
-//! in `src/sys/sandbox_tests.rs`, where it can be asked for what it denies.
-
-use crate::common;
+//! Effects of the sandbox on a running program of ours. `src/sys/sandbox_tests.rs` tries each rule,
+//! where it can be asked for what it denies.
 
 use std::fs;
 use std::io::Write;
@@ -9,22 +7,22 @@ use std::os::unix::fs::{MetadataExt, chown, symlink};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Stdio};
 
-use common::admin::http;
-use common::file::{Service, decrypt_table};
-use common::proc::Background;
-use common::program::require;
-use common::{
-    Addr, End, Kind, Launch, Line, Pair, PairOptions, Program, Target, any, eventually, keygen,
-};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 use tempfile::TempDir;
+use testkit::admin::http;
+use testkit::file::{Service, decrypt_table};
+use testkit::proc::Background;
+use testkit::program::require;
+use testkit::{
+    Addr, End, Kind, Launch, Line, Pair, PairOptions, Program, Target, any, eventually, keygen,
+};
 
-/// Somebody who is not root.
+/// A user that is not root.
 const NOBODY: u32 = 65534;
 
-/// A field of `/proc/PID/task/TID/status` for every thread.
+/// Returns a field of `/proc/PID/task/TID/status` for every thread.
 fn of_all_threads(pid: u32, field: &str) -> Vec<String> {
     let prefix = format!("{field}:");
     let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
@@ -45,7 +43,7 @@ fn all_threads_have(pid: u32, field: &str, value: &str) {
     assert!(values.iter().all(|have| have == value), "{field}: {values:?}");
 }
 
-/// What holds for every program of ours, whatever its flags.
+/// Restrictions of every program of ours, with any flags.
 #[track_caller]
 fn hardened(pid: u32) {
     all_threads_have(pid, "NoNewPrivs", "1");
@@ -104,7 +102,7 @@ fn the_ports_in_the_log_are_those_in_use_and_no_others() {
     let more = base().args(["-t", "b=[::1]:8", "-b", "127.0.0.1", "--gate"]);
     let file = format!("file:{}", dir.path().join("gate").display());
     assert_eq!(tcp(more.args([file])), "bind 0 connect 53,7,8");
-    // Where the master is, nobody knows.
+    // The address of the master is not known.
     assert_eq!(tcp(base().args(["--gate", "redis://127.0.0.1:9"])), "bind 0 connect any");
     let unix = Launch::decrypt(&key).args(["-s"]).args([dir.path().join("s")]);
     assert_eq!(tcp(unix.args(["-t", "/no/where"])), "bind none connect 53");
@@ -126,7 +124,7 @@ fn metrics_on_a_unix_socket_need_no_port() {
     assert!(!metrics.exists(), "it is removed");
 }
 
-/// What is wrong then is not to be seen at the file.
+/// The cause is not to be seen at the file then.
 #[test]
 fn a_reload_that_the_sandbox_forbids_names_it() {
     let (dir, new, target) = (TempDir::new().unwrap(), TempDir::new().unwrap(), Target::echo());
@@ -165,7 +163,7 @@ fn the_background_and_the_pipe_are_hardened_too() {
     let dir = TempDir::new().unwrap();
     let key = keygen(dir.path(), "key");
     let source = dir.path().join("source");
-    let started = Command::new(common::binary())
+    let started = Command::new(testkit::binary())
         .args(["-d", "-t", "/no/where", "-s"])
         .arg(&source)
         .arg("-k")
@@ -181,7 +179,7 @@ fn the_background_and_the_pipe_are_hardened_too() {
 
     let target = Target::echo();
     let pair = Pair::to(target.addr());
-    let mut pipe = Command::new(common::binary());
+    let mut pipe = Command::new(testkit::binary());
     pipe.args(["pipe", "--log-level", "info", "-t", &pair.decrypt.addr().to_string(), "-k"]);
     pipe.arg(pair.key()).stdin(Stdio::piped()).stdout(Stdio::null());
     let mut pipe = Program::spawn("pipe", &mut pipe);
@@ -199,7 +197,7 @@ fn a_dropped_root_is_gone_from_every_thread() {
     needs_root();
     let dir = TempDir::new().unwrap();
     let key = keygen(dir.path(), "key");
-    // In root's directory, where nobody else could bind.
+    // In root's directory, where no other user could bind.
     let source = Kind::Unix.fresh(dir.path(), "source");
     let launch = Launch::decrypt(&key).source(&source).args(["-t", "/no/where"]);
     let end = launch.args(["-u", &format!("{NOBODY}:{NOBODY}")]).start();
@@ -222,7 +220,7 @@ fn a_dropped_root_is_gone_from_every_thread() {
     }
 }
 
-/// -u by somebody who may not: the start fails, and says why.
+/// -u by a user that may not: the start fails, and says why.
 #[test]
 fn a_user_that_cannot_be_taken_fails_the_start() {
     needs_root();
@@ -266,7 +264,7 @@ fn a_crash_leaves_no_core() {
     assert!(!status.core_dumped());
 }
 
-/// Where nothing may be locked, the log says so and all the rest works.
+/// If nothing may be locked, the log says so and all the rest works.
 #[test]
 fn memory_that_cannot_be_locked_is_told() {
     needs_root();
@@ -285,7 +283,7 @@ fn memory_that_cannot_be_locked_is_told() {
     end.program.signal(Signal::SIGHUP);
     end.program.wait_line("reloaded", |line| line.is("reloaded"));
     assert_eq!(end.count("keys are not locked in memory"), 1, "{}", end.program.tail());
-    // Of the user that it always was.
+    // The files belong to the user that it always was.
     for file in ["mem", "environ"] {
         assert_eq!(fs::metadata(format!("/proc/{}/{file}", end.pid())).unwrap().uid(), 0, "{file}");
     }

@@ -1,19 +1,17 @@
-//! Files of /etc that are links elsewhere: names resolve in the sandbox all the same,
-//! and where they cannot, the message says what may be why.
-
-use crate::common;
+//! Files of /etc that are links elsewhere: names resolve in the sandbox all the same, and where
+//! they cannot, the message says a likely cause.
 
 use std::fs;
 use std::net::Ipv4Addr;
 
-use common::machine::Machine;
-use common::{Launch, Target, any, keygen};
 use nix::sys::signal::Signal;
+use testkit::machine::Machine;
+use testkit::{Launch, Target, any, keygen};
 
 const NAME: &str = "target.knockpipe.test";
 
-/// Over two links, with the directory of the last open: there the file is replaced by
-/// another, as those who write it do.
+/// Over two links, with the directory of the last open: there the file is replaced by another, as
+/// its writers do.
 #[test]
 fn names_resolve_where_the_files_of_name_service_are_links() {
     let hosts = |ip: Ipv4Addr| format!("{ip} {NAME}\n");

@@ -1,17 +1,15 @@
-//! Keys, pid files and sockets in directories that many programs share: what a running
-//! program of ours has within reach then, and what it says of it.
-
-use crate::common;
+//! Keys, pid files and sockets in directories that many programs share: the reach of a running
+//! program of ours then, and its messages about that.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::file::{Service, decrypt_table};
-use common::{Launch, Line, Target, any, eventually, keygen};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
+use testkit::file::{Service, decrypt_table};
+use testkit::{Launch, Line, Target, any, eventually, keygen};
 
-/// What the log says of each such directory.
+/// Log message for each such directory.
 const WARNING: &str = "the sandbox is wider than it need be: a directory of many programs is used";
 
 /// A file in a directory that many share, with a name of its own; gone at the end.
@@ -23,7 +21,7 @@ impl Stray {
         Self(Path::new(directory).join(format!("knockpipe-test{own}{name}")))
     }
 
-    /// A key there.
+    /// Makes a key there.
     fn key(directory: &str, dir: &TempDir, name: &str) -> Self {
         let stray = Self::new(directory, dir, name);
         fs::copy(keygen(dir.path(), name), &stray.0).unwrap();
@@ -41,7 +39,7 @@ impl Drop for Stray {
     }
 }
 
-/// The line about the sandbox, and the directories that are warned of.
+/// Returns the line about the sandbox, and the directories that are warned of.
 fn told(log: &[Line]) -> (Line, Vec<String>) {
     let line = log.iter().find(|line| line.is("sandbox")).unwrap().clone();
     let warned = log.iter().filter(|line| line.is(WARNING) && line.level() == "WARN");
@@ -52,8 +50,8 @@ fn table(target: &Target, key: &Path, more: &str) -> String {
     decrypt_table("far", target.addr(), &format!("{key:?}"), more)
 }
 
-/// `-k /x.key`: that file is open and not the tree below `/`. Asked of the program: what
-/// a reload can read.
+/// `-k /x.key`: that file is open and not the tree below `/`. The program itself shows it: by the
+/// files that a reload can read.
 #[test]
 fn a_key_in_a_shared_directory_opens_that_file_alone() {
     for directory in ["/", "/tmp", "/var/tmp"] {
@@ -75,7 +73,7 @@ fn a_key_in_a_shared_directory_opens_that_file_alone() {
             let line = service.reload_fails(&table(&target, secret, ""));
             assert!(line.text().contains("sandbox"), "{}", line.text());
         }
-        // Written anew it is the same file; put in its place, another one.
+        // Rewritten it is the same file; replaced, another one.
         fs::write(&key.0, fs::read(&other.0).unwrap()).unwrap();
         service.reload(&table(&target, &key.0, "timeout = 7"));
         fs::rename(&other.0, &key.0).unwrap();
@@ -103,7 +101,7 @@ fn a_shared_directory_is_known_by_all_of_its_names() {
     }
 }
 
-/// What the variables of OpenSSL name is open to a gate with TLS, and told of as any other.
+/// The files in the variables of OpenSSL are open to a gate with TLS, and reported as any other.
 #[test]
 fn certificates_in_a_shared_directory_are_warned_of() {
     let dir = TempDir::new().unwrap();
@@ -159,7 +157,8 @@ fn a_pid_file_or_a_socket_in_a_shared_directory_opens_nothing_to_read() {
         let writes = line.field("writes").unwrap();
         let mut all: Vec<&str> = writes.split(',').collect();
         all.sort_unstable();
-        // Whoever makes sockets there removes files as well: the directory stands there once.
+        // A program that makes sockets there removes files as well: the directory stands there
+        // once.
         assert_eq!(all, [&format!("{directory} (sockets)"), pid.text()]);
         assert_eq!(warned, [directory, directory]);
         let line = service.reload_fails(&table(&target, &secret, ""));
@@ -179,7 +178,7 @@ fn a_start_that_fails_leaves_no_empty_pid_file() {
     let mut failed = launch.args(["-t", "/no/where", "-p", pid.text()]).spawn();
     assert_eq!(failed.exit_code(), 1);
     assert!(!pid.0.exists());
-    // A file that is there belongs to somebody, and stays.
+    // A present file belongs to another program, and stays.
     fs::write(&pid.0, "").unwrap();
     let launch = Launch::decrypt(&key).source(&any()).args(["-t", "/no/where", "-p", pid.text()]);
     let end = launch.start();

@@ -1,6 +1,4 @@
-//! Nothing that the program says, however talkative it is told to be, holds key bytes.
-
-use crate::common;
+//! No output of the program, at any log level, holds key bytes.
 
 use std::fs;
 use std::iter::repeat_n;
@@ -10,15 +8,15 @@ use std::thread;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
-use common::middleman::{Act, Edit, Middleman, Toward};
-use common::{Addr, Launch, NEVER, Target, Wire, binary, keygen};
 use sha2::{Digest, Sha256};
+use testkit::middleman::{Act, Edit, Middleman, Toward};
+use testkit::{Addr, Launch, NEVER, Target, Wire, binary, keygen};
 
 /// The shortest piece of a key that counts as a leak, in bytes. Shorter ones
 /// turn up by chance in a log of this size.
 const PIECE: usize = 6;
 
-/// What each program wrote, with a name for it.
+/// The output of each program, with a name for it.
 type Captures = Vec<(String, Vec<u8>)>;
 
 /// "a run at trace level with captured output contains no key
@@ -56,11 +54,11 @@ fn a_run_at_trace_level_contains_no_key_bytes() {
     }
 }
 
-/// The search finds what it is there for: otherwise the test above proves nothing.
+/// The search finds keys where there are some: otherwise the test above proves nothing.
 #[test]
 fn the_search_finds_every_spelling_of_a_key() {
     let key: Vec<u8> = (0..32).map(|i: u8| i.wrapping_mul(37) ^ 0xa5).collect();
-    let hex = common::data::hex(&key);
+    let hex = testkit::data::hex(&key);
     let shifted = STANDARD_NO_PAD.encode([b"xx", &key[3..]].concat());
     let json = format!("{:?}", key.escape_ascii().to_string());
     let spellings = [
@@ -83,7 +81,7 @@ fn the_search_finds_every_spelling_of_a_key() {
     }
 }
 
-/// Both ends, clients, a stranger, a wrong key and a tampered record.
+/// Runs both ends, clients, a stranger, a wrong key and a tampered record.
 fn tunnel(key: &Path, wrong: &Path, format: &str) -> Captures {
     let mut said = Captures::new();
     let target = Target::echo();
@@ -122,7 +120,7 @@ fn tunnel(key: &Path, wrong: &Path, format: &str) -> Captures {
     said
 }
 
-/// One line through `pipe`, everything it said on stderr.
+/// Sends one line through `pipe`, and returns its stderr.
 fn pipe(key: &Path, to: &Addr, format: &str) -> Vec<u8> {
     let mut command = Command::new(binary());
     command.args(["pipe", "-t", &to.to_string(), "-o", "1", "--log-level", "trace"]);
@@ -153,7 +151,7 @@ fn broken_files(dir: &Path, good: &Path, said: &mut Captures) {
     }
 }
 
-/// A key file of arbitrary bytes, as spiped takes it.
+/// Writes a key file of arbitrary bytes, as spiped takes it.
 fn raw_key(dir: &Path, name: &str) -> PathBuf {
     let file = dir.join(name);
     let mut bytes = vec![0; 48];
@@ -179,7 +177,7 @@ fn all(output: &Output) -> Vec<u8> {
     [&output.stdout[..], &output.stderr[..]].concat()
 }
 
-/// The secret bytes behind a key file: the key itself, and the file's content.
+/// Returns the secret bytes behind a key file: the key itself, and the file's content.
 fn secrets_in(file: &Path) -> Vec<Vec<u8>> {
     let content = fs::read(file).unwrap();
     if let Some(text) = content.strip_prefix(b"knockpipe-key-1 ") {
@@ -201,12 +199,12 @@ fn no_trace(secret: &[u8], text: &Said, name: &str) {
         assert!(!contains(&text.raw, piece), "raw key bytes in {name}");
         let escaped = piece.escape_ascii().to_string();
         assert!(!text.unescaped.contains(&escaped), "escaped key bytes in {name}");
-        let hex = common::data::hex(piece);
+        let hex = testkit::data::hex(piece);
         assert!(!text.hex_digits.contains(&hex), "key bytes in hex in {name}");
         let list = piece.iter().map(u8::to_string).collect::<Vec<_>>().join(",");
         assert!(!text.squeezed.contains(&list), "key bytes as a list in {name}");
     }
-    // Every three bytes are four characters, wherever the encoding began.
+    // Every three bytes are four characters, at any offset of the encoding.
     for piece in secret.windows(9) {
         for encoded in [STANDARD_NO_PAD.encode(piece), URL_SAFE_NO_PAD.encode(piece)] {
             assert!(!contains(&text.raw, encoded.as_bytes()), "key bytes in base64 in {name}");
@@ -214,10 +212,10 @@ fn no_trace(secret: &[u8], text: &Said, name: &str) {
     }
 }
 
-/// What a program said, in the forms that are searched.
+/// The output of a program, in the forms that are searched.
 struct Said {
     raw: Vec<u8>,
-    /// With the backslashes that JSON doubles single again.
+    /// With single backslashes again, which JSON doubles.
     unescaped: String,
     /// Without white space: a list of numbers over many lines is one.
     squeezed: String,

@@ -1,10 +1,8 @@
-//! What spiped's own tests show, and what they leave out.
+//! The scenarios of spiped's own tests, and their gaps.
 //!
-//! The first ten follow the ten scenarios of spiped's `tests/` directory, in its
-//! order. Of the gaps there, tampering, replay, descriptors, drain, limits, a
-//! change of DNS and strangers have files of their own.
-
-use crate::common;
+//! The first ten follow the ten scenarios of spiped's `tests/` directory, in its order. Of the gaps
+//! there, tampering, replay, descriptors, drain, limits, a change of DNS and strangers have files
+//! of their own.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -14,16 +12,16 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use common::address::refusing;
-use common::data::{Noise, Sum, send_noise};
-use common::proc::Background;
-use common::target::echo;
-use common::wait::{bounded, poll};
-use common::{
+use nix::sys::signal::Signal;
+use testkit::address::refusing;
+use testkit::data::{Noise, Sum, send_noise};
+use testkit::proc::Background;
+use testkit::target::echo;
+use testkit::wait::{bounded, poll};
+use testkit::{
     Addr, Ending, Kind, Launch, NEVER, Pair, PairOptions, Program, Suite, Target, Wire, any,
     binary, keygen,
 };
-use nix::sys::signal::Signal;
 
 /// Scenario 1 (`01-connection-open-close`): open, a newline, close; all ends stop on
 /// SIGTERM. Over TCP, then with nothing but unix sockets.
@@ -84,8 +82,8 @@ fn scenario_04_a_file_through_pipe() {
     let pair = Pair::to(target.addr());
     let (file, sum) = some_file(pair.dir(), 3_000_001);
     assert_eq!(pipe_sum(pair.key(), pair.decrypt.addr(), &file), sum);
-    let (nobody, _socket) = refusing();
-    let mut failing = pipe(pair.key(), &nobody);
+    let (no_listener, _socket) = refusing();
+    let mut failing = pipe(pair.key(), &no_listener);
     let mut failing = Program::spawn("pipe", failing.stdin(Stdio::null()).stdout(Stdio::null()));
     assert_eq!(failing.exit_code(), 1);
 }
@@ -206,8 +204,8 @@ fn scenario_09_copies_over_one_hop_two_hops_and_none() {
     inner.connect().expect_echo(b"unharmed");
 }
 
-/// Scenario 10 (`10-pthread-create-blocking`): its helper exists so that "started" means
-/// started. For us: whoever saw `ready` can connect at once, every time.
+/// Scenario 10 (`10-pthread-create-blocking`): its helper exists so that "started" means started.
+/// For us: a client that comes after `ready` can connect at once, every time.
 #[test]
 fn scenario_10_ready_means_ready() {
     let target = Target::echo();
@@ -395,7 +393,7 @@ fn spelling_a_daemon_through_a_link_named_spiped() {
     assert!(!socket.exists() && !dir.path().join("sealed.pid").exists());
 }
 
-/// One line through a link named `spipe`, with spipe's flags.
+/// Sends one line through a link named `spipe`, with spipe's flags.
 fn pipe_through_spipe(dir: &Path, key: &Path, to: &Path) -> String {
     let spipe = dir.join("spipe");
     symlink(binary(), &spipe).unwrap();
@@ -415,8 +413,8 @@ fn pipe_through_spipe(dir: &Path, key: &Path, to: &Path) -> String {
     line.trim_end().to_owned()
 }
 
-/// What spiped refuses is refused: exit 2, one line with the cause; and `-f`, which
-/// spiped takes, with a sentence: there is no weak mode. `-v` is the version.
+/// spiped's refusals are ours: exit 2, one line with the cause; and `-f`, which spiped takes, with
+/// a sentence: there is no weak mode. `-v` is the version.
 #[test]
 fn spelling_mistakes_are_refused_with_one_line() {
     let dir = tempfile::tempdir().unwrap();
@@ -450,7 +448,7 @@ fn pipe(key: &Path, to: &Addr) -> Command {
     command
 }
 
-/// Pipes `file` to an echo at `to`; gives the digest of what comes back.
+/// Pipes `file` to an echo at `to`; returns the digest of the bytes that come back.
 #[track_caller]
 fn pipe_sum(key: &Path, to: &Addr, file: &Path) -> String {
     let mut command = pipe(key, to);
@@ -461,7 +459,7 @@ fn pipe_sum(key: &Path, to: &Addr, file: &Path) -> String {
     sum.hex()
 }
 
-/// A file of noise, and its digest.
+/// Makes a file of noise; returns it and its digest.
 fn some_file(dir: &Path, len: u64) -> (PathBuf, String) {
     let path = dir.join(format!("file of {len}"));
     send_noise(&mut File::create(&path).unwrap(), Noise::new(len), len).unwrap();

@@ -1,17 +1,15 @@
-//! Ends and targets that stall while a client has a warm tunnel: nobody is given up who is
-//! there, and nobody is dialled for a client that has gone elsewhere.
-
-use crate::common;
+//! Ends and targets that stall while a client has a warm tunnel: no peer that is alive is given up,
+//! and no target is dialled for a client that has gone elsewhere.
 
 use std::cell::OnceCell;
 use std::io::Write;
 use std::time::Duration;
 
-use common::address::deaf;
-use common::middleman::Middleman;
-use common::way::Way;
-use common::{End, Launch, Line, Pair, PairOptions, Target, any, eventually, keygen};
 use nix::sys::signal::Signal;
+use testkit::address::deaf;
+use testkit::middleman::Middleman;
+use testkit::way::Way;
+use testkit::{End, Launch, Line, Pair, PairOptions, Target, any, eventually, keygen};
 
 const READY: &str = "a warm tunnel is ready";
 const HEDGED: &str = "a warm tunnel was dead; dialling";
@@ -23,8 +21,8 @@ fn ready(encrypt: &End, count: usize) {
     eventually("the pool is full", || encrypt.count(READY) >= count);
 }
 
-/// Stops the process while it waits for the far end's sign of life, which comes after 0.2 s,
-/// for longer than it would wait.
+/// Stops the process while it waits for the far end's heartbeat, which comes after 0.2 s, for
+/// longer than it would wait.
 fn halt(end: &End, how_long: Duration) {
     std::thread::sleep(Duration::from_millis(60));
     end.program.signal(Signal::SIGSTOP);
@@ -32,8 +30,8 @@ fn halt(end: &End, how_long: Duration) {
     end.program.signal(Signal::SIGCONT);
 }
 
-/// "An end whose process was halted reads what is there first": the sign of life of a far end
-/// that has no session for this client yet.
+/// "An end whose process was halted reads what is there first": the heartbeat of a far end that has
+/// no session for this client yet.
 #[test]
 fn what_came_during_a_halt_of_the_encrypt_end_counts() {
     let target = Target::echo();
@@ -53,8 +51,8 @@ fn what_came_during_a_halt_of_the_encrypt_end_counts() {
     assert_eq!(pair.encrypt.count(HEDGED), 0, "{}", pair.encrypt.program.tail());
 }
 
-/// A far end that only stalls, for longer than an answer may take: nothing is proven before
-/// another tunnel works, so those that wait are kept.
+/// A far end that only stalls, for longer than an answer may take: nothing is proven before another
+/// tunnel works, so the waiting ones are kept.
 #[test]
 fn a_stall_of_the_far_end_costs_no_warm_tunnel() {
     let target = Target::echo();
@@ -73,8 +71,8 @@ fn a_stall_of_the_far_end_costs_no_warm_tunnel() {
     assert_eq!(pair.encrypt.count(LET_GO), 0, "{}", pair.encrypt.program.tail());
 }
 
-/// Its client has another tunnel, so the second target sees one connection, not two; and that
-/// is no trouble for the log of the decrypt end.
+/// Its client has another tunnel, so the second target sees one connection, not two; and the log of
+/// the decrypt end does not warn of it.
 #[test]
 fn a_tunnel_that_is_not_used_breaks_off_the_dial() {
     let (echo, (deaf, _held)) = (Target::echo(), deaf());
@@ -92,7 +90,7 @@ fn a_tunnel_that_is_not_used_breaks_off_the_dial() {
     assert_eq!(echo.counts().accepts(), 1, "{}", pair.decrypt.program.tail());
 }
 
-/// One that shakes hands and swallows all that follows is not chosen again where another far
+/// A far end that shakes hands and swallows all that follows is not chosen again where another far
 /// end works.
 #[test]
 fn a_far_end_that_swallows_what_warm_tunnels_say_is_down() {

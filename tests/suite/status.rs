@@ -1,7 +1,5 @@
-//! `knockpipe status` of many tunnels: what is wrong first and in words, at a terminal
-//! no more than it can show.
-
-use crate::common;
+//! `knockpipe status` of many tunnels: problems first and in words, at a terminal no more than it
+//! can show.
 
 use std::fs::File;
 use std::io::Read;
@@ -9,18 +7,18 @@ use std::iter::repeat_n;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::address::refusing;
-use common::admin::Admin;
-use common::file::{Service, decrypt_table, encrypt_table};
-use common::legit::Clients;
-use common::{Addr, Kind, Launch, NEVER, Target, any, binary, eventually, keygen};
 use nix::pty::{Winsize, openpty};
 use serde_json::Value;
 use tempfile::TempDir;
+use testkit::address::refusing;
+use testkit::admin::Admin;
+use testkit::file::{Service, decrypt_table, encrypt_table};
+use testkit::legit::Clients;
+use testkit::{Addr, Kind, Launch, NEVER, Target, any, binary, eventually, keygen};
 
 const KEY: &str = "\"key\"";
 
-/// Gives the output of a command at a terminal of 80x24.
+/// Returns the output of a command at a terminal of 80x24.
 fn at_a_terminal(admin: &Admin, args: &[&str]) -> String {
     let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
     let terminal = openpty(Some(&size), None).unwrap();
@@ -30,13 +28,13 @@ fn at_a_terminal(admin: &Admin, args: &[&str]) -> String {
     // It holds a copy of the terminal's other side.
     drop(command);
     let mut shown = vec![];
-    // Once nobody has the other side, reading is an error.
+    // Once the other side is closed, reading is an error.
     let _ = File::from(terminal.master).read_to_end(&mut shown);
     assert!(child.wait().unwrap().success());
     String::from_utf8(shown).unwrap().replace("\r\n", "\n")
 }
 
-/// The rows of the tunnels: name and state.
+/// Returns the rows of the tunnels: name and state.
 fn rows(text: &str) -> Vec<(String, String)> {
     let mut lines = text.lines().skip_while(|line| !line.starts_with("TUNNEL"));
     let state = lines.next().unwrap_or_else(|| panic!("no table: {text}")).find("STATE").unwrap();
@@ -48,7 +46,7 @@ fn rows(text: &str) -> Vec<(String, String)> {
     rows.map(row).collect()
 }
 
-/// A process with 40 tunnels, of which some have something wrong, and all that this takes.
+/// A process with 40 tunnels, of which some have a problem, and all the parts of that.
 struct Forty {
     admin: Admin,
     service: Service,
@@ -89,7 +87,7 @@ fn forty_tunnels_fit_on_a_terminal_and_what_is_wrong_comes_first() {
     let (nowhere, _held) = refusing();
     let forty = Forty::start(&nowhere);
     let key = forty.dir.path().join("key");
-    common::Wire::connect(&forty.service.addr("n-away")).unwrap().read_to_ending(NEVER);
+    testkit::Wire::connect(&forty.service.addr("n-away")).unwrap().read_to_ending(NEVER);
     let full = Launch::encrypt(&key).source(&any()).target(&forty.service.addr("q-full")).start();
     let mut client = full.connect();
     client.expect_echo(b"takes the only session");
@@ -141,7 +139,7 @@ fn forty_tunnels_fit_on_a_terminal_and_what_is_wrong_comes_first() {
     let target = format!("  targets      {nowhere} failing for ");
     assert!(details.contains(&target) && !details.contains("p-gate"), "{details}");
 
-    // What goes through one of them does not hide it.
+    // Traffic through one of them does not hide it.
     forty.service.write(&decrypt_table("q-full", forty.target.addr(), KEY, "max-sessions = 9"));
     assert!(
         forty.admin.says(0, &["reload"]).starts_with("changed q-full (max-sessions); removed ")
@@ -156,7 +154,7 @@ fn forty_tunnels_fit_on_a_terminal_and_what_is_wrong_comes_first() {
     assert_eq!(forty.rows(), [drains, ("other".to_owned(), "well".to_owned())]);
 }
 
-/// A far end that is there again is told as soon as somebody got there.
+/// A far end that is there again is reported as soon as a client got through.
 #[test]
 fn a_far_end_that_comes_back_is_well_again() {
     let dir = tempfile::tempdir().unwrap();
@@ -166,7 +164,7 @@ fn a_far_end_that_comes_back_is_well_again() {
     let near = launch.args([&path]).start();
     let admin = Admin(path);
     let what = || admin.tunnel()["wrong"][0]["what"].clone();
-    assert_eq!(what(), Value::Null, "nobody has tried");
+    assert_eq!(what(), Value::Null, "no client has tried");
     near.connect().read_to_ending(NEVER);
     eventually("it is told", || what() == "far end away");
     assert!(admin.tunnel()["targets"][0]["failing_s"].is_u64());

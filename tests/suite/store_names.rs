@@ -1,20 +1,18 @@
-//! Names of a gate's store, in a mount namespace with names of our own: addresses that
-//! swallow packets, and the step that a message names.
-
-use crate::common;
+//! Names of a gate's store, in a mount namespace with names of our own: addresses that swallow
+//! packets, and the step that a message names.
 
 use std::fs;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Command, Output};
 
-use common::machine::Machine;
-use common::redis::Redis;
-use common::{Launch, any, keygen};
 use nix::sys::signal::Signal;
 use socket2::{Domain, SockAddr, Socket, Type};
+use testkit::machine::Machine;
+use testkit::redis::Redis;
+use testkit::{Launch, any, keygen};
 
-/// Has an IPv6 address, which name service gives first, and an IPv4 address.
+/// A name with an IPv6 address, which name service gives first, and an IPv4 address.
 const NAME: &str = "store.knockpipe.test";
 const HOSTS: &str = "::1 store.knockpipe.test\n127.0.0.1 store.knockpipe.test\n";
 
@@ -99,7 +97,7 @@ fn a_message_names_the_step_that_failed() {
         &list("redis://none.knockpipe.test:1"),
         &["looking up none.knockpipe.test", "check name service"],
     );
-    let closed = common::address::free_port();
+    let closed = testkit::address::free_port();
     complains(
         &list(&format!("redis://{NAME}:{closed}")),
         &[&format!("connecting to {NAME} ("), &format!(":{closed})"), "nobody listens there"],
@@ -117,11 +115,11 @@ fn a_message_names_the_step_that_failed() {
     redis.signal(Signal::SIGCONT);
 }
 
-/// And a connection that nobody answers, which takes its own time and no more.
+/// A connection without an answer takes its own time and no more.
 #[test]
-fn a_connection_that_nobody_answers_is_given_up() {
+fn an_unanswered_connection_is_given_up() {
     let hosts = "::1 store.knockpipe.test\n";
-    let (machine, port) = (Machine::new(hosts), common::address::free_port());
+    let (machine, port) = (Machine::new(hosts), testkit::address::free_port());
     let _hole = BlackHole::at((Ipv6Addr::LOCALHOST, port).into());
     let output = gate(&machine.knockpipe(), &format!("list --gate redis://{NAME}:{port}"));
     complains(&output, &[&format!("connecting to {NAME} ([::1]:{port}): no answer within 2 s")]);

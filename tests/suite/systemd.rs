@@ -1,10 +1,8 @@
-//! What a service manager and a container expect: messages about the state,
-//! sockets that it hands over, and a process 1 that behaves.
+//! Expectations of service managers and containers: messages about the state, sockets that are
+//! handed over, and a process 1 that behaves.
 //!
-//! The manager is a socket of the test; sockets are handed over as systemd does
-//! it, by a shell that becomes the program.
-
-use crate::common;
+//! The manager is a socket of the test; sockets are handed over as systemd does it, by a shell that
+//! becomes the program.
 
 use std::fs;
 use std::io::{ErrorKind, IoSliceMut};
@@ -17,18 +15,18 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::hand::Call;
-use common::program::require;
-use common::wait::bounded;
-use common::{
-    Addr, End, Launch, NEVER, Pair, Program, Target, Wire, any, eventually, keygen, proc,
-};
 use knockpipe::proto::SuiteSet;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, geteuid, mkfifo};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use tempfile::TempDir;
+use testkit::hand::Call;
+use testkit::program::require;
+use testkit::wait::bounded;
+use testkit::{
+    Addr, End, Launch, NEVER, Pair, Program, Target, Wire, any, eventually, keygen, proc,
+};
 
 use super::first_messages::is_answered;
 
@@ -66,7 +64,7 @@ impl Manager {
         Self(socket)
     }
 
-    /// The next message, as lines.
+    /// Returns the next message, as lines.
     #[track_caller]
     pub(super) fn next(&self) -> Vec<String> {
         let mut buffer = [0; 4096];
@@ -74,7 +72,7 @@ impl Manager {
         str::from_utf8(&buffer[..len]).unwrap().lines().map(str::to_owned).collect()
     }
 
-    /// The next message with a descriptor, as lines, and that.
+    /// Returns the next message with a descriptor, as lines, and that.
     #[track_caller]
     fn next_with(&self) -> (Vec<String>, OwnedFd) {
         let mut buffer = [0; 4096];
@@ -91,7 +89,7 @@ impl Manager {
         (lines, descriptor.expect("a descriptor comes along"))
     }
 
-    /// Whether nothing has come that was not read.
+    /// Returns true if every message so far was read.
     fn is_silent(&self) -> bool {
         self.0.set_nonblocking(true).unwrap();
         let silent = self.0.recv(&mut [0]).is_err_and(|e| e.kind() == ErrorKind::WouldBlock);
@@ -169,7 +167,7 @@ fn a_process_that_stands_still_is_noticed_by_the_watchdog() {
         assert_eq!(manager.next(), ["WATCHDOG=1"]);
     }
     assert!(start.elapsed() >= PERIOD / 2 * 3, "each comes after half a period");
-    // Returns when every thread stands still.
+    // Returns when every thread is stopped.
     program.signal(Signal::SIGSTOP);
     while !manager.is_silent() {}
     manager.0.set_read_timeout(Some(PERIOD)).unwrap();
@@ -196,7 +194,7 @@ fn a_watchdog_of_another_process_is_none_of_ours() {
 }
 
 #[test]
-fn a_manager_that_is_gone_or_full_holds_nobody_up() {
+fn a_manager_that_is_gone_or_full_delays_nothing() {
     let place = Place::new();
     let path = place.path("notify");
     for gone in [true, false] {
@@ -254,9 +252,9 @@ fn clients_that_came_before_the_start_are_served() {
     end.stop();
 }
 
-/// A restart refuses nobody: the manager's copy of the socket goes on listening.
+/// A restart refuses no client: the manager's copy of the socket goes on listening.
 #[test]
-fn a_restart_with_a_socket_of_the_managers_refuses_nobody() {
+fn a_restart_with_a_socket_of_the_managers_refuses_no_client() {
     let target = Target::echo();
     let pair = Pair::to(target.addr());
     let (addr, listener) = tcp();
@@ -267,13 +265,13 @@ fn a_restart_with_a_socket_of_the_managers_refuses_nobody() {
     let mut end = start();
     end.connect().expect_echo(b"before");
     end.stop();
-    let mut between = Wire::connect(&addr).expect("somebody listens");
+    let mut between = Wire::connect(&addr).expect("it listens");
     let _end = start();
     between.expect_echo(b"between");
 }
 
-/// The manager keeps the memory of first messages, also for a process after a crash:
-/// what was answered gets no second answer, and what was sent meanwhile gets one.
+/// The manager keeps the memory of first messages, also for a process after a crash: an answered
+/// message gets no second answer, and one sent meanwhile gets one.
 #[test]
 fn what_the_manager_keeps_makes_a_restart_forget_nothing() {
     let place = Place::new();
@@ -300,7 +298,7 @@ fn what_the_manager_keeps_makes_a_restart_forget_nothing() {
     again.stop();
 }
 
-/// Something else under that name is told, and the memory begins anew.
+/// Another content under that name is reported, and the memory begins anew.
 #[test]
 fn what_is_no_memory_is_not_taken_for_one() {
     let place = Place::new();
@@ -361,21 +359,21 @@ fn what_is_not_as_it_should_be_is_told() {
     fails(hand_over(&other, "redis", vec![datagram.into()]), "no stream socket that listens");
     let unbound = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     fails(hand_over(&other, "redis", vec![unbound.into()]), "no stream socket that listens");
-    // What is meant for another process is not ours, whatever else is true.
+    // Descriptors for another process are not ours, whatever else is true.
     let anothers = launch("systemd:redis").prelude("export LISTEN_FDS=1 LISTEN_PID=1;").spawn();
     fails(anothers, "hands no sockets to this process");
-    let nobodys = "exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_FDNAMES=redis;";
-    let mut command = launch("systemd:redis").prelude(nobodys).command();
+    let no_process = "exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_FDNAMES=redis;";
+    let mut command = launch("systemd:redis").prelude(no_process).command();
     let socket = OwnedFd::from(tcp().1);
     command.env_remove("LISTEN_PID").stdin(socket);
-    fails(Program::spawn("nobody's", &mut command), "hands no sockets to this process");
+    fails(Program::spawn("no process", &mut command), "hands no sockets to this process");
     let mut target = Launch::decrypt(&place.key).source(&any()).args(["-t", "systemd:a"]).spawn();
     assert_eq!(target.exit_code(), 2);
     assert!(target.tail().contains("only a source can be one"), "{}", target.tail());
 }
 
 #[test]
-fn a_socket_that_nobody_wants_is_told() {
+fn an_unused_socket_is_reported() {
     let place = Place::new();
     let launch = place.decrypt().args(["-s", "systemd:one"]);
     let sockets = vec![tcp().1.into(), tcp().1.into()];
@@ -387,13 +385,13 @@ fn a_socket_that_nobody_wants_is_told() {
 
 // === process 1 ===
 
-/// The children of a process, zombies too.
+/// Returns the children of a process, zombies too.
 fn children(parent: u32) -> Vec<u32> {
     proc::those(|stat| stat.parent == parent)
 }
 
-/// In a process namespace of its own, where it is process 1: an orphan that
-/// ends is gone, and SIGTERM drains, although process 1 is not ended by it.
+/// In a process namespace of its own, where it is process 1: an orphan that ends is gone, and
+/// SIGTERM drains, although process 1 is not ended by it.
 #[test]
 fn process_1_of_a_container_reaps_orphans_and_drains() {
     require("unshare", "util-linux");

@@ -1,7 +1,5 @@
-//! Somebody between the two ends changes what passes: applications see a strict
-//! prefix of what was sent, and a clean end only where the far end said so.
-
-use crate::common;
+//! A host between the two ends changes what passes: applications see a strict prefix of the bytes
+//! that were sent, and a clean end only where the far end said so.
 
 use std::io::Read;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,22 +7,22 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use common::data::Noise;
-use common::middleman::{Act, Cut, Edit, HANDSHAKE, Middleman, Recording, Toward};
-use common::wait::eventually_within;
-use common::{Ending, NEVER, Pair, PairOptions, Target, Wire};
+use testkit::data::Noise;
+use testkit::middleman::{Act, Cut, Edit, HANDSHAKE, Middleman, Recording, Toward};
+use testkit::wait::eventually_within;
+use testkit::{Ending, NEVER, Pair, PairOptions, Target, Wire};
 
 /// Connections at a time; most cases wait for a deadline, not for a processor.
 const AT_ONCE: usize = 96;
 
-/// How often edits whose frame did not come (the handshake's deadline is short) are tried again.
+/// Attempts for edits of frames that did not come (the handshake's deadline is short).
 const ROUNDS: usize = 10;
 
-/// How long a client waits for more before it gives up and resets. A case that
-/// ends this way has not passed as an untouched exchange, which is all that counts.
+/// Time for which a client waits for more before it gives up and resets. A case that ends this way
+/// has not passed as an untouched exchange, and only that matters.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// What one side of an exchange saw.
+/// One side's view of an exchange.
 #[derive(Debug)]
 struct Seen {
     bytes: Vec<u8>,
@@ -66,8 +64,8 @@ impl Stage {
         Self { pair, middle, target, request, answer, target_saw }
     }
 
-    /// The frames of one untouched exchange. The handshake's deadline is short,
-    /// so a loaded machine may need more than one try.
+    /// Returns the frames of one untouched exchange. The handshake's deadline is short, so a loaded
+    /// machine may need more than one try.
     fn sample(&self) -> Recording {
         for _ in 0..20 {
             self.middle.record(true);
@@ -152,7 +150,7 @@ impl Stage {
             }
         });
         self.settle();
-        // A dialer that hears nothing for a while makes a second one.
+        // A dialer that gets nothing for a while makes a second one.
         let made = self.middle.connections() - connections;
         assert!(made >= cases as u64, "{name}: a sealed connection for each client");
         let targets = std::mem::take(&mut *self.target_saw.lock().unwrap());
@@ -166,19 +164,19 @@ impl Stage {
         assert!(whole as u64 <= untouched, "{name}: {whole} noticed nothing of {untouched}");
     }
 
-    /// Sealed connections so far in which nothing was edited.
+    /// Counts the sealed connections so far in which nothing was edited.
     fn untouched(&self) -> u64 {
         self.middle.connections() - self.middle.applied()
     }
 
-    /// Both ends live and an untouched exchange passes.
+    /// Checks that both ends live and that an untouched exchange passes.
     fn finish(self) {
         self.sample();
         self.pair.stop();
     }
 }
 
-/// The target's half of the exchange.
+/// Serves the target's half of the exchange.
 fn exchange(mut wire: Wire, len: usize, answer: &[u8]) -> Seen {
     let mut bytes = vec![0; len];
     let mut have = 0;
@@ -200,8 +198,8 @@ fn exchange(mut wire: Wire, len: usize, answer: &[u8]) -> Seen {
     Seen { bytes, ending }
 }
 
-/// Nothing but authentic bytes came, in order, and a clean end only after all of
-/// them. Whether that came.
+/// Checks that nothing but authentic bytes came, in order, and a clean end only after all of them.
+/// Returns true if that came.
 #[track_caller]
 fn is_whole(seen: &Seen, sent: &[u8], who: &str) -> bool {
     assert!(sent.starts_with(&seen.bytes), "{who} got bytes that were never sent");
@@ -273,8 +271,8 @@ fn records_dropped_doubled_or_swapped_are_noticed() {
     let stage = Stage::new(100_000);
     let sample = stage.sample();
     for toward in Toward::BOTH {
-        // How many records the bytes are cut into may differ a little between
-        // exchanges, but there is never one less than full records demand.
+        // The number of records for the bytes may differ a little between exchanges, but there is
+        // never one less than full records demand.
         let records = 1 + 100_000_usize.div_ceil(16 * 1024);
         assert!(sample.frames(toward).len() > records, "{}", sample.frames(toward).len());
         for act in [Act::Drop, Act::Double, Act::Swap] {
@@ -310,7 +308,7 @@ fn records_of_another_connection_or_direction_are_noticed() {
     stage.finish();
 }
 
-/// Bytes out of nowhere between two records, and records of impossible length.
+/// Inserted bytes between two records, and records of impossible length.
 #[test]
 fn foreign_bytes_between_records_are_noticed() {
     let stage = Stage::new(24);
@@ -330,8 +328,8 @@ fn foreign_bytes_between_records_are_noticed() {
     stage.finish();
 }
 
-/// The far end says why: a flipped bit in a record is a `bad-record` in the log,
-/// and a stream without Fin is `truncated`.
+/// The far end says why: a flipped bit in a record is a `bad-record` in the log, and a stream
+/// without Fin is `truncated`.
 #[test]
 fn the_log_names_tampering_and_truncation() {
     let stage = Stage::new(24);

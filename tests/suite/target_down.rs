@@ -1,10 +1,8 @@
-//! `--on-target-down`: what becomes of sessions on a target that fails its checks.
+//! `--on-target-down`: the fate of sessions on a target that fails its checks.
 
-use crate::common;
-
-use common::redis::{Redis, Reply, Resp};
-use common::{Pair, PairOptions, eventually};
 use nix::sys::signal::Signal;
+use testkit::redis::{Redis, Reply, Resp};
+use testkit::{Pair, PairOptions, eventually};
 
 const DOWN: &str = "target is down";
 
@@ -52,7 +50,7 @@ fn sessions_on_a_target_that_is_down_are_kept_by_default() {
     }
 }
 
-/// Also those from before a reload, as long as the target is there.
+/// Sessions from before a reload are included, as long as the target is there.
 #[test]
 fn a_reload_forgets_no_session_on_a_target() {
     let (first, second) = (Redis::start(), Redis::start());

@@ -1,8 +1,8 @@
-//! A system that gives no more threads: the limit of a user or a container, or an old
-//! container engine that forbids the call.
+//! A system that gives no more threads: the limit of a user or a container, or an old container
+//! engine that forbids the call.
 //!
-//! The limit of threads does not hold for root, so the program runs as a user that
-//! nobody else is. Needs root.
+//! The limit of threads does not hold for root, so the program runs as a user that no other program
+//! uses. Needs root.
 
 use std::fs::{self, Permissions};
 use std::net::SocketAddr;
@@ -16,11 +16,11 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use super::names::{NAME, Names, ONE, TWO, says, served_by};
-use crate::common::program::{install, require};
-use crate::common::wait::poll;
-use crate::common::{End, Launch, NEVER, Program, Target, any, binary, eventually, keygen, proc};
+use testkit::program::{install, require};
+use testkit::wait::poll;
+use testkit::{End, Launch, NEVER, Program, Target, any, binary, eventually, keygen, proc};
 
-/// The time that a thread may stay that has nothing to do.
+/// Time after which an idle thread ends.
 const IDLE: Duration = Duration::from_secs(12);
 
 /// A user of its own, with a directory in which the program and a key are.
@@ -47,12 +47,12 @@ impl User {
         Self { uid, dir, key }
     }
 
-    /// The program as this user.
+    /// Returns the program as this user.
     fn program(&self) -> PathBuf {
         self.script("as-user", "")
     }
 
-    /// The same with so many threads.
+    /// Returns the program as this user, with so many threads.
     fn limited(&self, threads: usize) -> PathBuf {
         self.script(&format!("limited-{threads}"), &format!("prlimit --nproc={threads}:{threads}"))
     }
@@ -72,7 +72,7 @@ impl User {
         Launch::decrypt(&self.key).binary(program).source(&any())
     }
 
-    /// The other end, which only this user can be, whose key it is.
+    /// Starts the other end, which only this user can be, since the key is theirs.
     #[track_caller]
     fn encrypt(&self, to: &End) -> End {
         let program = self.script("encrypt", "");
@@ -87,7 +87,7 @@ fn write_script(dir: &Path, script: &Path, text: &str) {
     install(&draft, script);
 }
 
-/// From now on a running program starts no thread, or as many as it may.
+/// Limits the threads of a running program from now on: none, or as many as given.
 #[track_caller]
 fn allow_threads(user: &User, end: &End, allowed: bool) {
     let pid = end.pid().to_string();
@@ -117,7 +117,7 @@ fn allow_threads(user: &User, end: &End, allowed: bool) {
 #[derive(Debug, PartialEq, Eq)]
 enum Start {
     Serves,
-    /// With status 1 and one line that says why.
+    /// It failed with status 1 and one line that says why.
     Failed,
 }
 
@@ -137,8 +137,8 @@ fn start(launch: &Launch, threads: usize) -> Start {
     Start::Failed
 }
 
-/// However few there are: it serves, or says why not. It never hangs, and never ends
-/// without a word.
+/// With any number of threads it serves, or says why not. It never hangs, and never ends without a
+/// word.
 #[test]
 fn a_start_with_few_threads_serves_or_says_why_not() {
     let user = User::new();
@@ -166,7 +166,7 @@ fn a_reload_without_threads_ends_nothing() {
     let mut session = encrypt.connect();
     session.expect_echo(b"before");
     let reloads = |end: &End| end.count("reloaded") + end.count("cannot reload");
-    // One that was needed at the start may be there for a while, and would do for this.
+    // A thread of the start may be there for a while, and would suffice for this.
     let at_start = proc::threads(decrypt.pid());
     let _ = poll(IDLE, || (proc::threads(decrypt.pid()) < at_start).then_some(()));
     allow_threads(&user, &decrypt, false);
@@ -185,8 +185,8 @@ fn a_reload_without_threads_ends_nothing() {
     decrypt.stop();
 }
 
-/// What follows a name needs a thread each time, and is needed for ever. The pause is
-/// longer than a thread that has nothing to do stays.
+/// Names are followed with a thread each time, for ever. The pause is longer than an idle thread
+/// stays.
 #[test]
 fn a_name_is_followed_while_there_are_no_threads_and_after() {
     let one = says(SocketAddr::from((ONE, 0)), "1");
@@ -207,8 +207,8 @@ fn a_name_is_followed_while_there_are_no_threads_and_after() {
     decrypt.stop();
 }
 
-/// Forbids `clone3` as old container engines do, whose answer is not that of a system
-/// that does not know it; then becomes the program.
+/// Forbids `clone3` as old container engines do, which answer otherwise than a system that does not
+/// know it; then becomes the program.
 const WITHOUT_CLONE3: &str = r#"
     my $number = shift @ARGV;
     my $filter = pack("SCCL" x 4, 0x20, 0, 0, 0, 0x15, 0, 1, 435,
@@ -222,7 +222,7 @@ const WITHOUT_CLONE3: &str = r#"
 /// The number of prctl(2).
 const PRCTL: &str = if cfg!(target_arch = "x86_64") { "157" } else { "167" };
 
-/// Without a single thread, whatever is wrong is said, and with the same status.
+/// Without a single thread, every error is reported, and with the same status.
 #[test]
 fn an_error_is_said_also_without_a_thread() {
     require("perl", "perl-base");

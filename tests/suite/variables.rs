@@ -3,8 +3,8 @@
 use std::process::Command;
 
 use super::cli::{PROGRAM, complaint, place, stdout, write};
-use crate::common::address::refusing;
-use crate::common::{Program, Target};
+use testkit::address::refusing;
+use testkit::{Program, Target};
 
 fn with(dir: &tempfile::TempDir, line: &str, variables: &[(&str, &str)]) -> std::process::Output {
     let mut command = Command::new(PROGRAM);
@@ -39,7 +39,7 @@ fn every_flag_names_its_variable() {
         let help = with(&dir, &format!("{command} --help"), &[]);
         // A flag stands at an indent of two, or of six when it is only long.
         let is_flag = |line: &&str| line.starts_with("  -") || line.starts_with("      --");
-        // These choose what the command does, so that they are typed.
+        // These choose the action of the command, so that they are typed.
         let typed = [("check", 4), ("kick", 3)].iter().find(|(name, _)| *name == command);
         let typed = typed.map_or(0, |(_, count)| *count);
         let flags = stdout(&help).lines().filter(is_flag).count() - 1 - typed;
@@ -115,7 +115,7 @@ fn a_tunnel_can_be_described_by_variables_alone() {
     end.wait_line("ready", |line| line.message() == "ready");
 }
 
-/// Those of `[process]` fill in what it does not say; tunnels are the file's.
+/// Variables of `[process]` fill in the settings that it omits; tunnels are the file's.
 #[test]
 fn a_file_says_everything_about_its_tunnels() {
     let dir = place();
@@ -139,8 +139,8 @@ fn a_file_says_everything_about_its_tunnels() {
     assert!(complaint(&bad, 2, "log level").contains("KNOCKPIPE_LOG_LEVEL: there is no 'loud'"));
 }
 
-/// An environment that is meant for `encrypt` or `decrypt` does not choose what other
-/// commands do, and lacks nothing there.
+/// An environment that is meant for `encrypt` or `decrypt` does not choose the action of other
+/// commands, and lacks nothing there.
 #[test]
 fn variables_of_other_commands_choose_nothing() {
     let dir = place();
@@ -162,7 +162,7 @@ fn variables_of_other_commands_choose_nothing() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(0), "{variable:?}: {said}");
     }
-    // Nobody listens there: the encrypt end's steps are what fails.
+    // That address has no listener: the encrypt end's steps fail.
     let (nowhere, _held) = refusing();
     let line = format!("check -t {nowhere} -k key");
     for variable in [
@@ -191,7 +191,7 @@ fn variables_of_other_commands_choose_nothing() {
     assert!(complaint(&run, 1, "both").contains("no process listens at"));
 }
 
-/// The nearest name of a gate counts, and no variable chooses whom `kick` ends.
+/// The nearest name of a gate counts, and no variable chooses the sessions that `kick` ends.
 #[test]
 fn a_gate_is_found_in_one_way_and_a_kick_is_typed() {
     let dir = place();

@@ -1,18 +1,18 @@
-//! How each competitor is configured: as it comes, with limits raised so far
-//! that every load fits, and with both ends of a TLS pair showing a certificate,
-//! because both ends of ours and of spiped know each other.
+//! Configuration of each competitor: its defaults, with limits raised so far that every load fits,
+//! and with both ends of a TLS pair showing a certificate, because both ends of ours and of spiped
+//! know each other.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{Competitor, Files};
-use crate::common::end::binary;
+use testkit::end::binary;
 
 const AES: &str = "TLS_AES_256_GCM_SHA384";
 const CHACHA: &str = "TLS_CHACHA20_POLY1305_SHA256";
 
-/// One end of a pair: where it listens, and where it connects to.
+/// One end of a pair: the address where it listens, and the one that it connects to.
 pub(super) struct Hop {
     /// Next to the client, where plain becomes sealed.
     pub(super) near: bool,
@@ -45,7 +45,7 @@ pub(super) fn of(
     })
 }
 
-/// As it comes, padding and log included; only the number of sessions is raised.
+/// Its defaults, padding and log included; only the number of sessions is raised.
 fn knockpipe(hop: &Hop, files: &Files, words: &[&str]) -> Command {
     let mut command = Command::new(binary());
     command
@@ -84,7 +84,7 @@ fn stunnel(hop: &Hop, files: &Files, dir: &Path, suite: &str) -> anyhow::Result<
     Ok(command)
 }
 
-/// `words` are for the lines `bind` and `server`.
+/// Configures haproxy; `words` are for the lines `bind` and `server`.
 fn haproxy(hop: &Hop, dir: &Path, words: [&str; 2]) -> anyhow::Result<Command> {
     let [bind, server] =
         words.map(|w| if w.is_empty() { w.to_owned() } else { format!("ssl {w}") });

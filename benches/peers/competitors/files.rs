@@ -6,10 +6,10 @@ use std::process::Command;
 use anyhow::{Context, ensure};
 use tempfile::TempDir;
 
-use crate::common::data::Noise;
-use crate::common::end;
+use testkit::data::Noise;
+use testkit::end;
 
-/// Secrets in a directory that goes with the run.
+/// Secrets in a directory that is removed with the run.
 pub(crate) struct Files {
     dir: TempDir,
 }
@@ -31,7 +31,7 @@ impl Files {
         self.dir.path().join("spiped.key")
     }
 
-    /// Key and certificate of both ends of a TLS pair, and its own authority.
+    /// Returns key and certificate of both ends of a TLS pair, and its own authority.
     pub(crate) fn pem(&self) -> PathBuf {
         self.dir.path().join("tls.pem")
     }

@@ -15,7 +15,7 @@ use crate::target::ECHO;
 
 const CLIENTS: u32 = 32;
 
-/// Between two requests of a client that takes its time.
+/// Pause between two requests of a client that is not in a hurry.
 const PACE: Duration = Duration::from_millis(10);
 
 pub(super) fn measure(bench: &Bench, of: Competitor) -> anyhow::Result<Figures> {
@@ -47,7 +47,7 @@ fn p99(to: SocketAddr, time: Duration, pace: Option<Duration>) -> anyhow::Result
     Ok(quantile(&mut times?.concat(), 0.99))
 }
 
-/// How long each request of one client took.
+/// Measures the time of each request of one client.
 fn requests(
     to: SocketAddr,
     end: Instant,

@@ -13,7 +13,7 @@ use crate::target::{ECHO, Target};
 /// clients try again a second later.
 const CLIENTS: usize = 8;
 
-/// Until both ends have finished with the last connection.
+/// Time until both ends have finished with the last connection.
 const SETTLE: Duration = Duration::from_millis(100);
 
 pub(super) fn measure(bench: &Bench, of: Competitor) -> anyhow::Result<Figures> {

@@ -12,7 +12,7 @@ use crate::target::ECHO;
 
 const CONNECTIONS: usize = 5;
 
-/// Between two connections: a pool is full again.
+/// Pause between two connections: a pool is full again.
 const PAUSE: Duration = Duration::from_millis(300);
 
 pub(super) fn measure(bench: &Bench, of: Competitor) -> anyhow::Result<Figures> {

@@ -1,4 +1,4 @@
-//! What connections cost that were used once and wait.
+//! Cost of connections that were used once and wait.
 
 use std::net::{SocketAddr, TcpStream};
 use std::thread;
@@ -11,10 +11,10 @@ use crate::target::ECHO;
 
 const CONNECTIONS: usize = 4000;
 
-/// They open connections at the same time; fewer than spiped's backlog of 10.
+/// Clients that open connections at the same time; fewer than spiped's backlog of 10.
 const CLIENTS: usize = 8;
 
-/// Until whatever is returned when idle has been returned.
+/// Time until all that is returned when idle has been returned.
 const SETTLE: Duration = Duration::from_secs(3);
 
 pub(super) fn measure(bench: &Bench, of: Competitor) -> anyhow::Result<Figures> {
@@ -26,7 +26,7 @@ pub(super) fn measure(bench: &Bench, of: Competitor) -> anyhow::Result<Figures> 
     Ok(vec![("KiB", more / held.len() as f64)])
 }
 
-/// All connections; each had one byte echoed.
+/// Opens all connections; each had one byte echoed.
 fn open(to: SocketAddr) -> anyhow::Result<Vec<TcpStream>> {
     let client = || (0..CONNECTIONS / CLIENTS).map(|_| dial_echo(to, ECHO)).collect();
     let each: Vec<anyhow::Result<Vec<_>>> = thread::scope(|scope| {

@@ -18,13 +18,13 @@ use crate::target::ECHO;
 
 const CONNECTIONS: u32 = 8000;
 
-/// That many connect at the same time.
+/// Connections that are opened at the same time.
 const CONNECTING: usize = 64;
 
-/// Between two requests of a connection.
+/// Interval between two requests of a connection.
 const PACE: Duration = Duration::from_secs(1);
 
-/// Memory is looked at that long after the begin and before the end.
+/// Memory is measured that long after the begin and before the end.
 const EDGE: Duration = Duration::from_secs(3);
 
 pub(super) fn measure(bench: &Bench, of: Competitor) -> anyhow::Result<Figures> {
@@ -34,7 +34,7 @@ pub(super) fn measure(bench: &Bench, of: Competitor) -> anyhow::Result<Figures> 
     runtime.block_on(hold(&pair, bench.many_time))
 }
 
-/// What one connection has seen.
+/// Results of one connection.
 #[derive(Default)]
 struct Seen {
     times: Vec<f64>,

@@ -1,4 +1,4 @@
-//! redis-benchmark, as everybody runs it.
+//! redis-benchmark, in its usual form.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -9,7 +9,7 @@ use super::{Bench, micros};
 use crate::competitors::{Competitor, Pair};
 use crate::results::Figures;
 
-/// What is asked of Redis.
+/// Parameters of the requests to Redis.
 pub(super) struct Requests {
     pub(super) pipeline: u32,
     /// Bytes of the value.

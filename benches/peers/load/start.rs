@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 
 use super::{Bench, PATIENCE, dial_echo};
-use crate::common::address::free_port;
 use crate::competitors::{Competitor, NearEnds};
 use crate::results::{Figures, median};
 use crate::target::ECHO;
+use testkit::address::free_port;
 
 const STARTS: usize = 5;
 
-/// How often a port is tried that refuses.
+/// Interval between tries of a port that refuses.
 const RETRY: Duration = Duration::from_micros(100);
 
 pub(super) fn measure(bench: &Bench, of: Competitor) -> anyhow::Result<Figures> {

@@ -1,0 +1,11 @@
+//! The gate's stores against their real servers: Redis, Sentinels and Clusters without the command
+//! KEYS, and a file.
+
+mod cluster;
+mod conformance;
+mod embedded;
+mod follower;
+mod losses;
+mod million;
+mod sentinel;
+mod single;
