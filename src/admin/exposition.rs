@@ -2,7 +2,7 @@
 //!
 //! Nothing is kept for it: a tunnel that is gone is gone from the next scrape.
 //! No label is an address, a client or a key, so that a dashboard tells nobody
-//! who connects. Every metric stands in docs/operating/metrics.md, and
+//! who connects. Every metric stands in docs/OPERATING.md, "Metrics", and
 //! `tests/suite/metrics.rs` compares.
 
 use std::fmt;

@@ -124,10 +124,7 @@ impl Reader<'_> {
     fn not_toml(&self, error: &toml::de::Error) -> Mistake {
         let line = error.span().map_or(1, |span| self.line(&span));
         let cause = error.message().replace('\n', ", ");
-        Mistake::new(
-            line,
-            format!("this is not TOML: {cause}; see docs/operating/configuration.md for examples"),
-        )
+        Mistake::new(line, format!("this is not TOML: {cause}; see docs/OPERATING.md for examples"))
     }
 
     /// Tables with names.
