@@ -1,4 +1,4 @@
-# knockpipe in a container. Built and run by docs/OPERATING.md, "In a container";
+# knockpipe in a container. Built and run by docs/operating/containers.md;
 # `make check-image` shows that every stage builds, and that the image runs a pair.
 #
 #   docker build -t knockpipe .

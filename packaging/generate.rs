@@ -1,16 +1,20 @@
-//! Writes the man pages and the completions of the shells, from the same
-//! definitions that parse the command line.
+//! Writes the man pages, the completions of the shells and `docs/FLAGS.md`, from the
+//! same definitions that parse the command line.
 //!
 //!     cargo run --example generate -- DIRECTORY DATE
+//!     cargo run --example generate -- flags >docs/FLAGS.md
 //!
-//! `make packages` does it. The program itself carries none of this: nobody
-//! needs it at run time, and it would be another thing to keep small.
+//! `make packages` does the first. The program itself carries none of this:
+//! it is not needed at run time, and would make the program larger.
 //!
 //! ```text
 //! DIRECTORY/man/knockpipe.1, knockpipe-encrypt.1, knockpipe-gate-allow.1, knockpipe-spiped.1 ...
 //! DIRECTORY/man/knockpipe.toml.5
 //! DIRECTORY/completions/knockpipe.bash, _knockpipe (zsh), knockpipe.fish
 //! ```
+
+#[path = "flags.rs"]
+pub(crate) mod flags;
 
 use std::fs;
 use std::path::Path;
@@ -26,8 +30,14 @@ const SECTION: &str = "1";
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    if arguments == ["flags"] {
+        print!("{}", flags::document());
+        return ExitCode::SUCCESS;
+    }
     let [directory, date] = &arguments[..] else {
-        eprintln!("give a directory for man/ and completions/, and the date of the pages");
+        eprintln!(
+            "give a directory for man/ and completions/ and the date of the pages, or 'flags'"
+        );
         return ExitCode::from(2);
     };
     match write_all(Path::new(directory), &date.to_string_lossy()) {
@@ -39,8 +49,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Everything, below `directory`. The date (2026-01-31) is given, so that the
-/// same sources make the same pages.
+/// Writes pages and completions below `directory`. The date (2026-01-31) is given, so
+/// that the same sources make the same pages.
 ///
 /// # Errors
 /// Those of the file system.
@@ -63,7 +73,8 @@ pub(crate) fn write_all(directory: &Path, date: &str) -> std::io::Result<()> {
     })
 }
 
-/// Without `help`, which needs no page, and with one line behind the name.
+/// Returns a command without `help`, which needs no page, and with one line behind
+/// the name.
 fn for_pages(command: Command) -> Command {
     let about = command.get_about().map(ToString::to_string).unwrap_or_default();
     let (first, rest) = about.split_once('\n').unwrap_or((&about, ""));
@@ -72,7 +83,7 @@ fn for_pages(command: Command) -> Command {
     command.disable_help_subcommand(true).mut_subcommands(for_pages)
 }
 
-/// The page of `command` and those of the commands below it.
+/// Writes the page of `command` and those of the commands below it.
 fn write_pages(command: Command, date: &str, directory: &Path) -> std::io::Result<()> {
     for below in command.get_subcommands() {
         write_pages(below.clone(), date, directory)?;
@@ -90,7 +101,7 @@ fn write_pages(command: Command, date: &str, directory: &Path) -> std::io::Resul
     fs::write(directory.join(format!("{name}.{SECTION}")), text)
 }
 
-/// The sections of a page that clap knows nothing of.
+/// Returns the sections of a page that clap does not know.
 fn sections(name: &str) -> String {
     let mut text = String::new();
     let runs = ["knockpipe-encrypt", "knockpipe-decrypt", "knockpipe-run"].contains(&name);
@@ -112,7 +123,7 @@ The command line goes before the variable, and an empty variable is none.
 A flag that may be repeated takes several values with commas or blanks between them; a switch is true or false.
 .TP
 .B KNOCKPIPE_GATE_CREDENTIALS
-What a file for \-\-gate\-credentials would hold, for whoever has no place for a file.
+The content of a file for \-\-gate\-credentials, where there is no place for a file.
 "#;
 
 const FILES: &str = r#".SH FILES
@@ -121,7 +132,7 @@ const FILES: &str = r#".SH FILES
 The configuration file of knockpipe run and knockpipe check, unless \-c says otherwise.
 .TP
 .I /run/knockpipe/admin.sock
-Where knockpipe status and the like look for a running process, unless \-\-admin says otherwise.
+The socket at which knockpipe status and the like look for a running process, unless \-\-admin says otherwise.
 "#;
 
 const SIGNALS: &str = r#".SH SIGNALS
@@ -153,7 +164,7 @@ Signal
 ended pipe: 129 is SIGHUP, 130 SIGINT, 143 SIGTERM.
 "#;
 
-/// knockpipe.toml(5), from the flags that are the keys of the file.
+/// Returns knockpipe.toml(5), made of the flags that are the keys of the file.
 fn file_page(date: &str) -> String {
     let version = env!("CARGO_PKG_VERSION");
     let mut page = format!(
@@ -169,7 +180,7 @@ fn file_page(date: &str) -> String {
     page + FILE_END
 }
 
-/// The entry of one key.
+/// Returns the entry of one key.
 fn key(arg: &Arg) -> String {
     let Some(long) = arg.get_long() else { return String::new() };
     let names = arg.get_value_names().unwrap_or_default();
@@ -186,7 +197,7 @@ fn key(arg: &Arg) -> String {
     format!(".TP\n.BR {} \" = {}\"\n{}\n", roff(long), roff(&value), roff(&(help + &default)))
 }
 
-/// `text` as roff has it.
+/// Returns `text` escaped for roff.
 fn roff(text: &str) -> String {
     let text = text.replace('\\', "\\e").replace('-', "\\-");
     let is_command = text.starts_with(['.', '\'']);
@@ -198,17 +209,17 @@ knockpipe.toml \- configuration file of knockpipe
 .SH SYNOPSIS
 .I /etc/knockpipe/knockpipe.toml
 .SH DESCRIPTION
-The file, in TOML, says which tunnels a process of
-.B knockpipe run
-has. A key is the long name of a flag, and its value means what it means on the command line.
+The file, in TOML, defines the tunnels of a process of
+.BR "knockpipe run" .
+A key is the long name of a flag, and its value means what it means on the command line.
 .SS [process]
-The process and its log. A variable of the environment stands in for what it does not say.
+The process and its log. Variables of the environment fill in keys that are missing here.
 .SS [keys]
 A name for each key file, for the key of tunnels.
 .SS [gates.NAME]
 A gate, which tunnels name with gate = "NAME".
 .SS [defaults]
-What holds for every tunnel that has such a key and does not say it itself.
+Values for every tunnel that has such a key and does not set it itself.
 .SS [tunnels.NAME]
 One tunnel. Its mode is "encrypt" next to the clients, or "decrypt" next to the server.
 .SS Values
@@ -243,8 +254,8 @@ gate = "staff"
 .BR knockpipe\-check (1)
 "#;
 
-/// What clap_mangen leaves to be wished: breaks around a blank line, which mandoc
-/// calls needless, and examples that are filled like prose, under "EXTRA".
+/// Mends the output of clap_mangen: breaks around a blank line, which mandoc calls
+/// needless, and examples that are filled like prose, under "EXTRA".
 fn polished(page: &str) -> String {
     let page = page.replace(".br\n\n.br\n", "\n");
     let Some((before, extra)) = page.split_once(".SH EXTRA\n") else {

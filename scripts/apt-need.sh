@@ -5,7 +5,7 @@
 #   scripts/apt-need.sh COMMAND=PACKAGE[,PACKAGE]...
 set -euo pipefail
 
-# Servers live in sbin, which is not on everybody's path.
+# Servers live in sbin, which is not on every user's path.
 PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 
 missing=() packages=()

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Shows that the units of the Debian package run under the systemd of Debian:
 # locked up as they are, with keys of root's, another key and an upgrade that refuse
-# nobody, a watchdog, a unix socket for a group, and a restart behind a socket unit.
+# no client, a watchdog, a unix socket for a group, and a restart behind a socket unit.
 # Boots a Debian in systemd-nspawn, without a network, where scripts/units-inside.sh
 # does all that; needs root, and the network for debootstrap.
 #
@@ -47,7 +47,7 @@ source = "127.0.0.1:6380"
 target = "127.0.0.1:7000"
 key = "office/redis.key"
 FILE
-# Who may connect to the unix socket, as docs/OPERATING.md has it.
+# The users that may connect to the unix socket, as docs/operating/systemd.md has it.
 chroot "$root" groupadd redis-clients
 chroot "$root" useradd --groups redis-clients application
 chroot "$root" useradd stranger

@@ -75,7 +75,7 @@ grep -q '^Seccomp:.*2$' "/proc/$pid/status"
 [[ $user != root ]]
 knockpipe status | grep -c client
 
-: 'the keys: root has them, the service has copies, and nobody else sees either'
+: 'the keys: root has them, the service has copies, and no other user sees either'
 [[ $(stat -c '%U %a' /etc/knockpipe/keys/redis.key /run/knockpipe.keys) == $'root 600\nroot 711' ]]
 [[ $(stat -c '%u %a' /run/knockpipe.keys/redis.key) == "$(stat -c %u "/proc/$pid") 400" ]]
 for file in {/etc/knockpipe/keys,/run/knockpipe.keys}/redis.key; do
@@ -116,7 +116,7 @@ touch /run/rotated
 wait "$crowd"
 [[ $(main knockpipe) == "$pid" ]]
 
-: 'an upgrade: nobody is refused, and a session that was open goes on'
+: 'an upgrade: no client is refused, and a session that was open goes on'
 before=("$(main knockpipe)" "$(main knockpipe@office)")
 crowd /run/upgraded &
 crowd=$!
@@ -179,7 +179,7 @@ wait "$stop"
 [[ $(systemctl show -P Result knockpipe) == success ]]
 [[ ! -e /run/knockpipe.keys ]]
 
-: 'while it restarts behind a socket of systemd, everybody gets a connection'
+: 'while it restarts behind a socket of systemd, every client gets a connection'
 systemctl start knockpipe.socket knockpipe
 crowd /run/restarted 127.0.0.1:6379 &
 crowd=$!

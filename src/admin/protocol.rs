@@ -299,11 +299,11 @@ pub struct SessionReply {
 pub enum RequestError {
     /// More than [`MAX_REQUEST`].
     #[error(
-        "the request is longer than {MAX_REQUEST} bytes; send one line of JSON as docs/OPERATING.md, \"The admin socket\", has it"
+        "the request is longer than {MAX_REQUEST} bytes; send one line of JSON as docs/operating/admin-socket.md has it"
     )]
     TooLong,
     /// No JSON, or not of a request.
-    #[error("this is no request: {0}; see docs/OPERATING.md, \"The admin socket\"")]
+    #[error("this is no request: {0}; see docs/operating/admin-socket.md")]
     Unreadable(#[from] serde_json::Error),
     /// No IP address.
     #[error("\"{0}\" is no address of a peer; give IP or IP:PORT")]

@@ -30,7 +30,7 @@ Example of a file:
   key = \"db\"
   service = \"redis\"
 Keys are the long flags of 'knockpipe encrypt' and 'knockpipe decrypt'. [defaults] holds for all
-tunnels, [process] has the flags about the process and its log. docs/OPERATING.md tells the rest.";
+tunnels, [process] has the flags about the process and its log. docs/operating/configuration.md tells the rest.";
 
 /// `knockpipe run`.
 #[derive(Debug, Args)]

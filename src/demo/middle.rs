@@ -1,11 +1,11 @@
-//! Somebody in the middle, who harms the first answer that comes back.
+//! An attacker on the path, who damages the first answer that comes back.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::proto::handshake::MESSAGE_LEN;
 
-/// What is done to the connection.
+/// Damage to the connection.
 #[derive(Clone, Copy)]
 pub(super) enum Harm {
     /// One bit of the first record from the acceptor is flipped.

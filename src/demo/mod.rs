@@ -1,10 +1,11 @@
 //! `knockpipe demo`: a key, both ends and a target in one process on loopback.
 //!
-//! Shows what a tunnel does and what it refuses, with the same code that
-//! `encrypt` and `decrypt` run. Each step is checked: a demo that shows
-//! something else than it says ends with an error.
+//! Shows that a tunnel works and what it refuses, with the same code that
+//! `encrypt` and `decrypt` run. Each step is checked: a demo with a result other
+//! than the one it announces marks that step, and ends with an error.
 
 mod middle;
+mod screen;
 mod target;
 
 use std::io::Write;
@@ -19,6 +20,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use self::middle::{Harm, Middle};
+use self::screen::{TITLE, fact, step};
 use self::target::Target;
 use crate::addr::{Address, ServiceName};
 use crate::keys::{Key, KeyRing};
@@ -31,7 +33,7 @@ use crate::tunnel::{Capacity, Limits, Memory, Options, Parts, Role, Tunnel, work
 /// The handshake deadline of the demo's tunnels: a wrong key shows after this.
 const TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Everything here answers within this time, or the demo has failed.
+/// Time within which everything here answers, or the demo has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Round trips that are measured.
@@ -40,26 +42,31 @@ const ROUND_TRIPS: usize = 2_000;
 /// Size of the value that is moved in each direction, in bytes.
 const VALUE: usize = 64 << 20;
 
-/// Runs the demo; what it shows goes to `out`.
+/// The last lines: the same outside of the demo.
+const NEXT_STEPS: &str = include_str!("next_steps.txt");
+
+/// Runs the demo and writes its results to `out`, with colours: a stream that is no
+/// terminal has to take them out.
 ///
 /// # Errors
-/// When a step does not show what it should.
+/// A step with a result other than the announced one.
 pub(crate) async fn run(out: &mut impl Write) -> anyhow::Result<()> {
     let key = random_key()?;
     let target = Target::start().await.context("cannot start a target")?;
-    writeln!(out, "key       {} (made for this demo, in memory only)", key.id())?;
-    writeln!(out, "target    {}", target.description())?;
+    fact(out, "key", &key.id().to_string(), "made for this demo, in memory only")?;
+    fact(out, "target", target.address(), target.description())?;
     let decrypt = start(decrypting(&key, target.address())).await?;
-    writeln!(out, "decrypt   sealed {} -> target {}", decrypt.address, target.address())?;
+    fact(out, "decrypt", &decrypt.address, "accepts sealed connections, dials the target")?;
     let encrypt = start(encrypting(&key, &decrypt.address)).await?;
-    writeln!(out, "encrypt   plain  {} -> sealed {}", encrypt.address, decrypt.address)?;
+    fact(out, "encrypt", &encrypt.address, "accepts plain clients, dials the decrypt end")?;
     writeln!(out)?;
 
-    request(out, &encrypt).await?;
+    step(out, "a request goes through", request(&encrypt)).await?;
     let seen = target.connections().await?;
-    wrong_key(out, &decrypt, &target).await?;
+    step(out, "a wrong key is refused", wrong_key(&decrypt, &target)).await?;
     for harm in [Harm::FlipABit, Harm::Cut] {
-        harmed(out, (&key, &decrypt), harm).await?;
+        let title = format!("{} is refused", harm.name());
+        step(out, &title, harmed(&key, &decrypt, harm)).await?;
     }
     ensure!(
         target.connections().await? <= seen + 2,
@@ -67,9 +74,10 @@ pub(crate) async fn run(out: &mut impl Write) -> anyhow::Result<()> {
     );
     writeln!(out)?;
 
-    round_trips(out, (&encrypt, &target)).await?;
+    round_trips(out, &encrypt, &target).await?;
     throughput(out, &encrypt).await?;
-    writeln!(out, "\n{}", include_str!("next_steps.txt").trim_end())?;
+    let (title, steps) = NEXT_STEPS.trim_end().split_once('\n').expect("a title and steps");
+    writeln!(out, "\n{TITLE}{title}{TITLE:#}\n{steps}")?;
     Ok(())
 }
 
@@ -135,39 +143,28 @@ fn options(key: &Key, role: Role) -> Options {
     }
 }
 
-async fn request(out: &mut impl Write, encrypt: &Side) -> anyhow::Result<()> {
+async fn request(encrypt: &Side) -> anyhow::Result<String> {
     let answer = ping(&encrypt.address).await.context("the request did not go through")?;
-    ensure!(answer == "+PONG", "an odd answer came through: {answer}");
-    writeln!(out, "a request goes through:     PING -> {answer}")?;
-    Ok(())
+    ensure!(answer == "+PONG", "an unexpected answer came through: {answer}");
+    Ok(format!("PING -> {answer}"))
 }
 
-async fn wrong_key(out: &mut impl Write, decrypt: &Side, target: &Target) -> anyhow::Result<()> {
+async fn wrong_key(decrypt: &Side, target: &Target) -> anyhow::Result<String> {
     let before = target.connections().await?;
     let stranger = start(encrypting(&random_key()?, &decrypt.address)).await?;
     let refused = ping(&stranger.address).await;
     ensure!(refused.is_err(), "a wrong key got an answer");
     ensure!(target.connections().await? == before, "a wrong key reached the target");
-    writeln!(out, "a wrong key is refused:     no byte of answer, the target saw nothing")?;
-    Ok(())
+    Ok("no byte of answer, the target saw nothing".to_owned())
 }
 
-async fn harmed(
-    out: &mut impl Write,
-    (key, decrypt): (&Key, &Side),
-    harm: Harm,
-) -> anyhow::Result<()> {
+async fn harmed(key: &Key, decrypt: &Side, harm: Harm) -> anyhow::Result<String> {
     let middle = Middle::start(&decrypt.address, harm).await?;
     let encrypt = start(encrypting(key, middle.address())).await?;
     let refused = ping(&encrypt.address).await;
     let error = refused.err().with_context(|| format!("{} went unnoticed", harm.name()))?;
     ensure!(is_reset(&error), "{} looked like a clean end: {error:#}", harm.name());
-    writeln!(
-        out,
-        "{:<27} the client sees a reset, never a clean end",
-        format!("{} is refused:", harm.name())
-    )?;
-    Ok(())
+    Ok("the client sees a reset, never a clean end".to_owned())
 }
 
 fn is_reset(error: &anyhow::Error) -> bool {
@@ -175,7 +172,7 @@ fn is_reset(error: &anyhow::Error) -> bool {
     io.is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
 }
 
-/// One PING as a client sends it; the first line of the answer.
+/// Sends one PING as a client does, and returns the first line of the answer.
 async fn ping(address: &str) -> anyhow::Result<String> {
     let conversation = async {
         let mut client = TcpStream::connect(address).await?;
@@ -186,28 +183,21 @@ async fn ping(address: &str) -> anyhow::Result<String> {
         }
         Ok(String::from_utf8_lossy(&answer).trim_end().to_owned())
     };
-    timeout(PATIENCE, conversation).await.context("nothing happened")?
+    timeout(PATIENCE, conversation).await.context("no answer came")?
 }
 
-async fn round_trips(
-    out: &mut impl Write,
-    (encrypt, target): (&Side, &Target),
-) -> anyhow::Result<()> {
+async fn round_trips(out: &mut impl Write, encrypt: &Side, target: &Target) -> anyhow::Result<()> {
     let direct = measure(target.address()).await?;
     let sealed = measure(&encrypt.address).await?;
-    let us = |times: &[Duration], part: usize| times[times.len() * part / 100].as_micros();
-    writeln!(
-        out,
-        "round trip through both ends: p50 {} us, p99 {} us (direct: p50 {} us, p99 {} us)",
-        us(&sealed, 50),
-        us(&sealed, 99),
-        us(&direct, 50),
-        us(&direct, 99)
-    )?;
+    for (name, way, times) in [("round trip", "tunnel", sealed), ("", "direct", direct)] {
+        let us = |part: usize| times[times.len() * part / 100].as_micros();
+        let shown = format!("p50 {:>5} us   p99 {:>5} us", us(50), us(99));
+        screen::measure(out, name, way, &shown)?;
+    }
     Ok(())
 }
 
-/// The times of [`ROUND_TRIPS`] PINGs on one connection, sorted.
+/// Measures the times of [`ROUND_TRIPS`] PINGs on one connection, and sorts them.
 async fn measure(address: &str) -> anyhow::Result<Vec<Duration>> {
     let mut client = TcpStream::connect(address).await?;
     client.set_nodelay(true)?;
@@ -241,13 +231,8 @@ async fn throughput(out: &mut impl Write, encrypt: &Side) -> anyhow::Result<()> 
     let down = began.elapsed();
     ensure!(back[head..head + VALUE] == value[..], "the value changed on its way");
     let rate = |time: Duration| VALUE as f64 / 1e9 / time.as_secs_f64();
-    writeln!(
-        out,
-        "throughput of one connection, {} MiB: {:.2} GB/s up, {:.2} GB/s down",
-        VALUE >> 20,
-        rate(up),
-        rate(down)
-    )?;
+    let shown = format!("up {:>5.2} GB/s   down {:>5.2} GB/s", rate(up), rate(down));
+    screen::measure(out, "throughput", &format!("{} MiB", VALUE >> 20), &shown)?;
     Ok(())
 }
 

@@ -13,13 +13,13 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 
-/// How often redis-server is asked whether it has started, 50 ms apart.
+/// Number of attempts to reach redis-server after its start, 50 ms apart.
 const START_TRIES: usize = 200;
 
 /// Longest value the embedded server takes, in bytes.
 const MAX_VALUE: usize = 1 << 30;
 
-/// A server that can say how many connections it saw.
+/// A server that counts its connections.
 pub(super) enum Target {
     Redis(Redis),
     Embedded(Embedded),
@@ -30,7 +30,7 @@ pub(super) struct Redis {
     process: Child,
     directory: PathBuf,
     address: String,
-    /// Our own questions, which it counts as connections too.
+    /// Connections of this module, which it counts too.
     questions: AtomicUsize,
 }
 
@@ -58,12 +58,12 @@ impl Target {
 
     pub(super) fn description(&self) -> &'static str {
         match self {
-            Self::Redis(_) => "redis-server of this machine (started for the demo, in memory only)",
-            Self::Embedded(_) => "embedded (no redis-server is installed)",
+            Self::Redis(_) => "redis-server, started for the demo, in memory",
+            Self::Embedded(_) => "embedded, since no redis-server is installed",
         }
     }
 
-    /// Connections it has seen so far.
+    /// Returns the number of connections that it has seen.
     pub(super) async fn connections(&self) -> anyhow::Result<usize> {
         match self {
             Self::Redis(redis) => redis.connections().await,
@@ -153,7 +153,7 @@ impl Embedded {
     }
 }
 
-/// Speaks as much of Redis's protocol as the demo needs, to one client.
+/// Serves one client with the part of Redis's protocol that the demo needs.
 async fn serve(client: TcpStream) -> anyhow::Result<()> {
     client.set_nodelay(true)?;
     let mut client = BufReader::with_capacity(1 << 16, client);
@@ -177,7 +177,7 @@ async fn serve(client: TcpStream) -> anyhow::Result<()> {
     }
 }
 
-/// One command: a line of words, or an array of bulk strings.
+/// Reads one command: a line of words, or an array of bulk strings.
 async fn command(client: &mut BufReader<TcpStream>) -> anyhow::Result<Vec<Vec<u8>>> {
     let first = line(client).await?;
     let Some(count) = first.strip_prefix('*') else {

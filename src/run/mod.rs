@@ -207,7 +207,8 @@ pub fn demo() -> Result<Outcome, Failure> {
     let shown = || {
         runtime()?.block_on(async {
             let mut signals = Signals::catch().context("cannot catch signals")?;
-            let mut out = io::stdout();
+            // Without colours in a pipe, and with NO_COLOR.
+            let mut out = anstream::AutoStream::auto(io::stdout());
             tokio::select! {
                 shown = demo::run(&mut out) => shown,
                 // Dropping the demo ends its redis-server.

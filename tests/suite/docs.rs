@@ -13,18 +13,37 @@ use testkit::tree::{read, sources};
 /// A set of words, in an order that makes a difference readable.
 type Words = BTreeSet<String>;
 
-const DOCUMENTS: [&str; 10] = [
-    "README.md",
-    "CHANGELOG.md",
-    "SECURITY.md",
-    "keys/README.md",
-    "docs/ARCHITECTURE.md",
-    "docs/BENCHMARKS.md",
-    "docs/OPERATING.md",
-    "docs/PROTOCOL.md",
-    "docs/RELEASE.md",
-    "docs/THREATS.md",
-];
+/// Directories with documents.
+const PLACES: [&str; 4] = [".", "keys", "docs", PAGES];
+
+/// The directory of the pages for operators.
+const PAGES: &str = "docs/operating";
+
+/// Every document of the repository, by its path.
+pub(super) fn documents() -> Vec<String> {
+    let found: Vec<String> = PLACES.iter().flat_map(|place| documents_in(place)).collect();
+    assert!(found.len() > 25, "only {found:?}");
+    found
+}
+
+fn documents_in(place: &str) -> Vec<String> {
+    let files = fs::read_dir(place).unwrap().map(|file| file.unwrap().path());
+    let files = files.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
+    let path = |path: PathBuf| path.to_str().unwrap().to_owned();
+    let mut found: Vec<String> = files.map(path).collect();
+    found.iter_mut().for_each(|path| *path = path.trim_start_matches("./").to_owned());
+    found.sort();
+    found
+}
+
+fn pages() -> Vec<String> {
+    documents_in(PAGES)
+}
+
+/// The text of all pages for operators.
+pub(super) fn operating() -> String {
+    pages().iter().map(read).collect()
+}
 
 /// The text of the section under `heading`, up to the next heading of its level or above.
 fn section(text: &str, heading: &str) -> String {
@@ -51,7 +70,7 @@ fn cells(row: &str) -> Vec<String> {
     inner.split('|').map(|cell| cell.trim().replace('\u{1}', "|")).collect()
 }
 
-/// What stands in backticks.
+/// Returns the texts in backticks.
 fn spans(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
@@ -69,7 +88,7 @@ fn difference(left: &Words, right: &Words) -> Vec<String> {
 
 // === files and functions ===
 
-/// Directories whose files documents name.
+/// Directories of files that documents name.
 const TREES: [&str; 5] = ["src/", "crates/", "tests/", "packaging/", "scripts/"];
 
 /// Every `src/...`, `tests/...` and so on in `text`, with the name behind `::`, if any.
@@ -88,7 +107,7 @@ fn places(text: &str) -> BTreeSet<(String, Option<String>)> {
         .collect()
 }
 
-/// Whether `name` is something that `code` defines.
+/// Returns whether `code` defines `name`.
 fn defines(code: &str, name: &str) -> bool {
     ["fn", "struct", "enum", "trait", "const", "type"].iter().any(|kind| {
         code.match_indices(&format!("{kind} {name}")).any(|(at, found)| {
@@ -98,7 +117,7 @@ fn defines(code: &str, name: &str) -> bool {
     })
 }
 
-/// Whether `name` is a test in `code` that is run.
+/// Returns whether `name` is a test in `code` that is run.
 fn is_test(code: &str, name: &str) -> bool {
     let lines: Vec<&str> = code.lines().map(str::trim).collect();
     let declaration = format!("fn {name}(");
@@ -114,8 +133,8 @@ fn is_test(code: &str, name: &str) -> bool {
 #[test]
 fn every_file_and_function_that_a_document_names_exists() {
     let mut named = BTreeMap::new();
-    for document in DOCUMENTS {
-        let places = places(&read(document));
+    for document in documents() {
+        let places = places(&read(&document));
         for (path, name) in &places {
             assert!(Path::new(path).exists(), "{document} names {path}, which does not exist");
             let Some(name) = name else { continue };
@@ -131,8 +150,8 @@ fn every_file_and_function_that_a_document_names_exists() {
 fn every_make_target_that_a_document_names_exists() {
     let makefile = read("Makefile");
     let mut named = 0;
-    for document in DOCUMENTS {
-        let text = read(document);
+    for document in documents() {
+        let text = read(&document);
         let spans = spans(&text).chain(text.lines().filter_map(|line| line.strip_prefix("    ")));
         let targets = spans.filter_map(|code| code.strip_prefix("make "));
         for target in targets.filter_map(|behind| behind.split_whitespace().next()) {
@@ -186,14 +205,14 @@ fn anchor(heading: &str) -> String {
 #[test]
 fn every_link_between_documents_leads_somewhere() {
     let mut links = 0;
-    for document in DOCUMENTS {
-        let text = read(document);
+    for document in documents() {
+        let text = read(&document);
         for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             if target.starts_with("https://") {
                 continue;
             }
             let (path, fragment) = target.split_once('#').unwrap_or((target, ""));
-            let here = Path::new(document);
+            let here = Path::new(&document);
             let path = match path {
                 "" => here.to_owned(),
                 path => here.parent().unwrap().join(path),
@@ -207,7 +226,7 @@ fn every_link_between_documents_leads_somewhere() {
             links += 1;
         }
     }
-    assert!(links > 20, "only {links} links were found");
+    assert!(links > 60, "only {links} links were found");
 }
 
 // === flags ===
@@ -220,7 +239,7 @@ struct Flag {
     default: String,
 }
 
-/// What `knockpipe COMMAND --help` prints.
+/// Returns the output of `knockpipe COMMAND --help`.
 fn help(command: &[&str]) -> String {
     let output = Command::new(binary()).args(command).arg("--help").output().unwrap();
     String::from_utf8(output.stdout).unwrap()
@@ -264,30 +283,33 @@ fn names(flags: &BTreeSet<Flag>) -> Words {
     both.filter(|name| !name.is_empty()).cloned().collect()
 }
 
-/// The table in README says for each flag which commands have it: `e`, `d`, `p`.
+/// The tables of flags say what the help says, and for which command.
 #[test]
-fn the_flag_table_of_the_readme_is_what_the_help_says() {
-    let text = read("README.md");
-    let table = rows(&section(&text, "### Flags"));
-    assert!(table.len() > 20, "only {} rows", table.len());
-    for (letter, command) in [('e', "encrypt"), ('d', "decrypt"), ('p', "pipe")] {
-        let mine = table.iter().filter(|row| row[2].contains(letter));
-        let documented: BTreeSet<Flag> = mine.clone().map(|row| in_table(row)).collect();
-        let printed = flags(command);
-        let (a, b) = (names(&documented), names(&printed));
-        assert_eq!(difference(&a, &b), [""; 0], "{command}: only in README or only in --help");
-        for flag in printed.iter().filter(|flag| !flag.default.is_empty()) {
-            assert!(documented.contains(flag), "{command}: README has another default: {flag:?}");
-        }
+fn the_flag_tables_are_what_the_help_says() {
+    let text = read("docs/FLAGS.md");
+    let table = rows(&section(&text, "## Tunnels"));
+    let table: Vec<_> = table.into_iter().filter(|row| row.len() == 4).collect();
+    assert!(table.len() > 40, "only {} rows", table.len());
+    for command in ["encrypt", "decrypt", "pipe"] {
+        let has = |row: &[String]| row[1] == "all" || row[1].split(", ").any(|it| it == command);
+        let mine = table.iter().filter(|row| has(row)).map(|row| in_table(row));
+        let documented: BTreeSet<Flag> = mine.collect();
+        let mut printed = flags(command);
+        // clap adds it, and its definitions have no such flag.
+        printed.retain(|flag| flag.long != "--help");
+        let difference: Vec<_> = documented.symmetric_difference(&printed).collect();
+        assert!(difference.is_empty(), "{command}: only in FLAGS or in --help: {difference:?}");
     }
 }
 
 fn in_table(row: &[String]) -> Flag {
-    let word = |cell: &str| {
-        let span = spans(cell).next().unwrap_or_default();
-        span.split(' ').next().unwrap_or_default().to_owned()
-    };
-    Flag { short: word(&row[0]), long: word(&row[1]), default: row[3].clone() }
+    let spans: Vec<&str> = spans(&row[0]).map(|span| span.split(' ').next().unwrap()).collect();
+    let name = |long: bool| spans.iter().find(|name| name.starts_with("--") == long);
+    Flag {
+        short: name(false).map_or("", |name| name).to_owned(),
+        long: name(true).map_or("", |name| name).to_owned(),
+        default: row[2].trim_matches('`').to_owned(),
+    }
 }
 
 /// The comparison with others is not older than the program.
@@ -315,15 +337,15 @@ fn the_comparison_denies_nothing_that_there_is() {
 }
 
 #[test]
-fn the_readme_names_exactly_the_flags_that_only_spipeds_spelling_has() {
-    let text = read("README.md");
+fn operating_names_exactly_the_flags_that_only_spipeds_spelling_has() {
+    let text = read("docs/operating/spiped.md");
     let paragraph = text.split("Only in spiped's spelling:").nth(1).unwrap();
     let paragraph = paragraph.split("\n\n").next().unwrap();
     let documented: Words = spans(paragraph).map(str::to_owned).collect();
     let others = &names(&flags("encrypt")) | &names(&flags("decrypt"));
     let printed = &names(&flags("-e")) - &others;
     assert!(!documented.is_empty());
-    assert_eq!(difference(&documented, &printed), [""; 0], "only in README or only in --help");
+    assert_eq!(difference(&documented, &printed), [""; 0], "only in spiped.md or only in --help");
 }
 
 /// The commands of `gate`, as its help lists them.
@@ -360,19 +382,19 @@ fn admin_flags() -> Words {
     flags
 }
 
-/// The README has a row for each `gate` command.
+/// The page of the gate has a row for each `gate` command.
 #[test]
-fn the_readme_names_every_gate_command() {
-    let text = read("README.md");
-    let named = section(&text, "## The gate");
+fn operating_names_every_gate_command() {
+    let text = read("docs/operating/gate.md");
+    let named = section(&text, "## Commands");
     for command in gate_commands() {
         let found =
             named.contains(&format!("gate {command}")) || named.contains(&format!("`{command} "));
-        assert!(found || command == "help", "README does not name 'gate {command}'");
+        assert!(found || command == "help", "gate.md does not name 'gate {command}'");
     }
 }
 
-/// What a text says of our flags: code that begins with one, and all that stands
+/// Returns the flags that a text names: code that begins with one, and all that stands
 /// behind the word `knockpipe` in a line of code.
 fn flags_named_in(text: &str) -> Words {
     let mut named = Words::new();
@@ -407,17 +429,46 @@ fn operating_explains_every_flag_and_invents_none() {
     let known = &known | &["-V", "--version"].map(str::to_owned).into();
     let known = &(&known | &gate_flags()) | &admin_flags();
     let known = OTHERS.iter().fold(known, |known, command| &known | &names(&flags(command)));
-    for document in ["README.md", "docs/OPERATING.md", "keys/README.md"] {
-        let named = flags_named_in(&read(document));
+    for document in ["README.md", "keys/README.md"].map(str::to_owned).into_iter().chain(pages()) {
+        let named = flags_named_in(&read(&document));
         let invented: Vec<_> = named.difference(&known).collect();
-        assert!(!named.is_empty() && invented.is_empty(), "{document} invents {invented:?}");
+        assert!(invented.is_empty(), "{document} invents {invented:?}");
     }
-    let named = flags_named_in(&read("docs/OPERATING.md"));
-    let everybody = flags("encrypt").into_iter().chain(flags("decrypt")).chain(flags("pipe"));
-    let everybody = everybody.chain(OTHERS.iter().flat_map(|command| flags(command)));
-    let missing = everybody.filter(|f| !named.contains(&f.short) && !named.contains(&f.long));
+    let named = flags_named_in(&operating());
+    let all = flags("encrypt").into_iter().chain(flags("decrypt")).chain(flags("pipe"));
+    let all = all.chain(OTHERS.iter().flat_map(|command| flags(command)));
+    let missing = all.filter(|f| !named.contains(&f.short) && !named.contains(&f.long));
     let missing: Vec<_> = missing.map(|f| f.long).filter(|long| long != "--help").collect();
     assert!(missing.is_empty(), "OPERATING does not name {missing:?}");
+}
+
+// === pages for operators, prose ===
+
+/// The index is short, and no page is missing in it.
+#[test]
+fn the_index_of_operating_has_every_page() {
+    let index = read("docs/OPERATING.md");
+    assert!(index.lines().count() <= 40);
+    for page in pages() {
+        let link = format!("]({})", page.strip_prefix("docs/").unwrap());
+        assert!(index.contains(&link), "no link to {page}");
+    }
+}
+
+/// Tables, code, results that a program writes and one unbroken word may be longer.
+#[test]
+fn prose_in_documents_wraps_at_100_columns() {
+    for document in documents() {
+        let (mut fenced, mut written) = (false, false);
+        for line in read(&document).lines() {
+            fenced ^= line.starts_with("```");
+            written ^= line.ends_with(" from here -->") || line.ends_with(" to here -->");
+            let is_code = fenced || line.starts_with("    ");
+            let is_prose = !is_code && !written && !line.starts_with(['|', '#', '<']);
+            let wraps = line.chars().count() <= 100 || !line.trim_start().contains(' ');
+            assert!(!is_prose || wraps, "{document}: {line}");
+        }
+    }
 }
 
 // === close reasons, log messages, dependencies ===
@@ -427,8 +478,8 @@ fn operating_explains_every_close_reason_and_invents_none() {
     let code = read("crates/base/src/reason.rs");
     let arms = code.lines().filter(|line| line.trim().starts_with("Self::"));
     let real: Words = arms.filter_map(|line| line.split('"').nth(1)).map(str::to_owned).collect();
-    let text = read("docs/OPERATING.md");
-    let table = rows(&section(&text, "## Close reasons"));
+    let text = read("docs/operating/close-reasons.md");
+    let table = rows(&section(&text, "# Close reasons"));
     let explained: Words = table.iter().map(|row| row[0].trim_matches('`').to_owned()).collect();
     assert!(real.len() > 20, "only {real:?}");
     assert_eq!(table.len(), explained.len(), "a reason stands there twice");
@@ -443,8 +494,8 @@ fn operating_explains_every_close_reason_and_invents_none() {
 fn every_log_message_that_operating_explains_is_one() {
     let files = published().into_iter().flat_map(|directory| sources(&directory.join("src")));
     let code: String = files.map(read).collect();
-    let text = read("docs/OPERATING.md");
-    let table = rows(&section(&text, "### Other lines"));
+    let text = read("docs/operating/log.md");
+    let table = rows(&section(&text, "## Other lines"));
     assert!(table.len() > 8, "only {} messages", table.len());
     for row in table {
         let message = row[0].trim_matches('`');

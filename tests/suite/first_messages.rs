@@ -46,7 +46,7 @@ fn by_a_clock(dir: &TempDir, ahead: i64) -> (FakeClock, End) {
 
 // === clocks that are set ===
 
-/// OPERATING: "Setting a wrong clock right helps at once".
+/// docs/operating/start.md: "Correcting a wrong clock helps at once".
 #[test]
 fn setting_a_wrong_clock_right_helps_at_once() {
     let dir = TempDir::new().unwrap();

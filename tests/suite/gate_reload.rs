@@ -26,7 +26,7 @@ fn a_changed_gate_judges_those_who_are_there() {
     two.stop();
 }
 
-/// OPERATING: "An absent store ends none", also where a reload has changed the gate,
+/// docs/operating/gate.md: "An absent store ends none", also where a reload has changed the gate,
 /// so that nothing was read by its rules yet.
 #[test]
 fn an_absent_store_ends_none_of_those_who_are_there_at_a_reload() {

@@ -1,10 +1,11 @@
 //! The form of log lines: one rule for the values of a text line, which the documents keep to as
 //! well, and objects in JSON for values with parts.
 
+use super::docs::operating;
+
 use std::io::Write;
 
 use serde_json::{Value, json};
-use testkit::tree::read;
 use testkit::{Launch, Target, Wire, any, eventually, keygen};
 
 /// Returns the fields of a text line: the text behind the first blank before a `name=`.
@@ -48,7 +49,7 @@ fn keeps_the_rule(line: &str) {
 
 /// Returns the log lines that a document shows, without time and level.
 fn samples() -> Vec<String> {
-    let text = read("docs/OPERATING.md");
+    let text = operating();
     let levels = ["  INFO ", "  WARN ", "    INFO ", "    WARN "];
     let lines = text.lines().filter(|line| line.starts_with("    "));
     let behind = lines.filter_map(|line| {

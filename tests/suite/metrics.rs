@@ -48,10 +48,10 @@ pub(super) fn families(text: &str) -> BTreeMap<String, String> {
     named.collect()
 }
 
-/// Returns the metrics that docs/OPERATING.md explains, with their kinds.
+/// Returns the metrics that docs/operating/metrics.md explains, with their kinds.
 pub(super) fn documented() -> BTreeMap<String, String> {
-    let text = read("docs/OPERATING.md");
-    let (_, section) = text.split_once("\n### Metrics\n").unwrap();
+    let text = read("docs/operating/metrics.md");
+    let (_, section) = text.split_once("\n## Metrics\n").unwrap();
     let section = section.split("\n##").next().unwrap();
     let rows = section.lines().filter(|line| line.starts_with("| `knockpipe_"));
     let cells = rows.map(|row| {
@@ -82,7 +82,7 @@ fn every_documented_metric_exists_and_every_metric_is_documented() {
     for (name, end) in pair.ends() {
         let metrics = metrics_address(&end.program);
         let answer = http_with(&metrics, "GET", "/metrics", OPENMETRICS);
-        assert_eq!(families(&answer.body), documented(), "{name}: OPERATING says otherwise");
+        assert_eq!(families(&answer.body), documented(), "{name}: metrics.md says otherwise");
     }
 }
 

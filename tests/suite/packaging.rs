@@ -182,6 +182,13 @@ fn fish_completes_commands_and_flags() {
 
 // === documents ===
 
+#[test]
+fn the_document_of_the_flags_is_what_the_definitions_say() {
+    let (written, wanted) = (read("docs/FLAGS.md"), generate::flags::document());
+    let differs = written.lines().zip(wanted.lines()).find(|(old, new)| old != new);
+    assert!(written == wanted, "run '{}': {differs:?}", generate::flags::RENEW);
+}
+
 /// Returns the files of the package that come from this tree, with their places there.
 fn assets() -> Vec<(String, String)> {
     let text = read("Cargo.toml");
@@ -225,16 +232,19 @@ fn what_the_documents_of_the_package_name_is_in_it() {
             if path.is_empty() || target.starts_with("https://") {
                 continue;
             }
-            let path = match path.strip_prefix("../") {
-                Some(path) => dir.parent().unwrap().join(path),
-                None => dir.join(path),
-            };
+            let mut there = dir;
+            let mut path = path;
+            while let Some(above) = path.strip_prefix("../") {
+                path = above;
+                there = there.parent().unwrap();
+            }
+            let path = there.join(path);
             assert!(places.contains(path.to_str().unwrap()), "{place} links to {target}");
             links += 1;
         }
     }
     assert!(links > 15, "only {links} links were found");
-    for file in ["alerts.yaml", "grafana-dashboard.json", "OPERATING.md"] {
+    for file in ["alerts.yaml", "grafana-dashboard.json", "OPERATING.md", "operating/log.md"] {
         let place = format!("usr/share/doc/knockpipe/docs/{file}");
         assert!(places.contains(place.as_str()), "{file} is not in the package");
     }

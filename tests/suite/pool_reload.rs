@@ -26,7 +26,7 @@ fn is_unremarkable(two: &Two) {
     assert_eq!(decrypt.iter().filter(refused).count(), 0, "{}", two.decrypt.program.tail());
 }
 
-/// `docs/OPERATING.md`: "Warm tunnels are made anew", at a reload of the far end, and
+/// docs/operating/reload.md: "Warm tunnels are made anew", at a reload of the far end, and
 /// that is no failure.
 #[test]
 fn a_reload_of_the_far_end_is_no_trouble_of_the_pool() {
