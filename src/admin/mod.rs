@@ -46,8 +46,8 @@ pub use roster::Roster;
 
 use crate::addr::Address;
 use crate::net::{
-    AcceptBackoff, AcceptStep, AsyncListener, BindError, Handshakes, Heir, Listener, SocketOptions,
-    Stream,
+    AcceptBackoff, AcceptStep, AsyncListener, BindError, Heir, Listener, PendingHandshakes,
+    SocketOptions, Stream,
 };
 use crate::sys::privileges::User;
 use crate::tasks::lasting;
@@ -143,10 +143,10 @@ impl Doors {
             let desk = socket::Desk::new(Arc::clone(roster), order, answering.clone());
             let desk = Arc::new(desk);
             let serve = move |stream| Arc::clone(&desk).meet(stream);
-            accepting.spawn(accept(listener, Handshakes::new(socket::CLIENTS), serve));
+            accepting.spawn(accept(listener, PendingHandshakes::new(socket::CLIENTS), serve));
         }
         // Of all addresses together.
-        let clients = Handshakes::new(http::CLIENTS);
+        let clients = PendingHandshakes::new(http::CLIENTS);
         for listener in metrics {
             info!(address = listener.local(), "serving metrics");
             let (roster, answering) = (Arc::clone(roster), answering.clone());
@@ -208,7 +208,7 @@ fn watched(listener: Listener) -> Result<AsyncListener, DoorError> {
 /// As [`admit_all`], also after a panic in it.
 async fn accept<F>(
     listener: AsyncListener,
-    clients: Handshakes,
+    clients: PendingHandshakes,
     serve: impl Fn(Stream) -> F + Send + Sync,
 ) where
     F: Future<Output = ()> + Send + 'static,
@@ -218,8 +218,11 @@ async fn accept<F>(
 
 /// Hands whoever comes to `serve`, in a task of its own, for ever. Where there are
 /// too many `clients` the oldest makes way, of the source that has most.
-async fn admit_all<F>(listener: &AsyncListener, clients: Handshakes, serve: &impl Fn(Stream) -> F)
-where
+async fn admit_all<F>(
+    listener: &AsyncListener,
+    clients: PendingHandshakes,
+    serve: &impl Fn(Stream) -> F,
+) where
     F: Future<Output = ()> + Send + 'static,
 {
     let (mut backoff, address) = (AcceptBackoff::default(), listener.local());

@@ -24,12 +24,12 @@ use super::values::{
 };
 use crate::addr::{BindAddress, ServiceName, Source};
 use crate::keys::KeyRing;
-use crate::probe::Check;
 use crate::proto::Padding;
 use crate::run::{Failure, Outcome, Plan, Ports, Reread};
 use crate::sys::background::Readiness;
 use crate::sys::keyfile::{self, Access};
 use crate::tunnel::{Limits, Options, Remark, Role};
+use crate::upstream::probe::Check;
 
 /// The deadline of a dial, and of a handshake, unless `-o` says otherwise.
 pub(super) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);

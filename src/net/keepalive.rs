@@ -19,7 +19,7 @@
 //! instead of 15 minutes, and an acknowledged window probe starts them over.
 //! (Measured on 6.18: 40 s in flight, 48 s with a closed window, 58 s idle.)
 //!
-//! Older kernels have no such option: there [`Vigil`] looks at the kernel's own
+//! Older kernels have no such option: there [`DeadPeerDetector`] looks at the kernel's own
 //! account of the connection (`TCP_INFO`) every [`PERIOD`]. Window probes are up
 //! to two minutes apart there, so that a peer that vanishes behind a window long
 //! closed is noticed that much later.
@@ -59,7 +59,7 @@ const LATELY: Duration = Duration::from_secs(2);
 /// 0.2 + 0.4 + 0.8 + 1.6 + 12 times 3 s are the 15 retries' 39 s.
 const RTO_MAX: u32 = 3_000;
 
-/// How often [`Vigil`] looks.
+/// How often [`DeadPeerDetector`] looks.
 pub(super) const PERIOD: Duration = Duration::from_secs(5);
 
 /// How long the kernel may get no acknowledgement for what it repeats.
@@ -86,7 +86,7 @@ sockopt_impl!(
 sockopt_impl!(
     /// The head of `struct tcp_info`, as bytes, so that its length does not
     /// depend on which C library the constants were written for.
-    TcpInfo,
+    TcpInfoBytes,
     GetOnly,
     libc::IPPROTO_TCP,
     libc::TCP_INFO,
@@ -125,18 +125,18 @@ fn ask_every(socket: &impl AsFd, idle: Duration, interval: Duration) {
     let _ = SockRef::from(socket).set_tcp_keepalive(&keepalive);
 }
 
-/// A [`Vigil`] with its timer, for the task that reads from the connection.
-pub struct Watch {
-    vigil: Vigil,
+/// A [`DeadPeerDetector`] with its timer, for the task that reads from the connection.
+pub struct DeadPeerWatch {
+    detector: DeadPeerDetector,
     looks: Interval,
 }
 
-impl Watch {
+impl DeadPeerWatch {
     /// A watch, if keepalive is wanted and the kernel is too old to bound
     /// retransmission itself.
     pub(super) fn if_needed(socket: &impl AsFd) -> Option<Self> {
         is_needed(socket).then(|| Self {
-            vigil: Vigil::default(),
+            detector: DeadPeerDetector::default(),
             looks: interval_at(tokio::time::Instant::now() + PERIOD, PERIOD),
         })
     }
@@ -145,8 +145,8 @@ impl Watch {
     pub(super) fn poll_vanished(&mut self, cx: &mut Context<'_>, socket: &impl AsFd) -> bool {
         while let Poll::Ready(now) = self.looks.poll_tick(cx) {
             // A socket that gives no account is broken; reading will say how.
-            let account = Account::of(socket);
-            if account.is_ok_and(|account| self.vigil.gave_up(account, now.into_std())) {
+            let info = TcpInfo::of(socket);
+            if info.is_ok_and(|info| self.detector.is_dead(info, now.into_std())) {
                 return true;
             }
         }
@@ -156,31 +156,31 @@ impl Watch {
 
 /// Whether probes of keepalive, or of a closed window, are not answered yet.
 pub(super) fn is_probing(socket: &impl AsFd) -> bool {
-    Account::of(socket).is_ok_and(|account| account.probes > 0)
+    TcpInfo::of(socket).is_ok_and(|info| info.probes > 0)
 }
 
 /// Whether the peer has acknowledged something a moment ago, and repeatedly asked for nothing
 /// in vain.
 pub(super) fn is_heard_lately(socket: &impl AsFd) -> bool {
-    Account::of(socket).is_ok_and(|account| account.is_heard_lately())
+    TcpInfo::of(socket).is_ok_and(|info| info.is_heard_lately())
 }
 
 /// Whether the peer has not acknowledged all that was sent.
 pub(super) fn is_unacknowledged(socket: &impl AsFd) -> bool {
     // A socket that gives no account is broken.
-    Account::of(socket).map_or(true, |account| account.unacknowledged > 0)
+    TcpInfo::of(socket).map_or(true, |info| info.unacknowledged > 0)
 }
 
 /// Whether the peer leaves what was sent unacknowledged for longer than an acknowledgement
 /// takes.
 pub(super) fn is_overdue(socket: &impl AsFd) -> bool {
     // A socket that gives no account is broken.
-    Account::of(socket).map_or(true, |account| account.is_overdue())
+    TcpInfo::of(socket).map_or(true, |info| info.is_overdue())
 }
 
 /// The kernel's estimate of a round trip; zero where it has none.
 pub(super) fn round_trip(socket: &impl AsFd) -> Duration {
-    Account::of(socket).map_or(Duration::ZERO, |account| account.round_trip)
+    TcpInfo::of(socket).map_or(Duration::ZERO, |info| info.round_trip)
 }
 
 /// The largest packets on the way to the peer.
@@ -197,7 +197,7 @@ pub struct Path {
 impl Path {
     /// Asks the kernel.
     pub(super) fn of(socket: &impl AsFd) -> Option<Self> {
-        let info = getsockopt(socket, TcpInfo).ok()?;
+        let info = getsockopt(socket, TcpInfoBytes).ok()?;
         let number =
             |at: usize| u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
         let is_stuck = info[2] > 0 && number(24) > 0;
@@ -212,14 +212,14 @@ fn is_needed(socket: &impl AsFd) -> bool {
 
 /// Follows one connection through the kernel's account of it.
 #[derive(Debug, Default)]
-pub(super) struct Vigil {
+pub(super) struct DeadPeerDetector {
     /// Since when the kernel repeats itself without an answer.
     unanswered: Option<Instant>,
 }
 
 /// What the kernel says about a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Account {
+pub(super) struct TcpInfo {
     /// Retransmissions of the oldest unacknowledged data.
     retransmits: u8,
     /// Unanswered window or keepalive probes.
@@ -232,26 +232,26 @@ pub(super) struct Account {
     round_trip: Duration,
 }
 
-impl Vigil {
+impl DeadPeerDetector {
     /// Takes one more look; true once the peer has to be given up.
     ///
     /// An acknowledgement since the last look ends the suspicion: a live peer
     /// that does not read answers window probes, and one behind a bad line
     /// acknowledges now and then.
-    pub(super) fn gave_up(&mut self, account: Account, now: Instant) -> bool {
-        if account.retransmits == 0 && account.probes == 0 {
+    pub(super) fn is_dead(&mut self, info: TcpInfo, now: Instant) -> bool {
+        if info.retransmits == 0 && info.probes == 0 {
             self.unanswered = None;
             return false;
         }
         let since = self.unanswered.get_or_insert(now);
-        if account.last_ack < now.duration_since(*since) {
+        if info.last_ack < now.duration_since(*since) {
             *since = now;
         }
         now.duration_since(*since) >= PATIENCE
     }
 }
 
-impl Account {
+impl TcpInfo {
     /// One probe of [`ask_often`] may be on its way.
     fn is_heard_lately(&self) -> bool {
         self.retransmits == 0 && self.probes <= 1 && !self.is_silent()
@@ -271,7 +271,7 @@ impl Account {
     /// # Errors
     /// When the socket is no TCP socket any more.
     pub(super) fn of(socket: &impl AsFd) -> io::Result<Self> {
-        let info = getsockopt(socket, TcpInfo)?;
+        let info = getsockopt(socket, TcpInfoBytes)?;
         let number =
             |at: usize| u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
         Ok(Self {
@@ -298,10 +298,10 @@ mod tests {
         (ours, listener.accept().unwrap().0)
     }
 
-    fn account(retransmits: u8, probes: u8, last_ack: u64) -> Account {
+    fn info(retransmits: u8, probes: u8, last_ack: u64) -> TcpInfo {
         let last_ack = Duration::from_secs(last_ack);
         let (unacknowledged, round_trip) = (u32::from(retransmits), Duration::ZERO);
-        Account { retransmits, probes, last_ack, unacknowledged, round_trip }
+        TcpInfo { retransmits, probes, last_ack, unacknowledged, round_trip }
     }
 
     #[test]
@@ -334,34 +334,34 @@ mod tests {
 
     #[test]
     fn silence_is_noticed_within_a_minute() {
-        let (mut vigil, start) = (Vigil::default(), Instant::now());
+        let (mut detector, start) = (DeadPeerDetector::default(), Instant::now());
         let noticed = (1..)
             .map(|look| look * PERIOD)
-            .find(|&t| vigil.gave_up(account(1, 0, 600 + t.as_secs()), start + t));
+            .find(|&t| detector.is_dead(info(1, 0, 600 + t.as_secs()), start + t));
         assert_eq!(noticed, Some(PERIOD + PATIENCE));
         assert!(noticed.unwrap() < Duration::from_secs(60));
     }
 
     #[test]
     fn a_peer_that_answers_probes_is_never_given_up() {
-        let (mut vigil, start) = (Vigil::default(), Instant::now());
+        let (mut detector, start) = (DeadPeerDetector::default(), Instant::now());
         for look in 1..1_000 {
             // A probe is out at every look, and was answered since the last one.
-            assert!(!vigil.gave_up(account(0, 1, 4), start + look * PERIOD), "look {look}");
+            assert!(!detector.is_dead(info(0, 1, 4), start + look * PERIOD), "look {look}");
         }
     }
 
     #[test]
     fn an_idle_connection_is_left_to_keepalive() {
-        let (mut vigil, start) = (Vigil::default(), Instant::now());
-        assert!(!vigil.gave_up(account(1, 0, 9), start));
-        assert!(!vigil.gave_up(account(0, 0, 100), start + 10 * PERIOD));
-        assert!(!vigil.gave_up(account(1, 0, 200), start + 20 * PERIOD), "starts over");
+        let (mut detector, start) = (DeadPeerDetector::default(), Instant::now());
+        assert!(!detector.is_dead(info(1, 0, 9), start));
+        assert!(!detector.is_dead(info(0, 0, 100), start + 10 * PERIOD));
+        assert!(!detector.is_dead(info(1, 0, 200), start + 20 * PERIOD), "starts over");
     }
 
     #[test]
     fn one_probe_may_be_on_its_way() {
-        let is_heard = |probes, last_ack| account(0, probes, last_ack).is_heard_lately();
+        let is_heard = |probes, last_ack| info(0, probes, last_ack).is_heard_lately();
         assert_eq!([is_heard(0, 1), is_heard(1, 1), is_heard(2, 1)], [true, true, false]);
         assert_eq!([is_heard(0, 3), is_heard(1, 3)], [false, false]);
     }
@@ -370,26 +370,26 @@ mod tests {
     fn what_was_sent_a_moment_ago_is_not_overdue() {
         let sent = |retransmits, last_ack| {
             let unacknowledged = 1;
-            Account { unacknowledged, ..account(retransmits, 0, last_ack) }.is_overdue()
+            TcpInfo { unacknowledged, ..info(retransmits, 0, last_ack) }.is_overdue()
         };
         assert_eq!([sent(0, 0), sent(1, 0), sent(0, 3)], [false, true, true]);
-        assert!(!account(0, 0, 600).is_overdue(), "nothing was sent");
+        assert!(!info(0, 0, 600).is_overdue(), "nothing was sent");
     }
 
     #[test]
     fn the_kernels_account_shows_a_vanished_peer() {
         use std::io::Write;
         let (mut ours, theirs) = pair();
-        assert_eq!(Account::of(&ours).unwrap().retransmits, 0);
+        assert_eq!(TcpInfo::of(&ours).unwrap().retransmits, 0);
         // A filter that accepts no packet: the peer answers nothing any more.
         SockRef::from(&theirs).attach_filter(&[SockFilter::new(6, 0, 0, 0)]).unwrap();
         ours.write_all(b"anybody?").unwrap();
         let deadline = Instant::now() + Duration::from_secs(10);
-        while Account::of(&ours).unwrap().retransmits < 2 {
+        while TcpInfo::of(&ours).unwrap().retransmits < 2 {
             assert!(Instant::now() < deadline, "no retransmission was counted");
             std::thread::sleep(Duration::from_millis(20));
         }
-        assert!(Account::of(&ours).unwrap().last_ack > Duration::from_millis(500));
+        assert!(TcpInfo::of(&ours).unwrap().last_ack > Duration::from_millis(500));
         assert!(is_unacknowledged(&ours) && is_overdue(&ours) && !is_heard_lately(&ours));
     }
 

@@ -1,6 +1,6 @@
 //! How many sessions at once: slots, and the descriptors that they need.
 //!
-//! Handshakes have places of their own (`places.rs`), so that strangers take none
+//! PendingHandshakes have places of their own (`pending.rs`), so that strangers take none
 //! of these.
 
 use std::sync::Arc;
@@ -18,11 +18,11 @@ pub const PER_SESSION: u64 = 2;
 
 /// Slots for sessions. Clones share them.
 #[derive(Clone, Debug)]
-pub struct Slots(Arc<Desk>);
+pub struct Slots(Arc<SlotPool>);
 
 /// Where slots are handed out and given back.
 #[derive(Debug)]
-struct Desk {
+struct SlotPool {
     free: Arc<Semaphore>,
     limit: AtomicUsize,
     used: AtomicUsize,
@@ -36,7 +36,7 @@ struct Desk {
 #[must_use = "dropping the slot frees it"]
 pub struct Slot {
     permit: Option<OwnedSemaphorePermit>,
-    desk: Arc<Desk>,
+    pool: Arc<SlotPool>,
 }
 
 /// How many sessions `nofile` descriptors are enough for, next to `handshakes`
@@ -53,7 +53,7 @@ impl Slots {
     /// `limit` slots, all free.
     pub fn new(limit: usize) -> Self {
         let limit = limit.min(Semaphore::MAX_PERMITS);
-        Self(Arc::new(Desk {
+        Self(Arc::new(SlotPool {
             free: Arc::new(Semaphore::new(limit)),
             limit: AtomicUsize::new(limit),
             used: AtomicUsize::new(0),
@@ -117,11 +117,11 @@ impl Slots {
     fn taken(&self, permit: OwnedSemaphorePermit) -> Slot {
         let used = self.0.used.fetch_add(1, Ordering::Relaxed) + 1;
         self.0.most.fetch_max(used, Ordering::Relaxed);
-        Slot { permit: Some(permit), desk: Arc::clone(&self.0) }
+        Slot { permit: Some(permit), pool: Arc::clone(&self.0) }
     }
 }
 
-impl Desk {
+impl SlotPool {
     fn one_less_surplus(&self) -> bool {
         let less = |surplus: usize| surplus.checked_sub(1);
         self.surplus.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
@@ -130,8 +130,8 @@ impl Desk {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.desk.used.fetch_sub(1, Ordering::Relaxed);
-        if self.desk.one_less_surplus()
+        self.pool.used.fetch_sub(1, Ordering::Relaxed);
+        if self.pool.one_less_surplus()
             && let Some(permit) = self.permit.take()
         {
             permit.forget();

@@ -21,14 +21,14 @@ use crate::addr::SourceKey;
 
 /// The connections that are not proven yet. Clones share them.
 #[derive(Clone, Debug)]
-pub struct Handshakes(Arc<Mutex<Crowd>>);
+pub struct PendingHandshakes(Arc<Mutex<Pending>>);
 
 /// One connection's place; free again when dropped.
 #[derive(Debug)]
 #[must_use = "dropping the place frees it"]
-pub struct Place {
+pub struct HandshakeSlot {
     number: u64,
-    crowd: Arc<Mutex<Crowd>>,
+    pending: Arc<Mutex<Pending>>,
     displaced: CancellationToken,
 }
 
@@ -45,7 +45,7 @@ enum Class {
 
 /// All places. Numbers only grow, so that a smaller one is an older one.
 #[derive(Debug)]
-struct Crowd {
+struct Pending {
     limit: usize,
     next: u64,
     most: usize,
@@ -72,12 +72,12 @@ struct Queue {
     len: usize,
 }
 
-// === impl Handshakes ===
+// === impl PendingHandshakes ===
 
-impl Handshakes {
+impl PendingHandshakes {
     /// Room for `limit` at once, at least one.
     pub fn new(limit: usize) -> Self {
-        Self(Arc::new(Mutex::new(Crowd {
+        Self(Arc::new(Mutex::new(Pending {
             limit: limit.max(1),
             next: 0,
             most: 0,
@@ -96,35 +96,35 @@ impl Handshakes {
 
     /// A place for a connection of `source` that has proven nothing, always and at
     /// once: where none is left another of its class loses its own.
-    pub fn enter(&self, source: Option<SourceKey>) -> Place {
+    pub fn enter(&self, source: Option<SourceKey>) -> HandshakeSlot {
         self.take(source, Class::Unauthenticated, lock(&self.0))
     }
 
     /// A place for a dialer that is live and waits for a session, which nobody can
     /// displace; one that is only authenticated makes way for it. `None` where as many
     /// wait as may.
-    pub fn wait_for_session(&self, source: Option<SourceKey>) -> Option<Place> {
-        let crowd = lock(&self.0);
-        let has_room = crowd.waiting < crowd.most_waiting();
-        has_room.then(|| self.take(source, Class::Waiting, crowd))
+    pub fn wait_for_session(&self, source: Option<SourceKey>) -> Option<HandshakeSlot> {
+        let pending = lock(&self.0);
+        let has_room = pending.waiting < pending.most_waiting();
+        has_room.then(|| self.take(source, Class::Waiting, pending))
     }
 
     fn take(
         &self,
         source: Option<SourceKey>,
         class: Class,
-        mut crowd: MutexGuard<'_, Crowd>,
-    ) -> Place {
+        mut pending: MutexGuard<'_, Pending>,
+    ) -> HandshakeSlot {
         let displaced = CancellationToken::new();
         let mut losers = vec![];
         if class == Class::Waiting {
-            losers = crowd.make_room_for_key_holder(source);
+            losers = pending.make_room_for_key_holder(source);
         }
-        losers.extend(crowd.make_room(source));
-        let number = crowd.enter(Held { source, class, displaced: displaced.clone() });
-        drop(crowd);
+        losers.extend(pending.make_room(source));
+        let number = pending.enter(Held { source, class, displaced: displaced.clone() });
+        drop(pending);
         tell(losers);
-        Place { number, crowd: Arc::clone(&self.0), displaced }
+        HandshakeSlot { number, pending: Arc::clone(&self.0), displaced }
     }
 
     /// How many are not proven.
@@ -148,22 +148,22 @@ fn tell(losers: Vec<CancellationToken>) {
     losers.iter().for_each(CancellationToken::cancel);
 }
 
-fn lock(crowd: &Mutex<Crowd>) -> MutexGuard<'_, Crowd> {
-    crowd.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(pending: &Mutex<Pending>) -> MutexGuard<'_, Pending> {
+    pending.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-// === impl Place ===
+// === impl HandshakeSlot ===
 
-impl Place {
+impl HandshakeSlot {
     /// Counts it to `source` from now on: a load balancer told whose it is.
     pub fn set_source(&self, source: Option<SourceKey>) {
-        lock(&self.crowd).set_source(self.number, source);
+        lock(&self.pending).set_source(self.number, source);
     }
 
     /// Its first message is authentic and fresh: those that have proven nothing cannot
     /// displace it any more. Where there are too many like it, one of these is.
     pub fn authenticate(&self) {
-        let losers = lock(&self.crowd).authenticate(self.number);
+        let losers = lock(&self.pending).authenticate(self.number);
         tell(losers);
     }
 
@@ -173,15 +173,15 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for HandshakeSlot {
     fn drop(&mut self) {
-        lock(&self.crowd).leave(self.number);
+        lock(&self.pending).leave(self.number);
     }
 }
 
-// === impl Crowd ===
+// === impl Pending ===
 
-impl Crowd {
+impl Pending {
     fn unproven(&self) -> usize {
         self.unauthenticated.len + self.authenticated.len
     }
@@ -321,5 +321,5 @@ impl Queue {
 }
 
 #[cfg(test)]
-#[path = "places_tests.rs"]
+#[path = "pending_tests.rs"]
 mod tests;

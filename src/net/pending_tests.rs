@@ -13,7 +13,7 @@ fn is_ready(future: impl Future) -> bool {
     pin!(future).poll(&mut Context::from_waker(Waker::noop())).is_ready()
 }
 
-fn is_displaced(place: &Place) -> bool {
+fn is_displaced(place: &HandshakeSlot) -> bool {
     is_ready(place.displaced())
 }
 
@@ -23,7 +23,7 @@ fn source(number: u32) -> Option<SourceKey> {
 
 #[test]
 fn a_newcomer_takes_the_oldest_place_of_those_that_hold_as_many() {
-    let handshakes = Handshakes::new(2);
+    let handshakes = PendingHandshakes::new(2);
     let (first, second) = (handshakes.enter(source(1)), handshakes.enter(source(2)));
     assert!(!is_displaced(&first));
     let third = handshakes.enter(source(3));
@@ -36,7 +36,7 @@ fn a_newcomer_takes_the_oldest_place_of_those_that_hold_as_many() {
 
 #[test]
 fn the_source_that_holds_most_loses_its_oldest_place() {
-    let handshakes = Handshakes::new(4);
+    let handshakes = PendingHandshakes::new(4);
     let honest = handshakes.enter(source(1));
     let flood: Vec<_> = (0..3).map(|_| handshakes.enter(source(2))).collect();
     let newcomer = handshakes.enter(source(3));
@@ -47,7 +47,7 @@ fn the_source_that_holds_most_loses_its_oldest_place() {
 
 #[test]
 fn who_floods_displaces_its_own() {
-    let handshakes = Handshakes::new(3);
+    let handshakes = PendingHandshakes::new(3);
     let (one, other) = (handshakes.enter(source(1)), handshakes.enter(source(2)));
     let flood: Vec<_> = (0..1_000).map(|_| handshakes.enter(source(3))).collect();
     assert!(!is_displaced(&one) && !is_displaced(&other));
@@ -59,7 +59,7 @@ fn who_floods_displaces_its_own() {
 
 #[test]
 fn addresses_of_one_64_are_one_source() {
-    let handshakes = Handshakes::new(3);
+    let handshakes = PendingHandshakes::new(3);
     let of = |text: &str| Some(SourceKey::from(text.parse::<IpAddr>().unwrap()));
     let honest = handshakes.enter(of("2001:db8:0:1::1"));
     let flood: Vec<_> =
@@ -71,7 +71,7 @@ fn addresses_of_one_64_are_one_source() {
 #[test]
 fn strangers_never_displace_who_is_authenticated() {
     for limit in [1, 2, 3, 4, 7, 64] {
-        let handshakes = Handshakes::new(limit);
+        let handshakes = PendingHandshakes::new(limit);
         let dialer = handshakes.enter(source(1));
         dialer.authenticate();
         let strangers: Vec<_> = (0..200).map(|n| handshakes.enter(source(n))).collect();
@@ -83,9 +83,9 @@ fn strangers_never_displace_who_is_authenticated() {
 
 #[test]
 fn the_authenticated_are_bounded_and_leave_a_quarter_to_newcomers() {
-    let handshakes = Handshakes::new(64);
+    let handshakes = PendingHandshakes::new(64);
     let dialers: Vec<_> = (0..100).map(|_| handshakes.enter(source(1))).collect();
-    dialers.iter().for_each(Place::authenticate);
+    dialers.iter().for_each(HandshakeSlot::authenticate);
     let kept = || dialers.iter().filter(|place| !is_displaced(place)).count();
     assert!((48 - 15..=48).contains(&kept()), "{}", kept());
     let other = handshakes.enter(source(2));
@@ -99,7 +99,7 @@ fn the_authenticated_are_bounded_and_leave_a_quarter_to_newcomers() {
 
 #[test]
 fn who_waits_for_a_session_is_never_displaced_and_they_are_few() {
-    let handshakes = Handshakes::new(8);
+    let handshakes = PendingHandshakes::new(8);
     let wait = || handshakes.wait_for_session(source(1));
     let waiting: Vec<_> = (0..4).map_while(|_| wait()).collect();
     assert_eq!((waiting.len(), handshakes.used()), (4, 0), "they are proven");
@@ -116,7 +116,7 @@ fn who_waits_for_a_session_is_never_displaced_and_they_are_few() {
 
 #[test]
 fn who_was_displaced_comes_back_in_no_class() {
-    let handshakes = Handshakes::new(1);
+    let handshakes = PendingHandshakes::new(1);
     let (old, new) = (handshakes.enter(source(1)), handshakes.enter(source(1)));
     old.authenticate();
     old.set_source(source(3));
@@ -127,7 +127,7 @@ fn who_was_displaced_comes_back_in_no_class() {
 /// Behind a load balancer the clients are told apart by what it announces.
 #[test]
 fn a_place_counts_to_whom_it_was_announced_for() {
-    let handshakes = Handshakes::new(3);
+    let handshakes = PendingHandshakes::new(3);
     let places: Vec<_> = (0..3).map(|_| handshakes.enter(source(9))).collect();
     places[0].set_source(source(1));
     places[1].set_source(source(2));
@@ -139,7 +139,7 @@ fn a_place_counts_to_whom_it_was_announced_for() {
 
 #[test]
 fn who_leaves_makes_room() {
-    let handshakes = Handshakes::new(2);
+    let handshakes = PendingHandshakes::new(2);
     let (first, second) = (handshakes.enter(source(1)), handshakes.enter(None));
     drop(second);
     let _third = handshakes.enter(source(1));
@@ -149,13 +149,13 @@ fn who_leaves_makes_room() {
 
 #[test]
 fn the_handle_may_go_first() {
-    let place = Handshakes::new(1).enter(None);
+    let place = PendingHandshakes::new(1).enter(None);
     assert!(!is_displaced(&place));
 }
 
 #[tokio::test]
 async fn a_waiting_handshake_is_told() {
-    let handshakes = Handshakes::new(1);
+    let handshakes = PendingHandshakes::new(1);
     let old = handshakes.enter(None);
     let told = tokio::spawn(async move { old.displaced().await });
     tokio::task::yield_now().await;
@@ -165,22 +165,22 @@ async fn a_waiting_handshake_is_told() {
 
 #[test]
 fn a_flood_stays_bounded() {
-    let handshakes = Handshakes::new(1024);
+    let handshakes = PendingHandshakes::new(1024);
     let places: Vec<_> = (0..100_000).map(|n| handshakes.enter(source(n % 5_000))).collect();
     assert_eq!(handshakes.used(), 1024);
     drop(places);
     assert_eq!(handshakes.used(), 0);
-    let crowd = lock(&handshakes.0);
-    assert!(crowd.held.is_empty() && crowd.unauthenticated.sources.is_empty());
-    assert!(crowd.unauthenticated.order.is_empty());
+    let pending = lock(&handshakes.0);
+    assert!(pending.held.is_empty() && pending.unauthenticated.sources.is_empty());
+    assert!(pending.unauthenticated.order.is_empty());
 }
 
 /// "At most three quarters are authenticated or wait", in whatever order they come.
 #[test]
 fn waiting_dialers_displace_who_is_only_authenticated() {
-    let handshakes = Handshakes::new(8);
+    let handshakes = PendingHandshakes::new(8);
     let dialers: Vec<_> = (0..6).map(|n| handshakes.enter(source(n))).collect();
-    dialers.iter().for_each(Place::authenticate);
+    dialers.iter().for_each(HandshakeSlot::authenticate);
     assert!(!dialers.iter().any(is_displaced));
     let waiting: Vec<_> = (10..14).map_while(|n| handshakes.wait_for_session(source(n))).collect();
     assert_eq!((waiting.len(), handshakes.used()), (4, 2));
@@ -192,7 +192,7 @@ fn waiting_dialers_displace_who_is_only_authenticated() {
 
 #[test]
 fn a_lower_limit_holds_from_the_next_newcomer_on() {
-    let handshakes = Handshakes::new(64);
+    let handshakes = PendingHandshakes::new(64);
     let before: Vec<_> = (0..64).map(|n| handshakes.enter(source(n))).collect();
     handshakes.set_limit(8);
     let newcomer = handshakes.enter(source(100));
@@ -206,8 +206,8 @@ fn a_lower_limit_holds_from_the_next_newcomer_on() {
 fn no_order_of_events_breaks_the_limits() {
     for round in 0..300 {
         let limit = rand::rng().random_range(1..12);
-        let handshakes = Handshakes::new(limit);
-        let (mut places, mut events) = (Vec::<Place>::new(), vec![]);
+        let handshakes = PendingHandshakes::new(limit);
+        let (mut places, mut events) = (Vec::<HandshakeSlot>::new(), vec![]);
         for _ in 0..200 {
             let event = rand::rng().random_range(0..7);
             let (from, which) = (source(rand::rng().random_range(0..4)), places.len().max(1));
@@ -221,15 +221,15 @@ fn no_order_of_events_breaks_the_limits() {
                 (6, Some(_)) => drop(places.swap_remove(which)),
                 _ => {}
             }
-            let crowd = lock(&handshakes.0);
-            let all = format!("round {round}, limit {limit}: {events:?}: {crowd:?}");
-            let (strangers, dialers) = (crowd.unauthenticated.len, crowd.authenticated.len);
+            let pending = lock(&handshakes.0);
+            let all = format!("round {round}, limit {limit}: {events:?}: {pending:?}");
+            let (strangers, dialers) = (pending.unauthenticated.len, pending.authenticated.len);
             // A newcomer has a place, also where there is one in all, and a dialer has that.
-            assert!(strangers + dialers + crowd.waiting <= limit.max(2), "{all}");
-            assert!(dialers + crowd.waiting <= crowd.most_authenticated(), "{all}");
-            assert!(crowd.waiting <= crowd.most_waiting(), "{all}");
-            assert_eq!(strangers + dialers + crowd.waiting, crowd.held.len(), "{all}");
-            drop(crowd);
+            assert!(strangers + dialers + pending.waiting <= limit.max(2), "{all}");
+            assert!(dialers + pending.waiting <= pending.most_authenticated(), "{all}");
+            assert!(pending.waiting <= pending.most_waiting(), "{all}");
+            assert_eq!(strangers + dialers + pending.waiting, pending.held.len(), "{all}");
+            drop(pending);
             let kept = places.iter().filter(|place| !is_displaced(place)).count();
             assert_eq!(kept, lock(&handshakes.0).held.len(), "{all}");
         }

@@ -19,18 +19,18 @@ use crate::addr::BindAddress;
 ///
 /// # Errors
 /// [`DialError`], as [`super::dial()`] has it.
-pub async fn touch(
+pub async fn probe_port(
     target: &Target,
     bind: Option<BindAddress>,
     deadline: Instant,
 ) -> Result<(), DialError> {
-    let touched = async {
+    let probed = async {
         match target {
             Target::Unix(path) => dial::unix(path).await.map(drop),
             Target::Ips(addrs) => dial::first_of(addrs, bind, |addr| tcp(addr, bind)).await,
         }
     };
-    timeout_at(deadline, touched).await.unwrap_or(Err(DialError::Timeout))
+    timeout_at(deadline, probed).await.unwrap_or(Err(DialError::Timeout))
 }
 
 async fn tcp(addr: SocketAddr, bind: Option<BindAddress>) -> Result<(), DialError> {
@@ -69,7 +69,7 @@ mod tests {
         let (listener, addr) = listener();
         listener.set_nonblocking(true).unwrap();
         for _ in 0..20 {
-            touch(&Target::Ips([addr.into()].into()), None, soon()).await.unwrap();
+            probe_port(&Target::Ips([addr.into()].into()), None, soon()).await.unwrap();
         }
         assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
         let seen = std::net::TcpStream::connect(addr).unwrap();
@@ -81,18 +81,18 @@ mod tests {
     async fn who_does_not_listen_is_found_out() {
         let (gone, addr) = listener();
         drop(gone);
-        let error = touch(&Target::Ips([addr.into()].into()), None, soon()).await.unwrap_err();
+        let error = probe_port(&Target::Ips([addr.into()].into()), None, soon()).await.unwrap_err();
         assert!(matches!(error, DialError::Refused { .. }), "{error}");
         // A refusal tells more than a way that is not there, whichever came first.
         let reserved: SocketAddr = "255.255.255.255:1".parse().unwrap();
-        let error = touch(&Target::Ips([reserved.into(), addr.into()].into()), None, soon())
+        let error = probe_port(&Target::Ips([reserved.into(), addr.into()].into()), None, soon())
             .await
             .unwrap_err();
         assert!(matches!(error, DialError::Refused { .. }), "{error}");
         let (_other, live) = listener();
-        touch(&Target::Ips([addr.into(), live.into()].into()), None, soon()).await.unwrap();
+        probe_port(&Target::Ips([addr.into(), live.into()].into()), None, soon()).await.unwrap();
         let missing = Target::Unix(std::path::Path::new("/nowhere/at/all").into());
-        let error = touch(&missing, None, soon()).await.unwrap_err();
+        let error = probe_port(&missing, None, soon()).await.unwrap_err();
         assert!(matches!(error, DialError::Refused { .. }), "{error}");
     }
 }

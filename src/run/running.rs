@@ -23,11 +23,12 @@ use crate::admin::Done;
 use crate::admin::protocol::ReloadedReply;
 use crate::admin::roster::Phase;
 use crate::files::place::user_name;
+use crate::frontend::workers;
 use crate::sys::activation::KEPT;
 use crate::sys::handover::Successor;
 use crate::sys::notify::Manager;
 use crate::tasks::{Panicked, blocking, caught, lasting};
-use crate::tunnel::{Options, workers};
+use crate::tunnel::Options;
 
 /// Pause after a fault in hearing what is asked.
 const ASK_AGAIN: Duration = Duration::from_secs(1);

@@ -1,123 +1,124 @@
-//! The closing line of a connection: the one place that says how it went.
+//! The closing line of a connection, and its counters.
 
 use std::fmt::Display;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::looker::look_after;
+use super::liveness::look_after;
 use super::relay::End;
-use super::shared::Shared;
-use super::unmade::Unmade;
-use crate::addr::{ClientAddr, ServiceName};
-use crate::keys::KeyId;
+use super::remote::remote_advice;
+use crate::addr::ClientAddr;
+use crate::frontend::Frontend;
 use crate::observe::failures::Told;
 use crate::observe::metrics::Meters;
 use crate::observe::pulse::Pulse;
-use crate::observe::sessions::{Facts, Live};
-use crate::proto::{Session, Suite};
+use crate::observe::sessions::{Keyed, Live, SessionInfo};
+use crate::proto::Session;
 use crate::reason::CloseReason;
+use crate::upstream::ConnectFailure;
 
-/// What is known about a connection so far; becomes one log line.
-pub(super) struct Report {
-    began: Instant,
-    /// The tunnel's name, where there are several.
-    tunnel: Option<Arc<str>>,
+/// Log of one connection: the facts that are known so far, for one line when it ends.
+pub(super) struct SessionLog {
     meters: Arc<Meters>,
-    /// Who connected to this end.
-    peer: ClientAddr,
-    /// At the acceptor, who connected to the dialer.
-    pub(super) client: Option<ClientAddr>,
-    /// Where this end forwards to, once that is known.
-    pub(super) target: Option<Arc<str>>,
-    /// The service in Open.
-    pub(super) service: ServiceName,
-    /// The key and suite of the session, once there is one.
-    pub(super) session: Option<(KeyId, Suite)>,
+    pub(super) info: SessionInfo,
+    /// Key and suite of the session, once there is one.
+    pub(super) keyed: Option<Keyed>,
 }
 
-impl Report {
-    /// A connection from `peer` through the tunnel of `shared` begins.
-    pub(super) fn new(shared: &Shared, peer: ClientAddr) -> Self {
-        Self {
-            began: Instant::now(),
-            tunnel: shared.name.clone(),
-            meters: Arc::clone(&shared.meters),
+/// Everything that a closing line tells.
+struct Line<'a> {
+    meters: &'a Meters,
+    info: &'a SessionInfo,
+    keyed: Option<Keyed>,
+    end: &'a End,
+    /// For the operator.
+    detail: Option<&'a dyn Display>,
+}
+
+impl SessionLog {
+    /// Begins the log of a connection from `peer`.
+    pub(super) fn new(frontend: &Frontend, peer: ClientAddr) -> Self {
+        let info = SessionInfo {
+            tunnel: frontend.name.clone(),
+            accepted: Instant::now(),
             peer,
             client: None,
             target: None,
-            service: ServiceName::default(),
-            session: None,
-        }
+            service: Default::default(),
+        };
+        Self { meters: Arc::clone(&frontend.meters), info, keyed: None }
     }
 
-    /// Its session begins to relay: from now on operators see it, and all of this is there.
+    /// Enters the session among the live ones, as it begins to relay.
     pub(super) fn enter(self, session: &Session, idle_timeout: Option<Duration>) -> Live {
         let &Session { key, suite, heartbeats, .. } = session;
-        let Self { began: accepted, tunnel, meters, peer, client, target, service, .. } = self;
-        let target = target.unwrap_or_default();
-        let named = (!service.is_empty()).then(|| tracing::field::display(&service));
-        let told = client.map(tracing::field::display);
+        let SessionInfo { tunnel, peer, client, target, service, .. } = &self.info;
+        let service = (!service.is_empty()).then(|| tracing::field::display(service));
+        let client = client.map(tracing::field::display);
+        let target = target.as_deref().unwrap_or_default();
         tracing::debug!(
-            tunnel = tunnel.as_deref(), %peer, client = told, %target, service = named, %key,
-            %suite, "opened"
+            tunnel = tunnel.as_deref(), %peer, client, %target, service, %key, %suite, "opened"
         );
-        let facts = Facts { tunnel, accepted, peer, client, target, service, key, suite };
-        let live = meters.enter(facts, Pulse::new(heartbeats, idle_timeout));
+        let pulse = Pulse::new(heartbeats, idle_timeout);
+        let live = self.meters.enter(self.info, Keyed { key, suite }, pulse);
         look_after(&live);
         live
     }
 
-    /// What [`Self::enter`] put there.
-    pub(super) fn of(live: &Live) -> Self {
-        let facts = live.facts().clone();
-        let Facts { tunnel, accepted: began, peer, client, target, service, key, suite } = facts;
-        let (meters, session) = (Arc::clone(live.meters()), Some((key, suite)));
-        Self { began, tunnel, meters, peer, client, target: Some(target), service, session }
-    }
-
-    /// It ends before anything was relayed; `detail` is for the operator.
+    /// Logs the end of a connection before anything was relayed.
     pub(super) fn refused(self, reason: CloseReason, detail: &dyn Display) {
         let end = End { reason, sent: 0, received: 0, ratchets: 0 };
-        self.log(&end, Some(detail), Level::of(reason));
+        let Self { meters, info, keyed } = &self;
+        Line { meters, info, keyed: *keyed, end: &end, detail: Some(detail) }.write();
     }
 
-    /// As [`Self::refused`], where the cause was told a moment ago and a line `refused`
+    /// As [`Self::refused`], where the cause was logged a moment ago and a line `refused`
     /// counts this one, as its meter does.
     fn repeated(self, reason: CloseReason, detail: &dyn Display) {
-        let Self { tunnel, meters, peer, target, .. } = self;
-        meters.refused.count(reason);
+        self.meters.refused.count(reason);
+        let SessionInfo { tunnel, peer, target, .. } = self.info;
         let target = target.map(tracing::field::display);
         tracing::debug!(tunnel = tunnel.as_deref(), %peer, target, %reason, %detail, "not opened");
     }
 
     /// As [`Self::refused`], for a cause that all connections of a tunnel have in common:
-    /// the first of them is told in full, the others are counted, and none is both.
-    pub(super) fn refused_as_all(self, shared: &Shared, Unmade { reason, detail }: &Unmade) {
-        match shared.tell_unless_first(*reason, self.peer) {
+    /// the first of them is logged in full, the others are counted, and none is both.
+    pub(super) fn refused_as_all(self, frontend: &Frontend, failure: &ConnectFailure) {
+        let ConnectFailure { reason, detail } = failure;
+        match frontend.count_failure(*reason, self.info.peer) {
             Told::Now => self.refused(*reason, detail),
             Told::Later => self.repeated(*reason, detail),
         }
     }
 
-    /// It ends after relaying.
-    pub(super) fn closed(self, end: &End) {
-        let detail = told_by_the_far_end(end.reason).map(|text| text as &dyn Display);
-        self.log(end, detail, Level::of(end.reason));
+    /// Logs the end of a session that was relayed.
+    pub(super) fn closed(live: &Live, end: &End) {
+        let advice = remote_advice(end.reason);
+        Line {
+            meters: live.meters(),
+            info: live.info(),
+            keyed: Some(live.keyed()),
+            end,
+            detail: advice.as_ref().map(|advice| advice as &dyn Display),
+        }
+        .write();
     }
+}
 
-    fn log(self, end: &End, detail: Option<&dyn Display>, level: Level) {
-        let Self { began, tunnel, meters, peer, client, target, service, session } = self;
-        meters.closed.count(end.reason);
-        meters.ratchets.inc_by(end.ratchets);
+impl Line<'_> {
+    fn write(self) {
+        let End { reason, sent, received, ratchets } = self.end;
+        self.meters.closed.count(*reason);
+        self.meters.ratchets.inc_by(*ratchets);
+        let SessionInfo { tunnel, accepted, peer, client, target, service } = self.info;
         let tunnel = tunnel.as_deref();
-        let (client, target) =
-            (client.map(tracing::field::display), target.map(tracing::field::display));
+        let client = client.map(tracing::field::display);
+        let target = target.as_ref().map(tracing::field::display);
         let service = (!service.is_empty()).then(|| tracing::field::display(service));
-        let key = session.map(|(key, _)| tracing::field::display(key));
-        let suite = session.map(|(_, suite)| tracing::field::display(suite));
-        let detail = detail.map(tracing::field::display);
-        let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let End { reason, sent, received, .. } = end;
+        let key = self.keyed.map(|keyed| tracing::field::display(keyed.key));
+        let suite = self.keyed.map(|keyed| tracing::field::display(keyed.suite));
+        let detail = self.detail.map(tracing::field::display);
+        let duration_ms = u64::try_from(accepted.elapsed().as_millis()).unwrap_or(u64::MAX);
         macro_rules! line {
             ($level:ident) => {
                 tracing::$level!(
@@ -126,45 +127,23 @@ impl Report {
                 )
             };
         }
-        match level {
-            Level::Ordinary => line!(info),
-            Level::Telling => line!(warn),
+        match Severity::of(*reason) {
+            Severity::Info => line!(info),
+            Severity::Warn => line!(warn),
         }
     }
 }
 
-/// What to do about a reason that ends a session only because the far end said so.
-pub(super) fn told_by_the_far_end(reason: CloseReason) -> Option<&'static &'static str> {
-    Some(match reason {
-        CloseReason::TargetRefused => {
-            &"the decrypt end's target refuses, or its host cannot be reached from there, as the log there tells; start the service, or correct -t there"
-        }
-        CloseReason::TargetTimeout => {
-            &"the decrypt end gets no answer from its target in time; look at the firewall and the load there"
-        }
-        CloseReason::TargetUnresolved => {
-            &"the decrypt end cannot resolve its target's name; look at name service there"
-        }
-        CloseReason::NoSuchService => {
-            &"the decrypt end has no such service; correct --service, or add it there with -t NAME=ADDRESS"
-        }
-        CloseReason::LimitReached => {
-            &"the decrypt end has no session for this host: --max-per-source there, or too many wait for its -n"
-        }
-        _ => return None,
-    })
-}
-
-/// How much an operator should care.
+/// Severity of a closing line.
 #[derive(Clone, Copy)]
-enum Level {
-    /// The applications ended it.
-    Ordinary,
+enum Severity {
+    /// The applications ended the connection.
+    Info,
     /// Something is wrong.
-    Telling,
+    Warn,
 }
 
-impl Level {
+impl Severity {
     fn of(reason: CloseReason) -> Self {
         match reason {
             CloseReason::Finished
@@ -174,8 +153,8 @@ impl Level {
             | CloseReason::IdleTimeout
             | CloseReason::Kicked
             | CloseReason::Unopened
-            | CloseReason::Shutdown => Self::Ordinary,
-            _ => Self::Telling,
+            | CloseReason::Shutdown => Self::Info,
+            _ => Self::Warn,
         }
     }
 }

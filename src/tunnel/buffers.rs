@@ -7,17 +7,11 @@
 //! no allocation.
 
 use std::cell::RefCell;
-use std::io;
 use std::ops::{Deref, DerefMut};
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::{Context, Poll, ready};
 use std::thread;
 
-use tokio::io::ReadBuf;
 use tokio::task::yield_now;
-
-use crate::net::Source;
 
 use crate::proto::record::MAX_RECORD;
 
@@ -43,10 +37,10 @@ thread_local! {
         const { RefCell::new([Vec::new(), Vec::new(), Vec::new()]) };
 }
 
-static LARGE_LENT: AtomicUsize = AtomicUsize::new(0);
+static LARGE_IN_USE: AtomicUsize = AtomicUsize::new(0);
 
 /// A small buffer was lent since a connection last made way for those who use them.
-static SMALL_LENT: AtomicBool = AtomicBool::new(false);
+static SMALL_USED: AtomicBool = AtomicBool::new(false);
 
 /// How much room the next read gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,18 +57,6 @@ pub(super) enum Size {
 pub(super) struct Buffer {
     bytes: Box<[u8]>,
     size: Size,
-}
-
-/// Reads something and forgets it, with a buffer only while something is there.
-pub(super) fn poll_discard(
-    cx: &mut Context<'_>,
-    source: &mut impl Source,
-) -> Poll<io::Result<usize>> {
-    ready!(source.poll_readable(cx))?;
-    let mut buffer = Buffer::take(Size::Small);
-    let mut read = ReadBuf::new(&mut buffer);
-    ready!(Pin::new(source).poll_read(cx, &mut read))?;
-    Poll::Ready(Ok(read.filled().len()))
 }
 
 impl Size {
@@ -95,9 +77,9 @@ impl Size {
     /// so that small requests beside it do not wait for longer than one takes.
     /// Where there are such requests, the thread makes way too: they also pass
     /// through the application, its peer and the far end, which may want this processor.
-    pub(super) async fn let_others_go_first(self) {
+    pub(super) async fn yield_after_bulk(self) {
         if self > Self::Small {
-            if SMALL_LENT.swap(false, Ordering::Relaxed) {
+            if SMALL_USED.swap(false, Ordering::Relaxed) {
                 thread::yield_now();
             }
             yield_now().await;
@@ -118,11 +100,11 @@ impl Buffer {
     /// A smaller one than was asked for when too many large ones are lent.
     pub(super) fn take(size: Size) -> Self {
         if size == Size::Small {
-            SMALL_LENT.store(true, Ordering::Relaxed);
+            SMALL_USED.store(true, Ordering::Relaxed);
         }
         let size = match size {
-            Size::Large if LARGE_LENT.fetch_add(1, Ordering::Relaxed) >= MOST_LARGE => {
-                LARGE_LENT.fetch_sub(1, Ordering::Relaxed);
+            Size::Large if LARGE_IN_USE.fetch_add(1, Ordering::Relaxed) >= MOST_LARGE => {
+                LARGE_IN_USE.fetch_sub(1, Ordering::Relaxed);
                 Size::Medium
             }
             size => size,
@@ -149,7 +131,7 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
         if self.size == Size::Large {
-            LARGE_LENT.fetch_sub(1, Ordering::Relaxed);
+            LARGE_IN_USE.fetch_sub(1, Ordering::Relaxed);
         }
         // At the end of a thread the pool may be gone; then the buffer just goes too.
         let _ = POOL.try_with(|pool| {

@@ -233,7 +233,7 @@ mod tests {
     use super::*;
     use crate::addr::ServiceName;
     use crate::gate::redis_store::{Keys, RedisOptions};
-    use crate::gate::{Denied, OnRevoke, Rules, StoreName, StoreOptions};
+    use crate::gate::{Denied, HealthRules, OnRevoke, StoreName, StoreOptions};
     use crate::keys::{Key, KeyRing};
     use crate::proto::{Padding, SuiteSet};
     use crate::secret::Secret;
@@ -314,7 +314,7 @@ mod tests {
             keys: Keys::default(),
         }));
         let (denied, on_revoke) = (Denied::default(), OnRevoke::default());
-        let (rules, named) = (Rules::default(), StoreName::default());
+        let (rules, named) = (HealthRules::default(), StoreName::default());
         let options = GateOptions {
             store,
             rules,

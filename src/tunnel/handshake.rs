@@ -1,5 +1,5 @@
-//! The handshake over a socket: what the acceptor answers, and what both ends say
-//! before their session is relayed. What the dialer says is `caller.rs`.
+//! The handshake over a socket: the answers of the acceptor, and the records of both ends
+//! before their session is relayed. The dialer's messages are in `caller.rs`.
 //!
 //! The acceptor is silent to everything that is not a fresh message 1 under one
 //! of its keys: it reads and discards until the deadline, so that a prober sees
@@ -12,16 +12,17 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use rand::TryRng;
-use rand::rngs::SysRng;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 
-use super::buffers::{Buffer, Size, poll_discard};
-use super::memory::Memory;
-use super::open::{blame, told};
+use super::buffers::{Buffer, Size};
+use super::random::ephemeral;
+use super::remote::{from_peer_error, from_remote};
+use super::replay_state::Memory;
+use super::speech::Speech;
+use crate::frontend::tarpit;
 use crate::keys::{Key, KeyId, KeyRing};
-use crate::net::{Duplex, Stream};
-use crate::probe::speech::Speech;
+use crate::net::Stream;
+use crate::observe::failures::PROXY_HEADER;
 use crate::proto::aead::suites_of_this_machine;
 use crate::proto::handshake::{First, MESSAGE_LEN, Message, Received, Unconfirmed, read_message1};
 use crate::proto::heartbeat::Heartbeat;
@@ -31,42 +32,41 @@ use crate::proto::message::Open;
 use crate::proto::replay::{Answered, Stale};
 use crate::proto::{Padding, Session, SuiteSet};
 use crate::reason::CloseReason;
-use crate::secret::Secret;
 
-/// What both ends bring to a handshake.
+/// Settings of a handshake, at both ends.
 #[derive(Clone)]
-pub(super) struct Terms {
+pub(super) struct HandshakeConfig {
     /// The first dials, all are accepted.
     pub(super) keys: KeyRing,
     /// The suites that may be used.
     pub(super) suites: SuiteSet,
     /// The block to pad to.
     pub(super) padding: Padding,
-    /// How often to give a sign of life.
+    /// Interval of signs of life.
     pub(super) heartbeat: Option<Heartbeat>,
 }
 
 /// The acceptor's side of all handshakes.
-pub(super) struct Doorkeeper {
-    terms: Terms,
+pub(super) struct AcceptorHandshake {
+    config: HandshakeConfig,
     memory: Arc<Memory>,
 }
 
-/// Why a stranger is none of ours.
+/// Failure of a handshake with a stranger.
 #[derive(Clone, Copy)]
-pub(super) struct Verdict {
+pub(super) struct HandshakeFailure {
     pub(super) reason: CloseReason,
     /// It sent something.
     spoke: bool,
     /// The protocol that this looks like, where it is no handshake.
-    pub(super) speech: Option<Speech>,
+    speech: Option<Speech>,
     /// It ended the handshake itself, in place of going on.
     hung_up: bool,
     /// This end has ended it, since it stops.
     pub(super) is_cut: bool,
 }
 
-/// Why a handshake does not go on; the verdict has the reason.
+/// Reason why a handshake does not go on; the failure has the close reason.
 enum Unmet {
     /// There is nothing to answer.
     Refused,
@@ -75,25 +75,25 @@ enum Unmet {
 }
 
 /// A dialer that is proven live, and the first thing it said.
-pub(super) struct Visitor {
+pub(super) struct Authenticated {
     pub(super) session: Session,
     pub(super) event: Event,
     /// What was read behind the first record.
     pub(super) already_read: Vec<u8>,
 }
 
-// === impl Verdict ===
+// === impl HandshakeFailure ===
 
-impl From<CloseReason> for Verdict {
+impl From<CloseReason> for HandshakeFailure {
     fn from(reason: CloseReason) -> Self {
         Self { reason, spoke: false, speech: None, hung_up: false, is_cut: false }
     }
 }
 
-impl Verdict {
-    /// Whether it counts against the address. Who hangs up without a byte is a health
-    /// check, or a dial that was given up: nobody tries keys that way. Nor does who
-    /// hangs up after an answer, which a right and fresh message alone gets; nor who is
+impl HandshakeFailure {
+    /// Returns true when it counts against the address. A peer that hangs up without a byte is a
+    /// health check, or a dial that was given up: keys are not tried that way. Nor does one count
+    /// that hangs up after an answer, which only a right and fresh message gets, or that is
     /// cut off because this end stops.
     pub(super) fn is_fault(self) -> bool {
         match self.reason {
@@ -102,19 +102,28 @@ impl Verdict {
             | CloseReason::ClockSkew
             | CloseReason::Replayed
             | CloseReason::NoCommonSuite => self.spoke || !self.hung_up,
-            // Only in a flood, and to who holds most places: no health check is that many.
+            // Only in a flood, and to the source with most slots: no health check is that many.
             CloseReason::Displaced => true,
             CloseReason::Unconfirmed => !self.hung_up,
             _ => false,
         }
     }
 
-    /// Whether it came and left without a byte.
+    /// Returns true when the peer came and left without a byte.
     pub(super) fn is_nothing(self) -> bool {
         self.hung_up && !self.spoke && !self.is_cut
     }
 
-    /// What was read, or why there is nothing more to read.
+    /// The protocol that a peer spoke in place of a handshake, as the log calls it.
+    pub(super) fn speech(self) -> Option<&'static str> {
+        let speech = self.speech.filter(|_| self.reason == CloseReason::HandshakeFailed)?;
+        Some(match speech {
+            Speech::Proxy => PROXY_HEADER,
+            other => other.as_str(),
+        })
+    }
+
+    /// Notes the result of a read; an error when there is nothing more to read.
     fn of_read(&mut self, read: io::Result<usize>) -> Result<usize, Unmet> {
         match read {
             Ok(0) => {
@@ -138,10 +147,10 @@ impl Verdict {
     }
 }
 
-// === impl Terms ===
+// === impl HandshakeConfig ===
 
-impl Terms {
-    /// As far as this machine has the suites.
+impl HandshakeConfig {
+    /// Settings with those of the suites that this machine has.
     pub(super) fn of(
         keys: KeyRing,
         suites: SuiteSet,
@@ -157,61 +166,61 @@ impl Terms {
     }
 }
 
-// === impl Doorkeeper ===
+// === impl AcceptorHandshake ===
 
-impl Doorkeeper {
-    pub(super) fn new(terms: Terms, memory: Arc<Memory>) -> Self {
-        Self { terms, memory }
+impl AcceptorHandshake {
+    pub(super) fn new(config: HandshakeConfig, memory: Arc<Memory>) -> Self {
+        Self { config, memory }
     }
 
     /// The public names of the keys, in order.
     pub(super) fn key_ids(&self) -> Vec<KeyId> {
-        self.terms.key_ids()
+        self.config.key_ids()
     }
 
     /// Shakes hands as the acceptor. Where that fails it goes on reading, until the
-    /// connection breaks; the caller sets the deadline. `verdict` always holds what
-    /// would be said if it ended now. `is_authentic` is told of a first message that is
+    /// connection breaks; the caller sets the deadline. `failure` always holds the failure that
+    /// it would be if it ended now. `is_authentic` is called for a first message that is
     /// authentic and fresh, before it is answered, and may refuse that.
-    pub(super) async fn receive(
+    pub(super) async fn accept_handshake(
         &self,
         stream: &mut Stream,
-        verdict: &mut Verdict,
+        failure: &mut HandshakeFailure,
         is_authentic: &(impl Fn() -> Result<(), CloseReason> + Sync),
-    ) -> Option<Visitor> {
-        match self.greet(stream, verdict, is_authentic).await {
-            Ok(visitor) => return Some(visitor),
-            Err(Unmet::Refused) => hold(stream).await,
+    ) -> Option<Authenticated> {
+        match self.try_handshake(stream, failure, is_authentic).await {
+            Ok(authenticated) => return Some(authenticated),
+            Err(Unmet::Refused) => tarpit(stream).await,
             Err(Unmet::Gone) => {}
         }
         None
     }
 
-    /// The handshake itself.
-    async fn greet(
+    /// Shakes hands, and ends where that fails.
+    async fn try_handshake(
         &self,
         stream: &mut Stream,
-        verdict: &mut Verdict,
+        failure: &mut HandshakeFailure,
         is_authentic: &(impl Fn() -> Result<(), CloseReason> + Sync),
-    ) -> Result<Visitor, Unmet> {
+    ) -> Result<Authenticated, Unmet> {
         let mut message1 = [0; MESSAGE_LEN];
         let mut got = 0;
         while got < MESSAGE_LEN {
-            got += verdict.of_read(stream.read(&mut message1[got..]).await)?;
+            got += failure.of_read(stream.read(&mut message1[got..]).await)?;
             // Noted now, because nothing of it is kept.
-            verdict.speech = Speech::of_client(&message1[..got]);
+            failure.speech = Speech::of_client(&message1[..got]);
         }
-        let received = read_message1(&self.terms.keys, &message1).map_err(|_| Unmet::Refused)?;
+        let received = read_message1(&self.config.keys, &message1).map_err(|_| Unmet::Refused)?;
         let may_be_answered = self.check_fresh(&received).and_then(|()| is_authentic());
-        may_be_answered.map_err(|reason| verdict.refused(reason))?;
-        verdict.reason = CloseReason::Unconfirmed;
+        may_be_answered.map_err(|reason| failure.refused(reason))?;
+        failure.reason = CloseReason::Unconfirmed;
         let answer = self.answer(received);
-        let (unconfirmed, message2) = answer.map_err(|reason| verdict.refused(reason))?;
+        let (unconfirmed, message2) = answer.map_err(|reason| failure.refused(reason))?;
         if stream.write_all(&message2).await.is_err() {
-            verdict.hung_up = true;
+            failure.hung_up = true;
             return Err(Unmet::Gone);
         }
-        confirm(unconfirmed, stream, verdict).await
+        confirm(unconfirmed, stream, failure).await
     }
 
     fn check_fresh(&self, received: &Received) -> Result<(), CloseReason> {
@@ -226,7 +235,7 @@ impl Doorkeeper {
     }
 
     fn answer(&self, received: Received) -> Result<(Unconfirmed, Message), CloseReason> {
-        let Terms { suites, padding, heartbeat, .. } = self.terms;
+        let HandshakeConfig { suites, padding, heartbeat, .. } = self.config;
         let now_ms = self.memory.now_ms();
         let answer = Welcome::answering(received.hello(), suites, padding, now_ms);
         let welcome = answer.map_err(|_| CloseReason::NoCommonSuite)?;
@@ -240,24 +249,24 @@ impl Doorkeeper {
 async fn confirm(
     mut unconfirmed: Unconfirmed,
     stream: &mut Stream,
-    verdict: &mut Verdict,
-) -> Result<Visitor, Unmet> {
+    failure: &mut HandshakeFailure,
+) -> Result<Authenticated, Unmet> {
     let mut buffer = Buffer::take(Size::Small);
     let mut filled = 0;
     loop {
-        filled += verdict.of_read(stream.read(&mut buffer[filled..]).await)?;
+        filled += failure.of_read(stream.read(&mut buffer[filled..]).await)?;
         match unconfirmed.confirm(&mut buffer[..filled]).map_err(|_| Unmet::Refused)? {
             First::Incomplete(same) => unconfirmed = same,
             First::Confirmed(session, event, len) => {
                 let already_read = buffer[len..filled].to_vec();
-                return Ok(Visitor { session, event, already_read });
+                return Ok(Authenticated { session, event, already_read });
             }
         }
     }
 }
 
-/// The next event of a session that is not relayed yet. `already_read` holds
-/// what was read and not opened, before and after.
+/// Waits for the next event of a session that is not relayed yet. `already_read` holds
+/// the bytes that were read and not opened, before and after.
 ///
 /// # Errors
 /// The reason that ends the connection.
@@ -277,7 +286,7 @@ pub(super) fn poll_event(
     already_read: &mut Vec<u8>,
 ) -> Poll<Result<Event, CloseReason>> {
     loop {
-        if let Some((event, len)) = session.inbound.next(already_read).map_err(blame)? {
+        if let Some((event, len)) = session.inbound.next(already_read).map_err(from_peer_error)? {
             already_read.drain(..len);
             return Poll::Ready(Ok(event));
         }
@@ -318,35 +327,10 @@ pub(super) async fn await_opened(
     loop {
         match next_event(stream, session, already_read).await? {
             Event::Opened => return Ok(()),
-            Event::Reset(reason) => return Err(told(reason)),
+            Event::Reset(reason) => return Err(from_remote(reason)),
             // A sign of life from one that waits for its target.
             Event::Data(_) => {}
             _ => return Err(CloseReason::ProtocolError),
         }
     }
-}
-
-/// Reads and forgets until the connection breaks. Goes on when the other end has ended
-/// its direction: how soon that were answered would tell what was done before.
-pub(super) async fn hold(stream: &mut Stream) {
-    let (mut read, _) = stream.split();
-    loop {
-        match poll_fn(|cx| poll_discard(cx, &mut read)).await {
-            Ok(1..) => {}
-            Ok(0) => std::future::pending().await,
-            Err(_) => return,
-        }
-    }
-}
-
-/// A private key for one handshake, from the operating system.
-pub(super) fn ephemeral() -> io::Result<Secret<32>> {
-    Ok(Secret::take(&mut random::<32>()?))
-}
-
-/// Bytes that nobody can guess, from the operating system.
-pub(super) fn random<const N: usize>() -> io::Result<[u8; N]> {
-    let mut bytes = [0; N];
-    SysRng.try_fill_bytes(&mut bytes).map_err(io::Error::other)?;
-    Ok(bytes)
 }

@@ -13,11 +13,11 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::buffers::{Buffer, LARGE_RECORDS, Size};
+use super::remote::{from_peer_error, from_remote};
 use crate::net::Source;
 use crate::observe::sessions::Traffic;
 use crate::proto::PeerError;
 use crate::proto::inbound::{Event, Inbound};
-use crate::proto::message::ResetReason;
 use crate::reason::CloseReason;
 
 /// Data pieces that go into one vectored write.
@@ -101,7 +101,7 @@ impl<'t> OpenPump<'t> {
                 // There may be more complete records than there are pieces.
                 Next::Read if self.is_full() => {}
                 Next::Read => {
-                    self.size.let_others_go_first().await;
+                    self.size.yield_after_bulk().await;
                     self.fill(sealed, inbound).await?;
                 }
                 Next::Fail(reason) => return Err(reason),
@@ -150,11 +150,11 @@ impl<'t> OpenPump<'t> {
                 }
                 Ok(Some(Event::Opened)) => {}
                 Ok(Some(Event::Fin)) => self.next = Next::Finish,
-                Ok(Some(Event::Reset(reason))) => self.next = Next::Fail(told(reason)),
+                Ok(Some(Event::Reset(reason))) => self.next = Next::Fail(from_remote(reason)),
                 Ok(Some(Event::Confirmed | Event::Open(_))) => {
                     self.next = Next::Fail(CloseReason::ProtocolError);
                 }
-                Err(error) => self.next = Next::Fail(blame(error)),
+                Err(error) => self.next = Next::Fail(from_peer_error(error)),
             }
         }
         self.traffic.received.add(opened);
@@ -276,33 +276,6 @@ impl Reading {
         let got = read.filled().len();
         self.unopened.end += got;
         (polled.map_ok(|()| got), len)
-    }
-}
-
-/// The reason at this end for a record that the protocol refused.
-pub(super) fn blame(error: PeerError) -> CloseReason {
-    match error {
-        PeerError::Misbehaved => CloseReason::ProtocolError,
-        _ => CloseReason::BadRecord,
-    }
-}
-
-/// The reason at this end for a Reset from the other.
-pub(super) fn told(reason: ResetReason) -> CloseReason {
-    match reason {
-        ResetReason::PlainReset => CloseReason::PeerReset,
-        ResetReason::TargetRefused => CloseReason::TargetRefused,
-        ResetReason::TargetTimeout => CloseReason::TargetTimeout,
-        ResetReason::TargetUnresolved => CloseReason::TargetUnresolved,
-        ResetReason::NoSuchService => CloseReason::NoSuchService,
-        ResetReason::LimitReached => CloseReason::LimitReached,
-        ResetReason::ProtocolError => CloseReason::PeerRejected,
-        ResetReason::Shutdown => CloseReason::PeerShutdown,
-        ResetReason::Unopened => CloseReason::Unopened,
-        ResetReason::Revoked => CloseReason::Revoked,
-        ResetReason::Idle => CloseReason::IdleTimeout,
-        ResetReason::Unheard => CloseReason::PeerVanished,
-        ResetReason::Failed => CloseReason::PeerFailed,
     }
 }
 

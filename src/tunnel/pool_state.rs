@@ -10,14 +10,14 @@ use tokio::time::Instant;
 
 /// Age at which a tunnel is replaced; the far end keeps it for a minute. Leaves
 /// the replacement more time than a handshake may take.
-const RENEW: Duration = Duration::from_secs(40);
+const REFRESH_AGE: Duration = Duration::from_secs(40);
 
 /// Tunnels that were made together are replaced up to so much later, each at
 /// its own time.
 const JITTER: Duration = Duration::from_secs(8);
 
 /// Age at which a tunnel goes without a replacement.
-const LET_GO: Duration = Duration::from_secs(55);
+const MAX_AGE: Duration = Duration::from_secs(55);
 
 /// The pause after a failure, which doubles with each that follows.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -42,8 +42,17 @@ const LULL: Duration = Duration::from_secs(10);
 /// A failure that comes so long after the one before is the first again.
 const CALM: Duration = Duration::from_secs(60);
 
+/// Filling of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolLevel {
+    /// Warm tunnels that are ready.
+    pub ready: usize,
+    /// Warm tunnels that there should be.
+    pub size: usize,
+}
+
 /// Tunnels that are ready, oldest first.
-pub(super) struct Shelf<T> {
+pub(super) struct IdleTunnels<T> {
     ready: VecDeque<Ready<T>>,
 }
 
@@ -62,7 +71,7 @@ pub(super) struct Removed<T, R> {
 }
 
 /// How eagerly tunnels are made.
-pub(super) struct Pace {
+pub(super) struct RefillBackoff {
     pause: Duration,
     next: Instant,
     last_failure: Option<Instant>,
@@ -85,19 +94,19 @@ struct Hasty {
     pause: Duration,
 }
 
-// === impl Shelf ===
+// === impl IdleTunnels ===
 
-impl<T> Default for Shelf<T> {
+impl<T> Default for IdleTunnels<T> {
     fn default() -> Self {
         Self { ready: VecDeque::new() }
     }
 }
 
-impl<T> Shelf<T> {
+impl<T> IdleTunnels<T> {
     /// Puts a new tunnel on the shelf; gives those that it replaces.
     pub(super) fn put(&mut self, tunnel: T, now: Instant, size: usize) -> Vec<T> {
-        let renew = now + RENEW + JITTER.mul_f64(rand::rng().random_range(0.0..1.0));
-        self.ready.push_back(Ready { tunnel, renew, let_go: now + LET_GO });
+        let renew = now + REFRESH_AGE + JITTER.mul_f64(rand::rng().random_range(0.0..1.0));
+        self.ready.push_back(Ready { tunnel, renew, let_go: now + MAX_AGE });
         self.trim(size)
     }
 
@@ -120,7 +129,7 @@ impl<T> Shelf<T> {
 
     /// Removes those of before `since` that are meant.
     pub(super) fn older(&mut self, since: Instant, meant: impl Fn(&T) -> bool) -> Vec<T> {
-        let is_older = |ready: &Ready<T>| ready.let_go < since + LET_GO && meant(&ready.tunnel);
+        let is_older = |ready: &Ready<T>| ready.let_go < since + MAX_AGE && meant(&ready.tunnel);
         let (older, rest) = self.ready.drain(..).partition::<Vec<_>, _>(|ready| is_older(ready));
         self.ready = rest.into();
         older.into_iter().map(|ready| ready.tunnel).collect()
@@ -152,13 +161,13 @@ impl<T> Shelf<T> {
         let (place, answer) =
             ready.find_map(|(place, ready)| Some((place, ask(&mut ready.tunnel)?)))?;
         let Ready { tunnel, let_go, .. } = self.ready.remove(place)?;
-        Some(Removed { tunnel, answer, age: (now + LET_GO).saturating_duration_since(let_go) })
+        Some(Removed { tunnel, answer, age: (now + MAX_AGE).saturating_duration_since(let_go) })
     }
 }
 
-// === impl Pace ===
+// === impl RefillBackoff ===
 
-impl Pace {
+impl RefillBackoff {
     /// As many as are wanted, from `now` on.
     pub(super) fn new(now: Instant) -> Self {
         let pause = FIRST_PAUSE;
@@ -223,7 +232,7 @@ impl Pace {
 
     /// The pool is or is not full. Says whether it is for good again, and that
     /// is news.
-    pub(super) fn is_full_again(&mut self, is_full: bool, now: Instant) -> bool {
+    pub(super) fn recovered(&mut self, is_full: bool, now: Instant) -> bool {
         if !is_full {
             self.full_since = None;
             return false;
@@ -239,7 +248,7 @@ impl Pace {
     }
 
     /// The far end answers.
-    pub(super) fn encouraged(&mut self, now: Instant) {
+    pub(super) fn dial_succeeded(&mut self, now: Instant) {
         if self.doubtful && self.away {
             self.next = now;
         }
@@ -256,24 +265,24 @@ mod tests {
     #[test]
     fn a_tunnel_is_replaced_before_it_goes_and_goes_before_the_far_end_ends_it() {
         let begin = Instant::now();
-        let mut shelf = Shelf::default();
+        let mut shelf = IdleTunnels::default();
         assert!(shelf.put("one", begin, 1).is_empty());
         let renew = shelf.next_after(begin).unwrap();
-        assert!((begin + RENEW..begin + RENEW + JITTER).contains(&renew));
+        assert!((begin + REFRESH_AGE..begin + REFRESH_AGE + JITTER).contains(&renew));
         assert_eq!((shelf.fresh(renew - A_MOMENT), shelf.fresh(renew)), (1, 0));
         let let_go = shelf.next_after(renew).unwrap();
         assert!(let_go - renew >= Duration::from_secs(5) && let_go + A_MOMENT < begin + UNOPENED);
         assert!(shelf.outdated(let_go - A_MOMENT).is_empty());
         assert_eq!(shelf.put("two", renew, 1), ["one"]);
         assert!(shelf.outdated(let_go).is_empty());
-        assert_eq!(shelf.outdated(renew + LET_GO), ["two"]);
+        assert_eq!(shelf.outdated(renew + MAX_AGE), ["two"]);
         assert_eq!(shelf.next_after(begin), None);
     }
 
     #[test]
     fn the_newest_is_taken_and_the_oldest_is_replaced() {
         let now = Instant::now();
-        let mut shelf = Shelf::default();
+        let mut shelf = IdleTunnels::default();
         for tunnel in 1..=3 {
             shelf.put(tunnel, now, 3);
         }
@@ -288,7 +297,7 @@ mod tests {
     #[test]
     fn those_of_before_a_moment_are_taken_off() {
         let begin = Instant::now();
-        let mut shelf = Shelf::default();
+        let mut shelf = IdleTunnels::default();
         for (tunnel, at) in [("old", 0), ("other", 1), ("older", 2), ("new", 4)] {
             shelf.put(tunnel, begin + at * A_MOMENT, 9);
         }
@@ -299,7 +308,7 @@ mod tests {
     #[test]
     fn failures_are_tried_again_less_and_less_often_one_at_a_time() {
         let mut now = Instant::now();
-        let mut pace = Pace::new(now);
+        let mut pace = RefillBackoff::new(now);
         assert_eq!((pace.at_once(now, 8), pace.next_after(now)), (8, None));
         assert!(pace.failed(now, true));
         let mut pauses = vec![];
@@ -324,7 +333,7 @@ mod tests {
     #[test]
     fn tunnels_that_the_far_end_lets_go_are_no_failures_as_long_as_some_last() {
         let mut now = Instant::now();
-        let mut pace = Pace::new(now);
+        let mut pace = RefillBackoff::new(now);
         for _ in 0..100 {
             assert!(pace.let_go(now, HARDLY_MADE));
             assert_eq!((pace.at_once(now, 8), pace.next_after(now)), (8, None), "at once");
@@ -345,7 +354,7 @@ mod tests {
     fn quick_reloads_of_the_far_end_are_no_failures_until_they_last_for_half_a_minute() {
         for apart in [100, 120, 150, 200, 249].map(Duration::from_millis) {
             let begin = Instant::now();
-            let (mut now, mut pace, mut made) = (begin, Pace::new(begin), vec![]);
+            let (mut now, mut pace, mut made) = (begin, RefillBackoff::new(begin), vec![]);
             let told = loop {
                 // Tunnels are made as soon as they may be, and the next reload ends them.
                 if let 1.. = pace.at_once(now, 8) {
@@ -372,7 +381,7 @@ mod tests {
     #[test]
     fn a_far_end_that_lets_all_go_at_once_is_asked_less_and_less_often() {
         let begin = Instant::now();
-        let (mut now, mut pace) = (begin, Pace::new(begin));
+        let (mut now, mut pace) = (begin, RefillBackoff::new(begin));
         let mut told = 0;
         for _ in 0..60 {
             if !pace.let_go(now, A_MOMENT) {
@@ -386,19 +395,19 @@ mod tests {
     #[test]
     fn a_pool_is_full_again_once_it_has_stayed_full() {
         let mut now = Instant::now();
-        let mut pace = Pace::new(now);
+        let mut pace = RefillBackoff::new(now);
         assert!(pace.failed(now, false));
         // A far end that wants one less: each that is made is ended at once.
         for _ in 0..10 {
             now += LONGEST_PAUSE;
-            assert!(!pace.is_full_again(true, now));
+            assert!(!pace.recovered(true, now));
             assert_eq!(pace.settled(now), Some(now + SETTLED));
-            assert!(!pace.is_full_again(false, now + A_MOMENT) && !pace.failed(now, false));
+            assert!(!pace.recovered(false, now + A_MOMENT) && !pace.failed(now, false));
             assert_eq!(pace.settled(now), None);
         }
-        assert!(!pace.is_full_again(true, now));
+        assert!(!pace.recovered(true, now));
         now += SETTLED;
-        assert!(pace.is_full_again(true, now) && !pace.is_full_again(true, now));
+        assert!(pace.recovered(true, now) && !pace.recovered(true, now));
         assert_eq!(pace.settled(now), None);
     }
 
@@ -406,9 +415,9 @@ mod tests {
     fn a_client_that_gets_through_ends_the_pause_unless_the_far_end_wants_no_more() {
         for away in [true, false] {
             let now = Instant::now();
-            let mut pace = Pace::new(now);
+            let mut pace = RefillBackoff::new(now);
             pace.failed(now, away);
-            pace.encouraged(now);
+            pace.dial_succeeded(now);
             assert_eq!(pace.at_once(now, 8), usize::from(away));
         }
     }

@@ -1,52 +1,51 @@
-//! Trying a tunnel without serving: each step on the way to its targets, until
+//! Preflight of a tunnel without serving: each step on the way to its targets, until
 //! one fails. For an operator who wants to know before clients do.
 //!
-//! Whether the far end's gate or its lack of a key keeps this end out cannot be
-//! told apart from here: an acceptor is silent to both. Nothing is sent to a service
-//! but what its check says: what is as long as a full record is the padding of Open.
+//! The far end's gate and its lack of a key cannot be told apart from here: an acceptor
+//! is silent to both. Nothing is sent to a service but the bytes of its check: the bytes that
+//! fill a full record are the padding of Open.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use super::caller::{Background, CallError, Called, Caller, Patience};
-use super::dialling::{Dialling, look_up_once};
-use super::health::{converse, take_leave};
+use super::caller::{Background, CallError, Called, DialerHandshake, Patience};
+use super::handshake::{HandshakeConfig, await_opened, say_open};
 use super::options::{Options, Role};
-use super::relay::dismiss;
-use super::report::told_by_the_far_end;
-use super::secure::{Terms, await_opened, say_open};
-use super::unmade::Unmade;
+use super::relay::send_reset;
+use super::remote::remote_advice;
 use crate::addr::{Address, ClientAddr, ServiceName, Source};
 use crate::gate::StoreOptions;
 use crate::gate::redis_store::LONGEST_WAY;
 use crate::keys::KeyId;
-use crate::net::{DialError, Listener, Path, Stream, Target};
-use crate::probe::Verdict;
+use crate::net::{self, DialError, Listener, Path, Stream};
 use crate::proto::message::Open;
 use crate::proto::record::{MAX_PLAINTEXT, MAX_RECORD};
 use crate::proto::{Padding, Session};
 use crate::reason::CloseReason;
+use crate::upstream::health_check::{Heard, ask, take_leave};
+use crate::upstream::probe::Verdict;
+use crate::upstream::{ConnectFailure, Target};
 
 /// The backlog of a socket that is bound only to see whether it can be.
 const BACKLOG: i32 = 1;
 
-/// What was found on the way to one target.
+/// Result of the steps on the way to one target.
 #[derive(Debug)]
 pub struct Finding {
-    /// Which: an address, or the gate's store.
+    /// Its name: an address, or the gate's store.
     pub target: String,
     /// The steps that went well, in order.
     pub passed: Vec<Passed>,
-    /// The step that did not, and why; `None` when all is well.
+    /// The step that did not, with its reason; `None` when all is well.
     pub failed: Option<Failed>,
 }
 
 /// A step that went well.
 #[derive(Debug)]
 pub struct Passed {
-    /// Which.
+    /// Its name.
     pub step: &'static str,
     /// A note about it; may be empty.
     pub note: String,
@@ -55,14 +54,14 @@ pub struct Passed {
 /// A step that did not.
 #[derive(Debug)]
 pub struct Failed {
-    /// Which.
+    /// Its name.
     pub step: &'static str,
     /// Cause and remedy.
     pub why: String,
 }
 
 /// Tries every target of a tunnel, and the store of its gate.
-pub async fn trial(options: &Options) -> Vec<Finding> {
+pub async fn preflight(options: &Options) -> Vec<Finding> {
     let mut findings = vec![];
     if let Some(gate) = &options.gate
         && !matches!(gate.store, StoreOptions::None)
@@ -80,7 +79,8 @@ pub async fn trial(options: &Options) -> Vec<Finding> {
         Role::Decrypt { targets } => {
             for target in targets {
                 let mut finding = Finding::of(&target.1);
-                finding.failed = finding.target(options, target).await.err();
+                let (service, address) = target;
+                finding.failed = finding.target(options, service, address).await.err();
                 findings.push(finding);
             }
         }
@@ -88,7 +88,7 @@ pub async fn trial(options: &Options) -> Vec<Finding> {
     findings
 }
 
-/// Tries whether this host can listen on the sources of a tunnel.
+/// Tries to listen on the sources of a tunnel.
 pub async fn bind_all(options: &Options) -> Vec<Finding> {
     let mut findings = vec![];
     for source in &options.sources {
@@ -106,6 +106,12 @@ pub async fn bind_all(options: &Options) -> Vec<Finding> {
     findings
 }
 
+/// A tunnel to a far end that has answered.
+struct Tunnel {
+    stream: Stream,
+    session: Session,
+}
+
 impl Failed {
     fn new(step: &'static str, why: impl Into<String>) -> Self {
         Self { step, why: why.into() }
@@ -121,7 +127,7 @@ impl Finding {
         self.passed.push(Passed { step, note: note.into() });
     }
 
-    /// What comes of asking a gate's store about an address.
+    /// Asks a gate's store about an address.
     async fn of_store(store: StoreOptions, patience: Duration) -> Self {
         let target = "the gate's store".to_owned();
         let mut finding = Self { target, passed: vec![], failed: None };
@@ -138,67 +144,69 @@ impl Finding {
         finding
     }
 
-    /// What a name means now.
-    async fn look_up(&mut self, target: &Address, patience: Duration) -> Result<Target, Failed> {
-        let found = timeout(patience, look_up_once(target.clone())).await;
+    /// Resolves the name of a target.
+    async fn look_up(&mut self, address: &Address, patience: Duration) -> Result<Target, Failed> {
+        let found = timeout(patience, Target::once(address)).await;
         let found = found.map_err(|_| {
             let seconds = patience.as_secs_f64();
             let why =
-                format!("looking up {target}: no answer within {seconds} s; check name service");
+                format!("looking up {address}: no answer within {seconds} s; check name service");
             Failed::new("name", why)
         })?;
-        let found = found.map_err(|error| Failed::new("name", error.to_string()))?;
-        let addresses = match &found {
-            Target::Ips(addresses) => {
+        let resolved = found.and_then(|target| Ok((target.current()?, target)));
+        let (current, target) = resolved.map_err(|error| Failed::new("name", error.to_string()))?;
+        let addresses = match &current {
+            net::Target::Ips(addresses) => {
                 addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
             }
-            Target::Unix(path) => path.display().to_string(),
+            net::Target::Unix(path) => path.display().to_string(),
         };
         self.pass("name", addresses);
-        Ok(found)
+        Ok(target)
     }
 
-    /// The connection, once it was made or tried.
+    /// Notes the connection, once it was made or tried.
     fn connected<T>(
         &mut self,
-        to: &Target,
-        (began, ended): (Instant, Instant),
+        to: &Address,
+        took: Duration,
         dialled: Result<T, DialError>,
     ) -> Result<T, Failed> {
         let connected = dialled.map_err(|error| Failed::new("connect", error.to_string()))?;
-        let over = if matches!(to, Target::Unix(_)) { "unix socket" } else { "TCP" };
-        self.pass("connect", format!("{over}, {}", milliseconds(ended - began)));
+        let over = if matches!(to, Address::Unix(_)) { "unix socket" } else { "TCP" };
+        self.pass("connect", format!("{over}, {}", milliseconds(took)));
         Ok(connected)
     }
 
-    /// A target as its check finds it, which is a look at it where there is none.
+    /// Tries a target as its check does, which is a probe of its port where there is none.
     async fn target(
         &mut self,
         options: &Options,
-        (service, target): &(ServiceName, Address),
+        service: &ServiceName,
+        address: &Address,
     ) -> Result<(), Failed> {
-        let dialling = Dialling::from(options);
-        let target = self.look_up(target, options.timeout).await?;
+        let dial_options = options.dial_options();
+        let target = self.look_up(address, options.timeout).await?;
         let began = Instant::now();
         let deadline = began + options.timeout;
         let check = options.checks.get(service);
-        let Some(talk) = check.and_then(|check| check.question.talk()) else {
-            let touched = dialling.touch(&target, deadline).await;
-            return self.connected(&target, (began, Instant::now()), touched);
+        let Some(probe) = check.and_then(|check| check.kind.probe()) else {
+            let probed = target.probe_port(&dial_options, deadline).await;
+            return self.connected(address, began.elapsed(), probed);
         };
-        let dialled = dialling.dial(&target, deadline).await;
-        let mut stream = self.connected(&target, (began, Instant::now()), dialled)?;
+        let dialled = target.connect(&dial_options, deadline).await;
+        let mut stream = self.connected(address, began.elapsed(), dialled)?;
         let asked = async {
-            dialling.announce(ClientAddr::Unix, &mut stream, deadline).await?;
-            converse(&mut stream, talk, deadline).await
+            dial_options.send_proxy_header(ClientAddr::Unix, &mut stream, deadline).await?;
+            ask(&mut stream, probe, deadline).await
         };
-        let asked = asked.await.map_err(|why| Failed::new("check", why.detail));
-        let (last_words, verdict) = asked?;
+        let asked = asked.await.map_err(|failure| Failed::new("check", failure.detail));
+        let Heard { last_words, verdict } = asked?;
         take_leave(stream, last_words).await;
         match verdict {
-            Verdict::Ready => {}
-            Verdict::Unready(error) => return Err(Failed::new("check", error)),
-            Verdict::Unwelcome { error, remedy } => {
+            Verdict::Healthy => {}
+            Verdict::Unhealthy(error) => return Err(Failed::new("check", error)),
+            Verdict::AuthRejected { error, remedy } => {
                 let why = format!("it may not log in: {error}; {remedy}");
                 return Err(Failed::new("check", why));
             }
@@ -210,52 +218,49 @@ impl Finding {
     async fn far_end(
         &mut self,
         options: &Options,
-        target: &Address,
+        address: &Address,
         service: &ServiceName,
     ) -> Result<(), Failed> {
-        let target = self.look_up(target, options.timeout).await?;
+        let target = self.look_up(address, options.timeout).await?;
         let began = Instant::now();
-        let dialling = Dialling::from(options);
-        // So that Open is a full record, and so is what answers it.
-        let padding = u16::try_from(MAX_PLAINTEXT).ok().and_then(Padding::block);
-        let padding = padding.unwrap_or(options.padding);
-        let terms = Terms::of(options.keys.clone(), options.suites, padding, options.heartbeat);
-        let dial = |deadline| dialling.dial(&target, deadline);
+        let dial_options = options.dial_options();
+        let dial = |deadline| target.connect(&dial_options, deadline);
         let patience = Patience { deadline: began + options.timeout, answer: options.timeout };
         let background = Background::default();
-        let called = Caller::new(terms).call(dial, patience, &background).await;
+        let dialer = DialerHandshake::new(full_records(options));
+        let called = dialer.call(dial, patience, &background).await;
         background.finish().await;
         let called = match called {
             Err(CallError::Dial(error)) => {
-                return self.connected(&target, (began, Instant::now()), Err(error));
+                return self.connected(address, began.elapsed(), Err(error));
             }
-            // When it was there is not known, as there is no handshake that would tell.
+            // The moment when it was there is not known, as no handshake tells it.
             Err(error) => {
                 self.pass("connect", "");
-                return Err(Failed::new("key or gate", Unmade::from(error).detail));
+                return Err(Failed::new("key or gate", ConnectFailure::from(error).detail));
             }
             Ok(called) => called,
         };
         let Called { stream, session, dialled, ahead_ms } = called;
-        self.connected(&target, (began, dialled), Ok(()))?;
+        self.connected(address, dialled - began, Ok(()))?;
         self.answered(session.key, ahead_ms);
         let open = Open { service: service.clone(), client: ClientAddr::Unix };
-        self.opened((stream, session), &open, options.timeout).await
+        self.opened(Tunnel { stream, session }, &open, options.timeout).await
     }
 
     /// The far end has answered: it has the key, and lets this host in.
     fn answered(&mut self, key: KeyId, ahead_ms: i64) {
         self.pass("key or gate", format!("key {key}"));
         let apart = milliseconds(Duration::from_millis(ahead_ms.unsigned_abs()));
-        let (side, most) = (if ahead_ms < 0 { "behind" } else { "ahead" }, 120);
-        let note = format!("the far end's is {apart} {side}; {most} s are allowed");
+        let side = if ahead_ms < 0 { "behind" } else { "ahead" };
+        let note = format!("the far end's is {apart} {side}; 120 s are allowed");
         self.pass("clock", note);
     }
 
     /// Asks for the target, and sees that full records get there and back.
     async fn opened(
         &mut self,
-        (mut stream, mut session): (Stream, Session),
+        Tunnel { mut stream, mut session }: Tunnel,
         open: &Open,
         patience: Duration,
     ) -> Result<(), Failed> {
@@ -268,7 +273,7 @@ impl Finding {
         let path = stream.path();
         let opened = opened.unwrap_or(Err(CloseReason::Unopened));
         let reason = opened.err().unwrap_or(CloseReason::PlainReset);
-        dismiss(&mut stream, &mut session, reason).await;
+        send_reset(&mut stream, &mut session, reason).await;
         let is_lost = reason == CloseReason::Unopened;
         if let (true, Some(Path { is_stuck: true, mss, .. })) = (is_lost, path) {
             return Err(Failed::new("MTU", stuck(mss)));
@@ -289,6 +294,12 @@ impl Finding {
         }
         Ok(())
     }
+}
+
+/// Settings of a handshake that make Open a full record, and the answer to it.
+fn full_records(options: &Options) -> HandshakeConfig {
+    let padding = u16::try_from(MAX_PLAINTEXT).ok().and_then(Padding::block);
+    HandshakeConfig { padding: padding.unwrap_or(options.padding), ..options.handshake() }
 }
 
 fn named(service: &ServiceName) -> String {
@@ -315,7 +326,7 @@ fn explained(reason: CloseReason) -> String {
                 send packets of full size"
             .to_owned();
     }
-    match told_by_the_far_end(reason) {
+    match remote_advice(reason) {
         Some(advice) => format!("{reason}: {advice}"),
         None => format!("{reason}; the log of the far end tells more"),
     }

@@ -104,13 +104,24 @@ fn tunnel(
     let dialer = tokio::spawn(async move {
         let (plain, mut sealed) = (Pipe::new(plain_in), Pipe::new(near));
         let start = Start { first: vec![], already_read: vec![] };
-        relay((plain, &mut sealed), (&mut dialer, &Traffic::default()), start, pin!(cut)).await
+        relay(
+            Sides { plain, sealed: &mut sealed },
+            Relayed { session: &mut dialer, traffic: &Traffic::default() },
+            start,
+            pin!(cut),
+        )
+        .await
     });
     let acceptor = tokio::spawn(async move {
         let (plain, mut sealed) = (Pipe::new(plain_out), Pipe::new(far));
         let start = Start { first: opened, already_read: vec![] };
-        relay((plain, &mut sealed), (&mut acceptor, &Traffic::default()), start, pin!(pending()))
-            .await
+        relay(
+            Sides { plain, sealed: &mut sealed },
+            Relayed { session: &mut acceptor, traffic: &Traffic::default() },
+            start,
+            pin!(pending()),
+        )
+        .await
     });
     Tunnel { client, target, dialer, acceptor }
 }
@@ -267,8 +278,8 @@ async fn what_follows_fin_in_the_same_read_is_heeded() {
         let (plain, mut sealed) = (Pipe::new(plain), Pipe::new(near));
         let start = Start { first: opened, already_read: vec![] };
         let end = relay(
-            (plain, &mut sealed),
-            (&mut acceptor, &Traffic::default()),
+            Sides { plain, sealed: &mut sealed },
+            Relayed { session: &mut acceptor, traffic: &Traffic::default() },
             start,
             pin!(pending()),
         )
@@ -295,8 +306,13 @@ async fn a_flood_one_way_does_not_hold_up_the_other() {
     let relaying = tokio::spawn(async move {
         let start = Start { first: vec![], already_read: vec![] };
         let (plain, mut sealed) = (Pipe::new(plain), Pipe::new(sealed));
-        relay((plain, &mut sealed), (&mut acceptor, &Traffic::default()), start, pin!(pending()))
-            .await
+        relay(
+            Sides { plain, sealed: &mut sealed },
+            Relayed { session: &mut acceptor, traffic: &Traffic::default() },
+            start,
+            pin!(pending()),
+        )
+        .await
     });
     let (mut opened, mut sealed) = (0, 0);
     while opened < RECORDS / 2 {

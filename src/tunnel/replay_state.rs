@@ -14,7 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tracing::{debug, warn};
 
-use super::secure::random;
+use super::random::random;
 use crate::keys::KeyId;
 use crate::net::clock::{Clock, ms_since_boot};
 use crate::net::journal::{Claim, Journal};
@@ -34,7 +34,7 @@ pub struct Memory {
 
 struct Seen {
     filter: ReplayFilter,
-    /// What is shared with the process before this one, or after it; `None` where the
+    /// What is context with the process before this one, or after it; `None` where the
     /// system gives no memory for that.
     journal: Option<Journal>,
 }
@@ -75,7 +75,7 @@ impl Memory {
     /// The memory once more, for a process that takes over.
     ///
     /// # Errors
-    /// When there is none that could be shared, or no descriptor.
+    /// When there is none that could be context, or no descriptor.
     pub fn share(&self) -> io::Result<OwnedFd> {
         let seen = self.seen();
         let journal = seen.journal.as_ref().ok_or(io::ErrorKind::Unsupported)?;

@@ -70,7 +70,7 @@ impl<'t> SealPump<'t> {
         }
         loop {
             self.flush(sealed).await?;
-            self.size.let_others_go_first().await;
+            self.size.yield_after_bulk().await;
             let next = poll_fn(|cx| self.poll_next(cx, plain, sealed)).await;
             let sealed = match next.map_err(|_| CloseReason::PlainReset)? {
                 Next::End => break,

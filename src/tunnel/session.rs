@@ -1,100 +1,140 @@
-//! What is left of a connection once both its sides are connected.
+//! A session from its first relayed byte to its closing line.
 //!
-//! A session may last for days and idle most of that time, so what it holds
-//! decides how many a host can have. Whatever opened it (dials, handshakes,
-//! timers) is a future of its own, and gone by now.
+//! A session may last for days and idle most of that time, so the memory that it holds
+//! decides how many a host can have. Whatever opened it (dials, handshakes, timers) is a
+//! future of its own, and gone by now.
 
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::encrypt::Entrance;
-use super::introduce::Farewell;
-use super::relay::{Start, relay};
-use super::report::Report;
+use super::access_log::SessionLog;
+use super::relay::{Relayed, Sides, Start, relay};
 use super::rings::PassageGuard;
 use super::warm::AnswerDue;
+use crate::frontend::Termination;
 use crate::net::{Slot, SourceGuard, Stream};
 use crate::observe::sessions::Live;
 use crate::proto::Session;
 use crate::reason::CloseReason;
 
-/// A connection from its first relayed byte to its closing line.
-pub(super) struct Connected {
+/// A session whose both sides are connected.
+pub(super) struct EstablishedSession {
     plain: Stream,
     sealed: Stream,
     session: Session,
     /// Boxed, because it is gone after the first bytes.
     start: Box<Start>,
     /// Ready when it has to end.
-    farewell: Farewell,
+    termination: Termination,
     /// The deadline of an answer; gone once there is one.
-    answer_due: Option<Box<(Box<AnswerDue>, Arc<Entrance>)>>,
-    /// Where an operator sees it, and can end it.
+    answer_due: Option<Box<AnswerDeadline>>,
+    /// Its entry among the live sessions, where an operator can end it.
     live: Live,
     _held: Held,
 }
 
-/// The slot of a session, its count against its source, and what tells that it goes on
-/// where it could be one of a ring.
-pub(super) type Held = (Option<Slot>, Option<SourceGuard>, Option<Box<PassageGuard>>);
+/// Everything that an established session is made of.
+pub(super) struct SessionParts {
+    /// The log of its connection.
+    pub(super) log: SessionLog,
+    /// The plain side.
+    pub(super) plain: Stream,
+    /// The sealed side.
+    pub(super) sealed: Stream,
+    pub(super) session: Session,
+    pub(super) start: Start,
+    /// Longest time that it may be without application data.
+    pub(super) idle_timeout: Option<Duration>,
+    pub(super) termination: Termination,
+    pub(super) held: Held,
+}
 
-impl Connected {
+/// Guards that a session holds to its end.
+#[derive(Default)]
+#[expect(dead_code, reason = "the guards act when they are dropped")]
+pub(super) struct Held {
+    /// Its slot.
+    pub(super) slot: Option<Slot>,
+    /// Its count against its source.
+    pub(super) source: Option<SourceGuard>,
+    /// Its entry where it could be one of a ring.
+    pub(super) passage: Option<Box<PassageGuard>>,
+}
+
+/// Deadline of an answer on a tunnel that carries bytes of a client's already.
+pub(super) struct AnswerDeadline {
+    pub(super) due: Box<AnswerDue>,
+    /// Called when there was no answer.
+    pub(super) on_dead: Box<dyn Fn(&AnswerDue) + Send>,
+}
+
+impl EstablishedSession {
     /// Enters it among the live sessions.
-    pub(super) fn new(
-        report: Report,
-        (plain, sealed): (Stream, Stream),
-        (session, start, idle_timeout): (Session, Start, Option<Duration>),
-        (farewell, held): (Farewell, Held),
-    ) -> Box<Self> {
-        let (live, start) = (report.enter(&session, idle_timeout), Box::new(start));
-        let (answer_due, _held) = (None, held);
-        Box::new(Self { plain, sealed, session, start, farewell, answer_due, live, _held })
+    pub(super) fn new(parts: SessionParts) -> Box<Self> {
+        let SessionParts { plain, sealed, session, termination, .. } = parts;
+        let live = parts.log.enter(&session, parts.idle_timeout);
+        let start = Box::new(parts.start);
+        let answer_due = None;
+        let _held = parts.held;
+        Box::new(Self { plain, sealed, session, start, termination, answer_due, live, _held })
     }
 
-    /// As it is, as long as there is an answer in time.
-    pub(super) fn unless_dead(
-        mut self: Box<Self>,
-        answer_due: Box<AnswerDue>,
-        entrance: Arc<Entrance>,
-    ) -> Box<Self> {
-        self.answer_due = Some(Box::new((answer_due, entrance)));
+    /// The same session, which ends where there is no answer in time.
+    pub(super) fn unless_dead(mut self: Box<Self>, answer_due: AnswerDeadline) -> Box<Self> {
+        self.answer_due = Some(Box::new(answer_due));
         self
     }
 
     /// Relays to the end, and logs it.
     pub(super) async fn run(mut self: Box<Self>) {
-        let (farewell, answer_due, live) = (&mut self.farewell, &mut self.answer_due, &self.live);
-        let ended = pin!(poll_fn(|cx| match farewell.as_mut().poll(cx) {
+        let termination = &mut self.termination;
+        let answer_due = &mut self.answer_due;
+        let live = &self.live;
+        let ended = pin!(poll_fn(|cx| match termination.as_mut().poll(cx) {
             Poll::Pending if poll_dead(answer_due, live, cx).is_ready() => {
                 Poll::Ready(CloseReason::PeerVanished)
             }
             Poll::Pending => live.poll_end(cx),
             ended => ended,
         }));
-        let sides = (self.plain, &mut self.sealed);
-        let session = (&mut self.session, self.live.traffic());
-        let end = relay(sides, session, *self.start, ended).await;
-        // Who reads the line may count on it that the connection is gone.
+        let sides = Sides { plain: self.plain, sealed: &mut self.sealed };
+        let relayed = Relayed { session: &mut self.session, traffic: self.live.traffic() };
+        let end = relay(sides, relayed, *self.start, ended).await;
+        // The line promises its reader that the connection is gone.
         drop(self.sealed);
-        Report::of(&self.live).closed(&end);
+        SessionLog::closed(&self.live, &end);
     }
 }
 
-/// Ready when nothing came of what had to. Those that wait at the same far end are let go then.
+/// Runs the session that `opening` opens. The opening itself is apart, and gone when it is
+/// done: the session may last for days.
+pub(super) fn run_opened(
+    opening: impl Future<Output = Option<Box<EstablishedSession>>> + Send + 'static,
+) -> impl Future<Output = ()> + Send + 'static {
+    let opening = Box::pin(opening);
+    async move {
+        if let Some(session) = opening.await {
+            session.run().await;
+        }
+    }
+}
+
+/// Ready when there was no answer in time. Other tunnels to the same far end are let go then.
 fn poll_dead(
-    answer_due: &mut Option<Box<(Box<AnswerDue>, Arc<Entrance>)>>,
+    answer_due: &mut Option<Box<AnswerDeadline>>,
     live: &Live,
     cx: &mut Context<'_>,
 ) -> Poll<()> {
-    let Some((waiting, entrance)) = answer_due.as_deref_mut() else { return Poll::Pending };
-    match waiting.poll_dead(cx, live.traffic().pulse.is_heard()) {
+    let Some(AnswerDeadline { due, on_dead }) = answer_due.as_deref_mut() else {
+        return Poll::Pending;
+    };
+    match due.poll_dead(cx, live.traffic().pulse.is_heard()) {
         Poll::Pending => Poll::Pending,
         Poll::Ready(is_dead) => {
             if is_dead {
-                entrance.swallowed(waiting.far_end, waiting.since);
+                on_dead(due);
             }
             *answer_due = None;
             if is_dead { Poll::Ready(()) } else { Poll::Pending }

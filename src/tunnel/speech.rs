@@ -8,7 +8,7 @@ use std::fmt;
 
 /// The protocol that first bytes look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Speech {
+pub(super) enum Speech {
     /// MySQL's or MariaDB's own protocol.
     Mysql,
     /// RESP: Redis, and what speaks like it.
@@ -74,7 +74,7 @@ const CLIENTS: [(&[u8], Speech); 19] = [
 
 impl Speech {
     /// Names the protocol of a server by what it said; `None` for none that is known.
-    pub fn of_server(bytes: &[u8]) -> Option<Self> {
+    pub(super) fn of_server(bytes: &[u8]) -> Option<Self> {
         let begins = |(start, _): &&(&[u8], Self)| bytes.starts_with(start);
         if let Some((_, speech)) = SERVERS.iter().find(begins) {
             return Some(*speech);
@@ -94,7 +94,7 @@ impl Speech {
     }
 
     /// The same of a client.
-    pub fn of_client(bytes: &[u8]) -> Option<Self> {
+    pub(super) fn of_client(bytes: &[u8]) -> Option<Self> {
         let begins = |(start, _): &&(&[u8], Self)| bytes.starts_with(start);
         if let Some((_, speech)) = CLIENTS.iter().find(begins) {
             return Some(*speech);
@@ -128,7 +128,7 @@ fn is_array(rest: &[u8]) -> bool {
 
 impl Speech {
     /// Its name for people.
-    pub fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Mysql => "MySQL or MariaDB",
             Self::Redis => "Redis",

@@ -1,30 +1,26 @@
-//! Why there is no tunnel or no target: a reason, for the far end and the meters,
-//! and what the log says of it.
+//! Reason why a connection could not be made: one for the far end and the meters, with a
+//! detail for the log.
 
-use super::report::told_by_the_far_end;
 use crate::net::DialError;
 use crate::reason::CloseReason;
 
-/// Something that could not be made.
+/// A connection that could not be made.
 #[derive(Debug)]
-pub(super) struct Unmade {
-    pub(super) reason: CloseReason,
-    /// For the operator of this end.
-    pub(super) detail: String,
+pub struct ConnectFailure {
+    /// Its close reason.
+    pub reason: CloseReason,
+    /// Cause and remedy, for the operator of this end.
+    pub detail: String,
 }
 
-impl Unmade {
-    pub(super) fn new(reason: CloseReason, detail: impl Into<String>) -> Self {
+impl ConnectFailure {
+    /// A failure with this reason and detail.
+    pub fn new(reason: CloseReason, detail: impl Into<String>) -> Self {
         Self { reason, detail: detail.into() }
     }
 
-    /// The far end said so, or hung up.
-    pub(super) fn told(reason: CloseReason) -> Self {
-        Self::new(reason, *told_by_the_far_end(reason).unwrap_or(&"the far end hung up"))
-    }
-
-    /// A far end could not be dialled.
-    pub(super) fn far_end(error: &DialError) -> Self {
+    /// Failure of the dial of a far end.
+    pub fn far_end(error: &DialError) -> Self {
         let reason = match error {
             DialError::Local(_) => CloseReason::LocalError,
             _ => CloseReason::PeerUnreachable,
@@ -32,8 +28,8 @@ impl Unmade {
         Self::new(reason, error.to_string())
     }
 
-    /// A target could not be dialled.
-    pub(super) fn target(error: &DialError) -> Self {
+    /// Failure of the dial of a target.
+    pub fn target(error: &DialError) -> Self {
         let reason = match error {
             DialError::Timeout => CloseReason::TargetTimeout,
             DialError::Unresolved(_) => CloseReason::TargetUnresolved,

@@ -1,118 +1,130 @@
-//! Finding out whether targets work, while no client waits for it.
+//! Checks of targets, while no client waits for the result.
 //!
-//! With `--check` a target is asked in its own words, again and again. Without,
-//! only one that is down is looked at, with a longer and longer pause: a service
-//! by a handshake of TCP that it never hears of, a far end by a tunnel that
-//! nobody opens. What becomes of the answer is decided in `net::standing`; a
-//! check never touches a live connection.
+//! With `--check` a target is asked in its own protocol, again and again. Without,
+//! only one that is down is looked at, after a pause that grows: a service by a TCP
+//! handshake that it never notices, anything else in a way that is handed in. What
+//! follows from the result is decided in `health_state`; a check never touches a live
+//! connection.
 
 use std::io::{self, ErrorKind};
+use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant, sleep_until, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use super::encrypt::Entrance;
-use super::serve::{Tunnel, Way};
-use super::shared::Shared;
-use super::targets::{Target, TargetHealth, Targets};
-use super::unmade::Unmade;
+use super::dial_options::DialOptions;
+use super::error::ConnectFailure;
+use super::probe::{Probe, Step, Verdict};
+use super::targets::{Target, Targets};
 use crate::addr::ClientAddr;
 use crate::net::Stream;
-use crate::probe::{Step, Talk, Verdict};
 use crate::reason::CloseReason;
 use crate::tasks::lasting;
 
-/// After a check was refused its login, the service is only looked at for so
-/// long: a refused login counts there as an aborted connection.
-const UNWELCOME: Duration = Duration::from_secs(60);
+/// Time after a refused login in which only the port is probed: a refused login counts
+/// at the service as an aborted connection.
+const LOGIN_PAUSE: Duration = Duration::from_secs(60);
 
-/// How long a service may take to hang up after the last word.
+/// Time that a service has to hang up after the last word.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// Who watches one target.
-#[derive(Clone)]
-struct Watch {
-    shared: Arc<Shared>,
-    targets: Arc<Targets>,
-    place: usize,
-    /// At the encrypt end, whose far end it is.
-    entrance: Option<Arc<Entrance>>,
-    /// Until when no login is tried.
-    unwelcome_until: Option<Instant>,
-}
-
-/// How long checks that are under way may take when the tunnel is stopped.
+/// Time that checks under way have when the tunnel is stopped.
 const LAST_CHECKS: Duration = Duration::from_millis(500);
 
-impl Tunnel {
-    /// How every target is doing, by service and in the order of the configuration.
-    pub(super) fn health(&self) -> Vec<TargetHealth> {
-        self.targets().iter().flat_map(|targets| targets.health()).collect()
-    }
+/// Settings of the checks of one tunnel's targets.
+#[derive(Clone)]
+pub struct HealthChecks {
+    /// Options of the dials.
+    pub dial: DialOptions,
+    /// Deadline of a look at a single target.
+    pub timeout: Duration,
+    /// Cancelled when the checks have to end.
+    pub stop: CancellationToken,
+    /// Tasks that connections end in, which nothing waits for.
+    pub tasks: TaskTracker,
+    /// Look at a target that a port does not tell enough of, by its place.
+    pub look: Option<Look>,
+}
 
-    fn targets(&self) -> Vec<&Arc<Targets>> {
-        match &self.way {
-            Way::In(entrance) => vec![&entrance.far_ends],
-            Way::Out(exit) => exit.targets.values().collect(),
-        }
-    }
+/// Finds out whether the target at a place works.
+pub type Look = Arc<dyn Fn(usize) -> Looking + Send + Sync>;
 
-    /// Looks once whether somebody is at each target, who hears nothing of it. Where a check
-    /// or a pool finds that out, that tells it.
-    pub(super) async fn look_at_start(self: Arc<Self>) {
-        if let Way::In(entrance) = &self.way
-            && entrance.pool.warm().1 > 0
-        {
-            return;
-        }
+/// Result of a [`Look`], once there is one.
+pub type Looking = Pin<Box<dyn Future<Output = Result<(), ConnectFailure>> + Send>>;
+
+/// Check of one target.
+#[derive(Clone)]
+struct HealthCheck {
+    checks: Arc<HealthChecks>,
+    targets: Arc<Targets>,
+    place: usize,
+    /// End of the time in which no login is tried.
+    no_login_until: Option<Instant>,
+}
+
+/// Answer of a target that was asked.
+pub struct Heard {
+    /// Words to end the conversation with.
+    pub last_words: Vec<u8>,
+    /// Its health.
+    pub verdict: Verdict,
+}
+
+// === impl HealthChecks ===
+
+impl HealthChecks {
+    /// Looks once at each target that no check will look at, and warns of those that cannot be
+    /// reached. They do not notice.
+    pub async fn warn_if_unreachable(&self, all: &[Arc<Targets>]) {
         let look = async {
-            for targets in self.targets().into_iter().filter(|targets| targets.check.is_none()) {
+            for targets in all.iter().filter(|targets| targets.check.is_none()) {
                 for place in 0..targets.count() {
-                    let deadline = Instant::now() + self.shared.timeout;
-                    targets.warn_if_away(place, &self.shared.dialling, deadline).await;
+                    let deadline = Instant::now() + self.timeout;
+                    targets.warn_if_unreachable(place, &self.dial, deadline).await;
                 }
             }
         };
         tokio::select! {
-            () = self.shared.stop.cancelled() => {}
+            () = self.stop.cancelled() => {}
             () = look => {}
         }
     }
 
-    /// Watches every target until the tunnel is stopped.
-    pub(super) async fn watch_targets(self: Arc<Self>) {
-        let entrance = match &self.way {
-            Way::In(entrance) => Some(Arc::clone(entrance)),
-            Way::Out(_) => None,
-        };
+    /// Checks every target until the tunnel is stopped.
+    pub async fn run(self, all: Vec<Arc<Targets>>) {
+        let checks = Arc::new(self);
         // Dropped, it ends all of them.
-        let mut watches = JoinSet::new();
-        for targets in self.targets().into_iter().filter(|targets| targets.is_watched()) {
+        let mut running = JoinSet::new();
+        for targets in all.into_iter().filter(|targets| targets.is_watched()) {
             for place in 0..targets.count() {
-                let watch = Watch {
-                    shared: Arc::clone(&self.shared),
-                    targets: Arc::clone(targets),
+                let check = HealthCheck {
+                    checks: Arc::clone(&checks),
+                    targets: Arc::clone(&targets),
                     place,
-                    entrance: entrance.clone(),
-                    unwelcome_until: None,
+                    no_login_until: None,
                 };
-                watches.spawn(lasting("the watch on a target", move || watch.clone().run()));
+                running.spawn(lasting("the watch on a target", move || check.clone().run()));
             }
         }
-        self.shared.stop.cancelled().await;
+        checks.stop.cancelled().await;
         // A server counts a check that breaks off against this host.
-        let last = async { while watches.join_next().await.is_some() {} };
+        let last = async { while running.join_next().await.is_some() {} };
         let _ = timeout(LAST_CHECKS, last).await;
     }
 }
 
-impl Watch {
-    /// Checks begin at once and go by the clock; a look comes after its pause.
+// === impl HealthCheck ===
+
+impl HealthCheck {
+    /// Checks again and again. Checks begin at once and go by the clock; a look comes after
+    /// its pause.
     async fn run(mut self) {
-        let stop = self.shared.stop.clone();
+        let stop = self.checks.stop.clone();
         let mut last = Instant::now();
         let mut at_once = self.targets.check.is_some();
         loop {
@@ -134,54 +146,56 @@ impl Watch {
         }
     }
 
-    /// Whether the target works.
-    async fn look(&mut self) -> Result<(), Unmade> {
-        if let Some(entrance) = &self.entrance {
-            let looked = timeout_at(self.within(None), entrance.look_at(self.place, &self.shared));
-            let late = || Err(Unmade::new(CloseReason::NoAnswer, "no answer in time"));
+    /// Finds out whether the target works.
+    async fn look(&mut self) -> Result<(), ConnectFailure> {
+        if let Some(look) = &self.checks.look {
+            let looked = timeout_at(self.deadline(None), look(self.place));
+            let late = || Err(ConnectFailure::new(CloseReason::NoAnswer, "no answer in time"));
             return looked.await.unwrap_or_else(|_| late());
         }
-        let Some(check) = &self.targets.check else { return self.touch(self.within(None)).await };
-        let deadline = self.within(Some(check.every));
-        let is_unwelcome = self.unwelcome_until.is_some_and(|until| Instant::now() < until);
-        let Some(talk) = check.question.talk().filter(|_| !is_unwelcome) else {
-            return self.touch(deadline).await;
+        let Some(check) = &self.targets.check else {
+            return self.probe_port(self.deadline(None)).await;
         };
-        match self.converse(talk, deadline).await? {
-            Verdict::Ready => {
-                self.unwelcome_until = None;
+        let deadline = self.deadline(Some(check.every));
+        let may_log_in = self.no_login_until.is_none_or(|until| Instant::now() >= until);
+        let Some(probe) = check.kind.probe().filter(|_| may_log_in) else {
+            return self.probe_port(deadline).await;
+        };
+        match self.ask(probe, deadline).await? {
+            Verdict::Healthy => {
+                self.no_login_until = None;
                 Ok(())
             }
-            Verdict::Unwelcome { error, remedy } => {
-                self.unwelcome(&error, &remedy);
+            Verdict::AuthRejected { error, remedy } => {
+                self.login_rejected(&error, &remedy);
                 Ok(())
             }
-            Verdict::Unready(error) => Err(Unmade::new(CloseReason::TargetRefused, error)),
+            Verdict::Unhealthy(error) => {
+                Err(ConnectFailure::new(CloseReason::TargetRefused, error))
+            }
         }
     }
 
-    /// When a look that begins now has taken too long: as a client would find,
-    /// and before the next one.
-    fn within(&self, every: Option<Duration>) -> Instant {
+    /// Deadline of a look that begins now: as a client would find, and before the next one.
+    fn deadline(&self, every: Option<Duration>) -> Instant {
         let is_one_of_several = self.targets.count() > 1;
-        let limit = if is_one_of_several { self.targets.head_start } else { self.shared.timeout };
+        let limit = if is_one_of_several { self.targets.head_start } else { self.checks.timeout };
         Instant::now() + every.map_or(limit, |every| limit.min(every))
     }
 
-    async fn touch(&self, deadline: Instant) -> Result<(), Unmade> {
-        let looked = self.target().touch(&self.shared.dialling, deadline).await;
-        looked.map_err(|error| Unmade::target(&error))
+    async fn probe_port(&self, deadline: Instant) -> Result<(), ConnectFailure> {
+        let probed = self.target().probe_port(&self.checks.dial, deadline).await;
+        probed.map_err(|error| ConnectFailure::target(&error))
     }
 
-    /// Says what the check says and hears the answer, behind a PROXY header that
-    /// announces nobody where the target wants one.
-    async fn converse(&self, talk: Talk, deadline: Instant) -> Result<Verdict, Unmade> {
-        let dialling = &self.shared.dialling;
-        let dialled = self.target().dial(dialling, deadline).await;
-        let mut stream = dialled.map_err(|error| Unmade::target(&error))?;
-        dialling.announce(ClientAddr::Unix, &mut stream, deadline).await?;
-        let (last_words, verdict) = converse(&mut stream, talk, deadline).await?;
-        self.shared.tasks.spawn(take_leave(stream, last_words));
+    /// Asks the target, behind a PROXY header without a client's address where it wants one.
+    async fn ask(&self, probe: Probe, deadline: Instant) -> Result<Verdict, ConnectFailure> {
+        let options = &self.checks.dial;
+        let dialled = self.target().connect(options, deadline).await;
+        let mut stream = dialled.map_err(|error| ConnectFailure::target(&error))?;
+        options.send_proxy_header(ClientAddr::Unix, &mut stream, deadline).await?;
+        let Heard { last_words, verdict } = ask(&mut stream, probe, deadline).await?;
+        self.checks.tasks.spawn(take_leave(stream, last_words));
         Ok(verdict)
     }
 
@@ -189,58 +203,59 @@ impl Watch {
         self.targets.at(self.place)
     }
 
-    /// Tells once that the check has to do without a login.
-    fn unwelcome(&mut self, error: &str, remedy: &str) {
-        if self.unwelcome_until.is_none() {
-            let (tunnel, target) = (self.targets.tunnel.as_deref(), &*self.target().name);
+    /// Logs once that the check has to do without a login.
+    fn login_rejected(&mut self, error: &str, remedy: &str) {
+        if self.no_login_until.is_none() {
+            let tunnel = self.targets.tunnel.as_deref();
+            let target = &*self.target().name;
             let detail = format!("it is up, and only its port is looked at now; {remedy}");
             warn!(tunnel, target, error, detail, "a check may not log in");
         }
-        self.unwelcome_until = Some(Instant::now() + UNWELCOME);
+        self.no_login_until = Some(Instant::now() + LOGIN_PAUSE);
     }
 }
 
-/// Asks a target that was dialled: the last words to say to it, and the verdict.
+/// Asks a target that was dialled.
 ///
 /// # Errors
-/// What became of the target instead.
-pub(super) async fn converse(
+/// [`ConnectFailure`] when it hangs up, or does not answer in time.
+pub async fn ask(
     stream: &mut Stream,
-    mut talk: Talk,
+    mut probe: Probe,
     deadline: Instant,
-) -> Result<(Vec<u8>, Verdict), Unmade> {
-    match timeout_at(deadline, hear_out(stream, &mut talk)).await {
+) -> Result<Heard, ConnectFailure> {
+    match timeout_at(deadline, converse(stream, &mut probe)).await {
         Ok(Ok(heard)) => Ok(heard),
         Ok(Err(error)) => {
             let detail = format!("it hung up on the check: {error}");
-            Err(Unmade::new(CloseReason::TargetRefused, detail))
+            Err(ConnectFailure::new(CloseReason::TargetRefused, detail))
         }
         Err(_) => {
             let detail = "it accepts, but did not answer the check in time";
-            Err(Unmade::new(CloseReason::TargetTimeout, detail))
+            Err(ConnectFailure::new(CloseReason::TargetTimeout, detail))
         }
     }
 }
 
-async fn hear_out(stream: &mut Stream, talk: &mut Talk) -> io::Result<(Vec<u8>, Verdict)> {
-    stream.write_all(talk.begin()).await?;
+async fn converse(stream: &mut Stream, probe: &mut Probe) -> io::Result<Heard> {
+    stream.write_all(probe.first_bytes()).await?;
     let mut buffer = [0; 1024];
     loop {
         let step = match stream.read(&mut buffer).await? {
             0 => return Err(ErrorKind::UnexpectedEof.into()),
-            length => talk.hear(&buffer[..length]),
+            length => probe.on_bytes(&buffer[..length]),
         };
         match step {
-            Step::Listen => {}
-            Step::Say(words) => stream.write_all(&words).await?,
-            Step::Over(words, verdict) => return Ok((words, verdict)),
+            Step::Read => {}
+            Step::Write(words) => stream.write_all(&words).await?,
+            Step::Done(last_words, verdict) => return Ok(Heard { last_words, verdict }),
         }
     }
 }
 
 /// Ends the connection so that the service finds nothing wrong with it: after
 /// its last word, and not before it has read ours.
-pub(super) async fn take_leave(mut stream: Stream, last_words: Vec<u8>) {
+pub async fn take_leave(mut stream: Stream, last_words: Vec<u8>) {
     let leave = async {
         stream.write_all(&last_words).await?;
         stream.shutdown().await?;

@@ -1,4 +1,4 @@
-//! What is known of the targets of one service, and which of them is next.
+//! Health of a service's targets, and the order in which to try them.
 //! Pure: results and times in, decisions out.
 //!
 //! ```text
@@ -7,17 +7,17 @@
 //!                       +------ a check works, or a dial --------+
 //! ```
 //!
-//! The order is that of the configuration: whatever is not down comes first, and
-//! what is down is still tried after it, because a check may be wrong. Without
+//! The order is that of the configuration: targets that are not down come first, and
+//! those that are down are still tried after them, because a check may be wrong. Without
 //! checks a target that failed is looked at after a pause that grows with every
-//! look, so that connections need not find out for themselves. How many of them
-//! failed meanwhile says nothing more, and what began before a target came up
-//! says nothing about it any more.
+//! look, so that connections need not find out for themselves. The number of connections
+//! that failed meanwhile says nothing more, and an attempt that began before a target came
+//! up says nothing about it any more.
 
 use std::time::{Duration, Instant};
 
 /// The pause before a target that failed is looked at; it doubles up to
-/// [`Rules::longest_pause`].
+/// [`HealthRules::longest_pause`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Checks in a row that have to fail before a target is down. One that works is
@@ -27,16 +27,16 @@ const FALL: u32 = 2;
 /// A failure that comes so long after the return is the first again.
 const CALM: Duration = Duration::from_secs(60);
 
-/// How targets are judged.
+/// Rules by which targets are judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rules {
+pub struct HealthRules {
     /// Time between two checks; `None` looks at targets only while they are down.
     pub every: Option<Duration>,
     /// The longest pause without checks.
     pub longest_pause: Duration,
 }
 
-/// What a target is taken for.
+/// State of a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// Nothing was tried yet; as good as up.
@@ -58,45 +58,54 @@ impl State {
     }
 }
 
-/// What is known of one target.
+/// Health of one target.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
-    /// What it is taken for.
+pub struct HealthState {
+    /// Its state.
     pub state: State,
-    /// Since when.
+    /// Beginning of that state.
     pub since: Instant,
-    /// Why it failed last; kept when it is up again.
+    /// Detail of its last failure; kept when it is up again.
     pub last_error: Option<String>,
     /// Checks that failed in a row while it was not down.
-    against: u32,
-    /// How often it fell without a calm time between, and looks that found it down.
+    failed_checks: u32,
+    /// Number of falls without a calm time between, and of looks that found it down.
     failures: u32,
 }
 
-/// A change that somebody should hear of.
+/// A change of state that is worth a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum News {
+pub enum Transition {
     /// It is down now.
     Down,
-    /// It is up again after so long.
+    /// It is up again after this time.
     Up(Duration),
 }
 
-/// What is known of all targets of a service, by their place in the configuration.
+/// Health of all targets of a service, by their place in the configuration.
 #[derive(Debug)]
-pub struct Standings {
-    rules: Rules,
-    all: Vec<Standing>,
+pub struct HealthTable {
+    rules: HealthRules,
+    all: Vec<HealthState>,
 }
 
-impl Standings {
-    /// Nothing is known of `count` targets.
-    pub fn new(count: usize, rules: Rules, now: Instant) -> Self {
-        let new = Standing {
+/// The times of an attempt to connect.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempt {
+    /// Its beginning.
+    pub began: Instant,
+    /// Its end.
+    pub ended: Instant,
+}
+
+impl HealthTable {
+    /// A table of `count` targets in an unknown state.
+    pub fn new(count: usize, rules: HealthRules, now: Instant) -> Self {
+        let new = HealthState {
             state: State::Unknown,
             since: now,
             last_error: None,
-            against: 0,
+            failed_checks: 0,
             failures: 0,
         };
         Self { rules, all: vec![new; count] }
@@ -112,58 +121,53 @@ impl Standings {
 
     /// The target that connections get now; `None` when all are down.
     pub fn in_use(&self) -> Option<usize> {
-        self.all.iter().position(|standing| standing.state != State::Down)
+        self.all.iter().position(|health| health.state != State::Down)
     }
 
-    /// What is known of each.
-    pub fn all(&self) -> &[Standing] {
+    /// Health of each.
+    pub fn all(&self) -> &[HealthState] {
         &self.all
     }
 
-    /// A connection got through. What checks say counts more.
-    pub fn worked(&mut self, target: usize, now: Instant) -> Option<News> {
+    /// Notes that a connection got through. Results of checks count more.
+    pub fn succeeded(&mut self, target: usize, now: Instant) -> Option<Transition> {
         if self.rules.every.is_some() { None } else { self.rise(target, now) }
     }
 
-    /// A connection that began then did not get through.
-    pub fn failed(
-        &mut self,
-        target: usize,
-        error: &str,
-        (began, now): (Instant, Instant),
-    ) -> Option<News> {
-        let standing = &mut self.all[target];
-        if standing.state == State::Up && began < standing.since {
+    /// Notes that a connection did not get through.
+    pub fn failed(&mut self, target: usize, error: &str, attempt: Attempt) -> Option<Transition> {
+        let health = &mut self.all[target];
+        if health.state == State::Up && attempt.began < health.since {
             return None;
         }
-        standing.last_error = Some(error.to_owned());
-        self.fall(target, now)
+        health.last_error = Some(error.to_owned());
+        self.fall(target, attempt.ended)
     }
 
-    /// What a check has found, or a look at a target that is down.
+    /// Notes the result of a check, or of a look at a target that is down.
     pub fn checked(
         &mut self,
         target: usize,
         found: Result<(), &str>,
         now: Instant,
-    ) -> Option<News> {
-        let standing = &mut self.all[target];
+    ) -> Option<Transition> {
+        let health = &mut self.all[target];
         let Err(error) = found else {
-            standing.against = 0;
+            health.failed_checks = 0;
             return self.rise(target, now);
         };
-        standing.last_error = Some(error.to_owned());
-        if standing.state == State::Down {
-            standing.failures = standing.failures.saturating_add(1);
+        health.last_error = Some(error.to_owned());
+        if health.state == State::Down {
+            health.failures = health.failures.saturating_add(1);
             return None;
         }
-        standing.against += 1;
-        if standing.against < FALL { None } else { self.fall(target, now) }
+        health.failed_checks += 1;
+        if health.failed_checks < FALL { None } else { self.fall(target, now) }
     }
 
-    /// Until the next check or look; `None` while there is no need for one.
+    /// Time until the next check or look; `None` while there is no need for one.
     pub fn pause(&self, target: usize) -> Option<Duration> {
-        let Standing { state, failures, .. } = self.all[target];
+        let HealthState { state, failures, .. } = self.all[target];
         match (self.rules.every, state) {
             (Some(every), _) => Some(every),
             (None, State::Down) => {
@@ -174,26 +178,29 @@ impl Standings {
         }
     }
 
-    fn rise(&mut self, target: usize, now: Instant) -> Option<News> {
-        let standing = &mut self.all[target];
-        let was = standing.state;
+    fn rise(&mut self, target: usize, now: Instant) -> Option<Transition> {
+        let health = &mut self.all[target];
+        let was = health.state;
         if was == State::Up {
             return None;
         }
-        let after = now.saturating_duration_since(standing.since);
-        (standing.state, standing.since) = (State::Up, now);
-        (was == State::Down).then_some(News::Up(after))
+        let after = now.saturating_duration_since(health.since);
+        health.state = State::Up;
+        health.since = now;
+        (was == State::Down).then_some(Transition::Up(after))
     }
 
-    fn fall(&mut self, target: usize, now: Instant) -> Option<News> {
-        let standing = &mut self.all[target];
-        if standing.state == State::Down {
+    fn fall(&mut self, target: usize, now: Instant) -> Option<Transition> {
+        let health = &mut self.all[target];
+        if health.state == State::Down {
             return None;
         }
-        let is_calm = now.saturating_duration_since(standing.since) >= CALM;
-        standing.failures = if is_calm { 1 } else { standing.failures.saturating_add(1) };
-        (standing.state, standing.since, standing.against) = (State::Down, now, 0);
-        Some(News::Down)
+        let is_calm = now.saturating_duration_since(health.since) >= CALM;
+        health.failures = if is_calm { 1 } else { health.failures.saturating_add(1) };
+        health.state = State::Down;
+        health.since = now;
+        health.failed_checks = 0;
+        Some(Transition::Down)
     }
 }
 
@@ -201,52 +208,57 @@ impl Standings {
 mod tests {
     use super::*;
 
-    const UNCHECKED: Rules = Rules { every: None, longest_pause: Duration::from_secs(5) };
-    const CHECKED: Rules = Rules { every: Some(Duration::from_secs(5)), ..UNCHECKED };
+    const UNCHECKED: HealthRules =
+        HealthRules { every: None, longest_pause: Duration::from_secs(5) };
+    const CHECKED: HealthRules = HealthRules { every: Some(Duration::from_secs(5)), ..UNCHECKED };
 
-    impl Standings {
+    impl HealthTable {
         /// A connection failed as soon as it began.
-        fn failed_at(&mut self, target: usize, error: &str, now: Instant) -> Option<News> {
-            self.failed(target, error, (now, now))
+        fn failed_at(&mut self, target: usize, error: &str, now: Instant) -> Option<Transition> {
+            self.failed(target, error, Attempt { began: now, ended: now })
         }
     }
 
-    fn standings(count: usize, rules: Rules) -> (Standings, impl Fn(u64) -> Instant) {
+    fn during(began: Instant, ended: Instant) -> Attempt {
+        Attempt { began, ended }
+    }
+
+    fn table(count: usize, rules: HealthRules) -> (HealthTable, impl Fn(u64) -> Instant) {
         let start = Instant::now();
-        (Standings::new(count, rules, start), move |s| start + Duration::from_secs(s))
+        (HealthTable::new(count, rules, start), move |s| start + Duration::from_secs(s))
     }
 
     #[test]
     fn the_order_is_that_of_the_configuration_with_the_down_ones_last() {
-        let (mut three, at) = standings(3, UNCHECKED);
+        let (mut three, at) = table(3, UNCHECKED);
         assert_eq!(three.order(), [0, 1, 2]);
-        assert_eq!(three.failed_at(0, "refused", at(1)), Some(News::Down));
+        assert_eq!(three.failed_at(0, "refused", at(1)), Some(Transition::Down));
         assert_eq!((three.order(), three.in_use()), (vec![1, 2, 0], Some(1)));
         three.failed_at(2, "refused", at(2));
         assert_eq!(three.order(), [1, 0, 2]);
         three.failed_at(1, "refused", at(3));
         assert_eq!((three.order(), three.in_use()), (vec![0, 1, 2], None), "tried all the same");
-        assert_eq!(three.worked(1, at(9)), Some(News::Up(Duration::from_secs(6))));
+        assert_eq!(three.succeeded(1, at(9)), Some(Transition::Up(Duration::from_secs(6))));
         assert_eq!(three.order(), [1, 0, 2]);
     }
 
     #[test]
     fn news_come_once() {
-        let (mut one, at) = standings(1, UNCHECKED);
-        assert_eq!(one.worked(0, at(0)), None, "nobody thought otherwise");
-        assert_eq!(one.failed_at(0, "a", at(1)), Some(News::Down));
+        let (mut one, at) = table(1, UNCHECKED);
+        assert_eq!(one.succeeded(0, at(0)), None, "nobody thought otherwise");
+        assert_eq!(one.failed_at(0, "a", at(1)), Some(Transition::Down));
         assert_eq!(one.failed_at(0, "b", at(2)), None);
         assert_eq!(one.checked(0, Err("c"), at(3)), None);
         assert_eq!(one.all()[0].last_error.as_deref(), Some("c"));
         assert_eq!(one.all()[0].since, at(1));
-        assert!(matches!(one.checked(0, Ok(()), at(4)), Some(News::Up(_))));
-        assert_eq!(one.worked(0, at(5)), None);
+        assert!(matches!(one.checked(0, Ok(()), at(4)), Some(Transition::Up(_))));
+        assert_eq!(one.succeeded(0, at(5)), None);
     }
 
     #[test]
     fn the_pause_grows_while_it_fails_and_is_short_again_after_a_calm_time() {
-        let (mut one, at) = standings(1, UNCHECKED);
-        let pause = |one: &Standings| one.pause(0).map(|pause| pause.as_secs());
+        let (mut one, at) = table(1, UNCHECKED);
+        let pause = |one: &HealthTable| one.pause(0).map(|pause| pause.as_secs());
         assert_eq!(pause(&one), None, "there is no need");
         one.failed_at(0, "", at(0));
         assert_eq!(pause(&one), Some(1));
@@ -270,7 +282,7 @@ mod tests {
     /// A target that dies under load fails many at once, and is looked at soon.
     #[test]
     fn the_pause_does_not_grow_with_the_connections_that_fail() {
-        let (mut one, at) = standings(1, UNCHECKED);
+        let (mut one, at) = table(1, UNCHECKED);
         for _ in 0..50 {
             one.failed_at(0, "reset", at(0));
         }
@@ -282,27 +294,27 @@ mod tests {
     #[test]
     fn what_began_before_a_target_came_up_does_not_undo_that() {
         for rules in [UNCHECKED, CHECKED] {
-            let (mut one, at) = standings(1, rules);
+            let (mut one, at) = table(1, rules);
             one.failed_at(0, "refused", at(1));
             assert!(one.checked(0, Ok(()), at(5)).is_some());
-            assert_eq!(one.failed(0, "no answer in time", (at(4), at(9))), None);
+            assert_eq!(one.failed(0, "no answer in time", during(at(4), at(9))), None);
             assert_eq!((one.all()[0].state, one.in_use()), (State::Up, Some(0)));
             assert_eq!(one.all()[0].last_error.as_deref(), Some("refused"));
-            assert_eq!(one.failed(0, "refused", (at(5), at(9))), Some(News::Down));
+            assert_eq!(one.failed(0, "refused", during(at(5), at(9))), Some(Transition::Down));
         }
     }
 
     #[test]
     fn checks_fall_after_two_and_rise_after_one() {
-        let (mut one, at) = standings(1, CHECKED);
+        let (mut one, at) = table(1, CHECKED);
         let steps = [
             (Ok(()), None, State::Up),
             (Err("a"), None, State::Up),
             (Ok(()), None, State::Up),
             (Err("b"), None, State::Up),
-            (Err("c"), Some(News::Down), State::Down),
+            (Err("c"), Some(Transition::Down), State::Down),
             (Err("d"), None, State::Down),
-            (Ok(()), Some(News::Up(Duration::from_secs(2))), State::Up),
+            (Ok(()), Some(Transition::Up(Duration::from_secs(2))), State::Up),
         ];
         for (second, (found, news, state)) in steps.into_iter().enumerate() {
             assert_eq!(one.checked(0, found, at(second as u64)), news, "{second}");
@@ -313,18 +325,18 @@ mod tests {
 
     #[test]
     fn one_that_never_worked_falls_after_two_checks_too() {
-        let (mut one, at) = standings(1, CHECKED);
+        let (mut one, at) = table(1, CHECKED);
         assert_eq!(one.checked(0, Err("a"), at(0)), None);
         assert_eq!(one.in_use(), Some(0), "unknown is as good as up");
-        assert_eq!(one.checked(0, Err("a"), at(1)), Some(News::Down));
+        assert_eq!(one.checked(0, Err("a"), at(1)), Some(Transition::Down));
     }
 
     #[test]
     fn a_connection_that_works_does_not_overrule_a_check_but_one_that_fails_does() {
-        let (mut one, at) = standings(1, CHECKED);
+        let (mut one, at) = table(1, CHECKED);
         one.checked(0, Ok(()), at(0));
-        assert_eq!(one.failed_at(0, "refused", at(1)), Some(News::Down), "at once");
-        assert_eq!(one.worked(0, at(2)), None, "Redis accepts while it loads");
+        assert_eq!(one.failed_at(0, "refused", at(1)), Some(Transition::Down), "at once");
+        assert_eq!(one.succeeded(0, at(2)), None, "Redis accepts while it loads");
         assert_eq!(one.all()[0].state, State::Down);
         assert!(one.checked(0, Ok(()), at(5)).is_some());
     }
@@ -336,19 +348,19 @@ mod tests {
         let mut state = 0x2545_f491_4f6c_dd1d_u64;
         for round in 0..200 {
             let rules = if round % 2 == 0 { CHECKED } else { UNCHECKED };
-            let (mut all, at) = standings(1 + round % 5, rules);
+            let (mut all, at) = table(1 + round % 5, rules);
             let mut down = vec![false; all.all().len()];
             for second in 0..300 {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 let target = (state >> 40) as usize % down.len();
                 let news = match state >> 62 {
-                    0 => all.worked(target, at(second)),
+                    0 => all.succeeded(target, at(second)),
                     1 => all.failed_at(target, "x", at(second)),
                     2 => all.checked(target, Ok(()), at(second)),
                     _ => all.checked(target, Err("x"), at(second)),
                 };
                 if let Some(news) = news {
-                    assert_eq!(news == News::Down, !down[target], "{round} {second}");
+                    assert_eq!(news == Transition::Down, !down[target], "{round} {second}");
                     down[target] = !down[target];
                 }
                 let order = all.order();

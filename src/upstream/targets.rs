@@ -1,66 +1,97 @@
-//! The targets of one service, or the far ends of an encrypt end: which of them
-//! a connection gets.
+//! Targets of one service, or far ends of an encrypt end: the choice among them, and the one
+//! way to connect to them.
 //!
 //! ```text
 //!   reach -> those that are not down, in order; then those that are
 //!            each has a head start over the next, the first that works is used
 //! ```
 //!
-//! What was learnt of a target is kept for the connections that follow, and a
-//! change of it is one log line. A single target without checks keeps nothing:
-//! there is nothing to choose. Whether one that is down works again is for
-//! `health` to find out, not for a client.
+//! Results are kept for the connections that follow, and a change of health is one log line.
+//! Of a single target without checks nothing is kept: there is nothing to choose. Whether a
+//! target that is down works again is for `health_check` to find out, not for a client.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
-use super::dialling::Dialling;
-use super::options::Options;
-use super::rings::TargetsId;
-use super::unmade::Unmade;
+use super::dial_options::DialOptions;
+use super::error::ConnectFailure;
+use super::health_state::{Attempt, HealthRules, HealthState, HealthTable, State, Transition};
+use super::probe::Check;
 use crate::addr::{Address, ServiceName};
 use crate::net::{
-    DialError, News, ResolveError, ResolveOptions, Resolver, Rules, Standing, Standings, State,
-    Stream, race,
+    self, DialError, ResolveError, ResolveOptions, Resolver, Stream, probe_port, race,
 };
-use crate::probe::Check;
 use crate::reason::CloseReason;
 
-/// Targets of one service in their order, and what is known of them.
-pub(super) struct Targets {
-    /// The name of the tunnel, where it has one.
+/// Settings of one service's targets.
+#[derive(Clone, Debug)]
+pub struct UpstreamOptions<'a> {
+    /// Name of the tunnel in the log, where a process has several.
+    pub tunnel: Option<Arc<str>>,
+    /// The service; empty for the default target, and for far ends the one that is asked for.
+    pub service: &'a ServiceName,
+    /// Addresses in their order, at least one.
+    pub addresses: &'a [Address],
+    /// Options of name resolution.
+    pub resolve: ResolveOptions,
+    /// Check that the targets have to pass; `None` looks only at those that are down.
+    pub check: Option<Check>,
+    /// Longest pause between two looks at a target that is down and has no check.
+    pub longest_pause: Duration,
+    /// Sessions on a target end when it goes down.
+    pub ends_sessions: bool,
+    /// Deadline of a connection to whichever target works first.
+    pub timeout: Duration,
+}
+
+/// Targets of one service in their order, with their health.
+pub struct Targets {
+    /// Name of the tunnel in the log, where a process has several.
     pub(super) tunnel: Option<Arc<str>>,
     service: ServiceName,
-    pub(super) id: TargetsId,
+    id: TargetsId,
     all: Vec<Target>,
-    standings: Mutex<Standings>,
-    /// Since when connections fail to get to the only target, of which nothing else is
-    /// kept, and why; for operators.
-    failing: Mutex<Option<(Instant, String)>>,
-    /// One of them is down since a moment ago.
+    table: Mutex<HealthTable>,
+    /// Failures of the only target, of which nothing else is kept; for operators.
+    failing: Mutex<Option<Failing>>,
+    /// Notified when one of them goes down.
     fell: Notify,
-    /// The same, for the sessions on each of them, where these are to end then.
+    /// The same for the sessions on each of them, where these are to end then.
     falls: Mutex<Vec<Fall>>,
     ends_sessions: bool,
     pub(super) check: Option<Check>,
-    /// What a target has before the next one is tried.
+    /// Time that a target has before the next one is tried.
     pub(super) head_start: Duration,
 }
 
-/// Tells the sessions on a target that it is down.
+/// Sender that tells the sessions on a target that it is down.
 type Fall = Arc<watch::Sender<()>>;
 
-/// Where one is.
-pub(super) struct Target {
-    resolver: Resolver,
-    /// How the log names it.
-    pub(super) name: Arc<str>,
+/// Failures in a row, with nothing that worked between them.
+#[derive(Clone)]
+struct Failing {
+    since: Instant,
+    /// Detail of the newest.
+    detail: String,
 }
 
-/// How one of a service's targets is doing.
+/// Far ends of one tunnel, or targets of one service of a tunnel, apart from all others of
+/// the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TargetsId(pub u64);
+
+/// One place to connect to.
+pub struct Target {
+    resolver: Resolver,
+    /// Its name in the log: the address as it was written.
+    pub name: Arc<str>,
+}
+
+/// Health of one of a service's targets, for operators.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TargetHealth {
     /// The service; empty for the default target, and for far ends the one that is asked for.
@@ -69,81 +100,84 @@ pub struct TargetHealth {
     pub place: usize,
     /// Its address as it was written.
     pub target: Arc<str>,
-    /// What it is taken for, and since when; `None` for a single target without a
-    /// check, of which nothing is kept.
-    pub state: Option<(State, Instant)>,
+    /// Its state; `None` for a single target without a check, of which nothing is kept.
+    pub state: Option<StateSince>,
     /// Since when connections do not get there, where its state is not kept; `None`
     /// after one that did.
     pub failing: Option<Instant>,
-    /// Why it failed last, if it ever did.
+    /// Detail of its last failure, if it ever had one.
     pub last_error: Option<String>,
-    /// Whether connections go there first.
+    /// Connections go there first.
     pub in_use: bool,
 }
 
-/// No target could be had.
-pub(super) struct Unreached {
-    /// The one that was tried first.
-    pub(super) first: usize,
-    /// What became of that one, and the details of all.
-    pub(super) why: Unmade,
+/// State of a target, and the moment when that began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateSince {
+    /// The state.
+    pub state: State,
+    /// Its beginning.
+    pub since: Instant,
 }
 
+/// Failure of the dial of every target.
+pub struct AllFailed {
+    /// Place of the target that was tried first.
+    pub first: usize,
+    /// Its reason, and the details of all.
+    pub failure: ConnectFailure,
+}
+
+// === impl Targets ===
+
 impl Targets {
-    /// Resolves `addresses`, which are in order and at least one.
+    /// Resolves the addresses.
     ///
     /// # Errors
     /// [`ResolveError`], unless told to wait.
-    pub(super) async fn start(
-        (service, addresses): (&ServiceName, &[Address]),
-        longest_pause: Duration,
-        options: &Options,
-    ) -> Result<Self, ResolveError> {
-        let how = ResolveOptions { every: options.resolve_every, wait: options.wait_for_dns };
-        let mut all = Vec::with_capacity(addresses.len());
-        for address in addresses {
-            let resolver = Resolver::start(address.clone(), how).await?;
-            all.push(Target { resolver, name: address.to_string().into() });
+    pub async fn start(options: UpstreamOptions<'_>) -> Result<Self, ResolveError> {
+        let mut all = Vec::with_capacity(options.addresses.len());
+        for address in options.addresses {
+            all.push(Target::start(address, options.resolve).await?);
         }
-        // An encrypt end has no checks.
-        let check = options.checks.get(service).cloned();
-        let every = check.as_ref().map(|check| check.every);
-        let rules = Rules { every, longest_pause };
+        let every = options.check.as_ref().map(|check| check.every);
+        let rules = HealthRules { every, longest_pause: options.longest_pause };
         // All have begun before the deadline, the last with as much time as the others.
         let shares = u32::try_from(all.len()).unwrap_or(u32::MAX).saturating_add(1);
         Ok(Self {
-            tunnel: options.name.clone(),
-            service: service.clone(),
+            tunnel: options.tunnel,
+            service: options.service.clone(),
             id: TargetsId::new(),
-            standings: Mutex::new(Standings::new(all.len(), rules, Instant::now())),
+            table: Mutex::new(HealthTable::new(all.len(), rules, Instant::now())),
             failing: Mutex::default(),
             falls: Mutex::new(all.iter().map(|_| Fall::default()).collect()),
-            ends_sessions: options.close_on_target_down,
+            ends_sessions: options.ends_sessions,
             all,
             fell: Notify::new(),
-            check,
+            check: options.check,
             head_start: options.timeout / shares,
         })
     }
 
-    /// Goes on for the sessions of `old`, as far as their targets are among these.
-    pub(super) fn succeed(&self, old: &Self) {
-        let (mut falls, olds) = (self.falls(), old.falls());
+    /// Takes over the sessions of `old`, as far as their targets are among these.
+    pub fn succeed(&self, old: &Self) {
+        let mut falls = self.falls();
+        let old_falls = old.falls();
         for (target, fall) in self.all.iter().zip(&mut *falls) {
             let known = old.all.iter().position(|known| known.name == target.name);
-            if let Some(known) = known.and_then(|place| olds.get(place)) {
+            if let Some(known) = known.and_then(|place| old_falls.get(place)) {
                 *fall = Arc::clone(known);
             }
         }
     }
 
-    /// Resolves when the target at `place` goes down from now on; `None` where sessions do
-    /// not end for that.
-    pub(super) fn fall_of(&self, place: usize) -> Option<impl Future<Output = ()> + Send + use<>> {
+    /// Returns a future that resolves when the target at `place` goes down from now on; `None`
+    /// where sessions do not end for that.
+    pub fn fall_of(&self, place: usize) -> Option<impl Future<Output = ()> + Send + use<>> {
         let mut fall = self.ends_sessions.then(|| self.falls()[place].subscribe())?;
         Some(async move {
             if fall.changed().await.is_err() {
-                // Nobody looks at that target any more.
+                // That target is not watched any more.
                 std::future::pending().await
             }
         })
@@ -153,43 +187,49 @@ impl Targets {
         self.falls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Identity of these targets in the process.
+    pub fn id(&self) -> TargetsId {
+        self.id
+    }
+
     /// The target at a place in the order of the configuration.
-    pub(super) fn at(&self, place: usize) -> &Target {
+    pub fn at(&self, place: usize) -> &Target {
         &self.all[place]
     }
 
-    pub(super) fn count(&self) -> usize {
+    /// Number of targets.
+    pub fn count(&self) -> usize {
         self.all.len()
     }
 
-    /// Whether there is anything to learn about them.
-    pub(super) fn is_watched(&self) -> bool {
+    /// Returns true where there is anything to learn about them.
+    pub fn is_watched(&self) -> bool {
         self.all.len() > 1 || self.check.is_some()
     }
 
-    /// Whether a connection may go there while it has the choice.
-    pub(super) fn is_wanted(&self, place: usize) -> bool {
-        let standings = self.standings();
-        standings.in_use().is_none() || standings.all()[place].state != State::Down
+    /// Returns true when a connection may go to this target while it has the choice.
+    pub fn is_wanted(&self, place: usize) -> bool {
+        let table = self.table();
+        table.in_use().is_none() || table.all()[place].state != State::Down
     }
 
-    /// The target that the next connection tries first.
-    pub(super) fn first(&self) -> usize {
-        self.standings().in_use().unwrap_or_default()
+    /// Place of the target that the next connection tries first.
+    pub fn first(&self) -> usize {
+        self.table().in_use().unwrap_or_default()
     }
 
-    /// The first target that `attempt` succeeds with, and its place. `last` is the one that
-    /// is tried after all others that are not down.
+    /// Finds the first target that `attempt` succeeds with, and returns its place too. `last`
+    /// is the place of the one that is tried after all others that are not down.
     ///
     /// # Errors
-    /// [`Unreached`] when it succeeds with none.
-    pub(super) async fn reach<T, F>(
+    /// [`AllFailed`] when it succeeds with none.
+    pub async fn reach<T, F>(
         &self,
         last: Option<usize>,
         attempt: impl Fn(usize) -> F,
-    ) -> Result<(usize, T), Unreached>
+    ) -> Result<(usize, T), AllFailed>
     where
-        F: Future<Output = Result<T, Unmade>>,
+        F: Future<Output = Result<T, ConnectFailure>>,
     {
         let order = if self.is_watched() { self.order(last) } else { vec![0] };
         let first = order[0];
@@ -198,135 +238,139 @@ impl Targets {
         for &place in &raced.overtaken {
             let seconds = self.head_start.as_secs_f64();
             let detail = format!("no answer within {seconds:.1} s, and the next one had");
-            self.failed(place, &Unmade::new(CloseReason::NoAnswer, detail), began);
+            self.failed(place, &ConnectFailure::new(CloseReason::NoAnswer, detail), began);
         }
-        for (place, why) in &raced.failed {
-            self.failed(*place, why, began);
+        for (place, failure) in &raced.failed {
+            self.failed(*place, failure, began);
         }
         match raced.won {
             Some((place, reached)) => {
-                self.learn(place, Ok(()), |standings, now| standings.worked(place, now));
+                self.learn(place, Ok(()), |table, now| table.succeeded(place, now));
                 Ok((place, reached))
             }
-            None => Err(self.unreached(first, raced.failed)),
+            None => Err(self.all_failed(first, raced.failed)),
         }
     }
 
-    /// The targets in the order in which they are tried, `last` behind all that are not down.
+    /// Places in the order in which they are tried, `last` behind all that are not down.
     fn order(&self, last: Option<usize>) -> Vec<usize> {
-        let standings = self.standings();
-        let mut order = standings.order();
-        let is_down = |place: usize| standings.all()[place].state == State::Down;
+        let table = self.table();
+        let mut order = table.order();
+        let is_down = |place: usize| table.all()[place].state == State::Down;
         order.sort_by_key(|place| (is_down(*place), Some(*place) == last));
         order
     }
 
-    fn unreached(&self, first: usize, failed: Vec<(usize, Unmade)>) -> Unreached {
+    fn all_failed(&self, first: usize, failed: Vec<(usize, ConnectFailure)>) -> AllFailed {
         let reason = failed.iter().find(|(place, _)| *place == first);
-        let reason = reason.map_or(CloseReason::LocalError, |(_, why)| why.reason);
+        let reason = reason.map_or(CloseReason::LocalError, |(_, failure)| failure.reason);
         let detail = match &failed[..] {
-            [(_, why)] => why.detail.clone(),
+            [(_, failure)] => failure.detail.clone(),
             several => {
-                let named = |(place, why): &(usize, Unmade)| {
-                    format!("{}: {}", self.all[*place].name, why.detail)
+                let named = |(place, failure): &(usize, ConnectFailure)| {
+                    format!("{}: {}", self.all[*place].name, failure.detail)
                 };
                 several.iter().map(named).collect::<Vec<_>>().join(" | ")
             }
         };
-        Unreached { first, why: Unmade { reason, detail } }
+        AllFailed { first, failure: ConnectFailure { reason, detail } }
     }
 
-    /// A connection that began then did not get through.
-    pub(super) fn failed(&self, place: usize, why: &Unmade, began: Instant) {
-        self.learn(place, Err(why), |standings, now| {
-            standings.failed(place, &why.detail, (began, now))
+    /// Notes that a connection that began then did not get through.
+    pub fn failed(&self, place: usize, failure: &ConnectFailure, began: Instant) {
+        self.learn(place, Err(failure), |table, now| {
+            table.failed(place, &failure.detail, Attempt { began, ended: now })
         });
     }
 
-    /// Warns where nobody can be reached at a target, while whoever started this end is
-    /// still there to read it. Nothing is learnt of it: the target may just be later.
+    /// Warns where a target cannot be reached, while the person who started this end is still
+    /// there to read it. Its health stays as it is: the target may just be later.
     /// A unix socket is left alone, since its listener would see a connection.
-    pub(super) async fn warn_if_away(
+    pub(super) async fn warn_if_unreachable(
         &self,
         place: usize,
-        dialling: &Dialling,
+        options: &DialOptions,
         deadline: tokio::time::Instant,
     ) {
         let target = &self.all[place];
         if matches!(target.resolver.address(), Address::Unix(_)) {
             return;
         }
-        // What does not resolve yet has a line of its own, and what this host lacks too.
-        let error = match target.touch(dialling, deadline).await {
+        // A name that does not resolve yet has a line of its own, and what this host lacks too.
+        let error = match target.probe_port(options, deadline).await {
             Ok(()) | Err(DialError::Unresolved(_) | DialError::Local(_)) => return,
             Err(error) => error,
         };
-        let (tunnel, target) = (self.tunnel.as_deref(), &*target.name);
+        let tunnel = self.tunnel.as_deref();
+        let target = &*target.name;
         let service = (!self.service.is_empty()).then(|| tracing::field::display(&self.service));
         warn!(tunnel, target, service, %error, "cannot be reached at the start; clients still try");
     }
 
-    /// What a check or a look at it has found.
-    pub(super) fn checked(&self, place: usize, found: Result<(), &Unmade>) {
-        self.learn(place, found, |standings, now| {
-            standings.checked(place, found.map_err(|why| &*why.detail), now)
+    /// Notes the result of a check, or of a look at a target that is down.
+    pub(super) fn checked(&self, place: usize, found: Result<(), &ConnectFailure>) {
+        self.learn(place, found, |table, now| {
+            table.checked(place, found.map_err(|failure| &*failure.detail), now)
         });
     }
 
-    /// Until the next check of a target, or the next look at one that is down.
+    /// Waits until there is a need for it, and returns the pause until the next check of a
+    /// target, or the next look at one that is down.
     pub(super) async fn pause(&self, place: usize) -> Duration {
         loop {
             let fell = self.fell.notified();
-            if let Some(pause) = { self.standings().pause(place) } {
+            if let Some(pause) = { self.table().pause(place) } {
                 return pause;
             }
             fell.await;
         }
     }
 
-    /// How each of them is doing, in order.
-    pub(super) fn health(&self) -> Vec<TargetHealth> {
-        let standings = self.standings();
-        let in_use = standings.in_use();
-        let (failing, why) = self.failing().clone().unzip();
-        let all = self.all.iter().zip(standings.all()).enumerate();
-        all.map(|(place, (target, Standing { state, since, last_error, .. }))| TargetHealth {
+    /// Health of each of them, in order.
+    pub fn health(&self) -> Vec<TargetHealth> {
+        let table = self.table();
+        let in_use = table.in_use();
+        let failing = self.failing().clone();
+        let newest = failing.as_ref().map(|failing| &failing.detail);
+        let all = self.all.iter().zip(table.all()).enumerate();
+        all.map(|(place, (target, HealthState { state, since, last_error, .. }))| TargetHealth {
             service: self.service.clone(),
             place,
             target: Arc::clone(&target.name),
-            state: self.is_watched().then_some((*state, *since)),
-            failing,
-            last_error: last_error.clone().or_else(|| why.clone()),
+            state: self.is_watched().then_some(StateSince { state: *state, since: *since }),
+            failing: failing.as_ref().map(|failing| failing.since),
+            last_error: last_error.as_ref().or(newest).cloned(),
             in_use: in_use == Some(place),
         })
         .collect()
     }
 
-    /// Changes what is known by what was found, and tells what is new.
+    /// Changes the health of a target by a result, and logs a transition.
     fn learn(
         &self,
         place: usize,
-        found: Result<(), &Unmade>,
-        change: impl FnOnce(&mut Standings, Instant) -> Option<News>,
+        found: Result<(), &ConnectFailure>,
+        change: impl FnOnce(&mut HealthTable, Instant) -> Option<Transition>,
     ) {
-        // What this host lacks says nothing about a target.
-        let is_ours = found.is_err_and(|why| why.reason == CloseReason::LocalError);
+        // A lack of this host says nothing about a target.
+        let is_ours = found.is_err_and(|failure| failure.reason == CloseReason::LocalError);
         if is_ours {
             return;
         }
         if !self.is_watched() {
-            return self.learn_of_the_only_one(found);
+            return self.note_of_the_only_one(found);
         }
-        let (news, error, using) = {
-            let mut standings = self.standings();
-            let Some(news) = change(&mut standings, Instant::now()) else { return };
-            let error = standings.all()[place].last_error.clone().unwrap_or_default();
-            (news, error, standings.in_use().map(|place| &*self.all[place].name))
+        let (transition, error, using) = {
+            let mut table = self.table();
+            let Some(transition) = change(&mut table, Instant::now()) else { return };
+            let error = table.all()[place].last_error.clone().unwrap_or_default();
+            (transition, error, table.in_use().map(|place| &*self.all[place].name))
         };
-        let (tunnel, target) = (self.tunnel.as_deref(), &*self.all[place].name);
+        let tunnel = self.tunnel.as_deref();
+        let target = &*self.all[place].name;
         let service = (!self.service.is_empty()).then(|| tracing::field::display(&self.service));
-        match (news, using) {
-            (News::Down, using) => {
+        match transition {
+            Transition::Down => {
                 self.fell.notify_waiters();
                 if self.ends_sessions {
                     self.falls()[place].send_replace(());
@@ -334,53 +378,85 @@ impl Targets {
                 let detail = using.is_none().then_some("no other is up, so it is still tried");
                 warn!(tunnel, target, service, error, using, detail, "target is down");
             }
-            (News::Up(after), using) => {
+            Transition::Up(after) => {
                 let down_s = after.as_secs();
                 info!(tunnel, target, service, using, down_s, "target is up again");
             }
         }
     }
 
-    /// Keeps the first of failures that nothing came between, with the newest cause.
-    fn learn_of_the_only_one(&self, found: Result<(), &Unmade>) {
+    /// Keeps the first of failures in a row, with the newest detail.
+    fn note_of_the_only_one(&self, found: Result<(), &ConnectFailure>) {
         let mut failing = self.failing();
-        *failing = found.err().map(|why| {
-            let since = failing.take().map_or_else(Instant::now, |(since, _)| since);
-            (since, why.detail.clone())
+        *failing = found.err().map(|failure| {
+            let since = failing.take().map_or_else(Instant::now, |failing| failing.since);
+            Failing { since, detail: failure.detail.clone() }
         });
     }
 
-    fn failing(&self) -> MutexGuard<'_, Option<(Instant, String)>> {
+    fn failing(&self) -> MutexGuard<'_, Option<Failing>> {
         self.failing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn standings(&self) -> MutexGuard<'_, Standings> {
-        self.standings.lock().unwrap_or_else(PoisonError::into_inner)
+    fn table(&self) -> MutexGuard<'_, HealthTable> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+// === impl TargetsId ===
+
+impl TargetsId {
+    fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+// === impl Target ===
+
 impl Target {
-    /// A connection to it.
-    ///
-    /// # Errors
-    /// [`DialError`].
-    pub(super) async fn dial(
-        &self,
-        dialling: &Dialling,
-        deadline: tokio::time::Instant,
-    ) -> Result<Stream, DialError> {
-        dialling.dial(&self.resolver.current()?, deadline).await
+    async fn start(address: &Address, resolve: ResolveOptions) -> Result<Self, ResolveError> {
+        let resolver = Resolver::start(address.clone(), resolve).await?;
+        Ok(Self { resolver, name: address.to_string().into() })
     }
 
-    /// Whether somebody listens there, who hears nothing of it.
+    /// Resolves an address once, for a single connection.
+    ///
+    /// # Errors
+    /// [`ResolveError`].
+    pub async fn once(address: &Address) -> Result<Self, ResolveError> {
+        Self::start(address, ResolveOptions { every: None, wait: false }).await
+    }
+
+    /// The addresses that it has now.
+    ///
+    /// # Errors
+    /// [`ResolveError`].
+    pub fn current(&self) -> Result<net::Target, ResolveError> {
+        self.resolver.current()
+    }
+
+    /// Connects to it.
     ///
     /// # Errors
     /// [`DialError`].
-    pub(super) async fn touch(
+    pub async fn connect(
         &self,
-        dialling: &Dialling,
+        options: &DialOptions,
+        deadline: tokio::time::Instant,
+    ) -> Result<Stream, DialError> {
+        net::dial(&self.current()?, options.bind, &options.socket, deadline).await
+    }
+
+    /// Finds out whether a listener is there, which does not notice.
+    ///
+    /// # Errors
+    /// [`DialError`] when there is none.
+    pub async fn probe_port(
+        &self,
+        options: &DialOptions,
         deadline: tokio::time::Instant,
     ) -> Result<(), DialError> {
-        dialling.touch(&self.resolver.current()?, deadline).await
+        probe_port(&self.current()?, options.bind, deadline).await
     }
 }

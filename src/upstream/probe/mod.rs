@@ -1,18 +1,17 @@
-//! Asking a service in its own words whether it works.
+//! Health checks that ask a service in its own protocol.
 //!
 //! ```text
-//!   begin -> bytes to say -> hear(bytes) -> Say | Listen | Over(verdict)
+//!   begin -> bytes to say -> on_bytes(bytes) -> Say | Listen | Over(verdict)
 //! ```
 //!
 //! Pure: bytes in, bytes and a verdict out; the socket and the clock are in
-//! `tunnel::health`. A question is one that the service does not hold against
-//! whoever asks: it is asked to its end and leaves no error count behind. What a
-//! service answers is not trusted: it is bounded, and its text is cleaned before
-//! anybody logs it. Nothing here logs in with a password or reads data.
+//! `health_check`. A check is one that the service does not hold against the host that
+//! makes it: it is carried to its end and leaves no error count behind. The answer of a
+//! service is not trusted: it is bounded, and its text is cleaned before it is logged.
+//! Nothing here logs in with a password or reads data.
 
 pub mod mysql;
 pub mod redis;
-pub mod speech;
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -32,18 +31,18 @@ const LONGEST_USER: usize = 128;
 /// The longest text of a service that is passed on, in characters.
 const LONGEST_TEXT: usize = 200;
 
-/// How a target is checked.
+/// Check of a service's targets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
-    /// What it is asked.
-    pub question: Question,
+    /// Kind of probe.
+    pub kind: ProbeKind,
     /// Time from one check to the next.
     pub every: Duration,
 }
 
-/// What a target is asked.
+/// Kind of probe: the question that a target is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Question {
+pub enum ProbeKind {
     /// Nothing: that its port answers is enough.
     Tcp,
     /// PING.
@@ -55,48 +54,48 @@ pub enum Question {
     },
 }
 
-/// A conversation that has begun.
+/// A probe under way: one conversation.
 #[derive(Debug)]
-pub enum Talk {
+pub enum Probe {
     /// With Redis.
     Redis(redis::Ping),
     /// With MySQL or MariaDB.
-    Mysql(mysql::Visit),
+    Mysql(mysql::Login),
 }
 
-/// How a conversation goes on.
+/// Next step of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// There is more to come.
-    Listen,
-    /// Say this, then listen.
-    Say(Vec<u8>),
-    /// Say this, which may be nothing, end the connection, and that is the verdict.
-    Over(Vec<u8>, Verdict),
+    /// Read on: there is more to come.
+    Read,
+    /// Write this, then read.
+    Write(Vec<u8>),
+    /// Write this, which may be nothing, end the connection, and take this verdict.
+    Done(Vec<u8>, Verdict),
 }
 
-/// What a service is found to be.
+/// Health of a service as a probe found it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It works.
-    Ready,
+    Healthy,
     /// It works, but did not let the check in.
-    Unwelcome {
+    AuthRejected {
         /// Its words.
         error: String,
-        /// What would let it in.
+        /// Remedy that would let it in.
         remedy: String,
     },
     /// It does not work; its words.
-    Unready(String),
+    Unhealthy(String),
 }
 
-/// Why a text is no [`Check`].
+/// Reason why a text is no [`Check`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CheckError {
     /// No such question.
     #[error("'{0}' is no check; write tcp, redis, mysql or mysql:USER, and /INTERVAL such as /5s")]
-    Question(String),
+    Kind(String),
     /// The part behind the slash.
     #[error("{0}")]
     Interval(#[from] duration::DurationError),
@@ -109,18 +108,18 @@ impl FromStr for Check {
     type Err = CheckError;
 
     fn from_str(text: &str) -> Result<Self, CheckError> {
-        let (question, every) = match text.split_once('/') {
-            Some((question, every)) => (question, duration::parse(every)?),
+        let (kind, every) = match text.split_once('/') {
+            Some((kind, every)) => (kind, duration::parse(every)?),
             None => (text, DEFAULT_EVERY),
         };
-        let question = match question.split_once(':') {
-            None if question == "tcp" => Question::Tcp,
-            None if question == "redis" => Question::Redis,
-            None if question == "mysql" => Question::Mysql { user: DEFAULT_USER.to_owned() },
-            Some(("mysql", user)) => Question::Mysql { user: account(user)? },
-            _ => return Err(CheckError::Question(text.to_owned())),
+        let kind = match kind.split_once(':') {
+            None if kind == "tcp" => ProbeKind::Tcp,
+            None if kind == "redis" => ProbeKind::Redis,
+            None if kind == "mysql" => ProbeKind::Mysql { user: DEFAULT_USER.to_owned() },
+            Some(("mysql", user)) => ProbeKind::Mysql { user: account(user)? },
+            _ => return Err(CheckError::Kind(text.to_owned())),
         };
-        Ok(Self { question, every })
+        Ok(Self { kind, every })
     }
 }
 
@@ -129,36 +128,36 @@ fn account(user: &str) -> Result<String, CheckError> {
     is_one.then(|| user.to_owned()).ok_or_else(|| CheckError::User(user.to_owned()))
 }
 
-impl Question {
-    /// The conversation to have; `None` where a connection says enough.
-    pub fn talk(&self) -> Option<Talk> {
+impl ProbeKind {
+    /// Begins the conversation; `None` where a connection says enough.
+    pub fn probe(&self) -> Option<Probe> {
         match self {
             Self::Tcp => None,
-            Self::Redis => Some(Talk::Redis(redis::Ping::default())),
-            Self::Mysql { user } => Some(Talk::Mysql(mysql::Visit::of(user))),
+            Self::Redis => Some(Probe::Redis(redis::Ping::default())),
+            Self::Mysql { user } => Some(Probe::Mysql(mysql::Login::of(user))),
         }
     }
 }
 
-impl Talk {
-    /// What to say first; empty where the service speaks first.
-    pub fn begin(&self) -> &'static [u8] {
+impl Probe {
+    /// Bytes to write first; empty where the service speaks first.
+    pub fn first_bytes(&self) -> &'static [u8] {
         match self {
             Self::Redis(_) => redis::PING,
             Self::Mysql(_) => b"",
         }
     }
 
-    /// What follows from these bytes, in pieces of any size.
-    pub fn hear(&mut self, bytes: &[u8]) -> Step {
+    /// Takes bytes of the service, in pieces of any size, and returns the next step.
+    pub fn on_bytes(&mut self, bytes: &[u8]) -> Step {
         match self {
-            Self::Redis(ping) => ping.hear(bytes),
-            Self::Mysql(visit) => visit.hear(bytes),
+            Self::Redis(ping) => ping.on_bytes(bytes),
+            Self::Mysql(login) => login.on_bytes(bytes),
         }
     }
 }
 
-/// A service's own words, fit for a log line.
+/// Makes a service's own words fit for a log line.
 fn words(bytes: &[u8]) -> String {
     let text: String = String::from_utf8_lossy(bytes).chars().take(LONGEST_TEXT).collect();
     printable(&text).into_owned()
@@ -170,18 +169,18 @@ mod tests {
 
     #[test]
     fn a_check_has_a_question_and_an_interval() {
-        let mysql = |user: &str| Question::Mysql { user: user.to_owned() };
+        let mysql = |user: &str| ProbeKind::Mysql { user: user.to_owned() };
         let cases = [
-            ("tcp", Question::Tcp, 5),
-            ("redis", Question::Redis, 5),
-            ("redis/1s", Question::Redis, 1),
+            ("tcp", ProbeKind::Tcp, 5),
+            ("redis", ProbeKind::Redis, 5),
+            ("redis/1s", ProbeKind::Redis, 1),
             ("mysql/2m", mysql("knockpipe"), 120),
             ("mysql:haproxy_check", mysql("haproxy_check"), 5),
             ("mysql:a:b/10s", mysql("a:b"), 10),
         ];
-        for (text, question, seconds) in cases {
+        for (text, kind, seconds) in cases {
             let every = Duration::from_secs(seconds);
-            assert_eq!(text.parse(), Ok(Check { question, every }), "{text}");
+            assert_eq!(text.parse(), Ok(Check { kind, every }), "{text}");
         }
     }
 

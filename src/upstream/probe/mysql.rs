@@ -7,7 +7,7 @@
 //!   check:  COM_QUIT
 //! ```
 //!
-//! Whoever leaves before the login, however politely, raises `Aborted_connects`
+//! A client that leaves before the login, however politely, raises `Aborted_connects`
 //! and counts towards `max_connect_errors`, after which the server blocks the
 //! host. A login that succeeds raises neither, so the check has an account: one
 //! without password and without rights, as HAProxy's `mysql-check user` has it.
@@ -38,20 +38,20 @@ const COM_QUIT: [u8; 5] = [1, 0, 0, 0, 1];
 
 /// Errors about the account and not about the server: access denied, encrypted
 /// connections only, an old way to log in, the account's own limits, an expired
-/// password, locked by somebody or by too many logins that failed.
+/// password, locked by hand or by too many logins that failed.
 const OF_THE_ACCOUNT: [u16; 12] =
     [1044, 1045, 1203, 1226, 1251, 1698, 1862, 3118, 3159, 3955, 4150, 4151];
 
-/// Where a visit is.
+/// Progress of a login.
 #[derive(Debug)]
 enum At {
     Greeting,
     Login,
 }
 
-/// A visit to a server.
+/// A login at a server, from its greeting to COM_QUIT.
 #[derive(Debug)]
-pub struct Visit {
+pub struct Login {
     user: String,
     at: At,
     heard: Vec<u8>,
@@ -59,37 +59,37 @@ pub struct Visit {
     switched: bool,
 }
 
-/// What the greeting says that the login needs.
+/// Facts in the greeting that the login needs.
 #[derive(Debug, PartialEq, Eq)]
 struct Greeting<'a> {
     capabilities: u32,
     plugin: &'a [u8],
 }
 
-impl Visit {
-    /// A visit of this account.
+impl Login {
+    /// A login of this account.
     pub(super) fn of(user: &str) -> Self {
         Self { user: user.to_owned(), at: At::Greeting, heard: vec![], switched: false }
     }
 
-    /// What follows from these bytes.
-    pub(super) fn hear(&mut self, bytes: &[u8]) -> Step {
+    /// Takes bytes of the service and returns the next step.
+    pub(super) fn on_bytes(&mut self, bytes: &[u8]) -> Step {
         let room = (LONGEST_PACKET + HEADER).saturating_sub(self.heard.len());
         self.heard.extend(&bytes[..bytes.len().min(room)]);
         loop {
             let Some([a, b, c, sequence]) = self.heard.first_chunk::<HEADER>().copied() else {
-                return Step::Listen;
+                return Step::Read;
             };
             let length = u32::from_le_bytes([a, b, c, 0]) as usize;
             if length > LONGEST_PACKET {
                 return foreign(&self.heard);
             }
             if self.heard.len() < HEADER + length {
-                return Step::Listen;
+                return Step::Read;
             }
             let packet: Vec<u8> = self.heard.drain(..HEADER + length).collect();
             match self.answer(&packet[HEADER..], sequence.wrapping_add(1)) {
-                Step::Listen => {}
+                Step::Read => {}
                 step => return step,
             }
         }
@@ -102,25 +102,25 @@ impl Visit {
             (At::Greeting, _) => match greeting(packet) {
                 Some(greeting) => {
                     self.at = At::Login;
-                    Step::Say(framed(number, &login(&self.user, &greeting)))
+                    Step::Write(framed(number, &login(&self.user, &greeting)))
                 }
                 None => foreign(packet),
             },
-            (At::Login, Some(0)) => Step::Over(COM_QUIT.to_vec(), Verdict::Ready),
+            (At::Login, Some(0)) => Step::Done(COM_QUIT.to_vec(), Verdict::Healthy),
             (At::Login, Some(0xfe)) if !self.switched => {
                 self.switched = true;
-                Step::Say(framed(number, no_password(&packet[1..])))
+                Step::Write(framed(number, no_password(&packet[1..])))
             }
             // Fast login of caching_sha2_password: the welcome follows.
-            (At::Login, Some(1)) if packet == [1, 3] => Step::Listen,
+            (At::Login, Some(1)) if packet == [1, 3] => Step::Read,
             (At::Login, _) => {
                 let text = "it wants another login than one without a password";
-                Step::Over(vec![], self.unwelcome(text.to_owned()))
+                Step::Done(vec![], self.auth_rejected(text.to_owned()))
             }
         }
     }
 
-    /// What an error packet means: code, perhaps a `#` and five characters, text.
+    /// Meaning of an error packet: code, perhaps a `#` and five characters, text.
     fn refused(&self, packet: &[u8]) -> Step {
         let Some((code, text)) = packet[1..].split_first_chunk::<2>() else {
             return foreign(packet);
@@ -132,17 +132,17 @@ impl Visit {
         };
         let text = format!("the server says \"{}\" ({code})", words(text));
         let verdict = match matches!(self.at, At::Login) && OF_THE_ACCOUNT.contains(&code) {
-            true => self.unwelcome(text),
-            false => Verdict::Unready(text),
+            true => self.auth_rejected(text),
+            false => Verdict::Unhealthy(text),
         };
-        Step::Over(vec![], verdict)
+        Step::Done(vec![], verdict)
     }
 
-    fn unwelcome(&self, error: String) -> Verdict {
+    fn auth_rejected(&self, error: String) -> Verdict {
         let user = &self.user;
         let remedy =
             format!("CREATE USER '{user}'@'HOST OF THIS END', without password and rights");
-        Verdict::Unwelcome { error, remedy }
+        Verdict::AuthRejected { error, remedy }
     }
 }
 
@@ -191,7 +191,7 @@ fn login(user: &str, greeting: &Greeting<'_>) -> Vec<u8> {
     packet
 }
 
-/// How "no password" is said in the way to log in that the server asks for.
+/// Spells "no password" in the way to log in that the server asks for.
 fn no_password(request: &[u8]) -> &'static [u8] {
     let plugin = request.split(|byte| *byte == 0).next().unwrap_or_default();
     if plugin == NATIVE || plugin.is_empty() { b"" } else { b"\0" }
@@ -199,7 +199,7 @@ fn no_password(request: &[u8]) -> &'static [u8] {
 
 fn foreign(bytes: &[u8]) -> Step {
     let text = format!("it does not greet as MySQL does: \"{}\"", words(bytes));
-    Step::Over(vec![], Verdict::Unready(text))
+    Step::Done(vec![], Verdict::Unhealthy(text))
 }
 
 #[cfg(test)]

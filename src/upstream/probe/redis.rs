@@ -1,4 +1,4 @@
-//! Redis: PING, and what its first line of answer means.
+//! Redis: PING, and the meaning of the first line of the answer.
 //!
 //! An answer that refuses the command for lack of rights is as good as PONG: it
 //! takes a Redis that works to say so. So a check needs no password.
@@ -21,26 +21,26 @@ pub struct Ping {
 }
 
 impl Ping {
-    /// What follows from these bytes.
-    pub(super) fn hear(&mut self, bytes: &[u8]) -> Step {
+    /// Takes bytes of the service and returns the next step.
+    pub(super) fn on_bytes(&mut self, bytes: &[u8]) -> Step {
         let room = LONGEST_LINE.saturating_sub(self.line.len());
         self.line.extend(&bytes[..bytes.len().min(room)]);
         match self.line.iter().position(|byte| *byte == b'\n') {
-            Some(end) => Step::Over(vec![], verdict(self.line[..end].trim_ascii_end())),
-            None if self.line.len() < LONGEST_LINE => Step::Listen,
-            None => Step::Over(vec![], unready(&self.line)),
+            Some(end) => Step::Done(vec![], verdict(self.line[..end].trim_ascii_end())),
+            None if self.line.len() < LONGEST_LINE => Step::Read,
+            None => Step::Done(vec![], unhealthy(&self.line)),
         }
     }
 }
 
-/// What a line of answer means.
+/// Meaning of a line of answer.
 fn verdict(line: &[u8]) -> Verdict {
     let first = line.split(|byte| *byte == b' ').next().unwrap_or_default();
-    if line == b"+PONG" || ALIVE.contains(&first) { Verdict::Ready } else { unready(line) }
+    if line == b"+PONG" || ALIVE.contains(&first) { Verdict::Healthy } else { unhealthy(line) }
 }
 
-fn unready(line: &[u8]) -> Verdict {
-    Verdict::Unready(match line.strip_prefix(b"-") {
+fn unhealthy(line: &[u8]) -> Verdict {
+    Verdict::Unhealthy(match line.strip_prefix(b"-") {
         Some(error) => format!("Redis says \"{}\"", words(error)),
         None => format!("it does not answer as Redis does: \"{}\"", words(line)),
     })
@@ -50,11 +50,11 @@ fn unready(line: &[u8]) -> Verdict {
 mod tests {
     use super::*;
 
-    /// The step after all of `bytes` came in pieces of `size`.
-    fn hear(bytes: &[u8], size: usize) -> Step {
+    /// Returns the step after all of `bytes` came in pieces of `size`.
+    fn on_bytes(bytes: &[u8], size: usize) -> Step {
         let mut ping = Ping::default();
-        let steps = bytes.chunks(size).map(|piece| ping.hear(piece));
-        steps.into_iter().find(|step| *step != Step::Listen).unwrap_or(Step::Listen)
+        let steps = bytes.chunks(size).map(|piece| ping.on_bytes(piece));
+        steps.into_iter().find(|step| *step != Step::Read).unwrap_or(Step::Read)
     }
 
     #[test]
@@ -65,7 +65,7 @@ mod tests {
             "-NOPERM this user has no permissions to run the 'ping' command\r\n",
             "-WRONGPASS invalid username-password pair or user is disabled.\r\n",
         ];
-        let unready = [
+        let unhealthy = [
             "-LOADING Redis is loading the dataset in memory\r\n",
             "-MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.\r\n",
             "-ERR max number of clients reached\r\n",
@@ -79,14 +79,14 @@ mod tests {
         ];
         for size in [1, 2, 7, 4096] {
             for text in ready {
-                assert_eq!(hear(text.as_bytes(), size), Step::Over(vec![], Verdict::Ready));
+                assert_eq!(on_bytes(text.as_bytes(), size), Step::Done(vec![], Verdict::Healthy));
             }
-            for text in unready {
-                let step = hear(text.as_bytes(), size);
-                assert!(matches!(step, Step::Over(_, Verdict::Unready(_))), "{text}: {step:?}");
+            for text in unhealthy {
+                let step = on_bytes(text.as_bytes(), size);
+                assert!(matches!(step, Step::Done(_, Verdict::Unhealthy(_))), "{text}: {step:?}");
             }
         }
-        let Step::Over(_, Verdict::Unready(said)) = hear(unready[0].as_bytes(), 3) else {
+        let Step::Done(_, Verdict::Unhealthy(said)) = on_bytes(unhealthy[0].as_bytes(), 3) else {
             panic!("it is not ready")
         };
         assert_eq!(said, "Redis says \"LOADING Redis is loading the dataset in memory\"");
@@ -95,11 +95,11 @@ mod tests {
     #[test]
     fn a_part_of_an_answer_is_waited_for_and_an_endless_one_is_not() {
         for part in ["", "+", "+PONG", "+PONG\r"] {
-            assert_eq!(hear(part.as_bytes(), 1), Step::Listen, "{part:?}");
+            assert_eq!(on_bytes(part.as_bytes(), 1), Step::Read, "{part:?}");
         }
         for size in [1, 1000, 100_000] {
-            let step = hear(&[b'x'; 100_000], size);
-            assert!(matches!(step, Step::Over(_, Verdict::Unready(_))), "{step:?}");
+            let step = on_bytes(&[b'x'; 100_000], size);
+            assert!(matches!(step, Step::Done(_, Verdict::Unhealthy(_))), "{step:?}");
         }
     }
 }
