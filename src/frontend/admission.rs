@@ -66,7 +66,7 @@ pub(super) struct Refusal {
     pub(super) client: ClientAddr,
 }
 
-/// Resolves when a session must end, with the close reason. Holds the client of a gate, whose
+/// Resolves when a session must end, with the close reason. Holds the client of a gate: its
 /// permit is live as long as that.
 pub type Termination = Pin<Box<dyn Future<Output = CloseReason> + Send>>;
 

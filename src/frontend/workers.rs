@@ -3,7 +3,7 @@
 //! A connection stays on one of them from its accept to its end, with a runtime
 //! of its own. So its socket's news comes to the thread that acts on it, no other
 //! is woken to take work over, and its buffers are that thread's. The runtime of
-//! the process serves nobody: it accepts, asks stores and keeps pools.
+//! the process serves no connection: it accepts, asks stores and keeps pools.
 //!
 //! Nothing moves from one worker to another: that would take the locks again that
 //! this is without.
@@ -16,7 +16,7 @@ use std::thread;
 use rand::RngExt;
 use tokio::runtime::{Builder, Handle};
 
-/// What one worker needs for its runtime.
+/// Descriptors that one worker needs for its runtime.
 const DESCRIPTORS: u64 = 4;
 
 /// Fewer workers where each had fewer descriptors than this to serve with.
@@ -49,19 +49,18 @@ pub async fn answered() {
     }
 }
 
-/// The worker for another connection: of two that are chosen at random, so that
-/// no order in which clients come loads one alone, the one that serves fewer.
+/// Chooses the worker for another connection: of two at random, so that no order in
+/// which clients come loads one alone, the one that serves fewer.
 pub(super) fn next() -> &'static Handle {
     let workers = workers();
     let one = rand::rng().random_range(0..workers.len());
     let other = (one + rand::rng().random_range(1..workers.len().max(2))) % workers.len();
-    let (one, other) = (&workers[one], &workers[other]);
-    let serves = |worker: &Handle| worker.metrics().num_alive_tasks();
-    if serves(other) < serves(one) { other } else { one }
+    let serves = |number: usize| workers[number].metrics().num_alive_tasks();
+    if serves(other) < serves(one) { &workers[other] } else { &workers[one] }
 }
 
 fn workers() -> &'static [Handle] {
-    WORKERS.get().expect("whoever serves has started them")
+    WORKERS.get().expect("they were started before anything is served")
 }
 
 fn start_one(number: usize) -> io::Result<Handle> {
@@ -82,7 +81,8 @@ mod tests {
         let tasks: Vec<_> = (0..100).map(|_| next().spawn(pending::<()>())).collect();
         let serve: Vec<_> =
             workers().iter().map(|worker| worker.metrics().num_alive_tasks()).collect();
-        let (fewest, most) = (serve.iter().min().unwrap(), serve.iter().max().unwrap());
+        let fewest = serve.iter().min().unwrap();
+        let most = serve.iter().max().unwrap();
         assert!(most - fewest <= 50, "{serve:?}");
         tasks.iter().for_each(tokio::task::JoinHandle::abort);
     }

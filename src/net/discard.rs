@@ -1,4 +1,4 @@
-//! Reading what nobody wants: from a peer that is kept waiting, or that still writes while a
+//! Reading bytes that are dropped: from a peer that is kept waiting, or that still writes while a
 //! connection ends.
 
 use std::io;

@@ -2,7 +2,7 @@
 //!
 //! Three states of a connection need three answers:
 //!
-//! | state | who notices a vanished peer | after about |
+//! | state | what notices a vanished peer | after about |
 //! |---|---|---|
 //! | idle | keepalive: 30 s, then 3 probes 9 s apart | 57 s |
 //! | data in flight | retransmission, see below | 40 s |
@@ -59,10 +59,10 @@ const LATELY: Duration = Duration::from_secs(2);
 /// 0.2 + 0.4 + 0.8 + 1.6 + 12 times 3 s are the 15 retries' 39 s.
 const RTO_MAX: u32 = 3_000;
 
-/// How often [`DeadPeerDetector`] looks.
+/// Interval at which [`DeadPeerDetector`] looks.
 pub(super) const PERIOD: Duration = Duration::from_secs(5);
 
-/// How long the kernel may get no acknowledgement for what it repeats.
+/// Time that the kernel may get no acknowledgement for the data that it repeats.
 const PATIENCE: Duration = Duration::from_secs(45);
 
 /// From include/uapi/linux/tcp.h; not yet in the libc crate.
@@ -71,7 +71,7 @@ const TCP_RTO_MAX_MS: libc::c_int = 44;
 /// `struct tcp_info` as every supported kernel fills it at least.
 const TCP_INFO_BYTES: usize = 104;
 
-/// Whether this kernel has [`RtoMax`]; the same for all connections.
+/// True when this kernel has [`RtoMax`]; the same for all connections.
 static KERNEL_DOES_IT: OnceLock<bool> = OnceLock::new();
 
 sockopt_impl!(
@@ -141,7 +141,7 @@ impl DeadPeerWatch {
         })
     }
 
-    /// Whether the peer has vanished; wakes the task for the next look.
+    /// Returns true when the peer has vanished; wakes the task for the next look.
     pub(super) fn poll_vanished(&mut self, cx: &mut Context<'_>, socket: &impl AsFd) -> bool {
         while let Poll::Ready(now) = self.looks.poll_tick(cx) {
             // A socket that gives no account is broken; reading will say how.
@@ -154,24 +154,24 @@ impl DeadPeerWatch {
     }
 }
 
-/// Whether probes of keepalive, or of a closed window, are not answered yet.
+/// Returns true when probes of keepalive, or of a closed window, are not answered yet.
 pub(super) fn is_probing(socket: &impl AsFd) -> bool {
     TcpInfo::of(socket).is_ok_and(|info| info.probes > 0)
 }
 
-/// Whether the peer has acknowledged something a moment ago, and repeatedly asked for nothing
-/// in vain.
+/// Returns true when the peer has acknowledged something a moment ago, and was not asked
+/// repeatedly in vain.
 pub(super) fn is_heard_lately(socket: &impl AsFd) -> bool {
     TcpInfo::of(socket).is_ok_and(|info| info.is_heard_lately())
 }
 
-/// Whether the peer has not acknowledged all that was sent.
+/// Returns true when the peer has not acknowledged all that was sent.
 pub(super) fn is_unacknowledged(socket: &impl AsFd) -> bool {
     // A socket that gives no account is broken.
     TcpInfo::of(socket).map_or(true, |info| info.unacknowledged > 0)
 }
 
-/// Whether the peer leaves what was sent unacknowledged for longer than an acknowledgement
+/// Returns true when the peer leaves data unacknowledged for longer than an acknowledgement
 /// takes.
 pub(super) fn is_overdue(socket: &impl AsFd) -> bool {
     // A socket that gives no account is broken.
@@ -217,14 +217,14 @@ pub(super) struct DeadPeerDetector {
     unanswered: Option<Instant>,
 }
 
-/// What the kernel says about a connection.
+/// The kernel's account of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TcpInfo {
     /// Retransmissions of the oldest unacknowledged data.
     retransmits: u8,
     /// Unanswered window or keepalive probes.
     probes: u8,
-    /// How long ago the last acknowledgement of anything came.
+    /// Time since the last acknowledgement of anything.
     last_ack: Duration,
     /// Segments that were sent and are not acknowledged.
     unacknowledged: u32,
@@ -233,7 +233,7 @@ pub(super) struct TcpInfo {
 }
 
 impl DeadPeerDetector {
-    /// Takes one more look; true once the peer has to be given up.
+    /// Takes one more look; returns true once the peer has to be given up.
     ///
     /// An acknowledgement since the last look ends the suspicion: a live peer
     /// that does not read answers window probes, and one behind a bad line
@@ -257,7 +257,7 @@ impl TcpInfo {
         self.retransmits == 0 && self.probes <= 1 && !self.is_silent()
     }
 
-    /// What was sent a moment ago may be on its way.
+    /// Data that was sent a moment ago may be on its way.
     fn is_overdue(&self) -> bool {
         self.unacknowledged > 0 && (self.retransmits > 0 || self.is_silent())
     }
@@ -269,7 +269,7 @@ impl TcpInfo {
     /// Asks the kernel.
     ///
     /// # Errors
-    /// When the socket is no TCP socket any more.
+    /// The socket is no TCP socket any more.
     pub(super) fn of(socket: &impl AsFd) -> io::Result<Self> {
         let info = getsockopt(socket, TcpInfoBytes)?;
         let number =
@@ -300,7 +300,8 @@ mod tests {
 
     fn info(retransmits: u8, probes: u8, last_ack: u64) -> TcpInfo {
         let last_ack = Duration::from_secs(last_ack);
-        let (unacknowledged, round_trip) = (u32::from(retransmits), Duration::ZERO);
+        let unacknowledged = u32::from(retransmits);
+        let round_trip = Duration::ZERO;
         TcpInfo { retransmits, probes, last_ack, unacknowledged, round_trip }
     }
 
@@ -334,7 +335,8 @@ mod tests {
 
     #[test]
     fn silence_is_noticed_within_a_minute() {
-        let (mut detector, start) = (DeadPeerDetector::default(), Instant::now());
+        let mut detector = DeadPeerDetector::default();
+        let start = Instant::now();
         let noticed = (1..)
             .map(|look| look * PERIOD)
             .find(|&t| detector.is_dead(info(1, 0, 600 + t.as_secs()), start + t));
@@ -344,7 +346,8 @@ mod tests {
 
     #[test]
     fn a_peer_that_answers_probes_is_never_given_up() {
-        let (mut detector, start) = (DeadPeerDetector::default(), Instant::now());
+        let mut detector = DeadPeerDetector::default();
+        let start = Instant::now();
         for look in 1..1_000 {
             // A probe is out at every look, and was answered since the last one.
             assert!(!detector.is_dead(info(0, 1, 4), start + look * PERIOD), "look {look}");
@@ -353,7 +356,8 @@ mod tests {
 
     #[test]
     fn an_idle_connection_is_left_to_keepalive() {
-        let (mut detector, start) = (DeadPeerDetector::default(), Instant::now());
+        let mut detector = DeadPeerDetector::default();
+        let start = Instant::now();
         assert!(!detector.is_dead(info(1, 0, 9), start));
         assert!(!detector.is_dead(info(0, 0, 100), start + 10 * PERIOD));
         assert!(!detector.is_dead(info(1, 0, 200), start + 20 * PERIOD), "starts over");

@@ -1,9 +1,9 @@
-//! Places for connections whose other end has not proven that it is live: a slot
+//! Handshake slots, for connections that have not proven that the other end is live: a slot
 //! of a session is for those that have (`limits.rs`).
 //!
-//! A place is lent. Where none is left for a newcomer, one is taken back, of the
-//! source that holds most of them, its oldest: whoever floods displaces its own
-//! connections. A connection whose first message was authentic and fresh moves to
+//! A handshake slot is lent. Where none is left for a newcomer, one is taken back, of the
+//! source that holds most of them, its oldest: a source that floods displaces its own
+//! connections. A connection with a first message that was authentic and fresh moves to
 //! a second class, which those that sent nothing of the kind cannot displace: only
 //! a holder of the key can make such a message. Dialers that are proven live and
 //! wait for a session keep theirs for certain, and are few; those of the second class
@@ -23,16 +23,16 @@ use crate::addr::SourceKey;
 #[derive(Clone, Debug)]
 pub struct PendingHandshakes(Arc<Mutex<Pending>>);
 
-/// One connection's place; free again when dropped.
+/// One connection's handshake slot; free again when dropped.
 #[derive(Debug)]
-#[must_use = "dropping the place frees it"]
+#[must_use = "dropping the slot frees it"]
 pub struct HandshakeSlot {
     number: u64,
     pending: Arc<Mutex<Pending>>,
     displaced: CancellationToken,
 }
 
-/// What is known of the other end.
+/// Class of a connection: the knowledge of its other end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Class {
     /// Nothing.
@@ -43,7 +43,7 @@ enum Class {
     Waiting,
 }
 
-/// All places. Numbers only grow, so that a smaller one is an older one.
+/// All handshake slots. Numbers only grow, so that a smaller one is an older one.
 #[derive(Debug)]
 struct Pending {
     limit: usize,
@@ -62,12 +62,12 @@ struct Held {
     displaced: CancellationToken,
 }
 
-/// The places of one class by source, and which of them goes first. Unix sockets
+/// The handshake slots of one class by source, and the order in which they go. Unix sockets
 /// are one source.
 #[derive(Debug, Default)]
 struct Queue {
     sources: HashMap<Option<SourceKey>, BTreeSet<u64>>,
-    /// How many a source holds, and its oldest: last stands what goes first.
+    /// Number of slots that a source holds, and its oldest: the last entry goes first.
     order: BTreeSet<(usize, Reverse<u64>, Option<SourceKey>)>,
     len: usize,
 }
@@ -88,19 +88,19 @@ impl PendingHandshakes {
         })))
     }
 
-    /// Changes how many there may be, from the next that enters on: where there are too many
+    /// Changes the limit, from the next that enters on: where there are too many
     /// then, all that its class may displace go.
     pub fn set_limit(&self, limit: usize) {
         lock(&self.0).limit = limit.max(1);
     }
 
-    /// A place for a connection of `source` that has proven nothing, always and at
+    /// Takes a slot for a connection of `source` that has proven nothing, always and at
     /// once: where none is left another of its class loses its own.
     pub fn enter(&self, source: Option<SourceKey>) -> HandshakeSlot {
         self.take(source, Class::Unauthenticated, lock(&self.0))
     }
 
-    /// A place for a dialer that is live and waits for a session, which nobody can
+    /// Takes a slot for a dialer that is live and waits for a session, which no other can
     /// displace; one that is only authenticated makes way for it. `None` where as many
     /// wait as may.
     pub fn wait_for_session(&self, source: Option<SourceKey>) -> Option<HandshakeSlot> {
@@ -127,17 +127,17 @@ impl PendingHandshakes {
         HandshakeSlot { number, pending: Arc::clone(&self.0), displaced }
     }
 
-    /// How many are not proven.
+    /// Number of connections that are not proven.
     pub fn used(&self) -> usize {
         lock(&self.0).unproven()
     }
 
-    /// How many were not proven at once at most.
+    /// Highest number of connections at once that were not proven.
     pub fn high_water(&self) -> usize {
         lock(&self.0).most
     }
 
-    /// How many there may be.
+    /// Highest number that is allowed.
     pub fn limit(&self) -> usize {
         lock(&self.0).limit
     }
@@ -155,7 +155,7 @@ fn lock(pending: &Mutex<Pending>) -> MutexGuard<'_, Pending> {
 // === impl HandshakeSlot ===
 
 impl HandshakeSlot {
-    /// Counts it to `source` from now on: a load balancer told whose it is.
+    /// Counts it to `source` from now on: a load balancer has announced its client.
     pub fn set_source(&self, source: Option<SourceKey>) {
         lock(&self.pending).set_source(self.number, source);
     }
@@ -167,7 +167,7 @@ impl HandshakeSlot {
         tell(losers);
     }
 
-    /// Resolves when another took this place, and never otherwise. Cancel safe.
+    /// Waits until another takes this slot, and for ever otherwise. Cancel safe.
     pub async fn displaced(&self) {
         self.displaced.cancelled().await;
     }
@@ -186,13 +186,13 @@ impl Pending {
         self.unauthenticated.len + self.authenticated.len
     }
 
-    /// How many may hold the key, in a handshake or waiting: a quarter is left to
-    /// newcomers.
+    /// Highest number of those that hold the key, in a handshake or waiting: a quarter is left
+    /// to newcomers.
     fn most_authenticated(&self) -> usize {
         (self.limit - self.limit / 4 - usize::from((2..4).contains(&self.limit))).max(1)
     }
 
-    /// How many may wait for a session.
+    /// Highest number of those that wait for a session.
     fn most_waiting(&self) -> usize {
         (self.limit / 2).max(1)
     }
@@ -210,7 +210,7 @@ impl Pending {
         number
     }
 
-    /// Takes places back until there is one for a newcomer of `source`.
+    /// Takes slots back until there is one for a newcomer of `source`.
     fn make_room(&mut self, source: Option<SourceKey>) -> Vec<CancellationToken> {
         let mut losers = vec![];
         while self.unproven() + self.waiting >= self.limit {
@@ -220,7 +220,7 @@ impl Pending {
         losers
     }
 
-    /// Takes places of the authenticated back until one of `source` may be one of them, or
+    /// Takes slots of the authenticated back until one of `source` may be one of them, or
     /// wait for a session.
     fn make_room_for_key_holder(&mut self, source: Option<SourceKey>) -> Vec<CancellationToken> {
         let mut losers = vec![];
@@ -231,7 +231,7 @@ impl Pending {
         losers
     }
 
-    /// Forgets a place, and gives what tells its connection.
+    /// Takes a slot back, and returns the token that tells its connection.
     fn displace(&mut self, number: u64) -> Option<CancellationToken> {
         self.leave(number).map(|held| held.displaced)
     }
@@ -309,7 +309,7 @@ impl Queue {
         }
     }
 
-    /// Which place goes for a newcomer of `source`: the oldest of the source that holds
+    /// Picks the slot that goes for a newcomer of `source`: the oldest of the source that holds
     /// most, which is the newcomer's own where none holds more.
     fn first_to_go(&self, source: Option<SourceKey>) -> Option<u64> {
         let (most, Reverse(oldest), _) = *self.order.last()?;

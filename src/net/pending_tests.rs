@@ -1,4 +1,4 @@
-//! Who displaces whom.
+//! Order in which connections displace each other.
 
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr};

@@ -1,9 +1,9 @@
-//! Looking whether somebody listens, without being seen by it.
+//! Check whether a port has a listener, which does not notice it.
 //!
 //! The kernel of the target answers a SYN; this answers with a reset where the
 //! third packet of the handshake would stand, so the program there never gets a
-//! connection, counts no failure, and need not be spoken to. What it does not
-//! show is whether that program is awake. A unix socket has no such half: there
+//! connection, counts no failure, and need not be spoken to. It does not
+//! show whether that program is awake. A unix socket has no such half: there
 //! it is a connection that ends at once.
 
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use super::dial::{self, DialError};
 use super::resolve::Target;
 use crate::addr::BindAddress;
 
-/// Whether an address of `target` answers before `deadline`.
+/// Waits until an address of `target` answers, at most until `deadline`.
 ///
 /// # Errors
 /// [`DialError`], as [`super::dial()`] has it.

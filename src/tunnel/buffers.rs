@@ -28,7 +28,7 @@ pub(super) const LARGE_RECORDS: usize = 32;
 /// it has borrowed, and where many move much at once, large steps gain nothing.
 const MOST_LARGE: usize = 64;
 
-/// How many of each size a thread keeps: 256 KiB of small ones, 256 KiB of medium
+/// Number of each size that a thread keeps: 256 KiB of small ones, 256 KiB of medium
 /// ones, 1 MiB of large ones.
 const KEPT: [usize; 3] = [8, 2, 2];
 
@@ -39,10 +39,10 @@ thread_local! {
 
 static LARGE_IN_USE: AtomicUsize = AtomicUsize::new(0);
 
-/// A small buffer was lent since a connection last made way for those who use them.
+/// A small buffer was lent since a connection last made way for those that use them.
 static SMALL_USED: AtomicBool = AtomicBool::new(false);
 
-/// How much room the next read gets.
+/// Room of the next read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Size {
     /// [`SMALL_RECORDS`] records.
@@ -63,7 +63,7 @@ impl Size {
     /// The size for the read after one that gave `got` bytes out of `room`:
     /// larger once a read filled what it was given, small once it came with
     /// less than a record. Large only where the write before it had not
-    /// `waited`: what nobody takes away needs no more room.
+    /// `waited`: bytes that are not taken away need no more room.
     pub(super) fn after(self, got: usize, room: usize, waited: bool) -> Self {
         match self {
             Self::Small if got == room => Self::Medium,
@@ -75,7 +75,7 @@ impl Size {
 
     /// A connection that moves much makes way for the others after each buffer,
     /// so that small requests beside it do not wait for longer than one takes.
-    /// Where there are such requests, the thread makes way too: they also pass
+    /// If there are such requests, the thread makes way too: they also pass
     /// through the application, its peer and the far end, which may want this processor.
     pub(super) async fn yield_after_bulk(self) {
         if self > Self::Small {

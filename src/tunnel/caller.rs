@@ -14,7 +14,7 @@
 //!
 //! A handshake that is not wanted any more is never dropped half-way, because the
 //! far end would take it for a stranger's: it goes on in the background, and the
-//! session is ended as one that nobody opens.
+//! session is ended as one that is never opened.
 
 use std::io;
 use std::pin::{Pin, pin};
@@ -126,7 +126,7 @@ struct Handshake {
     pair: Option<Arc<OwnedSemaphorePermit>>,
 }
 
-/// What is left of a handshake.
+/// Rest of a handshake.
 type Rest = Pin<Box<dyn Future<Output = Result<Shaken, Unanswered>> + Send>>;
 
 /// A connection and its session.
@@ -241,7 +241,7 @@ impl DialerHandshake {
     }
 
     /// A guess at the far end's clock. What was learnt of it is never forgotten for a
-    /// handshake that failed, which proves nothing: anybody on the way can cause that.
+    /// handshake that failed, which proves nothing: every host on the way can cause that.
     fn clock_ms(&self, guess: Guess) -> u64 {
         let own_ms = Clock::start().now_ms();
         let first_ms = self.far_clock.now_ms().unwrap_or(own_ms);
@@ -404,7 +404,7 @@ impl Drop for Handshake {
 }
 
 impl Shaken {
-    /// Ends a session that nobody opens.
+    /// Ends a session that is never opened.
     async fn leave(self) {
         let Self { mut stream, mut session, .. } = self;
         let mut record = vec![];

@@ -78,7 +78,7 @@ enum Unmet {
 pub(super) struct Authenticated {
     pub(super) session: Session,
     pub(super) event: Event,
-    /// What was read behind the first record.
+    /// Bytes that were read behind the first record.
     pub(super) already_read: Vec<u8>,
 }
 
@@ -318,7 +318,7 @@ pub(super) async fn say_open(
 /// Waits until the far end has its target. `already_read` as for [`next_event`].
 ///
 /// # Errors
-/// Why it has none.
+/// The reason why it has none.
 pub(super) async fn await_opened(
     stream: &mut Stream,
     session: &mut Session,

@@ -1,5 +1,5 @@
-//! Comes round to the live sessions of a process, as long as there are any whose
-//! signs of life count, and lets their tasks know what is due.
+//! Signs of life: looks at the live sessions of a process again and again, as long as any of
+//! them count, and wakes the tasks of those for which something is due.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -15,14 +15,14 @@ use crate::proto::Session;
 use crate::proto::heartbeat::{Heartbeat, Heartbeats};
 use crate::tasks::lasting;
 
-/// How often it is looked whether a peer has answered that was in doubt.
+/// Interval at which it is checked whether a peer has answered that was in doubt.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// The moment when an acceptor that still waits for its target says first that it is at
 /// work: a dialer that kept the tunnel warm does not know whether Open has arrived.
 pub(super) const AT_WORK: Duration = Duration::from_millis(200);
 
-/// Sees to it that a session is looked at. There is one looker for all.
+/// Makes sure that a session is looked at. One task does that for all of them.
 pub(super) fn look_after(live: &Live) {
     if let Some(sessions) = live.needs_a_looker() {
         tokio::spawn(lasting("signs of life", move || look(Arc::clone(&sessions))));
@@ -103,7 +103,8 @@ mod tests {
     /// "Nor while TCP's keepalive asks the other host in vain."
     #[tokio::test(start_paused = true)]
     async fn none_is_given_while_keepalive_asks_in_vain() {
-        let (begin, doubt) = (Instant::now(), 2 * H);
+        let begin = Instant::now();
+        let doubt = 2 * H;
         is_due(Heartbeat::every(H).unwrap(), || begin.elapsed() < doubt).await;
         assert!((doubt..doubt + H / 2).contains(&begin.elapsed()), "{:?}", begin.elapsed());
     }

@@ -25,7 +25,7 @@ const MAX_PIECES: usize = LARGE_RECORDS;
 
 /// The receiving direction of a relay.
 pub(super) struct OpenPump<'t> {
-    /// What was read, as long as some of it is not written yet. Apart from the
+    /// Bytes that were read, as long as some are not written yet. Apart from the
     /// rest, because most connections idle most of the time.
     reading: Option<Box<Reading>>,
     size: Size,
@@ -33,7 +33,7 @@ pub(super) struct OpenPump<'t> {
     waited: bool,
     /// Records were opened, and what was in them is on its way.
     opened: bool,
-    /// What follows the pieces.
+    /// Step that follows the pieces.
     next: Next,
     /// Stream bytes opened so far, and signs of life.
     traffic: &'t Traffic,
@@ -48,7 +48,7 @@ struct Reading {
     pieces: Pieces,
 }
 
-/// What to do once the opened data is written.
+/// Step that follows once the opened data is written.
 #[derive(Clone, Copy)]
 enum Next {
     Read,
@@ -137,10 +137,12 @@ impl<'t> OpenPump<'t> {
 
     /// Opens complete records, until the pieces are full or something else than data comes.
     fn open(&mut self, inbound: &mut Inbound) {
-        (self.next, self.opened) = (Next::Read, false);
+        self.next = Next::Read;
+        self.opened = false;
         let Some(reading) = &mut self.reading else { return };
         reading.pieces.clear();
-        let (mut opened, begun) = (0, reading.unopened.start);
+        let mut opened = 0;
+        let begun = reading.unopened.start;
         while !reading.pieces.is_full() && matches!(self.next, Next::Read) {
             match reading.open_one(inbound) {
                 Ok(None) => break,
@@ -285,7 +287,8 @@ impl Pieces {
     const NONE: Self = Self { ranges: [(0, 0); MAX_PIECES], first: 0, end: 0 };
 
     fn clear(&mut self) {
-        (self.first, self.end) = (0, 0);
+        self.first = 0;
+        self.end = 0;
     }
 
     fn is_empty(&self) -> bool {

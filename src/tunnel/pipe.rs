@@ -126,8 +126,8 @@ fn ended(reason: CloseReason) -> PipeError {
     PipeError::Ended { reason, advice }
 }
 
-/// Resolves when nobody can read standard output any more: a pipe or socket whose other end
-/// is closed. Of other things nothing tells that but a write.
+/// Waits until standard output cannot be read any more: a pipe or socket with a closed other
+/// end. Of other things nothing tells that but a write.
 async fn unread() {
     loop {
         sleep(LOOK).await;

@@ -36,7 +36,7 @@ use crate::upstream::ConnectFailure;
 /// beside the far end's places for handshakes.
 pub(super) const AT_ONCE: usize = 8;
 
-/// How long tunnels that are being made when the pool is closed have to be finished.
+/// Time that tunnels have to be finished that are being made when the pool is closed.
 const LAST_TUNNELS: Duration = Duration::from_secs(1);
 
 const TOO_MANY: &str =
@@ -60,17 +60,17 @@ pub(super) struct Pool {
     /// There should be more or fewer.
     resized: Notify,
     meters: PoolMeters,
-    /// Where tunnels take their leave, for which nobody waits.
+    /// Tasks in which tunnels take their leave; no other task waits for them.
     goodbyes: TaskTracker,
 }
 
-/// What a pool is busy with.
+/// Work that a pool is busy with.
 struct Work {
     making: JoinSet<Result<Warm, ConnectFailure>>,
     backoff: RefillBackoff,
 }
 
-/// Whether no far end that works ends a tunnel so.
+/// Returns true when no far end that works ends a tunnel so.
 fn is_harm(reason: CloseReason) -> bool {
     matches!(reason, CloseReason::BadRecord | CloseReason::ProtocolError)
 }
@@ -241,7 +241,7 @@ impl Pool {
         debug!("a warm tunnel is ready");
     }
 
-    /// A tunnel on the shelf has ended. That is no failure where the far end did it on
+    /// Handles the end of an idle tunnel. That is no failure where the far end did it on
     /// purpose, and said so.
     fn ended(&self, removed: Removed<Warm, CloseReason>, work: &mut Work) {
         let Removed { tunnel: warm, answer: reason, age } = removed;
@@ -261,7 +261,7 @@ impl Pool {
     }
 
     /// Logs, each time, that something came on a tunnel without a client that may
-    /// not come: the far end is not away but broken, or somebody is on the path.
+    /// not come: the far end is not away but broken, or a third host is on the path.
     pub(super) fn warn_of_harm(&self, reason: CloseReason) {
         if is_harm(reason) {
             let tunnel = self.tunnel.as_deref();

@@ -1,6 +1,6 @@
-//! What a pool remembers: which of its tunnels to take, to replace and to let
-//! go, and how soon to try again after one that could not be made. No sockets
-//! and no clock of its own, so that a minute needs no minute to be tested.
+//! State of a pool: the idle tunnels to take, to replace and to let go, and the back-off
+//! after one that could not be made. No sockets and no clock of its own, so that a minute
+//! needs no minute to be tested.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -36,7 +36,7 @@ const HASTE: Duration = Duration::from_secs(30);
 /// The longest pause meanwhile, so that the pool is full soon after the last of them.
 const LONGEST_HASTY_PAUSE: Duration = Duration::from_secs(2);
 
-/// Where nothing of the kind happens for so long after such a pause, tunnels last.
+/// Tunnels last if nothing of the kind happens for so long after such a pause.
 const LULL: Duration = Duration::from_secs(10);
 
 /// A failure that comes so long after the one before is the first again.
@@ -66,11 +66,11 @@ struct Ready<T> {
 pub(super) struct Removed<T, R> {
     pub(super) tunnel: T,
     pub(super) answer: R,
-    /// How long it was on the shelf.
+    /// Time that it was idle in the pool.
     pub(super) age: Duration,
 }
 
-/// How eagerly tunnels are made.
+/// Back-off for refilling the pool.
 pub(super) struct RefillBackoff {
     pause: Duration,
     next: Instant,
@@ -103,7 +103,7 @@ impl<T> Default for IdleTunnels<T> {
 }
 
 impl<T> IdleTunnels<T> {
-    /// Puts a new tunnel on the shelf; gives those that it replaces.
+    /// Adds a new tunnel, and returns those that it replaces.
     pub(super) fn put(&mut self, tunnel: T, now: Instant, size: usize) -> Vec<T> {
         let renew = now + REFRESH_AGE + JITTER.mul_f64(rand::rng().random_range(0.0..1.0));
         self.ready.push_back(Ready { tunnel, renew, let_go: now + MAX_AGE });
@@ -135,17 +135,17 @@ impl<T> IdleTunnels<T> {
         older.into_iter().map(|ready| ready.tunnel).collect()
     }
 
-    /// How many there are.
+    /// Number of tunnels.
     pub(super) fn len(&self) -> usize {
         self.ready.len()
     }
 
-    /// How many need no replacement yet.
+    /// Number of tunnels that need no replacement yet.
     pub(super) fn fresh(&self, now: Instant) -> usize {
         self.ready.iter().filter(|ready| ready.renew > now).count()
     }
 
-    /// When the next tunnel needs a replacement, or goes without one.
+    /// Moment when the next tunnel needs a replacement, or goes without one.
     pub(super) fn next_after(&self, now: Instant) -> Option<Instant> {
         let times = self.ready.iter().flat_map(|ready| [ready.renew, ready.let_go]);
         times.filter(|time| *time > now).min()
@@ -170,13 +170,19 @@ impl<T> IdleTunnels<T> {
 impl RefillBackoff {
     /// As many as are wanted, from `now` on.
     pub(super) fn new(now: Instant) -> Self {
-        let pause = FIRST_PAUSE;
-        let (doubtful, away, told) = (false, false, false);
-        let (last_failure, hasty, full_since) = (None, None, None);
-        Self { pause, next: now, last_failure, hasty, doubtful, away, told, full_since }
+        Self {
+            pause: FIRST_PAUSE,
+            next: now,
+            last_failure: None,
+            hasty: None,
+            doubtful: false,
+            away: false,
+            told: false,
+            full_since: None,
+        }
     }
 
-    /// How many may be made at once: after a failure a single one, until it works.
+    /// Number that may be made at once: after a failure a single one, until it works.
     pub(super) fn at_once(&self, now: Instant, most: usize) -> usize {
         match self.doubtful {
             _ if now < self.next => 0,
@@ -185,7 +191,7 @@ impl RefillBackoff {
         }
     }
 
-    /// When there may be one again.
+    /// Moment when there may be one again.
     pub(super) fn next_after(&self, now: Instant) -> Option<Instant> {
         (self.next > now).then_some(self.next)
     }
@@ -199,7 +205,8 @@ impl RefillBackoff {
             self.next = now + self.pause.mul_f64(rand::rng().random_range(0.5..1.0));
         }
         self.last_failure = Some(now);
-        (self.doubtful, self.away) = (true, away);
+        self.doubtful = true;
+        self.away = away;
         !std::mem::replace(&mut self.told, true)
     }
 
@@ -241,7 +248,7 @@ impl RefillBackoff {
         settled && std::mem::replace(&mut self.told, false)
     }
 
-    /// When the log may say that a full pool is full again.
+    /// Moment when the log may say that a full pool is full again.
     pub(super) fn settled(&self, now: Instant) -> Option<Instant> {
         let settled = self.full_since.map(|since| since + SETTLED);
         settled.filter(|time| self.told && *time > now)
@@ -354,7 +361,9 @@ mod tests {
     fn quick_reloads_of_the_far_end_are_no_failures_until_they_last_for_half_a_minute() {
         for apart in [100, 120, 150, 200, 249].map(Duration::from_millis) {
             let begin = Instant::now();
-            let (mut now, mut pace, mut made) = (begin, RefillBackoff::new(begin), vec![]);
+            let mut now = begin;
+            let mut pace = RefillBackoff::new(begin);
+            let mut made = vec![];
             let told = loop {
                 // Tunnels are made as soon as they may be, and the next reload ends them.
                 if let 1.. = pace.at_once(now, 8) {
@@ -372,16 +381,18 @@ mod tests {
             assert!((10..60).contains(&made.len()), "{apart:?}: {made:?}");
             assert!(pace.failed(told, true) && pace.next_after(told).is_some(), "not at once");
             let gap = |two: &[Instant]| two[1] - two[0];
-            let (first, last) = (gap(&made[..2]), gap(&made[made.len() - 2..]));
+            let first = gap(&made[..2]);
+            let last = gap(&made[made.len() - 2..]);
             assert!(last > 3 * first.min(FIRST_PAUSE) && last < LONGEST_HASTY_PAUSE * 2);
         }
     }
 
-    /// What is told once is tried less and less often, as what fails otherwise.
+    /// A failure that is logged once is tried less and less often, like any other.
     #[test]
     fn a_far_end_that_lets_all_go_at_once_is_asked_less_and_less_often() {
         let begin = Instant::now();
-        let (mut now, mut pace) = (begin, RefillBackoff::new(begin));
+        let mut now = begin;
+        let mut pace = RefillBackoff::new(begin);
         let mut told = 0;
         for _ in 0..60 {
             if !pace.let_go(now, A_MOMENT) {

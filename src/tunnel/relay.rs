@@ -39,7 +39,7 @@ const GOODBYE: Duration = Duration::from_secs(1);
 pub(super) struct Start {
     /// Records to send first: Open or Opened.
     pub(super) first: Vec<u8>,
-    /// What was read behind the handshake.
+    /// Bytes that were read behind the handshake.
     pub(super) already_read: Vec<u8>,
 }
 
@@ -84,7 +84,7 @@ pub(super) struct End {
 /// notes into `traffic` meanwhile what passes. Then
 /// the plain side is closed as it deserves; the caller closes the sealed one.
 ///
-/// No `async fn`, whose arguments take their room twice for as long as it runs.
+/// No `async fn`: its arguments would take their room twice for as long as it runs.
 /// `'static`, because Rust 1.88 cannot tell otherwise that the future is `Send`.
 pub(super) fn relay<P: Duplex + 'static, S: Duplex + 'static>(
     Sides { mut plain, sealed }: Sides<'_, P, S>,

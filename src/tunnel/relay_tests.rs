@@ -202,7 +202,7 @@ async fn a_cut_session_tells_the_other_end() {
     drop(client);
 }
 
-/// What a sealed stream that was cut, or tampered with, does to the receiving end.
+/// Effect of a sealed stream that was cut, or tampered with, on the receiving end.
 #[tokio::test]
 async fn a_sealed_stream_without_fin_is_never_a_clean_end() {
     let Ends { mut dialer, .. } = ends(Suite::Aes256Gcm, Padding::NONE);

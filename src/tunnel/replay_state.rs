@@ -20,11 +20,11 @@ use crate::net::clock::{Clock, ms_since_boot};
 use crate::net::journal::{Claim, Journal};
 use crate::proto::replay::{Answered, MEMORY_MS, Moment, ReplayFilter, Stale};
 
-/// What whole milliseconds of two clocks may be apart: a message that is made right
+/// Milliseconds that two clocks may be apart by rounding: a message that is made right
 /// after the start is not from before it.
 const ROUNDING_MS: i64 = 2;
 
-/// What decrypt ends remember of first messages.
+/// First messages that decrypt ends remember.
 pub struct Memory {
     clock: Clock,
     seen: Mutex<Seen>,
@@ -34,7 +34,7 @@ pub struct Memory {
 
 struct Seen {
     filter: ReplayFilter,
-    /// What is context with the process before this one, or after it; `None` where the
+    /// Memory that is shared with the process before this one, or after it; `None` where the
     /// system gives no memory for that.
     journal: Option<Journal>,
 }
@@ -56,7 +56,7 @@ impl Memory {
     /// Goes on with the memory of the process before.
     ///
     /// # Errors
-    /// When it cannot be read, or is something else.
+    /// An error of the system, or where it is something else.
     pub fn adopt(descriptor: OwnedFd) -> io::Result<Self> {
         let (mut journal, since_ms) = Journal::adopt(descriptor, claimant()?)?;
         let mut filter = ReplayFilter::new(since_ms);
@@ -75,7 +75,7 @@ impl Memory {
     /// The memory once more, for a process that takes over.
     ///
     /// # Errors
-    /// When there is none that could be context, or no descriptor.
+    /// There is none that could be shared, or no descriptor.
     pub fn share(&self) -> io::Result<OwnedFd> {
         let seen = self.seen();
         let journal = seen.journal.as_ref().ok_or(io::ErrorKind::Unsupported)?;

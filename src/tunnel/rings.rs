@@ -26,7 +26,7 @@ use crate::reason::CloseReason;
 use crate::upstream::{ConnectFailure, TargetsId};
 
 /// Calls that are followed from one to the one that it is made for: more tunnels in
-/// tunnels than anybody has in a process.
+/// tunnels than any process has.
 const CALLS: usize = 16;
 
 /// Passages in a row that are a ring. One alone is chance: a client's port and ours can be
@@ -60,7 +60,7 @@ struct Call {
     made_for: Option<Pair>,
 }
 
-/// From where a service dials its target.
+/// Local end of a connection from a service to its target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct LocalEnd {
     of: TargetsId,
@@ -98,7 +98,7 @@ pub(super) struct Announced {
     asked: Instant,
 }
 
-/// An entry with a number of its own, so that nobody takes out what another has
+/// An entry with a number of its own, so that none is taken out that another has
 /// entered in its place.
 trait Entry {
     fn serial(&self) -> u64;
@@ -131,7 +131,7 @@ pub(super) fn refuse_own_call(by: TargetsId, accepted: &Stream) -> Result<(), Co
     Ok(())
 }
 
-/// Whether a call was made by this tunnel, itself or by way of others.
+/// Returns true when a call was made by this tunnel, itself or by way of others.
 fn is_made_by(calls: &HashMap<Pair, Call>, pair: Pair, by: TargetsId) -> bool {
     let first = calls.get(&pair);
     let next = |call: &&Call| calls.get(&call.made_for?);
@@ -140,7 +140,7 @@ fn is_made_by(calls: &HashMap<Pair, Call>, pair: Pair, by: TargetsId) -> bool {
 
 // === decrypt end ===
 
-/// Refuses a client whose way here leads many times through this service.
+/// Refuses a client that came here many times through this service.
 ///
 /// # Errors
 /// The reason for the log.
@@ -175,7 +175,8 @@ fn goes_round(passages: &HashMap<LocalEnd, Passage>, of: TargetsId, announced: A
         if !is_soon {
             return false;
         }
-        (client, asked) = (before.client, before.asked);
+        client = before.client;
+        asked = before.asked;
     }
     true
 }
@@ -300,7 +301,8 @@ mod tests {
     /// Sessions from port `n` on to `n + 1`, each a `pause` after the one before, and what
     /// the next one is asked.
     fn row(length: usize, pause: Duration) -> (HashMap<LocalEnd, Passage>, Announced) {
-        let (mut passages, mut now) = (HashMap::new(), Instant::now());
+        let mut passages = HashMap::new();
+        let mut now = Instant::now();
         let length = u16::try_from(length).unwrap();
         for port in 0..length {
             let exit = LocalEnd { of: TargetsId(1), local: address(port + 1) };

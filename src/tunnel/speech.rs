@@ -1,6 +1,6 @@
-//! What a program that is no knockpipe speaks, by the first bytes that it sends.
+//! Protocol of a program that is no knockpipe, by the first bytes that it sends.
 //!
-//! For the operator who pointed one end at the wrong port. A guess and no more: it
+//! For the operator that pointed one end at the wrong port. A guess and no more: it
 //! decides nothing, and none of the bytes are passed on. A sealed handshake begins
 //! with random bytes, which look like one of these once in millions of times.
 
@@ -21,7 +21,7 @@ pub(super) enum Speech {
     Ssh,
     /// PostgreSQL's protocol.
     Postgres,
-    /// A mail or FTP server, or who talks to one.
+    /// A mail or FTP server, or a client of one.
     Mail,
     /// The PROXY header of a load balancer.
     Proxy,
@@ -120,7 +120,7 @@ impl Speech {
     }
 }
 
-/// Whether this follows the first digit of an array of RESP.
+/// Returns true when this follows the first digit of an array of RESP.
 fn is_array(rest: &[u8]) -> bool {
     let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
     digits < 8 && rest[digits..].starts_with(b"\r\n$")

@@ -103,7 +103,8 @@ mod tests {
     /// One line each, of cause and remedy, and no two alike.
     #[test]
     fn each_has_a_remedy_of_its_own() {
-        let (soon, late) = (Duration::from_millis(3), Duration::from_secs(3));
+        let soon = Duration::from_millis(3);
+        let late = Duration::from_secs(3);
         let all = [
             Unanswered::Silence,
             Unanswered::Ended(soon),

@@ -57,7 +57,7 @@ pub(super) struct Warm {
 /// A warm tunnel that has said Open for a client.
 pub(super) struct Asked {
     warm: Warm,
-    /// When.
+    /// Moment when it was asked.
     pub(super) since: Instant,
     /// It was heard a moment before.
     is_trusted: bool,
@@ -131,7 +131,7 @@ impl Warm {
         Ok(Self { far_end, stream, session, already_read: vec![] })
     }
 
-    /// Whether the far end has said nothing, not even that it ends this.
+    /// Returns true when the far end has said nothing, not even that it ends this.
     pub(super) fn is_quiet(&self) -> bool {
         self.stream.is_quiet()
     }
@@ -288,12 +288,12 @@ impl Asked {
         self.warm.session.heartbeats.agreed
     }
 
-    /// Whether its silence shows that the path is broken, or the far end.
+    /// Returns true when its silence shows that the path is broken, or the far end.
     pub(super) fn is_dead(&self) -> bool {
         self.is_agreed() || self.warm.stream.is_unacknowledged()
     }
 
-    /// Whether nothing comes either now that another tunnel to a far end works. Both may have
+    /// Returns true when nothing comes either now that another tunnel to a far end works. Both may have
     /// waited for the same.
     pub(super) async fn stays_silent(&mut self) -> bool {
         self.until(Instant::now() + GRACE).await.is_none()
@@ -324,7 +324,7 @@ impl Asked {
     }
 
     /// Ends it without its client, apart, because that is not to wait for it: the far end
-    /// may be about to dial the target for nobody.
+    /// may be about to dial the target in vain.
     pub(super) fn reset(self, reason: CloseReason, goodbyes: &TaskTracker) {
         goodbyes.spawn(self.warm.reset(reason));
     }

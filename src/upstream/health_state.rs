@@ -269,7 +269,7 @@ mod tests {
             })
             .collect();
         assert_eq!(pauses, [2, 4, 5, 5, 5]);
-        // It answers when it is looked at, and fails whoever connects.
+        // It answers when it is looked at, and fails every connection.
         one.checked(0, Ok(()), at(10));
         assert_eq!(pause(&one), None);
         one.failed_at(0, "", at(11));

@@ -2,7 +2,8 @@
 //! and how it is found out whether they work.
 //!
 //! ```text
-//!   targets      choice among the targets of a service, and the one way to connect to them
+//!   targets      choice among the targets of a service
+//!   target       one of them, and the one way to connect to it
 //!   health_state health of these targets, and the order in which to try them (pure)
 //!   health_check checks that run in the background
 //!   probe        questions of the checks, in the service's own protocol (pure)
@@ -18,12 +19,12 @@ pub mod error;
 pub mod health_check;
 pub mod health_state;
 pub mod probe;
+pub mod target;
 pub mod targets;
 
 pub use dial_options::DialOptions;
 pub use error::ConnectFailure;
 pub use health_check::HealthChecks;
 pub use health_state::State;
-pub use targets::{
-    AllFailed, StateSince, Target, TargetHealth, Targets, TargetsId, UpstreamOptions,
-};
+pub use target::Target;
+pub use targets::{AllFailed, StateSince, TargetHealth, Targets, TargetsId, UpstreamOptions};

@@ -1,5 +1,4 @@
-//! Targets of one service, or far ends of an encrypt end: the choice among them, and the one
-//! way to connect to them.
+//! Targets of one service, or far ends of an encrypt end: the choice among them.
 //!
 //! ```text
 //!   reach -> those that are not down, in order; then those that are
@@ -21,10 +20,9 @@ use super::dial_options::DialOptions;
 use super::error::ConnectFailure;
 use super::health_state::{Attempt, HealthRules, HealthState, HealthTable, State, Transition};
 use super::probe::Check;
+use super::target::Target;
 use crate::addr::{Address, ServiceName};
-use crate::net::{
-    self, DialError, ResolveError, ResolveOptions, Resolver, Stream, probe_port, race,
-};
+use crate::net::{DialError, ResolveError, ResolveOptions, race};
 use crate::reason::CloseReason;
 
 /// Settings of one service's targets.
@@ -83,13 +81,6 @@ struct Failing {
 /// the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TargetsId(pub u64);
-
-/// One place to connect to.
-pub struct Target {
-    resolver: Resolver,
-    /// Its name in the log: the address as it was written.
-    pub name: Arc<str>,
-}
 
 /// Health of one of a service's targets, for operators.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -293,7 +284,7 @@ impl Targets {
         deadline: tokio::time::Instant,
     ) {
         let target = &self.all[place];
-        if matches!(target.resolver.address(), Address::Unix(_)) {
+        if matches!(target.address(), Address::Unix(_)) {
             return;
         }
         // A name that does not resolve yet has a line of its own, and what this host lacks too.
@@ -409,54 +400,5 @@ impl TargetsId {
     fn new() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self(NEXT.fetch_add(1, Ordering::Relaxed))
-    }
-}
-
-// === impl Target ===
-
-impl Target {
-    async fn start(address: &Address, resolve: ResolveOptions) -> Result<Self, ResolveError> {
-        let resolver = Resolver::start(address.clone(), resolve).await?;
-        Ok(Self { resolver, name: address.to_string().into() })
-    }
-
-    /// Resolves an address once, for a single connection.
-    ///
-    /// # Errors
-    /// [`ResolveError`].
-    pub async fn once(address: &Address) -> Result<Self, ResolveError> {
-        Self::start(address, ResolveOptions { every: None, wait: false }).await
-    }
-
-    /// The addresses that it has now.
-    ///
-    /// # Errors
-    /// [`ResolveError`].
-    pub fn current(&self) -> Result<net::Target, ResolveError> {
-        self.resolver.current()
-    }
-
-    /// Connects to it.
-    ///
-    /// # Errors
-    /// [`DialError`].
-    pub async fn connect(
-        &self,
-        options: &DialOptions,
-        deadline: tokio::time::Instant,
-    ) -> Result<Stream, DialError> {
-        net::dial(&self.current()?, options.bind, &options.socket, deadline).await
-    }
-
-    /// Finds out whether a listener is there, which does not notice.
-    ///
-    /// # Errors
-    /// [`DialError`] when there is none.
-    pub async fn probe_port(
-        &self,
-        options: &DialOptions,
-        deadline: tokio::time::Instant,
-    ) -> Result<(), DialError> {
-        probe_port(&self.current()?, options.bind, deadline).await
     }
 }
