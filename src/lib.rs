@@ -8,11 +8,12 @@
 //! | floor | modules | may know |
 //! |---|---|---|
 //! | 0 words | [`addr`], [`duration`], [`printable`], [`secret`], [`reason`] | nothing of ours |
-//! | 1 pure | [`proto`], [`keys`], [`gate`] (its core), [`proxy_protocol`], [`probe`] | floor 0; no socket, no clock, no OS randomness |
-//! | 2 input and output | [`files`], [`tasks`], [`net`], [`http`], [`observe`], the stores and the keeper of [`gate`] | floors 0 and 1; tokio, tracing, redis |
-//! | 3 service | [`tunnel`], [`service`] (all of them as one type) | floors 0 to 2 |
-//! | 4 process | [`run`], [`admin`], [`sys`], `demo` | floors 0 to 3 |
-//! | 5 command line | [`cli`] | everything |
+//! | 1 pure | [`proto`], [`keys`], [`gate`] (its core), [`proxy_protocol`], the probes of [`upstream`] | floor 0; no socket, no clock, no OS randomness |
+//! | 2 input and output | [`files`], [`tasks`], [`net`], [`http`], [`observe`], the stores and the mirror of [`gate`] | floors 0 and 1; tokio, tracing, redis |
+//! | 3 both ends | [`frontend`], [`upstream`] | floors 0 to 2, not each other |
+//! | 4 service | [`tunnel`], [`service`] (all of them as one type) | floors 0 to 3 |
+//! | 5 process | [`run`], [`admin`], [`sys`], `demo` | floors 0 to 4 |
+//! | 6 command line | [`cli`] | everything |
 //!
 //! `tests/floors.rs` fails the build when a module reaches up.
 
@@ -25,14 +26,15 @@ pub mod admin;
 pub mod cli;
 mod demo;
 pub mod files;
+pub mod frontend;
 pub mod gate;
 pub mod http;
 pub mod net;
 pub mod observe;
-pub mod probe;
 pub mod proxy_protocol;
 pub mod run;
 pub mod service;
 pub mod sys;
 pub mod tasks;
 pub mod tunnel;
+pub mod upstream;

@@ -17,7 +17,8 @@ use crate::observe::metrics::ByReason;
 use crate::observe::sessions::Entry;
 use crate::reason::CloseReason;
 use crate::sys::nofile;
-use crate::tunnel::{Status, TargetHealth};
+use crate::tunnel::Status;
+use crate::upstream::TargetHealth;
 
 /// Answer to a request, or the way to one.
 pub(super) enum Response {
@@ -77,16 +78,17 @@ fn who(registry: &Registry, wanted: &[Option<Selector>]) -> WhoReply {
 }
 
 fn session(entry: &Entry) -> SessionReply {
-    let facts = entry.facts();
+    let info = entry.info();
+    let keyed = entry.keyed();
     SessionReply {
         id: entry.id(),
         tunnel: entry.tunnel().to_owned(),
-        peer: facts.peer.to_string(),
-        client: facts.client.map(|client| client.to_string()),
-        target: facts.target.to_string(),
-        service: (!facts.service.is_empty()).then(|| facts.service.to_string()),
-        key: facts.key.to_string(),
-        suite: facts.suite.to_string(),
+        peer: info.peer.to_string(),
+        client: info.client.map(|client| client.to_string()),
+        target: info.target.as_deref().unwrap_or_default().to_owned(),
+        service: (!info.service.is_empty()).then(|| info.service.to_string()),
+        key: keyed.key.to_string(),
+        suite: keyed.suite.to_string(),
         age_ms: u64::try_from(entry.began().elapsed().as_millis()).unwrap_or(u64::MAX),
         sent: entry.traffic().sent.get(),
         received: entry.traffic().received.get(),
@@ -141,9 +143,9 @@ fn tunnel(TunnelView { kind, meters, status }: &TunnelView) -> TunnelReply {
         sessions: status.sessions,
         handshakes: status.handshakes,
         unopened: status.unopened,
-        pool: status.pool.map(|(warm, size)| PoolReply {
-            warm,
-            size,
+        pool: status.pool.map(|pool| PoolReply {
+            warm: pool.ready,
+            size: pool.size,
             taken: meters.pool.taken.get(),
             missed: meters.pool.missed.get(),
             failed: meters.pool.failed.get(),
@@ -163,8 +165,8 @@ fn target(health: &TargetHealth) -> TargetReply {
     TargetReply {
         service: (!service.is_empty()).then(|| service.to_string()),
         target: target.to_string(),
-        state: state.map(|(state, _)| state.as_str().to_owned()),
-        since_s: state.map(|(_, since)| since.elapsed().as_secs()),
+        state: state.map(|at| at.state.as_str().to_owned()),
+        since_s: state.map(|at| at.since.elapsed().as_secs()),
         failing_s: failing.map(|since| since.elapsed().as_secs()),
         in_use: *in_use,
         last_error: last_error.clone(),

@@ -21,12 +21,12 @@ use super::answers::unix;
 use super::plain::plain;
 use super::registry::{Registry, TunnelView};
 use crate::gate::GateStatus;
-use crate::net::State;
 use crate::observe::Meters;
 use crate::observe::metrics::{ByReason, Timer};
 use crate::reason::CloseReason;
 use crate::sys::nofile;
-use crate::tunnel::{Level, Status};
+use crate::tunnel::{Level, PoolLevel, Status};
+use crate::upstream::State;
 
 /// Every stance of a gate.
 const STANCES: [&str; 4] = ["fresh", "stale", "open", "closed"];
@@ -158,7 +158,7 @@ impl Writer<'_> {
     fn targets(&mut self, tunnels: &[TunnelView]) -> fmt::Result {
         let samples = tunnels.iter().flat_map(|TunnelView { meters, status, .. }| {
             status.targets.iter().filter_map(|target| {
-                let (state, _) = target.state?;
+                let state = target.state?.state;
                 let service = ("service", target.service.to_string());
                 let place = ("target", target.place.to_string());
                 let is_up = f64::from(u8::from(state != State::Down));
@@ -225,11 +225,11 @@ impl Writer<'_> {
             let with_pool = |view: &'_ TunnelView| Some((view.meters.clone(), view.status.pool?));
             tunnels.iter().filter_map(with_pool)
         };
-        let gauge = |of: fn((usize, usize)) -> usize| {
+        let gauge = |of: fn(PoolLevel) -> usize| {
             pools().map(move |(meters, pool)| (vec![tunnel(&meters)], of(pool) as f64))
         };
-        self.gauge("pool_warm", "Warm tunnels now", gauge(|(warm, _)| warm))?;
-        self.gauge("pool_size", "Warm tunnels that there should be", gauge(|(_, size)| size))?;
+        self.gauge("pool_warm", "Warm tunnels now", gauge(|pool| pool.ready))?;
+        self.gauge("pool_size", "Warm tunnels that there should be", gauge(|pool| pool.size))?;
         let count = |of: fn(&Meters) -> u64| {
             pools().map(move |(meters, _)| (vec![tunnel(&meters)], of(&meters)))
         };

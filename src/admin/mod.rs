@@ -47,7 +47,7 @@ pub use registry::Registry;
 use crate::addr::Address;
 use crate::http::Server;
 use crate::net::{
-    AcceptLoop, AsyncListener, BindError, Handshakes, Heir, Listener, SocketOptions, Stream,
+    AcceptLoop, AsyncListener, BindError, Heir, Listener, PendingHandshakes, SocketOptions, Stream,
 };
 use crate::sys::privileges::User;
 use crate::tasks::lasting;
@@ -157,12 +157,12 @@ impl AdminServer {
         let handler = socket::SocketHandler::new(registry, commands, self.answering.clone());
         let handler = Arc::new(handler);
         let serve = move |stream| Arc::clone(&handler).serve(stream);
-        self.accepting.spawn(accept(listener, Handshakes::new(socket::CLIENTS), serve));
+        self.accepting.spawn(accept(listener, PendingHandshakes::new(socket::CLIENTS), serve));
     }
 
     fn serve_metrics(&mut self, listeners: Vec<AsyncListener>, registry: &Arc<Registry>) {
         // Of all addresses together.
-        let clients = Handshakes::new(routes::LIMITS.clients);
+        let clients = PendingHandshakes::new(routes::LIMITS.clients);
         let server = Server::new(routes::LIMITS, self.answering.clone());
         for listener in listeners {
             info!(address = listener.local(), "serving metrics");
@@ -231,7 +231,7 @@ fn watched(listener: Listener) -> Result<AsyncListener, AdminError> {
 /// Runs [`accept_clients`], again after a panic in it.
 async fn accept<F>(
     listener: AsyncListener,
-    clients: Handshakes,
+    clients: PendingHandshakes,
     serve: impl Fn(Stream) -> F + Send + Sync,
 ) where
     F: Future<Output = ()> + Send + 'static,
@@ -245,7 +245,7 @@ async fn accept<F>(
 /// too many `clients` the oldest makes way, of the source that has most.
 async fn accept_clients<F>(
     listener: Arc<AsyncListener>,
-    clients: Handshakes,
+    clients: PendingHandshakes,
     serve: &impl Fn(Stream) -> F,
 ) where
     F: Future<Output = ()> + Send + 'static,

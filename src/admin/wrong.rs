@@ -5,8 +5,8 @@
 
 use super::protocol::WrongReply;
 use crate::gate::{GateStatus, Stance};
-use crate::net::State;
-use crate::tunnel::{Level, Status, TargetHealth};
+use crate::tunnel::{Level, PoolLevel, Status};
+use crate::upstream::{State, TargetHealth};
 
 /// Lists the problems, the worst first.
 pub(super) fn wrong(status: &Status) -> Vec<WrongReply> {
@@ -30,7 +30,7 @@ pub(super) fn wrong(status: &Status) -> Vec<WrongReply> {
         let limit = Limit { full: almost, is_broken: false, almost, what };
         all.extend(level.and_then(|level| limit.reached(level)));
     }
-    if let Some((0, size)) = pool {
+    if let Some(PoolLevel { ready: 0, size }) = pool {
         all.push(one(
             "pool empty",
             false,
@@ -69,7 +69,7 @@ fn of_service(mode: &str, targets: &[TargetHealth]) -> Option<WrongReply> {
 }
 
 fn is_down(target: &TargetHealth) -> bool {
-    let is_down = target.state.is_some_and(|(state, _)| state == State::Down);
+    let is_down = target.state.is_some_and(|at| at.state == State::Down);
     is_down || target.failing.is_some()
 }
 

@@ -7,8 +7,8 @@ use clap::{Args, ValueEnum};
 
 use super::errors::UsageError;
 use crate::addr::ServiceName;
-use crate::probe::{Check, CheckError};
 use crate::tunnel::Role;
+use crate::upstream::probe::{Check, CheckError};
 
 /// Checks of targets.
 #[derive(Debug, Args)]
@@ -124,7 +124,7 @@ mod tests {
         let checks = given.iter().map(|text| text.parse().unwrap()).collect();
         let by_service =
             CheckArgs { checks, on_target_down: None }.by_service(&Role::Decrypt { targets })?;
-        let shown = |(name, check): (&ServiceName, &Check)| format!("{name} {:?}", check.question);
+        let shown = |(name, check): (&ServiceName, &Check)| format!("{name} {:?}", check.kind);
         Ok(by_service.iter().map(shown).collect())
     }
 

@@ -27,7 +27,7 @@ use crate::net::{look_up, missing_family};
 use crate::printable::printable;
 use crate::run::{self, Failure};
 use crate::tunnel::Options;
-use crate::tunnel::trial::{Failed, Finding, Passed};
+use crate::tunnel::preflight::{Failed, Finding, Passed};
 
 /// The text under the flags.
 pub(super) const EXAMPLES: &str = "\

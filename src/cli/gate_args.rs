@@ -15,6 +15,7 @@ use clap::{Args, ValueEnum};
 use super::store_args::{GATE, GateAddress, StoreArgs};
 use crate::addr::{Address, BindAddress};
 use crate::duration;
+use crate::frontend::Balancers;
 use crate::gate::redis_store::{Node, Servers};
 use crate::gate::{
     AwayPolicy, BanAfter, Denied, GateOptions, Internal, Member, MemberError, Nets, OnRevoke,
@@ -23,7 +24,7 @@ use crate::gate::{
 use crate::proxy_protocol::Version;
 use crate::run::Failure;
 use crate::sys::keyfile::Access;
-use crate::tunnel::{Balancers, Remark, Role};
+use crate::tunnel::{Remark, Role};
 
 /// Every address there is.
 const EVERYBODY: [&str; 2] = ["0.0.0.0/0", "::/0"];

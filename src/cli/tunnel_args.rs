@@ -23,11 +23,11 @@ use super::times;
 use super::values::{HandshakeLimit, PoolSize, SessionLimit, SourceLimit, Target};
 use crate::addr::{ServiceName, Source};
 use crate::keys::KeyRing;
-use crate::probe::Check;
 use crate::run::{Failure, Outcome, Plan, Ports, Reread};
 use crate::sys::background::Readiness;
 use crate::sys::keyfile;
 use crate::tunnel::{Limits, Options, Remark, Role};
+use crate::upstream::probe::Check;
 
 /// Time between look-ups of a name unless `-r` says otherwise.
 const DEFAULT_RESOLVE: Duration = Duration::from_secs(60);

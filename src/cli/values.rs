@@ -10,10 +10,10 @@ use clap::ValueEnum;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::addr::{AddrError, Address, ServiceName, Source};
+use crate::frontend::PerSource;
 use crate::observe::log;
 use crate::proto::suite::UnknownSuite;
 use crate::proto::{Suite, SuiteSet};
-use crate::tunnel::PerSource;
 
 /// The most of anything that can be asked for: more than descriptors can be had.
 const MOST: usize = 1_000_000;

@@ -23,12 +23,13 @@ use self::middle::{Harm, Middle};
 use self::screen::{TITLE, fact, step};
 use self::target::Target;
 use crate::addr::{Address, ServiceName};
+use crate::frontend::workers;
 use crate::keys::{Key, KeyRing};
 use crate::net::{Listener, SocketOptions};
 use crate::observe::Meters;
 use crate::proto::{Padding, SuiteSet};
 use crate::secret::Secret;
-use crate::tunnel::{Capacity, Limits, Memory, Options, Parts, Role, Tunnel, workers};
+use crate::tunnel::{Capacity, Limits, Memory, Options, Parts, Role, Tunnel};
 
 /// The handshake deadline of the demo's tunnels: a wrong key shows after this.
 const TIMEOUT: Duration = Duration::from_millis(500);

@@ -13,8 +13,8 @@ use nix::sys::uio::readv;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{tcp, unix};
 
+use super::keepalive::{DeadPeerWatch, is_probing};
 use super::stream::Stream;
-use super::vigil::{Watch, is_probing};
 
 /// A connection that can be used in both directions at once.
 pub trait Duplex: Send {
@@ -75,7 +75,7 @@ pub trait Sink: AsyncWrite + Unpin + Send {
 /// The reading direction of a [`Stream`].
 pub enum ReadHalf<'a> {
     /// Of a TCP connection, with a watch where its kernel needs one, which few do.
-    Tcp(tcp::ReadHalf<'a>, Option<Box<Watch>>),
+    Tcp(tcp::ReadHalf<'a>, Option<Box<DeadPeerWatch>>),
     /// Of a unix socket.
     Unix(unix::ReadHalf<'a>),
 }
@@ -96,7 +96,7 @@ impl Duplex for Stream {
         match self {
             Self::Tcp(socket) => {
                 let (read, write) = socket.split();
-                let watch = Watch::if_needed(read.as_ref()).map(Box::new);
+                let watch = DeadPeerWatch::if_needed(read.as_ref()).map(Box::new);
                 (ReadHalf::Tcp(read, watch), WriteHalf::Tcp(write))
             }
             Self::Unix(socket) => {

@@ -1,6 +1,6 @@
-//! How many sessions at once: slots, and the descriptors that they need.
+//! Session slots, and the descriptors that they need.
 //!
-//! Handshakes have places of their own (`places.rs`), so that strangers take none
+//! Handshakes have slots of their own (`pending.rs`), so that strangers take none
 //! of these.
 
 use std::sync::Arc;
@@ -18,11 +18,11 @@ pub const PER_SESSION: u64 = 2;
 
 /// Slots for sessions. Clones share them.
 #[derive(Clone, Debug)]
-pub struct Slots(Arc<Desk>);
+pub struct Slots(Arc<SlotPool>);
 
-/// Where slots are handed out and given back.
+/// Pool that slots are taken from and given back to.
 #[derive(Debug)]
-struct Desk {
+struct SlotPool {
     free: Arc<Semaphore>,
     limit: AtomicUsize,
     used: AtomicUsize,
@@ -36,10 +36,10 @@ struct Desk {
 #[must_use = "dropping the slot frees it"]
 pub struct Slot {
     permit: Option<OwnedSemaphorePermit>,
-    desk: Arc<Desk>,
+    pool: Arc<SlotPool>,
 }
 
-/// How many sessions `nofile` descriptors are enough for, next to `handshakes`
+/// Number of sessions that `nofile` descriptors are enough for, next to `handshakes`
 /// that hold one each. Zero when not even those fit.
 pub fn sessions_that_fit(nofile: u64, handshakes: usize) -> usize {
     let handshakes = u64::try_from(handshakes).unwrap_or(u64::MAX);
@@ -53,7 +53,7 @@ impl Slots {
     /// `limit` slots, all free.
     pub fn new(limit: usize) -> Self {
         let limit = limit.min(Semaphore::MAX_PERMITS);
-        Self(Arc::new(Desk {
+        Self(Arc::new(SlotPool {
             free: Arc::new(Semaphore::new(limit)),
             limit: AtomicUsize::new(limit),
             used: AtomicUsize::new(0),
@@ -62,7 +62,7 @@ impl Slots {
         }))
     }
 
-    /// Changes how many there are. Where more are taken, they stay so, and are
+    /// Changes the number of slots. Where more are taken, they stay so, and are
     /// not handed out again. Not for several callers at once.
     pub fn set_limit(&self, limit: usize) {
         let limit = limit.min(Semaphore::MAX_PERMITS);
@@ -75,7 +75,7 @@ impl Slots {
         self.0.free.add_permits(more - kept);
     }
 
-    /// A slot as soon as one is free; whoever waits longest comes first. Cancel safe.
+    /// Waits for a slot and takes it, in order of arrival. Cancel safe.
     pub async fn acquire(&self) -> Slot {
         let permit = Arc::clone(&self.0.free).acquire_owned().await;
         self.taken(permit.expect("the semaphore is never closed"))
@@ -87,29 +87,28 @@ impl Slots {
         Some(self.taken(permit))
     }
 
-    /// Resolves when a slot is free; whoever waits longest comes first. The slot
-    /// stays free. Cancel safe.
+    /// Waits until a slot is free, in order of arrival. The slot stays free. Cancel safe.
     pub async fn vacancy(&self) {
         let permit = self.0.free.acquire().await;
         drop(permit.expect("the semaphore is never closed"));
     }
 
-    /// Whether all are taken.
+    /// Returns true when all are taken.
     pub fn is_full(&self) -> bool {
         self.0.free.available_permits() == 0
     }
 
-    /// How many are taken.
+    /// Number of slots that are taken.
     pub fn used(&self) -> usize {
         self.0.used.load(Ordering::Relaxed)
     }
 
-    /// How many there are.
+    /// Number of slots.
     pub fn limit(&self) -> usize {
         self.0.limit.load(Ordering::Relaxed)
     }
 
-    /// How many were taken at once at most.
+    /// Highest number that was taken at once.
     pub fn high_water(&self) -> usize {
         self.0.most.load(Ordering::Relaxed)
     }
@@ -117,11 +116,11 @@ impl Slots {
     fn taken(&self, permit: OwnedSemaphorePermit) -> Slot {
         let used = self.0.used.fetch_add(1, Ordering::Relaxed) + 1;
         self.0.most.fetch_max(used, Ordering::Relaxed);
-        Slot { permit: Some(permit), desk: Arc::clone(&self.0) }
+        Slot { permit: Some(permit), pool: Arc::clone(&self.0) }
     }
 }
 
-impl Desk {
+impl SlotPool {
     fn one_less_surplus(&self) -> bool {
         let less = |surplus: usize| surplus.checked_sub(1);
         self.surplus.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
@@ -130,8 +129,8 @@ impl Desk {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.desk.used.fetch_sub(1, Ordering::Relaxed);
-        if self.desk.one_less_surplus()
+        self.pool.used.fetch_sub(1, Ordering::Relaxed);
+        if self.pool.one_less_surplus()
             && let Some(permit) = self.permit.take()
         {
             permit.forget();
@@ -164,7 +163,8 @@ mod tests {
     #[test]
     fn slots_run_out_and_come_back() {
         let slots = Slots::new(2);
-        let (one, two) = (slots.try_acquire().unwrap(), slots.try_acquire().unwrap());
+        let one = slots.try_acquire().unwrap();
+        let two = slots.try_acquire().unwrap();
         assert_eq!((slots.used(), slots.limit(), slots.high_water()), (2, 2, 2));
         assert!(slots.try_acquire().is_none());
         let mut waiting = pin!(slots.acquire());

@@ -12,18 +12,18 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-/// How a race went.
+/// Result of a race.
 #[derive(Debug)]
 pub struct Raced<T, E> {
-    /// Who won, and with what.
+    /// The winner, and its result.
     pub won: Option<(usize, T)>,
-    /// Who failed, in the order of failing.
+    /// Attempts that failed, in the order of failing.
     pub failed: Vec<(usize, E)>,
-    /// Who had a whole head start over the winner and was not done.
+    /// Attempts that had a whole head start over the winner and were not done.
     pub overtaken: Vec<usize>,
 }
 
-/// Who runs, since when, in the order of beginning.
+/// Attempts under way with their beginning, in the order of beginning.
 type Running<F> = Vec<(usize, Instant, Pin<Box<F>>)>;
 
 /// Attempts `order` one after the other, each `head_start` ahead of the next.
@@ -54,7 +54,7 @@ where
         let at = running.iter().position(|(other, ..)| *other == who).unwrap_or_default();
         match result {
             Ok(won) => {
-                // Who began because another failed may have been ahead of the winner for less.
+                // One that began because another failed may have been ahead for less.
                 let began = running[at].1;
                 let behind = |since: &Instant| began.duration_since(*since) >= head_start;
                 let overtaken = running.iter().filter(|(_, since, _)| behind(since));

@@ -1,4 +1,4 @@
-//! What one source may have: sessions at once, and new connections per second.
+//! Allowance of one source: sessions at once, and new connections per second.
 //!
 //! A source is an IPv4 address or an IPv6 /64 ([`SourceKey`]). Pure: the caller
 //! says what time it is. Memory is bounded at [`MAX_SOURCES`] entries: one that
@@ -30,7 +30,7 @@ pub struct SourceGuard {
     table: Arc<Mutex<Table>>,
 }
 
-/// Why a source may not have another connection.
+/// Reason why a source may not have another connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SourceRefusal {
     /// It has all the sessions it may have.
@@ -79,7 +79,7 @@ impl Sources {
         })))
     }
 
-    /// Changes what each source may have, for all clones. Where it has more open it
+    /// Changes the allowance of each source, for all clones. Where it has more open it
     /// keeps that, and what it used up of its rate stays the same part of it.
     pub fn set_limits(&self, sessions: usize, per_second: Option<u32>) {
         let mut table = lock(&self.0);
@@ -97,7 +97,7 @@ impl Sources {
         Ok(SourceGuard { key, table: Arc::clone(&self.0) })
     }
 
-    /// How many sources are told apart right now.
+    /// Number of sources that are told apart right now.
     pub fn known(&self) -> usize {
         lock(&self.0).entries.len()
     }
@@ -130,13 +130,14 @@ impl Table {
         }
     }
 
-    /// Under which key the connection was counted.
+    /// Counts a connection, and returns the key that it was counted under.
     fn enter(
         &mut self,
         source: SourceKey,
         now: Instant,
     ) -> Result<Option<SourceKey>, SourceRefusal> {
-        let (sessions, interval) = (self.sessions, self.interval);
+        let sessions = self.sessions;
+        let interval = self.interval;
         let room = self.entries.len() < MAX_SOURCES;
         let fresh = Entry { open: 0, full_at: now };
         let (key, entry) = match self.entries.get_mut(&source) {

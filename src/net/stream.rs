@@ -15,7 +15,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::vigil::{self, Path};
+use super::keepalive::{self, Path};
 use crate::addr::ClientAddr;
 
 /// A connected stream socket.
@@ -59,7 +59,7 @@ impl SocketOptions {
     pub(super) fn apply(&self, socket: &impl AsFd) {
         let _ = SockRef::from(socket).set_tcp_nodelay(true);
         if self.keepalive {
-            vigil::keep_alive(socket);
+            keepalive::keep_alive(socket);
         } else {
             // A listening socket may have had other options before.
             let _ = SockRef::from(socket).set_keepalive(false);
@@ -135,7 +135,7 @@ impl Stream {
     /// Returns whether the peer is being probed for a sign of life, and has not answered yet.
     pub fn is_in_doubt(&self) -> bool {
         match self {
-            Self::Tcp(socket) => vigil::is_probing(socket),
+            Self::Tcp(socket) => keepalive::is_probing(socket),
             Self::Unix(_) => false,
         }
     }
@@ -143,14 +143,14 @@ impl Stream {
     /// Marks the connection as waiting for use: it has to be known whether it works.
     pub fn wait_for_use(&self) {
         if let Self::Tcp(socket) = self {
-            vigil::ask_often(socket);
+            keepalive::ask_often(socket);
         }
     }
 
     /// Marks the connection as used like any other.
     pub fn use_again(&self) {
         if let Self::Tcp(socket) = self {
-            vigil::ask_as_usual(socket);
+            keepalive::ask_as_usual(socket);
         }
     }
 
@@ -158,7 +158,7 @@ impl Stream {
     /// always: no path lies between that could break.
     pub fn is_heard_lately(&self) -> bool {
         match self {
-            Self::Tcp(socket) => vigil::is_heard_lately(socket),
+            Self::Tcp(socket) => keepalive::is_heard_lately(socket),
             Self::Unix(_) => true,
         }
     }
@@ -166,7 +166,7 @@ impl Stream {
     /// Returns whether something was sent that the peer's system has not acknowledged.
     pub fn is_unacknowledged(&self) -> bool {
         match self {
-            Self::Tcp(socket) => vigil::is_unacknowledged(socket),
+            Self::Tcp(socket) => keepalive::is_unacknowledged(socket),
             Self::Unix(_) => false,
         }
     }
@@ -174,7 +174,7 @@ impl Stream {
     /// Returns the system's estimate of a round trip; zero where it has none.
     pub fn round_trip(&self) -> Duration {
         match self {
-            Self::Tcp(socket) => vigil::round_trip(socket),
+            Self::Tcp(socket) => keepalive::round_trip(socket),
             Self::Unix(_) => Duration::ZERO,
         }
     }
@@ -249,7 +249,7 @@ impl Witness {
     /// Returns whether the peer's system leaves what was sent unacknowledged for longer than an
     /// acknowledgement takes.
     pub fn is_overdue(&self) -> bool {
-        self.0.as_ref().is_some_and(vigil::is_overdue)
+        self.0.as_ref().is_some_and(keepalive::is_overdue)
     }
 }
 

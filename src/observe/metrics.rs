@@ -12,7 +12,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 
 use super::pulse::Pulse;
-use super::sessions::{Facts, Live, Sessions, Total, Traffic};
+use super::sessions::{Keyed, Live, SessionInfo, Sessions, Total, Traffic};
 use crate::reason::CloseReason;
 
 /// Upper ends of the histograms' buckets in seconds: from memory and a local
@@ -87,8 +87,8 @@ impl Meters {
     }
 
     /// Enters a session that begins to relay.
-    pub fn enter(self: &Arc<Self>, facts: Facts, pulse: Pulse) -> Live {
-        self.sessions.enter(self, facts, pulse)
+    pub fn enter(self: &Arc<Self>, info: SessionInfo, keyed: Keyed, pulse: Pulse) -> Live {
+        self.sessions.enter(self, info, keyed, pulse)
     }
 
     /// Returns the stream bytes (sent, received) so far.

@@ -39,9 +39,9 @@ struct Inner {
     pause: Option<Duration>,
 }
 
-/// Who a session is.
+/// Facts about a connection: the one record of them, for operators and for the log.
 #[derive(Clone, Debug)]
-pub struct Facts {
+pub struct SessionInfo {
     /// What the log calls the tunnel, where there are several.
     pub tunnel: Option<Arc<str>>,
     /// When this end accepted it.
@@ -50,10 +50,15 @@ pub struct Facts {
     pub peer: ClientAddr,
     /// At the acceptor, who connected to the dialer.
     pub client: Option<ClientAddr>,
-    /// Where this end forwards to.
-    pub target: Arc<str>,
+    /// Where this end forwards to, once that is known.
+    pub target: Option<Arc<str>>,
     /// The service in Open.
     pub service: ServiceName,
+}
+
+/// Key and record suite of a session.
+#[derive(Clone, Copy, Debug)]
+pub struct Keyed {
     /// The key.
     pub key: KeyId,
     /// The record suite.
@@ -80,7 +85,8 @@ pub struct Total(AtomicU64);
 pub struct Entry {
     id: u64,
     meters: Arc<Meters>,
-    facts: Facts,
+    info: SessionInfo,
+    keyed: Keyed,
     /// Milliseconds that it took to open it: an [`Instant`] is four times as large.
     opened_after: u32,
     traffic: Traffic,
@@ -117,14 +123,21 @@ pub enum Selector {
 
 impl Sessions {
     /// Enters a session of the tunnel that `meters` belong to.
-    pub(super) fn enter(&self, meters: &Arc<Meters>, facts: Facts, pulse: Pulse) -> Live {
+    pub(super) fn enter(
+        &self,
+        meters: &Arc<Meters>,
+        info: SessionInfo,
+        keyed: Keyed,
+        pulse: Pulse,
+    ) -> Live {
         let mut inner = self.lock();
         inner.last += 1;
         let entry = Arc::new(Entry {
             id: inner.last,
             meters: Arc::clone(meters),
-            opened_after: u32::try_from(facts.accepted.elapsed().as_millis()).unwrap_or(u32::MAX),
-            facts,
+            opened_after: u32::try_from(info.accepted.elapsed().as_millis()).unwrap_or(u32::MAX),
+            info,
+            keyed,
             traffic: Traffic { pulse, ..Traffic::default() },
             kicked: AtomicBool::new(false),
             bell: Bell::default(),
@@ -213,13 +226,18 @@ impl Entry {
     }
 
     /// Returns its description.
-    pub fn facts(&self) -> &Facts {
-        &self.facts
+    pub fn info(&self) -> &SessionInfo {
+        &self.info
+    }
+
+    /// Returns its key and record suite.
+    pub fn keyed(&self) -> Keyed {
+        self.keyed
     }
 
     /// Returns the moment when it began to relay.
     pub fn began(&self) -> Instant {
-        self.facts.accepted + Duration::from_millis(self.opened_after.into())
+        self.info.accepted + Duration::from_millis(self.opened_after.into())
     }
 
     /// Returns the bytes so far.
@@ -229,13 +247,13 @@ impl Entry {
 
     /// Returns true if it is selected.
     pub fn is(&self, selector: &Selector) -> bool {
-        match (selector, self.facts.peer) {
+        match (selector, self.info.peer) {
             (Selector::Id(id), _) => self.id == *id,
             (Selector::Ip(ip), ClientAddr::Ip(peer)) => peer.ip() == ip.to_canonical(),
             (Selector::Peer(addr), peer) => peer == ClientAddr::from(*addr),
             (Selector::Ip(_), ClientAddr::Unix | ClientAddr::Pipe | ClientAddr::Nameless) => false,
             (Selector::Tunnel(name), _) => self.tunnel() == name,
-            (Selector::Key(id), _) => self.facts.key.to_string() == *id,
+            (Selector::Key(id), _) => self.keyed.key.to_string() == *id,
         }
     }
 }
@@ -258,8 +276,13 @@ impl fmt::Display for Selector {
 
 impl Live {
     /// Returns its description.
-    pub fn facts(&self) -> &Facts {
-        &self.0.facts
+    pub fn info(&self) -> &SessionInfo {
+        &self.0.info
+    }
+
+    /// Returns its key and record suite.
+    pub fn keyed(&self) -> Keyed {
+        self.0.keyed
     }
 
     /// Returns the counters of its tunnel.
@@ -351,17 +374,24 @@ mod tests {
     use crate::keys::Key;
     use crate::secret::Secret;
 
-    fn facts(peer: &str, key: u8) -> Facts {
-        Facts {
+    fn info(peer: &str) -> SessionInfo {
+        SessionInfo {
             tunnel: None,
             accepted: Instant::now(),
             peer: peer.parse::<SocketAddr>().unwrap().into(),
             client: None,
-            target: Arc::from("target:1"),
+            target: Some(Arc::from("target:1")),
             service: ServiceName::default(),
-            key: Key::new(Secret::take(&mut [key; 32])).id(),
-            suite: Suite::ChaCha20Poly1305,
         }
+    }
+
+    fn keyed(key: u8) -> Keyed {
+        let key = Key::new(Secret::take(&mut [key; 32])).id();
+        Keyed { key, suite: Suite::ChaCha20Poly1305 }
+    }
+
+    fn enter(meters: &Arc<Meters>, peer: &str, key: u8) -> Live {
+        meters.enter(info(peer), keyed(key), Pulse::default())
     }
 
     #[test]
@@ -371,10 +401,10 @@ mod tests {
         assert!(size < 250, "{size} bytes");
         let target = Arc::<str>::from("t");
         let service = "redis".parse::<ServiceName>().unwrap();
-        let one = Facts { target, service, ..facts("192.0.2.1:1", 1) };
+        let one = SessionInfo { target: Some(target.clone()), service, ..info("192.0.2.1:1") };
         let other = one.clone();
         assert!(std::ptr::eq(one.service.as_str(), other.service.as_str()));
-        assert!(Arc::ptr_eq(&one.target, &other.target));
+        assert!(Arc::ptr_eq(&target, other.target.as_ref().unwrap()));
     }
 
     #[test]
@@ -383,12 +413,12 @@ mod tests {
         let redis = Meters::new("redis", Arc::clone(&sessions));
         let mysql = Meters::new("mysql", Arc::clone(&sessions));
         let held = [
-            redis.enter(facts("192.0.2.1:1", 1), Pulse::default()),
-            redis.enter(facts("192.0.2.1:2", 2), Pulse::default()),
-            mysql.enter(facts("[2001:db8::1]:1", 1), Pulse::default()),
+            enter(&redis, "192.0.2.1:1", 1),
+            enter(&redis, "192.0.2.1:2", 2),
+            enter(&mysql, "[2001:db8::1]:1", 1),
         ];
         let count = |selector: &Selector| sessions.list().iter().filter(|e| e.is(selector)).count();
-        let key = facts("192.0.2.1:1", 1).key.to_string();
+        let key = keyed(1).key.to_string();
         assert_eq!(count(&Selector::Id(2)), 1);
         assert_eq!(count(&Selector::Ip("192.0.2.1".parse().unwrap())), 2);
         assert_eq!(count(&Selector::Ip("::ffff:192.0.2.1".parse().unwrap())), 2);
@@ -405,12 +435,12 @@ mod tests {
         let sessions = Arc::new(Sessions::default());
         let meters = Meters::new("redis", Arc::clone(&sessions));
         let other = Meters::new("mysql", Arc::clone(&sessions));
-        let one = meters.enter(facts("192.0.2.1:1", 1), Pulse::default());
-        let two = meters.enter(facts("192.0.2.1:2", 1), Pulse::default());
+        let one = enter(&meters, "192.0.2.1:1", 1);
+        let two = enter(&meters, "192.0.2.1:2", 1);
         one.traffic().sent.add(10);
         one.traffic().sent.add(1);
         two.traffic().received.add(5);
-        other.enter(facts("192.0.2.1:3", 1), Pulse::default()).traffic().sent.add(100);
+        enter(&other, "192.0.2.1:3", 1).traffic().sent.add(100);
         assert_eq!(sessions.bytes(&meters), (11, 5));
         drop(one);
         assert_eq!(sessions.bytes(&meters), (11, 5));
@@ -421,7 +451,7 @@ mod tests {
     fn a_kick_reaches_who_waits_and_who_comes_to_wait() {
         let sessions = Arc::new(Sessions::default());
         let meters = Meters::new("redis", Arc::clone(&sessions));
-        let live = meters.enter(facts("192.0.2.1:1", 1), Pulse::default());
+        let live = enter(&meters, "192.0.2.1:1", 1);
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(Arc::clone(&woken));
         let mut cx = Context::from_waker(&waker);

@@ -1,11 +1,11 @@
 //! Reads the header that a load balancer sends first, and not one byte more.
 //!
-//! What follows a header belongs to the connection, so [`HeaderReader`] tells
-//! how many bytes may be read without touching it. It looks at one byte after
+//! The bytes behind a header belong to the connection, so [`HeaderReader`] tells
+//! how many may be read without touching them. It looks at one byte after
 //! the other, so how the network cut the header changes nothing, and it refuses
 //! at the first byte that no header has there. It holds no socket and no clock:
 //! the end of the stream and the deadline (3 seconds or more, says the
-//! specification) are the caller's, who must not use the connection before
+//! specification) are up to the caller, which must not use the connection before
 //! [`Progress::Done`].
 
 use std::net::SocketAddr;
@@ -27,10 +27,10 @@ pub const MAX_V2: usize = 4096;
 /// `PROXY UNKNOWN\r\n`: so much can be read before anything is known.
 const SHORTEST: usize = 15;
 
-/// How version 1 starts.
+/// Start of version 1.
 const V1_START: &[u8] = b"PROXY ";
 
-/// How version 2 starts.
+/// Start of version 2.
 const V2_START: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
 /// Bytes of version 2 that tell its length.
@@ -44,7 +44,7 @@ pub struct HeaderReader {
     outcome: Option<Outcome>,
 }
 
-/// Where a [`HeaderReader`] is.
+/// Progress of a [`HeaderReader`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// The header goes on. The next read may ask for so many bytes (at least 1)
@@ -52,9 +52,9 @@ pub enum Progress {
     Need(usize),
     /// The header is complete.
     Done {
-        /// Where the connection comes from.
+        /// Origin of the connection.
         sender: Sender,
-        /// How many of the bytes just pushed are header; the others follow it.
+        /// Number of the bytes just pushed that are header; the others follow it.
         used: usize,
     },
     /// No header, or a malformed one. The connection must be closed.
@@ -69,14 +69,14 @@ pub enum Sender {
     Balancer,
     /// A client at this address, in canonical form.
     Client(SocketAddr),
-    /// A client whose address it does not tell: UNKNOWN, UNSPEC, AF_UNIX. The load
+    /// A client with an address that it does not tell: UNKNOWN, UNSPEC, AF_UNIX. The load
     /// balancer's own address says nothing about it.
     Nameless,
 }
 
 type Outcome = Result<Sender, HeaderError>;
 
-/// Why the first bytes of a connection are no header that counts.
+/// Reason why the first bytes of a connection are no header that counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
     /// Neither version starts like this.
@@ -122,7 +122,7 @@ pub enum HeaderError {
 // === impl HeaderReader ===
 
 impl HeaderReader {
-    /// How many bytes the first read may ask for.
+    /// Number of bytes that the first read may ask for.
     pub const FIRST_READ: usize = SHORTEST;
 
     /// Takes the next bytes of the connection; more than the header has are fine.
@@ -144,7 +144,7 @@ impl HeaderReader {
     }
 }
 
-/// What the last byte of `held` decides; without it nothing was decided.
+/// Decides by the last byte of `held`; without it nothing was decided.
 fn judge(held: &[u8]) -> Option<Outcome> {
     match held.first() {
         Some(b'P') => judge_v1(held),
@@ -277,7 +277,7 @@ fn sender(header: &[u8]) -> Outcome {
     match (command(header[12])?, header[13]) {
         (Command::Local, _) => Ok(Sender::Balancer),
         (Command::Proxy, 0x11 | 0x21) => addresses(header),
-        // No family is announced, or one whose clients have no address to judge.
+        // No family is announced, or one with clients that have no address to judge.
         (Command::Proxy, _) => Ok(Sender::Nameless),
     }
 }

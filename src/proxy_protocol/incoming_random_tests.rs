@@ -13,7 +13,7 @@ const CASES: usize = 1_000_000;
 /// Asks for another number of cases, and for cases that no run had before.
 const FUZZ: &str = "KNOCKPIPE_FUZZ_CASES";
 
-/// How many cases, and what makes them: the same in every run, unless others are
+/// Number of cases, and their seed: the same in every run, unless others are
 /// asked for. Their seed is printed, and then given as `KNOCKPIPE_FUZZ_SEED`.
 fn cases(seed: u64) -> (usize, StdRng) {
     let asked = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().expect(name));
@@ -43,7 +43,7 @@ fn random_client(random: &mut StdRng) -> ClientAddr {
     ClientAddr::from(SocketAddr::new(random_ip(random), random.random()))
 }
 
-/// A well-formed header, and for whom it is.
+/// A well-formed header, and its client.
 fn random_header(random: &mut StdRng) -> (Vec<u8>, Sender) {
     let version = if random.random() { Version::V1 } else { Version::V2 };
     let client = random_client(random);
@@ -137,7 +137,7 @@ fn every_cut_and_every_flipped_bit_of_random_headers_is_judged_right() {
     }
 }
 
-/// Whether `bytes` begin with a header; panics when the specification says
+/// Returns true when `bytes` begin with a header; panics when the specification says
 /// otherwise, or when it matters how they come.
 #[track_caller]
 fn is_judged_right(bytes: &[u8], random: &mut StdRng) -> Option<bool> {

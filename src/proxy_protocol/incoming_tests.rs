@@ -11,7 +11,7 @@ use crate::proxy_protocol::outgoing::encode;
 #[path = "incoming_random_tests.rs"]
 mod random;
 
-/// What a reader concludes, and how many bytes are the header's.
+/// Conclusion of a reader, and the number of bytes that are the header's.
 type Verdict = Option<(Outcome, usize)>;
 
 fn v2(command: u8, family: u8, block: &[u8]) -> Vec<u8> {
@@ -121,7 +121,7 @@ fn the_specifications_binary_headers_are_read() {
         (v2(0x21, 0x21, &v6("2001:db8::7")), addr("[2001:db8::7]:1")),
         (v2(0x21, 0x21, &[&v6("2001:db8::7")[..], tlvs].concat()), addr("[2001:db8::7]:1")),
         (v2(0x21, 0x21, &v6("::ffff:192.0.2.1")), addr("192.0.2.1:1")),
-        // UNSPEC and unix: a client, whose address is not told.
+        // UNSPEC and unix: a client, with an address that is not told.
         (v2(0x21, 0x00, &[]), Sender::Nameless),
         (v2(0x21, 0x00, tlvs), Sender::Nameless),
         (v2(0x21, 0x31, &[0; 216]), Sender::Nameless),

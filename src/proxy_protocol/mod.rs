@@ -1,4 +1,4 @@
-//! The PROXY protocol, versions 1 and 2: how a load balancer tells us whom it
+//! The PROXY protocol, versions 1 and 2: how a load balancer tells us which client it
 //! forwards, and how we tell a target.
 //!
 //! ```text
@@ -7,7 +7,7 @@
 //! ```
 //!
 //! [`incoming`] reads a header without reading past it, [`outgoing`] writes one.
-//! Neither opens a socket, waits, or decides who may send a header: whether one
+//! Neither opens a socket, waits, or decides which peer may send a header: whether one
 //! must be there is configuration and never guessed, because a client that is
 //! free to send one can claim any address (sections 2 and 5 of the
 //! specification, <https://github.com/haproxy/haproxy/blob/master/doc/proxy-protocol.txt>).
@@ -23,7 +23,7 @@ pub mod outgoing;
 use std::fmt;
 use std::str::FromStr;
 
-/// Which format is written; both are read.
+/// Format that is written; both are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
     /// One line of text.
@@ -32,7 +32,7 @@ pub enum Version {
     V2,
 }
 
-/// Why a text is no [`Version`].
+/// Reason why a text is no [`Version`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("\"{0}\" is no version of the PROXY protocol; write v1 or v2")]
 pub struct VersionError(String);

@@ -1,4 +1,4 @@
-//! Writes the header that tells a target who its client is.
+//! Writes the header that tells a target the address of its client.
 //!
 //! A header holds two addresses of one family, and what matters is the client's:
 //!
@@ -55,7 +55,7 @@ fn one_family(client: ClientAddr, local: ClientAddr) -> Option<(SocketAddr, Sock
     }
 }
 
-/// Whether the address means the same client to a target as to the far end.
+/// Returns true when the address means the same client to a target as to the far end.
 pub(super) fn is_told(ip: IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(ip) => {
@@ -63,7 +63,7 @@ pub(super) fn is_told(ip: IpAddr) -> bool {
             !(ip.is_loopback() || is_this_network || ip.is_multicast() || ip.is_broadcast())
         }
         IpAddr::V6(ip) => {
-            // With :: and ::1 all that embed IPv4 without a mark (::127.0.0.1): nobody has
+            // With :: and ::1 all that embed IPv4 without a mark (::127.0.0.1): no host has
             // one any more, and MariaDB takes it for the IPv4 address.
             let embeds_ipv4 = ip.segments()[..6] == [0; 6];
             !(embeds_ipv4 || ip.is_multicast())
@@ -81,7 +81,8 @@ fn as_ipv6(addr: SocketAddr) -> SocketAddr {
 fn line(addresses: Option<(SocketAddr, SocketAddr)>) -> String {
     let Some((client, local)) = addresses else { return "PROXY UNKNOWN\r\n".to_owned() };
     let family = if client.is_ipv4() { "TCP4" } else { "TCP6" };
-    let (from, to) = (text(client.ip()), text(local.ip()));
+    let from = text(client.ip());
+    let to = text(local.ip());
     format!("PROXY {family} {from} {to} {} {}\r\n", client.port(), local.port())
 }
 

@@ -49,6 +49,7 @@ pub use sandbox_rules::{Ports, ProcessPaths, rules_of_pipe, rules_of_services};
 
 use crate::admin::{AdminOptions, Registry};
 use crate::demo;
+use crate::frontend::workers;
 use crate::observe::panics;
 use crate::service::ServiceOptions;
 use crate::sys::background::Readiness;
@@ -57,8 +58,8 @@ use crate::sys::privileges::User;
 use crate::sys::reaper;
 use crate::sys::signals::Signals;
 use crate::tasks;
-use crate::tunnel::trial::{Finding, bind_all, trial};
-use crate::tunnel::{self, Options, PipeOptions, workers};
+use crate::tunnel::preflight::{Finding, bind_all, preflight};
+use crate::tunnel::{self, Options, PipeOptions};
 use control::Control;
 use services::Services;
 use supervisor::Supervisor;
@@ -148,7 +149,7 @@ pub fn try_all(plan: &[Options]) -> Result<Vec<Vec<Finding>>, Failure> {
     let found = runtime.block_on(async {
         let mut found = Vec::with_capacity(plan.len());
         for options in plan {
-            found.push(trial(options).await);
+            found.push(preflight(options).await);
         }
         found
     });
@@ -165,7 +166,7 @@ pub fn try_one(options: &Options, binds: bool) -> Result<Vec<Finding>, Failure> 
     let runtime = runtime().map_err(Failure::Runtime)?;
     let found = runtime.block_on(async {
         let mut found = if binds { bind_all(options).await } else { vec![] };
-        found.extend(trial(options).await);
+        found.extend(preflight(options).await);
         found
     });
     runtime.shutdown_background();

@@ -23,12 +23,12 @@ use crate::admin::Done;
 use crate::admin::protocol::ReloadedReply;
 use crate::admin::registry::Phase;
 use crate::files::place::user_name;
+use crate::frontend::workers;
 use crate::service::ServiceOptions;
 use crate::sys::activation::KEPT;
 use crate::sys::handover::Successor;
 use crate::sys::notify::Manager;
 use crate::tasks::{Panicked, blocking, caught, lasting};
-use crate::tunnel::workers;
 
 /// Pause after a fault in hearing a request.
 const ASK_AGAIN: Duration = Duration::from_secs(1);

@@ -7,17 +7,11 @@
 //! no allocation.
 
 use std::cell::RefCell;
-use std::io;
 use std::ops::{Deref, DerefMut};
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::{Context, Poll, ready};
 use std::thread;
 
-use tokio::io::ReadBuf;
 use tokio::task::yield_now;
-
-use crate::net::Source;
 
 use crate::proto::Session;
 use crate::proto::record::RecordGeometry;
@@ -38,7 +32,7 @@ pub(super) const LARGE_RECORDS: usize = 32;
 /// it has borrowed, and where many move much at once, large steps gain nothing.
 const MOST_LARGE: usize = 64;
 
-/// How many of each size a thread keeps: 256 KiB of small ones, 256 KiB of medium
+/// Number of each size that a thread keeps: 256 KiB of small ones, 256 KiB of medium
 /// ones, 1 MiB of large ones.
 const KEPT: [usize; 3] = [8, 2, 2];
 
@@ -47,12 +41,12 @@ thread_local! {
         const { RefCell::new([Vec::new(), Vec::new(), Vec::new()]) };
 }
 
-static LARGE_LENT: AtomicUsize = AtomicUsize::new(0);
+static LARGE_IN_USE: AtomicUsize = AtomicUsize::new(0);
 
-/// A small buffer was lent since a connection last made way for those who use them.
-static SMALL_LENT: AtomicBool = AtomicBool::new(false);
+/// A small buffer was lent since a connection last made way for those that use them.
+static SMALL_USED: AtomicBool = AtomicBool::new(false);
 
-/// How much room the next read gets.
+/// Room of the next read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Size {
     /// [`SMALL_RECORDS`] records.
@@ -69,23 +63,11 @@ pub(super) struct Buffer {
     size: Size,
 }
 
-/// Reads something and forgets it, with a buffer only while something is there.
-pub(super) fn poll_discard(
-    cx: &mut Context<'_>,
-    source: &mut impl Source,
-) -> Poll<io::Result<usize>> {
-    ready!(source.poll_readable(cx))?;
-    let mut buffer = Buffer::take(Size::Small);
-    let mut read = ReadBuf::new(&mut buffer);
-    ready!(Pin::new(source).poll_read(cx, &mut read))?;
-    Poll::Ready(Ok(read.filled().len()))
-}
-
 impl Size {
     /// The size for the read after one that gave `got` bytes out of `room`:
     /// larger once a read filled what it was given, small once it came with
     /// less than a record. Large only where the write before it had not
-    /// `waited`: what nobody takes away needs no more room.
+    /// `waited`: bytes that are not taken away need no more room.
     pub(super) fn after(self, got: usize, room: usize, waited: bool) -> Self {
         match self {
             Self::Small if got == room => Self::Medium,
@@ -97,11 +79,11 @@ impl Size {
 
     /// A connection that moves much makes way for the others after each buffer,
     /// so that small requests beside it do not wait for longer than one takes.
-    /// Where there are such requests, the thread makes way too: they also pass
+    /// If there are such requests, the thread makes way too: they also pass
     /// through the application, its peer and the far end, which may want this processor.
-    pub(super) async fn let_others_go_first(self) {
+    pub(super) async fn yield_after_bulk(self) {
         if self > Self::Small {
-            if SMALL_LENT.swap(false, Ordering::Relaxed) {
+            if SMALL_USED.swap(false, Ordering::Relaxed) {
                 thread::yield_now();
             }
             yield_now().await;
@@ -122,11 +104,11 @@ impl Buffer {
     /// A smaller one than was asked for when too many large ones are lent.
     pub(super) fn take(size: Size) -> Self {
         if size == Size::Small {
-            SMALL_LENT.store(true, Ordering::Relaxed);
+            SMALL_USED.store(true, Ordering::Relaxed);
         }
         let size = match size {
-            Size::Large if LARGE_LENT.fetch_add(1, Ordering::Relaxed) >= MOST_LARGE => {
-                LARGE_LENT.fetch_sub(1, Ordering::Relaxed);
+            Size::Large if LARGE_IN_USE.fetch_add(1, Ordering::Relaxed) >= MOST_LARGE => {
+                LARGE_IN_USE.fetch_sub(1, Ordering::Relaxed);
                 Size::Medium
             }
             size => size,
@@ -153,7 +135,7 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
         if self.size == Size::Large {
-            LARGE_LENT.fetch_sub(1, Ordering::Relaxed);
+            LARGE_IN_USE.fetch_sub(1, Ordering::Relaxed);
         }
         // At the end of a thread the pool may be gone; then the buffer just goes too.
         let _ = POOL.try_with(|pool| {

@@ -14,7 +14,7 @@
 //!
 //! A handshake that is not wanted any more is never dropped half-way, because the
 //! far end would take it for a stranger's: it goes on in the background, and the
-//! session is ended as one that nobody opens.
+//! session is ended as one that is never opened.
 
 use std::io;
 use std::pin::{Pin, pin};
@@ -29,10 +29,10 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::relay::dismiss;
-use super::secure::{Terms, ephemeral};
+use super::handshake::HandshakeConfig;
+use super::random::ephemeral;
+use super::relay::send_reset;
 use super::unanswered::Unanswered;
-use super::unmade::Unmade;
 use crate::keys::KeyId;
 use crate::net::clock::{Clock, FarClock, ms_since_boot};
 use crate::net::{DialError, Stream};
@@ -40,11 +40,12 @@ use crate::proto::Session;
 use crate::proto::handshake::{Dialer, MESSAGE_LEN, Message};
 use crate::proto::hello::{Extensions, Hello};
 use crate::reason::CloseReason;
+use crate::upstream::ConnectFailure;
 
 /// Silence before a second connection is made.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// How far ahead of the first guess the second one is, where there is no other: a
+/// Lead of the second guess over the first one, where there is no other: a
 /// message of before the start of an acceptor, or by a clock that is behind, gets no
 /// answer, and one that is a minute ahead does.
 const AHEAD_MS: u64 = 60_000;
@@ -56,13 +57,13 @@ const SAME_MS: u64 = 30_000;
 /// hears nothing is no reason to run out of them.
 pub(super) const SECOND_ATTEMPTS: usize = 64;
 
-/// How long a handshake that is not wanted any more has to end once this end stops.
+/// Time that a handshake that is not wanted any more has to end once this end stops.
 const LAST_HANDSHAKE: Duration = Duration::from_secs(1);
 
 /// The dialer's side of all handshakes with one far end.
-pub(super) struct Caller {
-    terms: Terms,
-    /// The far end's clock, as far as is known: only a first contact needs both
+pub(super) struct DialerHandshake {
+    config: HandshakeConfig,
+    /// The far end's clock, as far as it is known: only a first contact needs both
     /// hosts' wall clocks to agree, also when the far end restarts later.
     far_clock: Arc<FarClock>,
 }
@@ -71,22 +72,22 @@ pub(super) struct Caller {
 pub(super) struct Called {
     pub(super) stream: Stream,
     pub(super) session: Session,
-    /// When the first connection was there.
+    /// Moment when the first connection was there.
     pub(super) dialled: Instant,
     /// The lead of the far end's clock over this host's, in milliseconds.
     pub(super) ahead_ms: i64,
 }
 
-/// How long a call may take.
+/// Time that a call may take.
 #[derive(Clone, Copy)]
 pub(super) struct Patience {
-    /// When the first connection must be there.
+    /// Deadline of the first connection.
     pub(super) deadline: Instant,
     /// From then on until the answer.
     pub(super) answer: Duration,
 }
 
-/// Why a call came to nothing.
+/// Reason why a call failed.
 #[derive(Debug)]
 pub(super) enum CallError {
     /// There is no connection.
@@ -97,12 +98,12 @@ pub(super) enum CallError {
     Local,
 }
 
-/// Where handshakes that are not wanted any more come to their end.
+/// Tasks and signals for handshakes that are not wanted any more, which end in the background.
 #[derive(Clone)]
 pub(super) struct Background {
     pub(super) tasks: TaskTracker,
-    /// How many second attempts may be under way, first ones that they overtook included.
-    pub(super) seconds: Arc<Semaphore>,
+    /// Second attempts that may be under way, first ones that they overtook included.
+    pub(super) second_attempts: Arc<Semaphore>,
     /// Ends them soon.
     pub(super) stop: CancellationToken,
     /// Ends them at once.
@@ -125,7 +126,7 @@ struct Handshake {
     pair: Option<Arc<OwnedSemaphorePermit>>,
 }
 
-/// What is left of a handshake.
+/// Rest of a handshake.
 type Rest = Pin<Box<dyn Future<Output = Result<Shaken, Unanswered>> + Send>>;
 
 /// A connection and its session.
@@ -135,27 +136,34 @@ struct Shaken {
     ahead_ms: i64,
 }
 
-/// The trouble with a far end before it answered.
+/// The dialer's part of a handshake.
+struct Opening<'a> {
+    dialer: Dialer,
+    message1: Message,
+    far_clock: &'a FarClock,
+}
+
+/// Bytes of a far end that has not answered yet.
 struct Heard {
     message2: Message,
     got: usize,
 }
 
-// === impl Caller ===
+// === impl DialerHandshake ===
 
-impl Caller {
-    pub(super) fn new(terms: Terms) -> Self {
-        Self { terms, far_clock: Arc::new(FarClock::unknown()) }
+impl DialerHandshake {
+    pub(super) fn new(config: HandshakeConfig) -> Self {
+        Self { config, far_clock: Arc::new(FarClock::unknown()) }
     }
 
-    /// On other terms, with the same far end.
-    pub(super) fn succeeding(terms: Terms, before: &Self) -> Self {
-        Self { terms, far_clock: Arc::clone(&before.far_clock) }
+    /// On other config, with the same far end.
+    pub(super) fn succeeding(config: HandshakeConfig, before: &Self) -> Self {
+        Self { config, far_clock: Arc::clone(&before.far_clock) }
     }
 
     /// The public names of the keys, in order.
     pub(super) fn key_ids(&self) -> Vec<KeyId> {
-        self.terms.key_ids()
+        self.config.key_ids()
     }
 
     /// Dials with `dial`, which is given its deadline, and shakes hands.
@@ -187,7 +195,7 @@ impl Caller {
         };
         let Shaken { stream, session, ahead_ms } = match early {
             Some(shaken) => shaken?,
-            None => match Arc::clone(&background.seconds).try_acquire_owned() {
+            None => match Arc::clone(&background.second_attempts).try_acquire_owned() {
                 Ok(leave) => {
                     first.pair = Some(Arc::new(leave));
                     let pair = first.pair.clone();
@@ -211,7 +219,7 @@ impl Caller {
         guess: Guess,
         deadline: Instant,
     ) -> Result<Rest, CallError> {
-        let Terms { keys, suites, padding, heartbeat } = &self.terms;
+        let HandshakeConfig { keys, suites, padding, heartbeat } = &self.config;
         let clock_ms = self.clock_ms(guess);
         let extensions = Extensions { heartbeat: *heartbeat };
         let hello = Hello { suites: *suites, padding: *padding, clock_ms, extensions };
@@ -219,9 +227,10 @@ impl Caller {
         let (dialer, message1) = Dialer::start(keys.first(), hello, ephemeral);
         let far_clock = Arc::clone(&self.far_clock);
         Ok(Box::pin(async move {
-            let (began, mut heard) = (Instant::now(), Heard { message2: [0; MESSAGE_LEN], got: 0 });
-            let hands = (dialer, message1, &*far_clock);
-            let shaken = timeout_at(deadline, finish(stream, hands, &mut heard)).await;
+            let began = Instant::now();
+            let mut heard = Heard { message2: [0; MESSAGE_LEN], got: 0 };
+            let opening = Opening { dialer, message1, far_clock: &far_clock };
+            let shaken = timeout_at(deadline, finish(stream, opening, &mut heard)).await;
             let end = match shaken {
                 Ok(Ok(shaken)) => return Ok(shaken),
                 Ok(Err(error)) => Some(error),
@@ -233,7 +242,7 @@ impl Caller {
     }
 
     /// A guess at the far end's clock. What was learnt of it is never forgotten for a
-    /// handshake that failed, which proves nothing: anybody on the way can cause that.
+    /// handshake that failed, which proves nothing: every host on the way can cause that.
     fn clock_ms(&self, guess: Guess) -> u64 {
         let own_ms = Clock::start().now_ms();
         let first_ms = self.far_clock.now_ms().unwrap_or(own_ms);
@@ -253,7 +262,9 @@ async fn first_answered(
     second: impl Future<Output = Result<Shaken, CallError>>,
 ) -> Result<Shaken, Unanswered> {
     let mut second = pin!(second);
-    let (mut why, mut why_not_second, mut is_second_over) = (None, None, false);
+    let mut why = None;
+    let mut why_not_second = None;
+    let mut is_second_over = false;
     loop {
         tokio::select! {
             biased;
@@ -281,10 +292,11 @@ async fn first_answered(
 
 async fn finish(
     mut stream: Stream,
-    (dialer, message1, far_clock): (Dialer, Message, &FarClock),
+    Opening { dialer, message1, far_clock }: Opening<'_>,
     heard: &mut Heard,
 ) -> io::Result<Shaken> {
-    let (asked_ms, own_ms) = (ms_since_boot(), Clock::start().now_ms());
+    let asked_ms = ms_since_boot();
+    let own_ms = Clock::start().now_ms();
     exchange(&mut stream, &message1, heard).await?;
     let answered = dialer.finish(heard.message2);
     let (session, welcome) = answered.map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
@@ -311,9 +323,12 @@ async fn exchange(stream: &mut Stream, message1: &Message, heard: &mut Heard) ->
 
 impl Default for Background {
     fn default() -> Self {
-        let seconds = Arc::new(Semaphore::new(SECOND_ATTEMPTS));
-        let [stop, cut] = std::array::from_fn(|_| CancellationToken::new());
-        Self { tasks: TaskTracker::new(), seconds, stop, cut }
+        Self {
+            tasks: TaskTracker::new(),
+            second_attempts: Arc::new(Semaphore::new(SECOND_ATTEMPTS)),
+            stop: CancellationToken::new(),
+            cut: CancellationToken::new(),
+        }
     }
 }
 
@@ -341,7 +356,7 @@ impl From<Unanswered> for CallError {
     }
 }
 
-impl From<CallError> for Unmade {
+impl From<CallError> for ConnectFailure {
     fn from(error: CallError) -> Self {
         match error {
             CallError::Dial(error) => Self::far_end(&error),
@@ -372,8 +387,8 @@ impl Drop for Handshake {
     fn drop(&mut self) {
         // Without a runtime the process is at its end.
         let (Some(rest), Ok(runtime)) = (self.rest.take(), Handle::try_current()) else { return };
-        let (Background { tasks, stop, cut, .. }, pair) =
-            (self.background.clone(), self.pair.take());
+        let Background { tasks, stop, cut, .. } = self.background.clone();
+        let pair = self.pair.take();
         let leave = async move {
             let _pair = pair;
             tokio::select! {
@@ -390,13 +405,13 @@ impl Drop for Handshake {
 }
 
 impl Shaken {
-    /// Ends a session that nobody opens.
+    /// Ends a session that is never opened.
     async fn leave(self) {
         let Self { mut stream, mut session, .. } = self;
         let mut record = vec![];
         if session.outbound.confirm(&mut record).is_ok() && stream.write_all(&record).await.is_ok()
         {
-            dismiss(&mut stream, &mut session, CloseReason::Unopened).await;
+            send_reset(&mut stream, &mut session, CloseReason::Unopened).await;
         }
     }
 }

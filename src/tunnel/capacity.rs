@@ -1,4 +1,4 @@
-//! How many of what a tunnel can hold, given the file descriptors of the process.
+//! Capacity of a tunnel, given the file descriptors of the process.
 //!
 //! What is asked for and what is given go by one account, so that a tunnel that
 //! gets all it asked for holds all it was told to.
@@ -28,7 +28,7 @@ pub struct Capacity {
     pub lacking: u64,
 }
 
-/// What a tunnel would like to hold. All but sessions take one descriptor each.
+/// Numbers that a tunnel would like to hold. All but sessions take one descriptor each.
 struct Need {
     /// `None` is as many as there is room for.
     sessions: Option<usize>,
@@ -79,7 +79,7 @@ impl Need {
         }
     }
 
-    /// How many descriptors that takes.
+    /// Number of descriptors that it takes.
     fn descriptors(&self) -> u64 {
         let Self { sessions, handshakes, unopened, making, second_attempts, watched } = *self;
         let Some(sessions) = sessions else { return u64::MAX };
@@ -98,7 +98,7 @@ impl Capacity {
         Need::of(options).descriptors()
     }
 
-    /// What `options` ask for, as far as `descriptors` allow. Strangers get at
+    /// Capacity that `options` ask for, as far as `descriptors` allow. Strangers get at
     /// most a quarter of them, and tunnels without a session an eighth, so that
     /// they cannot take the sessions'.
     ///
@@ -224,7 +224,7 @@ mod tests {
         options(Role::Decrypt { targets: (0..targets).map(target).collect() })
     }
 
-    /// What is asked for is enough for what is asked for, and less is not.
+    /// The descriptors that are asked for are enough for the request, and fewer are not.
     #[test]
     fn a_tunnel_asks_for_as_many_descriptors_as_it_can_use() {
         let mut pooled = encrypt(1);

@@ -1,8 +1,8 @@
-//! Which tunnel a client gets: a warm one, or one that is made for it, or whichever of
-//! both works first.
+//! Choice of a client's tunnel: a warm one, or one that is made for it, or the one of both that
+//! works first.
 //!
 //! A warm tunnel that owes an answer is not waited for alone: another is made meanwhile.
-//! The one that is not used is dismissed before anything of the client's went into it, so
+//! The one that is not used is reset before anything of the client's went into it, so
 //! a target may be dialled twice and hears of one client only.
 
 use std::pin::pin;
@@ -10,115 +10,110 @@ use std::pin::pin;
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::encrypt::{Entrance, NOT_ANSWERED, is_of_the_target};
-use super::introduce::Farewell;
-use super::shared::Shared;
-use super::targets::Unreached;
-use super::unmade::Unmade;
+use super::context::TunnelContext;
+use super::encrypt::{EncryptEnd, Established, NOT_ANSWERED, WaitingClient, is_of_the_target};
+use super::remote;
 use super::warm::{Answer, Asked, Opened};
 use crate::net::Stream;
-use crate::proto::Session;
 use crate::proto::message::Open;
 use crate::reason::CloseReason;
+use crate::upstream::{AllFailed, ConnectFailure};
 
-/// A tunnel for a client, or why there is none.
-type Made = Result<Opened, Unreached>;
+/// A tunnel for a client, or the reason why there is none.
+type Found = Result<Opened, AllFailed>;
 
 /// The state of a tunnel that was asked.
 enum Settled {
     /// Its client has it, or nothing at all.
-    Done(Box<Made>),
+    Done(Box<Found>),
     /// It has ended, and another has to be made.
     Dead,
     /// It owes an answer.
     Silent(Box<Asked>),
 }
 
-impl Entrance {
-    /// A warm tunnel, which has said Open, or else one that is made for this client.
+impl EncryptEnd {
+    /// Finds a warm tunnel, which has said Open, or else makes one for this client.
     pub(super) async fn tunnel(
         &self,
-        shared: &Shared,
-        (client, farewell): (&Stream, &mut Farewell),
+        context: &TunnelContext,
+        client: WaitingClient<'_>,
         open: &Open,
-    ) -> Made {
+    ) -> Found {
         let Some(warm) = self.pool.take(|far_end| self.far_ends.is_wanted(far_end)) else {
-            return self.made_for(shared, (client, farewell)).await;
+            return self.made_for(context, client).await;
         };
         let mut asked = match warm.ask(open).await {
             Ok(asked) => Box::new(asked),
             Err(reason) => {
                 self.died(reason);
-                return self.made_for(shared, (client, farewell)).await;
+                return self.made_for(context, client).await;
             }
         };
         let answer = tokio::select! {
             biased;
-            reason = &mut *farewell => Answer::NotWanted(reason),
-            answer = asked.answer(client, shared.timeout) => answer,
+            reason = &mut *client.termination => Answer::NotWanted(reason),
+            answer = asked.answer(client.stream, context.timeout) => answer,
         };
-        match self.settle(asked, answer, shared) {
+        match self.settle(asked, answer, context) {
             Settled::Done(done) => *done,
-            Settled::Dead => self.made_for(shared, (client, farewell)).await,
-            Settled::Silent(asked) => self.hedged(asked, shared, (client, farewell)).await,
+            Settled::Dead => self.made_for(context, client).await,
+            Settled::Silent(asked) => self.hedged(asked, context, client).await,
         }
     }
 
-    /// One that is made for a client, and nothing else.
-    async fn made_for(
-        &self,
-        shared: &Shared,
-        (client, farewell): (&Stream, &mut Farewell),
-    ) -> Made {
+    /// Makes one for a client, and nothing else.
+    async fn made_for(&self, context: &TunnelContext, client: WaitingClient<'_>) -> Found {
+        let making = self.establish(context, Some(client.stream), None);
         tokio::select! {
-            made = self.fresh(self.make_tunnel(shared, Some(client), None)) => made,
-            reason = farewell => Err(self.not_wanted(reason)),
+            made = self.fresh(making) => made,
+            reason = client.termination => Err(self.not_wanted(reason)),
         }
     }
 
-    /// One that is made beside one that was asked, to `silent` only where there is no other
+    /// Makes one beside one that was asked, to `silent` only where there is no other
     /// far end.
-    async fn another(&self, shared: &Shared, client: &Stream, silent: usize) -> Made {
-        self.fresh(self.make_tunnel(shared, Some(client), Some(silent))).await
+    async fn another(&self, context: &TunnelContext, client: &Stream, silent: usize) -> Found {
+        self.fresh(self.establish(context, Some(client), Some(silent))).await
     }
 
-    async fn fresh(
-        &self,
-        making: impl Future<Output = Result<(usize, (Stream, Session)), Unreached>>,
-    ) -> Made {
-        let (far_end, made) = making.await?;
-        self.pool.encourage();
-        Ok(Opened::made(far_end, made))
+    async fn fresh(&self, making: impl Future<Output = Result<Established, AllFailed>>) -> Found {
+        let established = making.await?;
+        self.pool.dial_succeeded();
+        Ok(Opened::made(established.far_end, established.stream, established.session))
     }
 
-    /// A far end has answered nothing on a tunnel that was asked at `since`, and should have:
-    /// those of before are not used, and others than this far end first, if there are any.
+    /// Notes that a far end has answered nothing on a tunnel that was asked at `since`, and
+    /// should have: older ones are not used, and others than this far end first, if there are
+    /// any.
     pub(super) fn swallowed(&self, far_end: usize, since: Instant) {
         self.pool.distrust(far_end, since);
         if self.far_ends.count() > 1 {
-            let why = Unmade::new(CloseReason::NoAnswer, "a warm tunnel to it got no answer");
-            self.far_ends.failed(far_end, &why, since.into_std());
+            let detail = "a warm tunnel to it got no answer";
+            let failure = ConnectFailure::new(CloseReason::NoAnswer, detail);
+            self.far_ends.failed(far_end, &failure, since.into_std());
         }
     }
 
-    /// The one that was asked, if it answers yet, or another.
+    /// Returns the one that was asked, if it answers yet, or another.
     async fn hedged(
         &self,
         mut asked: Box<Asked>,
-        shared: &Shared,
-        (client, farewell): (&Stream, &mut Farewell),
-    ) -> Made {
-        let deadline = asked.since + shared.timeout;
-        let mut another = pin!(self.another(shared, client, asked.far_end()));
+        context: &TunnelContext,
+        client: WaitingClient<'_>,
+    ) -> Found {
+        let tasks = &context.frontend.tasks;
+        let deadline = asked.since + context.timeout;
+        let mut another = pin!(self.another(context, client.stream, asked.far_end()));
         let mut failed = None;
         loop {
             // An answer counts that is there when another tunnel is: nothing is wrong then.
             let answer = tokio::select! {
                 biased;
-                reason = &mut *farewell => Answer::NotWanted(reason),
-                answer = asked.late_answer(client, deadline) => answer,
+                reason = &mut *client.termination => Answer::NotWanted(reason),
+                answer = asked.late_answer(client.stream, deadline) => answer,
                 made = &mut another, if failed.is_none() => {
-                    let error = made.as_ref().err().map(|unreached| unreached.why.reason);
+                    let error = made.as_ref().err().map(|all| all.failure.reason);
                     if error.is_some_and(is_of_the_far_end) {
                         failed = Some(made);
                         continue;
@@ -126,19 +121,19 @@ impl Entrance {
                     if error.is_none() && asked.is_dead() && asked.stays_silent().await {
                         self.swallowed(asked.far_end(), asked.since);
                     }
-                    asked.dismiss(error.unwrap_or(CloseReason::Unopened), &shared.tasks);
+                    asked.reset(error.unwrap_or(CloseReason::Unopened), tasks);
                     return made;
                 }
             };
-            match self.settle(asked, answer, shared) {
+            match self.settle(asked, answer, context) {
                 Settled::Done(done) => return *done,
-                Settled::Silent(last) => last.dismiss(CloseReason::Unopened, &shared.tasks),
+                Settled::Silent(last) => last.reset(CloseReason::Unopened, tasks),
                 Settled::Dead => {}
             }
             let Some(failed) = failed else {
                 return tokio::select! {
                     biased;
-                    reason = farewell => Err(self.not_wanted(reason)),
+                    reason = client.termination => Err(self.not_wanted(reason)),
                     made = another => made,
                 };
             };
@@ -146,17 +141,20 @@ impl Entrance {
         }
     }
 
-    /// Settles the fate of one that was asked.
-    fn settle(&self, asked: Box<Asked>, answer: Answer, shared: &Shared) -> Settled {
+    /// Decides what becomes of one that was asked.
+    fn settle(&self, asked: Box<Asked>, answer: Answer, context: &TunnelContext) -> Settled {
+        let tasks = &context.frontend.tasks;
         let first = asked.far_end();
-        let why = match answer {
-            Answer::Ours => return Settled::Done(Box::new(Ok(asked.opened(shared.timeout)))),
-            Answer::NotWanted(reason) => Unmade::new(reason, NOT_ANSWERED),
-            Answer::ClientGone => Unmade::new(CloseReason::PlainReset, "before it sent anything"),
-            Answer::Ended(reason) if is_of_the_target(reason) => Unmade::told(reason),
+        let failure = match answer {
+            Answer::Ours => return Settled::Done(Box::new(Ok(asked.opened(context.timeout)))),
+            Answer::NotWanted(reason) => ConnectFailure::new(reason, NOT_ANSWERED),
+            Answer::ClientGone => {
+                ConnectFailure::new(CloseReason::PlainReset, "before it sent anything")
+            }
+            Answer::Ended(reason) if is_of_the_target(reason) => remote::failure(reason),
             Answer::Ended(reason) => {
                 self.died(reason);
-                asked.dismiss(reason, &shared.tasks);
+                asked.reset(reason, tasks);
                 return Settled::Dead;
             }
             Answer::Silence => {
@@ -164,22 +162,23 @@ impl Entrance {
                 return Settled::Silent(asked);
             }
         };
-        asked.dismiss(why.reason, &shared.tasks);
-        Settled::Done(Box::new(Err(Unreached { first, why })))
+        asked.reset(failure.reason, tasks);
+        Settled::Done(Box::new(Err(AllFailed { first, failure })))
     }
 
     fn died(&self, reason: CloseReason) {
         debug!(%reason, "a warm tunnel was dead; dialling");
-        self.pool.tell_of_harm(reason);
+        self.pool.warn_of_harm(reason);
     }
 
-    fn not_wanted(&self, reason: CloseReason) -> Unreached {
-        Unreached { first: self.far_ends.first(), why: Unmade::new(reason, NOT_ANSWERED) }
+    fn not_wanted(&self, reason: CloseReason) -> AllFailed {
+        let failure = ConnectFailure::new(reason, NOT_ANSWERED);
+        AllFailed { first: self.far_ends.first(), failure }
     }
 }
 
-/// Whether a tunnel could not be made because of the far end, so that one that was asked
-/// before may still answer.
+/// Returns true when a tunnel could not be made because of the far end, so that one that was
+/// asked before may still answer.
 fn is_of_the_far_end(reason: CloseReason) -> bool {
     matches!(reason, CloseReason::PeerUnreachable | CloseReason::NoAnswer | CloseReason::LocalError)
 }

@@ -1,74 +1,70 @@
-//! Tunnels: the life of a connection from accept to its close reason.
+//! Tunnels: the life of a connection from its admission to its close reason.
 //!
 //! ```text
-//!   serve    accept, admit, drain
-//!   shared   what all its connections may use: slots, limits, the gate
-//!   capacity how many of what its descriptors are enough for
-//!   workers  the threads that serve, one for each processor
-//!   introduce who it is from (PROXY header), and whether the gate lets it in
-//!   encrypt  plain in:  dial the far end, shake hands, Open        -> relay
-//!   decrypt  sealed in: shake hands, proven live, dial the target  -> relay
-//!   caller   dialling a far end and shaking hands with it
-//!   secure   the handshake over a socket, as the acceptor
-//!   memory   the first messages that were answered
-//!   pool     warm tunnels for clients to come (shelf: which, until when)
-//!   warm     one of them, from the shelf to its client
-//!   hedge    which tunnel a client gets: a warm one, or one that is made for it
-//!   connected what a connection still holds once both its sides are connected
-//!   relay    both directions (seal, open), half-close, goodbye
-//!   looker   comes round to see whether sessions are alive
-//!   targets  which of several targets a connection gets, and what is known of them
-//!   health   checks of targets, and looks at those that are down
-//!   dialling how this end dials, and says for whom
-//!   unmade   why there is no tunnel or no target
-//!   unanswered what a far end did in place of answering
-//!   report   the closing line
-//!   rings    connections that come back to the tunnel they came from
-//!   trial    each step on the way to a target, without serving
-//!   status   what can be told of it meanwhile
-//!   pipe     standard input and output instead of a client (stdio: reads and writes them)
+//!   build      from options to a tunnel that can serve
+//!   serve      a tunnel: its background tasks, and the ways to end it
+//!   context    state that all its connections share: frontend, dial options
+//!   capacity   numbers that its descriptors are enough for
+//!   encrypt    plain in:  admit, dial the far end, shake hands, Open       -> session
+//!   decrypt    sealed in: admit, shake hands, proven live                  -> open_target
+//!   open_target  slot, dial of the target, Opened                          -> session
+//!   caller     call of a far end: dial and handshake, as the dialer
+//!   handshake  handshake over a socket, as the acceptor
+//!   replay_state  first messages that were answered
+//!   pool       warm tunnels for clients to come (pool_state: choice, ages, back-off)
+//!   warm       one of them, from the pool to its client
+//!   hedge      choice of a client's tunnel: a warm one, or one that is made for it
+//!   session    a session from its first relayed byte to its closing line
+//!   relay      both directions (seal, open), half-close, goodbye
+//!   liveness   signs of life of sessions
+//!   remote     meaning of what the far end says when it ends a session
+//!   unanswered behaviour of a far end in place of an answer
+//!   speech     guess at the protocol of a program that is no knockpipe (pure)
+//!   access_log the closing line
+//!   rings      detection of connections that come back to the tunnel they came from
+//!   preflight  each step on the way to a target, without serving
+//!   status     snapshot for operators
+//!   pipe       standard input and output instead of a client (stdio: reads and writes them)
 //! ```
 //!
 //! This is where `proto` meets `net`. It reads no command line and no signal.
 
+mod access_log;
 mod buffers;
+mod build;
 mod caller;
 mod capacity;
-mod connected;
+mod context;
 mod decrypt;
-mod dialling;
 mod encrypt;
-mod health;
+mod handshake;
 mod hedge;
-mod introduce;
-mod looker;
-mod memory;
+mod liveness;
 mod open;
+mod open_target;
 pub mod options;
 pub mod pipe;
 mod pool;
+mod pool_state;
+pub mod preflight;
+mod random;
 mod relay;
-mod report;
+mod remote;
+mod replay_state;
 mod rings;
 mod seal;
-mod secure;
 mod serve;
-mod shared;
-mod shelf;
-mod start;
+mod session;
+mod speech;
 pub mod status;
 mod stdio;
-mod targets;
-pub mod trial;
 mod unanswered;
-mod unmade;
 mod warm;
-pub mod workers;
 
+pub use build::Parts;
 pub use capacity::{Capacity, TooFewDescriptors, takes_many};
-pub use memory::Memory;
-pub use options::{Balancers, Limits, Options, PerSource, PipeOptions, Remark, Role};
+pub use options::{Limits, Options, PipeOptions, Remark, Role};
+pub use pool_state::PoolLevel;
+pub use replay_state::Memory;
 pub use serve::Tunnel;
-pub use start::Parts;
 pub use status::{Level, Status};
-pub use targets::TargetHealth;

@@ -13,11 +13,11 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::buffers::{Buffer, LARGE_RECORDS, Size};
+use super::remote::{from_peer_error, from_remote};
 use crate::net::Source;
 use crate::observe::sessions::Traffic;
 use crate::proto::PeerError;
 use crate::proto::inbound::{Event, Inbound};
-use crate::proto::message::ResetReason;
 use crate::reason::CloseReason;
 
 /// Data pieces that go into one vectored write.
@@ -25,7 +25,7 @@ const MAX_PIECES: usize = LARGE_RECORDS;
 
 /// The receiving direction of a relay.
 pub(super) struct OpenPump<'t> {
-    /// What was read, as long as some of it is not written yet. Apart from the
+    /// Bytes that were read, as long as some are not written yet. Apart from the
     /// rest, because most connections idle most of the time.
     reading: Option<Box<Reading>>,
     size: Size,
@@ -33,7 +33,7 @@ pub(super) struct OpenPump<'t> {
     waited: bool,
     /// Records were opened, and what was in them is on its way.
     opened: bool,
-    /// What follows the pieces.
+    /// Step that follows the pieces.
     next: Next,
     /// Stream bytes opened so far, and signs of life.
     traffic: &'t Traffic,
@@ -48,7 +48,7 @@ struct Reading {
     pieces: Pieces,
 }
 
-/// What to do once the opened data is written.
+/// Step that follows once the opened data is written.
 #[derive(Clone, Copy)]
 enum Next {
     Read,
@@ -101,7 +101,7 @@ impl<'t> OpenPump<'t> {
                 // There may be more complete records than there are pieces.
                 Next::Read if self.is_full() => {}
                 Next::Read => {
-                    self.size.let_others_go_first().await;
+                    self.size.yield_after_bulk().await;
                     self.fill(sealed, inbound).await?;
                 }
                 Next::Fail(reason) => return Err(reason),
@@ -137,10 +137,12 @@ impl<'t> OpenPump<'t> {
 
     /// Opens complete records, until the pieces are full or something else than data comes.
     fn open(&mut self, inbound: &mut Inbound) {
-        (self.next, self.opened) = (Next::Read, false);
+        self.next = Next::Read;
+        self.opened = false;
         let Some(reading) = &mut self.reading else { return };
         reading.pieces.clear();
-        let (mut opened, begun) = (0, reading.unopened.start);
+        let mut opened = 0;
+        let begun = reading.unopened.start;
         while !reading.pieces.is_full() && matches!(self.next, Next::Read) {
             match reading.open_one(inbound) {
                 Ok(None) => break,
@@ -150,11 +152,11 @@ impl<'t> OpenPump<'t> {
                 }
                 Ok(Some(Event::Opened)) => {}
                 Ok(Some(Event::Fin)) => self.next = Next::Finish,
-                Ok(Some(Event::Reset(reason))) => self.next = Next::Fail(told(reason)),
+                Ok(Some(Event::Reset(reason))) => self.next = Next::Fail(from_remote(reason)),
                 Ok(Some(Event::Confirmed | Event::Open(_))) => {
                     self.next = Next::Fail(CloseReason::ProtocolError);
                 }
-                Err(error) => self.next = Next::Fail(blame(error)),
+                Err(error) => self.next = Next::Fail(from_peer_error(error)),
             }
         }
         self.traffic.received.add(opened);
@@ -279,40 +281,14 @@ impl Reading {
     }
 }
 
-/// The reason at this end for a record that the protocol refused.
-pub(super) fn blame(error: PeerError) -> CloseReason {
-    match error {
-        PeerError::Misbehaved => CloseReason::ProtocolError,
-        _ => CloseReason::BadRecord,
-    }
-}
-
-/// The reason at this end for a Reset from the other.
-pub(super) fn told(reason: ResetReason) -> CloseReason {
-    match reason {
-        ResetReason::PlainReset => CloseReason::PeerReset,
-        ResetReason::TargetRefused => CloseReason::TargetRefused,
-        ResetReason::TargetTimeout => CloseReason::TargetTimeout,
-        ResetReason::TargetUnresolved => CloseReason::TargetUnresolved,
-        ResetReason::NoSuchService => CloseReason::NoSuchService,
-        ResetReason::LimitReached => CloseReason::LimitReached,
-        ResetReason::ProtocolError => CloseReason::PeerRejected,
-        ResetReason::Shutdown => CloseReason::PeerShutdown,
-        ResetReason::Unopened => CloseReason::Unopened,
-        ResetReason::Revoked => CloseReason::Revoked,
-        ResetReason::Idle => CloseReason::IdleTimeout,
-        ResetReason::Unheard => CloseReason::PeerVanished,
-        ResetReason::Failed => CloseReason::PeerFailed,
-    }
-}
-
 // === impl Pieces ===
 
 impl Pieces {
     const NONE: Self = Self { ranges: [(0, 0); MAX_PIECES], first: 0, end: 0 };
 
     fn clear(&mut self) {
-        (self.first, self.end) = (0, 0);
+        self.first = 0;
+        self.end = 0;
     }
 
     fn is_empty(&self) -> bool {

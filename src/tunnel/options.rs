@@ -1,36 +1,40 @@
-//! What one tunnel is told to do. The command line builds it; nothing here
-//! knows where it came from.
+//! Settings of one tunnel. The command line makes them; nothing here
+//! knows where they came from.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::addr::{Address, BindAddress, ClientAddr, ServiceName, Source};
-use crate::gate::{GateOptions, Member, Nets};
+use super::handshake::HandshakeConfig;
+use crate::addr::{Address, BindAddress, ServiceName, Source};
+use crate::frontend::{Balancers, PerSource};
+use crate::gate::{GateOptions, Member};
 use crate::keys::KeyRing;
-use crate::probe::Check;
+use crate::net::{ResolveOptions, SocketOptions};
 use crate::proto::heartbeat::Heartbeat;
 use crate::proto::{Padding, SuiteSet};
 use crate::proxy_protocol;
+use crate::upstream::probe::Check;
+use crate::upstream::{DialOptions, UpstreamOptions};
 
 /// One tunnel end: where it listens, where it forwards, with which keys.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
-    /// What the log calls it, where a process has several.
+    /// Its name in the log, where a process has several.
     pub name: Option<Arc<str>>,
-    /// Which end this is, and its target or targets.
+    /// The end that this is, and its target or targets.
     pub role: Role,
-    /// Where to accept connections; at least one.
+    /// Places to accept connections at; at least one.
     pub sources: Vec<Source>,
     /// The keys: the first dials, all are accepted.
     pub keys: KeyRing,
     /// Local address of outgoing connections.
     pub bind: Option<BindAddress>,
-    /// How many of what at once.
+    /// Limits of what there may be at once.
     pub limits: Limits,
     /// Deadline of a dial, and separately of a handshake in total.
     pub timeout: Duration,
-    /// How often target names are resolved again; `None` is never.
+    /// Interval at which target names are resolved again; `None` is never.
     pub resolve_every: Option<Duration>,
     /// Start although names do not resolve yet, and retry every second.
     pub wait_for_dns: bool,
@@ -42,57 +46,32 @@ pub struct Options {
     pub suites: SuiteSet,
     /// The longest time without a sign of life on a session; `None` asks for none.
     pub heartbeat: Option<Heartbeat>,
-    /// How long a session may be without application data; `None` is for ever.
+    /// Longest time that a session may be without application data; `None` is for ever.
     pub idle_timeout: Option<Duration>,
-    /// How long sessions may finish after the first signal.
+    /// Time that sessions have to finish after the first signal.
     pub drain: Duration,
-    /// Who may come in, by address; `None` lets everybody in.
+    /// The gate, which decides by address; `None` admits every client.
     pub gate: Option<Arc<GateOptions>>,
     /// Load balancers that may, and must, announce their clients' addresses.
     pub proxy_from: Arc<Balancers>,
-    /// How the targets of a service are checked (acceptor only).
+    /// Checks of the targets of a service (acceptor only).
     pub checks: BTreeMap<ServiceName, Check>,
     /// Sessions on a target that goes down are ended (acceptor only).
     pub close_on_target_down: bool,
-    /// How the target is told the client's address (acceptor only).
+    /// Version of the PROXY header that tells the target the client's address (acceptor only).
     pub proxy_to_target: Option<proxy_protocol::Version>,
-    /// What the operator should look at twice.
+    /// Settings that the operator should look at twice.
     pub remarks: Vec<Remark>,
 }
 
-/// Load balancers, by where they connect from.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Balancers {
-    /// Their addresses.
-    pub nets: Nets<()>,
-    /// A peer that comes through a unix socket is one.
-    pub unix: bool,
-}
-
-impl Balancers {
-    /// Whether there are any.
-    pub fn is_empty(&self) -> bool {
-        self.nets.is_empty() && !self.unix
-    }
-
-    /// Whether `peer` is one.
-    pub fn contain(&self, peer: ClientAddr) -> bool {
-        match peer {
-            ClientAddr::Ip(address) => self.nets.lookup(address.ip()).is_some(),
-            ClientAddr::Unix => self.unix,
-            ClientAddr::Pipe | ClientAddr::Nameless => false,
-        }
-    }
-}
-
-/// What is allowed, but seldom meant: for the first lines of the log.
+/// Valid but suspicious settings, logged at start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Remark {
     /// A rule of the gate covers very many addresses.
     WideRule {
         /// The flag that it came with.
         flag: &'static str,
-        /// What it covers.
+        /// The addresses that it covers.
         net: Member,
     },
     /// The gate's store is the service behind the gate.
@@ -105,7 +84,7 @@ pub enum Remark {
     },
 }
 
-/// Which end a tunnel is.
+/// The end that a tunnel is.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Role {
     /// The dialer: plain in, sealed out.
@@ -135,7 +114,7 @@ impl Role {
         }
     }
 
-    /// Where it dials: all far ends, or the targets of all services.
+    /// Places that it dials: all far ends, or the targets of all services.
     pub fn targets(&self) -> Vec<&Address> {
         match self {
             Self::Encrypt { targets, .. } => targets.iter().collect(),
@@ -144,7 +123,7 @@ impl Role {
     }
 }
 
-/// How many of what at once.
+/// Limits of what there may be at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Sessions; `None` is as many as file descriptors allow.
@@ -152,19 +131,10 @@ pub struct Limits {
     /// Unproven handshakes (acceptor only).
     pub handshakes: usize,
     /// Tunnels without a session: at the dialer the size of its pool, at the
-    /// acceptor how many may wait to be opened.
+    /// acceptor those that may wait to be opened.
     pub unopened: usize,
-    /// What one source address may have; `None` is no limit.
+    /// Allowance of one source address; `None` is no limit.
     pub per_source: Option<PerSource>,
-}
-
-/// What one source (an IPv4 address or an IPv6 /64) may have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PerSource {
-    /// Sessions at once.
-    pub sessions: usize,
-    /// New connections per second, with a burst of as many; `None` is no limit.
-    pub per_second: Option<u32>,
 }
 
 /// One tunnel that carries standard input and output; always the dialer.
@@ -188,11 +158,57 @@ pub struct PipeOptions {
     pub suites: SuiteSet,
     /// The longest time without a sign of life; `None` asks for none.
     pub heartbeat: Option<Heartbeat>,
-    /// How long the session may be without application data; `None` is for ever.
+    /// Longest time that the session may be without application data; `None` is for ever.
     pub idle_timeout: Option<Duration>,
 }
 
-/// The targets of each service, in the order in which they were given.
+impl Options {
+    /// Settings of the targets of one service, or of its far ends.
+    pub(super) fn upstream<'a>(
+        &self,
+        service: &'a ServiceName,
+        addresses: &'a [Address],
+        longest_pause: Duration,
+    ) -> UpstreamOptions<'a> {
+        UpstreamOptions {
+            tunnel: self.name.clone(),
+            service,
+            addresses,
+            resolve: ResolveOptions { every: self.resolve_every, wait: self.wait_for_dns },
+            // An encrypt end has no checks.
+            check: self.checks.get(service).cloned(),
+            longest_pause,
+            ends_sessions: self.close_on_target_down,
+            timeout: self.timeout,
+        }
+    }
+
+    /// Options of its dials.
+    pub(super) fn dial_options(&self) -> DialOptions {
+        let socket = SocketOptions { keepalive: self.keepalive };
+        DialOptions { bind: self.bind, socket, proxy: self.proxy_to_target }
+    }
+
+    /// Settings of its handshakes.
+    pub(super) fn handshake(&self) -> HandshakeConfig {
+        HandshakeConfig::of(self.keys.clone(), self.suites, self.padding, self.heartbeat)
+    }
+}
+
+impl PipeOptions {
+    /// Options of its dial.
+    pub(super) fn dial_options(&self) -> DialOptions {
+        let socket = SocketOptions { keepalive: self.keepalive };
+        DialOptions { bind: self.bind, socket, proxy: None }
+    }
+
+    /// Settings of its handshake.
+    pub(super) fn handshake(&self) -> HandshakeConfig {
+        HandshakeConfig::of(self.keys.clone(), self.suites, self.padding, self.heartbeat)
+    }
+}
+
+/// Sorts targets by service, in the order in which they were given.
 pub(super) fn by_service(
     targets: &[(ServiceName, Address)],
 ) -> BTreeMap<&ServiceName, Vec<Address>> {

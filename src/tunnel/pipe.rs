@@ -1,8 +1,8 @@
 //! One tunnel for standard input and output, as an ssh ProxyCommand wants it.
 //!
-//! It ends when the far side ends, also while standard input stays open: what
-//! is typed after that could go nowhere. It ends too when a signal says so, as ssh
-//! sends it, or nobody reads standard output any more; then the far end is told, within
+//! It ends when the far side ends, also while standard input stays open: bytes that
+//! are typed after that could go nowhere. It ends too when a signal says so, as ssh
+//! sends it, or standard output is not read any more; then the far end is told, within
 //! a second, and does not take it for a broken network.
 
 use std::future::poll_fn;
@@ -14,28 +14,26 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::caller::{Background, CallError, Called, Caller, Patience};
-use super::dialling::{Dialling, look_up_once};
-use super::looker::look_after;
+use super::caller::{Background, CallError, Called, DialerHandshake, Patience};
+use super::liveness::look_after;
 use super::options::PipeOptions;
-use super::relay::{Start, relay};
-use super::report::told_by_the_far_end;
-use super::secure::Terms;
+use super::relay::{Relayed, Sides, Start, relay};
+use super::remote::remote_advice;
 use super::stdio::Stdio;
-use super::unmade::Unmade;
 use crate::addr::ClientAddr;
-use crate::net::{DialError, ResolveError, Stream, has_no_reader};
+use crate::net::{DialError, ResolveError, has_no_reader};
 use crate::observe::pulse::Pulse;
-use crate::observe::sessions::{Facts, Live};
+use crate::observe::sessions::{Keyed, Live, SessionInfo};
 use crate::observe::{Meters, Sessions};
 use crate::proto::message::Open;
 use crate::proto::{PeerError, Session};
 use crate::reason::CloseReason;
+use crate::upstream::{ConnectFailure, Target};
 
 /// The interval at which standard output is looked at for a reader.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Why a pipe did not do its work.
+/// Reason why a pipe did not do its work.
 #[derive(Debug, thiserror::Error)]
 pub enum PipeError {
     /// The far end's name does not resolve.
@@ -53,7 +51,7 @@ pub enum PipeError {
     /// The session ended early.
     #[error("the tunnel ended: {reason}; {advice}")]
     Ended {
-        /// Why.
+        /// The close reason.
         reason: CloseReason,
         /// The remedy.
         advice: &'static str,
@@ -69,13 +67,13 @@ pub async fn run(options: PipeOptions, stop: CancellationToken) -> Result<(), Pi
     let open = Open { service: options.service.clone(), client: ClientAddr::Pipe };
     let idle_timeout = options.idle_timeout;
     let background = Background::default();
-    let connected = tokio::select! {
+    let called = tokio::select! {
         biased;
-        connected = connect(options, &background) => connected,
+        called = call(options, &background) => called,
         () = stop.cancelled() => Err(ended(CloseReason::Shutdown)),
     };
-    let piped = match connected {
-        Ok(connected) => carry(connected, &open, idle_timeout, stop).await,
+    let piped = match called {
+        Ok(called) => carry(called, &open, idle_timeout, stop).await,
         Err(error) => Err(error),
     };
     background.finish().await;
@@ -84,7 +82,7 @@ pub async fn run(options: PipeOptions, stop: CancellationToken) -> Result<(), Pi
 
 /// Carries standard input and output through a session until both ended, or the far side did.
 async fn carry(
-    (mut sealed, mut session): (Stream, Session),
+    Called { stream: mut sealed, mut session, .. }: Called,
     open: &Open,
     idle_timeout: Option<Duration>,
     stop: CancellationToken,
@@ -103,8 +101,9 @@ async fn carry(
             () = unread() => CloseReason::PlainReset,
         }
     };
-    let session = (&mut session, live.traffic());
-    let end = relay((plain, &mut sealed), session, start, pin!(cut)).await;
+    let sides = Sides { plain, sealed: &mut sealed };
+    let relayed = Relayed { session: &mut session, traffic: live.traffic() };
+    let end = relay(sides, relayed, start, pin!(cut)).await;
     match end.reason {
         CloseReason::Finished => Ok(()),
         // We gave input up because the far side had ended well.
@@ -114,7 +113,7 @@ async fn carry(
 }
 
 fn ended(reason: CloseReason) -> PipeError {
-    let advice = told_by_the_far_end(reason).copied();
+    let advice = remote_advice(reason);
     let advice = advice.unwrap_or(match reason {
         CloseReason::IdleTimeout => "no data for the --idle-timeout of one of the ends",
         CloseReason::PlainReset => {
@@ -127,8 +126,8 @@ fn ended(reason: CloseReason) -> PipeError {
     PipeError::Ended { reason, advice }
 }
 
-/// Resolves when nobody can read standard output any more: a pipe or socket whose other end
-/// is closed. Of other things nothing tells that but a write.
+/// Waits until standard output cannot be read any more: a pipe or socket with a closed other
+/// end. Of other things nothing tells that but a write.
 async fn unread() {
     loop {
         sleep(LOOK).await;
@@ -140,36 +139,31 @@ async fn unread() {
 
 /// The one session of this process.
 fn enter(session: &Session, open: &Open, idle_timeout: Option<Duration>) -> Live {
-    let facts = Facts {
+    let info = SessionInfo {
         tunnel: None,
         accepted: Instant::now().into_std(),
         peer: ClientAddr::Pipe,
         client: None,
-        target: Arc::from(""),
+        target: None,
         service: open.service.clone(),
-        key: session.key,
-        suite: session.suite,
     };
+    let keyed = Keyed { key: session.key, suite: session.suite };
     let meters = Meters::new("", Arc::new(Sessions::default()));
-    let live = meters.enter(facts, Pulse::new(session.heartbeats, idle_timeout));
+    let live = meters.enter(info, keyed, Pulse::new(session.heartbeats, idle_timeout));
     look_after(&live);
     live
 }
 
-async fn connect(
-    options: PipeOptions,
-    background: &Background,
-) -> Result<(Stream, Session), PipeError> {
-    let dialling = Dialling::from(&options);
-    let far_end = look_up_once(options.target).await?;
-    let caller =
-        Caller::new(Terms::of(options.keys, options.suites, options.padding, options.heartbeat));
+/// Dials the far end and shakes hands.
+async fn call(options: PipeOptions, background: &Background) -> Result<Called, PipeError> {
+    let dial_options = options.dial_options();
+    let far_end = Target::once(&options.target).await?;
+    let dialer = DialerHandshake::new(options.handshake());
     let patience = Patience { deadline: Instant::now() + options.timeout, answer: options.timeout };
-    let dial = |deadline| dialling.dial(&far_end, deadline);
-    let called = caller.call(dial, patience, background).await;
-    match called {
-        Ok(Called { stream, session, .. }) => Ok((stream, session)),
+    let dial = |deadline| far_end.connect(&dial_options, deadline);
+    match dialer.call(dial, patience, background).await {
+        Ok(called) => Ok(called),
         Err(CallError::Dial(error)) => Err(error.into()),
-        Err(error) => Err(PipeError::NoTunnel(Unmade::from(error).detail)),
+        Err(error) => Err(PipeError::NoTunnel(ConnectFailure::from(error).detail)),
     }
 }

@@ -3,7 +3,7 @@
 //! trip for the tunnel; its target is dialled then and not before.
 //!
 //! ```text
-//!   dial -> shake hands -> Confirm -> on the shelf -> taken for a client -> Open
+//!   dial -> shake hands -> Confirm -> in the pool -> taken for a client -> Open
 //!                                         |
 //!                                         +-> replaced before the far end ends it
 //! ```
@@ -25,18 +25,18 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
-use super::shelf::{Pace, Removed, Shelf};
-use super::unmade::Unmade;
+use super::pool_state::{IdleTunnels, PoolLevel, RefillBackoff, Removed};
 use super::warm::Warm;
 use crate::observe::metrics::PoolMeters;
 use crate::reason::CloseReason;
 use crate::tasks::Panicked;
+use crate::upstream::ConnectFailure;
 
 /// Tunnels that are made at once: enough to follow a burst of clients, and few
 /// beside the far end's places for handshakes.
 pub(super) const AT_ONCE: usize = 8;
 
-/// How long tunnels that are being made when the pool is closed have to be finished.
+/// Time that tunnels have to be finished that are being made when the pool is closed.
 const LAST_TUNNELS: Duration = Duration::from_secs(1);
 
 const TOO_MANY: &str =
@@ -53,24 +53,24 @@ pub(super) struct Pool {
     size: AtomicUsize,
     /// The tunnel's name, for the log.
     tunnel: Option<Arc<str>>,
-    shelf: Mutex<Shelf<Warm>>,
+    idle: Mutex<IdleTunnels<Warm>>,
     taken: Notify,
     /// A client got through by itself.
-    encouraged: Notify,
+    dial_succeeded: Notify,
     /// There should be more or fewer.
     resized: Notify,
     meters: PoolMeters,
-    /// Where tunnels take their leave, for which nobody waits.
+    /// Tasks in which tunnels take their leave; no other task waits for them.
     goodbyes: TaskTracker,
 }
 
-/// What a pool is busy with.
+/// Work that a pool is busy with.
 struct Work {
-    making: JoinSet<Result<Warm, Unmade>>,
-    pace: Pace,
+    making: JoinSet<Result<Warm, ConnectFailure>>,
+    backoff: RefillBackoff,
 }
 
-/// Whether no far end that works ends a tunnel so.
+/// Returns true when no far end that works ends a tunnel so.
 fn is_harm(reason: CloseReason) -> bool {
     matches!(reason, CloseReason::BadRecord | CloseReason::ProtocolError)
 }
@@ -85,9 +85,16 @@ impl Pool {
         meters: PoolMeters,
         goodbyes: TaskTracker,
     ) -> Self {
-        let (size, shelf) = (AtomicUsize::new(size), Mutex::default());
-        let [taken, encouraged, resized] = std::array::from_fn(|_| Notify::new());
-        Self { size, tunnel, shelf, taken, encouraged, resized, meters, goodbyes }
+        Self {
+            size: AtomicUsize::new(size),
+            tunnel,
+            idle: Mutex::default(),
+            taken: Notify::new(),
+            dial_succeeded: Notify::new(),
+            resized: Notify::new(),
+            meters,
+            goodbyes,
+        }
     }
 
     /// Changes how many tunnels there should be. What is too many is let go.
@@ -104,7 +111,7 @@ impl Pool {
     /// host has heard. Those before it are let go.
     pub(super) fn take(&self, wanted: impl Fn(usize) -> bool) -> Option<Warm> {
         let warm = loop {
-            let next = self.shelf().take();
+            let next = self.idle().take();
             match next {
                 // The far end has ended it, or begins to.
                 Some(mut warm) if !warm.is_quiet() => {
@@ -127,16 +134,16 @@ impl Pool {
     /// A tunnel to this far end has said nothing when it was asked at `since`: those of
     /// before are let go, or each would cost a client the time to find that out.
     pub(super) fn distrust(&self, far_end: usize, since: Instant) {
-        let before = self.shelf().older(since, |warm| warm.far_end == far_end);
+        let before = self.idle().older(since, |warm| warm.far_end == far_end);
         debug!(tunnels = before.len(), "warm tunnels of before one that was dead are let go");
         self.meters.failed.inc_by(1 + before.len() as u64);
         self.let_go(before);
         self.taken.notify_one();
     }
 
-    /// The far end answered a client that dialled for itself: it is not away.
-    pub(super) fn encourage(&self) {
-        self.encouraged.notify_one();
+    /// Notes that the far end answered a client that dialled for itself: it is not away.
+    pub(super) fn dial_succeeded(&self) {
+        self.dial_succeeded.notify_one();
     }
 
     /// Keeps the pool full with what `make` makes until `stop`, and lets all go then,
@@ -144,16 +151,17 @@ impl Pool {
     /// off for a stranger.
     pub(super) async fn keep<F>(&self, make: impl Fn() -> F, stop: impl Future<Output = ()>)
     where
-        F: Future<Output = Result<Warm, Unmade>> + Send + 'static,
+        F: Future<Output = Result<Warm, ConnectFailure>> + Send + 'static,
     {
-        let (mut work, mut stop) = (Work::new(), pin!(stop));
+        let mut work = Work::new();
+        let mut stop = pin!(stop);
         loop {
             let next = self.fill(&mut work, Instant::now(), &make);
             tokio::select! {
                 () = &mut stop => break,
                 Some(made) = work.making.join_next() => match made {
                     Ok(Ok(warm)) => self.put(warm, &mut work),
-                    Ok(Err(Unmade { reason, detail })) => self.failed(&mut work, reason, &detail),
+                    Ok(Err(ConnectFailure { reason, detail })) => self.failed(&mut work, reason, &detail),
                     // The pool is needed as long as the tunnel.
                     Err(_) => {
                         let detail = Panicked.to_string();
@@ -163,7 +171,7 @@ impl Pool {
                 ended = poll_fn(|cx| self.poll_ended(cx)) => self.ended(ended, &mut work),
                 () = self.taken.notified() => {}
                 () = self.resized.notified() => {}
-                () = self.encouraged.notified() => work.pace.encouraged(Instant::now()),
+                () = self.dial_succeeded.notified() => work.backoff.dial_succeeded(Instant::now()),
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
             }
         }
@@ -180,25 +188,26 @@ impl Pool {
     /// there is more to do by itself.
     fn fill<F>(&self, work: &mut Work, now: Instant, make: impl Fn() -> F) -> Option<Instant>
     where
-        F: Future<Output = Result<Warm, Unmade>> + Send + 'static,
+        F: Future<Output = Result<Warm, ConnectFailure>> + Send + 'static,
     {
         let size = self.size();
-        let outdated = self.shelf().outdated(now);
+        let outdated = self.idle().outdated(now);
         self.let_go(outdated);
-        let too_many = self.shelf().trim(size);
+        let too_many = self.idle().trim(size);
         self.let_go(too_many);
-        let fresh = self.shelf().fresh(now);
-        if work.pace.is_full_again(fresh >= size, now) {
+        let fresh = self.idle().fresh(now);
+        if work.backoff.recovered(fresh >= size, now) {
             let tunnel = self.tunnel.as_deref();
             info!(tunnel, tunnels = size, "the pool is full again");
         }
         let missing = size.saturating_sub(fresh + work.making.len());
-        let may_make = work.pace.at_once(now, AT_ONCE).saturating_sub(work.making.len());
+        let may_make = work.backoff.at_once(now, AT_ONCE).saturating_sub(work.making.len());
         for _ in 0..missing.min(may_make) {
             work.making.spawn(make());
         }
-        let pace = if missing > 0 { work.pace.next_after(now) } else { work.pace.settled(now) };
-        [self.shelf().next_after(now), pace].into_iter().flatten().min()
+        let retry =
+            if missing > 0 { work.backoff.next_after(now) } else { work.backoff.settled(now) };
+        [self.idle().next_after(now), retry].into_iter().flatten().min()
     }
 
     /// One could not be made, or was ended.
@@ -207,14 +216,14 @@ impl Pool {
         work.failed(reason, detail, self);
     }
 
-    /// How many tunnels are ready, and how many should be.
-    pub(super) fn warm(&self) -> (usize, usize) {
-        (self.shelf().len(), self.size())
+    /// Number of tunnels that are ready, and that there should be.
+    pub(super) fn warm(&self) -> PoolLevel {
+        PoolLevel { ready: self.idle().len(), size: self.size() }
     }
 
     /// Lets all tunnels go.
     fn close(&self) {
-        while let Some(warm) = { self.shelf().take() } {
+        while let Some(warm) = { self.idle().take() } {
             self.let_go([warm]);
         }
     }
@@ -226,19 +235,19 @@ impl Pool {
     }
 
     fn put(&self, warm: Warm, work: &mut Work) {
-        let replaced = self.shelf().put(warm, Instant::now(), self.size());
+        let replaced = self.idle().put(warm, Instant::now(), self.size());
         self.let_go(replaced);
-        work.pace.succeeded();
+        work.backoff.succeeded();
         debug!("a warm tunnel is ready");
     }
 
-    /// A tunnel on the shelf has ended. That is no failure where the far end did it on
+    /// Handles the end of an idle tunnel. That is no failure where the far end did it on
     /// purpose, and said so.
     fn ended(&self, removed: Removed<Warm, CloseReason>, work: &mut Work) {
         let Removed { tunnel: warm, answer: reason, age } = removed;
         self.end(warm, reason);
         let on_purpose = matches!(reason, CloseReason::PeerShutdown | CloseReason::Unopened);
-        if on_purpose && work.pace.let_go(Instant::now(), age) {
+        if on_purpose && work.backoff.let_go(Instant::now(), age) {
             debug!(%reason, "the far end let a warm tunnel go");
             return;
         }
@@ -247,13 +256,13 @@ impl Pool {
 
     /// Ends a tunnel that the far end has ended, or on which came what may not come.
     fn end(&self, warm: Warm, reason: CloseReason) {
-        self.tell_of_harm(reason);
-        self.goodbyes.spawn(warm.dismiss(reason));
+        self.warn_of_harm(reason);
+        self.goodbyes.spawn(warm.reset(reason));
     }
 
     /// Logs, each time, that something came on a tunnel without a client that may
-    /// not come: the far end is not away but broken, or somebody is on the path.
-    pub(super) fn tell_of_harm(&self, reason: CloseReason) {
+    /// not come: the far end is not away but broken, or a third host is on the path.
+    pub(super) fn warn_of_harm(&self, reason: CloseReason) {
         if is_harm(reason) {
             let tunnel = self.tunnel.as_deref();
             warn!(tunnel, %reason, detail = HARMED, "a warm tunnel was ended");
@@ -262,15 +271,15 @@ impl Pool {
 
     /// Removes a tunnel that the far end has ended, and says why it did.
     fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<Removed<Warm, CloseReason>> {
-        let ended = self.shelf().remove_first(Instant::now(), |warm| match warm.poll_ended(cx) {
+        let ended = self.idle().remove_first(Instant::now(), |warm| match warm.poll_ended(cx) {
             Poll::Ready(reason) => Some(reason),
             Poll::Pending => None,
         });
         ended.map_or(Poll::Pending, Poll::Ready)
     }
 
-    fn shelf(&self) -> MutexGuard<'_, Shelf<Warm>> {
-        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    fn idle(&self) -> MutexGuard<'_, IdleTunnels<Warm>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -278,14 +287,13 @@ impl Pool {
 
 impl Work {
     fn new() -> Self {
-        let pace = Pace::new(Instant::now());
-        Self { making: JoinSet::new(), pace }
+        Self { making: JoinSet::new(), backoff: RefillBackoff::new(Instant::now()) }
     }
 
     fn failed(&mut self, reason: CloseReason, detail: &str, pool: &Pool) {
         debug!(%reason, detail, "no warm tunnel");
         let is_away = reason != CloseReason::LimitReached;
-        if self.pace.failed(Instant::now(), is_away) {
+        if self.backoff.failed(Instant::now(), is_away) {
             let detail = if is_away { detail } else { TOO_MANY };
             let tunnel = pool.tunnel.as_deref();
             warn!(tunnel, %reason, detail, "the pool is not full; clients dial for themselves meanwhile");

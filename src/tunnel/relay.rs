@@ -22,38 +22,61 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-use super::buffers::poll_discard;
 use super::open::OpenPump;
 use super::seal::SealPump;
-use crate::net::{Duplex, Source};
+use crate::net::{Duplex, Source, poll_discard};
 use crate::observe::sessions::Traffic;
 use crate::proto::Session;
 use crate::proto::message::ResetReason;
 use crate::reason::CloseReason;
 
-/// How long the far end may take to hear a Reset, or its own last words may
-/// take to arrive, before the connection is simply dropped.
+/// Time that the far end has to hear a Reset, and its own last words have to arrive, before
+/// the connection is simply dropped.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// How a relay begins.
+/// Beginning of a relay.
 #[derive(Default)]
 pub(super) struct Start {
     /// Records to send first: Open or Opened.
     pub(super) first: Vec<u8>,
-    /// What was read behind the handshake.
+    /// Bytes that were read behind the handshake.
     pub(super) already_read: Vec<u8>,
 }
 
-/// How a relay ended.
+/// Both sides of a session. The relay closes the plain one, and its caller the sealed one.
+pub(super) struct Sides<'a, P, S> {
+    pub(super) plain: P,
+    pub(super) sealed: &'a mut S,
+}
+
+/// A session that is relayed, and the counters of what passes.
+pub(super) struct Relayed<'a> {
+    pub(super) session: &'a mut Session,
+    pub(super) traffic: &'a Traffic,
+}
+
+/// Both sides, borrowed for the time that bytes pass.
+struct Ends<'a, P, S> {
+    plain: &'a mut P,
+    sealed: &'a mut S,
+}
+
+/// Both directions.
+struct Pumps<'a, 't> {
+    seal: &'a mut SealPump<'t>,
+    open: &'a mut OpenPump<'t>,
+}
+
+/// End of a relay.
 #[derive(Debug)]
 pub(super) struct End {
-    /// Why.
+    /// The close reason.
     pub(super) reason: CloseReason,
     /// Stream bytes from the plain side to the sealed side.
     pub(super) sent: u64,
     /// Stream bytes from the sealed side to the plain side.
     pub(super) received: u64,
-    /// How often a record key was replaced by its successor.
+    /// Number of record keys that were replaced by their successors.
     pub(super) ratchets: u64,
 }
 
@@ -61,32 +84,42 @@ pub(super) struct End {
 /// notes into `traffic` meanwhile what passes. Then
 /// the plain side is closed as it deserves; the caller closes the sealed one.
 ///
-/// No `async fn`, whose arguments take their room twice for as long as it runs.
+/// No `async fn`: its arguments would take their room twice for as long as it runs.
 /// `'static`, because Rust 1.88 cannot tell otherwise that the future is `Send`.
 pub(super) fn relay<P: Duplex + 'static, S: Duplex + 'static>(
-    (mut plain, sealed): (P, &mut S),
-    (session, traffic): (&mut Session, &Traffic),
+    Sides { mut plain, sealed }: Sides<'_, P, S>,
+    Relayed { session, traffic }: Relayed<'_>,
     start: Start,
     cut: Pin<&mut (impl Future<Output = CloseReason> + Send + ?Sized)>,
 ) -> impl Future<Output = End> + Send {
     let mut seal = SealPump::new(start.first, traffic);
     let mut open = OpenPump::new(&start.already_read, traffic);
     async move {
-        let reason = pump((&mut plain, sealed), session, (&mut seal, &mut open), cut).await;
+        let reason = pump(
+            Ends { plain: &mut plain, sealed: &mut *sealed },
+            session,
+            Pumps { seal: &mut seal, open: &mut open },
+            cut,
+        )
+        .await;
         match reason {
             CloseReason::Finished => plain.finish().await,
             _ => plain.abort().await,
         }
         say_goodbye(&mut seal, sealed, session, reason).await;
-        let (sent, received) = (traffic.sent.get(), traffic.received.get());
-        End { reason, sent, received, ratchets: session.ratchets() }
+        End {
+            reason,
+            sent: traffic.sent.get(),
+            received: traffic.received.get(),
+            ratchets: session.ratchets(),
+        }
     }
 }
 
 async fn pump<P: Duplex, S: Duplex>(
-    (plain, sealed): (&mut P, &mut S),
+    Ends { plain, sealed }: Ends<'_, P, S>,
     session: &mut Session,
-    (seal, open): (&mut SealPump<'_>, &mut OpenPump<'_>),
+    Pumps { seal, open }: Pumps<'_, '_>,
     cut: Pin<&mut (impl Future<Output = CloseReason> + ?Sized)>,
 ) -> CloseReason {
     let (mut plain_read, mut plain_write) = plain.split();
@@ -110,7 +143,8 @@ async fn pump<P: Duplex, S: Duplex>(
         }
         Ok(())
     };
-    let (mut sealing, mut opening) = (pin!(sealing), pin!(opening));
+    let mut sealing = pin!(sealing);
+    let mut opening = pin!(opening);
     // Not biased: both share one budget of work per turn, and the one that is
     // always asked first would leave the other nothing of it.
     let ended = tokio::select! {
@@ -129,7 +163,8 @@ async fn pump<P: Duplex, S: Duplex>(
     ended.err().unwrap_or(CloseReason::Finished)
 }
 
-/// What the other end hears of an abort; `None` when it is finished, or gone, or said so itself.
+/// Reason that the other end hears of an abort; `None` when it is finished, or gone, or said so
+/// itself.
 fn to_tell(reason: CloseReason) -> Option<ResetReason> {
     match reason {
         CloseReason::PlainReset => Some(ResetReason::PlainReset),
@@ -140,7 +175,7 @@ fn to_tell(reason: CloseReason) -> Option<ResetReason> {
         CloseReason::Revoked => Some(ResetReason::Revoked),
         CloseReason::IdleTimeout => Some(ResetReason::Idle),
         CloseReason::PeerVanished => Some(ResetReason::Unheard),
-        // To a dialer it is a target that nobody can use.
+        // To a dialer it is a target that cannot be used.
         CloseReason::TargetRefused | CloseReason::TargetDown | CloseReason::Loop => {
             Some(ResetReason::TargetRefused)
         }
@@ -154,14 +189,19 @@ fn to_tell(reason: CloseReason) -> Option<ResetReason> {
 }
 
 /// Tells the far end why a session ends that was never relayed.
-pub(super) async fn dismiss<S: Duplex>(sealed: &mut S, session: &mut Session, reason: CloseReason) {
-    dismiss_behind(vec![], (sealed, session), reason).await;
+pub(super) async fn send_reset<S: Duplex>(
+    sealed: &mut S,
+    session: &mut Session,
+    reason: CloseReason,
+) {
+    send_reset_behind(vec![], sealed, session, reason).await;
 }
 
 /// The same, behind records, or the rest of one, that were not sent yet.
-pub(super) async fn dismiss_behind<S: Duplex>(
+pub(super) async fn send_reset_behind<S: Duplex>(
     unsent: Vec<u8>,
-    (sealed, session): (&mut S, &mut Session),
+    sealed: &mut S,
+    session: &mut Session,
     reason: CloseReason,
 ) {
     let nothing = Traffic::default();

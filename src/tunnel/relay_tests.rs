@@ -106,13 +106,24 @@ fn tunnel(
     let dialer = tokio::spawn(async move {
         let (plain, mut sealed) = (Pipe::new(plain_in), Pipe::new(near));
         let start = Start { first: vec![], already_read: vec![] };
-        relay((plain, &mut sealed), (&mut dialer, &Traffic::default()), start, pin!(cut)).await
+        relay(
+            Sides { plain, sealed: &mut sealed },
+            Relayed { session: &mut dialer, traffic: &Traffic::default() },
+            start,
+            pin!(cut),
+        )
+        .await
     });
     let acceptor = tokio::spawn(async move {
         let (plain, mut sealed) = (Pipe::new(plain_out), Pipe::new(far));
         let start = Start { first: opened, already_read: vec![] };
-        relay((plain, &mut sealed), (&mut acceptor, &Traffic::default()), start, pin!(pending()))
-            .await
+        relay(
+            Sides { plain, sealed: &mut sealed },
+            Relayed { session: &mut acceptor, traffic: &Traffic::default() },
+            start,
+            pin!(pending()),
+        )
+        .await
     });
     Tunnel { client, target, dialer, acceptor }
 }
@@ -193,7 +204,7 @@ async fn a_cut_session_tells_the_other_end() {
     drop(client);
 }
 
-/// What a sealed stream that was cut, or tampered with, does to the receiving end.
+/// Effect of a sealed stream that was cut, or tampered with, on the receiving end.
 #[tokio::test]
 async fn a_sealed_stream_without_fin_is_never_a_clean_end() {
     let Ends { mut dialer, .. } = ends(Suite::Aes256Gcm, Padding::NONE);
@@ -269,8 +280,8 @@ async fn what_follows_fin_in_the_same_read_is_heeded() {
         let (plain, mut sealed) = (Pipe::new(plain), Pipe::new(near));
         let start = Start { first: opened, already_read: vec![] };
         let end = relay(
-            (plain, &mut sealed),
-            (&mut acceptor, &Traffic::default()),
+            Sides { plain, sealed: &mut sealed },
+            Relayed { session: &mut acceptor, traffic: &Traffic::default() },
             start,
             pin!(pending()),
         )
@@ -297,8 +308,13 @@ async fn a_flood_one_way_does_not_hold_up_the_other() {
     let relaying = tokio::spawn(async move {
         let start = Start { first: vec![], already_read: vec![] };
         let (plain, mut sealed) = (Pipe::new(plain), Pipe::new(sealed));
-        relay((plain, &mut sealed), (&mut acceptor, &Traffic::default()), start, pin!(pending()))
-            .await
+        relay(
+            Sides { plain, sealed: &mut sealed },
+            Relayed { session: &mut acceptor, traffic: &Traffic::default() },
+            start,
+            pin!(pending()),
+        )
+        .await
     });
     let (mut opened, mut sealed) = (0, 0);
     while opened < RECORDS / 2 {

@@ -20,13 +20,13 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::unmade::Unmade;
 use crate::addr::ClientAddr;
 use crate::net::Stream;
 use crate::reason::CloseReason;
+use crate::upstream::{ConnectFailure, TargetsId};
 
 /// Calls that are followed from one to the one that it is made for: more tunnels in
-/// tunnels than anybody has in a process.
+/// tunnels than any process has.
 const CALLS: usize = 16;
 
 /// Passages in a row that are a ring. One alone is chance: a client's port and ours can be
@@ -43,12 +43,7 @@ const REMEDY: &str =
     "this connection comes from this very tunnel: the target leads back to it; give -t the address";
 
 static CALLS_NOW: LazyLock<Mutex<HashMap<Pair, Call>>> = LazyLock::new(Mutex::default);
-static PASSAGES_NOW: LazyLock<Mutex<HashMap<Exit, Passage>>> = LazyLock::new(Mutex::default);
-
-/// Far ends of one tunnel, or targets of one service of a tunnel, apart from all others of
-/// the process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct TargetsId(u64);
+static PASSAGES_NOW: LazyLock<Mutex<HashMap<LocalEnd, Passage>>> = LazyLock::new(Mutex::default);
 
 /// Both addresses of a TCP connection, which are those of no other at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -65,9 +60,9 @@ struct Call {
     made_for: Option<Pair>,
 }
 
-/// From where a service dials its target.
+/// Local end of a connection from a service to its target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Exit {
+struct LocalEnd {
     of: TargetsId,
     local: SocketAddr,
 }
@@ -91,7 +86,7 @@ pub(super) struct CallGuard {
 
 /// A session goes on as long as this does.
 pub(super) struct PassageGuard {
-    exit: Exit,
+    exit: LocalEnd,
     serial: u64,
 }
 
@@ -103,7 +98,7 @@ pub(super) struct Announced {
     asked: Instant,
 }
 
-/// An entry with a number of its own, so that nobody takes out what another has
+/// An entry with a number of its own, so that none is taken out that another has
 /// entered in its place.
 trait Entry {
     fn serial(&self) -> u64;
@@ -118,7 +113,8 @@ pub(super) fn calls(
     made_for: Option<&Stream>,
 ) -> Option<CallGuard> {
     let pair = Pair::new(dialled.local(), dialled.remote())?;
-    let (made_for, serial) = (made_for.and_then(Pair::of_accepted), serial());
+    let made_for = made_for.and_then(Pair::of_accepted);
+    let serial = serial();
     lock(&CALLS_NOW).insert(pair, Call { serial, by, made_for });
     Some(CallGuard { pair, serial })
 }
@@ -127,15 +123,15 @@ pub(super) fn calls(
 ///
 /// # Errors
 /// The reason for the log.
-pub(super) fn refuse_own_call(by: TargetsId, accepted: &Stream) -> Result<(), Unmade> {
+pub(super) fn refuse_own_call(by: TargetsId, accepted: &Stream) -> Result<(), ConnectFailure> {
     let Some(pair) = Pair::of_accepted(accepted) else { return Ok(()) };
     if is_made_by(&lock(&CALLS_NOW), pair, by) {
-        return Err(Unmade::new(CloseReason::Loop, format!("{REMEDY} of the decrypt end")));
+        return Err(ConnectFailure::new(CloseReason::Loop, format!("{REMEDY} of the decrypt end")));
     }
     Ok(())
 }
 
-/// Whether a call was made by this tunnel, itself or by way of others.
+/// Returns true when a call was made by this tunnel, itself or by way of others.
 fn is_made_by(calls: &HashMap<Pair, Call>, pair: Pair, by: TargetsId) -> bool {
     let first = calls.get(&pair);
     let next = |call: &&Call| calls.get(&call.made_for?);
@@ -144,13 +140,13 @@ fn is_made_by(calls: &HashMap<Pair, Call>, pair: Pair, by: TargetsId) -> bool {
 
 // === decrypt end ===
 
-/// Refuses a client whose way here leads many times through this service.
+/// Refuses a client that came here many times through this service.
 ///
 /// # Errors
 /// The reason for the log.
-pub(super) fn refuse_ring(of: TargetsId, announced: Announced) -> Result<(), Unmade> {
+pub(super) fn refuse_ring(of: TargetsId, announced: Announced) -> Result<(), ConnectFailure> {
     if goes_round(&lock(&PASSAGES_NOW), of, announced) {
-        return Err(Unmade::new(CloseReason::Loop, format!("{REMEDY} of the service")));
+        return Err(ConnectFailure::new(CloseReason::Loop, format!("{REMEDY} of the service")));
     }
     Ok(())
 }
@@ -165,31 +161,27 @@ pub(super) fn passes(
 ) -> Option<Box<PassageGuard>> {
     let local = plain(target.local()).filter(|local| local.ip() == announced.client.ip())?;
     let Announced { client, asked } = announced;
-    let (exit, serial) = (Exit { of, local }, serial());
+    let exit = LocalEnd { of, local };
+    let serial = serial();
     lock(&PASSAGES_NOW).insert(exit, Passage { serial, client, asked, dialled });
     Some(Box::new(PassageGuard { exit, serial }))
 }
 
-fn goes_round(passages: &HashMap<Exit, Passage>, of: TargetsId, announced: Announced) -> bool {
+fn goes_round(passages: &HashMap<LocalEnd, Passage>, of: TargetsId, announced: Announced) -> bool {
     let Announced { mut client, mut asked } = announced;
     for _ in 0..PASSAGES {
-        let Some(before) = passages.get(&Exit { of, local: client }) else { return false };
+        let Some(before) = passages.get(&LocalEnd { of, local: client }) else { return false };
         let is_soon = asked.checked_duration_since(before.dialled).is_some_and(|it| it <= SOON);
         if !is_soon {
             return false;
         }
-        (client, asked) = (before.client, before.asked);
+        client = before.client;
+        asked = before.asked;
     }
     true
 }
 
 // === impls ===
-
-impl TargetsId {
-    pub(super) fn new() -> Self {
-        Self(serial())
-    }
-}
 
 impl Pair {
     fn new(dialer: ClientAddr, listener: ClientAddr) -> Option<Self> {
@@ -308,11 +300,12 @@ mod tests {
 
     /// Sessions from port `n` on to `n + 1`, each a `pause` after the one before, and what
     /// the next one is asked.
-    fn row(length: usize, pause: Duration) -> (HashMap<Exit, Passage>, Announced) {
-        let (mut passages, mut now) = (HashMap::new(), Instant::now());
+    fn row(length: usize, pause: Duration) -> (HashMap<LocalEnd, Passage>, Announced) {
+        let mut passages = HashMap::new();
+        let mut now = Instant::now();
         let length = u16::try_from(length).unwrap();
         for port in 0..length {
-            let exit = Exit { of: TargetsId(1), local: address(port + 1) };
+            let exit = LocalEnd { of: TargetsId(1), local: address(port + 1) };
             let client = address(port);
             passages.insert(exit, Passage { serial: 0, client, asked: now, dialled: now });
             now += pause;
@@ -337,7 +330,7 @@ mod tests {
         let (passages, next) = row(PASSAGES, SOON + Duration::from_millis(1));
         assert!(!goes_round(&passages, TargetsId(1), next));
         let (mut passages, next) = row(PASSAGES, Duration::ZERO);
-        let last = passages.get_mut(&Exit { of: TargetsId(1), local: next.client }).unwrap();
+        let last = passages.get_mut(&LocalEnd { of: TargetsId(1), local: next.client }).unwrap();
         last.dialled += Duration::from_millis(1);
         assert!(!goes_round(&passages, TargetsId(1), next));
     }

@@ -36,7 +36,7 @@ pub(super) struct SealPump<'t> {
     traffic: &'t Traffic,
 }
 
-/// What is sealed next.
+/// Content that is sealed next.
 enum Next {
     /// So many bytes of the stream.
     Data(usize),
@@ -49,8 +49,14 @@ enum Next {
 impl<'t> SealPump<'t> {
     /// A pump that writes the `first` records before what it reads.
     pub(super) fn new(first: Vec<u8>, traffic: &'t Traffic) -> Self {
-        let (buffer, size, waited) = (None, Size::Small, false);
-        Self { buffer, size, waited, unsent: 0..0, control: first, traffic }
+        Self {
+            buffer: None,
+            size: Size::Small,
+            waited: false,
+            unsent: 0..0,
+            control: first,
+            traffic,
+        }
     }
 
     /// Moves bytes from `plain` to `sealed` until `plain` ends, then Fin. Where there
@@ -69,7 +75,7 @@ impl<'t> SealPump<'t> {
         }
         loop {
             self.flush(sealed).await?;
-            self.size.let_others_go_first().await;
+            self.size.yield_after_bulk().await;
             let next = poll_fn(|cx| self.poll_next(cx, plain, sealed)).await;
             let sealed = match next.map_err(|_| CloseReason::PlainReset)? {
                 Next::End => break,
@@ -106,7 +112,7 @@ impl<'t> SealPump<'t> {
         Ok(())
     }
 
-    /// What there is to seal next.
+    /// Finds the content to seal next.
     fn poll_next(
         &mut self,
         cx: &mut Context<'_>,
@@ -202,7 +208,8 @@ impl<'t> SealPump<'t> {
     /// wire image has no gaps.
     fn seal(&mut self, outbound: &mut Outbound, got: usize) -> Result<(), PeerError> {
         let buffer = self.buffer.as_deref_mut().expect("poll_fill left the buffer it filled");
-        let (mut left, mut end) = (got, 0);
+        let mut left = got;
+        let mut end = 0;
         for slot in buffer.chunks_exact_mut(RECORD.max_record) {
             let len = left.min(RECORD.max_data);
             end += outbound.seal_data(slot, len)?;
@@ -233,7 +240,7 @@ fn poll_read_records(
     plain.poll_read_slots(cx, &mut places[..records])
 }
 
-/// How much data there is room for.
+/// Number of data bytes that there is room for.
 fn room(buffer: &[u8]) -> usize {
     buffer.len() / RECORD.max_record * RECORD.max_data
 }

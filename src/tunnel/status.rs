@@ -1,17 +1,18 @@
-//! What a tunnel can tell about itself at any moment: read from its limits, its
-//! targets, its pool and its gate when somebody asks, and kept nowhere.
+//! Snapshot of a tunnel for operators: read from its limits, its targets, its pool and its
+//! gate on request, and kept nowhere.
 
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::options::Balancers;
-use super::serve::{Tunnel, Way};
-use super::targets::TargetHealth;
+use super::pool_state::PoolLevel;
+use super::serve::{Mode, Tunnel};
+use crate::frontend::Balancers;
 use crate::gate::{Gate, GateStatus};
 use crate::keys::KeyId;
-use crate::net::{AsyncListener, Handshakes, Slots};
+use crate::net::{AsyncListener, PendingHandshakes, Slots};
 use crate::observe::Meters;
+use crate::upstream::TargetHealth;
 
 /// A tunnel at one moment.
 #[derive(Clone, Debug)]
@@ -20,9 +21,9 @@ pub struct Status {
     pub mode: &'static str,
     /// No new connections are accepted.
     pub draining: bool,
-    /// Its socket.
+    /// Addresses of its listeners.
     pub listeners: Vec<String>,
-    /// Where it forwards, and how that is doing.
+    /// Its targets, and their health.
     pub targets: Vec<TargetHealth>,
     /// The public names of its keys, in order.
     pub keys: Vec<KeyId>,
@@ -32,20 +33,20 @@ pub struct Status {
     pub handshakes: Level,
     /// Tunnels that wait to be opened (acceptor only).
     pub unopened: Option<Level>,
-    /// Warm tunnels (dialer with a pool only): how many, of how many.
-    pub pool: Option<(usize, usize)>,
+    /// Warm tunnels (dialer with a pool only).
+    pub pool: Option<PoolLevel>,
     /// The gate, where there is one.
     pub gate: Option<GateStatus>,
 }
 
-/// How full a limit is.
+/// Usage of a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Level {
-    /// So many now.
+    /// Number now.
     pub now: usize,
-    /// So many at once at most, so far.
+    /// Highest number at once so far.
     pub most: usize,
-    /// So many there may be.
+    /// Highest number that is allowed.
     pub limit: usize,
 }
 
@@ -54,60 +55,64 @@ impl Level {
         Self { now: slots.used(), most: slots.high_water(), limit: slots.limit() }
     }
 
-    fn of_places(places: &Handshakes) -> Self {
-        Self { now: places.used(), most: places.high_water(), limit: places.limit() }
+    fn of_pending(pending: &PendingHandshakes) -> Self {
+        Self { now: pending.used(), most: pending.high_water(), limit: pending.limit() }
     }
 }
 
 impl Tunnel {
     /// Its name.
     pub fn name(&self) -> &str {
-        self.shared.meters.tunnel()
+        self.meters().tunnel()
     }
 
-    /// What it counts.
+    /// Its counters.
     pub fn meters(&self) -> &Arc<Meters> {
-        &self.shared.meters
+        &self.context.frontend.meters
     }
 
     /// The load balancers that have to announce their clients to it.
     pub fn balancers(&self) -> &Balancers {
-        &self.shared.proxy_from
+        &self.context.frontend.proxy_from
     }
 
-    /// What can be said of it now.
+    /// Takes a snapshot.
     pub fn status(&self) -> Status {
-        let shared = &self.shared;
-        let (mode, keys, unopened, pool) = match &self.way {
-            Way::In(entrance) => {
-                let pool = Some(entrance.pool.warm()).filter(|(_, size)| *size > 0);
-                ("encrypt", entrance.callers[0].key_ids(), None, pool)
-            }
-            Way::Out(exit) => {
-                let unopened = Level::of_slots(&exit.unopened);
-                ("decrypt", exit.door.key_ids(), Some(unopened), None)
-            }
+        let frontend = &self.context.frontend;
+        let (mode, keys) = match &self.mode {
+            Mode::Encrypt(end) => ("encrypt", end.dialers[0].key_ids()),
+            Mode::Decrypt(end) => ("decrypt", end.handshake.key_ids()),
         };
         Status {
             mode,
-            draining: shared.stop.is_cancelled(),
+            draining: frontend.stop.is_cancelled(),
             listeners: self.listening().clone(),
-            targets: self.health(),
+            targets: self.targets().iter().flat_map(|targets| targets.health()).collect(),
             keys,
-            sessions: Level::of_slots(&shared.slots),
-            handshakes: Level::of_places(&shared.places),
-            unopened,
-            pool,
-            gate: shared.gate.as_ref().map(Gate::status),
+            sessions: Level::of_slots(&frontend.slots),
+            handshakes: Level::of_pending(&frontend.pending),
+            unopened: self.unopened(),
+            pool: self.pool(),
+            gate: frontend.gate.as_ref().map(Gate::status),
         }
     }
 
-    /// Notes that it listens there.
+    fn unopened(&self) -> Option<Level> {
+        let Mode::Decrypt(end) = &self.mode else { return None };
+        Some(Level::of_slots(&end.unopened))
+    }
+
+    fn pool(&self) -> Option<PoolLevel> {
+        let Mode::Encrypt(end) = &self.mode else { return None };
+        Some(end.pool.warm()).filter(|pool| pool.size > 0)
+    }
+
+    /// Notes a listener.
     pub(super) fn listens(&self, listener: &AsyncListener) {
         self.listening().push(listener.local());
     }
 
-    /// Notes that it does not listen there any more.
+    /// Notes the end of a listener.
     pub(super) fn listens_no_more(&self, listener: &AsyncListener) {
         let address = listener.local();
         let mut listening = self.listening();

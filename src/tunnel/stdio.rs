@@ -25,7 +25,7 @@ const LAST_WORDS: Duration = Duration::from_millis(250);
 type Done<T> = Pin<Box<dyn Future<Output = Result<io::Result<T>, Undone>> + Send>>;
 
 /// Both of them. Once output was told that the far side's stream is complete, input is
-/// given up: as an abort, since nobody knows whether it was complete.
+/// given up: as an abort, since it is unknown whether it was complete.
 pub(super) struct Stdio {
     input: Input,
     output: Output,
@@ -80,7 +80,7 @@ impl Duplex for Stdio {
             sleep(LAST_WORDS).await;
         };
         tokio::select! {
-            // Whoever reads may be gone too.
+            // The reader may be gone too.
             _ = self.output.flush() => {}
             () = stopped => {}
         }

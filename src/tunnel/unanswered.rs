@@ -1,19 +1,19 @@
-//! What a far end did in place of answering the handshake, as far as that can be told
+//! Behaviour of a far end in place of an answer to the handshake, as far as that can be told
 //! apart from here: for the one line that says what to do about it.
 //!
-//! A decrypt end never says why it does not answer. So this tells what was seen (an
-//! end, a reset, silence, the words of another program), and of each only causes that
+//! A decrypt end never says why it does not answer. So this tells the observation (an
+//! end, a reset, silence, the words of another program), and for each only causes that
 //! look like it. Bytes of the other side are never repeated.
 
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
-use super::unmade::Unmade;
-use crate::probe::speech::Speech;
+use super::speech::Speech;
 use crate::reason::CloseReason;
+use crate::upstream::ConnectFailure;
 
-/// Who ends a connection later than this has held it before.
+/// A far end that ends a connection later than this has held it before.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// The thing that came in place of an answer.
@@ -37,7 +37,7 @@ const KEPT_SILENT: &str = "check that it is a knockpipe decrypt, that it has thi
      neither its limits nor --suite keep this end out";
 
 impl Unanswered {
-    /// By what was `heard` and by how and when it ended, if it did.
+    /// Judges by the bytes that were `heard` and by the way and time of the end, if there was one.
     pub(super) fn of(heard: &[u8], end: Option<&io::Error>, after: Duration) -> Self {
         match (heard, end) {
             ([_, ..], _) => Speech::of_server(heard).map_or(Self::Babbled, Self::Spoke),
@@ -47,7 +47,7 @@ impl Unanswered {
         }
     }
 
-    /// Whether the other says more about the far end than this.
+    /// Returns true when the other says more about the far end than this.
     pub(super) fn tells_less_than(self, other: Self) -> bool {
         self == Self::Silence && other != Self::Silence
     }
@@ -90,7 +90,7 @@ impl fmt::Display for Unanswered {
     }
 }
 
-impl From<Unanswered> for Unmade {
+impl From<Unanswered> for ConnectFailure {
     fn from(unanswered: Unanswered) -> Self {
         Self::new(CloseReason::NoAnswer, unanswered.to_string())
     }
@@ -103,7 +103,8 @@ mod tests {
     /// One line each, of cause and remedy, and no two alike.
     #[test]
     fn each_has_a_remedy_of_its_own() {
-        let (soon, late) = (Duration::from_millis(3), Duration::from_secs(3));
+        let soon = Duration::from_millis(3);
+        let late = Duration::from_secs(3);
         let all = [
             Unanswered::Silence,
             Unanswered::Ended(soon),

@@ -1,7 +1,7 @@
-//! One warm tunnel, from the shelf to its client.
+//! One warm tunnel, from the pool to its client.
 //!
 //! ```text
-//!   on the shelf -> Open is said -> Asked -- answer --------------------> in use
+//!   in the pool -> Open is said -> Asked -- answer --------------------> in use
 //!                                     | the client speaks, and this was
 //!                                     | heard a moment ago ---------------> in use, and watched
 //!                                     +- silence -> another is made meanwhile (hedge)
@@ -21,17 +21,17 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 use tokio_util::task::TaskTracker;
 
-use super::looker::AT_WORK;
-use super::open::told;
-use super::relay::{Start, dismiss};
-use super::secure::{next_event, poll_event, say_open};
-use super::unmade::Unmade;
+use super::handshake::{next_event, poll_event, say_open};
+use super::liveness::AT_WORK;
+use super::relay::{Start, send_reset};
+use super::remote::from_remote;
 use crate::net::Stream;
 use crate::net::stream::Witness;
 use crate::proto::Session;
 use crate::proto::inbound::Event;
 use crate::proto::message::Open;
 use crate::reason::CloseReason;
+use crate::upstream::ConnectFailure;
 
 /// The time for an answer beyond a round trip: the far end's own work, and an
 /// acknowledgement that its system delays.
@@ -57,7 +57,7 @@ pub(super) struct Warm {
 /// A warm tunnel that has said Open for a client.
 pub(super) struct Asked {
     warm: Warm,
-    /// When.
+    /// Moment when it was asked.
     pub(super) since: Instant,
     /// It was heard a moment before.
     is_trusted: bool,
@@ -131,7 +131,7 @@ impl Warm {
         Ok(Self { far_end, stream, session, already_read: vec![] })
     }
 
-    /// Whether the far end has said nothing, not even that it ends this.
+    /// Returns true when the far end has said nothing, not even that it ends this.
     pub(super) fn is_quiet(&self) -> bool {
         self.stream.is_quiet()
     }
@@ -152,7 +152,7 @@ impl Warm {
     pub(super) fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
         let Self { stream, session, already_read, .. } = self;
         poll_event(cx, stream, session, already_read).map(|event| match event {
-            Ok(Event::Reset(reason)) => told(reason),
+            Ok(Event::Reset(reason)) => from_remote(reason),
             Ok(_) => CloseReason::ProtocolError,
             Err(reason) => reason,
         })
@@ -169,12 +169,12 @@ impl Warm {
 
     /// Ends it, so that the far end knows that nothing went wrong.
     pub(super) async fn let_go(self) {
-        self.dismiss(CloseReason::Unopened).await;
+        self.reset(CloseReason::Unopened).await;
     }
 
     /// Ends it; the far end hears why, unless it did that itself.
-    pub(super) async fn dismiss(mut self, reason: CloseReason) {
-        dismiss(&mut self.stream, &mut self.session, reason).await;
+    pub(super) async fn reset(mut self, reason: CloseReason) {
+        send_reset(&mut self.stream, &mut self.session, reason).await;
     }
 }
 
@@ -240,7 +240,8 @@ impl Asked {
     /// even acknowledged is so soon; a far end that works says that it does; and where that
     /// is not agreed only time tells.
     async fn in_time(&mut self, timeout: Duration) -> Answer {
-        let (round_trip, longest) = (self.warm.stream.round_trip(), timeout / 2);
+        let round_trip = self.warm.stream.round_trip();
+        let longest = timeout / 2;
         let soon = (round_trip + MARGIN).min(longest);
         if let Some(answer) = self.until(self.since + soon).await {
             return answer;
@@ -276,7 +277,7 @@ impl Asked {
         self.heard = match event {
             Ok(Event::Opened) => Heard::Opened,
             Ok(Event::Data(_)) => Heard::AtWork,
-            Ok(Event::Reset(reason)) => return Some(Answer::Ended(told(reason))),
+            Ok(Event::Reset(reason)) => return Some(Answer::Ended(from_remote(reason))),
             Ok(_) => return Some(Answer::Ended(CloseReason::ProtocolError)),
             Err(reason) => return Some(Answer::Ended(reason)),
         };
@@ -287,12 +288,12 @@ impl Asked {
         self.warm.session.heartbeats.agreed
     }
 
-    /// Whether its silence shows that the path is broken, or the far end.
+    /// Returns true when its silence shows that the path is broken, or the far end.
     pub(super) fn is_dead(&self) -> bool {
         self.is_agreed() || self.warm.stream.is_unacknowledged()
     }
 
-    /// Whether nothing comes either now that another tunnel to a far end works. Both may have
+    /// Returns true when nothing comes either now that another tunnel to a far end works. Both may have
     /// waited for the same.
     pub(super) async fn stays_silent(&mut self) -> bool {
         self.until(Instant::now() + GRACE).await.is_none()
@@ -312,14 +313,20 @@ impl Asked {
         let is_agreed = self.is_agreed();
         // Where there is no descriptor to spare, TCP's own patience has to do.
         let witness = if is_agreed { None } else { self.warm.stream.witness().ok() };
-        let (far_end, since, is_second_look) = (self.far_end(), self.since, false);
-        AnswerDue { far_end, since, deadline, is_second_look, is_agreed, witness }
+        AnswerDue {
+            far_end: self.far_end(),
+            since: self.since,
+            deadline,
+            is_second_look: false,
+            is_agreed,
+            witness,
+        }
     }
 
     /// Ends it without its client, apart, because that is not to wait for it: the far end
-    /// may be about to dial the target for nobody.
-    pub(super) fn dismiss(self, reason: CloseReason, goodbyes: &TaskTracker) {
-        goodbyes.spawn(self.warm.dismiss(reason));
+    /// may be about to dial the target in vain.
+    pub(super) fn reset(self, reason: CloseReason, goodbyes: &TaskTracker) {
+        goodbyes.spawn(self.warm.reset(reason));
     }
 }
 
@@ -355,29 +362,29 @@ impl AnswerDue {
 
 impl Opened {
     /// A tunnel that was made for its client, on which nothing was said.
-    pub(super) fn made(far_end: usize, (stream, session): (Stream, Session)) -> Self {
-        let (start, is_open, answer_due) = (Start::default(), false, None);
-        Self { far_end, stream, session, start, is_open, answer_due }
+    pub(super) fn made(far_end: usize, stream: Stream, session: Session) -> Self {
+        let start = Start::default();
+        Self { far_end, stream, session, start, is_open: false, answer_due: None }
     }
 
     /// Says Open with the first bytes of the relay, where it was not said yet.
     ///
     /// # Errors
     /// [`CloseReason::LocalError`] when no record can be sealed.
-    pub(super) fn say_open(&mut self, open: &Open) -> Result<(), Unmade> {
+    pub(super) fn say_open(&mut self, open: &Open) -> Result<(), ConnectFailure> {
         if self.is_open {
             return Ok(());
         }
         self.is_open = true;
         let sealed = self.session.outbound.open(open, &mut self.start.first);
-        sealed.map_err(|_| Unmade::new(CloseReason::LocalError, "no record can be sealed"))
+        sealed.map_err(|_| ConnectFailure::new(CloseReason::LocalError, "no record can be sealed"))
     }
 
     /// Ends it, because its client may not have it any more.
     pub(super) async fn give_up(self) {
         let Self { far_end, mut stream, mut session, .. } = self;
         if self.is_open {
-            return dismiss(&mut stream, &mut session, CloseReason::Revoked).await;
+            return send_reset(&mut stream, &mut session, CloseReason::Revoked).await;
         }
         // Nothing was said yet, and a Reset cannot come first.
         if let Ok(warm) = Warm::confirm(far_end, stream, session).await {

@@ -4,7 +4,7 @@
 use std::fs;
 use std::process::Command;
 
-use knockpipe_testkit::binary;
+use testkit::binary;
 
 /// The complaint about a command line, which ends with status 2.
 fn refused(args: &[&str], variables: &[(&str, &str)]) -> String {

@@ -10,10 +10,10 @@ use super::flags::Flags;
 use super::text::{Setting, Table, Tables};
 use super::{ConfigError, at, keys_of, understood};
 use crate::cli::gate_args::{AcceptorGateArgs, GateArgs};
+use crate::frontend::Balancers;
 use crate::gate::GateOptions;
 use crate::run::Failure;
 use crate::sys::keyfile::Access;
-use crate::tunnel::Balancers;
 
 /// The choice of a gate of the file.
 #[derive(Clone, Copy, Debug)]

@@ -1,0 +1,156 @@
+//! Accept loop of a listener, until each connection has a task of its own.
+//!
+//! Nothing in an accept loop waits for a peer: a connection is handed to a task
+//! of its own at once. Where a connection takes its slot at accept, the loop does wait for
+//! a vacant one, so that at the limit clients queue in the kernel's backlog; otherwise it
+//! does not, or strangers could tell by it that the limit is reached. And there is
+//! a pause after an accept that failed for want of descriptors or memory.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use super::options::SlotTime;
+use super::{Frontend, workers};
+use crate::addr::ClientAddr;
+use crate::net::{AcceptBackoff, AcceptStep, AsyncListener, Slot, SourceGuard, Stream};
+use crate::reason::CloseReason;
+
+/// A connection that was accepted, and is not refused yet.
+pub struct Accepted {
+    pub(super) stream: Stream,
+    pub(super) peer: ClientAddr,
+    /// The slot of its session, where it takes that at accept.
+    pub(super) slot: Option<Slot>,
+    /// Its count against its source.
+    pub(super) source: Option<SourceGuard>,
+    /// End of the time in which it has to prove itself.
+    pub(super) deadline: tokio::time::Instant,
+}
+
+impl Frontend {
+    /// Accepts connections on `listener` until the frontend is stopped. What `serve` returns
+    /// becomes the task of a connection, on one of the workers.
+    pub async fn accept_all<F>(
+        self: &Arc<Self>,
+        listener: &AsyncListener,
+        serve: impl Fn(Accepted) -> F + Clone + Send + 'static,
+    ) where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let mut backoff = AcceptBackoff::default();
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                accepted = self.accept_one(listener) => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    self.meters.accepted.inc();
+                    if backoff.succeeded(Instant::now()) {
+                        let tunnel = self.name.as_deref();
+                        info!(tunnel, address = listener.local(), "accepting again");
+                    }
+                    let waiting = Arc::clone(self).wait_for_slot(stream, peer, serve.clone());
+                    let mut waiting = Box::pin(waiting);
+                    tokio::select! {
+                        biased;
+                        () = &mut waiting => {}
+                        () = self.stop.cancelled() => {
+                            // It goes on waiting, without the listener.
+                            self.tasks.spawn(waiting);
+                            return;
+                        }
+                    }
+                }
+                Err(error) => {
+                    let step = backoff.failed(&error, Instant::now());
+                    self.pause(step, listener, &error).await;
+                }
+            }
+        }
+    }
+
+    /// Accepts the next connection, once there is a slot for it where it takes one at accept.
+    async fn accept_one(&self, listener: &AsyncListener) -> io::Result<(Stream, ClientAddr)> {
+        if self.slot_time == SlotTime::Accept {
+            self.slot_available().await;
+        }
+        listener.accept().await
+    }
+
+    async fn pause(&self, step: AcceptStep, listener: &AsyncListener, error: &io::Error) {
+        let AcceptStep::Wait { delay, news } = step else { return };
+        if news {
+            warn!(
+                tunnel = self.name.as_deref(),
+                address = listener.local(),
+                %error,
+                detail = "trying again until it works; raise ulimit -n",
+                "cannot accept"
+            );
+        }
+        sleep(delay).await;
+    }
+
+    /// Waits for a session slot if the last one was taken since the vacancy check, as a client
+    /// in the backlog would, even if the frontend is stopped meanwhile. Clients that take
+    /// their slot at accept take it here, in order of arrival.
+    async fn wait_for_slot<F>(
+        self: Arc<Self>,
+        stream: Stream,
+        peer: ClientAddr,
+        serve: impl Fn(Accepted) -> F,
+    ) where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let wait = async {
+            match self.slot_time {
+                SlotTime::Accept => {
+                    stream.reset_unless_finished();
+                    Some(self.slot().await)
+                }
+                SlotTime::Proof => None,
+            }
+        };
+        let slot = tokio::select! {
+            biased;
+            slot = wait => slot,
+            () = self.cut.cancelled() => {
+                self.meters.closed.count(CloseReason::Shutdown);
+                return;
+            }
+        };
+        let deadline = self.deadline();
+        self.hand_over(Accepted { stream, peer, slot, source: None, deadline }, serve);
+    }
+
+    /// Hands a connection to a task of its own, unless it is certain that it may not come in.
+    fn hand_over<F>(self: &Arc<Self>, mut accepted: Accepted, serve: impl Fn(Accepted) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let peer = accepted.peer;
+        let Ok(source) = self.count_arrival(peer) else {
+            self.refused(CloseReason::SourceLimit, peer);
+            return accepted.stream.reset();
+        };
+        accepted.source = source;
+        if let Some(reason) = self.reject_early(peer) {
+            self.refused(reason, peer);
+            let limits = || self.handshake_limits(peer, accepted.deadline);
+            return self.deny(accepted.stream, limits);
+        }
+        let _on_its_worker = workers::next().enter();
+        let Ok(stream) = accepted.stream.adopted() else {
+            self.refused(CloseReason::LocalError, peer);
+            return;
+        };
+        accepted.stream = stream;
+        self.tasks.spawn(serve(accepted));
+    }
+}

@@ -1,0 +1,162 @@
+//! Accepting connections: from a listener to a client that may come in.
+//!
+//! ```text
+//!   accept     accept loop: back-off, slot of a plain client, a task for each connection
+//!   admission  PROXY header, rate of the client, the gate           -> Admitted
+//!   denied     answer to a connection that may not come in, and how it is counted
+//!   limits     session slots, and the allowance of each source
+//!   options    settings of a frontend
+//!   workers    threads that serve, one for each processor
+//! ```
+//!
+//! Knows sockets and the gate, and nothing of what a connection is for: what is done with one
+//! that was accepted is handed in. A frontend that replaces another takes over its limits and
+//! counts, so that a reload forgets nobody.
+
+mod accept;
+mod admission;
+mod denied;
+mod limits;
+mod options;
+pub mod workers;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::RngExt;
+use tokio::sync::Notify;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use accept::Accepted;
+pub use admission::{Admitted, AdmittedClient, HandshakeLimits, Termination};
+pub use denied::tarpit;
+pub use options::{Balancers, FrontendOptions, PerSource, SlotTime};
+
+use crate::addr::ClientAddr;
+use crate::gate::Gate;
+use crate::net::{PendingHandshakes, Slots, Sources};
+use crate::observe::failures::Failures;
+use crate::observe::metrics::Meters;
+use crate::reason::CloseReason;
+use limits::SourceLimits;
+
+/// Time that connections in a handshake have after the frontend was told to stop.
+const HANDSHAKE_GRACE: Duration = Duration::from_secs(1);
+
+/// A connection that is held in silence is so up to this part of the handshake deadline longer,
+/// so that the moment tells nothing.
+const JITTER: f64 = 0.25;
+
+/// State that all connections of a frontend share: limits, counts, the gate, and the signals
+/// to stop.
+pub struct Frontend {
+    /// Name of the tunnel in the log, where a process has several.
+    pub name: Option<Arc<str>>,
+    /// Slots of sessions.
+    pub slots: Slots,
+    /// Connections that have proven nothing and are waited for: for a header, a handshake,
+    /// or until they are sent away.
+    pub pending: PendingHandshakes,
+    slot_time: SlotTime,
+    /// Notified when a connection has to wait for a slot.
+    limit_reached: Notify,
+    /// Rate of connections of a source; counted at accept, or once it is announced.
+    arrivals: Option<Sources>,
+    /// Sessions of a source; counted once a peer is proven, so that strangers from the
+    /// same address take none.
+    sessions: Option<Sources>,
+    /// Failures that the log counts.
+    pub failures: Arc<Failures>,
+    /// Counters of the tunnel.
+    pub meters: Arc<Meters>,
+    /// The gate, where there is one.
+    pub gate: Option<Gate>,
+    /// Load balancers that announce their clients' addresses.
+    pub proxy_from: Arc<Balancers>,
+    /// Deadline of a handshake.
+    pub timeout: Duration,
+    /// Time that a session has after the gate revoked its permit, where it may drain.
+    drain: Duration,
+    /// Cancelled when no more connections are accepted.
+    pub stop: CancellationToken,
+    /// Cancelled when all connections have to end.
+    pub cut: CancellationToken,
+    /// All tasks of it, goodbyes that nothing waits for included.
+    pub tasks: TaskTracker,
+}
+
+/// Objects that a frontend uses and does not make.
+pub struct FrontendParts {
+    /// The gate, where there is one.
+    pub gate: Option<Gate>,
+    /// Counters of the tunnel.
+    pub meters: Arc<Meters>,
+    /// Tracker of its tasks.
+    pub tasks: TaskTracker,
+}
+
+impl Frontend {
+    /// A frontend that stands in the place of `before`, if there is one: slots, handshake
+    /// slots and counts that are held there go on being held here.
+    pub fn new(options: FrontendOptions, parts: FrontendParts, before: Option<&Self>) -> Self {
+        let SourceLimits { arrivals, sessions } = SourceLimits::of(options.per_source, before);
+        let (slots, pending, failures) = match before {
+            Some(before) => {
+                (before.slots.clone(), before.pending.clone(), Arc::clone(&before.failures))
+            }
+            None => (
+                Slots::new(options.sessions),
+                PendingHandshakes::new(options.handshakes),
+                Arc::new(Failures::of(options.name.clone())),
+            ),
+        };
+        Self {
+            name: options.name,
+            slots,
+            pending,
+            slot_time: options.slot_time,
+            limit_reached: Notify::new(),
+            arrivals,
+            sessions,
+            failures,
+            meters: parts.meters,
+            gate: parts.gate,
+            proxy_from: options.proxy_from,
+            timeout: options.timeout,
+            drain: options.drain,
+            stop: CancellationToken::new(),
+            cut: CancellationToken::new(),
+            tasks: parts.tasks,
+        }
+    }
+
+    /// Waits until sessions are cut, and returns their close reason.
+    pub async fn cut(&self) -> CloseReason {
+        self.cut.cancelled().await;
+        CloseReason::Shutdown
+    }
+
+    /// Waits until connections in a handshake have to end, which is soon after no more are
+    /// accepted: an honest dialer needs a round trip, and strangers must not delay the drain.
+    pub async fn handshake_grace(&self) {
+        self.stop.cancelled().await;
+        tokio::select! {
+            () = sleep(HANDSHAKE_GRACE) => {}
+            () = self.cut.cancelled() => {}
+        }
+    }
+
+    /// Deadline of a connection that came now and is no session by then, whatever it
+    /// said and for whatever reason it is held.
+    fn deadline(&self) -> tokio::time::Instant {
+        let jittered = self.timeout.mul_f64(1.0 + rand::rng().random_range(0.0..JITTER));
+        tokio::time::Instant::now() + jittered
+    }
+
+    /// Returns true when `peer` is a load balancer that announces its clients.
+    fn is_balancer(&self, peer: ClientAddr) -> bool {
+        self.proxy_from.contain(peer)
+    }
+}

@@ -1,0 +1,24 @@
+//! Reading bytes that are dropped: from a peer that is kept waiting, or that still writes while a
+//! connection ends.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::ReadBuf;
+
+use super::halves::Source;
+
+/// Most bytes of one read.
+const AT_ONCE: usize = 16 << 10;
+
+/// Reads some bytes and drops them, and returns their number; 0 is the end. No memory is held
+/// while there are none.
+pub fn poll_discard(cx: &mut Context<'_>, source: &mut impl Source) -> Poll<io::Result<usize>> {
+    ready!(source.poll_readable(cx))?;
+    let mut buffer = [MaybeUninit::uninit(); AT_ONCE];
+    let mut read = ReadBuf::uninit(&mut buffer);
+    ready!(Pin::new(source).poll_read(cx, &mut read))?;
+    Poll::Ready(Ok(read.filled().len()))
+}

@@ -1,0 +1,171 @@
+//! From options to a tunnel that can serve: limits that can be met, names that resolve.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio_util::task::TaskTracker;
+
+use super::caller::DialerHandshake;
+use super::capacity::Capacity;
+use super::context::TunnelContext;
+use super::decrypt::DecryptEnd;
+use super::encrypt::EncryptEnd;
+use super::handshake::{AcceptorHandshake, HandshakeConfig};
+use super::options::{Options, Role, by_service};
+use super::pool::Pool;
+use super::replay_state::Memory;
+use super::serve::{Mode, Tunnel};
+use crate::addr::ServiceName;
+use crate::frontend::FrontendParts;
+use crate::gate::Gate;
+use crate::net::{ResolveError, Slots};
+use crate::observe::metrics::Meters;
+use crate::upstream::Targets;
+
+/// Longest pause between two looks at a target that is down, which never notices them.
+const LOOK_AT_TARGETS: Duration = Duration::from_secs(5);
+
+/// The same for far ends, where each is a handshake that may fail.
+const LOOK_AT_FAR_ENDS: Duration = Duration::from_secs(30);
+
+/// Everything that a tunnel needs beside its options, and that may not be there: the
+/// addresses of its targets, a gate, its counters.
+pub struct Parts {
+    upstreams: Upstreams,
+    gate: Option<Gate>,
+    meters: Arc<Meters>,
+}
+
+/// The places that a tunnel forwards to.
+enum Upstreams {
+    FarEnds(Arc<Targets>),
+    /// Targets by service, and the first messages that were answered.
+    Services(BTreeMap<ServiceName, Arc<Targets>>, Arc<Memory>),
+}
+
+impl Parts {
+    /// Resolves the targets of a tunnel that has the name of `meters`, and that goes by
+    /// the process's `memory` of first messages.
+    ///
+    /// # Errors
+    /// [`ResolveError`] when a name does not resolve, unless told to wait.
+    pub async fn get(
+        options: &Options,
+        gate: Option<Gate>,
+        meters: Arc<Meters>,
+        memory: &Arc<Memory>,
+    ) -> Result<Self, ResolveError> {
+        let upstreams = match &options.role {
+            Role::Encrypt { targets, service, .. } => {
+                let far_ends = options.upstream(service, targets, LOOK_AT_FAR_ENDS);
+                Upstreams::FarEnds(Arc::new(Targets::start(far_ends).await?))
+            }
+            Role::Decrypt { targets } => {
+                let mut started = BTreeMap::new();
+                for (service, addresses) in by_service(targets) {
+                    let targets = options.upstream(service, &addresses, LOOK_AT_TARGETS);
+                    started.insert(service.clone(), Arc::new(Targets::start(targets).await?));
+                }
+                Upstreams::Services(started, Arc::clone(memory))
+            }
+        };
+        Ok(Self { upstreams, gate, meters })
+    }
+}
+
+impl Tunnel {
+    /// A tunnel that holds what `capacity` says. Slots, handshake slots and counts that are
+    /// held in `before`, in whose place it serves, go on being held here, and clients that were
+    /// admitted there are judged by its gate.
+    pub fn new(options: &Options, parts: Parts, capacity: Capacity, before: Option<&Self>) -> Self {
+        let tasks = TaskTracker::new();
+        let Parts { upstreams, gate, meters } = parts;
+        let mode = match upstreams {
+            Upstreams::FarEnds(far_ends) => {
+                let pool = Pool::new(
+                    capacity.unopened,
+                    options.name.clone(),
+                    meters.pool.clone(),
+                    tasks.clone(),
+                );
+                Mode::Encrypt(Arc::new(encrypt_end(options, far_ends, pool, before)))
+            }
+            Upstreams::Services(targets, memory) => {
+                take_over(&targets, before);
+                Mode::Decrypt(Arc::new(DecryptEnd {
+                    handshake: AcceptorHandshake::new(options.handshake(), memory),
+                    unopened: Slots::new(capacity.unopened),
+                    targets,
+                }))
+            }
+        };
+        let gate = gate.map(|gate| match before.and_then(Self::gate) {
+            Some(old) => gate.succeeding(old),
+            None => gate.another(),
+        });
+        let parts = FrontendParts { gate, meters, tasks };
+        let before = before.map(|before| &*before.context);
+        let context = TunnelContext::new(options, capacity, parts, before);
+        let tunnel = Self { context: Arc::new(context), mode, listening: Mutex::default() };
+        tunnel.set_capacity(capacity);
+        tunnel
+    }
+
+    /// Changes how many sessions, strangers and warm tunnels there may be. Sessions
+    /// and strangers that are there stay.
+    pub fn set_capacity(&self, capacity: Capacity) {
+        self.context.frontend.slots.set_limit(capacity.sessions);
+        self.context.frontend.pending.set_limit(capacity.handshakes);
+        match &self.mode {
+            Mode::Encrypt(end) => end.pool.set_size(capacity.unopened),
+            Mode::Decrypt(end) => end.unopened.set_limit(capacity.unopened),
+        }
+    }
+
+    /// The gate that it asks.
+    pub fn gate(&self) -> Option<&Gate> {
+        self.context.frontend.gate.as_ref()
+    }
+}
+
+fn encrypt_end(
+    options: &Options,
+    far_ends: Arc<Targets>,
+    pool: Pool,
+    before: Option<&Tunnel>,
+) -> EncryptEnd {
+    let (service, is_lazy) = match &options.role {
+        Role::Encrypt { service, lazy, .. } => (service.clone(), *lazy),
+        Role::Decrypt { .. } => (ServiceName::default(), false),
+    };
+    let dialers = dialers(&options.handshake(), &far_ends, before);
+    EncryptEnd { dialers, far_ends, service, is_lazy, pool }
+}
+
+/// Makes a dialer's side for each far end; its clock is known if it was called before.
+fn dialers(
+    config: &HandshakeConfig,
+    far_ends: &Targets,
+    before: Option<&Tunnel>,
+) -> Vec<DialerHandshake> {
+    let known = match before.map(|before| &before.mode) {
+        Some(Mode::Encrypt(end)) => Some(end),
+        _ => None,
+    };
+    let dialer = |name: &str| match known.and_then(|end| end.dialer_of(name)) {
+        Some(old) => DialerHandshake::succeeding(config.clone(), old),
+        None => DialerHandshake::new(config.clone()),
+    };
+    (0..far_ends.count()).map(|place| dialer(&far_ends.at(place).name)).collect()
+}
+
+/// Has targets take over the sessions of the tunnel before.
+fn take_over(targets: &BTreeMap<ServiceName, Arc<Targets>>, before: Option<&Tunnel>) {
+    let Some(Mode::Decrypt(before)) = before.map(|before| &before.mode) else { return };
+    for (service, targets) in targets {
+        if let Some(old) = before.targets.get(service) {
+            targets.succeed(old);
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! State that all connections of a tunnel share: its frontend, and what it takes to call a
+//! far end or a target.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+
+use super::caller::Background;
+use super::capacity::Capacity;
+use super::options::{Options, Role};
+use crate::frontend::{Frontend, FrontendOptions, FrontendParts, SlotTime};
+use crate::upstream::DialOptions;
+
+/// State that all connections of a tunnel share.
+pub(super) struct TunnelContext {
+    pub(super) frontend: Arc<Frontend>,
+    /// Second attempts at a far end that says nothing.
+    second_attempts: Arc<Semaphore>,
+    pub(super) dial_options: DialOptions,
+    /// Deadline of a dial, and separately of a handshake.
+    pub(super) timeout: Duration,
+    /// Longest time that a session may be without application data.
+    pub(super) idle_timeout: Option<Duration>,
+}
+
+impl TunnelContext {
+    /// For a tunnel that holds what `capacity` says. Slots, handshake slots and counts that
+    /// are held in `before` go on being held here.
+    pub(super) fn new(
+        options: &Options,
+        capacity: Capacity,
+        parts: FrontendParts,
+        before: Option<&Self>,
+    ) -> Self {
+        let settings = frontend_options(options, capacity);
+        let frontend = Frontend::new(settings, parts, before.map(|before| &*before.frontend));
+        let second_attempts = match before {
+            Some(before) => Arc::clone(&before.second_attempts),
+            None => Arc::new(Semaphore::new(capacity.second_attempts)),
+        };
+        Self {
+            frontend: Arc::new(frontend),
+            second_attempts,
+            dial_options: options.dial_options(),
+            timeout: options.timeout,
+            idle_timeout: options.idle_timeout,
+        }
+    }
+
+    /// Tasks and signals for handshakes that are not wanted any more.
+    pub(super) fn background(&self) -> Background {
+        Background {
+            tasks: self.frontend.tasks.clone(),
+            second_attempts: Arc::clone(&self.second_attempts),
+            stop: self.frontend.stop.clone(),
+            cut: self.frontend.cut.clone(),
+        }
+    }
+}
+
+/// Settings of the frontend of a tunnel.
+fn frontend_options(options: &Options, capacity: Capacity) -> FrontendOptions {
+    FrontendOptions {
+        name: options.name.clone(),
+        slot_time: match options.role {
+            Role::Encrypt { .. } => SlotTime::Accept,
+            Role::Decrypt { .. } => SlotTime::Proof,
+        },
+        sessions: capacity.sessions,
+        handshakes: capacity.handshakes,
+        per_source: options.limits.per_source,
+        proxy_from: Arc::clone(&options.proxy_from),
+        timeout: options.timeout,
+        drain: options.drain,
+    }
+}

@@ -1,0 +1,111 @@
+//! Signs of life: looks at the live sessions of a process again and again, as long as any of
+//! them count, and wakes the tasks of those for which something is due.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::net::Stream;
+use crate::observe::Sessions;
+use crate::observe::pulse::patience;
+use crate::observe::sessions::Live;
+use crate::proto::Session;
+use crate::proto::heartbeat::{Heartbeat, Heartbeats};
+use crate::tasks::lasting;
+
+/// Interval at which it is checked whether a peer has answered that was in doubt.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// The moment when an acceptor that still waits for its target says first that it is at
+/// work: a dialer that kept the tunnel warm does not know whether Open has arrived.
+pub(super) const AT_WORK: Duration = Duration::from_millis(200);
+
+/// Makes sure that a session is looked at. One task does that for all of them.
+pub(super) fn look_after(live: &Live) {
+    if let Some(sessions) = live.needs_a_looker() {
+        tokio::spawn(lasting("signs of life", move || look(Arc::clone(&sessions))));
+    }
+}
+
+async fn look(sessions: Arc<Sessions>) {
+    let mut last = Instant::now();
+    while let Some(pause) = sessions.pause() {
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = poll_fn(|cx| sessions.poll_hurried(cx)) => {}
+        }
+        let now = Instant::now();
+        sessions.look(now - last);
+        last = now;
+    }
+}
+
+/// Gives signs of life on a session that waits for its target, for ever. What the
+/// system does not take at once is in `unsent`, and goes before anything else.
+pub(super) async fn keep_beating(
+    sealed: &Stream,
+    session: &mut Session,
+    unsent: &mut Vec<u8>,
+) -> std::convert::Infallible {
+    let Heartbeats { own: Some(heartbeat), agreed: true } = session.heartbeats else {
+        return std::future::pending().await;
+    };
+    let mut is_first = true;
+    loop {
+        if std::mem::take(&mut is_first) {
+            sleep(AT_WORK.min(heartbeat.time() / 2)).await;
+        } else {
+            is_due(heartbeat, || sealed.is_in_doubt()).await;
+        }
+        if unsent.is_empty() && session.outbound.beat(unsent).is_err() {
+            return std::future::pending().await;
+        }
+        // An error is one for the relay, which meets it again.
+        if let Ok(written) = sealed.try_write(unsent) {
+            unsent.drain(..written);
+        }
+    }
+}
+
+/// Resolves when a sign of life is due. In flight it would put off that a peer is found
+/// vanished that is in doubt.
+async fn is_due(heartbeat: Heartbeat, is_in_doubt: impl Fn() -> bool) {
+    sleep(patience(heartbeat.time())).await;
+    while is_in_doubt() {
+        sleep(LOOK).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const H: Duration = Duration::from_secs(60);
+
+    /// `docs/PROTOCOL.md`, 3.4: "after a shorter time, which it draws anew each time", also
+    /// while an acceptor waits for its target.
+    #[tokio::test(start_paused = true)]
+    async fn the_time_to_a_sign_of_life_is_drawn_anew() {
+        let mut times = BTreeSet::new();
+        for _ in 0..100 {
+            let begin = Instant::now();
+            is_due(Heartbeat::every(H).unwrap(), || false).await;
+            times.insert(begin.elapsed());
+        }
+        assert!(times.iter().all(|time| (H.mul_f64(0.6)..H.mul_f64(0.95)).contains(time)));
+        assert!(times.len() > 10, "{times:?}");
+    }
+
+    /// "Nor while TCP's keepalive asks the other host in vain."
+    #[tokio::test(start_paused = true)]
+    async fn none_is_given_while_keepalive_asks_in_vain() {
+        let begin = Instant::now();
+        let doubt = 2 * H;
+        is_due(Heartbeat::every(H).unwrap(), || begin.elapsed() < doubt).await;
+        assert!((doubt..doubt + H / 2).contains(&begin.elapsed()), "{:?}", begin.elapsed());
+    }
+}

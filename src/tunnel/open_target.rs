@@ -1,0 +1,252 @@
+//! The target of a live dialer that said Open: a slot first, then the dial, then Opened.
+//!
+//! Everything that may keep a dialer waiting is here. Meanwhile it gets signs of life, and
+//! loses its turn when it hangs up or its permit is revoked.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::access_log::SessionLog;
+use super::context::TunnelContext;
+use super::handshake::poll_event;
+use super::liveness::keep_beating;
+use super::relay::{Start, send_reset_behind};
+use super::remote::from_remote;
+use super::rings::{self, Announced};
+use super::session::{EstablishedSession, Held, SessionParts};
+use crate::addr::{ClientAddr, ServiceName};
+use crate::frontend::{AdmittedClient, Termination};
+use crate::net::{Slot, SourceRefusal, Stream};
+use crate::observe::sessions::Keyed;
+use crate::proto::Session;
+use crate::proto::inbound::Event;
+use crate::proto::message::Open;
+use crate::reason::CloseReason;
+use crate::upstream::{ConnectFailure, Target, Targets};
+
+/// Interval at which a dialer that waits for a session or its target is looked at, and
+/// the first one once something came.
+const LOOK: Duration = Duration::from_millis(500);
+const FIRST_LOOK: Duration = Duration::from_millis(10);
+
+/// Targets by the name of their service.
+pub(super) type Services = BTreeMap<ServiceName, Arc<Targets>>;
+
+/// A request of a live dialer to open its tunnel.
+pub(super) struct OpenRequest {
+    pub(super) sealed: Stream,
+    pub(super) client: Arc<AdmittedClient>,
+    /// Bytes that were read behind Open.
+    pub(super) already_read: Vec<u8>,
+    pub(super) open: Open,
+}
+
+/// A target that was connected for a session.
+struct ConnectedTarget {
+    plain: Stream,
+    held: Held,
+    targets: Arc<Targets>,
+    place: usize,
+}
+
+/// Connects a live dialer that said Open to its target. `None` when that
+/// cannot be; the dialer and the log were told.
+pub(super) async fn connect_target(
+    context: &TunnelContext,
+    services: &Services,
+    mut request: OpenRequest,
+    mut session: Session,
+) -> Option<Box<EstablishedSession>> {
+    let mut termination = context.frontend.termination(&request.client);
+    let mut log = SessionLog::new(&context.frontend, request.client.address);
+    log.keyed = Some(Keyed { key: session.key, suite: session.suite });
+    log.info.client = Some(request.open.client);
+    log.info.service = request.open.service.clone();
+    // It may take longer than the dialer waits for a sign of life.
+    let mut first = vec![];
+    let connected = tokio::select! {
+        biased;
+        reason = &mut termination => Err(ended(reason)),
+        connected = connect(context, services, &request, &mut log) => connected,
+        never = keep_beating(&request.sealed, &mut session, &mut first) => match never {},
+    };
+    match connected {
+        Ok(ConnectedTarget { plain, held, targets, place }) => {
+            plain.reset_unless_finished();
+            let opened = session.outbound.opened(&mut first);
+            opened.expect("one of the first records of a session can be sealed");
+            Some(EstablishedSession::new(SessionParts {
+                log,
+                plain,
+                sealed: request.sealed,
+                session,
+                start: Start { first, already_read: request.already_read },
+                idle_timeout: context.idle_timeout,
+                termination: unless_target_down(termination, &targets, place),
+                held,
+            }))
+        }
+        Err(failure) => {
+            let OpenRequest { sealed, already_read, .. } = &mut request;
+            let reason = match failure.reason {
+                CloseReason::Truncated => last_word(sealed, &mut session, already_read),
+                reason => reason,
+            };
+            send_reset_behind(first, sealed, &mut session, reason).await;
+            match reason {
+                CloseReason::Loop => log.refused_as_all(&context.frontend, &failure),
+                reason => log.refused(reason, &failure.detail),
+            }
+            None
+        }
+    }
+}
+
+/// Takes the resources of a session, and connects its target, which the log learns.
+async fn connect(
+    context: &TunnelContext,
+    services: &Services,
+    request: &OpenRequest,
+    log: &mut SessionLog,
+) -> Result<ConnectedTarget, ConnectFailure> {
+    let OpenRequest { sealed, client, open, .. } = request;
+    let announced = Announced::new(open.client, sealed);
+    let targets = services.get(&open.service);
+    // Before it waits for a slot, which a ring may have taken.
+    if let (Some(targets), Some(announced)) = (targets, announced) {
+        log.info.target = Some(Arc::clone(&targets.at(targets.first()).name));
+        rings::refuse_ring(targets.id(), announced)?;
+    }
+    let source = context.frontend.count_session(client.address);
+    let source = source.map_err(|error| too_many(&error))?;
+    let slot = slot(context, sealed, client).await?;
+    if sealed.is_ended_by_peer() {
+        return Err(ended(CloseReason::Truncated));
+    }
+    if client.is_revoked() {
+        return Err(ended(CloseReason::Revoked));
+    }
+    let targets = targets.ok_or_else(no_such_service)?;
+    log.info.target = Some(Arc::clone(&targets.at(targets.first()).name));
+    let dialled = std::time::Instant::now();
+    let (place, plain) = tokio::select! {
+        biased;
+        reached = reach(targets, context, open.client) => reached?,
+        () = gone(sealed) => return Err(ended(CloseReason::Truncated)),
+    };
+    let passes = |announced| rings::passes(targets.id(), announced, dialled, &plain);
+    let passage = announced.and_then(passes);
+    let held = Held { slot: Some(slot), source, passage };
+    log.info.target = Some(Arc::clone(&targets.at(place).name));
+    Ok(ConnectedTarget { plain, held, targets: Arc::clone(targets), place })
+}
+
+/// Connects to one of the targets, and tells it the client's address where that is wanted.
+async fn reach(
+    targets: &Targets,
+    context: &TunnelContext,
+    client: ClientAddr,
+) -> Result<(usize, Stream), ConnectFailure> {
+    let deadline = Instant::now() + context.timeout;
+    let attempt = |place| connect_to(targets.at(place), context, client, deadline);
+    targets.reach(None, attempt).await.map_err(|failed| failed.failure)
+}
+
+async fn connect_to(
+    target: &Target,
+    context: &TunnelContext,
+    client: ClientAddr,
+    deadline: Instant,
+) -> Result<Stream, ConnectFailure> {
+    let began = Instant::now();
+    let dialled = target.connect(&context.dial_options, deadline).await;
+    let mut plain = dialled.map_err(|error| ConnectFailure::target(&error))?;
+    context.frontend.meters.dial.done(began.into());
+    context.dial_options.send_proxy_header(client, &mut plain, deadline).await?;
+    Ok(plain)
+}
+
+/// Adds that the session ends when its target goes down, where that is wanted.
+fn unless_target_down(termination: Termination, targets: &Targets, place: usize) -> Termination {
+    let Some(fall) = targets.fall_of(place) else { return termination };
+    Box::pin(async move {
+        tokio::select! {
+            reason = termination => reason,
+            () = fall => CloseReason::TargetDown,
+        }
+    })
+}
+
+/// Waits for a slot for a live dialer, however long that takes, while it is there and its
+/// permit is valid. As many may wait as there are handshake slots for that.
+async fn slot(
+    context: &TunnelContext,
+    sealed: &Stream,
+    client: &AdmittedClient,
+) -> Result<Slot, ConnectFailure> {
+    let frontend = &context.frontend;
+    if let Some(slot) = frontend.slots.try_acquire() {
+        return Ok(slot);
+    }
+    let waiting = frontend.pending.wait_for_session(client.address.source());
+    let _waiting = waiting.ok_or_else(|| {
+        let detail = "too many wait for a session; raise -n, or --max-handshakes for more to wait";
+        ConnectFailure::new(CloseReason::LimitReached, detail)
+    })?;
+    tokio::select! {
+        biased;
+        // Only what was connected is kept or drained.
+        () = client.revoked() => Err(ended(CloseReason::Revoked)),
+        slot = frontend.slot() => Ok(slot),
+        () = gone(sealed) => Err(ended(CloseReason::Truncated)),
+    }
+}
+
+/// Waits until the dialer has ended its direction, and wants no target any more.
+async fn gone(sealed: &Stream) {
+    // Something comes before the end, mostly a moment before, or the end itself.
+    let _ = sealed.unquiet().await;
+    let mut pause = FIRST_LOOK;
+    while !sealed.is_ended_by_peer() {
+        sleep(pause).await;
+        pause = (pause * 2).min(LOOK);
+    }
+}
+
+/// Reason why a dialer that waits for its target has ended its direction.
+fn last_word(
+    sealed: &mut Stream,
+    session: &mut Session,
+    already_read: &mut Vec<u8>,
+) -> CloseReason {
+    let mut cx = Context::from_waker(Waker::noop());
+    loop {
+        match poll_event(&mut cx, sealed, session, already_read) {
+            // The bytes that its client had sent already go nowhere.
+            Poll::Ready(Ok(Event::Data(_) | Event::Fin)) => {}
+            Poll::Ready(Ok(Event::Reset(reason))) => return from_remote(reason),
+            Poll::Ready(Err(reason)) => return reason,
+            Poll::Ready(Ok(_)) | Poll::Pending => return CloseReason::Truncated,
+        }
+    }
+}
+
+/// Failure of a connection that ended, or had to, before there was a target.
+fn ended(reason: CloseReason) -> ConnectFailure {
+    ConnectFailure::new(reason, "before the target was connected")
+}
+
+fn too_many(error: &SourceRefusal) -> ConnectFailure {
+    ConnectFailure::new(CloseReason::SourceLimit, error.to_string())
+}
+
+fn no_such_service() -> ConnectFailure {
+    ConnectFailure::new(
+        CloseReason::NoSuchService,
+        "add the service here with -t NAME=ADDRESS (or -t ADDRESS for those that name none), or correct --service there",
+    )
+}

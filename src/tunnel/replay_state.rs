@@ -1,0 +1,196 @@
+//! The first messages that this process has answered, and the one before it.
+//!
+//! One memory serves every tunnel of the process, whatever becomes of the tunnels
+//! at a reload, because two of them may have the same key. It goes to the process
+//! that takes over, and both use it at the same time then: connections that the
+//! old one accepted may say their first word when the new one accepts already.
+//! So nothing has to be refused because it was sent before a process started, as
+//! long as the process before was asked for its memory.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tracing::{debug, warn};
+
+use super::random::random;
+use crate::keys::KeyId;
+use crate::net::clock::{Clock, ms_since_boot};
+use crate::net::journal::{Claim, Journal};
+use crate::proto::replay::{Answered, MEMORY_MS, Moment, ReplayFilter, Stale};
+
+/// Milliseconds that two clocks may be apart by rounding: a message that is made right
+/// after the start is not from before it.
+const ROUNDING_MS: i64 = 2;
+
+/// First messages that decrypt ends remember.
+pub struct Memory {
+    clock: Clock,
+    seen: Mutex<Seen>,
+    /// That others do not know of it was told.
+    is_alone: AtomicBool,
+}
+
+struct Seen {
+    filter: ReplayFilter,
+    /// Memory that is shared with the process before this one, or after it; `None` where the
+    /// system gives no memory for that.
+    journal: Option<Journal>,
+}
+
+impl Memory {
+    /// Begins to remember now: what was sent before is refused.
+    pub fn begin() -> Self {
+        let since_ms = ms_since_boot() - ROUNDING_MS;
+        let journal = claimant().and_then(|claimant| Journal::create(since_ms, claimant));
+        let journal = journal
+            .inspect_err(|error| {
+                let detail = "a process that takes over will refuse what was sent before it";
+                warn!(%error, detail, "first messages are remembered in this process only");
+            })
+            .ok();
+        Self::of(ReplayFilter::new(since_ms), journal)
+    }
+
+    /// Goes on with the memory of the process before.
+    ///
+    /// # Errors
+    /// An error of the system, or where it is something else.
+    pub fn adopt(descriptor: OwnedFd) -> io::Result<Self> {
+        let (mut journal, since_ms) = Journal::adopt(descriptor, claimant()?)?;
+        let mut filter = ReplayFilter::new(since_ms);
+        let now_ms = ms_since_boot();
+        let mut messages = 0;
+        journal.read(|claim| messages += u64::from(filter.remember(answered(claim), now_ms)))?;
+        debug!(messages, "the memory of the process before goes on");
+        Ok(Self::of(filter, Some(journal)))
+    }
+
+    fn of(filter: ReplayFilter, journal: Option<Journal>) -> Self {
+        let is_alone = AtomicBool::new(journal.is_none());
+        Self { clock: Clock::start(), seen: Mutex::new(Seen { filter, journal }), is_alone }
+    }
+
+    /// The memory once more, for a process that takes over.
+    ///
+    /// # Errors
+    /// There is none that could be shared, or no descriptor.
+    pub fn share(&self) -> io::Result<OwnedFd> {
+        let seen = self.seen();
+        let journal = seen.journal.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+        journal.share()
+    }
+
+    /// This host's unix time in milliseconds.
+    pub(super) fn now_ms(&self) -> u64 {
+        self.clock.now_ms()
+    }
+
+    /// Checks that a first message, made at `sent_ms`, is fresh, and remembers it.
+    ///
+    /// # Errors
+    /// [`Stale`] says why it gets no answer.
+    pub(super) fn check(&self, message: Answered, sent_ms: u64) -> Result<(), Stale> {
+        let now = self.moment();
+        let mut seen = self.seen();
+        seen.filter.check_time(sent_ms, now)?;
+        if seen.filter.has_seen(message) {
+            return Err(Stale::Seen);
+        }
+        if let Err(error) = seen.learn_from_others(message, now.boot_ms)
+            && !self.is_alone.swap(true, Ordering::Relaxed)
+        {
+            let detail = "a process that takes over may answer a recording once";
+            warn!(%error, detail, "first messages are remembered in this process only");
+        }
+        if seen.filter.remember(message, now.boot_ms) { Ok(()) } else { Err(Stale::Seen) }
+    }
+
+    /// The time by both clocks. The host's clock is read each time, as it may have
+    /// been set: after a start without a battery or a network, or a pause of the machine.
+    fn moment(&self) -> Moment {
+        let moved = self.clock.reread();
+        if moved.is_set() {
+            warn!(moved_ms = moved.0, "this host's clock was set; following it");
+        }
+        Moment { unix_ms: self.clock.now_ms(), boot_ms: ms_since_boot() }
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Seen {
+    /// Tells other processes of a message, and remembers those that they have told of.
+    fn learn_from_others(&mut self, message: Answered, now_ms: i64) -> io::Result<()> {
+        let Self { filter, journal } = self;
+        let Some(journal) = journal else { return Ok(()) };
+        journal.claim(claim(message), |other| {
+            filter.remember(answered(other), now_ms);
+        })?;
+        journal.forget(now_ms, MEMORY_MS);
+        Ok(())
+    }
+}
+
+fn claimant() -> io::Result<u32> {
+    random().map(u32::from_le_bytes)
+}
+
+fn claim(Answered { key, fingerprint }: Answered) -> Claim {
+    let mut claim = [0; 12];
+    claim[..8].copy_from_slice(&fingerprint.to_le_bytes());
+    claim[8..].copy_from_slice(&key.to_bytes());
+    claim
+}
+
+fn answered(claim: Claim) -> Answered {
+    let [fingerprint @ .., a, b, c, d] = claim;
+    Answered { key: KeyId::from_bytes([a, b, c, d]), fingerprint: u64::from_le_bytes(fingerprint) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+    use super::*;
+
+    fn message(number: u64) -> Answered {
+        Answered { key: KeyId::from_bytes([1, 2, 3, 4]), fingerprint: number }
+    }
+
+    /// A dialer on the same host that waited for the start.
+    #[test]
+    fn what_is_sent_right_after_the_start_is_fresh() {
+        for number in 0..500 {
+            let memory = Memory::begin();
+            let sent = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+            let sent_ms = sent.as_millis().try_into().unwrap();
+            // So that one of both clocks is a millisecond on by then, and the other is not.
+            std::thread::sleep(Duration::from_micros(number % 20 * 50));
+            assert_eq!(memory.check(message(number), sent_ms), Ok(()), "message {number}");
+        }
+    }
+
+    #[test]
+    fn claims_are_messages() {
+        assert_eq!(answered(claim(message(77))), message(77));
+    }
+
+    /// Two processes share it as these two do.
+    #[test]
+    fn what_one_process_has_answered_the_other_does_not_answer() {
+        let old = Memory::begin();
+        let sent_ms = old.now_ms() + 1_000;
+        assert_eq!(old.check(message(1), sent_ms), Ok(()));
+        let new = Memory::adopt(old.share().unwrap()).unwrap();
+        assert_eq!(new.check(message(1), sent_ms), Err(Stale::Seen));
+        assert_eq!(old.check(message(2), sent_ms), Ok(()));
+        assert_eq!(new.check(message(2), sent_ms), Err(Stale::Seen));
+        assert_eq!(new.check(message(3), sent_ms), Ok(()));
+        assert_eq!(old.check(message(3), sent_ms), Err(Stale::Seen));
+        assert_eq!(new.check(message(4), new.now_ms() - 60_000), Err(Stale::BeforeStart));
+    }
+}

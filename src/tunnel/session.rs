@@ -1,0 +1,143 @@
+//! A session from its first relayed byte to its closing line.
+//!
+//! A session may last for days and idle most of that time, so the memory that it holds
+//! decides how many a host can have. Whatever opened it (dials, handshakes, timers) is a
+//! future of its own, and gone by now.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use super::access_log::SessionLog;
+use super::relay::{Relayed, Sides, Start, relay};
+use super::rings::PassageGuard;
+use super::warm::AnswerDue;
+use crate::frontend::Termination;
+use crate::net::{Slot, SourceGuard, Stream};
+use crate::observe::sessions::Live;
+use crate::proto::Session;
+use crate::reason::CloseReason;
+
+/// A session whose both sides are connected.
+pub(super) struct EstablishedSession {
+    plain: Stream,
+    sealed: Stream,
+    session: Session,
+    /// Boxed, because it is gone after the first bytes.
+    start: Box<Start>,
+    /// Ready when it has to end.
+    termination: Termination,
+    /// The deadline of an answer; gone once there is one.
+    answer_due: Option<Box<AnswerDeadline>>,
+    /// Its entry among the live sessions, where an operator can end it.
+    live: Live,
+    _held: Held,
+}
+
+/// Everything that an established session is made of.
+pub(super) struct SessionParts {
+    /// The log of its connection.
+    pub(super) log: SessionLog,
+    /// The plain side.
+    pub(super) plain: Stream,
+    /// The sealed side.
+    pub(super) sealed: Stream,
+    pub(super) session: Session,
+    pub(super) start: Start,
+    /// Longest time that it may be without application data.
+    pub(super) idle_timeout: Option<Duration>,
+    pub(super) termination: Termination,
+    pub(super) held: Held,
+}
+
+/// Guards that a session holds to its end.
+#[derive(Default)]
+#[expect(dead_code, reason = "the guards act when they are dropped")]
+pub(super) struct Held {
+    /// Its slot.
+    pub(super) slot: Option<Slot>,
+    /// Its count against its source.
+    pub(super) source: Option<SourceGuard>,
+    /// Its entry where it could be one of a ring.
+    pub(super) passage: Option<Box<PassageGuard>>,
+}
+
+/// Deadline of an answer on a tunnel that carries bytes of a client's already.
+pub(super) struct AnswerDeadline {
+    pub(super) due: Box<AnswerDue>,
+    /// Called when there was no answer.
+    pub(super) on_dead: Box<dyn Fn(&AnswerDue) + Send>,
+}
+
+impl EstablishedSession {
+    /// Enters it among the live sessions.
+    pub(super) fn new(parts: SessionParts) -> Box<Self> {
+        let SessionParts { plain, sealed, session, termination, .. } = parts;
+        let live = parts.log.enter(&session, parts.idle_timeout);
+        let start = Box::new(parts.start);
+        let answer_due = None;
+        let _held = parts.held;
+        Box::new(Self { plain, sealed, session, start, termination, answer_due, live, _held })
+    }
+
+    /// The same session, which ends where there is no answer in time.
+    pub(super) fn unless_dead(mut self: Box<Self>, answer_due: AnswerDeadline) -> Box<Self> {
+        self.answer_due = Some(Box::new(answer_due));
+        self
+    }
+
+    /// Relays to the end, and logs it.
+    pub(super) async fn run(mut self: Box<Self>) {
+        let termination = &mut self.termination;
+        let answer_due = &mut self.answer_due;
+        let live = &self.live;
+        let ended = pin!(poll_fn(|cx| match termination.as_mut().poll(cx) {
+            Poll::Pending if poll_dead(answer_due, live, cx).is_ready() => {
+                Poll::Ready(CloseReason::PeerVanished)
+            }
+            Poll::Pending => live.poll_end(cx),
+            ended => ended,
+        }));
+        let sides = Sides { plain: self.plain, sealed: &mut self.sealed };
+        let relayed = Relayed { session: &mut self.session, traffic: self.live.traffic() };
+        let end = relay(sides, relayed, *self.start, ended).await;
+        // The line promises its reader that the connection is gone.
+        drop(self.sealed);
+        SessionLog::closed(&self.live, &end);
+    }
+}
+
+/// Runs the session that `opening` opens. The opening itself is apart, and gone when it is
+/// done: the session may last for days.
+pub(super) fn run_opened(
+    opening: impl Future<Output = Option<Box<EstablishedSession>>> + Send + 'static,
+) -> impl Future<Output = ()> + Send + 'static {
+    let opening = Box::pin(opening);
+    async move {
+        if let Some(session) = opening.await {
+            session.run().await;
+        }
+    }
+}
+
+/// Ready when there was no answer in time. Other tunnels to the same far end are let go then.
+fn poll_dead(
+    answer_due: &mut Option<Box<AnswerDeadline>>,
+    live: &Live,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
+    let Some(AnswerDeadline { due, on_dead }) = answer_due.as_deref_mut() else {
+        return Poll::Pending;
+    };
+    match due.poll_dead(cx, live.traffic().pulse.is_heard()) {
+        Poll::Pending => Poll::Pending,
+        Poll::Ready(is_dead) => {
+            if is_dead {
+                on_dead(due);
+            }
+            *answer_due = None;
+            if is_dead { Poll::Ready(()) } else { Poll::Pending }
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Protocol of a program that is no knockpipe, by the first bytes that it sends.
+//!
+//! For the operator that pointed one end at the wrong port. A guess and no more: it
+//! decides nothing, and none of the bytes are passed on. A sealed handshake begins
+//! with random bytes, which look like one of these once in millions of times.
+
+use std::fmt;
+
+/// The protocol that first bytes look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Speech {
+    /// MySQL's or MariaDB's own protocol.
+    Mysql,
+    /// RESP: Redis, and what speaks like it.
+    Redis,
+    /// HTTP, versions 1 and 2.
+    Http,
+    /// A record of TLS.
+    Tls,
+    /// SSH.
+    Ssh,
+    /// PostgreSQL's protocol.
+    Postgres,
+    /// A mail or FTP server, or a client of one.
+    Mail,
+    /// The PROXY header of a load balancer.
+    Proxy,
+    /// Text of another kind.
+    Text,
+}
+
+/// Bytes of unknown text that make it text: random ones look so once in 2^22 times.
+const TEXT: usize = 16;
+
+/// The beginnings of servers.
+const SERVERS: [(&[u8], Speech); 13] = [
+    (b"HTTP/", Speech::Http),
+    (b"SSH-", Speech::Ssh),
+    (b"-ERR", Speech::Redis),
+    (b"-NOAUTH", Speech::Redis),
+    (b"-DENIED", Speech::Redis),
+    (b"-LOADING", Speech::Redis),
+    (b"-MASTERDOWN", Speech::Redis),
+    (b"+OK\r\n", Speech::Redis),
+    (b"+PONG", Speech::Redis),
+    (b"+OK ", Speech::Mail),
+    (b"* OK", Speech::Mail),
+    (b"220", Speech::Mail),
+    (b"554 ", Speech::Mail),
+];
+
+/// The beginnings of clients.
+const CLIENTS: [(&[u8], Speech); 19] = [
+    (b"GET ", Speech::Http),
+    (b"POST ", Speech::Http),
+    (b"HEAD ", Speech::Http),
+    (b"PUT ", Speech::Http),
+    (b"DELETE ", Speech::Http),
+    (b"OPTIONS ", Speech::Http),
+    (b"CONNECT ", Speech::Http),
+    (b"PATCH ", Speech::Http),
+    (b"PRI * HTTP/2", Speech::Http),
+    (b"SSH-", Speech::Ssh),
+    (b"PING\r\n", Speech::Redis),
+    (b"AUTH ", Speech::Redis),
+    (b"HELLO ", Speech::Redis),
+    (b"INFO\r\n", Speech::Redis),
+    (b"EHLO ", Speech::Mail),
+    (b"HELO ", Speech::Mail),
+    (b"PROXY TCP", Speech::Proxy),
+    (b"PROXY UNKNOWN", Speech::Proxy),
+    (b"\r\n\r\n\0\r\nQUIT\n", Speech::Proxy),
+];
+
+impl Speech {
+    /// Names the protocol of a server by what it said; `None` for none that is known.
+    pub(super) fn of_server(bytes: &[u8]) -> Option<Self> {
+        let begins = |(start, _): &&(&[u8], Self)| bytes.starts_with(start);
+        if let Some((_, speech)) = SERVERS.iter().find(begins) {
+            return Some(*speech);
+        }
+        match bytes {
+            // Length, number 0, then protocol 10 and a version, or an error.
+            [_, _, 0, 0, 0x0a, b'0'..=b'9', ..] | [_, _, 0, 0, 0xff, _, 0x04, ..] => {
+                Some(Self::Mysql)
+            }
+            // SETTINGS of stream 0.
+            [0, 0, _, 4, 0, 0, 0, 0, 0, ..] => Some(Self::Http),
+            [b'E', 0, 0, ..] if bytes.windows(5).any(|word| word == b"FATAL") => {
+                Some(Self::Postgres)
+            }
+            _ => Self::of_both(bytes),
+        }
+    }
+
+    /// The same of a client.
+    pub(super) fn of_client(bytes: &[u8]) -> Option<Self> {
+        let begins = |(start, _): &&(&[u8], Self)| bytes.starts_with(start);
+        if let Some((_, speech)) = CLIENTS.iter().find(begins) {
+            return Some(*speech);
+        }
+        match bytes {
+            // An array: `*2\r\n$4\r\n...`
+            [b'*', b'1'..=b'9', rest @ ..] if is_array(rest) => Some(Self::Redis),
+            // A request for TLS, or version 3 of the protocol.
+            [0, 0, 0, 8, 4, 0xd2, 0x16, 0x2f, ..] | [0, 0, _, _, 0, 3, 0, 0, ..] => {
+                Some(Self::Postgres)
+            }
+            _ => Self::of_both(bytes),
+        }
+    }
+
+    fn of_both(bytes: &[u8]) -> Option<Self> {
+        let is_text = |byte: &u8| matches!(byte, b'\t' | b'\r' | b'\n' | b' '..=b'~');
+        match bytes {
+            [0x14..=0x17, 0x03, 0..=4, _, _, ..] => Some(Self::Tls),
+            _ if bytes.len() >= TEXT && bytes[..TEXT].iter().all(is_text) => Some(Self::Text),
+            _ => None,
+        }
+    }
+}
+
+/// Returns true when this follows the first digit of an array of RESP.
+fn is_array(rest: &[u8]) -> bool {
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    digits < 8 && rest[digits..].starts_with(b"\r\n$")
+}
+
+impl Speech {
+    /// Its name for people.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Mysql => "MySQL or MariaDB",
+            Self::Redis => "Redis",
+            Self::Http => "HTTP",
+            Self::Tls => "TLS",
+            Self::Ssh => "SSH",
+            Self::Postgres => "PostgreSQL",
+            Self::Mail => "mail or FTP",
+            Self::Proxy => "a PROXY header",
+            Self::Text => "text",
+        }
+    }
+}
+
+impl fmt::Display for Speech {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_are_told_apart_by_their_first_words() {
+        let cases: [(&[u8], Speech); 17] = [
+            (b"J\0\0\0\x0a8.0.36\0", Speech::Mysql),
+            (b"Z\0\0\0\x0a5.5.5-10.11.6-MariaDB", Speech::Mysql),
+            (b"E\0\0\0\xff\x6a\x04Host '10.0.0.1' is not allowed", Speech::Mysql),
+            (b"-ERR unknown command", Speech::Redis),
+            (b"-NOAUTH Authentication required.\r\n", Speech::Redis),
+            (b"-DENIED Redis is running in protected mode", Speech::Redis),
+            (b"+OK\r\n", Speech::Redis),
+            (b"+OK POP3 ready", Speech::Mail),
+            (b"HTTP/1.1 400 Bad Request\r\n", Speech::Http),
+            (b"\0\0\x12\x04\0\0\0\0\0\0\x03", Speech::Http),
+            (b"\x15\x03\x01\0\x02\x02\x46", Speech::Tls),
+            (b"\x16\x03\x03\0\x7a\x02", Speech::Tls),
+            (b"SSH-2.0-OpenSSH_9.2p1\r\n", Speech::Ssh),
+            (b"220 mail.example.org ESMTP\r\n", Speech::Mail),
+            (b"* OK IMAP4 ready\r\n", Speech::Mail),
+            (b"E\0\0\0\x9eSFATAL\0", Speech::Postgres),
+            (b"Welcome to the machine\n", Speech::Text),
+        ];
+        for (bytes, speech) in cases {
+            assert_eq!(Speech::of_server(bytes), Some(speech), "{}", bytes.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn clients_are_told_apart_by_their_first_words() {
+        let cases: [(&[u8], Speech); 12] = [
+            (b"*1\r\n$4\r\nPING\r\n", Speech::Redis),
+            (b"*12\r\n$4\r\n", Speech::Redis),
+            (b"PING\r\n", Speech::Redis),
+            (b"GET / HTTP/1.1\r\n", Speech::Http),
+            (b"PRI * HTTP/2.0\r\n", Speech::Http),
+            (b"\x16\x03\x01\x02\0\x01", Speech::Tls),
+            (b"SSH-2.0-OpenSSH_9.2p1\r\n", Speech::Ssh),
+            (b"\0\0\0\x08\x04\xd2\x16\x2f", Speech::Postgres),
+            (b"\0\0\0\x54\0\x03\0\0user\0", Speech::Postgres),
+            (b"EHLO host\r\n", Speech::Mail),
+            (b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n", Speech::Proxy),
+            (b"\r\n\r\n\0\r\nQUIT\n\x21\x11", Speech::Proxy),
+        ];
+        for (bytes, speech) in cases {
+            assert_eq!(Speech::of_client(bytes), Some(speech), "{}", bytes.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn what_is_too_short_or_random_looks_like_nothing() {
+        let random: &[u8] = b"\x93\x1f\x00\x77\xc0\x0a\x81\x02\xee\x47\x55\x90\xaa\x13\x37\x8b\xc1";
+        let short: [&[u8]; 6] = [b"", b"*", b"-", b"\x16", b"*9", b"hello"];
+        for bytes in short.into_iter().chain([random]) {
+            assert_eq!(Speech::of_server(bytes), None, "{}", bytes.escape_ascii());
+            assert_eq!(Speech::of_client(bytes), None, "{}", bytes.escape_ascii());
+        }
+    }
+}

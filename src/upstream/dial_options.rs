@@ -1,0 +1,51 @@
+//! Options that every dial of this end has in common, and the PROXY header that tells a target
+//! the client's address.
+
+use tokio::io::AsyncWriteExt;
+use tokio::time::{Instant, timeout_at};
+
+use super::error::ConnectFailure;
+use crate::addr::{BindAddress, ClientAddr};
+use crate::net::{SocketOptions, Stream};
+use crate::proxy_protocol::Version;
+use crate::proxy_protocol::outgoing::encode;
+use crate::reason::CloseReason;
+
+/// Options of every connection of this end to another place.
+#[derive(Clone, Copy, Debug)]
+pub struct DialOptions {
+    /// Local address to dial from.
+    pub bind: Option<BindAddress>,
+    /// Options of the socket.
+    pub socket: SocketOptions,
+    /// Version of the PROXY header for a target; `None` sends none.
+    pub proxy: Option<Version>,
+}
+
+impl DialOptions {
+    /// Sends a PROXY header with the client's address to a target that was dialled, where
+    /// one is wanted.
+    ///
+    /// # Errors
+    /// [`ConnectFailure`] when the target hangs up on it, or does not take it in time.
+    pub async fn send_proxy_header(
+        &self,
+        client: ClientAddr,
+        target: &mut Stream,
+        deadline: Instant,
+    ) -> Result<(), ConnectFailure> {
+        let Some(version) = self.proxy else { return Ok(()) };
+        let header = encode(version, client, target.remote());
+        match timeout_at(deadline, target.write_all(&header)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(ConnectFailure::new(
+                CloseReason::TargetRefused,
+                format!("it hung up on the PROXY header: {error}; see its log"),
+            )),
+            Err(_) => Err(ConnectFailure::new(
+                CloseReason::TargetTimeout,
+                "it accepts, but takes no PROXY header; see that it expects one",
+            )),
+        }
+    }
+}
