@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use common::redis::{MILLION, Redis, Reply};
 use common::{Addr, End, Launch, Target, Wire, keygen, proc};
-use knockpipe::gate::{Peer, Rules, decide};
+use knockpipe::gate::{Peer, Rules, UnixMillis, decide};
 use set::ADDRESSES;
 
 /// Decisions about each kind of peer.
@@ -40,7 +40,7 @@ fn decisions() {
             .map(|n| {
                 let peer = Peer::Socket(peer(n));
                 let began = Instant::now();
-                let decision = decide(&rules, &snapshot, black_box(peer), 1);
+                let decision = decide(&rules, &snapshot, black_box(peer), UnixMillis(1));
                 let time = began.elapsed();
                 assert_eq!(decision.is_allowed(), allowed, "{what}: {peer:?}");
                 time

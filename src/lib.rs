@@ -38,3 +38,4 @@ pub mod secret;
 pub mod sys;
 pub mod tasks;
 pub mod tunnel;
+pub mod unix_time;

@@ -174,8 +174,8 @@ impl Named {
             return Err(format!("tunnel {name} does not listen"));
         }
         match &self.status.gate {
-            Some(gate) if gate.stance == Stance::Closed => {
-                let why = gate.away.as_deref().unwrap_or("it is not read yet");
+            Some(gate) if gate.policy == Stance::Closed => {
+                let why = gate.unavailable.as_deref().unwrap_or("it is not read yet");
                 Err(format!(
                     "the gate of tunnel {name} is closed, because its store is away: {why}"
                 ))

@@ -294,7 +294,7 @@ impl RuleArgs {
                 Some(InternalChoice::Allow) => Internal::Allow,
                 Some(InternalChoice::Check) | None => Internal::Check,
             },
-            away: self.gate_away.unwrap_or_default(),
+            failure: self.gate_away.unwrap_or_default(),
         }
     }
 }
@@ -304,7 +304,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::gate::{Peer, Snapshot, decide};
+    use crate::gate::{Peer, Snapshot, UnixMillis, decide};
 
     #[derive(Parser)]
     struct Line {
@@ -324,8 +324,8 @@ mod tests {
         let gate = options(line).unwrap().unwrap();
         let mut facts = Snapshot::default();
         facts.begin();
-        let _ = facts.end(1);
-        decide(&gate.rules, &facts, Peer::Socket(ip.parse().unwrap()), 1).is_allowed()
+        let _ = facts.end(UnixMillis(1));
+        decide(&gate.rules, &facts, Peer::Socket(ip.parse().unwrap()), UnixMillis(1)).is_allowed()
     }
 
     #[test]
@@ -438,7 +438,7 @@ mod tests {
         assert_eq!((gate.denied, gate.on_revoke), (Denied::Reset, OnRevoke::Drain));
         assert_eq!(gate.reap_idle, Some(Duration::from_secs(30 * 86_400)));
         assert_eq!(gate.ban_after.unwrap().to_string(), "10/1m/1h");
-        assert_eq!(gate.rules.away, AwayPolicy::Stale(Duration::from_secs(300)));
+        assert_eq!(gate.rules.failure, AwayPolicy::Stale(Duration::from_secs(300)));
         assert!(gate.rules.allow.is_empty());
     }
 }

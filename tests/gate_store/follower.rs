@@ -1,4 +1,4 @@
-//! A follower with a small keeper behind it: events in, the state out.
+//! A follower with a small mirror behind it: events in, the state out.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -7,18 +7,18 @@ use std::time::{Duration, Instant};
 
 use knockpipe::gate::any_store::AnyStore;
 use knockpipe::gate::store::{BATCH, Event};
-use knockpipe::gate::{Item, Member};
+use knockpipe::gate::{Expiry, Item, Member};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::common::wait::NEVER;
 
-/// What a keeper knows after some events.
+/// The content of a mirror after some events.
 #[derive(Debug, Default)]
 pub struct State {
-    pub allowed: HashMap<Member, Option<u64>>,
-    pub bans: HashMap<Member, Option<u64>>,
+    pub allowed: HashMap<Member, Expiry>,
+    pub bans: HashMap<Member, Expiry>,
     pub garbage: u64,
     /// Whether a full read was completed since the store was away.
     pub fresh: bool,

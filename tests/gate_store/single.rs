@@ -180,7 +180,7 @@ async fn an_ask_is_answered_from_the_server_and_not_from_what_was_read() {
         let answered = [ip("203.0.113.7")];
         follower.until("the end of the answer", |state| state.answered == answered).await;
         assert_eq!(follower.state.exact.len(), 2);
-        let expected = Event::Allowed(member("203.0.113.7"), Some(None));
+        let expected = Event::Allowed(member("203.0.113.7"), Some(knockpipe::gate::Expiry::Never));
         assert_eq!(follower.state.exact[0], expected);
         follower.stop().await;
     }
@@ -233,7 +233,7 @@ async fn odd_spellings_are_removed_and_explained() {
     follower.until("answers", |state| state.exact.len() >= 4).await;
     assert!(follower.state.allows("2001:db8::4") && follower.state.allows("203.0.113.2"));
     let standing = store.standing(ip("2001:db8::4"), None).await.unwrap();
-    assert_eq!(standing.grants.len(), 1);
+    assert_eq!(standing.allow_entries.len(), 1);
     for text in ["2001:db8::4", "203.0.113.2", "203.0.113.0/24"] {
         assert!(edit(&store, Edit::Remove(member(text))).await.changed, "{text}");
         follower.until("removed", |state| !state.reading && !state.allows(text)).await;

@@ -13,7 +13,7 @@ use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::sys::stat::Mode;
 
 use super::super::store::StoreError;
-use super::rights;
+use super::permissions;
 use crate::files::place::{FileId, Place, is_link};
 
 /// The longest that another writer may hold the lock.
@@ -73,7 +73,7 @@ impl Locked {
             // Only what was made just now may be given away.
             match place.open(flags | OFlag::O_CREAT | OFlag::O_EXCL, OWN) {
                 Ok(file) => {
-                    let given = rights::give_away(&file, place);
+                    let given = permissions::give_away(&file, place);
                     return given.map(|()| file).map_err(|error| failed(&error));
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -103,7 +103,7 @@ pub(super) fn open(place: &Place, flags: OFlag) -> Result<File, StoreError> {
     let path = place.path();
     let file = place.open(flags, Mode::empty()).map_err(|error| error_at(path, &error))?;
     let seen = file.metadata().map_err(|error| error_at(path, &error))?;
-    rights::check_file(&seen, place).map_err(|cause| cause_at(path, cause))?;
+    permissions::check_file(&seen, place).map_err(|cause| cause_at(path, cause))?;
     Ok(file)
 }
 
@@ -113,7 +113,7 @@ pub(super) fn error_at(path: &Path, error: &io::Error) -> StoreError {
         return cause_at(path, format!("{error}; {remedy}: give the path that it leads to"));
     }
     if error.kind() == io::ErrorKind::PermissionDenied {
-        return cause_at(path, rights::refusal(path));
+        return cause_at(path, permissions::refusal(path));
     }
     let remedy = match error.kind() {
         io::ErrorKind::NotFound => "make its directory, or name another file",

@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard};
 use redis::{PushInfo, PushKind, Value};
 use tokio::sync::Notify;
 
-use super::link::text;
+use super::connection::text;
 
 /// How many names are kept, and how many bytes of them; more become a full read.
 const MOST: usize = 10_000;

@@ -13,9 +13,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::address::{Credentials, Node, RedisAddress, Servers};
+use super::connection::{Access, Connection, list, number, text};
+use super::error::{Kind, RedisFailure};
 use super::keys::{SLOTS, slot};
-use super::link::{Access, Link, list, number, text};
-use super::trouble::{Kind, Trouble};
 
 /// How often Sentinels and Clusters are asked whether a master moved.
 const WATCH: Duration = Duration::from_millis(700);
@@ -37,7 +37,7 @@ pub(super) struct Topology {
 }
 
 /// Connections to Sentinels or nodes of a Cluster that answered the last time.
-type Known = Arc<Mutex<HashMap<Node, Arc<Link>>>>;
+type Known = Arc<Mutex<HashMap<Node, Arc<Connection>>>>;
 
 /// What to ask whom.
 #[derive(Clone)]
@@ -113,7 +113,7 @@ impl Topology {
         !matches!(self.servers, Servers::One(_))
     }
 
-    pub(super) async fn resolve(&self) -> Result<Map, Trouble> {
+    pub(super) async fn resolve(&self) -> Result<Map, RedisFailure> {
         match &self.servers {
             Servers::One(node) => Ok(Map::one(node.clone())),
             Servers::Sentinel { sentinels, master } => {
@@ -138,7 +138,7 @@ impl Topology {
         nodes: &[Node],
         access: &Access,
         master: Option<String>,
-    ) -> Result<Map, Trouble> {
+    ) -> Result<Map, RedisFailure> {
         let known = Arc::clone(&self.known);
         let question = Question { access: access.clone(), master, known };
         // Who is not asked any more, since another map names others, is let go.
@@ -152,7 +152,7 @@ impl Topology {
             });
         }
         let mut best: Option<Map> = None;
-        let mut trouble = Trouble::new(Kind::Lost, "nobody", "no server was asked");
+        let mut failure = RedisFailure::new(Kind::Lost, "nobody", "no server was asked");
         let patience = Instant::now() + OPINION;
         let mut answered = vec![];
         loop {
@@ -169,12 +169,12 @@ impl Topology {
                         best = Some(map);
                     }
                 }
-                Err(other) => trouble = other,
+                Err(other) => failure = other,
             }
         }
         // A connection over which no answer came is worth nothing.
         question.known().retain(|node, _| answered.contains(node));
-        best.ok_or(trouble)
+        best.ok_or(failure)
     }
 
     /// Ends when the keys are somewhere else than `map` says. Servers that do
@@ -200,39 +200,39 @@ impl Topology {
 
 impl Question {
     /// Asks over the connection that is there; when that is dead, over a new one.
-    async fn ask(&self, node: &Node) -> Result<Map, Trouble> {
+    async fn ask(&self, node: &Node) -> Result<Map, RedisFailure> {
         let known = self.known().get(node).cloned();
-        if let Some(link) = known {
-            match self.opinion(&link).await {
-                Err(trouble) if trouble.kind == Kind::Lost => {}
+        if let Some(connection) = known {
+            match self.opinion(&connection).await {
+                Err(failure) if failure.kind == Kind::Lost => {}
                 answer => return answer,
             }
         }
-        let link = Arc::new(Link::open(node, &self.access, None).await?);
-        let map = self.opinion(&link).await?;
-        self.known().insert(node.clone(), link);
+        let connection = Arc::new(Connection::open(node, &self.access, None).await?);
+        let map = self.opinion(&connection).await?;
+        self.known().insert(node.clone(), connection);
         Ok(map)
     }
 
-    async fn opinion(&self, link: &Link) -> Result<Map, Trouble> {
+    async fn opinion(&self, connection: &Connection) -> Result<Map, RedisFailure> {
         match &self.master {
-            Some(master) => by_sentinel(link, master).await,
-            None => by_cluster(link).await,
+            Some(master) => by_sentinel(connection, master).await,
+            None => by_cluster(connection).await,
         }
     }
 
-    fn known(&self) -> MutexGuard<'_, HashMap<Node, Arc<Link>>> {
+    fn known(&self) -> MutexGuard<'_, HashMap<Node, Arc<Connection>>> {
         self.known.lock().expect("nothing panics while it holds the lock")
     }
 }
 
 /// The address that a Sentinel gives to clients, which is the new one from the
 /// moment on that has the new epoch; SENTINEL MASTER tells that later.
-async fn by_sentinel(link: &Link, master: &str) -> Result<Map, Trouble> {
+async fn by_sentinel(connection: &Connection, master: &str) -> Result<Map, RedisFailure> {
     let mut both = redis::pipe();
     both.cmd("SENTINEL").arg("MASTER").arg(master);
     both.cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(master);
-    let mut answers = link.ask_all(&both).await?.into_iter().map(list);
+    let mut answers = connection.ask_all(&both).await?.into_iter().map(list);
     let fields = answers.next().flatten().unwrap_or_default();
     let address = answers.next().flatten().unwrap_or_default();
     let epoch = fields
@@ -243,25 +243,29 @@ async fn by_sentinel(link: &Link, master: &str) -> Result<Map, Trouble> {
         let master = Node::named(&text(address.first()?)?, number(address.get(1)?)?)?;
         Some(Map { epoch: epoch?, ..Map::one(master) })
     };
-    read().ok_or_else(|| link.trouble("gives no address of the master"))
+    read().ok_or_else(|| connection.other_failure("gives no address of the master"))
 }
 
-async fn by_cluster(link: &Link) -> Result<Map, Trouble> {
+async fn by_cluster(connection: &Connection) -> Result<Map, RedisFailure> {
     let mut both = redis::pipe();
     both.cmd("CLUSTER").arg("INFO").cmd("CLUSTER").arg("SLOTS");
-    let mut answers = link.ask_all(&both).await?.into_iter();
+    let mut answers = connection.ask_all(&both).await?.into_iter();
     let info = answers.next().as_ref().and_then(text).unwrap_or_default();
     let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name));
     if field("cluster_state:") != Some("ok") {
-        return Err(Trouble::new(Kind::Elsewhere, link.node(), "is in a cluster that is down"));
+        return Err(RedisFailure::new(
+            Kind::Elsewhere,
+            connection.node(),
+            "is in a cluster that is down",
+        ));
     }
     let epoch = field("cluster_current_epoch:").and_then(|epoch| epoch.parse().ok());
     let ranges = answers.next().and_then(list).unwrap_or_default();
-    let map = map_of(ranges, link.node(), epoch.unwrap_or(0));
-    let map = map.ok_or_else(|| link.trouble("gives no map of its slots"))?;
+    let map = map_of(ranges, connection.node(), epoch.unwrap_or(0));
+    let map = map.ok_or_else(|| connection.other_failure("gives no map of its slots"))?;
     if map.nodes.len() > MOST_NODES {
         let cause = format!("names more than {MOST_NODES} masters, which are the most");
-        return Err(link.too_much(cause));
+        return Err(connection.too_much(cause));
     }
     Ok(map)
 }

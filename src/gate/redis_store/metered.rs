@@ -46,7 +46,7 @@ pub(super) struct Asked<'a> {
 
 /// The stream whose bytes are counted.
 #[derive(Debug)]
-pub(super) struct Guarded<S> {
+pub(super) struct Metered<S> {
     stream: S,
     account: Arc<Account>,
 }
@@ -127,13 +127,13 @@ impl Drop for Asked<'_> {
     }
 }
 
-impl<S> Guarded<S> {
+impl<S> Metered<S> {
     pub(super) fn new(stream: S, account: Arc<Account>) -> Self {
         Self { stream, account }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -155,7 +155,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Guarded<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> Metered<S> {
     /// Notes why a write failed. A server that ends TLS says why before it closes, and
     /// that is found by reading.
     fn failed(&mut self, error: io::Error, cx: &mut Context<'_>) -> io::Error {
@@ -169,7 +169,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guarded<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Metered<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -200,7 +200,7 @@ mod tests {
     /// Sends `count` texts of a megabyte and reads them; what came of that.
     async fn texts(account: &Arc<Account>, count: usize) -> io::Result<()> {
         let (mut server, client) = duplex(64 << 10);
-        let mut guarded = Guarded::new(client, Arc::clone(account));
+        let mut guarded = Metered::new(client, Arc::clone(account));
         let mut text = TEXT.to_vec();
         text.resize(TEXT.len() + 1_000_000, b'x');
         text.extend(b"\r\n");

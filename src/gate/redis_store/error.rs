@@ -11,7 +11,7 @@ use crate::printable::printable;
 
 /// Something went wrong at a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Trouble {
+pub(super) struct RedisFailure {
     pub(super) kind: Kind,
     /// The server, or the servers.
     pub(super) server: String,
@@ -52,7 +52,7 @@ pub(super) enum Kind {
     Other,
 }
 
-impl Trouble {
+impl RedisFailure {
     pub(super) fn new(kind: Kind, server: impl fmt::Display, cause: impl Into<String>) -> Self {
         let (server, cause) = (one_line(&server.to_string()), one_line(&cause.into()));
         Self { kind, server, cause, remedy: None }
@@ -92,7 +92,7 @@ impl Trouble {
     }
 
     /// As an error about `key`.
-    pub(super) fn about(self, key: &str) -> StoreError {
+    pub(super) fn into_store_error(self, key: &str) -> StoreError {
         let remedy = self.remedy.unwrap_or(match self.kind {
             Kind::Lost | Kind::Silent => "see whether the server runs and can be reached",
             Kind::Elsewhere | Kind::Loading => "try again in a moment",
@@ -110,9 +110,9 @@ impl Trouble {
     }
 
     /// As an error about the history, which has a flag of its own.
-    pub(super) fn about_history(self, key: &str) -> StoreError {
+    pub(super) fn into_history_error(self, key: &str) -> StoreError {
         let is_other_type = self.kind == Kind::WrongType;
-        match self.about(key) {
+        match self.into_store_error(key) {
             StoreError::Failed { server, key, cause, .. } if is_other_type => {
                 let remedy = "name another key (--history), or delete this one";
                 StoreError::Failed { server, key, cause, remedy }
@@ -132,7 +132,7 @@ const WRONG_LOGIN: &str = "see --gate-credentials FILE or KNOCKPIPE_GATE_CREDENT
      password there is wrong, or its user: it was read as USER:PASSWORD, and a password with a \
      colon in it is written :PASSWORD";
 
-impl fmt::Display for Trouble {
+impl fmt::Display for RedisFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.server, self.cause)?;
         // Nothing but the operator ends these.

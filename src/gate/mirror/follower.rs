@@ -1,6 +1,6 @@
-//! The keeper's task: hears what a follower reports, and begins again with another
-//! follower when either fails. Meanwhile the store counts as away, since nobody would
-//! hear of a removal.
+//! The mirror's task: applies the reports of a follower of the store, and begins again with
+//! another follower when either fails. Meanwhile the store counts as unavailable, since no
+//! removal would be reported.
 
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError};
@@ -12,39 +12,40 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::super::rules::Stance;
 use super::super::store::Event;
-use super::Keeper;
+use super::StoreMirror;
 use crate::tasks::{begin_again, caught};
 
-/// The interval at which ends of entries, the store's absence and the diary are looked at.
+/// The interval at which ends of entries and the store's absence are looked at, and
+/// subscribers do their periodic work.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Questions on their way to the store. One is asked after the other.
-const QUESTIONS: usize = 4;
+/// Queries on their way to the store. They are answered one after the other.
+const QUERIES: usize = 4;
 
 /// Reports on their way from it.
 const EVENTS: usize = 64;
 
-/// The reason why the store is away when nobody follows it any more.
+/// The reason why the store is unavailable when its follower has failed.
 const UNFOLLOWED: &str =
     "what follows it failed, which is a fault in this program; it is read again from the start";
 
 pub(super) type Reports = mpsc::Sender<Event>;
-pub(super) type Questions = mpsc::Receiver<Vec<IpAddr>>;
+pub(super) type Queries = mpsc::Receiver<Vec<IpAddr>>;
 
 /// The end of following a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ended {
-    /// No tunnel has the gate any more, or the runtime ends.
+    /// The mirror was stopped, or the runtime ends.
     InOrder,
-    /// As it must not.
+    /// The follower ended, as it must not.
     Unfollowed,
 }
 
-impl Keeper {
-    /// Follows the store with what `follow` gives until no tunnel has this gate. Should
-    /// that fail, or what applies its reports, nobody hears of a removal: then the store
-    /// counts as away, and it is read from the start.
-    pub(super) async fn attend<F>(self: Arc<Self>, follow: impl Fn(Reports, Questions) -> F)
+impl StoreMirror {
+    /// Follows the store with what `follow` returns until the mirror is stopped. Should
+    /// that fail, or the handling of its reports, no removal would be reported: then the
+    /// store counts as unavailable, and it is read from the start.
+    pub(super) async fn attend<F>(self: Arc<Self>, follow: impl Fn(Reports, Queries) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -54,16 +55,16 @@ impl Keeper {
         }
     }
 
-    /// Applies what a follower reports, and lets time pass.
-    async fn keep<F>(&self, follow: impl Fn(Reports, Questions) -> F) -> Ended
+    /// Applies the reports of a follower, and lets time pass.
+    async fn keep<F>(&self, follow: impl Fn(Reports, Queries) -> F) -> Ended
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let ((events, mut reported), (asks, asked)) =
-            (mpsc::channel(EVENTS), mpsc::channel(QUESTIONS));
-        *self.asks.lock().unwrap_or_else(PoisonError::into_inner) = asks;
-        let following = AbortOnDropHandle::new(tokio::spawn(follow(events, asked)));
-        let mut stance = self.stance();
+        let (events, mut reported) = mpsc::channel(EVENTS);
+        let (queries, queried) = mpsc::channel(QUERIES);
+        *self.queries.lock().unwrap_or_else(PoisonError::into_inner) = queries;
+        let following = AbortOnDropHandle::new(tokio::spawn(follow(events, queried)));
+        let mut policy = self.policy();
         let mut ticks = interval(TICK);
         loop {
             tokio::select! {
@@ -78,19 +79,19 @@ impl Keeper {
                 task = self.inquiry.task() => self.inquire(task),
                 _ = ticks.tick() => {
                     self.follow_clock();
-                    self.tick(self.clock.now_ms());
+                    self.tick(self.clock.now());
                 }
             }
-            stance = self.tell_change_of(stance);
+            policy = self.log_change_of(policy);
             self.note_settled();
         }
     }
 
-    /// Logs a stance that is another one than `before`; gives it.
-    fn tell_change_of(&self, before: Stance) -> Stance {
-        let now = self.stance();
+    /// Logs the policy in force if it is not the one `before`. Returns it.
+    fn log_change_of(&self, before: Stance) -> Stance {
+        let now = self.policy();
         if now.as_str() != before.as_str() {
-            self.tell_stance(now);
+            self.log_policy(now);
         }
         now
     }
