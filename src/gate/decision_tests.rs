@@ -10,9 +10,9 @@ const NOW: UnixMillis = UnixMillis(1_000_000_000);
 const PAST: Expiry = Expiry::At(NOW);
 const SOON: Expiry = Expiry::At(UnixMillis(NOW.0 + 5_000));
 
-/// What holds about an address, and the reason of the decision:
+/// Facts about an address, and the reason of the decision:
 /// `fresh`: the store is fresh, under every policy;
-/// `shut`: it is away and nobody is admitted on its word;
+/// `shut`: it is unavailable and the allow-set admits no address;
 /// `open`: it is away and the policy is `open`;
 /// `known`: its last known state counts.
 const OUTSIDE: &str = "
@@ -86,7 +86,7 @@ const INTERNAL: [&str; 9] = [
 ];
 
 /// The state of the store, the policy, and the columns for a newcomer and for
-/// somebody who was let in before.
+/// a client that was admitted before.
 const STATES: [(State, &str, &str, &str); 15] = [
     (State::Fresh, "closed", "fresh", "fresh"),
     (State::Fresh, "open", "fresh", "fresh"),

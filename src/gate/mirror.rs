@@ -209,7 +209,7 @@ impl StoreMirror {
             }
             Event::Allowed(member, expiry) => snapshot.set_allowed(member, expiry),
             Event::Banned(member, expiry) => snapshot.set_banned(member, expiry),
-            Event::Unsure => {
+            Event::Invalidated => {
                 self.invalidated_in_read.store(true, Ordering::Relaxed);
                 self.invalidated.store(true, Ordering::Release);
                 self.inquiry.set_changed();
@@ -219,7 +219,7 @@ impl StoreMirror {
                 self.inquiry.answered(&ips);
                 Changed::default()
             }
-            Event::Away(why) => {
+            Event::Unavailable(why) => {
                 self.log_unavailable(&why);
                 // No answer comes now; the store is read from the start when it is back.
                 self.invalidated.store(false, Ordering::Release);

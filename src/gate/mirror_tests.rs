@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::super::admission::Gate;
 use super::super::decision::{DenyReason, Peer, Verdict};
 use super::super::live::Permit;
-use super::super::options::{Denied as Style, OnRevoke, StoreName, StoreOptions};
+use super::super::options::{Denied as Style, GateOptions, OnRevoke, StoreName, StoreOptions};
 use super::super::rules::{AwayPolicy, Internal, Rules};
 use super::super::snapshot::Freshness;
 use super::super::store::Edit;
@@ -70,7 +70,7 @@ fn address() -> IpAddr {
 #[tokio::test]
 async fn the_end_of_a_read_tells_nothing_of_a_change_during_it() {
     let gate = gate().await;
-    for event in [Event::Begin, Event::Unsure, END] {
+    for event in [Event::Begin, Event::Invalidated, END] {
         gate.shared().mirror.apply(event);
     }
     assert!(gate.shared().mirror.is_invalidated() && gate.certain(peer()).is_none());
@@ -82,7 +82,7 @@ async fn the_end_of_a_read_tells_nothing_of_a_change_during_it() {
 #[tokio::test]
 async fn a_change_before_the_store_answers_does_not_revoke() {
     let gate = gate().await;
-    gate.shared().mirror.apply(Event::Unsure);
+    gate.shared().mirror.apply(Event::Invalidated);
     let waiting = gate.clone();
     let admitted = tokio::spawn(async move { waiting.admit(peer()).await });
     settle().await;
@@ -167,7 +167,7 @@ async fn setting_the_clock_makes_no_store_staler() {
         mirror.clock.set(mirror.clock.now().moved_by(ahead - behind));
         shared.recorder.live_recorded().store(mirror.clock.now().0, Ordering::Relaxed);
         mirror.apply(Event::Allowed(address().into(), Some(Expiry::Never)));
-        mirror.apply(Event::Away("gone".to_owned()));
+        mirror.apply(Event::Unavailable("gone".to_owned()));
         mirror.follow_clock();
         assert!(gate.decide(peer()).is_allowed());
         let now = mirror.clock.now();
@@ -284,7 +284,7 @@ async fn who_is_on_the_way_in_is_judged_by_the_successor() {
 #[tokio::test]
 async fn who_waits_for_the_old_store_is_judged_by_the_successor() {
     let before = gate().await;
-    before.shared().mirror.apply(Event::Unsure);
+    before.shared().mirror.apply(Event::Invalidated);
     let waiting = before.clone();
     let admitted = tokio::spawn(async move { waiting.admit(peer()).await });
     settle().await;
@@ -311,8 +311,8 @@ async fn a_gate_ends_with_the_last_tunnel_that_has_it() {
 #[tokio::test]
 async fn nobody_waits_for_a_store_that_is_away() {
     let gate = gate().await;
-    gate.shared().mirror.apply(Event::Unsure);
-    gate.shared().mirror.apply(Event::Away("gone".to_owned()));
+    gate.shared().mirror.apply(Event::Invalidated);
+    gate.shared().mirror.apply(Event::Unavailable("gone".to_owned()));
     assert!(!gate.shared().mirror.is_invalidated());
     assert!(gate.admit(peer()).await.is_err());
 }
@@ -322,21 +322,21 @@ async fn nobody_waits_for_a_store_that_is_away() {
 #[tokio::test]
 async fn who_was_answered_does_not_wait_until_the_set_changes_again() {
     let gate = gate().await;
-    gate.shared().mirror.apply(Event::Unsure);
+    gate.shared().mirror.apply(Event::Invalidated);
     assert!(gate.certain(peer()).is_none());
     gate.shared().mirror.apply(Event::Answered(vec![address()]));
     assert_eq!(gate.certain(peer()).unwrap().verdict, Verdict::Denied(DenyReason::NotAllowed));
-    gate.shared().mirror.apply(Event::Unsure);
+    gate.shared().mirror.apply(Event::Invalidated);
     assert!(gate.certain(peer()).is_none());
     gate.shared().mirror.apply(Event::Allowed(address().into(), Some(Expiry::Never)));
     assert!(gate.certain(peer()).unwrap().is_allowed());
 }
 
-/// Who finds no room among those that wait is denied by what is known.
+/// A peer that finds no room among those that wait is denied by what is known.
 #[tokio::test]
 async fn more_than_may_wait_are_denied_at_once() {
     let gate = gate().await;
-    gate.shared().mirror.apply(Event::Unsure);
+    gate.shared().mirror.apply(Event::Invalidated);
     let held: Vec<_> = (0..100).map_while(|_| gate.shared().mirror.query(address())).collect();
     assert!(held.len() < 100 && gate.certain(peer()).is_some());
     let began = Instant::now();

@@ -153,7 +153,7 @@ impl Recorder {
         let unwritten = std::mem::take(&mut recent.unwritten);
         drop(recent);
         if !unwritten.is_empty() {
-            self.queue(Edit::Touch(unwritten));
+            self.queue(Edit::RecordSeen(unwritten));
         }
     }
 
@@ -225,7 +225,7 @@ async fn write(store: Arc<AnyStore>, edits: Arc<AsyncMutex<mpsc::Receiver<Edit>>
 /// The name of an edit in the log.
 fn name(edit: &Edit) -> &'static str {
     match edit {
-        Edit::Touch(_) => "history",
+        Edit::RecordSeen(_) => "history",
         Edit::Strike { .. } => "strikes",
         Edit::ClearStrikes { .. } => "forgiven strikes",
         _ => "idle addresses",

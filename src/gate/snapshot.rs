@@ -24,7 +24,7 @@ use super::table::{EntryMap, ExpiryBatch, ExpiryTable, PackedExpiry, ReadGenerat
 use crate::unix_time::{Expiry, UnixMillis};
 
 /// Entries forgotten in one call of [`Snapshot::expire`]: about a millisecond,
-/// so that a million grants that end at once hold up nobody's decision.
+/// so that a million grants that end at once hold up no decision.
 const MOST_EXPIRED: usize = 10_000;
 
 /// Entries that are kept of a store that is away. No store has more
@@ -321,3 +321,7 @@ impl Addresses {
 #[cfg(test)]
 #[path = "snapshot_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "snapshot_model_tests.rs"]
+mod model_tests;

@@ -21,7 +21,7 @@ pub const MOST_EXACT: usize = 64;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A full read starts; all that follows until `End` replaces everything. One that
-    /// is cut off is followed by `Away`, or by the `Begin` of another.
+    /// is cut off is followed by `Unavailable`, or by the `Begin` of another.
     Begin,
     /// Part of a full read, at most [`BATCH`] items. A subject that comes twice
     /// counts as it came last.
@@ -37,13 +37,13 @@ pub enum Event {
     Banned(Member, Option<Expiry>),
     /// The allow-set changed in a way that only a full read shows; one is
     /// scheduled, and queries are answered with the current state meanwhile.
-    Unsure,
+    Invalidated,
     /// A query was answered: everything about these addresses was reported as it is
-    /// after the last `Unsure`. Only a store that reports `Unsure` reports this.
+    /// after the last `Invalidated`. Only a store that reports `Invalidated` reports this.
     Answered(Vec<IpAddr>),
     /// The store is unreachable or unusable, with the reason in one line. Reported once
     /// for each absence; the store is back with the next `End`.
-    Away(String),
+    Unavailable(String),
 }
 
 /// A requested change.
@@ -58,7 +58,7 @@ pub enum Edit {
     /// Lifts a ban: that of an address also from its IPv6 /64.
     Unban(Member),
     /// Records the unix seconds at which addresses were last admitted.
-    Touch(Vec<(IpAddr, u64)>),
+    RecordSeen(Vec<(IpAddr, u64)>),
     /// Removes an address from the allow-set and the history, if it was last
     /// admitted before `before_s` (unix seconds): since it was listed, it may have come
     /// into use. A ban stays.

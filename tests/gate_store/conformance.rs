@@ -273,10 +273,10 @@ async fn a_64_is_one_source(store: Arc<AnyStore>) {
 
 async fn history_is_what_was_told(store: Arc<AnyStore>) {
     let one = vec![(ip("203.0.113.7"), 1_700_000_000), (ip("2001:db8::7"), 1_700_000_001)];
-    let receipt = edit(&store, Edit::Touch(one.clone())).await;
+    let receipt = edit(&store, Edit::RecordSeen(one.clone())).await;
     assert_eq!((receipt.changed, receipt.count), (true, Some(2)));
-    edit(&store, Edit::Touch(vec![(ip("203.0.113.7"), 1_700_000_009)])).await;
-    assert!(!edit(&store, Edit::Touch(vec![])).await.changed);
+    edit(&store, Edit::RecordSeen(vec![(ip("203.0.113.7"), 1_700_000_009)])).await;
+    assert!(!edit(&store, Edit::RecordSeen(vec![])).await.changed);
     let expected = vec![(ip("203.0.113.7"), 1_700_000_009), (ip("2001:db8::7"), 1_700_000_001)];
     assert_eq!(history(&store).await, (expected, 0));
     edit(&store, Edit::Allow(member("203.0.113.7"), None)).await;
@@ -303,7 +303,7 @@ async fn standing_tells_everything(store: Arc<AnyStore>) {
         edit(&store, Edit::Allow(member(text), None)).await;
     }
     edit(&store, Edit::Ban(ip("203.0.113.7").into(), HOUR)).await;
-    edit(&store, Edit::Touch(vec![(ip("203.0.113.7"), 1_700_000_000)])).await;
+    edit(&store, Edit::RecordSeen(vec![(ip("203.0.113.7"), 1_700_000_000)])).await;
     let standing = store.standing(ip("::ffff:203.0.113.7"), Some(DAY)).await.unwrap();
     let grants: Vec<_> =
         standing.allow_entries.iter().map(|grant| grant.member.to_string()).collect();
@@ -389,7 +389,7 @@ async fn lists_come_in_batches(store: Arc<AnyStore>) {
     let seen: Vec<_> = (0..25_000_u32)
         .map(|n| (IpAddr::from((0x0a00_0000 + n).to_be_bytes()), 1_700_000_000 + u64::from(n)))
         .collect();
-    assert_eq!(edit(&store, Edit::Touch(seen.clone())).await.count, Some(25_000));
+    assert_eq!(edit(&store, Edit::RecordSeen(seen.clone())).await.count, Some(25_000));
     assert_eq!(history(&store).await, (seen, 0));
 }
 

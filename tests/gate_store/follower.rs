@@ -69,9 +69,9 @@ impl State {
                 }
                 self.exact.push(event);
             }
-            Event::Unsure => self.unsure += 1,
+            Event::Invalidated => self.unsure += 1,
             Event::Answered(ips) => self.answered.extend(ips),
-            Event::Away(why) => {
+            Event::Unavailable(why) => {
                 assert!(!why.contains('\n'), "{why}");
                 self.away.push(why);
                 (self.fresh, self.reading) = (false, false);

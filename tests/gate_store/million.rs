@@ -104,7 +104,7 @@ async fn a_million_members_are_read_in_passing() {
     assert!(slowest < Duration::from_secs(5), "{slowest:?}");
     let host = member("203.0.113.100");
     server.ask("SADD ip-allowed 203.0.113.100");
-    let unsure = until(&mut events, |event| *event == Event::Unsure).await;
+    let unsure = until(&mut events, |event| *event == Event::Invalidated).await;
     asks.send(vec![ip("203.0.113.100")]).await.unwrap();
     let told = until(&mut events, |event| {
         *event == Event::Allowed(host, Some(knockpipe::gate::Expiry::Never))
@@ -115,7 +115,7 @@ async fn a_million_members_are_read_in_passing() {
     );
     // A network that was known is told when it is gone.
     server.ask("SREM ip-allowed 80.0.0.0/28");
-    until(&mut events, |event| *event == Event::Unsure).await;
+    until(&mut events, |event| *event == Event::Invalidated).await;
     let live: Vec<_> =
         (0..8_000).map(|n| std::net::Ipv4Addr::from(0x5000_0000 + n).into()).collect();
     asks.send(live).await.unwrap();

@@ -34,7 +34,7 @@ const LONGEST_APPEND: u64 = 32 << 20;
 /// Changes that are kept for a follower; more become a full read.
 const MOST_NEWS: usize = 50_000;
 
-/// What is known of the file, and up to where.
+/// The content of the file, and the offset up to which it was read.
 #[derive(Debug)]
 pub(super) struct LogReader {
     path: PathBuf,
@@ -48,7 +48,7 @@ pub(super) struct LogReader {
     changes: PendingChanges,
 }
 
-/// What a follower has not seen yet.
+/// The changes that a follower has not seen yet.
 #[derive(Debug, Default)]
 pub(super) struct PendingChanges {
     /// The file is another one, or there was too much.
@@ -75,7 +75,7 @@ impl LogReader {
         &self.state
     }
 
-    /// The next news are everything: a new follower knows nothing.
+    /// Makes the next changes everything: a new follower knows nothing.
     pub(super) fn expect_everything(&mut self) {
         self.changes = PendingChanges { everything: true, subjects: vec![] };
     }
@@ -84,7 +84,7 @@ impl LogReader {
         std::mem::take(&mut self.changes)
     }
 
-    /// Whether the file differs from what was read, by looking at it from outside.
+    /// Returns true if the file differs from what was read, by its identity and length.
     pub(super) fn is_behind(&self) -> Result<bool, StoreError> {
         let place = self.place()?;
         let seen = place.look().map_err(|error| self.error(&error))?;
@@ -110,8 +110,8 @@ impl LogReader {
         Ok(())
     }
 
-    /// Appends what `decide` gives for what the file holds now. Gives what was
-    /// appended.
+    /// Appends the records that `decide` returns for the present content. Returns the
+    /// appended records.
     pub(super) fn edit(
         &mut self,
         Locked { file, place }: &Locked,
@@ -142,8 +142,8 @@ impl LogReader {
         Ok(records)
     }
 
-    /// Makes all of `edits`, each on what those before it left, or none, also where
-    /// the process is killed in between. Gives what each came to.
+    /// Makes all of `edits`, each on the result of those before it, or none, also if
+    /// the process is killed in between. Returns the records of each.
     pub(super) fn edit_all(
         &mut self,
         Locked { file, place }: &Locked,
@@ -191,7 +191,7 @@ impl LogReader {
         Ok(made)
     }
 
-    /// Knows nothing of the file any more.
+    /// Forgets the content.
     fn forget(&mut self) {
         (self.held, self.offset) = (None, 0);
         self.state = State::default();
@@ -216,7 +216,7 @@ impl LogReader {
         held.map(|held| id(&held))
     }
 
-    /// Where the file is now: the directory may be another one than it was.
+    /// The present place of the file: its directory may be another one than before.
     fn place(&self) -> Result<Place, StoreError> {
         Place::find(&self.path).map_err(|error| self.error(&error))
     }
@@ -235,7 +235,7 @@ impl LogReader {
         Ok(())
     }
 
-    /// Reads whole lines from the offset on; gives why the file is none to work with.
+    /// Reads whole lines from the offset on. Returns the reason if the file cannot be used.
     fn read_on(&mut self, file: &File) -> io::Result<Option<String>> {
         let mut reader = BufReader::with_capacity(1 << 18, file);
         if self.offset == 0 {
@@ -301,8 +301,8 @@ impl LogReader {
         Ok(())
     }
 
-    /// Why what follows the offset is no torn end: it is longer than one, or a line in
-    /// it belongs to a later append, so that the bad one before was good once.
+    /// The reason why the bytes after the offset are no torn end: they are longer than one, or
+    /// a line in them belongs to a later append, so that the bad one before was good once.
     fn damage(&self, file: &File) -> Result<Option<&'static str>, StoreError> {
         let look = || -> io::Result<Option<&'static str>> {
             if file.metadata()?.len().saturating_sub(self.offset) > LONGEST_APPEND {

@@ -37,9 +37,9 @@ impl Place {
 }
 
 /// Locks and edits.
-fn edit(reader: &mut LogReader, records: Vec<Record>, now: UnixMillis) -> Result<(), StoreError> {
+fn edit(reader: &mut LogReader, records: Vec<Record>, now: u64) -> Result<(), StoreError> {
     let locked = Locked::make(&reader.path)?;
-    reader.edit(&locked, |_| records, now).map(drop)
+    reader.edit(&locked, |_| records, UnixMillis(now)).map(drop)
 }
 
 fn allow(n: u8) -> Record {

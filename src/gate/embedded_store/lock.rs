@@ -1,7 +1,7 @@
 //! The file of an embedded store, opened and held against other writers.
 //!
-//! Who may use a file is judged here, on what was opened, and why it cannot be used is
-//! put into words. What stands in it is the business of `file`.
+//! Permissions are checked here, on the opened file, and the reasons why it cannot be used are
+//! put into words. Its content is the business of `file`.
 
 use std::fs::{self, File};
 use std::io;
@@ -37,12 +37,12 @@ impl Locked {
     }
 
     /// Opens and locks the file that has the path now. One that is gone is a store
-    /// that is away: an empty one in its place would say that nobody is allowed.
+    /// that is unavailable: an empty one in its place would say that no address is allowed.
     pub(super) fn take(path: &Path) -> Result<Self, StoreError> {
         Self::hold(path, |place| open(place, OFlag::O_RDWR | OFlag::O_APPEND))
     }
 
-    /// Where it is.
+    /// The place of the file.
     pub(super) fn place(&self) -> &Place {
         &self.place
     }

@@ -2,7 +2,7 @@
 //!
 //! Several processes use it at once: `knockpipe gate` writes while a decrypt end
 //! reads. It refuses files that others may write, and it is no database: all of
-//! it is held in memory, and a listing tells what was there when it was asked.
+//! it is held in memory, and a listing has the entries of the moment of its request.
 
 mod file;
 mod lock;
@@ -31,10 +31,10 @@ use lock::{Locked, cause_at};
 use record::{Record, Subject};
 use state::State;
 
-/// How often a follower looks at the file from outside.
+/// The interval at which a follower looks at the file from outside.
 const LOOK: Duration = Duration::from_millis(40);
 
-/// A look that takes longer is a store that is away: its thread is stuck, or there is none.
+/// A look that takes longer is a store that is unavailable: its thread is stuck, or there is none.
 const LATE: Duration = Duration::from_secs(10);
 const NOT_IN_TIME: &str = "it is not read in time; see its disk, and the limit of threads";
 
@@ -51,7 +51,7 @@ pub struct EmbeddedStore {
     server: Arc<str>,
 }
 
-/// What a follower is told next.
+/// The next report to a follower.
 enum Report {
     Everything(Vec<Item>),
     Changes(Vec<Event>),
@@ -90,7 +90,7 @@ impl EmbeddedStore {
     }
 
     /// Makes all changes or none, whatever happens meanwhile: under one lock, in one
-    /// write. Then `told` hears of each.
+    /// write. Then each result is passed to `told`.
     ///
     /// # Errors
     /// When the file cannot be written, or is held by another process.
@@ -117,11 +117,11 @@ impl EmbeddedStore {
         let key = match edit {
             Edit::Allow(..) | Edit::Remove(_) => KEY,
             Edit::Ban(..) | Edit::Unban(_) => BANS,
-            Edit::Touch(_) | Edit::Forget { .. } => HISTORY,
+            Edit::RecordSeen(_) | Edit::Forget { .. } => HISTORY,
             Edit::Strike { .. } if banned || strikes.is_none() => BANS,
             Edit::Strike { .. } | Edit::ClearStrikes { .. } => STRIKES,
         };
-        let touched = matches!(edit, Edit::Touch(_)).then_some(records.len() as u64);
+        let touched = matches!(edit, Edit::RecordSeen(_)).then_some(records.len() as u64);
         Receipt {
             server: self.server.to_string(),
             key: key.to_owned(),
@@ -155,7 +155,8 @@ impl EmbeddedStore {
         send(found.await?, &to).await
     }
 
-    /// Sends who was last let in when (unix seconds) in batches.
+    /// Sends the history in batches: addresses, and the unix second at which each was last
+    /// admitted.
     ///
     /// # Errors
     /// When the file cannot be read.
@@ -196,7 +197,7 @@ impl EmbeddedStore {
     }
 
     /// Reports everything and then every change to `events`, within 100 ms. Ends only
-    /// when nobody receives events any more. One at a time: two would share the changes
+    /// when events are not received any more. One at a time: two would share the changes
     /// between them.
     pub async fn follow(&self, events: mpsc::Sender<Event>) {
         let mut away = true;
@@ -221,7 +222,7 @@ impl EmbeddedStore {
                 Err(_) if told_away => {}
                 Err(error) => {
                     (away, told_away) = (true, true);
-                    if events.send(Event::Away(error.to_string())).await.is_err() {
+                    if events.send(Event::Unavailable(error.to_string())).await.is_err() {
                         return;
                     }
                 }
@@ -235,7 +236,7 @@ impl EmbeddedStore {
         }
     }
 
-    /// Looks whether the file changed, and what is new.
+    /// Looks at the file, and returns what is new.
     fn look(&self, was_away: bool) -> Result<Report, StoreError> {
         let mut reader = self.lock();
         if reader.is_behind()? {
@@ -284,7 +285,7 @@ impl EmbeddedStore {
     }
 }
 
-/// The truth about a subject.
+/// The present state of a subject.
 fn event(state: &State, subject: Subject, now: UnixMillis) -> Event {
     match subject {
         Subject::Member(member) => Event::Allowed(member, state.member(&member, now)),

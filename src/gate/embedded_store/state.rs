@@ -185,7 +185,7 @@ impl State {
                     }
                 }
             }
-            Edit::Touch(seen) => {
+            Edit::RecordSeen(seen) => {
                 seen.iter().map(|(ip, at)| Record::Seen(ip.to_canonical(), *at)).collect()
             }
             Edit::Forget { ip, before_s } => {

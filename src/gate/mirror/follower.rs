@@ -50,7 +50,7 @@ impl StoreMirror {
         F: Future<Output = ()> + Send + 'static,
     {
         if caught(self.keep(follow)).await != Ok(Ended::InOrder) {
-            self.apply(Event::Away(UNFOLLOWED.to_owned()));
+            self.apply(Event::Unavailable(UNFOLLOWED.to_owned()));
             begin_again();
         }
     }

@@ -1,5 +1,5 @@
-//! What the last full read found that a question by canonical name would miss:
-//! which networks there are, and who is written in another way.
+//! The findings of the last full read that a look-up by canonical name would miss:
+//! networks, and addresses that are written in another way.
 //!
 //! Programs write `2001:DB8::1` or `::ffff:1.2.3.4`, and Redis compares bytes.
 //! Bounded: where there is more than is kept, "not found" stays unsaid.
@@ -11,10 +11,10 @@ use super::keys::Subject;
 
 /// Networks that are kept; in a larger set every candidate is told about.
 const MOST_NETWORKS: usize = 100_000;
-/// AliasIndex spellings that are kept.
+/// Unusual spellings that are kept.
 const MOST_ALIASES: usize = 10_000;
 
-/// What one full read found in the set.
+/// Findings of one full read in the set.
 #[derive(Debug, Default)]
 struct InSet {
     networks: HashSet<Member>,
@@ -23,14 +23,14 @@ struct InSet {
     too_many_aliases: bool,
 }
 
-/// What one full read found among the keys.
+/// Findings of one full read among the keys.
 #[derive(Debug, Default)]
 struct InKeys {
     keys: HashMap<Subject, Vec<String>>,
     too_many_aliases: bool,
 }
 
-/// What the last full read found, and, while one is under way, also the one before.
+/// The findings of the last full read, and, while one is under way, also of the one before.
 #[derive(Debug, Default)]
 pub(super) struct AliasIndex {
     set: InSet,
@@ -75,7 +75,7 @@ impl AliasIndex {
         self.keys.too_many_aliases |= !note(&mut self.keys.keys, subject, key);
     }
 
-    /// Whether the keeper may know this network.
+    /// Returns true if the mirror may know this network.
     pub(super) fn may_know(&self, network: &Member) -> bool {
         [&self.set, &self.set_before]
             .iter()
@@ -109,7 +109,7 @@ impl AliasIndex {
         all.filter_map(|keys| keys.keys.get(subject)).flatten()
     }
 
-    /// Whether there may be odd spellings that are not kept.
+    /// Returns true if there may be unusual spellings that are not kept.
     pub(super) fn is_incomplete(&self) -> bool {
         self.set.too_many_aliases
             || self.set_before.too_many_aliases
@@ -136,7 +136,7 @@ fn note<K: std::hash::Hash + Eq>(kept: &mut HashMap<K, Vec<String>>, key: K, tex
     room
 }
 
-/// Whether `member` prints as `written`, without making a string of a million.
+/// Returns true if `member` prints as `written`, without making a string for each of a million.
 fn is(member: &Member, written: &str) -> bool {
     use std::fmt::Write;
     struct Rest<'a>(&'a str);

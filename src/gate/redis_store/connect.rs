@@ -1,5 +1,5 @@
-//! The way to a server: its name looked up, a connection, TLS. Each step has a time
-//! of its own, and whoever reads of a failure reads which step it was.
+//! Connects to a server: looks up its name, dials it, and begins TLS. Each step has a time
+//! limit of its own, and a failure names the step.
 //!
 //! Connections are made by [`crate::net::dial()`], as those to targets are: one
 //! address of a name that swallows packets costs a quarter of a second.

@@ -1,8 +1,8 @@
 //! One connection to one server: TCP, TLS or a unix socket, always RESP3.
 //!
-//! How it comes about is told in `way`. Every answer has to come within
-//! [`ANSWER`], so that a server that is stopped is noticed by whoever asks it next. A connection never reconnects; whoever holds
-//! one drops it.
+//! It is made in `connect`. Every answer has to come within
+//! [`ANSWER`], so that a server that is stopped is noticed with the next command. A
+//! connection never reconnects; a failed one is dropped.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,7 @@ use crate::net::Names;
 /// The time that a server may take for one answer, a login among them.
 pub(super) const ANSWER: Duration = Duration::from_secs(1);
 
-/// How to reach a server of a store.
+/// The means to reach a server of a store.
 #[derive(Clone)]
 pub(super) struct Access {
     pub(super) credentials: Option<Credentials>,
@@ -35,9 +35,9 @@ pub(super) struct Access {
     pub(super) tls: Option<Tls>,
     /// The addresses of servers that have names.
     pub(super) names: Arc<Names>,
-    /// What all connections of the store hold.
+    /// The memory that all connections of the store hold.
     pub(super) together: Together,
-    /// Which servers the store connected to.
+    /// The servers that the store connected to.
     pub(super) known_servers: Arc<KnownServers>,
 }
 
@@ -49,7 +49,7 @@ pub(super) struct Connection {
     _driver: AbortOnDropHandle<()>,
 }
 
-/// What a server says it is.
+/// The role of a server, as it says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Role {
     Master,
@@ -182,18 +182,18 @@ impl Connection {
         }
     }
 
-    /// RedisFailure with this server, which answers with more than there can be.
+    /// A failure of this server, which answers with more than there can be.
     pub(super) fn too_much(&self, cause: impl Into<String>) -> RedisFailure {
         RedisFailure::new(Kind::TooMuch, &self.node, cause)
     }
 
-    /// RedisFailure of kind `Other` with this server.
+    /// A failure of kind `Other` of this server.
     pub(super) fn other_failure(&self, cause: impl Into<String>) -> RedisFailure {
         RedisFailure::new(Kind::Other, &self.node, cause)
     }
 }
 
-/// Gives the trouble; a connection that failed knows its cause best.
+/// Returns the failure; a connection that failed knows its cause best.
 fn failure_of(error: &RedisError, node: &Node, account: &Account) -> RedisFailure {
     failure(node, account).unwrap_or_else(|| RedisFailure::of(error, node))
 }

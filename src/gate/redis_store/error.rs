@@ -1,4 +1,4 @@
-//! What goes wrong at a Redis server, sorted by what to do about it.
+//! Failures of a Redis server, sorted by the reaction to them.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use super::address::Node;
 use super::cause::{Cause, cause_of};
 use crate::printable::printable;
 
-/// Something went wrong at a server.
+/// A failure of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct RedisFailure {
     pub(super) kind: Kind,
@@ -21,7 +21,7 @@ pub(super) struct RedisFailure {
     remedy: Option<&'static str>,
 }
 
-/// What kind of trouble, which decides how to go on.
+/// The kind of a failure, which decides the reaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// No connection, or none any more.
@@ -86,7 +86,7 @@ impl RedisFailure {
         Self { remedy: remedy.or(self.remedy), ..self }
     }
 
-    /// As the trouble of one step.
+    /// The same, as the failure of one step.
     pub(super) fn at(self, step: &str) -> Self {
         Self { cause: one_line(&format!("{step}: {}", self.cause)), ..self }
     }
@@ -167,13 +167,13 @@ fn kind(error: &RedisError) -> Kind {
     }
 }
 
-/// What the server said, of several answers at once the first that is an error.
+/// The words of the server; of several answers at once the first that is an error.
 fn said(error: &RedisError) -> Option<ServerError> {
     let errors = error.clone().into_server_errors()?;
     errors.first().map(|(_, error)| error.clone())
 }
 
-/// What the server said, as it said it; else what the system said.
+/// The words of the server, unchanged; else those of the system.
 fn cause(error: &RedisError) -> Cause {
     let plain = |text: String| Cause { text, remedy: None };
     if error.is_timeout() {

@@ -32,7 +32,7 @@ const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// The longest time between two reads of a store that has too much.
 const LONGEST_REST: Duration = Duration::from_secs(30);
-/// A session that lasted so long was no part of the trouble before it.
+/// A session that lasted so long was no part of the failure before it.
 const CALM: Duration = Duration::from_secs(5);
 /// Queries that are answered before a full read goes on.
 const ASKS_PER_STEP: usize = 4;
@@ -81,7 +81,7 @@ impl RedisStore {
             if !moved {
                 let why = failure.to_string();
                 self.note_away(Some(why.clone()));
-                if !away && events.send(Event::Away(why)).await.is_err() {
+                if !away && events.send(Event::Unavailable(why)).await.is_err() {
                     return;
                 }
                 away = true;
@@ -244,7 +244,7 @@ impl<'a> Session<'a> {
         }
         if set {
             self.schedule.set_changed(now);
-            self.send(Event::Unsure).await?;
+            self.send(Event::Invalidated).await?;
         }
         if everything {
             self.schedule.everything_changed(now);

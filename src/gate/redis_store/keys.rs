@@ -244,7 +244,8 @@ mod tests {
     #[test]
     fn windows_are_aligned_to_the_epoch() {
         let at = |seconds: u64, findtime| {
-            let window = Window::at(seconds * 1_000 + 999, Duration::from_secs(findtime));
+            let now = UnixMillis(seconds * 1_000 + 999);
+            let window = Window::at(now, Duration::from_secs(findtime));
             (window.number, window.ttl_s)
         };
         assert_eq!(at(0, 60), (0, 61));

@@ -1,5 +1,5 @@
-//! The servers that a store connected to lately. Who is master, and where, is what
-//! servers say, and each that they name hears the password; so these are not many,
+//! The servers that a store connected to lately. The master and its address are what
+//! servers say, and each that they name receives the password; so these are not many,
 //! however often they say something else.
 
 use std::collections::HashMap;

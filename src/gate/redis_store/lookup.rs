@@ -1,4 +1,4 @@
-//! The expiry about single addresses, read from the server when a change or a
+//! Looks up single addresses at the server when a change or a
 //! query names them.
 //!
 //! An address is allowed by the set, by a key of its own, or by a network; it

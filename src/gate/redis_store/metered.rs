@@ -12,13 +12,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::cause::{Cause, cause_of, is_of_tls};
 use super::meter::{Excess, HEAVIEST, Meter};
 
-/// What the answers of all servers of a store may weigh together.
+/// The most that the answers of all servers of a store may weigh together.
 const HEAVIEST_TOGETHER: u64 = 2 * HEAVIEST;
 
-/// What all connections of a store hold at this moment.
+/// The weight that all connections of a store hold at this moment.
 pub(super) type Together = Arc<AtomicU64>;
 
-/// What a connection and whoever asks over it know of each other.
+/// The state that a connection shares with the senders of commands.
 #[derive(Debug)]
 pub(super) struct Account {
     state: Mutex<State>,
@@ -33,11 +33,11 @@ struct State {
     meter: Meter,
     /// Questions without an answer.
     asked: usize,
-    /// What this connection holds of what all hold together.
+    /// The part of this connection in the weight that all hold together.
     held: u64,
 }
 
-/// A question, until its answers are there or nobody waits for them.
+/// A question, until its answers are there or are not waited for any more.
 #[derive(Debug)]
 pub(super) struct Asked<'a> {
     account: &'a Account,
@@ -68,7 +68,7 @@ impl Account {
         Asked { account: self, answers }
     }
 
-    /// What was too much, if the connection failed for that.
+    /// The excess for which the connection failed, if it did.
     pub(super) fn excess(&self) -> Option<Excess> {
         self.excess.get().copied()
     }

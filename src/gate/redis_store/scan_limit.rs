@@ -1,5 +1,5 @@
-//! A walk through a set, or through the keys of servers, which has an end whatever
-//! the servers say.
+//! Limits a walk through a set, or through the keys of servers, so that it has an end whatever
+//! the servers answer.
 
 use super::connection::Connection;
 use super::error::RedisFailure;
@@ -11,7 +11,7 @@ pub(super) const MOST_ENTRIES: usize = 2_000_000;
 /// other keys.
 const MOST_PAGES: usize = 1_000_000;
 
-/// How far a walk has come.
+/// The progress of a walk.
 #[derive(Debug, Default)]
 pub(super) struct ScanLimit {
     pages: usize,

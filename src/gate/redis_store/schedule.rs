@@ -1,7 +1,7 @@
-//! When the next full read and the next ping are due. Pure: times in, times out.
+//! The due times of the next full read and the next ping. Pure: times in, times out.
 //!
 //! A full read costs the server its time, so that reads that take long take at
-//! most 5 % of it, whoever changes the set how often.
+//! most 5 % of it, however often the set changes.
 
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ use tokio::time::Instant;
 const CHEAP: Duration = Duration::from_millis(50);
 /// A read of `n` seconds is followed by 19 without one: 5 %.
 const SHARE: u32 = 19;
-/// What nobody announced is found after this at the latest, if the share allows.
+/// Changes without an announcement are found after this at the latest, if the share allows.
 const PERIOD: Duration = Duration::from_secs(60);
 const PING: Duration = Duration::from_millis(500);
 
-/// What to read.
+/// The extent of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Read {
     /// The allow-set; keys are told again from memory.
@@ -74,14 +74,14 @@ impl RefreshSchedule {
         self.all_free = self.all_free.max(now + rest(in_total));
     }
 
-    /// When to look again.
+    /// The next moment at which something may be due.
     pub(super) fn next(&self) -> Instant {
         let all = self.all_wanted.max(self.all_free);
         let set = self.set_wanted.map_or(all, |wanted| wanted.max(self.set_free));
         set.min(all).min(self.ping_at)
     }
 
-    /// Whether it is time to see whether the servers live; notes that it is done.
+    /// Returns true if it is time to ping the servers, and notes that it is done.
     pub(super) fn take_ping(&mut self, now: Instant) -> bool {
         let due = self.ping_at <= now;
         if due {

@@ -1,8 +1,8 @@
-//! Which servers have the keys right now: the one that was named, the master
+//! Finds the servers that have the keys right now: the one that was named, the master
 //! that Sentinels agree on last, or the masters of a Cluster.
 //!
 //! Asks each time and keeps no answers: a stale one is how a ban ends up on a
-//! replica. What it keeps are connections to those who know.
+//! replica. It keeps connections to the servers that know the masters.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -17,13 +17,13 @@ use super::connection::{Access, Connection, list, number, text};
 use super::error::{Kind, RedisFailure};
 use super::keys::{SLOTS, slot};
 
-/// How often Sentinels and Clusters are asked whether a master moved.
+/// The interval at which Sentinels and Clusters are asked for a master that moved.
 const WATCH: Duration = Duration::from_millis(700);
 /// The time that the others may take as soon as one of them has answered.
 const OPINION: Duration = Duration::from_millis(500);
-/// How many nodes of a Cluster are remembered and asked.
+/// The most nodes of a Cluster that are remembered and asked.
 pub(super) const MOST_ASKED: usize = 16;
-/// How many masters a Cluster may have: each is a connection, and hears the password.
+/// The most masters of a Cluster: each is a connection, and receives the password.
 pub(super) const MOST_NODES: usize = 64;
 
 /// Finds the servers of a store.
@@ -39,7 +39,7 @@ pub(super) struct Topology {
 /// Connections to Sentinels or nodes of a Cluster that answered the last time.
 type Known = Arc<Mutex<HashMap<Node, Arc<Connection>>>>;
 
-/// What to ask whom.
+/// A question to Sentinels or nodes of a Cluster.
 #[derive(Clone)]
 struct Question {
     access: Access,
@@ -48,14 +48,14 @@ struct Question {
     known: Known,
 }
 
-/// Which server has which keys.
+/// The servers, and the keys of each.
 #[derive(Clone, Debug)]
 pub(super) struct Map {
     pub(super) nodes: Vec<Node>,
     /// First slot, last slot, and the index of their node; empty when the one
     /// node has everything.
     slots: Vec<(u16, u16, usize)>,
-    /// How recent this is: who knows the highest epoch is right.
+    /// The age of the map: the one with the highest epoch is right.
     epoch: i64,
 }
 
@@ -66,14 +66,14 @@ impl Map {
         Self { nodes: vec![node], slots: vec![], epoch: 0 }
     }
 
-    /// Whether two keys may stand in one transaction: all do, but not in a Cluster,
+    /// Returns true if two keys may be in one transaction: all may, but not in a Cluster,
     /// unless they have one slot.
     pub(super) fn joins(&self, one: &str, other: &str) -> bool {
         self.slots.is_empty() || slot(one) == slot(other)
     }
 
-    /// Whether `other` is as recent and says something else. A Sentinel that
-    /// was left behind is no news.
+    /// Returns true if `other` is as recent and says something else. A Sentinel that
+    /// was left behind does not count.
     pub(super) fn is_outdone_by(&self, other: &Self) -> bool {
         let same = self.nodes == other.nodes && self.slots == other.slots;
         other.epoch >= self.epoch && !same
@@ -108,7 +108,7 @@ impl Topology {
         }
     }
 
-    /// Whether masters are found by asking, so that a replica means "not there yet".
+    /// Returns true if masters are found by asking, so that a replica means "not there yet".
     pub(super) fn moves(&self) -> bool {
         !matches!(self.servers, Servers::One(_))
     }
@@ -132,7 +132,7 @@ impl Topology {
     }
 
     /// Asks all `nodes` at once and takes the most recent opinion of those who answer in
-    /// time; where nobody does, the first answer.
+    /// time; if none does, the first answer.
     async fn best(
         &self,
         nodes: &[Node],
@@ -178,7 +178,7 @@ impl Topology {
     }
 
     /// Ends when the keys are somewhere else than `map` says. Servers that do
-    /// not answer are no news: whoever uses the map notices.
+    /// not answer do not count: a user of the map notices.
     pub(super) async fn moved_from(&self, map: &Map) {
         if !self.moves() {
             std::future::pending::<()>().await;

@@ -183,7 +183,7 @@ impl RedisStore {
     fn main_key(&self, edit: &Edit) -> String {
         match edit {
             Edit::Allow(..) | Edit::Remove(_) => self.keys.allow_set.clone(),
-            Edit::Touch(_) | Edit::Forget { .. } => self.keys.history.clone(),
+            Edit::RecordSeen(_) | Edit::Forget { .. } => self.keys.history.clone(),
             Edit::Ban(member, _) | Edit::Unban(member) => self.keys.ban_key(*member),
             Edit::Strike { ip, findtime, .. } | Edit::ClearStrikes { ip, findtime } => {
                 self.keys.strike_key(Member::source_of(*ip), Window::at(now(), *findtime))
@@ -216,7 +216,7 @@ impl Attempt<'_> {
             Edit::Remove(member) => self.remove(*member).await,
             Edit::Ban(member, time) => self.ban(*member, *time).await,
             Edit::Unban(member) => self.unban(*member).await,
-            Edit::Touch(seen) => self.touch(seen).await,
+            Edit::RecordSeen(seen) => self.touch(seen).await,
             Edit::Forget { ip, before_s } => self.forget(ip.to_canonical(), *before_s).await,
             Edit::Strike { ip, findtime, bantime, maxretry } => {
                 let rule =
