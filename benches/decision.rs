@@ -10,13 +10,13 @@ use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use gate::{KINDS, Peers, full, member, read, v4_stranger};
-use knockpipe::gate::{Item, Peer, Rules, Snapshot, decide};
+use knockpipe::gate::{Expiry, Item, Peer, Rules, Snapshot, UnixMillis, decide};
 
 criterion_group!(benches, one_member, million);
 criterion_main!(benches);
 
 fn one_member(c: &mut Criterion) {
-    let snapshot = read(&[Item::Allowed(member(1).into(), None)]);
+    let snapshot = read(&[Item::Allowed(member(1).into(), Expiry::Never)]);
     let mut group = c.benchmark_group("a set of one address");
     let kinds: [(&str, Peers, bool); 2] =
         [("that address", |_| member(1), true), ("an IPv4 stranger", v4_stranger, false)];
@@ -39,7 +39,7 @@ fn decisions(snapshot: &Snapshot, peers: Peers, allowed: bool) -> impl FnMut() {
     let mut n = 0;
     move || {
         n = u32::wrapping_add(n, 1);
-        let decision = decide(&rules, snapshot, black_box(Peer::Socket(peers(n))), 1);
+        let decision = decide(&rules, snapshot, black_box(Peer::Socket(peers(n))), UnixMillis(1));
         assert_eq!(decision.is_allowed(), allowed);
     }
 }

@@ -13,7 +13,7 @@ use std::hint::black_box;
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-use knockpipe::gate::{Peer, Rules, decide};
+use knockpipe::gate::{Peer, Rules, UnixMillis, decide};
 use set::ADDRESSES;
 use testkit::redis::{MILLION, Redis, Reply};
 use testkit::{Addr, End, Launch, Target, Wire, keygen, proc};
@@ -39,7 +39,7 @@ fn decisions() {
             .map(|n| {
                 let peer = Peer::Socket(peer(n));
                 let began = Instant::now();
-                let decision = decide(&rules, &snapshot, black_box(peer), 1);
+                let decision = decide(&rules, &snapshot, black_box(peer), UnixMillis(1));
                 let time = began.elapsed();
                 assert_eq!(decision.is_allowed(), allowed, "{what}: {peer:?}");
                 time

@@ -37,4 +37,5 @@ pub mod service;
 pub mod sys;
 pub mod tasks;
 pub mod tunnel;
+pub mod unix_time;
 pub mod upstream;

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
 
 use ipnet::IpNet;
-use knockpipe::gate::{Changed, Item, Snapshot};
+use knockpipe::gate::{Changed, Expiry, Item, Snapshot, UnixMillis};
 
 const ADDRESSES: u32 = 1_000_000;
 const NETWORKS: u32 = 10_000;
@@ -30,7 +30,8 @@ impl Mix {
     fn read(self, snapshot: &mut Snapshot, expires_ms: u64) -> Changed {
         snapshot.begin();
         for first in (0..ADDRESSES).step_by(10_000) {
-            let item = |n| Item::Allowed(self.address(n).into(), Some(expires_ms + u64::from(n)));
+            let end = |n| Expiry::At(UnixMillis(expires_ms + u64::from(n)));
+            let item = |n| Item::Allowed(self.address(n).into(), end(n));
             let batch: Vec<_> = (first..first + 10_000).map(item).collect();
             let _ = snapshot.items(&batch);
         }
@@ -40,11 +41,11 @@ impl Mix {
             let (ip, length) =
                 if number.is_multiple_of(2) { (IpAddr::from(v4), 24) } else { (v6.into(), 56) };
             let network = IpNet::new(ip, length + (number % 7) as u8).unwrap();
-            Item::Allowed(network.into(), Some(expires_ms))
+            Item::Allowed(network.into(), Expiry::At(UnixMillis(expires_ms)))
         };
         let _ = snapshot.items(&(0..NETWORKS).map(network).collect::<Vec<_>>());
         let start = Instant::now();
-        let changed = snapshot.end(0);
+        let changed = snapshot.end(UnixMillis(0));
         println!("  the end of the read took {:?}", start.elapsed());
         changed
     }

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use knockpipe::gate::{Item, Snapshot};
+use knockpipe::gate::{Expiry, Item, Snapshot, UnixMillis};
 
 pub(crate) const ADDRESSES: u32 = 1_000_000;
 const NETWORKS: u32 = 10_000;
@@ -53,11 +53,11 @@ pub(crate) fn v4_stranger(n: u32) -> IpAddr {
 
 /// A million addresses, ten thousand networks and as many bans.
 pub(crate) fn full() -> Snapshot {
-    let networks = (0..NETWORKS)
-        .map(in_network)
-        .map(|(ip, length)| Item::Allowed(IpNet::new(ip, length).unwrap().trunc().into(), None));
-    let bans = (0..BANS).map(|n| Item::Banned(banned(n).into(), None));
-    let members = (0..ADDRESSES).map(|n| Item::Allowed(member(n).into(), None));
+    let networks = (0..NETWORKS).map(in_network).map(|(ip, length)| {
+        Item::Allowed(IpNet::new(ip, length).unwrap().trunc().into(), Expiry::Never)
+    });
+    let bans = (0..BANS).map(|n| Item::Banned(banned(n).into(), Expiry::Never));
+    let members = (0..ADDRESSES).map(|n| Item::Allowed(member(n).into(), Expiry::Never));
     let snapshot = read(&networks.chain(bans).chain(members).collect::<Vec<_>>());
     assert!(snapshot.counts().addresses > 990_000, "{:?}", snapshot.counts());
     snapshot
@@ -68,6 +68,6 @@ pub(crate) fn read(items: &[Item]) -> Snapshot {
     let mut snapshot = Snapshot::default();
     snapshot.begin();
     let _ = snapshot.items(items);
-    let _ = snapshot.end(0);
+    let _ = snapshot.end(UnixMillis(0));
     snapshot
 }

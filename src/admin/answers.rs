@@ -181,11 +181,11 @@ fn counted(by_reason: &ByReason) -> BTreeMap<String, u64> {
 
 fn gate(gate: GateStatus) -> GateReply {
     GateReply {
-        stance: gate.stance.as_str().to_owned(),
+        stance: gate.policy.as_str().to_owned(),
         addresses: gate.counts.addresses,
         networks: gate.counts.networks,
         bans: gate.counts.bans,
-        away: gate.away,
+        away: gate.unavailable,
         since_read_s: gate.since_read.map(|since| since.as_secs()),
         denied: gate.denied,
         revoked: gate.revoked,

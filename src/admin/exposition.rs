@@ -248,7 +248,7 @@ impl Writer<'_> {
             .collect();
         let stances = gates.iter().flat_map(|(meters, gate)| {
             STANCES.map(|stance| {
-                let holds = f64::from(u8::from(gate.stance.as_str() == stance));
+                let holds = f64::from(u8::from(gate.policy.as_str() == stance));
                 (vec![tunnel(meters), ("stance", stance.to_owned())], holds)
             })
         });

@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 use super::protocol::RequestError;
 use super::registry::Registry;
 use crate::addr::ClientAddr;
+use crate::gate::admission::LiveExplanation;
 use crate::gate::decision::Line;
-use crate::gate::{Explanation, Gate, Member, Peer};
+use crate::gate::{Explanation, Gate, Member, Peer, UnixMillis};
 use crate::tunnel::Tunnel;
 
 /// The place of the store of a tunnel's gate.
@@ -97,11 +98,11 @@ impl WhyReply {
     pub fn of(
         peer: Peer,
         explanation: &Explanation,
-        now_ms: u64,
+        now: UnixMillis,
         key: impl Fn(&Line, Member) -> Option<String>,
     ) -> Self {
         let decision = explanation.decision;
-        let rules = explanation.lines.iter().map(|line| RuleReply::of(line, now_ms, &key));
+        let rules = explanation.lines.iter().map(|line| RuleReply::of(line, now, &key));
         Self {
             tunnel: None,
             address: peer
@@ -110,15 +111,15 @@ impl WhyReply {
             verdict: if decision.is_allowed() { "allowed" } else { "denied" }.to_owned(),
             reason: decision.reason().to_owned(),
             decided: explanation.decided.as_str().to_owned(),
-            until_ms: decision.until_ms,
+            until_ms: decision.until.as_millis(),
             rules: rules.collect(),
-            stance: explanation.stance.as_str().to_owned(),
+            stance: explanation.policy.as_str().to_owned(),
             server: None,
             seen: None,
             strikes: None,
             set_ends_ms: None,
             denied: None,
-            now_ms,
+            now_ms: now.0,
             unsure: false,
             balancer: false,
         }
@@ -126,14 +127,14 @@ impl WhyReply {
 }
 
 impl RuleReply {
-    fn of(line: &Line, now_ms: u64, key: impl Fn(&Line, Member) -> Option<String>) -> Self {
+    fn of(line: &Line, now: UnixMillis, key: impl Fn(&Line, Member) -> Option<String>) -> Self {
         let entry = line.entry;
         Self {
             rule: line.rule.as_str().to_owned(),
             entry: entry.map(|entry| entry.member.to_string()),
             key: entry.and_then(|entry| key(line, entry.member)),
-            expires_ms: entry.and_then(|entry| entry.expires_ms),
-            ttl_s: entry.and_then(|entry| entry.ttl(now_ms)).map(|ttl| ttl.as_secs()),
+            expires_ms: entry.and_then(|entry| entry.expiry.as_millis()),
+            ttl_s: entry.and_then(|entry| entry.ttl(now)).map(|ttl| ttl.as_secs()),
             skipped: line.skipped.map(|skip| skip.as_str().to_owned()),
             says: line.decision.map(|decision| decision.reason().to_owned()),
         }
@@ -166,14 +167,14 @@ pub(super) fn why(
     tunnel: Option<&str>,
 ) -> Result<Vec<WhyReply>, RequestError> {
     gated(registry, tunnel, |tunnel, gate| {
-        let (explanation, now_ms, unsure) = gate.explain(peer);
+        let LiveExplanation { explanation, now, is_invalidated } = gate.explain(peer);
         let is_balancer = |ip| tunnel.balancers().nets.lookup(ip).is_some();
         WhyReply {
             tunnel: Some(tunnel.name().to_owned()),
             denied: Some(gate.options().denied.to_string()),
-            unsure,
+            unsure: is_invalidated,
             balancer: matches!(peer, Peer::Socket(ip) if is_balancer(ip)),
-            ..WhyReply::of(peer, &explanation, now_ms, |_, _| None)
+            ..WhyReply::of(peer, &explanation, now, |_, _| None)
         }
     })
 }

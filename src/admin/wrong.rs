@@ -74,13 +74,13 @@ fn is_down(target: &TargetHealth) -> bool {
 }
 
 fn of_gate(gate: &GateStatus) -> Option<WrongReply> {
-    let stance = match gate.stance {
+    let stance = match gate.policy {
         Stance::Fresh => return None,
         Stance::Stale(_) => "the last known state counts",
         Stance::Open => "it is open to everybody who is not denied or banned",
         Stance::Closed => "it admits nobody on the store's word",
     };
-    Some(one("gate store away", gate.stance == Stance::Closed, stance))
+    Some(one("gate store away", gate.policy == Stance::Closed, stance))
 }
 
 /// The words about a limit.

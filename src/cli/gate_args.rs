@@ -296,7 +296,7 @@ impl RuleArgs {
                 Some(InternalChoice::Allow) => Internal::Allow,
                 Some(InternalChoice::Check) | None => Internal::Check,
             },
-            away: self.gate_away.unwrap_or_default(),
+            failure: self.gate_away.unwrap_or_default(),
         }
     }
 }

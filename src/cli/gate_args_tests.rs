@@ -3,7 +3,7 @@
 use clap::Parser;
 
 use super::*;
-use crate::gate::{Peer, Snapshot, decide};
+use crate::gate::{Peer, Snapshot, UnixMillis, decide};
 
 #[derive(Parser)]
 struct Line {
@@ -23,8 +23,8 @@ fn allows(line: &str, ip: &str) -> bool {
     let gate = options(line).unwrap().unwrap();
     let mut facts = Snapshot::default();
     facts.begin();
-    let _ = facts.end(1);
-    decide(&gate.rules, &facts, Peer::Socket(ip.parse().unwrap()), 1).is_allowed()
+    let _ = facts.end(UnixMillis(1));
+    decide(&gate.rules, &facts, Peer::Socket(ip.parse().unwrap()), UnixMillis(1)).is_allowed()
 }
 
 #[test]
@@ -135,6 +135,6 @@ fn everything_arrives() {
     assert_eq!((gate.denied, gate.on_revoke), (Denied::Reset, OnRevoke::Drain));
     assert_eq!(gate.reap_idle, Some(Duration::from_secs(30 * 86_400)));
     assert_eq!(gate.ban_after.unwrap().to_string(), "10/1m/1h");
-    assert_eq!(gate.rules.away, AwayPolicy::Stale(Duration::from_secs(300)));
+    assert_eq!(gate.rules.failure, AwayPolicy::Stale(Duration::from_secs(300)));
     assert!(gate.rules.allow.is_empty());
 }

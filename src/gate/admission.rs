@@ -1,11 +1,12 @@
-//! A tunnel's gate: who may come in, asked of the keeper that the tunnel has now.
+//! The gate of a tunnel: decides by the mirror of the store that the tunnel has now.
 //!
-//! Nothing on the way of a connection waits for the store, with one exception:
+//! No connection waits for the store, with one exception:
 //! while it is known that the allow-set changed and not yet how, an address that
-//! is not in it waits for one answer, [`GRANT`] at most. How many may wait, and be
-//! asked about, is bounded (`inquiry.rs`); the others go by what is known. A tunnel that changes
-//! may get another keeper. Then everybody is asked about there, also who was let
-//! in before, and who is on the way in: nobody keeps asking one that has ended.
+//! is not in it waits for one answer, [`GRANT`] at most. The number of those that wait, and of
+//! addresses in queries, is bounded (`inquiry.rs`); the others go by what is known. A tunnel
+//! that changes may get another mirror. Then all connections are checked by that one, those
+//! that were admitted before and those that are being admitted: none goes on with a mirror
+//! that has ended.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -13,23 +14,36 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::decision::{Decision, Explanation, Grant, Peer, Verdict, Why, explain};
-use super::keeper::Keeper;
-use super::live::{Live, Permit};
+use super::changed::Changed;
+use super::decision::{AllowReason, Decision, DenyReason, Explanation, Peer, Verdict, explain};
+use super::live::{LiveSet, Permit};
 use super::options::GateOptions;
-use super::snapshot::Changed;
+use super::revoker::Admitted;
+use super::shared::SharedGate;
 use super::status::GateStatus;
 use super::store::StoreError;
+use crate::unix_time::UnixMillis;
 
-/// How long an address that may just have been allowed waits for the store's word.
+/// The time for which an address that may just have been allowed waits for the store's answer.
 const GRANT: Duration = Duration::from_millis(250);
 
-/// A tunnel's gate. Clones are the same; [`Gate::another`] is that of another tunnel,
-/// with the same keeper and connections of its own.
+/// The gate of a tunnel. Clones are the same gate; [`Gate::another`] is that of another
+/// tunnel, with the same shared part and connections of its own.
 #[derive(Clone)]
 pub struct Gate {
-    keeper: Arc<RwLock<Arc<Keeper>>>,
-    live: Arc<Mutex<Live>>,
+    shared: Arc<RwLock<Arc<SharedGate>>>,
+    live: Arc<Mutex<LiveSet>>,
+}
+
+/// The explanation of a decision that a running gate would make.
+#[derive(Debug)]
+pub struct LiveExplanation {
+    /// The findings of all rules.
+    pub explanation: Explanation,
+    /// The moment of the decision.
+    pub now: UnixMillis,
+    /// The allow-set just changed, so that the store would be queried first.
+    pub is_invalidated: bool,
 }
 
 impl Gate {
@@ -37,157 +51,159 @@ impl Gate {
     ///
     /// # Errors
     /// [`StoreError`] when the store's file cannot be used. A server that is
-    /// away is no error: what holds meanwhile is the policy's word.
+    /// unavailable is no error: meanwhile the failure policy decides.
     pub fn start(options: Arc<GateOptions>) -> Result<Self, StoreError> {
-        Ok(Self::of(Keeper::start(options)?))
+        Ok(Self::of(SharedGate::start(options)?))
     }
 
-    fn of(keeper: Arc<Keeper>) -> Self {
+    fn of(shared: Arc<SharedGate>) -> Self {
         let live = Arc::default();
-        keeper.watch(&live);
-        Self { keeper: Arc::new(RwLock::new(keeper)), live }
+        shared.revoker.watch(&live);
+        Self { shared: Arc::new(RwLock::new(shared)), live }
     }
 
     /// The same for one more tunnel.
     #[must_use]
     pub fn another(&self) -> Self {
-        Self::of(self.keeper())
+        Self::of(self.shared())
     }
 
-    /// The gate of the tunnel that had `before`: that one, which goes by the keeper
+    /// The gate of the tunnel that had `before`: that one, which goes by the mirror
     /// of this one from now on.
     #[must_use]
     pub fn succeeding(&self, before: &Self) -> Self {
-        let (old, new) = (before.keeper(), self.keeper());
+        let (old, new) = (before.shared(), self.shared());
         if !Arc::ptr_eq(&old, &new) {
-            new.watch(&before.live);
-            // First, so that whoever is let in after all were asked about is let in by it.
-            *before.keeper.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&new);
-            new.reconsider(&Changed::Everything);
+            new.revoker.watch(&before.live);
+            // First, so that a connection that is admitted after all were checked is admitted
+            // by the new one.
+            *before.shared.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&new);
+            new.revoker.reconsider(&Changed::Everything);
             old.dismiss(&before.live);
-            old.answered.notify_waiters();
+            old.mirror.wake_waiters();
         }
         before.clone()
     }
 
-    /// To be called when its tunnel is gone; the last one ends the keeper.
+    /// Ends the gate of a tunnel that has ended. The last one with the same shared part
+    /// stops following the store.
     pub fn dismiss(&self) {
-        self.keeper().dismiss(&self.live);
+        self.shared().dismiss(&self.live);
     }
 
-    /// Resolves when the store was read, or could not be: from then on what the
-    /// gate decides is the store's word, or that of the policy for its absence.
+    /// Resolves when the store was read, or could not be: from then on the gate decides by
+    /// the store, or by the failure policy.
     pub async fn settled(&self) {
-        self.keeper().is_settled().await;
+        self.shared().mirror.is_settled().await;
     }
 
-    /// What this gate was told.
+    /// The options of the gate.
     pub fn options(&self) -> Arc<GateOptions> {
-        Arc::clone(&self.keeper().options)
+        Arc::clone(&self.shared().options)
     }
 
-    /// What can be said of it now.
+    /// The state of the gate.
     pub fn status(&self) -> GateStatus {
-        self.keeper().status()
+        self.shared().status()
     }
 
-    /// Whether `peer` may come in now, from memory.
+    /// Decides about a newcomer, from memory.
     pub fn decide(&self, peer: Peer) -> Decision {
-        self.keeper().decide(peer)
+        self.shared().decide(peer)
     }
 
-    /// Explains what each rule says to `peer` now, from memory; the moment (unix ms); and
-    /// whether the allow-set just changed, so that it would be asked about first.
-    pub fn explain(&self, peer: Peer) -> (Explanation, u64, bool) {
-        let keeper = self.keeper();
-        let is_unsure = keeper.is_unsure();
-        let now_ms = keeper.clock.now_ms();
-        let explanation = explain(&keeper.options.rules, &keeper.read(), peer, now_ms);
-        (explanation, now_ms, is_unsure)
+    /// Explains the decision about `peer` as it would be now, from memory.
+    pub fn explain(&self, peer: Peer) -> LiveExplanation {
+        let shared = self.shared();
+        let is_invalidated = shared.mirror.is_invalidated();
+        let now = shared.mirror.clock.now();
+        let explanation = explain(&shared.options.rules, &shared.mirror.read(), peer, now);
+        LiveExplanation { explanation, now, is_invalidated }
     }
 
-    /// Lets `peer` in, or says why not. Where the allow-set is being read again
-    /// this waits for the truth about one address, [`GRANT`] at most.
+    /// Admits `peer`, or returns the reason for its denial. Where the allow-set is being read
+    /// again this waits for the store's answer about one address, [`GRANT`] at most.
     ///
     /// # Errors
     /// The reason of the decision.
     pub async fn admit(&self, peer: Peer) -> Result<Permit, &'static str> {
         let mut decision = match self.certain(peer) {
             Some(decision) => decision,
-            None => self.ask(peer).await,
+            None => self.query(peer).await,
         };
         let entered = decision.is_allowed().then(|| Permit::enter(&self.live, peer));
         if entered.is_some() {
-            // Decided for good only now, so that a change in between finds the
-            // permit. Not entered earlier: what waits for the store's word would
-            // be revoked by any change that does not let it in yet.
+            // The final decision is made only now, so that a change in between finds the
+            // permit. Not entered earlier: a connection that waits for the store's answer
+            // would be revoked by any change that does not admit it yet.
             decision = self.decide(peer);
         }
         match (entered, decision.verdict) {
-            (Some(permit), Verdict::Allowed(grant)) => {
-                self.keeper().note_grant(peer, grant, decision.member);
+            (Some(permit), Verdict::Allowed(reason)) => {
+                let admitted = Admitted { peer, by: decision.member };
+                self.shared().note_admission(admitted, reason);
                 Ok(permit)
             }
             _ => {
-                self.keeper().note_denied(peer.ip());
+                self.shared().note_denied(peer.ip());
                 Err(decision.reason())
             }
         }
     }
 
-    /// The decision if it is certain, or if nobody more may wait for certainty;
-    /// `None` when [`Self::admit`] should ask.
+    /// Returns the decision if it is certain, or if no more peers may wait for certainty;
+    /// `None` when [`Self::admit`] should query the store.
     pub fn certain(&self, peer: Peer) -> Option<Decision> {
-        let keeper = self.keeper();
+        let shared = self.shared();
         // First, so that an answer that comes in between is in the decision.
-        let may_ask = peer.ip().is_some_and(|ip| keeper.may_ask(ip));
-        let decision = keeper.decide(peer);
-        let may_change = decision.verdict == Verdict::Denied(Why::NotAllowed) && may_ask;
+        let may_query = peer.ip().is_some_and(|ip| shared.mirror.may_query(ip));
+        let decision = shared.decide(peer);
+        let may_change = decision.verdict == Verdict::Denied(DenyReason::NotAllowed) && may_query;
         (!may_change).then_some(decision)
     }
 
     /// Notes that `ip` was denied without [`Self::admit`].
     pub fn denied(&self, ip: IpAddr) {
-        self.keeper().note_denied(Some(ip));
+        self.shared().note_denied(Some(ip));
     }
 
-    /// A handshake from `peer`, of a connection that came at `since`, failed.
+    /// Counts a failed handshake from `peer`, of a connection that came at `since`.
     pub fn failed(&self, peer: Peer, since: std::time::Instant) {
-        let keeper = self.keeper();
-        // Who is safe from bans, and who has one already.
+        let shared = self.shared();
+        // Peers that are safe from bans, and those that have one already.
         let is_idle = matches!(
-            keeper.decide(peer).verdict,
-            Verdict::Allowed(Grant::StaticAllow) | Verdict::Denied(Why::Banned)
+            shared.decide(peer).verdict,
+            Verdict::Allowed(AllowReason::StaticAllow) | Verdict::Denied(DenyReason::Banned)
         );
         if let (Some(ip), false) = (peer.ip(), is_idle) {
-            keeper.note_strike(ip, since);
+            shared.note_strike(ip, since);
         }
     }
 
-    /// A handshake from `peer` succeeded.
+    /// Notes a handshake from `peer` that succeeded.
     pub fn succeeded(&self, peer: Peer) {
         if let Some(ip) = peer.ip() {
-            self.keeper().forgive(ip);
+            self.shared().forgive(ip);
         }
     }
 
-    /// Logs every ban that was made and not told yet. Call it before the process ends.
+    /// Logs every ban that was made and not logged yet. Call it before the process ends.
     pub fn flush_bans(&self) {
-        self.keeper().flush_bans();
+        self.shared().recorder.flush_bans();
     }
 
-    async fn ask(&self, peer: Peer) -> Decision {
+    async fn query(&self, peer: Peer) -> Decision {
         let deadline = Instant::now() + GRANT;
-        // Without an address no change of the set concerns it, and nothing is unsure.
+        // Without an address no change of the set affects it, and nothing is uncertain.
         let Some(ip) = peer.ip() else { return self.decide(peer) };
         loop {
-            let keeper = self.keeper();
-            let Some(_waiting) = keeper.ask(ip) else { return keeper.decide(peer) };
-            // Until this tunnel has another keeper.
-            while Arc::ptr_eq(&keeper, &self.keeper()) {
-                let answered = keeper.answered.notified();
-                let is_certain = keeper.is_certain(ip);
-                let decision = keeper.decide(peer);
+            let shared = self.shared();
+            let Some(_waiting) = shared.mirror.query(ip) else { return shared.decide(peer) };
+            // Until this tunnel has another mirror.
+            while Arc::ptr_eq(&shared, &self.shared()) {
+                let answered = shared.mirror.answered();
+                let is_certain = shared.mirror.is_certain(ip);
+                let decision = shared.decide(peer);
                 if decision.is_allowed() || is_certain {
                     return decision;
                 }
@@ -198,8 +214,8 @@ impl Gate {
         }
     }
 
-    /// Whom the tunnel asks now.
-    pub(super) fn keeper(&self) -> Arc<Keeper> {
-        Arc::clone(&self.keeper.read().unwrap_or_else(PoisonError::into_inner))
+    /// The shared part that the tunnel has now.
+    pub(super) fn shared(&self) -> Arc<SharedGate> {
+        Arc::clone(&self.shared.read().unwrap_or_else(PoisonError::into_inner))
     }
 }

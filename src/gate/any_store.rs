@@ -1,7 +1,7 @@
-//! The store that was configured, whichever it is.
+//! The configured store, of any kind.
 //!
-//! [`AnyStore::None`] stands for none: it holds nobody, so that a gate without
-//! a store lets in whom the operator's own networks let in, and refuses edits.
+//! [`AnyStore::None`] stands for none: it has no entries, so that a gate without
+//! a store admits the operator's own networks only, and refuses edits.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -11,7 +11,8 @@ use tokio::sync::mpsc;
 use super::embedded_store::EmbeddedStore;
 use super::member::Item;
 use super::redis_store::RedisStore;
-use super::store::{Edit, Event, Receipt, Standing, StoreError};
+use super::store::{AddressRecord, Edit, Event, Receipt, StoreError};
+use crate::unix_time::Expiry;
 
 /// A gate's store.
 pub enum AnyStore {
@@ -27,16 +28,17 @@ impl AnyStore {
     /// Makes a change.
     ///
     /// # Errors
-    /// Why it was not made; see the stores.
+    /// The reason why it was not made; see the stores.
     pub async fn edit(&self, edit: Edit) -> Result<Receipt, StoreError> {
         match self {
-            Self::Redis(store) => store.edit(edit).await,
+            Self::Redis(store) => store.edit(&edit).await,
             Self::Embedded(store) => store.edit(edit).await,
             Self::None => Err(StoreError::NoStore),
         }
     }
 
-    /// Makes several changes, each on what those before it left, and tells of each.
+    /// Makes several changes, each on the result of those before it, and passes each result
+    /// to `told`.
     /// A file takes all of them or none; Redis takes up to
     /// [`MOST_TOGETHER`](super::redis_store::MOST_TOGETHER) as one transaction, and no
     /// more at once.
@@ -55,7 +57,7 @@ impl AnyStore {
         }
     }
 
-    /// The number of changes that the store makes together: all of them or none.
+    /// The number of changes that the store makes together, all of them or none.
     pub fn most_together(&self) -> usize {
         match self {
             Self::Redis(_) => super::redis_store::MOST_TOGETHER,
@@ -63,10 +65,10 @@ impl AnyStore {
         }
     }
 
-    /// Sends all entries of the allow-set in batches; gives how many are garbage.
+    /// Sends all entries of the allow-set in batches. Returns the number of garbage entries.
     ///
     /// # Errors
-    /// Why they cannot be read.
+    /// The reason why they cannot be read.
     pub async fn list_allowed(&self, to: mpsc::Sender<Vec<Item>>) -> Result<u64, StoreError> {
         match self {
             Self::Redis(store) => store.list_allowed(to).await,
@@ -75,21 +77,21 @@ impl AnyStore {
         }
     }
 
-    /// The end of the allow-set as a whole, with all its members, in unix milliseconds.
+    /// The end of the allow-set as a whole, with all its members.
     ///
     /// # Errors
     /// The reason why that cannot be read.
-    pub async fn set_end(&self) -> Result<Option<u64>, StoreError> {
+    pub async fn set_end(&self) -> Result<Expiry, StoreError> {
         match self {
             Self::Redis(store) => store.set_end().await,
-            Self::Embedded(_) | Self::None => Ok(None),
+            Self::Embedded(_) | Self::None => Ok(Expiry::Never),
         }
     }
 
-    /// Sends all bans in batches; gives how many are garbage.
+    /// Sends all bans in batches. Returns the number of garbage entries.
     ///
     /// # Errors
-    /// Why they cannot be read.
+    /// The reason why they cannot be read.
     pub async fn list_bans(&self, to: mpsc::Sender<Vec<Item>>) -> Result<u64, StoreError> {
         match self {
             Self::Redis(store) => store.list_bans(to).await,
@@ -98,11 +100,11 @@ impl AnyStore {
         }
     }
 
-    /// Sends who was last let in when (unix seconds) in batches; gives how many
-    /// entries are garbage.
+    /// Sends the history in batches: addresses, and the unix second at which each was last
+    /// admitted. Returns the number of garbage entries.
     ///
     /// # Errors
-    /// Why they cannot be read.
+    /// The reason why they cannot be read.
     pub async fn history(&self, to: mpsc::Sender<Vec<(IpAddr, u64)>>) -> Result<u64, StoreError> {
         match self {
             Self::Redis(store) => store.history(to).await,
@@ -111,16 +113,16 @@ impl AnyStore {
         }
     }
 
-    /// Everything that is known about one address, with the failures of the
+    /// Returns everything that is known about one address, with the failures of the
     /// current window of `findtime`.
     ///
     /// # Errors
-    /// Why it cannot be read.
+    /// The reason why it cannot be read.
     pub async fn standing(
         &self,
         ip: IpAddr,
         findtime: Option<Duration>,
-    ) -> Result<Standing, StoreError> {
+    ) -> Result<AddressRecord, StoreError> {
         match self {
             Self::Redis(store) => store.standing(ip, findtime).await,
             Self::Embedded(store) => store.standing(ip, findtime).await,
@@ -128,18 +130,19 @@ impl AnyStore {
         }
     }
 
-    /// The reason why the store is away now, where its follower found it so and goes on trying.
+    /// The reason why the store is unavailable now, if its follower found it so and goes on
+    /// trying.
     pub fn away(&self) -> Option<String> {
         match self {
             Self::Redis(store) => store.away(),
-            // What it reports is all that there is to know.
+            // Its reports are all that there is to know.
             Self::Embedded(_) | Self::None => None,
         }
     }
 
-    /// Reports everything and then every change. Where it reports that it is unsure,
-    /// also the truth about `asks`; of other stores nothing is asked. Ends only when
-    /// nobody receives events any more.
+    /// Reports everything and then every change. A store that reports that the set is
+    /// invalidated also answers `asks`; other stores are not queried. Ends only when
+    /// events are not received any more.
     pub async fn follow(&self, events: mpsc::Sender<Event>, asks: mpsc::Receiver<Vec<IpAddr>>) {
         match self {
             Self::Redis(store) => store.follow(events, asks).await,
@@ -149,7 +152,7 @@ impl AnyStore {
     }
 }
 
-/// Says once that nobody is allowed and nobody banned.
+/// Reports once that there are no entries.
 async fn follow_nothing(events: &mpsc::Sender<Event>) {
     for event in [Event::Begin, Event::End { garbage: 0 }] {
         if events.send(event).await.is_err() {

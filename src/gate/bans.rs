@@ -1,10 +1,9 @@
-//! What bans that a gate makes may cost: lines of the log, and counts and keys in
+//! Limits the cost of bans that a gate makes: lines of the log, and counts and keys in
 //! the store.
 //!
-//! Whoever is let in by a network has as many sources as that has. So bans are told
-//! as refused connections are, the first at once and then in summaries that add up;
-//! and of sources whose failures are counted, and of bans that hold, there are so
-//! many and no more.
+//! A client that a network admits has as many sources as that network has. So bans are
+//! logged as refused connections are, the first at once and then in summaries that add up;
+//! and the sources whose failures are counted, and the bans that hold, are limited in number.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -15,6 +14,7 @@ use super::member::Member;
 use super::strikes::BanAfter;
 use crate::duration;
 use crate::observe::failures::{Line, Tally};
+use crate::unix_time::UnixMillis;
 
 /// Sources whose failures are counted in one window.
 pub(super) const MOST_STRUCK: usize = 10_000;
@@ -26,18 +26,18 @@ pub(super) const MOST_BANS: usize = 100_000;
 #[derive(Default)]
 pub(super) struct Bans {
     told: Tally<()>,
-    newest: Option<Ban>,
-    /// The number of the window, and who failed in it.
+    newest: Option<NewBan>,
+    /// The number of the window, and the sources that failed in it.
     window: u64,
     struck: HashSet<Member>,
-    /// When bans end that were made here.
-    ends_ms: VecDeque<u64>,
+    /// The ends of bans that were made here.
+    ends: VecDeque<UnixMillis>,
     /// The log knows that further sources are not counted.
     is_full: bool,
 }
 
 /// A ban that was made.
-pub(super) struct Ban {
+pub(super) struct NewBan {
     pub(super) source: Member,
     pub(super) failures: u64,
     pub(super) time: Duration,
@@ -46,21 +46,21 @@ pub(super) struct Ban {
 }
 
 impl Bans {
-    /// Whether a failure of `source` may be counted now.
-    pub(super) fn may_strike(&mut self, source: Member, rule: BanAfter, now_ms: u64) -> bool {
-        let window = now_ms / 1_000 / rule.findtime().as_secs().max(1);
+    /// Returns true if a failure of `source` may be counted now.
+    pub(super) fn may_strike(&mut self, source: Member, rule: BanAfter, now: UnixMillis) -> bool {
+        let window = now.as_secs() / rule.findtime().as_secs().max(1);
         if window != self.window {
-            self.is_full &= self.struck.len() >= MOST_STRUCK || self.ends_ms.len() >= MOST_BANS;
+            self.is_full &= self.struck.len() >= MOST_STRUCK || self.ends.len() >= MOST_BANS;
             self.window = window;
             self.struck = HashSet::new();
         }
-        while self.ends_ms.front().is_some_and(|end| *end <= now_ms) {
-            self.ends_ms.pop_front();
+        while self.ends.front().is_some_and(|end| *end <= now) {
+            self.ends.pop_front();
         }
         if self.struck.contains(&source) {
             return true;
         }
-        let has_room = self.struck.len() < MOST_STRUCK && self.ends_ms.len() < MOST_BANS;
+        let has_room = self.struck.len() < MOST_STRUCK && self.ends.len() < MOST_BANS;
         if has_room {
             self.struck.insert(source);
         } else if !std::mem::replace(&mut self.is_full, true) {
@@ -73,42 +73,41 @@ impl Bans {
         has_room
     }
 
-    /// A ban was made: the line to log now, if any.
-    pub(super) fn made(&mut self, ban: Ban, now_ms: u64, now: Instant) -> Option<Told> {
-        let time_ms = u64::try_from(ban.time.as_millis()).unwrap_or(u64::MAX);
-        self.ends_ms.push_back(now_ms.saturating_add(time_ms));
+    /// Counts a ban that was made at `at`. Returns the line to log now, if any.
+    pub(super) fn made(&mut self, ban: NewBan, at: UnixMillis, now: Instant) -> Option<BanReport> {
+        self.ends.push_back(at.saturating_add(ban.time));
         let line = self.told.record((), &ban.source, now);
         self.newest = Some(ban);
-        self.told(line)
+        self.report(line)
     }
 
-    /// The summary that is due, if any.
-    pub(super) fn tick(&mut self, now: Instant) -> Option<Told> {
+    /// Returns the summary that is due, if any.
+    pub(super) fn tick(&mut self, now: Instant) -> Option<BanReport> {
         let line = self.told.tick(now);
-        self.told(line)
+        self.report(line)
     }
 
-    /// What was not told yet.
-    pub(super) fn flush(&mut self) -> Option<Told> {
+    /// Returns a summary of what was not logged yet.
+    pub(super) fn flush(&mut self) -> Option<BanReport> {
         let line = self.told.flush();
-        self.told(line)
+        self.report(line)
     }
 
-    fn told(&mut self, line: Option<Line<()>>) -> Option<Told> {
+    fn report(&mut self, line: Option<Line<()>>) -> Option<BanReport> {
         let line = line?;
-        Some(Told { line, newest: self.newest.take()? })
+        Some(BanReport { line, newest: self.newest.take()? })
     }
 }
 
 /// A line about one or more bans.
-pub(super) struct Told {
+pub(super) struct BanReport {
     line: Line<()>,
-    newest: Ban,
+    newest: NewBan,
 }
 
-impl Told {
+impl BanReport {
     pub(super) fn log(self) {
-        let Self { line, newest: Ban { source, failures, time, server, key } } = self;
+        let Self { line, newest: NewBan { source, failures, time, server, key } } = self;
         warn!(
             count = line.count,
             sources = line.sources(),
@@ -130,9 +129,9 @@ mod tests {
         Member::source_of(std::net::Ipv4Addr::from_bits(n).into())
     }
 
-    fn ban(n: u32) -> Ban {
+    fn ban(n: u32) -> NewBan {
         let (server, key) = (String::new(), String::new());
-        Ban { source: source(n), failures: 1, time: Duration::from_secs(60), server, key }
+        NewBan { source: source(n), failures: 1, time: Duration::from_secs(60), server, key }
     }
 
     #[test]
@@ -141,10 +140,10 @@ mod tests {
         let mut counts = vec![];
         for n in 0..10_000 {
             let now = start + Duration::from_millis(10) * n;
-            counts.extend(bans.made(ban(n), 0, now).map(|told| told.line.count));
-            counts.extend(bans.tick(now).map(|told| told.line.count));
+            counts.extend(bans.made(ban(n), UnixMillis(0), now).map(|report| report.line.count));
+            counts.extend(bans.tick(now).map(|report| report.line.count));
         }
-        counts.extend(bans.flush().map(|told| told.line.count));
+        counts.extend(bans.flush().map(|report| report.line.count));
         assert_eq!(counts[0], 1, "the first at once");
         assert!(counts.len() < 10, "{counts:?}");
         assert_eq!(counts.iter().sum::<u64>(), 10_000);
@@ -155,19 +154,22 @@ mod tests {
     fn sources_that_fail_are_bounded_in_each_window() {
         let (mut bans, rule) = (Bans::default(), "2/60s/1h".parse().unwrap());
         let most = u32::try_from(MOST_STRUCK).unwrap();
-        assert!((0..most).all(|n| bans.may_strike(source(n), rule, 0)));
-        assert!(!bans.may_strike(source(most), rule, 59_999));
-        assert!(bans.may_strike(source(7), rule, 59_999), "who was counted before is counted on");
-        assert!(bans.may_strike(source(most), rule, 60_000), "the next window");
+        assert!((0..most).all(|n| bans.may_strike(source(n), rule, UnixMillis(0))));
+        assert!(!bans.may_strike(source(most), rule, UnixMillis(59_999)));
+        assert!(
+            bans.may_strike(source(7), rule, UnixMillis(59_999)),
+            "who was counted before is counted on"
+        );
+        assert!(bans.may_strike(source(most), rule, UnixMillis(60_000)), "the next window");
     }
 
     #[test]
     fn bans_that_hold_are_bounded() {
         let (mut bans, rule) = (Bans::default(), "1/1s/60s".parse().unwrap());
         for n in 0..u32::try_from(MOST_BANS).unwrap() {
-            bans.made(ban(n), 1_000, Instant::now());
+            bans.made(ban(n), UnixMillis(1_000), Instant::now());
         }
-        assert!(!bans.may_strike(source(0), rule, 60_999));
-        assert!(bans.may_strike(source(0), rule, 61_000), "they have ended");
+        assert!(!bans.may_strike(source(0), rule, UnixMillis(60_999)));
+        assert!(bans.may_strike(source(0), rule, UnixMillis(61_000)), "they have ended");
     }
 }

@@ -1,7 +1,7 @@
-//! Who may come in: six rules in one order, and the first that speaks decides.
+//! The decision about an address: six rules in one order, and the first that applies decides.
 //!
-//! [`decide`], [`recheck`] and [`explain`] walk the same rules, so that what an
-//! operator is told by `gate why` is what happened. The rules ask nobody: a
+//! [`decide`], [`recheck`] and [`explain`] walk the same rules, so that `gate why`
+//! shows an operator what happened. The rules make no request: a
 //! decision is a function of the operator's rules, the [`Snapshot`] of the
 //! store, the address and the moment.
 //!
@@ -14,19 +14,20 @@
 //! | 5 | internal address, with `--internal allow` | allowed | same | same | same |
 //! | 6 | nothing of these | denied | denied | allowed | denied |
 //!
-//! A client without an address ([`Peer::Nameless`]) is denied by rule 1 if anybody
-//! is, let in by rule 2 if that names every address, and denied otherwise.
+//! A client without an address ([`Peer::Nameless`]) is denied by rule 1 if that names any
+//! address, allowed by rule 2 if that names every address, and denied otherwise.
 //!
 //! Entries end by their own expiry in every column. A store that was never read
 //! is away, and has no last known state to be stale.
 
 use std::net::IpAddr;
 
-use super::member::Member;
+use super::member::{Entry, Member};
 use super::rules::{Internal, Rules, Stance, internal_network};
-use super::snapshot::{Entry, Snapshot};
+use super::snapshot::Snapshot;
+use crate::unix_time::{Expiry, UnixMillis};
 
-/// Whom a decision is about.
+/// The client that a decision is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
     /// The address of the socket.
@@ -34,8 +35,8 @@ pub enum Peer {
     /// An address that a load balancer wrote into a PROXY header. It is never
     /// internal: the claim of an address proves no cable to it.
     Announced(IpAddr),
-    /// A client whose load balancer does not tell its address. It may have any, so
-    /// it is denied where some are, and comes in where every address may.
+    /// A client whose load balancer does not announce its address. It may have any, so
+    /// it is denied where some are, and allowed where every address is.
     Nameless,
 }
 
@@ -52,76 +53,76 @@ pub enum Rule {
     AllowSet,
     /// Loopback and private networks.
     Internal,
-    /// What holds when no other rule spoke.
+    /// The default, if no other rule applies.
     Default,
 }
 
-/// Why somebody may come in.
+/// The reason for an admission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Grant {
+pub enum AllowReason {
     /// In a network that the operator allows.
     StaticAllow,
     /// In the store's allow-set.
     AllowSet,
     /// An internal address.
     Internal,
-    /// The store is away, and the policy is `open`.
-    StoreAway,
+    /// The store is unavailable, and the policy is `open`.
+    StoreUnavailable,
 }
 
-/// Why somebody may not.
+/// The reason for a denial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Why {
+pub enum DenyReason {
     /// In a network that the operator denies.
     StaticDeny,
     /// Banned in the store.
     Banned,
     /// Not in the allow-set.
     NotAllowed,
-    /// The store is away, and nobody is admitted on its word.
-    StoreAway,
-    /// It has no address that a rule could let in.
+    /// The store is unavailable, and the policy admits no address by the allow-set.
+    StoreUnavailable,
+    /// It has no address that a rule could allow.
     Nameless,
 }
 
 /// One of the two answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
-    /// May come in.
-    Allowed(Grant),
-    /// May not.
-    Denied(Why),
+    /// Admitted.
+    Allowed(AllowReason),
+    /// Not admitted.
+    Denied(DenyReason),
 }
 
-/// The answer, and what it hangs on.
+/// The answer, and what it depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decision {
     /// The answer.
     pub verdict: Verdict,
-    /// The entry that decided: in the store, or in the rules.
+    /// The entry that decided, of the store or of the rules.
     pub member: Option<Member>,
-    /// When it ends by itself (unix ms), and has to be asked for again.
-    pub until_ms: Option<u64>,
+    /// The end of the answer, after which it has to be decided again.
+    pub until: Expiry,
 }
 
-/// What one rule found.
+/// The finding of one rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Line {
     /// The rule.
     pub rule: Rule,
-    /// The entry that matches, whether or not it counts.
+    /// The entry that matches, even if it does not count.
     pub entry: Option<Entry>,
-    /// Why the rule was passed over.
+    /// The reason why the rule was passed over.
     pub skipped: Option<Skip>,
-    /// What it says, if it speaks.
+    /// Its decision, if it applies.
     pub decision: Option<Decision>,
 }
 
-/// Why a rule is passed over.
+/// The reason why a rule is passed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Skip {
-    /// The store is away, so its allow-set does not count.
-    StoreAway,
+    /// The store is unavailable, so its allow-set does not count.
+    StoreUnavailable,
     /// Internal addresses are checked as all others are.
     InternalChecked,
     /// The address is announced, not the socket's own.
@@ -130,58 +131,58 @@ pub enum Skip {
     Nameless,
 }
 
-/// Every rule with what it found.
+/// All rules with their findings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
     /// All rules in their order, also those after the one that decided.
     pub lines: Vec<Line>,
-    /// Which rule decided: the first that spoke.
+    /// The rule that decided: the first that applies.
     pub decided: Rule,
-    /// What it decided.
+    /// Its decision.
     pub decision: Decision,
-    /// What the allow-set counted for.
-    pub stance: Stance,
+    /// The policy in force.
+    pub policy: Stance,
 }
 
-struct Ask<'a> {
+struct Query<'a> {
     rules: &'a Rules,
     facts: &'a Snapshot,
     peer: Peer,
-    now_ms: u64,
-    stance: Stance,
+    now: UnixMillis,
+    policy: Stance,
 }
 
-/// Whether a newcomer may come in.
-pub fn decide(rules: &Rules, facts: &Snapshot, peer: Peer, now_ms: u64) -> Decision {
-    let stance = rules.away.stance(facts.freshness(), now_ms);
-    Ask { rules, facts, peer, now_ms, stance }.decide().1
+/// Decides about a newcomer.
+pub fn decide(rules: &Rules, facts: &Snapshot, peer: Peer, now: UnixMillis) -> Decision {
+    let policy = rules.failure.effective(facts.freshness(), now);
+    Query { rules, facts, peer, now, policy }.decide().1
 }
 
-/// Whether somebody who was let in may stay. A removal, a ban or an expiry ends
-/// that; a store that is out of reach took nothing back, so the last known
+/// Decides about a client that was admitted before. A removal, a ban or an expiry ends
+/// its permit; a store that is unavailable took nothing back, so the last known
 /// state counts without limit, except that `open` stays open. A store that was never
 /// read, as that of a gate which a reload has just changed, has said nothing at all.
-pub fn recheck(rules: &Rules, facts: &Snapshot, peer: Peer, now_ms: u64) -> Decision {
-    let stance = match rules.away.stance(facts.freshness(), now_ms) {
+pub fn recheck(rules: &Rules, facts: &Snapshot, peer: Peer, now: UnixMillis) -> Decision {
+    let policy = match rules.failure.effective(facts.freshness(), now) {
         _ if facts.freshness().is_never_read() => Stance::Open,
-        Stance::Closed | Stance::Stale(_) => Stance::Stale(None),
-        stance => stance,
+        Stance::Closed | Stance::Stale(_) => Stance::Stale(Expiry::Never),
+        policy => policy,
     };
-    Ask { rules, facts, peer, now_ms, stance }.decide().1
+    Query { rules, facts, peer, now, policy }.decide().1
 }
 
-/// What [`decide`] says, and what each rule found.
-pub fn explain(rules: &Rules, facts: &Snapshot, peer: Peer, now_ms: u64) -> Explanation {
-    let stance = rules.away.stance(facts.freshness(), now_ms);
-    let ask = Ask { rules, facts, peer, now_ms, stance };
-    let (decided, decision) = ask.decide();
-    Explanation { lines: ask.lines().collect(), decided, decision, stance }
+/// Decides as [`decide`] does, and returns the finding of each rule.
+pub fn explain(rules: &Rules, facts: &Snapshot, peer: Peer, now: UnixMillis) -> Explanation {
+    let policy = rules.failure.effective(facts.freshness(), now);
+    let query = Query { rules, facts, peer, now, policy };
+    let (decided, decision) = query.decide();
+    Explanation { lines: query.lines().collect(), decided, decision, policy }
 }
 
-// === impl Ask ===
+// === impl Query ===
 
-impl Ask<'_> {
-    /// The first rule that speaks.
+impl Query<'_> {
+    /// The first rule that applies.
     fn decide(&self) -> (Rule, Decision) {
         let mut spoken = self.lines().filter_map(|line| Some((line.rule, line.decision?)));
         spoken.next().unwrap_or_else(|| (Rule::Default, self.default()))
@@ -209,11 +210,11 @@ impl Ask<'_> {
         match rule {
             Rule::StaticDeny => (self.rules.deny.lookup(ip).map(|(net, ())| net.into()), None),
             Rule::StaticAllow => (self.rules.allow.lookup(ip).map(|(net, ())| net.into()), None),
-            Rule::Ban => (self.facts.banned(ip, self.now_ms), None),
+            Rule::Ban => (self.facts.banned(ip, self.now), None),
             Rule::AllowSet => {
-                let counts = matches!(self.stance, Stance::Fresh | Stance::Stale(_));
-                let skipped = if counts { None } else { Some(Skip::StoreAway) };
-                (self.facts.allowed(ip, self.now_ms), skipped)
+                let counts = matches!(self.policy, Stance::Fresh | Stance::Stale(_));
+                let skipped = if counts { None } else { Some(Skip::StoreUnavailable) };
+                (self.facts.allowed(ip, self.now), skipped)
             }
             Rule::Internal => {
                 let skipped = match (self.rules.internal, self.peer) {
@@ -227,34 +228,33 @@ impl Ask<'_> {
         }
     }
 
-    /// The operator's rules alone: what the store knows are addresses, and which of
-    /// them is banned can change at any moment.
+    /// Looks at the operator's rules alone: the store knows addresses, and any of them
+    /// can become banned at any moment.
     fn find_for_nameless(&self, rule: Rule) -> (Option<Entry>, Option<Skip>) {
         match rule {
             Rule::StaticDeny => (self.rules.deny.iter().next().map(|(net, ())| net.into()), None),
-            Rule::StaticAllow => (self.rules.allows_everybody().map(Entry::from), None),
+            Rule::StaticAllow => (self.rules.allows_every_address().map(Entry::from), None),
             Rule::Ban | Rule::AllowSet | Rule::Internal => (None, Some(Skip::Nameless)),
             Rule::Default => (None, None),
         }
     }
 
     fn by_entry(&self, verdict: Verdict, entry: Entry) -> Decision {
-        let limit = match (verdict, self.stance) {
-            (Verdict::Allowed(Grant::AllowSet), Stance::Stale(limit)) => limit,
-            _ => None,
+        let limit = match (verdict, self.policy) {
+            (Verdict::Allowed(AllowReason::AllowSet), Stance::Stale(limit)) => limit,
+            _ => Expiry::Never,
         };
-        let until_ms = [entry.expires_ms, limit].into_iter().flatten().min();
-        Decision { verdict, member: Some(entry.member), until_ms }
+        Decision { verdict, member: Some(entry.member), until: entry.expiry.min(limit) }
     }
 
     fn default(&self) -> Decision {
-        let verdict = match self.stance {
-            _ if self.peer == Peer::Nameless => Verdict::Denied(Why::Nameless),
-            Stance::Fresh | Stance::Stale(_) => Verdict::Denied(Why::NotAllowed),
-            Stance::Open => Verdict::Allowed(Grant::StoreAway),
-            Stance::Closed => Verdict::Denied(Why::StoreAway),
+        let verdict = match self.policy {
+            _ if self.peer == Peer::Nameless => Verdict::Denied(DenyReason::Nameless),
+            Stance::Fresh | Stance::Stale(_) => Verdict::Denied(DenyReason::NotAllowed),
+            Stance::Open => Verdict::Allowed(AllowReason::StoreUnavailable),
+            Stance::Closed => Verdict::Denied(DenyReason::StoreUnavailable),
         };
-        Decision { verdict, member: None, until_ms: None }
+        Decision { verdict, member: None, until: Expiry::Never }
     }
 }
 
@@ -283,14 +283,14 @@ impl Rule {
         }
     }
 
-    /// What an entry that it finds means.
+    /// The verdict of an entry that it finds.
     fn verdict(self) -> Option<Verdict> {
         match self {
-            Self::StaticDeny => Some(Verdict::Denied(Why::StaticDeny)),
-            Self::StaticAllow => Some(Verdict::Allowed(Grant::StaticAllow)),
-            Self::Ban => Some(Verdict::Denied(Why::Banned)),
-            Self::AllowSet => Some(Verdict::Allowed(Grant::AllowSet)),
-            Self::Internal => Some(Verdict::Allowed(Grant::Internal)),
+            Self::StaticDeny => Some(Verdict::Denied(DenyReason::StaticDeny)),
+            Self::StaticAllow => Some(Verdict::Allowed(AllowReason::StaticAllow)),
+            Self::Ban => Some(Verdict::Denied(DenyReason::Banned)),
+            Self::AllowSet => Some(Verdict::Allowed(AllowReason::AllowSet)),
+            Self::Internal => Some(Verdict::Allowed(AllowReason::Internal)),
             Self::Default => None,
         }
     }
@@ -299,7 +299,7 @@ impl Rule {
 // === impl Decision ===
 
 impl Decision {
-    /// Whether the peer may come in.
+    /// Returns true if the peer is admitted.
     pub fn is_allowed(&self) -> bool {
         matches!(self.verdict, Verdict::Allowed(_))
     }
@@ -307,15 +307,15 @@ impl Decision {
     /// The stable name of the reason in logs and metrics, in kebab case.
     pub fn reason(&self) -> &'static str {
         match self.verdict {
-            Verdict::Allowed(Grant::StaticAllow) => "static-allow",
-            Verdict::Allowed(Grant::AllowSet) => "allow-set",
-            Verdict::Allowed(Grant::Internal) => "internal",
-            Verdict::Allowed(Grant::StoreAway) => "store-away-open",
-            Verdict::Denied(Why::StaticDeny) => "static-deny",
-            Verdict::Denied(Why::Banned) => "banned",
-            Verdict::Denied(Why::NotAllowed) => "not-allowed",
-            Verdict::Denied(Why::StoreAway) => "store-away",
-            Verdict::Denied(Why::Nameless) => "nameless",
+            Verdict::Allowed(AllowReason::StaticAllow) => "static-allow",
+            Verdict::Allowed(AllowReason::AllowSet) => "allow-set",
+            Verdict::Allowed(AllowReason::Internal) => "internal",
+            Verdict::Allowed(AllowReason::StoreUnavailable) => "store-away-open",
+            Verdict::Denied(DenyReason::StaticDeny) => "static-deny",
+            Verdict::Denied(DenyReason::Banned) => "banned",
+            Verdict::Denied(DenyReason::NotAllowed) => "not-allowed",
+            Verdict::Denied(DenyReason::StoreUnavailable) => "store-away",
+            Verdict::Denied(DenyReason::Nameless) => "nameless",
         }
     }
 }
@@ -326,7 +326,7 @@ impl Skip {
     /// The reason as a phrase.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::StoreAway => "the store is away",
+            Self::StoreUnavailable => "the store is away",
             Self::InternalChecked => "internal addresses are checked",
             Self::NotTheSocket => "announced by a proxy, not the socket's own address",
             Self::Nameless => "announced by a proxy without an address",

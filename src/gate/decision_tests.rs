@@ -6,13 +6,13 @@ use crate::gate::rules::AwayPolicy;
 use crate::gate::snapshot::Freshness;
 use crate::gate::{Item, Nets};
 
-const NOW: u64 = 1_000_000_000;
-const PAST: Option<u64> = Some(NOW);
-const SOON: Option<u64> = Some(NOW + 5_000);
+const NOW: UnixMillis = UnixMillis(1_000_000_000);
+const PAST: Expiry = Expiry::At(NOW);
+const SOON: Expiry = Expiry::At(UnixMillis(NOW.0 + 5_000));
 
-/// What holds about an address, and the reason of the decision:
+/// Facts about an address, and the reason of the decision:
 /// `fresh`: the store is fresh, under every policy;
-/// `shut`: it is away and nobody is admitted on its word;
+/// `shut`: it is unavailable and the allow-set admits no address;
 /// `open`: it is away and the policy is `open`;
 /// `known`: its last known state counts.
 const OUTSIDE: &str = "
@@ -86,7 +86,7 @@ const INTERNAL: [&str; 9] = [
 ];
 
 /// The state of the store, the policy, and the columns for a newcomer and for
-/// somebody who was let in before.
+/// a client that was admitted before.
 const STATES: [(State, &str, &str, &str); 15] = [
     (State::Fresh, "closed", "fresh", "fresh"),
     (State::Fresh, "open", "fresh", "fresh"),
@@ -134,7 +134,7 @@ fn items(ip: IpAddr, facts: &str) -> Vec<Item> {
     let item = |fact| match fact {
         "listed" => Some(Item::Allowed(ip.into(), SOON)),
         "ended" => Some(Item::Allowed(ip.into(), PAST)),
-        "network" => Some(Item::Allowed(network_of(ip), None)),
+        "network" => Some(Item::Allowed(network_of(ip), Expiry::Never)),
         "banned" => Some(Item::Banned(ip.into(), SOON)),
         "lifted" => Some(Item::Banned(ip.into(), PAST)),
         "nothing" | "allow" | "deny" => None,
@@ -148,12 +148,12 @@ fn snapshot(items: &[Item], state: State) -> Snapshot {
     snapshot.begin();
     let _ = snapshot.items(items);
     match state {
-        State::Fresh => _ = snapshot.end(NOW - 100_000_000),
+        State::Fresh => _ = snapshot.end(NOW.moved_by(-100_000_000)),
         State::Away { for_ms } => {
-            let _ = snapshot.end(NOW - 100_000_000);
-            let _ = snapshot.away(NOW - for_ms);
+            let _ = snapshot.end(NOW.moved_by(-100_000_000));
+            let _ = snapshot.set_unavailable(UnixMillis(NOW.0 - for_ms));
         }
-        State::NeverRead => _ = snapshot.away(NOW - 1),
+        State::NeverRead => _ = snapshot.set_unavailable(NOW.moved_by(-1)),
         State::Unread => {}
     }
     snapshot
@@ -168,7 +168,7 @@ fn rules(ip: IpAddr, facts: &str, policy: &str) -> Rules {
         deny: nets("deny"),
         allow: nets("allow"),
         internal: Internal::Allow,
-        away: policy.parse().unwrap(),
+        failure: policy.parse().unwrap(),
     }
 }
 
@@ -272,8 +272,8 @@ fn a_nameless_client_comes_in_only_where_every_address_may() {
     for (allow, deny, want) in cases {
         for (state, policy, ..) in STATES {
             for internal in [Internal::Allow, Internal::Check] {
-                let away = policy.parse().unwrap();
-                let rules = Rules { allow: nets(allow), deny: nets(deny), internal, away };
+                let failure = policy.parse().unwrap();
+                let rules = Rules { allow: nets(allow), deny: nets(deny), internal, failure };
                 let row = format!("{allow:?} {deny:?} {state:?} {policy}");
                 check(Peer::Nameless, (&rules, &snapshot(&known, state)), (want, want), &row);
             }
@@ -288,50 +288,57 @@ fn a_decision_names_the_entry_it_hangs_on_and_its_end() {
     let decided = |facts: &str, state, policy: &str| {
         let snapshot = snapshot(&items(address(peer), facts), state);
         let decision = decide(&rules(address(peer), facts, policy), &snapshot, peer, NOW);
-        (decision.member, decision.until_ms)
+        (decision.member, decision.until)
     };
     assert_eq!(decided("listed+network", State::Fresh, "closed"), (member("203.0.113.7"), SOON));
-    assert_eq!(decided("ended+network", State::Fresh, "closed"), (member("203.0.113.0/24"), None));
+    assert_eq!(
+        decided("ended+network", State::Fresh, "closed"),
+        (member("203.0.113.0/24"), Expiry::Never)
+    );
     assert_eq!(decided("banned", State::Fresh, "closed"), (member("203.0.113.7"), SOON));
-    assert_eq!(decided("deny", State::Fresh, "closed"), (member("203.0.113.0/24"), None));
-    assert_eq!(decided("allow", State::NeverRead, "closed"), (member("203.0.113.0/24"), None));
-    assert_eq!(decided("nothing", State::Fresh, "closed"), (None, None));
-    assert_eq!(decided("listed", State::Away { for_ms: 0 }, "open"), (None, None));
+    assert_eq!(decided("deny", State::Fresh, "closed"), (member("203.0.113.0/24"), Expiry::Never));
+    assert_eq!(
+        decided("allow", State::NeverRead, "closed"),
+        (member("203.0.113.0/24"), Expiry::Never)
+    );
+    assert_eq!(decided("nothing", State::Fresh, "closed"), (None, Expiry::Never));
+    assert_eq!(decided("listed", State::Away { for_ms: 0 }, "open"), (None, Expiry::Never));
 
     let away = State::Away { for_ms: 57_000 };
-    let limit = Some(NOW + 3_000);
+    let limit = Expiry::At(NOW.moved_by(3_000));
     assert_eq!(decided("listed", away, "stale:60s"), (member("203.0.113.7"), limit));
     assert_eq!(decided("network", away, "stale:60s"), (member("203.0.113.0/24"), limit));
     assert_eq!(decided("listed", away, "stale:1h"), (member("203.0.113.7"), SOON), "its own end");
     assert_eq!(decided("banned", away, "stale:60s"), (member("203.0.113.7"), SOON));
     let facts = snapshot(&items(address(peer), "listed"), away);
     let kept = recheck(&rules(address(peer), "listed", "stale:60s"), &facts, peer, NOW);
-    assert_eq!(kept.until_ms, SOON, "no limit for who is in");
+    assert_eq!(kept.until, SOON, "no limit for who is in");
 
     let rules = Rules { internal: Internal::Allow, ..Rules::default() };
     let internal = decide(&rules, &facts, Peer::Socket(ip("::ffff:10.1.2.3")), NOW);
-    assert_eq!((internal.member, internal.until_ms), (member("10.0.0.0/8"), None));
+    assert_eq!((internal.member, internal.until), (member("10.0.0.0/8"), Expiry::Never));
 }
 
 #[test]
 fn an_end_comes_in_the_millisecond_it_names() {
     let peer = Peer::Socket(ip("203.0.113.7"));
     let facts = snapshot(&items(address(peer), "listed"), State::Fresh);
-    let allowed = |now_ms| decide(&Rules::default(), &facts, peer, now_ms).is_allowed();
-    assert!(allowed(NOW + 4_999) && !allowed(NOW + 5_000));
+    let allowed = |now| decide(&Rules::default(), &facts, peer, now).is_allowed();
+    assert!(allowed(NOW.moved_by(4_999)) && !allowed(NOW.moved_by(5_000)));
 }
 
 #[test]
 fn an_explanation_shows_what_was_passed_over() {
     let peer = Peer::Announced(ip("10.1.2.3"));
     let facts = snapshot(&items(address(peer), "listed"), State::Away { for_ms: 1 });
-    assert_eq!(facts.freshness(), Freshness::Away(Some(NOW - 1)));
-    let rules = Rules { away: AwayPolicy::Closed, internal: Internal::Allow, ..Rules::default() };
+    assert_eq!(facts.freshness(), Freshness::Unavailable { since: Some(NOW.moved_by(-1)) });
+    let rules =
+        Rules { failure: AwayPolicy::Closed, internal: Internal::Allow, ..Rules::default() };
     let explanation = explain(&rules, &facts, peer, NOW);
-    assert_eq!(explanation.stance, Stance::Closed);
+    assert_eq!(explanation.policy, Stance::Closed);
     let line = |rule| *explanation.lines.iter().find(|line| line.rule == rule).unwrap();
     let listed = line(Rule::AllowSet);
-    assert_eq!(listed.skipped, Some(Skip::StoreAway));
+    assert_eq!(listed.skipped, Some(Skip::StoreUnavailable));
     assert_eq!(listed.entry.unwrap().member.to_string(), "10.1.2.3");
     assert_eq!(listed.entry.unwrap().ttl(NOW).unwrap().as_secs(), 5);
     assert_eq!(line(Rule::Internal).skipped, Some(Skip::NotTheSocket));
@@ -343,7 +350,8 @@ fn an_explanation_shows_what_was_passed_over() {
 fn names_are_stable_and_distinct() {
     let rules: Vec<_> = Rule::ORDER.iter().map(|rule| rule.as_str()).collect();
     assert_eq!(rules, ["static-deny", "static-allow", "ban", "allow-set", "internal", "default"]);
-    for skip in [Skip::StoreAway, Skip::InternalChecked, Skip::NotTheSocket, Skip::Nameless] {
+    for skip in [Skip::StoreUnavailable, Skip::InternalChecked, Skip::NotTheSocket, Skip::Nameless]
+    {
         assert!(!skip.as_str().is_empty());
     }
 }

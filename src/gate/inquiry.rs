@@ -1,8 +1,8 @@
-//! What the store is asked while the allow-set changed and it is not known how:
-//! whether peers that wait may come in now, and who of those that are connected, or
-//! were denied lately, is concerned.
+//! Queries to the store while the allow-set changed and it is not known how: about peers
+//! that wait for admission, and about addresses that are connected, or
+//! were denied lately.
 //!
-//! One question at a time, so that what everybody may cause together is bounded:
+//! One query at a time, so that the load that all peers can cause together is bounded:
 //! peers have [`PEERS`] addresses every [`EVERY`], few enough to be answered
 //! exactly; [`MOST_WAITING`] of them wait, for [`MOST_ADDRESSES`] at most, and those
 //! of one address for the same answer.
@@ -54,7 +54,7 @@ pub(super) struct Inquiry {
     rung: Notify,
 }
 
-/// What is to be done.
+/// The next thing to do.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Task {
     /// Ask the store about these.
@@ -72,14 +72,14 @@ enum Step {
 
 #[derive(Debug, Default)]
 struct State {
-    /// How many peers wait, of each source.
+    /// The number of peers that wait, of each source.
     waiting: HashMap<SourceKey, usize>,
     waiting_in_total: usize,
     /// Addresses of peers to be asked about, in their order.
     peers: VecDeque<IpAddr>,
-    /// What is asked now, and since when.
+    /// The query under way, and its begin.
     asked: Option<(Vec<IpAddr>, Instant)>,
-    /// About whom the store said all since the last change.
+    /// The addresses that the store answered since the last change.
     answered: HashSet<IpAddr>,
     /// The others to be asked about in this round.
     others: Vec<IpAddr>,
@@ -87,7 +87,7 @@ struct State {
     others_due: bool,
     peers_asked: Option<Instant>,
     round_began: Option<Instant>,
-    /// When the next may begin, once this one is over.
+    /// The moment at which the next may begin, once this one is over.
     next_round: Option<Instant>,
 }
 
@@ -99,12 +99,12 @@ pub(super) struct Waiting {
 }
 
 impl Inquiry {
-    /// Whether a peer with this address should wait for an answer about it.
+    /// Returns true if a peer with this address should wait for an answer about it.
     pub(super) fn has_room(&self, ip: IpAddr) -> bool {
         self.lock().has_room(ip)
     }
 
-    /// Whether the store said all about this address since the last change.
+    /// Returns true if the store answered about this address since the last change.
     pub(super) fn is_answered(&self, ip: IpAddr) -> bool {
         self.lock().answered.contains(&ip)
     }
@@ -142,7 +142,7 @@ impl Inquiry {
         self.rung.notify_one();
     }
 
-    /// Nothing is uncertain any more, or nobody answers.
+    /// Forgets all queries: nothing is uncertain any more, or no answer comes.
     pub(super) fn forget(&self) {
         let mut state = self.lock();
         let State { waiting, waiting_in_total, .. } = std::mem::take(&mut *state);
@@ -183,13 +183,13 @@ impl State {
             && (self.is_asked(ip) || self.has_room_to_ask(source))
     }
 
-    /// Whether one more address is asked about.
+    /// Returns true if there is room for one more address in queries.
     fn has_room_to_ask(&self, source: SourceKey) -> bool {
         let of_source = self.peers.iter().filter(|peer| SourceKey::from(**peer) == source);
         self.peers.len() < MOST_ADDRESSES && of_source.count() < ADDRESSES_OF_SOURCE
     }
 
-    /// Whether an address is in a question that is on its way, or will be in one. A
+    /// Returns true if an address is in a query that is on its way, or will be in one. A
     /// question about many is not answered exactly.
     fn is_asked(&self, ip: IpAddr) -> bool {
         let exact = self.asked.as_ref().filter(|(ips, _)| ips.len() <= PEERS);

@@ -29,7 +29,7 @@ fn peers_of_one_address_share_a_question_and_are_few() {
     assert!(!inquiry.has_room(v4(1)) && inquiry.has_room(v4(2)));
     assert_eq!(asked(step(&inquiry, now)), [v4(1)]);
     drop(waiting);
-    // Somebody else of that address waits for the question that is on its way.
+    // Another peer of that address waits for the question that is on its way.
     let again = inquiry.wait(v4(1)).unwrap();
     inquiry.answered(&[v4(1)]);
     assert!(inquiry.is_answered(v4(1)) && inquiry.wait(v4(1)).is_none());
@@ -72,7 +72,7 @@ fn a_flood_from_everywhere_has_so_many_questions_in_a_second() {
     assert_eq!((questions, addresses), (20, 20 * PEERS));
 }
 
-/// Who has a place is answered in the time that a grant may take.
+/// A peer that has a place is answered in the time that a grant may take.
 #[test]
 fn whoever_waits_is_asked_about_within_the_time_of_a_grant() {
     let (inquiry, start) = (Arc::new(Inquiry::default()), Instant::now());

@@ -1,7 +1,7 @@
-//! The live connections that a gate let in, so that a change reaches them.
+//! The live connections that a gate admitted, so that a change reaches them.
 //!
-//! A connection is entered before it is decided for good, so that a change in
-//! between finds it. Knows no rule: it only finds who is concerned.
+//! A connection is entered before the final decision, so that a change in
+//! between finds it. Knows no rule: it only finds the connections that a change affects.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -9,15 +9,15 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
+use super::changed::Changed;
 use super::decision::Peer;
 use super::member::Member;
-use super::snapshot::Changed;
 
 /// Live connections by address, in the order of arrival.
 #[derive(Debug, Default)]
-pub(super) struct Live {
+pub(super) struct LiveSet {
     next: u64,
-    /// By address; first come those that have none.
+    /// Connections by address; first come those that have none.
     entries: BTreeMap<(Option<IpAddr>, u64), Entry>,
 }
 
@@ -34,19 +34,19 @@ pub(super) struct Revocation {
     why: OnceLock<&'static str>,
 }
 
-/// Proof that the gate let a connection in, for as long as it is held. Ends
-/// when the gate would not let it in any more.
+/// Proof that the gate admitted a connection, for as long as it is held. Revoked
+/// when the gate would not admit it any more.
 #[derive(Debug)]
 #[must_use = "dropping the permit forgets the connection"]
 pub struct Permit {
     key: (Option<IpAddr>, u64),
     revocation: Arc<Revocation>,
-    live: Arc<Mutex<Live>>,
+    live: Arc<Mutex<LiveSet>>,
 }
 
 impl Permit {
     /// Enters a connection of `peer`.
-    pub(super) fn enter(live: &Arc<Mutex<Live>>, peer: Peer) -> Self {
+    pub(super) fn enter(live: &Arc<Mutex<LiveSet>>, peer: Peer) -> Self {
         let revocation = Arc::new(Revocation::default());
         let mut entries = lock(live);
         let key = (peer.ip(), entries.next);
@@ -56,13 +56,13 @@ impl Permit {
         Self { key, revocation, live: Arc::clone(live) }
     }
 
-    /// Resolves when the gate would not let this connection in any more; the reason.
+    /// Resolves, to the reason, when the gate would not admit this connection any more.
     pub async fn revoked(&self) -> &'static str {
         self.revocation.token.cancelled().await;
         self.revocation.why.get().copied().unwrap_or("revoked")
     }
 
-    /// Whether it is revoked already.
+    /// Returns true if it is revoked already.
     pub fn is_revoked(&self) -> bool {
         self.revocation.token.is_cancelled()
     }
@@ -75,17 +75,17 @@ impl Drop for Permit {
 }
 
 impl Revocation {
-    /// Takes the right; whether that is news.
+    /// Revokes the permit. Returns false if it was revoked before.
     pub(super) fn revoke(&self, why: &'static str) -> bool {
-        let is_news = self.why.set(why).is_ok();
+        let is_new = self.why.set(why).is_ok();
         self.token.cancel();
-        is_news
+        is_new
     }
 }
 
-impl Live {
-    /// Every live connection that `changed` may concern.
-    pub(super) fn concerned(&self, changed: &Changed) -> Vec<(Peer, Arc<Revocation>)> {
+impl LiveSet {
+    /// Every live connection that `changed` may affect.
+    pub(super) fn affected(&self, changed: &Changed) -> Vec<(Peer, Arc<Revocation>)> {
         let of = |entry: &Entry| (entry.peer, Arc::clone(&entry.revocation));
         match changed {
             Changed::Everything => self.entries.values().map(of).collect(),
@@ -119,7 +119,7 @@ impl Live {
     }
 }
 
-pub(super) fn lock(live: &Mutex<Live>) -> MutexGuard<'_, Live> {
+pub(super) fn lock(live: &Mutex<LiveSet>) -> MutexGuard<'_, LiveSet> {
     live.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -132,13 +132,13 @@ mod tests {
     }
 
     #[test]
-    fn a_change_finds_the_connections_that_it_concerns() {
-        let live = Arc::new(Mutex::new(Live::default()));
+    fn a_change_finds_the_connections_that_it_affects() {
+        let live = Arc::new(Mutex::new(LiveSet::default()));
         let held: Vec<Permit> = ["192.0.2.1", "192.0.2.1", "192.0.2.9", "2001:db8::1"]
             .iter()
             .map(|ip| Permit::enter(&live, peer(ip)))
             .collect();
-        let found = |changed| lock(&live).concerned(&changed).len();
+        let found = |changed| lock(&live).affected(&changed).len();
         let subject = |text: &str| Changed::Subjects(vec![text.parse().unwrap()]);
         assert_eq!(found(subject("192.0.2.1")), 2);
         assert_eq!(found(subject("192.0.2.0/28")), 3);
@@ -152,10 +152,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_revocation_reaches_the_permit_with_its_reason() {
-        let live = Arc::new(Mutex::new(Live::default()));
+        let live = Arc::new(Mutex::new(LiveSet::default()));
         let permit = Permit::enter(&live, peer("192.0.2.1"));
         assert!(!permit.is_revoked());
-        lock(&live).concerned(&Changed::Everything)[0].1.revoke("banned");
+        lock(&live).affected(&Changed::Everything)[0].1.revoke("banned");
         assert!(permit.is_revoked());
         assert_eq!(permit.revoked().await, "banned");
     }

@@ -1,4 +1,4 @@
-//! What a store holds about addresses: members of the allow-set, and bans.
+//! The content of a store: members of the allow-set, and bans.
 //!
 //! One client has one spelling here, whatever a login page wrote: IPv4-mapped
 //! addresses are unmapped and host bits cleared where text comes in, so that
@@ -9,8 +9,11 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::unix_time::{Expiry, UnixMillis};
 
 /// Networks shorter than this need force: more than 65,536 IPv4 addresses.
 const WIDEST_V4: u8 = 16;
@@ -18,7 +21,7 @@ const WIDEST_V4: u8 = 16;
 const WIDEST_V6: u8 = 64;
 /// Bits in front of an IPv4 address in its IPv4-mapped form.
 const MAPPED_PREFIX: u8 = 96;
-/// How much of a text an error repeats: a store may hold megabytes of garbage.
+/// Characters of a text that an error repeats: a store may hold megabytes of garbage.
 const SHOWN: usize = 64;
 
 /// An entry of the allow-set.
@@ -33,17 +36,25 @@ pub enum Member {
     Network(IpNet),
 }
 
-/// What a store says about one subject, with the unix milliseconds at which it
-/// ends (`None`: never).
+/// An entry of a store, with its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Item {
     /// A member of the allow-set.
-    Allowed(Member, Option<u64>),
+    Allowed(Member, Expiry),
     /// An address that is banned, or an IPv6 /64.
-    Banned(Member, Option<u64>),
+    Banned(Member, Expiry),
 }
 
-/// Why a text is no [`Member`].
+/// An entry that matches an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The member, as in the store or in the static rules.
+    pub member: Member,
+    /// Its end.
+    pub expiry: Expiry,
+}
+
+/// The reason why a text is no [`Member`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "\"{0}\" is no address or network; write one such as 203.0.113.7, 2001:db8::7 or 203.0.113.0/24"
@@ -53,7 +64,7 @@ pub struct MemberError(String);
 // === impl Member ===
 
 impl Member {
-    /// Whether this admits so many that it looks like a mistake: wider than /16
+    /// Returns true if this admits so many that it looks like a mistake: wider than /16
     /// (IPv4) or /64 (IPv6).
     pub fn needs_force(&self) -> bool {
         match self {
@@ -63,8 +74,9 @@ impl Member {
         }
     }
 
-    /// What failures of `ip` are counted for and what they ban: an IPv4 address, or an
-    /// IPv6 /64, because a single IPv6 host commonly owns every address of its /64.
+    /// The subject for which failures of `ip` are counted, and which they ban: an IPv4
+    /// address, or an IPv6 /64, because a single IPv6 host commonly owns every address of
+    /// its /64.
     pub fn source_of(ip: IpAddr) -> Self {
         match ip.to_canonical() {
             IpAddr::V6(ip) => Ipv6Net::new(ip, WIDEST_V6)
@@ -73,13 +85,13 @@ impl Member {
         }
     }
 
-    /// What a ban on `ip` can be about: the address, and its /64 where it is IPv6.
+    /// The possible subjects of a ban on `ip`: the address, and its /64 where it is IPv6.
     pub fn bans_of(ip: IpAddr) -> impl Iterator<Item = Self> + Clone {
         let (address, source) = (Self::from(ip), Self::source_of(ip));
         std::iter::once(address).chain((source != address).then_some(source))
     }
 
-    /// Whether there can be a ban of it: an address, or an IPv6 /64.
+    /// Returns true for what can be banned: an address, or an IPv6 /64.
     pub fn can_be_banned(&self) -> bool {
         match self {
             Self::Address(_) => true,
@@ -87,13 +99,13 @@ impl Member {
         }
     }
 
-    /// Whether both speak about an address.
+    /// Returns true if both have an address in common.
     pub fn meets(&self, other: &Self) -> bool {
         let (one, other) = (IpNet::from(*self), IpNet::from(*other));
         one.contains(&other) || other.contains(&one)
     }
 
-    /// Whether it speaks about `ip`, in either spelling of an IPv4 address.
+    /// Returns true if it covers `ip`, in either spelling of an IPv4 address.
     pub fn contains(&self, ip: IpAddr) -> bool {
         match self {
             Self::Address(own) => *own == ip.to_canonical(),
@@ -137,6 +149,21 @@ impl From<Member> for IpNet {
             Member::Address(ip) => ip.into(),
             Member::Network(network) => network,
         }
+    }
+}
+
+// === impl Entry ===
+
+impl From<IpNet> for Entry {
+    fn from(network: IpNet) -> Self {
+        Self { member: network.into(), expiry: Expiry::Never }
+    }
+}
+
+impl Entry {
+    /// The time for which it still lasts; `None` is for ever.
+    pub fn ttl(&self, now: UnixMillis) -> Option<Duration> {
+        self.expiry.left(now)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Networks and what is known about each, found by longest prefix.
+//! A table of networks with a value each, found by longest prefix.
 //!
 //! One hash table, and the prefix lengths that occur in it: a look-up probes
 //! once for each length, so its cost depends on how many lengths people use and
@@ -27,7 +27,7 @@ struct Lengths(Vec<(u8, usize)>);
 // === impl Nets ===
 
 impl<T> Nets<T> {
-    /// Sets what is known about a network; gives back what was known before.
+    /// Sets the value of a network. Returns the one before.
     pub fn insert(&mut self, network: IpNet, value: T) -> Option<T> {
         let network = canonical(network);
         let old = self.entries.insert(network, value);
@@ -37,7 +37,7 @@ impl<T> Nets<T> {
         old
     }
 
-    /// Forgets a network; gives back what was known about it.
+    /// Removes a network. Returns its value.
     pub fn remove(&mut self, network: IpNet) -> Option<T> {
         let network = canonical(network);
         let old = self.entries.remove(&network);
@@ -47,7 +47,7 @@ impl<T> Nets<T> {
         old
     }
 
-    /// What is known about exactly this network.
+    /// The value of exactly this network.
     pub fn get(&self, network: IpNet) -> Option<&T> {
         self.entries.get(&canonical(network))
     }
@@ -72,7 +72,7 @@ impl<T> Nets<T> {
         self.entries.iter().map(|(network, value)| (*network, value))
     }
 
-    /// Keeps those that `keep` wants.
+    /// Keeps the networks for which `keep` returns true.
     pub fn retain(&mut self, mut keep: impl FnMut(&IpNet, &mut T) -> bool) {
         let Self { entries, v4, v6 } = self;
         entries.retain(|network, value| {
@@ -85,17 +85,17 @@ impl<T> Nets<T> {
         });
     }
 
-    /// How many networks.
+    /// The number of networks.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether there is none.
+    /// Returns true if there is none.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Gives back the memory of networks that are gone.
+    /// Frees the memory of networks that are gone.
     pub(super) fn shrink_to_fit(&mut self) {
         self.entries.shrink_to_fit();
     }

@@ -1,5 +1,5 @@
-//! What a gate is told to do. The command line builds it; nothing here knows
-//! where it came from.
+//! The options of a gate. The command line builds them; nothing here knows
+//! their origin.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -13,22 +13,22 @@ use super::rules::Rules;
 use super::store::StoreError;
 use super::strikes::BanAfter;
 
-/// Everything about one gate.
+/// All options of one gate.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GateOptions {
-    /// Where the allow-set, bans and history are.
+    /// The store of the allow-set, bans and history.
     pub store: StoreOptions,
-    /// What decides besides the store.
+    /// The rules besides the store.
     pub rules: Rules,
-    /// What a denied peer gets.
+    /// The treatment of denied peers.
     pub denied: Denied,
-    /// What happens to live connections that would not be let in any more.
+    /// The treatment of live connections that would not be admitted any more.
     pub on_revoke: OnRevoke,
-    /// Failed handshakes that make a ban; `None` counts none.
+    /// The number of failed handshakes that make a ban; `None` counts none.
     pub ban_after: Option<BanAfter>,
-    /// Addresses that were not seen for this long are removed; `None` removes none.
+    /// The time after which unused addresses are removed; `None` removes none.
     pub reap_idle: Option<Duration>,
-    /// The name of the store, for other processes that ask for it.
+    /// The name of the store, for other processes that request it.
     pub named: StoreName,
 }
 
@@ -37,7 +37,7 @@ pub struct GateOptions {
 pub struct StoreName {
     /// The flags of the command line that name it; paths are absolute.
     pub arguments: Vec<String>,
-    /// The password came from the environment, which others do not have.
+    /// The password came from the environment, which other processes do not have.
     pub has_password_of_environment: bool,
 }
 
@@ -57,7 +57,7 @@ impl PartialEq for StoreName {
     }
 }
 
-/// Which store.
+/// The kind of store.
 #[derive(Clone, Debug, PartialEq)]
 pub enum StoreOptions {
     /// None: static networks and internal addresses only.
@@ -68,19 +68,19 @@ pub enum StoreOptions {
     File(PathBuf),
 }
 
-/// What a denied peer gets. Never a byte.
+/// The treatment of a denied peer, which never gets a byte.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Denied {
-    /// The end of the connection.
+    /// Closes the connection.
     #[default]
     Close,
-    /// A reset.
+    /// Resets it.
     Reset,
-    /// Silence until the handshake deadline, as a stranger without a key gets.
+    /// Stays silent until the handshake deadline, as towards a peer without a key.
     Hold,
 }
 
-/// What happens to live connections on removal, ban and expiry.
+/// The treatment of live connections on removal, ban and expiry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnRevoke {
     /// They are ended at once.
@@ -92,7 +92,7 @@ pub enum OnRevoke {
     Keep,
 }
 
-/// A word that is none of the choices.
+/// A text that is none of the choices.
 #[derive(Debug, thiserror::Error)]
 #[error("'{text}' is none of them; use {choices}")]
 pub struct UnknownChoice {
@@ -101,7 +101,7 @@ pub struct UnknownChoice {
 }
 
 impl StoreOptions {
-    /// How many connections the store takes at most.
+    /// The most connections that the store takes.
     pub fn most_connections(&self) -> usize {
         match self {
             Self::Redis(options) => options.most_connections(),
@@ -109,7 +109,7 @@ impl StoreOptions {
         }
     }
 
-    /// The store itself. A file is opened here, Redis is not asked yet.
+    /// Opens the store. A file is opened here, Redis is not connected to yet.
     ///
     /// # Errors
     /// [`StoreError`] when the file cannot be used.

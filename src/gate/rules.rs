@@ -1,7 +1,7 @@
-//! What the operator wrote about the gate, and what of the store counts by it.
+//! The operator's rules for a gate: static networks, internal addresses, and the policy
+//! for a store that is unavailable.
 //!
-//! Static networks, internal addresses, and the policy for a store that is out
-//! of reach. The order in which they apply is `decision`'s.
+//! The order in which they apply is `decision`'s.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -13,8 +13,9 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use super::nets::Nets;
 use super::snapshot::Freshness;
 use crate::duration::{self, DurationError};
+use crate::unix_time::{Expiry, UnixMillis};
 
-/// What redis-knocking calls internal: not link-local, not carrier-grade NAT.
+/// Networks that redis-knocking calls internal: not link-local, not carrier-grade NAT.
 const INTERNAL: [IpNet; 6] = [
     IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
     IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 8)),
@@ -24,53 +25,53 @@ const INTERNAL: [IpNet; 6] = [
     IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0), 7)),
 ];
 
-/// What the operator wrote.
+/// The operator's rules.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rules {
     /// Denied whatever the store says.
     pub deny: Nets<()>,
     /// Allowed whatever the store says: never looked up, never banned.
     pub allow: Nets<()>,
-    /// What internal addresses are.
+    /// The treatment of internal addresses.
     pub internal: Internal,
-    /// What counts while the store is out of reach.
-    pub away: AwayPolicy,
+    /// The policy while the store is unavailable.
+    pub failure: AwayPolicy,
 }
 
 impl Rules {
     /// The network of all IPv4 addresses, if static networks allow every address of
     /// both families, also as several that add up to that.
-    pub(super) fn allows_everybody(&self) -> Option<IpNet> {
+    pub(super) fn allows_every_address(&self) -> Option<IpNet> {
         let mut all = IpNet::aggregate(&self.allow.iter().map(|(net, ())| net).collect());
         all.retain(|net| net.prefix_len() == 0);
         if let [v4, _v6] = all[..] { Some(v4) } else { None }
     }
 }
 
-/// What internal addresses are.
+/// The treatment of internal addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Internal {
     /// Allowed unless banned, as in redis-knocking. Never by default: behind a NAT, a
-    /// container bridge or a load balancer everybody has such an address.
+    /// container bridge or a load balancer every client has such an address.
     Allow,
     /// Checked as every other address is.
     #[default]
     Check,
 }
 
-/// What counts while the store is out of reach.
+/// The policy while the store is unavailable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AwayPolicy {
-    /// Nobody is admitted on the store's word.
+    /// The allow-set admits no address.
     #[default]
     Closed,
-    /// Everybody is admitted who is not denied and not known to be banned.
+    /// Every address is admitted that is not denied and not known to be banned.
     Open,
     /// The last known state counts for so long, then as `Closed`.
     Stale(Duration),
 }
 
-/// Why a text is no [`AwayPolicy`].
+/// The reason why a text is no [`AwayPolicy`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AwayPolicyError {
     /// None of the three.
@@ -81,20 +82,20 @@ pub enum AwayPolicyError {
     Duration(#[from] DurationError),
 }
 
-/// What the allow-set counts for at one moment.
+/// The policy in force at one moment: the worth of the allow-set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stance {
-    /// The store is fresh: as it says.
+    /// The store is fresh, and its content counts.
     Fresh,
-    /// As it said last, until this moment (unix ms); `None` for no limit.
-    Stale(Option<u64>),
-    /// For nothing: everybody passes who is not denied or banned.
+    /// Its last known content counts, until this end.
+    Stale(Expiry),
+    /// It counts for nothing: every address passes that is not denied or banned.
     Open,
-    /// For nothing: nobody is admitted by it.
+    /// It counts for nothing: it admits no address.
     Closed,
 }
 
-/// Whether redis-knocking would call `ip` internal: loopback, RFC 1918, fc00::/7.
+/// Returns true for what redis-knocking calls internal: loopback, RFC 1918, fc00::/7.
 pub fn is_internal(ip: IpAddr) -> bool {
     internal_network(ip).is_some()
 }
@@ -108,20 +109,19 @@ pub(super) fn internal_network(ip: IpAddr) -> Option<IpNet> {
 // === impl AwayPolicy ===
 
 impl AwayPolicy {
-    /// What the allow-set counts for, to somebody who comes now.
-    pub fn stance(self, freshness: Freshness, now_ms: u64) -> Stance {
-        let since_ms = match freshness {
+    /// The policy in force for a newcomer at `now`.
+    pub fn effective(self, freshness: Freshness, now: UnixMillis) -> Stance {
+        let since = match freshness {
             Freshness::Fresh => return Stance::Fresh,
-            // Not known to be out of reach, so that no policy for that holds yet.
+            // Not known to be unavailable, so that no policy for that holds yet.
             Freshness::Unread => return Stance::Closed,
-            Freshness::Away(since_ms) => since_ms,
+            Freshness::Unavailable { since } => since,
         };
-        match (self, since_ms) {
+        match (self, since) {
             (Self::Open, _) => Stance::Open,
-            (Self::Stale(limit), Some(since_ms)) => {
-                let limit = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-                let until_ms = since_ms.saturating_add(limit);
-                if now_ms < until_ms { Stance::Stale(Some(until_ms)) } else { Stance::Closed }
+            (Self::Stale(limit), Some(since)) => {
+                let end = Expiry::At(since.saturating_add(limit));
+                if end.is_past(now) { Stance::Closed } else { Stance::Stale(end) }
             }
             (Self::Closed, _) | (Self::Stale(_), None) => Stance::Closed,
         }
@@ -232,21 +232,27 @@ mod tests {
 
     #[test]
     fn stale_ends_at_its_limit() {
-        let stance = |policy: &str, since_ms, now_ms| {
+        let stance = |policy: &str, since: Option<u64>, now| {
             let policy: AwayPolicy = policy.parse().unwrap();
-            policy.stance(Freshness::Away(since_ms), now_ms)
+            let since = since.map(UnixMillis);
+            policy.effective(Freshness::Unavailable { since }, UnixMillis(now))
         };
-        assert_eq!(stance("stale:1s", Some(500), 1499), Stance::Stale(Some(1500)));
+        let stale = |until| Stance::Stale(Expiry::At(UnixMillis(until)));
+        assert_eq!(stance("stale:1s", Some(500), 1499), stale(1500));
         assert_eq!(stance("stale:1s", Some(500), 1500), Stance::Closed);
-        assert_eq!(stance("stale:1s", Some(500), 0), Stance::Stale(Some(1500)), "a clock set back");
-        assert_eq!(stance("stale:1s", Some(u64::MAX), 0), Stance::Stale(Some(u64::MAX)));
+        assert_eq!(stance("stale:1s", Some(500), 0), stale(1500), "a clock set back");
+        assert_eq!(stance("stale:1s", Some(u64::MAX), 0), stale(u64::MAX));
         assert_eq!(stance("stale:1s", None, 0), Stance::Closed, "never read");
         assert_eq!(stance("open", None, 0), Stance::Open);
         for policy in [AwayPolicy::Closed, AwayPolicy::Open, "stale:1s".parse().unwrap()] {
-            assert_eq!(policy.stance(Freshness::Unread, 0), Stance::Closed, "{policy}");
+            assert_eq!(
+                policy.effective(Freshness::Unread, UnixMillis(0)),
+                Stance::Closed,
+                "{policy}"
+            );
         }
         assert_eq!(stance("closed", Some(1), 2), Stance::Closed);
-        let fresh = AwayPolicy::Closed.stance(Freshness::Fresh, 7);
+        let fresh = AwayPolicy::Closed.effective(Freshness::Fresh, UnixMillis(7));
         assert_eq!((fresh, fresh.as_str()), (Stance::Fresh, "fresh"));
     }
 }

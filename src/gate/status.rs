@@ -1,4 +1,4 @@
-//! What a gate can tell about itself, and what it counts.
+//! The state of a gate and of its store, and what a gate counts.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -7,32 +7,30 @@ use std::time::{Duration, Instant};
 use super::rules::Stance;
 use super::snapshot::Counts;
 
-/// A gate at one moment.
+/// The state of a gate at one moment.
 #[derive(Clone, Debug)]
 pub struct GateStatus {
-    /// What the allow-set counts for now.
-    pub stance: Stance,
-    /// How much is known.
+    /// The policy in force.
+    pub policy: Stance,
+    /// The number of entries.
     pub counts: Counts,
-    /// How long ago the store was last read completely; `None`: not yet.
+    /// The time since the store was last read completely; `None`: not yet.
     pub since_read: Option<Duration>,
-    /// The reason why the store is away, while it is.
-    pub away: Option<String>,
-    /// Connections that it did not let in.
+    /// The reason why the store is unavailable, while it is.
+    pub unavailable: Option<String>,
+    /// Connections that were denied.
     pub denied: u64,
-    /// Connections that it would not let in any more, and whose right it took.
+    /// Connections whose permit was revoked.
     pub revoked: u64,
-    /// Failed handshakes that it noted against their address.
+    /// Failed handshakes that were counted against their address.
     pub strikes: u64,
-    /// Bans that it made of those.
+    /// Bans that were made of those.
     pub bans_made: u64,
 }
 
-/// What a gate counts.
+/// The counters of a gate.
 #[derive(Debug, Default)]
-pub(super) struct Tally {
-    read: Mutex<Option<Instant>>,
-    away: Mutex<Option<String>>,
+pub(super) struct GateCounters {
     pub(super) denied: Count,
     pub(super) revoked: Count,
     pub(super) strikes: Count,
@@ -48,38 +46,42 @@ impl Count {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn get(&self) -> u64 {
+    pub(super) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-impl Tally {
-    /// The store was read completely.
+/// The state of a store, for operators.
+#[derive(Debug, Default)]
+pub(super) struct StoreHealth {
+    read: Mutex<Option<Instant>>,
+    unavailable: Mutex<Option<String>>,
+}
+
+impl StoreHealth {
+    /// Notes that the store was read completely.
     pub(super) fn read(&self) {
         *self.read.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-        *self.away.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.unavailable.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    pub(super) fn is_away(&self) -> bool {
-        self.away.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    /// Notes that the store is unavailable for this cause.
+    pub(super) fn set_unavailable(&self, why: &str) {
+        *self.unavailable.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.to_owned());
     }
 
-    /// The store is away for this cause.
-    pub(super) fn away(&self, why: &str) {
-        *self.away.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.to_owned());
+    pub(super) fn is_unavailable(&self) -> bool {
+        self.unavailable.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    pub(super) fn status(&self, stance: Stance, counts: Counts) -> GateStatus {
+    /// The cause, while the store is unavailable.
+    pub(super) fn unavailable(&self) -> Option<String> {
+        self.unavailable.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The time since the store was last read completely.
+    pub(super) fn since_read(&self) -> Option<Duration> {
         let read = *self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        GateStatus {
-            stance,
-            counts,
-            since_read: read.map(|read| read.elapsed()),
-            away: self.away.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-            denied: self.denied.get(),
-            revoked: self.revoked.get(),
-            strikes: self.strikes.get(),
-            bans_made: self.bans_made.get(),
-        }
+        read.map(|read| read.elapsed())
     }
 }

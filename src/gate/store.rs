@@ -1,26 +1,27 @@
-//! What the gate and a store say to each other: changes that a follower
-//! reports, edits that are asked for, and what came of them.
+//! The vocabulary between a gate and its store: events that a follower
+//! reports, edits that are requested, and their results.
 //!
-//! Words only. This module knows neither Redis nor a file, and it refuses to
-//! decide: what an event means for a connection is the keeper's business.
+//! Types only. This module knows neither Redis nor a file, and it refuses to
+//! decide: the meaning of an event for a connection is the revoker's business.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 use super::member::{Item, Member};
+use crate::unix_time::{Expiry, UnixMillis};
 
 /// The largest number of items in one [`Event::Items`] or one listed batch.
 pub const BATCH: usize = 10_000;
 
-/// How many addresses a question may have for an exact answer: of so few a store tries
-/// networks of every length. Questions about peers that wait have no more.
+/// The most addresses of a query with an exact answer: of so few a store tries
+/// networks of every length. Queries about peers that wait have no more.
 pub const MOST_EXACT: usize = 64;
 
-/// What a store's follower reports.
+/// A report of a store's follower.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A full read starts; what follows until `End` replaces everything. One that
-    /// is cut off is followed by `Away`, or by the `Begin` of another.
+    /// A full read starts; all that follows until `End` replaces everything. One that
+    /// is cut off is followed by `Unavailable`, or by the `Begin` of another.
     Begin,
     /// Part of a full read, at most [`BATCH`] items. A subject that comes twice
     /// counts as it came last.
@@ -30,121 +31,120 @@ pub enum Event {
         /// Entries that are no address or network; counted, not used.
         garbage: u64,
     },
-    /// The truth about one member now: `None` for not allowed, else until when
-    /// (unix ms; `Some(None)` for ever).
-    Allowed(Member, Option<Option<u64>>),
-    /// The truth about one ban now, in the same form.
-    Banned(Member, Option<Option<u64>>),
-    /// The allow-set changed in a way that only a full read tells; one is
-    /// scheduled, and asks are answered with the truth meanwhile.
-    Unsure,
-    /// An ask was answered: about these addresses everything was said that is true
-    /// after the last `Unsure`. Only a store that reports `Unsure` reports this.
+    /// The current state of one member: `None` for not allowed, else its end.
+    Allowed(Member, Option<Expiry>),
+    /// The current state of one ban, in the same form.
+    Banned(Member, Option<Expiry>),
+    /// The allow-set changed in a way that only a full read shows; one is
+    /// scheduled, and queries are answered with the current state meanwhile.
+    Invalidated,
+    /// A query was answered: everything about these addresses was reported as it is
+    /// after the last `Invalidated`. Only a store that reports `Invalidated` reports this.
     Answered(Vec<IpAddr>),
-    /// The store is unreachable or unusable, and why, in one line. Once for each
-    /// absence; it is back with the next `End`.
-    Away(String),
+    /// The store is unreachable or unusable, with the reason in one line. Reported once
+    /// for each absence; the store is back with the next `End`.
+    Unavailable(String),
 }
 
-/// A change that is asked for.
+/// A requested change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Edit {
-    /// Lets a member in, for ever or for a while.
+    /// Adds a member to the allow-set, for ever or for a while.
     Allow(Member, Option<Duration>),
     /// Takes a member out of the allow-set.
     Remove(Member),
-    /// Bans an address or an IPv6 /64 from now on; replaces a ban that it has.
+    /// Bans an address or an IPv6 /64 from now on; replaces its present ban.
     Ban(Member, Duration),
     /// Lifts a ban: that of an address also from its IPv6 /64.
     Unban(Member),
-    /// Notes when addresses were last let in, in unix seconds.
-    Touch(Vec<(IpAddr, u64)>),
-    /// Removes an address from the allow-set and the history, if it was last let
-    /// in before `before_s` (unix seconds): whoever listed it may find it in use
-    /// by now. A ban stays.
+    /// Records the unix seconds at which addresses were last admitted.
+    RecordSeen(Vec<(IpAddr, u64)>),
+    /// Removes an address from the allow-set and the history, if it was last
+    /// admitted before `before_s` (unix seconds): since it was listed, it may have come
+    /// into use. A ban stays.
     Forget {
-        /// Who is idle.
+        /// The idle address.
         ip: IpAddr,
-        /// Seen at this second or later, nothing is done.
+        /// If it was seen at this second or later, nothing is done.
         before_s: u64,
     },
     /// Counts a failure in the current window of `findtime`, for the address or its
     /// IPv6 /64 ([`Member::source_of`]); the one that reaches `maxretry` writes a ban
     /// of that. Does nothing while banned.
     Strike {
-        /// Who failed.
+        /// The address that failed.
         ip: IpAddr,
         /// The length of a window; windows are aligned to the unix epoch.
         findtime: Duration,
-        /// How long the ban lasts.
+        /// The duration of the ban.
         bantime: Duration,
-        /// How many failures within one window make a ban.
+        /// The number of failures within one window that make a ban.
         maxretry: u64,
     },
     /// Forgets the failures of the current window; a ban stays, since an
     /// operator may have written it in the meantime.
     ClearStrikes {
-        /// Who succeeded.
+        /// The address that succeeded.
         ip: IpAddr,
-        /// The length of a window, as it was struck with.
+        /// The length of a window, as in the strikes.
         findtime: Duration,
     },
 }
 
-/// What came of an edit, so that an operator sees what was changed where.
+/// The result of an edit, so that an operator sees which key changed on which server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt {
     /// The server or file that took the edit.
     pub server: String,
-    /// The key that it was about; of a strike that banned, the ban's key.
+    /// The edited key; of a strike that banned, the ban's key.
     pub key: String,
-    /// Whether anything is different now.
+    /// True if anything is different now.
     pub changed: bool,
-    /// How many: failures in this window after a strike, addresses touched.
+    /// A number: failures in this window after a strike, or recorded addresses.
     pub count: Option<u64>,
 }
 
 /// Everything that a store knows about one address.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Standing {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddressRecord {
     /// The server or file that was asked.
     pub server: String,
-    /// Every entry that lets the address in, exact ones first, then networks by
+    /// Every entry that allows the address, exact ones first, then networks by
     /// longest prefix.
-    pub grants: Vec<Grant>,
+    pub allow_entries: Vec<AllowEntry>,
     /// The ban, if there is one.
-    pub ban: Option<Hold>,
-    /// When it was last let in, in unix seconds.
+    pub ban: Option<Ban>,
+    /// The unix second at which it was last admitted.
     pub seen: Option<u64>,
-    /// Failures in the current window, when a window was asked for.
+    /// Failures in the current window, if a window was given.
     pub strikes: Option<u64>,
-    /// The end of the allow-set's key, with all its members, in unix milliseconds.
-    pub set_ends_ms: Option<u64>,
+    /// The end of the allow-set's key, with all its members.
+    pub set_expiry: Expiry,
 }
 
 /// An entry of the allow-set that covers an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Grant {
+pub struct AllowEntry {
     /// The key in which it was found.
     pub key: String,
     /// The entry.
     pub member: Member,
-    /// Its end, in unix milliseconds.
-    pub expires_ms: Option<u64>,
+    /// Its end.
+    pub expiry: Expiry,
 }
 
 /// A ban in a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hold {
-    /// What is banned: the address, or its /64.
+pub struct Ban {
+    /// The banned subject: the address, or its /64.
     pub member: Member,
     /// The key in which it was found.
     pub key: String,
-    /// Its end, in unix milliseconds.
-    pub expires_ms: Option<u64>,
+    /// Its end.
+    pub expiry: Expiry,
 }
 
-/// Why a store could not do what it was asked for.
+/// The reason why a store did not do what was requested.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// There is no store.
@@ -157,12 +157,12 @@ pub enum StoreError {
         server: String,
         /// The key.
         key: String,
-        /// What the server or the system said.
+        /// The words of the server or the system.
         cause: String,
         /// The remedy.
         remedy: &'static str,
     },
-    /// A member with an expiry was asked for where none can be kept.
+    /// A member with an expiry was requested where none can be kept.
     #[error(
         "key \"{key}\" on {server} is a plain set, whose members cannot expire; leave --ttl out, or add --allow-prefix PREFIX here and start the tunnel with the same --allow-prefix"
     )]
@@ -177,10 +177,10 @@ pub enum StoreError {
     File {
         /// The file.
         path: String,
-        /// What is wrong, and what to do about it.
+        /// The fault, and its remedy.
         cause: String,
     },
-    /// The reader of a listing went away before its end.
+    /// The reader of a listing stopped before its end.
     #[error("the listing was cut off by its reader; ask again")]
     CutOff,
 }
@@ -195,52 +195,18 @@ pub fn networks_around(ip: IpAddr, lengths: impl Iterator<Item = u8>) -> Vec<Mem
         .collect()
 }
 
-/// An end (unix ms) from here on is no end that anybody meant: as a unix second it is
+/// An end from here on is no end that an operator meant: as a unix second it is
 /// in the year 33658, and its number of seconds, read as milliseconds, is a day since 2001.
-const UNMEANT_MS: u64 = 1_000_000_000_000 * 1_000;
+const IMPLAUSIBLE: Expiry = Expiry::At(UnixMillis(1_000_000_000_000 * 1_000));
 
-/// Whether an end was probably written in milliseconds, where seconds are expected.
-pub fn is_unmeant(end: Option<u64>) -> bool {
-    end.is_some_and(|end| end >= UNMEANT_MS)
-}
-
-/// The sooner of two ends, `None` being never.
-pub fn sooner(one: Option<u64>, other: Option<u64>) -> Option<u64> {
-    [one, other].into_iter().flatten().min()
-}
-
-/// The later of two ends, `None` being never.
-pub fn later(one: Option<u64>, other: Option<u64>) -> Option<u64> {
-    one.zip(other).map(|(one, other)| one.max(other))
-}
-
-/// The truth of two sources about one subject: allowed by either, until the later end.
-pub fn either(one: Option<Option<u64>>, other: Option<Option<u64>>) -> Option<Option<u64>> {
-    match (one, other) {
-        (Some(one), Some(other)) => Some(later(one, other)),
-        (one, other) => one.or(other),
-    }
+/// Returns true if an end was probably written in milliseconds, where seconds are expected.
+pub fn is_unmeant(end: Expiry) -> bool {
+    end >= IMPLAUSIBLE && end != Expiry::Never
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_later_end_counts() {
-        assert_eq!(later(Some(1), Some(2)), Some(2));
-        assert_eq!(later(Some(1), None), None);
-        assert_eq!(either(Some(Some(1)), None), Some(Some(1)));
-        assert_eq!(either(Some(Some(1)), Some(None)), Some(None));
-        assert_eq!(either(None, None), None);
-    }
-
-    #[test]
-    fn the_sooner_end_counts_where_both_must_hold() {
-        assert_eq!(sooner(Some(1), Some(2)), Some(1));
-        assert_eq!(sooner(Some(1), None), Some(1));
-        assert_eq!(sooner(None, None), None);
-    }
 
     #[test]
     fn milliseconds_for_seconds_are_noticed_and_far_dates_are_not() {
@@ -253,9 +219,10 @@ mod tests {
             (now_s * 1_000, true),
             (now_s * 1_000_000, true),
         ] {
-            assert_eq!(is_unmeant(Some(score_s * 1_000)), unmeant, "{score_s}");
+            let end = Expiry::At(UnixMillis::from_secs(score_s));
+            assert_eq!(is_unmeant(end), unmeant, "{score_s}");
         }
-        assert!(!is_unmeant(None) && is_unmeant(Some(u64::MAX)));
+        assert!(!is_unmeant(Expiry::Never) && is_unmeant(Expiry::At(UnixMillis(u64::MAX))));
     }
 
     #[test]

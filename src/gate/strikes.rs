@@ -1,8 +1,8 @@
-//! When failed handshakes become a ban, as Rack::Attack's allow2ban says it.
+//! The rule by which failed handshakes become a ban, as Rack::Attack's allow2ban has it.
 //!
 //! Windows are fixed and aligned to the epoch, with all that follows from it:
 //! up to twice the limit, less one, can fall on both sides of a boundary. The
-//! counting is the stores'; this module only reads the operator's rule.
+//! stores do the counting; this module only reads the operator's rule.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::duration::{self, DurationError};
 
-/// `--ban-after N/FINDTIME/BANTIME`: when strikes become a ban.
+/// `--ban-after N/FINDTIME/BANTIME`: the strikes that become a ban.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BanAfter {
     maxretry: u32,
@@ -18,7 +18,7 @@ pub struct BanAfter {
     bantime: Duration,
 }
 
-/// Why a text is no [`BanAfter`].
+/// The reason why a text is no [`BanAfter`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BanAfterError {
     /// Not three parts.
@@ -35,7 +35,7 @@ pub enum BanAfterError {
 // === impl BanAfter ===
 
 impl BanAfter {
-    /// The most strikes that can be asked for.
+    /// The largest possible number of strikes.
     const MOST: u32 = 1_000_000;
 
     /// Strikes within one window that make a ban.
@@ -48,7 +48,7 @@ impl BanAfter {
         self.findtime
     }
 
-    /// How long a ban lasts.
+    /// The duration of a ban.
     pub fn bantime(&self) -> Duration {
         self.bantime
     }

@@ -1,4 +1,4 @@
-//! Unix time, and time since boot: what a host may set, and what nobody does.
+//! Unix time, which a host may set, and time since boot, which it cannot.
 //!
 //! The wall clock is read at start; from then on time goes by the clock that
 //! counts since boot, sleep of the machine included, until the wall clock is read
@@ -9,6 +9,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::time::{ClockId, clock_gettime};
 
+use crate::unix_time::UnixMillis;
+
 /// A difference that no drift since the last reading explains.
 const SET_MS: u64 = 1_000;
 
@@ -18,22 +20,22 @@ pub struct Clock {
     unix_ms_at_boot: AtomicI64,
 }
 
-/// An estimate of another host's unix time, out of what it says.
+/// An estimate of another host's unix time, from what that host says.
 #[derive(Debug)]
 pub struct FarClock {
-    /// [`UNKNOWN`] until it was told.
+    /// [`UNKNOWN`] until that host said one.
     unix_ms_at_boot: AtomicI64,
 }
 
-/// In the place of a time: none was ever told.
+/// Stands for a time that was never said.
 const UNKNOWN: i64 = i64::MIN;
 
-/// By how many milliseconds reading the wall clock again moved a [`Clock`].
+/// The milliseconds by which reading the wall clock again moved a [`Clock`].
 #[derive(Clone, Copy, Debug)]
 pub struct Moved(pub i64);
 
 impl Moved {
-    /// Whether the wall clock was set, and did not only drift.
+    /// Returns true if the wall clock was set, and did not only drift.
     pub fn is_set(self) -> bool {
         self.0.unsigned_abs() > SET_MS
     }
@@ -45,25 +47,30 @@ impl Clock {
         Self { unix_ms_at_boot: AtomicI64::new(wall_ms() - ms_since_boot()) }
     }
 
-    /// Unix time in milliseconds.
+    /// The time by this clock.
+    pub fn now(&self) -> UnixMillis {
+        UnixMillis(self.now_ms())
+    }
+
+    /// The time by this clock as a bare number of milliseconds, as a handshake carries it.
     pub fn now_ms(&self) -> u64 {
         let now_ms = self.unix_ms_at_boot.load(Ordering::Relaxed).saturating_add(ms_since_boot());
         u64::try_from(now_ms).unwrap_or(0)
     }
 
-    /// From now on this is the time.
+    /// Makes this the time from now on.
     #[cfg(test)]
-    pub(crate) fn set(&self, now_ms: u64) {
-        let now_ms = i64::try_from(now_ms).expect("it is a time");
+    pub(crate) fn set(&self, now: UnixMillis) {
+        let now_ms = i64::try_from(now.0).expect("it is a time");
         self.unix_ms_at_boot.store(now_ms - ms_since_boot(), Ordering::Relaxed);
     }
 
-    /// Reads the wall clock again; whether it was set, and did not only drift.
+    /// Reads the wall clock again. Returns true if it was set, and did not only drift.
     pub fn was_set(&self) -> bool {
         self.reread().is_set()
     }
 
-    /// Reads the wall clock again; how far that moves this one.
+    /// Reads the wall clock again. Returns how far that moves this one.
     pub fn reread(&self) -> Moved {
         let new = wall_ms() - ms_since_boot();
         Moved(new - self.unix_ms_at_boot.swap(new, Ordering::Relaxed))
@@ -73,21 +80,21 @@ impl Clock {
 // === impl FarClock ===
 
 impl FarClock {
-    /// Nothing is known of it.
+    /// A clock of which nothing is known.
     pub const fn unknown() -> Self {
         Self { unix_ms_at_boot: AtomicI64::new(UNKNOWN) }
     }
 
-    /// Its time in unix milliseconds, if it was ever told.
+    /// The time by that clock in unix milliseconds, if it was ever said.
     pub fn now_ms(&self) -> Option<u64> {
         let at_boot = self.unix_ms_at_boot.load(Ordering::Relaxed);
         let now_ms = (at_boot != UNKNOWN).then(|| at_boot.saturating_add(ms_since_boot()));
         now_ms.and_then(|now_ms| u64::try_from(now_ms).ok())
     }
 
-    /// Learns that it was `told_ms` when the answer was sent to a question of
-    /// `asked_ms` (time since boot), which has just come: half of the time that it
-    /// took was the way back.
+    /// Learns from an answer that has just arrived. That clock was at `told_ms` when the
+    /// answer was sent; the question was sent at `asked_ms` (time since boot). Half of the
+    /// time in between counts as the way back.
     pub fn learn(&self, told_ms: u64, asked_ms: i64) {
         let now_ms = ms_since_boot();
         let way_ms = now_ms.saturating_sub(asked_ms).max(0) / 2;
@@ -97,6 +104,11 @@ impl FarClock {
             self.unix_ms_at_boot.store(at_boot, Ordering::Relaxed);
         }
     }
+}
+
+/// The time by the wall clock, which the host may set at any moment.
+pub fn now() -> UnixMillis {
+    UnixMillis(u64::try_from(wall_ms()).unwrap_or(0))
 }
 
 fn wall_ms() -> i64 {
@@ -114,7 +126,7 @@ pub fn ms_since_boot() -> i64 {
 mod tests {
     use super::*;
 
-    /// What a slow machine may take between two lines.
+    /// The time that a slow machine may take between two lines.
     const A_MINUTE: u64 = 60_000;
 
     #[test]

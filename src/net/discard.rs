@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::ReadBuf;
 
-use super::halves::Source;
+use super::duplex::Source;
 
 /// Most bytes of one read.
 const AT_ONCE: usize = 16 << 10;

@@ -101,13 +101,13 @@ fn limits_of(old: &Limits, new: &Limits, role: &Role) -> [Compared; 4] {
 
 fn gate_of(old: &GateOptions, new: &GateOptions) -> Vec<Compared> {
     let GateOptions { store, rules, denied, on_revoke, ban_after, reap_idle, named } = old;
-    let Rules { deny, allow, internal, away } = rules;
+    let Rules { deny, allow, internal, failure } = rules;
     let mut all = store_of(store, &new.store, *named != new.named);
     all.extend([
         ("deny", *deny != new.rules.deny),
         ("allow", *allow != new.rules.allow),
         ("internal", *internal != new.rules.internal),
-        ("gate-away", *away != new.rules.away),
+        ("gate-away", *failure != new.rules.failure),
         ("denied", *denied != new.denied),
         ("on-revoke", *on_revoke != new.on_revoke),
         ("ban-after", *ban_after != new.ban_after),

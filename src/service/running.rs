@@ -168,8 +168,9 @@ impl Service {
         match &status.gate {
             _ if status.draining => Ok(()),
             _ if status.listeners.is_empty() => Err(NotReady::NoListener(name())),
-            Some(gate) if gate.stance == Stance::Closed => {
-                let cause = gate.away.clone().unwrap_or_else(|| "it is not read yet".to_owned());
+            Some(gate) if gate.policy == Stance::Closed => {
+                let cause =
+                    gate.unavailable.clone().unwrap_or_else(|| "it is not read yet".to_owned());
                 Err(NotReady::GateClosed { name: name(), cause })
             }
             _ => Ok(()),

@@ -269,7 +269,7 @@ fn seen(place: &Place, addresses: &[(&str, u64)]) {
     let store = EmbeddedStore::open(&place.path()).unwrap();
     let seen = addresses.iter().map(|(ip, at)| (ip.parse().unwrap(), *at)).collect();
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(store.edit(Edit::Touch(seen))).unwrap();
+    runtime.block_on(store.edit(Edit::RecordSeen(seen))).unwrap();
 }
 
 /// `--reap-idle`: an address that was not admitted for that long has to be allowed again.

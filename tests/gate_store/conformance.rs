@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use knockpipe::gate::any_store::AnyStore;
 use knockpipe::gate::store::{BATCH, Edit, Receipt, StoreError};
-use knockpipe::gate::{Item, Member};
+use knockpipe::gate::{Expiry, Item, Member};
 use tokio::sync::mpsc;
 
 use super::follower::Follower;
@@ -79,7 +79,7 @@ where
     (all, garbage.unwrap())
 }
 
-pub(crate) async fn members(store: &AnyStore) -> (Vec<(Member, Option<u64>)>, u64) {
+pub(crate) async fn members(store: &AnyStore) -> (Vec<(Member, Expiry)>, u64) {
     let (items, garbage) = listed(|to| store.list_allowed(to)).await;
     let mut members: Vec<_> = items
         .into_iter()
@@ -92,7 +92,7 @@ pub(crate) async fn members(store: &AnyStore) -> (Vec<(Member, Option<u64>)>, u6
     (members, garbage)
 }
 
-pub(crate) async fn bans(store: &AnyStore) -> (Vec<(Member, Option<u64>)>, u64) {
+pub(crate) async fn bans(store: &AnyStore) -> (Vec<(Member, Expiry)>, u64) {
     let (items, garbage) = listed(|to| store.list_bans(to)).await;
     let bans = items.into_iter().map(|item| match item {
         Item::Banned(member, end) => (member, end),
@@ -113,8 +113,8 @@ fn now_ms() -> u64 {
 }
 
 #[track_caller]
-fn ends_in(end: Option<u64>, time: Duration) {
-    let left = end.expect("it ends") - now_ms();
+fn ends_in(end: Expiry, time: Duration) {
+    let left = end.as_millis().expect("it ends") - now_ms();
     let time = u64::try_from(time.as_millis()).unwrap();
     assert!(left <= time && left + 5_000 > time, "{left} ms of {time} ms are left");
 }
@@ -129,7 +129,7 @@ async fn receipts_tell_what_changed(backing: &impl Backing, store: Arc<AnyStore>
         let again = edit(&store, Edit::Allow(member(text), None)).await;
         assert_eq!((again.changed, again.key), (false, receipt.key), "{text}");
     }
-    let mut expected: Vec<_> = all.iter().map(|text| (member(text), None)).collect();
+    let mut expected: Vec<_> = all.iter().map(|text| (member(text), Expiry::Never)).collect();
     expected.sort_unstable();
     assert_eq!(members(&store).await, (expected, 0));
     for text in all {
@@ -149,7 +149,7 @@ async fn members_end(backing: &impl Backing, store: Arc<AnyStore>) {
     }
     assert!(edit(&store, Edit::Allow(member("203.0.113.7"), Some(HOUR))).await.changed);
     let (all, _) = members(&store).await;
-    assert_eq!((all.len(), all[0]), (2, (member("203.0.113.1"), None)));
+    assert_eq!((all.len(), all[0]), (2, (member("203.0.113.1"), Expiry::Never)));
     ends_in(all[1].1, HOUR);
     let mut follower = Follower::start(&store).await;
     assert!(edit(&store, Edit::Allow(member("203.0.113.7"), Some(brief))).await.changed);
@@ -157,13 +157,13 @@ async fn members_end(backing: &impl Backing, store: Arc<AnyStore>) {
         state
             .allowed
             .get(&member("203.0.113.7"))
-            .is_some_and(|end| end.is_none_or(|end| end < now_ms() + 500))
+            .is_some_and(|end| end.as_millis().is_none_or(|end| end < now_ms() + 500))
     };
     follower
         .until("the end comes sooner", |state| ends(state) || !state.allows("203.0.113.7"))
         .await;
     let gone = async {
-        while !store.standing(ip("203.0.113.7"), None).await.unwrap().grants.is_empty() {
+        while !store.standing(ip("203.0.113.7"), None).await.unwrap().allow_entries.is_empty() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
@@ -273,10 +273,10 @@ async fn a_64_is_one_source(store: Arc<AnyStore>) {
 
 async fn history_is_what_was_told(store: Arc<AnyStore>) {
     let one = vec![(ip("203.0.113.7"), 1_700_000_000), (ip("2001:db8::7"), 1_700_000_001)];
-    let receipt = edit(&store, Edit::Touch(one.clone())).await;
+    let receipt = edit(&store, Edit::RecordSeen(one.clone())).await;
     assert_eq!((receipt.changed, receipt.count), (true, Some(2)));
-    edit(&store, Edit::Touch(vec![(ip("203.0.113.7"), 1_700_000_009)])).await;
-    assert!(!edit(&store, Edit::Touch(vec![])).await.changed);
+    edit(&store, Edit::RecordSeen(vec![(ip("203.0.113.7"), 1_700_000_009)])).await;
+    assert!(!edit(&store, Edit::RecordSeen(vec![])).await.changed);
     let expected = vec![(ip("203.0.113.7"), 1_700_000_009), (ip("2001:db8::7"), 1_700_000_001)];
     assert_eq!(history(&store).await, (expected, 0));
     edit(&store, Edit::Allow(member("203.0.113.7"), None)).await;
@@ -296,23 +296,24 @@ async fn history_is_what_was_told(store: Arc<AnyStore>) {
 async fn standing_tells_everything(store: Arc<AnyStore>) {
     let nothing = store.standing(ip("203.0.113.7"), None).await.unwrap();
     assert_eq!(
-        (nothing.grants, nothing.ban, nothing.seen, nothing.strikes),
+        (nothing.allow_entries, nothing.ban, nothing.seen, nothing.strikes),
         (vec![], None, None, None)
     );
     for text in ["203.0.113.7", "203.0.113.0/24", "203.0.0.0/16", "198.51.100.0/24", "::/0"] {
         edit(&store, Edit::Allow(member(text), None)).await;
     }
     edit(&store, Edit::Ban(ip("203.0.113.7").into(), HOUR)).await;
-    edit(&store, Edit::Touch(vec![(ip("203.0.113.7"), 1_700_000_000)])).await;
+    edit(&store, Edit::RecordSeen(vec![(ip("203.0.113.7"), 1_700_000_000)])).await;
     let standing = store.standing(ip("::ffff:203.0.113.7"), Some(DAY)).await.unwrap();
-    let grants: Vec<_> = standing.grants.iter().map(|grant| grant.member.to_string()).collect();
+    let grants: Vec<_> =
+        standing.allow_entries.iter().map(|grant| grant.member.to_string()).collect();
     assert_eq!(grants, ["203.0.113.7", "203.0.113.0/24", "203.0.0.0/16"]);
-    assert!(standing.grants.iter().all(|grant| !grant.key.is_empty()));
-    ends_in(standing.ban.expect("there is a ban").expires_ms, HOUR);
+    assert!(standing.allow_entries.iter().all(|grant| !grant.key.is_empty()));
+    ends_in(standing.ban.expect("there is a ban").expiry, HOUR);
     assert_eq!((standing.seen, standing.strikes), (Some(1_700_000_000), Some(0)));
     assert!(!standing.server.is_empty());
     let six = store.standing(ip("2001:db8::7"), None).await.unwrap();
-    assert_eq!(six.grants.len(), 1);
+    assert_eq!(six.allow_entries.len(), 1);
 }
 
 async fn a_follower_sees_every_change(backing: &impl Backing, open: &dyn Fn() -> Arc<AnyStore>) {
@@ -388,7 +389,7 @@ async fn lists_come_in_batches(store: Arc<AnyStore>) {
     let seen: Vec<_> = (0..25_000_u32)
         .map(|n| (IpAddr::from((0x0a00_0000 + n).to_be_bytes()), 1_700_000_000 + u64::from(n)))
         .collect();
-    assert_eq!(edit(&store, Edit::Touch(seen.clone())).await.count, Some(25_000));
+    assert_eq!(edit(&store, Edit::RecordSeen(seen.clone())).await.count, Some(25_000));
     assert_eq!(history(&store).await, (seen, 0));
 }
 

@@ -61,7 +61,7 @@ async fn writer_that_is_killed() {
         edit(&store, Edit::Allow(nth(n), None)).await;
         writeln!(out, "added {n}").unwrap();
         let churn = std::iter::repeat_n((nth(0xffff).to_string().parse().unwrap(), 7), 100);
-        edit(&store, Edit::Touch(churn.collect())).await;
+        edit(&store, Edit::RecordSeen(churn.collect())).await;
     }
 }
 

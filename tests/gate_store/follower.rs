@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use knockpipe::gate::any_store::AnyStore;
 use knockpipe::gate::store::{BATCH, Event};
-use knockpipe::gate::{Item, Member};
+use knockpipe::gate::{Expiry, Item, Member};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -17,8 +17,8 @@ use testkit::wait::NEVER;
 /// State of a mirror after some events.
 #[derive(Debug, Default)]
 pub(crate) struct State {
-    pub allowed: HashMap<Member, Option<u64>>,
-    pub bans: HashMap<Member, Option<u64>>,
+    pub allowed: HashMap<Member, Expiry>,
+    pub bans: HashMap<Member, Expiry>,
     pub garbage: u64,
     /// True if a full read was completed since the store was lost.
     pub fresh: bool,
@@ -69,9 +69,9 @@ impl State {
                 }
                 self.exact.push(event);
             }
-            Event::Unsure => self.unsure += 1,
+            Event::Invalidated => self.unsure += 1,
             Event::Answered(ips) => self.answered.extend(ips),
-            Event::Away(why) => {
+            Event::Unavailable(why) => {
                 assert!(!why.contains('\n'), "{why}");
                 self.away.push(why);
                 (self.fresh, self.reading) = (false, false);

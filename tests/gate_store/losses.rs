@@ -153,7 +153,7 @@ async fn a_full_server_says_so() {
     for edit in [
         Edit::Allow(member("203.0.113.7"), None),
         Edit::Ban(ip("203.0.113.7").into(), HOUR),
-        Edit::Touch(vec![(ip("203.0.113.7"), 1)]),
+        Edit::RecordSeen(vec![(ip("203.0.113.7"), 1)]),
         Edit::Strike { ip: ip("203.0.113.7"), findtime: HOUR, bantime: HOUR, maxretry: 3 },
     ] {
         let error = store.edit(edit).await.unwrap_err().to_string();

@@ -91,7 +91,12 @@ async fn a_million_members_are_read_in_passing() {
     for n in 0..20 {
         let host = member(&format!("203.0.113.{n}"));
         edit(&store, Edit::Allow(host, None)).await;
-        slowest = slowest.max(until(&mut events, |e| *e == Event::Allowed(host, Some(None))).await);
+        slowest = slowest.max(
+            until(&mut events, |e| {
+                *e == Event::Allowed(host, Some(knockpipe::gate::Expiry::Never))
+            })
+            .await,
+        );
         edit(&store, Edit::Remove(host)).await;
         slowest = slowest.max(until(&mut events, |e| *e == Event::Allowed(host, None)).await);
     }
@@ -99,15 +104,18 @@ async fn a_million_members_are_read_in_passing() {
     assert!(slowest < Duration::from_secs(5), "{slowest:?}");
     let host = member("203.0.113.100");
     server.ask("SADD ip-allowed 203.0.113.100");
-    let unsure = until(&mut events, |event| *event == Event::Unsure).await;
+    let unsure = until(&mut events, |event| *event == Event::Invalidated).await;
     asks.send(vec![ip("203.0.113.100")]).await.unwrap();
-    let told = until(&mut events, |event| *event == Event::Allowed(host, Some(None))).await;
+    let told = until(&mut events, |event| {
+        *event == Event::Allowed(host, Some(knockpipe::gate::Expiry::Never))
+    })
+    .await;
     println!(
         "a million: a foreign change is known after {unsure:?}, an ask answered after {told:?}"
     );
     // A known network is reported when it is gone.
     server.ask("SREM ip-allowed 80.0.0.0/28");
-    until(&mut events, |event| *event == Event::Unsure).await;
+    until(&mut events, |event| *event == Event::Invalidated).await;
     let live: Vec<_> =
         (0..8_000).map(|n| std::net::Ipv4Addr::from(0x5000_0000 + n).into()).collect();
     asks.send(live).await.unwrap();

@@ -180,7 +180,7 @@ async fn an_ask_is_answered_from_the_server_and_not_from_what_was_read() {
         let answered = [ip("203.0.113.7")];
         follower.until("the end of the answer", |state| state.answered == answered).await;
         assert_eq!(follower.state.exact.len(), 2);
-        let expected = Event::Allowed(member("203.0.113.7"), Some(None));
+        let expected = Event::Allowed(member("203.0.113.7"), Some(knockpipe::gate::Expiry::Never));
         assert_eq!(follower.state.exact[0], expected);
         follower.stop().await;
     }
@@ -233,7 +233,7 @@ async fn odd_spellings_are_removed_and_explained() {
     follower.until("answers", |state| state.exact.len() >= 4).await;
     assert!(follower.state.allows("2001:db8::4") && follower.state.allows("203.0.113.2"));
     let standing = store.standing(ip("2001:db8::4"), None).await.unwrap();
-    assert_eq!(standing.grants.len(), 1);
+    assert_eq!(standing.allow_entries.len(), 1);
     for text in ["2001:db8::4", "203.0.113.2", "203.0.113.0/24"] {
         assert!(edit(&store, Edit::Remove(member(text))).await.changed, "{text}");
         follower.until("removed", |state| !state.reading && !state.allows(text)).await;
@@ -275,7 +275,7 @@ async fn keys_and_values_are_those_of_the_tools() {
     edit(&store, Edit::Ban(ip("203.0.113.7").into(), HOUR)).await;
     assert_eq!(server.ask(&format!("GET {BAN}203.0.113.7")), Reply::bulk("1"));
     assert_eq!(server.ask(&format!("TTL {BAN}203.0.113.7")), Reply::Number(3600));
-    edit(&store, Edit::Touch(vec![(ip("203.0.113.7"), 1_700_000_000)])).await;
+    edit(&store, Edit::RecordSeen(vec![(ip("203.0.113.7"), 1_700_000_000)])).await;
     assert_eq!(server.ask("HGET ip-history 203.0.113.7"), Reply::bulk("1700000000"));
     let findtime = Duration::from_secs(86_400);
     let strike = Edit::Strike { ip: ip("2001:db8::7"), findtime, bantime: HOUR, maxretry: 9 };
@@ -319,7 +319,7 @@ async fn users_with_few_rights_and_wrong_passwords() {
     gate.standing(ip("203.0.113.7"), Some(HOUR)).await.unwrap();
     let findtime = Duration::from_secs(86_400);
     edit(&gate, Edit::Strike { ip: ip("203.0.113.8"), findtime, bantime: HOUR, maxretry: 1 }).await;
-    edit(&gate, Edit::Touch(vec![(ip("203.0.113.7"), 1)])).await;
+    edit(&gate, Edit::RecordSeen(vec![(ip("203.0.113.7"), 1)])).await;
     edit(&gate, forget("203.0.113.7")).await;
     follower.until("forgotten", |state| !state.allows("203.0.113.7")).await;
     // A user without the channel learns of it by the set's own change.

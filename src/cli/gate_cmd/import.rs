@@ -12,13 +12,14 @@ use serde_json::{Value, json};
 use super::super::Done;
 use super::super::output::notice;
 use super::list::{ALLOWED, BANNED, read_entries};
-use super::place::{Absent, OpenedStore, now_ms};
+use super::place::{Absent, OpenedStore};
 use super::{CommonArgs, GateCommandError, SafetyArgs};
 use crate::duration;
 use crate::files::read::{Kind, ReadError, open};
 use crate::files::text::{NotText, text};
-use crate::gate::Member;
-use crate::gate::store::{Edit, Receipt, later};
+use crate::gate::store::{Edit, Receipt};
+use crate::gate::{Expiry, Member, UnixMillis};
+use crate::net::clock;
 use crate::run::Failure;
 
 /// Bytes of a line, its end included: an entry has less than 200, and comments room.
@@ -55,7 +56,7 @@ pub(super) struct ImportArgs {
 struct Wanted {
     kind: &'static str,
     member: Member,
-    expires_ms: Option<u64>,
+    expiry: Expiry,
 }
 
 /// Results of the lines.
@@ -73,11 +74,11 @@ impl Wanted {
     /// others as well. A plain one could not take entries with an end. Networks
     /// come first, since the end of an address may stand in a key of its own.
     fn place(&self) -> u8 {
-        match (self.kind, self.member, self.expires_ms) {
+        match (self.kind, self.member, self.expiry) {
             (BANNED, ..) => 3,
-            (_, Member::Network(_), Some(_)) => 0,
-            (_, Member::Address(_), Some(_)) => 1,
-            (_, _, None) => 2,
+            (_, Member::Network(_), Expiry::At(_)) => 0,
+            (_, Member::Address(_), Expiry::At(_)) => 1,
+            (_, _, Expiry::Never) => 2,
         }
     }
 }
@@ -96,18 +97,18 @@ struct BadLine {
 /// # Errors
 /// [`Failure`]
 pub(super) async fn import(args: ImportArgs) -> Result<Done, Failure> {
-    let now_ms = now_ms();
+    let now = clock::now();
     // Before the gate is found, which may take the right to read it.
     let input = Input::open(&args.input)?;
     let source = args.common.store.find()?;
-    let mut wanted = Reader { args: &args, spared: &source.spared, now_ms }.read(input)?;
+    let mut wanted = Reader { args: &args, spared: &source.spared, now }.read(input)?;
     let place = OpenedStore::of(source, Absent::Make)?;
     let all = wanted.len();
-    wanted.retain(|entry| entry.expires_ms.is_none_or(|end| end > now_ms));
+    wanted.retain(|entry| !entry.expiry.is_past(now));
     wanted.sort_by_key(Wanted::place);
     let mut counts = Counts { expired: all - wanted.len(), ..Counts::default() };
     let present = present(&place, &wanted).await?;
-    let edits = edits(&wanted, &present, now_ms);
+    let edits = edits(&wanted, &present, now);
     counts.unchanged += wanted.len() - edits.len();
     place.edit_all(edits, |receipt| counts.take(receipt)).await?;
     report(&args.common, &place, &counts)
@@ -125,7 +126,7 @@ struct Reader<'a> {
     args: &'a ImportArgs,
     /// Networks that are not banned without `--force`, besides those of the flags.
     spared: &'a [(&'static str, Member)],
-    now_ms: u64,
+    now: UnixMillis,
 }
 
 impl Input {
@@ -193,7 +194,7 @@ impl Reader<'_> {
         if before >= MOST_ENTRIES {
             return Err(format!("it is one entry more than {MOST_ENTRIES}, the most of a gate"));
         }
-        let entry = parse(line, self.args.ttl, self.now_ms)?;
+        let entry = parse(line, self.args.ttl, self.now)?;
         self.check(entry).map(Some).map_err(|error| error.to_string())
     }
 
@@ -219,11 +220,11 @@ fn without_comment(line: &str) -> &str {
 /// key or a password, which no rule can tell from a word.
 const NO_MEMBER: &str = "this is no address or network, such as 203.0.113.7";
 
-fn parse(line: &str, ttl: Option<Duration>, now_ms: u64) -> Result<Wanted, String> {
-    let until = |ttl: Duration| now_ms.saturating_add(millis(ttl));
+fn parse(line: &str, ttl: Option<Duration>, now: UnixMillis) -> Result<Wanted, String> {
+    let until = |ttl| Expiry::after(now, ttl);
     if !line.starts_with('{') {
         let member = line.parse::<Member>().map_err(|_| NO_MEMBER)?;
-        return Ok(Wanted { kind: ALLOWED, member, expires_ms: ttl.map(until) });
+        return Ok(Wanted { kind: ALLOWED, member, expiry: until(ttl) });
     }
     let value: Value = serde_json::from_str(line).map_err(|error| format!("no JSON: {error}"))?;
     let kind = match value["kind"].as_str() {
@@ -233,28 +234,27 @@ fn parse(line: &str, ttl: Option<Duration>, now_ms: u64) -> Result<Wanted, Strin
     };
     let member = value["member"].as_str().ok_or("\"member\" is no text")?;
     let member = member.parse::<Member>().map_err(|_| NO_MEMBER)?;
-    let expires_ms = match &value["expires_ms"] {
-        Value::Null if kind == ALLOWED => ttl.map(until),
-        Value::Null => None,
-        end => Some(end.as_u64().ok_or("\"expires_ms\" is no unix time in milliseconds")?),
+    let expiry = match &value["expires_ms"] {
+        Value::Null if kind == ALLOWED => until(ttl),
+        Value::Null => Expiry::Never,
+        end => {
+            let end = end.as_u64().ok_or("\"expires_ms\" is no unix time in milliseconds")?;
+            Expiry::At(UnixMillis(end))
+        }
     };
-    Ok(Wanted { kind, member, expires_ms })
+    Ok(Wanted { kind, member, expiry })
 }
 
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Entries of the store, with their end in unix milliseconds. Asked for only where that
-/// matters: a plain member tells by itself whether it was new.
-type Present = HashMap<(&'static str, Member), Option<u64>>;
+/// Entries of the store, with their end. Asked for only where that matters: a plain member
+/// tells by itself whether it was new.
+type Present = HashMap<(&'static str, Member), Expiry>;
 
 async fn present(place: &OpenedStore, wanted: &[Wanted]) -> Result<Present, Failure> {
     let mut present = Present::new();
-    if wanted.iter().any(|entry| entry.kind == BANNED || entry.expires_ms.is_some()) {
+    if wanted.iter().any(|entry| entry.kind == BANNED || entry.expiry != Expiry::Never) {
         let note = |kind, member, end| {
             let known = present.entry((kind, member)).or_insert(end);
-            *known = later(*known, end);
+            *known = end.max(*known);
         };
         read_entries(place, note).await?;
     }
@@ -262,28 +262,30 @@ async fn present(place: &OpenedStore, wanted: &[Wanted]) -> Result<Present, Fail
 }
 
 /// Returns the changes for entries that do not last as long yet.
-fn edits(wanted: &[Wanted], present: &Present, now_ms: u64) -> Vec<Edit> {
+fn edits(wanted: &[Wanted], present: &Present, now: UnixMillis) -> Vec<Edit> {
     let is_new = |entry: &&Wanted| {
         let known = present.get(&(entry.kind, entry.member));
-        !known.is_some_and(|end| lasts(*end, **entry, now_ms))
+        !known.is_some_and(|end| lasts(*end, **entry, now))
     };
-    wanted.iter().filter(is_new).map(|entry| edit(*entry, now_ms)).collect()
+    wanted.iter().filter(is_new).map(|entry| edit(*entry, now)).collect()
 }
 
 /// Returns whether the present entry lasts as long as the wanted one.
-fn lasts(present: Option<u64>, entry: Wanted, now_ms: u64) -> bool {
+fn lasts(present: Expiry, entry: Wanted, now: UnixMillis) -> bool {
     /// Ends are told as time that is left, which is rounded on its way.
-    const ROUNDING_MS: u64 = 2_000;
-    match (present, entry.expires_ms) {
-        (None, _) => true,
-        (Some(end), Some(wanted)) => end.saturating_add(ROUNDING_MS) >= wanted,
+    const ROUNDING: Duration = Duration::from_secs(2);
+    match (present, entry.expiry) {
+        (Expiry::Never, _) => true,
+        (Expiry::At(end), Expiry::At(wanted)) => end.saturating_add(ROUNDING) >= wanted,
         // Imported before: as long as we can say.
-        (Some(end), None) => entry.kind == BANNED && end > now_ms + millis(LONGEST / 2),
+        (Expiry::At(end), Expiry::Never) => {
+            entry.kind == BANNED && end > now.saturating_add(LONGEST / 2)
+        }
     }
 }
 
-fn edit(entry: Wanted, now_ms: u64) -> Edit {
-    let left = entry.expires_ms.map(|end| Duration::from_millis(end.saturating_sub(now_ms).max(1)));
+fn edit(entry: Wanted, now: UnixMillis) -> Edit {
+    let left = entry.expiry.left(now).map(|left| left.max(Duration::from_millis(1)));
     match (entry.kind, entry.member) {
         (BANNED, member) => Edit::Ban(member, left.unwrap_or(LONGEST)),
         (_, member) => Edit::Allow(member, left),

@@ -12,9 +12,10 @@ use serde_json::{Value, json};
 use super::super::Done;
 use super::super::output::{Form, Output, date, left, notice};
 use super::CommonArgs;
-use super::place::{Absent, OpenedStore, each, now_ms, runtime};
+use super::place::{Absent, OpenedStore, each, runtime};
 use crate::gate::store::is_unmeant;
-use crate::gate::{Entry, Item, Member};
+use crate::gate::{Entry, Expiry, Item, Member, UnixMillis};
+use crate::net::clock::now;
 use crate::run::Failure;
 
 /// `gate list`.
@@ -60,7 +61,7 @@ struct Listing {
     /// Entries held back for sorting; `None` prints them at once.
     held: Option<Vec<Entry>>,
     /// The key of the set, and when it ends with all its members, where that is shown.
-    set: Option<(String, u64)>,
+    set: Option<(String, UnixMillis)>,
     /// Entries with a score that is probably in milliseconds: their number, and one of them.
     unmeant: (usize, Option<Member>),
 }
@@ -73,13 +74,13 @@ pub(super) async fn list(args: ListArgs) -> Result<Done, Failure> {
     let place = OpenedStore::open(&args.common.store, Absent::Refuse)?;
     let with_ttl = |kind, entry: Entry| {
         let mut line = exported(kind, entry);
-        line["ttl_s"] = json!(entry.ttl(now_ms()).map(|ttl| ttl.as_secs()));
+        line["ttl_s"] = json!(entry.ttl(now()).map(|ttl| ttl.as_secs()));
         line
     };
     let held = (!args.unsorted).then(Vec::new);
     let mut listing = Listing::new(args.common.output(), with_ttl, held);
     let set_end = place.store().set_end().await.map_err(runtime)?;
-    listing.set = place.set().map(str::to_owned).zip(set_end);
+    listing.set = place.set().map(str::to_owned).zip(set_end.moment());
     listing.run(&place).await
 }
 
@@ -94,7 +95,7 @@ pub(super) async fn export(args: ExportArgs) -> Result<Done, Failure> {
 }
 
 fn exported(kind: &'static str, entry: Entry) -> Value {
-    json!({ "kind": kind, "member": entry.member.to_string(), "expires_ms": entry.expires_ms })
+    json!({ "kind": kind, "member": entry.member.to_string(), "expires_ms": entry.expiry.as_millis() })
 }
 
 impl Listing {
@@ -129,10 +130,10 @@ impl Listing {
     /// Prints the key of the set, if it ends (EXPIRE).
     fn print_set(&mut self) -> Result<(), Failure> {
         let Some((key, end)) = self.set.take() else { return Ok(()) };
-        let ttl = Duration::from_millis(end.saturating_sub(now_ms()));
+        let ttl = end.saturating_since(now());
         self.output.say(
             || format!("{:<8} {key:<20} {}, with all members", "key", left(Some(ttl))),
-            || json!({ "kind": "key", "key": key, "expires_ms": end, "ttl_s": ttl.as_secs() }),
+            || json!({ "kind": "key", "key": key, "expires_ms": end.0, "ttl_s": ttl.as_secs() }),
         )
     }
 
@@ -140,12 +141,12 @@ impl Listing {
         let entries: Vec<Entry> = batch
             .into_iter()
             .map(|item| match item {
-                Item::Allowed(member, expires_ms) | Item::Banned(member, expires_ms) => {
-                    Entry { member, expires_ms }
+                Item::Allowed(member, expiry) | Item::Banned(member, expiry) => {
+                    Entry { member, expiry }
                 }
             })
             .collect();
-        for entry in entries.iter().filter(|entry| is_unmeant(entry.expires_ms)) {
+        for entry in entries.iter().filter(|entry| is_unmeant(entry.expiry)) {
             self.unmeant.0 += 1;
             self.unmeant.1.get_or_insert(entry.member);
         }
@@ -172,7 +173,7 @@ impl Listing {
 
 fn print(output: &mut Output, form: Json, kind: &'static str, entry: Entry) -> Result<(), Failure> {
     let text = || {
-        let left = left(entry.ttl(now_ms()));
+        let left = left(entry.ttl(now()));
         format!("{kind:<8} {:<20} {left}", entry.member.to_string())
     };
     output.say(text, || form(kind, entry))
@@ -187,7 +188,7 @@ pub(super) async fn history(args: HistoryArgs) -> Result<Done, Failure> {
     let mut output = args.common.output();
     let (mut seen, garbage) = read_history(&place).await?;
     seen.sort_unstable_by_key(|(ip, at)| (*at, *ip));
-    let now = now_ms() / 1000;
+    let now = now().as_secs();
     for (ip, at) in seen {
         let idle = Duration::from_secs(now.saturating_sub(at));
         output.say(
@@ -227,7 +228,7 @@ pub(super) async fn read_history(
 /// [`Failure::Runtime`]
 pub(super) async fn read_entries(
     place: &OpenedStore,
-    mut note: impl FnMut(&'static str, Member, Option<u64>),
+    mut note: impl FnMut(&'static str, Member, Expiry),
 ) -> Result<(), Failure> {
     let mut take = |batch: Vec<Item>| {
         for item in batch {

@@ -1,7 +1,6 @@
 //! The store that a command works on, and how it is called towards a reader.
 
 use std::net::IpAddr;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
@@ -10,7 +9,7 @@ use super::source::{Source, SourceArgs};
 use crate::gate::StoreOptions;
 use crate::gate::any_store::AnyStore;
 use crate::gate::redis_store::Servers;
-use crate::gate::store::{Edit, Receipt, Standing, StoreError};
+use crate::gate::store::{AddressRecord, Edit, Receipt, StoreError};
 use crate::run::Failure;
 
 /// Batches on their way from a listing.
@@ -127,7 +126,7 @@ impl OpenedStore {
         &self,
         ip: IpAddr,
         findtime: Option<std::time::Duration>,
-    ) -> Result<Standing, StoreError> {
+    ) -> Result<AddressRecord, StoreError> {
         self.store.standing(ip, findtime).await
     }
 
@@ -215,10 +214,4 @@ fn called(servers: &Servers) -> String {
 /// Turns an error of the store into a failure at run time.
 pub(super) fn runtime(error: StoreError) -> Failure {
     Failure::Runtime(error.into())
-}
-
-/// Returns the unix time in milliseconds.
-pub(super) fn now_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }

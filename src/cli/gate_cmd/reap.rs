@@ -10,9 +10,10 @@ use super::super::Done;
 use super::super::output::{date, left, notice};
 use super::CommonArgs;
 use super::list::read_history;
-use super::place::{Absent, OpenedStore, now_ms};
+use super::place::{Absent, OpenedStore};
 use crate::duration;
 use crate::gate::store::{Edit, Receipt};
+use crate::net::clock;
 use crate::run::Failure;
 
 /// `gate reap`.
@@ -39,7 +40,7 @@ pub(super) struct ReapArgs {
 pub(super) async fn reap(args: ReapArgs) -> Result<Done, Failure> {
     let place = OpenedStore::open(&args.common.store, Absent::Refuse)?;
     let mut output = args.common.output();
-    let now = now_ms() / 1000;
+    let now = clock::now().as_secs();
     let limit = now.saturating_sub(args.idle.as_secs());
     let (mut seen, _) = read_history(&place).await?;
     seen.retain(|(_, at)| *at < limit);

@@ -14,17 +14,18 @@ use super::super::Done;
 use super::super::admin_cmd::unexpected_reply;
 use super::super::gate_args::RuleArgs;
 use super::super::output::{date, left};
-use super::place::{Absent, OpenedStore, now_ms, runtime};
+use super::place::{Absent, OpenedStore, runtime};
 use super::source::Door;
 use super::{CommonArgs, GateCommandError};
 use crate::addr::ClientAddr;
 use crate::admin::gates::{RuleReply, WhyReply};
 use crate::admin::protocol::{Reply, Request};
 use crate::gate::decision::Line;
-use crate::gate::store::{Standing, StoreError, is_unmeant};
+use crate::gate::store::{AddressRecord, StoreError, is_unmeant};
 use crate::gate::{
-    BanAfter, Item, Member, MemberError, Peer, Rules, Snapshot, StoreOptions, explain,
+    BanAfter, Item, Member, MemberError, Peer, Rules, Snapshot, StoreOptions, UnixMillis, explain,
 };
+use crate::net::clock;
 use crate::run::Failure;
 
 /// Only the tunnel's command line has them, and this command does not see it.
@@ -142,16 +143,16 @@ async fn of_store(args: &WhyArgs, peer: Peer) -> Result<Done, Failure> {
             None => None,
         }
     };
-    let now_ms = now_ms();
-    let facts = facts(standing.as_ref(), now_ms);
-    let explanation = explain(&rules, &facts, peer, now_ms);
+    let now = clock::now();
+    let facts = facts(standing.as_ref(), now);
+    let explanation = explain(&rules, &facts, peer, now);
     let known = standing.as_ref().and_then(|standing| standing.as_ref().ok());
     let key = |line: &Line, member| key(known?, line, member);
-    let mut reply = WhyReply::of(peer, &explanation, now_ms, key);
+    let mut reply = WhyReply::of(peer, &explanation, now, key);
     if let Some(known) = known {
         reply.server = Some(known.server.clone());
         (reply.seen, reply.strikes) = (known.seen, known.strikes);
-        reply.set_ends_ms = known.set_ends_ms;
+        reply.set_ends_ms = known.set_expiry.as_millis();
     }
     reply.denied = gate.as_ref().map(|gate| gate.denied.to_string());
     let store = match &standing {
@@ -164,8 +165,8 @@ async fn of_store(args: &WhyArgs, peer: Peer) -> Result<Done, Failure> {
     if gate.is_none() && args.rules.is_empty() {
         notes.push(("note", NO_RULES.to_owned()));
     }
-    let grants = known.into_iter().flat_map(|known| &known.grants);
-    for grant in grants.filter(|grant| is_unmeant(grant.expires_ms)) {
+    let grants = known.into_iter().flat_map(|known| &known.allow_entries);
+    for grant in grants.filter(|grant| is_unmeant(grant.expiry)) {
         let note = format!(
             "the score of {} in key {} looks like milliseconds, and scores are unix seconds; write it again, or it ends in some 50,000 years",
             grant.member, grant.key
@@ -183,11 +184,11 @@ async fn of_store(args: &WhyArgs, peer: Peer) -> Result<Done, Failure> {
 }
 
 /// Returns the key in which an entry stands, by the rule that found it.
-fn key(known: &Standing, line: &Line, member: Member) -> Option<String> {
+fn key(known: &AddressRecord, line: &Line, member: Member) -> Option<String> {
     match line.rule.as_str() {
         "ban" => known.ban.as_ref().map(|ban| ban.key.clone()),
         "allow-set" => {
-            let grant = known.grants.iter().find(|grant| grant.member == member);
+            let grant = known.allow_entries.iter().find(|grant| grant.member == member);
             grant.map(|grant| grant.key.clone())
         }
         _ => None,
@@ -195,11 +196,11 @@ fn key(known: &Standing, line: &Line, member: Member) -> Option<String> {
 }
 
 /// Builds what a tunnel would have in memory; a store that cannot be read is unavailable.
-fn facts(standing: Option<&Result<Standing, StoreError>>, now_ms: u64) -> Snapshot {
+fn facts(standing: Option<&Result<AddressRecord, StoreError>>, now: UnixMillis) -> Snapshot {
     let mut facts = Snapshot::default();
     let items = match standing {
         Some(Err(_)) => {
-            let _ = facts.away(now_ms);
+            let _ = facts.set_unavailable(now);
             return facts;
         }
         Some(Ok(standing)) => items(standing),
@@ -208,16 +209,14 @@ fn facts(standing: Option<&Result<Standing, StoreError>>, now_ms: u64) -> Snapsh
     facts.begin();
     // No connection here could be affected.
     let _ = facts.items(&items);
-    let _ = facts.end(now_ms);
+    let _ = facts.end(now);
     facts
 }
 
-fn items(standing: &Standing) -> Vec<Item> {
-    let grants = standing.grants.iter();
-    let allowed = grants.map(|grant| Item::Allowed(grant.member, grant.expires_ms));
-    allowed
-        .chain(standing.ban.as_ref().map(|ban| Item::Banned(ban.member, ban.expires_ms)))
-        .collect()
+fn items(standing: &AddressRecord) -> Vec<Item> {
+    let grants = standing.allow_entries.iter();
+    let allowed = grants.map(|grant| Item::Allowed(grant.member, grant.expiry));
+    allowed.chain(standing.ban.as_ref().map(|ban| Item::Banned(ban.member, ban.expiry))).collect()
 }
 
 impl FromStr for Subject {

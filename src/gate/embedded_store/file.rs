@@ -17,9 +17,12 @@ use nix::fcntl::OFlag;
 
 use super::super::store::{Edit, StoreError};
 use super::lock::{Locked, OWN, cause_at, error_at, id, open};
-use super::record::{HEADER, Image, LONGEST_LINE, Record, Subject};
-use super::{now_ms, rights};
+use super::permissions;
+use super::record::{HEADER, LONGEST_LINE, Record, Subject};
+use super::state::State;
 use crate::files::place::{FileId, Place};
+use crate::net::clock;
+use crate::unix_time::UnixMillis;
 
 /// A smaller file is not worth writing anew.
 const WORTH_COMPACTING: u64 = 64 * 1024;
@@ -31,57 +34,57 @@ const LONGEST_APPEND: u64 = 32 << 20;
 /// Changes that are kept for a follower; more become a full read.
 const MOST_NEWS: usize = 50_000;
 
-/// What is known of the file, and up to where.
+/// The content of the file, and the offset up to which it was read.
 #[derive(Debug)]
-pub(super) struct Tail {
+pub(super) struct LogReader {
     path: PathBuf,
-    image: Image,
+    state: State,
     /// The file that was read. Held open, or else another file could get its
     /// inode and pass for it.
     held: Option<File>,
     offset: u64,
     /// The length at which it is time to see how much of it is past.
     compact_check: u64,
-    news: News,
+    changes: PendingChanges,
 }
 
-/// What a follower has not seen yet.
+/// The changes that a follower has not seen yet.
 #[derive(Debug, Default)]
-pub(super) struct News {
+pub(super) struct PendingChanges {
     /// The file is another one, or there was too much.
     pub(super) everything: bool,
     pub(super) subjects: Vec<Subject>,
 }
 
-// === impl Tail ===
+// === impl LogReader ===
 
-impl Tail {
+impl LogReader {
     pub(super) fn new(path: PathBuf) -> Self {
-        let news = News { everything: true, subjects: vec![] };
+        let changes = PendingChanges { everything: true, subjects: vec![] };
         Self {
             path,
-            image: Image::default(),
+            state: State::default(),
             held: None,
             offset: 0,
             compact_check: WORTH_COMPACTING,
-            news,
+            changes,
         }
     }
 
-    pub(super) fn image(&self) -> &Image {
-        &self.image
+    pub(super) fn state(&self) -> &State {
+        &self.state
     }
 
-    /// The next news are everything: a new follower knows nothing.
+    /// Makes the next changes everything: a new follower knows nothing.
     pub(super) fn expect_everything(&mut self) {
-        self.news = News { everything: true, subjects: vec![] };
+        self.changes = PendingChanges { everything: true, subjects: vec![] };
     }
 
-    pub(super) fn take_news(&mut self) -> News {
-        std::mem::take(&mut self.news)
+    pub(super) fn take_changes(&mut self) -> PendingChanges {
+        std::mem::take(&mut self.changes)
     }
 
-    /// Whether the file differs from what was read, by looking at it from outside.
+    /// Returns true if the file differs from what was read, by its identity and length.
     pub(super) fn is_behind(&self) -> Result<bool, StoreError> {
         let place = self.place()?;
         let seen = place.look().map_err(|error| self.error(&error))?;
@@ -107,23 +110,23 @@ impl Tail {
         Ok(())
     }
 
-    /// Appends what `decide` gives for what the file holds now. Gives what was
-    /// appended.
+    /// Appends the records that `decide` returns for the present content. Returns the
+    /// appended records.
     pub(super) fn edit(
         &mut self,
         Locked { file, place }: &Locked,
-        decide: impl FnOnce(&Image) -> Vec<Record>,
-        now_ms: u64,
+        decide: impl FnOnce(&State) -> Vec<Record>,
+        now: UnixMillis,
     ) -> Result<Vec<Record>, StoreError> {
         self.read(file)?;
         self.mend(file, place)?;
-        let records = decide(&self.image);
+        let records = decide(&self.state);
         let began = self.offset;
         let lines: String = records.iter().map(|record| record.line(began)).collect();
         if lines.len() as u64 > LONGEST_APPEND {
             return Err(self.cause("takes no more than 32 MiB at once; make several changes of it"));
         }
-        if let Some(excess) = records.iter().find_map(|it| self.image.excess(it, || now_ms)) {
+        if let Some(excess) = records.iter().find_map(|it| self.state.excess(it, || now)) {
             return Err(self.cause(excess.to_string()));
         }
         // Also when nothing is to be written: what was found may be in no disk yet,
@@ -132,24 +135,24 @@ impl Tail {
         for record in &records {
             self.note(record);
         }
-        if self.is_worth_compacting(now_ms) {
+        if self.is_worth_compacting(now) {
             // The edit is safe; what fails here is tried again after the next.
-            let _ = self.compact(place, now_ms);
+            let _ = self.compact(place, now);
         }
         Ok(records)
     }
 
-    /// Makes all of `edits`, each on what those before it left, or none, also where
-    /// the process is killed in between. Gives what each came to.
+    /// Makes all of `edits`, each on the result of those before it, or none, also if
+    /// the process is killed in between. Returns the records of each.
     pub(super) fn edit_all(
         &mut self,
         Locked { file, place }: &Locked,
         edits: &[Edit],
-        now_ms: u64,
+        now: UnixMillis,
     ) -> Result<Vec<Vec<Record>>, StoreError> {
         self.read(file)?;
         self.mend(file, place)?;
-        let made = self.make_all((file, place), edits, now_ms);
+        let made = self.make_all((file, place), edits, now);
         if made.is_err() {
             // What is in memory is not what is in the file.
             self.forget();
@@ -161,16 +164,16 @@ impl Tail {
         &mut self,
         (file, place): (&File, &Place),
         edits: &[Edit],
-        now_ms: u64,
+        now: UnixMillis,
     ) -> Result<Vec<Vec<Record>>, StoreError> {
         let mut made = Vec::with_capacity(edits.len());
         for edit in edits {
-            let records = self.image.records_for(edit, now_ms);
+            let records = self.state.records_for(edit, now);
             for record in &records {
-                if let Some(excess) = self.image.excess(record, || now_ms) {
+                if let Some(excess) = self.state.excess(record, || now) {
                     return Err(self.cause(excess.to_string()));
                 }
-                self.image.apply(record);
+                self.state.apply(record);
             }
             made.push(records);
         }
@@ -180,18 +183,18 @@ impl Tail {
             (Some(one), None) => self.append(file, one.line(self.offset).as_bytes())?,
             (Some(_), Some(_)) => {
                 let owner = self.new_owner(place).map_err(|error| self.error(&error))?;
-                let owner = owner.ok_or_else(|| self.cause(rights::refusal(&self.path)))?;
-                self.replace(place, owner, now_ms).map_err(|error| self.error(&error))?;
+                let owner = owner.ok_or_else(|| self.cause(permissions::refusal(&self.path)))?;
+                self.replace(place, owner, now).map_err(|error| self.error(&error))?;
             }
         }
         self.expect_everything();
         Ok(made)
     }
 
-    /// Knows nothing of the file any more.
+    /// Forgets the content.
     fn forget(&mut self) {
         (self.held, self.offset) = (None, 0);
-        self.image = Image::default();
+        self.state = State::default();
         self.expect_everything();
     }
 
@@ -213,7 +216,7 @@ impl Tail {
         held.map(|held| id(&held))
     }
 
-    /// Where the file is now: the directory may be another one than it was.
+    /// The present place of the file: its directory may be another one than before.
     fn place(&self) -> Result<Place, StoreError> {
         Place::find(&self.path).map_err(|error| self.error(&error))
     }
@@ -232,7 +235,7 @@ impl Tail {
         Ok(())
     }
 
-    /// Reads whole lines from the offset on; gives why the file is none to work with.
+    /// Reads whole lines from the offset on. Returns the reason if the file cannot be used.
     fn read_on(&mut self, file: &File) -> io::Result<Option<String>> {
         let mut reader = BufReader::with_capacity(1 << 18, file);
         if self.offset == 0 {
@@ -260,7 +263,7 @@ impl Tail {
             let length = (&mut reader).take(LONGEST_LINE as u64).read_until(b'\n', &mut line)?;
             let record = line.strip_suffix(b"\n").and_then(Record::parse);
             let Some((_, record)) = record else { return Ok(None) };
-            if let Some(excess) = self.image.excess(&record, now_ms) {
+            if let Some(excess) = self.state.excess(&record, clock::now) {
                 return Ok(Some(excess.to_string()));
             }
             self.offset += length as u64;
@@ -269,10 +272,10 @@ impl Tail {
     }
 
     fn note(&mut self, record: &Record) {
-        self.image.apply(record);
+        self.state.apply(record);
         if let Some(subject) = record.subject() {
-            if self.news.subjects.len() < MOST_NEWS && !self.news.everything {
-                self.news.subjects.push(subject);
+            if self.changes.subjects.len() < MOST_NEWS && !self.changes.everything {
+                self.changes.subjects.push(subject);
             } else {
                 self.expect_everything();
             }
@@ -298,8 +301,8 @@ impl Tail {
         Ok(())
     }
 
-    /// Why what follows the offset is no torn end: it is longer than one, or a line in
-    /// it belongs to a later append, so that the bad one before was good once.
+    /// The reason why the bytes after the offset are no torn end: they are longer than one, or
+    /// a line in them belongs to a later append, so that the bad one before was good once.
     fn damage(&self, file: &File) -> Result<Option<&'static str>, StoreError> {
         let look = || -> io::Result<Option<&'static str>> {
             if file.metadata()?.len().saturating_sub(self.offset) > LONGEST_APPEND {
@@ -339,19 +342,19 @@ impl Tail {
         Ok(())
     }
 
-    fn is_worth_compacting(&mut self, now_ms: u64) -> bool {
+    fn is_worth_compacting(&mut self, now: UnixMillis) -> bool {
         if self.offset < self.compact_check {
             return false;
         }
-        let live = self.image.records(now_ms).count() as u64 * ENTRY;
+        let live = self.state.records(now).count() as u64 * ENTRY;
         self.compact_check = WORTH_COMPACTING.max(self.offset + self.offset / 4);
         self.offset > live * SLACK
     }
 
     /// Writes what still holds to a new file, if a new one may take the place of the old.
-    fn compact(&mut self, place: &Place, now_ms: u64) -> io::Result<()> {
+    fn compact(&mut self, place: &Place, now: UnixMillis) -> io::Result<()> {
         match self.new_owner(place)? {
-            Some(owner) => self.replace(place, owner, now_ms),
+            Some(owner) => self.replace(place, owner, now),
             // Its owner does that.
             None => Ok(()),
         }
@@ -360,20 +363,20 @@ impl Tail {
     /// The owner of a new file; `None` where this process may make none for it.
     fn new_owner(&self, place: &Place) -> io::Result<Option<u32>> {
         let old = self.held.as_ref().map(File::metadata).transpose()?;
-        Ok(old.map(|old| old.uid()).filter(|uid| rights::may_own(*uid, place)))
+        Ok(old.map(|old| old.uid()).filter(|uid| permissions::may_own(*uid, place)))
     }
 
     /// Writes what still holds to a new file and puts that in place of the old.
-    fn replace(&mut self, place: &Place, owner: u32, now_ms: u64) -> io::Result<()> {
+    fn replace(&mut self, place: &Place, owner: u32, now: UnixMillis) -> io::Result<()> {
         let mut name = place.name().to_owned();
         name.push(".new");
         let new = place.beside(&name);
         let _ = new.remove_any();
         let file = new.open(OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL, OWN)?;
         let made = id(&file.metadata()?);
-        self.image.drop_past(now_ms);
+        self.state.drop_past(now);
         // When root writes it anew, it stays usable for the tunnel's user.
-        let written = self.write_all(&file).and_then(|()| rights::hand_over(&file, owner));
+        let written = self.write_all(&file).and_then(|()| permissions::hand_over(&file, owner));
         let written = written.and_then(|()| file.metadata());
         // From the rename on, others append to it.
         let renamed = written.and_then(|seen| new.rename(place.name()).map(|()| seen));
@@ -394,7 +397,7 @@ impl Tail {
     fn write_all(&self, file: &File) -> io::Result<()> {
         let mut writer = io::BufWriter::new(file);
         writer.write_all(HEADER)?;
-        for record in self.image.records(0) {
+        for record in self.state.records(UnixMillis(0)) {
             // All one append, as far as a torn end is concerned.
             writer.write_all(record.line(HEADER.len() as u64).as_bytes())?;
         }

@@ -4,8 +4,9 @@ use std::fs::OpenOptions;
 use std::net::IpAddr;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 
-use super::super::record::MOST_ENTRIES;
+use super::super::state::MOST_ENTRIES;
 use super::*;
+use crate::unix_time::Expiry;
 
 struct Place(tempfile::TempDir);
 
@@ -18,8 +19,8 @@ impl Place {
         self.0.path().join("gate")
     }
 
-    fn tail(&self) -> Tail {
-        Tail::new(self.path())
+    fn tail(&self) -> LogReader {
+        LogReader::new(self.path())
     }
 
     fn write(&self, bytes: &[u8]) {
@@ -36,17 +37,17 @@ impl Place {
 }
 
 /// Locks and edits.
-fn edit(tail: &mut Tail, records: Vec<Record>, now_ms: u64) -> Result<(), StoreError> {
-    let locked = Locked::make(&tail.path)?;
-    tail.edit(&locked, |_| records, now_ms).map(drop)
+fn edit(reader: &mut LogReader, records: Vec<Record>, now: u64) -> Result<(), StoreError> {
+    let locked = Locked::make(&reader.path)?;
+    reader.edit(&locked, |_| records, UnixMillis(now)).map(drop)
 }
 
 fn allow(n: u8) -> Record {
-    Record::Allow(IpAddr::from([203, 0, 113, n]).into(), None)
+    Record::Allow(IpAddr::from([203, 0, 113, n]).into(), Expiry::Never)
 }
 
-fn count(tail: &Tail) -> usize {
-    tail.image().records(0).count()
+fn count(reader: &LogReader) -> usize {
+    reader.state().records(UnixMillis(0)).count()
 }
 
 #[test]
@@ -57,13 +58,13 @@ fn what_one_writes_another_reads() {
     assert!(other.is_behind().unwrap());
     other.catch_up().unwrap();
     assert_eq!(count(&other), 1);
-    assert!(other.take_news().everything && !other.is_behind().unwrap());
+    assert!(other.take_changes().everything && !other.is_behind().unwrap());
     edit(&mut other, vec![allow(2)], 0).unwrap();
     edit(&mut one, vec![allow(3)], 0).unwrap();
     other.catch_up().unwrap();
     assert_eq!((count(&one), count(&other)), (3, 3));
-    let news = other.take_news();
-    assert_eq!((news.everything, news.subjects.len()), (false, 2));
+    let changes = other.take_changes();
+    assert_eq!((changes.everything, changes.subjects.len()), (false, 2));
     assert_eq!(fs::metadata(place.path()).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
@@ -152,31 +153,31 @@ fn an_end_longer_than_an_append_is_damage_and_long_lines_hide_none() {
 #[test]
 fn a_file_holds_so_many_entries_and_no_more() {
     let place = Place::new();
-    let mut tail = place.tail();
-    edit(&mut tail, vec![allow(1)], 0).unwrap();
+    let mut reader = place.tail();
+    edit(&mut reader, vec![allow(1)], 0).unwrap();
     // As if they had been read: lines of so many take long.
     let most = u32::try_from(MOST_ENTRIES).unwrap();
-    let end = now_ms() + 600_000;
-    let fill = |tail: &mut Tail, end| {
+    let end = clock::now().moved_by(600_000);
+    let fill = |reader: &mut LogReader, end| {
         let ips = (1..most).map(|n| IpAddr::from(n.to_be_bytes()).into());
-        tail.image.bans.extend(ips.map(|member| (member, end)));
+        reader.state.bans.extend(ips.map(|member| (member, end)));
     };
-    fill(&mut tail, end);
-    let error = edit(&mut tail, vec![allow(2)], 0).unwrap_err().to_string();
+    fill(&mut reader, end);
+    let error = edit(&mut reader, vec![allow(2)], 0).unwrap_err().to_string();
     assert!(error.contains("holds 2,000,000 members and bans, which are the most; "), "{error}");
-    edit(&mut tail, vec![allow(1)], 0).expect("it is there already");
-    assert_eq!(tail.catch_up(), Ok(()), "nothing of it was written");
+    edit(&mut reader, vec![allow(1)], 0).expect("it is there already");
+    assert_eq!(reader.catch_up(), Ok(()), "nothing of it was written");
     // Another program wrote it.
     edit(&mut place.tail(), vec![allow(2)], 0).unwrap();
     for _ in 0..2 {
-        let error = tail.catch_up().unwrap_err().to_string();
+        let error = reader.catch_up().unwrap_err().to_string();
         assert!(error.contains("which are the most"), "{error}");
     }
     // What is past makes room.
-    tail.image.bans.clear();
-    fill(&mut tail, 1);
-    tail.catch_up().unwrap();
-    assert_eq!((tail.image.allowed.len(), tail.image.bans.len()), (2, 0));
+    reader.state.bans.clear();
+    fill(&mut reader, UnixMillis(1));
+    reader.catch_up().unwrap();
+    assert_eq!((reader.state.allowed.len(), reader.state.bans.len()), (2, 0));
 }
 
 #[test]
@@ -196,13 +197,13 @@ fn what_is_none_of_ours_is_refused_and_left_alone() {
     let place = Place::new();
     symlink("/dev/null", place.path()).unwrap();
     assert!(place.error().contains("is a symbolic link"), "{}", place.error());
-    let device = edit(&mut Tail::new("/dev/null".into()), vec![], 0).unwrap_err().to_string();
+    let device = edit(&mut LogReader::new("/dev/null".into()), vec![], 0).unwrap_err().to_string();
     assert!(device.contains("no regular file"), "{device}");
     let place = Place::new();
     place.write(HEADER);
     fs::set_permissions(place.path(), fs::Permissions::from_mode(0o640)).unwrap();
     assert!(place.error().contains("chmod 600"), "{}", place.error());
-    let missing = edit(&mut Tail::new(place.path().join("there/gate")), vec![], 0);
+    let missing = edit(&mut LogReader::new(place.path().join("there/gate")), vec![], 0);
     assert!(missing.unwrap_err().to_string().contains("; "));
 }
 
@@ -214,16 +215,20 @@ fn a_long_past_is_dropped_and_readers_follow() {
     for n in 0..300_u32 {
         let ban = |m: u32| {
             let [.., a, b] = (n * 10 + m).to_be_bytes();
-            Record::Ban(IpAddr::from([198, 51, a, b]).into(), u64::from(n) + 10)
+            Record::Ban(IpAddr::from([198, 51, a, b]).into(), UnixMillis(u64::from(n) + 10))
         };
         let records: Vec<_> = (0..10).map(ban).chain([allow(n.to_be_bytes()[3])]).collect();
         edit(&mut writer, records.clone(), n.into()).unwrap();
         reader.catch_up().unwrap();
-        assert!(records.iter().all(|record| reader.image().records(0).any(|r| r == *record)));
+        assert!(
+            records
+                .iter()
+                .all(|record| reader.state().records(UnixMillis(0)).any(|r| r == *record))
+        );
         longest = longest.max(writer.offset);
     }
     assert!(longest < 140_000, "{longest} bytes");
-    assert_eq!(reader.image().records(u64::MAX).count(), 256);
+    assert_eq!(reader.state().records(UnixMillis(u64::MAX)).count(), 256);
     assert!(!place.0.path().join("gate.new").exists());
 }
 
@@ -235,7 +240,8 @@ fn a_writer_waits_for_another() {
             let path = place.path();
             std::thread::spawn(move || {
                 for n in 0..25 {
-                    edit(&mut Tail::new(path.clone()), vec![allow(thread * 25 + n)], 0).unwrap();
+                    edit(&mut LogReader::new(path.clone()), vec![allow(thread * 25 + n)], 0)
+                        .unwrap();
                 }
             })
         })
@@ -254,14 +260,14 @@ fn a_file_with_the_inode_of_a_former_one_is_another() {
     for n in 0..40 {
         // Each is in the place of the one before, which is then free again.
         let new = place.0.path().join("new");
-        let mut tail = Tail::new(new.clone());
-        edit(&mut tail, vec![allow(n), Record::Unban(IpAddr::from([10, 0, 0, n]).into())], 0)
+        let mut former = LogReader::new(new.clone());
+        edit(&mut former, vec![allow(n), Record::Unban(IpAddr::from([10, 0, 0, n]).into())], 0)
             .unwrap();
-        drop(tail);
+        drop(former);
         fs::rename(&new, place.path()).unwrap();
         if n % 2 == 0 {
             reader.catch_up().unwrap();
-            assert_eq!((count(&reader), reader.take_news().everything), (1, true));
+            assert_eq!((count(&reader), reader.take_changes().everything), (1, true));
             seen += 1;
         }
     }
@@ -274,13 +280,13 @@ fn a_reader_never_takes_a_write_under_way_for_damage() {
     edit(&mut place.tail(), vec![allow(0)], 0).unwrap();
     let path = place.path();
     let writing = std::thread::spawn(move || {
-        let mut tail = Tail::new(path.clone());
+        let mut reader = LogReader::new(path.clone());
         for n in 0..300_u64 {
             let seen = |m: u8| Record::Seen(IpAddr::from([10, 0, 0, m]), n);
-            edit(&mut tail, (0..100).map(seen).collect(), 0).unwrap();
-            edit(&mut tail, vec![allow(1)], 0).unwrap();
+            edit(&mut reader, (0..100).map(seen).collect(), 0).unwrap();
+            edit(&mut reader, vec![allow(1)], 0).unwrap();
             // What a killed writer leaves; the next one cuts it off.
-            let torn = (0..100).map(|m| seen(m).line(tail.offset)).collect::<String>();
+            let torn = (0..100).map(|m| seen(m).line(reader.offset)).collect::<String>();
             let file = OpenOptions::new().append(true).open(&path).unwrap();
             (&file).write_all(&torn.as_bytes()[..torn.len() - 30]).unwrap();
         }

@@ -1,7 +1,7 @@
 //! The file of an embedded store, opened and held against other writers.
 //!
-//! Who may use a file is judged here, on what was opened, and why it cannot be used is
-//! put into words. What stands in it is the business of `file`.
+//! Permissions are checked here, on the opened file, and the reasons why it cannot be used are
+//! put into words. Its content is the business of `file`.
 
 use std::fs::{self, File};
 use std::io;
@@ -13,7 +13,7 @@ use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::sys::stat::Mode;
 
 use super::super::store::StoreError;
-use super::rights;
+use super::permissions;
 use crate::files::place::{FileId, Place, is_link};
 
 /// The longest that another writer may hold the lock.
@@ -37,12 +37,12 @@ impl Locked {
     }
 
     /// Opens and locks the file that has the path now. One that is gone is a store
-    /// that is away: an empty one in its place would say that nobody is allowed.
+    /// that is unavailable: an empty one in its place would say that no address is allowed.
     pub(super) fn take(path: &Path) -> Result<Self, StoreError> {
         Self::hold(path, |place| open(place, OFlag::O_RDWR | OFlag::O_APPEND))
     }
 
-    /// Where it is.
+    /// The place of the file.
     pub(super) fn place(&self) -> &Place {
         &self.place
     }
@@ -73,7 +73,7 @@ impl Locked {
             // Only what was made just now may be given away.
             match place.open(flags | OFlag::O_CREAT | OFlag::O_EXCL, OWN) {
                 Ok(file) => {
-                    let given = rights::give_away(&file, place);
+                    let given = permissions::give_away(&file, place);
                     return given.map(|()| file).map_err(|error| failed(&error));
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -103,7 +103,7 @@ pub(super) fn open(place: &Place, flags: OFlag) -> Result<File, StoreError> {
     let path = place.path();
     let file = place.open(flags, Mode::empty()).map_err(|error| error_at(path, &error))?;
     let seen = file.metadata().map_err(|error| error_at(path, &error))?;
-    rights::check_file(&seen, place).map_err(|cause| cause_at(path, cause))?;
+    permissions::check_file(&seen, place).map_err(|cause| cause_at(path, cause))?;
     Ok(file)
 }
 
@@ -113,7 +113,7 @@ pub(super) fn error_at(path: &Path, error: &io::Error) -> StoreError {
         return cause_at(path, format!("{error}; {remedy}: give the path that it leads to"));
     }
     if error.kind() == io::ErrorKind::PermissionDenied {
-        return cause_at(path, rights::refusal(path));
+        return cause_at(path, permissions::refusal(path));
     }
     let remedy = match error.kind() {
         io::ErrorKind::NotFound => "make its directory, or name another file",

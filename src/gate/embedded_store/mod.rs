@@ -2,36 +2,39 @@
 //!
 //! Several processes use it at once: `knockpipe gate` writes while a decrypt end
 //! reads. It refuses files that others may write, and it is no database: all of
-//! it is held in memory, and a listing tells what was there when it was asked.
+//! it is held in memory, and a listing has the entries of the moment of its request.
 
 mod file;
 mod lock;
+mod permissions;
 mod record;
-mod rights;
+mod state;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::select;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::SendError;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::member::{Item, Member};
-use super::store::{BATCH, Edit, Event, Grant, Hold, Receipt, Standing, StoreError};
-use crate::net::clock::Clock;
+use super::member::{Entry, Item, Member};
+use super::store::{AddressRecord, AllowEntry, BATCH, Ban, Edit, Event, Receipt, StoreError};
+use crate::net::clock::{Clock, now};
 use crate::tasks::blocking;
-use file::Tail;
+use crate::unix_time::{Expiry, UnixMillis};
+use file::LogReader;
 use lock::{Locked, cause_at};
-use record::{Image, Record, Subject};
+use record::{Record, Subject};
+use state::State;
 
-/// How often a follower looks at the file from outside.
+/// The interval at which a follower looks at the file from outside.
 const LOOK: Duration = Duration::from_millis(40);
 
-/// A look that takes longer is a store that is away: its thread is stuck, or there is none.
+/// A look that takes longer is a store that is unavailable: its thread is stuck, or there is none.
 const LATE: Duration = Duration::from_secs(10);
 const NOT_IN_TIME: &str = "it is not read in time; see its disk, and the limit of threads";
 
@@ -44,12 +47,12 @@ const STRIKES: &str = "strikes";
 #[derive(Clone, Debug)]
 pub struct EmbeddedStore {
     path: Arc<Path>,
-    tail: Arc<Mutex<Tail>>,
+    reader: Arc<Mutex<LogReader>>,
     server: Arc<str>,
 }
 
-/// What a follower is told next.
-enum News {
+/// The next report to a follower.
+enum Report {
     Everything(Vec<Item>),
     Changes(Vec<Event>),
 }
@@ -63,11 +66,11 @@ impl EmbeddedStore {
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let path = std::path::absolute(path).unwrap_or_else(|_| PathBuf::from(path));
         let server = format!("file {}", path.display()).into();
-        let mut tail = Tail::new(path.clone());
+        let mut reader = LogReader::new(path.clone());
         let locked = Locked::make(&path)?;
-        tail.edit(&locked, |_| vec![], now_ms())?;
-        rights::check_directory(locked.place()).map_err(|cause| cause_at(&path, cause))?;
-        Ok(Self { path: path.into(), tail: Arc::new(Mutex::new(tail)), server })
+        reader.edit(&locked, |_| vec![], now())?;
+        permissions::check_directory(locked.place()).map_err(|cause| cause_at(&path, cause))?;
+        Ok(Self { path: path.into(), reader: Arc::new(Mutex::new(reader)), server })
     }
 
     /// Makes a change that survives whatever happens after this returned.
@@ -75,19 +78,19 @@ impl EmbeddedStore {
     /// # Errors
     /// When the file cannot be written, or is held by another process.
     pub async fn edit(&self, edit: Edit) -> Result<Receipt, StoreError> {
-        self.apart(move |own| own.edit_now(&edit, now_ms())).await
+        self.apart(move |own| own.edit_now(&edit, now())).await
     }
 
-    fn edit_now(&self, edit: &Edit, now_ms: u64) -> Result<Receipt, StoreError> {
+    fn edit_now(&self, edit: &Edit, now: UnixMillis) -> Result<Receipt, StoreError> {
         // Waited for before the tail is held, which a follower wants as well.
         let locked = Locked::take(&self.path)?;
-        let decide = |image: &Image| image.records_for(edit, now_ms);
-        let records = self.lock().edit(&locked, decide, now_ms)?;
+        let decide = |state: &State| state.records_for(edit, now);
+        let records = self.lock().edit(&locked, decide, now)?;
         Ok(self.receipt(edit, &records))
     }
 
     /// Makes all changes or none, whatever happens meanwhile: under one lock, in one
-    /// write. Then `told` hears of each.
+    /// write. Then each result is passed to `told`.
     ///
     /// # Errors
     /// When the file cannot be written, or is held by another process.
@@ -98,7 +101,7 @@ impl EmbeddedStore {
     ) -> Result<(), StoreError> {
         let made = self.apart(move |own| {
             let locked = Locked::take(&own.path)?;
-            let made = own.lock().edit_all(&locked, &edits, now_ms())?;
+            let made = own.lock().edit_all(&locked, &edits, now())?;
             Ok(edits.into_iter().zip(made).collect::<Vec<_>>())
         });
         made.await?.iter().for_each(|(edit, records)| told(self.receipt(edit, records)));
@@ -114,11 +117,11 @@ impl EmbeddedStore {
         let key = match edit {
             Edit::Allow(..) | Edit::Remove(_) => KEY,
             Edit::Ban(..) | Edit::Unban(_) => BANS,
-            Edit::Touch(_) | Edit::Forget { .. } => HISTORY,
+            Edit::RecordSeen(_) | Edit::Forget { .. } => HISTORY,
             Edit::Strike { .. } if banned || strikes.is_none() => BANS,
             Edit::Strike { .. } | Edit::ClearStrikes { .. } => STRIKES,
         };
-        let touched = matches!(edit, Edit::Touch(_)).then_some(records.len() as u64);
+        let touched = matches!(edit, Edit::RecordSeen(_)).then_some(records.len() as u64);
         Receipt {
             server: self.server.to_string(),
             key: key.to_owned(),
@@ -148,16 +151,18 @@ impl EmbeddedStore {
         to: mpsc::Sender<Vec<Item>>,
         wanted: fn(&Item) -> bool,
     ) -> Result<u64, StoreError> {
-        let found = self.read(move |tail| tail.image().items(now_ms()).filter(wanted).collect());
+        let found = self.read(move |reader| reader.state().items(now()).filter(wanted).collect());
         send(found.await?, &to).await
     }
 
-    /// Sends who was last let in when (unix seconds) in batches.
+    /// Sends the history in batches: addresses, and the unix second at which each was last
+    /// admitted.
     ///
     /// # Errors
     /// When the file cannot be read.
     pub async fn history(&self, to: mpsc::Sender<Vec<(IpAddr, u64)>>) -> Result<u64, StoreError> {
-        let seen = self.read(|tail| tail.image().seen.iter().map(|(ip, at)| (*ip, *at)).collect());
+        let seen =
+            self.read(|reader| reader.state().seen.iter().map(|(ip, at)| (*ip, *at)).collect());
         send(seen.await?, &to).await
     }
 
@@ -169,29 +174,30 @@ impl EmbeddedStore {
         &self,
         ip: IpAddr,
         findtime: Option<Duration>,
-    ) -> Result<Standing, StoreError> {
+    ) -> Result<AddressRecord, StoreError> {
         let ip = ip.to_canonical();
         let server = self.server.to_string();
-        self.read(move |tail| {
-            let (image, now_ms) = (tail.image(), now_ms());
-            let grant = |(member, expires_ms)| Grant { key: KEY.to_owned(), member, expires_ms };
-            let hold = |(member, expires_ms)| Hold { member, key: BANS.to_owned(), expires_ms };
+        self.read(move |reader| {
+            let (state, now) = (reader.state(), now());
+            let allowed =
+                |Entry { member, expiry }| AllowEntry { key: KEY.to_owned(), member, expiry };
+            let ban = |Entry { member, expiry }| Ban { member, key: BANS.to_owned(), expiry };
             let source = Member::source_of(ip);
-            let count = |time: Duration| image.strikes(&source, time.as_secs().max(1), now_ms);
-            Standing {
+            let count = |time: Duration| state.strikes(&source, time.as_secs().max(1), now);
+            AddressRecord {
                 server,
-                grants: image.around(ip, now_ms).into_iter().map(grant).collect(),
-                ban: image.ban_on(ip, now_ms).map(hold),
-                seen: image.seen.get(&ip).copied(),
+                allow_entries: state.around(ip, now).into_iter().map(allowed).collect(),
+                ban: state.ban_on(ip, now).map(ban),
+                seen: state.seen.get(&ip).copied(),
                 strikes: findtime.map(count),
-                set_ends_ms: None,
+                set_expiry: Expiry::Never,
             }
         })
         .await
     }
 
     /// Reports everything and then every change to `events`, within 100 ms. Ends only
-    /// when nobody receives events any more. One at a time: two would share the changes
+    /// when events are not received any more. One at a time: two would share the changes
     /// between them.
     pub async fn follow(&self, events: mpsc::Sender<Event>) {
         let mut away = true;
@@ -216,13 +222,13 @@ impl EmbeddedStore {
                 Err(_) if told_away => {}
                 Err(error) => {
                     (away, told_away) = (true, true);
-                    if events.send(Event::Away(error.to_string())).await.is_err() {
+                    if events.send(Event::Unavailable(error.to_string())).await.is_err() {
                         return;
                     }
                 }
-                Ok(news) => {
+                Ok(changes) => {
                     (away, told_away) = (false, false);
-                    if tell(&events, news).await.is_err() {
+                    if tell(&events, changes).await.is_err() {
                         return;
                     }
                 }
@@ -230,30 +236,30 @@ impl EmbeddedStore {
         }
     }
 
-    /// Looks whether the file changed, and what is new.
-    fn look(&self, was_away: bool) -> Result<News, StoreError> {
-        let mut tail = self.lock();
-        if tail.is_behind()? {
-            tail.catch_up()?;
+    /// Looks at the file, and returns what is new.
+    fn look(&self, was_away: bool) -> Result<Report, StoreError> {
+        let mut reader = self.lock();
+        if reader.is_behind()? {
+            reader.catch_up()?;
         }
-        let news = tail.take_news();
-        let (image, now_ms) = (tail.image(), now_ms());
-        if news.everything || was_away {
-            return Ok(News::Everything(image.items(now_ms).collect()));
+        let changes = reader.take_changes();
+        let (state, now) = (reader.state(), now());
+        if changes.everything || was_away {
+            return Ok(Report::Everything(state.items(now).collect()));
         }
-        let events = news.subjects.into_iter().map(|subject| event(image, subject, now_ms));
-        Ok(News::Changes(events.collect()))
+        let events = changes.subjects.into_iter().map(|subject| event(state, subject, now));
+        Ok(Report::Changes(events.collect()))
     }
 
     /// Reads the file to its end, and then what is asked for.
     async fn read<T: Send + 'static>(
         &self,
-        what: impl FnOnce(&Tail) -> T + Send + 'static,
+        what: impl FnOnce(&LogReader) -> T + Send + 'static,
     ) -> Result<T, StoreError> {
         self.apart(move |own| {
-            let mut tail = own.lock();
-            tail.catch_up()?;
-            Ok(what(&tail))
+            let mut reader = own.lock();
+            reader.catch_up()?;
+            Ok(what(&reader))
         })
         .await
     }
@@ -268,34 +274,34 @@ impl EmbeddedStore {
         done.unwrap_or_else(|undone| Err(cause_at(&self.path, undone.to_string())))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Tail> {
-        self.tail.lock().unwrap_or_else(|poisoned| {
+    fn lock(&self) -> MutexGuard<'_, LogReader> {
+        self.reader.lock().unwrap_or_else(|poisoned| {
             // A panic may have left it half changed; the file says what is true.
-            let mut tail = poisoned.into_inner();
-            *tail = Tail::new(self.path.to_path_buf());
-            self.tail.clear_poison();
-            tail
+            let mut reader = poisoned.into_inner();
+            *reader = LogReader::new(self.path.to_path_buf());
+            self.reader.clear_poison();
+            reader
         })
     }
 }
 
-/// The truth about a subject.
-fn event(image: &Image, subject: Subject, now_ms: u64) -> Event {
+/// The present state of a subject.
+fn event(state: &State, subject: Subject, now: UnixMillis) -> Event {
     match subject {
-        Subject::Member(member) => Event::Allowed(member, image.member(&member, now_ms)),
-        Subject::Ban(member) => Event::Banned(member, image.ban(&member, now_ms)),
+        Subject::Member(member) => Event::Allowed(member, state.member(&member, now)),
+        Subject::Ban(member) => Event::Banned(member, state.ban(&member, now)),
     }
 }
 
-async fn tell(events: &mpsc::Sender<Event>, news: News) -> Result<(), SendError<Event>> {
-    match news {
-        News::Changes(changes) => {
+async fn tell(events: &mpsc::Sender<Event>, changes: Report) -> Result<(), SendError<Event>> {
+    match changes {
+        Report::Changes(changes) => {
             for change in changes {
                 events.send(change).await?;
             }
             Ok(())
         }
-        News::Everything(items) => {
+        Report::Everything(items) => {
             events.send(Event::Begin).await?;
             for items in items.chunks(BATCH) {
                 events.send(Event::Items(items.to_vec())).await?;
@@ -310,9 +316,4 @@ async fn send<T: Clone>(found: Vec<T>, to: &mpsc::Sender<Vec<T>>) -> Result<u64,
         to.send(batch.to_vec()).await.map_err(|_| StoreError::CutOff)?;
     }
     Ok(0)
-}
-
-fn now_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }

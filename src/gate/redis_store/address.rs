@@ -1,4 +1,4 @@
-//! Where a Redis store is: one server, the master that Sentinels name, or the
+//! The address of a Redis store: one server, the master that Sentinels name, or the
 //! masters of a Cluster.
 //!
 //! An address never shows a password: what was in the text is taken out when it
@@ -31,7 +31,7 @@ pub enum Node {
     Unix(PathBuf),
 }
 
-/// How the server to talk to is found.
+/// The way to find the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Servers {
     /// It is this one.
@@ -47,7 +47,7 @@ pub enum Servers {
     Cluster(Vec<Node>),
 }
 
-/// Who to be at the server.
+/// The user and password at the server.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
     /// The ACL user; `None` is Redis' `default`.
@@ -65,18 +65,18 @@ impl fmt::Debug for Credentials {
 /// A Redis store's address, as `--gate` spells it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RedisAddress {
-    /// How the server is found.
+    /// The way to find the server.
     pub servers: Servers,
-    /// Whether to speak TLS to it (`rediss://`), and to Sentinels as well.
+    /// True to speak TLS to it (`rediss://`), and to Sentinels as well.
     pub tls: bool,
     /// The number of the database.
     pub db: i64,
-    /// What stood before the `@`. A command line must refuse an address that
+    /// The part before the `@`. A command line must refuse an address that
     /// has this, since every user of the machine sees it in `ps`.
     pub credentials: Option<Credentials>,
 }
 
-/// Why a text is no [`RedisAddress`].
+/// The reason why a text is no [`RedisAddress`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the gate's address has {0}; write redis://HOST:PORT/DB, rediss://HOST:PORT/DB, unix:///PATH?db=N, redis+sentinel://HOST:PORT,HOST:PORT/MASTER/DB or redis+cluster://HOST:PORT,HOST:PORT"

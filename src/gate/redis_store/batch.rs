@@ -12,11 +12,11 @@ use redis::{Cmd, Pipeline};
 use super::super::member::Member;
 use super::super::store::{Edit, Receipt, StoreError};
 use super::RedisStore;
+use super::connections::{Connections, SetType};
+use super::error::{Kind, RedisFailure};
 use super::keys::spellings;
-use super::links::{Form, Links};
-use super::list::{ban_keys, find_in_set, with_prefix};
-use super::trouble::{Kind, Trouble};
-use super::write::{self, Done, Failed, count, score, set_for};
+use super::list::{Found, ban_keys, with_prefix};
+use super::write::{Done, Failed, Mode, count, score, set_for};
 
 /// Edits in one transaction. The server does nothing else while it makes them.
 pub const MOST_TOGETHER: usize = 10_000;
@@ -43,40 +43,48 @@ struct Step {
     counts: bool,
 }
 
-pub(super) async fn edit_all(
-    store: &RedisStore,
-    edits: &[Edit],
-    told: &mut dyn FnMut(Receipt),
-) -> Result<(), StoreError> {
-    let is_plain = |edit: &Edit| {
-        matches!(edit, Edit::Allow(..) | Edit::Remove(_) | Edit::Ban(..) | Edit::Unban(_))
-    };
-    if !edits.iter().all(is_plain) {
-        // They depend on what they find, each by itself.
-        for edit in edits {
-            told(write::edit(store, edit).await?);
+impl RedisStore {
+    /// Makes up to [`MOST_TOGETHER`] changes as one transaction, and passes each result to
+    /// `told`. In a Cluster a transaction is about one key: there the changes of the set are
+    /// one, and each key beside it is changed by itself.
+    ///
+    /// # Errors
+    /// The answer of the server, or the reason why none could be reached, after one retry.
+    pub async fn edit_all(
+        &self,
+        edits: &[Edit],
+        told: &mut dyn FnMut(Receipt),
+    ) -> Result<(), StoreError> {
+        let is_plain = |edit: &Edit| {
+            matches!(edit, Edit::Allow(..) | Edit::Remove(_) | Edit::Ban(..) | Edit::Unban(_))
+        };
+        if !edits.iter().all(is_plain) {
+            // They depend on what they find, each by itself.
+            for edit in edits {
+                told(self.edit(edit).await?);
+            }
+            return Ok(());
         }
-        return Ok(());
+        if !edits.is_empty() {
+            self.make(edits, Mode::Together).await?.into_iter().for_each(told);
+        }
+        Ok(())
     }
-    if !edits.is_empty() {
-        write::make(store, edits, true).await?.into_iter().for_each(told);
-    }
-    Ok(())
 }
 
 /// Makes edits of members and bans, one try.
 pub(super) async fn make(
     store: &RedisStore,
-    links: &Links,
+    connections: &Connections,
     edits: &[Edit],
 ) -> Result<Vec<Done>, Failed> {
-    Batch { store, links, edits }.make().await
+    Batch { store, connections, edits }.make().await
 }
 
 /// One try to make edits.
 struct Batch<'a> {
     store: &'a RedisStore,
-    links: &'a Links,
+    connections: &'a Connections,
     edits: &'a [Edit],
 }
 
@@ -86,9 +94,12 @@ impl Batch<'_> {
         let made = self.transact().await?;
         let mut made = made.ok_or_else(|| {
             let cause = "the set changes all the time, so that no transaction of ours is done";
-            Failed::At(set.clone(), Trouble::new(Kind::Elsewhere, self.links.node_of(set), cause))
+            Failed::At(
+                set.clone(),
+                RedisFailure::new(Kind::Elsewhere, self.connections.node_of(set), cause),
+            )
         })?;
-        self.remove_odd(&mut made).await?;
+        self.remove_aliases(&mut made).await?;
         self.name(&made).await;
         Ok(made)
     }
@@ -99,13 +110,13 @@ impl Batch<'_> {
         let is_of_set = |edit: &Edit| matches!(edit, Edit::Allow(..) | Edit::Remove(_));
         let watched = self.edits.iter().any(is_of_set);
         for _ in 0..MOST_TRIES {
-            let mut form = Form::Absent;
+            let mut set_type = SetType::Absent;
             if watched {
-                let watching = self.links.of(set).ask(redis::cmd("WATCH").arg(set)).await;
-                watching.map_err(|trouble| Failed::At(set.clone(), trouble))?;
-                form = self.form().await?;
+                let watching = self.connections.of(set).ask(redis::cmd("WATCH").arg(set)).await;
+                watching.map_err(|failure| Failed::At(set.clone(), failure))?;
+                set_type = self.set_type().await?;
             }
-            let (steps, mut made) = self.steps(form)?;
+            let (steps, mut made) = self.steps(set_type)?;
             if self.send(steps, &mut made).await? {
                 return Ok(Some(made));
             }
@@ -117,24 +128,24 @@ impl Batch<'_> {
     /// each by itself. False where that was not done, and nothing else either.
     async fn send(&self, steps: Vec<Step>, made: &mut [Done]) -> Result<bool, Failed> {
         let set = &self.store.keys.allow_set;
-        let joins = |step: &Step| self.links.map.joins(&step.key, set);
+        let joins = |step: &Step| self.connections.map.joins(&step.key, set);
         let (together, singly): (Vec<Step>, Vec<Step>) = steps.into_iter().partition(joins);
-        let failed = |trouble| Failed::At(set.clone(), trouble);
+        let failed = |failure| Failed::At(set.clone(), failure);
         let mut all = pipeline(&together);
-        let answers = self.links.of(set).transact(&mut all, ANSWER).await.map_err(failed)?;
+        let answers = self.connections.of(set).transact(&mut all, ANSWER).await.map_err(failed)?;
         let Some(answers) = answers else { return Ok(false) };
         for (step, answer) in together.iter().zip(&answers) {
             made[step.edit].note(step, count(answer));
         }
-        for (place, link) in self.links.all.iter().enumerate() {
-            let of_link = |step: &&Step| self.links.map.index(&step.key) == place;
+        for (place, connection) in self.connections.all.iter().enumerate() {
+            let of_link = |step: &&Step| self.connections.map.index(&step.key) == place;
             let steps: Vec<&Step> = singly.iter().filter(of_link).collect();
             for steps in steps.chunks(AT_ONCE) {
                 let mut all = redis::pipe();
                 for step in steps {
                     all.add_command(step.command.clone());
                 }
-                let answers = link.ask_all(&all).await.map_err(failed)?;
+                let answers = connection.ask_all(&all).await.map_err(failed)?;
                 for (step, answer) in steps.iter().zip(&answers) {
                     made[step.edit].note(step, count(answer));
                 }
@@ -144,7 +155,7 @@ impl Batch<'_> {
     }
 
     /// The commands of all edits, each on what those before it make of the set.
-    fn steps(&self, mut form: Form) -> Result<(Vec<Step>, Vec<Done>), Failed> {
+    fn steps(&self, mut set_type: SetType) -> Result<(Vec<Step>, Vec<Done>), Failed> {
         let keys = &self.store.keys;
         let mut steps = Vec::with_capacity(self.edits.len());
         let mut made = Vec::with_capacity(self.edits.len());
@@ -154,12 +165,12 @@ impl Batch<'_> {
             };
             let key = match what {
                 Edit::Allow(member, ttl) => {
-                    let (key, command) = self.allow(*member, *ttl, &mut form)?;
+                    let (key, command) = self.allow(*member, *ttl, &mut set_type)?;
                     step(&key, command, key == keys.allow_set);
                     key
                 }
                 Edit::Remove(member) => {
-                    let command = take_out(form, &keys.allow_set, &spellings(*member));
+                    let command = take_out(set_type, &keys.allow_set, &spellings(*member));
                     command.into_iter().for_each(|command| step(&keys.allow_set, command, true));
                     if let (Member::Address(ip), Some(prefix)) = (member, &keys.allow_prefix) {
                         for key in with_prefix(prefix, *ip) {
@@ -191,30 +202,30 @@ impl Batch<'_> {
         &self,
         member: Member,
         ttl: Option<Duration>,
-        form: &mut Form,
+        set_type: &mut SetType,
     ) -> Result<(String, Cmd), Failed> {
         let set = &self.store.keys.allow_set;
         let own_key = match member {
             Member::Address(ip) => self.store.keys.allow_key(ip),
             Member::Network(_) => None,
         };
-        match (*form, ttl, own_key) {
-            (Form::Absent | Form::Set, None, _) => {
-                *form = Form::Set;
+        match (*set_type, ttl, own_key) {
+            (SetType::Absent | SetType::Set, None, _) => {
+                *set_type = SetType::Set;
                 let mut add = redis::cmd("SADD");
                 add.arg(set).arg(member.to_string());
                 Ok((set.clone(), add))
             }
-            (Form::Absent | Form::Set, Some(ttl), Some(key)) => {
+            (SetType::Absent | SetType::Set, Some(ttl), Some(key)) => {
                 let set = set_for(&key, ttl);
                 Ok((key, set))
             }
-            (Form::Set, Some(_), None) => {
-                let server = self.links.node_of(set).to_string();
+            (SetType::Set, Some(_), None) => {
+                let server = self.connections.node_of(set).to_string();
                 Err(Failed::For(StoreError::NoExpiry { server, key: set.clone() }))
             }
-            (Form::Sorted | Form::Absent, ttl, _) => {
-                *form = Form::Sorted;
+            (SetType::Sorted | SetType::Absent, ttl, _) => {
+                *set_type = SetType::Sorted;
                 let mut add = redis::cmd("ZADD");
                 add.arg(set).arg("CH").arg(score(ttl)).arg(member.to_string());
                 Ok((set.clone(), add))
@@ -224,7 +235,7 @@ impl Batch<'_> {
 
     /// Removes who was not found by a usual spelling, and may be written in another way
     /// and still in force.
-    async fn remove_odd(&self, made: &mut [Done]) -> Result<(), Failed> {
+    async fn remove_aliases(&self, made: &mut [Done]) -> Result<(), Failed> {
         let edits = self.edits.iter().zip(made.iter()).enumerate();
         let missing = edits.filter_map(|(place, (edit, made))| match edit {
             Edit::Remove(member) if !made.changed => Some((*member, place)),
@@ -235,20 +246,21 @@ impl Batch<'_> {
             return Ok(());
         }
         let set = &self.store.keys.allow_set;
-        let failed = |trouble| Failed::At(set.clone(), trouble);
-        let form = self.form().await?;
+        let failed = |failure| Failed::At(set.clone(), failure);
+        let set_type = self.set_type().await?;
         let wanted: HashSet<Member> = missing.iter().map(|(member, _)| *member).collect();
-        let found = find_in_set(self.store, self.links, form, |member| wanted.contains(member));
+        let is_wanted = |member: &Member| wanted.contains(member);
+        let found = self.store.find_in_set(self.connections, set_type, is_wanted);
         let mut all = redis::pipe();
         let mut places = vec![];
-        for (member, name, _) in found.await.map_err(failed)? {
-            let of = missing.iter().find(|(other, _)| *other == member);
-            if let (Some((_, place)), Some(command)) = (of, take_out(form, set, &[name])) {
+        for Found { entry, written } in found.await.map_err(failed)? {
+            let of = missing.iter().find(|(other, _)| *other == entry.member);
+            if let (Some((_, place)), Some(command)) = (of, take_out(set_type, set, &[written])) {
                 places.push(*place);
                 all.add_command(command);
             }
         }
-        let answers = self.links.of(set).transact(&mut all, ANSWER).await.map_err(failed)?;
+        let answers = self.connections.of(set).transact(&mut all, ANSWER).await.map_err(failed)?;
         for (place, answer) in places.into_iter().zip(answers.unwrap_or_default()) {
             made[place].changed |= count(&answer) > Some(0);
         }
@@ -271,12 +283,12 @@ impl Batch<'_> {
         for member in changed {
             all.cmd("PUBLISH").arg(self.store.keys.channel()).arg(member.to_string());
         }
-        let _ = self.links.of(set).ask_all(&all).await;
+        let _ = self.connections.of(set).ask_all(&all).await;
     }
 
-    async fn form(&self) -> Result<Form, Failed> {
-        let form = self.links.form(&self.store.keys).await;
-        form.map_err(|trouble| Failed::At(self.store.keys.allow_set.clone(), trouble))
+    async fn set_type(&self) -> Result<SetType, Failed> {
+        let set_type = self.connections.set_type(&self.store.keys).await;
+        set_type.map_err(|failure| Failed::At(self.store.keys.allow_set.clone(), failure))
     }
 }
 
@@ -300,11 +312,11 @@ fn pipeline(steps: &[Step]) -> Pipeline {
 }
 
 /// Removes members from the set by name; nothing where there is no set.
-fn take_out(form: Form, set: &str, names: &[String]) -> Option<Cmd> {
-    let mut command = match form {
-        Form::Absent => return None,
-        Form::Set => redis::cmd("SREM"),
-        Form::Sorted => redis::cmd("ZREM"),
+fn take_out(set_type: SetType, set: &str, names: &[String]) -> Option<Cmd> {
+    let mut command = match set_type {
+        SetType::Absent => return None,
+        SetType::Set => redis::cmd("SREM"),
+        SetType::Sorted => redis::cmd("ZREM"),
     };
     command.arg(set).arg(names);
     Some(command)

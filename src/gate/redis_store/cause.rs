@@ -1,8 +1,8 @@
-//! What to tell of an error that others are wrapped around.
+//! Finds the cause in an error that others are wrapped around.
 //!
-//! What a library says first is that something failed; why stands at the inner end
-//! of the chain. Of TLS also what to do is told, since the words of the protocol
-//! help nobody.
+//! A library says first that something failed; the reason is at the inner end
+//! of the chain. For TLS there also is a remedy, since the words of the protocol
+//! do not help an operator.
 
 use std::error::Error;
 use std::io;
@@ -29,7 +29,7 @@ pub(super) fn cause_of(error: &(dyn Error + 'static)) -> Cause {
     }
 }
 
-/// Whether the chain tells of TLS.
+/// Returns true if the cause is one of TLS.
 pub(super) fn is_of_tls(error: &(dyn Error + 'static)) -> bool {
     cause_of(error).remedy.is_some()
 }

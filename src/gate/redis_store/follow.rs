@@ -1,8 +1,8 @@
 //! The follower: one session after the other, each with connections of its own,
 //! from the first full read until something is lost.
 //!
-//! Reports that the store is away once for each absence; how often it tried is
-//! nobody's news, and why it failed last is there for whoever asks the store.
+//! Reports that the store is unavailable once for each absence. The number of attempts is
+//! not reported, and the cause of the last one is kept with the store.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,39 +16,40 @@ use tokio::time::{Instant, sleep_until};
 use super::super::member::Member;
 use super::super::store::Event;
 use super::RedisStore;
+use super::aliases::AliasIndex;
+use super::connection::{Connection, Role};
+use super::connections::{Connections, SetType};
+use super::error::{Kind, RedisFailure};
 use super::keys::Subject;
-use super::link::{Link, Role};
-use super::links::{Form, Links};
-use super::odd::Odd;
-use super::plan::Plan;
+use super::lookup::KeyCache;
 use super::pushes::{Pending, Pushes};
-use super::recheck::KeyMemory;
-use super::trouble::{Kind, Trouble};
-use super::walk::Walk;
+use super::scan_limit::ScanLimit;
+use super::schedule::RefreshSchedule;
 use crate::net::clock::Clock;
+use crate::unix_time::Expiry;
 
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// The longest time between two reads of a store that has too much.
 const LONGEST_REST: Duration = Duration::from_secs(30);
-/// A session that lasted so long was no part of the trouble before it.
+/// A session that lasted so long was no part of the failure before it.
 const CALM: Duration = Duration::from_secs(5);
-/// How many asks are answered before a full read goes on.
+/// Queries that are answered before a full read goes on.
 const ASKS_PER_STEP: usize = 4;
 
 /// From one connecting to the next loss.
 pub(super) struct Session<'a> {
     pub(super) store: &'a RedisStore,
-    pub(super) links: Links,
-    pub(super) plan: Plan,
-    pub(super) odd: Odd,
-    pub(super) memory: KeyMemory,
-    pub(super) form: Form,
+    pub(super) connections: Connections,
+    pub(super) schedule: RefreshSchedule,
+    pub(super) aliases: AliasIndex,
+    pub(super) key_cache: KeyCache,
+    pub(super) set_type: SetType,
     /// The end of the set's key, with all its members.
-    pub(super) set_end: Option<u64>,
-    /// What the full read found, and what was told singly since.
-    pub(super) walk: Walk,
-    /// Whether a full read was completed.
+    pub(super) set_end: Expiry,
+    /// The entries that the full read found, and those that were reported singly since.
+    pub(super) scan_limit: ScanLimit,
+    /// A full read was completed.
     fresh: bool,
     roles: Vec<Role>,
     pushes: Arc<Pushes>,
@@ -57,37 +58,37 @@ pub(super) struct Session<'a> {
     asks: &'a mut mpsc::Receiver<Vec<IpAddr>>,
 }
 
-pub(super) async fn follow(
-    store: &RedisStore,
-    events: mpsc::Sender<Event>,
-    mut asks: mpsc::Receiver<Vec<IpAddr>>,
-) {
-    let mut away = false;
-    let mut wait = FIRST_WAIT;
-    loop {
-        let began = Instant::now();
-        let (trouble, fresh) = select! {
-            end = session(store, &events, &mut asks) => end,
-            () = events.closed() => return,
-        };
-        let took = began.elapsed();
-        let calm = took >= CALM;
-        if calm {
-            wait = FIRST_WAIT;
-        }
-        away &= !fresh;
-        // A master that moved is found again at once, or else it is news.
-        let moved = trouble.kind == Kind::Elsewhere && fresh && calm;
-        if !moved {
-            let why = trouble.to_string();
-            store.note_away(Some(why.clone()));
-            if !away && events.send(Event::Away(why)).await.is_err() {
-                return;
+impl RedisStore {
+    /// Reports everything and then every change to `events`, and answers `asks`. Ends only
+    /// when events are not received any more.
+    pub async fn follow(&self, events: mpsc::Sender<Event>, mut asks: mpsc::Receiver<Vec<IpAddr>>) {
+        let mut away = false;
+        let mut wait = FIRST_WAIT;
+        loop {
+            let began = Instant::now();
+            let Ended { failure, fresh } = select! {
+                end = session(self, &events, &mut asks) => end,
+                () = events.closed() => return,
+            };
+            let took = began.elapsed();
+            let calm = took >= CALM;
+            if calm {
+                wait = FIRST_WAIT;
             }
-            away = true;
+            away &= !fresh;
+            // A master that moved is found again at once, or else it is news.
+            let moved = failure.kind == Kind::Elsewhere && fresh && calm;
+            if !moved {
+                let why = failure.to_string();
+                self.note_away(Some(why.clone()));
+                if !away && events.send(Event::Unavailable(why)).await.is_err() {
+                    return;
+                }
+                away = true;
+            }
+            pause(rest(failure.kind, wait, took), &mut asks).await;
+            wait = (wait * 2).min(LONGEST_WAIT);
         }
-        pause(rest(trouble.kind, wait, took), &mut asks).await;
-        wait = (wait * 2).min(LONGEST_WAIT);
     }
 }
 
@@ -101,7 +102,7 @@ fn rest(kind: Kind, wait: Duration, took: Duration) -> Duration {
     }
 }
 
-/// Waits, and lets nobody wait for an answer that cannot be given.
+/// Waits, and drops queries that cannot be answered, so that no peer waits for them.
 async fn pause(wait: Duration, asks: &mut mpsc::Receiver<Vec<IpAddr>>) {
     let until = Instant::now() + wait.mul_f64(rand::rng().random_range(0.5..1.0));
     loop {
@@ -112,24 +113,31 @@ async fn pause(wait: Duration, asks: &mut mpsc::Receiver<Vec<IpAddr>>) {
     }
 }
 
-/// A session; why it ended, and whether a full read was completed in it.
+/// The end of a session.
+struct Ended {
+    failure: RedisFailure,
+    /// A full read was completed in it.
+    fresh: bool,
+}
+
+/// Runs a session until it fails.
 async fn session(
     store: &RedisStore,
     events: &mpsc::Sender<Event>,
     asks: &mut mpsc::Receiver<Vec<IpAddr>>,
-) -> (Trouble, bool) {
+) -> Ended {
     let mut session = match Session::open(store, events, asks).await {
         Ok(session) => session,
-        Err(trouble) => return (trouble, false),
+        Err(failure) => return Ended { failure, fresh: false },
     };
-    let map = session.links.map.clone();
-    let trouble = select! {
-        trouble = session.run() => trouble,
+    let map = session.connections.map.clone();
+    let failure = select! {
+        failure = session.run() => failure,
         () = store.topology.moved_from(&map) => {
-            Trouble::new(Kind::Elsewhere, session.links.names(), "the master moved")
+            RedisFailure::new(Kind::Elsewhere, session.connections.names(), "the master moved")
         }
     };
-    (trouble, session.fresh)
+    Ended { failure, fresh: session.fresh }
 }
 
 impl<'a> Session<'a> {
@@ -137,33 +145,33 @@ impl<'a> Session<'a> {
         store: &'a RedisStore,
         events: &'a mpsc::Sender<Event>,
         asks: &'a mut mpsc::Receiver<Vec<IpAddr>>,
-    ) -> Result<Self, Trouble> {
+    ) -> Result<Self, RedisFailure> {
         let pushes = Arc::new(Pushes::default());
-        let links = Links::find(&store.topology, &store.access, Some(&pushes)).await?;
-        let roles = roles(&links).await?;
+        let connections = Connections::find(&store.topology, &store.access, Some(&pushes)).await?;
+        let roles = roles(&connections).await?;
         // Tracked before the first read, so that nothing changes unnoticed in between.
-        for link in &links.all {
+        for connection in &connections.all {
             let mut tracking = redis::cmd("CLIENT");
             tracking.arg("TRACKING").arg("ON").arg("BCAST");
             for prefix in store.keys.tracked() {
                 tracking.arg("PREFIX").arg(prefix);
             }
-            link.ask(&tracking).await?;
+            connection.ask(&tracking).await?;
         }
-        match links.of(&store.keys.allow_set).subscribe(&store.keys.channel()).await {
+        match connections.of(&store.keys.allow_set).subscribe(&store.keys.channel()).await {
             // Then only the set's own change announces what others write.
-            Err(trouble) if trouble.kind == Kind::Denied => {}
+            Err(failure) if failure.kind == Kind::Denied => {}
             done => done?,
         }
         Ok(Self {
             store,
-            links,
-            plan: Plan::new(Instant::now()),
-            odd: Odd::default(),
-            memory: KeyMemory::default(),
-            form: Form::Absent,
-            set_end: None,
-            walk: Walk::default(),
+            connections,
+            schedule: RefreshSchedule::new(Instant::now()),
+            aliases: AliasIndex::default(),
+            key_cache: KeyCache::default(),
+            set_type: SetType::Absent,
+            set_end: Expiry::Never,
+            scan_limit: ScanLimit::default(),
             fresh: false,
             roles,
             pushes,
@@ -173,24 +181,24 @@ impl<'a> Session<'a> {
         })
     }
 
-    async fn run(&mut self) -> Trouble {
+    async fn run(&mut self) -> RedisFailure {
         loop {
-            if let Err(trouble) = self.step().await {
-                return trouble;
+            if let Err(failure) = self.step().await {
+                return failure;
             }
         }
     }
 
     /// Waits for one thing to do, and does it.
-    async fn step(&mut self) -> Result<(), Trouble> {
+    async fn step(&mut self) -> Result<(), RedisFailure> {
         let pushes = Arc::clone(&self.pushes);
         select! {
             () = pushes.wait() => self.take_pushes().await?,
             Some(ips) = self.asks.recv() => self.answer_ask(ips).await?,
-            () = sleep_until(self.plan.next()) => {}
+            () = sleep_until(self.schedule.next()) => {}
         }
         self.ping_if_due().await?;
-        if let Some(read) = self.plan.due(Instant::now()) {
+        if let Some(read) = self.schedule.due(Instant::now()) {
             self.read(read).await?;
             self.fresh = true;
             self.store.note_away(None);
@@ -198,8 +206,8 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// What cannot wait until a full read is complete.
-    pub(super) async fn between_pages(&mut self) -> Result<(), Trouble> {
+    /// Does what cannot wait until a full read is complete.
+    pub(super) async fn between_pages(&mut self) -> Result<(), RedisFailure> {
         self.take_pushes().await?;
         for _ in 0..ASKS_PER_STEP {
             let Ok(ips) = self.asks.try_recv() else { break };
@@ -208,12 +216,12 @@ impl<'a> Session<'a> {
         self.ping_if_due().await
     }
 
-    async fn take_pushes(&mut self) -> Result<(), Trouble> {
+    async fn take_pushes(&mut self) -> Result<(), RedisFailure> {
         let Pending { keys, members, everything, disconnected, .. } = self.pushes.take();
         if disconnected {
             let cause = "the connection was closed";
-            let failure = self.links.all.iter().find_map(Link::failure);
-            let lost = || Trouble::new(Kind::Lost, self.links.names(), cause);
+            let failure = self.connections.all.iter().find_map(Connection::failure);
+            let lost = || RedisFailure::new(Kind::Lost, self.connections.names(), cause);
             return Err(failure.unwrap_or_else(lost));
         }
         let now = Instant::now();
@@ -235,11 +243,11 @@ impl<'a> Session<'a> {
             }
         }
         if set {
-            self.plan.set_changed(now);
-            self.send(Event::Unsure).await?;
+            self.schedule.set_changed(now);
+            self.send(Event::Invalidated).await?;
         }
         if everything {
-            self.plan.everything_changed(now);
+            self.schedule.everything_changed(now);
         }
         allowed.extend(members.iter().filter_map(|member| member.parse::<Member>().ok()));
         let free = self.tell_bans(&bans).await?;
@@ -254,38 +262,38 @@ impl<'a> Session<'a> {
         self.tell_free(&networks).await
     }
 
-    /// Sees whether all servers live and still are what they were.
-    async fn ping_if_due(&mut self) -> Result<(), Trouble> {
-        if !self.plan.take_ping(Instant::now()) {
+    /// Checks that all servers live and have the roles that they had.
+    async fn ping_if_due(&mut self) -> Result<(), RedisFailure> {
+        if !self.schedule.take_ping(Instant::now()) {
             return Ok(());
         }
         if self.clock.was_set() {
             // Ends of keys were told as time that is left, and counted from a
             // moment that was wrong.
-            self.plan.everything_changed(Instant::now());
+            self.schedule.everything_changed(Instant::now());
         }
-        if roles(&self.links).await? != self.roles {
+        if roles(&self.connections).await? != self.roles {
             let cause = "a server became a replica, or the reverse";
-            return Err(Trouble::new(Kind::Elsewhere, self.links.names(), cause));
+            return Err(RedisFailure::new(Kind::Elsewhere, self.connections.names(), cause));
         }
         Ok(())
     }
 
-    /// Reports to the keeper, however long it takes to listen.
-    pub(super) async fn send(&self, event: Event) -> Result<(), Trouble> {
+    /// Sends an event, however long it takes to be received.
+    pub(super) async fn send(&self, event: Event) -> Result<(), RedisFailure> {
         let sent = self.events.send(event).await;
-        sent.map_err(|_| Trouble::new(Kind::Other, self.links.names(), "nobody listens"))
+        sent.map_err(|_| RedisFailure::new(Kind::Other, self.connections.names(), "nobody listens"))
     }
 }
 
-/// What each server is; a replica that is out of step cannot be relied on.
-async fn roles(links: &Links) -> Result<Vec<Role>, Trouble> {
-    let mut roles = Vec::with_capacity(links.all.len());
-    for link in &links.all {
-        let role = link.role().await?;
+/// The role of each server; a replica that is out of step cannot be relied on.
+async fn roles(connections: &Connections) -> Result<Vec<Role>, RedisFailure> {
+    let mut roles = Vec::with_capacity(connections.all.len());
+    for connection in &connections.all {
+        let role = connection.role().await?;
         if let Role::Replica { master, in_step: false } = &role {
             let cause = format!("is a replica without its master {master}");
-            return Err(Trouble::new(Kind::Loading, link.node(), cause));
+            return Err(RedisFailure::new(Kind::Loading, connection.node(), cause));
         }
         roles.push(role);
     }

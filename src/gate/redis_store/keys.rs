@@ -1,4 +1,4 @@
-//! The names of keys, and what their names say: redis-knocking's set and hash,
+//! The names of keys, and their subjects: redis-knocking's set and hash,
 //! rack-attack's bans and counts.
 //!
 //! A key is read by taking its known prefix away, never by splitting it at its
@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::super::member::Member;
+use crate::unix_time::UnixMillis;
 
 /// Hash slots of a Cluster.
 pub(super) const SLOTS: u16 = 16384;
@@ -17,11 +18,11 @@ pub(super) const SLOTS: u16 = 16384;
 pub struct Keys {
     /// The SET or ZSET of members.
     pub allow_set: String,
-    /// What stands before the address in keys that each let one address in.
+    /// The prefix of keys that each allow one address.
     pub allow_prefix: Option<String>,
-    /// The HASH of when addresses were last let in.
+    /// The HASH of the times at which addresses were last admitted.
     pub history: String,
-    /// What stands before the address in keys that each ban one address.
+    /// The prefix of keys that each ban one address.
     pub ban_prefix: String,
 }
 
@@ -39,13 +40,13 @@ impl Default for Keys {
 /// The stretch of time in which failures are counted together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Window {
-    /// Which one it is since the epoch.
+    /// Its number since the epoch.
     number: u64,
-    /// How long a count that is written now has to live: until just after the end.
+    /// The time for which a count that is written now has to live: until just after the end.
     pub(super) ttl_s: u64,
 }
 
-/// What a key that changed is about.
+/// The subject of a key that changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Subject {
     AllowSet,
@@ -54,7 +55,7 @@ pub(super) enum Subject {
 }
 
 impl Keys {
-    /// Why these names cannot work, in one line; `None` when they can.
+    /// The reason why these names cannot work, in one line; `None` if they can.
     pub fn problem(&self) -> Option<&'static str> {
         let prefix = self.allow_prefix.as_deref();
         if self.allow_set.is_empty() || self.history.is_empty() {
@@ -72,7 +73,7 @@ impl Keys {
         clash.then_some("the prefixes of allow keys and of bans must not begin with each other")
     }
 
-    /// Rack::Attack's for an address; what it does not know is an IPv6 /64.
+    /// The key of a ban: Rack::Attack's for an address; an IPv6 /64 is unknown to it.
     pub(super) fn ban_key(&self, subject: impl Into<Member>) -> String {
         format!("{}{}", self.ban_prefix, subject.into())
     }
@@ -81,7 +82,8 @@ impl Keys {
         self.allow_prefix.as_ref().map(|prefix| format!("{prefix}{ip}"))
     }
 
-    /// rack-attack's count of failures: the window's number, then whose. Next to
+    /// The key of a count of failures, as rack-attack has it: the window's number, then the
+    /// address. Next to
     /// `ROOT:FILTER:ban:` it stands where rack-attack has it.
     pub(super) fn strike_key(&self, subject: impl Into<Member>, window: Window) -> String {
         let ip = subject.into();
@@ -129,9 +131,9 @@ impl Keys {
 }
 
 impl Window {
-    /// The window of `findtime`, at least a second, that `now_ms` is in.
-    pub(super) fn at(now_ms: u64, findtime: Duration) -> Self {
-        let (now_s, length) = (now_ms / 1_000, findtime.as_secs().max(1));
+    /// The window of `findtime`, at least a second, that `now` is in.
+    pub(super) fn at(now: UnixMillis, findtime: Duration) -> Self {
+        let (now_s, length) = (now.as_secs(), findtime.as_secs().max(1));
         Self { number: now_s / length, ttl_s: length - now_s % length + 1 }
     }
 }
@@ -242,7 +244,8 @@ mod tests {
     #[test]
     fn windows_are_aligned_to_the_epoch() {
         let at = |seconds: u64, findtime| {
-            let window = Window::at(seconds * 1_000 + 999, Duration::from_secs(findtime));
+            let now = UnixMillis(seconds * 1_000 + 999);
+            let window = Window::at(now, Duration::from_secs(findtime));
             (window.number, window.ttl_s)
         };
         assert_eq!(at(0, 60), (0, 61));

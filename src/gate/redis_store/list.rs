@@ -1,7 +1,7 @@
-//! Listings for operators, and everything about one address.
+//! Listings for operators, and the record of one address.
 //!
-//! SCAN may tell an element twice; an operator is told once. A listing has
-//! connections of its own, so that it holds nobody up.
+//! SCAN may return an element twice; an operator sees it once. A listing has
+//! connections of its own, so that it holds up nothing else.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, Hash, RandomState};
@@ -11,16 +11,18 @@ use std::time::Duration;
 use redis::Value;
 use tokio::sync::mpsc;
 
-use super::super::member::{Item, Member};
+use super::super::member::{Entry, Item, Member};
 use super::super::store::{
-    BATCH, Grant, Hold, Standing, StoreError, is_unmeant, networks_around, sooner,
+    AddressRecord, AllowEntry, BATCH, Ban, StoreError, is_unmeant, networks_around,
 };
+use super::RedisStore;
+use super::connection::number;
+use super::connections::{Connections, SetType};
+use super::error::RedisFailure;
 use super::keys::{Subject, Window, spellings, spellings_of};
-use super::link::number;
-use super::links::{Form, Links, Truth};
-use super::trouble::Trouble;
-use super::walk::Walk;
-use super::{RedisStore, now_ms};
+use super::scan_limit::ScanLimit;
+use crate::net::clock::now;
+use crate::unix_time::Expiry;
 
 /// A listing on its way to its reader.
 struct Listing<'a, K, T> {
@@ -35,9 +37,9 @@ impl<'a, K: Hash + Eq, T> Listing<'a, K, T> {
 
     async fn send(&mut self, found: Vec<(K, T)>) -> Result<(), StoreError> {
         let told = &mut self.told;
-        let mut news = found.into_iter().filter_map(|(k, item)| told.insert(k).then_some(item));
+        let mut new = found.into_iter().filter_map(|(k, item)| told.insert(k).then_some(item));
         loop {
-            let batch: Vec<T> = news.by_ref().take(BATCH).collect();
+            let batch: Vec<T> = new.by_ref().take(BATCH).collect();
             if batch.is_empty() {
                 return Ok(());
             }
@@ -46,251 +48,296 @@ impl<'a, K: Hash + Eq, T> Listing<'a, K, T> {
     }
 }
 
-pub(super) async fn allowed(
-    store: &RedisStore,
-    to: &mpsc::Sender<Vec<Item>>,
-) -> Result<u64, StoreError> {
-    let key = store.keys.allow_set.as_str();
-    let links = reader(store, key).await?;
-    let form = links.form(&store.keys).await.map_err(|trouble| trouble.about(key))?;
-    let set_end = links.set_end(&store.keys).await.map_err(|trouble| trouble.about(key))?;
-    let mut listing = Listing::new(to);
-    let (mut cursor, mut garbage, mut walk) = (0, 0, Walk::default());
-    loop {
-        let page = links.scan_set(&store.keys, form, cursor).await;
-        let page = page.map_err(|trouble| trouble.about(key))?;
-        walk.page(links.of(key), page.found.len()).map_err(|trouble| trouble.about(key))?;
-        let mut found = vec![];
-        for (text, end) in page.found {
-            match text.parse::<Member>() {
-                // Two spellings are two entries, but of one member.
-                Ok(member) => {
-                    found.push((member, Item::Allowed(member, ends_with_set(end, set_end))));
-                }
-                Err(_) => garbage += 1,
-            }
-        }
-        listing.send(found).await?;
-        cursor = page.next;
-        if cursor == 0 {
-            break;
-        }
+impl RedisStore {
+    /// Sends all entries of the allow-set in batches. Returns the number of
+    /// entries that are no address or network.
+    ///
+    /// # Errors
+    /// The answer of the server, or the reason why none could be reached.
+    pub async fn list_allowed(&self, to: mpsc::Sender<Vec<Item>>) -> Result<u64, StoreError> {
+        let connections = self.reader(&self.keys.allow_set).await?;
+        let garbage = self.list_set(&connections, &to).await?;
+        let Some(prefix) = &self.keys.allow_prefix else { return Ok(garbage) };
+        Ok(garbage + self.list_keys(&connections, prefix, &to).await?)
     }
-    let Some(prefix) = &store.keys.allow_prefix else { return Ok(garbage) };
-    Ok(garbage + keys(store, &links, prefix, to).await?)
-}
 
-/// The end of a member of a set that ends by itself. One that nobody meant stays, so
-/// that it can be noticed.
-fn ends_with_set(end: Option<u64>, set_end: Option<u64>) -> Option<u64> {
-    if is_unmeant(end) { end } else { sooner(end, set_end) }
-}
+    /// Sends all bans in batches. Returns the number of keys that name no address.
+    ///
+    /// # Errors
+    /// The answer of the server, or the reason why none could be reached.
+    pub async fn list_bans(&self, to: mpsc::Sender<Vec<Item>>) -> Result<u64, StoreError> {
+        let prefix = &self.keys.ban_prefix;
+        let connections = self.reader(prefix).await?;
+        self.list_keys(&connections, prefix, &to).await
+    }
 
-pub(super) async fn bans(
-    store: &RedisStore,
-    to: &mpsc::Sender<Vec<Item>>,
-) -> Result<u64, StoreError> {
-    let prefix = &store.keys.ban_prefix;
-    let links = reader(store, prefix).await?;
-    keys(store, &links, prefix, to).await
-}
-
-/// Lists the keys with a prefix on all servers.
-async fn keys(
-    store: &RedisStore,
-    links: &Links,
-    prefix: &str,
-    to: &mpsc::Sender<Vec<Item>>,
-) -> Result<u64, StoreError> {
-    let mut listing = Listing::new(to);
-    let mut walk = Walk::default();
-    // Their hashes: what is no address can be long.
-    let (mut garbage, hasher) = (HashSet::new(), RandomState::new());
-    for link in &links.all {
-        let mut cursor = 0;
+    /// Sends the history in batches: addresses, and the unix second at which each was last
+    /// admitted. Returns the number of entries that are none.
+    ///
+    /// # Errors
+    /// The answer of the server, or the reason why none could be reached.
+    pub async fn history(&self, to: mpsc::Sender<Vec<(IpAddr, u64)>>) -> Result<u64, StoreError> {
+        let key = self.keys.history.as_str();
+        let failed = |failure: RedisFailure| failure.into_history_error(key);
+        let connections = self.reader(key).await?;
+        let mut listing = Listing::new(&to);
+        let (mut cursor, mut garbage, mut limit) = (0, 0, ScanLimit::default());
         loop {
-            let page = links.scan_keys(link, prefix, cursor).await;
-            let page = page.map_err(|trouble| trouble.about(prefix))?;
-            walk.page(link, page.found.len()).map_err(|trouble| trouble.about(prefix))?;
-            let ends = links.ends(&page.found, now_ms()).await;
-            let ends = ends.map_err(|trouble| trouble.about(prefix))?;
+            let page = connections.scan_pairs("HSCAN", key, cursor).await.map_err(failed)?;
+            limit.page(connections.of(key), page.found.len()).map_err(failed)?;
             let mut found = vec![];
-            for (key, end) in page.found.into_iter().zip(ends) {
-                match (store.keys.subject(&key), end) {
-                    (Some(Subject::Ban(member)), Some(end)) => {
-                        found.push((member, Item::Banned(member, end)));
-                    }
-                    (Some(Subject::AllowKey(ip)), Some(end)) => {
-                        found.push((ip.into(), Item::Allowed(ip.into(), end)));
-                    }
-                    (None, _) => {
-                        garbage.insert(hasher.hash_one(&key));
-                    }
-                    _ => {}
+            for (field, value) in page.found {
+                match (field.parse::<IpAddr>(), count(&value)) {
+                    (Ok(ip), Some(at)) => found.push((ip.to_canonical(), (ip.to_canonical(), at))),
+                    _ => garbage += 1,
                 }
             }
             listing.send(found).await?;
             cursor = page.next;
             if cursor == 0 {
-                break;
+                return Ok(garbage);
             }
         }
     }
-    Ok(garbage.len() as u64)
-}
 
-pub(super) async fn history(
-    store: &RedisStore,
-    to: &mpsc::Sender<Vec<(IpAddr, u64)>>,
-) -> Result<u64, StoreError> {
-    let key = store.keys.history.as_str();
-    let links = reader(store, key).await?;
-    let mut listing = Listing::new(to);
-    let (mut cursor, mut garbage, mut walk) = (0, 0, Walk::default());
-    loop {
-        let page = links.scan_pairs("HSCAN", key, cursor).await;
-        let page = page.map_err(|trouble| trouble.about_history(key))?;
-        let counted = walk.page(links.of(key), page.found.len());
-        counted.map_err(|trouble| trouble.about_history(key))?;
+    /// Returns the end of the allow-set's key, with all its members.
+    ///
+    /// # Errors
+    /// The answer of the server, or the reason why none could be reached.
+    pub async fn set_end(&self) -> Result<Expiry, StoreError> {
+        let key = self.keys.allow_set.as_str();
+        let connections = self.reader(key).await?;
+        let end = connections.set_end(&self.keys).await;
+        end.map_err(|failure| failure.into_store_error(key))
+    }
+
+    /// Returns everything about one address, with the failures of the current window
+    /// of `findtime`.
+    ///
+    /// # Errors
+    /// The answer of the server, or the reason why none could be reached.
+    pub async fn standing(
+        &self,
+        ip: IpAddr,
+        findtime: Option<Duration>,
+    ) -> Result<AddressRecord, StoreError> {
+        let ip = ip.to_canonical();
+        let key = self.keys.allow_set.as_str();
+        let connections = self.reader(key).await?;
+        let record = self.read_record(&connections, ip, findtime).await;
+        let mut record = record.map_err(|failure| failure.into_store_error(key))?;
+        let history = &self.keys.history;
+        let mut get = redis::cmd("HGET");
+        get.arg(history).arg(ip.to_string());
+        let seen = connections.of(history).ask(&get).await;
+        record.seen = count(&seen.map_err(|failure| failure.into_history_error(history))?);
+        Ok(record)
+    }
+
+    /// Connections of a listing's own.
+    async fn reader(&self, key: &str) -> Result<Connections, StoreError> {
+        let connections = Connections::find(&self.topology, &self.access, None).await;
+        connections.map_err(|failure| failure.into_store_error(key))
+    }
+
+    /// Lists the allow-set.
+    async fn list_set(
+        &self,
+        connections: &Connections,
+        to: &mpsc::Sender<Vec<Item>>,
+    ) -> Result<u64, StoreError> {
+        let key = self.keys.allow_set.as_str();
+        let failed = |failure: RedisFailure| failure.into_store_error(key);
+        let set_type = connections.set_type(&self.keys).await.map_err(failed)?;
+        let set_end = connections.set_end(&self.keys).await.map_err(failed)?;
+        let mut listing = Listing::new(to);
+        let (mut cursor, mut garbage, mut limit) = (0, 0, ScanLimit::default());
+        loop {
+            let page = connections.scan_set(&self.keys, set_type, cursor).await.map_err(failed)?;
+            limit.page(connections.of(key), page.found.len()).map_err(failed)?;
+            let mut found = vec![];
+            for (text, end) in page.found {
+                match text.parse::<Member>() {
+                    // Two spellings are two entries, but of one member.
+                    Ok(member) => {
+                        found.push((member, Item::Allowed(member, ends_with_set(end, set_end))));
+                    }
+                    Err(_) => garbage += 1,
+                }
+            }
+            listing.send(found).await?;
+            cursor = page.next;
+            if cursor == 0 {
+                return Ok(garbage);
+            }
+        }
+    }
+
+    /// Lists the keys with a prefix on all servers.
+    async fn list_keys(
+        &self,
+        connections: &Connections,
+        prefix: &str,
+        to: &mpsc::Sender<Vec<Item>>,
+    ) -> Result<u64, StoreError> {
+        let failed = |failure: RedisFailure| failure.into_store_error(prefix);
+        let mut listing = Listing::new(to);
+        let mut limit = ScanLimit::default();
+        // Their hashes: a key that names no address can be long.
+        let (mut garbage, hasher) = (HashSet::new(), RandomState::new());
+        for connection in &connections.all {
+            let mut cursor = 0;
+            loop {
+                let page =
+                    connections.scan_keys(connection, prefix, cursor).await.map_err(failed)?;
+                limit.page(connection, page.found.len()).map_err(failed)?;
+                let ends = connections.ends(&page.found, now()).await.map_err(failed)?;
+                let mut found = vec![];
+                for (key, end) in page.found.into_iter().zip(ends) {
+                    match (self.keys.subject(&key), end) {
+                        (Some(Subject::Ban(member)), Some(end)) => {
+                            found.push((member, Item::Banned(member, end)));
+                        }
+                        (Some(Subject::AllowKey(ip)), Some(end)) => {
+                            found.push((ip.into(), Item::Allowed(ip.into(), end)));
+                        }
+                        (None, _) => {
+                            garbage.insert(hasher.hash_one(&key));
+                        }
+                        _ => {}
+                    }
+                }
+                listing.send(found).await?;
+                cursor = page.next;
+                if cursor == 0 {
+                    break;
+                }
+            }
+        }
+        Ok(garbage.len() as u64)
+    }
+
+    /// Reads the record of an address, without its place in the history.
+    async fn read_record(
+        &self,
+        connections: &Connections,
+        ip: IpAddr,
+        findtime: Option<Duration>,
+    ) -> Result<AddressRecord, RedisFailure> {
+        let keys = &self.keys;
+        let mut allow_entries = self.allow_keys_of(connections, ip).await?;
+        let set_expiry = connections.set_end(keys).await?;
+        let of_set = self.set_entries_of(connections, ip).await?.into_iter().map(|entry| {
+            let expiry = ends_with_set(entry.expiry, set_expiry);
+            AllowEntry { expiry, ..entry }
+        });
+        allow_entries.extend(of_set);
+        let ban_keys = ban_keys(&keys.ban_prefix, ip.into());
+        let names: Vec<String> = ban_keys.iter().map(|(_, key)| key.clone()).collect();
+        let ends = connections.ends(&names, now()).await?;
+        let ban = |((member, key), end): ((Member, String), Option<Expiry>)| {
+            Some(Ban { member, key, expiry: end? })
+        };
+        let ban = ban_keys.into_iter().zip(ends).find_map(ban);
+        let mut strikes = None;
+        if let Some(findtime) = findtime {
+            let key = keys.strike_key(Member::source_of(ip), Window::at(now(), findtime));
+            let counted = connections.of(&key).ask(redis::cmd("GET").arg(&key)).await?;
+            strikes = Some(count(&counted).unwrap_or(0));
+        }
+        let server = connections.names();
+        Ok(AddressRecord { server, allow_entries, ban, seen: None, strikes, set_expiry })
+    }
+
+    /// The keys that each allow `ip`.
+    async fn allow_keys_of(
+        &self,
+        connections: &Connections,
+        ip: IpAddr,
+    ) -> Result<Vec<AllowEntry>, RedisFailure> {
+        let Some(prefix) = &self.keys.allow_prefix else { return Ok(vec![]) };
+        let names = with_prefix(prefix, ip);
+        let ends = connections.ends(&names, now()).await?;
+        let entry = |(key, end): (String, Option<Expiry>)| {
+            end.map(|expiry| AllowEntry { key, member: ip.into(), expiry })
+        };
+        Ok(names.into_iter().zip(ends).filter_map(entry).collect())
+    }
+
+    /// The members of the set that allow `ip`: by name in its usual spellings; when that
+    /// finds nothing, by looking at all.
+    async fn set_entries_of(
+        &self,
+        connections: &Connections,
+        ip: IpAddr,
+    ) -> Result<Vec<AllowEntry>, RedisFailure> {
+        let key = &self.keys.allow_set;
+        let set_type = connections.set_type(&self.keys).await?;
+        let mut members = vec![Member::from(ip)];
+        members.extend(networks_around(ip, (0..=128).rev()));
+        let names: Vec<(Member, String)> = members
+            .into_iter()
+            .flat_map(|member| spellings(member).into_iter().map(move |name| (member, name)))
+            .collect();
+        let texts: Vec<String> = names.iter().map(|(_, name)| name.clone()).collect();
+        let ends = connections.lookup(&self.keys, set_type, &texts).await?;
+        let members = names.into_iter().map(|(member, _)| member);
+        let entry = |(member, end): (Member, Option<Expiry>)| {
+            end.map(|expiry| AllowEntry { key: key.clone(), member, expiry })
+        };
+        let mut entries: Vec<AllowEntry> = members.zip(ends).filter_map(entry).collect();
+        if entries.is_empty() {
+            let found = self.find_in_set(connections, set_type, |member| member.contains(ip));
+            let found = found.await?.into_iter().map(|found| found.entry);
+            entries.extend(found.map(|Entry { member, expiry }| AllowEntry {
+                key: key.clone(),
+                member,
+                expiry,
+            }));
+        }
+        Ok(entries)
+    }
+
+    /// Looks through the whole set for members, however they are written.
+    pub(super) async fn find_in_set(
+        &self,
+        connections: &Connections,
+        set_type: SetType,
+        wanted: impl Fn(&Member) -> bool,
+    ) -> Result<Vec<Found>, RedisFailure> {
         let mut found = vec![];
-        for (field, value) in page.found {
-            let at = number(&value).and_then(|at| u64::try_from(at).ok());
-            match (field.parse::<IpAddr>(), at) {
-                (Ok(ip), Some(at)) => found.push((ip.to_canonical(), (ip.to_canonical(), at))),
-                _ => garbage += 1,
+        let (mut cursor, mut limit, mut told) = (0, ScanLimit::default(), HashSet::new());
+        loop {
+            let page = connections.scan_set(&self.keys, set_type, cursor).await?;
+            limit.page(connections.of(&self.keys.allow_set), page.found.len())?;
+            for (written, expiry) in page.found {
+                // A scan may return a member twice.
+                let member = written.parse::<Member>().ok().filter(&wanted);
+                if let Some(member) = member.filter(|_| told.insert(written.clone())) {
+                    found.push(Found { entry: Entry { member, expiry }, written });
+                }
+            }
+            cursor = page.next;
+            if cursor == 0 {
+                return Ok(found);
             }
         }
-        listing.send(found).await?;
-        cursor = page.next;
-        if cursor == 0 {
-            return Ok(garbage);
-        }
     }
 }
 
-pub(super) async fn set_end(store: &RedisStore) -> Result<Option<u64>, StoreError> {
-    let key = store.keys.allow_set.as_str();
-    let links = reader(store, key).await?;
-    links.set_end(&store.keys).await.map_err(|trouble| trouble.about(key))
+/// A member of the set, and its spelling there.
+pub(super) struct Found {
+    pub(super) entry: Entry,
+    pub(super) written: String,
 }
 
-pub(super) async fn standing(
-    store: &RedisStore,
-    ip: IpAddr,
-    findtime: Option<Duration>,
-) -> Result<Standing, StoreError> {
-    let key = store.keys.allow_set.as_str();
-    let links = reader(store, key).await?;
-    let found = read_standing(store, &links, ip, findtime).await;
-    let mut standing = found.map_err(|trouble| trouble.about(key))?;
-    let history = &store.keys.history;
-    let mut get = redis::cmd("HGET");
-    get.arg(history).arg(ip.to_string());
-    let seen = links.of(history).ask(&get).await;
-    standing.seen = count(&seen.map_err(|trouble| trouble.about_history(history))?);
-    Ok(standing)
+/// The end of a member of a set that ends by itself. An implausible one stays, so
+/// that it can be noticed.
+fn ends_with_set(end: Expiry, set_end: Expiry) -> Expiry {
+    if is_unmeant(end) { end } else { end.min(set_end) }
 }
 
-async fn read_standing(
-    store: &RedisStore,
-    links: &Links,
-    ip: IpAddr,
-    findtime: Option<Duration>,
-) -> Result<Standing, Trouble> {
-    let keys = &store.keys;
-    let mut standing = Standing { server: links.names(), ..Standing::default() };
-    standing.grants = grants_of_key(store, links, ip).await?;
-    standing.set_ends_ms = links.set_end(keys).await?;
-    let of_set = grants_of_set(store, links, ip).await?.into_iter().map(|grant| {
-        let expires_ms = ends_with_set(grant.expires_ms, standing.set_ends_ms);
-        Grant { expires_ms, ..grant }
-    });
-    standing.grants.extend(of_set);
-    let ban_keys = ban_keys(&keys.ban_prefix, ip.into());
-    let names: Vec<String> = ban_keys.iter().map(|(_, key)| key.clone()).collect();
-    let ends = links.ends(&names, now_ms()).await?;
-    let hold = |((member, key), end): ((Member, String), Truth)| {
-        Some(Hold { member, key, expires_ms: end? })
-    };
-    standing.ban = ban_keys.into_iter().zip(ends).find_map(hold);
-    if let Some(findtime) = findtime {
-        let key = keys.strike_key(Member::source_of(ip), Window::at(now_ms(), findtime));
-        let counted = links.of(&key).ask(redis::cmd("GET").arg(&key)).await?;
-        standing.strikes = Some(count(&counted).unwrap_or(0));
-    }
-    Ok(standing)
-}
-
-async fn grants_of_key(
-    store: &RedisStore,
-    links: &Links,
-    ip: IpAddr,
-) -> Result<Vec<Grant>, Trouble> {
-    let Some(prefix) = &store.keys.allow_prefix else { return Ok(vec![]) };
-    let names = with_prefix(prefix, ip);
-    let ends = links.ends(&names, now_ms()).await?;
-    let grant = |(key, end): (String, Truth)| {
-        end.map(|expires_ms| Grant { key, member: ip.into(), expires_ms })
-    };
-    Ok(names.into_iter().zip(ends).filter_map(grant).collect())
-}
-
-/// By name in its usual spellings; when that finds nothing, by looking at all.
-async fn grants_of_set(
-    store: &RedisStore,
-    links: &Links,
-    ip: IpAddr,
-) -> Result<Vec<Grant>, Trouble> {
-    let key = &store.keys.allow_set;
-    let form = links.form(&store.keys).await?;
-    let mut members = vec![Member::from(ip)];
-    members.extend(networks_around(ip, (0..=128).rev()));
-    let names: Vec<(Member, String)> = members
-        .into_iter()
-        .flat_map(|member| spellings(member).into_iter().map(move |name| (member, name)))
-        .collect();
-    let texts: Vec<String> = names.iter().map(|(_, name)| name.clone()).collect();
-    let truths = links.lookup(&store.keys, form, &texts).await?;
-    let grant = |(member, end): (Member, Truth)| {
-        end.map(|expires_ms| Grant { key: key.clone(), member, expires_ms })
-    };
-    let mut grants: Vec<Grant> =
-        names.into_iter().map(|(member, _)| member).zip(truths).filter_map(grant).collect();
-    if grants.is_empty() {
-        let found = find_in_set(store, links, form, |member| member.contains(ip)).await?;
-        let found = found.into_iter().map(|(member, _, end)| (member, Some(end)));
-        grants.extend(found.filter_map(grant));
-    }
-    Ok(grants)
-}
-
-/// Looks through the whole set for members, however they are written.
-pub(super) async fn find_in_set(
-    store: &RedisStore,
-    links: &Links,
-    form: Form,
-    wanted: impl Fn(&Member) -> bool,
-) -> Result<Vec<(Member, String, Option<u64>)>, Trouble> {
-    let mut found = vec![];
-    let (mut cursor, mut walk, mut told) = (0, Walk::default(), HashSet::new());
-    loop {
-        let page = links.scan_set(&store.keys, form, cursor).await?;
-        walk.page(links.of(&store.keys.allow_set), page.found.len())?;
-        for (text, end) in page.found {
-            // A scan may tell a member twice.
-            let member = text.parse::<Member>().ok().filter(&wanted);
-            if let Some(member) = member.filter(|_| told.insert(text.clone())) {
-                found.push((member, text, end));
-            }
-        }
-        cursor = page.next;
-        if cursor == 0 {
-            return Ok(found);
-        }
-    }
-}
-
-/// The keys that ban `member`, or for an address also its /64, and which of both each is about.
+/// The keys that ban `member`, or for an address also its /64, each with its subject.
 pub(super) fn ban_keys(prefix: &str, member: Member) -> Vec<(Member, String)> {
     let around = |network: Member| {
         let spellings = spellings(network).into_iter();
@@ -313,9 +360,4 @@ pub(super) fn with_prefix(prefix: &str, ip: IpAddr) -> Vec<String> {
 
 fn count(value: &Value) -> Option<u64> {
     number(value).and_then(|number| u64::try_from(number).ok())
-}
-
-async fn reader(store: &RedisStore, key: &str) -> Result<Links, StoreError> {
-    let links = Links::find(&store.topology, &store.access, None).await;
-    links.map_err(|trouble| trouble.about(key))
 }

@@ -1,11 +1,11 @@
-//! Counts what the answers of a server take in memory, while they arrive and
-//! before anything is made of them.
+//! Counts the memory that the answers of a server take, while they arrive and
+//! before they are parsed.
 //!
-//! Follows RESP just as far as that needs: what kind a value is, and how long.
+//! Follows RESP just as far as that needs: the kind of a value, and its length.
 //! Whatever a server announces, or sends without an end, no more than this is kept
 //! of it: a text of [`LONGEST_TEXT`], an answer that weighs [`HEAVIEST`]. Without
 //! input and output: bytes in, one error at most out. An answer weighs until it is in
-//! the hands of the asker, each by itself, since questions may overlap for ever.
+//! the hands of its receiver, each by itself, since questions may overlap for ever.
 
 use std::collections::VecDeque;
 
@@ -16,10 +16,10 @@ pub(super) const LONGEST_TEXT: u64 = 1 << 20;
 /// The longest line: a number, a status, or an error that repeats what it is about.
 const LONGEST_LINE: u64 = 64 << 10;
 
-/// What one value takes beside its bytes.
+/// The memory of one value beside its bytes.
 const VALUE: u64 = 64;
 
-/// What may weigh together what has come over a connection and nobody took yet: the
+/// The most that answers may weigh together that came over a connection and were not taken yet: the
 /// answer to one question, of one command or of many that were sent at once, and those
 /// to others that were asked meanwhile. A full page of a scan weighs a fortieth of this.
 pub(super) const HEAVIEST: u64 = 16 << 20;
@@ -56,27 +56,26 @@ pub(super) enum Excess {
     Foreign,
 }
 
-/// What has come of the answers to questions, and is not in the hands of those who
-/// asked.
+/// The answers that have arrived, also in part, and were not taken yet.
 #[derive(Debug)]
 pub(super) struct Meter {
     at: At,
     /// Values that are still due of each list that was begun, the innermost last.
     due: Vec<u64>,
-    /// What the value weighs that was begun and is no complete answer yet.
+    /// The weight of the value that was begun and is no complete answer yet.
     begun: u64,
     whose: Whose,
-    /// What each complete answer weighs that nobody took yet, the oldest first.
+    /// The weight of each complete answer that was not taken yet, the oldest first.
     complete: VecDeque<u64>,
-    /// What these weigh together.
+    /// The sum of these.
     untaken: u64,
-    /// Answers that are still to come and that nobody waits for any more.
+    /// Answers that are still to come and are not waited for any more.
     abandoned: usize,
-    /// Nobody waits for an answer.
+    /// No answer is waited for.
     is_idle: bool,
 }
 
-/// What the value that was begun is for.
+/// The purpose of the value that was begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Whose {
     /// It answers a question.
@@ -122,7 +121,7 @@ impl Default for Meter {
 }
 
 impl Meter {
-    /// What the answers weigh that nobody took yet, also parts.
+    /// The weight of the answers that were not taken yet, also of parts.
     pub(super) fn weight(&self) -> u64 {
         self.untaken + self.begun
     }
@@ -139,7 +138,7 @@ impl Meter {
         }
     }
 
-    /// Whether nobody waits for an answer: then complete ones count for nothing.
+    /// Sets if no answer is waited for: then complete ones count for nothing.
     /// What has not come completely goes on counting.
     pub(super) fn set_idle(&mut self, is_idle: bool) {
         self.is_idle = is_idle;

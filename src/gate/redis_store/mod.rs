@@ -4,59 +4,55 @@
 //! Layout and key names are those of redis-knocking and rack-attack, so that
 //! existing tools that write them go on working. It uses neither KEYS nor
 //! HEXPIRE, keeps no copy of the set, and leaves the meaning of what it reads
-//! to the keeper. Needs Redis 6.2 or later (RESP3 tracking, SMISMEMBER).
+//! to the gate. Needs Redis 6.2 or later (RESP3 tracking, SMISMEMBER).
 
 mod address;
+mod aliases;
 mod batch;
 mod cause;
-mod circle;
+mod connect;
+mod connection;
+mod connections;
+mod error;
 mod follow;
 mod full_read;
-mod guarded;
 mod keys;
-mod link;
-mod links;
+mod known_servers;
 mod list;
+mod lookup;
 mod meter;
-mod odd;
-mod plan;
+mod metered;
 mod pushes;
-mod recheck;
+mod scan_limit;
+mod schedule;
 mod tls;
 #[cfg(feature = "aws-lc")]
 mod tls_cause;
 mod topology;
-mod trouble;
-mod walk;
-mod way;
 mod write;
 
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::Mutex;
 
 pub use address::{AddressError, Credentials, Node, RedisAddress, Servers};
 pub use batch::MOST_TOGETHER;
+pub use connect::LONGEST as LONGEST_WAY;
 pub use keys::Keys;
 pub use tls::{TlsError, TlsFiles, TlsOptions};
-pub use way::LONGEST as LONGEST_WAY;
 
-use super::member::Item;
-use super::store::{Edit, Event, Receipt, Standing, StoreError};
-use guarded::Together;
-use link::Access;
+use connection::Access;
+use metered::Together;
 use topology::Topology;
 
-/// Where a Redis store is and what it holds.
+/// The place of a Redis store, and the names of its keys.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RedisOptions {
     /// The servers.
     pub address: RedisAddress,
-    /// Who to be there; instead of what stands in the address.
+    /// The user and password there, instead of those in the address.
     pub credentials: Option<Credentials>,
-    /// Who to be at Sentinels, which have passwords of their own.
+    /// The user and password at Sentinels, which have passwords of their own.
     pub sentinel_credentials: Option<Credentials>,
     /// The means to secure connections; `None` where the address asks for no TLS.
     pub tls: Option<TlsOptions>,
@@ -65,8 +61,8 @@ pub struct RedisOptions {
 }
 
 impl RedisOptions {
-    /// How many connections a store has at most: to each master one that follows and one
-    /// for edits, and to each who knows the masters one, and one that takes its place.
+    /// The most connections of a store: to each master one that follows and one
+    /// for edits, and to each server that knows the masters one, and one that takes its place.
     pub fn most_connections(&self) -> usize {
         match &self.address.servers {
             Servers::One(_) => 2,
@@ -99,13 +95,13 @@ impl RedisStore {
             tls: address.tls.then(|| tls.unwrap_or_else(TlsOptions::of_system).tls()),
             names: Arc::default(),
             together: Together::default(),
-            circle: Arc::default(),
+            known_servers: Arc::default(),
         };
         let topology = Topology::new(&address, access.clone(), sentinel_credentials);
         Self { keys, access, topology, writer: Mutex::default(), away: SyncMutex::default() }
     }
 
-    /// The reason why the store is away now, if whoever follows it found it so.
+    /// The reason why the store is unavailable now, if its follower found it so.
     pub fn away(&self) -> Option<String> {
         self.away.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -113,86 +109,4 @@ impl RedisStore {
     fn note_away(&self, why: Option<String>) {
         *self.away.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
-
-    /// Makes a change at the master, wherever it is now.
-    ///
-    /// # Errors
-    /// The answer of the server, or the reason why none could be reached, after one retry.
-    pub async fn edit(&self, edit: Edit) -> Result<Receipt, StoreError> {
-        write::edit(self, &edit).await
-    }
-
-    /// Makes up to [`MOST_TOGETHER`] changes as one transaction, and tells of each. In a
-    /// Cluster a transaction is about one key: there the changes of the set are one,
-    /// and each key beside it is changed by itself.
-    ///
-    /// # Errors
-    /// The answer of the server, or the reason why none could be reached, after one retry.
-    pub async fn edit_all(
-        &self,
-        edits: &[Edit],
-        told: &mut dyn FnMut(Receipt),
-    ) -> Result<(), StoreError> {
-        batch::edit_all(self, edits, told).await
-    }
-
-    /// Sends all entries of the allow-set in batches; gives the number of
-    /// entries that are no address or network.
-    ///
-    /// # Errors
-    /// The answer of the server, or the reason why none could be reached.
-    pub async fn list_allowed(&self, to: mpsc::Sender<Vec<Item>>) -> Result<u64, StoreError> {
-        list::allowed(self, &to).await
-    }
-
-    /// The end of the allow-set's key, with all its members, in unix milliseconds.
-    ///
-    /// # Errors
-    /// The answer of the server, or the reason why none could be reached.
-    pub async fn set_end(&self) -> Result<Option<u64>, StoreError> {
-        list::set_end(self).await
-    }
-
-    /// Sends all bans in batches; gives the number of keys that name no address.
-    ///
-    /// # Errors
-    /// The answer of the server, or the reason why none could be reached.
-    pub async fn list_bans(&self, to: mpsc::Sender<Vec<Item>>) -> Result<u64, StoreError> {
-        list::bans(self, &to).await
-    }
-
-    /// Sends who was last let in when (unix seconds) in batches; gives the
-    /// number of entries that are none.
-    ///
-    /// # Errors
-    /// The answer of the server, or the reason why none could be reached.
-    pub async fn history(&self, to: mpsc::Sender<Vec<(IpAddr, u64)>>) -> Result<u64, StoreError> {
-        list::history(self, &to).await
-    }
-
-    /// Everything about one address, with the failures of the current window
-    /// of `findtime`.
-    ///
-    /// # Errors
-    /// The answer of the server, or the reason why none could be reached.
-    pub async fn standing(
-        &self,
-        ip: IpAddr,
-        findtime: Option<Duration>,
-    ) -> Result<Standing, StoreError> {
-        list::standing(self, ip.to_canonical(), findtime).await
-    }
-
-    /// Reports everything and then every change to `events`, and the truth
-    /// about `asks`. Ends only when nobody receives events any more.
-    pub async fn follow(&self, events: mpsc::Sender<Event>, asks: mpsc::Receiver<Vec<IpAddr>>) {
-        follow::follow(self, events, asks).await;
-    }
-}
-
-/// Unix milliseconds. Clocks that differ from the server's shift the ends of
-/// sorted-set members only; other ends are told as time that is left.
-fn now_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,4 +1,4 @@
-//! What servers push, gathered until the follower gets to it.
+//! Pushes of servers, gathered until the follower takes them.
 //!
 //! Bounded: a burst of changes is kept as a set of names up to [`MOST`], and
 //! beyond that as the one fact that a full read is due. Pushing never waits.
@@ -9,13 +9,13 @@ use std::sync::{Mutex, MutexGuard};
 use redis::{PushInfo, PushKind, Value};
 use tokio::sync::Notify;
 
-use super::link::text;
+use super::connection::text;
 
-/// How many names are kept, and how many bytes of them; more become a full read.
+/// The names that are kept, and their bytes; more become a full read.
 const MOST: usize = 10_000;
 const MOST_BYTES: usize = 4 << 20;
 
-/// What was pushed and not yet taken.
+/// Pushes that were not taken yet.
 #[derive(Debug, Default)]
 pub(super) struct Pushes {
     pending: Mutex<Pending>,
@@ -42,7 +42,7 @@ impl Pending {
         *self == Self::default()
     }
 
-    /// Whether one more name of so many bytes is kept among so many.
+    /// Returns true if one more name of so many bytes is kept among so many.
     fn has_room(&self, bytes: usize, names: usize) -> bool {
         names < MOST && self.bytes + bytes <= MOST_BYTES
     }

@@ -111,8 +111,8 @@ impl fmt::Display for Which {
 }
 
 impl TlsOptions {
-    /// Reads the files. Of the private key that is the caller's business, who knows who
-    /// else may read it: it is there if, and only if, its file is named.
+    /// Reads the files. The private key is read by the caller, which knows the file's other
+    /// readers: it is there if, and only if, its file is named.
     ///
     /// # Errors
     /// [`TlsError`]. Without trusted certificates of the system the first connection
@@ -220,7 +220,7 @@ mod imp {
             host: &str,
         ) -> io::Result<TlsStream<TcpStream>> {
             let connector = self.0.as_ref().map_err(|why| io::Error::other(&**why))?;
-            // Where an address is says nothing about whose it is.
+            // The place of an address says nothing about its owner.
             let host = host.split_once('%').map_or(host, |(ip, _)| ip);
             let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
             connector.connect(name, tcp).await

@@ -1,4 +1,4 @@
-//! What went wrong with TLS, in words, each with its remedy.
+//! Failures of TLS in words, each with its remedy.
 
 use std::error::Error;
 

@@ -1,8 +1,8 @@
-//! Which servers have the keys right now: the one that was named, the master
+//! Finds the servers that have the keys right now: the one that was named, the master
 //! that Sentinels agree on last, or the masters of a Cluster.
 //!
 //! Asks each time and keeps no answers: a stale one is how a ban ends up on a
-//! replica. What it keeps are connections to those who know.
+//! replica. It keeps connections to the servers that know the masters.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -13,17 +13,17 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::address::{Credentials, Node, RedisAddress, Servers};
+use super::connection::{Access, Connection, list, number, text};
+use super::error::{Kind, RedisFailure};
 use super::keys::{SLOTS, slot};
-use super::link::{Access, Link, list, number, text};
-use super::trouble::{Kind, Trouble};
 
-/// How often Sentinels and Clusters are asked whether a master moved.
+/// The interval at which Sentinels and Clusters are asked for a master that moved.
 const WATCH: Duration = Duration::from_millis(700);
 /// The time that the others may take as soon as one of them has answered.
 const OPINION: Duration = Duration::from_millis(500);
-/// How many nodes of a Cluster are remembered and asked.
+/// The most nodes of a Cluster that are remembered and asked.
 pub(super) const MOST_ASKED: usize = 16;
-/// How many masters a Cluster may have: each is a connection, and hears the password.
+/// The most masters of a Cluster: each is a connection, and receives the password.
 pub(super) const MOST_NODES: usize = 64;
 
 /// Finds the servers of a store.
@@ -37,9 +37,9 @@ pub(super) struct Topology {
 }
 
 /// Connections to Sentinels or nodes of a Cluster that answered the last time.
-type Known = Arc<Mutex<HashMap<Node, Arc<Link>>>>;
+type Known = Arc<Mutex<HashMap<Node, Arc<Connection>>>>;
 
-/// What to ask whom.
+/// A question to Sentinels or nodes of a Cluster.
 #[derive(Clone)]
 struct Question {
     access: Access,
@@ -48,14 +48,14 @@ struct Question {
     known: Known,
 }
 
-/// Which server has which keys.
+/// The servers, and the keys of each.
 #[derive(Clone, Debug)]
 pub(super) struct Map {
     pub(super) nodes: Vec<Node>,
     /// First slot, last slot, and the index of their node; empty when the one
     /// node has everything.
     slots: Vec<(u16, u16, usize)>,
-    /// How recent this is: who knows the highest epoch is right.
+    /// The age of the map: the one with the highest epoch is right.
     epoch: i64,
 }
 
@@ -66,14 +66,14 @@ impl Map {
         Self { nodes: vec![node], slots: vec![], epoch: 0 }
     }
 
-    /// Whether two keys may stand in one transaction: all do, but not in a Cluster,
+    /// Returns true if two keys may be in one transaction: all may, but not in a Cluster,
     /// unless they have one slot.
     pub(super) fn joins(&self, one: &str, other: &str) -> bool {
         self.slots.is_empty() || slot(one) == slot(other)
     }
 
-    /// Whether `other` is as recent and says something else. A Sentinel that
-    /// was left behind is no news.
+    /// Returns true if `other` is as recent and says something else. A Sentinel that
+    /// was left behind does not count.
     pub(super) fn is_outdone_by(&self, other: &Self) -> bool {
         let same = self.nodes == other.nodes && self.slots == other.slots;
         other.epoch >= self.epoch && !same
@@ -108,12 +108,12 @@ impl Topology {
         }
     }
 
-    /// Whether masters are found by asking, so that a replica means "not there yet".
+    /// Returns true if masters are found by asking, so that a replica means "not there yet".
     pub(super) fn moves(&self) -> bool {
         !matches!(self.servers, Servers::One(_))
     }
 
-    pub(super) async fn resolve(&self) -> Result<Map, Trouble> {
+    pub(super) async fn resolve(&self) -> Result<Map, RedisFailure> {
         match &self.servers {
             Servers::One(node) => Ok(Map::one(node.clone())),
             Servers::Sentinel { sentinels, master } => {
@@ -132,13 +132,13 @@ impl Topology {
     }
 
     /// Asks all `nodes` at once and takes the most recent opinion of those who answer in
-    /// time; where nobody does, the first answer.
+    /// time; if none does, the first answer.
     async fn best(
         &self,
         nodes: &[Node],
         access: &Access,
         master: Option<String>,
-    ) -> Result<Map, Trouble> {
+    ) -> Result<Map, RedisFailure> {
         let known = Arc::clone(&self.known);
         let question = Question { access: access.clone(), master, known };
         // Who is not asked any more, since another map names others, is let go.
@@ -152,7 +152,7 @@ impl Topology {
             });
         }
         let mut best: Option<Map> = None;
-        let mut trouble = Trouble::new(Kind::Lost, "nobody", "no server was asked");
+        let mut failure = RedisFailure::new(Kind::Lost, "nobody", "no server was asked");
         let patience = Instant::now() + OPINION;
         let mut answered = vec![];
         loop {
@@ -169,16 +169,16 @@ impl Topology {
                         best = Some(map);
                     }
                 }
-                Err(other) => trouble = other,
+                Err(other) => failure = other,
             }
         }
         // A connection over which no answer came is worth nothing.
         question.known().retain(|node, _| answered.contains(node));
-        best.ok_or(trouble)
+        best.ok_or(failure)
     }
 
     /// Ends when the keys are somewhere else than `map` says. Servers that do
-    /// not answer are no news: whoever uses the map notices.
+    /// not answer do not count: a user of the map notices.
     pub(super) async fn moved_from(&self, map: &Map) {
         if !self.moves() {
             std::future::pending::<()>().await;
@@ -200,39 +200,39 @@ impl Topology {
 
 impl Question {
     /// Asks over the connection that is there; when that is dead, over a new one.
-    async fn ask(&self, node: &Node) -> Result<Map, Trouble> {
+    async fn ask(&self, node: &Node) -> Result<Map, RedisFailure> {
         let known = self.known().get(node).cloned();
-        if let Some(link) = known {
-            match self.opinion(&link).await {
-                Err(trouble) if trouble.kind == Kind::Lost => {}
+        if let Some(connection) = known {
+            match self.opinion(&connection).await {
+                Err(failure) if failure.kind == Kind::Lost => {}
                 answer => return answer,
             }
         }
-        let link = Arc::new(Link::open(node, &self.access, None).await?);
-        let map = self.opinion(&link).await?;
-        self.known().insert(node.clone(), link);
+        let connection = Arc::new(Connection::open(node, &self.access, None).await?);
+        let map = self.opinion(&connection).await?;
+        self.known().insert(node.clone(), connection);
         Ok(map)
     }
 
-    async fn opinion(&self, link: &Link) -> Result<Map, Trouble> {
+    async fn opinion(&self, connection: &Connection) -> Result<Map, RedisFailure> {
         match &self.master {
-            Some(master) => by_sentinel(link, master).await,
-            None => by_cluster(link).await,
+            Some(master) => by_sentinel(connection, master).await,
+            None => by_cluster(connection).await,
         }
     }
 
-    fn known(&self) -> MutexGuard<'_, HashMap<Node, Arc<Link>>> {
+    fn known(&self) -> MutexGuard<'_, HashMap<Node, Arc<Connection>>> {
         self.known.lock().expect("nothing panics while it holds the lock")
     }
 }
 
 /// The address that a Sentinel gives to clients, which is the new one from the
 /// moment on that has the new epoch; SENTINEL MASTER tells that later.
-async fn by_sentinel(link: &Link, master: &str) -> Result<Map, Trouble> {
+async fn by_sentinel(connection: &Connection, master: &str) -> Result<Map, RedisFailure> {
     let mut both = redis::pipe();
     both.cmd("SENTINEL").arg("MASTER").arg(master);
     both.cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(master);
-    let mut answers = link.ask_all(&both).await?.into_iter().map(list);
+    let mut answers = connection.ask_all(&both).await?.into_iter().map(list);
     let fields = answers.next().flatten().unwrap_or_default();
     let address = answers.next().flatten().unwrap_or_default();
     let epoch = fields
@@ -243,25 +243,29 @@ async fn by_sentinel(link: &Link, master: &str) -> Result<Map, Trouble> {
         let master = Node::named(&text(address.first()?)?, number(address.get(1)?)?)?;
         Some(Map { epoch: epoch?, ..Map::one(master) })
     };
-    read().ok_or_else(|| link.trouble("gives no address of the master"))
+    read().ok_or_else(|| connection.other_failure("gives no address of the master"))
 }
 
-async fn by_cluster(link: &Link) -> Result<Map, Trouble> {
+async fn by_cluster(connection: &Connection) -> Result<Map, RedisFailure> {
     let mut both = redis::pipe();
     both.cmd("CLUSTER").arg("INFO").cmd("CLUSTER").arg("SLOTS");
-    let mut answers = link.ask_all(&both).await?.into_iter();
+    let mut answers = connection.ask_all(&both).await?.into_iter();
     let info = answers.next().as_ref().and_then(text).unwrap_or_default();
     let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name));
     if field("cluster_state:") != Some("ok") {
-        return Err(Trouble::new(Kind::Elsewhere, link.node(), "is in a cluster that is down"));
+        return Err(RedisFailure::new(
+            Kind::Elsewhere,
+            connection.node(),
+            "is in a cluster that is down",
+        ));
     }
     let epoch = field("cluster_current_epoch:").and_then(|epoch| epoch.parse().ok());
     let ranges = answers.next().and_then(list).unwrap_or_default();
-    let map = map_of(ranges, link.node(), epoch.unwrap_or(0));
-    let map = map.ok_or_else(|| link.trouble("gives no map of its slots"))?;
+    let map = map_of(ranges, connection.node(), epoch.unwrap_or(0));
+    let map = map.ok_or_else(|| connection.other_failure("gives no map of its slots"))?;
     if map.nodes.len() > MOST_NODES {
         let cause = format!("names more than {MOST_NODES} masters, which are the most");
-        return Err(link.too_much(cause));
+        return Err(connection.too_much(cause));
     }
     Ok(map)
 }

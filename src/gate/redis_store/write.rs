@@ -1,8 +1,8 @@
-//! Edits, at the master, wherever it is now.
+//! Edits, made at the master, wherever it is now.
 //!
 //! An edit that a replica, a former master or a server that is loading refuses
-//! is tried once more after asking again who the master is. What was changed is
-//! also said on a channel, so that followers need not read a million members.
+//! is tried once more after asking again for the master. Changes are
+//! also published on a channel, so that followers need not read a million members.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,28 +13,29 @@ use tokio::time::sleep;
 
 use super::super::member::Member;
 use super::super::store::{Edit, Receipt, StoreError};
+use super::RedisStore;
 use super::batch;
+use super::connection::{Role, number};
+use super::connections::{Connections, SetType};
+use super::error::{Kind, RedisFailure};
 use super::keys::{Window, spellings};
-use super::link::{Role, number};
-use super::links::{Form, Links};
-use super::list::{ban_keys, find_in_set, with_prefix};
+use super::list::{ban_keys, with_prefix};
 use super::topology::Map;
-use super::trouble::{Kind, Trouble};
-use super::{RedisStore, now_ms};
+use crate::net::clock::now;
 
-/// How long a server that is about to be a master, or to have loaded, is given.
+/// The time for a server that is about to be a master, or to have loaded.
 const PATIENCE: Duration = Duration::from_millis(300);
-/// How long an answer about who is master is good for.
+/// The time for which an answer about the master is good.
 const TRUST: Duration = Duration::from_secs(1);
-/// A replica of a replica of a replica: nobody means that.
+/// A replica of a replica of a replica is no setup that is meant.
 const MOST_HOPS: usize = 3;
 /// Pairs of one HSET.
 const PAIRS: usize = 1_000;
 
-/// Why an edit was not made.
+/// The reason why an edit was not made.
 pub(super) enum Failed {
-    /// The server's trouble with a key.
-    At(String, Trouble),
+    /// The server failed on a key.
+    At(String, RedisFailure),
     /// Something that no retry helps.
     For(StoreError),
 }
@@ -42,148 +43,170 @@ pub(super) enum Failed {
 impl Failed {
     fn told(self, store: &RedisStore) -> StoreError {
         match self {
-            Self::At(key, trouble) if key == store.keys.history => trouble.about_history(&key),
-            Self::At(key, trouble) => trouble.about(&key),
+            Self::At(key, failure) if key == store.keys.history => failure.into_history_error(&key),
+            Self::At(key, failure) => failure.into_store_error(&key),
             Self::For(error) => error,
         }
     }
 }
 
-/// What one attempt changed, without the server.
+/// The rule by which a strike becomes a ban.
+struct StrikeRule {
+    findtime: Duration,
+    bantime: Duration,
+    maxretry: u64,
+}
+
+/// The way in which edits are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// There is one.
+    Single,
+    /// All of them as one transaction.
+    Together,
+}
+
+/// The change of one attempt, without the server.
 pub(super) struct Done {
     pub(super) key: String,
     pub(super) changed: bool,
     pub(super) count: Option<u64>,
 }
 
-/// Connections to the masters, and when it was last asked who they are.
+/// Connections to the masters, and the last time at which the topology was asked for them.
 pub(super) struct Writer {
-    links: Arc<Links>,
+    connections: Arc<Connections>,
     asked: Instant,
 }
 
-pub(super) async fn edit(store: &RedisStore, edit: &Edit) -> Result<Receipt, StoreError> {
-    let made = make(store, std::slice::from_ref(edit), false).await?;
-    Ok(made.into_iter().next().expect("an edit has a receipt"))
-}
-
-/// Makes edits, `together` as one transaction, or the one that there is. Once more where
-/// the trouble may be over by then.
-pub(super) async fn make(
-    store: &RedisStore,
-    edits: &[Edit],
-    together: bool,
-) -> Result<Vec<Receipt>, StoreError> {
-    let trouble = match attempt(store, edits, together).await {
-        Err(Failed::At(_, trouble)) if may_retry(edits, &trouble) => trouble,
-        done => return done.map_err(|failed| failed.told(store)),
-    };
-    // Who knows a new master already needs no time; a new master does.
-    let known = matches!(trouble.kind, Kind::Lost | Kind::ReadOnly) && !store.topology.moves();
-    if !known {
-        sleep(PATIENCE).await;
+impl RedisStore {
+    /// Makes a change at the master, wherever it is now.
+    ///
+    /// # Errors
+    /// The answer of the server, or the reason why none could be reached, after one retry.
+    pub async fn edit(&self, edit: &Edit) -> Result<Receipt, StoreError> {
+        let made = self.make(std::slice::from_ref(edit), Mode::Single).await?;
+        Ok(made.into_iter().next().expect("an edit has a receipt"))
     }
-    attempt(store, edits, together).await.map_err(|failed| failed.told(store))
+
+    /// Makes edits. Once more where the failure may be over by then.
+    pub(super) async fn make(
+        &self,
+        edits: &[Edit],
+        mode: Mode,
+    ) -> Result<Vec<Receipt>, StoreError> {
+        let failure = match self.attempt(edits, mode).await {
+            Err(Failed::At(_, failure)) if may_retry(edits, &failure) => failure,
+            done => return done.map_err(|failed| failed.told(self)),
+        };
+        // A topology that names a new master already needs no time; a new master does.
+        let known = matches!(failure.kind, Kind::Lost | Kind::ReadOnly) && !self.topology.moves();
+        if !known {
+            sleep(PATIENCE).await;
+        }
+        self.attempt(edits, mode).await.map_err(|failed| failed.told(self))
+    }
+
+    async fn attempt(&self, edits: &[Edit], mode: Mode) -> Result<Vec<Receipt>, Failed> {
+        let connections = self.writer_connections().await;
+        let connections =
+            connections.map_err(|failure| Failed::At(self.main_key(&edits[0]), failure))?;
+        let done = match mode {
+            Mode::Together => batch::make(self, &connections, edits).await,
+            Mode::Single => {
+                let attempt = Attempt { store: self, connections: &connections };
+                attempt.make(&edits[0]).await.map(|done| vec![done])
+            }
+        };
+        if matches!(done, Err(Failed::At(..))) {
+            *self.writer.lock().await = None;
+        }
+        let receipt = |Done { key, changed, count }: Done| Receipt {
+            server: connections.node_of(&key).to_string(),
+            key,
+            changed,
+            count,
+        };
+        Ok(done?.into_iter().map(receipt).collect())
+    }
+
+    /// The connections of the last edit, or new ones to the present masters.
+    async fn writer_connections(&self) -> Result<Arc<Connections>, RedisFailure> {
+        let mut writer = self.writer.lock().await;
+        if let Some(writer) = &mut *writer
+            && self.is_current(writer).await
+        {
+            return Ok(Arc::clone(&writer.connections));
+        }
+        // Never two connections to each master at once.
+        *writer = None;
+        let mut connections = Connections::find(&self.topology, &self.access, None).await?;
+        if !self.topology.moves() {
+            // A replica refuses edits, but answers what it does not have like a master
+            // that does not have it.
+            connections = self.master_of(connections).await?;
+        }
+        let connections = Arc::new(connections);
+        *writer = Some(Writer { connections: Arc::clone(&connections), asked: Instant::now() });
+        Ok(connections)
+    }
+
+    /// Returns true if the masters are still those: one that was cut off from the others
+    /// goes on taking edits that will be lost.
+    async fn is_current(&self, writer: &mut Writer) -> bool {
+        if writer.asked.elapsed() < TRUST {
+            return true;
+        }
+        writer.asked = Instant::now();
+        if !self.topology.moves() {
+            return !matches!(writer.connections.all[0].role().await, Ok(Role::Replica { .. }));
+        }
+        // When no server can be asked, the edit itself shows what the master thinks.
+        let map = self.topology.resolve().await;
+        map.map_or(true, |map| !writer.connections.map.is_outdone_by(&map))
+    }
+
+    /// Follows a replica to its master.
+    async fn master_of(&self, mut connections: Connections) -> Result<Connections, RedisFailure> {
+        for _ in 0..MOST_HOPS {
+            match connections.all[0].role().await? {
+                Role::Replica { master, .. } => {
+                    connections = Connections::open(Map::one(master), &self.access, None).await?;
+                }
+                Role::Master | Role::Unknown => break,
+            }
+        }
+        Ok(connections)
+    }
+
+    /// The key to name when no server could be reached at all.
+    fn main_key(&self, edit: &Edit) -> String {
+        match edit {
+            Edit::Allow(..) | Edit::Remove(_) => self.keys.allow_set.clone(),
+            Edit::RecordSeen(_) | Edit::Forget { .. } => self.keys.history.clone(),
+            Edit::Ban(member, _) | Edit::Unban(member) => self.keys.ban_key(*member),
+            Edit::Strike { ip, findtime, .. } | Edit::ClearStrikes { ip, findtime } => {
+                self.keys.strike_key(Member::source_of(*ip), Window::at(now(), *findtime))
+            }
+        }
+    }
 }
 
-fn may_retry(edits: &[Edit], trouble: &Trouble) -> bool {
+fn may_retry(edits: &[Edit], failure: &RedisFailure) -> bool {
     use Kind::{Elsewhere, Loading, Lost, ReadOnly, Silent};
     // What may have been done is not done again when it counts.
     let counts = edits.iter().any(|edit| matches!(edit, Edit::Strike { .. }));
-    match trouble.kind {
+    match failure.kind {
         Silent => !counts,
         Lost | Elsewhere | ReadOnly | Loading => true,
         _ => false,
     }
 }
 
-async fn attempt(
-    store: &RedisStore,
-    edits: &[Edit],
-    together: bool,
-) -> Result<Vec<Receipt>, Failed> {
-    let links = links(store).await;
-    let links = links.map_err(|trouble| Failed::At(main_key(store, &edits[0]), trouble))?;
-    let done = match together {
-        true => batch::make(store, &links, edits).await,
-        false => Attempt { store, links: &links }.make(&edits[0]).await.map(|done| vec![done]),
-    };
-    if matches!(done, Err(Failed::At(..))) {
-        *store.writer.lock().await = None;
-    }
-    let receipt = |Done { key, changed, count }: Done| Receipt {
-        server: links.node_of(&key).to_string(),
-        key,
-        changed,
-        count,
-    };
-    Ok(done?.into_iter().map(receipt).collect())
-}
-
-/// The connections of the last edit, or new ones to whoever is master now.
-async fn links(store: &RedisStore) -> Result<Arc<Links>, Trouble> {
-    let mut writer = store.writer.lock().await;
-    if let Some(writer) = &mut *writer
-        && is_current(store, writer).await
-    {
-        return Ok(Arc::clone(&writer.links));
-    }
-    // Never two connections to each master at once.
-    *writer = None;
-    let mut links = Links::find(&store.topology, &store.access, None).await?;
-    if !store.topology.moves() {
-        // A replica refuses edits, but answers what it does not have like a master
-        // that does not have it.
-        links = master_of(store, links).await?;
-    }
-    let links = Arc::new(links);
-    *writer = Some(Writer { links: Arc::clone(&links), asked: Instant::now() });
-    Ok(links)
-}
-
-/// Whether the masters are still those: one that was cut off from the others
-/// goes on taking edits that nobody will ever see.
-async fn is_current(store: &RedisStore, writer: &mut Writer) -> bool {
-    if writer.asked.elapsed() < TRUST {
-        return true;
-    }
-    writer.asked = Instant::now();
-    if !store.topology.moves() {
-        return !matches!(writer.links.all[0].role().await, Ok(Role::Replica { .. }));
-    }
-    // When nobody can be asked, the edit itself shows what the master thinks.
-    store.topology.resolve().await.map_or(true, |map| !writer.links.map.is_outdone_by(&map))
-}
-
-/// Follows a replica to its master.
-async fn master_of(store: &RedisStore, mut links: Links) -> Result<Links, Trouble> {
-    for _ in 0..MOST_HOPS {
-        match links.all[0].role().await? {
-            Role::Replica { master, .. } => {
-                links = Links::open(Map::one(master), &store.access, None).await?;
-            }
-            Role::Master | Role::Unknown => break,
-        }
-    }
-    Ok(links)
-}
-
-/// The key to name when no server could be reached at all.
-fn main_key(store: &RedisStore, edit: &Edit) -> String {
-    match edit {
-        Edit::Allow(..) | Edit::Remove(_) => store.keys.allow_set.clone(),
-        Edit::Touch(_) | Edit::Forget { .. } => store.keys.history.clone(),
-        Edit::Ban(member, _) | Edit::Unban(member) => store.keys.ban_key(*member),
-        Edit::Strike { ip, findtime, .. } | Edit::ClearStrikes { ip, findtime } => {
-            store.keys.strike_key(Member::source_of(*ip), Window::at(now_ms(), *findtime))
-        }
-    }
-}
-
 /// One try to make an edit.
 struct Attempt<'a> {
     store: &'a RedisStore,
-    links: &'a Links,
+    connections: &'a Connections,
 }
 
 impl Attempt<'_> {
@@ -193,13 +216,15 @@ impl Attempt<'_> {
             Edit::Remove(member) => self.remove(*member).await,
             Edit::Ban(member, time) => self.ban(*member, *time).await,
             Edit::Unban(member) => self.unban(*member).await,
-            Edit::Touch(seen) => self.touch(seen).await,
+            Edit::RecordSeen(seen) => self.touch(seen).await,
             Edit::Forget { ip, before_s } => self.forget(ip.to_canonical(), *before_s).await,
             Edit::Strike { ip, findtime, bantime, maxretry } => {
-                self.strike(ip.to_canonical(), (*findtime, *bantime), *maxretry).await
+                let rule =
+                    StrikeRule { findtime: *findtime, bantime: *bantime, maxretry: *maxretry };
+                self.strike(ip.to_canonical(), rule).await
             }
             Edit::ClearStrikes { ip, findtime } => {
-                let window = Window::at(now_ms(), *findtime);
+                let window = Window::at(now(), *findtime);
                 let key = self.store.keys.strike_key(Member::source_of(*ip), window);
                 let removed = self.delete(std::slice::from_ref(&key)).await?;
                 Ok(Done { key, changed: removed > 0, count: None })
@@ -209,26 +234,26 @@ impl Attempt<'_> {
 
     async fn allow(&self, member: Member, ttl: Option<Duration>) -> Result<Done, Failed> {
         let set = &self.store.keys.allow_set;
-        let form = self.form().await?;
+        let set_type = self.set_type().await?;
         let own_key = match member {
             Member::Address(ip) => self.store.keys.allow_key(ip),
             Member::Network(_) => None,
         };
-        let mut add = match (form, ttl, own_key) {
-            (Form::Absent | Form::Set, None, _) => {
+        let mut add = match (set_type, ttl, own_key) {
+            (SetType::Absent | SetType::Set, None, _) => {
                 let mut add = redis::cmd("SADD");
                 add.arg(set);
                 add
             }
-            (Form::Absent | Form::Set, Some(ttl), Some(key)) => {
+            (SetType::Absent | SetType::Set, Some(ttl), Some(key)) => {
                 self.set_for(&key, ttl).await?;
                 return Ok(Done { key, changed: true, count: None });
             }
-            (Form::Set, Some(_), None) => {
-                let server = self.links.node_of(set).to_string();
+            (SetType::Set, Some(_), None) => {
+                let server = self.connections.node_of(set).to_string();
                 return Err(Failed::For(StoreError::NoExpiry { server, key: set.clone() }));
             }
-            (Form::Sorted | Form::Absent, ttl, _) => {
+            (SetType::Sorted | SetType::Absent, ttl, _) => {
                 let mut add = redis::cmd("ZADD");
                 add.arg(set).arg("CH").arg(score(ttl));
                 add
@@ -241,8 +266,8 @@ impl Attempt<'_> {
 
     async fn remove(&self, member: Member) -> Result<Done, Failed> {
         let mut key = self.store.keys.allow_set.clone();
-        let form = self.form().await?;
-        let mut removed = self.take_out(form, &spellings(member)).await?;
+        let set_type = self.set_type().await?;
+        let mut removed = self.take_out(set_type, &spellings(member)).await?;
         if let (Member::Address(ip), Some(prefix)) = (member, &self.store.keys.allow_prefix) {
             let names = with_prefix(prefix, ip);
             let deleted = self.delete(&names).await?;
@@ -252,11 +277,12 @@ impl Attempt<'_> {
             removed += deleted;
         }
         if removed == 0 {
-            // Written in a way that nobody thinks of, and still in force.
-            let found = find_in_set(self.store, self.links, form, |other| *other == member).await;
-            let found = found.map_err(|trouble| Failed::At(key.clone(), trouble))?;
-            let names: Vec<String> = found.into_iter().map(|(_, name, _)| name).collect();
-            removed = self.take_out(form, &names).await?;
+            // Written in an unusual way, and still in force.
+            let is_it = |other: &Member| *other == member;
+            let found = self.store.find_in_set(self.connections, set_type, is_it).await;
+            let found = found.map_err(|failure| Failed::At(key.clone(), failure))?;
+            let names: Vec<String> = found.into_iter().map(|found| found.written).collect();
+            removed = self.take_out(set_type, &names).await?;
         }
         self.announce(member, removed > 0).await;
         Ok(Done { key, changed: removed > 0, count: None })
@@ -268,7 +294,7 @@ impl Attempt<'_> {
         Ok(Done { key, changed: true, count: None })
     }
 
-    /// Tells a key that was there.
+    /// Lifts a ban. The result names a key that was there.
     async fn unban(&self, member: Member) -> Result<Done, Failed> {
         let mut removed = None;
         for (_, key) in ban_keys(&self.store.keys.ban_prefix, member) {
@@ -300,8 +326,8 @@ impl Attempt<'_> {
         if self.seen(ip).await?.is_some_and(|seen_s| seen_s >= before_s) {
             return Ok(Done { key, changed: false, count: None });
         }
-        let form = self.form().await?;
-        let mut removed = self.take_out(form, &spellings(ip.into())).await?;
+        let set_type = self.set_type().await?;
+        let mut removed = self.take_out(set_type, &spellings(ip.into())).await?;
         self.announce(ip.into(), removed > 0).await;
         if let Some(prefix) = &self.store.keys.allow_prefix {
             removed += self.delete(&with_prefix(prefix, ip)).await?;
@@ -312,26 +338,21 @@ impl Attempt<'_> {
         Ok(Done { key, changed: removed > 0, count: None })
     }
 
-    /// When `ip` was last let in, in any of its spellings.
+    /// The unix second at which `ip` was last admitted, in any of its spellings.
     async fn seen(&self, ip: IpAddr) -> Result<Option<u64>, Failed> {
         let key = &self.store.keys.history;
         let mut all = redis::pipe();
         for name in with_prefix("", ip) {
             all.cmd("HGET").arg(key).arg(name);
         }
-        let answers = self.links.of(key).ask_all(&all).await;
-        let answers = answers.map_err(|trouble| Failed::At(key.clone(), trouble))?;
+        let answers = self.connections.of(key).ask_all(&all).await;
+        let answers = answers.map_err(|failure| Failed::At(key.clone(), failure))?;
         Ok(answers.iter().filter_map(count).max())
     }
 
     /// allow2ban: while banned nothing counts, and the failure that reaches the
     /// limit writes the ban.
-    async fn strike(
-        &self,
-        ip: IpAddr,
-        (findtime, bantime): (Duration, Duration),
-        maxretry: u64,
-    ) -> Result<Done, Failed> {
+    async fn strike(&self, ip: IpAddr, rule: StrikeRule) -> Result<Done, Failed> {
         for member in Member::bans_of(ip) {
             let ban = self.store.keys.ban_key(member);
             if self.count(&ban, redis::cmd("EXISTS").arg(&ban)).await? > 0 {
@@ -340,33 +361,33 @@ impl Attempt<'_> {
         }
         let source = Member::source_of(ip);
         let ban = self.store.keys.ban_key(source);
-        let window = Window::at(now_ms(), findtime);
+        let window = Window::at(now(), rule.findtime);
         let key = self.store.keys.strike_key(source, window);
         let mut both = redis::pipe();
         both.atomic().cmd("INCR").arg(&key).cmd("EXPIRE").arg(&key).arg(window.ttl_s);
-        let answers = self.links.of(&key).ask_all(&both).await;
-        let answers = answers.map_err(|trouble| Failed::At(key.clone(), trouble))?;
+        let answers = self.connections.of(&key).ask_all(&both).await;
+        let answers = answers.map_err(|failure| Failed::At(key.clone(), failure))?;
         let count = answers.first().and_then(count).unwrap_or(0);
-        if count < maxretry {
+        if count < rule.maxretry {
             return Ok(Done { key, changed: true, count: Some(count) });
         }
-        self.set_for(&ban, bantime).await?;
+        self.set_for(&ban, rule.bantime).await?;
         Ok(Done { key: ban, changed: true, count: Some(count) })
     }
 
-    async fn form(&self) -> Result<Form, Failed> {
+    async fn set_type(&self) -> Result<SetType, Failed> {
         let set = &self.store.keys.allow_set;
-        let form = self.links.form(&self.store.keys).await;
-        form.map_err(|trouble| Failed::At(set.clone(), trouble))
+        let set_type = self.connections.set_type(&self.store.keys).await;
+        set_type.map_err(|failure| Failed::At(set.clone(), failure))
     }
 
-    /// Removes members from the allow-set by name; gives how many there were.
-    async fn take_out(&self, form: Form, names: &[String]) -> Result<u64, Failed> {
-        let command = match form {
+    /// Removes members from the allow-set by name. Returns their number.
+    async fn take_out(&self, set_type: SetType, names: &[String]) -> Result<u64, Failed> {
+        let command = match set_type {
             _ if names.is_empty() => return Ok(0),
-            Form::Absent => return Ok(0),
-            Form::Set => "SREM",
-            Form::Sorted => "ZREM",
+            SetType::Absent => return Ok(0),
+            SetType::Set => "SREM",
+            SetType::Sorted => "ZREM",
         };
         let set = &self.store.keys.allow_set;
         self.count(set, redis::cmd(command).arg(set).arg(names)).await
@@ -374,8 +395,8 @@ impl Attempt<'_> {
 
     /// Sets a key that ends by itself, as rack-attack does.
     async fn set_for(&self, key: &str, time: Duration) -> Result<(), Failed> {
-        let done = self.links.of(key).ask(&set_for(key, time)).await;
-        done.map(drop).map_err(|trouble| Failed::At(key.to_owned(), trouble))
+        let done = self.connections.of(key).ask(&set_for(key, time)).await;
+        done.map(drop).map_err(|failure| Failed::At(key.to_owned(), failure))
     }
 
     /// Deletes keys one by one, since a Cluster has them on several servers.
@@ -388,8 +409,8 @@ impl Attempt<'_> {
     }
 
     async fn count(&self, key: &str, command: &Cmd) -> Result<u64, Failed> {
-        let answer = self.links.of(key).ask(command).await;
-        let answer = answer.map_err(|trouble| Failed::At(key.to_owned(), trouble))?;
+        let answer = self.connections.of(key).ask(command).await;
+        let answer = answer.map_err(|failure| Failed::At(key.to_owned(), failure))?;
         Ok(count(&answer).unwrap_or(0))
     }
 
@@ -399,7 +420,7 @@ impl Attempt<'_> {
         if changed {
             let mut publish = redis::cmd("PUBLISH");
             publish.arg(self.store.keys.channel()).arg(member.to_string());
-            let _ = self.links.of(&self.store.keys.allow_set).ask(&publish).await;
+            let _ = self.connections.of(&self.store.keys.allow_set).ask(&publish).await;
         }
     }
 }
@@ -423,6 +444,6 @@ pub(super) fn count(value: &Value) -> Option<u64> {
 pub(super) fn score(ttl: Option<Duration>) -> String {
     let Some(ttl) = ttl else { return "+inf".to_owned() };
     let left = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).min(LONGEST_MS);
-    let end = now_ms().saturating_add(left);
+    let end = now().saturating_add(Duration::from_millis(left)).0;
     format!("{}.{:03}", end / 1000, end % 1000)
 }

@@ -12,13 +12,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::cause::{Cause, cause_of, is_of_tls};
 use super::meter::{Excess, HEAVIEST, Meter};
 
-/// What the answers of all servers of a store may weigh together.
+/// The most that the answers of all servers of a store may weigh together.
 const HEAVIEST_TOGETHER: u64 = 2 * HEAVIEST;
 
-/// What all connections of a store hold at this moment.
+/// The weight that all connections of a store hold at this moment.
 pub(super) type Together = Arc<AtomicU64>;
 
-/// What a connection and whoever asks over it know of each other.
+/// The state that a connection shares with the senders of commands.
 #[derive(Debug)]
 pub(super) struct Account {
     state: Mutex<State>,
@@ -33,11 +33,11 @@ struct State {
     meter: Meter,
     /// Questions without an answer.
     asked: usize,
-    /// What this connection holds of what all hold together.
+    /// The part of this connection in the weight that all hold together.
     held: u64,
 }
 
-/// A question, until its answers are there or nobody waits for them.
+/// A question, until its answers are there or are not waited for any more.
 #[derive(Debug)]
 pub(super) struct Asked<'a> {
     account: &'a Account,
@@ -46,7 +46,7 @@ pub(super) struct Asked<'a> {
 
 /// The stream whose bytes are counted.
 #[derive(Debug)]
-pub(super) struct Guarded<S> {
+pub(super) struct Metered<S> {
     stream: S,
     account: Arc<Account>,
 }
@@ -68,7 +68,7 @@ impl Account {
         Asked { account: self, answers }
     }
 
-    /// What was too much, if the connection failed for that.
+    /// The excess for which the connection failed, if it did.
     pub(super) fn excess(&self) -> Option<Excess> {
         self.excess.get().copied()
     }
@@ -127,13 +127,13 @@ impl Drop for Asked<'_> {
     }
 }
 
-impl<S> Guarded<S> {
+impl<S> Metered<S> {
     pub(super) fn new(stream: S, account: Arc<Account>) -> Self {
         Self { stream, account }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -155,7 +155,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Guarded<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> Metered<S> {
     /// Notes why a write failed. A server that ends TLS says why before it closes, and
     /// that is found by reading.
     fn failed(&mut self, error: io::Error, cx: &mut Context<'_>) -> io::Error {
@@ -169,7 +169,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guarded<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Metered<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -200,7 +200,7 @@ mod tests {
     /// Sends `count` texts of a megabyte and reads them; what came of that.
     async fn texts(account: &Arc<Account>, count: usize) -> io::Result<()> {
         let (mut server, client) = duplex(64 << 10);
-        let mut guarded = Guarded::new(client, Arc::clone(account));
+        let mut guarded = Metered::new(client, Arc::clone(account));
         let mut text = TEXT.to_vec();
         text.resize(TEXT.len() + 1_000_000, b'x');
         text.extend(b"\r\n");

@@ -1,6 +1,6 @@
-//! Entries that a full read finds with an end so far away that nobody meant it:
-//! milliseconds where seconds are expected. Counted, so that the log tells it once and not
-//! at every read; what such an entry allows is the store's word, and not changed here.
+//! Entries whose end a full read finds implausibly far away: milliseconds were written where
+//! seconds are expected. Counted, so that they are logged once and not at every read; such an
+//! entry counts as the store has it, and is not changed here.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -9,9 +9,9 @@ use tracing::warn;
 use super::member::{Item, Member};
 use super::store::{Event, is_unmeant};
 
-/// Listens to full reads, and tells the log.
+/// Watches full reads, and logs such entries.
 #[derive(Debug, Default)]
-pub(super) struct Unmeant(Mutex<Found>);
+pub(super) struct ImplausibleExpiries(Mutex<Found>);
 
 /// Such entries of the full read that is under way, or was the last.
 #[derive(Debug, Default)]
@@ -21,8 +21,8 @@ struct Found {
     was_told: bool,
 }
 
-impl Unmeant {
-    /// The store says something.
+impl ImplausibleExpiries {
+    /// Takes a report of the store.
     pub(super) fn hear(&self, event: &Event) {
         let mut found = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
@@ -56,7 +56,8 @@ impl Found {
         }
     }
 
-    /// It is complete: how many there are, and one of them, where that is news.
+    /// The read is complete. Returns the number of such entries, and one of them, if the
+    /// read before had none.
     fn end(&mut self) -> Option<(u64, Member)> {
         let was_told = std::mem::replace(&mut self.was_told, self.example.is_some());
         self.example.filter(|_| !was_told).map(|example| (self.found, example))
@@ -66,17 +67,19 @@ impl Found {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::unix_time::{Expiry, UnixMillis};
 
     #[test]
     fn it_is_told_once_until_it_was_put_right() {
         let member: Member = "203.0.113.7".parse().unwrap();
-        let millis = Item::Allowed(member, Some(1_790_000_000_000_000));
-        let seconds = Item::Allowed(member, Some(1_790_000_000_000));
-        let mut unmeant = Found::default();
+        let at = |millis| Expiry::At(UnixMillis(millis));
+        let millis = Item::Allowed(member, at(1_790_000_000_000_000));
+        let seconds = Item::Allowed(member, at(1_790_000_000_000));
+        let mut found = Found::default();
         let mut read = |items: &[Item]| {
-            unmeant.begin();
-            unmeant.note(items);
-            unmeant.end()
+            found.begin();
+            found.note(items);
+            found.end()
         };
         assert_eq!(read(&[seconds]), None);
         assert_eq!(read(&[seconds, millis, millis]), Some((2, member)));

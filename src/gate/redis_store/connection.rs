@@ -1,8 +1,8 @@
 //! One connection to one server: TCP, TLS or a unix socket, always RESP3.
 //!
-//! How it comes about is told in `way`. Every answer has to come within
-//! [`ANSWER`], so that a server that is stopped is noticed by whoever asks it next. A link never reconnects; whoever holds
-//! one drops it.
+//! It is made in `connect`. Every answer has to come within
+//! [`ANSWER`], so that a server that is stopped is noticed with the next command. A
+//! connection never reconnects; a failed one is dropped.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,19 +15,19 @@ use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::address::{Credentials, Node};
-use super::circle::Circle;
-use super::guarded::{Account, Guarded, Together};
+use super::connect::{Connected, Stream, connect};
+use super::error::{Kind, RedisFailure};
+use super::known_servers::KnownServers;
 use super::meter::Excess;
+use super::metered::{Account, Metered, Together};
 use super::pushes::Pushes;
 use super::tls::Tls;
-use super::trouble::{Kind, Trouble};
-use super::way::{Connected, Stream, connect};
 use crate::net::Names;
 
 /// The time that a server may take for one answer, a login among them.
 pub(super) const ANSWER: Duration = Duration::from_secs(1);
 
-/// How to reach a server of a store.
+/// The means to reach a server of a store.
 #[derive(Clone)]
 pub(super) struct Access {
     pub(super) credentials: Option<Credentials>,
@@ -35,21 +35,21 @@ pub(super) struct Access {
     pub(super) tls: Option<Tls>,
     /// The addresses of servers that have names.
     pub(super) names: Arc<Names>,
-    /// What all connections of the store hold.
+    /// The memory that all connections of the store hold.
     pub(super) together: Together,
-    /// Which servers the store connected to.
-    pub(super) circle: Arc<Circle>,
+    /// The servers that the store connected to.
+    pub(super) known_servers: Arc<KnownServers>,
 }
 
 /// A connection to one server.
-pub(super) struct Link {
+pub(super) struct Connection {
     node: Node,
     connection: MultiplexedConnection,
     account: Arc<Account>,
     _driver: AbortOnDropHandle<()>,
 }
 
-/// What a server says it is.
+/// The role of a server, as it says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Role {
     Master,
@@ -62,30 +62,30 @@ pub(super) enum Role {
     Unknown,
 }
 
-// === impl Link ===
+// === impl Connection ===
 
-impl Link {
+impl Connection {
     /// Connects, with what the server pushes going to `pushes`.
     pub(super) async fn open(
         node: &Node,
         access: &Access,
         pushes: Option<Arc<Pushes>>,
-    ) -> Result<Self, Trouble> {
-        access.circle.enter(node, Instant::now())?;
+    ) -> Result<Self, RedisFailure> {
+        access.known_servers.enter(node, Instant::now())?;
         let Connected { stream, with } = connect(node, access).await?;
         let logging_in = Self::log_in(stream, (node, access), pushes);
         let opened = timeout(ANSWER, logging_in).await;
-        let opened = opened.unwrap_or_else(|_| Err(Trouble::silent(node)));
-        opened.map_err(|trouble| trouble.at(&format!("logging in at {with}")))
+        let opened = opened.unwrap_or_else(|_| Err(RedisFailure::silent(node)));
+        opened.map_err(|failure| failure.at(&format!("logging in at {with}")))
     }
 
     async fn log_in(
         stream: Box<dyn Stream>,
         (node, access): (&Node, &Access),
         pushes: Option<Arc<Pushes>>,
-    ) -> Result<Self, Trouble> {
+    ) -> Result<Self, RedisFailure> {
         let account = Account::new(Arc::clone(&access.together));
-        let stream = Guarded::new(stream, Arc::clone(&account));
+        let stream = Metered::new(stream, Arc::clone(&account));
         let mut info = RedisConnectionInfo::default()
             .set_protocol(ProtocolVersion::RESP3)
             .set_skip_set_lib_name()
@@ -109,7 +109,7 @@ impl Link {
         drop(asked);
         let has_user = access.credentials.as_ref().is_some_and(|login| login.user.is_some());
         let (connection, driver) =
-            opened.map_err(|error| trouble_of(&error, node, &account).of_login(has_user))?;
+            opened.map_err(|error| failure_of(&error, node, &account).of_login(has_user))?;
         let driver = AbortOnDropHandle::new(tokio::spawn(driver));
         Ok(Self { node: node.clone(), connection, account, _driver: driver })
     }
@@ -118,14 +118,14 @@ impl Link {
         &self.node
     }
 
-    pub(super) async fn ask(&self, command: &Cmd) -> Result<Value, Trouble> {
+    pub(super) async fn ask(&self, command: &Cmd) -> Result<Value, RedisFailure> {
         let _asked = self.account.ask(1);
         let answer = command.query_async(&mut self.connection.clone()).await;
-        answer.map_err(|error| self.trouble_of(&error))
+        answer.map_err(|error| self.failure_of(&error))
     }
 
     /// Sends all at once; the first error is everyone's.
-    pub(super) async fn ask_all(&self, commands: &Pipeline) -> Result<Vec<Value>, Trouble> {
+    pub(super) async fn ask_all(&self, commands: &Pipeline) -> Result<Vec<Value>, RedisFailure> {
         if commands.is_empty() {
             return Ok(vec![]);
         }
@@ -133,7 +133,7 @@ impl Link {
         let more = if commands.is_transaction() { 2 } else { 0 };
         let _asked = self.account.ask(commands.len() + more);
         let answers = commands.query_async(&mut self.connection.clone()).await;
-        answers.map_err(|error| self.trouble_of(&error))
+        answers.map_err(|error| self.failure_of(&error))
     }
 
     /// Sends all as one transaction, which may take `limit`; gives nothing where what was
@@ -142,7 +142,7 @@ impl Link {
         &self,
         commands: &mut Pipeline,
         limit: Duration,
-    ) -> Result<Option<Vec<Value>>, Trouble> {
+    ) -> Result<Option<Vec<Value>>, RedisFailure> {
         if commands.is_empty() {
             return Ok(Some(vec![]));
         }
@@ -151,57 +151,57 @@ impl Link {
         let mut connection = self.connection.clone();
         connection.set_response_timeout(limit);
         let answers: Result<Vec<Value>, _> = commands.atomic().query_async(&mut connection).await;
-        let answers = answers.map_err(|error| self.trouble_of(&error))?;
+        let answers = answers.map_err(|error| self.failure_of(&error))?;
         Ok((answers.len() == commands.len()).then_some(answers))
     }
 
-    pub(super) async fn subscribe(&self, channel: &str) -> Result<(), Trouble> {
+    pub(super) async fn subscribe(&self, channel: &str) -> Result<(), RedisFailure> {
         let _asked = self.account.ask(1);
         let answer = self.connection.clone().subscribe(channel).await;
-        answer.map_err(|error| self.trouble_of(&error))
+        answer.map_err(|error| self.failure_of(&error))
     }
 
     /// The reason why the connection failed, where that is known.
-    pub(super) fn failure(&self) -> Option<Trouble> {
+    pub(super) fn failure(&self) -> Option<RedisFailure> {
         failure(&self.node, &self.account)
     }
 
-    fn trouble_of(&self, error: &RedisError) -> Trouble {
-        trouble_of(error, &self.node, &self.account)
+    fn failure_of(&self, error: &RedisError) -> RedisFailure {
+        failure_of(error, &self.node, &self.account)
     }
 
     /// Asks what the server is, which also tells that it is alive.
-    pub(super) async fn role(&self) -> Result<Role, Trouble> {
+    pub(super) async fn role(&self) -> Result<Role, RedisFailure> {
         match self.ask(&redis::cmd("ROLE")).await {
             Ok(answer) => Ok(role(&answer).unwrap_or(Role::Unknown)),
-            Err(trouble) if trouble.kind == Kind::Denied => {
+            Err(failure) if failure.kind == Kind::Denied => {
                 self.ask(&redis::cmd("PING")).await?;
                 Ok(Role::Unknown)
             }
-            Err(trouble) => Err(trouble),
+            Err(failure) => Err(failure),
         }
     }
 
-    /// Trouble with this server, which answers with more than there can be.
-    pub(super) fn too_much(&self, cause: impl Into<String>) -> Trouble {
-        Trouble::new(Kind::TooMuch, &self.node, cause)
+    /// A failure of this server, which answers with more than there can be.
+    pub(super) fn too_much(&self, cause: impl Into<String>) -> RedisFailure {
+        RedisFailure::new(Kind::TooMuch, &self.node, cause)
     }
 
-    /// Trouble of kind `Other` with this server.
-    pub(super) fn trouble(&self, cause: impl Into<String>) -> Trouble {
-        Trouble::new(Kind::Other, &self.node, cause)
+    /// A failure of kind `Other` of this server.
+    pub(super) fn other_failure(&self, cause: impl Into<String>) -> RedisFailure {
+        RedisFailure::new(Kind::Other, &self.node, cause)
     }
 }
 
-/// Gives the trouble; a connection that failed knows its cause best.
-fn trouble_of(error: &RedisError, node: &Node, account: &Account) -> Trouble {
-    failure(node, account).unwrap_or_else(|| Trouble::of(error, node))
+/// Returns the failure; a connection that failed knows its cause best.
+fn failure_of(error: &RedisError, node: &Node, account: &Account) -> RedisFailure {
+    failure(node, account).unwrap_or_else(|| RedisFailure::of(error, node))
 }
 
-fn failure(node: &Node, account: &Account) -> Option<Trouble> {
-    let too_much = |excess: Excess| Trouble::new(Kind::TooMuch, node, excess.to_string());
+fn failure(node: &Node, account: &Account) -> Option<RedisFailure> {
+    let too_much = |excess: Excess| RedisFailure::new(Kind::TooMuch, node, excess.to_string());
     let excess = account.excess().map(too_much);
-    excess.or_else(|| account.failure().map(|cause| Trouble::broken(cause, node)))
+    excess.or_else(|| account.failure().map(|cause| RedisFailure::broken(cause, node)))
 }
 
 fn role(answer: &Value) -> Option<Role> {

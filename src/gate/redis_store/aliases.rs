@@ -1,5 +1,5 @@
-//! What the last full read found that a question by canonical name would miss:
-//! which networks there are, and who is written in another way.
+//! The findings of the last full read that a look-up by canonical name would miss:
+//! networks, and addresses that are written in another way.
 //!
 //! Programs write `2001:DB8::1` or `::ffff:1.2.3.4`, and Redis compares bytes.
 //! Bounded: where there is more than is kept, "not found" stays unsaid.
@@ -11,35 +11,35 @@ use super::keys::Subject;
 
 /// Networks that are kept; in a larger set every candidate is told about.
 const MOST_NETWORKS: usize = 100_000;
-/// Odd spellings that are kept.
-const MOST_ODD: usize = 10_000;
+/// Unusual spellings that are kept.
+const MOST_ALIASES: usize = 10_000;
 
-/// What one full read found in the set.
+/// Findings of one full read in the set.
 #[derive(Debug, Default)]
 struct InSet {
     networks: HashSet<Member>,
     members: HashMap<Member, Vec<String>>,
     too_many_networks: bool,
-    too_many_odd: bool,
+    too_many_aliases: bool,
 }
 
-/// What one full read found among the keys.
+/// Findings of one full read among the keys.
 #[derive(Debug, Default)]
 struct InKeys {
     keys: HashMap<Subject, Vec<String>>,
-    too_many_odd: bool,
+    too_many_aliases: bool,
 }
 
-/// What the last full read found, and, while one is under way, also the one before.
+/// The findings of the last full read, and, while one is under way, also of the one before.
 #[derive(Debug, Default)]
-pub(super) struct Odd {
+pub(super) struct AliasIndex {
     set: InSet,
     set_before: InSet,
     keys: InKeys,
     keys_before: InKeys,
 }
 
-impl Odd {
+impl AliasIndex {
     /// A full read of the set starts: what it finds will replace what is known.
     pub(super) fn begin_set(&mut self) {
         self.set_before = std::mem::take(&mut self.set);
@@ -66,16 +66,16 @@ impl Odd {
             }
         }
         if !is(&member, written) {
-            self.set.too_many_odd |= !note(&mut self.set.members, member, written);
+            self.set.too_many_aliases |= !note(&mut self.set.members, member, written);
         }
     }
 
     /// Notes a key whose address is not written canonically.
     pub(super) fn note_key(&mut self, subject: Subject, key: &str) {
-        self.keys.too_many_odd |= !note(&mut self.keys.keys, subject, key);
+        self.keys.too_many_aliases |= !note(&mut self.keys.keys, subject, key);
     }
 
-    /// Whether the keeper may know this network.
+    /// Returns true if the mirror may know this network.
     pub(super) fn may_know(&self, network: &Member) -> bool {
         [&self.set, &self.set_before]
             .iter()
@@ -109,12 +109,12 @@ impl Odd {
         all.filter_map(|keys| keys.keys.get(subject)).flatten()
     }
 
-    /// Whether there may be odd spellings that are not kept.
+    /// Returns true if there may be unusual spellings that are not kept.
     pub(super) fn is_incomplete(&self) -> bool {
-        self.set.too_many_odd
-            || self.set_before.too_many_odd
-            || self.keys.too_many_odd
-            || self.keys_before.too_many_odd
+        self.set.too_many_aliases
+            || self.set_before.too_many_aliases
+            || self.keys.too_many_aliases
+            || self.keys_before.too_many_aliases
     }
 }
 
@@ -122,7 +122,7 @@ impl Odd {
 fn note<K: std::hash::Hash + Eq>(kept: &mut HashMap<K, Vec<String>>, key: K, text: &str) -> bool {
     /// One subject has few spellings; a store that has more is garbage.
     const MOST_SPELLINGS: usize = 16;
-    if kept.len() >= MOST_ODD && !kept.contains_key(&key) {
+    if kept.len() >= MOST_ALIASES && !kept.contains_key(&key) {
         return false;
     }
     let spellings = kept.entry(key).or_default();
@@ -136,7 +136,7 @@ fn note<K: std::hash::Hash + Eq>(kept: &mut HashMap<K, Vec<String>>, key: K, tex
     room
 }
 
-/// Whether `member` prints as `written`, without making a string of a million.
+/// Returns true if `member` prints as `written`, without making a string for each of a million.
 fn is(member: &Member, written: &str) -> bool {
     use std::fmt::Write;
     struct Rest<'a>(&'a str);
@@ -160,36 +160,36 @@ mod tests {
 
     #[test]
     fn only_odd_spellings_are_kept() {
-        let mut odd = Odd::default();
+        let mut index = AliasIndex::default();
         for text in ["1.2.3.4", "::ffff:1.2.3.4", "::ffff:1.2.3.4", "10.0.0.0/8", "1.2.3.4/32"] {
-            odd.note_member(member(text), text);
+            index.note_member(member(text), text);
         }
-        let spellings: Vec<_> = odd.of_member(&member("1.2.3.4")).collect();
+        let spellings: Vec<_> = index.of_member(&member("1.2.3.4")).collect();
         assert_eq!(spellings, ["::ffff:1.2.3.4", "1.2.3.4/32"]);
-        assert!(odd.may_know(&member("10.0.0.0/8")) && !odd.may_know(&member("10.0.0.0/9")));
-        assert_eq!(odd.lengths(), HashSet::from([8]));
+        assert!(index.may_know(&member("10.0.0.0/8")) && !index.may_know(&member("10.0.0.0/9")));
+        assert_eq!(index.lengths(), HashSet::from([8]));
     }
 
     #[test]
     fn the_facts_before_hold_until_the_read_is_complete() {
-        let mut odd = Odd::default();
-        odd.note_member(member("10.0.0.0/8"), "10.0.0.0/8");
-        odd.begin_set();
-        assert!(odd.may_know(&member("10.0.0.0/8")));
-        odd.end();
-        assert!(!odd.may_know(&member("10.0.0.0/8")));
+        let mut index = AliasIndex::default();
+        index.note_member(member("10.0.0.0/8"), "10.0.0.0/8");
+        index.begin_set();
+        assert!(index.may_know(&member("10.0.0.0/8")));
+        index.end();
+        assert!(!index.may_know(&member("10.0.0.0/8")));
     }
 
     #[test]
     fn too_much_is_known_to_be_too_much() {
-        let mut odd = Odd::default();
-        for n in 0..=MOST_ODD {
+        let mut index = AliasIndex::default();
+        for n in 0..=MOST_ALIASES {
             let ip = std::net::Ipv4Addr::from(u32::try_from(n).unwrap());
-            odd.note_member(member(&ip.to_string()), &format!("::ffff:{ip}"));
+            index.note_member(member(&ip.to_string()), &format!("::ffff:{ip}"));
         }
-        assert!(odd.is_incomplete());
-        odd.begin_set();
-        odd.end();
-        assert!(!odd.is_incomplete());
+        assert!(index.is_incomplete());
+        index.begin_set();
+        index.end();
+        assert!(!index.is_incomplete());
     }
 }

@@ -1,8 +1,8 @@
-//! A walk through a set, or through the keys of servers, which has an end whatever
-//! the servers say.
+//! Limits a walk through a set, or through the keys of servers, so that it has an end whatever
+//! the servers answer.
 
-use super::link::Link;
-use super::trouble::Trouble;
+use super::connection::Connection;
+use super::error::RedisFailure;
 
 /// Members and keys of a gate in one walk.
 pub(super) const MOST_ENTRIES: usize = 2_000_000;
@@ -11,32 +11,36 @@ pub(super) const MOST_ENTRIES: usize = 2_000_000;
 /// other keys.
 const MOST_PAGES: usize = 1_000_000;
 
-/// How far a walk has come.
+/// The progress of a walk.
 #[derive(Debug, Default)]
-pub(super) struct Walk {
+pub(super) struct ScanLimit {
     pages: usize,
     found: usize,
     /// Members and keys that were told one by one since it began.
     singly: usize,
 }
 
-impl Walk {
+impl ScanLimit {
     /// A page of so many members or keys has come.
     ///
     /// # Errors
-    /// [`Trouble`] when there can be no such walk.
-    pub(super) fn page(&mut self, link: &Link, found: usize) -> Result<(), Trouble> {
+    /// [`RedisFailure`] when there can be no such walk.
+    pub(super) fn page(
+        &mut self,
+        connection: &Connection,
+        found: usize,
+    ) -> Result<(), RedisFailure> {
         (self.pages, self.found) = (self.pages + 1, self.found + found);
-        self.excess().map_or(Ok(()), |cause| Err(link.too_much(cause)))
+        self.excess().map_or(Ok(()), |cause| Err(connection.too_much(cause)))
     }
 
     /// Something was told by itself, and may be one more than the walk found.
     ///
     /// # Errors
-    /// [`Trouble`] when there are too many for what comes between two walks.
-    pub(super) fn single(&mut self, link: &Link) -> Result<(), Trouble> {
+    /// [`RedisFailure`] when there are too many for what comes between two walks.
+    pub(super) fn single(&mut self, connection: &Connection) -> Result<(), RedisFailure> {
         self.singly += 1;
-        self.excess().map_or(Ok(()), |cause| Err(link.too_much(cause)))
+        self.excess().map_or(Ok(()), |cause| Err(connection.too_much(cause)))
     }
 
     fn excess(&self) -> Option<String> {
@@ -56,7 +60,7 @@ mod tests {
 
     #[test]
     fn a_walk_has_an_end() {
-        let walk = |pages, found, singly| Walk { pages, found, singly }.excess().is_none();
+        let walk = |pages, found, singly| ScanLimit { pages, found, singly }.excess().is_none();
         assert!(walk(MOST_PAGES, MOST_ENTRIES, MOST_ENTRIES));
         assert!(!walk(MOST_PAGES + 1, 0, 0));
         assert!(!walk(1, MOST_ENTRIES + 1, 0) && !walk(1, 0, MOST_ENTRIES + 1));

@@ -1,5 +1,5 @@
-//! The way to a server: its name looked up, a connection, TLS. Each step has a time
-//! of its own, and whoever reads of a failure reads which step it was.
+//! Connects to a server: looks up its name, dials it, and begins TLS. Each step has a time
+//! limit of its own, and a failure names the step.
 //!
 //! Connections are made by [`crate::net::dial()`], as those to targets are: one
 //! address of a name that swallows packets costs a quarter of a second.
@@ -14,8 +14,8 @@ use tokio::time::{Instant, timeout};
 
 use super::address::Node;
 use super::cause::cause_of;
-use super::link::{ANSWER, Access};
-use super::trouble::{Kind, Trouble};
+use super::connection::{ANSWER, Access};
+use super::error::{Kind, RedisFailure};
 use crate::addr::Address;
 use crate::net::{DialError, SocketOptions, Stream as Socket, Target, dial};
 use crate::printable::printable;
@@ -49,7 +49,7 @@ pub(super) struct Connected {
 ///
 /// # Errors
 /// The step that failed.
-pub(super) async fn connect(node: &Node, access: &Access) -> Result<Connected, Trouble> {
+pub(super) async fn connect(node: &Node, access: &Access) -> Result<Connected, RedisFailure> {
     let target = look_up(node, access).await?;
     let options = SocketOptions { keepalive: true };
     let dialled = dial(&target, None, &options, Instant::now() + CONNECT).await;
@@ -73,7 +73,7 @@ pub(super) async fn connect(node: &Node, access: &Access) -> Result<Connected, T
     Ok(Connected { stream, with })
 }
 
-async fn look_up(node: &Node, access: &Access) -> Result<Target, Trouble> {
+async fn look_up(node: &Node, access: &Access) -> Result<Target, RedisFailure> {
     let (host, port) = match node {
         Node::Unix(path) => return Ok(Target::Unix(path.as_path().into())),
         Node::Tcp { host, port } => (host.clone(), port.to_string()),
@@ -81,12 +81,12 @@ async fn look_up(node: &Node, access: &Access) -> Result<Target, Trouble> {
     let name = printable(&host).into_owned();
     let found = access.names.find(&Address::Tcp { host, port }, LOOK_UP).await;
     found.map_err(|error| {
-        Trouble::new(Kind::Lost, node, format!("looking up {name}: {error}"))
+        RedisFailure::new(Kind::Lost, node, format!("looking up {name}: {error}"))
             .with(Some("correct the name, or check name service"))
     })
 }
 
-fn unreachable(node: &Node, target: &Target, error: &DialError) -> Trouble {
+fn unreachable(node: &Node, target: &Target, error: &DialError) -> RedisFailure {
     let all = || match target {
         Target::Ips(all) => all.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
         Target::Unix(path) => path.display().to_string(),
@@ -100,7 +100,7 @@ fn unreachable(node: &Node, target: &Target, error: &DialError) -> Trouble {
         other => (all(), other.to_string()),
     };
     let to = place(node, &address);
-    Trouble::new(Kind::Lost, node, format!("connecting to {to}: {cause}"))
+    RedisFailure::new(Kind::Lost, node, format!("connecting to {to}: {cause}"))
 }
 
 async fn secure(
@@ -108,12 +108,12 @@ async fn secure(
     node: &Node,
     access: &Access,
     with: &str,
-) -> Result<Box<dyn Stream>, Trouble> {
+) -> Result<Box<dyn Stream>, RedisFailure> {
     let (Some(tls), Node::Tcp { host, .. }) = (&access.tls, node) else {
         return Ok(Box::new(tcp));
     };
     let failed = |text: String, remedy| {
-        Trouble::new(Kind::Lost, node, format!("TLS with {with}: {text}")).with(remedy)
+        RedisFailure::new(Kind::Lost, node, format!("TLS with {with}: {text}")).with(remedy)
     };
     match timeout(TLS, tls.wrap(tcp, host)).await {
         Ok(Ok(stream)) => Ok(Box::new(stream)),

@@ -1,8 +1,8 @@
-//! Who may use the file, and what helps whoever may not.
+//! The permissions that the file needs, and the command that gives them.
 //!
 //! A tunnel end opens it after it became `-u USER`, and goes on writing it:
 //! history, strikes, bans, and now and then a new file in its place. So that
-//! user needs the file and its directory, whoever made them.
+//! user needs the file and its directory, also if another user made them.
 
 use std::fs::{self, File, Metadata};
 use std::io;
@@ -13,7 +13,7 @@ use nix::unistd::{Uid, geteuid};
 
 use crate::files::place::{Place, user_name};
 
-/// What keeps this process from the file, and the command that helps.
+/// The reason why this process may not use the file, and the command that helps.
 pub(super) fn refusal(path: &Path) -> String {
     let me = user_name(geteuid());
     let Ok(seen) = fs::symlink_metadata(path) else { return closed(&directory(path)) };
@@ -27,13 +27,13 @@ pub(super) fn refusal(path: &Path) -> String {
     format!("belongs to {owner}, and this process runs as {me}; run: chown {me} {path}")
 }
 
-/// Why no new file could be put in place of the old: without that it would grow
+/// The reason why no new file could be put in place of the old: without that it would grow
 /// for ever.
 pub(super) fn check_directory(place: &Place) -> Result<(), String> {
     if place.is_writable() { Ok(()) } else { Err(closed(&directory(place.path()))) }
 }
 
-/// Why this file is not for this process: another user may have put it there.
+/// The reason why this file is not for this process: another user may have put it there.
 pub(super) fn check_file(seen: &Metadata, place: &Place) -> Result<(), String> {
     if !seen.is_file() {
         return Ok(());
@@ -56,7 +56,7 @@ pub(super) fn give_away(file: &File, place: &Place) -> io::Result<()> {
     if geteuid().is_root() { hand_over(file, owner) } else { Ok(()) }
 }
 
-/// Whether a file made there may become this user's: root gives nothing to others
+/// Returns true if a file made there may become this user's: root gives nothing to others
 /// than the owner of the directory.
 pub(super) fn may_own(owner: u32, place: &Place) -> bool {
     let is_ours = owner == geteuid().as_raw();
@@ -68,7 +68,7 @@ pub(super) fn hand_over(file: &File, owner: u32) -> io::Result<()> {
     if file.metadata()?.uid() == owner { Ok(()) } else { fchown(file, Some(owner), None) }
 }
 
-/// Where the file is.
+/// The directory of the file.
 fn directory(path: &Path) -> PathBuf {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     parent.unwrap_or_else(|| Path::new(".")).to_owned()

@@ -1,7 +1,7 @@
-//! When sources proved last that they hold the key.
+//! The last time at which each source proved that it holds the key.
 //!
-//! A dialer makes a second connection where it hears nothing, and the first one
-//! fails when its deadline comes: behind the success that was to forgive it. So a
+//! A dialer makes a second connection if the first one stays silent, and the first one
+//! fails at its deadline: after the success that was to forgive it. So a
 //! failure of a connection that is older than the last success of its source is
 //! forgiven by that, too. Only holders of the key are remembered here, and no more
 //! of them than [`MOST`] for each half of the time. The time is an argument.
@@ -18,13 +18,13 @@ const KEPT: Duration = Duration::from_secs(600);
 const MOST: usize = 4_096;
 
 /// The last successes.
-pub(super) struct Proven {
+pub(super) struct RecentSuccesses {
     turned: Instant,
     young: HashMap<Member, Instant>,
     old: HashMap<Member, Instant>,
 }
 
-impl Proven {
+impl RecentSuccesses {
     pub(super) fn new(now: Instant) -> Self {
         Self { turned: now, young: HashMap::new(), old: HashMap::new() }
     }
@@ -40,7 +40,7 @@ impl Proven {
         }
     }
 
-    /// Whether `source` succeeded after `then`.
+    /// Returns true if `source` succeeded after `then`.
     pub(super) fn since(&self, source: Member, then: Instant) -> bool {
         let last = self.young.get(&source).or_else(|| self.old.get(&source));
         last.is_some_and(|last| *last >= then)
@@ -59,7 +59,7 @@ mod tests {
     fn a_success_counts_for_what_came_before_it() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut proven = Proven::new(start);
+        let mut proven = RecentSuccesses::new(start);
         proven.note(source(1), at(5));
         assert!(proven.since(source(1), at(4)) && proven.since(source(1), at(5)));
         assert!(!proven.since(source(1), at(6)) && !proven.since(source(2), at(4)));
@@ -70,7 +70,7 @@ mod tests {
     #[test]
     fn successes_are_forgotten_and_bounded() {
         let start = Instant::now();
-        let mut proven = Proven::new(start);
+        let mut proven = RecentSuccesses::new(start);
         for n in 0..2 * u32::try_from(MOST).unwrap() {
             proven.note(source(n), start);
         }

@@ -1,7 +1,7 @@
-//! When the next full read and the next ping are due. Pure: times in, times out.
+//! The due times of the next full read and the next ping. Pure: times in, times out.
 //!
 //! A full read costs the server its time, so that reads that take long take at
-//! most 5 % of it, whoever changes the set how often.
+//! most 5 % of it, however often the set changes.
 
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ use tokio::time::Instant;
 const CHEAP: Duration = Duration::from_millis(50);
 /// A read of `n` seconds is followed by 19 without one: 5 %.
 const SHARE: u32 = 19;
-/// What nobody announced is found after this at the latest, if the share allows.
+/// Changes without an announcement are found after this at the latest, if the share allows.
 const PERIOD: Duration = Duration::from_secs(60);
 const PING: Duration = Duration::from_millis(500);
 
-/// What to read.
+/// The extent of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Read {
     /// The allow-set; keys are told again from memory.
@@ -26,7 +26,7 @@ pub(super) enum Read {
 
 /// Due times.
 #[derive(Debug)]
-pub(super) struct Plan {
+pub(super) struct RefreshSchedule {
     set_wanted: Option<Instant>,
     all_wanted: Instant,
     /// Not before these, for the share.
@@ -35,7 +35,7 @@ pub(super) struct Plan {
     ping_at: Instant,
 }
 
-impl Plan {
+impl RefreshSchedule {
     /// Everything is due at once.
     pub(super) fn new(now: Instant) -> Self {
         let ping_at = now + PING;
@@ -74,14 +74,14 @@ impl Plan {
         self.all_free = self.all_free.max(now + rest(in_total));
     }
 
-    /// When to look again.
+    /// The next moment at which something may be due.
     pub(super) fn next(&self) -> Instant {
         let all = self.all_wanted.max(self.all_free);
         let set = self.set_wanted.map_or(all, |wanted| wanted.max(self.set_free));
         set.min(all).min(self.ping_at)
     }
 
-    /// Whether it is time to see whether the servers live; notes that it is done.
+    /// Returns true if it is time to ping the servers, and notes that it is done.
     pub(super) fn take_ping(&mut self, now: Instant) -> bool {
         let due = self.ping_at <= now;
         if due {
@@ -97,67 +97,67 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    fn read(plan: &mut Plan, at: Instant, took: Duration) -> (Read, Instant) {
-        let read = plan.due(at).expect("a read is due");
-        plan.begin(read, at);
-        plan.ended(at + took, took, took);
+    fn read(schedule: &mut RefreshSchedule, at: Instant, took: Duration) -> (Read, Instant) {
+        let read = schedule.due(at).expect("a read is due");
+        schedule.begin(read, at);
+        schedule.ended(at + took, took, took);
         (read, at + took)
     }
 
     #[test]
     fn a_cheap_read_is_made_at_once_and_then_after_a_minute() {
         let start = Instant::now();
-        let mut plan = Plan::new(start);
-        let (what, end) = read(&mut plan, start, 10 * MS);
-        assert_eq!((what, plan.due(end)), (Read::All, None));
-        assert_eq!(plan.due(end + PERIOD), Some(Read::All));
-        plan.set_changed(end + 10 * MS);
-        assert_eq!(plan.due(end + 10 * MS), Some(Read::Set));
-        assert_eq!(plan.next(), end + 10 * MS);
+        let mut schedule = RefreshSchedule::new(start);
+        let (what, end) = read(&mut schedule, start, 10 * MS);
+        assert_eq!((what, schedule.due(end)), (Read::All, None));
+        assert_eq!(schedule.due(end + PERIOD), Some(Read::All));
+        schedule.set_changed(end + 10 * MS);
+        assert_eq!(schedule.due(end + 10 * MS), Some(Read::Set));
+        assert_eq!(schedule.next(), end + 10 * MS);
     }
 
     #[test]
     fn dear_reads_take_a_twentieth_of_the_time() {
         let start = Instant::now();
-        let mut plan = Plan::new(start);
-        let (_, end) = read(&mut plan, start, 1000 * MS);
-        plan.set_changed(end);
-        plan.set_changed(end + MS);
-        assert_eq!(plan.due(end + 18_999 * MS), None);
-        let (what, end) = read(&mut plan, end + 19_000 * MS, 1000 * MS);
-        assert_eq!((what, plan.due(end)), (Read::Set, None));
+        let mut schedule = RefreshSchedule::new(start);
+        let (_, end) = read(&mut schedule, start, 1000 * MS);
+        schedule.set_changed(end);
+        schedule.set_changed(end + MS);
+        assert_eq!(schedule.due(end + 18_999 * MS), None);
+        let (what, end) = read(&mut schedule, end + 19_000 * MS, 1000 * MS);
+        assert_eq!((what, schedule.due(end)), (Read::Set, None));
     }
 
     #[test]
     fn a_dear_scan_of_keys_does_not_hold_up_a_cheap_set() {
         let start = Instant::now();
-        let mut plan = Plan::new(start);
-        plan.begin(Read::All, start);
+        let mut schedule = RefreshSchedule::new(start);
+        schedule.begin(Read::All, start);
         let end = start + 10_000 * MS;
-        plan.ended(end, 10 * MS, 10_000 * MS);
-        plan.set_changed(end);
-        assert_eq!(plan.due(end + 10 * MS), Some(Read::Set));
-        assert_eq!(plan.due(start + 3 * PERIOD), Some(Read::Set), "190 s without all");
+        schedule.ended(end, 10 * MS, 10_000 * MS);
+        schedule.set_changed(end);
+        assert_eq!(schedule.due(end + 10 * MS), Some(Read::Set));
+        assert_eq!(schedule.due(start + 3 * PERIOD), Some(Read::Set), "190 s without all");
     }
 
     #[test]
     fn a_change_during_a_read_needs_another() {
         let start = Instant::now();
-        let mut plan = Plan::new(start);
-        plan.begin(Read::All, start);
-        plan.set_changed(start + MS);
-        plan.ended(start + 10 * MS, 10 * MS, 10 * MS);
-        assert_eq!(plan.due(start + 10 * MS), None);
-        assert_eq!(plan.due(start + 20 * MS), Some(Read::Set));
-        plan.everything_changed(start + 20 * MS);
-        assert_eq!(plan.due(start + 20 * MS), Some(Read::All));
+        let mut schedule = RefreshSchedule::new(start);
+        schedule.begin(Read::All, start);
+        schedule.set_changed(start + MS);
+        schedule.ended(start + 10 * MS, 10 * MS, 10 * MS);
+        assert_eq!(schedule.due(start + 10 * MS), None);
+        assert_eq!(schedule.due(start + 20 * MS), Some(Read::Set));
+        schedule.everything_changed(start + 20 * MS);
+        assert_eq!(schedule.due(start + 20 * MS), Some(Read::All));
     }
 
     #[test]
     fn pings_come_twice_a_second() {
         let start = Instant::now();
-        let mut plan = Plan::new(start);
-        assert!(!plan.take_ping(start) && plan.take_ping(start + PING));
-        assert!(!plan.take_ping(start + PING));
+        let mut schedule = RefreshSchedule::new(start);
+        assert!(!schedule.take_ping(start) && schedule.take_ping(start + PING));
+        assert!(!schedule.take_ping(start + PING));
     }
 }

@@ -1,5 +1,5 @@
-//! The servers that a store connected to lately. Who is master, and where, is what
-//! servers say, and each that they name hears the password; so these are not many,
+//! The servers that a store connected to lately. The master and its address are what
+//! servers say, and each that they name receives the password; so these are not many,
 //! however often they say something else.
 
 use std::collections::HashMap;
@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::address::Node;
+use super::error::{Kind, RedisFailure};
 use super::topology::MOST_NODES;
-use super::trouble::{Kind, Trouble};
 
 /// Servers in one [`HOUR`]: all masters of a Cluster, and as many that took over.
 const MOST: usize = 2 * MOST_NODES;
@@ -18,21 +18,21 @@ const HOUR: Duration = Duration::from_secs(3_600);
 
 /// Servers, and when each was connected to last.
 #[derive(Debug, Default)]
-pub(super) struct Circle(Mutex<HashMap<Node, Instant>>);
+pub(super) struct KnownServers(Mutex<HashMap<Node, Instant>>);
 
-impl Circle {
+impl KnownServers {
     /// Takes in a server that is about to be connected to.
     ///
     /// # Errors
-    /// [`Trouble`] when there were too many others in the last hour.
-    pub(super) fn enter(&self, node: &Node, now: Instant) -> Result<(), Trouble> {
+    /// [`RedisFailure`] when there were too many others in the last hour.
+    pub(super) fn enter(&self, node: &Node, now: Instant) -> Result<(), RedisFailure> {
         let mut servers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !servers.contains_key(node) && servers.len() >= MOST {
             servers.retain(|_, last| now.saturating_duration_since(*last) < HOUR);
             if servers.len() >= MOST {
                 let cause =
                     format!("is one server more than the {MOST} that were named in an hour");
-                return Err(Trouble::new(Kind::TooMuch, node, cause));
+                return Err(RedisFailure::new(Kind::TooMuch, node, cause));
             }
         }
         servers.insert(node.clone(), now);
@@ -46,9 +46,9 @@ mod tests {
 
     #[test]
     fn so_many_servers_hear_the_password_in_an_hour() {
-        let (circle, start) = (Circle::default(), Instant::now());
+        let (known_servers, start) = (KnownServers::default(), Instant::now());
         let enter = |number: usize, now| {
-            circle.enter(&Node::tcp(&format!("10.0.0.{number}"), 6379), now).is_ok()
+            known_servers.enter(&Node::tcp(&format!("10.0.0.{number}"), 6379), now).is_ok()
         };
         assert!((0..MOST).all(|number| enter(number, start)));
         assert!(!enter(MOST, start) && !enter(MOST + 1, start + HOUR / 2));

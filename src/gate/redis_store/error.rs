@@ -1,4 +1,4 @@
-//! What goes wrong at a Redis server, sorted by what to do about it.
+//! Failures of a Redis server, sorted by the reaction to them.
 
 use std::fmt;
 
@@ -9,9 +9,9 @@ use super::address::Node;
 use super::cause::{Cause, cause_of};
 use crate::printable::printable;
 
-/// Something went wrong at a server.
+/// A failure of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Trouble {
+pub(super) struct RedisFailure {
     pub(super) kind: Kind,
     /// The server, or the servers.
     pub(super) server: String,
@@ -21,7 +21,7 @@ pub(super) struct Trouble {
     remedy: Option<&'static str>,
 }
 
-/// What kind of trouble, which decides how to go on.
+/// The kind of a failure, which decides the reaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// No connection, or none any more.
@@ -52,7 +52,7 @@ pub(super) enum Kind {
     Other,
 }
 
-impl Trouble {
+impl RedisFailure {
     pub(super) fn new(kind: Kind, server: impl fmt::Display, cause: impl Into<String>) -> Self {
         let (server, cause) = (one_line(&server.to_string()), one_line(&cause.into()));
         Self { kind, server, cause, remedy: None }
@@ -86,13 +86,13 @@ impl Trouble {
         Self { remedy: remedy.or(self.remedy), ..self }
     }
 
-    /// As the trouble of one step.
+    /// The same, as the failure of one step.
     pub(super) fn at(self, step: &str) -> Self {
         Self { cause: one_line(&format!("{step}: {}", self.cause)), ..self }
     }
 
     /// As an error about `key`.
-    pub(super) fn about(self, key: &str) -> StoreError {
+    pub(super) fn into_store_error(self, key: &str) -> StoreError {
         let remedy = self.remedy.unwrap_or(match self.kind {
             Kind::Lost | Kind::Silent => "see whether the server runs and can be reached",
             Kind::Elsewhere | Kind::Loading => "try again in a moment",
@@ -110,9 +110,9 @@ impl Trouble {
     }
 
     /// As an error about the history, which has a flag of its own.
-    pub(super) fn about_history(self, key: &str) -> StoreError {
+    pub(super) fn into_history_error(self, key: &str) -> StoreError {
         let is_other_type = self.kind == Kind::WrongType;
-        match self.about(key) {
+        match self.into_store_error(key) {
             StoreError::Failed { server, key, cause, .. } if is_other_type => {
                 let remedy = "name another key (--history), or delete this one";
                 StoreError::Failed { server, key, cause, remedy }
@@ -132,7 +132,7 @@ const WRONG_LOGIN: &str = "see --gate-credentials FILE or KNOCKPIPE_GATE_CREDENT
      password there is wrong, or its user: it was read as USER:PASSWORD, and a password with a \
      colon in it is written :PASSWORD";
 
-impl fmt::Display for Trouble {
+impl fmt::Display for RedisFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.server, self.cause)?;
         // Nothing but the operator ends these.
@@ -167,13 +167,13 @@ fn kind(error: &RedisError) -> Kind {
     }
 }
 
-/// What the server said, of several answers at once the first that is an error.
+/// The words of the server; of several answers at once the first that is an error.
 fn said(error: &RedisError) -> Option<ServerError> {
     let errors = error.clone().into_server_errors()?;
     errors.first().map(|(_, error)| error.clone())
 }
 
-/// What the server said, as it said it; else what the system said.
+/// The words of the server, unchanged; else those of the system.
 fn cause(error: &RedisError) -> Cause {
     let plain = |text: String| Cause { text, remedy: None };
     if error.is_timeout() {

@@ -1,20 +1,22 @@
-//! The keeper between a store that reports and peers that come, without a store.
+//! Gates between a store that reports and peers that connect, without a store.
 
-use std::time::Duration;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
 
 use super::super::admission::Gate;
-use super::super::decision::Why;
+use super::super::decision::{DenyReason, Peer, Verdict};
 use super::super::live::Permit;
-use super::super::options::{Denied as Style, OnRevoke, StoreName, StoreOptions};
+use super::super::options::{Denied as Style, GateOptions, OnRevoke, StoreName, StoreOptions};
 use super::super::rules::{AwayPolicy, Internal, Rules};
 use super::super::snapshot::Freshness;
 use super::super::store::Edit;
-use super::attend::Reports;
+use super::follower::Reports;
 use super::*;
+use crate::unix_time::Expiry;
 
 const END: Event = Event::End { garbage: 0 };
 
-/// A gate whose store has said all that it will say.
+/// A gate whose store has reported all that it will report.
 async fn gate() -> Gate {
     gate_with(StoreOptions::None).await
 }
@@ -68,29 +70,29 @@ fn address() -> IpAddr {
 #[tokio::test]
 async fn the_end_of_a_read_tells_nothing_of_a_change_during_it() {
     let gate = gate().await;
-    for event in [Event::Begin, Event::Unsure, END] {
-        gate.keeper().apply(event);
+    for event in [Event::Begin, Event::Invalidated, END] {
+        gate.shared().mirror.apply(event);
     }
-    assert!(gate.keeper().is_unsure() && gate.certain(peer()).is_none());
-    gate.keeper().apply(Event::Begin);
-    gate.keeper().apply(END);
-    assert!(!gate.keeper().is_unsure() && gate.certain(peer()).is_some());
+    assert!(gate.shared().mirror.is_invalidated() && gate.certain(peer()).is_none());
+    gate.shared().mirror.apply(Event::Begin);
+    gate.shared().mirror.apply(END);
+    assert!(!gate.shared().mirror.is_invalidated() && gate.certain(peer()).is_some());
 }
 
 #[tokio::test]
 async fn a_change_before_the_store_answers_does_not_revoke() {
     let gate = gate().await;
-    gate.keeper().apply(Event::Unsure);
+    gate.shared().mirror.apply(Event::Invalidated);
     let waiting = gate.clone();
     let admitted = tokio::spawn(async move { waiting.admit(peer()).await });
     settle().await;
     let ip = address();
-    gate.keeper().apply(Event::Banned(ip.into(), Some(None)));
-    gate.keeper().apply(Event::Banned(ip.into(), None));
-    gate.keeper().apply(Event::Allowed(ip.into(), Some(None)));
+    gate.shared().mirror.apply(Event::Banned(ip.into(), Some(Expiry::Never)));
+    gate.shared().mirror.apply(Event::Banned(ip.into(), None));
+    gate.shared().mirror.apply(Event::Allowed(ip.into(), Some(Expiry::Never)));
     let permit = admitted.await.unwrap().unwrap();
     assert!(!permit.is_revoked());
-    gate.keeper().apply(Event::Allowed(ip.into(), None));
+    gate.shared().mirror.apply(Event::Allowed(ip.into(), None));
     assert!(permit.is_revoked());
 }
 
@@ -105,11 +107,11 @@ async fn who_stays_connected_does_not_look_idle() {
     let rules = Rules { internal: Internal::Allow, ..Rules::default() };
     let gate = gate_by(StoreOptions::File(path), rules).await;
     let permits = [in_time(&gate, peer()).await, in_time(&gate, internal).await];
-    let due = gate.keeper().live_noted_ms.load(Ordering::Relaxed) + NOTE_LIVE_EVERY_MS;
+    let due = gate.shared().recorder.live_recorded().load(Ordering::Relaxed) + 3_600_000;
     // By then it is long ago that they came in and were noted for that.
-    gate.keeper().tick(due - 30_000);
-    gate.keeper().tick(due - 15_000);
-    gate.keeper().tick(due);
+    gate.shared().mirror.tick(UnixMillis(due - 30_000));
+    gate.shared().mirror.tick(UnixMillis(due - 15_000));
+    gate.shared().mirror.tick(UnixMillis(due));
     let seen = async |ip| store.standing(ip, None).await.unwrap().seen;
     let noted = async {
         while seen(ip).await != Some(due / 1_000) {
@@ -122,17 +124,19 @@ async fn who_stays_connected_does_not_look_idle() {
 }
 
 /// A day, for clocks that are set.
-const DAY_MS: u64 = 86_400_000;
+const DAY_MS: i64 = 86_400_000;
 
 #[tokio::test]
 async fn a_grant_ends_by_the_clock_as_it_was_set() {
     let gate = gate().await;
-    let (ip, now_ms) = (address(), gate.keeper().clock.now_ms());
+    let (ip, now) = (address(), gate.shared().mirror.clock.now());
     // The host started a day behind; the store's ends are of the right day.
-    gate.keeper().clock.set(now_ms - DAY_MS);
-    gate.keeper().apply(Event::Allowed(ip.into(), Some(Some(now_ms - DAY_MS / 2))));
+    gate.shared().mirror.clock.set(now.moved_by(-DAY_MS));
+    gate.shared()
+        .mirror
+        .apply(Event::Allowed(ip.into(), Some(Expiry::At(now.moved_by(-DAY_MS / 2)))));
     let permit = gate.admit(peer()).await.unwrap();
-    gate.keeper().follow_clock();
+    gate.shared().mirror.follow_clock();
     assert!(permit.is_revoked());
     assert!(!gate.decide(peer()).is_allowed());
 }
@@ -140,33 +144,39 @@ async fn a_grant_ends_by_the_clock_as_it_was_set() {
 #[tokio::test]
 async fn a_ban_holds_by_the_clock_as_it_was_set() {
     let gate = gate().await;
-    let (ip, now_ms) = (address(), gate.keeper().clock.now_ms());
-    gate.keeper().clock.set(now_ms + DAY_MS);
-    gate.keeper().apply(Event::Allowed(ip.into(), Some(None)));
-    gate.keeper().apply(Event::Banned(ip.into(), Some(Some(now_ms + DAY_MS / 2))));
+    let (ip, now) = (address(), gate.shared().mirror.clock.now());
+    gate.shared().mirror.clock.set(now.moved_by(DAY_MS));
+    gate.shared().mirror.apply(Event::Allowed(ip.into(), Some(Expiry::Never)));
+    gate.shared()
+        .mirror
+        .apply(Event::Banned(ip.into(), Some(Expiry::At(now.moved_by(DAY_MS / 2)))));
     let permit = gate.admit(peer()).await.unwrap();
-    gate.keeper().follow_clock();
+    gate.shared().mirror.follow_clock();
     assert!(permit.is_revoked());
-    assert_eq!(gate.decide(peer()).verdict, Verdict::Denied(Why::Banned));
+    assert_eq!(gate.decide(peer()).verdict, Verdict::Denied(DenyReason::Banned));
 }
 
 #[tokio::test]
 async fn setting_the_clock_makes_no_store_staler() {
-    let away = AwayPolicy::Stale(Duration::from_secs(3_600));
-    let rules = Rules { away, ..Rules::default() };
+    let failure = AwayPolicy::Stale(Duration::from_secs(3_600));
+    let rules = Rules { failure, ..Rules::default() };
     for (ahead, behind) in [(DAY_MS, 0), (0, DAY_MS)] {
         let gate = gate_by(StoreOptions::None, rules.clone()).await;
-        gate.keeper().clock.set(gate.keeper().clock.now_ms() + ahead - behind);
-        gate.keeper().live_noted_ms.store(gate.keeper().clock.now_ms(), Ordering::Relaxed);
-        gate.keeper().apply(Event::Allowed(address().into(), Some(None)));
-        gate.keeper().apply(Event::Away("gone".to_owned()));
-        gate.keeper().follow_clock();
+        let shared = gate.shared();
+        let mirror = &shared.mirror;
+        mirror.clock.set(mirror.clock.now().moved_by(ahead - behind));
+        shared.recorder.live_recorded().store(mirror.clock.now().0, Ordering::Relaxed);
+        mirror.apply(Event::Allowed(address().into(), Some(Expiry::Never)));
+        mirror.apply(Event::Unavailable("gone".to_owned()));
+        mirror.follow_clock();
         assert!(gate.decide(peer()).is_allowed());
-        let now_ms = gate.keeper().clock.now_ms();
-        let Freshness::Away(Some(since_ms)) = gate.keeper().read().freshness() else { panic!() };
-        assert!(now_ms.abs_diff(since_ms) < 600_000, "away for {now_ms} - {since_ms}");
-        let noted_ms = gate.keeper().live_noted_ms.load(Ordering::Relaxed);
-        assert!(now_ms.abs_diff(noted_ms) < 600_000);
+        let now = mirror.clock.now();
+        let Freshness::Unavailable { since: Some(since) } = mirror.read().freshness() else {
+            panic!()
+        };
+        assert!(now.0.abs_diff(since.0) < 600_000, "away for {now} - {since}");
+        let recorded = shared.recorder.live_recorded().load(Ordering::Relaxed);
+        assert!(now.0.abs_diff(recorded) < 600_000);
     }
 }
 
@@ -177,12 +187,12 @@ enum Follows {
     Panics,
     /// It ends.
     Ends,
-    /// It panics before it begins, in the keeper's own task.
+    /// It panics before it begins, in the mirror's own task.
     PanicsAtOnce,
     Well,
 }
 
-/// Has the keeper follow what `follow` says for the number of the attempt.
+/// Has the mirror follow what `follow` says for the number of the attempt.
 async fn attended(gate: &Gate, follow: impl Fn(usize) -> Follows + Send + Sync + 'static) {
     let (attempts, follow) = (Arc::new(AtomicU64::new(0)), Arc::new(follow));
     let follower = move |events: Reports, _| {
@@ -199,14 +209,14 @@ async fn attended(gate: &Gate, follow: impl Fn(usize) -> Follows + Send + Sync +
             }
         }
     };
-    let keeper = gate.keeper();
-    let attend = move || Arc::clone(&keeper).attend(follower.clone());
+    let mirror = Arc::clone(&gate.shared().mirror);
+    let attend = move || Arc::clone(&mirror).attend(follower.clone());
     tokio::spawn(lasting("a test", attend));
     settle().await;
 }
 
 fn is_fresh(gate: &Gate) -> bool {
-    gate.keeper().read().freshness() == Freshness::Fresh
+    gate.shared().mirror.read().freshness() == Freshness::Fresh
 }
 
 #[tokio::test]
@@ -238,14 +248,14 @@ async fn a_follower_or_keeper_that_failed_begins_again() {
 #[tokio::test]
 async fn a_successor_judges_who_came_in_before_it() {
     let before = gate_with(StoreOptions::None).await;
-    let old = before.keeper();
-    old.apply(Event::Allowed(address().into(), Some(None)));
+    let old = Arc::clone(&before.shared().mirror);
+    old.apply(Event::Allowed(address().into(), Some(Expiry::Never)));
     let permit = before.admit(peer()).await.unwrap();
     let neighbour = before.another();
     let theirs = neighbour.admit(peer()).await.unwrap();
     let after = gate_with(StoreOptions::None).await;
-    let new = after.keeper();
-    new.apply(Event::Allowed(address().into(), Some(None)));
+    let new = Arc::clone(&after.shared().mirror);
+    new.apply(Event::Allowed(address().into(), Some(Expiry::Never)));
     let after = after.succeeding(&before);
     settle().await;
     assert!(!permit.is_revoked() && after.decide(peer()).is_allowed());
@@ -259,12 +269,12 @@ async fn a_successor_judges_who_came_in_before_it() {
 #[tokio::test]
 async fn who_is_on_the_way_in_is_judged_by_the_successor() {
     let before = gate().await;
-    before.keeper().apply(Event::Allowed(address().into(), Some(None)));
+    before.shared().mirror.apply(Event::Allowed(address().into(), Some(Expiry::Never)));
     let after = gate().await;
-    let new = after.keeper();
+    let new = Arc::clone(&after.shared().mirror);
     let _after = after.succeeding(&before);
     assert!(before.admit(peer()).await.is_err(), "only the old one would let it in");
-    new.apply(Event::Allowed(address().into(), Some(None)));
+    new.apply(Event::Allowed(address().into(), Some(Expiry::Never)));
     let permit = before.admit(peer()).await.unwrap();
     new.apply(Event::Allowed(address().into(), None));
     assert!(permit.is_revoked());
@@ -274,12 +284,12 @@ async fn who_is_on_the_way_in_is_judged_by_the_successor() {
 #[tokio::test]
 async fn who_waits_for_the_old_store_is_judged_by_the_successor() {
     let before = gate().await;
-    before.keeper().apply(Event::Unsure);
+    before.shared().mirror.apply(Event::Invalidated);
     let waiting = before.clone();
     let admitted = tokio::spawn(async move { waiting.admit(peer()).await });
     settle().await;
     let after = gate().await;
-    after.keeper().apply(Event::Allowed(address().into(), Some(None)));
+    after.shared().mirror.apply(Event::Allowed(address().into(), Some(Expiry::Never)));
     let _after = after.succeeding(&before);
     assert!(!admitted.await.unwrap().unwrap().is_revoked());
 }
@@ -289,10 +299,10 @@ async fn a_gate_ends_with_the_last_tunnel_that_has_it() {
     let gate = gate().await;
     let other = gate.another();
     gate.dismiss();
-    assert!(!gate.keeper().end.is_cancelled());
+    assert!(!gate.shared().mirror.end.is_cancelled());
     other.dismiss();
-    assert!(gate.keeper().end.is_cancelled());
-    let inner = Arc::downgrade(&gate.keeper());
+    assert!(gate.shared().mirror.end.is_cancelled());
+    let inner = Arc::downgrade(&gate.shared().mirror);
     drop((gate, other));
     settle().await;
     assert!(inner.upgrade().is_none(), "its tasks have ended too");
@@ -301,9 +311,9 @@ async fn a_gate_ends_with_the_last_tunnel_that_has_it() {
 #[tokio::test]
 async fn nobody_waits_for_a_store_that_is_away() {
     let gate = gate().await;
-    gate.keeper().apply(Event::Unsure);
-    gate.keeper().apply(Event::Away("gone".to_owned()));
-    assert!(!gate.keeper().is_unsure());
+    gate.shared().mirror.apply(Event::Invalidated);
+    gate.shared().mirror.apply(Event::Unavailable("gone".to_owned()));
+    assert!(!gate.shared().mirror.is_invalidated());
     assert!(gate.admit(peer()).await.is_err());
 }
 
@@ -312,22 +322,22 @@ async fn nobody_waits_for_a_store_that_is_away() {
 #[tokio::test]
 async fn who_was_answered_does_not_wait_until_the_set_changes_again() {
     let gate = gate().await;
-    gate.keeper().apply(Event::Unsure);
+    gate.shared().mirror.apply(Event::Invalidated);
     assert!(gate.certain(peer()).is_none());
-    gate.keeper().apply(Event::Answered(vec![address()]));
-    assert_eq!(gate.certain(peer()).unwrap().verdict, Verdict::Denied(Why::NotAllowed));
-    gate.keeper().apply(Event::Unsure);
+    gate.shared().mirror.apply(Event::Answered(vec![address()]));
+    assert_eq!(gate.certain(peer()).unwrap().verdict, Verdict::Denied(DenyReason::NotAllowed));
+    gate.shared().mirror.apply(Event::Invalidated);
     assert!(gate.certain(peer()).is_none());
-    gate.keeper().apply(Event::Allowed(address().into(), Some(None)));
+    gate.shared().mirror.apply(Event::Allowed(address().into(), Some(Expiry::Never)));
     assert!(gate.certain(peer()).unwrap().is_allowed());
 }
 
-/// Who finds no room among those that wait is denied by what is known.
+/// A peer that finds no room among those that wait is denied by what is known.
 #[tokio::test]
 async fn more_than_may_wait_are_denied_at_once() {
     let gate = gate().await;
-    gate.keeper().apply(Event::Unsure);
-    let held: Vec<_> = (0..100).map_while(|_| gate.keeper().ask(address())).collect();
+    gate.shared().mirror.apply(Event::Invalidated);
+    let held: Vec<_> = (0..100).map_while(|_| gate.shared().mirror.query(address())).collect();
     assert!(held.len() < 100 && gate.certain(peer()).is_some());
     let began = Instant::now();
     assert_eq!(gate.admit(peer()).await.unwrap_err(), "not-allowed");

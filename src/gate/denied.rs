@@ -1,5 +1,5 @@
-//! Addresses that were denied lately, whom the store is asked about when the
-//! allow-set changes: who was denied often tries again as soon as he is let in.
+//! Addresses that were denied lately, which the store is queried about when the
+//! allow-set changes: a denied client often tries again as soon as it is allowed.
 //!
 //! Bounded in number and in time, and one for each source, so that a flood costs
 //! the store something for a minute or two, and a host with a /64 next to nothing.
@@ -19,18 +19,18 @@ const AGE: Duration = Duration::from_secs(60);
 
 /// The last addresses that were denied, of each source the last.
 #[derive(Debug)]
-pub(super) struct Denied {
+pub(super) struct RecentlyDenied {
     turned: Instant,
     young: HashMap<SourceKey, IpAddr>,
     old: HashMap<SourceKey, IpAddr>,
 }
 
-impl Denied {
+impl RecentlyDenied {
     pub(super) fn new(now: Instant) -> Self {
         Self { turned: now, young: HashMap::new(), old: HashMap::new() }
     }
 
-    /// `ip` was denied.
+    /// Notes that `ip` was denied.
     pub(super) fn note(&mut self, ip: IpAddr, now: Instant) {
         self.age(now);
         let source = SourceKey::from(ip);
@@ -40,7 +40,7 @@ impl Denied {
         self.young.insert(source, ip);
     }
 
-    /// Forgets what is too old; to be called now and then.
+    /// Forgets addresses that are too old. To be called now and then.
     pub(super) fn age(&mut self, now: Instant) {
         let age = now.saturating_duration_since(self.turned);
         if age >= 2 * AGE {
@@ -77,7 +77,7 @@ mod tests {
         std::net::Ipv6Addr::from(bits).into()
     }
 
-    fn sorted(denied: &Denied) -> Vec<IpAddr> {
+    fn sorted(denied: &RecentlyDenied) -> Vec<IpAddr> {
         let mut all: Vec<IpAddr> = denied.addresses().collect();
         all.sort_unstable();
         all
@@ -86,7 +86,7 @@ mod tests {
     #[test]
     fn of_each_64_the_last_address_is_remembered() {
         let now = Instant::now();
-        let mut denied = Denied::new(now);
+        let mut denied = RecentlyDenied::new(now);
         for host in 0..10_000 {
             denied.note(v6(1, host), now);
         }
@@ -101,9 +101,9 @@ mod tests {
     }
 
     #[test]
-    fn who_was_denied_is_remembered_for_a_minute_and_forgotten_after_two() {
+    fn a_denied_address_is_remembered_for_a_minute_and_forgotten_after_two() {
         let start = Instant::now();
-        let mut denied = Denied::new(start);
+        let mut denied = RecentlyDenied::new(start);
         denied.note(v4(1), start + AGE / 2);
         for (after, remembered) in [(AGE, 1), (AGE * 3 / 2, 1), (AGE * 2, 0)] {
             denied.age(start + after);
@@ -111,13 +111,13 @@ mod tests {
         }
         denied.note(v4(1), start + AGE * 2);
         denied.age(start + AGE * 9);
-        assert_eq!(denied.addresses().count(), 0, "nobody looked for long");
+        assert_eq!(denied.addresses().count(), 0, "not looked at for long");
     }
 
     #[test]
     fn a_flood_is_bounded_and_leaves_nothing() {
         let start = Instant::now();
-        let mut denied = Denied::new(start);
+        let mut denied = RecentlyDenied::new(start);
         for number in 0..1_000_000 {
             denied.note(v4(number), start);
             assert!(denied.young.len() + denied.old.len() <= MOST_DENIED);

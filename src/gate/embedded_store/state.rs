@@ -1,0 +1,312 @@
+//! The content of the embedded store's file: the sum of all its lines. Pure: records and
+//! moments in, no file and no clock.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use super::super::member::{Entry, Item, Member};
+use super::super::store::{Edit, networks_around};
+use super::record::{Record, Strikes};
+use crate::unix_time::{Expiry, UnixMillis};
+
+/// Addresses whose failures are counted at once. Further ones are not, or else
+/// a client with a network to fail from could fill memory and disk.
+const MOST_STRUCK: usize = 100_000;
+/// Members and bans of a file, and as many addresses in its history. All of it is held
+/// in memory, and its owner could make it any size.
+pub(super) const MOST_ENTRIES: usize = 2_000_000;
+
+/// The content of the file.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) allowed: HashMap<Member, Expiry>,
+    pub(super) bans: HashMap<Member, UnixMillis>,
+    pub(super) seen: HashMap<IpAddr, u64>,
+    pub(super) strikes: HashMap<Member, Strikes>,
+}
+
+/// The kind of entries that a file would hold too many of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Excess {
+    #[error(
+        "holds 2,000,000 members and bans, which are the most; remove some (knockpipe gate remove, \
+         unban), or use Redis"
+    )]
+    Entries,
+    #[error(
+        "holds 2,000,000 addresses in its history, which are the most; forget idle ones \
+         (knockpipe gate reap, --reap-idle)"
+    )]
+    History,
+    #[error("counts failures of more than 100,000 addresses; restore it from a copy")]
+    Strikes,
+}
+
+// === impl State ===
+
+impl State {
+    pub(super) fn apply(&mut self, record: &Record) {
+        match *record {
+            Record::Allow(member, end) => drop(self.allowed.insert(member, end)),
+            Record::Remove(member) => drop(self.allowed.remove(&member)),
+            Record::Ban(ip, end) => drop(self.bans.insert(ip, end)),
+            Record::Unban(ip) => drop(self.bans.remove(&ip)),
+            Record::Seen(ip, at) => drop(self.seen.insert(ip, at)),
+            Record::Unseen(ip) => drop(self.seen.remove(&ip)),
+            Record::Strikes(ip, strikes) => {
+                if self.strikes.len() >= MOST_STRUCK && !self.strikes.contains_key(&ip) {
+                    self.strikes.retain(|_, other| !other.is_past(&strikes));
+                }
+                self.strikes.insert(ip, strikes);
+            }
+            Record::Clear(ip) => drop(self.strikes.remove(&ip)),
+        }
+    }
+
+    /// Returns the kind of which there would be too many with this record. Forgets entries
+    /// that are past if that makes room.
+    pub(super) fn excess(
+        &mut self,
+        record: &Record,
+        now: impl Fn() -> UnixMillis,
+    ) -> Option<Excess> {
+        self.excess_beyond(MOST_ENTRIES, record)?;
+        self.drop_past(now());
+        // Room for many, or else every further record would look at all that is held.
+        self.excess_beyond(MOST_ENTRIES - MOST_ENTRIES / 16, record)
+    }
+
+    fn excess_beyond(&self, most: usize, record: &Record) -> Option<Excess> {
+        let (is_full, excess) = match record {
+            Record::Allow(member, _) if !self.allowed.contains_key(member) => {
+                (self.allowed.len() + self.bans.len() >= most, Excess::Entries)
+            }
+            Record::Ban(member, _) if !self.bans.contains_key(member) => {
+                (self.allowed.len() + self.bans.len() >= most, Excess::Entries)
+            }
+            Record::Seen(ip, _) if !self.seen.contains_key(ip) => {
+                (self.seen.len() >= most, Excess::History)
+            }
+            Record::Strikes(member, new) => (!self.has_room(member, *new), Excess::Strikes),
+            _ => return None,
+        };
+        is_full.then_some(excess)
+    }
+
+    /// Everything that still holds, as records.
+    pub(super) fn records(&self, now: UnixMillis) -> impl Iterator<Item = Record> {
+        let allowed = self.allowed.iter().filter(move |(_, end)| !end.is_past(now));
+        let bans = self.bans.iter().filter(move |(_, end)| **end > now);
+        let strikes = self.strikes.iter().filter(move |(_, strikes)| strikes.end() > now);
+        allowed
+            .map(|(member, end)| Record::Allow(*member, *end))
+            .chain(bans.map(|(ip, end)| Record::Ban(*ip, *end)))
+            .chain(self.seen.iter().map(|(ip, at)| Record::Seen(*ip, *at)))
+            .chain(strikes.map(|(ip, strikes)| Record::Strikes(*ip, *strikes)))
+    }
+
+    /// Forgets entries that are past.
+    pub(super) fn drop_past(&mut self, now: UnixMillis) {
+        self.allowed.retain(|_, end| !end.is_past(now));
+        self.bans.retain(|_, end| *end > now);
+        self.strikes.retain(|_, strikes| strikes.end() > now);
+    }
+
+    /// Members and bans that still hold.
+    pub(super) fn items(&self, now: UnixMillis) -> impl Iterator<Item = Item> {
+        self.records(now).filter_map(|record| match record {
+            Record::Allow(member, end) => Some(Item::Allowed(member, end)),
+            Record::Ban(ip, end) => Some(Item::Banned(ip, Expiry::At(end))),
+            _ => None,
+        })
+    }
+
+    pub(super) fn member(&self, member: &Member, now: UnixMillis) -> Option<Expiry> {
+        self.allowed.get(member).copied().filter(|end| !end.is_past(now))
+    }
+
+    pub(super) fn ban(&self, member: &Member, now: UnixMillis) -> Option<Expiry> {
+        self.bans.get(member).copied().filter(|end| *end > now).map(Expiry::At)
+    }
+
+    /// The ban on an address: its own, or that of its /64.
+    pub(super) fn ban_on(&self, ip: IpAddr, now: UnixMillis) -> Option<Entry> {
+        let entry = |member| Some(Entry { member, expiry: self.ban(&member, now)? });
+        Member::bans_of(ip).find_map(entry)
+    }
+
+    /// Failures in the current window of `findtime` seconds.
+    pub(super) fn strikes(&self, source: &Member, findtime: u64, now: UnixMillis) -> u64 {
+        let window = now.as_secs() / findtime;
+        let current = |s: &&Strikes| s.findtime == findtime && s.window == window;
+        self.strikes.get(source).filter(current).map_or(0, |strikes| strikes.count)
+    }
+
+    /// Returns true if failures of `source` may be counted, in place of past ones if need be.
+    fn has_room(&self, source: &Member, new: Strikes) -> bool {
+        self.strikes.len() < MOST_STRUCK
+            || self.strikes.contains_key(source)
+            || self.strikes.values().any(|other| other.is_past(&new))
+    }
+
+    /// The failures of `source` with one more.
+    fn struck(&self, source: &Member, findtime: u64, now: UnixMillis) -> Strikes {
+        let window = now.as_secs() / findtime;
+        let count = self.strikes(source, findtime, now).saturating_add(1);
+        Strikes { findtime, window, count }
+    }
+
+    /// The address itself and all networks around it that are in the set, longest first.
+    pub(super) fn around(&self, ip: IpAddr, now: UnixMillis) -> Vec<Entry> {
+        let members = std::iter::once(Member::from(ip)).chain(networks_around(ip, (0..=128).rev()));
+        let entry = |member| Some(Entry { member, expiry: self.member(&member, now)? });
+        members.filter_map(entry).collect()
+    }
+
+    /// The records to write for `edit`; none if nothing would change.
+    pub(super) fn records_for(&self, edit: &Edit, now: UnixMillis) -> Vec<Record> {
+        match edit {
+            Edit::Allow(member, ttl) => {
+                let end = Expiry::after(now, *ttl);
+                only_if(self.member(member, now) != Some(end), Record::Allow(*member, end))
+            }
+            Edit::Remove(member) => {
+                only_if(self.member(member, now).is_some(), Record::Remove(*member))
+            }
+            Edit::Ban(member, time) => vec![Record::Ban(*member, now.saturating_add(*time))],
+            Edit::Unban(member) => {
+                let there = |member: &Member| self.ban(member, now).is_some();
+                match *member {
+                    Member::Address(ip) => {
+                        Member::bans_of(ip).filter(there).map(Record::Unban).collect()
+                    }
+                    network @ Member::Network(_) => {
+                        only_if(there(&network), Record::Unban(network))
+                    }
+                }
+            }
+            Edit::RecordSeen(seen) => {
+                seen.iter().map(|(ip, at)| Record::Seen(ip.to_canonical(), *at)).collect()
+            }
+            Edit::Forget { ip, before_s } => {
+                let ip = ip.to_canonical();
+                if self.seen.get(&ip).is_some_and(|seen_s| seen_s >= before_s) {
+                    return vec![];
+                }
+                let member = Member::from(ip);
+                let allowed = self.member(&member, now).map(|_| Record::Remove(member));
+                let seen = self.seen.get(&ip).map(|_| Record::Unseen(ip));
+                allowed.into_iter().chain(seen).collect()
+            }
+            Edit::Strike { ip, findtime, bantime, maxretry } => {
+                let source = Member::source_of(*ip);
+                let strikes = self.struck(&source, findtime.as_secs().max(1), now);
+                if self.ban_on(*ip, now).is_some() || !self.has_room(&source, strikes) {
+                    return vec![];
+                }
+                let ban = strikes.count >= *maxretry;
+                let ban = ban.then(|| Record::Ban(source, now.saturating_add(*bantime)));
+                std::iter::once(Record::Strikes(source, strikes)).chain(ban).collect()
+            }
+            Edit::ClearStrikes { ip, findtime } => {
+                let source = Member::source_of(*ip);
+                let there = self.strikes(&source, findtime.as_secs().max(1), now) > 0;
+                only_if(there, Record::Clear(source))
+            }
+        }
+    }
+}
+
+fn only_if(condition: bool, record: Record) -> Vec<Record> {
+    condition.then_some(record).into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::record::checksum;
+    use super::*;
+
+    const fn at(milliseconds: u64) -> Expiry {
+        Expiry::At(UnixMillis(milliseconds))
+    }
+
+    #[test]
+    fn failures_from_everywhere_do_not_fill_it() {
+        let mut state = State::default();
+        let mut fail = |n: u32, now| {
+            let strike = Edit::Strike {
+                ip: std::net::Ipv4Addr::from_bits(n).into(),
+                findtime: Duration::from_secs(60),
+                bantime: Duration::from_secs(60),
+                maxretry: 2,
+            };
+            let records = state.records_for(&strike, UnixMillis(now));
+            records.iter().for_each(|record| state.apply(record));
+            (records.len(), state.strikes.len())
+        };
+        let most = u32::try_from(MOST_STRUCK).unwrap();
+        for n in 0..most {
+            assert_eq!(fail(n, 0), (1, n as usize + 1));
+        }
+        for n in most..most + 1_000 {
+            assert_eq!(fail(n, 0), (0, MOST_STRUCK), "there is no room");
+        }
+        assert_eq!(fail(0, 0).0, 2, "one that was struck before is banned");
+        // With the next window there is room again.
+        assert_eq!(fail(most, 60_000), (1, 1));
+        for n in 1_000_000..1_000_000 + most - 1 {
+            assert_eq!(fail(n, 60_000).0, 1);
+        }
+        assert_eq!(fail(7, 60_000), (0, MOST_STRUCK));
+    }
+
+    /// A file may be another user's, who writes any number into it.
+    #[test]
+    fn the_largest_numbers_of_a_file_are_numbers_as_any() {
+        let mut state = State::default();
+        let lines = [
+            "17 strikes 1.2.3.4 60 18446744073709551615 3",
+            "17 strikes 1.2.3.5 18446744073709551615 0 18446744073709551615",
+            "17 strikes 1.2.3.6 0 18446744073709551615 18446744073709551615",
+            "17 ban 1.2.3.4 18446744073709551615",
+            "17 allow 1.2.3.4 18446744073709551615",
+            "17 seen 1.2.3.4 18446744073709551615",
+        ];
+        for words in lines {
+            let line = format!("{} {words}", checksum(words.as_bytes()));
+            let (_, record) = Record::parse(line.as_bytes()).expect("it is a line");
+            state.apply(&record);
+        }
+        let now = UnixMillis(1_790_000_000_000);
+        assert_eq!(state.records(now).count(), 5, "the third window was over at once");
+        let findtime = Duration::from_secs(u64::MAX);
+        let (bantime, maxretry) = (findtime, u64::MAX);
+        let strike = Edit::Strike { ip: [1, 2, 3, 5].into(), findtime, bantime, maxretry };
+        let records = state.records_for(&strike, now);
+        assert!(
+            matches!(records[..], [Record::Strikes(..), Record::Ban(_, UnixMillis(u64::MAX))]),
+            "{records:?}"
+        );
+        state.drop_past(now);
+        assert_eq!(state.records(now).count(), 5);
+    }
+
+    #[test]
+    fn what_is_over_is_left_out() {
+        let mut state = State::default();
+        let ip: IpAddr = "1.2.3.4".parse().unwrap();
+        state.apply(&Record::Allow(ip.into(), at(1000)));
+        state.apply(&Record::Ban(ip.into(), UnixMillis(2000)));
+        state.apply(&Record::Strikes(ip.into(), Strikes { findtime: 1, window: 2, count: 1 }));
+        assert_eq!(state.records(UnixMillis(999)).count(), 3);
+        assert_eq!(state.records(UnixMillis(1000)).count(), 2);
+        assert_eq!(state.records(UnixMillis(2999)).count(), 1);
+        assert_eq!(state.records(UnixMillis(3000)).count(), 0);
+        assert_eq!(
+            (state.member(&ip.into(), UnixMillis(1000)), state.ban(&ip.into(), UnixMillis(1999))),
+            (None, Some(at(2000)))
+        );
+    }
+}
