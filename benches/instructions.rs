@@ -1,5 +1,5 @@
-//! Instructions of sealing, opening and shaking hands, as callgrind counts
-//! them: the same number on a busy machine, so that a regression shows.
+//! Instructions of sealing, opening and handshakes, as callgrind counts them: the same number on a
+//! busy machine, so that a regression shows.
 //!
 //! `make bench-instructions`
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot work must stop")]
@@ -13,11 +13,12 @@ use std::hint::black_box;
 use gungraun::{library_benchmark, library_benchmark_group, main};
 use knockpipe::keys::KeyRing;
 use knockpipe::proto::handshake::{Dialer, read_message1};
+use knockpipe::proto::labels::PROLOGUE;
 use knockpipe::proto::record::{DATA_OFFSET, MAX_DATA, MAX_RECORD};
 use knockpipe::proto::{Session, Suite};
 use session::{hello, key, secret, session};
 
-/// Both ends, and a record with so many bytes of data.
+/// Both ends, and a record with `len` bytes of data.
 struct Record {
     dialer: Session,
     acceptor: Session,
@@ -71,7 +72,7 @@ fn handshake(suite: Suite) -> (Session, Session) {
     session(suite)
 }
 
-/// A first message under a key that is not in the ring.
+/// Returns a first message under a key that is not in the ring.
 fn stranger() -> (KeyRing, Vec<u8>) {
     let (_, message1) = Dialer::start(&key(1), hello(Suite::Aes256Gcm), secret(2));
     (KeyRing::new(vec![key(9)]).unwrap(), message1.to_vec())
@@ -80,8 +81,7 @@ fn stranger() -> (KeyRing, Vec<u8>) {
 #[library_benchmark]
 #[bench::message_1(stranger())]
 fn refuse((ring, message1): (KeyRing, Vec<u8>)) -> KeyRing {
-    let message1 = message1.as_slice().try_into().unwrap();
-    assert!(read_message1(black_box(&ring), black_box(message1)).is_err());
+    assert!(read_message1(black_box(&ring), PROLOGUE, black_box(&message1)).is_err());
     ring
 }
 

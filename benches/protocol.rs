@@ -1,5 +1,5 @@
-//! What the protocol itself costs, without sockets: sealing and opening records
-//! by suite and size, and a whole handshake.
+//! Cost of the protocol itself, without sockets: sealing and opening records by suite and size,
+//! and a whole handshake.
 //!
 //! `cargo bench --bench protocol`
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot work must stop")]
@@ -13,6 +13,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use knockpipe::keys::KeyRing;
 use knockpipe::proto::Suite;
 use knockpipe::proto::handshake::{Dialer, read_message1};
+use knockpipe::proto::labels::PROLOGUE;
 use knockpipe::proto::record::{DATA_OFFSET, MAX_DATA, MAX_RECORD};
 use session::{hello, key, secret, session};
 
@@ -42,6 +43,6 @@ fn handshake(c: &mut Criterion) {
     let other = KeyRing::new(vec![key(9)]).unwrap();
     let (_, message1) = Dialer::start(&key(1), hello(Suite::Aes256Gcm), secret(2));
     c.bench_function("message 1 under another key, refused", |b| {
-        b.iter(|| read_message1(black_box(&other), black_box(&message1)).is_err());
+        b.iter(|| read_message1(black_box(&other), PROLOGUE, black_box(&message1)).is_err());
     });
 }

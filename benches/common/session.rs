@@ -3,7 +3,8 @@
 use knockpipe::addr::{ClientAddr, ServiceName};
 use knockpipe::keys::{Key, KeyRing};
 use knockpipe::proto::handshake::{Dialer, First, read_message1};
-use knockpipe::proto::hello::{Hello, Welcome};
+use knockpipe::proto::hello::{Extensions, Hello, Welcome};
+use knockpipe::proto::labels::PROLOGUE;
 use knockpipe::proto::message::Open;
 use knockpipe::proto::{Padding, Session, Suite, SuiteSet};
 use knockpipe::secret::Secret;
@@ -12,7 +13,7 @@ use knockpipe::secret::Secret;
 pub(crate) fn session(suite: Suite) -> (Session, Session) {
     let ring = KeyRing::new(vec![key(1)]).unwrap();
     let (dialer, message1) = Dialer::start(ring.first(), hello(suite), secret(2));
-    let received = read_message1(&ring, &message1).unwrap();
+    let received = read_message1(&ring, PROLOGUE, &message1).unwrap();
     let welcome = Welcome::answering(received.hello(), SuiteSet::BOTH, Padding::NONE, 0).unwrap();
     let (unconfirmed, message2) = received.answer(&welcome, secret(3)).unwrap();
     let (mut dialer, _) = dialer.finish(message2).unwrap();
@@ -26,7 +27,8 @@ pub(crate) fn session(suite: Suite) -> (Session, Session) {
 }
 
 pub(crate) fn hello(suite: Suite) -> Hello {
-    Hello { suites: SuiteSet::only(suite), padding: Padding::NONE, clock_ms: 0, heartbeat: None }
+    let extensions = Extensions::default();
+    Hello { suites: SuiteSet::only(suite), padding: Padding::NONE, clock_ms: 0, extensions }
 }
 
 pub(crate) fn key(byte: u8) -> Key {

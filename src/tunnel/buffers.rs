@@ -19,7 +19,11 @@ use tokio::task::yield_now;
 
 use crate::net::Source;
 
-use crate::proto::record::MAX_RECORD;
+use crate::proto::Session;
+use crate::proto::record::RecordGeometry;
+
+/// Layout of the records that buffers hold.
+pub(super) const RECORD: RecordGeometry = Session::GEOMETRY;
 
 /// Records in a small buffer: what an answer of 16 KiB needs, with its frame.
 const SMALL_RECORDS: usize = 2;
@@ -86,7 +90,7 @@ impl Size {
         match self {
             Self::Small if got == room => Self::Medium,
             Self::Medium if got == room && !waited => Self::Large,
-            _ if got < MAX_RECORD => Self::Small,
+            _ if got < RECORD.max_record => Self::Small,
             same => same,
         }
     }
@@ -106,9 +110,9 @@ impl Size {
 
     fn len(self) -> usize {
         match self {
-            Self::Small => SMALL_RECORDS * MAX_RECORD,
-            Self::Medium => MEDIUM_RECORDS * MAX_RECORD,
-            Self::Large => LARGE_RECORDS * MAX_RECORD,
+            Self::Small => SMALL_RECORDS * RECORD.max_record,
+            Self::Medium => MEDIUM_RECORDS * RECORD.max_record,
+            Self::Large => LARGE_RECORDS * RECORD.max_record,
         }
     }
 }

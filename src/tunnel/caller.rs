@@ -38,7 +38,7 @@ use crate::net::clock::{Clock, FarClock, ms_since_boot};
 use crate::net::{DialError, Stream};
 use crate::proto::Session;
 use crate::proto::handshake::{Dialer, MESSAGE_LEN, Message};
-use crate::proto::hello::Hello;
+use crate::proto::hello::{Extensions, Hello};
 use crate::reason::CloseReason;
 
 /// Silence before a second connection is made.
@@ -213,7 +213,8 @@ impl Caller {
     ) -> Result<Rest, CallError> {
         let Terms { keys, suites, padding, heartbeat } = &self.terms;
         let clock_ms = self.clock_ms(guess);
-        let hello = Hello { suites: *suites, padding: *padding, clock_ms, heartbeat: *heartbeat };
+        let extensions = Extensions { heartbeat: *heartbeat };
+        let hello = Hello { suites: *suites, padding: *padding, clock_ms, extensions };
         let ephemeral = ephemeral().map_err(|_| CallError::Local)?;
         let (dialer, message1) = Dialer::start(keys.first(), hello, ephemeral);
         let far_clock = Arc::clone(&self.far_clock);

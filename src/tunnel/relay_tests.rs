@@ -13,8 +13,9 @@ use super::*;
 use crate::keys::{Key, KeyRing};
 use crate::net::Sink;
 use crate::proto::handshake::{Dialer, First, read_message1};
-use crate::proto::hello::{Hello, Welcome};
+use crate::proto::hello::{Extensions, Hello, Welcome};
 use crate::proto::inbound::Event;
+use crate::proto::labels::PROLOGUE;
 use crate::proto::message::Open;
 use crate::proto::record::{DATA_OFFSET, MAX_RECORD};
 use crate::proto::{Padding, Suite, SuiteSet};
@@ -63,9 +64,10 @@ struct Ends {
 fn ends(suite: Suite, padding: Padding) -> Ends {
     let key = Key::new(Secret::take(&mut [1; 32]));
     let ring = KeyRing::new(vec![key.clone()]).unwrap();
-    let hello = Hello { suites: SuiteSet::only(suite), padding, clock_ms: 0, heartbeat: None };
+    let extensions = Extensions::default();
+    let hello = Hello { suites: SuiteSet::only(suite), padding, clock_ms: 0, extensions };
     let (dialer, message1) = Dialer::start(&key, hello, Secret::take(&mut [2; 32]));
-    let received = read_message1(&ring, &message1).unwrap();
+    let received = read_message1(&ring, PROLOGUE, &message1).unwrap();
     let welcome = Welcome::answering(&hello, SuiteSet::BOTH, padding, 0).unwrap();
     let (unconfirmed, message2) = received.answer(&welcome, Secret::take(&mut [3; 32])).unwrap();
     let (mut dialer, _) = dialer.finish(message2).unwrap();

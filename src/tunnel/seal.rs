@@ -14,13 +14,12 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::AsyncWrite;
 
-use super::buffers::{Buffer, LARGE_RECORDS, Size};
+use super::buffers::{Buffer, LARGE_RECORDS, RECORD, Size};
 use crate::net::{Sink, Source};
 use crate::observe::sessions::Traffic;
 use crate::proto::PeerError;
 use crate::proto::message::ResetReason;
 use crate::proto::outbound::Outbound;
-use crate::proto::record::{DATA_OFFSET, MAX_DATA, MAX_RECORD};
 use crate::reason::CloseReason;
 
 /// The sending direction of a relay.
@@ -204,8 +203,8 @@ impl<'t> SealPump<'t> {
     fn seal(&mut self, outbound: &mut Outbound, got: usize) -> Result<(), PeerError> {
         let buffer = self.buffer.as_deref_mut().expect("poll_fill left the buffer it filled");
         let (mut left, mut end) = (got, 0);
-        for slot in buffer.chunks_exact_mut(MAX_RECORD) {
-            let len = left.min(MAX_DATA);
+        for slot in buffer.chunks_exact_mut(RECORD.max_record) {
+            let len = left.min(RECORD.max_data);
             end += outbound.seal_data(slot, len)?;
             left -= len;
             if left == 0 {
@@ -224,18 +223,19 @@ fn poll_read_records(
     plain: &mut impl Source,
     buffer: &mut [u8],
 ) -> Poll<io::Result<usize>> {
-    let records = buffer.len() / MAX_RECORD;
-    let mut slots = buffer.chunks_exact_mut(MAX_RECORD);
+    let data = RECORD.data_offset..RECORD.data_offset + RECORD.max_data;
+    let records = buffer.len() / RECORD.max_record;
+    let mut slots = buffer.chunks_exact_mut(RECORD.max_record);
     let mut places: [IoSliceMut<'_>; LARGE_RECORDS] = std::array::from_fn(|_| {
         let slot = slots.next().unwrap_or_default();
-        IoSliceMut::new(slot.get_mut(DATA_OFFSET..DATA_OFFSET + MAX_DATA).unwrap_or_default())
+        IoSliceMut::new(slot.get_mut(data.clone()).unwrap_or_default())
     });
     plain.poll_read_slots(cx, &mut places[..records])
 }
 
 /// How much data there is room for.
 fn room(buffer: &[u8]) -> usize {
-    buffer.len() / MAX_RECORD * MAX_DATA
+    buffer.len() / RECORD.max_record * RECORD.max_data
 }
 
 /// Writes at least one byte.

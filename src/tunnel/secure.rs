@@ -23,10 +23,13 @@ use crate::keys::{Key, KeyId, KeyRing};
 use crate::net::{Duplex, Stream};
 use crate::probe::speech::Speech;
 use crate::proto::aead::suites_of_this_machine;
-use crate::proto::handshake::{First, MESSAGE_LEN, Message, Received, Unconfirmed, read_message1};
+use crate::proto::handshake::{
+    First, MESSAGE_LEN, Message, Received, Unconfirmed, Unread, read_message1,
+};
 use crate::proto::heartbeat::Heartbeat;
-use crate::proto::hello::Welcome;
+use crate::proto::hello::{Extensions, Welcome};
 use crate::proto::inbound::Event;
+use crate::proto::labels::PROLOGUE;
 use crate::proto::message::Open;
 use crate::proto::replay::{Answered, Stale};
 use crate::proto::{Padding, Session, SuiteSet};
@@ -194,14 +197,7 @@ impl Doorkeeper {
         verdict: &mut Verdict,
         is_authentic: &(impl Fn() -> Result<(), CloseReason> + Sync),
     ) -> Result<Visitor, Unmet> {
-        let mut message1 = [0; MESSAGE_LEN];
-        let mut got = 0;
-        while got < MESSAGE_LEN {
-            got += verdict.of_read(stream.read(&mut message1[got..]).await)?;
-            // Noted now, because nothing of it is kept.
-            verdict.speech = Speech::of_client(&message1[..got]);
-        }
-        let received = read_message1(&self.terms.keys, &message1).map_err(|_| Unmet::Refused)?;
+        let received = self.read_message1(stream, verdict).await?;
         let may_be_answered = self.check_fresh(&received).and_then(|()| is_authentic());
         may_be_answered.map_err(|reason| verdict.refused(reason))?;
         verdict.reason = CloseReason::Unconfirmed;
@@ -212,6 +208,26 @@ impl Doorkeeper {
             return Err(Unmet::Gone);
         }
         confirm(unconfirmed, stream, verdict).await
+    }
+
+    /// Reads as many bytes of message 1 as the protocol needs, and no more.
+    async fn read_message1(
+        &self,
+        stream: &mut Stream,
+        verdict: &mut Verdict,
+    ) -> Result<Received, Unmet> {
+        let mut message1 = [0; MESSAGE_LEN];
+        let mut got = 0;
+        loop {
+            let needed = match read_message1(&self.terms.keys, PROLOGUE, &message1[..got]) {
+                Ok(received) => return Ok(received),
+                Err(Unread::Need(needed)) => needed,
+                Err(Unread::Refused(_)) => return Err(Unmet::Refused),
+            };
+            got += verdict.of_read(stream.read(&mut message1[got..got + needed]).await)?;
+            // Noted now, because nothing of it is kept.
+            verdict.speech = Speech::of_client(&message1[..got]);
+        }
     }
 
     fn check_fresh(&self, received: &Received) -> Result<(), CloseReason> {
@@ -230,7 +246,7 @@ impl Doorkeeper {
         let now_ms = self.memory.now_ms();
         let answer = Welcome::answering(received.hello(), suites, padding, now_ms);
         let welcome = answer.map_err(|_| CloseReason::NoCommonSuite)?;
-        let welcome = Welcome { heartbeat, ..welcome };
+        let welcome = Welcome { extensions: Extensions { heartbeat }, ..welcome };
         let ephemeral = ephemeral().map_err(|_| CloseReason::LocalError)?;
         received.answer(&welcome, ephemeral).map_err(|_| CloseReason::HandshakeFailed)
     }

@@ -1,8 +1,7 @@
-//! One AEAD key of a record direction, behind one of two back ends.
+//! AEAD keys of record directions, behind one of two back ends.
 //!
-//! `aws-lc-rs` seals where the feature `aws-lc` is on, the RustCrypto crates
-//! otherwise. Both are the same functions of the same bytes, and the tests
-//! compare them. Nonces are this module's callers' duty.
+//! `aws-lc-rs` seals if the feature `aws-lc` is on, the RustCrypto crates otherwise. Both are the
+//! same functions of the same bytes, and the tests compare them. Nonces are the caller's duty.
 
 use super::{PeerError, Suite, SuiteSet};
 use knockpipe_base::secret::Secret;
@@ -13,9 +12,9 @@ pub const TAG_LEN: usize = 16;
 /// Length of a nonce in bytes.
 pub const NONCE_LEN: usize = 12;
 
-/// The suites this build and this CPU should use: AES-256-GCM only where AES
-/// and carry-less multiplication are in hardware, since in software it is slow
-/// and hard to keep in constant time.
+/// Returns the suites that this build should use on this CPU: AES-256-GCM only if AES and
+/// carry-less multiplication are in hardware, since in software it is slow and hard to keep in
+/// constant time.
 pub fn suites_of_this_machine() -> SuiteSet {
     if hardware_aes() { SuiteSet::BOTH } else { SuiteSet::PORTABLE }
 }
@@ -47,7 +46,7 @@ mod aws_lc {
 
     use super::{NONCE_LEN, PeerError, Secret, Suite, TAG_LEN};
 
-    /// A record key in aws-lc; the library wipes its memory when it is freed.
+    /// Record key in aws-lc; the library wipes its memory when it is freed.
     pub(crate) struct AeadKey(LessSafeKey);
 
     impl AeadKey {
@@ -97,7 +96,7 @@ mod rust_crypto {
 
     use super::{NONCE_LEN, PeerError, Secret, Suite, TAG_LEN};
 
-    /// A record key in the RustCrypto crates, which wipe it on drop.
+    /// Record key in the RustCrypto crates, which wipe it on drop.
     pub(crate) enum AeadKey {
         ChaCha20Poly1305(ChaCha20Poly1305),
         Aes256Gcm(Box<Aes256Gcm>),

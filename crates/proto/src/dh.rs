@@ -1,15 +1,15 @@
-//! X25519, behind one of two back ends, as `aead.rs` has them: aws-lc where the
-//! feature `aws-lc` is on, x25519-dalek otherwise. The tests compare them.
+//! X25519, behind one of two back ends, as in `aead.rs`: aws-lc if the feature `aws-lc` is on,
+//! x25519-dalek otherwise. The tests compare them.
 //!
-//! Knows no Noise. Refuses what would make both ends share zeros.
+//! Knows no Noise. Refuses public keys that would make the shared secret zeros.
 
 use super::PeerError;
 use knockpipe_base::secret::Secret;
 
-/// Length of a public key, and of what two ends share, in bytes.
+/// Length of a public key, and of a shared secret, in bytes.
 pub(super) const KEY_LEN: usize = 32;
 
-/// A public key as it travels.
+/// Public key on the wire.
 pub(super) type PublicKey = [u8; KEY_LEN];
 
 #[cfg(feature = "aws-lc")]
@@ -23,7 +23,7 @@ mod aws_lc {
 
     use super::{PeerError, PublicKey, Secret};
 
-    /// A private key in aws-lc; the library wipes its memory when it is freed.
+    /// Private key in aws-lc; the library wipes its memory when it is freed.
     pub(crate) struct DhKey(PrivateKey);
 
     impl DhKey {
@@ -37,10 +37,10 @@ mod aws_lc {
             public.as_ref().try_into().expect("a public key has 32 bytes")
         }
 
-        /// What this key and `other` share.
+        /// Returns the secret that this key and `other` share.
         ///
         /// # Errors
-        /// [`PeerError::LowOrder`] when that is zeros.
+        /// [`PeerError::LowOrder`] if that is zeros.
         pub(crate) fn agree(&self, other: &PublicKey) -> Result<Secret<32>, PeerError> {
             let other = UnparsedPublicKey::new(&X25519, other);
             agree(&self.0, other, PeerError::LowOrder, |shared| {
@@ -56,7 +56,7 @@ mod dalek {
 
     use super::{PeerError, PublicKey, Secret};
 
-    /// A private key in x25519-dalek, which wipes it on drop.
+    /// Private key in x25519-dalek, which wipes it on drop.
     pub(crate) struct DhKey(StaticSecret);
 
     impl DhKey {
@@ -68,10 +68,10 @@ mod dalek {
             x25519_dalek::PublicKey::from(&self.0).to_bytes()
         }
 
-        /// What this key and `other` share.
+        /// Returns the secret that this key and `other` share.
         ///
         /// # Errors
-        /// [`PeerError::LowOrder`] when that is zeros.
+        /// [`PeerError::LowOrder`] if that is zeros.
         pub(crate) fn agree(&self, other: &PublicKey) -> Result<Secret<32>, PeerError> {
             let shared = self.0.diffie_hellman(&x25519_dalek::PublicKey::from(*other));
             if !shared.was_contributory() {

@@ -1,12 +1,12 @@
-//! The handshake: Noise_NNpsk0_25519_ChaChaPoly_SHA256, one message each way,
-//! and the first record that proves the dialer live.
+//! The handshake: Noise_NNpsk0_25519_ChaChaPoly_SHA256, one message each way, and the first record
+//! that proves the dialer live.
 //!
-//! A transition consumes the state before it, so no step can be left out: the
-//! acceptor's [`Session`], which the target is dialled with, comes out of
-//! [`Unconfirmed::confirm`] only, and that only out of an authentic record.
+//! A transition consumes the state before it, so no step can be left out: the acceptor's
+//! [`Session`], without which no target is dialled, comes out of [`Unconfirmed::confirm`] only, and
+//! that only for an authentic record.
 //!
-//! The tag of message 1 is checked before any X25519, and the clock in it before
-//! an answer is made (`replay.rs`): strangers and recordings cost little.
+//! The tag of message 1 is checked before any X25519, and the clock in it before an answer is made
+//! (`replay.rs`): strangers and recordings cost little.
 
 use super::dh::{DhKey, KEY_LEN, PublicKey};
 use super::heartbeat::Heartbeats;
@@ -14,7 +14,9 @@ use super::hello::{Hello, PAYLOAD_LEN, Welcome};
 use super::inbound::{Event, Inbound};
 use super::noise::{SymmetricState, TAG_LEN};
 use super::outbound::Outbound;
-use super::record::{Opener, Sealer, record_seed};
+use super::record::{
+    DATA_OFFSET, MAX_DATA, MAX_RECORD, Opener, RecordGeometry, Sealer, record_seed,
+};
 use super::{Direction, PeerError, Side, labels};
 use crate::Suite;
 use crate::keys::{Key, KeyId, KeyRing};
@@ -23,10 +25,10 @@ use knockpipe_base::secret::Secret;
 /// Length of message 1 and of message 2 in bytes: key, payload, tag.
 pub const MESSAGE_LEN: usize = KEY_LEN + PAYLOAD_LEN + TAG_LEN;
 
-/// A handshake message on the wire.
+/// Handshake message on the wire.
 pub type Message = [u8; MESSAGE_LEN];
 
-/// The dialer, waiting for message 2.
+/// Dialer that waits for message 2.
 pub struct Dialer {
     state: SymmetricState,
     ephemeral: DhKey,
@@ -34,7 +36,7 @@ pub struct Dialer {
     key: KeyId,
 }
 
-/// The acceptor with an authentic message 1, before it answers.
+/// Acceptor with an authentic message 1, before it answers.
 pub struct Received {
     state: SymmetricState,
     dialer_key: PublicKey,
@@ -43,10 +45,21 @@ pub struct Received {
     fingerprint: u64,
 }
 
-/// The acceptor, waiting for the record that proves the dialer live.
+/// Acceptor that waits for the record that proves the dialer live.
 pub struct Unconfirmed(Session);
 
-/// What the first record made of an [`Unconfirmed`].
+/// Message 1 without a result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unread {
+    /// The message is not complete: at least this many bytes have to be read, and no more may be.
+    #[error("{0} more bytes are needed")]
+    Need(usize),
+    /// The message is refused.
+    #[error(transparent)]
+    Refused(#[from] PeerError),
+}
+
+/// Outcome of opening the first record of an [`Unconfirmed`].
 pub enum First {
     /// The record is not complete yet.
     Incomplete(Unconfirmed),
@@ -56,22 +69,22 @@ pub enum First {
 
 /// Both directions of a tunnel between two live ends.
 pub struct Session {
-    /// What the other end sends.
+    /// Records from the other end.
     pub inbound: Inbound,
-    /// What this end sends.
+    /// Records to the other end.
     pub outbound: Outbound,
-    /// The key that both ends used.
+    /// Key that both ends used.
     pub key: KeyId,
-    /// The record suite of both directions.
+    /// Record suite of both directions.
     pub suite: Suite,
-    /// How often both ends give a sign of life.
+    /// Heartbeats of both ends.
     pub heartbeats: Heartbeats,
 }
 
 // === impl Dialer ===
 
 impl Dialer {
-    /// Message 1, made of a key, what to say, and a fresh ephemeral private key.
+    /// Makes message 1 of a key, its payload, and a fresh ephemeral private key.
     pub fn start(key: &Key, hello: Hello, ephemeral: Secret<32>) -> (Self, Message) {
         let ephemeral = DhKey::new(&ephemeral);
         let mut message = [0; MESSAGE_LEN];
@@ -83,8 +96,7 @@ impl Dialer {
     /// Reads message 2.
     ///
     /// # Errors
-    /// [`PeerError`] when the other end has another key, or does not keep to
-    /// what was offered.
+    /// [`PeerError`] if the other end has another key, or does not keep to the offer.
     pub fn finish(self, mut message: Message) -> Result<(Session, Welcome), PeerError> {
         let state = read_message2(self.state, &self.ephemeral, &mut message)?;
         let welcome = Welcome::decode(payload(&message))?;
@@ -92,33 +104,45 @@ impl Dialer {
         if !offered || welcome.padding < self.hello.padding {
             return Err(PeerError::Misbehaved);
         }
-        let heartbeats = Heartbeats::of(self.hello.heartbeat, welcome.heartbeat);
+        let heartbeats =
+            Heartbeats::of(self.hello.extensions.heartbeat, welcome.extensions.heartbeat);
         Ok((Session::new(Side::Dialer, state, (&welcome, heartbeats), self.key), welcome))
     }
 }
 
 // === impl Received ===
 
-/// Reads message 1 with the keys of `ring`; the first that fits is its key. All
-/// are tried, also when one did, so that the time tells nothing. Costs a few hashes
-/// and a small decryption for each.
+/// Reads message 1 with the keys of `ring`, as far as it has arrived; the first key that fits is
+/// its key. All are tried, even after one did, so that the time reveals nothing. Costs a few hashes
+/// and a small decryption for each key.
 ///
 /// # Errors
-/// [`PeerError::BadTag`] when no key fits; another when Hello is malformed.
-pub fn read_message1(ring: &KeyRing, message: &Message) -> Result<Received, PeerError> {
+/// [`Unread::Need`] while bytes are missing. [`PeerError::BadLength`] for too many bytes,
+/// [`PeerError::BadTag`] if no key fits, another if Hello is malformed.
+pub fn read_message1(ring: &KeyRing, prologue: &[u8], arrived: &[u8]) -> Result<Received, Unread> {
+    let Some((message, rest)) = arrived.split_first_chunk() else {
+        return Err(Unread::Need(MESSAGE_LEN - arrived.len()));
+    };
+    if !rest.is_empty() {
+        return Err(PeerError::BadLength.into());
+    }
     let mut found = Err(PeerError::BadTag);
     for key in ring.iter() {
-        let read = read_message1_with_key(key, message);
+        let read = read_message1_with_key(key, prologue, message);
         if matches!(found, Err(PeerError::BadTag)) {
             found = read;
         }
     }
-    found
+    found.map_err(Unread::Refused)
 }
 
-fn read_message1_with_key(key: &Key, message: &Message) -> Result<Received, PeerError> {
+fn read_message1_with_key(
+    key: &Key,
+    prologue: &[u8],
+    message: &Message,
+) -> Result<Received, PeerError> {
     let mut opened = *message;
-    let (state, dialer_key) = read_message1_with(labels::PROLOGUE, key.secret(), &mut opened)?;
+    let (state, dialer_key) = read_message1_with(prologue, key.secret(), &mut opened)?;
     Ok(Received {
         state,
         dialer_key,
@@ -129,22 +153,22 @@ fn read_message1_with_key(key: &Key, message: &Message) -> Result<Received, Peer
 }
 
 impl Received {
-    /// What the dialer said.
+    /// Returns the payload of message 1.
     pub fn hello(&self) -> &Hello {
         &self.hello
     }
 
-    /// The key that message 1 was made with.
+    /// Returns the id of the key that message 1 was made with.
     pub fn key(&self) -> KeyId {
         self.key
     }
 
-    /// Tells this message 1 from all others.
+    /// Returns a number that distinguishes this message 1 from all others.
     pub fn fingerprint(&self) -> u64 {
         self.fingerprint
     }
 
-    /// Message 2, made of the answer and a fresh ephemeral private key.
+    /// Makes message 2 of the answer and a fresh ephemeral private key.
     ///
     /// # Errors
     /// [`PeerError::LowOrder`] for a dialer that sent no proper public key.
@@ -158,7 +182,8 @@ impl Received {
         message[KEY_LEN..KEY_LEN + PAYLOAD_LEN].copy_from_slice(&welcome.encode());
         let ephemeral = DhKey::new(&ephemeral);
         let state = write_message2(self.state, &self.dialer_key, &ephemeral, &mut message)?;
-        let heartbeats = Heartbeats::of(welcome.heartbeat, self.hello.heartbeat);
+        let heartbeats =
+            Heartbeats::of(welcome.extensions.heartbeat, self.hello.extensions.heartbeat);
         let session = Session::new(Side::Acceptor, state, (welcome, heartbeats), self.key);
         Ok((Unconfirmed(session), message))
     }
@@ -170,7 +195,7 @@ impl Unconfirmed {
     /// Opens the first record at the front of `buf` in place.
     ///
     /// # Errors
-    /// [`PeerError`] when it is not authentic: a replayed message 1, mostly.
+    /// [`PeerError`] if it is not authentic: mostly after a replayed message 1.
     pub fn confirm(self, buf: &mut [u8]) -> Result<First, PeerError> {
         let Self(mut session) = self;
         Ok(match session.inbound.next(buf)? {
@@ -183,7 +208,12 @@ impl Unconfirmed {
 // === impl Session ===
 
 impl Session {
-    /// How often a record key was replaced by its successor so far, both directions together.
+    /// Layout of the records of both directions.
+    pub const GEOMETRY: RecordGeometry =
+        RecordGeometry { max_record: MAX_RECORD, data_offset: DATA_OFFSET, max_data: MAX_DATA };
+
+    /// Returns the number of times that a record key was replaced by its successor, both directions
+    /// together.
     pub fn ratchets(&self) -> u64 {
         self.inbound.ratchets() + self.outbound.ratchets()
     }
@@ -290,7 +320,7 @@ fn read_e(state: &mut SymmetricState, message: &[u8]) -> PublicKey {
     re
 }
 
-/// `MixKey(DH(e, re))`; refuses a key whose shared secret is all zeros.
+/// `MixKey(DH(e, re))`; refuses a key that gives a shared secret of zeros.
 fn mix_dh(state: &mut SymmetricState, e: &DhKey, re: &PublicKey) -> Result<(), PeerError> {
     state.mix_key(e.agree(re)?.expose());
     Ok(())
@@ -300,7 +330,7 @@ fn payload(message: &Message) -> &[u8; PAYLOAD_LEN] {
     message[KEY_LEN..].first_chunk().expect("a message holds a payload and a tag")
 }
 
-/// The first half of the tag: it depends on every other byte of the message.
+/// Returns the first half of the tag: it depends on every other byte of the message.
 fn fingerprint(message: &Message) -> u64 {
     let tag = message[KEY_LEN + PAYLOAD_LEN..].first_chunk().expect("a tag has 16 bytes");
     u64::from_be_bytes(*tag)

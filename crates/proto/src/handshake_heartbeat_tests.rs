@@ -1,4 +1,4 @@
-//! What both ends learn of each other's heartbeat, and where signs of life may stand.
+//! Heartbeats: the agreement of both ends in the handshake, and the places of Data without data.
 
 use std::time::Duration;
 
@@ -19,16 +19,17 @@ fn knockpipe_vectors_with_a_heartbeat_byte_for_byte() {
         suites: SuiteSet::BOTH,
         padding: Padding::default(),
         clock_ms: number(&vectors["hello"]["clock_ms"]),
-        heartbeat: every("hello_heartbeat_ms"),
+        extensions: Extensions { heartbeat: every("hello_heartbeat_ms") },
     };
     let (dialer, message1) = Dialer::start(&key, hello, secret(&bytes("dialer_ephemeral")));
     assert_eq!(message1[..], unhex(&with["message_1"]));
-    let received = read_message1(&KeyRing::new(vec![key.clone()]).unwrap(), &message1).unwrap();
+    let received =
+        read_message1(&KeyRing::new(vec![key.clone()]).unwrap(), PROLOGUE, &message1).unwrap();
     let welcome = Welcome {
         suite: Suite::Aes256Gcm,
         padding: Padding::default(),
         clock_ms: number(&vectors["welcome"]["clock_ms"]),
-        heartbeat: every("welcome_heartbeat_ms"),
+        extensions: Extensions { heartbeat: every("welcome_heartbeat_ms") },
     };
     let ephemeral = secret(&bytes("acceptor_ephemeral"));
     let (Unconfirmed(acceptor), message2) = received.answer(&welcome, ephemeral).unwrap();
@@ -46,11 +47,11 @@ fn knockpipe_vectors_with_a_heartbeat_byte_for_byte() {
 #[test]
 fn signs_of_life_have_their_place() {
     for heartbeat in [None, Heartbeat::every(Duration::from_secs(1))] {
-        let hello = Hello { heartbeat, ..hello() };
+        let hello = Hello { extensions: Extensions { heartbeat }, ..hello() };
         let (dialer, message1) = Dialer::start(&key(1), hello, secret(&[2; 32]));
-        let received = read_message1(&ring(&[1]), &message1).unwrap();
+        let received = read_message1(&ring(&[1]), PROLOGUE, &message1).unwrap();
         let welcome = Welcome::answering(received.hello(), SuiteSet::BOTH, Padding::NONE, 5);
-        let welcome = Welcome { heartbeat, ..welcome.unwrap() };
+        let welcome = Welcome { extensions: Extensions { heartbeat }, ..welcome.unwrap() };
         let (Unconfirmed(mut acceptor), message2) =
             received.answer(&welcome, secret(&[3; 32])).unwrap();
         let (mut dialer, _) = dialer.finish(message2).unwrap();

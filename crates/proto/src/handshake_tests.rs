@@ -4,8 +4,10 @@ use chacha20poly1305::aead::{Aead, KeyInit};
 use chacha20poly1305::{ChaCha20Poly1305, Nonce};
 
 use super::*;
+use crate::hello::Extensions;
+use crate::labels::PROLOGUE;
 use crate::message::{Open, ResetReason};
-use crate::record::{DATA_OFFSET, MAX_DATA, MAX_RECORD};
+use crate::record::MAX_RECORD;
 use crate::{Padding, SuiteSet};
 use knockpipe_base::addr::{ClientAddr, ServiceName};
 
@@ -29,13 +31,18 @@ fn ring(bytes: &[u8]) -> KeyRing {
 }
 
 fn hello() -> Hello {
-    Hello { suites: SuiteSet::BOTH, padding: Padding::NONE, clock_ms: 1, heartbeat: None }
+    Hello {
+        suites: SuiteSet::BOTH,
+        padding: Padding::NONE,
+        clock_ms: 1,
+        extensions: Extensions::default(),
+    }
 }
 
 /// A whole handshake; the acceptor has sent message 2.
 fn shake(suites: SuiteSet) -> (Session, Unconfirmed) {
     let (dialer, message1) = Dialer::start(&key(1), hello(), secret(&[2; 32]));
-    let received = read_message1(&ring(&[1]), &message1).unwrap();
+    let received = read_message1(&ring(&[1]), PROLOGUE, &message1).unwrap();
     let welcome = Welcome::answering(received.hello(), suites, Padding::NONE, 5).unwrap();
     let (unconfirmed, message2) = received.answer(&welcome, secret(&[3; 32])).unwrap();
     (dialer.finish(message2).unwrap().0, unconfirmed)
@@ -122,15 +129,19 @@ fn knockpipe_vectors_byte_for_byte() {
         suites: SuiteSet::from_bits(3),
         padding: Padding::default(),
         clock_ms: vectors["hello"]["clock_ms"].as_u64().unwrap(),
-        heartbeat: None,
+        extensions: Extensions::default(),
     };
     let (dialer, message1) = Dialer::start(&key, hello, secret(&bytes("dialer_ephemeral")));
     assert_eq!(message1[..], bytes("message_1"));
     let ring = KeyRing::new(vec![key]).unwrap();
-    let received = read_message1(&ring, &message1).unwrap();
+    let received = read_message1(&ring, PROLOGUE, &message1).unwrap();
     let clock_ms = vectors["welcome"]["clock_ms"].as_u64().unwrap();
-    let welcome =
-        Welcome { suite: Suite::Aes256Gcm, padding: Padding::default(), clock_ms, heartbeat: None };
+    let welcome = Welcome {
+        suite: Suite::Aes256Gcm,
+        padding: Padding::default(),
+        clock_ms,
+        extensions: Extensions::default(),
+    };
     let (_, message2) = received.answer(&welcome, secret(&bytes("acceptor_ephemeral"))).unwrap();
     assert_eq!(message2[..], bytes("message_2"));
 
@@ -165,11 +176,7 @@ fn check_direction(vector: &serde_json::Value, split: &[Secret<32>; 2], hash: &[
 
 fn snow_builder() -> snow::Builder<'static> {
     let name = std::str::from_utf8(labels::NOISE_NAME).unwrap();
-    snow::Builder::new(name.parse().unwrap())
-        .psk(0, &[1; 32])
-        .unwrap()
-        .prologue(labels::PROLOGUE)
-        .unwrap()
+    snow::Builder::new(name.parse().unwrap()).psk(0, &[1; 32]).unwrap().prologue(PROLOGUE).unwrap()
 }
 
 #[test]
@@ -180,7 +187,7 @@ fn our_dialer_and_the_acceptor_of_snow_agree() {
     assert_eq!(snow.read_message(&message1, &mut said).unwrap(), PAYLOAD_LEN);
     assert_eq!(Hello::decode(&said), Ok(hello()));
     let (suite, padding) = (Suite::Aes256Gcm, Padding::NONE);
-    let welcome = Welcome { suite, padding, clock_ms: 9, heartbeat: None };
+    let welcome = Welcome { suite, padding, clock_ms: 9, extensions: Extensions::default() };
     let mut message2 = [0; MESSAGE_LEN];
     assert_eq!(snow.write_message(&welcome.encode(), &mut message2).unwrap(), MESSAGE_LEN);
     let state = read_message2(dialer.state, &dialer.ephemeral, &mut message2).unwrap();
@@ -193,7 +200,7 @@ fn the_dialer_of_snow_and_our_acceptor_agree() {
     let mut snow = snow_builder().build_initiator().unwrap();
     let mut message1 = [0; MESSAGE_LEN];
     snow.write_message(&hello().encode(), &mut message1).unwrap();
-    let received = read_message1(&ring(&[7, 1]), &message1).unwrap();
+    let received = read_message1(&ring(&[7, 1]), PROLOGUE, &message1).unwrap();
     assert_eq!((received.hello(), received.key()), (&hello(), key(1).id()));
     let mut message2 = [0; MESSAGE_LEN];
     let ephemeral = DhKey::new(&secret(&[3; 32]));
@@ -225,7 +232,11 @@ fn every_flipped_bit_of_message_1_is_refused() {
     for bit in 0..8 * MESSAGE_LEN {
         let mut bad = message1;
         bad[bit / 8] ^= 1 << (bit % 8);
-        assert_eq!(read_message1(&ring(&[1]), &bad).err(), Some(PeerError::BadTag), "bit {bit}");
+        assert_eq!(
+            read_message1(&ring(&[1]), PROLOGUE, &bad).err(),
+            Some(PeerError::BadTag.into()),
+            "bit {bit}"
+        );
     }
 }
 
@@ -233,7 +244,7 @@ fn every_flipped_bit_of_message_1_is_refused() {
 fn every_flipped_bit_of_message_2_is_refused() {
     for bit in 0..8 * MESSAGE_LEN {
         let (dialer, message1) = Dialer::start(&key(1), hello(), secret(&[2; 32]));
-        let received = read_message1(&ring(&[1]), &message1).unwrap();
+        let received = read_message1(&ring(&[1]), PROLOGUE, &message1).unwrap();
         let welcome = Welcome::answering(&hello(), SuiteSet::BOTH, Padding::NONE, 5).unwrap();
         let (_, mut message2) = received.answer(&welcome, secret(&[3; 32])).unwrap();
         message2[bit / 8] ^= 1 << (bit % 8);
@@ -244,13 +255,16 @@ fn every_flipped_bit_of_message_2_is_refused() {
 #[test]
 fn another_key_is_refused_and_every_key_of_a_ring_is_accepted() {
     let (_, message1) = Dialer::start(&key(1), hello(), secret(&[2; 32]));
-    assert_eq!(read_message1(&ring(&[2, 3]), &message1).err(), Some(PeerError::BadTag));
+    assert_eq!(
+        read_message1(&ring(&[2, 3]), PROLOGUE, &message1).err(),
+        Some(PeerError::BadTag.into())
+    );
     for keys in [&[1, 2, 3][..], &[2, 1, 3], &[3, 2, 1]] {
-        assert_eq!(read_message1(&ring(keys), &message1).unwrap().key(), key(1).id());
+        assert_eq!(read_message1(&ring(keys), PROLOGUE, &message1).unwrap().key(), key(1).id());
     }
 }
 
-/// All public keys whose shared secret is all zeros, as they stand on the wire.
+/// Returns all public keys with a shared secret of zeros, as they stand on the wire.
 fn low_order_points() -> Vec<[u8; 32]> {
     let hex = [
         "0000000000000000000000000000000000000000000000000000000000000000",
@@ -271,11 +285,11 @@ fn low_order_keys_are_refused_by_both_ends() {
         let mut message = [0; MESSAGE_LEN];
         message[32..32 + PAYLOAD_LEN].copy_from_slice(&hello().encode());
         message[..32].copy_from_slice(&point);
-        let mut state = SymmetricState::initialize(labels::PROLOGUE);
+        let mut state = SymmetricState::initialize(PROLOGUE);
         state.mix_key_and_hash(&[1; 32]);
         read_e(&mut state, &message);
         state.encrypt_and_hash(&mut message[32..]);
-        let received = read_message1(&ring(&[1]), &message).unwrap();
+        let received = read_message1(&ring(&[1]), PROLOGUE, &message).unwrap();
         let welcome = Welcome::answering(&hello(), SuiteSet::BOTH, Padding::NONE, 5).unwrap();
         let answer = received.answer(&welcome, secret(&[3; 32]));
         assert_eq!(answer.err(), Some(PeerError::LowOrder));
@@ -293,7 +307,7 @@ fn a_replayed_message_1_confirms_nothing() {
     let mut first_record = vec![];
     let ring = ring(&[1]);
     let answer = |ephemeral| {
-        let received = read_message1(&ring, &message1).unwrap();
+        let received = read_message1(&ring, PROLOGUE, &message1).unwrap();
         let welcome = Welcome::answering(&hello(), SuiteSet::BOTH, Padding::NONE, 5).unwrap();
         received.answer(&welcome, secret(&[ephemeral; 32])).unwrap()
     };
@@ -310,15 +324,15 @@ fn the_dialer_refuses_a_suite_it_did_not_offer_and_less_padding_than_it_asked_fo
         suites: SuiteSet::PORTABLE,
         padding: Padding::default(),
         clock_ms: 1,
-        heartbeat: None,
+        extensions: Extensions::default(),
     };
     for (suite, padding) in
         [(Suite::Aes256Gcm, Padding::default()), (Suite::ChaCha20Poly1305, Padding::NONE)]
     {
         let (dialer, message1) = Dialer::start(&key(1), wants, secret(&[2; 32]));
-        let mut received = read_message1(&ring(&[1]), &message1).unwrap();
+        let mut received = read_message1(&ring(&[1]), PROLOGUE, &message1).unwrap();
         received.hello.suites = SuiteSet::BOTH;
-        let welcome = Welcome { suite, padding, clock_ms: 1, heartbeat: None };
+        let welcome = Welcome { suite, padding, clock_ms: 1, extensions: Extensions::default() };
         let (_, message2) = received.answer(&welcome, secret(&[3; 32])).unwrap();
         assert_eq!(dialer.finish(message2).err(), Some(PeerError::Misbehaved));
     }
@@ -387,58 +401,11 @@ fn refuses_the_last(outbound: &mut Outbound, inbound: &mut Inbound, (what, sends
     }
 }
 
-/// The whole conversation over a pipe that passes `chunk` bytes at a time.
-#[test]
-fn a_conversation_over_pipes_of_1_8_and_65536_bytes() {
-    for chunk in [1, 8, 65_536] {
-        for suites in [SuiteSet::BOTH, SuiteSet::PORTABLE] {
-            converse(chunk, suites);
-        }
-    }
-}
-
-fn converse(chunk: usize, suites: SuiteSet) {
-    let (mut dialer, unconfirmed) = shake(suites);
-    let data: Vec<u8> = (0..3 * MAX_DATA + 17).map(|i| (i % 251) as u8).collect();
-    let mut wire = vec![];
-    dialer.outbound.confirm(&mut wire).unwrap();
-    dialer.outbound.open(&open(), &mut wire).unwrap();
-    for piece in data.chunks(MAX_DATA) {
-        let mut slot = vec![0; MAX_RECORD];
-        slot[DATA_OFFSET..DATA_OFFSET + piece.len()].copy_from_slice(piece);
-        let len = dialer.outbound.seal_data(&mut slot, piece.len()).unwrap();
-        wire.extend_from_slice(&slot[..len]);
-    }
-    dialer.outbound.fin(&mut wire).unwrap();
-
-    let (mut arrived, mut received, mut events) = (vec![], vec![], vec![]);
-    let mut waiting = Some(unconfirmed);
-    let mut session = None;
-    for bytes in wire.chunks(chunk) {
-        arrived.extend_from_slice(bytes);
-        if let Some(unconfirmed) = waiting.take() {
-            match unconfirmed.confirm(&mut arrived).unwrap() {
-                First::Incomplete(unconfirmed) => waiting = Some(unconfirmed),
-                First::Confirmed(confirmed, event, len) => {
-                    arrived.drain(..len);
-                    events.push(event);
-                    session = Some(confirmed);
-                }
-            }
-        }
-        let Some(session) = &mut session else { continue };
-        while let Some((event, len)) = session.inbound.next(&mut arrived).unwrap() {
-            match event {
-                Event::Data(range) => received.extend_from_slice(&arrived[range]),
-                event => events.push(event),
-            }
-            arrived.drain(..len);
-        }
-    }
-    assert_eq!(events, [Event::Confirmed, Event::Open(open()), Event::Fin]);
-    assert!(received == data && arrived.is_empty());
-    assert!(session.unwrap().inbound.is_finished());
-}
+#[path = "handshake_conversation_tests.rs"]
+mod conversation;
 
 #[path = "handshake_heartbeat_tests.rs"]
 mod heartbeats;
+
+#[path = "handshake_message1_tests.rs"]
+mod message1;

@@ -1,53 +1,53 @@
-//! Signs of life: how often an end gives one, and what both ends know of each other.
+//! Heartbeats: the longest silence of an end, as both ends agree on it in the handshake.
 //!
-//! An end that was silent for a while sends a Data record without data. Anybody may
-//! do that; but only who hears from the other end, in the handshake, that it does so
-//! too can tell by its silence that it is gone.
+//! An end that was silent for a while sends a Data record without data. Every end may do that; but
+//! only if the other end said in the handshake that it does so too does its silence show that it
+//! is gone.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-/// The longest time that an end is silent, in milliseconds.
+/// Longest silence of an end, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Heartbeat(NonZeroU32);
 
-/// What becomes of the wishes of both ends.
+/// Heartbeats that result from the wishes of both ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Heartbeats {
-    /// The longest time that this end is silent; `None` is for ever.
+    /// Longest silence of this end; `None` has no limit.
     pub own: Option<Heartbeat>,
-    /// The other end is not silent for longer either, from Open on until its Fin.
+    /// The other end is not silent for longer either, from Open until its Fin.
     pub agreed: bool,
 }
 
 impl Heartbeat {
-    /// Nobody has to be quicker than that, whatever the other end wishes.
+    /// Lower limit: no end has to beat more often, whatever the other end wishes.
     pub const SHORTEST: Duration = Duration::from_millis(100);
 
-    /// A heartbeat at least so often; `None` for zero, and for more than 49 days.
+    /// Returns a heartbeat at least every `time`; `None` for zero, and for more than 49 days.
     pub fn every(time: Duration) -> Option<Self> {
         u32::try_from(time.as_millis()).ok().and_then(NonZeroU32::new).map(Self)
     }
 
-    /// The longest silence.
+    /// Returns the longest silence, not below [`Self::SHORTEST`].
     pub fn time(self) -> Duration {
         Duration::from_millis(self.0.get().into()).max(Self::SHORTEST)
     }
 
-    /// The bytes of the extension.
+    /// Returns the bytes of the extension.
     pub(super) fn to_bytes(self) -> [u8; 4] {
         self.0.get().to_be_bytes()
     }
 
-    /// The reverse of [`Self::to_bytes`]; zero is no heartbeat.
+    /// Reverses [`Self::to_bytes`]; zero is no heartbeat.
     pub(super) fn from_bytes(bytes: [u8; 4]) -> Option<Self> {
         NonZeroU32::new(u32::from_be_bytes(bytes)).map(Self)
     }
 }
 
 impl Heartbeats {
-    /// The shorter wish holds for both ends, where both have one: so either end can
-    /// ask to be told sooner.
+    /// Combines the wishes of both ends: the shorter one holds for both if both have one, so
+    /// either end can ask to be told sooner.
     pub(super) fn of(own: Option<Heartbeat>, others: Option<Heartbeat>) -> Self {
         match (own, others) {
             (Some(own), Some(others)) => Self { own: Some(own.min(others)), agreed: true },

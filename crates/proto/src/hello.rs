@@ -1,4 +1,4 @@
-//! What the two handshake messages carry besides key material.
+//! Payloads of the two handshake messages: all that they carry besides key material.
 //!
 //! ```text
 //!   Hello                                 Welcome
@@ -9,9 +9,8 @@
 //!   13..   extensions, then zeros         13..   extensions, then zeros
 //! ```
 //!
-//! Integers are big-endian, clocks are unix milliseconds. Both are padded to
-//! [`PAYLOAD_LEN`]. An extension is `type u8 | length u8 | bytes`; unknown ones
-//! are skipped.
+//! Integers are big-endian, clocks are unix milliseconds. Both are padded to [`PAYLOAD_LEN`]. An
+//! extension is `type u8 | length u8 | bytes`; unknown ones are skipped.
 //!
 //! | type | length | bytes |
 //! |---|---|---|
@@ -25,53 +24,68 @@ pub const PAYLOAD_LEN: usize = 208;
 
 const FIXED_LEN: usize = 13;
 
-/// The type of the extension that says how often its sender gives a sign of life.
+/// Type of the extension with the sender's heartbeat.
 const HEARTBEAT: u8 = 1;
 
-/// What the dialer says first.
+/// Payload of message 1, from the dialer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hello {
-    /// The record suites it can use.
+    /// Record suites that the dialer can use.
     pub suites: SuiteSet,
-    /// The block it would pad records to.
+    /// Block that the dialer would pad records to.
     pub padding: Padding,
-    /// Its clock in unix milliseconds.
+    /// Clock of the dialer in unix milliseconds.
     pub clock_ms: u64,
-    /// How often it gives a sign of life; `None` where it need not.
+    /// Extensions of the dialer.
+    pub extensions: Extensions,
+}
+
+/// Payload of message 2, from the acceptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Welcome {
+    /// Record suite of both directions.
+    pub suite: Suite,
+    /// Block that records are padded to in both directions.
+    pub padding: Padding,
+    /// Clock of the acceptor in unix milliseconds.
+    pub clock_ms: u64,
+    /// Extensions of the acceptor.
+    pub extensions: Extensions,
+}
+
+/// Extensions of Hello or Welcome that this version knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extensions {
+    /// Longest silence of the sender; `None` if it need not send heartbeats.
     pub heartbeat: Option<Heartbeat>,
 }
 
-/// What the acceptor answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Welcome {
-    /// The record suite of both directions.
-    pub suite: Suite,
-    /// The block that records are padded to in both directions.
-    pub padding: Padding,
-    /// Its clock in unix milliseconds.
-    pub clock_ms: u64,
-    /// How often it gives a sign of life; `None` where it need not.
-    pub heartbeat: Option<Heartbeat>,
+/// Fields of a payload on the wire. The first byte is a set of suites in Hello, a suite in Welcome.
+struct Fields {
+    suites: u8,
+    padding: Padding,
+    clock_ms: u64,
+    extensions: Extensions,
 }
 
 impl Hello {
-    /// The bytes on the wire, before encryption.
+    /// Returns the bytes on the wire, before encryption.
     pub(super) fn encode(&self) -> [u8; PAYLOAD_LEN] {
-        encode(self.suites.bits(), self.padding, self.clock_ms, self.heartbeat)
+        let Self { suites, padding, clock_ms, extensions } = *self;
+        Fields { suites: suites.bits(), padding, clock_ms, extensions }.encode()
     }
 
-    /// The reverse of [`Self::encode`].
+    /// Reverses [`Self::encode`].
     pub(super) fn decode(payload: &[u8; PAYLOAD_LEN]) -> Result<Self, PeerError> {
-        let (suites, padding, clock_ms, heartbeat) = decode(payload)?;
-        Ok(Self { suites: SuiteSet::from_bits(suites), padding, clock_ms, heartbeat })
+        let Fields { suites, padding, clock_ms, extensions } = Fields::decode(payload)?;
+        Ok(Self { suites: SuiteSet::from_bits(suites), padding, clock_ms, extensions })
     }
 }
 
 impl Welcome {
-    /// The answer to `hello` of an acceptor that allows `suites` and pads to
-    /// `padding`: the preferred common suite, and the larger of both blocks, so
-    /// that either end can ask for more privacy and none can take it away. No
-    /// heartbeat, which is for the acceptor to say.
+    /// Returns the answer to `hello` of an acceptor that allows `suites` and pads to `padding`: the
+    /// preferred common suite, and the larger of both blocks, so that either end can ask for more
+    /// privacy and none can take it away. It has no extensions, which are up to the acceptor.
     ///
     /// # Errors
     /// [`PeerError::NoCommonSuite`].
@@ -82,74 +96,74 @@ impl Welcome {
         clock_ms: u64,
     ) -> Result<Self, PeerError> {
         let suite = hello.suites.and(suites).preferred().ok_or(PeerError::NoCommonSuite)?;
-        Ok(Self { suite, padding: padding.max(hello.padding), clock_ms, heartbeat: None })
+        let padding = padding.max(hello.padding);
+        Ok(Self { suite, padding, clock_ms, extensions: Extensions::default() })
     }
 
-    /// The bytes on the wire, before encryption.
+    /// Returns the bytes on the wire, before encryption.
     pub(super) fn encode(&self) -> [u8; PAYLOAD_LEN] {
-        encode(self.suite.id(), self.padding, self.clock_ms, self.heartbeat)
+        let Self { suite, padding, clock_ms, extensions } = *self;
+        Fields { suites: suite.id(), padding, clock_ms, extensions }.encode()
     }
 
-    /// The reverse of [`Self::encode`].
+    /// Reverses [`Self::encode`].
     pub(super) fn decode(payload: &[u8; PAYLOAD_LEN]) -> Result<Self, PeerError> {
-        let (suite, padding, clock_ms, heartbeat) = decode(payload)?;
-        let suite = Suite::from_id(suite).ok_or(PeerError::NoCommonSuite)?;
-        Ok(Self { suite, padding, clock_ms, heartbeat })
+        let Fields { suites, padding, clock_ms, extensions } = Fields::decode(payload)?;
+        let suite = Suite::from_id(suites).ok_or(PeerError::NoCommonSuite)?;
+        Ok(Self { suite, padding, clock_ms, extensions })
     }
 }
 
-fn encode(
-    suites: u8,
-    padding: Padding,
-    clock_ms: u64,
-    heartbeat: Option<Heartbeat>,
-) -> [u8; PAYLOAD_LEN] {
-    let mut payload = [0; PAYLOAD_LEN];
-    payload[0] = suites;
-    payload[1..3].copy_from_slice(&padding.bytes().to_be_bytes());
-    payload[3..11].copy_from_slice(&clock_ms.to_be_bytes());
-    if let Some(heartbeat) = heartbeat {
-        payload[12] = 6;
-        payload[FIXED_LEN..FIXED_LEN + 2].copy_from_slice(&[HEARTBEAT, 4]);
-        payload[FIXED_LEN + 2..FIXED_LEN + 6].copy_from_slice(&heartbeat.to_bytes());
+impl Fields {
+    fn encode(self) -> [u8; PAYLOAD_LEN] {
+        let mut payload = [0; PAYLOAD_LEN];
+        payload[0] = self.suites;
+        payload[1..3].copy_from_slice(&self.padding.bytes().to_be_bytes());
+        payload[3..11].copy_from_slice(&self.clock_ms.to_be_bytes());
+        self.extensions.encode(&mut payload);
+        payload
     }
-    payload
+
+    fn decode(payload: &[u8; PAYLOAD_LEN]) -> Result<Self, PeerError> {
+        let padding = u16::from_be_bytes([payload[1], payload[2]]);
+        let padding = Padding::block(padding).ok_or(PeerError::Misbehaved)?;
+        let mut clock = [0; 8];
+        clock.copy_from_slice(&payload[3..11]);
+        let extensions = Extensions::decode(payload)?;
+        Ok(Self { suites: payload[0], padding, clock_ms: u64::from_be_bytes(clock), extensions })
+    }
 }
 
-type Decoded = (u8, Padding, u64, Option<Heartbeat>);
-
-fn decode(payload: &[u8; PAYLOAD_LEN]) -> Result<Decoded, PeerError> {
-    let padding = u16::from_be_bytes([payload[1], payload[2]]);
-    let padding = Padding::block(padding).ok_or(PeerError::Misbehaved)?;
-    let mut clock = [0; 8];
-    clock.copy_from_slice(&payload[3..11]);
-    let heartbeat = read_extensions(payload)?;
-    Ok((payload[0], padding, u64::from_be_bytes(clock), heartbeat))
-}
-
-/// Walks the extensions: unknown ones are skipped, but all must be well formed, and
-/// nothing but zeros may follow them. Of those of one type the first counts.
-fn read_extensions(payload: &[u8; PAYLOAD_LEN]) -> Result<Option<Heartbeat>, PeerError> {
-    let len = usize::from(u16::from_be_bytes([payload[11], payload[12]]));
-    let room = &payload[FIXED_LEN..];
-    if len > room.len() {
-        return Err(PeerError::Misbehaved);
-    }
-    let (mut extensions, zeros) = room.split_at(len);
-    let mut heartbeat = None;
-    while let [kind, len, rest @ ..] = extensions {
-        let split = rest.split_at_checked(usize::from(*len));
-        let (bytes, behind) = split.ok_or(PeerError::Misbehaved)?;
-        if *kind == HEARTBEAT {
-            let bytes = bytes.try_into().map_err(|_| PeerError::Misbehaved)?;
-            heartbeat.get_or_insert_with(|| Heartbeat::from_bytes(bytes));
+impl Extensions {
+    fn encode(self, payload: &mut [u8; PAYLOAD_LEN]) {
+        if let Some(heartbeat) = self.heartbeat {
+            payload[12] = 6;
+            payload[FIXED_LEN..FIXED_LEN + 2].copy_from_slice(&[HEARTBEAT, 4]);
+            payload[FIXED_LEN + 2..FIXED_LEN + 6].copy_from_slice(&heartbeat.to_bytes());
         }
-        extensions = behind;
     }
-    if !extensions.is_empty() || zeros.iter().any(|byte| *byte != 0) {
-        return Err(PeerError::Misbehaved);
+
+    /// Reads the extensions: unknown ones are skipped, but all must be well formed, and nothing but
+    /// zeros may follow them. Of those of one type the first counts.
+    fn decode(payload: &[u8; PAYLOAD_LEN]) -> Result<Self, PeerError> {
+        let len = usize::from(u16::from_be_bytes([payload[11], payload[12]]));
+        let room = &payload[FIXED_LEN..];
+        let (mut left, zeros) = room.split_at_checked(len).ok_or(PeerError::Misbehaved)?;
+        let mut heartbeat = None;
+        while let [kind, len, rest @ ..] = left {
+            let split = rest.split_at_checked(usize::from(*len));
+            let (bytes, behind) = split.ok_or(PeerError::Misbehaved)?;
+            if *kind == HEARTBEAT {
+                let bytes = bytes.try_into().map_err(|_| PeerError::Misbehaved)?;
+                heartbeat.get_or_insert_with(|| Heartbeat::from_bytes(bytes));
+            }
+            left = behind;
+        }
+        if !left.is_empty() || zeros.iter().any(|byte| *byte != 0) {
+            return Err(PeerError::Misbehaved);
+        }
+        Ok(Self { heartbeat: heartbeat.flatten() })
     }
-    Ok(heartbeat.flatten())
 }
 
 #[cfg(test)]
@@ -160,7 +174,7 @@ mod tests {
         suites: SuiteSet::BOTH,
         padding: Padding::NONE,
         clock_ms: 1_800_000_000_123,
-        heartbeat: None,
+        extensions: Extensions { heartbeat: None },
     };
 
     fn every(ms: u64) -> Option<Heartbeat> {
@@ -171,10 +185,11 @@ mod tests {
     fn both_go_both_ways() {
         assert_eq!(Hello::decode(&HELLO.encode()), Ok(HELLO));
         for heartbeat in [None, every(1), every(60_000)] {
-            let hello = Hello { heartbeat, ..HELLO };
+            let extensions = Extensions { heartbeat };
+            let hello = Hello { extensions, ..HELLO };
             assert_eq!(Hello::decode(&hello.encode()), Ok(hello));
             let (suite, padding) = (Suite::Aes256Gcm, Padding::default());
-            let welcome = Welcome { suite, padding, clock_ms: 7, heartbeat };
+            let welcome = Welcome { suite, padding, clock_ms: 7, extensions };
             assert_eq!(Welcome::decode(&welcome.encode()), Ok(welcome));
         }
     }
@@ -185,7 +200,7 @@ mod tests {
             let mut payload = HELLO.encode();
             payload[12] = bytes.len() as u8;
             payload[13..13 + bytes.len()].copy_from_slice(bytes);
-            Hello::decode(&payload).map(|hello| hello.heartbeat)
+            Hello::decode(&payload).map(|hello| hello.extensions.heartbeat)
         };
         assert_eq!(with(&[1, 4, 0, 0, 0xea, 0x60]), Ok(every(60_000)));
         assert_eq!(with(&[9, 1, 7, 1, 4, 0, 0, 0, 9]), Ok(every(9)), "behind an unknown one");
@@ -218,7 +233,8 @@ mod tests {
         let wide = Padding::default();
         let answer = |suites| Welcome::answering(&HELLO, suites, wide, 1);
         let suite = Suite::Aes256Gcm;
-        let expected = Welcome { suite, padding: wide, clock_ms: 1, heartbeat: None };
+        let extensions = Extensions::default();
+        let expected = Welcome { suite, padding: wide, clock_ms: 1, extensions };
         assert_eq!(answer(SuiteSet::BOTH), Ok(expected));
         assert_eq!(answer(SuiteSet::PORTABLE).map(|w| w.suite), Ok(Suite::ChaCha20Poly1305));
         assert_eq!(answer(SuiteSet::NONE), Err(PeerError::NoCommonSuite));

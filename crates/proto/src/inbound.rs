@@ -1,4 +1,4 @@
-//! What the other end sends after the handshake, and in which order it may.
+//! Records from the other end after the handshake, and the order in which they may come.
 //!
 //! ```text
 //!   at the acceptor:  Confirm? -> Open -> Data* -> Fin
@@ -6,7 +6,7 @@
 //!   at both:          Reset at any time after the first record, and then nothing
 //! ```
 //!
-//! Where both ends agreed on a heartbeat, Data without data may also come before Opened.
+//! If both ends agreed on a heartbeat, Data without data may also come before Opened.
 
 use std::ops::Range;
 
@@ -14,7 +14,7 @@ use super::message::{Kind, Open, ResetReason};
 use super::record::Opener;
 use super::{PeerError, Side};
 
-/// A record from the other end that is authentic and in its place.
+/// Record from the other end that is authentic and in its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The dialer is live and will open later.
@@ -23,7 +23,7 @@ pub enum Event {
     Open(Open),
     /// The target is connected.
     Opened,
-    /// Stream bytes; where they are in the buffer.
+    /// Stream bytes, by their place in the buffer.
     Data(Range<usize>),
     /// The other end's stream is complete.
     Fin,
@@ -35,11 +35,11 @@ pub enum Event {
 pub struct Inbound {
     opener: Opener,
     expect: Expect,
-    /// The other end gives signs of life, also before it may send data.
+    /// The other end sends heartbeats, also before it may send data.
     beats: bool,
 }
 
-/// What may come next.
+/// Records that may come next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Expect {
     /// The acceptor's first: Confirm or Open.
@@ -61,7 +61,7 @@ impl Inbound {
         self.opener.ratchets()
     }
 
-    /// The receiving direction of `side`, whose other end `beats` or not.
+    /// Creates the receiving direction of `side`; with `beats` if the other end sends heartbeats.
     pub(super) fn new(side: Side, opener: Opener, beats: bool) -> Self {
         let expect = match side {
             Side::Acceptor => Expect::First,
@@ -70,12 +70,12 @@ impl Inbound {
         Self { opener, expect, beats }
     }
 
-    /// Opens the record at the front of `buf` in place: what it says and how
-    /// long it was, or `None` while it is not complete.
+    /// Opens the record at the front of `buf` in place. Returns the event and the length of the
+    /// record on the wire, or `None` while it is not complete.
     ///
     /// # Errors
-    /// [`PeerError`] for a record that is not authentic or not in its place;
-    /// the connection must end.
+    /// [`PeerError`] for a record that is not authentic or not in its place; the connection must
+    /// end.
     pub fn next(&mut self, buf: &mut [u8]) -> Result<Option<(Event, usize)>, PeerError> {
         let Some(opened) = self.opener.open(buf)? else {
             return Ok(None);
@@ -104,12 +104,12 @@ impl Inbound {
         Ok(Some((event, opened.wire_len)))
     }
 
-    /// Whether the other end has aborted: there is nothing to say to it any more.
+    /// Returns true if the other end has aborted: nothing more is to be sent to it.
     pub fn is_aborted(&self) -> bool {
         self.expect == Expect::AfterReset
     }
 
-    /// Whether the stream is complete, so that the end of the connection is no truncation.
+    /// Returns true if the stream is complete, so that the end of the connection is no truncation.
     pub fn is_finished(&self) -> bool {
         self.expect == Expect::AfterFin
     }

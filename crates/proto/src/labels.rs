@@ -1,7 +1,7 @@
-//! Every string that separates one use of key material from another.
+//! Strings that separate one use of key material from another.
 //!
-//! They stand in one file so that their uniqueness can be seen, and is tested.
-//! Changing any of them is a new protocol version.
+//! All stand in one file so that their uniqueness can be seen, and is tested. Changing any of them
+//! is a new protocol version.
 
 use hkdf::Hkdf;
 use sha2::Sha256;
@@ -9,10 +9,10 @@ use sha2::Sha256;
 use super::{Direction, Suite};
 use knockpipe_base::secret::Secret;
 
-/// The Noise protocol name: pattern, curve, cipher and hash of the handshake.
+/// Noise protocol name: pattern, curve, cipher and hash of the handshake.
 pub const NOISE_NAME: &[u8; 36] = b"Noise_NNpsk0_25519_ChaChaPoly_SHA256";
 
-/// The Noise prologue: both ends must speak this version of knockpipe.
+/// Noise prologue: both ends must speak this version of knockpipe.
 pub const PROLOGUE: &[u8] = b"knockpipe/1";
 
 /// HKDF label of the public id of a key.
@@ -24,7 +24,7 @@ const KEY_CHECKSUM: &[u8] = b"knockpipe/1 key file checksum";
 /// HKDF label of the one-way step of a record key.
 const RATCHET: &[u8] = b"knockpipe/1 ratchet";
 
-/// HKDF label of a record key: names the suite and the direction.
+/// Returns the HKDF label of a record key, which names the suite and the direction.
 pub fn record_key(suite: Suite, direction: Direction) -> &'static [u8] {
     match (suite, direction) {
         (Suite::ChaCha20Poly1305, Direction::ToAcceptor) => {
@@ -42,7 +42,7 @@ pub fn record_key(suite: Suite, direction: Direction) -> &'static [u8] {
     }
 }
 
-/// HKDF-SHA256 with `salt`, expanded with `label` into `out` (at most 255 * 32 bytes).
+/// Computes HKDF-SHA256 with `salt`, expanded with `label` to `N` bytes (at most 255 * 32).
 pub fn derive<const N: usize>(salt: &[u8], secret: &[u8], label: &[u8]) -> Secret<N> {
     const { assert!(N <= 255 * 32, "HKDF-SHA256 cannot give more") };
     Secret::filled_by(|out| {
@@ -52,17 +52,17 @@ pub fn derive<const N: usize>(salt: &[u8], secret: &[u8], label: &[u8]) -> Secre
     })
 }
 
-/// The public id of a key: `HKDF(key, "key id")`, 4 bytes.
+/// Computes the public id of a key: `HKDF(key, "key id")`, 4 bytes.
 pub fn key_id(key: &Secret<32>) -> [u8; 4] {
     *derive::<4>(&[], key.expose(), KEY_ID).expose()
 }
 
-/// The checksum of a text key file: `HKDF(key, "key file checksum")`, 4 bytes.
+/// Computes the checksum of a text key file: `HKDF(key, "key file checksum")`, 4 bytes.
 pub fn key_checksum(key: &Secret<32>) -> [u8; 4] {
     *derive::<4>(&[], key.expose(), KEY_CHECKSUM).expose()
 }
 
-/// The record key that follows `key`: `HKDF(key, "ratchet")`.
+/// Computes the record key that follows `key`: `HKDF(key, "ratchet")`.
 pub fn ratchet(key: &Secret<32>) -> Secret<32> {
     derive(&[], key.expose(), RATCHET)
 }

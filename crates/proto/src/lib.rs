@@ -1,9 +1,9 @@
-//! The wire protocol, knockpipe/1, as a machine that turns bytes into bytes.
+//! The wire protocol, knockpipe/1, as a state machine that turns bytes into bytes.
 //!
-//! Nothing here opens a socket, reads a clock or asks the operating system for
-//! randomness: ephemeral keys and the time are arguments. So every state can be
-//! tested byte by byte, and the same code runs over TCP, unix sockets and
-//! in-memory pipes. `docs/PROTOCOL.md` is the specification.
+//! Nothing here opens a socket, reads a clock or asks the operating system for randomness:
+//! ephemeral keys and the time are arguments. So every state can be tested byte by byte, and the
+//! same code runs over TCP, unix sockets and in-memory pipes. `docs/PROTOCOL.md` in the repository
+//! is the specification.
 //!
 //! ```text
 //!   dialer                                         acceptor
@@ -36,7 +36,7 @@ pub use handshake::Session;
 pub use padding::Padding;
 pub use suite::{Suite, SuiteSet};
 
-/// Which end of the tunnel.
+/// One of the two ends of a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// The encrypt end, next to the clients.
@@ -45,7 +45,7 @@ pub enum Side {
     Acceptor,
 }
 
-/// Which way records travel.
+/// Direction in which records travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// From the dialer to the acceptor.
@@ -54,8 +54,8 @@ pub enum Direction {
     ToDialer,
 }
 
-/// What a peer did wrong, as seen by the protocol. The peer is never told more
-/// than "protocol error"; a failed tag carries no detail on purpose.
+/// Fault of a peer, as seen by the protocol. The peer is never told more than "protocol error"; a
+/// failed tag carries no detail on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PeerError {
     /// A record or handshake message failed authentication.

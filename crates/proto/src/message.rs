@@ -1,4 +1,4 @@
-//! What records mean: their types, and the bodies of Open and Reset.
+//! Meaning of records: their types, and the bodies of Open and Reset.
 //!
 //! | type | from | body | meaning |
 //! |---|---|---|---|
@@ -14,7 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use super::PeerError;
 use knockpipe_base::addr::{ClientAddr, ServiceName};
 
-/// The type byte of a record.
+/// Type of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// The dialer is live.
@@ -31,24 +31,24 @@ pub enum Kind {
     Reset,
 }
 
-/// The body of an Open record.
+/// Body of an Open record.
 ///
 /// ```text
 ///   name length u8 | name | family u8 | address | port u16
 ///   family 0: no address, no port (the client came through a unix socket, or a
-///             load balancer that does not tell its address)
+///             load balancer that does not say its address)
 ///   family 1: no address, no port (the dialer's own standard input and output)
 ///   family 4: 4 bytes   family 6: 16 bytes
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Open {
-    /// The service; empty is the default target.
+    /// Name of the service; empty is the default target.
     pub service: ServiceName,
-    /// Where the dialer's client came from.
+    /// Address of the dialer's client.
     pub client: ClientAddr,
 }
 
-/// Why an end aborts, as it tells the other.
+/// Reason for which an end aborts, as it tells the other end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResetReason {
     /// The plain side was reset.
@@ -69,18 +69,18 @@ pub enum ResetReason {
     Shutdown,
     /// Open did not come in time after Confirm.
     Unopened,
-    /// The gate would not let this end in any more.
+    /// The gate no longer admits this address.
     Revoked,
-    /// No application data passed for as long as this end allows.
+    /// No application data passed for longer than this end allows.
     Idle,
     /// Nothing authentic came from the other end for three heartbeats.
     Unheard,
-    /// This end failed, or a reason this version does not know.
+    /// This end failed, or the reason is unknown to this version.
     Failed,
 }
 
 impl Kind {
-    /// The byte on the wire.
+    /// Returns the byte on the wire.
     pub fn id(self) -> u8 {
         match self {
             Self::Confirm => 1,
@@ -92,7 +92,7 @@ impl Kind {
         }
     }
 
-    /// The type with this byte on the wire.
+    /// Returns the type with this byte on the wire.
     pub fn from_id(id: u8) -> Option<Self> {
         [Self::Confirm, Self::Open, Self::Opened, Self::Data, Self::Fin, Self::Reset]
             .into_iter()
@@ -117,7 +117,7 @@ impl ResetReason {
         Self::Failed,
     ];
 
-    /// The byte on the wire.
+    /// Returns the byte on the wire.
     pub fn id(self) -> u8 {
         match self {
             Self::PlainReset => 1,
@@ -136,14 +136,14 @@ impl ResetReason {
         }
     }
 
-    /// The reason with this byte; one that is not known is [`Self::Failed`].
+    /// Returns the reason with this byte on the wire; [`Self::Failed`] for an unknown one.
     pub fn from_id(id: u8) -> Self {
         Self::ALL.into_iter().find(|reason| reason.id() == id).unwrap_or(Self::Failed)
     }
 }
 
 impl Open {
-    /// The body on the wire.
+    /// Returns the body on the wire.
     pub fn encode(&self) -> Vec<u8> {
         let name = self.service.as_str().as_bytes();
         let mut body = vec![u8::try_from(name.len()).expect("a service name has at most 64 bytes")];
@@ -168,7 +168,7 @@ impl Open {
         body
     }
 
-    /// The reverse of [`Self::encode`].
+    /// Reverses [`Self::encode`].
     ///
     /// # Errors
     /// [`PeerError::Misbehaved`] for anything else.

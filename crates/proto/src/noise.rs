@@ -1,8 +1,7 @@
 //! The Noise objects that NNpsk0 needs, and no more (Noise revision 34, section 5).
 //!
-//! The line of the specification stands above the line of code, so that an
-//! audit is a reading of two columns. DH, order of tokens and payloads belong
-//! to `handshake.rs`.
+//! The line of the specification stands above the line of code, so that an auditor can compare
+//! them one by one. DH, order of tokens and payloads belong to `handshake.rs`.
 
 use chacha20poly1305::aead::{AeadInOut, KeyInit};
 use chacha20poly1305::{ChaCha20Poly1305, Nonce};
@@ -62,8 +61,8 @@ impl SymmetricState {
         self.initialize_key(temp_k);
     }
 
-    /// `EncryptAndHash(plaintext)`, in place: `buf` holds the plaintext and
-    /// [`TAG_LEN`] bytes of room behind it.
+    /// `EncryptAndHash(plaintext)`, in place: `buf` holds the plaintext and [`TAG_LEN`] bytes of
+    /// room after it.
     pub(super) fn encrypt_and_hash(&mut self, buf: &mut [u8]) {
         let (text, tag_room) = buf.split_at_mut(buf.len() - TAG_LEN);
         // ciphertext = EncryptWithAd(h, plaintext)
@@ -76,10 +75,10 @@ impl SymmetricState {
         self.mix_hash(buf);
     }
 
-    /// `DecryptAndHash(ciphertext)`, in place: afterwards `buf` holds the
-    /// plaintext and the tag behind it.
+    /// `DecryptAndHash(ciphertext)`, in place: afterwards `buf` holds the plaintext and the tag
+    /// after it.
     pub(super) fn decrypt_and_hash(&mut self, buf: &mut [u8]) -> Result<(), PeerError> {
-        // Calls MixHash(ciphertext), after h served as associated data.
+        // Calls MixHash(ciphertext), after h was used as associated data.
         let h = self.h;
         self.mix_hash(buf);
         let text_len = buf.len().checked_sub(TAG_LEN).ok_or(PeerError::BadLength)?;
@@ -90,8 +89,8 @@ impl SymmetricState {
         cipher.decrypt_inout_detached(&nonce, &h, text.into(), tag).map_err(|_| PeerError::BadTag)
     }
 
-    /// `Split()`: the keys of initiator to responder and of responder to
-    /// initiator, and the handshake hash, which names this very handshake.
+    /// `Split()`: the keys of initiator to responder and of responder to initiator, and the
+    /// handshake hash, which is unique to this handshake.
     pub(super) fn split(self) -> ([Secret<32>; 2], [u8; 32]) {
         // temp_k1, temp_k2 = HKDF(ck, zerolen, 2)
         (hkdf(&self.ck, &[]), self.h)
@@ -103,7 +102,7 @@ impl SymmetricState {
         self.n = 0;
     }
 
-    /// The cipher for one message; the nonce is 32 zero bits and n in little-endian order.
+    /// Returns the cipher for one message; the nonce is 32 zero bits and n in little-endian order.
     fn next_cipher(&mut self) -> (ChaCha20Poly1305, Nonce) {
         let key = self.k.as_ref().expect("psk0 sets a key before anything is encrypted");
         let mut nonce = Nonce::default();

@@ -1,5 +1,5 @@
-//! What this end sends after the handshake: data sealed in place in slots, and
-//! control records.
+//! Records to the other end after the handshake: data sealed in place in slots, and control
+//! records.
 
 use super::PeerError;
 use super::message::{Kind, Open, ResetReason};
@@ -22,12 +22,12 @@ impl Outbound {
     /// Returns the length of the record on the wire.
     ///
     /// # Errors
-    /// [`PeerError::Exhausted`] when the record counter is used up.
+    /// [`PeerError::Exhausted`] once the record counter is used up.
     pub fn seal_data(&mut self, slot: &mut [u8], len: usize) -> Result<usize, PeerError> {
         self.0.seal(Kind::Data.id(), slot, len)
     }
 
-    /// Appends a Data record without data to `out`: a sign of life.
+    /// Appends a Data record without data to `out`: a heartbeat.
     ///
     /// # Errors
     /// As [`Self::seal_data`].
@@ -38,7 +38,7 @@ impl Outbound {
     /// Appends a Confirm record to `out`.
     ///
     /// # Errors
-    /// As [`Self::seal_data`]; so for all the others.
+    /// As [`Self::seal_data`].
     pub fn confirm(&mut self, out: &mut Vec<u8>) -> Result<(), PeerError> {
         self.control(Kind::Confirm, &[], out)
     }

@@ -1,11 +1,11 @@
-//! How long a record is made, so that its length tells an observer less.
+//! Padding of records, so that their lengths tell an observer less.
 
 use std::fmt;
 use std::str::FromStr;
 
 use super::record::MAX_PLAINTEXT;
 
-/// The block that a record's plaintext (type, length, data, zeros) is padded to.
+/// Block that the plaintext of a record (type, length, data, zeros) is padded to.
 ///
 /// | block | 1 byte of data | 100 bytes | 16,381 bytes (a full record) |
 /// |---|---|---|---|
@@ -15,27 +15,27 @@ use super::record::MAX_PLAINTEXT;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Padding(u16);
 
-/// A padding that is not `none` or a number from 1 to 16384.
+/// Error of a padding that is not `none` or a number from 1 to 16384.
 #[derive(Debug, thiserror::Error)]
 #[error("'{0}' is not a padding; use none, or a block of 1 to {MAX_PLAINTEXT} bytes")]
 pub struct BadPadding(String);
 
 impl Padding {
-    /// No padding: the length of what is sent shows on the wire.
+    /// No padding: the length of the data shows on the wire.
     pub const NONE: Self = Self(1);
 
-    /// A block of `bytes`, from 1 (no padding) to [`MAX_PLAINTEXT`].
+    /// Returns a block of `bytes`, from 1 (no padding) to [`MAX_PLAINTEXT`]; `None` otherwise.
     pub fn block(bytes: u16) -> Option<Self> {
         (1..=MAX_PLAINTEXT).contains(&usize::from(bytes)).then_some(Self(bytes))
     }
 
-    /// The block in bytes; 1 is no padding.
+    /// Returns the block in bytes; 1 is no padding.
     pub fn bytes(self) -> u16 {
         self.0
     }
 
-    /// The padded length of a plaintext of `len` bytes: the next multiple of
-    /// the block, but never more than a full record.
+    /// Returns the padded length of a plaintext of `len` bytes: the next multiple of the block, but
+    /// never more than a full record.
     pub(super) fn padded(self, len: usize) -> usize {
         debug_assert!(len <= MAX_PLAINTEXT);
         len.next_multiple_of(usize::from(self.0)).min(MAX_PLAINTEXT)
@@ -43,7 +43,7 @@ impl Padding {
 }
 
 impl Default for Padding {
-    /// 1024, so that an observer learns no more than from spiped.
+    /// Returns 1024, so that an observer learns no more than from spiped.
     fn default() -> Self {
         Self(1024)
     }

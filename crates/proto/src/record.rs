@@ -7,11 +7,10 @@
 //!   +--------+----------------------------------------------+
 //! ```
 //!
-//! The two length bytes are the associated data; L counts the tag. The nonce is
-//! 32 zero bits and the number of the record in its direction, which is never
-//! sent. Every [`RATCHET_INTERVAL`] records the key is replaced by a one-way
-//! function of itself. What the types mean is `message.rs`; where the bytes
-//! come from is not known here.
+//! The two length bytes are the associated data; L counts the tag. The nonce is 32 zero bits and
+//! the number of the record in its direction, which is never sent. Every [`RATCHET_INTERVAL`]
+//! records the key is replaced by a one-way function of itself. The meaning of the types is in
+//! `message.rs`; the origin of the bytes is not known here.
 
 use std::ops::Range;
 
@@ -19,31 +18,43 @@ use super::aead::{AeadKey, NONCE_LEN, TAG_LEN};
 use super::{Direction, Padding, PeerError, Suite, labels};
 use knockpipe_base::secret::Secret;
 
-/// Largest plaintext of a record in bytes: larger ones gain nothing in crypto
-/// and delay the first byte on slow links.
+/// Largest plaintext of a record in bytes: larger ones are not sealed any faster, and delay the
+/// first byte on slow links.
 pub const MAX_PLAINTEXT: usize = 16_384;
 
-/// Bytes of type and data length in front of the data.
+/// Bytes of type and data length before the data.
 const INNER_HEADER: usize = 3;
 
 /// Bytes of L.
 const LENGTH_LEN: usize = 2;
 
-/// Where the data of a record begins in its wire image.
+/// Offset of the data in a record on the wire.
 pub const DATA_OFFSET: usize = LENGTH_LEN + INNER_HEADER;
 
 /// Most data in a record: a full record needs no padding.
 pub const MAX_DATA: usize = MAX_PLAINTEXT - INNER_HEADER;
 
-/// Longest record on the wire.
+/// Longest record on the wire, in bytes.
 pub const MAX_RECORD: usize = LENGTH_LEN + MAX_PLAINTEXT + TAG_LEN;
 
-/// A direction takes a new key after this many records: 16 GiB of full records,
-/// a sixteenth of what AES-GCM allows under one key (2^24 records), and
-/// little enough that a stolen key opens only the recent past of a long session.
+/// Layout of the records of a session, in bytes: what a buffer needs to know in which records are
+/// sealed in place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordGeometry {
+    /// Longest record on the wire.
+    pub max_record: usize,
+    /// Offset of the data in a record on the wire.
+    pub data_offset: usize,
+    /// Most data in a record.
+    pub max_data: usize,
+}
+
+/// Number of records after which a direction takes a new key: 16 GiB of full records, a sixteenth
+/// of what AES-GCM allows under one key (2^24 records), and little enough that a stolen key opens
+/// only the recent past of a long session.
 pub const RATCHET_INTERVAL: u64 = 1 << 20;
 
-/// The key of one direction and the number of its next record.
+/// Key of one direction and the number of its next record.
 struct DirectionKey {
     suite: Suite,
     seed: Secret<32>,
@@ -51,25 +62,25 @@ struct DirectionKey {
     counter: u64,
 }
 
-/// Seals the records of one direction.
+/// Sealing half of one direction.
 pub struct Sealer {
     key: DirectionKey,
     padding: Padding,
 }
 
-/// Opens the records of one direction.
+/// Opening half of one direction.
 pub struct Opener {
     key: DirectionKey,
 }
 
-/// A record that was opened in the buffer it was found in.
+/// Record that was opened in the buffer that holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opened {
-    /// The type byte.
+    /// Type byte.
     pub kind: u8,
-    /// Where its data is in the buffer.
+    /// Place of its data in the buffer.
     pub data: Range<usize>,
-    /// How many bytes of the buffer the record took.
+    /// Length of the record on the wire, from the front of the buffer.
     pub wire_len: usize,
 }
 
@@ -82,13 +93,13 @@ impl Sealer {
         Self { key: DirectionKey::new(suite, seed), padding }
     }
 
-    /// The length on the wire of a record with `len` bytes of data.
+    /// Returns the length on the wire of a record with `len` bytes of data.
     pub(super) fn wire_len(&self, len: usize) -> usize {
         LENGTH_LEN + self.padding.padded(INNER_HEADER + len) + TAG_LEN
     }
 
-    /// Seals one record in place. `slot` is at least [`Self::wire_len`] long, and
-    /// its data already stands at [`DATA_OFFSET`]; returns the length of the record.
+    /// Seals one record in place. `slot` is at least [`Self::wire_len`] long, and its data already
+    /// stands at [`DATA_OFFSET`]. Returns the length of the record.
     ///
     /// # Errors
     /// [`PeerError::Exhausted`] after 2^64 - 1 records.
@@ -122,7 +133,7 @@ impl Opener {
         Self { key: DirectionKey::new(suite, seed) }
     }
 
-    /// Opens the record at the front of `buf` in place; `None` when it is not complete yet.
+    /// Opens the record at the front of `buf` in place; `None` while it is not complete.
     ///
     /// # Errors
     /// [`PeerError`]; the direction must not be used again.
@@ -150,12 +161,13 @@ impl DirectionKey {
         Self { suite, seed, key, counter: 0 }
     }
 
-    /// How often the key was replaced: before each record whose number says so.
+    /// Returns the number of times that the key was replaced: before each record with a number
+    /// that is a multiple of [`RATCHET_INTERVAL`].
     fn ratchets(&self) -> u64 {
         self.counter.saturating_sub(1) / RATCHET_INTERVAL
     }
 
-    /// The nonce of the next record, after the ratchet where one is due.
+    /// Returns the nonce of the next record, after the ratchet if one is due.
     fn next_nonce(&mut self) -> Result<[u8; NONCE_LEN], PeerError> {
         let number = self.counter;
         self.counter = number.checked_add(1).ok_or(PeerError::Exhausted)?;
@@ -169,7 +181,7 @@ impl DirectionKey {
     }
 }
 
-/// The seed of a direction's record keys:
+/// Computes the seed of a direction's record keys:
 /// `HKDF-SHA256(salt = handshake hash, Noise split key, label)`.
 pub(super) fn record_seed(
     handshake_hash: &[u8; 32],
@@ -180,7 +192,7 @@ pub(super) fn record_seed(
     labels::derive(handshake_hash, split_key.expose(), labels::record_key(suite, direction))
 }
 
-/// The length of the record at the front of `buf`, once all of it is there.
+/// Returns the length of the record at the front of `buf`, once all of it is there.
 fn complete_record(buf: &[u8]) -> Result<Option<usize>, PeerError> {
     let [high, low, ..] = *buf else {
         return Ok(None);

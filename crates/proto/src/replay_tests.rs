@@ -2,14 +2,14 @@ use super::*;
 
 const START: u64 = 1_800_000_000_000;
 
-/// How long the host had been up at [`START`].
+/// Time since boot at [`START`].
 const UP: i64 = 1_000_000;
 
 fn filter() -> ReplayFilter {
     ReplayFilter::new(UP)
 }
 
-/// The moment at which it is `unix_ms`, on a host whose clock was never set.
+/// Returns the moment at which it is `unix_ms`, on a host with a clock that was never set.
 fn at(unix_ms: u64) -> Moment {
     Moment { unix_ms, boot_ms: UP + (unix_ms as i64 - START as i64) }
 }

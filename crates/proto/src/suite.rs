@@ -1,31 +1,31 @@
-//! The record suites, and which of them an end offers and picks.
+//! Record suites, and the sets of them that an end offers and picks from.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// A record suite: the AEAD that seals records after the handshake.
+/// Record suite: the AEAD that seals records after the handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Suite {
     /// Id 1: ChaCha20-Poly1305 (RFC 8439). Always available.
     ChaCha20Poly1305,
-    /// Id 2: AES-256-GCM (NIST SP 800-38D). Fast where the CPU has AES and carry-less multiply.
+    /// Id 2: AES-256-GCM (NIST SP 800-38D). Fast on CPUs with AES and carry-less multiplication.
     Aes256Gcm,
 }
 
-/// A set of suites; on the wire one byte in which bit `id - 1` stands for suite `id`.
+/// Set of suites; on the wire one byte in which bit `id - 1` stands for suite `id`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SuiteSet(u8);
 
-/// A suite name that does not exist.
+/// Error of a suite name that does not exist.
 #[derive(Debug, thiserror::Error)]
 #[error("there is no record suite '{0}'; use auto, chacha20-poly1305 or aes-256-gcm")]
 pub struct UnknownSuite(String);
 
 impl Suite {
-    /// Every suite, in the order of ids.
+    /// All suites, in the order of ids.
     pub const ALL: [Self; 2] = [Self::ChaCha20Poly1305, Self::Aes256Gcm];
 
-    /// The id on the wire.
+    /// Returns the id on the wire.
     pub fn id(self) -> u8 {
         match self {
             Self::ChaCha20Poly1305 => 1,
@@ -33,12 +33,12 @@ impl Suite {
         }
     }
 
-    /// The suite with this id on the wire.
+    /// Returns the suite with this id on the wire.
     pub fn from_id(id: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|suite| suite.id() == id)
     }
 
-    /// The name on the command line and in logs.
+    /// Returns the name on the command line and in logs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::ChaCha20Poly1305 => "chacha20-poly1305",
@@ -48,7 +48,7 @@ impl Suite {
 }
 
 impl SuiteSet {
-    /// No suite; what a hello of unknown suites amounts to.
+    /// No suite: the set of a Hello that offers only unknown suites.
     pub const NONE: Self = Self(0);
 
     /// ChaCha20-Poly1305, which every end has.
@@ -57,32 +57,32 @@ impl SuiteSet {
     /// Both suites.
     pub const BOTH: Self = Self(3);
 
-    /// Only `suite`.
+    /// Returns the set of only `suite`.
     pub fn only(suite: Suite) -> Self {
         Self(1 << (suite.id() - 1))
     }
 
-    /// From the wire; bits of unknown suites are dropped.
+    /// Reads the byte on the wire; bits of unknown suites are dropped.
     pub fn from_bits(bits: u8) -> Self {
         Self(bits & Self::BOTH.0)
     }
 
-    /// For the wire.
+    /// Returns the byte on the wire.
     pub fn bits(self) -> u8 {
         self.0
     }
 
-    /// Whether `suite` is in the set.
+    /// Returns true if `suite` is in the set.
     pub fn contains(self, suite: Suite) -> bool {
         self.0 & Self::only(suite).0 != 0
     }
 
-    /// The suites in both sets.
+    /// Returns the suites that are in both sets.
     pub fn and(self, other: Self) -> Self {
         Self(self.0 & other.0)
     }
 
-    /// The suite to use out of the set: AES-256-GCM before ChaCha20-Poly1305.
+    /// Returns the suite to use from the set: AES-256-GCM before ChaCha20-Poly1305.
     pub fn preferred(self) -> Option<Suite> {
         [Suite::Aes256Gcm, Suite::ChaCha20Poly1305].into_iter().find(|suite| self.contains(*suite))
     }

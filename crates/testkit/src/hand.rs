@@ -10,9 +10,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use knockpipe_base::addr::{ClientAddr, ServiceName};
 use knockpipe_base::secret::Secret;
 use knockpipe_proto::handshake::{Dialer, First, MESSAGE_LEN, Message, Received, read_message1};
-use knockpipe_proto::hello::{Hello, Welcome};
+use knockpipe_proto::hello::{Extensions, Hello, Welcome};
 use knockpipe_proto::inbound::Event;
 use knockpipe_proto::keys::{Key, KeyRing, file};
+use knockpipe_proto::labels::PROLOGUE;
 use knockpipe_proto::message::{Open, ResetReason};
 use knockpipe_proto::outbound::Outbound;
 use knockpipe_proto::record::{DATA_OFFSET, MAX_RECORD};
@@ -56,7 +57,8 @@ impl Call {
     /// Makes the message of a dialer with `suites` and a clock `ahead` seconds ahead.
     pub fn with(key: &Path, ahead: i64, suites: SuiteSet) -> Self {
         let clock_ms = unix_ms().checked_add_signed(ahead * 1000).expect("a time after 1970");
-        let hello = Hello { suites, padding: Padding::default(), clock_ms, heartbeat: None };
+        let extensions = Extensions::default();
+        let hello = Hello { suites, padding: Padding::default(), clock_ms, extensions };
         let (dialer, message) = Dialer::start(&read_key(key), hello, ephemeral());
         Self { dialer, message }
     }
@@ -245,7 +247,8 @@ impl Acceptor {
         let mut wire = self.listener.accept().unwrap_or_else(|e| panic!("no dialer: {e}"));
         let message = wire.expect_bytes(MESSAGE_LEN);
         let message = Message::try_from(message).expect("as long as asked for");
-        let received = read_message1(&self.ring, &message).expect("a dialer with this key");
+        let received =
+            read_message1(&self.ring, PROLOGUE, &message).expect("a dialer with this key");
         Asked { wire, received }
     }
 }

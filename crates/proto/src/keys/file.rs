@@ -1,14 +1,12 @@
-//! What stands in a key file: bytes to key, and key to bytes.
+//! Content of key files: bytes to key, and key to bytes.
 //!
-//! Two forms are read. The text form is what `keygen` writes: one line of a
-//! versioned prefix, the key in base64, and a checksum that catches a damaged
-//! copy. Everything else of at least 32 bytes is a raw key file as spiped has
-//! it: the key is the SHA-256 of all its bytes. docs/PROTOCOL.md, section 2, says
-//! which bytes are which, exactly.
+//! Two forms are read. `keygen` writes the text form: one line of a versioned prefix, the key in
+//! base64, and a checksum that catches a damaged copy. Everything else of at least 32 bytes is a
+//! raw key file like those of spiped: the key is the SHA-256 of all its bytes. docs/PROTOCOL.md,
+//! section 2, defines both exactly.
 //!
-//! A file that looks like the text form is never hashed: a mistyped line would
-//! otherwise be a valid key that no other end has. No error here shows a byte
-//! of the file.
+//! A file that looks like the text form is never hashed: a mistyped line would otherwise be a valid
+//! key that no other end has. No error here shows a byte of the file.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -19,25 +17,25 @@ use super::Key;
 use crate::labels;
 use knockpipe_base::secret::Secret;
 
-/// The start of a text key file of the version that is written here.
+/// Start of a text key file of the version that is written here.
 const PREFIX: &str = "knockpipe-key-1";
 
-/// What every text key file has in it, whatever its version.
+/// Bytes that every text key file contains, in any version.
 const FAMILY: &[u8] = b"knockpipe-key-";
 
-/// The shortest raw key file, in bytes: as much as the key itself.
+/// Length of the shortest raw key file, in bytes: as much as the key itself.
 const SHORTEST: usize = 32;
 
-/// The most bytes a key file may have, in either form: 1 MiB. More is a mistake.
+/// Length of the longest key file in either form, in bytes: 1 MiB. More is a mistake.
 pub const LONGEST: usize = 1 << 20;
 
 /// 32 bytes in base64, with padding.
 const BASE64_LEN: usize = 44;
 
-/// Why the bytes of a key file are not a key.
+/// Error of a key file that holds no key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadKey {
-    /// No byte at all.
+    /// No bytes at all.
     #[error("is empty; copy it again from the other host, or make a key with 'knockpipe keygen'")]
     Empty,
     /// Fewer than 32 bytes.
@@ -48,21 +46,21 @@ pub enum BadKey {
     /// More than [`LONGEST`].
     #[error("is larger than 1 MiB; that is hardly a key, give another file")]
     Long,
-    /// Looks like the text form, but is not one line of three words.
+    /// The file looks like the text form, but is not one line of three words.
     #[error("is not a complete key file; copy it again as it is, nothing before or after its line")]
     Malformed,
     /// A text form of another version.
     #[error("has a key format that this version does not know; install a newer knockpipe")]
     UnknownVersion,
-    /// The checksum does not belong to the key.
+    /// The checksum does not match the key.
     #[error("is damaged, its checksum does not match; copy it again")]
     Checksum,
 }
 
-/// The key in the bytes of a key file, whichever form they have.
+/// Returns the key in the bytes of a key file of either form.
 ///
 /// # Errors
-/// [`BadKey`] when they are too few, or meant as the text form but damaged.
+/// [`BadKey`] if the bytes are too few or too many, or meant as the text form but damaged.
 pub fn parse(bytes: &[u8]) -> Result<Key, BadKey> {
     if bytes.is_empty() {
         return Err(BadKey::Empty);
@@ -81,14 +79,14 @@ pub fn parse(bytes: &[u8]) -> Result<Key, BadKey> {
     })))
 }
 
-/// The text form of `key`: one line, newline included.
+/// Returns the text form of `key`: one line, newline included.
 pub fn encode(key: &Key) -> Zeroizing<String> {
     let mut base64 = Zeroizing::new([0; BASE64_LEN]);
     STANDARD
         .encode_slice(key.secret().expose(), &mut base64[..])
         .expect("44 characters hold 32 bytes in base64");
     let base64 = str::from_utf8(&base64[..]).expect("base64 is ASCII");
-    // Room for the whole line at once: growing would leave a copy behind.
+    // Room for the whole line at once: growing would leave a copy of the key in memory.
     let mut line = Zeroizing::new(String::with_capacity(PREFIX.len() + BASE64_LEN + 11));
     for part in [PREFIX, " ", base64, " ", &checksum(key.secret()), "\n"] {
         line.push_str(part);
@@ -96,8 +94,8 @@ pub fn encode(key: &Key) -> Zeroizing<String> {
     line
 }
 
-/// Without the blanks around it that editors and other systems leave: space, tab,
-/// line feed, form feed and carriage return.
+/// Removes the white space around the line that editors and other systems leave: space, tab, line
+/// feed, form feed and carriage return.
 fn trim(bytes: &[u8]) -> &[u8] {
     bytes.trim_ascii()
 }
@@ -121,7 +119,7 @@ fn parse_text(line: &[u8]) -> Result<Key, BadKey> {
     Ok(Key::new(secret))
 }
 
-/// Another version, or no key line at all.
+/// Returns the error for a prefix of another version, or of no key line at all.
 fn wrong_prefix(prefix: &[u8]) -> BadKey {
     match prefix.strip_prefix(FAMILY) {
         Some(version) if !version.is_empty() && version.iter().all(u8::is_ascii_digit) => {
@@ -178,7 +176,7 @@ mod tests {
         for at in 0..line.len() - 1 {
             let mut damaged = line.as_bytes().to_vec();
             damaged[at] = if damaged[at] == b'0' { b'1' } else { b'0' };
-            // A damaged family name is random bytes to us: nobody can tell.
+            // Behind a damaged family name the file is taken for random bytes.
             let refused = parse(&damaged).is_err();
             assert_eq!(refused, at >= FAMILY.len(), "byte {at}");
         }
@@ -248,7 +246,7 @@ mod tests {
         assert!(read(&[&line[..15].to_ascii_uppercase(), &line[15..]].concat()).is_ok(), "raw");
     }
 
-    /// BASE64 is what encodes 32 bytes, in the one way that there is.
+    /// BASE64 encodes 32 bytes in the one canonical way.
     #[test]
     fn base64_is_canonical() {
         let line = encode(&key(1)).trim_end().to_owned();
@@ -287,7 +285,7 @@ mod tests {
             text.resize(length, b'\n');
             assert_eq!(parse(&text).err(), expected, "{length} text");
         }
-        // Of the text form although it is short, or far into the file.
+        // Recognised as the text form although it is short, or far into the file.
         assert_eq!(parse(b"knockpipe-key-").unwrap_err(), BadKey::Malformed);
         let mut far = vec![7; LONGEST - FAMILY.len()];
         far.extend_from_slice(FAMILY);

@@ -1,7 +1,6 @@
-//! What a key is, how a key file becomes one, and how several are accepted.
+//! Keys, the files that hold them, and rings of several accepted keys.
 //!
-//! Pure: bytes in, keys out. Opening files and checking who may read them is
-//! `sys::keyfile`'s job.
+//! Pure: bytes in, keys out. Opening files and checking their permissions is the program's job.
 
 pub mod file;
 pub mod ring;

@@ -1,8 +1,8 @@
-//! A key with its public id, and the ring of keys an end holds.
+//! Keys with their public ids, and the ring of keys that an end holds.
 //!
-//! The first key of a ring dials; every key of the ring is accepted. That is
-//! all that rotation without downtime needs: add the new key behind the old one
-//! on both ends, then put it first, then remove the old one.
+//! The first key of a ring dials; every key of the ring is accepted. That is all that rotation
+//! without downtime needs: add the new key after the old one on both ends, then put it first, then
+//! remove the old one.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,27 +10,27 @@ use std::sync::Arc;
 use crate::labels;
 use knockpipe_base::secret::Secret;
 
-/// How many keys a ring may hold: each costs a stranger's first message one
-/// more trial decryption.
+/// Largest number of keys in a ring: each costs a stranger's first message one more trial
+/// decryption.
 pub const MAX_KEYS: usize = 8;
 
-/// The short public name of a key: 4 bytes derived from it, shown as 8 hex
-/// digits. It tells keys apart in logs and reveals nothing about them.
+/// Short public name of a key: 4 bytes derived from it, shown as 8 hex digits. It distinguishes
+/// keys in logs and reveals nothing about them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct KeyId([u8; 4]);
 
-/// A shared key of 32 bytes with its [`KeyId`]. Cloning shares the one copy.
+/// Shared key of 32 bytes with its [`KeyId`]. Clones share one copy of the bytes.
 #[derive(Clone)]
 pub struct Key {
     id: KeyId,
     secret: Arc<Secret<32>>,
 }
 
-/// Between one and [`MAX_KEYS`] keys, no two the same.
+/// Ring of one to [`MAX_KEYS`] keys, no two the same.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KeyRing(Vec<Key>);
 
-/// Why keys do not make a ring.
+/// Error of keys that do not make a ring.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum RingError {
     /// No key at all.
@@ -47,28 +47,28 @@ pub enum RingError {
 }
 
 impl Key {
-    /// Takes over the 32 key bytes.
+    /// Creates a key of 32 secret bytes.
     pub fn new(secret: Secret<32>) -> Self {
         let id = KeyId(labels::key_id(&secret));
         Self { id, secret: Arc::new(secret) }
     }
 
-    /// The public name.
+    /// Returns the public name.
     pub fn id(&self) -> KeyId {
         self.id
     }
 
-    /// The key bytes, for the handshake and for keeping them in memory only.
+    /// Returns the key bytes, for the handshake and for locking them in memory only.
     pub fn secret(&self) -> &Secret<32> {
         &self.secret
     }
 }
 
 impl KeyRing {
-    /// A ring of `keys` in order of preference.
+    /// Creates a ring of `keys` in order of preference.
     ///
     /// # Errors
-    /// [`RingError`] when there are none, too many, or one twice.
+    /// [`RingError`] if there are none, too many, or one twice.
     pub fn new(keys: Vec<Key>) -> Result<Self, RingError> {
         if keys.is_empty() {
             return Err(RingError::Empty);
@@ -84,12 +84,12 @@ impl KeyRing {
         Ok(Self(keys))
     }
 
-    /// The key that dials.
+    /// Returns the key that dials.
     pub fn first(&self) -> &Key {
         &self.0[0]
     }
 
-    /// All keys, the dialing one first.
+    /// Returns all keys, the dialing one first.
     pub fn iter(&self) -> impl Iterator<Item = &Key> {
         self.0.iter()
     }
@@ -102,12 +102,12 @@ impl PartialEq for Key {
 }
 
 impl KeyId {
-    /// As 4 bytes.
+    /// Returns the 4 bytes.
     pub fn to_bytes(self) -> [u8; 4] {
         self.0
     }
 
-    /// What [`Self::to_bytes`] gave.
+    /// Reverses [`Self::to_bytes`].
     pub fn from_bytes(bytes: [u8; 4]) -> Self {
         Self(bytes)
     }
