@@ -25,16 +25,16 @@ demo: toolchain ## Show the tunnel at work on this machine; needs no set-up
 	@cargo run --release --locked -- demo
 
 quick: toolchain ## Formatting, lints, unit tests and a report on style; two minutes, no root
-	cargo fmt --check
-	cargo clippy --all-targets --locked -- -D warnings
-	cargo test --locked --lib --test floors
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo test --workspace --locked --lib --test floors
 	@scripts/measure-style.sh
 
 test: toolchain install-test-tools ## Formatting, lints and every test
-	cargo fmt --check
-	cargo clippy --all-targets --locked -- -D warnings
-	cargo clippy --all-targets --locked $(PURE) -- -D warnings
-	cargo test --locked --lib --test floors $(PURE)
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo clippy --workspace --all-targets --locked $(PURE) -- -D warnings
+	cargo test --workspace --locked --lib --test floors $(PURE) --no-run
 	cp target/debug/knockpipe $(PURE_PROGRAM)
 	ulimit -n "$$(ulimit -Hn)"; KNOCKPIPE_PURE=$(PURE_PROGRAM) scripts/run-tests.sh
 
@@ -93,7 +93,7 @@ toolchain:
 	@scripts/toolchain.sh
 
 fmt: toolchain ## Format the code
-	cargo fmt
+	cargo fmt --all
 
 clean: ## Remove everything that was built
 	rm -rf target

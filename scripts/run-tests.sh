@@ -1,20 +1,26 @@
 #!/usr/bin/env bash
-# Runs every test program, in two lanes at once: those that mostly wait (for a ban
-# to end, a peer to vanish, a pool to be renewed) need no processor meanwhile. The
-# lines of the second lane come when the first one is through.
+# Runs every test program, in three lanes at once: one works, one waits for real
+# servers, and one waits for minutes to pass (for a peer to vanish, a pool to be
+# renewed) and needs no processor meanwhile. The lines of the other lanes come when
+# the first one is through.
+#
+# With KNOCKPIPE_PURE, the program without aws-lc, the unit tests of that build run too.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-waiting=(gate gate_store mariadb network pool)
+with_servers=(gate gate_store mariadb)
+for_minutes=(network pool)
 working=()
 for file in tests/*.rs tests/*/main.rs; do
     name=${file#tests/}
     name=${name%/main.rs}
     name=${name%.rs}
-    if [[ " ${waiting[*]} suite " != *" $name "* ]]; then working+=(--test "$name"); fi
+    if [[ " ${with_servers[*]} ${for_minutes[*]} suite " != *" $name "* ]]; then
+        working+=(--test "$name")
+    fi
 done
 
-log=$(mktemp)
+logs=$(mktemp -d)
 lanes=()
 # Each lane is a process group: a job of a script hears no Ctrl-C of its own, and
 # what the tests start ends with them.
@@ -27,28 +33,38 @@ start() {
 finish() {
     for lane in "${lanes[@]}"; do kill -TERM -- "-$lane" || true; done
     wait || true
-    # Who was asked and went on.
+    # Those that were asked and went on.
     for lane in "${lanes[@]}"; do kill -KILL -- "-$lane" || true; done
-    rm -f "$log"
+    rm -rf "$logs"
 }
 trap 'finish 2>/dev/null' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
+run() { cargo test --locked --workspace "$@"; }
 work() {
     local status=0
-    cargo test --locked --lib --bins "${working[@]}" || status=$?
-    # Most of these wait for a process now and then.
-    cargo test --locked --test suite -- --test-threads=4 || status=$?
+    run --lib "${working[@]}" || status=$?
+    # Most of these wait for a process now and then, and the other lanes are through by then.
+    run --test suite -- --test-threads=6 || status=$?
     return "$status"
 }
-mostly_wait() { cargo test --locked "${waiting[@]/#/--test=}" >"$log" 2>&1; }
+wait_for_servers() { run "${with_servers[@]/#/--test=}" >"$logs/servers" 2>&1; }
+wait_for_minutes() {
+    local status=0
+    run "${for_minutes[@]/#/--test=}" || status=$?
+    if [[ ${KNOCKPIPE_PURE-} ]]; then run --lib --no-default-features || status=$?; fi
+    return "$status"
+} >"$logs/minutes" 2>&1
 
-cargo test --locked --tests --no-run
+run --tests --no-run
 start work
-start mostly_wait
+start wait_for_servers
+start wait_for_minutes
 status=0
 for lane in "${lanes[@]}"; do wait "$lane" || status=$?; done
-echo "The programs that mostly wait: ${waiting[*]}"
-cat "$log"
+echo "The programs that wait for servers: ${with_servers[*]}"
+cat "$logs/servers"
+echo "The programs that wait for minutes: ${for_minutes[*]}"
+cat "$logs/minutes"
 exit "$status"

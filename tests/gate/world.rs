@@ -50,7 +50,7 @@ pub(crate) struct Stage {
 impl Stage {
     pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        Self { net: Net::new(), key: keygen(dir.path(), "key"), dir }
+        Self { net: Net::make(), key: keygen(dir.path(), "key"), dir }
     }
 
     pub(crate) fn redis(&self) -> Redis {

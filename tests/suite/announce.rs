@@ -57,7 +57,7 @@ fn port(server: &Redis) -> u16 {
 #[test]
 fn a_cluster_client_is_sent_from_entrance_to_entrance_also_after_a_failover() {
     const KEYS: usize = 30;
-    let net = Net::new();
+    let net = Net::make();
     let mut cluster = net.at_gate(|| Cluster::start(true));
     let ports: Vec<u16> = cluster.masters.iter().chain(&cluster.replicas).map(port).collect();
     let site = Site::new(net, &ports);
@@ -87,7 +87,7 @@ fn a_cluster_client_is_sent_from_entrance_to_entrance_also_after_a_failover() {
 
 #[test]
 fn a_sentinel_client_finds_the_master_also_after_a_failover() {
-    let net = Net::new();
+    let net = Net::make();
     let (mut first, second, sentinels) = net.at_gate(|| {
         let first = Redis::start();
         let second = first.replica(&[]);

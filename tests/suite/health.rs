@@ -210,7 +210,7 @@ fn two_hundred_checks_leave_aborted_connects_alone() {
 /// login, nor a test of the port, which it never notices.
 #[test]
 fn checks_do_not_count_towards_a_blocked_host() {
-    let net = Net::new();
+    let net = Net::make();
     // Counted are hosts that are no loopback.
     let options = ["--bind-address=0.0.0.0", "--performance-schema=on", "--max-connect-errors=3"];
     let (server, redis) = net.at_gate(|| (counting(&options), Redis::start()));

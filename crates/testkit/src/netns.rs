@@ -52,7 +52,8 @@ pub struct Net {
 }
 
 impl Net {
-    pub fn new() -> Self {
+    /// Makes both namespaces and the link between them; takes root.
+    pub fn make() -> Self {
         require("ip", "iproute2");
         assert!(
             geteuid().is_root(),
