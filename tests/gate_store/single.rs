@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use knockpipe::gate::Expiry;
 use knockpipe::gate::any_store::AnyStore;
 use knockpipe::gate::redis_store::{Credentials, Keys, RedisOptions, RedisStore};
 #[cfg(feature = "aws-lc")]
@@ -118,7 +119,7 @@ async fn what_other_programs_write_shows_at_once() {
     assert!(allowed.iter().all(|text| state.allows(text)), "{state:?}");
     assert!(state.bans("203.0.113.66") && state.bans("2001:db8::66"), "{state:?}");
     assert_eq!((state.allowed.len(), state.bans.len(), state.garbage), (5, 2, 3));
-    assert_eq!(state.bans[&ip("2001:db8::66").into()], None);
+    assert_eq!(state.bans[&ip("2001:db8::66").into()], Expiry::Never);
 
     let mut other = server.direct();
     let mut slowest = Duration::ZERO;
@@ -148,7 +149,9 @@ async fn what_other_programs_write_shows_at_once() {
     follower.until("its end", |state| !state.bans("203.0.113.67")).await;
     // In the set for ever, regardless of its key.
     say("SADD ip-allowed 203.0.113.4");
-    follower.until("for ever", |s| s.allowed.get(&member("203.0.113.4")) == Some(&None)).await;
+    follower
+        .until("for ever", |s| s.allowed.get(&member("203.0.113.4")) == Some(&Expiry::Never))
+        .await;
     say("DEL ip-allowed:203.0.113.4");
     follower.listen(Duration::from_millis(300)).await;
     assert!(follower.state.allows("203.0.113.4"));
@@ -158,7 +161,7 @@ async fn what_other_programs_write_shows_at_once() {
     say("ZADD ip-allowed 99999999999 203.0.113.5 +inf 203.0.113.6 1 203.0.113.7 +inf junk");
     follower.until("a sorted set", |state| !state.reading && state.allows("203.0.113.6")).await;
     let end = follower.state.allowed[&member("203.0.113.5")];
-    assert_eq!(end, Some(99_999_999_999_000));
+    assert_eq!(end.as_millis(), Some(99_999_999_999_000));
     assert!(!follower.state.allows("203.0.113.7") && follower.state.garbage == 2);
     say("FLUSHALL");
     follower.until("nothing", |s| !s.reading && s.allowed.is_empty() && s.bans.is_empty()).await;
@@ -180,7 +183,7 @@ async fn an_ask_is_answered_from_the_server_and_not_from_what_was_read() {
         let answered = [ip("203.0.113.7")];
         follower.until("the end of the answer", |state| state.answered == answered).await;
         assert_eq!(follower.state.exact.len(), 2);
-        let expected = Event::Allowed(member("203.0.113.7"), Some(knockpipe::gate::Expiry::Never));
+        let expected = Event::Allowed(member("203.0.113.7"), Some(Expiry::Never));
         assert_eq!(follower.state.exact[0], expected);
         follower.stop().await;
     }
@@ -257,8 +260,8 @@ async fn a_sorted_set_holds_ends_and_keeps_its_form() {
     assert!(!edit(&store, Edit::Allow(member("203.0.113.2"), None)).await.changed);
     assert_eq!(server.ask("ZSCORE ip-allowed 203.0.113.2").text(), "inf");
     let (all, garbage) = members(&store).await;
-    assert_eq!((all.len(), garbage, all[1]), (2, 0, (member("203.0.113.2"), None)));
-    assert!(all[0].1.is_some());
+    assert_eq!((all.len(), garbage, all[1]), (2, 0, (member("203.0.113.2"), Expiry::Never)));
+    assert!(all[0].1.as_millis().is_some());
     let mut follower = Follower::start(&store).await;
     assert_eq!(follower.state.allowed.len(), 2);
     edit(&store, Edit::Remove(member("203.0.113.1"))).await;

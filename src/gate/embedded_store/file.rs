@@ -146,13 +146,13 @@ impl LogReader {
     /// the process is killed in between. Returns the records of each.
     pub(super) fn edit_all(
         &mut self,
-        Locked { file, place }: &Locked,
+        locked: &Locked,
         edits: &[Edit],
         now: UnixMillis,
     ) -> Result<Vec<Vec<Record>>, StoreError> {
-        self.read(file)?;
-        self.mend(file, place)?;
-        let made = self.make_all((file, place), edits, now);
+        self.read(&locked.file)?;
+        self.mend(&locked.file, &locked.place)?;
+        let made = self.make_all(locked, edits, now);
         if made.is_err() {
             // What is in memory is not what is in the file.
             self.forget();
@@ -162,7 +162,7 @@ impl LogReader {
 
     fn make_all(
         &mut self,
-        (file, place): (&File, &Place),
+        Locked { file, place }: &Locked,
         edits: &[Edit],
         now: UnixMillis,
     ) -> Result<Vec<Vec<Record>>, StoreError> {

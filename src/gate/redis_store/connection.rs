@@ -73,7 +73,7 @@ impl Connection {
     ) -> Result<Self, RedisFailure> {
         access.known_servers.enter(node, Instant::now())?;
         let Connected { stream, with } = connect(node, access).await?;
-        let logging_in = Self::log_in(stream, (node, access), pushes);
+        let logging_in = Self::log_in(stream, node, access, pushes);
         let opened = timeout(ANSWER, logging_in).await;
         let opened = opened.unwrap_or_else(|_| Err(RedisFailure::silent(node)));
         opened.map_err(|failure| failure.at(&format!("logging in at {with}")))
@@ -81,7 +81,8 @@ impl Connection {
 
     async fn log_in(
         stream: Box<dyn Stream>,
-        (node, access): (&Node, &Access),
+        node: &Node,
+        access: &Access,
         pushes: Option<Arc<Pushes>>,
     ) -> Result<Self, RedisFailure> {
         let account = Account::new(Arc::clone(&access.together));
