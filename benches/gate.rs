@@ -70,7 +70,7 @@ fn process() {
         Launch::decrypt(&key).source(&any).target(target.addr()).args(args).start()
     };
     let is_read = |gate: &End| {
-        let what = "the gate's store is read";
+        let what = "gate store synced";
         gate.program.wait_line(what, |line| line.is(what)).number("addresses")
     };
     let empty = gate("nobody");

@@ -24,7 +24,7 @@ Every flag of every command. The column \"for\" names the commands of the sectio
 [What to set](operating/settings.md) says when to use which, `knockpipe COMMAND --help` has
 examples.
 
-**Every long flag has an environment variable**: `KNOCKPIPE_TIMEOUT=2` is `--timeout 2`, unless
+**Every long flag has an environment variable**: `KNOCKPIPE_TIMEOUT=2s` is `--timeout 2s`, unless
 the command line gives the flag itself. The rules are few:
 [environment variables](operating/settings.md#environment-variables). In a
 [configuration file](operating/configuration.md) the long name is the key. A flag is given once,

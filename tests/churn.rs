@@ -24,7 +24,7 @@ fn a_hundred_thousand_short_connections_leave_nothing_behind() {
     let target = Target::serve(&Kind::Unix.fresh(dir.path(), "target.sock"), echo);
     // Unix sockets on the plain sides: half a million TCP connections in a minute
     // would run out of ports before anything else.
-    let options = PairOptions::both(&["--drain", "20"]).source(Kind::Unix);
+    let options = PairOptions::both(&["--drain", "20s"]).source(Kind::Unix);
     let mut pair = Pair::start(options, target.addr());
     short_connections(&pair, WARM_UP);
     settled(&pair, &target, WARM_UP);

@@ -18,10 +18,10 @@ use testkit::{Addr, End, Ending, Launch, Pair, PairOptions, Target, any, eventua
 const LONG: Duration = Duration::from_secs(10);
 
 /// Log message of an encrypt end for each tunnel of its pool.
-const READY: &str = "a warm tunnel is ready";
+const READY: &str = "warm tunnel ready";
 
 /// Its log message once the pool lacks something.
-const NOT_FULL: &str = "the pool is not full; clients dial for themselves meanwhile";
+const NOT_FULL: &str = "pool below target size; clients dial directly meanwhile";
 
 /// An encrypt end with a pool of one, and the test as its far end.
 struct Scene {
@@ -143,7 +143,7 @@ fn next_open(far_end: &Acceptor) -> Hand {
 
 #[test]
 fn a_far_end_that_says_nothing_is_dialled_again() {
-    let scene = Scene::new(&["-o", "2"]);
+    let scene = Scene::new(&["-o", "2s"]);
     let mut silent = scene.accept_warm();
     let mut client = scene.encrypt.connect();
     assert!(matches!(silent.hear(), Event::Open(_)));
@@ -186,14 +186,14 @@ fn a_tunnel_that_was_given_up_does_not_reach_the_target() {
     let target = Target::echo();
     let options = PairOptions::default().encrypt(&["--pool", "2", "--log-level", "debug"]);
     // With heartbeats the far end would say that it is at work, and none would be given up.
-    let options = options.encrypt(&["-o", "1", "--heartbeat", "off"]).decrypt(&["-n", "1"]);
+    let options = options.encrypt(&["-o", "1s", "--heartbeat", "off"]).decrypt(&["-n", "1"]);
     let pair = Pair::start(options, target.addr());
     eventually("two are ready", || pair.encrypt.count(READY) == 2);
     let mut first = pair.connect();
     first.expect_echo(b"the only session");
     // It says nothing, its tunnel waits for a slot in vain, and is given up.
     let mut second = pair.connect();
-    eventually("it is given up", || pair.encrypt.count("a warm tunnel was dead; dialling") == 1);
+    eventually("it is given up", || pair.encrypt.count("warm tunnel was dead; dialing") == 1);
     pair.decrypt.wait_closed("unopened");
     first.finish();
     assert_eq!(first.expect_ending(), Ending::Clean);
@@ -250,8 +250,8 @@ fn a_pool_is_full_again_after_the_far_end_was_away() {
         decrypt.addr().clone()
     };
     let encrypt = encrypt(&key, &address, &["--pool", "4"]);
-    let full = "the pool is full again";
-    let not_full = "the pool is not full; clients dial for themselves meanwhile";
+    let full = "pool back at target size";
+    let not_full = "pool below target size; clients dial directly meanwhile";
     encrypt.program.wait_line(not_full, |line| line.is(not_full));
     // A client is reset as ever.
     assert_eq!(encrypt.connect().expect_ending(), Ending::Reset);
@@ -285,7 +285,7 @@ fn a_record_that_does_not_open_or_is_out_of_place_is_answered_on_a_warm_tunnel_t
         (Hand::fin, "protocol-error"),
         (Hand::garbage, "bad-record"),
     ];
-    let harmed = "a warm tunnel was ended";
+    let harmed = "warm tunnel broken";
     for (say, reason) in cases {
         let scene = Scene::new(&[]);
         let mut warm = scene.accept_warm();
@@ -358,10 +358,7 @@ fn a_pool_settles_for_what_the_far_end_keeps() {
         pair.connect().expect_echo(b"served");
     }
     wait_warm(&pair.decrypt, idle, 2);
-    assert_eq!(
-        pair.encrypt.count("the pool is not full; clients dial for themselves meanwhile"),
-        1
-    );
+    assert_eq!(pair.encrypt.count("pool below target size; clients dial directly meanwhile"), 1);
     println!("{} connections for 5 clients", middle.connections());
     assert!(middle.connections() < 40, "{}", middle.connections());
 }
@@ -377,7 +374,7 @@ fn tunnels_are_renewed_before_the_far_end_ends_them() {
     });
     let middle = middle.into_inner().unwrap();
     eventually("the pool is full", || middle.live() == 4);
-    let renewed = |line: &testkit::Line| line.is("a tunnel that was never opened has ended");
+    let renewed = |line: &testkit::Line| line.is("unopened tunnel ended");
     eventually_within(Duration::from_secs(90), "all four are renewed", || {
         pair.decrypt.program.log().iter().filter(|line| renewed(line)).count() == 4
     });

@@ -53,7 +53,7 @@ impl Stage {
     fn new() -> Self {
         proc::need_descriptors(8000);
         let target = Target::echo();
-        let decrypt = ["-o", "2", "--max-handshakes", "4096"];
+        let decrypt = ["-o", "2s", "--max-handshakes", "4096"];
         let pair = Pair::start(PairOptions::default().decrypt(&decrypt), target.addr());
         let idle = round_trips(pair.entrance(), 200);
         println!("idle: {}", idle.summary());
@@ -164,7 +164,7 @@ fn a_thousand_connections_with_a_wrong_key_reach_nothing() {
         let mut encrypt = Launch::encrypt(&wrong)
             .source(&Kind::Tcp4.fresh(Path::new("/"), ""))
             .target(stage.pair.decrypt.addr())
-            .args(["-o", "1"])
+            .args(["-o", "1s"])
             .start();
         for _ in 0..4 {
             let mut clients: Vec<Wire> = (0..250).map(|_| encrypt.connect()).collect();
@@ -219,7 +219,7 @@ fn a_thousand_clients_of_a_far_end_that_is_down_are_few_lines() {
 fn a_thousand_replayed_handshakes_reach_nothing_not_even_after_a_restart() {
     let target = Target::echo();
     let middle = Mutex::new(None);
-    let options = PairOptions::default().decrypt(&["-o", "2"]);
+    let options = PairOptions::default().decrypt(&["-o", "2s"]);
     let mut pair = Pair::start_via(options, target.addr(), |sealed| {
         let started = Middleman::start(sealed);
         let addr = started.addr().clone();
@@ -256,7 +256,7 @@ fn a_thousand_replayed_handshakes_reach_nothing_not_even_after_a_restart() {
     let mut again = Launch::decrypt(pair.key())
         .source(pair.decrypt.addr())
         .target(target.addr())
-        .args(["-o", "2"])
+        .args(["-o", "2s"])
         .start();
     visit(again.addr(), visits);
     assert_eq!(target.counts().accepts(), 1000, "a replay reached the target after a restart");
@@ -275,7 +275,7 @@ fn a_valid_first_message_that_is_refused_looks_like_random_bytes() {
     let mut decrypt = Launch::decrypt(&key)
         .source(&Kind::Tcp4.fresh(Path::new("/"), ""))
         .target(target.addr())
-        .args(["-o", "2", "--suite", "aes-256-gcm"])
+        .args(["-o", "2s", "--suite", "aes-256-gcm"])
         .start();
     let seen = Call::new(&key);
     let replayed = *seen.message();
@@ -323,7 +323,7 @@ fn an_end_without_an_answer_is_held_until_the_deadline() {
     for key in &keys[1..] {
         launch = launch.args(["-k".as_ref(), key.as_os_str()]);
     }
-    let mut decrypt = launch.args(["-o", "2"]).start();
+    let mut decrypt = launch.args(["-o", "2s"]).start();
     let call = Call::new(&keys[7]);
     let first = *call.message();
     drop(call.shake(decrypt.addr()));
@@ -343,13 +343,13 @@ fn an_end_without_an_answer_is_held_until_the_deadline() {
     decrypt.stop();
 }
 
-/// "One deadline": with `--denied hold` a denied peer is held as long as a stranger in
+/// "One deadline": with `--denied tarpit` a denied peer is held as long as a stranger in
 /// its handshake, the random part included, so that many do not end at one moment.
 #[test]
 fn who_is_denied_and_held_ends_as_a_stranger_does() {
     let (dir, target) = (tempfile::tempdir().unwrap(), Target::echo());
     let key = keygen(dir.path(), "key");
-    let hold = ["--deny", "127.0.0.1", "--denied", "hold", "-o", "2"];
+    let hold = ["--deny", "127.0.0.1", "--denied", "tarpit", "-o", "2s"];
     let launch = Launch::decrypt(&key).source(&any()).target(target.addr()).args(hold);
     let mut decrypt = launch.start();
     let times: Vec<Duration> = thread::scope(|scope| {
@@ -382,7 +382,8 @@ fn who_is_denied_and_held_ends_as_a_stranger_does() {
 fn who_takes_its_time_behind_a_load_balancer_is_held_no_longer() {
     let (dir, target) = (tempfile::tempdir().unwrap(), Target::echo());
     let key = keygen(dir.path(), "key");
-    let flags = ["--proxy-from", "127.0.0.1", "--deny", "192.0.2.1", "--denied", "hold", "-o", "3"];
+    let flags =
+        ["--proxy-from", "127.0.0.1", "--deny", "192.0.2.1", "--denied", "tarpit", "-o", "3s"];
     let launch = Launch::decrypt(&key).source(&any()).target(target.addr()).args(flags);
     let mut decrypt = launch.start();
     thread::scope(|scope| {
@@ -434,7 +435,7 @@ fn probe(mut wire: Wire, bytes: &[u8], leave: Leave, name: &str) {
 #[test]
 fn a_prober_learns_nothing_from_how_much_it_may_send() {
     let target = Target::echo();
-    let pair = Pair::start(PairOptions::default().decrypt(&["-o", "3600"]), target.addr());
+    let pair = Pair::start(PairOptions::default().decrypt(&["-o", "3600s"]), target.addr());
     let mut noise = Noise::new(11);
     let mut probers: Vec<Wire> = Vec::new();
     for length in [0, 1, 2, 31, 32, 255, 256, 257, 258, 319, 320, 512, 4096, 65_536, 8 << 20] {

@@ -14,7 +14,7 @@ use super::{Command, ReplySender};
 use crate::gate::GateStatus;
 use crate::observe::Selector;
 use crate::observe::metrics::ByReason;
-use crate::observe::sessions::Entry;
+use crate::observe::sessions::SessionEntry;
 use crate::reason::CloseReason;
 use crate::sys::nofile;
 use crate::tunnel::Status;
@@ -70,14 +70,15 @@ fn kick(registry: &Registry, selector: &Selector) -> usize {
 }
 
 fn who(registry: &Registry, wanted: &[Option<Selector>]) -> WhoReply {
-    let is_wanted = |entry: &Entry| wanted.iter().flatten().all(|selector| entry.is(selector));
+    let is_wanted =
+        |entry: &SessionEntry| wanted.iter().flatten().all(|selector| entry.is(selector));
     let list = registry.sessions().list();
     let mut meant = list.iter().filter(|entry| is_wanted(entry));
     let sessions = meant.by_ref().take(MAX_SESSIONS).map(|entry| session(entry)).collect();
     WhoReply { sessions, more: meant.count() }
 }
 
-fn session(entry: &Entry) -> SessionReply {
+fn session(entry: &SessionEntry) -> SessionReply {
     let info = entry.info();
     let keyed = entry.keyed();
     SessionReply {
@@ -185,7 +186,7 @@ fn gate(gate: GateStatus) -> GateReply {
         addresses: gate.counts.addresses,
         networks: gate.counts.networks,
         bans: gate.counts.bans,
-        away: gate.unavailable,
+        unavailable: gate.unavailable,
         since_read_s: gate.since_read.map(|since| since.as_secs()),
         denied: gate.denied,
         revoked: gate.revoked,

@@ -60,7 +60,7 @@ pub enum AskError {
     },
     /// Its answer is not understood.
     #[error(
-        "what answers at {path} is no knockpipe of this version: {cause}; use the program that runs there"
+        "what answers at {path} is not a knockpipe of this version: {cause}; use the program that runs there"
     )]
     Unreadable {
         /// The path.
@@ -88,7 +88,7 @@ pub struct Told {
 /// # Errors
 /// [`AskError`], also when the process answers that it cannot.
 pub fn ask(path: &Path, user: Option<Uid>, request: &Request) -> Result<Reply, AskError> {
-    ask_whom(path, user, request).map(|told| told.reply)
+    ask_with_peer(path, user, request).map(|told| told.reply)
 }
 
 /// Does the same as [`ask`], for a caller that acts on the answer with more rights than its sender
@@ -96,7 +96,7 @@ pub fn ask(path: &Path, user: Option<Uid>, request: &Request) -> Result<Reply, A
 ///
 /// # Errors
 /// [`AskError`]
-pub fn ask_whom(path: &Path, user: Option<Uid>, request: &Request) -> Result<Told, AskError> {
+pub fn ask_with_peer(path: &Path, user: Option<Uid>, request: &Request) -> Result<Told, AskError> {
     let place = || path.to_owned();
     let stream = connect(path, CONNECTING).map_err(|cause| match cause.kind() {
         io::ErrorKind::PermissionDenied => AskError::NoPermission(place()),

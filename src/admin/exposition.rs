@@ -2,7 +2,7 @@
 //!
 //! Nothing is kept for it: a tunnel that is gone is gone from the next scrape. No label is an
 //! address, a client or a key, so that a dashboard does not tell who connects. Every metric stands
-//! in docs/OPERATING.md, "Metrics", and `tests/suite/metrics.rs` compares.
+//! in docs/operating/metrics.md, and `tests/suite/metrics.rs` compares.
 
 use std::fmt;
 use std::sync::Arc;

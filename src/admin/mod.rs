@@ -258,7 +258,7 @@ async fn accept_clients<F>(
         tokio::spawn(async move {
             tokio::select! {
                 () = served => {}
-                () = place.displaced() => {}
+                () = place.evicted() => {}
             }
         });
     }

@@ -243,9 +243,9 @@ pub struct GateReply {
     pub bans: usize,
     /// Seconds since the store was last read completely.
     pub since_read_s: Option<u64>,
-    /// The reason why the store is away; `None` while it is not.
+    /// The reason why the store is unavailable; `None` while it is not.
     #[serde(default)]
-    pub away: Option<String>,
+    pub unavailable: Option<String>,
     /// Connections not let in.
     pub denied: u64,
     /// Connections that were allowed and then revoked.
@@ -303,24 +303,24 @@ pub enum RequestError {
     )]
     TooLong,
     /// No JSON, or not of a request.
-    #[error("this is no request: {0}; see docs/operating/admin-socket.md")]
+    #[error("this is not a request: {0}; see docs/operating/admin-socket.md")]
     Unreadable(#[from] serde_json::Error),
     /// No IP address.
-    #[error("\"{0}\" is no address of a peer; give IP or IP:PORT")]
+    #[error("\"{0}\" is not an address of a peer; give IP or IP:PORT")]
     Peer(String),
     /// No IP address.
-    #[error("\"{0}\" is no address; give one such as 203.0.113.7, or unknown")]
+    #[error("\"{0}\" is not an address; give one such as 203.0.113.7, or unknown")]
     Address(String),
     /// No such tunnel.
     #[error("there is no tunnel '{0}'; choose one of: {1}")]
     NoTunnel(String, String),
     /// There is nothing to ask.
     #[error(
-        "{0} no gate, so that whoever has the key comes in; start it with --gate, --allow or --deny"
+        "{0} no gate, so every holder of the key is admitted; start it with --gate, --allow or --deny"
     )]
     NoGate(String),
     /// No key id.
-    #[error("\"{0}\" is no key id; give the 8 hex digits that knockpipe key-id prints")]
+    #[error("\"{0}\" is not a key id; give the 8 hex digits that knockpipe key-id prints")]
     Key(String),
     /// None, or more than one.
     #[error("choose the sessions to end by exactly one of id, peer, tunnel and key")]

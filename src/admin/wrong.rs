@@ -4,7 +4,7 @@
 //! go by them, and what is about this very case is the detail.
 
 use super::protocol::WrongReply;
-use crate::gate::{GateStatus, Stance};
+use crate::gate::{EffectivePolicy, GateStatus};
 use crate::tunnel::{Level, PoolLevel, Status};
 use crate::upstream::{State, TargetHealth};
 
@@ -34,7 +34,7 @@ pub(super) fn wrong(status: &Status) -> Vec<WrongReply> {
         all.push(one(
             "pool empty",
             false,
-            &format!("none of {size} is warm: clients dial themselves"),
+            &format!("none of {size} is warm: clients dial directly"),
         ));
     }
     all.sort_by_key(|wrong| !wrong.broken);
@@ -61,8 +61,8 @@ fn of_service(mode: &str, targets: &[TargetHealth]) -> Option<WrongReply> {
     let detail = down.iter().map(named).collect::<Vec<_>>().join(" | ");
     match (mode, down.len()) {
         (_, 0) => None,
-        ("encrypt", many) if many == targets.len() => Some(one("far end away", true, &detail)),
-        ("encrypt", _) => Some(one("a far end away", false, &detail)),
+        ("encrypt", many) if many == targets.len() => Some(one("far end down", true, &detail)),
+        ("encrypt", _) => Some(one("a far end down", false, &detail)),
         (_, many) if many == targets.len() => Some(one("all targets down", true, &detail)),
         _ => Some(one("a target down", false, &detail)),
     }
@@ -75,12 +75,12 @@ fn is_down(target: &TargetHealth) -> bool {
 
 fn of_gate(gate: &GateStatus) -> Option<WrongReply> {
     let stance = match gate.policy {
-        Stance::Fresh => return None,
-        Stance::Stale(_) => "the last known state counts",
-        Stance::Open => "it is open to everybody who is not denied or banned",
-        Stance::Closed => "it admits nobody on the store's word",
+        EffectivePolicy::Fresh => return None,
+        EffectivePolicy::Stale(_) => "the last known state counts",
+        EffectivePolicy::Open => "it is open to every client that is not denied or banned",
+        EffectivePolicy::Closed => "it admits no client on the store's word",
     };
-    Some(one("gate store away", gate.policy == Stance::Closed, stance))
+    Some(one("gate store down", gate.policy == EffectivePolicy::Closed, stance))
 }
 
 /// The words about a limit.

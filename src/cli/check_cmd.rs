@@ -27,7 +27,7 @@ use crate::net::{look_up, missing_family};
 use crate::printable::printable;
 use crate::run::{self, Failure};
 use crate::tunnel::Options;
-use crate::tunnel::preflight::{Failed, Finding, Passed};
+use crate::tunnel::preflight::{CheckResult, Failed, Passed};
 
 /// The text under the flags.
 pub(super) const EXAMPLES: &str = "\
@@ -162,7 +162,7 @@ impl OneArgs {
         let plan = loops::plan_of(self.tunnel()?.options(None, None)?)?;
         let findings = run::try_one(&plan[0], binds)?;
         let several = findings.len() > 1;
-        for Finding { target, passed, failed } in &findings {
+        for CheckResult { target, passed, failed } in &findings {
             let place = if several { format!("{target}: ") } else { String::new() };
             for Passed { step, note } in passed {
                 let note = if note.is_empty() { String::new() } else { format!(" ({note})") };
@@ -281,7 +281,7 @@ fn connect(plan: &[Options], file: &Path) -> Result<(), Failure> {
     let mut broken = 0;
     for (options, findings) in plan.iter().zip(run::try_all(plan)?) {
         let name = options.name.as_deref().unwrap_or_default();
-        for Finding { target, passed, failed } in findings {
+        for CheckResult { target, passed, failed } in findings {
             let passed: Vec<&str> = passed.iter().map(|passed| passed.step).collect();
             let passed = passed.join(", ");
             line(&match failed {

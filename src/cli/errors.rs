@@ -143,7 +143,7 @@ impl Facts<'_> {
         let possible = self.list(ContextKind::ValidValue).join(", ");
         match (self.text(ContextKind::InvalidValue).as_str(), possible.as_str()) {
             ("", "") => {
-                let remedy = "write one after it, and see that no variable in it is empty";
+                let remedy = "write one after it, and check that no variable in it is empty";
                 (format!("{flag} has no value"), remedy.to_owned())
             }
             ("", possible) => (format!("{flag} has no value"), format!("use one of {possible}")),

@@ -18,7 +18,7 @@ use crate::duration;
 use crate::frontend::Balancers;
 use crate::gate::redis_store::{Node, Servers};
 use crate::gate::{
-    AwayPolicy, BanAfter, Denied, GateOptions, Internal, Member, MemberError, Nets, OnRevoke,
+    BanAfter, Denied, FailurePolicy, GateOptions, Internal, Member, MemberError, Nets, OnRevoke,
     Rules, StoreOptions,
 };
 use crate::proxy_protocol::Version;
@@ -38,7 +38,7 @@ pub(super) struct GateArgs {
     #[command(flatten)]
     rules: RuleArgs,
 
-    /// Response to a denied peer: close, reset, or hold (silence) [default: close]
+    /// Response to a denied peer: close, reset, or tarpit (silence) [default: close]
     #[arg(long, value_name = "WHAT", help_heading = GATE)]
     denied: Option<Denied>,
 
@@ -82,7 +82,7 @@ pub(super) struct RuleArgs {
     /// (all that are not denied or banned), or stale:DURATION (by its last state, for this
     /// long) [default: closed]
     #[arg(long, value_name = "POLICY", help_heading = GATE)]
-    gate_away: Option<AwayPolicy>,
+    gate_failure: Option<FailurePolicy>,
 }
 
 /// Flags of the gate that only the decrypt end has.
@@ -232,7 +232,7 @@ impl GateArgs {
 
     fn refuse_store_flags(&self, acceptor: AcceptorGateArgs) -> Result<(), GateFlagError> {
         let flags = [
-            ("--gate-away", self.rules.gate_away.is_some()),
+            ("--gate-failure", self.rules.gate_failure.is_some()),
             ("--on-revoke", self.on_revoke.is_some()),
             ("--reap-idle", self.reap_idle.is_some()),
             ("--ban-after", acceptor.ban_after.is_some()),
@@ -296,7 +296,7 @@ impl RuleArgs {
                 Some(InternalChoice::Allow) => Internal::Allow,
                 Some(InternalChoice::Check) | None => Internal::Check,
             },
-            failure: self.gate_away.unwrap_or_default(),
+            failure: self.gate_failure.unwrap_or_default(),
         }
     }
 }

@@ -34,7 +34,7 @@ fn no_flag_is_no_gate() {
 }
 
 #[test]
-fn without_a_store_others_come_in_unless_somebody_is_allowed() {
+fn without_a_store_others_are_admitted_unless_an_address_is_allowed() {
     let deny = "--deny 203.0.113.0/24 --deny 2001:db8::/64";
     for (ip, expected) in [
         ("203.0.113.7", false),
@@ -69,14 +69,16 @@ fn with_a_store_only_it_and_the_rules_let_in() {
 
 #[test]
 fn a_flag_without_what_it_needs_is_refused() {
-    for flag in ["--gate-away open", "--on-revoke keep", "--reap-idle 30d", "--ban-after 1/1s/1s"] {
+    for flag in
+        ["--gate-failure open", "--on-revoke keep", "--reap-idle 30d", "--ban-after 1/1s/1s"]
+    {
         for base in ["", "--allow 203.0.113.1 "] {
             let error = options(&format!("{base}{flag}")).unwrap_err();
             assert!(error.contains("needs a store; add --gate"), "{error}");
         }
         options(&format!("--gate file:x {flag}")).unwrap();
     }
-    for flag in ["--internal check", "--denied hold"] {
+    for flag in ["--internal check", "--denied tarpit"] {
         assert!(options(flag).unwrap_err().contains("is about a gate"));
         options(&format!("{flag} --deny 203.0.113.1")).unwrap();
     }
@@ -129,12 +131,12 @@ fn a_target_that_takes_clients_for_its_own_is_noticed() {
 fn everything_arrives() {
     let gate = options(
         "--gate redis://h/1 --denied reset --on-revoke drain --reap-idle 30d \
-         --ban-after 10/60s/1h --gate-away stale:5m",
+         --ban-after 10/60s/1h --gate-failure stale:5m",
     );
     let gate = gate.unwrap().unwrap();
     assert_eq!((gate.denied, gate.on_revoke), (Denied::Reset, OnRevoke::Drain));
     assert_eq!(gate.reap_idle, Some(Duration::from_secs(30 * 86_400)));
     assert_eq!(gate.ban_after.unwrap().to_string(), "10/1m/1h");
-    assert_eq!(gate.rules.failure, AwayPolicy::Stale(Duration::from_secs(300)));
+    assert_eq!(gate.rules.failure, FailurePolicy::Stale(Duration::from_secs(300)));
     assert!(gate.rules.allow.is_empty());
 }

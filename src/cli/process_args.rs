@@ -127,7 +127,7 @@ impl ProcessArgs {
         let output = if self.syslog { log::Output::Syslog } else { log::Output::Stderr };
         let _log = self.log.start(Level::Info, output)?;
         for (variable, meant) in slips() {
-            warn!(variable, meant, "a variable that no flag has");
+            warn!(variable, meant, "unknown environment variable");
         }
         run::services(plan, self.process(readiness, prepared), reread)
     }

@@ -29,7 +29,7 @@ use crate::net::{Listener, SocketOptions};
 use crate::observe::Meters;
 use crate::proto::{Padding, SuiteSet};
 use crate::secret::Secret;
-use crate::tunnel::{Capacity, Limits, Memory, Options, Parts, Role, Tunnel};
+use crate::tunnel::{Capacity, Limits, Options, Prepared, ReplayState, Role, Tunnel};
 
 /// The handshake deadline of the demo's tunnels: a wrong key shows after this.
 const TIMEOUT: Duration = Duration::from_millis(500);
@@ -95,7 +95,7 @@ async fn start(options: Options) -> anyhow::Result<Side> {
     let listeners = Listener::bind(source, &[], 16)?;
     let address = listeners[0].local();
     let meters = Meters::new(options.role.mode(), Arc::default());
-    let parts = Parts::get(&options, None, meters, &Arc::new(Memory::begin())).await?;
+    let parts = Prepared::get(&options, None, meters, &Arc::new(ReplayState::begin())).await?;
     let tunnel = Arc::new(Tunnel::new(&options, parts, capacity, None));
     tunnel.begin();
     for listener in listeners {

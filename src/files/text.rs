@@ -9,10 +9,10 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotText {
     /// As some editors save by themselves.
-    #[error("is no UTF-8 text but UTF-16")]
+    #[error("is not UTF-8 text but UTF-16")]
     Utf16,
     /// Anything else.
-    #[error("is no UTF-8 text")]
+    #[error("is not UTF-8 text")]
     Other,
 }
 

@@ -90,7 +90,7 @@ impl Frontend {
                 tunnel = self.name.as_deref(),
                 address = listener.local(),
                 %error,
-                detail = "trying again until it works; raise ulimit -n",
+                detail = "retrying until it works; raise ulimit -n",
                 "cannot accept"
             );
         }
@@ -146,7 +146,7 @@ impl Frontend {
             return self.deny(accepted.stream, limits);
         }
         let _on_its_worker = workers::next().enter();
-        let Ok(stream) = accepted.stream.adopted() else {
+        let Ok(stream) = accepted.stream.reregister() else {
             self.refused(CloseReason::LocalError, peer);
             return;
         };

@@ -77,7 +77,7 @@ impl AdmittedClient {
     pub async fn revoked(&self) {
         let Some(permit) = &self.permit else { return std::future::pending().await };
         let why = permit.revoked().await;
-        tracing::debug!(client = %self.address, why, "not welcome any more");
+        tracing::debug!(client = %self.address, why, "permit revoked");
     }
 
     /// Returns true once the gate has revoked its permit.
@@ -112,7 +112,7 @@ impl Frontend {
         let identified = tokio::select! {
             biased;
             identified = self.identify(&mut stream, peer, &limits) => identified,
-            () = limits.slot.displaced() => Err(refusal(CloseReason::Displaced)),
+            () = limits.slot.evicted() => Err(refusal(CloseReason::Evicted)),
             () = self.handshake_grace() => Err(refusal(CloseReason::Shutdown)),
         };
         match identified {

@@ -10,7 +10,7 @@ use super::admission::{HandshakeLimits, Refusal};
 use crate::addr::ClientAddr;
 use crate::gate::Denied;
 use crate::net::{Duplex, Stream, poll_discard};
-use crate::observe::failures::Told;
+use crate::observe::failures::Logged;
 use crate::reason::CloseReason;
 
 impl Frontend {
@@ -33,7 +33,7 @@ impl Frontend {
             }
             // Held, it would take the slot of another; and one that comes too often is reset
             // at accept, too.
-            CloseReason::Displaced | CloseReason::SourceLimit => {
+            CloseReason::Evicted | CloseReason::SourceLimit => {
                 self.refused(reason, client);
                 stream.reset();
             }
@@ -50,14 +50,14 @@ impl Frontend {
         match self.gate.as_ref().map(|gate| gate.options().denied).unwrap_or_default() {
             Denied::Close => stream.close(),
             Denied::Reset => stream.reset(),
-            Denied::Hold => {
+            Denied::Tarpit => {
                 let frontend = Arc::clone(self);
                 let HandshakeLimits { slot, deadline } = limits();
                 self.tasks.spawn(async move {
                     let held = tarpit(&mut stream);
                     tokio::select! {
                         () = held => {}
-                        () = slot.displaced() => {}
+                        () = slot.evicted() => {}
                         () = sleep_until(deadline) => {}
                         () = frontend.handshake_grace() => {}
                     }
@@ -68,7 +68,7 @@ impl Frontend {
     }
 
     /// Counts a connection that ended before its peer was known.
-    pub fn refused(&self, reason: CloseReason, peer: ClientAddr) -> Told {
+    pub fn refused(&self, reason: CloseReason, peer: ClientAddr) -> Logged {
         self.meters.refused.count(reason);
         match peer.source() {
             Some(source) => self.failures.failed(reason, &source),
@@ -93,11 +93,11 @@ impl Frontend {
     /// Counts a connection that was a health check. It is no failure.
     pub fn probed(&self, peer: ClientAddr) {
         self.meters.refused.count(CloseReason::Probe);
-        tracing::debug!(%peer, "a health check: it came and left without a byte");
+        tracing::debug!(%peer, "health check: connected and left without a byte");
     }
 
     /// Counts a failure for the log, of which the caller logs the first of a kind in full.
-    pub fn count_failure(&self, reason: CloseReason, peer: ClientAddr) -> Told {
+    pub fn count_failure(&self, reason: CloseReason, peer: ClientAddr) -> Logged {
         match peer.source() {
             Some(source) => self.failures.failed_unless_first(reason, &source),
             None => self.failures.failed_unless_first(reason, &peer),

@@ -63,9 +63,9 @@ impl Frontend {
             SlotTime::Accept => "new connections wait in the backlog; -n sets the limit",
             SlotTime::Proof => "dialers wait for a session to end; -n sets the limit",
         };
-        warn!(tunnel, limit, detail, "limit of sessions reached");
+        warn!(tunnel, limit, detail, "session limit reached");
         self.settled().await;
-        info!(tunnel, limit, "below the limit of sessions again");
+        info!(tunnel, limit, "below session limit again");
     }
 
     /// Waits until slots have been vacant for a while.

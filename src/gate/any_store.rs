@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use super::embedded_store::EmbeddedStore;
 use super::member::Item;
 use super::redis_store::RedisStore;
-use super::store::{AddressRecord, Edit, Event, Receipt, StoreError};
+use super::store::{AddressRecord, Edit, EditResult, Event, StoreError};
 use crate::unix_time::Expiry;
 
 /// A gate's store.
@@ -29,7 +29,7 @@ impl AnyStore {
     ///
     /// # Errors
     /// The reason why it was not made; see the stores.
-    pub async fn edit(&self, edit: Edit) -> Result<Receipt, StoreError> {
+    pub async fn edit(&self, edit: Edit) -> Result<EditResult, StoreError> {
         match self {
             Self::Redis(store) => store.edit(&edit).await,
             Self::Embedded(store) => store.edit(edit).await,
@@ -48,7 +48,7 @@ impl AnyStore {
     pub async fn edit_all(
         &self,
         edits: Vec<Edit>,
-        told: &mut dyn FnMut(Receipt),
+        told: &mut dyn FnMut(EditResult),
     ) -> Result<(), StoreError> {
         match self {
             Self::Redis(store) => store.edit_all(&edits, told).await,
@@ -118,14 +118,14 @@ impl AnyStore {
     ///
     /// # Errors
     /// The reason why it cannot be read.
-    pub async fn standing(
+    pub async fn address_record(
         &self,
         ip: IpAddr,
         findtime: Option<Duration>,
     ) -> Result<AddressRecord, StoreError> {
         match self {
-            Self::Redis(store) => store.standing(ip, findtime).await,
-            Self::Embedded(store) => store.standing(ip, findtime).await,
+            Self::Redis(store) => store.address_record(ip, findtime).await,
+            Self::Embedded(store) => store.address_record(ip, findtime).await,
             Self::None => Err(StoreError::NoStore),
         }
     }

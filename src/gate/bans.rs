@@ -13,7 +13,7 @@ use tracing::warn;
 use super::member::Member;
 use super::strikes::BanAfter;
 use crate::duration;
-use crate::observe::failures::{Line, Tally};
+use crate::observe::failures::{FailureTally, Line};
 use crate::unix_time::UnixMillis;
 
 /// Sources whose failures are counted in one window.
@@ -25,7 +25,7 @@ pub(super) const MOST_BANS: usize = 100_000;
 /// The bans of one gate.
 #[derive(Default)]
 pub(super) struct Bans {
-    told: Tally<()>,
+    told: FailureTally<()>,
     newest: Option<NewBan>,
     /// The number of the window, and the sources that failed in it.
     window: u64,
@@ -65,9 +65,8 @@ impl Bans {
             self.struck.insert(source);
         } else if !std::mem::replace(&mut self.is_full, true) {
             warn!(
-                detail =
-                    "too many sources fail or are banned; take out the network that lets them in",
-                "failures of further sources are not counted"
+                detail = "too many sources fail or are banned; remove the network that admits them",
+                "strikes of further sources are not counted"
             );
         }
         has_room

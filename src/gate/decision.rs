@@ -23,7 +23,7 @@
 use std::net::IpAddr;
 
 use super::member::{Entry, Member};
-use super::rules::{Internal, Rules, Stance, internal_network};
+use super::rules::{EffectivePolicy, Internal, Rules, internal_network};
 use super::snapshot::Snapshot;
 use crate::unix_time::{Expiry, UnixMillis};
 
@@ -141,7 +141,7 @@ pub struct Explanation {
     /// Its decision.
     pub decision: Decision,
     /// The policy in force.
-    pub policy: Stance,
+    pub policy: EffectivePolicy,
 }
 
 struct Query<'a> {
@@ -149,7 +149,7 @@ struct Query<'a> {
     facts: &'a Snapshot,
     peer: Peer,
     now: UnixMillis,
-    policy: Stance,
+    policy: EffectivePolicy,
 }
 
 /// Decides about a newcomer.
@@ -164,8 +164,10 @@ pub fn decide(rules: &Rules, facts: &Snapshot, peer: Peer, now: UnixMillis) -> D
 /// read, as that of a gate which a reload has just changed, has said nothing at all.
 pub fn recheck(rules: &Rules, facts: &Snapshot, peer: Peer, now: UnixMillis) -> Decision {
     let policy = match rules.failure.effective(facts.freshness(), now) {
-        _ if facts.freshness().is_never_read() => Stance::Open,
-        Stance::Closed | Stance::Stale(_) => Stance::Stale(Expiry::Never),
+        _ if facts.freshness().is_never_read() => EffectivePolicy::Open,
+        EffectivePolicy::Closed | EffectivePolicy::Stale(_) => {
+            EffectivePolicy::Stale(Expiry::Never)
+        }
         policy => policy,
     };
     Query { rules, facts, peer, now, policy }.decide().1
@@ -212,7 +214,8 @@ impl Query<'_> {
             Rule::StaticAllow => (self.rules.allow.lookup(ip).map(|(net, ())| net.into()), None),
             Rule::Ban => (self.facts.banned(ip, self.now), None),
             Rule::AllowSet => {
-                let counts = matches!(self.policy, Stance::Fresh | Stance::Stale(_));
+                let counts =
+                    matches!(self.policy, EffectivePolicy::Fresh | EffectivePolicy::Stale(_));
                 let skipped = if counts { None } else { Some(Skip::StoreUnavailable) };
                 (self.facts.allowed(ip, self.now), skipped)
             }
@@ -241,7 +244,7 @@ impl Query<'_> {
 
     fn by_entry(&self, verdict: Verdict, entry: Entry) -> Decision {
         let limit = match (verdict, self.policy) {
-            (Verdict::Allowed(AllowReason::AllowSet), Stance::Stale(limit)) => limit,
+            (Verdict::Allowed(AllowReason::AllowSet), EffectivePolicy::Stale(limit)) => limit,
             _ => Expiry::Never,
         };
         Decision { verdict, member: Some(entry.member), until: entry.expiry.min(limit) }
@@ -250,9 +253,11 @@ impl Query<'_> {
     fn default(&self) -> Decision {
         let verdict = match self.policy {
             _ if self.peer == Peer::Nameless => Verdict::Denied(DenyReason::Nameless),
-            Stance::Fresh | Stance::Stale(_) => Verdict::Denied(DenyReason::NotAllowed),
-            Stance::Open => Verdict::Allowed(AllowReason::StoreUnavailable),
-            Stance::Closed => Verdict::Denied(DenyReason::StoreUnavailable),
+            EffectivePolicy::Fresh | EffectivePolicy::Stale(_) => {
+                Verdict::Denied(DenyReason::NotAllowed)
+            }
+            EffectivePolicy::Open => Verdict::Allowed(AllowReason::StoreUnavailable),
+            EffectivePolicy::Closed => Verdict::Denied(DenyReason::StoreUnavailable),
         };
         Decision { verdict, member: None, until: Expiry::Never }
     }
@@ -310,11 +315,11 @@ impl Decision {
             Verdict::Allowed(AllowReason::StaticAllow) => "static-allow",
             Verdict::Allowed(AllowReason::AllowSet) => "allow-set",
             Verdict::Allowed(AllowReason::Internal) => "internal",
-            Verdict::Allowed(AllowReason::StoreUnavailable) => "store-away-open",
+            Verdict::Allowed(AllowReason::StoreUnavailable) => "store-unavailable-open",
             Verdict::Denied(DenyReason::StaticDeny) => "static-deny",
             Verdict::Denied(DenyReason::Banned) => "banned",
             Verdict::Denied(DenyReason::NotAllowed) => "not-allowed",
-            Verdict::Denied(DenyReason::StoreUnavailable) => "store-away",
+            Verdict::Denied(DenyReason::StoreUnavailable) => "store-unavailable",
             Verdict::Denied(DenyReason::Nameless) => "nameless",
         }
     }
@@ -326,7 +331,7 @@ impl Skip {
     /// The reason as a phrase.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::StoreUnavailable => "the store is away",
+            Self::StoreUnavailable => "the store is unavailable",
             Self::InternalChecked => "internal addresses are checked",
             Self::NotTheSocket => "announced by a proxy, not the socket's own address",
             Self::Nameless => "announced by a proxy without an address",

@@ -2,7 +2,7 @@
 //! store and the policy, times the kinds of addresses.
 
 use super::*;
-use crate::gate::rules::AwayPolicy;
+use crate::gate::rules::FailurePolicy;
 use crate::gate::snapshot::Freshness;
 use crate::gate::{Item, Nets};
 
@@ -17,17 +17,17 @@ const SOON: Expiry = Expiry::At(UnixMillis(NOW.0 + 5_000));
 /// `known`: its last known state counts.
 const OUTSIDE: &str = "
     facts                   fresh         shut          open             known
-    nothing                 not-allowed   store-away    store-away-open  not-allowed
-    listed                  allow-set     store-away    store-away-open  allow-set
-    network                 allow-set     store-away    store-away-open  allow-set
-    listed+network          allow-set     store-away    store-away-open  allow-set
-    ended                   not-allowed   store-away    store-away-open  not-allowed
-    ended+network           allow-set     store-away    store-away-open  allow-set
+    nothing                 not-allowed   store-unavailable    store-unavailable-open  not-allowed
+    listed                  allow-set     store-unavailable    store-unavailable-open  allow-set
+    network                 allow-set     store-unavailable    store-unavailable-open  allow-set
+    listed+network          allow-set     store-unavailable    store-unavailable-open  allow-set
+    ended                   not-allowed   store-unavailable    store-unavailable-open  not-allowed
+    ended+network           allow-set     store-unavailable    store-unavailable-open  allow-set
     banned                  banned        banned        banned           banned
     banned+listed           banned        banned        banned           banned
     banned+network          banned        banned        banned           banned
-    lifted                  not-allowed   store-away    store-away-open  not-allowed
-    lifted+listed           allow-set     store-away    store-away-open  allow-set
+    lifted                  not-allowed   store-unavailable    store-unavailable-open  not-allowed
+    lifted+listed           allow-set     store-unavailable    store-unavailable-open  allow-set
     allow                   static-allow  static-allow  static-allow     static-allow
     allow+listed            static-allow  static-allow  static-allow     static-allow
     allow+banned            static-allow  static-allow  static-allow     static-allow
@@ -214,7 +214,9 @@ fn rule_of(reason: &str) -> Rule {
         "banned" => Rule::Ban,
         "allow-set" => Rule::AllowSet,
         "internal" => Rule::Internal,
-        "not-allowed" | "store-away" | "store-away-open" | "nameless" => Rule::Default,
+        "not-allowed" | "store-unavailable" | "store-unavailable-open" | "nameless" => {
+            Rule::Default
+        }
         _ => panic!("no rule gives {reason}"),
     }
 }
@@ -333,9 +335,9 @@ fn an_explanation_shows_what_was_passed_over() {
     let facts = snapshot(&items(address(peer), "listed"), State::Away { for_ms: 1 });
     assert_eq!(facts.freshness(), Freshness::Unavailable { since: Some(NOW.moved_by(-1)) });
     let rules =
-        Rules { failure: AwayPolicy::Closed, internal: Internal::Allow, ..Rules::default() };
+        Rules { failure: FailurePolicy::Closed, internal: Internal::Allow, ..Rules::default() };
     let explanation = explain(&rules, &facts, peer, NOW);
-    assert_eq!(explanation.policy, Stance::Closed);
+    assert_eq!(explanation.policy, EffectivePolicy::Closed);
     let line = |rule| *explanation.lines.iter().find(|line| line.rule == rule).unwrap();
     let listed = line(Rule::AllowSet);
     assert_eq!(listed.skipped, Some(Skip::StoreUnavailable));

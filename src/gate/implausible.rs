@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use tracing::warn;
 
 use super::member::{Item, Member};
-use super::store::{Event, is_unmeant};
+use super::store::{Event, is_implausible};
 
 /// Watches full reads, and logs such entries.
 #[derive(Debug, Default)]
@@ -30,7 +30,7 @@ impl ImplausibleExpiries {
             Event::Items(items) => found.note(items),
             Event::End { .. } => {
                 if let Some((entries, example)) = found.end() {
-                    warn!(entries, %example, "scores of the allow-set look like milliseconds");
+                    warn!(entries, %example, "allow-set scores look like milliseconds");
                 }
             }
             _ => {}
@@ -48,7 +48,7 @@ impl Found {
     fn note(&mut self, items: &[Item]) {
         for item in items {
             if let Item::Allowed(member, end) = item
-                && is_unmeant(*end)
+                && is_implausible(*end)
             {
                 self.found += 1;
                 self.example.get_or_insert(*member);

@@ -3,7 +3,7 @@
 //! One client has one spelling here, whatever a login page wrote: IPv4-mapped
 //! addresses are unmapped and host bits cleared where text comes in, so that
 //! nothing behind this module compares two forms of one address.
-//! It refuses to guess: a member that is no address is an error, not a host
+//! It refuses to guess: a member that is not an address is an error, not a host
 //! name to look up.
 
 use std::fmt;
@@ -57,7 +57,7 @@ pub struct Entry {
 /// The reason why a text is no [`Member`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "\"{0}\" is no address or network; write one such as 203.0.113.7, 2001:db8::7 or 203.0.113.0/24"
+    "\"{0}\" is not an address or network; write one such as 203.0.113.7, 2001:db8::7 or 203.0.113.0/24"
 )]
 pub struct MemberError(String);
 

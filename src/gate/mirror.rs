@@ -20,7 +20,7 @@ use super::any_store::AnyStore;
 use super::changed::Changed;
 use super::implausible::ImplausibleExpiries;
 use super::inquiry::{Inquiry, Task, Waiting};
-use super::rules::{AwayPolicy, Stance};
+use super::rules::{EffectivePolicy, FailurePolicy};
 use super::snapshot::{Freshness, Snapshot};
 use super::status::StoreHealth;
 use super::store::Event;
@@ -50,7 +50,7 @@ pub(super) trait Subscriber: Send + Sync {
 /// A copy of a store's content, and its relation to the store.
 pub(super) struct StoreMirror {
     store: Arc<AnyStore>,
-    failure: AwayPolicy,
+    failure: FailurePolicy,
     pub(super) clock: Clock,
     snapshot: RwLock<Snapshot>,
     /// The allow-set changed, and the snapshot does not know how.
@@ -80,7 +80,7 @@ fn wakes_waiters(event: &Event) -> bool {
 
 impl StoreMirror {
     /// A mirror that knows nothing yet. [`Self::start`] begins to follow the store.
-    pub(super) fn new(store: Arc<AnyStore>, failure: AwayPolicy) -> Arc<Self> {
+    pub(super) fn new(store: Arc<AnyStore>, failure: FailurePolicy) -> Arc<Self> {
         Arc::new(Self {
             store,
             failure,
@@ -138,7 +138,7 @@ impl StoreMirror {
     }
 
     /// The policy in force now.
-    pub(super) fn policy(&self) -> Stance {
+    pub(super) fn policy(&self) -> EffectivePolicy {
         self.failure.effective(self.read().freshness(), self.clock.now())
     }
 
@@ -239,7 +239,7 @@ impl StoreMirror {
         self.logged_causes().clear();
         self.health.read();
         if garbage > 0 {
-            tracing::debug!(garbage, "entries of the store that are no address");
+            tracing::debug!(garbage, "gate store entries that are not addresses");
         }
     }
 
@@ -266,9 +266,9 @@ impl StoreMirror {
             return;
         }
         if logged.is_empty() {
-            warn!(why, away = %self.failure, "the gate's store is away");
+            warn!(why, policy = %self.failure, "gate store unavailable");
         } else {
-            warn!(why, "the gate's store is still away, for another cause");
+            warn!(why, "gate store still unavailable, for another cause");
         }
         logged.push(why.to_owned());
     }
@@ -282,7 +282,7 @@ impl StoreMirror {
         self.write().clock_moved(moved_ms);
         self.subscribers().for_each(|subscriber| subscriber.clock_moved(moved_ms));
         if moved.is_set() {
-            info!(moved_ms, "this host's clock was set; looking at the gate's entries again");
+            info!(moved_ms, "system clock was set; rechecking the gate's entries");
             self.expire(self.clock.now());
             self.notify(&Changed::Everything);
         }
@@ -324,18 +324,18 @@ impl StoreMirror {
         }
     }
 
-    fn log_policy(&self, policy: Stance) {
+    fn log_policy(&self, policy: EffectivePolicy) {
         let counts = self.read().counts();
         match policy {
-            Stance::Fresh => info!(
+            EffectivePolicy::Fresh => info!(
                 addresses = counts.addresses,
                 networks = counts.networks,
                 bans = counts.bans,
-                "the gate's store is read"
+                "gate store synced"
             ),
-            Stance::Stale(_) => warn!("the gate goes by the last known state"),
-            Stance::Open => warn!("the gate is open to everybody who is not denied or banned"),
-            Stance::Closed => warn!("the gate admits nobody on the store's word"),
+            EffectivePolicy::Stale(_) => warn!("gate using stale data"),
+            EffectivePolicy::Open => warn!("gate open: store unavailable"),
+            EffectivePolicy::Closed => warn!("gate closed: store unavailable"),
         }
     }
 

@@ -7,7 +7,7 @@ use super::super::admission::Gate;
 use super::super::decision::{DenyReason, Peer, Verdict};
 use super::super::live::Permit;
 use super::super::options::{Denied as Style, GateOptions, OnRevoke, StoreName, StoreOptions};
-use super::super::rules::{AwayPolicy, Internal, Rules};
+use super::super::rules::{FailurePolicy, Internal, Rules};
 use super::super::snapshot::Freshness;
 use super::super::store::Edit;
 use super::follower::Reports;
@@ -112,7 +112,7 @@ async fn who_stays_connected_does_not_look_idle() {
     gate.shared().mirror.tick(UnixMillis(due - 30_000));
     gate.shared().mirror.tick(UnixMillis(due - 15_000));
     gate.shared().mirror.tick(UnixMillis(due));
-    let seen = async |ip| store.standing(ip, None).await.unwrap().seen;
+    let seen = async |ip| store.address_record(ip, None).await.unwrap().seen;
     let noted = async {
         while seen(ip).await != Some(due / 1_000) {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -158,7 +158,7 @@ async fn a_ban_holds_by_the_clock_as_it_was_set() {
 
 #[tokio::test]
 async fn setting_the_clock_makes_no_store_staler() {
-    let failure = AwayPolicy::Stale(Duration::from_secs(3_600));
+    let failure = FailurePolicy::Stale(Duration::from_secs(3_600));
     let rules = Rules { failure, ..Rules::default() };
     for (ahead, behind) in [(DAY_MS, 0), (0, DAY_MS)] {
         let gate = gate_by(StoreOptions::None, rules.clone()).await;

@@ -43,7 +43,7 @@ pub use live::Permit;
 pub use member::{Entry, Item, Member, MemberError};
 pub use nets::Nets;
 pub use options::{Denied, GateOptions, OnRevoke, StoreName, StoreOptions};
-pub use rules::{AwayPolicy, Internal, Rules, Stance};
+pub use rules::{EffectivePolicy, FailurePolicy, Internal, Rules};
 pub use snapshot::{Counts, Freshness, Snapshot};
 pub use status::GateStatus;
 pub use strikes::BanAfter;

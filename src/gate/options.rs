@@ -77,7 +77,7 @@ pub enum Denied {
     /// Resets it.
     Reset,
     /// Stays silent until the handshake deadline, as towards a peer without a key.
-    Hold,
+    Tarpit,
 }
 
 /// The treatment of live connections on removal, ban and expiry.
@@ -94,7 +94,7 @@ pub enum OnRevoke {
 
 /// A text that is none of the choices.
 #[derive(Debug, thiserror::Error)]
-#[error("'{text}' is none of them; use {choices}")]
+#[error("'{text}' is not valid; use {choices}")]
 pub struct UnknownChoice {
     text: String,
     choices: &'static str,
@@ -129,8 +129,8 @@ impl FromStr for Denied {
         match text {
             "close" => Ok(Self::Close),
             "reset" => Ok(Self::Reset),
-            "hold" => Ok(Self::Hold),
-            _ => Err(UnknownChoice { text: text.to_owned(), choices: "close, reset or hold" }),
+            "tarpit" => Ok(Self::Tarpit),
+            _ => Err(UnknownChoice { text: text.to_owned(), choices: "close, reset or tarpit" }),
         }
     }
 }
@@ -153,7 +153,7 @@ impl fmt::Display for Denied {
         f.write_str(match self {
             Self::Close => "close",
             Self::Reset => "reset",
-            Self::Hold => "hold",
+            Self::Tarpit => "tarpit",
         })
     }
 }

@@ -17,7 +17,7 @@ use super::bans::{BanReport, Bans, NewBan};
 use super::member::Member;
 use super::options::GateOptions;
 use super::status::GateCounters;
-use super::store::{Edit, Receipt};
+use super::store::{Edit, EditResult};
 use super::strikes::BanAfter;
 use crate::duration;
 use crate::net::clock::{self, Clock};
@@ -212,10 +212,10 @@ async fn write(store: Arc<AnyStore>, edits: Arc<AsyncMutex<mpsc::Receiver<Edit>>
     while let Some(edit) = edits.recv().await {
         let what = name(&edit);
         match apply(&store, edit, &bans).await {
-            Ok(()) if failing.remove(what) => info!(what, "the gate's store takes notes again"),
+            Ok(()) if failing.remove(what) => info!(what, "gate store writes recovered"),
             Ok(()) => {}
             Err(cause) if failing.insert(what) => {
-                warn!(what, cause, "the gate's store takes no notes");
+                warn!(what, cause, "gate store writes failing");
             }
             Err(_) => {}
         }
@@ -241,8 +241,8 @@ async fn apply(store: &AnyStore, edit: Edit, bans: &BanLog) -> Result<(), String
     };
     match timeout(PATIENCE, store.edit(edit)).await {
         Ok(Ok(receipt)) => {
-            let Receipt { server, key, changed, .. } = &receipt;
-            debug!(server, key, changed, "noted");
+            let EditResult { server, key, changed, .. } = &receipt;
+            debug!(server, key, changed, "gate store written");
             if let Some(ban) = strike.and_then(|strike| strike.ban(receipt)) {
                 bans.counters.bans_made.inc();
                 let report = lock(&bans.bans).made(ban, clock::now(), Instant::now());
@@ -257,10 +257,10 @@ async fn apply(store: &AnyStore, edit: Edit, bans: &BanLog) -> Result<(), String
 
 impl Strike {
     /// The ban that the strike made, if it is the one that did. Those after it change nothing.
-    fn ban(self, receipt: Receipt) -> Option<NewBan> {
+    fn ban(self, receipt: EditResult) -> Option<NewBan> {
         let is_last = |count: &u64| receipt.changed && *count >= self.maxretry;
         let failures = receipt.count.filter(is_last)?;
-        let Receipt { server, key, .. } = receipt;
+        let EditResult { server, key, .. } = receipt;
         let source = Member::source_of(self.ip);
         Some(NewBan { source, failures, time: self.bantime, server, key })
     }
@@ -280,7 +280,7 @@ async fn reap(store: Arc<AnyStore>, idle: Duration, edits: mpsc::WeakSender<Edit
             while let Some(batch) = batches.recv().await {
                 for (ip, _) in batch.into_iter().filter(|(_, seen_s)| *seen_s < before_s) {
                     let Some(edits) = edits.upgrade() else { return count };
-                    debug!(%ip, "removing an address that was not seen for long");
+                    debug!(%ip, "removing idle address");
                     if edits.send(Edit::Forget { ip, before_s }).await.is_err() {
                         return count;
                     }
@@ -293,7 +293,7 @@ async fn reap(store: Arc<AnyStore>, idle: Duration, edits: mpsc::WeakSender<Edit
         match listed {
             Ok(_) if count > 0 => {
                 let idle = duration::format(idle);
-                info!(count, idle, "removing addresses that were not seen for long");
+                info!(count, idle, "removing idle addresses");
             }
             Ok(_) => {}
             Err(error) => debug!(%error, "cannot look for idle addresses"),

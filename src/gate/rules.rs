@@ -35,7 +35,7 @@ pub struct Rules {
     /// The treatment of internal addresses.
     pub internal: Internal,
     /// The policy while the store is unavailable.
-    pub failure: AwayPolicy,
+    pub failure: FailurePolicy,
 }
 
 impl Rules {
@@ -61,7 +61,7 @@ pub enum Internal {
 
 /// The policy while the store is unavailable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum AwayPolicy {
+pub enum FailurePolicy {
     /// The allow-set admits no address.
     #[default]
     Closed,
@@ -71,11 +71,11 @@ pub enum AwayPolicy {
     Stale(Duration),
 }
 
-/// The reason why a text is no [`AwayPolicy`].
+/// The reason why a text is no [`FailurePolicy`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AwayPolicyError {
+pub enum FailurePolicyError {
     /// None of the three.
-    #[error("\"{0}\" is no policy; write closed, open or stale:DURATION, such as stale:5m")]
+    #[error("\"{0}\" is not a policy; write closed, open or stale:DURATION, such as stale:5m")]
     Unknown(String),
     /// `stale:` something.
     #[error(transparent)]
@@ -84,7 +84,7 @@ pub enum AwayPolicyError {
 
 /// The policy in force at one moment: the worth of the allow-set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stance {
+pub enum EffectivePolicy {
     /// The store is fresh, and its content counts.
     Fresh,
     /// Its last known content counts, until this end.
@@ -106,42 +106,42 @@ pub(super) fn internal_network(ip: IpAddr) -> Option<IpNet> {
     INTERNAL.into_iter().find(|network| network.contains(&ip))
 }
 
-// === impl AwayPolicy ===
+// === impl FailurePolicy ===
 
-impl AwayPolicy {
+impl FailurePolicy {
     /// The policy in force for a newcomer at `now`.
-    pub fn effective(self, freshness: Freshness, now: UnixMillis) -> Stance {
+    pub fn effective(self, freshness: Freshness, now: UnixMillis) -> EffectivePolicy {
         let since = match freshness {
-            Freshness::Fresh => return Stance::Fresh,
+            Freshness::Fresh => return EffectivePolicy::Fresh,
             // Not known to be unavailable, so that no policy for that holds yet.
-            Freshness::Unread => return Stance::Closed,
+            Freshness::Unread => return EffectivePolicy::Closed,
             Freshness::Unavailable { since } => since,
         };
         match (self, since) {
-            (Self::Open, _) => Stance::Open,
+            (Self::Open, _) => EffectivePolicy::Open,
             (Self::Stale(limit), Some(since)) => {
                 let end = Expiry::At(since.saturating_add(limit));
-                if end.is_past(now) { Stance::Closed } else { Stance::Stale(end) }
+                if end.is_past(now) { EffectivePolicy::Closed } else { EffectivePolicy::Stale(end) }
             }
-            (Self::Closed, _) | (Self::Stale(_), None) => Stance::Closed,
+            (Self::Closed, _) | (Self::Stale(_), None) => EffectivePolicy::Closed,
         }
     }
 }
 
-impl FromStr for AwayPolicy {
-    type Err = AwayPolicyError;
+impl FromStr for FailurePolicy {
+    type Err = FailurePolicyError;
 
-    fn from_str(text: &str) -> Result<Self, AwayPolicyError> {
+    fn from_str(text: &str) -> Result<Self, FailurePolicyError> {
         match (text, text.strip_prefix("stale:")) {
             ("closed", _) => Ok(Self::Closed),
             ("open", _) => Ok(Self::Open),
             (_, Some(limit)) => Ok(Self::Stale(duration::parse(limit)?)),
-            _ => Err(AwayPolicyError::Unknown(text.to_owned())),
+            _ => Err(FailurePolicyError::Unknown(text.to_owned())),
         }
     }
 }
 
-impl fmt::Display for AwayPolicy {
+impl fmt::Display for FailurePolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Closed => f.write_str("closed"),
@@ -151,9 +151,9 @@ impl fmt::Display for AwayPolicy {
     }
 }
 
-// === impl Stance ===
+// === impl EffectivePolicy ===
 
-impl Stance {
+impl EffectivePolicy {
     /// The stable name in logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -221,11 +221,11 @@ mod tests {
     #[test]
     fn policies_are_read_and_written_back() {
         for text in ["closed", "open", "stale:5m", "stale:90s"] {
-            assert_eq!(text.parse::<AwayPolicy>().unwrap().to_string(), text);
+            assert_eq!(text.parse::<FailurePolicy>().unwrap().to_string(), text);
         }
-        assert_eq!(AwayPolicy::default(), AwayPolicy::Closed);
+        assert_eq!(FailurePolicy::default(), FailurePolicy::Closed);
         for bad in ["", "Closed", "stale", "stale:", "stale:0", "stale:5", "open:5m", "stale:x"] {
-            let error = bad.parse::<AwayPolicy>().unwrap_err().to_string();
+            let error = bad.parse::<FailurePolicy>().unwrap_err().to_string();
             assert!(error.contains("; write"), "{error}");
         }
     }
@@ -233,26 +233,26 @@ mod tests {
     #[test]
     fn stale_ends_at_its_limit() {
         let stance = |policy: &str, since: Option<u64>, now| {
-            let policy: AwayPolicy = policy.parse().unwrap();
+            let policy: FailurePolicy = policy.parse().unwrap();
             let since = since.map(UnixMillis);
             policy.effective(Freshness::Unavailable { since }, UnixMillis(now))
         };
-        let stale = |until| Stance::Stale(Expiry::At(UnixMillis(until)));
+        let stale = |until| EffectivePolicy::Stale(Expiry::At(UnixMillis(until)));
         assert_eq!(stance("stale:1s", Some(500), 1499), stale(1500));
-        assert_eq!(stance("stale:1s", Some(500), 1500), Stance::Closed);
+        assert_eq!(stance("stale:1s", Some(500), 1500), EffectivePolicy::Closed);
         assert_eq!(stance("stale:1s", Some(500), 0), stale(1500), "a clock set back");
         assert_eq!(stance("stale:1s", Some(u64::MAX), 0), stale(u64::MAX));
-        assert_eq!(stance("stale:1s", None, 0), Stance::Closed, "never read");
-        assert_eq!(stance("open", None, 0), Stance::Open);
-        for policy in [AwayPolicy::Closed, AwayPolicy::Open, "stale:1s".parse().unwrap()] {
+        assert_eq!(stance("stale:1s", None, 0), EffectivePolicy::Closed, "never read");
+        assert_eq!(stance("open", None, 0), EffectivePolicy::Open);
+        for policy in [FailurePolicy::Closed, FailurePolicy::Open, "stale:1s".parse().unwrap()] {
             assert_eq!(
                 policy.effective(Freshness::Unread, UnixMillis(0)),
-                Stance::Closed,
+                EffectivePolicy::Closed,
                 "{policy}"
             );
         }
-        assert_eq!(stance("closed", Some(1), 2), Stance::Closed);
-        let fresh = AwayPolicy::Closed.effective(Freshness::Fresh, UnixMillis(7));
-        assert_eq!((fresh, fresh.as_str()), (Stance::Fresh, "fresh"));
+        assert_eq!(stance("closed", Some(1), 2), EffectivePolicy::Closed);
+        let fresh = FailurePolicy::Closed.effective(Freshness::Fresh, UnixMillis(7));
+        assert_eq!((fresh, fresh.as_str()), (EffectivePolicy::Fresh, "fresh"));
     }
 }

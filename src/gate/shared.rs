@@ -136,7 +136,7 @@ impl SharedGate {
         if !self.internal_was_told.swap(true, Ordering::Relaxed) {
             warn!(
                 address = peer.ip().map(tracing::field::display),
-                "let in as an internal address, which behind a NAT or a proxy is everybody; \
+                "internal address admitted; behind a NAT or proxy this matches every client; \
                  leave --internal allow out to check it"
             );
         }

@@ -4,14 +4,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::rules::Stance;
+use super::rules::EffectivePolicy;
 use super::snapshot::Counts;
 
 /// The state of a gate at one moment.
 #[derive(Clone, Debug)]
 pub struct GateStatus {
     /// The policy in force.
-    pub policy: Stance,
+    pub policy: EffectivePolicy,
     /// The number of entries.
     pub counts: Counts,
     /// The time since the store was last read completely; `None`: not yet.

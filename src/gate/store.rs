@@ -93,7 +93,7 @@ pub enum Edit {
 
 /// The result of an edit, so that an operator sees which key changed on which server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Receipt {
+pub struct EditResult {
     /// The server or file that took the edit.
     pub server: String,
     /// The edited key; of a strike that banned, the ban's key.
@@ -200,7 +200,7 @@ pub fn networks_around(ip: IpAddr, lengths: impl Iterator<Item = u8>) -> Vec<Mem
 const IMPLAUSIBLE: Expiry = Expiry::At(UnixMillis(1_000_000_000_000 * 1_000));
 
 /// Returns true if an end was probably written in milliseconds, where seconds are expected.
-pub fn is_unmeant(end: Expiry) -> bool {
+pub fn is_implausible(end: Expiry) -> bool {
     end >= IMPLAUSIBLE && end != Expiry::Never
 }
 
@@ -220,9 +220,9 @@ mod tests {
             (now_s * 1_000_000, true),
         ] {
             let end = Expiry::At(UnixMillis::from_secs(score_s));
-            assert_eq!(is_unmeant(end), unmeant, "{score_s}");
+            assert_eq!(is_implausible(end), unmeant, "{score_s}");
         }
-        assert!(!is_unmeant(Expiry::Never) && is_unmeant(Expiry::At(UnixMillis(u64::MAX))));
+        assert!(!is_implausible(Expiry::Never) && is_implausible(Expiry::At(UnixMillis(u64::MAX))));
     }
 
     #[test]

@@ -25,9 +25,9 @@ pub enum BanAfterError {
     #[error("\"{0}\" is not N/FINDTIME/BANTIME; write one such as 10/60s/1h")]
     Shape(String),
     /// The first part is no count.
-    #[error("\"{0}\" is no number of strikes; write a whole number from 1 to 1000000")]
+    #[error("\"{0}\" is not a number of strikes; write a whole number from 1 to 1000000")]
     Strikes(String),
-    /// The second or third part is no duration.
+    /// The second or third part is not a duration.
     #[error(transparent)]
     Duration(#[from] DurationError),
 }

@@ -68,7 +68,7 @@ impl AcceptLoop {
                 tunnel = self.tunnel.as_deref(),
                 address = self.listener.local(),
                 %error,
-                detail = "trying again until it works; raise ulimit -n",
+                detail = "retrying until it works; raise ulimit -n",
                 "cannot accept"
             );
         }

@@ -37,7 +37,7 @@ pub enum BindError {
         address: String,
     },
     /// The path of a unix socket is taken by something else, which is left alone.
-    #[error("{path} exists and is no socket; remove it or choose another path", path = .0.display())]
+    #[error("{path} exists and is not a socket; remove it or choose another path", path = .0.display())]
     NotASocket(PathBuf),
     /// The path leads through a link that is not followed.
     #[error("cannot listen on {address}: {cause}; give the path that it leads to")]

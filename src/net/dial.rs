@@ -46,7 +46,7 @@ sockopt_impl!(
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
     /// The host refused, or the socket file is missing.
-    #[error("nobody listens at {address} ({cause}); start what should, or correct the address")]
+    #[error("nothing listens at {address} ({cause}); start the service, or correct the address")]
     Refused {
         /// The address that was tried.
         address: String,
@@ -79,7 +79,7 @@ fn unreachable_remedy(cause: &io::Error) -> &'static str {
     match cause.raw_os_error().map(Errno::from_raw) {
         Some(Errno::ENETUNREACH) => "this host has no route there; check the address, and routes",
         Some(Errno::EHOSTUNREACH | Errno::EHOSTDOWN) => {
-            "see that the host is up, and that no firewall rejects it"
+            "check that the host is up, and that no firewall rejects it"
         }
         Some(Errno::EACCES | Errno::EPERM) => {
             "permissions of a socket file, a firewall of this host or its sandbox forbid it"

@@ -8,14 +8,14 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::ReadBuf;
 
-use super::duplex::Source;
+use super::duplex::ReadSide;
 
 /// Most bytes of one read.
 const AT_ONCE: usize = 16 << 10;
 
 /// Reads some bytes and drops them, and returns their number; 0 is the end. No memory is held
 /// while there are none.
-pub fn poll_discard(cx: &mut Context<'_>, source: &mut impl Source) -> Poll<io::Result<usize>> {
+pub fn poll_discard(cx: &mut Context<'_>, source: &mut impl ReadSide) -> Poll<io::Result<usize>> {
     ready!(source.poll_readable(cx))?;
     let mut buffer = [MaybeUninit::uninit(); AT_ONCE];
     let mut read = ReadBuf::uninit(&mut buffer);

@@ -19,11 +19,11 @@ use super::stream::Stream;
 /// A connection that can be used in both directions at once.
 pub trait Duplex: Send {
     /// The reading direction.
-    type Read<'a>: Source
+    type Read<'a>: ReadSide
     where
         Self: 'a;
     /// The writing direction.
-    type Write<'a>: Sink
+    type Write<'a>: WriteSide
     where
         Self: 'a;
 
@@ -40,7 +40,7 @@ pub trait Duplex: Send {
 
 /// Source of bytes. The defaults serve a source that can only be asked by reading; a socket can
 /// do better.
-pub trait Source: AsyncRead + Unpin + Send {
+pub trait ReadSide: AsyncRead + Unpin + Send {
     /// Waits until a read is likely not to wait, so that a buffer is borrowed only then.
     fn poll_readable(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
@@ -64,7 +64,7 @@ pub trait Source: AsyncRead + Unpin + Send {
 }
 
 /// Destination of bytes. The defaults serve one of which nothing else is known.
-pub trait Sink: AsyncWrite + Unpin + Send {
+pub trait WriteSide: AsyncWrite + Unpin + Send {
     /// Returns whether the system asks the peer for a sign of life and has none yet. A write
     /// then restarts the system's timeout.
     fn is_in_doubt(&self) -> bool {
@@ -125,7 +125,7 @@ macro_rules! on_either {
     };
 }
 
-impl Source for ReadHalf<'_> {
+impl ReadSide for ReadHalf<'_> {
     fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Self::Tcp(half, Some(watch)) = self
             && watch.poll_vanished(cx, half.as_ref())
@@ -183,7 +183,7 @@ impl AsyncRead for ReadHalf<'_> {
     }
 }
 
-impl Sink for WriteHalf<'_> {
+impl WriteSide for WriteHalf<'_> {
     fn is_in_doubt(&self) -> bool {
         match self {
             Self::Tcp(half) => is_probing(half.as_ref()),

@@ -35,7 +35,7 @@ pub use backoff::{AcceptBackoff, AcceptStep};
 pub use bind_error::BindError;
 pub use dial::{DialError, dial};
 pub use discard::poll_discard;
-pub use duplex::{Duplex, Sink, Source};
+pub use duplex::{Duplex, ReadSide, WriteSide};
 pub use keepalive::Path;
 pub use limits::{PER_SESSION, RESERVED, Slot, Slots, sessions_that_fit};
 pub use listen::{AsyncListener, Listener, missing_family};

@@ -168,7 +168,7 @@ impl HandshakeSlot {
     }
 
     /// Waits until another takes this slot, and for ever otherwise. Cancel safe.
-    pub async fn displaced(&self) {
+    pub async fn evicted(&self) {
         self.displaced.cancelled().await;
     }
 }

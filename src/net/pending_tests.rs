@@ -14,7 +14,7 @@ fn is_ready(future: impl Future) -> bool {
 }
 
 fn is_displaced(place: &HandshakeSlot) -> bool {
-    is_ready(place.displaced())
+    is_ready(place.evicted())
 }
 
 fn source(number: u32) -> Option<SourceKey> {
@@ -157,7 +157,7 @@ fn the_handle_may_go_first() {
 async fn a_waiting_handshake_is_told() {
     let handshakes = PendingHandshakes::new(1);
     let old = handshakes.enter(None);
-    let told = tokio::spawn(async move { old.displaced().await });
+    let told = tokio::spawn(async move { old.evicted().await });
     tokio::task::yield_now().await;
     let _new = handshakes.enter(None);
     told.await.unwrap();

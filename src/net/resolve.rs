@@ -240,7 +240,7 @@ impl Refresh {
         self.failing = true;
         match self.current.get() {
             Some(_) => {
-                warn!(address = %self.address, %error, "target does not resolve any more; keeping its last addresses");
+                warn!(address = %self.address, %error, "target no longer resolves; keeping its last addresses");
             }
             None => {
                 warn!(address = %self.address, %error, "target does not resolve yet; retrying every second");

@@ -91,7 +91,7 @@ impl Stream {
     ///
     /// # Errors
     /// When the system watches no more descriptors; then the connection is closed.
-    pub fn adopted(self) -> io::Result<Self> {
+    pub fn reregister(self) -> io::Result<Self> {
         Ok(match self {
             Self::Tcp(socket) => Self::Tcp(TcpStream::from_std(socket.into_std()?)?),
             Self::Unix(socket) => Self::Unix(UnixStream::from_std(socket.into_std()?)?),
@@ -99,7 +99,7 @@ impl Stream {
     }
 
     /// Returns whether the system has nothing to report: no bytes, no end, no error.
-    pub fn is_quiet(&self) -> bool {
+    pub fn is_idle(&self) -> bool {
         self.peek().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
@@ -108,7 +108,7 @@ impl Stream {
     ///
     /// # Errors
     /// The connection's, which a read will not see again.
-    pub async fn unquiet(&self) -> io::Result<bool> {
+    pub async fn readable(&self) -> io::Result<bool> {
         let peek = || self.peek();
         let got = on_either!(self, socket => socket.async_io(Interest::READABLE, peek).await)?;
         Ok(got > 0)

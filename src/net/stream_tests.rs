@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 use super::*;
-use crate::net::{Duplex, Source};
+use crate::net::{Duplex, ReadSide};
 
 const SOON: Duration = Duration::from_secs(5);
 /// Long enough for loopback to deliver whatever would wrongly resolve.
@@ -72,18 +72,18 @@ async fn waiting_returns_only_when_something_is_there() {
 #[tokio::test]
 async fn bytes_and_ends_are_no_quiet() {
     for (kind, mut ours, mut theirs) in every_kind().await {
-        assert!(ours.is_quiet() && theirs.is_quiet(), "{kind}");
-        assert!(timeout(A_MOMENT, ours.unquiet()).await.is_err(), "{kind}");
+        assert!(ours.is_idle() && theirs.is_idle(), "{kind}");
+        assert!(timeout(A_MOMENT, ours.readable()).await.is_err(), "{kind}");
         theirs.write_all(b"x").await.unwrap();
-        assert!(timeout(SOON, ours.unquiet()).await.unwrap().unwrap(), "{kind}: a byte");
+        assert!(timeout(SOON, ours.readable()).await.unwrap().unwrap(), "{kind}: a byte");
         assert!(!ours.is_ended_by_peer(), "{kind}");
-        assert!(!ours.is_quiet(), "{kind}: a byte");
+        assert!(!ours.is_idle(), "{kind}: a byte");
         assert_eq!(ours.read_u8().await.unwrap(), b'x', "{kind}: which is still there");
-        assert!(ours.is_quiet(), "{kind}");
+        assert!(ours.is_idle(), "{kind}");
         theirs.shutdown().await.unwrap();
         assert_eq!(ours.read(&mut [0; 1]).await.unwrap(), 0);
-        assert!(!ours.is_quiet(), "{kind}: the end");
-        assert!(!timeout(SOON, ours.unquiet()).await.unwrap().unwrap(), "{kind}: no byte");
+        assert!(!ours.is_idle(), "{kind}: the end");
+        assert!(!timeout(SOON, ours.readable()).await.unwrap().unwrap(), "{kind}: no byte");
     }
 }
 
@@ -92,11 +92,11 @@ async fn an_end_is_seen_behind_bytes_that_were_not_read() {
     for (kind, ours, mut theirs) in every_kind().await {
         theirs.write_all(b"x").await.unwrap();
         theirs.shutdown().await.unwrap();
-        timeout(SOON, ours.unquiet()).await.unwrap().unwrap();
+        timeout(SOON, ours.readable()).await.unwrap().unwrap();
         while !ours.is_ended_by_peer() {
             tokio::task::yield_now().await;
         }
-        assert!(!ours.is_quiet(), "{kind}");
+        assert!(!ours.is_idle(), "{kind}");
     }
 }
 

@@ -6,7 +6,7 @@
 //! long, up to 5 minutes, until a whole period passes without any.
 //!
 //! No failure is lost or logged twice: over all lines, `count` adds up to the number of failures.
-//! [`Tally`] is the pure part; [`Failures`] adds the clock, a lock and the log.
+//! [`FailureTally`] is the pure part; [`Failures`] adds the clock, a lock and the log.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt::Display;
@@ -32,7 +32,7 @@ const MOST_SOURCES: usize = 1024;
 /// Counts failures, by their reasons, and decides when to log them. Knows no clock: `now` is passed
 /// in and must not go back.
 #[derive(Debug)]
-pub struct Tally<R = CloseReason> {
+pub struct FailureTally<R = CloseReason> {
     reasons: BTreeMap<R, u64>,
     sources: HashSet<String>,
     example: String,
@@ -61,23 +61,23 @@ pub struct Line<R = CloseReason> {
 
 /// Time at which a failure is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum Logged {
     /// With a line that was just logged, or that the caller logs.
     Now,
     /// In a summary to come.
-    Later,
+    Summarised,
 }
 
 /// The failures of one tunnel: counts them and logs lines with the message
 /// `refused`.
 #[derive(Debug, Default)]
 pub struct Failures {
-    tally: Mutex<Tally>,
+    tally: Mutex<FailureTally>,
     /// The tunnel's name, where there are several.
     tunnel: Option<Arc<str>>,
 }
 
-impl<R> Default for Tally<R> {
+impl<R> Default for FailureTally<R> {
     fn default() -> Self {
         Self {
             reasons: BTreeMap::new(),
@@ -90,7 +90,7 @@ impl<R> Default for Tally<R> {
     }
 }
 
-impl<R: Ord + Copy> Tally<R> {
+impl<R: Ord + Copy> FailureTally<R> {
     /// Notes what the next failure spoke. Names are few, so that strangers cannot fill this.
     pub fn hear(&mut self, speech: &'static str) {
         *self.spoken.entry(speech).or_default() += 1;
@@ -103,13 +103,13 @@ impl<R: Ord + Copy> Tally<R> {
         reason: R,
         source: &dyn Display,
         now: Instant,
-    ) -> (Told, Option<Line<R>>) {
+    ) -> (Logged, Option<Line<R>>) {
         let due = self.tick(now);
         if !self.in_full.insert(reason) {
-            return (Told::Later, self.record(reason, source, now).or(due));
+            return (Logged::Summarised, self.record(reason, source, now).or(due));
         }
         self.period.get_or_insert((now + FIRST_PERIOD, FIRST_PERIOD));
-        (Told::Now, due)
+        (Logged::Now, due)
     }
 
     /// Counts one failure of `source` and returns the line that is due, if any.
@@ -171,7 +171,7 @@ impl Failures {
 
     /// Counts one failure of `source`, an address without a port, and logs if a line is due.
     /// Returns whether it was.
-    pub fn failed(&self, reason: CloseReason, source: &dyn Display) -> Told {
+    pub fn failed(&self, reason: CloseReason, source: &dyn Display) -> Logged {
         self.failed_speaking(reason, source, None)
     }
 
@@ -181,7 +181,7 @@ impl Failures {
         reason: CloseReason,
         source: &dyn Display,
         speech: Option<&'static str>,
-    ) -> Told {
+    ) -> Logged {
         let line = {
             let mut tally = self.tally();
             let now = Instant::now();
@@ -190,14 +190,14 @@ impl Failures {
             speech.into_iter().for_each(|speech| tally.hear(speech));
             tally.record(reason, source, now).or(due)
         };
-        let told = if line.is_some() { Told::Now } else { Told::Later };
+        let told = if line.is_some() { Logged::Now } else { Logged::Summarised };
         self.log(line);
         told
     }
 
     /// Counts as [`Self::failed`] does, where the caller logs the first of each reason in full:
-    /// [`Told::Now`] says that it is to do so, and that no summary counts this one.
-    pub fn failed_unless_first(&self, reason: CloseReason, source: &dyn Display) -> Told {
+    /// [`Logged::Now`] says that it is to do so, and that no summary counts this one.
+    pub fn failed_unless_first(&self, reason: CloseReason, source: &dyn Display) -> Logged {
         let (told, line) = self.tally().record_unless_first(reason, source, Instant::now());
         self.log(line);
         told
@@ -232,7 +232,7 @@ impl Failures {
 
     /// Locks the counts. Never held while a line is logged, so that the log cannot hold up a task
     /// that counts. A poisoned lock still guards exact counts: nothing in there can panic half way.
-    fn tally(&self) -> MutexGuard<'_, Tally> {
+    fn tally(&self) -> MutexGuard<'_, FailureTally> {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -282,7 +282,7 @@ mod tests {
 
     #[test]
     fn the_first_failure_is_told_at_once_and_the_next_are_summed_up() {
-        let mut tally = Tally::default();
+        let mut tally = FailureTally::default();
         let start = Instant::now();
         let line = tally.record(CloseReason::HandshakeFailed, &"192.0.2.1", start).unwrap();
         assert_eq!((line.count, line.sources, line.example.as_str()), (1, 1, "192.0.2.1"));
@@ -298,7 +298,7 @@ mod tests {
 
     #[test]
     fn summaries_grow_rare_and_quiet_starts_over() {
-        let mut tally = Tally::default();
+        let mut tally = FailureTally::default();
         let start = Instant::now();
         let mut told = vec![];
         for second in 0..2000 {
@@ -318,7 +318,7 @@ mod tests {
     #[test]
     fn a_flood_is_few_lines_that_add_up() {
         for gap in [0, 1, 15, 100, 700] {
-            let mut tally = Tally::default();
+            let mut tally = FailureTally::default();
             let start = Instant::now();
             let mut lines = vec![];
             let mut now = start;
@@ -345,7 +345,7 @@ mod tests {
 
     #[test]
     fn what_was_spoken_is_told_once_with_what_to_do() {
-        let mut tally = Tally::default();
+        let mut tally = FailureTally::default();
         let start = Instant::now();
         let mut line = |speech: &[&'static str]| {
             speech.iter().for_each(|speech| tally.hear(speech));
@@ -361,7 +361,7 @@ mod tests {
 
     #[test]
     fn sources_are_bounded_and_say_so() {
-        let mut tally = Tally::default();
+        let mut tally = FailureTally::default();
         let start = Instant::now();
         for i in 0..5000 {
             tally.record(CloseReason::HandshakeFailed, &i, start);
@@ -374,7 +374,7 @@ mod tests {
     /// Each is either told in full or counted in a line, and none is both.
     #[test]
     fn the_first_of_each_reason_is_for_the_caller_and_in_no_line() {
-        let mut tally = Tally::default();
+        let mut tally = FailureTally::default();
         let start = Instant::now();
         let away = CloseReason::PeerUnreachable;
         let mute = CloseReason::NoAnswer;
@@ -384,7 +384,7 @@ mod tests {
             let reason = if second % 3 == 2 { mute } else { away };
             let now = start + SECOND * second;
             let (told, line) = tally.record_unless_first(reason, &"a", now);
-            in_full.extend((told == Told::Now).then_some(second));
+            in_full.extend((told == Logged::Now).then_some(second));
             lines.extend(line);
         }
         assert_eq!(in_full, [0, 2]);
@@ -393,7 +393,7 @@ mod tests {
         // After a whole period without any the next one is told in full again.
         assert_eq!(tally.tick(start + SECOND * 1000), None);
         let (told, line) = tally.record_unless_first(away, &"a", start + SECOND * 1001);
-        assert_eq!((told, line), (Told::Now, None));
+        assert_eq!((told, line), (Logged::Now, None));
     }
 
     #[test]

@@ -60,7 +60,7 @@ pub enum Output {
 pub enum StartError {
     /// No service reads the lines, and nothing would tell.
     #[error(
-        "--syslog: nobody listens at {SYSLOG} ({0}); start a syslog service, or leave it out to log to standard error"
+        "--syslog: nothing listens at {SYSLOG} ({0}); start a syslog service, or leave it out to log to standard error"
     )]
     NoSyslog(io::Error),
     /// The system refuses a thread.

@@ -12,7 +12,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 
 use super::pulse::Pulse;
-use super::sessions::{Keyed, Live, SessionInfo, Sessions, Total, Traffic};
+use super::sessions::{ByteCount, Keyed, LiveSession, SessionInfo, Sessions, Traffic};
 use crate::reason::CloseReason;
 
 /// Upper ends of the histograms' buckets in seconds: from memory and a local
@@ -87,7 +87,7 @@ impl Meters {
     }
 
     /// Enters a session that begins to relay.
-    pub fn enter(self: &Arc<Self>, info: SessionInfo, keyed: Keyed, pulse: Pulse) -> Live {
+    pub fn enter(self: &Arc<Self>, info: SessionInfo, keyed: Keyed, pulse: Pulse) -> LiveSession {
         self.sessions.enter(self, info, keyed, pulse)
     }
 
@@ -102,7 +102,7 @@ impl Meters {
 
     /// Takes over what a session counted. The caller holds the lock of the sessions.
     pub(super) fn ended(&self, traffic: &Traffic) {
-        let add = |total: &Total, more: &Total| total.add(more.get());
+        let add = |total: &ByteCount, more: &ByteCount| total.add(more.get());
         add(&self.ended.sent, &traffic.sent);
         add(&self.ended.received, &traffic.received);
     }

@@ -34,7 +34,7 @@ pub struct Sessions {
 #[derive(Debug, Default)]
 struct Inner {
     last: u64,
-    live: BTreeMap<u64, Arc<Entry>>,
+    live: BTreeMap<u64, Arc<SessionEntry>>,
     /// The pause before the looker's next look; `None` where there is no looker.
     pause: Option<Duration>,
 }
@@ -69,20 +69,20 @@ pub struct Keyed {
 #[derive(Debug, Default)]
 pub struct Traffic {
     /// From the plain side to the sealed side.
-    pub sent: Total,
+    pub sent: ByteCount,
     /// From the sealed side to the plain side.
-    pub received: Total,
+    pub received: ByteCount,
     /// The signs of life.
     pub pulse: Pulse,
 }
 
 /// A number that one task adds to and others read.
 #[derive(Debug, Default)]
-pub struct Total(AtomicU64);
+pub struct ByteCount(AtomicU64);
 
 /// A live session.
 #[derive(Debug)]
-pub struct Entry {
+pub struct SessionEntry {
     id: u64,
     meters: Arc<Meters>,
     info: SessionInfo,
@@ -98,7 +98,7 @@ pub struct Entry {
 /// Keeps a session among the live ones until it is dropped.
 #[derive(Debug)]
 #[must_use = "dropping it takes the session off the list"]
-pub struct Live(Arc<Entry>);
+pub struct LiveSession(Arc<SessionEntry>);
 
 /// Wakes a task that has to look at something.
 #[derive(Debug, Default)]
@@ -129,10 +129,10 @@ impl Sessions {
         info: SessionInfo,
         keyed: Keyed,
         pulse: Pulse,
-    ) -> Live {
+    ) -> LiveSession {
         let mut inner = self.lock();
         inner.last += 1;
-        let entry = Arc::new(Entry {
+        let entry = Arc::new(SessionEntry {
             id: inner.last,
             meters: Arc::clone(meters),
             opened_after: u32::try_from(info.accepted.elapsed().as_millis()).unwrap_or(u32::MAX),
@@ -143,11 +143,11 @@ impl Sessions {
             bell: Bell::default(),
         });
         inner.live.insert(entry.id, Arc::clone(&entry));
-        Live(entry)
+        LiveSession(entry)
     }
 
     /// Lists all live sessions, oldest first.
-    pub fn list(&self) -> Vec<Arc<Entry>> {
+    pub fn list(&self) -> Vec<Arc<SessionEntry>> {
         self.lock().live.values().cloned().collect()
     }
 
@@ -197,9 +197,9 @@ impl Sessions {
     }
 }
 
-// === impl Total ===
+// === impl ByteCount ===
 
-impl Total {
+impl ByteCount {
     /// Adds `more`. One task at a time may: it is no atomic addition, so that it
     /// costs nothing beside a record.
     pub fn add(&self, more: u64) {
@@ -212,9 +212,9 @@ impl Total {
     }
 }
 
-// === impl Entry ===
+// === impl SessionEntry ===
 
-impl Entry {
+impl SessionEntry {
     /// Returns a number that no other session of this process has had.
     pub fn id(&self) -> u64 {
         self.id
@@ -272,9 +272,9 @@ impl fmt::Display for Selector {
     }
 }
 
-// === impl Live ===
+// === impl LiveSession ===
 
-impl Live {
+impl LiveSession {
     /// Returns its description.
     pub fn info(&self) -> &SessionInfo {
         &self.0.info
@@ -324,9 +324,9 @@ impl Live {
     }
 }
 
-impl Drop for Live {
+impl Drop for LiveSession {
     fn drop(&mut self) {
-        let Entry { id, meters, traffic, .. } = &*self.0;
+        let SessionEntry { id, meters, traffic, .. } = &*self.0;
         let mut inner = meters.sessions().lock();
         meters.ended(traffic);
         inner.live.remove(id);
@@ -390,14 +390,14 @@ mod tests {
         Keyed { key, suite: Suite::ChaCha20Poly1305 }
     }
 
-    fn enter(meters: &Arc<Meters>, peer: &str, key: u8) -> Live {
+    fn enter(meters: &Arc<Meters>, peer: &str, key: u8) -> LiveSession {
         meters.enter(info(peer), keyed(key), Pulse::default())
     }
 
     #[test]
     fn an_entry_is_small_and_owns_no_text() {
         // The two counts of an Arc come on top.
-        let size = size_of::<Entry>() + 2 * size_of::<usize>();
+        let size = size_of::<SessionEntry>() + 2 * size_of::<usize>();
         assert!(size < 250, "{size} bytes");
         let target = Arc::<str>::from("t");
         let service = "redis".parse::<ServiceName>().unwrap();

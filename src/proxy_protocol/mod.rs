@@ -34,7 +34,7 @@ pub enum Version {
 
 /// Reason why a text is no [`Version`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("\"{0}\" is no version of the PROXY protocol; write v1 or v2")]
+#[error("\"{0}\" is not a version of the PROXY protocol; write v1 or v2")]
 pub struct VersionError(String);
 
 impl FromStr for Version {

@@ -76,17 +76,17 @@ fn log_warning(tunnel: Option<&str>, remark: &Remark) {
     match remark {
         Remark::WideRule { flag, net } => warn!(
             tunnel, flag, %net,
-            "a rule is wider than /16 (IPv6: /64); see that this is meant"
+            "a rule is wider than /16 (IPv6: /64); check that this is intended"
         ),
         Remark::StoreIsTarget => warn!(
             tunnel,
             detail = "give the gate a Redis of its own, or the clients an ACL user that may not write its keys",
-            "the gate's store is the service behind it, so whoever gets through can change the gate"
+            "gate store is also the target, so any admitted client can change the gate"
         ),
         Remark::LocalClients { target } => warn!(
             tunnel, %target,
-            detail = "see that its localhost accounts are no use to them, or dial a loopback target from another address: -b 127.0.0.2",
-            "clients whose address is not announced are localhost to the target"
+            detail = "check that its localhost accounts are useless to them, or dial a loopback target from another address: -b 127.0.0.2",
+            "clients without an announced address are localhost to the target"
         ),
     }
 }

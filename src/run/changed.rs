@@ -107,7 +107,7 @@ fn gate_of(old: &GateOptions, new: &GateOptions) -> Vec<Compared> {
         ("deny", *deny != new.rules.deny),
         ("allow", *allow != new.rules.allow),
         ("internal", *internal != new.rules.internal),
-        ("gate-away", *failure != new.rules.failure),
+        ("gate-failure", *failure != new.rules.failure),
         ("denied", *denied != new.denied),
         ("on-revoke", *on_revoke != new.on_revoke),
         ("ban-after", *ban_after != new.ban_after),

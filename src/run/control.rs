@@ -200,7 +200,7 @@ impl Control {
                     }
                 },
             };
-            info!("stopping already; nothing is reloaded");
+            info!("already stopping; nothing is reloaded");
             reply.answer(Err("it is stopping, so nothing is reloaded; start it again"));
         }
     }
@@ -243,7 +243,7 @@ fn let_accept(given: Result<io::Result<Successor>, JoinError>) -> Option<Success
     match ready.and_then(Successor::let_accept) {
         Ok(successor) => Some(successor),
         Err(error) => {
-            warn!(%error, "a successor asked for the sockets and gave up");
+            warn!(%error, "successor gave up during handover");
             None
         }
     }
@@ -252,9 +252,7 @@ fn let_accept(given: Result<io::Result<Successor>, JoinError>) -> Option<Success
 /// Returns the wish of a visitor to the handover socket; `None` if it is not known here.
 fn understood(visit: Result<io::Result<Visit>, JoinError>) -> Option<Visit> {
     let visit = visit.unwrap_or_else(|panic| Err(panic.into()));
-    visit
-        .inspect_err(|error| warn!(%error, "a visitor at the handover socket is not understood"))
-        .ok()
+    visit.inspect_err(|error| warn!(%error, "invalid request on the handover socket")).ok()
 }
 
 /// Waits for the next visitor that may have the sockets. Cancel safe.

@@ -154,8 +154,8 @@ fn warn_of_unused(systemd: &Inherited, all: &[Source]) {
     let used = all.iter().filter_map(Source::inherited).collect::<Vec<_>>();
     let names = systemd.unused(&used);
     if !names.is_empty() {
-        let detail = "clients of it wait in vain; add -s systemd:NAME, or take it out of the unit";
-        warn!(names, detail, "a socket of systemd's is not used");
+        let detail = "its clients wait in vain; add -s systemd:NAME, or take it out of the unit";
+        warn!(names, detail, "systemd socket not used");
     }
 }
 
@@ -204,7 +204,7 @@ fn warn_of_missing(
         }
         let tunnel = options.name().map(|name| &**name);
         let detail = "it listens elsewhere; reload once the address is there";
-        warn!(tunnel, %error, detail, "one of a tunnel's sources is missing on this host");
+        warn!(tunnel, %error, detail, "source address not available on this host");
     }
     Ok(())
 }

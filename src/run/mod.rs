@@ -58,7 +58,7 @@ use crate::sys::privileges::User;
 use crate::sys::reaper;
 use crate::sys::signals::Signals;
 use crate::tasks;
-use crate::tunnel::preflight::{Finding, bind_all, preflight};
+use crate::tunnel::preflight::{CheckResult, bind_all, preflight};
 use crate::tunnel::{self, Options, PipeOptions};
 use control::Control;
 use services::Services;
@@ -144,7 +144,7 @@ pub fn services(
 ///
 /// # Errors
 /// [`Failure::Runtime`] of the system.
-pub fn try_all(plan: &[Options]) -> Result<Vec<Vec<Finding>>, Failure> {
+pub fn try_all(plan: &[Options]) -> Result<Vec<Vec<CheckResult>>, Failure> {
     let runtime = runtime().map_err(Failure::Runtime)?;
     let found = runtime.block_on(async {
         let mut found = Vec::with_capacity(plan.len());
@@ -162,7 +162,7 @@ pub fn try_all(plan: &[Options]) -> Result<Vec<Vec<Finding>>, Failure> {
 ///
 /// # Errors
 /// [`Failure::Runtime`] of the system.
-pub fn try_one(options: &Options, binds: bool) -> Result<Vec<Finding>, Failure> {
+pub fn try_one(options: &Options, binds: bool) -> Result<Vec<CheckResult>, Failure> {
     let runtime = runtime().map_err(Failure::Runtime)?;
     let found = runtime.block_on(async {
         let mut found = if binds { bind_all(options).await } else { vec![] };

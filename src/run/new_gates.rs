@@ -40,10 +40,10 @@ impl NewGates {
                 gate.settled().await;
             }
         };
-        // A store that is away is no reason not to serve: its policy holds.
+        // A store that is unavailable is no reason not to serve: its policy holds.
         if timeout(patience, all).await.is_err() {
             let after_s = patience.as_secs_f64();
-            warn!(after_s, "the gate's store is not read yet; until then it lets nobody in");
+            warn!(after_s, "gate store not synced yet; the gate is closed until then");
         }
     }
 }

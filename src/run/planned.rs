@@ -10,7 +10,7 @@ use super::changed::changed;
 use super::listeners::SourceListeners;
 use crate::admin::protocol::ChangedReply;
 use crate::net::AsyncListener;
-use crate::service::{Capacity, Parts, Service, ServiceOptions};
+use crate::service::{Capacity, Prepared, Service, ServiceOptions};
 
 /// A service that accepts.
 pub(super) struct RunningService {
@@ -41,7 +41,7 @@ pub(super) struct PreparedService {
     pub(super) before: Option<usize>,
     pub(super) options: ServiceOptions,
     pub(super) capacity: Capacity,
-    pub(super) parts: Parts,
+    pub(super) parts: Prepared,
     pub(super) listeners: Vec<SourceListeners>,
     /// It listens where the one before could not.
     pub(super) has_new_listener: bool,

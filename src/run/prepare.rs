@@ -75,7 +75,7 @@ impl Prepared {
             warn!(
                 directory = %path.display(),
                 detail = open.detail(),
-                "the sandbox is wider than it need be: a directory of many programs is used"
+                "sandbox wider than necessary: a shared directory is used"
             );
         }
     }

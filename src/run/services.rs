@@ -27,10 +27,12 @@ use crate::addr::Source;
 use crate::admin::Registry;
 use crate::admin::protocol::ReloadedReply;
 use crate::admin::registry::Phase;
-use crate::service::{Capacity, Parts, Service, ServiceOptions, Surroundings, TooFewDescriptors};
+use crate::service::{
+    Capacity, Prepared, Service, ServiceOptions, Surroundings, TooFewDescriptors,
+};
 use crate::sys::activation::{Inherited, KEPT};
 use crate::sys::handover::Given;
-use crate::tunnel::Memory;
+use crate::tunnel::ReplayState;
 
 /// Begins the name under which a socket of systemd's is handed over. That of a service's
 /// has a tab.
@@ -48,7 +50,7 @@ pub(super) struct Services {
     draining: Draining,
     most_sessions: usize,
     /// The first messages that were answered. Begins when the first sockets listen.
-    memory: Option<Arc<Memory>>,
+    memory: Option<Arc<ReplayState>>,
 }
 
 /// The work of a commit so far.
@@ -60,12 +62,12 @@ struct Commit {
 }
 
 /// Goes on with the memory of the process before, or begins one.
-fn remember(before: Option<OwnedFd>) -> Memory {
-    let Some(before) = before else { return Memory::begin() };
-    Memory::adopt(before).unwrap_or_else(|error| {
+fn remember(before: Option<OwnedFd>) -> ReplayState {
+    let Some(before) = before else { return ReplayState::begin() };
+    ReplayState::adopt(before).unwrap_or_else(|error| {
         let detail = "encrypt ends that connect at this very moment need a second attempt";
-        warn!(%error, detail, "the memory of the process before cannot be read");
-        Memory::begin()
+        warn!(%error, detail, "cannot read the predecessor's replay state");
+        ReplayState::begin()
     })
 }
 
@@ -206,7 +208,11 @@ impl Services {
         self.running.iter().position(|running| running.options.name() == options.name())
     }
 
-    async fn parts(&self, options: &ServiceOptions, gates: &mut NewGates) -> anyhow::Result<Parts> {
+    async fn parts(
+        &self,
+        options: &ServiceOptions,
+        gates: &mut NewGates,
+    ) -> anyhow::Result<Prepared> {
         let memory = self.memory.as_ref().context("nothing was launched yet")?;
         let there = self.running.iter().filter_map(|running| running.service.gate());
         let gate = gates.get(options.gate(), there)?;

@@ -89,8 +89,8 @@ impl Startup {
             None => Err(std::io::ErrorKind::UnexpectedEof.into()),
         };
         match left {
-            Ok(()) => info!("took over from a process that ran before"),
-            Err(error) => warn!(%error, "the process that ran before did not answer to the end"),
+            Ok(()) => info!("took over from predecessor"),
+            Err(error) => warn!(%error, "predecessor ended before confirming handover"),
         }
         self.takes_over = false;
     }

@@ -213,7 +213,7 @@ impl Supervisor {
                         self.hand_over(successor).await;
                     }
                     StopCause::Asked(signal) if take(&mut has_heir) => {
-                        info!(signal, "finishing sessions already; a second signal ends them now");
+                        info!(signal, "already finishing sessions; a second signal ends them now");
                     }
                     StopCause::Asked(signal) => {
                         warn!(signal, "second signal: ending now");
@@ -270,7 +270,7 @@ impl Supervisor {
 
 fn not_everything(error: &anyhow::Error) {
     let error = format!("{error:#}");
-    error!(error, "took over, but not everything");
+    error!(error, "handover incomplete");
 }
 
 /// Makes the services what their files say now; all of it or nothing.

@@ -14,7 +14,7 @@ mod running;
 
 use serde::{Deserialize, Serialize};
 
-pub use options::{Capacity, Parts, ServiceOptions, Share, Surroundings};
+pub use options::{Capacity, Prepared, ServiceOptions, Share, Surroundings};
 pub use running::{NotReady, Service};
 
 pub use crate::tunnel::TooFewDescriptors;

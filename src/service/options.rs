@@ -12,7 +12,7 @@ use crate::gate::{Gate, GateOptions};
 use crate::keys::KeyRing;
 use crate::net::ResolveError;
 use crate::observe::Meters;
-use crate::tunnel::{self, Memory, TooFewDescriptors};
+use crate::tunnel::{self, ReplayState, TooFewDescriptors};
 
 /// Settings of a service.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,13 +44,13 @@ pub struct Surroundings<'a> {
     /// The counters under its name.
     pub meters: Arc<Meters>,
     /// The first messages that were answered by any service of the process.
-    pub memory: &'a Arc<Memory>,
+    pub memory: &'a Arc<ReplayState>,
 }
 
 /// Needs of a service beside its options, which may be missing: resolved targets, a gate.
-pub enum Parts {
+pub enum Prepared {
     /// Of a tunnel end.
-    Tunnel(tunnel::Parts),
+    Tunnel(tunnel::Prepared),
 }
 
 impl ServiceOptions {
@@ -149,11 +149,11 @@ impl ServiceOptions {
     ///
     /// # Errors
     /// [`ResolveError`] when a name does not resolve, unless told to wait.
-    pub async fn prepare(&self, surroundings: Surroundings<'_>) -> Result<Parts, ResolveError> {
+    pub async fn prepare(&self, surroundings: Surroundings<'_>) -> Result<Prepared, ResolveError> {
         let Surroundings { gate, meters, memory } = surroundings;
         match self {
             Self::Tunnel(options) => {
-                tunnel::Parts::get(options, gate, meters, memory).await.map(Parts::Tunnel)
+                tunnel::Prepared::get(options, gate, meters, memory).await.map(Prepared::Tunnel)
             }
         }
     }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Capacity, Kind, Parts, ServiceOptions};
-use crate::gate::{Gate, Stance};
+use super::{Capacity, Kind, Prepared, ServiceOptions};
+use crate::gate::{EffectivePolicy, Gate};
 use crate::net::{AsyncListener, SocketOptions};
 use crate::observe::Meters;
 use crate::tunnel::Tunnel;
@@ -21,7 +21,7 @@ pub enum NotReady {
     #[error("{0} does not listen")]
     NoListener(String),
     /// Its gate denies by default, since its store is unavailable.
-    #[error("the gate of {name} is closed, because its store is away: {cause}")]
+    #[error("the gate of {name} is closed, because its store is unavailable: {cause}")]
     GateClosed {
         /// Kind and name of the service.
         name: String,
@@ -36,11 +36,11 @@ impl Service {
     /// [`Self::listen`] is called.
     pub fn start(
         options: &ServiceOptions,
-        parts: Parts,
+        parts: Prepared,
         capacity: Capacity,
         before: Option<&Self>,
     ) -> Self {
-        let (ServiceOptions::Tunnel(options), Parts::Tunnel(parts), Capacity::Tunnel(capacity)) =
+        let (ServiceOptions::Tunnel(options), Prepared::Tunnel(parts), Capacity::Tunnel(capacity)) =
             (options, parts, capacity);
         let before = before.map(|Self::Tunnel(before)| &**before);
         let tunnel = Arc::new(Tunnel::new(options, parts, capacity, before));
@@ -168,7 +168,7 @@ impl Service {
         match &status.gate {
             _ if status.draining => Ok(()),
             _ if status.listeners.is_empty() => Err(NotReady::NoListener(name())),
-            Some(gate) if gate.policy == Stance::Closed => {
+            Some(gate) if gate.policy == EffectivePolicy::Closed => {
                 let cause =
                     gate.unavailable.clone().unwrap_or_else(|| "it is not read yet".to_owned());
                 Err(NotReady::GateClosed { name: name(), cause })

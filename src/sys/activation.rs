@@ -51,7 +51,7 @@ pub enum ActivationError {
     },
     /// Something that cannot be accepted from.
     #[error(
-        "systemd:{0} is no stream socket that listens; the .socket unit needs ListenStream= and Accept=no"
+        "systemd:{0} is not a stream socket that listens; the .socket unit needs ListenStream= and Accept=no"
     )]
     NoListener(String),
     /// No descriptors left.

@@ -52,7 +52,7 @@ pub enum KeyFileError {
     Directory(Name),
     /// A pipe, a socket or a device.
     #[error(
-        "key file {0} is {1}, which could be waited for for ever and not be read again; give a file, or - for standard input"
+        "key file {0} is {1}, which might block for ever and could not be read again; give a file, or - for standard input"
     )]
     NoFile(Name, Kind),
     /// It belongs to a user who is neither root nor the one that the process runs as.

@@ -107,7 +107,7 @@ impl Manager {
         let Some(address) = &self.0 else { return };
         let sent = timeout(PATIENCE, send(address, message, along)).await;
         if let Err(error) = sent.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-            warn!(%error, "cannot tell the service manager");
+            warn!(%error, "cannot notify service manager");
         }
     }
 }

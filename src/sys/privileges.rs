@@ -23,7 +23,7 @@ pub struct User {
 #[derive(Debug, thiserror::Error)]
 pub enum UnknownUser {
     /// Neither user nor group.
-    #[error("names nobody; write USER, USER:GROUP or :GROUP")]
+    #[error("names no user; write USER, USER:GROUP or :GROUP")]
     Empty,
     /// No such user.
     #[error(

@@ -76,7 +76,7 @@ pub enum Visit {
 pub enum VisitError {
     /// No such socket, or no process that listens.
     #[error(
-        "no process listens at {path}; one that was started without --handover, or by an older version, takes a restart, otherwise start it", path = .0.display()
+        "no process listens at {path}; one that was started without --handover, or by an older version, needs a restart, otherwise start it", path = .0.display()
     )]
     NoListener(PathBuf),
     /// It cannot be talked to.

@@ -42,7 +42,7 @@ where
             pause = FIRST_PAUSE;
         }
         let pause_s = pause.as_secs_f64();
-        error!(task, pause_s, detail = "it begins again after the pause", "a task failed");
+        error!(task, pause_s, detail = "it is restarted after the pause", "task failed");
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }

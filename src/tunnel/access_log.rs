@@ -9,10 +9,10 @@ use super::relay::End;
 use super::remote::remote_advice;
 use crate::addr::ClientAddr;
 use crate::frontend::Frontend;
-use crate::observe::failures::Told;
+use crate::observe::failures::Logged;
 use crate::observe::metrics::Meters;
 use crate::observe::pulse::Pulse;
-use crate::observe::sessions::{Keyed, Live, SessionInfo};
+use crate::observe::sessions::{Keyed, LiveSession, SessionInfo};
 use crate::proto::Session;
 use crate::reason::CloseReason;
 use crate::upstream::ConnectFailure;
@@ -50,7 +50,7 @@ impl SessionLog {
     }
 
     /// Enters the session among the live ones, as it begins to relay.
-    pub(super) fn enter(self, session: &Session, idle_timeout: Option<Duration>) -> Live {
+    pub(super) fn enter(self, session: &Session, idle_timeout: Option<Duration>) -> LiveSession {
         let &Session { key, suite, heartbeats, .. } = session;
         let SessionInfo { tunnel, peer, client, target, service, .. } = &self.info;
         let service = (!service.is_empty()).then(|| tracing::field::display(service));
@@ -86,13 +86,13 @@ impl SessionLog {
     pub(super) fn refused_as_all(self, frontend: &Frontend, failure: &ConnectFailure) {
         let ConnectFailure { reason, detail } = failure;
         match frontend.count_failure(*reason, self.info.peer) {
-            Told::Now => self.refused(*reason, detail),
-            Told::Later => self.repeated(*reason, detail),
+            Logged::Now => self.refused(*reason, detail),
+            Logged::Summarised => self.repeated(*reason, detail),
         }
     }
 
     /// Logs the end of a session that was relayed.
-    pub(super) fn closed(live: &Live, end: &End) {
+    pub(super) fn closed(live: &LiveSession, end: &End) {
         let advice = remote_advice(end.reason);
         Line {
             meters: live.meters(),

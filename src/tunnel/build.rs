@@ -14,7 +14,7 @@ use super::encrypt::EncryptEnd;
 use super::handshake::{AcceptorHandshake, HandshakeConfig};
 use super::options::{Options, Role, by_service};
 use super::pool::Pool;
-use super::replay_state::Memory;
+use super::replay_state::ReplayState;
 use super::serve::{Mode, Tunnel};
 use crate::addr::ServiceName;
 use crate::frontend::FrontendParts;
@@ -31,7 +31,7 @@ const LOOK_AT_FAR_ENDS: Duration = Duration::from_secs(30);
 
 /// Everything that a tunnel needs beside its options, and that may not be there: the
 /// addresses of its targets, a gate, its counters.
-pub struct Parts {
+pub struct Prepared {
     upstreams: Upstreams,
     gate: Option<Gate>,
     meters: Arc<Meters>,
@@ -41,10 +41,10 @@ pub struct Parts {
 enum Upstreams {
     FarEnds(Arc<Targets>),
     /// Targets by service, and the first messages that were answered.
-    Services(BTreeMap<ServiceName, Arc<Targets>>, Arc<Memory>),
+    Services(BTreeMap<ServiceName, Arc<Targets>>, Arc<ReplayState>),
 }
 
-impl Parts {
+impl Prepared {
     /// Resolves the targets of a tunnel that has the name of `meters`, and that goes by
     /// the process's `memory` of first messages.
     ///
@@ -54,7 +54,7 @@ impl Parts {
         options: &Options,
         gate: Option<Gate>,
         meters: Arc<Meters>,
-        memory: &Arc<Memory>,
+        memory: &Arc<ReplayState>,
     ) -> Result<Self, ResolveError> {
         let upstreams = match &options.role {
             Role::Encrypt { targets, service, .. } => {
@@ -78,9 +78,14 @@ impl Tunnel {
     /// A tunnel that holds what `capacity` says. Slots, handshake slots and counts that are
     /// held in `before`, in whose place it serves, go on being held here, and clients that were
     /// admitted there are judged by its gate.
-    pub fn new(options: &Options, parts: Parts, capacity: Capacity, before: Option<&Self>) -> Self {
+    pub fn new(
+        options: &Options,
+        parts: Prepared,
+        capacity: Capacity,
+        before: Option<&Self>,
+    ) -> Self {
         let tasks = TaskTracker::new();
-        let Parts { upstreams, gate, meters } = parts;
+        let Prepared { upstreams, gate, meters } = parts;
         let mode = match upstreams {
             Upstreams::FarEnds(far_ends) => {
                 let pool = Pool::new(

@@ -130,7 +130,7 @@ impl Capacity {
                 lacking,
                 descriptors,
                 detail = "raise ulimit -n (LimitNOFILE= of a unit); a store with many masters may take those of sessions",
-                "not enough file descriptors for the gate's store"
+                "not enough file descriptors for the gate store"
             );
         }
         if let Some(asked) = options.limits.sessions.filter(|asked| *asked > sessions) {
@@ -140,7 +140,7 @@ impl Capacity {
                 sessions,
                 descriptors,
                 detail = "raise ulimit -n (LimitNOFILE= of a unit), or lower -n",
-                "not enough file descriptors for the limit of sessions"
+                "not enough file descriptors for the session limit"
             );
         }
         let asked = options.limits.handshakes;
@@ -151,7 +151,7 @@ impl Capacity {
                 handshakes,
                 descriptors,
                 detail = "raise ulimit -n (LimitNOFILE= of a unit), or lower --max-handshakes",
-                "not enough file descriptors for the limit of handshakes"
+                "not enough file descriptors for the handshake limit"
             );
         }
         let asked = options.limits.unopened;
@@ -168,7 +168,7 @@ impl Capacity {
                 unopened,
                 descriptors,
                 detail,
-                "not enough file descriptors for as many warm tunnels"
+                "not enough file descriptors for the pool"
             );
         }
     }

@@ -137,7 +137,7 @@ impl DecryptEnd {
             biased;
             () = client.revoked() => Err(Some(CloseReason::Revoked)),
             accepted = timeout_at(limits.deadline, accepted) => accepted.ok().flatten().ok_or(None),
-            () = limits.slot.displaced() => Err(Some(CloseReason::Displaced)),
+            () = limits.slot.evicted() => Err(Some(CloseReason::Evicted)),
             () = context.frontend.handshake_grace() => Err(None),
         };
         match ended {
@@ -221,7 +221,7 @@ fn log_unopened(
     reason: CloseReason,
 ) {
     let address = client.address;
-    debug!(client = %address, %reason, "a tunnel that was never opened has ended");
+    debug!(client = %address, %reason, "unopened tunnel ended");
     match reason {
         CloseReason::Unopened | CloseReason::PeerShutdown | CloseReason::Shutdown => {
             context.frontend.meters.closed.count(reason);

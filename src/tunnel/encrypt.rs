@@ -281,7 +281,7 @@ struct Call<'a> {
 /// Returns true when a client leaves before it has said something. One that ends its direction
 /// so early is taken to be gone, since nothing but a write could tell.
 async fn is_probe(client: &Stream) -> bool {
-    match timeout(LAZY, client.unquiet()).await {
+    match timeout(LAZY, client.readable()).await {
         Ok(Ok(has_bytes)) => !has_bytes,
         Ok(Err(_)) => true,
         Err(_) => false,

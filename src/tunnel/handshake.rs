@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use super::buffers::{Buffer, Size};
 use super::random::ephemeral;
 use super::remote::{from_peer_error, from_remote};
-use super::replay_state::Memory;
+use super::replay_state::ReplayState;
 use super::speech::Speech;
 use crate::frontend::tarpit;
 use crate::keys::{Key, KeyId, KeyRing};
@@ -52,7 +52,7 @@ pub(super) struct HandshakeConfig {
 /// The acceptor's side of all handshakes.
 pub(super) struct AcceptorHandshake {
     config: HandshakeConfig,
-    memory: Arc<Memory>,
+    memory: Arc<ReplayState>,
 }
 
 /// Failure of a handshake with a stranger.
@@ -106,7 +106,7 @@ impl HandshakeFailure {
             | CloseReason::Replayed
             | CloseReason::NoCommonSuite => self.spoke || !self.hung_up,
             // Only in a flood, and to the source with most slots: no health check is that many.
-            CloseReason::Displaced => true,
+            CloseReason::Evicted => true,
             CloseReason::Unconfirmed => !self.hung_up,
             _ => false,
         }
@@ -172,7 +172,7 @@ impl HandshakeConfig {
 // === impl AcceptorHandshake ===
 
 impl AcceptorHandshake {
-    pub(super) fn new(config: HandshakeConfig, memory: Arc<Memory>) -> Self {
+    pub(super) fn new(config: HandshakeConfig, memory: Arc<ReplayState>) -> Self {
         Self { config, memory }
     }
 

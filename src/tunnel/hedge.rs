@@ -167,7 +167,7 @@ impl EncryptEnd {
     }
 
     fn died(&self, reason: CloseReason) {
-        debug!(%reason, "a warm tunnel was dead; dialling");
+        debug!(%reason, "warm tunnel was dead; dialing");
         self.pool.warn_of_harm(reason);
     }
 

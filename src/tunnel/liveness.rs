@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use crate::net::Stream;
 use crate::observe::Sessions;
 use crate::observe::pulse::patience;
-use crate::observe::sessions::Live;
+use crate::observe::sessions::LiveSession;
 use crate::proto::Session;
 use crate::proto::heartbeat::{Heartbeat, Heartbeats};
 use crate::tasks::lasting;
@@ -23,7 +23,7 @@ const LOOK: Duration = Duration::from_millis(100);
 pub(super) const AT_WORK: Duration = Duration::from_millis(200);
 
 /// Makes sure that a session is looked at. One task does that for all of them.
-pub(super) fn look_after(live: &Live) {
+pub(super) fn look_after(live: &LiveSession) {
     if let Some(sessions) = live.needs_a_looker() {
         tokio::spawn(lasting("signs of life", move || look(Arc::clone(&sessions))));
     }

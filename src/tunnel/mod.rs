@@ -19,7 +19,7 @@
 //!   liveness   signs of life of sessions
 //!   remote     meaning of what the far end says when it ends a session
 //!   unanswered behaviour of a far end in place of an answer
-//!   speech     guess at the protocol of a program that is no knockpipe (pure)
+//!   speech     guess at the protocol of a program that is not a knockpipe (pure)
 //!   access_log the closing line
 //!   rings      detection of connections that come back to the tunnel they came from
 //!   preflight  each step on the way to a target, without serving
@@ -61,10 +61,10 @@ mod stdio;
 mod unanswered;
 mod warm;
 
-pub use build::Parts;
+pub use build::Prepared;
 pub use capacity::{Capacity, TooFewDescriptors, takes_many};
 pub use options::{Limits, Options, PipeOptions, Remark, Role};
 pub use pool_state::PoolLevel;
-pub use replay_state::Memory;
+pub use replay_state::ReplayState;
 pub use serve::Tunnel;
 pub use status::{Level, Status};

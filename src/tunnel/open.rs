@@ -14,7 +14,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::buffers::{Buffer, LARGE_RECORDS, Size};
 use super::remote::{from_peer_error, from_remote};
-use crate::net::Source;
+use crate::net::ReadSide;
 use crate::observe::sessions::Traffic;
 use crate::proto::PeerError;
 use crate::proto::inbound::{Event, Inbound};
@@ -82,7 +82,7 @@ impl<'t> OpenPump<'t> {
     /// The reason that ends the connection.
     pub(super) async fn run(
         &mut self,
-        sealed: &mut impl Source,
+        sealed: &mut impl ReadSide,
         plain: &mut (impl AsyncWrite + Unpin),
         inbound: &mut Inbound,
     ) -> Result<(), CloseReason> {
@@ -116,7 +116,7 @@ impl<'t> OpenPump<'t> {
     /// of life has to come any more, so silence means nothing.
     pub(super) async fn after_fin(
         &mut self,
-        sealed: &mut impl Source,
+        sealed: &mut impl ReadSide,
         inbound: &mut Inbound,
     ) -> CloseReason {
         self.traffic.pulse.reads_no_more();
@@ -188,7 +188,7 @@ impl<'t> OpenPump<'t> {
 
     async fn fill(
         &mut self,
-        sealed: &mut impl Source,
+        sealed: &mut impl ReadSide,
         inbound: &Inbound,
     ) -> Result<(), CloseReason> {
         match poll_fn(|cx| self.poll_fill(cx, sealed)).await {
@@ -204,7 +204,7 @@ impl<'t> OpenPump<'t> {
     fn poll_fill(
         &mut self,
         cx: &mut Context<'_>,
-        sealed: &mut impl Source,
+        sealed: &mut impl ReadSide,
     ) -> Poll<io::Result<usize>> {
         self.reading.take_if(|reading| reading.unopened.is_empty());
         ready!(sealed.poll_readable(cx))?;
@@ -269,7 +269,7 @@ impl Reading {
     fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
-        sealed: &mut impl Source,
+        sealed: &mut impl ReadSide,
     ) -> (Poll<io::Result<usize>>, usize) {
         let room = &mut self.buffer[self.unopened.end..];
         let len = room.len();

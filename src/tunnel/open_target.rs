@@ -209,7 +209,7 @@ async fn slot(
 /// Waits until the dialer has ended its direction, and wants no target any more.
 async fn gone(sealed: &Stream) {
     // Something comes before the end, mostly a moment before, or the end itself.
-    let _ = sealed.unquiet().await;
+    let _ = sealed.readable().await;
     let mut pause = FIRST_LOOK;
     while !sealed.is_ended_by_peer() {
         sleep(pause).await;

@@ -23,7 +23,7 @@ use super::stdio::Stdio;
 use crate::addr::ClientAddr;
 use crate::net::{DialError, ResolveError, has_no_reader};
 use crate::observe::pulse::Pulse;
-use crate::observe::sessions::{Keyed, Live, SessionInfo};
+use crate::observe::sessions::{Keyed, LiveSession, SessionInfo};
 use crate::observe::{Meters, Sessions};
 use crate::proto::message::Open;
 use crate::proto::{PeerError, Session};
@@ -138,7 +138,7 @@ async fn unread() {
 }
 
 /// The one session of this process.
-fn enter(session: &Session, open: &Open, idle_timeout: Option<Duration>) -> Live {
+fn enter(session: &Session, open: &Open, idle_timeout: Option<Duration>) -> LiveSession {
     let info = SessionInfo {
         tunnel: None,
         accepted: Instant::now().into_std(),

@@ -45,7 +45,7 @@ const TOO_MANY: &str =
 const ENDED: &str =
     "the far end ended a warm tunnel; nothing to do if it was restarted, else see its log";
 
-const HARMED: &str = "before a client used it, something came that no far end sends; see who is on the path, and the \
+const HARMED: &str = "before any client used it, it received what no far end sends; check who is on the path, and the \
      log and the version of the far end";
 
 /// The warm tunnels of an encrypt end.
@@ -114,7 +114,7 @@ impl Pool {
             let next = self.idle().take();
             match next {
                 // The far end has ended it, or begins to.
-                Some(mut warm) if !warm.is_quiet() => {
+                Some(mut warm) if !warm.is_idle() => {
                     let reason = warm.reason_to_end();
                     self.end(warm, reason);
                 }
@@ -135,7 +135,7 @@ impl Pool {
     /// before are let go, or each would cost a client the time to find that out.
     pub(super) fn distrust(&self, far_end: usize, since: Instant) {
         let before = self.idle().older(since, |warm| warm.far_end == far_end);
-        debug!(tunnels = before.len(), "warm tunnels of before one that was dead are let go");
+        debug!(tunnels = before.len(), "closing warm tunnels older than a dead one");
         self.meters.failed.inc_by(1 + before.len() as u64);
         self.let_go(before);
         self.taken.notify_one();
@@ -198,7 +198,7 @@ impl Pool {
         let fresh = self.idle().fresh(now);
         if work.backoff.recovered(fresh >= size, now) {
             let tunnel = self.tunnel.as_deref();
-            info!(tunnel, tunnels = size, "the pool is full again");
+            info!(tunnel, tunnels = size, "pool back at target size");
         }
         let missing = size.saturating_sub(fresh + work.making.len());
         let may_make = work.backoff.at_once(now, AT_ONCE).saturating_sub(work.making.len());
@@ -238,7 +238,7 @@ impl Pool {
         let replaced = self.idle().put(warm, Instant::now(), self.size());
         self.let_go(replaced);
         work.backoff.succeeded();
-        debug!("a warm tunnel is ready");
+        debug!("warm tunnel ready");
     }
 
     /// Handles the end of an idle tunnel. That is no failure where the far end did it on
@@ -248,7 +248,7 @@ impl Pool {
         self.end(warm, reason);
         let on_purpose = matches!(reason, CloseReason::PeerShutdown | CloseReason::Unopened);
         if on_purpose && work.backoff.let_go(Instant::now(), age) {
-            debug!(%reason, "the far end let a warm tunnel go");
+            debug!(%reason, "far end closed a warm tunnel");
             return;
         }
         self.failed(work, reason, if is_harm(reason) { HARMED } else { ENDED });
@@ -265,7 +265,7 @@ impl Pool {
     pub(super) fn warn_of_harm(&self, reason: CloseReason) {
         if is_harm(reason) {
             let tunnel = self.tunnel.as_deref();
-            warn!(tunnel, %reason, detail = HARMED, "a warm tunnel was ended");
+            warn!(tunnel, %reason, detail = HARMED, "warm tunnel broken");
         }
     }
 
@@ -296,7 +296,7 @@ impl Work {
         if self.backoff.failed(Instant::now(), is_away) {
             let detail = if is_away { detail } else { TOO_MANY };
             let tunnel = pool.tunnel.as_deref();
-            warn!(tunnel, %reason, detail, "the pool is not full; clients dial for themselves meanwhile");
+            warn!(tunnel, %reason, detail, "pool below target size; clients dial directly meanwhile");
         }
     }
 }

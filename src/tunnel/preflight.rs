@@ -17,7 +17,7 @@ use super::relay::send_reset;
 use super::remote::remote_advice;
 use crate::addr::{Address, ClientAddr, ServiceName, Source};
 use crate::gate::StoreOptions;
-use crate::gate::redis_store::LONGEST_WAY;
+use crate::gate::redis_store::LONGEST_CONNECT;
 use crate::keys::KeyId;
 use crate::net::{self, DialError, Listener, Path, Stream};
 use crate::proto::message::Open;
@@ -33,7 +33,7 @@ const BACKLOG: i32 = 1;
 
 /// Result of the steps on the way to one target.
 #[derive(Debug)]
-pub struct Finding {
+pub struct CheckResult {
     /// Its name: an address, or the gate's store.
     pub target: String,
     /// The steps that went well, in order.
@@ -61,24 +61,24 @@ pub struct Failed {
 }
 
 /// Tries every target of a tunnel, and the store of its gate.
-pub async fn preflight(options: &Options) -> Vec<Finding> {
+pub async fn preflight(options: &Options) -> Vec<CheckResult> {
     let mut findings = vec![];
     if let Some(gate) = &options.gate
         && !matches!(gate.store, StoreOptions::None)
     {
-        findings.push(Finding::of_store(gate.store.clone(), options.timeout).await);
+        findings.push(CheckResult::of_store(gate.store.clone(), options.timeout).await);
     }
     match &options.role {
         Role::Encrypt { targets, service, .. } => {
             for target in targets {
-                let mut finding = Finding::of(target);
+                let mut finding = CheckResult::of(target);
                 finding.failed = finding.far_end(options, target, service).await.err();
                 findings.push(finding);
             }
         }
         Role::Decrypt { targets } => {
             for target in targets {
-                let mut finding = Finding::of(&target.1);
+                let mut finding = CheckResult::of(&target.1);
                 let (service, address) = target;
                 finding.failed = finding.target(options, service, address).await.err();
                 findings.push(finding);
@@ -89,11 +89,11 @@ pub async fn preflight(options: &Options) -> Vec<Finding> {
 }
 
 /// Tries to listen on the sources of a tunnel.
-pub async fn bind_all(options: &Options) -> Vec<Finding> {
+pub async fn bind_all(options: &Options) -> Vec<CheckResult> {
     let mut findings = vec![];
     for source in &options.sources {
         let Source::Address(address) = source else { continue };
-        let mut finding = Finding::of(address);
+        let mut finding = CheckResult::of(address);
         match Listener::bind_apart(address, &options.sources, BACKLOG).await {
             Ok(listeners) => {
                 let local: Vec<String> = listeners.iter().map(Listener::local).collect();
@@ -118,7 +118,7 @@ impl Failed {
     }
 }
 
-impl Finding {
+impl CheckResult {
     fn of(target: &Address) -> Self {
         Self { target: target.to_string(), passed: vec![], failed: None }
     }
@@ -131,13 +131,14 @@ impl Finding {
     async fn of_store(store: StoreOptions, patience: Duration) -> Self {
         let target = "the gate's store".to_owned();
         let mut finding = Self { target, passed: vec![], failed: None };
-        let asked = async { store.open()?.standing(Ipv4Addr::UNSPECIFIED.into(), None).await };
+        let asked =
+            async { store.open()?.address_record(Ipv4Addr::UNSPECIFIED.into(), None).await };
         // Each step has a time of its own, and says which it was.
-        match timeout(patience.max(LONGEST_WAY * 2), asked).await {
+        match timeout(patience.max(LONGEST_CONNECT * 2), asked).await {
             Ok(Ok(_)) => finding.pass("store", "it can be read"),
             Ok(Err(error)) => finding.failed = Some(Failed::new("store", error.to_string())),
             Err(_) => {
-                let why = "no answer in time; see that it can be reached";
+                let why = "no answer in time; check that it can be reached";
                 finding.failed = Some(Failed::new("store", why));
             }
         }

@@ -24,7 +24,7 @@ use tokio::time::timeout;
 
 use super::open::OpenPump;
 use super::seal::SealPump;
-use crate::net::{Duplex, Source, poll_discard};
+use crate::net::{Duplex, ReadSide, poll_discard};
 use crate::observe::sessions::Traffic;
 use crate::proto::Session;
 use crate::proto::message::ResetReason;

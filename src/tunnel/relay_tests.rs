@@ -11,7 +11,7 @@ use tokio::io::{
 
 use super::*;
 use crate::keys::{Key, KeyRing};
-use crate::net::Sink;
+use crate::net::WriteSide;
 use crate::proto::handshake::{Dialer, First, read_message1};
 use crate::proto::hello::{Extensions, Hello, Welcome};
 use crate::proto::inbound::Event;
@@ -49,9 +49,9 @@ impl Duplex for Pipe {
     async fn abort(self) {}
 }
 
-impl Source for &mut ReadHalf<DuplexStream> {}
+impl ReadSide for &mut ReadHalf<DuplexStream> {}
 
-impl Sink for &mut WriteHalf<DuplexStream> {}
+impl WriteSide for &mut WriteHalf<DuplexStream> {}
 
 /// Both ends of a session: the dialer has sealed Open into `first`, and the
 /// acceptor has read it.

@@ -25,7 +25,7 @@ use crate::proto::replay::{Answered, MEMORY_MS, Moment, ReplayFilter, Stale};
 const ROUNDING_MS: i64 = 2;
 
 /// First messages that decrypt ends remember.
-pub struct Memory {
+pub struct ReplayState {
     clock: Clock,
     seen: Mutex<Seen>,
     /// That others do not know of it was told.
@@ -39,7 +39,7 @@ struct Seen {
     journal: Option<Journal>,
 }
 
-impl Memory {
+impl ReplayState {
     /// Begins to remember now: what was sent before is refused.
     pub fn begin() -> Self {
         let since_ms = ms_since_boot() - ROUNDING_MS;
@@ -47,7 +47,7 @@ impl Memory {
         let journal = journal
             .inspect_err(|error| {
                 let detail = "a process that takes over will refuse what was sent before it";
-                warn!(%error, detail, "first messages are remembered in this process only");
+                warn!(%error, detail, "replay state is kept in this process only");
             })
             .ok();
         Self::of(ReplayFilter::new(since_ms), journal)
@@ -63,7 +63,7 @@ impl Memory {
         let now_ms = ms_since_boot();
         let mut messages = 0;
         journal.read(|claim| messages += u64::from(filter.remember(answered(claim), now_ms)))?;
-        debug!(messages, "the memory of the process before goes on");
+        debug!(messages, "continuing with the predecessor's replay state");
         Ok(Self::of(filter, Some(journal)))
     }
 
@@ -102,7 +102,7 @@ impl Memory {
             && !self.is_alone.swap(true, Ordering::Relaxed)
         {
             let detail = "a process that takes over may answer a recording once";
-            warn!(%error, detail, "first messages are remembered in this process only");
+            warn!(%error, detail, "replay state is kept in this process only");
         }
         if seen.filter.remember(message, now.boot_ms) { Ok(()) } else { Err(Stale::Seen) }
     }
@@ -112,7 +112,7 @@ impl Memory {
     fn moment(&self) -> Moment {
         let moved = self.clock.reread();
         if moved.is_set() {
-            warn!(moved_ms = moved.0, "this host's clock was set; following it");
+            warn!(moved_ms = moved.0, "system clock was set; following it");
         }
         Moment { unix_ms: self.clock.now_ms(), boot_ms: ms_since_boot() }
     }
@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn what_is_sent_right_after_the_start_is_fresh() {
         for number in 0..500 {
-            let memory = Memory::begin();
+            let memory = ReplayState::begin();
             let sent = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
             let sent_ms = sent.as_millis().try_into().unwrap();
             // So that one of both clocks is a millisecond on by then, and the other is not.
@@ -182,10 +182,10 @@ mod tests {
     /// Two processes share it as these two do.
     #[test]
     fn what_one_process_has_answered_the_other_does_not_answer() {
-        let old = Memory::begin();
+        let old = ReplayState::begin();
         let sent_ms = old.now_ms() + 1_000;
         assert_eq!(old.check(message(1), sent_ms), Ok(()));
-        let new = Memory::adopt(old.share().unwrap()).unwrap();
+        let new = ReplayState::adopt(old.share().unwrap()).unwrap();
         assert_eq!(new.check(message(1), sent_ms), Err(Stale::Seen));
         assert_eq!(old.check(message(2), sent_ms), Ok(()));
         assert_eq!(new.check(message(2), sent_ms), Err(Stale::Seen));

@@ -15,7 +15,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::AsyncWrite;
 
 use super::buffers::{Buffer, LARGE_RECORDS, RECORD, Size};
-use crate::net::{Sink, Source};
+use crate::net::{ReadSide, WriteSide};
 use crate::observe::sessions::Traffic;
 use crate::proto::PeerError;
 use crate::proto::message::ResetReason;
@@ -66,8 +66,8 @@ impl<'t> SealPump<'t> {
     /// The reason that ends the connection.
     pub(super) async fn run(
         &mut self,
-        plain: &mut impl Source,
-        sealed: &mut impl Sink,
+        plain: &mut impl ReadSide,
+        sealed: &mut impl WriteSide,
         outbound: &mut Outbound,
     ) -> Result<(), CloseReason> {
         if !self.control.is_empty() {
@@ -95,7 +95,7 @@ impl<'t> SealPump<'t> {
     fn join_first(
         &mut self,
         cx: &mut Context<'_>,
-        plain: &mut impl Source,
+        plain: &mut impl ReadSide,
         outbound: &mut Outbound,
     ) -> Result<(), CloseReason> {
         match self.poll_fill(cx, plain) {
@@ -116,8 +116,8 @@ impl<'t> SealPump<'t> {
     fn poll_next(
         &mut self,
         cx: &mut Context<'_>,
-        plain: &mut impl Source,
-        sealed: &mut impl Sink,
+        plain: &mut impl ReadSide,
+        sealed: &mut impl WriteSide,
     ) -> Poll<io::Result<Next>> {
         match self.poll_fill(cx, plain) {
             Poll::Ready(Ok(0)) => Poll::Ready(Ok(Next::End)),
@@ -185,7 +185,7 @@ impl<'t> SealPump<'t> {
     fn poll_fill(
         &mut self,
         cx: &mut Context<'_>,
-        plain: &mut impl Source,
+        plain: &mut impl ReadSide,
     ) -> Poll<io::Result<usize>> {
         ready!(plain.poll_readable(cx))?;
         let mut buffer = Buffer::take(self.size);
@@ -227,7 +227,7 @@ impl<'t> SealPump<'t> {
 /// Reads into the data places of as many records as `buffer` holds.
 fn poll_read_records(
     cx: &mut Context<'_>,
-    plain: &mut impl Source,
+    plain: &mut impl ReadSide,
     buffer: &mut [u8],
 ) -> Poll<io::Result<usize>> {
     let data = RECORD.data_offset..RECORD.data_offset + RECORD.max_data;

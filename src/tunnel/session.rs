@@ -15,7 +15,7 @@ use super::rings::PassageGuard;
 use super::warm::AnswerDue;
 use crate::frontend::Termination;
 use crate::net::{Slot, SourceGuard, Stream};
-use crate::observe::sessions::Live;
+use crate::observe::sessions::LiveSession;
 use crate::proto::Session;
 use crate::reason::CloseReason;
 
@@ -31,7 +31,7 @@ pub(super) struct EstablishedSession {
     /// The deadline of an answer; gone once there is one.
     answer_due: Option<Box<AnswerDeadline>>,
     /// Its entry among the live sessions, where an operator can end it.
-    live: Live,
+    live: LiveSession,
     _held: Held,
 }
 
@@ -124,7 +124,7 @@ pub(super) fn run_opened(
 /// Ready when there was no answer in time. Other tunnels to the same far end are let go then.
 fn poll_dead(
     answer_due: &mut Option<Box<AnswerDeadline>>,
-    live: &Live,
+    live: &LiveSession,
     cx: &mut Context<'_>,
 ) -> Poll<()> {
     let Some(AnswerDeadline { due, on_dead }) = answer_due.as_deref_mut() else {

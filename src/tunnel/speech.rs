@@ -1,4 +1,4 @@
-//! Protocol of a program that is no knockpipe, by the first bytes that it sends.
+//! Protocol of a program that is not a knockpipe, by the first bytes that it sends.
 //!
 //! For the operator that pointed one end at the wrong port. A guess and no more: it
 //! decides nothing, and none of the bytes are passed on. A sealed handshake begins

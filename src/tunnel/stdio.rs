@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::sleep;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use crate::net::{Duplex, Sink, Source};
+use crate::net::{Duplex, ReadSide, WriteSide};
 use crate::tasks::{Undone, blocking};
 
 /// The most bytes of one read and one write.
@@ -88,9 +88,9 @@ impl Duplex for Stdio {
 }
 
 /// A read happens on a thread of its own; nothing tells of it before.
-impl Source for &mut Input {}
+impl ReadSide for &mut Input {}
 
-impl Sink for &mut Output {}
+impl WriteSide for &mut Output {}
 
 fn read_some(mut buffer: Vec<u8>) -> io::Result<Vec<u8>> {
     buffer.resize(AT_ONCE, 0);

@@ -60,13 +60,13 @@ impl fmt::Display for Unanswered {
                 write!(f, "the far end can be reached but does not answer; {KEPT_SILENT}")
             }
             Self::Ended(after) if *after < AT_ONCE => f.write_str(
-                "the far end closed the connection at once, without a byte; see that its gate lets \
-                 this address in (knockpipe gate why ADDRESS there), or, if it is no knockpipe \
+                "the far end closed the connection at once, without a byte; check that its gate lets \
+                 this address in (knockpipe gate why ADDRESS there), or, if it is not a knockpipe \
                  decrypt, point -t at one",
             ),
             Self::Reset(after) if *after < AT_ONCE => f.write_str(
                 "the far end reset the connection at once, without a byte; look in its log for \
-                 source-limit, displaced or gate-denied, or, if it is no knockpipe decrypt, point \
+                 source-limit, evicted or gate-denied, or, if it is not a knockpipe decrypt, point \
                  -t at one",
             ),
             Self::Ended(after) | Self::Reset(after) => {

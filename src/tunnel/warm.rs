@@ -132,8 +132,8 @@ impl Warm {
     }
 
     /// Returns true when the far end has said nothing, not even that it ends this.
-    pub(super) fn is_quiet(&self) -> bool {
-        self.stream.is_quiet()
+    pub(super) fn is_idle(&self) -> bool {
+        self.stream.is_idle()
     }
 
     /// Asks for the target.
@@ -142,7 +142,7 @@ impl Warm {
     /// The reason; the client has lost nothing.
     pub(super) async fn ask(mut self, open: &Open) -> Result<Asked, CloseReason> {
         let is_trusted = self.stream.is_heard_lately();
-        self.stream = self.stream.adopted().map_err(|_| CloseReason::LocalError)?;
+        self.stream = self.stream.reregister().map_err(|_| CloseReason::LocalError)?;
         self.stream.use_again();
         say_open(&mut self.stream, &mut self.session, open).await?;
         Ok(Asked { warm: self, since: Instant::now(), is_trusted, heard: Heard::Nothing })
@@ -332,7 +332,7 @@ impl Asked {
 
 /// Resolves when the client has something to send and that may go out, or is gone.
 async fn spoken(client: &Stream, may_go: bool) -> Answer {
-    match client.unquiet().await {
+    match client.readable().await {
         Err(_) => Answer::ClientGone,
         Ok(_) if may_go => Answer::Ours,
         Ok(_) => std::future::pending().await,

@@ -44,7 +44,7 @@ impl DialOptions {
             )),
             Err(_) => Err(ConnectFailure::new(
                 CloseReason::TargetTimeout,
-                "it accepts, but takes no PROXY header; see that it expects one",
+                "it accepts, but takes no PROXY header; check that it expects one",
             )),
         }
     }

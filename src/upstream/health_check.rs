@@ -210,7 +210,7 @@ impl HealthCheck {
             let tunnel = self.targets.tunnel.as_deref();
             let target = &*self.target().name;
             let detail = format!("it is up, and only its port is looked at now; {remedy}");
-            warn!(tunnel, target, error, detail, "a check may not log in");
+            warn!(tunnel, target, error, detail, "health check login rejected");
         }
         self.no_login_until = Some(Instant::now() + LOGIN_PAUSE);
     }

@@ -295,7 +295,7 @@ impl Targets {
         let tunnel = self.tunnel.as_deref();
         let target = &*target.name;
         let service = (!self.service.is_empty()).then(|| tracing::field::display(&self.service));
-        warn!(tunnel, target, service, %error, "cannot be reached at the start; clients still try");
+        warn!(tunnel, target, service, %error, "target unreachable at start; clients still try it");
     }
 
     /// Notes the result of a check, or of a look at a target that is down.

@@ -76,9 +76,9 @@ fn a_flood_from_one_address_displaces_no_dialer_over_a_slow_link() {
     let (dir, target) = (tempfile::tempdir().unwrap(), Target::echo());
     let key = keygen(dir.path(), "key");
     let launch = Launch::decrypt(&key).source(&any()).target(target.addr());
-    let decrypt = launch.args(["-o", "20", "--max-handshakes", "64"]).start();
+    let decrypt = launch.args(["-o", "20s", "--max-handshakes", "64"]).start();
     let link = slow_link(decrypt.addr());
-    let encrypt = Launch::encrypt(&key).source(&any()).target(&link).args(["-o", "20"]).start();
+    let encrypt = Launch::encrypt(&key).source(&any()).target(&link).args(["-o", "20s"]).start();
     let (stop, made) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let flood = {
         let (stop, made, to) = (Arc::clone(&stop), Arc::clone(&made), decrypt.addr().clone());

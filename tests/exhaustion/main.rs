@@ -25,7 +25,7 @@ fn silent_and_dripping_sockets_do_not_keep_legitimate_clients_out() {
     proc::need_descriptors(8000);
     for limit in ["1024", "8192"] {
         let target = Target::echo();
-        let decrypt = ["-o", "600", "--max-handshakes", limit];
+        let decrypt = ["-o", "600s", "--max-handshakes", limit];
         let pair = Pair::start(PairOptions::default().decrypt(&decrypt), target.addr());
         round_trips(pair.entrance(), 10);
         target.wait_idle();
@@ -87,7 +87,7 @@ fn a_decrypt_end_out_of_descriptors_lives_on_and_recovers() {
     let key = keygen(dir.path(), "key");
     let decrypt = Launch::decrypt(&key).source(&any()).target(target.addr());
     // Nothing is dropped for a newcomer, so that the descriptors really run out.
-    let mut decrypt = decrypt.args(["-o", "600", "--max-handshakes", "4096"]).nofile(64).start();
+    let mut decrypt = decrypt.args(["-o", "600s", "--max-handshakes", "4096"]).nofile(64).start();
     let encrypt = Launch::encrypt(&key).source(&any()).target(decrypt.addr()).start();
     let mut working = encrypt.connect();
     working.expect_echo(b"before");
@@ -313,14 +313,14 @@ fn target_stops_reading() {
     pair.stop();
 }
 
-/// `--denied hold` lets strangers wait in their own slots, at either end, and not on the
+/// `--denied tarpit` lets strangers wait in their own slots, at either end, and not on the
 /// descriptors of peers that may come in.
 #[test]
 fn held_strangers_leave_the_descriptors_to_the_others() {
     const STRANGERS: usize = 400;
     let (dir, target) = (tempfile::tempdir().unwrap(), Target::echo());
     let key = keygen(dir.path(), "key");
-    let hold = ["--deny", "127.0.0.1", "--denied", "hold", "-o", "60"];
+    let hold = ["--deny", "127.0.0.1", "--denied", "tarpit", "-o", "60s"];
     let decrypt = Launch::decrypt(&key).source(&any()).target(target.addr());
     let decrypt = decrypt.args(hold).nofile(300).start();
     let encrypt = Launch::encrypt(&key).source(&any()).target(decrypt.addr());

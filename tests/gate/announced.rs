@@ -49,13 +49,13 @@ fn encrypt(stage: &Stage, name: &str, to: &Addr) -> testkit::End {
     let launch = Launch::encrypt(&stage.key)
         .source(&Addr::Unix(stage.dir.path().join(name)))
         .target(to)
-        .args(["-o", "2"]);
+        .args(["-o", "2s"]);
     stage.net.at_peers(|| launch.start())
 }
 
 #[test]
 fn a_listed_peer_announces_its_clients() {
-    let flags = ["--proxy-from", "203.0.113.10/32", "-o", "1", "--internal", "allow"];
+    let flags = ["--proxy-from", "203.0.113.10/32", "-o", "1s", "--internal", "allow"];
     let world = World::new(&flags);
     let (stage, entrance) = (&world.stage, world.entrance(PEER));
     let announce = |client: &str| {
@@ -94,7 +94,7 @@ fn a_listed_peer_announces_its_clients() {
 
 #[test]
 fn a_header_from_anybody_else_is_refused() {
-    let world = World::new(&["--proxy-from", "203.0.113.10", "-o", "1"]);
+    let world = World::new(&["--proxy-from", "203.0.113.10", "-o", "1s"]);
     world.redis(&format!("SADD ip-allowed {IMPOSTOR} {PEER}"));
     world.wait_in(IMPOSTOR);
     let before = world.target.counts().accepts();
@@ -109,7 +109,7 @@ fn a_header_from_anybody_else_is_refused() {
 /// A listed peer must announce a client: nothing, or anything else, is refused.
 #[test]
 fn malformed_headers_are_refused() {
-    let world = World::new(&["--proxy-from", "203.0.113.0/28,203.0.113.200", "-o", "1"]);
+    let world = World::new(&["--proxy-from", "203.0.113.0/28,203.0.113.200", "-o", "1s"]);
     let v2 = b"\r\n\r\n\0\r\nQUIT\n";
     let more = |rest: &[u8]| [&v2[..], rest].concat();
     let cases: Vec<Vec<u8>> = vec![

@@ -60,7 +60,7 @@ fn a_flood_while_the_set_is_read_again_costs_few_questions() {
     // A set that is read in a second is not read again for twenty.
     assert_eq!(redis.direct().ask(&["EVAL", MILLION, "0"]), Reply::Number(1_010_000));
     // It is ready once the set is read, which takes a busy machine longer than 5 s.
-    let gate = stage.decrypt(target.addr(), &["--gate", &url(&redis), "-o", "30"]);
+    let gate = stage.decrypt(target.addr(), &["--gate", &url(&redis), "-o", "30s"]);
     let entrance = entrance(&gate, PEER);
     let peer = stage.encrypt(PEER, &entrance);
     redis.ask("CONFIG RESETSTAT");

@@ -83,7 +83,7 @@ fn what_is_too_stale_is_closed() {
     guarded.live.expect_echo(b"who is in stays in");
 
     for (policy, denied) in [("closed", true), ("stale:1h", true), ("open", false)] {
-        let args = ["--gate", &url(&redis), "--gate-away", policy];
+        let args = ["--gate", &url(&redis), "--gate-failure", policy];
         let gate = stage.decrypt(target.addr(), &args);
         gate.program.wait_line(AWAY, |line| line.is(AWAY));
         assert_eq!(stage.net.is_denied(PEER, &entrance(&gate, PEER)), denied, "{policy}");

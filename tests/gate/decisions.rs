@@ -117,7 +117,7 @@ fn writes(world: &World) -> u64 {
 #[test]
 fn the_decrypt_end_serves_only_addresses_that_the_set_names() {
     // An admitted connection is waited for, for an hour.
-    let world = World::new(&["-o", "3600"]);
+    let world = World::new(&["-o", "3600s"]);
     let all = ["10.1.2.3", "172.16.0.1", "192.168.7.7", "fd00:77::7", PEER];
     let denied = |gate: &End, sources: &[&str]| {
         for source in sources {
@@ -133,7 +133,7 @@ fn the_decrypt_end_serves_only_addresses_that_the_set_names() {
     denied(&world.gate, &all[1..]);
     // Nothing listens there.
     for policy in ["closed", "stale:5m"] {
-        let flags = ["--gate", "redis://127.0.0.1:1", "--gate-away", policy, "-o", "3600"];
+        let flags = ["--gate", "redis://127.0.0.1:1", "--gate-failure", policy, "-o", "3600s"];
         denied(&world.stage.decrypt(world.target.addr(), &flags), &all);
     }
 }
@@ -154,7 +154,7 @@ fn internal_addresses_need_no_redis() {
     for source in ["172.32.0.1", "100.64.0.1", "169.254.1.1", PEER, PEER6] {
         stage.net.expect_denied(source, &entrance(&gate, source));
     }
-    let told = |line: &testkit::Line| line.message().starts_with("let in as an internal");
+    let told = |line: &testkit::Line| line.message().starts_with("internal address admitted");
     assert_eq!(gate.program.log().iter().filter(|line| told(line)).count(), 1);
     // The machine itself.
     let local = Addr::Tcp(([127, 0, 0, 1], gate.addr().tcp().port()).into());
@@ -223,7 +223,7 @@ fn a_key_of_the_wrong_type_is_a_store_away() {
     world.redis(&format!("SADD ip-allowed {PEER}"));
     let mut live = world.live_soon(PEER);
     world.redis("SET ip-allowed nonsense");
-    let away = world.gate.program.wait_line("away", |line| line.is("the gate's store is away"));
+    let away = world.gate.program.wait_line("away", |line| line.is("gate store unavailable"));
     let why = away.field("why").unwrap_or_default();
     assert!(why.contains("WRONGTYPE") || why.contains("ip-allowed"), "{why}");
     world.wait_out(PEER);
@@ -232,7 +232,7 @@ fn a_key_of_the_wrong_type_is_a_store_away() {
     world.redis(&format!("SADD ip-allowed {PEER}"));
     world.wait_in(PEER);
     eventually("the log tells that it is back", || world.lines(READ).len() == 2);
-    assert_eq!(world.lines("the gate's store is away").len(), 1);
+    assert_eq!(world.lines("gate store unavailable").len(), 1);
 }
 
 #[test]
@@ -243,7 +243,7 @@ fn garbage_members_count_for_nothing() {
     world.redis(&format!("SADD ip-allowed {OTHER}"));
     world.wait_in(OTHER);
     world.expect_denied(PEER);
-    assert_eq!(world.lines("the gate's store is away").len(), 0);
+    assert_eq!(world.lines("gate store unavailable").len(), 0);
 }
 
 /// A lost connection is made again, with the password: the gate is without its store for a moment

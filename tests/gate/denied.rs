@@ -14,13 +14,13 @@ const TRIES: u32 = 10_000;
 #[test]
 fn each_style_shows_nothing() {
     for (style, expected) in
-        [("close", Ending::Clean), ("reset", Ending::Reset), ("hold", Ending::Reset)]
+        [("close", Ending::Clean), ("reset", Ending::Reset), ("tarpit", Ending::Reset)]
     {
-        let world = World::new(&["--denied", style, "-o", "1"]);
+        let world = World::new(&["--denied", style, "-o", "1s"]);
         let began = Instant::now();
         assert_eq!(world.expect_denied(PEER), expected, "{style}");
         let held = began.elapsed() >= Duration::from_millis(900);
-        assert_eq!(held, style == "hold", "{style} after {:?}", began.elapsed());
+        assert_eq!(held, style == "tarpit", "{style} after {:?}", began.elapsed());
         // The key gets a denied peer no further.
         assert!(!world.gets_in(OTHER), "{style}");
         assert_eq!(world.target.counts().accepts(), 0, "{style}");
@@ -85,7 +85,7 @@ fn an_encrypt_end_has_a_gate_too() {
 /// A peer that is denied and not held takes no slot of handshakes.
 #[test]
 fn a_peer_that_is_denied_at_once_displaces_none() {
-    let world = World::new(&["-o", "600", "--max-handshakes", "4"]);
+    let world = World::new(&["-o", "600s", "--max-handshakes", "4"]);
     world.redis(&format!("SADD ip-allowed {PEER}"));
     world.wait_in(PEER);
     let entrance = world.entrance(PEER);

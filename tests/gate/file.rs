@@ -186,7 +186,7 @@ fn a_file_keeps_the_history() {
 /// admitted, and a restored file takes effect.
 #[test]
 fn a_damaged_or_missing_file_is_a_store_that_is_away() {
-    let flags = ["--ban-after", "1000/60s/1h", "-o", "1", "--internal", "allow"];
+    let flags = ["--ban-after", "1000/60s/1h", "-o", "1s", "--internal", "allow"];
     let place = Place::with_gate(&flags);
     for line in [format!("allow {PEER}"), format!("allow {OTHER} --ttl 1h")] {
         place.change(&line);
@@ -201,7 +201,7 @@ fn a_damaged_or_missing_file_is_a_store_that_is_away() {
     let mut failing = place.stage.net.dial(INTERNAL, &entrance(place.gate(), INTERNAL));
     failing.send(&[0x55; 256]).unwrap();
     failing.expect_ending();
-    let lost = "the gate's store takes no notes";
+    let lost = "gate store writes failing";
     place.gate().program.wait_line(lost, |line| line.is(lost) && line.has("what", "strikes"));
     assert!(!path.exists(), "the gate made an empty file");
     live.expect_echo(b"who is in stays in");
@@ -231,7 +231,7 @@ fn a_damaged_or_missing_file_is_a_store_that_is_away() {
     place.change(&format!("remove {PEER}"));
     expect_end(&mut live);
     expect_end(&mut second);
-    assert_eq!(place.count("the gate's store is away"), 2);
+    assert_eq!(place.count("gate store unavailable"), 2);
 }
 
 /// Replaces the file by another one.
@@ -245,7 +245,7 @@ fn replace(place: &Place, bytes: &[u8]) {
 /// Checks that the log has said `times` times that the file is unavailable, and why.
 #[track_caller]
 fn away(place: &Place, times: usize, parts: &[&str]) {
-    const AWAY: &str = "the gate's store is away";
+    const AWAY: &str = "gate store unavailable";
     eventually("it is noticed", || place.count(AWAY) == times);
     let lines = place.gate().program.log();
     let why = lines.iter().rfind(|line| line.is(AWAY)).unwrap().field("why").unwrap();
@@ -295,10 +295,8 @@ fn the_reaper_removes_idle_addresses_and_no_others() {
         assert!(kept.contains(&member), "{member} is gone: {list}");
     }
     assert_eq!(kept.len(), 4, "{list}");
-    let line = place
-        .gate()
-        .program
-        .wait_line("how many", |line| line.is("removing addresses that were not seen for long"));
+    let line =
+        place.gate().program.wait_line("how many", |line| line.is("removing idle addresses"));
     assert_eq!(line.number("count"), Some(2));
     for idle in [PEER, PEER6] {
         place.wait_out(idle);
@@ -388,5 +386,5 @@ fn what_root_changes_stays_the_gates() {
     place.change(&format!("allow {OTHER}"));
     place.wait_in(OTHER);
     eventually("it is noted", || place.run("history").1.contains(OTHER));
-    assert_eq!(place.count("the gate's store is away"), 0);
+    assert_eq!(place.count("gate store unavailable"), 0);
 }

@@ -18,9 +18,9 @@ use testkit::{End, Ending, NEVER, Wire, eventually};
 pub(crate) const BANNED: &str = "203.0.113.66";
 
 /// Log message for what decides while the store is unavailable.
-pub(crate) const CLOSED: &str = "the gate admits nobody on the store's word";
-const OPEN: &str = "the gate is open to everybody who is not denied or banned";
-const STALE: &str = "the gate goes by the last known state";
+pub(crate) const CLOSED: &str = "gate closed: store unavailable";
+const OPEN: &str = "gate open: store unavailable";
+const STALE: &str = "gate using stale data";
 
 /// A gate with its policy, and a connected client.
 pub(crate) struct Guarded {
@@ -34,7 +34,7 @@ pub(crate) struct Guarded {
 impl Guarded {
     /// Starts a gate at the store `url` that admits [`PEER`].
     pub(crate) fn start(stage: &Stage, url: &str, target: &Target, policy: &'static str) -> Self {
-        Self::with(stage, url, target, &["--gate-away", policy])
+        Self::with(stage, url, target, &["--gate-failure", policy])
     }
 
     /// Starts a gate with more options, its policy the last of them.

@@ -130,7 +130,7 @@ fn a_nameless_client_comes_in_where_every_address_may() {
 /// The decrypt end, with an empty set, does the same.
 #[test]
 fn a_nameless_encrypt_end_stays_out_of_an_empty_set() {
-    let world = World::new(&["--proxy-from", BALANCER, "--internal", "allow", "-o", "1"]);
+    let world = World::new(&["--proxy-from", BALANCER, "--internal", "allow", "-o", "1s"]);
     for header in nameless() {
         assert_ne!(announced(&world.stage, &world.gate, &header).expect_ending(), Ending::Silent);
     }
@@ -172,7 +172,7 @@ fn an_announced_client_connects_as_often_as_it_may() {
     let limit = ["--max-per-source", "100/2"];
     let (encrypt, _far) = pair(&stage, target.addr(), &limit);
     let decrypt = stage
-        .decrypt(target.addr(), &[&limit[..], &["--proxy-from", BALANCER, "-o", "60"]].concat());
+        .decrypt(target.addr(), &[&limit[..], &["--proxy-from", BALANCER, "-o", "60s"]].concat());
     for mut end in [encrypt, decrypt] {
         let own = served(&stage, &end, &own()[0]);
         // Each client has its own rate; those without an address share one.

@@ -7,14 +7,14 @@ use testkit::redis::Reply;
 use testkit::{Addr, Ending, Line, eventually};
 
 /// Log messages for lost notes, and for the end of that.
-pub(crate) const UNWRITTEN: &str = "the gate's store takes no notes";
-pub(crate) const WRITTEN: &str = "the gate's store takes notes again";
+pub(crate) const UNWRITTEN: &str = "gate store writes failing";
+pub(crate) const WRITTEN: &str = "gate store writes recovered";
 
 /// Memory that is full, replicas that are missing, a history of another type: notes are lost and
 /// that is logged once; admissions are decided as ever.
 #[test]
 fn what_cannot_be_written_is_told_once() {
-    let world = World::new(&["--ban-after", "100/1h/5m", "-o", "1"]);
+    let world = World::new(&["--ban-after", "100/1h/5m", "-o", "1s"]);
     eventually("there is time left in this hour", || now_s() % 3_600 < 3_570);
     let history = |message: &str| lines_about(&world, message, "history");
     let causes = [
@@ -60,7 +60,7 @@ fn what_cannot_be_written_is_told_once() {
 /// for each of its addresses; one with its own entry as itself.
 #[test]
 fn a_64_that_a_network_lets_in_is_one_note() {
-    let world = World::new(&["-o", "600"]);
+    let world = World::new(&["-o", "600s"]);
     world.stage.net.own("2001:db8:0:5::/64");
     world.redis(&format!("SADD ip-allowed 2001:db8:0:5::/64 {PEER6}"));
     world.wait_in(PEER6);

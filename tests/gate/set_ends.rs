@@ -3,7 +3,7 @@
 use super::world::{OTHER, PEER, World, expect_end, now_s};
 use testkit::eventually;
 
-const UNMEANT: &str = "scores of the allow-set look like milliseconds";
+const UNMEANT: &str = "allow-set scores look like milliseconds";
 
 /// EXPIRE of the set's own key, in either form, ends all of its members.
 #[test]

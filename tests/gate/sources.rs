@@ -102,7 +102,7 @@ fn many_sources_do_not_make_a_gate_grow() {
             ["--max-per-source", "16/16"],
             ["--ban-after", "3/60s/1h"],
             ["--proxy-from", BALANCERS],
-            ["-o", "2"],
+            ["-o", "2s"],
         ]
         .concat(),
     );

@@ -29,7 +29,7 @@ fn fail(world: &World, source: &str) {
 
 #[test]
 fn three_strikes_are_a_ban() {
-    let world = World::new(&["--ban-after", "3/60s/5m", "-o", "0.3"]);
+    let world = World::new(&["--ban-after", "3/60s/5m", "-o", "300ms"]);
     world.redis(&format!("SADD ip-allowed {PEER} {OTHER}"));
     world.wait_in(PEER);
     world.wait_in(OTHER);
@@ -75,7 +75,7 @@ fn three_strikes_are_a_ban() {
 /// byte: none of them counts as a failure.
 #[test]
 fn who_says_nothing_and_hangs_up_is_not_struck() {
-    let world = World::new(&["--ban-after", "2/30d/5m", "--log-level", "debug", "-o", "1"]);
+    let world = World::new(&["--ban-after", "2/30d/5m", "--log-level", "debug", "-o", "1s"]);
     world.redis(&format!("SADD ip-allowed {PEER}"));
     let entrance = world.entrance(PEER);
     eventually("it is let in", || !world.stage.net.is_denied(PEER, &entrance));
@@ -102,7 +102,7 @@ fn who_says_nothing_and_hangs_up_is_not_struck() {
 /// each from an address of its own, and its count.
 #[test]
 fn every_refusal_counts_alike() {
-    let args = ["--ban-after", "100/30d/5m", "-o", "0.5", "--suite", "aes-256-gcm"];
+    let args = ["--ban-after", "100/30d/5m", "-o", "500ms", "--suite", "aes-256-gcm"];
     let world = World::new(&args);
     world.redis("SADD ip-allowed 203.0.113.0/24");
     world.wait_in(PEER);
@@ -152,7 +152,7 @@ fn who_floods_with_silent_connections_is_banned() {
 }
 
 fn flooded_with(then: impl Fn(&Wire) + Sync) {
-    let world = World::new(&["--ban-after", "5/30d/5m", "-o", "600", "--max-handshakes", "4"]);
+    let world = World::new(&["--ban-after", "5/30d/5m", "-o", "600s", "--max-handshakes", "4"]);
     world.redis(&format!("SADD ip-allowed {PEER} {OTHER}"));
     world.wait_in(PEER);
     let entrance = world.entrance(PEER);
@@ -188,7 +188,7 @@ fn fail_from(world: &World, sources: impl Iterator<Item = String> + Send) {
 /// earning bans from a /64": 2,000 connections from as many addresses are one ban.
 #[test]
 fn a_64_is_struck_and_banned_as_one() {
-    let args = ["--ban-after", "2/30d/5m", "-o", "600", "--max-handshakes", "16"];
+    let args = ["--ban-after", "2/30d/5m", "-o", "600s", "--max-handshakes", "16"];
     let world = World::new(&args);
     world.stage.net.own("2001:db8:0:5::/64");
     world.redis(&format!("SADD ip-allowed 2001:db8:0:5::/64 {PEER6}"));
@@ -223,7 +223,7 @@ fn a_64_is_struck_and_banned_as_one() {
 /// Many /64s of one network: a ban for each, and few lines that add up.
 #[test]
 fn bans_of_many_sources_are_few_lines_that_add_up() {
-    let args = ["--ban-after", "1/30d/5m", "-o", "0.2"];
+    let args = ["--ban-after", "1/30d/5m", "-o", "200ms"];
     let world = World::new(&args);
     world.stage.net.own("2001:db8:5::/48");
     world.redis(&format!("SADD ip-allowed 2001:db8:5::/48 {PEER6}"));

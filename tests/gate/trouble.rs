@@ -86,7 +86,7 @@ fn a_master_becomes_a_replica() {
         (first, second)
     });
     first.ask(&format!("SADD ip-allowed {PEER}"));
-    let args = ["--ban-after", "3/1h/5m", "-o", "1", "--gate-away", "closed"];
+    let args = ["--ban-after", "3/1h/5m", "-o", "1s", "--gate-failure", "closed"];
     let mut gate = Guarded::with(&stage, &first.url(), &target, &args);
     let knocker = gate.knocker(&stage, BANNED);
     first.wait_for_replica();

@@ -21,8 +21,8 @@ pub(crate) const PEER6: &str = "2001:db8:0:1::7";
 pub(crate) const BAN: &str = "cache:gitlab:rack::attack:allow2ban:ban";
 
 /// Log messages for a synced store, and for the loss of it.
-pub(crate) const READ: &str = "the gate's store is read";
-pub(crate) const AWAY: &str = "the gate's store is away";
+pub(crate) const READ: &str = "gate store synced";
+pub(crate) const AWAY: &str = "gate store unavailable";
 
 /// Limit of an answer's time where the time is asserted; most are much faster.
 pub(crate) const SOON: Duration = Duration::from_secs(5);
@@ -100,8 +100,7 @@ impl World {
         let target = Target::serve(&stage.target(), serve);
         let url = url(&redis);
         let gate = stage.decrypt(target.addr(), &[&["--gate", &url], args].concat());
-        gate.program
-            .wait_line("the gate's store is read", |line| line.is("the gate's store is read"));
+        gate.program.wait_line("gate store synced", |line| line.is("gate store synced"));
         Self { peers: RefCell::default(), gate, target, redis, stage }
     }
 

@@ -405,7 +405,7 @@ fn imports_of_plain_lines_and_of_bad_ones() {
         assert!(answer.out.contains("expired 1"), "{answer:?}");
         let cases = [
             ("203.0.113.8\nexample.org\n", "line 2 of standard input", "no address"),
-            ("{\"kind\":\"allowed\"}", "line 1", "\"member\" is no text"),
+            ("{\"kind\":\"allowed\"}", "line 1", "\"member\" is not text"),
             ("{\"kind\":\"x\",\"member\":\"203.0.113.8\"}", "line 1", "\"kind\""),
             ("{\"kind\":\"allowed\",", "line 1", "no JSON"),
             ("{\"kind\":\"banned\",\"member\":\"203.0.113.0/24\"}", "line 1", "single addresses"),
@@ -453,8 +453,7 @@ fn nothing_of_a_file_that_is_imported_by_mistake_is_shown() {
     let member = r#"{"kind":"allowed","member":"geheim"}"#;
     for text in [&ours, secret, member, "geheim", "root:ge.heim", "some words geheim"] {
         let said = complaint(&store.run_with("import -", text), 2, &["line 1 of standard input"]);
-        let end =
-            "this is no address or network, such as 203.0.113.7; correct it, nothing was imported";
+        let end = "this is not an address or network, such as 203.0.113.7; correct it, nothing was imported";
         assert!(said.trim_end().ends_with(&format!("line 1 of standard input: {end}")), "{said}");
     }
     let said = complaint(&store.run_with("import -", "{\"geheim"), 2, &["no JSON"]);

@@ -68,7 +68,7 @@ fn a_file_names_the_gate_with_all_that_it_says() {
     let dir = tempfile::tempdir().unwrap();
     let gates = format!(
         "[gates.staff]\ngate = '{}'\ngate-credentials = 'pass'\nset = 'staff'\nallow-prefix = 'may'\n\
-         ban-prefix = 'out'\ndeny = ['192.0.2.0/24']\nallow = ['198.51.100.1']\ndenied = 'hold'\n\
+         ban-prefix = 'out'\ndeny = ['192.0.2.0/24']\nallow = ['198.51.100.1']\ndenied = 'tarpit'\n\
          ban-after = '3/1m/1h'\nproxy-from = ['203.0.113.99']",
         store.flags[1]
     );
@@ -99,7 +99,7 @@ fn a_file_names_the_gate_with_all_that_it_says() {
         let why = good(&format!("why {ip} {by_name}"));
         assert!(why.starts_with(&format!("{ip} is {verdict}")), "{why}");
         let is_denied = verdict.starts_with("denied");
-        assert_eq!(why.contains("so-it-gets    hold (--denied)"), is_denied, "{why}");
+        assert_eq!(why.contains("response      tarpit (--denied)"), is_denied, "{why}");
         assert!(why.contains("strikes       0 of 3") && !why.contains("repeat"), "{why}");
     }
     for (words, parts) in [
@@ -179,7 +179,7 @@ fn a_running_process_says_what_it_would_do() {
         let text = said(ip);
         assert!(text.contains(&format!("=> {decided} ")), "{text}");
         assert!(text.contains("tunnel        decrypt"), "{text}");
-        assert_eq!(text.contains("so-it-gets    reset"), verdict == "denied", "{text}");
+        assert_eq!(text.contains("response      reset"), verdict == "denied", "{text}");
         let one = &objects(&good(&format!("why {ip} --json {admin}")))[0];
         assert_eq!((&one["verdict"], &one["decided"]), (&verdict.into(), &decided.into()), "{one}");
         assert_eq!(one["tunnel"], "decrypt");
@@ -199,9 +199,9 @@ fn a_process_without_its_store_tells_its_stance() {
     let dir = tempfile::tempdir().unwrap();
     let (no_listener, _held) = testkit::address::refusing();
     let url = format!("redis://{no_listener}");
-    let (_end, admin) = decrypt(dir.path(), &["--gate", &url, "--gate-away", "open"]);
+    let (_end, admin) = decrypt(dir.path(), &["--gate", &url, "--gate-failure", "open"]);
     let text = good(&format!("why 203.0.113.7 {admin}"));
-    assert!(text.starts_with("203.0.113.7 is allowed: store-away-open"), "{text}");
+    assert!(text.starts_with("203.0.113.7 is allowed: store-unavailable-open"), "{text}");
     let (_end, admin) = {
         let dir = dir.path().join("other");
         fs::create_dir(&dir).unwrap();

@@ -75,9 +75,9 @@ fn why_without_a_store_or_with_one_that_is_away() {
     let (addr, _held) = testkit::address::refusing();
     let away = format!("redis://{addr}");
     for (policy, verdict) in
-        [("closed", "denied: store-away"), ("open", "allowed: store-away-open")]
+        [("closed", "denied: store-unavailable"), ("open", "allowed: store-unavailable-open")]
     {
-        let words = ["why", "203.0.113.7", "--gate", &away, "--gate-away", policy];
+        let words = ["why", "203.0.113.7", "--gate", &away, "--gate-failure", policy];
         let answer = gate(&words, "");
         complaint(&answer, 1, &[&addr.to_string(), "Connection refused"]);
         assert!(answer.out.starts_with(&format!("203.0.113.7 is {verdict}\n")), "{answer:?}");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use knockpipe::gate::any_store::AnyStore;
-use knockpipe::gate::store::{BATCH, Edit, Receipt, StoreError};
+use knockpipe::gate::store::{BATCH, Edit, EditResult, StoreError};
 use knockpipe::gate::{Expiry, Item, Member};
 use tokio::sync::mpsc;
 
@@ -52,7 +52,7 @@ pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-pub(crate) async fn edit(store: &AnyStore, edit: Edit) -> Receipt {
+pub(crate) async fn edit(store: &AnyStore, edit: Edit) -> EditResult {
     let shown = format!("{edit:?}");
     store.edit(edit).await.unwrap_or_else(|error| panic!("{shown}: {error}"))
 }
@@ -163,7 +163,8 @@ async fn members_end(backing: &impl Backing, store: Arc<AnyStore>) {
         .until("the end comes sooner", |state| ends(state) || !state.allows("203.0.113.7"))
         .await;
     let gone = async {
-        while !store.standing(ip("203.0.113.7"), None).await.unwrap().allow_entries.is_empty() {
+        while !store.address_record(ip("203.0.113.7"), None).await.unwrap().allow_entries.is_empty()
+        {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
@@ -190,7 +191,7 @@ async fn bans_come_and_go(store: Arc<AnyStore>) {
     edit(&store, Edit::Ban(ip("203.0.113.7").into(), brief)).await;
     let began = Instant::now();
     let over = async {
-        while store.standing(ip("203.0.113.7"), None).await.unwrap().ban.is_some() {
+        while store.address_record(ip("203.0.113.7"), None).await.unwrap().ban.is_some() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
@@ -206,10 +207,10 @@ async fn strikes_make_a_ban(store: Arc<AnyStore>) {
     let count = async || edit(&store, strike()).await.count;
     assert!(!edit(&store, clear()).await.changed);
     assert_eq!((count().await, count().await), (Some(1), Some(2)));
-    let standing = store.standing(ip("203.0.113.7"), Some(DAY)).await.unwrap();
+    let standing = store.address_record(ip("203.0.113.7"), Some(DAY)).await.unwrap();
     assert_eq!((standing.strikes, standing.ban), (Some(2), None));
     assert!(edit(&store, clear()).await.changed);
-    assert_eq!(store.standing(ip("203.0.113.7"), Some(DAY)).await.unwrap().strikes, Some(0));
+    assert_eq!(store.address_record(ip("203.0.113.7"), Some(DAY)).await.unwrap().strikes, Some(0));
     let struck = edit(&store, strike()).await;
     assert_eq!((struck.changed, struck.count), (true, Some(1)));
     count().await;
@@ -222,10 +223,10 @@ async fn strikes_make_a_ban(store: Arc<AnyStore>) {
     // While banned nothing counts, and the ban is not made longer.
     let more = edit(&store, strike()).await;
     assert_eq!((more.changed, more.count, &more.key), (false, None, &banned.key));
-    assert_eq!(store.standing(ip("203.0.113.7"), Some(DAY)).await.unwrap().strikes, Some(3));
+    assert_eq!(store.address_record(ip("203.0.113.7"), Some(DAY)).await.unwrap().strikes, Some(3));
     edit(&store, clear()).await;
     assert_eq!(bans(&store).await.0.len(), 1, "a ban stays");
-    assert_eq!(store.standing(ip("203.0.113.8"), Some(DAY)).await.unwrap().strikes, Some(0));
+    assert_eq!(store.address_record(ip("203.0.113.8"), Some(DAY)).await.unwrap().strikes, Some(0));
 }
 
 /// "An IPv6 /64 is one source": its failures are counted together, the ban is of all of it, and
@@ -248,10 +249,10 @@ async fn a_64_is_one_source(store: Arc<AnyStore>) {
     let (all, garbage) = bans(&store).await;
     assert_eq!((all.len(), all[0].0, garbage), (1, network, 0));
     ends_in(all[0].1, HOUR);
-    let standing = store.standing(ip("2001:db8:0:1::abcd"), Some(DAY)).await.unwrap();
+    let standing = store.address_record(ip("2001:db8:0:1::abcd"), Some(DAY)).await.unwrap();
     assert_eq!(standing.ban.as_ref().map(|ban| ban.member), Some(network));
     assert_eq!(standing.strikes, Some(3));
-    assert!(store.standing(ip("2001:db8:0:2::1"), None).await.unwrap().ban.is_none());
+    assert!(store.address_record(ip("2001:db8:0:2::1"), None).await.unwrap().ban.is_none());
     if matches!(*store, AnyStore::Redis(_)) {
         follower.state.exact.clear();
         follower.ask(&["2001:db8:0:1::77"]).await;
@@ -294,7 +295,7 @@ async fn history_is_what_was_told(store: Arc<AnyStore>) {
 }
 
 async fn standing_tells_everything(store: Arc<AnyStore>) {
-    let nothing = store.standing(ip("203.0.113.7"), None).await.unwrap();
+    let nothing = store.address_record(ip("203.0.113.7"), None).await.unwrap();
     assert_eq!(
         (nothing.allow_entries, nothing.ban, nothing.seen, nothing.strikes),
         (vec![], None, None, None)
@@ -304,7 +305,7 @@ async fn standing_tells_everything(store: Arc<AnyStore>) {
     }
     edit(&store, Edit::Ban(ip("203.0.113.7").into(), HOUR)).await;
     edit(&store, Edit::RecordSeen(vec![(ip("203.0.113.7"), 1_700_000_000)])).await;
-    let standing = store.standing(ip("::ffff:203.0.113.7"), Some(DAY)).await.unwrap();
+    let standing = store.address_record(ip("::ffff:203.0.113.7"), Some(DAY)).await.unwrap();
     let grants: Vec<_> =
         standing.allow_entries.iter().map(|grant| grant.member.to_string()).collect();
     assert_eq!(grants, ["203.0.113.7", "203.0.113.0/24", "203.0.0.0/16"]);
@@ -312,7 +313,7 @@ async fn standing_tells_everything(store: Arc<AnyStore>) {
     ends_in(standing.ban.expect("there is a ban").expiry, HOUR);
     assert_eq!((standing.seen, standing.strikes), (Some(1_700_000_000), Some(0)));
     assert!(!standing.server.is_empty());
-    let six = store.standing(ip("2001:db8::7"), None).await.unwrap();
+    let six = store.address_record(ip("2001:db8::7"), None).await.unwrap();
     assert_eq!(six.allow_entries.len(), 1);
 }
 

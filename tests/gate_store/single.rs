@@ -235,7 +235,7 @@ async fn odd_spellings_are_removed_and_explained() {
     follower.ask(&["2001:db8::4", "203.0.113.2"]).await;
     follower.until("answers", |state| state.exact.len() >= 4).await;
     assert!(follower.state.allows("2001:db8::4") && follower.state.allows("203.0.113.2"));
-    let standing = store.standing(ip("2001:db8::4"), None).await.unwrap();
+    let standing = store.address_record(ip("2001:db8::4"), None).await.unwrap();
     assert_eq!(standing.allow_entries.len(), 1);
     for text in ["2001:db8::4", "203.0.113.2", "203.0.113.0/24"] {
         assert!(edit(&store, Edit::Remove(member(text))).await.changed, "{text}");
@@ -243,7 +243,7 @@ async fn odd_spellings_are_removed_and_explained() {
     }
     server.ask(&format!("SET {BAN}2001:DB8::7 1"));
     follower.until("the ban", |state| state.bans("2001:db8::7")).await;
-    assert!(store.standing(ip("2001:db8::7"), None).await.unwrap().ban.is_some());
+    assert!(store.address_record(ip("2001:db8::7"), None).await.unwrap().ban.is_some());
     assert!(edit(&store, Edit::Unban(ip("2001:db8::7").into())).await.changed);
     follower.until("no ban", |state| !state.bans("2001:db8::7")).await;
     follower.stop().await;
@@ -319,7 +319,7 @@ async fn users_with_few_rights_and_wrong_passwords() {
     follower.until("the grant", |state| state.allows("203.0.113.7")).await;
     edit(&gate, Edit::Ban(ip("203.0.113.7").into(), HOUR)).await;
     follower.until("the ban", |state| state.bans("203.0.113.7")).await;
-    gate.standing(ip("203.0.113.7"), Some(HOUR)).await.unwrap();
+    gate.address_record(ip("203.0.113.7"), Some(HOUR)).await.unwrap();
     let findtime = Duration::from_secs(86_400);
     edit(&gate, Edit::Strike { ip: ip("203.0.113.8"), findtime, bantime: HOUR, maxretry: 1 }).await;
     edit(&gate, Edit::RecordSeen(vec![(ip("203.0.113.7"), 1)])).await;

@@ -129,7 +129,7 @@ fn a_kick_by_tunnel_address_or_key_ends_all_of_them() {
 
 #[test]
 fn status_tells_limits_counts_and_keys() {
-    let watched = Watched::start(&["-n", "5", "-o", "1"]);
+    let watched = Watched::start(&["-n", "5", "-o", "1s"]);
     let client = watched.client(b"hello");
     // A stranger is counted by its reason.
     Wire::connect(watched.pair.decrypt.addr()).unwrap().write_all(&[9; 300]).unwrap();
@@ -166,7 +166,7 @@ fn status_tells_limits_counts_and_keys() {
 fn status_watch_shows_it_again_and_again() {
     let watched = Watched::start(&[]);
     let mut command = Command::new(binary());
-    command.args(["status", "--json", "--watch", "0.05", "--admin"]).arg(&watched.encrypt.0);
+    command.args(["status", "--json", "--watch", "50ms", "--admin"]).arg(&watched.encrypt.0);
     let mut watching = Program::spawn("status --watch", command.stdout(Stdio::piped()));
     let shown = BufReader::new(watching.child().stdout.take().unwrap());
     let three = || shown.lines().take(3).collect::<Result<Vec<String>, _>>();

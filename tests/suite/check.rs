@@ -38,11 +38,11 @@ fn each_step_that_fails_is_named() {
     let lost = decrypt_table("lost", &closed, KEY, "");
     let mut decrypt = Service::start(dir.path(), "far.toml", &format!("{far}{lost}"));
     let (far, lost) = (decrypt.addr("far"), decrypt.addr("lost"));
-    let gate = |url: &str| format!("gate = \"{url}\"\ntimeout = 1");
+    let gate = |url: &str| format!("gate = \"{url}\"\ntimeout = '1s'");
     let table = |target: &Addr, key, more| encrypt_table("t", target, key, more);
     for (text, expected) in [
         (table(&far, KEY, ""), "ok (name, connect, key or gate, clock, service, target, MTU)"),
-        (table(&far, "\"other\"", "timeout = 1"), "FAILED at key or gate: the far end"),
+        (table(&far, "\"other\"", "timeout = '1s'"), "FAILED at key or gate: the far end"),
         (table(&lost, KEY, ""), "FAILED at target: target-refused"),
         (table(&far, KEY, "service = \"none\""), "FAILED at service: no-such-service"),
         (table(&closed, KEY, ""), "FAILED at connect"),

@@ -163,12 +163,12 @@ fn flags_and_commands_in_the_wrong_place() {
         &format!("{DECRYPT} --service x"),
         &["is a flag of encrypt, pipe and check, not of decrypt"],
     );
-    refused(&format!("{PIPE} --drain=5"), &["is a flag of encrypt and decrypt, not of pipe"]);
+    refused(&format!("{PIPE} --drain=5s"), &["is a flag of encrypt and decrypt, not of pipe"]);
     refused(&format!("{SPIPED} --pool 5"), &["'--pool' is a flag of encrypt; put it after"]);
     refused("gate list --ttl 5d --gate file:x", &["a flag of gate allow, ", ", not of gate list"]);
     refused("gate export --json", &["is a flag of the gate commands, not of gate export"]);
     refused("encrypt --json", &["a flag of status, who, kick, reload and drain, not of encrypt"]);
-    refused("gate list --drain 5", &["a flag of encrypt and decrypt, not of gate list"]);
+    refused("gate list --drain 5s", &["a flag of encrypt and decrypt, not of gate list"]);
     let after = &["put it after the command: 'knockpipe gate COMMAND --gate ...'"];
     refused("gate --gate redis://a allow 203.0.113.7", after);
     refused("gate --gate=redis://a allow 203.0.113.7", after);
@@ -188,13 +188,13 @@ fn single_flags_given_twice() {
     let valued = [
         "-b 127.0.0.1",
         "-n 5",
-        "-o 1",
+        "-o 1s",
         "-p x.pid",
-        "-r 5",
+        "-r 5s",
         "-u 1:1",
         "--padding none",
         "--suite auto",
-        "--drain 1",
+        "--drain 1s",
         "--log-level info",
         "--log-format json",
         "--max-per-source 5",
@@ -225,8 +225,8 @@ fn numbers_that_are_none() {
             refused(&format!("{base} -n {bad}"), &parts);
         }
         for flag in ["-o", "-r", "--drain"] {
-            for bad in ["-1", "soon", "inf", "nan", "5s", "1e9"] {
-                refused(&format!("{base} {flag} {bad}"), &[bad, "number of seconds"]);
+            for bad in ["-1", "soon", "inf", "nan", "1.2.3", "1e9"] {
+                refused(&format!("{base} {flag} {bad}"), &[bad, "is not a duration"]);
             }
         }
         refused(&format!("{base} --padding 16385"), &["--padding", "16384"]);
@@ -241,15 +241,15 @@ fn numbers_that_are_none() {
         refused(&format!("{DECRYPT} --max-handshakes {bad}"), &["number of handshakes"]);
     }
     for base in [ENCRYPT, DECRYPT, PIPE] {
-        refused(&format!("{base} -o 0"), &["-o/--timeout", "such as 5"]);
+        refused(&format!("{base} -o 0s"), &["-o/--timeout", "such as 5s"]);
     }
-    refused(&format!("{ENCRYPT} -r 0"), &["-r/--resolve-every", "-R"]);
+    refused(&format!("{ENCRYPT} -r 0s"), &["-r/--resolve-every", "-R"]);
 }
 
 #[test]
 fn flags_that_exclude_each_other() {
     for base in [ENCRYPT, DECRYPT, SPIPED] {
-        refused(&format!("{base} -R -r 5"), &["exclude each other", "keep one"]);
+        refused(&format!("{base} -R -r 5s"), &["exclude each other", "keep one"]);
     }
     refused("-e -d -s a:1 -t b:2 -k key", &["-e and -d are both given", "keep -e"]);
     refused("-s a:1 -t b:2 -k key", &["neither -e nor -d", "add -e"]);

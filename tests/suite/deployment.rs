@@ -275,6 +275,7 @@ fn the_encrypt_sidecar_is_up_before_the_application_and_ends_after_it() {
     assert!(url.unwrap().starts_with("127.0.0.1:"));
     let drain = args.iter().find_map(|word| word.strip_prefix("--drain=")).unwrap();
     let grace = pod["terminationGracePeriodSeconds"].as_integer().unwrap();
+    let drain = drain.strip_suffix('s').expect("it is in seconds");
     assert!(grace > drain.parse().unwrap());
     let mount = &sidecar["volumeMounts"].as_sequence().unwrap()[0];
     let directory = mount["mountPath"].as_str().unwrap();

@@ -19,7 +19,7 @@ fn check(args: &[&str], key: &Path) -> (Option<i32>, String, String) {
 
 /// Returns the log line of the encrypt end about its first client, with this far end.
 fn detail_of(key: &Path, far_end: &Addr) -> String {
-    let launch = Launch::encrypt(key).source(&any()).target(far_end).args(["-o", "1"]);
+    let launch = Launch::encrypt(key).source(&any()).target(far_end).args(["-o", "1s"]);
     let encrypt = launch.start();
     let _client = encrypt.connect();
     encrypt.wait_closed("no-answer").field("detail").unwrap()
@@ -59,7 +59,7 @@ fn plain_words_at_a_sealed_port_are_a_hint() {
     let dir = tempfile::tempdir().unwrap();
     let key = keygen(dir.path(), "key");
     let target = Target::echo();
-    let launch = Launch::decrypt(&key).source(&any()).target(target.addr()).args(["-o", "0.3"]);
+    let launch = Launch::decrypt(&key).source(&any()).target(target.addr()).args(["-o", "300ms"]);
     let decrypt: End = launch.start();
     let mut client = decrypt.connect();
     client.write_all(b"*1\r\n$4\r\nPING\r\n").unwrap();
@@ -81,7 +81,7 @@ fn check_without_a_file_tells_each_step() {
     let wrong = keygen(pair.dir(), "wrong");
     for (args, key, step) in [
         (vec!["-t", "no-such-name.invalid:1"], pair.key(), "name: FAIL: "),
-        (vec!["-t", &far_end, "-o", "1"], &wrong, "key or gate: FAIL: "),
+        (vec!["-t", &far_end, "-o", "1s"], &wrong, "key or gate: FAIL: "),
         (vec!["-t", &far_end, "--service", "none"], pair.key(), "service: FAIL: no-such-service"),
         (
             vec!["-s", &far_end, "-t", &far_end.replace("127.0.0.1", "127.0.0.9")],

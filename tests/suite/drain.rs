@@ -21,7 +21,7 @@ const PROMPTLY: Duration = Duration::from_secs(20);
 /// Starts a decrypt end that gives strangers ten minutes.
 fn patient(key: &Path, drain: &str) -> End {
     let launch = Launch::decrypt(key).source(&any()).args(["-t", "127.0.0.1:1"]);
-    let end = launch.args(["-o", "600", "--drain", drain]).start();
+    let end = launch.args(["-o", "600s", "--drain", drain]).start();
     end.wait_looked();
     end
 }
@@ -32,7 +32,7 @@ fn patient(key: &Path, drain: &str) -> End {
 fn a_silent_stranger_does_not_hold_a_stop_up() {
     let dir = tempfile::tempdir().unwrap();
     let key = keygen(dir.path(), "key");
-    for drain in ["1", "3600"] {
+    for drain in ["1s", "3600s"] {
         let mut decrypt = patient(&key, drain);
         let baseline = decrypt.fds();
         let mut stranger = decrypt.connect();
@@ -70,12 +70,12 @@ fn a_second_signal_with_only_a_stranger_is_a_clean_end_too() {
 fn nothing_that_was_counted_is_lost_at_the_end() {
     const STRANGERS: usize = 50;
     let target = Target::hold();
-    for (drain, signals) in [("3600", 1), ("0.2", 1), ("3600", 2)] {
-        let options = PairOptions::default().decrypt(&["-o", "600", "--drain", drain]);
+    for (drain, signals) in [("3600s", 1), ("200ms", 1), ("3600s", 2)] {
+        let options = PairOptions::default().decrypt(&["-o", "600s", "--drain", drain]);
         let mut pair = Pair::start(options, target.addr());
         let before = target.counts().accepts();
         // Where it is not the strangers' deadline that ends it, a session is cut.
-        let session = (drain, signals) != ("3600", 1);
+        let session = (drain, signals) != ("3600s", 1);
         let client = session.then(|| pair.connect());
         eventually("the target has it", || {
             target.counts().accepts() - before == u64::from(session)
@@ -112,8 +112,8 @@ fn nothing_that_was_counted_is_lost_at_the_end() {
 fn a_session_that_is_cut_while_it_dials_is_told_to_both_ends() {
     let (silent, _held) = deaf();
     for second in [false, true] {
-        let drain = if second { "3600" } else { "0.3" };
-        let options = PairOptions::default().decrypt(&["-o", "600", "--drain", drain]);
+        let drain = if second { "3600s" } else { "300ms" };
+        let options = PairOptions::default().decrypt(&["-o", "600s", "--drain", drain]);
         let mut pair = Pair::start(options, &silent);
         let mut client = pair.connect();
         eventually("the target is being dialled", || is_dialling(&pair.decrypt, &silent));
@@ -139,7 +139,7 @@ fn a_client_that_is_cut_before_the_far_end_answered_has_its_line() {
     let dir = tempfile::tempdir().unwrap();
     let key = keygen(dir.path(), "key");
     let launch = Launch::encrypt(&key).source(&any()).target(&silent);
-    let mut encrypt = launch.args(["-o", "600", "--drain", "0.3"]).start();
+    let mut encrypt = launch.args(["-o", "600s", "--drain", "300ms"]).start();
     let mut client = encrypt.connect();
     eventually("the far end is being dialled", || is_dialling(&encrypt, &silent));
     encrypt.terminate();
@@ -174,7 +174,7 @@ fn a_removed_tunnel_does_not_end_with_the_next_of_its_name() {
     let of = |name: &str, more: &str| encrypt_table(name, &far.addr("far"), "\"key\"", more);
     let kept = of("kept", "");
     let mut near =
-        Service::start(dir.path(), "near.toml", &format!("{kept}{}", of("a", "drain = 3600")));
+        Service::start(dir.path(), "near.toml", &format!("{kept}{}", of("a", "drain = '3600s'")));
     let connect = || {
         let mut wire = Wire::connect(&near.addr("a")).unwrap();
         wire.expect_echo(b"before");
@@ -182,7 +182,7 @@ fn a_removed_tunnel_does_not_end_with_the_next_of_its_name() {
     };
     let mut first = connect();
     assert_eq!(near.reload(&kept).number("removed"), Some(1));
-    let back = near.reload(&format!("{kept}{}", of("a", "drain = 0.2")));
+    let back = near.reload(&format!("{kept}{}", of("a", "drain = '200ms'")));
     assert_eq!(back.number("added"), Some(1), "{}", back.text());
     let mut second = connect();
     assert_eq!(near.reload(&kept).number("removed"), Some(1));

@@ -97,7 +97,7 @@ fn a_target_that_comes_back_sees_clients_only() {
 fn a_target_that_swallows_packets_does_not_eat_the_deadline() {
     let (hole, _held) = deaf();
     let second = Redis::start();
-    let pair = pair(&[&hole, second.tcp()], &["-o", "6"]);
+    let pair = pair(&[&hole, second.tcp()], &["-o", "6s"]);
     let (answered_by, took) = who_answers(&pair);
     assert_eq!(answered_by, port(&second));
     assert!(took >= Duration::from_secs(2), "the first has a head start: {took:?}");
@@ -111,7 +111,7 @@ fn a_target_that_swallows_packets_does_not_eat_the_deadline() {
 /// Its part of this deadline would be longer than any wait here.
 #[test]
 fn a_target_that_is_known_to_be_down_is_not_waited_for() {
-    let deadline = (NEVER * 10).as_secs().to_string();
+    let deadline = format!("{}s", (NEVER * 10).as_secs());
     let (hole, held) = refusing();
     let second = Redis::start();
     let pair = pair(&[&hole, second.tcp()], &["-o", &deadline]);
@@ -129,7 +129,7 @@ fn a_target_that_is_known_to_be_down_is_not_waited_for() {
 #[test]
 fn a_target_that_hangs_is_replaced_where_it_is_checked() {
     let (first, second) = (Redis::start(), Redis::start());
-    let pair = pair(&[first.tcp(), second.tcp()], &["--check", "redis/1s", "-o", "2"]);
+    let pair = pair(&[first.tcp(), second.tcp()], &["--check", "redis/1s", "-o", "2s"]);
     assert_eq!(who_answers(&pair).0, port(&first));
     first.signal(Signal::SIGSTOP);
     let log = &pair.decrypt.program;
@@ -147,7 +147,7 @@ fn a_target_that_hangs_is_replaced_where_it_is_checked() {
 #[test]
 fn when_all_are_down_all_are_tried() {
     let ((one, _one), (two, held)) = (refusing(), refusing());
-    let pair = pair(&[&one, &two], &["-o", "2"]);
+    let pair = pair(&[&one, &two], &["-o", "2s"]);
     for round in 1..4 {
         drop(pair.connect().read_to_ending(NEVER));
         eventually("it is told", || pair.decrypt.closed().len() == round);
@@ -220,7 +220,7 @@ impl Two {
 }
 
 fn decrypt(key: &Path, at: &Addr, target: &Addr) -> End {
-    let args = ["-o", "3", "--log-level", "debug"];
+    let args = ["-o", "3s", "--log-level", "debug"];
     Launch::decrypt(key).source(at).target(target).args(args).start()
 }
 
@@ -232,7 +232,7 @@ fn encrypt(key: &Path, to: &[&Addr], args: &[&str]) -> End {
 #[test]
 fn a_far_end_that_is_killed_is_replaced_and_used_again_when_it_is_back() {
     let mut two = Two::start();
-    let encrypt = two.encrypt(&["-o", "3"]);
+    let encrypt = two.encrypt(&["-o", "3s"]);
     assert_eq!(two.reached(&encrypt), 0);
     let first = two.ends[0].addr().clone();
     two.ends[0].program.signal(Signal::SIGKILL);
@@ -257,7 +257,7 @@ fn a_far_end_that_is_killed_is_replaced_and_used_again_when_it_is_back() {
 #[test]
 fn a_far_end_that_hangs_is_replaced() {
     let two = Two::start();
-    let encrypt = two.encrypt(&["-o", "3"]);
+    let encrypt = two.encrypt(&["-o", "3s"]);
     assert_eq!(two.reached(&encrypt), 0);
     two.ends[0].program.signal(Signal::SIGSTOP);
     for _ in 0..3 {
@@ -274,15 +274,15 @@ fn a_far_end_that_hangs_is_replaced() {
 #[test]
 fn a_pool_follows_to_another_far_end() {
     let mut two = Two::start();
-    let encrypt = two.encrypt(&["-o", "3", "--pool", "2", "--log-level", "debug"]);
+    let encrypt = two.encrypt(&["-o", "3s", "--pool", "2", "--log-level", "debug"]);
     let ready = |count: usize| {
-        eventually("the pool is full", || encrypt.count("a warm tunnel is ready") >= count);
+        eventually("the pool is full", || encrypt.count("warm tunnel ready") >= count);
     };
     ready(2);
     assert_eq!(two.reached(&encrypt), 0);
     two.ends[0].program.signal(Signal::SIGKILL);
     two.ends[0].program.wait();
-    let before = encrypt.count("a warm tunnel is ready");
+    let before = encrypt.count("warm tunnel ready");
     ready(before + 2);
     for _ in 0..4 {
         assert_eq!(two.reached(&encrypt), 1);
@@ -293,9 +293,9 @@ fn a_pool_follows_to_another_far_end() {
 #[test]
 fn a_pool_gives_out_no_tunnel_to_a_far_end_that_is_down() {
     let two = Two::start();
-    let encrypt = two.encrypt(&["-o", "2", "--pool", "4", "--log-level", "debug"]);
+    let encrypt = two.encrypt(&["-o", "2s", "--pool", "4", "--log-level", "debug"]);
     let ready = |count: usize| {
-        eventually("the pool is full", || encrypt.count("a warm tunnel is ready") >= count);
+        eventually("the pool is full", || encrypt.count("warm tunnel ready") >= count);
     };
     ready(4);
     two.ends[0].program.signal(Signal::SIGSTOP);
@@ -311,7 +311,7 @@ fn a_pool_gives_out_no_tunnel_to_a_far_end_that_is_down() {
     two.ends[0].program.signal(Signal::SIGCONT);
     let ended = |reason: &str| {
         let log = two.ends[0].program.log();
-        let is_one = |line: &&Line| line.is("a tunnel that was never opened has ended");
+        let is_one = |line: &&Line| line.is("unopened tunnel ended");
         log.iter().filter(is_one).filter(|line| line.has("reason", reason)).count()
     };
     eventually("it hears of them", || ended("unopened") >= 2);

@@ -22,7 +22,7 @@ use super::reload::{KEY, Two};
 use super::systemd::hand_over;
 
 /// Shorter than any handshake deadline of these tests.
-const QUIET: &[&str] = &["-o", "0.5"];
+const QUIET: &[&str] = &["-o", "500ms"];
 
 /// Returns true if a decrypt end answers a first message.
 #[track_caller]
@@ -163,7 +163,7 @@ fn a_known_clock_is_no_trouble_where_a_start_takes_long() {
     let decrypt = Launch::decrypt(&key).args(["-s", "systemd:sealed"]).target(target.addr());
     let start =
         || End::of(hand_over(&decrypt, "sealed", vec![listener.try_clone().unwrap().into()]));
-    let encrypt = Launch::encrypt(&key).args(["-s", "127.0.0.1:0", "-o", "60"]).target(&sealed);
+    let encrypt = Launch::encrypt(&key).args(["-s", "127.0.0.1:0", "-o", "60s"]).target(&sealed);
     let (mut first, mut encrypt) = (start(), encrypt.start());
     encrypt.connect().expect_echo(b"first");
     first.stop();
@@ -184,7 +184,7 @@ fn a_second_attempt_that_fails_before_the_first_is_no_answer() {
     let dir = TempDir::new().unwrap();
     let key = keygen(dir.path(), "key");
     let acceptor = Acceptor::start(&key);
-    let encrypt = Launch::encrypt(&key).args(["-s", "127.0.0.1:0", "-o", "1"]);
+    let encrypt = Launch::encrypt(&key).args(["-s", "127.0.0.1:0", "-o", "1s"]);
     let mut plain = encrypt.clone().target(&acceptor.addr()).start();
     let mut client = plain.connect();
     let first = acceptor.hear();
@@ -223,7 +223,7 @@ fn an_overtaken_attempt_is_no_strike() {
     }
     eventually("all have sent their first message", || connections(&encrypt, &sealed) >= CLIENTS);
     let store = format!("file:{}", dir.path().join("gate").display());
-    let decrypt = Launch::decrypt(&key).args(["-s", "systemd:sealed", "-o", "2"]);
+    let decrypt = Launch::decrypt(&key).args(["-s", "systemd:sealed", "-o", "2s"]);
     let decrypt = decrypt.args(["--gate", &store, "--internal", "allow"]).target(target.addr());
     let decrypt = decrypt.args(["--ban-after", "3/60s/1h"]);
     let mut decrypt = End::of(hand_over(&decrypt, "sealed", vec![listener.into()]));
@@ -250,7 +250,7 @@ fn a_reload_that_renames_a_tunnel_forgets_no_first_message() {
     let target = Target::echo();
     let source = testkit::Kind::Unix.fresh(dir.path(), "in");
     let table = |name: &str| {
-        let table = decrypt_table(name, target.addr(), KEY, "timeout = 0.5");
+        let table = decrypt_table(name, target.addr(), KEY, "timeout = '500ms'");
         table.replace("127.0.0.1:0", &source.to_string())
     };
     let mut service = Service::start(dir.path(), "service.toml", &table("before"));
@@ -268,7 +268,7 @@ fn two_tunnels_of_a_process_with_one_key_answer_a_message_once() {
     let dir = TempDir::new().unwrap();
     let key = keygen(dir.path(), "key");
     let target = Target::echo();
-    let table = |name| decrypt_table(name, target.addr(), KEY, "timeout = 0.5");
+    let table = |name| decrypt_table(name, target.addr(), KEY, "timeout = '500ms'");
     let mut service = Service::start(dir.path(), "service.toml", &(table("one") + &table("two")));
     let recorded = Call::new(&key);
     assert!(is_answered(&service.addr("one"), &recorded));

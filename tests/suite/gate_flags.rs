@@ -21,15 +21,15 @@ fn gates_that_make_no_sense() {
             ("--gate file:x --set y", &["--set is about Redis", "leave it out"]),
             ("--set y", &["--set is about a store", "add --gate"]),
             ("--allow 10.0.0.0/8 --on-revoke keep", &["--on-revoke needs a store"]),
-            ("--denied hold", &["--denied is about a gate"]),
+            ("--denied tarpit", &["--denied is about a gate"]),
             ("--allow example.org", &["--allow", "example.org", "203.0.113.0/24"]),
-            ("--gate file:x --gate-away maybe", &["--gate-away", "stale:DURATION"]),
-            ("--gate file:x --denied loudly", &["--denied", "close, reset or hold"]),
+            ("--gate file:x --gate-failure maybe", &["--gate-failure", "stale:DURATION"]),
+            ("--gate file:x --denied loudly", &["--denied", "close, reset or tarpit"]),
             ("--gate file:x --reap-idle 0", &["--reap-idle", "30d"]),
             ("--gate file:x --reap-idle 30", &["--reap-idle", "\"30\" has no unit", "30d"]),
-            ("--gate file:x --reap-idle -5m", &["--reap-idle", "\"-5m\" is no duration"]),
-            ("--gate file:x --gate-away stale:5", &["\"5\" has no unit", "5m"]),
-            ("--proxy-from 10.0.0.1,x", &["--proxy-from", "\"x\" is no address"]),
+            ("--gate file:x --reap-idle -5m", &["--reap-idle", "\"-5m\" is not a duration"]),
+            ("--gate file:x --gate-failure stale:5", &["\"5\" has no unit", "5m"]),
+            ("--proxy-from 10.0.0.1,x", &["--proxy-from", "\"x\" is not an address"]),
         ];
         for (flags, parts) in cases {
             refused(&format!("{base} {flags}"), parts);
@@ -46,7 +46,10 @@ fn gates_that_make_no_sense() {
     for line in ["gate allow 203.0.113.7 --ttl 12", "gate ban 203.0.113.7 --ttl 12"] {
         refused(&format!("{line} --gate file:x"), &["--ttl: \"12\" has no unit", "12h"]);
     }
-    refused("gate allow 203.0.113.7 --ttl -5m --gate file:x", &["--ttl: \"-5m\" is no duration"]);
+    refused(
+        "gate allow 203.0.113.7 --ttl -5m --gate file:x",
+        &["--ttl: \"-5m\" is not a duration"],
+    );
     refused("gate reap --idle 30 --gate file:x", &["--idle: \"30\" has no unit", "30d"]);
     refused(&format!("{DECRYPT} --ban-after 10/60s/1h"), &["--ban-after needs a store"]);
     refused(&format!("{DECRYPT} --proxy-to-target v3"), &["--proxy-to-target", "v1 or v2"]);
@@ -58,7 +61,10 @@ fn gates_that_make_no_sense() {
 fn gate_commands_about_what_is_no_address() {
     for command in ["allow", "remove", "ban", "unban", "deny", "why"] {
         let line = format!("gate {command} nonsense --gate file:x");
-        refused(&line, &["knockpipe: \"nonsense\" is no address or network; write one such as"]);
+        refused(
+            &line,
+            &["knockpipe: \"nonsense\" is not an address or network; write one such as"],
+        );
     }
     refused(
         "gate why 1.2.3.0/24 --gate file:x",

@@ -12,8 +12,8 @@ use std::thread;
 use testkit::redis::{Reply, receive};
 use testkit::{End, Launch, any, binary, eventually, keygen, proc};
 
-const AWAY: &str = "the gate's store is away";
-const READ: &str = "the gate's store is read";
+const AWAY: &str = "gate store unavailable";
+const READ: &str = "gate store synced";
 
 /// Memory that a gate may take in addition for a hostile server.
 const MOST_MIB: u64 = 64;
@@ -169,7 +169,7 @@ impl Gate {
     }
 }
 
-/// "Whatever a server of the gate announces or sends without an end is not kept: the store is away,
+/// "Whatever a server of the gate announces or sends without an end is not kept: the store is unavailable,
 /// and one line says why."
 #[test]
 fn answers_without_an_end_cost_a_line_and_no_memory() {

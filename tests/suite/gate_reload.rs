@@ -33,7 +33,7 @@ fn an_absent_store_ends_none_of_those_who_are_there_at_a_reload() {
     let two = Two::start();
     let redis = Redis::start();
     redis.ask("SADD ip-allowed 127.0.0.1");
-    let rules = format!("gate = \"{}\"\ntimeout = 2", redis.url());
+    let rules = format!("gate = \"{}\"\ntimeout = '2s'", redis.url());
     two.encrypt.reload(&two.near(KEY, &rules));
     let mut live = Wire::connect(&two.entrance()).unwrap();
     live.expect_echo(b"before");
@@ -101,7 +101,7 @@ fn sessions_of_before_a_reload_count_at_the_end() {
     };
     let (mut revoked, mut cut) = (connect(), connect());
     // Only these are from before the reload; the successor has none.
-    for more in ["timeout = 7", "timeout = 8\ndrain = 3600"] {
+    for more in ["timeout = '7s'", "timeout = '8s'\ndrain = '3600s'"] {
         let line = two.encrypt.reload(&two.near(KEY, &format!("{rules}\n{more}")));
         assert_eq!(line.number("changed"), Some(1), "{}", line.text());
     }
@@ -118,7 +118,7 @@ fn sessions_of_before_a_reload_count_at_the_end() {
     let entrance = two.encrypt.addr("kept");
     let mut last = Wire::connect(&entrance).unwrap();
     last.expect_echo(b"before");
-    two.encrypt.reload(&encrypt_table("kept", &two.decrypt.addr("far"), KEY, "drain = 0.2"));
+    two.encrypt.reload(&encrypt_table("kept", &two.decrypt.addr("far"), KEY, "drain = '200ms'"));
     two.encrypt.program.signal(Signal::SIGTERM);
     assert_eq!(last.expect_ending(), Ending::Reset);
     assert_eq!(two.encrypt.program.exit_code(), 1, "{}", two.encrypt.program.tail());

@@ -24,9 +24,9 @@ const EARLY: usize = 20;
 /// Starts of each end with clients that wait.
 const STARTS: usize = 3;
 
-const READ: &str = "the gate's store is read";
-const AWAY: &str = "the gate's store is away";
-const UNREAD: &str = "the gate's store is not read yet";
+const READ: &str = "gate store synced";
+const AWAY: &str = "gate store unavailable";
+const UNREAD: &str = "gate store not synced yet";
 
 /// Returns an address of the store that no peer here has.
 fn address(number: u32) -> String {
@@ -129,7 +129,7 @@ fn who_is_ready_has_read_its_store() {
     end.stop();
 }
 
-/// "A store that is away delays the start until that is known, and no longer."
+/// "A store that is unavailable delays the start until that is known, and no longer."
 #[test]
 fn a_store_that_is_away_delays_the_start_by_one_failure() {
     let target = Target::echo();
@@ -138,9 +138,9 @@ fn a_store_that_is_away_delays_the_start_by_one_failure() {
     redis.kill();
     let began = Instant::now();
     let launch = Launch::encrypt(pair.key()).source(&any()).target(pair.decrypt.addr());
-    let launch = launch.args(["--internal", "check", "--gate", &redis.url(), "-o", "100"]);
+    let launch = launch.args(["--internal", "check", "--gate", &redis.url(), "-o", "100s"]);
     for (policy, open) in [("closed", false), ("open", true)] {
-        let mut end = launch.clone().args(["--gate-away", policy]).start();
+        let mut end = launch.clone().args(["--gate-failure", policy]).start();
         let away = position(&end.program, AWAY).expect("it is told before ready");
         assert!(Some(away) < position(&end.program, "ready"), "{}", end.program.tail());
         assert_eq!(end.connect().echoes(b"may I?", testkit::NEVER), open, "{policy}");
@@ -158,8 +158,8 @@ fn a_store_that_does_not_answer_delays_the_start_for_the_timeout_at_most() {
     let redis = fill_redis();
     redis.signal(Signal::SIGSTOP);
     let launch = Launch::encrypt(pair.key()).source(&any()).target(pair.decrypt.addr());
-    let launch = launch.args(["--internal", "check", "--gate", &redis.url(), "-o", "0.3"]);
-    let mut end = launch.args(["--gate-away", "open"]).start();
+    let launch = launch.args(["--internal", "check", "--gate", &redis.url(), "-o", "300ms"]);
+    let mut end = launch.args(["--gate-failure", "open"]).start();
     assert!(position(&end.program, UNREAD).is_some(), "{}", end.program.tail());
     end.program.wait_line(AWAY, |line| line.is(AWAY));
     eventually("the policy holds", || end.connect().echoes(b"may I?", testkit::NEVER));
@@ -174,7 +174,7 @@ fn a_reload_does_not_wait_for_a_store_that_is_away() {
     let two = super::reload::Two::start();
     let mut redis = Redis::start();
     redis.kill();
-    let gate = format!("gate = \"{}\"\ninternal = \"check\"\ntimeout = 100", redis.url());
+    let gate = format!("gate = \"{}\"\ninternal = \"check\"\ntimeout = '100s'", redis.url());
     let began = Instant::now();
     two.encrypt.reload(&two.near(super::reload::KEY, &gate));
     assert!(began.elapsed() < Duration::from_secs(50), "{:?}", began.elapsed());
@@ -195,7 +195,7 @@ fn tunnels_of_a_pool_that_come_while_the_far_end_starts_are_answered() {
     redis.signal(Signal::SIGSTOP);
     let (sealed, listener) = tcp();
     let gate = redis.url();
-    let launch = Launch::decrypt(&key).args(["-s", "systemd:sealed", "-o", "60", "--gate", &gate]);
+    let launch = Launch::decrypt(&key).args(["-s", "systemd:sealed", "-o", "60s", "--gate", &gate]);
     let launch = launch.target(target.addr());
     let program = hand_over(&launch, "sealed", vec![listener.into()]);
     let asks = |socket: &TcpSocket| Addr::Tcp(socket.remote.into()) == *redis.tcp();

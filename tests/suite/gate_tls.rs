@@ -16,9 +16,9 @@ use testkit::file::{Service, decrypt_table};
 use testkit::redis::Redis;
 use testkit::{Target, binary, eventually, keygen};
 
-const READ: &str = "the gate's store is read";
-const AWAY: &str = "the gate's store is away";
-const STILL: &str = "the gate's store is still away, for another cause";
+const READ: &str = "gate store synced";
+const AWAY: &str = "gate store unavailable";
+const STILL: &str = "gate store still unavailable, for another cause";
 
 const SERVER: &str = "subjectAltName=IP:127.0.0.1";
 
@@ -230,7 +230,7 @@ fn a_reload_reads_the_authority_again() {
     };
     eventually("the log tells it", || is_told(AWAY) || is_told(STILL));
     eventually("status tells it", || {
-        let away = admin.tunnel()["gate"]["away"].as_str().unwrap_or_default().to_owned();
+        let away = admin.tunnel()["gate"]["unavailable"].as_str().unwrap_or_default().to_owned();
         away.contains(why)
     });
     assert!(admin.says(0, &["status"]).contains(why));
@@ -246,7 +246,7 @@ fn a_reload_reads_the_authority_again() {
     eventually("the store is read again", || {
         service.program.log().iter().filter(|line| line.is(READ)).count() == 2
     });
-    assert!(admin.tunnel()["gate"]["away"].is_null());
+    assert!(admin.tunnel()["gate"]["unavailable"].is_null());
     assert_eq!(http(&metrics, "GET", "/readyz").status, 200);
     // Nothing is new, so nothing changes.
     let line = service.reload(&text);

@@ -15,7 +15,7 @@ use testkit::{Addr, End, Kind, Launch, NEVER, Target, Wire, eventually, keygen};
 
 const DOWN: &str = "target is down";
 const UP: &str = "target is up again";
-const UNWELCOME: &str = "a check may not log in";
+const UNWELCOME: &str = "health check login rejected";
 
 /// A decrypt end that checks its targets, without any client.
 struct Checked {
@@ -223,7 +223,7 @@ fn checks_do_not_count_towards_a_blocked_host() {
     // The server looks up our name, and has to wait for its error first.
     let checks = ["login=mysql/3s", "look=tcp/1s", "clock=redis/3s"];
     let checks = checks.into_iter().flat_map(|check| ["--check", check]);
-    let args: Vec<&str> = flags.chain(checks).chain(["-o", "3"]).collect();
+    let args: Vec<&str> = flags.chain(checks).chain(["-o", "3s"]).collect();
     let checked = net.at_gate(|| Checked::start(&[], &args));
     eventually("five checks were made", || pings(&redis) >= 6);
     net.at_gate(|| {

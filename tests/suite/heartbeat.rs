@@ -59,7 +59,7 @@ fn sessions_with_swallowed_records_end_at_both_ends() {
 #[test]
 fn a_dialer_with_a_swallowed_open_ends_the_session() {
     let target = Target::echo();
-    let (pair, middle) = watched(PairOptions::both(&[QUICK[0], QUICK[1], "-o", "1"]), &target);
+    let (pair, middle) = watched(PairOptions::both(&[QUICK[0], QUICK[1], "-o", "1s"]), &target);
     middle.swallow_from(1);
     let mut client = pair.connect();
     assert_eq!(client.expect_ending(), Ending::Reset);

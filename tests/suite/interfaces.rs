@@ -134,7 +134,7 @@ fn set_ipv6(net: &Namespace, is_on: bool) {
     }
 }
 
-const MISSING: &str = "one of a tunnel's sources is missing on this host";
+const MISSING: &str = "source address not available on this host";
 
 fn table(key: &Path, sources: &str) -> String {
     format!(

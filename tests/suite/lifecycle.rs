@@ -65,11 +65,11 @@ fn endless_session(pair: &Pair, target: &Target) -> Wire {
     client
 }
 
-/// "... until --drain SECONDS, exit 1 if some were cut": the client sees a reset.
+/// "... until --drain DURATION, exit 1 if some were cut": the client sees a reset.
 #[test]
 fn a_session_that_outlives_the_drain_is_cut_and_the_exit_code_says_so() {
     let target = Target::hold();
-    let options = || PairOptions::both(&["--drain", "0.5"]);
+    let options = || PairOptions::both(&["--drain", "500ms"]);
     let mut pair = Pair::start(options(), target.addr());
     let mut client = endless_session(&pair, &target);
     pair.encrypt.terminate();
@@ -92,7 +92,7 @@ fn a_session_that_outlives_the_drain_is_cut_and_the_exit_code_says_so() {
 fn a_second_signal_ends_at_once() {
     let target = Target::hold();
     for second in [nix::sys::signal::SIGTERM, nix::sys::signal::SIGINT] {
-        let mut pair = Pair::start(PairOptions::both(&["--drain", "3600"]), target.addr());
+        let mut pair = Pair::start(PairOptions::both(&["--drain", "3600s"]), target.addr());
         let mut client = endless_session(&pair, &target);
         pair.encrypt.terminate();
         pair.encrypt.wait_refusing();
@@ -108,7 +108,7 @@ fn a_second_signal_ends_at_once() {
 fn sigterm_and_sigint_end_an_idle_end_with_0() {
     let target = Target::echo();
     for signal in [nix::sys::signal::SIGTERM, nix::sys::signal::SIGINT] {
-        let mut pair = Pair::start(PairOptions::both(&["--drain", "3600"]), target.addr());
+        let mut pair = Pair::start(PairOptions::both(&["--drain", "3600s"]), target.addr());
         pair.connect().expect_echo(b"once");
         for end in [&mut pair.encrypt, &mut pair.decrypt] {
             end.program.signal(signal);
@@ -141,7 +141,7 @@ fn unix_sockets_and_pid_files_are_removed_at_the_end() {
 }
 
 /// "A stale unix socket is replaced when nobody listens on it, never when somebody does", and a
-/// file that is no socket stays untouched.
+/// file that is not a socket stays untouched.
 #[test]
 fn a_stale_unix_socket_is_replaced_but_never_a_live_one() {
     let target = Target::echo();
@@ -229,13 +229,13 @@ fn the_first_of_several_keys_dials_and_all_are_accepted() {
         launch.source(&any()).target(to).args(["-o", timeout]).start()
     };
     for dialled in [[&old, &new], [&new, &old]] {
-        let decrypt = ring("decrypt", &[&old, &new], target.addr(), "60");
-        let encrypt = ring("encrypt", &dialled, decrypt.addr(), "60");
+        let decrypt = ring("decrypt", &[&old, &new], target.addr(), "60s");
+        let encrypt = ring("encrypt", &dialled, decrypt.addr(), "60s");
         encrypt.connect().expect_echo(b"which key");
         let line = encrypt.wait_closed("finished");
         assert!(line.has("key", &key_id(dialled[0])), "{}", line.text());
-        let other = ring("decrypt", &[dialled[1]], target.addr(), "1");
-        let encrypt = ring("encrypt", &dialled, other.addr(), "1");
+        let other = ring("decrypt", &[dialled[1]], target.addr(), "1s");
+        let encrypt = ring("encrypt", &dialled, other.addr(), "1s");
         assert_eq!(encrypt.connect().expect_ending(), Ending::Reset);
         encrypt.wait_closed("no-answer");
     }
@@ -406,7 +406,7 @@ fn the_death_of_either_end_is_a_reset_on_both_plain_sides() {
 /// Starts `pipe` with its stdin and stdout in our hands.
 fn pipe(key: &Path, to: &Addr) -> Program {
     let mut command = Command::new(binary());
-    command.args(["pipe", "-o", "1", "-t", &to.to_string(), "-k"]).arg(key);
+    command.args(["pipe", "-o", "1s", "-t", &to.to_string(), "-k"]).arg(key);
     Program::spawn("pipe", command.stdin(Stdio::piped()).stdout(Stdio::piped()))
 }
 

@@ -36,8 +36,8 @@ const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 fn proven_dialers_wait_for_a_slot_and_none_is_lost() {
     const CLIENTS: usize = 6;
     let target = Target::echo();
-    let options = PairOptions::default().decrypt(&["-n", "1", "-o", "0.5"]);
-    let pair = Pair::start(options.encrypt(&["-o", "60"]), target.addr());
+    let options = PairOptions::default().decrypt(&["-n", "1", "-o", "500ms"]);
+    let pair = Pair::start(options.encrypt(&["-o", "60s"]), target.addr());
     let mut waiting: Vec<Wire> = (0..CLIENTS).map(|_| pair.connect()).collect();
     for client in &mut waiting {
         client.write_all(b"x").unwrap();
@@ -57,8 +57,8 @@ fn proven_dialers_wait_for_a_slot_and_none_is_lost() {
         eventually(&format!("{name}: all have ended well"), || served() == CLIENTS);
         assert_eq!((end.closed().len(), end.strangers()), (CLIENTS, 0), "{name}");
     }
-    eventually("one all-clear", || pair.decrypt.count("below the limit of sessions again") == 1);
-    assert_eq!(pair.decrypt.count("limit of sessions reached"), 1, "one warning");
+    eventually("one all-clear", || pair.decrypt.count("below session limit again") == 1);
+    assert_eq!(pair.decrypt.count("session limit reached"), 1, "one warning");
     round_trip(pair.entrance());
     pair.stop();
 }
@@ -96,13 +96,13 @@ fn a_proven_dialer_that_waits_for_a_slot_is_warned_of() {
     first.open();
     assert_eq!(first.hear(), Event::Opened);
     second.open();
-    eventually("one warning", || decrypt.count("limit of sessions reached") == 1);
+    eventually("one warning", || decrypt.count("session limit reached") == 1);
     assert_eq!(target.counts().accepts(), 1);
     first.reset(ResetReason::PlainReset);
     assert_eq!(second.hear(), Event::Opened, "its turn has come");
     second.reset(ResetReason::PlainReset);
-    eventually("one all-clear", || decrypt.count("below the limit of sessions again") == 1);
-    assert_eq!(decrypt.count("limit of sessions reached"), 1);
+    eventually("one all-clear", || decrypt.count("below session limit again") == 1);
+    assert_eq!(decrypt.count("session limit reached"), 1);
     decrypt.stop();
 }
 
@@ -111,14 +111,14 @@ fn a_proven_dialer_that_waits_for_a_slot_is_warned_of() {
 #[test]
 fn strangers_see_the_same_when_all_sessions_are_taken() {
     let target = Target::echo();
-    let options = PairOptions::default().decrypt(&["-n", "1", "-o", "1"]);
-    let pair = Pair::start(options.encrypt(&["-o", "60"]), target.addr());
+    let options = PairOptions::default().decrypt(&["-n", "1", "-o", "1s"]);
+    let pair = Pair::start(options.encrypt(&["-o", "60s"]), target.addr());
     let mut client = pair.connect();
     client.expect_echo(b"the only session");
     // One dialer waits for it, too.
     let mut waiting = pair.connect();
     waiting.write_all(b"x").unwrap();
-    eventually("it waits", || pair.decrypt.count("limit of sessions reached") == 1);
+    eventually("it waits", || pair.decrypt.count("session limit reached") == 1);
     for finishes in [false, true] {
         let mut strangers: Vec<Wire> = (0..3).map(|_| pair.decrypt.connect()).collect();
         for wire in &mut strangers {
@@ -166,7 +166,7 @@ fn more_than_may_wait_for_a_session_are_told_so() {
     decrypt.wait_closed("limit-reached");
     // Strangers displace none of those that wait.
     let strangers: Vec<Wire> = (0..40).map(|_| decrypt.connect()).collect();
-    decrypt.wait_refused("displaced");
+    decrypt.wait_refused("evicted");
     drop(waiting.pop());
     let mut late = {
         let mut late = None;
@@ -207,7 +207,7 @@ impl Gate {
         let (dir, target) = (tempfile::tempdir().unwrap(), Target::echo());
         let key = keygen(dir.path(), "key");
         let launch = Launch::decrypt(&key).source(&any()).target(target.addr());
-        let decrypt = launch.args(["-o", "600", "--max-per-source", per_source]).start();
+        let decrypt = launch.args(["-o", "600s", "--max-per-source", per_source]).start();
         Self { decrypt, target, key, _dir: dir }
     }
 
@@ -397,7 +397,7 @@ fn starve(name: &str, end: &mut End, working: &mut Wire, admitted: impl Fn() -> 
 #[test]
 fn a_decrypt_end_without_a_descriptor_left_backs_off_and_recovers() {
     let target = Target::echo();
-    let args = ["-o", "600", "--check", "tcp/1s"];
+    let args = ["-o", "600s", "--check", "tcp/1s"];
     let mut pair = Pair::start(PairOptions::default().decrypt(&args), target.addr());
     let entrance = pair.entrance().clone();
     let mut working = pair.connect();

@@ -73,7 +73,7 @@ fn values_of_text_lines_and_of_samples_in_documents_keep_one_rule() {
     let dir = tempfile::tempdir().unwrap();
     let key = keygen(dir.path(), "key");
     let echo = Target::echo();
-    let launch = Launch::decrypt(&key).source(&any()).target(echo.addr()).args(["-o", "1"]);
+    let launch = Launch::decrypt(&key).source(&any()).target(echo.addr()).args(["-o", "1s"]);
     let named = ["-t", "two=/no/where", "-t", "three=/no/where"];
     let far = launch.args(named).text_log().start();
     let near = Launch::encrypt(&key).source(&any()).target(far.addr()).text_log().start();
@@ -106,7 +106,7 @@ fn json_lines_have_objects_where_values_have_parts() {
     let dir = tempfile::tempdir().unwrap();
     let key = keygen(dir.path(), "key");
     let echo = Target::echo();
-    let launch = Launch::decrypt(&key).source(&any()).target(echo.addr()).args(["-o", "1"]);
+    let launch = Launch::decrypt(&key).source(&any()).target(echo.addr()).args(["-o", "1s"]);
     let far = launch.args(["-t", "two=/no/1", "-t", "two=/no/2"]).start();
     Wire::connect(far.addr()).unwrap().write_all(&[7; 300]).unwrap();
     far.wait_refused("handshake-failed");

@@ -136,7 +136,7 @@ fn counts_are_exact_after_known_traffic() {
     const CLIENTS: u64 = 20;
     const BYTES: u64 = 1_000;
     let target = Target::echo();
-    let pair = measured(target.addr(), &[], &["-o", "1", "-n", "7"]);
+    let pair = measured(target.addr(), &[], &["-o", "1s", "-n", "7"]);
     for _ in 0..CLIENTS {
         let mut client = pair.connect();
         client.expect_echo(&[3; BYTES as usize]);
@@ -253,14 +253,14 @@ fn readiness_goes_by_what_the_gate_admits_and_metrics_show_its_state() {
     let closed = gated(&dir, &away, &[]);
     let ready = |end: &End| http(&metrics_address(&end.program), "GET", "/readyz");
     let Answer { status, body, .. } = ready(&closed);
-    assert_eq!((status, body.contains("store is away")), (503, true), "{body}");
+    assert_eq!((status, body.contains("store is unavailable")), (503, true), "{body}");
     assert_eq!(Metrics::of(&closed).get("gate_stance", ",stance=\"closed\""), 1.0);
-    let open = gated(&dir, &away, &["--gate-away", "open"]);
+    let open = gated(&dir, &away, &["--gate-failure", "open"]);
     assert_eq!(ready(&open).status, 200);
     assert_eq!(Metrics::of(&open).get("gate_stance", ",stance=\"open\""), 1.0);
     let redis = Redis::start();
     redis.ask("SADD ip-allowed 192.0.2.1 192.0.2.2 198.51.100.0/24");
-    let followed = gated(&dir, &redis.url(), &["-o", "1"]);
+    let followed = gated(&dir, &redis.url(), &["-o", "1s"]);
     eventually("its store is read", || ready(&followed).status == 200);
     Wire::connect(followed.addr()).unwrap().read_to_ending(NEVER);
     eventually("who was denied is counted", || {

@@ -87,14 +87,14 @@ fn flags_of_other_programs_have_a_name_here() {
     refused("--verison", &["no flag '--verison'", "'--version'", "'knockpipe --help'"]);
     refused("run --log-level debug", &["write 'log-level' to [process] of the file"]);
     refused("run --target a:1", &["write 'target' to a table [tunnels.NAME]"]);
-    refused(&format!("{ENCRYPT} --timeout 5s"), &["has a unit", "write 5"]);
+    refused(&format!("{ENCRYPT} --timeout 5"), &["has no unit", "write 5s"]);
 }
 
 #[test]
 fn words_in_a_wrong_place_are_told_where_they_belong() {
     refused("run x.toml", &["'x.toml' is not expected", "'knockpipe run -c x.toml'"]);
     refused("check x.toml", &["'knockpipe check -c x.toml'"]);
-    refused("kick all", &["'all' is no id", "--tunnel NAME", "knockpipe drain"]);
+    refused("kick all", &["'all' is not an id", "--tunnel NAME", "knockpipe drain"]);
     refused("kick 203.0.113.7", &["write --peer 203.0.113.7"]);
     refused("kick redis", &["write --tunnel redis"]);
     refused("version", &["'knockpipe --version'"]);
@@ -117,5 +117,8 @@ fn a_log_without_a_receiver_is_reported_at_the_start() {
     let dir = place();
     let line = ["encrypt", "-s", "127.0.0.1:0", "-t", "127.0.0.1:9", "-k", "key", "--syslog"];
     let said = complaint(&knockpipe(&dir, &line), 1, "no syslog");
-    assert!(said.contains("nobody listens at /dev/log") && said.contains("leave it out"), "{said}");
+    assert!(
+        said.contains("nothing listens at /dev/log") && said.contains("leave it out"),
+        "{said}"
+    );
 }

@@ -154,7 +154,7 @@ fn moves(names: &Names, end: &End, entrance: &Addr) {
     early.expect_echo(b"and the old one stays");
 
     names.say(None);
-    let gone = "target does not resolve any more";
+    let gone = "target no longer resolves";
     end.program.wait_line(gone, |line| line.message().starts_with(gone));
     assert!(served_by(entrance, "2"), "the last good answer is kept");
 
@@ -178,7 +178,7 @@ fn a_service_that_moves_is_found_again() {
     let decrypt = Launch::decrypt(&key)
         .binary(&names.knockpipe())
         .source(&any())
-        .args(["-t", &format!("{NAME}:{port}"), "-r", "1"])
+        .args(["-t", &format!("{NAME}:{port}"), "-r", "1s"])
         .start();
     let encrypt = Launch::encrypt(&key).source(&any()).target(decrypt.addr()).start();
     moves(&names, &decrypt, encrypt.addr());
@@ -201,7 +201,7 @@ fn a_decrypt_end_that_moves_is_found_again() {
     let encrypt = Launch::encrypt(&key)
         .binary(&names.knockpipe())
         .source(&any())
-        .args(["-t", &format!("{NAME}:{port}"), "-r", "1"])
+        .args(["-t", &format!("{NAME}:{port}"), "-r", "1s"])
         .start();
     moves(&names, &encrypt, encrypt.addr());
 }

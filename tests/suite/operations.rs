@@ -25,7 +25,7 @@ use testkit::{
 #[test]
 fn a_window_of_acceptance_comes_before_the_drain() {
     let target = Target::echo();
-    for (window, hurry) in [("3600", true), ("0.1", false)] {
+    for (window, hurry) in [("3600s", true), ("100ms", false)] {
         let options = PairOptions::default().encrypt(&["--drain-accept", window]);
         let mut pair = Pair::start(options, target.addr());
         pair.encrypt.terminate();
@@ -116,7 +116,7 @@ fn a_hundred_pumps_go_through_fifty_reloads() {
     let entrances = repeat_n(encrypt.addr("near"), PUMPS);
     let pumps = Clients::pumps(entrances, 10_000, Duration::from_millis(20));
     for reload in 0..RELOADS {
-        let more = format!("timeout = {}", 5 + reload % 2);
+        let more = format!("timeout = '{}s'", 5 + reload % 2);
         encrypt.reload(&near(&more));
         decrypt.reload(&far(&more));
     }

@@ -8,7 +8,7 @@ use testkit::wait::eventually;
 use super::reload::{KEY, Two};
 
 /// Log message of an encrypt end.
-const NOT_FULL: &str = "the pool is not full; clients dial for themselves meanwhile";
+const NOT_FULL: &str = "pool below target size; clients dial directly meanwhile";
 
 /// Starts both ends, with a pool of eight, and waits for its tunnels.
 fn two_with_a_pool() -> Two {
@@ -21,7 +21,7 @@ fn two_with_a_pool() -> Two {
 /// Checks that no tunnel was refused, and that the pool lacked nothing.
 fn is_unremarkable(two: &Two) {
     assert_eq!(two.encrypt.program.log().iter().filter(|line| line.is(NOT_FULL)).count(), 0);
-    let refused = |line: &&testkit::Line| line.is("refused") || line.is("a warm tunnel was ended");
+    let refused = |line: &&testkit::Line| line.is("refused") || line.is("warm tunnel broken");
     let decrypt = two.decrypt.program.log();
     assert_eq!(decrypt.iter().filter(refused).count(), 0, "{}", two.decrypt.program.tail());
 }

@@ -61,7 +61,7 @@ fn health_checks_of_a_listed_balancer_are_no_warnings() {
     let key = keygen(dir.path(), "key");
     let listed = ["--proxy-from", "127.0.0.1", "--lazy", "--log-level", "debug"];
     let decrypt = Launch::decrypt(&key).source(&any()).target(target.addr());
-    let decrypt = decrypt.args(["--proxy-from", "127.0.0.1", "--log-level", "debug", "-o", "1"]);
+    let decrypt = decrypt.args(["--proxy-from", "127.0.0.1", "--log-level", "debug", "-o", "1s"]);
     let decrypt = decrypt.start();
     let encrypt = Launch::encrypt(&key).source(&any()).target(decrypt.addr()).args(listed).start();
     for end in [&encrypt, &decrypt] {
@@ -79,7 +79,7 @@ fn health_checks_of_a_listed_balancer_are_no_warnings() {
 }
 
 /// The log line of a health check at `--log-level debug`.
-const PROBE: &str = "a health check: it came and left without a byte";
+const PROBE: &str = "health check: connected and left without a byte";
 
 /// A unix socket with clients that a balancer announces.
 #[test]
@@ -107,7 +107,7 @@ fn an_unlisted_header_over_a_unix_socket_is_a_failed_handshake() {
     let target = Target::echo();
     let dir = tempfile::tempdir().unwrap();
     let key = keygen(dir.path(), "key");
-    for (listed, is_served) in [(&["-o", "1"][..], false), (&["--proxy-from", "unix"], true)] {
+    for (listed, is_served) in [(&["-o", "1s"][..], false), (&["--proxy-from", "unix"], true)] {
         let socket = Kind::Unix.fresh(dir.path(), if is_served { "listed" } else { "not" });
         let decrypt = Launch::decrypt(&key).source(&socket).target(target.addr());
         let decrypt = decrypt.args(listed).start();

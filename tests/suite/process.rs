@@ -251,10 +251,10 @@ fn traps_of_the_gate_are_told_at_the_start() {
     ready(&place);
     let log = place.log();
     for part in [
-        "WARN a rule is wider than /16 (IPv6: /64); see that this is meant flag=--allow net=0.0.0.0/0",
+        "WARN a rule is wider than /16 (IPv6: /64); check that this is intended flag=--allow net=0.0.0.0/0",
         "flag=--deny net=::/0",
-        "WARN the gate's store is the service behind it",
-        "WARN clients whose address is not announced are localhost to the target",
+        "WARN gate store is also the target",
+        "WARN clients without an announced address are localhost to the target",
         "detail=\"raise ulimit -n (LimitNOFILE= of a unit), or lower --max-unopened\"",
     ] {
         assert_eq!(log.matches(part).count(), 1, "{part}: {log}");

@@ -198,7 +198,7 @@ fn a_peer_that_owes_its_header_does_not_hold_a_stop_up() {
     let no_listener = Addr::parse("127.0.0.1:9").unwrap();
     for launch in [Launch::encrypt(&key), Launch::decrypt(&key)] {
         let source = Kind::Tcp4.fresh(dir.path(), "");
-        let args = ["--proxy-from", "127.0.0.0/8", "-o", "3600", "--drain", "3600"];
+        let args = ["--proxy-from", "127.0.0.0/8", "-o", "3600s", "--drain", "3600s"];
         let mut end = launch.source(&source).target(&no_listener).args(args).start();
         end.wait_looked();
         let before = end.fds();

@@ -70,13 +70,13 @@ impl Door {
 
 // === before the dialer is proven: the decrypt end alone knows ===
 
-/// `displaced`: an unproven connection makes place for a new one, also for an honest one. Among
+/// `evicted`: an unproven connection makes place for a new one, also for an honest one. Among
 /// those that come at the same moment, only the end knows which is the oldest.
 #[test]
-fn displaced() {
-    let door = Door::new(&["-o", "600", "--max-handshakes", "2"]);
+fn evicted() {
+    let door = Door::new(&["-o", "600s", "--max-handshakes", "2"]);
     let mut strangers: Vec<Wire> = (0..3).map(|_| door.decrypt.connect()).collect();
-    door.decrypt.wait_refused("displaced");
+    door.decrypt.wait_refused("evicted");
     one_ends(&mut strangers);
     let mut guest = door.dial();
     one_ends(&mut strangers);
@@ -102,7 +102,7 @@ fn one_ends(wires: &mut Vec<Wire>) {
 /// answer; one that is less off gets one.
 #[test]
 fn clock_skew() {
-    let door = Door::new(&["-o", "0.5"]);
+    let door = Door::new(&["-o", "500ms"]);
     for ahead in [121, -121, 3600, -3600] {
         let call = Call::with(&door.key, ahead, SuiteSet::BOTH);
         assert_eq!(door.visit(call.message()), b"", "{ahead} s ahead");
@@ -115,7 +115,7 @@ fn clock_skew() {
 /// `replayed`: the same first message is answered once.
 #[test]
 fn replayed() {
-    let door = Door::new(&["-o", "0.5"]);
+    let door = Door::new(&["-o", "500ms"]);
     let call = Call::new(&door.key);
     assert_eq!(door.visit(call.message()).len(), MESSAGE_LEN);
     for _ in 0..2 {
@@ -128,7 +128,7 @@ fn replayed() {
 /// record.
 #[test]
 fn unconfirmed() {
-    let door = Door::new(&["-o", "0.5"]);
+    let door = Door::new(&["-o", "500ms"]);
     let mut silent = door.dial().into_wire();
     assert_eq!(silent.expect_ending(), Ending::Reset);
     drop(door.dial());
@@ -141,7 +141,7 @@ fn unconfirmed() {
 /// `handshake-failed`: neither random bytes nor an unknown key get an answer.
 #[test]
 fn handshake_failed() {
-    let door = Door::new(&["-o", "0.5"]);
+    let door = Door::new(&["-o", "500ms"]);
     let unknown = keygen(door.key.parent().unwrap(), "unknown");
     assert_eq!(door.visit(&Noise::new(1).bytes(MESSAGE_LEN)), b"");
     assert_eq!(door.visit(Call::new(&unknown).message()), b"");
@@ -151,11 +151,11 @@ fn handshake_failed() {
 /// `no-common-suite` at the decrypt end is `no-answer` at the encrypt end.
 #[test]
 fn no_common_suite() {
-    let door = Door::new(&["-o", "0.5", "--suite", "aes-256-gcm"]);
+    let door = Door::new(&["-o", "500ms", "--suite", "aes-256-gcm"]);
     let call = Call::with(&door.key, 0, SuiteSet::PORTABLE);
     assert_eq!(door.visit(call.message()), b"");
     let encrypt = Launch::encrypt(&door.key).source(&any()).target(door.decrypt.addr());
-    let mut encrypt = encrypt.args(["-o", "0.5", "--suite", "chacha20-poly1305"]).start();
+    let mut encrypt = encrypt.args(["-o", "500ms", "--suite", "chacha20-poly1305"]).start();
     assert_eq!(encrypt.connect().expect_ending(), Ending::Reset);
     encrypt.wait_closed("no-answer");
     encrypt.stop();
@@ -203,7 +203,7 @@ fn what_may_follow_confirm_is_open_alone() {
 #[test]
 fn target_timeout() {
     let (silent, _held) = deaf();
-    let pair = Pair::start(PairOptions::default().decrypt(&["-o", "0.5"]), &silent);
+    let pair = Pair::start(PairOptions::default().decrypt(&["-o", "500ms"]), &silent);
     assert_eq!(pair.connect().expect_ending(), Ending::Reset);
     let line = pair.decrypt.wait_closed("target-timeout");
     assert!(line.field("detail").is_some(), "no remedy: {}", line.text());
@@ -265,7 +265,7 @@ fn plain_reset_and_peer_reset() {
 fn shutdown_and_peer_shutdown() {
     let target = greeting();
     for stopped in ["encrypt", "decrypt"] {
-        let mut pair = Pair::start(PairOptions::both(&["--drain", "0.2"]), target.addr());
+        let mut pair = Pair::start(PairOptions::both(&["--drain", "200ms"]), target.addr());
         let mut client = pair.connect();
         client.expect_bytes(1);
         let (here, there) = match stopped {
@@ -458,7 +458,7 @@ fn peer_unreachable_and_no_answer() {
     ];
     for (to, reason) in cases {
         let launch = Launch::encrypt(&key).source(&any()).target(to);
-        let encrypt = launch.args(["-o", "0.3"]).start();
+        let encrypt = launch.args(["-o", "300ms"]).start();
         let mut client: Wire = encrypt.connect();
         assert_eq!(client.expect_ending(), Ending::Reset, "{reason}");
         let line = encrypt.wait_closed(reason);
@@ -481,7 +481,7 @@ fn banned_while_its_tunnel_is_made(on_revoke: &str) {
     let store = format!("file:{}", dir.path().join("gate").display());
     let far_end = Acceptor::start(&key);
     let args = ["--gate", &store, "--internal", "allow"];
-    let more = ["--on-revoke", on_revoke, "-o", "3600", "--admin"];
+    let more = ["--on-revoke", on_revoke, "-o", "3600s", "--admin"];
     let args = [&args[..], &more].concat();
     let launch = Launch::encrypt(&key).source(&any()).target(&far_end.addr()).args(args);
     let encrypt = launch.args([&admin.0]).start();

@@ -9,7 +9,7 @@ use testkit::redis::{Redis, Reply, Resp, receive_line, redis_cli, replica_of, se
 use testkit::{Addr, Kind, NEVER, Pair, PairOptions, Suite, eventually, proc};
 
 /// A timeout (`-o`) that every idle phase below exceeds many times.
-const TIMEOUT: &[&str] = &["-o", "0.5"];
+const TIMEOUT: &[&str] = &["-o", "500ms"];
 
 /// Longer than every timeout that any end was given.
 const IDLE: Duration = Duration::from_secs(3);

@@ -76,7 +76,7 @@ fn twenty_reloads_disturb_no_connection() {
         let line = two.encrypt.reload(&format!("{}{other}", two.near(KEY, "")));
         assert_eq!((line.number("added"), line.number("same")), (Some(1), Some(1)));
         let entrance = two.encrypt.addr("other");
-        let changed = two.near(KEY, &format!("timeout = {}", 6 + round));
+        let changed = two.near(KEY, &format!("timeout = '{}s'", 6 + round));
         let line = two.encrypt.reload(&format!("{changed}{other}"));
         assert_eq!((line.number("changed"), line.number("same")), (Some(1), Some(1)));
         let line = two.encrypt.reload(&changed);
@@ -85,7 +85,7 @@ fn twenty_reloads_disturb_no_connection() {
         let line = two.encrypt.reload_fails(&changed.replace("timeout", "timeuot"));
         assert!(line.text().contains("did you mean 'timeout'"), "{}", line.text());
         assert!(line.has("detail", "nothing was changed"), "{}", line.text());
-        two.decrypt.reload(&two.far(KEY, &format!("timeout = {}", 6 + round)));
+        two.decrypt.reload(&two.far(KEY, &format!("timeout = '{}s'", 6 + round)));
         round_trip(&two.entrance());
         two.encrypt.reload(&two.near(KEY, ""));
     }
@@ -184,7 +184,7 @@ fn a_changed_limit_counts_those_who_are_there() {
     let limit = |number: u32| two.near(KEY, &format!("max-sessions = {number}"));
     let is_full = |number: u32| {
         let about = |line: &testkit::Line| line.has("limit", &number.to_string());
-        let reached = "limit of sessions reached";
+        let reached = "session limit reached";
         two.encrypt.program.wait_line(reached, |line| line.is(reached) && about(line));
     };
     two.encrypt.reload(&limit(2));
@@ -262,7 +262,7 @@ fn a_removed_tunnel_drains() {
 fn a_set_that_cannot_be_had_changes_nothing() {
     let two = Two::start();
     let taken = format!("{}", two.target.addr());
-    let near = two.near(KEY, "timeout = 9");
+    let near = two.near(KEY, "timeout = '9s'");
     for (more, piece) in [
         (near.replace("near", "more").replace("127.0.0.1:0", &taken), "is in use"),
         (near.replace("near", "more").replace(KEY, "\"gone\""), "gone"),
@@ -291,7 +291,7 @@ fn a_reload_forgets_no_first_message() {
     let mut wire = Wire::connect(&far).unwrap();
     wire.write_all(hello.message()).unwrap();
     wire.expect_bytes(1);
-    two.decrypt.reload(&two.far(KEY, "timeout = 1"));
+    two.decrypt.reload(&two.far(KEY, "timeout = '1s'"));
     let mut again = Wire::connect(&far).unwrap();
     again.write_all(hello.message()).unwrap();
     let (answer, _) = again.read_to_ending(Duration::from_secs(20));
@@ -360,7 +360,8 @@ fn an_old_process_that_is_stopped_meanwhile_does_not_take_the_new_one_along() {
     // Its gate's store does not answer, so that it has the sockets and is not ready.
     let store = Redis::start();
     store.signal(Signal::SIGSTOP);
-    let gate = format!("gate = \"redis://{}\"\ninternal = \"allow\"\ntimeout = 3600", store.tcp());
+    let gate =
+        format!("gate = \"redis://{}\"\ninternal = \"allow\"\ntimeout = '3600s'", store.tcp());
     old.write(&two.near(KEY, &gate));
     let mut command = std::process::Command::new(testkit::binary());
     command.args(["run", "-c"]).arg(path("own.toml"));
@@ -386,7 +387,7 @@ fn an_old_process_that_is_stopped_meanwhile_does_not_take_the_new_one_along() {
     two.stop();
 }
 
-/// A file that is no socket is never removed, with any value of --handover.
+/// A file that is not a socket is never removed, with any value of --handover.
 #[test]
 fn a_file_at_the_place_of_the_handover_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
@@ -439,7 +440,7 @@ fn two_hundred_tunnels_in_one_file() {
     let loaded = pumps();
     for round in 0..5 {
         let began = Instant::now();
-        let text = many(dir.path(), &target, PAIRS, &format!("timeout = {}", 6 + round));
+        let text = many(dir.path(), &target, PAIRS, &format!("timeout = '{}s'", 6 + round));
         let line = all.reload(&text);
         assert_eq!(line.number("changed"), Some(1), "{}", line.text());
         assert_eq!(line.number("same"), Some(2 * PAIRS as u64 - 1), "{}", line.text());

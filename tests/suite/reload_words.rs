@@ -44,14 +44,14 @@ fn a_reload_names_what_changed_and_which_settings() {
     let after = [
         same,
         decrypt("mysql", "[\"key\", \"new\"]", gated),
-        encrypt_table("near", &nowhere, "\"key\"", "pool = 2\nservice = \"x\"\ntimeout = 7"),
+        encrypt_table("near", &nowhere, "\"key\"", "pool = 2\nservice = \"x\"\ntimeout = '7s'"),
         decrypt("redis", "\"key\"", ""),
     ];
-    fs::write(&file, text(dir.path(), "drain-accept = 3", &after)).unwrap();
+    fs::write(&file, text(dir.path(), "drain-accept = '3s'", &after)).unwrap();
     let said = admin.says(0, &["reload"]);
     let expected = "added redis; changed mysql (key, max-sessions, allow), \
                     near (service, pool, timeout); removed gone; 1 the same; \
-                    [process] changed (drain-accept), which takes a restart";
+                    [process] changed (drain-accept), which needs a restart";
     assert_eq!(said, format!("{expected}\n"));
     assert_eq!(admin.status()["reload"]["message"], expected);
     assert!(admin.says(0, &["status"]).contains(&format!("reload       done: {expected}\n")));
@@ -62,7 +62,7 @@ fn a_reload_names_what_changed_and_which_settings() {
     assert_eq!(counts, [1, 2, 1, 1]);
     let warned = log.iter().rfind(|it| it.message().starts_with("settings of [process]"));
     assert_eq!(warned.unwrap().field("settings").as_deref(), Some("drain-accept"));
-    // Again, as JSON; what takes a restart is still to be done.
+    // Again, as JSON; what needs a restart is still to be done.
     let said: Value = serde_json::from_str(&admin.says(0, &["reload", "--json"])).unwrap();
     let nothing = json!({
         "added": [], "changed": [], "removed": [], "same": 4, "restart": ["drain-accept"],
@@ -128,7 +128,7 @@ fn a_key_that_no_tunnel_uses_may_be_in_another_directory() {
     );
     let table = |more: &str| decrypt_table("far", &nowhere, "\"./key\"", more) + "\n" + &unused;
     let service = Service::start(dir.path(), "far.toml", &table(""));
-    let line = service.reload(&table("timeout = 7"));
+    let line = service.reload(&table("timeout = '7s'"));
     assert_eq!(line.field("detail").as_deref(), Some("changed far (timeout)"), "{}", line.text());
 }
 

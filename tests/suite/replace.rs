@@ -149,7 +149,7 @@ fn the_same_program_reads_its_file_again_and_reports_the_result_to_the_caller() 
     );
     let mut end = stage.start();
     says(&stage.ask(), 0, "reloaded: nothing changed; 1 the same");
-    stage.write("far", "127.0.0.1:0", "timeout = 7");
+    stage.write("far", "127.0.0.1:0", "timeout = '7s'");
     says(&stage.ask(), 0, "reloaded: changed far (timeout)");
     stage.write("far", "127.0.0.1:0", "timeuot = 7");
     let text = says(&stage.ask(), 1, "not reloaded: ");
@@ -268,7 +268,7 @@ fn another_user_is_told_nothing_and_reloads_nothing() {
     let mut end = stage.start();
     open_to_all(stage.dir.path());
     open_to_all(&stage.path("handover"));
-    stage.write("far", "127.0.0.1:0", "timeout = 7");
+    stage.write("far", "127.0.0.1:0", "timeout = '7s'");
     for question in ["w", "h"] {
         let script = format!(
             "alarm 60; $SIG{{PIPE}} = 'IGNORE'; $/ = undef; \

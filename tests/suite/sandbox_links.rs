@@ -22,7 +22,7 @@ fn names_resolve_where_the_files_of_name_service_are_links() {
     let port = target.addr().tcp().port();
     let key = keygen(machine.path(), "key");
     let launch = Launch::decrypt(&key).binary(&knockpipe).source(&any());
-    let mut end = launch.args(["-t", &format!("{NAME}:{port}"), "-r", "1"]).start();
+    let mut end = launch.args(["-t", &format!("{NAME}:{port}"), "-r", "1s"]).start();
     let line = end.program.wait_line("sandbox", |line| line.is("sandbox"));
     assert!(line.field("landlock").unwrap().starts_with("version "), "{}", line.text());
     assert_eq!(end.count("target does not resolve"), 0, "{}", end.program.tail());
@@ -33,7 +33,7 @@ fn names_resolve_where_the_files_of_name_service_are_links() {
     let new = place.path().join("new");
     fs::write(&new, "").unwrap();
     fs::rename(&new, place.path().join("hosts")).unwrap();
-    let gone = "target does not resolve any more";
+    let gone = "target no longer resolves";
     let line = end.program.wait_line(gone, |line| line.message().starts_with(gone));
     assert!(line.text().contains("in the sandbox; --no-sandbox tells"), "{}", line.text());
     fs::write(&new, hosts(Ipv4Addr::LOCALHOST)).unwrap();

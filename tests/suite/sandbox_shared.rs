@@ -10,7 +10,7 @@ use testkit::file::{Service, decrypt_table};
 use testkit::{Launch, Line, Target, any, eventually, keygen};
 
 /// Log message for each such directory.
-const WARNING: &str = "the sandbox is wider than it need be: a directory of many programs is used";
+const WARNING: &str = "sandbox wider than necessary: a shared directory is used";
 
 /// A file in a directory that many share, with a name of its own; gone at the end.
 struct Stray(PathBuf);
@@ -75,9 +75,9 @@ fn a_key_in_a_shared_directory_opens_that_file_alone() {
         }
         // Rewritten it is the same file; replaced, another one.
         fs::write(&key.0, fs::read(&other.0).unwrap()).unwrap();
-        service.reload(&table(&target, &key.0, "timeout = 7"));
+        service.reload(&table(&target, &key.0, "timeout = '7s'"));
         fs::rename(&other.0, &key.0).unwrap();
-        let line = service.reload_fails(&table(&target, &key.0, "timeout = 8"));
+        let line = service.reload_fails(&table(&target, &key.0, "timeout = '8s'"));
         assert!(line.text().contains("took the place of another"), "{}", line.text());
         service.stop();
     }
@@ -133,7 +133,7 @@ fn a_directory_of_its_own_is_named_and_not_warned_of() {
     assert_eq!(line.field("reads").as_deref(), own.to_str(), "{}", line.text());
     assert!(warned.is_empty(), "{warned:?}");
     fs::rename(keygen(dir.path(), "next"), &key).unwrap();
-    service.reload(&table(&target, &key, "timeout = 7"));
+    service.reload(&table(&target, &key, "timeout = '7s'"));
     service.stop();
 }
 

@@ -85,7 +85,7 @@ fn the_search_finds_every_spelling_of_a_key() {
 fn tunnel(key: &Path, wrong: &Path, format: &str) -> Captures {
     let mut said = Captures::new();
     let target = Target::echo();
-    let loud = ["--log-level", "trace", "-o", "1"];
+    let loud = ["--log-level", "trace", "-o", "1s"];
     let any = Addr::parse("127.0.0.1:0").unwrap();
     let shape = |launch: Launch| if format == "text" { launch.text_log() } else { launch };
     let decrypt = Launch::decrypt(key).source(&any).target(target.addr()).args(loud);
@@ -123,7 +123,7 @@ fn tunnel(key: &Path, wrong: &Path, format: &str) -> Captures {
 /// Sends one line through `pipe`, and returns its stderr.
 fn pipe(key: &Path, to: &Addr, format: &str) -> Vec<u8> {
     let mut command = Command::new(binary());
-    command.args(["pipe", "-t", &to.to_string(), "-o", "1", "--log-level", "trace"]);
+    command.args(["pipe", "-t", &to.to_string(), "-o", "1s", "--log-level", "trace"]);
     command.args(["--log-format", format, "-k"]).arg(key);
     all(&run(&mut command))
 }

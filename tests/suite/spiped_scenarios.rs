@@ -45,7 +45,7 @@ fn scenario_01_open_a_newline_close() {
 #[test]
 fn scenario_02_a_quiet_connection_outlives_the_timeout() {
     let target = Target::echo();
-    let pair = Pair::start(PairOptions::both(&["-o", "1"]), target.addr());
+    let pair = Pair::start(PairOptions::both(&["-o", "1s"]), target.addr());
     let mut client = pair.connect();
     client.expect_echo(b"\n");
     thread::sleep(Duration::from_secs(3));
@@ -171,7 +171,7 @@ fn scenario_08_a_throttled_echo_comes_back_whole_after_half_close() {
             }
         }
     });
-    let pair = Pair::start(PairOptions::both(&["-o", "0.5"]), target.addr());
+    let pair = Pair::start(PairOptions::both(&["-o", "500ms"]), target.addr());
     let sent = Noise::new(8).bytes(4000);
     let mut client = pair.connect();
     client.write_all(&sent).unwrap();
@@ -223,7 +223,7 @@ fn gap_a_wrong_key_is_a_reset_with_a_reason() {
     let pair = Pair::to(target.addr());
     let wrong = keygen(pair.dir(), "wrong");
     let encrypt = Launch::encrypt(&wrong).source(&any()).target(pair.decrypt.addr());
-    let mut encrypt = encrypt.args(["-o", "0.5"]).start();
+    let mut encrypt = encrypt.args(["-o", "500ms"]).start();
     assert_eq!(encrypt.connect().expect_ending(), Ending::Reset);
     encrypt.wait_closed("no-answer");
     assert_eq!(target.counts().accepts(), 0);
@@ -238,7 +238,7 @@ fn gap_an_end_that_says_nothing_is_given_up_after_the_timeout() {
     let dir = tempfile::tempdir().unwrap();
     let key = keygen(dir.path(), "key");
     let encrypt = Launch::encrypt(&key).source(&any()).target(silent.addr());
-    let encrypt = encrypt.args(["-o", "0.3"]).start();
+    let encrypt = encrypt.args(["-o", "300ms"]).start();
     assert_eq!(encrypt.connect().expect_ending(), Ending::Reset);
     encrypt.wait_closed("no-answer");
 }

@@ -11,9 +11,9 @@ use testkit::middleman::Middleman;
 use testkit::way::Way;
 use testkit::{End, Launch, Line, Pair, PairOptions, Target, any, eventually, keygen};
 
-const READY: &str = "a warm tunnel is ready";
-const HEDGED: &str = "a warm tunnel was dead; dialling";
-const LET_GO: &str = "warm tunnels of before one that was dead are let go";
+const READY: &str = "warm tunnel ready";
+const HEDGED: &str = "warm tunnel was dead; dialing";
+const LET_GO: &str = "closing warm tunnels older than a dead one";
 
 const DEBUG: [&str; 2] = ["--log-level", "debug"];
 
@@ -36,7 +36,7 @@ fn halt(end: &End, how_long: Duration) {
 fn what_came_during_a_halt_of_the_encrypt_end_counts() {
     let target = Target::echo();
     let options = PairOptions::both(&DEBUG).decrypt(&["-n", "1"]);
-    let pair = Pair::start(options.encrypt(&["--pool", "3", "-o", "2"]), target.addr());
+    let pair = Pair::start(options.encrypt(&["--pool", "3", "-o", "2s"]), target.addr());
     ready(&pair.encrypt, 3);
     let mut first = pair.connect();
     first.expect_echo(b"the only session");
@@ -57,7 +57,7 @@ fn what_came_during_a_halt_of_the_encrypt_end_counts() {
 fn a_stall_of_the_far_end_costs_no_warm_tunnel() {
     let target = Target::echo();
     let way = OnceCell::new();
-    let options = PairOptions::both(&DEBUG).encrypt(&["--pool", "4", "-o", "20"]);
+    let options = PairOptions::both(&DEBUG).encrypt(&["--pool", "4", "-o", "20s"]);
     let pair = Pair::start_via(options, target.addr(), |far| {
         way.get_or_init(|| Way::to(far)).addr.clone()
     });
@@ -79,8 +79,8 @@ fn a_tunnel_that_is_not_used_breaks_off_the_dial() {
     let options = PairOptions::both(&["--log-level", "debug", "--heartbeat", "off"]);
     // The second target is tried after a third of this, and the client has gone after a half
     // of its own.
-    let decrypt = ["-o", "9", "-t", &echo.addr().to_string()];
-    let options = options.encrypt(&["--pool", "1", "-o", "2"]).decrypt(&decrypt);
+    let decrypt = ["-o", "9s", "-t", &echo.addr().to_string()];
+    let options = options.encrypt(&["--pool", "1", "-o", "2s"]).decrypt(&decrypt);
     let pair = Pair::start(options, &deaf);
     ready(&pair.encrypt, 1);
     let mut client = pair.connect();
@@ -102,7 +102,7 @@ fn a_far_end_that_swallows_what_warm_tunnels_say_is_down() {
     });
     let middle = Middleman::start(ends[0].addr());
     let encrypt = Launch::encrypt(&key).target(middle.addr()).target(ends[1].addr());
-    let encrypt = encrypt.source(&any()).args(DEBUG).args(["--pool", "2", "-o", "3"]).start();
+    let encrypt = encrypt.source(&any()).args(DEBUG).args(["--pool", "2", "-o", "3s"]).start();
     ready(&encrypt, 2);
     middle.swallow_from(2);
     // It waits for the other end's first word, so nothing of it is risked.

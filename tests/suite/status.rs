@@ -67,7 +67,7 @@ impl Forty {
             encrypt_table("o-pool", nowhere, KEY, "pool = 2"),
             far("p-gate", &format!("gate = \"redis://{nowhere}\"")),
             far("q-full", "max-sessions = 1"),
-            far("r-open", &format!("gate = \"redis://{nowhere}\"\ngate-away = \"open\"")),
+            far("r-open", &format!("gate = \"redis://{nowhere}\"\ngate-failure = \"open\"")),
         ];
         tunnels.extend((tunnels.len()..40).map(|place| far(&format!("a-{place}"), "")));
         let path = dir.path().join("admin.sock");
@@ -93,18 +93,18 @@ fn forty_tunnels_fit_on_a_terminal_and_what_is_wrong_comes_first() {
     client.expect_echo(b"takes the only session");
     let broken = [
         ("m-checked", "all targets down"),
-        ("n-away", "far end away"),
-        ("o-pool", "far end away, pool empty"),
-        ("p-gate", "gate store away"),
+        ("n-away", "far end down"),
+        ("o-pool", "far end down, pool empty"),
+        ("p-gate", "gate store down"),
         ("q-full", "full"),
     ];
-    let expected = broken.into_iter().chain([("r-open", "gate store away")]);
+    let expected = broken.into_iter().chain([("r-open", "gate store down")]);
     let expected: Vec<(String, String)> =
         expected.map(|(name, state)| (name.to_owned(), state.to_owned())).collect();
     eventually("all that is wrong is told", || forty.rows()[..6] == expected);
     let all = forty.rows();
     assert_eq!(all.len(), 40);
-    assert!(all[6..].iter().all(|(_, state)| state == "well"), "{all:?}");
+    assert!(all[6..].iter().all(|(_, state)| state == "ok"), "{all:?}");
     assert!(all[6..].is_sorted(), "{all:?}");
 
     let text = at_a_terminal(&forty.admin, &["status"]);
@@ -114,11 +114,11 @@ fn forty_tunnels_fit_on_a_terminal_and_what_is_wrong_comes_first() {
     let words = |rows: &[(String, String)]| rows[..6].iter().map(|it| it.0.clone()).collect();
     let names: Vec<String> = words(&shown);
     assert_eq!(names, words(&all) as Vec<String>, "{text}");
-    assert!(shown[6..].iter().all(|(_, state)| state == "well") && shown.len() > 6, "{text}");
+    assert!(shown[6..].iter().all(|(_, state)| state == "ok") && shown.len() > 6, "{text}");
     let rest = 40 - shown.len();
-    let last = format!("and {rest} more: {rest} well; --all shows them");
+    let last = format!("and {rest} more: {rest} ok; --all shows them");
     assert_eq!(text.lines().last(), Some(&*last), "{text}");
-    assert!(text.contains("5 broken, 1 to look at, 34 well\n"), "{text}");
+    assert!(text.contains("5 broken, 1 degraded, 34 ok\n"), "{text}");
     let text = at_a_terminal(&forty.admin, &["status", "--all"]);
     assert_eq!(rows(&text).len(), 40, "{text}");
 
@@ -128,14 +128,14 @@ fn forty_tunnels_fit_on_a_terminal_and_what_is_wrong_comes_first() {
         let tunnels = status["tunnels"].as_array().unwrap();
         tunnels.iter().find(|tunnel| tunnel["name"] == name).unwrap().clone()
     };
-    for (name, what) in [("n-away", "far end away"), ("p-gate", "gate store away")] {
+    for (name, what) in [("n-away", "far end down"), ("p-gate", "gate store down")] {
         let wrong = &of(name)["wrong"][0];
         assert_eq!((&wrong["what"], &wrong["broken"]), (&what.into(), &true.into()), "{status}");
     }
     assert_eq!(of("a-6")["wrong"], Value::Array(vec![]));
     let details = forty.admin.says(0, &["status", "--tunnel", "n-away"]);
     assert!(details.starts_with("n-away: encrypt, serving\n"), "{details}");
-    assert!(details.contains("  wrong        far end away\n"), "{details}");
+    assert!(details.contains("  wrong        far end down\n"), "{details}");
     let target = format!("  targets      {nowhere} failing for ");
     assert!(details.contains(&target) && !details.contains("p-gate"), "{details}");
 
@@ -145,13 +145,13 @@ fn forty_tunnels_fit_on_a_terminal_and_what_is_wrong_comes_first() {
         forty.admin.says(0, &["reload"]).starts_with("changed q-full (max-sessions); removed ")
     );
     eventually("the others have no session and are gone", || {
-        forty.admin.says(0, &["status"]).contains("tunnels      1 well\n")
+        forty.admin.says(0, &["status"]).contains("tunnels      1 ok\n")
     });
     client.expect_echo(b"goes on");
     forty.service.write(&decrypt_table("other", forty.target.addr(), KEY, ""));
     forty.admin.says(0, &["reload"]);
     let drains = ("q-full".to_owned(), "draining".to_owned());
-    assert_eq!(forty.rows(), [drains, ("other".to_owned(), "well".to_owned())]);
+    assert_eq!(forty.rows(), [drains, ("other".to_owned(), "ok".to_owned())]);
 }
 
 /// A far end that is there again is reported as soon as a client got through.
@@ -166,7 +166,7 @@ fn a_far_end_that_comes_back_is_well_again() {
     let what = || admin.tunnel()["wrong"][0]["what"].clone();
     assert_eq!(what(), Value::Null, "no client has tried");
     near.connect().read_to_ending(NEVER);
-    eventually("it is told", || what() == "far end away");
+    eventually("it is told", || what() == "far end down");
     assert!(admin.tunnel()["targets"][0]["failing_s"].is_u64());
     let echo = Target::echo();
     let _far = Launch::decrypt(&key).source(&far).target(echo.addr()).start();

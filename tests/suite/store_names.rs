@@ -70,8 +70,8 @@ fn a_store_is_found_behind_an_address_that_swallows_packets() {
     let key = keygen(machine.path(), "key");
     let launch = Launch::decrypt(&key).binary(&knockpipe).source(&any());
     let end = launch.args(["-t", "127.0.0.1:1", "--gate", &url]).start();
-    end.program.wait_line("the store is read", |line| line.is("the gate's store is read"));
-    assert_eq!(end.count("the gate's store is away"), 0, "{}", end.program.tail());
+    end.program.wait_line("the store is read", |line| line.is("gate store synced"));
+    assert_eq!(end.count("gate store unavailable"), 0, "{}", end.program.tail());
 
     let file = machine.path().join("far.toml");
     let target = redis.tcp();

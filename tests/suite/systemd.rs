@@ -206,7 +206,7 @@ fn a_manager_that_is_gone_or_full_delays_nothing() {
         }
         let mut command = place.decrypt().source(&any()).command();
         let mut program = Program::spawn("decrypt", command.env("NOTIFY_SOCKET", &path));
-        program.wait_line("cannot tell", |line| line.is("cannot tell the service manager"));
+        program.wait_line("cannot tell", |line| line.is("cannot notify service manager"));
         program.signal(Signal::SIGTERM);
         assert_eq!(program.exit_code(), 0, "{}", program.tail());
     }
@@ -277,7 +277,7 @@ fn what_the_manager_keeps_makes_a_restart_forget_nothing() {
     let place = Place::new();
     let path = place.path("notify");
     let manager = Manager::at(&SocketAddr::from_pathname(&path).unwrap());
-    let launch = place.decrypt().source(&any()).args(["-o", "0.5"]);
+    let launch = place.decrypt().source(&any()).args(["-o", "500ms"]);
     let mut command = launch.command();
     command.env("NOTIFY_SOCKET", &path).env("FDSTORE", "1");
     let first = End::of(Program::spawn("decrypt", &mut command));
@@ -292,7 +292,7 @@ fn what_the_manager_keeps_makes_a_restart_forget_nothing() {
     let meanwhile = Call::new(&place.key);
     drop(first);
     let mut again = End::of(hand_over(&launch, "first-messages", vec![kept]));
-    assert_eq!(again.count("a socket of systemd's is not used"), 0);
+    assert_eq!(again.count("systemd socket not used"), 0);
     assert!(!is_answered(again.addr(), &recorded));
     assert!(is_answered(again.addr(), &meanwhile));
     again.stop();
@@ -305,7 +305,7 @@ fn what_is_no_memory_is_not_taken_for_one() {
     let file = fs::File::create_new(place.path("other")).unwrap();
     let launch = place.decrypt().source(&any());
     let mut end = End::of(hand_over(&launch, "first-messages", vec![file.into()]));
-    assert_eq!(end.count("the memory of the process before cannot be read"), 1);
+    assert_eq!(end.count("cannot read the predecessor's replay state"), 1);
     assert!(is_answered(end.addr(), &Call::new(&place.key)));
     end.stop();
 }
@@ -378,8 +378,7 @@ fn an_unused_socket_is_reported() {
     let launch = place.decrypt().args(["-s", "systemd:one"]);
     let sockets = vec![tcp().1.into(), tcp().1.into()];
     let end = End::of(hand_over(&launch, "one:spare", sockets));
-    let line =
-        end.program.wait_line("not used", |line| line.is("a socket of systemd's is not used"));
+    let line = end.program.wait_line("not used", |line| line.is("systemd socket not used"));
     assert_eq!(line.field("names").as_deref(), Some("spare"), "{}", line.text());
 }
 

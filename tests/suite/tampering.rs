@@ -52,7 +52,7 @@ impl Stage {
             let seen = exchange(wire, len, &reply);
             theirs.lock().unwrap().push(seen);
         });
-        let options = PairOptions::both(&["-o", "0.3", "--padding", "none"]);
+        let options = PairOptions::both(&["-o", "300ms", "--padding", "none"]);
         let middle = Mutex::new(None);
         let pair = Pair::start_via(options, target.addr(), |sealed| {
             let started = Middleman::start(sealed);

@@ -7,7 +7,7 @@ use testkit::{Pair, PairOptions, eventually};
 const DOWN: &str = "target is down";
 
 /// A quick check of both.
-const CHECK: [&str; 4] = ["--check", "redis/1s", "-o", "1"];
+const CHECK: [&str; 4] = ["--check", "redis/1s", "-o", "1s"];
 
 fn pair(first: &Redis, second: &Redis, args: &[&str]) -> Pair {
     let second = second.tcp().to_string();

@@ -195,7 +195,7 @@ fn a_name_is_followed_while_there_are_no_threads_and_after() {
     let (user, names) = (User::new(), Names::new());
     names.say(Some(ONE));
     let decrypt = user.decrypt(&names.with(&user.program()));
-    let mut decrypt = decrypt.args(["-t", &format!("{NAME}:{port}"), "-r", "11"]).start();
+    let mut decrypt = decrypt.args(["-t", &format!("{NAME}:{port}"), "-r", "11s"]).start();
     let encrypt = user.encrypt(&decrypt);
     assert!(served_by(encrypt.addr(), "1"));
     allow_threads(&user, &decrypt, false);

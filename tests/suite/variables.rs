@@ -54,12 +54,16 @@ fn mistakes_in_a_variable_name_it() {
     let dir = place();
     let line = "encrypt -s a:1 -t b:1 -k key";
     for (line, variables, parts) in [
-        (line, &[("KNOCKPIPE_TIMEOUT", "x")][..], &["KNOCKPIPE_TIMEOUT: 'x' is not a number"][..]),
-        (line, &[("KNOCKPIPE_TIMEOUT", "0")], &["KNOCKPIPE_TIMEOUT: 0 seconds"]),
+        (
+            line,
+            &[("KNOCKPIPE_TIMEOUT", "x")][..],
+            &["KNOCKPIPE_TIMEOUT: 'x' is not a duration"][..],
+        ),
+        (line, &[("KNOCKPIPE_TIMEOUT", "0s")], &["KNOCKPIPE_TIMEOUT: 0 seconds"]),
         (line, &[("KNOCKPIPE_SYSLOG", "maybe")], &["KNOCKPIPE_SYSLOG: 'maybe'", "true"]),
         (
             line,
-            &[("KNOCKPIPE_NO_RESOLVE", "1"), ("KNOCKPIPE_RESOLVE_EVERY", "5")],
+            &[("KNOCKPIPE_NO_RESOLVE", "1"), ("KNOCKPIPE_RESOLVE_EVERY", "5s")],
             &["exclude each other", "KNOCKPIPE_NO_RESOLVE", "KNOCKPIPE_RESOLVE_EVERY"],
         ),
         ("encrypt -s a:1 -k key", &[("KNOCKPIPE_TARGET", "")], &["-t ADDR (where to forward) is"]),
@@ -89,7 +93,7 @@ fn the_command_line_goes_first_and_an_empty_variable_is_none() {
         assert_eq!(id(&variables, "key-id open"), Some(status), "{value}");
     }
     let bad = [("KNOCKPIPE_TIMEOUT", "x"), ("KNOCKPIPE_NO_RESOLVE", "x")];
-    let line = "encrypt -s a:1 -t a:1 -k key -o 1 -r 5";
+    let line = "encrypt -s a:1 -t a:1 -k key -o 1s -r 5s";
     let said = complaint(&with(&dir, line, &bad), 2, line);
     assert!(said.contains("round for ever: encrypt -> -t a:1"), "{said}");
 }
@@ -110,7 +114,7 @@ fn a_tunnel_can_be_described_by_variables_alone() {
     let mut command = Command::new(PROGRAM);
     command.arg("decrypt").current_dir(dir.path()).envs(variables);
     let end = Program::spawn("decrypt", &mut command);
-    let slip = end.wait_line("a slip", |line| line.message() == "a variable that no flag has");
+    let slip = end.wait_line("a slip", |line| line.message() == "unknown environment variable");
     assert_eq!(slip.field("meant").as_deref(), Some("KNOCKPIPE_TIMEOUT"));
     end.wait_line("ready", |line| line.message() == "ready");
 }
@@ -148,7 +152,7 @@ fn variables_of_other_commands_choose_nothing() {
         "[tunnels.a]\nmode='encrypt'\nsource='127.0.0.1:1'\ntarget='127.0.0.1:2'\nkey='key'\n";
     write(&dir, "k.toml", 0o600, table.as_bytes());
     for variable in [
-        ("KNOCKPIPE_TIMEOUT", "3"),
+        ("KNOCKPIPE_TIMEOUT", "3s"),
         ("KNOCKPIPE_BIND", "127.0.0.1"),
         ("KNOCKPIPE_SUITE", "auto"),
         ("KNOCKPIPE_KEY", "key"),
@@ -168,7 +172,7 @@ fn variables_of_other_commands_choose_nothing() {
     for variable in [
         ("KNOCKPIPE_CHECK", "redis"),
         ("KNOCKPIPE_SOURCE", "127.0.0.1:0"),
-        ("KNOCKPIPE_TIMEOUT", "3"),
+        ("KNOCKPIPE_TIMEOUT", "3s"),
         ("KNOCKPIPE_SERVICE", "x"),
     ] {
         let output = with(&dir, &line, &[variable]);

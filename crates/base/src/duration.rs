@@ -13,14 +13,14 @@ const LONGEST_SECONDS: u64 = 3650 * 86_400;
 /// that fits.
 const UNITS: [(char, u64); 4] = [('d', 86_400), ('h', 3600), ('m', 60), ('s', 1)];
 
-/// Error of a text that is no duration.
+/// Error of a text that is not a duration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DurationError {
     /// A number by itself.
     #[error("\"{0}\" has no unit; write {0}s, {0}m, {0}h or {0}d")]
     NoUnit(u64),
     /// Something else.
-    #[error("\"{0}\" is no duration; write one such as 60s, 5m, 1h or 30d, at most 3650d")]
+    #[error("\"{0}\" is not a duration; write one such as 60s, 5m, 1h or 30d, at most 3650d")]
     Other(String),
 }
 

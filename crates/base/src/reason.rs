@@ -63,7 +63,7 @@ pub enum CloseReason {
     /// A live dialer did not ask for a target in time.
     Unopened,
     /// An unproven handshake, evicted in favour of a newer one.
-    Displaced,
+    Evicted,
     /// The dialer has a right key, but no record suite that this end allows.
     NoCommonSuite,
     /// The gate denies this address.
@@ -115,7 +115,7 @@ impl CloseReason {
         Self::Replayed,
         Self::ClockSkew,
         Self::Unopened,
-        Self::Displaced,
+        Self::Evicted,
         Self::NoCommonSuite,
         Self::GateDenied,
         Self::Revoked,
@@ -156,7 +156,7 @@ impl CloseReason {
             Self::Replayed => "replayed",
             Self::ClockSkew => "clock-skew",
             Self::Unopened => "unopened",
-            Self::Displaced => "displaced",
+            Self::Evicted => "evicted",
             Self::NoCommonSuite => "no-common-suite",
             Self::GateDenied => "gate-denied",
             Self::Revoked => "revoked",

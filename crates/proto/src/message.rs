@@ -257,7 +257,7 @@ mod tests {
             assert_eq!(Open::decode(&longer), Err(PeerError::Misbehaved));
         }
         assert!(Open::decode(&[1, b'/', 0]).is_err(), "a name no option can hold");
-        assert!(Open::decode(&[1, 0xff, 0]).is_err(), "a name that is no text");
+        assert!(Open::decode(&[1, 0xff, 0]).is_err(), "a name that is not text");
         assert!(Open::decode(&[0, 5]).is_err(), "an unknown family");
     }
 }

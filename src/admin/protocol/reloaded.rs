@@ -63,7 +63,7 @@ impl fmt::Display for ReloadedReply {
         }
         if !restart.is_empty() {
             let settings = listed(restart);
-            parts.push(format!("[process] changed ({settings}), which takes a restart"));
+            parts.push(format!("[process] changed ({settings}), which needs a restart"));
         }
         f.write_str(&parts.join("; "))
     }

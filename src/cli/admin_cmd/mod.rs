@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use self::view::{Rated, rated};
 use super::Done;
 use super::output::{Form, FormArgs, notice, print};
-use crate::admin::client::{AskError, Told, ask, ask_whom};
+use crate::admin::client::{AskError, Told, ask, ask_with_peer};
 use crate::admin::protocol::{
     self, ReloadedReply, Reply, Request, RequestError, StatusReply, WhoReply, listed,
 };
@@ -280,9 +280,9 @@ fn peer(text: &str) -> Result<String, RequestError> {
     protocol::peer(text).map(|_| text.to_owned())
 }
 
-/// A word that is no id of a connection.
+/// A word that is not an id of a connection.
 #[derive(Debug, thiserror::Error)]
-#[error("'{text}' is no id of a connection; write {meant}")]
+#[error("'{text}' is not an id of a connection; write {meant}")]
 struct NoId {
     text: String,
     meant: String,
@@ -332,7 +332,7 @@ fn known(status: &StatusReply, tunnel: &str) -> Result<(), Failure> {
 /// # Errors
 /// [`Failure`] of the process.
 pub(super) fn ask_at(path: &Path, user: Option<Uid>, request: &Request) -> Result<Told, Failure> {
-    ask_whom(path, user, request).map_err(|error| Failure::Runtime(error.into()))
+    ask_with_peer(path, user, request).map_err(|error| Failure::Runtime(error.into()))
 }
 
 /// Makes the error about an answer to another question.

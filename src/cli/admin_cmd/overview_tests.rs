@@ -37,8 +37,8 @@ fn forty() -> StatusReply {
     let name = |place: usize| format!("{place:02}-mysql-replica-eu-west-1");
     let wrong = |place: usize| -> &[&str] {
         match place {
-            20 => &["far end away!", "pool empty"],
-            31 => &["gate store away!"],
+            20 => &["far end down!", "pool empty"],
+            31 => &["gate store down!"],
             7 => &["almost full", "pool empty", "draining"],
             _ => &[],
         }
@@ -60,8 +60,8 @@ fn forty_tunnels_fit_on_a_terminal_with_what_is_wrong_first() {
     assert_eq!(text.lines().count(), 23, "and one for the prompt: {text}");
     assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
     let rows: Vec<&str> = text.lines().skip_while(|line| !line.starts_with("TUNNEL")).collect();
-    assert!(rows[1].starts_with("20-mysq") && rows[1].ends_with("far end away +1"), "{text}");
-    assert!(rows[2].starts_with("31-mysq") && rows[2].ends_with("gate store away"), "{text}");
+    assert!(rows[1].starts_with("20-mysq") && rows[1].ends_with("far end down +1"), "{text}");
+    assert!(rows[2].starts_with("31-mysq") && rows[2].ends_with("gate store down"), "{text}");
     assert!(rows[3].starts_with("07-mysq") && rows[3].ends_with("almost full +2"), "{text}");
     assert!(rows[4].starts_with("00-mysq") && rows[4].ends_with("ok"), "{text}");
     assert_eq!(text.lines().last(), Some("and 25 more: 25 ok; --all shows them"));
@@ -79,10 +79,10 @@ fn all_of_them_and_what_is_no_terminal_is_not_shortened() {
     assert_eq!(names(&text).len(), 40);
     assert_eq!(names(&text)[..5], ["20", "31", "07", "00", "01"]);
     assert!(text.contains("20-mysql-replica-eu-west-1 "), "{text}");
-    assert!(text.contains("far end away, pool empty\n"), "{text}");
+    assert!(text.contains("far end down, pool empty\n"), "{text}");
     let wide = Screen { columns: 200, rows: 60 };
     let text = overview(&status, &rates, Some(wide), false);
-    assert!(names(&text).len() == 40 && text.contains("far end away, pool empty\n"), "{text}");
+    assert!(names(&text).len() == 40 && text.contains("far end down, pool empty\n"), "{text}");
 }
 
 /// Tunnels with a fault that do not fit either are counted in the line about the others.

@@ -111,7 +111,7 @@ pub(super) fn tunnel(tunnel: &TunnelReply, rates: Option<&Rates>) -> String {
     }
     if let Some(gate) = &tunnel.gate {
         say("gate", &of_gate(gate));
-        if let Some(why) = &gate.away {
+        if let Some(why) = &gate.unavailable {
             say("store", &format!("unavailable: {why}"));
         }
     }

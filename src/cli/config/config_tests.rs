@@ -110,7 +110,7 @@ fn a_gate_has_a_name_and_a_tunnel_may_differ_from_it() {
         r#"
         [gates.office]
         gate = "file:gate.db"
-        denied = "hold"
+        denied = "tarpit"
         deny = ["203.0.113.0/24"]
         {REDIS}
         gate = "office"
@@ -148,7 +148,7 @@ fn every_mistake_is_one_line_with_its_place_and_a_remedy() {
         ("[tunnels.a]\nmode='both'\n", "toml:2", "another mode than there is"),
         ("[keys]\nx='a.key'\n[tunnels.a]\nmode='encrypt'\nkey='y'\n", "toml:5", "no 'y' in [keys]"),
         ("[tunnels]\na = 3\n", "toml:2", "a table has to stand here"),
-        ("[tunnels.'a b']\nmode='encrypt'\n", "toml:1", "'a b' is no name"),
+        ("[tunnels.'a b']\nmode='encrypt'\n", "toml:1", "'a b' is not a name"),
         ("[tunnels.a]\nmode='encrypt'\ntimeuot=3\n", "toml:3", "did you mean 'timeout'?"),
         (
             "[tunnels.a]\nmode='encrypt'\nmax-unopened=3\n",
@@ -171,7 +171,7 @@ fn every_mistake_is_one_line_with_its_place_and_a_remedy() {
         ),
         (&format!("{REDIS}timeout=5\n"), "toml:7", "'5' has no unit; write 5s"),
         (&format!("{REDIS}timeout=[1,2]\n"), "toml:7", "'timeout' has one value"),
-        (&format!("{REDIS}timeout=true\n"), "toml:7", "is no switch"),
+        (&format!("{REDIS}timeout=true\n"), "toml:7", "is not a switch"),
         (&format!("{REDIS}no-keepalive='yes'\n"), "toml:7", "is a switch"),
         (&format!("{REDIS}timeout=1979-05-27\n"), "toml:7", "cannot be a datetime"),
         (&format!("{REDIS}gate='office'\n"), "toml:7", "no table [gates.office]"),
@@ -183,8 +183,8 @@ fn every_mistake_is_one_line_with_its_place_and_a_remedy() {
         (&format!("{REDIS}gate='g'\n[gates.g]\ntimeout=1\n"), "toml:9", "is about a tunnel"),
         // Whether a tunnel uses it or not.
         (&format!("{REDIS}[gates.g]\ntimeout=1\n"), "toml:8", "is about a tunnel"),
-        (&format!("{REDIS}[gates.g]\ndenyed='hold'\n"), "toml:8", "did you mean 'denied'?"),
-        (&format!("{REDIS}[gates.g]\ndenied='hole'\n"), "toml:8", "'hole'"),
+        (&format!("{REDIS}[gates.g]\ndenyed='tarpit'\n"), "toml:8", "did you mean 'denied'?"),
+        (&format!("{REDIS}[gates.g]\ndenied='tarpot'\n"), "toml:8", "'tarpot'"),
         (&format!("{REDIS}[gates.g]\ngate='somewhere'\n"), "toml:8", "has no scheme"),
         (&format!("{REDIS}[gates.g]\nlog-level='info'\n"), "toml:8", "write it to [process]"),
         (&format!("{REDIS}[keys]\na = ['b.key']\n"), "toml:8", "'a' names no key file"),

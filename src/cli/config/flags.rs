@@ -230,7 +230,8 @@ impl Flags {
             return ConfigError::new(*line, what);
         }
         if name == "[process]" && habits::of_key(key).is_some_and(|key| self.is_of_tunnels(key)) {
-            let what = format!("'{key}' is no key of [process]; tunnels stand in [tunnels.NAME]");
+            let what =
+                format!("'{key}' is not a key of [process]; tunnels stand in [tunnels.NAME]");
             return ConfigError::new(*line, what);
         }
         if self.of_mode(name).is_none() && self.is_of_tunnels(key) {
@@ -369,7 +370,7 @@ fn spelled(arg: &Arg, setting: &Setting, base: &Path) -> Result<Vec<OsString>, C
             Ok(if *on { vec![format!("--{key}").into()] } else { vec![] })
         }
         Value::Switch(_) => {
-            Err(ConfigError::new(*line, format!("'{key}' is no switch; write a value")))
+            Err(ConfigError::new(*line, format!("'{key}' is not a switch; write a value")))
         }
         Value::Words(_) if !takes_value => {
             Err(ConfigError::new(*line, format!("'{key}' is a switch; write true or false")))

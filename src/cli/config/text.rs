@@ -127,7 +127,7 @@ impl Reader<'_> {
         let cause = error.message().replace('\n', ", ");
         ConfigError::new(
             line,
-            format!("this is not TOML: {cause}; see docs/OPERATING.md for examples"),
+            format!("this is not TOML: {cause}; see docs/operating/configuration.md for examples"),
         )
     }
 
@@ -140,7 +140,7 @@ impl Reader<'_> {
             let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
             if name.is_empty() || name.len() > LONGEST_NAME || !name.chars().all(is_plain) {
                 let what = format!(
-                    "'{name}' is no name; use up to {LONGEST_NAME} letters, digits, '-', '_' and '.'"
+                    "'{name}' is not a name; use up to {LONGEST_NAME} letters, digits, '-', '_' and '.'"
                 );
                 return Err(ConfigError::new(line, what));
             }

@@ -12,7 +12,7 @@ use super::source::Source;
 use super::{CommonArgs, GateCommandError, SafetyArgs};
 use crate::duration;
 use crate::gate::Member;
-use crate::gate::store::{Edit, Receipt};
+use crate::gate::store::{Edit, EditResult};
 use crate::run::Failure;
 
 /// `gate allow`.
@@ -223,7 +223,7 @@ async fn make(
 
 impl Change {
     /// Describes what became of it, for people.
-    fn text(&self, receipt: &Receipt, place: &OpenedStore) -> String {
+    fn text(&self, receipt: &EditResult, place: &OpenedStore) -> String {
         let Self { words, subject, ttl, .. } = self;
         let location = place.location(receipt);
         let (word, how) = match (receipt.changed, words.action, ttl) {
@@ -238,7 +238,7 @@ impl Change {
     }
 
     /// Describes what became of it, as JSON.
-    fn object(&self, receipt: &Receipt, place: &OpenedStore) -> Value {
+    fn object(&self, receipt: &EditResult, place: &OpenedStore) -> Value {
         let mut fields = place.fields(receipt);
         fields.insert("action".to_owned(), json!(self.words.action));
         fields.insert("subject".to_owned(), json!(self.subject.to_string()));

@@ -17,7 +17,7 @@ use super::{CommonArgs, GateCommandError, SafetyArgs};
 use crate::duration;
 use crate::files::read::{Kind, ReadError, open};
 use crate::files::text::{NotText, text};
-use crate::gate::store::{Edit, Receipt};
+use crate::gate::store::{Edit, EditResult};
 use crate::gate::{Expiry, Member, UnixMillis};
 use crate::net::clock;
 use crate::run::Failure;
@@ -65,7 +65,7 @@ struct Counts {
     changed: usize,
     unchanged: usize,
     expired: usize,
-    last: Option<Receipt>,
+    last: Option<EditResult>,
 }
 
 impl Wanted {
@@ -185,7 +185,7 @@ impl Reader<'_> {
         }
         let line = text(line).map_err(|not| match not {
             NotText::Utf16 => "the file is UTF-16 text, save it as UTF-8",
-            NotText::Other => "it is no UTF-8 text",
+            NotText::Other => "it is not UTF-8 text",
         })?;
         let line = without_comment(line);
         if line.is_empty() {
@@ -218,7 +218,7 @@ fn without_comment(line: &str) -> &str {
 
 /// Error for a line that is not an address. The line is not shown: the wrong file may hold a
 /// key or a password, which no rule can tell from a word.
-const NO_MEMBER: &str = "this is no address or network, such as 203.0.113.7";
+const NO_MEMBER: &str = "this is not an address or network, such as 203.0.113.7";
 
 fn parse(line: &str, ttl: Option<Duration>, now: UnixMillis) -> Result<Wanted, String> {
     let until = |ttl| Expiry::after(now, ttl);
@@ -232,13 +232,13 @@ fn parse(line: &str, ttl: Option<Duration>, now: UnixMillis) -> Result<Wanted, S
         Some(BANNED) => BANNED,
         _ => return Err("\"kind\" is neither \"allowed\" nor \"banned\"".to_owned()),
     };
-    let member = value["member"].as_str().ok_or("\"member\" is no text")?;
+    let member = value["member"].as_str().ok_or("\"member\" is not text")?;
     let member = member.parse::<Member>().map_err(|_| NO_MEMBER)?;
     let expiry = match &value["expires_ms"] {
         Value::Null if kind == ALLOWED => until(ttl),
         Value::Null => Expiry::Never,
         end => {
-            let end = end.as_u64().ok_or("\"expires_ms\" is no unix time in milliseconds")?;
+            let end = end.as_u64().ok_or("\"expires_ms\" is not a unix time in milliseconds")?;
             Expiry::At(UnixMillis(end))
         }
     };
@@ -293,7 +293,7 @@ fn edit(entry: Wanted, now: UnixMillis) -> Edit {
 }
 
 impl Counts {
-    fn take(&mut self, receipt: Receipt) {
+    fn take(&mut self, receipt: EditResult) {
         if receipt.changed {
             self.changed += 1;
         } else {

@@ -13,7 +13,7 @@ use super::super::Done;
 use super::super::output::{Form, Output, date, left, notice};
 use super::CommonArgs;
 use super::place::{Absent, OpenedStore, each, runtime};
-use crate::gate::store::is_unmeant;
+use crate::gate::store::is_implausible;
 use crate::gate::{Entry, Expiry, Item, Member, UnixMillis};
 use crate::net::clock::now;
 use crate::run::Failure;
@@ -146,7 +146,7 @@ impl Listing {
                 }
             })
             .collect();
-        for entry in entries.iter().filter(|entry| is_unmeant(entry.expiry)) {
+        for entry in entries.iter().filter(|entry| is_implausible(entry.expiry)) {
             self.unmeant.0 += 1;
             self.unmeant.1.get_or_insert(entry.member);
         }

@@ -78,7 +78,7 @@ Examples:
 const WHY_EXAMPLES: &str = "\
 Shows every rule in order, what it found, and which one decided. With --admin the running tunnel
 says what it would do now; -c takes the rules from the file. With --gate give the --allow, --deny,
---internal and --gate-away of the tunnel as well, since the store does not know them.
+--internal and --gate-failure of the tunnel as well, since the store does not know them.
 
 Example:
   knockpipe gate why 203.0.113.7 --admin /run/knockpipe/admin.sock --tunnel redis

@@ -9,7 +9,7 @@ use super::source::{Source, SourceArgs};
 use crate::gate::StoreOptions;
 use crate::gate::any_store::AnyStore;
 use crate::gate::redis_store::Servers;
-use crate::gate::store::{AddressRecord, Edit, Receipt, StoreError};
+use crate::gate::store::{AddressRecord, Edit, EditResult, StoreError};
 use crate::run::Failure;
 
 /// Batches on their way from a listing.
@@ -82,7 +82,7 @@ impl OpenedStore {
     pub(super) async fn edit_all(
         &self,
         edits: Vec<Edit>,
-        mut told: impl FnMut(Receipt),
+        mut told: impl FnMut(EditResult),
     ) -> Result<(), Failure> {
         let all = edits.len();
         let mut made = 0;
@@ -122,12 +122,12 @@ impl OpenedStore {
     ///
     /// # Errors
     /// [`StoreError`]
-    pub(super) async fn standing(
+    pub(super) async fn address_record(
         &self,
         ip: IpAddr,
         findtime: Option<std::time::Duration>,
     ) -> Result<AddressRecord, StoreError> {
-        self.store.standing(ip, findtime).await
+        self.store.address_record(ip, findtime).await
     }
 
     /// Returns the name that the flags give the store.
@@ -146,8 +146,8 @@ impl OpenedStore {
     }
 
     /// Describes where something was changed, for people.
-    pub(super) fn location(&self, receipt: &Receipt) -> String {
-        let Receipt { server, key, .. } = receipt;
+    pub(super) fn location(&self, receipt: &EditResult) -> String {
+        let EditResult { server, key, .. } = receipt;
         let db = if self.db == 0 { String::new() } else { format!(" db {}", self.db) };
         let of = self.asked(receipt).map(|asked| format!(" (master of {asked})"));
         format!("key {key} on {server}{db}{}", of.unwrap_or_default())
@@ -155,13 +155,13 @@ impl OpenedStore {
 
     /// Returns the notice for other programs once a member that ends is in the set: an SADD of
     /// theirs fails from now on.
-    pub(super) fn of_an_end(&self, receipt: &Receipt) -> &'static str {
+    pub(super) fn of_an_end(&self, receipt: &EditResult) -> &'static str {
         let in_set = self.set.as_ref() == Some(&receipt.key);
         if in_set { " (a sorted set now: other writers must use ZADD)" } else { "" }
     }
 
     /// Describes where something was changed, as fields of JSON.
-    pub(super) fn fields(&self, receipt: &Receipt) -> Map<String, Value> {
+    pub(super) fn fields(&self, receipt: &EditResult) -> Map<String, Value> {
         let mut fields = Map::new();
         fields.insert("server".to_owned(), json!(receipt.server));
         fields.insert("key".to_owned(), json!(receipt.key));
@@ -175,7 +175,7 @@ impl OpenedStore {
     }
 
     /// Returns the replica that was named, when its master took the change.
-    fn asked(&self, receipt: &Receipt) -> Option<&str> {
+    fn asked(&self, receipt: &EditResult) -> Option<&str> {
         self.named.as_deref().filter(|named| *named != receipt.server)
     }
 }

@@ -12,7 +12,7 @@ use super::CommonArgs;
 use super::list::read_history;
 use super::place::{Absent, OpenedStore};
 use crate::duration;
-use crate::gate::store::{Edit, Receipt};
+use crate::gate::store::{Edit, EditResult};
 use crate::net::clock;
 use crate::run::Failure;
 
@@ -74,7 +74,7 @@ struct Idle<'a> {
     /// The unix second when it was last admitted.
     seen: u64,
     /// What the change came to, if it was made.
-    receipt: Option<&'a Receipt>,
+    receipt: Option<&'a EditResult>,
 }
 
 impl Idle<'_> {

@@ -21,7 +21,7 @@ use crate::addr::ClientAddr;
 use crate::admin::gates::{RuleReply, WhyReply};
 use crate::admin::protocol::{Reply, Request};
 use crate::gate::decision::Line;
-use crate::gate::store::{AddressRecord, StoreError, is_unmeant};
+use crate::gate::store::{AddressRecord, StoreError, is_implausible};
 use crate::gate::{
     BanAfter, Item, Member, MemberError, Peer, Rules, Snapshot, StoreOptions, UnixMillis, explain,
 };
@@ -33,7 +33,7 @@ const NO_RULES: &str = "static rules as given here, which is none; repeat the tu
      --allow/--deny/--internal, or name its configuration file (-c) or process (--admin)";
 
 /// The flags that the gate itself has, where a file or a process names it.
-const RULES: [&str; 5] = ["allow", "deny", "internal", "gate_away", "ban_after"];
+const RULES: [&str; 5] = ["allow", "deny", "internal", "gate_failure", "ban_after"];
 
 /// `gate why`.
 #[derive(Debug, Args)]
@@ -76,7 +76,7 @@ struct Answer {
 /// Explains a decision.
 ///
 /// # Errors
-/// [`Failure`]; the explanation is printed also when the store is away.
+/// [`Failure`]; the explanation is printed also when the store is unavailable.
 pub(super) async fn why(args: WhyArgs) -> Result<Done, Failure> {
     let ip = match args.address {
         Subject::Member(Member::Address(ip)) => Some(ip.to_canonical()),
@@ -138,7 +138,7 @@ async fn of_store(args: &WhyArgs, peer: Peer) -> Result<Done, Failure> {
         };
         let findtime = ban_after.map(|ban_after| ban_after.findtime());
         match peer.ip() {
-            Some(ip) => Some(place.standing(ip, findtime).await),
+            Some(ip) => Some(place.address_record(ip, findtime).await),
             // What is in the store are addresses.
             None => None,
         }
@@ -159,14 +159,14 @@ async fn of_store(args: &WhyArgs, peer: Peer) -> Result<Done, Failure> {
         None if peer == Peer::Nameless => "not asked".to_owned(),
         None => "none".to_owned(),
         Some(Ok(standing)) => standing.server.clone(),
-        Some(Err(_)) => format!("unavailable, so by --gate-away: {}", reply.stance),
+        Some(Err(_)) => format!("unavailable, so by --gate-failure: {}", reply.stance),
     };
     let mut notes = vec![("store", store)];
     if gate.is_none() && args.rules.is_empty() {
         notes.push(("note", NO_RULES.to_owned()));
     }
     let grants = known.into_iter().flat_map(|known| &known.allow_entries);
-    for grant in grants.filter(|grant| is_unmeant(grant.expiry)) {
+    for grant in grants.filter(|grant| is_implausible(grant.expiry)) {
         let note = format!(
             "the score of {} in key {} looks like milliseconds, and scores are unix seconds; write it again, or it ends in some 50,000 years",
             grant.member, grant.key
@@ -257,7 +257,7 @@ impl Answer {
             .zip(self.ban_after)
             .map(|(count, ban_after)| ("strikes", format!("{count} of {}", ban_after.maxretry())));
         let denied = reply.denied.as_ref().filter(|_| reply.verdict == "denied");
-        let denied = denied.map(|how| ("so-it-gets", format!("{how} (--denied)")));
+        let denied = denied.map(|how| ("response", format!("{how} (--denied)")));
         store.into_iter().chain(denied).chain(ends).chain(seen).chain(strikes).chain(notes)
     }
 

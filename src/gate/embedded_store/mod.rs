@@ -22,7 +22,7 @@ use tokio::sync::mpsc::error::SendError;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::member::{Entry, Item, Member};
-use super::store::{AddressRecord, AllowEntry, BATCH, Ban, Edit, Event, Receipt, StoreError};
+use super::store::{AddressRecord, AllowEntry, BATCH, Ban, Edit, EditResult, Event, StoreError};
 use crate::net::clock::{Clock, now};
 use crate::tasks::blocking;
 use crate::unix_time::{Expiry, UnixMillis};
@@ -77,11 +77,11 @@ impl EmbeddedStore {
     ///
     /// # Errors
     /// When the file cannot be written, or is held by another process.
-    pub async fn edit(&self, edit: Edit) -> Result<Receipt, StoreError> {
+    pub async fn edit(&self, edit: Edit) -> Result<EditResult, StoreError> {
         self.apart(move |own| own.edit_now(&edit, now())).await
     }
 
-    fn edit_now(&self, edit: &Edit, now: UnixMillis) -> Result<Receipt, StoreError> {
+    fn edit_now(&self, edit: &Edit, now: UnixMillis) -> Result<EditResult, StoreError> {
         // Waited for before the tail is held, which a follower wants as well.
         let locked = Locked::take(&self.path)?;
         let decide = |state: &State| state.records_for(edit, now);
@@ -97,7 +97,7 @@ impl EmbeddedStore {
     pub async fn edit_all(
         &self,
         edits: Vec<Edit>,
-        told: &mut dyn FnMut(Receipt),
+        told: &mut dyn FnMut(EditResult),
     ) -> Result<(), StoreError> {
         let made = self.apart(move |own| {
             let locked = Locked::take(&own.path)?;
@@ -108,7 +108,7 @@ impl EmbeddedStore {
         Ok(())
     }
 
-    fn receipt(&self, edit: &Edit, records: &[Record]) -> Receipt {
+    fn receipt(&self, edit: &Edit, records: &[Record]) -> EditResult {
         let strikes = records.iter().find_map(|record| match record {
             Record::Strikes(_, strikes) => Some(strikes.count),
             _ => None,
@@ -122,7 +122,7 @@ impl EmbeddedStore {
             Edit::Strike { .. } | Edit::ClearStrikes { .. } => STRIKES,
         };
         let touched = matches!(edit, Edit::RecordSeen(_)).then_some(records.len() as u64);
-        Receipt {
+        EditResult {
             server: self.server.to_string(),
             key: key.to_owned(),
             changed: !records.is_empty(),
@@ -170,7 +170,7 @@ impl EmbeddedStore {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub async fn standing(
+    pub async fn address_record(
         &self,
         ip: IpAddr,
         findtime: Option<Duration>,

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::interval;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::super::rules::Stance;
+use super::super::rules::EffectivePolicy;
 use super::super::store::Event;
 use super::StoreMirror;
 use crate::tasks::{begin_again, caught};
@@ -88,7 +88,7 @@ impl StoreMirror {
     }
 
     /// Logs the policy in force if it is not the one `before`. Returns it.
-    fn log_change_of(&self, before: Stance) -> Stance {
+    fn log_change_of(&self, before: EffectivePolicy) -> EffectivePolicy {
         let now = self.policy();
         if now.as_str() != before.as_str() {
             self.log_policy(now);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use redis::{Cmd, Pipeline};
 
 use super::super::member::Member;
-use super::super::store::{Edit, Receipt, StoreError};
+use super::super::store::{Edit, EditResult, StoreError};
 use super::RedisStore;
 use super::connections::{Connections, SetType};
 use super::error::{Kind, RedisFailure};
@@ -53,7 +53,7 @@ impl RedisStore {
     pub async fn edit_all(
         &self,
         edits: &[Edit],
-        told: &mut dyn FnMut(Receipt),
+        told: &mut dyn FnMut(EditResult),
     ) -> Result<(), StoreError> {
         let is_plain = |edit: &Edit| {
             matches!(edit, Edit::Allow(..) | Edit::Remove(_) | Edit::Ban(..) | Edit::Unban(_))

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::super::member::{Entry, Item, Member};
 use super::super::store::{
-    AddressRecord, AllowEntry, BATCH, Ban, StoreError, is_unmeant, networks_around,
+    AddressRecord, AllowEntry, BATCH, Ban, StoreError, is_implausible, networks_around,
 };
 use super::RedisStore;
 use super::connection::number;
@@ -116,7 +116,7 @@ impl RedisStore {
     ///
     /// # Errors
     /// The answer of the server, or the reason why none could be reached.
-    pub async fn standing(
+    pub async fn address_record(
         &self,
         ip: IpAddr,
         findtime: Option<Duration>,
@@ -334,7 +334,7 @@ pub(super) struct Found {
 /// The end of a member of a set that ends by itself. An implausible one stays, so
 /// that it can be noticed.
 fn ends_with_set(end: Expiry, set_end: Expiry) -> Expiry {
-    if is_unmeant(end) { end } else { end.min(set_end) }
+    if is_implausible(end) { end } else { end.min(set_end) }
 }
 
 /// The keys that ban `member`, or for an address also its /64, each with its subject.

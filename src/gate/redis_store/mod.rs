@@ -37,7 +37,7 @@ use tokio::sync::Mutex;
 
 pub use address::{AddressError, Credentials, Node, RedisAddress, Servers};
 pub use batch::MOST_TOGETHER;
-pub use connect::LONGEST as LONGEST_WAY;
+pub use connect::LONGEST as LONGEST_CONNECT;
 pub use keys::Keys;
 pub use tls::{TlsError, TlsFiles, TlsOptions};
 

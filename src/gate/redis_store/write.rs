@@ -12,7 +12,7 @@ use redis::{Cmd, Value};
 use tokio::time::sleep;
 
 use super::super::member::Member;
-use super::super::store::{Edit, Receipt, StoreError};
+use super::super::store::{Edit, EditResult, StoreError};
 use super::RedisStore;
 use super::batch;
 use super::connection::{Role, number};
@@ -84,7 +84,7 @@ impl RedisStore {
     ///
     /// # Errors
     /// The answer of the server, or the reason why none could be reached, after one retry.
-    pub async fn edit(&self, edit: &Edit) -> Result<Receipt, StoreError> {
+    pub async fn edit(&self, edit: &Edit) -> Result<EditResult, StoreError> {
         let made = self.make(std::slice::from_ref(edit), Mode::Single).await?;
         Ok(made.into_iter().next().expect("an edit has a receipt"))
     }
@@ -94,7 +94,7 @@ impl RedisStore {
         &self,
         edits: &[Edit],
         mode: Mode,
-    ) -> Result<Vec<Receipt>, StoreError> {
+    ) -> Result<Vec<EditResult>, StoreError> {
         let failure = match self.attempt(edits, mode).await {
             Err(Failed::At(_, failure)) if may_retry(edits, &failure) => failure,
             done => return done.map_err(|failed| failed.told(self)),
@@ -107,7 +107,7 @@ impl RedisStore {
         self.attempt(edits, mode).await.map_err(|failed| failed.told(self))
     }
 
-    async fn attempt(&self, edits: &[Edit], mode: Mode) -> Result<Vec<Receipt>, Failed> {
+    async fn attempt(&self, edits: &[Edit], mode: Mode) -> Result<Vec<EditResult>, Failed> {
         let connections = self.writer_connections().await;
         let connections =
             connections.map_err(|failure| Failed::At(self.main_key(&edits[0]), failure))?;
@@ -121,7 +121,7 @@ impl RedisStore {
         if matches!(done, Err(Failed::At(..))) {
             *self.writer.lock().await = None;
         }
-        let receipt = |Done { key, changed, count }: Done| Receipt {
+        let receipt = |Done { key, changed, count }: Done| EditResult {
             server: connections.node_of(&key).to_string(),
             key,
             changed,

@@ -100,7 +100,9 @@ pub enum CheckError {
     #[error("{0}")]
     Interval(#[from] duration::DurationError),
     /// An account that cannot exist.
-    #[error("'{0}' is no name of an account; write mysql:USER with 1 to {LONGEST_USER} characters")]
+    #[error(
+        "'{0}' is not a name of an account; write mysql:USER with 1 to {LONGEST_USER} characters"
+    )]
     User(String),
 }
 

@@ -25,7 +25,7 @@ pub enum AddrError {
     NoHostToListen(String, String),
     /// A star for every address.
     #[error(
-        "\"*\" is no host; write 0.0.0.0:{0} for every IPv4 address, or [::]:{0} for every IPv6 and IPv4 address"
+        "\"*\" is not a host; write 0.0.0.0:{0} for every IPv4 address, or [::]:{0} for every IPv6 and IPv4 address"
     )]
     Star(String),
     /// The address is spelled as in a URL or for another program.
@@ -56,14 +56,14 @@ pub enum AddrError {
     /// Brackets that do not close, or text between them and the port.
     #[error("\"{0}\" has misplaced brackets; write [IP]:PORT")]
     Brackets(String),
-    /// Text in brackets that is no IP address.
-    #[error("\"{0}\" is no IP address; write names without brackets: HOST:PORT")]
+    /// Text in brackets that is not an IP address.
+    #[error("\"{0}\" is not an IP address; write names without brackets: HOST:PORT")]
     NotAnIp(String),
     /// A host that is neither a name nor an address.
     #[error("\"{0}\" is neither a host name nor an IPv4 address; correct its spelling")]
     BadHost(String),
     /// A port that is no number up to 65535 and no service name.
-    #[error("\"{0}\" is no port; write a number from 0 to 65535 or a name out of /etc/services")]
+    #[error("\"{0}\" is not a port; write a number from 0 to 65535 or a name out of /etc/services")]
     BadPort(String),
     /// A unix path that does not fit into a socket address.
     #[error(
@@ -74,16 +74,18 @@ pub enum AddrError {
     #[error("the socket path contains a NUL byte; remove it")]
     PathWithNul,
     /// A bind address that is not numeric.
-    #[error("\"{0}\" is no local IP address; write [IP]:PORT, [IP] or IP, without a name or zone")]
+    #[error(
+        "\"{0}\" is not a local IP address; write [IP]:PORT, [IP] or IP, without a name or zone"
+    )]
     BadBind(String),
     /// An inherited socket of systemd where an address to dial is meant.
     #[error(
         "\"{0}\" is a socket that systemd listens on, and only a source can be one; give HOST:PORT or /PATH"
     )]
     Inherited(String),
-    /// Text that is no name of a socket.
+    /// Text that is not a name of a socket.
     #[error(
-        "\"{0}\" is no name of a systemd socket; write systemd:NAME as FileDescriptorName= has it"
+        "\"{0}\" is not a name of a systemd socket; write systemd:NAME as FileDescriptorName= has it"
     )]
     SocketName(String),
 }
@@ -91,7 +93,7 @@ pub enum AddrError {
 /// Error of a text that is no [`ServiceName`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "\"{0}\" is no service name; use 1 to {MAX_SERVICE_NAME} letters, digits, dots, hyphens or underscores"
+    "\"{0}\" is not a service name; use 1 to {MAX_SERVICE_NAME} letters, digits, dots, hyphens or underscores"
 )]
 pub struct ServiceNameError(String);
 
