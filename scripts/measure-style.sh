@@ -121,7 +121,7 @@ sub measure_functions {
             last if $code[$end] =~ /[{;}]\s*$/;
             $end++;
         }
-        if ($signature =~ /[(,]\s*(?:mut\s+)?(?:\w+|\([^()]*\))\s*:\s*&?(?:mut\s+)?\((?!\))/) {
+        if ($signature =~ /[(,]\s*(?:mut\s+)?(?:\w+|\([^()]*\))\s*:\s*&?(?:mut\s+)?\((?!\)|dyn |impl )/) {
             $tuples++;
             push @found, "$file:" . ($i + 1) . ": tuple parameter: $name";
         }

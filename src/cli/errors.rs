@@ -200,7 +200,7 @@ impl Facts<'_> {
         let word = argument.strip_prefix("--").or_else(|| argument.strip_prefix('-'))?;
         let cause = format!("there is no flag '{argument}'");
         if name == "knockpipe run" {
-            let key = habits::of_key(word).or(renamed::flag(word)).unwrap_or(word);
+            let key = habits::of_key(word).or_else(|| renamed::flag(word)).unwrap_or(word);
             return Some((cause, to_file(key)?));
         }
         let of_tunnels = ["knockpipe encrypt", "knockpipe decrypt", "knockpipe pipe", NO_COMMAND];
