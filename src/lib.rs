@@ -19,7 +19,7 @@
 
 #![warn(clippy::unwrap_used, clippy::dbg_macro, clippy::print_stdout, clippy::print_stderr)]
 
-pub use knockpipe_base::{addr, duration, printable, reason, secret};
+pub use knockpipe_base::{addr, duration, printable, reason, secret, unix_time};
 pub use knockpipe_proto::{self as proto, keys};
 
 pub mod admin;
@@ -37,5 +37,4 @@ pub mod service;
 pub mod sys;
 pub mod tasks;
 pub mod tunnel;
-pub mod unix_time;
 pub mod upstream;

@@ -17,7 +17,6 @@ const PURE: &[&str] =
     &["tokio", "std::net::Tcp", "std::fs", "std::env", "Instant", "SystemTime", "SysRng", "rand::"];
 
 const FLOORS: &[Floor] = &[
-    Floor { paths: &["unix_time.rs"], may_import: &[], forbidden: PURE },
     Floor {
         paths: &[
             "gate/mod.rs",

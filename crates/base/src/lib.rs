@@ -11,3 +11,4 @@ pub mod duration;
 pub mod printable;
 pub mod reason;
 pub mod secret;
+pub mod unix_time;
