@@ -18,17 +18,17 @@
 //! does here can hold a tunnel up: answers are read from counters, and a
 //! command goes through a channel to the supervisor.
 
-mod accept;
 mod answers;
 pub mod client;
 mod exposition;
 pub mod gates;
-mod plain;
+mod media_type;
+mod problems;
 pub mod protocol;
 pub mod registry;
 mod routes;
 mod socket;
-mod wrong;
+mod text_format;
 
 use std::future::pending;
 use std::path::PathBuf;
@@ -50,7 +50,7 @@ use crate::net::{
     AcceptLoop, AsyncListener, BindError, Heir, Listener, PendingHandshakes, SocketOptions, Stream,
 };
 use crate::sys::privileges::User;
-use crate::tasks::lasting;
+use crate::tasks::restarting;
 
 /// Connections that the kernel may hold for each listener.
 const BACKLOG: i32 = 64;
@@ -238,7 +238,7 @@ async fn accept<F>(
 {
     let listener = Arc::new(listener);
     let accept = || accept_clients(Arc::clone(&listener), clients.clone(), &serve);
-    lasting("the admin listener", accept).await;
+    restarting("the admin listener", accept).await;
 }
 
 /// Hands each client to `serve`, in a task of its own, for ever. Where there are

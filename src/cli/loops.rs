@@ -3,7 +3,7 @@
 //! Seen is what one command line or one file tells, with what names mean now. A chain
 //! of tunnels is meant now and then (a relay, a tunnel in a tunnel), so only a circle is
 //! refused: a client that came in would go round until all limits are reached. A circle
-//! over several processes is noticed while it serves, by `src/tunnel/rings.rs`.
+//! over several processes is noticed while it serves, by `src/tunnel/loops.rs`.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

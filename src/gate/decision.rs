@@ -5,7 +5,7 @@
 //! decision is a function of the operator's rules, the [`Snapshot`] of the
 //! store, the address and the moment.
 //!
-//! | | rule | store fresh | away: `closed` | away: `open` | away: `stale:D` |
+//! | | rule | store fresh | unavailable: `closed` | unavailable: `open` | unavailable: `stale:D` |
 //! |---|---|---|---|---|---|
 //! | 1 | static deny | denied | same | same | same |
 //! | 2 | static allow | allowed | same | same | same |
@@ -18,7 +18,7 @@
 //! address, allowed by rule 2 if that names every address, and denied otherwise.
 //!
 //! Entries end by their own expiry in every column. A store that was never read
-//! is away, and has no last known state to be stale.
+//! is unavailable, and has no last known state to be stale.
 
 use std::net::IpAddr;
 

@@ -25,7 +25,7 @@ use super::snapshot::{Freshness, Snapshot};
 use super::status::StoreHealth;
 use super::store::Event;
 use crate::net::clock::Clock;
-use crate::tasks::lasting;
+use crate::tasks::restarting;
 use crate::unix_time::UnixMillis;
 
 /// The most causes of one absence of the store that are logged.
@@ -108,7 +108,7 @@ impl StoreMirror {
             async move { store.follow(events, queries).await }
         };
         let attend = move || Arc::clone(&mirror).attend(follow.clone());
-        tokio::spawn(lasting("following the gate's store", attend));
+        tokio::spawn(restarting("following the gate's store", attend));
     }
 
     /// Ends the tasks.

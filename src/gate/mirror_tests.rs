@@ -211,7 +211,7 @@ async fn attended(gate: &Gate, follow: impl Fn(usize) -> Follows + Send + Sync +
     };
     let mirror = Arc::clone(&gate.shared().mirror);
     let attend = move || Arc::clone(&mirror).attend(follower.clone());
-    tokio::spawn(lasting("a test", attend));
+    tokio::spawn(restarting("a test", attend));
     settle().await;
 }
 

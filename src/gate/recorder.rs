@@ -21,7 +21,7 @@ use super::store::{Edit, EditResult};
 use super::strikes::BanAfter;
 use crate::duration;
 use crate::net::clock::{self, Clock};
-use crate::tasks::lasting;
+use crate::tasks::restarting;
 use crate::unix_time::UnixMillis;
 
 /// An address is recorded at most once in this time.
@@ -88,12 +88,12 @@ impl Recorder {
         let queue = Arc::new(AsyncMutex::new(queue));
         let log = BanLog { counters, bans: Arc::clone(&bans) };
         let writer = Arc::clone(&store);
-        tokio::spawn(lasting("notes for the gate's store", move || {
+        tokio::spawn(restarting("notes for the gate's store", move || {
             write(Arc::clone(&writer), Arc::clone(&queue), log.clone())
         }));
         if let Some(idle) = options.reap_idle {
             let weak = edits.downgrade();
-            tokio::spawn(lasting("removing idle addresses", move || {
+            tokio::spawn(restarting("removing idle addresses", move || {
                 reap(Arc::clone(&store), idle, weak.clone())
             }));
         }

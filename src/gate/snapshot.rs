@@ -28,7 +28,7 @@ use crate::unix_time::{Expiry, UnixMillis};
 const MOST_EXPIRED: usize = 10_000;
 
 /// Entries that are kept of a store that is unavailable. No store has more
-/// (`redis_store/walk.rs`): they are left from reads that were broken off. Tests have
+/// (`redis_store/scan_limit.rs`): they are left from reads that were broken off. Tests have
 /// fewer, to see it for every kind of entry.
 const MOST_KEPT: usize = if cfg!(test) { 20_000 } else { 2_000_000 };
 

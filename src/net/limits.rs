@@ -1,6 +1,6 @@
 //! Session slots, and the descriptors that they need.
 //!
-//! Handshakes have slots of their own (`pending.rs`), so that strangers take none
+//! Handshakes have slots of their own (`handshake_slots.rs`), so that strangers take none
 //! of these.
 
 use std::sync::Arc;

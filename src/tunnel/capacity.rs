@@ -3,7 +3,7 @@
 //! What is asked for and what is given go by one account, so that a tunnel that
 //! gets all it asked for holds all it was told to.
 
-use super::caller::SECOND_ATTEMPTS;
+use super::dial_far_end::SECOND_ATTEMPTS;
 use super::options::{Limits, Options, Role, by_service};
 use super::pool;
 use crate::gate::GateOptions;

@@ -13,11 +13,11 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 use super::access_log::SessionLog;
-use super::caller::{Called, DialerHandshake, Patience};
 use super::context::TunnelContext;
+use super::dial_far_end::{Called, DialerHandshake, Patience};
+use super::loops;
 use super::pool::Pool;
-use super::remote;
-use super::rings;
+use super::reset_reasons;
 use super::session::{AnswerDeadline, EstablishedSession, Held, SessionParts, run_opened};
 use super::warm::{AnswerDue, Opened, Warm};
 use crate::addr::ServiceName;
@@ -176,7 +176,7 @@ impl EncryptEnd {
         waiting: WaitingClient<'_>,
         open: &Open,
     ) -> Result<Opened, AllFailed> {
-        rings::refuse_own_call(self.far_ends.id(), waiting.stream)
+        loops::refuse_own_call(self.far_ends.id(), waiting.stream)
             .map_err(|failure| AllFailed { first: self.far_ends.first(), failure })?;
         let client = waiting.client;
         let mut tunnel = self.tunnel(context, waiting, open).await?;
@@ -198,7 +198,7 @@ impl EncryptEnd {
         let established = self.establish(&context, None, None).await;
         let established = established.map_err(|failed| failed.failure)?;
         let Established { far_end, stream, session } = established;
-        Warm::confirm(far_end, stream, session).await.map_err(remote::failure)
+        Warm::confirm(far_end, stream, session).await.map_err(reset_reasons::failure)
     }
 
     /// Finds out whether a far end works, by a tunnel to it that is never opened.
@@ -212,7 +212,7 @@ impl EncryptEnd {
     ) -> Result<(), ConnectFailure> {
         let call = Call { context, client: None, deadline: Instant::now() + context.timeout };
         let Called { stream, session, .. } = self.call(far_end, call, |_| {}).await?;
-        let warm = Warm::confirm(far_end, stream, session).await.map_err(remote::failure)?;
+        let warm = Warm::confirm(far_end, stream, session).await.map_err(reset_reasons::failure)?;
         // The time that the far end takes to hang up is no part of the answer.
         context.frontend.tasks.spawn(warm.let_go());
         Ok(())
@@ -259,7 +259,7 @@ impl EncryptEnd {
             let began = Instant::now();
             let stream = self.far_ends.at(far_end).connect(&context.dial_options, deadline).await?;
             dialled(began);
-            let call = rings::calls(self.far_ends.id(), &stream, client);
+            let call = loops::calls(self.far_ends.id(), &stream, client);
             calls.lock().unwrap_or_else(PoisonError::into_inner).extend(call);
             Ok(stream)
         };

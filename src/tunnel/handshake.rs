@@ -1,5 +1,5 @@
 //! The handshake over a socket: the answers of the acceptor, and the records of both ends
-//! before their session is relayed. The dialer's messages are in `caller.rs`.
+//! before their session is relayed. The dialer's messages are in `dial_far_end.rs`.
 //!
 //! The acceptor is silent to everything that is not a fresh message 1 under one
 //! of its keys: it reads and discards until the deadline, so that a prober sees
@@ -15,10 +15,10 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 
 use super::buffers::{Buffer, Size};
+use super::foreign_protocol::Speech;
 use super::random::ephemeral;
-use super::remote::{from_peer_error, from_remote};
 use super::replay_state::ReplayState;
-use super::speech::Speech;
+use super::reset_reasons::{from_peer_error, from_remote};
 use crate::frontend::tarpit;
 use crate::keys::{Key, KeyId, KeyRing};
 use crate::net::Stream;

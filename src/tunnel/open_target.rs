@@ -13,10 +13,10 @@ use tokio::time::{Instant, sleep};
 use super::access_log::SessionLog;
 use super::context::TunnelContext;
 use super::handshake::poll_event;
-use super::liveness::keep_beating;
+use super::heartbeat::keep_beating;
+use super::loops::{self, Announced};
 use super::relay::{Start, send_reset_behind};
-use super::remote::from_remote;
-use super::rings::{self, Announced};
+use super::reset_reasons::from_remote;
 use super::session::{EstablishedSession, Held, SessionParts};
 use crate::addr::{ClientAddr, ServiceName};
 use crate::frontend::{AdmittedClient, Termination};
@@ -119,7 +119,7 @@ async fn connect(
     // Before it waits for a slot, which a ring may have taken.
     if let (Some(targets), Some(announced)) = (targets, announced) {
         log.info.target = Some(Arc::clone(&targets.at(targets.first()).name));
-        rings::refuse_ring(targets.id(), announced)?;
+        loops::refuse_ring(targets.id(), announced)?;
     }
     let source = context.frontend.count_session(client.address);
     let source = source.map_err(|error| too_many(&error))?;
@@ -138,7 +138,7 @@ async fn connect(
         reached = reach(targets, context, open.client) => reached?,
         () = gone(sealed) => return Err(ended(CloseReason::Truncated)),
     };
-    let passes = |announced| rings::passes(targets.id(), announced, dialled, &plain);
+    let passes = |announced| loops::passes(targets.id(), announced, dialled, &plain);
     let passage = announced.and_then(passes);
     let held = Held { slot: Some(slot), source, passage };
     log.info.target = Some(Arc::clone(&targets.at(place).name));

@@ -7,16 +7,16 @@
 //! none has an exit status of its own.
 
 mod changes;
+mod find_gate;
 mod import;
 mod list;
-mod place;
+mod opened_store;
 mod reap;
-mod source;
 mod why;
 
 use clap::{Args, Subcommand};
 
-use self::source::SourceArgs;
+use self::find_gate::SourceArgs;
 use super::Done;
 use super::gate_args::Balancer;
 use super::output::{FormArgs, Output};

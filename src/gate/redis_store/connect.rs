@@ -93,7 +93,7 @@ fn unreachable(node: &Node, target: &Target, error: &DialError) -> RedisFailure 
     };
     let (address, cause) = match error {
         DialError::Refused { address, cause } => {
-            (address.clone(), format!("nobody listens there ({cause})"))
+            (address.clone(), format!("nothing listens there ({cause})"))
         }
         DialError::Unreachable { address, cause } => (address.clone(), cause.to_string()),
         DialError::Timeout => (all(), format!("no answer within {} s", CONNECT.as_secs())),

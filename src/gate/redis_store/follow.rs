@@ -282,7 +282,9 @@ impl<'a> Session<'a> {
     /// Sends an event, however long it takes to be received.
     pub(super) async fn send(&self, event: Event) -> Result<(), RedisFailure> {
         let sent = self.events.send(event).await;
-        sent.map_err(|_| RedisFailure::new(Kind::Other, self.connections.names(), "nobody listens"))
+        sent.map_err(|_| {
+            RedisFailure::new(Kind::Other, self.connections.names(), "nothing listens")
+        })
     }
 }
 

@@ -12,7 +12,7 @@ use tracing::debug;
 
 use super::context::TunnelContext;
 use super::encrypt::{EncryptEnd, Established, NOT_ANSWERED, WaitingClient, is_of_the_target};
-use super::remote;
+use super::reset_reasons;
 use super::warm::{Answer, Asked, Opened};
 use crate::net::Stream;
 use crate::proto::message::Open;
@@ -151,7 +151,7 @@ impl EncryptEnd {
             Answer::ClientGone => {
                 ConnectFailure::new(CloseReason::PlainReset, "before it sent anything")
             }
-            Answer::Ended(reason) if is_of_the_target(reason) => remote::failure(reason),
+            Answer::Ended(reason) if is_of_the_target(reason) => reset_reasons::failure(reason),
             Answer::Ended(reason) => {
                 self.died(reason);
                 asked.reset(reason, tasks);

@@ -321,5 +321,5 @@ impl Queue {
 }
 
 #[cfg(test)]
-#[path = "pending_tests.rs"]
+#[path = "handshake_slots_tests.rs"]
 mod tests;
