@@ -13,6 +13,7 @@ pub mod clock;
 pub mod dial;
 pub mod discard;
 pub mod duplex;
+pub mod far_clock;
 pub mod handshake_slots;
 pub mod journal;
 mod keepalive;
