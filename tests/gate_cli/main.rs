@@ -404,7 +404,7 @@ fn imports_of_plain_lines_and_of_bad_ones() {
         assert_eq!(answer.status, Some(3), "{answer:?}");
         assert!(answer.out.contains("expired 1"), "{answer:?}");
         let cases = [
-            ("203.0.113.8\nexample.org\n", "line 2 of standard input", "no address"),
+            ("203.0.113.8\nexample.org\n", "line 2 of standard input", "not an address"),
             ("{\"kind\":\"allowed\"}", "line 1", "\"member\" is not text"),
             ("{\"kind\":\"x\",\"member\":\"203.0.113.8\"}", "line 1", "\"kind\""),
             ("{\"kind\":\"allowed\",", "line 1", "no JSON"),
@@ -458,7 +458,7 @@ fn nothing_of_a_file_that_is_imported_by_mistake_is_shown() {
     }
     let said = complaint(&store.run_with("import -", "{\"geheim"), 2, &["no JSON"]);
     assert!(!said.contains("geheim"), "{said}");
-    store.fails(&format!("import {}", key.display()), 2, &["line 1 of", "redis.key", "no address"]);
+    store.fails(&format!("import {}", key.display()), 2, &["line 1 of", "redis.key", "not an address"]);
 }
 
 #[test]
