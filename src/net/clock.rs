@@ -132,7 +132,8 @@ mod tests {
     #[test]
     fn it_is_unix_time_and_goes_on() {
         let clock = Clock::start();
-        let (one, two) = (clock.now_ms(), clock.now_ms());
+        let one = clock.now_ms();
+        let two = clock.now_ms();
         assert!(one <= two);
         assert!(one.abs_diff(wall_ms() as u64) < A_MINUTE, "{one}");
         assert!(clock.reread().0.unsigned_abs() < A_MINUTE);
@@ -141,7 +142,8 @@ mod tests {
     #[test]
     fn the_clock_of_another_host_is_learnt_without_the_way_of_the_answer() {
         const DAY: u64 = 86_400_000;
-        let (clock, now) = (FarClock::unknown(), wall_ms() as u64);
+        let clock = FarClock::unknown();
+        let now = wall_ms() as u64;
         assert_eq!(clock.now_ms(), None);
         for told in [now + DAY, now - DAY] {
             clock.learn(told, ms_since_boot());
