@@ -22,7 +22,7 @@ mod accept;
 mod answers;
 pub mod client;
 mod exposition;
-pub mod gates;
+mod gates;
 mod plain;
 pub mod protocol;
 pub mod registry;

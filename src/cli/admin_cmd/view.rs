@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::super::output::span;
-use super::overview::Rates;
+use super::rates::Rates;
 use crate::admin::protocol::{GateReply, PoolReply, SessionReply, TargetReply, TunnelReply};
 use crate::tunnel::Level;
 

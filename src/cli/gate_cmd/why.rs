@@ -18,8 +18,8 @@ use super::place::{Absent, OpenedStore, runtime};
 use super::source::Door;
 use super::{CommonArgs, GateCommandError};
 use crate::addr::ClientAddr;
-use crate::admin::gates::{RuleReply, WhyReply};
 use crate::admin::protocol::{Reply, Request};
+use crate::admin::protocol::{RuleReply, WhyReply};
 use crate::gate::decision::Line;
 use crate::gate::store::{AddressRecord, StoreError, is_implausible};
 use crate::gate::{
