@@ -14,9 +14,8 @@ use std::panic::catch_unwind;
 use std::process::ExitCode;
 
 use knockpipe::cli::{self, Done};
-use knockpipe::observe::{direct, panics};
 use knockpipe::printable::printable;
-use knockpipe::run::Failure;
+use knockpipe::{Failure, direct, panics};
 use tracing::Level;
 
 fn main() -> ExitCode {

@@ -13,7 +13,6 @@ pub mod pulse;
 mod queue;
 pub mod sessions;
 
-pub use failures::Failures;
 pub use json::Pairs;
 pub use metrics::Meters;
 pub use sessions::{Selector, Sessions};
