@@ -14,9 +14,8 @@ use std::panic::catch_unwind;
 use std::process::ExitCode;
 
 use knockpipe::cli::{self, Done};
-use knockpipe::observe::{panics, stderr};
 use knockpipe::printable::printable;
-use knockpipe::run::Failure;
+use knockpipe::{Failure, panics, stderr};
 use tracing::Level;
 
 fn main() -> ExitCode {

@@ -21,7 +21,7 @@
 mod answers;
 pub mod client;
 mod exposition;
-pub mod gates;
+mod gates;
 mod media_type;
 mod problems;
 pub mod protocol;

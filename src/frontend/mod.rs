@@ -1,7 +1,7 @@
 //! Accepting connections: from a listener to a client that may come in.
 //!
 //! ```text
-//!   accept     accept loop: back-off, slot of a plain client, a task for each connection
+//!   accept     accept loop: slot of a plain client, a task for each connection
 //!   admission  PROXY header, rate of the client, the gate           -> Admitted
 //!   denied     answer to a connection that may not come in, and how it is counted
 //!   limits     session slots, and the allowance of each source

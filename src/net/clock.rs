@@ -93,7 +93,8 @@ mod tests {
     #[test]
     fn it_is_unix_time_and_goes_on() {
         let clock = Clock::start();
-        let (one, two) = (clock.now_ms(), clock.now_ms());
+        let one = clock.now_ms();
+        let two = clock.now_ms();
         assert!(one <= two);
         assert!(one.abs_diff(wall_ms() as u64) < A_MINUTE, "{one}");
         assert!(clock.reread().0.unsigned_abs() < A_MINUTE);

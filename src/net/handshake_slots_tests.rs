@@ -24,7 +24,8 @@ fn source(number: u32) -> Option<SourceKey> {
 #[test]
 fn a_newcomer_takes_the_oldest_place_of_those_that_hold_as_many() {
     let handshakes = PendingHandshakes::new(2);
-    let (first, second) = (handshakes.enter(source(1)), handshakes.enter(source(2)));
+    let first = handshakes.enter(source(1));
+    let second = handshakes.enter(source(2));
     assert!(!is_evicted(&first));
     let third = handshakes.enter(source(3));
     assert!(is_evicted(&first));
@@ -48,7 +49,8 @@ fn the_source_that_holds_most_loses_its_oldest_place() {
 #[test]
 fn who_floods_displaces_its_own() {
     let handshakes = PendingHandshakes::new(3);
-    let (one, other) = (handshakes.enter(source(1)), handshakes.enter(source(2)));
+    let one = handshakes.enter(source(1));
+    let other = handshakes.enter(source(2));
     let flood: Vec<_> = (0..1_000).map(|_| handshakes.enter(source(3))).collect();
     assert!(!is_evicted(&one) && !is_evicted(&other));
     assert!(flood[..999].iter().all(is_evicted) && !is_evicted(&flood[999]));
@@ -117,7 +119,8 @@ fn who_waits_for_a_session_is_never_displaced_and_they_are_few() {
 #[test]
 fn who_was_displaced_comes_back_in_no_class() {
     let handshakes = PendingHandshakes::new(1);
-    let (old, new) = (handshakes.enter(source(1)), handshakes.enter(source(1)));
+    let old = handshakes.enter(source(1));
+    let new = handshakes.enter(source(1));
     old.authenticate();
     old.set_source(source(3));
     assert!(is_evicted(&old) && !is_evicted(&new));
@@ -140,7 +143,8 @@ fn a_place_counts_to_whom_it_was_announced_for() {
 #[test]
 fn who_leaves_makes_room() {
     let handshakes = PendingHandshakes::new(2);
-    let (first, second) = (handshakes.enter(source(1)), handshakes.enter(None));
+    let first = handshakes.enter(source(1));
+    let second = handshakes.enter(None);
     drop(second);
     let _third = handshakes.enter(source(1));
     assert!(!is_evicted(&first));
@@ -207,10 +211,12 @@ fn no_order_of_events_breaks_the_limits() {
     for round in 0..300 {
         let limit = rand::rng().random_range(1..12);
         let handshakes = PendingHandshakes::new(limit);
-        let (mut places, mut events) = (Vec::<HandshakeSlot>::new(), vec![]);
+        let mut places = Vec::<HandshakeSlot>::new();
+        let mut events = vec![];
         for _ in 0..200 {
             let event = rand::rng().random_range(0..7);
-            let (from, which) = (source(rand::rng().random_range(0..4)), places.len().max(1));
+            let from = source(rand::rng().random_range(0..4));
+            let which = places.len().max(1);
             let which = rand::rng().random_range(0..which);
             events.push((event, which));
             match (event, places.get(which)) {
@@ -223,7 +229,8 @@ fn no_order_of_events_breaks_the_limits() {
             }
             let pending = lock(&handshakes.0);
             let all = format!("round {round}, limit {limit}: {events:?}: {pending:?}");
-            let (strangers, dialers) = (pending.unauthenticated.len, pending.authenticated.len);
+            let strangers = pending.unauthenticated.len;
+            let dialers = pending.authenticated.len;
             // A newcomer has a place, also where there is one in all, and a dialer has that.
             assert!(strangers + dialers + pending.waiting <= limit.max(2), "{all}");
             assert!(dialers + pending.waiting <= pending.most_authenticated(), "{all}");

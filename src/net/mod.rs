@@ -7,7 +7,7 @@
 //! means for one.
 
 mod accept_loop;
-pub mod backoff;
+mod backoff;
 mod bind_error;
 pub mod clock;
 pub mod dial;
@@ -32,7 +32,6 @@ pub mod stream;
 mod zone;
 
 pub use accept_loop::AcceptLoop;
-pub use backoff::{AcceptBackoff, AcceptStep};
 pub use bind_error::BindError;
 pub use dial::{DialError, dial};
 pub use discard::poll_discard;
@@ -41,12 +40,12 @@ pub use handshake_slots::{HandshakeSlot, PendingHandshakes};
 pub use keepalive::Path;
 pub use limits::{PER_SESSION, RESERVED, Slot, Slots, sessions_that_fit};
 pub use listen::{AsyncListener, Listener, missing_family};
-pub use names::{NameError, Names};
+pub use names::Names;
 pub use own_addresses::is_own;
 pub use pipe_reader::has_no_reader;
 pub use port_check::probe_port;
 pub use race::race;
-pub use resolve::{Endpoint, ResolveError, ResolveOptions, Resolver, Target, look_up, port_number};
+pub use resolve::{ResolveError, ResolveOptions, Resolver, Target, look_up, port_number};
 pub use socket_file::Heir;
 pub use sources::{SourceGuard, SourceRefusal, Sources};
 pub use stream::{SocketOptions, Stream};

@@ -78,15 +78,6 @@ macro_rules! on_either {
 }
 
 impl Stream {
-    /// Waits until a read would not block: data, end, or error. May be wrong once, as readiness
-    /// always may; then a read waits again. Wakes one task, shared with `poll_read`.
-    ///
-    /// # Errors
-    /// When the runtime is shutting down.
-    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        on_either!(self, socket => socket.poll_read_ready(cx))
-    }
-
     /// Registers the connection with the runtime that the caller is in.
     ///
     /// # Errors

@@ -13,7 +13,6 @@ mod queue;
 pub mod sessions;
 pub mod stderr;
 
-pub use failures::Failures;
 pub use json::Pairs;
 pub use metrics::Meters;
 pub use sessions::{Selector, Sessions};

@@ -105,31 +105,28 @@ impl EncryptEnd {
         let mut termination = context.frontend.termination(&client);
         let mut log = SessionLog::new(&context.frontend, client.address);
         log.info.service.clone_from(&self.service);
+        let mut waiting =
+            WaitingClient { stream: &plain, client: &client, termination: &mut termination };
         if self.is_lazy {
-            let is_probe = tokio::select! {
-                biased;
-                reason = &mut termination => {
+            match is_probe(&mut waiting).await {
+                Ok(false) => {}
+                Ok(true) => {
+                    context.frontend.probed(client.address);
+                    plain.close();
+                    return None;
+                }
+                Err(reason) => {
                     log.refused(reason, &"before it said anything");
                     return None;
                 }
-                is_probe = is_probe(&plain) => is_probe,
-            };
-            if is_probe {
-                context.frontend.probed(client.address);
-                plain.close();
-                return None;
             }
         }
-        let open = Open { service: self.service.clone(), client: client.address };
-        let waiting =
-            WaitingClient { stream: &plain, client: &client, termination: &mut termination };
-        let opened = self.open_tunnel(context, waiting, &open).await;
-        let far_end = opened.as_ref().map_or_else(|failed| failed.first, |opened| opened.far_end);
-        log.info.target = Some(self.far_ends.at(far_end).name.clone());
+        let opened = self.open_tunnel(context, waiting, &mut log).await;
         match opened {
-            Ok(Opened { stream: sealed, session, start, answer_due, .. }) => {
+            Ok(opened) => {
+                let Opened { stream: sealed, session, start, answer_due, .. } = opened;
                 let idle_timeout = context.idle_timeout;
-                let session = EstablishedSession::new(SessionParts {
+                let parts = SessionParts {
                     log,
                     plain,
                     sealed,
@@ -138,22 +135,25 @@ impl EncryptEnd {
                     idle_timeout,
                     termination,
                     held,
-                });
-                Some(match answer_due {
-                    Some(due) => session.unless_dead(self.answer_deadline(due)),
-                    None => session,
-                })
+                };
+                Some(self.established(parts, answer_due))
             }
-            Err(AllFailed { failure, .. }) => {
-                match failure.reason {
-                    // The cause that one client fails for, every one does.
-                    CloseReason::NoAnswer | CloseReason::PeerUnreachable | CloseReason::Loop => {
-                        log.refused_as_all(&context.frontend, &failure);
-                    }
-                    reason => log.refused(reason, &failure.detail),
-                }
+            Err(failed) => {
+                log_refused(log, &failed.failure, context);
                 None
             }
+        }
+    }
+
+    fn established(
+        self: &Arc<Self>,
+        parts: SessionParts,
+        answer_due: Option<Box<AnswerDue>>,
+    ) -> Box<EstablishedSession> {
+        let session = EstablishedSession::new(parts);
+        match answer_due {
+            Some(due) => session.unless_dead(self.answer_deadline(due)),
+            None => session,
         }
     }
 
@@ -169,8 +169,22 @@ impl EncryptEnd {
         self.dialers.get(place)
     }
 
-    /// Finds a tunnel that says Open, for a client whose permit is still valid once there is one.
+    /// Opens a tunnel for a client, and tells the log to which far end it is, or was to be.
     async fn open_tunnel(
+        &self,
+        context: &TunnelContext,
+        waiting: WaitingClient<'_>,
+        log: &mut SessionLog,
+    ) -> Result<Opened, AllFailed> {
+        let open = Open { service: self.service.clone(), client: waiting.client.address };
+        let opened = self.find_tunnel(context, waiting, &open).await;
+        let far_end = opened.as_ref().map_or_else(|failed| failed.first, |opened| opened.far_end);
+        log.info.target = Some(self.far_ends.at(far_end).name.clone());
+        opened
+    }
+
+    /// Finds a tunnel that says Open, for a client that has a valid permit once there is one.
+    async fn find_tunnel(
         &self,
         context: &TunnelContext,
         waiting: WaitingClient<'_>,
@@ -280,11 +294,30 @@ struct Call<'a> {
 
 /// Returns true when a client leaves before it has said something. One that ends its direction
 /// so early is taken to be gone, since nothing but a write could tell.
-async fn is_probe(client: &Stream) -> bool {
-    match timeout(LAZY, client.readable()).await {
+///
+/// # Errors
+/// The reason why it has to go meanwhile.
+async fn is_probe(waiting: &mut WaitingClient<'_>) -> Result<bool, CloseReason> {
+    let readable = tokio::select! {
+        biased;
+        reason = &mut *waiting.termination => return Err(reason),
+        readable = timeout(LAZY, waiting.stream.readable()) => readable,
+    };
+    Ok(match readable {
         Ok(Ok(has_bytes)) => !has_bytes,
         Ok(Err(_)) => true,
         Err(_) => false,
+    })
+}
+
+/// Logs that a client got no tunnel.
+fn log_refused(log: SessionLog, failure: &ConnectFailure, context: &TunnelContext) {
+    match failure.reason {
+        // The cause that one client fails for, every one does.
+        CloseReason::NoAnswer | CloseReason::PeerUnreachable | CloseReason::Loop => {
+            log.refused_as_all(&context.frontend, failure);
+        }
+        reason => log.refused(reason, &failure.detail),
     }
 }
 

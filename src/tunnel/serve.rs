@@ -67,12 +67,12 @@ impl Tunnel {
             Mode::Encrypt(end) => {
                 let end = Arc::clone(end);
                 let serve = move |accepted| Arc::clone(&end).serve(Arc::clone(&context), accepted);
-                frontend.accept_all(&listener, serve).await;
+                frontend.accept_all(Arc::clone(&listener), serve).await;
             }
             Mode::Decrypt(end) => {
                 let end = Arc::clone(end);
                 let serve = move |accepted| Arc::clone(&end).serve(Arc::clone(&context), accepted);
-                frontend.accept_all(&listener, serve).await;
+                frontend.accept_all(Arc::clone(&listener), serve).await;
             }
         }
         self.listens_no_more(&listener);

@@ -5,6 +5,7 @@
 //! between. Nothing here knows how the answer came about.
 
 mod overview;
+mod rates;
 mod status;
 mod view;
 

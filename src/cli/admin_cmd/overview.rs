@@ -5,8 +5,8 @@
 //! every tunnel in full.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
+use super::rates::Rates;
 use super::view::{line, size, table};
 use crate::admin::protocol::{ReloadReply, StatusReply, TunnelReply};
 use crate::cli::output::{Screen, span};
@@ -22,17 +22,6 @@ const COLUMNS: [&str; WIDTH] =
 /// The least that is left of a name on a narrow terminal.
 const LEAST_NAME: usize = 8;
 
-/// The work of a tunnel in a second.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Rates {
-    /// Connections accepted.
-    pub(super) accepted: u64,
-    /// Stream bytes from the plain side to the sealed side.
-    pub(super) sent: u64,
-    /// Stream bytes from the sealed side to the plain side.
-    pub(super) received: u64,
-}
-
 /// The state of a tunnel in a word, the worst first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Grade {
@@ -41,18 +30,6 @@ enum Grade {
     /// Something is wrong, or a limit is near.
     Degraded,
     Good,
-}
-
-impl Rates {
-    pub(super) fn between(before: &TunnelReply, now: &TunnelReply, time: Duration) -> Self {
-        let ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1);
-        let rate = |now: u64, before: u64| now.saturating_sub(before).saturating_mul(1000) / ms;
-        Self {
-            accepted: rate(now.accepted, before.accepted),
-            sent: rate(now.sent, before.sent),
-            received: rate(now.received, before.received),
-        }
-    }
 }
 
 impl Grade {
