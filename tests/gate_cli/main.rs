@@ -458,7 +458,11 @@ fn nothing_of_a_file_that_is_imported_by_mistake_is_shown() {
     }
     let said = complaint(&store.run_with("import -", "{\"geheim"), 2, &["no JSON"]);
     assert!(!said.contains("geheim"), "{said}");
-    store.fails(&format!("import {}", key.display()), 2, &["line 1 of", "redis.key", "not an address"]);
+    store.fails(
+        &format!("import {}", key.display()),
+        2,
+        &["line 1 of", "redis.key", "not an address"],
+    );
 }
 
 #[test]
