@@ -34,7 +34,7 @@ pub enum AskError {
     NoListener {
         /// The path.
         path: PathBuf,
-        /// The words of the system.
+        /// The system's error.
         cause: io::Error,
     },
     /// It is another user's.
@@ -55,7 +55,7 @@ pub enum AskError {
     NoAnswer {
         /// The path.
         path: PathBuf,
-        /// The words of the system.
+        /// The system's error.
         cause: io::Error,
     },
     /// Its answer is not understood.
@@ -82,8 +82,9 @@ pub struct Told {
     pub by: Peer,
 }
 
-/// Asks the process whose admin socket is at `path`. It has to be root's, ours, or that `user`'s;
-/// or, where no user is named, that of the user that root gave its directory in `/run` to.
+/// Asks the process that listens on the admin socket at `path`. The socket must belong to root, to
+/// the user of this process or to `user`; where no user is named, also to the user that root gave
+/// its directory in `/run` to.
 ///
 /// # Errors
 /// [`AskError`], also when the process answers that it cannot.

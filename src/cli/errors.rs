@@ -398,7 +398,7 @@ fn explained(shown: &str) -> String {
         "<ADDR>..." | "<ADDR>" => "ADDR (an address such as 203.0.113.7)".to_owned(),
         "<ADDR|NET>..." => "ADDR (an address or network such as 203.0.113.0/24)".to_owned(),
         // Of a group any one will do.
-        "<ID|--peer" => "ID, --peer, --tunnel or --key (whose connections)".to_owned(),
+        "<ID|--peer" => "ID, --peer, --tunnel or --key (which connections)".to_owned(),
         "--idle" => "--idle DURATION (such as 30d)".to_owned(),
         other => other.to_owned(),
     }

@@ -27,7 +27,7 @@ use crate::sys::keyfile::Access;
 use crate::tunnel::{Remark, Role};
 
 /// Every address there is.
-const EVERYBODY: [&str; 2] = ["0.0.0.0/0", "::/0"];
+const ALL_ADDRESSES: [&str; 2] = ["0.0.0.0/0", "::/0"];
 
 /// The gate of a tunnel.
 #[derive(Debug, Args)]
@@ -287,7 +287,7 @@ impl RuleArgs {
         let mut allow: Nets<()> = self.allow.iter().copied().collect();
         if alone && allow.is_empty() {
             // No rule admits an address, so all that are not denied are admitted.
-            allow = EVERYBODY.iter().filter_map(|all| all.parse::<Member>().ok()).collect();
+            allow = ALL_ADDRESSES.iter().filter_map(|all| all.parse::<Member>().ok()).collect();
         }
         Rules {
             deny: self.deny.iter().copied().collect(),

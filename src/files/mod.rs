@@ -4,7 +4,7 @@
 //!   place    a name in a directory that is looked up once, to make and remove files there
 //!   read     keys, passwords, certificates, configurations: regular files, of bounded length
 //!   text     what people write by hand, without what editors add to it
-//!   connect  a unix socket whose listener may never accept
+//!   connect  a unix socket with a listener that may never accept
 //! ```
 //!
 //! A path may lead through directories of other users, who can change what it

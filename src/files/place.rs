@@ -320,7 +320,7 @@ impl Way {
         let of = match other.map(|uid| user_name(Uid::from_raw(uid))) {
             // They can put another link of root's in its place.
             None if is_open_to_others(directory.st_mode) => {
-                "whoever may write beside it".to_owned()
+                "any user with write access beside it".to_owned()
             }
             None => return Ok(()),
             Some(user) => user,

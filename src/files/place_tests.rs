@@ -66,8 +66,8 @@ fn a_link_on_the_way_is_followed_where_no_other_user_laid_it() {
     // Laid by root, in a directory in which another user can rename it.
     chown(path("theirs"), Some(65534), None).unwrap();
     let error = Place::find(&path("theirs/link/file")).unwrap_err();
-    let nobody = user_name(Uid::from_raw(65534));
-    assert!(is_link(&error) && error.to_string().contains(&nobody), "{error}");
+    let user = user_name(Uid::from_raw(65534));
+    assert!(is_link(&error) && error.to_string().contains(&user), "{error}");
     // The directory itself may be another user's.
     let there = Place::find(&path("theirs/file")).unwrap();
     assert_eq!(there.directory().unwrap().st_uid, 65534);

@@ -107,7 +107,8 @@ impl Frontend {
 // === impl SourceLimits ===
 
 impl SourceLimits {
-    /// Limits for each source. Counts of `before` go on, so that a new limit forgets nobody.
+    /// Limits for each source. Continues the counts of `before`, so that a new limit forgets no
+    /// source.
     pub(super) fn of(limit: Option<PerSource>, before: Option<&Frontend>) -> Self {
         let going_on = |old: Option<&Sources>, sessions, rate| match old {
             Some(old) => {

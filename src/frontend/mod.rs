@@ -9,9 +9,9 @@
 //!   workers    threads that serve, one for each processor
 //! ```
 //!
-//! Knows sockets and the gate, and nothing of what a connection is for: what is done with one
-//! that was accepted is handed in. A frontend that replaces another takes over its limits and
-//! counts, so that a reload forgets nobody.
+//! Knows sockets and the gate, and nothing of what a connection is for: what is done with one that
+//! was accepted is handed in. A frontend that replaces another takes over its limits and counts, so
+//! that a reload forgets no source.
 
 mod accept;
 mod admission;

@@ -1,8 +1,8 @@
 //! Unix time, which a host may set, and time since boot, which it cannot.
 //!
-//! The wall clock is read at start; from then on time goes by the clock that
-//! counts since boot, sleep of the machine included, until the wall clock is read
-//! again. What must not move when the wall clock is set is kept in time since boot.
+//! The wall clock is read at start; from then on time follows the clock that counts since boot,
+//! including sleep of the machine, until the wall clock is read again. Times that must not move
+//! when the wall clock is set are kept as time since boot.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -23,11 +23,11 @@ pub struct Clock {
 /// An estimate of another host's unix time, from what that host says.
 #[derive(Debug)]
 pub struct FarClock {
-    /// [`UNKNOWN`] until that host said one.
+    /// [`UNKNOWN`] until that host has sent one.
     unix_ms_at_boot: AtomicI64,
 }
 
-/// Stands for a time that was never said.
+/// Stands for a time that was never received.
 const UNKNOWN: i64 = i64::MIN;
 
 /// The milliseconds by which reading the wall clock again moved a [`Clock`].
@@ -58,7 +58,7 @@ impl Clock {
         u64::try_from(now_ms).unwrap_or(0)
     }
 
-    /// Makes this the time from now on.
+    /// Sets the time of this clock.
     #[cfg(test)]
     pub(crate) fn set(&self, now: UnixMillis) {
         let now_ms = i64::try_from(now.0).expect("it is a time");
@@ -80,25 +80,25 @@ impl Clock {
 // === impl FarClock ===
 
 impl FarClock {
-    /// A clock of which nothing is known.
+    /// Creates a clock without an estimate.
     pub const fn unknown() -> Self {
         Self { unix_ms_at_boot: AtomicI64::new(UNKNOWN) }
     }
 
-    /// The time by that clock in unix milliseconds, if it was ever said.
+    /// Returns the time of that clock in unix milliseconds, if that host has ever sent it.
     pub fn now_ms(&self) -> Option<u64> {
         let at_boot = self.unix_ms_at_boot.load(Ordering::Relaxed);
         let now_ms = (at_boot != UNKNOWN).then(|| at_boot.saturating_add(ms_since_boot()));
         now_ms.and_then(|now_ms| u64::try_from(now_ms).ok())
     }
 
-    /// Learns from an answer that has just arrived. That clock was at `told_ms` when the
-    /// answer was sent; the question was sent at `asked_ms` (time since boot). Half of the
-    /// time in between counts as the way back.
+    /// Learns from an answer that has just arrived. That clock was at `told_ms` when the answer was
+    /// sent; the question was sent at `asked_ms` (time since boot). Half of the time since then
+    /// counts as the way back.
     pub fn learn(&self, told_ms: u64, asked_ms: i64) {
         let now_ms = ms_since_boot();
         let way_ms = now_ms.saturating_sub(asked_ms).max(0) / 2;
-        // A clock that is no time at all teaches nothing.
+        // A value outside the range of times says nothing.
         if let Ok(told_ms) = i64::try_from(told_ms) {
             let at_boot = told_ms.saturating_add(way_ms).saturating_sub(now_ms);
             self.unix_ms_at_boot.store(at_boot, Ordering::Relaxed);
@@ -106,7 +106,7 @@ impl FarClock {
     }
 }
 
-/// The time by the wall clock, which the host may set at any moment.
+/// Reads the wall clock, which the host may set at any moment.
 pub fn now() -> UnixMillis {
     UnixMillis(u64::try_from(wall_ms()).unwrap_or(0))
 }
@@ -116,7 +116,8 @@ fn wall_ms() -> i64 {
     i64::try_from(wall.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Time since boot in milliseconds, sleep included: the same for all processes of a host.
+/// Returns the time since boot in milliseconds, sleep included: the same for all processes of a
+/// host.
 pub fn ms_since_boot() -> i64 {
     let since = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("Linux 2.6.39 and later have it");
     since.tv_sec() * 1_000 + since.tv_nsec() / 1_000_000

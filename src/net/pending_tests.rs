@@ -124,7 +124,7 @@ fn who_was_displaced_comes_back_in_no_class() {
     assert_eq!(handshakes.used(), 1);
 }
 
-/// Behind a load balancer the clients are told apart by what it announces.
+/// Behind a load balancer clients are distinguished by the addresses that it announces.
 #[test]
 fn a_place_counts_to_whom_it_was_announced_for() {
     let handshakes = PendingHandshakes::new(3);
@@ -201,7 +201,7 @@ fn a_lower_limit_holds_from_the_next_newcomer_on() {
     assert!(!is_displaced(&newcomer));
 }
 
-/// All orders of what may happen, at random, beside what has to be so after each step.
+/// Random orders of events, with the invariants checked after each step.
 #[test]
 fn no_order_of_events_breaks_the_limits() {
     for round in 0..300 {
@@ -224,7 +224,7 @@ fn no_order_of_events_breaks_the_limits() {
             let pending = lock(&handshakes.0);
             let all = format!("round {round}, limit {limit}: {events:?}: {pending:?}");
             let (strangers, dialers) = (pending.unauthenticated.len, pending.authenticated.len);
-            // A newcomer has a place, also where there is one in all, and a dialer has that.
+            // A newcomer has a slot, also where there is only one and a dialer holds it.
             assert!(strangers + dialers + pending.waiting <= limit.max(2), "{all}");
             assert!(dialers + pending.waiting <= pending.most_authenticated(), "{all}");
             assert!(pending.waiting <= pending.most_waiting(), "{all}");

@@ -262,8 +262,8 @@ mod tests {
         assert_eq!(until(&stalled, |_| {}, vanished), 3_100, "from then on");
     }
 
-    /// The case of a process that was stopped, or a machine that slept: "An end whose process was
-    /// halted reads what is there first", however soon the next look is.
+    /// The case of a process that was stopped, or a machine that slept: "An end that was halted
+    /// first reads what is there", however soon the next look is.
     #[test]
     fn what_came_during_a_halt_is_found_before_anybody_is_given_up() {
         let two = Some(Duration::from_secs(2));

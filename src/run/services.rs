@@ -1,10 +1,9 @@
 //! All services of the process, and how one set of them becomes another.
 //!
-//! What can fail is made first: sockets, addresses, gates. Only when all of it
-//! is there do services change, without a moment in which none accepts. A
-//! service whose options stay is not touched. One that changes gets a successor
-//! for new connections, on the same sockets; those that it has go on as they
-//! began, until they end. One that is gone drains.
+//! What can fail is made first: sockets, addresses, gates. Only when all of it is there do services
+//! change, without a moment in which none accepts. A service with unchanged options is not touched.
+//! One that changes gets a successor for new connections, on the same sockets; those that it has go
+//! on as they began, until they end. One that is gone drains.
 
 use std::io;
 use std::mem::take;
@@ -286,8 +285,8 @@ impl Services {
         running
     }
 
-    /// Drains a service that has a successor, as whose its sessions count. Returns the
-    /// predecessors of that one.
+    /// Drains a service that has a successor, where its sessions count from now on. Returns the
+    /// predecessors of the successor.
     fn replaced(&mut self, replaced: RunningService, has_gate: bool) -> Vec<Weak<Service>> {
         let RunningService { service, mut predecessors, .. } = replaced;
         if let (Some(gate), false) = (service.gate(), has_gate) {

@@ -1,11 +1,10 @@
 //! Listening sockets that systemd made and hands over, so that clients can
 //! connect before this process runs and while it restarts.
 //!
-//! [`Inherited::take_over`] claims all of them, once, while the process has a
-//! single thread: it takes them out of the environment. What was meant for
-//! another process (`LISTEN_PID`) is left alone. Only listening stream sockets
-//! are taken, whose files are systemd's and never removed, and what the process
-//! before had systemd keep for this one.
+//! [`Inherited::take_over`] claims all of them, once, while the process has a single thread: it
+//! takes them out of the environment. What was meant for another process (`LISTEN_PID`) is left
+//! alone. Only two kinds are taken: listening stream sockets (their files are systemd's and never
+//! removed), and what the predecessor had systemd keep for this process.
 
 use std::env;
 use std::fs::{File, OpenOptions};

@@ -84,7 +84,7 @@ pub enum VisitError {
     Failed {
         /// Its socket.
         path: PathBuf,
-        /// The words of the system.
+        /// The system's error.
         cause: io::Error,
     },
 }

@@ -75,9 +75,9 @@ impl Prepared {
 }
 
 impl Tunnel {
-    /// A tunnel that holds what `capacity` says. Slots, handshake slots and counts that are
-    /// held in `before`, in whose place it serves, go on being held here, and clients that were
-    /// admitted there are judged by its gate.
+    /// A tunnel with the limits of `capacity`. Where it replaces `before`, it continues the slots,
+    /// handshake slots and counts that are in use there, and its gate judges the clients that were
+    /// admitted there.
     pub fn new(
         options: &Options,
         parts: Prepared,

@@ -117,7 +117,7 @@ fn ended(reason: CloseReason) -> PipeError {
     let advice = advice.unwrap_or(match reason {
         CloseReason::IdleTimeout => "no data for the --idle-timeout of one of the ends",
         CloseReason::PlainReset => {
-            "nobody reads standard output any more, or standard input failed; look at what runs pipe"
+            "the reader of standard output is gone, or standard input failed; look at what runs pipe"
         }
         CloseReason::Shutdown => "a signal ended it",
         CloseReason::PeerVanished => "no sign of life for three times --heartbeat",

@@ -19,7 +19,7 @@ use crate::observe::sessions::LiveSession;
 use crate::proto::Session;
 use crate::reason::CloseReason;
 
-/// A session whose both sides are connected.
+/// A session with both sides connected.
 pub(super) struct EstablishedSession {
     plain: Stream,
     sealed: Stream,

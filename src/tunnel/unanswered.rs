@@ -83,7 +83,7 @@ impl fmt::Display for Unanswered {
                  point -t at the decrypt end's port"
             ),
             Self::Babbled => f.write_str(
-                "something else than a knockpipe decrypt answers there, or somebody on the path \
+                "something else than a knockpipe decrypt answers there, or something on the path \
                  changes what it says; point -t at the decrypt end's port",
             ),
         }

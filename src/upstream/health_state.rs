@@ -245,7 +245,7 @@ mod tests {
     #[test]
     fn news_come_once() {
         let (mut one, at) = table(1, UNCHECKED);
-        assert_eq!(one.succeeded(0, at(0)), None, "nobody thought otherwise");
+        assert_eq!(one.succeeded(0, at(0)), None, "it was not down");
         assert_eq!(one.failed_at(0, "a", at(1)), Some(Transition::Down));
         assert_eq!(one.failed_at(0, "b", at(2)), None);
         assert_eq!(one.checked(0, Err("c"), at(3)), None);

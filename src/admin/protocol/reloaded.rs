@@ -39,7 +39,7 @@ pub struct ReloadedReply {
 pub struct ChangedReply {
     /// Its name.
     pub tunnel: String,
-    /// The flags whose values, or files, are others.
+    /// The flags with changed values or changed files.
     pub settings: Vec<String>,
 }
 

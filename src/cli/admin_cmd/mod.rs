@@ -105,7 +105,7 @@ pub(super) struct WhoArgs {
 
 /// `knockpipe kick`.
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("whom").required(true).args(["id", "peer", "tunnel", "key_id"]))]
+#[command(group = ArgGroup::new("selector").required(true).args(["id", "peer", "tunnel", "key_id"]))]
 pub(super) struct KickArgs {
     /// The connection of this id, as 'knockpipe who' shows it
     #[arg(value_name = "ID", value_parser = connection)]

@@ -72,7 +72,7 @@ pub(super) enum FileError {
     Unreadable {
         /// Its path.
         file: PathBuf,
-        /// The words of the system.
+        /// The system's error.
         cause: ReadError,
     },
     /// It is no UTF-8.

@@ -238,12 +238,12 @@ fn become_teller(by: Peer) -> Result<(), Failure> {
     let name = user_name(by.uid);
     if !geteuid().is_root() {
         return Err(Failure::Usage(anyhow!(
-            "the process is of user {name}, whose files and store are not for others; run this as root or as {name}, or name the gate with -c FILE"
+            "the process runs as user {name}, and its files and store are closed to others; run this as root or as {name}, or name the gate with -c FILE"
         )));
     }
     let cannot = |cause: anyhow::Error| {
         Failure::Runtime(anyhow!(
-            "cannot become {name}, as whom the process says where its store is: {cause}; or name the gate with -c FILE"
+            "cannot become {name}, the user of the process that names the store: {cause}; or name the gate with -c FILE"
         ))
     };
     let user = User::of(by.uid, by.gid).map_err(|error| cannot(error.into()))?;
@@ -257,7 +257,7 @@ fn become_teller(by: Peer) -> Result<(), Failure> {
 fn without_right(failure: Failure, by: Peer) -> Failure {
     match failure {
         Failure::Usage(error) => Failure::Usage(anyhow!(
-            "{error:#}, as user {}, whose process names it; for what only root may read give -c FILE instead of --admin",
+            "{error:#}, as user {}, the user of the process that names it; for files that only root can read give -c FILE instead of --admin",
             user_name(by.uid)
         )),
         other => other,

@@ -111,7 +111,7 @@ fn of_process(args: &WhyArgs, door: &Door<'_>, peer: Peer) -> Result<Done, Failu
             notes.push(("note", note.to_owned()));
         }
         if reply.balancer {
-            let note = "a load balancer (--proxy-from): the gate goes by whom it announces, see --announced";
+            let note = "a load balancer (--proxy-from): the gate judges the client that it announces, see --announced";
             notes.push(("note", note.to_owned()));
         }
         let answer = Answer { reply, ban_after: None, notes };
