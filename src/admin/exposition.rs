@@ -269,7 +269,11 @@ impl Writer<'_> {
             gates.iter().map(move |(meters, gate)| (vec![tunnel(meters)], of(gate)))
         };
         self.counter("gate_denied", "Connections not let in", count(|gate| gate.denied))?;
-        self.counter("gate_revoked", "Connections cut after their permit was revoked", count(|g| g.revoked))?;
+        self.counter(
+            "gate_revoked",
+            "Connections cut after their permit was revoked",
+            count(|g| g.revoked),
+        )?;
         self.counter("gate_strikes", "Failed handshakes noted", count(|gate| gate.strikes))?;
         self.counter("gate_bans_made", "Bans made of strikes", count(|gate| gate.bans_made))
     }

@@ -1,9 +1,9 @@
 //! Tunnels: the life of a connection from its admission to its close reason.
 //!
 //! ```text
-//!   build      from options to a tunnel that can serve
-//!   serve      a tunnel: its background tasks, and the ways to end it
-//!   context    state that all its connections share: frontend, dial options
+//!   build      makes a tunnel from its options
+//!   serve      a running tunnel: its background tasks, and the ways to end it
+//!   context    state that all its connections share: frontend, call settings
 //!   capacity   numbers that its descriptors are enough for
 //!   encrypt    plain in:  admit, dial the far end, shake hands, Open       -> session
 //!   decrypt    sealed in: admit, shake hands, proven live                  -> open_target
