@@ -26,7 +26,7 @@ use crate::run::Failure;
 use crate::sys::keyfile::Access;
 use crate::tunnel::{Remark, Role};
 
-/// Every address there is.
+/// Networks that contain every address.
 const ALL_ADDRESSES: [&str; 2] = ["0.0.0.0/0", "::/0"];
 
 /// The gate of a tunnel.
@@ -105,7 +105,7 @@ impl AcceptorGateArgs {
     /// its own machine: valid, but seldom intended.
     pub(super) fn remark(self, role: &Role, bind: Option<BindAddress>) -> Option<Remark> {
         self.proxy_to_target?;
-        // Others than these are no localhost: MariaDB calls 127.0.0.2 by its number.
+        // Only these are localhost: MariaDB shows 127.0.0.2 as a number.
         let own = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
         let is_local = |target: &&&Address| match target {
             Address::Unix(_) => true,
@@ -159,10 +159,10 @@ enum InternalChoice {
 /// Flags of the gate that make no sense together.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum GateFlagError {
-    /// About a gate, and there is none.
+    /// A flag about a gate without a gate.
     #[error("{0} is about a gate, and there is none; add --gate URL, --allow NET or --deny NET")]
     NoGate(&'static str),
-    /// About a store, and there is none.
+    /// A flag about a store without a store.
     #[error("{0} needs a store; add --gate redis://HOST:PORT or file:PATH, or leave it out")]
     NeedsStore(&'static str),
 }
@@ -179,8 +179,8 @@ impl GateArgs {
         self.store.files()
     }
 
-    /// Returns the gate that the flags describe; `None` when there is none. `access` says who
-    /// else may reach its files with secrets.
+    /// Returns the gate that the flags describe; `None` when there is none. `access` is the
+    /// tolerated access of others to its files with secrets.
     ///
     /// # Errors
     /// [`Failure::Usage`]
@@ -247,7 +247,7 @@ impl GateArgs {
     }
 }
 
-/// Returns whether `target` is the server that the gate asks, as far as the text tells.
+/// Returns whether `target` is the server that the gate asks, as far as the text shows.
 fn is_served(servers: &Servers, target: &Address) -> bool {
     match (servers, target) {
         (

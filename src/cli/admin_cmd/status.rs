@@ -50,7 +50,7 @@ pub(in crate::cli) struct StatusArgs {
     ask: AskArgs,
 }
 
-/// A process as it was at a moment.
+/// State of a process at one moment.
 struct Look {
     at: Instant,
     status: StatusReply,
@@ -97,7 +97,7 @@ impl StatusArgs {
         let details = |tunnel: &TunnelReply| view::tunnel(tunnel, rates.get(&*tunnel.name));
         let text = |status: &StatusReply| match (&self.tunnel, &status.tunnels[..]) {
             (Some(_), tunnels) => tunnels.iter().map(details).collect(),
-            // There is nothing to choose.
+            // A single tunnel: there is nothing to choose.
             (None, [only]) => overview(status, rates, screen, self.all) + "\n" + &details(only),
             (None, _) => overview(status, rates, screen, self.all),
         };
