@@ -1,5 +1,4 @@
-//! The first lines of a service in the log: where it listens, where it forwards,
-//! its limits and keys.
+//! The first lines of a service in the log: its addresses, targets, limits and keys.
 
 use std::sync::Arc;
 
@@ -12,7 +11,7 @@ use crate::observe::Pairs;
 use crate::service::{self, ServiceOptions};
 use crate::tunnel::{Capacity, Options, Remark, Role};
 
-/// Logs what a service is about to do, and settings that are suspicious.
+/// Logs the settings of a service that starts, and suspicious ones as warnings.
 pub(super) fn announce(
     options: &ServiceOptions,
     capacity: service::Capacity,
