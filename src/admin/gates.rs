@@ -1,8 +1,8 @@
-//! Gates of running tunnels: how their stores are found, and what each gate would decide about an
-//! address at this moment.
+//! Gates of running tunnels: the addresses of their stores, and the current decision of each gate
+//! about an address.
 //!
-//! No password is ever told, and its file is not read for it: a client learns the path, and has to
-//! be able to read that file.
+//! A password is never sent, and its file is not read for a client: a client gets the path, and
+//! needs the right to read that file.
 
 use std::net::IpAddr;
 
@@ -25,7 +25,7 @@ pub struct GatePlace {
     pub store: Vec<String>,
     /// The password came from the environment of the process.
     pub password_of_environment: bool,
-    /// The networks that always come in.
+    /// Networks that are always admitted.
     pub allow: Vec<String>,
     /// The load balancers.
     pub proxy_from: Vec<String>,
@@ -45,25 +45,25 @@ pub struct WhyReply {
     pub reason: String,
     /// The rule that decided.
     pub decided: String,
-    /// The moment when that ends by itself, in unix milliseconds.
+    /// Moment when that ends by itself, in unix milliseconds.
     pub until_ms: Option<u64>,
     /// All rules in their order.
     pub rules: Vec<RuleReply>,
-    /// The worth of the allow-set: its stance.
+    /// Stance of the gate: whether its allow-set is fresh.
     pub stance: String,
     /// The server or file that was asked; none where a tunnel's memory was.
     pub server: Option<String>,
-    /// The moment when the address was last let in, in unix seconds.
+    /// Moment when the address was last admitted, in unix seconds.
     pub seen: Option<u64>,
     /// Its failed handshakes in this FINDTIME.
     pub strikes: Option<u64>,
     /// The end of the allow-set's key, with all its members, in unix milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub set_ends_ms: Option<u64>,
-    /// The treatment of denied peers, where the tunnel's flags are known.
+    /// Treatment of denied peers, where the tunnel's flags are known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub denied: Option<String>,
-    /// The moment that is meant, in unix milliseconds.
+    /// Moment of the decision, in unix milliseconds.
     pub now_ms: u64,
     /// The tunnel would ask the store first: the allow-set changed, and was not read yet.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -73,20 +73,20 @@ pub struct WhyReply {
     pub balancer: bool,
 }
 
-/// The finding of a rule.
+/// Result of a rule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleReply {
     /// Name of the rule.
     pub rule: String,
     /// The entry that matches.
     pub entry: Option<String>,
-    /// The key in which it stands.
+    /// The key that contains it.
     pub key: Option<String>,
     /// Its end, in unix milliseconds.
     pub expires_ms: Option<u64>,
-    /// The same, as time that is left.
+    /// The same, as remaining time.
     pub ttl_s: Option<u64>,
-    /// The reason why it does not count.
+    /// Reason why it does not count.
     pub skipped: Option<String>,
     /// Its text.
     pub says: Option<String>,
@@ -179,7 +179,7 @@ pub(super) fn why(
     })
 }
 
-/// Parses the address of a client: what its socket has, or what a load balancer announced.
+/// Parses the address of a client: that of its socket, or one that a load balancer announced.
 ///
 /// # Errors
 /// [`RequestError::Address`]
@@ -192,7 +192,7 @@ pub(super) fn peer(address: &str, announced: bool) -> Result<Peer, RequestError>
     Ok(if announced { Peer::Announced(ip) } else { Peer::Socket(ip) })
 }
 
-/// Collects what `of` gives for each tunnel with a gate, of the newest of each name.
+/// Collects the results of `of` for each tunnel with a gate, the newest of each name.
 fn gated<T>(
     registry: &Registry,
     wanted: Option<&str>,
