@@ -157,10 +157,10 @@ fn the_handle_may_go_first() {
 async fn a_waiting_handshake_is_told() {
     let handshakes = PendingHandshakes::new(1);
     let old = handshakes.enter(None);
-    let told = tokio::spawn(async move { old.evicted().await });
+    let evicted = tokio::spawn(async move { old.evicted().await });
     tokio::task::yield_now().await;
     let _new = handshakes.enter(None);
-    told.await.unwrap();
+    evicted.await.unwrap();
 }
 
 #[test]

@@ -10,9 +10,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 pub fn has_no_reader(output: &impl AsFd) -> bool {
     // No event is requested: errors and hang-ups are reported in any case.
     let mut asked = [PollFd::new(output.as_fd(), PollFlags::empty())];
-    let told = poll(&mut asked, PollTimeout::ZERO).is_ok_and(|count| count > 0);
+    let reported = poll(&mut asked, PollTimeout::ZERO).is_ok_and(|count| count > 0);
     let gone = PollFlags::POLLERR | PollFlags::POLLHUP;
-    told && asked[0].revents().is_some_and(|events| events.intersects(gone))
+    reported && asked[0].revents().is_some_and(|events| events.intersects(gone))
 }
 
 #[cfg(test)]

@@ -61,7 +61,7 @@ pub(super) struct Pool {
     resized: Notify,
     meters: PoolMeters,
     /// Tasks in which tunnels are closed; no other task waits for them.
-    goodbyes: TaskTracker,
+    closing: TaskTracker,
 }
 
 /// Work of a pool: its tunnels that are being made, and the back-off.
@@ -83,7 +83,7 @@ impl Pool {
         size: usize,
         tunnel: Option<Arc<str>>,
         meters: PoolMeters,
-        goodbyes: TaskTracker,
+        closing: TaskTracker,
     ) -> Self {
         Self {
             size: AtomicUsize::new(size),
@@ -93,7 +93,7 @@ impl Pool {
             dial_succeeded: Notify::new(),
             resized: Notify::new(),
             meters,
-            goodbyes,
+            closing,
         }
     }
 
@@ -230,7 +230,7 @@ impl Pool {
 
     fn let_go(&self, tunnels: impl IntoIterator<Item = Warm>) {
         for warm in tunnels {
-            self.goodbyes.spawn(warm.let_go());
+            self.closing.spawn(warm.let_go());
         }
     }
 
@@ -257,7 +257,7 @@ impl Pool {
     /// Ends a tunnel that the far end has ended, or that received bytes that are not allowed.
     fn end(&self, warm: Warm, reason: CloseReason) {
         self.warn_of_harm(reason);
-        self.goodbyes.spawn(warm.reset(reason));
+        self.closing.spawn(warm.reset(reason));
     }
 
     /// Logs, each time, that a tunnel without a client received bytes that are not allowed: the far

@@ -81,7 +81,7 @@ pub(super) struct RefillBackoff {
     /// The failure was an unreachable far end.
     away: bool,
     /// The log has a line that the pool is below its size.
-    told: bool,
+    is_logged: bool,
     /// Time since which the pool is full.
     full_since: Option<Instant>,
 }
@@ -176,7 +176,7 @@ impl RefillBackoff {
             hasty: None,
             doubtful: false,
             away: false,
-            told: false,
+            is_logged: false,
             full_since: None,
         }
     }
@@ -206,7 +206,7 @@ impl RefillBackoff {
         self.last_failure = Some(now);
         self.doubtful = true;
         self.away = away;
-        !std::mem::replace(&mut self.told, true)
+        !std::mem::replace(&mut self.is_logged, true)
     }
 
     /// Notes that the far end closed a tunnel on purpose, at this age: it stops, reloads, or keeps
@@ -244,13 +244,13 @@ impl RefillBackoff {
             return false;
         }
         let settled = *self.full_since.get_or_insert(now) + SETTLED <= now;
-        settled && std::mem::replace(&mut self.told, false)
+        settled && std::mem::replace(&mut self.is_logged, false)
     }
 
     /// Returns the moment when the log may report that the pool has recovered.
     pub(super) fn settled(&self, now: Instant) -> Option<Instant> {
         let settled = self.full_since.map(|since| since + SETTLED);
-        settled.filter(|time| self.told && *time > now)
+        settled.filter(|time| self.is_logged && *time > now)
     }
 
     /// Notes that the far end answers.
@@ -271,86 +271,86 @@ mod tests {
     #[test]
     fn a_tunnel_is_replaced_before_it_goes_and_goes_before_the_far_end_ends_it() {
         let begin = Instant::now();
-        let mut shelf = IdleTunnels::default();
-        assert!(shelf.put("one", begin, 1).is_empty());
-        let renew = shelf.next_after(begin).unwrap();
+        let mut idle = IdleTunnels::default();
+        assert!(idle.put("one", begin, 1).is_empty());
+        let renew = idle.next_after(begin).unwrap();
         assert!((begin + REFRESH_AGE..begin + REFRESH_AGE + JITTER).contains(&renew));
-        assert_eq!((shelf.fresh(renew - A_MOMENT), shelf.fresh(renew)), (1, 0));
-        let let_go = shelf.next_after(renew).unwrap();
+        assert_eq!((idle.fresh(renew - A_MOMENT), idle.fresh(renew)), (1, 0));
+        let let_go = idle.next_after(renew).unwrap();
         assert!(let_go - renew >= Duration::from_secs(5) && let_go + A_MOMENT < begin + UNOPENED);
-        assert!(shelf.outdated(let_go - A_MOMENT).is_empty());
-        assert_eq!(shelf.put("two", renew, 1), ["one"]);
-        assert!(shelf.outdated(let_go).is_empty());
-        assert_eq!(shelf.outdated(renew + MAX_AGE), ["two"]);
-        assert_eq!(shelf.next_after(begin), None);
+        assert!(idle.outdated(let_go - A_MOMENT).is_empty());
+        assert_eq!(idle.put("two", renew, 1), ["one"]);
+        assert!(idle.outdated(let_go).is_empty());
+        assert_eq!(idle.outdated(renew + MAX_AGE), ["two"]);
+        assert_eq!(idle.next_after(begin), None);
     }
 
     #[test]
     fn the_newest_is_taken_and_the_oldest_is_replaced() {
         let now = Instant::now();
-        let mut shelf = IdleTunnels::default();
+        let mut idle = IdleTunnels::default();
         for tunnel in 1..=3 {
-            shelf.put(tunnel, now, 3);
+            idle.put(tunnel, now, 3);
         }
-        assert_eq!(shelf.put(4, now, 3), [1]);
+        assert_eq!(idle.put(4, now, 3), [1]);
         let later = now + A_MOMENT;
-        let removed = shelf.remove_first(later, |tunnel| (*tunnel == 3).then_some("ended"));
+        let removed = idle.remove_first(later, |tunnel| (*tunnel == 3).then_some("ended"));
         let Removed { tunnel, answer, age } = removed.unwrap();
         assert_eq!((tunnel, answer, age), (3, "ended", A_MOMENT));
-        assert_eq!([shelf.take(), shelf.take(), shelf.take()], [Some(4), Some(2), None]);
+        assert_eq!([idle.take(), idle.take(), idle.take()], [Some(4), Some(2), None]);
     }
 
     #[test]
     fn those_of_before_a_moment_are_taken_off() {
         let begin = Instant::now();
-        let mut shelf = IdleTunnels::default();
+        let mut idle = IdleTunnels::default();
         for (tunnel, at) in [("old", 0), ("other", 1), ("older", 2), ("new", 4)] {
-            shelf.put(tunnel, begin + at * A_MOMENT, 9);
+            idle.put(tunnel, begin + at * A_MOMENT, 9);
         }
-        assert_eq!(shelf.older(begin + 3 * A_MOMENT, |name| *name != "other"), ["old", "older"]);
-        assert_eq!([shelf.take(), shelf.take(), shelf.take()], [Some("new"), Some("other"), None]);
+        assert_eq!(idle.older(begin + 3 * A_MOMENT, |name| *name != "other"), ["old", "older"]);
+        assert_eq!([idle.take(), idle.take(), idle.take()], [Some("new"), Some("other"), None]);
     }
 
     #[test]
     fn failures_are_tried_again_less_and_less_often_one_at_a_time() {
         let mut now = Instant::now();
-        let mut pace = RefillBackoff::new(now);
-        assert_eq!((pace.at_once(now, 8), pace.next_after(now)), (8, None));
-        assert!(pace.failed(now, true));
+        let mut backoff = RefillBackoff::new(now);
+        assert_eq!((backoff.at_once(now, 8), backoff.next_after(now)), (8, None));
+        assert!(backoff.failed(now, true));
         let mut pauses = vec![];
         for _ in 0..10 {
-            let next = pace.next_after(now).unwrap();
+            let next = backoff.next_after(now).unwrap();
             // Attempts that had begun before fail for the same cause.
-            assert!(!pace.failed(now, true));
-            assert_eq!((pace.next_after(now), pace.at_once(now, 8)), (Some(next), 0));
+            assert!(!backoff.failed(now, true));
+            assert_eq!((backoff.next_after(now), backoff.at_once(now, 8)), (Some(next), 0));
             pauses.push(next - now);
             now = next;
-            assert_eq!((pace.at_once(now, 8), pace.next_after(now)), (1, None));
-            assert!(!pace.failed(now, true));
+            assert_eq!((backoff.at_once(now, 8), backoff.next_after(now)), (1, None));
+            assert!(!backoff.failed(now, true));
         }
         assert!(pauses[0] < FIRST_PAUSE && pauses[4] > 2 * FIRST_PAUSE, "{pauses:?}");
         assert!(pauses[9] >= LONGEST_PAUSE / 2 && pauses[9] < LONGEST_PAUSE, "{pauses:?}");
-        pace.succeeded();
+        backoff.succeeded();
         now += CALM;
-        assert_eq!(pace.at_once(now, 8), 8);
-        assert!(!pace.failed(now, true) && pace.next_after(now).unwrap() - now < FIRST_PAUSE);
+        assert_eq!(backoff.at_once(now, 8), 8);
+        assert!(!backoff.failed(now, true) && backoff.next_after(now).unwrap() - now < FIRST_PAUSE);
     }
 
     #[test]
     fn tunnels_that_the_far_end_lets_go_are_no_failures_as_long_as_some_last() {
         let mut now = Instant::now();
-        let mut pace = RefillBackoff::new(now);
+        let mut backoff = RefillBackoff::new(now);
         for _ in 0..100 {
-            assert!(pace.let_go(now, HARDLY_MADE));
-            assert_eq!((pace.at_once(now, 8), pace.next_after(now)), (8, None), "at once");
+            assert!(backoff.let_go(now, HARDLY_MADE));
+            assert_eq!((backoff.at_once(now, 8), backoff.next_after(now)), (8, None), "at once");
         }
         // Many hardly made tunnels, far apart, or with a lasting one between them.
         for round in 0..100 {
-            assert!(pace.let_go(now, A_MOMENT) && pace.let_go(now, A_MOMENT), "{round}");
-            now = pace.next_after(now).expect("not at once");
+            assert!(backoff.let_go(now, A_MOMENT) && backoff.let_go(now, A_MOMENT), "{round}");
+            now = backoff.next_after(now).expect("not at once");
             match round % 2 {
                 0 => now += LULL,
-                _ => assert!(pace.let_go(now, HARDLY_MADE), "one that lasted"),
+                _ => assert!(backoff.let_go(now, HARDLY_MADE), "one that lasted"),
             }
         }
     }
@@ -361,24 +361,31 @@ mod tests {
         for apart in [100, 120, 150, 200, 249].map(Duration::from_millis) {
             let begin = Instant::now();
             let mut now = begin;
-            let mut pace = RefillBackoff::new(begin);
+            let mut backoff = RefillBackoff::new(begin);
             let mut made = vec![];
-            let told = loop {
+            let failed_at = loop {
                 // Tunnels are made as soon as they may be, and the next reload ends them.
-                if let 1.. = pace.at_once(now, 8) {
-                    pace.succeeded();
+                if let 1.. = backoff.at_once(now, 8) {
+                    backoff.succeeded();
                     made.push(now);
                     now += apart;
-                    if !pace.let_go(now, apart) {
+                    if !backoff.let_go(now, apart) {
                         break now;
                     }
                 } else {
                     now += apart;
                 }
             };
-            assert!((HASTE..HASTE * 2).contains(&(told - begin)), "{apart:?}: {:?}", told - begin);
+            assert!(
+                (HASTE..HASTE * 2).contains(&(failed_at - begin)),
+                "{apart:?}: {:?}",
+                failed_at - begin
+            );
             assert!((10..60).contains(&made.len()), "{apart:?}: {made:?}");
-            assert!(pace.failed(told, true) && pace.next_after(told).is_some(), "not at once");
+            assert!(
+                backoff.failed(failed_at, true) && backoff.next_after(failed_at).is_some(),
+                "not at once"
+            );
             let gap = |two: &[Instant]| two[1] - two[0];
             let first = gap(&made[..2]);
             let last = gap(&made[made.len() - 2..]);
@@ -391,44 +398,44 @@ mod tests {
     fn a_far_end_that_lets_all_go_at_once_is_asked_less_and_less_often() {
         let begin = Instant::now();
         let mut now = begin;
-        let mut pace = RefillBackoff::new(begin);
-        let mut told = 0;
+        let mut backoff = RefillBackoff::new(begin);
+        let mut logged = 0;
         for _ in 0..60 {
-            if !pace.let_go(now, A_MOMENT) {
-                told += usize::from(pace.failed(now, true));
+            if !backoff.let_go(now, A_MOMENT) {
+                logged += usize::from(backoff.failed(now, true));
             }
-            now = pace.next_after(now).expect("not at once");
+            now = backoff.next_after(now).expect("not at once");
         }
-        assert!(told == 1 && now - begin > 10 * HASTE, "{told} in {:?}", now - begin);
+        assert!(logged == 1 && now - begin > 10 * HASTE, "{logged} in {:?}", now - begin);
     }
 
     #[test]
     fn a_pool_is_full_again_once_it_has_stayed_full() {
         let mut now = Instant::now();
-        let mut pace = RefillBackoff::new(now);
-        assert!(pace.failed(now, false));
+        let mut backoff = RefillBackoff::new(now);
+        assert!(backoff.failed(now, false));
         // A far end that wants one tunnel less: each new one is ended at once.
         for _ in 0..10 {
             now += LONGEST_PAUSE;
-            assert!(!pace.recovered(true, now));
-            assert_eq!(pace.settled(now), Some(now + SETTLED));
-            assert!(!pace.recovered(false, now + A_MOMENT) && !pace.failed(now, false));
-            assert_eq!(pace.settled(now), None);
+            assert!(!backoff.recovered(true, now));
+            assert_eq!(backoff.settled(now), Some(now + SETTLED));
+            assert!(!backoff.recovered(false, now + A_MOMENT) && !backoff.failed(now, false));
+            assert_eq!(backoff.settled(now), None);
         }
-        assert!(!pace.recovered(true, now));
+        assert!(!backoff.recovered(true, now));
         now += SETTLED;
-        assert!(pace.recovered(true, now) && !pace.recovered(true, now));
-        assert_eq!(pace.settled(now), None);
+        assert!(backoff.recovered(true, now) && !backoff.recovered(true, now));
+        assert_eq!(backoff.settled(now), None);
     }
 
     #[test]
     fn a_client_that_gets_through_ends_the_pause_unless_the_far_end_wants_no_more() {
         for away in [true, false] {
             let now = Instant::now();
-            let mut pace = RefillBackoff::new(now);
-            pace.failed(now, away);
-            pace.dial_succeeded(now);
-            assert_eq!(pace.at_once(now, 8), usize::from(away));
+            let mut backoff = RefillBackoff::new(now);
+            backoff.failed(now, away);
+            backoff.dial_succeeded(now);
+            assert_eq!(backoff.at_once(now, 8), usize::from(away));
         }
     }
 }

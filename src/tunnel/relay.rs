@@ -217,10 +217,10 @@ async fn say_goodbye<S: Duplex>(
     reason: CloseReason,
 ) {
     // A Reset is not answered.
-    let Some(told) = to_tell(reason).filter(|_| !session.inbound.is_aborted()) else { return };
+    let Some(reset) = to_tell(reason).filter(|_| !session.inbound.is_aborted()) else { return };
     let (mut read, mut write) = sealed.split();
     let goodbye = async {
-        seal.reset(told, &mut write, &mut session.outbound).await?;
+        seal.reset(reset, &mut write, &mut session.outbound).await?;
         write.shutdown().await?;
         while poll_fn(|cx| poll_discard(cx, &mut read)).await? > 0 {}
         io::Result::Ok(())

@@ -326,8 +326,8 @@ impl Asked {
 
     /// Ends it in a separate task, because the client must not wait for that: the far end may be
     /// about to dial the target in vain.
-    pub(super) fn reset(self, reason: CloseReason, goodbyes: &TaskTracker) {
-        goodbyes.spawn(self.warm.reset(reason));
+    pub(super) fn reset(self, reason: CloseReason, closing: &TaskTracker) {
+        closing.spawn(self.warm.reset(reason));
     }
 }
 
