@@ -123,8 +123,8 @@ pub(super) fn fill(
     Ok(Filled { arguments: [before, &added, after].concat(), used })
 }
 
-/// Returns the arguments that `get` has variables for, of those flags of `command` that are not
-/// typed, and that what is typed does not exclude.
+/// Returns the arguments that `get` has variables for, of those flags of `command` that are neither
+/// typed nor excluded by typed ones.
 ///
 /// # Errors
 /// [`Failure::Usage`] of a switch that is neither on nor off.
@@ -172,7 +172,7 @@ fn name_of(long: &str) -> String {
     format!("{PREFIX}{}", long.to_uppercase().replace('-', "_"))
 }
 
-/// Returns the argument that the variable of `arg` has to stand beside.
+/// Returns the argument that the variable of `arg` needs beside it.
 fn needed(command: &Command, arg: &Arg) -> Option<&'static str> {
     let of_arg = |(name, _, args): &&(&str, &str, &[&str])| {
         *name == command.get_name() && args.contains(&arg.get_id().as_str())
@@ -182,18 +182,18 @@ fn needed(command: &Command, arg: &Arg) -> Option<&'static str> {
 }
 
 /// Returns whether the variable of `one` overrides that of `two`. Others that exclude each other
-/// are a mistake, which the parser finds.
+/// are an error, which the parser finds.
 fn goes_before(command: &Command, one: &Arg, two: &Arg) -> bool {
     let is_of_gate = [one, two].iter().any(|arg| rank(command, arg) == Rank::Place);
     is_of_gate && excludes(command, one, two)
 }
 
-/// The order of the variables of a gate command. All others are of one rank.
+/// Rank of the variables of a gate command. All others have the same rank.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
     /// Names a store, or belongs to its name.
     Store,
-    /// Names where the gate is found.
+    /// Names another way to find the gate.
     Place,
     Other,
 }
@@ -239,7 +239,7 @@ impl Variable {
     }
 
     /// # Errors
-    /// [`Failure::Usage`] where the variable is set under a name of before.
+    /// [`Failure::Usage`] where the variable is set under a former name.
     fn refuse_former(&self, get: impl Fn(&str) -> Option<OsString>) -> Result<(), Failure> {
         let mut former = renamed::former(&self.long).map(name_of);
         match former.find(|name| filled_in(&get, name).is_some()) {
@@ -251,7 +251,7 @@ impl Variable {
         }
     }
 
-    /// Makes the arguments that the variable stands for.
+    /// Makes the arguments for the variable.
     fn arguments(&self, arg: &Arg, value: &OsStr) -> Result<Vec<OsString>, Failure> {
         let long = &self.long;
         match (arg.get_action(), value.to_str()) {
@@ -321,7 +321,7 @@ pub(super) fn named(text: &str, used: &[Variable]) -> Option<String> {
     Some(format!("{text} ({})", given.collect::<Vec<_>>().join(", ")))
 }
 
-/// Names that are no variable and look like a slip of one, with what is meant.
+/// Returns names that are no variable and look like a misspelling of one, with the right name.
 pub(super) fn slips(
     command: &Command,
     names: impl Iterator<Item = OsString>,
@@ -337,7 +337,7 @@ pub(super) fn slips(
         let meant = habits::slip(rest, bare)?;
         Some((name, format!("{PREFIX}{}", meant.to_uppercase())))
     };
-    // No one reads hundreds of them.
+    // A longer list would not be read.
     unknown.take(MOST_SLIPS).filter_map(slip).collect()
 }
 

@@ -40,11 +40,11 @@ pub fn install() {
 }
 
 /// Sends the panics of this thread to `listener` only.
-pub fn tell(listener: Sender<String>) {
+pub fn listen(listener: Sender<String>) {
     LISTENER.set(Some(listener));
 }
 
-/// Ends [`tell`], and so does the end of the thread.
+/// Ends [`listen`], and so does the end of the thread.
 pub fn stop_listening() {
     LISTENER.set(None);
 }
