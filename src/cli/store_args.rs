@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_gets_the_colon_that_everybody_leaves_out() {
+    fn a_prefix_gets_the_colon_that_is_often_left_out() {
         let default = Keys::default().ban_prefix;
         assert_eq!(separated("cache:gitlab:rack::attack:allow2ban:ban"), default);
         assert_eq!(separated(&default), default);

@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_nobody_sees_is_taken_away() {
+    fn invisible_characters_are_removed() {
         for bytes in [
             &b"one\ntwo"[..],
             b"\xef\xbb\xbfone\r\n\r\ntwo \t\r\n\n",

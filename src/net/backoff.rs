@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_died_early_delays_nobody() {
+    fn a_connection_that_died_early_delays_no_other() {
         let mut backoff = AcceptBackoff::default();
         let now = Instant::now();
         for errno in [Errno::ECONNABORTED, Errno::EINTR, Errno::EPROTO, Errno::EHOSTUNREACH] {

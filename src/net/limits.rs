@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lower_limit_waits_for_those_who_are_there() {
+    fn a_lower_limit_waits_for_present_sessions() {
         let slots = Slots::new(3);
         let mut held: Vec<_> = (0..3).map(|_| slots.try_acquire().unwrap()).collect();
         slots.set_limit(1);

@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slow_answer_is_there_for_who_asks_next() {
+    async fn a_slow_answer_is_kept_for_the_next_caller() {
         let names = Names::default();
         let address = "db.example:1".parse().unwrap();
         slot(&names, &address, async {

@@ -46,7 +46,7 @@ fn the_source_that_holds_most_loses_its_oldest_place() {
 }
 
 #[test]
-fn who_floods_displaces_its_own() {
+fn a_flooding_source_displaces_its_own() {
     let handshakes = PendingHandshakes::new(3);
     let (one, other) = (handshakes.enter(source(1)), handshakes.enter(source(2)));
     let flood: Vec<_> = (0..1_000).map(|_| handshakes.enter(source(3))).collect();
@@ -69,7 +69,7 @@ fn addresses_of_one_64_are_one_source() {
 }
 
 #[test]
-fn strangers_never_displace_who_is_authenticated() {
+fn strangers_never_displace_authenticated_connections() {
     for limit in [1, 2, 3, 4, 7, 64] {
         let handshakes = PendingHandshakes::new(limit);
         let dialer = handshakes.enter(source(1));
@@ -98,7 +98,7 @@ fn the_authenticated_are_bounded_and_leave_a_quarter_to_newcomers() {
 }
 
 #[test]
-fn who_waits_for_a_session_is_never_displaced_and_they_are_few() {
+fn dialers_that_wait_for_a_session_are_never_displaced_and_few() {
     let handshakes = PendingHandshakes::new(8);
     let wait = || handshakes.wait_for_session(source(1));
     let waiting: Vec<_> = (0..4).map_while(|_| wait()).collect();
@@ -115,7 +115,7 @@ fn who_waits_for_a_session_is_never_displaced_and_they_are_few() {
 }
 
 #[test]
-fn who_was_displaced_comes_back_in_no_class() {
+fn a_displaced_connection_comes_back_in_no_class() {
     let handshakes = PendingHandshakes::new(1);
     let (old, new) = (handshakes.enter(source(1)), handshakes.enter(source(1)));
     old.authenticate();
@@ -126,7 +126,7 @@ fn who_was_displaced_comes_back_in_no_class() {
 
 /// Behind a load balancer clients are distinguished by the addresses that it announces.
 #[test]
-fn a_place_counts_to_whom_it_was_announced_for() {
+fn a_slot_counts_against_the_announced_source() {
     let handshakes = PendingHandshakes::new(3);
     let places: Vec<_> = (0..3).map(|_| handshakes.enter(source(9))).collect();
     places[0].set_source(source(1));
@@ -138,7 +138,7 @@ fn a_place_counts_to_whom_it_was_announced_for() {
 }
 
 #[test]
-fn who_leaves_makes_room() {
+fn a_connection_that_leaves_makes_room() {
     let handshakes = PendingHandshakes::new(2);
     let (first, second) = (handshakes.enter(source(1)), handshakes.enter(None));
     drop(second);
@@ -177,7 +177,7 @@ fn a_flood_stays_bounded() {
 
 /// "At most three quarters are authenticated or wait", in whatever order they come.
 #[test]
-fn waiting_dialers_displace_who_is_only_authenticated() {
+fn waiting_dialers_displace_those_only_authenticated() {
     let handshakes = PendingHandshakes::new(8);
     let dialers: Vec<_> = (0..6).map(|n| handshakes.enter(source(n))).collect();
     dialers.iter().for_each(HandshakeSlot::authenticate);

@@ -64,7 +64,7 @@ mod tests {
 
     /// A connection that is made afterwards is the first that the listener sees.
     #[tokio::test]
-    async fn a_listener_answers_and_sees_nobody() {
+    async fn a_listener_answers_and_sees_no_connection() {
         let (listener, addr) = listener();
         listener.set_nonblocking(true).unwrap();
         for _ in 0..20 {
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_does_not_listen_is_found_out() {
+    async fn a_missing_listener_is_found() {
         let (gone, addr) = listener();
         drop(gone);
         let error = probe_port(&Target::Ips([addr.into()].into()), None, soon()).await.unwrap_err();

@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn other_limits_forget_nobody() {
+    fn other_limits_forget_no_source() {
         let start = Instant::now();
         let sources = Sources::new(3, Some(4), start);
         let mut held: Vec<_> = (0..3).map(|_| sources.enter(source(1), start).unwrap()).collect();

@@ -262,7 +262,7 @@ mod tests {
     /// The case of a process that was stopped, or a machine that slept: "An end that was halted
     /// first reads what is there", however soon the next look is.
     #[test]
-    fn what_came_during_a_halt_is_found_before_anybody_is_given_up() {
+    fn bytes_from_a_halt_are_read_before_a_far_end_counts_as_vanished() {
         let two = Some(Duration::from_secs(2));
         for (name, halted) in [("silent", pulse(true, None)), ("unused", pulse(false, two))] {
             assert!(halted.look(3_600_000) && halted.verdict().is_none(), "{name}: is to read");

@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kick_reaches_who_waits_and_who_comes_to_wait() {
+    fn a_kick_reaches_a_task_that_waits_or_begins_to_wait() {
         let sessions = Arc::new(Sessions::default());
         let meters = Meters::new("redis", Arc::clone(&sessions));
         let live = enter(&meters, "192.0.2.1:1", 1);

@@ -175,7 +175,7 @@ pub fn ask(
     let fail = |cause| HandoverError::new(path, cause);
     let mut stream = match connect(path, PATIENCE) {
         Ok(stream) => stream,
-        Err(error) if is_nobody(&error) => return Ok(None),
+        Err(error) if has_no_listener(&error) => return Ok(None),
         Err(error) => return Err(fail(error)),
     };
     if let Err(other) = check_peer(&stream, user) {
@@ -190,7 +190,7 @@ pub fn ask(
     Ok(Some((taken, Predecessor { path: path.to_owned(), stream })))
 }
 
-fn is_nobody(error: &io::Error) -> bool {
+fn has_no_listener(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
 

@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_refused_with_the_remedy() {
+    fn an_unknown_user_is_refused_with_the_remedy() {
         let cases = [
             ("", "write USER"),
             (":", "no group ''"),

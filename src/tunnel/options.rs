@@ -21,7 +21,7 @@ use crate::upstream::{DialOptions, UpstreamOptions};
 pub struct Options {
     /// Its name in the log, where a process has several.
     pub name: Option<Arc<str>>,
-    /// Which end this is, and its targets.
+    /// The end, with its targets.
     pub role: Role,
     /// Places to accept connections at; at least one.
     pub sources: Vec<Source>,

@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_takes_out_what_another_entered() {
+    fn a_guard_removes_only_its_own_entry() {
         let mut calls = HashMap::from([(pair(1, 10), call(1, None))]);
         remove(&mut calls, pair(1, 10), 7);
         assert_eq!(calls.len(), 1);

@@ -111,7 +111,7 @@ fn position(program: &Program, message: &str) -> Option<usize> {
 /// "... and before it says that it is ready", to the log, the pid file and the
 /// service manager.
 #[test]
-fn who_is_ready_has_read_its_store() {
+fn a_ready_end_has_read_its_store() {
     let (target, redis) = (Target::echo(), fill_redis());
     let pair = Pair::to(target.addr());
     let name = format!("knockpipe-gate-start-{}", std::process::id());
