@@ -18,7 +18,7 @@ pub(super) enum Form {
 /// Rank of a form: by its quality first, then by the exactness of its name, then by its place in
 /// the header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Liking {
+struct Rank {
     /// In thousandths.
     quality: u32,
     exactness: u8,
@@ -52,8 +52,8 @@ impl Form {
 
     fn of(accept: &str) -> Self {
         let ranges: Vec<Range<'_>> = accept.split(',').map(Range::parse).collect();
-        match Self::OpenMetrics.liking(&ranges) {
-            Some(liking) if Some(liking) > Self::Text.liking(&ranges) => Self::OpenMetrics,
+        match Self::OpenMetrics.rank(&ranges) {
+            Some(rank) if Some(rank) > Self::Text.rank(&ranges) => Self::OpenMetrics,
             _ => Self::Text,
         }
     }
@@ -61,11 +61,11 @@ impl Form {
     /// Returns the rank of this form; `None` where it is not acceptable. Of several ranges that
     /// contain it, the one that names it most exactly decides, and among equals the one with the
     /// highest rank.
-    fn liking(self, ranges: &[Range<'_>]) -> Option<Liking> {
+    fn rank(self, ranges: &[Range<'_>]) -> Option<Rank> {
         let placed = ranges.iter().zip((0isize..).map(|place| -place));
         let found = placed.filter_map(|(range, place)| {
             let exactness = range.exactness(self)?;
-            Some(Liking { quality: range.quality, exactness, place })
+            Some(Rank { quality: range.quality, exactness, place })
         });
         let most_exact = found.max_by_key(|it| (it.exactness, it.quality, it.place))?;
         (most_exact.quality > 0).then_some(most_exact)

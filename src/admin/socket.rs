@@ -52,7 +52,7 @@ impl SocketHandler {
 
     /// Answers one client.
     pub(super) async fn serve(self: Arc<Self>, mut stream: Stream) {
-        if !is_welcome(&stream) {
+        if !may_ask(&stream) {
             let refusal = "only root and the user of this process may ask; use sudo".to_owned();
             return reply(&mut stream, &Reply::Error(refusal)).await;
         }
@@ -100,7 +100,7 @@ impl SocketHandler {
 
 /// Returns true if the other end may send requests. The mode of the file has the same effect; this
 /// check works even if the mode was changed.
-fn is_welcome(stream: &Stream) -> bool {
+fn may_ask(stream: &Stream) -> bool {
     matches!(stream, Stream::Unix(socket) if is_trusted(socket, None))
 }
 

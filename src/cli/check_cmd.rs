@@ -13,9 +13,9 @@ use super::check_args::{CheckArgs, NamedCheck};
 use super::config::{Config, show};
 use super::gate_args::AcceptorGateArgs;
 use super::loops;
+use super::misspellings;
 use super::output::{notice, print};
 use super::run_cmd::DEFAULT_FILE;
-use super::slips;
 use super::times;
 use super::tunnel_args::{
     DEFAULT_HANDSHAKES, DEFAULT_UNOPENED, DecryptArgs, EncryptArgs, LazyArgs, ServerArgs,
@@ -120,7 +120,7 @@ pub(super) fn check(args: CommandArgs) -> Result<(), Failure> {
     let file = args.config.unwrap_or_else(|| DEFAULT_FILE.into());
     let config = Config::load(&file)?;
     let plan = config.plan()?;
-    for (variable, meant) in slips() {
+    for (variable, meant) in misspellings() {
         notice(&format!("no flag has the variable {variable}; did you mean {meant}?"));
     }
     print(&show(&config, &plan))?;

@@ -170,7 +170,7 @@ impl Facts<'_> {
             return answer;
         }
         if !argument.starts_with('-') {
-            let remedy = stray(&argument, name);
+            let remedy = unexpected_word(&argument, name);
             let remedy = remedy.unwrap_or_else(|| format!("see '{name} --help' for what there is"));
             return (format!("'{argument}' is not expected here"), remedy);
         }
@@ -365,7 +365,7 @@ fn to_file(flag: &str) -> Option<String> {
 }
 
 /// Returns the remedy for an unexpected word.
-fn stray(word: &str, name: &str) -> Option<String> {
+fn unexpected_word(word: &str, name: &str) -> Option<String> {
     let command = name.strip_prefix("knockpipe ")?;
     Some(match command {
         "run" | "check" => format!("name the file behind -c: '{name} -c {word}'"),

@@ -24,7 +24,7 @@ use crate::gate::{
 use crate::proxy_protocol::Version;
 use crate::run::Failure;
 use crate::sys::keyfile::Access;
-use crate::tunnel::{Remark, Role};
+use crate::tunnel::{ConfigWarning, Role};
 
 /// Networks that contain every address.
 const ALL_ADDRESSES: [&str; 2] = ["0.0.0.0/0", "::/0"];
@@ -103,7 +103,7 @@ pub(super) struct AcceptorGateArgs {
 impl AcceptorGateArgs {
     /// Returns the warning about a target that takes clients without an address for clients on
     /// its own machine: valid, but seldom intended.
-    pub(super) fn remark(self, role: &Role, bind: Option<BindAddress>) -> Option<Remark> {
+    pub(super) fn warning(self, role: &Role, bind: Option<BindAddress>) -> Option<ConfigWarning> {
         self.proxy_to_target?;
         // Only these are localhost: MariaDB shows 127.0.0.2 as a number.
         let own = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
@@ -115,7 +115,7 @@ impl AcceptorGateArgs {
         };
         let targets = role.targets();
         let target = Address::clone(targets.iter().find(is_local)?);
-        Some(Remark::LocalClients { target })
+        Some(ConfigWarning::LocalClients { target })
     }
 }
 
@@ -214,20 +214,20 @@ impl GateArgs {
     }
 
     /// Returns warnings about settings that are valid, but seldom intended.
-    pub(super) fn remarks(&self, role: &Role) -> Vec<Remark> {
+    pub(super) fn warnings(&self, role: &Role) -> Vec<ConfigWarning> {
         let rules = [("--allow", &self.rules.allow), ("--deny", &self.rules.deny)];
         let wide = rules.into_iter().flat_map(|(flag, nets)| {
             let wide = nets.iter().filter(|net| net.needs_force());
-            wide.map(move |net| Remark::WideRule { flag, net: *net })
+            wide.map(move |net| ConfigWarning::WideRule { flag, net: *net })
         });
-        let mut remarks: Vec<_> = wide.collect();
+        let mut warnings: Vec<_> = wide.collect();
         if let (Some(GateAddress::Redis(store)), Role::Decrypt { targets }) =
             (&self.store.gate, role)
             && targets.iter().any(|(_, target)| is_served(&store.servers, target))
         {
-            remarks.push(Remark::StoreIsTarget);
+            warnings.push(ConfigWarning::StoreIsTarget);
         }
-        remarks
+        warnings
     }
 
     fn refuse_store_flags(&self, acceptor: AcceptorGateArgs) -> Result<(), GateFlagError> {

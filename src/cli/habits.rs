@@ -111,14 +111,14 @@ fn looked_up(table: &[(&[&str], &'static str)], word: &str) -> Option<&'static s
 pub(super) fn near<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase().replace('_', "-");
     let known: Vec<&str> = known.into_iter().collect();
-    slip(&word, known.iter().copied()).or_else(|| {
+    misspelled(&word, known.iter().copied()).or_else(|| {
         let mut longer = known.iter().filter(|one| word.len() > 2 && one.starts_with(&*word));
         longer.next().filter(|_| longer.next().is_none()).copied()
     })
 }
 
 /// Returns the one of `known` that `word` misspells.
-pub(super) fn slip<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(super) fn misspelled<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let most = if word.len() < 5 { 1 } else { 2 };
     let rated = known.map(|one| (osa_distance(word, one), one));
     rated.filter(|(far, _)| *far <= most).min().map(|(_, one)| one)

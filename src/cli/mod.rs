@@ -271,8 +271,8 @@ fn subcommand(arguments: &[OsString]) -> Result<Done, Failure> {
 }
 
 /// Returns variables that look like a misspelling of ours, with the right name.
-fn slips() -> Vec<(String, String)> {
-    variables::slips(&Cli::command(), std::env::vars_os().map(|(name, _)| name))
+fn misspellings() -> Vec<(String, String)> {
+    variables::misspellings(&Cli::command(), std::env::vars_os().map(|(name, _)| name))
 }
 
 /// Turns `help COMMAND --help` into `COMMAND --help`: both halves ask for the same.

@@ -11,7 +11,7 @@ use clap::Args;
 use nix::unistd::Uid;
 use tracing::warn;
 
-use super::slips;
+use super::misspellings;
 use super::times;
 use super::values::{Format, Level, MetricsAddress};
 use crate::admin::AdminOptions;
@@ -126,7 +126,7 @@ impl ProcessArgs {
         let prepared = self.prepare(&plan, files, ports);
         let output = if self.syslog { log::Output::Syslog } else { log::Output::Stderr };
         let _log = self.log.start(Level::Info, output)?;
-        for (variable, meant) in slips() {
+        for (variable, meant) in misspellings() {
             warn!(variable, meant, "unknown environment variable");
         }
         run::services(plan, self.process(readiness, prepared), reread)

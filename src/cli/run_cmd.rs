@@ -40,12 +40,12 @@ pub(super) struct RunArgs {
     config: PathBuf,
 
     /// Take the sockets from the process that listens on this unix socket, if one does, and hand
-    /// them over there to the next. Goes before 'handover' in the file
+    /// them over there to the next. Overrides 'handover' in the file
     #[arg(long, value_name = "PATH")]
     handover: Option<PathBuf>,
 
-    /// Make the process at --handover read its file again, and tell what came of it; if it runs
-    /// another program than this one, as after an upgrade, take its place in the background
+    /// Make the process at --handover read its file again, and report the result; if it runs
+    /// another program than this one, as after an upgrade, replace it in the background
     #[arg(long, requires = "handover")]
     reload_or_replace: bool,
 }

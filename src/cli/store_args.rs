@@ -46,8 +46,8 @@ pub(super) struct StoreArgs {
     #[arg(long, value_name = "FILE", help_heading = GATE)]
     gate_ca: Option<PathBuf>,
 
-    /// Certificate (PEM) for a rediss:// server that wants one, with those between it and its
-    /// authority; needs --gate-key
+    /// Certificate (PEM) for a rediss:// server that requires one, with its intermediate
+    /// certificates; needs --gate-key
     #[arg(long, value_name = "FILE", help_heading = GATE)]
     gate_cert: Option<PathBuf>,
 

@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bare_number_and_a_fraction_are_told_how_to_write_them() {
+    fn a_bare_number_and_a_fraction_are_refused_with_the_spelling() {
         for (text, remedy) in [
             ("5", "'5' has no unit; write 5s"),
             ("0", "'0' has no unit; write 0s"),

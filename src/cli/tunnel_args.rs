@@ -26,7 +26,7 @@ use crate::keys::KeyRing;
 use crate::run::{Failure, Outcome, Plan, Ports, Reread};
 use crate::sys::background::Readiness;
 use crate::sys::keyfile;
-use crate::tunnel::{Limits, Options, Remark, Role};
+use crate::tunnel::{ConfigWarning, Limits, Options, Role};
 use crate::upstream::probe::Check;
 
 /// Time between look-ups of a name unless `-r` says otherwise.
@@ -333,7 +333,7 @@ impl ServerArgs {
     pub(super) fn options(&self, end: EndArgs) -> Result<Options, Failure> {
         let resolve_every = self.resolve_every.filter(|time| !time.is_zero());
         Ok(Options {
-            remarks: self.remarks(&end),
+            warnings: self.warnings(&end),
             name: end.name,
             role: end.role,
             sources: end.sources,
@@ -362,10 +362,10 @@ impl ServerArgs {
         })
     }
 
-    fn remarks(&self, end: &EndArgs) -> Vec<Remark> {
-        let mut remarks = self.gate.remarks(&end.role);
-        remarks.extend(end.acceptor.remark(&end.role, self.connection.bind));
-        remarks
+    fn warnings(&self, end: &EndArgs) -> Vec<ConfigWarning> {
+        let mut warnings = self.gate.warnings(&end.role);
+        warnings.extend(end.acceptor.warning(&end.role, self.connection.bind));
+        warnings
     }
 
     fn refuse_zero(&self) -> Result<(), UsageError> {

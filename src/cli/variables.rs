@@ -18,7 +18,7 @@ use super::{habits, renamed};
 use crate::run::Failure;
 
 /// Highest number of unknown variables that are compared with the known ones.
-const MOST_SLIPS: usize = 100;
+const MOST_MISSPELLINGS: usize = 100;
 
 /// The beginning of every name.
 const PREFIX: &str = "KNOCKPIPE_";
@@ -322,7 +322,7 @@ pub(super) fn named(text: &str, used: &[Variable]) -> Option<String> {
 }
 
 /// Returns names that are no variable and look like a misspelling of one, with the right name.
-pub(super) fn slips(
+pub(super) fn misspellings(
     command: &Command,
     names: impl Iterator<Item = OsString>,
 ) -> Vec<(String, String)> {
@@ -331,14 +331,14 @@ pub(super) fn slips(
     let words: Vec<String> = known.iter().map(|name| name.to_lowercase()).collect();
     let names = names.filter_map(|name| name.into_string().ok());
     let unknown = names.filter(|name| name.starts_with(PREFIX) && !known.contains(name));
-    let slip = |name: String| {
+    let misspelled = |name: String| {
         let rest = &name.to_lowercase()[PREFIX.len()..];
         let bare = words.iter().map(|word| &word[PREFIX.len()..]);
-        let meant = habits::slip(rest, bare)?;
+        let meant = habits::misspelled(rest, bare)?;
         Some((name, format!("{PREFIX}{}", meant.to_uppercase())))
     };
     // A longer list would not be read.
-    unknown.take(MOST_SLIPS).filter_map(slip).collect()
+    unknown.take(MOST_MISSPELLINGS).filter_map(misspelled).collect()
 }
 
 fn collect(command: &Command, names: &mut Vec<String>) {

@@ -140,7 +140,7 @@ fn options(key: &Key, role: Role) -> Options {
         proxy_to_target: None,
         heartbeat: None,
         idle_timeout: None,
-        remarks: vec![],
+        warnings: vec![],
     }
 }
 

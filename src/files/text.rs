@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_text_is_told_apart() {
+    fn bytes_that_are_no_text_are_refused() {
         for bytes in [&b"\xff\xfea\0b\0"[..], b"\xfe\xff\0a", b"a\0b\0", b"\0a\0b"] {
             assert_eq!(text(bytes), Err(NotText::Utf16), "{bytes:?}");
         }

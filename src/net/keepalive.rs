@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_is_told_the_times() {
+    fn the_kernel_gets_the_times() {
         let (ours, _theirs) = pair();
         assert_eq!(getsockopt(&ours, sockopt::KeepAlive), Ok(false));
         keep_alive(&ours);

@@ -154,7 +154,7 @@ fn the_handle_may_go_first() {
 }
 
 #[tokio::test]
-async fn a_waiting_handshake_is_told() {
+async fn a_waiting_handshake_is_notified() {
     let handshakes = PendingHandshakes::new(1);
     let old = handshakes.enter(None);
     let evicted = tokio::spawn(async move { old.evicted().await });

@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_failure_is_told_at_once_and_the_next_are_summed_up() {
+    fn the_first_failure_is_logged_at_once_and_later_ones_in_summaries() {
         let mut tally = FailureTally::default();
         let start = Instant::now();
         let line = tally.record(CloseReason::HandshakeFailed, &"192.0.2.1", start).unwrap();
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_spoken_is_told_once_with_what_to_do() {
+    fn a_spoken_protocol_is_logged_once_with_the_remedy() {
         let mut tally = FailureTally::default();
         let start = Instant::now();
         let mut line = |speech: &[&'static str]| {

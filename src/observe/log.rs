@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn lost_lines_are_told_at_every_level() {
+    fn lost_lines_are_logged_at_every_level() {
         for level in [LevelFilter::ERROR, LevelFilter::WARN, LevelFilter::TRACE] {
             let settings = Settings { level, format: Format::Text, output: Output::Syslog };
             let told = line(settings.at_least_warn(), || tracing::warn!(count = 3, "lost"));

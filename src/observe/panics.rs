@@ -25,7 +25,7 @@ thread_local! {
 pub fn install() {
     set_hook(Box::new(|panic| {
         let said = said(panic.payload());
-        if is_heard(said) {
+        if is_delivered(said) {
             return;
         }
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
@@ -50,7 +50,7 @@ pub fn stop_listening() {
 }
 
 /// Sends a panic to this thread's listener; returns false if it has none.
-fn is_heard(said: &str) -> bool {
+fn is_delivered(said: &str) -> bool {
     let told = LISTENER.try_with(|listener| {
         let listener = listener.try_borrow();
         listener.is_ok_and(|it| it.as_ref().is_some_and(|it| it.send(said.to_owned()).is_ok()))

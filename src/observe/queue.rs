@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn lost_lines_are_counted_and_told_with_the_next_write() {
+    fn lost_lines_are_counted_and_logged_with_the_next_write() {
         let lines = Lines::default();
         let (reader, guard) = Reader::start(&lines);
         push(&lines, "held");

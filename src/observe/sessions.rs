@@ -26,7 +26,7 @@ pub struct Sessions {
     inner: Mutex<Inner>,
     /// The looker has to look earlier than planned.
     hurried: AtomicBool,
-    bell: Bell,
+    waker: TaskWaker,
 }
 
 #[derive(Debug, Default)]
@@ -90,7 +90,7 @@ pub struct SessionEntry {
     traffic: Traffic,
     /// An operator ended it.
     kicked: AtomicBool,
-    bell: Bell,
+    waker: TaskWaker,
 }
 
 /// Keeps a session among the live ones until it is dropped.
@@ -100,7 +100,7 @@ pub struct LiveSession(Arc<SessionEntry>);
 
 /// Wakes a task that has to check a condition.
 #[derive(Debug, Default)]
-struct Bell(Mutex<Option<Waker>>);
+struct TaskWaker(Mutex<Option<Waker>>);
 
 /// A choice of sessions.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,7 +138,7 @@ impl Sessions {
             keyed,
             traffic: Traffic { pulse, ..Traffic::default() },
             kicked: AtomicBool::new(false),
-            bell: Bell::default(),
+            waker: TaskWaker::default(),
         });
         inner.live.insert(entry.id, Arc::clone(&entry));
         LiveSession(entry)
@@ -152,7 +152,7 @@ impl Sessions {
     /// Ends the selected sessions. Returns their number.
     pub fn kick(&self, selector: &Selector) -> usize {
         let meant: Vec<_> = self.list().into_iter().filter(|entry| entry.is(selector)).collect();
-        meant.iter().filter(|entry| entry.bell.ring_for(&entry.kicked)).count()
+        meant.iter().filter(|entry| entry.waker.raise(&entry.kicked)).count()
     }
 
     /// Returns the pause before the next look; `None` when there is nothing to look at any more,
@@ -165,7 +165,7 @@ impl Sessions {
 
     /// Resolves when the looker has to look earlier than planned. Wakes one task.
     pub fn poll_hurried(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let hurried = self.bell.poll(&self.hurried, cx);
+        let hurried = self.waker.poll(&self.hurried, cx);
         hurried.map(|()| self.hurried.store(false, Ordering::Release))
     }
 
@@ -173,7 +173,7 @@ impl Sessions {
     pub fn look(&self, since: Duration) {
         let ms = u32::try_from(since.as_millis()).unwrap_or(u32::MAX);
         for entry in self.lock().live.values().filter(|entry| entry.traffic.pulse.look(ms)) {
-            entry.bell.ring();
+            entry.waker.wake();
         }
     }
 
@@ -305,7 +305,7 @@ impl LiveSession {
             }
             Some(longer) if longer > pause => {
                 inner.pause = Some(pause);
-                sessions.bell.ring_for(&sessions.hurried);
+                sessions.waker.raise(&sessions.hurried);
                 None
             }
             Some(_) => None,
@@ -315,8 +315,8 @@ impl LiveSession {
     /// Resolves when it has to end: an operator ended it, or the looker found it dead or idle.
     /// Wakes one task, also for a heartbeat that is due.
     pub fn poll_end(&self, cx: &mut Context<'_>) -> Poll<CloseReason> {
-        // Polls the bell before reading the verdict, so that none is missed.
-        let kicked = self.0.bell.poll(&self.0.kicked, cx).map(|()| CloseReason::Kicked);
+        // Polls the waker before reading the verdict, so that none is missed.
+        let kicked = self.0.waker.poll(&self.0.kicked, cx).map(|()| CloseReason::Kicked);
         self.0.traffic.pulse.verdict().map_or(kicked, Poll::Ready)
     }
 }
@@ -330,18 +330,18 @@ impl Drop for LiveSession {
     }
 }
 
-// === impl Bell ===
+// === impl TaskWaker ===
 
-impl Bell {
+impl TaskWaker {
     /// Sets `what` and wakes the task. Returns true if it was not set before.
-    fn ring_for(&self, what: &AtomicBool) -> bool {
-        let is_news = !what.swap(true, Ordering::AcqRel);
-        self.ring();
-        is_news
+    fn raise(&self, what: &AtomicBool) -> bool {
+        let was_unset = !what.swap(true, Ordering::AcqRel);
+        self.wake();
+        was_unset
     }
 
     /// Wakes the task.
-    fn ring(&self) {
+    fn wake(&self) {
         if let Some(waker) = self.waker().take() {
             waker.wake();
         }
@@ -350,7 +350,7 @@ impl Bell {
     /// Resolves when `what` is set.
     fn poll(&self, what: &AtomicBool, cx: &mut Context<'_>) -> Poll<()> {
         let mut waker = self.waker();
-        // Read under the lock, which the ringing task takes afterwards.
+        // Read under the lock, which the waking task takes afterwards.
         if what.load(Ordering::Acquire) {
             return Poll::Ready(());
         }

@@ -36,7 +36,7 @@ pub(super) fn changed(old: &Options, new: &Options, has_new_listener: bool) -> V
         proxy_to_target,
         close_on_target_down,
         // Derived from the others.
-        remarks: _,
+        warnings: _,
     } = old;
     let mut all = role_of(role, &new.role);
     all.extend([

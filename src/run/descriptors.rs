@@ -107,7 +107,7 @@ mod tests {
             proxy_to_target: None,
             heartbeat: None,
             idle_timeout: None,
-            remarks: vec![],
+            warnings: vec![],
         }
     }
 

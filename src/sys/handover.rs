@@ -128,7 +128,7 @@ fn give_within(
     expect_byte(&mut stream, NEXT)?;
     stream.write_all(END)?;
     stream.set_read_timeout(Some(starting))?;
-    let heir = match heard(&mut stream) {
+    let heir = match read_byte(&mut stream) {
         Ok(Some(READY)) => Ok(None),
         Ok(Some(HEIR)) => {
             getsockopt(&stream, PeerCredentials).map(|it| Some(it.pid())).map_err(Into::into)
@@ -228,13 +228,13 @@ impl Predecessor {
         self.stream.set_read_timeout(Some(RELIEF))?;
         // If it no longer reads, it has sent its answer before.
         let _ = self.stream.write_all(&[ready]);
-        let answer = heard(&mut self.stream);
+        let answer = read_byte(&mut self.stream);
         if !answer.as_ref().is_err_and(is_silence) {
             return answer;
         }
         // From here on it cannot permit any more; it may have done so at this very moment.
         self.stream.shutdown(Shutdown::Read)?;
-        let last = heard(&mut self.stream)?;
+        let last = read_byte(&mut self.stream)?;
         last.map_or(answer, |answer| Ok(Some(answer)))
     }
 
@@ -256,7 +256,7 @@ fn is_silence(error: &io::Error) -> bool {
 }
 
 /// Reads the next byte; `None` at the end, clean or not.
-fn heard(stream: &mut UnixStream) -> io::Result<Option<u8>> {
+fn read_byte(stream: &mut UnixStream) -> io::Result<Option<u8>> {
     let mut byte = [0];
     match stream.read(&mut byte) {
         Ok(0) => Ok(None),
@@ -267,7 +267,7 @@ fn heard(stream: &mut UnixStream) -> io::Result<Option<u8>> {
 }
 
 fn expect_byte(stream: &mut UnixStream, expected: u8) -> io::Result<()> {
-    match heard(stream)? {
+    match read_byte(stream)? {
         Some(byte) if byte == expected => Ok(()),
         Some(_) => Err(io::ErrorKind::InvalidData.into()),
         None => Err(io::ErrorKind::UnexpectedEof.into()),
@@ -323,7 +323,7 @@ mod tests {
     }
 
     /// A successor that is ready once it is told to continue, and the answer that it gets.
-    fn slow_heir(path: PathBuf) -> (JoinHandle<Heard>, Sender<()>) {
+    fn slow_heir(path: PathBuf) -> (JoinHandle<Answer>, Sender<()>) {
         let (go_on, slow) = channel();
         let heir = thread::spawn(move || {
             let (_, predecessor) = ask(&path, None).unwrap().unwrap();
@@ -333,7 +333,7 @@ mod tests {
         (heir, go_on)
     }
 
-    type Heard = Result<Option<Predecessor>, HandoverError>;
+    type Answer = Result<Option<Predecessor>, HandoverError>;
 
     #[test]
     fn sockets_change_hands_and_go_on_listening() {

@@ -171,7 +171,7 @@ mod tests {
     use super::*;
 
     /// Returns the messages that a manager at `name` gets from `tell`.
-    async fn told(tell: impl AsyncFnOnce(Manager)) -> Vec<String> {
+    async fn messages_of(tell: impl AsyncFnOnce(Manager)) -> Vec<String> {
         let dir = tempfile::TempDir::new().unwrap();
         let path = dir.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
@@ -183,19 +183,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reload_is_told_with_the_time_that_systemd_compares() {
+    async fn a_reload_is_reported_with_the_time_that_systemd_compares() {
         let now = || clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap();
         let before = now();
-        let lines = told(async |manager| manager.reloading().await).await;
+        let lines = messages_of(async |manager| manager.reloading().await).await;
         assert_eq!((lines.len(), lines[0].as_str()), (2, "RELOADING=1"));
-        let told: u64 = lines[1].strip_prefix("MONOTONIC_USEC=").unwrap().parse().unwrap();
-        let told = Duration::from_micros(told + 1);
-        assert!(before <= told && told <= now() + Duration::from_micros(1));
+        let sent: u64 = lines[1].strip_prefix("MONOTONIC_USEC=").unwrap().parse().unwrap();
+        let sent = Duration::from_micros(sent + 1);
+        assert!(before <= sent && sent <= now() + Duration::from_micros(1));
     }
 
     #[tokio::test]
     async fn a_status_is_one_line() {
-        let lines = told(async |manager| manager.ready("a\nSTOPPING=1").await).await;
+        let lines = messages_of(async |manager| manager.ready("a\nSTOPPING=1").await).await;
         assert_eq!(lines, ["READY=1", "STATUS=a\\nSTOPPING=1"]);
     }
 

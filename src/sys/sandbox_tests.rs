@@ -236,7 +236,7 @@ fn a_resolver_that_starts_later_is_found() {
 }
 
 #[test]
-fn ports_are_told_as_they_are() {
+fn ports_are_listed_as_they_are() {
     let rules = Rules { bind: Some(vec![1, 2]), ..Rules::default() };
     assert_eq!(rules.tcp(), "bind 1,2 connect any");
     assert_eq!(Rules { connect: Some(vec![]), ..rules }.tcp(), "bind 1,2 connect none");

@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn they_are_told_apart_and_none_is_lost() {
+    async fn signals_are_distinguished_and_none_is_lost() {
         let mut signals = Signals::catch().unwrap();
         raise(Signal::SIGHUP).unwrap();
         raise(Signal::SIGTERM).unwrap();

@@ -278,7 +278,7 @@ mod tests {
 
     /// A version without these requests closes, as after an invalid request for a socket.
     #[test]
-    fn one_that_does_not_understand_is_told_from_one_that_does() {
+    fn a_version_without_these_requests_is_distinguished() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("handover");
         let offer = UnixListener::bind(&path).unwrap();

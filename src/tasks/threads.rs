@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn trouble_is_told_once_and_its_end_too() {
+    fn trouble_is_logged_once_and_its_end_too() {
         static OTHER: Pool = Pool::new();
         let mut state = OTHER.lock();
         state.trouble = Some(Instant::now());

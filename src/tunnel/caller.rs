@@ -79,7 +79,7 @@ pub(super) struct Called {
 
 /// Limits of the time of a call.
 #[derive(Clone, Copy)]
-pub(super) struct Patience {
+pub(super) struct CallLimits {
     /// Deadline of the first connection.
     pub(super) deadline: Instant,
     /// Longest time from then until the answer.
@@ -143,7 +143,7 @@ struct Opening<'a> {
 }
 
 /// Bytes received from a far end that has not answered yet.
-struct Heard {
+struct ReceivedBytes {
     message2: Message,
     got: usize,
 }
@@ -173,15 +173,15 @@ impl DialerHandshake {
     pub(super) async fn call<F>(
         &self,
         dial: impl Fn(Instant) -> F,
-        patience: Patience,
+        limits: CallLimits,
         background: &Background,
     ) -> Result<Called, CallError>
     where
         F: Future<Output = Result<Stream, DialError>>,
     {
-        let stream = dial(patience.deadline).await?;
+        let stream = dial(limits.deadline).await?;
         let dialled = Instant::now();
-        let deadline = dialled + patience.answer;
+        let deadline = dialled + limits.answer;
         let begin = |stream, guess| -> Result<Handshake, CallError> {
             let rest = Some(self.shake_hands(stream, guess, deadline)?);
             Ok(Handshake { rest, background: background.clone(), pair: None })
@@ -190,7 +190,7 @@ impl DialerHandshake {
         let early = tokio::select! {
             biased;
             shaken = &mut first => Some(shaken),
-            () = sleep(SILENCE.min(patience.answer / 2)) => None,
+            () = sleep(SILENCE.min(limits.answer / 2)) => None,
         };
         let Shaken { stream, session, ahead_ms } = match early {
             Some(shaken) => shaken?,
@@ -227,7 +227,7 @@ impl DialerHandshake {
         let far_clock = Arc::clone(&self.far_clock);
         Ok(Box::pin(async move {
             let began = Instant::now();
-            let mut heard = Heard { message2: [0; MESSAGE_LEN], got: 0 };
+            let mut heard = ReceivedBytes { message2: [0; MESSAGE_LEN], got: 0 };
             let opening = Opening { dialer, message1, far_clock: &far_clock };
             let shaken = timeout_at(deadline, finish(stream, opening, &mut heard)).await;
             let end = match shaken {
@@ -292,7 +292,7 @@ async fn first_answered(
 async fn finish(
     mut stream: Stream,
     Opening { dialer, message1, far_clock }: Opening<'_>,
-    heard: &mut Heard,
+    heard: &mut ReceivedBytes,
 ) -> io::Result<Shaken> {
     let asked_ms = ms_since_boot();
     let own_ms = Clock::start().now_ms();
@@ -306,7 +306,11 @@ async fn finish(
     Ok(Shaken { stream, session, ahead_ms })
 }
 
-async fn exchange(stream: &mut Stream, message1: &Message, heard: &mut Heard) -> io::Result<()> {
+async fn exchange(
+    stream: &mut Stream,
+    message1: &Message,
+    heard: &mut ReceivedBytes,
+) -> io::Result<()> {
     let said = stream.write_all(message1).await;
     while heard.got < MESSAGE_LEN {
         // The bytes before the end say more than the end itself.

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 use super::access_log::SessionLog;
-use super::caller::{Called, DialerHandshake, Patience};
+use super::caller::{CallLimits, Called, DialerHandshake};
 use super::context::TunnelContext;
 use super::pool::Pool;
 use super::remote;
@@ -263,8 +263,8 @@ impl EncryptEnd {
             calls.lock().unwrap_or_else(PoisonError::into_inner).extend(call);
             Ok(stream)
         };
-        let patience = Patience { deadline, answer: context.timeout };
-        let called = self.dialers[far_end].call(dial, patience, &context.background()).await;
+        let limits = CallLimits { deadline, answer: context.timeout };
+        let called = self.dialers[far_end].call(dial, limits, &context.background()).await;
         called.map_err(ConnectFailure::from)
     }
 }

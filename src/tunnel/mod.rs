@@ -63,7 +63,7 @@ mod warm;
 
 pub use build::Prepared;
 pub use capacity::{Capacity, TooFewDescriptors, takes_many};
-pub use options::{Limits, Options, PipeOptions, Remark, Role};
+pub use options::{ConfigWarning, Limits, Options, PipeOptions, Role};
 pub use pool_state::PoolLevel;
 pub use replay_state::ReplayState;
 pub use serve::Tunnel;

@@ -60,12 +60,12 @@ pub struct Options {
     /// Version of the PROXY header that tells the target the client's address (acceptor only).
     pub proxy_to_target: Option<proxy_protocol::Version>,
     /// Valid but suspicious settings, for the log.
-    pub remarks: Vec<Remark>,
+    pub warnings: Vec<ConfigWarning>,
 }
 
 /// Valid but suspicious settings, logged at start.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Remark {
+pub enum ConfigWarning {
     /// A rule of the gate covers very many addresses.
     WideRule {
         /// The flag that it came with.

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::caller::{Background, CallError, Called, DialerHandshake, Patience};
+use super::caller::{Background, CallError, CallLimits, Called, DialerHandshake};
 use super::liveness::look_after;
 use super::options::PipeOptions;
 use super::relay::{Relayed, Sides, Start, relay};
@@ -158,9 +158,9 @@ async fn call(options: PipeOptions, background: &Background) -> Result<Called, P
     let dial_options = options.dial_options();
     let far_end = Target::once(&options.target).await?;
     let dialer = DialerHandshake::new(options.handshake());
-    let patience = Patience { deadline: Instant::now() + options.timeout, answer: options.timeout };
+    let limits = CallLimits { deadline: Instant::now() + options.timeout, answer: options.timeout };
     let dial = |deadline| far_end.connect(&dial_options, deadline);
-    match dialer.call(dial, patience, background).await {
+    match dialer.call(dial, limits, background).await {
         Ok(called) => Ok(called),
         Err(CallError::Dial(error)) => Err(error.into()),
         Err(error) => Err(PipeError::NoTunnel(ConnectFailure::from(error).detail)),

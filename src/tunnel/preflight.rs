@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use super::caller::{Background, CallError, Called, DialerHandshake, Patience};
+use super::caller::{Background, CallError, CallLimits, Called, DialerHandshake};
 use super::handshake::{HandshakeConfig, await_opened, say_open};
 use super::options::{Options, Role};
 use super::relay::send_reset;
@@ -24,7 +24,7 @@ use crate::proto::message::Open;
 use crate::proto::record::{MAX_PLAINTEXT, MAX_RECORD};
 use crate::proto::{Padding, Session};
 use crate::reason::CloseReason;
-use crate::upstream::health_check::{Heard, ask, take_leave};
+use crate::upstream::health_check::{ProbeAnswer, ask, take_leave};
 use crate::upstream::probe::Verdict;
 use crate::upstream::{ConnectFailure, Target};
 
@@ -202,7 +202,7 @@ impl CheckResult {
             ask(&mut stream, probe, deadline).await
         };
         let asked = asked.await.map_err(|failure| Failed::new("check", failure.detail));
-        let Heard { last_words, verdict } = asked?;
+        let ProbeAnswer { last_words, verdict } = asked?;
         take_leave(stream, last_words).await;
         match verdict {
             Verdict::Healthy => {}
@@ -226,10 +226,10 @@ impl CheckResult {
         let began = Instant::now();
         let dial_options = options.dial_options();
         let dial = |deadline| target.connect(&dial_options, deadline);
-        let patience = Patience { deadline: began + options.timeout, answer: options.timeout };
+        let limits = CallLimits { deadline: began + options.timeout, answer: options.timeout };
         let background = Background::default();
         let dialer = DialerHandshake::new(full_records(options));
-        let called = dialer.call(dial, patience, &background).await;
+        let called = dialer.call(dial, limits, &background).await;
         background.finish().await;
         let called = match called {
             Err(CallError::Dial(error)) => {

@@ -184,7 +184,7 @@ async fn one_direction_goes_on_after_the_other_has_ended() {
 }
 
 #[tokio::test]
-async fn a_plain_side_that_breaks_is_told_to_the_other_end() {
+async fn the_other_end_gets_the_reason_of_a_broken_plain_side() {
     let ends = ends(Suite::Aes256Gcm, Padding::default());
     let Tunnel { mut client, target, dialer, acceptor } = tunnel(65_536, ends, pending());
     // Neither reads nor writes any more: what the client sends cannot be delivered.

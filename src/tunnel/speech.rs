@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn servers_are_told_apart_by_their_first_words() {
+    fn servers_are_distinguished_by_their_first_bytes() {
         let cases: [(&[u8], Speech); 17] = [
             (b"J\0\0\0\x0a8.0.36\0", Speech::Mysql),
             (b"Z\0\0\0\x0a5.5.5-10.11.6-MariaDB", Speech::Mysql),
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_are_told_apart_by_their_first_words() {
+    fn clients_are_distinguished_by_their_first_bytes() {
         let cases: [(&[u8], Speech); 12] = [
             (b"*1\r\n$4\r\nPING\r\n", Speech::Redis),
             (b"*12\r\n$4\r\n", Speech::Redis),

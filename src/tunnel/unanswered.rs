@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_heard_counts_more_than_how_it_ended() {
+    fn received_bytes_say_more_than_the_end() {
         let eof = io::Error::from(ErrorKind::UnexpectedEof);
         let reset = io::Error::from(ErrorKind::ConnectionReset);
         let after = Duration::from_millis(7);

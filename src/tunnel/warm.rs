@@ -61,12 +61,12 @@ pub(super) struct Asked {
     pub(super) since: Instant,
     /// The far end was heard a moment before.
     is_trusted: bool,
-    heard: Heard,
+    heard: AnswerState,
 }
 
 /// The far end's answer to Open, so far.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Heard {
+enum AnswerState {
     Nothing,
     /// A heartbeat: it is dialling the target.
     AtWork,
@@ -145,7 +145,7 @@ impl Warm {
         self.stream = self.stream.reregister().map_err(|_| CloseReason::LocalError)?;
         self.stream.use_again();
         say_open(&mut self.stream, &mut self.session, open).await?;
-        Ok(Asked { warm: self, since: Instant::now(), is_trusted, heard: Heard::Nothing })
+        Ok(Asked { warm: self, since: Instant::now(), is_trusted, heard: AnswerState::Nothing })
     }
 
     /// Resolves when the far end has ended this; it may send nothing else.
@@ -194,7 +194,7 @@ impl Asked {
         match answer.await {
             // The client's bytes may be sent now. While it has none, there is time for another
             // tunnel to replace this one.
-            Answer::Ours if self.heard == Heard::AtWork => {
+            Answer::Ours if self.heard == AnswerState::AtWork => {
                 self.opened_by(client, self.since + timeout).await
             }
             answer => answer,
@@ -223,7 +223,7 @@ impl Asked {
         let opened = async {
             loop {
                 match self.until(deadline).await {
-                    Some(Answer::Ours) if self.heard == Heard::AtWork => {}
+                    Some(Answer::Ours) if self.heard == AnswerState::AtWork => {}
                     Some(answer) => return answer,
                     // Longer waits are for the relay, which sends its own heartbeats.
                     None => return Answer::Ours,
@@ -276,8 +276,8 @@ impl Asked {
             }
         };
         self.heard = match event {
-            Ok(Event::Opened) => Heard::Opened,
-            Ok(Event::Data(_)) => Heard::AtWork,
+            Ok(Event::Opened) => AnswerState::Opened,
+            Ok(Event::Data(_)) => AnswerState::AtWork,
             Ok(Event::Reset(reason)) => return Some(Answer::Ended(from_remote(reason))),
             Ok(_) => return Some(Answer::Ended(CloseReason::ProtocolError)),
             Err(reason) => return Some(Answer::Ended(reason)),
@@ -302,7 +302,7 @@ impl Asked {
 
     /// Turns it into its client's tunnel.
     pub(super) fn opened(self, timeout: Duration) -> Opened {
-        let is_unanswered = self.heard == Heard::Nothing;
+        let is_unanswered = self.heard == AnswerState::Nothing;
         let answer_due = is_unanswered.then(|| Box::new(self.answer_due(timeout)));
         let Warm { far_end, stream, session, already_read } = self.warm;
         let start = Start { first: vec![], already_read };

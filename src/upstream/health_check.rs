@@ -68,7 +68,7 @@ struct HealthCheck {
 }
 
 /// Answer of a target to a probe.
-pub struct Heard {
+pub struct ProbeAnswer {
     /// Bytes that end the conversation.
     pub last_words: Vec<u8>,
     /// Its health.
@@ -194,7 +194,7 @@ impl HealthCheck {
         let dialled = self.target().connect(options, deadline).await;
         let mut stream = dialled.map_err(|error| ConnectFailure::target(&error))?;
         options.send_proxy_header(ClientAddr::Unix, &mut stream, deadline).await?;
-        let Heard { last_words, verdict } = ask(&mut stream, probe, deadline).await?;
+        let ProbeAnswer { last_words, verdict } = ask(&mut stream, probe, deadline).await?;
         self.checks.tasks.spawn(take_leave(stream, last_words));
         Ok(verdict)
     }
@@ -223,7 +223,7 @@ pub async fn ask(
     stream: &mut Stream,
     mut probe: Probe,
     deadline: Instant,
-) -> Result<Heard, ConnectFailure> {
+) -> Result<ProbeAnswer, ConnectFailure> {
     match timeout_at(deadline, converse(stream, &mut probe)).await {
         Ok(Ok(heard)) => Ok(heard),
         Ok(Err(error)) => {
@@ -237,7 +237,7 @@ pub async fn ask(
     }
 }
 
-async fn converse(stream: &mut Stream, probe: &mut Probe) -> io::Result<Heard> {
+async fn converse(stream: &mut Stream, probe: &mut Probe) -> io::Result<ProbeAnswer> {
     stream.write_all(probe.first_bytes()).await?;
     let mut buffer = [0; 1024];
     loop {
@@ -248,7 +248,7 @@ async fn converse(stream: &mut Stream, probe: &mut Probe) -> io::Result<Heard> {
         match step {
             Step::Read => {}
             Step::Write(words) => stream.write_all(&words).await?,
-            Step::Done(last_words, verdict) => return Ok(Heard { last_words, verdict }),
+            Step::Done(last_words, verdict) => return Ok(ProbeAnswer { last_words, verdict }),
         }
     }
 }

@@ -79,8 +79,8 @@ fn launches(pair: &Pair, dir: &Path, store: &str) -> [Launch; 2] {
     [line, Launch::new("run").args(["-c"]).args([file])]
 }
 
-/// "The store is read ... before the first connection is accepted; whoever comes
-/// meanwhile waits in the backlog."
+/// "The store is read ... before the first connection is accepted; clients that come
+/// meanwhile wait in the backlog."
 #[test]
 fn clients_that_wait_at_the_socket_find_the_store_read() {
     let (target, dir) = (Target::echo(), tempfile::tempdir().unwrap());

@@ -35,7 +35,7 @@ pub(in crate::cli) struct StatusArgs {
     #[arg(long, value_name = "NAME")]
     tunnel: Option<String>,
 
-    /// Show every tunnel, also where a terminal has fewer lines
+    /// Show every tunnel, even if the terminal has fewer lines
     #[arg(long, conflicts_with = "tunnel")]
     all: bool,
 

@@ -271,7 +271,7 @@ impl Flags {
         let mut arguments = vec![];
         for setting in settings {
             let arg = find(command, &setting.key).ok_or_else(|| self.unknown(command, setting))?;
-            arguments.extend(spelled(arg, setting, base)?);
+            arguments.extend(to_arguments(arg, setting, base)?);
         }
         Ok(arguments)
     }
@@ -361,7 +361,7 @@ fn near<'c>(command: &'c Command, key: &str) -> Option<&'c str> {
 }
 
 /// Writes a setting as arguments.
-fn spelled(arg: &Arg, setting: &Setting, base: &Path) -> Result<Vec<OsString>, ConfigError> {
+fn to_arguments(arg: &Arg, setting: &Setting, base: &Path) -> Result<Vec<OsString>, ConfigError> {
     let Setting { key, value, line } = setting;
     let takes_value = !matches!(arg.get_action(), ArgAction::SetTrue);
     match value {

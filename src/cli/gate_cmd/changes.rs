@@ -22,13 +22,13 @@ pub(super) struct AllowArgs {
     #[arg(value_name = "ADDR|NET", required = true)]
     members: Vec<Member>,
 
-    /// For so long, such as 30m, 12h or 30d [default: for ever]
+    /// Lifetime, such as 30m, 12h or 30d [default: for ever]
     #[arg(
         long, value_name = "DURATION", value_parser = duration::parse, allow_hyphen_values = true
     )]
     ttl: Option<Duration>,
 
-    /// Let in a network wider than /16 (IPv4) or /64 (IPv6)
+    /// Admit even a network wider than /16 (IPv4) or /64 (IPv6)
     #[arg(long)]
     force: bool,
 
@@ -43,7 +43,7 @@ pub(super) struct BanArgs {
     #[arg(value_name = "ADDR", required = true)]
     addresses: Vec<Member>,
 
-    /// For so long, such as 30m, 12h or 30d
+    /// Lifetime, such as 30m, 12h or 30d
     #[arg(
         long, value_name = "DURATION", value_parser = duration::parse,
         allow_hyphen_values = true, default_value = "1d"

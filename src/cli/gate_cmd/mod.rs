@@ -164,7 +164,7 @@ struct CommonArgs {
 /// Keeps an operator from locking out addresses that they need.
 #[derive(Debug, Args)]
 struct SafetyArgs {
-    /// Do it even if it hits one of --allow or --proxy-from, or far more than one host
+    /// Do it even if it affects one of --allow or --proxy-from, or far more than one host
     #[arg(long)]
     force: bool,
 

@@ -64,8 +64,8 @@ pub(super) struct SourceArgs {
     #[arg(long, value_name = "NAME", conflicts_with_all = OWN, help_heading = GATE)]
     tunnel: Option<String>,
 
-    /// The gate of a running process, asked at its --admin socket. It does not tell passwords: its
-    /// --gate-credentials file is read by this command
+    /// The gate of a running process, asked at its --admin socket. It does not reveal passwords:
+    /// this command reads its --gate-credentials file
     #[arg(
         long, value_name = "PATH", conflicts_with_all = OWN, conflicts_with = "config",
         help_heading = GATE

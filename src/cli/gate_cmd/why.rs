@@ -44,7 +44,7 @@ pub(super) struct WhyArgs {
     #[arg(value_name = "ADDR")]
     address: Subject,
 
-    /// The address comes out of a PROXY header, so it is never internal
+    /// The address is from a PROXY header, so it is never internal
     #[arg(long)]
     announced: bool,
 
