@@ -1,4 +1,4 @@
-//! What a decision of the gate costs, without a process or a store around it.
+//! The cost of a decision of the gate, without a process or a store around it.
 //!
 //! `cargo bench --bench decision`
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot work must stop")]

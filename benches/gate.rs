@@ -1,4 +1,4 @@
-//! What a gate costs on a release build, with a million addresses and ten
+//! The cost of a gate on a release build, with a million addresses and ten
 //! thousand networks in its set: one decision, the memory of the process, and
 //! the CPU time for a peer that is denied.
 //!
@@ -73,7 +73,7 @@ fn process() {
         let what = "gate store synced";
         gate.program.wait_line(what, |line| line.is(what)).number("addresses")
     };
-    let empty = gate("nobody");
+    let empty = gate("empty");
     assert_eq!(is_read(&empty), Some(0));
     println!("memory with an empty set: {} KiB", proc::rss_kib(empty.pid()));
     assert_eq!(redis.direct().ask(&["EVAL", MILLION, "0"]), Reply::Number(1_010_000));

@@ -14,9 +14,8 @@ use std::panic::catch_unwind;
 use std::process::ExitCode;
 
 use knockpipe::cli::{self, Done};
-use knockpipe::observe::{direct, panics};
 use knockpipe::printable::printable;
-use knockpipe::run::Failure;
+use knockpipe::{Failure, panics, stderr};
 use tracing::Level;
 
 fn main() -> ExitCode {
@@ -30,7 +29,7 @@ fn main() -> ExitCode {
         Ok(Done::Unchanged) => ExitCode::from(3),
         Ok(Done::Background(status) | Done::Signalled(status)) => ExitCode::from(status),
         Err(failure) => {
-            direct::line(Level::ERROR, &printable(&failure.to_string()));
+            stderr::line(Level::ERROR, &printable(&failure.to_string()));
             match failure {
                 Failure::Runtime(_) => ExitCode::from(1),
                 Failure::Usage(_) => ExitCode::from(2),

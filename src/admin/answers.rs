@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::gates;
+use super::problems::wrong;
 use super::protocol::{
     GateReply, MAX_SESSIONS, PoolReply, ReloadReply, Reply, Request, RequestError, SessionReply,
     StatusReply, TargetReply, TunnelReply, WhoReply, key, peer,
 };
 use super::registry::{Phase, Registry, Reload, TunnelView};
-use super::wrong::wrong;
 use super::{Command, ReplySender};
 use crate::gate::GateStatus;
 use crate::observe::Selector;

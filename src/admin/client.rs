@@ -169,7 +169,8 @@ fn exchange(mut stream: UnixStream, request: &Request, until: Instant) -> io::Re
 /// Reads one line, as far as it arrives before `until`.
 fn reply(stream: &mut UnixStream, until: Instant) -> io::Result<Vec<u8>> {
     let late = || io::Error::new(io::ErrorKind::TimedOut, "it says nothing for too long");
-    let (mut reply, mut piece) = (vec![], vec![0; 1 << 16]);
+    let mut reply = vec![];
+    let mut piece = vec![0; 1 << 16];
     while !reply.ends_with(b"\n") && reply.len() < MAX_REPLY {
         let left = until.saturating_duration_since(Instant::now());
         // Zero would mean no limit.

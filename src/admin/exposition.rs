@@ -16,10 +16,10 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry as Families;
 
-use super::accept::Form;
 use super::answers::unix;
-use super::plain::plain;
+use super::media_type::Form;
 use super::registry::{Registry, TunnelView};
+use super::text_format::plain;
 use crate::gate::GateStatus;
 use crate::observe::Meters;
 use crate::observe::metrics::{ByReason, Timer};

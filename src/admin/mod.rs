@@ -17,17 +17,17 @@
 //! Nothing here touches a session except through the registry, and no client can delay a tunnel:
 //! answers are read from counters, and a command goes through a channel to the supervisor.
 
-mod accept;
 mod answers;
 pub mod client;
 mod exposition;
-pub mod gates;
-mod plain;
+mod gates;
+mod media_type;
+mod problems;
 pub mod protocol;
 pub mod registry;
 mod routes;
 mod socket;
-mod wrong;
+mod text_format;
 
 use std::future::pending;
 use std::path::PathBuf;
@@ -49,7 +49,7 @@ use crate::net::{
     AcceptLoop, AsyncListener, BindError, Heir, Listener, PendingHandshakes, SocketOptions, Stream,
 };
 use crate::sys::privileges::User;
-use crate::tasks::lasting;
+use crate::tasks::restarting;
 
 /// Connections that the kernel may hold for each listener.
 const BACKLOG: i32 = 64;
@@ -236,7 +236,7 @@ async fn accept<F>(
 {
     let listener = Arc::new(listener);
     let accept = || accept_clients(Arc::clone(&listener), clients.clone(), &serve);
-    lasting("the admin listener", accept).await;
+    restarting("the admin listener", accept).await;
 }
 
 /// Passes each client to `serve`, in a separate task, for ever. Where there are too many `clients`,

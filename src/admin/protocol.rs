@@ -9,15 +9,16 @@
 //! Both ends use these types. A field that a request does not have is an error,
 //! so that a misspelt filter never means "all".
 
+mod gates;
 mod reloaded;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+pub use gates::{GatePlace, RuleReply, WhyReply};
 pub use reloaded::{ChangedReply, ReloadReply, ReloadedReply, listed};
 use serde::{Deserialize, Serialize};
 
-use super::gates::{GatePlace, WhyReply};
 use crate::observe::Selector;
 use crate::service::Kind;
 use crate::tunnel::Level;

@@ -9,8 +9,8 @@ use hyper::body::Incoming;
 use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderValue, VARY};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 
-use super::accept::Form;
 use super::exposition::exposition;
+use super::media_type::Form;
 use super::registry::Registry;
 use crate::http::{Limits, text};
 

@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest time of a command.
 const COMMAND: Duration = Duration::from_secs(120);
 
-const BUSY: &str = "the process does not answer orders now; try again";
+const BUSY: &str = "the process does not answer requests now; try again";
 
 const STILL: &str =
     "this takes long and is still being done; 'knockpipe status' and the log tell what comes of it";

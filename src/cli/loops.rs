@@ -1,9 +1,9 @@
 //! Finds tunnels that would dial themselves, by their sources and targets.
 //!
-//! Only one command line or one file is examined, with the current meaning of names. A chain of
-//! tunnels can be intended (a relay, a tunnel in a tunnel), so only a circle is refused: a client
-//! in it would go round until all limits are reached. `src/tunnel/rings.rs` detects a circle over
-//! several processes while it serves.
+//! Seen is what one command line or one file tells, with what names mean now. A chain
+//! of tunnels is meant now and then (a relay, a tunnel in a tunnel), so only a circle is
+//! refused: a client that came in would go round until all limits are reached. A circle
+//! over several processes is noticed while it serves, by `src/tunnel/loops.rs`.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -11,7 +11,7 @@ use rustix::termios::tcgetwinsize;
 use serde_json::Value;
 use tracing::Level;
 
-use crate::observe::direct;
+use crate::observe::stderr;
 use crate::printable::{printable, printable_json, printable_lines};
 use crate::run::Failure;
 
@@ -139,7 +139,7 @@ pub(super) fn is_read(written: io::Result<()>, remedy: &str) -> Result<bool, Fai
 
 /// Prints a notice, which is not part of the answer.
 pub(super) fn notice(text: &str) {
-    direct::line(Level::WARN, &printable(text));
+    stderr::line(Level::WARN, &printable(text));
 }
 
 /// Formats the remaining time.

@@ -37,11 +37,13 @@ pub(super) enum BadTime {
     Fraction(String, String),
     /// Not a time between heartbeats.
     #[error(
-        "'{0}' is no time between signs of life; write one with a unit, such as 10s or 1m, at most 1d, or off"
+        "'{0}' is not a time between signs of life; write one with a unit, such as 10s or 1m, at most 1d, or off"
     )]
     Heartbeat(String),
     /// Not a time without data.
-    #[error("'{0}' is no time without data; write one such as 10m, 12h or 1d, at most 30d, or off")]
+    #[error(
+        "'{0}' is not a time without data; write one such as 10m, 12h or 1d, at most 30d, or off"
+    )]
     IdleTimeout(String),
 }
 

@@ -3,20 +3,14 @@
 //! Nothing in an accept loop waits for a peer: a connection is handed to a task
 //! of its own at once. Where a connection takes its slot at accept, the loop does wait for
 //! a vacant one, so that at the limit clients queue in the kernel's backlog; otherwise it
-//! does not, or strangers could tell by it that the limit is reached. And there is
-//! a pause after an accept that failed for want of descriptors or memory.
+//! does not, or strangers could tell by it that the limit is reached.
 
-use std::io;
 use std::sync::Arc;
-use std::time::Instant;
-
-use tokio::time::sleep;
-use tracing::{info, warn};
 
 use super::options::SlotTime;
 use super::{Frontend, workers};
 use crate::addr::ClientAddr;
-use crate::net::{AcceptBackoff, AcceptStep, AsyncListener, Slot, SourceGuard, Stream};
+use crate::net::{AcceptLoop, AsyncListener, Slot, SourceGuard, Stream};
 use crate::reason::CloseReason;
 
 /// A connection that was accepted, and is not refused yet.
@@ -36,65 +30,39 @@ impl Frontend {
     /// becomes the task of a connection, on one of the workers.
     pub async fn accept_all<F>(
         self: &Arc<Self>,
-        listener: &AsyncListener,
+        listener: Arc<AsyncListener>,
         serve: impl Fn(Accepted) -> F + Clone + Send + 'static,
     ) where
         F: Future<Output = ()> + Send + 'static,
     {
-        let mut backoff = AcceptBackoff::default();
+        let mut accepts = AcceptLoop::new(listener, self.name.clone());
         loop {
-            let accepted = tokio::select! {
+            let (stream, peer) = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,
-                accepted = self.accept_one(listener) => accepted,
+                accepted = self.accept_one(&mut accepts) => accepted,
             };
-            match accepted {
-                Ok((stream, peer)) => {
-                    self.meters.accepted.inc();
-                    if backoff.succeeded(Instant::now()) {
-                        let tunnel = self.name.as_deref();
-                        info!(tunnel, address = listener.local(), "accepting again");
-                    }
-                    let waiting = Arc::clone(self).wait_for_slot(stream, peer, serve.clone());
-                    let mut waiting = Box::pin(waiting);
-                    tokio::select! {
-                        biased;
-                        () = &mut waiting => {}
-                        () = self.stop.cancelled() => {
-                            // It goes on waiting, without the listener.
-                            self.tasks.spawn(waiting);
-                            return;
-                        }
-                    }
-                }
-                Err(error) => {
-                    let step = backoff.failed(&error, Instant::now());
-                    self.pause(step, listener, &error).await;
+            self.meters.accepted.inc();
+            let waiting = Arc::clone(self).wait_for_slot(stream, peer, serve.clone());
+            let mut waiting = Box::pin(waiting);
+            tokio::select! {
+                biased;
+                () = &mut waiting => {}
+                () = self.stop.cancelled() => {
+                    // It goes on waiting, without the listener.
+                    self.tasks.spawn(waiting);
+                    return;
                 }
             }
         }
     }
 
     /// Accepts the next connection, once there is a slot for it where it takes one at accept.
-    async fn accept_one(&self, listener: &AsyncListener) -> io::Result<(Stream, ClientAddr)> {
+    async fn accept_one(&self, accepts: &mut AcceptLoop) -> (Stream, ClientAddr) {
         if self.slot_time == SlotTime::Accept {
             self.slot_available().await;
         }
-        listener.accept().await
-    }
-
-    async fn pause(&self, step: AcceptStep, listener: &AsyncListener, error: &io::Error) {
-        let AcceptStep::Wait { delay, news } = step else { return };
-        if news {
-            warn!(
-                tunnel = self.name.as_deref(),
-                address = listener.local(),
-                %error,
-                detail = "retrying until it works; raise ulimit -n",
-                "cannot accept"
-            );
-        }
-        sleep(delay).await;
+        accepts.next().await
     }
 
     /// Waits for a session slot if the last one was taken since the vacancy check, as a client

@@ -1,7 +1,7 @@
 //! Accepts connections: from a listener to an admitted client.
 //!
 //! ```text
-//!   accept     accept loop: back-off, slot of a plain client, a task for each connection
+//!   accept     accept loop: slot of a plain client, a task for each connection
 //!   admission  PROXY header, rate of the client, the gate           -> Admitted
 //!   denied     answer to a connection that is not admitted, and its counting
 //!   limits     session slots, and the allowance of each source

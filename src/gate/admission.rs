@@ -1,7 +1,7 @@
 //! The gate of a tunnel: decides by the mirror of the store that the tunnel has now.
 //!
 //! No connection waits for the store, with one exception:
-//! while it is known that the allow-set changed and not yet how, an address that
+//! while the allow-set is known to have changed, but not yet how, an address that
 //! is not in it waits for one answer, [`GRANT`] at most. The number of those that wait, and of
 //! addresses in queries, is bounded (`inquiry.rs`); the others go by what is known. A tunnel
 //! that changes may get another mirror. Then all connections are checked by that one, those

@@ -1,6 +1,6 @@
 //! The configured store, of any kind.
 //!
-//! [`AnyStore::None`] stands for none: it has no entries, so that a gate without
+//! [`AnyStore::None`] is a gate without a store: it has no entries, so that a gate without
 //! a store admits the operator's own networks only, and refuses edits.
 
 use std::net::IpAddr;
@@ -38,7 +38,7 @@ impl AnyStore {
     }
 
     /// Makes several changes, each on the result of those before it, and passes each result
-    /// to `told`.
+    /// to `report`.
     /// A file takes all of them or none; Redis takes up to
     /// [`MOST_TOGETHER`](super::redis_store::MOST_TOGETHER) as one transaction, and no
     /// more at once.
@@ -48,11 +48,11 @@ impl AnyStore {
     pub async fn edit_all(
         &self,
         edits: Vec<Edit>,
-        told: &mut dyn FnMut(EditResult),
+        report: &mut dyn FnMut(EditResult),
     ) -> Result<(), StoreError> {
         match self {
-            Self::Redis(store) => store.edit_all(&edits, told).await,
-            Self::Embedded(store) => store.edit_all(edits, told).await,
+            Self::Redis(store) => store.edit_all(&edits, report).await,
+            Self::Embedded(store) => store.edit_all(edits, report).await,
             Self::None => Err(StoreError::NoStore),
         }
     }
@@ -135,17 +135,17 @@ impl AnyStore {
     pub fn away(&self) -> Option<String> {
         match self {
             Self::Redis(store) => store.away(),
-            // Its reports are all that there is to know.
+            // Its reports say everything.
             Self::Embedded(_) | Self::None => None,
         }
     }
 
     /// Reports everything and then every change. A store that reports that the set is
-    /// invalidated also answers `asks`; other stores are not queried. Ends only when
+    /// invalidated also answers `queries`; other stores are not queried. Ends only when
     /// events are not received any more.
-    pub async fn follow(&self, events: mpsc::Sender<Event>, asks: mpsc::Receiver<Vec<IpAddr>>) {
+    pub async fn follow(&self, events: mpsc::Sender<Event>, queries: mpsc::Receiver<Vec<IpAddr>>) {
         match self {
-            Self::Redis(store) => store.follow(events, asks).await,
+            Self::Redis(store) => store.follow(events, queries).await,
             Self::Embedded(store) => store.follow(events).await,
             Self::None => follow_nothing(&events).await,
         }
@@ -167,11 +167,11 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn no_store_holds_nobody_and_takes_nothing() {
+    async fn without_a_store_there_are_no_entries_and_no_edits() {
         let ip: IpAddr = "203.0.113.7".parse().unwrap();
         let (events, mut told) = mpsc::channel(8);
-        let (_ask, asks) = mpsc::channel(1);
-        let following = tokio::spawn(async move { AnyStore::None.follow(events, asks).await });
+        let (_ask, queries) = mpsc::channel(1);
+        let following = tokio::spawn(async move { AnyStore::None.follow(events, queries).await });
         for event in [Event::Begin, Event::End { garbage: 0 }] {
             assert_eq!(told.recv().await, Some(event));
         }

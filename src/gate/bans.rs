@@ -3,7 +3,7 @@
 //!
 //! A client that a network admits has as many sources as that network has. So bans are
 //! logged as refused connections are, the first at once and then in summaries that add up;
-//! and the sources whose failures are counted, and the bans that hold, are limited in number.
+//! and the sources with counted failures, and the bans that hold, are limited in number.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -16,23 +16,23 @@ use crate::duration;
 use crate::observe::failures::{FailureTally, Line};
 use crate::unix_time::UnixMillis;
 
-/// Sources whose failures are counted in one window.
+/// The most sources with counted failures in one window.
 pub(super) const MOST_STRUCK: usize = 10_000;
 
-/// Bans that hold at once, as far as this gate made them.
+/// The most bans that hold at once, as far as this gate made them.
 pub(super) const MOST_BANS: usize = 100_000;
 
 /// The bans of one gate.
 #[derive(Default)]
 pub(super) struct Bans {
-    told: FailureTally<()>,
+    tally: FailureTally<()>,
     newest: Option<NewBan>,
     /// The number of the window, and the sources that failed in it.
     window: u64,
     struck: HashSet<Member>,
     /// The ends of bans that were made here.
     ends: VecDeque<UnixMillis>,
-    /// The log knows that further sources are not counted.
+    /// It is logged that further sources are not counted.
     is_full: bool,
 }
 
@@ -75,20 +75,20 @@ impl Bans {
     /// Counts a ban that was made at `at`. Returns the line to log now, if any.
     pub(super) fn made(&mut self, ban: NewBan, at: UnixMillis, now: Instant) -> Option<BanReport> {
         self.ends.push_back(at.saturating_add(ban.time));
-        let line = self.told.record((), &ban.source, now);
+        let line = self.tally.record((), &ban.source, now);
         self.newest = Some(ban);
         self.report(line)
     }
 
     /// Returns the summary that is due, if any.
     pub(super) fn tick(&mut self, now: Instant) -> Option<BanReport> {
-        let line = self.told.tick(now);
+        let line = self.tally.tick(now);
         self.report(line)
     }
 
     /// Returns a summary of what was not logged yet.
     pub(super) fn flush(&mut self) -> Option<BanReport> {
-        let line = self.told.flush();
+        let line = self.tally.flush();
         self.report(line)
     }
 
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn ten_thousand_bans_are_few_lines_that_add_up() {
+    fn ten_thousand_bans_are_a_few_lines_that_add_up() {
         let (mut bans, start) = (Bans::default(), Instant::now());
         let mut counts = vec![];
         for n in 0..10_000 {
@@ -157,7 +157,7 @@ mod tests {
         assert!(!bans.may_strike(source(most), rule, UnixMillis(59_999)));
         assert!(
             bans.may_strike(source(7), rule, UnixMillis(59_999)),
-            "who was counted before is counted on"
+            "a source that was counted before is counted on"
         );
         assert!(bans.may_strike(source(most), rule, UnixMillis(60_000)), "the next window");
     }

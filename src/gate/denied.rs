@@ -1,4 +1,4 @@
-//! Addresses that were denied lately, which the store is queried about when the
+//! Addresses that were denied lately. The store is queried about them when the
 //! allow-set changes: a denied client often tries again as soon as it is allowed.
 //!
 //! Bounded in number and in time, and one for each source, so that a flood costs
@@ -17,7 +17,7 @@ pub(super) const MOST_DENIED: usize = 4_096;
 /// twice that at most.
 const AGE: Duration = Duration::from_secs(60);
 
-/// The last addresses that were denied, of each source the last.
+/// Addresses that were denied lately, the last one of each source.
 #[derive(Debug)]
 pub(super) struct RecentlyDenied {
     turned: Instant,
@@ -40,7 +40,7 @@ impl RecentlyDenied {
         self.young.insert(source, ip);
     }
 
-    /// Forgets addresses that are too old. To be called now and then.
+    /// Forgets addresses that are too old. To be called from time to time.
     pub(super) fn age(&mut self, now: Instant) {
         let age = now.saturating_duration_since(self.turned);
         if age >= 2 * AGE {

@@ -1,4 +1,4 @@
-//! Queries to the store while the allow-set changed and it is not known how: about peers
+//! Queries to the store after the allow-set changed in an unknown way: about peers
 //! that wait for admission, and about addresses that are connected, or
 //! were denied lately.
 //!
@@ -19,31 +19,31 @@ use tokio::time::{Instant, timeout_at};
 use super::store::MOST_EXACT;
 use crate::addr::SourceKey;
 
-/// Addresses of peers in one question, and the time from one to the next.
+/// The most addresses of peers in one question, and the time from one to the next.
 const PEERS: usize = MOST_EXACT;
 const EVERY: Duration = Duration::from_millis(50);
 
-/// Peers that wait for an answer at once, and how many of one source.
+/// The most peers that wait for an answer at once, of all sources and of one.
 pub(super) const MOST_WAITING: usize = 1_024;
 const MOST_OF_SOURCE: usize = 64;
 
 /// Addresses that they wait to be asked about: what four questions hold, so that the
-/// last of them is answered within the 250 ms that a grant may take. And how many of
+/// last of them is answered within the 250 ms that a grant may take. And the most of
 /// one source; clients of one /64 have addresses of their own.
 pub(super) const MOST_ADDRESSES: usize = 256;
 const ADDRESSES_OF_SOURCE: usize = 8;
 
-/// Connected and lately denied addresses in one question.
+/// The most connected and lately denied addresses in one question.
 const OTHERS: usize = 500;
 
-/// A round through all of them is followed by as long a time without one, however
+/// A round through all of them is followed by an equally long time without one, however
 /// often the set changes; by this at most.
 const REST: Duration = Duration::from_millis(100);
 
-/// A question without an answer for so long is lost.
+/// The time after which a question without an answer counts as lost.
 const LOST: Duration = Duration::from_millis(500);
 
-/// Addresses whose answer is remembered.
+/// The most answered addresses that are remembered.
 const MOST_ANSWERED: usize = 65_536;
 
 /// Questions to one store.
@@ -51,7 +51,7 @@ const MOST_ANSWERED: usize = 65_536;
 pub(super) struct Inquiry {
     state: Mutex<State>,
     /// There may be something to do.
-    rung: Notify,
+    wake: Notify,
 }
 
 /// The next thing to do.
@@ -59,7 +59,7 @@ pub(super) struct Inquiry {
 pub(super) enum Task {
     /// Ask the store about these.
     Ask(Vec<IpAddr>),
-    /// Say who is connected or was denied lately: [`Inquiry::others_are`].
+    /// Name the addresses that are connected or were denied lately: [`Inquiry::others_are`].
     NameOthers,
 }
 
@@ -77,7 +77,7 @@ struct State {
     waiting_in_total: usize,
     /// Addresses of peers to be asked about, in their order.
     peers: VecDeque<IpAddr>,
-    /// The query under way, and its begin.
+    /// The query under way, and the moment at which it began.
     asked: Option<(Vec<IpAddr>, Instant)>,
     /// The addresses that the store answered since the last change.
     answered: HashSet<IpAddr>,
@@ -109,7 +109,7 @@ impl Inquiry {
         self.lock().answered.contains(&ip)
     }
 
-    /// A peer waits for an answer about its address; `None` where it should not.
+    /// Enters a peer that waits for an answer about its address; `None` where it should not.
     pub(super) fn wait(self: &Arc<Self>, ip: IpAddr) -> Option<Waiting> {
         let source = SourceKey::from(ip);
         let mut state = self.lock();
@@ -120,26 +120,26 @@ impl Inquiry {
         state.waiting_in_total += 1;
         if !state.is_asked(ip) {
             state.peers.push_back(ip);
-            self.rung.notify_one();
+            self.wake.notify_one();
         }
         Some(Waiting { inquiry: Arc::clone(self), source })
     }
 
-    /// The set changed, so that what was answered is not certain any more.
+    /// Notes that the set changed, so that earlier answers are not certain any more.
     pub(super) fn set_changed(&self) {
         let mut state = self.lock();
         state.answered.clear();
         state.others_due = true;
-        self.rung.notify_one();
+        self.wake.notify_one();
     }
 
-    /// The store has said all about these, in answer to what it was asked.
+    /// Notes that the store answered about these.
     pub(super) fn answered(&self, ips: &[IpAddr]) {
         let mut state = self.lock();
         state.asked = None;
         let room = MOST_ANSWERED.saturating_sub(state.answered.len());
         state.answered.extend(ips.iter().take(room));
-        self.rung.notify_one();
+        self.wake.notify_one();
     }
 
     /// Forgets all queries: nothing is uncertain any more, or no answer comes.
@@ -149,10 +149,10 @@ impl Inquiry {
         (state.waiting, state.waiting_in_total) = (waiting, waiting_in_total);
     }
 
-    /// These are connected, or were denied lately.
+    /// Takes the addresses that are connected, or were denied lately.
     pub(super) fn others_are(&self, ips: Vec<IpAddr>) {
         self.lock().others = ips;
-        self.rung.notify_one();
+        self.wake.notify_one();
     }
 
     /// Waits for something to do. Cancel safe.
@@ -161,9 +161,9 @@ impl Inquiry {
             let step = self.lock().step(Instant::now());
             match step {
                 Step::Do(task) => return task,
-                Step::Wait => self.rung.notified().await,
-                // What happens at that moment is looked up again.
-                Step::WaitUntil(at) => drop(timeout_at(at, self.rung.notified()).await),
+                Step::Wait => self.wake.notified().await,
+                // The state at that moment is looked up again.
+                Step::WaitUntil(at) => drop(timeout_at(at, self.wake.notified()).await),
             }
         }
     }

@@ -50,7 +50,7 @@ fn a_64_has_a_few_questions_at_once() {
 }
 
 #[test]
-fn a_flood_from_everywhere_has_so_many_questions_in_a_second() {
+fn the_questions_of_a_flood_are_limited_per_second() {
     let (inquiry, start) = (Arc::new(Inquiry::default()), Instant::now());
     let mut number = 0;
     let (mut questions, mut addresses) = (0, 0);
@@ -74,7 +74,7 @@ fn a_flood_from_everywhere_has_so_many_questions_in_a_second() {
 
 /// A peer that has a place is answered in the time that a grant may take.
 #[test]
-fn whoever_waits_is_asked_about_within_the_time_of_a_grant() {
+fn every_waiting_peer_is_asked_about_within_the_time_of_a_grant() {
     let (inquiry, start) = (Arc::new(Inquiry::default()), Instant::now());
     let waiting: Vec<_> = (0..100_000).filter_map(|number| inquiry.wait(v4(number))).collect();
     assert_eq!(waiting.len(), MOST_ADDRESSES);
@@ -120,7 +120,7 @@ fn peers_come_before_the_others_and_one_question_before_the_next() {
 }
 
 #[test]
-fn a_question_that_is_lost_holds_up_nobody() {
+fn a_lost_question_delays_no_peer() {
     let (inquiry, start) = (Arc::new(Inquiry::default()), Instant::now());
     let _one = inquiry.wait(v4(1)).unwrap();
     assert_eq!(asked(step(&inquiry, start)), [v4(1)]);

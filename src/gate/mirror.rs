@@ -1,8 +1,8 @@
 //! A copy of a store's content in memory that follows the store.
 //!
 //! One mirror follows one store, in a task of its own, and sets the time by which its content is
-//! judged. It knows neither permits nor history: what a change means is the business of its
-//! [`Subscriber`]s, so that whatever needs a store's content can have it without those.
+//! judged. It knows neither permits nor history: its [`Subscriber`]s judge the meaning of a
+//! change, so that any service can have a store's content without those.
 
 mod follower;
 
@@ -18,14 +18,14 @@ use tracing::{info, warn};
 
 use super::any_store::AnyStore;
 use super::changed::Changed;
-use super::implausible::ImplausibleExpiries;
+use super::implausible::{Implausible, ImplausibleExpiries};
 use super::inquiry::{Inquiry, Task, Waiting};
 use super::rules::{EffectivePolicy, FailurePolicy};
 use super::snapshot::{Freshness, Snapshot};
 use super::status::StoreHealth;
 use super::store::Event;
 use crate::net::clock::Clock;
-use crate::tasks::lasting;
+use crate::tasks::restarting;
 use crate::unix_time::UnixMillis;
 
 /// The most causes of one absence of the store that are logged.
@@ -53,14 +53,14 @@ pub(super) struct StoreMirror {
     failure: FailurePolicy,
     pub(super) clock: Clock,
     snapshot: RwLock<Snapshot>,
-    /// The allow-set changed, and the snapshot does not know how.
+    /// The allow-set changed in a way that the snapshot does not show.
     invalidated: AtomicBool,
     /// It changed while it was read, so that the end of this read is not its present state.
     invalidated_in_read: AtomicBool,
     /// The channel to the follower of the store.
     queries: Mutex<mpsc::Sender<Vec<IpAddr>>>,
     inquiry: Arc<Inquiry>,
-    implausible: ImplausibleExpiries,
+    implausible: Mutex<ImplausibleExpiries>,
     subscribers: Mutex<Vec<Weak<dyn Subscriber>>>,
     /// Notified after every event that a waiting peer may wait for.
     answered: Notify,
@@ -90,7 +90,7 @@ impl StoreMirror {
             invalidated_in_read: AtomicBool::new(false),
             queries: Mutex::new(mpsc::channel(1).0),
             inquiry: Arc::default(),
-            implausible: ImplausibleExpiries::default(),
+            implausible: Mutex::default(),
             subscribers: Mutex::default(),
             answered: Notify::new(),
             logged_causes: Mutex::default(),
@@ -108,7 +108,7 @@ impl StoreMirror {
             async move { store.follow(events, queries).await }
         };
         let attend = move || Arc::clone(&mirror).attend(follow.clone());
-        tokio::spawn(lasting("following the gate's store", attend));
+        tokio::spawn(restarting("following the gate's store", attend));
     }
 
     /// Ends the tasks.
@@ -184,11 +184,19 @@ impl StoreMirror {
     /// Applies a report of the store.
     pub(super) fn apply(&self, event: Event) {
         let wakes = wakes_waiters(&event);
-        self.implausible.hear(&event);
+        self.note_implausible(&event);
         let Some(changed) = self.update(event) else { return };
         self.notify(&changed);
         if wakes {
             self.answered.notify_waiters();
+        }
+    }
+
+    /// Logs entries with an end that was probably written in milliseconds.
+    fn note_implausible(&self, event: &Event) {
+        let mut expiries = self.implausible.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Implausible { entries, example }) = expiries.take(event) {
+            warn!(entries, %example, "allow-set scores look like milliseconds");
         }
     }
 
@@ -274,7 +282,7 @@ impl StoreMirror {
     }
 
     /// Follows the wall clock. Stores have ends in wall time, so decisions go by it too,
-    /// also when the clock is set. Stretches of time go along: the time for which the
+    /// also when the clock is set. Lengths of time stay the same: so the time for which the
     /// store was unavailable does not change by that.
     fn follow_clock(&self) {
         let moved = self.clock.reread();
@@ -304,7 +312,7 @@ impl StoreMirror {
     /// Sends a query of the inquiry to the store.
     fn inquire(&self, task: Task) {
         match task {
-            // A full queue is a store that does not answer; the query is lost, and
+            // The queue is full when the store does not answer; the query is lost, and
             // the full read that is scheduled answers it.
             Task::Ask(ips) => {
                 let queries = self.queries.lock().unwrap_or_else(PoisonError::into_inner);

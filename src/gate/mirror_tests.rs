@@ -16,7 +16,7 @@ use crate::unix_time::Expiry;
 
 const END: Event = Event::End { garbage: 0 };
 
-/// A gate whose store has reported all that it will report.
+/// A gate after the last report of its store.
 async fn gate() -> Gate {
     gate_with(StoreOptions::None).await
 }
@@ -68,7 +68,7 @@ fn address() -> IpAddr {
 }
 
 #[tokio::test]
-async fn the_end_of_a_read_tells_nothing_of_a_change_during_it() {
+async fn the_end_of_a_read_does_not_settle_a_change_during_it() {
     let gate = gate().await;
     for event in [Event::Begin, Event::Invalidated, END] {
         gate.shared().mirror.apply(event);
@@ -97,7 +97,7 @@ async fn a_change_before_the_store_answers_does_not_revoke() {
 }
 
 #[tokio::test]
-async fn who_stays_connected_does_not_look_idle() {
+async fn an_address_that_stays_connected_does_not_look_idle() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("gate");
     let internal = Peer::Socket("127.0.0.1".parse().unwrap());
@@ -157,7 +157,7 @@ async fn a_ban_holds_by_the_clock_as_it_was_set() {
 }
 
 #[tokio::test]
-async fn setting_the_clock_makes_no_store_staler() {
+async fn setting_the_clock_does_not_make_a_store_staler() {
     let failure = FailurePolicy::Stale(Duration::from_secs(3_600));
     let rules = Rules { failure, ..Rules::default() };
     for (ahead, behind) in [(DAY_MS, 0), (0, DAY_MS)] {
@@ -211,7 +211,7 @@ async fn attended(gate: &Gate, follow: impl Fn(usize) -> Follows + Send + Sync +
     };
     let mirror = Arc::clone(&gate.shared().mirror);
     let attend = move || Arc::clone(&mirror).attend(follower.clone());
-    tokio::spawn(lasting("a test", attend));
+    tokio::spawn(restarting("a test", attend));
     settle().await;
 }
 
@@ -220,7 +220,7 @@ fn is_fresh(gate: &Gate) -> bool {
 }
 
 #[tokio::test]
-async fn a_store_that_nobody_follows_is_away() {
+async fn a_store_without_a_follower_is_unavailable() {
     for follows in [Follows::Panics, Follows::Ends, Follows::PanicsAtOnce] {
         let gate = gate().await;
         assert!(is_fresh(&gate));
@@ -231,7 +231,7 @@ async fn a_store_that_nobody_follows_is_away() {
 
 /// Nothing that a gate needs for ever ends by a panic.
 #[tokio::test]
-async fn a_follower_or_keeper_that_failed_begins_again() {
+async fn a_follower_or_mirror_that_failed_begins_again() {
     for follows in [Follows::Panics, Follows::Ends, Follows::PanicsAtOnce] {
         let gate = gate().await;
         attended(&gate, move |attempt| if attempt < 2 { follows } else { Follows::Well }).await;
@@ -246,7 +246,7 @@ async fn a_follower_or_keeper_that_failed_begins_again() {
 }
 
 #[tokio::test]
-async fn a_successor_judges_who_came_in_before_it() {
+async fn a_successor_rechecks_connections_from_before_it() {
     let before = gate_with(StoreOptions::None).await;
     let old = Arc::clone(&before.shared().mirror);
     old.apply(Event::Allowed(address().into(), Some(Expiry::Never)));
@@ -267,7 +267,7 @@ async fn a_successor_judges_who_came_in_before_it() {
 
 /// A tunnel goes on admitting for a while after another stands in its place.
 #[tokio::test]
-async fn who_is_on_the_way_in_is_judged_by_the_successor() {
+async fn a_connection_during_admission_is_rechecked_by_the_successor() {
     let before = gate().await;
     before.shared().mirror.apply(Event::Allowed(address().into(), Some(Expiry::Never)));
     let after = gate().await;
@@ -282,7 +282,7 @@ async fn who_is_on_the_way_in_is_judged_by_the_successor() {
 
 /// Also who waits for the word of a store that is not asked any more.
 #[tokio::test]
-async fn who_waits_for_the_old_store_is_judged_by_the_successor() {
+async fn a_peer_that_waits_for_the_old_store_is_decided_by_the_successor() {
     let before = gate().await;
     before.shared().mirror.apply(Event::Invalidated);
     let waiting = before.clone();
@@ -309,7 +309,7 @@ async fn a_gate_ends_with_the_last_tunnel_that_has_it() {
 }
 
 #[tokio::test]
-async fn nobody_waits_for_a_store_that_is_away() {
+async fn no_peer_waits_for_an_unavailable_store() {
     let gate = gate().await;
     gate.shared().mirror.apply(Event::Invalidated);
     gate.shared().mirror.apply(Event::Unavailable("gone".to_owned()));
@@ -320,7 +320,7 @@ async fn nobody_waits_for_a_store_that_is_away() {
 /// While the set changed, an address is asked about once, and then it is denied at
 /// once; a further change makes it a question again.
 #[tokio::test]
-async fn who_was_answered_does_not_wait_until_the_set_changes_again() {
+async fn an_answered_peer_does_not_wait_until_the_set_changes_again() {
     let gate = gate().await;
     gate.shared().mirror.apply(Event::Invalidated);
     assert!(gate.certain(peer()).is_none());

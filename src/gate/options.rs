@@ -1,4 +1,4 @@
-//! The options of a gate. The command line builds them; nothing here knows
+//! The options of a gate. The command line builds them; nothing here depends on
 //! their origin.
 
 use std::fmt;
@@ -37,7 +37,7 @@ pub struct GateOptions {
 pub struct StoreName {
     /// The flags of the command line that name it; paths are absolute.
     pub arguments: Vec<String>,
-    /// The password came from the environment, which other processes do not have.
+    /// True if the password came from the environment, which other processes do not have.
     pub has_password_of_environment: bool,
 }
 
@@ -48,8 +48,8 @@ impl StoreName {
     }
 }
 
-/// The same where the password is in the same place: all else is compared with the store
-/// itself, of which one thing can be written in several ways.
+/// Equal if the password is in the same place: the rest is compared with the store
+/// itself, since one store can be written in several ways.
 impl PartialEq for StoreName {
     fn eq(&self, other: &Self) -> bool {
         self.credentials() == other.credentials()
@@ -86,7 +86,7 @@ pub enum OnRevoke {
     /// They are ended at once.
     #[default]
     Close,
-    /// They may finish for as long as a drain lasts, and are ended then.
+    /// They may finish within the time of a drain, and are ended then.
     Drain,
     /// They go on; only new ones are denied.
     Keep,

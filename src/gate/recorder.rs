@@ -1,6 +1,6 @@
-//! Writes to a gate's store what the gate saw: when addresses were admitted, strikes, and the
-//! removal of idle addresses. All of it in the background and bounded: a store that is
-//! unavailable loses records, never a connection.
+//! Writes to a gate's store: the moments of admissions, strikes, and the removal of idle
+//! addresses. All of it in the background and bounded: a store that is unavailable loses
+//! records, never a connection.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -21,7 +21,7 @@ use super::store::{Edit, EditResult};
 use super::strikes::BanAfter;
 use crate::duration;
 use crate::net::clock::{self, Clock};
-use crate::tasks::lasting;
+use crate::tasks::restarting;
 use crate::unix_time::UnixMillis;
 
 /// An address is recorded at most once in this time.
@@ -69,7 +69,7 @@ struct BanLog {
     bans: Arc<Mutex<Bans>>,
 }
 
-/// The part of a strike that a ban made of it consists of.
+/// The part of a strike that its ban is made of.
 struct Strike {
     ip: IpAddr,
     bantime: Duration,
@@ -88,12 +88,12 @@ impl Recorder {
         let queue = Arc::new(AsyncMutex::new(queue));
         let log = BanLog { counters, bans: Arc::clone(&bans) };
         let writer = Arc::clone(&store);
-        tokio::spawn(lasting("notes for the gate's store", move || {
+        tokio::spawn(restarting("notes for the gate's store", move || {
             write(Arc::clone(&writer), Arc::clone(&queue), log.clone())
         }));
         if let Some(idle) = options.reap_idle {
             let weak = edits.downgrade();
-            tokio::spawn(lasting("removing idle addresses", move || {
+            tokio::spawn(restarting("removing idle addresses", move || {
                 reap(Arc::clone(&store), idle, weak.clone())
             }));
         }
@@ -171,7 +171,7 @@ impl Recorder {
     }
 
     fn queue(&self, edit: Edit) {
-        // A full queue is a store that does not keep up; records are not worth waiting for.
+        // The queue is full when the store does not keep up; records are not worth waiting for.
         let _ = self.edits.try_send(edit);
     }
 
@@ -192,8 +192,8 @@ impl Drop for Recorder {
     }
 }
 
-/// Logs a report. Never while the bans are locked, so that a slow log does not hold up
-/// those who count.
+/// Logs a report. Never while the bans are locked, so that a slow log does not delay
+/// the counting.
 fn log(report: Option<BanReport>) {
     if let Some(report) = report {
         report.log();
@@ -205,7 +205,7 @@ fn lock(bans: &Mutex<Bans>) -> MutexGuard<'_, Bans> {
 }
 
 /// Makes one edit after the other, and logs when that begins and ceases to
-/// fail. Each kind for itself: a server whose memory is full still deletes, and
+/// fail. Each kind for itself: a server with a full memory still deletes, and
 /// a success there says nothing about the rest.
 async fn write(store: Arc<AnyStore>, edits: Arc<AsyncMutex<mpsc::Receiver<Edit>>>, bans: BanLog) {
     let (mut edits, mut failing) = (edits.lock().await, HashSet::new());

@@ -1,6 +1,6 @@
 //! Revokes the permits of live connections that would not be admitted any more.
 //!
-//! It knows the live connections of every tunnel that has the gate, and waits for none of them.
+//! It has the live connections of every tunnel with the gate, and waits for none of them.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -176,7 +176,7 @@ impl Subscriber for SharedGate {
 
     fn tick(&self, now: UnixMillis) {
         // An address that connected long ago and still is connected is in use: a reaper must
-        // not take a long connection for an idle address, and end it.
+        // not mistake a long connection for an idle address, and end it.
         if self.recorder.is_live_due(now) {
             let admitted = self.revoker.admitted_by_store(now).into_iter();
             admitted.for_each(|admitted| self.note_seen(admitted, now));

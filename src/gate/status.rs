@@ -1,4 +1,4 @@
-//! The state of a gate and of its store, and what a gate counts.
+//! The state of a gate and of its store, and the counters of a gate.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -20,7 +20,7 @@ pub struct GateStatus {
     pub unavailable: Option<String>,
     /// Connections that were denied.
     pub denied: u64,
-    /// Connections whose permit was revoked.
+    /// Connections that lost their permit.
     pub revoked: u64,
     /// Failed handshakes that were counted against their address.
     pub strikes: u64,

@@ -1,9 +1,9 @@
-//! The last time at which each source proved that it holds the key.
+//! The last time that each source proved to hold the key.
 //!
 //! A dialer makes a second connection if the first one stays silent, and the first one
-//! fails at its deadline: after the success that was to forgive it. So a
+//! fails at its deadline: after the success that should have forgiven it. So a
 //! failure of a connection that is older than the last success of its source is
-//! forgiven by that, too. Only holders of the key are remembered here, and no more
+//! forgiven, too. Only holders of the key are remembered here, and no more
 //! of them than [`MOST`] for each half of the time. The time is an argument.
 
 use std::collections::HashMap;

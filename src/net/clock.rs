@@ -20,16 +20,6 @@ pub struct Clock {
     unix_ms_at_boot: AtomicI64,
 }
 
-/// An estimate of another host's unix time, from what that host says.
-#[derive(Debug)]
-pub struct FarClock {
-    /// [`UNKNOWN`] until that host has sent one.
-    unix_ms_at_boot: AtomicI64,
-}
-
-/// Stands for a time that was never received.
-const UNKNOWN: i64 = i64::MIN;
-
 /// The milliseconds by which reading the wall clock again moved a [`Clock`].
 #[derive(Clone, Copy, Debug)]
 pub struct Moved(pub i64);
@@ -77,36 +67,7 @@ impl Clock {
     }
 }
 
-// === impl FarClock ===
-
-impl FarClock {
-    /// Creates a clock without an estimate.
-    pub const fn unknown() -> Self {
-        Self { unix_ms_at_boot: AtomicI64::new(UNKNOWN) }
-    }
-
-    /// Returns the time of that clock in unix milliseconds, if that host has ever sent it.
-    pub fn now_ms(&self) -> Option<u64> {
-        let at_boot = self.unix_ms_at_boot.load(Ordering::Relaxed);
-        let now_ms = (at_boot != UNKNOWN).then(|| at_boot.saturating_add(ms_since_boot()));
-        now_ms.and_then(|now_ms| u64::try_from(now_ms).ok())
-    }
-
-    /// Learns from an answer that has just arrived. That clock was at `told_ms` when the answer was
-    /// sent; the question was sent at `asked_ms` (time since boot). Half of the time since then
-    /// counts as the way back.
-    pub fn learn(&self, told_ms: u64, asked_ms: i64) {
-        let now_ms = ms_since_boot();
-        let way_ms = now_ms.saturating_sub(asked_ms).max(0) / 2;
-        // A value outside the range of times says nothing.
-        if let Ok(told_ms) = i64::try_from(told_ms) {
-            let at_boot = told_ms.saturating_add(way_ms).saturating_sub(now_ms);
-            self.unix_ms_at_boot.store(at_boot, Ordering::Relaxed);
-        }
-    }
-}
-
-/// Reads the wall clock, which the host may set at any moment.
+/// The time by the wall clock, which the host may set at any moment.
 pub fn now() -> UnixMillis {
     UnixMillis(u64::try_from(wall_ms()).unwrap_or(0))
 }
@@ -133,24 +94,10 @@ mod tests {
     #[test]
     fn it_is_unix_time_and_goes_on() {
         let clock = Clock::start();
-        let (one, two) = (clock.now_ms(), clock.now_ms());
+        let one = clock.now_ms();
+        let two = clock.now_ms();
         assert!(one <= two);
         assert!(one.abs_diff(wall_ms() as u64) < A_MINUTE, "{one}");
         assert!(clock.reread().0.unsigned_abs() < A_MINUTE);
-    }
-
-    #[test]
-    fn the_clock_of_another_host_is_learnt_without_the_way_of_the_answer() {
-        const DAY: u64 = 86_400_000;
-        let (clock, now) = (FarClock::unknown(), wall_ms() as u64);
-        assert_eq!(clock.now_ms(), None);
-        for told in [now + DAY, now - DAY] {
-            clock.learn(told, ms_since_boot());
-            assert!(clock.now_ms().unwrap().abs_diff(told) < A_MINUTE);
-        }
-        clock.learn(now, ms_since_boot() - 2 * DAY as i64);
-        assert!(clock.now_ms().unwrap().abs_diff(now + DAY) < A_MINUTE, "half of it");
-        clock.learn(u64::MAX, ms_since_boot());
-        assert!(clock.now_ms().unwrap().abs_diff(now + DAY) < A_MINUTE, "no time at all");
     }
 }

@@ -1,6 +1,7 @@
 //! Session slots, and the descriptors that they need.
 //!
-//! Handshakes have slots of their own (`pending.rs`), so that strangers take none from sessions.
+//! Handshakes have slots of their own (`handshake_slots.rs`), so that strangers take none
+//! of these.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

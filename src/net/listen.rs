@@ -206,7 +206,7 @@ impl AsyncListener {
     /// Accepts the next connection, with `options` set. Cancel safe.
     ///
     /// # Errors
-    /// The system's; none is fatal, see [`super::AcceptBackoff`].
+    /// The system's; none is fatal, see [`super::AcceptLoop`].
     pub async fn accept(&self) -> io::Result<(Stream, ClientAddr)> {
         match &self.socket {
             AsyncSocket::Tcp(socket) => {

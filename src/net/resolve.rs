@@ -18,7 +18,7 @@ use tracing::{debug, info, warn};
 use super::service_files;
 use super::zone;
 use crate::addr::Address;
-use crate::tasks::{blocking, lasting};
+use crate::tasks::{blocking, restarting};
 
 /// Pause between attempts while a name never resolved yet.
 const RETRY: Duration = Duration::from_secs(1);
@@ -170,7 +170,7 @@ impl Resolver {
         }
         let again = refresh.pause().is_some();
         let task = again.then(|| {
-            let following = lasting("the addresses of a name", move || refresh.clone().run());
+            let following = restarting("the addresses of a name", move || refresh.clone().run());
             tokio::spawn(following).abort_handle()
         });
         Ok(Self { address, current, task })

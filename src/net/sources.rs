@@ -95,11 +95,6 @@ impl Sources {
         let key = table.enter(source, now)?;
         Ok(SourceGuard { key, table: Arc::clone(&self.0) })
     }
-
-    /// Returns the number of sources that are counted separately now.
-    pub fn known(&self) -> usize {
-        lock(&self.0).entries.len()
-    }
 }
 
 impl Drop for SourceGuard {
@@ -197,6 +192,13 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
+
+    impl Sources {
+        /// Returns the number of sources that are told apart right now.
+        fn known(&self) -> usize {
+            lock(&self.0).entries.len()
+        }
+    }
 
     fn source(n: u64) -> SourceKey {
         IpAddr::V6(Ipv6Addr::from_bits(u128::from(n) << 64)).into()

@@ -76,16 +76,7 @@ macro_rules! on_either {
 }
 
 impl Stream {
-    /// Waits until a read would not block: data, end, or error. May be wrong once, as readiness
-    /// always may be; then a read waits again. Wakes one task, shared with `poll_read`.
-    ///
-    /// # Errors
-    /// When the runtime is shutting down.
-    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        on_either!(self, socket => socket.poll_read_ready(cx))
-    }
-
-    /// Registers the connection with the caller's runtime.
+    /// Registers the connection with the runtime that the caller is in.
     ///
     /// # Errors
     /// When the system watches no more descriptors; then the connection is closed.

@@ -11,7 +11,7 @@ use std::time::Instant;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 
-use super::pulse::Pulse;
+use super::liveness::Pulse;
 use super::sessions::{ByteCount, Keyed, LiveSession, SessionInfo, Sessions, Traffic};
 use crate::reason::CloseReason;
 

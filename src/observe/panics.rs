@@ -11,7 +11,7 @@ use std::thread;
 
 use tracing::{Level, error};
 
-use super::{direct, log};
+use super::{log, stderr};
 use crate::printable::printable;
 
 /// Remedy in that line.
@@ -34,7 +34,7 @@ pub fn install() {
             error!(error = said, place, thread = thread.name(), detail = DETAIL, "panic");
         } else {
             let line = format!("panic at {}: {}; {DETAIL}", printable(&place), printable(said));
-            direct::line(Level::ERROR, &line);
+            stderr::line(Level::ERROR, &line);
         }
     }));
 }

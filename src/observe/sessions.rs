@@ -13,8 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use super::liveness::Pulse;
 use super::metrics::Meters;
-use super::pulse::Pulse;
 use crate::addr::{ClientAddr, ServiceName};
 use crate::keys::KeyId;
 use crate::proto::Suite;

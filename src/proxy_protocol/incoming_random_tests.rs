@@ -107,7 +107,8 @@ fn random_garbage(random: &mut StdRng) -> Vec<u8> {
 #[test]
 fn random_garbage_never_harms_and_is_judged_the_same_in_pieces() {
     let (cases, mut random) = cases(2);
-    let (mut good, mut bad) = (0, 0);
+    let mut good = 0;
+    let mut bad = 0;
     for _ in 0..cases {
         let bytes = random_garbage(&mut random);
         match is_judged_right(&bytes, &mut random) {

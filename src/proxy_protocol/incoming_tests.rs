@@ -37,7 +37,8 @@ fn at_once(bytes: &[u8]) -> Verdict {
 /// `piece` chooses.
 fn as_asked(bytes: &[u8], mut piece: impl FnMut(usize) -> usize) -> Verdict {
     let mut reader = HeaderReader::default();
-    let (mut read, mut ask) = (0, HeaderReader::FIRST_READ);
+    let mut read = 0;
+    let mut ask = HeaderReader::FIRST_READ;
     loop {
         assert!(ask > 0 && read + ask <= MAX_V2, "asks for {ask} bytes after {read}");
         let len = piece(ask).clamp(1, ask).min(bytes.len() - read);

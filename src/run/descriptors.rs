@@ -146,8 +146,10 @@ mod tests {
             tls: None,
             keys: Keys::default(),
         }));
-        let (denied, on_revoke) = (Denied::default(), OnRevoke::default());
-        let (rules, named) = (Rules::default(), StoreName::default());
+        let denied = Denied::default();
+        let on_revoke = OnRevoke::default();
+        let rules = Rules::default();
+        let named = StoreName::default();
         let options = GateOptions {
             store,
             rules,

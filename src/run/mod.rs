@@ -19,7 +19,7 @@
 //! Signals are caught before anything is created, so that none leaves something behind.
 
 mod announce;
-mod changed;
+mod changed_flags;
 mod control;
 mod descriptors;
 mod draining;

@@ -6,7 +6,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use super::changed::changed;
+use super::changed_flags::changed;
 use super::listeners::SourceListeners;
 use crate::admin::protocol::ChangedReply;
 use crate::net::AsyncListener;

@@ -37,7 +37,7 @@ const SHARED: [&str; 27] = [
     "/dev",
     "/dev/shm",
     "/etc",
-    "/parent",
+    "/home",
     "/lib",
     "/media",
     "/mnt",
@@ -339,6 +339,17 @@ mod tests {
         assert_eq!(ports, None);
         assert_eq!(bound_port(&"127.0.0.1:0".parse().unwrap()), Some(0));
         assert_eq!(bound_port(&"localhost:0".parse().unwrap()), None);
+    }
+
+    #[test]
+    fn the_manual_names_the_directories_of_many_programs() {
+        let manual = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operating/sandbox.md");
+        let manual = fs::read_to_string(manual).unwrap();
+        let begin = manual.find("If a file is in `/`").unwrap();
+        let end = manual[begin..].find("a rule for the directory").unwrap();
+        let named: Vec<&str> = manual[begin..begin + end].split('`').skip(1).step_by(2).collect();
+        assert_eq!(named.len(), SHARED.len(), "{named:?}");
+        assert!(SHARED.iter().all(|one| named.contains(one)), "{named:?}");
     }
 
     #[test]

@@ -28,7 +28,7 @@ use crate::service::ServiceOptions;
 use crate::sys::activation::KEPT;
 use crate::sys::handover::Successor;
 use crate::sys::notify::Manager;
-use crate::tasks::{Panicked, blocking, caught, lasting};
+use crate::tasks::{Panicked, blocking, caught, restarting};
 
 /// Pause after a fault in receiving a request.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -120,8 +120,9 @@ impl Supervisor {
             not_everything(&error);
         }
         let manager = self.manager.clone();
-        let signs_of_life =
-            lasting("the watchdog", move || manager.clone().keep_watchdog_quiet(workers::answered));
+        let signs_of_life = restarting("the watchdog", move || {
+            manager.clone().keep_watchdog_quiet(workers::answered)
+        });
         self.signs_of_life = Some(tokio::spawn(signs_of_life).abort_handle());
         Ok(None)
     }

@@ -15,7 +15,7 @@ mod running;
 use serde::{Deserialize, Serialize};
 
 pub use options::{Capacity, Prepared, ServiceOptions, Share, Surroundings};
-pub use running::{NotReady, Service};
+pub use running::Service;
 
 pub use crate::tunnel::TooFewDescriptors;
 

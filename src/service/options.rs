@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Kind;
 use crate::addr::Source;
 use crate::gate::{Gate, GateOptions};
 use crate::keys::KeyRing;
@@ -54,13 +53,6 @@ pub enum Prepared {
 }
 
 impl ServiceOptions {
-    /// Returns the kind of the service.
-    pub fn kind(&self) -> Kind {
-        match self {
-            Self::Tunnel(_) => Kind::Tunnel,
-        }
-    }
-
     /// Returns the name in the log; `None` where the process has one service only.
     pub fn name(&self) -> Option<&Arc<str>> {
         match self {

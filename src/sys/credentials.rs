@@ -11,7 +11,7 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
-use super::keyfile::{Access, Name, OPEN_TO_OTHERS, rightful};
+use super::secret_file::{Access, Name, OPEN_TO_OTHERS, rightful};
 use crate::files::place::{FileId, user_name};
 use crate::files::read::{ReadError, all_of, foreign_owner, open};
 use crate::files::text::{NotText, text};

@@ -7,33 +7,22 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
-use nix::unistd::{Uid, geteuid};
 use rand::TryRng;
 use rand::rngs::SysRng;
 
+pub use super::secret_file::{Access, Name, is_stdin};
+
 use super::credentials::is_systemd_credential;
+use super::secret_file::{OPEN_TO_OTHERS, rightful};
 use crate::files::place::{FileId, Place, user_name};
 use crate::files::read::{Kind, ReadError, all_of, foreign_owner, open};
 use crate::keys::Key;
 use crate::keys::file::{self, BadKey, LONGEST};
-use crate::printable::printable;
 use crate::secret::Secret;
-
-/// Permission bits that let group or others read or change a file.
-pub(super) const OPEN_TO_OTHERS: u32 = 0o066;
-
-/// Tolerated access of others to a file with a secret, a key or a password.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Access {
-    /// Group and others may read or change it: the operator said so.
-    pub by_others: bool,
-    /// The user that this process becomes, which may own it.
-    pub user: Option<Uid>,
-}
 
 /// Cause of a key file that was not read or not written.
 #[derive(Debug, thiserror::Error)]
@@ -98,10 +87,6 @@ pub enum KeyFileError {
     NoRandomness(String),
 }
 
-/// A key file's name in a message; `-` reads as standard input.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Name(pub(super) PathBuf);
-
 /// Reads the key in the file at `path`; `-` is standard input, to its end.
 ///
 /// # Errors
@@ -146,16 +131,6 @@ pub fn create(path: &Path) -> Result<Key, KeyFileError> {
     Ok(key)
 }
 
-/// Returns true if `path` stands for standard input.
-pub fn is_stdin(path: &Path) -> bool {
-    path.as_os_str() == "-"
-}
-
-/// Names the user who should own a file with a secret.
-pub(super) fn rightful(user: Option<Uid>) -> String {
-    user_name(user.unwrap_or_else(geteuid))
-}
-
 fn refused(name: Name, error: ReadError) -> KeyFileError {
     match error {
         ReadError::System(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -195,23 +170,11 @@ fn random_key() -> Result<Key, KeyFileError> {
     Ok(Key::new(secret))
 }
 
-impl std::fmt::Display for Name {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if is_stdin(&self.0) {
-            return f.write_str("on standard input");
-        }
-        // A line break in a name must not break the message.
-        match self.0.to_string_lossy() {
-            name if name.is_empty() => f.write_str("\"\""),
-            name => f.write_str(&printable(&name)),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs::Permissions;
     use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
 
     use tempfile::TempDir;
 

@@ -18,6 +18,7 @@ pub mod pidfile;
 pub mod privileges;
 pub mod reaper;
 pub mod sandbox;
+mod secret_file;
 pub mod signals;
 pub mod tls_key;
 pub mod visit;

@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Mutex;
 
-use crate::tasks::lasting;
+use crate::tasks::restarting;
 
 /// Reaps orphans from now on where this is process 1. Call it inside the runtime.
 /// The process must have no children that another part of it waits for.
@@ -23,7 +23,7 @@ pub fn start() -> io::Result<()> {
         return Ok(());
     }
     let ended = Arc::new(Mutex::new(signal(SignalKind::child())?));
-    tokio::spawn(lasting("reaping orphans", move || reap_all(Arc::clone(&ended))));
+    tokio::spawn(restarting("reaping orphans", move || reap_all(Arc::clone(&ended))));
     Ok(())
 }
 

@@ -50,8 +50,9 @@ fn text_in(dir: &TempDir, name: &str) -> PathBuf {
 
 #[test]
 fn files_are_within_reach_only_where_the_rules_say_so() {
-    let (read, write, other) =
-        (TempDir::new().unwrap(), TempDir::new().unwrap(), TempDir::new().unwrap());
+    let read = TempDir::new().unwrap();
+    let write = TempDir::new().unwrap();
+    let other = TempDir::new().unwrap();
     let readable = text_in(&read, "file");
     let hidden = text_in(&other, "file");
     let rules = Rules {
@@ -151,8 +152,8 @@ fn names_and_devices_still_work() {
 
 #[test]
 fn ports_are_within_reach_only_where_the_rules_say_so() {
-    let (listed, other) =
-        (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("[::1]:0").unwrap());
+    let listed = TcpListener::bind("127.0.0.1:0").unwrap();
+    let other = TcpListener::bind("[::1]:0").unwrap();
     let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
     // No other process has bound it at this address by then.
     let free = port(&TcpListener::bind("127.0.0.4:0").unwrap());

@@ -4,14 +4,14 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::liveness::look_after;
+use super::heartbeat::look_after;
 use super::relay::End;
-use super::remote::remote_advice;
+use super::reset_reasons::remote_advice;
 use crate::addr::ClientAddr;
 use crate::frontend::Frontend;
 use crate::observe::failures::Logged;
+use crate::observe::liveness::Pulse;
 use crate::observe::metrics::Meters;
-use crate::observe::pulse::Pulse;
 use crate::observe::sessions::{Keyed, LiveSession, SessionInfo};
 use crate::proto::Session;
 use crate::reason::CloseReason;

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
 
-use super::caller::DialerHandshake;
 use super::capacity::Capacity;
 use super::context::TunnelContext;
 use super::decrypt::DecryptEnd;
+use super::dial_far_end::DialerHandshake;
 use super::encrypt::EncryptEnd;
 use super::handshake::{AcceptorHandshake, HandshakeConfig};
 use super::options::{Options, Role, by_service};

@@ -3,7 +3,7 @@
 //! The request and the grant use one calculation, so that a tunnel that gets all it asked for can
 //! hold all that its options say.
 
-use super::caller::SECOND_ATTEMPTS;
+use super::dial_far_end::SECOND_ATTEMPTS;
 use super::options::{Limits, Options, Role, by_service};
 use super::pool;
 use crate::gate::GateOptions;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-use super::caller::Background;
 use super::capacity::Capacity;
+use super::dial_far_end::Background;
 use super::options::{Options, Role};
 use crate::frontend::{Frontend, FrontendOptions, FrontendParts, SlotTime};
 use crate::upstream::DialOptions;

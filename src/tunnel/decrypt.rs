@@ -20,7 +20,7 @@ use super::context::TunnelContext;
 use super::handshake::{AcceptorHandshake, Authenticated, HandshakeFailure, next_event};
 use super::open_target::{OpenRequest, Services, connect_target};
 use super::relay::send_reset;
-use super::remote::from_remote;
+use super::reset_reasons::from_remote;
 use super::session::{EstablishedSession, run_opened};
 use crate::frontend::{Accepted, Admitted, AdmittedClient, HandshakeLimits};
 use crate::net::{Slots, Stream};

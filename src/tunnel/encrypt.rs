@@ -13,11 +13,11 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 use super::access_log::SessionLog;
-use super::caller::{CallLimits, Called, DialerHandshake};
 use super::context::TunnelContext;
+use super::dial_far_end::{Called, DialerHandshake, Patience};
+use super::loops;
 use super::pool::Pool;
-use super::remote;
-use super::rings;
+use super::reset_reasons;
 use super::session::{AnswerDeadline, EstablishedSession, Held, SessionParts, run_opened};
 use super::warm::{AnswerDue, Opened, Warm};
 use crate::addr::ServiceName;
@@ -105,31 +105,28 @@ impl EncryptEnd {
         let mut termination = context.frontend.termination(&client);
         let mut log = SessionLog::new(&context.frontend, client.address);
         log.info.service.clone_from(&self.service);
+        let mut waiting =
+            WaitingClient { stream: &plain, client: &client, termination: &mut termination };
         if self.is_lazy {
-            let is_probe = tokio::select! {
-                biased;
-                reason = &mut termination => {
+            match is_probe(&mut waiting).await {
+                Ok(false) => {}
+                Ok(true) => {
+                    context.frontend.probed(client.address);
+                    plain.close();
+                    return None;
+                }
+                Err(reason) => {
                     log.refused(reason, &"before it said anything");
                     return None;
                 }
-                is_probe = is_probe(&plain) => is_probe,
-            };
-            if is_probe {
-                context.frontend.probed(client.address);
-                plain.close();
-                return None;
             }
         }
-        let open = Open { service: self.service.clone(), client: client.address };
-        let waiting =
-            WaitingClient { stream: &plain, client: &client, termination: &mut termination };
-        let opened = self.open_tunnel(context, waiting, &open).await;
-        let far_end = opened.as_ref().map_or_else(|failed| failed.first, |opened| opened.far_end);
-        log.info.target = Some(self.far_ends.at(far_end).name.clone());
+        let opened = self.open_tunnel(context, waiting, &mut log).await;
         match opened {
-            Ok(Opened { stream: sealed, session, start, answer_due, .. }) => {
+            Ok(opened) => {
+                let Opened { stream: sealed, session, start, answer_due, .. } = opened;
                 let idle_timeout = context.idle_timeout;
-                let session = EstablishedSession::new(SessionParts {
+                let parts = SessionParts {
                     log,
                     plain,
                     sealed,
@@ -138,22 +135,25 @@ impl EncryptEnd {
                     idle_timeout,
                     termination,
                     held,
-                });
-                Some(match answer_due {
-                    Some(due) => session.unless_dead(self.answer_deadline(due)),
-                    None => session,
-                })
+                };
+                Some(self.established(parts, answer_due))
             }
-            Err(AllFailed { failure, .. }) => {
-                match failure.reason {
-                    // A cause of this kind affects every client.
-                    CloseReason::NoAnswer | CloseReason::PeerUnreachable | CloseReason::Loop => {
-                        log.refused_as_all(&context.frontend, &failure);
-                    }
-                    reason => log.refused(reason, &failure.detail),
-                }
+            Err(failed) => {
+                log_refused(log, &failed.failure, context);
                 None
             }
+        }
+    }
+
+    fn established(
+        self: &Arc<Self>,
+        parts: SessionParts,
+        answer_due: Option<Box<AnswerDue>>,
+    ) -> Box<EstablishedSession> {
+        let session = EstablishedSession::new(parts);
+        match answer_due {
+            Some(due) => session.unless_dead(self.answer_deadline(due)),
+            None => session,
         }
     }
 
@@ -169,14 +169,28 @@ impl EncryptEnd {
         self.dialers.get(place)
     }
 
-    /// Finds a tunnel and sends Open, if the client's permit is still valid by then.
+    /// Opens a tunnel for a client, and tells the log to which far end it is, or was to be.
     async fn open_tunnel(
+        &self,
+        context: &TunnelContext,
+        waiting: WaitingClient<'_>,
+        log: &mut SessionLog,
+    ) -> Result<Opened, AllFailed> {
+        let open = Open { service: self.service.clone(), client: waiting.client.address };
+        let opened = self.find_tunnel(context, waiting, &open).await;
+        let far_end = opened.as_ref().map_or_else(|failed| failed.first, |opened| opened.far_end);
+        log.info.target = Some(self.far_ends.at(far_end).name.clone());
+        opened
+    }
+
+    /// Finds a tunnel that says Open, for a client that has a valid permit once there is one.
+    async fn find_tunnel(
         &self,
         context: &TunnelContext,
         waiting: WaitingClient<'_>,
         open: &Open,
     ) -> Result<Opened, AllFailed> {
-        rings::refuse_own_call(self.far_ends.id(), waiting.stream)
+        loops::refuse_own_call(self.far_ends.id(), waiting.stream)
             .map_err(|failure| AllFailed { first: self.far_ends.first(), failure })?;
         let client = waiting.client;
         let mut tunnel = self.tunnel(context, waiting, open).await?;
@@ -198,7 +212,7 @@ impl EncryptEnd {
         let established = self.establish(&context, None, None).await;
         let established = established.map_err(|failed| failed.failure)?;
         let Established { far_end, stream, session } = established;
-        Warm::confirm(far_end, stream, session).await.map_err(remote::failure)
+        Warm::confirm(far_end, stream, session).await.map_err(reset_reasons::failure)
     }
 
     /// Probes a far end with a tunnel that is never opened.
@@ -212,8 +226,8 @@ impl EncryptEnd {
     ) -> Result<(), ConnectFailure> {
         let call = Call { context, client: None, deadline: Instant::now() + context.timeout };
         let Called { stream, session, .. } = self.call(far_end, call, |_| {}).await?;
-        let warm = Warm::confirm(far_end, stream, session).await.map_err(remote::failure)?;
-        // The result does not wait until the far end hangs up.
+        let warm = Warm::confirm(far_end, stream, session).await.map_err(reset_reasons::failure)?;
+        // The time that the far end takes to hang up is no part of the answer.
         context.frontend.tasks.spawn(warm.let_go());
         Ok(())
     }
@@ -259,7 +273,7 @@ impl EncryptEnd {
             let began = Instant::now();
             let stream = self.far_ends.at(far_end).connect(&context.dial_options, deadline).await?;
             dialled(began);
-            let call = rings::calls(self.far_ends.id(), &stream, client);
+            let call = loops::calls(self.far_ends.id(), &stream, client);
             calls.lock().unwrap_or_else(PoisonError::into_inner).extend(call);
             Ok(stream)
         };
@@ -278,13 +292,32 @@ struct Call<'a> {
     deadline: Instant,
 }
 
-/// Returns true when a client leaves before it has sent anything. A client that ends its direction
-/// so early counts as gone, since only a write could show otherwise.
-async fn is_probe(client: &Stream) -> bool {
-    match timeout(LAZY, client.readable()).await {
+/// Returns true when a client leaves before it has said something. One that ends its direction
+/// so early is taken to be gone, since nothing but a write could tell.
+///
+/// # Errors
+/// The reason why it has to go meanwhile.
+async fn is_probe(waiting: &mut WaitingClient<'_>) -> Result<bool, CloseReason> {
+    let readable = tokio::select! {
+        biased;
+        reason = &mut *waiting.termination => return Err(reason),
+        readable = timeout(LAZY, waiting.stream.readable()) => readable,
+    };
+    Ok(match readable {
         Ok(Ok(has_bytes)) => !has_bytes,
         Ok(Err(_)) => true,
         Err(_) => false,
+    })
+}
+
+/// Logs that a client got no tunnel.
+fn log_refused(log: SessionLog, failure: &ConnectFailure, context: &TunnelContext) {
+    match failure.reason {
+        // The cause that one client fails for, every one does.
+        CloseReason::NoAnswer | CloseReason::PeerUnreachable | CloseReason::Loop => {
+            log.refused_as_all(&context.frontend, failure);
+        }
+        reason => log.refused(reason, &failure.detail),
     }
 }
 

@@ -1,5 +1,5 @@
-//! The handshake over a socket: the acceptor's side, and the records of both ends before their
-//! session is relayed. The dialer's messages are in `caller.rs`.
+//! The handshake over a socket: the answers of the acceptor, and the records of both ends
+//! before their session is relayed. The dialer's messages are in `dial_far_end.rs`.
 //!
 //! The acceptor answers nothing but a fresh message 1 under one of its keys: otherwise it reads and
 //! discards until the deadline, so that a prober sees the same behaviour for all input, whether or
@@ -14,10 +14,10 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 
 use super::buffers::{Buffer, Size};
+use super::foreign_protocol::Speech;
 use super::random::ephemeral;
-use super::remote::{from_peer_error, from_remote};
 use super::replay_state::ReplayState;
-use super::speech::Speech;
+use super::reset_reasons::{from_peer_error, from_remote};
 use crate::frontend::tarpit;
 use crate::keys::{Key, KeyId, KeyRing};
 use crate::net::Stream;

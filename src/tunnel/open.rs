@@ -13,7 +13,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::buffers::{Buffer, LARGE_RECORDS, Size};
-use super::remote::{from_peer_error, from_remote};
+use super::reset_reasons::{from_peer_error, from_remote};
 use crate::net::ReadSide;
 use crate::observe::sessions::Traffic;
 use crate::proto::PeerError;

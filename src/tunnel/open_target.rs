@@ -13,10 +13,10 @@ use tokio::time::{Instant, sleep};
 use super::access_log::SessionLog;
 use super::context::TunnelContext;
 use super::handshake::poll_event;
-use super::liveness::keep_beating;
+use super::heartbeat::keep_beating;
+use super::loops::{self, Announced};
 use super::relay::{Start, send_reset_behind};
-use super::remote::from_remote;
-use super::rings::{self, Announced};
+use super::reset_reasons::from_remote;
 use super::session::{EstablishedSession, Held, SessionParts};
 use crate::addr::{ClientAddr, ServiceName};
 use crate::frontend::{AdmittedClient, Termination};
@@ -53,60 +53,100 @@ struct ConnectedTarget {
     place: usize,
 }
 
-/// Connects a live dialer that sent Open to its target. `None` on failure, which the dialer is told
-/// and the log has.
+/// A dialer that said Open and waits for its target.
+struct WaitingDialer {
+    request: OpenRequest,
+    session: Session,
+    /// Signs of life that the system did not take yet. They go before anything else.
+    unsent: Vec<u8>,
+    log: SessionLog,
+}
+
+/// Connects a live dialer that said Open to its target. `None` when that
+/// cannot be; the dialer and the log were told.
 pub(super) async fn connect_target(
     context: &TunnelContext,
     services: &Services,
-    mut request: OpenRequest,
-    mut session: Session,
+    request: OpenRequest,
+    session: Session,
 ) -> Option<Box<EstablishedSession>> {
     let mut termination = context.frontend.termination(&request.client);
-    let mut log = SessionLog::new(&context.frontend, request.client.address);
-    log.keyed = Some(Keyed { key: session.key, suite: session.suite });
-    log.info.client = Some(request.open.client);
-    log.info.service = request.open.service.clone();
-    // It may take longer than the dialer waits for a heartbeat.
-    let mut first = vec![];
+    let mut dialer = WaitingDialer::new(context, request, session);
+    let WaitingDialer { request, session, unsent, log } = &mut dialer;
+    // It may take longer than the dialer waits for a sign of life.
     let connected = tokio::select! {
         biased;
         reason = &mut termination => Err(ended(reason)),
-        connected = connect(context, services, &request, &mut log) => connected,
-        never = keep_beating(&request.sealed, &mut session, &mut first) => match never {},
+        connected = connect(context, services, request, log) => connected,
+        never = keep_beating(&request.sealed, session, unsent) => match never {},
     };
     match connected {
-        Ok(ConnectedTarget { plain, held, targets, place }) => {
-            plain.reset_unless_finished();
-            let opened = session.outbound.opened(&mut first);
-            opened.expect("one of the first records of a session can be sealed");
-            Some(EstablishedSession::new(SessionParts {
-                log,
-                plain,
-                sealed: request.sealed,
-                session,
-                start: Start { first, already_read: request.already_read },
-                idle_timeout: context.idle_timeout,
-                termination: unless_target_down(termination, &targets, place),
-                held,
-            }))
-        }
+        Ok(target) => Some(dialer.established(target, termination, context)),
         Err(failure) => {
-            let OpenRequest { sealed, already_read, .. } = &mut request;
-            let reason = match failure.reason {
-                CloseReason::Truncated => last_word(sealed, &mut session, already_read),
-                reason => reason,
-            };
-            send_reset_behind(first, sealed, &mut session, reason).await;
-            match reason {
-                CloseReason::Loop => log.refused_as_all(&context.frontend, &failure),
-                reason => log.refused(reason, &failure.detail),
-            }
+            let reason = dialer.reset(failure.reason).await;
+            dialer.log_refused(reason, &failure, context);
             None
         }
     }
 }
 
-/// Takes the resources of a session, connects its target, and notes the target for the log.
+// === impl WaitingDialer ===
+
+impl WaitingDialer {
+    fn new(context: &TunnelContext, request: OpenRequest, session: Session) -> Self {
+        let mut log = SessionLog::new(&context.frontend, request.client.address);
+        log.keyed = Some(Keyed { key: session.key, suite: session.suite });
+        log.info.client = Some(request.open.client);
+        log.info.service = request.open.service.clone();
+        Self { request, session, unsent: vec![], log }
+    }
+
+    /// Says Opened, and makes a session of both connections.
+    fn established(
+        self,
+        target: ConnectedTarget,
+        termination: Termination,
+        context: &TunnelContext,
+    ) -> Box<EstablishedSession> {
+        let Self { request, mut session, unsent: mut first, log } = self;
+        let ConnectedTarget { plain, held, targets, place } = target;
+        plain.reset_unless_finished();
+        let opened = session.outbound.opened(&mut first);
+        opened.expect("one of the first records of a session can be sealed");
+        EstablishedSession::new(SessionParts {
+            log,
+            plain,
+            sealed: request.sealed,
+            session,
+            start: Start { first, already_read: request.already_read },
+            idle_timeout: context.idle_timeout,
+            termination: unless_target_down(termination, &targets, place),
+            held,
+        })
+    }
+
+    /// Says Reset, and returns the reason for that: where the dialer has ended its direction,
+    /// its last word.
+    async fn reset(&mut self, reason: CloseReason) -> CloseReason {
+        let OpenRequest { sealed, already_read, .. } = &mut self.request;
+        let reason = match reason {
+            CloseReason::Truncated => last_word(sealed, &mut self.session, already_read),
+            reason => reason,
+        };
+        let unsent = std::mem::take(&mut self.unsent);
+        send_reset_behind(unsent, sealed, &mut self.session, reason).await;
+        reason
+    }
+
+    fn log_refused(self, reason: CloseReason, failure: &ConnectFailure, context: &TunnelContext) {
+        match reason {
+            CloseReason::Loop => self.log.refused_as_all(&context.frontend, failure),
+            reason => self.log.refused(reason, &failure.detail),
+        }
+    }
+}
+
+/// Takes the resources of a session, and connects its target, which the log learns.
 async fn connect(
     context: &TunnelContext,
     services: &Services,
@@ -119,7 +159,7 @@ async fn connect(
     // Checked before waiting for a slot, because a ring may have taken all of them.
     if let (Some(targets), Some(announced)) = (targets, announced) {
         log.info.target = Some(Arc::clone(&targets.at(targets.first()).name));
-        rings::refuse_ring(targets.id(), announced)?;
+        loops::refuse_ring(targets.id(), announced)?;
     }
     let source = context.frontend.count_session(client.address);
     let source = source.map_err(|error| too_many(&error))?;
@@ -138,7 +178,7 @@ async fn connect(
         reached = reach(targets, context, open.client) => reached?,
         () = gone(sealed) => return Err(ended(CloseReason::Truncated)),
     };
-    let passes = |announced| rings::passes(targets.id(), announced, dialled, &plain);
+    let passes = |announced| loops::passes(targets.id(), announced, dialled, &plain);
     let passage = announced.and_then(passes);
     let held = Held { slot: Some(slot), source, passage };
     log.info.target = Some(Arc::clone(&targets.at(place).name));

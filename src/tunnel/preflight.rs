@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use super::caller::{Background, CallError, CallLimits, Called, DialerHandshake};
+use super::dial_far_end::{Background, CallError, Called, DialerHandshake, Patience};
 use super::handshake::{HandshakeConfig, await_opened, say_open};
 use super::options::{Options, Role};
 use super::relay::send_reset;
-use super::remote::remote_advice;
+use super::reset_reasons::remote_advice;
 use crate::addr::{Address, ClientAddr, ServiceName, Source};
 use crate::gate::StoreOptions;
 use crate::gate::redis_store::LONGEST_CONNECT;

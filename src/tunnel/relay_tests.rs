@@ -104,7 +104,8 @@ fn tunnel(
     let (plain_out, target) = duplex(room);
     let Ends { mut dialer, mut acceptor, opened } = ends;
     let dialer = tokio::spawn(async move {
-        let (plain, mut sealed) = (Pipe::new(plain_in), Pipe::new(near));
+        let plain = Pipe::new(plain_in);
+        let mut sealed = Pipe::new(near);
         let start = Start { first: vec![], already_read: vec![] };
         relay(
             Sides { plain, sealed: &mut sealed },
@@ -115,7 +116,8 @@ fn tunnel(
         .await
     });
     let acceptor = tokio::spawn(async move {
-        let (plain, mut sealed) = (Pipe::new(plain_out), Pipe::new(far));
+        let plain = Pipe::new(plain_out);
+        let mut sealed = Pipe::new(far);
         let start = Start { first: opened, already_read: vec![] };
         relay(
             Sides { plain, sealed: &mut sealed },
@@ -153,7 +155,8 @@ async fn streams_pass_both_ways_and_end_cleanly_over_every_pipe() {
             for padding in [Padding::NONE, Padding::default()] {
                 let Tunnel { client, target, dialer, acceptor } =
                     tunnel(room, ends(suite, padding), pending());
-                let (up, down) = (noise(len, 1), noise(len / 2, 2));
+                let up = noise(len, 1);
+                let down = noise(len / 2, 2);
                 let (at_client, at_target) =
                     tokio::join!(exchange(client, up.clone()), exchange(target, down.clone()));
                 assert!(at_client.unwrap() == down && at_target.unwrap() == up, "{room} {suite}");
@@ -245,7 +248,8 @@ async fn receive(wire: Vec<u8>) -> Received {
     far.write_all(&wire).await.unwrap();
     drop(far);
     let relaying = tokio::spawn(async move {
-        let (mut plain, mut sealed) = (Pipe::new(plain), Pipe::new(near));
+        let mut plain = Pipe::new(plain);
+        let mut sealed = Pipe::new(near);
         let total = Traffic::default();
         let mut open = OpenPump::new(&[], &total);
         let (mut from, _) = sealed.split();
@@ -277,7 +281,8 @@ async fn what_follows_fin_in_the_same_read_is_heeded() {
         let (mut far, near) = duplex(1 << 16);
         let (plain, _target) = duplex(1 << 16);
         far.write_all(&wire).await.unwrap();
-        let (plain, mut sealed) = (Pipe::new(plain), Pipe::new(near));
+        let plain = Pipe::new(plain);
+        let mut sealed = Pipe::new(near);
         let start = Start { first: opened, already_read: vec![] };
         let end = relay(
             Sides { plain, sealed: &mut sealed },
@@ -306,7 +311,8 @@ async fn a_flood_one_way_does_not_hold_up_the_other() {
     target.write_all(&[1; RECORDS]).await.unwrap();
     let relaying = tokio::spawn(async move {
         let start = Start { first: vec![], already_read: vec![] };
-        let (plain, mut sealed) = (Pipe::new(plain), Pipe::new(sealed));
+        let plain = Pipe::new(plain);
+        let mut sealed = Pipe::new(sealed);
         relay(
             Sides { plain, sealed: &mut sealed },
             Relayed { session: &mut acceptor, traffic: &Traffic::default() },
@@ -315,7 +321,8 @@ async fn a_flood_one_way_does_not_hold_up_the_other() {
         )
         .await
     });
-    let (mut opened, mut sealed) = (0, 0);
+    let mut opened = 0;
+    let mut sealed = 0;
     while opened < RECORDS / 2 {
         tokio::task::yield_now().await;
         opened += take_what_is_there(&mut target);

@@ -9,7 +9,7 @@ use super::context::TunnelContext;
 use super::decrypt::DecryptEnd;
 use super::encrypt::EncryptEnd;
 use crate::net::AsyncListener;
-use crate::tasks::lasting;
+use crate::tasks::restarting;
 use crate::upstream::health_check::Look;
 use crate::upstream::{HealthChecks, Targets};
 
@@ -56,7 +56,7 @@ impl Tunnel {
         F: Future<Output = ()> + Send + 'static,
     {
         let tunnel = Arc::clone(self);
-        self.context.frontend.tasks.spawn(lasting(task, move || begin(Arc::clone(&tunnel))));
+        self.context.frontend.tasks.spawn(restarting(task, move || begin(Arc::clone(&tunnel))));
     }
 
     /// Accepts connections until the tunnel is stopped.
@@ -67,12 +67,12 @@ impl Tunnel {
             Mode::Encrypt(end) => {
                 let end = Arc::clone(end);
                 let serve = move |accepted| Arc::clone(&end).serve(Arc::clone(&context), accepted);
-                frontend.accept_all(&listener, serve).await;
+                frontend.accept_all(Arc::clone(&listener), serve).await;
             }
             Mode::Decrypt(end) => {
                 let end = Arc::clone(end);
                 let serve = move |accepted| Arc::clone(&end).serve(Arc::clone(&context), accepted);
-                frontend.accept_all(&listener, serve).await;
+                frontend.accept_all(Arc::clone(&listener), serve).await;
             }
         }
         self.listens_no_more(&listener);

@@ -10,8 +10,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::access_log::SessionLog;
+use super::loops::PassageGuard;
 use super::relay::{Relayed, Sides, Start, relay};
-use super::rings::PassageGuard;
 use super::warm::AnswerDue;
 use crate::frontend::Termination;
 use crate::net::{Slot, SourceGuard, Stream};

@@ -9,7 +9,7 @@ use std::fmt;
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
-use super::speech::Speech;
+use super::foreign_protocol::Speech;
 use crate::reason::CloseReason;
 use crate::upstream::ConnectFailure;
 

@@ -22,9 +22,9 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 use tokio_util::task::TaskTracker;
 
 use super::handshake::{next_event, poll_event, say_open};
-use super::liveness::AT_WORK;
+use super::heartbeat::AT_WORK;
 use super::relay::{Start, send_reset};
-use super::remote::from_remote;
+use super::reset_reasons::from_remote;
 use crate::net::Stream;
 use crate::net::stream::Witness;
 use crate::proto::Session;

@@ -24,7 +24,7 @@ use super::targets::Targets;
 use crate::addr::ClientAddr;
 use crate::net::Stream;
 use crate::reason::CloseReason;
-use crate::tasks::lasting;
+use crate::tasks::restarting;
 
 /// Time after a refused login in which only the port is probed: a refused login counts
 /// at the service as an aborted connection.
@@ -108,7 +108,7 @@ impl HealthChecks {
                     place,
                     no_login_until: None,
                 };
-                running.spawn(lasting("the watch on a target", move || check.clone().run()));
+                running.spawn(restarting("the watch on a target", move || check.clone().run()));
             }
         }
         checks.stop.cancelled().await;

@@ -27,4 +27,4 @@ pub use error::ConnectFailure;
 pub use health_check::HealthChecks;
 pub use health_state::State;
 pub use target::Target;
-pub use targets::{AllFailed, StateSince, TargetHealth, Targets, TargetsId, UpstreamOptions};
+pub use targets::{AllFailed, TargetHealth, Targets, TargetsId, UpstreamOptions};

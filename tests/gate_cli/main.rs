@@ -292,7 +292,7 @@ fn idle_addresses_are_reaped() {
     ));
     let answer = store.run("history");
     assert_eq!(answer.status, Some(0));
-    assert!(answer.err.contains("1 entries of the history are no address"), "{answer:?}");
+    assert!(answer.err.contains("1 entries of the history are not an address"), "{answer:?}");
     let lines: Vec<_> = answer.out.lines().collect();
     assert!(lines[0].contains("Z 203.0.113.1 ") && lines[0].ends_with(" 40d ago"), "{answer:?}");
     assert!(lines[1].contains("Z 203.0.113.2 "), "the latest is last");

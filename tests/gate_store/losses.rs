@@ -114,7 +114,7 @@ async fn a_server_that_is_loading_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_set_of_another_type_is_told_and_mended() {
+async fn a_set_of_another_type_is_reported_and_recovers() {
     let server = Redis::start();
     let store = open(&server.url());
     edit(&store, Edit::Allow(member("203.0.113.7"), None)).await;

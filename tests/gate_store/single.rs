@@ -102,7 +102,7 @@ async fn a_set_with_allow_keys_conforms_over_a_unix_socket() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_other_programs_write_shows_at_once() {
+async fn writes_of_other_programs_show_at_once() {
     let server = Redis::start();
     let store = open_with_prefix(&server.url());
     for text in ["203.0.113.1", "::ffff:203.0.113.2", "2001:DB8::3", "10.1.2.3/8", "junk", ""] {
@@ -191,7 +191,7 @@ async fn an_ask_is_answered_from_the_server_and_not_from_what_was_read() {
 
 /// An address that was allowed and banned never looks allowed and free on the way to neither.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ban_ends_after_the_right_that_ended_with_it() {
+async fn a_ban_ends_after_the_grant_that_ended_with_it() {
     let server = Redis::start();
     let store = open(&server.url());
     for change in ["FLUSHALL", "BOTH"] {

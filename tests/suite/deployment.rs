@@ -215,7 +215,7 @@ fn the_sidecar_runs_and_is_given_the_time_to_drain() {
 
     let seconds = |flag: &str| -> i64 {
         let word = args.iter().find_map(|word| word.strip_prefix(&format!("--{flag}=")));
-        word.unwrap().parse().unwrap()
+        word.and_then(|word| word.strip_suffix('s')).unwrap().parse().unwrap()
     };
     let grace = pod["terminationGracePeriodSeconds"].as_integer().unwrap();
     assert!(grace > seconds("drain") + seconds("drain-accept"));

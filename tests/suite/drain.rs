@@ -51,7 +51,7 @@ fn a_silent_stranger_does_not_hold_a_stop_up() {
 fn a_second_signal_with_only_a_stranger_is_a_clean_end_too() {
     let dir = tempfile::tempdir().unwrap();
     let key = keygen(dir.path(), "key");
-    let mut decrypt = patient(&key, "3600");
+    let mut decrypt = patient(&key, "3600s");
     let baseline = decrypt.fds();
     let _stranger = decrypt.connect();
     eventually("it is accepted", || decrypt.fds() > baseline);

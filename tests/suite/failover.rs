@@ -57,7 +57,7 @@ fn a_target_that_is_killed_is_replaced_and_used_again_when_it_is_back() {
     let log = &pair.decrypt.program;
     let line = log.wait_line(DOWN, |line| is_about(line, DOWN, &first.name()));
     assert!(line.has("using", &second.name()), "{}", line.text());
-    assert!(line.field("error").unwrap().contains("nobody listens"), "{}", line.text());
+    assert!(line.field("error").unwrap().contains("nothing listens"), "{}", line.text());
 
     first.revive();
     let line = log.wait_line(UP, |line| is_about(line, UP, &first.name()));

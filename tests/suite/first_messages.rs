@@ -198,7 +198,7 @@ fn a_second_attempt_that_fails_before_the_first_is_no_answer() {
     let mut pooled = encrypt.target(&acceptor.addr()).args(["--pool", "1"]).start();
     let first = acceptor.hear();
     acceptor.hear().reset();
-    pooled.program.wait_line("it is told", |line| line.message().starts_with("the pool is not"));
+    pooled.program.wait_line("it is told", |line| line.message().starts_with("pool below"));
     drop(first);
     let mut warm = acceptor.accept_warm();
     let _client = pooled.connect();

@@ -61,7 +61,7 @@ fn a_redis_that_goes_and_comes_is_told_once() {
     eventually("it is asked", || pings(&redis) >= 2);
     assert_eq!(checked.counts(), [0, 0]);
     redis.kill();
-    assert!(checked.error_of(DOWN).contains("nobody listens"));
+    assert!(checked.error_of(DOWN).contains("nothing listens"));
     redis.revive();
     checked.error_of(UP);
     redis.signal(Signal::SIGSTOP);
@@ -105,11 +105,11 @@ fn status_and_metrics_tell_how_each_target_is_doing() {
     assert_eq!(up(), [0.0, 1.0]);
     let target = admin.tunnel()["targets"][0].clone();
     assert_eq!((&target["service"], &target["target"]), (&"cache".into(), &(&*names[0]).into()));
-    assert!(target["last_error"].as_str().unwrap().contains("nobody listens"), "{target}");
+    assert!(target["last_error"].as_str().unwrap().contains("nothing listens"), "{target}");
     let text = admin.says(0, &["status", "--tunnel", "decrypt"]);
     let line = |name: &str| text.lines().find(|line| line.contains(name)).unwrap().to_owned();
     let (one, other) = (line(&named[0]), line(&named[1]));
-    assert!(one.contains(" down for ") && one.contains("nobody listens"), "{text}");
+    assert!(one.contains(" down for ") && one.contains("nothing listens"), "{text}");
     assert!(other.contains(" up for ") && other.ends_with(", in use"), "{text}");
     first.revive();
     eventually("it is used again", || told() == [works(true), works(false)]);
@@ -259,7 +259,7 @@ fn a_check_without_an_account_is_told_once_and_not_repeated() {
     assert_eq!(checked.counts(), [0, 0]);
     assert_eq!(checked.end.count(UNWELCOME), 1);
     kill(&server);
-    assert!(checked.error_of(DOWN).contains("nobody listens"));
+    assert!(checked.error_of(DOWN).contains("nothing listens"));
 }
 
 /// An error in place of the greeting is down, with the server's words.

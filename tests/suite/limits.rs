@@ -464,7 +464,7 @@ fn a_share_that_changes_reaches_the_pool_of_a_tunnel_that_does_not() {
 
     fs::write(&file, process.clone() + &both).unwrap();
     assert!(admin.says(0, &["reload"]).contains("1 the same"));
-    let few = near.wait_line("too few", |line| line.message().ends_with("as many warm tunnels"));
+    let few = near.wait_line("too few", |line| line.message().ends_with("for the pool"));
     assert!(few.has("tunnel", "near"), "{}", few.text());
     let size = few.number("unopened").unwrap();
     assert!(size < 40 && pool().1 == size, "{}", few.text());

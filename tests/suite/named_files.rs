@@ -155,7 +155,7 @@ fn sizes_of_files_are_limited() {
     write(&dir, "large.toml", 0o600, &vec![b'#'; (1 << 20) + 1]);
     refused(&dir, "check -c large.toml", &["larger than 1 MiB"]);
     write(&dir, "binary.toml", 0o600, b"\xff\xfe");
-    refused(&dir, "check -c binary.toml", &["no UTF-8 text"]);
+    refused(&dir, "check -c binary.toml", &["not UTF-8 text"]);
 }
 
 /// A pipe in the place of a key, at a reload: it is refused, and later reloads work.

@@ -236,7 +236,7 @@ fn a_changed_limit_of_a_source_counts_present_sessions() {
 fn a_removed_tunnel_drains() {
     let two = Two::start();
     let kept = encrypt_table("kept", &two.decrypt.addr("far"), KEY, "");
-    for (drain, is_cut) in [("60", false), ("0.2", true)] {
+    for (drain, is_cut) in [("\"60s\"", false), ("\"200ms\"", true)] {
         let near = two.near(KEY, &format!("drain = {drain}"));
         two.encrypt.reload(&format!("{near}{kept}"));
         let entrance = two.entrance();
@@ -410,7 +410,7 @@ fn a_hang_up_while_it_drains_is_harmless() {
     let is_stopping = |line: &testkit::Line| line.message().starts_with("stopping:");
     two.encrypt.program.wait_line("stopping", is_stopping);
     two.encrypt.program.signal(Signal::SIGHUP);
-    two.encrypt.program.wait_line("told", |line| line.message().starts_with("stopping already"));
+    two.encrypt.program.wait_line("told", |line| line.message().starts_with("already stopping"));
     wire.expect_echo(b"after");
     wire.finish();
     assert_eq!(wire.expect_ending(), Ending::Clean);

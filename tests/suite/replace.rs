@@ -179,7 +179,7 @@ fn another_program_takes_the_place_with_the_manager_too() {
     encrypt.connect().expect_echo(b"served by the new one");
     // As systemd stops a service: each of its processes.
     old.program.signal(Signal::SIGTERM);
-    old.program.wait_line("told", |line| line.message().starts_with("finishing sessions already"));
+    old.program.wait_line("told", |line| line.message().starts_with("already finishing sessions"));
     live.expect_echo(b"after");
     drop(live);
     assert_eq!(old.program.exit_code(), 0, "{}", old.program.tail());
@@ -195,7 +195,7 @@ fn a_second_signal_ends_one_that_was_replaced() {
     let stage = Stage::new();
     let Replaced { mut old, encrypt: _encrypt, live: _live } = stage.replaced();
     let _new = stage.successor();
-    for said in ["finishing sessions already", "second signal"] {
+    for said in ["already finishing sessions", "second signal"] {
         old.program.signal(Signal::SIGTERM);
         old.program.wait_line(said, |line| line.message().starts_with(said));
     }

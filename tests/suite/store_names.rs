@@ -100,7 +100,7 @@ fn a_message_names_the_step_that_failed() {
     let closed = testkit::address::free_port();
     complains(
         &list(&format!("redis://{NAME}:{closed}")),
-        &[&format!("connecting to {NAME} ("), &format!(":{closed})"), "nobody listens there"],
+        &[&format!("connecting to {NAME} ("), &format!(":{closed})"), "nothing listens there"],
     );
     #[cfg(feature = "aws-lc")]
     complains(

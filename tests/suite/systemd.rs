@@ -356,9 +356,9 @@ fn what_is_not_as_it_should_be_is_told() {
     let other = launch("systemd:redis");
     fails(hand_over(&other, "mysql:web", vec![tcp().1.into(), tcp().1.into()]), "mysql, web");
     let datagram = UnixDatagram::unbound().unwrap();
-    fails(hand_over(&other, "redis", vec![datagram.into()]), "no stream socket that listens");
+    fails(hand_over(&other, "redis", vec![datagram.into()]), "not a stream socket that listens");
     let unbound = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    fails(hand_over(&other, "redis", vec![unbound.into()]), "no stream socket that listens");
+    fails(hand_over(&other, "redis", vec![unbound.into()]), "not a stream socket that listens");
     // Descriptors for another process are not ours, whatever else is true.
     let anothers = launch("systemd:redis").prelude("export LISTEN_FDS=1 LISTEN_PID=1;").spawn();
     fails(anothers, "hands no sockets to this process");

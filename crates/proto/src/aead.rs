@@ -200,10 +200,12 @@ mod tests {
         for suite in Suite::ALL {
             for len in [0, 1, 2, 15, 16, 17, 63, 64, 65, 255, 1024, 16_383, 16_384] {
                 let key = Secret::take(&mut [(len % 251) as u8; 32]);
-                let (c, rust) = (AeadKey::new(suite, &key), rust_crypto::AeadKey::new(suite, &key));
+                let c = AeadKey::new(suite, &key);
+                let rust = rust_crypto::AeadKey::new(suite, &key);
                 let nonce = [(len % 7) as u8; NONCE_LEN];
                 let text: Vec<u8> = (0..len).map(|i| (i % 256) as u8).collect();
-                let (mut one, mut two) = (text.clone(), text.clone());
+                let mut one = text.clone();
+                let mut two = text.clone();
                 let tag = c.seal(nonce, b"ad", &mut one);
                 assert_eq!(tag, rust.seal(nonce, b"ad", &mut two), "{suite} {len}");
                 assert_eq!(one, two, "{suite} {len}");

@@ -102,11 +102,13 @@ mod tests {
         for byte in 0..64_u8 {
             let private =
                 Secret::take(&mut std::array::from_fn(|i| byte.wrapping_mul(i as u8 + 7)));
-            let (ours, other) = (DhKey::new(&private), OtherKey::new(&private));
+            let ours = DhKey::new(&private);
+            let other = OtherKey::new(&private);
             assert_eq!(ours.public(), other.public());
             // Half of all byte strings are no points of the curve; both take its twist.
             let point = [byte.wrapping_mul(37); KEY_LEN];
-            let (ours, other) = (ours.agree(&point), other.agree(&point));
+            let ours = ours.agree(&point);
+            let other = other.agree(&point);
             assert_eq!(ours.map(|s| *s.expose()), other.map(|s| *s.expose()), "{byte}");
         }
     }

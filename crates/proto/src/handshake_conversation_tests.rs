@@ -27,7 +27,9 @@ fn converse(chunk: usize, suites: SuiteSet) {
     }
     dialer.outbound.fin(&mut wire).unwrap();
 
-    let (mut arrived, mut received, mut events) = (vec![], vec![], vec![]);
+    let mut arrived = vec![];
+    let mut received = vec![];
+    let mut events = vec![];
     let mut waiting = Some(unconfirmed);
     let mut session = None;
     for bytes in wire.chunks(chunk) {

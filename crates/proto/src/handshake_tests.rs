@@ -79,15 +79,17 @@ fn published_vectors_byte_for_byte() {
 
 fn check_vector(vector: &serde_json::Value) {
     let static_secret = |name: &str| secret(&unhex(&vector[name]));
-    let (prologue, psk) =
-        (unhex(&vector["init_prologue"]), secret(&unhex(&vector["init_psks"][0])));
+    let prologue = unhex(&vector["init_prologue"]);
+    let psk = secret(&unhex(&vector["init_psks"][0]));
     let messages = vector["messages"].as_array().unwrap();
     let framed = |i: usize| {
         let payload = unhex(&messages[i]["payload"]);
         [&[0; 32][..], &payload, &[0; 16]].concat()
     };
-    let (e1, e2) = (static_secret("init_ephemeral"), static_secret("resp_ephemeral"));
-    let (e1, e2) = (DhKey::new(&e1), DhKey::new(&e2));
+    let e1 = static_secret("init_ephemeral");
+    let e2 = static_secret("resp_ephemeral");
+    let e1 = DhKey::new(&e1);
+    let e2 = DhKey::new(&e2);
 
     let mut one = framed(0);
     let initiator = write_message1(&prologue, &psk, &e1, &mut one);
@@ -186,7 +188,8 @@ fn our_dialer_and_the_acceptor_of_snow_agree() {
     let mut said = [0; PAYLOAD_LEN];
     assert_eq!(snow.read_message(&message1, &mut said).unwrap(), PAYLOAD_LEN);
     assert_eq!(Hello::decode(&said), Ok(hello()));
-    let (suite, padding) = (Suite::Aes256Gcm, Padding::NONE);
+    let suite = Suite::Aes256Gcm;
+    let padding = Padding::NONE;
     let welcome = Welcome { suite, padding, clock_ms: 9, extensions: Extensions::default() };
     let mut message2 = [0; MESSAGE_LEN];
     assert_eq!(snow.write_message(&welcome.encode(), &mut message2).unwrap(), MESSAGE_LEN);

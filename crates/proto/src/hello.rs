@@ -188,7 +188,8 @@ mod tests {
             let extensions = Extensions { heartbeat };
             let hello = Hello { extensions, ..HELLO };
             assert_eq!(Hello::decode(&hello.encode()), Ok(hello));
-            let (suite, padding) = (Suite::Aes256Gcm, Padding::default());
+            let suite = Suite::Aes256Gcm;
+            let padding = Padding::default();
             let welcome = Welcome { suite, padding, clock_ms: 7, extensions };
             assert_eq!(Welcome::decode(&welcome.encode()), Ok(welcome));
         }

@@ -73,7 +73,8 @@ impl Metrics {
     #[track_caller]
     pub fn get(&self, name: &str, labels: &str) -> f64 {
         let whole = |mode| format!("knockpipe_{name}{{tunnel=\"{mode}\"{labels}}}");
-        let (encrypt, decrypt) = (self.0.get(&whole("encrypt")), self.0.get(&whole("decrypt")));
+        let encrypt = self.0.get(&whole("encrypt"));
+        let decrypt = self.0.get(&whole("decrypt"));
         *encrypt.or(decrypt).unwrap_or_else(|| panic!("no {name} {labels}: {:?}", self.0.keys()))
     }
 

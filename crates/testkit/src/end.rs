@@ -214,7 +214,7 @@ impl End {
     /// start: from then on the number of its descriptors is constant.
     #[track_caller]
     pub fn wait_looked(&self) {
-        let what = "cannot be reached at the start";
+        let what = "target unreachable at start";
         self.program.wait_line(what, |line| line.message().starts_with(what));
     }
 

@@ -39,7 +39,8 @@ impl Service {
     /// Starts one more process with the same file.
     #[track_caller]
     pub fn again(&self) -> Self {
-        let (file, process) = (self.file.clone(), self.process.clone());
+        let file = self.file.clone();
+        let process = self.process.clone();
         Self { program: run(&file), file, process }
     }
 

@@ -89,7 +89,8 @@ impl Clients {
         let mut clients = Self { stop: Arc::default(), served: Arc::default(), threads: vec![] };
         for entrance in entrances {
             let mut work = worker(entrance);
-            let (stop, served) = (Arc::clone(&clients.stop), Arc::clone(&clients.served));
+            let stop = Arc::clone(&clients.stop);
+            let served = Arc::clone(&clients.served);
             clients.threads.push(std::thread::spawn(move || {
                 let mut all = Latencies::default();
                 while !stop.load(Ordering::SeqCst) {

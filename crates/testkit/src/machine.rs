@@ -50,7 +50,8 @@ impl Machine {
     /// `place/NAME`.
     #[track_caller]
     pub fn knockpipe_with_links_to(&self, place: &Path) -> PathBuf {
-        let (etc, between) = (self.dir.path().join("etc"), self.dir.path().join("between"));
+        let etc = self.dir.path().join("etc");
+        let between = self.dir.path().join("between");
         let copied = Command::new("cp").args(["-a", "/etc/."]).arg(&etc).output();
         let copied = copied.expect("cp starts");
         assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
@@ -72,7 +73,8 @@ impl Machine {
             words.join(" "),
             binary().display(),
         );
-        let (draft, script) = (self.dir.path().join("draft"), self.dir.path().join(name));
+        let draft = self.dir.path().join("draft");
+        let script = self.dir.path().join(name);
         fs::write(&draft, text).expect("the directory can be written");
         let mode = fs::Permissions::from_mode(0o755);
         fs::set_permissions(&draft, mode).expect("it is ours");

@@ -60,8 +60,8 @@ impl Net {
             "this test makes network namespaces, which takes root; run it with sudo"
         );
         let id = unique();
-        let (gate, peers) =
-            (Namespace::new(format!("kp{id}g")), Namespace::new(format!("kp{id}p")));
+        let gate = Namespace::new(format!("kp{id}g"));
+        let peers = Namespace::new(format!("kp{id}p"));
         ip(&["link", "add", "kp0", "netns", gate.0.as_str(), "type", "veth"]
             .into_iter()
             .chain(["peer", "name", "kp0", "netns", &peers.0])

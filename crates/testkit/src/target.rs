@@ -57,7 +57,8 @@ impl Target {
             counts: Arc::new(Counts::default()),
             stop: Arc::new(AtomicBool::new(false)),
         };
-        let (counts, stop) = (Arc::clone(&target.counts), Arc::clone(&target.stop));
+        let counts = Arc::clone(&target.counts);
+        let stop = Arc::clone(&target.stop);
         std::thread::spawn(move || accept_all(&listener, &counts, &stop, &Arc::new(serve)));
         target
     }
@@ -133,7 +134,8 @@ fn accept_all(
         }
         counts.accepts.fetch_add(1, Ordering::SeqCst);
         counts.live.fetch_add(1, Ordering::SeqCst);
-        let (serve, counts) = (Arc::clone(serve), Arc::clone(counts));
+        let serve = Arc::clone(serve);
+        let counts = Arc::clone(counts);
         // Small stacks: some scenarios serve thousands of connections at once.
         Builder::new()
             .stack_size(128 * 1024)

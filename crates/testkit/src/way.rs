@@ -44,8 +44,9 @@ impl Way {
         let listener = TcpListener::bind(Kind::Tcp4.fresh(Path::new("/"), "").tcp()).unwrap();
         let addr = Addr::Tcp(listener.local_addr().unwrap());
         let way = Self { addr, links: Arc::default(), stop: Arc::default() };
-        let (links, stop, upstream) =
-            (Arc::clone(&way.links), Arc::clone(&way.stop), upstream.tcp());
+        let links = Arc::clone(&way.links);
+        let stop = Arc::clone(&way.stop);
+        let upstream = upstream.tcp();
         thread::spawn(move || {
             while let Ok((dialer, _)) = listener.accept() {
                 if stop.load(Ordering::SeqCst) {

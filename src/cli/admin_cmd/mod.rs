@@ -5,6 +5,7 @@
 //! between them. Nothing here knows how an answer is made.
 
 mod overview;
+mod rates;
 mod status;
 mod view;
 

@@ -4,8 +4,8 @@
 //! tunnels that do not fit. Anything else, a file or `grep`, gets every tunnel in full.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
+use super::rates::Rates;
 use super::view::{line, size, table};
 use crate::admin::protocol::{ReloadReply, StatusReply, TunnelReply};
 use crate::cli::output::{Screen, span};
@@ -21,18 +21,7 @@ const COLUMNS: [&str; WIDTH] =
 /// Shortest length to which a name is cut on a narrow terminal.
 const LEAST_NAME: usize = 8;
 
-/// Rates of a tunnel, per second.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Rates {
-    /// Connections accepted.
-    pub(super) accepted: u64,
-    /// Stream bytes from the plain side to the sealed side.
-    pub(super) sent: u64,
-    /// Stream bytes from the sealed side to the plain side.
-    pub(super) received: u64,
-}
-
-/// State of a tunnel in a word, the worst first.
+/// The state of a tunnel in a word, the worst first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Grade {
     /// New connections do not get through.
@@ -40,18 +29,6 @@ enum Grade {
     /// There is a problem, or a limit is near.
     Degraded,
     Good,
-}
-
-impl Rates {
-    pub(super) fn between(before: &TunnelReply, now: &TunnelReply, time: Duration) -> Self {
-        let ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1);
-        let rate = |now: u64, before: u64| now.saturating_sub(before).saturating_mul(1000) / ms;
-        Self {
-            accepted: rate(now.accepted, before.accepted),
-            sent: rate(now.sent, before.sent),
-            received: rate(now.received, before.received),
-        }
-    }
 }
 
 impl Grade {

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::overview::{Rates, overview};
+use super::overview::overview;
+use super::rates::Rates;
 use super::view;
 use super::{AskArgs, BETWEEN_LOOKS, known};
 use crate::admin::protocol::{StatusReply, TunnelReply};

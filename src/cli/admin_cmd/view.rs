@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::super::output::span;
-use super::overview::Rates;
+use super::rates::Rates;
 use crate::admin::protocol::{GateReply, PoolReply, SessionReply, TargetReply, TunnelReply};
 use crate::tunnel::Level;
 
@@ -41,8 +41,8 @@ pub(super) fn rated(before: &[SessionReply], sessions: Vec<SessionReply>) -> Vec
             let ms = session.age_ms.saturating_sub(age_ms).max(1);
             now.saturating_sub(before).saturating_mul(1000) / ms
         };
-        let (sent_per_s, received_per_s) =
-            (per_s(session.sent, sent), per_s(session.received, received));
+        let sent_per_s = per_s(session.sent, sent);
+        let received_per_s = per_s(session.received, received);
         Rated { session, sent_per_s, received_per_s }
     };
     sessions.into_iter().map(rate).collect()

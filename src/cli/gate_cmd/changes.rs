@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use super::super::Done;
 use super::super::output::left;
-use super::place::{Absent, OpenedStore};
-use super::source::Source;
+use super::find_gate::Source;
+use super::opened_store::{Absent, OpenedStore};
 use super::{CommonArgs, GateCommandError, SafetyArgs};
 use crate::duration;
 use crate::gate::Member;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::super::Done;
 use super::super::output::notice;
 use super::list::{ALLOWED, BANNED, read_entries};
-use super::place::{Absent, OpenedStore};
+use super::opened_store::{Absent, OpenedStore};
 use super::{CommonArgs, GateCommandError, SafetyArgs};
 use crate::duration;
 use crate::files::read::{Kind, ReadError, open};

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::super::Done;
 use super::super::output::{Form, Output, date, left, notice};
 use super::CommonArgs;
-use super::place::{Absent, OpenedStore, each, runtime};
+use super::opened_store::{Absent, OpenedStore, each, runtime};
 use crate::gate::store::is_implausible;
 use crate::gate::{Entry, Expiry, Item, Member, UnixMillis};
 use crate::net::clock::now;
@@ -37,7 +37,7 @@ pub(super) struct ExportArgs {
     unsorted: bool,
 
     #[command(flatten)]
-    store: super::source::SourceArgs,
+    store: super::find_gate::SourceArgs,
 }
 
 /// `gate history`.

@@ -6,16 +6,16 @@
 //! nothing has its own exit status.
 
 mod changes;
+mod find_gate;
 mod import;
 mod list;
-mod place;
+mod opened_store;
 mod reap;
-mod source;
 mod why;
 
 use clap::{Args, Subcommand};
 
-use self::source::SourceArgs;
+use self::find_gate::SourceArgs;
 use super::Done;
 use super::gate_args::Balancer;
 use super::output::{FormArgs, Output};

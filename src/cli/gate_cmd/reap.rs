@@ -10,7 +10,7 @@ use super::super::Done;
 use super::super::output::{date, left, notice};
 use super::CommonArgs;
 use super::list::read_history;
-use super::place::{Absent, OpenedStore};
+use super::opened_store::{Absent, OpenedStore};
 use crate::duration;
 use crate::gate::store::{Edit, EditResult};
 use crate::net::clock;

@@ -14,12 +14,12 @@ use super::super::Done;
 use super::super::admin_cmd::unexpected_reply;
 use super::super::gate_args::RuleArgs;
 use super::super::output::{date, left};
-use super::place::{Absent, OpenedStore, runtime};
-use super::source::ProcessSocket;
+use super::find_gate::Door;
+use super::opened_store::{Absent, OpenedStore, runtime};
 use super::{CommonArgs, GateCommandError};
 use crate::addr::ClientAddr;
-use crate::admin::gates::{RuleReply, WhyReply};
 use crate::admin::protocol::{Reply, Request};
+use crate::admin::protocol::{RuleReply, WhyReply};
 use crate::gate::decision::Line;
 use crate::gate::store::{AddressRecord, StoreError, is_implausible};
 use crate::gate::{

@@ -5,8 +5,8 @@
 //! most a torn end, which readers pass over and the next writer cuts off under
 //! the lock. A file that is damaged anywhere else is refused, never repaired.
 //!
-//! Several edits that belong together are no append, of which a killed writer could
-//! leave the half: they make a new file, which takes the place of the old one.
+//! Several edits that belong together are not appended, since a killed writer could
+//! leave half of them: they make a new file, which takes the place of the old one.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -15,24 +15,24 @@ use std::path::PathBuf;
 
 use nix::fcntl::OFlag;
 
+use super::super::file_record::{HEADER, LONGEST_LINE, Record, Subject};
+use super::super::file_state::State;
 use super::super::store::{Edit, StoreError};
 use super::lock::{Locked, OWN, cause_at, error_at, id, open};
 use super::permissions;
-use super::record::{HEADER, LONGEST_LINE, Record, Subject};
-use super::state::State;
 use crate::files::place::{FileId, Place};
 use crate::net::clock;
 use crate::unix_time::UnixMillis;
 
 /// A smaller file is not worth writing anew.
 const WORTH_COMPACTING: u64 = 64 * 1024;
-/// About what one entry takes, and how many times that the file may be long.
+/// About the length of one entry, and the multiple of all entries that the file may reach.
 const ENTRY: u64 = 80;
 const SLACK: u64 = 4;
 /// One append has no more bytes: 100,000 notes for the history, each a line.
 const LONGEST_APPEND: u64 = 32 << 20;
 /// Changes that are kept for a follower; more become a full read.
-const MOST_NEWS: usize = 50_000;
+const MOST_CHANGES: usize = 50_000;
 
 /// The content of the file, and the offset up to which it was read.
 #[derive(Debug)]
@@ -129,14 +129,14 @@ impl LogReader {
         if let Some(excess) = records.iter().find_map(|it| self.state.excess(it, || now)) {
             return Err(self.cause(excess.to_string()));
         }
-        // Also when nothing is to be written: what was found may be in no disk yet,
-        // when its writer was killed before it could see to that.
+        // Also when nothing is to be written: the content may not be on disk yet, if its
+        // writer was killed before it could ensure that.
         self.append(file, lines.as_bytes())?;
         for record in &records {
             self.note(record);
         }
         if self.is_worth_compacting(now) {
-            // The edit is safe; what fails here is tried again after the next.
+            // The edit is safe; a failure here is tried again after the next.
             let _ = self.compact(place, now);
         }
         Ok(records)
@@ -154,7 +154,7 @@ impl LogReader {
         self.mend(&locked.file, &locked.place)?;
         let made = self.make_all(locked, edits, now);
         if made.is_err() {
-            // What is in memory is not what is in the file.
+            // Memory and file differ.
             self.forget();
         }
         made
@@ -274,7 +274,7 @@ impl LogReader {
     fn note(&mut self, record: &Record) {
         self.state.apply(record);
         if let Some(subject) = record.subject() {
-            if self.changes.subjects.len() < MOST_NEWS && !self.changes.everything {
+            if self.changes.subjects.len() < MOST_CHANGES && !self.changes.everything {
                 self.changes.subjects.push(subject);
             } else {
                 self.expect_everything();
@@ -334,7 +334,7 @@ impl LogReader {
     fn append(&mut self, mut file: &File, bytes: &[u8]) -> Result<(), StoreError> {
         let written = file.write_all(bytes).and_then(|()| file.sync_data());
         if let Err(error) = written {
-            // What is there of it must not be read as an edit that was made.
+            // A part of it must not be read as an edit that was made.
             let _ = file.set_len(self.offset);
             return Err(self.error(&error));
         }
@@ -355,7 +355,7 @@ impl LogReader {
     fn compact(&mut self, place: &Place, now: UnixMillis) -> io::Result<()> {
         match self.new_owner(place)? {
             Some(owner) => self.replace(place, owner, now),
-            // Its owner does that.
+            // This is left to its owner.
             None => Ok(()),
         }
     }
@@ -387,7 +387,7 @@ impl LogReader {
                 return Err(error);
             }
         };
-        // The same content in another file: no news for a follower here.
+        // The same content in another file: no change for a follower here.
         self.held = Some(file);
         self.offset = seen.len();
         self.compact_check = WORTH_COMPACTING.max(self.offset * SLACK);

@@ -4,7 +4,7 @@ use std::fs::OpenOptions;
 use std::net::IpAddr;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 
-use super::super::state::MOST_ENTRIES;
+use super::super::super::file_state::MOST_ENTRIES;
 use super::*;
 use crate::unix_time::Expiry;
 
@@ -51,7 +51,7 @@ fn count(reader: &LogReader) -> usize {
 }
 
 #[test]
-fn what_one_writes_another_reads() {
+fn an_edit_is_seen_by_another_reader() {
     let place = Place::new();
     let (mut one, mut other) = (place.tail(), place.tail());
     edit(&mut one, vec![allow(1)], 0).unwrap();
@@ -69,7 +69,7 @@ fn what_one_writes_another_reads() {
 }
 
 #[test]
-fn every_torn_end_is_passed_over_and_cut() {
+fn every_torn_end_is_skipped_and_cut() {
     let whole = allow(1).line(17);
     for cut in 0..whole.len() {
         let place = Place::new();
@@ -103,7 +103,7 @@ fn an_append_whose_pages_came_out_of_order_is_torn_too() {
 }
 
 #[test]
-fn every_torn_header_is_made_good() {
+fn every_torn_header_is_repaired() {
     for cut in 0..HEADER.len() {
         let place = Place::new();
         place.write(&HEADER[..cut]);
@@ -116,7 +116,7 @@ fn every_torn_header_is_made_good() {
 }
 
 #[test]
-fn damage_is_told_and_nothing_is_cut() {
+fn damage_is_reported_and_nothing_is_cut() {
     let place = Place::new();
     for n in 0..3 {
         edit(&mut place.tail(), vec![allow(n)], 0).unwrap();
@@ -151,7 +151,7 @@ fn an_end_longer_than_an_append_is_damage_and_long_lines_hide_none() {
 }
 
 #[test]
-fn a_file_holds_so_many_entries_and_no_more() {
+fn the_entries_of_a_file_are_limited() {
     let place = Place::new();
     let mut reader = place.tail();
     edit(&mut reader, vec![allow(1)], 0).unwrap();
@@ -181,7 +181,7 @@ fn a_file_holds_so_many_entries_and_no_more() {
 }
 
 #[test]
-fn what_is_none_of_ours_is_refused_and_left_alone() {
+fn foreign_files_are_refused_and_left_alone() {
     for (bytes, said) in [
         (&b"ip,comment\n1.2.3.4,x\n"[..], "is no gate file"),
         (b"knockpipe-gate-2\nx\n", "a newer knockpipe"),
@@ -208,7 +208,7 @@ fn what_is_none_of_ours_is_refused_and_left_alone() {
 }
 
 #[test]
-fn a_long_past_is_dropped_and_readers_follow() {
+fn a_file_of_mostly_past_entries_is_rewritten_and_readers_follow() {
     let place = Place::new();
     let (mut writer, mut reader) = (place.tail(), place.tail());
     let mut longest = 0;
@@ -285,7 +285,7 @@ fn a_reader_never_takes_a_write_under_way_for_damage() {
             let seen = |m: u8| Record::Seen(IpAddr::from([10, 0, 0, m]), n);
             edit(&mut reader, (0..100).map(seen).collect(), 0).unwrap();
             edit(&mut reader, vec![allow(1)], 0).unwrap();
-            // What a killed writer leaves; the next one cuts it off.
+            // The rest of a killed writer; the next one cuts it off.
             let torn = (0..100).map(|m| seen(m).line(reader.offset)).collect::<String>();
             let file = OpenOptions::new().append(true).open(&path).unwrap();
             (&file).write_all(&torn.as_bytes()[..torn.len() - 30]).unwrap();

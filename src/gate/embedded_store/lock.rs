@@ -1,7 +1,7 @@
 //! The file of an embedded store, opened and held against other writers.
 //!
 //! Permissions are checked here, on the opened file, and the reasons why it cannot be used are
-//! put into words. Its content is the business of `file`.
+//! put into words. Its content is left to `file`.
 
 use std::fs::{self, File};
 use std::io;
@@ -98,7 +98,7 @@ impl Locked {
     }
 }
 
-/// Opens the file that has the name now, if it is one to work with.
+/// Opens the file that has the name now, if it can be used.
 pub(super) fn open(place: &Place, flags: OFlag) -> Result<File, StoreError> {
     let path = place.path();
     let file = place.open(flags, Mode::empty()).map_err(|error| error_at(path, &error))?;

@@ -7,8 +7,6 @@
 mod file;
 mod lock;
 mod permissions;
-mod record;
-mod state;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -21,6 +19,8 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::SendError;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::file_record::{Record, Subject};
+use super::file_state::State;
 use super::member::{Entry, Item, Member};
 use super::store::{AddressRecord, AllowEntry, BATCH, Ban, Edit, EditResult, Event, StoreError};
 use crate::net::clock::{Clock, now};
@@ -28,8 +28,6 @@ use crate::tasks::blocking;
 use crate::unix_time::{Expiry, UnixMillis};
 use file::LogReader;
 use lock::{Locked, cause_at};
-use record::{Record, Subject};
-use state::State;
 
 /// The interval at which a follower looks at the file from outside.
 const LOOK: Duration = Duration::from_millis(40);
@@ -62,7 +60,7 @@ impl EmbeddedStore {
     ///
     /// # Errors
     /// When it cannot be opened, others may use it, this process may not put a new
-    /// one in its place, or it is none of ours.
+    /// one in its place, or it is not a gate's file.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let path = std::path::absolute(path).unwrap_or_else(|_| PathBuf::from(path));
         let server = format!("file {}", path.display()).into();
@@ -73,38 +71,38 @@ impl EmbeddedStore {
         Ok(Self { path: path.into(), reader: Arc::new(Mutex::new(reader)), server })
     }
 
-    /// Makes a change that survives whatever happens after this returned.
+    /// Makes a change that is on disk when this returns.
     ///
     /// # Errors
     /// When the file cannot be written, or is held by another process.
     pub async fn edit(&self, edit: Edit) -> Result<EditResult, StoreError> {
-        self.apart(move |own| own.edit_now(&edit, now())).await
+        self.on_thread(move |own| own.edit_now(&edit, now())).await
     }
 
     fn edit_now(&self, edit: &Edit, now: UnixMillis) -> Result<EditResult, StoreError> {
-        // Waited for before the tail is held, which a follower wants as well.
+        // Awaited before the reader is locked, which a follower needs as well.
         let locked = Locked::take(&self.path)?;
         let decide = |state: &State| state.records_for(edit, now);
         let records = self.lock().edit(&locked, decide, now)?;
         Ok(self.receipt(edit, &records))
     }
 
-    /// Makes all changes or none, whatever happens meanwhile: under one lock, in one
-    /// write. Then each result is passed to `told`.
+    /// Makes all changes or none, also if the process is killed meanwhile: under one lock, in
+    /// one write. Then each result is passed to `report`.
     ///
     /// # Errors
     /// When the file cannot be written, or is held by another process.
     pub async fn edit_all(
         &self,
         edits: Vec<Edit>,
-        told: &mut dyn FnMut(EditResult),
+        report: &mut dyn FnMut(EditResult),
     ) -> Result<(), StoreError> {
-        let made = self.apart(move |own| {
+        let made = self.on_thread(move |own| {
             let locked = Locked::take(&own.path)?;
             let made = own.lock().edit_all(&locked, &edits, now())?;
             Ok(edits.into_iter().zip(made).collect::<Vec<_>>())
         });
-        made.await?.iter().for_each(|(edit, records)| told(self.receipt(edit, records)));
+        made.await?.iter().for_each(|(edit, records)| report(self.receipt(edit, records)));
         Ok(())
     }
 
@@ -210,9 +208,9 @@ impl EmbeddedStore {
                 () = sleep_until(look_at) => {}
             }
             look_at = Instant::now() + LOOK;
-            // What was over by a clock that was wrong may not be over.
+            // An entry that had ended by a wrong clock may still hold.
             away |= clock.was_set();
-            let mut look = pin!(self.apart(move |own| own.look(away)));
+            let mut look = pin!(self.on_thread(move |own| own.look(away)));
             let looked = match timeout(LATE, &mut look).await {
                 Ok(looked) => looked,
                 Err(_) if told_away => look.await,
@@ -236,7 +234,7 @@ impl EmbeddedStore {
         }
     }
 
-    /// Looks at the file, and returns what is new.
+    /// Looks at the file, and returns the changes.
     fn look(&self, was_away: bool) -> Result<Report, StoreError> {
         let mut reader = self.lock();
         if reader.is_behind()? {
@@ -251,12 +249,12 @@ impl EmbeddedStore {
         Ok(Report::Changes(events.collect()))
     }
 
-    /// Reads the file to its end, and then what is asked for.
+    /// Reads the file to its end, and returns the result of `what` on its content.
     async fn read<T: Send + 'static>(
         &self,
         what: impl FnOnce(&LogReader) -> T + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.apart(move |own| {
+        self.on_thread(move |own| {
             let mut reader = own.lock();
             reader.catch_up()?;
             Ok(what(&reader))
@@ -265,7 +263,7 @@ impl EmbeddedStore {
     }
 
     /// Does `work` on a thread that may block.
-    async fn apart<T: Send + 'static>(
+    async fn on_thread<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Self) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
@@ -276,7 +274,7 @@ impl EmbeddedStore {
 
     fn lock(&self) -> MutexGuard<'_, LogReader> {
         self.reader.lock().unwrap_or_else(|poisoned| {
-            // A panic may have left it half changed; the file says what is true.
+            // A panic may have left it half changed; the file has the truth.
             let mut reader = poisoned.into_inner();
             *reader = LogReader::new(self.path.to_path_buf());
             self.reader.clear_poison();

@@ -27,8 +27,8 @@ pub(super) fn refusal(path: &Path) -> String {
     format!("belongs to {owner}, and this process runs as {me}; run: chown {me} {path}")
 }
 
-/// The reason why no new file could be put in place of the old: without that it would grow
-/// for ever.
+/// The reason why no new file could be put in place of the old: otherwise it would grow
+/// without end.
 pub(super) fn check_directory(place: &Place) -> Result<(), String> {
     if place.is_writable() { Ok(()) } else { Err(closed(&directory(place.path()))) }
 }
@@ -77,7 +77,7 @@ fn directory(path: &Path) -> PathBuf {
 fn closed(directory: &Path) -> String {
     let (me, directory) = (user_name(geteuid()), directory.display());
     format!(
-        "its directory is not for {me}, as whom this process runs and has to write there; \
+        "its directory is not for {me}, the user of this process, which has to write there; \
          run: chown {me} {directory}"
     )
 }

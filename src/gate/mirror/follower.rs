@@ -42,8 +42,8 @@ enum Ended {
 }
 
 impl StoreMirror {
-    /// Follows the store with what `follow` returns until the mirror is stopped. Should
-    /// that fail, or the handling of its reports, no removal would be reported: then the
+    /// Follows the store with the future of `follow` until the mirror is stopped. If that
+    /// fails, or the handling of its reports does, no removal would be reported: then the
     /// store counts as unavailable, and it is read from the start.
     pub(super) async fn attend<F>(self: Arc<Self>, follow: impl Fn(Reports, Queries) -> F)
     where

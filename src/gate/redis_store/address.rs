@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_refused() {
+    fn texts_that_are_no_address_are_refused() {
         for text in [
             "",
             "h:1",

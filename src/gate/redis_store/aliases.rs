@@ -2,16 +2,16 @@
 //! networks, and addresses that are written in another way.
 //!
 //! Programs write `2001:DB8::1` or `::ffff:1.2.3.4`, and Redis compares bytes.
-//! Bounded: where there is more than is kept, "not found" stays unsaid.
+//! Bounded: where there is more than is kept, "not found" is not reported.
 
 use std::collections::{HashMap, HashSet};
 
 use super::super::member::Member;
 use super::keys::Subject;
 
-/// Networks that are kept; in a larger set every candidate is told about.
+/// The most networks that are kept; in a larger set every candidate is reported.
 const MOST_NETWORKS: usize = 100_000;
-/// Unusual spellings that are kept.
+/// The most unusual spellings that are kept.
 const MOST_ALIASES: usize = 10_000;
 
 /// Findings of one full read in the set.
@@ -70,7 +70,7 @@ impl AliasIndex {
         }
     }
 
-    /// Notes a key whose address is not written canonically.
+    /// Notes a key with an address that is not written canonically.
     pub(super) fn note_key(&mut self, subject: Subject, key: &str) {
         self.keys.too_many_aliases |= !note(&mut self.keys.keys, subject, key);
     }
@@ -118,7 +118,7 @@ impl AliasIndex {
     }
 }
 
-/// False when there is no room.
+/// Adds a spelling. Returns false if there is no room.
 fn note<K: std::hash::Hash + Eq>(kept: &mut HashMap<K, Vec<String>>, key: K, text: &str) -> bool {
     /// One subject has few spellings; a store that has more is garbage.
     const MOST_SPELLINGS: usize = 16;
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn too_much_is_known_to_be_too_much() {
+    fn an_overflow_of_spellings_is_noticed() {
         let mut index = AliasIndex::default();
         for n in 0..=MOST_ALIASES {
             let ip = std::net::Ipv4Addr::from(u32::try_from(n).unwrap());

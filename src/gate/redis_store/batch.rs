@@ -1,7 +1,7 @@
 //! Several edits that belong together, as one transaction.
 //!
-//! Redis undoes nothing: a command that fails leaves those beside it done. So nothing is
-//! sent that could fail for what is known, and what the set is, is watched until then.
+//! Redis undoes nothing: when one command fails, the others are done all the same. So no command
+//! is sent that is known to fail, and the type of the set is watched until then.
 //! In a Cluster only keys of one slot can be in a transaction.
 
 use std::collections::HashSet;
@@ -30,7 +30,7 @@ const AT_ONCE: usize = 500;
 /// Looks at the set, each with a transaction that another change may undo.
 const MOST_TRIES: usize = 10;
 
-/// Changes whose members are named to followers; more are a full read for them.
+/// The most changes for which members are named to followers; more make them read all.
 const MOST_NAMED: usize = 1_000;
 
 /// A command of an edit.
@@ -39,13 +39,13 @@ struct Step {
     edit: usize,
     key: String,
     command: Cmd,
-    /// It counts what it did; else it always does something.
+    /// True if its answer counts the changes; otherwise it always changes something.
     counts: bool,
 }
 
 impl RedisStore {
     /// Makes up to [`MOST_TOGETHER`] changes as one transaction, and passes each result to
-    /// `told`. In a Cluster a transaction is about one key: there the changes of the set are
+    /// `report`. In a Cluster a transaction is about one key: there the changes of the set are
     /// one, and each key beside it is changed by itself.
     ///
     /// # Errors
@@ -53,20 +53,20 @@ impl RedisStore {
     pub async fn edit_all(
         &self,
         edits: &[Edit],
-        told: &mut dyn FnMut(EditResult),
+        report: &mut dyn FnMut(EditResult),
     ) -> Result<(), StoreError> {
         let is_plain = |edit: &Edit| {
             matches!(edit, Edit::Allow(..) | Edit::Remove(_) | Edit::Ban(..) | Edit::Unban(_))
         };
         if !edits.iter().all(is_plain) {
-            // They depend on what they find, each by itself.
+            // Each depends on the present content by itself.
             for edit in edits {
-                told(self.edit(edit).await?);
+                report(self.edit(edit).await?);
             }
             return Ok(());
         }
         if !edits.is_empty() {
-            self.make(edits, Mode::Together).await?.into_iter().for_each(told);
+            self.make(edits, Mode::Together).await?.into_iter().for_each(report);
         }
         Ok(())
     }
@@ -124,8 +124,8 @@ impl Batch<'_> {
         Ok(None)
     }
 
-    /// Sends the steps: those that may stand with the set as one transaction, the others
-    /// each by itself. False where that was not done, and nothing else either.
+    /// Sends the steps: those that may be in a transaction with the set as one, the others
+    /// each by itself. Returns false if none was made.
     async fn send(&self, steps: Vec<Step>, made: &mut [Done]) -> Result<bool, Failed> {
         let set = &self.store.keys.allow_set;
         let joins = |step: &Step| self.connections.map.joins(&step.key, set);
@@ -233,8 +233,8 @@ impl Batch<'_> {
         }
     }
 
-    /// Removes who was not found by a usual spelling, and may be written in another way
-    /// and still in force.
+    /// Removes a member that was not found by a usual spelling, but may be written in
+    /// another way and still hold.
     async fn remove_aliases(&self, made: &mut [Done]) -> Result<(), Failed> {
         let edits = self.edits.iter().zip(made.iter()).enumerate();
         let missing = edits.filter_map(|(place, (edit, made))| match edit {
@@ -293,7 +293,7 @@ impl Batch<'_> {
 }
 
 impl Done {
-    /// `count` is what the step's command answered.
+    /// The result of the step; `count` is the answer to its command.
     fn note(&mut self, step: &Step, count: Option<u64>) {
         let changes = !step.counts || count > Some(0);
         if changes && !self.changed {

@@ -19,8 +19,8 @@ pub(super) fn cause_of(error: &(dyn Error + 'static)) -> Cause {
     let mut innermost = error;
     loop {
         #[cfg(feature = "aws-lc")]
-        if let Some(told) = super::tls_cause::told(innermost) {
-            return told;
+        if let Some(cause) = super::tls_cause::tls_cause_of(innermost) {
+            return cause;
         }
         match inner(innermost) {
             Some(next) => innermost = next,
@@ -52,7 +52,7 @@ mod tests {
     struct Outer(#[source] io::Error);
 
     #[test]
-    fn the_innermost_error_is_told() {
+    fn the_innermost_error_is_reported() {
         let inner = io::Error::other(Outer(io::Error::other("the true cause")));
         let outer = Outer(io::Error::other(inner));
         assert_eq!(cause_of(&outer).text, "the true cause");

@@ -12,9 +12,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
+use super::access::{ANSWER, Access};
 use super::address::Node;
 use super::cause::cause_of;
-use super::connection::{ANSWER, Access};
 use super::error::{Kind, RedisFailure};
 use crate::addr::Address;
 use crate::net::{DialError, SocketOptions, Stream as Socket, Target, dial};
@@ -38,14 +38,14 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-/// A connection, and what a step over it is said to be with.
+/// A connection, and the name of its other end in messages.
 pub(super) struct Connected {
     pub(super) stream: Box<dyn Stream>,
     /// The server, with the address that answered where that is not its name.
     pub(super) with: String,
 }
 
-/// Connects to a server, up to the point where it can be talked to.
+/// Connects to a server, with TLS if that is asked for.
 ///
 /// # Errors
 /// The step that failed.
@@ -93,7 +93,7 @@ fn unreachable(node: &Node, target: &Target, error: &DialError) -> RedisFailure 
     };
     let (address, cause) = match error {
         DialError::Refused { address, cause } => {
-            (address.clone(), format!("nobody listens there ({cause})"))
+            (address.clone(), format!("nothing listens there ({cause})"))
         }
         DialError::Unreachable { address, cause } => (address.clone(), cause.to_string()),
         DialError::Timeout => (all(), format!("no answer within {} s", CONNECT.as_secs())),

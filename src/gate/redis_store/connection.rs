@@ -14,32 +14,14 @@ use redis::{
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::address::{Credentials, Node};
+use super::super::resp_meter::Excess;
+use super::access::{ANSWER, Access};
+use super::address::Node;
 use super::connect::{Connected, Stream, connect};
 use super::error::{Kind, RedisFailure};
-use super::known_servers::KnownServers;
-use super::meter::Excess;
-use super::metered::{Account, Metered, Together};
+use super::metered::{Account, Metered};
 use super::pushes::Pushes;
-use super::tls::Tls;
-use crate::net::Names;
-
-/// The time that a server may take for one answer, a login among them.
-pub(super) const ANSWER: Duration = Duration::from_secs(1);
-
-/// The means to reach a server of a store.
-#[derive(Clone)]
-pub(super) struct Access {
-    pub(super) credentials: Option<Credentials>,
-    pub(super) db: i64,
-    pub(super) tls: Option<Tls>,
-    /// The addresses of servers that have names.
-    pub(super) names: Arc<Names>,
-    /// The memory that all connections of the store hold.
-    pub(super) together: Together,
-    /// The servers that the store connected to.
-    pub(super) known_servers: Arc<KnownServers>,
-}
+use super::reply::{number, text};
 
 /// A connection to one server.
 pub(super) struct Connection {
@@ -125,7 +107,7 @@ impl Connection {
         answer.map_err(|error| self.failure_of(&error))
     }
 
-    /// Sends all at once; the first error is everyone's.
+    /// Sends all at once; the first error is the error of all.
     pub(super) async fn ask_all(&self, commands: &Pipeline) -> Result<Vec<Value>, RedisFailure> {
         if commands.is_empty() {
             return Ok(vec![]);
@@ -137,8 +119,8 @@ impl Connection {
         answers.map_err(|error| self.failure_of(&error))
     }
 
-    /// Sends all as one transaction, which may take `limit`; gives nothing where what was
-    /// watched has changed, so that nothing was done.
+    /// Sends all as one transaction, which may take `limit`. Returns `None` if a watched key
+    /// has changed, so that nothing was done.
     pub(super) async fn transact(
         &self,
         commands: &mut Pipeline,
@@ -171,7 +153,7 @@ impl Connection {
         failure_of(error, &self.node, &self.account)
     }
 
-    /// Asks what the server is, which also tells that it is alive.
+    /// Asks for the role of the server, which also shows that it is alive.
     pub(super) async fn role(&self) -> Result<Role, RedisFailure> {
         match self.ask(&redis::cmd("ROLE")).await {
             Ok(answer) => Ok(role(&answer).unwrap_or(Role::Unknown)),
@@ -183,7 +165,7 @@ impl Connection {
         }
     }
 
-    /// A failure of this server, which answers with more than there can be.
+    /// A failure of this server: it answers with more than there can be.
     pub(super) fn too_much(&self, cause: impl Into<String>) -> RedisFailure {
         RedisFailure::new(Kind::TooMuch, &self.node, cause)
     }
@@ -213,33 +195,6 @@ fn role(answer: &Value) -> Option<Role> {
             master: Node::named(&text(parts.get(1)?)?, number(parts.get(2)?)?)?,
             in_step: text(parts.get(3)?)? == "connected",
         }),
-        _ => None,
-    }
-}
-
-/// The text of an answer, if it is one.
-pub(super) fn text(value: &Value) -> Option<String> {
-    match value {
-        Value::BulkString(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
-        Value::SimpleString(text) | Value::VerbatimString { text, .. } => Some(text.clone()),
-        Value::Okay => Some("OK".to_owned()),
-        _ => None,
-    }
-}
-
-/// The number in an answer, if it is one.
-pub(super) fn number(value: &Value) -> Option<i64> {
-    match value {
-        Value::Int(number) => Some(*number),
-        other => text(other)?.parse().ok(),
-    }
-}
-
-/// The parts of an answer that is a list, whatever RESP3 calls it.
-pub(super) fn list(value: Value) -> Option<Vec<Value>> {
-    match value {
-        Value::Array(parts) | Value::Set(parts) => Some(parts),
-        Value::Map(pairs) => Some(pairs.into_iter().flat_map(|(k, v)| [k, v]).collect()),
         _ => None,
     }
 }

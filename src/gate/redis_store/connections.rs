@@ -9,11 +9,13 @@ use std::time::Duration;
 use redis::{Cmd, Value};
 use tokio::task::JoinSet;
 
+use super::access::Access;
 use super::address::Node;
-use super::connection::{Access, Connection, Role, list, number, text};
+use super::connection::{Connection, Role};
 use super::error::{Kind, RedisFailure};
 use super::keys::{Keys, pattern};
 use super::pushes::Pushes;
+use super::reply::{list, number, text};
 use super::topology::{Map, Topology};
 use crate::net::clock::now;
 use crate::unix_time::{Expiry, UnixMillis};
@@ -38,7 +40,7 @@ pub(super) enum SetType {
     Absent,
     /// Members without an end.
     Set,
-    /// Members whose score is the unix second of their end.
+    /// Members with the unix second of their end as a score.
     Sorted,
 }
 
@@ -72,7 +74,7 @@ impl Connections {
     }
 
     /// Finds the servers and connects to them; where masters move, a replica
-    /// is not the server that was looked for.
+    /// is a failure.
     pub(super) async fn find(
         topology: &Topology,
         access: &Access,
@@ -179,7 +181,7 @@ impl Connections {
         names: &[String],
     ) -> Result<Vec<Option<Expiry>>, RedisFailure> {
         let (command, read): (_, fn(&Value) -> Option<Expiry>) = match set_type {
-            // What was absent a moment ago may be there by now.
+            // An absent set may exist by now.
             SetType::Absent | SetType::Set => {
                 ("SMISMEMBER", |value| (number(value) == Some(1)).then_some(Expiry::Never))
             }

@@ -42,7 +42,7 @@ pub(super) enum Kind {
     NoPassword,
     /// The server does not know this user with this password.
     WrongPassword,
-    /// The same, where the user is what stood before a colon.
+    /// The same, with a user that was taken from the text before a colon.
     WrongLogin,
     /// The server's memory is full.
     Full,
@@ -86,7 +86,7 @@ impl RedisFailure {
         Self { remedy: remedy.or(self.remedy), ..self }
     }
 
-    /// The same, as the failure of one step.
+    /// The same failure, with the step in front.
     pub(super) fn at(self, step: &str) -> Self {
         Self { cause: one_line(&format!("{step}: {}", self.cause)), ..self }
     }
@@ -135,7 +135,7 @@ const WRONG_LOGIN: &str = "see --gate-credentials FILE or KNOCKPIPE_GATE_CREDENT
 impl fmt::Display for RedisFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.server, self.cause)?;
-        // Nothing but the operator ends these.
+        // Only the operator can end these.
         match self.kind {
             _ if self.remedy.is_some() => write!(f, "; {}", self.remedy.unwrap_or_default()),
             Kind::NoPassword => write!(f, "; {NO_PASSWORD}"),
@@ -186,7 +186,7 @@ fn cause(error: &RedisError) -> Cause {
     }
 }
 
-/// A server's text can hold anything; a log line cannot.
+/// A printable form: a server's text can hold anything, a log line cannot.
 fn one_line(text: &str) -> String {
     let mut chars = text.trim().chars();
     let line: String = chars.by_ref().take(300).collect();

@@ -1,5 +1,5 @@
 //! The follower: one session after the other, each with connections of its own,
-//! from the first full read until something is lost.
+//! from the first full read until a connection is lost.
 //!
 //! Reports that the store is unavailable once for each absence. The number of attempts is
 //! not reported, and the cause of the last one is kept with the store.
@@ -32,12 +32,12 @@ const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// The longest time between two reads of a store that has too much.
 const LONGEST_REST: Duration = Duration::from_secs(30);
-/// A session that lasted so long was no part of the failure before it.
+/// The length from which a session is no part of the failure before it.
 const CALM: Duration = Duration::from_secs(5);
 /// Queries that are answered before a full read goes on.
 const ASKS_PER_STEP: usize = 4;
 
-/// From one connecting to the next loss.
+/// A session: from connecting to the next loss.
 pub(super) struct Session<'a> {
     pub(super) store: &'a RedisStore,
     pub(super) connections: Connections,
@@ -55,19 +55,23 @@ pub(super) struct Session<'a> {
     pushes: Arc<Pushes>,
     clock: Clock,
     events: &'a mpsc::Sender<Event>,
-    asks: &'a mut mpsc::Receiver<Vec<IpAddr>>,
+    queries: &'a mut mpsc::Receiver<Vec<IpAddr>>,
 }
 
 impl RedisStore {
-    /// Reports everything and then every change to `events`, and answers `asks`. Ends only
+    /// Reports everything and then every change to `events`, and answers `queries`. Ends only
     /// when events are not received any more.
-    pub async fn follow(&self, events: mpsc::Sender<Event>, mut asks: mpsc::Receiver<Vec<IpAddr>>) {
+    pub async fn follow(
+        &self,
+        events: mpsc::Sender<Event>,
+        mut queries: mpsc::Receiver<Vec<IpAddr>>,
+    ) {
         let mut away = false;
         let mut wait = FIRST_WAIT;
         loop {
             let began = Instant::now();
             let Ended { failure, fresh } = select! {
-                end = session(self, &events, &mut asks) => end,
+                end = session(self, &events, &mut queries) => end,
                 () = events.closed() => return,
             };
             let took = began.elapsed();
@@ -76,7 +80,7 @@ impl RedisStore {
                 wait = FIRST_WAIT;
             }
             away &= !fresh;
-            // A master that moved is found again at once, or else it is news.
+            // A master that moved is found again at once, or else its loss is reported.
             let moved = failure.kind == Kind::Elsewhere && fresh && calm;
             if !moved {
                 let why = failure.to_string();
@@ -86,15 +90,15 @@ impl RedisStore {
                 }
                 away = true;
             }
-            pause(rest(failure.kind, wait, took), &mut asks).await;
+            pause(rest(failure.kind, wait, took), &mut queries).await;
             wait = (wait * 2).min(LONGEST_WAIT);
         }
     }
 }
 
-/// The pause after a session that `took` so long. A store that holds, or says,
-/// more than there can be was read for nothing and will be again: most of the time
-/// is for others.
+/// The pause after a session that `took` so long. A store that holds, or sends,
+/// more than there can be was read in vain and will be again: so most of the time
+/// is left to others.
 fn rest(kind: Kind, wait: Duration, took: Duration) -> Duration {
     match kind {
         Kind::TooMuch => wait.max(took * 4).min(LONGEST_REST),
@@ -103,12 +107,12 @@ fn rest(kind: Kind, wait: Duration, took: Duration) -> Duration {
 }
 
 /// Waits, and drops queries that cannot be answered, so that no peer waits for them.
-async fn pause(wait: Duration, asks: &mut mpsc::Receiver<Vec<IpAddr>>) {
+async fn pause(wait: Duration, queries: &mut mpsc::Receiver<Vec<IpAddr>>) {
     let until = Instant::now() + wait.mul_f64(rand::rng().random_range(0.5..1.0));
     loop {
         select! {
             () = sleep_until(until) => return,
-            Some(_) = asks.recv() => {}
+            Some(_) = queries.recv() => {}
         }
     }
 }
@@ -124,9 +128,9 @@ struct Ended {
 async fn session(
     store: &RedisStore,
     events: &mpsc::Sender<Event>,
-    asks: &mut mpsc::Receiver<Vec<IpAddr>>,
+    queries: &mut mpsc::Receiver<Vec<IpAddr>>,
 ) -> Ended {
-    let mut session = match Session::open(store, events, asks).await {
+    let mut session = match Session::open(store, events, queries).await {
         Ok(session) => session,
         Err(failure) => return Ended { failure, fresh: false },
     };
@@ -144,7 +148,7 @@ impl<'a> Session<'a> {
     async fn open(
         store: &'a RedisStore,
         events: &'a mpsc::Sender<Event>,
-        asks: &'a mut mpsc::Receiver<Vec<IpAddr>>,
+        queries: &'a mut mpsc::Receiver<Vec<IpAddr>>,
     ) -> Result<Self, RedisFailure> {
         let pushes = Arc::new(Pushes::default());
         let connections = Connections::find(&store.topology, &store.access, Some(&pushes)).await?;
@@ -177,7 +181,7 @@ impl<'a> Session<'a> {
             pushes,
             clock: Clock::start(),
             events,
-            asks,
+            queries,
         })
     }
 
@@ -189,12 +193,12 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Waits for one thing to do, and does it.
+    /// Waits for the next task, and does it.
     async fn step(&mut self) -> Result<(), RedisFailure> {
         let pushes = Arc::clone(&self.pushes);
         select! {
             () = pushes.wait() => self.take_pushes().await?,
-            Some(ips) = self.asks.recv() => self.answer_ask(ips).await?,
+            Some(ips) = self.queries.recv() => self.answer_query(ips).await?,
             () = sleep_until(self.schedule.next()) => {}
         }
         self.ping_if_due().await?;
@@ -206,12 +210,12 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Does what cannot wait until a full read is complete.
+    /// Does the tasks that cannot wait until a full read is complete.
     pub(super) async fn between_pages(&mut self) -> Result<(), RedisFailure> {
         self.take_pushes().await?;
         for _ in 0..ASKS_PER_STEP {
-            let Ok(ips) = self.asks.try_recv() else { break };
-            self.answer_ask(ips).await?;
+            let Ok(ips) = self.queries.try_recv() else { break };
+            self.answer_query(ips).await?;
         }
         self.ping_if_due().await
     }
@@ -268,8 +272,8 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         if self.clock.was_set() {
-            // Ends of keys were told as time that is left, and counted from a
-            // moment that was wrong.
+            // The server reports ends of keys as remaining times, which were counted from
+            // a wrong moment.
             self.schedule.everything_changed(Instant::now());
         }
         if roles(&self.connections).await? != self.roles {
@@ -282,7 +286,9 @@ impl<'a> Session<'a> {
     /// Sends an event, however long it takes to be received.
     pub(super) async fn send(&self, event: Event) -> Result<(), RedisFailure> {
         let sent = self.events.send(event).await;
-        sent.map_err(|_| RedisFailure::new(Kind::Other, self.connections.names(), "nobody listens"))
+        sent.map_err(|_| {
+            RedisFailure::new(Kind::Other, self.connections.names(), "its follower has ended")
+        })
     }
 }
 

@@ -1,7 +1,7 @@
 //! The full read: everything that a gate has in Redis, in batches, while
 //! changes and queries go on being answered between the pages.
 //!
-//! Nothing is collected: a set of a million passes through in pieces.
+//! Nothing is collected: a set of a million members passes through in batches.
 
 use tokio::time::Instant;
 
@@ -153,7 +153,7 @@ impl Session<'_> {
         self.send_allows(&allows).await
     }
 
-    /// Reports what the keys said last.
+    /// Reports the last known state of the keys.
     async fn tell_cached_keys(&mut self) -> Result<(), RedisFailure> {
         self.key_cache.drop_past(now());
         let bans: Vec<Item> =

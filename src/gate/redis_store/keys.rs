@@ -37,7 +37,7 @@ impl Default for Keys {
     }
 }
 
-/// The stretch of time in which failures are counted together.
+/// A length of time in which failures are counted together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Window {
     /// Its number since the epoch.
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_cannot_work_are_told() {
+    fn names_that_cannot_work_are_reported() {
         let with = |change: fn(&mut Keys)| {
             let mut keys = Keys::default();
             change(&mut keys);

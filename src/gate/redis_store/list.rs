@@ -16,10 +16,10 @@ use super::super::store::{
     AddressRecord, AllowEntry, BATCH, Ban, StoreError, is_implausible, networks_around,
 };
 use super::RedisStore;
-use super::connection::number;
 use super::connections::{Connections, SetType};
 use super::error::RedisFailure;
 use super::keys::{Subject, Window, spellings, spellings_of};
+use super::reply::number;
 use super::scan_limit::ScanLimit;
 use crate::net::clock::now;
 use crate::unix_time::Expiry;
@@ -27,17 +27,17 @@ use crate::unix_time::Expiry;
 /// A listing on its way to its reader.
 struct Listing<'a, K, T> {
     to: &'a mpsc::Sender<Vec<T>>,
-    told: HashSet<K>,
+    sent: HashSet<K>,
 }
 
 impl<'a, K: Hash + Eq, T> Listing<'a, K, T> {
     fn new(to: &'a mpsc::Sender<Vec<T>>) -> Self {
-        Self { to, told: HashSet::new() }
+        Self { to, sent: HashSet::new() }
     }
 
     async fn send(&mut self, found: Vec<(K, T)>) -> Result<(), StoreError> {
-        let told = &mut self.told;
-        let mut new = found.into_iter().filter_map(|(k, item)| told.insert(k).then_some(item));
+        let sent = &mut self.sent;
+        let mut new = found.into_iter().filter_map(|(k, item)| sent.insert(k).then_some(item));
         loop {
             let batch: Vec<T> = new.by_ref().take(BATCH).collect();
             if batch.is_empty() {
@@ -264,8 +264,8 @@ impl RedisStore {
         Ok(names.into_iter().zip(ends).filter_map(entry).collect())
     }
 
-    /// The members of the set that allow `ip`: by name in its usual spellings; when that
-    /// finds nothing, by looking at all.
+    /// The members of the set that allow `ip`: by name in its usual spellings; if that
+    /// finds none, by a scan of all.
     async fn set_entries_of(
         &self,
         connections: &Connections,
@@ -306,14 +306,14 @@ impl RedisStore {
         wanted: impl Fn(&Member) -> bool,
     ) -> Result<Vec<Found>, RedisFailure> {
         let mut found = vec![];
-        let (mut cursor, mut limit, mut told) = (0, ScanLimit::default(), HashSet::new());
+        let (mut cursor, mut limit, mut seen) = (0, ScanLimit::default(), HashSet::new());
         loop {
             let page = connections.scan_set(&self.keys, set_type, cursor).await?;
             limit.page(connections.of(&self.keys.allow_set), page.found.len())?;
             for (written, expiry) in page.found {
                 // A scan may return a member twice.
                 let member = written.parse::<Member>().ok().filter(&wanted);
-                if let Some(member) = member.filter(|_| told.insert(written.clone())) {
+                if let Some(member) = member.filter(|_| seen.insert(written.clone())) {
                     found.push(Found { entry: Entry { member, expiry }, written });
                 }
             }

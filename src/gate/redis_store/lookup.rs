@@ -30,7 +30,7 @@ pub(super) const MOST_TYPE_CHANGES: usize = 5;
 pub(super) struct KeyCache {
     pub(super) bans: HashMap<Member, Expiry>,
     pub(super) allows: HashMap<Member, Expiry>,
-    /// Keys whose names end in no address.
+    /// Keys that do not end in an address.
     pub(super) garbage: u64,
 }
 
@@ -106,14 +106,14 @@ impl Session<'_> {
     }
 
     /// Answers a query of the mirror, and reports that it is answered.
-    pub(super) async fn answer_ask(&mut self, ips: Vec<IpAddr>) -> Result<(), RedisFailure> {
+    pub(super) async fn answer_query(&mut self, ips: Vec<IpAddr>) -> Result<(), RedisFailure> {
         self.answer(ips.clone()).await?;
         let few = ips.len() <= MOST_EXACT;
-        let mut told = ips;
+        let mut answered = ips;
         // Where absence is not certain a full read has to show it: for IPv6 where not
         // all networks were tried, and for all addresses where not all spellings are known.
-        told.retain(|ip| !self.aliases.is_incomplete() && (few || ip.to_canonical().is_ipv4()));
-        self.send(Event::Answered(told)).await
+        answered.retain(|ip| !self.aliases.is_incomplete() && (few || ip.to_canonical().is_ipv4()));
+        self.send(Event::Answered(answered)).await
     }
 
     /// Lengths of networks to try, for IPv4 and for IPv6. For many addresses,
@@ -266,7 +266,7 @@ impl Session<'_> {
         Ok(joined(members.len(), &owners, found.collect()))
     }
 
-    /// Notes a key whose address has another spelling than ours.
+    /// Notes a key with an address in another spelling than ours.
     pub(super) fn note_key(&mut self, subject: Subject, key: &str) {
         let canonical = match subject {
             Subject::Ban(member) => Some(self.store.keys.ban_key(member)),
@@ -308,7 +308,7 @@ mod tests {
                 cache.found(subject, other);
                 let (kept, ip) = cache.of(subject).unwrap();
                 assert_eq!(kept.get(&ip), Some(&longest), "{one:?} and {other:?}");
-                // What was asked about all spellings replaces what was found.
+                // The answer about all spellings replaces the findings.
                 cache.keep(subject, Some(at(1)));
                 assert_eq!(cache.of(subject).unwrap().0.get(&ip), Some(&at(1)));
                 cache.keep(subject, None);

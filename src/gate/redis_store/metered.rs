@@ -1,5 +1,5 @@
-//! A connection to a server that may send anything: what it sends is counted
-//! before the parser sees it, and the connection fails when it is too much.
+//! A connection to a server that may send anything: its bytes are counted
+//! before the parser sees them, and the connection fails when they are too many.
 
 use std::io;
 use std::pin::Pin;
@@ -9,8 +9,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::super::resp_meter::{Excess, HEAVIEST, Meter};
 use super::cause::{Cause, cause_of, is_of_tls};
-use super::meter::{Excess, HEAVIEST, Meter};
 
 /// The most that the answers of all servers of a store may weigh together.
 const HEAVIEST_TOGETHER: u64 = 2 * HEAVIEST;
@@ -37,14 +37,14 @@ struct State {
     held: u64,
 }
 
-/// A question, until its answers are there or are not waited for any more.
+/// A question, until its answers came or are not waited for any more.
 #[derive(Debug)]
 pub(super) struct Asked<'a> {
     account: &'a Account,
     answers: usize,
 }
 
-/// The stream whose bytes are counted.
+/// The stream with counted bytes.
 #[derive(Debug)]
 pub(super) struct Metered<S> {
     stream: S,
@@ -59,8 +59,8 @@ impl Account {
         Arc::new(Self { state: Mutex::new(state), excess, failure, together })
     }
 
-    /// A question begins, over the same connection as those that wait. It has so many
-    /// answers; where that is not known, 0 and no other question.
+    /// Begins a question with this many answers, over the same connection as those that
+    /// wait; where the number is not known, 0 and no other question.
     pub(super) fn ask(&self, answers: usize) -> Asked<'_> {
         let mut state = self.lock();
         state.asked += 1;
@@ -83,7 +83,7 @@ impl Account {
         let _ = self.failure.set(cause_of(error));
     }
 
-    /// Counts what came.
+    /// Counts bytes that came.
     fn take(&self, bytes: &[u8]) -> Result<(), Excess> {
         let mut state = self.lock();
         let taken = state.meter.take(bytes).and_then(|()| self.hold(&mut state));
@@ -95,7 +95,7 @@ impl Account {
         taken
     }
 
-    /// Accounts for what the connection holds now: nothing, if it failed.
+    /// Accounts for the weight that the connection holds now: none, if it failed.
     fn hold(&self, state: &mut State) -> Result<(), Excess> {
         let weight = if self.excess.get().is_some() { 0 } else { state.meter.weight() };
         let before = std::mem::replace(&mut state.held, weight);
@@ -156,8 +156,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Metered<S> {
-    /// Notes why a write failed. A server that ends TLS says why before it closes, and
-    /// that is found by reading.
+    /// Notes the cause of a failed write. A server that ends TLS sends the reason before it
+    /// closes, and that is found by reading.
     fn failed(&mut self, error: io::Error, cx: &mut Context<'_>) -> io::Error {
         let mut room = [0; 1];
         let read = Pin::new(&mut self.stream).poll_read(cx, &mut ReadBuf::new(&mut room));
@@ -197,7 +197,7 @@ mod tests {
 
     const TEXT: &[u8] = b"$1000000\r\n";
 
-    /// Sends `count` texts of a megabyte and reads them; what came of that.
+    /// Sends `count` texts of a megabyte and reads them. Returns the result of the reading.
     async fn texts(account: &Arc<Account>, count: usize) -> io::Result<()> {
         let (mut server, client) = duplex(64 << 10);
         let mut guarded = Metered::new(client, Arc::clone(account));
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_has_an_end_and_the_next_begins_anew() {
+    async fn each_answer_has_a_limit_of_its_own() {
         let account = Account::new(Together::default());
         for _ in 0..3 {
             let _asked = account.ask(10);
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn questions_may_overlap_for_ever() {
+    async fn questions_may_overlap_without_end() {
         let account = Account::new(Together::default());
         let mut asked = account.ask(1);
         for _ in 0..40 {
@@ -258,14 +258,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_nobody_asked_for_is_not_kept() {
+    async fn unrequested_answers_are_not_kept() {
         let account = Account::new(Together::default());
         texts(&account, 40).await.unwrap();
         assert_eq!(account.together.load(Ordering::Relaxed), 0);
     }
 
     #[tokio::test]
-    async fn all_servers_of_a_store_have_a_bound_together() {
+    async fn all_servers_of_a_store_share_a_bound() {
         let together = Together::default();
         let accounts: Vec<_> = (0..5).map(|_| Account::new(Arc::clone(&together))).collect();
         let mut asked = vec![];

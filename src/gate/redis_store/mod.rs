@@ -6,6 +6,7 @@
 //! HEXPIRE, keeps no copy of the set, and leaves the meaning of what it reads
 //! to the gate. Needs Redis 6.2 or later (RESP3 tracking, SMISMEMBER).
 
+mod access;
 mod address;
 mod aliases;
 mod batch;
@@ -20,9 +21,9 @@ mod keys;
 mod known_servers;
 mod list;
 mod lookup;
-mod meter;
 mod metered;
 mod pushes;
+mod reply;
 mod scan_limit;
 mod schedule;
 mod tls;
@@ -41,7 +42,7 @@ pub use connect::LONGEST as LONGEST_CONNECT;
 pub use keys::Keys;
 pub use tls::{TlsError, TlsFiles, TlsOptions};
 
-use connection::Access;
+use access::Access;
 use metered::Together;
 use topology::Topology;
 
@@ -67,7 +68,7 @@ impl RedisOptions {
         match &self.address.servers {
             Servers::One(_) => 2,
             Servers::Sentinel { sentinels, .. } => 2 + 2 * sentinels.len(),
-            Servers::Cluster(_) => 2 * (topology::MOST_NODES + topology::MOST_ASKED),
+            Servers::Cluster(_) => 2 * (known_servers::MOST_NODES + topology::MOST_ASKED),
         }
     }
 }

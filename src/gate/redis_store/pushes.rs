@@ -9,9 +9,9 @@ use std::sync::{Mutex, MutexGuard};
 use redis::{PushInfo, PushKind, Value};
 use tokio::sync::Notify;
 
-use super::connection::text;
+use super::reply::text;
 
-/// The names that are kept, and their bytes; more become a full read.
+/// The most names that are kept, and their bytes; more become a full read.
 const MOST: usize = 10_000;
 const MOST_BYTES: usize = 4 << 20;
 
@@ -19,7 +19,7 @@ const MOST_BYTES: usize = 4 << 20;
 #[derive(Debug, Default)]
 pub(super) struct Pushes {
     pending: Mutex<Pending>,
-    news: Notify,
+    arrived: Notify,
 }
 
 /// Changes since the last look.
@@ -78,17 +78,17 @@ impl Pushes {
             _ => return,
         }
         drop(pending);
-        self.news.notify_one();
+        self.arrived.notify_one();
     }
 
     /// Waits for something to take.
     pub(super) async fn wait(&self) {
         while self.lock().is_empty() {
-            self.news.notified().await;
+            self.arrived.notified().await;
         }
     }
 
-    /// Takes what came so far.
+    /// Takes all pushes so far.
     pub(super) fn take(&self) -> Pending {
         std::mem::take(&mut *self.lock())
     }

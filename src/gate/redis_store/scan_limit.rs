@@ -4,11 +4,11 @@
 use super::connection::Connection;
 use super::error::RedisFailure;
 
-/// Members and keys of a gate in one walk.
+/// The most members and keys of a gate in one walk.
 pub(super) const MOST_ENTRIES: usize = 2_000_000;
 
-/// Pages of one walk, most of which may be empty: a server with two thousand million
-/// other keys.
+/// The most pages of one walk, most of which may be empty: a server with two thousand
+/// million other keys.
 const MOST_PAGES: usize = 1_000_000;
 
 /// The progress of a walk.
@@ -16,15 +16,15 @@ const MOST_PAGES: usize = 1_000_000;
 pub(super) struct ScanLimit {
     pages: usize,
     found: usize,
-    /// Members and keys that were told one by one since it began.
+    /// Members and keys that were reported one by one since it began.
     singly: usize,
 }
 
 impl ScanLimit {
-    /// A page of so many members or keys has come.
+    /// Counts a page with this many members or keys.
     ///
     /// # Errors
-    /// [`RedisFailure`] when there can be no such walk.
+    /// [`RedisFailure`] when the walk is longer than any can be.
     pub(super) fn page(
         &mut self,
         connection: &Connection,
@@ -34,10 +34,10 @@ impl ScanLimit {
         self.excess().map_or(Ok(()), |cause| Err(connection.too_much(cause)))
     }
 
-    /// Something was told by itself, and may be one more than the walk found.
+    /// Counts an entry that was reported by itself, and that the walk may not have found.
     ///
     /// # Errors
-    /// [`RedisFailure`] when there are too many for what comes between two walks.
+    /// [`RedisFailure`] when there are too many between two walks.
     pub(super) fn single(&mut self, connection: &Connection) -> Result<(), RedisFailure> {
         self.singly += 1;
         self.excess().map_or(Ok(()), |cause| Err(connection.too_much(cause)))
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_walk_has_an_end() {
+    fn a_walk_is_limited() {
         let walk = |pages, found, singly| ScanLimit { pages, found, singly }.excess().is_none();
         assert!(walk(MOST_PAGES, MOST_ENTRIES, MOST_ENTRIES));
         assert!(!walk(MOST_PAGES + 1, 0, 0));

@@ -18,7 +18,7 @@ const PING: Duration = Duration::from_millis(500);
 /// The extent of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Read {
-    /// The allow-set; keys are told again from memory.
+    /// The allow-set; keys are reported again from memory.
     Set,
     /// Everything.
     All,
@@ -59,7 +59,7 @@ impl RefreshSchedule {
         if all { Some(Read::All) } else { set.then_some(Read::Set) }
     }
 
-    /// A read begins: what changes from now on needs another.
+    /// Notes that a read begins: a change from now on needs another.
     pub(super) fn begin(&mut self, read: Read, now: Instant) {
         self.set_wanted = None;
         if read == Read::All {
@@ -67,7 +67,7 @@ impl RefreshSchedule {
         }
     }
 
-    /// A read is complete that took so long for the set, and in total.
+    /// Notes that a read is complete, and the time that it took for the set and in total.
     pub(super) fn ended(&mut self, now: Instant, for_set: Duration, in_total: Duration) {
         let rest = |took: Duration| if took < CHEAP { took } else { took.saturating_mul(SHARE) };
         self.set_free = now + rest(for_set);
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn dear_reads_take_a_twentieth_of_the_time() {
+    fn expensive_reads_take_a_twentieth_of_the_time() {
         let start = Instant::now();
         let mut schedule = RefreshSchedule::new(start);
         let (_, end) = read(&mut schedule, start, 1000 * MS);
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dear_scan_of_keys_does_not_hold_up_a_cheap_set() {
+    fn an_expensive_scan_of_keys_does_not_delay_a_cheap_set() {
         let start = Instant::now();
         let mut schedule = RefreshSchedule::new(start);
         schedule.begin(Read::All, start);

@@ -19,12 +19,12 @@ pub(super) use imp::Tls;
 /// The most bytes of a file of certificates: 16 MiB.
 const LONGEST: usize = 16 << 20;
 
-/// The means to check the server, and what we show to it.
+/// The means to check the server, and our own certificate.
 #[derive(Clone)]
 pub struct TlsOptions {
     /// The files that are read.
     pub files: TlsFiles,
-    /// Of everything that was read.
+    /// The digest of everything that was read.
     digest: [u8; 32],
     tls: Tls,
 }
@@ -49,7 +49,7 @@ pub enum Which {
     Cert,
 }
 
-/// The reason why files for TLS are of no use.
+/// The reason why files for TLS cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// It cannot be read.

@@ -7,7 +7,7 @@ use tokio_rustls::rustls::{AlertDescription, CertificateError, Error as TlsError
 use super::cause::Cause;
 
 /// Puts an error into words, if it is one of TLS.
-pub(super) fn told(error: &(dyn Error + 'static)) -> Option<Cause> {
+pub(super) fn tls_cause_of(error: &(dyn Error + 'static)) -> Option<Cause> {
     let error = error.downcast_ref::<TlsError>()?;
     Some(match error {
         TlsError::InvalidCertificate(wrong) => certificate(wrong),
@@ -24,7 +24,7 @@ fn cause(text: impl Into<String>, remedy: &'static str) -> Cause {
     Cause { text: text.into(), remedy: Some(remedy) }
 }
 
-/// The server's certificate is not good enough for us.
+/// The words for a certificate of the server that was rejected.
 fn certificate(wrong: &CertificateError) -> Cause {
     use CertificateError as E;
     match wrong {
@@ -70,7 +70,7 @@ fn certificate(wrong: &CertificateError) -> Cause {
 const RENEW: &str = "renew it on the server, or check this host's clock";
 const RENAME: &str = "name the server as its certificate does, or issue one for this name";
 
-/// The server ends it, and ours may be the certificate that it does not like.
+/// The words for an alert of the server, which may have rejected our certificate.
 fn refused(alert: AlertDescription) -> Cause {
     use AlertDescription as A;
     let why = match alert {

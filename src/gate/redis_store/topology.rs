@@ -12,19 +12,20 @@ use redis::Value;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::access::Access;
 use super::address::{Credentials, Node, RedisAddress, Servers};
-use super::connection::{Access, Connection, list, number, text};
+use super::connection::Connection;
 use super::error::{Kind, RedisFailure};
 use super::keys::{SLOTS, slot};
+use super::known_servers::MOST_NODES;
+use super::reply::{list, number, text};
 
 /// The interval at which Sentinels and Clusters are asked for a master that moved.
 const WATCH: Duration = Duration::from_millis(700);
 /// The time that the others may take as soon as one of them has answered.
-const OPINION: Duration = Duration::from_millis(500);
+const OTHERS: Duration = Duration::from_millis(500);
 /// The most nodes of a Cluster that are remembered and asked.
 pub(super) const MOST_ASKED: usize = 16;
-/// The most masters of a Cluster: each is a connection, and receives the password.
-pub(super) const MOST_NODES: usize = 64;
 
 /// Finds the servers of a store.
 pub(super) struct Topology {
@@ -131,7 +132,7 @@ impl Topology {
         }
     }
 
-    /// Asks all `nodes` at once and takes the most recent opinion of those who answer in
+    /// Asks all `nodes` at once and takes the most recent map of those that answer in
     /// time; if none does, the first answer.
     async fn best(
         &self,
@@ -141,7 +142,7 @@ impl Topology {
     ) -> Result<Map, RedisFailure> {
         let known = Arc::clone(&self.known);
         let question = Question { access: access.clone(), master, known };
-        // Who is not asked any more, since another map names others, is let go.
+        // Connections to nodes that another map does not name any more are dropped.
         question.known().retain(|node, _| nodes.contains(node));
         let mut asked = JoinSet::new();
         for node in nodes {
@@ -152,8 +153,8 @@ impl Topology {
             });
         }
         let mut best: Option<Map> = None;
-        let mut failure = RedisFailure::new(Kind::Lost, "nobody", "no server was asked");
-        let patience = Instant::now() + OPINION;
+        let mut failure = RedisFailure::new(Kind::Lost, "none", "no server was asked");
+        let patience = Instant::now() + OTHERS;
         let mut answered = vec![];
         loop {
             let next = match &best {
@@ -203,18 +204,18 @@ impl Question {
     async fn ask(&self, node: &Node) -> Result<Map, RedisFailure> {
         let known = self.known().get(node).cloned();
         if let Some(connection) = known {
-            match self.opinion(&connection).await {
+            match self.map_by(&connection).await {
                 Err(failure) if failure.kind == Kind::Lost => {}
                 answer => return answer,
             }
         }
         let connection = Arc::new(Connection::open(node, &self.access, None).await?);
-        let map = self.opinion(&connection).await?;
+        let map = self.map_by(&connection).await?;
         self.known().insert(node.clone(), connection);
         Ok(map)
     }
 
-    async fn opinion(&self, connection: &Connection) -> Result<Map, RedisFailure> {
+    async fn map_by(&self, connection: &Connection) -> Result<Map, RedisFailure> {
         match &self.master {
             Some(master) => by_sentinel(connection, master).await,
             None => by_cluster(connection).await,
@@ -336,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_map_names_so_many_masters_at_most() {
+    fn the_masters_of_a_map_are_limited() {
         let map = |masters: i64| {
             let width = 16_384 / masters;
             let last = |n: i64| if n + 1 == masters { 16_383 } else { (n + 1) * width - 1 };
@@ -353,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_left_behind_is_no_news() {
+    fn a_map_with_an_older_epoch_is_ignored() {
         let at = |port, epoch| Map { epoch, ..Map::one(Node::tcp("h", port)) };
         assert!(at(1, 5).is_outdone_by(&at(2, 6)));
         assert!(at(1, 5).is_outdone_by(&at(2, 5)));

@@ -15,11 +15,12 @@ use super::super::member::Member;
 use super::super::store::{Edit, EditResult, StoreError};
 use super::RedisStore;
 use super::batch;
-use super::connection::{Role, number};
+use super::connection::Role;
 use super::connections::{Connections, SetType};
 use super::error::{Kind, RedisFailure};
 use super::keys::{Window, spellings};
 use super::list::{ban_keys, with_prefix};
+use super::reply::number;
 use super::topology::Map;
 use crate::net::clock::now;
 
@@ -27,7 +28,7 @@ use crate::net::clock::now;
 const PATIENCE: Duration = Duration::from_millis(300);
 /// The time for which an answer about the master is good.
 const TRUST: Duration = Duration::from_secs(1);
-/// A replica of a replica of a replica is no setup that is meant.
+/// The most steps from a replica to its master; a longer chain is a mistake.
 const MOST_HOPS: usize = 3;
 /// Pairs of one HSET.
 const PAIRS: usize = 1_000;
@@ -36,12 +37,12 @@ const PAIRS: usize = 1_000;
 pub(super) enum Failed {
     /// The server failed on a key.
     At(String, RedisFailure),
-    /// Something that no retry helps.
+    /// A failure that a retry cannot mend.
     For(StoreError),
 }
 
 impl Failed {
-    fn told(self, store: &RedisStore) -> StoreError {
+    fn into_error(self, store: &RedisStore) -> StoreError {
         match self {
             Self::At(key, failure) if key == store.keys.history => failure.into_history_error(&key),
             Self::At(key, failure) => failure.into_store_error(&key),
@@ -97,14 +98,14 @@ impl RedisStore {
     ) -> Result<Vec<EditResult>, StoreError> {
         let failure = match self.attempt(edits, mode).await {
             Err(Failed::At(_, failure)) if may_retry(edits, &failure) => failure,
-            done => return done.map_err(|failed| failed.told(self)),
+            done => return done.map_err(|failed| failed.into_error(self)),
         };
-        // A topology that names a new master already needs no time; a new master does.
+        // A topology that already names a new master needs no time; a new master does.
         let known = matches!(failure.kind, Kind::Lost | Kind::ReadOnly) && !self.topology.moves();
         if !known {
             sleep(PATIENCE).await;
         }
-        self.attempt(edits, mode).await.map_err(|failed| failed.told(self))
+        self.attempt(edits, mode).await.map_err(|failed| failed.into_error(self))
     }
 
     async fn attempt(&self, edits: &[Edit], mode: Mode) -> Result<Vec<EditResult>, Failed> {
@@ -194,7 +195,7 @@ impl RedisStore {
 
 fn may_retry(edits: &[Edit], failure: &RedisFailure) -> bool {
     use Kind::{Elsewhere, Loading, Lost, ReadOnly, Silent};
-    // What may have been done is not done again when it counts.
+    // An edit that counts is not repeated if it may have been done.
     let counts = edits.iter().any(|edit| matches!(edit, Edit::Strike { .. }));
     match failure.kind {
         Silent => !counts,

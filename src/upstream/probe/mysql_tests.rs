@@ -16,7 +16,8 @@ fn error(number: u8, rest: &[u8]) -> Vec<u8> {
 
 /// Returns the words said and the last step when these packets come in pieces of `size`.
 fn converse(packets: &[&[u8]], size: usize) -> (Vec<u8>, Step) {
-    let (mut login, mut said) = (new_login(), vec![]);
+    let mut login = new_login();
+    let mut said = vec![];
     for piece in packets.iter().flat_map(|packet| packet.chunks(size)) {
         match login.on_bytes(piece) {
             Step::Read => {}

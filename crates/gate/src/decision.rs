@@ -5,7 +5,7 @@
 //! decision is a function of the operator's rules, the [`Snapshot`] of the
 //! store, the address and the moment.
 //!
-//! | | rule | store fresh | away: `closed` | away: `open` | away: `stale:D` |
+//! | | rule | store fresh | unavailable: `closed` | unavailable: `open` | unavailable: `stale:D` |
 //! |---|---|---|---|---|---|
 //! | 1 | static deny | denied | same | same | same |
 //! | 2 | static allow | allowed | same | same | same |
@@ -18,14 +18,14 @@
 //! address, allowed by rule 2 if that names every address, and denied otherwise.
 //!
 //! Entries end by their own expiry in every column. A store that was never read
-//! is away, and has no last known state to be stale.
+//! is unavailable, and has no last known state to be stale.
 
 use std::net::IpAddr;
 
-use super::member::{Entry, Member};
-use super::rules::{EffectivePolicy, Internal, Rules, internal_network};
-use super::snapshot::Snapshot;
-use crate::unix_time::{Expiry, UnixMillis};
+use crate::member::{Entry, Member};
+use crate::rules::{EffectivePolicy, Internal, Rules, internal_network};
+use crate::snapshot::Snapshot;
+use knockpipe_base::unix_time::{Expiry, UnixMillis};
 
 /// The client that a decision is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,9 +33,9 @@ pub enum Peer {
     /// The address of the socket.
     Socket(IpAddr),
     /// An address that a load balancer wrote into a PROXY header. It is never
-    /// internal: the claim of an address proves no cable to it.
+    /// internal: an announced address does not prove a connection from it.
     Announced(IpAddr),
-    /// A client whose load balancer does not announce its address. It may have any, so
+    /// A client for which the load balancer announces no address. It may have any, so
     /// it is denied where some are, and allowed where every address is.
     Nameless,
 }
@@ -186,11 +186,11 @@ pub fn explain(rules: &Rules, facts: &Snapshot, peer: Peer, now: UnixMillis) -> 
 impl Query<'_> {
     /// The first rule that applies.
     fn decide(&self) -> (Rule, Decision) {
-        let mut spoken = self.lines().filter_map(|line| Some((line.rule, line.decision?)));
-        spoken.next().unwrap_or_else(|| (Rule::Default, self.default()))
+        let mut decisions = self.lines().filter_map(|line| Some((line.rule, line.decision?)));
+        decisions.next().unwrap_or_else(|| (Rule::Default, self.default()))
     }
 
-    /// Looks up no more than the caller goes through.
+    /// Findings of the rules in their order, each looked up when the caller gets to it.
     fn lines(&self) -> impl Iterator<Item = Line> {
         Rule::ORDER.into_iter().map(|rule| self.line(rule))
     }

@@ -2,13 +2,13 @@
 //! reports, edits that are requested, and their results.
 //!
 //! Types only. This module knows neither Redis nor a file, and it refuses to
-//! decide: the meaning of an event for a connection is the revoker's business.
+//! decide: the meaning of an event for a connection is for the revoker to judge.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::member::{Item, Member};
-use crate::unix_time::{Expiry, UnixMillis};
+use crate::member::{Item, Member};
+use knockpipe_base::unix_time::{Expiry, UnixMillis};
 
 /// The largest number of items in one [`Event::Items`] or one listed batch.
 pub const BATCH: usize = 10_000;

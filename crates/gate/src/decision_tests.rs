@@ -2,9 +2,9 @@
 //! store and the policy, times the kinds of addresses.
 
 use super::*;
-use crate::gate::rules::FailurePolicy;
-use crate::gate::snapshot::Freshness;
-use crate::gate::{Item, Nets};
+use crate::rules::FailurePolicy;
+use crate::snapshot::Freshness;
+use crate::{Item, Nets};
 
 const NOW: UnixMillis = UnixMillis(1_000_000_000);
 const PAST: Expiry = Expiry::At(NOW);
@@ -284,7 +284,7 @@ fn a_nameless_client_comes_in_only_where_every_address_may() {
 }
 
 #[test]
-fn a_decision_names_the_entry_it_hangs_on_and_its_end() {
+fn a_decision_names_its_entry_and_its_end() {
     let peer = Peer::Socket(ip("::ffff:203.0.113.7"));
     let member = |text: &str| Some(text.parse::<Member>().unwrap());
     let decided = |facts: &str, state, policy: &str| {
@@ -330,7 +330,7 @@ fn an_end_comes_in_the_millisecond_it_names() {
 }
 
 #[test]
-fn an_explanation_shows_what_was_passed_over() {
+fn an_explanation_shows_skipped_rules() {
     let peer = Peer::Announced(ip("10.1.2.3"));
     let facts = snapshot(&items(address(peer), "listed"), State::Away { for_ms: 1 });
     assert_eq!(facts.freshness(), Freshness::Unavailable { since: Some(NOW.moved_by(-1)) });

@@ -1,20 +1,20 @@
-//! The addresses whose decision may differ after a change of the store, so that live connections
-//! are looked at again without looking at all of them.
+//! The addresses for which the decision may differ after a change of the store, so that only
+//! the live connections of these are checked again.
 
 use std::net::IpAddr;
 
-use super::member::Member;
+use crate::member::Member;
 
 /// More subjects than this are `Everything`: a busy machine has a few thousand
 /// live connections, and checking all of them is then as cheap.
 const MOST_SUBJECTS: usize = 1024;
 
-/// The subjects whose decision may differ from the one before.
+/// The subjects for which the decision may differ from the one before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use = "live connections are checked again by it"]
 pub enum Changed {
-    /// These addresses, and the addresses in these networks. May name some whose
-    /// decision stayed, and name one twice.
+    /// These addresses, and the addresses in these networks. May name some for which the
+    /// decision is the same as before, and name one twice.
     Subjects(Vec<Member>),
     /// Too many to name, or the state of the store itself.
     Everything,
@@ -42,14 +42,14 @@ impl Changed {
         }
     }
 
-    pub(super) fn add(&mut self, member: Member) {
+    pub(crate) fn add(&mut self, member: Member) {
         match self {
             Self::Subjects(members) if members.len() < MOST_SUBJECTS => members.push(member),
             _ => *self = Self::Everything,
         }
     }
 
-    pub(super) fn only(member: Member, differs: bool) -> Self {
+    pub(crate) fn only(member: Member, differs: bool) -> Self {
         Self::Subjects(if differs { vec![member] } else { vec![] })
     }
 }

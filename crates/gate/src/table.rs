@@ -14,41 +14,41 @@ use std::hash::Hash;
 
 use ipnet::IpNet;
 
-use super::changed::Changed;
-use super::member::{Entry, Member};
-use super::nets::Nets;
-use crate::unix_time::{Expiry, UnixMillis};
+use crate::changed::Changed;
+use crate::member::{Entry, Member};
+use crate::nets::Nets;
+use knockpipe_base::unix_time::{Expiry, UnixMillis};
 
 /// The bits of an expiry: enough until the year 4199.
 const EXPIRY: u64 = (1 << 46) - 1;
-/// Set by a change during the read whose parity the entry bears.
+/// Set by a change during the read that has the parity of the entry.
 const CHANGED: u64 = 1 << 46;
-/// The parity of the last read that knew the subject.
+/// The parity of the last read that found the subject.
 const ODD: u64 = 1 << 47;
 /// Tables and heaps below this are not worth shrinking.
 const SMALL: usize = 1024;
 
 /// The expiry of a subject, and the read that found it: 48 bits, big-endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct PackedExpiry([u8; 6]);
+pub(crate) struct PackedExpiry([u8; 6]);
 
 /// The full read that is under way, or was the last.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct ReadGeneration {
+pub(crate) struct ReadGeneration {
     /// Alternates from read to read.
-    pub(super) odd: bool,
+    pub(crate) odd: bool,
     /// Between begin and end.
-    pub(super) reading: bool,
+    pub(crate) reading: bool,
 }
 
 /// Subjects that one call forgets: how many it may, and which it did.
-pub(super) struct ExpiryBatch {
-    pub(super) budget: usize,
-    pub(super) changed: Changed,
+pub(crate) struct ExpiryBatch {
+    pub(crate) budget: usize,
+    pub(crate) changed: Changed,
 }
 
 /// The container in which a table keeps its entries.
-pub(super) trait EntryMap<K>: Default {
+pub(crate) trait EntryMap<K>: Default {
     fn look(&self, key: K) -> Option<PackedExpiry>;
     fn put(&mut self, key: K, packed: PackedExpiry);
     fn take(&mut self, key: K);
@@ -61,9 +61,9 @@ pub(super) trait EntryMap<K>: Default {
 
 /// The subjects of one kind.
 #[derive(Debug)]
-pub(super) struct ExpiryTable<K, T> {
+pub(crate) struct ExpiryTable<K, T> {
     table: T,
-    /// Their ends, soonest first. May hold what was forgotten since.
+    /// Their ends, soonest first. May hold subjects that were forgotten since.
     due: BinaryHeap<Reverse<Due<K>>>,
 }
 
@@ -97,7 +97,7 @@ impl PackedExpiry {
     }
 
     /// The end, if the entry holds at `now`.
-    pub(super) fn expiry(self, now: UnixMillis) -> Option<Expiry> {
+    pub(crate) fn expiry(self, now: UnixMillis) -> Option<Expiry> {
         match self.end() {
             EXPIRY => Some(Expiry::Never),
             end if end > now.0 => Some(Expiry::At(UnixMillis(end))),
@@ -137,17 +137,17 @@ where
     K: Copy + Ord + Into<Member>,
     T: EntryMap<K>,
 {
-    pub(super) fn table(&self) -> &T {
+    pub(crate) fn table(&self) -> &T {
         &self.table
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.table.size().0
     }
 
     /// Notes that a full read found `key`. An entry that a store holds in several
     /// spellings or places lasts as long as the longest of them.
-    pub(super) fn found(&mut self, key: K, expiry: Expiry, generation: ReadGeneration) -> bool {
+    pub(crate) fn found(&mut self, key: K, expiry: Expiry, generation: ReadGeneration) -> bool {
         let end = pack_expiry(Some(expiry));
         let end = match self.table.look(key) {
             Some(old) if old.is_set_in(generation) => return false,
@@ -158,7 +158,7 @@ where
     }
 
     /// Notes the current expiry of `key`; `None` if it is not there any more.
-    pub(super) fn set(
+    pub(crate) fn set(
         &mut self,
         key: K,
         expiry: Option<Expiry>,
@@ -197,7 +197,7 @@ where
     }
 
     /// Ends a complete read: forgets what it did not find.
-    pub(super) fn sweep(
+    pub(crate) fn sweep(
         &mut self,
         now: UnixMillis,
         generation: ReadGeneration,
@@ -214,7 +214,7 @@ where
     }
 
     /// Ends a read that is broken off: what is known stays known.
-    pub(super) fn settle(&mut self, generation: ReadGeneration) {
+    pub(crate) fn settle(&mut self, generation: ReadGeneration) {
         self.table.keep(|_, packed| {
             *packed = PackedExpiry::new(packed.end(), generation);
             packed.end() > 0
@@ -223,7 +223,7 @@ where
     }
 
     /// Forgets entries that are past, as far as the budget goes.
-    pub(super) fn expire(
+    pub(crate) fn expire(
         &mut self,
         now: UnixMillis,
         generation: ReadGeneration,
@@ -249,23 +249,23 @@ where
     }
 
     /// The moment before which no entry ends; that entry may have been forgotten since.
-    pub(super) fn next_expiry(&self) -> Option<UnixMillis> {
+    pub(crate) fn next_expiry(&self) -> Option<UnixMillis> {
         self.due.peek().map(|Reverse(due)| UnixMillis(PackedExpiry(due.at).end()))
     }
 
     /// The entries that hold at `now`.
-    pub(super) fn entries(&self, now: UnixMillis) -> impl Iterator<Item = Entry> {
+    pub(crate) fn entries(&self, now: UnixMillis) -> impl Iterator<Item = Entry> {
         self.table.each().filter_map(move |(key, packed)| {
             Some(Entry { member: key.into(), expiry: packed.expiry(now)? })
         })
     }
 
     #[cfg(test)]
-    pub(super) fn due_len(&self) -> usize {
+    pub(crate) fn due_len(&self) -> usize {
         self.due.len()
     }
 
-    /// Keeps memory in proportion to what is known now.
+    /// Keeps memory in proportion to the present number of entries.
     fn tidy(&mut self) {
         let (len, room) = self.table.size();
         if self.due.len() > len + len / 4 + SMALL {

@@ -1,6 +1,6 @@
 //! The content of a store: members of the allow-set, and bans.
 //!
-//! One client has one spelling here, whatever a login page wrote: IPv4-mapped
+//! One client has one spelling here, however a login page wrote it: IPv4-mapped
 //! addresses are unmapped and host bits cleared where text comes in, so that
 //! nothing behind this module compares two forms of one address.
 //! It refuses to guess: a member that is not an address is an error, not a host
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::unix_time::{Expiry, UnixMillis};
+use knockpipe_base::unix_time::{Expiry, UnixMillis};
 
 /// Networks shorter than this need force: more than 65,536 IPv4 addresses.
 const WIDEST_V4: u8 = 16;
@@ -26,7 +26,7 @@ const SHOWN: usize = 64;
 
 /// An entry of the allow-set.
 ///
-/// Canonical when made by `from` or `parse`, which is how it has to be made:
+/// Canonical when made by `from` or `parse`, the only ways to make one:
 /// unmapped, host bits cleared, and a network of one address is an `Address`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Member {
@@ -64,7 +64,7 @@ pub struct MemberError(String);
 // === impl Member ===
 
 impl Member {
-    /// Returns true if this admits so many that it looks like a mistake: wider than /16
+    /// Returns true for a network so wide that it looks like a mistake: wider than /16
     /// (IPv4) or /64 (IPv6).
     pub fn needs_force(&self) -> bool {
         match self {
@@ -168,7 +168,7 @@ impl Entry {
 }
 
 /// The one form of a network: unmapped, host bits cleared.
-pub(super) fn canonical(network: IpNet) -> IpNet {
+pub(crate) fn canonical(network: IpNet) -> IpNet {
     unmapped(network).trunc()
 }
 
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_speaks_about_its_addresses() {
+    fn a_member_covers_its_addresses() {
         let speaks = |text: &str, ip: &str| member(text).contains(ip.parse().unwrap());
         assert!(speaks("203.0.113.0/24", "203.0.113.255"));
         assert!(speaks("203.0.113.0/24", "::ffff:203.0.113.1"));

@@ -2,7 +2,7 @@
 //!
 //! A line is a checksum, the offset at which its append began, and words:
 //! `9a3f21bc 4711 allow 203.0.113.7 1790000000000`. The offset tells a torn
-//! append, whose lines all began at one place, from a damaged file. Pure: bytes
+//! append, the lines of which all name one offset, from a damaged file. Pure: bytes
 //! and moments in, no file and no clock.
 
 use std::fmt;
@@ -10,41 +10,53 @@ use std::net::IpAddr;
 
 use sha2::{Digest, Sha256};
 
-use super::super::member::Member;
-use crate::unix_time::{Expiry, UnixMillis};
+use crate::member::Member;
+use knockpipe_base::unix_time::{Expiry, UnixMillis};
 
 /// The first line of the file.
-pub(super) const HEADER: &[u8] = b"knockpipe-gate-1\n";
-/// Longer lines are none of ours.
-pub(super) const LONGEST_LINE: usize = 256;
+pub const HEADER: &[u8] = b"knockpipe-gate-1\n";
+/// The longest line, in bytes; longer ones were not written by this program.
+pub const LONGEST_LINE: usize = 256;
 const CHECKSUM: usize = 8;
+
 /// A change.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Record {
+pub enum Record {
+    /// A member of the allow-set, and its end.
     Allow(Member, Expiry),
+    /// No member any more.
     Remove(Member),
+    /// A ban, and its end.
     Ban(Member, UnixMillis),
+    /// No ban any more.
     Unban(Member),
+    /// The unix second at which an address was last admitted.
     Seen(IpAddr, u64),
+    /// An address without history.
     Unseen(IpAddr),
+    /// Failures.
     Strikes(Member, Strikes),
+    /// No failures any more.
     Clear(Member),
 }
 
 /// Failures of one address in one window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Strikes {
+pub struct Strikes {
     /// The length of the window in seconds.
-    pub(super) findtime: u64,
+    pub findtime: u64,
     /// Its number: unix seconds divided by its length.
-    pub(super) window: u64,
-    pub(super) count: u64,
+    pub window: u64,
+    /// The number of failures.
+    pub count: u64,
 }
 
 /// The subject of a change, for a follower.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Subject {
+pub enum Subject {
+    /// A member of the allow-set.
     Member(Member),
+    /// A ban.
     Ban(Member),
 }
 
@@ -52,13 +64,13 @@ pub(super) enum Subject {
 
 impl Record {
     /// The line, for an append that begins at `began`.
-    pub(super) fn line(&self, began: u64) -> String {
+    pub fn line(&self, began: u64) -> String {
         let words = format!("{began} {self}");
         format!("{} {words}\n", checksum(words.as_bytes()))
     }
 
     /// Reads a line without its end: the offset at which its append began, and the change.
-    pub(super) fn parse(line: &[u8]) -> Option<(u64, Self)> {
+    pub fn parse(line: &[u8]) -> Option<(u64, Self)> {
         let (sum, words) = line.split_at_checked(CHECKSUM + 1)?;
         if sum != format!("{} ", checksum(words)).as_bytes() {
             return None;
@@ -88,7 +100,7 @@ impl Record {
     }
 
     /// The subject that a follower has to look at again.
-    pub(super) fn subject(&self) -> Option<Subject> {
+    pub fn subject(&self) -> Option<Subject> {
         match self {
             Self::Allow(member, _) | Self::Remove(member) => Some(Subject::Member(*member)),
             Self::Ban(ip, _) | Self::Unban(ip) => Some(Subject::Ban(*ip)),
@@ -120,20 +132,20 @@ fn end(text: &str) -> Option<Expiry> {
     if text == "-" { Some(Expiry::Never) } else { text.parse().ok().map(Expiry::At) }
 }
 
-/// Eight hex digits that tell a line that was written from one that was not.
-pub(super) fn checksum(words: &[u8]) -> String {
+/// Eight hex digits that tell a complete line from a torn or damaged one.
+pub(crate) fn checksum(words: &[u8]) -> String {
     let digest = Sha256::digest(words);
     format!("{:02x}{:02x}{:02x}{:02x}", digest[0], digest[1], digest[2], digest[3])
 }
 
 impl Strikes {
     /// Returns true if the window was over when that of `new` began.
-    pub(super) fn is_past(&self, new: &Self) -> bool {
+    pub fn is_past(&self, new: &Self) -> bool {
         self.end() <= UnixMillis::from_secs(new.window.saturating_mul(new.findtime))
     }
 
     /// The end of the window.
-    pub(super) fn end(&self) -> UnixMillis {
+    pub fn end(&self) -> UnixMillis {
         UnixMillis::from_secs(self.window.saturating_add(1).saturating_mul(self.findtime))
     }
 }

@@ -11,7 +11,7 @@ use tracing::debug;
 
 use super::context::TunnelContext;
 use super::encrypt::{EncryptEnd, Established, NOT_ANSWERED, WaitingClient, is_of_the_target};
-use super::remote;
+use super::reset_reasons;
 use super::warm::{Answer, Asked, Opened};
 use crate::net::Stream;
 use crate::proto::message::Open;
@@ -29,6 +29,14 @@ enum Settled {
     Dead,
     /// The tunnel still owes an answer.
     Silent(Box<Asked>),
+}
+
+/// The first of two tunnels for one client that came to something.
+enum First {
+    /// The word of the one that was asked.
+    Answer(Answer),
+    /// The other one, or the reason why there is none.
+    Another(Box<Found>),
 }
 
 impl EncryptEnd {
@@ -98,49 +106,77 @@ impl EncryptEnd {
         &self,
         mut asked: Box<Asked>,
         context: &TunnelContext,
-        client: WaitingClient<'_>,
+        mut client: WaitingClient<'_>,
     ) -> Found {
-        let tasks = &context.frontend.tasks;
         let deadline = asked.since + context.timeout;
         let mut another = pin!(self.another(context, client.stream, asked.far_end()));
-        let mut failed = None;
-        loop {
-            // An answer that arrived before the other tunnel was ready counts: nothing is wrong
-            // then.
-            let answer = tokio::select! {
-                biased;
-                reason = &mut *client.termination => Answer::NotWanted(reason),
-                answer = asked.late_answer(client.stream, deadline) => answer,
-                made = &mut another, if failed.is_none() => {
-                    let error = made.as_ref().err().map(|all| all.failure.reason);
-                    if error.is_some_and(is_of_the_far_end) {
-                        failed = Some(made);
-                        continue;
-                    }
-                    if error.is_none() && asked.is_dead() && asked.stays_silent().await {
-                        self.swallowed(asked.far_end(), asked.since);
-                    }
-                    asked.reset(error.unwrap_or(CloseReason::Unopened), tasks);
-                    return made;
-                }
-            };
-            match self.settle(asked, answer, context) {
-                Settled::Done(done) => return *done,
-                Settled::Silent(last) => last.reset(CloseReason::Unopened, tasks),
-                Settled::Dead => {}
+        // An answer counts that is there when another tunnel is: nothing is wrong then.
+        let first = tokio::select! {
+            biased;
+            answer = late_answer(&mut asked, &mut client, deadline) => First::Answer(answer),
+            made = &mut another => First::Another(Box::new(made)),
+        };
+        match first {
+            First::Answer(answer) => match self.settle_late(asked, answer, context) {
+                Some(found) => found,
+                None => self.unless_not_wanted(another, client).await,
+            },
+            // The one that was asked may still answer.
+            First::Another(failed) if is_failure_of_the_far_end(&failed) => {
+                let answer = late_answer(&mut asked, &mut client, deadline).await;
+                self.settle_late(asked, answer, context).unwrap_or(*failed)
             }
-            let Some(failed) = failed else {
-                return tokio::select! {
-                    biased;
-                    reason = client.termination => Err(self.not_wanted(reason)),
-                    made = another => made,
-                };
-            };
-            return failed;
+            First::Another(made) => {
+                let error = made.as_ref().as_ref().err().map(|all| all.failure.reason);
+                self.replace(asked, error, context).await;
+                *made
+            }
         }
     }
 
-    /// Decides about a tunnel that was sent Open.
+    /// Waits for the tunnel that is being made, while its client is there.
+    async fn unless_not_wanted(
+        &self,
+        making: impl Future<Output = Found>,
+        client: WaitingClient<'_>,
+    ) -> Found {
+        tokio::select! {
+            biased;
+            reason = client.termination => Err(self.not_wanted(reason)),
+            made = making => made,
+        }
+    }
+
+    /// Ends one that was asked, since another was made, or failed for this `error`.
+    async fn replace(
+        &self,
+        mut asked: Box<Asked>,
+        error: Option<CloseReason>,
+        context: &TunnelContext,
+    ) {
+        if error.is_none() && asked.is_dead() && asked.stays_silent().await {
+            self.swallowed(asked.far_end(), asked.since);
+        }
+        asked.reset(error.unwrap_or(CloseReason::Unopened), &context.frontend.tasks);
+    }
+
+    /// As [`Self::settle`], where there is another to take its place: `None` when that is
+    /// needed.
+    fn settle_late(
+        &self,
+        asked: Box<Asked>,
+        answer: Answer,
+        context: &TunnelContext,
+    ) -> Option<Found> {
+        match self.settle(asked, answer, context) {
+            Settled::Done(done) => return Some(*done),
+            Settled::Silent(last) => last.reset(CloseReason::Unopened, &context.frontend.tasks),
+            Settled::Dead => {}
+        }
+        None
+    }
+
+    /// Decides what becomes of one that was asked.
     fn settle(&self, asked: Box<Asked>, answer: Answer, context: &TunnelContext) -> Settled {
         let tasks = &context.frontend.tasks;
         let first = asked.far_end();
@@ -150,7 +186,7 @@ impl EncryptEnd {
             Answer::ClientGone => {
                 ConnectFailure::new(CloseReason::PlainReset, "before it sent anything")
             }
-            Answer::Ended(reason) if is_of_the_target(reason) => remote::failure(reason),
+            Answer::Ended(reason) if is_of_the_target(reason) => reset_reasons::failure(reason),
             Answer::Ended(reason) => {
                 self.died(reason);
                 asked.reset(reason, tasks);
@@ -176,8 +212,25 @@ impl EncryptEnd {
     }
 }
 
-/// Returns true when a tunnel could not be made for a reason that concerns the far end only, so
-/// that the warm one may still answer.
-fn is_of_the_far_end(reason: CloseReason) -> bool {
-    matches!(reason, CloseReason::PeerUnreachable | CloseReason::NoAnswer | CloseReason::LocalError)
+/// Waits for the answer of one that was asked, while its client is there.
+async fn late_answer(
+    asked: &mut Asked,
+    client: &mut WaitingClient<'_>,
+    deadline: Instant,
+) -> Answer {
+    tokio::select! {
+        biased;
+        reason = &mut *client.termination => Answer::NotWanted(reason),
+        answer = asked.late_answer(client.stream, deadline) => answer,
+    }
+}
+
+/// Returns true when a tunnel could not be made because of the far end, so that one that was
+/// asked before may still answer.
+fn is_failure_of_the_far_end(found: &Found) -> bool {
+    let Err(AllFailed { failure, .. }) = found else { return false };
+    matches!(
+        failure.reason,
+        CloseReason::PeerUnreachable | CloseReason::NoAnswer | CloseReason::LocalError
+    )
 }

@@ -120,7 +120,7 @@ fn a_change_before_a_read_yields_to_it() {
 }
 
 #[test]
-fn what_is_held_twice_lasts_as_long_as_the_longer() {
+fn an_entry_held_twice_lasts_as_long_as_the_longer() {
     let allowed = |expiry| Item::Allowed(member("1.1.1.1"), expiry);
     for orders in [[at(100), at(200)], [at(200), at(100)]] {
         let snapshot = fresh(&orders.map(allowed));
@@ -157,7 +157,7 @@ fn a_read_that_is_broken_off_removes_nothing() {
 }
 
 #[test]
-fn until_the_first_read_is_complete_the_store_is_unread_or_away() {
+fn until_the_first_read_is_complete_the_store_is_unread_or_unavailable() {
     let mut snapshot = Snapshot::default();
     assert_eq!(snapshot.freshness(), Freshness::Unread);
     snapshot.begin();
@@ -169,7 +169,7 @@ fn until_the_first_read_is_complete_the_store_is_unread_or_away() {
 }
 
 #[test]
-fn the_longest_network_that_has_not_ended_speaks() {
+fn the_longest_network_that_has_not_ended_decides() {
     let network = |text, expiry| Item::Allowed(member(text), expiry);
     let snapshot = fresh(&[
         network("1.0.0.0/8", Expiry::Never),
@@ -185,7 +185,7 @@ fn the_longest_network_that_has_not_ended_speaks() {
 }
 
 #[test]
-fn entries_are_what_holds_in_each_table() {
+fn entries_lists_the_present_content_of_each_table() {
     let items = [
         Item::Allowed(member("1.1.1.1"), at(100)),
         Item::Allowed(member("2001:db8::1"), Expiry::Never),
@@ -210,7 +210,7 @@ fn entries_are_what_holds_in_each_table() {
 }
 
 #[test]
-fn what_ended_is_forgotten_and_named() {
+fn ended_entries_are_forgotten_and_named() {
     let mut snapshot = fresh(&[
         Item::Allowed(member("1.1.1.1"), at(100)),
         Item::Allowed(member("2001:db8::1"), at(200)),
@@ -302,7 +302,7 @@ fn many_changes_are_everything() {
 }
 
 #[test]
-fn memory_follows_what_is_known() {
+fn memory_shrinks_with_the_content() {
     let numbered = |number: u32, at| Item::Allowed(IpAddr::from(number.to_be_bytes()).into(), at);
     let mut snapshot = fresh(&[]);
     // One subject prolonged for ever does not fill the heap.

@@ -320,5 +320,5 @@ impl Queue {
 }
 
 #[cfg(test)]
-#[path = "pending_tests.rs"]
+#[path = "handshake_slots_tests.rs"]
 mod tests;

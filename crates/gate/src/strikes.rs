@@ -1,14 +1,14 @@
 //! The rule by which failed handshakes become a ban, as Rack::Attack's allow2ban has it.
 //!
-//! Windows are fixed and aligned to the epoch, with all that follows from it:
-//! up to twice the limit, less one, can fall on both sides of a boundary. The
+//! Windows are fixed and aligned to the epoch, so that up to twice the limit, less one, can
+//! fall on both sides of a boundary without a ban. The
 //! stores do the counting; this module only reads the operator's rule.
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::duration::{self, DurationError};
+use knockpipe_base::duration::{self, DurationError};
 
 /// `--ban-after N/FINDTIME/BANTIME`: the strikes that become a ban.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

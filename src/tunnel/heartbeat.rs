@@ -9,11 +9,11 @@ use tokio::time::{Instant, sleep};
 
 use crate::net::Stream;
 use crate::observe::Sessions;
-use crate::observe::pulse::patience;
+use crate::observe::liveness::patience;
 use crate::observe::sessions::LiveSession;
 use crate::proto::Session;
 use crate::proto::heartbeat::{Heartbeat, Heartbeats};
-use crate::tasks::lasting;
+use crate::tasks::restarting;
 
 /// Interval at which a peer that is being probed is checked for an answer.
 const LOOK: Duration = Duration::from_millis(100);
@@ -25,7 +25,7 @@ pub(super) const AT_WORK: Duration = Duration::from_millis(200);
 /// Makes sure that a session is checked. One task does that for all sessions.
 pub(super) fn look_after(live: &LiveSession) {
     if let Some(sessions) = live.needs_a_looker() {
-        tokio::spawn(lasting("signs of life", move || look(Arc::clone(&sessions))));
+        tokio::spawn(restarting("signs of life", move || look(Arc::clone(&sessions))));
     }
 }
 

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::nets::Nets;
-use super::snapshot::Freshness;
-use crate::duration::{self, DurationError};
-use crate::unix_time::{Expiry, UnixMillis};
+use crate::nets::Nets;
+use crate::snapshot::Freshness;
+use knockpipe_base::duration::{self, DurationError};
+use knockpipe_base::unix_time::{Expiry, UnixMillis};
 
 /// Networks that redis-knocking calls internal: not link-local, not carrier-grade NAT.
 const INTERNAL: [IpNet; 6] = [
@@ -41,7 +41,7 @@ pub struct Rules {
 impl Rules {
     /// The network of all IPv4 addresses, if static networks allow every address of
     /// both families, also as several that add up to that.
-    pub(super) fn allows_every_address(&self) -> Option<IpNet> {
+    pub(crate) fn allows_every_address(&self) -> Option<IpNet> {
         let mut all = IpNet::aggregate(&self.allow.iter().map(|(net, ())| net).collect());
         all.retain(|net| net.prefix_len() == 0);
         if let [v4, _v6] = all[..] { Some(v4) } else { None }
@@ -101,7 +101,7 @@ pub fn is_internal(ip: IpAddr) -> bool {
 }
 
 /// The internal network that `ip` is in.
-pub(super) fn internal_network(ip: IpAddr) -> Option<IpNet> {
+pub(crate) fn internal_network(ip: IpAddr) -> Option<IpNet> {
     let ip = ip.to_canonical();
     INTERNAL.into_iter().find(|network| network.contains(&ip))
 }
@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn internal_is_what_redis_knocking_calls_so() {
+    fn internal_networks_are_those_of_redis_knocking() {
         let inside = [
             "127.0.0.1",
             "127.255.255.255",

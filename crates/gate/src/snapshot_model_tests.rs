@@ -100,7 +100,7 @@ fn random_member(random: &mut StdRng) -> Member {
 }
 
 #[test]
-fn it_says_what_a_plain_model_says() {
+fn it_agrees_with_a_plain_model() {
     let everyone: Vec<IpAddr> = (0..8u16)
         .flat_map(|low| {
             [[203, 0, 113, low as u8].into(), [0x2001, 0xdb8, 0, 0, 0, 0, 0, low].into()]

@@ -159,8 +159,8 @@ impl Pulse {
         let unheard = advance(&self.unheard, hears, ms, most_silent);
         let most_unused = self.idle_timeout.saturating_mul(1_000);
         let unused = advance(&self.unused, used.swap(false, Ordering::Relaxed), ms, most_unused);
-        let (is_silent, is_unused) =
-            (self.agreed && unheard >= most_silent, most_unused > 0 && unused >= most_unused);
+        let is_silent = self.agreed && unheard >= most_silent;
+        let is_unused = most_unused > 0 && unused >= most_unused;
         let is_over = |since: u32, most: u32| since >= most.saturating_add(self.second_look());
         if is_silent && is_over(unheard, most_silent) {
             self.verdict.store(VANISHED, Ordering::Relaxed);

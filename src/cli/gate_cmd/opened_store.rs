@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
-use super::source::{Source, SourceArgs};
+use super::find_gate::{Source, SourceArgs};
 use crate::gate::StoreOptions;
 use crate::gate::any_store::AnyStore;
 use crate::gate::redis_store::Servers;

@@ -17,19 +17,19 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::changed::Changed;
-use super::member::{Entry, Item, Member};
-use super::nets::Nets;
-use super::table::{EntryMap, ExpiryBatch, ExpiryTable, PackedExpiry, ReadGeneration};
-use crate::unix_time::{Expiry, UnixMillis};
+use crate::changed::Changed;
+use crate::member::{Entry, Item, Member};
+use crate::nets::Nets;
+use crate::table::{EntryMap, ExpiryBatch, ExpiryTable, PackedExpiry, ReadGeneration};
+use knockpipe_base::unix_time::{Expiry, UnixMillis};
 
 /// Entries forgotten in one call of [`Snapshot::expire`]: about a millisecond,
-/// so that a million grants that end at once hold up no decision.
+/// so that a million grants that end at once delay no decision.
 const MOST_EXPIRED: usize = 10_000;
 
-/// Entries that are kept of a store that is unavailable. No store has more
-/// (`redis_store/walk.rs`): they are left from reads that were broken off. Tests have
-/// fewer, to see it for every kind of entry.
+/// Entries that are kept of a store that is unavailable. No store has more, in Redis or in
+/// a file: they are left from reads that were broken off. Tests have fewer, to see it for every
+/// kind of entry.
 const MOST_KEPT: usize = if cfg!(test) { 20_000 } else { 2_000_000 };
 
 /// The store's content, as far as it is known here.

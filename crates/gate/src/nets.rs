@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::member::{Member, canonical};
+use crate::member::{Member, canonical};
 
 /// Networks of both families, each with a `T`.
 #[derive(Clone, Debug, PartialEq)]
@@ -96,11 +96,11 @@ impl<T> Nets<T> {
     }
 
     /// Frees the memory of networks that are gone.
-    pub(super) fn shrink_to_fit(&mut self) {
+    pub(crate) fn shrink_to_fit(&mut self) {
         self.entries.shrink_to_fit();
     }
 
-    pub(super) fn capacity(&self) -> usize {
+    pub(crate) fn capacity(&self) -> usize {
         self.entries.capacity()
     }
 

@@ -4,40 +4,47 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use super::super::member::{Entry, Item, Member};
-use super::super::store::{Edit, networks_around};
-use super::record::{Record, Strikes};
-use crate::unix_time::{Expiry, UnixMillis};
+use crate::file_record::{Record, Strikes};
+use crate::member::{Entry, Item, Member};
+use crate::store::{Edit, networks_around};
+use knockpipe_base::unix_time::{Expiry, UnixMillis};
 
-/// Addresses whose failures are counted at once. Further ones are not, or else
+/// The most addresses with counted failures at once. Further ones are not, or else
 /// a client with a network to fail from could fill memory and disk.
 const MOST_STRUCK: usize = 100_000;
 /// Members and bans of a file, and as many addresses in its history. All of it is held
 /// in memory, and its owner could make it any size.
-pub(super) const MOST_ENTRIES: usize = 2_000_000;
+pub const MOST_ENTRIES: usize = 2_000_000;
 
 /// The content of the file.
 #[derive(Debug, Default)]
-pub(super) struct State {
-    pub(super) allowed: HashMap<Member, Expiry>,
-    pub(super) bans: HashMap<Member, UnixMillis>,
-    pub(super) seen: HashMap<IpAddr, u64>,
-    pub(super) strikes: HashMap<Member, Strikes>,
+pub struct State {
+    /// The end of each member of the allow-set.
+    pub allowed: HashMap<Member, Expiry>,
+    /// The end of each ban.
+    pub bans: HashMap<Member, UnixMillis>,
+    /// The unix second at which each address was last admitted.
+    pub seen: HashMap<IpAddr, u64>,
+    /// The failures that are counted.
+    pub strikes: HashMap<Member, Strikes>,
 }
 
 /// The kind of entries that a file would hold too many of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Excess {
+pub enum Excess {
+    /// Members and bans, together [`MOST_ENTRIES`].
     #[error(
         "holds 2,000,000 members and bans, which are the most; remove some (knockpipe gate remove, \
          unban), or use Redis"
     )]
     Entries,
+    /// Addresses in the history, [`MOST_ENTRIES`].
     #[error(
         "holds 2,000,000 addresses in its history, which are the most; forget idle ones \
          (knockpipe gate reap, --reap-idle)"
     )]
     History,
+    /// Addresses with counted failures.
     #[error("counts failures of more than 100,000 addresses; restore it from a copy")]
     Strikes,
 }
@@ -45,7 +52,8 @@ pub(super) enum Excess {
 // === impl State ===
 
 impl State {
-    pub(super) fn apply(&mut self, record: &Record) {
+    /// Applies a change.
+    pub fn apply(&mut self, record: &Record) {
         match *record {
             Record::Allow(member, end) => drop(self.allowed.insert(member, end)),
             Record::Remove(member) => drop(self.allowed.remove(&member)),
@@ -65,11 +73,7 @@ impl State {
 
     /// Returns the kind of which there would be too many with this record. Forgets entries
     /// that are past if that makes room.
-    pub(super) fn excess(
-        &mut self,
-        record: &Record,
-        now: impl Fn() -> UnixMillis,
-    ) -> Option<Excess> {
+    pub fn excess(&mut self, record: &Record, now: impl Fn() -> UnixMillis) -> Option<Excess> {
         self.excess_beyond(MOST_ENTRIES, record)?;
         self.drop_past(now());
         // Room for many, or else every further record would look at all that is held.
@@ -94,7 +98,7 @@ impl State {
     }
 
     /// Everything that still holds, as records.
-    pub(super) fn records(&self, now: UnixMillis) -> impl Iterator<Item = Record> {
+    pub fn records(&self, now: UnixMillis) -> impl Iterator<Item = Record> {
         let allowed = self.allowed.iter().filter(move |(_, end)| !end.is_past(now));
         let bans = self.bans.iter().filter(move |(_, end)| **end > now);
         let strikes = self.strikes.iter().filter(move |(_, strikes)| strikes.end() > now);
@@ -106,14 +110,14 @@ impl State {
     }
 
     /// Forgets entries that are past.
-    pub(super) fn drop_past(&mut self, now: UnixMillis) {
+    pub fn drop_past(&mut self, now: UnixMillis) {
         self.allowed.retain(|_, end| !end.is_past(now));
         self.bans.retain(|_, end| *end > now);
         self.strikes.retain(|_, strikes| strikes.end() > now);
     }
 
     /// Members and bans that still hold.
-    pub(super) fn items(&self, now: UnixMillis) -> impl Iterator<Item = Item> {
+    pub fn items(&self, now: UnixMillis) -> impl Iterator<Item = Item> {
         self.records(now).filter_map(|record| match record {
             Record::Allow(member, end) => Some(Item::Allowed(member, end)),
             Record::Ban(ip, end) => Some(Item::Banned(ip, Expiry::At(end))),
@@ -121,22 +125,24 @@ impl State {
         })
     }
 
-    pub(super) fn member(&self, member: &Member, now: UnixMillis) -> Option<Expiry> {
+    /// The end of a member of the allow-set, if it holds.
+    pub fn member(&self, member: &Member, now: UnixMillis) -> Option<Expiry> {
         self.allowed.get(member).copied().filter(|end| !end.is_past(now))
     }
 
-    pub(super) fn ban(&self, member: &Member, now: UnixMillis) -> Option<Expiry> {
+    /// The end of a ban, if it holds.
+    pub fn ban(&self, member: &Member, now: UnixMillis) -> Option<Expiry> {
         self.bans.get(member).copied().filter(|end| *end > now).map(Expiry::At)
     }
 
     /// The ban on an address: its own, or that of its /64.
-    pub(super) fn ban_on(&self, ip: IpAddr, now: UnixMillis) -> Option<Entry> {
+    pub fn ban_on(&self, ip: IpAddr, now: UnixMillis) -> Option<Entry> {
         let entry = |member| Some(Entry { member, expiry: self.ban(&member, now)? });
         Member::bans_of(ip).find_map(entry)
     }
 
     /// Failures in the current window of `findtime` seconds.
-    pub(super) fn strikes(&self, source: &Member, findtime: u64, now: UnixMillis) -> u64 {
+    pub fn strikes(&self, source: &Member, findtime: u64, now: UnixMillis) -> u64 {
         let window = now.as_secs() / findtime;
         let current = |s: &&Strikes| s.findtime == findtime && s.window == window;
         self.strikes.get(source).filter(current).map_or(0, |strikes| strikes.count)
@@ -157,14 +163,14 @@ impl State {
     }
 
     /// The address itself and all networks around it that are in the set, longest first.
-    pub(super) fn around(&self, ip: IpAddr, now: UnixMillis) -> Vec<Entry> {
+    pub fn around(&self, ip: IpAddr, now: UnixMillis) -> Vec<Entry> {
         let members = std::iter::once(Member::from(ip)).chain(networks_around(ip, (0..=128).rev()));
         let entry = |member| Some(Entry { member, expiry: self.member(&member, now)? });
         members.filter_map(entry).collect()
     }
 
     /// The records to write for `edit`; none if nothing would change.
-    pub(super) fn records_for(&self, edit: &Edit, now: UnixMillis) -> Vec<Record> {
+    pub fn records_for(&self, edit: &Edit, now: UnixMillis) -> Vec<Record> {
         match edit {
             Edit::Allow(member, ttl) => {
                 let end = Expiry::after(now, *ttl);
@@ -225,15 +231,15 @@ fn only_if(condition: bool, record: Record) -> Vec<Record> {
 mod tests {
     use std::time::Duration;
 
-    use super::super::record::checksum;
     use super::*;
+    use crate::file_record::checksum;
 
     const fn at(milliseconds: u64) -> Expiry {
         Expiry::At(UnixMillis(milliseconds))
     }
 
     #[test]
-    fn failures_from_everywhere_do_not_fill_it() {
+    fn failures_of_many_sources_do_not_fill_it() {
         let mut state = State::default();
         let mut fail = |n: u32, now| {
             let strike = Edit::Strike {
@@ -264,7 +270,7 @@ mod tests {
 
     /// A file may be another user's, who writes any number into it.
     #[test]
-    fn the_largest_numbers_of_a_file_are_numbers_as_any() {
+    fn the_largest_numbers_in_a_file_are_handled() {
         let mut state = State::default();
         let lines = [
             "17 strikes 1.2.3.4 60 18446744073709551615 3",
@@ -294,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_over_is_left_out() {
+    fn ended_entries_are_left_out() {
         let mut state = State::default();
         let ip: IpAddr = "1.2.3.4".parse().unwrap();
         state.apply(&Record::Allow(ip.into(), at(1000)));

@@ -2,16 +2,16 @@
 //! before they are parsed.
 //!
 //! Follows RESP just as far as that needs: the kind of a value, and its length.
-//! Whatever a server announces, or sends without an end, no more than this is kept
-//! of it: a text of [`LONGEST_TEXT`], an answer that weighs [`HEAVIEST`]. Without
-//! input and output: bytes in, one error at most out. An answer weighs until it is in
-//! the hands of its receiver, each by itself, since questions may overlap for ever.
+//! No matter what a server announces, or sends without an end, the most that is kept of it is
+//! a text of [`LONGEST_TEXT`] and an answer that weighs [`HEAVIEST`]. Without input and output:
+//! bytes in, one error at most out. An answer counts until its receiver has taken it, each by
+//! itself, since questions may overlap without end.
 
 use std::collections::VecDeque;
 
 /// The longest text in an answer. Names and members have some dozens of bytes, the
 /// longest that is asked for, INFO of a Cluster, a thousand.
-pub(super) const LONGEST_TEXT: u64 = 1 << 20;
+pub const LONGEST_TEXT: u64 = 1 << 20;
 
 /// The longest line: a number, a status, or an error that repeats what it is about.
 const LONGEST_LINE: u64 = 64 << 10;
@@ -22,7 +22,7 @@ const VALUE: u64 = 64;
 /// The most that answers may weigh together that came over a connection and were not taken yet: the
 /// answer to one question, of one command or of many that were sent at once, and those
 /// to others that were asked meanwhile. A full page of a scan weighs a fortieth of this.
-pub(super) const HEAVIEST: u64 = 16 << 20;
+pub const HEAVIEST: u64 = 16 << 20;
 
 /// Lists in lists; the map of a Cluster has four.
 const DEEPEST: usize = 16;
@@ -30,9 +30,9 @@ const DEEPEST: usize = 16;
 /// Digits of a length, with its sign.
 const DIGITS: usize = 12;
 
-/// More than an answer may be.
+/// The way in which an answer is more than it may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Excess {
+pub enum Excess {
     /// A text that is too long, by its announcement.
     #[error("announces a text of {0} bytes, of {LONGEST_TEXT} at most")]
     Text(u64),
@@ -51,20 +51,20 @@ pub(super) enum Excess {
     /// Answers that are too much together.
     #[error("sends too much together with the other servers of this store")]
     Together,
-    /// No RESP.
+    /// Bytes that are not RESP.
     #[error("does not speak Redis' protocol")]
     Foreign,
 }
 
 /// The answers that have arrived, also in part, and were not taken yet.
 #[derive(Debug)]
-pub(super) struct Meter {
+pub struct Meter {
     at: At,
     /// Values that are still due of each list that was begun, the innermost last.
     due: Vec<u64>,
     /// The weight of the value that was begun and is no complete answer yet.
     begun: u64,
-    whose: Whose,
+    purpose: Purpose,
     /// The weight of each complete answer that was not taken yet, the oldest first.
     complete: VecDeque<u64>,
     /// The sum of these.
@@ -77,18 +77,19 @@ pub(super) struct Meter {
 
 /// The purpose of the value that was begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Whose {
+enum Purpose {
     /// It answers a question.
     Answer,
-    /// It is a push whose name is not known yet, of which so much came. A push may
-    /// answer a question too, and the parser keeps it for that.
+    /// It is a push, and its name is not known yet: the part of it that came, and its
+    /// length. A push may answer a question too, and the parser keeps it for that.
     Push { name: [u8; NAME], length: usize },
     /// It is a push that is taken in at once.
-    News,
+    Notice,
 }
 
-/// Pushes that answer nothing, with their end, and room for one byte more.
-const NEWS: [&[u8]; 2] = [b"invalidate\r\n", b"message\r\n"];
+/// Names of pushes that answer nothing, with the end of a text.
+const NOTICES: [&[u8]; 2] = [b"invalidate\r\n", b"message\r\n"];
+/// The longest of them, and one byte more.
 const NAME: usize = 13;
 
 #[derive(Clone, Copy, Debug)]
@@ -111,7 +112,7 @@ impl Default for Meter {
             at: At::Kind,
             due: vec![],
             begun: 0,
-            whose: Whose::Answer,
+            purpose: Purpose::Answer,
             complete: VecDeque::new(),
             untaken: 0,
             abandoned: 0,
@@ -122,14 +123,13 @@ impl Default for Meter {
 
 impl Meter {
     /// The weight of the answers that were not taken yet, also of parts.
-    pub(super) fn weight(&self) -> u64 {
+    pub fn weight(&self) -> u64 {
         self.untaken + self.begun
     }
 
-    /// So many answers are in the hands of the asker, who may also have given up
-    /// waiting for them. Answers come in the order of the questions, so that these
-    /// are the oldest.
-    pub(super) fn taken(&mut self, answers: usize) {
+    /// Notes that this many answers were taken, or are not waited for any more. Answers come
+    /// in the order of the questions, so that these are the oldest.
+    pub fn taken(&mut self, answers: usize) {
         for _ in 0..answers {
             match self.complete.pop_front() {
                 Some(weight) => self.untaken -= weight,
@@ -139,8 +139,8 @@ impl Meter {
     }
 
     /// Sets if no answer is waited for: then complete ones count for nothing.
-    /// What has not come completely goes on counting.
-    pub(super) fn set_idle(&mut self, is_idle: bool) {
+    /// Incomplete ones go on counting.
+    pub fn set_idle(&mut self, is_idle: bool) {
         self.is_idle = is_idle;
         if is_idle {
             self.complete.clear();
@@ -148,11 +148,11 @@ impl Meter {
         }
     }
 
-    /// Counts what came.
+    /// Counts bytes that came.
     ///
     /// # Errors
     /// [`Excess`]; nothing of these bytes must be used then.
-    pub(super) fn take(&mut self, mut bytes: &[u8]) -> Result<(), Excess> {
+    pub fn take(&mut self, mut bytes: &[u8]) -> Result<(), Excess> {
         while let Some((first, rest)) = bytes.split_first() {
             match &mut self.at {
                 At::Kind => {
@@ -182,7 +182,7 @@ impl Meter {
                     let is_over = *left == 0;
                     let (text, rest) = bytes.split_at(usize::try_from(here).unwrap_or(bytes.len()));
                     bytes = rest;
-                    self.whose.read(text);
+                    self.purpose.read(text);
                     if is_over {
                         self.end_value();
                     }
@@ -196,10 +196,10 @@ impl Meter {
         if !b"+-:_,#($!=*~>%|".contains(&kind) {
             return Err(Excess::Foreign);
         }
-        match self.whose {
-            _ if self.due.is_empty() => self.whose = Whose::begin(kind),
+        match self.purpose {
+            _ if self.due.is_empty() => self.purpose = Purpose::begin(kind),
             // The name of a push is its first value.
-            Whose::Push { length: 0, .. } if kind != b'$' => self.whose = Whose::Answer,
+            Purpose::Push { length: 0, .. } if kind != b'$' => self.purpose = Purpose::Answer,
             _ => {}
         }
         self.add(VALUE)?;
@@ -207,7 +207,7 @@ impl Meter {
         Ok(())
     }
 
-    /// The first line of a value has come, of so many bytes.
+    /// Handles the first line of a value, of `length` bytes.
     fn line(&mut self, kind: u8, length: u64, digits: &[u8]) -> Result<(), Excess> {
         let number = || {
             let length = usize::try_from(length).ok().filter(|length| *length < DIGITS);
@@ -237,7 +237,7 @@ impl Meter {
         }
     }
 
-    /// The end of a value, or of the beginning of one with so many values in it.
+    /// Handles the end of a value, or of the beginning of one with `count` values in it.
     fn end_of(&mut self, count: u64) -> Result<(), Excess> {
         self.at = At::Kind;
         if count == 0 {
@@ -256,7 +256,7 @@ impl Meter {
 
     fn end_value(&mut self) {
         self.at = At::Kind;
-        self.whose.end_of_value();
+        self.purpose.end_of_value();
         while let Some(due) = self.due.last_mut() {
             *due -= 1;
             if *due > 0 {
@@ -265,7 +265,7 @@ impl Meter {
             self.due.pop();
         }
         let weight = std::mem::take(&mut self.begun);
-        if self.whose == Whose::News {
+        if self.purpose == Purpose::Notice {
             return;
         }
         if self.abandoned > 0 {
@@ -282,7 +282,7 @@ impl Meter {
     }
 }
 
-impl Whose {
+impl Purpose {
     fn begin(kind: u8) -> Self {
         if kind == b'>' { Self::Push { name: [0; NAME], length: 0 } } else { Self::Answer }
     }
@@ -297,15 +297,15 @@ impl Whose {
         }
     }
 
-    /// A value ends: of a push the first is its name.
+    /// Handles the end of a value: of a push the first is its name.
     fn end_of_value(&mut self) {
         if let Self::Push { name, length } = self {
-            *self = if NEWS.contains(&&name[..*length]) { Self::News } else { Self::Answer };
+            *self = if NOTICES.contains(&&name[..*length]) { Self::Notice } else { Self::Answer };
         }
     }
 }
 
-/// A length; `Some(None)` for what is not there, which is negative. Stricter than
+/// A length; `Some(None)` for a negative one, which stands for no value. Stricter than
 /// the parser behind, which must not see another length than this.
 fn number(text: &[u8]) -> Option<Option<u64>> {
     let (is_negative, digits) = match text {
@@ -320,5 +320,5 @@ fn number(text: &[u8]) -> Option<Option<u64>> {
 }
 
 #[cfg(test)]
-#[path = "meter_tests.rs"]
+#[path = "resp_meter_tests.rs"]
 mod tests;

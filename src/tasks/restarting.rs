@@ -28,7 +28,7 @@ pub struct Panicked;
 /// Runs the future of `begin` until it ends by itself. After a panic it is restarted.
 ///
 /// `task` is its name in the log.
-pub async fn lasting<F>(task: &'static str, mut begin: impl FnMut() -> F)
+pub async fn restarting<F>(task: &'static str, mut begin: impl FnMut() -> F)
 where
     F: Future<Output = ()>,
 {
@@ -48,7 +48,7 @@ where
     }
 }
 
-/// Ends a task of [`lasting`] as a panic does, so that it is restarted.
+/// Ends a task of [`restarting`] as a panic does, so that it begins again.
 pub fn begin_again() -> ! {
     resume_unwind(Box::new(Panicked))
 }
@@ -78,7 +78,7 @@ mod tests {
     async fn a_task_that_panics_begins_again() {
         let begun = Arc::new(AtomicUsize::new(0));
         let start = Instant::now();
-        let task = lasting("test", || {
+        let task = restarting("test", || {
             let begun = Arc::clone(&begun);
             async move {
                 let before = begun.fetch_add(1, Ordering::SeqCst);
@@ -95,7 +95,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_panic_before_the_first_wait_counts_too() {
         let mut begun = 0;
-        let task = lasting("test", || {
+        let task = restarting("test", || {
             begun += 1;
             assert!(begun > 2, "a mistake, made on purpose");
             std::future::ready(())
@@ -108,7 +108,7 @@ mod tests {
     async fn the_pause_is_short_again_after_a_calm_time() {
         let mut begun = 0;
         let start = Instant::now();
-        let task = lasting("test", || {
+        let task = restarting("test", || {
             begun += 1;
             let number = begun;
             async move {

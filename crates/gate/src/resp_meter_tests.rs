@@ -53,7 +53,7 @@ fn answers_of_a_server_pass_in_pieces_of_any_size() {
 }
 
 #[test]
-fn what_is_announced_too_long_is_not_waited_for() {
+fn an_announced_length_beyond_the_limit_fails_at_once() {
     assert_eq!(excess(b"$536870912\r\n"), Excess::Text(536_870_912));
     assert_eq!(excess(b"*1000000000\r\n"), Excess::List(1_000_000_000));
     assert_eq!(excess(b"%1000000000\r\n"), Excess::List(2_000_000_000));
@@ -65,7 +65,7 @@ fn what_is_announced_too_long_is_not_waited_for() {
 }
 
 #[test]
-fn what_does_not_end_is_not_waited_for() {
+fn a_value_without_an_end_fails_at_the_limit() {
     let line = vec![b'x'; 100_000];
     for kind in [&b"+"[..], b"-", b":", b"$", b"*"] {
         assert_eq!(excess(&[kind, &line].concat()), Excess::Line);
@@ -87,7 +87,7 @@ fn what_does_not_end_is_not_waited_for() {
 }
 
 #[test]
-fn what_is_no_answer_is_told() {
+fn foreign_bytes_are_reported() {
     for bytes in [
         &b"HTTP/1.1 400 Bad Request\r\n\r\n"[..],
         b"\r\n",
@@ -161,7 +161,7 @@ fn answers_weigh_until_they_are_taken_each_by_itself() {
     assert!((1..2 * one).contains(&meter.weight()), "{}", meter.weight());
     meter.take(b"\r\n").unwrap();
     assert_eq!(meter.weight(), one);
-    // Only what is complete is nobody's when nobody waits.
+    // Only complete answers are dropped while no answer is waited for.
     meter.take(b"*2\r\n:1\r\n").unwrap();
     meter.set_idle(true);
     assert!(meter.weight() > one);
