@@ -3,9 +3,9 @@
 //!
 //! | status | meaning |
 //! |---|---|
-//! | 0 | all went well |
+//! | 0 | success |
 //! | 1 | it failed at run time, or sessions were cut |
-//! | 2 | the command line or a key file is wrong |
+//! | 2 | the command line or a key file is invalid |
 //! | 3 | a `gate` command or `kick` found nothing to change |
 //! | 128 + N | signal N ended `pipe`: 129 SIGHUP, 130 SIGINT, 143 SIGTERM |
 
@@ -21,7 +21,7 @@ use tracing::Level;
 fn main() -> ExitCode {
     panics::install();
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    // A panic has told of itself.
+    // The panic was logged already.
     let Ok(done) = catch_unwind(|| cli::run(&arguments)) else { return ExitCode::from(1) };
     match done {
         Ok(Done::Clean) => ExitCode::SUCCESS,

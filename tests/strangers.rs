@@ -346,7 +346,7 @@ fn an_end_without_an_answer_is_held_until_the_deadline() {
 /// "One deadline": with `--denied tarpit` a denied peer is held as long as a stranger in
 /// its handshake, the random part included, so that many do not end at one moment.
 #[test]
-fn who_is_denied_and_held_ends_as_a_stranger_does() {
+fn a_denied_peer_in_the_tarpit_ends_as_a_stranger_does() {
     let (dir, target) = (tempfile::tempdir().unwrap(), Target::echo());
     let key = keygen(dir.path(), "key");
     let hold = ["--deny", "127.0.0.1", "--denied", "tarpit", "-o", "2s"];
@@ -379,7 +379,7 @@ fn who_is_denied_and_held_ends_as_a_stranger_does() {
 /// `docs/PROTOCOL.md`, 3.2: the deadline is one, after the connection was accepted, also for
 /// clients of a load balancer: for its header, its handshake, and its being held.
 #[test]
-fn who_takes_its_time_behind_a_load_balancer_is_held_no_longer() {
+fn a_slow_peer_behind_a_load_balancer_is_held_no_longer() {
     let (dir, target) = (tempfile::tempdir().unwrap(), Target::echo());
     let key = keygen(dir.path(), "key");
     let flags =

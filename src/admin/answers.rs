@@ -20,15 +20,15 @@ use crate::sys::nofile;
 use crate::tunnel::Status;
 use crate::upstream::TargetHealth;
 
-/// Answer to a request, or the way to one.
+/// Answer to a request, or the command that leads to one.
 pub(super) enum Response {
     /// Read from the registry.
     Now(Reply),
-    /// Known once the supervisor has carried this out, which takes its time.
+    /// Known once the supervisor has executed the command, which may take long.
     Commanded(fn(ReplySender) -> Command),
 }
 
-/// Answers a request, or returns the command that it is.
+/// Answers a request, or returns its command.
 ///
 /// # Errors
 /// [`RequestError`]

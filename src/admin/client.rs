@@ -1,5 +1,4 @@
-//! The other end of the admin socket: one question, one answer. Blocking, for
-//! the command line.
+//! Client of the admin socket: one request, one answer. Blocking, for the command line.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -15,13 +14,13 @@ use crate::files::connect::connect;
 use crate::files::place::Place;
 use crate::sys::peer::{Peer, Stranger, check_peer};
 
-/// The longest wait until a process has room for a connection.
+/// Longest wait until a process accepts a connection.
 const CONNECTING: Duration = Duration::from_secs(5);
 
-/// The longest time of an answer that a process only has to look up.
+/// Longest wait for an answer that a process only has to look up.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The same for a command: longer than it may take there.
+/// The same for a command: longer than its time limit there.
 const ORDER: Duration = Duration::from_secs(150);
 
 /// Cause of a missing answer.
@@ -34,10 +33,10 @@ pub enum AskError {
     NoListener {
         /// The path.
         path: PathBuf,
-        /// The words of the system.
+        /// The system's error.
         cause: io::Error,
     },
-    /// It is another user's.
+    /// The socket is another user's.
     #[error("no permission to ask at {0}; only root and the user of that process may, use sudo")]
     NoPermission(PathBuf),
     /// Another user's process listens there, which could answer anything.
@@ -50,15 +49,15 @@ pub enum AskError {
         /// The user's name.
         user: Stranger,
     },
-    /// It hung up, or took too long.
+    /// The process hung up, or took too long.
     #[error("knockpipe at {path} does not answer: {cause}; try again, and look at its log")]
     NoAnswer {
         /// The path.
         path: PathBuf,
-        /// The words of the system.
+        /// The system's error.
         cause: io::Error,
     },
-    /// Its answer is not understood.
+    /// Its answer is invalid.
     #[error(
         "what answers at {path} is not a knockpipe of this version: {cause}; use the program that runs there"
     )]
@@ -68,22 +67,23 @@ pub enum AskError {
         /// The fault of the answer.
         cause: serde_json::Error,
     },
-    /// It says no, with cause and remedy.
+    /// It refuses, with cause and remedy.
     #[error("{0}")]
     Refused(String),
 }
 
-/// An answer, and the user that vouches for it.
+/// An answer, with the user of the process that sent it.
 #[derive(Debug)]
-pub struct Told {
+pub struct PeerReply {
     /// Its text.
     pub reply: Reply,
-    /// The user that may have made it up.
+    /// The user that is responsible for it.
     pub by: Peer,
 }
 
-/// Asks the process whose admin socket is at `path`. It has to be root's, ours, or that `user`'s;
-/// or, where no user is named, that of the user that root gave its directory in `/run` to.
+/// Asks the process that listens on the admin socket at `path`. The socket must belong to root, to
+/// the user of this process or to `user`; where no user is named, also to the user that root gave
+/// its directory in `/run` to.
 ///
 /// # Errors
 /// [`AskError`], also when the process answers that it cannot.
@@ -96,7 +96,11 @@ pub fn ask(path: &Path, user: Option<Uid>, request: &Request) -> Result<Reply, A
 ///
 /// # Errors
 /// [`AskError`]
-pub fn ask_with_peer(path: &Path, user: Option<Uid>, request: &Request) -> Result<Told, AskError> {
+pub fn ask_with_peer(
+    path: &Path,
+    user: Option<Uid>,
+    request: &Request,
+) -> Result<PeerReply, AskError> {
     let place = || path.to_owned();
     let stream = connect(path, CONNECTING).map_err(|cause| match cause.kind() {
         io::ErrorKind::PermissionDenied => AskError::NoPermission(place()),
@@ -114,17 +118,17 @@ pub fn ask_with_peer(path: &Path, user: Option<Uid>, request: &Request) -> Resul
         | Request::Why { .. } => PATIENCE,
     };
     let unanswered = |cause| AskError::NoAnswer { path: place(), cause };
-    let by = teller(path, peer).map_err(unanswered)?;
+    let by = answering_user(path, peer).map_err(unanswered)?;
     let line = exchange(stream, request, Instant::now() + patience).map_err(unanswered)?;
     match serde_json::from_slice(&line) {
         Ok(Reply::Error(why)) => Err(AskError::Refused(why)),
-        Ok(reply) => Ok(Told { reply, by }),
+        Ok(reply) => Ok(PeerReply { reply, by }),
         Err(cause) => Err(AskError::Unreadable { path: place(), cause }),
     }
 }
 
-/// Returns the owner of a directory in `/run` that has the socket. Root alone makes directories
-/// there, as systemd does for a service with a user that has no name that could be given.
+/// Returns the owner of the socket's directory in `/run`. Only root makes directories there, as
+/// systemd does for a service with a dynamic user, which has no fixed name.
 fn given_by_root(path: &Path) -> Option<Uid> {
     let directory = path.parent()?;
     let run = directory.parent().filter(|parent| *parent == Path::new("/run"))?;
@@ -134,10 +138,10 @@ fn given_by_root(path: &Path) -> Option<Uid> {
     (is_roots && given.is_dir()).then(|| Uid::from_raw(given.uid()))
 }
 
-/// Returns the user that decides about answers at `path`. The system tells which user began to
-/// listen, which is root also where the process became another user afterwards: that one has the
-/// socket's file, or the directory that it is in.
-fn teller(path: &Path, peer: Peer) -> io::Result<Peer> {
+/// Returns the user that controls the answers at `path`. The system reports the user that began to
+/// listen, which is root even if the process became another user afterwards: that user owns the
+/// socket's file, or its directory.
+fn answering_user(path: &Path, peer: Peer) -> io::Result<Peer> {
     if !peer.uid.is_root() {
         return Ok(peer);
     }
@@ -152,7 +156,7 @@ fn exchange(mut stream: UnixStream, request: &Request, until: Instant) -> io::Re
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
-    // A client that is turned away is told without being read.
+    // A client that is rejected gets its answer without being read.
     let written = stream.write_all(&line);
     let reply = reply(&mut stream, until)?;
     if reply.is_empty() {
@@ -162,14 +166,14 @@ fn exchange(mut stream: UnixStream, request: &Request, until: Instant) -> io::Re
     Ok(reply)
 }
 
-/// Reads one line, as far as it came, however slowly it comes.
+/// Reads one line, as far as it arrives before `until`.
 fn reply(stream: &mut UnixStream, until: Instant) -> io::Result<Vec<u8>> {
     let late = || io::Error::new(io::ErrorKind::TimedOut, "it says nothing for too long");
     let mut reply = vec![];
     let mut piece = vec![0; 1 << 16];
     while !reply.ends_with(b"\n") && reply.len() < MAX_REPLY {
         let left = until.saturating_duration_since(Instant::now());
-        // No time at all would be no limit.
+        // Zero would mean no limit.
         stream.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
         match stream.read(&mut piece) {
             Ok(0) => break,

@@ -1,8 +1,8 @@
 //! Metrics as text, written from the registry for each scrape.
 //!
-//! Nothing is kept for it: a tunnel that is gone is gone from the next scrape. No label is an
-//! address, a client or a key, so that a dashboard does not tell who connects. Every metric stands
-//! in docs/operating/metrics.md, and `tests/suite/metrics.rs` compares.
+//! Nothing is stored for it: a tunnel that is gone is missing from the next scrape. No label is an
+//! address, a client or a key, so that a dashboard does not show who connects.
+//! docs/operating/metrics.md lists every metric, and `tests/suite/metrics.rs` compares.
 
 use std::fmt;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ use crate::upstream::State;
 /// Every stance of a gate.
 const STANCES: [&str; 4] = ["fresh", "stale", "open", "closed"];
 
-/// Writes all metrics of the process, as they are now.
+/// Writes the current metrics of the process.
 pub(super) fn exposition(registry: &Registry, form: Form) -> String {
     let mut families = Families::with_prefix("knockpipe");
     families.register_collector(Box::new(MetricsSnapshot::of(registry)));
@@ -269,7 +269,11 @@ impl Writer<'_> {
             gates.iter().map(move |(meters, gate)| (vec![tunnel(meters)], of(gate)))
         };
         self.counter("gate_denied", "Connections not let in", count(|gate| gate.denied))?;
-        self.counter("gate_revoked", "Connections whose right was taken", count(|g| g.revoked))?;
+        self.counter(
+            "gate_revoked",
+            "Connections cut after their permit was revoked",
+            count(|g| g.revoked),
+        )?;
         self.counter("gate_strikes", "Failed handshakes noted", count(|gate| gate.strikes))?;
         self.counter("gate_bans_made", "Bans made of strikes", count(|gate| gate.bans_made))
     }
@@ -316,7 +320,7 @@ impl Writer<'_> {
         self.family(about, MetricType::Histogram, samples)
     }
 
-    /// Writes a family, also when it has no samples: what there can be is always named.
+    /// Writes a family, also without samples, so that every possible family is listed.
     fn family<M: EncodeMetric>(
         &mut self,
         about: Family<'_>,
@@ -327,7 +331,7 @@ impl Writer<'_> {
         let mut family: MetricEncoder<'_> = self.0.encode_descriptor(name, help, None, kind)?;
         for (labels, metric) in samples {
             if labels.is_empty() {
-                // The only one: empty braces would make it another series to some.
+                // A single sample: empty braces would make it another series to some readers.
                 return metric.encode(family);
             }
             metric.encode(family.encode_family(&labels)?)?;
@@ -340,8 +344,8 @@ fn tunnel(meters: &Meters) -> (&'static str, String) {
     ("tunnel", meters.tunnel().to_owned())
 }
 
-/// Lists every reason, also those that there were none of: what begins to count at zero shows its
-/// first increase.
+/// Lists every reason, also those that did not occur: a counter that starts at zero shows its first
+/// increase.
 fn by_reason(
     tunnels: &[TunnelView],
     of: fn(&Meters) -> &ByReason,

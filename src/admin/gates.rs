@@ -1,8 +1,8 @@
-//! Gates of running tunnels: how their stores are found, and what each gate would decide about an
-//! address at this moment.
+//! Gates of running tunnels: the addresses of their stores, and the current decision of each gate
+//! about an address.
 //!
-//! No password is ever told, and its file is not read for it: a client learns the path, and has to
-//! be able to read that file.
+//! A password is never sent, and its file is not read for a client: a client gets the path, and
+//! needs the right to read that file.
 
 use std::net::IpAddr;
 
@@ -101,7 +101,7 @@ pub(super) fn why(
     })
 }
 
-/// Parses the address of a client: what its socket has, or what a load balancer announced.
+/// Parses the address of a client: that of its socket, or one that a load balancer announced.
 ///
 /// # Errors
 /// [`RequestError::Address`]
@@ -114,7 +114,7 @@ pub(super) fn peer(address: &str, announced: bool) -> Result<Peer, RequestError>
     Ok(if announced { Peer::Announced(ip) } else { Peer::Socket(ip) })
 }
 
-/// Collects what `of` gives for each tunnel with a gate, of the newest of each name.
+/// Collects the results of `of` for each tunnel with a gate, the newest of each name.
 fn gated<T>(
     registry: &Registry,
     wanted: Option<&str>,

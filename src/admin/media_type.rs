@@ -1,7 +1,7 @@
 //! Form of the metrics for a scraper: the one that its Accept header prefers.
 //!
-//! The older text format is the answer to a request that says nothing in particular, since
-//! every scraper there is reads it; OpenMetrics is for those that name it.
+//! A request without a preference gets the older text format, since every scraper reads it;
+//! OpenMetrics is for those that name it.
 
 use hyper::HeaderMap;
 use hyper::header::ACCEPT;
@@ -15,14 +15,14 @@ pub(super) enum Form {
     OpenMetrics,
 }
 
-/// The rank of a form: by its quality first, then by the exactness of its name, then by
-/// its place in the header.
+/// Rank of a form: by its quality first, then by the exactness of its name, then by its place in
+/// the header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Liking {
+struct Rank {
     /// In thousandths.
     quality: u32,
     exactness: u8,
-    /// The negative of the place, so that the first is the largest.
+    /// Negated place, so that the first is the largest.
     place: isize,
 }
 
@@ -43,7 +43,7 @@ impl Form {
         }
     }
 
-    /// Returns the form that a request wants.
+    /// Returns the form that a request prefers.
     pub(super) fn wanted(headers: &HeaderMap) -> Self {
         let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
         let values: Vec<&str> = values.collect();
@@ -52,20 +52,20 @@ impl Form {
 
     fn of(accept: &str) -> Self {
         let ranges: Vec<Range<'_>> = accept.split(',').map(Range::parse).collect();
-        match Self::OpenMetrics.liking(&ranges) {
-            Some(liking) if Some(liking) > Self::Text.liking(&ranges) => Self::OpenMetrics,
+        match Self::OpenMetrics.rank(&ranges) {
+            Some(rank) if Some(rank) > Self::Text.rank(&ranges) => Self::OpenMetrics,
             _ => Self::Text,
         }
     }
 
-    /// Returns the rank of this form; `None` where it is not wanted at all. Of several ranges that
-    /// it is in, the one that names it most exactly decides, and of these the one that prefers it
-    /// most.
-    fn liking(self, ranges: &[Range<'_>]) -> Option<Liking> {
+    /// Returns the rank of this form; `None` where it is not acceptable. Of several ranges that
+    /// contain it, the one that names it most exactly decides, and among equals the one with the
+    /// highest rank.
+    fn rank(self, ranges: &[Range<'_>]) -> Option<Rank> {
         let placed = ranges.iter().zip((0isize..).map(|place| -place));
         let found = placed.filter_map(|(range, place)| {
             let exactness = range.exactness(self)?;
-            Some(Liking { quality: range.quality, exactness, place })
+            Some(Rank { quality: range.quality, exactness, place })
         });
         let most_exact = found.max_by_key(|it| (it.exactness, it.quality, it.place))?;
         (most_exact.quality > 0).then_some(most_exact)
@@ -88,11 +88,11 @@ impl<'a> Range<'a> {
         range
     }
 
-    /// Rates the exactness with which it names a form; `None` where that is not in it.
+    /// Rates the exactness with which the range names a form; `None` where it does not contain it.
     fn exactness(&self, form: Form) -> Option<u8> {
         let (whole, part, versions): (_, _, &[&str]) = match form {
             Form::Text => ("text/plain", "text/*", &["0.0.4"]),
-            // Both are written alike.
+            // Both have the same content.
             Form::OpenMetrics => {
                 ("application/openmetrics-text", "application/*", &["0.0.1", "1.0.0"])
             }
@@ -108,7 +108,7 @@ impl<'a> Range<'a> {
     }
 }
 
-/// Parses a quality in thousandths; one that is none is the best there is, as if it were absent.
+/// Parses a quality in thousandths; an invalid one counts as the best, as if it were absent.
 fn quality(text: &str) -> u32 {
     let quality = text.parse::<f64>().ok().filter(|quality| (0.0..=1.0).contains(quality));
     quality.map_or(1000, |quality| (quality * 1000.0) as u32)

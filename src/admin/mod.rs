@@ -4,19 +4,18 @@
 //!   registry    the services of the process, for status, metrics and readiness
 //!   protocol    the lines of the admin socket, as types
 //!   answers     the answer to a request, read from the registry
-//!   wrong       what is wrong with a tunnel, in words
+//!   wrong       problems of a tunnel, in words
 //!   gates       the gates of running tunnels: their stores, their decisions
-//!   socket      the admin socket: who may ask, for how long, how much
+//!   socket      the admin socket: permitted users, deadlines, sizes
 //!   routes      /metrics, /healthz and /readyz
 //!   exposition  the metrics as OpenMetrics text
 //!   plain       the same in the older text format
 //!   accept      the format that a scraper prefers
-//!   client      the other end of the admin socket, for the command line
+//!   client      the client of the admin socket, for the command line
 //! ```
 //!
-//! Nothing here touches a session but through the registry, and nothing a client
-//! does here can hold a tunnel up: answers are read from counters, and a
-//! command goes through a channel to the supervisor.
+//! Nothing here touches a session except through the registry, and no client can delay a tunnel:
+//! answers are read from counters, and a command goes through a channel to the supervisor.
 
 mod answers;
 pub mod client;
@@ -55,22 +54,21 @@ use crate::tasks::restarting;
 /// Connections that the kernel may hold for each listener.
 const BACKLOG: i32 = 64;
 
-/// Longest time of an answer that is under way when the process ends.
+/// Longest time of an unfinished answer when the process ends.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// Commands that may wait.
 const COMMANDS: usize = 16;
 
-/// Returns the outcome of a command: what was done, or in one line for the
-/// operator why not and what to do instead.
+/// Channel for the outcome of a command: the result, or in one line the cause and the remedy.
 pub type ReplySender = oneshot::Sender<Result<Done, String>>;
 
-/// Outcome of a command that was carried out.
+/// Outcome of a command that was executed.
 #[derive(Debug)]
 pub enum Done {
-    /// The services are what the files say.
+    /// The services match the files.
     Reloaded(ReloadedReply),
-    /// This.
+    /// This message.
     Said(&'static str),
 }
 
@@ -79,7 +77,7 @@ pub enum Done {
 pub enum Command {
     /// Read the configuration again.
     Reload(ReplySender),
-    /// Accept no more connections, and end when those that there are have ended.
+    /// Accept no more connections, and end when the present ones have ended.
     Drain(ReplySender),
 }
 
@@ -93,9 +91,9 @@ pub struct AdminOptions {
 }
 
 impl AdminOptions {
-    /// Returns the number of descriptors that clients can take at most, so that services
-    /// leave them alone. One of each address is its listener; a metrics' name with several
-    /// addresses has some more, for which the general reserve is enough.
+    /// Returns the highest number of descriptors that clients can take, which are reserved for
+    /// them. One of each address is its listener; a name with several addresses for the metrics
+    /// needs some more, for which the general reserve is enough.
     pub fn descriptors(&self) -> u64 {
         let metrics = self.metrics.as_ref().map_or(0, |_| routes::LIMITS.clients + 1);
         let socket = self.socket.as_ref().map_or(0, |_| socket::CLIENTS + 1);
@@ -103,8 +101,8 @@ impl AdminOptions {
     }
 }
 
-/// The running admin interface. It closes when this is dropped, and leaves no socket file
-/// behind with [`AdminServer::close`].
+/// The running admin interface. Dropping this closes it; [`AdminServer::close`] also removes the
+/// socket file.
 #[derive(Debug)]
 pub struct AdminServer {
     commands: mpsc::Receiver<Command>,
@@ -118,15 +116,15 @@ pub enum AdminError {
     /// An address cannot be listened on.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// The runtime cannot watch a socket.
+    /// The runtime cannot register a socket.
     #[error("cannot watch a socket: {0}; check the limit of open files")]
     Watch(std::io::Error),
 }
 
 impl AdminServer {
-    /// Binds the addresses of `options` and answers from `registry` from now on, also
-    /// before any service is there. Call it inside the runtime, while ports below
-    /// 1024 can still be bound; `user` is the one that the process becomes afterwards.
+    /// Binds the addresses of `options` and answers from `registry` from now on, also before any
+    /// service exists. To be called inside the runtime, while ports below 1024 can still be bound;
+    /// `user` is the one that the process becomes afterwards.
     ///
     /// # Errors
     /// [`AdminError`]
@@ -135,7 +133,7 @@ impl AdminServer {
         registry: &Arc<Registry>,
         user: Option<&User>,
     ) -> Result<Self, AdminError> {
-        // All of them before any client is answered, so that a failure leaves nothing behind.
+        // Binds all of them before any client is answered, so that a failure leaves nothing behind.
         let metrics = bind_metrics(options, user).await?;
         let socket = bind_socket(options, user)?;
         let (command, commands) = mpsc::channel(COMMANDS);
@@ -161,7 +159,7 @@ impl AdminServer {
     }
 
     fn serve_metrics(&mut self, listeners: Vec<AsyncListener>, registry: &Arc<Registry>) {
-        // Of all addresses together.
+        // Shared by all addresses.
         let clients = PendingHandshakes::new(routes::LIMITS.clients);
         let server = Server::new(routes::LIMITS, self.answering.clone());
         for listener in listeners {
@@ -187,14 +185,14 @@ impl AdminServer {
         }
     }
 
-    /// Closes all listeners; an answer that is under way has a second.
+    /// Closes all listeners; an unfinished answer has a second.
     pub async fn close(self) {
         let Self { commands, mut accepting, answering } = self;
-        // What still waits is not carried out: its operator hears so.
+        // Waiting commands are not executed, and their operators are told.
         drop(commands);
         accepting.shutdown().await;
         answering.close();
-        // A client that asked and does not read must not hold the end up.
+        // A client that does not read its answer must not delay the end.
         let _ = timeout(LAST_ANSWERS, answering.wait()).await;
     }
 }
@@ -228,7 +226,7 @@ fn watched(listener: Listener) -> Result<AsyncListener, AdminError> {
     listener.into_async(&SocketOptions::default()).map_err(AdminError::Watch)
 }
 
-/// Runs [`accept_clients`], again after a panic in it.
+/// Runs [`accept_clients`], and restarts it after a panic.
 async fn accept<F>(
     listener: AsyncListener,
     clients: PendingHandshakes,
@@ -241,8 +239,8 @@ async fn accept<F>(
     restarting("the admin listener", accept).await;
 }
 
-/// Hands each client to `serve`, in a task of its own, for ever. Where there are
-/// too many `clients` the oldest makes way, of the source that has most.
+/// Passes each client to `serve`, in a separate task, for ever. Where there are too many `clients`,
+/// the oldest of the source with most is dropped.
 async fn accept_clients<F>(
     listener: Arc<AsyncListener>,
     clients: PendingHandshakes,

@@ -1,7 +1,7 @@
 //! Problems of a tunnel, in words, for an operator who watches many of them.
 //!
-//! They are read from its status like all the rest. The words stay the same, so that a program can
-//! go by them, and what is about this very case is the detail.
+//! They are read from its status. The words are stable, so that a program can rely on them;
+//! particulars of a case are in the detail.
 
 use super::protocol::WrongReply;
 use crate::gate::{EffectivePolicy, GateStatus};
@@ -23,7 +23,7 @@ pub(super) fn wrong(status: &Status) -> Vec<WrongReply> {
     let of_sessions =
         Limit { full: "full", is_broken: true, almost: "almost full", what: "sessions" };
     all.extend(of_sessions.reached(*sessions));
-    // At an encrypt end without a gate it is one, and taken for a moment by each client.
+    // At an encrypt end without a gate the limit is one, which each client takes for a moment.
     let handshakes = Some(*handshakes).filter(|level| level.limit > 1);
     for (level, what) in [(handshakes, "unproven connections"), (*unopened, "unopened tunnels")] {
         let almost = "almost at a limit";
@@ -45,7 +45,7 @@ fn one(what: &str, broken: bool, detail: &str) -> WrongReply {
     WrongReply { what: what.to_owned(), broken, detail: Some(detail.to_owned()) }
 }
 
-/// Lists the problems of each service by itself.
+/// Lists the problems of each service separately.
 fn of_targets(mode: &str, targets: &[TargetHealth]) -> Vec<WrongReply> {
     let services = targets.chunk_by(|one, next| one.service == next.service);
     services.filter_map(|targets| of_service(mode, targets)).collect()
@@ -83,14 +83,14 @@ fn of_gate(gate: &GateStatus) -> Option<WrongReply> {
     Some(one("gate store down", gate.policy == EffectivePolicy::Closed, stance))
 }
 
-/// The words about a limit.
+/// Words about a limit.
 struct Limit<'a> {
-    /// Once it is reached.
+    /// Word for a limit that is reached.
     full: &'a str,
     /// New connections do not get through then.
     is_broken: bool,
     almost: &'a str,
-    /// The things that are counted.
+    /// Name of the counted things.
     what: &'a str,
 }
 

@@ -29,8 +29,7 @@ pub(super) const MAX_REQUEST: usize = 4_096;
 /// Most sessions in one reply.
 pub(super) const MAX_SESSIONS: usize = 10_000;
 
-/// Longest reply in bytes that a client reads: [`MAX_SESSIONS`] with the longest
-/// names there can be.
+/// Longest reply in bytes that a client reads: [`MAX_SESSIONS`] with the longest possible names.
 pub(super) const MAX_REPLY: usize = 16 << 20;
 
 /// A request or a command.
@@ -39,7 +38,7 @@ pub(super) const MAX_REPLY: usize = 16 << 20;
 pub enum Request {
     /// Status of the process.
     Status {},
-    /// The live sessions that all of these are true of.
+    /// Lists the live sessions that match all of these.
     Who {
         /// Only of this tunnel.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -63,17 +62,17 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         key: Option<String>,
     },
-    /// The gates that there are, and the places of their stores.
+    /// Lists the gates, and the places of their stores.
     Gates {
         /// Only of this tunnel.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         tunnel: Option<String>,
     },
-    /// The decisions of the gates about an address now.
+    /// Explains the current decisions of the gates about an address.
     Why {
         /// The address; `unknown` for a client without one.
         address: String,
-        /// It comes out of a PROXY header.
+        /// It is from a PROXY header.
         #[serde(default)]
         announced: bool,
         /// The gate of this tunnel.
@@ -82,7 +81,7 @@ pub enum Request {
     },
     /// Read the configuration again.
     Reload {},
-    /// Accept no more connections, and end when those that there are have ended.
+    /// Accept no more connections, and end when the present ones have ended.
     Drain {},
 }
 
@@ -102,9 +101,9 @@ pub enum Reply {
     Gates(Vec<GatePlace>),
     /// To `why`: for each tunnel with a gate.
     Why(Vec<WhyReply>),
-    /// To another command that was carried out: what was done.
+    /// To another command: the result.
     Done(String),
-    /// Reason of a request that was refused.
+    /// Reason for a refused request.
     Error(String),
 }
 
@@ -122,7 +121,7 @@ pub struct StatusReply {
     /// Reason why it is not ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
-    /// Open descriptors; `None` when the system does not tell.
+    /// Open descriptors; `None` when the system does not report them.
     pub descriptors: Option<u64>,
     /// Limit of open descriptors.
     pub descriptor_limit: u64,
@@ -164,12 +163,12 @@ pub struct TunnelReply {
     /// The gate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<GateReply>,
-    /// The things that are wrong with it, the worst first.
+    /// Its problems, the worst first.
     #[serde(default)]
     pub wrong: Vec<WrongReply>,
     /// Connections accepted so far.
     pub accepted: u64,
-    /// Number of connections that ended with a line of their own, by reason.
+    /// Number of connections that ended with their own log line, by reason.
     pub closed: BTreeMap<String, u64>,
     /// Number of connections that ended before their peer was known, by reason.
     pub refused: BTreeMap<String, u64>,
@@ -179,10 +178,10 @@ pub struct TunnelReply {
     pub received: u64,
 }
 
-/// Something that is wrong with a tunnel.
+/// A problem of a tunnel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WrongReply {
-    /// The problem, in words that stay the same.
+    /// The problem, in stable words.
     pub what: String,
     /// True if new connections do not get through.
     pub broken: bool,
@@ -202,14 +201,13 @@ pub struct TargetReply {
     /// `up`, `down`, or `unknown` until it was tried; none where it is not checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
-    /// Seconds since that is so.
+    /// Seconds since the state began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since_s: Option<u64>,
-    /// Seconds since connections do not get there, where it has no state; none after one
-    /// that did.
+    /// Seconds since which connections to it fail, where it has no state; none after a success.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failing_s: Option<u64>,
-    /// True if connections go there first.
+    /// True if new connections try it first.
     pub in_use: bool,
     /// Cause of its last failure, also when it is up again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -221,7 +219,7 @@ pub struct TargetReply {
 pub struct PoolReply {
     /// Tunnels that are ready.
     pub warm: usize,
-    /// Tunnels that should be.
+    /// Wanted number of tunnels.
     pub size: usize,
     /// Clients that got one.
     pub taken: u64,
@@ -247,7 +245,7 @@ pub struct GateReply {
     /// The reason why the store is unavailable; `None` while it is not.
     #[serde(default)]
     pub unavailable: Option<String>,
-    /// Connections not let in.
+    /// Connections that were denied.
     pub denied: u64,
     /// Connections that were allowed and then revoked.
     pub revoked: u64,
@@ -257,7 +255,7 @@ pub struct GateReply {
     pub bans_made: u64,
 }
 
-/// The live sessions that were asked for.
+/// The requested live sessions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WhoReply {
     /// Oldest first.
@@ -315,7 +313,7 @@ pub enum RequestError {
     /// No such tunnel.
     #[error("there is no tunnel '{0}'; choose one of: {1}")]
     NoTunnel(String, String),
-    /// There is nothing to ask.
+    /// There is no gate to ask.
     #[error(
         "{0} no gate, so every holder of the key is admitted; start it with --gate, --allow or --deny"
     )]

@@ -1,8 +1,8 @@
 //! Registry of the process's services, the source of status, metrics and readiness.
 //!
-//! The supervisor tells it what there is; it starts and stops nothing.
-//! A service that was replaced stays in it, next to its successor of the same
-//! name, until its last session has ended; both count into the same meters.
+//! The supervisor adds services; the registry starts and stops none. A service that was replaced
+//! stays in it, next to its successor of the same name, until its last session has ended; both use
+//! the same counters.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,7 +23,7 @@ pub struct Registry {
     inner: Mutex<Inner>,
 }
 
-/// A moment, as people read it and as durations are measured from it.
+/// A moment, by the wall clock and by the monotonic clock.
 #[derive(Clone, Copy, Debug)]
 pub struct Started {
     /// For people.
@@ -56,7 +56,7 @@ pub enum Phase {
 pub struct Reload {
     /// Its end.
     pub at: SystemTime,
-    /// The work that was done, or the reason why nothing was.
+    /// The changes, or the reason why nothing was changed.
     pub result: Result<ReloadedReply, String>,
 }
 
@@ -64,12 +64,12 @@ pub struct Reload {
 pub(super) struct TunnelView {
     pub(super) kind: Kind,
     pub(super) meters: Arc<Meters>,
-    /// Of the newest, which shares its limits with those that it replaced.
+    /// Status of the newest, which shares its limits with its predecessors.
     pub(super) status: Status,
 }
 
 impl Registry {
-    /// Begins without a service, in a process that may have so many `descriptors` open.
+    /// Creates a registry without services, in a process with this limit of open `descriptors`.
     pub fn new(descriptors: u64) -> Arc<Self> {
         Arc::new(Self {
             started: Started { at: SystemTime::now(), instant: Instant::now() },
@@ -91,15 +91,15 @@ impl Registry {
         Arc::clone(inner.meters.entry(name.to_owned()).or_insert_with(new))
     }
 
-    /// Enters a service that serves.
+    /// Adds a running service.
     pub fn add(&self, service: Arc<Service>) {
         let mut inner = self.lock();
         inner.meters.insert(service.name().to_owned(), Arc::clone(service.meters()));
         inner.services.push(service);
     }
 
-    /// Forgets the services that are stopped and have ended, and, where that was the
-    /// last one of its name, its counters.
+    /// Removes the services that are stopped and have ended, with the counters of a name without
+    /// services.
     pub fn prune(&self) {
         let mut inner = self.lock();
         let Inner { services, meters, .. } = &mut *inner;
@@ -122,7 +122,7 @@ impl Registry {
         self.lock().phase
     }
 
-    /// Notes the outcome of a reload: the work that was done, or the reason why nothing was.
+    /// Records the outcome of a reload: the changes, or the reason why nothing was changed.
     pub fn reloaded(&self, result: Result<ReloadedReply, String>) {
         self.lock().reload = Some(Reload { at: SystemTime::now(), result });
     }

@@ -14,7 +14,7 @@ use super::media_type::Form;
 use super::registry::Registry;
 use crate::http::{Limits, text};
 
-/// Limits of scrapers and of those who watch the process's health.
+/// Limits for scrapers and health checks.
 pub(super) const LIMITS: Limits = Limits {
     clients: 16,
     header_timeout: Duration::from_secs(5),

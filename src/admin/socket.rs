@@ -1,7 +1,7 @@
 //! The admin socket: a client of this process's user, or of root, sends one line and gets one.
 //!
-//! A client that is silent or slow holds nothing but its place among a few: it
-//! has a deadline, and where there are too many the oldest makes way.
+//! A silent or slow client occupies only one of a few slots: it has a deadline, and where there are
+//! too many the oldest is dropped.
 
 use std::io;
 use std::sync::Arc;
@@ -22,10 +22,10 @@ use crate::sys::peer::is_trusted;
 /// Clients at once.
 pub(super) const CLIENTS: usize = 16;
 
-/// Longest time of a request, and separately of its reply, on its way.
+/// Longest time for reading a request, and separately for writing its reply.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Longest time until a command is carried out.
+/// Longest time of a command.
 const COMMAND: Duration = Duration::from_secs(120);
 
 const BUSY: &str = "the process does not answer requests now; try again";
@@ -37,7 +37,7 @@ const STILL: &str =
 pub(super) struct SocketHandler {
     registry: Arc<Registry>,
     commands: mpsc::Sender<Command>,
-    /// Answers that the end of the process waits for.
+    /// Answers that the process waits for before it ends.
     answering: TaskTracker,
 }
 
@@ -52,7 +52,7 @@ impl SocketHandler {
 
     /// Answers one client.
     pub(super) async fn serve(self: Arc<Self>, mut stream: Stream) {
-        if !is_welcome(&stream) {
+        if !may_ask(&stream) {
             let refusal = "only root and the user of this process may ask; use sudo".to_owned();
             return reply(&mut stream, &Reply::Error(refusal)).await;
         }
@@ -82,7 +82,7 @@ impl SocketHandler {
         }
     }
 
-    /// Hands a command over, and waits for its outcome.
+    /// Sends a command to the supervisor, and waits for its outcome.
     async fn carry_out(&self, command: impl FnOnce(ReplySender) -> Command) -> Reply {
         let (done, outcome) = oneshot::channel();
         if self.commands.try_send(command(done)).is_err() {
@@ -98,13 +98,13 @@ impl SocketHandler {
     }
 }
 
-/// Returns true if the other end may ask. The mode of the file says the same; this holds also where
-/// that was changed.
-fn is_welcome(stream: &Stream) -> bool {
+/// Returns true if the other end may send requests. The mode of the file has the same effect; this
+/// check works even if the mode was changed.
+fn may_ask(stream: &Stream) -> bool {
     matches!(stream, Stream::Unix(socket) if is_trusted(socket, None))
 }
 
-/// Reads the first line; `None` where it is longer than it may be.
+/// Reads the first line; `None` where it is too long.
 async fn request(stream: &mut Stream) -> io::Result<Option<Vec<u8>>> {
     let mut line = vec![];
     let limited = stream.take(MAX_REQUEST as u64);
@@ -112,11 +112,11 @@ async fn request(stream: &mut Stream) -> io::Result<Option<Vec<u8>>> {
     Ok((line.len() < MAX_REQUEST || line.ends_with(b"\n")).then_some(line))
 }
 
-/// Tells that a request is too long, and takes what still comes of it for a moment: a close with
-/// unread bytes sends a reset after the answer.
+/// Answers that a request is too long, and reads the rest of it for a moment: a close with unread
+/// bytes would send a reset after the answer.
 async fn refuse_rest(stream: &mut Stream) {
     reply(stream, &Reply::Error(RequestError::TooLong.to_string())).await;
-    // A client that goes on sending for longer has its answer.
+    // A client that sends for longer has got its answer.
     let _ = timeout(PATIENCE, tokio::io::copy(stream, &mut tokio::io::sink())).await;
 }
 

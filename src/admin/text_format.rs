@@ -1,8 +1,7 @@
-//! The metrics in Prometheus's older text format, 0.0.4, made of OpenMetrics text.
+//! Converts the metrics from OpenMetrics to Prometheus's older text format, 0.0.4.
 //!
-//! Both say the same, and samples look alike. Other are the lines about families: the
-//! older format knows neither info nor an end, and there a family is called as its
-//! samples are.
+//! Both have the same content, and samples look the same. Only the lines about families differ: the
+//! older format has neither info nor an end mark, and a family has the name of its samples.
 
 use std::fmt::Write;
 
@@ -25,13 +24,13 @@ pub(super) fn plain(openmetrics: &str) -> String {
     text
 }
 
-/// Splits off the first word behind `start`.
+/// Splits off the first word after `start`.
 fn word<'a>(line: &'a str, start: &str) -> Option<(&'a str, &'a str)> {
     let rest = line.strip_prefix(start)?;
     Some(rest.split_once(' ').unwrap_or((rest, "")))
 }
 
-/// Writes the two lines at the head of a family. Its help is in none of the cases where the two
+/// Writes the two lines at the head of a family. No help text here has characters that the two
 /// formats escape differently.
 fn family(text: &mut String, help: Option<(&str, &str)>, about: &str) -> std::fmt::Result {
     let (name, kind) = about.rsplit_once(' ').unwrap_or((about, "unknown"));

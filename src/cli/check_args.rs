@@ -48,7 +48,7 @@ impl FromStr for NamedCheck {
     type Err = CheckError;
 
     fn from_str(text: &str) -> Result<Self, CheckError> {
-        // An account may have '=' in its name; what stands before it is then no service.
+        // An account may have '=' in its name; the text before it is then no service.
         let named =
             text.split_once('=').and_then(|(name, check)| Some((name.parse().ok()?, check)));
         let (service, check) = named.map_or((None, text), |(name, check)| (Some(name), check));
@@ -69,7 +69,7 @@ impl CheckArgs {
     /// Returns whether sessions on a target that goes down are ended.
     ///
     /// # Errors
-    /// [`UsageError::NeverDown`] where nothing would find that out.
+    /// [`UsageError::NeverDown`] where no target is ever found to be down.
     pub(super) fn closes(&self, role: &Role) -> Result<bool, UsageError> {
         let Some(what) = self.on_target_down else { return Ok(false) };
         let Role::Decrypt { targets } = role else { return Ok(false) };
@@ -85,7 +85,7 @@ impl CheckArgs {
     /// Returns the check of each service of `role` that has one.
     ///
     /// # Errors
-    /// [`UsageError`] about services that are not there, or named twice.
+    /// [`UsageError`] about services that do not exist, or are named twice.
     pub(super) fn by_service(
         &self,
         role: &Role,

@@ -13,9 +13,9 @@ use super::check_args::{CheckArgs, NamedCheck};
 use super::config::{Config, show};
 use super::gate_args::AcceptorGateArgs;
 use super::loops;
+use super::misspellings;
 use super::output::{notice, print};
 use super::run_cmd::DEFAULT_FILE;
-use super::slips;
 use super::times;
 use super::tunnel_args::{
     DEFAULT_HANDSHAKES, DEFAULT_UNOPENED, DecryptArgs, EncryptArgs, LazyArgs, ServerArgs,
@@ -112,7 +112,7 @@ struct OneArgs {
 /// Shows the effect of a file, or tries one tunnel.
 ///
 /// # Errors
-/// [`Failure`] of the command line or the file, or of what was tried.
+/// [`Failure`] of the command line or the file, or of a failed step.
 pub(super) fn check(args: CommandArgs) -> Result<(), Failure> {
     if !args.one.targets.is_empty() {
         return args.one.check();
@@ -120,7 +120,7 @@ pub(super) fn check(args: CommandArgs) -> Result<(), Failure> {
     let file = args.config.unwrap_or_else(|| DEFAULT_FILE.into());
     let config = Config::load(&file)?;
     let plan = config.plan()?;
-    for (variable, meant) in slips() {
+    for (variable, meant) in misspellings() {
         notice(&format!("no flag has the variable {variable}; did you mean {meant}?"));
     }
     print(&show(&config, &plan))?;
@@ -227,10 +227,10 @@ fn names(options: &Options) -> Vec<Address> {
     sources.chain(options.role.targets()).filter(|address| !address.is_literal()).cloned().collect()
 }
 
-/// Tells as a comment what of a tunnel cannot be listened on here.
+/// Prints as a comment the sources of a tunnel that cannot be listened on here.
 ///
 /// # Errors
-/// [`Failure::Usage`] when it could not listen at all.
+/// [`Failure::Usage`] when none can be listened on.
 fn show_missing(options: &Options) -> Result<(), Failure> {
     let missing = |source: &Source| source.address().and_then(missing_family);
     let missing: Vec<_> = options.sources.iter().filter_map(missing).collect();
@@ -247,7 +247,7 @@ fn show_missing(options: &Options) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Tells what a name means now, as a comment, and whether it means anything. Another answer
+/// Returns the current addresses of a name, as a comment, and true if there are any. Another answer
 /// may be right later.
 fn resolved(name: &Address) -> (String, bool) {
     let Address::Tcp { host, port } = name else { return (String::new(), true) };
@@ -260,8 +260,8 @@ fn resolved(name: &Address) -> (String, bool) {
     }
 }
 
-/// Returns whether modes let a user read a file, by its directories too. The group is the one that
-/// the process becomes, which drops all others. Access lists are not looked at.
+/// Returns whether the modes of a file and its directories let a user read it. `group` is the only
+/// group that the process keeps. Access lists are ignored.
 fn is_readable(file: &Path, user: Uid, group: Gid) -> bool {
     let allows = |path: &Path, bit: u32| {
         let Ok(found) = fs::metadata(path) else { return true };
@@ -276,7 +276,7 @@ fn is_readable(file: &Path, user: Uid, group: Gid) -> bool {
     allows(&file, 4) && file.ancestors().skip(1).all(|directory| allows(directory, 1))
 }
 
-/// Tries what the tunnels connect to, and prints how far that came.
+/// Tests everything that the tunnels connect to, and prints the steps.
 fn connect(plan: &[Options], file: &Path) -> Result<(), Failure> {
     let mut broken = 0;
     for (options, findings) in plan.iter().zip(run::try_all(plan)?) {

@@ -67,7 +67,7 @@ pub(super) struct ConnectionArgs {
 }
 
 impl ConnectionArgs {
-    /// Returns the access of others to files with a secret that is tolerated.
+    /// Returns the tolerated access of others to files with a secret.
     pub(super) fn access(&self, user: Option<Uid>) -> Access {
         Access { by_others: self.allow_readable_key, user }
     }
@@ -77,7 +77,7 @@ impl ConnectionArgs {
         self.timeout.filter(|time| !time.is_zero()).unwrap_or(DEFAULT_TIMEOUT)
     }
 
-    /// Refuses what only the spiped spelling takes for the default.
+    /// Refuses zero, which only the spiped spelling accepts as the default.
     ///
     /// # Errors
     /// [`UsageError::ZeroSeconds`].

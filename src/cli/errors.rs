@@ -1,4 +1,4 @@
-//! Every mistake on the command line as one line: the cause, then the remedy.
+//! Turns every error on the command line into one line: the cause, then the remedy.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use super::{Cli, habits, renamed};
 use crate::addr::{Address, ServiceName};
 use crate::run::Failure;
 
-/// Flags that are each fine but make no sense together.
+/// Flags that are valid each but contradict each other.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum UsageError {
     /// `-t NAME=ADDR` at the encrypt end.
@@ -21,18 +21,18 @@ pub(super) enum UsageError {
     /// The same target twice.
     #[error("the target {0} is given twice; give each once, in the order in which to try them")]
     SameTarget(Address),
-    /// `--check` of a service that there is not.
+    /// `--check` of a service that does not exist.
     #[error("--check names the service '{0}', which has no target; add -t {0}=ADDR")]
     CheckOfNothing(ServiceName),
     /// Two checks for one service.
     #[error("--check is given twice for the same service; keep one, or write NAME= before it")]
     TwoChecks,
-    /// `--on-target-down` where no target is ever taken for down.
+    /// `--on-target-down` where no target is ever found to be down.
     #[error(
         "--on-target-down is about targets that are checked or one of several; add --check, or a second -t"
     )]
     NeverDown,
-    /// A tunnel that its own connections come back to.
+    /// A tunnel to which its own connections come back.
     #[error(
         "a connection would go round for ever: {0}; give the last -t the address of the other end or of the service"
     )]
@@ -84,8 +84,8 @@ impl From<UsageError> for Failure {
     }
 }
 
-/// Turns an error of `clap` into one line. `command` is what was parsed, `name` is how the user
-/// called it, for the hint at `--help`.
+/// Turns an error of `clap` into one line. `command` is the parsed command, `name` its name as the
+/// user typed it, for the hint at `--help`.
 pub(super) fn one_line(error: &clap::Error, command: &Command, name: &str) -> Failure {
     let facts = Facts { error, command };
     let (cause, remedy) = match error.kind() {
@@ -114,7 +114,7 @@ const NO_COMMAND: &str = "knockpipe -e";
 /// Flags of every command.
 const COMMON: [&str; 2] = ["help", "version"];
 
-/// An error of `clap` with the names to explain it by.
+/// An error of `clap` with the names that explain it.
 struct Facts<'a> {
     error: &'a clap::Error,
     command: &'a Command,
@@ -132,7 +132,7 @@ impl Facts<'_> {
             return Failure::Usage(anyhow::anyhow!(text));
         }
         match flag {
-            // A word by itself: what is wrong with it says enough.
+            // A single word: the reason is enough.
             place if place.starts_with(['<', '[']) => Failure::Usage(anyhow::anyhow!("{why}")),
             flag => Failure::Usage(anyhow::anyhow!("{flag}: {why}")),
         }
@@ -170,7 +170,7 @@ impl Facts<'_> {
             return answer;
         }
         if !argument.starts_with('-') {
-            let remedy = stray(&argument, name);
+            let remedy = unexpected_word(&argument, name);
             let remedy = remedy.unwrap_or_else(|| format!("see '{name} --help' for what there is"));
             return (format!("'{argument}' is not expected here"), remedy);
         }
@@ -188,7 +188,7 @@ impl Facts<'_> {
         (format!("there is no flag '{argument}'"), remedy)
     }
 
-    /// Returns the flag that took the place of `argument`, where the command has it.
+    /// Returns the flag that replaced `argument`, where the command has it.
     fn renamed(&self, argument: &str, name: &str) -> Option<&'static str> {
         let new = renamed::flag(argument.strip_prefix("--")?)?;
         let mut known = self.called(name).get_arguments();
@@ -211,24 +211,24 @@ impl Facts<'_> {
         Some((cause, habits::of_flag(word, is_spiped)?.to_owned()))
     }
 
-    /// Returns the command of this name, such as `knockpipe gate`, as far as there is one.
+    /// Returns the command of this name, such as `knockpipe gate`, as far as it exists.
     fn called(&self, name: &str) -> &Command {
         let words = name.split_whitespace().skip(1);
         words.fold(self.command, |here, word| here.find_subcommand(word).unwrap_or(here))
     }
 
-    /// Returns the flag of the command that `argument` is a slip of.
+    /// Returns the flag of the command that `argument` misspells.
     fn near_flag(&self, argument: &str, name: &str) -> Option<&str> {
         let word = argument.strip_prefix("--")?;
         let here = self.called(name);
         habits::near(word, here.get_arguments().filter_map(Arg::get_long).chain(COMMON))
     }
 
-    /// Explains a flag that other commands have, or a command behind flags: both exist, so a word
-    /// that is spelled alike would mislead.
+    /// Explains a flag that other commands have, or a command after flags: both exist, so
+    /// suggesting a similar word would mislead.
     fn misplaced(&self, argument: &str, name: &str) -> Option<(String, String)> {
         let all = Cli::command();
-        // The spelling of spiped, which a flag in the place of the command chooses.
+        // The spelling of spiped, which is chosen by a flag in place of the command.
         let no_command = name == NO_COMMAND;
         let Some(long) = argument.strip_prefix("--") else {
             all.find_subcommand(argument).filter(|_| no_command)?;
@@ -336,7 +336,7 @@ impl Owners {
         }
     }
 
-    /// Names them for a reader, those nearest to the command that was called.
+    /// Names them for the error, those nearest to the called command.
     fn to_name(&self, from_gate: bool) -> Option<String> {
         let (near, far) = if from_gate { (&self.gate, &self.top) } else { (&self.top, &self.gate) };
         let chosen = if near.is_empty() { far } else { near };
@@ -356,7 +356,7 @@ fn to_file(flag: &str) -> Option<String> {
     let all = Cli::command();
     let ends = ["encrypt", "decrypt"].map(|end| all.find_subcommand(end));
     let arg = ends.into_iter().flatten().find_map(|end| find(end, flag))?;
-    // Of these, how long sessions may finish is said for each tunnel.
+    // Except the drain, which is set for each tunnel.
     let is_of_process = arg.get_help_heading() == Some(PROCESS) && flag != "drain";
     Some(match is_of_process {
         true => format!("write '{flag}' to [process] of the file"),
@@ -364,8 +364,8 @@ fn to_file(flag: &str) -> Option<String> {
     })
 }
 
-/// Gives the remedy for a word that nothing asks for.
-fn stray(word: &str, name: &str) -> Option<String> {
+/// Returns the remedy for an unexpected word.
+fn unexpected_word(word: &str, name: &str) -> Option<String> {
     let command = name.strip_prefix("knockpipe ")?;
     Some(match command {
         "run" | "check" => format!("name the file behind -c: '{name} -c {word}'"),
@@ -397,8 +397,8 @@ fn explained(shown: &str) -> String {
         "<INPUT>" => "INPUT (a file, or - for standard input)".to_owned(),
         "<ADDR>..." | "<ADDR>" => "ADDR (an address such as 203.0.113.7)".to_owned(),
         "<ADDR|NET>..." => "ADDR (an address or network such as 203.0.113.0/24)".to_owned(),
-        // Of a group any one will do.
-        "<ID|--peer" => "ID, --peer, --tunnel or --key (whose connections)".to_owned(),
+        // One member of a group stands for all.
+        "<ID|--peer" => "ID, --peer, --tunnel or --key (which connections)".to_owned(),
         "--idle" => "--idle DURATION (such as 30d)".to_owned(),
         other => other.to_owned(),
     }

@@ -24,10 +24,10 @@ use crate::gate::{
 use crate::proxy_protocol::Version;
 use crate::run::Failure;
 use crate::sys::keyfile::Access;
-use crate::tunnel::{Remark, Role};
+use crate::tunnel::{ConfigWarning, Role};
 
-/// Every address there is.
-const EVERYBODY: [&str; 2] = ["0.0.0.0/0", "::/0"];
+/// Networks that contain every address.
+const ALL_ADDRESSES: [&str; 2] = ["0.0.0.0/0", "::/0"];
 
 /// The gate of a tunnel.
 #[derive(Debug, Args)]
@@ -103,9 +103,9 @@ pub(super) struct AcceptorGateArgs {
 impl AcceptorGateArgs {
     /// Returns the warning about a target that takes clients without an address for clients on
     /// its own machine: valid, but seldom intended.
-    pub(super) fn remark(self, role: &Role, bind: Option<BindAddress>) -> Option<Remark> {
+    pub(super) fn warning(self, role: &Role, bind: Option<BindAddress>) -> Option<ConfigWarning> {
         self.proxy_to_target?;
-        // Others than these are no localhost: MariaDB calls 127.0.0.2 by its number.
+        // Only these are localhost: MariaDB shows 127.0.0.2 as a number.
         let own = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
         let is_local = |target: &&&Address| match target {
             Address::Unix(_) => true,
@@ -115,7 +115,7 @@ impl AcceptorGateArgs {
         };
         let targets = role.targets();
         let target = Address::clone(targets.iter().find(is_local)?);
-        Some(Remark::LocalClients { target })
+        Some(ConfigWarning::LocalClients { target })
     }
 }
 
@@ -159,10 +159,10 @@ enum InternalChoice {
 /// Flags of the gate that make no sense together.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum GateFlagError {
-    /// About a gate, and there is none.
+    /// A flag about a gate without a gate.
     #[error("{0} is about a gate, and there is none; add --gate URL, --allow NET or --deny NET")]
     NoGate(&'static str),
-    /// About a store, and there is none.
+    /// A flag about a store without a store.
     #[error("{0} needs a store; add --gate redis://HOST:PORT or file:PATH, or leave it out")]
     NeedsStore(&'static str),
 }
@@ -179,8 +179,8 @@ impl GateArgs {
         self.store.files()
     }
 
-    /// Returns the gate that the flags describe; `None` when there is none. `access` says who
-    /// else may reach its files with secrets.
+    /// Returns the gate that the flags describe; `None` when there is none. `access` is the
+    /// tolerated access of others to its files with secrets.
     ///
     /// # Errors
     /// [`Failure::Usage`]
@@ -214,20 +214,20 @@ impl GateArgs {
     }
 
     /// Returns warnings about settings that are valid, but seldom intended.
-    pub(super) fn remarks(&self, role: &Role) -> Vec<Remark> {
+    pub(super) fn warnings(&self, role: &Role) -> Vec<ConfigWarning> {
         let rules = [("--allow", &self.rules.allow), ("--deny", &self.rules.deny)];
         let wide = rules.into_iter().flat_map(|(flag, nets)| {
             let wide = nets.iter().filter(|net| net.needs_force());
-            wide.map(move |net| Remark::WideRule { flag, net: *net })
+            wide.map(move |net| ConfigWarning::WideRule { flag, net: *net })
         });
-        let mut remarks: Vec<_> = wide.collect();
+        let mut warnings: Vec<_> = wide.collect();
         if let (Some(GateAddress::Redis(store)), Role::Decrypt { targets }) =
             (&self.store.gate, role)
             && targets.iter().any(|(_, target)| is_served(&store.servers, target))
         {
-            remarks.push(Remark::StoreIsTarget);
+            warnings.push(ConfigWarning::StoreIsTarget);
         }
-        remarks
+        warnings
     }
 
     fn refuse_store_flags(&self, acceptor: AcceptorGateArgs) -> Result<(), GateFlagError> {
@@ -247,7 +247,7 @@ impl GateArgs {
     }
 }
 
-/// Returns whether `target` is the server that the gate asks, as far as the text tells.
+/// Returns whether `target` is the server that the gate asks, as far as the text shows.
 fn is_served(servers: &Servers, target: &Address) -> bool {
     match (servers, target) {
         (
@@ -287,7 +287,7 @@ impl RuleArgs {
         let mut allow: Nets<()> = self.allow.iter().copied().collect();
         if alone && allow.is_empty() {
             // No rule admits an address, so all that are not denied are admitted.
-            allow = EVERYBODY.iter().filter_map(|all| all.parse::<Member>().ok()).collect();
+            allow = ALL_ADDRESSES.iter().filter_map(|all| all.parse::<Member>().ok()).collect();
         }
         Rules {
             deny: self.deny.iter().copied().collect(),

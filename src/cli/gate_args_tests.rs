@@ -111,7 +111,7 @@ fn a_target_that_takes_clients_for_its_own_is_noticed() {
         let line = Line::try_parse_from(line.split_whitespace());
         let acceptor = line.unwrap_or_else(|error| panic!("{error}")).acceptor;
         let targets = vec![(Default::default(), target.parse().unwrap())];
-        acceptor.remark(&Role::Decrypt { targets }, bind.map(|bind| bind.parse().unwrap()))
+        acceptor.warning(&Role::Decrypt { targets }, bind.map(|bind| bind.parse().unwrap()))
     };
     for (target, proxy, bind, expected) in [
         ("127.0.0.1:3306", "--proxy-to-target v2", None, true),

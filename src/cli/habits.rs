@@ -84,7 +84,7 @@ const KEYS: [(&[&str], &str); 9] = [
     (&["maxconn", "max-connections"], "max-sessions"),
 ];
 
-/// Gives the remedy for a flag of another program, given without its hyphens.
+/// Returns the remedy for a flag of another program; `word` is the flag without its hyphens.
 pub(super) fn of_flag(word: &str, is_spiped: bool) -> Option<&'static str> {
     match looked_up(&FLAGS, word)? {
         FOREGROUND if is_spiped => Some("write -F"),
@@ -93,12 +93,12 @@ pub(super) fn of_flag(word: &str, is_spiped: bool) -> Option<&'static str> {
     }
 }
 
-/// Gives the remedy for a command of another program.
+/// Returns the remedy for a command of another program.
 pub(super) fn of_command(word: &str) -> Option<&'static str> {
     looked_up(&COMMANDS, word)
 }
 
-/// Returns the key that another program calls so.
+/// Returns the key that another program calls by this name.
 pub(super) fn of_key(word: &str) -> Option<&'static str> {
     looked_up(&KEYS, word)
 }
@@ -107,18 +107,18 @@ fn looked_up(table: &[(&[&str], &'static str)], word: &str) -> Option<&'static s
     table.iter().find(|(words, _)| words.contains(&word)).map(|(_, answer)| *answer)
 }
 
-/// Returns the one of `known` that `word` is a slip of, or the beginning of.
+/// Returns the one of `known` that `word` misspells or begins.
 pub(super) fn near<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase().replace('_', "-");
     let known: Vec<&str> = known.into_iter().collect();
-    slip(&word, known.iter().copied()).or_else(|| {
+    misspelled(&word, known.iter().copied()).or_else(|| {
         let mut longer = known.iter().filter(|one| word.len() > 2 && one.starts_with(&*word));
         longer.next().filter(|_| longer.next().is_none()).copied()
     })
 }
 
-/// Returns the one of `known` that `word` is a slip of.
-pub(super) fn slip<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+/// Returns the one of `known` that `word` misspells.
+pub(super) fn misspelled<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let most = if word.len() < 5 { 1 } else { 2 };
     let rated = known.map(|one| (osa_distance(word, one), one));
     rated.filter(|(far, _)| *far <= most).min().map(|(_, one)| one)

@@ -60,7 +60,7 @@ pub(super) fn key_id(args: &KeyIdArgs) -> Result<(), Failure> {
 /// Returns the keys in `files`, in that order.
 ///
 /// # Errors
-/// [`Failure`] of the first file that is bad, or when they do not make a ring.
+/// [`Failure`] of the first invalid file, or when they do not make a ring.
 pub(super) fn ring(files: &[PathBuf], access: Access) -> Result<KeyRing, Failure> {
     if files.iter().filter(|file| keyfile::is_stdin(file)).count() > 1 {
         return Err(UsageError::TwoKeysOnStdin.into());

@@ -1,4 +1,4 @@
-//! Tunnels that would dial themselves: found by what they listen on and what they dial.
+//! Finds tunnels that would dial themselves, by their sources and targets.
 //!
 //! Seen is what one command line or one file tells, with what names mean now. A chain
 //! of tunnels is meant now and then (a relay, a tunnel in a tunnel), so only a circle is
@@ -14,7 +14,7 @@ use crate::addr::{Address, ServiceName, Source};
 use crate::net::{is_own, look_up, port_number};
 use crate::tunnel::{Options, Role};
 
-/// A tunnel of a plan, and of a decrypt end one of its services.
+/// A tunnel of a plan; for a decrypt end also one of its services.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Stop<'p> {
     tunnel: usize,
@@ -46,7 +46,7 @@ pub(super) fn plan_of(options: Options) -> Result<Vec<Options>, UsageError> {
     Ok(plan)
 }
 
-/// Lists the places of a connection that came to a tunnel.
+/// Lists the stops of a connection that arrives at a tunnel.
 fn stops(tunnel: usize, options: &Options) -> Vec<Stop<'_>> {
     let mut stops: Vec<Stop<'_>> = match &options.role {
         Role::Encrypt { service, .. } => vec![Stop { tunnel, service }],
@@ -58,7 +58,8 @@ fn stops(tunnel: usize, options: &Options) -> Vec<Stop<'_>> {
     stops
 }
 
-/// Goes on from `stop`, on a `way` of stops and of what each dials, until it comes back.
+/// Continues from `stop`, along a `way` of stops and the targets that they dial, until it comes
+/// back.
 fn follow<'p>(
     plan: &'p [Options],
     stop: &Stop<'p>,
@@ -95,8 +96,9 @@ fn dialled<'p>(options: &'p Options, stop: &Stop<'p>) -> Vec<&'p Address> {
     }
 }
 
-/// Returns the tunnels that take a connection to `target`. A sealed one goes to the service that it
-/// asks for; to a sealed port nothing plain gets in, so that only its own is a mistake.
+/// Returns the tunnels that accept a connection to `target`. A sealed one goes to the service that
+/// it asks for; a sealed port accepts no plain connection, so that only a tunnel's own port is an
+/// error there.
 fn reached<'p>(plan: &'p [Options], stop: &Stop<'p>, target: &Address) -> Vec<Stop<'p>> {
     let from = &plan[stop.tunnel];
     let is_sealed = matches!(from.role, Role::Encrypt { .. });
@@ -137,7 +139,7 @@ fn meets(target: &Address, source: &Address, waits: bool) -> bool {
                 (Ok(port), Ok(own)) => port == own && own != 0,
                 _ => false,
             };
-            // One name is one place, also where it means nothing yet.
+            // The same name is the same place, even if it does not resolve yet.
             is_same
                 && (to == at || {
                     let to = addresses(to, waits);
@@ -149,7 +151,7 @@ fn meets(target: &Address, source: &Address, waits: bool) -> bool {
     }
 }
 
-/// Returns whether a listener `at` this address gets what is sent `to` that one.
+/// Returns whether a listener `at` this address gets connections `to` that one.
 fn is_there(to: IpAddr, at: IpAddr) -> bool {
     let to = match to.to_canonical() {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
@@ -164,7 +166,7 @@ fn is_there(to: IpAddr, at: IpAddr) -> bool {
     }
 }
 
-/// Looks a host up. One that is waited for is not: that would hold up the start.
+/// Looks a host up, unless the tunnel may wait for it: that would delay the start.
 fn addresses(host: &str, waits: bool) -> Vec<IpAddr> {
     if let Ok(ip) = host.parse() {
         return vec![ip];

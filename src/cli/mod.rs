@@ -1,9 +1,8 @@
 //! The command line: turns what the user typed into `Options`, and each error into one line.
 //!
-//! There are three command lines in one program: the subcommands below, and
-//! the spellings of spiped and spipe (`spiped`), which are chosen by the name
-//! that the program is called by, or by a first argument that is a flag. A
-//! configuration file (`config`) is one more way to write the first.
+//! There are three command lines in one program: the subcommands below, and the spellings of spiped
+//! and spipe (`spiped`), which are chosen by the name of the program, or by a first argument that
+//! is a flag. A configuration file (`config`) is another form of the first.
 //!
 //! Nothing here opens a socket; `run` does.
 
@@ -177,19 +176,19 @@ enum Commands {
 /// Outcome of a command that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Done {
-    /// All went well.
+    /// Success.
     Clean,
-    /// Sessions were cut by the drain deadline; the log has told.
+    /// Sessions were cut by the drain deadline; the log says so.
     SessionsCut,
     /// Nothing had to be changed.
     Unchanged,
-    /// The work goes on in the background, or ended there with this status.
+    /// The process continues in the background, or ended there with this status.
     Background(u8),
     /// A signal ended it, with this status.
     Signalled(u8),
 }
 
-/// Does what `arguments` say; they are all of the process, its name first.
+/// Runs the command in `arguments`, which are all of the process, its name first.
 ///
 /// # Errors
 /// [`Failure`], with a text of one line: cause and remedy.
@@ -203,7 +202,7 @@ pub fn run(arguments: &[OsString]) -> Result<Done, Failure> {
     }
 }
 
-/// Returns the command line, for completions: files are offered where one is meant.
+/// Returns the command line, for completions: it marks the arguments that are files.
 pub fn command() -> Command {
     hinted(Cli::command())
 }
@@ -244,7 +243,7 @@ fn spipe_command() -> Command {
     command.name("spipe").override_usage("spipe -t ADDR -k FILE [OPTIONS]")
 }
 
-/// Returns whether a flag stands in the place of the command, apart from those of every program.
+/// Returns whether a flag is in place of the command, apart from those of every program.
 fn starts_with_spiped_flag(arguments: &[OsString]) -> bool {
     let first = arguments.get(1).map(|first| first.to_string_lossy());
     first.is_some_and(|first| {
@@ -271,9 +270,9 @@ fn subcommand(arguments: &[OsString]) -> Result<Done, Failure> {
     done.map_err(|failure| variables::blame(failure, &used))
 }
 
-/// Variables that look like a slip of ours, with what is meant.
-fn slips() -> Vec<(String, String)> {
-    variables::slips(&Cli::command(), std::env::vars_os().map(|(name, _)| name))
+/// Returns variables that look like a misspelling of ours, with the right name.
+fn misspellings() -> Vec<(String, String)> {
+    variables::misspellings(&Cli::command(), std::env::vars_os().map(|(name, _)| name))
 }
 
 /// Turns `help COMMAND --help` into `COMMAND --help`: both halves ask for the same.
@@ -336,7 +335,7 @@ fn full_name(command: &Command, arguments: &[OsString]) -> String {
         let Some(below) = argument.to_str().and_then(|word| here.find_subcommand(word)) else {
             break;
         };
-        // Its own help says nothing that the one above does not.
+        // Its own help adds nothing to the one above.
         if below.get_name() == "help" {
             break;
         }

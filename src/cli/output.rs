@@ -1,6 +1,6 @@
 //! Output of the commands: aligned lines for people and `grep`, or JSON.
 //!
-//! Answers go to standard output, notices to standard error. A reader that went away is not a
+//! Answers go to standard output, notices to standard error. A reader that is gone is not a
 //! failure, and no reason to leave a change half done.
 
 use std::io::{self, BufWriter, Stdout, Write};
@@ -24,7 +24,7 @@ pub(super) enum Form {
     Json,
 }
 
-/// The flag that chooses.
+/// The flag that chooses the form.
 #[derive(Clone, Copy, Debug, Args)]
 pub(super) struct FormArgs {
     /// Print JSON, one object in each line
@@ -42,7 +42,7 @@ impl FormArgs {
 pub(super) struct Output {
     out: BufWriter<Stdout>,
     form: Form,
-    /// The reader went away.
+    /// The reader is gone.
     closed: bool,
 }
 
@@ -72,7 +72,7 @@ impl Output {
         self.checked(written)
     }
 
-    /// Writes out what is left.
+    /// Writes the remaining output.
     ///
     /// # Errors
     /// [`Failure::Runtime`] when it cannot be written.
@@ -98,7 +98,7 @@ pub(super) fn print(text: &str) -> Result<bool, Failure> {
     is_read(written.and_then(|()| out.flush()), "redirect it elsewhere")
 }
 
-/// The room for text on a terminal.
+/// Size of a terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Screen {
     /// Characters in a line.
@@ -108,16 +108,16 @@ pub(super) struct Screen {
 }
 
 impl Screen {
-    /// Returns that of standard output; `None` where that is not a terminal.
+    /// Returns the size of standard output; `None` where that is not a terminal.
     pub(super) fn of_stdout() -> Option<Self> {
         let size = tcgetwinsize(io::stdout()).ok()?;
-        // A terminal over a serial line does not know.
+        // A terminal over a serial line does not know its size.
         let or = |size: u16, usual: usize| if size == 0 { usual } else { size.into() };
         Some(Self { columns: or(size.ws_col, 80), rows: or(size.ws_row, 24) })
     }
 }
 
-/// Empties the screen of a terminal.
+/// Clears the screen of a terminal.
 ///
 /// # Errors
 /// [`Failure::Runtime`] when it cannot be written.
@@ -125,7 +125,7 @@ pub(super) fn clear() -> Result<bool, Failure> {
     is_read(io::stdout().write_all(b"\x1b[H\x1b[2J"), "redirect it elsewhere")
 }
 
-/// Returns whether what was `written` has a reader.
+/// Returns whether the output still has a reader.
 ///
 /// # Errors
 /// [`Failure::Runtime`] with the `remedy` when it could not be written.
@@ -142,14 +142,14 @@ pub(super) fn notice(text: &str) {
     stderr::line(Level::WARN, &printable(text));
 }
 
-/// Formats the time that is left.
+/// Formats the remaining time.
 pub(super) fn left(time: Option<Duration>) -> String {
-    // A part of a second is some time left.
+    // A fraction of a second counts as a second.
     let seconds = |time: Duration| time.as_secs() + u64::from(time.subsec_nanos() > 0);
     time.map_or_else(|| "for ever".to_owned(), |time| span(seconds(time)))
 }
 
-/// Seconds in their two largest units: `3h20m`.
+/// Formats seconds in their two largest units: `3h20m`.
 pub(super) fn span(seconds: u64) -> String {
     const UNITS: [(u64, char); 4] = [(86_400, 'd'), (3600, 'h'), (60, 'm'), (1, 's')];
     let largest = UNITS.iter().position(|(size, _)| seconds >= *size).unwrap_or(3);

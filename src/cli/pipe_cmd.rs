@@ -80,7 +80,7 @@ impl SharedPipeArgs {
         };
         let rules = self.sandbox.rules(|| run::rules_of_pipe(&options));
         let prepared = Prepared::new([&options.keys].into_iter(), rules);
-        // The caller's terminal or ssh shares our standard error: only trouble is told.
+        // The caller's terminal or ssh shares our standard error: only problems are logged.
         let _log = self.log.start(Level::Warn, Output::Stderr)?;
         run::pipe(options, &prepared)
     }

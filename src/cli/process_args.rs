@@ -1,5 +1,5 @@
-//! The flags about the process around the tunnels: its log, its user, its
-//! sandbox, how it is watched and stopped.
+//! The flags about the process around the tunnels: its log, its user, its sandbox, its observation
+//! and its stop.
 //!
 //! A configuration file has them in `[process]`, so nothing about a single
 //! tunnel belongs here.
@@ -11,7 +11,7 @@ use clap::Args;
 use nix::unistd::Uid;
 use tracing::warn;
 
-use super::slips;
+use super::misspellings;
 use super::times;
 use super::values::{Format, Level, MetricsAddress};
 use crate::admin::AdminOptions;
@@ -69,7 +69,7 @@ pub(super) struct ProcessArgs {
     #[command(flatten)]
     pub(super) sandbox: SandboxArgs,
 
-    /// The process takes the place of another, or does not start (`run --reload-or-replace`).
+    /// The process replaces another, or does not start (`run --reload-or-replace`).
     #[arg(skip)]
     pub(super) replaces: bool,
 }
@@ -96,7 +96,7 @@ pub(super) struct LogArgs {
 
 /// The tunnels after a reload.
 pub(super) struct Reloading {
-    /// Reads them again.
+    /// Function that reads them again.
     pub(super) reread: Reread,
     /// Files that are read for that.
     pub(super) files: Vec<PathBuf>,
@@ -110,7 +110,7 @@ impl ProcessArgs {
         self.user.as_ref().and_then(User::uid)
     }
 
-    /// Runs tunnels, which become what `reloading` gives when they are reloaded.
+    /// Runs tunnels. A reload replaces them by those of `reloading`.
     ///
     /// # Errors
     /// [`Failure`] of the run.
@@ -122,11 +122,11 @@ impl ProcessArgs {
     ) -> Result<Outcome, Failure> {
         let Reloading { reread, files, ports } = reloading;
         let plan: Vec<ServiceOptions> = plan.into_iter().map(ServiceOptions::from).collect();
-        // Before the log is started: its thread would escape the sandbox.
+        // Done before the log is started: its thread would escape the sandbox.
         let prepared = self.prepare(&plan, files, ports);
         let output = if self.syslog { log::Output::Syslog } else { log::Output::Stderr };
         let _log = self.log.start(Level::Info, output)?;
-        for (variable, meant) in slips() {
+        for (variable, meant) in misspellings() {
             warn!(variable, meant, "unknown environment variable");
         }
         run::services(plan, self.process(readiness, prepared), reread)
@@ -143,8 +143,8 @@ impl ProcessArgs {
         Prepared::new(plan.iter().map(ServiceOptions::keys), rules).with_place(place)
     }
 
-    /// Takes the place of the pid file, where it is ours: a predecessor leaves another file, and
-    /// another user could not write it.
+    /// Reserves the place of the pid file, if it is ours: with a predecessor the file is its own,
+    /// and another user could not write it.
     fn pid_place(&self) -> Option<PidPlace> {
         let is_wanted = self.is_pid_file_ours() && !self.sandbox.no_sandbox;
         self.pid_file.as_ref().filter(|_| is_wanted).and_then(|path| PidPlace::take(path))
@@ -174,7 +174,7 @@ impl ProcessArgs {
 }
 
 impl SandboxArgs {
-    /// Returns the rules of `make`, unless there shall be no sandbox.
+    /// Returns the rules of `make`, unless the sandbox is disabled.
     pub(super) fn rules(self, make: impl FnOnce() -> Rules) -> Option<Rules> {
         (!self.no_sandbox).then(make)
     }

@@ -1,17 +1,17 @@
-//! Spellings that this program had itself, and the ones that took their place.
+//! Former spellings of this program, and their replacements.
 //!
 //! No old spelling is accepted: two names for one thing would have to be explained for ever. It is
-//! not passed over in silence either: a policy of the gate that is ignored would leave an end
-//! with the default. So each is refused, and the answer names the new spelling.
+//! not ignored silently either: an ignored policy of the gate would leave an end with the default.
+//! So each is refused, and the error names the new spelling.
 
-/// Long flags without their hyphens, as they were and as they are. Keys of a configuration file
-/// and environment variables follow from them.
+/// Long flags without their hyphens, old and new. Keys of a configuration file and environment
+/// variables follow from them.
 const FLAGS: [(&str, &str); 1] = [("gate-away", "gate-failure")];
 
-/// Values of flags: the long flag, the value as it was, and as it is.
+/// Values of flags: the long flag, the old value, the new one.
 const VALUES: [(&str, &str, &str); 1] = [("denied", "hold", "tarpit")];
 
-/// Returns the flag that took the place of `word`, without hyphens.
+/// Returns the flag that replaced `word`, without hyphens.
 pub(super) fn flag(word: &str) -> Option<&'static str> {
     FLAGS.iter().find(|(old, _)| *old == word).map(|(_, new)| *new)
 }
@@ -21,7 +21,7 @@ pub(super) fn former(long: &str) -> impl Iterator<Item = &'static str> {
     FLAGS.iter().filter(move |(_, new)| *new == long).map(|(old, _)| *old)
 }
 
-/// Returns the value that took the place of `value` of the flag `long`.
+/// Returns the value that replaced `value` of the flag `long`.
 pub(super) fn value(long: &str, value: &str) -> Option<&'static str> {
     let found = VALUES.iter().find(|(flag, old, _)| *flag == long && *old == value);
     found.map(|(_, _, new)| *new)

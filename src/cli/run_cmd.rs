@@ -1,4 +1,4 @@
-//! `run`: what a configuration file says, done.
+//! `run`: runs the tunnels of a configuration file.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use super::process_args::Reloading;
 use crate::run::{Failure, Outcome, Plan, Ports, Reread};
 use crate::sys::background::{self, Readiness, Side};
 use crate::sys::notify::WATCHED;
-use crate::sys::visit::{self, Card, VisitError};
+use crate::sys::visit::{self, ProcessInfo, VisitError};
 
 /// Default path of the configuration file.
 pub(super) const DEFAULT_FILE: &str = "/etc/knockpipe/knockpipe.toml";
@@ -40,17 +40,17 @@ pub(super) struct RunArgs {
     config: PathBuf,
 
     /// Take the sockets from the process that listens on this unix socket, if one does, and hand
-    /// them over there to the next. Goes before 'handover' in the file
+    /// them over there to the next. Overrides 'handover' in the file
     #[arg(long, value_name = "PATH")]
     handover: Option<PathBuf>,
 
-    /// Make the process at --handover read its file again, and tell what came of it; if it runs
-    /// another program than this one, as after an upgrade, take its place in the background
+    /// Make the process at --handover read its file again, and report the result; if it runs
+    /// another program than this one, as after an upgrade, replace it in the background
     #[arg(long, requires = "handover")]
     reload_or_replace: bool,
 }
 
-/// Runs the tunnels of a file until they are stopped, or has another process do so.
+/// Runs the tunnels of a file until they are stopped, or makes a running process reload it.
 ///
 /// # Errors
 /// [`Failure`] of the file or the run.
@@ -66,26 +66,26 @@ pub(super) fn run(args: RunArgs, arguments: &[OsString]) -> Result<Done, Failure
     }
 }
 
-/// Makes the process that listens at `path` read its file again, or take its leave.
+/// Makes the process that listens at `path` read its file again, or replaces it.
 fn reload_or_replace(args: &RunArgs, path: &Path, arguments: &[OsString]) -> Result<(), Failure> {
     let failure = |error: anyhow::Error| Failure::Runtime(error);
     let config = load(args);
     let user = config.as_ref().ok().and_then(|config| config.process.uid());
     let theirs = match visit::who(path, user) {
         Ok(theirs) => theirs,
-        // Its user may be the one that the file would name.
+        // Its user may be the one that the file names.
         Err(error @ VisitError::Failed { .. }) => {
             config?;
             return Err(failure(error.into()));
         }
         Err(error) => return Err(failure(error.into())),
     };
-    if theirs.is_same_program(&Card::own()) {
+    if theirs.is_same_program(&ProcessInfo::own()) {
         let done = visit::reload(path, user).map_err(|error| failure(error.into()))?;
         let done = done.map_err(|why| failure(anyhow::anyhow!("not reloaded: {why}")))?;
         return print(&format!("reloaded: {done}\n")).map(drop);
     }
-    // Meant for the one that runs; its successor is watched in the same way.
+    // These variables are for the running process; its successor is watched in the same way.
     let without = [WATCHED, "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
     let is_ready = background::orphan(arguments, &theirs.manager, &without)
         .map_err(|error| failure(error.into()))?;
@@ -100,7 +100,7 @@ fn reload_or_replace(args: &RunArgs, path: &Path, arguments: &[OsString]) -> Res
     )))
 }
 
-/// Loads the file, with what the command line has instead.
+/// Loads the file, with the overrides of the command line.
 fn load(args: &RunArgs) -> Result<Config, Failure> {
     let mut config = Config::load(&args.config)?;
     if let Some(handover) = &args.handover {

@@ -1,9 +1,8 @@
-//! The command lines of spiped and spipe, with the meaning that they have there.
+//! The command lines of spiped and spipe, with their original meaning.
 //!
-//! One source, one target, one key, each flag at most once; `-o 0` and `-r 0`
-//! mean the default; without `-F` the process goes to the background and
-//! writes `SOURCE.pid`. What is refused is refused with a reason: there is no
-//! weak mode (`-f`). Our own long options may be added.
+//! One source, one target, one key, each flag at most once; `-o 0` and `-r 0` mean the default;
+//! without `-F` the process goes to the background and writes `SOURCE.pid`. Every refusal has a
+//! reason: there is no weak mode (`-f`). Our own long options may be added.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -123,7 +122,7 @@ pub(super) struct SpipeArgs {
     shared: SharedPipeArgs,
 }
 
-/// spiped's choice of handshakes, of which one is left.
+/// spiped's choice of handshakes; only one exists here.
 #[derive(Debug, clap::Args)]
 struct ModeArgs {
     /// Refused: a handshake without forward secrecy does not exist here
@@ -135,7 +134,7 @@ struct ModeArgs {
     forward_secrecy: bool,
 }
 
-/// Lets the flags that spiped has take seconds without a unit. Everywhere else a duration has one.
+/// Lets the flags of spiped take seconds without a unit. Everywhere else a duration needs one.
 pub(super) fn with_bare_seconds(command: Command) -> Command {
     command.mut_args(|arg| match arg.get_id().as_str() {
         "timeout" | "resolve_every" => {
@@ -211,7 +210,7 @@ pub(super) fn spipe(args: SpipeArgs) -> Result<Done, Failure> {
 }
 
 impl SpipedArgs {
-    /// Returns the end that is asked for; `None` when only the version is.
+    /// Returns the requested end; `None` when only the version is requested.
     fn role(&self) -> Result<Option<Role>, UsageError> {
         let (false, Some(target)) = (self.version, self.target.clone()) else {
             return Ok(None);

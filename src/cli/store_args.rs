@@ -1,10 +1,9 @@
-//! Address of the gate's store and the user to be there, as flags that tunnels and the `gate`
-//! commands share.
+//! Address of the gate's store and the login there, as flags that tunnels and the `gate` commands
+//! share.
 //!
-//! A password never comes from the command line, where `ps` shows it to every
-//! user of the machine: from a file that only its owner may read, or from the
-//! environment. No flag is taken and ignored: what a file has no use for is
-//! refused with one.
+//! A password never comes from the command line, where `ps` shows it to every user of the machine,
+//! but from a file that only its owner may read, or from the environment. No flag is accepted and
+//! ignored: flags that have no meaning for a file are refused with one.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -25,7 +24,7 @@ use crate::sys::{credentials, tls_key};
 /// Heading of the flags about the gate.
 pub(super) const GATE: &str = "Gate";
 
-/// Variable with the content of a credentials file, where there is no place for a file.
+/// Variable with the content of a credentials file, where no file can be provided.
 pub(super) const ENVIRONMENT: &str = "KNOCKPIPE_GATE_CREDENTIALS";
 
 /// The store of a gate.
@@ -47,8 +46,8 @@ pub(super) struct StoreArgs {
     #[arg(long, value_name = "FILE", help_heading = GATE)]
     gate_ca: Option<PathBuf>,
 
-    /// Certificate (PEM) for a rediss:// server that wants one, with those between it and its
-    /// authority; needs --gate-key
+    /// Certificate (PEM) for a rediss:// server that requires one, with its intermediate
+    /// certificates; needs --gate-key
     #[arg(long, value_name = "FILE", help_heading = GATE)]
     gate_cert: Option<PathBuf>,
 
@@ -91,7 +90,7 @@ pub(super) enum GateAddressError {
     /// Neither a file nor Redis.
     #[error("{0}, or file:PATH")]
     Redis(AddressError),
-    /// `file:` and nothing.
+    /// `file:` without a path.
     #[error("file: has no path behind it; write file:PATH")]
     NoPath,
     /// Every user could read it.
@@ -104,30 +103,30 @@ pub(super) enum GateAddressError {
 /// Flags of the store that make no sense together.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StoreFlagError {
-    /// A flag about a store, and there is none.
+    /// A flag about a store without a store.
     #[error("{0} is about a store, and none is given; add --gate redis://HOST:PORT or file:PATH")]
     NoStore(&'static str),
-    /// A flag about Redis, and the store is a file.
+    /// A flag about Redis where the store is a file.
     #[error("{0} is about Redis, and the gate is a file; leave it out")]
     NotForFile(&'static str),
     /// A flag about TLS without TLS.
     #[error("{0} is for TLS, which the gate's address does not ask for; write rediss://")]
     WithoutTls(&'static str),
-    /// Half of what is shown to a server.
+    /// A certificate without its key, or the reverse.
     #[error("{0} needs {1}: a certificate is of no use without its key; give both or none")]
     Half(&'static str, &'static str),
-    /// Files for TLS that are of no use.
+    /// Unusable files for TLS.
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// Names of keys that cannot work.
     #[error("{0}; see --set, --history, --ban-prefix and --allow-prefix")]
     Keys(&'static str),
-    /// Nothing where a password must be.
+    /// An empty password.
     #[error(
         "{0} holds no password; write USER:PASSWORD or PASSWORD into its first line, and :PASSWORD where it begins with # (lines with # in front are comments)"
     )]
     NoPassword(String),
-    /// More than there are readers of.
+    /// More lines than logins.
     #[error("{0} has more lines than there are servers to log in to; keep the first")]
     TooManyLines(String),
 }
@@ -145,8 +144,8 @@ impl StoreArgs {
         files.into_iter().flatten()
     }
 
-    /// Returns the store that the flags describe. `access` says who may reach files with a password
-    /// or a private key.
+    /// Returns the store that the flags describe. `access` is the tolerated access to files with a
+    /// password or a private key.
     ///
     /// # Errors
     /// [`Failure::Usage`]
@@ -154,8 +153,8 @@ impl StoreArgs {
         self.options_with(access, of_environment())
     }
 
-    /// Returns the same without the password of our environment, for a store that another user
-    /// named.
+    /// Does the same as [`Self::options`] without the password of the environment, for a store that
+    /// another user named.
     ///
     /// # Errors
     /// [`Failure::Usage`]
@@ -195,7 +194,7 @@ impl StoreArgs {
             let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
             path.to_string_lossy().into_owned()
         };
-        // All of them, so that none that is new is forgotten.
+        // Names all of them, so that a new one cannot be forgotten.
         let Self {
             gate,
             gate_credentials,
@@ -298,7 +297,7 @@ impl StoreArgs {
         Ok((Some(redis), sentinel))
     }
 
-    /// Makes the means to secure connections, where the address asks for that.
+    /// Prepares TLS, if the address asks for it.
     fn tls(&self, address: &RedisAddress, access: Access) -> Result<Option<TlsOptions>, Failure> {
         let ca = &self.gate_ca;
         let cert = &self.gate_cert;
@@ -341,13 +340,13 @@ impl FromStr for GateAddress {
     }
 }
 
-/// Reads what the environment has in place of a file.
+/// Reads the credentials in the environment.
 pub(super) fn of_environment() -> Option<String> {
     std::env::var(ENVIRONMENT).ok().filter(|text| !text.is_empty())
 }
 
-/// Adds a colon to a prefix: rack-attack documents it without one, and without one, no ban would
-/// ever be found.
+/// Adds a colon to a prefix: rack-attack documents it without one, but without it no ban would ever
+/// be found.
 fn separated(prefix: &str) -> String {
     let bare = prefix.ends_with(char::is_alphanumeric);
     if bare { format!("{prefix}:") } else { prefix.to_owned() }
@@ -378,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_gets_the_colon_that_everybody_leaves_out() {
+    fn a_prefix_gets_the_colon_that_is_often_left_out() {
         let default = Keys::default().ban_prefix;
         assert_eq!(separated("cache:gitlab:rack::attack:allow2ban:ban"), default);
         assert_eq!(separated(&default), default);

@@ -1,4 +1,4 @@
-//! `-t`: which targets there are, and in which order.
+//! `-t`: the targets and their order.
 
 use super::errors::UsageError;
 use super::values::Target;
@@ -12,8 +12,8 @@ pub(super) fn without_service(targets: Vec<Target>) -> Result<Vec<Address>, Usag
     Ok(by_service(targets)?.into_iter().map(|(_, address)| address).collect())
 }
 
-/// Targets in their order, with the empty name for the default ones; none is
-/// there twice with one name.
+/// Returns targets in their order, with the empty name for the default ones; none occurs twice with
+/// one name.
 pub(super) fn by_service(targets: Vec<Target>) -> Result<Vec<(ServiceName, Address)>, UsageError> {
     let mut named: Vec<(ServiceName, Address)> = Vec::with_capacity(targets.len());
     for Target { service, address } in targets {

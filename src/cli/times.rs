@@ -10,16 +10,14 @@ use std::time::Duration;
 use crate::duration;
 use crate::proto::heartbeat::Heartbeat;
 
-/// The longest time that can be asked for, in milliseconds: a year. Clocks add it without
-/// overflow.
+/// Longest time, in milliseconds: a year. Clocks add it without overflow.
 const LONGEST_MS: f64 = 31_536_000_000.0;
 
-/// Units of a time with their milliseconds. `ms` stands before `s`, which it ends with.
+/// Units of a time with their milliseconds. `ms` comes before `s`, because it ends with it.
 const UNITS: [(&str, f64); 5] =
     [("ms", 1.0), ("s", 1_000.0), ("m", 60_000.0), ("h", 3_600_000.0), ("d", 86_400_000.0)];
 
-/// The longest time between signs of life, which is far below what 32 bits of
-/// milliseconds hold.
+/// Longest time between heartbeats, which is far below the range of 32 bits of milliseconds.
 const LONGEST_HEARTBEAT: Duration = Duration::from_secs(86_400);
 
 /// The longest time without data.
@@ -37,7 +35,7 @@ pub(super) enum BadTime {
     /// A fraction with a unit.
     #[error("'{0}' is not a whole number of a unit; write {1}")]
     Fraction(String, String),
-    /// Not a time between signs of life.
+    /// Not a time between heartbeats.
     #[error(
         "'{0}' is not a time between signs of life; write one with a unit, such as 10s or 1m, at most 1d, or off"
     )]
@@ -49,7 +47,7 @@ pub(super) enum BadTime {
     IdleTimeout(String),
 }
 
-/// `--heartbeat`: `None` asks for no signs of life.
+/// `--heartbeat`: `None` disables heartbeats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct HeartbeatTime(pub(super) Option<Heartbeat>);
 
@@ -60,7 +58,7 @@ pub(super) struct IdleTimeout(pub(super) Option<Duration>);
 /// Parses a duration such as `5s`, `200ms` or `1m`. Zero is left to the flag to judge.
 ///
 /// # Errors
-/// [`BadTime`]; a number without a unit and a fraction are told how to write them.
+/// [`BadTime`]; for a number without a unit and a fraction it has the right spelling.
 pub(super) fn parse(text: &str) -> Result<Duration, BadTime> {
     if let Some(ms) = milliseconds(text, 1_000.0) {
         return Err(BadTime::NoUnit(text.to_owned(), written(ms)));
@@ -87,8 +85,8 @@ pub(super) fn parse_spiped(text: &str) -> Result<Duration, BadTime> {
     milliseconds(text, 1_000.0).map_or_else(|| parse(text), Ok)
 }
 
-/// Reads `number` of a unit of `ms` milliseconds, rounded up to milliseconds. `f64` by itself
-/// also reads "inf", "nan" and "1e3".
+/// Reads `number` of a unit of `ms` milliseconds, rounded up to milliseconds. `f64` alone would
+/// also accept "inf", "nan" and "1e3".
 fn milliseconds(number: &str, ms: f64) -> Option<Duration> {
     let is_plain = number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     let ms = number.parse::<f64>().ok().filter(|_| is_plain)? * ms;
@@ -157,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bare_number_and_a_fraction_are_told_how_to_write_them() {
+    fn a_bare_number_and_a_fraction_are_refused_with_the_spelling() {
         for (text, remedy) in [
             ("5", "'5' has no unit; write 5s"),
             ("0", "'0' has no unit; write 0s"),

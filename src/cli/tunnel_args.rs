@@ -1,7 +1,7 @@
 //! The flags of `encrypt` and `decrypt`, and their `Options`.
 //!
-//! Doc comments of fields are the help texts. The shared groups are also used
-//! by `pipe` and by the spiped spelling, so a flag is written down once.
+//! Doc comments of fields are the help texts. The shared groups are also used by `pipe` and by the
+//! spiped spelling, so each flag is defined once.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -26,7 +26,7 @@ use crate::keys::KeyRing;
 use crate::run::{Failure, Outcome, Plan, Ports, Reread};
 use crate::sys::background::Readiness;
 use crate::sys::keyfile;
-use crate::tunnel::{Limits, Options, Remark, Role};
+use crate::tunnel::{ConfigWarning, Limits, Options, Role};
 use crate::upstream::probe::Check;
 
 /// Time between look-ups of a name unless `-r` says otherwise.
@@ -55,7 +55,7 @@ pub(super) struct Standalone<T: Args> {
     process: ProcessArgs,
 }
 
-/// The flags of a tunnel, whichever end it is.
+/// The flags of either end of a tunnel.
 #[derive(Debug)]
 pub(super) enum TunnelArgs {
     Encrypt(Box<EncryptArgs>),
@@ -97,7 +97,7 @@ pub(super) struct EncryptArgs {
     pub(super) server: ServerArgs,
 }
 
-/// The moment when an encrypt end asks for the service.
+/// Moment when an encrypt end asks for the service.
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub(super) struct LazyArgs {
     /// Ask for the service at the client's first byte, or after a second: a client that only
@@ -195,7 +195,7 @@ pub(super) struct ServerArgs {
     pub(super) gate: GateArgs,
 }
 
-/// Arguments that differ between the two ends and between spellings.
+/// Settings that differ between the two ends and between spellings.
 pub(super) struct EndArgs {
     /// Its name in the log, where there are several.
     pub(super) name: Option<Arc<str>>,
@@ -261,7 +261,7 @@ impl TunnelArgs {
         }
     }
 
-    /// Returns the tunnel that these arguments describe, by this name; the keys are read, which may
+    /// Returns the tunnel that these arguments describe, by this name. Reads the keys, which may
     /// belong to the `user` that the process becomes.
     ///
     /// # Errors
@@ -333,7 +333,7 @@ impl ServerArgs {
     pub(super) fn options(&self, end: EndArgs) -> Result<Options, Failure> {
         let resolve_every = self.resolve_every.filter(|time| !time.is_zero());
         Ok(Options {
-            remarks: self.remarks(&end),
+            warnings: self.warnings(&end),
             name: end.name,
             role: end.role,
             sources: end.sources,
@@ -362,10 +362,10 @@ impl ServerArgs {
         })
     }
 
-    fn remarks(&self, end: &EndArgs) -> Vec<Remark> {
-        let mut remarks = self.gate.remarks(&end.role);
-        remarks.extend(end.acceptor.remark(&end.role, self.connection.bind));
-        remarks
+    fn warnings(&self, end: &EndArgs) -> Vec<ConfigWarning> {
+        let mut warnings = self.gate.warnings(&end.role);
+        warnings.extend(end.acceptor.warning(&end.role, self.connection.bind));
+        warnings
     }
 
     fn refuse_zero(&self) -> Result<(), UsageError> {
@@ -378,7 +378,7 @@ impl ServerArgs {
     }
 }
 
-/// Returns how one tunnel is read again; that fails where a key came from standard input.
+/// Returns the function that reads one tunnel again; it fails where a key came from standard input.
 pub(super) fn reread(
     keys: &[PathBuf],
     options: impl Fn() -> Result<Options, Failure> + Send + Sync + 'static,

@@ -15,7 +15,7 @@ use crate::observe::log;
 use crate::proto::suite::UnknownSuite;
 use crate::proto::{Suite, SuiteSet};
 
-/// The most of anything that can be asked for: more than descriptors can be had.
+/// Upper limit of all numbers: more than descriptors can allow.
 const MOST: usize = 1_000_000;
 
 /// A value that does not fit its flag.
@@ -51,7 +51,7 @@ pub(super) enum BadValue {
     /// `NAME:ADDR`.
     #[error("'{0}:{1}' has several colons; write {0}={1} for the service {0} at {1}")]
     ColonName(ServiceName, Address),
-    /// The address is not one.
+    /// The address is invalid.
     #[error("{0}")]
     Address(String),
 }
@@ -183,7 +183,7 @@ impl FromStr for Target {
 
     fn from_str(text: &str) -> Result<Self, BadValue> {
         refuse_several(text)?;
-        // A path may have '=' in it, and an URL; host names and ports never do.
+        // A path or a URL may contain '='; host names and ports never do.
         let (name, address) = match text.split_once('=') {
             Some((name, address)) if !text.starts_with('/') && !name.contains("://") => {
                 (Some(name), address)
@@ -199,7 +199,7 @@ impl FromStr for Target {
             .map_err(|error| BadValue::Name(text.to_owned(), format!("{error}")))?;
         let address = match address.parse::<Address>() {
             Ok(address) => address,
-            // What it says is meant already.
+            // Its text already has the right spelling.
             Err(error @ AddrError::Scheme { .. }) => {
                 return Err(BadValue::Address(error.to_string()));
             }
@@ -222,8 +222,8 @@ impl FromStr for AsTyped {
     }
 }
 
-/// Explains `redis:127.0.0.1:6379`, which looks like IPv6 and is not meant so. A name that could be
-/// the first part of an IPv6 address counts only before an IPv4 address.
+/// Explains `redis:127.0.0.1:6379`, which looks like IPv6 but is not meant as such. A name that
+/// could be the first part of an IPv6 address counts only before an IPv4 address.
 fn colon_name(text: &str) -> Option<BadValue> {
     let (name, rest) = text.split_once(':')?;
     let service: ServiceName = name.parse().ok()?;
@@ -233,7 +233,7 @@ fn colon_name(text: &str) -> Option<BadValue> {
     (is_ipv4 || is_word).then_some(BadValue::ColonName(service, address))
 }
 
-/// Refuses `redis=A,mysql=B`. A path may have a comma in it.
+/// Refuses `redis=A,mysql=B`. A path may contain a comma.
 fn refuse_several(text: &str) -> Result<(), BadValue> {
     let parts: Vec<&str> = text.split(',').map(str::trim).collect();
     if parts.len() < 2 || !parts.iter().all(|part| part.parse::<Target>().is_ok()) {
@@ -242,7 +242,7 @@ fn refuse_several(text: &str) -> Result<(), BadValue> {
     Err(BadValue::Targets(text.to_owned(), parts.join(" -t ")))
 }
 
-/// Parses `-t` where only one can be.
+/// Parses `-t` where only one is possible.
 pub(super) fn one_target(text: &str) -> Result<Target, BadValue> {
     match text.parse() {
         Err(BadValue::Targets(text, _)) => {

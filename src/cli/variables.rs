@@ -1,14 +1,12 @@
 //! Environment variables for flags: `KNOCKPIPE_TIMEOUT` stands for `--timeout`.
 //!
-//! One rule makes them for every long flag of every command, so that a new flag
-//! has its variable at once. A variable becomes the argument that it stands for
-//! before the command line is parsed: its value is checked as if it were typed.
-//! The variables that clap offers would take an empty one for a value, could hold
-//! one value only, and would count as typed where flags exclude each other.
+//! One rule makes them for every long flag of every command, so that a new flag has its variable at
+//! once. A variable is turned into its argument before the command line is parsed: its value is
+//! checked as if it were typed. The variables of clap would accept an empty one as a value, could
+//! hold one value only, and would count as typed where flags exclude each other.
 //!
-//! No variable holds a secret: flags name files. Tunnels of a configuration file,
-//! and command lines in the spelling of spiped, take none; for `[process]` of a
-//! file they fill in what it does not say.
+//! No variable holds a secret: flags name files. Tunnels of a configuration file, and command lines
+//! in the spelling of spiped, take none; for `[process]` of a file they fill in missing settings.
 
 use std::ffi::{OsStr, OsString};
 
@@ -19,35 +17,35 @@ use super::store_args::ENVIRONMENT;
 use super::{habits, renamed};
 use crate::run::Failure;
 
-/// Variables that no flag has and that are compared with those that there are.
-const MOST_SLIPS: usize = 100;
+/// Highest number of unknown variables that are compared with the known ones.
+const MOST_MISSPELLINGS: usize = 100;
 
 /// The beginning of every name.
 const PREFIX: &str = "KNOCKPIPE_";
 
-/// Names that differ from the rule, by the id of the argument: the same long flag
-/// means something else elsewhere, or the variable was there before and is a secret.
+/// Names that differ from the rule, by the id of the argument: the same long flag has another
+/// meaning elsewhere, or the variable exists already and is a secret.
 const NAMED: [(&str, &str); 2] = [
     ("admin_user", "KNOCKPIPE_ADMIN_USER"),
     ("gate_credentials", "KNOCKPIPE_GATE_CREDENTIALS_FILE"),
 ];
 
-/// Arguments without a variable, by command: they choose what `check` tries and
-/// `kick` ends, which an environment that is meant for another command must not do.
+/// Arguments without a variable, by command: they choose what `check` tests and `kick` ends, which
+/// an environment for another command must not do.
 const TYPED_ONLY: [(&str, &[&str]); 2] = [
     ("check", &["targets", "sources", "service", "checks"]),
     ("kick", &["id", "peer", "tunnel", "key_id"]),
 ];
 
-/// Arguments with variables that count only beside another one, by command: that one, and
-/// those which need it.
+/// Arguments with variables that count only beside another one, by command: the latter, and those
+/// that need it.
 const BESIDE: [(&str, &str, &[&str]); 2] = [
     ("check", "targets", &["keys", "timeout", "bind", "suite", "allow_readable_key"]),
     ("run", "handover", &["reload_or_replace"]),
 ];
 
-/// The flags by which a gate command finds its gate unless those of a store name it. Each
-/// has a meaning for other commands too, so that two of them in an environment are no mistake.
+/// The flags by which a gate command finds its gate unless those of a store name it. Each has a
+/// meaning for other commands too, so that two of them in an environment are no error.
 const PLACES: [&str; 4] = ["config", "gate_name", "tunnel", "admin"];
 
 /// A variable, and the flag that it stands for.
@@ -58,7 +56,7 @@ pub(super) struct Variable {
     short: Option<char>,
 }
 
-/// A command line with what the environment adds.
+/// A command line with the arguments that the environment adds.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Filled {
     /// All arguments, the name of the program first.
@@ -67,7 +65,7 @@ pub(super) struct Filled {
     pub(super) used: Vec<Variable>,
 }
 
-/// A variable under a name of before.
+/// A variable with a former name.
 #[derive(Debug, thiserror::Error)]
 #[error("there is no variable {old}; write {new}")]
 struct RenamedVariable {
@@ -96,8 +94,8 @@ pub(super) fn documented(command: Command) -> Command {
     command.mut_args(with_name).mut_subcommands(documented)
 }
 
-/// Adds to `arguments` those that `get` has variables for and that they do not say themselves, by
-/// the same flag or by one that excludes it.
+/// Adds to `arguments` those that `get` has variables for, unless they are given by the same flag
+/// or by one that excludes it.
 ///
 /// # Errors
 /// [`Failure::Usage`] of a switch that is neither on nor off.
@@ -108,7 +106,7 @@ pub(super) fn fill(
 ) -> Result<Filled, Failure> {
     let mut lenient = command.clone().ignore_errors(true);
     let Ok(given) = lenient.try_get_matches_from_mut(arguments) else {
-        // Help and the version need nothing of the environment.
+        // Help and the version need no variables.
         return Ok(Filled { arguments: arguments.to_vec(), used: vec![] });
     };
     let mut here = &lenient;
@@ -125,8 +123,8 @@ pub(super) fn fill(
     Ok(Filled { arguments: [before, &added, after].concat(), used })
 }
 
-/// Returns the arguments that `get` has variables for, of those flags of `command` that are not
-/// typed, and that what is typed does not exclude.
+/// Returns the arguments that `get` has variables for, of those flags of `command` that are neither
+/// typed nor excluded by typed ones.
 ///
 /// # Errors
 /// [`Failure::Usage`] of a switch that is neither on nor off.
@@ -174,7 +172,7 @@ fn name_of(long: &str) -> String {
     format!("{PREFIX}{}", long.to_uppercase().replace('-', "_"))
 }
 
-/// Returns the argument that the variable of `arg` has to stand beside.
+/// Returns the argument that the variable of `arg` needs beside it.
 fn needed(command: &Command, arg: &Arg) -> Option<&'static str> {
     let of_arg = |(name, _, args): &&(&str, &str, &[&str])| {
         *name == command.get_name() && args.contains(&arg.get_id().as_str())
@@ -184,18 +182,18 @@ fn needed(command: &Command, arg: &Arg) -> Option<&'static str> {
 }
 
 /// Returns whether the variable of `one` overrides that of `two`. Others that exclude each other
-/// are a mistake, which the parser finds.
+/// are an error, which the parser finds.
 fn goes_before(command: &Command, one: &Arg, two: &Arg) -> bool {
     let is_of_gate = [one, two].iter().any(|arg| rank(command, arg) == Rank::Place);
     is_of_gate && excludes(command, one, two)
 }
 
-/// The order of the variables of a gate command. All others are of one rank.
+/// Rank of the variables of a gate command. All others have the same rank.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
     /// Names a store, or belongs to its name.
     Store,
-    /// Names where the gate is found.
+    /// Names another way to find the gate.
     Place,
     Other,
 }
@@ -241,7 +239,7 @@ impl Variable {
     }
 
     /// # Errors
-    /// [`Failure::Usage`] where the variable is set under a name of before.
+    /// [`Failure::Usage`] where the variable is set under a former name.
     fn refuse_former(&self, get: impl Fn(&str) -> Option<OsString>) -> Result<(), Failure> {
         let mut former = renamed::former(&self.long).map(name_of);
         match former.find(|name| filled_in(&get, name).is_some()) {
@@ -253,7 +251,7 @@ impl Variable {
         }
     }
 
-    /// Makes the arguments that the variable stands for.
+    /// Makes the arguments for the variable.
     fn arguments(&self, arg: &Arg, value: &OsStr) -> Result<Vec<OsString>, Failure> {
         let long = &self.long;
         match (arg.get_action(), value.to_str()) {
@@ -323,8 +321,8 @@ pub(super) fn named(text: &str, used: &[Variable]) -> Option<String> {
     Some(format!("{text} ({})", given.collect::<Vec<_>>().join(", ")))
 }
 
-/// Names that are no variable and look like a slip of one, with what is meant.
-pub(super) fn slips(
+/// Returns names that are no variable and look like a misspelling of one, with the right name.
+pub(super) fn misspellings(
     command: &Command,
     names: impl Iterator<Item = OsString>,
 ) -> Vec<(String, String)> {
@@ -333,14 +331,14 @@ pub(super) fn slips(
     let words: Vec<String> = known.iter().map(|name| name.to_lowercase()).collect();
     let names = names.filter_map(|name| name.into_string().ok());
     let unknown = names.filter(|name| name.starts_with(PREFIX) && !known.contains(name));
-    let slip = |name: String| {
+    let misspelled = |name: String| {
         let rest = &name.to_lowercase()[PREFIX.len()..];
         let bare = words.iter().map(|word| &word[PREFIX.len()..]);
-        let meant = habits::slip(rest, bare)?;
+        let meant = habits::misspelled(rest, bare)?;
         Some((name, format!("{PREFIX}{}", meant.to_uppercase())))
     };
-    // No one reads hundreds of them.
-    unknown.take(MOST_SLIPS).filter_map(slip).collect()
+    // A longer list would not be read.
+    unknown.take(MOST_MISSPELLINGS).filter_map(misspelled).collect()
 }
 
 fn collect(command: &Command, names: &mut Vec<String>) {

@@ -1,4 +1,4 @@
-//! An attacker on the path, who damages the first answer that comes back.
+//! An attacker on the path that damages the first answer.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};

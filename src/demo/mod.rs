@@ -34,7 +34,7 @@ use crate::tunnel::{Capacity, Limits, Options, Prepared, ReplayState, Role, Tunn
 /// The handshake deadline of the demo's tunnels: a wrong key shows after this.
 const TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Time within which everything here answers, or the demo has failed.
+/// Time limit of every answer in the demo.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Round trips that are measured.
@@ -43,11 +43,11 @@ const ROUND_TRIPS: usize = 2_000;
 /// Size of the value that is moved in each direction, in bytes.
 const VALUE: usize = 64 << 20;
 
-/// The last lines: the same outside of the demo.
+/// The last lines: the commands for a tunnel outside of the demo.
 const NEXT_STEPS: &str = include_str!("next_steps.txt");
 
-/// Runs the demo and writes its results to `out`, with colours: a stream that is no
-/// terminal has to take them out.
+/// Runs the demo and writes its results to `out`, with colours, which `out` has to remove if it is
+/// no terminal.
 ///
 /// # Errors
 /// A step with a result other than the announced one.
@@ -140,7 +140,7 @@ fn options(key: &Key, role: Role) -> Options {
         proxy_to_target: None,
         heartbeat: None,
         idle_timeout: None,
-        remarks: vec![],
+        warnings: vec![],
     }
 }
 

@@ -1,6 +1,6 @@
 //! Lines of the demo: short, aligned, with a mark for the result of each step.
 //!
-//! Styles are always written. The stream takes them out if it is no terminal.
+//! Styles are always written. The stream removes them if it is no terminal.
 
 use std::fmt::Display;
 use std::future::Future;

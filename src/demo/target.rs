@@ -25,7 +25,7 @@ pub(super) enum Target {
     Embedded(Embedded),
 }
 
-/// A redis-server of our own; it ends with the demo.
+/// A redis-server that this process started; it ends with the demo.
 pub(super) struct Redis {
     process: Child,
     directory: PathBuf,

@@ -1,8 +1,8 @@
-//! Connecting to a unix socket within a deadline. Blocking.
+//! Connects to a unix socket within a deadline. Blocking.
 //!
-//! The kernel holds a blocking connect for as long as the listener's queue is
-//! full, which is for ever where the listener never accepts. Without blocking it
-//! refuses at once, and never goes on by itself: so it is tried again.
+//! The kernel blocks a connect for as long as the listener's queue is full, which is for ever if
+//! the listener never accepts. Without blocking it refuses at once and does not retry: so this
+//! module retries.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-/// Pause before a full queue is tried again.
+/// Pause before the next attempt at a full queue.
 const AGAIN: Duration = Duration::from_millis(10);
 
 /// Connects to the socket at `path` within `patience`.

@@ -3,12 +3,12 @@
 //! ```text
 //!   place    a name in a directory that is looked up once, to make and remove files there
 //!   read     keys, passwords, certificates, configurations: regular files, of bounded length
-//!   text     what people write by hand, without what editors add to it
-//!   connect  a unix socket whose listener may never accept
+//!   text     text that people write by hand, without the additions of editors
+//!   connect  a unix socket with a listener that may never accept
 //! ```
 //!
-//! A path may lead through directories of other users, who can change what it
-//! means between any two looks at it. So none is looked up twice.
+//! A path may lead through directories of other users, who can change its meaning between any two
+//! look-ups. So no path is looked up twice.
 
 pub mod connect;
 pub mod place;

@@ -1,12 +1,11 @@
-//! A name in a directory: the path is looked up once, and everything after that
-//! happens in the directory that was found, under the last part of the path.
+//! A name in a directory: the path is looked up once, and all later operations use the directory
+//! that was found, with the last part of the path.
 //!
-//! Root works in directories of other users. Such a user may exchange any part
-//! of the path for a link at any moment: so what is decided (who owns the
-//! directory) and what is done (a file is made, given away, renamed, removed)
-//! concern one open descriptor. The last part is never followed when it is a
-//! link. Root follows no link on the way that another user made, or could have
-//! put there: it would act for that user in directories that are closed to them.
+//! Root works in directories of other users. Such a user may replace any part of the path by a link
+//! at any moment: so the decision (who owns the directory) and the action (a file is made, given
+//! away, renamed, removed) use one open descriptor. The last part is never followed when it is a
+//! link. Root follows no link on the path that another user made, or could have put there: it would
+//! act for that user in directories that are closed to them.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -22,10 +21,10 @@ use nix::fcntl::{AtFlags, OFlag, openat, readlinkat, renameat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 use nix::unistd::{AccessFlags, Uid, UnlinkatFlags, User, faccessat, geteuid, unlinkat};
 
-/// Links that are followed on the way; as many as the kernel follows.
+/// Highest number of links that are followed, which is that of the kernel.
 const MOST_LINKS: usize = 40;
 
-/// Flags to open a directory only to work in it.
+/// Flags to open a directory as a base for other operations only.
 const IN_IT: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 
 /// A name in an open directory.
@@ -36,7 +35,7 @@ pub struct Place {
     path: PathBuf,
 }
 
-/// Identity of a file, whatever its name.
+/// Identity of a file, independent of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileId {
     device: u64,
@@ -48,7 +47,7 @@ pub struct FileId {
 #[error("{} is a symbolic link{}", .path.display(), .of.as_ref().map_or_else(String::new, |of| format!(" that {of} can change")))]
 pub struct LinkError {
     path: PathBuf,
-    /// The user that root would act for.
+    /// The user for which root would act.
     of: Option<String>,
 }
 
@@ -65,10 +64,10 @@ impl From<&Metadata> for FileId {
 }
 
 impl Place {
-    /// Looks up the directory of `path`. The file need not be there.
+    /// Looks up the directory of `path`. The file need not exist.
     ///
     /// # Errors
-    /// The system's; or a [`LinkError`] inside of an error.
+    /// The system's; or an error with a [`LinkError`] inside.
     pub fn find(path: &Path) -> io::Result<Self> {
         let mut way = Way::of(path)?;
         let Some(name) = way.walk()? else {
@@ -103,8 +102,8 @@ impl Place {
     }
 
     /// Returns the owner of a file there, if that is neither root, nor the user of this process,
-    /// nor the directory's owner. Such a user could put it there only because others may write in
-    /// the directory, and goes on deciding what it is.
+    /// nor the directory's owner. Such a user could make it only because others may write in the
+    /// directory, and still controls it.
     ///
     /// # Errors
     /// The system's.
@@ -115,8 +114,8 @@ impl Place {
         Ok((!is_ours).then_some(owner))
     }
 
-    /// Opens the file with these `flags`, never waiting for anybody, and with this
-    /// `mode` where they make it.
+    /// Opens the file with these `flags`, without waiting for another process, and with this `mode`
+    /// where they make it.
     ///
     /// # Errors
     /// The system's; a [`LinkError`] inside of an error where it is a link.
@@ -129,7 +128,7 @@ impl Place {
         }
     }
 
-    /// Returns the node of that name itself, whatever it is, and what it is.
+    /// Returns the node of that name itself, of any kind, with its metadata.
     ///
     /// # Errors
     /// The system's.
@@ -140,7 +139,7 @@ impl Place {
         Ok((node, seen))
     }
 
-    /// Looks at the name without following a link.
+    /// Reads the metadata of the name without following a link.
     ///
     /// # Errors
     /// The system's; a [`LinkError`] inside of an error where it is a link.
@@ -164,7 +163,7 @@ impl Place {
         self.look_at_any().is_ok_and(|seen| FileId::from(&seen) == file)
     }
 
-    /// Takes the name away from that file, and from no other.
+    /// Removes the name if it belongs to that file.
     ///
     /// # Errors
     /// The system's.
@@ -172,7 +171,7 @@ impl Place {
         if self.holds(file) { self.remove_any() } else { Ok(()) }
     }
 
-    /// Takes the name away from what is no directory.
+    /// Removes the name unless it is a directory.
     ///
     /// # Errors
     /// The system's.
@@ -181,7 +180,7 @@ impl Place {
         Ok(unlinkat(&self.directory, self.name.as_os_str(), flag)?)
     }
 
-    /// Gives the file this name instead, in the same directory.
+    /// Renames the file within the directory.
     ///
     /// # Errors
     /// The system's.
@@ -195,7 +194,7 @@ impl Place {
         faccessat(&self.directory, ".", access, AtFlags::empty()).is_ok()
     }
 
-    /// Makes names in the directory last.
+    /// Makes changes of names in the directory durable.
     ///
     /// # Errors
     /// The system's.
@@ -204,8 +203,8 @@ impl Place {
         File::from(openat(&self.directory, ".", flags, Mode::empty())?).sync_all()
     }
 
-    /// Returns a path that leads to this name in this directory, and to no other, for calls that
-    /// take nothing else. Short enough for a socket.
+    /// Returns a path that always leads to this name in this directory, for calls that take only
+    /// paths. Short enough for a socket.
     pub fn lasting_path(&self) -> PathBuf {
         lasting_path(self.directory.as_fd()).join(&self.name)
     }
@@ -215,7 +214,7 @@ impl Place {
     }
 }
 
-/// Returns a path that leads to what the descriptor was opened for.
+/// Returns a path that leads to the file of the descriptor.
 pub fn lasting_path(file: BorrowedFd<'_>) -> PathBuf {
     format!("/proc/self/fd/{}", file.as_raw_fd()).into()
 }
@@ -235,10 +234,10 @@ pub fn user_name(uid: Uid) -> String {
     User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |account| account.name)
 }
 
-/// A lookup that is under way.
+/// State of a look-up.
 struct Way {
     here: OwnedFd,
-    /// The path that led here, for an error.
+    /// The path so far, for an error.
     path: PathBuf,
     rest: VecDeque<OsString>,
     links: usize,
@@ -253,7 +252,7 @@ impl Way {
         Ok(way)
     }
 
-    /// Goes along `path` before the rest.
+    /// Follows `path` before the rest.
     fn turn(&mut self, path: &Path) {
         let parts = path.components().filter_map(|part| match part {
             Component::Normal(name) => Some(name.to_owned()),
@@ -264,8 +263,8 @@ impl Way {
         parts.into_iter().rev().for_each(|part| self.rest.push_front(part));
     }
 
-    /// Walks to the directory of the last part, and gives that; `None` where the
-    /// path ends in a directory by its spelling.
+    /// Walks to the directory of the last part, and returns that part; `None` where the path ends
+    /// in a directory by its spelling.
     fn walk(&mut self) -> io::Result<Option<OsString>> {
         while let Some(part) = self.rest.pop_front() {
             if self.rest.is_empty() {
@@ -283,7 +282,7 @@ impl Way {
                 self.path.push(part);
                 Ok(())
             }
-            // So a link is answered, as any file.
+            // The error for a link, as for any file.
             Err(Errno::ENOTDIR | Errno::ELOOP) => self.follow(part),
             Err(errno) => Err(errno.into()),
         }
@@ -307,20 +306,20 @@ impl Way {
         Ok(())
     }
 
-    /// Refuses links for root that another user can have laid there.
+    /// Refuses links for root that another user can have made.
     fn check(&self, link: &FileStat, part: &OsStr) -> io::Result<()> {
         if !geteuid().is_root() {
             return Ok(());
         }
-        // In a namespace of users, system files may belong to another number than root's.
+        // In a user namespace, system files may belong to another number than root's.
         let systems = nix::sys::stat::stat("/")?.st_uid;
         let directory = fstat(&self.here)?;
         let others = [link.st_uid, directory.st_uid];
         let other = others.into_iter().find(|uid| *uid != 0 && *uid != systems);
         let of = match other.map(|uid| user_name(Uid::from_raw(uid))) {
-            // They can put another link of root's in its place.
+            // They can replace it by another link of root's.
             None if is_open_to_others(directory.st_mode) => {
-                "whoever may write beside it".to_owned()
+                "any user with write access beside it".to_owned()
             }
             None => return Ok(()),
             Some(user) => user,
@@ -329,7 +328,7 @@ impl Way {
     }
 }
 
-/// Returns whether others than its owner can rename what is in a directory.
+/// Returns whether users other than its owner can rename files in a directory.
 fn is_open_to_others(mode: u32) -> bool {
     let theirs = Mode::S_IWGRP | Mode::S_IWOTH;
     let sticky = Mode::S_ISVTX;

@@ -14,7 +14,7 @@ fn what_is_done_happens_in_the_directory_that_was_found() {
     fs::create_dir(path("first")).unwrap();
     fs::create_dir(path("second")).unwrap();
     let place = Place::find(&path("first/file")).unwrap();
-    // From here on the path means another directory.
+    // From here on the path leads to another directory.
     fs::rename(path("first"), path("away")).unwrap();
     symlink("second", path("first")).unwrap();
     let make = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
@@ -49,7 +49,7 @@ fn a_link_in_the_last_place_is_never_followed() {
     assert!(!path("nowhere").exists());
 }
 
-/// As root, who alone can be led astray.
+/// As root, the only user with more rights than the owner of the link.
 #[test]
 fn a_link_on_the_way_is_followed_where_no_other_user_laid_it() {
     if !geteuid().is_root() {
@@ -66,8 +66,8 @@ fn a_link_on_the_way_is_followed_where_no_other_user_laid_it() {
     // Laid by root, in a directory in which another user can rename it.
     chown(path("theirs"), Some(65534), None).unwrap();
     let error = Place::find(&path("theirs/link/file")).unwrap_err();
-    let nobody = user_name(Uid::from_raw(65534));
-    assert!(is_link(&error) && error.to_string().contains(&nobody), "{error}");
+    let user = user_name(Uid::from_raw(65534));
+    assert!(is_link(&error) && error.to_string().contains(&user), "{error}");
     // The directory itself may be another user's.
     let there = Place::find(&path("theirs/file")).unwrap();
     assert_eq!(there.directory().unwrap().st_uid, 65534);

@@ -1,8 +1,7 @@
-//! Reading a file that a user named: a key, a password, certificates, a configuration.
+//! Reads a file that a user named: a key, a password, certificates, a configuration.
 //!
-//! Only regular files are read. A pipe or a device would hold up the start, or
-//! a reload, for as long as it has no writer; and it gives its content
-//! once, so that nothing could be read again.
+//! Only regular files are read. A pipe or a device would delay the start, or a reload, for as long
+//! as it has no writer; and it can be read only once, so that a reload would fail.
 
 use std::fmt;
 use std::fs::{File, FileType, Metadata, OpenOptions};
@@ -17,13 +16,13 @@ use zeroize::Zeroizing;
 /// Reason why a file is not read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The system does not let us.
+    /// The system's error.
     #[error("{0}")]
     System(#[from] io::Error),
-    /// It is something else than a file.
+    /// It is not a regular file.
     #[error("it is {0} and no regular file")]
     Kind(Kind),
-    /// It has more bytes than such a file may have.
+    /// It is larger than permitted.
     #[error("it is larger than {0}")]
     TooLong(Size),
 }
@@ -50,12 +49,12 @@ pub struct Size(usize);
 /// # Errors
 /// [`ReadError`]
 pub fn open(path: &Path) -> Result<(File, Metadata), ReadError> {
-    // Looked at first: to open some devices has effects.
+    // Checked first: opening some devices has effects.
     regular(&std::fs::metadata(path)?)?;
     let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
     let seen = file.metadata()?;
-    // What counts is what was opened.
+    // Checked again on the open file, which counts.
     regular(&seen)?;
     Ok((file, seen))
 }
@@ -63,10 +62,10 @@ pub fn open(path: &Path) -> Result<(File, Metadata), ReadError> {
 /// Returns all of an open file, up to `longest` bytes.
 ///
 /// # Errors
-/// [`ReadError`] of the system, or when there is more.
+/// [`ReadError`] of the system, or when it is longer.
 pub fn all_of(file: File, longest: usize) -> Result<Zeroizing<Vec<u8>>, ReadError> {
-    // All the room at once (the system only backs what is used): a vector that
-    // grows leaves copies of a secret behind.
+    // Allocated at once (the system only backs the used part): a vector that grows leaves copies of
+    // a secret behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(longest + 64));
     file.take(longest as u64 + 1).read_to_end(&mut bytes)?;
     if bytes.len() > longest { Err(ReadError::TooLong(Size(longest))) } else { Ok(bytes) }
@@ -81,7 +80,7 @@ pub fn read(path: &Path, longest: usize) -> Result<Zeroizing<Vec<u8>>, ReadError
 }
 
 /// Returns the owner of a file, if that is neither root, nor the user of this process, nor the
-/// `user` that it becomes later: such a file is what its owner makes of it.
+/// `user` that it becomes later: that owner could change such a file.
 pub fn foreign_owner(seen: &Metadata, user: Option<Uid>) -> Option<Uid> {
     let owner = Uid::from_raw(seen.uid());
     let ours = owner.is_root() || owner == geteuid() || Some(owner) == user;

@@ -1,14 +1,14 @@
 //! Text that people write into files by hand: passwords, lists of addresses, a
 //! configuration.
 //!
-//! Editors and other systems add invisible characters: a byte order mark, carriage returns,
-//! blanks at the end of a line, empty lines. One place removes all of that, and says so where a
-//! file is not text at all. What a line means is not known here.
+//! Editors and other systems add invisible characters: a byte order mark, carriage returns, blanks
+//! at the end of a line, empty lines. This module removes all of that, and reports a file that is
+//! not text at all. It does not know the meaning of lines.
 
-/// The reason why bytes are no text to read.
+/// Reason why bytes are no readable text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotText {
-    /// As some editors save by themselves.
+    /// UTF-16, which some editors write by default.
     #[error("is not UTF-8 text but UTF-16")]
     Utf16,
     /// Anything else.
@@ -39,8 +39,8 @@ pub fn text(bytes: &[u8]) -> Result<&str, NotText> {
     str::from_utf8(bytes.strip_prefix(MARK).unwrap_or(bytes)).map_err(|_| NotText::Other)
 }
 
-/// Returns the lines of a text that say something, without the blanks around them. What begins with
-/// `#` is a comment.
+/// Returns the lines of a text without surrounding blanks, empty lines, and comments, which begin
+/// with `#`.
 pub fn lines(text: &str) -> impl Iterator<Item = &str> {
     text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'))
 }
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_nobody_sees_is_taken_away() {
+    fn invisible_characters_are_removed() {
         for bytes in [
             &b"one\ntwo"[..],
             b"\xef\xbb\xbfone\r\n\r\ntwo \t\r\n\n",
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_text_is_told_apart() {
+    fn bytes_that_are_no_text_are_refused() {
         for bytes in [&b"\xff\xfea\0b\0"[..], b"\xfe\xff\0a", b"a\0b\0", b"\0a\0b"] {
             assert_eq!(text(bytes), Err(NotText::Utf16), "{bytes:?}");
         }

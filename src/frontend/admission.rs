@@ -21,13 +21,13 @@ use crate::net::{HandshakeSlot, Slot, SourceGuard, Stream};
 use crate::proxy_protocol::incoming::{HeaderReader, Progress, Sender};
 use crate::reason::CloseReason;
 
-/// A connection that may come in.
+/// An admitted connection.
 pub struct Admitted {
     /// The connection.
     pub stream: Stream,
     /// Its client.
     pub client: AdmittedClient,
-    /// Limits of its handshake, where one is to follow.
+    /// Limits of its handshake, if one follows.
     pub limits: HandshakeLimits,
     /// The slot of its session, where it took that at accept.
     pub slot: Option<Slot>,
@@ -35,7 +35,7 @@ pub struct Admitted {
     pub arrival: Option<SourceGuard>,
 }
 
-/// The client of a connection that may come in.
+/// The client of an admitted connection.
 pub struct AdmittedClient {
     /// Its address: the socket's, or the one that a listed load balancer announced
     /// (a client without an address, perhaps).
@@ -44,9 +44,9 @@ pub struct AdmittedClient {
     pub peer: Option<Peer>,
     /// The gate's permit, where there is a gate and an address.
     permit: Option<Permit>,
-    /// The moment when it came.
+    /// Moment of the accept.
     since: Instant,
-    /// It is a load balancer's own connection: a health check, for example.
+    /// True for a load balancer's own connection: a health check, for example.
     pub is_balancers: bool,
 }
 
@@ -59,10 +59,10 @@ pub struct HandshakeLimits {
     pub deadline: tokio::time::Instant,
 }
 
-/// A connection that may not come in.
+/// A connection that is not admitted.
 pub(super) struct Refusal {
     pub(super) reason: CloseReason,
-    /// Its client as far as that is known: the socket's address before a header was read.
+    /// Its client as far as known: the socket's address before a header was read.
     pub(super) client: ClientAddr,
 }
 
@@ -104,7 +104,7 @@ impl Frontend {
         Some(CloseReason::GateDenied)
     }
 
-    /// Decides whether a connection may come in; `None` when it may not, and was answered.
+    /// Decides whether a connection is admitted; `None` when it is not, and has been answered.
     pub async fn admit(self: &Arc<Self>, accepted: Accepted) -> Option<Admitted> {
         let Accepted { mut stream, peer, slot, source: arrival, deadline } = accepted;
         let limits = self.handshake_limits(peer, deadline);
@@ -137,7 +137,7 @@ impl Frontend {
     /// was not possible at accept, and asks the gate.
     ///
     /// # Errors
-    /// [`Refusal`] when it may not come in.
+    /// [`Refusal`] when it is not admitted.
     async fn identify(
         &self,
         stream: &mut Stream,
@@ -187,16 +187,16 @@ impl Frontend {
         read.unwrap_or(Err(CloseReason::BadProxyHeader)).map(Some)
     }
 
-    /// Counts a handshake that failed against its address, as rack-attack does: all
-    /// that come to nothing alike, or the ban would tell them apart.
+    /// Counts a failed handshake against its address, as rack-attack does. All failures count the
+    /// same, or the ban would reveal their difference.
     pub fn strike(&self, client: &AdmittedClient) {
         if let (Some(gate), Some(peer)) = (&self.gate, client.peer) {
             gate.failed(peer, client.since);
         }
     }
 
-    /// Returns a future that resolves when a session must end: the frontend is cut, or the
-    /// gate revoked the permit. Where there is no gate it needs no room for the latter.
+    /// Returns a future that resolves when a session must end: the frontend is cut, or the gate
+    /// revoked the permit. Without a gate it needs no memory for the latter.
     pub fn termination(self: &Arc<Self>, client: &Arc<AdmittedClient>) -> Termination {
         let frontend = Arc::clone(self);
         let client = Arc::clone(client);
@@ -210,15 +210,16 @@ impl Frontend {
         })
     }
 
-    /// Waits until the client of a session has to go, which the operator may
-    /// have put off: only what was open before is kept or drained.
+    /// Waits until the session of a revoked client has to end, which `on_revoke` may delay: only
+    /// sessions that were open before are kept or drained.
     async fn revoked(&self, client: &AdmittedClient, on_revoke: OnRevoke) {
         match on_revoke {
             OnRevoke::Keep => std::future::pending().await,
             OnRevoke::Close => client.revoked().await,
             OnRevoke::Drain => {
                 client.revoked().await;
-                // Few need it, and a timer is large for what every session holds.
+                // Boxed: few sessions need it, and a timer is large for the memory of every
+                // session.
                 Box::pin(sleep(self.drain)).await;
             }
         }
@@ -229,23 +230,23 @@ impl Frontend {
 fn is_balancers(sender: Option<Sender>, socket: ClientAddr) -> bool {
     match (sender, socket) {
         (Some(Sender::Balancer), _) => true,
-        // Version 1 has no other way to say so.
+        // Version 1 has no other way to express it.
         (Some(Sender::Client(addr)), ClientAddr::Ip(own)) => addr.ip() == own.ip(),
         _ => false,
     }
 }
 
-/// The gate's view of a connection that comes from its socket's own address.
+/// Returns the gate's view of a connection from its socket's own address.
 fn own_address(socket: ClientAddr) -> Option<Peer> {
     if let ClientAddr::Ip(address) = socket { Some(Peer::Socket(address.ip())) } else { None }
 }
 
-/// Reads exactly the header, so that what follows is all there.
+/// Reads exactly the header, so that no following byte is consumed.
 async fn read_header(stream: &mut Stream) -> Result<Sender, CloseReason> {
     let mut reader = HeaderReader::default();
     let mut buffer = [0; 256];
     let mut wanted = HeaderReader::FIRST_READ;
-    // The reason for a balancer that only looks whether there is a listener.
+    // The reason for a balancer that only checks for a listener.
     let mut broken_off = CloseReason::Probe;
     loop {
         let room = &mut buffer[..wanted.min(256)];

@@ -1,4 +1,4 @@
-//! Answer to a connection that may not come in, and how it is counted.
+//! Answers and counts connections that are not admitted.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -31,8 +31,8 @@ impl Frontend {
                 self.probed(client);
                 stream.close();
             }
-            // Held, it would take the slot of another; and one that comes too often is reset
-            // at accept, too.
+            // In the tarpit it would take the slot of another; and a source that connects too often
+            // is reset at accept, too.
             CloseReason::Evicted | CloseReason::SourceLimit => {
                 self.refused(reason, client);
                 stream.reset();
@@ -44,8 +44,8 @@ impl Frontend {
         }
     }
 
-    /// Answers a peer that the gate denies. One that is held has a handshake slot, and the
-    /// deadline that it had.
+    /// Answers a peer that the gate denies. In the tarpit it keeps its handshake slot and its
+    /// deadline.
     pub fn deny(self: &Arc<Self>, mut stream: Stream, limits: impl FnOnce() -> HandshakeLimits) {
         match self.gate.as_ref().map(|gate| gate.options().denied).unwrap_or_default() {
             Denied::Close => stream.close(),
@@ -76,7 +76,7 @@ impl Frontend {
         }
     }
 
-    /// As [`Self::refused`], with the protocol that the peer seems to speak.
+    /// Does the same as [`Self::refused`], with the protocol that the peer seems to speak.
     pub fn refused_speaking(
         &self,
         reason: CloseReason,
@@ -96,7 +96,7 @@ impl Frontend {
         tracing::debug!(%peer, "health check: connected and left without a byte");
     }
 
-    /// Counts a failure for the log, of which the caller logs the first of a kind in full.
+    /// Counts a failure for the log. The caller logs the first of a kind in full.
     pub fn count_failure(&self, reason: CloseReason, peer: ClientAddr) -> Logged {
         match peer.source() {
             Some(source) => self.failures.failed_unless_first(reason, &source),
@@ -105,8 +105,8 @@ impl Frontend {
     }
 }
 
-/// Reads and drops bytes until the connection breaks. Goes on when the other end has ended
-/// its direction: the time to an answer would tell what was done before.
+/// Reads and drops bytes until the connection breaks. Continues when the other end has ended its
+/// direction: the time of a reaction would reveal what was done before.
 pub async fn tarpit(stream: &mut Stream) {
     let (mut read, _) = stream.split();
     loop {

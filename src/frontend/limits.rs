@@ -10,7 +10,7 @@ use super::options::{PerSource, SlotTime};
 use crate::addr::ClientAddr;
 use crate::net::{Slot, SourceGuard, SourceRefusal, Sources};
 
-/// Time for which slots must have been vacant before the limit counts as over.
+/// Time for which slots must be vacant before the limit counts as no longer reached.
 const CALM: Duration = Duration::from_secs(1);
 
 /// Counts of connections per second and of sessions at once, by source.
@@ -38,13 +38,13 @@ impl Frontend {
         self.slots.acquire().await
     }
 
-    /// Warns once when the limit of sessions is reached, and logs one line when that is over
-    /// for good.
+    /// Warns once when the limit of sessions is reached, and logs one line when slots have been
+    /// vacant for a while.
     pub async fn watch_limit(&self) {
         let watch = async {
             loop {
                 self.limit_reached.notified().await;
-                // A notice from the time while it lasted is outdated.
+                // A notification from while it was reached is outdated.
                 if self.slots.is_full() {
                     self.log_limit().await;
                 }
@@ -79,8 +79,8 @@ impl Frontend {
         }
     }
 
-    /// Counts a connection against its source. Those of a load balancer are those of many
-    /// clients, and are counted once announced: [`Self::count_announced`].
+    /// Counts a connection against its source. A load balancer's connections belong to many
+    /// clients, and are counted once these are announced: [`Self::count_announced`].
     pub(super) fn count_arrival(
         &self,
         peer: ClientAddr,
@@ -88,9 +88,9 @@ impl Frontend {
         if self.is_balancer(peer) { Ok(None) } else { count(self.arrivals.as_ref(), peer) }
     }
 
-    /// Counts a connection against the client that a load balancer announced: at
-    /// accept that was not known. Only the rate is limited there, and a connection
-    /// stays counted for that when the guard is gone.
+    /// Counts a connection against the client that a load balancer announced, which was not known
+    /// at accept. Only the rate is limited here, and the connection stays counted for it when the
+    /// guard is dropped.
     pub(super) fn count_announced(&self, client: ClientAddr) -> Result<(), SourceRefusal> {
         count(self.arrivals.as_ref(), client).map(drop)
     }
@@ -98,7 +98,7 @@ impl Frontend {
     /// Counts a session against its source.
     ///
     /// # Errors
-    /// [`SourceRefusal`] when the source has as many as it may have.
+    /// [`SourceRefusal`] when the source has the highest permitted number.
     pub fn count_session(&self, client: ClientAddr) -> Result<Option<SourceGuard>, SourceRefusal> {
         count(self.sessions.as_ref(), client)
     }
@@ -107,7 +107,8 @@ impl Frontend {
 // === impl SourceLimits ===
 
 impl SourceLimits {
-    /// Limits for each source. Counts of `before` go on, so that a new limit forgets nobody.
+    /// Limits for each source. Continues the counts of `before`, so that a new limit forgets no
+    /// source.
     pub(super) fn of(limit: Option<PerSource>, before: Option<&Frontend>) -> Self {
         let going_on = |old: Option<&Sources>, sessions, rate| match old {
             Some(old) => {

@@ -1,17 +1,17 @@
-//! Accepting connections: from a listener to a client that may come in.
+//! Accepts connections: from a listener to an admitted client.
 //!
 //! ```text
 //!   accept     accept loop: slot of a plain client, a task for each connection
 //!   admission  PROXY header, rate of the client, the gate           -> Admitted
-//!   denied     answer to a connection that may not come in, and how it is counted
+//!   denied     answer to a connection that is not admitted, and its counting
 //!   limits     session slots, and the allowance of each source
 //!   options    settings of a frontend
-//!   workers    threads that serve, one for each processor
+//!   workers    threads that serve connections, one for each processor
 //! ```
 //!
-//! Knows sockets and the gate, and nothing of what a connection is for: what is done with one
-//! that was accepted is handed in. A frontend that replaces another takes over its limits and
-//! counts, so that a reload forgets nobody.
+//! Knows sockets and the gate, but not the purpose of a connection: the caller hands in the
+//! function that handles an accepted one. A frontend that replaces another takes over its limits
+//! and counts, so that a reload forgets no source.
 
 mod accept;
 mod admission;
@@ -45,8 +45,8 @@ use limits::SourceLimits;
 /// Time that connections in a handshake have after the frontend was told to stop.
 const HANDSHAKE_GRACE: Duration = Duration::from_secs(1);
 
-/// A connection that is held in silence is so up to this part of the handshake deadline longer,
-/// so that the moment tells nothing.
+/// A connection in the tarpit is kept up to this fraction of the handshake deadline longer, so that
+/// the moment of its end reveals nothing.
 const JITTER: f64 = 0.25;
 
 /// State that all connections of a frontend share: limits, counts, the gate, and the signals
@@ -56,8 +56,7 @@ pub struct Frontend {
     pub name: Option<Arc<str>>,
     /// Slots of sessions.
     pub slots: Slots,
-    /// Connections that have proven nothing and are waited for: for a header, a handshake,
-    /// or until they are sent away.
+    /// Connections that have proven nothing yet: in a header, a handshake or the tarpit.
     pub pending: PendingHandshakes,
     slot_time: SlotTime,
     /// Notified when a connection has to wait for a slot.
@@ -83,11 +82,11 @@ pub struct Frontend {
     pub stop: CancellationToken,
     /// Cancelled when all connections have to end.
     pub cut: CancellationToken,
-    /// All tasks of it, goodbyes that nothing waits for included.
+    /// All its tasks, including closes that nothing waits for.
     pub tasks: TaskTracker,
 }
 
-/// Objects that a frontend uses and does not make.
+/// Objects that a frontend uses but does not create.
 pub struct FrontendParts {
     /// The gate, where there is one.
     pub gate: Option<Gate>,
@@ -98,8 +97,8 @@ pub struct FrontendParts {
 }
 
 impl Frontend {
-    /// A frontend that stands in the place of `before`, if there is one: slots, handshake
-    /// slots and counts that are held there go on being held here.
+    /// Creates a frontend that replaces `before`, if there is one, and continues its slots,
+    /// handshake slots and counts.
     pub fn new(options: FrontendOptions, parts: FrontendParts, before: Option<&Self>) -> Self {
         let SourceLimits { arrivals, sessions } = SourceLimits::of(options.per_source, before);
         let (slots, pending, failures) = match before {
@@ -138,8 +137,8 @@ impl Frontend {
         CloseReason::Shutdown
     }
 
-    /// Waits until connections in a handshake have to end, which is soon after no more are
-    /// accepted: an honest dialer needs a round trip, and strangers must not delay the drain.
+    /// Waits until connections in a handshake have to end, soon after the stop of accepting: an
+    /// honest dialer needs a round trip, and strangers must not delay the drain.
     pub async fn handshake_grace(&self) {
         self.stop.cancelled().await;
         tokio::select! {
@@ -148,8 +147,8 @@ impl Frontend {
         }
     }
 
-    /// Deadline of a connection that came now and is no session by then, whatever it
-    /// said and for whatever reason it is held.
+    /// Returns the deadline for a connection that is accepted now to become a session. It depends
+    /// neither on the bytes of the peer nor on the reason for which it is kept.
     fn deadline(&self) -> tokio::time::Instant {
         let jittered = self.timeout.mul_f64(1.0 + rand::rng().random_range(0.0..JITTER));
         tokio::time::Instant::now() + jittered

@@ -1,12 +1,11 @@
-//! The threads that serve connections, as many as there are processors.
+//! Threads that serve connections, one for each processor.
 //!
-//! A connection stays on one of them from its accept to its end, with a runtime
-//! of its own. So its socket's news comes to the thread that acts on it, no other
-//! is woken to take work over, and its buffers are that thread's. The runtime of
-//! the process serves no connection: it accepts, asks stores and keeps pools.
+//! Each worker has its own runtime, and a connection stays on one from its accept to its end. So
+//! events of its socket arrive at the thread that handles them, no other thread is woken to take
+//! over work, and its buffers are that thread's. The runtime of the process serves no connection:
+//! it accepts, asks stores and fills pools.
 //!
-//! Nothing moves from one worker to another: that would take the locks again that
-//! this is without.
+//! Nothing moves from one worker to another: that would need the locks that this design avoids.
 
 use std::future::pending;
 use std::io;
@@ -19,14 +18,13 @@ use tokio::runtime::{Builder, Handle};
 /// Descriptors that one worker needs for its runtime.
 const DESCRIPTORS: u64 = 4;
 
-/// Fewer workers where each had fewer descriptors than this to serve with.
+/// Lowest number of descriptors for each worker; below it there are fewer workers.
 const WORTH_A_WORKER: u64 = 1024;
 
 static WORKERS: OnceLock<Vec<Handle>> = OnceLock::new();
 
-/// Starts the workers of this process, where that was not done yet; they end with
-/// it. Of `descriptors` it takes so many: those of the first worker are among what
-/// a process has for itself.
+/// Starts the workers of this process, unless they run already; they end with it. Returns the
+/// number of `descriptors` that they take: those of the first worker are among the reserved ones.
 ///
 /// # Errors
 /// The system gives no more threads, memory or descriptors.
@@ -41,16 +39,16 @@ pub fn start(descriptors: u64) -> io::Result<u64> {
     Ok(DESCRIPTORS * (workers().len() as u64 - 1))
 }
 
-/// Resolves when every worker has answered, which one that stands still does not.
+/// Resolves when every worker has answered, which a blocked one does not.
 pub async fn answered() {
     for worker in workers() {
-        // What ends a task that does nothing is the end of the process.
+        // A task that does nothing fails only at the end of the process.
         let _ = worker.spawn(async {}).await;
     }
 }
 
-/// Chooses the worker for another connection: of two at random, so that no order in
-/// which clients come loads one alone, the one that serves fewer.
+/// Chooses the worker for another connection: the one of two random workers that serves fewer, so
+/// that no order of clients loads a single worker.
 pub(super) fn next() -> &'static Handle {
     let workers = workers();
     let one = rand::rng().random_range(0..workers.len());

@@ -5,7 +5,7 @@ use std::time::Duration;
 /// Times and sizes that no client exceeds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Clients at once; the oldest is displaced by one more.
+    /// Clients at once; a further one displaces the oldest.
     pub clients: usize,
     /// Longest time until the header of a request is complete.
     pub header_timeout: Duration,

@@ -1,7 +1,7 @@
-//! One connection of an HTTP client: header lines within a deadline, one answer, the end.
+//! Serves one connection of an HTTP client: header lines within a deadline, one answer, the end.
 //!
-//! The whole takes at most so long. Too many clients are not the business of this file:
-//! the accept loop displaces the oldest, so that a slow one keeps no other out.
+//! The whole connection has a time limit. The number of clients is bounded elsewhere: the accept
+//! loop displaces the oldest, so that a slow one keeps no other out.
 
 use std::convert::Infallible;
 use std::sync::OnceLock;
@@ -25,7 +25,7 @@ const TEXT: &str = "text/plain; charset=utf-8";
 #[derive(Clone, Debug)]
 pub struct Server {
     limits: Limits,
-    /// Answers that the end of the process waits for.
+    /// Answers that the process waits for before it ends.
     answering: TaskTracker,
 }
 
@@ -54,7 +54,7 @@ impl Server {
             .max_buf_size(max_header)
             .keep_alive(false)
             .serve_connection(TokioIo::new(stream), service);
-        // A request that makes no sense was answered already.
+        // A malformed request was answered already.
         let _ = timeout(total_timeout, connection).await;
     }
 }

@@ -1,9 +1,9 @@
-//! Accepts connections, whatever becomes of one accept: pauses after a failure, and warns
-//! once for each period of trouble.
+//! Accepts connections and survives every failed accept: pauses after a failure, and warns once for
+//! each period of trouble.
 //!
-//! Every listener of the process is accepted from in this way, so that a lack of
-//! descriptors neither ends one nor makes it spin. What to do with a connection is the
-//! caller's business; nothing here waits for a peer.
+//! Every listener of the process is served in this way, so that a lack of descriptors neither ends
+//! one nor makes it spin. The caller decides what happens to a connection; nothing here waits for a
+//! peer.
 
 use std::io;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::listen::AsyncListener;
 use super::stream::Stream;
 use crate::addr::ClientAddr;
 
-/// A listener, and the trouble that there was with it.
+/// A listener, with the back-off after its failures.
 #[derive(Debug)]
 pub struct AcceptLoop {
     listener: Arc<AsyncListener>,
@@ -34,8 +34,8 @@ impl AcceptLoop {
         Self { listener, tunnel, backoff: AcceptBackoff::default(), resume_at: None }
     }
 
-    /// Waits for the next connection, through any number of failures. Cancel safe: a pause
-    /// that was cancelled goes on with the next call.
+    /// Waits for the next connection, through any number of failures. Cancel safe: the next call
+    /// continues a pause that was cancelled.
     pub async fn next(&mut self) -> (Stream, ClientAddr) {
         loop {
             if let Some(resume_at) = self.resume_at {

@@ -12,14 +12,14 @@ use nix::errno::Errno;
 const FIRST_WAIT: Duration = Duration::from_millis(5);
 const LONGEST_WAIT: Duration = Duration::from_millis(500);
 
-/// Time without a failure after which trouble is over. Under a lack of descriptors an accept
+/// Time without a failure after which trouble is over. When descriptors are short, an accept
 /// succeeds whenever one is closed; such a moment is not logged.
 const CALM: Duration = Duration::from_secs(1);
 
 /// Decides how to go on when accept failed.
 #[derive(Debug, Default)]
 pub struct AcceptBackoff {
-    /// The wait before the next attempt, and the last failure; `None` in peace.
+    /// The wait before the next attempt, and the time of the last failure; `None` without trouble.
     trouble: Option<(Duration, Instant)>,
 }
 
@@ -32,7 +32,7 @@ pub enum AcceptStep {
     Wait {
         /// For how long.
         delay: Duration,
-        /// Trouble starts here, so that it is time for a warning.
+        /// Trouble starts with this failure, so it deserves a warning.
         news: bool,
     },
 }
@@ -64,9 +64,8 @@ impl AcceptBackoff {
     }
 }
 
-/// Errors that accept(2) reports on behalf of the connection it would have
-/// returned, which is then gone from the queue, so that trying again at once
-/// cannot spin. Whatever is not listed waits.
+/// Errors that accept(2) reports on behalf of the connection it would have returned, which is then
+/// gone from the queue, so that trying again at once cannot spin. Every other error waits.
 fn concerns_one_connection(error: &io::Error) -> bool {
     use Errno as E;
     error.raw_os_error().map(E::from_raw).is_some_and(|errno| {
@@ -114,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_died_early_delays_nobody() {
+    fn a_connection_that_died_early_delays_no_other() {
         let mut backoff = AcceptBackoff::default();
         let now = Instant::now();
         for errno in [Errno::ECONNABORTED, Errno::EINTR, Errno::EPROTO, Errno::EHOSTUNREACH] {

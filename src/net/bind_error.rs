@@ -19,7 +19,7 @@ pub enum BindError {
     Unresolvable {
         /// As it was written.
         address: Address,
-        /// The words of the system's resolver.
+        /// The error of the system's resolver.
         cause: io::Error,
     },
     /// Another program listens there already.
@@ -36,7 +36,7 @@ pub enum BindError {
         /// The address.
         address: String,
     },
-    /// The path of a unix socket is taken by something else, which is left alone.
+    /// The path of a unix socket holds something else, which is left alone.
     #[error("{path} exists and is not a socket; remove it or choose another path", path = .0.display())]
     NotASocket(PathBuf),
     /// The path leads through a link that is not followed.
@@ -58,7 +58,7 @@ pub enum BindError {
         /// The system's error.
         cause: io::Error,
     },
-    /// Every host of its family has this address, so there is none of the family.
+    /// Every host with this address family has this address, so this host lacks the family.
     #[error(
         "cannot listen on {address}: this host has no {family} there ({cause}); enable it, or leave the address out",
         family = family(.ip)
@@ -68,7 +68,7 @@ pub enum BindError {
         address: String,
         /// The address itself.
         ip: IpAddr,
-        /// The words of the system.
+        /// The system's error.
         cause: io::Error,
     },
     /// Anything else.
@@ -78,7 +78,7 @@ pub enum BindError {
     Other {
         /// The address.
         address: String,
-        /// The words of the system.
+        /// The system's error.
         cause: io::Error,
     },
 }
@@ -93,14 +93,14 @@ pub(super) fn blame_tcp(addr: SocketAddr, cause: io::Error) -> BindError {
     blame(address, cause)
 }
 
-/// Returns whether an error says that this host lacks the family of `ip`. Of an address other
-/// than these it may as well be a mistake.
+/// Returns whether an error says that this host lacks the address family of `ip`. With an address
+/// that is not one of these the cause may as well be a mistake.
 pub(super) fn is_of_no_family(ip: IpAddr, cause: &io::Error) -> bool {
     let is_everywhere = ip.is_unspecified() || ip.is_loopback();
     is_everywhere
         && match cause.raw_os_error().map(Errno::from_raw) {
             Some(Errno::EAFNOSUPPORT) => true,
-            // Switched off by sysctl. Of IPv4 there is no such switch.
+            // Switched off by sysctl. IPv4 has no such switch.
             Some(Errno::EADDRNOTAVAIL) => ip.is_ipv6(),
             _ => false,
         }

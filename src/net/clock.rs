@@ -1,8 +1,8 @@
 //! Unix time, which a host may set, and time since boot, which it cannot.
 //!
-//! The wall clock is read at start; from then on time goes by the clock that
-//! counts since boot, sleep of the machine included, until the wall clock is read
-//! again. What must not move when the wall clock is set is kept in time since boot.
+//! The wall clock is read at start; from then on time follows the clock that counts since boot,
+//! including sleep of the machine, until the wall clock is read again. Times that must not move
+//! when the wall clock is set are kept as time since boot.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -48,7 +48,7 @@ impl Clock {
         u64::try_from(now_ms).unwrap_or(0)
     }
 
-    /// Makes this the time from now on.
+    /// Sets the time of this clock.
     #[cfg(test)]
     pub(crate) fn set(&self, now: UnixMillis) {
         let now_ms = i64::try_from(now.0).expect("it is a time");
@@ -77,7 +77,8 @@ fn wall_ms() -> i64 {
     i64::try_from(wall.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Time since boot in milliseconds, sleep included: the same for all processes of a host.
+/// Returns the time since boot in milliseconds, sleep included: the same for all processes of a
+/// host.
 pub fn ms_since_boot() -> i64 {
     let since = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("Linux 2.6.39 and later have it");
     since.tv_sec() * 1_000 + since.tv_nsec() / 1_000_000

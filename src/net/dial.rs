@@ -1,10 +1,9 @@
 //! Connecting to a [`Target`] before a deadline.
 //!
-//! Several addresses are raced as in Happy Eyeballs (RFC 8305): families take
-//! turns, the next attempt starts after [`STAGGER`] or as soon as one failed,
-//! and all go on until the deadline. So one address that swallows packets costs
-//! a quarter of a second and not the budget. Nothing is retried here, with one
-//! exception that has no other place: a unix socket whose backlog is full
+//! Several addresses are raced as in Happy Eyeballs (RFC 8305): families take turns, the next
+//! attempt starts after [`STAGGER`] or as soon as one failed, and all continue until the deadline.
+//! So one address that swallows packets costs a quarter of a second and not the whole time. Nothing
+//! is retried here, with one exception that belongs nowhere else: a unix socket with a full backlog
 //! refuses at once instead of letting a client queue as TCP does.
 
 use std::collections::VecDeque;
@@ -50,15 +49,15 @@ pub enum DialError {
     Refused {
         /// The address that was tried.
         address: String,
-        /// The words of the system.
+        /// The system's error.
         cause: io::Error,
     },
-    /// The network says that there is no way.
+    /// The network reports that there is no route.
     #[error("{address} cannot be reached: {cause}; {remedy}", remedy = unreachable_remedy(cause))]
     Unreachable {
         /// The address that was tried.
         address: String,
-        /// The words of the system.
+        /// The system's error.
         cause: io::Error,
     },
     /// No answer before the deadline.
@@ -74,7 +73,7 @@ pub enum DialError {
     Local(io::Error),
 }
 
-/// Gives the remedy where the network, or this host itself, says that there is no way.
+/// Returns the remedy when the network, or this host itself, reports that there is no route.
 fn unreachable_remedy(cause: &io::Error) -> &'static str {
     match cause.raw_os_error().map(Errno::from_raw) {
         Some(Errno::ENETUNREACH) => "this host has no route there; check the address, and routes",
@@ -90,7 +89,7 @@ fn unreachable_remedy(cause: &io::Error) -> &'static str {
 
 /// Connects to the first address of `target` that answers before `deadline`.
 ///
-/// Cancel safe: dropping the future closes what was under way.
+/// Cancel safe: dropping the future closes all attempts.
 ///
 /// # Errors
 /// [`DialError`]; when several addresses failed differently, the most telling
@@ -178,7 +177,7 @@ async fn tcp(addr: SocketAddr, bind: Option<BindAddress>) -> Result<TcpStream, D
 pub(super) fn open(addr: SocketAddr, bind: Option<BindAddress>) -> io::Result<TcpSocket> {
     let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     if let Some(BindAddress { ip, port }) = bind {
-        // So that a fixed port is not blocked by its last connection's TIME_WAIT.
+        // Otherwise the TIME_WAIT of the last connection would block a fixed port.
         socket.set_reuseaddr(true)?;
         if port == 0 {
             setsockopt(&socket, BindAddressNoPort, &true)?;

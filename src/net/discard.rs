@@ -1,4 +1,4 @@
-//! Reading bytes that are dropped: from a peer that is kept waiting, or that still writes while a
+//! Reads bytes and drops them: from a peer that is kept waiting, or that still writes while a
 //! connection ends.
 
 use std::io;
@@ -13,8 +13,8 @@ use super::duplex::ReadSide;
 /// Most bytes of one read.
 const AT_ONCE: usize = 16 << 10;
 
-/// Reads some bytes and drops them, and returns their number; 0 is the end. No memory is held
-/// while there are none.
+/// Reads some bytes, drops them and returns their number; 0 is the end. Holds no memory while there
+/// are none.
 pub fn poll_discard(cx: &mut Context<'_>, source: &mut impl ReadSide) -> Poll<io::Result<usize>> {
     ready!(source.poll_readable(cx))?;
     let mut buffer = [MaybeUninit::uninit(); AT_ONCE];

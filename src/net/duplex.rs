@@ -33,15 +33,15 @@ pub trait Duplex: Send {
     /// Closes after both directions have ended well.
     fn finish(self) -> impl Future<Output = ()> + Send;
 
-    /// Closes so that the peer does not take it for an end, after delivering
-    /// what was written as far as that is possible.
+    /// Closes in a way that the peer cannot mistake for a clean end, after delivering what was
+    /// written as far as possible.
     fn abort(self) -> impl Future<Output = ()> + Send;
 }
 
-/// Source of bytes. The defaults serve a source that can only be asked by reading; a socket can
-/// do better.
+/// Source of bytes. The defaults serve a source that offers nothing but reading; a socket can do
+/// better.
 pub trait ReadSide: AsyncRead + Unpin + Send {
-    /// Waits until a read is likely not to wait, so that a buffer is borrowed only then.
+    /// Waits until a read is likely to return at once, so that a buffer is borrowed only then.
     fn poll_readable(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
@@ -65,8 +65,8 @@ pub trait ReadSide: AsyncRead + Unpin + Send {
 
 /// Destination of bytes. The defaults serve one of which nothing else is known.
 pub trait WriteSide: AsyncWrite + Unpin + Send {
-    /// Returns whether the system asks the peer for a sign of life and has none yet. A write
-    /// then restarts the system's timeout.
+    /// Returns whether the system is probing the peer and has no answer yet. A write would then
+    /// restart the system's timeout.
     fn is_in_doubt(&self) -> bool {
         false
     }
@@ -74,7 +74,7 @@ pub trait WriteSide: AsyncWrite + Unpin + Send {
 
 /// The reading direction of a [`Stream`].
 pub enum ReadHalf<'a> {
-    /// Of a TCP connection, with a watch where its kernel needs one, which few do.
+    /// Of a TCP connection, with a watch where the kernel needs one, which is rare.
     Tcp(tcp::ReadHalf<'a>, Option<Box<DeadPeerWatch>>),
     /// Of a unix socket.
     Unix(unix::ReadHalf<'a>),
@@ -144,8 +144,8 @@ impl ReadSide for ReadHalf<'_> {
         loop {
             ready!(self.poll_readable(cx))?;
             let mut short = 0;
-            // A short read has emptied the socket. tokio learns that from an error
-            // only, and would have the kernel asked once more otherwise.
+            // A short read has emptied the socket. tokio learns that only from an error, and would
+            // otherwise ask the kernel once more.
             let mut read = |socket: BorrowedFd<'_>| match readv(socket, slots)? {
                 got if got == 0 || got == room => Ok(got),
                 got => {
@@ -168,7 +168,7 @@ impl ReadSide for ReadHalf<'_> {
     }
 
     async fn broken(&self) {
-        // Whatever the answer is, the connection will not carry anything more.
+        // Whatever the result, the connection carries no more data.
         let _ = on_either!(self, half => half.ready(Interest::ERROR).await);
     }
 }

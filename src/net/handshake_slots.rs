@@ -1,15 +1,14 @@
-//! Handshake slots, for connections that have not proven that the other end is live: a slot
-//! of a session is for those that have (`limits.rs`).
+//! Handshake slots, for connections that have not proven that the other end is live. Those that
+//! have take a session slot (`limits.rs`).
 //!
-//! A handshake slot is lent. Where none is left for a newcomer, one is taken back, of the
-//! source that holds most of them, its oldest: a source that floods displaces its own
-//! connections. A connection with a first message that was authentic and fresh moves to
-//! a second class, which those that sent nothing of the kind cannot displace: only
-//! a holder of the key can make such a message. Dialers that are proven live and
-//! wait for a session keep theirs for certain, and are few; those of the second class
-//! make way for them, so that newcomers always find a quarter.
+//! A handshake slot is lent. When none is left for a newcomer, the oldest slot of the source that
+//! holds most of them is taken back: a source that floods displaces its own connections. A
+//! connection with an authentic and fresh first message moves to a second class, which connections
+//! of the first class cannot displace: only a holder of the key can make such a message. Dialers
+//! that are proven live and wait for a session never lose theirs, and are few; those of the second
+//! class make way for them, so that a quarter always remains for newcomers.
 //!
-//! All share one limit, so that all together take no more descriptors than that.
+//! All share one limit, which also bounds their descriptors.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
@@ -19,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::addr::SourceKey;
 
-/// The connections that are not proven yet. Clones share them.
+/// Connections that are not proven yet. Clones share them.
 #[derive(Clone, Debug)]
 pub struct PendingHandshakes(Arc<Mutex<Pending>>);
 
@@ -32,7 +31,7 @@ pub struct HandshakeSlot {
     displaced: CancellationToken,
 }
 
-/// Class of a connection: the knowledge of its other end.
+/// Class of a connection, by what its other end has proven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Class {
     /// Nothing.
@@ -62,12 +61,12 @@ struct Held {
     displaced: CancellationToken,
 }
 
-/// The handshake slots of one class by source, and the order in which they go. Unix sockets
-/// are one source.
+/// The handshake slots of one class by source, and the order of eviction. Unix sockets are one
+/// source.
 #[derive(Debug, Default)]
 struct Queue {
     sources: HashMap<Option<SourceKey>, BTreeSet<u64>>,
-    /// Number of slots that a source holds, and its oldest: the last entry goes first.
+    /// Number of slots that a source holds, and its oldest: the last entry is evicted first.
     order: BTreeSet<(usize, Reverse<u64>, Option<SourceKey>)>,
     len: usize,
 }
@@ -75,7 +74,7 @@ struct Queue {
 // === impl PendingHandshakes ===
 
 impl PendingHandshakes {
-    /// Room for `limit` at once, at least one.
+    /// Creates slots for `limit` connections, at least one.
     pub fn new(limit: usize) -> Self {
         Self(Arc::new(Mutex::new(Pending {
             limit: limit.max(1),
@@ -88,21 +87,21 @@ impl PendingHandshakes {
         })))
     }
 
-    /// Changes the limit, from the next that enters on: where there are too many
-    /// then, all that its class may displace go.
+    /// Changes the limit, which applies from the next newcomer on: where there are too many then,
+    /// all that its class may displace are evicted.
     pub fn set_limit(&self, limit: usize) {
         lock(&self.0).limit = limit.max(1);
     }
 
-    /// Takes a slot for a connection of `source` that has proven nothing, always and at
-    /// once: where none is left another of its class loses its own.
+    /// Takes a slot for a connection of `source` that has proven nothing. Never waits and never
+    /// fails: where none is left, another of its class loses its own.
     pub fn enter(&self, source: Option<SourceKey>) -> HandshakeSlot {
         self.take(source, Class::Unauthenticated, lock(&self.0))
     }
 
-    /// Takes a slot for a dialer that is live and waits for a session, which no other can
-    /// displace; one that is only authenticated makes way for it. `None` where as many
-    /// wait as may.
+    /// Takes a slot for a dialer that is live and waits for a session, which no other can displace;
+    /// one that is only authenticated makes way for it. `None` where the highest number of dialers
+    /// waits already.
     pub fn wait_for_session(&self, source: Option<SourceKey>) -> Option<HandshakeSlot> {
         let pending = lock(&self.0);
         let has_room = pending.waiting < pending.most_waiting();
@@ -143,7 +142,7 @@ impl PendingHandshakes {
     }
 }
 
-/// Outside of the lock: it wakes tasks.
+/// Tells the evicted connections. To be called without the lock: it wakes tasks.
 fn tell(losers: Vec<CancellationToken>) {
     losers.iter().for_each(CancellationToken::cancel);
 }
@@ -155,19 +154,20 @@ fn lock(pending: &Mutex<Pending>) -> MutexGuard<'_, Pending> {
 // === impl HandshakeSlot ===
 
 impl HandshakeSlot {
-    /// Counts it to `source` from now on: a load balancer has announced its client.
+    /// Counts the slot against `source` from now on: a load balancer has announced its client.
     pub fn set_source(&self, source: Option<SourceKey>) {
         lock(&self.pending).set_source(self.number, source);
     }
 
-    /// Its first message is authentic and fresh: those that have proven nothing cannot
-    /// displace it any more. Where there are too many like it, one of these is.
+    /// Moves the slot to the second class, as its first message is authentic and fresh: those that
+    /// have proven nothing cannot displace it any more. Where that class is full, one of its slots
+    /// is evicted.
     pub fn authenticate(&self) {
         let losers = lock(&self.pending).authenticate(self.number);
         tell(losers);
     }
 
-    /// Waits until another takes this slot, and for ever otherwise. Cancel safe.
+    /// Waits until this slot is taken back, and for ever otherwise. Cancel safe.
     pub async fn evicted(&self) {
         self.displaced.cancelled().await;
     }
@@ -186,13 +186,13 @@ impl Pending {
         self.unauthenticated.len + self.authenticated.len
     }
 
-    /// Highest number of those that hold the key, in a handshake or waiting: a quarter is left
-    /// to newcomers.
+    /// Returns the highest number of key holders, in a handshake or waiting: a quarter is left to
+    /// newcomers.
     fn most_authenticated(&self) -> usize {
         (self.limit - self.limit / 4 - usize::from((2..4).contains(&self.limit))).max(1)
     }
 
-    /// Highest number of those that wait for a session.
+    /// Returns the highest number of dialers that wait for a session.
     fn most_waiting(&self) -> usize {
         (self.limit / 2).max(1)
     }
@@ -220,8 +220,8 @@ impl Pending {
         losers
     }
 
-    /// Takes slots of the authenticated back until one of `source` may be one of them, or
-    /// wait for a session.
+    /// Takes slots of key holders back until one of `source` may become a key holder's, or wait for
+    /// a session.
     fn make_room_for_key_holder(&mut self, source: Option<SourceKey>) -> Vec<CancellationToken> {
         let mut losers = vec![];
         while self.authenticated.len + self.waiting >= self.most_authenticated() {
@@ -261,8 +261,7 @@ impl Pending {
     fn authenticate(&mut self, number: u64) -> Vec<CancellationToken> {
         let most = self.most_authenticated();
         let source = match self.held.get_mut(&number) {
-            // Where those that wait have all of that, which few places are too few for, it
-            // stays what it is.
+            // With very few slots those that wait may hold the whole share; then the class stays.
             Some(held) if held.class == Class::Unauthenticated && self.waiting < most => {
                 held.class = Class::Authenticated;
                 held.source
@@ -309,7 +308,7 @@ impl Queue {
         }
     }
 
-    /// Picks the slot that goes for a newcomer of `source`: the oldest of the source that holds
+    /// Picks the slot to evict for a newcomer of `source`: the oldest of the source that holds
     /// most, which is the newcomer's own where none holds more.
     fn first_to_go(&self, source: Option<SourceKey>) -> Option<u64> {
         let (most, Reverse(oldest), _) = *self.order.last()?;

@@ -47,7 +47,7 @@ fn the_source_that_holds_most_loses_its_oldest_place() {
 }
 
 #[test]
-fn who_floods_displaces_its_own() {
+fn a_flooding_source_displaces_its_own() {
     let handshakes = PendingHandshakes::new(3);
     let one = handshakes.enter(source(1));
     let other = handshakes.enter(source(2));
@@ -71,7 +71,7 @@ fn addresses_of_one_64_are_one_source() {
 }
 
 #[test]
-fn strangers_never_displace_who_is_authenticated() {
+fn strangers_never_displace_authenticated_connections() {
     for limit in [1, 2, 3, 4, 7, 64] {
         let handshakes = PendingHandshakes::new(limit);
         let dialer = handshakes.enter(source(1));
@@ -100,7 +100,7 @@ fn the_authenticated_are_bounded_and_leave_a_quarter_to_newcomers() {
 }
 
 #[test]
-fn who_waits_for_a_session_is_never_displaced_and_they_are_few() {
+fn dialers_that_wait_for_a_session_are_never_displaced_and_few() {
     let handshakes = PendingHandshakes::new(8);
     let wait = || handshakes.wait_for_session(source(1));
     let waiting: Vec<_> = (0..4).map_while(|_| wait()).collect();
@@ -117,7 +117,7 @@ fn who_waits_for_a_session_is_never_displaced_and_they_are_few() {
 }
 
 #[test]
-fn who_was_displaced_comes_back_in_no_class() {
+fn a_displaced_connection_comes_back_in_no_class() {
     let handshakes = PendingHandshakes::new(1);
     let old = handshakes.enter(source(1));
     let new = handshakes.enter(source(1));
@@ -127,9 +127,9 @@ fn who_was_displaced_comes_back_in_no_class() {
     assert_eq!(handshakes.used(), 1);
 }
 
-/// Behind a load balancer the clients are told apart by what it announces.
+/// Behind a load balancer clients are distinguished by the addresses that it announces.
 #[test]
-fn a_place_counts_to_whom_it_was_announced_for() {
+fn a_slot_counts_against_the_announced_source() {
     let handshakes = PendingHandshakes::new(3);
     let places: Vec<_> = (0..3).map(|_| handshakes.enter(source(9))).collect();
     places[0].set_source(source(1));
@@ -141,7 +141,7 @@ fn a_place_counts_to_whom_it_was_announced_for() {
 }
 
 #[test]
-fn who_leaves_makes_room() {
+fn a_connection_that_leaves_makes_room() {
     let handshakes = PendingHandshakes::new(2);
     let first = handshakes.enter(source(1));
     let second = handshakes.enter(None);
@@ -158,13 +158,13 @@ fn the_handle_may_go_first() {
 }
 
 #[tokio::test]
-async fn a_waiting_handshake_is_told() {
+async fn a_waiting_handshake_is_notified() {
     let handshakes = PendingHandshakes::new(1);
     let old = handshakes.enter(None);
-    let told = tokio::spawn(async move { old.evicted().await });
+    let evicted = tokio::spawn(async move { old.evicted().await });
     tokio::task::yield_now().await;
     let _new = handshakes.enter(None);
-    told.await.unwrap();
+    evicted.await.unwrap();
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn a_flood_stays_bounded() {
 
 /// "At most three quarters are authenticated or wait", in whatever order they come.
 #[test]
-fn waiting_dialers_displace_who_is_only_authenticated() {
+fn waiting_dialers_displace_those_only_authenticated() {
     let handshakes = PendingHandshakes::new(8);
     let dialers: Vec<_> = (0..6).map(|n| handshakes.enter(source(n))).collect();
     dialers.iter().for_each(HandshakeSlot::authenticate);
@@ -205,7 +205,7 @@ fn a_lower_limit_holds_from_the_next_newcomer_on() {
     assert!(!is_evicted(&newcomer));
 }
 
-/// All orders of what may happen, at random, beside what has to be so after each step.
+/// Random orders of events, with the invariants checked after each step.
 #[test]
 fn no_order_of_events_breaks_the_limits() {
     for round in 0..300 {

@@ -1,10 +1,9 @@
-//! A list of claims that several processes append to, each of which must know
-//! what the others have claimed: a process, and the one that takes its place.
+//! A list of claims that several processes append to and read: a process, and the one that replaces
+//! it. Each must know what the others have claimed.
 //!
-//! A claim is appended first, and then everything that was appended before it is
-//! read. The system puts appended claims in one order, so of two processes with
-//! the same claim exactly one finds it before its own. There is no lock that a
-//! process which stands still could hold.
+//! A claim is appended first, and then everything that was appended before it is read. The system
+//! puts appended claims in one order, so of two processes with the same claim exactly one finds it
+//! before its own. There is no lock that a halted process could hold.
 //!
 //! The list has no name in the file system: it goes from process to process by
 //! its descriptor, and is gone with the last. Knows nothing of what is claimed.
@@ -26,11 +25,11 @@ pub const CLAIM_LEN: usize = 12;
 /// A value that can be claimed.
 pub type Claim = [u8; CLAIM_LEN];
 
-/// A claim with the process that made it. Divides the size of a page, so that
-/// none is ever half there.
+/// A claim with the process that made it. Its length divides the size of a page, so that an entry
+/// is never written half.
 const ENTRY_LEN: usize = 16;
 
-/// The first page says what this is, and since when claims are in it.
+/// The first page holds the format's name and the time since which claims are recorded.
 const HEADER_LEN: u64 = 4096;
 
 const MAGIC: &[u8; 24] = b"knockpipe claims, v1\n\0\0\0";
@@ -70,7 +69,7 @@ impl Journal {
         Ok(Self::of(file, since_ms, claimant))
     }
 
-    /// Goes on with the list of another process, and tells since when it lasts.
+    /// Continues the list of another process, and returns the time since which it lasts.
     ///
     /// # Errors
     /// When it is not such a list.
@@ -94,10 +93,10 @@ impl Journal {
         Self { file, claimant, read_to: HEADER_LEN, period_at: HEADER_LEN, period_since_ms }
     }
 
-    /// Goes to the first claim that was not forgotten: what was may be long.
+    /// Skips to the first claim that was not forgotten: the forgotten part may be long.
     fn skip_forgotten(&mut self) -> io::Result<()> {
         let from = off_t::try_from(HEADER_LEN).map_err(io::Error::other)?;
-        // No process owns the position: what is written is appended, and read at a place.
+        // No process uses the file position: writes append, and reads name their offset.
         self.read_to = match lseek(&self.file, from, Whence::SeekData) {
             Ok(at) => u64::try_from(at).map_err(io::Error::other)?,
             Err(Errno::ENXIO) => self.file.metadata()?.len(),
@@ -115,7 +114,7 @@ impl Journal {
         Ok(self.file.try_clone()?.into())
     }
 
-    /// Claims something, and gives `others` what other processes have claimed before.
+    /// Makes a claim, and passes to `others` the claims that other processes made before.
     ///
     /// # Errors
     /// When the list cannot be written or read. The claim may be in it all the same.
@@ -134,7 +133,7 @@ impl Journal {
         Err(io::Error::new(io::ErrorKind::UnexpectedEof, "a claim that was written is not there"))
     }
 
-    /// Gives `others` all that is in the list now.
+    /// Passes all claims of the list to `others`.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -147,7 +146,7 @@ impl Journal {
             if entries.is_empty() {
                 break;
             }
-            // What was forgotten reads as zeros, which are no claim.
+            // Forgotten claims read as zeros, which are no claim.
             entries.iter().filter(|entry| **entry != [0; ENTRY_LEN]).for_each(|entry| {
                 others(entry.first_chunk().copied().unwrap_or_default());
             });
@@ -167,7 +166,7 @@ impl Journal {
         Ok(Some((claim, entry[CLAIM_LEN..] == self.claimant)))
     }
 
-    /// Gives back the room of claims that are more than `period_ms` old, now and then.
+    /// Frees the space of claims that are more than `period_ms` old, now and then.
     pub fn forget(&mut self, now_ms: i64, period_ms: i64) {
         let is_over = now_ms >= self.period_since_ms.saturating_add(period_ms);
         if !is_over && self.read_to < self.period_at + LONGEST {
@@ -178,7 +177,7 @@ impl Journal {
             && len > 0
         {
             let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-            // Where it cannot be given back, it costs memory and nothing else.
+            // A failure costs memory and nothing else.
             let _ = fallocate(&self.file, hole, from, len);
         }
         (self.period_at, self.period_since_ms) = (self.read_to, now_ms);

@@ -8,24 +8,22 @@
 //! | data in flight | retransmission, see below | 40 s |
 //! | the peer's window is closed | window probes, see below | 50 s |
 //!
-//! `TCP_USER_TIMEOUT` would answer the last two, and is refused: since Linux
-//! 5.11 it also ends a connection whose peer acknowledges every window probe
-//! but does not read for that long. A paused pager or a replica that loads its
-//! data is such a peer, and it is alive. (Measured on 6.18: cut after exactly
-//! the timeout.)
+//! `TCP_USER_TIMEOUT` would cover the last two, but is not used: since Linux 5.11 it also ends a
+//! connection with a peer that acknowledges every window probe but does not read for that long. A
+//! paused pager or a replica that loads its data is such a peer, and it is alive. (Measured on
+//! 6.18: cut after exactly the timeout.)
 //!
 //! Instead `TCP_RTO_MAX_MS` (Linux 6.15) caps the exponential backoff at
 //! [`RTO_MAX`]. The usual 15 retries of `net.ipv4.tcp_retries2` then take 40 s
 //! instead of 15 minutes, and an acknowledged window probe starts them over.
 //! (Measured on 6.18: 40 s in flight, 48 s with a closed window, 58 s idle.)
 //!
-//! Older kernels have no such option: there [`DeadPeerDetector`] looks at the kernel's own
-//! account of the connection (`TCP_INFO`) every [`PERIOD`]. Window probes are up
-//! to two minutes apart there, so that a peer that vanishes behind a window long
-//! closed is noticed that much later.
+//! Older kernels have no such option: there [`DeadPeerDetector`] reads the kernel's state of the
+//! connection (`TCP_INFO`) every [`PERIOD`]. Window probes are up to two minutes apart there, so
+//! that a peer that vanishes long after its window closed is noticed that much later.
 //!
-//! Keepalive counts only while nothing is in flight. So a session does not give its own
-//! sign of life once keepalive has asked and was not answered ([`is_probing`]).
+//! Keepalive counts only while nothing is in flight. So a session sends no sign of life of its own
+//! while a keepalive probe is unanswered ([`is_probing`]).
 //!
 //! The interval of keepalive is 9 s and not 10, because the kernel's timers
 //! come up to a second late each and the sum has to stay within 60 s.
@@ -46,13 +44,13 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(9);
 const KEEPALIVE_PROBES: u32 = 3;
 
-/// The same for a connection that waits to be used ([`ask_often`]): the peer answers every
-/// second, or is given up after four.
+/// The same for a connection that waits to be used ([`ask_often`]): the peer answers every second,
+/// or counts as dead after four.
 const WAITING_IDLE: Duration = Duration::from_secs(1);
 const WAITING_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A peer that answered so long ago, and a round trip, is taken to be there: two probes of
-/// [`ask_often`], because the kernel's timers come late.
+/// A peer that answered within this time and a round trip counts as alive: two probes of
+/// [`ask_often`], because the kernel's timers fire late.
 const LATELY: Duration = Duration::from_secs(2);
 
 /// Longest pause between two retransmissions, in milliseconds:
@@ -62,7 +60,7 @@ const RTO_MAX: u32 = 3_000;
 /// Interval at which [`DeadPeerDetector`] looks.
 pub(super) const PERIOD: Duration = Duration::from_secs(5);
 
-/// Time that the kernel may get no acknowledgement for the data that it repeats.
+/// Time for which retransmitted data may stay unacknowledged.
 const PATIENCE: Duration = Duration::from_secs(45);
 
 /// From include/uapi/linux/tcp.h; not yet in the libc crate.
@@ -93,22 +91,22 @@ sockopt_impl!(
     [u8; TCP_INFO_BYTES]
 );
 
-/// Makes the kernel look after the connection. Best effort: a socket that
-/// refuses is already broken, and the next read says so.
+/// Makes the kernel probe the connection. Best effort: a socket that refuses is already broken, and
+/// the next read reports it.
 pub(super) fn keep_alive(socket: &impl AsFd) {
     ask_every(socket, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL);
     let _ = setsockopt(socket, RtoMax, &RTO_MAX);
 }
 
-/// Makes the kernel ask every second, where it asks at all: of a connection that waits to be
-/// used it has to be known whether it works ([`is_heard_lately`]).
+/// Makes the kernel probe every second, if keepalive is on at all: a connection that waits to be
+/// used must be known to work ([`is_heard_lately`]).
 pub(super) fn ask_often(socket: &impl AsFd) {
     if asks(socket) {
         ask_every(socket, WAITING_IDLE, WAITING_INTERVAL);
     }
 }
 
-/// Takes [`ask_often`] back.
+/// Undoes [`ask_often`].
 pub(super) fn ask_as_usual(socket: &impl AsFd) {
     if asks(socket) {
         ask_every(socket, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL);
@@ -132,8 +130,8 @@ pub struct DeadPeerWatch {
 }
 
 impl DeadPeerWatch {
-    /// A watch, if keepalive is wanted and the kernel is too old to bound
-    /// retransmission itself.
+    /// Returns a watch if keepalive is wanted and the kernel is too old to bound retransmission
+    /// itself.
     pub(super) fn if_needed(socket: &impl AsFd) -> Option<Self> {
         is_needed(socket).then(|| Self {
             detector: DeadPeerDetector::default(),
@@ -144,7 +142,7 @@ impl DeadPeerWatch {
     /// Returns true when the peer has vanished; wakes the task for the next look.
     pub(super) fn poll_vanished(&mut self, cx: &mut Context<'_>, socket: &impl AsFd) -> bool {
         while let Poll::Ready(now) = self.looks.poll_tick(cx) {
-            // A socket that gives no account is broken; reading will say how.
+            // A socket without `TCP_INFO` is broken; reading will say how.
             let info = TcpInfo::of(socket);
             if info.is_ok_and(|info| self.detector.is_dead(info, now.into_std())) {
                 return true;
@@ -154,13 +152,13 @@ impl DeadPeerWatch {
     }
 }
 
-/// Returns true when probes of keepalive, or of a closed window, are not answered yet.
+/// Returns true while probes of keepalive, or of a closed window, are unanswered.
 pub(super) fn is_probing(socket: &impl AsFd) -> bool {
     TcpInfo::of(socket).is_ok_and(|info| info.probes > 0)
 }
 
-/// Returns true when the peer has acknowledged something a moment ago, and was not asked
-/// repeatedly in vain.
+/// Returns true when the peer has acknowledged something a moment ago, and has not left several
+/// probes unanswered.
 pub(super) fn is_heard_lately(socket: &impl AsFd) -> bool {
     TcpInfo::of(socket).is_ok_and(|info| info.is_heard_lately())
 }
@@ -178,7 +176,7 @@ pub(super) fn is_overdue(socket: &impl AsFd) -> bool {
     TcpInfo::of(socket).map_or(true, |info| info.is_overdue())
 }
 
-/// The kernel's estimate of a round trip; zero where it has none.
+/// Returns the kernel's estimate of a round trip; zero where it has none.
 pub(super) fn round_trip(socket: &impl AsFd) -> Duration {
     TcpInfo::of(socket).map_or(Duration::ZERO, |info| info.round_trip)
 }
@@ -186,11 +184,11 @@ pub(super) fn round_trip(socket: &impl AsFd) -> Duration {
 /// The largest packets on the way to the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Path {
-    /// Of a packet, as far as the kernel knows.
+    /// Size of a packet, as far as the kernel knows.
     pub mtu: u32,
     /// Data in one segment.
     pub mss: u32,
-    /// TCP repeats what was sent, and it is not acknowledged.
+    /// TCP retransmits, and gets no acknowledgement.
     pub is_stuck: bool,
 }
 
@@ -210,14 +208,14 @@ fn is_needed(socket: &impl AsFd) -> bool {
         && asks(socket)
 }
 
-/// Follows one connection through the kernel's account of it.
+/// Follows one connection through its `TCP_INFO`.
 #[derive(Debug, Default)]
 pub(super) struct DeadPeerDetector {
-    /// Since when the kernel repeats itself without an answer.
+    /// Time since which the kernel retransmits without an answer.
     unanswered: Option<Instant>,
 }
 
-/// The kernel's account of a connection.
+/// The kernel's state of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TcpInfo {
     /// Retransmissions of the oldest unacknowledged data.
@@ -233,7 +231,7 @@ pub(super) struct TcpInfo {
 }
 
 impl DeadPeerDetector {
-    /// Takes one more look; returns true once the peer has to be given up.
+    /// Judges one more reading; returns true once the peer counts as dead.
     ///
     /// An acknowledgement since the last look ends the suspicion: a live peer
     /// that does not read answers window probes, and one behind a bad line
@@ -306,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_is_told_the_times() {
+    fn the_kernel_gets_the_times() {
         let (ours, _theirs) = pair();
         assert_eq!(getsockopt(&ours, sockopt::KeepAlive), Ok(false));
         keep_alive(&ours);
@@ -349,7 +347,7 @@ mod tests {
         let mut detector = DeadPeerDetector::default();
         let start = Instant::now();
         for look in 1..1_000 {
-            // A probe is out at every look, and was answered since the last one.
+            // A probe is out at every reading, and was answered since the last one.
             assert!(!detector.is_dead(info(0, 1, 4), start + look * PERIOD), "look {look}");
         }
     }

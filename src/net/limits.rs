@@ -27,7 +27,7 @@ struct SlotPool {
     limit: AtomicUsize,
     used: AtomicUsize,
     most: AtomicUsize,
-    /// Slots that are taken, but not to be handed out again.
+    /// Slots in use that are not lent again once they are free.
     surplus: AtomicUsize,
 }
 
@@ -39,8 +39,8 @@ pub struct Slot {
     pool: Arc<SlotPool>,
 }
 
-/// Number of sessions that `nofile` descriptors are enough for, next to `handshakes`
-/// that hold one each. Zero when not even those fit.
+/// Returns the number of sessions that `nofile` descriptors suffice for, next to `handshakes` that
+/// hold one each. Zero when not even those fit.
 pub fn sessions_that_fit(nofile: u64, handshakes: usize) -> usize {
     let handshakes = u64::try_from(handshakes).unwrap_or(u64::MAX);
     let rest = nofile.saturating_sub(RESERVED).saturating_sub(handshakes);
@@ -50,7 +50,7 @@ pub fn sessions_that_fit(nofile: u64, handshakes: usize) -> usize {
 // === impl Slots ===
 
 impl Slots {
-    /// `limit` slots, all free.
+    /// Creates `limit` free slots.
     pub fn new(limit: usize) -> Self {
         let limit = limit.min(Semaphore::MAX_PERMITS);
         Self(Arc::new(SlotPool {
@@ -62,8 +62,8 @@ impl Slots {
         }))
     }
 
-    /// Changes the number of slots. Where more are taken, they stay so, and are
-    /// not handed out again. Not for several callers at once.
+    /// Changes the number of slots. Slots in use beyond the limit stay in use, and are not lent
+    /// again. Not for several callers at once.
     pub fn set_limit(&self, limit: usize) {
         let limit = limit.min(Semaphore::MAX_PERMITS);
         let before = self.0.limit.swap(limit, Ordering::Relaxed);
@@ -81,7 +81,7 @@ impl Slots {
         self.taken(permit.expect("the semaphore is never closed"))
     }
 
-    /// A slot if one is free now.
+    /// Takes a slot if one is free now.
     pub fn try_acquire(&self) -> Option<Slot> {
         let permit = Arc::clone(&self.0.free).try_acquire_owned().ok()?;
         Some(self.taken(permit))
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lower_limit_waits_for_those_who_are_there() {
+    fn a_lower_limit_waits_for_present_sessions() {
         let slots = Slots::new(3);
         let mut held: Vec<_> = (0..3).map(|_| slots.try_acquire().unwrap()).collect();
         slots.set_limit(1);

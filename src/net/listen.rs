@@ -1,9 +1,8 @@
 //! Listening: bind first, accept later, never give up.
 //!
-//! [`Listener::bind`] is blocking and needs no runtime, because binding happens
-//! before the process goes to the background and gives up its privileges.
-//! [`AsyncListener`] accepts, and leaves what to do about a failure to
-//! [`super::backoff`].
+//! [`Listener::bind`] is blocking and needs no runtime, because binding happens before the process
+//! goes to the background and gives up its privileges. [`AsyncListener`] accepts;
+//! [`super::backoff`] decides about failures.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -21,7 +20,7 @@ use super::zone;
 use crate::addr::{Address, ClientAddr, Source};
 use crate::tasks::{Undone, blocking};
 
-/// Attempts to get one common port from the system for a set of sockets.
+/// Attempts to get one port from the system that suits a set of sockets.
 const COMMON_PORT_ATTEMPTS: usize = 16;
 
 /// A bound and listening socket that no runtime knows yet.
@@ -35,8 +34,8 @@ pub struct Listener {
 /// A listening socket that can accept.
 #[derive(Debug)]
 pub struct AsyncListener {
-    // Dropped first: the file of a unix socket goes before the socket closes, so
-    // that a successor that finds no listener cannot lose its own file.
+    // Dropped first: the file of a unix socket is removed before the socket closes, so that a
+    // successor that finds no listener cannot lose its own file.
     local: Local,
     socket: AsyncSocket,
 }
@@ -58,12 +57,11 @@ enum AsyncSocket {
 // === impl Listener ===
 
 impl Listener {
-    /// Binds every address that `address` means and listens; at least one
-    /// listener. Addresses that this machine lacks (`::1` of `localhost` without
-    /// IPv6) are left out as long as another one is left. With port 0 all
-    /// share the port that the system picks. `backlog` is capped by the kernel.
-    /// Blocks while a name is looked up. `others` are all that this process
-    /// listens on: next to an IPv4 address of the same port, `[::]` means IPv6 only.
+    /// Binds and listens on every address that `address` stands for; returns at least one listener.
+    /// Addresses that this machine lacks (`::1` of `localhost` without IPv6) are skipped as long as
+    /// another one remains. With port 0 all share the port that the system picks. `backlog` is
+    /// capped by the kernel. Blocks while a name is looked up. `others` are all sources of this
+    /// process: next to an IPv4 address of the same port, `[::]` means IPv6 only.
     ///
     /// # Errors
     /// [`BindError`] when none could be bound, or one is in use.
@@ -86,8 +84,8 @@ impl Listener {
         }
     }
 
-    /// Binds as [`Self::bind`], without holding up the task in which a name is looked up. Dropping
-    /// this leaves no file behind.
+    /// Does the same as [`Self::bind`] without blocking the task while a name is looked up.
+    /// Dropping the future leaves no file behind.
     ///
     /// # Errors
     /// [`BindError`]
@@ -138,7 +136,7 @@ impl Listener {
         }
         let local = match (socket.local_addr()?.as_socket(), address) {
             (Some(address), _) => Local::Tcp(address),
-            // The system knows a path that meant something to the other process alone.
+            // The system knows the path as it was valid for the other process only.
             (None, Address::Unix(path)) => {
                 let file = SocketFile::at(path)?;
                 file.set_ours(false);
@@ -151,10 +149,10 @@ impl Listener {
         Ok(Self { local, socket })
     }
 
-    /// Wraps a stream socket that listens already, and that stays owned by another process.
+    /// Wraps a stream socket that listens already and stays owned by another process.
     ///
     /// # Errors
-    /// When the system does not tell where it listens.
+    /// When the system does not know its address.
     pub fn inherited(socket: OwnedFd) -> io::Result<Self> {
         let socket = Socket::from(socket);
         let address = socket.local_addr()?;
@@ -195,8 +193,8 @@ impl Listener {
         self.local.to_string()
     }
 
-    /// Returns whether it still listens where `address` is now: the interface of a zone may have
-    /// been made anew, and no connection would ever come in.
+    /// Returns whether it still listens on the current meaning of `address`: the interface of a
+    /// zone may have been recreated, and no connection would ever arrive.
     pub fn is_current(&self, address: &Address) -> bool {
         self.local.is_current(address)
     }
@@ -230,21 +228,21 @@ impl AsyncListener {
         }
     }
 
-    /// Leaves the file of the socket to another process, which removes it.
+    /// Leaves the socket's file to another process, which removes it.
     pub fn give_away(&self) {
         if let Local::Unix(file) = &self.local {
             file.set_ours(false);
         }
     }
 
-    /// Takes over the file of the socket from the process that had it.
+    /// Takes over the socket's file from the process that owned it.
     pub fn take_over(&self) {
         if let Local::Unix(file) = &self.local {
             file.set_ours(true);
         }
     }
 
-    /// Connections get these `options` from now on.
+    /// Sets the `options` of connections from now on.
     pub fn set(&self, options: &SocketOptions) {
         if let AsyncSocket::Tcp(socket) = &self.socket {
             options.apply(socket);
@@ -269,7 +267,7 @@ impl Local {
         };
         match zone::literal(host, ours.port()) {
             Some(Ok(SocketAddr::V6(now))) => now.scope_id() == ours.scope_id(),
-            // There is no such interface now, and so nothing better.
+            // There is no such interface now, so nothing better could be bound.
             _ => true,
         }
     }

@@ -139,7 +139,7 @@ fn a_missing_directory_is_one_line() {
     assert!(!error.contains('\n'));
 }
 
-/// A typo is no missing family.
+/// A typing error does not count as a missing address family.
 #[test]
 fn only_what_every_host_of_a_family_has_tells_that_there_is_none() {
     let is_of_none = |ip: &str, errno: Errno| is_of_no_family(ip.parse().unwrap(), &errno.into());

@@ -1,10 +1,9 @@
 //! Sockets: listening, dialling, resolving, and how many of what at once.
 //!
-//! Knows nothing of keys or records. A connection is a [`Stream`], whether TCP
-//! or unix; what a peer may have is decided by [`limits`] and [`sources`]; who
-//! it is, is an [`crate::addr::ClientAddr`] from `accept` on. Nothing here is
-//! spawned on behalf of a connection, and nothing here decides what a failure
-//! means for one.
+//! Knows nothing of keys or records. A connection is a [`Stream`], whether TCP or unix; [`limits`]
+//! and [`sources`] bound the resources of a peer; its address is a [`crate::addr::ClientAddr`] from
+//! `accept` on. Nothing here spawns a task for a connection, and nothing here decides what a
+//! failure means for one.
 
 mod accept_loop;
 mod backoff;

@@ -1,8 +1,8 @@
-//! Looking a name up for a caller that waits for the answer, but not for ever.
+//! Looks names up for callers that wait for the answer, but not for ever.
 //!
-//! A look-up cannot be cancelled. So there is one at a time for a name: a caller that gives up
-//! leaves it to the next one, and a name server that is slow or dead piles nothing up. The last
-//! good answer is used while there is no better one, as [`super::Resolver`] does for targets.
+//! A look-up cannot be cancelled. So there is at most one for each name: a caller that gives up
+//! leaves it to the next caller, and a slow or dead name server causes no pile of look-ups. The
+//! last good answer is used while there is no better one, as [`super::Resolver`] does for targets.
 
 use std::collections::HashMap;
 use std::io;
@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use super::resolve::{Target, look_up_apart};
 use crate::addr::Address;
 
-/// Names that are remembered; more are no configuration.
+/// Highest number of names that are remembered; no configuration has more.
 const MOST: usize = 256;
 
 /// Names that are dialled.
@@ -39,10 +39,10 @@ struct Asked {
 /// The reason why a name has no address.
 #[derive(Debug, thiserror::Error)]
 pub enum NameError {
-    /// The words of the system's resolver.
+    /// The error of the system's resolver.
     #[error(transparent)]
     Failed(io::Error),
-    /// It says nothing.
+    /// The resolver gives no answer.
     #[error("no answer from name service within {} s", .0.as_secs())]
     Silent(Duration),
 }
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slow_answer_is_there_for_who_asks_next() {
+    async fn a_slow_answer_is_kept_for_the_next_caller() {
         let names = Names::default();
         let address = "db.example:1".parse().unwrap();
         slot(&names, &address, async {

@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
-/// Returns whether `ip` is an address of this host. Nothing is sent to find out: the system picks
-/// the address itself as the sender's where it is its own.
+/// Returns whether `ip` is an address of this host. Nothing is sent to find out: for its own
+/// address the system picks that address as the sender.
 pub fn is_own(ip: IpAddr) -> bool {
     if ip.is_loopback() || ip.is_unspecified() {
         return true;

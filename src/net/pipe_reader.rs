@@ -1,18 +1,18 @@
-//! Readers of a pipe or a socket that leave without a word: nothing tells of that but a
-//! write, or the question here. Reads and writes nothing.
+//! Detects that the reader of a pipe or a socket is gone, which otherwise only a write would show.
+//! Reads and writes nothing.
 
 use std::os::fd::AsFd;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// Returns whether `output` has lost its reader: it is a pipe or a socket with its other end
-/// closed. Of anything else that is never known.
+/// closed. Always false for anything else.
 pub fn has_no_reader(output: &impl AsFd) -> bool {
-    // What is asked for is nothing: an error or a hang-up is told in any case.
+    // No event is requested: errors and hang-ups are reported in any case.
     let mut asked = [PollFd::new(output.as_fd(), PollFlags::empty())];
-    let told = poll(&mut asked, PollTimeout::ZERO).is_ok_and(|count| count > 0);
+    let reported = poll(&mut asked, PollTimeout::ZERO).is_ok_and(|count| count > 0);
     let gone = PollFlags::POLLERR | PollFlags::POLLHUP;
-    told && asked[0].revents().is_some_and(|events| events.intersects(gone))
+    reported && asked[0].revents().is_some_and(|events| events.intersects(gone))
 }
 
 #[cfg(test)]

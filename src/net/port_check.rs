@@ -1,10 +1,9 @@
-//! Check whether a port has a listener, which does not notice it.
+//! Checks whether a port has a listener, without the listener noticing.
 //!
-//! The kernel of the target answers a SYN; this answers with a reset where the
-//! third packet of the handshake would stand, so the program there never gets a
-//! connection, counts no failure, and need not be spoken to. It does not
-//! show whether that program is awake. A unix socket has no such half: there
-//! it is a connection that ends at once.
+//! The kernel of the target answers a SYN; this end then sends a reset in place of the third packet
+//! of the handshake, so the program there never gets a connection, counts no failure, and needs no
+//! protocol. The check does not show whether that program is responsive. A unix socket has no
+//! half-open state: there it is a connection that ends at once.
 
 use std::net::SocketAddr;
 
@@ -36,7 +35,7 @@ pub async fn probe_port(
 async fn tcp(addr: SocketAddr, bind: Option<BindAddress>) -> Result<(), DialError> {
     let socket = dial::open(addr, bind).map_err(DialError::Local)?;
     socket.set_zero_linger().map_err(DialError::Local)?;
-    // The acknowledgement is held back for a moment, and the reset overtakes it.
+    // Delays the acknowledgement, so that the reset overtakes it.
     SockRef::from(&socket).set_tcp_quickack(false).map_err(DialError::Local)?;
     let stream = socket.connect(addr).await.map_err(|e| dial::blame(addr.to_string(), e))?;
     match dial::is_to_itself(&stream, addr) {
@@ -65,7 +64,7 @@ mod tests {
 
     /// A connection that is made afterwards is the first that the listener sees.
     #[tokio::test]
-    async fn a_listener_answers_and_sees_nobody() {
+    async fn a_listener_answers_and_sees_no_connection() {
         let (listener, addr) = listener();
         listener.set_nonblocking(true).unwrap();
         for _ in 0..20 {
@@ -78,12 +77,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_does_not_listen_is_found_out() {
+    async fn a_missing_listener_is_found() {
         let (gone, addr) = listener();
         drop(gone);
         let error = probe_port(&Target::Ips([addr.into()].into()), None, soon()).await.unwrap_err();
         assert!(matches!(error, DialError::Refused { .. }), "{error}");
-        // A refusal tells more than a way that is not there, whichever came first.
+        // A refusal says more than a missing route, whichever came first.
         let reserved: SocketAddr = "255.255.255.255:1".parse().unwrap();
         let error = probe_port(&Target::Ips([reserved.into(), addr.into()].into()), None, soon())
             .await

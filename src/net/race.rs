@@ -1,9 +1,8 @@
 //! Several attempts at the same thing, each with a head start over the next.
 //!
-//! Addresses of one name race here ([`super::dial`]), and the targets of a service:
-//! the next attempt begins when one failed or when the newest has had its head
-//! start, the others go on, and the first that succeeds ends all. Attempts end by
-//! themselves; there is no deadline here.
+//! Addresses of one name race here ([`super::dial`]), and the targets of a service: the next
+//! attempt begins when one failed or when the newest has had its head start, the others continue,
+//! and the first that succeeds ends all. Attempts end by themselves; there is no deadline here.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -19,11 +18,11 @@ pub struct Raced<T, E> {
     pub won: Option<(usize, T)>,
     /// Attempts that failed, in the order of failing.
     pub failed: Vec<(usize, E)>,
-    /// Attempts that had a whole head start over the winner and were not done.
+    /// Attempts that had a full head start over the winner and had not finished.
     pub overtaken: Vec<usize>,
 }
 
-/// Attempts under way with their beginning, in the order of beginning.
+/// Unfinished attempts with their start times, in the order of their start.
 type Running<F> = Vec<(usize, Instant, Pin<Box<F>>)>;
 
 /// Attempts `order` one after the other, each `head_start` ahead of the next.
@@ -54,7 +53,7 @@ where
         let at = running.iter().position(|(other, ..)| *other == who).unwrap_or_default();
         match result {
             Ok(won) => {
-                // One that began because another failed may have been ahead for less.
+                // An attempt that began because another failed may have had a shorter lead.
                 let began = running[at].1;
                 let behind = |since: &Instant| began.duration_since(*since) >= head_start;
                 let overtaken = running.iter().filter(|(_, since, _)| behind(since));

@@ -1,8 +1,7 @@
-//! From an [`Address`] to what can be dialled, now and every so often again.
+//! Resolves an [`Address`] to endpoints to dial, at start and at intervals.
 //!
-//! A [`Resolver`] always holds the last good answer: a name server that fails
-//! for an hour costs a warning and not one connection. Nothing here waits for a
-//! lookup on the way to a connection.
+//! A [`Resolver`] always holds the last good answer: a name server that fails for an hour costs a
+//! warning and no connection. No connection waits for a look-up.
 
 use std::fmt;
 use std::io;
@@ -36,8 +35,8 @@ pub enum Target {
     Unix(Arc<Path>),
 }
 
-/// An IP address to dial. The zone of a link-local address is kept by its name: an
-/// interface that is made anew has another number.
+/// An IP address to dial. The zone of a link-local address is kept by its name: an interface that
+/// is recreated has another number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     addr: SocketAddr,
@@ -47,7 +46,7 @@ pub struct Endpoint {
 /// Schedule by which a [`Resolver`] keeps itself up to date.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResolveOptions {
-    /// Look names up again this often; `None` is never.
+    /// Interval at which names are looked up again; `None` is never.
     pub every: Option<Duration>,
     /// Start although the name does not resolve, and retry every second.
     pub wait: bool,
@@ -61,7 +60,7 @@ pub enum ResolveError {
     Failed {
         /// As it was written.
         address: Address,
-        /// The words of the system's resolver.
+        /// The error of the system's resolver.
         cause: Arc<io::Error>,
     },
     /// The name never resolved so far; a lookup each second goes on.
@@ -81,7 +80,7 @@ type Lookup = Arc<dyn Fn(Address) -> Answer + Send + Sync>;
 
 type Answer = Pin<Box<dyn Future<Output = io::Result<Target>> + Send>>;
 
-/// The last good answer. Locked for as long as a pointer takes to copy.
+/// The last good answer. Locked only while a pointer is copied.
 #[derive(Debug, Default)]
 struct Current(Mutex<Option<Target>>);
 
@@ -141,7 +140,7 @@ impl fmt::Display for Endpoint {
 // === impl Resolver ===
 
 impl Resolver {
-    /// Looks `address` up and, if it is a name, keeps doing so.
+    /// Looks `address` up and, if it is a name, repeats that at intervals.
     ///
     /// # Errors
     /// [`ResolveError::Failed`] if the first lookup fails, unless
@@ -218,7 +217,7 @@ impl Refresh {
     }
 
     /// Looks the name up once. Awaited before the next look-up starts, so that a dead name server
-    /// cannot pile threads up.
+    /// does not occupy one thread after another.
     async fn ask(&self) -> io::Result<Target> {
         (self.lookup)(self.address.clone()).await
     }

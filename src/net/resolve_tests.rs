@@ -51,7 +51,7 @@ async fn the_last_good_answer_is_kept() {
     until(&resolver, &ips(2)).await;
 }
 
-/// The addresses of a target are needed for ever.
+/// The addresses of a target are needed as long as the process runs.
 #[tokio::test(start_paused = true)]
 async fn a_name_is_followed_also_after_a_panic() {
     let asked = Arc::new(AtomicUsize::new(0));

@@ -1,7 +1,7 @@
-//! Files that name service reads, and what to say where the sandbox keeps them away.
+//! Files that name service reads, and the advice when the sandbox hides them.
 //!
-//! The C library passes over a file that it cannot open, and then says that a name
-//! is not known. Only a look at the files tells that it was not asked for.
+//! The C library skips a file that it cannot open, and then reports an unknown name. Only a look at
+//! the files shows that they were not read.
 
 use std::fs::File;
 use std::io;
@@ -19,7 +19,7 @@ pub const NAME_FILES: [&str; 7] = [
     "/etc/networks",
 ];
 
-/// The process can read files only where it could at its start.
+/// True once the process can read only the files that its sandbox allows.
 static CONFINED: AtomicBool = AtomicBool::new(false);
 
 /// Notes that look-ups of this process happen in a sandbox from now on.
@@ -27,7 +27,7 @@ pub fn confine() {
     CONFINED.store(true, Ordering::Relaxed);
 }
 
-/// Adds to the error of a look-up what the sandbox may have to do with it.
+/// Adds to the error of a look-up the files that the sandbox hides.
 pub(super) fn explain(error: io::Error) -> io::Error {
     if !CONFINED.load(Ordering::Relaxed) {
         return error;
@@ -52,7 +52,7 @@ fn is_denied(file: &Path) -> bool {
     File::open(file).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
-/// Shows a file, and where it leads.
+/// Shows a file, and the file that its link leads to.
 fn shown(file: &Path) -> String {
     match std::fs::read_link(file) {
         Ok(to) => format!("{} -> {}", file.display(), to.display()),

@@ -1,14 +1,12 @@
-//! The file of a unix socket that is listened on: made by us, removed by us.
+//! The file of a listening unix socket, which this process makes and removes.
 //!
-//! It gets the mode that the umask leaves. Connecting needs write permission, so
-//! under the usual umask 022 only the same user can; a process that wants others
-//! in says so with its umask or the directory. A socket without a listener is
-//! replaced; nothing else is ever removed.
+//! It gets the mode that the umask leaves. Connecting needs write permission, so under the usual
+//! umask 022 only the same user can; a process that wants to admit others sets its umask or the
+//! mode of the directory. A socket without a listener is replaced; nothing else is ever removed.
 //!
-//! Its directory is looked up once. Where root makes it for another user, in a
-//! directory of that user's, it is made as that user: then it is theirs from its
-//! first moment, and nothing that such a user does there meanwhile can lead root
-//! to change another file.
+//! Its directory is looked up once. Where root makes the file for another user, in a directory of
+//! that user, it acts as that user: then the file is theirs from the first moment, and nothing that
+//! such a user does there meanwhile can make root change another file.
 
 use std::fs::{File, Permissions};
 use std::io;
@@ -26,19 +24,18 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::bind_error::{BindError, blame};
 use crate::files::place::{FileId, Place, is, lasting_path};
 
-/// Removals of a stale unix socket before another program is assumed to create it again and
-/// again.
+/// Removals of a stale unix socket before another program is assumed to keep creating it.
 const UNIX_ATTEMPTS: usize = 3;
 
 /// Only the owner may connect.
 const OWNER_ONLY: u32 = 0o600;
 
-/// The file of our own unix socket, told from others' by its inode.
+/// The file of our own unix socket, recognised by its inode.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     place: Place,
     id: FileId,
-    /// Held open, or else another file could get its inode and pass for it.
+    /// Held open, so that no other file can get its inode and be mistaken for it.
     node: OwnedFd,
     is_ours: AtomicBool,
 }
@@ -63,7 +60,7 @@ pub struct Heir {
 
 impl Access {
     /// Sets the mode before the bind. Linux gives the file of a socket the mode that the socket has
-    /// when it is bound, less the umask: so there is no moment at which others could connect.
+    /// when it is bound, minus the umask: so there is no moment at which others could connect.
     fn prepare(self, socket: Socket) -> io::Result<Socket> {
         if self == Self::Umask {
             return Ok(socket);
@@ -73,8 +70,8 @@ impl Access {
         Ok(OwnedFd::from(file).into())
     }
 
-    /// Sets the mode after the bind: a umask may have left the owner nothing. The node could be
-    /// another file by now, where the directory is another user's.
+    /// Sets the mode after the bind: a umask may have removed the owner's rights. In another user's
+    /// directory the node could be another file by now.
     fn settle(self, node: &OwnedFd) -> io::Result<()> {
         let seen = fstat(node)?;
         if self == Self::Umask || seen.st_mode & 0o777 == OWNER_ONLY {
@@ -91,7 +88,7 @@ impl SocketFile {
     /// Binds `path` and listens. The file becomes the `heir`'s.
     ///
     /// # Errors
-    /// [`BindError`], also when something else has the path, which is left alone.
+    /// [`BindError`], also when something else is at the path, which is left alone.
     pub(super) fn bind(
         path: &Path,
         backlog: i32,
@@ -136,7 +133,7 @@ impl SocketFile {
         self.place.path()
     }
 
-    /// Takes the file at `path` of a socket that was handed to us.
+    /// Records the file at `path` of a socket that was handed to this process.
     ///
     /// # Errors
     /// When there is none.
@@ -150,7 +147,7 @@ impl SocketFile {
         Ok(Self { place, id, node, is_ours: AtomicBool::new(true) })
     }
 
-    /// Says whether it is for us to remove it.
+    /// Sets whether this process removes the file.
     pub(super) fn set_ours(&self, is_ours: bool) {
         self.is_ours.store(is_ours, Ordering::Relaxed);
     }
@@ -159,8 +156,7 @@ impl SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if self.is_ours.load(Ordering::Relaxed) {
-            // It may be out of reach since privileges were dropped. The next
-            // start replaces it.
+            // It may be unreachable since privileges were dropped. The next start replaces it.
             let _ = self.place.remove(self.id);
         }
     }
@@ -194,16 +190,16 @@ fn made_as(
     Ok(file)
 }
 
-/// Makes this thread work with files as that user, without any right of root's.
+/// Makes this thread access files as that user, without any privilege of root.
 fn become_them(uid: Uid, gid: Gid) -> io::Result<()> {
     setfsgid(gid);
     setfsuid(uid);
-    // The call does not say whether it worked; asked for no user, it says who it is.
-    let nobody = Uid::from_raw(u32::MAX);
-    if setfsuid(nobody) == uid { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
+    // The call does not report success; with an invalid user it returns the current one.
+    let no_user = Uid::from_raw(u32::MAX);
+    if setfsuid(no_user) == uid { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
 }
 
-/// Runs `work` in a thread of its own.
+/// Runs `work` in a separate thread.
 fn apart<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     thread::scope(|scope| {
         let working = thread::Builder::new().spawn_scoped(scope, work)?;
@@ -234,7 +230,7 @@ fn remove_stale(place: &Place) -> Result<(), BindError> {
         return Err(BindError::NotASocket(path.to_owned()));
     }
     let probe = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(wrong)?;
-    // A living listener with a full backlog would make a blocking probe wait.
+    // A live listener with a full backlog would make a blocking probe wait.
     probe.set_nonblocking(true).map_err(wrong)?;
     let address = SockAddr::unix(lasting_path(node.as_fd())).map_err(wrong)?;
     match probe.connect(&address) {
@@ -327,6 +323,6 @@ mod tests {
         fs::rename(&path, &aside).unwrap();
         let _theirs = UnixListener::bind(&path).unwrap();
         drop(ours);
-        assert!(path.exists(), "somebody else's by now");
+        assert!(path.exists(), "another process replaced it");
     }
 }

@@ -1,12 +1,11 @@
 //! Allowance of one source: sessions at once, and new connections per second.
 //!
-//! A source is an IPv4 address or an IPv6 /64 ([`SourceKey`]). Pure: the caller
-//! says what time it is. Memory is bounded at [`MAX_SOURCES`] entries: one that
-//! has nothing open and all its tokens back is forgotten, because a fresh entry
-//! would say the same. When the table is full of others, newcomers share one
-//! overflow entry with one source's allowance. Refusing them would lock everyone
-//! out during a spray from 65,536 sources, and letting them in would make the
-//! limit pointless exactly then.
+//! A source is an IPv4 address or an IPv6 /64 ([`SourceKey`]). Pure: the caller says what time it
+//! is. Memory is bounded at [`MAX_SOURCES`] entries: a source with no open connection and all its
+//! tokens back is forgotten, because a fresh entry would be equal. When the table is full of
+//! others, newcomers share one overflow entry with the allowance of one source. Refusing them would
+//! lock everyone out during a flood from 65,536 sources, and admitting them would make the limit
+//! pointless exactly then.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,14 +13,14 @@ use std::time::{Duration, Instant};
 
 use crate::addr::SourceKey;
 
-/// Sources that are told apart: about 4 MiB.
+/// Highest number of sources that are counted separately: about 4 MiB.
 const MAX_SOURCES: usize = 65_536;
 
 /// The allowance of every source. Clones share the count.
 #[derive(Clone, Debug)]
 pub struct Sources(Arc<Mutex<Table>>);
 
-/// One connection's part of its source's allowance; given back when dropped.
+/// One connection's share of its source's allowance; given back when dropped.
 #[derive(Debug)]
 #[must_use = "dropping the guard gives the session back"]
 pub struct SourceGuard {
@@ -33,7 +32,7 @@ pub struct SourceGuard {
 /// Reason why a source may not have another connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SourceRefusal {
-    /// It has all the sessions it may have.
+    /// It has the highest number of sessions.
     #[error(
         "the source has too many connections at once; raise --max-per-source if they are wanted"
     )]
@@ -66,8 +65,8 @@ struct Entry {
 // === impl Sources ===
 
 impl Sources {
-    /// Allows each source `sessions` at once and `per_second` new connections a
-    /// second, with a burst of as many; `None` is any number.
+    /// Allows each source `sessions` at once and `per_second` new connections per second, with a
+    /// burst of as many; `None` is no limit.
     pub fn new(sessions: usize, per_second: Option<u32>, now: Instant) -> Self {
         let (sessions, interval) = limits(sessions, per_second);
         Self(Arc::new(Mutex::new(Table {
@@ -79,8 +78,8 @@ impl Sources {
         })))
     }
 
-    /// Changes the allowance of each source, for all clones. Where it has more open it
-    /// keeps that, and what it used up of its rate stays the same part of it.
+    /// Changes the allowance of each source, for all clones. A source with more open connections
+    /// keeps them, and the used part of its rate stays the same fraction.
     pub fn set_limits(&self, sessions: usize, per_second: Option<u32>) {
         let mut table = lock(&self.0);
         (table.sessions, table.interval) = limits(sessions, per_second);
@@ -104,7 +103,7 @@ impl Drop for SourceGuard {
     }
 }
 
-/// Sessions at once, and the time that one token takes to come back.
+/// Returns the sessions at once, and the time that one token takes to come back.
 fn limits(sessions: usize, per_second: Option<u32>) -> (usize, Duration) {
     let interval = per_second.map_or(Duration::ZERO, |rate| Duration::from_secs(1) / rate.max(1));
     (sessions.max(1), interval)
@@ -113,7 +112,7 @@ fn limits(sessions: usize, per_second: Option<u32>) -> (usize, Duration) {
 // === impl Table ===
 
 impl Table {
-    /// Forgets sources that a fresh entry would describe as well.
+    /// Forgets sources that are equal to a fresh entry.
     fn forget(&mut self, now: Instant) {
         while let Some(&(key, since)) = self.leaving.front()
             && since <= now
@@ -247,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn other_limits_forget_nobody() {
+    fn other_limits_forget_no_source() {
         let start = Instant::now();
         let sources = Sources::new(3, Some(4), start);
         let mut held: Vec<_> = (0..3).map(|_| sources.enter(source(1), start).unwrap()).collect();

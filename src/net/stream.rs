@@ -1,8 +1,8 @@
-//! One connection, TCP or unix, and the few things that both can do.
+//! One connection, TCP or unix, with the operations that both share.
 //!
-//! Waiting needs no buffer: [`Stream::poll_readable`] says when there is
-//! something to read, so an idle connection costs a descriptor and nothing
-//! else. No policy here: what an error means for a session is decided above.
+//! Waiting needs no buffer: [`Stream::poll_readable`] reports when there is something to read, so
+//! an idle connection costs a descriptor and nothing else. No policy here: the callers decide what
+//! an error means for a session.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -27,15 +27,14 @@ pub enum Stream {
     Unix(UnixStream),
 }
 
-/// Looks at a connection that another task uses.
+/// A second descriptor, to observe a connection that another task uses.
 #[derive(Debug)]
 pub struct Witness(Option<OwnedFd>);
 
 /// Options of every TCP connection, accepted or dialled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketOptions {
-    /// Notice a vanished peer within a minute, and keep address translators in
-    /// between from forgetting an idle connection.
+    /// Notices a vanished peer within a minute, and keeps NAT entries on the path from expiring.
     pub keepalive: bool,
 }
 
@@ -49,11 +48,10 @@ impl SocketOptions {
     /// Sets the options. Best effort: a socket that refuses is already broken,
     /// and the next read or write says so.
     ///
-    /// TCP_NODELAY always, as an argument and not a taste: this program already
-    /// gathers everything that is there into one write, so Nagle's algorithm
-    /// has nothing left to merge. What it would do is hold a short request
-    /// back until the answer to the one before is acknowledged, which delayed
-    /// acknowledgements stretch to 40 ms, at each of three hops.
+    /// TCP_NODELAY is always set, for a reason: this program already gathers all available bytes
+    /// into one write, so Nagle's algorithm has nothing left to merge. It would only hold a short
+    /// request back until the previous data is acknowledged, which delayed acknowledgements stretch
+    /// to 40 ms, at each of three hops.
     ///
     /// Connections that a listening socket accepts inherit its options.
     pub(super) fn apply(&self, socket: &impl AsFd) {
@@ -94,8 +92,8 @@ impl Stream {
         self.peek().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// Resolves when this is not quiet any more, and says whether there are bytes, or the
-    /// end. Unlike [`Self::poll_readable`] it is never wrong.
+    /// Resolves when this is no longer idle; true if there are bytes, false at the end. Unlike
+    /// [`Self::poll_readable`] it is never wrong.
     ///
     /// # Errors
     /// The connection's, which a read will not see again.
@@ -131,22 +129,22 @@ impl Stream {
         }
     }
 
-    /// Marks the connection as waiting for use: it has to be known whether it works.
+    /// Marks the connection as waiting for use, so that it is probed often.
     pub fn wait_for_use(&self) {
         if let Self::Tcp(socket) = self {
             keepalive::ask_often(socket);
         }
     }
 
-    /// Marks the connection as used like any other.
+    /// Marks the connection as in ordinary use.
     pub fn use_again(&self) {
         if let Self::Tcp(socket) = self {
             keepalive::ask_as_usual(socket);
         }
     }
 
-    /// Returns whether the peer's system has answered a moment ago. One on the same host counts
-    /// always: no path lies between that could break.
+    /// Returns whether the peer's system has answered a moment ago. Always true for a peer on the
+    /// same host: there is no path that could break.
     pub fn is_heard_lately(&self) -> bool {
         match self {
             Self::Tcp(socket) => keepalive::is_heard_lately(socket),
@@ -170,7 +168,7 @@ impl Stream {
         }
     }
 
-    /// Duplicates the connection's descriptor, to look at it only.
+    /// Duplicates the connection's descriptor, for observation only.
     ///
     /// # Errors
     /// When there is none to spare.
@@ -181,7 +179,7 @@ impl Stream {
         }))
     }
 
-    /// Gives the largest packets on the way to the peer; `None` over a unix socket.
+    /// Returns the largest packet sizes on the path to the peer; `None` over a unix socket.
     pub fn path(&self) -> Option<Path> {
         match self {
             Self::Tcp(socket) => Path::of(socket),
@@ -202,7 +200,7 @@ impl Stream {
         }
     }
 
-    /// Gives the address of this end, as far as the system still knows.
+    /// Returns the address of this end, as far as the system still knows.
     pub fn local(&self) -> ClientAddr {
         match self {
             Self::Tcp(socket) => socket.local_addr().map_or(ClientAddr::Unix, ClientAddr::from),
@@ -211,8 +209,8 @@ impl Stream {
     }
 
     /// Makes the peer see a reset from now on when this is dropped, for whatever reason, until
-    /// [`Self::close`]. So a crash or a kill is no clean end to an application either. A unix
-    /// socket has no reset.
+    /// [`Self::close`]. So a crash or a kill does not look like a clean end to an application. A
+    /// unix socket has no reset.
     pub fn reset_unless_finished(&self) {
         if let Self::Tcp(socket) = self {
             let _ = socket.set_zero_linger();
@@ -275,7 +273,7 @@ impl AsyncWrite for Stream {
         true
     }
 
-    /// Sockets hold nothing back.
+    /// Does nothing: sockets buffer nothing here.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

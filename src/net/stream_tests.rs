@@ -11,7 +11,7 @@ use super::*;
 use crate::net::{Duplex, ReadSide};
 
 const SOON: Duration = Duration::from_secs(5);
-/// Long enough for loopback to deliver whatever would wrongly resolve.
+/// Long enough for loopback to deliver anything that would wrongly resolve.
 const A_MOMENT: Duration = Duration::from_millis(100);
 
 async fn tcp(host: &str) -> (Stream, Stream) {

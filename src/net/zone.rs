@@ -1,6 +1,6 @@
-//! Zones of link-local addresses: by name for people, by number for the kernel.
+//! Zones of link-local addresses: names for people, numbers for the kernel.
 //!
-//! A number is good for as long as its interface lives, so nothing here keeps one.
+//! A number is valid only as long as its interface exists, so nothing here stores one.
 
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -14,7 +14,7 @@ use nix::net::if_::{if_indextoname, if_nametoindex};
 pub(super) fn number(zone: &str) -> io::Result<u32> {
     match (if_nametoindex(zone), zone.parse()) {
         (Ok(number), _) => Ok(number),
-        // No interface can be called by a number alone.
+        // No interface has a name of digits only.
         (Err(_), Ok(number)) => Ok(number),
         (Err(errno), Err(_)) => {
             let kind = io::Error::from(errno).kind();

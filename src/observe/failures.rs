@@ -1,7 +1,7 @@
 //! Failures before authentication: exact counts in few lines.
 //!
 //! Strangers can make these failures as fast as the network carries them, so a line for each would
-//! let them fill the disk. The first failure of a quiet period is logged at once. What follows is
+//! let them fill the disk. The first failure of a quiet period is logged at once. Later ones are
 //! counted and logged in summaries, the first after 10 seconds and each further one after twice as
 //! long, up to 5 minutes, until a whole period passes without any.
 //!
@@ -16,17 +16,17 @@ use std::time::{Duration, Instant};
 use super::json::Pairs;
 use crate::reason::CloseReason;
 
-/// The time from a first failure to its first summary.
+/// Time from a first failure to its first summary.
 const FIRST_PERIOD: Duration = Duration::from_secs(10);
 
-/// The longest time between two summaries.
+/// Longest time between two summaries.
 const LONGEST_PERIOD: Duration = Duration::from_secs(300);
 
 /// Name of a PROXY header as a protocol, since it has a remedy of its own.
 pub const PROXY_HEADER: &str = "a PROXY header";
 
-/// Number of different sources that are told apart in one period; a set that strangers fill must
-/// have an end.
+/// Highest number of different sources that are counted in one period; a set that strangers fill
+/// must be bounded.
 const MOST_SOURCES: usize = 1024;
 
 /// Counts failures, by their reasons, and decides when to log them. Knows no clock: `now` is passed
@@ -36,11 +36,11 @@ pub struct FailureTally<R = CloseReason> {
     reasons: BTreeMap<R, u64>,
     sources: HashSet<String>,
     example: String,
-    /// End and length of the running period; `None` is quiet.
+    /// End and length of the current period; `None` without failures.
     period: Option<(Instant, Duration)>,
     /// Reasons that the caller logged in full since it was last quiet.
     in_full: BTreeSet<R>,
-    /// The protocols of those that spoke no handshake, by name.
+    /// Protocols that peers spoke instead of the handshake, by name.
     spoken: BTreeMap<&'static str, u64>,
 }
 
@@ -55,7 +55,7 @@ pub struct Line<R = CloseReason> {
     pub sources: usize,
     /// The source of the newest failure.
     pub example: String,
-    /// The numbers of those that spoke something else, by its name, where that is known.
+    /// Numbers of peers that spoke another known protocol, by its name.
     pub spoken: Vec<(&'static str, u64)>,
 }
 
@@ -64,7 +64,7 @@ pub struct Line<R = CloseReason> {
 pub enum Logged {
     /// With a line that was just logged, or that the caller logs.
     Now,
-    /// In a summary to come.
+    /// In a later summary.
     Summarised,
 }
 
@@ -91,13 +91,13 @@ impl<R> Default for FailureTally<R> {
 }
 
 impl<R: Ord + Copy> FailureTally<R> {
-    /// Notes what the next failure spoke. Names are few, so that strangers cannot fill this.
-    pub fn hear(&mut self, speech: &'static str) {
+    /// Notes the protocol of the next failure. Names are few, so that strangers cannot fill this.
+    pub fn note_speech(&mut self, speech: &'static str) {
         *self.spoken.entry(speech).or_default() += 1;
     }
 
     /// Counts as [`Self::record`] does, but the caller logs the first of each reason in full, which
-    /// then counts in no line. Returns a line that is due besides.
+    /// then counts in no line. Returns the summary that is due, if any.
     pub fn record_unless_first(
         &mut self,
         reason: R,
@@ -114,7 +114,7 @@ impl<R: Ord + Copy> FailureTally<R> {
 
     /// Counts one failure of `source` and returns the line that is due, if any.
     ///
-    /// `source` is what sources are told apart by: an address without a port.
+    /// `source` identifies a source: an address without a port.
     pub fn record(&mut self, reason: R, source: &dyn Display, now: Instant) -> Option<Line<R>> {
         let due = self.tick(now);
         *self.reasons.entry(reason).or_default() += 1;
@@ -125,14 +125,13 @@ impl<R: Ord + Copy> FailureTally<R> {
         if self.period.is_some() {
             return due;
         }
-        // Quiet until now, so nothing was due: `tick` only ends a period that
-        // had nothing to tell.
+        // No failures until now, so nothing was due: `tick` only ends a period without failures.
         self.period = Some((now + FIRST_PERIOD, FIRST_PERIOD));
         self.flush()
     }
 
-    /// Returns the summary of a period that has ended, if there is one. For a timer; a call in any
-    /// second is enough.
+    /// Returns the summary of a period that has ended, if there is one. To be called by a timer,
+    /// about once a second.
     pub fn tick(&mut self, now: Instant) -> Option<Line<R>> {
         let (end, length) = self.period?;
         if now < end {
@@ -164,7 +163,7 @@ impl<R: Ord + Copy> FailureTally<R> {
 }
 
 impl Failures {
-    /// Begins with nothing counted; lines name `tunnel`.
+    /// Creates an empty count; lines name `tunnel`.
     pub fn of(tunnel: Option<Arc<str>>) -> Self {
         Self { tally: Mutex::default(), tunnel }
     }
@@ -175,7 +174,8 @@ impl Failures {
         self.failed_speaking(reason, source, None)
     }
 
-    /// Counts as [`Self::failed`] does, for a peer that spoke this in place of a handshake.
+    /// Counts as [`Self::failed`] does, for a peer that spoke this protocol instead of the
+    /// handshake.
     pub fn failed_speaking(
         &self,
         reason: CloseReason,
@@ -185,22 +185,22 @@ impl Failures {
         let line = {
             let mut tally = self.tally();
             let now = Instant::now();
-            // What ends a period comes first: what is heard now belongs to the next.
+            // The end of a period comes first: this failure belongs to the next one.
             let due = tally.tick(now);
-            speech.into_iter().for_each(|speech| tally.hear(speech));
+            speech.into_iter().for_each(|speech| tally.note_speech(speech));
             tally.record(reason, source, now).or(due)
         };
-        let told = if line.is_some() { Logged::Now } else { Logged::Summarised };
+        let logged = if line.is_some() { Logged::Now } else { Logged::Summarised };
         self.log(line);
-        told
+        logged
     }
 
     /// Counts as [`Self::failed`] does, where the caller logs the first of each reason in full:
-    /// [`Logged::Now`] says that it is to do so, and that no summary counts this one.
+    /// [`Logged::Now`] means that it must do so, and that no summary counts this failure.
     pub fn failed_unless_first(&self, reason: CloseReason, source: &dyn Display) -> Logged {
-        let (told, line) = self.tally().record_unless_first(reason, source, Instant::now());
+        let (logged, line) = self.tally().record_unless_first(reason, source, Instant::now());
         self.log(line);
-        told
+        logged
     }
 
     /// Logs a summary that is due. Call it about once a second.
@@ -230,7 +230,7 @@ impl Failures {
         }
     }
 
-    /// Locks the counts. Never held while a line is logged, so that the log cannot hold up a task
+    /// Locks the counts. Never held while a line is logged, so that the log cannot block a task
     /// that counts. A poisoned lock still guards exact counts: nothing in there can panic half way.
     fn tally(&self) -> MutexGuard<'_, FailureTally> {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
@@ -244,7 +244,7 @@ impl Line {
 }
 
 impl<R> Line<R> {
-    /// Makes the hint about those that spoke something else; `None` where there were none.
+    /// Makes the hint about peers that spoke another protocol; `None` where there were none.
     fn hint(&self) -> Option<String> {
         if self.spoken.is_empty() {
             return None;
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_failure_is_told_at_once_and_the_next_are_summed_up() {
+    fn the_first_failure_is_logged_at_once_and_later_ones_in_summaries() {
         let mut tally = FailureTally::default();
         let start = Instant::now();
         let line = tally.record(CloseReason::HandshakeFailed, &"192.0.2.1", start).unwrap();
@@ -300,14 +300,14 @@ mod tests {
     fn summaries_grow_rare_and_quiet_starts_over() {
         let mut tally = FailureTally::default();
         let start = Instant::now();
-        let mut told = vec![];
+        let mut logged = vec![];
         for second in 0..2000 {
             let now = start + SECOND * second;
             if tally.record(CloseReason::HandshakeFailed, &"a", now).is_some() {
-                told.push(second);
+                logged.push(second);
             }
         }
-        assert_eq!(told, [0, 10, 30, 70, 150, 310, 610, 910, 1210, 1510, 1810]);
+        assert_eq!(logged, [0, 10, 30, 70, 150, 310, 610, 910, 1210, 1510, 1810]);
         let quiet = start + SECOND * 3000;
         assert!(tally.tick(quiet).is_some());
         assert_eq!(tally.tick(quiet + SECOND * 300), None);
@@ -344,11 +344,11 @@ mod tests {
     }
 
     #[test]
-    fn what_was_spoken_is_told_once_with_what_to_do() {
+    fn a_spoken_protocol_is_logged_once_with_the_remedy() {
         let mut tally = FailureTally::default();
         let start = Instant::now();
         let mut line = |speech: &[&'static str]| {
-            speech.iter().for_each(|speech| tally.hear(speech));
+            speech.iter().for_each(|speech| tally.note_speech(speech));
             tally.record(CloseReason::HandshakeFailed, &"a", start);
             tally.flush().or_else(|| tally.record(CloseReason::HandshakeFailed, &"a", start))
         };
@@ -371,7 +371,7 @@ mod tests {
         assert_eq!(line.reasons().to_string(), "handshake-failed=4999");
     }
 
-    /// Each is either told in full or counted in a line, and none is both.
+    /// Each failure is either logged in full or counted in a summary, never both.
     #[test]
     fn the_first_of_each_reason_is_for_the_caller_and_in_no_line() {
         let mut tally = FailureTally::default();
@@ -383,17 +383,17 @@ mod tests {
         for second in 0..100 {
             let reason = if second % 3 == 2 { mute } else { away };
             let now = start + SECOND * second;
-            let (told, line) = tally.record_unless_first(reason, &"a", now);
-            in_full.extend((told == Logged::Now).then_some(second));
+            let (logged, line) = tally.record_unless_first(reason, &"a", now);
+            in_full.extend((logged == Logged::Now).then_some(second));
             lines.extend(line);
         }
         assert_eq!(in_full, [0, 2]);
         lines.extend(tally.flush());
         assert_eq!(total(&lines), 98);
-        // After a whole period without any the next one is told in full again.
+        // After a whole period without failures the next one is logged in full again.
         assert_eq!(tally.tick(start + SECOND * 1000), None);
-        let (told, line) = tally.record_unless_first(away, &"a", start + SECOND * 1001);
-        assert_eq!((told, line), (Logged::Now, None));
+        let (logged, line) = tally.record_unless_first(away, &"a", start + SECOND * 1001);
+        assert_eq!((logged, line), (Logged::Now, None));
     }
 
     #[test]

@@ -1,9 +1,8 @@
 //! Fields of a log line in text: the message, then `name=value`.
 //!
-//! One rule for every value: a word or a number stands as it is, anything else in
-//! quotes, so that a program can take a line apart. A value may be the text of
-//! others. It is made printable before the line gets its colours, so that no sequence
-//! in a line is another's.
+//! One rule for every value: a word or a number is written as it is, anything else in quotes, so
+//! that a program can parse a line. A value may be foreign text. It is made printable before the
+//! line gets its colours, so that no escape sequence in a line is foreign.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -16,11 +15,11 @@ use tracing_subscriber::fmt::format::Writer;
 
 use crate::printable::printable;
 
-/// Formats fields for people, with values that move no terminal.
+/// Formats fields for people, with values that cannot control a terminal.
 #[derive(Debug)]
 pub(super) struct PrintableFields;
 
-/// Fields of one line on their way.
+/// Writer of the fields of one line.
 struct Fields<'w> {
     writer: Writer<'w>,
     is_first: bool,
@@ -43,7 +42,7 @@ impl Fields<'_> {
         let name = name_of(field);
         match name {
             "message" => self.writer.write_str(&printable(value)),
-            // The name in italics, and what follows it dimmed.
+            // The name in italics, and the equals sign dimmed.
             _ if self.writer.has_ansi_escapes() => {
                 write!(self.writer, "\x1b[3m{name}\x1b[0m\x1b[2m=\x1b[0m{}", quoted(value))
             }
@@ -72,7 +71,7 @@ impl Visit for Fields<'_> {
     }
 }
 
-/// Returns the name of a field; without the mark of one that is a word of the language too.
+/// Returns the name of a field, without the prefix of a Rust keyword.
 pub(super) fn name_of(field: &Field) -> &'static str {
     field.name().strip_prefix("r#").unwrap_or_else(|| field.name())
 }
@@ -88,9 +87,9 @@ pub(super) fn causes(error: &(dyn Error + 'static)) -> String {
     text
 }
 
-/// Writes a value as it stands in a line: in quotes where it is empty or has a blank, a quote, an
-/// equals sign, a backslash or what cannot be seen. Within quotes the last two and quotes are
-/// escaped by a backslash.
+/// Formats a value for a line: in quotes where it is empty or has a blank, a quote, an equals sign,
+/// a backslash or an invisible character. Within quotes, quotes, backslashes and invisible
+/// characters are escaped.
 fn quoted(value: &str) -> Cow<'_, str> {
     let is_odd = |c: char| c.is_whitespace() || matches!(c, '"' | '=' | '\\');
     let shown = printable(value);

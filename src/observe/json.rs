@@ -1,8 +1,8 @@
 //! Lines of the log as JSON objects: fields beside `timestamp`, `level` and `message`.
 //!
-//! Own code where the formatter of `tracing` would do but for one thing: it knows no
-//! value with parts. A program that reads the log wants an object where the text has
-//! `name=count` pairs ([`Pairs`]), and not a sentence to take apart.
+//! Own code, because the formatter of `tracing` lacks one thing: values with parts. A program that
+//! reads the log needs an object where the text has `name=count` pairs ([`Pairs`]), and not a text
+//! to parse.
 
 use std::error::Error;
 use std::fmt::{self, Debug, Display};
@@ -17,9 +17,8 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::fields::{causes, name_of};
 
-/// A value of a log line that is several named ones: `a=1 b=2` in text, an object in
-/// JSON. Log it as an error, which is the one kind of value that keeps its type:
-/// `reasons = pairs.field()`.
+/// A value of a log line with named parts: `a=1 b=2` in text, an object in JSON. It is logged as an
+/// error, the only kind of value that keeps its type: `reasons = pairs.field()`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Pairs(Vec<(String, Value)>);
 
@@ -30,7 +29,7 @@ pub(super) struct JsonLines {
     pub(super) has_time: bool,
 }
 
-/// The members of one line's object, each behind a comma.
+/// The members of one line's object, each after a comma.
 struct Members(String);
 
 impl Pairs {
@@ -49,8 +48,8 @@ impl Pairs {
     }
 }
 
-/// `name=value`, separated by blanks; of a list each with its name, and without one
-/// where that is empty.
+/// Writes `name=value`, separated by blanks; every item of a list with the name, and without one
+/// where it is empty.
 impl Display for Pairs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let parts = self.0.iter().flat_map(|(name, value)| {

@@ -1,12 +1,10 @@
-//! Liveness of a session: when this end owes a sign of life, whether the far end owes one for too
-//! long, and whether it is used.
+//! Liveness of a session: decides when this end has to send a heartbeat, whether the far end's is
+//! overdue, and whether the session is idle.
 //!
-//! A session has no timer and reads no clock for this, because there may be many that idle. Its
-//! task notes that something passed, and one looker for all of them comes round now and then
-//! ([`Pulse::look`]), makes times of the notes, and says what is to be done. What cannot be judged
-//! is not judged: while this end does not read, because its plain side does not, silence means
-//! nothing.
-//! read, because its plain side does not, silence means nothing.
+//! A session has no timer and reads no clock for this, because there may be many idle ones. Its
+//! task notes that something passed, and one looker for all sessions checks them at intervals
+//! ([`Pulse::look`]), turns the notes into times, and decides. While this end does not read,
+//! because its plain side does not, silence is not judged.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::time::Duration;
@@ -19,44 +17,43 @@ use crate::reason::CloseReason;
 /// Heartbeats that may be missed.
 const MISSED: u32 = 3;
 
-/// A sign of life comes after a silence of so many 256th parts of a heartbeat, so that those
-/// of sessions that began together do not come together, and that none is late when
-/// the looker is.
+/// Silence, in 256ths of the heartbeat interval, after which a heartbeat is sent. It is random
+/// within this range, so that heartbeats of sessions that began together are spread, and below the
+/// whole, so that none is late when the looker is.
 const SILENCE: std::ops::Range<u8> = 154..230;
 
-/// A session is looked at so many times in a heartbeat, or in its idle timeout.
+/// Number of looks in a heartbeat interval, or in an idle timeout.
 const LOOKS: u32 = 32;
 
-/// The pause between two looks is within this.
+/// Bounds of the pause between two looks.
 const PAUSE: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(50)..=Duration::from_secs(2);
 
-/// Verdict for the session's task: go on.
+/// Verdict for the session's task: continue.
 const NOTHING: u8 = 0;
 const VANISHED: u8 = 1;
 const IDLE: u8 = 2;
 
-/// The signs of life of a session.
+/// Liveness of a session.
 #[derive(Debug, Default)]
 pub struct Pulse {
     /// Milliseconds; zero is none.
     heartbeat: u32,
-    /// The far end gives signs of life, too.
+    /// The far end sends heartbeats, too.
     agreed: bool,
     /// Seconds; zero is for ever.
     idle_timeout: u32,
     /// Notes of the task since the last look.
     noted: Noted,
-    /// Milliseconds, as the looks found, in which nothing was sent.
+    /// Milliseconds without a sent record, as of the last look.
     unsent: AtomicU32,
     unheard: AtomicU32,
     unused: AtomicU32,
-    /// The silence of this end after which a sign of life is due, as a part of a
-    /// heartbeat: so many of 256.
+    /// Silence of this end after which a heartbeat is due, in 256ths of the interval.
     patience: AtomicU8,
-    /// A sign of life is due.
+    /// A heartbeat is due.
     due: AtomicBool,
-    /// The reason for which the session has to end.
+    /// Reason for which the session has to end.
     verdict: AtomicU8,
 }
 
@@ -72,7 +69,7 @@ struct Noted {
 }
 
 impl Pulse {
-    /// Begins the signs of life of a session that was just opened.
+    /// Creates the liveness state of a new session.
     pub fn new(heartbeats: Heartbeats, idle_timeout: Option<Duration>) -> Self {
         let ms = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
         let heartbeat = heartbeats.own.map_or(0, |own| ms(own.time()));
@@ -92,26 +89,25 @@ impl Pulse {
         self.due.store(false, Ordering::Relaxed);
     }
 
-    /// Notes that nothing can be sent until a record that is on its way is, or at all, after Fin.
-    /// So no sign of life is due, which the task would be waked for in vain.
+    /// Notes that nothing can be sent until a record is written, or at all after Fin. So no
+    /// heartbeat is due, for which the task would be woken in vain.
     pub fn cannot_send(&self) {
         self.noted.mute.store(true, Ordering::Relaxed);
         self.due.store(false, Ordering::Relaxed);
     }
 
-    /// Notes that an authentic record came, and that nothing is read until what is in it has gone
-    /// on.
+    /// Notes that an authentic record arrived, and that nothing is read until its data is written.
     pub fn reads_no_more(&self) {
         self.noted.ever_heard.store(true, Ordering::Relaxed);
         self.noted.deaf.store(true, Ordering::Relaxed);
     }
 
-    /// Returns true if an authentic record ever came.
+    /// Returns true if an authentic record ever arrived.
     pub fn is_heard(&self) -> bool {
         self.noted.ever_heard.load(Ordering::Relaxed)
     }
 
-    /// Notes that the data that came has gone on, and this end reads again.
+    /// Notes that the received data is written, and this end reads again.
     pub fn reads_again(&self) {
         self.noted.heard.store(true, Ordering::Relaxed);
         self.noted.deaf.store(false, Ordering::Relaxed);
@@ -122,7 +118,7 @@ impl Pulse {
         self.noted.used.store(true, Ordering::Relaxed);
     }
 
-    /// Returns true if a sign of life is due. It stays so until something is sent.
+    /// Returns true if a heartbeat is due. It stays due until something is sent.
     pub fn is_due(&self) -> bool {
         self.due.load(Ordering::Relaxed)
     }
@@ -138,7 +134,7 @@ impl Pulse {
 
     // === the looker ===
 
-    /// Returns the time for which a look may be put off; `None` where none is needed.
+    /// Returns the time until the next look; `None` where none is needed.
     pub fn pause(&self) -> Option<Duration> {
         let heartbeat = Duration::from_millis(self.heartbeat.into());
         let times = [heartbeat, Duration::from_secs(self.idle_timeout.into())];
@@ -146,7 +142,8 @@ impl Pulse {
         Some((shortest / LOOKS).clamp(*PAUSE.start(), *PAUSE.end()))
     }
 
-    /// Looks `ms` milliseconds after the last time. Returns true if the task has to come and see.
+    /// Looks at the session, `ms` milliseconds after the last time. Returns true if its task has to
+    /// be woken.
     pub fn look(&self, ms: u32) -> bool {
         let Noted { sent, heard, used, deaf, mute, .. } = &self.noted;
         let unsent = advance(&self.unsent, sent.swap(false, Ordering::Relaxed), ms, u32::MAX);
@@ -174,14 +171,14 @@ impl Pulse {
         has_ended || is_silent || is_unused || self.due.load(Ordering::Relaxed)
     }
 
-    /// Returns the time that the task has, after a look that found it silent or unused for too
-    /// long, to find what is here already.
+    /// Returns the time that the task has, after a look that found it silent or idle for too long,
+    /// to read bytes that have arrived already.
     fn second_look(&self) -> u32 {
         self.pause().map_or(0, |pause| u32::try_from(pause.as_millis()).unwrap_or(u32::MAX))
     }
 }
 
-/// Returns the silence of this end after which a sign of life is due, drawn anew each time.
+/// Returns the silence of this end after which a heartbeat is due, at random each time.
 pub fn patience(heartbeat: Duration) -> Duration {
     heartbeat.mul_f64(f64::from(silence()) / 256.0)
 }
@@ -190,9 +187,9 @@ fn silence() -> u8 {
     rand::rng().random_range(SILENCE)
 }
 
-/// Adds to the time since something was noted. A look that is late, as after a halt of this
-/// process, finds no more than `most` where the one before found less: what came meanwhile may be
-/// here and not read, and counts if the task finds it until a later look.
+/// Adds to the time since something was noted. A late look, as after a halt of this process, counts
+/// no more than `most` where the one before found less: bytes that arrived meanwhile may not be
+/// read yet, and count if the task reads them until a later look.
 fn advance(since: &AtomicU32, noted: bool, ms: u32, most: u32) -> u32 {
     let before = since.load(Ordering::Relaxed);
     let now = match before.saturating_add(ms) {
@@ -209,13 +206,13 @@ mod tests {
     use super::*;
     use crate::proto::heartbeat::Heartbeat;
 
-    /// A heartbeat of a second, looked at as often as it has to be.
+    /// Creates a pulse with a heartbeat of a second.
     fn pulse(agreed: bool, idle_timeout: Option<Duration>) -> Pulse {
         let own = Heartbeat::every(Duration::from_secs(1));
         Pulse::new(Heartbeats { own, agreed }, idle_timeout)
     }
 
-    /// Milliseconds until `pulse` says something, which `noted` comes before each look.
+    /// Returns the milliseconds until `said` is true; `noted` is called before each look.
     fn until(pulse: &Pulse, noted: impl Fn(&Pulse), said: impl Fn(&Pulse) -> bool) -> u32 {
         for time in (50..=60_000).step_by(50) {
             noted(pulse);
@@ -262,14 +259,14 @@ mod tests {
         assert_eq!(until(&stalled, |_| {}, vanished), 3_100, "from then on");
     }
 
-    /// The case of a process that was stopped, or a machine that slept: "An end whose process was
-    /// halted reads what is there first", however soon the next look is.
+    /// The case of a process that was stopped, or a machine that slept: "An end that was halted
+    /// first reads what is there", however soon the next look is.
     #[test]
-    fn what_came_during_a_halt_is_found_before_anybody_is_given_up() {
+    fn bytes_from_a_halt_are_read_before_a_far_end_counts_as_vanished() {
         let two = Some(Duration::from_secs(2));
         for (name, halted) in [("silent", pulse(true, None)), ("unused", pulse(false, two))] {
             assert!(halted.look(3_600_000) && halted.verdict().is_none(), "{name}: is to read");
-            // The looker is hurried, by a new session.
+            // A new session makes the looker come earlier.
             for _ in 0..100 {
                 assert!(halted.look(0) && halted.verdict().is_none(), "{name}");
             }
@@ -288,7 +285,7 @@ mod tests {
     fn no_task_is_waked_for_a_sign_of_life_that_it_cannot_give() {
         let pulse = pulse(false, None);
         assert_ne!(until(&pulse, |_| {}, Pulse::is_due), u32::MAX);
-        // A record that the far end does not take, or Fin.
+        // A record that the far end does not accept, or Fin.
         pulse.cannot_send();
         assert!((0..1_000).all(|_| !pulse.look(50)) && !pulse.is_due());
         pulse.sent();

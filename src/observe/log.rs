@@ -1,9 +1,8 @@
 //! Destination and form of log lines.
 //!
-//! A log that cannot be written never stops the tunnel: a standard error that is closed, or a pipe
-//! that is never drained, loses lines and nothing else. The same goes for syslog(3), which waits
-//! while the system's log is stuck. One thread does all the writing; `queue` says what happens to
-//! the others.
+//! A log that cannot be written never stops the tunnel: a closed standard error, or a pipe that is
+//! never read, only loses lines. The same goes for syslog(3), which blocks while the system's log
+//! is stuck. One thread does all the writing; `queue` describes the handling of the others.
 
 use std::ffi::OsStr;
 use std::io::{self, IsTerminal, Write};
@@ -55,10 +54,10 @@ pub enum Output {
     Syslog,
 }
 
-/// The reason why logging cannot start.
+/// Reason why logging cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// No service reads the lines, and nothing would tell.
+    /// No service reads the lines, which would go unnoticed.
     #[error(
         "--syslog: nothing listens at {SYSLOG} ({0}); start a syslog service, or leave it out to log to standard error"
     )]
@@ -71,14 +70,13 @@ pub enum StartError {
 /// The socket to which syslog(3) sends its lines.
 const SYSLOG: &str = "/dev/log";
 
-/// Starts logging, until the guard is dropped. The first call counts; later
-/// ones change nothing.
+/// Starts logging, until the guard is dropped. Only the first call has an effect.
 ///
 /// # Errors
 /// [`StartError`]
 pub fn start(settings: Settings) -> Result<Guard, StartError> {
     let lines = Lines::default();
-    // One for all notices: to make one costs every place that logs a check.
+    // One for all notices: creating one costs a check at every log statement.
     let losses = Lines::default();
     let lost = settings.at_least_warn();
     let is_coloured = settings.is_coloured();
@@ -93,7 +91,7 @@ pub fn start(settings: Settings) -> Result<Guard, StartError> {
             let is_journal = priority::is_journal();
             let write = move |(level, line): &Line| {
                 let mark = if is_journal { priority::mark(*level) } else { "" };
-                // At once, so that no other line comes between.
+                // In one write, so that no other line comes between.
                 io::stderr().write_all(&[mark.as_bytes(), &shown(line)].concat())
             };
             lines.start(write, notice)?
@@ -112,7 +110,7 @@ pub fn start(settings: Settings) -> Result<Guard, StartError> {
     Ok(guard)
 }
 
-/// Returns true if what is logged now is written.
+/// Returns true if the log is running.
 pub(super) fn is_started() -> bool {
     STARTED.load(Ordering::Acquire)
 }
@@ -122,7 +120,7 @@ pub(super) fn ended() {
     STARTED.store(false, Ordering::Release);
 }
 
-/// Checks that a syslog service listens: syslog(3) itself never says.
+/// Checks that a syslog service listens: syslog(3) itself does not report that.
 fn find_syslog() -> io::Result<()> {
     let datagrams = UnixDatagram::unbound()?.connect(SYSLOG);
     datagrams.or_else(|error| UnixStream::connect(SYSLOG).map(drop).map_err(|_| error))
@@ -141,14 +139,14 @@ fn to_syslog(level: Level, line: Vec<u8>) -> io::Result<()> {
 }
 
 impl Settings {
-    /// Makes a line as it is written: with any text in a field, it is one line, and moves no
-    /// terminal.
+    /// Makes the written form of a line: with any text in a field, it is one line, and cannot
+    /// control a terminal.
     fn shown(self, is_coloured: bool, line: &[u8]) -> Vec<u8> {
         let text = String::from_utf8_lossy(line);
         let (text, end) = text.strip_suffix('\n').map_or((&*text, ""), |text| (text, "\n"));
         let shown = match self.format {
             Format::Json => printable_json(text),
-            // Its colours are the formatter's, and the rest is printable already.
+            // Its escape sequences are the formatter's, and the rest is printable already.
             Format::Text if is_coloured => text.into(),
             Format::Text => printable(text),
         };
@@ -160,7 +158,7 @@ impl Settings {
     }
 
     /// Returns settings for the line about lost lines, which is logged at every level: an operator
-    /// who logs errors only has to know that errors are missing.
+    /// who logs only errors must know that some are missing.
     fn at_least_warn(self) -> Self {
         Self { level: self.level.max(LevelFilter::WARN), ..self }
     }
@@ -168,7 +166,7 @@ impl Settings {
 
 /// Makes the subscriber. No module paths: operators know messages and fields, and a module's path
 /// in `target` would collide with our field of that name. Errors of the log itself are dropped,
-/// because they would be printed to the very place that failed.
+/// because they would be printed to the destination that failed.
 fn dispatch(settings: Settings, is_coloured: bool, lines: Lines) -> Dispatch {
     let lines = Subscriber::builder()
         .with_max_level(settings.level)
@@ -228,7 +226,7 @@ mod tests {
         assert!(line.trim_start().starts_with("INFO closed"), "{line}");
     }
 
-    /// Whatever stands in a field, in either form.
+    /// Any text in a field, in either form.
     #[test]
     fn a_line_stays_one_line_and_moves_no_terminal() {
         let bad = "a\nb\x1b[2J\u{9b}1m\u{202e}\u{7f}";
@@ -246,8 +244,8 @@ mod tests {
         }
     }
 
-    /// With colours the line has sequences, of which none may be another's: not even a
-    /// colour, which hides text.
+    /// With colours the line has escape sequences, and none may be foreign: not even a colour,
+    /// which could hide text.
     #[test]
     fn the_colours_of_a_line_are_the_formatters_alone() {
         let hidden = "a\x1b[8mb\x1b[0;30mc\x1b[md\u{9b}8me\nf";
@@ -269,7 +267,7 @@ mod tests {
         let plain = of("plain");
         assert!(sequences(&plain).len() > 8, "it has colours: {plain:?}");
         assert_eq!(sequences(&shown), sequences(&plain), "{shown:?}");
-        // The form for programmers escapes by itself, and a value in quotes its backslashes.
+        // The debug form escapes by itself, and a value in quotes has its backslashes escaped.
         let escaped = ["a\\u{1b}[8mb\\u{1b}[0;30mc", "a\\\\u{1b}[8mb\\\\u{1b}[0;30mc"];
         assert_eq!(escaped.map(|text| shown.matches(text).count()), [4, 1], "{shown:?}");
         assert_eq!(shown.lines().count(), 1, "{shown:?}");
@@ -288,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn lost_lines_are_told_at_every_level() {
+    fn lost_lines_are_logged_at_every_level() {
         for level in [LevelFilter::ERROR, LevelFilter::WARN, LevelFilter::TRACE] {
             let settings = Settings { level, format: Format::Text, output: Output::Syslog };
             let told = line(settings.at_least_warn(), || tracing::warn!(count = 3, "lost"));

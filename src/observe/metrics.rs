@@ -1,9 +1,9 @@
-//! Counters of a tunnel at work: numbers that only grow, and durations.
+//! Counters of a running tunnel: numbers that only grow, and durations.
 //!
-//! A tunnel holds its [`Meters`] for as long as it lives, so that counting is an addition and never
-//! a lookup. They outlive a tunnel that is replaced under the same name. What can be read from the
-//! limits, the pool or the gate on request is not counted here a second time; how it is all exposed
-//! is `admin::exposition`'s business.
+//! A tunnel holds its [`Meters`] for its whole life, so that counting is an addition and never a
+//! lookup. They outlive a tunnel that is replaced under the same name. Values that can be read from
+//! the limits, the pool or the gate on request are not counted here a second time;
+//! `admin::exposition` writes all of them.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -27,7 +27,7 @@ pub struct Meters {
     sessions: Arc<Sessions>,
     /// Connections that were accepted.
     pub accepted: Counter,
-    /// Connections that ended with a reason of their own in the log.
+    /// Connections that ended with their own log line.
     pub closed: ByReason,
     /// Connections that ended before their peer was known.
     pub refused: ByReason,
@@ -57,14 +57,14 @@ pub struct Timer(Histogram);
 pub struct PoolMeters {
     /// Clients that got one.
     pub taken: Counter,
-    /// Clients that would have got one, had one been there.
+    /// Clients that found none.
     pub missed: Counter,
     /// Tunnels that could not be made, or that the far end ended.
     pub failed: Counter,
 }
 
 impl Meters {
-    /// Begins with nothing counted, for the tunnel `name`, with its sessions in `sessions`.
+    /// Creates counters at zero for the tunnel `name`, with its sessions in `sessions`.
     pub fn new(name: &str, sessions: Arc<Sessions>) -> Arc<Self> {
         Arc::new(Self {
             tunnel: Arc::from(name),
@@ -86,7 +86,7 @@ impl Meters {
         &self.tunnel
     }
 
-    /// Enters a session that begins to relay.
+    /// Registers a session that begins to relay.
     pub fn enter(self: &Arc<Self>, info: SessionInfo, keyed: Keyed, pulse: Pulse) -> LiveSession {
         self.sessions.enter(self, info, keyed, pulse)
     }
@@ -100,7 +100,7 @@ impl Meters {
         &self.sessions
     }
 
-    /// Takes over what a session counted. The caller holds the lock of the sessions.
+    /// Adds the counts of an ended session. The caller holds the lock of the sessions.
     pub(super) fn ended(&self, traffic: &Traffic) {
         let add = |total: &ByteCount, more: &ByteCount| total.add(more.get());
         add(&self.ended.sent, &traffic.sent);

@@ -1,7 +1,7 @@
-//! A panic is a fault in this program, and one line in the log like everything else:
-//! its text may hold what a stranger sent.
+//! Logs a panic, which is a fault in this program, as one line: its text may contain bytes of a
+//! stranger.
 //!
-//! What becomes of the task that panicked is decided where it runs (`tasks`).
+//! `tasks` handles the task that panicked.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -14,18 +14,18 @@ use tracing::{Level, error};
 use super::{log, stderr};
 use crate::printable::printable;
 
-/// The remedy.
+/// Remedy in that line.
 const DETAIL: &str = "a fault in this program; report it with this line";
 
 thread_local! {
     static LISTENER: RefCell<Option<Sender<String>>> = const { RefCell::new(None) };
 }
 
-/// Makes one line of every panic from now on.
+/// Logs every panic as one line from now on.
 pub fn install() {
     set_hook(Box::new(|panic| {
         let said = said(panic.payload());
-        if is_heard(said) {
+        if is_delivered(said) {
             return;
         }
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
@@ -39,18 +39,18 @@ pub fn install() {
     }));
 }
 
-/// Sends the panics of this thread to `listener`, and to no other place.
-pub fn tell(listener: Sender<String>) {
+/// Sends the panics of this thread to `listener` only.
+pub fn listen(listener: Sender<String>) {
     LISTENER.set(Some(listener));
 }
 
-/// Ends [`tell`], and so does the end of the thread.
-pub fn tell_nobody() {
+/// Ends [`listen`], and so does the end of the thread.
+pub fn stop_listening() {
     LISTENER.set(None);
 }
 
-/// Returns true if this thread's panics have a listener, which was told.
-fn is_heard(said: &str) -> bool {
+/// Sends a panic to this thread's listener; returns false if it has none.
+fn is_delivered(said: &str) -> bool {
     let told = LISTENER.try_with(|listener| {
         let listener = listener.try_borrow();
         listener.is_ok_and(|it| it.as_ref().is_some_and(|it| it.send(said.to_owned()).is_ok()))

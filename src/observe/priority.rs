@@ -1,8 +1,8 @@
 //! Priority of a line, for a journal that reads standard error.
 //!
 //! systemd names the journal's socket in `JOURNAL_STREAM`, and a journal takes `<4>` at the start
-//! of a line for its priority. Any other reader of standard error gets no such mark: the variable
-//! is inherited by programs with output that goes elsewhere, so the socket is compared.
+//! of a line for its priority. Any other reader of standard error gets no such mark: programs with
+//! other outputs inherit the variable, so the socket is compared.
 
 use std::env;
 use std::ffi::OsStr;
@@ -33,7 +33,7 @@ fn names(named: &OsStr, file: &FileId) -> bool {
     named == Some((file.device, file.inode))
 }
 
-/// Returns the mark before a line, in syslog's numbers.
+/// Returns the prefix of a line, with syslog's numbers.
 pub(super) fn mark(level: Level) -> &'static str {
     match level {
         Level::ERROR => "<3>",

@@ -1,12 +1,11 @@
-//! Lines on their way from the threads that log to one thread that writes them.
+//! Queue of lines from the threads that log to the one thread that writes them.
 //!
-//! A reader that stops reading must never stop the tunnel: a pipe that is full holds any thread
-//! that writes to it, and with it all that wait for that thread. So only the writer thread waits
-//! for the reader. The queue is bounded; what does not fit is counted and dropped, never waited
-//! for.
+//! A reader that stops reading must never stop the tunnel: a full pipe blocks any thread that
+//! writes to it, and all that wait for that thread. So only the writer thread waits for the reader.
+//! The queue is bounded; lines that do not fit are counted and dropped.
 //!
-//! Lines that a write failed for count as lost too. The count is told with the
-//! first write that works again.
+//! Lines with a failed write count as lost too. The count is logged with the first write that works
+//! again.
 
 use std::collections::VecDeque;
 use std::io;
@@ -18,8 +17,8 @@ use std::time::Duration;
 use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Lines that may wait, a few MiB. As many as there are `closed` lines when a
-/// large end cuts its sessions, because those are worth having.
+/// Lines that may wait, a few MiB. Enough for the `closed` lines when a large end cuts its
+/// sessions, because those matter.
 const MOST_LINES: usize = 16_384;
 
 /// Time that the writer waits for more after the first line, because waking it costs more than
@@ -36,12 +35,12 @@ pub(super) type Line = (Level, Vec<u8>);
 #[derive(Clone, Default)]
 pub(super) struct Lines(Arc<Queue>);
 
-/// Keeps the log going. Dropping it writes what is still queued, for at most a
-/// second, and ends the log.
+/// Keeps the log running. Dropping it writes the queued lines, for at most a second, and ends the
+/// log.
 #[must_use = "the log ends when this is dropped"]
 pub struct Guard(Lines);
 
-/// One line in the making: the formatter writes each with a single call.
+/// Writer of one line: the formatter writes each with a single call.
 pub(super) struct Slot<'a> {
     lines: &'a Lines,
     level: Level,
@@ -59,15 +58,15 @@ struct State {
     lost: u64,
     /// The writer thread waits to be woken.
     idle: bool,
-    /// No more lines are taken.
+    /// No more lines are accepted.
     closed: bool,
     /// The writer thread has written everything.
     written: bool,
 }
 
 impl Lines {
-    /// Starts the thread that hands each line to `sink`, and after losses the
-    /// line that `notice` makes of their number.
+    /// Starts the thread that passes each line to `sink`, and after losses the line that `notice`
+    /// makes from their number.
     ///
     /// # Errors
     /// The system refuses another thread.
@@ -83,7 +82,7 @@ impl Lines {
         Ok(Guard(self.clone()))
     }
 
-    /// Runs the writer thread, until the queue is closed and empty. A line that it panics at is
+    /// Runs the writer thread, until the queue is closed and empty. A line that causes a panic is
     /// lost.
     fn write_all(
         &self,
@@ -142,13 +141,12 @@ impl Lines {
         if state.waiting.len() < MOST_LINES {
             state.waiting.push_back(line);
         } else {
-            // The writer finds it after the line that it is at: a full queue
-            // means that there is one.
+            // The writer sees it after its current line: a full queue means that there is one.
             state.lost += 1;
         }
         let idle = std::mem::take(&mut state.idle);
         drop(state);
-        // A writer that does not wait looks by itself; waking costs a system call.
+        // A writer that is not idle checks by itself; waking costs a system call.
         if idle {
             self.0.changed.notify_all();
         }
@@ -168,7 +166,7 @@ impl Drop for Guard {
         let mut state = lines.state();
         state.closed = true;
         lines.0.changed.notify_all();
-        // A reader that is stuck loses the rest: the process has to end.
+        // With a stuck reader the rest is lost: the process has to end.
         let _ = lines.0.changed.wait_timeout_while(state, LAST_WRITES, |state| !state.written);
     }
 }
@@ -203,8 +201,7 @@ mod tests {
 
     use super::*;
 
-    /// A reader that takes one line for each permit, with its result, and tells
-    /// when it holds a line.
+    /// A reader that takes one line for each permit, with its result, and reports each line.
     struct Reader {
         permits: Sender<io::Result<()>>,
         lines: Receiver<String>,
@@ -234,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn lost_lines_are_counted_and_told_with_the_next_write() {
+    fn lost_lines_are_counted_and_logged_with_the_next_write() {
         let lines = Lines::default();
         let (reader, guard) = Reader::start(&lines);
         push(&lines, "held");
@@ -258,7 +255,7 @@ mod tests {
         let lines = Lines::default();
         let (reader, _guard) = Reader::start(&lines);
         let broken = || Err(io::ErrorKind::BrokenPipe.into());
-        // The third line gets through, but not the notice after it.
+        // The third line is written, but not the notice after it.
         for result in [broken(), broken(), Ok(()), broken(), Ok(()), Ok(())] {
             reader.permits.send(result).unwrap();
         }
@@ -269,7 +266,7 @@ mod tests {
         assert_eq!(read, ["a", "b", "c", "lost 2", "d", "lost 2"]);
     }
 
-    /// The log is needed as long as the process is.
+    /// The log must run as long as the process.
     #[test]
     fn a_panic_at_a_line_loses_that_line_alone() {
         let lines = Lines::default();

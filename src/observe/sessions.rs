@@ -1,11 +1,9 @@
-//! The live sessions of a process: their ends, the bytes that went through them, and the way for an
-//! operator to end one.
+//! The live sessions of a process: their facts, their byte counts, and the means to end one.
 //!
-//! An entry is one shared allocation of less than 250 bytes, because every idle
-//! session has one; names in it are shared. The relay counts into it with plain
-//! stores, once for each batch of records, and nothing here is locked for that.
-//! A session is entered once it relays. Connections that still dial or wait are counted by the
-//! limits, and have no entry.
+//! An entry is one shared allocation of less than 250 bytes, because every idle session has one;
+//! names in it are shared. The relay updates it with plain stores, once for each batch of records,
+//! without a lock. A session is registered once it relays. Connections that still dial or wait are
+//! counted by the limits, and have no entry.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -26,31 +24,31 @@ use crate::reason::CloseReason;
 #[derive(Debug, Default)]
 pub struct Sessions {
     inner: Mutex<Inner>,
-    /// The looker is to come sooner than it meant to.
+    /// The looker has to look earlier than planned.
     hurried: AtomicBool,
-    bell: Bell,
+    waker: TaskWaker,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     last: u64,
     live: BTreeMap<u64, Arc<SessionEntry>>,
-    /// The pause before the looker's next look; `None` where there is no looker.
+    /// Pause before the looker's next look; `None` without a looker.
     pause: Option<Duration>,
 }
 
 /// Facts about a connection: the one record of them, for operators and for the log.
 #[derive(Clone, Debug)]
 pub struct SessionInfo {
-    /// What the log calls the tunnel, where there are several.
+    /// Name of the tunnel in the log, where there are several.
     pub tunnel: Option<Arc<str>>,
-    /// When this end accepted it.
+    /// Moment when this end accepted it.
     pub accepted: Instant,
-    /// Who connected to this end.
+    /// Address that connected to this end.
     pub peer: ClientAddr,
-    /// At the acceptor, who connected to the dialer.
+    /// At the acceptor, the address that connected to the dialer.
     pub client: Option<ClientAddr>,
-    /// Where this end forwards to, once that is known.
+    /// Address that this end forwards to, once known.
     pub target: Option<Arc<str>>,
     /// The service in Open.
     pub service: ServiceName,
@@ -65,14 +63,14 @@ pub struct Keyed {
     pub suite: Suite,
 }
 
-/// Stream bytes so far, and signs of life.
+/// Stream bytes so far, and liveness.
 #[derive(Debug, Default)]
 pub struct Traffic {
     /// From the plain side to the sealed side.
     pub sent: ByteCount,
     /// From the sealed side to the plain side.
     pub received: ByteCount,
-    /// The signs of life.
+    /// The liveness state.
     pub pulse: Pulse,
 }
 
@@ -90,9 +88,9 @@ pub struct SessionEntry {
     /// Milliseconds that it took to open it: an [`Instant`] is four times as large.
     opened_after: u32,
     traffic: Traffic,
-    /// It has to go.
+    /// An operator ended it.
     kicked: AtomicBool,
-    bell: Bell,
+    waker: TaskWaker,
 }
 
 /// Keeps a session among the live ones until it is dropped.
@@ -100,16 +98,16 @@ pub struct SessionEntry {
 #[must_use = "dropping it takes the session off the list"]
 pub struct LiveSession(Arc<SessionEntry>);
 
-/// Wakes a task that has to look at something.
+/// Wakes a task that has to check a condition.
 #[derive(Debug, Default)]
-struct Bell(Mutex<Option<Waker>>);
+struct TaskWaker(Mutex<Option<Waker>>);
 
 /// A choice of sessions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Selector {
     /// The one of this number.
     Id(u64),
-    /// All from this address, whatever the port.
+    /// All from this address, with any port.
     Ip(IpAddr),
     /// The one from this address and port.
     Peer(SocketAddr),
@@ -122,7 +120,7 @@ pub enum Selector {
 // === impl Sessions ===
 
 impl Sessions {
-    /// Enters a session of the tunnel that `meters` belong to.
+    /// Registers a session of the tunnel that `meters` belong to.
     pub(super) fn enter(
         &self,
         meters: &Arc<Meters>,
@@ -140,7 +138,7 @@ impl Sessions {
             keyed,
             traffic: Traffic { pulse, ..Traffic::default() },
             kicked: AtomicBool::new(false),
-            bell: Bell::default(),
+            waker: TaskWaker::default(),
         });
         inner.live.insert(entry.id, Arc::clone(&entry));
         LiveSession(entry)
@@ -154,29 +152,28 @@ impl Sessions {
     /// Ends the selected sessions. Returns their number.
     pub fn kick(&self, selector: &Selector) -> usize {
         let meant: Vec<_> = self.list().into_iter().filter(|entry| entry.is(selector)).collect();
-        meant.iter().filter(|entry| entry.bell.ring_for(&entry.kicked)).count()
+        meant.iter().filter(|entry| entry.waker.raise(&entry.kicked)).count()
     }
 
     /// Returns the pause before the next look; `None` when there is nothing to look at any more,
-    /// and then the looker is gone.
+    /// which ends the looker.
     pub fn pause(&self) -> Option<Duration> {
         let mut inner = self.lock();
         inner.pause = inner.live.values().filter_map(|entry| entry.traffic.pulse.pause()).min();
         inner.pause
     }
 
-    /// Is ready when the looker has to come sooner than it meant to. Wakes one task.
+    /// Resolves when the looker has to look earlier than planned. Wakes one task.
     pub fn poll_hurried(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let hurried = self.bell.poll(&self.hurried, cx);
+        let hurried = self.waker.poll(&self.hurried, cx);
         hurried.map(|()| self.hurried.store(false, Ordering::Release))
     }
 
-    /// Looks at all sessions, so long after the last look, and wakes those of which
-    /// something is due.
+    /// Looks at all sessions, `since` after the last look, and wakes those with something due.
     pub fn look(&self, since: Duration) {
         let ms = u32::try_from(since.as_millis()).unwrap_or(u32::MAX);
         for entry in self.lock().live.values().filter(|entry| entry.traffic.pulse.look(ms)) {
-            entry.bell.ring();
+            entry.waker.wake();
         }
     }
 
@@ -190,8 +187,8 @@ impl Sessions {
         })
     }
 
-    /// Locks the sessions. Nothing in here can panic half way, so a poisoned lock guards what is
-    /// right.
+    /// Locks the sessions. Nothing in here can panic half way, so a poisoned lock guards valid
+    /// data.
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -200,13 +197,13 @@ impl Sessions {
 // === impl ByteCount ===
 
 impl ByteCount {
-    /// Adds `more`. One task at a time may: it is no atomic addition, so that it
-    /// costs nothing beside a record.
+    /// Adds `more`. To be called by one task only: it is no atomic addition, so that its cost is
+    /// negligible beside a record.
     pub fn add(&self, more: u64) {
         self.0.store(self.get() + more, Ordering::Relaxed);
     }
 
-    /// Returns the number now.
+    /// Returns the current number.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -295,8 +292,8 @@ impl LiveSession {
         &self.0.traffic
     }
 
-    /// Returns the sessions, where there is no looker and this one has to be looked at. The caller
-    /// that gets them looks as long as [`Sessions::pause`] says when.
+    /// Returns the sessions, if there is no looker and this session needs one. The caller then
+    /// becomes the looker, as long as [`Sessions::pause`] returns a time.
     pub fn needs_a_looker(&self) -> Option<Arc<Sessions>> {
         let pause = self.0.traffic.pulse.pause()?;
         let sessions = self.0.meters.sessions();
@@ -308,18 +305,18 @@ impl LiveSession {
             }
             Some(longer) if longer > pause => {
                 inner.pause = Some(pause);
-                sessions.bell.ring_for(&sessions.hurried);
+                sessions.waker.raise(&sessions.hurried);
                 None
             }
             Some(_) => None,
         }
     }
 
-    /// Is ready when it has to end: an operator wants that, or the looker found it dead or idle.
-    /// Wakes one task, also for a sign of life that is due.
+    /// Resolves when it has to end: an operator ended it, or the looker found it dead or idle.
+    /// Wakes one task, also for a heartbeat that is due.
     pub fn poll_end(&self, cx: &mut Context<'_>) -> Poll<CloseReason> {
-        // The bell before the verdict, so that none is missed.
-        let kicked = self.0.bell.poll(&self.0.kicked, cx).map(|()| CloseReason::Kicked);
+        // Polls the waker before reading the verdict, so that none is missed.
+        let kicked = self.0.waker.poll(&self.0.kicked, cx).map(|()| CloseReason::Kicked);
         self.0.traffic.pulse.verdict().map_or(kicked, Poll::Ready)
     }
 }
@@ -333,27 +330,27 @@ impl Drop for LiveSession {
     }
 }
 
-// === impl Bell ===
+// === impl TaskWaker ===
 
-impl Bell {
-    /// Says that `what` is so. Returns true if that is news.
-    fn ring_for(&self, what: &AtomicBool) -> bool {
-        let is_news = !what.swap(true, Ordering::AcqRel);
-        self.ring();
-        is_news
+impl TaskWaker {
+    /// Sets `what` and wakes the task. Returns true if it was not set before.
+    fn raise(&self, what: &AtomicBool) -> bool {
+        let was_unset = !what.swap(true, Ordering::AcqRel);
+        self.wake();
+        was_unset
     }
 
-    /// Has the task look.
-    fn ring(&self) {
+    /// Wakes the task.
+    fn wake(&self) {
         if let Some(waker) = self.waker().take() {
             waker.wake();
         }
     }
 
-    /// Is ready when `what` is so.
+    /// Resolves when `what` is set.
     fn poll(&self, what: &AtomicBool, cx: &mut Context<'_>) -> Poll<()> {
         let mut waker = self.waker();
-        // Read under the lock, which the ringing task takes afterwards.
+        // Read under the lock, which the waking task takes afterwards.
         if what.load(Ordering::Acquire) {
             return Poll::Ready(());
         }
@@ -448,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kick_reaches_who_waits_and_who_comes_to_wait() {
+    fn a_kick_reaches_a_task_that_waits_or_begins_to_wait() {
         let sessions = Arc::new(Sessions::default());
         let meters = Meters::new("redis", Arc::clone(&sessions));
         let live = enter(&meters, "192.0.2.1:1", 1);

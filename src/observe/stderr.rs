@@ -1,6 +1,6 @@
-//! A line on standard error without the log: before it has begun, and after its end.
+//! Writes a line to standard error without the log: before its start, and after its end.
 //!
-//! No caller may have to wait for its reader, and it must come out also where the system gives no
+//! No caller may have to wait for the reader, and the line must appear even if the system gives no
 //! thread.
 
 use std::io;
@@ -16,10 +16,10 @@ use tracing::Level;
 
 use super::priority;
 
-/// The time that the end of the process may wait for a reader of its last line.
+/// Time that the end of the process may wait for a reader of its last line.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// So much fits into anything that says that it takes something: a pipe says so for 4,096 bytes.
+/// Bytes that fit whenever a descriptor is writable: a pipe is writable once 4,096 bytes fit.
 const AT_ONCE: usize = 1024;
 
 /// Writes one line, which must be printable, with the program's name; for a second at most.
@@ -30,7 +30,7 @@ pub fn line(level: Level, text: &str) {
     let theirs = line.clone();
     let write = move || {
         write_all(theirs.as_bytes());
-        // No caller waits any more for a line that took too long.
+        // The caller may have stopped waiting.
         let _ = done.send(());
     };
     match thread::Builder::new().spawn(write) {
@@ -39,8 +39,8 @@ pub fn line(level: Level, text: &str) {
     }
 }
 
-/// Waits for the reader. Not by the standard library's handle: another thread that
-/// waits for a reader holds it.
+/// Waits for the reader. Does not use the standard library's handle: another thread that waits for
+/// a reader may have locked it.
 fn write_all(mut rest: &[u8]) {
     while !rest.is_empty() {
         match write(io::stderr(), rest) {
@@ -53,7 +53,7 @@ fn write_all(mut rest: &[u8]) {
     }
 }
 
-/// Writes what is taken at once, and waits only where nothing is.
+/// Writes as much as possible at once, and waits only where nothing is accepted.
 fn write_in_time(mut rest: &[u8], until: Instant) {
     while !rest.is_empty() {
         let stderr = io::stderr();

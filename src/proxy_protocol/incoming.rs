@@ -1,11 +1,10 @@
-//! Reads the header that a load balancer sends first, and not one byte more.
+//! Reads the header that a load balancer sends first, and not a byte more.
 //!
-//! The bytes behind a header belong to the connection, so [`HeaderReader`] tells
-//! how many may be read without touching them. It looks at one byte after
-//! the other, so how the network cut the header changes nothing, and it refuses
-//! at the first byte that no header has there. It holds no socket and no clock:
-//! the end of the stream and the deadline (3 seconds or more, says the
-//! specification) are up to the caller, which must not use the connection before
+//! The bytes after a header belong to the connection, so [`HeaderReader`] returns how many may be
+//! read without touching them. It examines one byte after the other, so the result does not depend
+//! on how the network splits the header, and it refuses at the first byte that no header has there.
+//! It holds no socket and no clock: the end of the stream and the deadline (3 seconds or more, says
+//! the specification) are up to the caller, which must not use the connection before
 //! [`Progress::Done`].
 
 use std::net::SocketAddr;
@@ -17,14 +16,13 @@ pub const MAX_V1: usize = 107;
 
 /// Longest header of version 2 in bytes.
 ///
-/// The specification means headers to fit into the smallest TCP segment, 536
-/// bytes. Addresses take 232 of them at most, but load balancers append what
-/// they know of TLS (a server name, the names in a certificate), which can go
-/// beyond. 4096 holds everything that is registered, and nginx stops there too;
-/// the length field itself would let a peer make us wait for 64 KiB.
+/// The specification intends headers to fit into the smallest TCP segment, 536 bytes. Addresses
+/// take 232 of them at most, but load balancers append TLS details (a server name, the names in a
+/// certificate), which can be longer. 4096 is enough for everything that is registered, and nginx
+/// stops there too; the length field itself would let a peer make us wait for 64 KiB.
 pub const MAX_V2: usize = 4096;
 
-/// `PROXY UNKNOWN\r\n`: so much can be read before anything is known.
+/// Length of `PROXY UNKNOWN\r\n`, the shortest header: it can always be read.
 const SHORTEST: usize = 15;
 
 /// Start of version 1.
@@ -33,10 +31,10 @@ const V1_START: &[u8] = b"PROXY ";
 /// Start of version 2.
 const V2_START: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// Bytes of version 2 that tell its length.
+/// Bytes of version 2 up to its length field.
 const V2_FIXED: usize = 16;
 
-/// Reads one header, in whatever pieces it comes.
+/// Reads one header, in pieces of any size.
 #[derive(Debug, Default)]
 pub struct HeaderReader {
     /// The header so far.
@@ -47,8 +45,8 @@ pub struct HeaderReader {
 /// Progress of a [`HeaderReader`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// The header goes on. The next read may ask for so many bytes (at least 1)
-    /// and is then sure not to take any that follow the header.
+    /// The header is incomplete. The next read may ask for this many bytes (at least 1) without
+    /// taking any that follow the header.
     Need(usize),
     /// The header is complete.
     Done {
@@ -61,7 +59,7 @@ pub enum Progress {
     Bad(HeaderError),
 }
 
-/// The origin of a connection, as its load balancer tells it.
+/// Origin of a connection, as announced by its load balancer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sender {
     /// The load balancer itself: a health check, for example (the command LOCAL of
@@ -69,14 +67,14 @@ pub enum Sender {
     Balancer,
     /// A client at this address, in canonical form.
     Client(SocketAddr),
-    /// A client with an address that it does not tell: UNKNOWN, UNSPEC, AF_UNIX. The load
-    /// balancer's own address says nothing about it.
+    /// A client without an announced address: UNKNOWN, UNSPEC, AF_UNIX. The load balancer's own
+    /// address says nothing about it.
     Nameless,
 }
 
 type Outcome = Result<Sender, HeaderError>;
 
-/// Reason why the first bytes of a connection are no header that counts.
+/// Reason why the first bytes of a connection are no valid header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
     /// Neither version starts like this.
@@ -102,7 +100,7 @@ pub enum HeaderError {
     /// An address that is malformed or not of the announced family.
     #[error("a PROXY v1 line with a malformed address; correct its sender, or let it send v2")]
     Address,
-    /// The signature of version 2 with another version behind it.
+    /// The signature of version 2 followed by another version.
     #[error("a PROXY header of an unknown version; let the load balancer send v1 or v2")]
     Version,
     /// Neither LOCAL nor PROXY.
@@ -125,7 +123,7 @@ impl HeaderReader {
     /// Number of bytes that the first read may ask for.
     pub const FIRST_READ: usize = SHORTEST;
 
-    /// Takes the next bytes of the connection; more than the header has are fine.
+    /// Takes the next bytes of the connection; there may be more than the header has.
     ///
     /// After [`Progress::Done`] or [`Progress::Bad`] the answer stays, and no
     /// further byte is used.
@@ -153,7 +151,7 @@ fn judge(held: &[u8]) -> Option<Outcome> {
     }
 }
 
-/// At least so many bytes are missing to the end of the header.
+/// Returns the lowest number of bytes that are missing to the end of the header.
 fn need(held: &[u8]) -> usize {
     match held.first() {
         None => SHORTEST,
@@ -181,7 +179,7 @@ fn parse_line(line: &[u8]) -> Outcome {
     let text = &line[V1_START.len()..line.len() - 2];
     let words: Vec<&[u8]> = text.split(|byte| *byte == b' ').collect();
     match words[..] {
-        // What follows must be ignored.
+        // The rest must be ignored.
         [b"UNKNOWN", ..] => Ok(Sender::Nameless),
         [b"TCP4" | b"TCP6", _, _, source, destination] => {
             if !is_port(source) || !is_port(destination) {
@@ -194,7 +192,7 @@ fn parse_line(line: &[u8]) -> Outcome {
     }
 }
 
-/// A number up to 65535 in its only spelling.
+/// Returns true for a number up to 65535 in its only spelling.
 fn is_port(word: &[u8]) -> bool {
     let text = str::from_utf8(word).unwrap_or_default();
     text.parse::<u16>().is_ok_and(|port| port.to_string() == text)
@@ -237,8 +235,7 @@ fn judge_v2(held: &[u8]) -> Result<Option<Sender>, HeaderError> {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Command {
-    /// A connection of the load balancer's own. Whatever else its header says is
-    /// to be skipped.
+    /// A connection of the load balancer itself. The rest of the header is to be skipped.
     Local,
     /// A connection on behalf of a client.
     Proxy,
@@ -253,7 +250,7 @@ fn command(byte: u8) -> Result<Command, HeaderError> {
     }
 }
 
-/// Bytes that the addresses of the announced family take.
+/// Returns the length of the addresses of the announced family.
 fn block_len(held: &[u8]) -> Result<usize, HeaderError> {
     if command(held[12])? == Command::Local {
         return Ok(0);
@@ -268,7 +265,7 @@ fn block_len(held: &[u8]) -> Result<usize, HeaderError> {
     }
 }
 
-/// Length of the whole header; `held` has its fixed part.
+/// Returns the length of the whole header; `held` has its fixed part.
 fn announced_len(held: &[u8]) -> usize {
     V2_FIXED + usize::from(u16::from_be_bytes([held[14], held[15]]))
 }
@@ -284,7 +281,7 @@ fn sender(header: &[u8]) -> Outcome {
 
 // === both ===
 
-/// The client in a complete header of TCP over IPv4 or IPv6.
+/// Returns the client in a complete header of TCP over IPv4 or IPv6.
 fn addresses(header: &[u8]) -> Outcome {
     let config = ParseConfig { include_tlvs: false, ..ParseConfig::default() };
     match ProxyHeader::parse(header, config) {

@@ -1,5 +1,5 @@
-//! A million random headers, whole, in pieces and damaged: the reader and the
-//! specification, written down a second time, agree on each.
+//! A million random headers, whole, in pieces and damaged: the reader and a second implementation
+//! of the specification agree on each.
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -10,11 +10,11 @@ use crate::proxy_protocol::outgoing::is_told;
 /// Cases of the random tests.
 const CASES: usize = 1_000_000;
 
-/// Asks for another number of cases, and for cases that no run had before.
+/// Variable that requests another number of cases, with a new random seed.
 const FUZZ: &str = "KNOCKPIPE_FUZZ_CASES";
 
-/// Number of cases, and their seed: the same in every run, unless others are
-/// asked for. Their seed is printed, and then given as `KNOCKPIPE_FUZZ_SEED`.
+/// Returns the number of cases, and their seed: the same in every run, unless others are requested.
+/// The seed is printed, and can be given as `KNOCKPIPE_FUZZ_SEED`.
 fn cases(seed: u64) -> (usize, StdRng) {
     let asked = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().expect(name));
     let Some(cases) = asked(FUZZ) else { return (CASES, StdRng::seed_from_u64(seed)) };
@@ -120,8 +120,8 @@ fn random_garbage_never_harms_and_is_judged_the_same_in_pieces() {
     assert!(good > cases / 10 && bad > cases / 10, "{good} good, {bad} bad");
 }
 
-/// No part of a header is one, and what one changed bit makes of it is judged by
-/// the specification.
+/// No part of a header is a header, and a header with one changed bit is judged by the
+/// specification.
 #[test]
 fn every_cut_and_every_flipped_bit_of_random_headers_is_judged_right() {
     let (cases, mut random) = cases(3);
@@ -138,8 +138,8 @@ fn every_cut_and_every_flipped_bit_of_random_headers_is_judged_right() {
     }
 }
 
-/// Returns true when `bytes` begin with a header; panics when the specification says
-/// otherwise, or when it matters how they come.
+/// Returns true when `bytes` begin with a header; panics when the specification disagrees, or when
+/// the result depends on how they are split.
 #[track_caller]
 fn is_judged_right(bytes: &[u8], random: &mut StdRng) -> Option<bool> {
     let verdict = at_once(bytes);
@@ -157,8 +157,8 @@ fn is_judged_right(bytes: &[u8], random: &mut StdRng) -> Option<bool> {
     }
 }
 
-/// The specification once more, told the other way round: from the addresses
-/// back to the only bytes that may announce them.
+/// The specification once more, in the other direction: from the addresses to the only bytes that
+/// may announce them.
 fn is_well_formed(header: &[u8], sender: Sender) -> bool {
     if header.starts_with(V2_START) {
         let block = &header[V2_FIXED..];

@@ -33,8 +33,8 @@ fn at_once(bytes: &[u8]) -> Verdict {
     }
 }
 
-/// As a connection is read: never more than the reader asks for, and in pieces
-/// of the lengths that `piece` chooses.
+/// Reads like a connection: never more than the reader asks for, and in pieces of the lengths that
+/// `piece` chooses.
 fn as_asked(bytes: &[u8], mut piece: impl FnMut(usize) -> usize) -> Verdict {
     let mut reader = HeaderReader::default();
     let mut read = 0;
@@ -57,7 +57,7 @@ fn as_asked(bytes: &[u8], mut piece: impl FnMut(usize) -> usize) -> Verdict {
     }
 }
 
-/// The verdict on `bytes`, which must not depend on how they come.
+/// Returns the verdict on `bytes`, which must not depend on how they are split.
 #[track_caller]
 fn read(bytes: &[u8]) -> Verdict {
     let verdict = at_once(bytes);
@@ -66,7 +66,7 @@ fn read(bytes: &[u8]) -> Verdict {
     verdict
 }
 
-/// `header` is read, with anything behind it, and no part of it is.
+/// Checks that `header` is accepted, with anything after it, and that no part of it is.
 #[track_caller]
 fn accepted(header: &[u8], sender: Sender) {
     for behind in [&b""[..], b"\n", b"\r\n", b"PROXY UNKNOWN\r\n", &[0; 300]] {
@@ -92,13 +92,13 @@ fn the_specifications_lines_are_read() {
         (&format!("PROXY TCP6 {f} {f} 65535 65535\r\n"), all_ones),
         ("PROXY UNKNOWN\r\n", Sender::Nameless),
         (&format!("PROXY UNKNOWN {f} {f} 65535 65535\r\n"), Sender::Nameless),
-        // Shortest lines, upper case, and whatever UNKNOWN is followed by.
+        // Shortest lines, upper case, and anything after UNKNOWN.
         ("PROXY TCP4 1.1.1.1 2.2.2.2 0 0\r\n", addr("1.1.1.1:0")),
         ("PROXY TCP6 :: :: 0 0\r\n", addr("[::]:0")),
         ("PROXY TCP6 2001:DB8::AbCd 1:2:3:4:5:6:7:8 1 2\r\n", addr("[2001:db8::abcd]:1")),
         ("PROXY UNKNOWN  TCP4 \t x y  \r\n", Sender::Nameless),
         ("PROXY UNKNOWN \u{e9}\u{0}\r\n", Sender::Nameless),
-        // One client has one spelling, whether the sender writes digits or dots.
+        // One client has one form, whether the sender writes digits or dots.
         ("PROXY TCP6 ::ffff:c000:201 ::1 7 8\r\n", addr("192.0.2.1:7")),
         ("PROXY TCP6 ::ffff:192.0.2.1 ::1 7 8\r\n", addr("192.0.2.1:7")),
         ("PROXY TCP6 ::FFFF:127.0.0.1 ::ffff:10.0.0.1 7 8\r\n", addr("127.0.0.1:7")),
@@ -113,7 +113,7 @@ fn the_specifications_binary_headers_are_read() {
     let v4 = [203, 0, 113, 7, 10, 0, 0, 1, 0xdc, 0x04, 0x01, 0xbb];
     let octets = |text: &str| text.parse::<Ipv6Addr>().unwrap().octets();
     let v6 = |source: &str| [&octets(source)[..], &octets("2001:db8::1"), &[0, 1, 0, 2]].concat();
-    // A checksum, a server name and a length that goes nowhere: skipped unread.
+    // A checksum, a server name and an excessive length: skipped without parsing.
     let tlvs = b"\x03\0\x04abcd\x02\0\x0bexample.org\x20\xff\xff";
     let cases = [
         (v2(0x21, 0x11, &v4), addr("203.0.113.7:56324")),
@@ -122,12 +122,12 @@ fn the_specifications_binary_headers_are_read() {
         (v2(0x21, 0x21, &v6("2001:db8::7")), addr("[2001:db8::7]:1")),
         (v2(0x21, 0x21, &[&v6("2001:db8::7")[..], tlvs].concat()), addr("[2001:db8::7]:1")),
         (v2(0x21, 0x21, &v6("::ffff:192.0.2.1")), addr("192.0.2.1:1")),
-        // UNSPEC and unix: a client, with an address that is not told.
+        // UNSPEC and unix: a client without an announced address.
         (v2(0x21, 0x00, &[]), Sender::Nameless),
         (v2(0x21, 0x00, tlvs), Sender::Nameless),
         (v2(0x21, 0x31, &[0; 216]), Sender::Nameless),
         (v2(0x21, 0x31, &[b'/'; 250]), Sender::Nameless),
-        // LOCAL: the balancer itself. Family and block are skipped, whatever they are.
+        // LOCAL: the balancer itself. Any family and block are skipped.
         (v2(0x20, 0x00, &[]), Sender::Balancer),
         (v2(0x20, 0x11, &[]), Sender::Balancer),
         (v2(0x20, 0x11, &v4), Sender::Balancer),
@@ -139,7 +139,7 @@ fn the_specifications_binary_headers_are_read() {
     }
 }
 
-/// Every kind of malformed line, and where it is refused.
+/// Every kind of malformed line, and the byte at which it is refused.
 #[test]
 fn malformed_lines_are_refused() {
     let unknown = |len: usize| format!("PROXY UNKNOWN {}\r\n", "x".repeat(len - 16));

@@ -1,21 +1,20 @@
-//! The PROXY protocol, versions 1 and 2: how a load balancer tells us which client it
-//! forwards, and how we tell a target.
+//! The PROXY protocol, versions 1 and 2: with it a load balancer announces its clients, and this
+//! end announces them to a target.
 //!
 //! ```text
 //!   client -> load balancer -- header --> knockpipe -- header --> target
 //!                              incoming              outgoing
 //! ```
 //!
-//! [`incoming`] reads a header without reading past it, [`outgoing`] writes one.
-//! Neither opens a socket, waits, or decides which peer may send a header: whether one
-//! must be there is configuration and never guessed, because a client that is
-//! free to send one can claim any address (sections 2 and 5 of the
+//! [`incoming`] reads a header without reading past it, [`outgoing`] writes one. Neither opens a
+//! socket, waits, or decides which peer may send a header: that is configuration and never guessed,
+//! because a client that is free to send one can claim any address (sections 2 and 5 of the
 //! specification, <https://github.com/haproxy/haproxy/blob/master/doc/proxy-protocol.txt>).
 //!
-//! The `proxy-header` crate turns addresses into bytes and back. It has no
-//! dependencies, where `ppp` would add a second `thiserror`. Either one alone
-//! takes headers that the specification forbids, such as ports written `+80`, so
-//! what reaches the crate has passed the checks of [`incoming`] before.
+//! The `proxy-header` crate turns addresses into bytes and back. It has no dependencies, where
+//! `ppp` would add a second `thiserror`. Either crate accepts headers that the specification
+//! forbids, such as ports written `+80`, so [`incoming`] checks everything before it reaches the
+//! crate.
 
 pub mod incoming;
 pub mod outgoing;

@@ -1,6 +1,6 @@
 //! Writes the header that tells a target the address of its client.
 //!
-//! A header holds two addresses of one family, and what matters is the client's:
+//! A header holds two addresses of one family; the client's decides:
 //!
 //! | client | local | v1 | v2 |
 //! |---|---|---|---|
@@ -11,14 +11,13 @@
 //! | unix, unknown | any | UNKNOWN | LOCAL |
 //! | loopback, unspecified, multicast, broadcast | any | UNKNOWN | LOCAL |
 //!
-//! The last two rows make the target use the connection's own address. An address of
-//! the last row means something to each host by itself: the far end's 127.0.0.1 is
-//! another machine than the target's, which may trust its own (MariaDB:
-//! `user@localhost`), and no client connects from the others. Addresses of a link
-//! (169.254.0.0/16, fe80::/10) are those of real clients and get no such trust. The family
-//! AF_UNIX of version 2 would say more, but a target may take it for a client on
-//! its own machine and trust it (MariaDB: `user@localhost`), and ours was on
-//! another; and LOCAL is what every receiver must accept, unlike UNSPEC.
+//! The last two rows make the target use the connection's own address. An address of the last row
+//! has its own meaning on each host: the far end's 127.0.0.1 is another machine than the target's,
+//! which may trust its own (MariaDB: `user@localhost`), and no client connects from the others.
+//! Link-local addresses (169.254.0.0/16, fe80::/10) belong to real clients and get no such trust.
+//! The family AF_UNIX of version 2 would say more, but a target may take it for a client on its own
+//! machine and trust it (MariaDB: `user@localhost`), and ours was on another; and LOCAL is what
+//! every receiver must accept, unlike UNSPEC.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -27,8 +26,8 @@ use proxy_header::{ProxiedAddress, ProxyHeader};
 use super::Version;
 use crate::addr::ClientAddr;
 
-/// The header for a connection of `client` to `local`. It must be the first
-/// thing the target gets, in one write.
+/// Returns the header for a connection of `client` to `local`. It must be the first thing that the
+/// target gets, in one write.
 pub fn encode(version: Version, client: ClientAddr, local: ClientAddr) -> Vec<u8> {
     let addresses = one_family(client, local);
     match version {
@@ -37,7 +36,7 @@ pub fn encode(version: Version, client: ClientAddr, local: ClientAddr) -> Vec<u8
     }
 }
 
-/// Both addresses in one family; `None` when the client has none.
+/// Returns both addresses in one family; `None` when the client has none.
 fn one_family(client: ClientAddr, local: ClientAddr) -> Option<(SocketAddr, SocketAddr)> {
     let ClientAddr::Ip(client) = client else { return None };
     if !is_told(client.ip()) {
@@ -63,8 +62,8 @@ pub(super) fn is_told(ip: IpAddr) -> bool {
             !(ip.is_loopback() || is_this_network || ip.is_multicast() || ip.is_broadcast())
         }
         IpAddr::V6(ip) => {
-            // With :: and ::1 all that embed IPv4 without a mark (::127.0.0.1): no host has
-            // one any more, and MariaDB takes it for the IPv4 address.
+            // Besides :: and ::1 also addresses that embed IPv4 without a prefix (::127.0.0.1): no
+            // host uses them any more, and MariaDB treats them as the IPv4 address.
             let embeds_ipv4 = ip.segments()[..6] == [0; 6];
             !(embeds_ipv4 || ip.is_multicast())
         }
@@ -86,8 +85,8 @@ fn line(addresses: Option<(SocketAddr, SocketAddr)>) -> String {
     format!("PROXY {family} {from} {to} {} {}\r\n", client.port(), local.port())
 }
 
-/// The line takes IPv6 in hexadecimal digits only, and a mapped address is
-/// usually written with a dotted end.
+/// Formats an address for version 1, which permits IPv6 in hexadecimal digits only, while a mapped
+/// address is usually written with dots.
 fn text(ip: IpAddr) -> String {
     match ip {
         IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some() => {
@@ -125,8 +124,8 @@ mod tests {
 
     #[test]
     fn the_line_is_the_specifications() {
-        // The first line stands in section 2.1 of the specification, and so does the length
-        // of the longest.
+        // The first line is from section 2.1 of the specification, and so is the length of the
+        // longest.
         let ffff = "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535";
         let f = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
         let e = "efff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
@@ -196,7 +195,7 @@ mod tests {
         let always = "126.255.255.255 128.0.0.0 1.0.0.1 10.0.0.1 192.168.1.1 169.254.1.1 \
              203.0.113.7 240.0.0.1 fe80::1 fd00::7 2001:db8::7 ::1:0:0:1 ::ffff:203.0.113.7";
         for ip in never.split_whitespace() {
-            // Also as it never should come, past `ClientAddr::from`.
+            // Also in a form that `ClientAddr::from` never produces.
             let client = ClientAddr::Ip(SocketAddr::new(ip.parse().unwrap(), 7));
             for local in ["127.0.0.1:3306", "[::1]:3306", "unix"].map(addr) {
                 assert_eq!(encode(Version::V1, client, local), b"PROXY UNKNOWN\r\n", "{ip}");

@@ -1,5 +1,4 @@
-//! The first lines of a service in the log: where it listens, where it forwards,
-//! its limits and keys.
+//! The first lines of a service in the log: its addresses, targets, limits and keys.
 
 use std::sync::Arc;
 
@@ -10,9 +9,9 @@ use crate::addr::{Address, ServiceName};
 use crate::net::AsyncListener;
 use crate::observe::Pairs;
 use crate::service::{self, ServiceOptions};
-use crate::tunnel::{Capacity, Options, Remark, Role};
+use crate::tunnel::{Capacity, ConfigWarning, Options, Role};
 
-/// Logs what a service is about to do, and settings that are suspicious.
+/// Logs the settings of a service that starts, and suspicious ones as warnings.
 pub(super) fn announce(
     options: &ServiceOptions,
     capacity: service::Capacity,
@@ -26,7 +25,7 @@ pub(super) fn announce(
 
 fn announce_tunnel(options: &Options, capacity: Capacity, listeners: &[&Arc<AsyncListener>]) {
     let tunnel = options.name.as_deref();
-    options.remarks.iter().for_each(|remark| log_warning(tunnel, remark));
+    options.warnings.iter().for_each(|warning| log_warning(tunnel, warning));
     for listener in listeners {
         info!(tunnel, address = listener.local(), "listening");
     }
@@ -72,18 +71,18 @@ fn announce_tunnel(options: &Options, capacity: Capacity, listeners: &[&Arc<Asyn
     }
 }
 
-fn log_warning(tunnel: Option<&str>, remark: &Remark) {
-    match remark {
-        Remark::WideRule { flag, net } => warn!(
+fn log_warning(tunnel: Option<&str>, warning: &ConfigWarning) {
+    match warning {
+        ConfigWarning::WideRule { flag, net } => warn!(
             tunnel, flag, %net,
             "a rule is wider than /16 (IPv6: /64); check that this is intended"
         ),
-        Remark::StoreIsTarget => warn!(
+        ConfigWarning::StoreIsTarget => warn!(
             tunnel,
             detail = "give the gate a Redis of its own, or the clients an ACL user that may not write its keys",
             "gate store is also the target, so any admitted client can change the gate"
         ),
-        Remark::LocalClients { target } => warn!(
+        ConfigWarning::LocalClients { target } => warn!(
             tunnel, %target,
             detail = "check that its localhost accounts are useless to them, or dial a loopback target from another address: -b 127.0.0.2",
             "clients without an announced address are localhost to the target"

@@ -1,9 +1,8 @@
 //! Names the settings in which two configurations of a tunnel differ, by their flags, for an
 //! operator who reloads.
 //!
-//! The options are compared and not the words that they came from: `60s` in the place of
-//! `1m` is no change. The pattern below names every field, so that none that is new is
-//! forgotten here.
+//! The options are compared and not their text: `60s` instead of `1m` is no change. The pattern
+//! below names every field, so that a new one cannot be forgotten.
 
 use crate::gate::redis_store::{RedisOptions, TlsOptions};
 use crate::gate::{GateOptions, Rules, StoreOptions};
@@ -12,9 +11,9 @@ use crate::tunnel::{Limits, Options, Role};
 /// A flag, and true if its value differs.
 type Compared = (&'static str, bool);
 
-/// Lists the flags of a tunnel that have different values. One that listens where it could not
-/// before has a new listener, with the same words.
-pub(super) fn changed(old: &Options, new: &Options, has_new_door: bool) -> Vec<String> {
+/// Lists the flags of a tunnel that have different values. A tunnel that can listen where it could
+/// not before has a new listener, with unchanged flags.
+pub(super) fn changed(old: &Options, new: &Options, has_new_listener: bool) -> Vec<String> {
     let Options {
         name: _,
         role,
@@ -36,12 +35,12 @@ pub(super) fn changed(old: &Options, new: &Options, has_new_door: bool) -> Vec<S
         checks,
         proxy_to_target,
         close_on_target_down,
-        // What follows from the others.
-        remarks: _,
+        // Derived from the others.
+        warnings: _,
     } = old;
     let mut all = role_of(role, &new.role);
     all.extend([
-        ("source", has_new_door || *sources != new.sources),
+        ("source", has_new_listener || *sources != new.sources),
         ("key", *keys != new.keys),
         ("bind", *bind != new.bind),
     ]);
@@ -116,7 +115,7 @@ fn gate_of(old: &GateOptions, new: &GateOptions) -> Vec<Compared> {
     all
 }
 
-/// Compares stores. The password may be in another place and the same.
+/// Compares stores. The password may be the same in another place.
 fn store_of(old: &StoreOptions, new: &StoreOptions, is_moved: bool) -> Vec<Compared> {
     let mut all = match (old, new) {
         (StoreOptions::Redis(old), StoreOptions::Redis(new)) => redis_of(old, new, is_moved),
@@ -144,7 +143,7 @@ fn redis_of(old: &RedisOptions, new: &RedisOptions, is_moved: bool) -> Vec<Compa
     all
 }
 
-/// Compares TLS files: other files, or the same ones where something else stands in them.
+/// Compares TLS files: their paths and their content.
 fn tls_of(old: Option<&TlsOptions>, new: Option<&TlsOptions>) -> Vec<Compared> {
     let (Some(old), Some(new)) = (old, new) else { return vec![] };
     let files = &old.files;

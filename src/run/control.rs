@@ -17,10 +17,10 @@ use crate::net::{AcceptLoop, Listener, SocketOptions, Stream};
 use crate::sys::handover::{Successor, give};
 use crate::sys::peer::is_trusted;
 use crate::sys::signals::{Caught, Signals};
-use crate::sys::visit::{self, Card, Visit, receive};
+use crate::sys::visit::{self, ProcessInfo, Visit, receive};
 use crate::tasks::blocking;
 
-/// Successors that may wait to be heard.
+/// Successors that may wait to be accepted.
 const OFFER_BACKLOG: i32 = 4;
 
 /// Every source of requests.
@@ -30,22 +30,22 @@ pub(super) struct Control {
     admin: Option<AdminServer>,
     /// The handover socket; closed once the process stops.
     offer: Option<AcceptLoop>,
-    /// Our card, for visitors of the handover socket.
-    card: Card,
-    /// Visitors that have not said yet what they want.
+    /// Description of this process, for visitors of the handover socket.
+    info: ProcessInfo,
+    /// Visitors that have not sent their request yet.
     visiting: JoinSet<io::Result<Visit>>,
     giving: JoinSet<io::Result<Successor>>,
 }
 
 /// A request.
 pub(super) enum Request {
-    /// To read the files again.
+    /// Reads the files again.
     Reload(ReplyTo),
-    /// To end.
+    /// Ends the process.
     Stop(StopCause),
 }
 
-/// The way back to the one that asked, if it waits for an answer.
+/// Channel to the requester, if it waits for an answer.
 pub(super) struct ReplyTo(Option<ReplySender>);
 
 /// Cause of the end of the process.
@@ -62,7 +62,7 @@ impl Control {
             signals,
             admin: None,
             offer: None,
-            card: Card::own(),
+            info: ProcessInfo::own(),
             visiting: JoinSet::new(),
             giving: JoinSet::new(),
         }
@@ -83,18 +83,17 @@ impl Control {
         Ok(())
     }
 
-    /// Offers the sockets no more.
+    /// Stops offering the sockets.
     pub(super) fn withdraw(&mut self) {
         self.offer = None;
     }
 
-    /// Returns true if a successor has the sockets already, and gets ready.
+    /// Returns true if a successor has the sockets already and is preparing.
     pub(super) fn has_successor(&self) -> bool {
         !self.giving.is_empty()
     }
 
-    /// Closes the admin interface and the handover socket: a successor opens its own in their
-    /// place.
+    /// Closes the admin interface and the handover socket: a successor opens its own instead.
     pub(super) async fn close(&mut self) {
         self.offer = None;
         if let Some(admin) = self.admin.take() {
@@ -102,8 +101,8 @@ impl Control {
         }
     }
 
-    /// Waits for the next request. The sockets of `services` are given away meanwhile where a
-    /// successor wants them. Cancel safe.
+    /// Waits for the next request. Meanwhile gives the sockets of `services` to a successor that
+    /// asks for them. Cancel safe.
     pub(super) async fn next(&mut self, services: &Services) -> Request {
         loop {
             tokio::select! {
@@ -120,8 +119,8 @@ impl Control {
                     }
                 },
                 stream = visitor(self.offer.as_mut()), if self.is_alone() => {
-                    let card = self.card.clone();
-                    let heard = async move { blocking(move || receive(stream, &card)).await? };
+                    let info = self.info.clone();
+                    let heard = async move { blocking(move || receive(stream, &info)).await? };
                     self.visiting.spawn(heard);
                 }
                 Some(visit) = self.visiting.join_next() => match understood(visit) {
@@ -143,13 +142,13 @@ impl Control {
         }
     }
 
-    /// Returns true if no visitor is at the handover socket: each has its turn.
+    /// Returns true if there is no visitor at the handover socket: they are served one by one.
     fn is_alone(&self) -> bool {
         self.visiting.is_empty() && self.giving.is_empty()
     }
 
-    /// Waits for the next request to stop that cannot wait: a signal. Other requests stay for
-    /// [`Self::next`].
+    /// Waits for the next request to stop that must be handled at once: a signal. Other requests
+    /// stay for [`Self::next`].
     pub(super) async fn stop(&mut self) -> &'static str {
         self.signals.stop().await
     }
@@ -173,7 +172,7 @@ impl Control {
         }
     }
 
-    /// Waits for what changes a drain: a second signal, or a successor that got ready meanwhile.
+    /// Waits for an event that changes a drain: a second signal, or a successor that became ready.
     /// There is nothing left to reload, and a command to drain is no second signal. Cancel safe.
     pub(super) async fn while_draining(&mut self) -> StopCause {
         loop {
@@ -182,10 +181,10 @@ impl Control {
                     Some(successor) => return StopCause::HandedOver(successor),
                     None => continue,
                 },
-                // Came before the stop, and waits for an answer.
+                // It came before the stop, and waits for an answer.
                 Some(visit) = self.visiting.join_next() => match understood(visit) {
                     Some(Visit::Reload(stream)) => ReplyTo::at(stream),
-                    // Nothing is given away any more; it hears so by the end of its connection.
+                    // Nothing is handed over any more; the end of its connection tells it so.
                     Some(Visit::Successor(_) | Visit::Answered) | None => continue,
                 },
                 caught = self.signals.next() => match caught {
@@ -207,7 +206,7 @@ impl Control {
 }
 
 impl ReplyTo {
-    /// Makes the way back to a visitor that waits at the handover socket.
+    /// Makes the channel to a visitor that waits at the handover socket.
     fn at(stream: UnixStream) -> Self {
         let (told, answer) = oneshot::channel();
         tokio::spawn(async move {
@@ -224,7 +223,7 @@ impl ReplyTo {
 
     pub(super) fn answer(self, result: Result<Done, &str>) {
         if let Some(told) = self.0 {
-            // The one that asked may not wait any longer.
+            // The requester may not wait any longer.
             let _ = told.send(result.map_err(str::to_owned));
         }
     }
@@ -249,7 +248,7 @@ fn let_accept(given: Result<io::Result<Successor>, JoinError>) -> Option<Success
     }
 }
 
-/// Returns the wish of a visitor to the handover socket; `None` if it is not known here.
+/// Returns the request of a visitor to the handover socket; `None` if it is unknown.
 fn understood(visit: Result<io::Result<Visit>, JoinError>) -> Option<Visit> {
     let visit = visit.unwrap_or_else(|panic| Err(panic.into()));
     visit.inspect_err(|error| warn!(%error, "invalid request on the handover socket")).ok()
@@ -273,7 +272,7 @@ async fn visitor(offer: Option<&mut AcceptLoop>) -> UnixStream {
 mod tests {
     use super::*;
 
-    /// This process serves on, as where the successor itself fails.
+    /// This process continues to serve, as when the successor itself fails.
     #[tokio::test]
     async fn a_panic_on_the_way_to_a_successor_is_one_that_gave_up() {
         let panicked = tokio::spawn(async { panic!("a mistake, made on purpose") }).await;

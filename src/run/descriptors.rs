@@ -1,8 +1,8 @@
-//! Shares the file descriptors of the process out among its services.
+//! Divides the file descriptors of the process among its services.
 //!
-//! The stores of gates come first, since services with equal gates share one. Where all
-//! services together ask for more than is left, a service that asks for no more than an
-//! equal part gets it, and the others share the rest alike.
+//! The stores of gates come first, since services with equal gates share one. Where all services
+//! together ask for more than is left, a service that needs no more than an equal share gets what
+//! it asks for, and the rest is split equally among the others.
 
 use std::sync::Arc;
 
@@ -18,8 +18,8 @@ struct Stores {
 }
 
 impl Stores {
-    /// Keeps what the stores may take, at most a quarter of all. So few connections as to
-    /// one server are among those that are reserved anyway.
+    /// Reserves the descriptors that the stores may take, at most a quarter of all. The few
+    /// connections to a single server are among those that are reserved anyway.
     fn of(plan: &[ServiceOptions], descriptors: u64) -> Self {
         let mut gates: Vec<&Arc<GateOptions>> = vec![];
         for gate in plan.iter().filter_map(ServiceOptions::gate) {
@@ -34,7 +34,7 @@ impl Stores {
     }
 }
 
-/// Returns what each service of a plan can hold.
+/// Returns the capacity of each service of a plan.
 ///
 /// # Errors
 /// [`TooFewDescriptors`]
@@ -44,7 +44,7 @@ pub(super) fn share(
 ) -> Result<Vec<Capacity>, TooFewDescriptors> {
     let Stores { kept, lacking } = Stores::of(plan, descriptors);
     let descriptors = descriptors - kept;
-    // One alone may use what it did not ask for.
+    // A single service may use more than it asked for.
     if let [only] = plan {
         return Ok(vec![only.capacity(Share { descriptors, lacking })?]);
     }
@@ -56,7 +56,7 @@ pub(super) fn share(
     plan.iter().zip(parts).map(with).collect()
 }
 
-/// Returns the part of `all` for each that asks, beginning with the one that asks for least.
+/// Returns the share of `all` for each request, beginning with the smallest.
 fn parts(asked: &[u64], all: u64) -> Vec<u64> {
     let mut order: Vec<usize> = (0..asked.len()).collect();
     order.sort_by_key(|&place| asked[place]);
@@ -83,7 +83,7 @@ mod tests {
     use crate::secret::Secret;
     use crate::tunnel::{self, Limits, Options, Role};
 
-    /// As the command line has it without flags.
+    /// Options of a command line without flags.
     fn options(role: Role) -> Options {
         let unopened = if matches!(role, Role::Encrypt { .. }) { 0 } else { 256 };
         Options {
@@ -107,7 +107,7 @@ mod tests {
             proxy_to_target: None,
             heartbeat: None,
             idle_timeout: None,
-            remarks: vec![],
+            warnings: vec![],
         }
     }
 
@@ -131,7 +131,7 @@ mod tests {
         Ok(all.into_iter().map(|Capacity::Tunnel(capacity)| capacity).collect())
     }
 
-    /// Two encrypt ends without a gate: neither asks for handshakes that it has not.
+    /// Two encrypt ends without a gate: neither asks for handshakes, as it has none.
     #[test]
     fn tunnels_share_what_they_can_use() {
         let both = of_all(&[encrypt(1), encrypt(1)], 4288).unwrap();
@@ -162,7 +162,7 @@ mod tests {
         Some(Arc::new(options))
     }
 
-    /// Else its connections would take the descriptors of sessions.
+    /// Otherwise its connections would take the descriptors of sessions.
     #[test]
     fn descriptors_are_kept_for_the_masters_of_a_cluster() {
         let with = |url| Options { gate: gate(url), ..decrypt(1) };
@@ -177,7 +177,7 @@ mod tests {
         };
         let (one, _) = sessions(&[most(with("redis://a:1"))], 10_000);
         assert_eq!(sessions(&[most(decrypt(1))], 10_000), (one, 0));
-        // Two to each of 64 masters, and to 16 who know them.
+        // Two to each of 64 masters, and to 16 nodes that know them.
         assert_eq!(sessions(&[most(cluster())], 10_000), (one - 80, 0));
         assert_eq!(sessions(&[most(with("redis+sentinel://a:1,b:1/m"))], 10_000), (one - 3, 0));
         // Tunnels with one gate have one store, and others have one more.
@@ -186,7 +186,7 @@ mod tests {
         assert_eq!(sessions(&[most(cluster()), most(cluster())], 10_000), (plain - 80, 0));
         let other = most(with("redis+cluster://b:1"));
         assert_eq!(sessions(&[most(cluster()), other], 10_000), (plain - 160, 0));
-        // Of few descriptors the tunnel keeps three quarters, and it is told.
+        // With few descriptors the tunnel keeps three quarters, and a warning is logged.
         let (few, lacking) = sessions(&[most(cluster())], 400);
         assert!(few > 0 && lacking == 60, "{few} {lacking}");
     }
@@ -197,7 +197,7 @@ mod tests {
         let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/systemd/knockpipe.service");
         let unit = std::fs::read_to_string(unit).unwrap();
         let limit = unit.lines().find_map(|line| line.strip_prefix("LimitNOFILE=")).unwrap();
-        // Less what the process itself takes.
+        // Minus those of the process itself.
         let descriptors = limit.parse::<u64>().unwrap() - 1000;
         for options in [encrypt as fn(usize) -> Options, decrypt] {
             let plan: Vec<_> = (0..40).map(|_| options(1)).collect();
@@ -208,7 +208,8 @@ mod tests {
         }
     }
 
-    /// A large number of tunnels that could use all does not starve the modest.
+    /// A large number of tunnels that could use all descriptors does not starve those that need
+    /// few.
     #[test]
     fn a_tunnel_that_asks_for_less_than_an_equal_part_gets_it() {
         assert_eq!(parts(&[], 10), [0; 0]);

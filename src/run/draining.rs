@@ -1,8 +1,8 @@
 //! Services that accept no more, until the last of their sessions has ended.
 //!
-//! One that was replaced waits for as long as its sessions take. One that is gone
-//! has a deadline, for its own sessions and for those of the services that it
-//! replaced: they hold its slots, and its gate judges them.
+//! A service that was replaced waits for as long as its sessions take. One that was removed has a
+//! deadline, for its own sessions and for those of the services that it replaced: they hold its
+//! slots, and its gate judges them.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -21,18 +21,18 @@ const GOODBYES: Duration = Duration::from_secs(2);
 pub(super) struct Draining {
     registry: Arc<Registry>,
     all: Vec<Entry>,
-    /// Gives the number of sessions that were cut.
+    /// Each resolves to the number of sessions that were cut.
     families: JoinSet<usize>,
     sessions_cut: usize,
 }
 
 struct Entry {
     service: Weak<Service>,
-    /// Has no successor, with which its sessions are counted.
+    /// It has no successor that would count its sessions.
     is_last: bool,
 }
 
-/// A service that is gone, with those before it.
+/// A service that was removed, with its predecessors.
 struct Family {
     /// In the order in which they served.
     services: Vec<Arc<Service>>,
@@ -46,7 +46,7 @@ impl Draining {
         Self { registry, all: vec![], families: JoinSet::new(), sessions_cut: 0 }
     }
 
-    /// Stops a service that has a successor. Its sessions go on.
+    /// Stops a service that has a successor. Its sessions continue.
     pub(super) fn replaced(&mut self, service: Arc<Service>) {
         service.stop();
         self.add(&service, false);
@@ -86,7 +86,7 @@ impl Draining {
         self.all.push(Entry { service: Arc::downgrade(service), is_last });
     }
 
-    /// Takes what was cut so far out of the count.
+    /// Removes the sessions that were cut so far from the count.
     pub(super) fn forget_cuts(&mut self) {
         while self.families.try_join_next().is_some() {}
     }
@@ -98,7 +98,7 @@ impl Draining {
         }
     }
 
-    /// Ends what goes on, now.
+    /// Ends all sessions now.
     pub(super) async fn cut(&mut self) {
         for Entry { service, is_last } in &self.all {
             let Some(service) = service.upgrade() else { continue };
@@ -126,7 +126,7 @@ impl Family {
             () = last.is_cut() => 0,
             sessions_cut = self.cut_when_late(last) => sessions_cut,
         };
-        // Best effort: the far ends should hear why.
+        // Best effort: the far ends should get the reason.
         let _ = timeout(GOODBYES, finished).await;
         close(last, sessions_cut)
     }
@@ -137,7 +137,7 @@ impl Family {
         }
     }
 
-    /// Ends what goes on at the deadline. Returns the number of these sessions.
+    /// Ends the remaining sessions at the deadline. Returns their number.
     async fn cut_when_late(&self, last: &Service) -> usize {
         sleep(self.drain).await;
         let tunnel = self.name.as_deref();

@@ -1,5 +1,5 @@
-//! Listening sockets of services: bound, handed over by systemd or by the
-//! process that ran before, and kept for the next service that listens there.
+//! Listening sockets of services: bound, handed over by systemd or by a predecessor, and kept for
+//! the next service with the same source.
 
 use std::io;
 use std::sync::Arc;
@@ -23,14 +23,14 @@ pub(super) struct SourceListeners {
     pub(super) listeners: Vec<Arc<AsyncListener>>,
 }
 
-/// The same before the runtime watches them.
+/// The same before they are registered with the runtime.
 pub(super) struct BoundSource {
     owner: Option<Arc<str>>,
     source: Source,
     listeners: Vec<Listener>,
 }
 
-/// A source of another process, by the names that two processes use.
+/// A source of another process, by a name that both processes understand.
 #[derive(Clone, Copy)]
 struct SourceName<'a> {
     /// Name of the service; empty where its process has one only.
@@ -75,7 +75,7 @@ impl BoundSource {
         self.owner.as_ref() == options.name()
     }
 
-    /// Has the runtime watch its sockets.
+    /// Registers its sockets with the runtime.
     fn watch(self) -> anyhow::Result<SourceListeners> {
         let Self { owner, source, listeners } = self;
         let watch =
@@ -103,14 +103,14 @@ pub(super) fn sources(plan: &[ServiceOptions]) -> Vec<Source> {
     plan.iter().flat_map(|options| options.sources().to_vec()).collect()
 }
 
-/// Sockets that came with the process: from the one that ran before, and from systemd.
+/// Sockets that the process got: from its predecessor, and from systemd.
 pub(super) struct Handed<'a> {
     pub(super) given: Vec<Given>,
     pub(super) systemd: &'a Inherited,
 }
 
-/// Binds every source that was not handed to us. Names come first, so that
-/// nothing is created while one is waited for.
+/// Binds every source that was not handed over. Names come first, so that nothing is created while
+/// the process waits for one.
 pub(super) async fn bind_first(
     plan: &[ServiceOptions],
     handed: Handed<'_>,
@@ -159,7 +159,7 @@ fn warn_of_unused(systemd: &Inherited, all: &[Source]) {
     }
 }
 
-/// Takes over the sockets of a source, where the process before had them.
+/// Takes over the sockets of a source, if the predecessor had them.
 fn adopt(
     given: &mut Vec<Given>,
     options: &ServiceOptions,
@@ -181,7 +181,8 @@ fn adopt(
     Ok(adopted)
 }
 
-/// Tells an error that is no matter as long as a service listens elsewhere from one that is.
+/// Separates errors that do not matter as long as the service has another listener from those that
+/// do.
 fn may_be_missing(error: anyhow::Error) -> Result<BindError, anyhow::Error> {
     match error.downcast::<BindError>() {
         Ok(error @ BindError::NoFamily { .. }) => Ok(error),
@@ -190,10 +191,10 @@ fn may_be_missing(error: anyhow::Error) -> Result<BindError, anyhow::Error> {
     }
 }
 
-/// Warns of what is not there for services that have something else.
+/// Warns of missing sources of services that have another one.
 ///
 /// # Errors
-/// The first that is the only one of its service.
+/// The first that is the only source of its service.
 fn warn_of_missing(
     missing: Vec<Missing<'_>>,
     has_another: impl Fn(&ServiceOptions) -> bool,
@@ -209,7 +210,7 @@ fn warn_of_missing(
     Ok(())
 }
 
-/// Binds those sources of a plan that `is_open` does not know.
+/// Binds the sources of a plan that are not open yet by `is_open`.
 pub(super) async fn bind_missing(
     plan: &[ServiceOptions],
     systemd: &Inherited,
@@ -235,7 +236,7 @@ pub(super) async fn bind_missing(
     Ok(bound)
 }
 
-/// Binds a source, or takes what systemd bound.
+/// Binds a source, or takes the socket that systemd bound.
 async fn listen(
     source: &Source,
     all: &[Source],
@@ -251,7 +252,7 @@ async fn listen(
     }
 }
 
-/// Has the runtime watch what was bound.
+/// Registers bound sockets with the runtime.
 pub(super) fn watch(bound: Vec<BoundSource>) -> anyhow::Result<Vec<SourceListeners>> {
     bound.into_iter().map(BoundSource::watch).collect()
 }

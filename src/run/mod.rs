@@ -1,12 +1,12 @@
 //! The process around its services, from a command line to the end.
 //!
 //! ```text
-//!   prepare        what needs a single thread: keys, the sandbox
+//!   prepare        steps that need a single thread: keys, the sandbox
 //!   sandbox_rules  the rules of the sandbox, from the options of services
-//!   supervisor     starts, serves, reloads and drains: it has all of the following
-//!   startup        what is done once: a predecessor, the pid file, privileges
+//!   supervisor     starts, serves, reloads and drains: it owns all of the following
+//!   startup        steps that are done once: a predecessor, the pid file, privileges
 //!   control        signals, commands of operators, a successor
-//!   services       the services, how one set becomes another
+//!   services       the services, and the change from one set to another
 //!   planned        the next set
 //!   new_gates      the gates of the next set
 //!   descriptors    shares of the file descriptors
@@ -16,7 +16,7 @@
 //!   changed        the settings of a tunnel that a reload changed
 //! ```
 //!
-//! Signals are caught before anything is made, so that none leaves something behind.
+//! Signals are caught before anything is created, so that none leaves something behind.
 
 mod announce;
 mod changed_flags;
@@ -73,15 +73,14 @@ pub struct Process {
     pub user: Option<User>,
     /// Addresses of the admin interface.
     pub admin: AdminOptions,
-    /// Signals that the process is ready, where another one waits for that.
+    /// Signal that the process is ready, if another process waits for it.
     pub readiness: Readiness,
     /// Time in which new connections are still accepted after the first signal.
     pub drain_accept: Duration,
-    /// Path where this process takes its sockets from one that runs, and hands them
-    /// over to the next.
+    /// Path at which this process takes over its sockets from a running one, and hands them to the
+    /// next.
     pub handover: Option<PathBuf>,
-    /// True if it takes the place of that process in its service too, and starts only
-    /// if there is one.
+    /// True if it also replaces that process in its service, and starts only if there is one.
     pub replaces: bool,
     /// The process as it was prepared before there were threads.
     pub prepared: Prepared,
@@ -92,7 +91,7 @@ pub struct Process {
 pub enum Outcome {
     /// Everything was finished: exit status 0.
     Clean,
-    /// Some sessions were cut, as the log told: exit status 1.
+    /// Some sessions were cut, as the log says: exit status 1.
     SessionsCut,
     /// A signal ended it, with this exit status.
     Signalled(u8),
@@ -101,10 +100,10 @@ pub enum Outcome {
 /// Cause of a failed run: one line that names cause and remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// The command line makes no sense, or a key file is bad: exit status 2.
+    /// The command line or a key file is invalid: exit status 2.
     #[error("{0:#}")]
     Usage(anyhow::Error),
-    /// It made sense but did not work: exit status 1.
+    /// A failure while running: exit status 1.
     #[error("{0:#}")]
     Runtime(anyhow::Error),
 }
@@ -128,7 +127,7 @@ impl Plan {
     }
 }
 
-/// Runs services until they are stopped. On SIGHUP they become what `reread` gives.
+/// Runs services until they are stopped. On SIGHUP they are replaced by those of `reread`.
 ///
 /// # Errors
 /// [`Failure`]; nothing is left behind then.
@@ -140,7 +139,7 @@ pub fn services(
     serve(plan, process, reread).map_err(Failure::Runtime)
 }
 
-/// Tries what each tunnel connects to; what was found, in their order.
+/// Tests everything that each tunnel connects to; returns the results in the order of the tunnels.
 ///
 /// # Errors
 /// [`Failure::Runtime`] of the system.
@@ -157,8 +156,8 @@ pub fn try_all(plan: &[Options]) -> Result<Vec<Vec<CheckResult>>, Failure> {
     Ok(found)
 }
 
-/// Tries one tunnel: with `binds` whether this host can listen on its sources, and then
-/// what it connects to.
+/// Tests one tunnel: with `binds` the listening on its sources, and then everything that it
+/// connects to.
 ///
 /// # Errors
 /// [`Failure::Runtime`] of the system.
@@ -189,13 +188,13 @@ pub fn pipe(options: PipeOptions, prepared: &Prepared) -> Result<Outcome, Failur
             ended = &mut piped => ended.map(|()| Outcome::Clean).map_err(Into::into),
             signal = signals.ending() => {
                 stop.cancel();
-                // However it ended: it is the signal that a caller wants to know of.
+                // The result does not matter: the caller needs to know the signal.
                 let _ = piped.await;
                 Ok(Outcome::Signalled(signal.status()))
             }
         }
     });
-    // A read of standard input cannot be called back; it must not hold us.
+    // A read of standard input cannot be cancelled; it must not delay the end.
     runtime.shutdown_background();
     piped.map_err(Failure::Runtime)
 }
@@ -203,7 +202,7 @@ pub fn pipe(options: PipeOptions, prepared: &Prepared) -> Result<Outcome, Failur
 /// Shows what a tunnel does, on standard output.
 ///
 /// # Errors
-/// [`Failure`] when something did not go as shown.
+/// [`Failure`] when a step failed.
 pub fn demo() -> Result<Outcome, Failure> {
     let shown = || {
         runtime()?.block_on(async {
@@ -234,21 +233,21 @@ fn serve(
     let left = descriptors.saturating_sub(process.admin.descriptors() + for_workers);
     let systemd = take(&mut process.prepared.inherited);
     let services = Services::new(left, systemd, registry);
-    // Before anything is made that would have to be undone.
+    // Checked before anything is created that would have to be undone.
     services.shares(&plan)?;
     let runtime = runtime()?;
     let outcome = runtime.block_on(async {
-        // Before anything is created, so that a signal leaves nothing behind.
+        // Caught before anything is created, so that a signal leaves nothing behind.
         let signals = Signals::catch().context("cannot catch signals")?;
         reaper::start().context("cannot catch signals")?;
         Supervisor::new(services, Control::new(signals), process, reread).run(plan).await
     });
-    // A lookup in a name server that hangs must not hold us.
+    // A look-up at a name server that hangs must not delay the end.
     runtime.shutdown_background();
     outcome
 }
 
-/// Adds the name of the service to an error that is about it, where there are several.
+/// Adds the name of the service to its error, where there are several.
 fn about<T, E: Into<anyhow::Error>>(
     options: &ServiceOptions,
     result: Result<T, E>,
@@ -260,7 +259,7 @@ fn about<T, E: Into<anyhow::Error>>(
     }
 }
 
-/// Starts the runtime of the process, and the threads for what blocks.
+/// Starts the runtime of the process, and the threads for blocking work.
 fn runtime() -> anyhow::Result<Runtime> {
     tasks::start()?;
     start_runtime().context(
@@ -268,17 +267,17 @@ fn runtime() -> anyhow::Result<Runtime> {
     )
 }
 
-/// Starts the runtime in a thread of its own: where the system gives too few threads, tokio panics
-/// and then waits for those that it has, for ever. That thread is left behind then, in a
-/// process that ends.
+/// Starts the runtime in a separate thread: where the system gives too few threads, tokio panics
+/// and then waits for ever for those that it has. That thread is then abandoned, in a process that
+/// ends.
 fn start_runtime() -> io::Result<Runtime> {
     let (panicked, panic) = mpsc::channel();
     let (started, runtime) = mpsc::channel();
     let start = move || {
-        panics::tell(panicked);
+        panics::listen(panicked);
         // No thread waits for it after a panic.
         let _ = started.send(Runtime::new());
-        panics::tell_nobody();
+        panics::stop_listening();
     };
     thread::Builder::new().name("start".to_owned()).spawn(start)?;
     match panic.recv() {

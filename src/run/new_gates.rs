@@ -8,13 +8,14 @@ use tracing::warn;
 
 use crate::gate::{Gate, GateOptions};
 
-/// Gates for the next set. Each is held for no service here, so those that no service
-/// takes, and that none had, end with this.
+/// Gates for the next set. Those that no service takes, and that none had before, end when this is
+/// dropped.
 #[derive(Default)]
 pub(super) struct NewGates(Vec<Gate>);
 
 impl NewGates {
-    /// Returns the gate with these options: one `there`, one of the next set, or a new one.
+    /// Returns the gate with these options: an existing one (`there`), one of the next set, or a
+    /// new one.
     pub(super) fn get<'a>(
         &mut self,
         options: Option<&Arc<GateOptions>>,
@@ -24,7 +25,7 @@ impl NewGates {
         let has_options = |gate: &&Gate| gate.options() == *options;
         let found: Option<&Gate> = there.find(has_options);
         let gate = match found.or_else(|| self.0.iter().find(has_options)) {
-            // Held by itself, since the service that has it may give it up.
+            // Held separately, since the service that has it may be dropped.
             Some(gate) => gate.another(),
             None => Gate::start(Arc::clone(options))?,
         };
@@ -32,7 +33,7 @@ impl NewGates {
         Ok(Some(gate))
     }
 
-    /// Waits until the stores were read, or could not be, for at most `patience`. Peers
+    /// Waits, for at most `patience`, until the stores are read or known to be unavailable. Peers
     /// that are served before would be denied.
     pub(super) async fn settle(&self, patience: Duration) {
         let all = async {
@@ -40,7 +41,7 @@ impl NewGates {
                 gate.settled().await;
             }
         };
-        // A store that is unavailable is no reason not to serve: its policy holds.
+        // An unavailable store is no reason not to serve: its policy applies.
         if timeout(patience, all).await.is_err() {
             let after_s = patience.as_secs_f64();
             warn!(after_s, "gate store not synced yet; the gate is closed until then");

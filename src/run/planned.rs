@@ -1,7 +1,7 @@
-//! A service that accepts, and the next set of services: which stay as they are, and all
-//! that the others need.
+//! A running service, and the next set of services: those that stay unchanged, and everything that
+//! the others need.
 //!
-//! The next set is got without a change to what runs, so that it can be dropped.
+//! The next set is prepared without a change to the running services, so that it can be dropped.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -12,38 +12,38 @@ use crate::admin::protocol::ChangedReply;
 use crate::net::AsyncListener;
 use crate::service::{Capacity, Prepared, Service, ServiceOptions};
 
-/// A service that accepts.
+/// A running service.
 pub(super) struct RunningService {
     pub(super) options: ServiceOptions,
     pub(super) capacity: Capacity,
     pub(super) service: Arc<Service>,
-    /// Those that it replaced, one after the other, as long as they have sessions.
+    /// Its predecessors, oldest first, as long as they have sessions.
     pub(super) predecessors: Vec<Weak<Service>>,
     pub(super) listeners: Vec<SourceListeners>,
 }
 
 /// A service of the next set.
 pub(super) enum Planned {
-    /// The one at this place, as it is.
+    /// The running service at this place, unchanged.
     Same {
-        /// Its index among those that run.
+        /// Its index among the running services.
         place: usize,
         /// Its share may have changed.
         capacity: Capacity,
     },
-    /// A new one, with all that it needs.
+    /// A new service, with everything that it needs.
     New(Box<PreparedService>),
 }
 
 /// A service that can start.
 pub(super) struct PreparedService {
-    /// The index of the one that it replaces.
+    /// Index of the service that it replaces.
     pub(super) before: Option<usize>,
     pub(super) options: ServiceOptions,
     pub(super) capacity: Capacity,
     pub(super) parts: Prepared,
     pub(super) listeners: Vec<SourceListeners>,
-    /// It listens where the one before could not.
+    /// It has a source that its predecessor could not listen on.
     pub(super) has_new_listener: bool,
 }
 

@@ -17,14 +17,14 @@ use crate::sys::memory;
 use crate::sys::pidfile::READABLE;
 use crate::sys::sandbox::{self, Landlock, Report, Rules, SharedDirectory};
 
-/// The process as it was prepared before there were threads.
+/// Resources that are prepared before there are threads.
 #[derive(Debug)]
 pub struct Prepared {
     /// Sockets that systemd handed over.
     pub(super) inherited: Inherited,
     report: Report,
     rules: Option<Rules>,
-    /// Removes what was made for a pid file that was not written.
+    /// Removes the file that was made for a pid file that was not written.
     _place: Option<PidPlace>,
     keys: std::io::Result<()>,
 }
@@ -43,13 +43,13 @@ impl Prepared {
         Self { inherited, report, rules, _place: None, keys }
     }
 
-    /// Keeps the place of the pid file for as long as the process runs.
+    /// Keeps the reserved pid file for as long as the process runs.
     #[must_use]
     pub fn with_place(self, place: Option<PidPlace>) -> Self {
         Self { _place: place, ..self }
     }
 
-    /// Returns true if files are within reach only where they were at the start.
+    /// Returns true if the sandbox limits files to the directories of the start.
     pub(super) fn is_confined(&self) -> bool {
         matches!(self.report.landlock, Landlock::Holds(_))
     }
@@ -81,8 +81,8 @@ impl Prepared {
     }
 }
 
-/// Keeps the keys of a new set of services in memory as well. Where that is not
-/// possible for some of them, one line tells it.
+/// Locks the keys of a new set of services in memory as well. Logs one line if that fails for some
+/// of them.
 pub(super) fn keep(plan: &[ServiceOptions]) {
     if let Err(error) = memory::lock(plan.iter().map(ServiceOptions::keys)) {
         let detail = "they may reach the swap space; raise ulimit -l (LimitMEMLOCK=) and restart";
@@ -90,19 +90,19 @@ pub(super) fn keep(plan: &[ServiceOptions]) {
     }
 }
 
-/// An empty file where the pid file will be, in a directory that many share: a rule can
-/// name it, so that the directory stays closed. Dropping it removes a file that is
+/// An empty file at the path of the pid file, in a directory that many programs share: a sandbox
+/// rule can name the file, so that the directory stays closed. Dropping it removes a file that is
 /// still empty.
 #[derive(Debug)]
 pub struct PidPlace {
     place: Place,
-    /// Held open, or else another file could get its inode and pass for it.
+    /// Held open, so that no other file can get its inode and be mistaken for it.
     file: fs::File,
 }
 
 impl PidPlace {
-    /// Makes the file, where the directory is shared and there is none. What keeps it
-    /// from that is told when the pid file is written.
+    /// Makes the file, if the directory is shared and there is none. Errors are reported when the
+    /// pid file is written.
     pub fn take(path: &Path) -> Option<Self> {
         let place = Place::find(path).ok()?;
         if !is_shared_id(FileId::from(&place.directory().ok()?)) {

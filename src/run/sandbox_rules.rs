@@ -1,9 +1,9 @@
-//! Rules of the sandbox: what the services of the process, and the process around them,
-//! go on to need.
+//! Rules of the sandbox: the files and ports that the services of the process, and the process
+//! around them, will need.
 //!
-//! They are worked out here, because only this floor knows both the options of services
-//! and the system. What depends on an answer of the network (where the master of the
-//! gate's Redis is) is not restricted.
+//! They are made here, because only this floor knows both the options of services and the system.
+//! Whatever depends on the network (the address of the master of the gate's Redis) is not
+//! restricted.
 
 use std::env;
 use std::fs;
@@ -26,10 +26,10 @@ use crate::tunnel::{self, PipeOptions};
 /// Name servers, for answers that are too long for UDP.
 const DNS: u16 = 53;
 
-/// Directories that hold files of many programs. A rule of the sandbox concerns all that
-/// is below a directory, so in these it is made for less: see [`add_read`],
-/// [`add_socket`] and [`add_pid_file`]. Homes of users are not among them, apart from
-/// root's: a key there is often replaced by another file.
+/// Directories that hold files of many programs. A rule of the sandbox applies to everything below
+/// a directory, so for these the rules are narrower: see [`add_read`], [`add_socket`] and
+/// [`add_pid_file`]. Homes of users are not among them, apart from root's: a key there is often
+/// replaced by another file.
 const SHARED: [&str; 27] = [
     "/",
     "/bin",
@@ -84,7 +84,7 @@ pub struct ProcessPaths {
     pub files: Vec<PathBuf>,
 }
 
-/// Lists what services, and the process around them, go on to need.
+/// Lists the needs of services and of the process around them.
 pub fn rules_of_services(plan: &[ServiceOptions], process: &ProcessPaths, ports: Ports) -> Rules {
     let mut rules = rules_of_dialer(None);
     plan.iter().for_each(|options| add_service(&mut rules, options));
@@ -97,7 +97,7 @@ pub fn rules_of_services(plan: &[ServiceOptions], process: &ProcessPaths, ports:
         add_source(&mut rules, metrics);
     }
     for file in process.files.iter().filter(|file| !is_stdin(file)) {
-        // Where it is, and where it leads: both may be replaced.
+        // The link and its target: both may be replaced.
         add_read(&mut rules, file);
         file.canonicalize().iter().for_each(|file| add_read(&mut rules, file));
     }
@@ -126,7 +126,7 @@ fn add_tunnel(rules: &mut Rules, options: &tunnel::Options) {
     }
 }
 
-/// Lists what a pipe with `options` goes on to need.
+/// Lists the needs of a pipe with `options`.
 pub fn rules_of_pipe(options: &PipeOptions) -> Rules {
     let mut rules = rules_of_dialer(options.bind);
     add_target(&mut rules, &options.target);
@@ -145,7 +145,7 @@ fn rules_of_dialer(bind: Option<BindAddress>) -> Rules {
     rules
 }
 
-/// Opens where a file leads that a library reads, as far as it is not open anyway.
+/// Opens the target of a link that a library reads, unless it is open anyway.
 fn add_followed(rules: &mut Rules, path: &Path) {
     for place in library_files::chain(path).into_iter().filter(|place| place.exists()) {
         let directory = if place.is_dir() { place.clone() } else { parent_dir(&place) };
@@ -156,13 +156,13 @@ fn add_followed(rules: &mut Rules, path: &Path) {
     }
 }
 
-/// Returns true if what is at `place` can be read already.
+/// Returns true if `place` can be read already.
 fn is_open(rules: &Rules, place: &Path) -> bool {
     let mut open = rules.read.iter().filter_map(|it| it.canonicalize().ok());
     place.canonicalize().is_ok_and(|real| open.any(|open| real.starts_with(open)))
 }
 
-/// Allows a source to be listened on: a port, or a file that comes and goes.
+/// Allows listening on a source: a port, or a socket file that is made and removed.
 fn add_source(rules: &mut Rules, source: &Address) {
     match source {
         Address::Unix(path) => add_socket(rules, path),
@@ -170,8 +170,8 @@ fn add_source(rules: &mut Rules, source: &Address) {
     }
 }
 
-/// Returns the port that is bound for a source; `None` when it can be any: several
-/// addresses of one name share what the system picks for the first.
+/// Returns the port that is bound for a source; `None` when it can be any: several addresses of one
+/// name share the port that the system picks for the first.
 fn bound_port(address: &Address) -> Option<u16> {
     port(address).filter(|port| *port != 0 || address.is_literal())
 }
@@ -182,7 +182,7 @@ fn add_target(rules: &mut Rules, target: &Address) {
     }
 }
 
-/// Returns the port; `None` where its name means nothing yet.
+/// Returns the port; `None` where its name is unknown so far.
 fn port(address: &Address) -> Option<u16> {
     match address {
         Address::Tcp { port, .. } => port_number(port).ok(),
@@ -203,7 +203,7 @@ fn add_gate(rules: &mut Rules, gate: &GateOptions) {
     match &gate.store {
         StoreOptions::None => {}
         StoreOptions::File(path) => {
-            // Now and then another file takes its place.
+            // Now and then another file replaces it.
             let parent = parent_dir(&path.canonicalize().unwrap_or_else(|_| path.clone()));
             if is_shared(&parent) {
                 warn_of_shared(rules, &parent, Open::Everything);
@@ -215,10 +215,10 @@ fn add_gate(rules: &mut Rules, gate: &GateOptions) {
 }
 
 fn add_redis(rules: &mut Rules, redis: &RedisOptions) {
-    // Edits go to the master, wherever that is or will be: a server may be a replica.
+    // Edits go to the master, at any address: a server may be a replica.
     rules.connect = None;
     if redis.address.tls {
-        // Their directories: by the time they are read they may be other files.
+        // Their directories, because the files may be replaced before they are read.
         let files = redis.tls.iter().flat_map(|tls| tls.files.all());
         files.for_each(|file| add_read(rules, file));
         // The variables are those that OpenSSL has for the system's certificates.
@@ -233,7 +233,7 @@ fn add_redis(rules: &mut Rules, redis: &RedisOptions) {
     }
 }
 
-/// Opens a directory with all that is in it, since it is not known what will be read.
+/// Opens a directory with everything in it, since the files to read are not known.
 fn add_tree(rules: &mut Rules, directory: PathBuf) {
     if is_shared(&directory) {
         let is_open = is_etc(&directory);
@@ -242,8 +242,8 @@ fn add_tree(rules: &mut Rules, directory: PathBuf) {
     rules.read.push(directory);
 }
 
-/// Opens a file that is read again: its directory, since another file may take its place;
-/// of a directory that many share the file alone, but all of /etc, which is open anyway.
+/// Opens a file that is read again: its directory, since another file may replace it; in a
+/// directory that many programs share only the file, except /etc, which is open anyway.
 fn add_read(rules: &mut Rules, file: &Path) {
     let parent = parent_dir(file);
     if is_etc(&parent) {
@@ -257,12 +257,12 @@ fn add_read(rules: &mut Rules, file: &Path) {
     }
 }
 
-/// Returns true for the directory that every process of ours may read.
+/// Returns true for /etc, which every process may read.
 fn is_etc(directory: &Path) -> bool {
     fs::metadata(directory).is_ok_and(|found| is_one_of(&["/etc"], FileId::from(&found)))
 }
 
-/// Opens the place of a socket, which is made and removed.
+/// Opens the place of a socket for making and removing it.
 fn add_socket(rules: &mut Rules, path: &Path) {
     let parent = parent_dir(path);
     if is_shared(&parent) {
@@ -273,8 +273,8 @@ fn add_socket(rules: &mut Rules, path: &Path) {
     }
 }
 
-/// Opens the place of the pid file; where that is shared, and there is a file already
-/// ([`super::PidPlace`]), the file and its removal.
+/// Opens the place of the pid file; if the directory is shared, and the file exists already
+/// ([`super::PidPlace`]), only the file and its removal.
 fn add_pid_file(rules: &mut Rules, path: &Path, is_ours: bool) {
     rules.read.extend(name_of_owner(path));
     let parent = parent_dir(path);
@@ -314,8 +314,7 @@ fn is_one_of(names: &[&str], directory: FileId) -> bool {
     names.iter().any(|it| fs::metadata(it).is_ok_and(|found| FileId::from(&found) == directory))
 }
 
-/// Returns the place where a file comes and goes: its directory, unless it is a device
-/// that stays.
+/// Returns the directory in which a file is made and removed, unless it is a device that stays.
 fn parent_dir(path: &Path) -> PathBuf {
     let device = |kind: fs::FileType| kind.is_char_device() || kind.is_fifo();
     if fs::metadata(path).is_ok_and(|found| device(found.file_type())) {

@@ -1,10 +1,9 @@
-//! All services of the process, and how one set of them becomes another.
+//! All services of the process, and the change from one set of them to another.
 //!
-//! What can fail is made first: sockets, addresses, gates. Only when all of it
-//! is there do services change, without a moment in which none accepts. A
-//! service whose options stay is not touched. One that changes gets a successor
-//! for new connections, on the same sockets; those that it has go on as they
-//! began, until they end. One that is gone drains.
+//! Everything that can fail is prepared first: sockets, addresses, gates. Only when all of it is
+//! ready do services change, without a moment in which none accepts. A service with unchanged
+//! options is not touched. One that changes gets a successor for new connections, on the same
+//! sockets; its sessions continue as they began, until they end. One that is removed drains.
 
 use std::io;
 use std::mem::take;
@@ -34,8 +33,8 @@ use crate::sys::activation::{Inherited, KEPT};
 use crate::sys::handover::Given;
 use crate::tunnel::ReplayState;
 
-/// Begins the name under which a socket of systemd's is handed over. That of a service's
-/// has a tab.
+/// Prefix of the name under which a socket of systemd is handed over. The name of a service's
+/// socket has a tab.
 const SYSTEMD: &str = "systemd:";
 
 /// The services of the process.
@@ -43,17 +42,17 @@ pub(super) struct Services {
     descriptors: u64,
     /// Source of status, metrics and readiness.
     registry: Arc<Registry>,
-    /// Sockets of systemd's, which stay there for every reload.
+    /// Sockets of systemd, which are kept for every reload.
     systemd: Inherited,
     running: Vec<RunningService>,
     /// Services that accept no more.
     draining: Draining,
     most_sessions: usize,
-    /// The first messages that were answered. Begins when the first sockets listen.
+    /// Memory of first messages. Begins when the first sockets listen.
     memory: Option<Arc<ReplayState>>,
 }
 
-/// The work of a commit so far.
+/// State of a commit.
 #[derive(Default)]
 struct Commit {
     changes: ReloadedReply,
@@ -61,7 +60,7 @@ struct Commit {
     news: Vec<usize>,
 }
 
-/// Goes on with the memory of the process before, or begins one.
+/// Continues the memory of the predecessor, or begins one.
 fn remember(before: Option<OwnedFd>) -> ReplayState {
     let Some(before) = before else { return ReplayState::begin() };
     ReplayState::adopt(before).unwrap_or_else(|error| {
@@ -72,15 +71,15 @@ fn remember(before: Option<OwnedFd>) -> ReplayState {
 }
 
 impl Services {
-    /// Begins without a service; `descriptors` is what all of them may have, and
-    /// `registry` hears of each.
+    /// Begins without a service; `descriptors` is the limit of all of them together, and `registry`
+    /// gets each.
     pub(super) fn new(descriptors: u64, systemd: Inherited, registry: Arc<Registry>) -> Self {
         let draining = Draining::new(Arc::clone(&registry));
         let running = vec![];
         Self { descriptors, registry, systemd, running, draining, most_sessions: 0, memory: None }
     }
 
-    /// Shares the descriptors out among the services of a plan.
+    /// Divides the descriptors among the services of a plan.
     pub(super) fn shares(
         &self,
         plan: &[ServiceOptions],
@@ -101,14 +100,14 @@ impl Services {
         let before = before.map(|given| given.socket).or_else(|| self.systemd.take_kept());
         let handed = Handed { given: inherited, systemd: &self.systemd };
         let bound = bind_first(&plan, handed, startup).await?;
-        // What comes from now on was sent to this process, unless it is a recording.
+        // Messages from now on were sent to this process, unless they are recordings.
         self.memory = Some(Arc::new(remember(before)));
         startup.write_pid_file()?;
         startup.drop_privileges()?;
         let mut gates = NewGates::default();
         let next = self.prepare(plan, bound, &mut gates).await?;
         startup.announce();
-        // Clients that come meanwhile wait in the backlog.
+        // Clients that connect meanwhile wait in the backlog.
         gates.settle(patience(&next)).await;
         if startup.takes_over() {
             startup.wait_our_turn().await?;
@@ -136,7 +135,7 @@ impl Services {
         own.chain(memory).chain(systemd).collect()
     }
 
-    /// Shares the memory of first messages, for the process after this one.
+    /// Shares the memory of first messages, for the next process.
     pub(super) fn memory(&self) -> Option<OwnedFd> {
         self.memory.as_ref().and_then(|memory| memory.share().ok())
     }
@@ -146,7 +145,7 @@ impl Services {
         self.listeners().flat_map(|source| &source.listeners).for_each(|it| it.give_away());
     }
 
-    /// Owns the files of the sockets that were handed to us from now on.
+    /// Owns the files of the sockets that were handed over, from now on.
     pub(super) fn take_over(&self) {
         self.listeners().flat_map(|source| &source.listeners).for_each(|it| it.take_over());
     }
@@ -155,10 +154,10 @@ impl Services {
         self.running.iter().flat_map(|running| &running.listeners)
     }
 
-    /// Makes the services what `plan` says.
+    /// Makes the services match `plan`.
     ///
     /// # Errors
-    /// What cannot be had; then nothing has changed.
+    /// The reason why it cannot be met; then nothing has changed.
     pub(super) async fn reload(
         &mut self,
         plan: Vec<ServiceOptions>,
@@ -173,7 +172,7 @@ impl Services {
         Ok(self.commit(next))
     }
 
-    /// Gets everything that the services of `plan` need and that may not be there.
+    /// Obtains everything that the services of `plan` need and that may be missing.
     async fn prepare(
         &self,
         plan: Vec<ServiceOptions>,
@@ -185,7 +184,7 @@ impl Services {
         let mut next = Vec::with_capacity(plan.len());
         for (options, capacity) in plan.into_iter().zip(capacities) {
             let before = self.place_of(&options);
-            // One that can listen where it could not before has changed as well.
+            // A service that can listen where it could not before has changed as well.
             let is_new = |source: &Source| new.iter().any(|it| it.fits(&options, source));
             let has_new_listener = options.sources().iter().any(is_new);
             let is_same =
@@ -220,7 +219,7 @@ impl Services {
         Ok(options.prepare(Surroundings { gate, meters, memory }).await?)
     }
 
-    /// Finds the sockets of a service among the `new` ones, and those that there are.
+    /// Finds the sockets of a service among the `new` ones and the existing ones.
     fn listeners_for(
         &self,
         options: &ServiceOptions,
@@ -233,7 +232,7 @@ impl Services {
         options.sources().iter().filter_map(find).collect()
     }
 
-    /// Changes the services. Nothing here can fail, or waits.
+    /// Changes the services. Nothing here can fail or wait.
     fn commit(&mut self, next: Vec<Planned>) -> ReloadedReply {
         self.draining.forget_cuts();
         let old = take(&mut self.running);
@@ -259,7 +258,7 @@ impl Services {
             self.removed(removed);
         }
         self.registry.set_phase(Phase::Serving);
-        // Only now, so that a reader of 'ready' finds all of it ready.
+        // Logged last, so that a reader of 'ready' finds everything ready.
         for place in commit.news {
             let RunningService { options, capacity, listeners, .. } = &self.running[place];
             announce(options, *capacity, &sockets(listeners).collect::<Vec<_>>());
@@ -286,8 +285,8 @@ impl Services {
         running
     }
 
-    /// Drains a service that has a successor, as whose its sessions count. Returns the
-    /// predecessors of that one.
+    /// Drains a service that has a successor, where its sessions count from now on. Returns the
+    /// predecessors of the successor.
     fn replaced(&mut self, replaced: RunningService, has_gate: bool) -> Vec<Weak<Service>> {
         let RunningService { service, mut predecessors, .. } = replaced;
         if let (Some(gate), false) = (service.gate(), has_gate) {
@@ -299,20 +298,20 @@ impl Services {
         predecessors
     }
 
-    /// Drains a service that is gone: its sessions, and those of its predecessors, may
-    /// finish within its drain.
+    /// Drains a service that was removed: its sessions, and those of its predecessors, may finish
+    /// within its drain.
     fn removed(&mut self, removed: RunningService) {
         let RunningService { options, service, predecessors, listeners, .. } = removed;
-        // What is not in the next set closes here, before the first session ends.
+        // Listeners that are not in the next set close here, before the first session ends.
         drop(listeners);
         self.draining.removed(service, &predecessors, &options);
     }
 
-    /// Accepts no more. What there is may finish within each service's drain. Does
-    /// nothing the second time.
+    /// Stops accepting. Sessions may finish within the drain of their service. A second call does
+    /// nothing.
     pub(super) fn stop(&mut self) {
         if !self.running.is_empty() {
-            // What a removal cut before is no business of the end.
+            // Sessions that a removal cut before do not count for the exit status.
             self.draining.forget_cuts();
         }
         let most = self.running.iter().map(|running| running.service.most_sessions()).sum();
@@ -327,7 +326,7 @@ impl Services {
         self.draining.finished().await;
     }
 
-    /// Ends what goes on, now.
+    /// Ends all sessions now.
     pub(super) async fn cut(&mut self) {
         self.draining.cut().await;
     }
@@ -347,7 +346,7 @@ impl Services {
         self.running.iter().map(|running| running.service.sessions()).sum()
     }
 
-    /// Returns the peak of sessions, summed over the services that there were at the end.
+    /// Returns the peak of sessions, summed over the services at the end.
     pub(super) fn most_sessions(&self) -> usize {
         self.most_sessions
     }

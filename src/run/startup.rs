@@ -1,7 +1,7 @@
 //! Steps that are done once between the command line and the first connection: a predecessor, the
 //! pid file, privileges, and the signal that the process is ready.
 //!
-//! Nothing here holds up the task that hears of signals.
+//! Nothing here blocks the task that handles signals.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -24,14 +24,14 @@ use crate::tasks::blocking;
 /// Connections that the kernel may hold for us; it caps this at `net.core.somaxconn`.
 pub(super) const BACKLOG: i32 = 4096;
 
-/// Pause before a listening name that does not resolve yet is tried again.
+/// Pause before the next look-up of a name to listen on that does not resolve yet.
 const RESOLVE_AGAIN: Duration = Duration::from_secs(1);
 
-/// State of the steps on the way to ready, and of what is undone at the end.
+/// State of the steps on the way to ready, and of those that are undone at the end.
 pub(super) struct Startup {
     process: Process,
     pid_file: Option<PidFile>,
-    /// Another process had our sockets, and has our addresses and files until it leaves.
+    /// Another process had our sockets, and keeps our addresses and files until it exits.
     takes_over: bool,
     /// That process, unless it is gone.
     predecessor: Option<Predecessor>,
@@ -42,10 +42,10 @@ impl Startup {
         Self { process, pid_file: None, takes_over: false, predecessor: None }
     }
 
-    /// Takes the sockets of a process that runs, if there is one to take over from.
+    /// Takes the sockets of a running process, if there is one to take over from.
     ///
     /// # Errors
-    /// When it does not give them.
+    /// When it refuses them.
     pub(super) async fn inherit(&mut self) -> anyhow::Result<Vec<Given>> {
         let Some(path) = self.process.handover.clone() else { return Ok(vec![]) };
         let user = self.process.user.as_ref().and_then(User::uid);
@@ -70,7 +70,7 @@ impl Startup {
     /// Waits until a predecessor accepts no more. Everything is ready by then.
     ///
     /// # Errors
-    /// When it goes on instead.
+    /// When it continues instead.
     pub(super) async fn wait_our_turn(&mut self) -> anyhow::Result<()> {
         if let Some(predecessor) = self.predecessor.take() {
             let heir = self.process.replaces;
@@ -144,13 +144,13 @@ impl Startup {
     pub(super) fn drop_privileges(&mut self) -> anyhow::Result<()> {
         if let Some(user) = self.process.user.take() {
             user.become_for_good()?;
-            // The change of user may have undone it.
+            // The change of user may have reset it.
             forbid_dumps();
         }
         Ok(())
     }
 
-    /// Returns true if files are within reach only where they were at the start.
+    /// Returns true if the sandbox limits files to the directories of the start.
     pub(super) fn is_confined(&self) -> bool {
         self.process.prepared.is_confined()
     }

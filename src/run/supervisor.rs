@@ -1,8 +1,8 @@
 //! Supervisor of a process with its services: it starts, serves and reloads until it is asked to
 //! stop, and drains, or hands over to a successor.
 //!
-//! It decides what is to be done and leaves the doing to others: services do their own work,
-//! control hears requests, and startup handles files.
+//! It decides, and leaves the work to others: services do their own work, control receives
+//! requests, and startup handles files.
 
 use std::mem::take;
 use std::pin::pin;
@@ -30,17 +30,17 @@ use crate::sys::handover::Successor;
 use crate::sys::notify::Manager;
 use crate::tasks::{Panicked, blocking, caught, restarting};
 
-/// Pause after a fault in hearing a request.
+/// Pause after a fault in receiving a request.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
-/// The parts of a process that runs.
+/// Parts of a running process.
 pub(super) struct Supervisor {
     services: Services,
     control: Control,
     startup: Startup,
     manager: Manager,
     reread: Reread,
-    /// Tells the manager that this process is alive.
+    /// Task that feeds the manager's watchdog.
     signs_of_life: Option<AbortHandle>,
     /// Time in which new connections are still accepted after the first signal.
     window: Duration,
@@ -59,10 +59,10 @@ impl Supervisor {
         Self { services, control, startup, manager, reread, signs_of_life: None, window }
     }
 
-    /// Runs the services of `plan`, and those that they become, until all is finished.
+    /// Runs the services of `plan`, and those of later reloads, until all is finished.
     ///
     /// # Errors
-    /// When they cannot be had; nothing is left behind then.
+    /// When they cannot start; nothing is left behind then.
     pub(super) async fn run(mut self, plan: Vec<ServiceOptions>) -> anyhow::Result<Outcome> {
         let started = self.start(plan).await;
         let outcome = match started {
@@ -80,7 +80,7 @@ impl Supervisor {
         outcome
     }
 
-    /// Gets everything ready, and serves. Returns the signal if one stops it before that.
+    /// Prepares everything, and serves. Returns the signal if one stops it before that.
     async fn start(&mut self, plan: Vec<ServiceOptions>) -> anyhow::Result<Option<&'static str>> {
         let Self { services, control, startup, .. } = self;
         let enter = async {
@@ -115,7 +115,7 @@ impl Supervisor {
         if let Some(memory) = self.services.memory() {
             self.manager.keep(KEPT, &memory).await;
         }
-        // A program that waits for one that takes over finds the manager knowing all of it.
+        // A program that waits for a successor finds that the manager already knows it.
         if has_predecessor && let Err(error) = self.startup.signal_ready() {
             not_everything(&error);
         }
@@ -127,8 +127,8 @@ impl Supervisor {
         Ok(None)
     }
 
-    /// Opens and writes what a predecessor had until now. The services of this process serve
-    /// already, and none of another does: a failure is logged, and no reason to end.
+    /// Opens and writes what a predecessor had until now. Only the services of this process serve
+    /// by now: a failure is logged, and no reason to end.
     async fn take_over(&mut self) {
         self.startup.await_predecessor_exit().await;
         self.services.take_over();
@@ -158,7 +158,7 @@ impl Supervisor {
                     continue;
                 }
             };
-            // What comes meanwhile, except a signal to stop, waits for its turn.
+            // Other requests, except a signal to stop, wait meanwhile.
             let result = tokio::select! {
                 biased;
                 reloaded = reload(services, manager, reread) => {
@@ -176,18 +176,17 @@ impl Supervisor {
         }
     }
 
-    /// Goes on accepting for the window, then accepts no more and waits until all is finished, the
-    /// deadline of each service, or a second signal. Stops accepting at once if a successor is
-    /// ready.
+    /// Continues accepting for the window, then stops and waits until all is finished, the deadline
+    /// of each service, or a second signal. Stops accepting at once if a successor is ready.
     async fn drain(&mut self, cause: StopCause) -> Outcome {
         self.control.withdraw();
         if self.control.has_successor() {
-            // It accepts soon, or ends without having touched the files.
+            // The successor accepts soon, or ends without having touched the files.
             self.services.give_away();
         }
         self.services.registry().set_phase(Phase::Draining);
         let draining = format!("draining {} sessions", self.services.sessions());
-        // A manager that stops a service means the successor, and reaches all of its processes.
+        // A manager that stops a service means the successor, but signals all of its processes.
         let mut has_heir = false;
         let signal = match cause {
             StopCause::Asked(signal) => signal,
@@ -235,7 +234,7 @@ impl Supervisor {
         self.services.stop();
     }
 
-    /// Lets a successor accept, and open its own sockets and files in the place of ours.
+    /// Lets a successor accept, and open its own sockets and files instead of ours.
     async fn hand_over(&mut self, successor: Successor) -> &'static str {
         let signal = "handover";
         self.services.give_away();
@@ -245,11 +244,11 @@ impl Supervisor {
         self.control.close().await;
         self.startup.remove_pid_file();
         if let Some(pid) = successor.heir() {
-            // From here on the manager hears the other one only.
+            // From here on only the successor reports to the manager.
             self.signs_of_life.take().iter().for_each(AbortHandle::abort);
             self.manager.main_process_is(pid).await;
         }
-        // It waits for this.
+        // The successor waits for this.
         drop(successor);
         signal
     }
@@ -274,7 +273,7 @@ fn not_everything(error: &anyhow::Error) {
     error!(error, "handover incomplete");
 }
 
-/// Makes the services what their files say now; all of it or nothing.
+/// Makes the services match their files; all of it or nothing.
 async fn reload(
     services: &mut Services,
     manager: &Manager,
@@ -283,13 +282,13 @@ async fn reload(
     manager.reloading().await;
     let reloaded = caught(change(services, Arc::clone(reread))).await;
     let reloaded = reloaded.unwrap_or_else(|panicked| Err(panicked.into()));
-    // It serves either way.
+    // The process serves in either case.
     manager.ready(if reloaded.is_ok() { "serving" } else { "serving, not reloaded" }).await;
     reloaded
 }
 
 async fn change(services: &mut Services, reread: Reread) -> anyhow::Result<ReloadedReply> {
-    // Files may be slow, and users are looked up.
+    // Reading files and looking up users may be slow.
     let plan = blocking(move || reread().map_err(|failure| unread(&failure))).await;
     let Plan { services: plan, restart } = plan.context("cannot read the configuration")??;
     prepare::keep(&plan);
@@ -301,8 +300,8 @@ async fn change(services: &mut Services, reread: Reread) -> anyhow::Result<Reloa
     Ok(ReloadedReply { restart, ..changes })
 }
 
-/// Returns the reason why files were not read, and the user that read them, where that may be why:
-/// root began, and after `-u` another user reads.
+/// Returns the reason why files were not read, with the user that read them, if that may be the
+/// cause: root started the process, and after `-u` another user reads.
 fn unread(failure: &Failure) -> anyhow::Error {
     let error = failure.to_string();
     if !is_about_rights(&error) {
@@ -317,7 +316,7 @@ fn is_about_rights(error: &str) -> bool {
     ["Permission denied", "no permission"].iter().any(|it| error.contains(it))
 }
 
-/// Logs the outcome of a reload, and returns it for the one that asked.
+/// Logs the outcome of a reload, and returns it for the requester.
 fn tell(
     reloaded: anyhow::Result<ReloadedReply>,
     is_confined: bool,
@@ -333,7 +332,7 @@ fn tell(
         }
         Err(error) => {
             let mut error = format!("{error:#}");
-            // A look at the file finds nothing wrong with it.
+            // Examining the file shows no problem.
             if is_confined && is_about_rights(&error) {
                 error += "; if it may, the sandbox does not: restart for a directory that is new, \
                           or for a file that took the place of another in a directory of many \

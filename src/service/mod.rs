@@ -1,13 +1,13 @@
-//! Services that a process can run, and one way to handle them all.
+//! Services that a process can run, behind one interface.
 //!
 //! ```text
-//!   options  the settings of a service, and what follows from them
-//!   running  a service that runs: started, observed, stopped
+//!   options  the settings of a service, and its needs that follow from them
+//!   running  a running service: started, observed, stopped
 //! ```
 //!
-//! An enum and not a trait: services are few and known, and a match that names every one
-//! of them cannot forget a new one. The supervisor and the admin interface know services
-//! in this form only; what one of them is for stays in its own module.
+//! An enum and not a trait: services are few and known, and a match over all of them cannot forget
+//! a new one. The supervisor and the admin interface know services only through these types; the
+//! purpose of each stays in its own module.
 
 mod options;
 mod running;

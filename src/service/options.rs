@@ -1,5 +1,5 @@
-//! Settings of a service, and what a process has to know of them: where it listens, which
-//! gate it asks, how many descriptors it needs, what has to be there before it starts.
+//! Settings of a service, as far as the process has to know them: its sources, its gate, the number
+//! of its descriptors, and the needs that must be met before it starts.
 //!
 //! Two equal values mean the same service: a reload leaves it alone.
 
@@ -27,16 +27,16 @@ pub enum Capacity {
     Tunnel(tunnel::Capacity),
 }
 
-/// Part of the process's descriptors for one service.
+/// Share of the process's descriptors for one service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {
     /// Descriptors.
     pub descriptors: u64,
-    /// Descriptors that the stores of the gates may take and that are not kept for them.
+    /// Descriptors that the stores of the gates may take and that are not reserved.
     pub lacking: u64,
 }
 
-/// Resources of the process for a service that gets prepared.
+/// Resources of the process for the preparation of a service.
 pub struct Surroundings<'a> {
     /// The gate that the service asks, if it has one.
     pub gate: Option<Gate>,
@@ -137,10 +137,10 @@ impl ServiceOptions {
         }
     }
 
-    /// Gets what may be missing, before anything changes.
+    /// Obtains everything that may be missing, before anything changes.
     ///
     /// # Errors
-    /// [`ResolveError`] when a name does not resolve, unless told to wait.
+    /// [`ResolveError`] when a name does not resolve, unless the options say to wait.
     pub async fn prepare(&self, surroundings: Surroundings<'_>) -> Result<Prepared, ResolveError> {
         let Surroundings { gate, meters, memory } = surroundings;
         match self {
@@ -158,7 +158,7 @@ impl From<tunnel::Options> for ServiceOptions {
 }
 
 impl Capacity {
-    /// Warns of what was asked for and cannot be met.
+    /// Warns about limits that cannot be met.
     pub fn warn_if_less_than(self, options: &ServiceOptions) {
         let (Self::Tunnel(capacity), ServiceOptions::Tunnel(options)) = (self, options);
         capacity.warn_if_less_than(options);

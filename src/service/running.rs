@@ -31,9 +31,8 @@ pub enum NotReady {
 }
 
 impl Service {
-    /// Starts a service, in the place of the one `before` if there is one: their limits are
-    /// one account, and the new gate judges the old connections. It accepts once
-    /// [`Self::listen`] is called.
+    /// Starts a service, which replaces `before` if there is one: they share their limits, and the
+    /// new gate judges the old connections. It accepts once [`Self::listen`] is called.
     pub fn start(
         options: &ServiceOptions,
         parts: Prepared,
@@ -61,13 +60,13 @@ impl Service {
         }
     }
 
-    /// Changes what it may hold. Sessions that are there stay.
+    /// Changes its limits. Present sessions stay.
     pub fn set_capacity(&self, capacity: Capacity) {
         let (Self::Tunnel(tunnel), Capacity::Tunnel(capacity)) = (self, capacity);
         tunnel.set_capacity(capacity);
     }
 
-    /// Accepts no more. Sessions go on.
+    /// Stops accepting. Sessions continue.
     pub fn stop(&self) {
         match self {
             Self::Tunnel(tunnel) => tunnel.stop(),
@@ -88,7 +87,7 @@ impl Service {
         }
     }
 
-    /// Ends what goes on.
+    /// Ends all connections.
     pub fn cut(&self) {
         match self {
             Self::Tunnel(tunnel) => tunnel.cut(),
@@ -102,7 +101,7 @@ impl Service {
         }
     }
 
-    /// Logs what was counted and not logged yet.
+    /// Logs everything that was counted and not logged yet.
     pub fn flush_log(&self) {
         match self {
             Self::Tunnel(tunnel) => tunnel.flush_failures(),
@@ -156,8 +155,8 @@ impl Service {
         }
     }
 
-    /// Checks that a new connection can be served, as far as the process knows without
-    /// asking another. One that drains has no say.
+    /// Checks that a new connection can be served, as far as the process knows without asking
+    /// another. A draining service always passes.
     ///
     /// # Errors
     /// [`NotReady`]

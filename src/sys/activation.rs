@@ -1,11 +1,10 @@
-//! Listening sockets that systemd made and hands over, so that clients can
-//! connect before this process runs and while it restarts.
+//! Takes over listening sockets that systemd made, so that clients can connect before this process
+//! runs and while it restarts.
 //!
-//! [`Inherited::take_over`] claims all of them, once, while the process has a
-//! single thread: it takes them out of the environment. What was meant for
-//! another process (`LISTEN_PID`) is left alone. Only listening stream sockets
-//! are taken, whose files are systemd's and never removed, and what the process
-//! before had systemd keep for this one.
+//! [`Inherited::take_over`] claims all of them, once, while the process has a single thread: it
+//! takes them out of the environment. Sockets for another process (`LISTEN_PID`) are left alone.
+//! Only two kinds are taken: listening stream sockets (their files are systemd's and never
+//! removed), and what the predecessor had systemd keep for this process.
 
 use std::env;
 use std::fs::{File, OpenOptions};
@@ -20,12 +19,12 @@ use socket2::Socket;
 pub struct Inherited {
     /// Sockets by name.
     sockets: Vec<(String, Option<Socket>)>,
-    /// The file that the process before had systemd keep, under [`KEPT`].
+    /// The file that the predecessor had systemd keep, under [`KEPT`].
     kept: Option<File>,
 }
 
-/// The name of what goes from process to process beside sockets, left with systemd or
-/// handed over; no socket has it.
+/// Name of the descriptor that passes from process to process beside sockets, through systemd or a
+/// handover; no socket has it.
 pub const KEPT: &str = "first-messages";
 
 /// The first descriptor that systemd hands over.
@@ -34,22 +33,22 @@ const FIRST: RawFd = 3;
 /// Cause of a missing socket of a name.
 #[derive(Debug, thiserror::Error)]
 pub enum ActivationError {
-    /// None at all.
+    /// There is no socket at all.
     #[error(
         "systemd hands no sockets to this process, so there is no systemd:{0}; start it by its .socket unit, and in the foreground"
     )]
     Nothing(String),
-    /// Only others.
+    /// There are only others.
     #[error(
         "systemd hands over no socket of the name {name}, only {others}; give one of these, or set FileDescriptorName={name} in the .socket unit"
     )]
     OtherNames {
-        /// The name that was asked for.
+        /// The requested name.
         name: String,
-        /// The names that there are.
+        /// The existing names.
         others: String,
     },
-    /// Something that cannot be accepted from.
+    /// It is no listening stream socket.
     #[error(
         "systemd:{0} is not a stream socket that listens; the .socket unit needs ListenStream= and Accept=no"
     )]
@@ -63,12 +62,12 @@ impl Inherited {
     /// Takes everything that systemd handed to this process. Call it once, before any thread is
     /// started.
     pub fn take_over() -> Self {
-        // Without one it could be another process's.
+        // Without this variable they could be another process's.
         let ours = env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string());
         if !ours {
             return Self::default();
         }
-        // Before the sockets, which take the variables with them.
+        // Read before the sockets, because taking these removes the variables.
         let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
         let mut sockets = ListenFd::from_env();
         let names = names.split(':').map(str::to_owned).chain(std::iter::repeat(String::new()));
@@ -83,7 +82,7 @@ impl Inherited {
         inherited
     }
 
-    /// Takes what the process before had systemd keep for this one. It is there once.
+    /// Takes the file that the predecessor had systemd keep for this process. Works once.
     pub fn take_kept(&mut self) -> Option<OwnedFd> {
         self.kept.take().map(OwnedFd::from)
     }
@@ -111,8 +110,8 @@ impl Inherited {
         found.into_iter().map(|(_, socket)| copy(socket)).collect()
     }
 
-    /// Shares all sockets, each with its name, with a process that takes our place in the service:
-    /// systemd hands them to the first only.
+    /// Shares all sockets, each with its name, with a process that replaces this one in the
+    /// service: systemd hands them to the first only.
     pub fn share(&self) -> impl Iterator<Item = io::Result<(&str, OwnedFd)>> {
         let there = self.sockets.iter().filter_map(|(name, socket)| Some((name, socket.as_ref()?)));
         there.map(|(name, socket)| Ok((name.as_str(), socket.try_clone()?.into())))
@@ -136,20 +135,20 @@ impl Inherited {
     }
 }
 
-/// Opens the file at a place anew: the descriptor itself is not ours to own. `None` where the
-/// system does not let us.
+/// Opens the file of a descriptor again: the descriptor itself cannot be owned safely. `None` where
+/// the system refuses.
 fn kept(at: usize) -> Option<File> {
     let descriptor = FIRST.checked_add(RawFd::try_from(at).ok()?)?;
     let path = format!("/proc/self/fd/{descriptor}");
     OpenOptions::new().read(true).append(true).open(path).ok()
 }
 
-/// Returns systemd's own word for a socket without a name.
+/// Replaces an empty name by systemd's word for it.
 fn or_unknown(name: String) -> String {
     if name.is_empty() { "unknown".to_owned() } else { name }
 }
 
-/// Returns the socket at a place, if it is a stream socket that listens.
+/// Returns the socket at a place, if it is a listening stream socket.
 fn listener(sockets: &mut ListenFd, at: usize) -> Option<Socket> {
     let tcp = sockets.take_tcp_listener(at).ok().flatten().map(Socket::from);
     let socket = tcp.or_else(|| sockets.take_unix_listener(at).ok().flatten().map(Socket::from));

@@ -1,10 +1,9 @@
-//! Going to the background without `fork`, which is unsafe in a Rust process.
+//! Goes to the background without `fork`, which is unsafe in a Rust process.
 //!
-//! The process that the user started runs this same program again as its
-//! child and waits. The child does all the work; once it is ready it writes one
-//! byte to its standard output, which is a pipe to the parent, leaves the
-//! terminal's session, and goes on. The parent ends with 0 on that byte, and
-//! with the child's own status when the child ended first.
+//! The process that the user started runs this same program again as its child and waits. The child
+//! does all the work; once it is ready it writes one byte to its standard output, which is a pipe
+//! to the parent, leaves the terminal's session, and continues. The parent ends with 0 on that
+//! byte, and with the child's own status when the child ended first.
 //!
 //! So "the command returned" means that ports are bound and the pid file is
 //! written, errors appear where the user is looking, and Ctrl-C before that
@@ -25,26 +24,26 @@ use std::time::Duration;
 
 use nix::unistd::{Pid, dup2_stdin, dup2_stdout, getpgid, getpgrp, setsid};
 
-/// Carries the parent's pid to the child, so that a value left over in some
-/// environment is not taken for ours.
+/// Variable with the parent's pid for the child, so that a value left over in some environment is
+/// not mistaken for ours.
 const MARK: &str = "KNOCKPIPE_BACKGROUND_PARENT";
 
-/// Before the pids of the one that waits and of the one between, for a process that is to
-/// be no child of either.
+/// Prefix of the pids of the waiting and the intermediate process, for a process that must be a
+/// child of neither.
 const ORPHAN: &str = "orphan";
 
-/// Before the pid of the one that waits, for the one between.
+/// Prefix of the pid of the waiting process, for the intermediate one.
 const BETWEEN: &str = "between";
 
-/// Pause before an orphan looks again whether it is one.
+/// Pause before an orphan checks its parent again.
 const ALMOST: Duration = Duration::from_millis(1);
 
 /// Side of the process after [`detach`].
 #[derive(Debug)]
 pub enum Side {
-    /// The one the user started: the work is done elsewhere, end with this status.
+    /// The process that the user started: it ends with this status.
     Parent(u8),
-    /// The one that works.
+    /// The process that does the work.
     Child(Readiness),
 }
 
@@ -58,7 +57,7 @@ enum Waiting {
     Parent,
 }
 
-/// Cause of a process that did not get to the background.
+/// Cause of a process that did not reach the background.
 #[derive(Debug, thiserror::Error)]
 pub enum BackgroundError {
     /// The end of process 1 ends its container, and the child with it.
@@ -75,9 +74,8 @@ pub enum BackgroundError {
     Leave(io::Error),
 }
 
-/// Splits into the waiting parent and the working child; call it before
-/// anything is opened or read. `arguments` are all of the process, its own
-/// name first.
+/// Splits into the waiting parent and the working child; to be called before anything is opened or
+/// read. `arguments` are all of the process, its name first.
 ///
 /// # Errors
 /// [`BackgroundError`] when the child cannot be started.
@@ -92,8 +90,8 @@ pub fn detach(arguments: &[OsString]) -> Result<Side, BackgroundError> {
     wait(child).map(Side::Parent).map_err(BackgroundError::Start)
 }
 
-/// Does the same as [`detach`] in a process that [`orphan`] started; `None` in any other. Call it
-/// before anything is opened or read.
+/// Does the same as [`detach`] in a process that [`orphan`] started; `None` in any other. To be
+/// called before anything is opened or read.
 ///
 /// # Errors
 /// [`BackgroundError`] when the orphan cannot be started.
@@ -101,7 +99,7 @@ pub fn adopted(arguments: &[OsString]) -> Result<Option<Side>, BackgroundError> 
     let Ok(mark) = env::var(MARK) else { return Ok(None) };
     let words: Vec<&str> = mark.split(' ').collect();
     match words[..] {
-        // Left over from anywhere else it would name no process of our group.
+        // A value left over from elsewhere would name no process of our group.
         [BETWEEN, waiting] if is_of_our_group(waiting) => {
             let mark = format!("{ORPHAN} {waiting} {}", std::process::id());
             let mut command = again(arguments, &mark).map_err(BackgroundError::Start)?;
@@ -118,9 +116,9 @@ pub fn adopted(arguments: &[OsString]) -> Result<Option<Side>, BackgroundError> 
     }
 }
 
-/// Starts this program again with more of an environment, as a child of no process here, and waits
+/// Starts this program again with additional variables, as a child of no process here, and waits
 /// until it is ready. A service manager counts a process as its own only if it has no other parent.
-/// Returns true if it got ready.
+/// Returns true if it became ready.
 /// # Errors
 /// [`BackgroundError`] when it cannot be started.
 pub fn orphan(
@@ -149,7 +147,7 @@ fn is_of_our_group(pid: &str) -> bool {
 }
 
 impl Readiness {
-    /// Makes the signal of a process that stays in the foreground: none waits.
+    /// Makes the signal of a process that stays in the foreground: no parent waits.
     pub fn foreground() -> Self {
         Self(Waiting::None)
     }
@@ -158,7 +156,7 @@ impl Readiness {
     /// closes standard input and output.
     ///
     /// # Errors
-    /// [`BackgroundError`]; then the process must end, it is not wanted.
+    /// [`BackgroundError`]; then the process must end.
     pub fn report_ready(self) -> Result<(), BackgroundError> {
         match self.0 {
             Waiting::None => Ok(()),
@@ -194,7 +192,7 @@ fn wait(mut child: Child) -> io::Result<u8> {
 }
 
 fn leave() -> Result<(), BackgroundError> {
-    // Before the byte: the parent's end may take the terminal with it.
+    // Done before the byte: the parent's exit may close the terminal.
     setsid().map_err(|errno| BackgroundError::Leave(errno.into()))?;
     let mut stdout = io::stdout();
     stdout.write_all(&[1]).and_then(|()| stdout.flush()).map_err(BackgroundError::ParentGone)?;

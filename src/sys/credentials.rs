@@ -1,7 +1,7 @@
 //! Files that hold a user and a password for another service.
 //!
-//! Held to the same rule as a key file: only its owner may read or change it, judged on the open
-//! file. What stands in it is the caller's business.
+//! The same rule applies as to a key file: only its owner may read or change it, checked on the
+//! open file. The caller interprets the content.
 
 use std::env;
 use std::ffi::OsStr;
@@ -16,14 +16,14 @@ use crate::files::place::{FileId, user_name};
 use crate::files::read::{ReadError, all_of, foreign_owner, open};
 use crate::files::text::{NotText, text};
 
-/// The most bytes of such a file; more is another kind of file.
+/// Longest such file in bytes; a longer one is another kind of file.
 const LONGEST: usize = 4096;
 
 /// The variable in which systemd names the directory of a service's credentials.
 const DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
 
-/// All that an access list of systemd's adds to the mode of a credential: it shows as
-/// if the group, root's, could read the file.
+/// Bits that an access list of systemd adds to the mode of a credential: it looks as if root's
+/// group could read the file.
 const ACCESS_LIST: u32 = 0o040;
 
 /// Cause of a file with credentials that was not read.
@@ -59,17 +59,16 @@ pub enum CredentialsError {
     /// Too long, or not UTF-8.
     #[error("credentials file {0} is no short text; write USER:PASSWORD or PASSWORD into it")]
     NoText(Name),
-    /// Saved as some editors do by themselves.
+    /// UTF-16, which some editors write by default.
     #[error("credentials file {0} is UTF-16 text; save it as UTF-8")]
     Utf16(Name),
 }
 
-/// Reads the text in the file at `path`, which only its owner may reach: root, the
-/// user of this process, or the one that it becomes. `access` may say that others reach
-/// it, too.
+/// Reads the text in the file at `path`, which only its owner may access: root, the user of this
+/// process, or the one that it becomes. `access` may tolerate others.
 ///
 /// # Errors
-/// [`CredentialsError`]; it repeats nothing of what stands in the file.
+/// [`CredentialsError`]; it repeats nothing of the file's content.
 pub fn read(path: &Path, access: Access) -> Result<Zeroizing<String>, CredentialsError> {
     let name = Name(path.to_owned());
     let unreadable = |error| CredentialsError::Unreadable(name.clone(), error);
@@ -96,9 +95,10 @@ pub fn read(path: &Path, access: Access) -> Result<Zeroizing<String>, Credential
     Ok(Zeroizing::new(text?.to_owned()))
 }
 
-/// Returns true if the file at `path`, which was `seen` open, is a credential that systemd gave to
-/// this service, which it may give by an access list: a file itself, and no link, in the directory
-/// of the environment, of the group of root. Everything else has to be private by its mode.
+/// Returns true if the file at `path`, with the metadata `seen` on the open file, is a credential
+/// of systemd for this service, which may have an access list: a regular file and no link, in the
+/// directory from the environment, with root's group. Everything else has to be private by its
+/// mode.
 pub(super) fn is_systemd_credential(path: &Path, seen: &Metadata) -> bool {
     env::var_os(DIRECTORY).is_some_and(|directory| is_credential_in(&directory, path, seen))
 }
@@ -168,7 +168,7 @@ mod tests {
         let below = dir.path().join("below");
         fs::create_dir(&below).unwrap();
         fs::copy(&ours, below.join("key")).unwrap();
-        // Of another group it would be that group's to read.
+        // With another group, that group could read it.
         let is_roots = fs::metadata(&ours).unwrap().gid() == 0;
         assert_eq!(is_one(dir.path(), &ours, 0o440), is_roots);
         for mode in [0o444, 0o404, 0o460, 0o420, 0o640 | 0o002] {

@@ -1,4 +1,4 @@
-//! Hands listening sockets over to the process that takes our place, so that a restart refuses no
+//! Hands listening sockets over to the process that replaces this one, so that a restart refuses no
 //! client.
 //!
 //! ```text
@@ -11,10 +11,10 @@
 //!     makes its own  <-          the end of the stream
 //! ```
 //!
-//! The successor connects to a unix socket that only our own user may use. Never
-//! do both accept, so that one is in charge. If the successor gives up, nothing has
-//! changed for the predecessor; one that ends lets the successor accept. Knows names
-//! and descriptors, and not what they are for.
+//! The successor connects to a unix socket that only our own user may use. Both never accept at the
+//! same time, so that one is in charge. If the successor gives up, nothing has changed for the
+//! predecessor; if the predecessor ends, the successor accepts. Knows names and descriptors, but
+//! not their purpose.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
@@ -37,25 +37,25 @@ use crate::files::connect::connect;
 /// Asks for the next socket.
 const NEXT: u8 = b'n';
 
-/// Says that the successor could accept.
+/// Reports that the successor could accept.
 const READY: u8 = b'r';
 
-/// Says the same, of a process that takes our place with the service manager too.
+/// Reports the same from a process that also replaces this one for the service manager.
 const HEIR: u8 = b'm';
 
-/// Lets it accept.
+/// Permits it to accept.
 const GO: u8 = b'g';
 
-/// Forbids it: it was waited for long enough.
+/// Refuses it: the time is over.
 const LATE: u8 = b'l';
 
-/// In the place of a name: there is no further socket.
+/// Instead of a name: there is no further socket.
 const END: &[u8] = b"\n";
 
-/// The longest name of a socket.
+/// Longest name of a socket.
 const LONGEST_NAME: usize = 4096;
 
-/// The time that one step may take.
+/// Time limit of one step.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Longest time of a predecessor for each step of its stop: it may be busy with a reload.
@@ -69,19 +69,19 @@ const STARTING: Duration = Duration::from_secs(120);
 pub struct Given {
     /// Its purpose.
     pub name: String,
-    /// A socket, or what else goes over.
+    /// A socket, or another descriptor.
     pub socket: OwnedFd,
 }
 
-/// The process that we replace.
+/// The process that this one replaces.
 #[derive(Debug)]
 pub struct Predecessor {
     path: PathBuf,
     stream: UnixStream,
 }
 
-/// The process that takes our place. It makes no files, and says nothing to a service
-/// manager, before this is dropped.
+/// The process that replaces this one. It makes no files, and sends nothing to a service manager,
+/// before this is dropped.
 #[derive(Debug)]
 pub struct Successor {
     stream: UnixStream,
@@ -122,13 +122,13 @@ fn give_within(
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     for Given { name, socket } in sockets {
-        hear(&mut stream, NEXT)?;
+        expect_byte(&mut stream, NEXT)?;
         send(&stream, name.as_bytes(), socket)?;
     }
-    hear(&mut stream, NEXT)?;
+    expect_byte(&mut stream, NEXT)?;
     stream.write_all(END)?;
     stream.set_read_timeout(Some(starting))?;
-    let heir = match heard(&mut stream) {
+    let heir = match read_byte(&mut stream) {
         Ok(Some(READY)) => Ok(None),
         Ok(Some(HEIR)) => {
             getsockopt(&stream, PeerCredentials).map(|it| Some(it.pid())).map_err(Into::into)
@@ -140,7 +140,7 @@ fn give_within(
     match heir {
         Ok(heir) => Ok(Successor { stream, heir }),
         Err(error) => {
-            // It may get ready at this very moment.
+            // It may become ready at this very moment.
             let _ = stream.write_all(&[LATE]);
             Err(error)
         }
@@ -148,10 +148,10 @@ fn give_within(
 }
 
 impl Successor {
-    /// Lets it accept, so that we may no more.
+    /// Permits it to accept, so that this process may no longer.
     ///
     /// # Errors
-    /// When it has given up; then it is for us to go on.
+    /// When it has given up; then this process continues.
     pub fn let_accept(mut self) -> io::Result<Self> {
         self.stream.write_all(&[GO])?;
         Ok(self)
@@ -164,10 +164,10 @@ impl Successor {
 }
 
 /// Asks the process that listens at `path` for its sockets; `None` when there is none. Blocks. It
-/// may be of the `user` that we become later.
+/// may run as the `user` that this process becomes later.
 ///
 /// # Errors
-/// When it answers something else, or is of another user.
+/// When it answers something else, or runs as another user.
 pub fn ask(
     path: &Path,
     user: Option<Uid>,
@@ -175,7 +175,7 @@ pub fn ask(
     let fail = |cause| HandoverError::new(path, cause);
     let mut stream = match connect(path, PATIENCE) {
         Ok(stream) => stream,
-        Err(error) if is_nobody(&error) => return Ok(None),
+        Err(error) if has_no_listener(&error) => return Ok(None),
         Err(error) => return Err(fail(error)),
     };
     if let Err(other) = check_peer(&stream, user) {
@@ -190,7 +190,7 @@ pub fn ask(
     Ok(Some((taken, Predecessor { path: path.to_owned(), stream })))
 }
 
-fn is_nobody(error: &io::Error) -> bool {
+fn has_no_listener(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
 
@@ -206,11 +206,12 @@ fn take(stream: &mut UnixStream) -> io::Result<Vec<Given>> {
 }
 
 impl Predecessor {
-    /// Tells it that we could accept, and whether as its `heir` with the service manager, and waits
-    /// until it lets us. Blocks. `None` when it is gone, so that no other accepts.
+    /// Tells it that this process could accept, and whether as its `heir` for the service manager,
+    /// and waits for its permission. Blocks. `None` when it is gone, so that no other process
+    /// accepts.
     ///
     /// # Errors
-    /// When it does not let us. It goes on to serve, so we must not.
+    /// When it refuses. It continues to serve, so this process must not.
     pub fn give_way(mut self, heir: bool) -> Result<Option<Self>, HandoverError> {
         match self.answer(if heir { HEIR } else { READY }) {
             Ok(Some(GO)) => Ok(Some(self)),
@@ -222,18 +223,18 @@ impl Predecessor {
         }
     }
 
-    /// Reads its answer to our being ready; `None` when it is gone.
+    /// Reads its answer to READY or HEIR; `None` when it is gone.
     fn answer(&mut self, ready: u8) -> io::Result<Option<u8>> {
         self.stream.set_read_timeout(Some(RELIEF))?;
-        // Where it hears us no more, it said why before.
+        // If it no longer reads, it has sent its answer before.
         let _ = self.stream.write_all(&[ready]);
-        let answer = heard(&mut self.stream);
+        let answer = read_byte(&mut self.stream);
         if !answer.as_ref().is_err_and(is_silence) {
             return answer;
         }
-        // From here on it can let us no more; it may have at this very moment.
+        // From here on it cannot permit any more; it may have done so at this very moment.
         self.stream.shutdown(Shutdown::Read)?;
-        let last = heard(&mut self.stream)?;
+        let last = read_byte(&mut self.stream)?;
         last.map_or(answer, |answer| Ok(Some(answer)))
     }
 
@@ -254,8 +255,8 @@ fn is_silence(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::WouldBlock
 }
 
-/// Reads the next byte; `None` at the end, in peace or not.
-fn heard(stream: &mut UnixStream) -> io::Result<Option<u8>> {
+/// Reads the next byte; `None` at the end, clean or not.
+fn read_byte(stream: &mut UnixStream) -> io::Result<Option<u8>> {
     let mut byte = [0];
     match stream.read(&mut byte) {
         Ok(0) => Ok(None),
@@ -265,8 +266,8 @@ fn heard(stream: &mut UnixStream) -> io::Result<Option<u8>> {
     }
 }
 
-fn hear(stream: &mut UnixStream, expected: u8) -> io::Result<()> {
-    match heard(stream)? {
+fn expect_byte(stream: &mut UnixStream, expected: u8) -> io::Result<()> {
+    match read_byte(stream)? {
         Some(byte) if byte == expected => Ok(()),
         Some(_) => Err(io::ErrorKind::InvalidData.into()),
         None => Err(io::ErrorKind::UnexpectedEof.into()),
@@ -321,8 +322,8 @@ mod tests {
         (dir, path)
     }
 
-    /// A successor that is ready once it is told to go on, and what it hears then.
-    fn slow_heir(path: PathBuf) -> (JoinHandle<Heard>, Sender<()>) {
+    /// A successor that is ready once it is told to continue, and the answer that it gets.
+    fn slow_heir(path: PathBuf) -> (JoinHandle<Answer>, Sender<()>) {
         let (go_on, slow) = channel();
         let heir = thread::spawn(move || {
             let (_, predecessor) = ask(&path, None).unwrap().unwrap();
@@ -332,7 +333,7 @@ mod tests {
         (heir, go_on)
     }
 
-    type Heard = Result<Option<Predecessor>, HandoverError>;
+    type Answer = Result<Option<Predecessor>, HandoverError>;
 
     #[test]
     fn sockets_change_hands_and_go_on_listening() {
@@ -370,7 +371,7 @@ mod tests {
         heir.join().unwrap();
     }
 
-    /// A process that gave up waiting serves on, so that its successor must not.
+    /// A process that gave up waiting continues to serve, so that its successor must not.
     #[test]
     fn a_successor_that_is_too_late_does_not_accept() {
         let (_dir, path) = place();
@@ -389,14 +390,14 @@ mod tests {
         let offer = UnixListener::bind(&path).unwrap();
         let (heir, go_on) = slow_heir(path);
         let (mut stream, _) = offer.accept().unwrap();
-        hear(&mut stream, NEXT).unwrap();
+        expect_byte(&mut stream, NEXT).unwrap();
         stream.write_all(END).unwrap();
         drop(stream);
         go_on.send(()).unwrap();
         assert!(heir.join().unwrap().unwrap().is_none());
     }
 
-    /// One that gives up while it is let in: either it accepts, or we go on.
+    /// A successor that gives up while it gets permission: either it accepts, or we continue.
     #[test]
     fn a_successor_that_gave_up_is_not_let_in() {
         let (_dir, path) = place();

@@ -1,8 +1,7 @@
-//! Key files on disk: their permissions, and how a new one comes to be.
+//! Key files on disk: their permissions, and the creation of new ones.
 //!
-//! What stands in them is `keys::file`'s business. The mode is checked on the
-//! open file, not on its name, and a new file is never readable by others, not
-//! even for an instant.
+//! `keys::file` interprets the content. The mode is checked on the open file, not on its name, and
+//! a new file is never readable by others, not even for an instant.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -28,7 +27,7 @@ use crate::secret::Secret;
 /// Cause of a key file that was not read or not written.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
-    /// No such file.
+    /// There is no such file.
     #[error(
         "there is no key file {0}; copy it from the other host, which has to have the same one; on the first host, 'knockpipe keygen {0}' makes it"
     )]
@@ -83,7 +82,7 @@ pub enum KeyFileError {
     /// The new file was made but not written; it was removed again.
     #[error("cannot write {0}: {1}; make room and run it again")]
     Unwritable(Name, io::Error),
-    /// No random numbers.
+    /// The system has no random numbers.
     #[error("the operating system gave no random numbers: {0}; try again later")]
     NoRandomness(String),
 }
@@ -91,7 +90,7 @@ pub enum KeyFileError {
 /// Reads the key in the file at `path`; `-` is standard input, to its end.
 ///
 /// # Errors
-/// [`KeyFileError`]: missing, no file, another user's, open to others, too long, not a key.
+/// [`KeyFileError`]: missing, no file, another user's, accessible to others, too long, not a key.
 pub fn read(path: &Path, access: Access) -> Result<Key, KeyFileError> {
     let name = Name(path.to_owned());
     let wrong = |error| refused(name.clone(), error);
@@ -125,7 +124,7 @@ pub fn create(path: &Path) -> Result<Key, KeyFileError> {
     let mut file = place.open(flags, Mode::S_IRUSR | Mode::S_IWUSR).map_err(failed)?;
     let written = file.write_all(file::encode(&key).as_bytes()).and_then(|()| file.sync_all());
     if let Err(error) = written {
-        // Nothing more can be done when this fails too; the first error is the one to tell.
+        // Nothing more can be done when this fails too; the first error is reported.
         let _ = file.metadata().and_then(|made| place.remove(FileId::from(&made)));
         return Err(KeyFileError::Unwritable(name(), error));
     }

@@ -1,9 +1,9 @@
-//! Files that libraries read by names of their own, and their real places.
+//! Finds the real paths of files that libraries read under fixed names.
 //!
-//! A rule of the sandbox opens a place, and not a name: where `/etc/hosts` is a
-//! link, it takes a rule for what it leads to. Each link of a chain is followed.
-//! What is replaced later by a link to yet another place stays out of reach until
-//! the next start, and a look-up that fails says so (`net::service_files`).
+//! A rule of the sandbox opens a file, and not a name: where `/etc/hosts` is a link, it needs a
+//! rule for its target. Each link of a chain is followed. A file that is replaced later by a link
+//! to another place stays inaccessible until the next start, and a look-up that fails says so
+//! (`net::service_files`).
 
 use std::env;
 use std::fs;
@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 /// As many links as the kernel follows.
 const MOST_LINKS: usize = 40;
 
-/// The most files of a directory of certificates that are looked at.
+/// Highest number of files in a directory of certificates that are examined.
 const MOST_CERTIFICATES: usize = 1_024;
 
-/// Users, time zones, ports and libraries; what names are looked up in is told by
-/// `net::service_files`.
+/// Files with users, time zones, ports and libraries; `net::service_files` has those with host
+/// names.
 const FILES: [&str; 7] = [
     "/etc/passwd",
     "/etc/group",
@@ -27,7 +27,7 @@ const FILES: [&str; 7] = [
     "/etc/ld.so.conf",
 ];
 
-/// The places of certificates on usual systems.
+/// Paths of certificates on common systems.
 const CERTIFICATES: [&str; 10] = [
     "/etc/ssl",
     "/etc/ssl/cert.pem",
@@ -44,7 +44,7 @@ const CERTIFICATES: [&str; 10] = [
 /// Directories of libraries, next to those of an architecture in them.
 const LIBRARIES: [&str; 5] = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib"];
 
-/// The file that says which services have libraries.
+/// The file that names the services with libraries.
 const SWITCH: &str = "/etc/nsswitch.conf";
 
 /// Lists files and directories that every process reads: those of `name_files`, users, the time
@@ -55,8 +55,7 @@ pub fn of_every_process(name_files: &[&str]) -> Vec<PathBuf> {
     named.chain(variables).chain(service_libraries()).collect()
 }
 
-/// Lists the files of the system's certificates, with the places that links in `more`
-/// directories lead.
+/// Lists the files of the system's certificates, with the targets of links in `more` directories.
 pub fn of_certificates(more: &[PathBuf]) -> Vec<PathBuf> {
     let mut all: Vec<PathBuf> = CERTIFICATES.iter().map(PathBuf::from).collect();
     for directory in CERTIFICATES.iter().map(Path::new).chain(more.iter().map(PathBuf::as_path)) {
@@ -67,7 +66,7 @@ pub fn of_certificates(more: &[PathBuf]) -> Vec<PathBuf> {
     all
 }
 
-/// Lists a path, and each that its links lead to. The last may not be there.
+/// Lists a path, and each target of its links. The last may not exist.
 pub fn chain(path: &Path) -> Vec<PathBuf> {
     let mut places = vec![path.to_owned()];
     let mut last = path.to_owned();
@@ -80,14 +79,15 @@ pub fn chain(path: &Path) -> Vec<PathBuf> {
     places
 }
 
-/// Returns the file that an environment variable of the C library names: of `TZ` behind a colon.
+/// Returns the file that an environment variable of the C library names; `TZ` may have a colon
+/// before it.
 fn of_variable(name: &str) -> Option<PathBuf> {
     let value = env::var(name).ok()?;
     let path = Path::new(value.strip_prefix(':').unwrap_or(&value));
     path.is_absolute().then(|| path.to_owned())
 }
 
-/// Lists the parts of name service's libraries.
+/// Lists the libraries of name service.
 fn service_libraries() -> Vec<PathBuf> {
     let text = fs::read_to_string(SWITCH).unwrap_or_default();
     let services = text.lines().filter_map(|line| line.split('#').next()?.split_once(':'));
@@ -108,7 +108,7 @@ fn service_libraries() -> Vec<PathBuf> {
     all.filter(|library| library.symlink_metadata().is_ok()).collect()
 }
 
-/// Lists a directory, and those in it that are named by an architecture.
+/// Lists a directory, and its subdirectories for architectures.
 fn with_architectures(directory: PathBuf) -> Vec<PathBuf> {
     let entries = fs::read_dir(&directory).into_iter().flatten().flatten();
     let is_one = |path: &PathBuf| {

@@ -1,9 +1,9 @@
-//! Keys that the system must not write to its swap space.
+//! Locks keys in memory, so that the system cannot write them to its swap space.
 //!
-//! The pages of long-lived keys are locked one by one. Locking all memory would
-//! take as much of `RLIMIT_MEMLOCK` as the process may ever have, or make a later
-//! allocation fail. A page stays locked until the end, also when its key is gone:
-//! another key may lie in it. A key that lives for one session is not locked.
+//! The pages of long-lived keys are locked one by one. Locking all memory would need an
+//! `RLIMIT_MEMLOCK` for the largest size of the process, or make a later allocation fail. A page
+//! stays locked until the end, even when its key is gone: it may contain another key. A key that
+//! lives for one session is not locked.
 
 use std::io;
 
@@ -12,8 +12,8 @@ use crate::keys::{Key, KeyRing};
 /// Keeps every key of `rings` out of the swap space, as far as that is possible.
 ///
 /// # Errors
-/// That of the first key that the system refuses, as with `RLIMIT_MEMLOCK` of 0;
-/// all others are tried, and the keys work all the same.
+/// The error of the first key that the system refuses, as with `RLIMIT_MEMLOCK` of 0; all others
+/// are tried, and the keys work all the same.
 pub fn lock<'a>(rings: impl Iterator<Item = &'a KeyRing>) -> io::Result<()> {
     try_all(rings.flat_map(KeyRing::iter).map(lock_one))
 }
@@ -25,7 +25,7 @@ fn lock_one(key: &Key) -> io::Result<()> {
     Ok(())
 }
 
-/// Does all of `attempts`, whatever becomes of the first ones.
+/// Makes all `attempts`, even if some fail. Returns the first error.
 fn try_all(attempts: impl Iterator<Item = io::Result<()>>) -> io::Result<()> {
     attempts.fold(Ok(()), io::Result::and)
 }

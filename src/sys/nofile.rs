@@ -2,8 +2,8 @@
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// Raises the soft limit of open files to the hard limit and returns what
-/// holds now, in descriptors; `u64::MAX` is no limit.
+/// Raises the soft limit of open files to the hard limit and returns the limit in force, in
+/// descriptors; `u64::MAX` is no limit.
 ///
 /// # Errors
 /// When the system does not tell the limit. A limit that cannot be raised is

@@ -1,8 +1,8 @@
 //! Messages to a service manager, in systemd's protocol: one datagram of `NAME=VALUE` lines for
 //! each event, to the socket that `NOTIFY_SOCKET` names.
 //!
-//! Without that variable nothing is sent. A manager that does not listen holds nothing up: what
-//! cannot be sent within a second is lost, and the log says so. Nothing is sent on behalf of
+//! Without that variable nothing is sent. A manager that does not listen delays nothing: a message
+//! that cannot be sent within a second is lost, and the log says so. Nothing is sent on behalf of
 //! another process.
 
 use std::env;
@@ -23,25 +23,25 @@ use tracing::warn;
 
 use crate::printable::printable;
 
-/// Variables of the environment in which it says how it watches a process, all but the
-/// one that names the process.
+/// Environment variables with the manager's settings for a process, except the one that names the
+/// process.
 const SETTINGS: [&str; 3] = ["NOTIFY_SOCKET", WATCHDOG, "FDSTORE"];
 
-/// Microseconds of silence after which it ends the process.
+/// Variable with the microseconds of silence after which it ends the process.
 const WATCHDOG: &str = "WATCHDOG_USEC";
 
-/// Names the process that has to break that silence.
+/// Variable with the pid of the process that has to send watchdog messages.
 pub const WATCHED: &str = "WATCHDOG_PID";
 
-/// Longest time until a manager makes room for a message.
+/// Longest time until a manager accepts a message.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The manager that started this process, if it wants to be told.
+/// The manager that started this process, if it wants messages.
 #[derive(Clone, Debug)]
 pub struct Manager(Option<SocketAddr>);
 
 impl Manager {
-    /// Returns the manager that the environment names; a name that makes no sense is none.
+    /// Returns the manager that the environment names; an invalid name counts as none.
     pub fn from_environment() -> Self {
         Self(env::var_os("NOTIFY_SOCKET").and_then(|name| address(&name)))
     }
@@ -51,43 +51,42 @@ impl Manager {
         self.0.as_ref().is_some_and(|address| address.as_abstract_name().is_some())
     }
 
-    /// Tells that the process has started, or reloaded: everything works.
+    /// Reports that the process has started or reloaded successfully.
     pub async fn ready(&self, status: &str) {
         self.tell(&["READY=1", &status_line(status)]).await;
     }
 
-    /// Tells that a reload has begun; [`Self::ready`] ends it.
+    /// Reports that a reload has begun; [`Self::ready`] ends it.
     pub async fn reloading(&self) {
         let Ok(now) = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from) else { return };
         self.tell(&["RELOADING=1", &format!("MONOTONIC_USEC={}", now.as_micros())]).await;
     }
 
-    /// Has it keep `what` for the process after this one, under `name`, if it keeps
-    /// anything (`FDSTORE`).
+    /// Makes it keep `what` for the next process, under `name`, if it keeps descriptors at all
+    /// (`FDSTORE`).
     pub async fn keep(&self, name: &str, what: &impl AsFd) {
         let keeps = env::var("FDSTORE").is_ok_and(|most| most.parse::<u32>().is_ok_and(|n| n > 0));
         if keeps {
-            // It would keep both, and hand over both.
+            // Otherwise it would keep both, and hand over both.
             self.tell(&["FDSTOREREMOVE=1", &format!("FDNAME={name}")]).await;
             let lines = ["FDSTORE=1", &format!("FDNAME={name}")].join("\n");
             self.send(lines.as_bytes(), Some(what)).await;
         }
     }
 
-    /// Tells that the end has begun.
+    /// Reports that the process is stopping.
     pub async fn stopping(&self, status: &str) {
         self.tell(&["STOPPING=1", &status_line(status)]).await;
     }
 
-    /// Tells that another process of the service is its main process from now on: this one ends
-    /// without its end being that of the service.
+    /// Reports that another process of the service is its main process from now on: the end of this
+    /// one is not the end of the service.
     pub async fn main_process_is(&self, pid: i32) {
         self.tell(&[&format!("MAINPID={pid}")]).await;
     }
 
-    /// Says that the runtime that polls this is alive, and that others `answered`,
-    /// twice in each period that the manager asks for. Ends at once when it asks
-    /// for none.
+    /// Reports that the polling runtime is alive and that others `answered`, twice in each watchdog
+    /// period of the manager. Returns at once when it has none.
     pub async fn keep_watchdog_quiet<F: Future>(self, answered: impl Fn() -> F) {
         let Some(period) = watchdog_period() else { return };
         let mut ticks = interval(period / 2);
@@ -112,7 +111,7 @@ impl Manager {
     }
 }
 
-/// Sends from a socket of its own: the manager's may be another one by the next time.
+/// Sends from a new socket: the manager may have recreated its own by the next message.
 async fn send(to: &SocketAddr, message: &[u8], along: Option<&impl AsFd>) -> io::Result<()> {
     let socket = UnixDatagram::unbound()?;
     socket.connect_addr(to)?;
@@ -139,13 +138,13 @@ fn address(name: &OsStr) -> Option<SocketAddr> {
     }
 }
 
-/// Makes a line that cannot become two.
+/// Makes a status line without line breaks.
 fn status_line(status: &str) -> String {
     format!("STATUS={}", printable(status))
 }
 
-/// Returns the manager's variables, for another process that takes its place in the same service:
-/// it hears nothing itself, as one that only controls the service.
+/// Returns the manager's variables, for another process that replaces the main one in the same
+/// service. This process only controls the service, and gets no messages for itself.
 pub fn settings() -> Vec<(String, String)> {
     let is_ours = |name: &str| name != WATCHDOG || watchdog_period().is_some();
     let own = |name: &str| Some((name.to_owned(), env::var(name).ok()?));
@@ -172,7 +171,7 @@ mod tests {
     use super::*;
 
     /// Returns the messages that a manager at `name` gets from `tell`.
-    async fn told(tell: impl AsyncFnOnce(Manager)) -> Vec<String> {
+    async fn messages_of(tell: impl AsyncFnOnce(Manager)) -> Vec<String> {
         let dir = tempfile::TempDir::new().unwrap();
         let path = dir.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
@@ -184,19 +183,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reload_is_told_with_the_time_that_systemd_compares() {
+    async fn a_reload_is_reported_with_the_time_that_systemd_compares() {
         let now = || clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap();
         let before = now();
-        let lines = told(async |manager| manager.reloading().await).await;
+        let lines = messages_of(async |manager| manager.reloading().await).await;
         assert_eq!((lines.len(), lines[0].as_str()), (2, "RELOADING=1"));
-        let told: u64 = lines[1].strip_prefix("MONOTONIC_USEC=").unwrap().parse().unwrap();
-        let told = Duration::from_micros(told + 1);
-        assert!(before <= told && told <= now() + Duration::from_micros(1));
+        let sent: u64 = lines[1].strip_prefix("MONOTONIC_USEC=").unwrap().parse().unwrap();
+        let sent = Duration::from_micros(sent + 1);
+        assert!(before <= sent && sent <= now() + Duration::from_micros(1));
     }
 
     #[tokio::test]
     async fn a_status_is_one_line() {
-        let lines = told(async |manager| manager.ready("a\nSTOPPING=1").await).await;
+        let lines = messages_of(async |manager| manager.ready("a\nSTOPPING=1").await).await;
         assert_eq!(lines, ["READY=1", "STATUS=a\\nSTOPPING=1"]);
     }
 

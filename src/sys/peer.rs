@@ -8,7 +8,7 @@ use nix::unistd::{Gid, Uid, geteuid};
 
 use crate::files::place::user_name;
 
-/// Another user, which is not trusted; `None` where the system does not tell.
+/// Another user, which is not trusted; `None` where the system does not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stranger(pub Option<Uid>);
 
@@ -21,11 +21,11 @@ pub struct Peer {
     pub gid: Option<Gid>,
 }
 
-/// Checks that it is root, the user of this process, or the `user` that it becomes later, or is
-/// told to trust. A user that the system does not tell is not trusted.
+/// Checks that the peer is root, the user of this process, or `user`, which the process becomes
+/// later or was told to trust. A peer that the system does not know is not trusted.
 ///
 /// # Errors
-/// The [`Stranger`] that it is.
+/// The untrusted user as a [`Stranger`].
 pub fn check_peer(socket: &impl AsFd, user: Option<Uid>) -> Result<Peer, Stranger> {
     let peer = getsockopt(socket, PeerCredentials).map_err(|_| Stranger(None))?;
     let uid = Uid::from_raw(peer.uid());
@@ -34,7 +34,7 @@ pub fn check_peer(socket: &impl AsFd, user: Option<Uid>) -> Result<Peer, Strange
     if is_trusted { Ok(Peer { uid, gid }) } else { Err(Stranger(Some(uid))) }
 }
 
-/// Returns true if [`check_peer`] finds a user to trust.
+/// Returns true if [`check_peer`] trusts the peer.
 pub fn is_trusted(socket: &impl AsFd, user: Option<Uid>) -> bool {
     check_peer(socket, user).is_ok()
 }

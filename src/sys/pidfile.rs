@@ -1,7 +1,7 @@
-//! A file that tells scripts the process to signal.
+//! The pid file, which tells scripts the process to signal.
 //!
-//! The process holds a lock on it as long as it runs. A number alone says nothing: after
-//! a crash or a restart of the machine it is another program's.
+//! The process holds a lock on it as long as it runs. A number alone is not enough: after a crash
+//! or a restart of the machine it may be another program's.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Write};
@@ -18,10 +18,10 @@ use nix::unistd::Pid;
 use crate::files::place::{FileId, Place, user_name};
 use crate::files::read::open;
 
-/// For all to read, as far as the umask lets them.
+/// Readable for all, as far as the umask permits.
 pub const READABLE: Mode = Mode::from_bits_truncate(0o666);
 
-/// The number of times that a file is opened which its owner removes at that very moment.
+/// Attempts to open a file that its owner keeps removing at the same moment.
 const ATTEMPTS: usize = 16;
 
 /// A pid file of this process, and the lock on it. Dropping it removes the file, as
@@ -41,11 +41,11 @@ pub struct PidFileError {
 }
 
 impl PidFile {
-    /// Writes the pid in decimal and a newline, over what a process that is gone may
-    /// have left there.
+    /// Writes the pid in decimal and a newline, over the content that an ended process may have
+    /// left.
     ///
     /// # Errors
-    /// When the file cannot be written, or is a living process's; no empty one is left
+    /// When the file cannot be written, or belongs to a running process; no empty one is left
     /// behind.
     pub fn write(path: &Path) -> Result<Self, PidFileError> {
         let fail = |cause| PidFileError { path: path.to_owned(), cause };
@@ -55,15 +55,14 @@ impl PidFile {
         match pid_file.file.write_all(own_line().as_bytes()) {
             Ok(()) => Ok(pid_file),
             Err(cause) => {
-                // No process's pid stands in it, so the drop would leave it.
+                // It contains no pid yet, so the drop would leave it.
                 pid_file.remove();
                 Err(fail(cause))
             }
         }
     }
 
-    /// Removes the file, if it has its name still: `-p /dev/null` must not remove a
-    /// device.
+    /// Removes the file, if it still has its name: `-p /dev/null` must not remove a device.
     fn remove(&self) {
         if let Ok(seen) = self.file.metadata()
             && seen.is_file()
@@ -72,7 +71,7 @@ impl PidFile {
         }
     }
 
-    /// Returns true if our pid still stands in it: another process may have taken it over.
+    /// Returns true if it still contains our pid: another process may have taken it over.
     fn names_us(&self) -> bool {
         let mut text = vec![0; own_line().len() + 1];
         let read = self.file.read_at(&mut text, 0);
@@ -83,17 +82,16 @@ impl PidFile {
 impl Drop for PidFile {
     fn drop(&mut self) {
         if self.file.metadata().is_ok_and(|seen| seen.is_file()) && self.names_us() {
-            // After privileges were dropped the directory may refuse the removal. The open file
-            // still lets us take the pid out of it, so that no script signals the process that gets
-            // that pid next.
+            // After privileges were dropped the directory may refuse the removal. The open file can
+            // still be emptied, so that no script signals the next process with that pid.
             let _ = self.file.set_len(0);
             self.remove();
         }
     }
 }
 
-/// Checks that it is a file of that name alone, or a device, of which nothing is read. Another user
-/// would choose the process that scripts of root's signal.
+/// Checks that it is a file with no other name, or a device, which is not read. Otherwise another
+/// user could choose the process that root's scripts signal.
 fn check_kind(seen: &Metadata, place: &Place) -> io::Result<()> {
     if let Some(owner) = place.foreign_owner(seen)? {
         return Err(io::Error::other(format!("it belongs to {}", user_name(owner))));
@@ -107,7 +105,7 @@ fn check_kind(seen: &Metadata, place: &Place) -> io::Result<()> {
     Err(io::Error::other("it is no regular file"))
 }
 
-/// Opens the file, emptied and held, or makes it.
+/// Opens or makes the file, and locks and empties it.
 fn take(place: &Place) -> io::Result<File> {
     for _ in 0..ATTEMPTS {
         let file = place.open(OFlag::O_RDWR | OFlag::O_CREAT, READABLE)?;
@@ -122,7 +120,7 @@ fn take(place: &Place) -> io::Result<File> {
             // Its owner has just ended and removed it.
             continue;
         }
-        // A process that came at the same moment holds it.
+        // A process that started at the same moment has locked it.
         let pid = check_free(&file)?;
         if held.is_err_and(is_without_locks) {
             check_owner(pid, &file)?;
@@ -133,9 +131,9 @@ fn take(place: &Place) -> io::Result<File> {
     Err(io::Error::other("others make and remove it again and again"))
 }
 
-/// Reads the number in a file that no process holds; 0 where it is empty. Another file's content is
-/// refused. The number may be another program's by now, also another process's of this one: only
-/// the lock tells the one at work.
+/// Reads the number in a file that no process has locked; 0 where it is empty. Other content is
+/// refused. The number may belong to another program by now, or to another process of this one:
+/// only the lock shows the owner.
 fn check_free(file: &File) -> io::Result<u64> {
     let mut text = [0; 16];
     let len = file.read_at(&mut text, 0)?;
@@ -150,9 +148,9 @@ fn check_free(file: &File) -> io::Result<u64> {
     Ok(pid)
 }
 
-/// Checks that the process of this number does not have the file, where no lock can tell.
+/// Checks that the process of this number does not have the file open, where locks do not work.
 fn check_owner(pid: u64, file: &File) -> io::Result<()> {
-    // No process has a pid beyond what the system's type holds.
+    // No process has a pid beyond the system's type.
     let Some(pid) = i32::try_from(pid).ok().filter(|pid| *pid > 0) else { return Ok(()) };
     let lives = kill(Pid::from_raw(pid), None) != Err(Errno::ESRCH);
     let is_us = pid.cast_unsigned() == std::process::id();
@@ -162,8 +160,8 @@ fn check_owner(pid: u64, file: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Returns true if a living process has the file open. Where it is forbidden to look, the name of
-/// the program says so.
+/// Returns true if a running process has the file open. Where that cannot be read, the name of the
+/// program decides.
 fn has_it(pid: i32, file: &File) -> io::Result<bool> {
     let own = FileId::from(&file.metadata()?);
     let Ok(open) = fs::read_dir(format!("/proc/{pid}/fd")) else { return Ok(is_of_ours(pid)) };
@@ -178,14 +176,14 @@ fn has_it(pid: i32, file: &File) -> io::Result<bool> {
     Ok(is_hidden && is_of_ours(pid))
 }
 
-/// Returns true if a process has the name of this program, as far as that can be seen.
+/// Returns true if a process has the name of this program, as far as that can be read.
 fn is_of_ours(pid: i32) -> bool {
     let own = fs::read_to_string("/proc/self/comm");
     let Ok(name) = fs::read_to_string(name_file(pid)) else { return false };
     own.is_ok_and(|own| own == name) || name.trim_end() == env!("CARGO_PKG_NAME")
 }
 
-/// Names the file that tells the program of the process in a pid file.
+/// Returns the path under /proc with the program of the process in a pid file.
 pub fn name_of_owner(path: &Path) -> Option<PathBuf> {
     let (mut file, _) = open(path).ok()?;
     let mut text = [0; 16];
@@ -199,28 +197,28 @@ fn name_file(pid: i32) -> PathBuf {
     format!("/proc/{pid}/comm").into()
 }
 
-/// Returns true if another process holds the file, which only one that may write it can: a lock of
-/// one that may only read it must keep nothing from starting.
+/// Returns true if another process has locked the file for writing, which needs write access: a
+/// lock by a process that may only read it must not prevent a start.
 fn is_held_by_another(file: &File) -> bool {
     let mut found = lock_of(libc::F_RDLCK);
     let asked = fcntl(file, FcntlArg::F_OFD_GETLK(&mut found));
     asked.is_ok() && found.l_type == libc::F_WRLCK as i16
 }
 
-/// Holds the file until it is closed. A file system that knows no locks, or a lock of a process
-/// that reads, is no reason not to start.
+/// Locks the file until it is closed. A file system without locks, or a read lock of another
+/// process, is no reason not to start.
 fn hold(file: &File) -> Result<(), Errno> {
     fcntl(file, FcntlArg::F_OFD_SETLK(&lock_of(libc::F_WRLCK))).map(drop)
 }
 
-/// Returns true if a lock was refused because there are none there, and not because another process
-/// has one.
+/// Returns true if a lock was refused because the file system has none, and not because another
+/// process has one.
 fn is_without_locks(refused: Errno) -> bool {
     !matches!(refused, Errno::EAGAIN | Errno::EACCES)
 }
 
-/// Makes a lock of the whole file, which belongs to the open file and not to the process: with it,
-/// it ends.
+/// Makes a lock of the whole file, which belongs to the open file and not to the process, and ends
+/// with it.
 fn lock_of(kind: i32) -> libc::flock {
     libc::flock { l_type: kind as i16, l_whence: 0, l_start: 0, l_len: 0, l_pid: 0 }
 }
@@ -248,7 +246,7 @@ mod tests {
         assert!(!path.exists());
     }
 
-    /// A process that lives, and has `file` open if there is one.
+    /// Starts a process that has `file` open, if there is one.
     fn another(file: Option<File>) -> Child {
         let mut command = Command::new("sleep");
         command.arg("1000").stdin(file.map_or_else(Stdio::null, Stdio::from));
@@ -284,7 +282,7 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), "important");
     }
 
-    /// The case in which no lock can tell.
+    /// The case in which locks do not work.
     #[test]
     fn a_living_process_that_has_the_file_open_is_its_owner() {
         let dir = TempDir::new().unwrap();

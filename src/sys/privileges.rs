@@ -1,8 +1,8 @@
-//! Giving up root for good, after ports are bound and keys are read.
+//! Gives up root for good, after ports are bound and keys are read.
 //!
-//! `-u USER` becomes that user with their own group, `-u USER:GROUP` with that
-//! group, `-u :GROUP` changes the group only. Supplementary groups are always
-//! dropped: one of root's would keep rights that the user means to give up.
+//! `-u USER` becomes that user with their own group, `-u USER:GROUP` with that group, `-u :GROUP`
+//! changes the group only. Supplementary groups are always dropped: those of root would keep rights
+//! that the user wants to give up.
 
 use std::str::FromStr;
 
@@ -49,7 +49,7 @@ pub enum DropError {
     /// A system call refused.
     #[error("cannot become '{0}': {1}; start as root, or leave -u out")]
     Refused(String, Errno),
-    /// It looked as if it worked, but root could be had again.
+    /// It seemed to work, but root could be regained.
     #[error(
         "became '{0}', but root can be had back; this system cannot drop privileges, leave -u out"
     )]
@@ -80,10 +80,10 @@ impl User {
     /// Everything that needs root must have happened.
     ///
     /// # Errors
-    /// [`DropError`]; then the process must not go on.
+    /// [`DropError`]; then the process must end.
     pub fn become_for_good(&self) -> Result<(), DropError> {
         let refused = |errno| DropError::Refused(self.spelling.clone(), errno);
-        // In this order: without its uid the process may not change groups.
+        // In this order: after the change of its uid the process may not change groups.
         unistd::setgroups(&[]).map_err(refused)?;
         unistd::setgid(self.gid).map_err(refused)?;
         if let Some(uid) = self.uid {
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_refused_with_the_remedy() {
+    fn an_unknown_user_is_refused_with_the_remedy() {
         let cases = [
             ("", "write USER"),
             (":", "no group ''"),

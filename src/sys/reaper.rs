@@ -1,8 +1,7 @@
-//! Duty of process 1 of a container: to reap the processes that have ended.
+//! Reaps ended processes, as process 1 of a container has to.
 //!
 //! A process that loses its parent becomes a child of process 1, and stays in the process table
-//! until that has asked for its status. A process with another number has no such children, and
-//! nothing happens.
+//! until process 1 reads its status. In a process with another number nothing happens.
 
 use std::io;
 use std::sync::Arc;
@@ -31,7 +30,7 @@ pub fn start() -> io::Result<()> {
 async fn reap_all(ended: Arc<Mutex<Signal>>) {
     let mut ended = ended.lock().await;
     loop {
-        // Before the first signal too: some may have ended already.
+        // Also before the first signal: some may have ended already.
         reap();
         if ended.recv().await.is_none() {
             return;

@@ -1,18 +1,15 @@
-//! Limits of the process once it has read its keys, should an attacker ever make it do what it was
-//! not written for.
+//! Restricts the process once it has read its keys, in case an attacker gains control of it.
 //!
-//! [`enter`] is called while the process has a single thread: before the log's
-//! thread and before the runtime's. Landlock restricts the calling thread and
-//! those that it starts (restricting all at once takes ABI 8), `no_new_privs`
-//! and the capability bounding set belong to a thread as well, so that at any
-//! later moment some thread would be left out. Binding and becoming `-u USER`
-//! come afterwards, inside: the rules name the ports and directories they need,
-//! as a reload will need them too.
+//! [`enter`] is called while the process has a single thread: before the log's thread and before
+//! the runtime's. Landlock restricts the calling thread and those that it starts (restricting all
+//! at once takes ABI 8), `no_new_privs` and the capability bounding set apply to a thread as well,
+//! so that later some thread would not be restricted. Binding and becoming `-u USER` come
+//! afterwards, inside: the rules name the ports and directories they need, as a reload will need
+//! them too.
 //!
-//! Nothing here fails the start. What a kernel cannot do is said in the
-//! [`Report`], and the process runs with what is left. There is no system call
-//! filter: the C library, the allocator and the runtime change theirs with
-//! every update.
+//! Nothing here fails the start. The [`Report`] says what a kernel cannot restrict, and the process
+//! runs with the rest. There is no filter of system calls: those of the C library, the allocator
+//! and the runtime change with every update.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -28,13 +25,12 @@ use landlock::{
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 
-/// The newest set of rules that was tried out; a newer kernel is asked for no more.
+/// Newest version of the rules that was tested; a newer kernel is asked for no more.
 const TESTED: ABI = ABI::V7;
 
-/// The files that every process reads: of name service and certificates, where links in
-/// /etc usually lead (`library_files` follows those that lead elsewhere); libraries that
-/// name service loads; time zones (syslog); how many processors it may use. What does not
-/// exist is passed over.
+/// The files that every process reads: of name service and certificates, where links in /etc
+/// usually lead (`library_files` follows those that lead elsewhere); libraries that name service
+/// loads; time zones (syslog); the number of processors. Missing files are skipped.
 const ALWAYS_READ: [&str; 19] = [
     "/etc",
     "/run/systemd/resolve",
@@ -57,23 +53,22 @@ const ALWAYS_READ: [&str; 19] = [
     "/proc/self",
 ];
 
-/// Often a link to where a name service writes it, perhaps only after our start.
+/// Often a link to a file that name service writes, perhaps only after our start.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
-/// Devices that anything may use.
+/// Devices that any code may use.
 const DEVICES: [&str; 2] = ["/dev/null", "/dev/urandom"];
 
-/// Files and ports that the process goes on to need.
+/// Files and ports that the process will need.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
-    /// Files, and directories with all that is in them, to read.
+    /// Files, and directories with everything in them, to read.
     pub read: Vec<PathBuf>,
-    /// The same to read and change: to make files and sockets in, and to remove them.
+    /// The same to read and change: to make and remove files and sockets.
     pub write: Vec<PathBuf>,
-    /// Directories to make sockets in and to remove files from, and no more: those
-    /// that many programs share.
+    /// Directories only for making sockets and removing files: those that many programs share.
     pub sockets: Vec<PathBuf>,
-    /// Directories to remove files from, and no more.
+    /// Directories only for removing files.
     pub remove: Vec<PathBuf>,
     /// Directories among these that many programs share, for the log.
     pub shared: Vec<SharedDirectory>,
@@ -82,7 +77,7 @@ pub struct Rules {
     pub bind: Option<Vec<u16>>,
     /// TCP ports to connect to; `None` is any.
     pub connect: Option<Vec<u16>>,
-    /// True if sockets in the abstract namespace are connected to.
+    /// True if it connects to sockets in the abstract namespace.
     pub abstract_sockets: bool,
 }
 
@@ -98,11 +93,11 @@ pub struct SharedDirectory {
 /// The part of a shared directory that is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Open {
-    /// Single files that are there now, to read.
+    /// Existing single files, to read.
     Files,
     /// All of it, to read.
     Reading,
-    /// The same of a directory that is named as a whole.
+    /// The same for a directory that is named as a whole.
     Tree,
     /// Sockets are made, and anything is removed.
     Sockets,
@@ -121,18 +116,18 @@ pub struct Report {
     pub no_new_privs: bool,
     /// No debugger of the same user, no core dump, and /proc shows its memory to root only.
     pub no_dumps: bool,
-    /// Capabilities that it has not got cannot come back.
+    /// Capabilities that it lacks cannot be regained.
     pub bounded: bool,
 }
 
 /// Reach of landlock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Landlock {
-    /// It was not asked for.
+    /// It was not requested.
     Off,
     /// The kernel has none, or not for this process.
     Absent(String),
-    /// The version of its rules that holds.
+    /// Version of its rules in force.
     Holds(u32),
 }
 
@@ -142,13 +137,13 @@ pub fn is_always_read(directory: &Path) -> bool {
     directory.canonicalize().is_ok_and(|it| always.any(|always| it.starts_with(always)))
 }
 
-/// Restricts the process for good. Call it while it has a single thread.
-/// `None` leaves landlock out.
+/// Restricts the process for good. To be called while it has a single thread. `None` leaves
+/// landlock out.
 pub fn enter(rules: Option<&Rules>) -> Report {
     let no_new_privs = prctl::set_no_new_privs().is_ok();
     let no_core = setrlimit(Resource::RLIMIT_CORE, 0, 0).is_ok();
     let no_dumps = forbid_dumps() && no_core;
-    // It takes a capability to give this up, so only who has one has to.
+    // Dropping the bounding set needs a capability, so only a process with one has to.
     let bounded = caps::clear(None, CapSet::Bounding).is_ok()
         || caps::read(None, CapSet::Permitted).is_ok_and(|own| own.is_empty());
     let landlock = match rules.map(|rules| rules.restrict()) {
@@ -159,8 +154,8 @@ pub fn enter(rules: Option<&Rules>) -> Report {
     Report { landlock, no_new_privs, no_dumps, bounded }
 }
 
-/// Forbids to dump or trace the process. A change of user may allow it again, so this is due once
-/// more afterwards. Returns true if that worked.
+/// Forbids dumping and tracing the process. A change of user may allow it again, so this must be
+/// repeated afterwards. Returns true on success.
 pub fn forbid_dumps() -> bool {
     prctl::set_dumpable(false).is_ok()
 }
@@ -169,7 +164,7 @@ impl Rules {
     /// Restricts this thread by landlock.
     ///
     /// # Errors
-    /// The kernel's; what it merely does not know is left out without one.
+    /// The kernel's; rules that it does not know are left out without an error.
     fn restrict(&self) -> Result<RestrictionStatus, RulesetError> {
         let mut ruleset = Ruleset::default().handle_access(AccessFs::from_all(TESTED))?;
         if self.bind.is_some() {
@@ -182,7 +177,7 @@ impl Rules {
         if !self.abstract_sockets {
             ruleset = ruleset.scope(Scope::AbstractUnixSocket)?;
         }
-        // Reading includes to execute, which nothing here ever does.
+        // Reading includes executing, which nothing here ever does.
         let read = AccessFs::from_read(TESTED) & !AccessFs::Execute;
         ruleset
             .create()?
@@ -201,7 +196,7 @@ impl Rules {
             .restrict_self()
     }
 
-    /// Lists the files and directories that are open to read, and no more, besides those of every
+    /// Lists the files and directories that are open for reading only, besides those of every
     /// process, for the log.
     pub fn reads(&self) -> String {
         let written: BTreeSet<String> = self.write.iter().map(|path| shown(path)).collect();
@@ -209,8 +204,8 @@ impl Rules {
         listed(read.difference(&written).cloned())
     }
 
-    /// Lists the same of what is open to change, each with as much as is: to make sockets includes
-    /// to remove files, and to change all that is there both.
+    /// Lists those that are open for changes, each with its widest right: making sockets includes
+    /// removing files, and changing everything includes both.
     pub fn writes(&self) -> String {
         let kinds =
             [(&self.remove, " (removal)"), (&self.sockets, " (sockets)"), (&self.write, "")];
@@ -237,14 +232,14 @@ fn shown(path: &Path) -> String {
     path.canonicalize().unwrap_or_else(|_| path.to_owned()).display().to_string()
 }
 
-/// Joins paths, or says that there is none.
+/// Joins paths; `none` for an empty list.
 fn listed(paths: impl Iterator<Item = String>) -> String {
     let all: Vec<String> = paths.collect();
     if all.is_empty() { "none".to_owned() } else { all.join(",") }
 }
 
 impl Open {
-    /// Describes the danger, and what to do about it.
+    /// Describes the risk and the remedy.
     pub fn detail(self) -> &'static str {
         match self {
             Self::Files => {
@@ -271,7 +266,7 @@ impl Open {
     }
 }
 
-/// Makes the rule for a path below which files and sockets come and go.
+/// Makes the rule for a path below which files and sockets are made and removed.
 fn writable(
     path: &Path,
     read: BitFlags<AccessFs>,
@@ -280,12 +275,12 @@ fn writable(
     let come_and_go = AccessFs::MakeReg | AccessFs::MakeSock | AccessFs::RemoveFile;
     let access =
         if path.is_dir() { read | change | come_and_go } else { change | AccessFs::ReadFile };
-    // What is not there cannot be opened later either, and says so then.
+    // A missing file cannot be opened later either, and the error says so then.
     Some(Ok(PathBeneath::new(PathFd::new(path).ok()?, access)))
 }
 
-/// Returns the directory that a link leads to, or the nearest above it that is there already;
-/// `None` for what is no link.
+/// Returns the directory that a link leads to, or the nearest existing one above it; `None` if it
+/// is no link.
 fn where_it_leads(link: &Path) -> Option<PathBuf> {
     let target = link.parent()?.join(fs::read_link(link).ok()?);
     target.ancestors().skip(1).find(|directory| directory.is_dir()).map(Path::to_owned)
@@ -315,7 +310,7 @@ impl Landlock {
     }
 
     /// Lists what this kernel cannot forbid, for the log; `None` when it can forbid everything that
-    /// is asked for.
+    /// is requested.
     pub fn lacks(&self) -> Option<String> {
         let Self::Holds(abi) = self else { return None };
         let since = [(3, "truncation"), (4, "TCP ports"), (5, "devices"), (6, "signals")];

@@ -1,4 +1,4 @@
-//! Each rule of the sandbox tried out in a thread that is inside. Its effect on the programs from
+//! Tests each rule of the sandbox in a thread that is inside. Its effect on the programs from
 //! outside is in `tests/suite/sandbox.rs`: not here, because some of it concerns a whole process.
 
 use std::fs::{self, File};
@@ -30,7 +30,7 @@ fn inside<T: Send>(rules: &Rules, work: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {
         let there = scope.spawn(|| {
             report(enter(Some(rules)));
-            // What holds for a thread holds for those that it starts.
+            // Restrictions of a thread apply to the threads that it starts.
             thread::scope(|scope| scope.spawn(work).join().unwrap())
         });
         there.join().unwrap()
@@ -139,7 +139,7 @@ fn no_program_can_be_started() {
 #[test]
 fn names_and_devices_still_work() {
     inside(&Rules::default(), || {
-        // In a fresh thread, but libraries and files are opened all the same.
+        // In a new thread, but libraries and files are opened all the same.
         assert!(("localhost", 80).to_socket_addrs().unwrap().count() > 0);
         ("name.invalid", 80).to_socket_addrs().unwrap_err();
         assert!(fs::read_to_string("/etc/hosts").unwrap().contains("localhost"));
@@ -155,7 +155,7 @@ fn ports_are_within_reach_only_where_the_rules_say_so() {
     let listed = TcpListener::bind("127.0.0.1:0").unwrap();
     let other = TcpListener::bind("[::1]:0").unwrap();
     let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
-    // No other process has it at this address by then.
+    // No other process has bound it at this address by then.
     let free = port(&TcpListener::bind("127.0.0.4:0").unwrap());
     let rules =
         Rules { bind: Some(vec![0, free]), connect: Some(vec![port(&listed)]), ..Rules::default() };
@@ -164,7 +164,7 @@ fn ports_are_within_reach_only_where_the_rules_say_so() {
         denied(TcpStream::connect(other.local_addr().unwrap()));
         TcpListener::bind("127.0.0.1:0").unwrap();
         TcpListener::bind(("127.0.0.4", free)).unwrap();
-        // Not "in use": that port is none of its business.
+        // Not "in use": the rule forbids that port.
         denied(TcpListener::bind(("127.0.0.2", port(&listed))));
     });
     inside(&Rules { bind: None, connect: None, ..rules }, || {
@@ -237,7 +237,7 @@ fn a_resolver_that_starts_later_is_found() {
 }
 
 #[test]
-fn ports_are_told_as_they_are() {
+fn ports_are_listed_as_they_are() {
     let rules = Rules { bind: Some(vec![1, 2]), ..Rules::default() };
     assert_eq!(rules.tcp(), "bind 1,2 connect any");
     assert_eq!(Rules { connect: Some(vec![]), ..rules }.tcp(), "bind 1,2 connect none");

@@ -1,11 +1,11 @@
-//! The signals that mean something: SIGTERM and SIGINT end the process, SIGHUP
-//! makes it read its files again, or ends it where it has none to read.
+//! Signals that are handled: SIGTERM and SIGINT end the process, SIGHUP makes it read its files
+//! again, or ends it where it has none.
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// All of them, caught from the moment this is made.
+/// Handlers of all of them, from the moment this is made.
 #[derive(Debug)]
 pub struct Signals {
     terminate: Signal,
@@ -16,15 +16,15 @@ pub struct Signals {
 /// Request of a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caught {
-    /// To end; the signal's name.
+    /// Ends the process; the signal's name.
     Stop(&'static str),
-    /// To read the files again.
+    /// Reads the files again.
     Reload,
 }
 
 impl Signals {
-    /// Catches the signals; none ends the process by itself any more. Call it
-    /// inside the runtime.
+    /// Catches the signals; none ends the process by itself any more. To be called inside the
+    /// runtime.
     ///
     /// # Errors
     /// When the system refuses a handler.
@@ -36,8 +36,8 @@ impl Signals {
         })
     }
 
-    /// Waits for the next of them. Several of a kind that come at once are one.
-    /// None is lost when the future is dropped and asked for again.
+    /// Waits for the next one. Several of a kind at once count as one. None is lost when the future
+    /// is dropped and created again.
     pub async fn next(&mut self) -> Caught {
         tokio::select! {
             biased;
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn they_are_told_apart_and_none_is_lost() {
+    async fn signals_are_distinguished_and_none_is_lost() {
         let mut signals = Signals::catch().unwrap();
         raise(Signal::SIGHUP).unwrap();
         raise(Signal::SIGTERM).unwrap();

@@ -1,7 +1,7 @@
 //! The private key of a TLS certificate.
 //!
-//! Held to the same rule as a key file of ours: only its owner may read or change it, judged on the
-//! open file, unless the operator says so.
+//! The same rule applies as to a key file: only its owner may read or change it, checked on the
+//! open file, unless the operator permits others.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -13,10 +13,10 @@ use super::secret_file::{Access, Name, OPEN_TO_OTHERS, rightful};
 use crate::files::place::user_name;
 use crate::files::read::{ReadError, all_of, foreign_owner, open};
 
-/// The most bytes of such a file: 1 MiB.
+/// Longest such file in bytes: 1 MiB.
 const LONGEST: usize = 1 << 20;
 
-/// The reason why a private key was not read.
+/// Reason why a private key was not read.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsKeyError {
     /// Opening or reading failed.
@@ -51,7 +51,7 @@ pub enum TlsKeyError {
 /// Reads the bytes of the file at `path`.
 ///
 /// # Errors
-/// [`TlsKeyError`]; it repeats nothing of what stands in the file.
+/// [`TlsKeyError`]; it repeats nothing of the file's content.
 pub fn read(path: &Path, access: Access) -> Result<Zeroizing<Vec<u8>>, TlsKeyError> {
     let name = || Name(path.to_owned());
     let unreadable = |error| TlsKeyError::Unreadable(name(), error);

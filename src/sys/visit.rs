@@ -1,5 +1,5 @@
-//! Questions to the running process at its handover socket, before or instead of its sockets: which
-//! program it is, and to read its files again.
+//! Requests to the running process at its handover socket, before or instead of taking its sockets:
+//! to name its program, and to read its files again.
 //!
 //! ```text
 //!   visitor            process that runs
@@ -9,9 +9,9 @@
 //!              <-      DONE or FAILED, and what came of it
 //! ```
 //!
-//! Each question has a connection of its own. A program that was replaced by another is
-//! told by its file and not by its version, so that a second build of the same version
-//! is another one. Nothing here takes a socket over: that is `handover`'s business.
+//! Each request has its own connection. A replaced program is recognised by its file and not by its
+//! version, so that a second build of the same version counts as another one. Nothing here takes a
+//! socket over: `handover` does that.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -34,7 +34,7 @@ const WHO: u8 = b'w';
 /// Asks for a reload.
 const RELOAD: u8 = b'h';
 
-/// Begins the answer about a reload that was done.
+/// Begins the answer about a successful reload.
 const DONE: u8 = b'+';
 
 /// Begins the answer about one that was not.
@@ -49,12 +49,12 @@ const RELOADING: Duration = Duration::from_secs(120);
 /// The most bytes of an answer.
 const LONGEST: u64 = 64 << 10;
 
-/// The name of the program's line in a [`Card`].
+/// The name of the program's line in a [`ProcessInfo`].
 const PROGRAM: &str = "PROGRAM";
 
 /// The program of a process, and what its service manager told it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Card {
+pub struct ProcessInfo {
     program: String,
     /// Variables of the environment, for a process that takes its place.
     pub manager: Vec<(String, String)>,
@@ -84,12 +84,12 @@ pub enum VisitError {
     Failed {
         /// Its socket.
         path: PathBuf,
-        /// The words of the system.
+        /// The system's error.
         cause: io::Error,
     },
 }
 
-impl Card {
+impl ProcessInfo {
     /// Makes this process's own.
     pub fn own() -> Self {
         Self { program: own_program(), manager: notify::settings() }
@@ -117,7 +117,7 @@ impl Card {
     }
 }
 
-/// Names the file that this process runs, also after another took its name.
+/// Names the file that this process runs, also after another file replaced it.
 fn own_program() -> String {
     let version = env!("CARGO_PKG_VERSION");
     match fs::metadata("/proc/self/exe") {
@@ -126,37 +126,37 @@ fn own_program() -> String {
             let inode = file.ino();
             format!("{version} {device}:{inode} {}.{}", file.mtime(), file.mtime_nsec())
         }
-        // Equal to none, not even to another that cannot tell either.
+        // Equal to no other, not even to one without a file name.
         Err(_) => format!("{version} {}", std::process::id()),
     }
 }
 
-/// Hears what a visitor wants, and says who we are where that is all. Blocks.
+/// Reads the request of a visitor, and answers it if it only asks for the program. Blocks.
 ///
 /// # Errors
-/// When it says nothing, or what is not understood.
-pub fn receive(mut stream: UnixStream, card: &Card) -> io::Result<Visit> {
+/// When it sends nothing, or something unknown.
+pub fn receive(mut stream: UnixStream, info: &ProcessInfo) -> io::Result<Visit> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut first = [0];
-    // A successor's first word stays, for the code that hands the sockets over.
+    // A successor's first byte stays unread, for the code that hands the sockets over.
     if recv(&stream, &mut first, RecvFlags::PEEK)?.1 == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     let question = first[0];
     if question == WHO || question == RELOAD {
-        // What is left unread at the end would take the answer with it.
+        // Closing with unread bytes would destroy the answer.
         stream.read_exact(&mut first)?;
     }
     match question {
-        WHO => stream.write_all(card.encode().as_bytes()).map(|()| Visit::Answered),
+        WHO => stream.write_all(info.encode().as_bytes()).map(|()| Visit::Answered),
         RELOAD => Ok(Visit::Reload(stream)),
         _ => Ok(Visit::Successor(stream)),
     }
 }
 
-/// Tells what came of a reload. Blocks.
+/// Sends the result of a reload. Blocks.
 ///
 /// # Errors
 /// When the visitor is gone.
@@ -168,21 +168,21 @@ pub fn answer(mut stream: UnixStream, result: &Result<String, String>) -> io::Re
     stream.write_all(&[&[first], text.as_bytes()].concat())
 }
 
-/// Asks the process that listens at `path` who it is; it is root's, ours or that
-/// `user`'s. Blocks.
+/// Asks the process that listens at `path` for its program; it must belong to root, to the user of
+/// this process or to `user`. Blocks.
 ///
 /// # Errors
 /// [`VisitError`]
-pub fn who(path: &Path, user: Option<Uid>) -> Result<Card, VisitError> {
+pub fn who(path: &Path, user: Option<Uid>) -> Result<ProcessInfo, VisitError> {
     let said = ask(path, user, WHO, PATIENCE)?;
-    let card = str::from_utf8(&said).ok().and_then(Card::decode);
-    card.ok_or_else(|| failed(path, "it is of another version, which does not say who it is"))
+    let info = str::from_utf8(&said).ok().and_then(ProcessInfo::decode);
+    info.ok_or_else(|| failed(path, "it is of another version, which does not say who it is"))
 }
 
-/// Has the process that listens at `path` read its files again. Returns what came of it. Blocks.
+/// Makes the process that listens at `path` read its files again. Returns the result. Blocks.
 ///
 /// # Errors
-/// [`VisitError`] where that is not known.
+/// [`VisitError`] where the result is not known.
 pub fn reload(path: &Path, user: Option<Uid>) -> Result<Result<String, String>, VisitError> {
     let said = ask(path, user, RELOAD, RELOADING)?;
     let text = |rest| printable(&String::from_utf8_lossy(rest)).to_string();
@@ -232,22 +232,25 @@ mod tests {
 
     use super::*;
 
-    fn card(program: &str) -> Card {
+    fn info(program: &str) -> ProcessInfo {
         let manager = [("NOTIFY_SOCKET", "/run/notify"), ("WATCHDOG_USEC", "30000000")];
         let own = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
-        Card { program: program.to_owned(), manager: manager.map(own).into() }
+        ProcessInfo { program: program.to_owned(), manager: manager.map(own).into() }
     }
 
     #[test]
     fn a_card_arrives_as_it_was_and_nothing_else_passes_for_one() {
-        let sent = card("1.2.3 1:2 3.4");
-        assert_eq!(Card::decode(&sent.encode()), Some(sent));
-        assert_eq!(Card::decode("PROGRAM=a b\n"), Some(Card { manager: vec![], ..card("a b") }));
+        let sent = info("1.2.3 1:2 3.4");
+        assert_eq!(ProcessInfo::decode(&sent.encode()), Some(sent));
+        assert_eq!(
+            ProcessInfo::decode("PROGRAM=a b\n"),
+            Some(ProcessInfo { manager: vec![], ..info("a b") })
+        );
         for other in ["", "n", "PROGRAM", "NOTIFY_SOCKET=/a\n", "PROGRAM=a\nLD_PRELOAD=/x.so\n"] {
-            assert_eq!(Card::decode(other), None, "{other}");
+            assert_eq!(ProcessInfo::decode(other), None, "{other}");
         }
-        assert!(Card::own().is_same_program(&Card::own()));
-        assert!(!card("a").is_same_program(&card("b")));
+        assert!(ProcessInfo::own().is_same_program(&ProcessInfo::own()));
+        assert!(!info("a").is_same_program(&info("b")));
     }
 
     #[test]
@@ -256,7 +259,7 @@ mod tests {
         let path = dir.path().join("handover");
         assert!(matches!(who(&path, None).unwrap_err(), VisitError::NoListener(_)));
         let offer = UnixListener::bind(&path).unwrap();
-        let next = || receive(offer.accept().unwrap().0, &card("a")).unwrap();
+        let next = || receive(offer.accept().unwrap().0, &info("a")).unwrap();
         let asking = || path.clone();
         let a = asking();
         let b = asking();
@@ -268,14 +271,14 @@ mod tests {
             answer(stream, &result).unwrap();
         }
         let (who, done, failed) = visitor.join().unwrap();
-        assert_eq!(who.unwrap(), card("a"));
+        assert_eq!(who.unwrap(), info("a"));
         assert_eq!(done.unwrap(), Ok("1 added".to_owned()));
         assert_eq!(failed.unwrap(), Err("line 1".to_owned()));
     }
 
-    /// A version without questions closes, as if it had been asked for a socket wrongly.
+    /// A version without these requests closes, as after an invalid request for a socket.
     #[test]
-    fn one_that_does_not_understand_is_told_from_one_that_does() {
+    fn a_version_without_these_requests_is_distinguished() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("handover");
         let offer = UnixListener::bind(&path).unwrap();

@@ -1,4 +1,4 @@
-//! Work of a process that must not stop: what blocks, and what goes on for ever.
+//! Work of a process that must not fail: blocking calls, and tasks that never end.
 //!
 //! ```text
 //!   threads     threads for work that blocks; a lack of them is an error or a wait

@@ -1,7 +1,7 @@
-//! Tasks that are needed for ever.
+//! Tasks that must never end.
 //!
 //! A panic is a fault in this program, and the log has a line about it (`observe::panics`). It must
-//! not end work that no other task does: such a task begins again, after a pause that grows while
+//! not end work that no other task does: such a task is restarted, after a pause that grows while
 //! it fails.
 
 use std::future::poll_fn;
@@ -17,7 +17,7 @@ use tracing::error;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// A task that went so long without a panic is as good as new.
+/// Time without a panic after which a task counts as healthy again.
 const CALM: Duration = Duration::from_secs(60);
 
 /// A future panicked. The log has a line about it.
@@ -25,7 +25,7 @@ const CALM: Duration = Duration::from_secs(60);
 #[error("a fault in this program, of which the log has a line 'panic'; report it")]
 pub struct Panicked;
 
-/// Runs what `begin` gives until it has ended by itself. What panics begins again.
+/// Runs the future of `begin` until it ends by itself. After a panic it is restarted.
 ///
 /// `task` is its name in the log.
 pub async fn restarting<F>(task: &'static str, mut begin: impl FnMut() -> F)
@@ -119,7 +119,7 @@ mod tests {
             }
         });
         task.await;
-        // Seven pauses up to 5 s, a calm time, and the first pause again.
+        // Seven pauses up to 5 s, a calm period, and the first pause again.
         assert_eq!(start.elapsed().as_millis(), 11_300 + 60_000 + 100);
     }
 

@@ -1,10 +1,9 @@
-//! Threads for work that blocks: names, files, the answers of a successor.
+//! Threads for blocking work: names, files, the answers of a successor.
 //!
-//! Two are there from the start and stay. More are started while all are busy, since
-//! one name server that does not answer takes its thread for tens of seconds. When the
-//! system gives none (`ulimit -u`, a limit of a container), work waits for those that
-//! there are: that is one line in the log, and tried again until it works. tokio would
-//! panic.
+//! Two start with the process and stay. More are started while all are busy, since a name server
+//! that does not answer occupies a thread for tens of seconds. When the system gives no thread
+//! (`ulimit -u`, a limit of a container), work waits for the existing ones: that is one line in the
+//! log, and it is retried until it works. tokio would panic.
 
 use std::collections::VecDeque;
 use std::io;
@@ -22,23 +21,23 @@ use super::Panicked;
 /// Threads that never end.
 const RESIDENT: usize = 2;
 
-/// More are never started; what is given then waits.
+/// Highest number of threads; further work waits.
 const MOST: usize = 128;
 
-/// The time that a thread beyond the residents waits for work before it ends.
+/// Time that a thread beyond the residents waits for work before it ends.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// The time that work waits until one more thread is tried for.
+/// Time that work waits until another thread is attempted.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// The time after a failure in which a thread has to start for the trouble to be over.
+/// Time after a failure from which on a started thread ends the trouble.
 const CALM: Duration = Duration::from_secs(1);
 
 static POOL: Pool = Pool::new();
 
 type Work = Box<dyn FnOnce() + Send>;
 
-/// The reason why work was not done, or not to its end.
+/// Reason why work was not completed.
 #[derive(Debug, thiserror::Error)]
 pub enum Undone {
     /// There is no thread at all.
@@ -65,20 +64,20 @@ struct Pool {
 struct State {
     waiting: VecDeque<Work>,
     threads: usize,
-    /// Those that wait for work.
+    /// Number of threads that wait for work.
     idle: usize,
-    /// The moment when a thread could not be started last, unless that is over.
+    /// Moment of the last failure to start a thread, unless that is over.
     trouble: Option<Instant>,
 }
 
-/// The news for the log, once nothing is locked.
+/// Event to log once the lock is released.
 enum News {
     None,
     Trouble(io::Error),
     Over,
 }
 
-/// Starts the threads that stay.
+/// Starts the resident threads.
 ///
 /// # Errors
 /// [`Undone::NoThread`]
@@ -90,18 +89,17 @@ pub fn start() -> Result<(), Undone> {
     Ok(())
 }
 
-/// Does `work`, which may block. It is done to its end also when the result is not awaited any
-/// more.
+/// Does `work`, which may block. It is completed even if the result is no longer awaited.
 ///
 /// # Errors
 /// [`Undone`]
 pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Undone> {
-    let (told, mut done) = oneshot::channel();
+    let (result, mut done) = oneshot::channel();
     let work = move || {
         // The task that wanted it may be gone.
-        let _ = told.send(work());
+        let _ = result.send(work());
     };
     POOL.give(Box::new(work))?;
     loop {
@@ -118,7 +116,7 @@ impl Pool {
         Self { state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    /// Hands work to the next thread that has time.
+    /// Hands work to the next free thread.
     fn give(&'static self, work: Work) -> Result<(), Undone> {
         let mut state = self.lock();
         state.waiting.push_back(work);
@@ -137,14 +135,13 @@ impl Pool {
         Ok(())
     }
 
-    /// Tries for one more thread, where work waits.
+    /// Tries to start another thread, if work waits.
     fn help(&'static self) {
         let news = self.grow(&mut self.lock());
         news.tell();
     }
 
-    /// Starts a thread where one is missing, and where it is not known whether that
-    /// works again.
+    /// Starts a thread if one is missing, also to find out whether that works again.
     fn grow(&'static self, state: &mut State) -> News {
         let is_missing = state.waiting.len() > state.idle;
         let is_doubtful = state.trouble.is_some_and(|last| last.elapsed() >= CALM);
@@ -170,13 +167,13 @@ impl Pool {
         Ok(())
     }
 
-    /// Runs a thread, as long as it is needed.
+    /// Main loop of a thread, as long as it is needed.
     fn work(&self) {
         let mut state = self.lock();
         loop {
             if let Some(work) = state.waiting.pop_front() {
                 drop(state);
-                // A task that waits for it finds out.
+                // A task that waits for the result gets an error.
                 let _ = catch_unwind(AssertUnwindSafe(work));
                 state = self.lock();
                 continue;
@@ -229,7 +226,7 @@ mod tests {
         assert_eq!(blocking(|| 8).await.unwrap(), 8, "no thread ended by it");
     }
 
-    /// A name server that does not answer takes a thread, and no other caller's time.
+    /// A name server that does not answer occupies a thread, but delays no other caller.
     #[tokio::test]
     async fn work_that_takes_long_holds_up_no_other() {
         let mut release = vec![];
@@ -249,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn trouble_is_told_once_and_its_end_too() {
+    fn trouble_is_logged_once_and_its_end_too() {
         static OTHER: Pool = Pool::new();
         let mut state = OTHER.lock();
         state.trouble = Some(Instant::now());

@@ -17,7 +17,7 @@ use crate::proto::Session;
 use crate::reason::CloseReason;
 use crate::upstream::ConnectFailure;
 
-/// Log of one connection: the facts that are known so far, for one line when it ends.
+/// Log of one connection: collects the facts for the one line when it ends.
 pub(super) struct SessionLog {
     meters: Arc<Meters>,
     pub(super) info: SessionInfo,
@@ -25,13 +25,13 @@ pub(super) struct SessionLog {
     pub(super) keyed: Option<Keyed>,
 }
 
-/// Everything that a closing line tells.
+/// Fields of a closing line.
 struct Line<'a> {
     meters: &'a Meters,
     info: &'a SessionInfo,
     keyed: Option<Keyed>,
     end: &'a End,
-    /// For the operator.
+    /// Explanation for the operator.
     detail: Option<&'a dyn Display>,
 }
 
@@ -49,7 +49,7 @@ impl SessionLog {
         Self { meters: Arc::clone(&frontend.meters), info, keyed: None }
     }
 
-    /// Enters the session among the live ones, as it begins to relay.
+    /// Registers the session as live, as it begins to relay.
     pub(super) fn enter(self, session: &Session, idle_timeout: Option<Duration>) -> LiveSession {
         let &Session { key, suite, heartbeats, .. } = session;
         let SessionInfo { tunnel, peer, client, target, service, .. } = &self.info;
@@ -72,8 +72,8 @@ impl SessionLog {
         Line { meters, info, keyed: *keyed, end: &end, detail: Some(detail) }.write();
     }
 
-    /// As [`Self::refused`], where the cause was logged a moment ago and a line `refused`
-    /// counts this one, as its meter does.
+    /// Does the same as [`Self::refused`] where the cause was logged a moment ago: the summary line
+    /// and the counter include this connection.
     fn repeated(self, reason: CloseReason, detail: &dyn Display) {
         self.meters.refused.count(reason);
         let SessionInfo { tunnel, peer, target, .. } = self.info;
@@ -81,8 +81,8 @@ impl SessionLog {
         tracing::debug!(tunnel = tunnel.as_deref(), %peer, target, %reason, %detail, "not opened");
     }
 
-    /// As [`Self::refused`], for a cause that all connections of a tunnel have in common:
-    /// the first of them is logged in full, the others are counted, and none is both.
+    /// Does the same as [`Self::refused`] for a cause that affects all connections of a tunnel: the
+    /// first of them is logged in full, the others are only counted.
     pub(super) fn refused_as_all(self, frontend: &Frontend, failure: &ConnectFailure) {
         let ConnectFailure { reason, detail } = failure;
         match frontend.count_failure(*reason, self.info.peer) {

@@ -1,10 +1,9 @@
 //! Buffers that a connection borrows while bytes are moving and gives back when it idles.
 //!
-//! There are three sizes: two records, eight, and 32. A connection begins with the
-//! small one, takes the next larger one while reads fill what they are given (the
-//! large one only where its reader keeps up), and holds none while it waits. Each
-//! thread keeps a few for the next borrower, so that moving bytes takes no lock and
-//! no allocation.
+//! There are three sizes: two records, eight, and 32. A connection begins with the small one, takes
+//! the next larger one while reads fill the space that they get (the large one only where its
+//! reader keeps up), and holds none while it waits. Each thread keeps a few for the next borrower,
+//! so that moving bytes takes no lock and no allocation.
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
@@ -19,17 +18,17 @@ use crate::proto::record::RecordGeometry;
 /// Layout of the records that buffers hold.
 pub(super) const RECORD: RecordGeometry = Session::GEOMETRY;
 
-/// Records in a small buffer: what an answer of 16 KiB needs, with its frame.
+/// Records in a small buffer: enough for an answer of 16 KiB with its framing.
 const SMALL_RECORDS: usize = 2;
 
 /// Records in a medium buffer: 128 KiB.
 const MEDIUM_RECORDS: usize = 8;
 
-/// Records in a large buffer: 512 KiB. What fewer cost is in docs/BENCHMARKS.md.
+/// Records in a large buffer: 512 KiB. docs/BENCHMARKS.md has the cost of fewer.
 pub(super) const LARGE_RECORDS: usize = 32;
 
-/// Large buffers that are lent at once: 32 MiB. A stalled connection keeps what
-/// it has borrowed, and where many move much at once, large steps gain nothing.
+/// Highest number of large buffers in use: 32 MiB. A stalled connection keeps its buffer, and where
+/// many connections move much data at once, large buffers gain nothing.
 const MOST_LARGE: usize = 64;
 
 /// Number of each size that a thread keeps: 256 KiB of small ones, 256 KiB of medium
@@ -43,10 +42,10 @@ thread_local! {
 
 static LARGE_IN_USE: AtomicUsize = AtomicUsize::new(0);
 
-/// A small buffer was lent since a connection last made way for those that use them.
+/// A small buffer was used since a connection last yielded to those that use them.
 static SMALL_USED: AtomicBool = AtomicBool::new(false);
 
-/// Room of the next read.
+/// Size of the buffer for a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Size {
     /// [`SMALL_RECORDS`] records.
@@ -64,10 +63,9 @@ pub(super) struct Buffer {
 }
 
 impl Size {
-    /// The size for the read after one that gave `got` bytes out of `room`:
-    /// larger once a read filled what it was given, small once it came with
-    /// less than a record. Large only where the write before it had not
-    /// `waited`: bytes that are not taken away need no more room.
+    /// Returns the size for the read after one that gave `got` bytes into `room`: larger once a
+    /// read filled its space, small once it gave less than a record. Large only if the write before
+    /// it had not `waited`: where the reader is slow, more space gains nothing.
     pub(super) fn after(self, got: usize, room: usize, waited: bool) -> Self {
         match self {
             Self::Small if got == room => Self::Medium,
@@ -77,10 +75,10 @@ impl Size {
         }
     }
 
-    /// A connection that moves much makes way for the others after each buffer,
-    /// so that small requests beside it do not wait for longer than one takes.
-    /// If there are such requests, the thread makes way too: they also pass
-    /// through the application, its peer and the far end, which may want this processor.
+    /// Yields to other connections after each large buffer, so that small requests beside a bulk
+    /// transfer wait no longer than one buffer takes. If there are such requests, the thread yields
+    /// too: they also pass through the application, its peer and the far end, which may need this
+    /// processor.
     pub(super) async fn yield_after_bulk(self) {
         if self > Self::Small {
             if SMALL_USED.swap(false, Ordering::Relaxed) {
@@ -100,8 +98,8 @@ impl Size {
 }
 
 impl Buffer {
-    /// A buffer with unspecified content: what is read from it must be written first.
-    /// A smaller one than was asked for when too many large ones are lent.
+    /// Takes a buffer with unspecified content: write before reading from it. It is smaller than
+    /// requested when too many large ones are in use.
     pub(super) fn take(size: Size) -> Self {
         if size == Size::Small {
             SMALL_USED.store(true, Ordering::Relaxed);
@@ -118,14 +116,14 @@ impl Buffer {
         Self { bytes, size }
     }
 
-    /// A larger buffer with the same bytes at its front.
+    /// Returns a larger buffer with the same bytes at its front.
     pub(super) fn grown(&self, size: Size) -> Self {
         let mut larger = Self::take(size);
         larger[..self.len()].copy_from_slice(self);
         larger
     }
 
-    /// The size that it has.
+    /// Returns its size.
     pub(super) fn size(&self) -> Size {
         self.size
     }
@@ -137,7 +135,7 @@ impl Drop for Buffer {
         if self.size == Size::Large {
             LARGE_IN_USE.fetch_sub(1, Ordering::Relaxed);
         }
-        // At the end of a thread the pool may be gone; then the buffer just goes too.
+        // At the end of a thread the pool may be gone; then the buffer is simply freed.
         let _ = POOL.try_with(|pool| {
             let pool = &mut pool.borrow_mut()[self.size as usize];
             if pool.len() < KEPT[self.size as usize] {

@@ -1,4 +1,4 @@
-//! From options to a tunnel that can serve: limits that can be met, names that resolve.
+//! Builds a tunnel from its options: limits that can be met, names that resolve.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -23,14 +23,15 @@ use crate::net::{ResolveError, Slots};
 use crate::observe::metrics::Meters;
 use crate::upstream::Targets;
 
-/// Longest pause between two looks at a target that is down, which never notices them.
+/// Longest pause between two probes of a target that is down. They are cheap: the target never
+/// notices them.
 const LOOK_AT_TARGETS: Duration = Duration::from_secs(5);
 
-/// The same for far ends, where each is a handshake that may fail.
+/// The same for far ends, where each probe is a handshake that may fail.
 const LOOK_AT_FAR_ENDS: Duration = Duration::from_secs(30);
 
-/// Everything that a tunnel needs beside its options, and that may not be there: the
-/// addresses of its targets, a gate, its counters.
+/// Everything that a tunnel needs beside its options and that may fail to be made: the addresses of
+/// its targets, a gate, its counters.
 pub struct Prepared {
     upstreams: Upstreams,
     gate: Option<Gate>,
@@ -40,16 +41,16 @@ pub struct Prepared {
 /// The places that a tunnel forwards to.
 enum Upstreams {
     FarEnds(Arc<Targets>),
-    /// Targets by service, and the first messages that were answered.
+    /// Targets by service, and the memory of first messages that were answered.
     Services(BTreeMap<ServiceName, Arc<Targets>>, Arc<ReplayState>),
 }
 
 impl Prepared {
-    /// Resolves the targets of a tunnel that has the name of `meters`, and that goes by
-    /// the process's `memory` of first messages.
+    /// Resolves the targets of the tunnel named in `meters`, which uses the process's `memory` of
+    /// first messages.
     ///
     /// # Errors
-    /// [`ResolveError`] when a name does not resolve, unless told to wait.
+    /// [`ResolveError`] when a name does not resolve, unless the options say to wait.
     pub async fn get(
         options: &Options,
         gate: Option<Gate>,
@@ -75,9 +76,9 @@ impl Prepared {
 }
 
 impl Tunnel {
-    /// A tunnel that holds what `capacity` says. Slots, handshake slots and counts that are
-    /// held in `before`, in whose place it serves, go on being held here, and clients that were
-    /// admitted there are judged by its gate.
+    /// Creates a tunnel with the limits of `capacity`. Where it replaces `before`, it continues the
+    /// slots, handshake slots and counts that are in use there, and its gate judges the clients
+    /// that were admitted there.
     pub fn new(
         options: &Options,
         parts: Prepared,
@@ -117,8 +118,8 @@ impl Tunnel {
         tunnel
     }
 
-    /// Changes how many sessions, strangers and warm tunnels there may be. Sessions
-    /// and strangers that are there stay.
+    /// Changes the limits of sessions, strangers and warm tunnels. Present sessions and strangers
+    /// stay.
     pub fn set_capacity(&self, capacity: Capacity) {
         self.context.frontend.slots.set_limit(capacity.sessions);
         self.context.frontend.pending.set_limit(capacity.handshakes);
@@ -128,7 +129,7 @@ impl Tunnel {
         }
     }
 
-    /// The gate that it asks.
+    /// Returns its gate.
     pub fn gate(&self) -> Option<&Gate> {
         self.context.frontend.gate.as_ref()
     }
@@ -148,7 +149,7 @@ fn encrypt_end(
     EncryptEnd { dialers, far_ends, service, is_lazy, pool }
 }
 
-/// Makes a dialer's side for each far end; its clock is known if it was called before.
+/// Makes a dialer for each far end; the far end's clock is known if it was called before.
 fn dialers(
     config: &HandshakeConfig,
     far_ends: &Targets,
@@ -165,7 +166,7 @@ fn dialers(
     (0..far_ends.count()).map(|place| dialer(&far_ends.at(place).name)).collect()
 }
 
-/// Has targets take over the sessions of the tunnel before.
+/// Has targets take over the sessions of the predecessor.
 fn take_over(targets: &BTreeMap<ServiceName, Arc<Targets>>, before: Option<&Tunnel>) {
     let Some(Mode::Decrypt(before)) = before.map(|before| &before.mode) else { return };
     for (service, targets) in targets {

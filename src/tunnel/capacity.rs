@@ -1,7 +1,7 @@
 //! Capacity of a tunnel, given the file descriptors of the process.
 //!
-//! What is asked for and what is given go by one account, so that a tunnel that
-//! gets all it asked for holds all it was told to.
+//! The request and the grant use one calculation, so that a tunnel that gets all it asked for can
+//! hold all that its options say.
 
 use super::dial_far_end::SECOND_ATTEMPTS;
 use super::options::{Limits, Options, Role, by_service};
@@ -9,13 +9,13 @@ use super::pool;
 use crate::gate::GateOptions;
 use crate::net::{PER_SESSION, RESERVED, sessions_that_fit};
 
-/// What this process can hold, given its file descriptors.
+/// Limits that the file descriptors of this process allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
     /// Sessions at once.
     pub sessions: usize,
-    /// Peers at once that have proven nothing. At the dialer those that it waits
-    /// for or sends away; zero without a gate and without load balancers.
+    /// Peers at once that have proven nothing. At the dialer those that it waits for or rejects;
+    /// zero without a gate and without load balancers.
     pub handshakes: usize,
     /// Tunnels without a session: at the dialer those of its pool, at the acceptor
     /// those that wait to be opened.
@@ -24,17 +24,17 @@ pub struct Capacity {
     pub second_attempts: usize,
     /// File descriptors.
     pub descriptors: u64,
-    /// Descriptors that the stores of the gates may take and that are not kept for them.
+    /// Descriptors that the stores of the gates may take and that are not reserved.
     pub lacking: u64,
 }
 
-/// Numbers that a tunnel would like to hold. All but sessions take one descriptor each.
+/// Numbers that a tunnel asks for. All but sessions take one descriptor each.
 struct Need {
-    /// `None` is as many as there is room for.
+    /// `None` is as many as the descriptors allow.
     sessions: Option<usize>,
     handshakes: usize,
     unopened: usize,
-    /// Tunnels that a pool makes before it lets as many go.
+    /// Tunnels that a pool makes before it drops as many.
     making: usize,
     /// Second attempts at a far end that says nothing.
     second_attempts: usize,
@@ -79,14 +79,14 @@ impl Need {
         }
     }
 
-    /// Number of descriptors that it takes.
+    /// Returns the number of descriptors for it.
     fn descriptors(&self) -> u64 {
         let Self { sessions, handshakes, unopened, making, second_attempts, watched } = *self;
         let Some(sessions) = sessions else { return u64::MAX };
         let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
         let beside = count(handshakes + unopened + making + second_attempts + watched);
         let asked = RESERVED + count(sessions).saturating_mul(PER_SESSION) + beside;
-        // Strangers and unopened tunnels get theirs only as a part of all.
+        // Strangers and unopened tunnels get only a share of the total.
         asked.max(4 * count(handshakes)).max(8 * count(unopened))
     }
 }
@@ -98,9 +98,9 @@ impl Capacity {
         Need::of(options).descriptors()
     }
 
-    /// Capacity that `options` ask for, as far as `descriptors` allow. Strangers get at
-    /// most a quarter of them, and tunnels without a session an eighth, so that
-    /// they cannot take the sessions'.
+    /// Computes the capacity that `options` ask for, as far as `descriptors` allow. Strangers get
+    /// at most a quarter of them, and tunnels without a session an eighth, so that they cannot use
+    /// up those of sessions.
     ///
     /// # Errors
     /// [`TooFewDescriptors`].
@@ -120,7 +120,7 @@ impl Capacity {
         Ok(Self { sessions, handshakes, unopened, second_attempts, descriptors, lacking: 0 })
     }
 
-    /// Says what was asked for and cannot be met.
+    /// Warns about limits that cannot be met.
     pub fn warn_if_less_than(&self, options: &Options) {
         let Self { sessions, handshakes, unopened, descriptors, lacking, .. } = *self;
         let tunnel = options.name.as_deref();
@@ -186,7 +186,7 @@ mod tests {
     use crate::proto::{Padding, SuiteSet};
     use crate::secret::Secret;
 
-    /// As the command line has it without flags.
+    /// Options of a command line without flags.
     fn options(role: Role) -> Options {
         let unopened = if matches!(role, Role::Encrypt { .. }) { 0 } else { 256 };
         Options {
@@ -210,7 +210,7 @@ mod tests {
             proxy_to_target: None,
             heartbeat: None,
             idle_timeout: None,
-            remarks: vec![],
+            warnings: vec![],
         }
     }
 
@@ -241,7 +241,7 @@ mod tests {
         assert_eq!(few.sessions, 1023);
     }
 
-    /// A single target is looked at only where it is checked.
+    /// A single target is probed only where it has a check.
     #[test]
     fn targets_that_are_watched_take_descriptors() {
         let mut checked = decrypt(1);

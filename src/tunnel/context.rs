@@ -1,5 +1,5 @@
-//! State that all connections of a tunnel share: its frontend, and what it takes to call a
-//! far end or a target.
+//! State that all connections of a tunnel share: its frontend, and the settings of calls to far
+//! ends and targets.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::upstream::DialOptions;
 /// State that all connections of a tunnel share.
 pub(super) struct TunnelContext {
     pub(super) frontend: Arc<Frontend>,
-    /// Second attempts at a far end that says nothing.
+    /// Permits for second attempts at a silent far end.
     second_attempts: Arc<Semaphore>,
     pub(super) dial_options: DialOptions,
     /// Deadline of a dial, and separately of a handshake.
@@ -25,8 +25,8 @@ pub(super) struct TunnelContext {
 }
 
 impl TunnelContext {
-    /// For a tunnel that holds what `capacity` says. Slots, handshake slots and counts that
-    /// are held in `before` go on being held here.
+    /// Creates the state of a tunnel with the limits of `capacity`. Continues the slots, handshake
+    /// slots and counts that are in use in `before`.
     pub(super) fn new(
         options: &Options,
         capacity: Capacity,
@@ -48,7 +48,7 @@ impl TunnelContext {
         }
     }
 
-    /// Tasks and signals for handshakes that are not wanted any more.
+    /// Returns the tasks and signals for handshakes that are no longer needed.
     pub(super) fn background(&self) -> Background {
         Background {
             tasks: self.frontend.tasks.clone(),
@@ -59,7 +59,7 @@ impl TunnelContext {
     }
 }
 
-/// Settings of the frontend of a tunnel.
+/// Returns the settings of the frontend of a tunnel.
 fn frontend_options(options: &Options, capacity: Capacity) -> FrontendOptions {
     FrontendOptions {
         name: options.name.clone(),

@@ -30,13 +30,13 @@ use crate::proto::inbound::Event;
 use crate::proto::message::Open;
 use crate::reason::CloseReason;
 
-/// Longest time that a live dialer may wait before it says Open.
+/// Longest time that a live dialer may wait before it sends Open.
 pub(super) const UNOPENED: Duration = Duration::from_secs(60);
 
 /// State that the decrypt end needs beyond what both ends share.
 pub(super) struct DecryptEnd {
     pub(super) handshake: AcceptorHandshake,
-    /// Tunnels that may wait to be opened.
+    /// Slots of tunnels that wait to be opened.
     pub(super) unopened: Slots,
     pub(super) targets: Services,
 }
@@ -48,19 +48,19 @@ struct AuthenticatedConnection {
     authenticated: Authenticated,
 }
 
-/// A connection that failed to prove itself.
+/// A connection that did not prove itself.
 enum Stranger {
     /// It has ended.
     Ended,
-    /// The gate revoked its permit, and it gets the answer to those that are denied.
+    /// The gate revoked its permit; it is treated as denied.
     Revoked(Stream),
 }
 
 // === accept and handshake ===
 
 impl DecryptEnd {
-    /// Serves an accepted connection until it is proven live. Its session has a task of its
-    /// own: strangers are many, and need little room.
+    /// Serves an accepted connection until it is proven live. Its session runs in a separate task:
+    /// strangers are many, and must need little memory.
     pub(super) async fn serve(self: Arc<Self>, context: Arc<TunnelContext>, accepted: Accepted) {
         let Some(admitted) = context.frontend.admit(accepted).await else { return };
         let Admitted { stream, client, limits, arrival: _arrival, .. } = admitted;
@@ -88,7 +88,7 @@ impl DecryptEnd {
         let frontend = &context.frontend;
         match self.shake_hands(context, &mut sealed, &client, limits).await {
             Ok(authenticated) => {
-                // The proof of a client that was banned meanwhile forgives nothing.
+                // If the client was banned meanwhile, its proof clears no strikes.
                 if let (Some(gate), Some(peer), false) =
                     (&frontend.gate, client.peer, client.is_revoked())
                 {
@@ -115,7 +115,7 @@ impl DecryptEnd {
         }
     }
 
-    /// Shakes hands, as long as the handshake slot and the permit last.
+    /// Shakes hands, as long as the handshake slot and the permit are valid.
     async fn shake_hands(
         &self,
         context: &TunnelContext,
@@ -166,7 +166,7 @@ impl DecryptEnd {
         let AuthenticatedConnection { mut sealed, client, mut authenticated } = *connection;
         let open = match std::mem::replace(&mut authenticated.event, Event::Confirmed) {
             Event::Open(open) => Ok(open),
-            // Only what was opened is kept or drained: here revoked is over.
+            // Only opened sessions are kept or drained; an unopened one ends when revoked.
             _ => tokio::select! {
                 biased;
                 () = client.revoked() => Err(CloseReason::Revoked),
@@ -175,7 +175,7 @@ impl DecryptEnd {
                 () = context.frontend.stop.cancelled() => Err(CloseReason::Shutdown),
             },
         };
-        // The permit may have been revoked between the accept and the first word.
+        // The permit may have been revoked between the accept and the first record.
         let open = match open {
             Ok(_) if client.is_revoked() => Err(CloseReason::Revoked),
             open => open,
@@ -212,8 +212,8 @@ impl DecryptEnd {
     }
 }
 
-/// Logs the end of a tunnel that was never opened. A pool comes and goes without a line for
-/// each tunnel; a reason that ends a whole pool at once is counted.
+/// Logs the end of a tunnel that was never opened. The tunnels of a pool get no line each; a reason
+/// that ends a whole pool at once is counted.
 fn log_unopened(
     context: &TunnelContext,
     client: &AdmittedClient,

@@ -1,4 +1,4 @@
-//! Calling a far end: dialled, and shaken hands with.
+//! Calls a far end: dials it and shakes hands.
 //!
 //! ```text
 //!   dial -> message 1 ----------------------- message 2 -> session
@@ -6,15 +6,14 @@
 //!              +-> dial again -> message 1 of another clock -> ...
 //! ```
 //!
-//! An acceptor says nothing to a first message that it takes for a recording: of
-//! a clock that is off, or from before it began to remember. An honest dialer
-//! cannot tell that from a packet that is lost, and mends both in the same way: a
-//! second connection after a second of silence, with a fresh message and the other
-//! guess at the acceptor's clock. The first that is answered is used.
+//! An acceptor gives no answer to a first message that looks like a recording: one with a wrong
+//! clock, or from before it began to remember. An honest dialer cannot distinguish that from a lost
+//! packet, and handles both in the same way: after a second of silence it opens a second
+//! connection, with a fresh message and the other guess at the acceptor's clock. The first
+//! connection that is answered is used.
 //!
-//! A handshake that is not wanted any more is never dropped half-way, because the
-//! far end would take it for a stranger's: it goes on in the background, and the
-//! session is ended as one that is never opened.
+//! A handshake that is no longer needed is never dropped half-way, because the far end would count
+//! it as a stranger's: it finishes in the background, and its session ends without being opened.
 
 use std::io;
 use std::pin::{Pin, pin};
@@ -46,26 +45,26 @@ use crate::upstream::ConnectFailure;
 /// Silence before a second connection is made.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// Lead of the second guess over the first one, where there is no other: a
-/// message of before the start of an acceptor, or by a clock that is behind, gets no
-/// answer, and one that is a minute ahead does.
+/// Lead of the second guess over the first one, where nothing better is known: a message from
+/// before the start of an acceptor, or by a clock that is behind, gets no answer, and one that is a
+/// minute ahead does.
 const AHEAD_MS: u64 = 60_000;
 
-/// Clocks that are less apart are no two guesses.
+/// Clocks that differ by less count as one guess.
 const SAME_MS: u64 = 30_000;
 
-/// Second attempts under way in a tunnel: each takes a descriptor, and an end that
-/// hears nothing is no reason to run out of them.
+/// Highest number of second attempts at once in a tunnel: each takes a descriptor, and a silent far
+/// end must not exhaust them.
 pub(super) const SECOND_ATTEMPTS: usize = 64;
 
-/// Time that a handshake that is not wanted any more has to end once this end stops.
+/// Time for handshakes that are no longer needed to finish once this end stops.
 const LAST_HANDSHAKE: Duration = Duration::from_secs(1);
 
 /// The dialer's side of all handshakes with one far end.
 pub(super) struct DialerHandshake {
     config: HandshakeConfig,
-    /// The far end's clock, as far as it is known: only a first contact needs both
-    /// hosts' wall clocks to agree, also when the far end restarts later.
+    /// The far end's clock, as far as it is known: only the first contact needs both hosts' wall
+    /// clocks to agree, even if the far end restarts later.
     far_clock: Arc<FarClock>,
 }
 
@@ -73,18 +72,18 @@ pub(super) struct DialerHandshake {
 pub(super) struct Called {
     pub(super) stream: Stream,
     pub(super) session: Session,
-    /// Moment when the first connection was there.
+    /// Moment when the first connection was established.
     pub(super) dialled: Instant,
     /// The lead of the far end's clock over this host's, in milliseconds.
     pub(super) ahead_ms: i64,
 }
 
-/// Time that a call may take.
+/// Limits of the time of a call.
 #[derive(Clone, Copy)]
-pub(super) struct Patience {
+pub(super) struct CallLimits {
     /// Deadline of the first connection.
     pub(super) deadline: Instant,
-    /// From then on until the answer.
+    /// Longest time from then until the answer.
     pub(super) answer: Duration,
 }
 
@@ -93,17 +92,17 @@ pub(super) struct Patience {
 pub(super) enum CallError {
     /// There is no connection.
     Dial(DialError),
-    /// There is one and no answer to the handshake.
+    /// The handshake was not answered.
     Unanswered(Unanswered),
-    /// This host lacks randomness.
+    /// This host has no randomness.
     Local,
 }
 
-/// Tasks and signals for handshakes that are not wanted any more, which end in the background.
+/// Tasks and signals for handshakes that are no longer needed, which end in the background.
 #[derive(Clone)]
 pub(super) struct Background {
     pub(super) tasks: TaskTracker,
-    /// Second attempts that may be under way, first ones that they overtook included.
+    /// Permits for second attempts, including first attempts that they overtook.
     pub(super) second_attempts: Arc<Semaphore>,
     /// Ends them soon.
     pub(super) stop: CancellationToken,
@@ -111,19 +110,19 @@ pub(super) struct Background {
     pub(super) cut: CancellationToken,
 }
 
-/// The guesses at the far end's clock, in turn.
+/// Guess at the far end's clock.
 #[derive(Clone, Copy)]
 enum Guess {
     First,
     Second,
 }
 
-/// A handshake under way; dropped, it goes on in the background.
+/// A running handshake; when dropped, it continues in the background.
 struct Handshake {
     /// `None` when it is done.
     rest: Option<Rest>,
     background: Background,
-    /// The leave for a second attempt, which both attempts of a call have in common.
+    /// The permit for a second attempt, shared by both attempts of a call.
     pair: Option<Arc<OwnedSemaphorePermit>>,
 }
 
@@ -144,8 +143,8 @@ struct Opening<'a> {
     far_clock: &'a FarClock,
 }
 
-/// Bytes of a far end that has not answered yet.
-struct Heard {
+/// Bytes received from a far end that has not answered yet.
+struct ReceivedBytes {
     message2: Message,
     got: usize,
 }
@@ -157,33 +156,33 @@ impl DialerHandshake {
         Self { config, far_clock: Arc::new(FarClock::unknown()) }
     }
 
-    /// On other config, with the same far end.
+    /// Creates the dialer of a successor: another config, the same far end.
     pub(super) fn succeeding(config: HandshakeConfig, before: &Self) -> Self {
         Self { config, far_clock: Arc::clone(&before.far_clock) }
     }
 
-    /// The public names of the keys, in order.
+    /// Returns the public names of the keys, in order.
     pub(super) fn key_ids(&self) -> Vec<KeyId> {
         self.config.key_ids()
     }
 
-    /// Dials with `dial`, which is given its deadline, and shakes hands.
+    /// Dials with `dial`, which gets the deadline as its argument, and shakes hands.
     ///
     /// # Errors
-    /// [`CallError`]; of two connections that failed it is the first one's, unless that
-    /// heard nothing at all.
+    /// [`CallError`]; if both connections failed it is the error of the first, unless the first
+    /// received nothing.
     pub(super) async fn call<F>(
         &self,
         dial: impl Fn(Instant) -> F,
-        patience: Patience,
+        limits: CallLimits,
         background: &Background,
     ) -> Result<Called, CallError>
     where
         F: Future<Output = Result<Stream, DialError>>,
     {
-        let stream = dial(patience.deadline).await?;
+        let stream = dial(limits.deadline).await?;
         let dialled = Instant::now();
-        let deadline = dialled + patience.answer;
+        let deadline = dialled + limits.answer;
         let begin = |stream, guess| -> Result<Handshake, CallError> {
             let rest = Some(self.shake_hands(stream, guess, deadline)?);
             Ok(Handshake { rest, background: background.clone(), pair: None })
@@ -192,7 +191,7 @@ impl DialerHandshake {
         let early = tokio::select! {
             biased;
             shaken = &mut first => Some(shaken),
-            () = sleep(SILENCE.min(patience.answer / 2)) => None,
+            () = sleep(SILENCE.min(limits.answer / 2)) => None,
         };
         let Shaken { stream, session, ahead_ms } = match early {
             Some(shaken) => shaken?,
@@ -213,7 +212,7 @@ impl DialerHandshake {
         Ok(Called { stream, session, dialled, ahead_ms })
     }
 
-    /// A handshake, which ends at `deadline`.
+    /// Starts a handshake, which ends at `deadline`.
     fn shake_hands(
         &self,
         stream: Stream,
@@ -229,7 +228,7 @@ impl DialerHandshake {
         let far_clock = Arc::clone(&self.far_clock);
         Ok(Box::pin(async move {
             let began = Instant::now();
-            let mut heard = Heard { message2: [0; MESSAGE_LEN], got: 0 };
+            let mut heard = ReceivedBytes { message2: [0; MESSAGE_LEN], got: 0 };
             let opening = Opening { dialer, message1, far_clock: &far_clock };
             let shaken = timeout_at(deadline, finish(stream, opening, &mut heard)).await;
             let end = match shaken {
@@ -242,8 +241,8 @@ impl DialerHandshake {
         }))
     }
 
-    /// A guess at the far end's clock. What was learnt of it is never forgotten for a
-    /// handshake that failed, which proves nothing: every host on the way can cause that.
+    /// Returns a guess at the far end's clock. A failed handshake never discards what was learnt,
+    /// because it proves nothing: every host on the path can cause one.
     fn clock_ms(&self, guess: Guess) -> u64 {
         let own_ms = Clock::start().now_ms();
         let first_ms = self.far_clock.now_ms().unwrap_or(own_ms);
@@ -257,7 +256,7 @@ impl DialerHandshake {
     }
 }
 
-/// The handshake that is answered first; where none is, the more telling error.
+/// Returns the handshake that is answered first; if none is, the more informative error.
 async fn first_answered(
     mut first: Handshake,
     second: impl Future<Output = Result<Shaken, CallError>>,
@@ -294,7 +293,7 @@ async fn first_answered(
 async fn finish(
     mut stream: Stream,
     Opening { dialer, message1, far_clock }: Opening<'_>,
-    heard: &mut Heard,
+    heard: &mut ReceivedBytes,
 ) -> io::Result<Shaken> {
     let asked_ms = ms_since_boot();
     let own_ms = Clock::start().now_ms();
@@ -308,10 +307,14 @@ async fn finish(
     Ok(Shaken { stream, session, ahead_ms })
 }
 
-async fn exchange(stream: &mut Stream, message1: &Message, heard: &mut Heard) -> io::Result<()> {
+async fn exchange(
+    stream: &mut Stream,
+    message1: &Message,
+    heard: &mut ReceivedBytes,
+) -> io::Result<()> {
     let said = stream.write_all(message1).await;
     while heard.got < MESSAGE_LEN {
-        // What it said before it hung up tells more than that it did.
+        // The bytes before the end say more than the end itself.
         match stream.read(&mut heard.message2[heard.got..]).await? {
             0 => return said.and_then(|()| Err(io::ErrorKind::UnexpectedEof.into())),
             got => heard.got += got,
@@ -334,8 +337,8 @@ impl Default for Background {
 }
 
 impl Background {
-    /// Waits for a moment until all have come to their end: what is broken off looks
-    /// like a stranger's to the far end.
+    /// Waits briefly until all have finished: a handshake that is cut short counts as a stranger's
+    /// at the far end.
     pub(super) async fn finish(self) {
         self.tasks.close();
         self.stop.cancel();
@@ -386,7 +389,7 @@ impl Future for Handshake {
 
 impl Drop for Handshake {
     fn drop(&mut self) {
-        // Without a runtime the process is at its end.
+        // Without a runtime the process is ending.
         let (Some(rest), Ok(runtime)) = (self.rest.take(), Handle::try_current()) else { return };
         let Background { tasks, stop, cut, .. } = self.background.clone();
         let pair = self.pair.take();

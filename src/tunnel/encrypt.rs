@@ -28,20 +28,20 @@ use crate::proto::message::Open;
 use crate::reason::CloseReason;
 use crate::upstream::{AllFailed, ConnectFailure, Targets};
 
-/// Time that a lazy end waits for a client's first byte: a service that speaks first does so
-/// that much later.
+/// Time that a lazy end waits for a client's first byte: it delays a service that speaks first by
+/// as much.
 const LAZY: Duration = Duration::from_secs(1);
 
-/// Detail in the log of a client that had to go before there was a tunnel.
+/// Detail in the log of a client that was ended before there was a tunnel.
 pub(super) const NOT_ANSWERED: &str = "before the far end answered";
 
 /// State that the encrypt end needs beyond what both ends share.
 pub(super) struct EncryptEnd {
-    /// One for each far end: their clocks differ.
+    /// One for each far end, because their clocks differ.
     pub(super) dialers: Vec<DialerHandshake>,
     pub(super) far_ends: Arc<Targets>,
     pub(super) service: ServiceName,
-    /// The service is asked for only once the client said something, or was silent for
+    /// The service is asked for only once the client has sent something, or was silent for
     /// [`LAZY`].
     pub(super) is_lazy: bool,
     pub(super) pool: Pool,
@@ -51,11 +51,11 @@ pub(super) struct EncryptEnd {
 pub(super) struct WaitingClient<'a> {
     pub(super) stream: &'a Stream,
     pub(super) client: &'a AdmittedClient,
-    /// Ready when it has to go.
+    /// Ready when it has to end.
     pub(super) termination: &'a mut Termination,
 }
 
-/// A tunnel to one of the far ends, on which nothing was said yet.
+/// A tunnel to one of the far ends, with no record sent yet.
 pub(super) struct Established {
     pub(super) far_end: usize,
     pub(super) stream: Stream,
@@ -93,8 +93,8 @@ impl EncryptEnd {
         }
     }
 
-    /// Opens a tunnel for one admitted client, which is set to see a reset unless it
-    /// ends well. `None` when that cannot be; the log was told.
+    /// Opens a tunnel for one admitted client, which will see a reset unless it ends cleanly.
+    /// `None` on failure, which is logged.
     async fn open(
         self: &Arc<Self>,
         context: &TunnelContext,
@@ -163,7 +163,7 @@ impl EncryptEnd {
         AnswerDeadline { due, on_dead: Box::new(on_dead) }
     }
 
-    /// The dialer's side of the far end of this name, if there is one.
+    /// Returns the dialer of the far end of this name, if there is one.
     pub(super) fn dialer_of(&self, name: &str) -> Option<&DialerHandshake> {
         let place = (0..self.far_ends.count()).find(|&i| *self.far_ends.at(i).name == *name)?;
         self.dialers.get(place)
@@ -215,10 +215,10 @@ impl EncryptEnd {
         Warm::confirm(far_end, stream, session).await.map_err(reset_reasons::failure)
     }
 
-    /// Finds out whether a far end works, by a tunnel to it that is never opened.
+    /// Probes a far end with a tunnel that is never opened.
     ///
     /// # Errors
-    /// [`ConnectFailure`] when it does not.
+    /// [`ConnectFailure`] when it does not work.
     pub(super) async fn look_at(
         &self,
         far_end: usize,
@@ -232,8 +232,8 @@ impl EncryptEnd {
         Ok(())
     }
 
-    /// Dials the far ends and shakes hands, for a client if there is one: a deadline for each.
-    /// `last` is the one that is tried after all others that are not down.
+    /// Dials the far ends and shakes hands, for a client if there is one, with a deadline for each.
+    /// `last` is the one to try after all others that are not down.
     pub(super) async fn establish(
         &self,
         context: &TunnelContext,
@@ -245,7 +245,7 @@ impl EncryptEnd {
         reached.map(|(_, established)| established)
     }
 
-    /// With clients in mind: this is what they wait for, and what is timed.
+    /// Establishes a tunnel to one far end, and measures the time, which clients wait for.
     async fn establish_to(
         &self,
         far_end: usize,
@@ -258,8 +258,8 @@ impl EncryptEnd {
         Ok(Established { far_end, stream: called.stream, session: called.session })
     }
 
-    /// Dials one far end and shakes hands. `dialled` is called for each connection that is
-    /// there, with the moment when its dial began.
+    /// Dials one far end and shakes hands. `dialled` is called for each connection that is made,
+    /// with the start time of its dial.
     async fn call(
         &self,
         far_end: usize,
@@ -267,7 +267,7 @@ impl EncryptEnd {
         dialled: impl Fn(Instant),
     ) -> Result<Called, ConnectFailure> {
         let Call { context, client, deadline } = call;
-        // Until the far end has answered it may turn out to be this one.
+        // Until the far end has answered it may turn out to be this very tunnel.
         let calls = Mutex::new(vec![]);
         let dial = async |deadline| {
             let began = Instant::now();
@@ -277,13 +277,13 @@ impl EncryptEnd {
             calls.lock().unwrap_or_else(PoisonError::into_inner).extend(call);
             Ok(stream)
         };
-        let patience = Patience { deadline, answer: context.timeout };
-        let called = self.dialers[far_end].call(dial, patience, &context.background()).await;
+        let limits = CallLimits { deadline, answer: context.timeout };
+        let called = self.dialers[far_end].call(dial, limits, &context.background()).await;
         called.map_err(ConnectFailure::from)
     }
 }
 
-/// A call of a far end.
+/// Parameters of a call to a far end.
 #[derive(Clone, Copy)]
 struct Call<'a> {
     context: &'a TunnelContext,

@@ -1,17 +1,17 @@
-//! Protocol of a program that is not a knockpipe, by the first bytes that it sends.
+//! Guesses the protocol of a program that is not a knockpipe by its first bytes.
 //!
-//! For the operator that pointed one end at the wrong port. A guess and no more: it
-//! decides nothing, and none of the bytes are passed on. A sealed handshake begins
-//! with random bytes, which look like one of these once in millions of times.
+//! For operators who pointed one end at the wrong port. It is only a guess: it decides nothing, and
+//! none of the bytes are passed on. A sealed handshake begins with random bytes, which look like
+//! one of these once in millions of times.
 
 use std::fmt;
 
-/// The protocol that first bytes look like.
+/// Protocol that first bytes look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Speech {
     /// MySQL's or MariaDB's own protocol.
     Mysql,
-    /// RESP: Redis, and what speaks like it.
+    /// RESP: Redis and compatible servers.
     Redis,
     /// HTTP, versions 1 and 2.
     Http,
@@ -29,7 +29,7 @@ pub(super) enum Speech {
     Text,
 }
 
-/// Bytes of unknown text that make it text: random ones look so once in 2^22 times.
+/// Printable bytes that are needed to call them text: random bytes qualify once in 2^22 times.
 const TEXT: usize = 16;
 
 /// The beginnings of servers.
@@ -73,7 +73,7 @@ const CLIENTS: [(&[u8], Speech); 19] = [
 ];
 
 impl Speech {
-    /// Names the protocol of a server by what it said; `None` for none that is known.
+    /// Names the protocol of a server by its first bytes; `None` for an unknown one.
     pub(super) fn of_server(bytes: &[u8]) -> Option<Self> {
         let begins = |(start, _): &&(&[u8], Self)| bytes.starts_with(start);
         if let Some((_, speech)) = SERVERS.iter().find(begins) {
@@ -93,7 +93,7 @@ impl Speech {
         }
     }
 
-    /// The same of a client.
+    /// Names the protocol of a client by its first bytes; `None` for an unknown one.
     pub(super) fn of_client(bytes: &[u8]) -> Option<Self> {
         let begins = |(start, _): &&(&[u8], Self)| bytes.starts_with(start);
         if let Some((_, speech)) = CLIENTS.iter().find(begins) {
@@ -127,7 +127,7 @@ fn is_array(rest: &[u8]) -> bool {
 }
 
 impl Speech {
-    /// Its name for people.
+    /// Returns its name for people.
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Mysql => "MySQL or MariaDB",
@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn servers_are_told_apart_by_their_first_words() {
+    fn servers_are_distinguished_by_their_first_bytes() {
         let cases: [(&[u8], Speech); 17] = [
             (b"J\0\0\0\x0a8.0.36\0", Speech::Mysql),
             (b"Z\0\0\0\x0a5.5.5-10.11.6-MariaDB", Speech::Mysql),
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_are_told_apart_by_their_first_words() {
+    fn clients_are_distinguished_by_their_first_bytes() {
         let cases: [(&[u8], Speech); 12] = [
             (b"*1\r\n$4\r\nPING\r\n", Speech::Redis),
             (b"*12\r\n$4\r\n", Speech::Redis),

@@ -1,10 +1,9 @@
 //! The handshake over a socket: the answers of the acceptor, and the records of both ends
 //! before their session is relayed. The dialer's messages are in `dial_far_end.rs`.
 //!
-//! The acceptor is silent to everything that is not a fresh message 1 under one
-//! of its keys: it reads and discards until the deadline, so that a prober sees
-//! the same whatever it sent, and whether or not it ended its direction. It keeps
-//! no buffer for a stranger.
+//! The acceptor answers nothing but a fresh message 1 under one of its keys: otherwise it reads and
+//! discards until the deadline, so that a prober sees the same behaviour for all input, whether or
+//! not it ended its direction. It keeps no buffer for a stranger.
 
 use std::future::poll_fn;
 use std::io;
@@ -39,17 +38,17 @@ use crate::reason::CloseReason;
 /// Settings of a handshake, at both ends.
 #[derive(Clone)]
 pub(super) struct HandshakeConfig {
-    /// The first dials, all are accepted.
+    /// Keys: the first is used to dial, all are accepted.
     pub(super) keys: KeyRing,
-    /// The suites that may be used.
+    /// Permitted suites.
     pub(super) suites: SuiteSet,
-    /// The block to pad to.
+    /// Block size of the padding.
     pub(super) padding: Padding,
-    /// Interval of signs of life.
+    /// Interval of heartbeats.
     pub(super) heartbeat: Option<Heartbeat>,
 }
 
-/// The acceptor's side of all handshakes.
+/// The acceptor's side of handshakes.
 pub(super) struct AcceptorHandshake {
     config: HandshakeConfig,
     memory: Arc<ReplayState>,
@@ -59,17 +58,17 @@ pub(super) struct AcceptorHandshake {
 #[derive(Clone, Copy)]
 pub(super) struct HandshakeFailure {
     pub(super) reason: CloseReason,
-    /// It sent something.
+    /// The peer sent something.
     spoke: bool,
-    /// The protocol that this looks like, where it is no handshake.
+    /// The protocol that the bytes look like, if they are no handshake.
     speech: Option<Speech>,
-    /// It ended the handshake itself, in place of going on.
+    /// The peer ended the handshake.
     hung_up: bool,
-    /// This end has ended it, since it stops.
+    /// This end has ended it, because it stops.
     pub(super) is_cut: bool,
 }
 
-/// Reason why a handshake does not go on; the failure has the close reason.
+/// Reason why a handshake stops; the failure has the close reason.
 enum Unmet {
     /// There is nothing to answer.
     Refused,
@@ -77,11 +76,11 @@ enum Unmet {
     Gone,
 }
 
-/// A dialer that is proven live, and the first thing it said.
+/// A dialer that is proven live, and its first record.
 pub(super) struct Authenticated {
     pub(super) session: Session,
     pub(super) event: Event,
-    /// Bytes that were read behind the first record.
+    /// Bytes that were read after the first record.
     pub(super) already_read: Vec<u8>,
 }
 
@@ -95,9 +94,9 @@ impl From<CloseReason> for HandshakeFailure {
 
 impl HandshakeFailure {
     /// Returns true when it counts against the address. A peer that hangs up without a byte is a
-    /// health check, or a dial that was given up: keys are not tried that way. Nor does one count
-    /// that hangs up after an answer, which only a right and fresh message gets, or that is
-    /// cut off because this end stops.
+    /// health check or an abandoned dial: keys are not tried that way. A peer that hangs up after
+    /// an answer does not count either, as only a correct and fresh message gets one; nor does one
+    /// that is cut because this end stops.
     pub(super) fn is_fault(self) -> bool {
         match self.reason {
             _ if self.is_cut => false,
@@ -105,19 +104,20 @@ impl HandshakeFailure {
             | CloseReason::ClockSkew
             | CloseReason::Replayed
             | CloseReason::NoCommonSuite => self.spoke || !self.hung_up,
-            // Only in a flood, and to the source with most slots: no health check is that many.
+            // Evictions happen only in a flood, to the source with most slots: no health check
+            // makes so many.
             CloseReason::Evicted => true,
             CloseReason::Unconfirmed => !self.hung_up,
             _ => false,
         }
     }
 
-    /// Returns true when the peer came and left without a byte.
+    /// Returns true when the peer left without sending a byte.
     pub(super) fn is_nothing(self) -> bool {
         self.hung_up && !self.spoke && !self.is_cut
     }
 
-    /// The protocol that a peer spoke in place of a handshake, as the log calls it.
+    /// Returns the log's name of the protocol that a peer spoke instead of a handshake.
     pub(super) fn speech(self) -> Option<&'static str> {
         let speech = self.speech.filter(|_| self.reason == CloseReason::HandshakeFailed)?;
         Some(match speech {
@@ -153,7 +153,7 @@ impl HandshakeFailure {
 // === impl HandshakeConfig ===
 
 impl HandshakeConfig {
-    /// Settings with those of the suites that this machine has.
+    /// Creates settings with those of the suites that this machine supports.
     pub(super) fn of(
         keys: KeyRing,
         suites: SuiteSet,
@@ -163,7 +163,7 @@ impl HandshakeConfig {
         Self { keys, suites: suites.and(suites_of_this_machine()), padding, heartbeat }
     }
 
-    /// The public names of the keys, in order.
+    /// Returns the public names of the keys, in order.
     pub(super) fn key_ids(&self) -> Vec<KeyId> {
         self.keys.iter().map(Key::id).collect()
     }
@@ -176,15 +176,15 @@ impl AcceptorHandshake {
         Self { config, memory }
     }
 
-    /// The public names of the keys, in order.
+    /// Returns the public names of the keys, in order.
     pub(super) fn key_ids(&self) -> Vec<KeyId> {
         self.config.key_ids()
     }
 
-    /// Shakes hands as the acceptor. Where that fails it goes on reading, until the
-    /// connection breaks; the caller sets the deadline. `failure` always holds the failure that
-    /// it would be if it ended now. `is_authentic` is called for a first message that is
-    /// authentic and fresh, before it is answered, and may refuse that.
+    /// Shakes hands as the acceptor. After a failure it keeps reading until the connection breaks;
+    /// the caller sets the deadline. `failure` always holds the failure to report if the handshake
+    /// ended now. `is_authentic` is called for a first message that is authentic and fresh, before
+    /// it is answered, and may refuse that.
     pub(super) async fn accept_handshake(
         &self,
         stream: &mut Stream,
@@ -199,7 +199,7 @@ impl AcceptorHandshake {
         None
     }
 
-    /// Shakes hands, and ends where that fails.
+    /// Shakes hands, and returns at the first failure.
     async fn try_handshake(
         &self,
         stream: &mut Stream,
@@ -234,7 +234,7 @@ impl AcceptorHandshake {
                 Err(Unread::Refused(_)) => return Err(Unmet::Refused),
             };
             got += failure.of_read(stream.read(&mut message1[got..got + needed]).await)?;
-            // Noted now, because nothing of it is kept.
+            // Classified now, because none of the bytes are kept.
             failure.speech = Speech::of_client(&message1[..got]);
         }
     }
@@ -261,7 +261,7 @@ impl AcceptorHandshake {
     }
 }
 
-/// Reads until the first record is there, and opens it.
+/// Reads until the first record is complete, and opens it.
 async fn confirm(
     mut unconfirmed: Unconfirmed,
     stream: &mut Stream,
@@ -281,8 +281,8 @@ async fn confirm(
     }
 }
 
-/// Waits for the next event of a session that is not relayed yet. `already_read` holds
-/// the bytes that were read and not opened, before and after.
+/// Waits for the next event of a session that is not relayed yet. `already_read` holds the bytes
+/// that were read and not opened, before and after the call.
 ///
 /// # Errors
 /// The reason that ends the connection.
@@ -294,7 +294,7 @@ pub(super) async fn next_event(
     poll_fn(|cx| poll_event(cx, stream, session, already_read)).await
 }
 
-/// As [`next_event`]. Nothing is lost when it is not asked again.
+/// Polls for the same as [`next_event`]. Nothing is lost when it is not polled again.
 pub(super) fn poll_event(
     cx: &mut Context<'_>,
     stream: &mut Stream,
@@ -317,7 +317,7 @@ pub(super) fn poll_event(
     }
 }
 
-/// Asks for the target.
+/// Sends Open.
 ///
 /// # Errors
 /// [`CloseReason::PeerLost`] when the far end is gone.
@@ -331,10 +331,10 @@ pub(super) async fn say_open(
     stream.write_all(&record).await.map_err(|_| CloseReason::PeerLost)
 }
 
-/// Waits until the far end has its target. `already_read` as for [`next_event`].
+/// Waits until the far end has connected its target. `already_read` as for [`next_event`].
 ///
 /// # Errors
-/// The reason why it has none.
+/// The reason why it could not.
 pub(super) async fn await_opened(
     stream: &mut Stream,
     session: &mut Session,
@@ -344,7 +344,7 @@ pub(super) async fn await_opened(
         match next_event(stream, session, already_read).await? {
             Event::Opened => return Ok(()),
             Event::Reset(reason) => return Err(from_remote(reason)),
-            // A sign of life from one that waits for its target.
+            // A heartbeat of a far end that waits for its target.
             Event::Data(_) => {}
             _ => return Err(CloseReason::ProtocolError),
         }

@@ -1,5 +1,5 @@
-//! Signs of life: looks at the live sessions of a process again and again, as long as any of
-//! them count, and wakes the tasks of those for which something is due.
+//! Heartbeats: checks the live sessions of a process at intervals, as long as any of them use
+//! heartbeats, and wakes the tasks of those for which something is due.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -15,14 +15,14 @@ use crate::proto::Session;
 use crate::proto::heartbeat::{Heartbeat, Heartbeats};
 use crate::tasks::restarting;
 
-/// Interval at which it is checked whether a peer has answered that was in doubt.
+/// Interval at which a peer that is being probed is checked for an answer.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// The moment when an acceptor that still waits for its target says first that it is at
-/// work: a dialer that kept the tunnel warm does not know whether Open has arrived.
+/// Delay of the first heartbeat of an acceptor that waits for its target: a dialer that kept the
+/// tunnel warm does not know whether Open has arrived.
 pub(super) const AT_WORK: Duration = Duration::from_millis(200);
 
-/// Makes sure that a session is looked at. One task does that for all of them.
+/// Makes sure that a session is checked. One task does that for all sessions.
 pub(super) fn look_after(live: &LiveSession) {
     if let Some(sessions) = live.needs_a_looker() {
         tokio::spawn(restarting("signs of life", move || look(Arc::clone(&sessions))));
@@ -42,8 +42,8 @@ async fn look(sessions: Arc<Sessions>) {
     }
 }
 
-/// Gives signs of life on a session that waits for its target, for ever. What the
-/// system does not take at once is in `unsent`, and goes before anything else.
+/// Sends heartbeats on a session that waits for its target, until dropped. Bytes that the system
+/// does not take at once are in `unsent`, and must be sent before anything else.
 pub(super) async fn keep_beating(
     sealed: &Stream,
     session: &mut Session,
@@ -62,15 +62,15 @@ pub(super) async fn keep_beating(
         if unsent.is_empty() && session.outbound.beat(unsent).is_err() {
             return std::future::pending().await;
         }
-        // An error is one for the relay, which meets it again.
+        // The relay will meet the error again and handle it.
         if let Ok(written) = sealed.try_write(unsent) {
             unsent.drain(..written);
         }
     }
 }
 
-/// Resolves when a sign of life is due. In flight it would put off that a peer is found
-/// vanished that is in doubt.
+/// Resolves when a heartbeat is due. None is sent while the peer is being probed: data in flight
+/// would delay the detection of a vanished peer.
 async fn is_due(heartbeat: Heartbeat, is_in_doubt: impl Fn() -> bool) {
     sleep(patience(heartbeat.time())).await;
     while is_in_doubt() {

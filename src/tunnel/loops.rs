@@ -1,8 +1,8 @@
-//! Connections that come back to the tunnel they came from, noticed while it serves.
+//! Detects connections that come back to the tunnel they came from, while it serves.
 //!
-//! `src/cli/loops.rs` refuses what one command line or one file tells. Names that change,
-//! sockets that a manager gives and other processes are seen here only. Without this one
-//! client of such a ring would go round until all sessions are taken.
+//! `src/cli/loops.rs` refuses rings that are visible in one command line or one file. Names that
+//! change, sockets that a service manager hands over and other processes are seen only here.
+//! Without this a single client of such a ring would go round until all sessions are taken.
 //!
 //! ```text
 //!   encrypt end  its own calls under way, by both of their addresses: exact
@@ -25,18 +25,17 @@ use crate::net::Stream;
 use crate::reason::CloseReason;
 use crate::upstream::{ConnectFailure, TargetsId};
 
-/// Calls that are followed from one to the one that it is made for: more tunnels in
-/// tunnels than any process has.
+/// Longest chain of calls that is followed: more nested tunnels than any process has.
 const CALLS: usize = 16;
 
-/// Passages in a row that are a ring. One alone is chance: a client's port and ours can be
-/// the same number, since connections to different places may share one. Where clients,
-/// ends and targets are all on one host, and thousands of connections come at once, even
-/// several in a row are.
+/// Passages in a row that make a ring. A single one may be chance: a client's port and ours can be
+/// the same number, since connections to different places may share one. Where clients, ends and
+/// targets are all on one host, and thousands of connections come at once, even several in a row
+/// are.
 const PASSAGES: usize = 16;
 
-/// The time after a dial in which a ring comes back; a client that has the same port by chance
-/// came mostly at another time.
+/// Time after a dial in which a ring comes back; a client with the same port by chance mostly came
+/// at another time.
 const SOON: Duration = Duration::from_secs(5);
 
 const REMEDY: &str =
@@ -45,18 +44,18 @@ const REMEDY: &str =
 static CALLS_NOW: LazyLock<Mutex<HashMap<Pair, Call>>> = LazyLock::new(Mutex::default);
 static PASSAGES_NOW: LazyLock<Mutex<HashMap<LocalEnd, Passage>>> = LazyLock::new(Mutex::default);
 
-/// Both addresses of a TCP connection, which are those of no other at the same time.
+/// Both addresses of a TCP connection, which no other has at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Pair {
     dialer: SocketAddr,
     listener: SocketAddr,
 }
 
-/// A connection to a far end that did not answer the handshake yet.
+/// A connection to a far end that has not answered the handshake yet.
 struct Call {
     serial: u64,
     by: TargetsId,
-    /// The client's, where there is one with an address.
+    /// Addresses of the client's connection, if it has any.
     made_for: Option<Pair>,
 }
 
@@ -78,35 +77,33 @@ struct Passage {
     dialled: Instant,
 }
 
-/// A call is under way as long as this is.
+/// Keeps a call registered until it is dropped.
 pub(super) struct CallGuard {
     pair: Pair,
     serial: u64,
 }
 
-/// A session goes on as long as this does.
+/// Keeps a session registered until it is dropped.
 pub(super) struct PassageGuard {
     exit: LocalEnd,
     serial: u64,
 }
 
-/// A client that a decrypt end was asked to serve, under an address of which something
-/// can be told here.
+/// A client of a decrypt end, with an address that is meaningful on this host.
 #[derive(Clone, Copy)]
 pub(super) struct Announced {
     client: SocketAddr,
     asked: Instant,
 }
 
-/// An entry with a number of its own, so that none is taken out that another has
-/// entered in its place.
+/// An entry with a unique number, so that a guard never removes an entry that has replaced its own.
 trait Entry {
     fn serial(&self) -> u64;
 }
 
 // === encrypt end ===
 
-/// Notes a call until the guard is dropped; `None` over a unix socket.
+/// Registers a call until the guard is dropped; `None` over a unix socket.
 pub(super) fn calls(
     by: TargetsId,
     dialled: &Stream,
@@ -119,7 +116,7 @@ pub(super) fn calls(
     Some(CallGuard { pair, serial })
 }
 
-/// Refuses a client that is a call of the very tunnel that it came to.
+/// Refuses a client that is a call of the very tunnel that accepted it.
 ///
 /// # Errors
 /// The reason for the log.
@@ -131,7 +128,7 @@ pub(super) fn refuse_own_call(by: TargetsId, accepted: &Stream) -> Result<(), Co
     Ok(())
 }
 
-/// Returns true when a call was made by this tunnel, itself or by way of others.
+/// Returns true when a call was made by this tunnel, directly or through others.
 fn is_made_by(calls: &HashMap<Pair, Call>, pair: Pair, by: TargetsId) -> bool {
     let first = calls.get(&pair);
     let next = |call: &&Call| calls.get(&call.made_for?);
@@ -140,7 +137,7 @@ fn is_made_by(calls: &HashMap<Pair, Call>, pair: Pair, by: TargetsId) -> bool {
 
 // === decrypt end ===
 
-/// Refuses a client that came here many times through this service.
+/// Refuses a client that has passed through this service many times.
 ///
 /// # Errors
 /// The reason for the log.
@@ -151,8 +148,8 @@ pub(super) fn refuse_ring(of: TargetsId, announced: Announced) -> Result<(), Con
     Ok(())
 }
 
-/// Notes a session, from `dialled` on, until the guard is dropped. In a ring a client's
-/// address is one that targets are dialled from, so that others need not be noted.
+/// Registers a session, from `dialled` on, until the guard is dropped. In a ring the client's
+/// address is one that targets are dialled from, so sessions of other clients need no entry.
 pub(super) fn passes(
     of: TargetsId,
     announced: Announced,
@@ -194,7 +191,7 @@ impl Pair {
 }
 
 impl Announced {
-    /// `None` where the address is of no use: 127.0.0.1 of another host is not ours.
+    /// Returns `None` where the address says nothing: 127.0.0.1 of another host is not ours.
     pub(super) fn new(client: ClientAddr, sealed: &Stream) -> Option<Self> {
         let client = plain(client)?;
         let is_ours = !client.ip().is_loopback() || comes_from_this_host(sealed);
@@ -237,7 +234,7 @@ fn serial() -> u64 {
     NEXT.fetch_add(1, Relaxed)
 }
 
-/// Without the zone, which the two sides of a connection need not agree on.
+/// Returns the address without the zone, on which the two sides of a connection may differ.
 fn plain(address: ClientAddr) -> Option<SocketAddr> {
     match address {
         ClientAddr::Ip(address) => Some(SocketAddr::new(address.ip(), address.port())),
@@ -245,7 +242,8 @@ fn plain(address: ClientAddr) -> Option<SocketAddr> {
     }
 }
 
-/// A host that connects to an address of its own does it from that one, or from loopback.
+/// Returns true for a connection from this host: one to an address of its own comes from that
+/// address, or from loopback.
 fn comes_from_this_host(sealed: &Stream) -> bool {
     match (plain(sealed.remote()), plain(sealed.local())) {
         (Some(remote), Some(local)) => remote.ip().is_loopback() || remote.ip() == local.ip(),
@@ -298,8 +296,8 @@ mod tests {
         assert!(!is_made_by(&calls, pair(1, 10), TargetsId(3)));
     }
 
-    /// Sessions from port `n` on to `n + 1`, each a `pause` after the one before, and what
-    /// the next one is asked.
+    /// Returns sessions from port `n` to `n + 1`, each a `pause` after the one before, and the
+    /// client of the next one.
     fn row(length: usize, pause: Duration) -> (HashMap<LocalEnd, Passage>, Announced) {
         let mut passages = HashMap::new();
         let mut now = Instant::now();
@@ -336,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_takes_out_what_another_entered() {
+    fn a_guard_removes_only_its_own_entry() {
         let mut calls = HashMap::from([(pair(1, 10), call(1, None))]);
         remove(&mut calls, pair(1, 10), 7);
         assert_eq!(calls.len(), 1);

@@ -1,9 +1,9 @@
 //! Tunnels: the life of a connection from its admission to its close reason.
 //!
 //! ```text
-//!   build      from options to a tunnel that can serve
-//!   serve      a tunnel: its background tasks, and the ways to end it
-//!   context    state that all its connections share: frontend, dial options
+//!   build      makes a tunnel from its options
+//!   serve      a running tunnel: its background tasks, and the ways to end it
+//!   context    state that all its connections share: frontend, call settings
 //!   capacity   numbers that its descriptors are enough for
 //!   encrypt    plain in:  admit, dial the far end, shake hands, Open       -> session
 //!   decrypt    sealed in: admit, shake hands, proven live                  -> open_target
@@ -63,7 +63,7 @@ mod warm_or_new;
 
 pub use build::Prepared;
 pub use capacity::{Capacity, TooFewDescriptors, takes_many};
-pub use options::{Limits, Options, PipeOptions, Remark, Role};
+pub use options::{ConfigWarning, Limits, Options, PipeOptions, Role};
 pub use pool_state::PoolLevel;
 pub use replay_state::ReplayState;
 pub use serve::Tunnel;

@@ -1,7 +1,7 @@
 //! One direction of a relay: records in, plain bytes out.
 //!
-//! Records are opened where they were read, and their data goes out from there
-//! in one vectored write. A buffer is held only while bytes are there.
+//! Records are opened in the buffer that they were read into, and their data is sent from there in
+//! one vectored write. A buffer is held only while it contains bytes.
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -25,21 +25,21 @@ const MAX_PIECES: usize = LARGE_RECORDS;
 
 /// The receiving direction of a relay.
 pub(super) struct OpenPump<'t> {
-    /// Bytes that were read, as long as some are not written yet. Apart from the
-    /// rest, because most connections idle most of the time.
+    /// Bytes that were read, as long as some are not written yet. Allocated separately, because
+    /// most connections idle most of the time.
     reading: Option<Box<Reading>>,
     size: Size,
     /// A write had to wait since the last read.
     waited: bool,
-    /// Records were opened, and what was in them is on its way.
+    /// Records were opened, and their data is being written.
     opened: bool,
-    /// Step that follows the pieces.
+    /// Step after the pieces are written.
     next: Next,
-    /// Stream bytes opened so far, and signs of life.
+    /// Stream bytes opened so far, and heartbeats.
     traffic: &'t Traffic,
 }
 
-/// Bytes on their way through.
+/// Bytes between the read and the write.
 struct Reading {
     buffer: Buffer,
     /// Bytes in `buffer` that were read and not opened yet.
@@ -64,8 +64,8 @@ struct Pieces {
 }
 
 impl<'t> OpenPump<'t> {
-    /// A pump that begins with bytes that were read during the handshake, with a
-    /// small buffer, behind a record.
+    /// Creates a pump that begins with bytes that were read during the handshake, after a record,
+    /// with a small buffer.
     pub(super) fn new(already_read: &[u8], traffic: &'t Traffic) -> Self {
         let reading = (!already_read.is_empty()).then(|| {
             let mut reading = Reading::empty(Size::Small);
@@ -92,7 +92,7 @@ impl<'t> OpenPump<'t> {
                 self.traffic.pulse.reads_no_more();
             }
             poll_fn(|cx| self.poll_write(cx, plain)).await.map_err(|_| CloseReason::PlainReset)?;
-            // Nothing for a socket; standard output holds back what ends in no new line.
+            // Does nothing for a socket; standard output buffers an incomplete line.
             plain.flush().await.map_err(|_| CloseReason::PlainReset)?;
             if self.opened {
                 self.traffic.pulse.reads_again();
@@ -112,8 +112,8 @@ impl<'t> OpenPump<'t> {
         }
     }
 
-    /// After Fin: waits for what may still come, which is a Reset or the end. No sign
-    /// of life has to come any more, so silence means nothing.
+    /// After Fin: waits for a Reset or the end of the stream. No heartbeat is due any more, so
+    /// silence means nothing.
     pub(super) async fn after_fin(
         &mut self,
         sealed: &mut impl ReadSide,
@@ -135,7 +135,7 @@ impl<'t> OpenPump<'t> {
         self.reading.as_ref().is_some_and(|reading| reading.pieces.is_full())
     }
 
-    /// Opens complete records, until the pieces are full or something else than data comes.
+    /// Opens complete records, until the pieces are full or a record other than data comes.
     fn open(&mut self, inbound: &mut Inbound) {
         self.next = Next::Read;
         self.opened = false;
@@ -199,8 +199,7 @@ impl<'t> OpenPump<'t> {
         }
     }
 
-    /// Reads behind what is not opened yet, after giving the buffer back where
-    /// nothing is left in it.
+    /// Reads behind the unopened bytes; first gives the buffer back if it is empty.
     fn poll_fill(
         &mut self,
         cx: &mut Context<'_>,
@@ -218,7 +217,7 @@ impl<'t> OpenPump<'t> {
         if let Poll::Ready(Ok(got)) = polled {
             self.size = size.after(got, room, take(&mut self.waited));
             if got == room && size == Size::Small {
-                // What is left of an answer of a few records goes out with its first.
+                // The rest of an answer of a few records is sent together with its first.
                 reading.make_room(self.size);
                 if let (Poll::Ready(Err(error)), _) = reading.poll_read(cx, sealed) {
                     return Poll::Ready(Err(error));
@@ -238,7 +237,7 @@ impl Reading {
         Self { buffer: Buffer::take(size), unopened: 0..0, pieces: Pieces::NONE }
     }
 
-    /// Opens the record at the front; where the data of a Data record is in the buffer.
+    /// Opens the record at the front; returns its event, with the range of its data in the buffer.
     fn open_one(&mut self, inbound: &mut Inbound) -> Result<Option<Event>, PeerError> {
         let start = self.unopened.start;
         let Some((event, len)) = inbound.next(&mut self.buffer[self.unopened.clone()])? else {
@@ -251,8 +250,8 @@ impl Reading {
         }))
     }
 
-    /// Makes the buffer at least so large, with the unopened bytes at its front,
-    /// so that the rest of their record has room.
+    /// Makes the buffer at least that large, with the unopened bytes at its front, so that the rest
+    /// of their record fits.
     fn make_room(&mut self, size: Size) {
         let len = self.unopened.len();
         let larger = (self.buffer.size() < size).then(|| Buffer::take(size));
@@ -265,7 +264,7 @@ impl Reading {
         self.unopened = 0..len;
     }
 
-    /// Reads behind the unopened bytes; how many, and how many there was room for.
+    /// Reads behind the unopened bytes; returns the number of bytes, and the room that there was.
     fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
@@ -307,7 +306,7 @@ impl Pieces {
         }
     }
 
-    /// Fills `slices` with what is left, and says how many there are.
+    /// Fills `slices` with the unwritten pieces, and returns their number.
     fn slices<'a>(&self, buffer: &'a [u8], slices: &mut [IoSlice<'a>; MAX_PIECES]) -> usize {
         let left = &self.ranges[self.first..self.end];
         for (slice, (start, end)) in slices.iter_mut().zip(left) {

@@ -1,7 +1,7 @@
-//! The target of a live dialer that said Open: a slot first, then the dial, then Opened.
+//! Connects the target of a live dialer that sent Open: a slot first, then the dial, then Opened.
 //!
-//! Everything that may keep a dialer waiting is here. Meanwhile it gets signs of life, and
-//! loses its turn when it hangs up or its permit is revoked.
+//! All waiting of an opened dialer happens here. Meanwhile it gets heartbeats, and its request ends
+//! when it hangs up or its permit is revoked.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,8 +28,8 @@ use crate::proto::message::Open;
 use crate::reason::CloseReason;
 use crate::upstream::{ConnectFailure, Target, Targets};
 
-/// Interval at which a dialer that waits for a session or its target is looked at, and
-/// the first one once something came.
+/// Interval at which a dialer that waits for a session or its target is checked for its end once it
+/// has sent something.
 const LOOK: Duration = Duration::from_millis(500);
 const FIRST_LOOK: Duration = Duration::from_millis(10);
 
@@ -40,12 +40,12 @@ pub(super) type Services = BTreeMap<ServiceName, Arc<Targets>>;
 pub(super) struct OpenRequest {
     pub(super) sealed: Stream,
     pub(super) client: Arc<AdmittedClient>,
-    /// Bytes that were read behind Open.
+    /// Bytes that were read after Open.
     pub(super) already_read: Vec<u8>,
     pub(super) open: Open,
 }
 
-/// A target that was connected for a session.
+/// A connected target with the resources of its session.
 struct ConnectedTarget {
     plain: Stream,
     held: Held,
@@ -156,7 +156,7 @@ async fn connect(
     let OpenRequest { sealed, client, open, .. } = request;
     let announced = Announced::new(open.client, sealed);
     let targets = services.get(&open.service);
-    // Before it waits for a slot, which a ring may have taken.
+    // Checked before waiting for a slot, because a ring may have taken all of them.
     if let (Some(targets), Some(announced)) = (targets, announced) {
         log.info.target = Some(Arc::clone(&targets.at(targets.first()).name));
         loops::refuse_ring(targets.id(), announced)?;
@@ -185,7 +185,7 @@ async fn connect(
     Ok(ConnectedTarget { plain, held, targets: Arc::clone(targets), place })
 }
 
-/// Connects to one of the targets, and tells it the client's address where that is wanted.
+/// Connects to one of the targets, and sends it the client's address if so configured.
 async fn reach(
     targets: &Targets,
     context: &TunnelContext,
@@ -210,7 +210,7 @@ async fn connect_to(
     Ok(plain)
 }
 
-/// Adds that the session ends when its target goes down, where that is wanted.
+/// Makes the session end when its target goes down, if so configured.
 fn unless_target_down(termination: Termination, targets: &Targets, place: usize) -> Termination {
     let Some(fall) = targets.fall_of(place) else { return termination };
     Box::pin(async move {
@@ -221,8 +221,8 @@ fn unless_target_down(termination: Termination, targets: &Targets, place: usize)
     })
 }
 
-/// Waits for a slot for a live dialer, however long that takes, while it is there and its
-/// permit is valid. As many may wait as there are handshake slots for that.
+/// Waits without limit for a slot for a live dialer, while it is connected and its permit is valid.
+/// The handshake slots for waiting dialers bound their number.
 async fn slot(
     context: &TunnelContext,
     sealed: &Stream,
@@ -239,16 +239,16 @@ async fn slot(
     })?;
     tokio::select! {
         biased;
-        // Only what was connected is kept or drained.
+        // Only connected sessions are kept or drained.
         () = client.revoked() => Err(ended(CloseReason::Revoked)),
         slot = frontend.slot() => Ok(slot),
         () = gone(sealed) => Err(ended(CloseReason::Truncated)),
     }
 }
 
-/// Waits until the dialer has ended its direction, and wants no target any more.
+/// Waits until the dialer has ended its direction, and so needs no target any more.
 async fn gone(sealed: &Stream) {
-    // Something comes before the end, mostly a moment before, or the end itself.
+    // Resolves at bytes, which mostly come a moment before the end, or at the end itself.
     let _ = sealed.readable().await;
     let mut pause = FIRST_LOOK;
     while !sealed.is_ended_by_peer() {
@@ -266,7 +266,7 @@ fn last_word(
     let mut cx = Context::from_waker(Waker::noop());
     loop {
         match poll_event(&mut cx, sealed, session, already_read) {
-            // The bytes that its client had sent already go nowhere.
+            // Bytes that its client had sent already are dropped.
             Poll::Ready(Ok(Event::Data(_) | Event::Fin)) => {}
             Poll::Ready(Ok(Event::Reset(reason))) => return from_remote(reason),
             Poll::Ready(Err(reason)) => return reason,
@@ -275,7 +275,7 @@ fn last_word(
     }
 }
 
-/// Failure of a connection that ended, or had to, before there was a target.
+/// Creates the failure of a connection that ended before there was a target.
 fn ended(reason: CloseReason) -> ConnectFailure {
     ConnectFailure::new(reason, "before the target was connected")
 }

@@ -1,5 +1,4 @@
-//! Settings of one tunnel. The command line makes them; nothing here
-//! knows where they came from.
+//! Settings of one tunnel. The command line makes them; nothing here knows their origin.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,20 +16,20 @@ use crate::proxy_protocol;
 use crate::upstream::probe::Check;
 use crate::upstream::{DialOptions, UpstreamOptions};
 
-/// One tunnel end: where it listens, where it forwards, with which keys.
+/// One tunnel end: its sources, targets, keys and limits.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
     /// Its name in the log, where a process has several.
     pub name: Option<Arc<str>>,
-    /// The end that this is, and its target or targets.
+    /// The end, with its targets.
     pub role: Role,
     /// Places to accept connections at; at least one.
     pub sources: Vec<Source>,
-    /// The keys: the first dials, all are accepted.
+    /// Keys: the first is used to dial, all are accepted.
     pub keys: KeyRing,
     /// Local address of outgoing connections.
     pub bind: Option<BindAddress>,
-    /// Limits of what there may be at once.
+    /// Limits of connections at once.
     pub limits: Limits,
     /// Deadline of a dial, and separately of a handshake in total.
     pub timeout: Duration,
@@ -44,7 +43,7 @@ pub struct Options {
     pub padding: Padding,
     /// Record suites that may be used.
     pub suites: SuiteSet,
-    /// The longest time without a sign of life on a session; `None` asks for none.
+    /// Longest time without a heartbeat on a session; `None` disables them.
     pub heartbeat: Option<Heartbeat>,
     /// Longest time that a session may be without application data; `None` is for ever.
     pub idle_timeout: Option<Duration>,
@@ -60,13 +59,13 @@ pub struct Options {
     pub close_on_target_down: bool,
     /// Version of the PROXY header that tells the target the client's address (acceptor only).
     pub proxy_to_target: Option<proxy_protocol::Version>,
-    /// Settings that the operator should look at twice.
-    pub remarks: Vec<Remark>,
+    /// Valid but suspicious settings, for the log.
+    pub warnings: Vec<ConfigWarning>,
 }
 
 /// Valid but suspicious settings, logged at start.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Remark {
+pub enum ConfigWarning {
     /// A rule of the gate covers very many addresses.
     WideRule {
         /// The flag that it came with.
@@ -76,7 +75,7 @@ pub enum Remark {
     },
     /// The gate's store is the service behind the gate.
     StoreIsTarget,
-    /// A target that is told its clients has those without an address come from its own
+    /// A target that gets PROXY headers sees clients without an address as connections from its own
     /// loopback, which it may trust.
     LocalClients {
         /// The target.
@@ -84,7 +83,7 @@ pub enum Remark {
     },
 }
 
-/// The end that a tunnel is.
+/// End of a tunnel.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Role {
     /// The dialer: plain in, sealed out.
@@ -93,8 +92,8 @@ pub enum Role {
         targets: Vec<Address>,
         /// The service asked for there; empty is its default target.
         service: ServiceName,
-        /// The far end is asked for the service once the client has said something, or for
-        /// a while nothing.
+        /// The far end is asked for the service only once the client has sent something, or was
+        /// silent for a while.
         lazy: bool,
     },
     /// The acceptor: sealed in, plain out.
@@ -114,7 +113,7 @@ impl Role {
         }
     }
 
-    /// Places that it dials: all far ends, or the targets of all services.
+    /// Returns the addresses that it dials: all far ends, or the targets of all services.
     pub fn targets(&self) -> Vec<&Address> {
         match self {
             Self::Encrypt { targets, .. } => targets.iter().collect(),
@@ -123,7 +122,7 @@ impl Role {
     }
 }
 
-/// Limits of what there may be at once.
+/// Limits of connections at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Sessions; `None` is as many as file descriptors allow.
@@ -144,7 +143,7 @@ pub struct PipeOptions {
     pub target: Address,
     /// The service asked for there; empty is its default target.
     pub service: ServiceName,
-    /// The keys: the first dials.
+    /// Keys: the first is used to dial.
     pub keys: KeyRing,
     /// Local address of the connection.
     pub bind: Option<BindAddress>,
@@ -156,14 +155,14 @@ pub struct PipeOptions {
     pub padding: Padding,
     /// Record suites that may be used.
     pub suites: SuiteSet,
-    /// The longest time without a sign of life; `None` asks for none.
+    /// Longest time without a heartbeat; `None` disables them.
     pub heartbeat: Option<Heartbeat>,
     /// Longest time that the session may be without application data; `None` is for ever.
     pub idle_timeout: Option<Duration>,
 }
 
 impl Options {
-    /// Settings of the targets of one service, or of its far ends.
+    /// Returns the settings of the targets of one service, or of its far ends.
     pub(super) fn upstream<'a>(
         &self,
         service: &'a ServiceName,
@@ -183,26 +182,26 @@ impl Options {
         }
     }
 
-    /// Options of its dials.
+    /// Returns the options of its dials.
     pub(super) fn dial_options(&self) -> DialOptions {
         let socket = SocketOptions { keepalive: self.keepalive };
         DialOptions { bind: self.bind, socket, proxy: self.proxy_to_target }
     }
 
-    /// Settings of its handshakes.
+    /// Returns the settings of its handshakes.
     pub(super) fn handshake(&self) -> HandshakeConfig {
         HandshakeConfig::of(self.keys.clone(), self.suites, self.padding, self.heartbeat)
     }
 }
 
 impl PipeOptions {
-    /// Options of its dial.
+    /// Returns the options of its dial.
     pub(super) fn dial_options(&self) -> DialOptions {
         let socket = SocketOptions { keepalive: self.keepalive };
         DialOptions { bind: self.bind, socket, proxy: None }
     }
 
-    /// Settings of its handshake.
+    /// Returns the settings of its handshake.
     pub(super) fn handshake(&self) -> HandshakeConfig {
         HandshakeConfig::of(self.keys.clone(), self.suites, self.padding, self.heartbeat)
     }

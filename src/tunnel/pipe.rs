@@ -1,9 +1,8 @@
 //! One tunnel for standard input and output, as an ssh ProxyCommand wants it.
 //!
-//! It ends when the far side ends, also while standard input stays open: bytes that
-//! are typed after that could go nowhere. It ends too when a signal says so, as ssh
-//! sends it, or standard output is not read any more; then the far end is told, within
-//! a second, and does not take it for a broken network.
+//! It ends when the far side ends, even if standard input stays open: later bytes could not be
+//! delivered. It also ends at a signal, as ssh sends one, or when standard output has no reader any
+//! more; then the far end is told within a second, so that it does not suspect a broken network.
 
 use std::future::poll_fn;
 use std::io;
@@ -30,10 +29,10 @@ use crate::proto::{PeerError, Session};
 use crate::reason::CloseReason;
 use crate::upstream::{ConnectFailure, Target};
 
-/// The interval at which standard output is looked at for a reader.
+/// Interval at which standard output is checked for a reader.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Reason why a pipe did not do its work.
+/// Reason why a pipe failed.
 #[derive(Debug, thiserror::Error)]
 pub enum PipeError {
     /// The far end's name does not resolve.
@@ -58,8 +57,8 @@ pub enum PipeError {
     },
 }
 
-/// Carries standard input and output through a tunnel until both ended, or the far side did,
-/// or it is to `stop`.
+/// Carries standard input and output through a tunnel until both ended, the far side ended, or
+/// `stop` is cancelled.
 ///
 /// # Errors
 /// [`PipeError`] when the tunnel could not be opened or broke, or was stopped.
@@ -80,7 +79,7 @@ pub async fn run(options: PipeOptions, stop: CancellationToken) -> Result<(), Pi
     piped
 }
 
-/// Carries standard input and output through a session until both ended, or the far side did.
+/// Carries standard input and output through a session until both or the far side ended.
 async fn carry(
     Called { stream: mut sealed, mut session, .. }: Called,
     open: &Open,
@@ -106,7 +105,7 @@ async fn carry(
     let end = relay(sides, relayed, start, pin!(cut)).await;
     match end.reason {
         CloseReason::Finished => Ok(()),
-        // We gave input up because the far side had ended well.
+        // Input was dropped because the far side had ended cleanly.
         CloseReason::PlainReset if far_side_ended.is_cancelled() => Ok(()),
         reason => Err(ended(reason)),
     }
@@ -117,7 +116,7 @@ fn ended(reason: CloseReason) -> PipeError {
     let advice = advice.unwrap_or(match reason {
         CloseReason::IdleTimeout => "no data for the --idle-timeout of one of the ends",
         CloseReason::PlainReset => {
-            "nobody reads standard output any more, or standard input failed; look at what runs pipe"
+            "the reader of standard output is gone, or standard input failed; look at what runs pipe"
         }
         CloseReason::Shutdown => "a signal ended it",
         CloseReason::PeerVanished => "no sign of life for three times --heartbeat",
@@ -126,8 +125,8 @@ fn ended(reason: CloseReason) -> PipeError {
     PipeError::Ended { reason, advice }
 }
 
-/// Waits until standard output cannot be read any more: a pipe or socket with a closed other
-/// end. Of other things nothing tells that but a write.
+/// Waits until standard output has lost its reader: a pipe or socket with a closed other end. For
+/// anything else only a write would show it.
 async fn unread() {
     loop {
         sleep(LOOK).await;
@@ -137,7 +136,7 @@ async fn unread() {
     }
 }
 
-/// The one session of this process.
+/// Registers the only session of this process.
 fn enter(session: &Session, open: &Open, idle_timeout: Option<Duration>) -> LiveSession {
     let info = SessionInfo {
         tunnel: None,
@@ -159,9 +158,9 @@ async fn call(options: PipeOptions, background: &Background) -> Result<Called, P
     let dial_options = options.dial_options();
     let far_end = Target::once(&options.target).await?;
     let dialer = DialerHandshake::new(options.handshake());
-    let patience = Patience { deadline: Instant::now() + options.timeout, answer: options.timeout };
+    let limits = CallLimits { deadline: Instant::now() + options.timeout, answer: options.timeout };
     let dial = |deadline| far_end.connect(&dial_options, deadline);
-    match dialer.call(dial, patience, background).await {
+    match dialer.call(dial, limits, background).await {
         Ok(called) => Ok(called),
         Err(CallError::Dial(error)) => Err(error.into()),
         Err(error) => Err(PipeError::NoTunnel(ConnectFailure::from(error).detail)),

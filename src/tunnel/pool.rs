@@ -1,6 +1,6 @@
-//! Warm tunnels: the handshake is done, the far end knows that this end is live,
-//! and nothing is open yet. A client that comes while there is one pays no round
-//! trip for the tunnel; its target is dialled then and not before.
+//! Warm tunnels: the handshake is done, the far end knows that this end is live, and no target is
+//! connected yet. A client that gets one waits no round trip for the tunnel; its target is dialled
+//! only then.
 //!
 //! ```text
 //!   dial -> shake hands -> Confirm -> in the pool -> taken for a client -> Open
@@ -8,9 +8,9 @@
 //!                                         +-> replaced before the far end ends it
 //! ```
 //!
-//! A pool never insists: where the far end is away or wants no more, it tries
-//! less and less often, and clients dial for themselves. What becomes of a
-//! tunnel that a client gets is the business of `warm` and `hedge`.
+//! A pool backs off: when the far end is unreachable or wants no more tunnels, it tries less and
+//! less often, and clients dial for themselves. `warm` and `hedge` handle a tunnel once a client
+//! has taken it.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -32,11 +32,11 @@ use crate::reason::CloseReason;
 use crate::tasks::Panicked;
 use crate::upstream::ConnectFailure;
 
-/// Tunnels that are made at once: enough to follow a burst of clients, and few
-/// beside the far end's places for handshakes.
+/// Tunnels that are made at once: enough to follow a burst of clients, and few compared with the
+/// far end's handshake slots.
 pub(super) const AT_ONCE: usize = 8;
 
-/// Time that tunnels have to be finished that are being made when the pool is closed.
+/// Time to finish the tunnels that are being made when the pool is closed.
 const LAST_TUNNELS: Duration = Duration::from_secs(1);
 
 const TOO_MANY: &str =
@@ -55,22 +55,22 @@ pub(super) struct Pool {
     tunnel: Option<Arc<str>>,
     idle: Mutex<IdleTunnels<Warm>>,
     taken: Notify,
-    /// A client got through by itself.
+    /// Notified when a client's own dial succeeded.
     dial_succeeded: Notify,
-    /// There should be more or fewer.
+    /// Notified when the size changed.
     resized: Notify,
     meters: PoolMeters,
-    /// Tasks in which tunnels take their leave; no other task waits for them.
-    goodbyes: TaskTracker,
+    /// Tasks in which tunnels are closed; no other task waits for them.
+    closing: TaskTracker,
 }
 
-/// Work that a pool is busy with.
+/// Work of a pool: its tunnels that are being made, and the back-off.
 struct Work {
     making: JoinSet<Result<Warm, ConnectFailure>>,
     backoff: RefillBackoff,
 }
 
-/// Returns true when no far end that works ends a tunnel so.
+/// Returns true for a reason with which no working far end ends a tunnel.
 fn is_harm(reason: CloseReason) -> bool {
     matches!(reason, CloseReason::BadRecord | CloseReason::ProtocolError)
 }
@@ -78,12 +78,12 @@ fn is_harm(reason: CloseReason) -> bool {
 // === impl Pool ===
 
 impl Pool {
-    /// An empty pool for `size` tunnels; a size of zero stays empty.
+    /// Creates an empty pool for `size` tunnels; with size zero it stays empty.
     pub(super) fn new(
         size: usize,
         tunnel: Option<Arc<str>>,
         meters: PoolMeters,
-        goodbyes: TaskTracker,
+        closing: TaskTracker,
     ) -> Self {
         Self {
             size: AtomicUsize::new(size),
@@ -93,11 +93,11 @@ impl Pool {
             dial_succeeded: Notify::new(),
             resized: Notify::new(),
             meters,
-            goodbyes,
+            closing,
         }
     }
 
-    /// Changes how many tunnels there should be. What is too many is let go.
+    /// Changes the size. Surplus tunnels are closed.
     pub(super) fn set_size(&self, size: usize) {
         self.size.store(size, Ordering::Relaxed);
         self.resized.notify_one();
@@ -107,13 +107,13 @@ impl Pool {
         self.size.load(Ordering::Relaxed)
     }
 
-    /// A tunnel to a far end that is `wanted` and has not hung up, as far as this
-    /// host has heard. Those before it are let go.
+    /// Takes a tunnel to a far end that is `wanted` and has not hung up, as far as this host knows.
+    /// Tunnels that are passed over are closed.
     pub(super) fn take(&self, wanted: impl Fn(usize) -> bool) -> Option<Warm> {
         let warm = loop {
             let next = self.idle().take();
             match next {
-                // The far end has ended it, or begins to.
+                // The far end has ended it, or is about to.
                 Some(mut warm) if !warm.is_idle() => {
                     let reason = warm.reason_to_end();
                     self.end(warm, reason);
@@ -131,8 +131,8 @@ impl Pool {
         warm
     }
 
-    /// A tunnel to this far end has said nothing when it was asked at `since`: those of
-    /// before are let go, or each would cost a client the time to find that out.
+    /// Closes the tunnels to this far end that were made before `since`, when one was sent Open and
+    /// got no answer: otherwise each would cost a client the time to find that out.
     pub(super) fn distrust(&self, far_end: usize, since: Instant) {
         let before = self.idle().older(since, |warm| warm.far_end == far_end);
         debug!(tunnels = before.len(), "closing warm tunnels older than a dead one");
@@ -141,14 +141,14 @@ impl Pool {
         self.taken.notify_one();
     }
 
-    /// Notes that the far end answered a client that dialled for itself: it is not away.
+    /// Notes that the far end answered a client that dialled for itself: it is reachable.
     pub(super) fn dial_succeeded(&self) {
         self.dial_succeeded.notify_one();
     }
 
-    /// Keeps the pool full with what `make` makes until `stop`, and lets all go then,
-    /// those that are still being made once they are: a far end takes one that breaks
-    /// off for a stranger.
+    /// Keeps the pool full with the tunnels that `make` makes until `stop`, and closes all of them
+    /// then, also those that are still being made, once they are complete: a far end counts a
+    /// handshake that breaks off as a stranger's.
     pub(super) async fn keep<F>(&self, make: impl Fn() -> F, stop: impl Future<Output = ()>)
     where
         F: Future<Output = Result<Warm, ConnectFailure>> + Send + 'static,
@@ -162,7 +162,7 @@ impl Pool {
                 Some(made) = work.making.join_next() => match made {
                     Ok(Ok(warm)) => self.put(warm, &mut work),
                     Ok(Err(ConnectFailure { reason, detail })) => self.failed(&mut work, reason, &detail),
-                    // The pool is needed as long as the tunnel.
+                    // The pool must run as long as the tunnel does.
                     Err(_) => {
                         let detail = Panicked.to_string();
                         self.failed(&mut work, CloseReason::LocalError, &detail);
@@ -184,8 +184,8 @@ impl Pool {
         let _ = timeout(LAST_TUNNELS, last).await;
     }
 
-    /// Lets go what is too old, and begins to make what is missing. Gives when
-    /// there is more to do by itself.
+    /// Closes tunnels that are too old, and begins to make missing ones. Returns the time of the
+    /// next such step.
     fn fill<F>(&self, work: &mut Work, now: Instant, make: impl Fn() -> F) -> Option<Instant>
     where
         F: Future<Output = Result<Warm, ConnectFailure>> + Send + 'static,
@@ -210,18 +210,18 @@ impl Pool {
         [self.idle().next_after(now), retry].into_iter().flatten().min()
     }
 
-    /// One could not be made, or was ended.
+    /// Notes that a tunnel could not be made, or was ended.
     fn failed(&self, work: &mut Work, reason: CloseReason, detail: &str) {
         self.meters.failed.inc();
         work.failed(reason, detail, self);
     }
 
-    /// Number of tunnels that are ready, and that there should be.
+    /// Returns the number of tunnels that are ready, and the size.
     pub(super) fn warm(&self) -> PoolLevel {
         PoolLevel { ready: self.idle().len(), size: self.size() }
     }
 
-    /// Lets all tunnels go.
+    /// Closes all tunnels.
     fn close(&self) {
         while let Some(warm) = { self.idle().take() } {
             self.let_go([warm]);
@@ -230,7 +230,7 @@ impl Pool {
 
     fn let_go(&self, tunnels: impl IntoIterator<Item = Warm>) {
         for warm in tunnels {
-            self.goodbyes.spawn(warm.let_go());
+            self.closing.spawn(warm.let_go());
         }
     }
 
@@ -241,8 +241,8 @@ impl Pool {
         debug!("warm tunnel ready");
     }
 
-    /// Handles the end of an idle tunnel. That is no failure where the far end did it on
-    /// purpose, and said so.
+    /// Handles the end of an idle tunnel. It is no failure if the far end ended it on purpose, and
+    /// said so.
     fn ended(&self, removed: Removed<Warm, CloseReason>, work: &mut Work) {
         let Removed { tunnel: warm, answer: reason, age } = removed;
         self.end(warm, reason);
@@ -254,14 +254,14 @@ impl Pool {
         self.failed(work, reason, if is_harm(reason) { HARMED } else { ENDED });
     }
 
-    /// Ends a tunnel that the far end has ended, or on which came what may not come.
+    /// Ends a tunnel that the far end has ended, or that received bytes that are not allowed.
     fn end(&self, warm: Warm, reason: CloseReason) {
         self.warn_of_harm(reason);
-        self.goodbyes.spawn(warm.reset(reason));
+        self.closing.spawn(warm.reset(reason));
     }
 
-    /// Logs, each time, that something came on a tunnel without a client that may
-    /// not come: the far end is not away but broken, or a third host is on the path.
+    /// Logs, each time, that a tunnel without a client received bytes that are not allowed: the far
+    /// end is reachable but broken, or a third host is on the path.
     pub(super) fn warn_of_harm(&self, reason: CloseReason) {
         if is_harm(reason) {
             let tunnel = self.tunnel.as_deref();
@@ -269,7 +269,7 @@ impl Pool {
         }
     }
 
-    /// Removes a tunnel that the far end has ended, and says why it did.
+    /// Removes a tunnel that the far end has ended, and returns the reason.
     fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<Removed<Warm, CloseReason>> {
         let ended = self.idle().remove_first(Instant::now(), |warm| match warm.poll_ended(cx) {
             Poll::Ready(reason) => Some(reason),
@@ -307,7 +307,7 @@ mod tests {
 
     use super::*;
 
-    /// It is needed as long as its tunnel is.
+    /// The pool must run as long as its tunnel does.
     #[tokio::test(start_paused = true)]
     async fn a_panic_in_the_making_is_a_failure_and_not_the_end_of_the_pool() {
         let meters = PoolMeters::default();

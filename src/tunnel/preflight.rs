@@ -1,9 +1,9 @@
-//! Preflight of a tunnel without serving: each step on the way to its targets, until
-//! one fails. For an operator who wants to know before clients do.
+//! Preflight of a tunnel without serving: each step on the way to its targets, until one fails. For
+//! operators who want to find problems before clients do.
 //!
-//! The far end's gate and its lack of a key cannot be told apart from here: an acceptor
-//! is silent to both. Nothing is sent to a service but the bytes of its check: the bytes that
-//! fill a full record are the padding of Open.
+//! A denial by the far end's gate and a missing key look the same from here: an acceptor is silent
+//! in both cases. Nothing is sent to a service but the bytes of its check: the bytes that fill a
+//! full record are the padding of Open.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -24,11 +24,11 @@ use crate::proto::message::Open;
 use crate::proto::record::{MAX_PLAINTEXT, MAX_RECORD};
 use crate::proto::{Padding, Session};
 use crate::reason::CloseReason;
-use crate::upstream::health_check::{Heard, ask, take_leave};
+use crate::upstream::health_check::{ProbeAnswer, ask, take_leave};
 use crate::upstream::probe::Verdict;
 use crate::upstream::{ConnectFailure, Target};
 
-/// The backlog of a socket that is bound only to see whether it can be.
+/// Backlog of a socket that is bound only to test that it can be.
 const BACKLOG: i32 = 1;
 
 /// Result of the steps on the way to one target.
@@ -36,13 +36,13 @@ const BACKLOG: i32 = 1;
 pub struct CheckResult {
     /// Its name: an address, or the gate's store.
     pub target: String,
-    /// The steps that went well, in order.
+    /// Successful steps, in order.
     pub passed: Vec<Passed>,
-    /// The step that did not, with its reason; `None` when all is well.
+    /// The failed step, with its reason; `None` when all succeeded.
     pub failed: Option<Failed>,
 }
 
-/// A step that went well.
+/// A successful step.
 #[derive(Debug)]
 pub struct Passed {
     /// Its name.
@@ -51,7 +51,7 @@ pub struct Passed {
     pub note: String,
 }
 
-/// A step that did not.
+/// A failed step.
 #[derive(Debug)]
 pub struct Failed {
     /// Its name.
@@ -127,13 +127,13 @@ impl CheckResult {
         self.passed.push(Passed { step, note: note.into() });
     }
 
-    /// Asks a gate's store about an address.
+    /// Tests a gate's store by a query about an address.
     async fn of_store(store: StoreOptions, patience: Duration) -> Self {
         let target = "the gate's store".to_owned();
         let mut finding = Self { target, passed: vec![], failed: None };
         let asked =
             async { store.open()?.address_record(Ipv4Addr::UNSPECIFIED.into(), None).await };
-        // Each step has a time of its own, and says which it was.
+        // Each step has its own time limit, and the error names the step.
         match timeout(patience.max(LONGEST_CONNECT * 2), asked).await {
             Ok(Ok(_)) => finding.pass("store", "it can be read"),
             Ok(Err(error)) => finding.failed = Some(Failed::new("store", error.to_string())),
@@ -166,7 +166,7 @@ impl CheckResult {
         Ok(target)
     }
 
-    /// Notes the connection, once it was made or tried.
+    /// Notes the result of connecting.
     fn connected<T>(
         &mut self,
         to: &Address,
@@ -179,7 +179,7 @@ impl CheckResult {
         Ok(connected)
     }
 
-    /// Tries a target as its check does, which is a probe of its port where there is none.
+    /// Tests a target as its check does; without a check, with a probe of its port.
     async fn target(
         &mut self,
         options: &Options,
@@ -202,7 +202,7 @@ impl CheckResult {
             ask(&mut stream, probe, deadline).await
         };
         let asked = asked.await.map_err(|failure| Failed::new("check", failure.detail));
-        let Heard { last_words, verdict } = asked?;
+        let ProbeAnswer { last_words, verdict } = asked?;
         take_leave(stream, last_words).await;
         match verdict {
             Verdict::Healthy => {}
@@ -226,16 +226,16 @@ impl CheckResult {
         let began = Instant::now();
         let dial_options = options.dial_options();
         let dial = |deadline| target.connect(&dial_options, deadline);
-        let patience = Patience { deadline: began + options.timeout, answer: options.timeout };
+        let limits = CallLimits { deadline: began + options.timeout, answer: options.timeout };
         let background = Background::default();
         let dialer = DialerHandshake::new(full_records(options));
-        let called = dialer.call(dial, patience, &background).await;
+        let called = dialer.call(dial, limits, &background).await;
         background.finish().await;
         let called = match called {
             Err(CallError::Dial(error)) => {
                 return self.connected(address, began.elapsed(), Err(error));
             }
-            // The moment when it was there is not known, as no handshake tells it.
+            // The time of the connection is not known without a handshake.
             Err(error) => {
                 self.pass("connect", "");
                 return Err(Failed::new("key or gate", ConnectFailure::from(error).detail));
@@ -249,7 +249,7 @@ impl CheckResult {
         self.opened(Tunnel { stream, session }, &open, options.timeout).await
     }
 
-    /// The far end has answered: it has the key, and lets this host in.
+    /// Notes that the far end has answered: it has the key, and admits this host.
     fn answered(&mut self, key: KeyId, ahead_ms: i64) {
         self.pass("key or gate", format!("key {key}"));
         let apart = milliseconds(Duration::from_millis(ahead_ms.unsigned_abs()));
@@ -258,7 +258,7 @@ impl CheckResult {
         self.pass("clock", note);
     }
 
-    /// Asks for the target, and sees that full records get there and back.
+    /// Asks for the target, and tests that full records arrive in both directions.
     async fn opened(
         &mut self,
         Tunnel { mut stream, mut session }: Tunnel,
@@ -297,7 +297,7 @@ impl CheckResult {
     }
 }
 
-/// Settings of a handshake that make Open a full record, and the answer to it.
+/// Returns settings of a handshake that make Open and its answer full records.
 fn full_records(options: &Options) -> HandshakeConfig {
     let padding = u16::try_from(MAX_PLAINTEXT).ok().and_then(Padding::block);
     HandshakeConfig { padding: padding.unwrap_or(options.padding), ..options.handshake() }

@@ -6,12 +6,12 @@
 //!   write <---- OpenPump: open in place --------  read       plain ends with Fin
 //! ```
 //!
-//! Each direction is its own object; half-close passes through. The session is
-//! finished when both Fins have passed. Anything else is an abort: the other
-//! end hears a Reset, and the plain side gets a TCP reset, never a clean end.
+//! Each direction is its own object; half-close passes through. The session is finished when both
+//! Fins have passed. Anything else is an abort: the other end gets a Reset, and the plain side a
+//! TCP reset, never a clean end.
 //!
-//! All of this is in the memory of every session, which idles most of the time.
-//! So what takes room and is seldom waited for is boxed.
+//! All of this occupies memory for every session, which idles most of the time. So large futures
+//! that are seldom awaited are boxed.
 
 use std::future::poll_fn;
 use std::io;
@@ -30,16 +30,16 @@ use crate::proto::Session;
 use crate::proto::message::ResetReason;
 use crate::reason::CloseReason;
 
-/// Time that the far end has to hear a Reset, and its own last words have to arrive, before
-/// the connection is simply dropped.
+/// Time for the far end to receive a Reset, and for its own last records to arrive, before the
+/// connection is simply dropped.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// Beginning of a relay.
+/// Input of a relay from the handshake.
 #[derive(Default)]
 pub(super) struct Start {
     /// Records to send first: Open or Opened.
     pub(super) first: Vec<u8>,
-    /// Bytes that were read behind the handshake.
+    /// Bytes that were read after the handshake.
     pub(super) already_read: Vec<u8>,
 }
 
@@ -55,7 +55,7 @@ pub(super) struct Relayed<'a> {
     pub(super) traffic: &'a Traffic,
 }
 
-/// Both sides, borrowed for the time that bytes pass.
+/// Both sides, borrowed while bytes pass.
 struct Ends<'a, P, S> {
     plain: &'a mut P,
     sealed: &'a mut S,
@@ -80,12 +80,12 @@ pub(super) struct End {
     pub(super) ratchets: u64,
 }
 
-/// Relays until both directions are finished, one fails, or `cut` is ready, and
-/// notes into `traffic` meanwhile what passes. Then
-/// the plain side is closed as it deserves; the caller closes the sealed one.
+/// Relays until both directions are finished, one fails, or `cut` is ready, and counts the bytes in
+/// `traffic`. Then it closes the plain side, cleanly or with a reset; the caller closes the sealed
+/// one.
 ///
-/// No `async fn`: its arguments would take their room twice for as long as it runs.
-/// `'static`, because Rust 1.88 cannot tell otherwise that the future is `Send`.
+/// Not an `async fn`: its arguments would be stored twice for as long as it runs. `'static`,
+/// because Rust 1.88 cannot prove otherwise that the future is `Send`.
 pub(super) fn relay<P: Duplex + 'static, S: Duplex + 'static>(
     Sides { mut plain, sealed }: Sides<'_, P, S>,
     Relayed { session, traffic }: Relayed<'_>,
@@ -145,14 +145,14 @@ async fn pump<P: Duplex, S: Duplex>(
     };
     let mut sealing = pin!(sealing);
     let mut opening = pin!(opening);
-    // Not biased: both share one budget of work per turn, and the one that is
-    // always asked first would leave the other nothing of it.
+    // Not biased: both share one work budget per turn, and the one that is always polled first
+    // would use it up.
     let ended = tokio::select! {
         ended = &mut opening => ended,
         ended = &mut sealing => match ended {
-            // The far end is gone, but its last words may be here already.
+            // The far end is gone, but its last records may have arrived already.
             Err(CloseReason::PeerLost) => match Box::pin(timeout(GOODBYE, opening)).await {
-                // Our write took the error of a reset; a read then sees a bare end.
+                // The write consumed the error of a reset; a read then sees a bare end.
                 Ok(Err(CloseReason::Truncated)) | Err(_) => Err(CloseReason::PeerLost),
                 Ok(last_words) => last_words,
             },
@@ -163,19 +163,19 @@ async fn pump<P: Duplex, S: Duplex>(
     ended.err().unwrap_or(CloseReason::Finished)
 }
 
-/// Reason that the other end hears of an abort; `None` when it is finished, or gone, or said so
-/// itself.
+/// Returns the reason to send to the other end; `None` when the session is finished, or the other
+/// end is gone or sent a Reset itself.
 fn to_tell(reason: CloseReason) -> Option<ResetReason> {
     match reason {
         CloseReason::PlainReset => Some(ResetReason::PlainReset),
         CloseReason::BadRecord | CloseReason::ProtocolError => Some(ResetReason::ProtocolError),
-        // That it was an operator is nothing that the far end could act on.
+        // The far end could not act on the fact that it was an operator.
         CloseReason::Shutdown | CloseReason::Kicked => Some(ResetReason::Shutdown),
         CloseReason::Unopened => Some(ResetReason::Unopened),
         CloseReason::Revoked => Some(ResetReason::Revoked),
         CloseReason::IdleTimeout => Some(ResetReason::Idle),
         CloseReason::PeerVanished => Some(ResetReason::Unheard),
-        // To a dialer it is a target that cannot be used.
+        // For a dialer all of these are a target that cannot be used.
         CloseReason::TargetRefused | CloseReason::TargetDown | CloseReason::Loop => {
             Some(ResetReason::TargetRefused)
         }
@@ -188,7 +188,7 @@ fn to_tell(reason: CloseReason) -> Option<ResetReason> {
     }
 }
 
-/// Tells the far end why a session ends that was never relayed.
+/// Sends the far end the reason why a session ends that was never relayed.
 pub(super) async fn send_reset<S: Duplex>(
     sealed: &mut S,
     session: &mut Session,
@@ -197,7 +197,7 @@ pub(super) async fn send_reset<S: Duplex>(
     send_reset_behind(vec![], sealed, session, reason).await;
 }
 
-/// The same, behind records, or the rest of one, that were not sent yet.
+/// Does the same after records, or the rest of one, that were not sent yet.
 pub(super) async fn send_reset_behind<S: Duplex>(
     unsent: Vec<u8>,
     sealed: &mut S,
@@ -208,8 +208,8 @@ pub(super) async fn send_reset_behind<S: Duplex>(
     say_goodbye(&mut SealPump::new(unsent, &nothing), sealed, session, reason).await;
 }
 
-/// Ends the record that is on its way, says Reset, and waits until the other end hangs up:
-/// closing with unread bytes would destroy what it has not read yet.
+/// Completes the record that is being sent, sends Reset, and waits until the other end hangs up:
+/// closing with unread bytes would destroy data that it has not read yet.
 async fn say_goodbye<S: Duplex>(
     seal: &mut SealPump<'_>,
     sealed: &mut S,
@@ -217,15 +217,15 @@ async fn say_goodbye<S: Duplex>(
     reason: CloseReason,
 ) {
     // A Reset is not answered.
-    let Some(told) = to_tell(reason).filter(|_| !session.inbound.is_aborted()) else { return };
+    let Some(reset) = to_tell(reason).filter(|_| !session.inbound.is_aborted()) else { return };
     let (mut read, mut write) = sealed.split();
     let goodbye = async {
-        seal.reset(told, &mut write, &mut session.outbound).await?;
+        seal.reset(reset, &mut write, &mut session.outbound).await?;
         write.shutdown().await?;
         while poll_fn(|cx| poll_discard(cx, &mut read)).await? > 0 {}
         io::Result::Ok(())
     };
-    // Whether the other end hears it or not, the session is over.
+    // The session is over, whether or not the other end received it.
     let _ = timeout(GOODBYE, goodbye).await;
 }
 

@@ -21,7 +21,7 @@ use crate::proto::record::{DATA_OFFSET, MAX_RECORD};
 use crate::proto::{Padding, Suite, SuiteSet};
 use crate::secret::Secret;
 
-/// Bytes that a pipe holds at once: one forces every partial read and write.
+/// Capacity of a pipe in bytes: one byte forces every partial read and write.
 const PIPES: [usize; 3] = [1, 8, 65_536];
 
 struct Pipe {
@@ -149,7 +149,7 @@ async fn exchange(stream: DuplexStream, data: Vec<u8>) -> io::Result<Vec<u8>> {
 #[tokio::test]
 async fn streams_pass_both_ways_and_end_cleanly_over_every_pipe() {
     for room in PIPES {
-        // Beyond a large buffer where that takes no minute.
+        // More than a large buffer, where that is fast enough.
         let len = if room < 64 { 2_000 } else { 400_000 };
         for suite in Suite::ALL {
             for padding in [Padding::NONE, Padding::default()] {
@@ -187,7 +187,7 @@ async fn one_direction_goes_on_after_the_other_has_ended() {
 }
 
 #[tokio::test]
-async fn a_plain_side_that_breaks_is_told_to_the_other_end() {
+async fn the_other_end_gets_the_reason_of_a_broken_plain_side() {
     let ends = ends(Suite::Aes256Gcm, Padding::default());
     let Tunnel { mut client, target, dialer, acceptor } = tunnel(65_536, ends, pending());
     // Neither reads nor writes any more: what the client sends cannot be delivered.
@@ -207,7 +207,7 @@ async fn a_cut_session_tells_the_other_end() {
     drop(client);
 }
 
-/// Effect of a sealed stream that was cut, or tampered with, on the receiving end.
+/// Effect on the receiving end of a sealed stream that was cut or tampered with.
 #[tokio::test]
 async fn a_sealed_stream_without_fin_is_never_a_clean_end() {
     let Ends { mut dialer, .. } = ends(Suite::Aes256Gcm, Padding::NONE);
@@ -240,7 +240,7 @@ struct Received {
     ended_cleanly: bool,
 }
 
-/// Feeds a sealed stream to an acceptor, and its end; what its plain side saw.
+/// Feeds a sealed stream and its end to an acceptor; returns what its plain side saw.
 async fn receive(wire: Vec<u8>) -> Received {
     let Ends { mut acceptor, .. } = ends(Suite::Aes256Gcm, Padding::NONE);
     let (mut far, near) = duplex(1 << 16);
@@ -295,9 +295,8 @@ async fn what_follows_fin_in_the_same_read_is_heeded() {
     }
 }
 
-/// A busy direction must leave the other its turns: both share one task, and
-/// one budget of work for each of its turns. Everything is there from the start,
-/// so that the order depends on the relay alone.
+/// A busy direction must not starve the other: both share one task, and one work budget for each of
+/// its turns. All bytes are available from the start, so that the order depends on the relay alone.
 #[tokio::test]
 async fn a_flood_one_way_does_not_hold_up_the_other() {
     const RECORDS: usize = 100_000;

@@ -1,11 +1,10 @@
-//! The first messages that this process has answered, and the one before it.
+//! Memory of the first messages that this process and its predecessor have answered.
 //!
-//! One memory serves every tunnel of the process, whatever becomes of the tunnels
-//! at a reload, because two of them may have the same key. It goes to the process
-//! that takes over, and both use it at the same time then: connections that the
-//! old one accepted may say their first word when the new one accepts already.
-//! So nothing has to be refused because it was sent before a process started, as
-//! long as the process before was asked for its memory.
+//! One memory serves every tunnel of the process, across reloads, because two tunnels may have the
+//! same key. It is handed to the process that takes over, and both use it at the same time then:
+//! connections of the old process may send their first message when the new one already accepts. So
+//! no message has to be refused only because it was sent before the process started, as long as the
+//! predecessor's memory was handed over.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -20,27 +19,27 @@ use crate::net::clock::{Clock, ms_since_boot};
 use crate::net::journal::{Claim, Journal};
 use crate::proto::replay::{Answered, MEMORY_MS, Moment, ReplayFilter, Stale};
 
-/// Milliseconds that two clocks may be apart by rounding: a message that is made right
-/// after the start is not from before it.
+/// Difference in milliseconds that rounding of two clocks may cause: a message that is made right
+/// after the start must not count as older.
 const ROUNDING_MS: i64 = 2;
 
-/// First messages that decrypt ends remember.
+/// Memory of first messages of all decrypt ends.
 pub struct ReplayState {
     clock: Clock,
     seen: Mutex<Seen>,
-    /// That others do not know of it was told.
+    /// The log has a line that the memory is not shared.
     is_alone: AtomicBool,
 }
 
 struct Seen {
     filter: ReplayFilter,
-    /// Memory that is shared with the process before this one, or after it; `None` where the
-    /// system gives no memory for that.
+    /// Memory that is shared with the predecessor or the successor; `None` where the system has
+    /// none for that.
     journal: Option<Journal>,
 }
 
 impl ReplayState {
-    /// Begins to remember now: what was sent before is refused.
+    /// Begins to remember now: messages that were sent before are refused.
     pub fn begin() -> Self {
         let since_ms = ms_since_boot() - ROUNDING_MS;
         let journal = claimant().and_then(|claimant| Journal::create(since_ms, claimant));
@@ -53,10 +52,10 @@ impl ReplayState {
         Self::of(ReplayFilter::new(since_ms), journal)
     }
 
-    /// Goes on with the memory of the process before.
+    /// Continues the memory of the predecessor.
     ///
     /// # Errors
-    /// An error of the system, or where it is something else.
+    /// An error of the system, or a descriptor of something else.
     pub fn adopt(descriptor: OwnedFd) -> io::Result<Self> {
         let (mut journal, since_ms) = Journal::adopt(descriptor, claimant()?)?;
         let mut filter = ReplayFilter::new(since_ms);
@@ -72,17 +71,17 @@ impl ReplayState {
         Self { clock: Clock::start(), seen: Mutex::new(Seen { filter, journal }), is_alone }
     }
 
-    /// The memory once more, for a process that takes over.
+    /// Duplicates the memory's descriptor for a process that takes over.
     ///
     /// # Errors
-    /// There is none that could be shared, or no descriptor.
+    /// When there is none to share, or no free descriptor.
     pub fn share(&self) -> io::Result<OwnedFd> {
         let seen = self.seen();
         let journal = seen.journal.as_ref().ok_or(io::ErrorKind::Unsupported)?;
         journal.share()
     }
 
-    /// This host's unix time in milliseconds.
+    /// Returns this host's unix time in milliseconds.
     pub(super) fn now_ms(&self) -> u64 {
         self.clock.now_ms()
     }
@@ -90,7 +89,7 @@ impl ReplayState {
     /// Checks that a first message, made at `sent_ms`, is fresh, and remembers it.
     ///
     /// # Errors
-    /// [`Stale`] says why it gets no answer.
+    /// [`Stale`], the reason why it gets no answer.
     pub(super) fn check(&self, message: Answered, sent_ms: u64) -> Result<(), Stale> {
         let now = self.moment();
         let mut seen = self.seen();
@@ -107,8 +106,8 @@ impl ReplayState {
         if seen.filter.remember(message, now.boot_ms) { Ok(()) } else { Err(Stale::Seen) }
     }
 
-    /// The time by both clocks. The host's clock is read each time, as it may have
-    /// been set: after a start without a battery or a network, or a pause of the machine.
+    /// Returns the time of both clocks. The host's clock is read each time, as it may have been
+    /// set: after a start without a battery or a network, or a pause of the machine.
     fn moment(&self) -> Moment {
         let moved = self.clock.reread();
         if moved.is_set() {
@@ -123,7 +122,7 @@ impl ReplayState {
 }
 
 impl Seen {
-    /// Tells other processes of a message, and remembers those that they have told of.
+    /// Shares a message with the other process, and remembers the messages that it shared.
     fn learn_from_others(&mut self, message: Answered, now_ms: i64) -> io::Result<()> {
         let Self { filter, journal } = self;
         let Some(journal) = journal else { return Ok(()) };
@@ -168,7 +167,7 @@ mod tests {
             let memory = ReplayState::begin();
             let sent = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
             let sent_ms = sent.as_millis().try_into().unwrap();
-            // So that one of both clocks is a millisecond on by then, and the other is not.
+            // So that only one of both clocks has advanced by a millisecond.
             std::thread::sleep(Duration::from_micros(number % 20 * 50));
             assert_eq!(memory.check(message(number), sent_ms), Ok(()), "message {number}");
         }
@@ -179,7 +178,7 @@ mod tests {
         assert_eq!(answered(claim(message(77))), message(77));
     }
 
-    /// Two processes share it as these two do.
+    /// Two instances share the memory as two processes do.
     #[test]
     fn what_one_process_has_answered_the_other_does_not_answer() {
         let old = ReplayState::begin();

@@ -1,12 +1,11 @@
-//! Meaning of what the far end says or does when it ends a session: the close reason here, and
-//! advice for the operator.
+//! Interprets how the far end ended a session: the close reason here, and advice for the operator.
 
 use crate::proto::PeerError;
 use crate::proto::message::ResetReason;
 use crate::reason::CloseReason;
 use crate::upstream::ConnectFailure;
 
-/// Close reason for a record that the protocol refused.
+/// Returns the close reason for a record that the protocol refused.
 pub(super) fn from_peer_error(error: PeerError) -> CloseReason {
     match error {
         PeerError::Misbehaved => CloseReason::ProtocolError,
@@ -14,7 +13,7 @@ pub(super) fn from_peer_error(error: PeerError) -> CloseReason {
     }
 }
 
-/// Close reason for a Reset from the other end.
+/// Returns the close reason for a Reset from the other end.
 pub(super) fn from_remote(reason: ResetReason) -> CloseReason {
     match reason {
         ResetReason::PlainReset => CloseReason::PeerReset,
@@ -33,12 +32,12 @@ pub(super) fn from_remote(reason: ResetReason) -> CloseReason {
     }
 }
 
-/// Failure of a tunnel that the far end ended, for this reason or by hanging up.
+/// Returns the failure of a tunnel that the far end ended, for this reason or by hanging up.
 pub(super) fn failure(reason: CloseReason) -> ConnectFailure {
     ConnectFailure::new(reason, remote_advice(reason).unwrap_or("the far end hung up"))
 }
 
-/// Advice about a reason that ends a session only because the far end said so.
+/// Returns the advice for a reason that comes from the far end only.
 pub(super) fn remote_advice(reason: CloseReason) -> Option<&'static str> {
     Some(match reason {
         CloseReason::TargetRefused => {

@@ -1,9 +1,8 @@
 //! One direction of a relay: plain bytes in, records out.
 //!
-//! Holds a buffer only from the moment bytes are there to read until they are
-//! written. Everything that must survive an interruption is in [`SealPump`], so
-//! its future can be dropped at any time and [`SealPump::reset`] still ends the
-//! last record.
+//! Holds a buffer only from the moment bytes can be read until they are written. All state that
+//! must survive an interruption is in [`SealPump`], so its future can be dropped at any time and
+//! [`SealPump::reset`] still completes the last record.
 
 use std::future::poll_fn;
 use std::io::{self, IoSliceMut};
@@ -32,22 +31,22 @@ pub(super) struct SealPump<'t> {
     unsent: Range<usize>,
     /// Control records to write after `unsent`.
     control: Vec<u8>,
-    /// Stream bytes sealed so far, and signs of life.
+    /// Stream bytes sealed so far, and heartbeats.
     traffic: &'t Traffic,
 }
 
 /// Content that is sealed next.
 enum Next {
-    /// So many bytes of the stream.
+    /// This number of bytes of the stream.
     Data(usize),
-    /// A sign of life.
+    /// A heartbeat.
     Beat,
     /// The stream is complete.
     End,
 }
 
 impl<'t> SealPump<'t> {
-    /// A pump that writes the `first` records before what it reads.
+    /// Creates a pump that sends the `first` records before the bytes that it reads.
     pub(super) fn new(first: Vec<u8>, traffic: &'t Traffic) -> Self {
         Self {
             buffer: None,
@@ -59,8 +58,8 @@ impl<'t> SealPump<'t> {
         }
     }
 
-    /// Moves bytes from `plain` to `sealed` until `plain` ends, then Fin. Where there
-    /// are none, it gives the signs of life that are due.
+    /// Moves bytes from `plain` to `sealed` until `plain` ends, then Fin. While there are none, it
+    /// sends the heartbeats that are due.
     ///
     /// # Errors
     /// The reason that ends the connection.
@@ -90,8 +89,8 @@ impl<'t> SealPump<'t> {
         Ok(())
     }
 
-    /// Puts what is there already behind the first records, so that a request
-    /// travels with its Open.
+    /// Appends bytes that are available already to the first records, so that a request travels
+    /// with its Open.
     fn join_first(
         &mut self,
         cx: &mut Context<'_>,
@@ -103,7 +102,7 @@ impl<'t> SealPump<'t> {
                 self.seal(outbound, got).map_err(|_| CloseReason::LocalError)?;
             }
             Poll::Ready(Err(_)) => return Err(CloseReason::PlainReset),
-            // An end is read again, and sent, when its turn comes.
+            // An end will be read again, and sent, later.
             Poll::Ready(Ok(0)) | Poll::Pending => {}
         }
         if let Some(buffer) = self.buffer.take() {
@@ -122,7 +121,7 @@ impl<'t> SealPump<'t> {
         match self.poll_fill(cx, plain) {
             Poll::Ready(Ok(0)) => Poll::Ready(Ok(Next::End)),
             Poll::Ready(got) => Poll::Ready(got.map(Next::Data)),
-            // It would put off that a peer is found vanished that is being asked now.
+            // While the peer is being probed, data in flight would delay its detection as vanished.
             Poll::Pending if self.traffic.pulse.is_due() && !sealed.is_in_doubt() => {
                 Poll::Ready(Ok(Next::Beat))
             }
@@ -134,7 +133,7 @@ impl<'t> SealPump<'t> {
         poll_fn(|cx| self.poll_flush(cx, sealed)).await.map_err(|_| CloseReason::PeerLost)
     }
 
-    /// Writes what is sealed and gives the buffer back.
+    /// Writes the sealed bytes and gives the buffer back.
     fn poll_flush(
         &mut self,
         cx: &mut Context<'_>,
@@ -170,7 +169,7 @@ impl<'t> SealPump<'t> {
         Poll::Ready(Ok(()))
     }
 
-    /// Flushes, and a Reset behind it: the last thing the other end hears.
+    /// Flushes, then sends a Reset, the last record to the other end.
     pub(super) async fn reset(
         &mut self,
         reason: ResetReason,
@@ -181,7 +180,7 @@ impl<'t> SealPump<'t> {
         poll_fn(|cx| self.poll_flush(cx, sealed)).await
     }
 
-    /// Reads what is there into a buffer, as far as that is sensible.
+    /// Reads the available bytes into a buffer, up to a sensible size.
     fn poll_fill(
         &mut self,
         cx: &mut Context<'_>,
@@ -193,7 +192,7 @@ impl<'t> SealPump<'t> {
         let filled = got == room(&buffer);
         self.size = self.size.after(got, room(&buffer), take(&mut self.waited));
         if filled && buffer.size() == Size::Small {
-            // What is left of an answer of a few records goes out with its first.
+            // The rest of an answer of a few records is sent together with its first.
             let begun = buffer.len();
             buffer = buffer.grown(self.size);
             if let Poll::Ready(more) = poll_read_records(cx, plain, &mut buffer[begun..]) {
@@ -240,7 +239,7 @@ fn poll_read_records(
     plain.poll_read_slots(cx, &mut places[..records])
 }
 
-/// Number of data bytes that there is room for.
+/// Returns the number of data bytes that fit.
 fn room(buffer: &[u8]) -> usize {
     buffer.len() / RECORD.max_record * RECORD.max_data
 }

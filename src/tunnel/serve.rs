@@ -13,10 +13,10 @@ use crate::tasks::restarting;
 use crate::upstream::health_check::Look;
 use crate::upstream::{HealthChecks, Targets};
 
-/// Interval at which it is checked whether a summary of failures is due.
+/// Interval at which due summaries of failures are written.
 const SUMMARY_TICK: Duration = Duration::from_secs(1);
 
-/// The end that a tunnel is, with what only that end needs.
+/// End of a tunnel, with the state that only this end needs.
 pub(super) enum Mode {
     Encrypt(Arc<EncryptEnd>),
     Decrypt(Arc<DecryptEnd>),
@@ -31,7 +31,7 @@ pub struct Tunnel {
 }
 
 impl Tunnel {
-    /// Starts what it does besides accepting: summaries, warm tunnels, checks.
+    /// Starts its background tasks: summaries, warm tunnels, checks.
     pub fn begin(self: &Arc<Self>) {
         self.keep_up("summaries of failures", Self::summarize);
         self.keep_up("the watch on the limit of sessions", Self::watch_limit);
@@ -40,14 +40,14 @@ impl Tunnel {
         self.context.frontend.tasks.spawn(Arc::clone(self).look_at_start());
     }
 
-    /// Accepts on `listener` from now on, until it is stopped.
+    /// Accepts on `listener` until the tunnel is stopped.
     pub fn serve(self: &Arc<Self>, listener: Arc<AsyncListener>) {
         self.listens(&listener);
         let accept = move |tunnel: Arc<Self>| tunnel.accept(Arc::clone(&listener));
         self.keep_up("accepting connections", accept);
     }
 
-    /// Runs a task as long as the tunnel exists, also after a panic in it.
+    /// Runs a task as long as the tunnel exists, and restarts it after a panic.
     fn keep_up<F>(
         self: &Arc<Self>,
         task: &'static str,
@@ -78,7 +78,7 @@ impl Tunnel {
         self.listens_no_more(&listener);
     }
 
-    /// Accepts no more. Sessions go on; unproven handshakes have a second.
+    /// Stops accepting. Sessions continue; unproven handshakes have a second.
     pub fn stop(&self) {
         self.context.frontend.stop.cancel();
         self.context.frontend.tasks.close();
@@ -108,22 +108,22 @@ impl Tunnel {
         self.context.frontend.cut.cancel();
     }
 
-    /// Waits until all connections are ended by [`Self::cut`].
+    /// Waits for [`Self::cut`].
     pub async fn is_cut(&self) {
         self.context.frontend.cut.cancelled().await;
     }
 
-    /// Number of sessions now.
+    /// Returns the number of sessions now.
     pub fn sessions(&self) -> usize {
         self.context.frontend.slots.used()
     }
 
-    /// Most sessions at once so far.
+    /// Returns the highest number of sessions at once so far.
     pub fn most_sessions(&self) -> usize {
         self.context.frontend.slots.high_water()
     }
 
-    /// Targets of all services, or its far ends.
+    /// Returns the targets of all services, or the far ends.
     pub(super) fn targets(&self) -> Vec<Arc<Targets>> {
         match &self.mode {
             Mode::Encrypt(end) => vec![Arc::clone(&end.far_ends)],
@@ -131,7 +131,7 @@ impl Tunnel {
         }
     }
 
-    /// Warns of targets that cannot be reached at the start. A pool finds that out itself.
+    /// Warns at start of targets that cannot be reached. A pool finds that out by itself.
     async fn look_at_start(self: Arc<Self>) {
         match &self.mode {
             Mode::Encrypt(end) if end.pool.warm().size > 0 => {}
@@ -144,8 +144,8 @@ impl Tunnel {
         self.health_checks().run(self.targets()).await;
     }
 
-    /// Checks of a target by its port or its own protocol, of a far end by a tunnel to it that
-    /// is never opened.
+    /// Returns the checks: a target is checked by its port or its protocol, a far end by a tunnel
+    /// that is never opened.
     fn health_checks(&self) -> HealthChecks {
         let context = &self.context;
         let look = match &self.mode {

@@ -1,8 +1,8 @@
 //! A session from its first relayed byte to its closing line.
 //!
-//! A session may last for days and idle most of that time, so the memory that it holds
-//! decides how many a host can have. Whatever opened it (dials, handshakes, timers) is a
-//! future of its own, and gone by now.
+//! A session may last for days and idle most of that time, so its memory decides how many a host
+//! can have. Opening it (dials, handshakes, timers) happens in a separate future, which is gone by
+//! now.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -19,23 +19,23 @@ use crate::observe::sessions::LiveSession;
 use crate::proto::Session;
 use crate::reason::CloseReason;
 
-/// A session whose both sides are connected.
+/// A session with both sides connected.
 pub(super) struct EstablishedSession {
     plain: Stream,
     sealed: Stream,
     session: Session,
-    /// Boxed, because it is gone after the first bytes.
+    /// Boxed, because it is dropped after the first bytes.
     start: Box<Start>,
     /// Ready when it has to end.
     termination: Termination,
     /// The deadline of an answer; gone once there is one.
     answer_due: Option<Box<AnswerDeadline>>,
-    /// Its entry among the live sessions, where an operator can end it.
+    /// Its entry among the live sessions, through which an operator can end it.
     live: LiveSession,
     _held: Held,
 }
 
-/// Everything that an established session is made of.
+/// Parts of an established session.
 pub(super) struct SessionParts {
     /// The log of its connection.
     pub(super) log: SessionLog,
@@ -59,11 +59,11 @@ pub(super) struct Held {
     pub(super) slot: Option<Slot>,
     /// Its count against its source.
     pub(super) source: Option<SourceGuard>,
-    /// Its entry where it could be one of a ring.
+    /// Its entry for the detection of rings.
     pub(super) passage: Option<Box<PassageGuard>>,
 }
 
-/// Deadline of an answer on a tunnel that carries bytes of a client's already.
+/// Deadline of an answer on a tunnel that carries a client's bytes already.
 pub(super) struct AnswerDeadline {
     pub(super) due: Box<AnswerDue>,
     /// Called when there was no answer.
@@ -71,7 +71,7 @@ pub(super) struct AnswerDeadline {
 }
 
 impl EstablishedSession {
-    /// Enters it among the live sessions.
+    /// Creates the session and registers it as live.
     pub(super) fn new(parts: SessionParts) -> Box<Self> {
         let SessionParts { plain, sealed, session, termination, .. } = parts;
         let live = parts.log.enter(&session, parts.idle_timeout);
@@ -81,7 +81,7 @@ impl EstablishedSession {
         Box::new(Self { plain, sealed, session, start, termination, answer_due, live, _held })
     }
 
-    /// The same session, which ends where there is no answer in time.
+    /// Makes the session end if there is no answer in time.
     pub(super) fn unless_dead(mut self: Box<Self>, answer_due: AnswerDeadline) -> Box<Self> {
         self.answer_due = Some(Box::new(answer_due));
         self
@@ -102,14 +102,14 @@ impl EstablishedSession {
         let sides = Sides { plain: self.plain, sealed: &mut self.sealed };
         let relayed = Relayed { session: &mut self.session, traffic: self.live.traffic() };
         let end = relay(sides, relayed, *self.start, ended).await;
-        // The line promises its reader that the connection is gone.
+        // By the time of the log line the connection has to be closed.
         drop(self.sealed);
         SessionLog::closed(&self.live, &end);
     }
 }
 
-/// Runs the session that `opening` opens. The opening itself is apart, and gone when it is
-/// done: the session may last for days.
+/// Runs the session that `opening` opens. The opening is a separate future that is dropped when it
+/// is done, because the session may last for days.
 pub(super) fn run_opened(
     opening: impl Future<Output = Option<Box<EstablishedSession>>> + Send + 'static,
 ) -> impl Future<Output = ()> + Send + 'static {
@@ -121,7 +121,7 @@ pub(super) fn run_opened(
     }
 }
 
-/// Ready when there was no answer in time. Other tunnels to the same far end are let go then.
+/// Ready when there was no answer in time. Then older tunnels to the same far end are closed.
 fn poll_dead(
     answer_due: &mut Option<Box<AnswerDeadline>>,
     live: &LiveSession,

@@ -1,5 +1,5 @@
-//! Snapshot of a tunnel for operators: read from its limits, its targets, its pool and its
-//! gate on request, and kept nowhere.
+//! Snapshot of a tunnel for operators: read from its limits, its targets, its pool and its gate on
+//! request, and not stored.
 
 use std::sync::{Arc, MutexGuard, PoisonError};
 
@@ -29,7 +29,7 @@ pub struct Status {
     pub keys: Vec<KeyId>,
     /// Sessions.
     pub sessions: Level,
-    /// Connections that have proven nothing and are waited for.
+    /// Connections that have proven nothing yet.
     pub handshakes: Level,
     /// Tunnels that wait to be opened (acceptor only).
     pub unopened: Option<Level>,
@@ -42,11 +42,11 @@ pub struct Status {
 /// Usage of a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Level {
-    /// Number now.
+    /// Current number.
     pub now: usize,
     /// Highest number at once so far.
     pub most: usize,
-    /// Highest number that is allowed.
+    /// Limit.
     pub limit: usize,
 }
 
@@ -61,17 +61,17 @@ impl Level {
 }
 
 impl Tunnel {
-    /// Its name.
+    /// Returns its name.
     pub fn name(&self) -> &str {
         self.meters().tunnel()
     }
 
-    /// Its counters.
+    /// Returns its counters.
     pub fn meters(&self) -> &Arc<Meters> {
         &self.context.frontend.meters
     }
 
-    /// The load balancers that have to announce their clients to it.
+    /// Returns the load balancers that have to announce their clients.
     pub fn balancers(&self) -> &Balancers {
         &self.context.frontend.proxy_from
     }

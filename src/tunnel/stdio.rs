@@ -1,7 +1,7 @@
 //! Standard input and output as the plain side of a session.
 //!
-//! Both may block, so each read and each write is done on a thread that may. tokio's
-//! own are not used: they panic when the system gives no thread.
+//! Both may block, so each read and each write runs on a separate thread. tokio's own types are not
+//! used: they panic when the system gives no thread.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::pin::Pin;
@@ -15,17 +15,17 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use crate::net::{Duplex, ReadSide, WriteSide};
 use crate::tasks::{Undone, blocking};
 
-/// The most bytes of one read and one write.
+/// Most bytes of one read and one write.
 const AT_ONCE: usize = 64 << 10;
 
-/// The time that a reader of standard output may take for what came before a stop.
+/// Time for the reader of standard output to take the bytes from before a stop.
 const LAST_WORDS: Duration = Duration::from_millis(250);
 
-/// Work that is under way on another thread.
+/// Work that runs on another thread.
 type Done<T> = Pin<Box<dyn Future<Output = Result<io::Result<T>, Undone>> + Send>>;
 
-/// Both of them. Once output was told that the far side's stream is complete, input is
-/// given up: as an abort, since it is unknown whether it was complete.
+/// Standard input and output. Once the far side's stream is complete, input is dropped: as an
+/// abort, since it is unknown whether it was complete.
 pub(super) struct Stdio {
     input: Input,
     output: Output,
@@ -33,7 +33,7 @@ pub(super) struct Stdio {
 
 pub(super) struct Input {
     reading: Option<Done<Vec<u8>>>,
-    /// Bytes that were read, and the number of them that was taken.
+    /// Bytes that were read, and the number of them that was consumed.
     read: Vec<u8>,
     taken: usize,
     far_side_ended: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -46,7 +46,7 @@ pub(super) struct Output {
 }
 
 impl Stdio {
-    /// Both, until it is to `stop`.
+    /// Creates both, until `stop` is cancelled.
     pub(super) fn new(stop: CancellationToken) -> Self {
         let ended = CancellationToken::new();
         let far_side_ended = Box::pin(ended.clone().cancelled_owned());
@@ -56,7 +56,7 @@ impl Stdio {
         }
     }
 
-    /// Cancelled when the far side's stream is complete, and written.
+    /// Returns a token that is cancelled when the far side's stream is complete and written.
     pub(super) fn far_side_ended(&self) -> CancellationToken {
         self.output.far_side_ended.clone()
     }
@@ -70,7 +70,7 @@ impl Duplex for Stdio {
         (&mut self.input, &mut self.output)
     }
 
-    /// The end of output was flushed already.
+    /// Does nothing: the end of output was flushed already.
     async fn finish(self) {}
 
     async fn abort(mut self) {
@@ -80,14 +80,14 @@ impl Duplex for Stdio {
             sleep(LAST_WORDS).await;
         };
         tokio::select! {
-            // The reader may be gone too.
+            // The reader may be gone as well.
             _ = self.output.flush() => {}
             () = stopped => {}
         }
     }
 }
 
-/// A read happens on a thread of its own; nothing tells of it before.
+/// Uses the defaults: a read runs on a separate thread, and readiness is not known before.
 impl ReadSide for &mut Input {}
 
 impl WriteSide for &mut Output {}
@@ -113,7 +113,7 @@ fn write_all(bytes: &[u8]) -> io::Result<()> {
 }
 
 impl Input {
-    /// Reads what there is, empty at the end.
+    /// Reads the available bytes; empty at the end.
     fn poll_some(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         if self.taken == self.read.len() {
             let buffer = &mut self.read;
@@ -136,7 +136,7 @@ impl AsyncRead for Input {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        // First, so that an end that is there counts as one.
+        // Polled first, so that an end that has been read counts as one.
         if let Poll::Ready(some) = self.poll_some(cx) {
             let some = some?;
             let length = some.len().min(buf.remaining());
@@ -150,7 +150,7 @@ impl AsyncRead for Input {
 }
 
 impl Output {
-    /// Waits until what was written last is out.
+    /// Waits until the last write is complete.
     fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(writing) = &mut self.writing else { return Poll::Ready(Ok(())) };
         let done = ready!(writing.as_mut().poll(cx));
@@ -169,7 +169,7 @@ impl AsyncWrite for Output {
         let bytes = buf[..buf.len().min(AT_ONCE)].to_vec();
         let length = bytes.len();
         self.writing = Some(Box::pin(blocking(move || write_all(&bytes))));
-        // It begins when it is asked for the first time.
+        // It begins at the first poll.
         match self.poll_written(cx) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             _ => Poll::Ready(Ok(length)),

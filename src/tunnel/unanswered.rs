@@ -1,9 +1,9 @@
-//! Behaviour of a far end in place of an answer to the handshake, as far as that can be told
-//! apart from here: for the one line that says what to do about it.
+//! Behaviour of a far end that does not answer the handshake, as far as it can be observed: for one
+//! log line with cause and remedy.
 //!
-//! A decrypt end never says why it does not answer. So this tells the observation (an
-//! end, a reset, silence, the words of another program), and for each only causes that
-//! look like it. Bytes of the other side are never repeated.
+//! A decrypt end never says why it does not answer. So the line has the observation (an end, a
+//! reset, silence, the bytes of another program) and the causes that fit it. Bytes of the other
+//! side are never repeated.
 
 use std::fmt;
 use std::io::{self, ErrorKind};
@@ -13,31 +13,31 @@ use super::foreign_protocol::Speech;
 use crate::reason::CloseReason;
 use crate::upstream::ConnectFailure;
 
-/// A far end that ends a connection later than this has held it before.
+/// Delay from which on an end of the connection is deliberate: the far end has held it before.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
-/// The thing that came in place of an answer.
+/// Observation in place of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unanswered {
     /// Nothing until the deadline.
     Silence,
-    /// A clean end, so long after the first message, and no byte.
+    /// A clean end without a byte, this long after the first message.
     Ended(Duration),
-    /// A reset, likewise.
+    /// A reset without a byte, this long after the first message.
     Reset(Duration),
-    /// The words of another program.
+    /// Bytes of another program.
     Spoke(Speech),
-    /// Bytes that are neither an answer nor anything that is known.
+    /// Bytes that are neither an answer nor a known protocol.
     Babbled,
 }
 
-/// The causes that keep a dialer out in silence, which a far end does not tell.
+/// Causes for which a far end stays silent.
 const KEPT_SILENT: &str = "check that it is a knockpipe decrypt, that it has this key, that both clocks agree within \
      two minutes, that its gate lets this address in (knockpipe gate why ADDRESS there), and that \
      neither its limits nor --suite keep this end out";
 
 impl Unanswered {
-    /// Judges by the bytes that were `heard` and by the way and time of the end, if there was one.
+    /// Classifies the bytes that were `heard` and the kind and time of the end, if there was one.
     pub(super) fn of(heard: &[u8], end: Option<&io::Error>, after: Duration) -> Self {
         match (heard, end) {
             ([_, ..], _) => Speech::of_server(heard).map_or(Self::Babbled, Self::Spoke),
@@ -83,7 +83,7 @@ impl fmt::Display for Unanswered {
                  point -t at the decrypt end's port"
             ),
             Self::Babbled => f.write_str(
-                "something else than a knockpipe decrypt answers there, or somebody on the path \
+                "something else than a knockpipe decrypt answers there, or something on the path \
                  changes what it says; point -t at the decrypt end's port",
             ),
         }
@@ -100,7 +100,7 @@ impl From<Unanswered> for ConnectFailure {
 mod tests {
     use super::*;
 
-    /// One line each, of cause and remedy, and no two alike.
+    /// Each is one line of cause and remedy, and all differ.
     #[test]
     fn each_has_a_remedy_of_its_own() {
         let soon = Duration::from_millis(3);
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_heard_counts_more_than_how_it_ended() {
+    fn received_bytes_say_more_than_the_end() {
         let eof = io::Error::from(ErrorKind::UnexpectedEof);
         let reset = io::Error::from(ErrorKind::ConnectionReset);
         let after = Duration::from_millis(7);

@@ -7,9 +7,9 @@
 //!                                     +- silence -> another is made meanwhile (hedge)
 //! ```
 //!
-//! Nothing tells of a path that broke silently but the answers that do not come. So
-//! bytes of a client's are risked on a tunnel only where its far end answered, or did a
-//! moment ago: waiting for that would cost the round trip that a pool saves.
+//! A path that broke silently shows only in missing answers. So a client's bytes are sent on a
+//! tunnel only once its far end has answered, or if it was heard a moment ago: waiting in that case
+//! would cost the round trip that a pool saves.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -33,81 +33,81 @@ use crate::proto::message::Open;
 use crate::reason::CloseReason;
 use crate::upstream::ConnectFailure;
 
-/// The time for an answer beyond a round trip: the far end's own work, and an
-/// acknowledgement that its system delays.
+/// Time for an answer beyond a round trip: the far end's own work, and a delayed acknowledgement of
+/// its system.
 const MARGIN: Duration = Duration::from_millis(100);
 
-/// The delay of the answer of one behind the handshake of another, where both waited
-/// for a path or a far end that stalled.
+/// Time by which an answer on a warm tunnel may come after the handshake of another, where a
+/// stalled path or far end delayed both.
 const GRACE: Duration = Duration::from_millis(20);
 
-/// The time in which what came during a halt of this end has to be found: its timers are first.
+/// Time to read bytes that arrived during a halt of this end, when the timers fire first.
 const SECOND_LOOK: Duration = Duration::from_millis(100);
 
 /// A tunnel that waits to be opened.
 pub(super) struct Warm {
-    /// To which of the far ends.
+    /// Index of the far end.
     pub(super) far_end: usize,
     stream: Stream,
     session: Session,
-    /// Bytes that were read and are no whole record.
+    /// Bytes that were read and are no complete record.
     already_read: Vec<u8>,
 }
 
-/// A warm tunnel that has said Open for a client.
+/// A warm tunnel on which Open was sent for a client.
 pub(super) struct Asked {
     warm: Warm,
-    /// Moment when it was asked.
+    /// Moment when Open was sent.
     pub(super) since: Instant,
-    /// It was heard a moment before.
+    /// The far end was heard a moment before.
     is_trusted: bool,
-    heard: Heard,
+    heard: AnswerState,
 }
 
-/// The far end's word on Open.
+/// The far end's answer to Open, so far.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Heard {
+enum AnswerState {
     Nothing,
-    /// A sign of life: it is at work.
+    /// A heartbeat: it is dialling the target.
     AtWork,
     Opened,
 }
 
-/// The outcome for a client of a tunnel that was asked.
+/// Outcome for a client of a tunnel on which Open was sent.
 pub(super) enum Answer {
-    /// It is this client's.
+    /// The tunnel is this client's.
     Ours,
-    /// Nothing came of what had to.
+    /// An answer is overdue.
     Silence,
-    /// It has ended; the client has lost nothing.
+    /// The tunnel has ended; none of the client's bytes are lost.
     Ended(CloseReason),
     /// The client has reset its connection.
     ClientGone,
-    /// The client has to go.
+    /// The client has to end.
     NotWanted(CloseReason),
 }
 
-/// A tunnel for a client, and how its relay begins.
+/// A tunnel for a client, and the beginning of its relay.
 pub(super) struct Opened {
     pub(super) far_end: usize,
     pub(super) stream: Stream,
     pub(super) session: Session,
     pub(super) start: Start,
-    /// Open was said; otherwise nothing was.
+    /// True if Open was sent; otherwise nothing was sent.
     pub(super) is_open: bool,
-    /// Set where its client's bytes go out before there was an answer.
+    /// Set where the client's bytes are sent before an answer.
     pub(super) answer_due: Option<Box<AnswerDue>>,
 }
 
-/// Until when an answer has to come on a tunnel that carries bytes of a client's already.
+/// Deadline of an answer on a tunnel that carries a client's bytes already.
 pub(super) struct AnswerDue {
-    /// To which of the far ends, and since when it is asked.
+    /// Index of the far end, and the moment when Open was sent.
     pub(super) far_end: usize,
     pub(super) since: Instant,
     deadline: Pin<Box<Sleep>>,
-    /// The deadline is over, and this is the time for what came before it.
+    /// The deadline has passed, and bytes that arrived before it are being read.
     is_second_look: bool,
-    /// The far end would say that it is at work.
+    /// The far end sends a heartbeat while it dials its target.
     is_agreed: bool,
     witness: Option<Witness>,
 }
@@ -115,7 +115,7 @@ pub(super) struct AnswerDue {
 // === impl Warm ===
 
 impl Warm {
-    /// Tells the far end that this end is live and opens later.
+    /// Sends Confirm: this end is live and opens later.
     ///
     /// # Errors
     /// [`CloseReason::PeerLost`] when the far end is gone.
@@ -131,24 +131,24 @@ impl Warm {
         Ok(Self { far_end, stream, session, already_read: vec![] })
     }
 
-    /// Returns true when the far end has said nothing, not even that it ends this.
+    /// Returns true while the far end has sent nothing, not even the end.
     pub(super) fn is_idle(&self) -> bool {
         self.stream.is_idle()
     }
 
-    /// Asks for the target.
+    /// Sends Open.
     ///
     /// # Errors
-    /// The reason; the client has lost nothing.
+    /// The reason; none of the client's bytes are lost.
     pub(super) async fn ask(mut self, open: &Open) -> Result<Asked, CloseReason> {
         let is_trusted = self.stream.is_heard_lately();
         self.stream = self.stream.reregister().map_err(|_| CloseReason::LocalError)?;
         self.stream.use_again();
         say_open(&mut self.stream, &mut self.session, open).await?;
-        Ok(Asked { warm: self, since: Instant::now(), is_trusted, heard: Heard::Nothing })
+        Ok(Asked { warm: self, since: Instant::now(), is_trusted, heard: AnswerState::Nothing })
     }
 
-    /// Resolves when the far end has ended this; it has nothing else to say.
+    /// Resolves when the far end has ended this; it may send nothing else.
     pub(super) fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
         let Self { stream, session, already_read, .. } = self;
         poll_event(cx, stream, session, already_read).map(|event| match event {
@@ -158,7 +158,8 @@ impl Warm {
         })
     }
 
-    /// The reason why a tunnel ends on which the far end has said something, as far as it is here.
+    /// Returns the reason why a tunnel ends on which the far end has sent something, as far as it
+    /// has arrived.
     pub(super) fn reason_to_end(&mut self) -> CloseReason {
         match self.poll_ended(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(reason) => reason,
@@ -167,12 +168,12 @@ impl Warm {
         }
     }
 
-    /// Ends it, so that the far end knows that nothing went wrong.
+    /// Ends it in a way that the far end does not count as a failure.
     pub(super) async fn let_go(self) {
         self.reset(CloseReason::Unopened).await;
     }
 
-    /// Ends it; the far end hears why, unless it did that itself.
+    /// Ends it; the far end is told the reason, unless it ended the tunnel itself.
     pub(super) async fn reset(mut self, reason: CloseReason) {
         send_reset(&mut self.stream, &mut self.session, reason).await;
     }
@@ -181,19 +182,19 @@ impl Warm {
 // === impl Asked ===
 
 impl Asked {
-    /// To which of the far ends.
+    /// Returns the index of the far end.
     pub(super) fn far_end(&self) -> usize {
         self.warm.far_end
     }
 
-    /// Waits until the tunnel is known to work, or may be risked for what the client has
-    /// sent, or owes an answer. Nothing is lost when it is not asked again.
+    /// Waits until the tunnel is known to work, or is trusted enough for the client's first bytes,
+    /// or owes an answer. Nothing is lost when it is not called again.
     pub(super) async fn answer(&mut self, client: &Stream, timeout: Duration) -> Answer {
         let answer = self.first_answer(client, timeout);
         match answer.await {
-            // Now the client's bytes may go, and if it has none, there is time: until
-            // then another tunnel could take this one's place.
-            Answer::Ours if self.heard == Heard::AtWork => {
+            // The client's bytes may be sent now. While it has none, there is time for another
+            // tunnel to replace this one.
+            Answer::Ours if self.heard == AnswerState::AtWork => {
                 self.opened_by(client, self.since + timeout).await
             }
             answer => answer,
@@ -209,7 +210,7 @@ impl Asked {
         }
     }
 
-    /// As [`Self::answer`], until `deadline` and on no other terms than an answer.
+    /// Does the same as [`Self::answer`] until `deadline`, but accepts nothing less than an answer.
     pub(super) async fn late_answer(&mut self, client: &Stream, deadline: Instant) -> Answer {
         tokio::select! {
             biased;
@@ -222,9 +223,9 @@ impl Asked {
         let opened = async {
             loop {
                 match self.until(deadline).await {
-                    Some(Answer::Ours) if self.heard == Heard::AtWork => {}
+                    Some(Answer::Ours) if self.heard == AnswerState::AtWork => {}
                     Some(answer) => return answer,
-                    // What is longer is for the relay, which gives signs of life of its own.
+                    // Longer waits are for the relay, which sends its own heartbeats.
                     None => return Answer::Ours,
                 }
             }
@@ -236,9 +237,9 @@ impl Asked {
         }
     }
 
-    /// Waits for an answer as long as it is not overdue. An Open that the far end's system has not
-    /// even acknowledged is so soon; a far end that works says that it does; and where that
-    /// is not agreed only time tells.
+    /// Waits for an answer until it is overdue. If the far end's system has not even acknowledged
+    /// Open, that is soon; a far end that works sends heartbeats; and where those are not agreed
+    /// on, only the timeout decides.
     async fn in_time(&mut self, timeout: Duration) -> Answer {
         let round_trip = self.warm.stream.round_trip();
         let longest = timeout / 2;
@@ -256,14 +257,14 @@ impl Asked {
         Answer::Silence
     }
 
-    /// Waits for what comes until `deadline`, if anything does.
+    /// Waits for an answer until `deadline`.
     async fn until(&mut self, deadline: Instant) -> Option<Answer> {
         let Warm { stream, session, already_read, .. } = &mut self.warm;
         let event = match timeout_at(deadline, next_event(stream, session, already_read)).await {
             Ok(event) => event,
             Err(_) => {
-                // After a halt of this end the time is over before the system has told of
-                // what came.
+                // After a halt of this end the deadline passes before the runtime has seen the
+                // bytes that arrived.
                 yield_now().await;
                 let here = poll_fn(|cx| {
                     Poll::Ready(match poll_event(cx, stream, session, already_read) {
@@ -275,8 +276,8 @@ impl Asked {
             }
         };
         self.heard = match event {
-            Ok(Event::Opened) => Heard::Opened,
-            Ok(Event::Data(_)) => Heard::AtWork,
+            Ok(Event::Opened) => AnswerState::Opened,
+            Ok(Event::Data(_)) => AnswerState::AtWork,
             Ok(Event::Reset(reason)) => return Some(Answer::Ended(from_remote(reason))),
             Ok(_) => return Some(Answer::Ended(CloseReason::ProtocolError)),
             Err(reason) => return Some(Answer::Ended(reason)),
@@ -288,20 +289,20 @@ impl Asked {
         self.warm.session.heartbeats.agreed
     }
 
-    /// Returns true when its silence shows that the path is broken, or the far end.
+    /// Returns true when its silence shows that the path or the far end is broken.
     pub(super) fn is_dead(&self) -> bool {
         self.is_agreed() || self.warm.stream.is_unacknowledged()
     }
 
-    /// Returns true when nothing comes either now that another tunnel to a far end works. Both may have
-    /// waited for the same.
+    /// Returns true when nothing arrives even now that another tunnel works. Both may have waited
+    /// for the same stall.
     pub(super) async fn stays_silent(&mut self) -> bool {
         self.until(Instant::now() + GRACE).await.is_none()
     }
 
-    /// Hands it to its client.
+    /// Turns it into its client's tunnel.
     pub(super) fn opened(self, timeout: Duration) -> Opened {
-        let is_unanswered = self.heard == Heard::Nothing;
+        let is_unanswered = self.heard == AnswerState::Nothing;
         let answer_due = is_unanswered.then(|| Box::new(self.answer_due(timeout)));
         let Warm { far_end, stream, session, already_read } = self.warm;
         let start = Start { first: vec![], already_read };
@@ -311,7 +312,7 @@ impl Asked {
     fn answer_due(&self, timeout: Duration) -> AnswerDue {
         let deadline = Box::pin(sleep_until(self.since + timeout));
         let is_agreed = self.is_agreed();
-        // Where there is no descriptor to spare, TCP's own patience has to do.
+        // Without a free descriptor, TCP's own timeouts have to do.
         let witness = if is_agreed { None } else { self.warm.stream.witness().ok() };
         AnswerDue {
             far_end: self.far_end(),
@@ -323,14 +324,14 @@ impl Asked {
         }
     }
 
-    /// Ends it without its client, apart, because that is not to wait for it: the far end
-    /// may be about to dial the target in vain.
-    pub(super) fn reset(self, reason: CloseReason, goodbyes: &TaskTracker) {
-        goodbyes.spawn(self.warm.reset(reason));
+    /// Ends it in a separate task, because the client must not wait for that: the far end may be
+    /// about to dial the target in vain.
+    pub(super) fn reset(self, reason: CloseReason, closing: &TaskTracker) {
+        closing.spawn(self.warm.reset(reason));
     }
 }
 
-/// Resolves when the client has something to send and that may go out, or is gone.
+/// Resolves when the client has bytes that may be sent, or is gone.
 async fn spoken(client: &Stream, may_go: bool) -> Answer {
     match client.readable().await {
         Err(_) => Answer::ClientGone,
@@ -342,8 +343,8 @@ async fn spoken(client: &Stream, may_go: bool) -> Answer {
 // === impl AnswerDue ===
 
 impl AnswerDue {
-    /// Ready once that is settled: whether the tunnel is dead, on which nothing authentic
-    /// has come, unless `is_heard`.
+    /// Ready once it is known whether the tunnel is dead: nothing authentic has arrived on it,
+    /// unless `is_heard`.
     pub(super) fn poll_dead(&mut self, cx: &mut Context<'_>, is_heard: bool) -> Poll<bool> {
         if is_heard {
             return Poll::Ready(false);
@@ -361,13 +362,13 @@ impl AnswerDue {
 // === impl Opened ===
 
 impl Opened {
-    /// A tunnel that was made for its client, on which nothing was said.
+    /// Wraps a tunnel that was made for its client, with no record sent yet.
     pub(super) fn made(far_end: usize, stream: Stream, session: Session) -> Self {
         let start = Start::default();
         Self { far_end, stream, session, start, is_open: false, answer_due: None }
     }
 
-    /// Says Open with the first bytes of the relay, where it was not said yet.
+    /// Puts Open before the first bytes of the relay, if it was not sent yet.
     ///
     /// # Errors
     /// [`CloseReason::LocalError`] when no record can be sealed.
@@ -380,13 +381,13 @@ impl Opened {
         sealed.map_err(|_| ConnectFailure::new(CloseReason::LocalError, "no record can be sealed"))
     }
 
-    /// Ends it, because its client may not have it any more.
+    /// Ends it, because its client is no longer admitted.
     pub(super) async fn give_up(self) {
         let Self { far_end, mut stream, mut session, .. } = self;
         if self.is_open {
             return send_reset(&mut stream, &mut session, CloseReason::Revoked).await;
         }
-        // Nothing was said yet, and a Reset cannot come first.
+        // Nothing was sent yet, and a Reset cannot come first.
         if let Ok(warm) = Warm::confirm(far_end, stream, session).await {
             warm.let_go().await;
         }

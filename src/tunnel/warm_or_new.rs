@@ -1,9 +1,8 @@
-//! Choice of a client's tunnel: a warm one, or one that is made for it, or the one of both that
-//! works first.
+//! Choice of a client's tunnel: a warm one, a new one, or the first of both that works.
 //!
-//! A warm tunnel that owes an answer is not waited for alone: another is made meanwhile.
-//! The one that is not used is reset before anything of the client's went into it, so
-//! a target may be dialled twice and hears of one client only.
+//! While a warm tunnel owes an answer, another tunnel is made. The one that is not used is reset
+//! before any of the client's bytes went into it, so a target may be dialled twice but only one
+//! connection carries a client.
 
 use std::pin::pin;
 
@@ -22,13 +21,13 @@ use crate::upstream::{AllFailed, ConnectFailure};
 /// A tunnel for a client, or the reason why there is none.
 type Found = Result<Opened, AllFailed>;
 
-/// The state of a tunnel that was asked.
+/// Result of waiting for a warm tunnel that was sent Open.
 enum Settled {
-    /// Its client has it, or nothing at all.
+    /// The choice is made: the client has this tunnel, or no tunnel.
     Done(Box<Found>),
-    /// It has ended, and another has to be made.
+    /// The tunnel has ended, and another has to be made.
     Dead,
-    /// It owes an answer.
+    /// The tunnel still owes an answer.
     Silent(Box<Asked>),
 }
 
@@ -41,7 +40,7 @@ enum First {
 }
 
 impl EncryptEnd {
-    /// Finds a warm tunnel, which has said Open, or else makes one for this client.
+    /// Takes a warm tunnel, on which Open was sent, or else makes one for this client.
     pub(super) async fn tunnel(
         &self,
         context: &TunnelContext,
@@ -70,7 +69,7 @@ impl EncryptEnd {
         }
     }
 
-    /// Makes one for a client, and nothing else.
+    /// Makes a tunnel for a client, without a warm one to compete with.
     async fn made_for(&self, context: &TunnelContext, client: WaitingClient<'_>) -> Found {
         let making = self.establish(context, Some(client.stream), None);
         tokio::select! {
@@ -79,8 +78,8 @@ impl EncryptEnd {
         }
     }
 
-    /// Makes one beside one that was asked, to `silent` only where there is no other
-    /// far end.
+    /// Makes a tunnel beside a silent one, to the same far end (`silent`) only where there is no
+    /// other.
     async fn another(&self, context: &TunnelContext, client: &Stream, silent: usize) -> Found {
         self.fresh(self.establish(context, Some(client), Some(silent))).await
     }
@@ -91,9 +90,8 @@ impl EncryptEnd {
         Ok(Opened::made(established.far_end, established.stream, established.session))
     }
 
-    /// Notes that a far end has answered nothing on a tunnel that was asked at `since`, and
-    /// should have: older ones are not used, and others than this far end first, if there are
-    /// any.
+    /// Notes that a far end left an Open of the time `since` unanswered for too long: older tunnels
+    /// to it are not used, and other far ends are preferred, if there are any.
     pub(super) fn swallowed(&self, far_end: usize, since: Instant) {
         self.pool.distrust(far_end, since);
         if self.far_ends.count() > 1 {
@@ -103,7 +101,7 @@ impl EncryptEnd {
         }
     }
 
-    /// Returns the one that was asked, if it answers yet, or another.
+    /// Returns the warm tunnel if it answers in time, or another.
     async fn hedged(
         &self,
         mut asked: Box<Asked>,

@@ -1,5 +1,5 @@
-//! Options that every dial of this end has in common, and the PROXY header that tells a target
-//! the client's address.
+//! Options that all dials of this end share, and the PROXY header that tells a target the client's
+//! address.
 
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout_at};
@@ -11,7 +11,7 @@ use crate::proxy_protocol::Version;
 use crate::proxy_protocol::outgoing::encode;
 use crate::reason::CloseReason;
 
-/// Options of every connection of this end to another place.
+/// Options of every outgoing connection of this end.
 #[derive(Clone, Copy, Debug)]
 pub struct DialOptions {
     /// Local address to dial from.
@@ -23,11 +23,10 @@ pub struct DialOptions {
 }
 
 impl DialOptions {
-    /// Sends a PROXY header with the client's address to a target that was dialled, where
-    /// one is wanted.
+    /// Sends a PROXY header with the client's address to a connected target, if so configured.
     ///
     /// # Errors
-    /// [`ConnectFailure`] when the target hangs up on it, or does not take it in time.
+    /// [`ConnectFailure`] when the target hangs up, or does not accept the header in time.
     pub async fn send_proxy_header(
         &self,
         client: ClientAddr,

@@ -1,10 +1,10 @@
-//! Reason why a connection could not be made: one for the far end and the meters, with a
-//! detail for the log.
+//! Failure of a connection attempt: a close reason for the far end and the counters, with a detail
+//! for the log.
 
 use crate::net::DialError;
 use crate::reason::CloseReason;
 
-/// A connection that could not be made.
+/// Failure of a connection attempt.
 #[derive(Debug)]
 pub struct ConnectFailure {
     /// Its close reason.
@@ -14,12 +14,12 @@ pub struct ConnectFailure {
 }
 
 impl ConnectFailure {
-    /// A failure with this reason and detail.
+    /// Creates a failure with this reason and detail.
     pub fn new(reason: CloseReason, detail: impl Into<String>) -> Self {
         Self { reason, detail: detail.into() }
     }
 
-    /// Failure of the dial of a far end.
+    /// Creates the failure of the dial of a far end.
     pub fn far_end(error: &DialError) -> Self {
         let reason = match error {
             DialError::Local(_) => CloseReason::LocalError,
@@ -28,7 +28,7 @@ impl ConnectFailure {
         Self::new(reason, error.to_string())
     }
 
-    /// Failure of the dial of a target.
+    /// Creates the failure of the dial of a target.
     pub fn target(error: &DialError) -> Self {
         let reason = match error {
             DialError::Timeout => CloseReason::TargetTimeout,

@@ -1,10 +1,9 @@
-//! Checks of targets, while no client waits for the result.
+//! Checks targets in the background, while no client waits for the result.
 //!
-//! With `--check` a target is asked in its own protocol, again and again. Without,
-//! only one that is down is looked at, after a pause that grows: a service by a TCP
-//! handshake that it never notices, anything else in a way that is handed in. What
-//! follows from the result is decided in `health_state`; a check never touches a live
-//! connection.
+//! With `--check` a target is asked in its own protocol, at intervals. Without, only a target that
+//! is down is probed, after a pause that grows: a service by a TCP handshake that it never notices,
+//! anything else in a way that the caller hands in. `health_state` decides the consequences; a
+//! check never touches a live connection.
 
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
@@ -31,10 +30,10 @@ use crate::tasks::restarting;
 /// at the service as an aborted connection.
 const LOGIN_PAUSE: Duration = Duration::from_secs(60);
 
-/// Time that a service has to hang up after the last word.
+/// Time for a service to hang up after the last bytes.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// Time that checks under way have when the tunnel is stopped.
+/// Time for running checks to finish when the tunnel is stopped.
 const LAST_CHECKS: Duration = Duration::from_millis(500);
 
 /// Settings of the checks of one tunnel's targets.
@@ -42,17 +41,17 @@ const LAST_CHECKS: Duration = Duration::from_millis(500);
 pub struct HealthChecks {
     /// Options of the dials.
     pub dial: DialOptions,
-    /// Deadline of a look at a single target.
+    /// Time limit of a look at a single target.
     pub timeout: Duration,
     /// Cancelled when the checks have to end.
     pub stop: CancellationToken,
-    /// Tasks that connections end in, which nothing waits for.
+    /// Tasks in which connections are closed; nothing waits for them.
     pub tasks: TaskTracker,
-    /// Look at a target that a port does not tell enough of, by its place.
+    /// Look at a target, given its place, where a probe of its port is not enough.
     pub look: Option<Look>,
 }
 
-/// Finds out whether the target at a place works.
+/// Function that finds out whether the target at a place works.
 pub type Look = Arc<dyn Fn(usize) -> Looking + Send + Sync>;
 
 /// Result of a [`Look`], once there is one.
@@ -68,9 +67,9 @@ struct HealthCheck {
     no_login_until: Option<Instant>,
 }
 
-/// Answer of a target that was asked.
-pub struct Heard {
-    /// Words to end the conversation with.
+/// Answer of a target to a probe.
+pub struct ProbeAnswer {
+    /// Bytes that end the conversation.
     pub last_words: Vec<u8>,
     /// Its health.
     pub verdict: Verdict,
@@ -79,8 +78,8 @@ pub struct Heard {
 // === impl HealthChecks ===
 
 impl HealthChecks {
-    /// Looks once at each target that no check will look at, and warns of those that cannot be
-    /// reached. They do not notice.
+    /// Probes once each target that has no check, and warns of those that cannot be reached. The
+    /// targets do not notice.
     pub async fn warn_if_unreachable(&self, all: &[Arc<Targets>]) {
         let look = async {
             for targets in all.iter().filter(|targets| targets.check.is_none()) {
@@ -99,7 +98,7 @@ impl HealthChecks {
     /// Checks every target until the tunnel is stopped.
     pub async fn run(self, all: Vec<Arc<Targets>>) {
         let checks = Arc::new(self);
-        // Dropped, it ends all of them.
+        // Dropping it ends all of them.
         let mut running = JoinSet::new();
         for targets in all.into_iter().filter(|targets| targets.is_watched()) {
             for place in 0..targets.count() {
@@ -113,7 +112,7 @@ impl HealthChecks {
             }
         }
         checks.stop.cancelled().await;
-        // A server counts a check that breaks off against this host.
+        // A server counts an aborted check against this host.
         let last = async { while running.join_next().await.is_some() {} };
         let _ = timeout(LAST_CHECKS, last).await;
     }
@@ -122,8 +121,8 @@ impl HealthChecks {
 // === impl HealthCheck ===
 
 impl HealthCheck {
-    /// Checks again and again. Checks begin at once and go by the clock; a look comes after
-    /// its pause.
+    /// Repeats the check. Checks begin at once and at fixed intervals; a look at a target that is
+    /// down comes after its pause.
     async fn run(mut self) {
         let stop = self.checks.stop.clone();
         let mut last = Instant::now();
@@ -177,7 +176,7 @@ impl HealthCheck {
         }
     }
 
-    /// Deadline of a look that begins now: as a client would find, and before the next one.
+    /// Returns the deadline of a look that begins now: that of a client, but before the next look.
     fn deadline(&self, every: Option<Duration>) -> Instant {
         let is_one_of_several = self.targets.count() > 1;
         let limit = if is_one_of_several { self.targets.head_start } else { self.checks.timeout };
@@ -189,13 +188,13 @@ impl HealthCheck {
         probed.map_err(|error| ConnectFailure::target(&error))
     }
 
-    /// Asks the target, behind a PROXY header without a client's address where it wants one.
+    /// Asks the target, after a PROXY header without a client's address if it expects one.
     async fn ask(&self, probe: Probe, deadline: Instant) -> Result<Verdict, ConnectFailure> {
         let options = &self.checks.dial;
         let dialled = self.target().connect(options, deadline).await;
         let mut stream = dialled.map_err(|error| ConnectFailure::target(&error))?;
         options.send_proxy_header(ClientAddr::Unix, &mut stream, deadline).await?;
-        let Heard { last_words, verdict } = ask(&mut stream, probe, deadline).await?;
+        let ProbeAnswer { last_words, verdict } = ask(&mut stream, probe, deadline).await?;
         self.checks.tasks.spawn(take_leave(stream, last_words));
         Ok(verdict)
     }
@@ -204,7 +203,7 @@ impl HealthCheck {
         self.targets.at(self.place)
     }
 
-    /// Logs once that the check has to do without a login.
+    /// Logs once that the login of the check was rejected.
     fn login_rejected(&mut self, error: &str, remedy: &str) {
         if self.no_login_until.is_none() {
             let tunnel = self.targets.tunnel.as_deref();
@@ -216,7 +215,7 @@ impl HealthCheck {
     }
 }
 
-/// Asks a target that was dialled.
+/// Asks a connected target.
 ///
 /// # Errors
 /// [`ConnectFailure`] when it hangs up, or does not answer in time.
@@ -224,7 +223,7 @@ pub async fn ask(
     stream: &mut Stream,
     mut probe: Probe,
     deadline: Instant,
-) -> Result<Heard, ConnectFailure> {
+) -> Result<ProbeAnswer, ConnectFailure> {
     match timeout_at(deadline, converse(stream, &mut probe)).await {
         Ok(Ok(heard)) => Ok(heard),
         Ok(Err(error)) => {
@@ -238,7 +237,7 @@ pub async fn ask(
     }
 }
 
-async fn converse(stream: &mut Stream, probe: &mut Probe) -> io::Result<Heard> {
+async fn converse(stream: &mut Stream, probe: &mut Probe) -> io::Result<ProbeAnswer> {
     stream.write_all(probe.first_bytes()).await?;
     let mut buffer = [0; 1024];
     loop {
@@ -249,13 +248,13 @@ async fn converse(stream: &mut Stream, probe: &mut Probe) -> io::Result<Heard> {
         match step {
             Step::Read => {}
             Step::Write(words) => stream.write_all(&words).await?,
-            Step::Done(last_words, verdict) => return Ok(Heard { last_words, verdict }),
+            Step::Done(last_words, verdict) => return Ok(ProbeAnswer { last_words, verdict }),
         }
     }
 }
 
-/// Ends the connection so that the service finds nothing wrong with it: after
-/// its last word, and not before it has read ours.
+/// Ends the connection in a way that the service does not count as a failure: after its last bytes,
+/// and not before it has read ours.
 pub async fn take_leave(mut stream: Stream, last_words: Vec<u8>) {
     let leave = async {
         stream.write_all(&last_words).await?;
@@ -264,7 +263,7 @@ pub async fn take_leave(mut stream: Stream, last_words: Vec<u8>) {
         while stream.read(&mut buffer).await? > 0 {}
         io::Result::Ok(())
     };
-    // The verdict stands, whatever becomes of the connection.
+    // The verdict does not depend on how the connection ends.
     let _ = timeout_at(Instant::now() + GOODBYE, leave).await;
     stream.close();
 }

@@ -16,18 +16,17 @@
 
 use std::time::{Duration, Instant};
 
-/// The pause before a target that failed is looked at; it doubles up to
-/// [`HealthRules::longest_pause`].
+/// Pause before a target that failed is probed; it doubles up to [`HealthRules::longest_pause`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Checks in a row that have to fail before a target is down. One that works is
 /// enough for it to be up again.
 const FALL: u32 = 2;
 
-/// A failure that comes so long after the return is the first again.
+/// Time after the return of a target from which on a failure counts as the first again.
 const CALM: Duration = Duration::from_secs(60);
 
-/// Rules by which targets are judged.
+/// Rules for the health of targets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HealthRules {
     /// Time between two checks; `None` looks at targets only while they are down.
@@ -41,14 +40,14 @@ pub struct HealthRules {
 pub enum State {
     /// Nothing was tried yet; as good as up.
     Unknown,
-    /// It worked.
+    /// It works.
     Up,
-    /// It did not.
+    /// It does not work.
     Down,
 }
 
 impl State {
-    /// Its name for people and programs.
+    /// Returns its name for people and programs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Unknown => "unknown",
@@ -69,7 +68,7 @@ pub struct HealthState {
     pub last_error: Option<String>,
     /// Checks that failed in a row while it was not down.
     failed_checks: u32,
-    /// Number of falls without a calm time between, and of looks that found it down.
+    /// Number of falls without a calm period between them, and of looks that found it down.
     failures: u32,
 }
 
@@ -89,7 +88,7 @@ pub struct HealthTable {
     all: Vec<HealthState>,
 }
 
-/// The times of an attempt to connect.
+/// Times of an attempt to connect.
 #[derive(Clone, Copy, Debug)]
 pub struct Attempt {
     /// Its beginning.
@@ -99,7 +98,7 @@ pub struct Attempt {
 }
 
 impl HealthTable {
-    /// A table of `count` targets in an unknown state.
+    /// Creates a table of `count` targets in an unknown state.
     pub fn new(count: usize, rules: HealthRules, now: Instant) -> Self {
         let new = HealthState {
             state: State::Unknown,
@@ -111,7 +110,7 @@ impl HealthTable {
         Self { rules, all: vec![new; count] }
     }
 
-    /// All of them, in the order in which a connection tries them.
+    /// Returns all of them, in the order in which a connection tries them.
     pub fn order(&self) -> Vec<usize> {
         let (mut order, down): (Vec<_>, Vec<_>) =
             (0..self.all.len()).partition(|&i| self.all[i].state != State::Down);
@@ -119,22 +118,22 @@ impl HealthTable {
         order
     }
 
-    /// The target that connections get now; `None` when all are down.
+    /// Returns the target that connections get now; `None` when all are down.
     pub fn in_use(&self) -> Option<usize> {
         self.all.iter().position(|health| health.state != State::Down)
     }
 
-    /// Health of each.
+    /// Returns the health of each.
     pub fn all(&self) -> &[HealthState] {
         &self.all
     }
 
-    /// Notes that a connection got through. Results of checks count more.
+    /// Notes that a connection succeeded. Results of checks take precedence.
     pub fn succeeded(&mut self, target: usize, now: Instant) -> Option<Transition> {
         if self.rules.every.is_some() { None } else { self.rise(target, now) }
     }
 
-    /// Notes that a connection did not get through.
+    /// Notes that a connection failed.
     pub fn failed(&mut self, target: usize, error: &str, attempt: Attempt) -> Option<Transition> {
         let health = &mut self.all[target];
         if health.state == State::Up && attempt.began < health.since {
@@ -165,7 +164,7 @@ impl HealthTable {
         if health.failed_checks < FALL { None } else { self.fall(target, now) }
     }
 
-    /// Time until the next check or look; `None` while there is no need for one.
+    /// Returns the time until the next check or look; `None` while there is no need for one.
     pub fn pause(&self, target: usize) -> Option<Duration> {
         let HealthState { state, failures, .. } = self.all[target];
         match (self.rules.every, state) {
@@ -245,7 +244,7 @@ mod tests {
     #[test]
     fn news_come_once() {
         let (mut one, at) = table(1, UNCHECKED);
-        assert_eq!(one.succeeded(0, at(0)), None, "nobody thought otherwise");
+        assert_eq!(one.succeeded(0, at(0)), None, "it was not down");
         assert_eq!(one.failed_at(0, "a", at(1)), Some(Transition::Down));
         assert_eq!(one.failed_at(0, "b", at(2)), None);
         assert_eq!(one.checked(0, Err("c"), at(3)), None);
@@ -269,7 +268,7 @@ mod tests {
             })
             .collect();
         assert_eq!(pauses, [2, 4, 5, 5, 5]);
-        // It answers when it is looked at, and fails every connection.
+        // It answers every look, and fails every connection.
         one.checked(0, Ok(()), at(10));
         assert_eq!(pause(&one), None);
         one.failed_at(0, "", at(11));
@@ -279,7 +278,7 @@ mod tests {
         assert_eq!(pause(&one), Some(1));
     }
 
-    /// A target that dies under load fails many at once, and is looked at soon.
+    /// A target that dies under load fails many connections at once, and is probed soon.
     #[test]
     fn the_pause_does_not_grow_with_the_connections_that_fail() {
         let (mut one, at) = table(1, UNCHECKED);
@@ -341,8 +340,8 @@ mod tests {
         assert!(one.checked(0, Ok(()), at(5)).is_some());
     }
 
-    /// Whatever happens: the order has each once, those that are down behind
-    /// all others, and news of one target go down, up, down, up.
+    /// After any sequence of events: the order has each target once, those that are down behind all
+    /// others, and the transitions of one target alternate between down and up.
     #[test]
     fn random_histories_keep_their_promises() {
         let mut state = 0x2545_f491_4f6c_dd1d_u64;

@@ -1,4 +1,4 @@
-//! One place to connect to, and the one way to connect to it.
+//! A target, and the one way to connect to it.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use super::dial_options::DialOptions;
 use crate::addr::Address;
 use crate::net::{self, DialError, ResolveError, ResolveOptions, Resolver, Stream, probe_port};
 
-/// One place to connect to.
+/// A target.
 pub struct Target {
     resolver: Resolver,
     /// Its name in the log: the address as it was written.
@@ -16,10 +16,10 @@ pub struct Target {
 }
 
 impl Target {
-    /// Resolves an address, again and again where that is wanted.
+    /// Resolves an address, and repeats that at intervals if so configured.
     ///
     /// # Errors
-    /// [`ResolveError`], unless told to wait.
+    /// [`ResolveError`], unless the options say to wait.
     pub(super) async fn start(
         address: &Address,
         resolve: ResolveOptions,
@@ -36,12 +36,12 @@ impl Target {
         Self::start(address, ResolveOptions { every: None, wait: false }).await
     }
 
-    /// Its address as it was written.
+    /// Returns its address as it was written.
     pub(super) fn address(&self) -> &Address {
         self.resolver.address()
     }
 
-    /// The addresses that it has now.
+    /// Returns its current addresses.
     ///
     /// # Errors
     /// [`ResolveError`].
@@ -61,7 +61,7 @@ impl Target {
         net::dial(&self.current()?, options.bind, &options.socket, deadline).await
     }
 
-    /// Finds out whether a listener is there, which does not notice.
+    /// Checks whether it has a listener, without the listener noticing.
     ///
     /// # Errors
     /// [`DialError`] when there is none.

@@ -5,9 +5,9 @@
 //!            each has a head start over the next, the first that works is used
 //! ```
 //!
-//! Results are kept for the connections that follow, and a change of health is one log line.
-//! Of a single target without checks nothing is kept: there is nothing to choose. Whether a
-//! target that is down works again is for `health_check` to find out, not for a client.
+//! Results are kept for later connections, and a change of health is one log line. For a single
+//! target without checks nothing is kept: there is nothing to choose. `health_check`, not a client,
+//! finds out whether a target that is down works again.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -42,7 +42,7 @@ pub struct UpstreamOptions<'a> {
     pub longest_pause: Duration,
     /// Sessions on a target end when it goes down.
     pub ends_sessions: bool,
-    /// Deadline of a connection to whichever target works first.
+    /// Time limit of a connection to the first target that works.
     pub timeout: Duration,
 }
 
@@ -54,11 +54,11 @@ pub struct Targets {
     id: TargetsId,
     all: Vec<Target>,
     table: Mutex<HealthTable>,
-    /// Failures of the only target, of which nothing else is kept; for operators.
+    /// Failures of a single target without checks, for operators.
     failing: Mutex<Option<Failing>>,
     /// Notified when one of them goes down.
     fell: Notify,
-    /// The same for the sessions on each of them, where these are to end then.
+    /// Notified for the sessions of a target when it goes down, where they end then.
     falls: Mutex<Vec<Fall>>,
     ends_sessions: bool,
     pub(super) check: Option<Check>,
@@ -69,7 +69,7 @@ pub struct Targets {
 /// Sender that tells the sessions on a target that it is down.
 type Fall = Arc<watch::Sender<()>>;
 
-/// Failures in a row, with nothing that worked between them.
+/// Failures in a row without a success between them.
 #[derive(Clone)]
 struct Failing {
     since: Instant,
@@ -77,8 +77,7 @@ struct Failing {
     detail: String,
 }
 
-/// Far ends of one tunnel, or targets of one service of a tunnel, apart from all others of
-/// the process.
+/// Identity of the far ends of one tunnel, or of the targets of one service, within the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TargetsId(pub u64);
 
@@ -91,14 +90,13 @@ pub struct TargetHealth {
     pub place: usize,
     /// Its address as it was written.
     pub target: Arc<str>,
-    /// Its state; `None` for a single target without a check, of which nothing is kept.
+    /// Its state; `None` for a single target without a check.
     pub state: Option<StateSince>,
-    /// Since when connections do not get there, where its state is not kept; `None`
-    /// after one that did.
+    /// Time since which connections fail, where its state is not kept; `None` after a success.
     pub failing: Option<Instant>,
     /// Detail of its last failure, if it ever had one.
     pub last_error: Option<String>,
-    /// Connections go there first.
+    /// New connections try it first.
     pub in_use: bool,
 }
 
@@ -125,7 +123,7 @@ impl Targets {
     /// Resolves the addresses.
     ///
     /// # Errors
-    /// [`ResolveError`], unless told to wait.
+    /// [`ResolveError`], unless the options say to wait.
     pub async fn start(options: UpstreamOptions<'_>) -> Result<Self, ResolveError> {
         let mut all = Vec::with_capacity(options.addresses.len());
         for address in options.addresses {
@@ -133,7 +131,7 @@ impl Targets {
         }
         let every = options.check.as_ref().map(|check| check.every);
         let rules = HealthRules { every, longest_pause: options.longest_pause };
-        // All have begun before the deadline, the last with as much time as the others.
+        // All attempts begin before the deadline, the last with as much time as the others.
         let shares = u32::try_from(all.len()).unwrap_or(u32::MAX).saturating_add(1);
         Ok(Self {
             tunnel: options.tunnel,
@@ -168,7 +166,7 @@ impl Targets {
         let mut fall = self.ends_sessions.then(|| self.falls()[place].subscribe())?;
         Some(async move {
             if fall.changed().await.is_err() {
-                // That target is not watched any more.
+                // That target is no longer watched.
                 std::future::pending().await
             }
         })
@@ -178,39 +176,39 @@ impl Targets {
         self.falls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Identity of these targets in the process.
+    /// Returns the identity of these targets in the process.
     pub fn id(&self) -> TargetsId {
         self.id
     }
 
-    /// The target at a place in the order of the configuration.
+    /// Returns the target at a place in the order of the configuration.
     pub fn at(&self, place: usize) -> &Target {
         &self.all[place]
     }
 
-    /// Number of targets.
+    /// Returns the number of targets.
     pub fn count(&self) -> usize {
         self.all.len()
     }
 
-    /// Returns true where there is anything to learn about them.
+    /// Returns true where their health is kept.
     pub fn is_watched(&self) -> bool {
         self.all.len() > 1 || self.check.is_some()
     }
 
-    /// Returns true when a connection may go to this target while it has the choice.
+    /// Returns true when a connection that has the choice may use this target.
     pub fn is_wanted(&self, place: usize) -> bool {
         let table = self.table();
         table.in_use().is_none() || table.all()[place].state != State::Down
     }
 
-    /// Place of the target that the next connection tries first.
+    /// Returns the place of the target that the next connection tries first.
     pub fn first(&self) -> usize {
         self.table().in_use().unwrap_or_default()
     }
 
-    /// Finds the first target that `attempt` succeeds with, and returns its place too. `last`
-    /// is the place of the one that is tried after all others that are not down.
+    /// Finds the first target that `attempt` succeeds with, and returns its place too. `last` is
+    /// the place of the one to try after all others that are not down.
     ///
     /// # Errors
     /// [`AllFailed`] when it succeeds with none.
@@ -243,7 +241,7 @@ impl Targets {
         }
     }
 
-    /// Places in the order in which they are tried, `last` behind all that are not down.
+    /// Returns the places in the order of attempts, `last` behind all that are not down.
     fn order(&self, last: Option<usize>) -> Vec<usize> {
         let table = self.table();
         let mut order = table.order();
@@ -267,16 +265,16 @@ impl Targets {
         AllFailed { first, failure: ConnectFailure { reason, detail } }
     }
 
-    /// Notes that a connection that began then did not get through.
+    /// Notes that a connection that began at `began` failed.
     pub fn failed(&self, place: usize, failure: &ConnectFailure, began: Instant) {
         self.learn(place, Err(failure), |table, now| {
             table.failed(place, &failure.detail, Attempt { began, ended: now })
         });
     }
 
-    /// Warns where a target cannot be reached, while the person who started this end is still
-    /// there to read it. Its health stays as it is: the target may just be later.
-    /// A unix socket is left alone, since its listener would see a connection.
+    /// Warns if a target cannot be reached, while the person who started this end still watches.
+    /// Its health stays unchanged: the target may just start later. A unix socket is not probed,
+    /// since its listener would see a connection.
     pub(super) async fn warn_if_unreachable(
         &self,
         place: usize,
@@ -287,7 +285,7 @@ impl Targets {
         if matches!(target.address(), Address::Unix(_)) {
             return;
         }
-        // A name that does not resolve yet has a line of its own, and what this host lacks too.
+        // A name that does not resolve yet, and a lack of this host, have their own log lines.
         let error = match target.probe_port(options, deadline).await {
             Ok(()) | Err(DialError::Unresolved(_) | DialError::Local(_)) => return,
             Err(error) => error,
@@ -305,7 +303,7 @@ impl Targets {
         });
     }
 
-    /// Waits until there is a need for it, and returns the pause until the next check of a
+    /// Waits until a check or look is needed, and returns the pause until the next check of a
     /// target, or the next look at one that is down.
     pub(super) async fn pause(&self, place: usize) -> Duration {
         loop {
@@ -317,7 +315,7 @@ impl Targets {
         }
     }
 
-    /// Health of each of them, in order.
+    /// Returns the health of each of them, in order.
     pub fn health(&self) -> Vec<TargetHealth> {
         let table = self.table();
         let in_use = table.in_use();
@@ -343,7 +341,7 @@ impl Targets {
         found: Result<(), &ConnectFailure>,
         change: impl FnOnce(&mut HealthTable, Instant) -> Option<Transition>,
     ) {
-        // A lack of this host says nothing about a target.
+        // A shortage on this host says nothing about a target.
         let is_ours = found.is_err_and(|failure| failure.reason == CloseReason::LocalError);
         if is_ours {
             return;

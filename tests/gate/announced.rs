@@ -93,7 +93,7 @@ fn a_listed_peer_announces_its_clients() {
 }
 
 #[test]
-fn a_header_from_anybody_else_is_refused() {
+fn a_header_from_an_unlisted_peer_is_refused() {
     let world = World::new(&["--proxy-from", "203.0.113.10", "-o", "1s"]);
     world.redis(&format!("SADD ip-allowed {IMPOSTOR} {PEER}"));
     world.wait_in(IMPOSTOR);

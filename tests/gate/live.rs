@@ -141,7 +141,7 @@ fn is_unopened(line: &Line) -> bool {
 /// The gate is asked again after the handshake: a peer that loses its permission during it gets no
 /// session, whatever happens to present sessions.
 #[test]
-fn who_is_banned_during_the_handshake_gets_no_session() {
+fn a_ban_during_the_handshake_prevents_the_session() {
     for policy in ["close", "keep", "drain"] {
         let world = World::new(&[
             "--on-revoke",
@@ -241,7 +241,7 @@ fn handshakes_that_are_not_finished_end_at_once() {
 
 /// A dialer that waits for a session is treated alike, whatever happens to present sessions.
 #[test]
-fn who_is_banned_while_it_waits_for_a_session_gets_none() {
+fn a_ban_while_waiting_for_a_session_prevents_it() {
     for policy in ["keep", "drain"] {
         let world = World::new(&["--on-revoke", policy, "--drain", "600s", "-n", "1"]);
         world.redis(&format!("SADD ip-allowed {PEER} {OTHER}"));

@@ -74,7 +74,7 @@ fn three_strikes_are_a_ban() {
 /// Health checks, dials that were given up, and the losers of a race of dials come and go without a
 /// byte: none of them counts as a failure.
 #[test]
-fn who_says_nothing_and_hangs_up_is_not_struck() {
+fn a_silent_hang_up_is_no_strike() {
     let world = World::new(&["--ban-after", "2/30d/5m", "--log-level", "debug", "-o", "1s"]);
     world.redis(&format!("SADD ip-allowed {PEER}"));
     let entrance = world.entrance(PEER);
@@ -145,7 +145,7 @@ fn every_refusal_counts_alike() {
 /// "Displaced and silent connections count as strikes": a flood bans its source, long before any
 /// deadline.
 #[test]
-fn who_floods_with_silent_connections_is_banned() {
+fn a_flood_of_silent_connections_is_banned() {
     // Also by those that have ended their direction, and stay.
     flooded_with(|_| {});
     flooded_with(Wire::finish);

@@ -154,7 +154,7 @@ fn columns(text: &str) -> Vec<Vec<&str>> {
 }
 
 #[test]
-fn who_is_allowed_and_removed_is_told_with_its_place() {
+fn allowed_and_removed_entries_are_printed_with_their_place() {
     for store in Store::each() {
         let text = store.good("allow 203.0.113.7 ::ffff:198.51.100.1 203.0.113.77/24");
         for (line, member) in text.lines().zip(["203.0.113.7", "198.51.100.1", "203.0.113.0/24"]) {
@@ -282,7 +282,7 @@ fn what_is_probably_a_mistake_needs_force() {
 }
 
 #[test]
-fn who_was_idle_is_reaped() {
+fn idle_addresses_are_reaped() {
     let store = Store::redis();
     store.ask("SADD ip-allowed 203.0.113.1 203.0.113.2 203.0.113.3 203.0.113.0/24");
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();

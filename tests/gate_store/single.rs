@@ -354,7 +354,7 @@ fn trust(ca: &str) -> TlsOptions {
 
 #[cfg(feature = "aws-lc")]
 #[tokio::test(flavor = "multi_thread")]
-async fn tls_checks_who_the_server_is() {
+async fn tls_checks_the_identity_of_the_server() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name).display().to_string();
     let made = std::process::Command::new("openssl")

@@ -59,7 +59,7 @@ fn text(value: &Value) -> &str {
 }
 
 #[test]
-fn who_lists_what_is_connected_and_how_much_went_through() {
+fn who_lists_connections_with_their_bytes() {
     let watched = Watched::start(&[]);
     let mut client = watched.client(&[7; 1000]);
     let peer = client.socket().local_addr().unwrap().as_socket().unwrap().to_string();
@@ -90,7 +90,7 @@ fn who_lists_what_is_connected_and_how_much_went_through() {
 }
 
 #[test]
-fn a_kick_ends_exactly_who_is_meant_and_the_far_end_hears_of_it() {
+fn a_kick_ends_exactly_the_selected_and_tells_the_far_end() {
     let watched = Watched::start(&[]);
     let (mut one, mut other) = (watched.client(b"one"), watched.client(b"other"));
     let peer = one.socket().local_addr().unwrap().as_socket().unwrap().to_string();

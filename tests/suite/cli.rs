@@ -122,7 +122,7 @@ fn missing_arguments() {
         ("-d -s a:1 -k key", "-t ADDR (where to forward) is missing"),
         ("-d -s a:1 -t b:2", "-k FILE"),
         ("keygen", "FILE (the key file) is missing"),
-        ("kick", "ID, --peer, --tunnel or --key (whose connections) is missing; add it"),
+        ("kick", "ID, --peer, --tunnel or --key (which connections) is missing; add it"),
         ("key-id", "FILE (the key file) is missing"),
         ("decrypt -s a:1 -t b:2 -k", "-k/--key has no value"),
         ("decrypt -s a:1 -t b:2 -k key --log-level", "use one of error, warn"),

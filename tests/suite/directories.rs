@@ -187,7 +187,7 @@ fn root_follows_no_link_of_another_user() {
         if !is_followed {
             complaint(
                 &output,
-                &["shared/roots is a symbolic link that whoever may write beside it"],
+                &["shared/roots is a symbolic link that any user with write access beside it"],
             );
         }
     }

@@ -22,7 +22,7 @@ fn pair(targets: &[&Addr], decrypt: &[&str]) -> Pair {
 }
 
 /// Returns the port of the Redis that a client gets, and the time that it took.
-fn who_answers(pair: &Pair) -> (String, Duration) {
+fn answering_target(pair: &Pair) -> (String, Duration) {
     let begin = Instant::now();
     let mut client = Resp::connect(pair.entrance());
     let answer = client.ask(&["CONFIG", "GET", "port"]);
@@ -47,12 +47,12 @@ fn is_about(line: &Line, message: &str, target: &str) -> bool {
 fn a_target_that_is_killed_is_replaced_and_used_again_when_it_is_back() {
     let (mut first, second) = (Redis::start(), Redis::start());
     let pair = pair(&[first.tcp(), second.tcp()], &[]);
-    assert_eq!(who_answers(&pair).0, port(&first));
+    assert_eq!(answering_target(&pair).0, port(&first));
     assert_eq!(pair.decrypt.count(DOWN), 0);
 
     first.kill();
     for round in 0..20 {
-        assert_eq!(who_answers(&pair).0, port(&second), "round {round}");
+        assert_eq!(answering_target(&pair).0, port(&second), "round {round}");
     }
     let log = &pair.decrypt.program;
     let line = log.wait_line(DOWN, |line| is_about(line, DOWN, &first.name()));
@@ -62,7 +62,7 @@ fn a_target_that_is_killed_is_replaced_and_used_again_when_it_is_back() {
     first.revive();
     let line = log.wait_line(UP, |line| is_about(line, UP, &first.name()));
     assert!(line.has("using", &first.name()), "{}", line.text());
-    assert_eq!(who_answers(&pair).0, port(&first));
+    assert_eq!(answering_target(&pair).0, port(&first));
     assert_eq!((pair.decrypt.count(DOWN), pair.decrypt.count(UP)), (1, 1), "{}", log.tail());
 
     eventually("all sessions have ended", || pair.decrypt.closed().len() == 22);
@@ -80,7 +80,7 @@ fn a_target_that_comes_back_sees_clients_only() {
     let (mut first, second) = (Redis::start(), Redis::start());
     let pair = pair(&[first.tcp(), second.tcp()], &[]);
     first.kill();
-    assert_eq!(who_answers(&pair).0, port(&second));
+    assert_eq!(answering_target(&pair).0, port(&second));
     first.revive();
     let received = |redis: &Redis| -> u64 {
         redis.info("total_connections_received").unwrap().parse().unwrap()
@@ -98,12 +98,12 @@ fn a_target_that_swallows_packets_does_not_eat_the_deadline() {
     let (hole, _held) = deaf();
     let second = Redis::start();
     let pair = pair(&[&hole, second.tcp()], &["-o", "6s"]);
-    let (answered_by, took) = who_answers(&pair);
+    let (answered_by, took) = answering_target(&pair);
     assert_eq!(answered_by, port(&second));
     assert!(took >= Duration::from_secs(2), "the first has a head start: {took:?}");
     pair.decrypt.program.wait_line(DOWN, |line| is_about(line, DOWN, &hole.to_string()));
     for _ in 0..5 {
-        assert_eq!(who_answers(&pair).0, port(&second));
+        assert_eq!(answering_target(&pair).0, port(&second));
     }
     assert_eq!(pair.decrypt.count(DOWN), 1);
 }
@@ -115,11 +115,11 @@ fn a_target_that_is_known_to_be_down_is_not_waited_for() {
     let (hole, held) = refusing();
     let second = Redis::start();
     let pair = pair(&[&hole, second.tcp()], &["-o", &deadline]);
-    assert_eq!(who_answers(&pair).0, port(&second));
+    assert_eq!(answering_target(&pair).0, port(&second));
     pair.decrypt.program.wait_line(DOWN, |line| is_about(line, DOWN, &hole.to_string()));
     let _held = deafen(held);
     for _ in 0..5 {
-        assert_eq!(who_answers(&pair).0, port(&second));
+        assert_eq!(answering_target(&pair).0, port(&second));
     }
     assert_eq!(pair.decrypt.count(DOWN), 1);
 }
@@ -130,17 +130,17 @@ fn a_target_that_is_known_to_be_down_is_not_waited_for() {
 fn a_target_that_hangs_is_replaced_where_it_is_checked() {
     let (first, second) = (Redis::start(), Redis::start());
     let pair = pair(&[first.tcp(), second.tcp()], &["--check", "redis/1s", "-o", "2s"]);
-    assert_eq!(who_answers(&pair).0, port(&first));
+    assert_eq!(answering_target(&pair).0, port(&first));
     first.signal(Signal::SIGSTOP);
     let log = &pair.decrypt.program;
     let line = log.wait_line(DOWN, |line| is_about(line, DOWN, &first.name()));
     assert!(line.field("error").unwrap().contains("did not answer"), "{}", line.text());
     for _ in 0..5 {
-        assert_eq!(who_answers(&pair).0, port(&second));
+        assert_eq!(answering_target(&pair).0, port(&second));
     }
     first.signal(Signal::SIGCONT);
     log.wait_line(UP, |line| is_about(line, UP, &first.name()));
-    assert_eq!(who_answers(&pair).0, port(&first));
+    assert_eq!(answering_target(&pair).0, port(&first));
 }
 
 /// If all are down all are tried, and the line of the connection names each.

@@ -9,7 +9,7 @@ use testkit::{Ending, Wire, eventually};
 
 /// A changed gate ends the connections that it would not admit; the others go on.
 #[test]
-fn a_changed_gate_judges_those_who_are_there() {
+fn a_changed_gate_judges_present_sessions() {
     let two = Two::start();
     two.encrypt.reload(&two.near(KEY, "allow = [\"127.0.0.0/30\"]\ninternal = \"check\""));
     let from = |ip: &str| Wire::connect_from(ip.parse().unwrap(), &two.entrance()).unwrap();
@@ -29,7 +29,7 @@ fn a_changed_gate_judges_those_who_are_there() {
 /// docs/operating/gate.md: "An absent store ends none", also where a reload has changed the gate,
 /// so that nothing was read by its rules yet.
 #[test]
-fn an_absent_store_ends_none_of_those_who_are_there_at_a_reload() {
+fn an_absent_store_ends_no_present_session_at_a_reload() {
     let two = Two::start();
     let redis = Redis::start();
     redis.ask("SADD ip-allowed 127.0.0.1");

@@ -79,8 +79,8 @@ fn launches(pair: &Pair, dir: &Path, store: &str) -> [Launch; 2] {
     [line, Launch::new("run").args(["-c"]).args([file])]
 }
 
-/// "The store is read ... before the first connection is accepted; whoever comes
-/// meanwhile waits in the backlog."
+/// "The store is read ... before the first connection is accepted; clients that come
+/// meanwhile wait in the backlog."
 #[test]
 fn clients_that_wait_at_the_socket_find_the_store_read() {
     let (target, dir) = (Target::echo(), tempfile::tempdir().unwrap());
@@ -111,7 +111,7 @@ fn position(program: &Program, message: &str) -> Option<usize> {
 /// "... and before it says that it is ready", to the log, the pid file and the
 /// service manager.
 #[test]
-fn who_is_ready_has_read_its_store() {
+fn a_ready_end_has_read_its_store() {
     let (target, redis) = (Target::echo(), fill_redis());
     let pair = Pair::to(target.addr());
     let name = format!("knockpipe-gate-start-{}", std::process::id());

@@ -140,8 +140,8 @@ fn unix_sockets_and_pid_files_are_removed_at_the_end() {
     }
 }
 
-/// "A stale unix socket is replaced when nobody listens on it, never when somebody does", and a
-/// file that is not a socket stays untouched.
+/// "A stale unix socket is replaced when no process listens on it, never when one does", and a file
+/// that is not a socket stays untouched.
 #[test]
 fn a_stale_unix_socket_is_replaced_but_never_a_live_one() {
     let target = Target::echo();

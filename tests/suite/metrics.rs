@@ -212,7 +212,7 @@ fn what_cannot_be_reached_is_counted_by_its_reason_once() {
 }
 
 #[test]
-fn a_pool_tells_how_full_it_is_and_who_found_it_empty() {
+fn a_pool_counts_its_tunnels_and_the_clients_that_found_none() {
     let target = Target::echo();
     let pair = measured(target.addr(), &["--pool", "2"], &[]);
     let pool = |name: &str| Metrics::of(&pair.encrypt).get(&format!("pool_{name}"), "");

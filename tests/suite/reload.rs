@@ -179,7 +179,7 @@ fn keys_rotate_in_both_orders_without_a_failure() {
 
 /// Sessions of a tunnel that changes go on, and count against its new limit.
 #[test]
-fn a_changed_limit_counts_those_who_are_there() {
+fn a_changed_limit_counts_present_sessions() {
     let two = Two::start();
     let limit = |number: u32| two.near(KEY, &format!("max-sessions = {number}"));
     let is_full = |number: u32| {
@@ -209,7 +209,7 @@ fn a_changed_limit_counts_those_who_are_there() {
 
 /// The limit of one source behaves alike: a new limit forgets no session.
 #[test]
-fn a_changed_limit_of_a_source_counts_those_who_are_there() {
+fn a_changed_limit_of_a_source_counts_present_sessions() {
     let two = Two::start();
     let limit = |number: u32| two.near(KEY, &format!("max-per-source = {number}"));
     let is_full = || Wire::connect(&two.entrance()).unwrap().expect_ending() == Ending::Reset;

@@ -30,8 +30,8 @@ fn halt(end: &End, how_long: Duration) {
     end.program.signal(Signal::SIGCONT);
 }
 
-/// "An end whose process was halted reads what is there first": the heartbeat of a far end that has
-/// no session for this client yet.
+/// "An end that was halted first reads what is there": the heartbeat of a far end that has no
+/// session for this client yet.
 #[test]
 fn what_came_during_a_halt_of_the_encrypt_end_counts() {
     let target = Target::echo();

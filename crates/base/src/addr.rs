@@ -59,7 +59,7 @@ pub struct ServiceName(Arc<str>);
 pub enum ClientAddr {
     /// Over TCP. Never an IPv4-mapped IPv6 address; see [`ClientAddr::from`].
     Ip(SocketAddr),
-    /// Over a unix socket, whose clients have no address.
+    /// Over a unix socket; its clients have no address.
     Unix,
     /// Standard input and output of a dialer that serves no other client.
     Pipe,
@@ -158,7 +158,7 @@ fn bracketed<'a>(text: &str, rest: &'a str) -> Result<(&'a str, &'a str), AddrEr
 
 fn plain(text: &str) -> Result<(&str, &str), AddrError> {
     let Some((host, port)) = text.rsplit_once(':') else {
-        // No host is called by a number alone.
+        // No host has a name of digits only.
         let bare = text.parse().map(AddrError::OnlyPort);
         return Err(bare.unwrap_or_else(|_| AddrError::NoPort(text.to_owned())));
     };

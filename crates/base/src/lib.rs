@@ -1,4 +1,4 @@
-//! Words that all parts of knockpipe share: addresses, durations, secrets and close reasons.
+//! Types that all parts of knockpipe share: addresses, durations, times, secrets and close reasons.
 //!
 //! Text and bytes only: this crate opens no socket and no file, reads no clock, asks the
 //! operating system for no randomness, and knows no async runtime. Its API follows the

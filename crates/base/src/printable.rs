@@ -13,8 +13,8 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     escaped(text, |c, shown| shown.extend(c.escape_debug()))
 }
 
-/// Does the same as [`printable`] for text of several lines of ours, each of which may hold text
-/// from outside.
+/// Does the same as [`printable`] for each line of a text of this program; any of them may hold
+/// text from outside.
 pub fn printable_lines(text: &str) -> Cow<'_, str> {
     escaped(text, |c, shown| match c {
         '\n' => shown.push(c),

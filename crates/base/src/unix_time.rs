@@ -12,10 +12,10 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnixMillis(pub u64);
 
-/// The end of something that holds for a while or for ever.
+/// The end of something that is valid for a while or for ever.
 ///
-/// In the order of time, so that the smaller of two is the sooner and `Never` is the largest. Of
-/// two `Option<Expiry>`, where `None` is "does not hold", the larger is what either source grants.
+/// Ordered by time: the smaller of two ends sooner, and `Never` is the largest. Of two
+/// `Option<Expiry>`, where `None` is "not valid", the larger is what both sources together grant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Expiry {
     /// It ends at this moment.
@@ -37,7 +37,7 @@ impl UnixMillis {
         self.0 / 1_000
     }
 
-    /// The moment `time` later, at most the last one that can be told.
+    /// The moment `time` later, at most the last one that can be represented.
     #[must_use]
     pub fn saturating_add(self, time: Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)))

@@ -96,7 +96,7 @@ impl Dialer {
     /// Reads message 2.
     ///
     /// # Errors
-    /// [`PeerError`] if the other end has another key, or does not keep to the offer.
+    /// [`PeerError`] if the other end has another key, or violates the offer.
     pub fn finish(self, mut message: Message) -> Result<(Session, Welcome), PeerError> {
         let state = read_message2(self.state, &self.ephemeral, &mut message)?;
         let welcome = Welcome::decode(payload(&message))?;

@@ -39,7 +39,7 @@ fn hello() -> Hello {
     }
 }
 
-/// A whole handshake; the acceptor has sent message 2.
+/// Runs a handshake up to message 2.
 fn shake(suites: SuiteSet) -> (Session, Unconfirmed) {
     let (dialer, message1) = Dialer::start(&key(1), hello(), secret(&[2; 32]));
     let received = read_message1(&ring(&[1]), PROLOGUE, &message1).unwrap();
@@ -213,8 +213,8 @@ fn the_dialer_of_snow_and_our_acceptor_agree() {
     agrees_with_snow(state, snow, 1);
 }
 
-/// Both have the same handshake hash, and what snow seals with its first
-/// sending key opens with ours.
+/// Checks that both have the same handshake hash, and that our key opens a record that snow sealed
+/// with its first sending key.
 fn agrees_with_snow(state: SymmetricState, snow: snow::HandshakeState, ours_to_snow: usize) {
     let hash = snow.get_handshake_hash().to_vec();
     let (keys, our_hash) = state.split();
@@ -267,7 +267,7 @@ fn another_key_is_refused_and_every_key_of_a_ring_is_accepted() {
     }
 }
 
-/// Returns all public keys with a shared secret of zeros, as they stand on the wire.
+/// Returns all public keys with a shared secret of zeros, as on the wire.
 fn low_order_points() -> Vec<[u8; 32]> {
     let hex = [
         "0000000000000000000000000000000000000000000000000000000000000000",

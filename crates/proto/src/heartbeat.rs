@@ -1,8 +1,8 @@
 //! Heartbeats: the longest silence of an end, as both ends agree on it in the handshake.
 //!
 //! An end that was silent for a while sends a Data record without data. Every end may do that; but
-//! only if the other end said in the handshake that it does so too does its silence show that it
-//! is gone.
+//! the silence of the other end shows that it is gone only if it announced heartbeats in the
+//! handshake.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -16,12 +16,12 @@ pub struct Heartbeat(NonZeroU32);
 pub struct Heartbeats {
     /// Longest silence of this end; `None` has no limit.
     pub own: Option<Heartbeat>,
-    /// The other end is not silent for longer either, from Open until its Fin.
+    /// True if the other end is never silent for longer either, from Open until its Fin.
     pub agreed: bool,
 }
 
 impl Heartbeat {
-    /// Lower limit: no end has to beat more often, whatever the other end wishes.
+    /// Lower limit: no end has to send heartbeats more often, whatever the other end wishes.
     pub const SHORTEST: Duration = Duration::from_millis(100);
 
     /// Returns a heartbeat at least every `time`; `None` for zero, and for more than 49 days.
@@ -46,8 +46,8 @@ impl Heartbeat {
 }
 
 impl Heartbeats {
-    /// Combines the wishes of both ends: the shorter one holds for both if both have one, so
-    /// either end can ask to be told sooner.
+    /// Combines the wishes of both ends: the shorter one applies to both if both have one, so
+    /// either end can ask for more frequent heartbeats.
     pub(super) fn of(own: Option<Heartbeat>, others: Option<Heartbeat>) -> Self {
         match (own, others) {
             (Some(own), Some(others)) => Self { own: Some(own.min(others)), agreed: true },

@@ -1,7 +1,7 @@
 //! Strings that separate one use of key material from another.
 //!
-//! All stand in one file so that their uniqueness can be seen, and is tested. Changing any of them
-//! is a new protocol version.
+//! All are in one file so that their uniqueness can be seen, and is tested. Changing any of them is
+//! a new protocol version.
 
 use hkdf::Hkdf;
 use sha2::Sha256;

@@ -1,6 +1,6 @@
 //! The Noise objects that NNpsk0 needs, and no more (Noise revision 34, section 5).
 //!
-//! The line of the specification stands above the line of code, so that an auditor can compare
+//! Each line of code has the line of the specification above it, so that an auditor can compare
 //! them one by one. DH, order of tokens and payloads belong to `handshake.rs`.
 
 use chacha20poly1305::aead::{AeadInOut, KeyInit};

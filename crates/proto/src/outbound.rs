@@ -18,7 +18,7 @@ impl Outbound {
     }
 
     /// Seals a Data record in place: `slot` has room for a whole record
-    /// ([`MAX_RECORD`](super::record::MAX_RECORD)), and `len` bytes of data stand at [`DATA_OFFSET`].
+    /// ([`MAX_RECORD`](super::record::MAX_RECORD)), and `len` bytes of data are at [`DATA_OFFSET`].
     /// Returns the length of the record on the wire.
     ///
     /// # Errors

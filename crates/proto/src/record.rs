@@ -10,7 +10,7 @@
 //! The two length bytes are the associated data; L counts the tag. The nonce is 32 zero bits and
 //! the number of the record in its direction, which is never sent. Every [`RATCHET_INTERVAL`]
 //! records the key is replaced by a one-way function of itself. The meaning of the types is in
-//! `message.rs`; the origin of the bytes is not known here.
+//! `message.rs`; this module does not know the origin of the bytes.
 
 use std::ops::Range;
 
@@ -37,8 +37,7 @@ pub const MAX_DATA: usize = MAX_PLAINTEXT - INNER_HEADER;
 /// Longest record on the wire, in bytes.
 pub const MAX_RECORD: usize = LENGTH_LEN + MAX_PLAINTEXT + TAG_LEN;
 
-/// Layout of the records of a session, in bytes: what a buffer needs to know in which records are
-/// sealed in place.
+/// Layout of the records of a session, in bytes, for buffers in which records are sealed in place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordGeometry {
     /// Longest record on the wire.
@@ -98,8 +97,8 @@ impl Sealer {
         LENGTH_LEN + self.padding.padded(INNER_HEADER + len) + TAG_LEN
     }
 
-    /// Seals one record in place. `slot` is at least [`Self::wire_len`] long, and its data already
-    /// stands at [`DATA_OFFSET`]. Returns the length of the record.
+    /// Seals one record in place. `slot` is at least [`Self::wire_len`] long, and its data is
+    /// already at [`DATA_OFFSET`]. Returns the length of the record.
     ///
     /// # Errors
     /// [`PeerError::Exhausted`] after 2^64 - 1 records.
@@ -192,7 +191,7 @@ pub(super) fn record_seed(
     labels::derive(handshake_hash, split_key.expose(), labels::record_key(suite, direction))
 }
 
-/// Returns the length of the record at the front of `buf`, once all of it is there.
+/// Returns the length of the record at the front of `buf`, once it is complete.
 fn complete_record(buf: &[u8]) -> Result<Option<usize>, PeerError> {
     let [high, low, ..] = *buf else {
         return Ok(None);

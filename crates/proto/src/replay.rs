@@ -2,16 +2,16 @@
 //!
 //! A recording of a dialer's message 1 can be sent again. It can never reach the target, but it
 //! would be answered with message 2, and cost the acceptor two X25519. So the acceptor compares the
-//! clock in Hello with its own and remembers the messages that it saw:
+//! clock in Hello with its own and remembers the messages that it has seen:
 //!
 //! - older or newer than [`WINDOW_MS`]: refused;
 //! - sent before the memory of this acceptor began: refused;
 //! - seen before: refused.
 //!
-//! Only holders of a key can add to its memory, and none makes another key's memory forget. An
-//! entry is kept for two to four windows: after two its message is too old anyway. All times kept
-//! here are times since boot, which cannot be set, so correcting the host's clock also corrects the
-//! time that a message is compared with. Both clocks are arguments.
+//! Only holders of a key can add to its memory, and none can make the memory of another key forget.
+//! An entry is kept for two to four windows: after two its message is too old anyway. All stored
+//! times are times since boot, which cannot be set, so correcting the host's clock also corrects
+//! the comparison with a message. Both clocks are arguments.
 
 use std::collections::{HashMap, HashSet};
 
@@ -20,12 +20,12 @@ use crate::keys::KeyId;
 /// Largest difference of the clocks of both ends, in milliseconds.
 pub const WINDOW_MS: u64 = 120_000;
 
-/// Time for which a message has to be remembered, in milliseconds: for so long a message is fresh
+/// Time for which a message has to be remembered, in milliseconds: a message is fresh for that long
 /// if its clock is as far ahead as possible.
 pub const MEMORY_MS: i64 = 2 * WINDOW_MS as i64;
 
-/// Most entries of a generation (about 16 MiB). One that has as many is dropped early, so that
-/// memory stays bounded whatever the key holders do; a message forgotten by that gets at most a
+/// Most entries of a generation (about 16 MiB). A full one is dropped early, so that memory stays
+/// bounded whatever the key holders do; a message that is forgotten in this way gets at most a
 /// message 2.
 const MAX_GENERATION: usize = 1 << 20;
 
@@ -47,7 +47,7 @@ pub struct Answered {
     pub fingerprint: u64,
 }
 
-/// Memory of the first messages that were seen lately.
+/// Memory of the first messages that were seen recently.
 #[derive(Debug)]
 pub struct ReplayFilter {
     /// Start of the memory, in time since boot.

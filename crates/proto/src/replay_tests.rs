@@ -9,7 +9,7 @@ fn filter() -> ReplayFilter {
     ReplayFilter::new(UP)
 }
 
-/// Returns the moment at which it is `unix_ms`, on a host with a clock that was never set.
+/// Returns the moment of `unix_ms` on a host with a clock that was never set.
 fn at(unix_ms: u64) -> Moment {
     Moment { unix_ms, boot_ms: UP + (unix_ms as i64 - START as i64) }
 }
@@ -71,7 +71,7 @@ fn the_start_moves_with_the_clock() {
     // It was ahead at the start, and is corrected ten seconds later.
     let now = Moment { unix_ms: START - HOURS, boot_ms: UP + 10_000 };
     assert_eq!(check(&mut filter, 1, START - HOURS - 5_000, now), Ok(()));
-    // Ten seconds after the start, that is: what is older was before it.
+    // The start is ten seconds ago: older messages are from before it.
     assert_eq!(check(&mut filter, 2, START - HOURS - 10_001, now), Err(Stale::BeforeStart));
     // It was a minute behind at the start.
     let now = Moment { unix_ms: START + 70_000, boot_ms: UP + 10_000 };

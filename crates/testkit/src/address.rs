@@ -75,10 +75,10 @@ pub fn any() -> Addr {
     Kind::Tcp4.fresh(Path::new("/"), "")
 }
 
-/// Returns a TCP port that nothing listens on right now.
+/// Returns a TCP port without a listener.
 ///
-/// Only for programs that cannot be told port 0 (Redis, MariaDB): another process may take it in
-/// between, so their start is tried again on failure.
+/// Only for programs that do not accept port 0 (Redis, MariaDB): another process may take it in
+/// between, so their start is retried on failure.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has free ports");
     listener.local_addr().expect("a bound socket has an address").port()
@@ -89,8 +89,8 @@ pub fn refusing() -> (Addr, Socket) {
     refusing_at(Ipv4Addr::LOCALHOST)
 }
 
-/// Makes one at another address of loopback. If no other test uses that address, nothing takes the
-/// port either while it is released and taken again.
+/// Does the same at another address of loopback. If no other test uses that address, the port also
+/// stays free while it is released and bound again.
 pub fn refusing_at(ip: Ipv4Addr) -> (Addr, Socket) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket can be made");
     let any = SocketAddr::new(IpAddr::V4(ip), 0);
@@ -106,8 +106,8 @@ pub fn deaf() -> (Addr, Vec<Socket>) {
     (addr, deafen(socket))
 }
 
-/// Makes a refusing address one that answers no attempt, for as long as the
-/// returned sockets are held.
+/// Turns a refusing address into one that answers no attempt, for as long as the returned sockets
+/// are held.
 pub fn deafen(refusing: Socket) -> Vec<Socket> {
     const NO_ANSWER: Duration = Duration::from_millis(300);
     refusing.listen(0).expect("a bound socket can listen");

@@ -25,7 +25,7 @@ pub struct Answer {
     pub body: String,
 }
 
-/// Returns the address at which `program` says that it serves metrics.
+/// Returns the address at which `program` serves metrics, by its log.
 #[track_caller]
 pub fn metrics_address(program: &Program) -> Addr {
     let line = program.wait_line("serving metrics", |line| line.is("serving metrics"));

@@ -1,12 +1,12 @@
-//! Hosts with a wrong clock: a program that is told another time by libfaketime. Time since boot
-//! stays true, as it does when a clock is set.
+//! Hosts with a wrong clock: libfaketime gives a program another time. Time since boot stays
+//! correct, as it does when a clock is set.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::program::require;
 
-/// A clock shared by the programs that are told its time.
+/// A clock shared by the programs that use it.
 pub struct FakeClock {
     file: PathBuf,
 }

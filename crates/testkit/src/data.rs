@@ -86,7 +86,7 @@ impl Sum {
     }
 }
 
-/// Writes the first `len` bytes of `noise`, in the pieces [`Sum::of_noise`] sums.
+/// Writes the first `len` bytes of `noise`, in the pieces that [`Sum::of_noise`] sums.
 pub fn send_noise(to: &mut dyn io::Write, mut noise: Noise, len: u64) -> io::Result<()> {
     let mut buffer = vec![0; 64 * 1024];
     let mut sent = 0;

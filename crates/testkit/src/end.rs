@@ -1,4 +1,4 @@
-//! The program under test: started as a user starts it.
+//! Starts the program under test as a user does.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -13,9 +13,9 @@ use crate::program::Program;
 use crate::wait::{NEVER, eventually_within};
 use crate::wire::Wire;
 
-/// Returns the path of the program under test: the one that Cargo names, as it does for every test
-/// program that it runs, or else the one in the directory of the test program (DIR/deps/TEST and
-/// DIR/knockpipe), for a test program that was started by itself.
+/// Returns the path of the program under test: the one that Cargo names when it runs a test
+/// program, or else the one beside a test program that was started directly (DIR/deps/TEST and
+/// DIR/knockpipe).
 #[track_caller]
 pub fn binary() -> PathBuf {
     if let Some(path) = std::env::var_os("CARGO_BIN_EXE_knockpipe") {
@@ -117,7 +117,7 @@ impl Launch {
         };
         command.arg(self.mode);
         if self.mode != "run" {
-            // There the file sets it.
+            // With `run` the file sets it.
             command.args(["--log-format", self.format]);
         }
         command.args(&self.args);
@@ -158,7 +158,7 @@ impl End {
         Self { program, addresses }
     }
 
-    /// Returns the first address it listens on.
+    /// Returns the first address that it listens on.
     pub fn addr(&self) -> &Addr {
         &self.addresses[0]
     }

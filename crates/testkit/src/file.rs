@@ -61,14 +61,13 @@ impl Service {
         fs::write(&self.file, text).expect("the file can be written");
     }
 
-    /// Replaces the file's text and waits for the line that it is in force; panics when it is
-    /// refused.
+    /// Replaces the file's text and waits for the line `reloaded`; panics when it is refused.
     #[track_caller]
     pub fn reload(&self, text: &str) -> Line {
         self.answer_to(text, "reloaded")
     }
 
-    /// Replaces the file's text and waits for the line that it is refused; panics when it is not.
+    /// Replaces the file's text and waits for the line `cannot reload`; panics when it is accepted.
     #[track_caller]
     pub fn reload_fails(&self, text: &str) -> Line {
         self.answer_to(text, "cannot reload")

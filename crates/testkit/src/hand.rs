@@ -1,7 +1,7 @@
 //! Both ends of the protocol, driven by hand: peers that hold a right key and misbehave on purpose.
 //!
-//! The protocol's own core seals and opens for them. What they say, when, and with which clock and
-//! suites is up to the test.
+//! The protocol's own crate seals and opens for them. The test decides what they send, when, and
+//! with which clock and suites.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -40,7 +40,7 @@ pub struct Hand {
     unread: Vec<u8>,
 }
 
-/// A decrypt end that does only what the test tells it.
+/// A decrypt end that the test controls.
 pub struct Acceptor {
     listener: Listener,
     ring: KeyRing,
@@ -89,7 +89,7 @@ impl Call {
 // === impl Hand ===
 
 impl Hand {
-    /// Dials as a dialer that completes the handshake, and says nothing more.
+    /// Dials, completes the handshake, and sends nothing more.
     #[track_caller]
     pub fn dial(to: &Addr, key: &Path) -> Self {
         Call::new(key).shake(to)
@@ -175,7 +175,7 @@ impl Hand {
         }
     }
 
-    /// Returns the socket, for looking at what comes without opening it.
+    /// Returns the socket, for reading bytes without opening records.
     pub fn wire(&mut self) -> &mut Wire {
         &mut self.wire
     }
@@ -270,7 +270,7 @@ impl Asked {
         self.wire.reset();
     }
 
-    /// Answers by a clock that is `ahead` seconds ahead, and waits for the first record.
+    /// Answers with a clock that is `ahead` seconds ahead, and waits for the first record.
     #[track_caller]
     pub fn answer(self, ahead: i64) -> (Hand, Event) {
         let Self { mut wire, received } = self;

@@ -54,7 +54,7 @@ impl Haproxy {
         let file = dir.path().join("haproxy.cfg");
         fs::write(&file, config).expect("the directory is writable");
         let mut program = Program::spawn("haproxy", &mut command(&file));
-        // Asked on its own socket: connections to the listeners are forwarded.
+        // Queried on its own socket: connections to the listeners would be forwarded.
         let up = poll(NEVER, || {
             if !program.is_running() {
                 return Some(false);

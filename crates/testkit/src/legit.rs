@@ -58,7 +58,7 @@ pub fn round_trips(entrance: &Addr, count: usize) -> Latencies {
     )
 }
 
-/// Clients that keep working until they are told to stop, each on a thread of its own.
+/// Clients that keep working until they are stopped, each on its own thread.
 pub struct Clients {
     stop: Arc<AtomicBool>,
     served: Arc<AtomicU64>,
@@ -66,14 +66,14 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Starts one client for each entrance, which connects anew for each round trip: one every
-    /// `pace`.
+    /// Starts one client for each entrance, which makes a new connection for each round trip: one
+    /// every `pace`.
     pub fn comers(entrances: impl IntoIterator<Item = Addr>, pace: Duration) -> Self {
         Self::start(entrances, pace, |entrance| move || round_trip(&entrance))
     }
 
-    /// Starts one client for each entrance, which sends so many bytes over one connection and gets
-    /// them back, again and again: once every `pace`.
+    /// Starts one client for each entrance, which repeatedly sends this number of bytes over one
+    /// connection and gets them back: once every `pace`.
     pub fn pumps(entrances: impl IntoIterator<Item = Addr>, bytes: usize, pace: Duration) -> Self {
         Self::start(entrances, pace, |entrance| {
             let mut wire = Wire::connect(&entrance).expect("the entrance is open");
@@ -98,7 +98,7 @@ impl Clients {
                     work();
                     all.0.push(began.elapsed());
                     served.fetch_add(1, Ordering::SeqCst);
-                    // Sets how heavy the load is: nothing is awaited here.
+                    // Sets the load: nothing is awaited here.
                     std::thread::sleep(pace.saturating_sub(began.elapsed()));
                 }
                 all
@@ -107,7 +107,7 @@ impl Clients {
         clients
     }
 
-    /// Waits until so many more round trips were made.
+    /// Waits until this number of further round trips were made.
     #[track_caller]
     pub fn serve(&self, more: u64) {
         let before = self.served.load(Ordering::SeqCst);

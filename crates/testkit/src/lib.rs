@@ -1,10 +1,10 @@
 //! Programs, targets and peers for knockpipe's tests and benches, compiled once for all of them.
 //!
-//! Everything here treats knockpipe as a user does: it starts the binary, reads its log,
-//! talks to its sockets and looks at it through /proc. Only `hand` speaks the protocol, with
-//! the protocol's own crate, for peers that hold the key and misbehave: the program under
-//! test is always the binary, so a scenario cannot pass because of a detail that only the
-//! library shows. For the same reason nothing here depends on the program's own crate.
+//! Everything here treats knockpipe as a user does: it starts the binary, reads its log, talks to
+//! its sockets and inspects it through /proc. Only `hand` speaks the protocol, with the protocol's
+//! own crate, for peers that hold the key and misbehave: the program under test is always the
+//! binary, so a scenario cannot pass because of a detail that only the library shows. For the same
+//! reason nothing here depends on the program's own crate.
 
 pub mod address;
 pub mod admin;

@@ -1,4 +1,4 @@
-//! The log of an end, as `--log-format json` writes it.
+//! The log of an end, in the form of `--log-format json`.
 
 use serde_json::{Value, json};
 
@@ -9,8 +9,8 @@ pub struct Line {
 }
 
 impl Line {
-    /// Parses a line. Returns `None` for one that is neither a JSON object nor one of the two lines
-    /// that say that an end is up, as text.
+    /// Parses a line. Returns `None` for one that is neither a JSON object nor one of the two text
+    /// lines that report the start of an end.
     pub fn parse(raw: &[u8]) -> Option<Self> {
         let json: Value = match serde_json::from_slice(raw) {
             Ok(json) => json,

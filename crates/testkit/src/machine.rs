@@ -1,5 +1,5 @@
-//! A machine with names, and other files of /etc, of its own: programs see them in a mount
-//! namespace of their own, and the real machine stays as it is.
+//! A machine with its own names and other files of /etc: programs see them in their own mount
+//! namespace, and the real machine stays unchanged.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -14,13 +14,13 @@ use crate::program::{install, require};
 /// Files that name service reads.
 const NAME_FILES: [&str; 2] = ["hosts", "nsswitch.conf"];
 
-/// A machine with names of its own.
+/// A machine with its own names.
 pub struct Machine {
     dir: TempDir,
 }
 
 impl Machine {
-    /// Makes a machine that has its names from this text alone.
+    /// Makes a machine with the names of this text only.
     #[track_caller]
     pub fn new(hosts: &str) -> Self {
         let machine = Self { dir: tempfile::tempdir().expect("a directory can be made") };
@@ -46,7 +46,7 @@ impl Machine {
         self.script("knockpipe", &mounts.join(" && "))
     }
 
-    /// Returns one for which the files of /etc are links that lead, over a second link, to
+    /// Returns such a program, with the files of /etc as links that lead, through a second link, to
     /// `place/NAME`.
     #[track_caller]
     pub fn knockpipe_with_links_to(&self, place: &Path) -> PathBuf {
@@ -100,8 +100,8 @@ pub fn private_mounts() -> Vec<&'static str> {
     words
 }
 
-/// Returns a command for the program with a /dev of its own, in which there is nothing but this
-/// log; its arguments are to be added.
+/// Returns a command for the program with its own /dev that contains only this log; the caller adds
+/// the arguments.
 #[track_caller]
 pub fn with_syslog(log: &Path) -> Command {
     let mut words = private_mounts().into_iter();

@@ -80,7 +80,8 @@ fn install(dir: &Path, account: &[String]) {
         .args(["--no-defaults", "--skip-test-db", "--auth-root-authentication-method=normal"])
         .arg(format!("--datadir={}", dir.join("data").display()))
         .args(account)
-        // A server that starts removes the temporary tables of all that share its directory.
+        // A server that starts removes the temporary tables of all servers that share its
+        // directory.
         .env("TMPDIR", dir)
         .stdin(Stdio::null())
         .output()

@@ -1,8 +1,7 @@
-//! A man in the middle that knows how sealed streams are cut into frames, and nothing else: no key,
-//! no cryptography.
+//! A man in the middle that knows only the framing of sealed streams: no key, no cryptography.
 //!
 //! Each direction is one message of 256 bytes and then records of `length u16 BE | length bytes`.
-//! The middleman reads whole frames, edits one of them as told, and forwards the rest untouched.
+//! The middleman reads whole frames, makes one edit, and forwards the rest unchanged.
 
 use std::collections::VecDeque;
 use std::net::{TcpListener, TcpStream};
@@ -35,10 +34,10 @@ impl Toward {
     }
 }
 
-/// Manner in which a stream is cut.
+/// Way in which a stream is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
-    /// A clean TCP end in this direction; the other direction goes on.
+    /// A clean TCP end in this direction; the other direction continues.
     Fin,
     /// A reset toward both ends.
     Rst,
@@ -47,7 +46,7 @@ pub enum Cut {
 /// Change to one frame, or from one frame on.
 #[derive(Clone, Debug)]
 pub enum Act {
-    /// Turns over bit `bit` of byte `byte`.
+    /// Flips bit `bit` of byte `byte`.
     Flip { byte: usize, bit: u8 },
     /// Lets the first `byte` bytes of the frame pass, and nothing after them.
     Cut { byte: usize, how: Cut },
@@ -74,8 +73,8 @@ pub struct Edit {
 }
 
 impl Edit {
-    /// Returns true if the edit can be made to this frame. On a busy machine a heartbeat may come
-    /// between, which is shorter: then the edit is left for another round.
+    /// Returns true if the edit can be made to this frame. On a busy machine a shorter heartbeat
+    /// may come between: then the edit waits for a later frame.
     pub(crate) fn is_for(&self, index: usize, length: usize) -> bool {
         let reaches = match self.act {
             Act::Flip { byte, .. } | Act::Cut { byte, .. } => byte < length,
@@ -116,16 +115,16 @@ pub struct Middleman {
 
 pub(crate) struct Shared {
     upstream: Addr,
-    /// The edits of the next connections; a connection without one passes untouched.
+    /// Edits of the next connections; a connection without one passes unchanged.
     edits: Mutex<VecDeque<Edit>>,
-    /// Edits of frames that never came.
+    /// Edits of frames that never arrived.
     pub(crate) missed: Mutex<Vec<Edit>>,
     recordings: Mutex<Vec<Arc<Mutex<Recording>>>>,
     recording: AtomicBool,
     connections: AtomicU64,
     pub(crate) applied: AtomicU64,
     pub(crate) live: AtomicU64,
-    /// Frames from this one on are swallowed.
+    /// Number of the first frame that is swallowed.
     swallowed_from: AtomicUsize,
     stop: AtomicBool,
 }
@@ -174,8 +173,8 @@ impl Middleman {
         lock(&self.shared.edits).extend(edits);
     }
 
-    /// Reads everything that comes from all connections from now on, and passes on only the frames
-    /// before `first`. Neither end learns that the other is gone.
+    /// Reads everything from all connections from now on, and forwards only the frames before
+    /// `first`. Neither end learns that the other is gone.
     pub fn swallow_from(&self, first: usize) {
         self.shared.swallowed_from.store(first, Ordering::SeqCst);
     }
@@ -185,7 +184,7 @@ impl Middleman {
         self.swallow_from(usize::MAX);
     }
 
-    /// Keeps the frames of all connections from now on, or stops to do so.
+    /// Starts or stops keeping the frames of all connections.
     pub fn record(&self, on: bool) {
         self.shared.recording.store(on, Ordering::SeqCst);
     }
@@ -206,8 +205,8 @@ impl Middleman {
         self.shared.applied.load(Ordering::SeqCst)
     }
 
-    /// Returns the edits that did not take effect, because their frame never came: the connection
-    /// ended before. Each is returned once.
+    /// Returns the edits that did not take effect, because their frame never arrived: the
+    /// connection ended before. Each is returned once.
     pub fn take_missed(&self) -> Vec<Edit> {
         std::mem::take(&mut *lock(&self.shared.missed))
     }

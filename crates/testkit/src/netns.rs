@@ -1,9 +1,9 @@
 //! Two machines on one: a gate's, and that of peers with public addresses.
 //!
-//! Each is a network namespace with a name of its own, so that runs do not meet and nothing of the
-//! real network is touched. A thread enters a namespace and is otherwise unchanged: sockets that it
-//! makes and programs that it starts belong to the namespace, files and unix sockets are shared
-//! with the whole machine.
+//! Each is a network namespace with a unique name, so that runs do not collide and the real network
+//! is not touched. A thread that enters a namespace is otherwise unchanged: its sockets and the
+//! programs that it starts belong to the namespace, files and unix sockets are shared with the
+//! whole machine.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -26,7 +26,7 @@ use crate::wire::{Ending, Wire};
 pub const GATE4: &str = "198.51.100.1";
 pub const GATE6: &str = "2001:db8:0:2::1";
 
-/// IPv4 networks of which peers may use every address.
+/// IPv4 networks with addresses that peers may use.
 const PEERS4: [&str; 8] = [
     "203.0.113.0/24",
     "192.0.2.0/24",
@@ -38,8 +38,8 @@ const PEERS4: [&str; 8] = [
     "169.254.0.0/16",
 ];
 
-/// IPv6 addresses of peers. Each has to exist, and on the link: neighbour discovery is not done
-/// from an address that is elsewhere.
+/// IPv6 addresses of peers. Each has to exist on the link: neighbour discovery does not work from
+/// other addresses.
 const PEERS6: [&str; 4] = ["2001:db8:0:1::7", "2001:db8:0:1::8", "2001:db8:0:1:1::9", "fd00:77::7"];
 
 /// Time for which a connection is watched before it counts as not denied.
@@ -52,7 +52,7 @@ pub struct Net {
 }
 
 impl Net {
-    /// Makes both namespaces and the link between them; takes root.
+    /// Makes both namespaces and the link between them; needs root.
     pub fn make() -> Self {
         require("ip", "iproute2");
         assert!(
@@ -100,7 +100,7 @@ impl Net {
         self.peers.enter(work)
     }
 
-    /// Runs `work` on the peers' machine, on a thread of its own that is not awaited.
+    /// Runs `work` on the peers' machine, on a separate thread that is not awaited.
     pub fn spawn_at_peers(&self, work: impl FnOnce() + Send + 'static) {
         let namespace = self.peers.open();
         thread::spawn(move || {

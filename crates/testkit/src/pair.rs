@@ -29,7 +29,7 @@ impl Suite {
     }
 }
 
-/// The options of a pair.
+/// Options of a pair.
 pub struct PairOptions {
     pub suite: Suite,
     /// Kind of socket that clients connect to.
@@ -111,7 +111,8 @@ impl Pair {
         Self::start_via(options, target, Addr::clone)
     }
 
-    /// Starts a pair, of which the encrypt end dials the address that `via` makes out of the decrypt end's.
+    /// Starts a pair with an encrypt end that dials the address that `via` makes from that of the
+    /// decrypt end.
     #[track_caller]
     pub fn start_via(options: PairOptions, target: &Addr, via: impl Fn(&Addr) -> Addr) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory can be made");

@@ -23,7 +23,7 @@ pub fn rss_kib(pid: u32) -> u64 {
     line.split_whitespace().nth(1).expect("the line has a number").parse().expect("it is a number")
 }
 
-/// Returns the largest resident memory that there ever was, in KiB.
+/// Returns the peak of the resident memory, in KiB.
 #[track_caller]
 pub fn most_rss_kib(pid: u32) -> u64 {
     let text = read(pid, "status");
@@ -39,7 +39,7 @@ pub fn fds(pid: u32) -> usize {
 
 /// Content of `/proc/PID/stat`.
 pub struct Stat {
-    /// A letter: Z is dead, and not yet collected by the process that inherited it.
+    /// A letter: Z is a zombie, not yet reaped by its parent.
     pub state: String,
     pub parent: u32,
     pub group: u32,
@@ -74,7 +74,7 @@ pub fn cpu(pid: u32) -> Duration {
     stat(pid).expect("the process lives").cpu
 }
 
-/// Returns the pid in a pid file; panics if it has any but its one form.
+/// Returns the pid in a pid file; panics if the file has another form.
 #[track_caller]
 pub fn pid_in(file: &Path) -> u32 {
     let text = fs::read_to_string(file).expect("there is a pid file");
@@ -82,7 +82,7 @@ pub fn pid_in(file: &Path) -> u32 {
     pid.parse().expect("it holds a pid")
 }
 
-/// A process in the background, of which the test is not the parent. It does not outlive its test.
+/// A process in the background that is not a child of the test. It does not outlive its test.
 pub struct Background(Pid);
 
 impl Background {
@@ -116,8 +116,8 @@ impl Drop for Background {
     }
 }
 
-/// Makes sure that this process, and every program it starts from now on, may
-/// have `needed` descriptors; panics with the remedy when the hard limit forbids it.
+/// Makes sure that this process, and every program that it starts from now on, may have `needed`
+/// descriptors; panics with the remedy when the hard limit forbids it.
 #[track_caller]
 pub fn need_descriptors(needed: u64) {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("the limit can be read");
@@ -133,7 +133,7 @@ pub fn threads(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/task")).expect("the process lives").count()
 }
 
-/// An IPv4 TCP socket of a process, as the kernel accounts for it.
+/// An IPv4 TCP socket of a process, as the kernel reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpSocket {
     pub local: SocketAddrV4,
@@ -202,7 +202,7 @@ pub fn those(wanted: impl Fn(&Stat) -> bool) -> Vec<u32> {
     pids.filter(|&pid| stat(pid).is_some_and(|stat| wanted(&stat))).collect()
 }
 
-/// Returns the living processes of a process group.
+/// Returns the running processes of a process group.
 pub fn group(leader: u32) -> Vec<u32> {
     those(|stat| stat.state != "Z" && stat.group == leader)
 }

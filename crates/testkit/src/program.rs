@@ -1,4 +1,4 @@
-//! A child process that has its stderr kept and never outlives its test.
+//! A child process with collected stderr that never outlives its test.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -66,7 +66,7 @@ impl Output {
 impl Program {
     /// Starts `command` with its stderr collected; panics with the name when it cannot start.
     pub fn spawn(name: &str, command: &mut Command) -> Self {
-        // A developer's own settings are no part of a test.
+        // A developer's own settings must not affect a test.
         let given: Vec<_> = command.get_envs().map(|(name, _)| name.to_owned()).collect();
         for (name, _) in std::env::vars_os().filter(|(name, _)| !given.contains(name)) {
             if name.as_encoded_bytes().starts_with(b"KNOCKPIPE_") {
@@ -118,21 +118,21 @@ impl Program {
         self.child.try_wait().expect("the child is ours").is_none()
     }
 
-    /// Waits for the end of the process; panics when it does not come.
+    /// Waits for the end of the process; panics when it does not end.
     #[track_caller]
     pub fn wait(&mut self) -> ExitStatus {
         let status = poll(NEVER, || self.child.try_wait().expect("the child is ours"));
         let Some(status) = status else {
             panic!("{} does not end; its log:\n{}", self.name, self.tail());
         };
-        // Its stderr may still hold what it wrote last.
+        // Its stderr may still have its last lines.
         for reader in self.readers.drain(..) {
             reader.join().expect("the reader does not panic");
         }
         status
     }
 
-    /// Waits for the end and gives the exit code; a death by signal panics.
+    /// Waits for the end and returns the exit code; panics on a death by signal.
     #[track_caller]
     pub fn exit_code(&mut self) -> i32 {
         let status = self.wait();
@@ -224,9 +224,9 @@ pub fn require(program: &str, package: &str) {
     assert!(found, "this test needs {program}; install it with: apt-get install {package}");
 }
 
-/// Copies a program, or a script, to the place where it is executed. It does so in a process of its
-/// own: a file that this process has open for writing is open in a child that another test starts
-/// at this very moment too, and then the system refuses to execute it.
+/// Copies a program, or a script, to the place where it is executed. A separate process does so: a
+/// file that this process has open for writing may also be open in a child that another test starts
+/// at this moment, and then the system refuses to execute it.
 #[track_caller]
 pub fn install(from: &std::path::Path, to: &std::path::Path) {
     let copied = Command::new("cp").arg("--preserve=mode").args([from, to]).status();

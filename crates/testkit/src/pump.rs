@@ -95,7 +95,7 @@ struct Pump {
     edit: Option<Edit>,
     /// The frame that waits for its successor (`Act::Swap`).
     held: Option<Vec<u8>>,
-    /// Cut with FIN: the rest is read and thrown away.
+    /// Cut with FIN: the rest is read and dropped.
     silent: bool,
 }
 
@@ -201,7 +201,7 @@ impl Pump {
             }
             Act::Reflect(other) => match self.opposite_frame(other) {
                 Some(theirs) => self.send(&theirs),
-                // It never came: the edit counts as not applied.
+                // It never arrived: the edit counts as not applied.
                 None => {
                     self.missed(index, Act::Reflect(other));
                     return self.send(&frame);
@@ -211,7 +211,7 @@ impl Pump {
         self.applied();
     }
 
-    /// Returns frame `index` of the opposite direction, if it comes soon.
+    /// Returns frame `index` of the opposite direction, if it arrives soon.
     fn opposite_frame(&self, index: usize) -> Option<Vec<u8>> {
         poll(Duration::from_secs(5), || {
             lock(&self.link.recording).frames(self.toward.opposite()).get(index).cloned()

@@ -80,7 +80,7 @@ impl Redis {
         &self.unix
     }
 
-    /// Returns its address, as it stands in logs.
+    /// Returns its address, as logs show it.
     pub fn name(&self) -> String {
         self.tcp.to_string()
     }
@@ -119,11 +119,11 @@ impl Redis {
         replica
     }
 
-    /// Waits until a replica of this server has all that was written so far.
+    /// Waits until a replica of this server has everything that was written so far.
     #[track_caller]
     pub fn wait_for_replica(&self) {
         let mut client = self.direct();
-        // In the slot of the allow-set, where this is a node of a Cluster.
+        // A key in the slot of the allow-set, in case this is a node of a Cluster.
         assert_eq!(client.ask(&["SET", "{ip-allowed}last", "1"]), Reply::ok());
         let limit = NEVER.as_millis().to_string();
         assert_eq!(client.ask(&["WAIT", "1", &limit]), Reply::Number(1));
@@ -319,7 +319,7 @@ pub fn redis_cli(to: &Addr, args: &[&str]) -> String {
     try_redis_cli(to, args).unwrap_or_else(|complaint| panic!("redis-cli: {complaint}"))
 }
 
-/// Runs redis-cli against `to` and returns its output, or its complaint.
+/// Runs redis-cli against `to` and returns its output, or its error.
 #[track_caller]
 pub fn try_redis_cli(to: &Addr, args: &[&str]) -> Result<String, String> {
     require("redis-cli", "redis-tools");

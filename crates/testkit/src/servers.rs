@@ -66,7 +66,7 @@ impl Sentinels {
         Wire::connect(&socket).map(Resp::over)
     }
 
-    /// Sets how many of them must miss the master before they replace it.
+    /// Sets the number of them that must miss the master before they replace it.
     pub fn quorum(&self, quorum: usize) {
         for port in self.ports() {
             let set = ["SENTINEL", "SET", "mymaster", "quorum", &quorum.to_string()];
@@ -94,7 +94,7 @@ impl Sentinels {
     }
 }
 
-/// Masters that share the slots, and as many replicas for each as asked for.
+/// Masters that share the slots, and the requested number of replicas for each.
 pub struct Cluster {
     pub masters: Vec<Redis>,
     pub replicas: Vec<Redis>,

@@ -87,8 +87,7 @@ impl Target {
         &self.counts
     }
 
-    /// Waits until every connection has been served; panics when one of them
-    /// was not served as it should have been.
+    /// Waits until every connection has been served; panics when serving one of them failed.
     #[track_caller]
     pub fn wait_idle(&self) {
         eventually("the target has no connection any more", || self.counts.live() == 0);

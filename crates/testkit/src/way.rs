@@ -1,5 +1,5 @@
-//! A path between both ends that fails silently: what is sent into it is no longer acknowledged, as
-//! behind a NAT that has lost its state or a firewall that drops.
+//! A path between both ends that fails silently: data that is sent on it is no longer acknowledged,
+//! as behind a NAT that has lost its state or a firewall that drops packets.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -14,9 +14,9 @@ use crate::address::{Addr, Kind};
 use crate::proc::tcp_sockets;
 use crate::wait::eventually;
 
-/// Makes the owner of `socket` vanish for its peer: BPF's `return 0` accepts no packet. Before that
-/// everything it has sent must be acknowledged, or it would go on to retransmit, which no vanished
-/// host does.
+/// Makes the owner of `socket` vanish for its peer: BPF's `return 0` accepts no packet. Before
+/// that, everything that it has sent must be acknowledged, or it would keep retransmitting, which
+/// no vanished host does.
 #[track_caller]
 pub fn vanish(socket: &SockRef<'_>) {
     let ours = socket.local_addr().unwrap().as_socket_ipv4().unwrap();
@@ -65,14 +65,14 @@ impl Way {
         way
     }
 
-    /// Refuses new connections; the present ones go on.
+    /// Refuses new connections; the present ones continue.
     pub fn refuse(&self) {
         self.stop.store(true, Ordering::SeqCst);
         // Wakes the accept loop, which ends.
         drop(TcpStream::connect(self.addr.tcp()));
     }
 
-    /// Makes the peers of both ends vanish: nothing passes any more, heartbeats neither.
+    /// Makes the peers of both ends vanish: nothing passes any more, not even heartbeats.
     pub fn vanish(&self) {
         for link in &*self.links.lock().unwrap() {
             vanish(&SockRef::from(&link.0));
@@ -93,7 +93,7 @@ impl Drop for Way {
     }
 }
 
-/// Forwards until one side is gone. An end is not passed on: for the other side this one has
+/// Forwards until one side is gone. An end is not forwarded: for the other side this one has
 /// vanished, and has not closed.
 fn copy(mut from: TcpStream, mut to: TcpStream) {
     let mut buffer = [0; 64 * 1024];

@@ -17,14 +17,14 @@ pub enum Wire {
     Unix(UnixStream),
 }
 
-/// The way in which a stream ended for its reader.
+/// Way in which a stream ended for its reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// End of file: the other end said that this is all.
+    /// End of file: the other end closed its direction.
     Clean,
     /// The connection was reset.
     Reset,
-    /// Nothing more came, and it did not end.
+    /// Nothing more arrived, and it did not end.
     Silent,
 }
 
@@ -52,7 +52,7 @@ impl Wire {
         addr.as_socket().expect("it is an IP socket")
     }
 
-    /// Sets timeouts, so that no test hangs for good in a read or a write.
+    /// Sets timeouts, so that no test hangs for ever in a read or a write.
     fn bounded(self) -> Self {
         self.read_limit(NEVER * 2);
         self.socket().set_write_timeout(Some(NEVER * 2)).expect("a socket takes a timeout");
@@ -73,7 +73,7 @@ impl Wire {
         }
     }
 
-    /// Ends the direction of writing; the other direction goes on.
+    /// Ends the direction of writing; the other direction continues.
     pub fn finish(&self) {
         // Fails only when the peer is already gone, which the reader will notice.
         let _ = self.shutdown(Shutdown::Write);
@@ -96,7 +96,7 @@ impl Wire {
         self.socket().set_read_timeout(Some(limit)).expect("a socket takes a timeout");
     }
 
-    /// Reads exactly `len` bytes; panics when they do not come.
+    /// Reads exactly `len` bytes; panics when they do not arrive.
     #[track_caller]
     pub fn expect_bytes(&mut self, len: usize) -> Vec<u8> {
         self.read_limit(NEVER);
@@ -125,7 +125,7 @@ impl Wire {
         self.write_all(bytes).is_ok() && self.read_exact(&mut back).is_ok() && back == bytes
     }
 
-    /// Reads until the stream ends, or until nothing came for `limit`.
+    /// Reads until the stream ends, or until nothing arrived for `limit`.
     pub fn read_to_ending(&mut self, limit: Duration) -> (Vec<u8>, Ending) {
         self.read_limit(limit);
         let mut all = Vec::new();
@@ -143,7 +143,8 @@ impl Wire {
         }
     }
 
-    /// Returns the way in which the stream ends; panics when it does not, or when bytes come first.
+    /// Returns the way in which the stream ends; panics when it does not, or when bytes arrive
+    /// first.
     #[track_caller]
     pub fn expect_ending(&mut self) -> Ending {
         let (bytes, ending) = self.read_to_ending(NEVER);

@@ -11,9 +11,9 @@ pub struct ReloadReply {
     pub at: u64,
     /// True if it was done.
     pub ok: bool,
-    /// The work that was done, or the reason why nothing was.
+    /// The changes, or the reason why nothing was changed.
     pub message: String,
-    /// The work that was done.
+    /// The changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub changes: Option<ReloadedReply>,
 }
@@ -21,16 +21,16 @@ pub struct ReloadReply {
 /// The changes of a reload, in names of tunnels and of flags.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReloadedReply {
-    /// Tunnels that there were not.
+    /// New tunnels.
     pub added: Vec<String>,
-    /// Tunnels that are otherwise.
+    /// Tunnels with changed settings.
     pub changed: Vec<ChangedReply>,
     /// Tunnels that accept no more.
     pub removed: Vec<String>,
-    /// The number of tunnels that are as they were.
+    /// Number of unchanged tunnels.
     pub same: usize,
-    /// Settings of the process that differ from those at its start. They take effect at
-    /// the next one.
+    /// Settings of the process that differ from those at its start. They take effect at the next
+    /// start.
     pub restart: Vec<String>,
 }
 
@@ -39,7 +39,7 @@ pub struct ReloadedReply {
 pub struct ChangedReply {
     /// Its name.
     pub tunnel: String,
-    /// The flags whose values, or files, are others.
+    /// The flags with changed values or changed files.
     pub settings: Vec<String>,
 }
 
@@ -79,7 +79,7 @@ impl fmt::Display for ChangedReply {
     }
 }
 
-/// Lists the first names, and how many more there are.
+/// Lists the first names, and the number of the others.
 pub fn listed(names: &[String]) -> String {
     let shown = names[..names.len().min(MOST_NAMES)].join(", ");
     match names.len().saturating_sub(MOST_NAMES) {

@@ -1,8 +1,8 @@
 //! `knockpipe status`, `who`, `kick`, `reload` and `drain`: requests to a running process over
 //! its admin socket.
 //!
-//! Each is one request with one answer, `who` and `status` two, since a rate is the change in
-//! between. Nothing here knows how the answer came about.
+//! Each command is one request with one answer, `who` and `status` two, since a rate is the change
+//! between them. Nothing here knows how an answer is made.
 
 mod overview;
 mod rates;
@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use self::view::{Rated, rated};
 use super::Done;
 use super::output::{Form, FormArgs, notice, print};
-use crate::admin::client::{AskError, Told, ask, ask_with_peer};
+use crate::admin::client::{AskError, PeerReply, ask, ask_with_peer};
 use crate::admin::protocol::{
     self, ReloadedReply, Reply, Request, RequestError, StatusReply, WhoReply, listed,
 };
@@ -106,7 +106,7 @@ pub(super) struct WhoArgs {
 
 /// `knockpipe kick`.
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("whom").required(true).args(["id", "peer", "tunnel", "key_id"]))]
+#[command(group = ArgGroup::new("selector").required(true).args(["id", "peer", "tunnel", "key_id"]))]
 pub(super) struct KickArgs {
     /// The connection of this id, as 'knockpipe who' shows it
     #[arg(value_name = "ID", value_parser = connection)]
@@ -218,7 +218,7 @@ impl AskArgs {
     fn ask(&self, request: &Request) -> Result<Reply, Failure> {
         let reply =
             ask(&self.admin, self.user, request).map_err(|error| Failure::Runtime(error.into()))?;
-        // In JSON it is escaped by the form, and what it means is left as it is.
+        // JSON escapes it by itself, so the values stay unchanged.
         if self.is_json() { Ok(reply) } else { Ok(printable_reply(&reply)) }
     }
 
@@ -229,8 +229,7 @@ impl AskArgs {
         }
     }
 
-    /// Refuses the name of a tunnel that does not exist: that nothing was found is not an answer
-    /// then.
+    /// Refuses the name of a tunnel that does not exist: an empty result would mislead.
     fn refuse_unknown(&self, tunnel: &str) -> Result<(), Failure> {
         known(&self.status()?, tunnel)
     }
@@ -315,7 +314,7 @@ fn key(text: &str) -> Result<String, RequestError> {
 }
 
 /// # Errors
-/// [`Failure::Usage`] where there is no such tunnel, with those that there are.
+/// [`Failure::Usage`] where there is no such tunnel, with the names of the existing ones.
 fn known(status: &StatusReply, tunnel: &str) -> Result<(), Failure> {
     let names: Vec<String> = status.tunnels.iter().map(|one| one.name.clone()).collect();
     if names.iter().any(|name| name == tunnel) {
@@ -332,11 +331,15 @@ fn known(status: &StatusReply, tunnel: &str) -> Result<(), Failure> {
 ///
 /// # Errors
 /// [`Failure`] of the process.
-pub(super) fn ask_at(path: &Path, user: Option<Uid>, request: &Request) -> Result<Told, Failure> {
+pub(super) fn ask_at(
+    path: &Path,
+    user: Option<Uid>,
+    request: &Request,
+) -> Result<PeerReply, Failure> {
     ask_with_peer(path, user, request).map_err(|error| Failure::Runtime(error.into()))
 }
 
-/// Makes the error about an answer to another question.
+/// Makes the error about an answer of the wrong kind.
 pub(super) fn unexpected_reply() -> Failure {
     let error = AskError::Refused(
         "the process answers another question; use the program that runs there".to_owned(),

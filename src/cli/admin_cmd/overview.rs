@@ -1,8 +1,7 @@
-//! All tunnels of a process in one line each, what is wrong first.
+//! All tunnels of a process in one line each, those with problems first.
 //!
-//! A terminal gets what it can show: no line is longer than it is wide, and of the
-//! tunnels that do not fit there is one line. Anything else, a file or `grep`, gets
-//! every tunnel in full.
+//! A terminal gets only what fits on it: lines are cut at its width, and one line counts the
+//! tunnels that do not fit. Anything else, a file or `grep`, gets every tunnel in full.
 
 use std::collections::HashMap;
 
@@ -11,7 +10,7 @@ use super::view::{line, size, table};
 use crate::admin::protocol::{ReloadReply, StatusReply, TunnelReply};
 use crate::cli::output::{Screen, span};
 
-/// The number of columns, and the last of them.
+/// The number of columns.
 const WIDTH: usize = 8;
 const STATE: usize = WIDTH - 1;
 
@@ -19,7 +18,7 @@ const STATE: usize = WIDTH - 1;
 const COLUMNS: [&str; WIDTH] =
     ["TUNNEL", "MODE", "SESSIONS", "PEAK", "NEW/S", "SENT/S", "RECV/S", "STATE"];
 
-/// The least that is left of a name on a narrow terminal.
+/// Shortest length to which a name is cut on a narrow terminal.
 const LEAST_NAME: usize = 8;
 
 /// The state of a tunnel in a word, the worst first.
@@ -27,7 +26,7 @@ const LEAST_NAME: usize = 8;
 enum Grade {
     /// New connections do not get through.
     Broken,
-    /// Something is wrong, or a limit is near.
+    /// There is a problem, or a limit is near.
     Degraded,
     Good,
 }
@@ -50,13 +49,13 @@ pub(super) fn overview(
     all: bool,
 ) -> String {
     let mut tunnels: Vec<&TunnelReply> = status.tunnels.iter().collect();
-    // By name among equals, as they come.
+    // Stable: they arrive sorted by name.
     tunnels.sort_by_key(|tunnel| Grade::of(tunnel));
     let head = head(status, &tunnels);
     // The names of the columns, and a line for the prompt, or the cursor.
     let taken = head.lines().count() + 2;
     let room = screen.filter(|_| !all).map_or(usize::MAX, |it| it.rows.saturating_sub(taken));
-    // The line about the others takes one, too.
+    // The line about the others needs one, too.
     let shown = if tunnels.len() <= room { room } else { room.saturating_sub(1).max(1) };
     let (shown, others) = tunnels.split_at(shown.min(tunnels.len()));
     let rows = shown.iter().map(|tunnel| row(tunnel, rates.get(&*tunnel.name)));
@@ -126,7 +125,7 @@ fn what_is_wrong(tunnel: &TunnelReply) -> String {
     if words.is_empty() { "ok".to_owned() } else { words.join(", ") }
 }
 
-/// Returns the worst fault, and how many more there are.
+/// Returns the worst fault, and the number of others.
 fn the_worst(tunnel: &TunnelReply) -> String {
     match &tunnel.wrong[..] {
         [worst, rest @ ..] if !rest.is_empty() => format!("{} +{}", worst.what, rest.len()),
@@ -134,8 +133,8 @@ fn the_worst(tunnel: &TunnelReply) -> String {
     }
 }
 
-/// Makes rows of these tunnels as narrow as a terminal: fewer words of what is wrong, and
-/// then less of long names.
+/// Makes rows of these tunnels as narrow as a terminal: first cuts the list of problems, then long
+/// names.
 fn fit(rows: &mut [[String; WIDTH]], tunnels: &[&TunnelReply], columns: usize) {
     if width(rows) <= columns {
         return;

@@ -6,7 +6,7 @@ use super::*;
 
 const TERMINAL: Screen = Screen { columns: 80, rows: 24 };
 
-/// A tunnel of which this is wrong; with a `!` it is broken.
+/// A tunnel with these problems; a `!` marks it as broken.
 fn tunnel(name: &str, wrong: &[&str]) -> TunnelReply {
     let wrong = wrong
         .iter()
@@ -34,7 +34,7 @@ fn status(tunnels: Vec<TunnelReply>) -> StatusReply {
     }
 }
 
-/// 40 tunnels with long names, of which some are not well.
+/// 40 tunnels with long names, some of them with problems.
 fn forty() -> StatusReply {
     let name = |place: usize| format!("{place:02}-mysql-replica-eu-west-1");
     let wrong = |place: usize| -> &[&str] {
@@ -108,6 +108,6 @@ fn a_rate_is_what_was_counted_in_a_second() {
     (now.accepted, now.sent, now.received) = (6, 1_001, 1);
     let rates = Rates::between(&before, &now, Duration::from_millis(500));
     assert_eq!(rates, Rates { accepted: 10, sent: 2_000, received: 0 });
-    // Of one that was removed and came back.
+    // Rates of a tunnel that was removed and came back.
     assert_eq!(Rates::between(&now, &before, Duration::ZERO).sent, 0);
 }

@@ -36,7 +36,7 @@ pub(in crate::cli) struct StatusArgs {
     #[arg(long, value_name = "NAME")]
     tunnel: Option<String>,
 
-    /// Show every tunnel, also where a terminal has fewer lines
+    /// Show every tunnel, even if the terminal has fewer lines
     #[arg(long, conflicts_with = "tunnel")]
     all: bool,
 
@@ -51,7 +51,7 @@ pub(in crate::cli) struct StatusArgs {
     ask: AskArgs,
 }
 
-/// A process as it was at a moment.
+/// State of a process at one moment.
 struct Look {
     at: Instant,
     status: StatusReply,
@@ -98,7 +98,7 @@ impl StatusArgs {
         let details = |tunnel: &TunnelReply| view::tunnel(tunnel, rates.get(&*tunnel.name));
         let text = |status: &StatusReply| match (&self.tunnel, &status.tunnels[..]) {
             (Some(_), tunnels) => tunnels.iter().map(details).collect(),
-            // There is nothing to choose.
+            // A single tunnel: there is nothing to choose.
             (None, [only]) => overview(status, rates, screen, self.all) + "\n" + &details(only),
             (None, _) => overview(status, rates, screen, self.all),
         };

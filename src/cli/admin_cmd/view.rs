@@ -1,7 +1,7 @@
 //! Renders answers for people.
 //!
-//! Foreign text (a chosen name, the words of a server) was made printable before it comes
-//! here: what is printed cannot move a terminal's cursor, or make one line two.
+//! Foreign text (a chosen name, the message of a server) was made printable before: what is printed
+//! here cannot move a terminal's cursor, or break a line.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
@@ -13,7 +13,7 @@ use super::rates::Rates;
 use crate::admin::protocol::{GateReply, PoolReply, SessionReply, TargetReply, TunnelReply};
 use crate::tunnel::Level;
 
-/// A live connection with what goes through it now.
+/// A live connection with its current rates.
 #[derive(Debug, Serialize)]
 pub(super) struct Rated {
     #[serde(flatten)]
@@ -70,7 +70,7 @@ pub(super) fn who(sessions: &[Rated]) -> String {
     table(std::iter::once(COLUMNS.map(str::to_owned)).chain(rows).collect())
 }
 
-/// Rows as aligned lines.
+/// Formats rows as aligned lines.
 pub(super) fn table<const N: usize>(rows: Vec<[String; N]>) -> String {
     let length = |cell: &String| cell.chars().count();
     let widths: [usize; N] = std::array::from_fn(|column| {
@@ -89,7 +89,7 @@ pub(super) fn tunnel(tunnel: &TunnelReply, rates: Option<&Rates>) -> String {
     let mut out = format!("{name}: {mode}, {state}\n");
     let mut say = |what: &str, text: &str| line(&mut out, "  ", what, text);
     if !tunnel.wrong.is_empty() {
-        // The lines below say more of it.
+        // The lines below have the details.
         let words: Vec<&str> = tunnel.wrong.iter().map(|it| &*it.what).collect();
         say("wrong", &words.join(", "));
     }
@@ -130,7 +130,7 @@ pub(super) fn tunnel(tunnel: &TunnelReply, rates: Option<&Rates>) -> String {
     out
 }
 
-/// Shows `[NAME=]ADDR`, and what is known of it.
+/// Shows `[NAME=]ADDR`, and its state.
 fn of_target(target: &TargetReply) -> String {
     let TargetReply { service, target, state, since_s, failing_s, in_use, last_error } = target;
     let name = service.as_ref().map_or_else(|| target.clone(), |name| format!("{name}={target}"));
@@ -169,7 +169,7 @@ fn counts(counts: &BTreeMap<String, u64>) -> String {
     counts.iter().map(|(reason, count)| format!("{reason}={count}")).collect::<Vec<_>>().join(" ")
 }
 
-/// Bytes with a binary unit, three digits at least.
+/// Formats a number of bytes with a binary unit and at least three digits.
 pub(super) fn size(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["", "K", "M", "G", "T", "P"];
     let mut unit = 0;

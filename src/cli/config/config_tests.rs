@@ -1,4 +1,4 @@
-//! Files and what they come to, without a tunnel.
+//! Configuration files and the options that they result in, without running a tunnel.
 
 use super::*;
 use crate::sys::keyfile;
@@ -181,7 +181,7 @@ fn every_mistake_is_one_line_with_its_place_and_a_remedy() {
             "no variable NO_SUCH_VARIABLE",
         ),
         (&format!("{REDIS}gate='g'\n[gates.g]\ntimeout=1\n"), "toml:9", "is about a tunnel"),
-        // Whether a tunnel uses it or not.
+        // Also when no tunnel uses it.
         (&format!("{REDIS}[gates.g]\ntimeout=1\n"), "toml:8", "is about a tunnel"),
         (&format!("{REDIS}[gates.g]\ndenyed='tarpit'\n"), "toml:8", "did you mean 'denied'?"),
         (&format!("{REDIS}[gates.g]\ndenied='tarpot'\n"), "toml:8", "'tarpot'"),
@@ -208,7 +208,7 @@ fn every_mistake_is_one_line_with_its_place_and_a_remedy() {
             "toml:",
             "exclude each other",
         ),
-        // Also what no tunnel of the file has, or lets stand.
+        // Also a default that no tunnel of the file has, or that all override.
         (&format!("{REDIS}[defaults]\nmax-unopened='x'\n"), "toml:8", "'x' is not a number"),
         (&format!("{REDIS}timeout='1s'\n[defaults]\ntimeout='x'\n"), "toml:9", "is not a duration"),
         (&format!("{REDIS}[keys]\nx='a.key'\n[defaults]\nkey='y'\n"), "toml:10", "no 'y' in"),
@@ -233,7 +233,7 @@ fn every_mistake_is_one_line_with_its_place_and_a_remedy() {
     }
 }
 
-/// A default gives way to its opposite as well.
+/// The opposite of a default overrides it as well.
 #[test]
 fn a_default_is_overridden_by_what_excludes_it() {
     let seconds = |text: &str| {

@@ -75,8 +75,7 @@ impl Flags {
         [&self.encrypt, &self.decrypt].into_iter().find(|command| command.get_name() == mode)
     }
 
-    /// Finds what is wrong with keys, gates and defaults by themselves, whether a
-    /// tunnel uses them or not.
+    /// Checks keys, gates and defaults by themselves, even if no tunnel uses them.
     pub(super) fn check(&self, tables: &Tables, base: &Path) -> Result<(), ConfigError> {
         for Setting { value, line, .. } in &tables.keys {
             let Value::Words(files) = value else { continue };
@@ -89,14 +88,14 @@ impl Flags {
             let mut defaults = self.applicable(command, &tables.defaults)?;
             named_gate(&mut defaults, tables)?;
             name_keys(&mut defaults, tables)?;
-            // What a tunnel must say is no matter of defaults.
+            // Required flags of a tunnel need not be among the defaults.
             let lenient = command.clone().mut_args(|arg| arg.required(false));
             self.parse(&lenient, &defaults, base)?;
         }
         Ok(())
     }
 
-    /// Parses `[process]`, and gives all its values. Variables fill in what it does not say.
+    /// Parses `[process]`, and returns all its values. Environment variables fill in missing ones.
     pub(super) fn process(
         &self,
         settings: &[Setting],
@@ -120,7 +119,7 @@ impl Flags {
         Ok((line.process, values))
     }
 
-    /// Parses what holds for a tunnel: its own setting before its gate's before the default.
+    /// Parses the settings of a tunnel: its own override its gate's, and these the defaults.
     pub(super) fn tunnel(
         &self,
         table: &Table,
@@ -154,7 +153,7 @@ impl Flags {
         Ok((line.gate, line.acceptor))
     }
 
-    /// Gives all that holds for a tunnel, as settings.
+    /// Returns all settings that apply to a tunnel.
     pub(super) fn settings(
         &self,
         table: &Table,
@@ -201,7 +200,7 @@ impl Flags {
         Ok(all)
     }
 
-    /// Returns those of the defaults that this mode has. One that no mode has is an error.
+    /// Returns the defaults that apply to this mode. One that no mode has is an error.
     fn applicable(
         &self,
         command: &Command,
@@ -272,7 +271,7 @@ impl Flags {
         let mut arguments = vec![];
         for setting in settings {
             let arg = find(command, &setting.key).ok_or_else(|| self.unknown(command, setting))?;
-            arguments.extend(spelled(arg, setting, base)?);
+            arguments.extend(to_arguments(arg, setting, base)?);
         }
         Ok(arguments)
     }
@@ -288,7 +287,7 @@ fn find<'c>(command: &'c Command, key: &str) -> Option<&'c Arg> {
     command.get_arguments().find(|arg| arg.get_long() == Some(key))
 }
 
-/// Adds what `all` does not say itself, in other words or by the opposite.
+/// Adds the settings of `more` that `all` does not have, under the same key or as an opposite.
 fn add(command: &Command, all: &mut Vec<Setting>, more: &[Setting]) {
     let own = all.clone();
     let is_said = |setting: &Setting| {
@@ -326,7 +325,7 @@ fn named_gate<'t>(
     Err(ConfigError::new(all[place].line, what))
 }
 
-/// Words that name a key of `[keys]` become its file.
+/// Replaces names of `[keys]` by their files.
 fn name_keys(settings: &mut [Setting], tables: &Tables) -> Result<(), ConfigError> {
     for setting in settings.iter_mut().filter(|setting| setting.key == "key") {
         let Value::Words(words) = &mut setting.value else { continue };
@@ -354,7 +353,7 @@ fn refuse_stdin(file: &str, line: usize) -> Result<(), ConfigError> {
     if is_stdin(Path::new(file)) { Err(ConfigError::new(line, what)) } else { Ok(()) }
 }
 
-/// Returns the key that `key` is a slip of, or that other programs call so.
+/// Returns the key that `key` misspells, or that other programs call by this name.
 fn near<'c>(command: &'c Command, key: &str) -> Option<&'c str> {
     let known = || command.get_arguments().filter_map(Arg::get_long);
     let of_habit = habits::of_key(key).and_then(|meant| known().find(|known| *known == meant));
@@ -362,7 +361,7 @@ fn near<'c>(command: &'c Command, key: &str) -> Option<&'c str> {
 }
 
 /// Writes a setting as arguments.
-fn spelled(arg: &Arg, setting: &Setting, base: &Path) -> Result<Vec<OsString>, ConfigError> {
+fn to_arguments(arg: &Arg, setting: &Setting, base: &Path) -> Result<Vec<OsString>, ConfigError> {
     let Setting { key, value, line } = setting;
     let takes_value = !matches!(arg.get_action(), ArgAction::SetTrue);
     match value {

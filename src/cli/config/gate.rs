@@ -1,7 +1,7 @@
 //! One gate of a configuration file, for commands that look at it or change it.
 //!
-//! Only what the gate needs has to be right: a file with tunnels that cannot run has gates
-//! all the same.
+//! Only the settings of the gate have to be valid: the gates of a file can be used even if its
+//! tunnels cannot run.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ pub(in crate::cli) enum Which<'a> {
     Gate(&'a str),
     /// That of `[tunnels.NAME]`.
     Tunnel(&'a str),
-    /// The one that there is.
+    /// The only one.
     Only,
 }
 

@@ -6,9 +6,9 @@
 //!   (clap)  arguments                   -> TunnelArgs -> Options
 //! ```
 //!
-//! A key is the long name of a flag, and its value means what it means there, so
-//! that a new flag is a new key and nothing is checked in two places. Paths are
-//! taken from the directory of the file, not from where the process was started.
+//! A key is the long name of a flag, and its value has the same meaning, so that a new flag is a
+//! new key and nothing is checked in two places. Paths are relative to the directory of the file,
+//! not to that in which the process was started.
 
 mod flags;
 mod gate;
@@ -36,11 +36,11 @@ use unused::Unused;
 pub(super) use gate::{Which, gate};
 pub(super) use show::show;
 
-/// The most bytes of a configuration file: 1 MiB.
+/// Longest configuration file in bytes: 1 MiB.
 const LONGEST: usize = 1 << 20;
 
-/// A file that was read and understood. Keys and other files that it names are
-/// read by [`Config::plan`].
+/// A configuration file after reading and parsing. [`Config::plan`] reads the keys and other files
+/// that it names.
 #[derive(Debug)]
 pub(super) struct Config {
     file: PathBuf,
@@ -72,7 +72,7 @@ pub(super) enum FileError {
     Unreadable {
         /// Its path.
         file: PathBuf,
-        /// The words of the system.
+        /// The system's error.
         cause: ReadError,
     },
     /// It is no UTF-8.
@@ -90,12 +90,12 @@ pub(super) enum FileError {
     },
 }
 
-/// An error and its line; it has none of its own where the whole of a table is meant.
+/// An error with its line; without one if it concerns a whole table.
 #[derive(Debug)]
 struct ConfigError {
     line: Option<usize>,
     what: String,
-    /// In a variable of the environment and not in the file.
+    /// The error is in an environment variable, not in the file.
     is_elsewhere: bool,
 }
 
@@ -163,8 +163,8 @@ impl Config {
         Ok(Self { file: file.to_owned(), flags, process, process_values, tunnels, unused })
     }
 
-    /// Returns every file that is read again on a reload, itself first; of keys and gates that no
-    /// tunnel uses, too.
+    /// Returns every file that is read again on a reload, itself first; including those of unused
+    /// keys and gates.
     pub(super) fn files(&self) -> Vec<PathBuf> {
         let named = self.tunnels.iter().flat_map(|tunnel| tunnel.args.files());
         let unused = self.unused.iter().flat_map(Unused::files);
@@ -174,7 +174,7 @@ impl Config {
     /// Returns the options of all tunnels; the keys are read.
     ///
     /// # Errors
-    /// [`Failure`] of the first tunnel that cannot be.
+    /// [`Failure`] of the first invalid tunnel.
     pub(super) fn plan(&self) -> Result<Vec<Options>, Failure> {
         let mut plan: Vec<Options> = Vec::with_capacity(self.tunnels.len());
         for tunnel in &self.tunnels {
@@ -224,7 +224,7 @@ fn at(place: String, failure: Failure) -> Failure {
 }
 
 /// Parses the text of a file with `parse`, which also gets the directory that its paths are
-/// taken from.
+/// relative to.
 ///
 /// # Errors
 /// [`Failure::Usage`] with the line of the first mistake.
@@ -235,7 +235,7 @@ fn understood<T>(
     let unreadable = |cause| FileError::Unreadable { file: file.to_owned(), cause };
     let bytes = read(file, LONGEST).map_err(unreadable)?;
     let text = text(&bytes).map_err(|not| FileError::NoText(file.to_owned(), not))?;
-    // So that what `show` makes of paths is right beside any other file.
+    // So that the paths that `show` prints are valid in any other file.
     let whole = std::path::absolute(file).map_err(|error| unreadable(error.into()))?;
     let parsed = parse(whole.parent().unwrap_or(&whole), text);
     parsed.map_err(|ConfigError { line, what, is_elsewhere }| match is_elsewhere {
@@ -254,7 +254,7 @@ fn keys_of(file: &Path, base: &Path) -> PathBuf {
     own.filter(|own| own.is_dir()).unwrap_or_else(|| base.join("keys"))
 }
 
-/// Returns why a source cannot be listened on: this or an earlier tunnel does already.
+/// Returns the reason why a source cannot be listened on: this or an earlier tunnel has it already.
 fn excluded(plan: &[Options], options: &Options) -> Option<String> {
     options.sources.iter().enumerate().find_map(|(place, source)| {
         let own = options.sources[..place].iter().map(|earlier| (earlier, options));

@@ -1,9 +1,7 @@
-//! The effective configuration, as a file that would have the same effect: what
-//! the tables of the file come to for each tunnel. A flag that it does not name
-//! has the default that `--help` tells.
+//! The effective configuration, as a file that would have the same effect: the resulting settings
+//! of each tunnel. A flag that it does not name has the default that `--help` shows.
 //!
-//! There is nothing to hide in it: keys and passwords are in files of their own,
-//! which are named and not read out.
+//! It contains no secrets: keys and passwords are in separate files, which are named and not shown.
 
 use std::fmt::{self, Write};
 
@@ -13,7 +11,7 @@ use super::{Config, Tunnel};
 use crate::printable::printable_toml;
 use crate::tunnel::Options;
 
-/// Shows the process and all tunnels, with what gates and defaults give them.
+/// Shows the process and all tunnels, with the settings from their gates and the defaults.
 pub(in crate::cli) fn show(config: &Config, plan: &[Options]) -> String {
     let mut text = "[process]\n".to_owned();
     // Writing to a String cannot fail.

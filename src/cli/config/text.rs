@@ -1,6 +1,6 @@
-//! From TOML to settings: tables, keys and values as text, each with its line.
+//! Turns TOML into settings: tables, keys and values as text, each with its line.
 //!
-//! Knows the tables of the file, and no flag.
+//! Knows the tables of the file, but no flags.
 
 use std::ops::Range;
 use std::path::Path;
@@ -26,7 +26,7 @@ impl Setting {
     }
 }
 
-/// A value as the command line has it.
+/// A value in the form of the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Value {
     /// `true` or `false`.
@@ -35,7 +35,7 @@ pub(super) enum Value {
     Words(Vec<String>),
 }
 
-/// A table with a name of its own.
+/// A named table.
 #[derive(Clone, Debug)]
 pub(super) struct Table {
     pub(super) name: String,
@@ -58,7 +58,7 @@ pub(super) struct Tables {
     pub(super) tunnels: Vec<Table>,
 }
 
-/// The names of what stands at the top.
+/// Names at the top level.
 const TABLES: [&str; 5] = ["process", "keys", "defaults", "gates", "tunnels"];
 
 /// Tables and keys of the top level.
@@ -67,9 +67,9 @@ const TOP: &str = "[process], [keys], [defaults], [gates.NAME] and [tunnels.NAME
 /// The variable with the directory of a service's credentials.
 const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 
-/// The beginning of a key file's name there, where `LoadCredential=key:` gave the directory
-/// of the keys. Without credentials the files themselves are meant, so that a
-/// check of the file reads the keys of the service.
+/// Prefix of a key file's name in that directory, where `LoadCredential=key:` loads the directory
+/// of the keys. Without credentials it stands for the files themselves, so that a check of the file
+/// reads the keys of the service.
 const KEY: &str = "/key_";
 
 /// The longest name.

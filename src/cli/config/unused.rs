@@ -1,5 +1,5 @@
-//! Keys and gates of a file that no tunnel uses: what is wrong with them is found
-//! when the file is read, and not on the day on which a tunnel names them.
+//! Checks keys and gates of a file that no tunnel uses: their errors are found when the file is
+//! read, not only when a tunnel first names them.
 
 use std::path::{Path, PathBuf};
 use std::slice;
@@ -31,7 +31,7 @@ enum Kind {
     Part,
 }
 
-/// Finds those of a file.
+/// Finds the unused keys and gates of a file.
 ///
 /// # Errors
 /// The first [`ConfigError`].
@@ -79,7 +79,7 @@ impl Unused {
         }
     }
 
-    /// Reads what it names, as for a tunnel.
+    /// Reads the files that it names, as for a tunnel.
     ///
     /// # Errors
     /// [`Failure`] of the key or the gate.

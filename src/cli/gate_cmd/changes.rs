@@ -22,13 +22,13 @@ pub(super) struct AllowArgs {
     #[arg(value_name = "ADDR|NET", required = true)]
     members: Vec<Member>,
 
-    /// For so long, such as 30m, 12h or 30d [default: for ever]
+    /// Lifetime, such as 30m, 12h or 30d [default: for ever]
     #[arg(
         long, value_name = "DURATION", value_parser = duration::parse, allow_hyphen_values = true
     )]
     ttl: Option<Duration>,
 
-    /// Let in a network wider than /16 (IPv4) or /64 (IPv6)
+    /// Admit even a network wider than /16 (IPv4) or /64 (IPv6)
     #[arg(long)]
     force: bool,
 
@@ -43,7 +43,7 @@ pub(super) struct BanArgs {
     #[arg(value_name = "ADDR", required = true)]
     addresses: Vec<Member>,
 
-    /// For so long, such as 30m, 12h or 30d
+    /// Lifetime, such as 30m, 12h or 30d
     #[arg(
         long, value_name = "DURATION", value_parser = duration::parse,
         allow_hyphen_values = true, default_value = "1d"
@@ -93,7 +93,7 @@ const REMOVE: Wording = Wording { action: "remove", done: "removed", idle: "not 
 const BAN: Wording = Wording { action: "ban", done: "banned", idle: "is banned" };
 const UNBAN: Wording = Wording { action: "unban", done: "unbanned", idle: "not banned" };
 
-/// A change, and the words about it.
+/// A change, with the words that describe it.
 struct Change {
     words: Wording,
     edit: Edit,
@@ -187,13 +187,13 @@ fn banning(subject: Member, ttl: Duration) -> Change {
 }
 
 impl BanArgs {
-    /// Finds the gate. All addresses are checked before any is banned.
+    /// Finds the gate. Checks all addresses before any is banned.
     fn source(&self) -> Result<Source, Failure> {
         let known = |spared: &[_]| {
             let check = |member: &Member| self.spare.check_ban(*member, spared);
             self.addresses.iter().try_for_each(check)
         };
-        // Also where its store cannot be found.
+        // Checked even if its store cannot be found.
         known(&[])?;
         let source = self.common.store.find()?;
         known(&source.spared)?;
@@ -222,7 +222,7 @@ async fn make(
 }
 
 impl Change {
-    /// Describes what became of it, for people.
+    /// Describes the result, for people.
     fn text(&self, receipt: &EditResult, place: &OpenedStore) -> String {
         let Self { words, subject, ttl, .. } = self;
         let location = place.location(receipt);
@@ -237,7 +237,7 @@ impl Change {
         format!("{word:<10} {:<20} {how:<15} {location}{note}", subject.to_string())
     }
 
-    /// Describes what became of it, as JSON.
+    /// Describes the result, as JSON.
     fn object(&self, receipt: &EditResult, place: &OpenedStore) -> Value {
         let mut fields = place.fields(receipt);
         fields.insert("action".to_owned(), json!(self.words.action));

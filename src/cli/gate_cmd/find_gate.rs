@@ -1,10 +1,10 @@
-//! Finds the gate of a command: named by flags, in a configuration file, or as a running
-//! process has it.
+//! Finds the gate of a command: named by flags, in a configuration file, or the gate of a running
+//! process.
 //!
-//! A process is asked for the flags that name its store, and never for a password: those who may
-//! read the file may use the store, and no others. The flags are that process's word, and
-//! no reason to open what its user could not: where that is another user, this command
-//! becomes them for good before it opens a file or the store.
+//! A process is asked for the flags that name its store, and never for a password: only users who
+//! can read the password file may use the store. The flags are as trustworthy as that process and
+//! must not open anything that its user could not: if that is another user, this command becomes
+//! that user for good before it opens a file or the store.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,8 +28,8 @@ use crate::sys::peer::Peer;
 use crate::sys::privileges::{User, uid_of};
 use crate::sys::sandbox::forbid_dumps;
 
-/// The flags of [`StoreArgs`], one by one, so that a mistake names the flag that was typed: of
-/// the whole group it would name `--gate`.
+/// The flags of [`StoreArgs`], one by one, so that an error names the flag that was typed: for the
+/// whole group it would name `--gate`.
 const OWN: [&str; 9] = [
     "gate",
     "gate_credentials",
@@ -42,7 +42,7 @@ const OWN: [&str; 9] = [
     "allow_prefix",
 ];
 
-/// A gate, named by flags of its own or in one of the two other ways, which exclude these.
+/// A gate, named by its own flags or in one of the two other ways, which exclude these.
 #[derive(Debug, Args)]
 pub(super) struct SourceArgs {
     #[command(flatten)]
@@ -63,8 +63,8 @@ pub(super) struct SourceArgs {
     #[arg(long, value_name = "NAME", conflicts_with_all = OWN, help_heading = GATE)]
     tunnel: Option<String>,
 
-    /// The gate of a running process, asked at its --admin socket. It does not tell passwords: its
-    /// --gate-credentials file is read by this command
+    /// The gate of a running process, asked at its --admin socket. It does not reveal passwords:
+    /// this command reads its --gate-credentials file
     #[arg(
         long, value_name = "PATH", conflicts_with_all = OWN, conflicts_with = "config",
         help_heading = GATE
@@ -95,7 +95,7 @@ pub(super) struct Source {
 }
 
 /// The admin socket of a running process.
-pub(super) struct Door<'a> {
+pub(super) struct ProcessSocket<'a> {
     path: &'a Path,
     user: Option<Uid>,
     tunnel: Option<&'a str>,
@@ -116,11 +116,11 @@ impl SourceArgs {
     /// Finds the gate.
     ///
     /// # Errors
-    /// [`Failure`], also when nothing names one.
+    /// [`Failure`], also when no gate is named.
     pub(super) fn find(&self) -> Result<Source, Failure> {
         let found = self.look()?;
         match found.store {
-            StoreOptions::None => Err(no_way()),
+            StoreOptions::None => Err(no_gate()),
             _ => Ok(found),
         }
     }
@@ -133,8 +133,8 @@ impl SourceArgs {
         if let Some(file) = &self.config {
             return self.in_file(file);
         }
-        if let Some(door) = self.door() {
-            return door.source(self.allow_readable_key);
+        if let Some(process) = self.process() {
+            return process.source(self.allow_readable_key);
         }
         self.refuse_without_file()?;
         let access = Access { by_others: self.allow_readable_key, user: None };
@@ -142,10 +142,10 @@ impl SourceArgs {
     }
 
     /// Returns the process to ask, if one is named.
-    pub(super) fn door(&self) -> Option<Door<'_>> {
+    pub(super) fn process(&self) -> Option<ProcessSocket<'_>> {
         let user = self.user;
         let tunnel = self.tunnel.as_deref();
-        self.admin.as_deref().map(|path| Door { path, user, tunnel })
+        self.admin.as_deref().map(|path| ProcessSocket { path, user, tunnel })
     }
 
     fn in_file(&self, file: &Path) -> Result<Source, Failure> {
@@ -172,7 +172,7 @@ impl SourceArgs {
     }
 }
 
-impl Door<'_> {
+impl ProcessSocket<'_> {
     /// Asks something about the tunnel, or about all.
     ///
     /// # Errors
@@ -181,16 +181,16 @@ impl Door<'_> {
         &self,
         request: impl FnOnce(Option<String>) -> Request,
     ) -> Result<Reply, Failure> {
-        self.hear(request).map(|told| told.reply)
+        self.query(request).map(|told| told.reply)
     }
 
-    fn hear(&self, request: impl FnOnce(Option<String>) -> Request) -> Result<Told, Failure> {
+    fn query(&self, request: impl FnOnce(Option<String>) -> Request) -> Result<PeerReply, Failure> {
         ask_at(self.path, self.user, &request(self.tunnel.map(str::to_owned)))
     }
 
     /// Returns the gate that the process describes by its flags.
     fn source(&self, by_others: bool) -> Result<Source, Failure> {
-        let Told { reply, by } = self.hear(|tunnel| Request::Gates { tunnel })?;
+        let PeerReply { reply, by } = self.query(|tunnel| Request::Gates { tunnel })?;
         let Reply::Gates(places) = reply else {
             return Err(super::super::admin_cmd::unexpected_reply());
         };
@@ -218,7 +218,7 @@ impl Door<'_> {
         })?;
         let access = Access { by_others: by_others || line.allow_readable_key, user: None };
         let store = if is_others {
-            become_teller(by)?;
+            become_owner(by)?;
             line.store.options_of_others(access).map_err(|failure| without_right(failure, by))?
         } else {
             line.store.options(access)?
@@ -232,22 +232,22 @@ impl Door<'_> {
     }
 }
 
-/// Gives up every right that the user of the asked process has not.
-fn become_teller(by: Peer) -> Result<(), Failure> {
+/// Gives up every privilege that the user of the queried process lacks.
+fn become_owner(by: Peer) -> Result<(), Failure> {
     let name = user_name(by.uid);
     if !geteuid().is_root() {
         return Err(Failure::Usage(anyhow!(
-            "the process is of user {name}, whose files and store are not for others; run this as root or as {name}, or name the gate with -c FILE"
+            "the process runs as user {name}, and its files and store are closed to others; run this as root or as {name}, or name the gate with -c FILE"
         )));
     }
     let cannot = |cause: anyhow::Error| {
         Failure::Runtime(anyhow!(
-            "cannot become {name}, as whom the process says where its store is: {cause}; or name the gate with -c FILE"
+            "cannot become {name}, the user of the process that names the store: {cause}; or name the gate with -c FILE"
         ))
     };
     let user = User::of(by.uid, by.gid).map_err(|error| cannot(error.into()))?;
     user.become_for_good().map_err(|error| cannot(error.into()))?;
-    // The change of user may have undone it.
+    // The change of user may have reset it.
     forbid_dumps();
     Ok(())
 }
@@ -256,7 +256,7 @@ fn become_teller(by: Peer) -> Result<(), Failure> {
 fn without_right(failure: Failure, by: Peer) -> Failure {
     match failure {
         Failure::Usage(error) => Failure::Usage(anyhow!(
-            "{error:#}, as user {}, whose process names it; for what only root may read give -c FILE instead of --admin",
+            "{error:#}, as user {}, the user of the process that names it; for files that only root can read give -c FILE instead of --admin",
             user_name(by.uid)
         )),
         other => other,
@@ -279,8 +279,8 @@ fn only(places: &[GatePlace]) -> Result<&GatePlace, Failure> {
     )))
 }
 
-/// Makes the error that nothing names a gate.
-fn no_way() -> Failure {
+/// Makes the error that no gate is named.
+fn no_gate() -> Failure {
     Failure::Usage(anyhow!(
         "there is no store to ask; name it with --gate URL or KNOCKPIPE_GATE, or a configuration file with -c FILE (and --gate-name NAME), or a running process with --admin PATH"
     ))

@@ -22,10 +22,10 @@ use crate::gate::{Expiry, Member, UnixMillis};
 use crate::net::clock;
 use crate::run::Failure;
 
-/// Bytes of a line, its end included: an entry has less than 200, and comments room.
+/// Longest line in bytes, with its end: an entry has less than 200, the rest is for comments.
 const LONGEST_LINE: usize = 4096;
 
-/// As many as a store may hold.
+/// Highest number of entries, which is that of a store.
 const MOST_ENTRIES: usize = 2_000_000;
 
 /// Stands for a ban without an end, which only other programs write.
@@ -51,7 +51,7 @@ pub(super) struct ImportArgs {
     common: CommonArgs,
 }
 
-/// One line: what it says, and until when.
+/// One line: an entry and its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Wanted {
     kind: &'static str,
@@ -69,10 +69,10 @@ struct Counts {
 }
 
 impl Wanted {
-    /// Its place in the order of writing. Where there is no set yet, the first
-    /// entry makes one: sorted if that entry has an end, and then it takes the
-    /// others as well. A plain one could not take entries with an end. Networks
-    /// come first, since the end of an address may stand in a key of its own.
+    /// Returns its place in the order of writing. Where there is no set yet, the first entry makes
+    /// one: a sorted set if that entry has an end, which then also takes entries without one. A
+    /// plain set could not take entries with an end. Networks come first, since the end of an
+    /// address may be in a separate key.
     fn place(&self) -> u8 {
         match (self.kind, self.member, self.expiry) {
             (BANNED, ..) => 3,
@@ -92,13 +92,13 @@ struct BadLine {
     cause: String,
 }
 
-/// Adds what stands in a file.
+/// Adds the entries of a file.
 ///
 /// # Errors
 /// [`Failure`]
 pub(super) async fn import(args: ImportArgs) -> Result<Done, Failure> {
     let now = clock::now();
-    // Before the gate is found, which may take the right to read it.
+    // Opened before the gate is found, because that may drop the right to read it.
     let input = Input::open(&args.input)?;
     let source = args.common.store.find()?;
     let mut wanted = Reader { args: &args, spared: &source.spared, now }.read(input)?;
@@ -154,7 +154,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Reads line by line, so that only what is wanted is held, whatever else is there.
+    /// Reads line by line, so that only entries are held in memory.
     fn read_lines(&self, name: &str, mut input: impl BufRead) -> Result<Vec<Wanted>, Failure> {
         let mut wanted = vec![];
         let mut line = vec![];
@@ -178,7 +178,7 @@ impl Reader<'_> {
         Ok(wanted)
     }
 
-    /// Parses a line, if it says anything; `before` it were so many.
+    /// Parses a line, unless it is empty or a comment; `before` is the number of entries before it.
     fn wanted_of(&self, line: &[u8], before: usize) -> Result<Option<Wanted>, String> {
         if line.len() > LONGEST_LINE {
             return Err(format!("it is longer than {LONGEST_LINE} bytes"));
@@ -209,7 +209,7 @@ impl Reader<'_> {
     }
 }
 
-/// Cuts a comment off: JSON may have a `#` in a text, an address never has one.
+/// Removes a comment: JSON may have a `#` in a text, an address never has one.
 fn without_comment(line: &str) -> &str {
     let line = line.trim();
     let end = if line.starts_with('{') { None } else { line.find('#') };
@@ -245,8 +245,8 @@ fn parse(line: &str, ttl: Option<Duration>, now: UnixMillis) -> Result<Wanted, S
     Ok(Wanted { kind, member, expiry })
 }
 
-/// Entries of the store, with their end. Asked for only where that matters: a plain member
-/// tells by itself whether it was new.
+/// Entries of the store, with their end. Read only where that is needed: the result of adding a
+/// plain member shows whether it was new.
 type Present = HashMap<(&'static str, Member), Expiry>;
 
 async fn present(place: &OpenedStore, wanted: &[Wanted]) -> Result<Present, Failure> {
@@ -272,12 +272,12 @@ fn edits(wanted: &[Wanted], present: &Present, now: UnixMillis) -> Vec<Edit> {
 
 /// Returns whether the present entry lasts as long as the wanted one.
 fn lasts(present: Expiry, entry: Wanted, now: UnixMillis) -> bool {
-    /// Ends are told as time that is left, which is rounded on its way.
+    /// Ends are sent as remaining time, which gets rounded.
     const ROUNDING: Duration = Duration::from_secs(2);
     match (present, entry.expiry) {
         (Expiry::Never, _) => true,
         (Expiry::At(end), Expiry::At(wanted)) => end.saturating_add(ROUNDING) >= wanted,
-        // Imported before: as long as we can say.
+        // Imported before, with the longest end that can be written.
         (Expiry::At(end), Expiry::Never) => {
             entry.kind == BANNED && end > now.saturating_add(LONGEST / 2)
         }

@@ -1,7 +1,7 @@
 //! `list`, `export` and `history`.
 //!
-//! A million entries are held to be sorted, in some 50 bytes each; with
-//! `--unsorted` they are printed as the store tells them.
+//! Entries are held in memory for sorting, in some 50 bytes each; with `--unsorted` they are
+//! printed in the order of the store.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -54,16 +54,16 @@ pub(super) const BANNED: &str = "banned";
 /// An entry as an object.
 type Json = fn(&'static str, Entry) -> Value;
 
-/// Entries on their way out.
+/// Entries that are being printed.
 struct Listing {
     output: Output,
     form: Json,
     /// Entries held back for sorting; `None` prints them at once.
     held: Option<Vec<Entry>>,
-    /// The key of the set, and when it ends with all its members, where that is shown.
+    /// The key of the set, and the time when it ends with all its members, where that is shown.
     set: Option<(String, UnixMillis)>,
     /// Entries with a score that is probably in milliseconds: their number, and one of them.
-    unmeant: (usize, Option<Member>),
+    suspicious: (usize, Option<Member>),
 }
 
 /// Lists the allow-set and the bans.
@@ -84,7 +84,7 @@ pub(super) async fn list(args: ListArgs) -> Result<Done, Failure> {
     listing.run(&place).await
 }
 
-/// Prints what `import` reads.
+/// Prints entries in the form that `import` reads.
 ///
 /// # Errors
 /// [`Failure`]
@@ -100,7 +100,7 @@ fn exported(kind: &'static str, entry: Entry) -> Value {
 
 impl Listing {
     fn new(output: Output, form: Json, held: Option<Vec<Entry>>) -> Self {
-        Self { output, form, held, set: None, unmeant: (0, None) }
+        Self { output, form, held, set: None, suspicious: (0, None) }
     }
 
     async fn run(mut self, place: &OpenedStore) -> Result<Done, Failure> {
@@ -116,7 +116,7 @@ impl Listing {
                 "{garbage} entries of the set are not addresses or networks and admit no client; remove them there"
             ));
         }
-        if let (count, Some(example)) = self.unmeant {
+        if let (count, Some(example)) = self.suspicious {
             notice(&format!(
                 "{count} scores of the set look like milliseconds, such as that of {example}: scores are unix seconds, so these end in some 50,000 years; write them again as seconds"
             ));
@@ -147,8 +147,8 @@ impl Listing {
             })
             .collect();
         for entry in entries.iter().filter(|entry| is_implausible(entry.expiry)) {
-            self.unmeant.0 += 1;
-            self.unmeant.1.get_or_insert(entry.member);
+            self.suspicious.0 += 1;
+            self.suspicious.1.get_or_insert(entry.member);
         }
         match &mut self.held {
             Some(held) => held.extend(entries),

@@ -1,10 +1,9 @@
-//! `knockpipe gate`: who may come in, changed and looked at by hand.
+//! `knockpipe gate`: shows and changes the allow-set and the bans.
 //!
-//! The commands talk to the store that a running tunnel asks; the tunnel itself only
-//! tells where that is, and why it decides as it does.
-//! Each change says which server and which key it was made in, since a
-//! change at the wrong place looks just as successful, and a change that was
-//! none has an exit status of its own.
+//! The commands talk to the store that a running tunnel asks; the tunnel itself only reports the
+//! address of the store, and explains its decisions. Each change is printed with its server and
+//! key, since a change at the wrong place looks just as successful, and a command that changed
+//! nothing has its own exit status.
 
 mod changes;
 mod find_gate;
@@ -165,7 +164,7 @@ struct CommonArgs {
 /// Keeps an operator from locking out addresses that they need.
 #[derive(Debug, Args)]
 struct SafetyArgs {
-    /// Do it even if it hits one of --allow or --proxy-from, or far more than one host
+    /// Do it even if it affects one of --allow or --proxy-from, or far more than one host
     #[arg(long)]
     force: bool,
 
@@ -196,7 +195,7 @@ enum GateCommandError {
         /// The network of the flag.
         net: Member,
     },
-    /// Bans are of addresses and of networks that count as one.
+    /// A ban of a network that does not count as one address.
     #[error(
         "{0} is a network, and only single addresses and IPv6 /64s can be banned; remove it with 'knockpipe gate remove', or start the tunnel with --deny {0}"
     )]
@@ -237,7 +236,7 @@ pub(super) fn run(args: CommandArgs) -> Result<Done, Failure> {
             GateCommand::Export(args) => list::export(args).await,
         }
     });
-    // A look-up in a name server that hangs must not delay the end.
+    // A look-up at a name server that hangs must not delay the end.
     runtime.shutdown_background();
     done
 }

@@ -1,4 +1,4 @@
-//! The store that a command works on, and how it is called towards a reader.
+//! The store that a command works on, and its name for people.
 
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ use crate::gate::redis_store::Servers;
 use crate::gate::store::{AddressRecord, Edit, EditResult, StoreError};
 use crate::run::Failure;
 
-/// Batches on their way from a listing.
+/// Batches of a listing that may wait to be printed.
 const BATCHES: usize = 4;
 
 /// Treatment of a store that does not exist.
@@ -29,10 +29,10 @@ pub(super) struct OpenedStore {
     store: AnyStore,
     /// Its name in the flags.
     name: String,
-    /// The one server that was named, if it was one.
+    /// The server that was named, if it was a single one.
     named: Option<String>,
     db: i64,
-    /// The key of the allow-set, where other programs write it too.
+    /// The key of the allow-set, if other programs write it too.
     set: Option<String>,
 }
 
@@ -75,10 +75,10 @@ impl OpenedStore {
         Ok(Self { store: options.open().map_err(runtime)?, name, named, db, set })
     }
 
-    /// Makes several changes, as many together as the store takes so, and tells of each.
+    /// Makes several changes, as many together as the store can, and reports each.
     ///
     /// # Errors
-    /// [`Failure::Runtime`], which says whether something was made before.
+    /// [`Failure::Runtime`], with the number of changes that were made before.
     pub(super) async fn edit_all(
         &self,
         edits: Vec<Edit>,
@@ -103,7 +103,7 @@ impl OpenedStore {
         }
     }
 
-    /// Adds to an error how many of `all` changes were made before it.
+    /// Adds to an error the number of the `all` changes that were made before it.
     fn undone(&self, error: StoreError, made: usize, all: usize) -> Failure {
         if made > 0 {
             return Failure::Runtime(anyhow::anyhow!(
@@ -135,7 +135,7 @@ impl OpenedStore {
         &self.name
     }
 
-    /// Returns the key of the allow-set, where other programs write it too.
+    /// Returns the key of the allow-set, if other programs write it too.
     pub(super) fn set(&self) -> Option<&str> {
         self.set.as_deref()
     }
@@ -145,7 +145,7 @@ impl OpenedStore {
         &self.store
     }
 
-    /// Describes where something was changed, for people.
+    /// Describes the place of a change, for people.
     pub(super) fn location(&self, receipt: &EditResult) -> String {
         let EditResult { server, key, .. } = receipt;
         let db = if self.db == 0 { String::new() } else { format!(" db {}", self.db) };
@@ -153,14 +153,14 @@ impl OpenedStore {
         format!("key {key} on {server}{db}{}", of.unwrap_or_default())
     }
 
-    /// Returns the notice for other programs once a member that ends is in the set: an SADD of
-    /// theirs fails from now on.
+    /// Returns the notice about other programs once a member with an end is in the set: their SADD
+    /// fails from now on.
     pub(super) fn of_an_end(&self, receipt: &EditResult) -> &'static str {
         let in_set = self.set.as_ref() == Some(&receipt.key);
         if in_set { " (a sorted set now: other writers must use ZADD)" } else { "" }
     }
 
-    /// Describes where something was changed, as fields of JSON.
+    /// Describes the place of a change, as fields of JSON.
     pub(super) fn fields(&self, receipt: &EditResult) -> Map<String, Value> {
         let mut fields = Map::new();
         fields.insert("server".to_owned(), json!(receipt.server));
@@ -180,10 +180,10 @@ impl OpenedStore {
     }
 }
 
-/// Hands the batches of a listing to `take`; gives how much of it was garbage.
+/// Passes the batches of a listing to `take`; returns the number of garbage entries.
 ///
 /// # Errors
-/// What the listing or `take` says.
+/// The error of the listing or of `take`.
 pub(super) async fn each<T, F>(
     listing: impl FnOnce(mpsc::Sender<Vec<T>>) -> F,
     mut take: impl FnMut(Vec<T>) -> Result<(), Failure>,

@@ -60,7 +60,7 @@ pub(super) async fn reap(args: ReapArgs) -> Result<Done, Failure> {
     }
     output.finish()?;
     made?;
-    // Another reaper may have been quicker, or the address is in use again.
+    // Another process may have removed it first, or the address is in use again.
     let changed = told > 0 && (args.dry_run || receipts.iter().any(|receipt| receipt.changed));
     if !changed {
         notice("no address was idle for that long");
@@ -73,7 +73,7 @@ struct Idle<'a> {
     ip: IpAddr,
     /// The unix second when it was last admitted.
     seen: u64,
-    /// What the change came to, if it was made.
+    /// Result of the change, if it was made.
     receipt: Option<&'a EditResult>,
 }
 

@@ -1,8 +1,8 @@
-//! `why`: what the gate says to one address, rule by rule.
+//! `why`: explains the decision of the gate about one address, rule by rule.
 //!
-//! Asks the store about the address, makes of the answer what a tunnel has in
-//! memory, and hands it to the function that decides. Or asks a running tunnel, which
-//! answers from the memory that it decides by itself.
+//! Asks the store about the address, builds from the answer the state that a tunnel has in memory,
+//! and passes it to the function that decides. Or asks a running tunnel, which answers from its own
+//! memory.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -44,7 +44,7 @@ pub(super) struct WhyArgs {
     #[arg(value_name = "ADDR")]
     address: Subject,
 
-    /// The address comes out of a PROXY header, so it is never internal
+    /// The address is from a PROXY header, so it is never internal
     #[arg(long)]
     announced: bool,
 
@@ -66,7 +66,7 @@ enum Subject {
     Nameless,
 }
 
-/// An answer, and what only this command knows of it.
+/// An answer, with the notes that only this command can add.
 struct Answer {
     reply: WhyReply,
     ban_after: Option<BanAfter>,
@@ -88,17 +88,17 @@ pub(super) async fn why(args: WhyArgs) -> Result<Done, Failure> {
         Some(ip) => Peer::Socket(ip),
         None => Peer::Nameless,
     };
-    if let Some(door) = args.common.store.door() {
-        return of_process(&args, &door, peer);
+    if let Some(process) = args.common.store.process() {
+        return of_process(&args, &process, peer);
     }
     of_store(&args, peer).await
 }
 
-/// Tells what the gates of a process say, from their memory.
-fn of_process(args: &WhyArgs, door: &Door<'_>, peer: Peer) -> Result<Done, Failure> {
+/// Explains the decision of the gates of a process, from their memory.
+fn of_process(args: &WhyArgs, process: &ProcessSocket<'_>, peer: Peer) -> Result<Done, Failure> {
     let address = peer.ip().map_or_else(|| ClientAddr::Nameless.to_string(), |ip| ip.to_string());
     let announced = args.announced;
-    let reply = door.ask(|tunnel| Request::Why { address, announced, tunnel })?;
+    let reply = process.ask(|tunnel| Request::Why { address, announced, tunnel })?;
     let Reply::Why(replies) = reply else { return Err(unexpected_reply()) };
     let mut output = args.common.output();
     for reply in replies {
@@ -111,7 +111,7 @@ fn of_process(args: &WhyArgs, door: &Door<'_>, peer: Peer) -> Result<Done, Failu
             notes.push(("note", note.to_owned()));
         }
         if reply.balancer {
-            let note = "a load balancer (--proxy-from): the gate goes by whom it announces, see --announced";
+            let note = "a load balancer (--proxy-from): the gate judges the client that it announces, see --announced";
             notes.push(("note", note.to_owned()));
         }
         let answer = Answer { reply, ban_after: None, notes };
@@ -139,7 +139,7 @@ async fn of_store(args: &WhyArgs, peer: Peer) -> Result<Done, Failure> {
         let findtime = ban_after.map(|ban_after| ban_after.findtime());
         match peer.ip() {
             Some(ip) => Some(place.address_record(ip, findtime).await),
-            // What is in the store are addresses.
+            // The store contains addresses only.
             None => None,
         }
     };
@@ -183,7 +183,7 @@ async fn of_store(args: &WhyArgs, peer: Peer) -> Result<Done, Failure> {
     }
 }
 
-/// Returns the key in which an entry stands, by the rule that found it.
+/// Returns the key that holds an entry, by the rule that found it.
 fn key(known: &AddressRecord, line: &Line, member: Member) -> Option<String> {
     match line.rule.as_str() {
         "ban" => known.ban.as_ref().map(|ban| ban.key.clone()),
@@ -195,7 +195,7 @@ fn key(known: &AddressRecord, line: &Line, member: Member) -> Option<String> {
     }
 }
 
-/// Builds what a tunnel would have in memory; a store that cannot be read is unavailable.
+/// Builds the state that a tunnel would have in memory; a store that cannot be read is unavailable.
 fn facts(standing: Option<&Result<AddressRecord, StoreError>>, now: UnixMillis) -> Snapshot {
     let mut facts = Snapshot::default();
     let items = match standing {
@@ -284,7 +284,7 @@ impl Answer {
         };
         match &rule.key {
             Some(key) => format!("{entry} in key {key}, ends {}", ends()),
-            // A running tunnel knows the end, and not the key.
+            // A running tunnel knows the end, but not the key.
             None if rule.expires_ms.is_some() => format!("{entry}, ends {}", ends()),
             None => entry.to_owned(),
         }

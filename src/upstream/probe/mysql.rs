@@ -15,7 +15,7 @@
 
 use super::{Step, Verdict, words};
 
-/// The longest packet that is waited for; greetings have about a hundred bytes.
+/// Longest packet that is accepted; greetings have about a hundred bytes.
 const LONGEST_PACKET: usize = 4096;
 
 /// Length and sequence number.
@@ -30,15 +30,15 @@ const PLUGIN_AUTH: u32 = 0x8_0000;
 /// utf8mb4, which every server since 5.5 has.
 const CHARSET: u8 = 45;
 
-/// The way to log in of servers that name none.
+/// Authentication method of servers that name none.
 const NATIVE: &[u8] = b"mysql_native_password";
 
-/// The packet that ends a session well.
+/// The packet that ends a session cleanly.
 const COM_QUIT: [u8; 5] = [1, 0, 0, 0, 1];
 
-/// Errors about the account and not about the server: access denied, encrypted
-/// connections only, an old way to log in, the account's own limits, an expired
-/// password, locked by hand or by too many logins that failed.
+/// Errors about the account and not about the server: access denied, encrypted connections only, an
+/// old authentication method, the account's own limits, an expired password, locked by an
+/// administrator or by too many failed logins.
 const OF_THE_ACCOUNT: [u16; 12] =
     [1044, 1045, 1203, 1226, 1251, 1698, 1862, 3118, 3159, 3955, 4150, 4151];
 
@@ -55,7 +55,7 @@ pub struct Login {
     user: String,
     at: At,
     heard: Vec<u8>,
-    /// The server asked for another way to log in.
+    /// The server asked for another authentication method.
     switched: bool,
 }
 
@@ -67,7 +67,7 @@ struct Greeting<'a> {
 }
 
 impl Login {
-    /// A login of this account.
+    /// Creates a login of this account.
     pub(super) fn of(user: &str) -> Self {
         Self { user: user.to_owned(), at: At::Greeting, heard: vec![], switched: false }
     }
@@ -95,7 +95,7 @@ impl Login {
         }
     }
 
-    /// Answers a packet, with one of this number.
+    /// Answers a packet, with sequence number `number`.
     fn answer(&mut self, packet: &[u8], number: u8) -> Step {
         match (&self.at, packet.first()) {
             (_, Some(0xff)) => self.refused(packet),
@@ -120,7 +120,7 @@ impl Login {
         }
     }
 
-    /// Meaning of an error packet: code, perhaps a `#` and five characters, text.
+    /// Interprets an error packet: code, perhaps a `#` and five characters, text.
     fn refused(&self, packet: &[u8]) -> Step {
         let Some((code, text)) = packet[1..].split_first_chunk::<2>() else {
             return foreign(packet);
@@ -173,7 +173,7 @@ fn greeting(packet: &[u8]) -> Option<Greeting<'_>> {
     Some(Greeting { capabilities, plugin })
 }
 
-/// The login of `user` without a password.
+/// Returns the login packet of `user` without a password.
 fn login(user: &str, greeting: &Greeting<'_>) -> Vec<u8> {
     let ours = LONG_PASSWORD | PROTOCOL_41 | SECURE_CONNECTION | PLUGIN_AUTH;
     let capabilities = ours & greeting.capabilities | PROTOCOL_41;
@@ -182,7 +182,7 @@ fn login(user: &str, greeting: &Greeting<'_>) -> Vec<u8> {
     packet.push(CHARSET);
     packet.extend([0; 23]);
     packet.extend(user.as_bytes());
-    // The end of the name, and a password of no bytes.
+    // The end of the name, and an empty password.
     packet.extend([0, 0]);
     if capabilities & PLUGIN_AUTH != 0 {
         packet.extend(greeting.plugin);
@@ -191,7 +191,7 @@ fn login(user: &str, greeting: &Greeting<'_>) -> Vec<u8> {
     packet
 }
 
-/// Spells "no password" in the way to log in that the server asks for.
+/// Returns "no password" in the authentication method that the server asks for.
 fn no_password(request: &[u8]) -> &'static [u8] {
     let plugin = request.split(|byte| *byte == 0).next().unwrap_or_default();
     if plugin == NATIVE || plugin.is_empty() { b"" } else { b"\0" }

@@ -65,7 +65,7 @@ fn a_login_that_works_ends_with_quit_whatever_the_pieces() {
             assert!(name, "{said:?}");
         }
     }
-    // To no password in the native way nothing belongs, else one NUL.
+    // The native method has no bytes for an empty password, all others one NUL.
     assert!(converse(ways[2], 4096).0.ends_with(b"\0\0\0\0\x03"));
     let switch = framed(2, b"\xfecaching_sha2_password\0abcdefghijklmnopqrst\0");
     assert!(converse(&[MARIADB, &switch, &welcome], 4096).0.ends_with(b"\x01\0\0\x03\0"));
@@ -101,8 +101,8 @@ fn an_account_that_is_refused_is_not_the_servers_fault() {
         let refused = error(2, &rest);
         assert!(matches!(verdict(&[MARIADB, &refused]), Verdict::AuthRejected { .. }), "{code}");
     }
-    // By their numbers: 1862 expired, 3118 and 4151 locked, 3955 and 4150 locked by
-    // logins that failed (MySQL and MariaDB).
+    // Error codes: 1862 expired, 3118 and 4151 locked, 3955 and 4150 locked by failed logins (MySQL
+    // and MariaDB).
     let codes: [&[u8]; 5] = [b"\x46\x07", b"\x2e\x0c", b"\x37\x10", b"\x73\x0f", b"\x36\x10"];
     for code in codes {
         let refused = error(2, &[code, b"#HY000Access denied"].concat());
@@ -112,7 +112,7 @@ fn an_account_that_is_refused_is_not_the_servers_fault() {
     assert!(matches!(verdict(&[MARIADB, &full]), Verdict::Unhealthy(_)));
     let wants = framed(2, &[1, 4]);
     assert!(matches!(verdict(&[MYSQL8, &wants]), Verdict::AuthRejected { .. }));
-    // A server that never has enough.
+    // A server that never stops asking.
     let switch = framed(2, b"\xfesome_plugin\0");
     assert!(matches!(verdict(&[MYSQL8, &switch, &switch]), Verdict::AuthRejected { .. }));
 }
@@ -131,8 +131,8 @@ fn what_is_no_mysql_is_down() {
     }
 }
 
-/// Every cut and every changed byte of a greeting, and noise: no panic, no end
-/// without a verdict, no more kept than one packet.
+/// Every cut and every changed byte of a greeting, and noise: no panic, always a verdict, and never
+/// more than one packet in memory.
 #[test]
 fn damage_and_noise_never_harm() {
     for greeting in [MARIADB, MYSQL8] {
@@ -156,7 +156,7 @@ fn damage_and_noise_never_harm() {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             *byte = (state >> 33) as u8;
         }
-        // A plausible length, so that the payload is looked at.
+        // A plausible length, so that the payload is parsed.
         if let (Some(first), true) = (noise.first_chunk_mut::<3>(), state & 1 == 0) {
             *first = [30, 0, 0];
         }

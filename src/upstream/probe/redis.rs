@@ -1,20 +1,20 @@
 //! Redis: PING, and the meaning of the first line of the answer.
 //!
-//! An answer that refuses the command for lack of rights is as good as PONG: it
-//! takes a Redis that works to say so. So a check needs no password.
+//! An answer that refuses the command for lack of rights counts as PONG: only a working Redis gives
+//! it. So a check needs no password.
 
 use super::{Step, Verdict, words};
 
-/// The command. Not inline: a server may refuse what looks like another protocol.
+/// The command. Not an inline command: a server may refuse bytes that look like another protocol.
 pub const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 
-/// The longest line that is waited for.
+/// Longest line that is accepted.
 const LONGEST_LINE: usize = 1024;
 
 /// Errors that only a Redis that serves clients gives.
 const ALIVE: [&[u8]; 3] = [b"-NOAUTH", b"-NOPERM", b"-WRONGPASS"];
 
-/// A PING that was said.
+/// A PING that was sent.
 #[derive(Debug, Default)]
 pub struct Ping {
     line: Vec<u8>,
@@ -33,7 +33,7 @@ impl Ping {
     }
 }
 
-/// Meaning of a line of answer.
+/// Interprets a line of the answer.
 fn verdict(line: &[u8]) -> Verdict {
     let first = line.split(|byte| *byte == b' ').next().unwrap_or_default();
     if line == b"+PONG" || ALIVE.contains(&first) { Verdict::Healthy } else { unhealthy(line) }

@@ -86,7 +86,7 @@ pub fn encode(key: &Key) -> Zeroizing<String> {
         .encode_slice(key.secret().expose(), &mut base64[..])
         .expect("44 characters hold 32 bytes in base64");
     let base64 = str::from_utf8(&base64[..]).expect("base64 is ASCII");
-    // Room for the whole line at once: growing would leave a copy of the key in memory.
+    // Allocated for the whole line at once: growing would leave a copy of the key in memory.
     let mut line = Zeroizing::new(String::with_capacity(PREFIX.len() + BASE64_LEN + 11));
     for part in [PREFIX, " ", base64, " ", &checksum(key.secret()), "\n"] {
         line.push_str(part);
@@ -133,7 +133,7 @@ fn decode(base64: &[u8]) -> Result<Secret<32>, BadKey> {
     if base64.len() != BASE64_LEN {
         return Err(BadKey::Malformed);
     }
-    // The decoder asks for room for its estimate of 33 bytes.
+    // The decoder needs space for its estimate of 33 bytes.
     let mut bytes = Zeroizing::new([0; 33]);
     let len = STANDARD.decode_slice(base64, &mut bytes[..]).map_err(|_| BadKey::Malformed)?;
     if len != 32 {
@@ -176,7 +176,7 @@ mod tests {
         for at in 0..line.len() - 1 {
             let mut damaged = line.as_bytes().to_vec();
             damaged[at] = if damaged[at] == b'0' { b'1' } else { b'0' };
-            // Behind a damaged family name the file is taken for random bytes.
+            // With a damaged family name the file counts as random bytes.
             let refused = parse(&damaged).is_err();
             assert_eq!(refused, at >= FAMILY.len(), "byte {at}");
         }
@@ -222,7 +222,7 @@ mod tests {
                 [&[byte, b' ', byte][..], &line, &[byte, b'\n', byte]].concat(),
             ] {
                 let expected = if blank { Ok(key(1).id()) } else { Err(BadKey::Malformed) };
-                // A digit behind the version makes another version of it.
+                // A digit after the version makes it another version.
                 let read = read(&text);
                 assert_eq!(read, expected, "{byte:#04x}");
             }
@@ -295,7 +295,7 @@ mod tests {
 
     #[test]
     fn raw_bytes_are_hashed() {
-        // SHA-256 of 32 zero bytes, out of sha256sum.
+        // SHA-256 of 32 zero bytes, computed by sha256sum.
         let expected = "66687aadf862bd776c8fc18b8e9f8e20089714856ee233b3902a591d0d5f2925";
         let key = parse(&[0; 32]).unwrap();
         let hex: String = key.secret().expose().iter().map(|b| format!("{b:02x}")).collect();

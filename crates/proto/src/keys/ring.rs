@@ -1,8 +1,8 @@
 //! Keys with their public ids, and the ring of keys that an end holds.
 //!
-//! The first key of a ring dials; every key of the ring is accepted. That is all that rotation
-//! without downtime needs: add the new key after the old one on both ends, then put it first, then
-//! remove the old one.
+//! The first key of a ring is used to dial; every key of the ring is accepted. That is all that
+//! rotation without downtime needs: add the new key after the old one on both ends, then put it
+//! first, then remove the old one.
 
 use std::fmt;
 use std::sync::Arc;
@@ -84,12 +84,12 @@ impl KeyRing {
         Ok(Self(keys))
     }
 
-    /// Returns the key that dials.
+    /// Returns the key that is used to dial.
     pub fn first(&self) -> &Key {
         &self.0[0]
     }
 
-    /// Returns all keys, the dialing one first.
+    /// Returns all keys, the one for dialing first.
     pub fn iter(&self) -> impl Iterator<Item = &Key> {
         self.0.iter()
     }
