@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout};
 
 use super::access_log::SessionLog;
 use super::context::TunnelContext;
-use super::dial_far_end::{Called, DialerHandshake, Patience};
+use super::dial_far_end::{CallLimits, Called, DialerHandshake};
 use super::loops;
 use super::pool::Pool;
 use super::reset_reasons;
