@@ -1,7 +1,7 @@
 //! The encrypt end, connection by connection: plain in, sealed out.
 //!
 //! ```text
-//!   accept plain -> admit -> warm tunnel, or dial the far end and shake hands (hedge)
+//!   accept plain -> admit -> warm tunnel, or dial the far end and shake hands (warm_or_new)
 //!                -> Open -> session
 //! ```
 //!
