@@ -1,7 +1,7 @@
 //! The encrypt end, connection by connection: plain in, sealed out.
 //!
 //! ```text
-//!   accept plain -> admit -> warm tunnel, or dial the far end and shake hands (hedge)
+//!   accept plain -> admit -> warm tunnel, or dial the far end and shake hands (warm_or_new)
 //!                -> Open -> session
 //! ```
 //!
@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout};
 
 use super::access_log::SessionLog;
 use super::context::TunnelContext;
-use super::dial_far_end::{Called, DialerHandshake, Patience};
+use super::dial_far_end::{CallLimits, Called, DialerHandshake};
 use super::loops;
 use super::pool::Pool;
 use super::reset_reasons;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::dial_far_end::{Background, CallError, Called, DialerHandshake, Patience};
+use super::dial_far_end::{Background, CallError, CallLimits, Called, DialerHandshake};
 use super::heartbeat::look_after;
 use super::options::PipeOptions;
 use super::relay::{Relayed, Sides, Start, relay};

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use super::dial_far_end::{Background, CallError, Called, DialerHandshake, Patience};
+use super::dial_far_end::{Background, CallError, CallLimits, Called, DialerHandshake};
 use super::handshake::{HandshakeConfig, await_opened, say_open};
 use super::options::{Options, Role};
 use super::relay::send_reset;

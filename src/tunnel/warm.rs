@@ -4,7 +4,7 @@
 //!   in the pool -> Open is said -> Asked -- answer --------------------> in use
 //!                                     | the client speaks, and this was
 //!                                     | heard a moment ago ---------------> in use, and watched
-//!                                     +- silence -> another is made meanwhile (hedge)
+//!                                     +- silence -> another is made meanwhile (warm_or_new)
 //! ```
 //!
 //! A path that broke silently shows only in missing answers. So a client's bytes are sent on a

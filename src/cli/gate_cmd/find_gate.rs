@@ -17,7 +17,7 @@ use super::super::admin_cmd::ask_at;
 use super::super::config::{self, Which};
 use super::super::errors::one_line;
 use super::super::store_args::{ENVIRONMENT, GATE, StoreArgs, of_environment};
-use crate::admin::client::Told;
+use crate::admin::client::PeerReply;
 use crate::admin::protocol::{GatePlace, Reply, Request};
 use crate::files::place::user_name;
 use crate::gate::store::StoreError;

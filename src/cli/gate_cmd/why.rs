@@ -14,7 +14,7 @@ use super::super::Done;
 use super::super::admin_cmd::unexpected_reply;
 use super::super::gate_args::RuleArgs;
 use super::super::output::{date, left};
-use super::find_gate::Door;
+use super::find_gate::ProcessSocket;
 use super::opened_store::{Absent, OpenedStore, runtime};
 use super::{CommonArgs, GateCommandError};
 use crate::addr::ClientAddr;
