@@ -6,17 +6,16 @@
 //!                  -> gate -> AdmittedClient
 //! ```
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::io::AsyncReadExt;
-use tokio::time::{sleep, timeout_at};
+use tokio::time::timeout_at;
 
 use super::Frontend;
 use super::accept::Accepted;
 use crate::addr::ClientAddr;
-use crate::gate::{OnRevoke, Peer, Permit};
+use crate::gate::{Peer, Permit};
 use crate::net::{HandshakeSlot, Slot, SourceGuard, Stream};
 use crate::proxy_protocol::incoming::{HeaderReader, Progress, Sender};
 use crate::reason::CloseReason;
@@ -65,10 +64,6 @@ pub(super) struct Refusal {
     /// Its client as far as known: the socket's address before a header was read.
     pub(super) client: ClientAddr,
 }
-
-/// Resolves when a session must end, with the close reason. Holds the client of a gate: its
-/// permit is live as long as that.
-pub type Termination = Pin<Box<dyn Future<Output = CloseReason> + Send>>;
 
 // === impl AdmittedClient ===
 
@@ -192,36 +187,6 @@ impl Frontend {
     pub fn strike(&self, client: &AdmittedClient) {
         if let (Some(gate), Some(peer)) = (&self.gate, client.peer) {
             gate.failed(peer, client.since);
-        }
-    }
-
-    /// Returns a future that resolves when a session must end: the frontend is cut, or the gate
-    /// revoked the permit. Without a gate it needs no memory for the latter.
-    pub fn termination(self: &Arc<Self>, client: &Arc<AdmittedClient>) -> Termination {
-        let frontend = Arc::clone(self);
-        let client = Arc::clone(client);
-        let Some(gate) = &self.gate else { return Box::pin(async move { frontend.cut().await }) };
-        let on_revoke = gate.options().on_revoke;
-        Box::pin(async move {
-            tokio::select! {
-                reason = frontend.cut() => reason,
-                () = frontend.revoked(&client, on_revoke) => CloseReason::Revoked,
-            }
-        })
-    }
-
-    /// Waits until the session of a revoked client has to end, which `on_revoke` may delay: only
-    /// sessions that were open before are kept or drained.
-    async fn revoked(&self, client: &AdmittedClient, on_revoke: OnRevoke) {
-        match on_revoke {
-            OnRevoke::Keep => std::future::pending().await,
-            OnRevoke::Close => client.revoked().await,
-            OnRevoke::Drain => {
-                client.revoked().await;
-                // Boxed: few sessions need it, and a timer is large for the memory of every
-                // session.
-                Box::pin(sleep(self.drain)).await;
-            }
         }
     }
 }

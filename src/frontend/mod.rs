@@ -1,12 +1,13 @@
 //! Accepts connections: from a listener to an admitted client.
 //!
 //! ```text
-//!   accept     accept loop: slot of a plain client, a task for each connection
-//!   admission  PROXY header, rate of the client, the gate           -> Admitted
-//!   denied     answer to a connection that is not admitted, and its counting
-//!   limits     session slots, and the allowance of each source
-//!   options    settings of a frontend
-//!   workers    threads that serve connections, one for each processor
+//!   accept       accept loop: slot of a plain client, a task for each connection
+//!   admission    PROXY header, rate of the client, the gate           -> Admitted
+//!   denied       answer to a connection that is not admitted, and its counting
+//!   limits       session slots, and the allowance of each source
+//!   termination  the moments at which a handshake and a session have to end
+//!   options      settings of a frontend
+//!   workers      threads that serve connections, one for each processor
 //! ```
 //!
 //! Knows sockets and the gate, but not the purpose of a connection: the caller hands in the
@@ -18,36 +19,28 @@ mod admission;
 mod denied;
 mod limits;
 mod options;
+mod termination;
 pub mod workers;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use rand::RngExt;
 use tokio::sync::Notify;
-use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use accept::Accepted;
-pub use admission::{Admitted, AdmittedClient, HandshakeLimits, Termination};
+pub use admission::{Admitted, AdmittedClient, HandshakeLimits};
 pub use denied::tarpit;
 pub use options::{Balancers, FrontendOptions, PerSource, SlotTime};
+pub use termination::Termination;
 
 use crate::addr::ClientAddr;
 use crate::gate::Gate;
 use crate::net::{PendingHandshakes, Slots, Sources};
 use crate::observe::failures::Failures;
 use crate::observe::metrics::Meters;
-use crate::reason::CloseReason;
 use limits::SourceLimits;
-
-/// Time that connections in a handshake have after the frontend was told to stop.
-const HANDSHAKE_GRACE: Duration = Duration::from_secs(1);
-
-/// A connection in the tarpit is kept up to this fraction of the handshake deadline longer, so that
-/// the moment of its end reveals nothing.
-const JITTER: f64 = 0.25;
 
 /// State that all connections of a frontend share: limits, counts, the gate, and the signals
 /// to stop.
@@ -129,29 +122,6 @@ impl Frontend {
             cut: CancellationToken::new(),
             tasks: parts.tasks,
         }
-    }
-
-    /// Waits until sessions are cut, and returns their close reason.
-    pub async fn cut(&self) -> CloseReason {
-        self.cut.cancelled().await;
-        CloseReason::Shutdown
-    }
-
-    /// Waits until connections in a handshake have to end, soon after the stop of accepting: an
-    /// honest dialer needs a round trip, and strangers must not delay the drain.
-    pub async fn handshake_grace(&self) {
-        self.stop.cancelled().await;
-        tokio::select! {
-            () = sleep(HANDSHAKE_GRACE) => {}
-            () = self.cut.cancelled() => {}
-        }
-    }
-
-    /// Returns the deadline for a connection that is accepted now to become a session. It depends
-    /// neither on the bytes of the peer nor on the reason for which it is kept.
-    fn deadline(&self) -> tokio::time::Instant {
-        let jittered = self.timeout.mul_f64(1.0 + rand::rng().random_range(0.0..JITTER));
-        tokio::time::Instant::now() + jittered
     }
 
     /// Returns true when `peer` is a load balancer that announces its clients.

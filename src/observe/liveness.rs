@@ -3,7 +3,7 @@
 //!
 //! A session has no timer and reads no clock for this, because there may be many idle ones. Its
 //! task notes that something passed, and one looker for all sessions checks them at intervals
-//! ([`Pulse::look`]), turns the notes into times, and decides. While this end does not read,
+//! ([`Liveness::look`]), turns the notes into times, and decides. While this end does not read,
 //! because its plain side does not, silence is not judged.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
@@ -36,7 +36,7 @@ const IDLE: u8 = 2;
 
 /// Liveness of a session.
 #[derive(Debug, Default)]
-pub struct Pulse {
+pub struct Liveness {
     /// Milliseconds; zero is none.
     heartbeat: u32,
     /// The far end sends heartbeats, too.
@@ -68,7 +68,7 @@ struct Noted {
     ever_heard: AtomicBool,
 }
 
-impl Pulse {
+impl Liveness {
     /// Creates the liveness state of a new session.
     pub fn new(heartbeats: Heartbeats, idle_timeout: Option<Duration>) -> Self {
         let ms = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
@@ -207,13 +207,13 @@ mod tests {
     use crate::proto::heartbeat::Heartbeat;
 
     /// Creates a pulse with a heartbeat of a second.
-    fn pulse(agreed: bool, idle_timeout: Option<Duration>) -> Pulse {
+    fn pulse(agreed: bool, idle_timeout: Option<Duration>) -> Liveness {
         let own = Heartbeat::every(Duration::from_secs(1));
-        Pulse::new(Heartbeats { own, agreed }, idle_timeout)
+        Liveness::new(Heartbeats { own, agreed }, idle_timeout)
     }
 
     /// Returns the milliseconds until `said` is true; `noted` is called before each look.
-    fn until(pulse: &Pulse, noted: impl Fn(&Pulse), said: impl Fn(&Pulse) -> bool) -> u32 {
+    fn until(pulse: &Liveness, noted: impl Fn(&Liveness), said: impl Fn(&Liveness) -> bool) -> u32 {
         for time in (50..=60_000).step_by(50) {
             noted(pulse);
             let comes = pulse.look(50);
@@ -225,7 +225,7 @@ mod tests {
         u32::MAX
     }
 
-    fn vanished(pulse: &Pulse) -> bool {
+    fn vanished(pulse: &Liveness) -> bool {
         pulse.verdict() == Some(CloseReason::PeerVanished)
     }
 
@@ -234,20 +234,20 @@ mod tests {
         let pulse = pulse(false, None);
         let mut times = vec![];
         for _ in 0..100 {
-            times.push(until(&pulse, |_| {}, Pulse::is_due));
+            times.push(until(&pulse, |_| {}, Liveness::is_due));
             pulse.sent();
         }
         assert!(times.iter().all(|time| (600..1_000).contains(time)), "{times:?}");
         times.dedup();
         assert!(times.len() > 10, "{times:?}");
-        assert_eq!(until(&pulse, Pulse::sent, Pulse::is_due), u32::MAX, "not while it sends");
+        assert_eq!(until(&pulse, Liveness::sent, Liveness::is_due), u32::MAX, "not while it sends");
     }
 
     #[test]
     fn a_far_end_that_misses_three_has_vanished_and_one_that_announced_none_never_has() {
         assert_eq!(until(&pulse(true, None), |_| {}, vanished), 3_050);
         assert_eq!(until(&pulse(false, None), |_| {}, vanished), u32::MAX);
-        assert_eq!(until(&pulse(true, None), Pulse::reads_again, vanished), u32::MAX);
+        assert_eq!(until(&pulse(true, None), Liveness::reads_again, vanished), u32::MAX);
     }
 
     #[test]
@@ -284,30 +284,30 @@ mod tests {
     #[test]
     fn no_task_is_waked_for_a_sign_of_life_that_it_cannot_give() {
         let pulse = pulse(false, None);
-        assert_ne!(until(&pulse, |_| {}, Pulse::is_due), u32::MAX);
+        assert_ne!(until(&pulse, |_| {}, Liveness::is_due), u32::MAX);
         // A record that the far end does not accept, or Fin.
         pulse.cannot_send();
         assert!((0..1_000).all(|_| !pulse.look(50)) && !pulse.is_due());
         pulse.sent();
-        assert_ne!(until(&pulse, |_| {}, Pulse::is_due), u32::MAX, "where it can again");
+        assert_ne!(until(&pulse, |_| {}, Liveness::is_due), u32::MAX, "where it can again");
     }
 
     #[test]
     fn signs_of_life_are_no_use() {
-        let is_idle = |pulse: &Pulse| pulse.verdict() == Some(CloseReason::IdleTimeout);
+        let is_idle = |pulse: &Liveness| pulse.verdict() == Some(CloseReason::IdleTimeout);
         let two = Some(Duration::from_secs(2));
-        let alive = |pulse: &Pulse| {
+        let alive = |pulse: &Liveness| {
             pulse.sent();
             pulse.reads_again();
         };
         assert_eq!(until(&pulse(true, two), alive, is_idle), 2_050);
-        assert_eq!(until(&pulse(true, two), Pulse::used, is_idle), u32::MAX);
+        assert_eq!(until(&pulse(true, two), Liveness::used, is_idle), u32::MAX);
         assert_eq!(until(&pulse(true, None), alive, is_idle), u32::MAX);
     }
 
     #[test]
     fn looks_are_as_frequent_as_the_shortest_time_needs() {
-        let off = |idle| Pulse::new(Heartbeats::default(), idle).pause();
+        let off = |idle| Liveness::new(Heartbeats::default(), idle).pause();
         assert_eq!(off(None), None);
         assert_eq!(off(Some(Duration::from_secs(16))), Some(Duration::from_millis(500)));
         assert_eq!(off(Some(Duration::from_secs(86_400))), Some(*PAUSE.end()));

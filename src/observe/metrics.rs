@@ -11,7 +11,7 @@ use std::time::Instant;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 
-use super::liveness::Pulse;
+use super::liveness::Liveness;
 use super::sessions::{ByteCount, Keyed, LiveSession, SessionInfo, Sessions, Traffic};
 use crate::reason::CloseReason;
 
@@ -87,7 +87,12 @@ impl Meters {
     }
 
     /// Registers a session that begins to relay.
-    pub fn enter(self: &Arc<Self>, info: SessionInfo, keyed: Keyed, pulse: Pulse) -> LiveSession {
+    pub fn enter(
+        self: &Arc<Self>,
+        info: SessionInfo,
+        keyed: Keyed,
+        pulse: Liveness,
+    ) -> LiveSession {
         self.sessions.enter(self, info, keyed, pulse)
     }
 

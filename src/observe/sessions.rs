@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use super::liveness::Pulse;
+use super::liveness::Liveness;
 use super::metrics::Meters;
 use crate::addr::{ClientAddr, ServiceName};
 use crate::keys::KeyId;
@@ -71,7 +71,7 @@ pub struct Traffic {
     /// From the sealed side to the plain side.
     pub received: ByteCount,
     /// The liveness state.
-    pub pulse: Pulse,
+    pub pulse: Liveness,
 }
 
 /// A number that one task adds to and others read.
@@ -126,7 +126,7 @@ impl Sessions {
         meters: &Arc<Meters>,
         info: SessionInfo,
         keyed: Keyed,
-        pulse: Pulse,
+        pulse: Liveness,
     ) -> LiveSession {
         let mut inner = self.lock();
         inner.last += 1;
@@ -388,7 +388,7 @@ mod tests {
     }
 
     fn enter(meters: &Arc<Meters>, peer: &str, key: u8) -> LiveSession {
-        meters.enter(info(peer), keyed(key), Pulse::default())
+        meters.enter(info(peer), keyed(key), Liveness::default())
     }
 
     #[test]

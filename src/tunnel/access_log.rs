@@ -10,7 +10,7 @@ use super::reset_reasons::remote_advice;
 use crate::addr::ClientAddr;
 use crate::frontend::Frontend;
 use crate::observe::failures::Logged;
-use crate::observe::liveness::Pulse;
+use crate::observe::liveness::Liveness;
 use crate::observe::metrics::Meters;
 use crate::observe::sessions::{Keyed, LiveSession, SessionInfo};
 use crate::proto::Session;
@@ -59,7 +59,7 @@ impl SessionLog {
         tracing::debug!(
             tunnel = tunnel.as_deref(), %peer, client, %target, service, %key, %suite, "opened"
         );
-        let pulse = Pulse::new(heartbeats, idle_timeout);
+        let pulse = Liveness::new(heartbeats, idle_timeout);
         let live = self.meters.enter(self.info, Keyed { key, suite }, pulse);
         look_after(&live);
         live

@@ -8,7 +8,7 @@ use std::fmt;
 
 /// Protocol that first bytes look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Speech {
+pub(super) enum ForeignProtocol {
     /// MySQL's or MariaDB's own protocol.
     Mysql,
     /// RESP: Redis and compatible servers.
@@ -33,46 +33,46 @@ pub(super) enum Speech {
 const TEXT: usize = 16;
 
 /// The beginnings of servers.
-const SERVERS: [(&[u8], Speech); 13] = [
-    (b"HTTP/", Speech::Http),
-    (b"SSH-", Speech::Ssh),
-    (b"-ERR", Speech::Redis),
-    (b"-NOAUTH", Speech::Redis),
-    (b"-DENIED", Speech::Redis),
-    (b"-LOADING", Speech::Redis),
-    (b"-MASTERDOWN", Speech::Redis),
-    (b"+OK\r\n", Speech::Redis),
-    (b"+PONG", Speech::Redis),
-    (b"+OK ", Speech::Mail),
-    (b"* OK", Speech::Mail),
-    (b"220", Speech::Mail),
-    (b"554 ", Speech::Mail),
+const SERVERS: [(&[u8], ForeignProtocol); 13] = [
+    (b"HTTP/", ForeignProtocol::Http),
+    (b"SSH-", ForeignProtocol::Ssh),
+    (b"-ERR", ForeignProtocol::Redis),
+    (b"-NOAUTH", ForeignProtocol::Redis),
+    (b"-DENIED", ForeignProtocol::Redis),
+    (b"-LOADING", ForeignProtocol::Redis),
+    (b"-MASTERDOWN", ForeignProtocol::Redis),
+    (b"+OK\r\n", ForeignProtocol::Redis),
+    (b"+PONG", ForeignProtocol::Redis),
+    (b"+OK ", ForeignProtocol::Mail),
+    (b"* OK", ForeignProtocol::Mail),
+    (b"220", ForeignProtocol::Mail),
+    (b"554 ", ForeignProtocol::Mail),
 ];
 
 /// The beginnings of clients.
-const CLIENTS: [(&[u8], Speech); 19] = [
-    (b"GET ", Speech::Http),
-    (b"POST ", Speech::Http),
-    (b"HEAD ", Speech::Http),
-    (b"PUT ", Speech::Http),
-    (b"DELETE ", Speech::Http),
-    (b"OPTIONS ", Speech::Http),
-    (b"CONNECT ", Speech::Http),
-    (b"PATCH ", Speech::Http),
-    (b"PRI * HTTP/2", Speech::Http),
-    (b"SSH-", Speech::Ssh),
-    (b"PING\r\n", Speech::Redis),
-    (b"AUTH ", Speech::Redis),
-    (b"HELLO ", Speech::Redis),
-    (b"INFO\r\n", Speech::Redis),
-    (b"EHLO ", Speech::Mail),
-    (b"HELO ", Speech::Mail),
-    (b"PROXY TCP", Speech::Proxy),
-    (b"PROXY UNKNOWN", Speech::Proxy),
-    (b"\r\n\r\n\0\r\nQUIT\n", Speech::Proxy),
+const CLIENTS: [(&[u8], ForeignProtocol); 19] = [
+    (b"GET ", ForeignProtocol::Http),
+    (b"POST ", ForeignProtocol::Http),
+    (b"HEAD ", ForeignProtocol::Http),
+    (b"PUT ", ForeignProtocol::Http),
+    (b"DELETE ", ForeignProtocol::Http),
+    (b"OPTIONS ", ForeignProtocol::Http),
+    (b"CONNECT ", ForeignProtocol::Http),
+    (b"PATCH ", ForeignProtocol::Http),
+    (b"PRI * HTTP/2", ForeignProtocol::Http),
+    (b"SSH-", ForeignProtocol::Ssh),
+    (b"PING\r\n", ForeignProtocol::Redis),
+    (b"AUTH ", ForeignProtocol::Redis),
+    (b"HELLO ", ForeignProtocol::Redis),
+    (b"INFO\r\n", ForeignProtocol::Redis),
+    (b"EHLO ", ForeignProtocol::Mail),
+    (b"HELO ", ForeignProtocol::Mail),
+    (b"PROXY TCP", ForeignProtocol::Proxy),
+    (b"PROXY UNKNOWN", ForeignProtocol::Proxy),
+    (b"\r\n\r\n\0\r\nQUIT\n", ForeignProtocol::Proxy),
 ];
 
-impl Speech {
+impl ForeignProtocol {
     /// Names the protocol of a server by its first bytes; `None` for an unknown one.
     pub(super) fn of_server(bytes: &[u8]) -> Option<Self> {
         let begins = |(start, _): &&(&[u8], Self)| bytes.starts_with(start);
@@ -126,7 +126,7 @@ fn is_array(rest: &[u8]) -> bool {
     digits < 8 && rest[digits..].starts_with(b"\r\n$")
 }
 
-impl Speech {
+impl ForeignProtocol {
     /// Returns its name for people.
     pub(super) fn as_str(self) -> &'static str {
         match self {
@@ -143,7 +143,7 @@ impl Speech {
     }
 }
 
-impl fmt::Display for Speech {
+impl fmt::Display for ForeignProtocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -155,48 +155,48 @@ mod tests {
 
     #[test]
     fn servers_are_distinguished_by_their_first_bytes() {
-        let cases: [(&[u8], Speech); 17] = [
-            (b"J\0\0\0\x0a8.0.36\0", Speech::Mysql),
-            (b"Z\0\0\0\x0a5.5.5-10.11.6-MariaDB", Speech::Mysql),
-            (b"E\0\0\0\xff\x6a\x04Host '10.0.0.1' is not allowed", Speech::Mysql),
-            (b"-ERR unknown command", Speech::Redis),
-            (b"-NOAUTH Authentication required.\r\n", Speech::Redis),
-            (b"-DENIED Redis is running in protected mode", Speech::Redis),
-            (b"+OK\r\n", Speech::Redis),
-            (b"+OK POP3 ready", Speech::Mail),
-            (b"HTTP/1.1 400 Bad Request\r\n", Speech::Http),
-            (b"\0\0\x12\x04\0\0\0\0\0\0\x03", Speech::Http),
-            (b"\x15\x03\x01\0\x02\x02\x46", Speech::Tls),
-            (b"\x16\x03\x03\0\x7a\x02", Speech::Tls),
-            (b"SSH-2.0-OpenSSH_9.2p1\r\n", Speech::Ssh),
-            (b"220 mail.example.org ESMTP\r\n", Speech::Mail),
-            (b"* OK IMAP4 ready\r\n", Speech::Mail),
-            (b"E\0\0\0\x9eSFATAL\0", Speech::Postgres),
-            (b"Welcome to the machine\n", Speech::Text),
+        let cases: [(&[u8], ForeignProtocol); 17] = [
+            (b"J\0\0\0\x0a8.0.36\0", ForeignProtocol::Mysql),
+            (b"Z\0\0\0\x0a5.5.5-10.11.6-MariaDB", ForeignProtocol::Mysql),
+            (b"E\0\0\0\xff\x6a\x04Host '10.0.0.1' is not allowed", ForeignProtocol::Mysql),
+            (b"-ERR unknown command", ForeignProtocol::Redis),
+            (b"-NOAUTH Authentication required.\r\n", ForeignProtocol::Redis),
+            (b"-DENIED Redis is running in protected mode", ForeignProtocol::Redis),
+            (b"+OK\r\n", ForeignProtocol::Redis),
+            (b"+OK POP3 ready", ForeignProtocol::Mail),
+            (b"HTTP/1.1 400 Bad Request\r\n", ForeignProtocol::Http),
+            (b"\0\0\x12\x04\0\0\0\0\0\0\x03", ForeignProtocol::Http),
+            (b"\x15\x03\x01\0\x02\x02\x46", ForeignProtocol::Tls),
+            (b"\x16\x03\x03\0\x7a\x02", ForeignProtocol::Tls),
+            (b"SSH-2.0-OpenSSH_9.2p1\r\n", ForeignProtocol::Ssh),
+            (b"220 mail.example.org ESMTP\r\n", ForeignProtocol::Mail),
+            (b"* OK IMAP4 ready\r\n", ForeignProtocol::Mail),
+            (b"E\0\0\0\x9eSFATAL\0", ForeignProtocol::Postgres),
+            (b"Welcome to the machine\n", ForeignProtocol::Text),
         ];
         for (bytes, speech) in cases {
-            assert_eq!(Speech::of_server(bytes), Some(speech), "{}", bytes.escape_ascii());
+            assert_eq!(ForeignProtocol::of_server(bytes), Some(speech), "{}", bytes.escape_ascii());
         }
     }
 
     #[test]
     fn clients_are_distinguished_by_their_first_bytes() {
-        let cases: [(&[u8], Speech); 12] = [
-            (b"*1\r\n$4\r\nPING\r\n", Speech::Redis),
-            (b"*12\r\n$4\r\n", Speech::Redis),
-            (b"PING\r\n", Speech::Redis),
-            (b"GET / HTTP/1.1\r\n", Speech::Http),
-            (b"PRI * HTTP/2.0\r\n", Speech::Http),
-            (b"\x16\x03\x01\x02\0\x01", Speech::Tls),
-            (b"SSH-2.0-OpenSSH_9.2p1\r\n", Speech::Ssh),
-            (b"\0\0\0\x08\x04\xd2\x16\x2f", Speech::Postgres),
-            (b"\0\0\0\x54\0\x03\0\0user\0", Speech::Postgres),
-            (b"EHLO host\r\n", Speech::Mail),
-            (b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n", Speech::Proxy),
-            (b"\r\n\r\n\0\r\nQUIT\n\x21\x11", Speech::Proxy),
+        let cases: [(&[u8], ForeignProtocol); 12] = [
+            (b"*1\r\n$4\r\nPING\r\n", ForeignProtocol::Redis),
+            (b"*12\r\n$4\r\n", ForeignProtocol::Redis),
+            (b"PING\r\n", ForeignProtocol::Redis),
+            (b"GET / HTTP/1.1\r\n", ForeignProtocol::Http),
+            (b"PRI * HTTP/2.0\r\n", ForeignProtocol::Http),
+            (b"\x16\x03\x01\x02\0\x01", ForeignProtocol::Tls),
+            (b"SSH-2.0-OpenSSH_9.2p1\r\n", ForeignProtocol::Ssh),
+            (b"\0\0\0\x08\x04\xd2\x16\x2f", ForeignProtocol::Postgres),
+            (b"\0\0\0\x54\0\x03\0\0user\0", ForeignProtocol::Postgres),
+            (b"EHLO host\r\n", ForeignProtocol::Mail),
+            (b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n", ForeignProtocol::Proxy),
+            (b"\r\n\r\n\0\r\nQUIT\n\x21\x11", ForeignProtocol::Proxy),
         ];
         for (bytes, speech) in cases {
-            assert_eq!(Speech::of_client(bytes), Some(speech), "{}", bytes.escape_ascii());
+            assert_eq!(ForeignProtocol::of_client(bytes), Some(speech), "{}", bytes.escape_ascii());
         }
     }
 
@@ -205,8 +205,8 @@ mod tests {
         let random: &[u8] = b"\x93\x1f\x00\x77\xc0\x0a\x81\x02\xee\x47\x55\x90\xaa\x13\x37\x8b\xc1";
         let short: [&[u8]; 6] = [b"", b"*", b"-", b"\x16", b"*9", b"hello"];
         for bytes in short.into_iter().chain([random]) {
-            assert_eq!(Speech::of_server(bytes), None, "{}", bytes.escape_ascii());
-            assert_eq!(Speech::of_client(bytes), None, "{}", bytes.escape_ascii());
+            assert_eq!(ForeignProtocol::of_server(bytes), None, "{}", bytes.escape_ascii());
+            assert_eq!(ForeignProtocol::of_client(bytes), None, "{}", bytes.escape_ascii());
         }
     }
 }

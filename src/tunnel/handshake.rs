@@ -14,7 +14,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 
 use super::buffers::{Buffer, Size};
-use super::foreign_protocol::Speech;
+use super::foreign_protocol::ForeignProtocol;
 use super::random::ephemeral;
 use super::replay_state::ReplayState;
 use super::reset_reasons::{from_peer_error, from_remote};
@@ -61,7 +61,7 @@ pub(super) struct HandshakeFailure {
     /// The peer sent something.
     spoke: bool,
     /// The protocol that the bytes look like, if they are no handshake.
-    speech: Option<Speech>,
+    speech: Option<ForeignProtocol>,
     /// The peer ended the handshake.
     hung_up: bool,
     /// This end has ended it, because it stops.
@@ -121,7 +121,7 @@ impl HandshakeFailure {
     pub(super) fn speech(self) -> Option<&'static str> {
         let speech = self.speech.filter(|_| self.reason == CloseReason::HandshakeFailed)?;
         Some(match speech {
-            Speech::Proxy => PROXY_HEADER,
+            ForeignProtocol::Proxy => PROXY_HEADER,
             other => other.as_str(),
         })
     }
@@ -235,7 +235,7 @@ impl AcceptorHandshake {
             };
             got += failure.of_read(stream.read(&mut message1[got..got + needed]).await)?;
             // Classified now, because none of the bytes are kept.
-            failure.speech = Speech::of_client(&message1[..got]);
+            failure.speech = ForeignProtocol::of_client(&message1[..got]);
         }
     }
 

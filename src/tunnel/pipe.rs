@@ -21,7 +21,7 @@ use super::reset_reasons::remote_advice;
 use super::stdio::Stdio;
 use crate::addr::ClientAddr;
 use crate::net::{DialError, ResolveError, has_no_reader};
-use crate::observe::liveness::Pulse;
+use crate::observe::liveness::Liveness;
 use crate::observe::sessions::{Keyed, LiveSession, SessionInfo};
 use crate::observe::{Meters, Sessions};
 use crate::proto::message::Open;
@@ -148,7 +148,7 @@ fn enter(session: &Session, open: &Open, idle_timeout: Option<Duration>) -> Live
     };
     let keyed = Keyed { key: session.key, suite: session.suite };
     let meters = Meters::new("", Arc::new(Sessions::default()));
-    let live = meters.enter(info, keyed, Pulse::new(session.heartbeats, idle_timeout));
+    let live = meters.enter(info, keyed, Liveness::new(session.heartbeats, idle_timeout));
     look_after(&live);
     live
 }

@@ -9,7 +9,7 @@ use std::fmt;
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
-use super::foreign_protocol::Speech;
+use super::foreign_protocol::ForeignProtocol;
 use crate::reason::CloseReason;
 use crate::upstream::ConnectFailure;
 
@@ -26,7 +26,7 @@ pub(super) enum Unanswered {
     /// A reset without a byte, this long after the first message.
     Reset(Duration),
     /// Bytes of another program.
-    Spoke(Speech),
+    Spoke(ForeignProtocol),
     /// Bytes that are neither an answer nor a known protocol.
     Babbled,
 }
@@ -40,7 +40,7 @@ impl Unanswered {
     /// Classifies the bytes that were `heard` and the kind and time of the end, if there was one.
     pub(super) fn of(heard: &[u8], end: Option<&io::Error>, after: Duration) -> Self {
         match (heard, end) {
-            ([_, ..], _) => Speech::of_server(heard).map_or(Self::Babbled, Self::Spoke),
+            ([_, ..], _) => ForeignProtocol::of_server(heard).map_or(Self::Babbled, Self::Spoke),
             ([], None) => Self::Silence,
             ([], Some(end)) if end.kind() == ErrorKind::UnexpectedEof => Self::Ended(after),
             ([], Some(_)) => Self::Reset(after),
@@ -110,7 +110,7 @@ mod tests {
             Unanswered::Ended(soon),
             Unanswered::Reset(soon),
             Unanswered::Reset(late),
-            Unanswered::Spoke(Speech::Mysql),
+            Unanswered::Spoke(ForeignProtocol::Mysql),
             Unanswered::Babbled,
         ];
         let mut told: Vec<String> = all.iter().map(ToString::to_string).collect();
@@ -131,8 +131,8 @@ mod tests {
         assert_eq!(of(b"", None), Unanswered::Silence);
         assert_eq!(of(b"", Some(&eof)), Unanswered::Ended(after));
         assert_eq!(of(b"", Some(&reset)), Unanswered::Reset(after));
-        assert_eq!(of(b"-ERR no\r\n", Some(&reset)), Unanswered::Spoke(Speech::Redis));
-        assert_eq!(of(b"SSH-2.0-x\r\n", None), Unanswered::Spoke(Speech::Ssh));
+        assert_eq!(of(b"-ERR no\r\n", Some(&reset)), Unanswered::Spoke(ForeignProtocol::Redis));
+        assert_eq!(of(b"SSH-2.0-x\r\n", None), Unanswered::Spoke(ForeignProtocol::Ssh));
         assert_eq!(of(&[0x80; 256], None), Unanswered::Babbled);
     }
 }
