@@ -321,6 +321,12 @@ pub(super) fn named(text: &str, used: &[Variable]) -> Option<String> {
     Some(format!("{text} ({})", given.collect::<Vec<_>>().join(", ")))
 }
 
+/// Returns the variable that replaced `name`, if that is a former one.
+fn renamed_variable(name: &str) -> Option<String> {
+    let flag = name.strip_prefix(PREFIX)?.to_lowercase().replace('_', "-");
+    renamed::flag(&flag).map(|new| format!("{PREFIX}{}", new.replace('-', "_").to_uppercase()))
+}
+
 /// Returns names that are no variable and look like a misspelling of one, with the right name.
 pub(super) fn misspellings(
     command: &Command,
@@ -330,8 +336,13 @@ pub(super) fn misspellings(
     collect(command, &mut known);
     let words: Vec<String> = known.iter().map(|name| name.to_lowercase()).collect();
     let names = names.filter_map(|name| name.into_string().ok());
-    let unknown = names.filter(|name| name.starts_with(PREFIX) && !known.contains(name));
+    let unknown = names.filter(|name| {
+        name.starts_with(PREFIX) && (!known.contains(name) || renamed_variable(name).is_some())
+    });
     let misspelled = |name: String| {
+        if let Some(meant) = renamed_variable(&name) {
+            return Some((name, meant));
+        }
         let rest = &name.to_lowercase()[PREFIX.len()..];
         let bare = words.iter().map(|word| &word[PREFIX.len()..]);
         let meant = habits::misspelled(rest, bare)?;
@@ -350,4 +361,23 @@ fn collect(command: &Command, names: &mut Vec<String>) {
 /// Returns whether a message is about the value of this flag: `-o/--timeout: ...`.
 fn begins_with(text: &str, variable: &Variable) -> bool {
     text.split_once(':').is_some_and(|(flag, _)| variable.is(flag))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    #[test]
+    fn a_former_variable_is_reported_where_no_flag_reads_it() {
+        let names = ["KNOCKPIPE_GATE_AWAY", "KNOCKPIPE_GATE", "KNOCKPIPE_TIMOUT"];
+        let found = misspellings(&Cli::command(), names.into_iter().map(OsString::from));
+        let expected = [
+            ("KNOCKPIPE_GATE_AWAY", "KNOCKPIPE_GATE_FAILURE"),
+            ("KNOCKPIPE_TIMOUT", "KNOCKPIPE_TIMEOUT"),
+        ];
+        assert_eq!(found, expected.map(|(name, meant)| (name.to_owned(), meant.to_owned())));
+    }
 }

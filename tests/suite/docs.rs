@@ -320,7 +320,7 @@ fn the_comparison_denies_nothing_that_there_is() {
     let printed = names(&flags("decrypt"));
     for (row, flag) in [
         ("limit for each source", "--max-per-source"),
-        ("metrics, systemd notification", "--metrics"),
+        ("metrics for Prometheus", "--metrics"),
         ("PROXY protocol to the service", "--proxy-to-target"),
         ("drops privileges", "--user"),
         ("sandbox (Landlock)", "--no-sandbox"),
