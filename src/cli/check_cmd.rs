@@ -288,6 +288,7 @@ fn connect(plan: &[Options], file: &Path) -> Result<(), Failure> {
                 None => format!("{name} -> {target}: ok ({passed})"),
                 Some(Failed { step, why }) => {
                     broken += 1;
+                    let passed = if passed.is_empty() { "none" } else { &passed };
                     format!("{name} -> {target}: FAILED at {step}: {why} (passed: {passed})")
                 }
             })?;

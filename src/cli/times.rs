@@ -110,12 +110,21 @@ fn duration_or_off(text: &str, longest: Duration) -> Option<Option<Duration>> {
     }
 }
 
+/// Returns the error of a text that is neither a duration nor `off`: its unit is missing, or
+/// `otherwise`.
+fn without_unit(text: &str, otherwise: impl Fn(String) -> BadTime) -> BadTime {
+    match parse(text) {
+        Err(BadTime::NoUnit(text, written)) if written != "0s" => BadTime::NoUnit(text, written),
+        _ => otherwise(text.to_owned()),
+    }
+}
+
 impl FromStr for HeartbeatTime {
     type Err = BadTime;
 
     fn from_str(text: &str) -> Result<Self, BadTime> {
         let time = duration_or_off(text, LONGEST_HEARTBEAT);
-        let time = time.ok_or_else(|| BadTime::Heartbeat(text.to_owned()))?;
+        let time = time.ok_or_else(|| without_unit(text, BadTime::Heartbeat))?;
         Ok(Self(time.and_then(Heartbeat::every)))
     }
 }
@@ -125,7 +134,7 @@ impl FromStr for IdleTimeout {
 
     fn from_str(text: &str) -> Result<Self, BadTime> {
         let time = duration_or_off(text, LONGEST_IDLE);
-        time.map(Self).ok_or_else(|| BadTime::IdleTimeout(text.to_owned()))
+        time.map(Self).ok_or_else(|| without_unit(text, BadTime::IdleTimeout))
     }
 }
 
@@ -178,6 +187,16 @@ mod tests {
         for bad in ["", ".", "-1", "+1", "inf", "nan", "1e3", "31536001", "1.2.3"] {
             assert!(parse_spiped(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_sign_of_life_without_a_unit_is_refused_with_the_spelling() {
+        let heartbeat = "60".parse::<HeartbeatTime>().unwrap_err().to_string();
+        assert_eq!(heartbeat, "'60' has no unit; write 60s");
+        let idle = "5".parse::<IdleTimeout>().unwrap_err().to_string();
+        assert_eq!(idle, "'5' has no unit; write 5s");
+        let none = "0".parse::<HeartbeatTime>().unwrap_err().to_string();
+        assert!(none.contains("or off"), "{none}");
     }
 
     #[test]

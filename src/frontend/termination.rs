@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use super::Frontend;
 use super::admission::AdmittedClient;
-use crate::gate::OnRevoke;
+use crate::gate::{Gate, OnRevoke};
 use crate::reason::CloseReason;
 
 /// Time that connections in a handshake have after the frontend was told to stop.
@@ -53,24 +53,25 @@ impl Frontend {
     pub fn termination(self: &Arc<Self>, client: &Arc<AdmittedClient>) -> Termination {
         let frontend = Arc::clone(self);
         let client = Arc::clone(client);
-        let Some(gate) = &self.gate else { return Box::pin(async move { frontend.cut().await }) };
-        let on_revoke = gate.options().on_revoke;
+        let Some(gate) = self.gate.clone() else {
+            return Box::pin(async move { frontend.cut().await });
+        };
         Box::pin(async move {
             tokio::select! {
                 reason = frontend.cut() => reason,
-                () = frontend.revoked(&client, on_revoke) => CloseReason::Revoked,
+                () = frontend.revoked(&client, &gate) => CloseReason::Revoked,
             }
         })
     }
 
-    /// Waits until the session of a revoked client has to end, which `on_revoke` may delay: only
-    /// sessions that were open before are kept or drained.
-    async fn revoked(&self, client: &AdmittedClient, on_revoke: OnRevoke) {
-        match on_revoke {
+    /// Waits until the session of a revoked client has to end, which the options that `gate` has
+    /// at that moment may delay: only sessions that were open before are kept or drained.
+    async fn revoked(&self, client: &AdmittedClient, gate: &Gate) {
+        client.revoked().await;
+        match gate.options().on_revoke {
+            OnRevoke::Close => {}
             OnRevoke::Keep => std::future::pending().await,
-            OnRevoke::Close => client.revoked().await,
             OnRevoke::Drain => {
-                client.revoked().await;
                 // Boxed: few sessions need it, and a timer is large for the memory of every
                 // session.
                 Box::pin(sleep(self.drain)).await;

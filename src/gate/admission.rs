@@ -53,7 +53,16 @@ impl Gate {
     /// [`StoreError`] when the store's file cannot be used. A server that is
     /// unavailable is no error: meanwhile the failure policy decides.
     pub fn start(options: Arc<GateOptions>) -> Result<Self, StoreError> {
-        Ok(Self::of(SharedGate::start(options)?))
+        Ok(Self::of(SharedGate::start(options, None)?))
+    }
+
+    /// A gate of the store that `before` has too, with other options. What that one knows of the
+    /// store counts until it is read again, also when it is unavailable now.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store's file cannot be used, or is gone.
+    pub fn start_after(options: Arc<GateOptions>, before: &Self) -> Result<Self, StoreError> {
+        Ok(Self::of(SharedGate::start(options, Some(&before.shared()))?))
     }
 
     fn of(shared: Arc<SharedGate>) -> Self {

@@ -21,7 +21,7 @@ use super::changed::Changed;
 use super::implausible::{Implausible, ImplausibleExpiries};
 use super::inquiry::{Inquiry, Task, Waiting};
 use super::rules::{EffectivePolicy, FailurePolicy};
-use super::snapshot::{Freshness, Snapshot};
+use super::snapshot::Snapshot;
 use super::status::StoreHealth;
 use super::store::Event;
 use crate::net::clock::Clock;
@@ -66,7 +66,9 @@ pub(super) struct StoreMirror {
     answered: Notify,
     /// The causes of the present absence of the store that were logged.
     logged_causes: Mutex<Vec<String>>,
-    /// It is logged that the store was read or could not be, for the first time.
+    /// The store was read or could not be, by this mirror.
+    heard: AtomicBool,
+    /// Those that wait for that were woken.
     settled: AtomicBool,
     health: StoreHealth,
     end: CancellationToken,
@@ -79,13 +81,14 @@ fn wakes_waiters(event: &Event) -> bool {
 }
 
 impl StoreMirror {
-    /// A mirror that knows nothing yet. [`Self::start`] begins to follow the store.
-    pub(super) fn new(store: Arc<AnyStore>, failure: FailurePolicy) -> Arc<Self> {
+    /// A mirror that knows what `known` has: nothing, or what another mirror of the same store
+    /// read. [`Self::start`] begins to follow the store.
+    pub(super) fn new(store: Arc<AnyStore>, failure: FailurePolicy, known: Snapshot) -> Arc<Self> {
         Arc::new(Self {
             store,
             failure,
             clock: Clock::start(),
-            snapshot: RwLock::default(),
+            snapshot: RwLock::new(known),
             invalidated: AtomicBool::new(false),
             invalidated_in_read: AtomicBool::new(false),
             queries: Mutex::new(mpsc::channel(1).0),
@@ -94,6 +97,7 @@ impl StoreMirror {
             subscribers: Mutex::default(),
             answered: Notify::new(),
             logged_causes: Mutex::default(),
+            heard: AtomicBool::new(false),
             settled: AtomicBool::new(false),
             health: StoreHealth::default(),
             end: CancellationToken::new(),
@@ -232,6 +236,7 @@ impl StoreMirror {
                 // No answer comes now; the store is read from the start when it is back.
                 self.invalidated.store(false, Ordering::Release);
                 self.inquiry.forget();
+                self.heard.store(true, Ordering::Release);
                 snapshot.set_unavailable(now)
             }
         })
@@ -245,6 +250,7 @@ impl StoreMirror {
             self.inquiry.forget();
         }
         self.logged_causes().clear();
+        self.heard.store(true, Ordering::Release);
         self.health.read();
         if garbage > 0 {
             tracing::debug!(garbage, "gate store entries that are not addresses");
@@ -326,10 +332,15 @@ impl StoreMirror {
     }
 
     fn note_settled(&self) {
-        let is_settled = self.read().freshness() != Freshness::Unread;
-        if is_settled && !self.settled.swap(true, Ordering::Release) {
+        if self.is_heard() && !self.settled.swap(true, Ordering::Release) {
             self.answered.notify_waiters();
         }
+    }
+
+    /// Returns true once the store was read, or could not be, by this mirror. Until then its
+    /// content may be that of another.
+    fn is_heard(&self) -> bool {
+        self.heard.load(Ordering::Acquire)
     }
 
     fn log_policy(&self, policy: EffectivePolicy) {

@@ -109,6 +109,27 @@ impl StoreOptions {
         }
     }
 
+    /// Returns true if both are the same entries in the same place, however it is reached.
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Redis(one), Self::Redis(other)) => one.is_same_place(other),
+            (Self::File(one), Self::File(other)) => one == other,
+            _ => false,
+        }
+    }
+
+    /// Checks that the store of a running gate is still there. [`Self::open`] would make a file
+    /// anew, and its emptiness would count as what an operator wants.
+    ///
+    /// # Errors
+    /// [`StoreError`] when its file is gone or empty.
+    pub fn check_kept(&self) -> Result<(), StoreError> {
+        match self {
+            Self::File(path) => EmbeddedStore::check_kept(path),
+            Self::None | Self::Redis(_) => Ok(()),
+        }
+    }
+
     /// Opens the store. A file is opened here, Redis is not connected to yet.
     ///
     /// # Errors

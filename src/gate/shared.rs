@@ -45,14 +45,22 @@ fn recorded(ip: IpAddr, by: Option<Member>) -> IpAddr {
 }
 
 impl SharedGate {
-    /// Follows the store from now on, in tasks of its own, for no tunnel yet.
+    /// Follows the store from now on, in tasks of its own, for no tunnel yet. It begins with what
+    /// `before` knows, a gate of the same store: that may be unavailable now.
     ///
     /// # Errors
     /// [`StoreError`] when the store's file cannot be used.
-    pub(super) fn start(options: Arc<GateOptions>) -> Result<Arc<Self>, StoreError> {
+    pub(super) fn start(
+        options: Arc<GateOptions>,
+        before: Option<&Self>,
+    ) -> Result<Arc<Self>, StoreError> {
+        if before.is_some() {
+            options.store.check_kept()?;
+        }
         let store = Arc::new(options.store.clone().open()?);
         let counters = Arc::<GateCounters>::default();
-        let mirror = StoreMirror::new(Arc::clone(&store), options.rules.failure);
+        let known = before.map(|before| before.mirror.read().clone()).unwrap_or_default();
+        let mirror = StoreMirror::new(Arc::clone(&store), options.rules.failure, known);
         let now = mirror.clock.now();
         let shared = Arc::new(Self {
             revoker: Revoker::new(Arc::clone(&options), Arc::clone(&mirror), Arc::clone(&counters)),

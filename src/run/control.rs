@@ -23,6 +23,9 @@ use crate::tasks::blocking;
 /// Successors that may wait to be accepted.
 const OFFER_BACKLOG: i32 = 4;
 
+/// Visitors at the handover socket that are heard at once. Each has a thread and a few seconds.
+const MOST_VISITORS: usize = 8;
+
 /// Every source of requests.
 pub(super) struct Control {
     signals: Signals,
@@ -118,12 +121,16 @@ impl Control {
                         Request::Stop(StopCause::Asked("drain"))
                     }
                 },
-                stream = visitor(self.offer.as_mut()), if self.is_alone() => {
+                stream = visitor(self.offer.as_mut()), if self.has_room() => {
                     let info = self.info.clone();
                     let heard = async move { blocking(move || receive(stream, &info)).await? };
                     self.visiting.spawn(heard);
                 }
                 Some(visit) = self.visiting.join_next() => match understood(visit) {
+                    // It is refused by the end of its connection.
+                    Some(Visit::Successor(_)) if self.has_successor() => {
+                        warn!("another successor is preparing; only one can be given the sockets");
+                    }
                     Some(Visit::Successor(stream)) => {
                         let sockets = services.sockets();
                         let given =
@@ -142,9 +149,10 @@ impl Control {
         }
     }
 
-    /// Returns true if there is no visitor at the handover socket: they are served one by one.
-    fn is_alone(&self) -> bool {
-        self.visiting.is_empty() && self.giving.is_empty()
+    /// Returns true if one more visitor at the handover socket can be heard. One that says nothing
+    /// keeps no other waiting; the sockets are given to one at a time.
+    fn has_room(&self) -> bool {
+        self.visiting.len() < MOST_VISITORS && self.giving.is_empty()
     }
 
     /// Waits for the next request to stop that must be handled at once: a signal. Other requests

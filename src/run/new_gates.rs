@@ -19,15 +19,20 @@ impl NewGates {
     pub(super) fn get<'a>(
         &mut self,
         options: Option<&Arc<GateOptions>>,
-        mut there: impl Iterator<Item = &'a Gate>,
+        there: impl Iterator<Item = &'a Gate>,
     ) -> anyhow::Result<Option<Gate>> {
         let Some(options) = options else { return Ok(None) };
         let has_options = |gate: &&Gate| gate.options() == *options;
-        let found: Option<&Gate> = there.find(has_options);
+        let there: Vec<&Gate> = there.collect();
+        let found = there.iter().copied().find(has_options);
+        let has_store = |gate: &&Gate| gate.options().store.is_same_place(&options.store);
         let gate = match found.or_else(|| self.0.iter().find(has_options)) {
             // Held separately, since the service that has it may be dropped.
             Some(gate) => gate.another(),
-            None => Gate::start(Arc::clone(options))?,
+            None => match there.iter().copied().find(has_store) {
+                Some(before) => Gate::start_after(Arc::clone(options), before)?,
+                None => Gate::start(Arc::clone(options))?,
+            },
         };
         self.0.push(gate.clone());
         Ok(Some(gate))

@@ -225,13 +225,22 @@ fn a_damaged_or_missing_file_is_a_store_that_is_away() {
     back(&place, 3);
     place.wait_in(PEER);
 
+    // An empty file is one that was lost; nobody removes all entries in that way.
+    replace(&place, b"");
+    away(&place, 3, &["was emptied since it was read", "restore it"]);
+    live.expect_echo(b"in for ever");
+    assert!(fs::read(&path).unwrap().is_empty(), "the gate began it anew");
+    replace(&place, &whole);
+    back(&place, 4);
+    place.wait_in(PEER);
+
     // A torn end is no damage: it is passed over, and cut off with the next change.
     let junk = OpenOptions::new().append(true).open(&path).unwrap().write_all(b"9a3f21bc 47");
     junk.unwrap();
     place.change(&format!("remove {PEER}"));
     expect_end(&mut live);
     expect_end(&mut second);
-    assert_eq!(place.count("gate store unavailable"), 2);
+    assert_eq!(place.count("gate store unavailable"), 3);
 }
 
 /// Replaces the file by another one.

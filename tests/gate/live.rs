@@ -7,6 +7,7 @@ use knockpipe::proto::inbound::Event;
 use knockpipe::proto::message::ResetReason;
 
 use super::world::{BAN, OTHER, PEER, SOON, World, expect_end, now_s, refused};
+use testkit::admin::Admin;
 use testkit::hand::Call;
 use testkit::redis::Reply;
 use testkit::{Ending, Line, Wire, eventually};
@@ -118,12 +119,19 @@ fn the_end_of_a_ttl_ends_connections() {
 #[test]
 fn warm_tunnels_end_with_the_right_of_their_host() {
     for policy in ["close", "keep", "drain"] {
+        let dir = tempfile::tempdir().unwrap();
+        let admin = Admin(dir.path().join("admin"));
+        let path = admin.0.to_str().unwrap();
         // The end of such a drain is not waited for.
-        let world = World::new(&["--log-level", "debug", "--on-revoke", policy, "--drain", "600s"]);
+        let policy_args = ["--on-revoke", policy, "--drain", "600s"];
+        let world =
+            World::new(&[&["--log-level", "debug", "--admin", path], &policy_args[..]].concat());
         world.redis(&format!("SADD ip-allowed {PEER}"));
         let pool = ["--pool", "3", "--log-level", "debug"];
         let host = world.stage.encrypt_with(PEER, &world.entrance(PEER), &pool);
         eventually("three are ready", || host.count("warm tunnel ready") == 3);
+        // Ready there means that this end was not yet told so.
+        eventually("all three wait here", || admin.tunnel()["unopened"]["now"] == 3);
         let before = world.target.counts().accepts();
         world.redis("DEL ip-allowed");
         let count = || world.gate.program.log().iter().filter(|line| is_unopened(line)).count();

@@ -1,11 +1,19 @@
 //! Gates of configuration files that change, and the connections that they judge afterwards.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+
 use nix::sys::signal::Signal;
 
 use super::reload::{KEY, Two};
 use testkit::file::encrypt_table;
 use testkit::redis::Redis;
 use testkit::{Ending, Wire, eventually};
+
+/// Counts the losses of a store that the encrypt end has logged.
+fn absences(two: &Two) -> usize {
+    two.encrypt.program.log().iter().filter(|line| line.is("gate store unavailable")).count()
+}
 
 /// A changed gate ends the connections that it would not admit; the others go on.
 #[test]
@@ -40,7 +48,11 @@ fn an_absent_store_ends_no_present_session_at_a_reload() {
     redis.signal(Signal::SIGSTOP);
     two.encrypt.reload(&two.near(KEY, &format!("{rules}\ndeny = [\"192.0.2.0/24\"]")));
     live.expect_echo(b"still there");
-    assert_eq!(Wire::connect(&two.entrance()).unwrap().expect_ending(), Ending::Clean, "closed");
+    let refused = |two: &Two| Wire::connect(&two.entrance()).unwrap().expect_ending();
+    eventually("the absence is noticed, and the gate closed", || {
+        absences(&two) > 0 && refused(&two) == Ending::Clean
+    });
+    live.expect_echo(b"yet there");
     redis.signal(Signal::SIGCONT);
     eventually("the store is read again", || {
         Wire::connect(&two.entrance()).unwrap().echoes(b"in", testkit::NEVER)
@@ -48,6 +60,100 @@ fn an_absent_store_ends_no_present_session_at_a_reload() {
     live.expect_echo(b"after");
     redis.ask("SREM ip-allowed 127.0.0.1");
     assert_eq!(live.expect_ending(), Ending::Reset);
+    two.stop();
+}
+
+/// A reload makes a gate forget nothing of a store that is unavailable meanwhile: neither bans,
+/// where an absent store opens the gate, nor grants, where what was read counts on.
+#[test]
+fn a_changed_gate_knows_what_was_read_before_the_store_was_lost() {
+    let two = Two::start();
+    let mut redis = Redis::start();
+    redis.ask("SADD ip-allowed 127.0.0.1");
+    redis.ask("SETEX cache:gitlab:rack::attack:allow2ban:ban:127.0.0.2 1000 1");
+    let from = |ip: &str| Wire::connect_from(ip.parse().unwrap(), &two.entrance()).unwrap();
+    let enters = |ip: &str| from(ip).echoes(b"in", testkit::NEVER);
+    for (failure, enters_too) in [("open", true), ("stale:1h", false)] {
+        let rules = format!("gate = \"{}\"\ngate-failure = \"{failure}\"", redis.url());
+        two.encrypt.reload(&two.near(KEY, &rules));
+        eventually("the store is read", || enters("127.0.0.1") && !enters("127.0.0.3"));
+        let before = absences(&two);
+        redis.kill();
+        eventually("the loss is noticed", || absences(&two) > before);
+        two.encrypt.reload(&two.near(KEY, &format!("{rules}\ndenied = \"reset\"")));
+        assert!(enters("127.0.0.1"), "{failure}: it was allowed");
+        assert!(!enters("127.0.0.2"), "{failure}: it was banned");
+        assert_eq!(enters("127.0.0.3"), enters_too, "{failure}");
+        redis.revive();
+        redis.ask("SADD ip-allowed 127.0.0.1");
+        redis.ask("SETEX cache:gitlab:rack::attack:allow2ban:ban:127.0.0.2 1000 1");
+        two.encrypt.reload(&two.near(KEY, ""));
+    }
+    two.stop();
+}
+
+/// A file store that is lost is no store that was emptied: a reload that would begin with an empty
+/// one fails, and nothing changes.
+#[test]
+fn a_reload_makes_no_lost_file_anew() {
+    let two = Two::start();
+    let path = two.dir.path().join("gate");
+    let store = format!("file:{}", path.display());
+    let mut program = std::process::Command::new(testkit::binary());
+    let args = ["gate", "allow", "127.0.0.1", "--gate", &store];
+    assert!(program.args(args).output().unwrap().status.success());
+    let rules = format!("gate = \"{store}\"\ngate-failure = \"stale:1h\"");
+    two.encrypt.reload(&two.near(KEY, &rules));
+    let mut live = Wire::connect(&two.entrance()).unwrap();
+    live.expect_echo(b"in");
+    let kept = two.dir.path().join("kept");
+    let changed = two.near(KEY, &format!("{rules}\ndenied = \"reset\""));
+    std::fs::rename(&path, &kept).unwrap();
+    let line = two.encrypt.reload_fails(&changed);
+    assert!(line.text().contains("it is gone, although the running gate has read it"), "{line:?}");
+    assert!(!path.exists(), "it was made anew");
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).unwrap();
+    let line = two.encrypt.reload_fails(&changed);
+    assert!(line.text().contains("it is empty, although"), "{line:?}");
+    live.expect_echo(b"yet there");
+    assert!(Wire::connect(&two.entrance()).unwrap().echoes(b"in", testkit::NEVER));
+    std::fs::rename(&kept, &path).unwrap();
+    two.encrypt.reload(&changed);
+    live.expect_echo(b"still there");
+    drop(live);
+    two.stop();
+}
+
+/// The treatment of revoked sessions is that of the file in force at the moment of revocation, also
+/// for sessions that are older than it.
+#[test]
+fn a_changed_on_revoke_holds_for_present_sessions() {
+    let two = Two::start();
+    let redis = Redis::start();
+    redis.ask("SADD ip-allowed 127.0.0.1");
+    let rules = |policy: &str| format!("gate = \"{}\"\non-revoke = \"{policy}\"", redis.url());
+    for (before, after) in [("keep", "close"), ("close", "keep")] {
+        redis.ask("SADD ip-allowed 127.0.0.1");
+        two.encrypt.reload(&two.near(KEY, &rules(before)));
+        let mut live = None;
+        eventually("it is let in", || {
+            let mut wire = Wire::connect(&two.entrance()).unwrap();
+            let is_in = wire.echoes(b"in", testkit::NEVER);
+            live = is_in.then_some(wire);
+            is_in
+        });
+        let mut live = live.unwrap();
+        two.encrypt.reload(&two.near(KEY, &rules(after)));
+        redis.ask("SREM ip-allowed 127.0.0.1");
+        if after == "close" {
+            assert_eq!(live.expect_ending(), Ending::Reset);
+        } else {
+            eventually("new ones are out", || {
+                !Wire::connect(&two.entrance()).unwrap().echoes(b"out?", testkit::NEVER)
+            });
+            live.expect_echo(b"still there");
+        }
+    }
     two.stop();
 }
 

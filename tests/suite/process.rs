@@ -17,12 +17,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
+use testkit::NEVER;
 use testkit::proc::{self, Background};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_knockpipe");
-
-/// Limit of every wait here.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A directory with a key, and the paths of the files that a tunnel makes in it.
 struct Place(TempDir);
@@ -119,7 +117,7 @@ impl Drop for Running {
 }
 
 fn until<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + NEVER;
     loop {
         if let Some(result) = check() {
             return result;
@@ -322,7 +320,7 @@ impl Stuck {
 
     fn connect(&self) -> UnixStream {
         let client = UnixStream::connect(self.place.path("source")).unwrap();
-        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.set_read_timeout(Some(NEVER)).unwrap();
         client
     }
 

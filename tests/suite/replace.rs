@@ -320,6 +320,21 @@ fn root_asks_a_process_that_became_the_user_of_the_file() {
     end.stop();
 }
 
+/// Visitors that say nothing, for as long as they may, delay no other.
+#[test]
+fn silent_visitors_delay_no_other() {
+    let stage = Stage::new();
+    let mut old = stage.start();
+    let silent: Vec<_> =
+        (0..7).map(|_| UnixStream::connect(stage.path("handover")).unwrap()).collect();
+    for _ in 0..2 {
+        says(&stage.ask(), 0, "reloaded: nothing changed; 1 the same");
+    }
+    drop(silent);
+    old.connect();
+    old.stop();
+}
+
 /// A client that has come already is answered, and does not wait for a process that ends.
 #[test]
 fn a_visitor_during_a_drain_is_told_that_it_stops() {

@@ -33,7 +33,7 @@ const MOST_EXPIRED: usize = 10_000;
 const MOST_KEPT: usize = if cfg!(test) { 20_000 } else { 2_000_000 };
 
 /// The store's content, as far as it is known here.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     tables: Tables,
     generation: ReadGeneration,
@@ -41,7 +41,7 @@ pub struct Snapshot {
 }
 
 /// Everything that was read, to be forgotten as a whole.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Tables {
     allowed: Addresses,
     networks: ExpiryTable<IpNet, Nets<PackedExpiry>>,
@@ -50,7 +50,7 @@ struct Tables {
 }
 
 /// Addresses, each family in a table of its own size.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Addresses {
     v4: ExpiryTable<Ipv4Addr, HashMap<Ipv4Addr, PackedExpiry>>,
     v6: ExpiryTable<Ipv6Addr, HashMap<Ipv6Addr, PackedExpiry>>,

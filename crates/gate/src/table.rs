@@ -60,7 +60,7 @@ pub(crate) trait EntryMap<K>: Default {
 }
 
 /// The subjects of one kind.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ExpiryTable<K, T> {
     table: T,
     /// Their ends, soonest first. May hold subjects that were forgotten since.

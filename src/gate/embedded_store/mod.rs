@@ -71,6 +71,24 @@ impl EmbeddedStore {
         Ok(Self { path: path.into(), reader: Arc::new(Mutex::new(reader)), server })
     }
 
+    /// Checks that the file of a running gate is neither gone nor empty.
+    ///
+    /// # Errors
+    /// When it is.
+    pub fn check_kept(path: &Path) -> Result<(), StoreError> {
+        const REMEDY: &str = "although the running gate has read it; restore it, or restart to \
+                              begin with an empty one";
+        match std::fs::metadata(path) {
+            Ok(file) if file.len() > 0 => Ok(()),
+            Ok(_) => Err(cause_at(path, format!("it is empty, {REMEDY}"))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Err(cause_at(path, format!("it is gone, {REMEDY}")))
+            }
+            // Opening it has the message.
+            Err(_) => Ok(()),
+        }
+    }
+
     /// Makes a change that is on disk when this returns.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ use tokio::time::interval;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::super::rules::EffectivePolicy;
+use super::super::snapshot::Freshness;
 use super::super::store::Event;
 use super::StoreMirror;
 use crate::tasks::{begin_again, caught};
@@ -64,7 +65,7 @@ impl StoreMirror {
         let (queries, queried) = mpsc::channel(QUERIES);
         *self.queries.lock().unwrap_or_else(PoisonError::into_inner) = queries;
         let following = AbortOnDropHandle::new(tokio::spawn(follow(events, queried)));
-        let mut policy = self.policy();
+        let mut policy = self.policy_heard();
         let mut ticks = interval(TICK);
         loop {
             tokio::select! {
@@ -87,9 +88,18 @@ impl StoreMirror {
         }
     }
 
+    /// The policy in force by what this mirror heard of the store itself.
+    fn policy_heard(&self) -> EffectivePolicy {
+        if self.is_heard() {
+            self.policy()
+        } else {
+            self.failure.effective(Freshness::Unread, self.clock.now())
+        }
+    }
+
     /// Logs the policy in force if it is not the one `before`. Returns it.
     fn log_change_of(&self, before: EffectivePolicy) -> EffectivePolicy {
-        let now = self.policy();
+        let now = self.policy_heard();
         if now.as_str() != before.as_str() {
             self.log_policy(now);
         }

@@ -62,6 +62,14 @@ pub struct RedisOptions {
 }
 
 impl RedisOptions {
+    /// Returns true if both name the same keys of the same servers. The way to log in there is no
+    /// part of it.
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        self.address.servers == other.address.servers
+            && self.address.db == other.address.db
+            && self.keys == other.keys
+    }
+
     /// The most connections of a store: to each master one that follows and one
     /// for edits, and to each server that knows the masters one, and one that takes its place.
     pub fn most_connections(&self) -> usize {
