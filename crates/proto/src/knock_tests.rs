@@ -51,7 +51,7 @@ fn seal_payload(payload: &[u8; PAYLOAD_LEN], prologue: &[u8]) -> KnockMessage {
     let mut message = [0; MESSAGE_LEN];
     message[KEY_LEN..KEY_LEN + PAYLOAD_LEN].copy_from_slice(payload);
     let ephemeral = DhKey::new(&secret(&[2; 32]));
-    handshake::write_message1(prologue, key(1).secret(), &ephemeral, &mut message);
+    handshake::write_message1(prologue, &key(1), &ephemeral, &mut message);
     message
 }
 
