@@ -201,3 +201,7 @@ fn canonical(net: IpNet) -> IpNet {
 #[cfg(test)]
 #[path = "knock_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "knock_random_tests.rs"]
+mod random_tests;
