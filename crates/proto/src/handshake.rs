@@ -89,7 +89,7 @@ impl Dialer {
         let ephemeral = DhKey::new(&ephemeral);
         let mut message = [0; MESSAGE_LEN];
         message[KEY_LEN..KEY_LEN + PAYLOAD_LEN].copy_from_slice(&hello.encode());
-        let state = write_message1(labels::PROLOGUE, key.secret(), &ephemeral, &mut message);
+        let state = write_message1(labels::PROLOGUE, key, &ephemeral, &mut message);
         (Self { state, ephemeral, hello, key: key.id() }, message)
     }
 
@@ -126,14 +126,24 @@ pub fn read_message1(ring: &KeyRing, prologue: &[u8], arrived: &[u8]) -> Result<
     if !rest.is_empty() {
         return Err(PeerError::BadLength.into());
     }
+    let received = with_every_key(ring, |key| read_message1_with_key(key, prologue, message))?;
+    Ok(received)
+}
+
+/// Reads a message with each key of `ring`, also after one fitted, so that the time reveals
+/// nothing; the result of the first that fits counts.
+pub(super) fn with_every_key<T>(
+    ring: &KeyRing,
+    read: impl Fn(&Key) -> Result<T, PeerError>,
+) -> Result<T, PeerError> {
     let mut found = Err(PeerError::BadTag);
     for key in ring.iter() {
-        let read = read_message1_with_key(key, prologue, message);
+        let read = read(key);
         if matches!(found, Err(PeerError::BadTag)) {
             found = read;
         }
     }
-    found.map_err(Unread::Refused)
+    found
 }
 
 fn read_message1_with_key(
@@ -142,7 +152,7 @@ fn read_message1_with_key(
     message: &Message,
 ) -> Result<Received, PeerError> {
     let mut opened = *message;
-    let (state, dialer_key) = read_message1_with(prologue, key.secret(), &mut opened)?;
+    let (state, dialer_key) = read_message1_with(prologue, key, &mut opened)?;
     Ok(Received {
         state,
         dialer_key,
@@ -250,15 +260,15 @@ impl Session {
 // In a psk handshake the token e is MixHash(e.public_key), MixKey(e.public_key).
 // `message` is key, payload, tag; the payload is encrypted in place.
 
-fn write_message1(
+pub(super) fn write_message1(
     prologue: &[u8],
-    psk: &Secret<32>,
+    key: &Key,
     ephemeral: &DhKey,
     message: &mut [u8],
 ) -> SymmetricState {
     let mut state = SymmetricState::initialize(prologue);
     // psk
-    state.mix_key_and_hash(psk.expose());
+    state.mix_psk(key.token());
     // e
     write_e(&mut state, ephemeral, message);
     state.encrypt_and_hash(&mut message[KEY_LEN..]);
@@ -267,16 +277,26 @@ fn write_message1(
 
 fn read_message1_with(
     prologue: &[u8],
-    psk: &Secret<32>,
+    key: &Key,
     message: &mut [u8],
 ) -> Result<(SymmetricState, PublicKey), PeerError> {
-    let mut state = SymmetricState::initialize(prologue);
-    // psk
-    state.mix_key_and_hash(psk.expose());
-    // e
-    let re = read_e(&mut state, message);
+    let (mut state, re) = read_tokens1(prologue, key, message);
     state.decrypt_and_hash(&mut message[KEY_LEN..])?;
     Ok((state, re))
+}
+
+/// Reads message 1 up to its payload.
+pub(super) fn read_tokens1(
+    prologue: &[u8],
+    key: &Key,
+    message: &[u8],
+) -> (SymmetricState, PublicKey) {
+    let mut state = SymmetricState::initialize(prologue);
+    // psk
+    state.mix_psk(key.token());
+    // e
+    let re = read_e(&mut state, message);
+    (state, re)
 }
 
 fn write_message2(
@@ -326,14 +346,18 @@ fn mix_dh(state: &mut SymmetricState, e: &DhKey, re: &PublicKey) -> Result<(), P
     Ok(())
 }
 
-fn payload(message: &Message) -> &[u8; PAYLOAD_LEN] {
+pub(super) fn payload(message: &Message) -> &[u8; PAYLOAD_LEN] {
     message[KEY_LEN..].first_chunk().expect("a message holds a payload and a tag")
 }
 
-/// Returns the first half of the tag: it depends on every other byte of the message.
-fn fingerprint(message: &Message) -> u64 {
-    let tag = message[KEY_LEN + PAYLOAD_LEN..].first_chunk().expect("a tag has 16 bytes");
-    u64::from_be_bytes(*tag)
+/// Returns the tag at the end of a message: it depends on every other byte.
+pub(super) fn tag(message: &Message) -> &[u8; TAG_LEN] {
+    message.last_chunk().expect("a message ends with a tag")
+}
+
+/// Returns the first half of the tag as a number.
+pub(super) fn fingerprint(message: &Message) -> u64 {
+    u64::from_be_bytes(*tag(message).first_chunk().expect("a tag has 16 bytes"))
 }
 
 #[cfg(test)]
