@@ -10,21 +10,30 @@ use super::protocol::{GatePlace, RequestError, RuleReply, WhyReply};
 use super::registry::Registry;
 use crate::addr::ClientAddr;
 use crate::gate::admission::LiveExplanation;
-use crate::gate::decision::Line;
-use crate::gate::{Explanation, Gate, Member, Peer, UnixMillis};
+use crate::gate::decision::{Line, Rule};
+use crate::gate::{Explanation, Gate, GrantNote, Member, Peer, UnixMillis};
 use crate::tunnel::Tunnel;
 
+/// The part of an entry that only its store knows.
+#[derive(Clone, Debug, Default)]
+pub struct StoredEntry {
+    /// The key in which it stands.
+    pub key: Option<String>,
+    /// The note beside it.
+    pub note: Option<GrantNote>,
+}
+
 impl WhyReply {
-    /// Makes a reply of `explanation` about `peer`, without a store. `key` names the key of an
-    /// entry.
+    /// Makes a reply of `explanation` about `peer`, without a store. `stored` returns what the
+    /// store has of an entry.
     pub fn of(
         peer: Peer,
         explanation: &Explanation,
         now: UnixMillis,
-        key: impl Fn(&Line, Member) -> Option<String>,
+        stored: impl Fn(&Line, Member) -> StoredEntry,
     ) -> Self {
         let decision = explanation.decision;
-        let rules = explanation.lines.iter().map(|line| RuleReply::of(line, now, &key));
+        let rules = explanation.lines.iter().map(|line| RuleReply::of(line, now, &stored));
         Self {
             tunnel: None,
             address: peer
@@ -49,17 +58,24 @@ impl WhyReply {
 }
 
 impl RuleReply {
-    fn of(line: &Line, now: UnixMillis, key: impl Fn(&Line, Member) -> Option<String>) -> Self {
+    fn of(line: &Line, now: UnixMillis, stored: impl Fn(&Line, Member) -> StoredEntry) -> Self {
         let entry = line.entry;
-        Self {
+        let StoredEntry { key, note } =
+            entry.map(|entry| stored(line, entry.member)).unwrap_or_default();
+        let mut reply = Self {
             rule: line.rule.as_str().to_owned(),
             entry: entry.map(|entry| entry.member.to_string()),
-            key: entry.and_then(|entry| key(line, entry.member)),
+            key,
+            who: None,
+            label: None,
+            granted_ms: None,
             expires_ms: entry.and_then(|entry| entry.expiry.as_millis()),
             ttl_s: entry.and_then(|entry| entry.ttl(now)).map(|ttl| ttl.as_secs()),
             skipped: line.skipped.map(|skip| skip.as_str().to_owned()),
             says: line.decision.map(|decision| decision.reason().to_owned()),
-        }
+        };
+        reply.add_note(note);
+        reply
     }
 }
 
@@ -96,9 +112,16 @@ pub(super) fn why(
             denied: Some(gate.options().denied.to_string()),
             unsure: is_invalidated,
             balancer: matches!(peer, Peer::Socket(ip) if is_balancer(ip)),
-            ..WhyReply::of(peer, &explanation, now, |_, _| None)
+            ..WhyReply::of(peer, &explanation, now, |line, member| in_memory(gate, line, member))
         }
     })
+}
+
+/// The note of an entry whose store is the memory of this process. The notes of other stores are
+/// not held here: whoever asks reads them there.
+fn in_memory(gate: &Gate, line: &Line, member: Member) -> StoredEntry {
+    let note = (line.rule == Rule::AllowSet).then(|| gate.store().note_in_memory(&member));
+    StoredEntry { key: None, note: note.flatten() }
 }
 
 /// Parses the address of a client: that of its socket, or one that a load balancer announced.

@@ -16,7 +16,8 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::file_record::{Record, Subject};
 use super::file_state::State;
-use super::member::Item;
+use super::grant::GrantNote;
+use super::member::{Item, Member};
 use super::state_answers::{Report, address_record, receipt, send, tell};
 use super::store::{AddressRecord, Edit, EditResult, Event, Grant, Listed, StoreError};
 use crate::net::clock::{Clock, now};
@@ -142,6 +143,11 @@ impl MemoryStore {
     /// Everything about one address, with the failures of the current window of `findtime`.
     pub fn address_record(&self, ip: IpAddr, findtime: Option<Duration>) -> AddressRecord {
         address_record(&self.shared.server, &self.state(), ip, findtime, now())
+    }
+
+    /// The note of an entry of the allow-set.
+    pub fn note(&self, member: &Member) -> Option<GrantNote> {
+        self.state().grant(member, now())?.note
     }
 
     /// Reports everything and then every change to `events`. Ends only when events are not

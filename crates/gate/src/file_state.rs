@@ -165,6 +165,11 @@ impl State {
         self.held_members(now).map(|(member, held)| held.grant(*member))
     }
 
+    /// A member of the allow-set with its note, if it holds.
+    pub fn grant(&self, member: &Member, now: UnixMillis) -> Option<Grant> {
+        self.held(member, now).map(|held| held.grant(*member))
+    }
+
     /// The end of a member of the allow-set, if it holds.
     pub fn member(&self, member: &Member, now: UnixMillis) -> Option<Expiry> {
         self.held(member, now).map(|held| held.end)
@@ -210,7 +215,7 @@ impl State {
     /// The address itself and all networks around it that are in the set, longest first.
     pub fn around(&self, ip: IpAddr, now: UnixMillis) -> Vec<Grant> {
         let members = std::iter::once(Member::from(ip)).chain(networks_around(ip, (0..=128).rev()));
-        members.filter_map(|member| Some(self.held(&member, now)?.grant(member))).collect()
+        members.filter_map(|member| self.grant(&member, now)).collect()
     }
 
     /// The record to write to claim `name` for a while; `None` if it is claimed already.

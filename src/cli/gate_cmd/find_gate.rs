@@ -148,6 +148,15 @@ impl SourceArgs {
         self.admin.as_deref().map(|path| ProcessSocket { path, user, tunnel })
     }
 
+    /// Finds the gate of this tunnel of the process that is named.
+    ///
+    /// # Errors
+    /// [`Failure`], also when the store is closed to this user.
+    pub(super) fn of_tunnel(&self, tunnel: &str) -> Result<Source, Failure> {
+        let process = self.process().ok_or_else(no_gate)?;
+        ProcessSocket { tunnel: Some(tunnel), ..process }.source(self.allow_readable_key)
+    }
+
     fn in_file(&self, file: &Path) -> Result<Source, Failure> {
         let which = match (&self.gate_name, &self.tunnel) {
             (Some(name), _) => Which::Gate(name),

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
+use super::super::output::notice;
 use super::find_gate::{Source, SourceArgs};
 use crate::gate::StoreOptions;
 use crate::gate::any_store::AnyStore;
@@ -97,8 +98,15 @@ impl OpenedStore {
             if together == 0 {
                 return Ok(());
             }
-            let part = edits.by_ref().take(together).collect();
-            if let Err(error) = self.store.edit_all(part, &mut note).await {
+            let part: Vec<Edit> = edits.by_ref().take(together).collect();
+            let plain = part.iter().cloned().map(without_note);
+            let mut done = self.store.edit_all(part.clone(), &mut note).await;
+            if let Err(error @ StoreError::NoNote { .. }) = &done {
+                // To let somebody in matters more than to note who did.
+                notice(&format!("entries are written without notes: {error}"));
+                done = self.store.edit_all(plain.collect(), &mut note).await;
+            }
+            if let Err(error) = done {
                 return Err(self.undone(error, made, all));
             }
         }
@@ -181,16 +189,17 @@ impl OpenedStore {
     }
 }
 
-/// Passes the batches of a listing to `take`; returns the number of garbage entries.
+/// Passes the batches of a listing to `take`; returns what the listing says of its end, such as
+/// the number of garbage entries.
 ///
 /// # Errors
 /// The error of the listing or of `take`.
-pub(super) async fn each<T, F>(
+pub(super) async fn each<T, E, F>(
     listing: impl FnOnce(mpsc::Sender<Vec<T>>) -> F,
     mut take: impl FnMut(Vec<T>) -> Result<(), Failure>,
-) -> Result<u64, Failure>
+) -> Result<E, Failure>
 where
-    F: Future<Output = Result<u64, StoreError>>,
+    F: Future<Output = Result<E, StoreError>>,
 {
     let (to, mut from) = mpsc::channel(BATCHES);
     let taking = async move {
@@ -209,6 +218,14 @@ fn called(servers: &Servers) -> String {
         Servers::One(node) => node.to_string(),
         Servers::Sentinel { master, .. } => format!("the master {master}"),
         Servers::Cluster(_) => "the cluster".to_owned(),
+    }
+}
+
+/// Returns the same edit, of an entry without a note.
+fn without_note(edit: Edit) -> Edit {
+    match edit {
+        Edit::Allow { member, lasting, .. } => Edit::Allow { member, lasting, note: None },
+        edit => edit,
     }
 }
 
