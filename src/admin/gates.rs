@@ -6,12 +6,15 @@
 
 use std::net::IpAddr;
 
-use super::protocol::{GatePlace, RequestError, RuleReply, WhyReply};
+use super::protocol::{
+    EditReply, EditRequest, EntriesReply, GatePlace, MAX_ENTRIES, RequestError, RuleReply, WhyReply,
+};
 use super::registry::Registry;
 use crate::addr::ClientAddr;
 use crate::gate::admission::LiveExplanation;
 use crate::gate::decision::{Line, Rule};
-use crate::gate::{Explanation, Gate, GrantNote, Member, Peer, UnixMillis};
+use crate::gate::memory_store::MemoryStore;
+use crate::gate::{Explanation, Gate, GrantNote, Member, Peer, StoreOptions, UnixMillis};
 use crate::tunnel::Tunnel;
 
 /// The part of an entry that only its store knows.
@@ -91,6 +94,10 @@ pub(super) fn places(
         GatePlace {
             tunnel: tunnel.name().to_owned(),
             store: options.named.arguments.clone(),
+            memory: match &options.store {
+                StoreOptions::Memory(name) => Some(name.clone()),
+                _ => None,
+            },
             password_of_environment: options.named.has_password_of_environment,
             allow: allow.collect(),
             proxy_from: proxies.collect(),
@@ -117,11 +124,41 @@ pub(super) fn why(
     })
 }
 
+/// Returns what the gate of a tunnel has in the memory of this process.
+pub(super) fn entries(registry: &Registry, tunnel: &str) -> Result<EntriesReply, RequestError> {
+    let store = memory(registry, tunnel)?;
+    let mut lines = store.lines();
+    let more = lines.len().saturating_sub(MAX_ENTRIES);
+    lines.truncate(MAX_ENTRIES);
+    Ok(EntriesReply { lines, more })
+}
+
+/// Changes what the gate of a tunnel has in the memory of this process.
+pub(super) fn change(
+    registry: &Registry,
+    tunnel: &str,
+    request: &EditRequest,
+) -> Result<EditReply, RequestError> {
+    let edit = request.edit()?;
+    let result = memory(registry, tunnel)?.edit(&edit)?;
+    tracing::info!(
+        tunnel, action = %request.action, subject = %request.subject, changed = result.changed,
+        "gate changed at the admin socket"
+    );
+    Ok(result.into())
+}
+
+fn memory(registry: &Registry, tunnel: &str) -> Result<MemoryStore, RequestError> {
+    let found = gated(registry, Some(tunnel), |_, gate| gate.memory())?;
+    let found = found.into_iter().flatten().next();
+    found.ok_or_else(|| RequestError::NotInMemory(tunnel.to_owned()))
+}
+
 /// The note of an entry whose store is the memory of this process. The notes of other stores are
 /// not held here: whoever asks reads them there.
 fn in_memory(gate: &Gate, line: &Line, member: Member) -> StoredEntry {
-    let note = (line.rule == Rule::AllowSet).then(|| gate.store().note_in_memory(&member));
-    StoredEntry { key: None, note: note.flatten() }
+    let memory = gate.memory().filter(|_| line.rule == Rule::AllowSet);
+    StoredEntry { key: None, note: memory.and_then(|store| store.note(&member)) }
 }
 
 /// Parses the address of a client: that of its socket, or one that a load balancer announced.

@@ -9,8 +9,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::embedded_store::EmbeddedStore;
-use super::grant::GrantNote;
-use super::member::{Item, Member};
+use super::member::Item;
 use super::memory_store::MemoryStore;
 use super::redis_store::RedisStore;
 use super::store::{AddressRecord, Edit, EditResult, Event, Grant, Listed, StoreError};
@@ -166,14 +165,6 @@ impl AnyStore {
             Self::Embedded(store) => store.address_record(ip, findtime).await,
             Self::Memory(store) => Ok(store.address_record(ip, findtime)),
             Self::None => Err(StoreError::NoStore),
-        }
-    }
-
-    /// The note of an entry, where the store is the memory of this process.
-    pub fn note_in_memory(&self, member: &Member) -> Option<GrantNote> {
-        match self {
-            Self::Memory(store) => store.note(member),
-            Self::Redis(_) | Self::Embedded(_) | Self::None => None,
         }
     }
 

@@ -11,6 +11,9 @@ pub struct GatePlace {
     pub tunnel: String,
     /// The flags that name the store; none where the gate has none.
     pub store: Vec<String>,
+    /// The store is the memory of the process, under this name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<String>,
     /// The password came from the environment of the process.
     pub password_of_environment: bool,
     /// The networks that always come in.

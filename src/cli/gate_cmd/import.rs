@@ -271,12 +271,7 @@ async fn present(place: &OpenedStore, wanted: &[Wanted]) -> Result<Present, Fail
 }
 
 /// Returns the changes for entries that do not last as long yet.
-fn edits(
-    wanted: &[Wanted],
-    present: &Present,
-    note: &GrantNote,
-    now: UnixMillis,
-) -> Vec<Edit> {
+fn edits(wanted: &[Wanted], present: &Present, note: &GrantNote, now: UnixMillis) -> Vec<Edit> {
     let is_new = |entry: &&Wanted| {
         let known = present.get(&(entry.kind, entry.member));
         !known.is_some_and(|end| lasts(*end, entry, now))

@@ -18,7 +18,7 @@ use super::find_gate::ProcessSocket;
 use super::opened_store::{Absent, OpenedStore, runtime};
 use super::{CommonArgs, GateCommandError, note};
 use crate::addr::ClientAddr;
-use crate::admin::gates::StoredEntry;
+use crate::admin::StoredEntry;
 use crate::admin::protocol::{Reply, Request};
 use crate::admin::protocol::{RuleReply, WhyReply};
 use crate::gate::decision::{Line, Rule};
@@ -110,8 +110,8 @@ async fn of_process(
     for mut reply in replies {
         let mut notes = vec![];
         if let Err(failure) = add_note(args, peer, &mut reply).await {
-            let why = one_line(&failure);
-            notes.push(("note", format!("who granted it is in the store, which cannot be read: {why}")));
+            let note = format!("who granted it is in the store, which cannot be read: {failure}");
+            notes.push(("note", note));
         }
         if let Some(tunnel) = &reply.tunnel {
             notes.push(("tunnel", format!("{tunnel}, which answers from its memory")));
@@ -133,7 +133,10 @@ async fn of_process(
 
 /// Adds the note of the entry that a tunnel found, from its store.
 async fn add_note(args: &WhyArgs, peer: Peer, reply: &mut WhyReply) -> Result<(), Failure> {
-    let rule = reply.rules.iter_mut().find(|rule| rule.rule == ALLOW_SET && rule.entry.is_some());
+    let rule = reply
+        .rules
+        .iter_mut()
+        .find(|rule| rule.rule == Rule::AllowSet.as_str() && rule.entry.is_some());
     let (Some(rule), Some(tunnel), Some(ip)) = (rule, &reply.tunnel, peer.ip()) else {
         return Ok(());
     };
