@@ -154,7 +154,7 @@ fn notes_go_with_an_export_and_older_exports_are_read() {
 #[test]
 fn a_user_who_may_not_write_notes_is_told_so_and_lets_in_all_the_same() {
     let store = Store::redis();
-    store.ask("ACL SETUSER default resetkeys ~ip-allowed ~cache:* +@all");
+    store.ask("ACL SETUSER default resetkeys ~ip-allowed ~ip-history ~cache:* +@all");
     for line in ["allow 203.0.113.7", "allow 203.0.113.8 203.0.113.9 --label office"] {
         let answer = store.run(line);
         assert_eq!(answer.status, Some(0), "{answer:?}");
