@@ -117,6 +117,7 @@ impl StoreOptions {
         match (self, other) {
             (Self::Redis(one), Self::Redis(other)) => one.is_same_place(other),
             (Self::File(one), Self::File(other)) => one == other,
+            (Self::Memory(one), Self::Memory(other)) => one == other,
             _ => false,
         }
     }
@@ -129,7 +130,7 @@ impl StoreOptions {
     pub fn check_kept(&self) -> Result<(), StoreError> {
         match self {
             Self::File(path) => EmbeddedStore::check_kept(path),
-            Self::None | Self::Redis(_) => Ok(()),
+            Self::None | Self::Redis(_) | Self::Memory(_) => Ok(()),
         }
     }
 
