@@ -76,6 +76,11 @@ const FLOORS: &[Floor] = &[
         forbidden: &["clap", "anyhow"],
     },
     Floor { paths: &["files"], may_import: &["files"], forbidden: &["clap", "anyhow", "tokio"] },
+    Floor {
+        paths: &["random.rs"],
+        may_import: &["secret"],
+        forbidden: &["clap", "anyhow", "tokio"],
+    },
     Floor { paths: &["tasks"], may_import: &["tasks"], forbidden: &["clap", "anyhow", "nix::"] },
     Floor {
         paths: &["net"],
@@ -114,6 +119,7 @@ const FLOORS: &[Floor] = &[
             "gate",
             "net",
             "observe",
+            "random",
             "tasks",
             "frontend",
             "upstream",

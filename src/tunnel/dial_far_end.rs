@@ -29,7 +29,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::handshake::HandshakeConfig;
-use super::random::ephemeral;
 use super::relay::send_reset;
 use super::unanswered::Unanswered;
 use crate::keys::KeyId;
@@ -39,6 +38,7 @@ use crate::net::{DialError, Stream};
 use crate::proto::Session;
 use crate::proto::handshake::{Dialer, MESSAGE_LEN, Message};
 use crate::proto::hello::{Extensions, Hello};
+use crate::random::ephemeral;
 use crate::reason::CloseReason;
 use crate::upstream::ConnectFailure;
 

@@ -48,7 +48,6 @@ pub mod pipe;
 mod pool;
 mod pool_state;
 pub mod preflight;
-mod random;
 mod relay;
 mod replay_state;
 mod reset_reasons;
