@@ -13,7 +13,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tracing::{debug, warn};
 
-
 use crate::keys::KeyId;
 use crate::net::clock::{Clock, ms_since_boot};
 use crate::net::journal::{Claim, Journal};
