@@ -100,10 +100,29 @@ pub async fn dial(
     options: &SocketOptions,
     deadline: Instant,
 ) -> Result<Stream, DialError> {
+    dial_after(target, bind, options, deadline, |_| None).await
+}
+
+/// Does the same, and calls `before` with each address right before it is dialled. The local address
+/// that this returns, if any, is the one to dial from, unless `bind` names another.
+///
+/// # Errors
+/// As [`dial`].
+pub async fn dial_after(
+    target: &Target,
+    bind: Option<BindAddress>,
+    options: &SocketOptions,
+    deadline: Instant,
+    before: impl Fn(SocketAddr) -> Option<IpAddr>,
+) -> Result<Stream, DialError> {
+    let attempt = async |addr| {
+        let own = before(addr).map(|ip| BindAddress { ip, port: 0 });
+        tcp(addr, bind.or(own)).await
+    };
     let connected = async {
         match target {
             Target::Unix(path) => unix(path).await.map(Stream::Unix),
-            Target::Ips(addrs) => first_of(addrs, bind, |a| tcp(a, bind)).await.map(Stream::Tcp),
+            Target::Ips(addrs) => first_of(addrs, bind, attempt).await.map(Stream::Tcp),
         }
     };
     let stream = timeout_at(deadline, connected).await.unwrap_or(Err(DialError::Timeout))?;

@@ -187,3 +187,24 @@ fn families_take_turns() {
     let four = Some("0.0.0.0".parse().unwrap());
     assert_eq!(turns(&given, four).unwrap(), given[3..].iter().collect::<Vec<_>>());
 }
+
+#[tokio::test]
+async fn each_address_is_told_before_it_is_dialled_and_the_local_address_is_obeyed() {
+    let (server, addr) = listener("127.0.0.1");
+    let told = std::sync::Mutex::new(vec![]);
+    let before = |ip: &'static str| {
+        let told = &told;
+        move |addr: SocketAddr| {
+            told.lock().unwrap().push(addr);
+            Some(ip.parse().unwrap())
+        }
+    };
+    let closed = closed("127.0.0.1");
+    let target = ips(&[closed, addr]);
+    let _one = dial_after(&target, None, &OPTIONS, soon(), before("127.0.0.3")).await.unwrap();
+    assert_eq!(server.accept().unwrap().1.ip().to_string(), "127.0.0.3");
+    assert_eq!(*told.lock().unwrap(), [closed, addr]);
+    let bind = Some("127.0.0.2".parse().unwrap());
+    let _two = dial_after(&target, bind, &OPTIONS, soon(), before("127.0.0.3")).await.unwrap();
+    assert_eq!(server.accept().unwrap().1.ip().to_string(), "127.0.0.2");
+}

@@ -9,6 +9,7 @@ mod accept_loop;
 mod backoff;
 mod bind_error;
 pub mod clock;
+mod datagram;
 pub mod dial;
 pub mod discard;
 pub mod duplex;
@@ -32,7 +33,8 @@ mod zone;
 
 pub use accept_loop::AcceptLoop;
 pub use bind_error::BindError;
-pub use dial::{DialError, dial};
+pub use datagram::Outgoing;
+pub use dial::{DialError, dial, dial_after};
 pub use discard::poll_discard;
 pub use duplex::{Duplex, ReadSide, WriteSide};
 pub use handshake_slots::{HandshakeSlot, PendingHandshakes};

@@ -10,9 +10,11 @@ pub mod metrics;
 pub mod panics;
 mod priority;
 mod queue;
+mod sent_knocks;
 pub mod sessions;
 pub mod stderr;
 
 pub use json::Pairs;
 pub use metrics::Meters;
+pub use sent_knocks::{KnockMeters, KnockReason};
 pub use sessions::{Selector, Sessions};

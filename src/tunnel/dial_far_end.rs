@@ -33,7 +33,7 @@ use super::relay::send_reset;
 use super::unanswered::Unanswered;
 use crate::keys::KeyId;
 use crate::net::clock::{Clock, ms_since_boot};
-use crate::net::far_clock::FarClock;
+use crate::net::far_clock::{FarClock, Guess};
 use crate::net::{DialError, Stream};
 use crate::proto::Session;
 use crate::proto::handshake::{Dialer, MESSAGE_LEN, Message};
@@ -44,14 +44,6 @@ use crate::upstream::ConnectFailure;
 
 /// Silence before a second connection is made.
 const SILENCE: Duration = Duration::from_secs(1);
-
-/// Lead of the second guess over the first one, where nothing better is known: a message from
-/// before the start of an acceptor, or by a clock that is behind, gets no answer, and one that is a
-/// minute ahead does.
-const AHEAD_MS: u64 = 60_000;
-
-/// Clocks that differ by less count as one guess.
-const SAME_MS: u64 = 30_000;
 
 /// Highest number of second attempts at once in a tunnel: each takes a descriptor, and a silent far
 /// end must not exhaust them.
@@ -108,13 +100,6 @@ pub(super) struct Background {
     pub(super) stop: CancellationToken,
     /// Ends them at once.
     pub(super) cut: CancellationToken,
-}
-
-/// Guess at the far end's clock.
-#[derive(Clone, Copy)]
-enum Guess {
-    First,
-    Second,
 }
 
 /// A running handshake; when dropped, it continues in the background.
@@ -220,7 +205,7 @@ impl DialerHandshake {
         deadline: Instant,
     ) -> Result<Rest, CallError> {
         let HandshakeConfig { keys, suites, padding, heartbeat } = &self.config;
-        let clock_ms = self.clock_ms(guess);
+        let clock_ms = self.far_clock.guess_ms(guess);
         let extensions = Extensions { heartbeat: *heartbeat };
         let hello = Hello { suites: *suites, padding: *padding, clock_ms, extensions };
         let ephemeral = ephemeral().map_err(|_| CallError::Local)?;
@@ -239,20 +224,6 @@ impl DialerHandshake {
             let heard = &heard.message2[..heard.got];
             Err(Unanswered::of(heard, end.as_ref(), began.elapsed()))
         }))
-    }
-
-    /// Returns a guess at the far end's clock. A failed handshake never discards what was learnt,
-    /// because it proves nothing: every host on the path can cause one.
-    fn clock_ms(&self, guess: Guess) -> u64 {
-        let own_ms = Clock::start().now_ms();
-        let first_ms = self.far_clock.now_ms().unwrap_or(own_ms);
-        match guess {
-            Guess::First => first_ms,
-            Guess::Second if first_ms.abs_diff(own_ms) < SAME_MS => {
-                first_ms.saturating_add(AHEAD_MS)
-            }
-            Guess::Second => own_ms,
-        }
     }
 }
 
