@@ -240,7 +240,7 @@ impl AcceptorHandshake {
     }
 
     fn check_fresh(&self, received: &Received) -> Result<(), CloseReason> {
-        let message = Answered { key: received.key(), fingerprint: received.fingerprint() };
+        let message = Answered::handshake(received.key(), received.fingerprint());
         self.memory.check(message, received.hello().clock_ms).map_err(|stale| {
             tracing::debug!(key = %received.key(), "first message not answered: {stale}");
             match stale {

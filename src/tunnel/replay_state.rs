@@ -13,10 +13,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tracing::{debug, warn};
 
-use crate::keys::KeyId;
 use crate::net::clock::{Clock, ms_since_boot};
 use crate::net::journal::{Claim, Journal};
-use crate::proto::replay::{Answered, MEMORY_MS, Moment, ReplayFilter, Stale};
+use crate::proto::replay::{Answered, MEMORY_MS, MemoryName, Moment, ReplayFilter, Stale};
 use crate::random::random;
 
 /// Difference in milliseconds that rounding of two clocks may cause: a message that is made right
@@ -138,16 +137,17 @@ fn claimant() -> io::Result<u32> {
     random().map(u32::from_le_bytes)
 }
 
-fn claim(Answered { key, fingerprint }: Answered) -> Claim {
+fn claim(Answered { memory, fingerprint }: Answered) -> Claim {
     let mut claim = [0; 12];
     claim[..8].copy_from_slice(&fingerprint.to_le_bytes());
-    claim[8..].copy_from_slice(&key.to_bytes());
+    claim[8..].copy_from_slice(&memory.to_bytes());
     claim
 }
 
 fn answered(claim: Claim) -> Answered {
     let [fingerprint @ .., a, b, c, d] = claim;
-    Answered { key: KeyId::from_bytes([a, b, c, d]), fingerprint: u64::from_le_bytes(fingerprint) }
+    let memory = MemoryName::from_bytes([a, b, c, d]);
+    Answered { memory, fingerprint: u64::from_le_bytes(fingerprint) }
 }
 
 #[cfg(test)]
@@ -155,9 +155,14 @@ mod tests {
     use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
     use super::*;
+    use crate::keys::KeyId;
 
     fn message(number: u64) -> Answered {
-        Answered { key: KeyId::from_bytes([1, 2, 3, 4]), fingerprint: number }
+        Answered::handshake(KeyId::from_bytes([1, 2, 3, 4]), number)
+    }
+
+    fn knock(number: u64) -> Answered {
+        Answered::knock(KeyId::from_bytes([1, 2, 3, 4]), number)
     }
 
     /// A dialer on the same host that waited for the start.
@@ -175,7 +180,9 @@ mod tests {
 
     #[test]
     fn claims_are_messages() {
-        assert_eq!(answered(claim(message(77))), message(77));
+        for message in [message(77), knock(77)] {
+            assert_eq!(answered(claim(message)), message);
+        }
     }
 
     /// Two instances share the memory as two processes do.
@@ -190,6 +197,8 @@ mod tests {
         assert_eq!(new.check(message(2), sent_ms), Err(Stale::Seen));
         assert_eq!(new.check(message(3), sent_ms), Ok(()));
         assert_eq!(old.check(message(3), sent_ms), Err(Stale::Seen));
+        assert_eq!(old.check(knock(3), sent_ms), Ok(()), "a knock is no first message");
+        assert_eq!(new.check(knock(3), sent_ms), Err(Stale::Seen));
         assert_eq!(new.check(message(4), new.now_ms() - 60_000), Err(Stale::BeforeStart));
     }
 }

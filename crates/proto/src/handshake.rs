@@ -126,14 +126,24 @@ pub fn read_message1(ring: &KeyRing, prologue: &[u8], arrived: &[u8]) -> Result<
     if !rest.is_empty() {
         return Err(PeerError::BadLength.into());
     }
+    let received = with_every_key(ring, |key| read_message1_with_key(key, prologue, message))?;
+    Ok(received)
+}
+
+/// Reads a message with each key of `ring`, also after one fitted, so that the time reveals
+/// nothing; the result of the first that fits counts.
+pub(super) fn with_every_key<T>(
+    ring: &KeyRing,
+    read: impl Fn(&Key) -> Result<T, PeerError>,
+) -> Result<T, PeerError> {
     let mut found = Err(PeerError::BadTag);
     for key in ring.iter() {
-        let read = read_message1_with_key(key, prologue, message);
+        let read = read(key);
         if matches!(found, Err(PeerError::BadTag)) {
             found = read;
         }
     }
-    found.map_err(Unread::Refused)
+    found
 }
 
 fn read_message1_with_key(
@@ -250,7 +260,7 @@ impl Session {
 // In a psk handshake the token e is MixHash(e.public_key), MixKey(e.public_key).
 // `message` is key, payload, tag; the payload is encrypted in place.
 
-fn write_message1(
+pub(super) fn write_message1(
     prologue: &[u8],
     psk: &Secret<32>,
     ephemeral: &DhKey,
@@ -265,7 +275,7 @@ fn write_message1(
     state
 }
 
-fn read_message1_with(
+pub(super) fn read_message1_with(
     prologue: &[u8],
     psk: &Secret<32>,
     message: &mut [u8],
@@ -326,14 +336,18 @@ fn mix_dh(state: &mut SymmetricState, e: &DhKey, re: &PublicKey) -> Result<(), P
     Ok(())
 }
 
-fn payload(message: &Message) -> &[u8; PAYLOAD_LEN] {
+pub(super) fn payload(message: &Message) -> &[u8; PAYLOAD_LEN] {
     message[KEY_LEN..].first_chunk().expect("a message holds a payload and a tag")
 }
 
-/// Returns the first half of the tag: it depends on every other byte of the message.
-fn fingerprint(message: &Message) -> u64 {
-    let tag = message[KEY_LEN + PAYLOAD_LEN..].first_chunk().expect("a tag has 16 bytes");
-    u64::from_be_bytes(*tag)
+/// Returns the tag at the end of a message: it depends on every other byte.
+pub(super) fn tag(message: &Message) -> &[u8; TAG_LEN] {
+    message.last_chunk().expect("a message ends with a tag")
+}
+
+/// Returns the first half of the tag as a number.
+pub(super) fn fingerprint(message: &Message) -> u64 {
+    u64::from_be_bytes(*tag(message).first_chunk().expect("a tag has 16 bytes"))
 }
 
 #[cfg(test)]

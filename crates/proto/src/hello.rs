@@ -1,28 +1,18 @@
 //! Payloads of the two handshake messages: all that they carry besides key material.
 //!
-//! ```text
-//!   Hello                                 Welcome
-//!   0      suites offered (bit set)       0      suite chosen (id)
-//!   1..3   padding wish, u16              1..3   padding of both directions, u16
-//!   3..11  dialer's clock, u64            3..11  acceptor's clock, u64
-//!   11..13 length of extensions, u16      11..13 length of extensions, u16
-//!   13..   extensions, then zeros         13..   extensions, then zeros
-//! ```
-//!
-//! Integers are big-endian, clocks are unix milliseconds. Both are padded to [`PAYLOAD_LEN`]. An
-//! extension is `type u8 | length u8 | bytes`; unknown ones are skipped.
+//! Their form is that of `payload.rs`. In Hello the first byte is the set of suites offered, the
+//! padding is a wish, the clock is the dialer's; in Welcome they are the suite chosen, the padding
+//! of both directions and the acceptor's clock. Unknown extensions are skipped.
 //!
 //! | type | length | bytes |
 //! |---|---|---|
 //! | 1 heartbeat | 4 | the longest silence of its sender in milliseconds, u32 |
 
 use super::heartbeat::Heartbeat;
+use super::payload::{self, Fields, Writer};
 use super::{Padding, PeerError, Suite, SuiteSet};
 
-/// Length of Hello and of Welcome in bytes, before encryption.
-pub const PAYLOAD_LEN: usize = 208;
-
-const FIXED_LEN: usize = 13;
+pub use super::payload::PAYLOAD_LEN;
 
 /// Type of the extension with the sender's heartbeat.
 const HEARTBEAT: u8 = 1;
@@ -60,24 +50,16 @@ pub struct Extensions {
     pub heartbeat: Option<Heartbeat>,
 }
 
-/// Fields of a payload on the wire. The first byte is a set of suites in Hello, a suite in Welcome.
-struct Fields {
-    suites: u8,
-    padding: Padding,
-    clock_ms: u64,
-    extensions: Extensions,
-}
-
 impl Hello {
     /// Returns the bytes on the wire, before encryption.
     pub(super) fn encode(&self) -> [u8; PAYLOAD_LEN] {
         let Self { suites, padding, clock_ms, extensions } = *self;
-        Fields { suites: suites.bits(), padding, clock_ms, extensions }.encode()
+        extensions.encode(Fields { suites: suites.bits(), padding, clock_ms })
     }
 
     /// Reverses [`Self::encode`].
     pub(super) fn decode(payload: &[u8; PAYLOAD_LEN]) -> Result<Self, PeerError> {
-        let Fields { suites, padding, clock_ms, extensions } = Fields::decode(payload)?;
+        let (Fields { suites, padding, clock_ms }, extensions) = Extensions::decode(payload)?;
         Ok(Self { suites: SuiteSet::from_bits(suites), padding, clock_ms, extensions })
     }
 }
@@ -103,66 +85,39 @@ impl Welcome {
     /// Returns the bytes on the wire, before encryption.
     pub(super) fn encode(&self) -> [u8; PAYLOAD_LEN] {
         let Self { suite, padding, clock_ms, extensions } = *self;
-        Fields { suites: suite.id(), padding, clock_ms, extensions }.encode()
+        extensions.encode(Fields { suites: suite.id(), padding, clock_ms })
     }
 
     /// Reverses [`Self::encode`].
     pub(super) fn decode(payload: &[u8; PAYLOAD_LEN]) -> Result<Self, PeerError> {
-        let Fields { suites, padding, clock_ms, extensions } = Fields::decode(payload)?;
+        let (Fields { suites, padding, clock_ms }, extensions) = Extensions::decode(payload)?;
         let suite = Suite::from_id(suites).ok_or(PeerError::NoCommonSuite)?;
         Ok(Self { suite, padding, clock_ms, extensions })
     }
 }
 
-impl Fields {
-    fn encode(self) -> [u8; PAYLOAD_LEN] {
-        let mut payload = [0; PAYLOAD_LEN];
-        payload[0] = self.suites;
-        payload[1..3].copy_from_slice(&self.padding.bytes().to_be_bytes());
-        payload[3..11].copy_from_slice(&self.clock_ms.to_be_bytes());
-        self.extensions.encode(&mut payload);
-        payload
-    }
-
-    fn decode(payload: &[u8; PAYLOAD_LEN]) -> Result<Self, PeerError> {
-        let padding = u16::from_be_bytes([payload[1], payload[2]]);
-        let padding = Padding::block(padding).ok_or(PeerError::Misbehaved)?;
-        let mut clock = [0; 8];
-        clock.copy_from_slice(&payload[3..11]);
-        let extensions = Extensions::decode(payload)?;
-        Ok(Self { suites: payload[0], padding, clock_ms: u64::from_be_bytes(clock), extensions })
-    }
-}
-
 impl Extensions {
-    fn encode(self, payload: &mut [u8; PAYLOAD_LEN]) {
+    /// Returns a payload of `fields` and these extensions.
+    fn encode(self, fields: Fields) -> [u8; PAYLOAD_LEN] {
+        let mut writer = Writer::new(fields);
         if let Some(heartbeat) = self.heartbeat {
-            payload[12] = 6;
-            payload[FIXED_LEN..FIXED_LEN + 2].copy_from_slice(&[HEARTBEAT, 4]);
-            payload[FIXED_LEN + 2..FIXED_LEN + 6].copy_from_slice(&heartbeat.to_bytes());
+            writer.extend(HEARTBEAT, &heartbeat.to_bytes());
         }
+        writer.finish()
     }
 
-    /// Reads the extensions: unknown ones are skipped, but all must be well formed, and nothing but
-    /// zeros may follow them. Of those of one type the first counts.
-    fn decode(payload: &[u8; PAYLOAD_LEN]) -> Result<Self, PeerError> {
-        let len = usize::from(u16::from_be_bytes([payload[11], payload[12]]));
-        let room = &payload[FIXED_LEN..];
-        let (mut left, zeros) = room.split_at_checked(len).ok_or(PeerError::Misbehaved)?;
+    /// Reverses [`Self::encode`]. Unknown extensions are skipped; of those of one type the first
+    /// counts.
+    fn decode(payload: &[u8; PAYLOAD_LEN]) -> Result<(Fields, Self), PeerError> {
         let mut heartbeat = None;
-        while let [kind, len, rest @ ..] = left {
-            let split = rest.split_at_checked(usize::from(*len));
-            let (bytes, behind) = split.ok_or(PeerError::Misbehaved)?;
-            if *kind == HEARTBEAT {
+        let fields = payload::read(payload, |kind, bytes| {
+            if kind == HEARTBEAT {
                 let bytes = bytes.try_into().map_err(|_| PeerError::Misbehaved)?;
                 heartbeat.get_or_insert_with(|| Heartbeat::from_bytes(bytes));
             }
-            left = behind;
-        }
-        if !left.is_empty() || zeros.iter().any(|byte| *byte != 0) {
-            return Err(PeerError::Misbehaved);
-        }
-        Ok(Self { heartbeat: heartbeat.flatten() })
+            Ok(())
+        })?;
+        Ok((fields, Self { heartbeat: heartbeat.flatten() }))
     }
 }
 

@@ -15,6 +15,9 @@ pub const NOISE_NAME: &[u8; 36] = b"Noise_NNpsk0_25519_ChaChaPoly_SHA256";
 /// Noise prologue: both ends must speak this version of knockpipe.
 pub const PROLOGUE: &[u8] = b"knockpipe/1";
 
+/// Noise prologue of a knock, so that neither it nor a message 1 can be used as the other.
+pub const KNOCK_PROLOGUE: &[u8] = b"knockpipe/1 knock";
+
 /// HKDF label of the public id of a key.
 const KEY_ID: &[u8] = b"knockpipe/1 key id";
 
@@ -73,7 +76,7 @@ mod tests {
 
     #[test]
     fn labels_are_unique() {
-        let mut all = vec![PROLOGUE, NOISE_NAME, KEY_ID, KEY_CHECKSUM, RATCHET];
+        let mut all = vec![PROLOGUE, KNOCK_PROLOGUE, NOISE_NAME, KEY_ID, KEY_CHECKSUM, RATCHET];
         for suite in Suite::ALL {
             for direction in [Direction::ToAcceptor, Direction::ToDialer] {
                 all.push(record_key(suite, direction));
@@ -83,6 +86,6 @@ mod tests {
         all.sort_unstable();
         all.dedup();
         assert_eq!(all.len(), count);
-        assert_eq!(count, 9);
+        assert_eq!(count, 10);
     }
 }

@@ -13,6 +13,9 @@
 //!                     <-- Opened --------------->
 //!                     <-> Data, Fin, Reset <---->
 //! ```
+//!
+//! Beside it stands the knock, one datagram that asks the acceptor's gate to let an address in:
+//! [`knock::Knock::seal`] makes it, [`knock::read_knock`] reads it, and nothing answers it.
 
 #![warn(clippy::unwrap_used, clippy::dbg_macro, clippy::print_stdout, clippy::print_stderr)]
 
@@ -23,11 +26,13 @@ pub mod heartbeat;
 pub mod hello;
 pub mod inbound;
 pub mod keys;
+pub mod knock;
 pub mod labels;
 pub mod message;
 mod noise;
 pub mod outbound;
 pub mod padding;
+mod payload;
 pub mod record;
 pub mod replay;
 pub mod suite;

@@ -8,6 +8,9 @@
 //! - sent before the memory of this acceptor began: refused;
 //! - seen before: refused.
 //!
+//! Knocks are remembered in the same way, in a memory of their own for each key, so that neither
+//! kind of message can make the other be forgotten or taken for a replay.
+//!
 //! Only holders of a key can add to its memory, and none can make the memory of another key forget.
 //! An entry is kept for two to four windows: after two its message is too old anyway. All stored
 //! times are times since boot, which cannot be set, so correcting the host's clock also corrects
@@ -38,11 +41,16 @@ pub struct Moment {
     pub boot_ms: i64,
 }
 
-/// First message that an acceptor answered, by its key and fingerprint.
+/// Name of the memory that a message belongs to: there is one of first messages and one of knocks
+/// for each key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MemoryName([u8; 4]);
+
+/// First message that an acceptor answered, or knock that it read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Answered {
-    /// Key of the message.
-    pub key: KeyId,
+    /// Memory of its kind and key.
+    pub memory: MemoryName,
     /// First 8 bytes of its tag.
     pub fingerprint: u64,
 }
@@ -52,10 +60,10 @@ pub struct Answered {
 pub struct ReplayFilter {
     /// Start of the memory, in time since boot.
     since_ms: i64,
-    seen: HashMap<KeyId, Generations>,
+    seen: HashMap<MemoryName, Generations>,
 }
 
-/// Messages under one key, in two generations.
+/// Messages of one kind under one key, in two generations.
 #[derive(Debug)]
 struct Generations {
     turned_ms: i64,
@@ -78,6 +86,32 @@ pub enum Stale {
     /// It was seen before.
     #[error("it was seen before: a replay")]
     Seen,
+}
+
+impl Answered {
+    /// Returns a first message under `key`.
+    pub fn handshake(key: KeyId, fingerprint: u64) -> Self {
+        Self { memory: MemoryName(key.to_bytes()), fingerprint }
+    }
+
+    /// Returns a knock under `key`. The bits of the key's id are inverted: so the name is as long
+    /// as that of the other kind. In a ring two names are the same with a probability of 2^-32,
+    /// and then both kinds share a memory.
+    pub fn knock(key: KeyId, fingerprint: u64) -> Self {
+        Self { memory: MemoryName(key.to_bytes().map(|byte| !byte)), fingerprint }
+    }
+}
+
+impl MemoryName {
+    /// Returns the 4 bytes.
+    pub fn to_bytes(self) -> [u8; 4] {
+        self.0
+    }
+
+    /// Reverses [`Self::to_bytes`].
+    pub fn from_bytes(bytes: [u8; 4]) -> Self {
+        Self(bytes)
+    }
 }
 
 impl ReplayFilter {
@@ -106,17 +140,17 @@ impl ReplayFilter {
     }
 
     /// Remembers a message; returns `false` if it was seen before.
-    pub fn remember(&mut self, Answered { key, fingerprint }: Answered, boot_ms: i64) -> bool {
+    pub fn remember(&mut self, Answered { memory, fingerprint }: Answered, boot_ms: i64) -> bool {
         // A key that is no longer used is forgotten with its last message.
         self.seen.retain(|_, seen| !seen.is_outdated(boot_ms));
-        let seen = self.seen.entry(key).or_insert_with(|| Generations::new(boot_ms));
+        let seen = self.seen.entry(memory).or_insert_with(|| Generations::new(boot_ms));
         seen.turn(boot_ms);
         !seen.old.contains(&fingerprint) && seen.young.insert(fingerprint)
     }
 
     /// Returns true if the message was seen.
-    pub fn has_seen(&self, Answered { key, fingerprint }: Answered) -> bool {
-        self.seen.get(&key).is_some_and(|seen| {
+    pub fn has_seen(&self, Answered { memory, fingerprint }: Answered) -> bool {
+        self.seen.get(&memory).is_some_and(|seen| {
             seen.young.contains(&fingerprint) || seen.old.contains(&fingerprint)
         })
     }

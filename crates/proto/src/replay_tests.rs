@@ -15,7 +15,7 @@ fn at(unix_ms: u64) -> Moment {
 }
 
 fn message(fingerprint: u64) -> Answered {
-    Answered { key: KeyId::from_bytes([1; 4]), fingerprint }
+    Answered::handshake(KeyId::from_bytes([1; 4]), fingerprint)
 }
 
 fn check(filter: &mut ReplayFilter, number: u64, sent_ms: u64, now: Moment) -> Result<(), Stale> {
@@ -85,14 +85,14 @@ fn memory_is_bounded() {
     for number in 0..3 * MAX_GENERATION as u64 {
         assert_eq!(check(&mut filter, number, START, at(START)), Ok(()));
     }
-    let seen = &filter.seen[&message(0).key];
+    let seen = &filter.seen[&message(0).memory];
     assert!(seen.young.len() <= MAX_GENERATION && seen.old.len() <= MAX_GENERATION);
 }
 
 #[test]
 fn holders_of_one_key_cannot_make_it_forget_another() {
     let mut filter = filter();
-    let other = Answered { key: KeyId::from_bytes([2; 4]), fingerprint: 5 };
+    let other = Answered::handshake(KeyId::from_bytes([2; 4]), 5);
     assert!(filter.remember(other, UP));
     for number in 0..3 * MAX_GENERATION as u64 {
         filter.remember(message(number), UP);
@@ -104,7 +104,23 @@ fn holders_of_one_key_cannot_make_it_forget_another() {
 fn a_key_without_messages_takes_no_room() {
     let mut filter = filter();
     assert!(filter.remember(message(1), UP));
-    let other = Answered { key: KeyId::from_bytes([2; 4]), fingerprint: 1 };
+    let other = Answered::handshake(KeyId::from_bytes([2; 4]), 1);
     assert!(filter.remember(other, UP + 2 * MEMORY_MS));
     assert_eq!(filter.seen.len(), 1);
+}
+
+#[test]
+fn knocks_and_first_messages_are_remembered_apart() {
+    let mut filter = filter();
+    let knock = |fingerprint| Answered::knock(KeyId::from_bytes([1; 4]), fingerprint);
+    assert!(filter.remember(message(5), UP) && filter.remember(knock(5), UP));
+    assert!(!filter.remember(message(5), UP) && !filter.remember(knock(5), UP));
+    for number in 100..100 + 3 * MAX_GENERATION as u64 {
+        filter.remember(knock(number), UP);
+    }
+    assert!(filter.has_seen(message(5)), "a flood of knocks makes no first message forgotten");
+    assert!(!filter.has_seen(knock(5)), "a memory is bounded");
+    let bytes = knock(1).memory.to_bytes();
+    assert_eq!(MemoryName::from_bytes(bytes), knock(1).memory);
+    assert_ne!(knock(1).memory, message(1).memory);
 }
