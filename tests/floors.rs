@@ -103,6 +103,11 @@ const FLOORS: &[Floor] = &[
         forbidden: &["clap", "anyhow", "nix::"],
     },
     Floor {
+        paths: &["knocker"],
+        may_import: &["addr", "proto", "keys", "net", "observe", "random", "knocker"],
+        forbidden: &["clap", "anyhow", "nix::"],
+    },
+    Floor {
         paths: &["upstream"],
         may_import: &["addr", "reason", "proxy_protocol", "net", "tasks", "upstream"],
         forbidden: &["clap", "anyhow", "nix::"],

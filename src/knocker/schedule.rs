@@ -108,7 +108,9 @@ impl Schedule {
         let earliest_ms = now.since_boot_ms.max(paid_ms).max(self.gap_ends_ms());
         // What changed may have been the cause of failures.
         self.failures = 0;
-        if earliest_ms < self.next_ms {
+        if self.next_ms <= now.since_boot_ms {
+            self.reason = reason;
+        } else if earliest_ms < self.next_ms {
             self.next_ms = earliest_ms;
             self.reason = reason;
             self.paid_ms = self.paid_ms.max(now.since_boot_ms) + EVENT_MS;

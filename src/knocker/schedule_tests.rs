@@ -22,7 +22,8 @@ struct Random(u64);
 
 impl Random {
     fn next(&mut self) -> f64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 11) as f64 / (1_u64 << 53) as f64
     }
 }
@@ -96,7 +97,7 @@ impl World {
         }
     }
 
-    /// Lives for this long, as the sender does: it sleeps until the next knock, a tick at most.
+    /// Lives for this long. The sender also looks at its clocks in between, which changes nothing.
     fn live(&mut self, for_ms: i64) {
         let end_ms = self.now_ms + for_ms;
         while self.now_ms < end_ms {
@@ -104,7 +105,7 @@ impl World {
             let wait_ms = self.schedule.wait(self.now()).as_millis() as i64;
             // A timer is never exact.
             let late_ms = (self.random.next() * 20.0) as i64;
-            let step_ms = wait_ms.min(TICK) + 1 + late_ms;
+            let step_ms = (wait_ms + 1 + late_ms).min(end_ms - self.now_ms);
             if !self.is_offline && !self.is_away && self.now_ms + step_ms > self.until_ms + WAY {
                 self.lapses.push(self.now_ms);
                 self.until_ms = i64::MAX / 2;
@@ -117,12 +118,13 @@ impl World {
     fn sleep(&mut self, for_ms: i64) {
         self.now_ms += for_ms;
         self.asleep_ms += for_ms;
-        self.until_ms = self.now_ms + TICK + WAY;
+        self.forgiven(TICK + WAY);
     }
 
-    /// Comes back to where grants count, which is no lapse of the sender's.
+    /// Comes back to where grants count, after a loss that was none of the sender's faults.
     fn forgiven(&mut self, for_ms: i64) {
         self.until_ms = self.now_ms + for_ms;
+        self.has_lost = true;
     }
 }
 
