@@ -37,7 +37,9 @@ const FLOORS: &[Floor] = &[
         paths: &[
             "gate/admission.rs",
             "gate/denied.rs",
+            "gate/granting.rs",
             "gate/inquiry",
+            "gate/knocks.rs",
             "gate/live.rs",
             "gate/mirror",
             "gate/mod.rs",
@@ -113,6 +115,11 @@ const FLOORS: &[Floor] = &[
         forbidden: &["clap", "anyhow", "nix::"],
     },
     Floor {
+        paths: &["knock"],
+        may_import: &["addr", "proto", "keys", "gate", "net", "observe", "tasks", "knock"],
+        forbidden: &["clap", "anyhow", "nix::"],
+    },
+    Floor {
         paths: &["tunnel"],
         may_import: &[
             "addr",
@@ -128,13 +135,14 @@ const FLOORS: &[Floor] = &[
             "tasks",
             "frontend",
             "upstream",
+            "knock",
             "tunnel",
         ],
         forbidden: &["clap", "anyhow", "nix::"],
     },
     Floor {
         paths: &["service"],
-        may_import: &["addr", "gate", "keys", "net", "observe", "tunnel", "service"],
+        may_import: &["addr", "gate", "keys", "knock", "net", "observe", "tunnel", "service"],
         forbidden: &["clap", "anyhow", "nix::"],
     },
     Floor {
@@ -166,7 +174,7 @@ const FLOORS: &[Floor] = &[
     Floor {
         paths: &["run", "demo"],
         may_import: &[
-            "addr", "secret", "proto", "keys", "files", "gate", "net", "observe", "tasks",
+            "addr", "secret", "proto", "keys", "files", "gate", "knock", "net", "observe", "tasks",
             "frontend", "tunnel", "service", "sys", "admin", "run", "demo",
         ],
         forbidden: &["clap"],
@@ -188,6 +196,7 @@ const FLOORS: &[Floor] = &[
             "tasks",
             "frontend",
             "upstream",
+            "knock",
             "tunnel",
             "service",
             "sys",

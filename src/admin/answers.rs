@@ -6,15 +6,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::gates;
 use super::problems::wrong;
 use super::protocol::{
-    GateReply, MAX_SESSIONS, PoolReply, ReloadReply, Reply, Request, RequestError, SessionReply,
-    StatusReply, TargetReply, TunnelReply, WhoReply, key, peer,
+    GateReply, KnocksReply, MAX_SESSIONS, PoolReply, ReloadReply, Reply, Request, RequestError,
+    SessionReply, StatusReply, TargetReply, TunnelReply, WhoReply, key, peer,
 };
 use super::registry::{Phase, Registry, Reload, TunnelView};
 use super::{Command, ReplySender};
 use crate::gate::GateStatus;
-use crate::observe::Selector;
 use crate::observe::metrics::ByReason;
 use crate::observe::sessions::SessionEntry;
+use crate::observe::{KnockResult, Selector};
 use crate::reason::CloseReason;
 use crate::sys::nofile;
 use crate::tunnel::Status;
@@ -153,6 +153,10 @@ fn tunnel(TunnelView { kind, meters, status }: &TunnelView) -> TunnelReply {
         }),
         wrong: wrong(status),
         gate: status.gate.clone().map(gate),
+        knocks: status.knocks.clone().map(|listeners| {
+            let all = KnockResult::ALL.iter().map(|it| (it.to_string(), meters.knocks.get(*it)));
+            KnocksReply { listeners, results: all.filter(|(_, count)| *count > 0).collect() }
+        }),
         accepted: meters.accepted.get(),
         closed: counted(&meters.closed),
         refused: counted(&meters.refused),

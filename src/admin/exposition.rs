@@ -21,8 +21,8 @@ use super::media_type::Form;
 use super::registry::{Registry, TunnelView};
 use super::text_format::plain;
 use crate::gate::GateStatus;
-use crate::observe::Meters;
 use crate::observe::metrics::{ByReason, Timer};
+use crate::observe::{KnockResult, Meters};
 use crate::reason::CloseReason;
 use crate::sys::nofile;
 use crate::tunnel::{Level, PoolLevel, Status};
@@ -112,7 +112,8 @@ impl Collector for MetricsSnapshot {
         out.targets(&self.tunnels)?;
         out.connections(&self.tunnels)?;
         out.pool(&self.tunnels)?;
-        out.gate(&self.tunnels)
+        out.gate(&self.tunnels)?;
+        out.knocks(&self.tunnels)
     }
 }
 
@@ -276,6 +277,21 @@ impl Writer<'_> {
         )?;
         self.counter("gate_strikes", "Failed handshakes noted", count(|gate| gate.strikes))?;
         self.counter("gate_bans_made", "Bans made of strikes", count(|gate| gate.bans_made))
+    }
+
+    fn knocks(&mut self, tunnels: &[TunnelView]) -> fmt::Result {
+        let receiving = || tunnels.iter().filter(|view| view.status.knocks.is_some());
+        let listeners = receiving().map(|TunnelView { meters, status, .. }| {
+            (vec![tunnel(meters)], status.knocks.as_ref().map_or(0, Vec::len) as f64)
+        });
+        self.gauge("knock_listeners", "Addresses that knocks are read from", listeners)?;
+        let results = receiving().flat_map(|TunnelView { meters, .. }| {
+            KnockResult::ALL.map(|result| {
+                let labels = vec![tunnel(meters), ("result", result.as_str().to_owned())];
+                (labels, meters.knocks.get(result))
+            })
+        });
+        self.counter("knocks", "Datagrams that arrived for knocks", results)
     }
 
     fn gauge(

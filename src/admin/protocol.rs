@@ -163,6 +163,9 @@ pub struct TunnelReply {
     /// The gate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<GateReply>,
+    /// The receiver of knocks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub knocks: Option<KnocksReply>,
     /// Its problems, the worst first.
     #[serde(default)]
     pub wrong: Vec<WrongReply>,
@@ -253,6 +256,15 @@ pub struct GateReply {
     pub strikes: u64,
     /// Bans made of those.
     pub bans_made: u64,
+}
+
+/// Status of a receiver of knocks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnocksReply {
+    /// Addresses that it receives at.
+    pub listeners: Vec<String>,
+    /// Datagrams by what became of them.
+    pub results: BTreeMap<String, u64>,
 }
 
 /// The requested live sessions.

@@ -12,6 +12,7 @@ use nix::unistd::{Gid, Uid};
 use super::check_args::{CheckArgs, NamedCheck};
 use super::config::{Config, show};
 use super::gate_args::AcceptorGateArgs;
+use super::knock_args::KnockArgs;
 use super::loops;
 use super::misspellings;
 use super::output::{notice, print};
@@ -205,6 +206,7 @@ impl OneArgs {
                 max_unopened: PoolSize(DEFAULT_UNOPENED),
                 server,
                 acceptor: AcceptorGateArgs::default(),
+                knock: KnockArgs::default(),
                 check: CheckArgs { checks, on_target_down: None },
             })),
         })
@@ -224,7 +226,9 @@ fn line(text: &str) -> Result<(), Failure> {
 /// Returns the host names of a tunnel, with their ports.
 fn names(options: &Options) -> Vec<Address> {
     let sources = options.sources.iter().filter_map(Source::address);
-    sources.chain(options.role.targets()).filter(|address| !address.is_literal()).cloned().collect()
+    let knocks = options.knock.iter().flat_map(|knock| &knock.addresses);
+    let all = sources.chain(knocks).chain(options.role.targets());
+    all.filter(|address| !address.is_literal()).cloned().collect()
 }
 
 /// Prints as a comment the sources of a tunnel that cannot be listened on here.

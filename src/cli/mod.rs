@@ -18,6 +18,7 @@ mod gate_args;
 mod gate_cmd;
 mod habits;
 mod key_cmd;
+mod knock_args;
 mod loops;
 mod output;
 mod pipe_cmd;

@@ -188,6 +188,7 @@ pub(super) fn spiped(args: SpipedArgs, arguments: &[OsString]) -> Result<Done, F
                 Role::Decrypt { .. } => DEFAULT_UNOPENED,
             },
             acceptor,
+            knock: super::knock_args::KnockArgs::default(),
             checks: checks.clone(),
             close_on_target_down,
         })

@@ -16,6 +16,7 @@ use super::connection_args::{CONNECTIONS, ConnectionArgs};
 use super::errors::UsageError;
 use super::gate_args::{AcceptorGateArgs, GateArgs};
 use super::key_cmd;
+use super::knock_args::{KnockArgs, Surroundings};
 use super::loops;
 use super::process_args::{PROCESS, ProcessArgs, Reloading};
 use super::target_args::{by_service, without_service};
@@ -145,6 +146,9 @@ pub(super) struct DecryptArgs {
     pub(super) acceptor: AcceptorGateArgs,
 
     #[command(flatten)]
+    pub(super) knock: KnockArgs,
+
+    #[command(flatten)]
     pub(super) check: CheckArgs,
 }
 
@@ -213,6 +217,8 @@ pub(super) struct EndArgs {
     pub(super) unopened: usize,
     /// Flags of the gate that only an acceptor has.
     pub(super) acceptor: AcceptorGateArgs,
+    /// Receiver of knocks.
+    pub(super) knock: KnockArgs,
     /// Health checks of targets, by service.
     pub(super) checks: BTreeMap<ServiceName, Check>,
     /// Sessions on a target that goes down are ended.
@@ -292,6 +298,7 @@ impl EncryptArgs {
             handshakes: DEFAULT_HANDSHAKES,
             unopened: self.pool.0,
             acceptor: AcceptorGateArgs::default(),
+            knock: KnockArgs::default(),
             checks: BTreeMap::new(),
             close_on_target_down: false,
         })
@@ -313,6 +320,7 @@ impl DecryptArgs {
             handshakes: self.max_handshakes.0,
             unopened: self.max_unopened.0,
             acceptor: self.acceptor,
+            knock: self.knock.clone(),
             checks,
             close_on_target_down,
         })
@@ -332,6 +340,11 @@ impl ServerArgs {
     /// [`Failure`] of the addresses, or of the gate's flags.
     pub(super) fn options(&self, end: EndArgs) -> Result<Options, Failure> {
         let resolve_every = self.resolve_every.filter(|time| !time.is_zero());
+        let name = end.name.as_deref();
+        let around = Surroundings { name, sources: &end.sources, keys: &end.keys };
+        let knock = end.knock.options(&around)?;
+        let access = self.connection.access(end.user);
+        let gate = self.gate.options(end.acceptor, access, end.knock.memory(name))?;
         Ok(Options {
             warnings: self.warnings(&end),
             name: end.name,
@@ -354,7 +367,8 @@ impl ServerArgs {
             heartbeat: self.connection.heartbeat.0,
             idle_timeout: self.connection.idle_timeout.0,
             drain: self.drain,
-            gate: self.gate.options(end.acceptor, self.connection.access(end.user))?,
+            gate,
+            knock,
             proxy_from: self.gate.proxies(),
             checks: end.checks,
             close_on_target_down: end.close_on_target_down,

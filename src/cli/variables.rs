@@ -258,6 +258,10 @@ impl Variable {
             (ArgAction::SetTrue, _) => {
                 Ok(if self.is_on(value)? { vec![format!("--{long}").into()] } else { vec![] })
             }
+            // A flag that may stand without its value.
+            (ArgAction::Append, Some(_)) if may_be_bare(arg) && self.is_on(value).is_ok() => {
+                Ok(if self.is_on(value)? { vec![format!("--{long}").into()] } else { vec![] })
+            }
             (ArgAction::Append, Some(values)) => {
                 let values = values.split(|c: char| c == ',' || c.is_whitespace());
                 let values = values.filter(|value| !value.is_empty());
@@ -292,6 +296,11 @@ impl Variable {
             || both.as_deref() == Some(word)
             || (word.len() == 2 && short.is_some() && short == self.short)
     }
+}
+
+/// Returns whether a flag has a meaning without a value.
+pub(super) fn may_be_bare(arg: &Arg) -> bool {
+    arg.get_num_args().is_some_and(|values| values.min_values() == 0)
 }
 
 /// Adds the names of the variables that were `used` to a `failure` that names their flags, since

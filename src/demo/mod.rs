@@ -134,6 +134,7 @@ fn options(key: &Key, role: Role) -> Options {
         suites: SuiteSet::BOTH,
         drain: Duration::ZERO,
         gate: None,
+        knock: None,
         proxy_from: Arc::default(),
         checks: std::collections::BTreeMap::new(),
         close_on_target_down: false,

@@ -9,6 +9,7 @@ mod accept_loop;
 mod backoff;
 mod bind_error;
 pub mod clock;
+pub mod datagrams;
 pub mod dial;
 pub mod discard;
 pub mod duplex;
@@ -34,6 +35,7 @@ mod zone;
 
 pub use accept_loop::AcceptLoop;
 pub use bind_error::BindError;
+pub use datagrams::{DatagramReader, DatagramSocket, Place};
 pub use dial::{DialError, dial, dial_after};
 pub use discard::poll_discard;
 pub use duplex::{Duplex, ReadSide, WriteSide};

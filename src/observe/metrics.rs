@@ -11,6 +11,7 @@ use std::time::Instant;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 
+use super::knocks::KnockMeters;
 use super::liveness::Liveness;
 use super::sessions::{ByteCount, Keyed, LiveSession, SessionInfo, Sessions, Traffic};
 use crate::reason::CloseReason;
@@ -39,6 +40,8 @@ pub struct Meters {
     pub gate: Timer,
     /// Counters of the pool.
     pub pool: PoolMeters,
+    /// Datagrams that arrived for knocks, by what became of them.
+    pub knocks: KnockMeters,
     /// Record keys that were replaced by their successor, in sessions that ended.
     pub ratchets: Counter,
     ended: Traffic,
@@ -76,6 +79,7 @@ impl Meters {
             dial: Timer::default(),
             gate: Timer::default(),
             pool: PoolMeters::default(),
+            knocks: KnockMeters::default(),
             ratchets: Counter::default(),
             ended: Traffic::default(),
         })

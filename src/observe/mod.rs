@@ -4,6 +4,7 @@
 pub mod failures;
 mod fields;
 mod json;
+mod knocks;
 pub mod liveness;
 pub mod log;
 pub mod metrics;
@@ -15,6 +16,7 @@ pub mod sessions;
 pub mod stderr;
 
 pub use json::Pairs;
+pub use knocks::{KnockResult, RefusedKnocks};
 pub use metrics::Meters;
 pub use sent_knocks::{KnockMeters, KnockReason};
 pub use sessions::{Selector, Sessions};

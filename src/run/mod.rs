@@ -11,6 +11,7 @@
 //!   new_gates      the gates of the next set
 //!   descriptors    shares of the file descriptors
 //!   listeners      the listening sockets
+//!   knock_sockets  the sockets for knocks
 //!   draining       services that accept no more
 //!   announce       the first lines of a service in the log
 //!   changed        the settings of a tunnel that a reload changed
@@ -23,6 +24,7 @@ mod changed_flags;
 mod control;
 mod descriptors;
 mod draining;
+mod knock_sockets;
 mod listeners;
 mod new_gates;
 mod planned;

@@ -201,7 +201,7 @@ fn add(ports: &mut Option<Vec<u16>>, port: Option<u16>) {
 
 fn add_gate(rules: &mut Rules, gate: &GateOptions) {
     match &gate.store {
-        StoreOptions::None => {}
+        StoreOptions::None | StoreOptions::Memory(_) => {}
         StoreOptions::File(path) => {
             // Now and then another file replaces it.
             let parent = parent_dir(&path.canonicalize().unwrap_or_else(|_| path.clone()));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Capacity, Kind, Prepared, ServiceOptions};
 use crate::gate::{EffectivePolicy, Gate};
-use crate::net::{AsyncListener, SocketOptions};
+use crate::net::{AsyncListener, DatagramSocket, SocketOptions};
 use crate::observe::Meters;
 use crate::tunnel::Tunnel;
 
@@ -58,6 +58,12 @@ impl Service {
             listener.set(&SocketOptions { keepalive: options.keepalive() });
             tunnel.serve(Arc::clone(listener));
         }
+    }
+
+    /// Reads knocks from `sockets` from now on, until it is stopped.
+    pub fn read_knocks<'a>(&self, sockets: impl Iterator<Item = &'a Arc<DatagramSocket>>) {
+        let Self::Tunnel(tunnel) = self;
+        sockets.for_each(|socket| tunnel.read_knocks(Arc::clone(socket)));
     }
 
     /// Changes its limits. Present sessions stay.

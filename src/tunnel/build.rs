@@ -19,6 +19,7 @@ use super::serve::{Mode, Tunnel};
 use crate::addr::ServiceName;
 use crate::frontend::FrontendParts;
 use crate::gate::Gate;
+use crate::knock::{KnockOptions, KnockReceiver, ReceiverParts};
 use crate::net::{ResolveError, Slots};
 use crate::observe::metrics::Meters;
 use crate::upstream::Targets;
@@ -87,6 +88,7 @@ impl Tunnel {
     ) -> Self {
         let tasks = TaskTracker::new();
         let Prepared { upstreams, gate, meters } = parts;
+        let mut knocks_with = None;
         let mode = match upstreams {
             Upstreams::FarEnds(far_ends) => {
                 let pool = Pool::new(
@@ -99,6 +101,7 @@ impl Tunnel {
             }
             Upstreams::Services(targets, memory) => {
                 take_over(&targets, before);
+                knocks_with = options.knock.clone().map(|knock| (knock, Arc::clone(&memory)));
                 Mode::Decrypt(Arc::new(DecryptEnd {
                     handshake: AcceptorHandshake::new(options.handshake(), memory),
                     unopened: Slots::new(capacity.unopened),
@@ -113,7 +116,11 @@ impl Tunnel {
         let parts = FrontendParts { gate, meters, tasks };
         let before = before.map(|before| &*before.context);
         let context = TunnelContext::new(options, capacity, parts, before);
-        let tunnel = Self { context: Arc::new(context), mode, listening: Mutex::default() };
+        let knocks = knocks_with
+            .zip(context.frontend.gate.clone())
+            .map(|((knock, memory), gate)| knock_receiver(options, knock, memory, gate, &context));
+        let context = Arc::new(context);
+        let tunnel = Self { context, mode, listening: Mutex::default(), knocks };
         tunnel.set_capacity(capacity);
         tunnel
     }
@@ -133,6 +140,27 @@ impl Tunnel {
     pub fn gate(&self) -> Option<&Gate> {
         self.context.frontend.gate.as_ref()
     }
+}
+
+/// Makes the receiver of knocks at this gate.
+fn knock_receiver(
+    options: &Options,
+    knock: Arc<KnockOptions>,
+    memory: Arc<ReplayState>,
+    gate: Gate,
+    context: &TunnelContext,
+) -> Arc<KnockReceiver> {
+    let frontend = &context.frontend;
+    KnockReceiver::new(ReceiverParts {
+        tunnel: options.name.clone(),
+        options: knock,
+        keys: options.keys.clone(),
+        check_fresh: Box::new(move |message, sent_ms| memory.check(message, sent_ms)),
+        gate,
+        meters: Arc::clone(&frontend.meters),
+        stop: frontend.stop.clone(),
+        tasks: frontend.tasks.clone(),
+    })
 }
 
 fn encrypt_end(

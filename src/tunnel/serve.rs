@@ -8,7 +8,8 @@ use tokio::time::sleep;
 use super::context::TunnelContext;
 use super::decrypt::DecryptEnd;
 use super::encrypt::EncryptEnd;
-use crate::net::AsyncListener;
+use crate::knock::KnockReceiver;
+use crate::net::{AsyncListener, DatagramSocket};
 use crate::tasks::restarting;
 use crate::upstream::health_check::Look;
 use crate::upstream::{HealthChecks, Targets};
@@ -28,6 +29,8 @@ pub struct Tunnel {
     pub(super) mode: Mode,
     /// Addresses of its listeners.
     pub(super) listening: Mutex<Vec<String>>,
+    /// The receiver of knocks, where there is one.
+    pub(super) knocks: Option<Arc<KnockReceiver>>,
 }
 
 impl Tunnel {
@@ -45,6 +48,13 @@ impl Tunnel {
         self.listens(&listener);
         let accept = move |tunnel: Arc<Self>| tunnel.accept(Arc::clone(&listener));
         self.keep_up("accepting connections", accept);
+    }
+
+    /// Reads knocks from `socket` until the tunnel is stopped.
+    pub fn read_knocks(&self, socket: Arc<DatagramSocket>) {
+        if let Some(knocks) = &self.knocks {
+            knocks.serve(socket);
+        }
     }
 
     /// Runs a task as long as the tunnel exists, and restarts it after a panic.
@@ -98,6 +108,7 @@ impl Tunnel {
     /// Logs every failure, and every ban, that was counted and not logged yet.
     pub fn flush_failures(&self) {
         self.context.frontend.failures.flush();
+        self.knocks.iter().for_each(|knocks| knocks.flush_log());
         if let Some(gate) = self.gate() {
             gate.flush_bans();
         }
@@ -179,6 +190,7 @@ impl Tunnel {
             loop {
                 sleep(SUMMARY_TICK).await;
                 frontend.failures.tick();
+                self.knocks.iter().for_each(|knocks| knocks.tick());
             }
         };
         tokio::select! {

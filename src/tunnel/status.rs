@@ -37,6 +37,8 @@ pub struct Status {
     pub pool: Option<PoolLevel>,
     /// The gate, where there is one.
     pub gate: Option<GateStatus>,
+    /// Addresses that knocks are read from, where they are.
+    pub knocks: Option<Vec<String>>,
 }
 
 /// Usage of a limit.
@@ -94,6 +96,7 @@ impl Tunnel {
             unopened: self.unopened(),
             pool: self.pool(),
             gate: frontend.gate.as_ref().map(Gate::status),
+            knocks: self.knocks.as_ref().map(|knocks| knocks.listening()),
         }
     }
 

@@ -55,7 +55,7 @@ pub(in crate::cli) fn gate(
     let Found { what, args: (gate, acceptor), mut access } = found;
     access.by_others |= by_others;
     let place = format!("{}: {what}", file.display());
-    let options = gate.options(acceptor, access);
+    let options = gate.options(acceptor, access, None);
     let options = options.map_err(|failure| at(place.clone(), failure))?;
     let options = options.ok_or_else(|| {
         Failure::Usage(anyhow::anyhow!(

@@ -111,7 +111,7 @@ pub(super) async fn allow(args: AllowArgs) -> Result<Done, Failure> {
     }
     let allow = |subject| Change {
         words: ALLOW,
-        edit: Edit::Allow(subject, args.ttl),
+        edit: Edit::Allow { member: subject, lasting: args.ttl, note: None },
         subject,
         ttl: args.ttl,
     };

@@ -288,7 +288,7 @@ fn edit(entry: Wanted, now: UnixMillis) -> Edit {
     let left = entry.expiry.left(now).map(|left| left.max(Duration::from_millis(1)));
     match (entry.kind, entry.member) {
         (BANNED, member) => Edit::Ban(member, left.unwrap_or(LONGEST)),
-        (_, member) => Edit::Allow(member, left),
+        (_, member) => Edit::Allow { member, lasting: left, note: None },
     }
 }
 

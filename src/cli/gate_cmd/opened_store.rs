@@ -63,6 +63,7 @@ impl OpenedStore {
                 )));
             }
             StoreOptions::File(path) => format!("file {}", path.display()),
+            StoreOptions::Memory(name) => format!("memory {name}"),
             StoreOptions::Redis(redis) => {
                 db = redis.address.db;
                 set = Some(redis.keys.allow_set.clone());

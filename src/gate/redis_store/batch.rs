@@ -56,7 +56,7 @@ impl RedisStore {
         report: &mut dyn FnMut(EditResult),
     ) -> Result<(), StoreError> {
         let is_plain = |edit: &Edit| {
-            matches!(edit, Edit::Allow(..) | Edit::Remove(_) | Edit::Ban(..) | Edit::Unban(_))
+            matches!(edit, Edit::Allow { .. } | Edit::Remove(_) | Edit::Ban(..) | Edit::Unban(_))
         };
         if !edits.iter().all(is_plain) {
             // Each depends on the present content by itself.
@@ -107,7 +107,7 @@ impl Batch<'_> {
     /// Makes all, if the set lets one of some tries through.
     async fn transact(&self) -> Result<Option<Vec<Done>>, Failed> {
         let set = &self.store.keys.allow_set;
-        let is_of_set = |edit: &Edit| matches!(edit, Edit::Allow(..) | Edit::Remove(_));
+        let is_of_set = |edit: &Edit| matches!(edit, Edit::Allow { .. } | Edit::Remove(_));
         let watched = self.edits.iter().any(is_of_set);
         for _ in 0..MOST_TRIES {
             let mut set_type = SetType::Absent;
@@ -164,8 +164,8 @@ impl Batch<'_> {
                 steps.push(Step { edit, key: key.to_owned(), command, counts });
             };
             let key = match what {
-                Edit::Allow(member, ttl) => {
-                    let (key, command) = self.allow(*member, *ttl, &mut set_type)?;
+                Edit::Allow { member, lasting, .. } => {
+                    let (key, command) = self.allow(*member, *lasting, &mut set_type)?;
                     step(&key, command, key == keys.allow_set);
                     key
                 }
@@ -272,7 +272,7 @@ impl Batch<'_> {
     async fn name(&self, made: &[Done]) {
         let set = &self.store.keys.allow_set;
         let changed = self.edits.iter().zip(made).filter_map(|(edit, made)| match edit {
-            Edit::Allow(member, _) | Edit::Remove(member) if made.changed => Some(member),
+            Edit::Allow { member, .. } | Edit::Remove(member) if made.changed => Some(member),
             _ => None,
         });
         let changed: Vec<&Member> = changed.take(MOST_NAMED + 1).collect();

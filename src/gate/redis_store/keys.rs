@@ -24,6 +24,8 @@ pub struct Keys {
     pub history: String,
     /// The prefix of keys that each ban one address.
     pub ban_prefix: String,
+    /// The prefix of keys that each claim one knock.
+    pub claim_prefix: String,
 }
 
 impl Default for Keys {
@@ -33,6 +35,7 @@ impl Default for Keys {
             allow_prefix: None,
             history: "ip-history".to_owned(),
             ban_prefix: "cache:gitlab:rack::attack:allow2ban:ban:".to_owned(),
+            claim_prefix: "knockpipe:knock:".to_owned(),
         }
     }
 }
@@ -96,6 +99,12 @@ impl Keys {
             // Must not begin with the ban prefix, or it would be read as a ban.
             None => format!("strikes:{}{number}:allow2ban:count:{ip}", self.ban_prefix),
         }
+    }
+
+    /// The key of a claim. The same for all gates of a server: a recorded knock is no better at
+    /// another gate.
+    pub(super) fn claim_key(&self, name: &str) -> String {
+        format!("{}{name}", self.claim_prefix)
     }
 
     /// The channel on which writers name the members that they changed.

@@ -42,7 +42,7 @@ pub(super) enum Failed {
 }
 
 impl Failed {
-    fn into_error(self, store: &RedisStore) -> StoreError {
+    pub(super) fn into_error(self, store: &RedisStore) -> StoreError {
         match self {
             Self::At(key, failure) if key == store.keys.history => failure.into_history_error(&key),
             Self::At(key, failure) => failure.into_store_error(&key),
@@ -120,7 +120,7 @@ impl RedisStore {
             }
         };
         if matches!(done, Err(Failed::At(..))) {
-            *self.writer.lock().await = None;
+            self.forget_writer().await;
         }
         let receipt = |Done { key, changed, count }: Done| EditResult {
             server: connections.node_of(&key).to_string(),
@@ -132,7 +132,7 @@ impl RedisStore {
     }
 
     /// The connections of the last edit, or new ones to the present masters.
-    async fn writer_connections(&self) -> Result<Arc<Connections>, RedisFailure> {
+    pub(super) async fn writer_connections(&self) -> Result<Arc<Connections>, RedisFailure> {
         let mut writer = self.writer.lock().await;
         if let Some(writer) = &mut *writer
             && self.is_current(writer).await
@@ -150,6 +150,11 @@ impl RedisStore {
         let connections = Arc::new(connections);
         *writer = Some(Writer { connections: Arc::clone(&connections), asked: Instant::now() });
         Ok(connections)
+    }
+
+    /// Drops the connections for edits after one that failed.
+    pub(super) async fn forget_writer(&self) {
+        *self.writer.lock().await = None;
     }
 
     /// Returns true if the masters are still those: one that was cut off from the others
@@ -183,7 +188,9 @@ impl RedisStore {
     /// The key to name when no server could be reached at all.
     fn main_key(&self, edit: &Edit) -> String {
         match edit {
-            Edit::Allow(..) | Edit::Remove(_) => self.keys.allow_set.clone(),
+            Edit::Allow { .. } | Edit::Renew { .. } | Edit::Remove(_) => {
+                self.keys.allow_set.clone()
+            }
             Edit::RecordSeen(_) | Edit::Forget { .. } => self.keys.history.clone(),
             Edit::Ban(member, _) | Edit::Unban(member) => self.keys.ban_key(*member),
             Edit::Strike { ip, findtime, .. } | Edit::ClearStrikes { ip, findtime } => {
@@ -213,7 +220,10 @@ struct Attempt<'a> {
 impl Attempt<'_> {
     async fn make(&self, edit: &Edit) -> Result<Done, Failed> {
         match edit {
-            Edit::Allow(member, ttl) => self.allow(*member, *ttl).await,
+            Edit::Allow { member, lasting, .. } => self.allow(*member, *lasting).await,
+            Edit::Renew { .. } => {
+                Ok(Done { key: self.store.keys.allow_set.clone(), changed: false, count: None })
+            }
             Edit::Remove(member) => self.remove(*member).await,
             Edit::Ban(member, time) => self.ban(*member, *time).await,
             Edit::Unban(member) => self.unban(*member).await,
@@ -435,7 +445,7 @@ pub(super) fn set_for(key: &str, time: Duration) -> Cmd {
 }
 
 /// A hundred years: Redis refuses ends beyond what its clock can count.
-const LONGEST_MS: u64 = 100 * 365 * 86_400_000;
+pub(super) const LONGEST_MS: u64 = 100 * 365 * 86_400_000;
 
 pub(super) fn count(value: &Value) -> Option<u64> {
     number(value).and_then(|number| u64::try_from(number).ok())
