@@ -1,7 +1,7 @@
 //! Knocks as their sender: one datagram that asks the far end's gate to let this host in.
 //!
 //! ```text
-//!   knocker    the knocks at one far end: their text, their key, their way
+//!   far_end    the knocks at one far end: their text, their key, their way
 //!   sent       knocks that were sent, and whether another is due (pure)
 //!   schedule   times at which one who stays knocks (pure)
 //!   port       a port that opens
@@ -11,11 +11,11 @@
 //! arrived shows in the connection that follows. Every datagram is new, because a gate accepts each
 //! only once. What a far end does with it, and for how long, only the far end decides.
 
-mod knocker;
+mod far_end;
 pub mod port;
 mod schedule;
 mod sent;
 
-pub use knocker::{DEFAULT_LASTING, KnockWish, Knocker, KnockerParts, NotSent, SentTo};
+pub use far_end::{DEFAULT_LASTING, KnockWish, Knocker, KnockerParts, SentTo};
 pub use schedule::{Moment, Schedule};
 pub use sent::Occasion;

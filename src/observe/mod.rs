@@ -18,5 +18,5 @@ pub mod stderr;
 pub use json::Pairs;
 pub use knocks::{KnockResult, RefusedKnocks};
 pub use metrics::Meters;
-pub use sent_knocks::{KnockMeters, KnockReason};
+pub use sent_knocks::{KnockReason, SentKnockMeters};
 pub use sessions::{Selector, Sessions};

@@ -25,7 +25,7 @@ pub enum KnockReason {
 
 /// Counters of one tunnel's knocks.
 #[derive(Debug, Default)]
-pub struct KnockMeters {
+pub struct SentKnockMeters {
     sent: [Counter; KnockReason::ALL.len()],
     /// Knocks that did not leave this host.
     pub failed: Counter,
@@ -63,7 +63,7 @@ impl fmt::Display for KnockReason {
     }
 }
 
-impl KnockMeters {
+impl SentKnockMeters {
     /// Counts one that was sent.
     pub fn count(&self, reason: KnockReason) {
         self.sent[reason as usize].inc();
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn each_reason_has_a_counter_and_a_word_of_its_own() {
-        let meters = KnockMeters::default();
+        let meters = SentKnockMeters::default();
         let mut words: Vec<_> = KnockReason::ALL.iter().map(ToString::to_string).collect();
         for reason in KnockReason::ALL {
             meters.count(reason);

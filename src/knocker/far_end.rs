@@ -20,7 +20,7 @@ use crate::keys::Key;
 use crate::net::clock::ms_since_boot;
 use crate::net::far_clock::{FarClock, Guess};
 use crate::net::{Outgoing, Target};
-use crate::observe::{KnockMeters, KnockReason};
+use crate::observe::{KnockReason, SentKnockMeters};
 use crate::proto::knock::{Knock, KnockMessage, Label};
 use crate::random::ephemeral;
 
@@ -54,7 +54,7 @@ pub struct KnockerParts {
     /// Name of the tunnel in the log, where a process has several.
     pub tunnel: Option<Arc<str>>,
     /// Counters.
-    pub meters: Arc<KnockMeters>,
+    pub meters: Arc<SentKnockMeters>,
 }
 
 /// Sends the knocks at one far end.
@@ -66,12 +66,14 @@ pub struct Knocker {
 }
 
 /// A knock that was sent.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct SentTo {
     /// Address of the far end.
     pub to: SocketAddr,
     /// Address of this host.
     pub from: IpAddr,
+    /// Its socket, which hears of a refusal on the way.
+    pub outgoing: Outgoing,
 }
 
 /// A knock that was not sent.
@@ -147,7 +149,7 @@ impl Knocker {
         let from = outgoing.from();
         let Some(guess) = self.due(to, from, occasion) else { return Ok(None) };
         self.send(&outgoing, to, guess, reason)?;
-        Ok(Some(SentTo { to, from }))
+        Ok(Some(SentTo { to, from, outgoing }))
     }
 
     /// Notes that a handshake succeeded: the gate is open.
@@ -184,9 +186,10 @@ impl Knocker {
         let tunnel = self.parts.tunnel.as_deref();
         let from = outgoing.from();
         match reason {
-            KnockReason::AddressChange | KnockReason::Resume | KnockReason::Request => {
-                info!(tunnel, %to, %from, %reason, "knocked");
-            }
+            KnockReason::Start
+            | KnockReason::AddressChange
+            | KnockReason::Resume
+            | KnockReason::Request => info!(tunnel, %to, %from, %reason, "knocked"),
             _ => debug!(tunnel, %to, %from, %reason, "knocked"),
         }
         if self.is_warned.swap(false, Ordering::Relaxed) {
