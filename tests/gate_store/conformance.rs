@@ -10,6 +10,7 @@ use knockpipe::gate::{Expiry, Item, Member};
 use tokio::sync::mpsc;
 
 use super::follower::Follower;
+use super::grants;
 use testkit::wait::NEVER;
 
 /// Makes a fresh store for each check, and opens it once more.
@@ -42,6 +43,7 @@ pub(crate) async fn check(backing: &impl Backing) {
     }
     lists_come_in_batches(backing.open(8)).await;
     a_64_is_one_source(backing.open(9)).await;
+    grants::check(backing).await;
 }
 
 pub(crate) fn member(text: &str) -> Member {
@@ -118,7 +120,7 @@ fn now_ms() -> u64 {
 }
 
 #[track_caller]
-fn ends_in(end: Expiry, time: Duration) {
+pub(crate) fn ends_in(end: Expiry, time: Duration) {
     let left = end.as_millis().expect("it ends") - now_ms();
     let time = u64::try_from(time.as_millis()).unwrap();
     assert!(left <= time && left + 5_000 > time, "{left} ms of {time} ms are left");

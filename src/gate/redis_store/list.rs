@@ -131,6 +131,8 @@ impl RedisStore {
         get.arg(history).arg(ip.to_string());
         let seen = connections.of(history).ask(&get).await;
         record.seen = count(&seen.map_err(|failure| failure.into_history_error(history))?);
+        // Last, because a value of another program's may break the connection.
+        self.add_notes(&connections, &mut record.allow_entries).await;
         Ok(record)
     }
 
