@@ -58,6 +58,8 @@ pub(super) fn answer(registry: &Registry, request: &Request) -> Result<Response,
             let peer = gates::peer(address, *announced)?;
             Reply::Why(gates::why(registry, peer, tunnel.as_deref())?)
         }
+        Request::Entries { tunnel } => Reply::Entries(gates::entries(registry, tunnel)?),
+        Request::Change { tunnel, edit } => Reply::Changed(gates::change(registry, tunnel, edit)?),
         Request::Reload {} => return Ok(Response::Commanded(Command::Reload)),
         Request::Drain {} => return Ok(Response::Commanded(Command::Drain)),
     }))

@@ -12,10 +12,12 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::GrantNote;
 use super::admission::Gate;
+use super::any_store::AnyStore;
 use super::decision::{AllowReason, Peer, Verdict};
 use super::knocks::Knocks;
 use super::live::lock;
 use super::member::Member;
+use super::memory_store::MemoryStore;
 use super::store::{Edit, EditResult, StoreError};
 use crate::unix_time::{Expiry, UnixMillis};
 
@@ -69,6 +71,14 @@ impl Gate {
     pub async fn claim(&self, name: &str, lasting: Duration) -> Result<bool, ChangeError> {
         let shared = self.shared();
         in_time(shared.store.claim(name, lasting)).await
+    }
+
+    /// The store, where that is the memory of this process.
+    pub fn memory(&self) -> Option<MemoryStore> {
+        match &*self.shared().store {
+            AnyStore::Memory(store) => Some(store.clone()),
+            AnyStore::Redis(_) | AnyStore::Embedded(_) | AnyStore::None => None,
+        }
     }
 
     /// Makes a grant.

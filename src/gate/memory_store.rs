@@ -16,7 +16,8 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::file_record::{Record, Subject};
 use super::file_state::State;
-use super::member::Item;
+use super::grant::GrantNote;
+use super::member::{Item, Member};
 use super::state_answers::{Report, address_record, receipt, send, tell};
 use super::store::{AddressRecord, Edit, EditResult, Event, Grant, Listed, StoreError};
 use crate::net::clock::{Clock, now};
@@ -45,6 +46,14 @@ struct Shared {
     changes: broadcast::Sender<Subject>,
 }
 
+impl Shared {
+    fn new(name: &str) -> Self {
+        let (changes, _) = broadcast::channel(CHANGES);
+        let server = format!("memory {name}");
+        Self { name: name.to_owned(), server, state: Mutex::default(), changes }
+    }
+}
+
 impl MemoryStore {
     /// The store of this name; a new one if none is in use.
     pub fn named(name: &str) -> Self {
@@ -64,6 +73,23 @@ impl MemoryStore {
             shared
         });
         Self { shared }
+    }
+
+    /// A store of its own with the content that [`Self::lines`] described; of what is no such
+    /// line nothing.
+    pub fn of_lines(name: &str, lines: &[String]) -> Self {
+        let shared = Shared::new(name);
+        let mut state = State::default();
+        lines.iter().filter_map(|line| Record::of_words(line)).for_each(|it| state.apply(&it));
+        *shared.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// The content, as the lines of a gate file have it: members and bans, then the rest.
+    pub fn lines(&self) -> Vec<String> {
+        let state = self.state();
+        let of_knocks = |record: &Record| !matches!(record, Record::Claim(..));
+        state.records(now()).filter(of_knocks).map(|record| record.to_string()).collect()
     }
 
     /// Makes a change.
@@ -142,6 +168,11 @@ impl MemoryStore {
     /// Everything about one address, with the failures of the current window of `findtime`.
     pub fn address_record(&self, ip: IpAddr, findtime: Option<Duration>) -> AddressRecord {
         address_record(&self.shared.server, &self.state(), ip, findtime, now())
+    }
+
+    /// The note of an entry of the allow-set.
+    pub fn note(&self, member: &Member) -> Option<GrantNote> {
+        self.state().grant(member, now())?.note
     }
 
     /// Reports everything and then every change to `events`. Ends only when events are not

@@ -213,7 +213,8 @@ async fn the_documented_rights_are_enough() {
     let document = std::fs::read_to_string("docs/operating/gate.md").unwrap();
     let (_, line) = document.split_once("ACL SETUSER gate ").expect("the document has the rights");
     let (line, _) = line.split_once("\n\n").unwrap();
-    let rights = line.replace(" \\\n", " ").replace("'", "").replace(">PASSWORD", ">word");
+    let rights = line.replace(" \\\n", " ").replace("'", "").replace("\\|", "|");
+    let rights = rights.replace(">PASSWORD", ">word");
     server.ask(&format!("ACL SETUSER gate {rights}"));
     server.ask(&format!("ACL SETUSER old {rights} -eval -hstrlen -hmget -getrange"));
     server.ask(
@@ -247,6 +248,7 @@ async fn the_documented_rights_are_enough() {
         follower.stop().await;
         // Rights from before there were notes.
         edit(&gate, noted("203.0.113.9", None, &knock)).await;
+        edit(&gate, noted("203.0.113.20", None, &knock)).await;
         assert!(edit(&old, allow(member("203.0.113.10"), None)).await.changed);
         assert!(edit(&old, Edit::Remove(member("203.0.113.9"))).await.changed);
         let deny =

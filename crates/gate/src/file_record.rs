@@ -79,9 +79,13 @@ impl Record {
             return None;
         }
         let (began, words) = std::str::from_utf8(words).ok()?.split_once(' ')?;
-        let began = began.parse().ok()?;
+        Some((began.parse().ok()?, Self::of_words(words)?))
+    }
+
+    /// Reads the words of a change, as it is displayed.
+    pub fn of_words(words: &str) -> Option<Self> {
         if let Some(allow) = words.strip_prefix("allow ") {
-            return Some((began, Self::parse_allow(allow)?));
+            return Self::parse_allow(allow);
         }
         let mut words = words.split(' ');
         let mut next = || words.next();
@@ -103,7 +107,7 @@ impl Record {
             "claim" => Self::Claim(next()?.into(), next()?.parse().ok()?),
             _ => return None,
         };
-        next().is_none().then_some((began, record))
+        next().is_none().then_some(record)
     }
 
     /// Reads a member, its end, and, if there is more, its note.

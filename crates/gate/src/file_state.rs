@@ -165,6 +165,11 @@ impl State {
         self.held_members(now).map(|(member, held)| held.grant(*member))
     }
 
+    /// A member of the allow-set with its note, if it holds.
+    pub fn grant(&self, member: &Member, now: UnixMillis) -> Option<Grant> {
+        self.held(member, now).map(|held| held.grant(*member))
+    }
+
     /// The end of a member of the allow-set, if it holds.
     pub fn member(&self, member: &Member, now: UnixMillis) -> Option<Expiry> {
         self.held(member, now).map(|held| held.end)
@@ -210,7 +215,7 @@ impl State {
     /// The address itself and all networks around it that are in the set, longest first.
     pub fn around(&self, ip: IpAddr, now: UnixMillis) -> Vec<Grant> {
         let members = std::iter::once(Member::from(ip)).chain(networks_around(ip, (0..=128).rev()));
-        members.filter_map(|member| Some(self.held(&member, now)?.grant(member))).collect()
+        members.filter_map(|member| self.grant(&member, now)).collect()
     }
 
     /// The record to write to claim `name` for a while; `None` if it is claimed already.
@@ -337,6 +342,27 @@ mod tests {
             assert_eq!(fail(n, 60_000).0, 1);
         }
         assert_eq!(fail(7, 60_000), (0, MOST_STRUCK));
+    }
+
+    #[test]
+    fn claims_end_and_are_limited() {
+        let mut state = State::default();
+        let minute = Duration::from_secs(60);
+        for n in 0..MOST_CLAIMS {
+            let claim = state.claim(&n.to_string(), minute, UnixMillis(0)).expect("it is free");
+            assert_eq!(state.excess(&claim, || UnixMillis(0)), None, "{n}");
+            state.apply(&claim);
+        }
+        let again = state.claim("7", minute, UnixMillis(59_999));
+        assert_eq!(again, None, "it is claimed");
+        let one_more = state.claim("one more", minute, UnixMillis(59_999)).expect("it is free");
+        assert_eq!(state.excess(&one_more, || UnixMillis(59_999)), Some(Excess::Claims));
+        assert_eq!(state.records(UnixMillis(60_000)).count(), 0, "they ended");
+        assert_eq!(state.excess(&one_more, || UnixMillis(60_000)), None);
+        assert!(state.claims.is_empty());
+        assert!(state.claim("7", minute, UnixMillis(60_000)).is_some());
+        let worst = state.claim("7", Duration::MAX, UnixMillis(1));
+        assert_eq!(worst, Some(Record::Claim("7".into(), UnixMillis(u64::MAX))));
     }
 
     /// A file may be another user's, who writes any number into it.

@@ -216,7 +216,7 @@ pub enum StoreError {
     },
     /// The note beside an entry was refused, and so the entry was not written either.
     #[error(
-        "{server} did not keep the note in key \"{key}\": {cause}; let the ACL user write that key (~{key} +hset +hdel), and nothing was changed until then"
+        "{server} does not keep notes in key \"{key}\": {cause}; let the ACL user write that key (~{key} +hset +hdel)"
     )]
     NoNote {
         /// The server.

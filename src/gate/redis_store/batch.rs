@@ -134,9 +134,9 @@ impl Batch<'_> {
     /// Makes all, if the set lets one of some tries through.
     async fn transact(&self) -> Result<Option<Vec<Done>>, Failed> {
         if self.keeps_notes() {
-            let failed =
-                |failure| Failed::At(self.connections.notes_key(&self.store.keys), failure);
-            self.connections.check_notes(&self.store.keys).await.map_err(failed)?;
+            let notes = self.connections.notes_key(&self.store.keys);
+            let checked = self.connections.check_notes(&self.store.keys).await;
+            checked.map_err(|failure| denied_note(&notes, failure))?;
         }
         match self.transact_with(true).await {
             Err(Failed::At(_, failure)) if failure.kind == Kind::Denied => {
@@ -244,6 +244,12 @@ impl Batch<'_> {
                 Edit::Allow { member, lasting, note } => {
                     let wanted = Wanted { member: *member, lasting: *lasting, note: note.as_ref() };
                     let present = kept.remove(member).filter(|_| lasting.is_none());
+                    if lasting.is_none() {
+                        let stays = present.as_ref().filter(|present| {
+                            !GrantNote::relabels(note.as_ref(), present.as_ref())
+                        });
+                        kept.insert(*member, stays.cloned().unwrap_or_else(|| note.clone()));
+                    }
                     self.allow(wanted, present.as_ref(), &mut set_type, &mut step)?
                 }
                 Edit::Remove(member) => {

@@ -225,8 +225,8 @@ impl Attempt<'_> {
         let set = &store.keys.allow_set;
         let failed = |failure| Failed::At(set.clone(), failure);
         let notes = connections.notes_key(&store.keys);
-        let of_notes = |failure| Failed::At(notes.clone(), failure);
-        connections.check_notes(&store.keys).await.map_err(of_notes)?;
+        let checked = connections.check_notes(&store.keys).await;
+        checked.map_err(|failure| denied_note(&notes, failure))?;
         if !connections.map.joins(&notes, set) {
             let noted = connections.of(&notes).ask(note).await;
             noted.map_err(|failure| denied_note(&notes, failure))?;
