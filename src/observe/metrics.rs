@@ -11,8 +11,8 @@ use std::time::Instant;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 
-use super::knocks::KnockMeters;
 use super::liveness::Liveness;
+use super::received_knocks::ReceivedKnockMeters;
 use super::sent_knocks::SentKnockMeters;
 use super::sessions::{ByteCount, Keyed, LiveSession, SessionInfo, Sessions, Traffic};
 use crate::reason::CloseReason;
@@ -42,7 +42,7 @@ pub struct Meters {
     /// Counters of the pool.
     pub pool: PoolMeters,
     /// Datagrams that arrived for knocks, by what became of them.
-    pub knocks: KnockMeters,
+    pub received_knocks: ReceivedKnockMeters,
     /// Counters of the knocks that it sends.
     pub sent_knocks: Arc<SentKnockMeters>,
     /// Record keys that were replaced by their successor, in sessions that ended.
@@ -82,7 +82,7 @@ impl Meters {
             dial: Timer::default(),
             gate: Timer::default(),
             pool: PoolMeters::default(),
-            knocks: KnockMeters::default(),
+            received_knocks: ReceivedKnockMeters::default(),
             sent_knocks: Arc::default(),
             ratchets: Counter::default(),
             ended: Traffic::default(),

@@ -40,12 +40,15 @@ struct Need {
     second_attempts: usize,
     /// Targets that are checked, or looked at while they are down.
     watched: usize,
-    /// Sockets of knocks: one that watches this host's addresses, one that sends.
+    /// Descriptors of the sender or the receiver of knocks.
     knocks: usize,
 }
 
-/// Sockets of an end that knocks.
-const KNOCKS: usize = 2;
+/// Sockets of an end that knocks: one that watches this host's addresses, one that sends.
+const SENDER: usize = 2;
+
+/// Descriptors of the runtime of the thread that reads knocks.
+const KNOCK_RUNTIME: usize = 4;
 
 /// Too few file descriptors for a single session.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +75,7 @@ impl Need {
                 second_attempts: sessions
                     .map_or(SECOND_ATTEMPTS, |most| (most / 16).clamp(4, SECOND_ATTEMPTS)),
                 watched: if targets.len() > 1 { targets.len() } else { 0 },
-                knocks: if knock.is_some() { KNOCKS } else { 0 },
+                knocks: if knock.is_some() { SENDER } else { 0 },
             },
             Role::Decrypt { targets } => {
                 let by_service = by_service(targets);
@@ -80,7 +83,12 @@ impl Need {
                     addresses.len() > 1 || options.checks.contains_key(service)
                 });
                 let watched = watched.map(|(_, addresses)| addresses.len()).sum();
-                let (making, second_attempts, knocks) = (0, 0, 0);
+                let knocks = options.knock.as_ref().map_or(0, |knock| {
+                    let places = knock.addresses.len().max(options.sources.len());
+                    // Each socket is held twice. A name may be an address of each family.
+                    KNOCK_RUNTIME + 2 * 2 * places
+                });
+                let (making, second_attempts) = (0, 0);
                 Self { sessions, handshakes, unopened, making, second_attempts, watched, knocks }
             }
         }

@@ -40,7 +40,7 @@ pub struct Status {
     /// The gate, where there is one.
     pub gate: Option<GateStatus>,
     /// Addresses that knocks are read from, where they are.
-    pub knocks: Option<Vec<String>>,
+    pub knock_listeners: Option<Vec<String>>,
 }
 
 /// Usage of a limit.
@@ -99,7 +99,7 @@ impl Tunnel {
             pool: self.pool(),
             is_knocking: matches!(&self.mode, Mode::Encrypt(end) if end.dialers[0].knocker().is_some()),
             gate: frontend.gate.as_ref().map(Gate::status),
-            knocks: self.knocks.as_ref().map(|knocks| knocks.listening()),
+            knock_listeners: self.knocks.as_ref().map(|knocks| knocks.listening()),
         }
     }
 
