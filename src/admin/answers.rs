@@ -155,8 +155,9 @@ fn tunnel(TunnelView { kind, meters, status }: &TunnelView) -> TunnelReply {
         }),
         wrong: wrong(status),
         gate: status.gate.clone().map(gate),
-        knocks: status.knocks.clone().map(|listeners| {
-            let all = KnockResult::ALL.iter().map(|it| (it.to_string(), meters.knocks.get(*it)));
+        knocks: status.knock_listeners.clone().map(|listeners| {
+            let all =
+                KnockResult::ALL.iter().map(|it| (it.to_string(), meters.received_knocks.get(*it)));
             KnocksReply { listeners, results: all.filter(|(_, count)| *count > 0).collect() }
         }),
         accepted: meters.accepted.get(),

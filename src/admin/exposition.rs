@@ -280,15 +280,15 @@ impl Writer<'_> {
     }
 
     fn knocks(&mut self, tunnels: &[TunnelView]) -> fmt::Result {
-        let receiving = || tunnels.iter().filter(|view| view.status.knocks.is_some());
+        let receiving = || tunnels.iter().filter(|view| view.status.knock_listeners.is_some());
         let listeners = receiving().map(|TunnelView { meters, status, .. }| {
-            (vec![tunnel(meters)], status.knocks.as_ref().map_or(0, Vec::len) as f64)
+            (vec![tunnel(meters)], status.knock_listeners.as_ref().map_or(0, Vec::len) as f64)
         });
         self.gauge("knock_listeners", "Addresses that knocks are read from", listeners)?;
         let results = receiving().flat_map(|TunnelView { meters, .. }| {
             KnockResult::ALL.map(|result| {
                 let labels = vec![tunnel(meters), ("result", result.as_str().to_owned())];
-                (labels, meters.knocks.get(result))
+                (labels, meters.received_knocks.get(result))
             })
         });
         self.counter("knocks", "Datagrams that arrived for knocks", results)

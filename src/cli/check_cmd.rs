@@ -12,10 +12,10 @@ use nix::unistd::{Gid, Uid};
 use super::check_args::{CheckArgs, NamedCheck};
 use super::config::{Config, show};
 use super::gate_args::AcceptorGateArgs;
-use super::knock_args::KnockArgs;
 use super::loops;
 use super::misspellings;
 use super::output::{notice, print};
+use super::receive_knock_args::ReceiveKnockArgs;
 use super::run_cmd::DEFAULT_FILE;
 use super::times;
 use super::tunnel_args::{
@@ -206,7 +206,7 @@ impl OneArgs {
                 max_unopened: PoolSize(DEFAULT_UNOPENED),
                 server,
                 acceptor: AcceptorGateArgs::default(),
-                knock: KnockArgs::default(),
+                knock: ReceiveKnockArgs::default(),
                 check: CheckArgs { checks, on_target_down: None },
             })),
         })

@@ -188,7 +188,7 @@ pub(super) fn spiped(args: SpipedArgs, arguments: &[OsString]) -> Result<Done, F
                 Role::Decrypt { .. } => DEFAULT_UNOPENED,
             },
             acceptor,
-            knock: super::knock_args::KnockArgs::default(),
+            knock: super::receive_knock_args::ReceiveKnockArgs::default(),
             checks: checks.clone(),
             close_on_target_down,
         })

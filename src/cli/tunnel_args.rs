@@ -16,9 +16,9 @@ use super::connection_args::{CONNECTIONS, ConnectionArgs};
 use super::errors::UsageError;
 use super::gate_args::{AcceptorGateArgs, GateArgs};
 use super::key_cmd;
-use super::knock_args::{KnockArgs, Surroundings};
 use super::loops;
 use super::process_args::{PROCESS, ProcessArgs, Reloading};
+use super::receive_knock_args::{ReceiveKnockArgs, Surroundings};
 use super::target_args::{by_service, without_service};
 use super::times;
 use super::values::{HandshakeLimit, PoolSize, SessionLimit, SourceLimit, Target};
@@ -146,7 +146,7 @@ pub(super) struct DecryptArgs {
     pub(super) acceptor: AcceptorGateArgs,
 
     #[command(flatten)]
-    pub(super) knock: KnockArgs,
+    pub(super) knock: ReceiveKnockArgs,
 
     #[command(flatten)]
     pub(super) check: CheckArgs,
@@ -218,7 +218,7 @@ pub(super) struct EndArgs {
     /// Flags of the gate that only an acceptor has.
     pub(super) acceptor: AcceptorGateArgs,
     /// Receiver of knocks.
-    pub(super) knock: KnockArgs,
+    pub(super) knock: ReceiveKnockArgs,
     /// Health checks of targets, by service.
     pub(super) checks: BTreeMap<ServiceName, Check>,
     /// Sessions on a target that goes down are ended.
@@ -298,7 +298,7 @@ impl EncryptArgs {
             handshakes: DEFAULT_HANDSHAKES,
             unopened: self.pool.0,
             acceptor: AcceptorGateArgs::default(),
-            knock: KnockArgs::default(),
+            knock: ReceiveKnockArgs::default(),
             checks: BTreeMap::new(),
             close_on_target_down: false,
         })

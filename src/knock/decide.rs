@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::options::{KnockOptions, SourcePolicy};
+use super::options::{ReceiverOptions, SourcePolicy};
 use crate::gate::granting::NewGrant;
 use crate::gate::{GrantNote, Member, UnixMillis};
 use crate::keys::KeyId;
@@ -24,7 +24,7 @@ pub(super) fn who(key: KeyId) -> String {
 /// # Errors
 /// The reason for no grant.
 pub(super) fn decide(
-    options: &KnockOptions,
+    options: &ReceiverOptions,
     received: &ReceivedKnock,
     source: IpAddr,
     now: UnixMillis,
@@ -49,7 +49,7 @@ pub(super) fn decide(
     Ok(NewGrant { member, lasting, note })
 }
 
-fn is_too_wide(options: &KnockOptions, net: IpNet) -> bool {
+fn is_too_wide(options: &ReceiverOptions, net: IpNet) -> bool {
     let narrowest = match net {
         IpNet::V4(_) => options.networks.v4,
         IpNet::V6(_) => options.networks.v6,

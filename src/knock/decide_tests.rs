@@ -8,11 +8,17 @@ use crate::knock::options::WidestNetworks;
 use crate::proto::knock::Knock;
 
 const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
-const KEY: KeyId = KeyId::from_bytes([0x1a, 0x2b, 0x3c, 0x4d]);
-const OTHER: KeyId = KeyId::from_bytes([9; 4]);
 
-fn options() -> KnockOptions {
-    KnockOptions {
+fn key() -> KeyId {
+    KeyId::from_bytes([0x1a, 0x2b, 0x3c, 0x4d])
+}
+
+fn other() -> KeyId {
+    KeyId::from_bytes([9; 4])
+}
+
+fn options() -> ReceiverOptions {
+    ReceiverOptions {
         addresses: vec![],
         ttl: Duration::from_secs(60),
         max_ttl: Duration::from_secs(43_200),
@@ -28,8 +34,8 @@ fn knock() -> Knock {
 }
 
 /// The grant as `MEMBER SECONDS`, or the reason for none.
-fn decided(options: &KnockOptions, knock: Knock, source: &str) -> String {
-    let received = ReceivedKnock { knock, key: KEY, fingerprint: 7, tag: [7; 16] };
+fn decided(options: &ReceiverOptions, knock: Knock, source: &str) -> String {
+    let received = ReceivedKnock { knock, key: key(), fingerprint: 7, tag: [7; 16] };
     match decide(options, &received, source.parse().unwrap(), NOW) {
         Ok(NewGrant { member, lasting, .. }) => format!("{member} {}", lasting.as_secs()),
         Err(reason) => reason.to_string(),
@@ -76,14 +82,14 @@ fn networks_are_no_wider_than_the_operator_says() {
         (wide, "2001:db8::/64", "2001:db8::/64 43200"),
         (wide, "2001:db8::/63", "network"),
     ] {
-        let options = KnockOptions { networks, ..options() };
+        let options = ReceiverOptions { networks, ..options() };
         assert_eq!(decided(&options, named(address, 0), "203.0.113.7"), expected, "{address}");
     }
 }
 
 #[test]
 fn a_source_that_is_not_signed_can_be_refused() {
-    let options = KnockOptions { source: SourcePolicy::Refuse, ..options() };
+    let options = ReceiverOptions { source: SourcePolicy::Refuse, ..options() };
     assert_eq!(decided(&options, knock(), "203.0.113.7"), "source");
     let named = named("203.0.113.7/32", 60);
     assert_eq!(decided(&options, named, "198.51.100.1"), "203.0.113.7 60");
@@ -97,7 +103,7 @@ fn a_gate_opens_for_its_names_only() {
         assert_eq!(decided(&options(), gate(name), "203.0.113.7"), expected, "{name}");
     }
     let gates: Vec<ServiceName> = ["redis", "mysql"].map(|name| name.parse().unwrap()).into();
-    let several = KnockOptions { gates, ..options() };
+    let several = ReceiverOptions { gates, ..options() };
     assert_eq!(decided(&several, gate("mysql"), "203.0.113.7"), "203.0.113.7 60");
     assert_eq!(decided(&several, gate("default"), "203.0.113.7"), "gate");
     assert_eq!(decided(&several, knock(), "203.0.113.7"), "203.0.113.7 60", "its own");
@@ -106,9 +112,9 @@ fn a_gate_opens_for_its_names_only() {
 #[test]
 fn only_listed_keys_may_knock() {
     for (keys, expected) in
-        [(vec![], "203.0.113.7 60"), (vec![OTHER, KEY], "203.0.113.7 60"), (vec![OTHER], "key")]
+        [(vec![], "203.0.113.7 60"), (vec![other(), key()], "203.0.113.7 60"), (vec![other()], "key")]
     {
-        let options = KnockOptions { keys, ..options() };
+        let options = ReceiverOptions { keys, ..options() };
         assert_eq!(decided(&options, knock(), "203.0.113.7"), expected);
     }
 }
@@ -116,7 +122,7 @@ fn only_listed_keys_may_knock() {
 #[test]
 fn the_note_says_who_when_and_under_which_label() {
     let knock = Knock { label: Some("laptop".parse().unwrap()), ..knock() };
-    let received = ReceivedKnock { knock, key: KEY, fingerprint: 7, tag: [7; 16] };
+    let received = ReceivedKnock { knock, key: key(), fingerprint: 7, tag: [7; 16] };
     let source = "203.0.113.7".parse().unwrap();
     let note = decide(&options(), &received, source, NOW).unwrap().note;
     assert_eq!(note, GrantNote::new("key:1a2b3c4d", Some("laptop"), NOW));

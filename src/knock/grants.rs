@@ -54,13 +54,13 @@ impl KnockReceiver {
         }
         let is_open = gate.has(grant.member);
         if gate.outlasts(&grant) {
-            self.parts.meters.knocks.count(KnockResult::Granted);
+            self.parts.meters.received_knocks.count(KnockResult::Granted);
             debug!(%sender, address = %grant.member, "knock of an address that is allowed longer");
             return;
         }
         match gate.grant(grant.clone()).await {
             Ok(_) => {
-                self.parts.meters.knocks.count(KnockResult::Granted);
+                self.parts.meters.received_knocks.count(KnockResult::Granted);
                 self.log(&grant, source, is_open);
                 if !is_open {
                     gate.admits(grant.member, Instant::now() + SHOWN).await;

@@ -21,5 +21,5 @@ mod receiver;
 mod renewal;
 pub mod thread;
 
-pub use options::{KnockOptions, SourcePolicy, WidestNetworks};
+pub use options::{ReceiverOptions, SourcePolicy, WidestNetworks};
 pub use receiver::{KnockReceiver, ReceiverParts};

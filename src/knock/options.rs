@@ -7,7 +7,7 @@ use crate::keys::KeyId;
 
 /// Settings of the receiver of knocks of one tunnel.
 #[derive(Clone, Debug, PartialEq)]
-pub struct KnockOptions {
+pub struct ReceiverOptions {
     /// Addresses to receive at; none are those of the tunnel's sources.
     pub addresses: Vec<Address>,
     /// Longest grant of an address that is only the datagram's source, and of a renewal.

@@ -19,7 +19,7 @@ use tracing::{debug, warn};
 use super::allowance::Allowance;
 use super::decide::{decide, who};
 use super::grants::Authentic;
-use super::options::KnockOptions;
+use super::options::ReceiverOptions;
 use super::thread;
 use crate::gate::Gate;
 use crate::gate::knocks::KnockSocket;
@@ -48,7 +48,7 @@ pub struct ReceiverParts {
     /// The tunnel's name, where there are several.
     pub tunnel: Option<Arc<str>>,
     /// Settings.
-    pub options: Arc<KnockOptions>,
+    pub options: Arc<ReceiverOptions>,
     /// Keys of the tunnel.
     pub keys: KeyRing,
     /// Memory of replays.
@@ -195,7 +195,7 @@ impl KnockReceiver {
             Err(KnockResult::Malformed) => {
                 return self.refuse(KnockResult::Malformed, &Sender { who: None, source }, None);
             }
-            Err(result) => return self.parts.meters.knocks.count(result),
+            Err(result) => return self.parts.meters.received_knocks.count(result),
         };
         let sender = Sender { who: Some(who(received.key)), source };
         if let Err(result) = self.begin_grant(&received, source, store) {
@@ -256,7 +256,7 @@ impl KnockReceiver {
 
     /// Counts an authentic knock that was refused, and logs it in a summary.
     pub(super) fn refuse(&self, result: KnockResult, sender: &Sender, error: Option<&str>) {
-        self.parts.meters.knocks.count(result);
+        self.parts.meters.received_knocks.count(result);
         self.refused.refused(result, sender, error);
     }
 }

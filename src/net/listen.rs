@@ -13,7 +13,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
 use super::bind_error::{BindError, blame_ip};
-use super::datagrams::Place;
+use super::datagram_listener::Place;
 use super::resolve::look_up;
 use super::socket_file::{Access, Heir, SocketFile};
 use super::stream::{SocketOptions, Stream};

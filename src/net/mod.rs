@@ -9,7 +9,7 @@ mod accept_loop;
 mod backoff;
 mod bind_error;
 pub mod clock;
-pub mod datagrams;
+pub mod datagram_listener;
 pub mod dial;
 pub mod discard;
 pub mod duplex;
@@ -33,7 +33,7 @@ mod zone;
 
 pub use accept_loop::AcceptLoop;
 pub use bind_error::BindError;
-pub use datagrams::{DatagramReader, DatagramSocket, Place};
+pub use datagram_listener::{DatagramReader, DatagramSocket, Place};
 pub use dial::{DialError, dial};
 pub use discard::poll_discard;
 pub use duplex::{Duplex, ReadSide, WriteSide};

@@ -11,8 +11,8 @@ use std::time::Instant;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 
-use super::knocks::KnockMeters;
 use super::liveness::Liveness;
+use super::received_knocks::ReceivedKnockMeters;
 use super::sessions::{ByteCount, Keyed, LiveSession, SessionInfo, Sessions, Traffic};
 use crate::reason::CloseReason;
 
@@ -41,7 +41,7 @@ pub struct Meters {
     /// Counters of the pool.
     pub pool: PoolMeters,
     /// Datagrams that arrived for knocks, by what became of them.
-    pub knocks: KnockMeters,
+    pub received_knocks: ReceivedKnockMeters,
     /// Record keys that were replaced by their successor, in sessions that ended.
     pub ratchets: Counter,
     ended: Traffic,
@@ -79,7 +79,7 @@ impl Meters {
             dial: Timer::default(),
             gate: Timer::default(),
             pool: PoolMeters::default(),
-            knocks: KnockMeters::default(),
+            received_knocks: ReceivedKnockMeters::default(),
             ratchets: Counter::default(),
             ended: Traffic::default(),
         })

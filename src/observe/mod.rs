@@ -4,17 +4,17 @@
 pub mod failures;
 mod fields;
 mod json;
-mod knocks;
 pub mod liveness;
 pub mod log;
 pub mod metrics;
 pub mod panics;
 mod priority;
 mod queue;
+mod received_knocks;
 pub mod sessions;
 pub mod stderr;
 
 pub use json::Pairs;
-pub use knocks::{KnockResult, RefusedKnocks};
 pub use metrics::Meters;
+pub use received_knocks::{KnockResult, RefusedKnocks};
 pub use sessions::{Selector, Sessions};

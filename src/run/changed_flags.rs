@@ -6,7 +6,7 @@
 
 use crate::gate::redis_store::{RedisOptions, TlsOptions};
 use crate::gate::{GateOptions, Rules, StoreOptions};
-use crate::knock::KnockOptions;
+use crate::knock::ReceiverOptions;
 use crate::tunnel::{Limits, Options, Role};
 
 /// A flag, and true if its value differs.
@@ -121,8 +121,8 @@ fn gate_of(old: &GateOptions, new: &GateOptions) -> Vec<Compared> {
     all
 }
 
-fn knock_of(old: &KnockOptions, new: &KnockOptions) -> Vec<Compared> {
-    let KnockOptions { addresses, ttl, max_ttl, source, networks, gates, keys } = old;
+fn knock_of(old: &ReceiverOptions, new: &ReceiverOptions) -> Vec<Compared> {
+    let ReceiverOptions { addresses, ttl, max_ttl, source, networks, gates, keys } = old;
     vec![
         ("knock", *addresses != new.addresses),
         ("knock-ttl", *ttl != new.ttl),

@@ -101,6 +101,7 @@ mod tests {
             suites: SuiteSet::BOTH,
             drain: Duration::ZERO,
             gate: None,
+            knock: None,
             proxy_from: Arc::default(),
             checks: BTreeMap::new(),
             close_on_target_down: false,

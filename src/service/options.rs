@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::addr::Source;
 use crate::gate::{Gate, GateOptions};
 use crate::keys::KeyRing;
-use crate::knock::KnockOptions;
+use crate::knock::ReceiverOptions;
 use crate::net::ResolveError;
 use crate::observe::Meters;
 use crate::tunnel::{self, ReplayState, TooFewDescriptors};
@@ -83,7 +83,7 @@ impl ServiceOptions {
     }
 
     /// Returns the settings of its receiver of knocks.
-    pub fn knock(&self) -> Option<&Arc<KnockOptions>> {
+    pub fn knock(&self) -> Option<&Arc<ReceiverOptions>> {
         match self {
             Self::Tunnel(options) => options.knock.as_ref(),
         }

@@ -19,7 +19,7 @@ use super::serve::{Mode, Tunnel};
 use crate::addr::ServiceName;
 use crate::frontend::FrontendParts;
 use crate::gate::Gate;
-use crate::knock::{KnockOptions, KnockReceiver, ReceiverParts};
+use crate::knock::{KnockReceiver, ReceiverOptions, ReceiverParts};
 use crate::net::{ResolveError, Slots};
 use crate::observe::metrics::Meters;
 use crate::upstream::Targets;
@@ -145,7 +145,7 @@ impl Tunnel {
 /// Makes the receiver of knocks at this gate.
 fn knock_receiver(
     options: &Options,
-    knock: Arc<KnockOptions>,
+    knock: Arc<ReceiverOptions>,
     memory: Arc<ReplayState>,
     gate: Gate,
     context: &TunnelContext,

@@ -40,7 +40,12 @@ struct Need {
     second_attempts: usize,
     /// Targets that are checked, or looked at while they are down.
     watched: usize,
+    /// Sockets of the receiver of knocks, each held twice, and its runtime.
+    receiver: usize,
 }
+
+/// Descriptors of the runtime of the thread that reads knocks.
+const KNOCK_RUNTIME: usize = 4;
 
 /// Too few file descriptors for a single session.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +72,7 @@ impl Need {
                 second_attempts: sessions
                     .map_or(SECOND_ATTEMPTS, |most| (most / 16).clamp(4, SECOND_ATTEMPTS)),
                 watched: if targets.len() > 1 { targets.len() } else { 0 },
+                receiver: 0,
             },
             Role::Decrypt { targets } => {
                 let by_service = by_service(targets);
@@ -74,17 +80,24 @@ impl Need {
                     addresses.len() > 1 || options.checks.contains_key(service)
                 });
                 let watched = watched.map(|(_, addresses)| addresses.len()).sum();
-                Self { sessions, handshakes, unopened, making: 0, second_attempts: 0, watched }
+                let receiver = options.knock.as_ref().map_or(0, |knock| {
+                    let places = knock.addresses.len().max(options.sources.len());
+                    // A name may be an address of each family.
+                    KNOCK_RUNTIME + 2 * 2 * places
+                });
+                let (making, second_attempts) = (0, 0);
+                Self { sessions, handshakes, unopened, making, second_attempts, watched, receiver }
             }
         }
     }
 
     /// Returns the number of descriptors for it.
     fn descriptors(&self) -> u64 {
-        let Self { sessions, handshakes, unopened, making, second_attempts, watched } = *self;
+        let Self { sessions, handshakes, unopened, making, second_attempts, watched, receiver } =
+            *self;
         let Some(sessions) = sessions else { return u64::MAX };
         let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
-        let beside = count(handshakes + unopened + making + second_attempts + watched);
+        let beside = count(handshakes + unopened + making + second_attempts + watched + receiver);
         let asked = RESERVED + count(sessions).saturating_mul(PER_SESSION) + beside;
         // Strangers and unopened tunnels get only a share of the total.
         asked.max(4 * count(handshakes)).max(8 * count(unopened))
@@ -111,7 +124,8 @@ impl Capacity {
         let unopened = need.unopened.min(part(8));
         let making = if unopened > 0 { need.making } else { 0 };
         let second_attempts = need.second_attempts.min(part(16));
-        let beside = handshakes + unopened + making + second_attempts + need.watched;
+        let beside =
+            handshakes + unopened + making + second_attempts + need.watched + need.receiver;
         let fit = sessions_that_fit(descriptors, beside);
         if fit == 0 {
             return Err(TooFewDescriptors(descriptors));

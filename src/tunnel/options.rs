@@ -9,7 +9,7 @@ use crate::addr::{Address, BindAddress, ServiceName, Source};
 use crate::frontend::{Balancers, PerSource};
 use crate::gate::{GateOptions, Member};
 use crate::keys::KeyRing;
-use crate::knock::KnockOptions;
+use crate::knock::ReceiverOptions;
 use crate::net::{ResolveOptions, SocketOptions};
 use crate::proto::heartbeat::Heartbeat;
 use crate::proto::{Padding, SuiteSet};
@@ -53,7 +53,7 @@ pub struct Options {
     /// The gate, which decides by address; `None` admits every client.
     pub gate: Option<Arc<GateOptions>>,
     /// Receiver of knocks, which needs a gate (acceptor only).
-    pub knock: Option<Arc<KnockOptions>>,
+    pub knock: Option<Arc<ReceiverOptions>>,
     /// Load balancers that may, and must, announce their clients' addresses.
     pub proxy_from: Arc<Balancers>,
     /// Checks of the targets of a service (acceptor only).

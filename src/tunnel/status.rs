@@ -38,7 +38,7 @@ pub struct Status {
     /// The gate, where there is one.
     pub gate: Option<GateStatus>,
     /// Addresses that knocks are read from, where they are.
-    pub knocks: Option<Vec<String>>,
+    pub knock_listeners: Option<Vec<String>>,
 }
 
 /// Usage of a limit.
@@ -96,7 +96,7 @@ impl Tunnel {
             unopened: self.unopened(),
             pool: self.pool(),
             gate: frontend.gate.as_ref().map(Gate::status),
-            knocks: self.knocks.as_ref().map(|knocks| knocks.listening()),
+            knock_listeners: self.knocks.as_ref().map(|knocks| knocks.listening()),
         }
     }
 

@@ -13,6 +13,7 @@ pub mod clock;
 pub mod data;
 pub mod end;
 pub mod file;
+pub mod flood;
 pub mod hand;
 pub mod haproxy;
 pub mod knock;

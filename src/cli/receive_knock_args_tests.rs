@@ -10,10 +10,10 @@ use crate::secret::Secret;
 #[command(no_binary_name = true)]
 struct Line {
     #[command(flatten)]
-    knock: KnockArgs,
+    knock: ReceiveKnockArgs,
 }
 
-fn options(line: &str, source: &str) -> Result<Option<KnockOptions>, String> {
+fn options(line: &str, source: &str) -> Result<Option<ReceiverOptions>, String> {
     let line = Line::try_parse_from(line.split_whitespace()).map_err(|error| error.to_string())?;
     let keys = KeyRing::new(vec![Key::new(Secret::take(&mut [7; 32]))]).unwrap();
     let sources = [source.parse().unwrap()];
@@ -22,14 +22,14 @@ fn options(line: &str, source: &str) -> Result<Option<KnockOptions>, String> {
     Ok(options.map(|options| (*options).clone()))
 }
 
-fn received(line: &str) -> KnockOptions {
+fn received(line: &str) -> ReceiverOptions {
     options(line, "127.0.0.1:6380").unwrap().expect("knocks are received")
 }
 
 #[test]
 fn knock_alone_is_enough() {
     assert_eq!(options("", "127.0.0.1:6380").unwrap(), None);
-    let expected = KnockOptions {
+    let expected = ReceiverOptions {
         addresses: vec![],
         ttl: Duration::from_secs(60),
         max_ttl: Duration::from_secs(43_200),
@@ -53,7 +53,7 @@ fn addresses_replace_those_of_the_sources() {
 #[test]
 fn a_long_short_grant_makes_the_long_one_as_long() {
     let day = Duration::from_secs(86_400);
-    let KnockOptions { ttl, max_ttl, .. } = received("--knock --knock-ttl 1d");
+    let ReceiverOptions { ttl, max_ttl, .. } = received("--knock --knock-ttl 1d");
     assert_eq!((ttl, max_ttl), (day, day));
 }
 

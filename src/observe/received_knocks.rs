@@ -45,7 +45,7 @@ pub enum KnockResult {
 
 /// Counters of knocks.
 #[derive(Debug)]
-pub struct KnockMeters([Counter; KnockResult::ALL.len()]);
+pub struct ReceivedKnockMeters([Counter; KnockResult::ALL.len()]);
 
 /// The log of refused knocks of one tunnel.
 #[derive(Debug)]
@@ -113,13 +113,13 @@ impl fmt::Display for KnockResult {
     }
 }
 
-impl Default for KnockMeters {
+impl Default for ReceivedKnockMeters {
     fn default() -> Self {
         Self(std::array::from_fn(|_| Counter::default()))
     }
 }
 
-impl KnockMeters {
+impl ReceivedKnockMeters {
     /// Counts one.
     pub fn count(&self, result: KnockResult) {
         self.0[result as usize].inc();
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn each_result_has_a_counter_and_a_word_of_its_own() {
-        let counts = KnockMeters::default();
+        let counts = ReceivedKnockMeters::default();
         for result in KnockResult::ALL {
             counts.count(result);
             let same = KnockResult::ALL.iter().filter(|other| other.as_str() == result.as_str());

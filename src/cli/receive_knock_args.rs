@@ -12,7 +12,7 @@ use clap::{Args, ValueEnum};
 use crate::addr::{AddrError, Address, ServiceName, Source};
 use crate::duration;
 use crate::keys::{KeyId, KeyRing};
-use crate::knock::{KnockOptions, SourcePolicy, WidestNetworks};
+use crate::knock::{ReceiverOptions, SourcePolicy, WidestNetworks};
 use crate::run::Failure;
 
 /// Heading of the flags about knocks.
@@ -32,7 +32,7 @@ const SOURCES: &str = "source";
 
 /// The receiver of knocks.
 #[derive(Clone, Debug, Default, Args)]
-pub(super) struct KnockArgs {
+pub(super) struct ReceiveKnockArgs {
     /// Let in who knocks: one UDP datagram under a key of -k puts its sender into the gate's store
     /// for a while, or into memory where there is no --gate, and whoever did not knock is denied.
     /// Received at the addresses of -s, or at this one; repeatable
@@ -122,7 +122,7 @@ enum BadKnockValue {
 
 /// Flags about knocks that make no sense together.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum KnockFlagError {
+pub(super) enum ReceiveKnockError {
     /// A flag about knocks without a receiver.
     #[error("{0} is about knocks, and none are received; add --knock, or leave it out")]
     NoKnock(&'static str),
@@ -145,8 +145,8 @@ pub(super) enum KnockFlagError {
     NoSuchKey(KeyId, String),
 }
 
-impl From<KnockFlagError> for Failure {
-    fn from(error: KnockFlagError) -> Self {
+impl From<ReceiveKnockError> for Failure {
+    fn from(error: ReceiveKnockError) -> Self {
         Self::Usage(error.into())
     }
 }
@@ -159,7 +159,7 @@ pub(super) struct Surroundings<'a> {
     pub(super) keys: &'a KeyRing,
 }
 
-impl KnockArgs {
+impl ReceiveKnockArgs {
     /// Returns the name of the gate in memory, which a receiver without a store has; `None`
     /// without a receiver.
     pub(super) fn memory(&self, name: Option<&str>) -> Option<String> {
@@ -173,16 +173,16 @@ impl KnockArgs {
     pub(super) fn options(
         &self,
         around: &Surroundings<'_>,
-    ) -> Result<Option<Arc<KnockOptions>>, KnockFlagError> {
+    ) -> Result<Option<Arc<ReceiverOptions>>, ReceiveKnockError> {
         if self.knock.is_empty() {
             return self.refuse_knock_flags().map(|()| None);
         }
         let ttl = self.knock_ttl.unwrap_or(DEFAULT_TTL);
-        let max_ttl = self.knock_max_ttl.unwrap_or(DEFAULT_MAX_TTL.max(ttl));
+        let max_ttl = self.knock_max_ttl.unwrap_or_else(|| DEFAULT_MAX_TTL.max(ttl));
         if max_ttl < ttl {
-            return Err(KnockFlagError::Shorter { ttl, max_ttl });
+            return Err(ReceiveKnockError::Shorter { ttl, max_ttl });
         }
-        let options = KnockOptions {
+        let options = ReceiverOptions {
             addresses: self.addresses(around.sources)?,
             ttl,
             max_ttl,
@@ -197,18 +197,18 @@ impl KnockArgs {
         Ok(Some(Arc::new(options)))
     }
 
-    fn addresses(&self, sources: &[Source]) -> Result<Vec<Address>, KnockFlagError> {
+    fn addresses(&self, sources: &[Source]) -> Result<Vec<Address>, ReceiveKnockError> {
         let at = self.knock.iter().filter_map(|place| match place {
             KnockAddress::Sources => None,
             KnockAddress::At(address) => Some(address.clone()),
         });
         let at: Vec<Address> = at.collect();
         if !at.is_empty() && at.len() < self.knock.len() {
-            return Err(KnockFlagError::TwoPlaces);
+            return Err(ReceiveKnockError::TwoPlaces);
         }
         let is_unix = |source: &Source| matches!(source.address(), Some(Address::Unix(_)));
         if at.is_empty() && sources.iter().all(is_unix) {
-            return Err(KnockFlagError::NoPlace);
+            return Err(ReceiveKnockError::NoPlace);
         }
         Ok(at)
     }
@@ -221,19 +221,19 @@ impl KnockArgs {
         self.knock_gate.clone()
     }
 
-    fn keys(&self, ring: &KeyRing) -> Result<Vec<KeyId>, KnockFlagError> {
+    fn keys(&self, ring: &KeyRing) -> Result<Vec<KeyId>, ReceiveKnockError> {
         let known: Vec<KeyId> = ring.iter().map(|key| key.id()).collect();
         let wanted: Vec<KeyId> = self.knock_key.iter().map(|key| key.0).collect();
         match wanted.iter().find(|id| !known.contains(id)) {
             Some(id) => {
                 let known: Vec<String> = known.iter().map(ToString::to_string).collect();
-                Err(KnockFlagError::NoSuchKey(*id, known.join(" ")))
+                Err(ReceiveKnockError::NoSuchKey(*id, known.join(" ")))
             }
             None => Ok(wanted),
         }
     }
 
-    fn refuse_knock_flags(&self) -> Result<(), KnockFlagError> {
+    fn refuse_knock_flags(&self) -> Result<(), ReceiveKnockError> {
         // Names all of them, so that a new one cannot be forgotten.
         let Self {
             knock: _,
@@ -253,7 +253,7 @@ impl KnockArgs {
             ("--knock-key", !knock_key.is_empty()),
         ];
         match flags.into_iter().find(|(_, given)| *given) {
-            Some((flag, _)) => Err(KnockFlagError::NoKnock(flag)),
+            Some((flag, _)) => Err(ReceiveKnockError::NoKnock(flag)),
             None => Ok(()),
         }
     }
@@ -300,5 +300,5 @@ impl FromStr for KeyName {
 }
 
 #[cfg(test)]
-#[path = "knock_args_tests.rs"]
+#[path = "receive_knock_args_tests.rs"]
 mod tests;

@@ -172,7 +172,7 @@ impl DatagramReader {
         // Made anew each time: it holds pointers, and must not be kept across an await.
         let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(BATCH, None);
         let mut got = [(0, None); BATCH];
-        let received = socket.try_io(Interest::READABLE, || {
+        let mut now = || {
             let mut parts = buffers.chunks_exact_mut(*room);
             let mut slices: [[IoSliceMut<'_>; 1]; BATCH] =
                 array::from_fn(|_| [IoSliceMut::new(parts.next().unwrap_or_default())]);
@@ -185,11 +185,16 @@ impl DatagramReader {
                 count += 1;
             }
             Ok(count)
-        });
+        };
+        // First without the runtime, which may not have heard yet of a datagram that is there, and
+        // then with it, so that it waits for the next.
+        let received = match now() {
+            Err(error) if is_empty(&error) => socket.try_io(Interest::READABLE, now),
+            received => received,
+        };
         let count = match received {
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            Err(error) => return Err(error),
+            Err(error) if is_empty(&error) => 0,
+            received => received?,
         };
         for ((len, source), part) in got[..count].iter().zip(buffers.chunks_exact(*room)) {
             let bytes = part.get(..*len).unwrap_or(part);
@@ -201,8 +206,88 @@ impl DatagramReader {
     }
 }
 
+fn is_empty(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
+}
+
 fn socket_addr(address: SockaddrStorage) -> Option<SocketAddr> {
     let v4 = address.as_sockaddr_in().map(|v4| (IpAddr::from(v4.ip()), v4.port()));
     let v6 = address.as_sockaddr_in6().map(|v6| (IpAddr::from(v6.ip()), v6.port()));
     v4.or(v6).map(SocketAddr::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, UdpSocket as StdSocket};
+
+    use super::*;
+
+    fn local() -> DatagramSocket {
+        DatagramSocket::at(Place { addr: "127.0.0.1:0".parse().unwrap(), only_v6: false }).unwrap()
+    }
+
+    fn receive(reader: &mut DatagramReader) -> Vec<(Vec<u8>, SocketAddr)> {
+        let mut all = vec![];
+        while reader.receive(|it| all.push((it.bytes.to_vec(), it.source))).unwrap() > 0 {}
+        all
+    }
+
+    #[tokio::test]
+    async fn datagrams_arrive_in_order_with_their_sources_and_are_cut() {
+        let socket = local();
+        let mut reader = socket.reader(3).unwrap();
+        assert!(receive(&mut reader).is_empty());
+        let sender = StdSocket::bind("127.0.0.1:0").unwrap();
+        let from = sender.local_addr().unwrap();
+        let count = 2 * BATCH + 1;
+        for number in 0..count {
+            let bytes = [number as u8; 5];
+            sender.send_to(&bytes[..number % 6], socket.local()).unwrap();
+        }
+        let expected = |number: usize| (vec![number as u8; (number % 6).min(3)], from);
+        assert_eq!(receive(&mut reader), (0..count).map(expected).collect::<Vec<_>>());
+    }
+
+    /// The runtime need not have heard of a datagram that is there.
+    #[tokio::test]
+    async fn what_is_there_is_received_at_once_and_what_comes_later_wakes() {
+        let socket = local();
+        let mut reader = socket.reader(8).unwrap();
+        let sender = StdSocket::bind("127.0.0.1:0").unwrap();
+        for _ in 0..100 {
+            sender.send_to(b"now", socket.local()).unwrap();
+            assert_eq!(receive(&mut reader).len(), 1);
+        }
+        let to = socket.local();
+        let later = std::thread::spawn(move || sender.send_to(b"later", to).unwrap());
+        loop {
+            reader.readable().await.unwrap();
+            if !receive(&mut reader).is_empty() {
+                break;
+            }
+        }
+        later.join().unwrap();
+    }
+
+    #[test]
+    fn a_port_that_is_taken_is_an_error_with_its_kind() {
+        let socket = local();
+        let place = Place { addr: socket.local, only_v6: false };
+        let error = DatagramSocket::at(place).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "{} (UDP) is in use; stop the program that listens there, or choose another address",
+                socket.local
+            )
+        );
+    }
+
+    #[test]
+    fn only_sockets_for_datagrams_are_adopted() {
+        let adopted = DatagramSocket::adopt(local().share().unwrap()).unwrap();
+        assert!(adopted.local.port() != 0);
+        let stream = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(DatagramSocket::adopt(stream.into()).is_err());
+    }
 }
