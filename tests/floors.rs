@@ -78,6 +78,11 @@ const FLOORS: &[Floor] = &[
         forbidden: &["clap", "anyhow"],
     },
     Floor { paths: &["files"], may_import: &["files"], forbidden: &["clap", "anyhow", "tokio"] },
+    Floor {
+        paths: &["random.rs"],
+        may_import: &["secret"],
+        forbidden: &["clap", "anyhow", "tokio"],
+    },
     Floor { paths: &["tasks"], may_import: &["tasks"], forbidden: &["clap", "anyhow", "nix::"] },
     Floor {
         paths: &["net"],
@@ -97,6 +102,11 @@ const FLOORS: &[Floor] = &[
     Floor {
         paths: &["frontend"],
         may_import: &["addr", "reason", "proxy_protocol", "gate", "net", "observe", "frontend"],
+        forbidden: &["clap", "anyhow", "nix::"],
+    },
+    Floor {
+        paths: &["knocker"],
+        may_import: &["addr", "proto", "keys", "net", "observe", "random", "knocker"],
         forbidden: &["clap", "anyhow", "nix::"],
     },
     Floor {
@@ -121,8 +131,10 @@ const FLOORS: &[Floor] = &[
             "gate",
             "net",
             "observe",
+            "random",
             "tasks",
             "frontend",
+            "knocker",
             "upstream",
             "knock",
             "tunnel",
@@ -164,7 +176,7 @@ const FLOORS: &[Floor] = &[
         paths: &["run", "demo"],
         may_import: &[
             "addr", "secret", "proto", "keys", "files", "gate", "knock", "net", "observe", "tasks",
-            "frontend", "tunnel", "service", "sys", "admin", "run", "demo",
+            "frontend", "knocker", "tunnel", "service", "sys", "admin", "run", "demo",
         ],
         forbidden: &["clap"],
     },
@@ -184,6 +196,7 @@ const FLOORS: &[Floor] = &[
             "observe",
             "tasks",
             "frontend",
+            "knocker",
             "upstream",
             "knock",
             "tunnel",

@@ -22,7 +22,7 @@ use super::registry::{Registry, TunnelView};
 use super::text_format::plain;
 use crate::gate::GateStatus;
 use crate::observe::metrics::{ByReason, Timer};
-use crate::observe::{KnockResult, Meters};
+use crate::observe::{KnockReason, KnockResult, Meters};
 use crate::reason::CloseReason;
 use crate::sys::nofile;
 use crate::tunnel::{Level, PoolLevel, Status};
@@ -112,6 +112,7 @@ impl Collector for MetricsSnapshot {
         out.targets(&self.tunnels)?;
         out.connections(&self.tunnels)?;
         out.pool(&self.tunnels)?;
+        out.sent_knocks(&self.tunnels)?;
         out.gate(&self.tunnels)?;
         out.knocks(&self.tunnels)
     }
@@ -240,6 +241,20 @@ impl Writer<'_> {
         self.counter("pool_missed", "Clients that found no warm tunnel", missed)?;
         let failed = count(|meters| meters.pool.failed.get());
         self.counter("pool_failed", "Warm tunnels that could not be made or were ended", failed)
+    }
+
+    fn sent_knocks(&mut self, tunnels: &[TunnelView]) -> fmt::Result {
+        let knocking = || tunnels.iter().filter(|view| view.status.is_knocking);
+        let sent = knocking().flat_map(|view| {
+            KnockReason::ALL.map(|reason| {
+                let labels = vec![tunnel(&view.meters), ("reason", reason.as_str().to_owned())];
+                (labels, view.meters.sent_knocks.get(reason))
+            })
+        });
+        self.counter("knocks_sent", "Knocks sent to far ends", sent)?;
+        let failed = knocking()
+            .map(|view| (vec![tunnel(&view.meters)], view.meters.sent_knocks.failed.get()));
+        self.counter("knocks_unsent", "Knocks that did not leave this host", failed)
     }
 
     fn gate(&mut self, tunnels: &[TunnelView]) -> fmt::Result {

@@ -23,6 +23,7 @@ use super::tunnel_args::{
     TunnelArgs,
 };
 use super::values::{HandshakeLimit, PoolSize, SuiteChoice, Target};
+use super::wish_args::KnockWishArgs;
 use crate::addr::{Address, BindAddress, ServiceName, Source};
 use crate::net::{look_up, missing_family};
 use crate::printable::printable;
@@ -108,6 +109,14 @@ struct OneArgs {
     /// Accept a key file that its group or others can read or change
     #[arg(long, requires = "targets")]
     allow_readable_key: bool,
+
+    /// Ask the gate of the decrypt end to let this host in, as --knock of encrypt does
+    #[arg(long, requires = "targets", conflicts_with = "sources")]
+    knock: bool,
+
+    /// Gate that --knock asks for
+    #[arg(long, value_name = "NAME", requires = "knock")]
+    knock_gate: Option<ServiceName>,
 }
 
 /// Shows the effect of a file, or tries one tunnel.
@@ -190,12 +199,14 @@ impl OneArgs {
         if let Some(suite) = self.suite {
             server.connection.suite = suite;
         }
-        let Self { sources, targets, keys, service, checks, .. } = self;
+        let Self { sources, targets, keys, service, checks, knock, knock_gate, .. } = self;
         Ok(match sources.is_empty() {
             true => {
                 let pool = PoolSize(0);
                 let lazy = LazyArgs::default();
-                let args = EncryptArgs { sources, targets, keys, service, pool, lazy, server };
+                let knock = KnockWishArgs { knock, knock_gate, ..KnockWishArgs::default() };
+                let args =
+                    EncryptArgs { sources, targets, keys, service, pool, lazy, knock, server };
                 TunnelArgs::Encrypt(Box::new(args))
             }
             false => TunnelArgs::Decrypt(Box::new(DecryptArgs {

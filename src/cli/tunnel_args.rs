@@ -22,6 +22,7 @@ use super::receive_knock_args::{ReceiveKnockArgs, Surroundings};
 use super::target_args::{by_service, without_service};
 use super::times;
 use super::values::{HandshakeLimit, PoolSize, SessionLimit, SourceLimit, Target};
+use super::wish_args::KnockWishArgs;
 use crate::addr::{ServiceName, Source};
 use crate::keys::KeyRing;
 use crate::run::{Failure, Outcome, Plan, Ports, Reread};
@@ -93,6 +94,9 @@ pub(super) struct EncryptArgs {
 
     #[command(flatten)]
     pub(super) lazy: LazyArgs,
+
+    #[command(flatten)]
+    pub(super) knock: KnockWishArgs,
 
     #[command(flatten)]
     pub(super) server: ServerArgs,
@@ -288,11 +292,12 @@ impl EncryptArgs {
     fn options(&self, name: Option<Arc<str>>, user: Option<Uid>) -> Result<Options, Failure> {
         let targets = without_service(self.targets.clone())?;
         let service = self.service.clone().unwrap_or_default();
+        let knock = self.knock.wish(&targets)?;
         self.server.refuse_zero()?;
         self.server.options(EndArgs {
             name,
             user,
-            role: Role::Encrypt { targets, service, lazy: self.lazy.lazy },
+            role: Role::Encrypt { targets, service, lazy: self.lazy.lazy, knock },
             sources: self.sources.clone(),
             keys: key_cmd::ring(&self.keys, self.server.connection.access(user))?,
             handshakes: DEFAULT_HANDSHAKES,

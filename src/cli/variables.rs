@@ -25,7 +25,11 @@ const PREFIX: &str = "KNOCKPIPE_";
 
 /// Names that differ from the rule, by the id of the argument: the same long flag has another
 /// meaning elsewhere, or the variable exists already and is a secret.
-const NAMED: [(&str, &str); 2] = [
+const NAMED: [(&str, &str); 6] = [
+    ("asked_address", "KNOCKPIPE_KNOCK_ADDRESS"),
+    ("asked_gate", "KNOCKPIPE_KNOCK_GATE"),
+    ("asked_label", "KNOCKPIPE_KNOCK_LABEL"),
+    ("asked_ttl", "KNOCKPIPE_KNOCK_TTL"),
     ("admin_user", "KNOCKPIPE_ADMIN_USER"),
     ("gate_credentials", "KNOCKPIPE_GATE_CREDENTIALS_FILE"),
 ];
@@ -39,8 +43,9 @@ const TYPED_ONLY: [(&str, &[&str]); 2] = [
 
 /// Arguments with variables that count only beside another one, by command: the latter, and those
 /// that need it.
-const BESIDE: [(&str, &str, &[&str]); 2] = [
-    ("check", "targets", &["keys", "timeout", "bind", "suite", "allow_readable_key"]),
+const BESIDE: [(&str, &str, &[&str]); 3] = [
+    ("check", "targets", &["keys", "timeout", "bind", "suite", "allow_readable_key", "knock"]),
+    ("check", "knock", &["knock_gate"]),
     ("run", "handover", &["reload_or_replace"]),
 ];
 

@@ -113,7 +113,12 @@ fn encrypting(key: &Key, far_end: &str) -> Options {
     let target = far_end.parse().expect("a socket address is an address");
     options(
         key,
-        Role::Encrypt { targets: vec![target], service: ServiceName::default(), lazy: false },
+        Role::Encrypt {
+            targets: vec![target],
+            service: ServiceName::default(),
+            lazy: false,
+            knock: None,
+        },
     )
 }
 

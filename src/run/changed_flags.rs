@@ -76,9 +76,10 @@ pub(super) fn changed(old: &Options, new: &Options, has_new_listener: bool) -> V
 fn role_of(old: &Role, new: &Role) -> Vec<Compared> {
     match (old, new) {
         (
-            Role::Encrypt { targets, service, lazy },
-            Role::Encrypt { targets: others, service: another, lazy: other_lazy },
+            Role::Encrypt { targets, service, lazy, knock },
+            Role::Encrypt { targets: others, service: another, lazy: other_lazy, knock: new_knock },
         ) => vec![
+            ("knock", knock != new_knock),
             ("target", targets != others),
             ("service", service != another),
             ("lazy", lazy != other_lazy),

@@ -114,7 +114,12 @@ mod tests {
 
     fn encrypt(far_ends: usize) -> Options {
         let targets = (0..far_ends).map(|i| format!("a{i}:1").parse().unwrap()).collect();
-        options(Role::Encrypt { targets, service: ServiceName::default(), lazy: false })
+        options(Role::Encrypt {
+            targets,
+            service: ServiceName::default(),
+            lazy: false,
+            knock: None,
+        })
     }
 
     fn decrypt(targets: usize) -> Options {

@@ -365,6 +365,11 @@ impl Services {
         }
     }
 
+    /// Lets services knock at once that knock at all.
+    pub(super) fn knock_again(&self) {
+        self.running.iter().for_each(|running| running.service.knock_again());
+    }
+
     /// Waits until all stopped services have ended. Cancel safe.
     pub(super) async fn finished(&mut self) {
         self.draining.finished().await;

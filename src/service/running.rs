@@ -107,6 +107,13 @@ impl Service {
         }
     }
 
+    /// Knocks at once at the gates of far ends, where it knocks at all.
+    pub fn knock_again(&self) {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.knock_again(),
+        }
+    }
+
     /// Logs everything that was counted and not logged yet.
     pub fn flush_log(&self) {
         match self {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use super::capacity::Capacity;
@@ -12,7 +13,7 @@ use super::decrypt::DecryptEnd;
 use super::dial_far_end::DialerHandshake;
 use super::encrypt::EncryptEnd;
 use super::handshake::{AcceptorHandshake, HandshakeConfig};
-use super::options::{Options, Role, by_service};
+use super::options::{Options, Role, SentKnockOptions, by_service};
 use super::pool::Pool;
 use super::replay_state::ReplayState;
 use super::serve::{Mode, Tunnel};
@@ -97,7 +98,8 @@ impl Tunnel {
                     meters.pool.clone(),
                     tasks.clone(),
                 );
-                Mode::Encrypt(Arc::new(encrypt_end(options, far_ends, pool, before)))
+                let knocks = options.knocks(Arc::clone(&meters.sent_knocks));
+                Mode::Encrypt(Arc::new(encrypt_end(options, far_ends, pool, knocks, before)))
             }
             Upstreams::Services(targets, memory) => {
                 take_over(&targets, before);
@@ -167,14 +169,16 @@ fn encrypt_end(
     options: &Options,
     far_ends: Arc<Targets>,
     pool: Pool,
+    knocks: Option<SentKnockOptions>,
     before: Option<&Tunnel>,
 ) -> EncryptEnd {
     let (service, is_lazy) = match &options.role {
         Role::Encrypt { service, lazy, .. } => (service.clone(), *lazy),
         Role::Decrypt { .. } => (ServiceName::default(), false),
     };
-    let dialers = dialers(&options.handshake(), &far_ends, before);
-    EncryptEnd { dialers, far_ends, service, is_lazy, pool }
+    let dialers = dialers(&options.handshake(), &far_ends, before).into_iter();
+    let dialers = dialers.map(|dialer| dialer.knocking(knocks.clone())).collect();
+    EncryptEnd { dialers, far_ends, service, is_lazy, pool, knock_again: Notify::new() }
 }
 
 /// Makes a dialer for each far end; the far end's clock is known if it was called before.

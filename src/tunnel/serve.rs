@@ -39,6 +39,7 @@ impl Tunnel {
         self.keep_up("summaries of failures", Self::summarize);
         self.keep_up("the watch on the limit of sessions", Self::watch_limit);
         self.keep_up("the pool", Self::keep_warm);
+        self.keep_up("knocks", Self::keep_knocking);
         self.keep_up("the watch on targets", Self::check_targets);
         self.context.frontend.tasks.spawn(Arc::clone(self).look_at_start());
     }
@@ -146,6 +147,8 @@ impl Tunnel {
     async fn look_at_start(self: Arc<Self>) {
         match &self.mode {
             Mode::Encrypt(end) if end.pool.warm().size > 0 => {}
+            // Its port may not exist before a knock.
+            Mode::Encrypt(end) if end.dialers[0].knocker().is_some() => {}
             _ => self.health_checks().warn_if_unreachable(&self.targets()).await,
         }
     }
@@ -182,6 +185,19 @@ impl Tunnel {
         let Mode::Encrypt(end) = &self.mode else { return };
         let warm_up = || Arc::clone(end).warm_up(Arc::clone(&self.context));
         end.pool.keep(warm_up, self.context.frontend.stop.cancelled()).await;
+    }
+
+    /// Knocks at the gates of the far ends of an encrypt end until the tunnel is stopped.
+    async fn keep_knocking(self: Arc<Self>) {
+        let Mode::Encrypt(end) = &self.mode else { return };
+        Arc::clone(end).keep_knocking(self.context.frontend.stop.cancelled()).await;
+    }
+
+    /// Knocks at once, where it knocks at all.
+    pub fn knock_again(&self) {
+        if let Mode::Encrypt(end) = &self.mode {
+            end.knock_again.notify_one();
+        }
     }
 
     async fn summarize(self: Arc<Self>) {
