@@ -111,9 +111,11 @@ fn a_gate_opens_for_its_names_only() {
 
 #[test]
 fn only_listed_keys_may_knock() {
-    for (keys, expected) in
-        [(vec![], "203.0.113.7 60"), (vec![other(), key()], "203.0.113.7 60"), (vec![other()], "key")]
-    {
+    for (keys, expected) in [
+        (vec![], "203.0.113.7 60"),
+        (vec![other(), key()], "203.0.113.7 60"),
+        (vec![other()], "key"),
+    ] {
         let options = ReceiverOptions { keys, ..options() };
         assert_eq!(decided(&options, knock(), "203.0.113.7"), expected);
     }
