@@ -107,21 +107,20 @@ trait Entry {
 pub(super) fn calls(
     by: TargetsId,
     dialled: &Stream,
-    made_for: Option<&Stream>,
+    made_for: Option<Pair>,
 ) -> Option<CallGuard> {
     let pair = Pair::new(dialled.local(), dialled.remote())?;
-    let made_for = made_for.and_then(Pair::of_accepted);
     let serial = serial();
     lock(&CALLS_NOW).insert(pair, Call { serial, by, made_for });
     Some(CallGuard { pair, serial })
 }
 
-/// Refuses a client that is a call of the very tunnel that accepted it.
+/// Refuses a client, with these addresses, that is a call of the very tunnel that accepted it.
 ///
 /// # Errors
 /// The reason for the log.
-pub(super) fn refuse_own_call(by: TargetsId, accepted: &Stream) -> Result<(), ConnectFailure> {
-    let Some(pair) = Pair::of_accepted(accepted) else { return Ok(()) };
+pub(super) fn refuse_own_call(by: TargetsId, client: Option<Pair>) -> Result<(), ConnectFailure> {
+    let Some(pair) = client else { return Ok(()) };
     if is_made_by(&lock(&CALLS_NOW), pair, by) {
         return Err(ConnectFailure::new(CloseReason::Loop, format!("{REMEDY} of the decrypt end")));
     }
@@ -185,7 +184,8 @@ impl Pair {
         Some(Self { dialer: plain(dialer)?, listener: plain(listener)? })
     }
 
-    fn of_accepted(stream: &Stream) -> Option<Self> {
+    /// Returns the addresses of an accepted connection; `None` of a unix socket. Asks the system.
+    pub(super) fn of_accepted(stream: &Stream) -> Option<Self> {
         Self::new(stream.remote(), stream.local())
     }
 }
@@ -245,9 +245,10 @@ fn plain(address: ClientAddr) -> Option<SocketAddr> {
 /// Returns true for a connection from this host: one to an address of its own comes from that
 /// address, or from loopback.
 fn comes_from_this_host(sealed: &Stream) -> bool {
-    match (plain(sealed.remote()), plain(sealed.local())) {
-        (Some(remote), Some(local)) => remote.ip().is_loopback() || remote.ip() == local.ip(),
-        _ => matches!(sealed, Stream::Unix(_)),
+    match plain(sealed.remote()) {
+        Some(remote) if remote.ip().is_loopback() => true,
+        Some(remote) => plain(sealed.local()).is_some_and(|local| remote.ip() == local.ip()),
+        None => matches!(sealed, Stream::Unix(_)),
     }
 }
 
