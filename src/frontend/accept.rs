@@ -6,6 +6,9 @@
 //! does not, or strangers could tell by it that the limit is reached.
 
 use std::sync::Arc;
+use std::task::Context;
+
+use tokio::runtime::Handle;
 
 use super::options::SlotTime;
 use super::{Frontend, workers};
@@ -25,6 +28,16 @@ pub struct Accepted {
     pub(super) deadline: tokio::time::Instant,
 }
 
+/// A connection that has no task yet.
+struct Arrived {
+    stream: Stream,
+    peer: ClientAddr,
+    /// The slot of its session, where it takes that at accept.
+    slot: Option<Slot>,
+    /// The worker that its socket is registered with.
+    worker: &'static Handle,
+}
+
 impl Frontend {
     /// Accepts connections on `listener` until the frontend is stopped. What `serve` returns
     /// becomes the task of a connection, on one of the workers.
@@ -37,13 +50,13 @@ impl Frontend {
     {
         let mut accepts = AcceptLoop::new(listener, self.name.clone());
         loop {
-            let (stream, peer) = tokio::select! {
+            let arrived = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,
                 accepted = self.accept_one(&mut accepts) => accepted,
             };
             self.meters.accepted.inc();
-            let waiting = Arc::clone(self).wait_for_slot(stream, peer, serve.clone());
+            let waiting = Arc::clone(self).wait_for_slot(arrived, serve.clone());
             let mut waiting = Box::pin(waiting);
             tokio::select! {
                 biased;
@@ -58,34 +71,38 @@ impl Frontend {
     }
 
     /// Accepts the next connection, once there is a slot for it where it takes one at accept.
-    async fn accept_one(&self, accepts: &mut AcceptLoop) -> (Stream, ClientAddr) {
+    async fn accept_one(&self, accepts: &mut AcceptLoop) -> Arrived {
         if self.slot_time == SlotTime::Accept {
             self.slot_available().await;
         }
-        accepts.next().await
+        let mut worker = workers::next();
+        let accept = |listener: &AsyncListener, cx: &mut Context<'_>| {
+            // Chosen now, because the load of the workers changes while no connection comes.
+            worker = workers::next();
+            let _on_its_worker = worker.enter();
+            listener.poll_accept(cx)
+        };
+        let (stream, peer) = accepts.next_by(accept).await;
+        Arrived { stream, peer, slot: None, worker }
     }
 
     /// Waits for a session slot if the last one was taken since the vacancy check, as a client
     /// in the backlog would, even if the frontend is stopped meanwhile. Clients that take
     /// their slot at accept take it here, in order of arrival.
-    async fn wait_for_slot<F>(
-        self: Arc<Self>,
-        stream: Stream,
-        peer: ClientAddr,
-        serve: impl Fn(Accepted) -> F,
-    ) where
+    async fn wait_for_slot<F>(self: Arc<Self>, mut arrived: Arrived, serve: impl Fn(Accepted) -> F)
+    where
         F: Future<Output = ()> + Send + 'static,
     {
         let wait = async {
             match self.slot_time {
                 SlotTime::Accept => {
-                    stream.reset_unless_finished();
+                    arrived.stream.reset_unless_finished();
                     Some(self.slot().await)
                 }
                 SlotTime::Proof => None,
             }
         };
-        let slot = tokio::select! {
+        arrived.slot = tokio::select! {
             biased;
             slot = wait => slot,
             () = self.cut.cancelled() => {
@@ -93,32 +110,25 @@ impl Frontend {
                 return;
             }
         };
-        let deadline = self.deadline();
-        self.hand_over(Accepted { stream, peer, slot, source: None, deadline }, serve);
+        self.hand_over(arrived, serve);
     }
 
     /// Hands a connection to a task of its own, unless it is certain that it may not come in.
-    fn hand_over<F>(self: &Arc<Self>, mut accepted: Accepted, serve: impl Fn(Accepted) -> F)
+    fn hand_over<F>(self: &Arc<Self>, arrived: Arrived, serve: impl Fn(Accepted) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let peer = accepted.peer;
+        let Arrived { stream, peer, slot, worker } = arrived;
+        let deadline = self.deadline();
+        let _on_its_worker = worker.enter();
         let Ok(source) = self.count_arrival(peer) else {
             self.refused(CloseReason::SourceLimit, peer);
-            return accepted.stream.reset();
+            return stream.reset();
         };
-        accepted.source = source;
         if let Some(reason) = self.reject_early(peer) {
             self.refused(reason, peer);
-            let limits = || self.handshake_limits(peer, accepted.deadline);
-            return self.deny(accepted.stream, limits);
+            return self.deny(stream, || self.handshake_limits(peer, deadline));
         }
-        let _on_its_worker = workers::next().enter();
-        let Ok(stream) = accepted.stream.reregister() else {
-            self.refused(CloseReason::LocalError, peer);
-            return;
-        };
-        accepted.stream = stream;
-        self.tasks.spawn(serve(accepted));
+        self.tasks.spawn(serve(Accepted { stream, peer, slot, source, deadline }));
     }
 }

@@ -5,8 +5,10 @@
 //! one nor makes it spin. The caller decides what happens to a connection; nothing here waits for a
 //! peer.
 
+use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use tokio::time::sleep_until;
@@ -37,12 +39,24 @@ impl AcceptLoop {
     /// Waits for the next connection, through any number of failures. Cancel safe: the next call
     /// continues a pause that was cancelled.
     pub async fn next(&mut self) -> (Stream, ClientAddr) {
+        self.next_by(|listener, cx| listener.poll_accept(cx)).await
+    }
+
+    /// Does the same with another way to `accept`: one that enters the runtime in which the
+    /// connection is to be served, so that it need not be moved there.
+    pub async fn next_by(
+        &mut self,
+        mut accept: impl FnMut(
+            &AsyncListener,
+            &mut Context<'_>,
+        ) -> Poll<io::Result<(Stream, ClientAddr)>>,
+    ) -> (Stream, ClientAddr) {
         loop {
             if let Some(resume_at) = self.resume_at {
                 sleep_until(resume_at).await;
                 self.resume_at = None;
             }
-            match self.listener.accept().await {
+            match poll_fn(|cx| accept(&self.listener, cx)).await {
                 Ok(accepted) => {
                     self.log_recovery();
                     return accepted;

@@ -8,6 +8,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::task::{Context, Poll, ready};
 
 use socket2::{Domain, SockRef, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
@@ -204,18 +205,21 @@ impl Listener {
 // === impl AsyncListener ===
 
 impl AsyncListener {
-    /// Accepts the next connection, with `options` set. Cancel safe.
+    /// Accepts the next connection, with `options` set, and registers it with the runtime that the
+    /// caller is in.
     ///
     /// # Errors
     /// The system's; none is fatal, see [`super::AcceptLoop`].
-    pub async fn accept(&self) -> io::Result<(Stream, ClientAddr)> {
-        match &self.socket {
+    pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, ClientAddr)>> {
+        Poll::Ready(Ok(match &self.socket {
             AsyncSocket::Tcp(socket) => {
-                let (stream, peer) = socket.accept().await?;
-                Ok((stream.into(), peer.into()))
+                let (stream, peer) = ready!(socket.poll_accept(cx))?;
+                (stream.into(), peer.into())
             }
-            AsyncSocket::Unix(socket) => Ok((socket.accept().await?.0.into(), ClientAddr::Unix)),
-        }
+            AsyncSocket::Unix(socket) => {
+                (ready!(socket.poll_accept(cx))?.0.into(), ClientAddr::Unix)
+            }
+        }))
     }
 
     /// Duplicates the socket's descriptor for another process.

@@ -1,4 +1,5 @@
 use socket2::SockRef;
+use std::future::poll_fn;
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 
@@ -27,6 +28,10 @@ fn addrs(texts: &[&str]) -> Vec<SocketAddr> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 
+async fn accept(listener: &AsyncListener) -> io::Result<(Stream, ClientAddr)> {
+    poll_fn(|cx| listener.poll_accept(cx)).await
+}
+
 fn path_in(dir: &tempfile::TempDir) -> (PathBuf, String) {
     let path = dir.path().join("socket");
     let text = path.to_str().unwrap().to_owned();
@@ -38,7 +43,7 @@ async fn tcp_clients_are_accepted_and_named() {
     for text in ["127.0.0.1:0", "[::1]:0"] {
         let listener = only(text).into_async(&OPTIONS).unwrap();
         let client = TcpStream::connect(listener.local()).unwrap();
-        let (stream, peer) = listener.accept().await.unwrap();
+        let (stream, peer) = accept(&listener).await.unwrap();
         assert_eq!(peer.to_string(), client.local_addr().unwrap().to_string());
         let Stream::Tcp(socket) = stream else { panic!("not TCP") };
         assert!(socket.nodelay().unwrap(), "options are inherited");
@@ -53,7 +58,7 @@ async fn an_ipv4_client_of_a_dual_stack_listener_is_ipv4() {
     let Local::Tcp(addr) = listener.local else { panic!("not TCP") };
     let listener = listener.into_async(&OPTIONS).unwrap();
     let client = TcpStream::connect(("127.0.0.1", addr.port())).unwrap();
-    let (_, peer) = listener.accept().await.unwrap();
+    let (_, peer) = accept(&listener).await.unwrap();
     assert_eq!(peer, ClientAddr::Ip(client.local_addr().unwrap()));
 }
 
@@ -124,7 +129,7 @@ async fn unix_clients_are_accepted_and_the_file_goes_with_the_listener() {
     let listener = only(&text).into_async(&OPTIONS).unwrap();
     assert_eq!(listener.local(), text);
     let client = UnixStream::connect(&path).unwrap();
-    let (mut stream, peer) = listener.accept().await.unwrap();
+    let (mut stream, peer) = accept(&listener).await.unwrap();
     assert_eq!(peer, ClientAddr::Unix);
     drop(client);
     assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0);

@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 use super::access_log::SessionLog;
 use super::context::TunnelContext;
 use super::dial_far_end::{CallLimits, Called, DialerHandshake};
-use super::loops;
+use super::loops::{self, Pair};
 use super::pool::Pool;
 use super::reset_reasons;
 use super::session::{AnswerDeadline, EstablishedSession, Held, SessionParts, run_opened};
@@ -54,6 +54,8 @@ pub(super) struct EncryptEnd {
 pub(super) struct WaitingClient<'a> {
     pub(super) stream: &'a Stream,
     pub(super) client: &'a AdmittedClient,
+    /// Addresses of its connection, if it has any.
+    pub(super) pair: Option<Pair>,
     /// Ready when it has to end.
     pub(super) termination: &'a mut Termination,
 }
@@ -108,8 +110,9 @@ impl EncryptEnd {
         let mut termination = context.frontend.termination(&client);
         let mut log = SessionLog::new(&context.frontend, client.address);
         log.info.service.clone_from(&self.service);
+        let pair = Pair::of_accepted(&plain);
         let mut waiting =
-            WaitingClient { stream: &plain, client: &client, termination: &mut termination };
+            WaitingClient { stream: &plain, client: &client, pair, termination: &mut termination };
         if self.is_lazy {
             match is_probe(&mut waiting).await {
                 Ok(false) => {}
@@ -193,7 +196,7 @@ impl EncryptEnd {
         waiting: WaitingClient<'_>,
         open: &Open,
     ) -> Result<Opened, AllFailed> {
-        loops::refuse_own_call(self.far_ends.id(), waiting.stream)
+        loops::refuse_own_call(self.far_ends.id(), waiting.pair)
             .map_err(|failure| AllFailed { first: self.far_ends.first(), failure })?;
         let client = waiting.client;
         let mut tunnel = self.tunnel(context, waiting, open).await?;
@@ -227,7 +230,7 @@ impl EncryptEnd {
         far_end: usize,
         context: &TunnelContext,
     ) -> Result<(), ConnectFailure> {
-        let call = Call { context, client: None, deadline: Instant::now() + context.timeout };
+        let call = Call { context, made_for: None, deadline: Instant::now() + context.timeout };
         let Called { stream, session, .. } = self.call(far_end, call, |_| {}).await?;
         let warm = Warm::confirm(far_end, stream, session).await.map_err(reset_reasons::failure)?;
         // The time that the far end takes to hang up is no part of the answer.
@@ -235,15 +238,15 @@ impl EncryptEnd {
         Ok(())
     }
 
-    /// Dials the far ends and shakes hands, for a client if there is one, with a deadline for each.
-    /// `last` is the one to try after all others that are not down.
+    /// Dials the far ends and shakes hands, with a deadline for each, for the client with the
+    /// addresses `made_for`, if there is one. `last` is the one to try after all others that are not down.
     pub(super) async fn establish(
         &self,
         context: &TunnelContext,
-        client: Option<&Stream>,
+        made_for: Option<Pair>,
         last: Option<usize>,
     ) -> Result<Established, AllFailed> {
-        let call = Call { context, client, deadline: Instant::now() + context.timeout };
+        let call = Call { context, made_for, deadline: Instant::now() + context.timeout };
         let reached = self.far_ends.reach(last, |far_end| self.establish_to(far_end, call)).await;
         reached.map(|(_, established)| established)
     }
@@ -269,7 +272,7 @@ impl EncryptEnd {
         call: Call<'_>,
         dialled: impl Fn(Instant),
     ) -> Result<Called, ConnectFailure> {
-        let Call { context, client, deadline } = call;
+        let Call { context, made_for, deadline } = call;
         // Until the far end has answered it may turn out to be this very tunnel.
         let calls = Mutex::new(vec![]);
         let dialer = &self.dialers[far_end];
@@ -278,7 +281,7 @@ impl EncryptEnd {
             let target = self.far_ends.at(far_end);
             let stream = dialer.connect(target, &context.dial_options, attempt).await?;
             dialled(began);
-            let call = loops::calls(self.far_ends.id(), &stream, client);
+            let call = loops::calls(self.far_ends.id(), &stream, made_for);
             calls.lock().unwrap_or_else(PoisonError::into_inner).extend(call);
             Ok(stream)
         };
@@ -292,8 +295,8 @@ impl EncryptEnd {
 #[derive(Clone, Copy)]
 struct Call<'a> {
     context: &'a TunnelContext,
-    /// The client that it is for, if there is one.
-    client: Option<&'a Stream>,
+    /// Addresses of the client's connection that it is for, if there is one and it has any.
+    made_for: Option<Pair>,
     deadline: Instant,
 }
 

@@ -15,8 +15,8 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -53,24 +53,27 @@ pub(super) struct Pair {
 
 /// A connection to a far end that has not answered the handshake yet.
 struct Call {
-    serial: u64,
+    serial: u32,
     by: TargetsId,
     /// Addresses of the client's connection, if it has any.
     made_for: Option<Pair>,
 }
 
-/// Local end of a connection from a service to its target.
+/// Local end of a connection from a service to its target. Small, as every session may have one for
+/// days: a [`SocketAddr`] takes twice as much as its address and port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct LocalEnd {
     of: TargetsId,
-    local: SocketAddr,
+    /// IPv4 addresses are mapped.
+    ip: [u8; 16],
+    port: u16,
 }
 
 /// A session through a decrypt end.
 struct Passage {
-    serial: u64,
-    /// The client that was announced.
-    client: SocketAddr,
+    serial: u32,
+    /// Port of the client that was announced; its address is the one of the local end.
+    client_port: u16,
     /// The moment when the session was asked for.
     asked: Instant,
     /// The moment when its target began to be dialled.
@@ -80,13 +83,13 @@ struct Passage {
 /// Keeps a call registered until it is dropped.
 pub(super) struct CallGuard {
     pair: Pair,
-    serial: u64,
+    serial: u32,
 }
 
 /// Keeps a session registered until it is dropped.
 pub(super) struct PassageGuard {
     exit: LocalEnd,
-    serial: u64,
+    serial: u32,
 }
 
 /// A client of a decrypt end, with an address that is meaningful on this host.
@@ -96,32 +99,27 @@ pub(super) struct Announced {
     asked: Instant,
 }
 
-/// An entry with a unique number, so that a guard never removes an entry that has replaced its own.
+/// An entry with a number that no other of the same addresses has, so that a guard never removes an entry that has replaced its own.
 trait Entry {
-    fn serial(&self) -> u64;
+    fn serial(&self) -> u32;
 }
 
 // === encrypt end ===
 
 /// Registers a call until the guard is dropped; `None` over a unix socket.
-pub(super) fn calls(
-    by: TargetsId,
-    dialled: &Stream,
-    made_for: Option<&Stream>,
-) -> Option<CallGuard> {
+pub(super) fn calls(by: TargetsId, dialled: &Stream, made_for: Option<Pair>) -> Option<CallGuard> {
     let pair = Pair::new(dialled.local(), dialled.remote())?;
-    let made_for = made_for.and_then(Pair::of_accepted);
     let serial = serial();
     lock(&CALLS_NOW).insert(pair, Call { serial, by, made_for });
     Some(CallGuard { pair, serial })
 }
 
-/// Refuses a client that is a call of the very tunnel that accepted it.
+/// Refuses a client, with these addresses, that is a call of the very tunnel that accepted it.
 ///
 /// # Errors
 /// The reason for the log.
-pub(super) fn refuse_own_call(by: TargetsId, accepted: &Stream) -> Result<(), ConnectFailure> {
-    let Some(pair) = Pair::of_accepted(accepted) else { return Ok(()) };
+pub(super) fn refuse_own_call(by: TargetsId, client: Option<Pair>) -> Result<(), ConnectFailure> {
+    let Some(pair) = client else { return Ok(()) };
     if is_made_by(&lock(&CALLS_NOW), pair, by) {
         return Err(ConnectFailure::new(CloseReason::Loop, format!("{REMEDY} of the decrypt end")));
     }
@@ -158,21 +156,22 @@ pub(super) fn passes(
 ) -> Option<Box<PassageGuard>> {
     let local = plain(target.local()).filter(|local| local.ip() == announced.client.ip())?;
     let Announced { client, asked } = announced;
-    let exit = LocalEnd { of, local };
+    let exit = LocalEnd::new(of, local);
     let serial = serial();
-    lock(&PASSAGES_NOW).insert(exit, Passage { serial, client, asked, dialled });
+    let client_port = client.port();
+    lock(&PASSAGES_NOW).insert(exit, Passage { serial, client_port, asked, dialled });
     Some(Box::new(PassageGuard { exit, serial }))
 }
 
 fn goes_round(passages: &HashMap<LocalEnd, Passage>, of: TargetsId, announced: Announced) -> bool {
     let Announced { mut client, mut asked } = announced;
     for _ in 0..PASSAGES {
-        let Some(before) = passages.get(&LocalEnd { of, local: client }) else { return false };
+        let Some(before) = passages.get(&LocalEnd::new(of, client)) else { return false };
         let is_soon = asked.checked_duration_since(before.dialled).is_some_and(|it| it <= SOON);
         if !is_soon {
             return false;
         }
-        client = before.client;
+        client.set_port(before.client_port);
         asked = before.asked;
     }
     true
@@ -185,8 +184,19 @@ impl Pair {
         Some(Self { dialer: plain(dialer)?, listener: plain(listener)? })
     }
 
-    fn of_accepted(stream: &Stream) -> Option<Self> {
+    /// Returns the addresses of an accepted connection; `None` of a unix socket. Asks the system.
+    pub(super) fn of_accepted(stream: &Stream) -> Option<Self> {
         Self::new(stream.remote(), stream.local())
+    }
+}
+
+impl LocalEnd {
+    fn new(of: TargetsId, local: SocketAddr) -> Self {
+        let ip = match local.ip() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            IpAddr::V6(ip) => ip,
+        };
+        Self { of, ip: ip.octets(), port: local.port() }
     }
 }
 
@@ -200,13 +210,13 @@ impl Announced {
 }
 
 impl Entry for Call {
-    fn serial(&self) -> u64 {
+    fn serial(&self) -> u32 {
         self.serial
     }
 }
 
 impl Entry for Passage {
-    fn serial(&self) -> u64 {
+    fn serial(&self) -> u32 {
         self.serial
     }
 }
@@ -223,14 +233,14 @@ impl Drop for PassageGuard {
     }
 }
 
-fn remove<K: Eq + Hash, V: Entry>(from: &mut HashMap<K, V>, key: K, serial: u64) {
+fn remove<K: Eq + Hash, V: Entry>(from: &mut HashMap<K, V>, key: K, serial: u32) {
     if from.get(&key).is_some_and(|entry| entry.serial() == serial) {
         from.remove(&key);
     }
 }
 
-fn serial() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
+fn serial() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
     NEXT.fetch_add(1, Relaxed)
 }
 
@@ -245,9 +255,10 @@ fn plain(address: ClientAddr) -> Option<SocketAddr> {
 /// Returns true for a connection from this host: one to an address of its own comes from that
 /// address, or from loopback.
 fn comes_from_this_host(sealed: &Stream) -> bool {
-    match (plain(sealed.remote()), plain(sealed.local())) {
-        (Some(remote), Some(local)) => remote.ip().is_loopback() || remote.ip() == local.ip(),
-        _ => matches!(sealed, Stream::Unix(_)),
+    match plain(sealed.remote()) {
+        Some(remote) if remote.ip().is_loopback() => true,
+        Some(remote) => plain(sealed.local()).is_some_and(|local| remote.ip() == local.ip()),
+        None => matches!(sealed, Stream::Unix(_)),
     }
 }
 
@@ -267,7 +278,7 @@ mod tests {
         Pair { dialer: address(dialer), listener: address(listener) }
     }
 
-    fn call(by: u64, made_for: Option<Pair>) -> Call {
+    fn call(by: u32, made_for: Option<Pair>) -> Call {
         Call { serial: 0, by: TargetsId(by), made_for }
     }
 
@@ -303,9 +314,9 @@ mod tests {
         let mut now = Instant::now();
         let length = u16::try_from(length).unwrap();
         for port in 0..length {
-            let exit = LocalEnd { of: TargetsId(1), local: address(port + 1) };
-            let client = address(port);
-            passages.insert(exit, Passage { serial: 0, client, asked: now, dialled: now });
+            let exit = LocalEnd::new(TargetsId(1), address(port + 1));
+            let (client_port, asked, dialled) = (port, now, now);
+            passages.insert(exit, Passage { serial: 0, client_port, asked, dialled });
             now += pause;
         }
         (passages, Announced { client: address(length), asked: now })
@@ -328,7 +339,7 @@ mod tests {
         let (passages, next) = row(PASSAGES, SOON + Duration::from_millis(1));
         assert!(!goes_round(&passages, TargetsId(1), next));
         let (mut passages, next) = row(PASSAGES, Duration::ZERO);
-        let last = passages.get_mut(&LocalEnd { of: TargetsId(1), local: next.client }).unwrap();
+        let last = passages.get_mut(&LocalEnd::new(TargetsId(1), next.client)).unwrap();
         last.dialled += Duration::from_millis(1);
         assert!(!goes_round(&passages, TargetsId(1), next));
     }

@@ -14,7 +14,7 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -55,7 +55,9 @@ pub(super) struct Pool {
     tunnel: Option<Arc<str>>,
     idle: Mutex<IdleTunnels<Warm>>,
     taken: Notify,
-    /// Notified when a client's own dial succeeded.
+    /// The far end could not be reached, so that a client's success shortens the pause.
+    is_away: AtomicBool,
+    /// Notified when a client's own dial succeeded meanwhile.
     dial_succeeded: Notify,
     /// Notified when the size changed.
     resized: Notify,
@@ -90,6 +92,7 @@ impl Pool {
             tunnel,
             idle: Mutex::default(),
             taken: Notify::new(),
+            is_away: AtomicBool::new(false),
             dial_succeeded: Notify::new(),
             resized: Notify::new(),
             meters,
@@ -141,9 +144,13 @@ impl Pool {
         self.taken.notify_one();
     }
 
-    /// Notes that the far end answered a client that dialled for itself: it is reachable.
+    /// Notes that the far end answered a client that dialled for itself: it is reachable. Wakes the
+    /// pool only if that is news: it runs on another thread, and waking that for every client is a
+    /// good part of what a connection costs.
     pub(super) fn dial_succeeded(&self) {
-        self.dial_succeeded.notify_one();
+        if self.is_away.load(Ordering::Relaxed) {
+            self.dial_succeeded.notify_one();
+        }
     }
 
     /// Keeps the pool full with the tunnels that `make` makes until `stop`, and closes all of them
@@ -157,6 +164,7 @@ impl Pool {
         let mut stop = pin!(stop);
         loop {
             let next = self.fill(&mut work, Instant::now(), &make);
+            self.is_away.store(work.backoff.is_away(), Ordering::Relaxed);
             tokio::select! {
                 () = &mut stop => break,
                 Some(made) = work.making.join_next() => match made {

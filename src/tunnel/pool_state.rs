@@ -255,9 +255,14 @@ impl RefillBackoff {
 
     /// Notes that the far end answers.
     pub(super) fn dial_succeeded(&mut self, now: Instant) {
-        if self.doubtful && self.away {
+        if self.is_away() {
             self.next = now;
         }
+    }
+
+    /// Returns true when the far end could not be reached, and no tunnel was made since.
+    pub(super) fn is_away(&self) -> bool {
+        self.doubtful && self.away
     }
 }
 

@@ -11,9 +11,9 @@ use tracing::debug;
 
 use super::context::TunnelContext;
 use super::encrypt::{EncryptEnd, Established, NOT_ANSWERED, WaitingClient, is_of_the_target};
+use super::loops::Pair;
 use super::reset_reasons;
 use super::warm::{Answer, Asked, Opened};
-use crate::net::Stream;
 use crate::proto::message::Open;
 use crate::reason::CloseReason;
 use crate::upstream::{AllFailed, ConnectFailure};
@@ -71,7 +71,7 @@ impl EncryptEnd {
 
     /// Makes a tunnel for a client, without a warm one to compete with.
     async fn made_for(&self, context: &TunnelContext, client: WaitingClient<'_>) -> Found {
-        let making = self.establish(context, Some(client.stream), None);
+        let making = self.establish(context, client.pair, None);
         tokio::select! {
             made = self.fresh(making) => made,
             reason = client.termination => Err(self.not_wanted(reason)),
@@ -80,8 +80,13 @@ impl EncryptEnd {
 
     /// Makes a tunnel beside a silent one, to the same far end (`silent`) only where there is no
     /// other.
-    async fn another(&self, context: &TunnelContext, client: &Stream, silent: usize) -> Found {
-        self.fresh(self.establish(context, Some(client), Some(silent))).await
+    async fn another(
+        &self,
+        context: &TunnelContext,
+        made_for: Option<Pair>,
+        silent: usize,
+    ) -> Found {
+        self.fresh(self.establish(context, made_for, Some(silent))).await
     }
 
     async fn fresh(&self, making: impl Future<Output = Result<Established, AllFailed>>) -> Found {
@@ -109,7 +114,7 @@ impl EncryptEnd {
         mut client: WaitingClient<'_>,
     ) -> Found {
         let deadline = asked.since + context.timeout;
-        let mut another = pin!(self.another(context, client.stream, asked.far_end()));
+        let mut another = pin!(self.another(context, client.pair, asked.far_end()));
         // An answer counts that is there when another tunnel is: nothing is wrong then.
         let first = tokio::select! {
             biased;
