@@ -9,8 +9,9 @@ use knockpipe::cli;
 pub(crate) const RENEW: &str = "cargo run --locked --example generate -- flags >docs/FLAGS.md";
 
 /// Commands that share a table, under its heading.
-const GROUPS: [(&str, &[&str]); 4] = [
+const GROUPS: [(&str, &[&str]); 5] = [
     ("Tunnels", &["encrypt", "decrypt", "pipe"]),
+    ("Knocks", &["knock"]),
     ("Configuration files", &["run", "check"]),
     ("Keys and the demo", &["keygen", "key-id", "demo"]),
     ("Running processes", &["status", "who", "kick", "drain", "reload"]),

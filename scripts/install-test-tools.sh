@@ -33,6 +33,7 @@ exec scripts/apt-need.sh \
     prometheus=prometheus \
     promtool=prometheus \
     ip=iproute2 \
+    nft=nftables \
     mandoc=mandoc \
     groff=groff-base \
     zsh=zsh \

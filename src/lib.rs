@@ -9,8 +9,8 @@
 //! |---|---|---|
 //! | 0 words | `addr`, `duration`, `printable`, `secret`, `reason` | nothing of ours |
 //! | 1 pure | `proto`, `keys`, `gate` (its core, `crates/gate`), `proxy_protocol`, the probes of `upstream` | floor 0; no socket, no clock, no OS randomness |
-//! | 2 input and output | `files`, `tasks`, `net`, `http`, `observe`, the stores and the mirror of `gate` | floors 0 and 1; tokio, tracing, redis |
-//! | 3 both ends | `frontend`, `upstream` | floors 0 to 2, not each other |
+//! | 2 input and output | `files`, `random`, `tasks`, `net`, `http`, `observe`, the stores and the mirror of `gate` | floors 0 and 1; tokio, tracing, redis |
+//! | 3 both ends | `frontend`, `knock`, `knocker`, `upstream` | floors 0 to 2, not each other |
 //! | 4 service | `tunnel`, `service` (all of them as one type) | floors 0 to 3 |
 //! | 5 process | `run`, `admin`, `sys`, `demo` | floors 0 to 4 |
 //! | 6 command line | `cli` | everything |
@@ -50,11 +50,14 @@ mod frontend;
 #[doc(hidden)]
 pub mod gate;
 mod http;
+mod knock;
+mod knocker;
 mod net;
 mod observe;
 /// For the tests that send headers and read them.
 #[doc(hidden)]
 pub mod proxy_protocol;
+mod random;
 mod run;
 mod service;
 mod sys;

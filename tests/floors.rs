@@ -37,7 +37,9 @@ const FLOORS: &[Floor] = &[
         paths: &[
             "gate/admission.rs",
             "gate/denied.rs",
+            "gate/granting.rs",
             "gate/inquiry",
+            "gate/knocks.rs",
             "gate/live.rs",
             "gate/mirror",
             "gate/mod.rs",
@@ -76,6 +78,11 @@ const FLOORS: &[Floor] = &[
         forbidden: &["clap", "anyhow"],
     },
     Floor { paths: &["files"], may_import: &["files"], forbidden: &["clap", "anyhow", "tokio"] },
+    Floor {
+        paths: &["random.rs"],
+        may_import: &["secret"],
+        forbidden: &["clap", "anyhow", "tokio"],
+    },
     Floor { paths: &["tasks"], may_import: &["tasks"], forbidden: &["clap", "anyhow", "nix::"] },
     Floor {
         paths: &["net"],
@@ -98,8 +105,18 @@ const FLOORS: &[Floor] = &[
         forbidden: &["clap", "anyhow", "nix::"],
     },
     Floor {
+        paths: &["knocker"],
+        may_import: &["addr", "proto", "keys", "net", "observe", "random", "knocker"],
+        forbidden: &["clap", "anyhow", "nix::"],
+    },
+    Floor {
         paths: &["upstream"],
         may_import: &["addr", "reason", "proxy_protocol", "net", "tasks", "upstream"],
+        forbidden: &["clap", "anyhow", "nix::"],
+    },
+    Floor {
+        paths: &["knock"],
+        may_import: &["addr", "proto", "keys", "gate", "net", "observe", "tasks", "knock"],
         forbidden: &["clap", "anyhow", "nix::"],
     },
     Floor {
@@ -114,16 +131,19 @@ const FLOORS: &[Floor] = &[
             "gate",
             "net",
             "observe",
+            "random",
             "tasks",
             "frontend",
+            "knocker",
             "upstream",
+            "knock",
             "tunnel",
         ],
         forbidden: &["clap", "anyhow", "nix::"],
     },
     Floor {
         paths: &["service"],
-        may_import: &["addr", "gate", "keys", "net", "observe", "tunnel", "service"],
+        may_import: &["addr", "gate", "keys", "knock", "net", "observe", "tunnel", "service"],
         forbidden: &["clap", "anyhow", "nix::"],
     },
     Floor {
@@ -155,8 +175,8 @@ const FLOORS: &[Floor] = &[
     Floor {
         paths: &["run", "demo"],
         may_import: &[
-            "addr", "secret", "proto", "keys", "files", "gate", "net", "observe", "tasks",
-            "frontend", "tunnel", "service", "sys", "admin", "run", "demo",
+            "addr", "secret", "proto", "keys", "files", "gate", "knock", "net", "observe", "tasks",
+            "frontend", "knocker", "tunnel", "service", "sys", "admin", "run", "demo",
         ],
         forbidden: &["clap"],
     },
@@ -176,7 +196,9 @@ const FLOORS: &[Floor] = &[
             "observe",
             "tasks",
             "frontend",
+            "knocker",
             "upstream",
+            "knock",
             "tunnel",
             "service",
             "sys",

@@ -6,15 +6,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::gates;
 use super::problems::wrong;
 use super::protocol::{
-    GateReply, MAX_SESSIONS, PoolReply, ReloadReply, Reply, Request, RequestError, SessionReply,
-    StatusReply, TargetReply, TunnelReply, WhoReply, key, peer,
+    GateReply, KnocksReply, MAX_SESSIONS, PoolReply, ReloadReply, Reply, Request, RequestError,
+    SessionReply, StatusReply, TargetReply, TunnelReply, WhoReply, key, peer,
 };
 use super::registry::{Phase, Registry, Reload, TunnelView};
 use super::{Command, ReplySender};
 use crate::gate::GateStatus;
-use crate::observe::Selector;
 use crate::observe::metrics::ByReason;
 use crate::observe::sessions::SessionEntry;
+use crate::observe::{KnockResult, Selector};
 use crate::reason::CloseReason;
 use crate::sys::nofile;
 use crate::tunnel::Status;
@@ -58,6 +58,8 @@ pub(super) fn answer(registry: &Registry, request: &Request) -> Result<Response,
             let peer = gates::peer(address, *announced)?;
             Reply::Why(gates::why(registry, peer, tunnel.as_deref())?)
         }
+        Request::Entries { tunnel } => Reply::Entries(gates::entries(registry, tunnel)?),
+        Request::Change { tunnel, edit } => Reply::Changed(gates::change(registry, tunnel, edit)?),
         Request::Reload {} => return Ok(Response::Commanded(Command::Reload)),
         Request::Drain {} => return Ok(Response::Commanded(Command::Drain)),
     }))
@@ -153,6 +155,11 @@ fn tunnel(TunnelView { kind, meters, status }: &TunnelView) -> TunnelReply {
         }),
         wrong: wrong(status),
         gate: status.gate.clone().map(gate),
+        knocks: status.knock_listeners.clone().map(|listeners| {
+            let all =
+                KnockResult::ALL.iter().map(|it| (it.to_string(), meters.received_knocks.get(*it)));
+            KnocksReply { listeners, results: all.filter(|(_, count)| *count > 0).collect() }
+        }),
         accepted: meters.accepted.get(),
         closed: counted(&meters.closed),
         refused: counted(&meters.refused),

@@ -115,7 +115,9 @@ pub fn ask_with_peer(
         | Request::Who { .. }
         | Request::Kick { .. }
         | Request::Gates { .. }
-        | Request::Why { .. } => PATIENCE,
+        | Request::Why { .. }
+        | Request::Entries { .. }
+        | Request::Change { .. } => PATIENCE,
     };
     let unanswered = |cause| AskError::NoAnswer { path: place(), cause };
     let by = answering_user(path, peer).map_err(unanswered)?;

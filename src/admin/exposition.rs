@@ -21,8 +21,8 @@ use super::media_type::Form;
 use super::registry::{Registry, TunnelView};
 use super::text_format::plain;
 use crate::gate::GateStatus;
-use crate::observe::Meters;
 use crate::observe::metrics::{ByReason, Timer};
+use crate::observe::{KnockReason, KnockResult, Meters};
 use crate::reason::CloseReason;
 use crate::sys::nofile;
 use crate::tunnel::{Level, PoolLevel, Status};
@@ -112,7 +112,9 @@ impl Collector for MetricsSnapshot {
         out.targets(&self.tunnels)?;
         out.connections(&self.tunnels)?;
         out.pool(&self.tunnels)?;
-        out.gate(&self.tunnels)
+        out.sent_knocks(&self.tunnels)?;
+        out.gate(&self.tunnels)?;
+        out.knocks(&self.tunnels)
     }
 }
 
@@ -241,6 +243,20 @@ impl Writer<'_> {
         self.counter("pool_failed", "Warm tunnels that could not be made or were ended", failed)
     }
 
+    fn sent_knocks(&mut self, tunnels: &[TunnelView]) -> fmt::Result {
+        let knocking = || tunnels.iter().filter(|view| view.status.is_knocking);
+        let sent = knocking().flat_map(|view| {
+            KnockReason::ALL.map(|reason| {
+                let labels = vec![tunnel(&view.meters), ("reason", reason.as_str().to_owned())];
+                (labels, view.meters.sent_knocks.get(reason))
+            })
+        });
+        self.counter("knocks_sent", "Knocks sent to far ends", sent)?;
+        let failed = knocking()
+            .map(|view| (vec![tunnel(&view.meters)], view.meters.sent_knocks.failed.get()));
+        self.counter("knocks_unsent", "Knocks that did not leave this host", failed)
+    }
+
     fn gate(&mut self, tunnels: &[TunnelView]) -> fmt::Result {
         let gates: Vec<(&Meters, GateStatus)> = tunnels
             .iter()
@@ -276,6 +292,21 @@ impl Writer<'_> {
         )?;
         self.counter("gate_strikes", "Failed handshakes noted", count(|gate| gate.strikes))?;
         self.counter("gate_bans_made", "Bans made of strikes", count(|gate| gate.bans_made))
+    }
+
+    fn knocks(&mut self, tunnels: &[TunnelView]) -> fmt::Result {
+        let receiving = || tunnels.iter().filter(|view| view.status.knock_listeners.is_some());
+        let listeners = receiving().map(|TunnelView { meters, status, .. }| {
+            (vec![tunnel(meters)], status.knock_listeners.as_ref().map_or(0, Vec::len) as f64)
+        });
+        self.gauge("knock_listeners", "Addresses that knocks are read from", listeners)?;
+        let results = receiving().flat_map(|TunnelView { meters, .. }| {
+            KnockResult::ALL.map(|result| {
+                let labels = vec![tunnel(meters), ("result", result.as_str().to_owned())];
+                (labels, meters.received_knocks.get(result))
+            })
+        });
+        self.counter("knocks", "Datagrams that arrived for knocks", results)
     }
 
     fn gauge(

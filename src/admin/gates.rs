@@ -6,25 +6,37 @@
 
 use std::net::IpAddr;
 
-use super::protocol::{GatePlace, RequestError, RuleReply, WhyReply};
+use super::protocol::{
+    EditReply, EditRequest, EntriesReply, GatePlace, MAX_ENTRIES, RequestError, RuleReply, WhyReply,
+};
 use super::registry::Registry;
 use crate::addr::ClientAddr;
 use crate::gate::admission::LiveExplanation;
-use crate::gate::decision::Line;
-use crate::gate::{Explanation, Gate, Member, Peer, UnixMillis};
+use crate::gate::decision::{Line, Rule};
+use crate::gate::memory_store::MemoryStore;
+use crate::gate::{Explanation, Gate, GrantNote, Member, Peer, StoreOptions, UnixMillis};
 use crate::tunnel::Tunnel;
 
+/// The part of an entry that only its store knows.
+#[derive(Clone, Debug, Default)]
+pub struct StoredEntry {
+    /// The key in which it stands.
+    pub key: Option<String>,
+    /// The note beside it.
+    pub note: Option<GrantNote>,
+}
+
 impl WhyReply {
-    /// Makes a reply of `explanation` about `peer`, without a store. `key` names the key of an
-    /// entry.
+    /// Makes a reply of `explanation` about `peer`, without a store. `stored` returns what the
+    /// store has of an entry.
     pub fn of(
         peer: Peer,
         explanation: &Explanation,
         now: UnixMillis,
-        key: impl Fn(&Line, Member) -> Option<String>,
+        stored: impl Fn(&Line, Member) -> StoredEntry,
     ) -> Self {
         let decision = explanation.decision;
-        let rules = explanation.lines.iter().map(|line| RuleReply::of(line, now, &key));
+        let rules = explanation.lines.iter().map(|line| RuleReply::of(line, now, &stored));
         Self {
             tunnel: None,
             address: peer
@@ -49,17 +61,24 @@ impl WhyReply {
 }
 
 impl RuleReply {
-    fn of(line: &Line, now: UnixMillis, key: impl Fn(&Line, Member) -> Option<String>) -> Self {
+    fn of(line: &Line, now: UnixMillis, stored: impl Fn(&Line, Member) -> StoredEntry) -> Self {
         let entry = line.entry;
-        Self {
+        let StoredEntry { key, note } =
+            entry.map(|entry| stored(line, entry.member)).unwrap_or_default();
+        let mut reply = Self {
             rule: line.rule.as_str().to_owned(),
             entry: entry.map(|entry| entry.member.to_string()),
-            key: entry.and_then(|entry| key(line, entry.member)),
+            key,
+            who: None,
+            label: None,
+            granted_ms: None,
             expires_ms: entry.and_then(|entry| entry.expiry.as_millis()),
             ttl_s: entry.and_then(|entry| entry.ttl(now)).map(|ttl| ttl.as_secs()),
             skipped: line.skipped.map(|skip| skip.as_str().to_owned()),
             says: line.decision.map(|decision| decision.reason().to_owned()),
-        }
+        };
+        reply.add_note(note);
+        reply
     }
 }
 
@@ -75,6 +94,10 @@ pub(super) fn places(
         GatePlace {
             tunnel: tunnel.name().to_owned(),
             store: options.named.arguments.clone(),
+            memory: match &options.store {
+                StoreOptions::Memory(name) => Some(name.clone()),
+                _ => None,
+            },
             password_of_environment: options.named.has_password_of_environment,
             allow: allow.collect(),
             proxy_from: proxies.collect(),
@@ -96,9 +119,46 @@ pub(super) fn why(
             denied: Some(gate.options().denied.to_string()),
             unsure: is_invalidated,
             balancer: matches!(peer, Peer::Socket(ip) if is_balancer(ip)),
-            ..WhyReply::of(peer, &explanation, now, |_, _| None)
+            ..WhyReply::of(peer, &explanation, now, |line, member| in_memory(gate, line, member))
         }
     })
+}
+
+/// Returns what the gate of a tunnel has in the memory of this process.
+pub(super) fn entries(registry: &Registry, tunnel: &str) -> Result<EntriesReply, RequestError> {
+    let store = memory(registry, tunnel)?;
+    let mut lines = store.lines();
+    let more = lines.len().saturating_sub(MAX_ENTRIES);
+    lines.truncate(MAX_ENTRIES);
+    Ok(EntriesReply { lines, more })
+}
+
+/// Changes what the gate of a tunnel has in the memory of this process.
+pub(super) fn change(
+    registry: &Registry,
+    tunnel: &str,
+    request: &EditRequest,
+) -> Result<EditReply, RequestError> {
+    let edit = request.edit()?;
+    let result = memory(registry, tunnel)?.edit(&edit)?;
+    tracing::info!(
+        tunnel, action = %request.action, subject = %request.subject, changed = result.changed,
+        "gate changed at the admin socket"
+    );
+    Ok(result.into())
+}
+
+fn memory(registry: &Registry, tunnel: &str) -> Result<MemoryStore, RequestError> {
+    let found = gated(registry, Some(tunnel), |_, gate| gate.memory())?;
+    let found = found.into_iter().flatten().next();
+    found.ok_or_else(|| RequestError::NotInMemory(tunnel.to_owned()))
+}
+
+/// The note of an entry whose store is the memory of this process. The notes of other stores are
+/// not held here: whoever asks reads them there.
+fn in_memory(gate: &Gate, line: &Line, member: Member) -> StoredEntry {
+    let memory = gate.memory().filter(|_| line.rule == Rule::AllowSet);
+    StoredEntry { key: None, note: memory.and_then(|store| store.note(&member)) }
 }
 
 /// Parses the address of a client: that of its socket, or one that a load balancer announced.

@@ -40,6 +40,7 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use tracing::info;
 
+pub use gates::StoredEntry;
 use protocol::ReloadedReply;
 pub use registry::Registry;
 

@@ -10,15 +10,18 @@
 //! so that a misspelt filter never means "all".
 
 mod gates;
+mod memory;
 mod reloaded;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 pub use gates::{GatePlace, RuleReply, WhyReply};
+pub use memory::{EditReply, EditRequest, EntriesReply};
 pub use reloaded::{ChangedReply, ReloadReply, ReloadedReply, listed};
 use serde::{Deserialize, Serialize};
 
+use crate::gate::store::StoreError;
 use crate::observe::Selector;
 use crate::service::Kind;
 use crate::tunnel::Level;
@@ -28,6 +31,9 @@ pub(super) const MAX_REQUEST: usize = 4_096;
 
 /// Most sessions in one reply.
 pub(super) const MAX_SESSIONS: usize = 10_000;
+
+/// Most entries of a gate in one reply.
+pub(super) const MAX_ENTRIES: usize = 10_000;
 
 /// Longest reply in bytes that a client reads: [`MAX_SESSIONS`] with the longest possible names.
 pub(super) const MAX_REPLY: usize = 16 << 20;
@@ -79,6 +85,18 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         tunnel: Option<String>,
     },
+    /// Lists what the gate of this tunnel has in the memory of the process.
+    Entries {
+        /// The tunnel.
+        tunnel: String,
+    },
+    /// Changes what the gate of this tunnel has in the memory of the process.
+    Change {
+        /// The tunnel.
+        tunnel: String,
+        /// The change.
+        edit: EditRequest,
+    },
     /// Read the configuration again.
     Reload {},
     /// Accept no more connections, and end when the present ones have ended.
@@ -101,6 +119,10 @@ pub enum Reply {
     Gates(Vec<GatePlace>),
     /// To `why`: for each tunnel with a gate.
     Why(Vec<WhyReply>),
+    /// To `entries`.
+    Entries(EntriesReply),
+    /// To `change`.
+    Changed(EditReply),
     /// To another command: the result.
     Done(String),
     /// Reason for a refused request.
@@ -163,6 +185,9 @@ pub struct TunnelReply {
     /// The gate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<GateReply>,
+    /// The receiver of knocks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub knocks: Option<KnocksReply>,
     /// Its problems, the worst first.
     #[serde(default)]
     pub wrong: Vec<WrongReply>,
@@ -255,6 +280,15 @@ pub struct GateReply {
     pub bans_made: u64,
 }
 
+/// Status of a receiver of knocks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnocksReply {
+    /// Addresses that it receives at.
+    pub listeners: Vec<String>,
+    /// Datagrams by what became of them.
+    pub results: BTreeMap<String, u64>,
+}
+
 /// The requested live sessions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WhoReply {
@@ -318,6 +352,17 @@ pub enum RequestError {
         "{0} no gate, so every holder of the key is admitted; start it with --gate, --allow or --deny"
     )]
     NoGate(String),
+    /// The store of a gate is not here.
+    #[error(
+        "the gate of tunnel {0} is not in the memory of the process; its store is what 'gates' says"
+    )]
+    NotInMemory(String),
+    /// No change of a gate.
+    #[error("this is no change of a gate; see docs/operating/admin-socket.md")]
+    Change,
+    /// The store refused a change.
+    #[error("{0}")]
+    Store(#[from] StoreError),
     /// No key id.
     #[error("\"{0}\" is not a key id; give the 8 hex digits that knockpipe key-id prints")]
     Key(String),

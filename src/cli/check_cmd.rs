@@ -15,6 +15,7 @@ use super::gate_args::AcceptorGateArgs;
 use super::loops;
 use super::misspellings;
 use super::output::{notice, print};
+use super::receive_knock_args::ReceiveKnockArgs;
 use super::run_cmd::DEFAULT_FILE;
 use super::times;
 use super::tunnel_args::{
@@ -22,6 +23,7 @@ use super::tunnel_args::{
     TunnelArgs,
 };
 use super::values::{HandshakeLimit, PoolSize, SuiteChoice, Target};
+use super::wish_args::KnockWishArgs;
 use crate::addr::{Address, BindAddress, ServiceName, Source};
 use crate::net::{look_up, missing_family};
 use crate::printable::printable;
@@ -107,6 +109,14 @@ struct OneArgs {
     /// Accept a key file that its group or others can read or change
     #[arg(long, requires = "targets")]
     allow_readable_key: bool,
+
+    /// Ask the gate of the decrypt end to let this host in, as --knock of encrypt does
+    #[arg(long, requires = "targets", conflicts_with = "sources")]
+    knock: bool,
+
+    /// Gate that --knock asks for
+    #[arg(long, value_name = "NAME", requires = "knock")]
+    knock_gate: Option<ServiceName>,
 }
 
 /// Shows the effect of a file, or tries one tunnel.
@@ -189,12 +199,14 @@ impl OneArgs {
         if let Some(suite) = self.suite {
             server.connection.suite = suite;
         }
-        let Self { sources, targets, keys, service, checks, .. } = self;
+        let Self { sources, targets, keys, service, checks, knock, knock_gate, .. } = self;
         Ok(match sources.is_empty() {
             true => {
                 let pool = PoolSize(0);
                 let lazy = LazyArgs::default();
-                let args = EncryptArgs { sources, targets, keys, service, pool, lazy, server };
+                let knock = KnockWishArgs { knock, knock_gate, ..KnockWishArgs::default() };
+                let args =
+                    EncryptArgs { sources, targets, keys, service, pool, lazy, knock, server };
                 TunnelArgs::Encrypt(Box::new(args))
             }
             false => TunnelArgs::Decrypt(Box::new(DecryptArgs {
@@ -205,6 +217,7 @@ impl OneArgs {
                 max_unopened: PoolSize(DEFAULT_UNOPENED),
                 server,
                 acceptor: AcceptorGateArgs::default(),
+                knock: ReceiveKnockArgs::default(),
                 check: CheckArgs { checks, on_target_down: None },
             })),
         })
@@ -224,7 +237,9 @@ fn line(text: &str) -> Result<(), Failure> {
 /// Returns the host names of a tunnel, with their ports.
 fn names(options: &Options) -> Vec<Address> {
     let sources = options.sources.iter().filter_map(Source::address);
-    sources.chain(options.role.targets()).filter(|address| !address.is_literal()).cloned().collect()
+    let knocks = options.knock.iter().flat_map(|knock| &knock.addresses);
+    let all = sources.chain(knocks).chain(options.role.targets());
+    all.filter(|address| !address.is_literal()).cloned().collect()
 }
 
 /// Prints as a comment the sources of a tunnel that cannot be listened on here.

@@ -32,6 +32,18 @@ pub(super) enum UsageError {
         "--on-target-down is about targets that are checked or one of several; add --check, or a second -t"
     )]
     NeverDown,
+    /// A flag about knocks without `--knock`.
+    #[error("{0} is about knocks, and there are none; add --knock, or leave it out")]
+    NoKnock(&'static str),
+    /// `--knock` at a unix socket.
+    #[error(
+        "--knock asks a gate for an address, and {path} has none; leave --knock out, or give -t HOST:PORT",
+        path = .0.display()
+    )]
+    KnockAtSocket(PathBuf),
+    /// The time of a grant with a fraction.
+    #[error("{0}: a grant lasts a whole number of seconds; write one such as 60s")]
+    PartOfSecond(&'static str),
     /// A tunnel to which its own connections come back.
     #[error(
         "a connection would go round for ever: {0}; give the last -t the address of the other end or of the service"

@@ -180,7 +180,8 @@ impl GateArgs {
     }
 
     /// Returns the gate that the flags describe; `None` when there is none. `access` is the
-    /// tolerated access of others to its files with secrets.
+    /// tolerated access of others to its files with secrets. Where no store is named, `memory` is
+    /// the name of one in memory, if there is to be one.
     ///
     /// # Errors
     /// [`Failure::Usage`]
@@ -188,8 +189,12 @@ impl GateArgs {
         &self,
         acceptor: AcceptorGateArgs,
         access: Access,
+        memory: Option<String>,
     ) -> Result<Option<Arc<GateOptions>>, Failure> {
-        let store = self.store.options(access)?;
+        let mut store = self.store.options(access)?;
+        if let (StoreOptions::None, Some(name)) = (&store, memory) {
+            store = StoreOptions::Memory(name);
+        }
         if matches!(store, StoreOptions::None) {
             self.refuse_store_flags(acceptor)?;
             if !self.rules.is_gate() {

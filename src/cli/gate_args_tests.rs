@@ -16,7 +16,7 @@ struct Line {
 fn options(line: &str) -> Result<Option<Arc<GateOptions>>, String> {
     let line = Line::try_parse_from(format!("x {line}").split_whitespace())
         .unwrap_or_else(|error| panic!("{error}"));
-    line.gate.options(line.acceptor, Access::default()).map_err(|failure| failure.to_string())
+    line.gate.options(line.acceptor, Access::default(), None).map_err(|failure| failure.to_string())
 }
 
 fn allows(line: &str, ip: &str) -> bool {

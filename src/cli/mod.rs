@@ -18,10 +18,12 @@ mod gate_args;
 mod gate_cmd;
 mod habits;
 mod key_cmd;
+mod knock_cmd;
 mod loops;
 mod output;
 mod pipe_cmd;
 mod process_args;
+mod receive_knock_args;
 mod renamed;
 mod run_cmd;
 mod spiped;
@@ -31,6 +33,7 @@ mod times;
 mod tunnel_args;
 mod values;
 mod variables;
+mod wish_args;
 
 use std::any::TypeId;
 use std::ffi::OsString;
@@ -145,6 +148,9 @@ enum Commands {
     /// Carry standard input and output through a tunnel
     #[command(after_help = PIPE_EXAMPLES)]
     Pipe(pipe_cmd::PipeArgs),
+    /// Ask the gate of a decrypt end to let this host in
+    #[command(after_help = knock_cmd::EXAMPLES)]
+    Knock(Box<knock_cmd::KnockCommandArgs>),
     /// Run all tunnels of a configuration file; SIGHUP reloads it
     #[command(after_help = run_cmd::RUN_EXAMPLES)]
     Run(run_cmd::RunArgs),
@@ -294,6 +300,7 @@ fn carry_out(Cli { command }: Cli, typed: &[OsString]) -> Result<Done, Failure> 
         Commands::Encrypt(args) => args.run(TunnelArgs::Encrypt).map(Done::from),
         Commands::Decrypt(args) => args.run(TunnelArgs::Decrypt).map(Done::from),
         Commands::Pipe(args) => pipe_cmd::pipe(args).map(Done::from),
+        Commands::Knock(args) => knock_cmd::knock(*args).map(Done::from),
         Commands::Run(args) => run_cmd::run(args, typed),
         Commands::Check(args) => check_cmd::check(*args).map(|()| Done::Clean),
         Commands::Gate(args) => gate_cmd::run(*args),

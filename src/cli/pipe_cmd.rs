@@ -9,7 +9,9 @@ use super::errors::UsageError;
 use super::key_cmd;
 use super::process_args::{LogArgs, SandboxArgs};
 use super::values::{Level, Target, one_target};
+use super::wish_args::KnockWishArgs;
 use crate::addr::{Address, ServiceName};
+use crate::knocker::KnockWish;
 use crate::observe::log::Output;
 use crate::run::{self, Failure, Outcome, Prepared};
 use crate::tunnel::PipeOptions;
@@ -25,6 +27,9 @@ pub(super) struct PipeArgs {
     /// first dials
     #[arg(short, long = "key", value_name = "FILE", required = true)]
     keys: Vec<PathBuf>,
+
+    #[command(flatten)]
+    knock: KnockWishArgs,
 
     #[command(flatten)]
     shared: SharedPipeArgs,
@@ -56,7 +61,8 @@ pub(super) fn pipe(args: PipeArgs) -> Result<Outcome, Failure> {
         return Err(UsageError::NamedTarget.into());
     }
     args.shared.connection.refuse_zero()?;
-    args.shared.run(args.target.address, &args.keys)
+    let knock = args.knock.wish(std::slice::from_ref(&args.target.address))?;
+    args.shared.run(args.target.address, &args.keys, knock)
 }
 
 impl SharedPipeArgs {
@@ -64,7 +70,12 @@ impl SharedPipeArgs {
     ///
     /// # Errors
     /// [`Failure`] of the keys or the run.
-    pub(super) fn run(self, target: Address, keys: &[PathBuf]) -> Result<Outcome, Failure> {
+    pub(super) fn run(
+        self,
+        target: Address,
+        keys: &[PathBuf],
+        knock: Option<KnockWish>,
+    ) -> Result<Outcome, Failure> {
         let keys = key_cmd::ring(keys, self.connection.access(None))?;
         let options = PipeOptions {
             target,
@@ -77,6 +88,7 @@ impl SharedPipeArgs {
             suites: self.connection.suite.0,
             heartbeat: self.connection.heartbeat.0,
             idle_timeout: self.connection.idle_timeout.0,
+            knock,
         };
         let rules = self.sandbox.rules(|| run::rules_of_pipe(&options));
         let prepared = Prepared::new([&options.keys].into_iter(), rules);

@@ -85,7 +85,8 @@ pub(super) struct SandboxArgs {
 /// Flags about the log.
 #[derive(Clone, Copy, Debug, PartialEq, Args)]
 pub(super) struct LogArgs {
-    /// Lowest level to log [default: info; warn for pipe]
+    /// Lowest level to log [default: info; warn for pipe, and for knock without
+    /// --keep]
     #[arg(long, value_name = "LEVEL", help_heading = PROCESS)]
     log_level: Option<Level>,
 

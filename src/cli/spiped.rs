@@ -188,6 +188,7 @@ pub(super) fn spiped(args: SpipedArgs, arguments: &[OsString]) -> Result<Done, F
                 Role::Decrypt { .. } => DEFAULT_UNOPENED,
             },
             acceptor,
+            knock: super::receive_knock_args::ReceiveKnockArgs::default(),
             checks: checks.clone(),
             close_on_target_down,
         })
@@ -206,7 +207,7 @@ pub(super) fn spipe(args: SpipeArgs) -> Result<Done, Failure> {
         return print_version();
     };
     args.mode.refuse_weak()?;
-    args.shared.run(target, &[key]).map(Done::from)
+    args.shared.run(target, &[key], None).map(Done::from)
 }
 
 impl SpipedArgs {
@@ -234,7 +235,7 @@ impl SpipedArgs {
             (true, false) => {
                 let service = self.service.clone().unwrap_or_default();
                 let lazy = self.lazy.lazy;
-                Ok(Some(Role::Encrypt { targets: vec![target], service, lazy }))
+                Ok(Some(Role::Encrypt { targets: vec![target], service, lazy, knock: None }))
             }
             (false, true) if self.lazy.lazy => Err(UsageError::EncryptOnly("--lazy")),
             (false, true) if self.service.is_some() => Err(UsageError::EncryptOnly("--service")),

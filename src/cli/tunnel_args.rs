@@ -18,9 +18,11 @@ use super::gate_args::{AcceptorGateArgs, GateArgs};
 use super::key_cmd;
 use super::loops;
 use super::process_args::{PROCESS, ProcessArgs, Reloading};
+use super::receive_knock_args::{ReceiveKnockArgs, Surroundings};
 use super::target_args::{by_service, without_service};
 use super::times;
 use super::values::{HandshakeLimit, PoolSize, SessionLimit, SourceLimit, Target};
+use super::wish_args::KnockWishArgs;
 use crate::addr::{ServiceName, Source};
 use crate::keys::KeyRing;
 use crate::run::{Failure, Outcome, Plan, Ports, Reread};
@@ -94,6 +96,9 @@ pub(super) struct EncryptArgs {
     pub(super) lazy: LazyArgs,
 
     #[command(flatten)]
+    pub(super) knock: KnockWishArgs,
+
+    #[command(flatten)]
     pub(super) server: ServerArgs,
 }
 
@@ -143,6 +148,9 @@ pub(super) struct DecryptArgs {
 
     #[command(flatten)]
     pub(super) acceptor: AcceptorGateArgs,
+
+    #[command(flatten)]
+    pub(super) knock: ReceiveKnockArgs,
 
     #[command(flatten)]
     pub(super) check: CheckArgs,
@@ -213,6 +221,8 @@ pub(super) struct EndArgs {
     pub(super) unopened: usize,
     /// Flags of the gate that only an acceptor has.
     pub(super) acceptor: AcceptorGateArgs,
+    /// Receiver of knocks.
+    pub(super) knock: ReceiveKnockArgs,
     /// Health checks of targets, by service.
     pub(super) checks: BTreeMap<ServiceName, Check>,
     /// Sessions on a target that goes down are ended.
@@ -282,16 +292,18 @@ impl EncryptArgs {
     fn options(&self, name: Option<Arc<str>>, user: Option<Uid>) -> Result<Options, Failure> {
         let targets = without_service(self.targets.clone())?;
         let service = self.service.clone().unwrap_or_default();
+        let knock = self.knock.wish(&targets)?;
         self.server.refuse_zero()?;
         self.server.options(EndArgs {
             name,
             user,
-            role: Role::Encrypt { targets, service, lazy: self.lazy.lazy },
+            role: Role::Encrypt { targets, service, lazy: self.lazy.lazy, knock },
             sources: self.sources.clone(),
             keys: key_cmd::ring(&self.keys, self.server.connection.access(user))?,
             handshakes: DEFAULT_HANDSHAKES,
             unopened: self.pool.0,
             acceptor: AcceptorGateArgs::default(),
+            knock: ReceiveKnockArgs::default(),
             checks: BTreeMap::new(),
             close_on_target_down: false,
         })
@@ -313,6 +325,7 @@ impl DecryptArgs {
             handshakes: self.max_handshakes.0,
             unopened: self.max_unopened.0,
             acceptor: self.acceptor,
+            knock: self.knock.clone(),
             checks,
             close_on_target_down,
         })
@@ -332,6 +345,11 @@ impl ServerArgs {
     /// [`Failure`] of the addresses, or of the gate's flags.
     pub(super) fn options(&self, end: EndArgs) -> Result<Options, Failure> {
         let resolve_every = self.resolve_every.filter(|time| !time.is_zero());
+        let name = end.name.as_deref();
+        let around = Surroundings { name, sources: &end.sources, keys: &end.keys };
+        let knock = end.knock.options(&around)?;
+        let access = self.connection.access(end.user);
+        let gate = self.gate.options(end.acceptor, access, end.knock.memory(name))?;
         Ok(Options {
             warnings: self.warnings(&end),
             name: end.name,
@@ -354,7 +372,8 @@ impl ServerArgs {
             heartbeat: self.connection.heartbeat.0,
             idle_timeout: self.connection.idle_timeout.0,
             drain: self.drain,
-            gate: self.gate.options(end.acceptor, self.connection.access(end.user))?,
+            gate,
+            knock,
             proxy_from: self.gate.proxies(),
             checks: end.checks,
             close_on_target_down: end.close_on_target_down,

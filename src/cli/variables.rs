@@ -25,7 +25,11 @@ const PREFIX: &str = "KNOCKPIPE_";
 
 /// Names that differ from the rule, by the id of the argument: the same long flag has another
 /// meaning elsewhere, or the variable exists already and is a secret.
-const NAMED: [(&str, &str); 2] = [
+const NAMED: [(&str, &str); 6] = [
+    ("asked_address", "KNOCKPIPE_KNOCK_ADDRESS"),
+    ("asked_gate", "KNOCKPIPE_KNOCK_GATE"),
+    ("asked_label", "KNOCKPIPE_KNOCK_LABEL"),
+    ("asked_ttl", "KNOCKPIPE_KNOCK_TTL"),
     ("admin_user", "KNOCKPIPE_ADMIN_USER"),
     ("gate_credentials", "KNOCKPIPE_GATE_CREDENTIALS_FILE"),
 ];
@@ -39,8 +43,9 @@ const TYPED_ONLY: [(&str, &[&str]); 2] = [
 
 /// Arguments with variables that count only beside another one, by command: the latter, and those
 /// that need it.
-const BESIDE: [(&str, &str, &[&str]); 2] = [
-    ("check", "targets", &["keys", "timeout", "bind", "suite", "allow_readable_key"]),
+const BESIDE: [(&str, &str, &[&str]); 3] = [
+    ("check", "targets", &["keys", "timeout", "bind", "suite", "allow_readable_key", "knock"]),
+    ("check", "knock", &["knock_gate"]),
     ("run", "handover", &["reload_or_replace"]),
 ];
 
@@ -258,6 +263,10 @@ impl Variable {
             (ArgAction::SetTrue, _) => {
                 Ok(if self.is_on(value)? { vec![format!("--{long}").into()] } else { vec![] })
             }
+            // A flag that may stand without its value.
+            (ArgAction::Append, Some(_)) if may_be_bare(arg) && self.is_on(value).is_ok() => {
+                Ok(if self.is_on(value)? { vec![format!("--{long}").into()] } else { vec![] })
+            }
             (ArgAction::Append, Some(values)) => {
                 let values = values.split(|c: char| c == ',' || c.is_whitespace());
                 let values = values.filter(|value| !value.is_empty());
@@ -292,6 +301,11 @@ impl Variable {
             || both.as_deref() == Some(word)
             || (word.len() == 2 && short.is_some() && short == self.short)
     }
+}
+
+/// Returns whether a flag has a meaning without a value.
+pub(super) fn may_be_bare(arg: &Arg) -> bool {
+    arg.get_num_args().is_some_and(|values| values.min_values() == 0)
 }
 
 /// Adds the names of the variables that were `used` to a `failure` that names their flags, since

@@ -113,7 +113,12 @@ fn encrypting(key: &Key, far_end: &str) -> Options {
     let target = far_end.parse().expect("a socket address is an address");
     options(
         key,
-        Role::Encrypt { targets: vec![target], service: ServiceName::default(), lazy: false },
+        Role::Encrypt {
+            targets: vec![target],
+            service: ServiceName::default(),
+            lazy: false,
+            knock: None,
+        },
     )
 }
 
@@ -134,6 +139,7 @@ fn options(key: &Key, role: Role) -> Options {
         suites: SuiteSet::BOTH,
         drain: Duration::ZERO,
         gate: None,
+        knock: None,
         proxy_from: Arc::default(),
         checks: std::collections::BTreeMap::new(),
         close_on_target_down: false,

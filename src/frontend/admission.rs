@@ -75,6 +75,11 @@ impl AdmittedClient {
         tracing::debug!(client = %self.address, why, "permit revoked");
     }
 
+    /// Notes that it has proven possession of the key.
+    pub fn prove(&self) {
+        self.permit.iter().for_each(Permit::prove);
+    }
+
     /// Returns true once the gate has revoked its permit.
     pub fn is_revoked(&self) -> bool {
         self.permit.as_ref().is_some_and(Permit::is_revoked)

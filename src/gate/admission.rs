@@ -1,8 +1,10 @@
 //! The gate of a tunnel: decides by the mirror of the store that the tunnel has now.
 //!
-//! No connection waits for the store, with one exception:
+//! No connection waits for the store, with two exceptions, each for [`GRANT`] at most:
 //! while the allow-set is known to have changed, but not yet how, an address that
-//! is not in it waits for one answer, [`GRANT`] at most. The number of those that wait, and of
+//! is not in it waits for one answer; and where the tunnel takes knocks, such an address
+//! waits until those that have arrived are read, and its own is granted (`knocks.rs`).
+//! The number of those that wait, and of
 //! addresses in queries, is bounded (`inquiry.rs`); the others go by what is known. A tunnel
 //! that changes may get another mirror. Then all connections are checked by that one, those
 //! that were admitted before and those that are being admitted: none goes on with a mirror
@@ -16,6 +18,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::changed::Changed;
 use super::decision::{AllowReason, Decision, DenyReason, Explanation, Peer, Verdict, explain};
+use super::knocks::{KnockWait, Knocks};
 use super::live::{LiveSet, Permit};
 use super::options::GateOptions;
 use super::revoker::Admitted;
@@ -32,7 +35,8 @@ const GRANT: Duration = Duration::from_millis(250);
 #[derive(Clone)]
 pub struct Gate {
     shared: Arc<RwLock<Arc<SharedGate>>>,
-    live: Arc<Mutex<LiveSet>>,
+    pub(super) live: Arc<Mutex<LiveSet>>,
+    pub(super) knocks: Arc<Knocks>,
 }
 
 /// The explanation of a decision that a running gate would make.
@@ -59,7 +63,7 @@ impl Gate {
     fn of(shared: Arc<SharedGate>) -> Self {
         let live = Arc::default();
         shared.revoker.watch(&live);
-        Self { shared: Arc::new(RwLock::new(shared)), live }
+        Self { shared: Arc::new(RwLock::new(shared)), live, knocks: Arc::default() }
     }
 
     /// The same for one more tunnel.
@@ -156,7 +160,8 @@ impl Gate {
     pub fn certain(&self, peer: Peer) -> Option<Decision> {
         let shared = self.shared();
         // First, so that an answer that comes in between is in the decision.
-        let may_query = peer.ip().is_some_and(|ip| shared.mirror.may_query(ip));
+        let may_query =
+            peer.ip().is_some_and(|ip| shared.mirror.may_query(ip) || self.knocks.may_wait(ip));
         let decision = shared.decide(peer);
         let may_change = decision.verdict == Verdict::Denied(DenyReason::NotAllowed) && may_query;
         (!may_change).then_some(decision)
@@ -192,22 +197,30 @@ impl Gate {
         self.shared().recorder.flush_bans();
     }
 
+    /// Decides about a peer that is not admitted yet, once that is certain.
     async fn query(&self, peer: Peer) -> Decision {
         let deadline = Instant::now() + GRANT;
         // Without an address no change of the set affects it, and nothing is uncertain.
         let Some(ip) = peer.ip() else { return self.decide(peer) };
+        let knock = self.knocks.wait(ip);
+        let is_knock_over = || knock.as_ref().is_none_or(KnockWait::is_over);
         loop {
             let shared = self.shared();
-            let Some(_waiting) = shared.mirror.query(ip) else { return shared.decide(peer) };
-            // Until this tunnel has another mirror.
-            while Arc::ptr_eq(&shared, &self.shared()) {
+            let asked = shared.mirror.query(ip);
+            // Until this tunnel has another mirror, or the set changed in an unknown way.
+            while Arc::ptr_eq(&shared, &self.shared())
+                && (asked.is_some() || !shared.mirror.may_query(ip))
+            {
                 let answered = shared.mirror.answered();
-                let is_certain = shared.mirror.is_certain(ip);
+                let knocked = self.knocks.changed();
+                let is_certain =
+                    is_knock_over() && (asked.is_none() || shared.mirror.is_certain(ip));
                 let decision = shared.decide(peer);
                 if decision.is_allowed() || is_certain {
                     return decision;
                 }
-                if timeout_at(deadline, answered).await.is_err() {
+                let next = async { tokio::select!(() = answered => {}, () = knocked => {}) };
+                if timeout_at(deadline, next).await.is_err() {
                     return self.decide(peer);
                 }
             }

@@ -10,8 +10,9 @@ use tokio::sync::mpsc;
 
 use super::embedded_store::EmbeddedStore;
 use super::member::Item;
+use super::memory_store::MemoryStore;
 use super::redis_store::RedisStore;
-use super::store::{AddressRecord, Edit, EditResult, Event, StoreError};
+use super::store::{AddressRecord, Edit, EditResult, Event, Grant, Listed, StoreError};
 use crate::unix_time::Expiry;
 
 /// A gate's store.
@@ -20,6 +21,8 @@ pub enum AnyStore {
     Redis(Box<RedisStore>),
     /// In a file.
     Embedded(EmbeddedStore),
+    /// In the memory of this process.
+    Memory(MemoryStore),
     /// There is none.
     None,
 }
@@ -33,6 +36,7 @@ impl AnyStore {
         match self {
             Self::Redis(store) => store.edit(&edit).await,
             Self::Embedded(store) => store.edit(edit).await,
+            Self::Memory(store) => store.edit(&edit),
             Self::None => Err(StoreError::NoStore),
         }
     }
@@ -53,6 +57,7 @@ impl AnyStore {
         match self {
             Self::Redis(store) => store.edit_all(&edits, report).await,
             Self::Embedded(store) => store.edit_all(edits, report).await,
+            Self::Memory(store) => store.edit_all(&edits, report),
             Self::None => Err(StoreError::NoStore),
         }
     }
@@ -61,7 +66,23 @@ impl AnyStore {
     pub fn most_together(&self) -> usize {
         match self {
             Self::Redis(_) => super::redis_store::MOST_TOGETHER,
-            Self::Embedded(_) | Self::None => usize::MAX,
+            Self::Embedded(_) | Self::Memory(_) | Self::None => usize::MAX,
+        }
+    }
+
+    /// Claims `name` for a while. Returns false if it is claimed already, by this process or by
+    /// another one with the same store: of several that claim a name one succeeds. A store that
+    /// did not answer may have taken the claim, so that after an error the same name is not
+    /// free for certain.
+    ///
+    /// # Errors
+    /// The reason why that is not known; see the stores.
+    pub async fn claim(&self, name: &str, lasting: Duration) -> Result<bool, StoreError> {
+        match self {
+            Self::Redis(store) => store.claim(name, lasting).await,
+            Self::Embedded(store) => store.claim(name, lasting).await,
+            Self::Memory(store) => store.claim(name, lasting),
+            Self::None => Err(StoreError::NoStore),
         }
     }
 
@@ -73,6 +94,20 @@ impl AnyStore {
         match self {
             Self::Redis(store) => store.list_allowed(to).await,
             Self::Embedded(store) => store.list_allowed(to).await,
+            Self::Memory(store) => store.list_allowed(to).await,
+            Self::None => Err(StoreError::NoStore),
+        }
+    }
+
+    /// Sends all entries of the allow-set with their notes in batches.
+    ///
+    /// # Errors
+    /// The reason why the entries cannot be read; notes may be missing without one.
+    pub async fn list_grants(&self, to: mpsc::Sender<Vec<Grant>>) -> Result<Listed, StoreError> {
+        match self {
+            Self::Redis(store) => store.list_grants(to).await,
+            Self::Embedded(store) => store.list_grants(to).await,
+            Self::Memory(store) => store.list_grants(to).await,
             Self::None => Err(StoreError::NoStore),
         }
     }
@@ -84,7 +119,7 @@ impl AnyStore {
     pub async fn set_end(&self) -> Result<Expiry, StoreError> {
         match self {
             Self::Redis(store) => store.set_end().await,
-            Self::Embedded(_) | Self::None => Ok(Expiry::Never),
+            Self::Embedded(_) | Self::Memory(_) | Self::None => Ok(Expiry::Never),
         }
     }
 
@@ -96,6 +131,7 @@ impl AnyStore {
         match self {
             Self::Redis(store) => store.list_bans(to).await,
             Self::Embedded(store) => store.list_bans(to).await,
+            Self::Memory(store) => store.list_bans(to).await,
             Self::None => Err(StoreError::NoStore),
         }
     }
@@ -109,6 +145,7 @@ impl AnyStore {
         match self {
             Self::Redis(store) => store.history(to).await,
             Self::Embedded(store) => store.history(to).await,
+            Self::Memory(store) => store.history(to).await,
             Self::None => Err(StoreError::NoStore),
         }
     }
@@ -126,6 +163,7 @@ impl AnyStore {
         match self {
             Self::Redis(store) => store.address_record(ip, findtime).await,
             Self::Embedded(store) => store.address_record(ip, findtime).await,
+            Self::Memory(store) => Ok(store.address_record(ip, findtime)),
             Self::None => Err(StoreError::NoStore),
         }
     }
@@ -136,7 +174,7 @@ impl AnyStore {
         match self {
             Self::Redis(store) => store.away(),
             // Its reports say everything.
-            Self::Embedded(_) | Self::None => None,
+            Self::Embedded(_) | Self::Memory(_) | Self::None => None,
         }
     }
 
@@ -147,6 +185,7 @@ impl AnyStore {
         match self {
             Self::Redis(store) => store.follow(events, queries).await,
             Self::Embedded(store) => store.follow(events).await,
+            Self::Memory(store) => store.follow(events).await,
             Self::None => follow_nothing(&events).await,
         }
     }

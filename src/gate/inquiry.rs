@@ -25,7 +25,7 @@ const EVERY: Duration = Duration::from_millis(50);
 
 /// The most peers that wait for an answer at once, of all sources and of one.
 pub(super) const MOST_WAITING: usize = 1_024;
-const MOST_OF_SOURCE: usize = 64;
+pub(super) const MOST_OF_SOURCE: usize = 64;
 
 /// Addresses that they wait to be asked about: what four questions hold, so that the
 /// last of them is answered within the 250 ms that a grant may take. And the most of

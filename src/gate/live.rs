@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio_util::sync::CancellationToken;
@@ -32,6 +33,8 @@ struct Entry {
 pub(super) struct Revocation {
     token: CancellationToken,
     why: OnceLock<&'static str>,
+    /// The peer has proven possession of the key.
+    is_proven: AtomicBool,
 }
 
 /// Proof that the gate admitted a connection, for as long as it is held. Revoked
@@ -60,6 +63,12 @@ impl Permit {
     pub async fn revoked(&self) -> &'static str {
         self.revocation.token.cancelled().await;
         self.revocation.why.get().copied().unwrap_or("revoked")
+    }
+
+    /// Notes that the peer has proven possession of the key: from now on the connection counts as
+    /// use of its grant.
+    pub fn prove(&self) {
+        self.revocation.is_proven.store(true, Ordering::Relaxed);
     }
 
     /// Returns true if it is revoked already.
@@ -111,6 +120,15 @@ impl LiveSet {
         }
     }
 
+    /// The addresses of connections whose peers have proven possession of the key, each once.
+    pub(super) fn proven(&self) -> Vec<Peer> {
+        let is_proven = |entry: &&Entry| entry.revocation.is_proven.load(Ordering::Relaxed);
+        let mut all: Vec<Peer> =
+            self.entries.values().filter(is_proven).map(|entry| entry.peer).collect();
+        all.dedup();
+        all
+    }
+
     /// The addresses of all live connections, each once.
     pub(super) fn addresses(&self) -> Vec<IpAddr> {
         let mut all: Vec<IpAddr> = self.entries.keys().filter_map(|(ip, _)| *ip).collect();
@@ -148,6 +166,18 @@ mod tests {
         assert_eq!(lock(&live).addresses().len(), 3);
         drop(held);
         assert_eq!(lock(&live).entries.len(), 0);
+    }
+
+    #[test]
+    fn only_proven_connections_count_as_use_of_a_grant() {
+        let live = Arc::new(Mutex::new(LiveSet::default()));
+        let held: Vec<Permit> = ["192.0.2.1", "192.0.2.1", "192.0.2.9"]
+            .iter()
+            .map(|ip| Permit::enter(&live, peer(ip)))
+            .collect();
+        assert_eq!(lock(&live).proven(), []);
+        held[..2].iter().for_each(Permit::prove);
+        assert_eq!(lock(&live).proven(), [peer("192.0.2.1")]);
     }
 
     #[tokio::test]

@@ -103,7 +103,8 @@ async fn an_address_that_stays_connected_does_not_look_idle() {
     let internal = Peer::Socket("127.0.0.1".parse().unwrap());
     let ip = address();
     let store = StoreOptions::File(path.clone()).open().unwrap();
-    store.edit(Edit::Allow(ip.into(), None)).await.unwrap();
+    let allow = Edit::Allow { member: ip.into(), lasting: None, note: None };
+    store.edit(allow).await.unwrap();
     let rules = Rules { internal: Internal::Allow, ..Rules::default() };
     let gate = gate_by(StoreOptions::File(path), rules).await;
     let permits = [in_time(&gate, peer()).await, in_time(&gate, internal).await];

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::any_store::AnyStore;
 use super::embedded_store::EmbeddedStore;
+use super::memory_store::MemoryStore;
 use super::redis_store::{RedisOptions, RedisStore};
 use super::rules::Rules;
 use super::store::StoreError;
@@ -66,6 +67,8 @@ pub enum StoreOptions {
     Redis(Box<RedisOptions>),
     /// In a file on local disk.
     File(PathBuf),
+    /// In the memory of this process, under the name of its gate: gates of one name share one.
+    Memory(String),
 }
 
 /// The treatment of a denied peer, which never gets a byte.
@@ -105,7 +108,7 @@ impl StoreOptions {
     pub fn most_connections(&self) -> usize {
         match self {
             Self::Redis(options) => options.most_connections(),
-            Self::None | Self::File(_) => 0,
+            Self::None | Self::File(_) | Self::Memory(_) => 0,
         }
     }
 
@@ -118,6 +121,7 @@ impl StoreOptions {
             Self::None => AnyStore::None,
             Self::Redis(options) => AnyStore::Redis(Box::new(RedisStore::new(*options))),
             Self::File(path) => AnyStore::Embedded(EmbeddedStore::open(&path)?),
+            Self::Memory(name) => AnyStore::Memory(MemoryStore::named(&name)),
         })
     }
 }

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use tracing::warn;
 
+use super::any_store::AnyStore;
 use super::changed::Changed;
 use super::decision::{AllowReason, Decision, Peer, decide};
 use super::denied::RecentlyDenied;
@@ -25,6 +26,7 @@ use crate::unix_time::UnixMillis;
 /// The shared part of the gates of some tunnels.
 pub(super) struct SharedGate {
     pub(super) options: Arc<GateOptions>,
+    pub(super) store: Arc<AnyStore>,
     pub(super) mirror: Arc<StoreMirror>,
     pub(super) revoker: Revoker,
     pub(super) recorder: Recorder,
@@ -56,8 +58,9 @@ impl SharedGate {
         let now = mirror.clock.now();
         let shared = Arc::new(Self {
             revoker: Revoker::new(Arc::clone(&options), Arc::clone(&mirror), Arc::clone(&counters)),
-            recorder: Recorder::start(&options, store, Arc::clone(&counters), now),
+            recorder: Recorder::start(&options, Arc::clone(&store), Arc::clone(&counters), now),
             options,
+            store,
             mirror,
             denied: Mutex::new(RecentlyDenied::new(Instant::now())),
             successes: Mutex::new(RecentSuccesses::new(Instant::now())),

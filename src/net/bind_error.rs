@@ -83,9 +83,8 @@ pub enum BindError {
     },
 }
 
-/// Turns an error of the system about a TCP address into its reason.
-pub(super) fn blame_tcp(addr: SocketAddr, cause: io::Error) -> BindError {
-    let address = addr.to_string();
+/// Turns an error of the system about the IP address `addr`, which is shown as `address`, into its reason.
+pub(super) fn blame_ip(addr: SocketAddr, address: String, cause: io::Error) -> BindError {
     let ip = addr.ip();
     if is_of_no_family(ip, &cause) {
         return BindError::NoFamily { address, ip, cause };

@@ -84,6 +84,12 @@ pub fn ms_since_boot() -> i64 {
     since.tv_sec() * 1_000 + since.tv_nsec() / 1_000_000
 }
 
+/// Returns the milliseconds since boot in which this machine was awake.
+pub fn ms_awake() -> i64 {
+    let since = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("every Linux has it");
+    since.tv_sec() * 1_000 + since.tv_nsec() / 1_000_000
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,10 +9,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
-use super::bind_error::{BindError, blame_tcp};
+use super::bind_error::{BindError, blame_ip};
+use super::datagram_listener::Place;
 use super::resolve::look_up;
 use super::socket_file::{Access, Heir, SocketFile};
 use super::stream::{SocketOptions, Stream};
@@ -258,18 +259,38 @@ impl AsyncListener {
     pub fn is_current(&self, address: &Address) -> bool {
         self.local.is_current(address)
     }
+
+    /// Returns the place at which datagrams can be received as well; `None` for a unix socket.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn place(&self) -> io::Result<Option<Place>> {
+        match &self.socket {
+            AsyncSocket::Tcp(socket) => self.local.place(SockRef::from(socket)),
+            AsyncSocket::Unix(_) => Ok(None),
+        }
+    }
 }
 
 impl Local {
     fn is_current(&self, address: &Address) -> bool {
-        let (Self::Tcp(SocketAddr::V6(ours)), Address::Tcp { host, .. }) = (self, address) else {
-            return true;
-        };
-        match zone::literal(host, ours.port()) {
-            Some(Ok(SocketAddr::V6(now))) => now.scope_id() == ours.scope_id(),
-            // There is no such interface now, so nothing better could be bound.
-            _ => true,
-        }
+        if let Self::Tcp(ours) = self { is_current(*ours, address) } else { true }
+    }
+
+    fn place(&self, socket: SockRef<'_>) -> io::Result<Option<Place>> {
+        let Self::Tcp(addr) = *self else { return Ok(None) };
+        let only_v6 = addr.is_ipv6() && socket.only_v6()?;
+        Ok(Some(Place { addr, only_v6 }))
+    }
+}
+
+/// Returns whether a socket at `ours` is bound to the current meaning of `address`.
+pub(super) fn is_current(ours: SocketAddr, address: &Address) -> bool {
+    let (SocketAddr::V6(ours), Address::Tcp { host, .. }) = (ours, address) else { return true };
+    match zone::literal(host, ours.port()) {
+        Some(Ok(SocketAddr::V6(now))) => now.scope_id() == ours.scope_id(),
+        // There is no such interface now, so nothing better could be bound.
+        _ => true,
     }
 }
 
@@ -344,14 +365,30 @@ enum DualStack {
     Ipv4,
 }
 
+/// Returns whether an address must not include IPv4: another socket has that.
+fn is_v6_only(addr: SocketAddr, dual_stack: DualStack) -> bool {
+    let is_wildcard = matches!(addr.ip(), IpAddr::V6(ip) if ip.is_unspecified());
+    is_wildcard && dual_stack == DualStack::Ipv4
+}
+
+/// Looks up the places that sockets for datagrams at `address` have, next to the sources `others`.
+/// Blocks while a name is looked up.
+pub(super) fn places(address: &Address, others: &[Source]) -> Result<Vec<Place>, BindError> {
+    let Address::Tcp { host, port } = address else { return Ok(vec![]) };
+    let addrs = look_up(host, port)
+        .map_err(|cause| BindError::Unresolvable { address: address.clone(), cause })?;
+    let dual_stack = dual_stack(&addrs, port, others);
+    let place = |&addr: &SocketAddr| Place { addr, only_v6: is_v6_only(addr, dual_stack) };
+    Ok(addrs.iter().map(place).collect())
+}
+
 fn bind_tcp(addr: SocketAddr, dual_stack: DualStack, backlog: i32) -> Result<Listener, BindError> {
     let bound = || {
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
         // A restart must not wait for the TIME_WAIT of connections before it.
         // On Linux this does not allow two listeners on one port.
         socket.set_reuse_address(true)?;
-        let is_wildcard = matches!(addr.ip(), IpAddr::V6(ip) if ip.is_unspecified());
-        if is_wildcard && dual_stack == DualStack::Ipv4 {
+        if is_v6_only(addr, dual_stack) {
             socket.set_only_v6(true)?;
         }
         socket.bind(&addr.into())?;
@@ -360,7 +397,7 @@ fn bind_tcp(addr: SocketAddr, dual_stack: DualStack, backlog: i32) -> Result<Lis
         let local = local.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
         Ok(Listener { socket, local: Local::Tcp(local) })
     };
-    bound().map_err(|error| blame_tcp(addr, error))
+    bound().map_err(|error| blame_ip(addr, addr.to_string(), error))
 }
 
 /// Returns the reason why `address` cannot be listened on at this machine, whatever the port;
@@ -370,7 +407,7 @@ pub fn missing_family(address: &Address) -> Option<BindError> {
     let addr = SocketAddr::new(host.parse().ok()?, 0);
     let bound = Socket::new(Domain::for_address(addr), Type::STREAM, None)
         .and_then(|socket| socket.bind(&addr.into()));
-    let error = blame_tcp(addr, bound.err()?);
+    let error = blame_ip(addr, addr.to_string(), bound.err()?);
     matches!(error, BindError::NoFamily { .. }).then_some(error)
 }
 

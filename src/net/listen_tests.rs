@@ -162,6 +162,7 @@ fn only_what_every_host_of_a_family_has_tells_that_there_is_none() {
     ] {
         assert!(!is_of_none(ip, errno), "{ip} {errno}");
     }
-    let error = blame_tcp("[::1]:7".parse().unwrap(), Errno::EADDRNOTAVAIL.into()).to_string();
+    let addr = "[::1]:7".parse().unwrap();
+    let error = blame_ip(addr, "[::1]:7".to_owned(), Errno::EADDRNOTAVAIL.into()).to_string();
     assert!(error.contains("[::1]:7: this host has no IPv6") && error.contains("; "), "{error}");
 }

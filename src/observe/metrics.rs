@@ -12,6 +12,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 
 use super::liveness::Liveness;
+use super::received_knocks::ReceivedKnockMeters;
+use super::sent_knocks::SentKnockMeters;
 use super::sessions::{ByteCount, Keyed, LiveSession, SessionInfo, Sessions, Traffic};
 use crate::reason::CloseReason;
 
@@ -39,6 +41,10 @@ pub struct Meters {
     pub gate: Timer,
     /// Counters of the pool.
     pub pool: PoolMeters,
+    /// Datagrams that arrived for knocks, by what became of them.
+    pub received_knocks: ReceivedKnockMeters,
+    /// Counters of the knocks that it sends.
+    pub sent_knocks: Arc<SentKnockMeters>,
     /// Record keys that were replaced by their successor, in sessions that ended.
     pub ratchets: Counter,
     ended: Traffic,
@@ -76,6 +82,8 @@ impl Meters {
             dial: Timer::default(),
             gate: Timer::default(),
             pool: PoolMeters::default(),
+            received_knocks: ReceivedKnockMeters::default(),
+            sent_knocks: Arc::default(),
             ratchets: Counter::default(),
             ended: Traffic::default(),
         })

@@ -16,10 +16,14 @@ pub(super) fn announce(
     options: &ServiceOptions,
     capacity: service::Capacity,
     listeners: &[&Arc<AsyncListener>],
+    knocks: &[String],
 ) {
     capacity.warn_if_less_than(options);
     let (ServiceOptions::Tunnel(options), service::Capacity::Tunnel(capacity)) =
         (options, capacity);
+    for address in knocks {
+        info!(tunnel = options.name.as_deref(), address, "listening for knocks");
+    }
     announce_tunnel(options, capacity, listeners);
 }
 

@@ -6,6 +6,7 @@
 
 use crate::gate::redis_store::{RedisOptions, TlsOptions};
 use crate::gate::{GateOptions, Rules, StoreOptions};
+use crate::knock::ReceiverOptions;
 use crate::tunnel::{Limits, Options, Role};
 
 /// A flag, and true if its value differs.
@@ -31,6 +32,7 @@ pub(super) fn changed(old: &Options, new: &Options, has_new_listener: bool) -> V
         idle_timeout,
         drain,
         gate,
+        knock,
         proxy_from,
         checks,
         proxy_to_target,
@@ -64,15 +66,20 @@ pub(super) fn changed(old: &Options, new: &Options, has_new_listener: bool) -> V
         (Some(old), Some(new)) => gate_of(old, new),
         (old, new) => vec![("gate", old.is_some() != new.is_some())],
     });
+    all.extend(match (knock, &new.knock) {
+        (Some(old), Some(new)) => knock_of(old, new),
+        (old, new) => vec![("knock", old.is_some() != new.is_some())],
+    });
     all.into_iter().filter(|(_, differs)| *differs).map(|(flag, _)| flag.to_owned()).collect()
 }
 
 fn role_of(old: &Role, new: &Role) -> Vec<Compared> {
     match (old, new) {
         (
-            Role::Encrypt { targets, service, lazy },
-            Role::Encrypt { targets: others, service: another, lazy: other_lazy },
+            Role::Encrypt { targets, service, lazy, knock },
+            Role::Encrypt { targets: others, service: another, lazy: other_lazy, knock: new_knock },
         ) => vec![
+            ("knock", knock != new_knock),
             ("target", targets != others),
             ("service", service != another),
             ("lazy", lazy != other_lazy),
@@ -113,6 +120,19 @@ fn gate_of(old: &GateOptions, new: &GateOptions) -> Vec<Compared> {
         ("reap-idle", *reap_idle != new.reap_idle),
     ]);
     all
+}
+
+fn knock_of(old: &ReceiverOptions, new: &ReceiverOptions) -> Vec<Compared> {
+    let ReceiverOptions { addresses, ttl, max_ttl, source, networks, gates, keys } = old;
+    vec![
+        ("knock", *addresses != new.addresses),
+        ("knock-ttl", *ttl != new.ttl),
+        ("knock-max-ttl", *max_ttl != new.max_ttl),
+        ("knock-source", *source != new.source),
+        ("knock-networks", *networks != new.networks),
+        ("knock-gate", *gates != new.gates),
+        ("knock-key", *keys != new.keys),
+    ]
 }
 
 /// Compares stores. The password may be the same in another place.

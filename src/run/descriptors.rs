@@ -101,6 +101,7 @@ mod tests {
             suites: SuiteSet::BOTH,
             drain: Duration::ZERO,
             gate: None,
+            knock: None,
             proxy_from: Arc::default(),
             checks: BTreeMap::new(),
             close_on_target_down: false,
@@ -113,7 +114,12 @@ mod tests {
 
     fn encrypt(far_ends: usize) -> Options {
         let targets = (0..far_ends).map(|i| format!("a{i}:1").parse().unwrap()).collect();
-        options(Role::Encrypt { targets, service: ServiceName::default(), lazy: false })
+        options(Role::Encrypt {
+            targets,
+            service: ServiceName::default(),
+            lazy: false,
+            knock: None,
+        })
     }
 
     fn decrypt(targets: usize) -> Options {

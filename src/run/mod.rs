@@ -11,7 +11,9 @@
 //!   new_gates      the gates of the next set
 //!   descriptors    shares of the file descriptors
 //!   listeners      the listening sockets
+//!   knock_sockets  the sockets for knocks
 //!   draining       services that accept no more
+//!   knock          knocks without a tunnel
 //!   announce       the first lines of a service in the log
 //!   changed        the settings of a tunnel that a reload changed
 //! ```
@@ -23,6 +25,8 @@ mod changed_flags;
 mod control;
 mod descriptors;
 mod draining;
+mod knock;
+mod knock_sockets;
 mod listeners;
 mod new_gates;
 mod planned;
@@ -44,8 +48,9 @@ use anyhow::Context;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
+pub use knock::{KnockEvent, KnockingOptions, knock};
 pub use prepare::{PidPlace, Prepared};
-pub use sandbox_rules::{Ports, ProcessPaths, rules_of_pipe, rules_of_services};
+pub use sandbox_rules::{Ports, ProcessPaths, rules_of_knock, rules_of_pipe, rules_of_services};
 
 use crate::admin::{AdminOptions, Registry};
 use crate::demo;

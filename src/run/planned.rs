@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::changed_flags::changed;
+use super::knock_sockets::KnockSockets;
 use super::listeners::SourceListeners;
 use crate::admin::protocol::ChangedReply;
 use crate::net::AsyncListener;
@@ -20,6 +21,7 @@ pub(super) struct RunningService {
     /// Its predecessors, oldest first, as long as they have sessions.
     pub(super) predecessors: Vec<Weak<Service>>,
     pub(super) listeners: Vec<SourceListeners>,
+    pub(super) knocks: Vec<KnockSockets>,
 }
 
 /// A service of the next set.
@@ -43,6 +45,7 @@ pub(super) struct PreparedService {
     pub(super) capacity: Capacity,
     pub(super) parts: Prepared,
     pub(super) listeners: Vec<SourceListeners>,
+    pub(super) knocks: Vec<KnockSockets>,
     /// It has a source that its predecessor could not listen on.
     pub(super) has_new_listener: bool,
 }
@@ -71,11 +74,12 @@ impl Planned {
 impl PreparedService {
     /// Starts the service, which accepts from now on.
     pub(super) fn start(self, before: Option<&RunningService>) -> RunningService {
-        let Self { options, capacity, parts, listeners, .. } = self;
+        let Self { options, capacity, parts, listeners, knocks, .. } = self;
         let before = before.map(|before| &*before.service);
         let service = Arc::new(Service::start(&options, parts, capacity, before));
+        service.read_knocks(knocks.iter().flat_map(|place| &place.sockets));
         service.listen(&options, sockets(&listeners));
-        RunningService { options, capacity, service, predecessors: vec![], listeners }
+        RunningService { options, capacity, service, predecessors: vec![], listeners, knocks }
     }
 
     /// Names the settings in which it differs from the one that it replaces.

@@ -10,6 +10,7 @@ use std::fs;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
+use super::KnockingOptions;
 use crate::addr::{Address, BindAddress};
 use crate::files::place::FileId;
 use crate::gate::redis_store::RedisOptions;
@@ -120,6 +121,9 @@ fn add_tunnel(rules: &mut Rules, options: &tunnel::Options) {
     for source in &options.sources {
         source.address().into_iter().for_each(|address| add_source(rules, address));
     }
+    if options.role.knocks() {
+        add_knocks(rules);
+    }
     options.role.targets().into_iter().for_each(|target| add_target(rules, target));
     if let Some(gate) = &options.gate {
         add_gate(rules, gate);
@@ -130,6 +134,22 @@ fn add_tunnel(rules: &mut Rules, options: &tunnel::Options) {
 pub fn rules_of_pipe(options: &PipeOptions) -> Rules {
     let mut rules = rules_of_dialer(options.bind);
     add_target(&mut rules, &options.target);
+    if options.knock.is_some() {
+        add_knocks(&mut rules);
+    }
+    rules
+}
+
+/// Allows connections from the address of a knock: the system chooses the port. The datagrams
+/// themselves need no rule.
+fn add_knocks(rules: &mut Rules) {
+    add(&mut rules.bind, Some(0));
+}
+
+/// Lists the needs of `knock` with `options`. Its datagrams need no rule.
+pub fn rules_of_knock(options: &KnockingOptions) -> Rules {
+    let mut rules = rules_of_dialer(options.bind);
+    options.wait_for.iter().for_each(|port| add_target(&mut rules, port));
     rules
 }
 
@@ -201,7 +221,7 @@ fn add(ports: &mut Option<Vec<u16>>, port: Option<u16>) {
 
 fn add_gate(rules: &mut Rules, gate: &GateOptions) {
     match &gate.store {
-        StoreOptions::None => {}
+        StoreOptions::None | StoreOptions::Memory(_) => {}
         StoreOptions::File(path) => {
             // Now and then another file replaces it.
             let parent = parent_dir(&path.canonicalize().unwrap_or_else(|_| path.clone()));

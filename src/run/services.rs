@@ -18,7 +18,8 @@ use super::about;
 use super::announce::announce;
 use super::descriptors;
 use super::draining::Draining;
-use super::listeners::{BoundSource, Handed, SourceListeners, bind_first, bind_missing, watch};
+use super::knock_sockets::{self, KnockSockets, Known, take_given};
+use super::listeners::{Handed, SourceListeners, bind_first, bind_missing, sources, watch};
 use super::new_gates::NewGates;
 use super::planned::{Planned, PreparedService, RunningService, sockets};
 use super::startup::Startup;
@@ -26,6 +27,7 @@ use crate::addr::Source;
 use crate::admin::Registry;
 use crate::admin::protocol::ReloadedReply;
 use crate::admin::registry::Phase;
+use crate::knock;
 use crate::service::{
     Capacity, Prepared, Service, ServiceOptions, Surroundings, TooFewDescriptors,
 };
@@ -50,6 +52,14 @@ pub(super) struct Services {
     most_sessions: usize,
     /// Memory of first messages. Begins when the first sockets listen.
     memory: Option<Arc<ReplayState>>,
+}
+
+/// The sockets of a plan.
+struct Opened {
+    /// New listening sockets.
+    bound: Vec<SourceListeners>,
+    /// Sockets for knocks of each service, new ones and those that are open.
+    knocks: Vec<Vec<KnockSockets>>,
 }
 
 /// State of a commit.
@@ -98,14 +108,16 @@ impl Services {
         self.adopt(&mut inherited);
         let before = inherited.extract_if(.., |given| given.name == KEPT).next();
         let before = before.map(|given| given.socket).or_else(|| self.systemd.take_kept());
+        let knocks = take_given(&mut inherited);
         let handed = Handed { given: inherited, systemd: &self.systemd };
-        let bound = bind_first(&plan, handed, startup).await?;
+        let bound = watch(bind_first(&plan, handed, startup).await?)?;
+        let knocks = self.open_knocks(&plan, &bound, knocks).await?;
         // Messages from now on were sent to this process, unless they are recordings.
         self.memory = Some(Arc::new(remember(before)));
         startup.write_pid_file()?;
         startup.drop_privileges()?;
         let mut gates = NewGates::default();
-        let next = self.prepare(plan, bound, &mut gates).await?;
+        let next = self.prepare(plan, Opened { bound, knocks }, &mut gates).await?;
         startup.announce();
         // Clients that connect meanwhile wait in the backlog.
         gates.settle(patience(&next)).await;
@@ -132,7 +144,8 @@ impl Services {
             Ok(Given { name: format!("{SYSTEMD}{name}"), socket })
         });
         let own = self.listeners().flat_map(SourceListeners::given);
-        own.chain(memory).chain(systemd).collect()
+        let knocks = self.running.iter().flat_map(|running| &running.knocks);
+        own.chain(knocks.flat_map(KnockSockets::given)).chain(memory).chain(systemd).collect()
     }
 
     /// Shares the memory of first messages, for the next process.
@@ -165,9 +178,10 @@ impl Services {
         let is_open = |options: &ServiceOptions, source: &Source| {
             self.listeners_of(options, source).is_some()
         };
-        let bound = bind_missing(&plan, &self.systemd, is_open).await?;
+        let bound = watch(bind_missing(&plan, &self.systemd, is_open).await?)?;
+        let knocks = self.open_knocks(&plan, &bound, vec![]).await?;
         let mut gates = NewGates::default();
-        let next = self.prepare(plan, bound, &mut gates).await?;
+        let next = self.prepare(plan, Opened { bound, knocks }, &mut gates).await?;
         gates.settle(patience(&next)).await;
         Ok(self.commit(next))
     }
@@ -176,13 +190,13 @@ impl Services {
     async fn prepare(
         &self,
         plan: Vec<ServiceOptions>,
-        bound: Vec<BoundSource>,
+        opened: Opened,
         gates: &mut NewGates,
     ) -> anyhow::Result<Vec<Planned>> {
         let capacities = self.shares(&plan)?;
-        let new = watch(bound)?;
+        let Opened { bound: new, knocks } = opened;
         let mut next = Vec::with_capacity(plan.len());
-        for (options, capacity) in plan.into_iter().zip(capacities) {
+        for ((options, capacity), knocks) in plan.into_iter().zip(capacities).zip(knocks) {
             let before = self.place_of(&options);
             // A service that can listen where it could not before has changed as well.
             let is_new = |source: &Source| new.iter().any(|it| it.fits(&options, source));
@@ -195,11 +209,39 @@ impl Services {
             }
             let listeners = self.listeners_for(&options, &new);
             let parts = about(&options, self.parts(&options, gates).await)?;
-            let prepared =
-                PreparedService { before, options, capacity, parts, listeners, has_new_listener };
+            let prepared = PreparedService {
+                before,
+                options,
+                capacity,
+                parts,
+                listeners,
+                knocks,
+                has_new_listener,
+            };
             next.push(Planned::New(Box::new(prepared)));
         }
         Ok(next)
+    }
+
+    /// Opens the sockets for knocks of each service of a plan, next to its listeners, of which those
+    /// in `bound` are new.
+    async fn open_knocks(
+        &self,
+        plan: &[ServiceOptions],
+        bound: &[SourceListeners],
+        given: Vec<Given>,
+    ) -> anyhow::Result<Vec<Vec<KnockSockets>>> {
+        let open = self.running.iter().flat_map(|running| &running.knocks).collect();
+        let mut known = Known { given, open, all: sources(plan) };
+        let mut knocks = Vec::with_capacity(plan.len());
+        for options in plan {
+            let listeners = self.listeners_for(options, bound);
+            knocks.push(knock_sockets::open(options, &listeners, &mut known).await?);
+        }
+        if knocks.iter().any(|of_service| !of_service.is_empty()) {
+            knock::thread::start().context("cannot start the thread that reads knocks; raise the limits of threads (ulimit -u, TasksMax=, a container's limit of pids) and memory")?;
+        }
+        Ok(knocks)
     }
 
     /// Returns the index of the service of that name.
@@ -260,8 +302,10 @@ impl Services {
         self.registry.set_phase(Phase::Serving);
         // Logged last, so that a reader of 'ready' finds everything ready.
         for place in commit.news {
-            let RunningService { options, capacity, listeners, .. } = &self.running[place];
-            announce(options, *capacity, &sockets(listeners).collect::<Vec<_>>());
+            let RunningService { options, capacity, listeners, knocks, .. } = &self.running[place];
+            let knocks: Vec<String> =
+                knocks.iter().flat_map(|it| &it.sockets).map(|it| it.local()).collect();
+            announce(options, *capacity, &sockets(listeners).collect::<Vec<_>>(), &knocks);
         }
         commit.changes
     }
@@ -301,9 +345,9 @@ impl Services {
     /// Drains a service that was removed: its sessions, and those of its predecessors, may finish
     /// within its drain.
     fn removed(&mut self, removed: RunningService) {
-        let RunningService { options, service, predecessors, listeners, .. } = removed;
-        // Listeners that are not in the next set close here, before the first session ends.
-        drop(listeners);
+        let RunningService { options, service, predecessors, listeners, knocks, .. } = removed;
+        // Sockets that are not in the next set close here, before the first session ends.
+        drop((listeners, knocks));
         self.draining.removed(service, &predecessors, &options);
     }
 
@@ -319,6 +363,11 @@ impl Services {
         for running in take(&mut self.running) {
             self.removed(running);
         }
+    }
+
+    /// Lets services knock at once that knock at all.
+    pub(super) fn knock_again(&self) {
+        self.running.iter().for_each(|running| running.service.knock_again());
     }
 
     /// Waits until all stopped services have ended. Cancel safe.

@@ -170,6 +170,8 @@ impl Supervisor {
                 }
             };
             services.registry().reloaded(result.clone());
+            // Also if nothing is read again: the operator may know that the network is another.
+            services.knock_again();
             reply.answer(
                 result.as_ref().map(|done| Done::Reloaded(done.clone())).map_err(|it| &**it),
             );

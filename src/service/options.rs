@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::addr::Source;
 use crate::gate::{Gate, GateOptions};
 use crate::keys::KeyRing;
+use crate::knock::ReceiverOptions;
 use crate::net::ResolveError;
 use crate::observe::Meters;
 use crate::tunnel::{self, ReplayState, TooFewDescriptors};
@@ -78,6 +79,13 @@ impl ServiceOptions {
     pub fn gate(&self) -> Option<&Arc<GateOptions>> {
         match self {
             Self::Tunnel(options) => options.gate.as_ref(),
+        }
+    }
+
+    /// Returns the settings of its receiver of knocks.
+    pub fn knock(&self) -> Option<&Arc<ReceiverOptions>> {
+        match self {
+            Self::Tunnel(options) => options.knock.as_ref(),
         }
     }
 

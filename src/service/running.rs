@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Capacity, Kind, Prepared, ServiceOptions};
 use crate::gate::{EffectivePolicy, Gate};
-use crate::net::{AsyncListener, SocketOptions};
+use crate::net::{AsyncListener, DatagramSocket, SocketOptions};
 use crate::observe::Meters;
 use crate::tunnel::Tunnel;
 
@@ -60,6 +60,12 @@ impl Service {
         }
     }
 
+    /// Reads knocks from `sockets` from now on, until it is stopped.
+    pub fn read_knocks<'a>(&self, sockets: impl Iterator<Item = &'a Arc<DatagramSocket>>) {
+        let Self::Tunnel(tunnel) = self;
+        sockets.for_each(|socket| tunnel.read_knocks(Arc::clone(socket)));
+    }
+
     /// Changes its limits. Present sessions stay.
     pub fn set_capacity(&self, capacity: Capacity) {
         let (Self::Tunnel(tunnel), Capacity::Tunnel(capacity)) = (self, capacity);
@@ -98,6 +104,13 @@ impl Service {
     pub async fn is_cut(&self) {
         match self {
             Self::Tunnel(tunnel) => tunnel.is_cut().await,
+        }
+    }
+
+    /// Knocks at once at the gates of far ends, where it knocks at all.
+    pub fn knock_again(&self) {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.knock_again(),
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use super::capacity::Capacity;
@@ -12,13 +13,14 @@ use super::decrypt::DecryptEnd;
 use super::dial_far_end::DialerHandshake;
 use super::encrypt::EncryptEnd;
 use super::handshake::{AcceptorHandshake, HandshakeConfig};
-use super::options::{Options, Role, by_service};
+use super::options::{Options, Role, SentKnockOptions, by_service};
 use super::pool::Pool;
 use super::replay_state::ReplayState;
 use super::serve::{Mode, Tunnel};
 use crate::addr::ServiceName;
 use crate::frontend::FrontendParts;
 use crate::gate::Gate;
+use crate::knock::{KnockReceiver, ReceiverOptions, ReceiverParts};
 use crate::net::{ResolveError, Slots};
 use crate::observe::metrics::Meters;
 use crate::upstream::Targets;
@@ -87,6 +89,7 @@ impl Tunnel {
     ) -> Self {
         let tasks = TaskTracker::new();
         let Prepared { upstreams, gate, meters } = parts;
+        let mut knocks_with = None;
         let mode = match upstreams {
             Upstreams::FarEnds(far_ends) => {
                 let pool = Pool::new(
@@ -95,10 +98,12 @@ impl Tunnel {
                     meters.pool.clone(),
                     tasks.clone(),
                 );
-                Mode::Encrypt(Arc::new(encrypt_end(options, far_ends, pool, before)))
+                let knocks = options.knocks(Arc::clone(&meters.sent_knocks));
+                Mode::Encrypt(Arc::new(encrypt_end(options, far_ends, pool, knocks, before)))
             }
             Upstreams::Services(targets, memory) => {
                 take_over(&targets, before);
+                knocks_with = options.knock.clone().map(|knock| (knock, Arc::clone(&memory)));
                 Mode::Decrypt(Arc::new(DecryptEnd {
                     handshake: AcceptorHandshake::new(options.handshake(), memory),
                     unopened: Slots::new(capacity.unopened),
@@ -113,7 +118,11 @@ impl Tunnel {
         let parts = FrontendParts { gate, meters, tasks };
         let before = before.map(|before| &*before.context);
         let context = TunnelContext::new(options, capacity, parts, before);
-        let tunnel = Self { context: Arc::new(context), mode, listening: Mutex::default() };
+        let knocks = knocks_with
+            .zip(context.frontend.gate.clone())
+            .map(|((knock, memory), gate)| knock_receiver(options, knock, memory, gate, &context));
+        let context = Arc::new(context);
+        let tunnel = Self { context, mode, listening: Mutex::default(), knocks };
         tunnel.set_capacity(capacity);
         tunnel
     }
@@ -135,18 +144,41 @@ impl Tunnel {
     }
 }
 
+/// Makes the receiver of knocks at this gate.
+fn knock_receiver(
+    options: &Options,
+    knock: Arc<ReceiverOptions>,
+    memory: Arc<ReplayState>,
+    gate: Gate,
+    context: &TunnelContext,
+) -> Arc<KnockReceiver> {
+    let frontend = &context.frontend;
+    KnockReceiver::new(ReceiverParts {
+        tunnel: options.name.clone(),
+        options: knock,
+        keys: options.keys.clone(),
+        check_fresh: Box::new(move |message, sent_ms| memory.check(message, sent_ms)),
+        gate,
+        meters: Arc::clone(&frontend.meters),
+        stop: frontend.stop.clone(),
+        tasks: frontend.tasks.clone(),
+    })
+}
+
 fn encrypt_end(
     options: &Options,
     far_ends: Arc<Targets>,
     pool: Pool,
+    knocks: Option<SentKnockOptions>,
     before: Option<&Tunnel>,
 ) -> EncryptEnd {
     let (service, is_lazy) = match &options.role {
         Role::Encrypt { service, lazy, .. } => (service.clone(), *lazy),
         Role::Decrypt { .. } => (ServiceName::default(), false),
     };
-    let dialers = dialers(&options.handshake(), &far_ends, before);
-    EncryptEnd { dialers, far_ends, service, is_lazy, pool }
+    let dialers = dialers(&options.handshake(), &far_ends, before).into_iter();
+    let dialers = dialers.map(|dialer| dialer.knocking(knocks.clone())).collect();
+    EncryptEnd { dialers, far_ends, service, is_lazy, pool, knock_again: Notify::new() }
 }
 
 /// Makes a dialer for each far end; the far end's clock is known if it was called before.

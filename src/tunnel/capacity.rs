@@ -40,7 +40,15 @@ struct Need {
     second_attempts: usize,
     /// Targets that are checked, or looked at while they are down.
     watched: usize,
+    /// Descriptors of the sender or the receiver of knocks.
+    knocks: usize,
 }
+
+/// Sockets of an end that knocks: one that watches this host's addresses, one that sends.
+const SENDER: usize = 2;
+
+/// Descriptors of the runtime of the thread that reads knocks.
+const KNOCK_RUNTIME: usize = 4;
 
 /// Too few file descriptors for a single session.
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +67,7 @@ impl Need {
         let Limits { sessions, handshakes, unopened, .. } = options.limits;
         let lets_all_in = options.gate.is_none() && options.proxy_from.is_empty();
         match &options.role {
-            Role::Encrypt { targets, .. } => Self {
+            Role::Encrypt { targets, knock, .. } => Self {
                 sessions,
                 handshakes: if lets_all_in { 0 } else { handshakes },
                 unopened,
@@ -67,6 +75,7 @@ impl Need {
                 second_attempts: sessions
                     .map_or(SECOND_ATTEMPTS, |most| (most / 16).clamp(4, SECOND_ATTEMPTS)),
                 watched: if targets.len() > 1 { targets.len() } else { 0 },
+                knocks: if knock.is_some() { SENDER } else { 0 },
             },
             Role::Decrypt { targets } => {
                 let by_service = by_service(targets);
@@ -74,17 +83,24 @@ impl Need {
                     addresses.len() > 1 || options.checks.contains_key(service)
                 });
                 let watched = watched.map(|(_, addresses)| addresses.len()).sum();
-                Self { sessions, handshakes, unopened, making: 0, second_attempts: 0, watched }
+                let knocks = options.knock.as_ref().map_or(0, |knock| {
+                    let places = knock.addresses.len().max(options.sources.len());
+                    // Each socket is held twice. A name may be an address of each family.
+                    KNOCK_RUNTIME + 2 * 2 * places
+                });
+                let (making, second_attempts) = (0, 0);
+                Self { sessions, handshakes, unopened, making, second_attempts, watched, knocks }
             }
         }
     }
 
     /// Returns the number of descriptors for it.
     fn descriptors(&self) -> u64 {
-        let Self { sessions, handshakes, unopened, making, second_attempts, watched } = *self;
+        let Self { sessions, handshakes, unopened, making, second_attempts, watched, knocks } =
+            *self;
         let Some(sessions) = sessions else { return u64::MAX };
         let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
-        let beside = count(handshakes + unopened + making + second_attempts + watched);
+        let beside = count(handshakes + unopened + making + second_attempts + watched + knocks);
         let asked = RESERVED + count(sessions).saturating_mul(PER_SESSION) + beside;
         // Strangers and unopened tunnels get only a share of the total.
         asked.max(4 * count(handshakes)).max(8 * count(unopened))
@@ -111,7 +127,7 @@ impl Capacity {
         let unopened = need.unopened.min(part(8));
         let making = if unopened > 0 { need.making } else { 0 };
         let second_attempts = need.second_attempts.min(part(16));
-        let beside = handshakes + unopened + making + second_attempts + need.watched;
+        let beside = handshakes + unopened + making + second_attempts + need.watched + need.knocks;
         let fit = sessions_that_fit(descriptors, beside);
         if fit == 0 {
             return Err(TooFewDescriptors(descriptors));
@@ -204,6 +220,7 @@ mod tests {
             suites: SuiteSet::BOTH,
             drain: Duration::ZERO,
             gate: None,
+            knock: None,
             proxy_from: Arc::default(),
             checks: BTreeMap::new(),
             close_on_target_down: false,
@@ -216,7 +233,12 @@ mod tests {
 
     fn encrypt(far_ends: usize) -> Options {
         let targets = (0..far_ends).map(|i| format!("a{i}:1").parse().unwrap()).collect();
-        options(Role::Encrypt { targets, service: ServiceName::default(), lazy: false })
+        options(Role::Encrypt {
+            targets,
+            service: ServiceName::default(),
+            lazy: false,
+            knock: None,
+        })
     }
 
     fn decrypt(targets: usize) -> Options {

@@ -29,29 +29,23 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::handshake::HandshakeConfig;
-use super::random::ephemeral;
+use super::options::SentKnockOptions;
 use super::relay::send_reset;
 use super::unanswered::Unanswered;
 use crate::keys::KeyId;
+use crate::knocker::{Knocker, KnockerParts};
 use crate::net::clock::{Clock, ms_since_boot};
-use crate::net::far_clock::FarClock;
+use crate::net::far_clock::{FarClock, Guess};
 use crate::net::{DialError, Stream};
 use crate::proto::Session;
 use crate::proto::handshake::{Dialer, MESSAGE_LEN, Message};
 use crate::proto::hello::{Extensions, Hello};
+use crate::random::ephemeral;
 use crate::reason::CloseReason;
 use crate::upstream::ConnectFailure;
 
 /// Silence before a second connection is made.
 const SILENCE: Duration = Duration::from_secs(1);
-
-/// Lead of the second guess over the first one, where nothing better is known: a message from
-/// before the start of an acceptor, or by a clock that is behind, gets no answer, and one that is a
-/// minute ahead does.
-const AHEAD_MS: u64 = 60_000;
-
-/// Clocks that differ by less count as one guess.
-const SAME_MS: u64 = 30_000;
 
 /// Highest number of second attempts at once in a tunnel: each takes a descriptor, and a silent far
 /// end must not exhaust them.
@@ -66,6 +60,17 @@ pub(super) struct DialerHandshake {
     /// The far end's clock, as far as it is known: only the first contact needs both hosts' wall
     /// clocks to agree, even if the far end restarts later.
     far_clock: Arc<FarClock>,
+    /// Knocks at its gate.
+    knocker: Option<Knocker>,
+}
+
+/// Parameters of a dial.
+#[derive(Clone, Copy)]
+pub(super) struct Attempt {
+    /// Its deadline.
+    pub(super) deadline: Instant,
+    /// One before it got no answer.
+    pub(super) is_repeated: bool,
 }
 
 /// A far end that has answered.
@@ -85,6 +90,10 @@ pub(super) struct CallLimits {
     pub(super) deadline: Instant,
     /// Longest time from then until the answer.
     pub(super) answer: Duration,
+    /// End of all attempts, if they are repeated.
+    pub(super) latest: Instant,
+    /// A call before it was not let in.
+    pub(super) is_repeated: bool,
 }
 
 /// Reason why a call failed.
@@ -108,13 +117,6 @@ pub(super) struct Background {
     pub(super) stop: CancellationToken,
     /// Ends them at once.
     pub(super) cut: CancellationToken,
-}
-
-/// Guess at the far end's clock.
-#[derive(Clone, Copy)]
-enum Guess {
-    First,
-    Second,
 }
 
 /// A running handshake; when dropped, it continues in the background.
@@ -153,12 +155,27 @@ struct ReceivedBytes {
 
 impl DialerHandshake {
     pub(super) fn new(config: HandshakeConfig) -> Self {
-        Self { config, far_clock: Arc::new(FarClock::unknown()) }
+        Self { config, far_clock: Arc::new(FarClock::unknown()), knocker: None }
     }
 
     /// Creates the dialer of a successor: another config, the same far end.
     pub(super) fn succeeding(config: HandshakeConfig, before: &Self) -> Self {
-        Self { config, far_clock: Arc::clone(&before.far_clock) }
+        Self { config, far_clock: Arc::clone(&before.far_clock), knocker: None }
+    }
+
+    /// Makes it knock, if there is a wish for that.
+    #[must_use]
+    pub(super) fn knocking(self, knocks: Option<SentKnockOptions>) -> Self {
+        let knocker = knocks.map(|SentKnockOptions { wish, bind, tunnel, meters }| {
+            let key = self.config.keys.first().clone();
+            let far_clock = Arc::clone(&self.far_clock);
+            Knocker::new(KnockerParts { wish, key, far_clock, bind, tunnel, meters })
+        });
+        Self { knocker, ..self }
+    }
+
+    pub(super) fn knocker(&self) -> Option<&Knocker> {
+        self.knocker.as_ref()
     }
 
     /// Returns the public names of the keys, in order.
@@ -166,23 +183,24 @@ impl DialerHandshake {
         self.config.key_ids()
     }
 
-    /// Dials with `dial`, which gets the deadline as its argument, and shakes hands.
+    /// Dials with `dial` and shakes hands, with a second attempt after silence.
     ///
     /// # Errors
     /// [`CallError`]; if both connections failed it is the error of the first, unless the first
     /// received nothing.
-    pub(super) async fn call<F>(
+    pub(super) async fn call_once<F>(
         &self,
-        dial: impl Fn(Instant) -> F,
+        dial: impl Fn(Attempt) -> F,
         limits: CallLimits,
         background: &Background,
     ) -> Result<Called, CallError>
     where
         F: Future<Output = Result<Stream, DialError>>,
     {
-        let stream = dial(limits.deadline).await?;
+        let CallLimits { deadline, is_repeated, .. } = limits;
+        let stream = dial(Attempt { deadline, is_repeated }).await?;
         let dialled = Instant::now();
-        let deadline = dialled + limits.answer;
+        let deadline = (dialled + limits.answer).min(limits.latest);
         let begin = |stream, guess| -> Result<Handshake, CallError> {
             let rest = Some(self.shake_hands(stream, guess, deadline)?);
             Ok(Handshake { rest, background: background.clone(), pair: None })
@@ -200,7 +218,10 @@ impl DialerHandshake {
                     first.pair = Some(Arc::new(leave));
                     let pair = first.pair.clone();
                     let second = async {
-                        let mut second = begin(dial(deadline).await?, Guess::Second)?;
+                        let mut second = begin(
+                            dial(Attempt { deadline, is_repeated: true }).await?,
+                            Guess::Second,
+                        )?;
                         second.pair = pair;
                         Ok(second.await?)
                     };
@@ -220,7 +241,7 @@ impl DialerHandshake {
         deadline: Instant,
     ) -> Result<Rest, CallError> {
         let HandshakeConfig { keys, suites, padding, heartbeat } = &self.config;
-        let clock_ms = self.clock_ms(guess);
+        let clock_ms = self.far_clock.guess_ms(guess);
         let extensions = Extensions { heartbeat: *heartbeat };
         let hello = Hello { suites: *suites, padding: *padding, clock_ms, extensions };
         let ephemeral = ephemeral().map_err(|_| CallError::Local)?;
@@ -239,20 +260,6 @@ impl DialerHandshake {
             let heard = &heard.message2[..heard.got];
             Err(Unanswered::of(heard, end.as_ref(), began.elapsed()))
         }))
-    }
-
-    /// Returns a guess at the far end's clock. A failed handshake never discards what was learnt,
-    /// because it proves nothing: every host on the path can cause one.
-    fn clock_ms(&self, guess: Guess) -> u64 {
-        let own_ms = Clock::start().now_ms();
-        let first_ms = self.far_clock.now_ms().unwrap_or(own_ms);
-        match guess {
-            Guess::First => first_ms,
-            Guess::Second if first_ms.abs_diff(own_ms) < SAME_MS => {
-                first_ms.saturating_add(AHEAD_MS)
-            }
-            Guess::Second => own_ms,
-        }
     }
 }
 
@@ -343,6 +350,21 @@ impl Background {
         self.tasks.close();
         self.stop.cancel();
         self.tasks.wait().await;
+    }
+}
+
+// === impl CallLimits ===
+
+impl CallLimits {
+    /// Creates the limits of a call that begins now, with this long for the connection and for the
+    /// answer each.
+    pub(super) fn each(patience: Duration) -> Self {
+        Self::until(Instant::now() + patience, patience)
+    }
+
+    /// Creates the same with this deadline of the connection.
+    pub(super) fn until(deadline: Instant, answer: Duration) -> Self {
+        Self { deadline, answer, latest: deadline + answer, is_repeated: false }
     }
 }
 

@@ -10,6 +10,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use super::access_log::SessionLog;
@@ -45,6 +46,8 @@ pub(super) struct EncryptEnd {
     /// [`LAZY`].
     pub(super) is_lazy: bool,
     pub(super) pool: Pool,
+    /// Notified when an operator wants knocks.
+    pub(super) knock_again: Notify,
 }
 
 /// A client that waits for a tunnel.
@@ -269,16 +272,18 @@ impl EncryptEnd {
         let Call { context, client, deadline } = call;
         // Until the far end has answered it may turn out to be this very tunnel.
         let calls = Mutex::new(vec![]);
-        let dial = async |deadline| {
+        let dialer = &self.dialers[far_end];
+        let dial = async |attempt| {
             let began = Instant::now();
-            let stream = self.far_ends.at(far_end).connect(&context.dial_options, deadline).await?;
+            let target = self.far_ends.at(far_end);
+            let stream = dialer.connect(target, &context.dial_options, attempt).await?;
             dialled(began);
             let call = loops::calls(self.far_ends.id(), &stream, client);
             calls.lock().unwrap_or_else(PoisonError::into_inner).extend(call);
             Ok(stream)
         };
-        let limits = CallLimits { deadline, answer: context.timeout };
-        let called = self.dialers[far_end].call(dial, limits, &context.background()).await;
+        let limits = CallLimits::until(deadline, context.timeout);
+        let called = dialer.call(dial, limits, &context.background()).await;
         called.map_err(ConnectFailure::from)
     }
 }

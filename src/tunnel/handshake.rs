@@ -15,7 +15,6 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 
 use super::buffers::{Buffer, Size};
 use super::foreign_protocol::ForeignProtocol;
-use super::random::ephemeral;
 use super::replay_state::ReplayState;
 use super::reset_reasons::{from_peer_error, from_remote};
 use crate::frontend::tarpit;
@@ -33,6 +32,7 @@ use crate::proto::labels::PROLOGUE;
 use crate::proto::message::Open;
 use crate::proto::replay::{Answered, Stale};
 use crate::proto::{Padding, Session, SuiteSet};
+use crate::random::ephemeral;
 use crate::reason::CloseReason;
 
 /// Settings of a handshake, at both ends.

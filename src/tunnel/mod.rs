@@ -9,6 +9,7 @@
 //!   decrypt    sealed in: admit, shake hands, proven live                  -> open_target
 //!   open_target  slot, dial of the target, Opened                          -> session
 //!   caller     call of a far end: dial and handshake, as the dialer
+//!   knocking   knocks before and after it, and when this host moved
 //!   handshake  handshake over a socket, as the acceptor
 //!   replay_state  first messages that were answered
 //!   pool       warm tunnels for clients to come (pool_state: choice, ages, back-off)
@@ -40,6 +41,7 @@ mod encrypt;
 mod foreign_protocol;
 mod handshake;
 mod heartbeat;
+mod knocking;
 mod loops;
 mod open;
 mod open_target;
@@ -48,7 +50,6 @@ pub mod pipe;
 mod pool;
 mod pool_state;
 pub mod preflight;
-mod random;
 mod relay;
 mod replay_state;
 mod reset_reasons;

@@ -9,7 +9,10 @@ use crate::addr::{Address, BindAddress, ServiceName, Source};
 use crate::frontend::{Balancers, PerSource};
 use crate::gate::{GateOptions, Member};
 use crate::keys::KeyRing;
+use crate::knock::ReceiverOptions;
+use crate::knocker::KnockWish;
 use crate::net::{ResolveOptions, SocketOptions};
+use crate::observe::SentKnockMeters;
 use crate::proto::heartbeat::Heartbeat;
 use crate::proto::{Padding, SuiteSet};
 use crate::proxy_protocol;
@@ -51,6 +54,8 @@ pub struct Options {
     pub drain: Duration,
     /// The gate, which decides by address; `None` admits every client.
     pub gate: Option<Arc<GateOptions>>,
+    /// Receiver of knocks, which needs a gate (acceptor only).
+    pub knock: Option<Arc<ReceiverOptions>>,
     /// Load balancers that may, and must, announce their clients' addresses.
     pub proxy_from: Arc<Balancers>,
     /// Checks of the targets of a service (acceptor only).
@@ -95,6 +100,8 @@ pub enum Role {
         /// The far end is asked for the service only once the client has sent something, or was
         /// silent for a while.
         lazy: bool,
+        /// Text of the knocks at the gates of the far ends, if it knocks.
+        knock: Option<KnockWish>,
     },
     /// The acceptor: sealed in, plain out.
     Decrypt {
@@ -111,6 +118,11 @@ impl Role {
             Self::Encrypt { .. } => "encrypt",
             Self::Decrypt { .. } => "decrypt",
         }
+    }
+
+    /// Returns whether it knocks at the gates of far ends.
+    pub fn knocks(&self) -> bool {
+        matches!(self, Self::Encrypt { knock: Some(_), .. })
     }
 
     /// Returns the addresses that it dials: all far ends, or the targets of all services.
@@ -159,6 +171,18 @@ pub struct PipeOptions {
     pub heartbeat: Option<Heartbeat>,
     /// Longest time that the session may be without application data; `None` is for ever.
     pub idle_timeout: Option<Duration>,
+    /// Text of the knocks at the far end's gate, if it knocks.
+    pub knock: Option<KnockWish>,
+}
+
+/// Settings of the knocks at a far end, beside the key.
+#[derive(Clone)]
+pub(super) struct SentKnockOptions {
+    pub(super) wish: KnockWish,
+    pub(super) bind: Option<BindAddress>,
+    /// Name of the tunnel in the log, where a process has several.
+    pub(super) tunnel: Option<Arc<str>>,
+    pub(super) meters: Arc<SentKnockMeters>,
 }
 
 impl Options {
@@ -192,6 +216,13 @@ impl Options {
     pub(super) fn handshake(&self) -> HandshakeConfig {
         HandshakeConfig::of(self.keys.clone(), self.suites, self.padding, self.heartbeat)
     }
+
+    /// Returns the settings of its knocks, which `meters` counts, if it knocks.
+    pub(super) fn knocks(&self, meters: Arc<SentKnockMeters>) -> Option<SentKnockOptions> {
+        let Role::Encrypt { knock: Some(wish), .. } = &self.role else { return None };
+        let wish = wish.clone();
+        Some(SentKnockOptions { wish, bind: self.bind, tunnel: self.name.clone(), meters })
+    }
 }
 
 impl PipeOptions {
@@ -204,6 +235,12 @@ impl PipeOptions {
     /// Returns the settings of its handshake.
     pub(super) fn handshake(&self) -> HandshakeConfig {
         HandshakeConfig::of(self.keys.clone(), self.suites, self.padding, self.heartbeat)
+    }
+
+    /// Returns the settings of its knocks, if it knocks.
+    pub(super) fn knocks(&self) -> Option<SentKnockOptions> {
+        let wish = self.knock.clone()?;
+        Some(SentKnockOptions { wish, bind: self.bind, tunnel: None, meters: Arc::default() })
     }
 }
 

@@ -157,10 +157,9 @@ fn enter(session: &Session, open: &Open, idle_timeout: Option<Duration>) -> Live
 async fn call(options: PipeOptions, background: &Background) -> Result<Called, PipeError> {
     let dial_options = options.dial_options();
     let far_end = Target::once(&options.target).await?;
-    let dialer = DialerHandshake::new(options.handshake());
-    let limits = CallLimits { deadline: Instant::now() + options.timeout, answer: options.timeout };
-    let dial = |deadline| far_end.connect(&dial_options, deadline);
-    match dialer.call(dial, limits, background).await {
+    let dialer = DialerHandshake::new(options.handshake()).knocking(options.knocks());
+    let dial = |attempt| dialer.connect(&far_end, &dial_options, attempt);
+    match dialer.call(dial, CallLimits::each(options.timeout), background).await {
         Ok(called) => Ok(called),
         Err(CallError::Dial(error)) => Err(error.into()),
         Err(error) => Err(PipeError::NoTunnel(ConnectFailure::from(error).detail)),

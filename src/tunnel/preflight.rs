@@ -6,6 +6,7 @@
 //! full record are the padding of Open.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
@@ -225,10 +226,11 @@ impl CheckResult {
         let target = self.look_up(address, options.timeout).await?;
         let began = Instant::now();
         let dial_options = options.dial_options();
-        let dial = |deadline| target.connect(&dial_options, deadline);
-        let limits = CallLimits { deadline: began + options.timeout, answer: options.timeout };
         let background = Background::default();
-        let dialer = DialerHandshake::new(full_records(options));
+        let knocks = options.knocks(Arc::default());
+        let dialer = DialerHandshake::new(full_records(options)).knocking(knocks);
+        let dial = |attempt| dialer.connect(&target, &dial_options, attempt);
+        let limits = CallLimits::until(began + options.timeout, options.timeout);
         let called = dialer.call(dial, limits, &background).await;
         background.finish().await;
         let called = match called {

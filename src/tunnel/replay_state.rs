@@ -13,10 +13,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tracing::{debug, warn};
 
-use super::random::random;
 use crate::net::clock::{Clock, ms_since_boot};
 use crate::net::journal::{Claim, Journal};
 use crate::proto::replay::{Answered, MEMORY_MS, MemoryName, Moment, ReplayFilter, Stale};
+use crate::random::random;
 
 /// Difference in milliseconds that rounding of two clocks may cause: a message that is made right
 /// after the start must not count as older.

@@ -8,7 +8,8 @@ use tokio::time::sleep;
 use super::context::TunnelContext;
 use super::decrypt::DecryptEnd;
 use super::encrypt::EncryptEnd;
-use crate::net::AsyncListener;
+use crate::knock::KnockReceiver;
+use crate::net::{AsyncListener, DatagramSocket};
 use crate::tasks::restarting;
 use crate::upstream::health_check::Look;
 use crate::upstream::{HealthChecks, Targets};
@@ -28,6 +29,8 @@ pub struct Tunnel {
     pub(super) mode: Mode,
     /// Addresses of its listeners.
     pub(super) listening: Mutex<Vec<String>>,
+    /// The receiver of knocks, where there is one.
+    pub(super) knocks: Option<Arc<KnockReceiver>>,
 }
 
 impl Tunnel {
@@ -36,6 +39,7 @@ impl Tunnel {
         self.keep_up("summaries of failures", Self::summarize);
         self.keep_up("the watch on the limit of sessions", Self::watch_limit);
         self.keep_up("the pool", Self::keep_warm);
+        self.keep_up("knocks", Self::keep_knocking);
         self.keep_up("the watch on targets", Self::check_targets);
         self.context.frontend.tasks.spawn(Arc::clone(self).look_at_start());
     }
@@ -45,6 +49,13 @@ impl Tunnel {
         self.listens(&listener);
         let accept = move |tunnel: Arc<Self>| tunnel.accept(Arc::clone(&listener));
         self.keep_up("accepting connections", accept);
+    }
+
+    /// Reads knocks from `socket` until the tunnel is stopped.
+    pub fn read_knocks(&self, socket: Arc<DatagramSocket>) {
+        if let Some(knocks) = &self.knocks {
+            knocks.serve(socket);
+        }
     }
 
     /// Runs a task as long as the tunnel exists, and restarts it after a panic.
@@ -98,6 +109,7 @@ impl Tunnel {
     /// Logs every failure, and every ban, that was counted and not logged yet.
     pub fn flush_failures(&self) {
         self.context.frontend.failures.flush();
+        self.knocks.iter().for_each(|knocks| knocks.flush_log());
         if let Some(gate) = self.gate() {
             gate.flush_bans();
         }
@@ -135,6 +147,8 @@ impl Tunnel {
     async fn look_at_start(self: Arc<Self>) {
         match &self.mode {
             Mode::Encrypt(end) if end.pool.warm().size > 0 => {}
+            // Its port may not exist before a knock.
+            Mode::Encrypt(end) if end.dialers[0].knocker().is_some() => {}
             _ => self.health_checks().warn_if_unreachable(&self.targets()).await,
         }
     }
@@ -173,12 +187,26 @@ impl Tunnel {
         end.pool.keep(warm_up, self.context.frontend.stop.cancelled()).await;
     }
 
+    /// Knocks at the gates of the far ends of an encrypt end until the tunnel is stopped.
+    async fn keep_knocking(self: Arc<Self>) {
+        let Mode::Encrypt(end) = &self.mode else { return };
+        Arc::clone(end).keep_knocking(self.context.frontend.stop.cancelled()).await;
+    }
+
+    /// Knocks at once, where it knocks at all.
+    pub fn knock_again(&self) {
+        if let Mode::Encrypt(end) = &self.mode {
+            end.knock_again.notify_one();
+        }
+    }
+
     async fn summarize(self: Arc<Self>) {
         let frontend = &self.context.frontend;
         let ticks = async {
             loop {
                 sleep(SUMMARY_TICK).await;
                 frontend.failures.tick();
+                self.knocks.iter().for_each(|knocks| knocks.tick());
             }
         };
         tokio::select! {

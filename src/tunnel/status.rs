@@ -35,8 +35,12 @@ pub struct Status {
     pub unopened: Option<Level>,
     /// Warm tunnels (dialer with a pool only).
     pub pool: Option<PoolLevel>,
+    /// It knocks at the gates of its far ends (dialer only).
+    pub is_knocking: bool,
     /// The gate, where there is one.
     pub gate: Option<GateStatus>,
+    /// Addresses that knocks are read from, where they are.
+    pub knock_listeners: Option<Vec<String>>,
 }
 
 /// Usage of a limit.
@@ -93,7 +97,9 @@ impl Tunnel {
             handshakes: Level::of_pending(&frontend.pending),
             unopened: self.unopened(),
             pool: self.pool(),
+            is_knocking: matches!(&self.mode, Mode::Encrypt(end) if end.dialers[0].knocker().is_some()),
             gate: frontend.gate.as_ref().map(Gate::status),
+            knock_listeners: self.knocks.as_ref().map(|knocks| knocks.listening()),
         }
     }
 

@@ -2,7 +2,9 @@
 //! and against a file; exit status, text and JSON.
 
 mod ends;
+mod in_memory;
 mod named;
+mod notes;
 mod others;
 mod stores;
 mod together;
@@ -148,9 +150,10 @@ fn objects(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// Returns the columns of `list`: kind, member, time left.
+/// Returns the columns of `list`: kind, member, time left; without the note behind them.
 fn columns(text: &str) -> Vec<Vec<&str>> {
-    text.lines().map(|line| line.split_whitespace().collect()).collect()
+    let bare = text.lines().map(|line| line.split(" by ").next().unwrap_or_default());
+    bare.map(|line| line.split_whitespace().collect()).collect()
 }
 
 #[test]

@@ -10,7 +10,7 @@ use testkit::redis::Reply;
 use testkit::{Addr, Launch, Target, binary, keygen};
 
 /// Runs `gate WORDS`, with these variables.
-fn gate(words: &str, variables: &[(&str, &str)]) -> Answer {
+pub(super) fn gate(words: &str, variables: &[(&str, &str)]) -> Answer {
     let mut command = Command::new(binary());
     command.arg("gate").args(words.split(' ')).current_dir("/");
     for variable in ["KNOCKPIPE_GATE", "KNOCKPIPE_GATE_CREDENTIALS", "KNOCKPIPE_ADMIN"] {
@@ -22,14 +22,14 @@ fn gate(words: &str, variables: &[(&str, &str)]) -> Answer {
 }
 
 #[track_caller]
-fn good(words: &str) -> String {
+pub(super) fn good(words: &str) -> String {
     let answer = gate(words, &[]);
     assert_eq!((answer.status, answer.err.as_str()), (Some(0), ""), "{words}: {answer:?}");
     answer.out
 }
 
 /// Writes a configuration file with a tunnel behind the gate `staff`, and further text.
-fn config(dir: &TempDir, gates: &str, tunnel: &str) -> PathBuf {
+pub(super) fn config(dir: &TempDir, gates: &str, tunnel: &str) -> PathBuf {
     if !dir.path().join("key").exists() {
         keygen(dir.path(), "key");
     }
@@ -140,7 +140,7 @@ fn of_several_gates_one_is_chosen() {
 }
 
 /// Starts a decrypt end with an admin socket, and more flags.
-fn decrypt(dir: &Path, args: &[&str]) -> (testkit::End, String) {
+pub(super) fn decrypt(dir: &Path, args: &[&str]) -> (testkit::End, String) {
     let target = Target::serve(&Addr::Unix(dir.join("target.sock")), testkit::target::echo);
     let admin = dir.join("admin.sock").display().to_string();
     let launch = Launch::decrypt(&keygen(dir, "key"))

@@ -6,7 +6,7 @@ use std::time::Duration;
 use knockpipe::gate::any_store::AnyStore;
 use knockpipe::gate::store::Edit;
 
-use super::conformance::{self, Backing, edit, ip, member};
+use super::conformance::{self, Backing, allow, edit, ip, member};
 use super::follower::Follower;
 use super::single::{BAN, open, open_with, options};
 use testkit::redis::Reply;
@@ -63,10 +63,7 @@ async fn keys_on_all_servers_are_followed_and_moved_ones_found() {
     let owner = |n: usize| cluster.masters[n].direct().ask(&["EXISTS", "ip-allowed"]);
     let from = (0..3).find(|n| !matches!(owner(*n), Reply::Error(_))).unwrap();
     let to = (from + 1) % 3;
-    assert_eq!(
-        edit(&store, Edit::Allow(member("::1"), None)).await.server,
-        cluster.masters[from].name()
-    );
+    assert_eq!(edit(&store, allow(member("::1"), None)).await.server, cluster.masters[from].name());
     edit(&store, Edit::Remove(member("::1"))).await;
     let id = cluster.masters[to].ask("CLUSTER MYID").text();
     cluster.masters[to].ask("CLUSTER BUMPEPOCH");
@@ -74,7 +71,7 @@ async fn keys_on_all_servers_are_followed_and_moved_ones_found() {
         cluster.masters[n].ask(&format!("CLUSTER SETSLOT {slot} NODE {id}"));
     }
     // The writer still has the old map, and is told that it moved.
-    let receipt = edit(&store, Edit::Allow(member("203.0.113.7"), None)).await;
+    let receipt = edit(&store, allow(member("203.0.113.7"), None)).await;
     assert_eq!(receipt.server, cluster.masters[to].name());
     let took = follower.until("the grant", |s| s.fresh && s.allows("203.0.113.7")).await;
     println!("a moved slot is followed after {took:?}");
@@ -88,7 +85,7 @@ async fn a_failover_in_a_cluster_is_followed() {
     let mut cluster = Cluster::start(true);
     let store = open(&cluster.url());
     let mut follower = Follower::start(&store).await;
-    let receipt = edit(&store, Edit::Allow(member("203.0.113.7"), None)).await;
+    let receipt = edit(&store, allow(member("203.0.113.7"), None)).await;
     follower.until("the grant", |state| state.allows("203.0.113.7")).await;
     let owner = cluster.masters.iter().position(|node| node.name() == receipt.server).unwrap();
     eventually("its replica has it", || {
@@ -101,7 +98,7 @@ async fn a_failover_in_a_cluster_is_followed() {
     let took = follower.until("back", |state| state.fresh).await;
     println!("after a failover in the Cluster the gate is back after {took:?}, its part included");
     assert!(follower.state.allows("203.0.113.7"));
-    let receipt = edit(&store, Edit::Allow(member("203.0.113.8"), None)).await;
+    let receipt = edit(&store, allow(member("203.0.113.8"), None)).await;
     assert_eq!(receipt.server, cluster.replicas[owner].name());
     follower.until("the grant", |state| state.allows("203.0.113.8")).await;
     edit(&store, Edit::Ban(ip("203.0.113.9").into(), HOUR)).await;

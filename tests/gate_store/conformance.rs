@@ -10,6 +10,7 @@ use knockpipe::gate::{Expiry, Item, Member};
 use tokio::sync::mpsc;
 
 use super::follower::Follower;
+use super::grants;
 use testkit::wait::NEVER;
 
 /// Makes a fresh store for each check, and opens it once more.
@@ -42,6 +43,7 @@ pub(crate) async fn check(backing: &impl Backing) {
     }
     lists_come_in_batches(backing.open(8)).await;
     a_64_is_one_source(backing.open(9)).await;
+    grants::check(backing).await;
 }
 
 pub(crate) fn member(text: &str) -> Member {
@@ -55,6 +57,11 @@ pub(crate) fn ip(text: &str) -> IpAddr {
 pub(crate) async fn edit(store: &AnyStore, edit: Edit) -> EditResult {
     let shown = format!("{edit:?}");
     store.edit(edit).await.unwrap_or_else(|error| panic!("{shown}: {error}"))
+}
+
+/// Allows a member without a note.
+pub(crate) fn allow(member: Member, lasting: Option<Duration>) -> Edit {
+    Edit::Allow { member, lasting, note: None }
 }
 
 /// Forgets an address, seen at any time.
@@ -113,7 +120,7 @@ fn now_ms() -> u64 {
 }
 
 #[track_caller]
-fn ends_in(end: Expiry, time: Duration) {
+pub(crate) fn ends_in(end: Expiry, time: Duration) {
     let left = end.as_millis().expect("it ends") - now_ms();
     let time = u64::try_from(time.as_millis()).unwrap();
     assert!(left <= time && left + 5_000 > time, "{left} ms of {time} ms are left");
@@ -122,11 +129,11 @@ fn ends_in(end: Expiry, time: Duration) {
 async fn receipts_tell_what_changed(backing: &impl Backing, store: Arc<AnyStore>) {
     let all = ["10.0.0.0/8", "203.0.113.7", "2001:db8::/64", "2001:db8::7"];
     for text in all {
-        let receipt = edit(&store, Edit::Allow(member(text), None)).await;
+        let receipt = edit(&store, allow(member(text), None)).await;
         assert!(receipt.changed, "{text}");
         assert!(receipt.server.contains(&backing.server()), "{receipt:?}");
         assert!(!receipt.key.is_empty());
-        let again = edit(&store, Edit::Allow(member(text), None)).await;
+        let again = edit(&store, allow(member(text), None)).await;
         assert_eq!((again.changed, again.key), (false, receipt.key), "{text}");
     }
     let mut expected: Vec<_> = all.iter().map(|text| (member(text), Expiry::Never)).collect();
@@ -141,18 +148,18 @@ async fn receipts_tell_what_changed(backing: &impl Backing, store: Arc<AnyStore>
 
 async fn members_end(backing: &impl Backing, store: Arc<AnyStore>) {
     let brief = Duration::from_millis(400);
-    edit(&store, Edit::Allow(member("203.0.113.1"), None)).await;
+    edit(&store, allow(member("203.0.113.1"), None)).await;
     if !backing.ends() {
-        let error = store.edit(Edit::Allow(member("203.0.113.7"), Some(HOUR))).await.unwrap_err();
+        let error = store.edit(allow(member("203.0.113.7"), Some(HOUR))).await.unwrap_err();
         assert!(error.to_string().contains("add --allow-prefix PREFIX here"), "{error}");
         return;
     }
-    assert!(edit(&store, Edit::Allow(member("203.0.113.7"), Some(HOUR))).await.changed);
+    assert!(edit(&store, allow(member("203.0.113.7"), Some(HOUR))).await.changed);
     let (all, _) = members(&store).await;
     assert_eq!((all.len(), all[0]), (2, (member("203.0.113.1"), Expiry::Never)));
     ends_in(all[1].1, HOUR);
     let mut follower = Follower::start(&store).await;
-    assert!(edit(&store, Edit::Allow(member("203.0.113.7"), Some(brief))).await.changed);
+    assert!(edit(&store, allow(member("203.0.113.7"), Some(brief))).await.changed);
     let ends = |state: &super::follower::State| {
         state
             .allowed
@@ -280,7 +287,7 @@ async fn history_is_what_was_told(store: Arc<AnyStore>) {
     assert!(!edit(&store, Edit::RecordSeen(vec![])).await.changed);
     let expected = vec![(ip("203.0.113.7"), 1_700_000_009), (ip("2001:db8::7"), 1_700_000_001)];
     assert_eq!(history(&store).await, (expected, 0));
-    edit(&store, Edit::Allow(member("203.0.113.7"), None)).await;
+    edit(&store, allow(member("203.0.113.7"), None)).await;
     edit(&store, Edit::Ban(ip("203.0.113.7").into(), HOUR)).await;
     // Listed when it was idle, and in use again since.
     let seen_since = Edit::Forget { ip: ip("203.0.113.7"), before_s: 1_700_000_009 };
@@ -301,7 +308,7 @@ async fn standing_tells_everything(store: Arc<AnyStore>) {
         (vec![], None, None, None)
     );
     for text in ["203.0.113.7", "203.0.113.0/24", "203.0.0.0/16", "198.51.100.0/24", "::/0"] {
-        edit(&store, Edit::Allow(member(text), None)).await;
+        edit(&store, allow(member(text), None)).await;
     }
     edit(&store, Edit::Ban(ip("203.0.113.7").into(), HOUR)).await;
     edit(&store, Edit::RecordSeen(vec![(ip("203.0.113.7"), 1_700_000_000)])).await;
@@ -319,8 +326,8 @@ async fn standing_tells_everything(store: Arc<AnyStore>) {
 
 async fn a_follower_sees_every_change(backing: &impl Backing, open: &dyn Fn() -> Arc<AnyStore>) {
     let writer = open();
-    edit(&writer, Edit::Allow(member("203.0.113.1"), None)).await;
-    edit(&writer, Edit::Allow(member("203.0.114.0/24"), None)).await;
+    edit(&writer, allow(member("203.0.113.1"), None)).await;
+    edit(&writer, allow(member("203.0.114.0/24"), None)).await;
     edit(&writer, Edit::Ban(ip("203.0.113.2").into(), HOUR)).await;
     let reader = open();
     let mut follower = Follower::start(&reader).await;
@@ -329,7 +336,7 @@ async fn a_follower_sees_every_change(backing: &impl Backing, open: &dyn Fn() ->
     let mut slowest = Duration::ZERO;
     for n in 0..20 {
         let host = format!("198.51.100.{n}");
-        edit(&writer, Edit::Allow(member(&host), None)).await;
+        edit(&writer, allow(member(&host), None)).await;
         let took = follower.until("the grant", |state| state.allows(&host)).await;
         slowest = slowest.max(took);
         edit(&writer, Edit::Remove(member(&host))).await;
@@ -337,12 +344,12 @@ async fn a_follower_sees_every_change(backing: &impl Backing, open: &dyn Fn() ->
         slowest = slowest.max(took);
     }
     let network = "2001:db8:5::/48";
-    edit(&writer, Edit::Allow(member(network), None)).await;
+    edit(&writer, allow(member(network), None)).await;
     follower.until("the network", |state| state.allows(network)).await;
     edit(&writer, Edit::Remove(member(network))).await;
     follower.until("no network", |state| !state.allows(network)).await;
     if backing.ends() {
-        edit(&writer, Edit::Allow(member("203.0.113.9"), Some(HOUR))).await;
+        edit(&writer, allow(member("203.0.113.9"), Some(HOUR))).await;
         follower.until("the grant for a while", |state| state.allows("203.0.113.9")).await;
         ends_in(follower.state.allowed[&member("203.0.113.9")], HOUR);
         edit(&writer, forget("203.0.113.9")).await;
@@ -359,7 +366,7 @@ async fn a_follower_sees_every_change(backing: &impl Backing, open: &dyn Fn() ->
 
 async fn asks_are_answered(store: Arc<AnyStore>) {
     for text in ["203.0.113.1", "203.0.113.0/24", "2001:db8::/33"] {
-        edit(&store, Edit::Allow(member(text), None)).await;
+        edit(&store, allow(member(text), None)).await;
     }
     edit(&store, Edit::Ban(ip("203.0.113.2").into(), HOUR)).await;
     let mut follower = Follower::start(&store).await;

@@ -14,7 +14,7 @@ use knockpipe::gate::store::Edit;
 use rand::RngExt;
 use tempfile::TempDir;
 
-use super::conformance::{self, Backing, edit, member, members};
+use super::conformance::{self, Backing, allow, edit, member, members};
 use super::follower::Follower;
 
 struct InFile(TempDir);
@@ -58,7 +58,7 @@ async fn writer_that_is_killed() {
     let store = open(path.as_ref());
     let mut out = std::io::stdout();
     for n in first.. {
-        edit(&store, Edit::Allow(nth(n), None)).await;
+        edit(&store, allow(nth(n), None)).await;
         writeln!(out, "added {n}").unwrap();
         let churn = std::iter::repeat_n((nth(0xffff).to_string().parse().unwrap(), 7), 100);
         edit(&store, Edit::RecordSeen(churn.collect())).await;
@@ -119,7 +119,7 @@ async fn a_file_that_goes_away_comes_back() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("gate");
     let store = open(&path);
-    edit(&store, Edit::Allow(member("203.0.113.7"), None)).await;
+    edit(&store, allow(member("203.0.113.7"), None)).await;
     let mut follower = Follower::start(&store).await;
     let aside = dir.path().join("aside");
     std::fs::rename(&path, &aside).unwrap();
@@ -132,7 +132,7 @@ async fn a_file_that_goes_away_comes_back() {
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
     // Replaces the file by another one.
     let other = dir.path().join("other");
-    edit(&open(&other), Edit::Allow(member("203.0.113.8"), None)).await;
+    edit(&open(&other), allow(member("203.0.113.8"), None)).await;
     std::fs::rename(&other, &path).unwrap();
     follower.until("the other", |s| !s.reading && s.allows("203.0.113.8")).await;
     assert!(!follower.state.allows("203.0.113.7"));

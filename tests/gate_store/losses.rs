@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use knockpipe::gate::store::Edit;
 use nix::sys::signal::Signal;
 
-use super::conformance::{edit, ip, member};
+use super::conformance::{allow, edit, ip, member};
 use super::follower::Follower;
 use super::single::{BAN, open};
 use testkit::redis::Redis;
@@ -68,7 +68,7 @@ async fn a_stopped_server_is_noticed_and_taken_back() {
 async fn a_server_that_was_restarted_is_read_anew() {
     let mut server = Redis::start();
     let store = open(&server.url());
-    edit(&store, Edit::Allow(member("203.0.113.7"), None)).await;
+    edit(&store, allow(member("203.0.113.7"), None)).await;
     let mut follower = Follower::start(&store).await;
     server.kill();
     let noticed = follower.until("away", |state| state.away.len() == 1).await;
@@ -82,7 +82,7 @@ async fn a_server_that_was_restarted_is_read_anew() {
     println!("a restarted server: back after {back:?}");
     assert!(back < PROMISED, "{back:?}");
     assert!(follower.state.allowed.is_empty(), "it has lost all");
-    edit(&store, Edit::Allow(member("203.0.113.8"), None)).await;
+    edit(&store, allow(member("203.0.113.8"), None)).await;
     follower.until("the grant", |state| state.allows("203.0.113.8")).await;
     assert_eq!(follower.state.away.len(), 1, "{:?}", follower.state.away);
     follower.stop().await;
@@ -117,13 +117,13 @@ async fn a_server_that_is_loading_is_waited_for() {
 async fn a_set_of_another_type_is_reported_and_recovers() {
     let server = Redis::start();
     let store = open(&server.url());
-    edit(&store, Edit::Allow(member("203.0.113.7"), None)).await;
+    edit(&store, allow(member("203.0.113.7"), None)).await;
     let mut follower = Follower::start(&store).await;
     server.ask("SET ip-allowed x");
     follower.until("away", |state| state.away.len() == 1).await;
     let why = &follower.state.away[0];
     assert!(why.contains("\"ip-allowed\" is a string") && why.contains(&server.name()), "{why}");
-    for edit in [Edit::Allow(member("203.0.113.7"), None), Edit::Remove(member("203.0.113.7"))] {
+    for edit in [allow(member("203.0.113.7"), None), Edit::Remove(member("203.0.113.7"))] {
         let error = store.edit(edit).await.unwrap_err().to_string();
         assert!(error.contains("is a string") && error.contains(&server.name()), "{error}");
     }
@@ -151,7 +151,7 @@ async fn a_full_server_says_so() {
     let store = open(&server.url());
     let mut follower = Follower::start(&store).await;
     for edit in [
-        Edit::Allow(member("203.0.113.7"), None),
+        allow(member("203.0.113.7"), None),
         Edit::Ban(ip("203.0.113.7").into(), HOUR),
         Edit::RecordSeen(vec![(ip("203.0.113.7"), 1)]),
         Edit::Strike { ip: ip("203.0.113.7"), findtime: HOUR, bantime: HOUR, maxretry: 3 },

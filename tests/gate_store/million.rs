@@ -9,7 +9,7 @@ use knockpipe::gate::any_store::AnyStore;
 use knockpipe::gate::store::{Edit, Event};
 use tokio::sync::mpsc;
 
-use super::conformance::{edit, ip, member};
+use super::conformance::{allow, edit, ip, member};
 use super::single::open;
 use testkit::redis::Redis;
 use testkit::redis::{Reply, receive};
@@ -90,7 +90,7 @@ async fn a_million_members_are_read_in_passing() {
     let mut slowest = Duration::ZERO;
     for n in 0..20 {
         let host = member(&format!("203.0.113.{n}"));
-        edit(&store, Edit::Allow(host, None)).await;
+        edit(&store, allow(host, None)).await;
         slowest = slowest.max(
             until(&mut events, |e| {
                 *e == Event::Allowed(host, Some(knockpipe::gate::Expiry::Never))

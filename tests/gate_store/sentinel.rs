@@ -5,7 +5,7 @@ use std::time::Duration;
 use knockpipe::gate::store::Edit;
 use nix::sys::signal::Signal;
 
-use super::conformance::{self, edit, ip, member};
+use super::conformance::{self, allow, edit, ip, member};
 use super::follower::Follower;
 use super::single::open;
 use testkit::redis::Redis;
@@ -20,7 +20,7 @@ async fn a_failover_is_followed_and_written_through() {
     let mut sentinels = Sentinels::watching(&first);
     let store = open(&sentinels.url());
     let mut follower = Follower::start(&store).await;
-    let receipt = edit(&store, Edit::Allow(member("203.0.113.7"), None)).await;
+    let receipt = edit(&store, allow(member("203.0.113.7"), None)).await;
     assert_eq!(receipt.server, first.name());
     follower.until("the grant", |state| state.allows("203.0.113.7")).await;
     conformance::wait_for_replica(&second, "ip-allowed");

@@ -10,7 +10,7 @@ use knockpipe::gate::redis_store::{Credentials, Keys, RedisOptions, RedisStore};
 use knockpipe::gate::redis_store::{TlsFiles, TlsOptions};
 use knockpipe::gate::store::{Edit, Event};
 
-use super::conformance::{self, Backing, bans, edit, forget, history, ip, member, members};
+use super::conformance::{self, Backing, allow, bans, edit, forget, history, ip, member, members};
 use super::follower::Follower;
 use testkit::redis::Redis;
 use testkit::redis::Reply;
@@ -254,10 +254,10 @@ async fn a_sorted_set_holds_ends_and_keeps_its_form() {
     let server = Redis::start();
     let store = open(&server.url());
     // Where there is no set, the first member with an end makes a sorted set.
-    edit(&store, Edit::Allow(member("203.0.113.1"), Some(HOUR))).await;
+    edit(&store, allow(member("203.0.113.1"), Some(HOUR))).await;
     assert_eq!(server.ask("TYPE ip-allowed").text(), "zset");
-    edit(&store, Edit::Allow(member("203.0.113.2"), None)).await;
-    assert!(!edit(&store, Edit::Allow(member("203.0.113.2"), None)).await.changed);
+    edit(&store, allow(member("203.0.113.2"), None)).await;
+    assert!(!edit(&store, allow(member("203.0.113.2"), None)).await.changed);
     assert_eq!(server.ask("ZSCORE ip-allowed 203.0.113.2").text(), "inf");
     let (all, garbage) = members(&store).await;
     assert_eq!((all.len(), garbage, all[1]), (2, 0, (member("203.0.113.2"), Expiry::Never)));
@@ -273,7 +273,7 @@ async fn a_sorted_set_holds_ends_and_keeps_its_form() {
 async fn keys_and_values_are_those_of_the_tools() {
     let server = Redis::start();
     let store = open(&server.url());
-    edit(&store, Edit::Allow(member("203.0.113.7"), None)).await;
+    edit(&store, allow(member("203.0.113.7"), None)).await;
     assert_eq!(server.ask("SISMEMBER ip-allowed 203.0.113.7"), Reply::Number(1));
     edit(&store, Edit::Ban(ip("203.0.113.7").into(), HOUR)).await;
     assert_eq!(server.ask(&format!("GET {BAN}203.0.113.7")), Reply::bulk("1"));
@@ -315,7 +315,7 @@ async fn users_with_few_rights_and_wrong_passwords() {
     // In the address they work as well; only a command line must refuse them.
     let gate = open(&format!("redis://gate:pass%25word@{}", server.name()));
     let mut follower = Follower::start(&gate).await;
-    edit(&gate, Edit::Allow(member("203.0.113.7"), None)).await;
+    edit(&gate, allow(member("203.0.113.7"), None)).await;
     follower.until("the grant", |state| state.allows("203.0.113.7")).await;
     edit(&gate, Edit::Ban(ip("203.0.113.7").into(), HOUR)).await;
     follower.until("the ban", |state| state.bans("203.0.113.7")).await;
@@ -328,7 +328,7 @@ async fn users_with_few_rights_and_wrong_passwords() {
     // A user without the channel learns of it by the set's own change.
     let mute = as_user("mute", "mute");
     let mut other = Follower::start(&mute).await;
-    edit(&mute, Edit::Allow(member("203.0.113.9"), None)).await;
+    edit(&mute, allow(member("203.0.113.9"), None)).await;
     other.until("the grant", |state| state.allows("203.0.113.9")).await;
 
     let wrong = as_user("gate", "wrong");

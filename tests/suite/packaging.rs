@@ -320,6 +320,9 @@ const UNITS: [&str; 3] = [
     "packaging/examples/knockpipe.socket",
 ];
 
+/// The unit that users start for themselves.
+const KNOCK_UNIT: &str = "packaging/systemd-user/knockpipe-knock@.service";
+
 /// The most that `systemd-analyze security` may find, of 10.
 const EXPOSURE: f64 = 2.0;
 
@@ -357,6 +360,34 @@ fn the_services_are_locked_up() {
         println!("{name}: exposure {score}");
         assert!(score.parse::<f64>().unwrap() < EXPOSURE, "{table}");
     }
+}
+
+/// The unit of users: by the words that it is started with, and by systemd itself.
+#[test]
+fn the_unit_of_users_knocks_and_is_accepted_by_systemd() {
+    let text = read(KNOCK_UNIT);
+    let dir = TempDir::new().unwrap();
+    let unit = text.replace("/usr/bin/knockpipe", env!("CARGO_BIN_EXE_knockpipe"));
+    let config = dir.path().join("config");
+    fs::create_dir_all(config.join("knockpipe")).unwrap();
+    let unit = unit.replace("%E", config.to_str().unwrap());
+    let path = dir.path().join("knockpipe-knock@redis.service");
+    fs::write(&path, unit).unwrap();
+    run("systemd-analyze", &["verify", "--man=no", "--user", path.to_str().unwrap()]);
+    let setting = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name}=")));
+        line.unwrap_or_else(|| panic!("no {name}= in the unit"))
+    };
+    assert_eq!(setting("RestartPreventExitStatus"), "2");
+    let words: Vec<&str> = setting("ExecStart").split(' ').collect();
+    let words = words.iter().map(|word| word.replace("${GATE}", "db.example.org:6380"));
+    let words: Vec<String> = words.chain(["--key=f".to_owned()]).collect();
+    assert!(words[0].ends_with("/knockpipe"));
+    cli::command().try_get_matches_from(words).unwrap();
+    let places: BTreeSet<String> = assets().into_iter().map(|(_, place)| place).collect();
+    assert!(places.contains("usr/lib/systemd/user/knockpipe-knock@.service"), "{places:?}");
+    let named = text.split("/usr/share/doc/").nth(1).unwrap().split_whitespace().next().unwrap();
+    assert!(places.contains(&format!("usr/share/doc/{named}")), "{named}");
 }
 
 /// One service for one file, and one for each of several; both have the same restrictions.

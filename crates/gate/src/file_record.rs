@@ -1,29 +1,30 @@
 //! One line of the embedded store's file.
 //!
 //! A line is a checksum, the offset at which its append began, and words:
-//! `9a3f21bc 4711 allow 203.0.113.7 1790000000000`. The offset tells a torn
-//! append, the lines of which all name one offset, from a damaged file. Pure: bytes
-//! and moments in, no file and no clock.
+//! `9a3f21bc 4711 allow 203.0.113.7 1790000000000`. A note of a grant is the rest of its line, so
+//! that no crash can part the two. The offset tells a torn append, the lines of which all name one
+//! offset, from a damaged file. Pure: bytes and moments in, no file and no clock.
 
 use std::fmt;
 use std::net::IpAddr;
 
 use sha2::{Digest, Sha256};
 
+use crate::grant::GrantNote;
 use crate::member::Member;
 use knockpipe_base::unix_time::{Expiry, UnixMillis};
 
 /// The first line of the file.
 pub const HEADER: &[u8] = b"knockpipe-gate-1\n";
 /// The longest line, in bytes; longer ones were not written by this program.
-pub const LONGEST_LINE: usize = 256;
+pub const LONGEST_LINE: usize = 1_024;
 const CHECKSUM: usize = 8;
 
 /// A change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
-    /// A member of the allow-set, and its end.
-    Allow(Member, Expiry),
+    /// A member of the allow-set, its end and its note.
+    Allow(Member, Expiry, Option<Box<GrantNote>>),
     /// No member any more.
     Remove(Member),
     /// A ban, and its end.
@@ -38,6 +39,8 @@ pub enum Record {
     Strikes(Member, Strikes),
     /// No failures any more.
     Clear(Member),
+    /// A name that was claimed, and the end of that.
+    Claim(Box<str>, UnixMillis),
 }
 
 /// Failures of one address in one window.
@@ -75,11 +78,18 @@ impl Record {
         if sum != format!("{} ", checksum(words)).as_bytes() {
             return None;
         }
-        let mut words = std::str::from_utf8(words).ok()?.split(' ');
-        let began = words.next()?.parse().ok()?;
+        let (began, words) = std::str::from_utf8(words).ok()?.split_once(' ')?;
+        Some((began.parse().ok()?, Self::of_words(words)?))
+    }
+
+    /// Reads the words of a change, as it is displayed.
+    pub fn of_words(words: &str) -> Option<Self> {
+        if let Some(allow) = words.strip_prefix("allow ") {
+            return Self::parse_allow(allow);
+        }
+        let mut words = words.split(' ');
         let mut next = || words.next();
         let record = match next()? {
-            "allow" => Self::Allow(next()?.parse().ok()?, end(next()?)?),
             "remove" => Self::Remove(next()?.parse().ok()?),
             "ban" => Self::Ban(next()?.parse().ok()?, next()?.parse().ok()?),
             "unban" => Self::Unban(next()?.parse().ok()?),
@@ -94,17 +104,30 @@ impl Record {
                 },
             ),
             "clear" => Self::Clear(next()?.parse().ok()?),
+            "claim" => Self::Claim(next()?.into(), next()?.parse().ok()?),
             _ => return None,
         };
-        next().is_none().then_some((began, record))
+        next().is_none().then_some(record)
+    }
+
+    /// Reads a member, its end, and, if there is more, its note.
+    fn parse_allow(words: &str) -> Option<Self> {
+        let mut words = words.splitn(3, ' ');
+        let (member, end) = (words.next()?.parse().ok()?, end(words.next()?)?);
+        let note = words.next().map(|text| GrantNote::parse(text).map(Box::new).ok_or(()));
+        Some(Self::Allow(member, end, note.transpose().ok()?))
     }
 
     /// The subject that a follower has to look at again.
     pub fn subject(&self) -> Option<Subject> {
         match self {
-            Self::Allow(member, _) | Self::Remove(member) => Some(Subject::Member(*member)),
+            Self::Allow(member, ..) | Self::Remove(member) => Some(Subject::Member(*member)),
             Self::Ban(ip, _) | Self::Unban(ip) => Some(Subject::Ban(*ip)),
-            Self::Seen(..) | Self::Unseen(_) | Self::Strikes(..) | Self::Clear(_) => None,
+            Self::Seen(..)
+            | Self::Unseen(_)
+            | Self::Strikes(..)
+            | Self::Clear(_)
+            | Self::Claim(..) => None,
         }
     }
 }
@@ -112,8 +135,13 @@ impl Record {
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Allow(member, Expiry::At(end)) => write!(f, "allow {member} {end}"),
-            Self::Allow(member, Expiry::Never) => write!(f, "allow {member} -"),
+            Self::Allow(member, end, note) => {
+                match end {
+                    Expiry::At(end) => write!(f, "allow {member} {end}")?,
+                    Expiry::Never => write!(f, "allow {member} -")?,
+                }
+                note.as_ref().map_or(Ok(()), |note| write!(f, " {}", note.json()))
+            }
             Self::Remove(member) => write!(f, "remove {member}"),
             Self::Ban(ip, end) => write!(f, "ban {ip} {end}"),
             Self::Unban(ip) => write!(f, "unban {ip}"),
@@ -123,6 +151,7 @@ impl fmt::Display for Record {
                 write!(f, "strikes {ip} {findtime} {window} {count}")
             }
             Self::Clear(ip) => write!(f, "clear {ip}"),
+            Self::Claim(name, end) => write!(f, "claim {name} {end}"),
         }
     }
 }
@@ -161,8 +190,10 @@ mod tests {
     fn all() -> Vec<Record> {
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
         vec![
-            Record::Allow("203.0.113.7".parse().unwrap(), Expiry::Never),
-            Record::Allow("2001:db8::/48".parse().unwrap(), at(1_790_000_000_000)),
+            Record::Allow("203.0.113.7".parse().unwrap(), Expiry::Never, None),
+            Record::Allow("2001:db8::/48".parse().unwrap(), at(1_790_000_000_000), None),
+            Record::Allow("2001:db8::/48".parse().unwrap(), at(1), Some(longest_note())),
+            Record::Claim("0123456789abcdef".repeat(4).into(), UnixMillis(5)),
             Record::Remove("203.0.113.0/24".parse().unwrap()),
             Record::Ban(ip("::1").into(), UnixMillis(5)),
             Record::Ban("2001:db8:0:1::/64".parse().unwrap(), UnixMillis(5)),
@@ -172,6 +203,21 @@ mod tests {
             Record::Strikes(ip("1.2.3.4").into(), Strikes { findtime: 60, window: 7, count: 3 }),
             Record::Clear("2001:db8:0:1::/64".parse().unwrap()),
         ]
+    }
+
+    /// As another program may write it: of control characters only.
+    fn longest_note() -> Box<GrantNote> {
+        let text = "\0".repeat(64);
+        Box::new(GrantNote { who: text.clone(), label: Some(text), at: UnixMillis(u64::MAX) })
+    }
+
+    #[test]
+    fn a_line_of_a_note_that_is_none_is_no_line() {
+        for note in ["", " ", "-", "{}", r#"{"who":"a"}"#, r#"{"who":"a","at_ms":1} x"#] {
+            let words = format!("17 allow 203.0.113.7 - {note}");
+            let line = format!("{} {words}", checksum(words.as_bytes()));
+            assert_eq!(Record::parse(line.as_bytes()), None, "{note}");
+        }
     }
 
     #[test]

@@ -1,12 +1,14 @@
-//! The content of the embedded store's file: the sum of all its lines. Pure: records and
-//! moments in, no file and no clock.
+//! The content of a store in memory: of the embedded store's file the sum of all its lines. Pure:
+//! records and moments in, no file and no clock.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use crate::file_record::{Record, Strikes};
+use crate::grant::GrantNote;
 use crate::member::{Entry, Item, Member};
-use crate::store::{Edit, networks_around};
+use crate::store::{Edit, Grant, networks_around};
 use knockpipe_base::unix_time::{Expiry, UnixMillis};
 
 /// The most addresses with counted failures at once. Further ones are not, or else
@@ -15,18 +17,31 @@ const MOST_STRUCK: usize = 100_000;
 /// Members and bans of a file, and as many addresses in its history. All of it is held
 /// in memory, and its owner could make it any size.
 pub const MOST_ENTRIES: usize = 2_000_000;
+/// The most names that are claimed at once.
+const MOST_CLAIMS: usize = 100_000;
 
 /// The content of the file.
 #[derive(Debug, Default)]
 pub struct State {
-    /// The end of each member of the allow-set.
-    pub allowed: HashMap<Member, Expiry>,
+    /// The members of the allow-set.
+    pub allowed: HashMap<Member, Allowed>,
     /// The end of each ban.
     pub bans: HashMap<Member, UnixMillis>,
     /// The unix second at which each address was last admitted.
     pub seen: HashMap<IpAddr, u64>,
     /// The failures that are counted.
     pub strikes: HashMap<Member, Strikes>,
+    /// The end of each claimed name.
+    pub claims: HashMap<Box<str>, UnixMillis>,
+}
+
+/// A member of the allow-set without its name.
+#[derive(Clone, Debug)]
+pub struct Allowed {
+    /// Its end.
+    pub end: Expiry,
+    /// The note beside it.
+    pub note: Option<Box<GrantNote>>,
 }
 
 /// The kind of entries that a file would hold too many of.
@@ -47,6 +62,9 @@ pub enum Excess {
     /// Addresses with counted failures.
     #[error("counts failures of more than 100,000 addresses; restore it from a copy")]
     Strikes,
+    /// Claimed names, [`MOST_CLAIMS`].
+    #[error("holds 100,000 claims of knocks, which are the most; they end within minutes")]
+    Claims,
 }
 
 // === impl State ===
@@ -54,20 +72,23 @@ pub enum Excess {
 impl State {
     /// Applies a change.
     pub fn apply(&mut self, record: &Record) {
-        match *record {
-            Record::Allow(member, end) => drop(self.allowed.insert(member, end)),
-            Record::Remove(member) => drop(self.allowed.remove(&member)),
-            Record::Ban(ip, end) => drop(self.bans.insert(ip, end)),
-            Record::Unban(ip) => drop(self.bans.remove(&ip)),
-            Record::Seen(ip, at) => drop(self.seen.insert(ip, at)),
-            Record::Unseen(ip) => drop(self.seen.remove(&ip)),
-            Record::Strikes(ip, strikes) => {
-                if self.strikes.len() >= MOST_STRUCK && !self.strikes.contains_key(&ip) {
-                    self.strikes.retain(|_, other| !other.is_past(&strikes));
-                }
-                self.strikes.insert(ip, strikes);
+        match record {
+            Record::Allow(member, end, note) => {
+                self.allowed.insert(*member, Allowed { end: *end, note: note.clone() });
             }
-            Record::Clear(ip) => drop(self.strikes.remove(&ip)),
+            Record::Remove(member) => drop(self.allowed.remove(member)),
+            Record::Ban(ip, end) => drop(self.bans.insert(*ip, *end)),
+            Record::Unban(ip) => drop(self.bans.remove(ip)),
+            Record::Seen(ip, at) => drop(self.seen.insert(*ip, *at)),
+            Record::Unseen(ip) => drop(self.seen.remove(ip)),
+            Record::Strikes(ip, strikes) => {
+                if self.strikes.len() >= MOST_STRUCK && !self.strikes.contains_key(ip) {
+                    self.strikes.retain(|_, other| !other.is_past(strikes));
+                }
+                self.strikes.insert(*ip, *strikes);
+            }
+            Record::Clear(ip) => drop(self.strikes.remove(ip)),
+            Record::Claim(name, end) => drop(self.claims.insert(name.clone(), *end)),
         }
     }
 
@@ -82,7 +103,7 @@ impl State {
 
     fn excess_beyond(&self, most: usize, record: &Record) -> Option<Excess> {
         let (is_full, excess) = match record {
-            Record::Allow(member, _) if !self.allowed.contains_key(member) => {
+            Record::Allow(member, ..) if !self.allowed.contains_key(member) => {
                 (self.allowed.len() + self.bans.len() >= most, Excess::Entries)
             }
             Record::Ban(member, _) if !self.bans.contains_key(member) => {
@@ -92,6 +113,9 @@ impl State {
                 (self.seen.len() >= most, Excess::History)
             }
             Record::Strikes(member, new) => (!self.has_room(member, *new), Excess::Strikes),
+            Record::Claim(name, _) if !self.claims.contains_key(name) => {
+                (self.claims.len() >= most.min(MOST_CLAIMS), Excess::Claims)
+            }
             _ => return None,
         };
         is_full.then_some(excess)
@@ -99,35 +123,61 @@ impl State {
 
     /// Everything that still holds, as records.
     pub fn records(&self, now: UnixMillis) -> impl Iterator<Item = Record> {
-        let allowed = self.allowed.iter().filter(move |(_, end)| !end.is_past(now));
-        let bans = self.bans.iter().filter(move |(_, end)| **end > now);
         let strikes = self.strikes.iter().filter(move |(_, strikes)| strikes.end() > now);
-        allowed
-            .map(|(member, end)| Record::Allow(*member, *end))
-            .chain(bans.map(|(ip, end)| Record::Ban(*ip, *end)))
+        let claims = self.claims.iter().filter(move |(_, end)| **end > now);
+        self.held_members(now)
+            .map(|(member, held)| Record::Allow(*member, held.end, held.note.clone()))
+            .chain(self.held_bans(now).map(|(ip, end)| Record::Ban(*ip, *end)))
             .chain(self.seen.iter().map(|(ip, at)| Record::Seen(*ip, *at)))
             .chain(strikes.map(|(ip, strikes)| Record::Strikes(*ip, *strikes)))
+            .chain(claims.map(|(name, end)| Record::Claim(name.clone(), *end)))
+    }
+
+    /// Members of the allow-set that still hold.
+    fn held_members(&self, now: UnixMillis) -> impl Iterator<Item = (&Member, &Allowed)> {
+        self.allowed.iter().filter(move |(_, held)| !held.end.is_past(now))
+    }
+
+    /// Bans that still hold.
+    fn held_bans(&self, now: UnixMillis) -> impl Iterator<Item = (&Member, &UnixMillis)> {
+        self.bans.iter().filter(move |(_, end)| **end > now)
     }
 
     /// Forgets entries that are past.
     pub fn drop_past(&mut self, now: UnixMillis) {
-        self.allowed.retain(|_, end| !end.is_past(now));
+        self.allowed.retain(|_, held| !held.end.is_past(now));
         self.bans.retain(|_, end| *end > now);
         self.strikes.retain(|_, strikes| strikes.end() > now);
+        self.claims.retain(|_, end| *end > now);
     }
 
     /// Members and bans that still hold.
     pub fn items(&self, now: UnixMillis) -> impl Iterator<Item = Item> {
-        self.records(now).filter_map(|record| match record {
-            Record::Allow(member, end) => Some(Item::Allowed(member, end)),
-            Record::Ban(ip, end) => Some(Item::Banned(ip, Expiry::At(end))),
-            _ => None,
-        })
+        let allowed = self.held_members(now);
+        let bans = self.held_bans(now);
+        allowed
+            .map(|(member, held)| Item::Allowed(*member, held.end))
+            .chain(bans.map(|(ip, end)| Item::Banned(*ip, Expiry::At(*end))))
+    }
+
+    /// Members of the allow-set that still hold, with their notes.
+    pub fn grants(&self, now: UnixMillis) -> impl Iterator<Item = Grant> {
+        self.held_members(now).map(|(member, held)| held.grant(*member))
+    }
+
+    /// A member of the allow-set with its note, if it holds.
+    pub fn grant(&self, member: &Member, now: UnixMillis) -> Option<Grant> {
+        self.held(member, now).map(|held| held.grant(*member))
     }
 
     /// The end of a member of the allow-set, if it holds.
     pub fn member(&self, member: &Member, now: UnixMillis) -> Option<Expiry> {
-        self.allowed.get(member).copied().filter(|end| !end.is_past(now))
+        self.held(member, now).map(|held| held.end)
+    }
+
+    /// A member of the allow-set, if it holds.
+    fn held(&self, member: &Member, now: UnixMillis) -> Option<&Allowed> {
+        self.allowed.get(member).filter(|held| !held.end.is_past(now))
     }
 
     /// The end of a ban, if it holds.
@@ -163,34 +213,48 @@ impl State {
     }
 
     /// The address itself and all networks around it that are in the set, longest first.
-    pub fn around(&self, ip: IpAddr, now: UnixMillis) -> Vec<Entry> {
+    pub fn around(&self, ip: IpAddr, now: UnixMillis) -> Vec<Grant> {
         let members = std::iter::once(Member::from(ip)).chain(networks_around(ip, (0..=128).rev()));
-        let entry = |member| Some(Entry { member, expiry: self.member(&member, now)? });
-        members.filter_map(entry).collect()
+        members.filter_map(|member| self.grant(&member, now)).collect()
+    }
+
+    /// The record to write to claim `name` for a while; `None` if it is claimed already.
+    pub fn claim(&self, name: &str, lasting: Duration, now: UnixMillis) -> Option<Record> {
+        let is_claimed = self.claims.get(name).is_some_and(|end| *end > now);
+        (!is_claimed).then(|| Record::Claim(name.into(), now.saturating_add(lasting)))
+    }
+
+    /// The records to write to lift the ban of a member, and for an address that of its /64.
+    fn unban(&self, member: Member, now: UnixMillis) -> Vec<Record> {
+        let there = |member: &Member| self.ban(member, now).is_some();
+        match member {
+            Member::Address(ip) => Member::bans_of(ip).filter(there).map(Record::Unban).collect(),
+            network @ Member::Network(_) => only_if(there(&network), Record::Unban(network)),
+        }
     }
 
     /// The records to write for `edit`; none if nothing would change.
     pub fn records_for(&self, edit: &Edit, now: UnixMillis) -> Vec<Record> {
         match edit {
-            Edit::Allow(member, ttl) => {
-                let end = Expiry::after(now, *ttl);
-                only_if(self.member(member, now) != Some(end), Record::Allow(*member, end))
+            Edit::Allow { member, lasting, note } => {
+                let end = Expiry::after(now, *lasting);
+                let changes = self.held(member, now).is_none_or(|held| {
+                    held.end != end || GrantNote::relabels(note.as_ref(), held.note.as_deref())
+                });
+                only_if(changes, Record::Allow(*member, end, note.clone().map(Box::new)))
+            }
+            Edit::Renew { member, lasting, who_prefix } => {
+                let end = now.saturating_add(*lasting);
+                let held = self.held(member, now).filter(|held| held.is_renewed(end, who_prefix));
+                let renewed =
+                    |held: &Allowed| Record::Allow(*member, Expiry::At(end), held.note.clone());
+                held.map(renewed).into_iter().collect()
             }
             Edit::Remove(member) => {
                 only_if(self.member(member, now).is_some(), Record::Remove(*member))
             }
             Edit::Ban(member, time) => vec![Record::Ban(*member, now.saturating_add(*time))],
-            Edit::Unban(member) => {
-                let there = |member: &Member| self.ban(member, now).is_some();
-                match *member {
-                    Member::Address(ip) => {
-                        Member::bans_of(ip).filter(there).map(Record::Unban).collect()
-                    }
-                    network @ Member::Network(_) => {
-                        only_if(there(&network), Record::Unban(network))
-                    }
-                }
-            }
+            Edit::Unban(member) => self.unban(*member, now),
             Edit::RecordSeen(seen) => {
                 seen.iter().map(|(ip, at)| Record::Seen(ip.to_canonical(), *at)).collect()
             }
@@ -223,14 +287,26 @@ impl State {
     }
 }
 
+// === impl Allowed ===
+
+impl Allowed {
+    fn grant(&self, member: Member) -> Grant {
+        Grant { member, expiry: self.end, note: self.note.as_deref().cloned() }
+    }
+
+    /// Returns true if a renewal until `end` makes it last longer, and may.
+    fn is_renewed(&self, end: UnixMillis, who_prefix: &str) -> bool {
+        let is_of = self.note.as_ref().is_some_and(|note| note.who.starts_with(who_prefix));
+        is_of && self.end < Expiry::At(end)
+    }
+}
+
 fn only_if(condition: bool, record: Record) -> Vec<Record> {
     condition.then_some(record).into_iter().collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::file_record::checksum;
 
@@ -268,6 +344,27 @@ mod tests {
         assert_eq!(fail(7, 60_000), (0, MOST_STRUCK));
     }
 
+    #[test]
+    fn claims_end_and_are_limited() {
+        let mut state = State::default();
+        let minute = Duration::from_secs(60);
+        for n in 0..MOST_CLAIMS {
+            let claim = state.claim(&n.to_string(), minute, UnixMillis(0)).expect("it is free");
+            assert_eq!(state.excess(&claim, || UnixMillis(0)), None, "{n}");
+            state.apply(&claim);
+        }
+        let again = state.claim("7", minute, UnixMillis(59_999));
+        assert_eq!(again, None, "it is claimed");
+        let one_more = state.claim("one more", minute, UnixMillis(59_999)).expect("it is free");
+        assert_eq!(state.excess(&one_more, || UnixMillis(59_999)), Some(Excess::Claims));
+        assert_eq!(state.records(UnixMillis(60_000)).count(), 0, "they ended");
+        assert_eq!(state.excess(&one_more, || UnixMillis(60_000)), None);
+        assert!(state.claims.is_empty());
+        assert!(state.claim("7", minute, UnixMillis(60_000)).is_some());
+        let worst = state.claim("7", Duration::MAX, UnixMillis(1));
+        assert_eq!(worst, Some(Record::Claim("7".into(), UnixMillis(u64::MAX))));
+    }
+
     /// A file may be another user's, who writes any number into it.
     #[test]
     fn the_largest_numbers_in_a_file_are_handled() {
@@ -303,7 +400,7 @@ mod tests {
     fn ended_entries_are_left_out() {
         let mut state = State::default();
         let ip: IpAddr = "1.2.3.4".parse().unwrap();
-        state.apply(&Record::Allow(ip.into(), at(1000)));
+        state.apply(&Record::Allow(ip.into(), at(1000), None));
         state.apply(&Record::Ban(ip.into(), UnixMillis(2000)));
         state.apply(&Record::Strikes(ip.into(), Strikes { findtime: 1, window: 2, count: 1 }));
         assert_eq!(state.records(UnixMillis(999)).count(), 3);

@@ -7,6 +7,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::grant::GrantNote;
 use crate::member::{Item, Member};
 use knockpipe_base::unix_time::{Expiry, UnixMillis};
 
@@ -49,9 +50,28 @@ pub enum Event {
 /// A requested change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Edit {
-    /// Adds a member to the allow-set, for ever or for a while.
-    Allow(Member, Option<Duration>),
-    /// Takes a member out of the allow-set.
+    /// Adds a member to the allow-set, for ever or for a while. One that is there with the same
+    /// end stays as it is, and keeps its note unless another label is given.
+    Allow {
+        /// The address or network.
+        member: Member,
+        /// The time for which it is allowed; `None` is for ever.
+        lasting: Option<Duration>,
+        /// The note beside it; `None` leaves it without one.
+        note: Option<GrantNote>,
+    },
+    /// Makes the end of a member later, if it is there, has an end, and has a note by a `who`
+    /// that begins so. Never adds a member, never makes an end sooner, and changes neither the
+    /// note nor any other member.
+    Renew {
+        /// The address or network.
+        member: Member,
+        /// The time from now for which it is allowed.
+        lasting: Duration,
+        /// The beginning of `who` in its note: `key:` for all knocks.
+        who_prefix: String,
+    },
+    /// Takes a member out of the allow-set, with its note.
     Remove(Member),
     /// Bans an address or an IPv6 /64 from now on; replaces its present ban.
     Ban(Member, Duration),
@@ -59,7 +79,7 @@ pub enum Edit {
     Unban(Member),
     /// Records the unix seconds at which addresses were last admitted.
     RecordSeen(Vec<(IpAddr, u64)>),
-    /// Removes an address from the allow-set and the history, if it was last
+    /// Removes an address from the allow-set, with its note, and the history, if it was last
     /// admitted before `before_s` (unix seconds): since it was listed, it may have come
     /// into use. A ban stays.
     Forget {
@@ -131,6 +151,28 @@ pub struct AllowEntry {
     pub member: Member,
     /// Its end.
     pub expiry: Expiry,
+    /// The note beside it.
+    pub note: Option<GrantNote>,
+}
+
+/// An entry of the allow-set in a listing, with its note.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// The entry.
+    pub member: Member,
+    /// Its end.
+    pub expiry: Expiry,
+    /// The note beside it.
+    pub note: Option<GrantNote>,
+}
+
+/// The end of a listing of grants.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listed {
+    /// The number of entries that are no address or network.
+    pub garbage: u64,
+    /// The reason why notes are missing: entries are listed all the same.
+    pub without_notes: Option<String>,
 }
 
 /// A ban in a store.
@@ -172,12 +214,32 @@ pub enum StoreError {
         /// The key.
         key: String,
     },
+    /// The note beside an entry was refused, and so the entry was not written either.
+    #[error(
+        "{server} does not keep notes in key \"{key}\": {cause}; let the ACL user write that key (~{key} +hset +hdel)"
+    )]
+    NoNote {
+        /// The server.
+        server: String,
+        /// The key of the notes.
+        key: String,
+        /// The words of the server.
+        cause: String,
+    },
     /// The embedded store's file cannot be used.
     #[error("gate file {path}: {cause}")]
     File {
         /// The file.
         path: String,
         /// The fault, and its remedy.
+        cause: String,
+    },
+    /// The store in memory cannot take more.
+    #[error("gate {name} in memory: {cause}")]
+    Memory {
+        /// The name of the gate.
+        name: String,
+        /// The reason, and its remedy.
         cause: String,
     },
     /// The reader of a listing stopped before its end.
@@ -241,6 +303,7 @@ mod tests {
             StoreError::NoStore,
             StoreError::Failed { server: text(), key: text(), cause: text(), remedy: "" },
             StoreError::NoExpiry { server: text(), key: text() },
+            StoreError::NoNote { server: text(), key: text(), cause: text() },
             StoreError::CutOff,
         ];
         for error in errors {

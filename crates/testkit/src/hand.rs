@@ -294,16 +294,16 @@ impl Asked {
     }
 }
 
-fn read_key(path: &Path) -> Key {
+pub(crate) fn read_key(path: &Path) -> Key {
     let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     file::parse(&bytes).expect("keygen wrote it")
 }
 
-fn ephemeral() -> Secret<32> {
+pub(crate) fn ephemeral() -> Secret<32> {
     Secret::filled_by(|bytes| SysRng.try_fill_bytes(bytes).expect("the system has randomness"))
 }
 
-fn unix_ms() -> u64 {
+pub(crate) fn unix_ms() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     u64::try_from(now.as_millis()).expect("it is not that late")
 }

@@ -152,6 +152,32 @@ impl Namespace {
         Self(name)
     }
 
+    /// Makes a link between this one, as `own`, and `other`, as `theirs`. Both are down.
+    pub fn link(&self, own: &str, other: &Self, theirs: &str) {
+        let [one, two] = [&self.0, &other.0];
+        let words = ["link", "add", own, "netns", one, "type", "veth", "peer", "name", theirs];
+        ip(&[&words[..], &["netns", two]].concat());
+    }
+
+    /// Runs commands of `nft` in the namespace.
+    #[track_caller]
+    pub fn nft(&self, commands: &str) {
+        require("nft", "nftables");
+        let run = || {
+            let mut child = Command::new("nft")
+                .args(["-f", "-"])
+                .env("PATH", std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin")
+                .stdin(Stdio::piped())
+                .spawn()
+                .expect("nft starts");
+            let mut stdin = child.stdin.take().expect("stdin is piped");
+            stdin.write_all(commands.as_bytes()).expect("nft reads its commands");
+            drop(stdin);
+            child.wait().expect("nft ends").success()
+        };
+        assert!(self.enter(run), "nft fails, see above:\n{commands}");
+    }
+
     fn open(&self) -> File {
         File::open(format!("/run/netns/{}", self.0)).expect("the namespace exists")
     }

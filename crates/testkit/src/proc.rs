@@ -133,6 +133,21 @@ pub fn threads(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/task")).expect("the process lives").count()
 }
 
+/// Returns the processor time that the threads called `name` have used.
+#[track_caller]
+pub fn cpu_of_threads(pid: u32, name: &str) -> Duration {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("the process lives").flatten();
+    let is_named = |task: &fs::DirEntry| {
+        fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim_end() == name)
+    };
+    // In nanoseconds, where ticks would be too coarse.
+    let used = |task: fs::DirEntry| -> Option<u64> {
+        let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
+        text.split(' ').next()?.parse().ok()
+    };
+    Duration::from_nanos(tasks.filter(is_named).filter_map(used).sum())
+}
+
 /// An IPv4 TCP socket of a process, as the kernel reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpSocket {

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::gate::{GrantNote, UnixMillis};
+
 /// The place of the store of a tunnel's gate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GatePlace {
@@ -9,6 +11,9 @@ pub struct GatePlace {
     pub tunnel: String,
     /// The flags that name the store; none where the gate has none.
     pub store: Vec<String>,
+    /// The store is the memory of the process, under this name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<String>,
     /// The password came from the environment of the process.
     pub password_of_environment: bool,
     /// The networks that always come in.
@@ -72,8 +77,31 @@ pub struct RuleReply {
     pub expires_ms: Option<u64>,
     /// The same, as time that is left.
     pub ttl_s: Option<u64>,
+    /// Who granted the entry, as its note says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub who: Option<String>,
+    /// The label in its note.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// The moment at which it was granted, in unix milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub granted_ms: Option<u64>,
     /// The reason why it does not count.
     pub skipped: Option<String>,
     /// Its text.
     pub says: Option<String>,
+}
+
+impl RuleReply {
+    /// Adds the note of the entry.
+    pub fn add_note(&mut self, note: Option<GrantNote>) {
+        let Some(GrantNote { who, label, at }) = note else { return };
+        (self.who, self.label, self.granted_ms) = (Some(who), label, Some(at.0));
+    }
+
+    /// The note of the entry, if it has one.
+    pub fn note(&self) -> Option<GrantNote> {
+        let (who, at) = (self.who.clone()?, UnixMillis(self.granted_ms?));
+        Some(GrantNote { who, label: self.label.clone(), at })
+    }
 }

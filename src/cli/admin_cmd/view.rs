@@ -10,7 +10,9 @@ use serde::Serialize;
 
 use super::super::output::span;
 use super::rates::Rates;
-use crate::admin::protocol::{GateReply, PoolReply, SessionReply, TargetReply, TunnelReply};
+use crate::admin::protocol::{
+    GateReply, KnocksReply, PoolReply, SessionReply, TargetReply, TunnelReply,
+};
 use crate::tunnel::Level;
 
 /// A live connection with its current rates.
@@ -114,6 +116,9 @@ pub(super) fn tunnel(tunnel: &TunnelReply, rates: Option<&Rates>) -> String {
         if let Some(why) = &gate.unavailable {
             say("store", &format!("unavailable: {why}"));
         }
+    }
+    if let Some(KnocksReply { listeners, results }) = &tunnel.knocks {
+        say("knocks", &format!("at {}; {}", listeners.join(" "), counts(results)));
     }
     let sent = size(tunnel.sent);
     let received = size(tunnel.received);

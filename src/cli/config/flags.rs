@@ -365,7 +365,8 @@ fn to_arguments(arg: &Arg, setting: &Setting, base: &Path) -> Result<Vec<OsStrin
     let Setting { key, value, line } = setting;
     let takes_value = !matches!(arg.get_action(), ArgAction::SetTrue);
     match value {
-        Value::Switch(on) if !takes_value => {
+        // A flag that may stand without its value.
+        Value::Switch(on) if !takes_value || variables::may_be_bare(arg) => {
             Ok(if *on { vec![format!("--{key}").into()] } else { vec![] })
         }
         Value::Switch(_) => {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::flags::Flags;
-use super::text::{Setting, Table, Tables};
+use super::text::{Setting, Table, Tables, Value};
 use super::{ConfigError, at, keys_of, understood};
 use crate::cli::gate_args::{AcceptorGateArgs, GateArgs};
 use crate::frontend::Balancers;
@@ -39,6 +39,8 @@ struct Found {
     what: String,
     args: (GateArgs, AcceptorGateArgs),
     access: Access,
+    /// The tunnel whose running process has the store in its memory.
+    memory: Option<String>,
 }
 
 /// Finds a gate. `by_others` accepts a password file that others can read; the file may
@@ -52,10 +54,10 @@ pub(in crate::cli) fn gate(
     by_others: bool,
 ) -> Result<NamedGate, Failure> {
     let found = understood(file, |base, text| find(&keys_of(file, base), base, text, which))?;
-    let Found { what, args: (gate, acceptor), mut access } = found;
+    let Found { what, args: (gate, acceptor), mut access, memory } = found;
     access.by_others |= by_others;
     let place = format!("{}: {what}", file.display());
-    let options = gate.options(acceptor, access);
+    let options = gate.options(acceptor, access, memory);
     let options = options.map_err(|failure| at(place.clone(), failure))?;
     let options = options.ok_or_else(|| {
         Failure::Usage(anyhow::anyhow!(
@@ -78,7 +80,8 @@ fn find(keys: &Path, base: &Path, text: &str, which: Which<'_>) -> Result<Found,
         }
         Which::Only => only(&flags, &tables)?,
     };
-    Ok(Found { what, args: flags.gate(&settings, base)?, access })
+    let memory = is_in_memory(&settings).then(|| what.clone());
+    Ok(Found { what, args: flags.gate(&settings, base)?, access, memory })
 }
 
 fn of_gate(table: &Table) -> (String, Vec<Setting>) {
@@ -99,7 +102,7 @@ fn only(flags: &Flags, tables: &Tables) -> Result<(String, Vec<Setting>), Config
     for table in &tables.tunnels {
         let settings = flags.settings(table, tables)?;
         let says = |key| settings.iter().any(|setting: &Setting| setting.key == key);
-        if says("gate") || says("allow") || says("deny") {
+        if says("gate") || says("allow") || says("deny") || is_in_memory(&settings) {
             found.push((table, settings));
         }
     }
@@ -116,6 +119,13 @@ fn only(flags: &Flags, tables: &Tables) -> Result<(String, Vec<Setting>), Config
             Err(ConfigError::new(1, what))
         }
     }
+}
+
+/// Returns whether the store is memory: of a tunnel that takes knocks and names no store.
+fn is_in_memory(settings: &[Setting]) -> bool {
+    let takes_knocks =
+        |setting: &Setting| setting.key == "knock" && setting.value != Value::Switch(false);
+    settings.iter().any(takes_knocks) && !settings.iter().any(|setting| setting.key == "gate")
 }
 
 fn named<'t>(tables: &'t [Table], name: &str, kind: &str) -> Result<&'t Table, ConfigError> {

@@ -90,7 +90,7 @@ impl Unused {
                 key_cmd::ring(slice::from_ref(file), access).map(drop)
             }
             Kind::Gate { gate, acceptor, by_others } => {
-                gate.options(*acceptor, Access { by_others: *by_others, user }).map(drop)
+                gate.options(*acceptor, Access { by_others: *by_others, user }, None).map(drop)
             }
             Kind::Part => Ok(()),
         }

@@ -8,11 +8,13 @@ use serde_json::{Value, json};
 use super::super::Done;
 use super::super::output::left;
 use super::find_gate::Source;
+use super::note::Operator;
 use super::opened_store::{Absent, OpenedStore};
 use super::{CommonArgs, GateCommandError, SafetyArgs};
 use crate::duration;
 use crate::gate::Member;
 use crate::gate::store::{Edit, EditResult};
+use crate::proto::knock::Label;
 use crate::run::Failure;
 
 /// `gate allow`.
@@ -27,6 +29,10 @@ pub(super) struct AllowArgs {
         long, value_name = "DURATION", value_parser = duration::parse, allow_hyphen_values = true
     )]
     ttl: Option<Duration>,
+
+    /// Label of the entries, shown by 'list' and 'why'
+    #[arg(long, value_name = "TEXT")]
+    label: Option<Label>,
 
     /// Admit even a network wider than /16 (IPv4) or /64 (IPv6)
     #[arg(long)]
@@ -109,9 +115,10 @@ pub(super) async fn allow(args: AllowArgs) -> Result<Done, Failure> {
     if let Some(wide) = args.members.iter().find(|member| member.needs_force() && !args.force) {
         return Err(GateCommandError::Wide(*wide).into());
     }
+    let note = Operator::of_process().note(args.label.as_ref());
     let allow = |subject| Change {
         words: ALLOW,
-        edit: Edit::Allow(subject, args.ttl),
+        edit: Edit::Allow { member: subject, lasting: args.ttl, note: Some(note.clone()) },
         subject,
         ttl: args.ttl,
     };

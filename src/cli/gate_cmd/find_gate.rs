@@ -88,10 +88,32 @@ pub(super) struct SourceArgs {
 pub(super) struct Source {
     /// Its store.
     pub(super) store: StoreOptions,
+    /// The process that has it in its memory.
+    pub(super) process: Option<MemoryGate>,
     /// All of it, where a file describes it.
     pub(super) options: Option<Arc<GateOptions>>,
     /// The networks that it always admits, and the load balancers, as far as they are known.
     pub(super) spared: Vec<(&'static str, Member)>,
+}
+
+/// The gate of a tunnel whose store is the memory of a running process.
+#[derive(Debug)]
+pub(super) struct MemoryGate {
+    path: PathBuf,
+    user: Option<Uid>,
+    tunnel: String,
+    /// The name of the store.
+    pub(super) name: String,
+}
+
+impl MemoryGate {
+    /// Asks something about the gate.
+    ///
+    /// # Errors
+    /// [`Failure`] of the process.
+    pub(super) fn ask(&self, request: impl FnOnce(String) -> Request) -> Result<Reply, Failure> {
+        ask_at(&self.path, self.user, &request(self.tunnel.clone())).map(|told| told.reply)
+    }
 }
 
 /// The admin socket of a running process.
@@ -138,7 +160,8 @@ impl SourceArgs {
         }
         self.refuse_without_file()?;
         let access = Access { by_others: self.allow_readable_key, user: None };
-        Ok(Source { store: self.store.options(access)?, options: None, spared: vec![] })
+        let store = self.store.options(access)?;
+        Ok(Source { store, process: None, options: None, spared: vec![] })
     }
 
     /// Returns the process to ask, if one is named.
@@ -146,6 +169,15 @@ impl SourceArgs {
         let user = self.user;
         let tunnel = self.tunnel.as_deref();
         self.admin.as_deref().map(|path| ProcessSocket { path, user, tunnel })
+    }
+
+    /// Finds the gate of this tunnel of the process that is named.
+    ///
+    /// # Errors
+    /// [`Failure`], also when the store is closed to this user.
+    pub(super) fn of_tunnel(&self, tunnel: &str) -> Result<Source, Failure> {
+        let process = self.process().ok_or_else(no_gate)?;
+        ProcessSocket { tunnel: Some(tunnel), ..process }.source(self.allow_readable_key)
     }
 
     fn in_file(&self, file: &Path) -> Result<Source, Failure> {
@@ -158,7 +190,8 @@ impl SourceArgs {
         let allow = found.options.rules.allow.iter().map(|(net, ())| ("--allow", net.into()));
         let proxies = found.proxies.nets.iter().map(|(net, ())| ("--proxy-from", net.into()));
         let spared = allow.chain(proxies).collect();
-        Ok(Source { store: found.options.store.clone(), options: Some(found.options), spared })
+        let store = found.options.store.clone();
+        Ok(Source { store, process: None, options: Some(found.options), spared })
     }
 
     fn refuse_without_file(&self) -> Result<(), Failure> {
@@ -195,6 +228,9 @@ impl ProcessSocket<'_> {
             return Err(super::super::admin_cmd::unexpected_reply());
         };
         let place = only(&places)?;
+        if let Some(name) = &place.memory {
+            return Ok(self.in_memory(place, name));
+        }
         if place.store.is_empty() {
             return Err(Failure::Usage(anyhow!(
                 "the gate of tunnel {} has no store, only rules, which its own flags say; change these, or see 'knockpipe gate why'",
@@ -223,13 +259,30 @@ impl ProcessSocket<'_> {
         } else {
             line.store.options(access)?
         };
-        let nets = |flag, nets: &[String]| -> Vec<(&'static str, Member)> {
-            nets.iter().filter_map(|net| Some((flag, net.parse().ok()?))).collect()
-        };
-        let mut spared = nets("--allow", &place.allow);
-        spared.extend(nets("--proxy-from", &place.proxy_from));
-        Ok(Source { store, options: None, spared })
+        Ok(Source { store, process: None, options: None, spared: spared(place) })
     }
+
+    /// Returns the gate that the process has in its memory, and only it.
+    fn in_memory(&self, place: &GatePlace, name: &str) -> Source {
+        let process = MemoryGate {
+            path: self.path.to_owned(),
+            user: self.user,
+            tunnel: place.tunnel.clone(),
+            name: name.to_owned(),
+        };
+        let store = StoreOptions::Memory(name.to_owned());
+        Source { store, process: Some(process), options: None, spared: spared(place) }
+    }
+}
+
+/// Returns the networks that a gate always admits, and its load balancers.
+fn spared(place: &GatePlace) -> Vec<(&'static str, Member)> {
+    let nets = |flag, nets: &[String]| -> Vec<(&'static str, Member)> {
+        nets.iter().filter_map(|net| Some((flag, net.parse().ok()?))).collect()
+    };
+    let mut spared = nets("--allow", &place.allow);
+    spared.extend(nets("--proxy-from", &place.proxy_from));
+    spared
 }
 
 /// Gives up every privilege that the user of the queried process lacks.
@@ -265,11 +318,13 @@ fn without_right(failure: Failure, by: Peer) -> Failure {
 
 /// Returns the one store of a process.
 fn only(places: &[GatePlace]) -> Result<&GatePlace, Failure> {
-    let stored: Vec<&GatePlace> = places.iter().filter(|place| !place.store.is_empty()).collect();
+    let has_store = |place: &&GatePlace| !place.store.is_empty() || place.memory.is_some();
+    let stored: Vec<&GatePlace> = places.iter().filter(has_store).collect();
     let Some(first) = stored.first().copied().or_else(|| places.first()) else {
         return Err(Failure::Usage(StoreError::NoStore.into()));
     };
-    if stored.iter().all(|place| place.store == first.store) {
+    let is_same = |place: &&GatePlace| place.store == first.store && place.memory == first.memory;
+    if stored.iter().all(is_same) {
         return Ok(first);
     }
     let names: Vec<&str> = stored.iter().map(|place| place.tunnel.as_str()).collect();

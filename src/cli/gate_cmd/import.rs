@@ -12,14 +12,16 @@ use serde_json::{Value, json};
 use super::super::Done;
 use super::super::output::notice;
 use super::list::{ALLOWED, BANNED, read_entries};
+use super::note::{self, Operator};
 use super::opened_store::{Absent, OpenedStore};
 use super::{CommonArgs, GateCommandError, SafetyArgs};
 use crate::duration;
 use crate::files::read::{Kind, ReadError, open};
 use crate::files::text::{NotText, text};
 use crate::gate::store::{Edit, EditResult};
-use crate::gate::{Expiry, Member, UnixMillis};
+use crate::gate::{Expiry, GrantNote, Member, UnixMillis};
 use crate::net::clock;
+use crate::proto::knock::Label;
 use crate::run::Failure;
 
 /// Longest line in bytes, with its end: an entry has less than 200, the rest is for comments.
@@ -44,6 +46,10 @@ pub(super) struct ImportArgs {
     )]
     ttl: Option<Duration>,
 
+    /// Label of entries without a note of their own
+    #[arg(long, value_name = "TEXT")]
+    label: Option<Label>,
+
     #[command(flatten)]
     spare: SafetyArgs,
 
@@ -51,12 +57,13 @@ pub(super) struct ImportArgs {
     common: CommonArgs,
 }
 
-/// One line: an entry and its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// One line: an entry, its end and its note.
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Wanted {
     kind: &'static str,
     member: Member,
     expiry: Expiry,
+    note: Option<Box<GrantNote>>,
 }
 
 /// Results of the lines.
@@ -98,6 +105,7 @@ struct BadLine {
 /// [`Failure`]
 pub(super) async fn import(args: ImportArgs) -> Result<Done, Failure> {
     let now = clock::now();
+    let note = Operator::of_process().note(args.label.as_ref());
     // Opened before the gate is found, because that may drop the right to read it.
     let input = Input::open(&args.input)?;
     let source = args.common.store.find()?;
@@ -108,7 +116,7 @@ pub(super) async fn import(args: ImportArgs) -> Result<Done, Failure> {
     wanted.sort_by_key(Wanted::place);
     let mut counts = Counts { expired: all - wanted.len(), ..Counts::default() };
     let present = present(&place, &wanted).await?;
-    let edits = edits(&wanted, &present, now);
+    let edits = edits(&wanted, &present, &note, now);
     counts.unchanged += wanted.len() - edits.len();
     place.edit_all(edits, |receipt| counts.take(receipt)).await?;
     report(&args.common, &place, &counts)
@@ -195,17 +203,17 @@ impl Reader<'_> {
             return Err(format!("it is one entry more than {MOST_ENTRIES}, the most of a gate"));
         }
         let entry = parse(line, self.args.ttl, self.now)?;
-        self.check(entry).map(Some).map_err(|error| error.to_string())
+        self.check(&entry).map_err(|error| error.to_string())?;
+        Ok(Some(entry))
     }
 
     /// Checks an entry by the rules of `allow` and `ban`.
-    fn check(&self, entry: Wanted) -> Result<Wanted, GateCommandError> {
+    fn check(&self, entry: &Wanted) -> Result<(), GateCommandError> {
         let spare = &self.args.spare;
         match (entry.kind, entry.member) {
             (BANNED, member) => spare.check_ban(member, self.spared),
             (_, member) => spare.check_width(member),
         }
-        .map(|()| entry)
     }
 }
 
@@ -224,7 +232,7 @@ fn parse(line: &str, ttl: Option<Duration>, now: UnixMillis) -> Result<Wanted, S
     let until = |ttl| Expiry::after(now, ttl);
     if !line.starts_with('{') {
         let member = line.parse::<Member>().map_err(|_| NO_MEMBER)?;
-        return Ok(Wanted { kind: ALLOWED, member, expiry: until(ttl) });
+        return Ok(Wanted { kind: ALLOWED, member, expiry: until(ttl), note: None });
     }
     let value: Value = serde_json::from_str(line).map_err(|error| format!("no JSON: {error}"))?;
     let kind = match value["kind"].as_str() {
@@ -242,7 +250,8 @@ fn parse(line: &str, ttl: Option<Duration>, now: UnixMillis) -> Result<Wanted, S
             Expiry::At(UnixMillis(end))
         }
     };
-    Ok(Wanted { kind, member, expiry })
+    let note = note::read(&value)?.map(Box::new);
+    Ok(Wanted { kind, member, expiry, note })
 }
 
 /// Entries of the store, with their end. Read only where that is needed: the result of adding a
@@ -262,16 +271,16 @@ async fn present(place: &OpenedStore, wanted: &[Wanted]) -> Result<Present, Fail
 }
 
 /// Returns the changes for entries that do not last as long yet.
-fn edits(wanted: &[Wanted], present: &Present, now: UnixMillis) -> Vec<Edit> {
+fn edits(wanted: &[Wanted], present: &Present, note: &GrantNote, now: UnixMillis) -> Vec<Edit> {
     let is_new = |entry: &&Wanted| {
         let known = present.get(&(entry.kind, entry.member));
-        !known.is_some_and(|end| lasts(*end, **entry, now))
+        !known.is_some_and(|end| lasts(*end, entry, now))
     };
-    wanted.iter().filter(is_new).map(|entry| edit(*entry, now)).collect()
+    wanted.iter().filter(is_new).map(|entry| edit(entry, note, now)).collect()
 }
 
 /// Returns whether the present entry lasts as long as the wanted one.
-fn lasts(present: Expiry, entry: Wanted, now: UnixMillis) -> bool {
+fn lasts(present: Expiry, entry: &Wanted, now: UnixMillis) -> bool {
     /// Ends are sent as remaining time, which gets rounded.
     const ROUNDING: Duration = Duration::from_secs(2);
     match (present, entry.expiry) {
@@ -284,11 +293,14 @@ fn lasts(present: Expiry, entry: Wanted, now: UnixMillis) -> bool {
     }
 }
 
-fn edit(entry: Wanted, now: UnixMillis) -> Edit {
+fn edit(entry: &Wanted, note: &GrantNote, now: UnixMillis) -> Edit {
     let left = entry.expiry.left(now).map(|left| left.max(Duration::from_millis(1)));
     match (entry.kind, entry.member) {
         (BANNED, member) => Edit::Ban(member, left.unwrap_or(LONGEST)),
-        (_, member) => Edit::Allow(member, left),
+        (_, member) => {
+            let note = entry.note.as_deref().unwrap_or(note).clone();
+            Edit::Allow { member, lasting: left, note: Some(note) }
+        }
     }
 }
 

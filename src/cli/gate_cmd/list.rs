@@ -1,20 +1,21 @@
 //! `list`, `export` and `history`.
 //!
-//! Entries are held in memory for sorting, in some 50 bytes each; with `--unsorted` they are
-//! printed in the order of the store.
+//! Entries are held in memory for sorting, in some 60 bytes each and their notes; with
+//! `--unsorted` they are printed in the order of the store.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::super::Done;
 use super::super::output::{Form, Output, date, left, notice};
 use super::CommonArgs;
+use super::note;
 use super::opened_store::{Absent, OpenedStore, each, runtime};
-use crate::gate::store::is_implausible;
-use crate::gate::{Entry, Expiry, Item, Member, UnixMillis};
+use crate::gate::store::{Grant, is_implausible};
+use crate::gate::{Entry, Expiry, GrantNote, Item, Member, UnixMillis};
 use crate::net::clock::now;
 use crate::run::Failure;
 
@@ -51,15 +52,21 @@ pub(super) struct HistoryArgs {
 pub(super) const ALLOWED: &str = "allowed";
 pub(super) const BANNED: &str = "banned";
 
+/// An entry with its note.
+struct Listed {
+    entry: Entry,
+    note: Option<Box<GrantNote>>,
+}
+
 /// An entry as an object.
-type Json = fn(&'static str, Entry) -> Value;
+type Json = fn(&'static str, &Listed) -> Value;
 
 /// Entries that are being printed.
 struct Listing {
     output: Output,
     form: Json,
     /// Entries held back for sorting; `None` prints them at once.
-    held: Option<Vec<Entry>>,
+    held: Option<Vec<Listed>>,
     /// The key of the set, and the time when it ends with all its members, where that is shown.
     set: Option<(String, UnixMillis)>,
     /// Entries with a score that is probably in milliseconds: their number, and one of them.
@@ -72,9 +79,9 @@ struct Listing {
 /// [`Failure`]
 pub(super) async fn list(args: ListArgs) -> Result<Done, Failure> {
     let place = OpenedStore::open(&args.common.store, Absent::Refuse)?;
-    let with_ttl = |kind, entry: Entry| {
-        let mut line = exported(kind, entry);
-        line["ttl_s"] = json!(entry.ttl(now()).map(|ttl| ttl.as_secs()));
+    let with_ttl = |kind, listed: &Listed| {
+        let mut line = exported(kind, listed);
+        line["ttl_s"] = json!(listed.entry.ttl(now()).map(|ttl| ttl.as_secs()));
         line
     };
     let held = (!args.unsorted).then(Vec::new);
@@ -94,24 +101,35 @@ pub(super) async fn export(args: ExportArgs) -> Result<Done, Failure> {
     Listing::new(Output::new(Form::Json), exported, held).run(&place).await
 }
 
-fn exported(kind: &'static str, entry: Entry) -> Value {
-    json!({ "kind": kind, "member": entry.member.to_string(), "expires_ms": entry.expiry.as_millis() })
+fn exported(kind: &'static str, Listed { entry, note }: &Listed) -> Value {
+    let mut object = Map::new();
+    object.insert("kind".to_owned(), json!(kind));
+    object.insert("member".to_owned(), json!(entry.member.to_string()));
+    object.insert("expires_ms".to_owned(), json!(entry.expiry.as_millis()));
+    note::add(note.as_deref(), &mut object);
+    Value::Object(object)
 }
 
 impl Listing {
-    fn new(output: Output, form: Json, held: Option<Vec<Entry>>) -> Self {
+    fn new(output: Output, form: Json, held: Option<Vec<Listed>>) -> Self {
         Self { output, form, held, set: None, suspicious: (0, None) }
     }
 
     async fn run(mut self, place: &OpenedStore) -> Result<Done, Failure> {
         let store = place.store();
-        let garbage = each(|to| store.list_allowed(to), |batch| self.take(ALLOWED, batch)).await?;
+        let allowed = each(|to| store.list_grants(to), |batch| self.take_grants(batch)).await?;
         self.flush(ALLOWED)?;
         self.print_set()?;
-        let foreign = each(|to| store.list_bans(to), |batch| self.take(BANNED, batch)).await?;
+        let foreign = each(|to| store.list_bans(to), |batch| self.take_bans(batch)).await?;
         self.flush(BANNED)?;
         self.output.finish()?;
-        if garbage > 0 {
+        if let Some(why) = allowed.without_notes {
+            notice(&format!(
+                "notes of entries are missing, since they cannot be read: {why}; an ACL user needs the rights that the documents name"
+            ));
+        }
+        if allowed.garbage > 0 {
+            let garbage = allowed.garbage;
             notice(&format!(
                 "{garbage} entries of the set are not addresses or networks and admit no client; remove them there"
             ));
@@ -137,24 +155,33 @@ impl Listing {
         )
     }
 
-    fn take(&mut self, kind: &'static str, batch: Vec<Item>) -> Result<(), Failure> {
-        let entries: Vec<Entry> = batch
-            .into_iter()
-            .map(|item| match item {
-                Item::Allowed(member, expiry) | Item::Banned(member, expiry) => {
-                    Entry { member, expiry }
-                }
-            })
-            .collect();
-        for entry in entries.iter().filter(|entry| is_implausible(entry.expiry)) {
+    fn take_grants(&mut self, batch: Vec<Grant>) -> Result<(), Failure> {
+        let listed = batch.into_iter().map(|Grant { member, expiry, note }| Listed {
+            entry: Entry { member, expiry },
+            note: note.map(Box::new),
+        });
+        self.take(ALLOWED, listed.collect())
+    }
+
+    fn take_bans(&mut self, batch: Vec<Item>) -> Result<(), Failure> {
+        let listed = batch.into_iter().map(|item| match item {
+            Item::Allowed(member, expiry) | Item::Banned(member, expiry) => {
+                Listed { entry: Entry { member, expiry }, note: None }
+            }
+        });
+        self.take(BANNED, listed.collect())
+    }
+
+    fn take(&mut self, kind: &'static str, batch: Vec<Listed>) -> Result<(), Failure> {
+        for Listed { entry, .. } in batch.iter().filter(|it| is_implausible(it.entry.expiry)) {
             self.suspicious.0 += 1;
             self.suspicious.1.get_or_insert(entry.member);
         }
         match &mut self.held {
-            Some(held) => held.extend(entries),
+            Some(held) => held.extend(batch),
             None => {
-                for entry in entries {
-                    print(&mut self.output, self.form, kind, entry)?;
+                for listed in &batch {
+                    print(&mut self.output, self.form, kind, listed)?;
                 }
             }
         }
@@ -163,20 +190,27 @@ impl Listing {
 
     fn flush(&mut self, kind: &'static str) -> Result<(), Failure> {
         let Some(held) = &mut self.held else { return Ok(()) };
-        held.sort_unstable_by_key(|entry| entry.member);
-        for entry in held.drain(..) {
-            print(&mut self.output, self.form, kind, entry)?;
+        held.sort_unstable_by_key(|listed| listed.entry.member);
+        for listed in held.drain(..) {
+            print(&mut self.output, self.form, kind, &listed)?;
         }
         Ok(())
     }
 }
 
-fn print(output: &mut Output, form: Json, kind: &'static str, entry: Entry) -> Result<(), Failure> {
+fn print(
+    output: &mut Output,
+    form: Json,
+    kind: &'static str,
+    listed: &Listed,
+) -> Result<(), Failure> {
     let text = || {
-        let left = left(entry.ttl(now()));
-        format!("{kind:<8} {:<20} {left}", entry.member.to_string())
+        let Listed { entry, note } = listed;
+        let (left, note) = (left(entry.ttl(now())), note::text(note.as_deref()));
+        let line = format!("{kind:<8} {:<20} {left:<9} {note}", entry.member.to_string());
+        line.trim_end().to_owned()
     };
-    output.say(text, || form(kind, entry))
+    output.say(text, || form(kind, listed))
 }
 
 /// Lists when addresses were last admitted.

@@ -9,6 +9,7 @@ mod changes;
 mod find_gate;
 mod import;
 mod list;
+mod note;
 mod opened_store;
 mod reap;
 mod why;
@@ -40,9 +41,11 @@ const ALLOW_EXAMPLES: &str = "\
 A member for ever goes into the set; with --ttl into a key of its own under --allow-prefix, or into
 the set if that is a sorted one (or does not exist yet: then it becomes one, and other programs have
 to use ZADD, since SADD fails). A ban or a --deny still keeps it out.
+Who allowed it and when is noted beside it, with the --label; an entry that stays as it is keeps its
+note, unless another label is given.
 
 Examples:
-  knockpipe gate allow 203.0.113.7 2001:db8::/64 --gate redis://127.0.0.1
+  knockpipe gate allow 203.0.113.7 2001:db8::/64 --label office --gate redis://127.0.0.1
   knockpipe gate allow 203.0.113.7 --ttl 12h --gate file:/var/lib/knockpipe/gate";
 
 const DENY_EXAMPLES: &str = "\
@@ -67,8 +70,10 @@ Example:
   knockpipe gate ban 203.0.113.7 --ttl 7d --gate redis://127.0.0.1";
 
 const LIST_EXAMPLES: &str = "\
-One line for each entry: what it is, the address or network, and the time left. A set that ends as a
-whole (EXPIRE) has a line 'key', and its entries end with it.
+One line for each entry: what it is, the address or network, the time left, and its note: by whom
+and when it came in, with the label. 'key:ID' is a knock under that key, 'operator:USER' a command;
+what other programs write has no note. A set that ends as a whole (EXPIRE) has a line 'key', and its
+entries end with it.
 
 Examples:
   knockpipe gate list --gate redis://127.0.0.1 | grep ^banned
@@ -93,7 +98,8 @@ Example:
 
 const IMPORT_EXAMPLES: &str = "\
 Reads lines of 'gate export', or addresses and networks, one in each line; # begins a comment,
-also behind an address.
+also behind an address. Notes of an export are kept; other entries are noted as this command's, with
+the --label.
 Nothing is changed unless all lines are good. Entries that last as long already stay as they are.
 A file takes all entries or none, whatever happens meanwhile. Redis takes them in transactions of
 10,000: should one fail, the message says how many were made, and the same import does the rest. In
@@ -104,7 +110,7 @@ Examples:
   knockpipe gate import office.txt --gate redis://127.0.0.1";
 
 const EXPORT_EXAMPLES: &str = "\
-One JSON object in each line, with ends in unix milliseconds, for 'gate import'.
+One JSON object in each line, with its note, and ends in unix milliseconds, for 'gate import'.
 
 Example:
   knockpipe gate export --gate redis://127.0.0.1 > gate.jsonl";

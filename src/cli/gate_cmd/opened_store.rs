@@ -5,9 +5,13 @@ use std::net::IpAddr;
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
-use super::find_gate::{Source, SourceArgs};
+use super::super::admin_cmd::unexpected_reply;
+use super::super::output::notice;
+use super::find_gate::{MemoryGate, Source, SourceArgs};
+use crate::admin::protocol::{EditRequest, Reply, Request};
 use crate::gate::StoreOptions;
 use crate::gate::any_store::AnyStore;
+use crate::gate::memory_store::MemoryStore;
 use crate::gate::redis_store::Servers;
 use crate::gate::store::{AddressRecord, Edit, EditResult, StoreError};
 use crate::run::Failure;
@@ -26,7 +30,9 @@ pub(super) enum Absent {
 
 /// A store and its names.
 pub(super) struct OpenedStore {
+    /// Of one in the memory of a process, a copy.
     store: AnyStore,
+    process: Option<MemoryGate>,
     /// Its name in the flags.
     name: String,
     /// The server that was named, if it was a single one.
@@ -50,6 +56,9 @@ impl OpenedStore {
     /// # Errors
     /// [`Failure`] of the file.
     pub(super) fn of(source: Source, absent: Absent) -> Result<Self, Failure> {
+        if let Some(process) = source.process {
+            return Self::in_process(process);
+        }
         let options = source.store;
         let mut named = None;
         let mut db = 0;
@@ -63,6 +72,8 @@ impl OpenedStore {
                 )));
             }
             StoreOptions::File(path) => format!("file {}", path.display()),
+            // Only a running process has one, and it is asked there.
+            StoreOptions::Memory(_) => return Err(in_memory()),
             StoreOptions::Redis(redis) => {
                 db = redis.address.db;
                 set = Some(redis.keys.allow_set.clone());
@@ -72,7 +83,20 @@ impl OpenedStore {
                 called(&redis.address.servers)
             }
         };
-        Ok(Self { store: options.open().map_err(runtime)?, name, named, db, set })
+        Ok(Self { store: options.open().map_err(runtime)?, process: None, name, named, db, set })
+    }
+
+    /// Copies the content of a store that is in the memory of a process.
+    fn in_process(process: MemoryGate) -> Result<Self, Failure> {
+        let Reply::Entries(entries) = process.ask(|tunnel| Request::Entries { tunnel })? else {
+            return Err(unexpected_reply());
+        };
+        if entries.more > 0 {
+            notice(&format!("{} more entries do not fit into an answer", entries.more));
+        }
+        let store = AnyStore::Memory(MemoryStore::of_lines(&process.name, &entries.lines));
+        let name = format!("memory {}", process.name);
+        Ok(Self { store, process: Some(process), name, named: None, db: 0, set: None })
     }
 
     /// Makes several changes, as many together as the store can, and reports each.
@@ -96,8 +120,19 @@ impl OpenedStore {
             if together == 0 {
                 return Ok(());
             }
-            let part = edits.by_ref().take(together).collect();
-            if let Err(error) = self.store.edit_all(part, &mut note).await {
+            let part: Vec<Edit> = edits.by_ref().take(together).collect();
+            let plain = part.iter().cloned().map(without_note);
+            if let Some(process) = &self.process {
+                part.iter().try_for_each(|edit| change(process, edit).map(&mut note))?;
+                continue;
+            }
+            let mut done = self.store.edit_all(part.clone(), &mut note).await;
+            if let Err(error @ StoreError::NoNote { .. }) = &done {
+                // To let somebody in matters more than to note who did.
+                notice(&format!("entries are written without notes: {error}"));
+                done = self.store.edit_all(plain.collect(), &mut note).await;
+            }
+            if let Err(error) = done {
                 return Err(self.undone(error, made, all));
             }
         }
@@ -165,7 +200,7 @@ impl OpenedStore {
         let mut fields = Map::new();
         fields.insert("server".to_owned(), json!(receipt.server));
         fields.insert("key".to_owned(), json!(receipt.key));
-        if !matches!(self.store, AnyStore::Embedded(_)) {
+        if matches!(self.store, AnyStore::Redis(_)) {
             fields.insert("db".to_owned(), json!(self.db));
         }
         if let Some(asked) = self.asked(receipt) {
@@ -180,16 +215,17 @@ impl OpenedStore {
     }
 }
 
-/// Passes the batches of a listing to `take`; returns the number of garbage entries.
+/// Passes the batches of a listing to `take`; returns what the listing says of its end, such as
+/// the number of garbage entries.
 ///
 /// # Errors
 /// The error of the listing or of `take`.
-pub(super) async fn each<T, F>(
+pub(super) async fn each<T, E, F>(
     listing: impl FnOnce(mpsc::Sender<Vec<T>>) -> F,
     mut take: impl FnMut(Vec<T>) -> Result<(), Failure>,
-) -> Result<u64, Failure>
+) -> Result<E, Failure>
 where
-    F: Future<Output = Result<u64, StoreError>>,
+    F: Future<Output = Result<E, StoreError>>,
 {
     let (to, mut from) = mpsc::channel(BATCHES);
     let taking = async move {
@@ -208,6 +244,31 @@ fn called(servers: &Servers) -> String {
         Servers::One(node) => node.to_string(),
         Servers::Sentinel { master, .. } => format!("the master {master}"),
         Servers::Cluster(_) => "the cluster".to_owned(),
+    }
+}
+
+/// Makes a change in the memory of a process.
+fn change(process: &MemoryGate, edit: &Edit) -> Result<EditResult, Failure> {
+    // Of the changes that a command makes, all have a request.
+    let edit = EditRequest::of(edit).ok_or_else(unexpected_reply)?;
+    match process.ask(|tunnel| Request::Change { tunnel, edit })? {
+        Reply::Changed(changed) => Ok(changed.into()),
+        _ => Err(unexpected_reply()),
+    }
+}
+
+/// Makes the error about a store that this process cannot have.
+fn in_memory() -> Failure {
+    Failure::Usage(anyhow::anyhow!(
+        "the gate is in the memory of the running process (--knock without --gate); name that with --admin PATH"
+    ))
+}
+
+/// Returns the same edit, of an entry without a note.
+fn without_note(edit: Edit) -> Edit {
+    match edit {
+        Edit::Allow { member, lasting, .. } => Edit::Allow { member, lasting, note: None },
+        edit => edit,
     }
 }
 

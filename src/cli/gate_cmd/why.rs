@@ -16,11 +16,12 @@ use super::super::gate_args::RuleArgs;
 use super::super::output::{date, left};
 use super::find_gate::ProcessSocket;
 use super::opened_store::{Absent, OpenedStore, runtime};
-use super::{CommonArgs, GateCommandError};
+use super::{CommonArgs, GateCommandError, note};
 use crate::addr::ClientAddr;
+use crate::admin::StoredEntry;
 use crate::admin::protocol::{Reply, Request};
 use crate::admin::protocol::{RuleReply, WhyReply};
-use crate::gate::decision::Line;
+use crate::gate::decision::{Line, Rule};
 use crate::gate::store::{AddressRecord, StoreError, is_implausible};
 use crate::gate::{
     BanAfter, Item, Member, MemberError, Peer, Rules, Snapshot, StoreOptions, UnixMillis, explain,
@@ -89,20 +90,29 @@ pub(super) async fn why(args: WhyArgs) -> Result<Done, Failure> {
         None => Peer::Nameless,
     };
     if let Some(process) = args.common.store.process() {
-        return of_process(&args, &process, peer);
+        return of_process(&args, &process, peer).await;
     }
     of_store(&args, peer).await
 }
 
-/// Explains the decision of the gates of a process, from their memory.
-fn of_process(args: &WhyArgs, process: &ProcessSocket<'_>, peer: Peer) -> Result<Done, Failure> {
+/// Explains the decision of the gates of a process, from their memory. The notes of entries are
+/// in their stores.
+async fn of_process(
+    args: &WhyArgs,
+    process: &ProcessSocket<'_>,
+    peer: Peer,
+) -> Result<Done, Failure> {
     let address = peer.ip().map_or_else(|| ClientAddr::Nameless.to_string(), |ip| ip.to_string());
     let announced = args.announced;
     let reply = process.ask(|tunnel| Request::Why { address, announced, tunnel })?;
     let Reply::Why(replies) = reply else { return Err(unexpected_reply()) };
     let mut output = args.common.output();
-    for reply in replies {
+    for mut reply in replies {
         let mut notes = vec![];
+        if let Err(failure) = add_note(args, peer, &mut reply).await {
+            let note = format!("who granted it is in the store, which cannot be read: {failure}");
+            notes.push(("note", note));
+        }
         if let Some(tunnel) = &reply.tunnel {
             notes.push(("tunnel", format!("{tunnel}, which answers from its memory")));
         }
@@ -119,6 +129,27 @@ fn of_process(args: &WhyArgs, process: &ProcessSocket<'_>, peer: Peer) -> Result
     }
     output.finish()?;
     Ok(Done::Clean)
+}
+
+/// Adds the note of the entry that a tunnel found, from its store.
+async fn add_note(args: &WhyArgs, peer: Peer, reply: &mut WhyReply) -> Result<(), Failure> {
+    let rule = reply
+        .rules
+        .iter_mut()
+        .find(|rule| rule.rule == Rule::AllowSet.as_str() && rule.entry.is_some());
+    let (Some(rule), Some(tunnel), Some(ip)) = (rule, &reply.tunnel, peer.ip()) else {
+        return Ok(());
+    };
+    if rule.note().is_some() {
+        return Ok(());
+    }
+    let source = args.common.store.of_tunnel(tunnel)?;
+    let place = OpenedStore::of(source, Absent::Refuse)?;
+    let record = place.address_record(ip, None).await.map_err(runtime)?;
+    let entries = record.allow_entries.into_iter();
+    let mut same = entries.filter(|entry| Some(entry.member.to_string()) == rule.entry);
+    rule.add_note(same.find_map(|entry| entry.note));
+    Ok(())
 }
 
 /// Explains the decision of a gate with this store.
@@ -147,8 +178,9 @@ async fn of_store(args: &WhyArgs, peer: Peer) -> Result<Done, Failure> {
     let facts = facts(standing.as_ref(), now);
     let explanation = explain(&rules, &facts, peer, now);
     let known = standing.as_ref().and_then(|standing| standing.as_ref().ok());
-    let key = |line: &Line, member| key(known?, line, member);
-    let mut reply = WhyReply::of(peer, &explanation, now, key);
+    let stored = |line: &Line, member| known.map(|known| stored(known, line, member));
+    let stored = |line: &Line, member| stored(line, member).unwrap_or_default();
+    let mut reply = WhyReply::of(peer, &explanation, now, stored);
     if let Some(known) = known {
         reply.server = Some(known.server.clone());
         (reply.seen, reply.strikes) = (known.seen, known.strikes);
@@ -183,15 +215,17 @@ async fn of_store(args: &WhyArgs, peer: Peer) -> Result<Done, Failure> {
     }
 }
 
-/// Returns the key that holds an entry, by the rule that found it.
-fn key(known: &AddressRecord, line: &Line, member: Member) -> Option<String> {
-    match line.rule.as_str() {
-        "ban" => known.ban.as_ref().map(|ban| ban.key.clone()),
-        "allow-set" => {
-            let grant = known.allow_entries.iter().find(|grant| grant.member == member);
-            grant.map(|grant| grant.key.clone())
-        }
-        _ => None,
+/// Returns what the store has of an entry, by the rule that found it.
+fn stored(known: &AddressRecord, line: &Line, member: Member) -> StoredEntry {
+    let entries = || known.allow_entries.iter().filter(|entry| entry.member == member);
+    match line.rule {
+        Rule::Ban => StoredEntry { key: known.ban.as_ref().map(|ban| ban.key.clone()), note: None },
+        // Of two keys that let it in, one may have a note.
+        Rule::AllowSet => StoredEntry {
+            key: entries().next().map(|entry| entry.key.clone()),
+            note: entries().find_map(|entry| entry.note.clone()),
+        },
+        _ => StoredEntry::default(),
     }
 }
 
@@ -282,11 +316,15 @@ impl Answer {
             None => "never".to_owned(),
             Some(end) => format!("in {}", self.left(end)),
         };
-        match &rule.key {
+        let place = match &rule.key {
             Some(key) => format!("{entry} in key {key}, ends {}", ends()),
             // A running tunnel knows the end, but not the key.
             None if rule.expires_ms.is_some() => format!("{entry}, ends {}", ends()),
             None => entry.to_owned(),
+        };
+        match rule.note() {
+            Some(note) => format!("{place}, {}", note::text(Some(&note))),
+            None => place,
         }
     }
 }

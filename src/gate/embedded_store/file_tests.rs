@@ -43,7 +43,7 @@ fn edit(reader: &mut LogReader, records: Vec<Record>, now: u64) -> Result<(), St
 }
 
 fn allow(n: u8) -> Record {
-    Record::Allow(IpAddr::from([203, 0, 113, n]).into(), Expiry::Never)
+    Record::Allow(IpAddr::from([203, 0, 113, n]).into(), Expiry::Never, None)
 }
 
 fn count(reader: &LogReader) -> usize {

@@ -16,16 +16,16 @@ use std::time::Duration;
 
 use tokio::select;
 use tokio::sync::mpsc;
-use tokio::sync::mpsc::error::SendError;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::file_record::{Record, Subject};
+use super::file_record::Record;
 use super::file_state::State;
-use super::member::{Entry, Item, Member};
-use super::store::{AddressRecord, AllowEntry, BATCH, Ban, Edit, EditResult, Event, StoreError};
+use super::member::Item;
+use super::state_answers::{self, Report, send, tell};
+use super::store::{AddressRecord, Edit, EditResult, Event, Grant, Listed, StoreError};
 use crate::net::clock::{Clock, now};
 use crate::tasks::blocking;
-use crate::unix_time::{Expiry, UnixMillis};
+use crate::unix_time::UnixMillis;
 use file::LogReader;
 use lock::{Locked, cause_at};
 
@@ -36,23 +36,12 @@ const LOOK: Duration = Duration::from_millis(40);
 const LATE: Duration = Duration::from_secs(10);
 const NOT_IN_TIME: &str = "it is not read in time; see its disk, and the limit of threads";
 
-const KEY: &str = "allowed";
-const BANS: &str = "bans";
-const HISTORY: &str = "history";
-const STRIKES: &str = "strikes";
-
 /// A gate's store in a file.
 #[derive(Clone, Debug)]
 pub struct EmbeddedStore {
     path: Arc<Path>,
     reader: Arc<Mutex<LogReader>>,
     server: Arc<str>,
-}
-
-/// The next report to a follower.
-enum Report {
-    Everything(Vec<Item>),
-    Changes(Vec<Event>),
 }
 
 impl EmbeddedStore {
@@ -107,25 +96,23 @@ impl EmbeddedStore {
     }
 
     fn receipt(&self, edit: &Edit, records: &[Record]) -> EditResult {
-        let strikes = records.iter().find_map(|record| match record {
-            Record::Strikes(_, strikes) => Some(strikes.count),
-            _ => None,
-        });
-        let banned = records.iter().any(|record| matches!(record, Record::Ban(..)));
-        let key = match edit {
-            Edit::Allow(..) | Edit::Remove(_) => KEY,
-            Edit::Ban(..) | Edit::Unban(_) => BANS,
-            Edit::RecordSeen(_) | Edit::Forget { .. } => HISTORY,
-            Edit::Strike { .. } if banned || strikes.is_none() => BANS,
-            Edit::Strike { .. } | Edit::ClearStrikes { .. } => STRIKES,
-        };
-        let touched = matches!(edit, Edit::RecordSeen(_)).then_some(records.len() as u64);
-        EditResult {
-            server: self.server.to_string(),
-            key: key.to_owned(),
-            changed: !records.is_empty(),
-            count: strikes.or(touched),
-        }
+        state_answers::receipt(&self.server, edit, records)
+    }
+
+    /// Claims `name` for a while, which is on disk when this returns. Returns false if it is
+    /// claimed already.
+    ///
+    /// # Errors
+    /// When the file cannot be written, or is held by another process.
+    pub async fn claim(&self, name: &str, lasting: Duration) -> Result<bool, StoreError> {
+        let name = name.to_owned();
+        self.on_thread(move |own| {
+            let locked = Locked::take(&own.path)?;
+            let now = now();
+            let claim = |state: &State| state.claim(&name, lasting, now).into_iter().collect();
+            Ok(!own.lock().edit(&locked, claim, now)?.is_empty())
+        })
+        .await
     }
 
     /// Sends all entries of the allow-set in batches; none is ever garbage.
@@ -134,6 +121,16 @@ impl EmbeddedStore {
     /// When the file cannot be read.
     pub async fn list_allowed(&self, to: mpsc::Sender<Vec<Item>>) -> Result<u64, StoreError> {
         self.list(to, |item| matches!(item, Item::Allowed(..))).await
+    }
+
+    /// Sends all entries of the allow-set with their notes in batches; none is ever garbage.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub async fn list_grants(&self, to: mpsc::Sender<Vec<Grant>>) -> Result<Listed, StoreError> {
+        let found = self.read(|reader| reader.state().grants(now()).collect());
+        send(found.await?, &to).await?;
+        Ok(Listed::default())
     }
 
     /// Sends all bans in batches; none is ever garbage.
@@ -173,23 +170,9 @@ impl EmbeddedStore {
         ip: IpAddr,
         findtime: Option<Duration>,
     ) -> Result<AddressRecord, StoreError> {
-        let ip = ip.to_canonical();
-        let server = self.server.to_string();
+        let server = Arc::clone(&self.server);
         self.read(move |reader| {
-            let (state, now) = (reader.state(), now());
-            let allowed =
-                |Entry { member, expiry }| AllowEntry { key: KEY.to_owned(), member, expiry };
-            let ban = |Entry { member, expiry }| Ban { member, key: BANS.to_owned(), expiry };
-            let source = Member::source_of(ip);
-            let count = |time: Duration| state.strikes(&source, time.as_secs().max(1), now);
-            AddressRecord {
-                server,
-                allow_entries: state.around(ip, now).into_iter().map(allowed).collect(),
-                ban: state.ban_on(ip, now).map(ban),
-                seen: state.seen.get(&ip).copied(),
-                strikes: findtime.map(count),
-                set_expiry: Expiry::Never,
-            }
+            state_answers::address_record(&server, reader.state(), ip, findtime, now())
         })
         .await
     }
@@ -245,8 +228,7 @@ impl EmbeddedStore {
         if changes.everything || was_away {
             return Ok(Report::Everything(state.items(now).collect()));
         }
-        let events = changes.subjects.into_iter().map(|subject| event(state, subject, now));
-        Ok(Report::Changes(events.collect()))
+        Ok(Report::changes(state, changes.subjects, now))
     }
 
     /// Reads the file to its end, and returns the result of `what` on its content.
@@ -281,37 +263,4 @@ impl EmbeddedStore {
             reader
         })
     }
-}
-
-/// The present state of a subject.
-fn event(state: &State, subject: Subject, now: UnixMillis) -> Event {
-    match subject {
-        Subject::Member(member) => Event::Allowed(member, state.member(&member, now)),
-        Subject::Ban(member) => Event::Banned(member, state.ban(&member, now)),
-    }
-}
-
-async fn tell(events: &mpsc::Sender<Event>, changes: Report) -> Result<(), SendError<Event>> {
-    match changes {
-        Report::Changes(changes) => {
-            for change in changes {
-                events.send(change).await?;
-            }
-            Ok(())
-        }
-        Report::Everything(items) => {
-            events.send(Event::Begin).await?;
-            for items in items.chunks(BATCH) {
-                events.send(Event::Items(items.to_vec())).await?;
-            }
-            events.send(Event::End { garbage: 0 }).await
-        }
-    }
-}
-
-async fn send<T: Clone>(found: Vec<T>, to: &mpsc::Sender<Vec<T>>) -> Result<u64, StoreError> {
-    for batch in found.chunks(BATCH) {
-        to.send(batch.to_vec()).await.map_err(|_| StoreError::CutOff)?;
-    }
-    Ok(0)
 }

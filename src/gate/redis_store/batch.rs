@@ -4,11 +4,12 @@
 //! is sent that is known to fail, and the type of the set is watched until then.
 //! In a Cluster only keys of one slot can be in a transaction.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use redis::{Cmd, Pipeline};
 
+use super::super::grant::GrantNote;
 use super::super::member::Member;
 use super::super::store::{Edit, EditResult, StoreError};
 use super::RedisStore;
@@ -16,7 +17,8 @@ use super::connections::{Connections, SetType};
 use super::error::{Kind, RedisFailure};
 use super::keys::spellings;
 use super::list::{Found, ban_keys, with_prefix};
-use super::write::{Done, Failed, Mode, count, score, set_for};
+use super::members::{Wanted, denied_note, unnoting};
+use super::write::{Attempt, Done, Failed, Mode, count, set_for};
 
 /// Edits in one transaction. The server does nothing else while it makes them.
 pub const MOST_TOGETHER: usize = 10_000;
@@ -39,8 +41,24 @@ struct Step {
     edit: usize,
     key: String,
     command: Cmd,
-    /// True if its answer counts the changes; otherwise it always changes something.
-    counts: bool,
+    effect: Effect,
+}
+
+/// The meaning of the answer to a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Effect {
+    /// It counts the changes.
+    Counted,
+    /// None: it always changes something.
+    Always,
+    /// None: it is about a note, and that is no change by itself.
+    Note,
+}
+
+/// The steps of all edits, and what is known of the results.
+struct Plan {
+    steps: Vec<Step>,
+    made: Vec<Done>,
 }
 
 impl RedisStore {
@@ -56,7 +74,7 @@ impl RedisStore {
         report: &mut dyn FnMut(EditResult),
     ) -> Result<(), StoreError> {
         let is_plain = |edit: &Edit| {
-            matches!(edit, Edit::Allow(..) | Edit::Remove(_) | Edit::Ban(..) | Edit::Unban(_))
+            matches!(edit, Edit::Allow { .. } | Edit::Remove(_) | Edit::Ban(..) | Edit::Unban(_))
         };
         if !edits.iter().all(is_plain) {
             // Each depends on the present content by itself.
@@ -101,13 +119,49 @@ impl Batch<'_> {
         })?;
         self.remove_aliases(&mut made).await?;
         self.name(&made).await;
+        if self.keeps_notes() {
+            let set_type = self.set_type().await?;
+            let attempt = Attempt { store: self.store, connections: self.connections };
+            attempt.prune(set_type).await;
+        }
         Ok(made)
+    }
+
+    fn keeps_notes(&self) -> bool {
+        self.edits.iter().any(|edit| matches!(edit, Edit::Allow { note: Some(_), .. }))
     }
 
     /// Makes all, if the set lets one of some tries through.
     async fn transact(&self) -> Result<Option<Vec<Done>>, Failed> {
+        if self.keeps_notes() {
+            let notes = self.connections.notes_key(&self.store.keys);
+            let checked = self.connections.check_notes(&self.store.keys).await;
+            checked.map_err(|failure| denied_note(&notes, failure))?;
+        }
+        match self.transact_with(true).await {
+            Err(Failed::At(_, failure)) if failure.kind == Kind::Denied => {
+                if self.keeps_notes() {
+                    self.probe_notes().await?;
+                }
+                // Notes are for people; whoever may not write them may still take members out.
+                self.transact_with(false).await
+            }
+            done => done,
+        }
+    }
+
+    /// Fails if this user may not write notes.
+    async fn probe_notes(&self) -> Result<(), Failed> {
+        let notes = self.connections.notes_key(&self.store.keys);
+        let mut probe = redis::cmd("HDEL");
+        probe.arg(&notes).arg("");
+        let probed = self.connections.of(&notes).ask(&probe).await;
+        probed.map(drop).map_err(|failure| denied_note(&notes, failure))
+    }
+
+    async fn transact_with(&self, notes: bool) -> Result<Option<Vec<Done>>, Failed> {
         let set = &self.store.keys.allow_set;
-        let is_of_set = |edit: &Edit| matches!(edit, Edit::Allow(..) | Edit::Remove(_));
+        let is_of_set = |edit: &Edit| matches!(edit, Edit::Allow { .. } | Edit::Remove(_));
         let watched = self.edits.iter().any(is_of_set);
         for _ in 0..MOST_TRIES {
             let mut set_type = SetType::Absent;
@@ -116,12 +170,31 @@ impl Batch<'_> {
                 watching.map_err(|failure| Failed::At(set.clone(), failure))?;
                 set_type = self.set_type().await?;
             }
-            let (steps, mut made) = self.steps(set_type)?;
+            let kept = self.endless(set_type).await?;
+            let Plan { mut steps, mut made } = self.plan(set_type, kept)?;
+            if !notes {
+                steps.retain(|step| step.effect != Effect::Note);
+            }
             if self.send(steps, &mut made).await? {
                 return Ok(Some(made));
             }
         }
         Ok(None)
+    }
+
+    /// Members that are to be in the set for ever, and are already.
+    async fn endless(
+        &self,
+        set_type: SetType,
+    ) -> Result<HashMap<Member, Option<GrantNote>>, Failed> {
+        let endless = self.edits.iter().filter_map(|edit| match edit {
+            Edit::Allow { member, lasting: None, .. } => Some(*member),
+            _ => None,
+        });
+        let endless: Vec<Member> = endless.collect();
+        let keys = &self.store.keys;
+        let kept = self.connections.endless(keys, set_type, &endless).await;
+        kept.map_err(|failure| Failed::At(keys.allow_set.clone(), failure))
     }
 
     /// Sends the steps: those that may be in a transaction with the set as one, the others
@@ -155,38 +228,42 @@ impl Batch<'_> {
     }
 
     /// The commands of all edits, each on what those before it make of the set.
-    fn steps(&self, mut set_type: SetType) -> Result<(Vec<Step>, Vec<Done>), Failed> {
+    fn plan(
+        &self,
+        mut set_type: SetType,
+        mut kept: HashMap<Member, Option<GrantNote>>,
+    ) -> Result<Plan, Failed> {
         let keys = &self.store.keys;
         let mut steps = Vec::with_capacity(self.edits.len());
         let mut made = Vec::with_capacity(self.edits.len());
         for (edit, what) in self.edits.iter().enumerate() {
-            let mut step = |key: &str, command: Cmd, counts| {
-                steps.push(Step { edit, key: key.to_owned(), command, counts });
+            let mut step = |key: &str, command: Cmd, effect| {
+                steps.push(Step { edit, key: key.to_owned(), command, effect });
             };
             let key = match what {
-                Edit::Allow(member, ttl) => {
-                    let (key, command) = self.allow(*member, *ttl, &mut set_type)?;
-                    step(&key, command, key == keys.allow_set);
-                    key
+                Edit::Allow { member, lasting, note } => {
+                    let wanted = Wanted { member: *member, lasting: *lasting, note: note.as_ref() };
+                    let present = kept.remove(member).filter(|_| lasting.is_none());
+                    if lasting.is_none() {
+                        let stays = present.as_ref().filter(|present| {
+                            !GrantNote::relabels(note.as_ref(), present.as_ref())
+                        });
+                        kept.insert(*member, stays.cloned().unwrap_or_else(|| note.clone()));
+                    }
+                    self.allow(wanted, present.as_ref(), &mut set_type, &mut step)?
                 }
                 Edit::Remove(member) => {
-                    let command = take_out(set_type, &keys.allow_set, &spellings(*member));
-                    command.into_iter().for_each(|command| step(&keys.allow_set, command, true));
-                    if let (Member::Address(ip), Some(prefix)) = (member, &keys.allow_prefix) {
-                        for key in with_prefix(prefix, *ip) {
-                            step(&key, delete(&key), true);
-                        }
-                    }
-                    keys.allow_set.clone()
+                    kept.remove(member);
+                    self.remove(*member, set_type, &mut step)
                 }
                 Edit::Ban(member, time) => {
                     let key = keys.ban_key(*member);
-                    step(&key, set_for(&key, *time), false);
+                    step(&key, set_for(&key, "1", *time), Effect::Always);
                     key
                 }
                 Edit::Unban(member) => {
                     for (_, key) in ban_keys(&keys.ban_prefix, *member) {
-                        step(&key, delete(&key), true);
+                        step(&key, delete(&key), Effect::Counted);
                     }
                     keys.ban_key(*member)
                 }
@@ -194,43 +271,56 @@ impl Batch<'_> {
             };
             made.push(Done { key, changed: false, count: None });
         }
-        Ok((steps, made))
+        Ok(Plan { steps, made })
     }
 
-    /// The command that lets a member in, its key, and what it makes of the set.
+    /// Plans to let a member in, unless it is `present` for ever and stays as it is. Returns
+    /// the key.
     fn allow(
         &self,
-        member: Member,
-        ttl: Option<Duration>,
+        wanted: Wanted<'_>,
+        present: Option<&Option<GrantNote>>,
         set_type: &mut SetType,
-    ) -> Result<(String, Cmd), Failed> {
-        let set = &self.store.keys.allow_set;
-        let own_key = match member {
-            Member::Address(ip) => self.store.keys.allow_key(ip),
-            Member::Network(_) => None,
-        };
-        match (*set_type, ttl, own_key) {
-            (SetType::Absent | SetType::Set, None, _) => {
-                *set_type = SetType::Set;
-                let mut add = redis::cmd("SADD");
-                add.arg(set).arg(member.to_string());
-                Ok((set.clone(), add))
+        step: &mut impl FnMut(&str, Cmd, Effect),
+    ) -> Result<String, Failed> {
+        let keys = &self.store.keys;
+        let notes = self.connections.notes_key(keys);
+        let adding = wanted.adding(keys, self.connections, *set_type)?;
+        *set_type = adding.set_type;
+        match (present, adding.note) {
+            (Some(present), Some(note)) => {
+                if GrantNote::relabels(wanted.note, present.as_ref()) {
+                    step(&notes, note, Effect::Always);
+                }
             }
-            (SetType::Absent | SetType::Set, Some(ttl), Some(key)) => {
-                let set = set_for(&key, ttl);
-                Ok((key, set))
+            (None, Some(note)) => {
+                step(&adding.key, adding.command, Effect::Counted);
+                step(&notes, note, Effect::Note);
             }
-            (SetType::Set, Some(_), None) => {
-                let server = self.connections.node_of(set).to_string();
-                Err(Failed::For(StoreError::NoExpiry { server, key: set.clone() }))
-            }
-            (SetType::Sorted | SetType::Absent, ttl, _) => {
-                *set_type = SetType::Sorted;
-                let mut add = redis::cmd("ZADD");
-                add.arg(set).arg("CH").arg(score(ttl)).arg(member.to_string());
-                Ok((set.clone(), add))
+            (_, None) => step(&adding.key, adding.command, Effect::Always),
+        }
+        Ok(adding.key)
+    }
+
+    /// Plans to take a member out. Returns the key.
+    fn remove(
+        &self,
+        member: Member,
+        set_type: SetType,
+        step: &mut impl FnMut(&str, Cmd, Effect),
+    ) -> String {
+        let keys = &self.store.keys;
+        if let Some(command) = take_out(set_type, &keys.allow_set, &spellings(member)) {
+            step(&keys.allow_set, command, Effect::Counted);
+            let notes = self.connections.notes_key(keys);
+            step(&notes, unnoting(&notes, member), Effect::Note);
+        }
+        if let (Member::Address(ip), Some(prefix)) = (member, &keys.allow_prefix) {
+            for key in with_prefix(prefix, ip) {
+                step(&key, delete(&key), Effect::Counted);
             }
         }
+        keys.allow_set.clone()
     }
 
     /// Removes a member that was not found by a usual spelling, but may be written in
@@ -272,7 +362,7 @@ impl Batch<'_> {
     async fn name(&self, made: &[Done]) {
         let set = &self.store.keys.allow_set;
         let changed = self.edits.iter().zip(made).filter_map(|(edit, made)| match edit {
-            Edit::Allow(member, _) | Edit::Remove(member) if made.changed => Some(member),
+            Edit::Allow { member, .. } | Edit::Remove(member) if made.changed => Some(member),
             _ => None,
         });
         let changed: Vec<&Member> = changed.take(MOST_NAMED + 1).collect();
@@ -295,7 +385,11 @@ impl Batch<'_> {
 impl Done {
     /// The result of the step; `count` is the answer to its command.
     fn note(&mut self, step: &Step, count: Option<u64>) {
-        let changes = !step.counts || count > Some(0);
+        let changes = match step.effect {
+            Effect::Counted => count > Some(0),
+            Effect::Always => true,
+            Effect::Note => false,
+        };
         if changes && !self.changed {
             self.key.clone_from(&step.key);
         }

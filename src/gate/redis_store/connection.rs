@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, Cmd, Pipeline, ProtocolVersion, RedisConnectionInfo, RedisError, Value,
+    AsyncConnectionConfig, Cmd, Pipeline, ProtocolVersion, RedisConnectionInfo, RedisError,
+    ServerError, Value,
 };
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
@@ -119,6 +120,20 @@ impl Connection {
         answers.map_err(|error| self.failure_of(&error))
     }
 
+    /// Sends all at once; an error is the answer of its command alone.
+    pub(super) async fn ask_each(
+        &self,
+        commands: &mut Pipeline,
+    ) -> Result<Vec<Value>, RedisFailure> {
+        if commands.is_empty() {
+            return Ok(vec![]);
+        }
+        let more = if commands.is_transaction() { 2 } else { 0 };
+        let _asked = self.account.ask(commands.len() + more);
+        let answers = commands.ignore_errors().query_async(&mut self.connection.clone()).await;
+        answers.map_err(|error| self.failure_of(&error))
+    }
+
     /// Sends all as one transaction, which may take `limit`. Returns `None` if a watched key
     /// has changed, so that nothing was done.
     pub(super) async fn transact(
@@ -168,6 +183,11 @@ impl Connection {
     /// A failure of this server: it answers with more than there can be.
     pub(super) fn too_much(&self, cause: impl Into<String>) -> RedisFailure {
         RedisFailure::new(Kind::TooMuch, &self.node, cause)
+    }
+
+    /// The failure of a command with this answer.
+    pub(super) fn refusal(&self, error: &ServerError) -> RedisFailure {
+        RedisFailure::of(&error.clone().into(), &self.node)
     }
 
     /// A failure of kind `Other` of this server.

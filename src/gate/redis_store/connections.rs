@@ -264,17 +264,24 @@ async fn page(connection: &Connection, scan: Cmd) -> Result<Page<Value>, RedisFa
     Ok(Page { next, found: parts.next().and_then(list).unwrap_or_default() })
 }
 
-/// Reads a score, which is unix seconds with fractions. Infinite is for ever, and a member
-/// that is past is none.
+/// Reads a score; a member that is past is none.
 fn end_of_score(value: &Value) -> Option<Expiry> {
-    let score = match value {
-        Value::Double(score) => *score,
-        Value::Nil => return None,
-        other => text(other)?.parse().ok()?,
-    };
+    let end = end_of(score_of(value)?);
+    (!end.is_past(now())).then_some(end)
+}
+
+/// The score in an answer, if it is one.
+pub(super) fn score_of(value: &Value) -> Option<f64> {
+    match value {
+        Value::Double(score) => Some(*score),
+        other => text(other)?.parse().ok(),
+    }
+}
+
+/// The end that a score stands for, which is unix seconds with fractions. Infinite is for ever.
+pub(super) fn end_of(score: f64) -> Expiry {
     // A cast saturates: before 1970 is past at once.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
     let end = UnixMillis((score * 1000.0) as u64);
-    let end = if score == f64::INFINITY { Expiry::Never } else { Expiry::At(end) };
-    (!end.is_past(now())).then_some(end)
+    if score == f64::INFINITY { Expiry::Never } else { Expiry::At(end) }
 }

@@ -243,7 +243,7 @@ impl<'a> Session<'a> {
                     self.note_key(subject, &key);
                     allowed.push(ip.into());
                 }
-                None => {}
+                Some(Subject::Beside) | None => {}
             }
         }
         if set {

@@ -112,8 +112,8 @@ impl Session<'_> {
             let mut keys = vec![];
             for key in page.found {
                 match self.store.keys.subject(&key) {
-                    // The allow-set's own name may begin with the prefix.
-                    Some(Subject::AllowSet) => {}
+                    // The names of the allow-set and of notes may begin with the prefix.
+                    Some(Subject::AllowSet | Subject::Beside) => {}
                     None => self.key_cache.garbage += 1,
                     Some(subject) => {
                         self.note_key(subject, &key);
@@ -146,7 +146,7 @@ impl Session<'_> {
             match subject {
                 Subject::Ban(member) => bans.push(Item::Banned(*member, end)),
                 Subject::AllowKey(ip) => allows.push(Entry { member: (*ip).into(), expiry: end }),
-                Subject::AllowSet => {}
+                Subject::AllowSet | Subject::Beside => {}
             }
         }
         self.send_items(bans).await?;

@@ -24,6 +24,8 @@ pub struct Keys {
     pub history: String,
     /// The prefix of keys that each ban one address.
     pub ban_prefix: String,
+    /// The prefix of keys that each claim one knock.
+    pub claim_prefix: String,
 }
 
 impl Default for Keys {
@@ -33,6 +35,7 @@ impl Default for Keys {
             allow_prefix: None,
             history: "ip-history".to_owned(),
             ban_prefix: "cache:gitlab:rack::attack:allow2ban:ban:".to_owned(),
+            claim_prefix: "knockpipe:knock:".to_owned(),
         }
     }
 }
@@ -52,6 +55,8 @@ pub(super) enum Subject {
     AllowSet,
     AllowKey(IpAddr),
     Ban(Member),
+    /// Notes or a claim: of the gate, but no entry.
+    Beside,
 }
 
 impl Keys {
@@ -61,7 +66,14 @@ impl Keys {
         if self.allow_set.is_empty() || self.history.is_empty() {
             return Some("the names of the allow-set and the history must not be empty");
         }
-        if self.ban_prefix.is_empty() || prefix.is_some_and(str::is_empty) {
+        if self.notes_keys().contains(&self.history) {
+            return Some("the history must not have the name of the notes of grants, SET:grants");
+        }
+        let is_empty = |prefix: &str| prefix.is_empty();
+        if is_empty(&self.ban_prefix)
+            || is_empty(&self.claim_prefix)
+            || prefix.is_some_and(is_empty)
+        {
             return Some("a prefix must not be empty, or every key would be an address");
         }
         if self.allow_set == self.history {
@@ -98,6 +110,19 @@ impl Keys {
         }
     }
 
+    /// The possible keys of the notes of members: the plain one, and the one that has the slot
+    /// of the set in a Cluster.
+    pub(super) fn notes_keys(&self) -> [String; 2] {
+        let set = &self.allow_set;
+        [format!("{set}:grants"), format!("{{{set}}}:grants")]
+    }
+
+    /// The key of a claim. The same for all gates of a server: a recorded knock is no better at
+    /// another gate.
+    pub(super) fn claim_key(&self, name: &str) -> String {
+        format!("{}{name}", self.claim_prefix)
+    }
+
     /// The channel on which writers name the members that they changed.
     pub(super) fn channel(&self) -> String {
         format!("knockpipe:gate:{}", self.allow_set)
@@ -106,6 +131,9 @@ impl Keys {
     pub(super) fn subject(&self, key: &str) -> Option<Subject> {
         if key == self.allow_set {
             return Some(Subject::AllowSet);
+        }
+        if key.starts_with(&self.claim_prefix) || self.notes_keys().iter().any(|own| own == key) {
+            return Some(Subject::Beside);
         }
         let address = |prefix: &str| {
             key.strip_prefix(prefix)?.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
@@ -262,6 +290,9 @@ mod tests {
         let keys = Keys { allow_prefix: Some("ip-allowed:".into()), ..Keys::default() };
         assert_eq!(keys.subject("ip-allowed"), Some(Subject::AllowSet));
         assert_eq!(keys.subject("ip-allowed-too"), None);
+        for own in ["ip-allowed:grants", "{ip-allowed}:grants", "knockpipe:knock:00ff"] {
+            assert_eq!(keys.subject(own), Some(Subject::Beside), "{own}");
+        }
         assert_eq!(keys.subject("ip-allowed:::1"), Some(Subject::AllowKey(ip("::1"))));
         let ban = keys.ban_prefix.clone() + "::ffff:1.2.3.4";
         assert_eq!(keys.subject(&ban), Some(Subject::Ban(ip("1.2.3.4").into())));
@@ -289,6 +320,8 @@ mod tests {
         };
         assert!(with(|keys| keys.allow_set.clear()).is_some());
         assert!(with(|keys| keys.ban_prefix.clear()).is_some());
+        assert!(with(|keys| keys.claim_prefix.clear()).is_some());
+        assert!(with(|keys| keys.history = "ip-allowed:grants".to_owned()).is_some());
         assert!(with(|keys| keys.allow_prefix = Some(String::new())).is_some());
         assert!(with(|keys| keys.history.clone_from(&keys.allow_set)).is_some());
         assert!(with(|keys| keys.allow_prefix = Some(keys.ban_prefix.clone() + "x")).is_some());
@@ -308,6 +341,16 @@ mod tests {
             for spelling in all {
                 assert_eq!(spelling.parse(), Ok(member), "{spelling}");
             }
+        }
+    }
+
+    #[test]
+    fn notes_have_the_slot_of_the_set() {
+        for (set, place) in [("ip-allowed", 1), ("{office}:allowed", 0), ("a}b", 1), ("{}x", 1)] {
+            let keys = Keys { allow_set: set.to_owned(), ..Keys::default() };
+            let same = keys.notes_keys().map(|notes| slot(&notes) == slot(set));
+            let at_all = set != "a}b" && set != "{}x";
+            assert_eq!(same[place], at_all, "{set}");
         }
     }
 

@@ -131,6 +131,8 @@ impl RedisStore {
         get.arg(history).arg(ip.to_string());
         let seen = connections.of(history).ask(&get).await;
         record.seen = count(&seen.map_err(|failure| failure.into_history_error(history))?);
+        // Last, because a value of another program's may break the connection.
+        self.add_notes(&connections, &mut record.allow_entries).await;
         Ok(record)
     }
 
@@ -259,7 +261,7 @@ impl RedisStore {
         let names = with_prefix(prefix, ip);
         let ends = connections.ends(&names, now()).await?;
         let entry = |(key, end): (String, Option<Expiry>)| {
-            end.map(|expiry| AllowEntry { key, member: ip.into(), expiry })
+            end.map(|expiry| AllowEntry { key, member: ip.into(), expiry, note: None })
         };
         Ok(names.into_iter().zip(ends).filter_map(entry).collect())
     }
@@ -283,7 +285,7 @@ impl RedisStore {
         let ends = connections.lookup(&self.keys, set_type, &texts).await?;
         let members = names.into_iter().map(|(member, _)| member);
         let entry = |(member, end): (Member, Option<Expiry>)| {
-            end.map(|expiry| AllowEntry { key: key.clone(), member, expiry })
+            end.map(|expiry| AllowEntry { key: key.clone(), member, expiry, note: None })
         };
         let mut entries: Vec<AllowEntry> = members.zip(ends).filter_map(entry).collect();
         if entries.is_empty() {
@@ -293,6 +295,7 @@ impl RedisStore {
                 key: key.clone(),
                 member,
                 expiry,
+                note: None,
             }));
         }
         Ok(entries)

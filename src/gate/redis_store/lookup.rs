@@ -75,7 +75,7 @@ impl KeyCache {
         match subject {
             Subject::Ban(member) => Some((&mut self.bans, member)),
             Subject::AllowKey(ip) => Some((&mut self.allows, ip.into())),
-            Subject::AllowSet => None,
+            Subject::AllowSet | Subject::Beside => None,
         }
     }
 }
@@ -227,7 +227,7 @@ impl Session<'_> {
             let canonical = match subject {
                 Subject::Ban(member) => Some(self.store.keys.ban_key(*member)),
                 Subject::AllowKey(ip) => self.store.keys.allow_key(*ip),
-                Subject::AllowSet => None,
+                Subject::AllowSet | Subject::Beside => None,
             };
             names.extend(canonical.into_iter().chain(self.aliases.of_key(subject).cloned()));
             owners.resize(names.len(), owner);
@@ -271,7 +271,7 @@ impl Session<'_> {
         let canonical = match subject {
             Subject::Ban(member) => Some(self.store.keys.ban_key(member)),
             Subject::AllowKey(ip) => self.store.keys.allow_key(ip),
-            Subject::AllowSet => return,
+            Subject::AllowSet | Subject::Beside => return,
         };
         if canonical.as_deref() != Some(key) {
             self.aliases.note_key(subject, key);

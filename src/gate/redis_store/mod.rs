@@ -17,12 +17,16 @@ mod connections;
 mod error;
 mod follow;
 mod full_read;
+mod grants;
 mod keys;
 mod known_servers;
 mod list;
 mod lookup;
+mod members;
 mod metered;
+mod notes;
 mod pushes;
+mod renew;
 mod reply;
 mod scan_limit;
 mod schedule;
@@ -33,6 +37,7 @@ mod topology;
 mod write;
 
 use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::Mutex;
 
@@ -80,6 +85,8 @@ pub struct RedisStore {
     topology: Topology,
     /// The connections over which edits go, kept from one to the next.
     writer: Mutex<Option<write::Writer>>,
+    /// The last time at which ended notes were looked for.
+    pruned: SyncMutex<Option<Instant>>,
     /// The reason why the follower failed last, while it has not read everything since.
     away: SyncMutex<Option<String>>,
 }
@@ -99,7 +106,14 @@ impl RedisStore {
             known_servers: Arc::default(),
         };
         let topology = Topology::new(&address, access.clone(), sentinel_credentials);
-        Self { keys, access, topology, writer: Mutex::default(), away: SyncMutex::default() }
+        Self {
+            keys,
+            access,
+            topology,
+            writer: Mutex::default(),
+            pruned: SyncMutex::default(),
+            away: SyncMutex::default(),
+        }
     }
 
     /// The reason why the store is unavailable now, if its follower found it so.

@@ -18,8 +18,9 @@ use super::batch;
 use super::connection::Role;
 use super::connections::{Connections, SetType};
 use super::error::{Kind, RedisFailure};
-use super::keys::{Window, spellings};
-use super::list::{ban_keys, with_prefix};
+use super::keys::Window;
+use super::list::ban_keys;
+use super::members::Wanted;
 use super::reply::number;
 use super::topology::Map;
 use crate::net::clock::now;
@@ -42,7 +43,7 @@ pub(super) enum Failed {
 }
 
 impl Failed {
-    fn into_error(self, store: &RedisStore) -> StoreError {
+    pub(super) fn into_error(self, store: &RedisStore) -> StoreError {
         match self {
             Self::At(key, failure) if key == store.keys.history => failure.into_history_error(&key),
             Self::At(key, failure) => failure.into_store_error(&key),
@@ -100,12 +101,17 @@ impl RedisStore {
             Err(Failed::At(_, failure)) if may_retry(edits, &failure) => failure,
             done => return done.map_err(|failed| failed.into_error(self)),
         };
+        self.before_retry(&failure).await;
+        self.attempt(edits, mode).await.map_err(|failed| failed.into_error(self))
+    }
+
+    /// Gives a server time after a failure that may be over then.
+    pub(super) async fn before_retry(&self, failure: &RedisFailure) {
         // A topology that already names a new master needs no time; a new master does.
         let known = matches!(failure.kind, Kind::Lost | Kind::ReadOnly) && !self.topology.moves();
         if !known {
             sleep(PATIENCE).await;
         }
-        self.attempt(edits, mode).await.map_err(|failed| failed.into_error(self))
     }
 
     async fn attempt(&self, edits: &[Edit], mode: Mode) -> Result<Vec<EditResult>, Failed> {
@@ -120,7 +126,7 @@ impl RedisStore {
             }
         };
         if matches!(done, Err(Failed::At(..))) {
-            *self.writer.lock().await = None;
+            self.forget_writer().await;
         }
         let receipt = |Done { key, changed, count }: Done| EditResult {
             server: connections.node_of(&key).to_string(),
@@ -132,7 +138,7 @@ impl RedisStore {
     }
 
     /// The connections of the last edit, or new ones to the present masters.
-    async fn writer_connections(&self) -> Result<Arc<Connections>, RedisFailure> {
+    pub(super) async fn writer_connections(&self) -> Result<Arc<Connections>, RedisFailure> {
         let mut writer = self.writer.lock().await;
         if let Some(writer) = &mut *writer
             && self.is_current(writer).await
@@ -150,6 +156,11 @@ impl RedisStore {
         let connections = Arc::new(connections);
         *writer = Some(Writer { connections: Arc::clone(&connections), asked: Instant::now() });
         Ok(connections)
+    }
+
+    /// Drops the connections for edits after one that failed.
+    pub(super) async fn forget_writer(&self) {
+        *self.writer.lock().await = None;
     }
 
     /// Returns true if the masters are still those: one that was cut off from the others
@@ -183,7 +194,9 @@ impl RedisStore {
     /// The key to name when no server could be reached at all.
     fn main_key(&self, edit: &Edit) -> String {
         match edit {
-            Edit::Allow(..) | Edit::Remove(_) => self.keys.allow_set.clone(),
+            Edit::Allow { .. } | Edit::Renew { .. } | Edit::Remove(_) => {
+                self.keys.allow_set.clone()
+            }
             Edit::RecordSeen(_) | Edit::Forget { .. } => self.keys.history.clone(),
             Edit::Ban(member, _) | Edit::Unban(member) => self.keys.ban_key(*member),
             Edit::Strike { ip, findtime, .. } | Edit::ClearStrikes { ip, findtime } => {
@@ -193,7 +206,7 @@ impl RedisStore {
     }
 }
 
-fn may_retry(edits: &[Edit], failure: &RedisFailure) -> bool {
+pub(super) fn may_retry(edits: &[Edit], failure: &RedisFailure) -> bool {
     use Kind::{Elsewhere, Loading, Lost, ReadOnly, Silent};
     // An edit that counts is not repeated if it may have been done.
     let counts = edits.iter().any(|edit| matches!(edit, Edit::Strike { .. }));
@@ -205,15 +218,21 @@ fn may_retry(edits: &[Edit], failure: &RedisFailure) -> bool {
 }
 
 /// One try to make an edit.
-struct Attempt<'a> {
-    store: &'a RedisStore,
-    connections: &'a Connections,
+pub(super) struct Attempt<'a> {
+    pub(super) store: &'a RedisStore,
+    pub(super) connections: &'a Connections,
 }
 
 impl Attempt<'_> {
     async fn make(&self, edit: &Edit) -> Result<Done, Failed> {
         match edit {
-            Edit::Allow(member, ttl) => self.allow(*member, *ttl).await,
+            Edit::Allow { member, lasting, note } => {
+                let wanted = Wanted { member: *member, lasting: *lasting, note: note.as_ref() };
+                self.allow(wanted).await
+            }
+            Edit::Renew { member, lasting, who_prefix } => {
+                self.renew(*member, *lasting, who_prefix).await
+            }
             Edit::Remove(member) => self.remove(*member).await,
             Edit::Ban(member, time) => self.ban(*member, *time).await,
             Edit::Unban(member) => self.unban(*member).await,
@@ -231,62 +250,6 @@ impl Attempt<'_> {
                 Ok(Done { key, changed: removed > 0, count: None })
             }
         }
-    }
-
-    async fn allow(&self, member: Member, ttl: Option<Duration>) -> Result<Done, Failed> {
-        let set = &self.store.keys.allow_set;
-        let set_type = self.set_type().await?;
-        let own_key = match member {
-            Member::Address(ip) => self.store.keys.allow_key(ip),
-            Member::Network(_) => None,
-        };
-        let mut add = match (set_type, ttl, own_key) {
-            (SetType::Absent | SetType::Set, None, _) => {
-                let mut add = redis::cmd("SADD");
-                add.arg(set);
-                add
-            }
-            (SetType::Absent | SetType::Set, Some(ttl), Some(key)) => {
-                self.set_for(&key, ttl).await?;
-                return Ok(Done { key, changed: true, count: None });
-            }
-            (SetType::Set, Some(_), None) => {
-                let server = self.connections.node_of(set).to_string();
-                return Err(Failed::For(StoreError::NoExpiry { server, key: set.clone() }));
-            }
-            (SetType::Sorted | SetType::Absent, ttl, _) => {
-                let mut add = redis::cmd("ZADD");
-                add.arg(set).arg("CH").arg(score(ttl));
-                add
-            }
-        };
-        let added = self.count(set, add.arg(member.to_string())).await?;
-        self.announce(member, added > 0).await;
-        Ok(Done { key: set.clone(), changed: added > 0, count: None })
-    }
-
-    async fn remove(&self, member: Member) -> Result<Done, Failed> {
-        let mut key = self.store.keys.allow_set.clone();
-        let set_type = self.set_type().await?;
-        let mut removed = self.take_out(set_type, &spellings(member)).await?;
-        if let (Member::Address(ip), Some(prefix)) = (member, &self.store.keys.allow_prefix) {
-            let names = with_prefix(prefix, ip);
-            let deleted = self.delete(&names).await?;
-            if removed == 0 && deleted > 0 {
-                key.clone_from(&names[0]);
-            }
-            removed += deleted;
-        }
-        if removed == 0 {
-            // Written in an unusual way, and still in force.
-            let is_it = |other: &Member| *other == member;
-            let found = self.store.find_in_set(self.connections, set_type, is_it).await;
-            let found = found.map_err(|failure| Failed::At(key.clone(), failure))?;
-            let names: Vec<String> = found.into_iter().map(|found| found.written).collect();
-            removed = self.take_out(set_type, &names).await?;
-        }
-        self.announce(member, removed > 0).await;
-        Ok(Done { key, changed: removed > 0, count: None })
     }
 
     async fn ban(&self, member: Member, time: Duration) -> Result<Done, Failed> {
@@ -322,35 +285,6 @@ impl Attempt<'_> {
         Ok(Done { key, changed: !seen.is_empty(), count: Some(seen.len() as u64) })
     }
 
-    async fn forget(&self, ip: IpAddr, before_s: u64) -> Result<Done, Failed> {
-        let key = self.store.keys.history.clone();
-        if self.seen(ip).await?.is_some_and(|seen_s| seen_s >= before_s) {
-            return Ok(Done { key, changed: false, count: None });
-        }
-        let set_type = self.set_type().await?;
-        let mut removed = self.take_out(set_type, &spellings(ip.into())).await?;
-        self.announce(ip.into(), removed > 0).await;
-        if let Some(prefix) = &self.store.keys.allow_prefix {
-            removed += self.delete(&with_prefix(prefix, ip)).await?;
-        }
-        let mut delete = redis::cmd("HDEL");
-        delete.arg(&key).arg(with_prefix("", ip));
-        removed += self.count(&key, &delete).await?;
-        Ok(Done { key, changed: removed > 0, count: None })
-    }
-
-    /// The unix second at which `ip` was last admitted, in any of its spellings.
-    async fn seen(&self, ip: IpAddr) -> Result<Option<u64>, Failed> {
-        let key = &self.store.keys.history;
-        let mut all = redis::pipe();
-        for name in with_prefix("", ip) {
-            all.cmd("HGET").arg(key).arg(name);
-        }
-        let answers = self.connections.of(key).ask_all(&all).await;
-        let answers = answers.map_err(|failure| Failed::At(key.clone(), failure))?;
-        Ok(answers.iter().filter_map(count).max())
-    }
-
     /// allow2ban: while banned nothing counts, and the failure that reaches the
     /// limit writes the ban.
     async fn strike(&self, ip: IpAddr, rule: StrikeRule) -> Result<Done, Failed> {
@@ -376,32 +310,20 @@ impl Attempt<'_> {
         Ok(Done { key: ban, changed: true, count: Some(count) })
     }
 
-    async fn set_type(&self) -> Result<SetType, Failed> {
+    pub(super) async fn set_type(&self) -> Result<SetType, Failed> {
         let set = &self.store.keys.allow_set;
         let set_type = self.connections.set_type(&self.store.keys).await;
         set_type.map_err(|failure| Failed::At(set.clone(), failure))
     }
 
-    /// Removes members from the allow-set by name. Returns their number.
-    async fn take_out(&self, set_type: SetType, names: &[String]) -> Result<u64, Failed> {
-        let command = match set_type {
-            _ if names.is_empty() => return Ok(0),
-            SetType::Absent => return Ok(0),
-            SetType::Set => "SREM",
-            SetType::Sorted => "ZREM",
-        };
-        let set = &self.store.keys.allow_set;
-        self.count(set, redis::cmd(command).arg(set).arg(names)).await
-    }
-
     /// Sets a key that ends by itself, as rack-attack does.
     async fn set_for(&self, key: &str, time: Duration) -> Result<(), Failed> {
-        let done = self.connections.of(key).ask(&set_for(key, time)).await;
+        let done = self.connections.of(key).ask(&set_for(key, "1", time)).await;
         done.map(drop).map_err(|failure| Failed::At(key.to_owned(), failure))
     }
 
     /// Deletes keys one by one, since a Cluster has them on several servers.
-    async fn delete(&self, keys: &[String]) -> Result<u64, Failed> {
+    pub(super) async fn delete(&self, keys: &[String]) -> Result<u64, Failed> {
         let mut removed = 0;
         for key in keys {
             removed += self.count(key, redis::cmd("DEL").arg(key)).await?;
@@ -409,7 +331,7 @@ impl Attempt<'_> {
         Ok(removed)
     }
 
-    async fn count(&self, key: &str, command: &Cmd) -> Result<u64, Failed> {
+    pub(super) async fn count(&self, key: &str, command: &Cmd) -> Result<u64, Failed> {
         let answer = self.connections.of(key).ask(command).await;
         let answer = answer.map_err(|failure| Failed::At(key.to_owned(), failure))?;
         Ok(count(&answer).unwrap_or(0))
@@ -417,7 +339,7 @@ impl Attempt<'_> {
 
     /// Names a member that changed. That the set changed is announced by Redis
     /// anyway, so that a failure here costs only speed.
-    async fn announce(&self, member: Member, changed: bool) {
+    pub(super) async fn announce(&self, member: Member, changed: bool) {
         if changed {
             let mut publish = redis::cmd("PUBLISH");
             publish.arg(self.store.keys.channel()).arg(member.to_string());
@@ -427,24 +349,20 @@ impl Attempt<'_> {
 }
 
 /// Sets a key that ends by itself.
-pub(super) fn set_for(key: &str, time: Duration) -> Cmd {
-    let left = u64::try_from(time.as_millis()).unwrap_or(u64::MAX).clamp(1, LONGEST_MS);
+pub(super) fn set_for(key: &str, value: &str, time: Duration) -> Cmd {
     let mut set = redis::cmd("SET");
-    set.arg(key).arg("1").arg("PX").arg(left);
+    set.arg(key).arg(value).arg("PX").arg(milliseconds(time));
     set
 }
 
+/// A time in milliseconds, as a server takes it.
+pub(super) fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX).clamp(1, LONGEST_MS)
+}
+
 /// A hundred years: Redis refuses ends beyond what its clock can count.
-const LONGEST_MS: u64 = 100 * 365 * 86_400_000;
+pub(super) const LONGEST_MS: u64 = 100 * 365 * 86_400_000;
 
 pub(super) fn count(value: &Value) -> Option<u64> {
     number(value).and_then(|number| u64::try_from(number).ok())
-}
-
-/// The score of a member that ends after `ttl`, in unix seconds.
-pub(super) fn score(ttl: Option<Duration>) -> String {
-    let Some(ttl) = ttl else { return "+inf".to_owned() };
-    let left = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).min(LONGEST_MS);
-    let end = now().saturating_add(Duration::from_millis(left)).0;
-    format!("{}.{:03}", end / 1000, end % 1000)
 }

@@ -8,12 +8,12 @@ use rand::rngs::SysRng;
 use crate::secret::Secret;
 
 /// Returns a private key for one handshake, from the operating system.
-pub(super) fn ephemeral() -> io::Result<Secret<32>> {
+pub fn ephemeral() -> io::Result<Secret<32>> {
     Ok(Secret::take(&mut random::<32>()?))
 }
 
 /// Returns bytes that cannot be guessed, from the operating system.
-pub(super) fn random<const N: usize>() -> io::Result<[u8; N]> {
+pub fn random<const N: usize>() -> io::Result<[u8; N]> {
     let mut bytes = [0; N];
     SysRng.try_fill_bytes(&mut bytes).map_err(io::Error::other)?;
     Ok(bytes)

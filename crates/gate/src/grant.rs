@@ -1,0 +1,194 @@
+//! The note of a grant: by whom an entry came into the allow-set, under which label, and when.
+//!
+//! It stands beside the entry, for people: no decision about a connection is made by it. Its text
+//! comes from a store that others may write, so its length is bounded, and what is no note of
+//! this form is none. It is not escaped here: that is for the place where it is shown.
+
+use serde::{Deserialize, Serialize};
+
+use knockpipe_base::unix_time::{Expiry, UnixMillis};
+
+/// The most bytes of the name of who granted it.
+pub const MOST_WHO: usize = 64;
+/// The most bytes of a label.
+pub const MOST_LABEL: usize = 64;
+/// The most bytes of a note as text; a longer text was not written by this program.
+pub const LONGEST_NOTE: usize = 896;
+/// The beginning of the name of an operator, before a user.
+pub const OPERATOR: &str = "operator:";
+
+/// The note beside an entry of the allow-set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GrantNote {
+    /// The name of who granted it: `key:ID` for a knock, `operator:USER` for a command.
+    pub who: String,
+    /// The label that was given with it.
+    pub label: Option<String>,
+    /// The moment at which it was granted.
+    pub at: UnixMillis,
+}
+
+/// A note, with the end that its entry had when it was written. Where other programs write the
+/// entry without the note, another end shows that the note is of an entry before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoteUntil {
+    /// The note.
+    pub note: GrantNote,
+    /// The end of its entry.
+    pub end: Expiry,
+}
+
+/// The text form of both.
+#[derive(Deserialize, Serialize)]
+struct Text {
+    who: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    label: Option<String>,
+    at_ms: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    end_ms: Option<u64>,
+}
+
+// === impl GrantNote ===
+
+impl GrantNote {
+    /// Makes a note, with texts cut to their bounds and without control characters.
+    pub fn new(who: &str, label: Option<&str>, at: UnixMillis) -> Self {
+        let label = label.map(|label| cut(label, MOST_LABEL)).filter(|label| !label.is_empty());
+        Self { who: cut(who, MOST_WHO), label, at }
+    }
+
+    /// Reads a note; `None` for a text that is none.
+    pub fn parse(text: &str) -> Option<Self> {
+        NoteUntil::parse(text).map(|read| read.note)
+    }
+
+    /// The note as one line of JSON.
+    pub fn json(&self) -> String {
+        text(self, None)
+    }
+
+    /// Returns true if `new` gives an entry that stays as it is another label than `present`.
+    pub fn relabels(new: Option<&Self>, present: Option<&Self>) -> bool {
+        let label = |note: &Self| note.label.clone();
+        let wanted = new.and_then(label);
+        wanted.is_some() && wanted != present.and_then(label)
+    }
+}
+
+// === impl NoteUntil ===
+
+impl NoteUntil {
+    /// Reads a note with the end of its entry; `None` for a text that is none.
+    pub fn parse(text: &str) -> Option<Self> {
+        if text.len() > LONGEST_NOTE {
+            return None;
+        }
+        let Text { who, label, at_ms, end_ms } = serde_json::from_str(text).ok()?;
+        let is_long = label.as_ref().is_some_and(|label| label.len() > MOST_LABEL);
+        if who.is_empty() || who.len() > MOST_WHO || is_long {
+            return None;
+        }
+        let note = GrantNote { who, label, at: UnixMillis(at_ms) };
+        Some(Self { note, end: end_ms.into() })
+    }
+
+    /// The note with the end as one line of JSON.
+    pub fn json(&self) -> String {
+        text(&self.note, self.end.as_millis())
+    }
+}
+
+fn text(note: &GrantNote, end_ms: Option<u64>) -> String {
+    let GrantNote { who, label, at } = note.clone();
+    let text = Text { who, label, at_ms: at.0, end_ms };
+    // A struct of texts and numbers always has a JSON form.
+    serde_json::to_string(&text).unwrap_or_default()
+}
+
+/// The first `most` bytes of `text`, or fewer, without control characters.
+fn cut(text: &str, most: usize) -> String {
+    let mut kept = String::with_capacity(text.len().min(most));
+    for c in text.chars().filter(|c| !c.is_control()) {
+        if kept.len() + c.len_utf8() > most {
+            break;
+        }
+        kept.push(c);
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn note(label: Option<&str>) -> GrantNote {
+        GrantNote::new("key:1a2b3c4d", label, UnixMillis(1_790_000_000_000))
+    }
+
+    #[test]
+    fn a_note_is_read_back_with_and_without_an_end() {
+        for note in [note(None), note(Some("Anna's \"laptop\" \\ 世界"))] {
+            assert_eq!(GrantNote::parse(&note.json()), Some(note.clone()));
+            for end in [Expiry::Never, Expiry::At(UnixMillis(7))] {
+                let until = NoteUntil { note: note.clone(), end };
+                assert_eq!(NoteUntil::parse(&until.json()), Some(until));
+            }
+        }
+        let text = r#"{"who":"key:1a2b3c4d","label":"laptop","at_ms":1790000000000}"#;
+        assert_eq!(GrantNote::parse(text), Some(note(Some("laptop"))));
+        let more = r#"{"until":"later","who":"key:1a2b3c4d","label":null,"at_ms":1790000000000}"#;
+        assert_eq!(GrantNote::parse(more), Some(note(None)), "unknown fields are passed over");
+    }
+
+    #[test]
+    fn garbage_is_no_note() {
+        let long = "x".repeat(65);
+        for text in [
+            String::new(),
+            "1".to_owned(),
+            "null".to_owned(),
+            "[]".to_owned(),
+            r#"{"who":"","at_ms":1}"#.to_owned(),
+            r#"{"who":"a"}"#.to_owned(),
+            r#"{"who":"a","at_ms":-1}"#.to_owned(),
+            r#"{"who":7,"at_ms":1}"#.to_owned(),
+            r#"{"who":"a","label":["b"],"at_ms":1}"#.to_owned(),
+            format!(r#"{{"who":"{long}","at_ms":1}}"#),
+            format!(r#"{{"who":"a","label":"{long}","at_ms":1}}"#),
+            format!(r#"{{"who":"a","at_ms":1,"x":"{}"}}"#, "x".repeat(LONGEST_NOTE)),
+            r#"{"who":"a","at_ms":1} and more"#.to_owned(),
+        ] {
+            assert_eq!(GrantNote::parse(&text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_made_here_is_within_its_bounds() {
+        let made = GrantNote::new(&"é".repeat(99), Some(&"a\n\x1b".repeat(99)), UnixMillis(0));
+        assert_eq!((made.who.len(), made.label.as_deref()), (64, Some(&*"a".repeat(64))));
+        assert_eq!(GrantNote::new("a", Some("\n"), UnixMillis(0)).label, None);
+        let worst = "\u{7f}\"\\".repeat(99);
+        let worst = GrantNote::new(&worst, Some(&worst), UnixMillis(u64::MAX));
+        let worst = NoteUntil { note: worst, end: Expiry::At(UnixMillis(u64::MAX)) };
+        assert_eq!(NoteUntil::parse(&worst.json()), Some(worst));
+        // As another program may write it: of control characters only.
+        let worst = GrantNote { who: "\0".repeat(64), label: Some("\0".repeat(64)), ..note(None) };
+        assert!(worst.json().len() <= LONGEST_NOTE);
+    }
+
+    #[test]
+    fn only_another_label_changes_the_note_of_an_entry_that_stays() {
+        let (plain, one, two) = (note(None), note(Some("1")), note(Some("2")));
+        for (new, present, relabels) in [
+            (None, Some(&one), false),
+            (Some(&plain), Some(&one), false),
+            (Some(&one), Some(&one), false),
+            (Some(&one), Some(&two), true),
+            (Some(&one), None, true),
+            (Some(&one), Some(&plain), true),
+        ] {
+            assert_eq!(GrantNote::relabels(new, present), relabels, "{new:?} on {present:?}");
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! `knock`: lets this host in at a gate, without a tunnel.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::Args;
+use ipnet::IpNet;
+use serde_json::json;
+
+use super::errors::UsageError;
+use super::key_cmd;
+use super::output::{Form, FormArgs, print};
+use super::process_args::{LogArgs, SandboxArgs};
+use super::times;
+use super::values::Level;
+use super::wish_args::whole_seconds;
+use crate::addr::{Address, BindAddress, ServiceName};
+use crate::gate::Member;
+use crate::knocker::KnockWish;
+use crate::observe::log::Output;
+use crate::proto::knock::Label;
+use crate::run::{self, Failure, KnockEvent, KnockingOptions, Outcome, Prepared};
+use crate::sys::keyfile::Access;
+
+/// Time for a look-up, and for the port of `--wait-for`, unless `-o` says otherwise.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Notes and examples under the flags of `knock`.
+pub(super) const EXAMPLES: &str = "\
+A datagram under the key goes to every address of HOST, IPv4 and IPv6; the gate lets the source of
+each in that arrives, or what --address names. Nobody answers it, so all that can be told is whether
+it left, and with --wait-for whether a port opened. A tunnel needs none of this: see --knock of
+'knockpipe encrypt' and 'knockpipe pipe'.
+
+With --keep it stays, and knocks again before the grant ends, at once when the addresses of this host
+change, when it wakes up, and on SIGHUP. SIGTERM and SIGINT end it.
+
+Exit status: 0 sent, and with --wait-for the port opened, or --keep was stopped; 1 nothing could be
+sent, or the port did not open; 2 the command line or a key file is wrong; 128 + N signal N ended it
+without --keep.
+
+Examples:
+  Open the gate for this host, and see that the port opens:
+    knockpipe knock db.example.org:6380 -k redis.key --wait-for db.example.org:6380
+  For as long as this host is in use, wherever it is:
+    knockpipe knock db.example.org:6380 -k redis.key --keep --label laptop
+  For a colleague, for the rest of the day:
+    knockpipe knock db.example.org:6380 -k redis.key --address 203.0.113.7 --ttl 8h";
+
+/// `knockpipe knock`.
+#[derive(Debug, Args)]
+pub(super) struct KnockCommandArgs {
+    /// Address of a decrypt end with --knock: host:port or [ip]:port
+    #[arg(value_name = "HOST:PORT")]
+    gate: Place,
+
+    /// Key file, or - for standard input; the first of several is used
+    #[arg(short, long = "key", value_name = "FILE", required = true)]
+    keys: Vec<PathBuf>,
+
+    /// Time to ask for [default: as long as the gate allows; with --keep 60s]
+    #[arg(
+        id = "asked_ttl", long = "ttl", value_name = "DURATION", value_parser = times::parse,
+        allow_negative_numbers = true
+    )]
+    ttl: Option<Duration>,
+
+    /// Address or network to let in [default: the address that the datagram comes from]
+    #[arg(id = "asked_address", long = "address", value_name = "NET")]
+    address: Option<Member>,
+
+    /// Gate to ask for [default: the one without a name]
+    #[arg(id = "asked_gate", long = "gate", value_name = "NAME")]
+    gate_name: Option<ServiceName>,
+
+    /// Words that are shown beside the grant
+    #[arg(id = "asked_label", long = "label", value_name = "TEXT")]
+    label: Option<Label>,
+
+    /// Stay, and knock again before the grant ends
+    #[arg(long)]
+    keep: bool,
+
+    /// Wait until this port opens, for -o at most, and knock again meanwhile; with --keep after each
+    /// knock
+    #[arg(long, value_name = "HOST:PORT")]
+    wait_for: Option<Place>,
+
+    /// Time for a look-up, and for the port of --wait-for [default: 5s]
+    #[arg(
+        short = 'o', long, value_name = "DURATION", value_parser = times::parse,
+        allow_negative_numbers = true
+    )]
+    timeout: Option<Duration>,
+
+    /// Local address of datagrams and connections: ip, [ip] or [ip]:port
+    #[arg(short, long, value_name = "ADDR")]
+    bind: Option<BindAddress>,
+
+    /// Accept a key file that its group or others can read or change
+    #[arg(long)]
+    allow_readable_key: bool,
+
+    #[command(flatten)]
+    form: FormArgs,
+
+    #[command(flatten)]
+    log: LogArgs,
+
+    #[command(flatten)]
+    sandbox: SandboxArgs,
+}
+
+/// A host and port that can be knocked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place(Address);
+
+/// A text that is no [`Place`].
+#[derive(Debug, thiserror::Error)]
+enum BadPlace {
+    /// `https://HOST/`.
+    #[error(
+        "'{0}' is a web address, and this version knocks with a datagram only; write HOST:PORT of a decrypt end with --knock"
+    )]
+    Web(String),
+    /// A path.
+    #[error("'{0}' is a unix socket, which has no gate for addresses; write HOST:PORT")]
+    Socket(String),
+    /// No address.
+    #[error("{0}")]
+    Address(String),
+}
+
+impl FromStr for Place {
+    type Err = BadPlace;
+
+    fn from_str(text: &str) -> Result<Self, BadPlace> {
+        if text.starts_with("https://") || text.starts_with("http://") {
+            return Err(BadPlace::Web(text.to_owned()));
+        }
+        match text.parse() {
+            Ok(Address::Unix(_)) => Err(BadPlace::Socket(text.to_owned())),
+            Ok(address) => Ok(Self(address)),
+            Err(error) => Err(BadPlace::Address(error.to_string())),
+        }
+    }
+}
+
+/// Runs `knockpipe knock`.
+///
+/// # Errors
+/// [`Failure`] of the arguments, the keys or the run.
+pub(super) fn knock(args: KnockCommandArgs) -> Result<Outcome, Failure> {
+    let options = args.options()?;
+    let rules = args.sandbox.rules(|| run::rules_of_knock(&options));
+    let prepared = Prepared::new([&options.keys].into_iter(), rules);
+    let level = if options.keeps { Level::Info } else { Level::Warn };
+    let _log = args.log.start(level, Output::Stderr)?;
+    let form = args.form.form();
+    let ttl_s = options.wish.ttl_s;
+    let mut report = |event: KnockEvent| {
+        // The log tells people of one that stays.
+        let is_told = form == Form::Json || !options.keeps;
+        let line = match form {
+            Form::Text => text(&event),
+            Form::Json => json(&event, ttl_s.map(std::num::NonZeroU32::get)),
+        };
+        if is_told { print(&format!("{line}\n")).map(drop) } else { Ok(()) }
+    };
+    run::knock(&options, &prepared, &mut report)
+}
+
+impl KnockCommandArgs {
+    fn options(&self) -> Result<KnockingOptions, Failure> {
+        let access = Access { by_others: self.allow_readable_key, user: None };
+        if self.timeout.is_some_and(|time| time.is_zero()) {
+            let remedy = "give a time such as 5s, or leave it out";
+            return Err(UsageError::ZeroSeconds { flag: "-o/--timeout", remedy }.into());
+        }
+        let ttl_s = self.ttl.map(|ttl| whole_seconds("--ttl", ttl)).transpose()?;
+        let wish = KnockWish {
+            ttl_s,
+            gate: self.gate_name.clone(),
+            label: self.label.clone(),
+            address: self.address.map(net),
+        };
+        Ok(KnockingOptions {
+            target: self.gate.0.clone(),
+            keys: key_cmd::ring(&self.keys, access)?,
+            wish,
+            bind: self.bind,
+            wait_for: self.wait_for.as_ref().map(|port| port.0.clone()),
+            timeout: self.timeout.unwrap_or(DEFAULT_TIMEOUT),
+            keeps: self.keep,
+        })
+    }
+}
+
+fn net(member: Member) -> IpNet {
+    match member {
+        Member::Network(net) => net,
+        Member::Address(ip) => IpNet::from(ip),
+    }
+}
+
+fn text(event: &KnockEvent) -> String {
+    match event {
+        KnockEvent::Sent { to, from, reason } => format!("knocked at {to} from {from} ({reason})"),
+        KnockEvent::Failed { to, error } => format!("not knocked at {to}: {error}"),
+        KnockEvent::Opened(port) => format!("{port} is open"),
+        KnockEvent::Closed { port, .. } => format!("{port} is closed"),
+    }
+}
+
+fn json(event: &KnockEvent, ttl_s: Option<u32>) -> String {
+    let value = match event {
+        KnockEvent::Sent { to, from, reason } => {
+            let (to, from, reason) = (to.to_string(), from.to_string(), reason.as_str());
+            json!({"event": "sent", "to": to, "from": from, "reason": reason, "ttl_s": ttl_s})
+        }
+        KnockEvent::Failed { to, error } => json!({"event": "failed", "to": to, "error": error}),
+        KnockEvent::Opened(port) => json!({"event": "opened", "port": port}),
+        KnockEvent::Closed { port, error } => {
+            json!({"event": "closed", "port": port, "error": error})
+        }
+    };
+    value.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+    use crate::observe::KnockReason;
+
+    #[test]
+    fn only_a_host_with_a_port_can_be_knocked_at() {
+        for right in ["db.example.org:6380", "[2001:db8::1]:6380", "203.0.113.1:6380"] {
+            assert!(right.parse::<Place>().is_ok(), "{right}");
+        }
+        for (wrong, said) in [
+            ("https://db.example.org/", "is a web address"),
+            ("/run/socket", "is a unix socket"),
+            ("db.example.org", "port"),
+        ] {
+            let error = wrong.parse::<Place>().unwrap_err().to_string();
+            assert!(error.contains(said) && error.contains("; "), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_line_says_what_happened() {
+        let to = "203.0.113.1:6380".parse().unwrap();
+        let from: IpAddr = "192.0.2.7".parse().unwrap();
+        let event = KnockEvent::Sent { to, from, reason: KnockReason::Start };
+        assert_eq!(text(&event), "knocked at 203.0.113.1:6380 from 192.0.2.7 (start)");
+        let line: serde_json::Value = serde_json::from_str(&json(&event, Some(60))).unwrap();
+        assert_eq!(line["event"], "sent");
+        assert_eq!(line["ttl_s"], 60);
+    }
+}

@@ -1,0 +1,160 @@
+//! Grants at a running gate: made in its store, and renewed while they are used.
+//!
+//! Each change has a time limit, because a store that does not answer must not hold up those that
+//! wait. Whether a grant should be made is decided elsewhere.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::GrantNote;
+use super::admission::Gate;
+use super::any_store::AnyStore;
+use super::decision::{AllowReason, Peer, Verdict};
+use super::knocks::Knocks;
+use super::live::lock;
+use super::member::Member;
+use super::memory_store::MemoryStore;
+use super::store::{Edit, EditResult, StoreError};
+use crate::unix_time::{Expiry, UnixMillis};
+
+/// Longest time of one change.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Beginning of the names of those whose grants came from knocks.
+const KNOCKS: &str = "key:";
+
+/// A grant to make.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewGrant {
+    /// The address or network.
+    pub member: Member,
+    /// Its duration.
+    pub lasting: Duration,
+    /// Who asked for it, and when.
+    pub note: GrantNote,
+}
+
+/// Failure of a change in the store.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// The store refused it, or cannot be reached.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// No answer.
+    #[error("the gate's store does not answer; check that it works and can be reached")]
+    Silent,
+}
+
+/// An entry of the allow-set that is in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InUse {
+    /// The address.
+    pub ip: IpAddr,
+    /// Its end.
+    pub until: UnixMillis,
+}
+
+impl Gate {
+    /// Returns the knocks at this gate.
+    pub fn knocks(&self) -> &Arc<Knocks> {
+        &self.knocks
+    }
+
+    /// Claims a name in the store for a while; returns false if it is taken.
+    ///
+    /// # Errors
+    /// [`ChangeError`]
+    pub async fn claim(&self, name: &str, lasting: Duration) -> Result<bool, ChangeError> {
+        let shared = self.shared();
+        in_time(shared.store.claim(name, lasting)).await
+    }
+
+    /// The store, where that is the memory of this process.
+    pub fn memory(&self) -> Option<MemoryStore> {
+        match &*self.shared().store {
+            AnyStore::Memory(store) => Some(store.clone()),
+            AnyStore::Redis(_) | AnyStore::Embedded(_) | AnyStore::None => None,
+        }
+    }
+
+    /// Makes a grant.
+    ///
+    /// # Errors
+    /// [`ChangeError`]
+    pub async fn grant(&self, grant: NewGrant) -> Result<EditResult, ChangeError> {
+        let NewGrant { member, lasting, note } = grant;
+        let edit = Edit::Allow { member, lasting: Some(lasting), note: Some(note) };
+        in_time(self.shared().store.edit(edit)).await
+    }
+
+    /// Renews the grant of an address, if a knock made it, from now on for `lasting`.
+    ///
+    /// # Errors
+    /// [`ChangeError`]
+    pub async fn renew(&self, ip: IpAddr, lasting: Duration) -> Result<EditResult, ChangeError> {
+        let edit = Edit::Renew { member: ip.into(), lasting, who_prefix: KNOCKS.to_owned() };
+        in_time(self.shared().store.edit(edit)).await
+    }
+
+    /// Returns true if the allow-set has `member`, as far as the gate's memory knows.
+    pub fn has(&self, member: Member) -> bool {
+        self.end_of(member).is_some()
+    }
+
+    /// Returns true if the allow-set has the member of a grant for at least as long: an entry of
+    /// an operator must not be made shorter.
+    pub fn outlasts(&self, grant: &NewGrant) -> bool {
+        let end = Expiry::At(grant.note.at.saturating_add(grant.lasting));
+        self.end_of(grant.member).is_some_and(|present| present >= end)
+    }
+
+    fn end_of(&self, member: Member) -> Option<Expiry> {
+        let shared = self.shared();
+        let now = shared.mirror.clock.now();
+        let entry = shared.mirror.read().allowed(IpNet::from(member).addr(), now)?;
+        (entry.member == member).then_some(entry.expiry)
+    }
+
+    /// Waits until the gate admits `member` by its store, until `deadline` at most.
+    pub async fn admits(&self, member: Member, deadline: Instant) {
+        let ip = IpNet::from(member).addr();
+        loop {
+            let shared = self.shared();
+            let answered = shared.mirror.answered();
+            if shared.decide(Peer::Announced(ip)).is_allowed()
+                || timeout_at(deadline, answered).await.is_err()
+            {
+                return;
+            }
+        }
+    }
+
+    /// Lists the entries with an end that admit connections of this tunnel whose peers have proven
+    /// possession of the key; networks are not listed.
+    pub fn in_use(&self) -> (Vec<InUse>, UnixMillis) {
+        let shared = self.shared();
+        let now = shared.mirror.clock.now();
+        let in_use = |peer: Peer| {
+            let decision = shared.decide(peer);
+            let is_by_store = decision.verdict == Verdict::Allowed(AllowReason::AllowSet);
+            let until = decision.until.as_millis().filter(|_| is_by_store)?;
+            match decision.member {
+                Some(Member::Address(ip)) => Some(InUse { ip, until: UnixMillis(until) }),
+                _ => None,
+            }
+        };
+        let proven = lock(&self.live).proven();
+        (proven.into_iter().filter_map(in_use).collect(), now)
+    }
+}
+
+async fn in_time<T>(change: impl Future<Output = Result<T, StoreError>>) -> Result<T, ChangeError> {
+    match timeout(PATIENCE, change).await {
+        Ok(done) => Ok(done?),
+        Err(_) => Err(ChangeError::Silent),
+    }
+}

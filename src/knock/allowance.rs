@@ -1,0 +1,83 @@
+//! The number of datagrams of a source that are read: bounded work for each source, and in total.
+//!
+//! Each source has an allowance of its own. Beyond it a datagram is read only while a spare
+//! allowance lasts that all sources share. So a flood from one place costs little, and a few
+//! hundred datagrams that name the address of another as their source do not silence that one.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use crate::net::Sources;
+
+/// Datagrams of one source (an IPv4 address or an IPv6 /64) in a second.
+const OF_SOURCE: u32 = 20;
+
+/// Datagrams beyond that of all sources together, in a second.
+const SPARE: u32 = 1_000;
+
+/// What is left to be read.
+#[derive(Debug)]
+pub(super) struct Allowance {
+    sources: Sources,
+    /// When the spare allowance will be full again; it is at most a second ahead.
+    spare_full_at: Instant,
+}
+
+impl Allowance {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { sources: Sources::new(usize::MAX, Some(OF_SOURCE), now), spare_full_at: now }
+    }
+
+    /// Takes one datagram of `source`; returns false if it is not to be read.
+    pub(super) fn take(&mut self, source: IpAddr, now: Instant) -> bool {
+        // The guard counts connections at once, of which a datagram is none.
+        self.sources.enter(source.into(), now).map(drop).is_ok() || self.take_spare(now)
+    }
+
+    fn take_spare(&mut self, now: Instant) -> bool {
+        let full_at = self.spare_full_at.max(now) + Duration::from_secs(1) / SPARE;
+        let is_left = full_at <= now + Duration::from_secs(1);
+        if is_left {
+            self.spare_full_at = full_at;
+        }
+        is_left
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(number: u32) -> IpAddr {
+        std::net::Ipv4Addr::from_bits(0xcb00_7100 + number).into()
+    }
+
+    #[test]
+    fn a_flood_of_one_source_is_read_in_part_and_others_are_read() {
+        let now = Instant::now();
+        let mut allowance = Allowance::new(now);
+        let read = (0..10_000).filter(|_| allowance.take(ip(1), now)).count();
+        assert_eq!(read, (OF_SOURCE + SPARE) as usize);
+        assert!(allowance.take(ip(2), now), "another source has an allowance of its own");
+        assert!(!allowance.take(ip(1), now));
+    }
+
+    #[test]
+    fn a_source_that_others_name_is_still_read() {
+        let now = Instant::now();
+        let mut allowance = Allowance::new(now);
+        let forged = (0..500).filter(|_| allowance.take(ip(7), now)).count();
+        assert_eq!(forged, 500);
+        assert!(allowance.take(ip(7), now));
+    }
+
+    #[test]
+    fn an_allowance_comes_back() {
+        let now = Instant::now();
+        let mut allowance = Allowance::new(now);
+        while allowance.take(ip(1), now) {}
+        let later = now + Duration::from_secs(1);
+        let read = (0..10_000).filter(|_| allowance.take(ip(1), later)).count();
+        assert_eq!(read, (OF_SOURCE + SPARE) as usize);
+    }
+}

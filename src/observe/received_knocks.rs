@@ -1,0 +1,197 @@
+//! What becomes of knocks: counters of each result, and few log lines about those refused.
+//!
+//! A stranger can send datagrams as fast as the network carries them, from any address that it
+//! likes to write into them. So what is not authentic is counted and never logged. An authentic
+//! knock that is refused is worth a line, since its sender waits for an open door; these lines are
+//! summaries like those of refused connections.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use prometheus_client::metrics::counter::Counter;
+
+use super::failures::{FailureTally, Line};
+use super::json::Pairs;
+
+/// What became of a datagram that arrived for knocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum KnockResult {
+    /// Its address is in the allow-set.
+    Granted,
+    /// It is no knock, or under another key.
+    Stranger,
+    /// It was not read: its source sent too many.
+    Unread,
+    /// It is authentic and malformed.
+    Malformed,
+    /// Its clock is wrong, or it is from before the start.
+    Clock,
+    /// It was seen before.
+    Replayed,
+    /// Its key may not knock here.
+    Key,
+    /// It asks for another gate.
+    Gate,
+    /// It names no address.
+    Source,
+    /// It names too wide a network.
+    Network,
+    /// Too many knocks wait for the store.
+    Busy,
+    /// The store did not take the grant.
+    Store,
+}
+
+/// Counters of knocks.
+#[derive(Debug)]
+pub struct ReceivedKnockMeters([Counter; KnockResult::ALL.len()]);
+
+/// The log of refused knocks of one tunnel.
+#[derive(Debug)]
+pub struct RefusedKnocks {
+    tally: Mutex<FailureTally<KnockResult>>,
+    /// The tunnel's name, where there are several.
+    tunnel: Option<Arc<str>>,
+}
+
+impl KnockResult {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::Granted,
+        Self::Stranger,
+        Self::Unread,
+        Self::Malformed,
+        Self::Clock,
+        Self::Replayed,
+        Self::Key,
+        Self::Gate,
+        Self::Source,
+        Self::Network,
+        Self::Busy,
+        Self::Store,
+    ];
+
+    /// Returns the word for logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Granted => "granted",
+            Self::Stranger => "stranger",
+            Self::Unread => "unread",
+            Self::Malformed => "malformed",
+            Self::Clock => "clock",
+            Self::Replayed => "replayed",
+            Self::Key => "key",
+            Self::Gate => "gate",
+            Self::Source => "source",
+            Self::Network => "network",
+            Self::Busy => "busy",
+            Self::Store => "store",
+        }
+    }
+
+    /// Returns what to do about refusals for this reason.
+    fn remedy(self) -> &'static str {
+        match self {
+            Self::Granted | Self::Stranger | Self::Unread => "nothing",
+            Self::Malformed => "its sender is another version of this program, or none",
+            Self::Clock => "set the clocks of both hosts right: 120 s are allowed",
+            Self::Replayed => "somebody sends a recording; nothing was granted",
+            Self::Key => "list its key with --knock-key if it may knock here",
+            Self::Gate => "list the gate with --knock-gate, or correct that of the sender",
+            Self::Source => "the sender has to name its address, as --knock-source refuse says",
+            Self::Network => "raise --knock-networks if such networks are wanted",
+            Self::Busy => "see whether the gate's store is slow",
+            Self::Store => "see the error",
+        }
+    }
+}
+
+impl fmt::Display for KnockResult {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Default for ReceivedKnockMeters {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Counter::default()))
+    }
+}
+
+impl ReceivedKnockMeters {
+    /// Counts one.
+    pub fn count(&self, result: KnockResult) {
+        self.0[result as usize].inc();
+    }
+
+    /// Returns the number of datagrams with this result.
+    pub fn get(&self, result: KnockResult) -> u64 {
+        self.0[result as usize].get()
+    }
+}
+
+impl RefusedKnocks {
+    /// Creates an empty log; lines name `tunnel`.
+    pub fn of(tunnel: Option<Arc<str>>) -> Self {
+        Self { tally: Mutex::default(), tunnel }
+    }
+
+    /// Counts an authentic knock that was refused, and logs if a line is due. `sender` names its
+    /// key and its source; `error` is that of the store.
+    pub fn refused(&self, result: KnockResult, sender: &dyn fmt::Display, error: Option<&str>) {
+        let line = self.tally().record(result, sender, Instant::now());
+        self.log(line, error);
+    }
+
+    /// Logs a summary that is due. Call it about once a second.
+    pub fn tick(&self) {
+        let line = self.tally().tick(Instant::now());
+        self.log(line, None);
+    }
+
+    /// Logs everything that was not yet logged. Call it before the process ends.
+    pub fn flush(&self) {
+        let line = self.tally().flush();
+        self.log(line, None);
+    }
+
+    fn log(&self, line: Option<Line<KnockResult>>, error: Option<&str>) {
+        if let Some(line) = line {
+            let remedies: Vec<&str> =
+                line.reasons.iter().map(|(result, _)| result.remedy()).collect();
+            tracing::warn!(
+                tunnel = self.tunnel.as_deref(),
+                count = line.count,
+                reasons = Pairs::new(line.reasons.iter().copied()).field(),
+                senders = line.sources(),
+                example = line.example,
+                error,
+                detail = remedies.join("; "),
+                "knock refused"
+            );
+        }
+    }
+
+    /// Locks the counts. Never held while a line is logged.
+    fn tally(&self) -> MutexGuard<'_, FailureTally<KnockResult>> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_result_has_a_counter_and_a_word_of_its_own() {
+        let counts = ReceivedKnockMeters::default();
+        for result in KnockResult::ALL {
+            counts.count(result);
+            let same = KnockResult::ALL.iter().filter(|other| other.as_str() == result.as_str());
+            assert_eq!((counts.get(result), same.count()), (1, 1), "{result}");
+        }
+        counts.count(KnockResult::Store);
+        assert_eq!(counts.get(KnockResult::Store), 2);
+    }
+}

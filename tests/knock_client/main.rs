@@ -1,0 +1,13 @@
+//! Ends that knock: the real program, in network namespaces with public addresses of their own.
+//!
+//! What is sent is read by a socket of the test where a test has to know every datagram, and by a
+//! real decrypt end where it has to open.
+//!
+//! Needs root, for the namespaces, and nftables, which loses and rejects packets.
+
+mod command;
+mod moves;
+mod nat;
+mod opens;
+mod sends;
+mod site;
