@@ -60,7 +60,9 @@ const FLOORS: &[Floor] = &[
         paths: &[
             "gate/any_store.rs",
             "gate/embedded_store",
+            "gate/memory_store.rs",
             "gate/options.rs",
+            "gate/state_answers.rs",
             "gate/status.rs",
             "gate/redis_store",
         ],

@@ -82,6 +82,8 @@ Examples:
     knockpipe encrypt -s '[127.0.0.1]:6379' -t db.example.org:6380 -k redis.key
   Over a unix socket, for one of several services behind the same decrypt end:
     knockpipe encrypt -s /run/mysql.sock -t db.example.org:6380 --service mysql -k db.key
+  From a laptop, through a gate that opens for who holds the key (decrypt --knock):
+    knockpipe encrypt -s '[127.0.0.1]:6379' -t db.example.org:6380 -k redis.key --knock
   Rotation: dial with the new key, while the far end accepts both:
     knockpipe encrypt -s '[127.0.0.1]:6379' -t db.example.org:6380 -k new.key -k old.key";
 
@@ -102,6 +104,8 @@ const PIPE_EXAMPLES: &str = "\
 Examples:
   ssh through a tunnel:
     ssh -o ProxyCommand='knockpipe pipe -t %h:8022 -k ~/.ssh/tunnel.key' db.example.org
+  The same through a gate that opens for who holds the key (decrypt --knock):
+    ssh -o ProxyCommand='knockpipe pipe -t %h:8022 -k ~/.ssh/tunnel.key --knock' db.example.org
   One request from the shell:
     printf 'PING\\r\\n' | knockpipe pipe -t db.example.org:6380 -k redis.key
 

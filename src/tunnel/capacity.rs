@@ -199,6 +199,7 @@ mod tests {
     use super::*;
     use crate::addr::ServiceName;
     use crate::keys::{Key, KeyRing};
+    use crate::knocker::KnockWish;
     use crate::proto::{Padding, SuiteSet};
     use crate::secret::Secret;
 
@@ -251,9 +252,17 @@ mod tests {
     fn a_tunnel_asks_for_as_many_descriptors_as_it_can_use() {
         let mut pooled = encrypt(1);
         pooled.limits.unopened = 16;
-        for (options, needs) in
-            [(encrypt(1), 2144), (encrypt(2), 2146), (pooled, 2144 + 16 + 8), (decrypt(1), 4096)]
-        {
+        let mut knocking = encrypt(1);
+        if let Role::Encrypt { knock, .. } = &mut knocking.role {
+            *knock = Some(KnockWish::default());
+        }
+        for (options, needs) in [
+            (encrypt(1), 2144),
+            (encrypt(2), 2146),
+            (knocking, 2146),
+            (pooled, 2144 + 16 + 8),
+            (decrypt(1), 4096),
+        ] {
             assert_eq!(Need::of(&options).descriptors(), needs);
             let capacity = Capacity::of(&options, needs).unwrap();
             assert_eq!(capacity.sessions, 1024, "{:?}", options.role);

@@ -284,7 +284,7 @@ impl EncryptEnd {
         };
         let limits = CallLimits::until(deadline, context.timeout);
         let called = dialer.call(dial, limits, &context.background()).await;
-        called.map_err(ConnectFailure::from)
+        called.map_err(|error| dialer.failure(error))
     }
 }
 

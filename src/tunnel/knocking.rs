@@ -27,7 +27,8 @@ use crate::knocker::{Knocker, Moment, Occasion, Schedule};
 use crate::net::clock::{ms_awake, ms_since_boot};
 use crate::net::{self, DialError, HostChange, HostChanges, Stream, dial_after};
 use crate::observe::KnockReason;
-use crate::upstream::{DialOptions, Target};
+use crate::reason::CloseReason;
+use crate::upstream::{ConnectFailure, DialOptions, Target};
 
 /// Pauses before the repetitions of a call. A datagram may be lost, and a firewall may take a
 /// moment.
@@ -43,6 +44,9 @@ const PAUSES: [Duration; 5] = [
 /// packets gets each right before the kernel sends the next one (after 1, 3 and 7 seconds).
 const WHILE_DIALLING: [Duration; 3] =
     [Duration::from_millis(900), Duration::from_secs(2), Duration::from_secs(4)];
+
+/// Further remedy where this end knocks.
+const KNOCKED: &str = "; this end knocked, so check that --knock is on there, and that firewalls let UDP to that port pass";
 
 /// Interval at which the clocks are compared, to notice that the machine slept.
 const LOOK: Duration = Duration::from_secs(1);
@@ -118,6 +122,19 @@ impl DialerHandshake {
             dialled = dial_after(&target, *bind, socket, attempt.deadline, before) => dialled,
             never = repeat(knocker, &target) => match never {},
         }
+    }
+}
+
+impl DialerHandshake {
+    /// Returns the failure of a call, with what to check where this end knocks.
+    pub(super) fn failure(&self, error: CallError) -> ConnectFailure {
+        let mut failure = ConnectFailure::from(error);
+        let is_silence =
+            matches!(failure.reason, CloseReason::NoAnswer | CloseReason::PeerUnreachable);
+        if is_silence && self.knocker().is_some() {
+            failure.detail += KNOCKED;
+        }
+        failure
     }
 }
 

@@ -28,7 +28,7 @@
 //!   pipe       standard input and output instead of a client (stdio: reads and writes them)
 //! ```
 //!
-//! This is where `proto` meets `net`. It reads no command line and no signal.
+//! This is where the sessions of `proto` meet `net`. It reads no command line and no signal.
 
 mod access_log;
 mod buffers;

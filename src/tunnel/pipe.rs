@@ -27,7 +27,7 @@ use crate::observe::{Meters, Sessions};
 use crate::proto::message::Open;
 use crate::proto::{PeerError, Session};
 use crate::reason::CloseReason;
-use crate::upstream::{ConnectFailure, Target};
+use crate::upstream::Target;
 
 /// Interval at which standard output is checked for a reader.
 const LOOK: Duration = Duration::from_millis(500);
@@ -161,7 +161,7 @@ async fn call(options: PipeOptions, background: &Background) -> Result<Called, P
     let dial = |attempt| dialer.connect(&far_end, &dial_options, attempt);
     match dialer.call(dial, CallLimits::each(options.timeout), background).await {
         Ok(called) => Ok(called),
-        Err(CallError::Dial(error)) => Err(error.into()),
-        Err(error) => Err(PipeError::NoTunnel(ConnectFailure::from(error).detail)),
+        Err(CallError::Dial(error)) if dialer.knocker().is_none() => Err(error.into()),
+        Err(error) => Err(PipeError::NoTunnel(dialer.failure(error).detail)),
     }
 }

@@ -27,7 +27,7 @@ use crate::proto::{Padding, Session};
 use crate::reason::CloseReason;
 use crate::upstream::health_check::{ProbeAnswer, ask, take_leave};
 use crate::upstream::probe::Verdict;
-use crate::upstream::{ConnectFailure, Target};
+use crate::upstream::Target;
 
 /// Backlog of a socket that is bound only to test that it can be.
 const BACKLOG: i32 = 1;
@@ -240,7 +240,7 @@ impl CheckResult {
             // The time of the connection is not known without a handshake.
             Err(error) => {
                 self.pass("connect", "");
-                return Err(Failed::new("key or gate", ConnectFailure::from(error).detail));
+                return Err(Failed::new("key or gate", dialer.failure(error).detail));
             }
             Ok(called) => called,
         };

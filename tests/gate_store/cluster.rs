@@ -8,6 +8,7 @@ use knockpipe::gate::store::Edit;
 
 use super::conformance::{self, Backing, allow, edit, ip, member};
 use super::follower::Follower;
+use super::grants::{note, note_of, noted, renew};
 use super::single::{BAN, open, open_with, options};
 use testkit::redis::Reply;
 use testkit::servers::Cluster;
@@ -78,6 +79,37 @@ async fn keys_on_all_servers_are_followed_and_moved_ones_found() {
     edit(&store, Edit::Remove(member("203.0.113.7"))).await;
     follower.until("removed", |state| !state.allows("203.0.113.7")).await;
     follower.stop().await;
+}
+
+/// In a Cluster only keys of one slot can change together.
+#[tokio::test(flavor = "multi_thread")]
+async fn notes_are_where_their_set_is() {
+    let cluster = Cluster::start(false);
+    let knock = note("key:1a2b3c4d", None);
+    let named = |set: &str| {
+        let mut options = options(&cluster.url());
+        options.keys.allow_set = set.to_owned();
+        open_with(options)
+    };
+    for (set, notes) in
+        [("ip-allowed", "{ip-allowed}:grants"), ("{office}:allowed", "{office}:allowed:grants")]
+    {
+        let store = named(set);
+        edit(&store, noted("203.0.113.7", Some(HOUR), &knock)).await;
+        assert_eq!(cluster.ask(&["HLEN", notes]), Reply::Number(1), "{set}");
+        assert!(edit(&store, renew("203.0.113.7", HOUR * 2)).await.changed);
+        assert_eq!(note_of(&store, "203.0.113.7").await.as_ref(), Some(&knock));
+        edit(&store, Edit::Remove(member("203.0.113.7"))).await;
+        assert_eq!(cluster.ask(&["EXISTS", notes]), Reply::Number(0), "{set}");
+    }
+    // A name whose notes can have no slot with it: notes work, and a renewal says that it cannot.
+    let store = named("a}b");
+    edit(&store, noted("203.0.113.7", Some(HOUR), &knock)).await;
+    assert_eq!(note_of(&store, "203.0.113.7").await.as_ref(), Some(&knock));
+    let error = store.edit(renew("203.0.113.7", HOUR * 2)).await.unwrap_err().to_string();
+    assert!(error.contains("another slot") && !error.contains('\n'), "{error}");
+    assert!(edit(&store, Edit::Remove(member("203.0.113.7"))).await.changed);
+    assert_eq!(cluster.ask(&["EXISTS", "{a}b}:grants"]), Reply::Number(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,6 +16,9 @@ use tempfile::TempDir;
 
 use super::conformance::{self, Backing, allow, edit, member, members};
 use super::follower::Follower;
+use super::grants::{note, note_of, noted};
+
+const HOUR: Duration = Duration::from_secs(3_600);
 
 struct InFile(TempDir);
 
@@ -112,6 +115,37 @@ async fn nothing_acknowledged_is_lost_in_200_kills() {
         .await;
     assert!(reader.state.away.is_empty(), "{:?}", reader.state.away);
     reader.stop().await;
+}
+
+/// The file is written anew when most of it is past: with notes, and without claims that ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_written_anew_keeps_notes_and_forgets_old_claims() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("gate");
+    let store = open(&path);
+    let knock = note("key:1a2b3c4d", Some("the \"laptop\""));
+    edit(&store, noted("203.0.113.7", Some(HOUR), &knock)).await;
+    assert_eq!(store.claim("past", Duration::from_millis(1)).await, Ok(true));
+    assert_eq!(store.claim("00ff", HOUR).await, Ok(true));
+    let (mut length, mut written_anew) = (0, false);
+    for n in 0..10_000 {
+        edit(&store, noted("203.0.113.8", Some(HOUR + Duration::from_secs(n)), &knock)).await;
+        let now = path.metadata().unwrap().len();
+        written_anew = now < length;
+        if written_anew {
+            break;
+        }
+        length = now;
+    }
+    assert!(written_anew, "{length} bytes");
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.contains(" claim 00ff ") && !text.contains(" claim past "), "{text}");
+    let other = open(&path);
+    for text in ["203.0.113.7", "203.0.113.8"] {
+        assert_eq!(note_of(&other, text).await.as_ref(), Some(&knock), "{text}");
+    }
+    assert_eq!(other.claim("00ff", HOUR).await, Ok(false));
+    assert_eq!(other.claim("past", HOUR).await, Ok(true));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,7 @@ use nix::sys::signal::Signal;
 
 use super::conformance::{self, allow, edit, ip, member};
 use super::follower::Follower;
+use super::grants::{note, note_of, noted};
 use super::single::open;
 use testkit::redis::Redis;
 use testkit::servers::Sentinels;
@@ -23,7 +24,10 @@ async fn a_failover_is_followed_and_written_through() {
     let receipt = edit(&store, allow(member("203.0.113.7"), None)).await;
     assert_eq!(receipt.server, first.name());
     follower.until("the grant", |state| state.allows("203.0.113.7")).await;
-    conformance::wait_for_replica(&second, "ip-allowed");
+    let knock = note("key:1a2b3c4d", Some("laptop"));
+    edit(&store, noted("203.0.113.9", None, &knock)).await;
+    assert_eq!(store.claim("00ff", HOUR).await, Ok(true));
+    conformance::wait_for_replica(&second, "knockpipe:knock:00ff");
     // One Sentinel may be gone as well.
     sentinels.kill_one();
     first.kill();
@@ -31,6 +35,10 @@ async fn a_failover_is_followed_and_written_through() {
     let took = follower.until("back", |state| state.fresh).await;
     println!("after a failover the gate is back after {took:?}, Sentinels' part included");
     assert!(follower.state.allows("203.0.113.7"));
+    // The first change after the master is gone, over the connection that was lost.
+    assert_eq!(store.claim("00ff", HOUR).await, Ok(false), "a recorded knock");
+    assert_eq!(store.claim("11ee", HOUR).await, Ok(true));
+    assert_eq!(note_of(&store, "203.0.113.9").await.as_ref(), Some(&knock));
     let receipt = edit(&store, Edit::Ban(ip("203.0.113.8").into(), HOUR)).await;
     assert_eq!(receipt.server, second.name());
     follower.until("the ban", |state| state.bans("203.0.113.8")).await;

@@ -160,6 +160,12 @@ fn a_connection_that_is_hung_up_on_is_repeated_with_a_knock_and_the_other_clock(
             let stop = std::net::SocketAddr::from(([127, 0, 0, 1], stop.port()));
             drop(Wire::connect(&Addr::Tcp(stop)));
         });
+        let detail = client.wait_closed("no-answer").field("detail").unwrap();
+        assert_eq!(
+            detail.contains("check that --knock is on there"),
+            !knock.is_empty(),
+            "{detail}"
+        );
         drop(client);
         let knocks = receiver.drain();
         if knock.is_empty() {

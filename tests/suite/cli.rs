@@ -167,7 +167,10 @@ fn flags_and_commands_in_the_wrong_place() {
     refused(&format!("{SPIPED} --pool 5"), &["'--pool' is a flag of encrypt; put it after"]);
     refused("gate list --ttl 5d --gate file:x", &["a flag of gate allow, ", ", not of gate list"]);
     refused("gate export --json", &["is a flag of the gate commands, not of gate export"]);
-    refused("encrypt --json", &["a flag of status, who, kick, reload and drain, not of encrypt"]);
+    refused(
+        "encrypt --json",
+        &["a flag of knock, status, who, kick, reload and drain, not of encrypt"],
+    );
     refused("gate list --drain 5s", &["a flag of encrypt and decrypt, not of gate list"]);
     let after = &["put it after the command: 'knockpipe gate COMMAND --gate ...'"];
     refused("gate --gate redis://a allow 203.0.113.7", after);

@@ -23,6 +23,9 @@ const PIPELINE: usize = 200;
 /// The difference of two ends that are one: a score is a number with a fraction.
 const ROUNDING_MS: u64 = 10;
 
+/// The difference of two readings of the end of the set, which servers tell as remaining time.
+const SET_ROUNDING_MS: u64 = 5_000;
+
 /// A note in the hash, and its text there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct StoredNote {
@@ -33,10 +36,7 @@ pub(super) struct StoredNote {
 impl StoredNote {
     /// Returns true if it is the note of an entry with this end.
     pub(super) fn is_of(&self, end: Expiry) -> bool {
-        match (self.until.end, end) {
-            (Expiry::At(one), Expiry::At(other)) => one.0.abs_diff(other.0) <= ROUNDING_MS,
-            (one, other) => one == other,
-        }
+        is_within(self.until.end, end, ROUNDING_MS)
     }
 
     /// The note, if it is that of an entry with this end.
@@ -46,7 +46,7 @@ impl StoredNote {
 
     /// The note, if it is that of an entry with this end, or of one that ends with the set.
     pub(super) fn of_entry(self, end: Expiry, set_end: Expiry) -> Option<GrantNote> {
-        let ends_with_set = end == set_end && self.until.end > set_end;
+        let ends_with_set = is_within(end, set_end, SET_ROUNDING_MS) && self.until.end > end;
         if ends_with_set { Some(self.until.note) } else { self.of(end) }
     }
 }
@@ -173,6 +173,14 @@ impl Connections {
     }
 }
 
+/// Returns true if two ends are as good as one.
+fn is_within(one: Expiry, other: Expiry, rounding_ms: u64) -> bool {
+    match (one, other) {
+        (Expiry::At(one), Expiry::At(other)) => one.0.abs_diff(other.0) <= rounding_ms,
+        (one, other) => one == other,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -192,6 +200,25 @@ mod tests {
             let until = NoteUntil { note, end: written };
             let note = StoredNote { text: until.json(), until };
             assert_eq!(note.of(present).is_some(), is_of, "{written:?} {present:?}");
+        }
+    }
+
+    #[test]
+    fn an_entry_that_ends_with_its_set_keeps_its_note() {
+        let at = |ms| Expiry::At(UnixMillis(ms));
+        for (written, present, set_end, is_of) in [
+            (at(9_000_000), at(1_000_000), at(1_000_200), true),
+            (Expiry::Never, at(1_000_000), at(1_000_200), true),
+            (at(9_000_000), at(1_000_000), at(2_000_000), false),
+            (at(500_000), at(1_000_000), at(1_000_000), false),
+            (at(9_000_000), Expiry::Never, Expiry::Never, false),
+            (Expiry::Never, Expiry::Never, Expiry::Never, true),
+        ] {
+            let note = GrantNote::new("key:1a2b3c4d", None, UnixMillis(0));
+            let until = NoteUntil { note, end: written };
+            let note = StoredNote { text: until.json(), until };
+            let found = note.of_entry(present, set_end).is_some();
+            assert_eq!(found, is_of, "{written:?} {present:?} {set_end:?}");
         }
     }
 }
