@@ -25,9 +25,9 @@ use crate::proto::message::Open;
 use crate::proto::record::{MAX_PLAINTEXT, MAX_RECORD};
 use crate::proto::{Padding, Session};
 use crate::reason::CloseReason;
+use crate::upstream::Target;
 use crate::upstream::health_check::{ProbeAnswer, ask, take_leave};
 use crate::upstream::probe::Verdict;
-use crate::upstream::Target;
 
 /// Backlog of a socket that is bound only to test that it can be.
 const BACKLOG: i32 = 1;

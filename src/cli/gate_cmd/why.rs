@@ -22,7 +22,7 @@ use crate::admin::StoredEntry;
 use crate::admin::protocol::{Reply, Request};
 use crate::admin::protocol::{RuleReply, WhyReply};
 use crate::gate::decision::{Line, Rule};
-use crate::gate::store::{AddressRecord, StoreError, is_implausible};
+use crate::gate::store::{AddressRecord, AllowEntry, StoreError, is_implausible};
 use crate::gate::{
     BanAfter, Item, Member, MemberError, Peer, Rules, Snapshot, StoreOptions, UnixMillis, explain,
 };
@@ -197,14 +197,7 @@ async fn of_store(args: &WhyArgs, peer: Peer) -> Result<Done, Failure> {
     if gate.is_none() && args.rules.is_empty() {
         notes.push(("note", NO_RULES.to_owned()));
     }
-    let grants = known.into_iter().flat_map(|known| &known.allow_entries);
-    for grant in grants.filter(|grant| is_implausible(grant.expiry)) {
-        let note = format!(
-            "the score of {} in key {} looks like milliseconds, and scores are unix seconds; write it again, or it ends in some 50,000 years",
-            grant.member, grant.key
-        );
-        notes.push(("note", note));
-    }
+    notes.extend(known.into_iter().flat_map(in_milliseconds));
     let answer = Answer { reply, ban_after, notes };
     let mut output = args.common.output();
     output.say(|| answer.text(), || json!(answer.reply))?;
@@ -213,6 +206,17 @@ async fn of_store(args: &WhyArgs, peer: Peer) -> Result<Done, Failure> {
         Some(Err(error)) => Err(runtime(error)),
         _ => Ok(Done::Clean),
     }
+}
+
+/// Returns a note about each score that is probably in milliseconds.
+fn in_milliseconds(known: &AddressRecord) -> impl Iterator<Item = (&'static str, String)> {
+    let entries = known.allow_entries.iter().filter(|entry| is_implausible(entry.expiry));
+    entries.map(|AllowEntry { member, key, .. }| {
+        let note = format!(
+            "the score of {member} in key {key} looks like milliseconds, and scores are unix seconds; write it again, or it ends in some 50,000 years"
+        );
+        ("note", note)
+    })
 }
 
 /// Returns what the store has of an entry, by the rule that found it.
