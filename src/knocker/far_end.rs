@@ -167,6 +167,13 @@ impl Knocker {
         })
     }
 
+    /// Returns the local address of the way to each address of the far end, if there is one.
+    pub fn sources(&self, target: &Target) -> Vec<Option<IpAddr>> {
+        let Target::Ips(endpoints) = target else { return vec![] };
+        let source = |to| Outgoing::towards(to, self.parts.bind).ok().map(|way| way.from());
+        endpoints.iter().map(|endpoint| endpoint.now().ok().and_then(source)).collect()
+    }
+
     fn due(&self, to: SocketAddr, from: IpAddr, occasion: Occasion) -> Option<Guess> {
         self.sent().due(Way { to, from }, occasion, ms_since_boot())
     }

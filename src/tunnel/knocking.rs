@@ -13,6 +13,7 @@
 use std::convert::Infallible;
 use std::future::pending;
 use std::io::ErrorKind;
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -138,6 +139,9 @@ impl DialerHandshake {
     }
 }
 
+/// Local addresses of the ways to the addresses of one far end.
+type Sources = Vec<Option<IpAddr>>;
+
 /// Repeats knocks while a connection is being made.
 async fn repeat(knocker: &Knocker, target: &net::Target) -> Infallible {
     for pause in WHILE_DIALLING {
@@ -173,10 +177,14 @@ impl EncryptEnd {
                 warn!(%error, detail, "cannot watch the addresses of this host");
                 HostChanges::unwatched()
             });
+            // Read once changes are watched, so that none is between the two.
+            let mut sources = self.sources();
             loop {
                 tokio::select! {
                     change = changes.next() => {
-                        if change == HostChange::Address || self.has_moved() {
+                        let before = std::mem::replace(&mut sources, self.sources());
+                        self.leave_behind(&before, &sources);
+                        if change == HostChange::Address || before != sources {
                             schedule.event(KnockReason::AddressChange, now());
                         }
                     }
@@ -205,20 +213,27 @@ impl EncryptEnd {
         for place in 0..self.far_ends.count() {
             let Ok(target) = self.far_ends.at(place).current() else { continue };
             let Some(knocker) = self.knocker(place) else { continue };
-            let has_moved = reason == KnockReason::Resume || knocker.has_moved(&target);
             knocker.knock(&target, Occasion::Changed, reason);
-            if has_moved {
-                // Warm tunnels from another address, or of before a sleep, are dead.
+            if reason == KnockReason::Resume {
+                // The far ends have ended warm tunnels meanwhile.
                 self.pool.distrust(place, Instant::now());
             }
         }
     }
 
-    fn has_moved(&self) -> bool {
-        (0..self.far_ends.count()).any(|place| {
-            let target = self.far_ends.at(place).current();
-            target.is_ok_and(|target| self.knocker(place).is_some_and(|it| it.has_moved(&target)))
-        })
+    /// Closes warm tunnels to the far ends that are reached from another address now.
+    fn leave_behind(&self, before: &[Sources], now: &[Sources]) {
+        let moved = before.iter().zip(now).enumerate().filter(|(_, (before, now))| before != now);
+        moved.for_each(|(place, _)| self.pool.distrust(place, Instant::now()));
+    }
+
+    /// Returns the local addresses of the ways to each far end.
+    fn sources(&self) -> Vec<Sources> {
+        let of_far_end = |place| {
+            let target = self.far_ends.at(place).current().ok()?;
+            Some(self.knocker(place)?.sources(&target))
+        };
+        (0..self.far_ends.count()).map(|place| of_far_end(place).unwrap_or_default()).collect()
     }
 
     fn knocker(&self, far_end: usize) -> Option<&Knocker> {

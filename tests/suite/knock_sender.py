@@ -4,7 +4,8 @@ that the tests show that the document suffices. Only the standard library: X2551
 ChaCha20-Poly1305 is RFC 8439. Not in constant time, so not for use.
 
     knock_sender.py KEYFILE [HOST PORT] [--gate NAME] [--ttl SECONDS] [--label TEXT]
-                    [--address NETWORK] [--clock MS] [--private HEX] [--extensions HEX]
+                    [--address NETWORK] [--from ADDRESS] [--clock MS] [--private HEX]
+                    [--extensions HEX]
 
 Without HOST and PORT it prints the datagram in hex.
 """
@@ -165,6 +166,7 @@ def main():
     parser.add_argument("--ttl", type=int)
     parser.add_argument("--label")
     parser.add_argument("--address")
+    parser.add_argument("--from", dest="source")
     parser.add_argument("--clock", type=int)
     parser.add_argument("--private", type=bytes.fromhex)
     parser.add_argument("--extensions", type=bytes.fromhex)
@@ -182,6 +184,8 @@ def main():
     host, port = given.to
     family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
     with socket.socket(family, kind, number) as sender:
+        if given.source:
+            sender.bind((given.source, 0))
         sender.sendto(knock, address)
 
 
