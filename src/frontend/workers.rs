@@ -3,7 +3,11 @@
 //! Each worker has its own runtime, and a connection stays on one from its accept to its end. So
 //! events of its socket arrive at the thread that handles them, no other thread is woken to take
 //! over work, and its buffers are that thread's. The runtime of the process serves no connection:
-//! it accepts, asks stores and fills pools.
+//! it asks stores and fills pools.
+//!
+//! One more thread accepts, for all listeners: with several, as the runtime of the process has
+//! them, each connection would wake a second thread to wait for the next one. Sessions that keep
+//! the workers busy do not delay it.
 //!
 //! Nothing moves from one worker to another: that would need the locks that this design avoids.
 
@@ -22,9 +26,11 @@ const DESCRIPTORS: u64 = 4;
 const WORTH_A_WORKER: u64 = 1024;
 
 static WORKERS: OnceLock<Vec<Handle>> = OnceLock::new();
+static ACCEPTING: OnceLock<Handle> = OnceLock::new();
 
-/// Starts the workers of this process, unless they run already; they end with it. Returns the
-/// number of `descriptors` that they take: those of the first worker are among the reserved ones.
+/// Starts the threads of this process that accept and serve, unless they run already; they end with
+/// it. Returns the number of `descriptors` that they take: those of the first worker are among the
+/// reserved ones.
 ///
 /// # Errors
 /// The system gives no more threads, memory or descriptors.
@@ -33,15 +39,23 @@ pub fn start(descriptors: u64) -> io::Result<u64> {
         let processors = thread::available_parallelism().map_or(1, usize::from);
         let worth = usize::try_from(descriptors / WORTH_A_WORKER).unwrap_or(usize::MAX);
         let started: io::Result<Vec<_>> =
-            (0..processors.min(worth).max(1)).map(start_one).collect();
+            (0..processors.min(worth).max(1)).map(|n| start_one(format!("worker-{n}"))).collect();
         let _ = WORKERS.set(started?);
     }
-    Ok(DESCRIPTORS * (workers().len() as u64 - 1))
+    if ACCEPTING.get().is_none() {
+        let _ = ACCEPTING.set(start_one("accept".to_owned())?);
+    }
+    Ok(DESCRIPTORS * workers().len() as u64)
 }
 
-/// Resolves when every worker has answered, which a blocked one does not.
+/// Returns the runtime of the thread that accepts.
+pub fn accepting() -> &'static Handle {
+    ACCEPTING.get().expect("it was started before anything is accepted")
+}
+
+/// Resolves when every one of these threads has answered, which a blocked one does not.
 pub async fn answered() {
-    for worker in workers() {
+    for worker in workers().iter().chain([accepting()]) {
         // A task that does nothing fails only at the end of the process.
         let _ = worker.spawn(async {}).await;
     }
@@ -61,10 +75,9 @@ fn workers() -> &'static [Handle] {
     WORKERS.get().expect("they were started before anything is served")
 }
 
-fn start_one(number: usize) -> io::Result<Handle> {
+fn start_one(name: String) -> io::Result<Handle> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let handle = runtime.handle().clone();
-    let name = format!("worker-{number}");
     thread::Builder::new().name(name).spawn(move || runtime.block_on(pending::<()>()))?;
     Ok(handle)
 }

@@ -10,6 +10,7 @@ use tracing::warn;
 use super::about;
 use super::startup::{BACKLOG, Startup};
 use crate::addr::Source;
+use crate::frontend::workers;
 use crate::net::{AsyncListener, BindError, Listener, SocketOptions};
 use crate::service::ServiceOptions;
 use crate::sys::activation::Inherited;
@@ -75,9 +76,10 @@ impl BoundSource {
         self.owner.as_ref() == options.name()
     }
 
-    /// Registers its sockets with the runtime.
+    /// Registers its sockets with the runtime that accepts.
     fn watch(self) -> anyhow::Result<SourceListeners> {
         let Self { owner, source, listeners } = self;
+        let _on_the_thread_that_accepts = workers::accepting().enter();
         let watch =
             |listener: Listener| Ok(Arc::new(listener.into_async(&SocketOptions::default())?));
         let listeners: io::Result<Vec<_>> = listeners.into_iter().map(watch).collect();

@@ -8,6 +8,7 @@ use tokio::time::sleep;
 use super::context::TunnelContext;
 use super::decrypt::DecryptEnd;
 use super::encrypt::EncryptEnd;
+use crate::frontend::workers;
 use crate::net::AsyncListener;
 use crate::tasks::restarting;
 use crate::upstream::health_check::Look;
@@ -44,6 +45,7 @@ impl Tunnel {
     pub fn serve(self: &Arc<Self>, listener: Arc<AsyncListener>) {
         self.listens(&listener);
         let accept = move |tunnel: Arc<Self>| tunnel.accept(Arc::clone(&listener));
+        let _on_the_thread_that_accepts = workers::accepting().enter();
         self.keep_up("accepting connections", accept);
     }
 
