@@ -15,8 +15,8 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -53,24 +53,27 @@ pub(super) struct Pair {
 
 /// A connection to a far end that has not answered the handshake yet.
 struct Call {
-    serial: u64,
+    serial: u32,
     by: TargetsId,
     /// Addresses of the client's connection, if it has any.
     made_for: Option<Pair>,
 }
 
-/// Local end of a connection from a service to its target.
+/// Local end of a connection from a service to its target. Small, as every session may have one for
+/// days: a [`SocketAddr`] takes twice as much as its address and port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct LocalEnd {
     of: TargetsId,
-    local: SocketAddr,
+    /// IPv4 addresses are mapped.
+    ip: [u8; 16],
+    port: u16,
 }
 
 /// A session through a decrypt end.
 struct Passage {
-    serial: u64,
-    /// The client that was announced.
-    client: SocketAddr,
+    serial: u32,
+    /// Port of the client that was announced; its address is the one of the local end.
+    client_port: u16,
     /// The moment when the session was asked for.
     asked: Instant,
     /// The moment when its target began to be dialled.
@@ -80,13 +83,13 @@ struct Passage {
 /// Keeps a call registered until it is dropped.
 pub(super) struct CallGuard {
     pair: Pair,
-    serial: u64,
+    serial: u32,
 }
 
 /// Keeps a session registered until it is dropped.
 pub(super) struct PassageGuard {
     exit: LocalEnd,
-    serial: u64,
+    serial: u32,
 }
 
 /// A client of a decrypt end, with an address that is meaningful on this host.
@@ -96,19 +99,15 @@ pub(super) struct Announced {
     asked: Instant,
 }
 
-/// An entry with a unique number, so that a guard never removes an entry that has replaced its own.
+/// An entry with a number that no other of the same addresses has, so that a guard never removes an entry that has replaced its own.
 trait Entry {
-    fn serial(&self) -> u64;
+    fn serial(&self) -> u32;
 }
 
 // === encrypt end ===
 
 /// Registers a call until the guard is dropped; `None` over a unix socket.
-pub(super) fn calls(
-    by: TargetsId,
-    dialled: &Stream,
-    made_for: Option<Pair>,
-) -> Option<CallGuard> {
+pub(super) fn calls(by: TargetsId, dialled: &Stream, made_for: Option<Pair>) -> Option<CallGuard> {
     let pair = Pair::new(dialled.local(), dialled.remote())?;
     let serial = serial();
     lock(&CALLS_NOW).insert(pair, Call { serial, by, made_for });
@@ -157,21 +156,22 @@ pub(super) fn passes(
 ) -> Option<Box<PassageGuard>> {
     let local = plain(target.local()).filter(|local| local.ip() == announced.client.ip())?;
     let Announced { client, asked } = announced;
-    let exit = LocalEnd { of, local };
+    let exit = LocalEnd::new(of, local);
     let serial = serial();
-    lock(&PASSAGES_NOW).insert(exit, Passage { serial, client, asked, dialled });
+    let client_port = client.port();
+    lock(&PASSAGES_NOW).insert(exit, Passage { serial, client_port, asked, dialled });
     Some(Box::new(PassageGuard { exit, serial }))
 }
 
 fn goes_round(passages: &HashMap<LocalEnd, Passage>, of: TargetsId, announced: Announced) -> bool {
     let Announced { mut client, mut asked } = announced;
     for _ in 0..PASSAGES {
-        let Some(before) = passages.get(&LocalEnd { of, local: client }) else { return false };
+        let Some(before) = passages.get(&LocalEnd::new(of, client)) else { return false };
         let is_soon = asked.checked_duration_since(before.dialled).is_some_and(|it| it <= SOON);
         if !is_soon {
             return false;
         }
-        client = before.client;
+        client.set_port(before.client_port);
         asked = before.asked;
     }
     true
@@ -190,6 +190,16 @@ impl Pair {
     }
 }
 
+impl LocalEnd {
+    fn new(of: TargetsId, local: SocketAddr) -> Self {
+        let ip = match local.ip() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            IpAddr::V6(ip) => ip,
+        };
+        Self { of, ip: ip.octets(), port: local.port() }
+    }
+}
+
 impl Announced {
     /// Returns `None` where the address says nothing: 127.0.0.1 of another host is not ours.
     pub(super) fn new(client: ClientAddr, sealed: &Stream) -> Option<Self> {
@@ -200,13 +210,13 @@ impl Announced {
 }
 
 impl Entry for Call {
-    fn serial(&self) -> u64 {
+    fn serial(&self) -> u32 {
         self.serial
     }
 }
 
 impl Entry for Passage {
-    fn serial(&self) -> u64 {
+    fn serial(&self) -> u32 {
         self.serial
     }
 }
@@ -223,14 +233,14 @@ impl Drop for PassageGuard {
     }
 }
 
-fn remove<K: Eq + Hash, V: Entry>(from: &mut HashMap<K, V>, key: K, serial: u64) {
+fn remove<K: Eq + Hash, V: Entry>(from: &mut HashMap<K, V>, key: K, serial: u32) {
     if from.get(&key).is_some_and(|entry| entry.serial() == serial) {
         from.remove(&key);
     }
 }
 
-fn serial() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
+fn serial() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
     NEXT.fetch_add(1, Relaxed)
 }
 
@@ -268,7 +278,7 @@ mod tests {
         Pair { dialer: address(dialer), listener: address(listener) }
     }
 
-    fn call(by: u64, made_for: Option<Pair>) -> Call {
+    fn call(by: u32, made_for: Option<Pair>) -> Call {
         Call { serial: 0, by: TargetsId(by), made_for }
     }
 
@@ -304,9 +314,9 @@ mod tests {
         let mut now = Instant::now();
         let length = u16::try_from(length).unwrap();
         for port in 0..length {
-            let exit = LocalEnd { of: TargetsId(1), local: address(port + 1) };
-            let client = address(port);
-            passages.insert(exit, Passage { serial: 0, client, asked: now, dialled: now });
+            let exit = LocalEnd::new(TargetsId(1), address(port + 1));
+            let (client_port, asked, dialled) = (port, now, now);
+            passages.insert(exit, Passage { serial: 0, client_port, asked, dialled });
             now += pause;
         }
         (passages, Announced { client: address(length), asked: now })
@@ -329,7 +339,7 @@ mod tests {
         let (passages, next) = row(PASSAGES, SOON + Duration::from_millis(1));
         assert!(!goes_round(&passages, TargetsId(1), next));
         let (mut passages, next) = row(PASSAGES, Duration::ZERO);
-        let last = passages.get_mut(&LocalEnd { of: TargetsId(1), local: next.client }).unwrap();
+        let last = passages.get_mut(&LocalEnd::new(TargetsId(1), next.client)).unwrap();
         last.dialled += Duration::from_millis(1);
         assert!(!goes_round(&passages, TargetsId(1), next));
     }

@@ -9,7 +9,7 @@
 //! target without checks nothing is kept: there is nothing to choose. `health_check`, not a client,
 //! finds out whether a target that is down works again.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -79,7 +79,7 @@ struct Failing {
 
 /// Identity of the far ends of one tunnel, or of the targets of one service, within the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct TargetsId(pub u64);
+pub struct TargetsId(pub u32);
 
 /// Health of one of a service's targets, for operators.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -396,7 +396,7 @@ impl Targets {
 
 impl TargetsId {
     fn new() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
+        static NEXT: AtomicU32 = AtomicU32::new(0);
         Self(NEXT.fetch_add(1, Ordering::Relaxed))
     }
 }
