@@ -12,7 +12,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
@@ -24,6 +24,12 @@ const MOST_LINES: usize = 16_384;
 /// Time that the writer waits for more after the first line, because waking it costs more than
 /// writing a line, and busy tunnels log thousands a second.
 const GATHERING: Duration = Duration::from_millis(1);
+
+/// The same where it was woken a moment before, as busy tunnels do.
+const GATHERING_MANY: Duration = Duration::from_millis(5);
+
+/// Time between two wakes below which there are many lines.
+const BUSY: Duration = Duration::from_millis(20);
 
 /// Longest time that the end of the process may wait for a reader.
 const LAST_WRITES: Duration = Duration::from_secs(1);
@@ -58,6 +64,8 @@ struct State {
     lost: u64,
     /// The writer thread waits to be woken.
     idle: bool,
+    /// Moment when it was woken last.
+    woken: Option<Instant>,
     /// No more lines are accepted.
     closed: bool,
     /// The writer thread has written everything.
@@ -121,8 +129,8 @@ impl Lines {
         if nothing_to_do(&mut state) {
             state.idle = true;
             let woken = self.0.changed.wait_while(state, nothing_to_do);
-            drop(woken.unwrap_or_else(PoisonError::into_inner));
-            thread::sleep(GATHERING);
+            let gathering = woken.unwrap_or_else(PoisonError::into_inner).gathering(Instant::now());
+            thread::sleep(gathering);
             state = self.state();
         }
         state.waiting.pop_front()
@@ -156,6 +164,15 @@ impl Lines {
     /// way.
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Notes that the writer thread is woken, and returns the time that it waits for more lines.
+    fn gathering(&mut self, now: Instant) -> Duration {
+        let last = self.woken.replace(now);
+        let is_busy = last.is_some_and(|last| now.duration_since(last) < BUSY);
+        if is_busy { GATHERING_MANY } else { GATHERING }
     }
 }
 
@@ -197,7 +214,6 @@ impl io::Write for Slot<'_> {
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::{Receiver, Sender, channel};
-    use std::time::Instant;
 
     use super::*;
 
@@ -228,6 +244,14 @@ mod tests {
 
     fn push(lines: &Lines, text: &str) {
         lines.push((Level::INFO, text.into()));
+    }
+
+    #[test]
+    fn a_single_line_waits_shorter_than_one_of_many() {
+        let mut state = State::default();
+        let start = Instant::now();
+        let gathering = [0, 19, 39].map(|ms| state.gathering(start + Duration::from_millis(ms)));
+        assert_eq!(gathering, [GATHERING, GATHERING_MANY, GATHERING]);
     }
 
     #[test]
