@@ -38,8 +38,9 @@ test: toolchain install-test-tools ## Formatting, lints and every test
 	cp target/debug/knockpipe $(PURE_PROGRAM)
 	ulimit -n "$$(ulimit -Hn)"; KNOCKPIPE_PURE=$(PURE_PROGRAM) scripts/run-tests.sh
 
-fuzz: toolchain ## Twenty million random PROXY headers that no run had before
+fuzz: toolchain ## Twenty million random PROXY headers and knocks that no run had before
 	KNOCKPIPE_FUZZ_CASES=20000000 cargo test --release --locked --lib proxy_protocol::incoming -- --nocapture
+	KNOCKPIPE_FUZZ_CASES=20000000 cargo test --release --locked -p knockpipe-proto --lib knock::random -- --nocapture
 
 bench-gate: toolchain install-test-tools ## Measure the gate with a million members, release build
 	cargo bench --locked --bench gate

@@ -13,6 +13,7 @@ use std::hint::black_box;
 use gungraun::{library_benchmark, library_benchmark_group, main};
 use knockpipe::keys::KeyRing;
 use knockpipe::proto::handshake::{Dialer, read_message1};
+use knockpipe::proto::knock::{Knock, read_knock};
 use knockpipe::proto::labels::PROLOGUE;
 use knockpipe::proto::record::{DATA_OFFSET, MAX_DATA, MAX_RECORD};
 use knockpipe::proto::{Session, Suite};
@@ -85,5 +86,21 @@ fn refuse((ring, message1): (KeyRing, Vec<u8>)) -> KeyRing {
     ring
 }
 
-library_benchmark_group!(name = protocol, benchmarks = [seal, open, handshake, refuse]);
+/// Returns a knock under a key that is not in the ring.
+fn strangers_knock() -> (KeyRing, Vec<u8>) {
+    let knock = Knock { clock_ms: 0, gate: None, ttl_s: None, label: None, address: None };
+    (KeyRing::new(vec![key(9)]).unwrap(), knock.seal(&key(1), secret(2)).to_vec())
+}
+
+#[library_benchmark]
+#[bench::knock(strangers_knock())]
+fn refuse_datagram((ring, knock): (KeyRing, Vec<u8>)) -> KeyRing {
+    assert!(read_knock(black_box(&ring), black_box(&knock)).is_err());
+    ring
+}
+
+library_benchmark_group!(
+    name = protocol,
+    benchmarks = [seal, open, handshake, refuse, refuse_datagram]
+);
 main!(library_benchmark_groups = protocol);

@@ -39,4 +39,5 @@ exec scripts/apt-need.sh \
     zsh=zsh \
     fish=fish \
     faketime=faketime \
+    python3=python3 \
     systemd-analyze=systemd

@@ -8,6 +8,7 @@
 use std::io;
 
 use crate::keys::{Key, KeyRing};
+use crate::secret::Secret;
 
 /// Keeps every key of `rings` out of the swap space, as far as that is possible.
 ///
@@ -15,11 +16,11 @@ use crate::keys::{Key, KeyRing};
 /// The error of the first key that the system refuses, as with `RLIMIT_MEMLOCK` of 0; all others
 /// are tried, and the keys work all the same.
 pub fn lock<'a>(rings: impl Iterator<Item = &'a KeyRing>) -> io::Result<()> {
-    try_all(rings.flat_map(KeyRing::iter).map(lock_one))
+    try_all(rings.flat_map(KeyRing::iter).flat_map(Key::secrets).map(lock_one))
 }
 
-fn lock_one(key: &Key) -> io::Result<()> {
-    let bytes = key.secret().expose();
+fn lock_one(secret: &Secret<32>) -> io::Result<()> {
+    let bytes = secret.expose();
     let guard = region::lock(bytes.as_ptr(), bytes.len()).map_err(region::Error::into_io_error)?;
     std::mem::forget(guard);
     Ok(())

@@ -6,6 +6,7 @@
 
 mod flood;
 mod hostile;
+mod in_python;
 mod life;
 mod process;
 mod replays;

@@ -25,6 +25,7 @@ mod health;
 mod heartbeat;
 mod interfaces;
 mod key_files;
+mod knock_in_python;
 mod lifecycle;
 mod limits;
 mod log_file;

@@ -89,7 +89,7 @@ impl Dialer {
         let ephemeral = DhKey::new(&ephemeral);
         let mut message = [0; MESSAGE_LEN];
         message[KEY_LEN..KEY_LEN + PAYLOAD_LEN].copy_from_slice(&hello.encode());
-        let state = write_message1(labels::PROLOGUE, key.secret(), &ephemeral, &mut message);
+        let state = write_message1(labels::PROLOGUE, key, &ephemeral, &mut message);
         (Self { state, ephemeral, hello, key: key.id() }, message)
     }
 
@@ -152,7 +152,7 @@ fn read_message1_with_key(
     message: &Message,
 ) -> Result<Received, PeerError> {
     let mut opened = *message;
-    let (state, dialer_key) = read_message1_with(prologue, key.secret(), &mut opened)?;
+    let (state, dialer_key) = read_message1_with(prologue, key, &mut opened)?;
     Ok(Received {
         state,
         dialer_key,
@@ -262,31 +262,41 @@ impl Session {
 
 pub(super) fn write_message1(
     prologue: &[u8],
-    psk: &Secret<32>,
+    key: &Key,
     ephemeral: &DhKey,
     message: &mut [u8],
 ) -> SymmetricState {
     let mut state = SymmetricState::initialize(prologue);
     // psk
-    state.mix_key_and_hash(psk.expose());
+    state.mix_psk(key.token());
     // e
     write_e(&mut state, ephemeral, message);
     state.encrypt_and_hash(&mut message[KEY_LEN..]);
     state
 }
 
-pub(super) fn read_message1_with(
+fn read_message1_with(
     prologue: &[u8],
-    psk: &Secret<32>,
+    key: &Key,
     message: &mut [u8],
 ) -> Result<(SymmetricState, PublicKey), PeerError> {
-    let mut state = SymmetricState::initialize(prologue);
-    // psk
-    state.mix_key_and_hash(psk.expose());
-    // e
-    let re = read_e(&mut state, message);
+    let (mut state, re) = read_tokens1(prologue, key, message);
     state.decrypt_and_hash(&mut message[KEY_LEN..])?;
     Ok((state, re))
+}
+
+/// Reads message 1 up to its payload.
+pub(super) fn read_tokens1(
+    prologue: &[u8],
+    key: &Key,
+    message: &[u8],
+) -> (SymmetricState, PublicKey) {
+    let mut state = SymmetricState::initialize(prologue);
+    // psk
+    state.mix_psk(key.token());
+    // e
+    let re = read_e(&mut state, message);
+    (state, re)
 }
 
 fn write_message2(

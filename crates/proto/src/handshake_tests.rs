@@ -80,7 +80,7 @@ fn published_vectors_byte_for_byte() {
 fn check_vector(vector: &serde_json::Value) {
     let static_secret = |name: &str| secret(&unhex(&vector[name]));
     let prologue = unhex(&vector["init_prologue"]);
-    let psk = secret(&unhex(&vector["init_psks"][0]));
+    let psk = Key::new(secret(&unhex(&vector["init_psks"][0])));
     let messages = vector["messages"].as_array().unwrap();
     let framed = |i: usize| {
         let payload = unhex(&messages[i]["payload"]);
@@ -289,7 +289,7 @@ fn low_order_keys_are_refused_by_both_ends() {
         message[32..32 + PAYLOAD_LEN].copy_from_slice(&hello().encode());
         message[..32].copy_from_slice(&point);
         let mut state = SymmetricState::initialize(PROLOGUE);
-        state.mix_key_and_hash(&[1; 32]);
+        state.mix_psk(key(1).token());
         read_e(&mut state, &message);
         state.encrypt_and_hash(&mut message[32..]);
         let received = read_message1(&ring(&[1]), PROLOGUE, &message).unwrap();

@@ -84,7 +84,7 @@ impl Knock {
         let mut message = [0; MESSAGE_LEN];
         message[KEY_LEN..KEY_LEN + PAYLOAD_LEN].copy_from_slice(&self.encode());
         let ephemeral = DhKey::new(&ephemeral);
-        handshake::write_message1(labels::KNOCK_PROLOGUE, key.secret(), &ephemeral, &mut message);
+        handshake::write_message1(labels::KNOCK_PROLOGUE, key, &ephemeral, &mut message);
         message
     }
 
@@ -148,7 +148,8 @@ pub fn read_knock(ring: &KeyRing, datagram: &[u8]) -> Result<ReceivedKnock, Peer
     let message: &KnockMessage = datagram.try_into().map_err(|_| PeerError::BadLength)?;
     handshake::with_every_key(ring, |key| {
         let mut opened = *message;
-        handshake::read_message1_with(labels::KNOCK_PROLOGUE, key.secret(), &mut opened)?;
+        let (state, _) = handshake::read_tokens1(labels::KNOCK_PROLOGUE, key, message);
+        state.decrypt_last(&mut opened[KEY_LEN..])?;
         Ok(ReceivedKnock {
             knock: Knock::decode(handshake::payload(&opened))?,
             key: key.id(),
@@ -200,3 +201,7 @@ fn canonical(net: IpNet) -> IpNet {
 #[cfg(test)]
 #[path = "knock_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "knock_random_tests.rs"]
+mod random_tests;

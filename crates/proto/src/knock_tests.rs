@@ -13,7 +13,7 @@ fn key(byte: u8) -> Key {
     Key::new(secret(&[byte; 32]))
 }
 
-fn ring(bytes: &[u8]) -> KeyRing {
+pub(super) fn ring(bytes: &[u8]) -> KeyRing {
     KeyRing::new(bytes.iter().map(|byte| key(*byte)).collect()).unwrap()
 }
 
@@ -47,11 +47,11 @@ fn with(bytes: &[u8]) -> Result<Knock, PeerError> {
     read(&seal_payload(&payload, labels::KNOCK_PROLOGUE))
 }
 
-fn seal_payload(payload: &[u8; PAYLOAD_LEN], prologue: &[u8]) -> KnockMessage {
+pub(super) fn seal_payload(payload: &[u8; PAYLOAD_LEN], prologue: &[u8]) -> KnockMessage {
     let mut message = [0; MESSAGE_LEN];
     message[KEY_LEN..KEY_LEN + PAYLOAD_LEN].copy_from_slice(payload);
     let ephemeral = DhKey::new(&secret(&[2; 32]));
-    handshake::write_message1(prologue, key(1).secret(), &ephemeral, &mut message);
+    handshake::write_message1(prologue, &key(1), &ephemeral, &mut message);
     message
 }
 
@@ -72,6 +72,53 @@ fn all_that_can_be_asked_for_goes_both_ways() {
     for knock in knocks {
         assert_eq!(read(&sealed(&knock)), Ok(knock));
     }
+}
+
+/// The vectors of `docs/PROTOCOL.md`, section 9, which were made without this code.
+#[test]
+fn knock_vectors_byte_for_byte() {
+    let vectors: serde_json::Value =
+        serde_json::from_str(include_str!("../vectors/knockpipe-1.json")).unwrap();
+    let key = Key::new(secret(&unhex(&vectors["key"])));
+    let ring = KeyRing::new(vec![key.clone()]).unwrap();
+    let knocks = vectors["knocks"].as_array().unwrap();
+    let malformed = knocks.iter().filter(|vector| vector["malformed"] == true).count();
+    assert_eq!((knocks.len(), malformed), (6, 2));
+    for vector in knocks {
+        let datagram = unhex(&vector["datagram"]);
+        let read = read_knock(&ring, &datagram).map(|received| received.knock);
+        if vector["malformed"] == true {
+            assert_eq!(read, Err(PeerError::Misbehaved), "{vector}");
+            continue;
+        }
+        let knock = asked_for(vector);
+        assert_eq!(read, Ok(knock.clone()), "{vector}");
+        let payload = knock.encode();
+        let end = EXTENSIONS + usize::from(payload[12]);
+        if payload[EXTENSIONS..end] == unhex(&vector["extensions"])[..] {
+            let sealed = knock.seal(&key, secret(&unhex(&vector["ephemeral"])));
+            assert_eq!(sealed[..], datagram, "{vector}");
+        } else {
+            assert!(vector["about"].as_str().unwrap().contains("unknown"), "{vector}");
+        }
+    }
+}
+
+fn asked_for(vector: &serde_json::Value) -> Knock {
+    let text = |name: &str| vector[name].as_str();
+    let ttl_s = vector["ttl_s"].as_u64().map(|ttl_s| u32::try_from(ttl_s).unwrap());
+    Knock {
+        clock_ms: vector["clock_ms"].as_u64().unwrap(),
+        gate: text("gate").map(|gate| gate.parse().unwrap()),
+        ttl_s: ttl_s.and_then(NonZeroU32::new),
+        label: text("label").map(|label| label.parse().unwrap()),
+        address: text("address").map(|address| address.parse().unwrap()),
+    }
+}
+
+fn unhex(text: &serde_json::Value) -> Vec<u8> {
+    let text = text.as_str().unwrap();
+    (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap()).collect()
 }
 
 #[test]
@@ -160,7 +207,7 @@ fn well_formed_extensions_are_read() {
 }
 
 /// Returns an extension of the type with these bytes.
-fn extension(kind: u8, bytes: &[u8]) -> Vec<u8> {
+pub(super) fn extension(kind: u8, bytes: &[u8]) -> Vec<u8> {
     [&[kind, u8::try_from(bytes.len()).unwrap()], bytes].concat()
 }
 

@@ -24,6 +24,29 @@ pub(super) struct SymmetricState {
     n: u64,
 }
 
+/// Results of the token psk at the begin of a handshake. There ck is still that of
+/// `InitializeSymmetric`, so they depend on the psk alone and need not be computed for each message,
+/// which halves what a stranger's message costs. Whoever has them can do all that the psk allows.
+pub(crate) struct PskToken {
+    ck: Secret<32>,
+    temp_h: Secret<32>,
+}
+
+impl PskToken {
+    pub(crate) fn new(psk: &Secret<32>) -> Self {
+        let initial = SymmetricState::initialize(&[]);
+        // ck, temp_h, temp_k = HKDF(ck, input_key_material, 3). The next token, e, replaces k before
+        // anything is encrypted, so temp_k is not needed.
+        let [ck, temp_h, _] = hkdf(&initial.ck, psk.expose());
+        Self { ck, temp_h }
+    }
+
+    /// Returns the secret bytes, for locking them in memory only.
+    pub(crate) fn secrets(&self) -> [&Secret<32>; 2] {
+        [&self.ck, &self.temp_h]
+    }
+}
+
 impl SymmetricState {
     /// `InitializeSymmetric(protocol_name)`, then `MixHash(prologue)`.
     pub(super) fn initialize(prologue: &[u8]) -> Self {
@@ -50,15 +73,12 @@ impl SymmetricState {
         self.initialize_key(temp_k);
     }
 
-    /// `MixKeyAndHash(input_key_material)`: the psk token.
-    pub(super) fn mix_key_and_hash(&mut self, input: &[u8]) {
-        // ck, temp_h, temp_k = HKDF(ck, input_key_material, 3)
-        let [ck, temp_h, temp_k] = hkdf(&self.ck, input);
-        self.ck = ck;
+    /// `MixKeyAndHash(psk)` as the first token: the psk token of psk0.
+    pub(super) fn mix_psk(&mut self, PskToken { ck, temp_h }: &PskToken) {
+        debug_assert!(self.k.is_none(), "another token came before");
+        self.ck = Secret::filled_by(|bytes| *bytes = *ck.expose());
         // Calls MixHash(temp_h).
         self.mix_hash(temp_h.expose());
-        // Calls InitializeKey(temp_k).
-        self.initialize_key(temp_k);
     }
 
     /// `EncryptAndHash(plaintext)`, in place: `buf` holds the plaintext and [`TAG_LEN`] bytes of
@@ -81,12 +101,24 @@ impl SymmetricState {
         // Calls MixHash(ciphertext), after h was used as associated data.
         let h = self.h;
         self.mix_hash(buf);
+        // plaintext = DecryptWithAd(h, ciphertext)
+        self.decrypt_with_ad(&h, buf)
+    }
+
+    /// `DecryptAndHash(ciphertext)` of a message that nothing follows, so that the hash is not
+    /// needed.
+    pub(super) fn decrypt_last(mut self, buf: &mut [u8]) -> Result<(), PeerError> {
+        let h = self.h;
+        // plaintext = DecryptWithAd(h, ciphertext)
+        self.decrypt_with_ad(&h, buf)
+    }
+
+    fn decrypt_with_ad(&mut self, h: &[u8; 32], buf: &mut [u8]) -> Result<(), PeerError> {
         let text_len = buf.len().checked_sub(TAG_LEN).ok_or(PeerError::BadLength)?;
         let (text, tag) = buf.split_at_mut(text_len);
         let tag = (&*tag).try_into().map_err(|_| PeerError::BadLength)?;
-        // plaintext = DecryptWithAd(h, ciphertext)
         let (cipher, nonce) = self.next_cipher();
-        cipher.decrypt_inout_detached(&nonce, &h, text.into(), tag).map_err(|_| PeerError::BadTag)
+        cipher.decrypt_inout_detached(&nonce, h, text.into(), tag).map_err(|_| PeerError::BadTag)
     }
 
     /// `Split()`: the keys of initiator to responder and of responder to initiator, and the
@@ -104,7 +136,7 @@ impl SymmetricState {
 
     /// Returns the cipher for one message; the nonce is 32 zero bits and n in little-endian order.
     fn next_cipher(&mut self) -> (ChaCha20Poly1305, Nonce) {
-        let key = self.k.as_ref().expect("psk0 sets a key before anything is encrypted");
+        let key = self.k.as_ref().expect("the token e sets a key before anything is encrypted");
         let mut nonce = Nonce::default();
         nonce[4..].copy_from_slice(&self.n.to_le_bytes());
         self.n += 1;

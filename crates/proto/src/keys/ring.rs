@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::labels;
+use crate::noise::PskToken;
 use knockpipe_base::secret::Secret;
 
 /// Largest number of keys in a ring: each costs a stranger's first message one more trial
@@ -24,6 +25,7 @@ pub struct KeyId([u8; 4]);
 pub struct Key {
     id: KeyId,
     secret: Arc<Secret<32>>,
+    token: Arc<PskToken>,
 }
 
 /// Ring of one to [`MAX_KEYS`] keys, no two the same.
@@ -50,7 +52,8 @@ impl Key {
     /// Creates a key of 32 secret bytes.
     pub fn new(secret: Secret<32>) -> Self {
         let id = KeyId(labels::key_id(&secret));
-        Self { id, secret: Arc::new(secret) }
+        let token = Arc::new(PskToken::new(&secret));
+        Self { id, secret: Arc::new(secret), token }
     }
 
     /// Returns the public name.
@@ -58,9 +61,20 @@ impl Key {
         self.id
     }
 
-    /// Returns the key bytes, for the handshake and for locking them in memory only.
+    /// Returns the key bytes, for writing a key file only.
     pub fn secret(&self) -> &Secret<32> {
         &self.secret
+    }
+
+    /// Returns the first step of the handshake with this key.
+    pub(crate) fn token(&self) -> &PskToken {
+        &self.token
+    }
+
+    /// Returns all that must stay secret, for locking it in memory only.
+    pub fn secrets(&self) -> [&Secret<32>; 3] {
+        let [ck, temp_h] = self.token.secrets();
+        [&self.secret, ck, temp_h]
     }
 }
 
