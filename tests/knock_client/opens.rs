@@ -111,16 +111,16 @@ fn a_decrypt_end_that_was_restarted_and_has_forgotten_lets_its_clients_in_again(
 #[test]
 fn a_pool_is_filled_through_a_gate_and_stays_filled() {
     let site = Site::new();
-    let decrypt = site.decrypt(&["--knock", "--knock-ttl", "2s"]);
+    let decrypt = site.decrypt(&["--knock", "--knock-ttl", "6s"]);
     let socket = site.dir.path().join("metrics.sock");
     let to = entrance(&decrypt, CLIENT4);
-    let args = ["--knock", "--knock-ttl", "2s", "--pool", "2", "--metrics"];
+    let args = ["--knock", "--knock-ttl", "6s", "--pool", "2", "--metrics"];
     let client = site.start(&site.encrypt(&to, &[&args[..], &[socket.to_str().unwrap()]].concat()));
     let metrics = testkit::Addr::Unix(socket);
     let get = |name: &str| testkit::admin::Metrics::at(&metrics).get(name, "");
     client.program.wait_line("ready", |line| line.is("ready"));
     eventually("the pool is full", || get("pool_warm") == 2.0);
-    let until = Instant::now() + Duration::from_secs(5);
+    let until = Instant::now() + Duration::from_secs(9);
     while Instant::now() < until {
         assert_eq!(get("pool_failed_total"), 0.0, "{}", client.program.tail());
     }
