@@ -77,12 +77,19 @@ impl Call {
 
     /// Sends it over a connection to a decrypt end that answers.
     #[track_caller]
-    pub fn shake_over(self, mut wire: Wire) -> Hand {
-        wire.write_all(&self.message).unwrap_or_else(|e| panic!("cannot send: {e}"));
-        let answer = wire.expect_bytes(MESSAGE_LEN);
-        let answer = Message::try_from(answer).expect("as long as asked for");
+    pub fn shake_over(self, wire: Wire) -> Hand {
+        self.try_shake_over(wire).expect("an answer")
+    }
+
+    /// Sends it over a connection; `None` when that ends without an answer.
+    #[track_caller]
+    pub fn try_shake_over(self, mut wire: Wire) -> Option<Hand> {
+        wire.write_all(&self.message).ok()?;
+        wire.read_limit(NEVER);
+        let mut answer: Message = [0; MESSAGE_LEN];
+        wire.read_exact(&mut answer).ok()?;
         let (session, _) = self.dialer.finish(answer).expect("an answer under the same key");
-        Hand { wire, session, unread: Vec::new() }
+        Some(Hand { wire, session, unread: Vec::new() })
     }
 }
 
