@@ -39,7 +39,9 @@ pub(super) fn decide(
     let (member, most) = match knock.address {
         None if options.source == SourcePolicy::Refuse => return Err(KnockResult::Source),
         None => (Member::from(source.to_canonical()), options.ttl),
-        Some(net) if is_too_wide(options, net) => return Err(KnockResult::Network),
+        Some(net) if is_too_wide(options, net) || is_of_nobody(net) => {
+            return Err(KnockResult::Network);
+        }
         Some(net) => (Member::from(net), options.max_ttl),
     };
     let wished = knock.ttl_s.map(|seconds| std::time::Duration::from_secs(seconds.get().into()));
@@ -55,6 +57,15 @@ fn is_too_wide(options: &ReceiverOptions, net: IpNet) -> bool {
         IpNet::V6(_) => options.networks.v6,
     };
     net.prefix_len() < narrowest
+}
+
+/// Returns true for a network without an address that a client can have.
+fn is_of_nobody(net: IpNet) -> bool {
+    let ip = net.addr();
+    let is_broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
+    ip.is_multicast()
+        || is_broadcast
+        || (ip.is_unspecified() && net.prefix_len() == net.max_prefix_len())
 }
 
 #[cfg(test)]

@@ -81,6 +81,11 @@ fn networks_are_no_wider_than_the_operator_says() {
         (wide, "0.0.0.0/0", "network"),
         (wide, "2001:db8::/64", "2001:db8::/64 43200"),
         (wide, "2001:db8::/63", "network"),
+        (wide, "0.0.0.0/32", "network"),
+        (wide, "::/128", "network"),
+        (wide, "224.0.0.1/32", "network"),
+        (wide, "ff02::1/128", "network"),
+        (wide, "255.255.255.255/32", "network"),
     ] {
         let options = ReceiverOptions { networks, ..options() };
         assert_eq!(decided(&options, named(address, 0), "203.0.113.7"), expected, "{address}");

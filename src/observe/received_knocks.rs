@@ -96,12 +96,14 @@ impl KnockResult {
             Self::Granted | Self::Stranger | Self::Unread => "nothing",
             Self::Malformed => "its sender is another version of this program, or none",
             Self::Clock => "set the clocks of both hosts right: 120 s are allowed",
-            Self::Replayed => "somebody sends a recording; nothing was granted",
+            Self::Replayed => {
+                "a recording, or a sender that repeats the same bytes; nothing was granted"
+            }
             Self::Key => "list its key with --knock-key if it may knock here",
             Self::Gate => "list the gate with --knock-gate, or correct that of the sender",
             Self::Source => "the sender has to name its address, as --knock-source refuse says",
             Self::Network => "raise --knock-networks if such networks are wanted",
-            Self::Busy => "see whether the gate's store is slow",
+            Self::Busy => "too many knocks wait at once; see whether the gate's store is slow",
             Self::Store => "see the error",
         }
     }
