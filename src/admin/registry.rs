@@ -84,10 +84,11 @@ impl Registry {
         })
     }
 
-    /// Returns the counters of the service `name`: the same ones for its successors.
-    pub fn meters(&self, name: &str) -> Arc<Meters> {
+    /// Returns the counters of the service `name`, which log lines name if `is_named`: the same ones
+    /// for its successors.
+    pub fn meters(&self, name: &str, is_named: bool) -> Arc<Meters> {
         let mut inner = self.lock();
-        let new = || Meters::new(name, Arc::clone(&self.sessions));
+        let new = || Meters::with_name(name, is_named, Arc::clone(&self.sessions));
         Arc::clone(inner.meters.entry(name.to_owned()).or_insert_with(new))
     }
 

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Descriptors kept for everything else: the three standard streams, the
 /// runtime's own (about 6), signals, listeners, the log, a lookup in /etc/services
@@ -23,7 +23,7 @@ pub struct Slots(Arc<SlotPool>);
 /// Pool that slots are taken from and given back to.
 #[derive(Debug)]
 struct SlotPool {
-    free: Arc<Semaphore>,
+    free: Semaphore,
     limit: AtomicUsize,
     used: AtomicUsize,
     most: AtomicUsize,
@@ -31,13 +31,11 @@ struct SlotPool {
     surplus: AtomicUsize,
 }
 
-/// One session's slot; free again when dropped.
+/// One session's slot; free again when dropped. It stands for a permit of the semaphore, without
+/// the room that one takes in every session.
 #[derive(Debug)]
 #[must_use = "dropping the slot frees it"]
-pub struct Slot {
-    permit: Option<OwnedSemaphorePermit>,
-    pool: Arc<SlotPool>,
-}
+pub struct Slot(Arc<SlotPool>);
 
 /// Returns the number of sessions that `nofile` descriptors suffice for, next to `handshakes` that
 /// hold one each. Zero when not even those fit.
@@ -54,7 +52,7 @@ impl Slots {
     pub fn new(limit: usize) -> Self {
         let limit = limit.min(Semaphore::MAX_PERMITS);
         Self(Arc::new(SlotPool {
-            free: Arc::new(Semaphore::new(limit)),
+            free: Semaphore::new(limit),
             limit: AtomicUsize::new(limit),
             used: AtomicUsize::new(0),
             most: AtomicUsize::new(0),
@@ -77,13 +75,13 @@ impl Slots {
 
     /// Waits for a slot and takes it, in order of arrival. Cancel safe.
     pub async fn acquire(&self) -> Slot {
-        let permit = Arc::clone(&self.0.free).acquire_owned().await;
+        let permit = self.0.free.acquire().await;
         self.taken(permit.expect("the semaphore is never closed"))
     }
 
     /// Takes a slot if one is free now.
     pub fn try_acquire(&self) -> Option<Slot> {
-        let permit = Arc::clone(&self.0.free).try_acquire_owned().ok()?;
+        let permit = self.0.free.try_acquire().ok()?;
         Some(self.taken(permit))
     }
 
@@ -113,10 +111,12 @@ impl Slots {
         self.0.most.load(Ordering::Relaxed)
     }
 
-    fn taken(&self, permit: OwnedSemaphorePermit) -> Slot {
+    /// Turns a permit into a slot, which gives it back.
+    fn taken(&self, permit: SemaphorePermit<'_>) -> Slot {
+        permit.forget();
         let used = self.0.used.fetch_add(1, Ordering::Relaxed) + 1;
         self.0.most.fetch_max(used, Ordering::Relaxed);
-        Slot { permit: Some(permit), pool: Arc::clone(&self.0) }
+        Slot(Arc::clone(&self.0))
     }
 }
 
@@ -129,11 +129,10 @@ impl SlotPool {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.pool.used.fetch_sub(1, Ordering::Relaxed);
-        if self.pool.one_less_surplus()
-            && let Some(permit) = self.permit.take()
-        {
-            permit.forget();
+        let Self(pool) = self;
+        pool.used.fetch_sub(1, Ordering::Relaxed);
+        if !pool.one_less_surplus() {
+            pool.free.add_permits(1);
         }
     }
 }

@@ -26,6 +26,8 @@ const SECONDS: [f64; 14] =
 #[derive(Debug)]
 pub struct Meters {
     tunnel: Arc<str>,
+    /// Log lines show the name.
+    is_named: bool,
     sessions: Arc<Sessions>,
     /// Connections that were accepted.
     pub accepted: Counter,
@@ -70,10 +72,17 @@ pub struct PoolMeters {
 }
 
 impl Meters {
-    /// Creates counters at zero for the tunnel `name`, with its sessions in `sessions`.
+    /// Creates counters at zero for the only tunnel of a process, which log lines do not name, with
+    /// its sessions in `sessions`.
     pub fn new(name: &str, sessions: Arc<Sessions>) -> Arc<Self> {
+        Self::with_name(name, false, sessions)
+    }
+
+    /// Creates counters for a tunnel that log lines name if `is_named`.
+    pub fn with_name(name: &str, is_named: bool, sessions: Arc<Sessions>) -> Arc<Self> {
         Arc::new(Self {
             tunnel: Arc::from(name),
+            is_named,
             sessions,
             accepted: Counter::default(),
             closed: ByReason::default(),
@@ -92,6 +101,11 @@ impl Meters {
     /// Returns the tunnel's name.
     pub fn tunnel(&self) -> &str {
         &self.tunnel
+    }
+
+    /// Returns the tunnel's name in the log, where there are several.
+    pub fn logged_name(&self) -> Option<&str> {
+        self.is_named.then_some(&*self.tunnel)
     }
 
     /// Registers a session that begins to relay.

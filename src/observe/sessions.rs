@@ -40,8 +40,6 @@ struct Inner {
 /// Facts about a connection: the one record of them, for operators and for the log.
 #[derive(Clone, Debug)]
 pub struct SessionInfo {
-    /// Name of the tunnel in the log, where there are several.
-    pub tunnel: Option<Arc<str>>,
     /// Moment when this end accepted it.
     pub accepted: Instant,
     /// Address that connected to this end.
@@ -373,7 +371,6 @@ mod tests {
 
     fn info(peer: &str) -> SessionInfo {
         SessionInfo {
-            tunnel: None,
             accepted: Instant::now(),
             peer: peer.parse::<SocketAddr>().unwrap().into(),
             client: None,

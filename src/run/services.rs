@@ -257,7 +257,7 @@ impl Services {
         let memory = self.memory.as_ref().context("nothing was launched yet")?;
         let there = self.running.iter().filter_map(|running| running.service.gate());
         let gate = gates.get(options.gate(), there)?;
-        let meters = self.registry.meters(options.display_name());
+        let meters = self.registry.meters(options.display_name(), options.name().is_some());
         Ok(options.prepare(Surroundings { gate, meters, memory }).await?)
     }
 

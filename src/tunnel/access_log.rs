@@ -39,7 +39,6 @@ impl SessionLog {
     /// Begins the log of a connection from `peer`.
     pub(super) fn new(frontend: &Frontend, peer: ClientAddr) -> Self {
         let info = SessionInfo {
-            tunnel: frontend.name.clone(),
             accepted: Instant::now(),
             peer,
             client: None,
@@ -52,12 +51,13 @@ impl SessionLog {
     /// Registers the session as live, as it begins to relay.
     pub(super) fn enter(self, session: &Session, idle_timeout: Option<Duration>) -> LiveSession {
         let &Session { key, suite, heartbeats, .. } = session;
-        let SessionInfo { tunnel, peer, client, target, service, .. } = &self.info;
+        let SessionInfo { peer, client, target, service, .. } = &self.info;
         let service = (!service.is_empty()).then(|| tracing::field::display(service));
         let client = client.map(tracing::field::display);
         let target = target.as_deref().unwrap_or_default();
         tracing::debug!(
-            tunnel = tunnel.as_deref(), %peer, client, %target, service, %key, %suite, "opened"
+            tunnel = self.meters.logged_name(),
+            %peer, client, %target, service, %key, %suite, "opened"
         );
         let pulse = Liveness::new(heartbeats, idle_timeout);
         let live = self.meters.enter(self.info, Keyed { key, suite }, pulse);
@@ -76,9 +76,10 @@ impl SessionLog {
     /// and the counter include this connection.
     fn repeated(self, reason: CloseReason, detail: &dyn Display) {
         self.meters.refused.count(reason);
-        let SessionInfo { tunnel, peer, target, .. } = self.info;
+        let SessionInfo { peer, target, .. } = self.info;
+        let tunnel = self.meters.logged_name();
         let target = target.map(tracing::field::display);
-        tracing::debug!(tunnel = tunnel.as_deref(), %peer, target, %reason, %detail, "not opened");
+        tracing::debug!(tunnel, %peer, target, %reason, %detail, "not opened");
     }
 
     /// Does the same as [`Self::refused`] for a cause that affects all connections of a tunnel: the
@@ -110,8 +111,8 @@ impl Line<'_> {
         let End { reason, sent, received, ratchets } = self.end;
         self.meters.closed.count(*reason);
         self.meters.ratchets.inc_by(*ratchets);
-        let SessionInfo { tunnel, accepted, peer, client, target, service } = self.info;
-        let tunnel = tunnel.as_deref();
+        let SessionInfo { accepted, peer, client, target, service } = self.info;
+        let tunnel = self.meters.logged_name();
         let client = client.map(tracing::field::display);
         let target = target.as_ref().map(tracing::field::display);
         let service = (!service.is_empty()).then(|| tracing::field::display(service));

@@ -13,8 +13,7 @@
 //! Nothing is sent for this. A ring over unix sockets, through a NAT between its ends, or
 //! of encrypt ends in different processes is not seen; `-n` bounds it.
 
-use std::collections::HashMap;
-use std::hash::Hash;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
@@ -41,11 +40,14 @@ const SOON: Duration = Duration::from_secs(5);
 const REMEDY: &str =
     "this connection comes from this very tunnel: the target leads back to it; give -t the address";
 
-static CALLS_NOW: LazyLock<Mutex<HashMap<Pair, Call>>> = LazyLock::new(Mutex::default);
-static PASSAGES_NOW: LazyLock<Mutex<HashMap<LocalEnd, Passage>>> = LazyLock::new(Mutex::default);
+// Trees, because an array of buckets is half empty after it has grown.
+static CALLS_NOW: LazyLock<Mutex<BTreeMap<Pair, Call>>> = LazyLock::new(Mutex::default);
+static PASSAGES_NOW: LazyLock<Mutex<Passages>> = LazyLock::new(Mutex::default);
+
+type Passages = BTreeMap<LocalEnd, Passage>;
 
 /// Both addresses of a TCP connection, which no other has at the same time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Pair {
     dialer: SocketAddr,
     listener: SocketAddr,
@@ -61,7 +63,7 @@ struct Call {
 
 /// Local end of a connection from a service to its target. Small, as every session may have one for
 /// days: a [`SocketAddr`] takes twice as much as its address and port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct LocalEnd {
     of: TargetsId,
     /// IPv4 addresses are mapped.
@@ -75,10 +77,14 @@ struct Passage {
     /// Port of the client that was announced; its address is the one of the local end.
     client_port: u16,
     /// The moment when the session was asked for.
-    asked: Instant,
+    asked: Moment,
     /// The moment when its target began to be dialled.
-    dialled: Instant,
+    dialled: Moment,
 }
+
+/// Microseconds since the first use: an [`Instant`] takes twice as much.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Moment(u64);
 
 /// Keeps a call registered until it is dropped.
 pub(super) struct CallGuard {
@@ -96,10 +102,11 @@ pub(super) struct PassageGuard {
 #[derive(Clone, Copy)]
 pub(super) struct Announced {
     client: SocketAddr,
-    asked: Instant,
+    asked: Moment,
 }
 
-/// An entry with a number that no other of the same addresses has, so that a guard never removes an entry that has replaced its own.
+/// An entry with a number that no other of the same addresses has, so that a guard never removes an
+/// entry that has replaced its own.
 trait Entry {
     fn serial(&self) -> u32;
 }
@@ -127,7 +134,7 @@ pub(super) fn refuse_own_call(by: TargetsId, client: Option<Pair>) -> Result<(),
 }
 
 /// Returns true when a call was made by this tunnel, directly or through others.
-fn is_made_by(calls: &HashMap<Pair, Call>, pair: Pair, by: TargetsId) -> bool {
+fn is_made_by(calls: &BTreeMap<Pair, Call>, pair: Pair, by: TargetsId) -> bool {
     let first = calls.get(&pair);
     let next = |call: &&Call| calls.get(&call.made_for?);
     std::iter::successors(first, next).take(CALLS).any(|call| call.by == by)
@@ -156,6 +163,7 @@ pub(super) fn passes(
 ) -> Option<Box<PassageGuard>> {
     let local = plain(target.local()).filter(|local| local.ip() == announced.client.ip())?;
     let Announced { client, asked } = announced;
+    let dialled = Moment::of(dialled);
     let exit = LocalEnd::new(of, local);
     let serial = serial();
     let client_port = client.port();
@@ -163,12 +171,11 @@ pub(super) fn passes(
     Some(Box::new(PassageGuard { exit, serial }))
 }
 
-fn goes_round(passages: &HashMap<LocalEnd, Passage>, of: TargetsId, announced: Announced) -> bool {
+fn goes_round(passages: &Passages, of: TargetsId, announced: Announced) -> bool {
     let Announced { mut client, mut asked } = announced;
     for _ in 0..PASSAGES {
         let Some(before) = passages.get(&LocalEnd::new(of, client)) else { return false };
-        let is_soon = asked.checked_duration_since(before.dialled).is_some_and(|it| it <= SOON);
-        if !is_soon {
+        if !asked.is_soon_after(before.dialled) {
             return false;
         }
         client.set_port(before.client_port);
@@ -200,12 +207,24 @@ impl LocalEnd {
     }
 }
 
+impl Moment {
+    fn of(instant: Instant) -> Self {
+        static FIRST: LazyLock<Instant> = LazyLock::new(Instant::now);
+        let since = instant.saturating_duration_since(*FIRST);
+        Self(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+    }
+
+    fn is_soon_after(self, dial: Self) -> bool {
+        self.0.checked_sub(dial.0).is_some_and(|it| Duration::from_micros(it) <= SOON)
+    }
+}
+
 impl Announced {
     /// Returns `None` where the address says nothing: 127.0.0.1 of another host is not ours.
     pub(super) fn new(client: ClientAddr, sealed: &Stream) -> Option<Self> {
         let client = plain(client)?;
         let is_ours = !client.ip().is_loopback() || comes_from_this_host(sealed);
-        is_ours.then(|| Self { client, asked: Instant::now() })
+        is_ours.then(|| Self { client, asked: Moment::of(Instant::now()) })
     }
 }
 
@@ -233,7 +252,7 @@ impl Drop for PassageGuard {
     }
 }
 
-fn remove<K: Eq + Hash, V: Entry>(from: &mut HashMap<K, V>, key: K, serial: u32) {
+fn remove<K: Ord, V: Entry>(from: &mut BTreeMap<K, V>, key: K, serial: u32) {
     if from.get(&key).is_some_and(|entry| entry.serial() == serial) {
         from.remove(&key);
     }
@@ -285,7 +304,7 @@ mod tests {
     #[test]
     fn a_call_is_the_tunnels_own_also_by_way_of_another() {
         // A client of tunnel 1 at port 10, which dials tunnel 2 at port 20, and that dials 10.
-        let calls = HashMap::from([
+        let calls = BTreeMap::from([
             (pair(50_001, 20), call(1, Some(pair(50_000, 10)))),
             (pair(50_002, 10), call(2, Some(pair(50_001, 20)))),
             (pair(50_003, 10), call(1, None)),
@@ -300,24 +319,28 @@ mod tests {
 
     #[test]
     fn calls_in_a_circle_without_the_tunnel_end() {
-        let calls = HashMap::from([
+        let calls = BTreeMap::from([
             (pair(1, 10), call(1, Some(pair(2, 10)))),
             (pair(2, 10), call(2, Some(pair(1, 10)))),
         ]);
         assert!(!is_made_by(&calls, pair(1, 10), TargetsId(3)));
     }
 
+    fn later(than: Moment, by: Duration) -> Moment {
+        Moment(than.0 + u64::try_from(by.as_micros()).unwrap())
+    }
+
     /// Returns sessions from port `n` to `n + 1`, each a `pause` after the one before, and the
     /// client of the next one.
-    fn row(length: usize, pause: Duration) -> (HashMap<LocalEnd, Passage>, Announced) {
-        let mut passages = HashMap::new();
-        let mut now = Instant::now();
+    fn row(length: usize, pause: Duration) -> (Passages, Announced) {
+        let mut passages = Passages::new();
+        let mut now = Moment(0);
         let length = u16::try_from(length).unwrap();
         for port in 0..length {
             let exit = LocalEnd::new(TargetsId(1), address(port + 1));
             let (client_port, asked, dialled) = (port, now, now);
             passages.insert(exit, Passage { serial: 0, client_port, asked, dialled });
-            now += pause;
+            now = later(now, pause);
         }
         (passages, Announced { client: address(length), asked: now })
     }
@@ -340,13 +363,13 @@ mod tests {
         assert!(!goes_round(&passages, TargetsId(1), next));
         let (mut passages, next) = row(PASSAGES, Duration::ZERO);
         let last = passages.get_mut(&LocalEnd::new(TargetsId(1), next.client)).unwrap();
-        last.dialled += Duration::from_millis(1);
+        last.dialled = later(last.dialled, Duration::from_millis(1));
         assert!(!goes_round(&passages, TargetsId(1), next));
     }
 
     #[test]
     fn a_guard_removes_only_its_own_entry() {
-        let mut calls = HashMap::from([(pair(1, 10), call(1, None))]);
+        let mut calls = BTreeMap::from([(pair(1, 10), call(1, None))]);
         remove(&mut calls, pair(1, 10), 7);
         assert_eq!(calls.len(), 1);
         remove(&mut calls, pair(1, 10), 0);

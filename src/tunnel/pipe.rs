@@ -139,7 +139,6 @@ async fn unread() {
 /// Registers the only session of this process.
 fn enter(session: &Session, open: &Open, idle_timeout: Option<Duration>) -> LiveSession {
     let info = SessionInfo {
-        tunnel: None,
         accepted: Instant::now().into_std(),
         peer: ClientAddr::Pipe,
         client: None,

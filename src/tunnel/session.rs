@@ -5,13 +5,13 @@
 //! now.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::access_log::SessionLog;
 use super::loops::PassageGuard;
-use super::relay::{Relayed, Sides, Start, relay};
+use super::relay::{End, Relayed, Sides, Start, relay};
 use super::warm::AnswerDue;
 use crate::frontend::Termination;
 use crate::net::{Slot, SourceGuard, Stream};
@@ -21,11 +21,10 @@ use crate::reason::CloseReason;
 
 /// A session with both sides connected.
 pub(super) struct EstablishedSession {
-    plain: Stream,
     sealed: Stream,
     session: Session,
-    /// Boxed, because it is dropped after the first bytes.
-    start: Box<Start>,
+    /// Boxed, because the relay takes it over: it must not occupy memory twice.
+    for_relay: Box<ForRelay>,
     /// Ready when it has to end.
     termination: Termination,
     /// The deadline of an answer; gone once there is one.
@@ -33,6 +32,12 @@ pub(super) struct EstablishedSession {
     /// Its entry among the live sessions, through which an operator can end it.
     live: LiveSession,
     _held: Held,
+}
+
+/// Parts that the relay owns.
+struct ForRelay {
+    plain: Stream,
+    start: Start,
 }
 
 /// Parts of an established session.
@@ -73,12 +78,12 @@ pub(super) struct AnswerDeadline {
 impl EstablishedSession {
     /// Creates the session and registers it as live.
     pub(super) fn new(parts: SessionParts) -> Box<Self> {
-        let SessionParts { plain, sealed, session, termination, .. } = parts;
+        let SessionParts { plain, sealed, session, start, termination, .. } = parts;
         let live = parts.log.enter(&session, parts.idle_timeout);
-        let start = Box::new(parts.start);
+        let for_relay = Box::new(ForRelay { plain, start });
         let answer_due = None;
         let _held = parts.held;
-        Box::new(Self { plain, sealed, session, start, termination, answer_due, live, _held })
+        Box::new(Self { sealed, session, for_relay, termination, answer_due, live, _held })
     }
 
     /// Makes the session end if there is no answer in time.
@@ -99,12 +104,25 @@ impl EstablishedSession {
             Poll::Pending => live.poll_end(cx),
             ended => ended,
         }));
-        let sides = Sides { plain: self.plain, sealed: &mut self.sealed };
         let relayed = Relayed { session: &mut self.session, traffic: self.live.traffic() };
-        let end = relay(sides, relayed, *self.start, ended).await;
+        let end = self.for_relay.relay(&mut self.sealed, relayed, ended).await;
         // By the time of the log line the connection has to be closed.
         drop(self.sealed);
         SessionLog::closed(&self.live, &end);
+    }
+}
+
+impl ForRelay {
+    /// Relays. Not an `async fn`, which would keep the empty box to its end.
+    #[expect(clippy::boxed_local, reason = "the box is to be freed here")]
+    fn relay(
+        self: Box<Self>,
+        sealed: &mut Stream,
+        relayed: Relayed<'_>,
+        cut: Pin<&mut (impl Future<Output = CloseReason> + Send)>,
+    ) -> impl Future<Output = End> + Send {
+        let Self { plain, start } = *self;
+        relay(Sides { plain, sealed }, relayed, start, cut)
     }
 }
 

@@ -78,7 +78,7 @@ struct Failing {
 }
 
 /// Identity of the far ends of one tunnel, or of the targets of one service, within the process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TargetsId(pub u32);
 
 /// Health of one of a service's targets, for operators.

@@ -59,6 +59,12 @@ mod aws_lc {
             Self(LessSafeKey::new(key.expect("both suites take a key of 32 bytes")))
         }
 
+        /// Returns the suite.
+        pub(crate) fn suite(&self) -> Suite {
+            let is_aes = self.0.algorithm() == &AES_256_GCM;
+            if is_aes { Suite::Aes256Gcm } else { Suite::ChaCha20Poly1305 }
+        }
+
         /// Encrypts `text` in place and returns the tag.
         pub(crate) fn seal(
             &self,
@@ -103,6 +109,14 @@ mod rust_crypto {
     }
 
     impl AeadKey {
+        /// Returns the suite.
+        pub(crate) fn suite(&self) -> Suite {
+            match self {
+                Self::ChaCha20Poly1305(_) => Suite::ChaCha20Poly1305,
+                Self::Aes256Gcm(_) => Suite::Aes256Gcm,
+            }
+        }
+
         pub(crate) fn new(suite: Suite, key: &Secret<32>) -> Self {
             let key = key.expose().into();
             match suite {
@@ -202,6 +216,7 @@ mod tests {
                 let key = Secret::take(&mut [(len % 251) as u8; 32]);
                 let c = AeadKey::new(suite, &key);
                 let rust = rust_crypto::AeadKey::new(suite, &key);
+                assert_eq!((c.suite(), rust.suite()), (suite, suite));
                 let nonce = [(len % 7) as u8; NONCE_LEN];
                 let text: Vec<u8> = (0..len).map(|i| (i % 256) as u8).collect();
                 let mut one = text.clone();

@@ -55,7 +55,6 @@ pub const RATCHET_INTERVAL: u64 = 1 << 20;
 
 /// Key of one direction and the number of its next record.
 struct DirectionKey {
-    suite: Suite,
     seed: Secret<32>,
     key: AeadKey,
     counter: u64,
@@ -157,7 +156,7 @@ impl Opener {
 impl DirectionKey {
     fn new(suite: Suite, seed: Secret<32>) -> Self {
         let key = AeadKey::new(suite, &seed);
-        Self { suite, seed, key, counter: 0 }
+        Self { seed, key, counter: 0 }
     }
 
     /// Returns the number of times that the key was replaced: before each record with a number
@@ -172,7 +171,7 @@ impl DirectionKey {
         self.counter = number.checked_add(1).ok_or(PeerError::Exhausted)?;
         if number != 0 && number.is_multiple_of(RATCHET_INTERVAL) {
             self.seed = labels::ratchet(&self.seed);
-            self.key = AeadKey::new(self.suite, &self.seed);
+            self.key = AeadKey::new(self.key.suite(), &self.seed);
         }
         let mut nonce = [0; NONCE_LEN];
         nonce[4..].copy_from_slice(&number.to_be_bytes());
