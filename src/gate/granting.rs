@@ -81,13 +81,13 @@ impl Gate {
         }
     }
 
-    /// Makes a grant.
+    /// Makes a grant; an entry that lasts as long or longer stays as it is.
     ///
     /// # Errors
     /// [`ChangeError`]
     pub async fn grant(&self, grant: NewGrant) -> Result<EditResult, ChangeError> {
         let NewGrant { member, lasting, note } = grant;
-        let edit = Edit::Allow { member, lasting: Some(lasting), note: Some(note) };
+        let edit = Edit::Grant { member, lasting, note };
         in_time(self.shared().store.edit(edit)).await
     }
 
@@ -105,8 +105,8 @@ impl Gate {
         self.end_of(member).is_some()
     }
 
-    /// Returns true if the allow-set has the member of a grant for at least as long: an entry of
-    /// an operator must not be made shorter.
+    /// Returns true if the allow-set has the member of a grant for at least as long, as far as the
+    /// gate's memory knows: then the store need not be asked, which decides in any case.
     pub fn outlasts(&self, grant: &NewGrant) -> bool {
         let end = Expiry::At(grant.note.at.saturating_add(grant.lasting));
         self.end_of(grant.member).is_some_and(|present| present >= end)
@@ -115,8 +115,7 @@ impl Gate {
     fn end_of(&self, member: Member) -> Option<Expiry> {
         let shared = self.shared();
         let now = shared.mirror.clock.now();
-        let entry = shared.mirror.read().allowed(IpNet::from(member).addr(), now)?;
-        (entry.member == member).then_some(entry.expiry)
+        shared.mirror.read().member(member, now)
     }
 
     /// Waits until the gate admits `member` by its store, until `deadline` at most.
