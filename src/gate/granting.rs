@@ -19,6 +19,7 @@ use super::live::lock;
 use super::member::Member;
 use super::memory_store::MemoryStore;
 use super::store::{Edit, EditResult, StoreError};
+use crate::keys::KeyId;
 use crate::unix_time::{Expiry, UnixMillis};
 
 /// Longest time of one change.
@@ -133,8 +134,8 @@ impl Gate {
     }
 
     /// Lists the entries with an end that admit connections of this tunnel whose peers have proven
-    /// possession of the key; networks are not listed.
-    pub fn in_use(&self) -> (Vec<InUse>, UnixMillis) {
+    /// possession of a key of these; networks are not listed.
+    pub fn in_use(&self, is_of: impl Fn(KeyId) -> bool) -> (Vec<InUse>, UnixMillis) {
         let shared = self.shared();
         let now = shared.mirror.clock.now();
         let in_use = |peer: Peer| {
@@ -146,7 +147,7 @@ impl Gate {
                 _ => None,
             }
         };
-        let proven = lock(&self.live).proven();
+        let proven = lock(&self.live).proven(is_of);
         (proven.into_iter().filter_map(in_use).collect(), now)
     }
 }

@@ -93,7 +93,7 @@ impl KnockReceiver {
             sleep((lasting / LOOKS).clamp(SHORTEST_LOOK, LONGEST_LOOK)).await;
             let Some(receiver) = receiver.upgrade() else { return };
             let gate = &receiver.parts.gate;
-            let (in_use, now) = gate.in_use();
+            let (in_use, now) = gate.in_use(|key| receiver.parts.options.may_knock(key));
             for ip in renewals.due(&in_use, now) {
                 let gate = gate.clone();
                 tokio::spawn(async move {
