@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::GrantNote;
 use super::admission::Gate;
 use super::any_store::AnyStore;
-use super::decision::{AllowReason, Peer, Verdict};
+use super::decision::{AllowReason, DenyReason, Peer, Verdict};
 use super::knocks::Knocks;
 use super::live::lock;
 use super::member::Member;
@@ -119,15 +119,20 @@ impl Gate {
         shared.mirror.read().member(member, now)
     }
 
-    /// Waits until the gate admits `member` by its store, until `deadline` at most.
+    /// Waits until the gate admits `member` by its store, until `deadline` at most; not for one that
+    /// is banned or denied, which no grant admits.
     pub async fn admits(&self, member: Member, deadline: Instant) {
         let ip = IpNet::from(member).addr();
         loop {
             let shared = self.shared();
             let answered = shared.mirror.answered();
-            if shared.decide(Peer::Announced(ip)).is_allowed()
-                || timeout_at(deadline, answered).await.is_err()
-            {
+            let is_final = match shared.decide(Peer::Announced(ip)).verdict {
+                Verdict::Allowed(_) => true,
+                Verdict::Denied(why) => {
+                    matches!(why, DenyReason::Banned | DenyReason::StaticDeny)
+                }
+            };
+            if is_final || timeout_at(deadline, answered).await.is_err() {
                 return;
             }
         }

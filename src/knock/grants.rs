@@ -35,14 +35,14 @@ pub(super) struct Authentic {
     /// Has connections of the address wait.
     pub(super) granting: Granting,
     /// Its share of the grants at once.
-    pub(super) _permit: OwnedSemaphorePermit,
+    pub(super) permit: OwnedSemaphorePermit,
 }
 
 impl KnockReceiver {
     /// Claims a knock in the store, so that no other process grants it as well, and makes its
     /// entry.
     pub(super) async fn ask_store(self: Arc<Self>, authentic: Authentic) {
-        let Authentic { grant, tag, source, granting, _permit } = authentic;
+        let Authentic { grant, tag, source, granting, permit } = authentic;
         let gate = &self.parts.gate;
         let sender = Sender { who: Some(grant.note.who.clone()), source };
         match gate.claim(&hex(tag), CLAIM).await {
@@ -58,7 +58,15 @@ impl KnockReceiver {
             debug!(%sender, address = %grant.member, "knock of an address that is allowed longer");
             return;
         }
-        match gate.grant(grant.clone()).await {
+        let granted = gate.grant(grant.clone()).await;
+        // What follows does not wait for the store, so that it keeps no other knock waiting.
+        drop(permit);
+        match granted {
+            Ok(done) if !done.changed => {
+                self.parts.meters.received_knocks.count(KnockResult::Granted);
+                debug!(%sender, address = %grant.member, "knock of an address that is allowed longer");
+                gate.admits(grant.member, Instant::now() + SHOWN).await;
+            }
             Ok(_) => {
                 self.parts.meters.received_knocks.count(KnockResult::Granted);
                 self.log(&grant, source, is_open);
