@@ -1,17 +1,18 @@
 //! Grants: the entry of an authentic knock in the store, and its renewal.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::receiver::{KnockReceiver, Sender};
 use super::renewal::Renewals;
-use crate::gate::granting::NewGrant;
+use crate::gate::granting::{ChangeError, NewGrant};
 use crate::gate::knocks::Granting;
+use crate::gate::store::EditResult;
 use crate::observe::KnockResult;
 use crate::proto::replay::MEMORY_MS;
 
@@ -103,14 +104,36 @@ impl KnockReceiver {
             let gate = &receiver.parts.gate;
             let (in_use, now) = gate.in_use(|key| receiver.parts.options.may_knock(key));
             for ip in renewals.due(&in_use, now) {
-                let gate = gate.clone();
+                let receiver = Arc::clone(&receiver);
                 tokio::spawn(async move {
-                    match gate.renew(ip, lasting).await {
-                        Ok(done) => debug!(%ip, changed = done.changed, "grant in use renewed"),
-                        Err(error) => debug!(%ip, %error, "grant in use not renewed"),
-                    }
+                    let renewed = receiver.parts.gate.renew(ip, lasting).await;
+                    receiver.note_renewal(ip, renewed);
                 });
             }
+        }
+    }
+
+    /// Notes how the renewal of the grant of `ip` ended. A failure ends sessions later, so it is
+    /// logged: once for each cause, until a renewal succeeds.
+    fn note_renewal(&self, ip: IpAddr, renewed: Result<EditResult, ChangeError>) {
+        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        let error = match renewed {
+            Ok(done) => {
+                *failing = None;
+                return debug!(%ip, changed = done.changed, "grant in use renewed");
+            }
+            Err(error) => error.to_string(),
+        };
+        self.parts.meters.received_knocks.count(KnockResult::Renewal);
+        let is_new = failing.as_ref() != Some(&error);
+        *failing = is_new.then(|| error.clone()).or_else(|| failing.take());
+        drop(failing);
+        if is_new {
+            let tunnel = self.parts.tunnel.as_deref();
+            let detail = "sessions end with their grant if this lasts";
+            warn!(tunnel, address = %ip, error, detail, "grant in use not renewed");
+        } else {
+            debug!(%ip, error, "grant in use not renewed");
         }
     }
 }

@@ -74,6 +74,8 @@ pub struct KnockReceiver {
     /// Permits for grants that wait for the store.
     grants: Arc<Semaphore>,
     listening: Mutex<Vec<String>>,
+    /// Cause for which renewals fail now, as logged.
+    pub(super) failing: Mutex<Option<String>>,
 }
 
 /// Name of a sender in the log.
@@ -100,6 +102,7 @@ impl KnockReceiver {
             allowance: Mutex::new(Allowance::new(Instant::now())),
             grants: Arc::new(Semaphore::new(GRANTS)),
             listening: Mutex::default(),
+            failing: Mutex::default(),
             parts,
         });
         let weak = Arc::downgrade(&receiver);
@@ -132,14 +135,14 @@ impl KnockReceiver {
     }
 
     async fn receive(self: Arc<Self>, socket: Arc<DatagramSocket>, store: Handle) {
-        let _listed = Listed::enter(&self, socket.local());
-        while !self.parts.stop.is_cancelled() {
-            let Err(error) = self.read_all(&socket, &store).await else { return };
         // A gate that knows nothing yet would take each address for one that is not admitted.
         tokio::select! {
             () = self.parts.stop.cancelled() => return,
             _ = timeout(SETTLED, self.parts.gate.settled()) => {}
         }
+        let _listed = Listed::enter(&self, socket.local());
+        while !self.parts.stop.is_cancelled() {
+            let Err(error) = self.read_all(&socket, &store).await else { return };
             let tunnel = self.parts.tunnel.as_deref();
             let address = socket.local();
             let detail = "connections of admitted addresses are served all the same";
