@@ -119,8 +119,8 @@ impl Gate {
         shared.mirror.read().member(member, now)
     }
 
-    /// Waits until the gate admits `member` by its store, until `deadline` at most; not for one that
-    /// is banned or denied, which no grant admits.
+    /// Waits until the gate admits `member` by its store, until `deadline` at most; not for one
+    /// that is banned or denied, which no grant admits.
     pub async fn admits(&self, member: Member, deadline: Instant) {
         let ip = IpNet::from(member).addr();
         loop {

@@ -56,7 +56,7 @@ impl KnockReceiver {
         let is_open = gate.has(grant.member);
         if gate.outlasts(&grant) {
             self.parts.meters.received_knocks.count(KnockResult::Granted);
-            debug!(%sender, address = %grant.member, "knock of an address that is allowed longer");
+            debug!(%sender, address = %grant.member, "knock of what is allowed longer");
             return;
         }
         let granted = gate.grant(grant.clone()).await;
@@ -65,7 +65,7 @@ impl KnockReceiver {
         match granted {
             Ok(done) if !done.changed => {
                 self.parts.meters.received_knocks.count(KnockResult::Granted);
-                debug!(%sender, address = %grant.member, "knock of an address that is allowed longer");
+                debug!(%sender, address = %grant.member, "knock of what is allowed longer");
                 gate.admits(grant.member, Instant::now() + SHOWN).await;
             }
             Ok(_) => {
