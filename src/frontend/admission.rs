@@ -16,6 +16,7 @@ use super::Frontend;
 use super::accept::Accepted;
 use crate::addr::ClientAddr;
 use crate::gate::{Peer, Permit};
+use crate::keys::KeyId;
 use crate::net::{HandshakeSlot, Slot, SourceGuard, Stream};
 use crate::proxy_protocol::incoming::{HeaderReader, Progress, Sender};
 use crate::reason::CloseReason;
@@ -75,9 +76,9 @@ impl AdmittedClient {
         tracing::debug!(client = %self.address, why, "permit revoked");
     }
 
-    /// Notes that it has proven possession of the key.
-    pub fn prove(&self) {
-        self.permit.iter().for_each(Permit::prove);
+    /// Notes that it has proven possession of `key`.
+    pub fn prove(&self, key: KeyId) {
+        self.permit.iter().for_each(|permit| permit.prove(key));
     }
 
     /// Returns true once the gate has revoked its permit.

@@ -13,12 +13,13 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::GrantNote;
 use super::admission::Gate;
 use super::any_store::AnyStore;
-use super::decision::{AllowReason, Peer, Verdict};
+use super::decision::{AllowReason, DenyReason, Peer, Verdict};
 use super::knocks::Knocks;
 use super::live::lock;
 use super::member::Member;
 use super::memory_store::MemoryStore;
 use super::store::{Edit, EditResult, StoreError};
+use crate::keys::KeyId;
 use crate::unix_time::{Expiry, UnixMillis};
 
 /// Longest time of one change.
@@ -81,13 +82,13 @@ impl Gate {
         }
     }
 
-    /// Makes a grant.
+    /// Makes a grant; an entry that lasts as long or longer stays as it is.
     ///
     /// # Errors
     /// [`ChangeError`]
     pub async fn grant(&self, grant: NewGrant) -> Result<EditResult, ChangeError> {
         let NewGrant { member, lasting, note } = grant;
-        let edit = Edit::Allow { member, lasting: Some(lasting), note: Some(note) };
+        let edit = Edit::Grant { member, lasting, note };
         in_time(self.shared().store.edit(edit)).await
     }
 
@@ -105,8 +106,8 @@ impl Gate {
         self.end_of(member).is_some()
     }
 
-    /// Returns true if the allow-set has the member of a grant for at least as long: an entry of
-    /// an operator must not be made shorter.
+    /// Returns true if the allow-set has the member of a grant for at least as long, as far as the
+    /// gate's memory knows: then the store need not be asked, which decides in any case.
     pub fn outlasts(&self, grant: &NewGrant) -> bool {
         let end = Expiry::At(grant.note.at.saturating_add(grant.lasting));
         self.end_of(grant.member).is_some_and(|present| present >= end)
@@ -115,27 +116,31 @@ impl Gate {
     fn end_of(&self, member: Member) -> Option<Expiry> {
         let shared = self.shared();
         let now = shared.mirror.clock.now();
-        let entry = shared.mirror.read().allowed(IpNet::from(member).addr(), now)?;
-        (entry.member == member).then_some(entry.expiry)
+        shared.mirror.read().member(member, now)
     }
 
-    /// Waits until the gate admits `member` by its store, until `deadline` at most.
+    /// Waits until the gate admits `member` by its store, until `deadline` at most; not for one
+    /// that is banned or denied, which no grant admits.
     pub async fn admits(&self, member: Member, deadline: Instant) {
         let ip = IpNet::from(member).addr();
         loop {
             let shared = self.shared();
             let answered = shared.mirror.answered();
-            if shared.decide(Peer::Announced(ip)).is_allowed()
-                || timeout_at(deadline, answered).await.is_err()
-            {
+            let is_final = match shared.decide(Peer::Announced(ip)).verdict {
+                Verdict::Allowed(_) => true,
+                Verdict::Denied(why) => {
+                    matches!(why, DenyReason::Banned | DenyReason::StaticDeny)
+                }
+            };
+            if is_final || timeout_at(deadline, answered).await.is_err() {
                 return;
             }
         }
     }
 
     /// Lists the entries with an end that admit connections of this tunnel whose peers have proven
-    /// possession of the key; networks are not listed.
-    pub fn in_use(&self) -> (Vec<InUse>, UnixMillis) {
+    /// possession of a key of these; networks are not listed.
+    pub fn in_use(&self, is_of: impl Fn(KeyId) -> bool) -> (Vec<InUse>, UnixMillis) {
         let shared = self.shared();
         let now = shared.mirror.clock.now();
         let in_use = |peer: Peer| {
@@ -147,7 +152,7 @@ impl Gate {
                 _ => None,
             }
         };
-        let proven = lock(&self.live).proven();
+        let proven = lock(&self.live).proven(is_of);
         (proven.into_iter().filter_map(in_use).collect(), now)
     }
 }

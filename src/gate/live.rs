@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio_util::sync::CancellationToken;
@@ -13,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::changed::Changed;
 use super::decision::Peer;
 use super::member::Member;
+use crate::keys::KeyId;
 
 /// Live connections by address, in the order of arrival.
 #[derive(Debug, Default)]
@@ -33,8 +33,8 @@ struct Entry {
 pub(super) struct Revocation {
     token: CancellationToken,
     why: OnceLock<&'static str>,
-    /// The peer has proven possession of the key.
-    is_proven: AtomicBool,
+    /// The key that the peer has proven possession of.
+    proven: OnceLock<KeyId>,
 }
 
 /// Proof that the gate admitted a connection, for as long as it is held. Revoked
@@ -65,10 +65,10 @@ impl Permit {
         self.revocation.why.get().copied().unwrap_or("revoked")
     }
 
-    /// Notes that the peer has proven possession of the key: from now on the connection counts as
-    /// use of its grant.
-    pub fn prove(&self) {
-        self.revocation.is_proven.store(true, Ordering::Relaxed);
+    /// Notes that the peer has proven possession of `key`: from now on the connection counts as use
+    /// of its grant, if that key may knock.
+    pub fn prove(&self, key: KeyId) {
+        self.revocation.proven.get_or_init(|| key);
     }
 
     /// Returns true if it is revoked already.
@@ -120,9 +120,11 @@ impl LiveSet {
         }
     }
 
-    /// The addresses of connections whose peers have proven possession of the key, each once.
-    pub(super) fn proven(&self) -> Vec<Peer> {
-        let is_proven = |entry: &&Entry| entry.revocation.is_proven.load(Ordering::Relaxed);
+    /// The addresses of connections whose peers have proven possession of a key of these, each
+    /// once.
+    pub(super) fn proven(&self, is_of: impl Fn(KeyId) -> bool) -> Vec<Peer> {
+        let is_proven =
+            |entry: &&Entry| entry.revocation.proven.get().is_some_and(|key| is_of(*key));
         let mut all: Vec<Peer> =
             self.entries.values().filter(is_proven).map(|entry| entry.peer).collect();
         all.dedup();
@@ -175,9 +177,14 @@ mod tests {
             .iter()
             .map(|ip| Permit::enter(&live, peer(ip)))
             .collect();
-        assert_eq!(lock(&live).proven(), []);
-        held[..2].iter().for_each(Permit::prove);
-        assert_eq!(lock(&live).proven(), [peer("192.0.2.1")]);
+        let key = |byte| KeyId::from_bytes([byte; 4]);
+        let proven = |of: KeyId| lock(&live).proven(|key| key == of);
+        assert_eq!(proven(key(1)), []);
+        held[..2].iter().for_each(|permit| permit.prove(key(1)));
+        held[2].prove(key(2));
+        assert_eq!(proven(key(1)), [peer("192.0.2.1")]);
+        assert_eq!(proven(key(2)), [peer("192.0.2.9")]);
+        assert_eq!(proven(key(3)), []);
     }
 
     #[tokio::test]

@@ -30,7 +30,7 @@ pub(super) fn decide(
     now: UnixMillis,
 ) -> Result<NewGrant, KnockResult> {
     let knock = &received.knock;
-    if !options.keys.is_empty() && !options.keys.contains(&received.key) {
+    if !options.may_knock(received.key) {
         return Err(KnockResult::Key);
     }
     if knock.gate.as_ref().is_some_and(|gate| !options.gates.contains(gate)) {

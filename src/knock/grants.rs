@@ -1,17 +1,18 @@
 //! Grants: the entry of an authentic knock in the store, and its renewal.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::receiver::{KnockReceiver, Sender};
 use super::renewal::Renewals;
-use crate::gate::granting::NewGrant;
+use crate::gate::granting::{ChangeError, NewGrant};
 use crate::gate::knocks::Granting;
+use crate::gate::store::EditResult;
 use crate::observe::KnockResult;
 use crate::proto::replay::MEMORY_MS;
 
@@ -35,14 +36,14 @@ pub(super) struct Authentic {
     /// Has connections of the address wait.
     pub(super) granting: Granting,
     /// Its share of the grants at once.
-    pub(super) _permit: OwnedSemaphorePermit,
+    pub(super) permit: OwnedSemaphorePermit,
 }
 
 impl KnockReceiver {
     /// Claims a knock in the store, so that no other process grants it as well, and makes its
     /// entry.
     pub(super) async fn ask_store(self: Arc<Self>, authentic: Authentic) {
-        let Authentic { grant, tag, source, granting, _permit } = authentic;
+        let Authentic { grant, tag, source, granting, permit } = authentic;
         let gate = &self.parts.gate;
         let sender = Sender { who: Some(grant.note.who.clone()), source };
         match gate.claim(&hex(tag), CLAIM).await {
@@ -55,10 +56,18 @@ impl KnockReceiver {
         let is_open = gate.has(grant.member);
         if gate.outlasts(&grant) {
             self.parts.meters.received_knocks.count(KnockResult::Granted);
-            debug!(%sender, address = %grant.member, "knock of an address that is allowed longer");
+            debug!(%sender, address = %grant.member, "knock of what is allowed longer");
             return;
         }
-        match gate.grant(grant.clone()).await {
+        let granted = gate.grant(grant.clone()).await;
+        // What follows does not wait for the store, so that it keeps no other knock waiting.
+        drop(permit);
+        match granted {
+            Ok(done) if !done.changed => {
+                self.parts.meters.received_knocks.count(KnockResult::Granted);
+                debug!(%sender, address = %grant.member, "knock of what is allowed longer");
+                gate.admits(grant.member, Instant::now() + SHOWN).await;
+            }
             Ok(_) => {
                 self.parts.meters.received_knocks.count(KnockResult::Granted);
                 self.log(&grant, source, is_open);
@@ -93,16 +102,38 @@ impl KnockReceiver {
             sleep((lasting / LOOKS).clamp(SHORTEST_LOOK, LONGEST_LOOK)).await;
             let Some(receiver) = receiver.upgrade() else { return };
             let gate = &receiver.parts.gate;
-            let (in_use, now) = gate.in_use();
+            let (in_use, now) = gate.in_use(|key| receiver.parts.options.may_knock(key));
             for ip in renewals.due(&in_use, now) {
-                let gate = gate.clone();
+                let receiver = Arc::clone(&receiver);
                 tokio::spawn(async move {
-                    match gate.renew(ip, lasting).await {
-                        Ok(done) => debug!(%ip, changed = done.changed, "grant in use renewed"),
-                        Err(error) => debug!(%ip, %error, "grant in use not renewed"),
-                    }
+                    let renewed = receiver.parts.gate.renew(ip, lasting).await;
+                    receiver.note_renewal(ip, renewed);
                 });
             }
+        }
+    }
+
+    /// Notes how the renewal of the grant of `ip` ended. A failure ends sessions later, so it is
+    /// logged: once for each cause, until a renewal succeeds.
+    fn note_renewal(&self, ip: IpAddr, renewed: Result<EditResult, ChangeError>) {
+        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        let error = match renewed {
+            Ok(done) => {
+                *failing = None;
+                return debug!(%ip, changed = done.changed, "grant in use renewed");
+            }
+            Err(error) => error.to_string(),
+        };
+        self.parts.meters.received_knocks.count(KnockResult::Renewal);
+        let is_new = failing.as_ref() != Some(&error);
+        *failing = is_new.then(|| error.clone()).or_else(|| failing.take());
+        drop(failing);
+        if is_new {
+            let tunnel = self.parts.tunnel.as_deref();
+            let detail = "sessions end with their grant if this lasts";
+            warn!(tunnel, address = %ip, error, detail, "grant in use not renewed");
+        } else {
+            debug!(%ip, error, "grant in use not renewed");
         }
     }
 }

@@ -24,6 +24,13 @@ pub struct ReceiverOptions {
     pub keys: Vec<KeyId>,
 }
 
+impl ReceiverOptions {
+    /// Returns true if knocks under this key of the tunnel are granted.
+    pub fn may_knock(&self, key: KeyId) -> bool {
+        self.keys.is_empty() || self.keys.contains(&key)
+    }
+}
+
 /// What a knock that names no address gets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SourcePolicy {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
@@ -36,6 +36,9 @@ const ROOM: usize = KNOCK_LEN + 1;
 
 /// Grants at once that wait for the store.
 const GRANTS: usize = 64;
+
+/// Longest time that knocks wait in the kernel's queue for the first answer of the gate's store.
+const SETTLED: Duration = Duration::from_secs(5);
 
 /// Pause after a socket could not be read.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -71,6 +74,8 @@ pub struct KnockReceiver {
     /// Permits for grants that wait for the store.
     grants: Arc<Semaphore>,
     listening: Mutex<Vec<String>>,
+    /// Cause for which renewals fail now, as logged.
+    pub(super) failing: Mutex<Option<String>>,
 }
 
 /// Name of a sender in the log.
@@ -97,6 +102,7 @@ impl KnockReceiver {
             allowance: Mutex::new(Allowance::new(Instant::now())),
             grants: Arc::new(Semaphore::new(GRANTS)),
             listening: Mutex::default(),
+            failing: Mutex::default(),
             parts,
         });
         let weak = Arc::downgrade(&receiver);
@@ -129,6 +135,11 @@ impl KnockReceiver {
     }
 
     async fn receive(self: Arc<Self>, socket: Arc<DatagramSocket>, store: Handle) {
+        // A gate that knows nothing yet would take each address for one that is not admitted.
+        tokio::select! {
+            () = self.parts.stop.cancelled() => return,
+            _ = timeout(SETTLED, self.parts.gate.settled()) => {}
+        }
         let _listed = Listed::enter(&self, socket.local());
         while !self.parts.stop.is_cancelled() {
             let Err(error) = self.read_all(&socket, &store).await else { return };
@@ -249,7 +260,7 @@ impl KnockReceiver {
         let grant = decide(options, received, source, clock::now())?;
         let permit = Arc::clone(&self.grants).try_acquire_owned().map_err(|_| KnockResult::Busy)?;
         let granting = gate.knocks().granting(grant.member);
-        let authentic = Authentic { grant, tag: received.tag, source, granting, _permit: permit };
+        let authentic = Authentic { grant, tag: received.tag, source, granting, permit };
         tasks.spawn_on(Arc::clone(self).ask_store(authentic), store);
         Ok(())
     }

@@ -41,6 +41,8 @@ pub enum KnockResult {
     Busy,
     /// The store did not take the grant.
     Store,
+    /// No datagram: the store did not renew a grant that is in use.
+    Renewal,
 }
 
 /// Counters of knocks.
@@ -57,7 +59,7 @@ pub struct RefusedKnocks {
 
 impl KnockResult {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Granted,
         Self::Stranger,
         Self::Unread,
@@ -70,6 +72,7 @@ impl KnockResult {
         Self::Network,
         Self::Busy,
         Self::Store,
+        Self::Renewal,
     ];
 
     /// Returns the word for logs and metrics.
@@ -87,6 +90,7 @@ impl KnockResult {
             Self::Network => "network",
             Self::Busy => "busy",
             Self::Store => "store",
+            Self::Renewal => "renewal-failed",
         }
     }
 
@@ -104,7 +108,7 @@ impl KnockResult {
             Self::Source => "the sender has to name its address, as --knock-source refuse says",
             Self::Network => "raise --knock-networks if such networks are wanted",
             Self::Busy => "too many knocks wait at once; see whether the gate's store is slow",
-            Self::Store => "see the error",
+            Self::Store | Self::Renewal => "see the error",
         }
     }
 }

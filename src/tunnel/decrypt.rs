@@ -88,7 +88,7 @@ impl DecryptEnd {
         let frontend = &context.frontend;
         match self.shake_hands(context, &mut sealed, &client, limits).await {
             Ok(authenticated) => {
-                client.prove();
+                client.prove(authenticated.session.key);
                 // If the client was banned meanwhile, its proof clears no strikes.
                 if let (Some(gate), Some(peer), false) =
                     (&frontend.gate, client.peer, client.is_revoked())

@@ -8,7 +8,7 @@ use knockpipe::gate::store::Edit;
 
 use super::conformance::{self, Backing, allow, edit, ip, member};
 use super::follower::Follower;
-use super::grants::{note, note_of, noted, renew};
+use super::grants::{grant, note, note_of, renew};
 use super::single::{BAN, open, open_with, options};
 use testkit::redis::Reply;
 use testkit::servers::Cluster;
@@ -95,7 +95,8 @@ async fn notes_are_where_their_set_is() {
         [("ip-allowed", "{ip-allowed}:grants"), ("{office}:allowed", "{office}:allowed:grants")]
     {
         let store = named(set);
-        edit(&store, noted("203.0.113.7", Some(HOUR), &knock)).await;
+        assert!(edit(&store, grant("203.0.113.7", HOUR, &knock)).await.changed);
+        assert!(!edit(&store, grant("203.0.113.7", HOUR / 2, &knock)).await.changed);
         assert_eq!(cluster.ask(&["HLEN", notes]), Reply::Number(1), "{set}");
         assert!(edit(&store, renew("203.0.113.7", HOUR * 2)).await.changed);
         assert_eq!(note_of(&store, "203.0.113.7").await.as_ref(), Some(&knock));
@@ -104,7 +105,8 @@ async fn notes_are_where_their_set_is() {
     }
     // A name whose notes can have no slot with it: notes work, and a renewal says that it cannot.
     let store = named("a}b");
-    edit(&store, noted("203.0.113.7", Some(HOUR), &knock)).await;
+    assert!(edit(&store, grant("203.0.113.7", HOUR, &knock)).await.changed);
+    assert!(!edit(&store, grant("203.0.113.7", HOUR / 2, &knock)).await.changed);
     assert_eq!(note_of(&store, "203.0.113.7").await.as_ref(), Some(&knock));
     let error = store.edit(renew("203.0.113.7", HOUR * 2)).await.unwrap_err().to_string();
     assert!(error.contains("another slot") && !error.contains('\n'), "{error}");

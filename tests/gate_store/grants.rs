@@ -17,10 +17,15 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 pub(crate) async fn check(backing: &impl Backing) {
     notes_come_and_go(backing.open(10)).await;
+    if !backing.ends() {
+        a_grant_needs_an_end(backing.open(11)).await;
+    }
     if backing.ends() {
         notes_of_entries_with_an_end(backing.open(11)).await;
         renewal_makes_an_end_later(backing.open(12)).await;
         renewal_makes_nothing_else(backing.open(13)).await;
+        grants_make_no_entry_shorter(backing.open(12)).await;
+        grants_leave_endless_entries_of_any_moment(backing.open(13)).await;
     }
     several_changes_with_notes(backing, backing.open(14)).await;
     a_name_is_claimed_once(&|| backing.open(15)).await;
@@ -36,6 +41,10 @@ pub(crate) fn noted(text: &str, lasting: Option<Duration>, note: &GrantNote) -> 
 
 pub(crate) fn renew(text: &str, lasting: Duration) -> Edit {
     Edit::Renew { member: member(text), lasting, who_prefix: "key:".to_owned() }
+}
+
+pub(crate) fn grant(text: &str, lasting: Duration, note: &GrantNote) -> Edit {
+    Edit::Grant { member: member(text), lasting, note: note.clone() }
 }
 
 pub(crate) async fn grants(store: &AnyStore) -> Vec<Grant> {
@@ -188,6 +197,76 @@ async fn renewal_makes_nothing_else(store: Arc<AnyStore>) {
         }
     }
     assert_eq!(of(grants(&store).await, "203.0.113.6"), None);
+}
+
+/// Where members cannot end, a grant is refused, except of what is there for ever.
+async fn a_grant_needs_an_end(store: Arc<AnyStore>) {
+    edit(&store, allow(member("198.51.100.1"), None)).await;
+    let knock = note("key:1a2b3c4d", None);
+    assert!(!edit(&store, grant("198.51.100.1", HOUR, &knock)).await.changed);
+    let error = store.edit(grant("198.51.100.2", HOUR, &knock)).await.unwrap_err().to_string();
+    assert!(error.contains("--allow-prefix"), "{error}");
+    assert_eq!(grants(&store).await.len(), 1);
+    edit(&store, Edit::Remove(member("198.51.100.1"))).await;
+}
+
+async fn grants_make_no_entry_shorter(store: Arc<AnyStore>) {
+    let (knock, other) = (note("key:1a2b3c4d", None), note("key:5e6f7081", Some("laptop")));
+    let operator = note("operator:anna", Some("the office"));
+    let mut follower = Follower::start(&store).await;
+    let receipt = edit(&store, grant("198.51.100.1", MINUTE, &knock)).await;
+    assert!(receipt.changed && !receipt.key.is_empty(), "{receipt:?}");
+    follower.until("the grant", |state| state.allows("198.51.100.1")).await;
+    follower.stop().await;
+    // A later end replaces the note, a sooner one changes nothing.
+    assert!(edit(&store, grant("198.51.100.1", HOUR, &other)).await.changed);
+    assert!(!edit(&store, grant("198.51.100.1", MINUTE, &knock)).await.changed);
+    // An operator's, with an end and without one.
+    edit(&store, noted("198.51.100.2", Some(HOUR), &operator)).await;
+    assert!(!edit(&store, grant("198.51.100.2", MINUTE, &knock)).await.changed);
+    edit(&store, noted("198.51.100.3", None, &operator)).await;
+    edit(&store, noted("2001:db8:1::/64", None, &operator)).await;
+    for text in ["198.51.100.3", "2001:db8:1::/64"] {
+        assert!(!edit(&store, grant(text, HOUR, &knock)).await.changed, "{text}");
+    }
+    // Grants at once: the longest holds.
+    let mut made = tokio::task::JoinSet::new();
+    for minutes in (1..=16).rev() {
+        let (store, knock) = (Arc::clone(&store), knock.clone());
+        made.spawn(
+            async move { edit(&store, grant("198.51.100.4", MINUTE * minutes, &knock)).await },
+        );
+    }
+    made.join_all().await;
+    let all = grants(&store).await;
+    let of = |text: &str| all.iter().find(|grant| grant.member == member(text)).unwrap();
+    for (text, end, note) in [
+        ("198.51.100.1", Some(HOUR), &other),
+        ("198.51.100.2", Some(HOUR), &operator),
+        ("198.51.100.3", None, &operator),
+        ("198.51.100.4", Some(MINUTE * 16), &knock),
+        ("2001:db8:1::/64", None, &operator),
+    ] {
+        assert_eq!(of(text).note.as_ref(), Some(note), "{text}");
+        match end {
+            Some(end) => ends_in(of(text).expiry, end),
+            None => assert_eq!(of(text).expiry, Expiry::Never, "{text}"),
+        }
+    }
+}
+
+/// An operator lets an address in for ever while it knocks.
+async fn grants_leave_endless_entries_of_any_moment(store: Arc<AnyStore>) {
+    let knock = note("key:1a2b3c4d", None);
+    for n in 0..20 {
+        let text = format!("198.51.100.{n}");
+        let (_, _) = tokio::join!(
+            edit(&store, allow(member(&text), None)),
+            edit(&store, grant(&text, MINUTE, &knock)),
+        );
+        let entries = store.address_record(ip(&text), None).await.unwrap().allow_entries;
+        assert!(entries.iter().any(|entry| entry.expiry == Expiry::Never), "{entries:?}");
+    }
 }
 
 async fn several_changes_with_notes(backing: &impl Backing, store: Arc<AnyStore>) {

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::conformance::{allow, edit, ends_in, member, members};
 use super::follower::Follower;
-use super::grants::{grants, note, note_of, noted, renew};
+use super::grants::{grant, grants, note, note_of, noted, renew};
 use super::single::{open, open_with, options};
 use testkit::redis::{Redis, Reply};
 
@@ -235,10 +235,12 @@ async fn the_documented_rights_are_enough() {
             server.ask("SADD ip-allowed 203.0.113.1");
         }
         let mut follower = Follower::start(&gate).await;
-        edit(&gate, noted("203.0.113.7", Some(MINUTE), &knock)).await;
+        assert!(edit(&gate, grant("203.0.113.7", MINUTE, &knock)).await.changed);
         follower.until("the grant", |state| state.allows("203.0.113.7")).await;
         assert_eq!(note_of(&gate, "203.0.113.7").await.as_ref(), Some(&knock));
         assert!(edit(&gate, renew("203.0.113.7", HOUR)).await.changed);
+        let error = old.edit(grant("203.0.113.11", HOUR, &knock)).await.unwrap_err().to_string();
+        assert!(error.contains("NOPERM") && !error.contains('\n'), "{error}");
         assert_eq!(gate.claim("00ff", MINUTE).await, Ok(true));
         let both = vec![noted("203.0.113.8", None, &knock), Edit::Remove(member("203.0.113.7"))];
         gate.edit_all(both, &mut |receipt| assert!(receipt.changed)).await.unwrap();

@@ -153,13 +153,17 @@ fn a_key_that_may_not_knock_connects_and_opens_nothing() {
     let other = keygen(world.dir.path(), "other");
     let id = testkit::end::key_id(&other);
     let other_path = other.to_str().unwrap();
-    let end = world.decrypt(&["-k", other_path, "--knock", "--knock-key", &id]);
+    let end =
+        world.decrypt(&["-k", other_path, "--knock", "--knock-ttl", "6s", "--knock-key", &id]);
     world.knock(PEER, &end);
     eventually("it is refused", || refused(&end, "key") == 1);
     assert!(world.is_denied(PEER, &end));
     world.send(PEER, &end, &Knocking::new(&other));
     world.wait_admitted(PEER, &end);
-    drop(crate::world::live(&world.encrypt(PEER, &end)));
+    // Nor does its session make the grant of the other key last longer.
+    let mut session = crate::world::live(&world.encrypt(PEER, &end));
+    let (_, ending) = session.read_to_ending(testkit::NEVER);
+    assert_ne!(ending, testkit::Ending::Silent, "it renews what it may not make");
 }
 
 fn now_s() -> u64 {

@@ -106,6 +106,29 @@ fn a_plain_set_takes_no_knock_and_one_with_a_prefix_does() {
     }
 }
 
+/// Without the right to renew a session ends with its grant, and the log says why.
+#[test]
+fn a_renewal_that_fails_is_logged_once_and_counted() {
+    let world = World::new();
+    let redis = world.redis();
+    let url = format!("redis://{}", redis.tcp());
+    let socket = world.dir.path().join("admin.sock");
+    let admin = ["--admin", socket.to_str().unwrap()];
+    let end =
+        world.decrypt(&[&["--knock", "--knock-ttl", "8s", "--gate", &url], &admin[..]].concat());
+    let client = world.encrypt(PEER, &end);
+    world.knock(PEER, &end);
+    let mut session = live(&client);
+    redis.ask("ACL SETUSER default -eval");
+    let line = end.program.wait_line("it is logged", |line| line.is("grant in use not renewed"));
+    assert!(line.text().contains("NOPERM") && line.text().contains(PEER), "{}", line.text());
+    expect_end(&mut session);
+    let results = testkit::admin::Admin(socket).tunnel()["knocks"]["results"].clone();
+    assert!(results["renewal-failed"].as_u64() > Some(1), "{results}");
+    let lines = end.program.log();
+    assert_eq!(lines.iter().filter(|line| line.is("grant in use not renewed")).count(), 1);
+}
+
 /// The grant is made at the first master and renewed at the second.
 #[test]
 fn a_grant_outlives_the_master_of_its_store() {

@@ -243,6 +243,11 @@ impl State {
                 });
                 only_if(changes, Record::Allow(*member, end, note.clone().map(Box::new)))
             }
+            Edit::Grant { member, lasting, note } => {
+                let end = Expiry::At(now.saturating_add(*lasting));
+                let lasts_longer = self.held(member, now).is_none_or(|held| held.end < end);
+                only_if(lasts_longer, Record::Allow(*member, end, Some(Box::new(note.clone()))))
+            }
             Edit::Renew { member, lasting, who_prefix } => {
                 let end = now.saturating_add(*lasting);
                 let held = self.held(member, now).filter(|held| held.is_renewed(end, who_prefix));
@@ -342,6 +347,29 @@ mod tests {
             assert_eq!(fail(n, 60_000).0, 1);
         }
         assert_eq!(fail(7, 60_000), (0, MOST_STRUCK));
+    }
+
+    #[test]
+    fn a_grant_makes_no_entry_shorter() {
+        let (minute, hour) = (Duration::from_secs(60), Duration::from_secs(3_600));
+        let note = |who: &str| GrantNote::new(who, None, UnixMillis(0));
+        let member: Member = "203.0.113.0/24".parse().unwrap();
+        let grant = |lasting| Edit::Grant { member, lasting, note: note("key:1a2b3c4d") };
+        let there = |end| {
+            let mut state = State::default();
+            state.apply(&Record::Allow(member, end, Some(Box::new(note("operator:anna")))));
+            state
+        };
+        for end in [Expiry::Never, at(3_600_000), at(60_000)] {
+            assert_eq!(there(end).records_for(&grant(minute), UnixMillis(0)), [], "{end:?}");
+        }
+        let granted = [Record::Allow(member, at(3_600_000), Some(Box::new(note("key:1a2b3c4d"))))];
+        for state in [there(at(60_000)), State::default()] {
+            assert_eq!(state.records_for(&grant(hour), UnixMillis(0)), granted);
+        }
+        // One that is over is none.
+        let over = there(at(60_000)).records_for(&grant(minute), UnixMillis(60_000));
+        assert_eq!(over.len(), 1);
     }
 
     #[test]

@@ -225,6 +225,17 @@ impl Snapshot {
         longest(&self.tables.networks, ip, now)
     }
 
+    /// The end of exactly this member of the allow-set, whatever else covers it.
+    pub fn member(&self, member: Member, now: UnixMillis) -> Option<Expiry> {
+        match member {
+            Member::Address(ip) => self.tables.allowed.expiry(ip, now),
+            Member::Network(wanted) => {
+                let mut around = self.tables.networks.table().matches(wanted.addr());
+                around.find(|(network, _)| *network == wanted)?.1.expiry(now)
+            }
+        }
+    }
+
     /// The ban on `ip`: that of its address, or else of its network.
     pub fn banned(&self, ip: IpAddr, now: UnixMillis) -> Option<Entry> {
         if let Some(expiry) = self.tables.banned.expiry(ip, now) {

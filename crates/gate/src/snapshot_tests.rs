@@ -401,3 +401,22 @@ fn reads_that_are_broken_off_do_not_add_up_for_ever() {
         assert_eq!(addresses + networks + bans, 15_000, "of the last read: {kind}");
     }
 }
+
+#[test]
+fn a_member_is_found_whatever_else_covers_its_address() {
+    let ends = |text: &str, ms| Item::Allowed(member(text), at(ms));
+    let snapshot = fresh(&[
+        listed("203.0.113.0/24"),
+        ends("203.0.113.0/28", 5),
+        ends("203.0.113.0", 7),
+        ends("2001:db8::/64", 9),
+    ]);
+    let end = |text: &str, ms| snapshot.member(member(text), UnixMillis(ms));
+    assert_eq!(end("203.0.113.0/24", 6), Some(Expiry::Never));
+    assert_eq!(end("203.0.113.0/28", 4), Some(at(5)));
+    assert_eq!(end("203.0.113.0/28", 5), None);
+    assert_eq!(end("203.0.113.0", 6), Some(at(7)));
+    for absent in ["203.0.113.0/26", "203.0.113.1", "2001:db8::/48", "2001:db8::"] {
+        assert_eq!(end(absent, 0), None, "{absent}");
+    }
+}

@@ -60,6 +60,16 @@ pub enum Edit {
         /// The note beside it; `None` leaves it without one.
         note: Option<GrantNote>,
     },
+    /// Adds a member for a while, or makes its end later and replaces its note. Decided in one step
+    /// in the store: an entry that lasts as long or longer stays as it is, with its note.
+    Grant {
+        /// The address or network.
+        member: Member,
+        /// The time from now for which it is allowed.
+        lasting: Duration,
+        /// The note beside it.
+        note: GrantNote,
+    },
     /// Makes the end of a member later, if it is there, has an end, and has a note by a `who`
     /// that begins so. Never adds a member, never makes an end sooner, and changes neither the
     /// note nor any other member.

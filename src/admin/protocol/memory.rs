@@ -73,7 +73,8 @@ impl EditRequest {
             Edit::Forget { ip, before_s } => {
                 Self { before_s: Some(*before_s), ..of("forget", ip.to_string()) }
             }
-            Edit::Renew { .. }
+            Edit::Grant { .. }
+            | Edit::Renew { .. }
             | Edit::RecordSeen(_)
             | Edit::Strike { .. }
             | Edit::ClearStrikes { .. } => return None,

@@ -17,6 +17,7 @@ mod connections;
 mod error;
 mod follow;
 mod full_read;
+mod granted;
 mod grants;
 mod keys;
 mod known_servers;

@@ -194,7 +194,7 @@ impl RedisStore {
     /// The key to name when no server could be reached at all.
     fn main_key(&self, edit: &Edit) -> String {
         match edit {
-            Edit::Allow { .. } | Edit::Renew { .. } | Edit::Remove(_) => {
+            Edit::Allow { .. } | Edit::Grant { .. } | Edit::Renew { .. } | Edit::Remove(_) => {
                 self.keys.allow_set.clone()
             }
             Edit::RecordSeen(_) | Edit::Forget { .. } => self.keys.history.clone(),
@@ -230,6 +230,7 @@ impl Attempt<'_> {
                 let wanted = Wanted { member: *member, lasting: *lasting, note: note.as_ref() };
                 self.allow(wanted).await
             }
+            Edit::Grant { member, lasting, note } => self.grant(*member, *lasting, note).await,
             Edit::Renew { member, lasting, who_prefix } => {
                 self.renew(*member, *lasting, who_prefix).await
             }

@@ -1,0 +1,126 @@
+//! Grants of knocks, which make no entry shorter.
+//!
+//! Whether an entry lasts longer is decided by the script that writes it: what was read before may
+//! be an operator's entry by now, and a gate's memory may be behind.
+
+use std::time::Duration;
+
+use super::super::grant::{GrantNote, NoteUntil};
+use super::super::member::Member;
+use super::super::store::StoreError;
+use super::connections::SetType;
+use super::keys::spellings;
+use super::members::{denied_note, score};
+use super::write::{Attempt, Done, Failed, count, milliseconds};
+use crate::net::clock::now;
+use crate::unix_time::Expiry;
+
+/// Adds a member of a sorted set, or makes its end later. KEYS: the set, and the notes if a script
+/// may change both. ARGV: the end, the text of the note, the member, and its other spellings.
+const GRANT: &str = "\
+    for i = 3, #ARGV do \
+        local present = redis.call('ZSCORE', KEYS[1], ARGV[i]) \
+        if present and (present == 'inf' or tonumber(present) >= tonumber(ARGV[1])) \
+            then return 0 end \
+    end \
+    if KEYS[2] then redis.call('HSET', KEYS[2], ARGV[3], ARGV[2]) end \
+    redis.call('ZADD', KEYS[1], ARGV[1], ARGV[3]) \
+    return 1";
+
+/// Sets a key that ends, unless it lasts longer. ARGV: the value, milliseconds.
+const GRANT_KEY: &str = "\
+    local left = redis.call('PTTL', KEYS[1]) \
+    if left == -1 or left >= tonumber(ARGV[2]) then return 0 end \
+    redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) \
+    return 1";
+
+impl Attempt<'_> {
+    pub(super) async fn grant(
+        &self,
+        member: Member,
+        lasting: Duration,
+        note: &GrantNote,
+    ) -> Result<Done, Failed> {
+        let (keys, set) = (&self.store.keys, &self.store.keys.allow_set);
+        let set_type = self.set_type().await?;
+        if set_type == SetType::Set && self.is_endless(member).await? {
+            return Ok(Done { key: set.clone(), changed: false, count: None });
+        }
+        let own_key = match member {
+            Member::Address(ip) => keys.allow_key(ip),
+            Member::Network(_) => None,
+        };
+        match (set_type, own_key) {
+            (SetType::Absent | SetType::Set, Some(key)) => self.grant_key(key, lasting, note).await,
+            (SetType::Set, None) => {
+                let server = self.connections.node_of(set).to_string();
+                Err(Failed::For(StoreError::NoExpiry { server, key: set.clone() }))
+            }
+            (SetType::Absent | SetType::Sorted, _) => {
+                let changed = self.grant_in_set(member, lasting, note).await?;
+                if changed {
+                    self.prune(SetType::Sorted).await;
+                }
+                self.announce(member, changed).await;
+                Ok(Done { key: set.clone(), changed, count: None })
+            }
+        }
+    }
+
+    /// Returns true if a plain set has the member, which never ends there.
+    async fn is_endless(&self, member: Member) -> Result<bool, Failed> {
+        let keys = &self.store.keys;
+        let found = self.connections.lookup(keys, SetType::Set, &spellings(member)).await;
+        let found = found.map_err(|failure| Failed::At(keys.allow_set.clone(), failure))?;
+        Ok(found.iter().any(Option::is_some))
+    }
+
+    async fn grant_in_set(
+        &self,
+        member: Member,
+        lasting: Duration,
+        note: &GrantNote,
+    ) -> Result<bool, Failed> {
+        let Self { connections, store } = self;
+        let set = &store.keys.allow_set;
+        let notes = connections.notes_key(&store.keys);
+        let checked = connections.check_notes(&store.keys).await;
+        checked.map_err(|failure| denied_note(&notes, failure))?;
+        let is_one_slot = connections.map.joins(&notes, set);
+        let end = Expiry::At(now().saturating_add(Duration::from_millis(milliseconds(lasting))));
+        let text = NoteUntil { note: note.clone(), end }.json();
+        let name = member.to_string();
+        let mut grant = redis::cmd("EVAL");
+        grant.arg(GRANT).arg(1 + usize::from(is_one_slot)).arg(set);
+        if is_one_slot {
+            grant.arg(&notes);
+        }
+        grant.arg(score(end)).arg(&text).arg(&name);
+        grant.arg(spellings(member).into_iter().filter(|other| *other != name).collect::<Vec<_>>());
+        let granted = connections.of(set).ask(&grant).await;
+        let granted = granted.map_err(|failure| denied_note(set, failure))?;
+        let changed = count(&granted) == Some(1);
+        if changed && !is_one_slot {
+            // It is the note of this end only, so that one of another entry cannot be taken for it.
+            let mut noting = redis::cmd("HSET");
+            noting.arg(&notes).arg(&name).arg(&text);
+            let noted = connections.of(&notes).ask(&noting).await;
+            noted.map_err(|failure| denied_note(&notes, failure))?;
+        }
+        Ok(changed)
+    }
+
+    async fn grant_key(
+        &self,
+        key: String,
+        lasting: Duration,
+        note: &GrantNote,
+    ) -> Result<Done, Failed> {
+        let mut grant = redis::cmd("EVAL");
+        grant.arg(GRANT_KEY).arg(1).arg(&key).arg(note.json()).arg(milliseconds(lasting));
+        match self.connections.of(&key).ask(&grant).await {
+            Ok(granted) => Ok(Done { changed: count(&granted) == Some(1), key, count: None }),
+            Err(failure) => Err(Failed::At(key, failure)),
+        }
+    }
+}
