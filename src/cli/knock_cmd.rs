@@ -17,7 +17,7 @@ use super::values::Level;
 use super::wish_args::whole_seconds;
 use crate::addr::{Address, BindAddress, ServiceName};
 use crate::gate::Member;
-use crate::knocker::KnockWish;
+use crate::knocker::{DEFAULT_LASTING, KnockWish};
 use crate::observe::log::Output;
 use crate::proto::knock::Label;
 use crate::run::{self, Failure, KnockEvent, KnockingOptions, Outcome, Prepared};
@@ -94,7 +94,8 @@ pub(super) struct KnockCommandArgs {
     )]
     timeout: Option<Duration>,
 
-    /// Local address of datagrams and connections: ip, [ip] or [ip]:port
+    /// Local address of datagrams and connections: ip, [ip] or [ip]:port; the port is for
+    /// connections of --wait-for only
     #[arg(short, long, value_name = "ADDR")]
     bind: Option<BindAddress>,
 
@@ -178,7 +179,9 @@ impl KnockCommandArgs {
             let remedy = "give a time such as 5s, or leave it out";
             return Err(UsageError::ZeroSeconds { flag: "-o/--timeout", remedy }.into());
         }
-        let ttl_s = self.ttl.map(|ttl| whole_seconds("--ttl", ttl)).transpose()?;
+        // One who stays asks for the time that its intervals are made for.
+        let ttl = self.ttl.or_else(|| self.keep.then_some(DEFAULT_LASTING));
+        let ttl_s = ttl.map(|ttl| whole_seconds("--ttl", ttl)).transpose()?;
         let wish = KnockWish {
             ttl_s,
             gate: self.gate_name.clone(),

@@ -5,9 +5,11 @@
 //! thousand datagrams a second that name the address of another as their source do not silence that
 //! one. Reading all of these takes a twentieth of a processor.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use crate::keys::KeyId;
 use crate::net::Sources;
 
 /// Datagrams of one source (an IPv4 address or an IPv6 /64) in a second.
@@ -16,7 +18,33 @@ const OF_SOURCE: u32 = 20;
 /// Datagrams beyond that of all sources together, in a second.
 const SPARE: u32 = 10_000;
 
-/// What is left to be read.
+/// Grants of one key in a second, and at once after a pause: its holders cannot fill a store, or its
+/// claims, for the holders of others.
+const OF_KEY: u32 = 50;
+const OF_KEY_AT_ONCE: u32 = 200;
+
+/// Grants that the holders of each key may have now.
+#[derive(Debug, Default)]
+pub(super) struct KeyAllowance {
+    /// The moments when the allowances of keys are full again. As many as a ring has keys.
+    full_at: HashMap<KeyId, Instant>,
+}
+
+impl KeyAllowance {
+    /// Takes one grant of a key of the ring; returns false if there is none left now.
+    pub(super) fn take(&mut self, key: KeyId, now: Instant) -> bool {
+        let step = Duration::from_secs(1) / OF_KEY;
+        let full_at = self.full_at.entry(key).or_insert(now);
+        let next = (*full_at).max(now) + step;
+        let is_left = next <= now + step * OF_KEY_AT_ONCE;
+        if is_left {
+            *full_at = next;
+        }
+        is_left
+    }
+}
+
+/// Datagrams that are left to be read.
 #[derive(Debug)]
 pub(super) struct Allowance {
     sources: Sources,
@@ -70,6 +98,17 @@ mod tests {
         let forged = (0..5_000).filter(|_| allowance.take(ip(7), now)).count();
         assert_eq!(forged, 5_000);
         assert!(allowance.take(ip(7), now));
+    }
+
+    #[test]
+    fn the_holders_of_a_key_take_nothing_from_those_of_another() {
+        let now = Instant::now();
+        let mut keys = KeyAllowance::default();
+        let [one, other] = [KeyId::from_bytes([1; 4]), KeyId::from_bytes([2; 4])];
+        assert_eq!((0..1_000).filter(|_| keys.take(one, now)).count(), OF_KEY_AT_ONCE as usize);
+        assert!(keys.take(other, now));
+        let later = now + Duration::from_secs(1);
+        assert_eq!((0..1_000).filter(|_| keys.take(one, later)).count(), OF_KEY as usize);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use super::allowance::Allowance;
+use super::allowance::{Allowance, KeyAllowance};
 use super::decide::{decide, who};
 use super::grants::Authentic;
 use super::options::ReceiverOptions;
@@ -71,11 +71,21 @@ pub struct KnockReceiver {
     pub(super) parts: ReceiverParts,
     pub(super) refused: RefusedKnocks,
     allowance: Mutex<Allowance>,
+    of_keys: Mutex<KeyAllowance>,
     /// Permits for grants that wait for the store.
     grants: Arc<Semaphore>,
     listening: Mutex<Vec<String>>,
     /// Cause for which renewals fail now, as logged.
     pub(super) failing: Mutex<Option<String>>,
+}
+
+/// A socket that is read.
+struct Reading {
+    socket: Arc<DatagramSocket>,
+    /// Its entry at the gate, for connections that wait until it was read.
+    entered: Arc<KnockSocket>,
+    /// The runtime that asks the store.
+    store: Handle,
 }
 
 /// Name of a sender in the log.
@@ -100,6 +110,7 @@ impl KnockReceiver {
         let receiver = Arc::new(Self {
             refused: RefusedKnocks::of(parts.tunnel.clone()),
             allowance: Mutex::new(Allowance::new(Instant::now())),
+            of_keys: Mutex::default(),
             grants: Arc::new(Semaphore::new(GRANTS)),
             listening: Mutex::default(),
             failing: Mutex::default(),
@@ -114,7 +125,10 @@ impl KnockReceiver {
     pub fn serve(self: &Arc<Self>, socket: Arc<DatagramSocket>) {
         let receiver = Arc::clone(self);
         let store = Handle::current();
-        let receive = move || Arc::clone(&receiver).receive(Arc::clone(&socket), store.clone());
+        // Now, so that a connection that comes before the thread has begun waits for it.
+        let entered = Arc::new(self.parts.gate.knocks().socket());
+        let reading = Arc::new(Reading { socket, entered, store });
+        let receive = move || Arc::clone(&receiver).receive(Arc::clone(&reading));
         let tasks = &self.parts.tasks;
         tasks.spawn_on(restarting("reading knocks", receive), thread::runtime());
     }
@@ -134,7 +148,8 @@ impl KnockReceiver {
         self.refused.flush();
     }
 
-    async fn receive(self: Arc<Self>, socket: Arc<DatagramSocket>, store: Handle) {
+    async fn receive(self: Arc<Self>, reading: Arc<Reading>) {
+        let Reading { socket, .. } = &*reading;
         // A gate that knows nothing yet would take each address for one that is not admitted.
         tokio::select! {
             () = self.parts.stop.cancelled() => return,
@@ -142,7 +157,7 @@ impl KnockReceiver {
         }
         let _listed = Listed::enter(&self, socket.local());
         while !self.parts.stop.is_cancelled() {
-            let Err(error) = self.read_all(&socket, &store).await else { return };
+            let Err(error) = self.read_all(&reading).await else { return };
             let tunnel = self.parts.tunnel.as_deref();
             let address = socket.local();
             let detail = "connections of admitted addresses are served all the same";
@@ -158,13 +173,9 @@ impl KnockReceiver {
     ///
     /// # Errors
     /// The system's.
-    async fn read_all(
-        self: &Arc<Self>,
-        socket: &DatagramSocket,
-        store: &Handle,
-    ) -> std::io::Result<()> {
+    async fn read_all(self: &Arc<Self>, reading: &Reading) -> std::io::Result<()> {
+        let Reading { socket, entered, store } = reading;
         let mut reader = socket.reader(ROOM)?;
-        let entered = self.parts.gate.knocks().socket();
         loop {
             tokio::select! {
                 biased;
@@ -172,7 +183,7 @@ impl KnockReceiver {
                 ready = reader.readable() => ready?,
                 () = entered.asked() => {}
             }
-            self.read_to_end(&mut reader, &entered, store).await?;
+            self.read_to_end(&mut reader, entered, store).await?;
         }
     }
 
@@ -209,7 +220,7 @@ impl KnockReceiver {
             Err(result) => return self.parts.meters.received_knocks.count(result),
         };
         let sender = Sender { who: Some(who(received.key)), source };
-        if let Err(result) = self.begin_grant(&received, source, store) {
+        if let Err(result) = self.begin_grant(&received, source, now, store) {
             self.refuse(result, &sender, None);
         }
     }
@@ -246,6 +257,7 @@ impl KnockReceiver {
         self: &Arc<Self>,
         received: &ReceivedKnock,
         source: IpAddr,
+        now: Instant,
         store: &Handle,
     ) -> Result<(), KnockResult> {
         let ReceiverParts { options, check_fresh, gate, tasks, .. } = &self.parts;
@@ -258,6 +270,9 @@ impl KnockReceiver {
             }
         })?;
         let grant = decide(options, received, source, clock::now())?;
+        if !self.of_keys.lock().unwrap_or_else(PoisonError::into_inner).take(received.key, now) {
+            return Err(KnockResult::Busy);
+        }
         let permit = Arc::clone(&self.grants).try_acquire_owned().map_err(|_| KnockResult::Busy)?;
         let granting = gate.knocks().granting(grant.member);
         let authentic = Authentic { grant, tag: received.tag, source, granting, permit };

@@ -14,7 +14,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use tracing::{debug, info, warn};
 
-use super::sent::{Occasion, SentKnocks, Way};
+use super::sent::{DueKnock, Occasion, SentKnocks, Way};
 use crate::addr::{BindAddress, ServiceName};
 use crate::keys::Key;
 use crate::net::clock::ms_since_boot;
@@ -113,9 +113,9 @@ impl Knocker {
         };
         let outgoing = Outgoing::towards(to, self.parts.bind);
         let outgoing = outgoing.inspect_err(|error| self.failed(&to, error)).ok()?;
-        if let Some(guess) = self.due(to, outgoing.from(), occasion) {
+        if let Some(due) = self.due(to, outgoing.from(), occasion) {
             // A failure is logged; a grant may be there already.
-            let _ = self.send(&outgoing, to, guess, reason);
+            let _ = self.send(&outgoing, to, due, reason);
         }
         outgoing.bindable()
     }
@@ -147,8 +147,8 @@ impl Knocker {
         let outgoing = Outgoing::towards(to, self.parts.bind);
         let outgoing = outgoing.inspect_err(|error| self.failed(&to, error))?;
         let from = outgoing.from();
-        let Some(guess) = self.due(to, from, occasion) else { return Ok(None) };
-        self.send(&outgoing, to, guess, reason)?;
+        let Some(due) = self.due(to, from, occasion) else { return Ok(None) };
+        self.send(&outgoing, to, due, reason)?;
         Ok(Some(SentTo { to, from, outgoing }))
     }
 
@@ -174,7 +174,7 @@ impl Knocker {
         endpoints.iter().map(|endpoint| endpoint.now().ok().and_then(source)).collect()
     }
 
-    fn due(&self, to: SocketAddr, from: IpAddr, occasion: Occasion) -> Option<Guess> {
+    fn due(&self, to: SocketAddr, from: IpAddr, occasion: Occasion) -> Option<DueKnock> {
         self.sent().due(Way { to, from }, occasion, ms_since_boot())
     }
 
@@ -182,12 +182,12 @@ impl Knocker {
         &self,
         outgoing: &Outgoing,
         to: SocketAddr,
-        guess: Guess,
+        due: DueKnock,
         reason: KnockReason,
     ) -> io::Result<()> {
         // Noted first, so that others who dial at the same moment send none.
-        self.sent().sent(Way { to, from: outgoing.from() }, ms_since_boot());
-        let sent = self.message(guess).and_then(|message| outgoing.send(&message));
+        self.sent().sent(Way { to, from: outgoing.from() }, due, ms_since_boot());
+        let sent = self.message(due.guess).and_then(|message| outgoing.send(&message));
         sent.inspect_err(|error| self.failed(&to, error))?;
         self.parts.meters.count(reason);
         let tunnel = self.parts.tunnel.as_deref();

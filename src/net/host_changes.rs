@@ -15,12 +15,14 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage,
 };
+use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{
     AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, socket,
 };
 use tokio::net::UdpSocket;
+use tracing::warn;
 
 /// Groups of messages about addresses and routes of both families (`RTMGRP_*`).
 const GROUPS: u32 = 0x10 | 0x40 | 0x100 | 0x400;
@@ -74,23 +76,30 @@ impl HostChanges {
 
     /// Waits for the next change. What came together is one. Cancel safe.
     pub async fn next(&mut self) -> HostChange {
-        let Some(socket) = &self.socket else { return pending().await };
         let mut buffer = vec![0; DATAGRAM];
         loop {
+            let Some(socket) = &self.socket else { return pending().await };
             let received = socket.recv(&mut buffer).await;
+            let mut lasting = lasting(&received);
             let mut change = self.known.learn_received(received.map(|len| &buffer[..len]));
             // What came together is one change.
-            loop {
+            while lasting.is_none() {
                 let received = socket.try_recv(&mut buffer);
                 if received.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
                     break;
                 }
                 let is_over = received.is_err();
+                lasting = self::lasting(&received);
                 let more = self.known.learn_received(received.map(|len| &buffer[..len]));
                 change = stronger(change, more);
                 if is_over {
                     break;
                 }
+            }
+            if let Some(error) = lasting {
+                let detail = "a change of addresses is noticed with the next knock";
+                warn!(error, detail, "cannot watch the addresses of this host");
+                self.socket = None;
             }
             if let Some(change) = change {
                 return change;
@@ -185,6 +194,13 @@ fn matters(ip: IpAddr) -> bool {
     !ip.is_loopback() && !is_link_local
 }
 
+/// Returns an error that may come at each read: any but that the kernel had no room for messages.
+fn lasting(received: &io::Result<usize>) -> Option<String> {
+    let error = received.as_ref().err()?;
+    let is_lasting = error.raw_os_error() != Some(Errno::ENOBUFS as i32);
+    is_lasting.then(|| error.to_string())
+}
+
 fn stronger(one: Option<HostChange>, other: Option<HostChange>) -> Option<HostChange> {
     match (one, other) {
         (Some(HostChange::Address), _) | (_, Some(HostChange::Address)) => {
@@ -266,6 +282,19 @@ mod tests {
         assert_eq!(known.learn(&route), Some(HostChange::Route));
         let both = [route.clone(), new("203.0.113.7"), route].concat();
         assert_eq!(known.learn(&both), Some(HostChange::Address));
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_fails_is_read_once() {
+        // It is not connected, so each read fails at once.
+        let (kind, flags) = (SockType::Stream, SockFlag::SOCK_NONBLOCK);
+        let failing = socket(AddressFamily::Inet, kind, flags, None).unwrap();
+        let failing = UdpSocket::from_std(std::net::UdpSocket::from(failing)).unwrap();
+        let mut changes = HostChanges { socket: Some(failing), known: Known::default() };
+        assert_eq!(changes.next().await, HostChange::Address, "what was missed is not known");
+        assert!(changes.socket.is_none());
+        let full = Err(io::Error::from_raw_os_error(Errno::ENOBUFS as i32));
+        assert_eq!(lasting(&full), None, "a full queue is read again");
     }
 
     #[test]

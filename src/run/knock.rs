@@ -202,14 +202,21 @@ impl<'a> Visitor<'a> {
         let Self { options, .. } = self;
         let target = match self.find(&options.target).await {
             Ok(target) => target,
-            Err(error) => return Ok(Err(Unmet(error))),
+            Err(error) => {
+                let (to, text) = (options.target.to_string(), format!("{error:#}"));
+                report(KnockEvent::Failed { to, error: text })?;
+                return Ok(Err(Unmet(error)));
+            }
         };
         if let Err(error) = self.knock(&target, reason, report).await? {
             return Ok(Err(Unmet(error)));
         }
         let Some(port) = &options.wait_for else { return Ok(Ok(())) };
         match self.wait_for(port, &target).await {
-            Ok(()) => report(KnockEvent::Opened(port.to_string()))?,
+            Ok(()) => {
+                self.knocker.answered();
+                report(KnockEvent::Opened(port.to_string()))?;
+            }
             Err(error) => {
                 let (port, text) = (port.to_string(), format!("{error:#}"));
                 report(KnockEvent::Closed { port, error: text })?;

@@ -63,6 +63,26 @@ fn a_recording_opens_nothing_whatever_the_store() {
     }
 }
 
+/// The clock does not tell such a recording from a knock that is new: the claim in the store does.
+#[test]
+fn a_recording_with_a_clock_that_was_ahead_opens_nothing_after_a_restart_with_a_store() {
+    let world = World::new();
+    let redis = world.redis();
+    for kind in ["redis", "file"] {
+        let gate = store(&world, kind, &redis);
+        let mut end = start(&world, "[::]:0", &gate);
+        let recording = world.knocking().message_ahead(60);
+        world.send_bytes(PEER, &end, &recording);
+        wait_granted(&end, 1);
+        world.wait_denied(PEER, &end);
+        let port = end.addr().tcp().port();
+        end.stop();
+        drop(end);
+        let end = start(&world, &format!("[::]:{port}"), &gate);
+        expect_no_grant(&world, &end, &recording, "replayed");
+    }
+}
+
 /// Both run when the knock is made, so that the clock does not tell them apart.
 #[test]
 fn a_recording_opens_nothing_at_another_process_with_the_same_store() {

@@ -70,7 +70,8 @@ fn a_knock_that_cannot_be_sent_or_is_refused_is_status_1() {
         (&nobody.to_string(), "refused"),
         ("no-such-host.invalid:6380", "cannot resolve"),
     ] {
-        let (status, _, err) = said(&knock(&site, &[at, "-o", "2s"]));
+        let (status, out, err) = said(&knock(&site, &[at, "-o", "2s", "--json"]));
+        assert!(out.contains("\"event\":\"failed\"") && out.contains(why), "{at}: {out}");
         assert_eq!(status, Some(1), "{at}: {err}");
         assert!(err.contains(why) && err.contains("; "), "{at}: {err}");
         assert_eq!(err.lines().count(), 1, "{err}");
@@ -183,6 +184,25 @@ fn one_who_stays_knocks_at_once_when_asked_moved_halted_or_started_again() {
     receiver.expect_none();
     program.signal(Signal::SIGCONT);
     soon("a halt");
+}
+
+/// The gate would give longer, and some refuse a clock that is a minute ahead.
+#[test]
+fn one_who_stays_asks_for_a_minute_each_time_by_its_own_clock() {
+    let site = Site::new();
+    let at = free(&site, SERVER4);
+    let receiver = site.receiver(&at);
+    let args = ["--keep", &at.to_string()];
+    let program = site.client.enter(|| Program::spawn("knock", &mut command(&site, &args)));
+    for number in 0..3 {
+        let arrived = receiver.next_within(Duration::from_secs(30)).expect("it knocks");
+        let knock = arrived.knock.knock;
+        assert_eq!(knock.ttl_s, NonZeroU32::new(60), "knock {number}");
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let off_s = knock.clock_ms.abs_diff(u64::try_from(now.as_millis()).unwrap()) / 1_000;
+        assert!(off_s < 30, "knock {number} has a clock that is {off_s} s off");
+        program.signal(Signal::SIGHUP);
+    }
 }
 
 /// It starts before the network does, and does not give up.

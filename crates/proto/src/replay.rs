@@ -28,8 +28,8 @@ pub const WINDOW_MS: u64 = 120_000;
 pub const MEMORY_MS: i64 = 2 * WINDOW_MS as i64;
 
 /// Most entries of a generation (about 16 MiB). A full one is dropped early, so that memory stays
-/// bounded whatever the key holders do; a message that is forgotten in this way gets at most a
-/// message 2.
+/// bounded whatever the key holders do. A first message that is forgotten in this way gets at most
+/// a message 2; a knock gets a grant, unless its claim in the store is still there.
 const MAX_GENERATION: usize = 1 << 20;
 
 /// Moment by both clocks of a host, in milliseconds.
