@@ -155,7 +155,7 @@ fn memory(registry: &Registry, tunnel: &str) -> Result<MemoryStore, RequestError
 }
 
 /// The note of an entry whose store is the memory of this process. The notes of other stores are
-/// not held here: whoever asks reads them there.
+/// not held here: the command reads them there.
 fn in_memory(gate: &Gate, line: &Line, member: Member) -> StoredEntry {
     let memory = gate.memory().filter(|_| line.rule == Rule::AllowSet);
     StoredEntry { key: None, note: memory.and_then(|store| store.note(&member)) }

@@ -29,7 +29,7 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Notes and examples under the flags of `knock`.
 pub(super) const EXAMPLES: &str = "\
 A datagram under the key goes to every address of HOST, IPv4 and IPv6; the gate lets the source of
-each in that arrives, or what --address names. Nobody answers it, so all that can be told is whether
+each in that arrives, or what --address names. It is never answered, so all that can be told is whether
 it left, and with --wait-for whether a port opened. A tunnel needs none of this: see --knock of
 'knockpipe encrypt' and 'knockpipe pipe'.
 

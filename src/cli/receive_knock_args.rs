@@ -34,7 +34,7 @@ const SOURCES: &str = "source";
 #[derive(Clone, Debug, Default, Args)]
 pub(super) struct ReceiveKnockArgs {
     /// Let in who knocks: one UDP datagram under a key of -k puts its sender into the gate's store
-    /// for a while, or into memory where there is no --gate, and whoever did not knock is denied.
+    /// for a while, or into memory where there is no --gate, and all that did not knock are denied.
     /// Received at the addresses of -s, or at this one; repeatable
     #[arg(
         long, value_name = "ADDR", num_args = 0..=1, default_missing_value = SOURCES,

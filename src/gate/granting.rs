@@ -25,7 +25,7 @@ use crate::unix_time::{Expiry, UnixMillis};
 /// Longest time of one change.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Beginning of the names of those whose grants came from knocks.
+/// Beginning of the names of keys that knocked.
 const KNOCKS: &str = "key:";
 
 /// A grant to make.
@@ -138,7 +138,7 @@ impl Gate {
         }
     }
 
-    /// Lists the entries with an end that admit connections of this tunnel whose peers have proven
+    /// Lists the entries with an end that admit connections of this tunnel with peers that have proven
     /// possession of a key of these; networks are not listed.
     pub fn in_use(&self, is_of: impl Fn(KeyId) -> bool) -> (Vec<InUse>, UnixMillis) {
         let shared = self.shared();

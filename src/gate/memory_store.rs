@@ -223,7 +223,7 @@ impl MemoryStore {
         records.iter().for_each(|record| state.apply(record));
         drop(state);
         for subject in records.iter().filter_map(Record::subject) {
-            // Nobody may follow yet.
+            // There may be no follower yet.
             let _ = self.shared.changes.send(subject);
         }
         Ok(records)

@@ -7,7 +7,7 @@
 //!   port       a port that opens
 //! ```
 //!
-//! Nobody answers a knock, so nothing here waits for an answer, and none is read: that a knock has
+//! A knock has no answer, so nothing here waits for an answer, and none is read: that a knock has
 //! arrived shows in the connection that follows. Every datagram is new, because a gate accepts each
 //! only once. What a far end does with it, and for how long, only the far end decides.
 

@@ -198,7 +198,7 @@ fn a_host_that_wakes_up_knocks_at_once() {
     assert_eq!(world.lapses, [0_i64; 0]);
 }
 
-/// SIGSTOP halts the process: both clocks go on, and nobody looks at them.
+/// SIGSTOP halts the process: both clocks go on, and nothing looks at them.
 #[test]
 fn a_process_that_was_halted_knocks_as_soon_as_it_continues() {
     let mut world = World::new();

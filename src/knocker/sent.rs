@@ -1,8 +1,8 @@
 //! Knocks that were sent, and whether another is due: a decision without a clock or a socket.
 //!
 //! A grant is for the address that a datagram came from. So a knock counts for one way only, from a
-//! local address to one of the far end; from another local address it counts for nothing. Nobody
-//! answers a knock: a handshake that succeeds is the sign that knocks arrived.
+//! local address to one of the far end; from another local address it counts for nothing. A
+//! knock has no answer: a handshake that succeeds is the sign that knocks arrived.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -121,7 +121,7 @@ impl SentKnock {
     fn failed_before(&self, occasion: Occasion) -> bool {
         let is_shown = match occasion {
             Occasion::Denied => true,
-            // Nobody has tried to connect since a renewal.
+            // No connection was tried since a renewal.
             Occasion::Wanted => self.last.occasion != Occasion::Changed,
             Occasion::Changed => false,
         };

@@ -1,6 +1,6 @@
 //! `knock`: knocks at a gate without a tunnel, once or for as long as the process runs.
 //!
-//! Nobody answers a knock. So all that can be told is whether it left this host, whether a host on
+//! A knock has no answer. So all that can be told is whether it left this host, whether a host on
 //! the way refused it, and with a port to wait for whether that opened.
 
 use std::net::{IpAddr, SocketAddr};
@@ -12,11 +12,10 @@ use rand::RngExt;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
-use super::{Failure, Outcome, Prepared, runtime};
-use crate::addr::{Address, BindAddress};
-use crate::keys::KeyRing;
+use super::{Failure, KnockingOptions, Outcome, Prepared, runtime};
+use crate::addr::Address;
 use crate::knocker::port::{Closed, is_open};
-use crate::knocker::{KnockWish, Knocker, KnockerParts, Moment, Occasion, Schedule, SentTo};
+use crate::knocker::{Knocker, KnockerParts, Moment, Occasion, Schedule, SentTo};
 use crate::net::clock::{ms_awake, ms_since_boot};
 use crate::net::far_clock::FarClock;
 use crate::net::{HostChange, HostChanges, Names, Target};
@@ -37,25 +36,6 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(800);
 
 /// Interval at which one who stays compares the clocks.
 const LOOK: Duration = Duration::from_secs(1);
-
-/// Settings of `knock`.
-#[derive(Debug)]
-pub struct KnockingOptions {
-    /// The gate's host and port.
-    pub target: Address,
-    /// Keys: the first seals.
-    pub keys: KeyRing,
-    /// Text of the knocks.
-    pub wish: KnockWish,
-    /// Local address.
-    pub bind: Option<BindAddress>,
-    /// Port that is to open.
-    pub wait_for: Option<Address>,
-    /// Time for a look-up, and for that port.
-    pub timeout: Duration,
-    /// Stays, and knocks again before the grant ends.
-    pub keeps: bool,
-}
 
 /// An event to tell the user.
 #[derive(Debug)]

@@ -27,6 +27,7 @@ mod descriptors;
 mod draining;
 mod knock;
 mod knock_sockets;
+mod knocking_options;
 mod listeners;
 mod new_gates;
 mod planned;
@@ -48,7 +49,8 @@ use anyhow::Context;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
-pub use knock::{KnockEvent, KnockingOptions, knock};
+pub use knock::{KnockEvent, knock};
+pub use knocking_options::KnockingOptions;
 pub use prepare::{PidPlace, Prepared};
 pub use sandbox_rules::{Ports, ProcessPaths, rules_of_knock, rules_of_pipe, rules_of_services};
 

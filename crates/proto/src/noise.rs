@@ -26,7 +26,7 @@ pub(super) struct SymmetricState {
 
 /// Results of the token psk at the begin of a handshake. There ck is still that of
 /// `InitializeSymmetric`, so they depend on the psk alone and need not be computed for each message,
-/// which halves what a stranger's message costs. Whoever has them can do all that the psk allows.
+/// which halves what a stranger's message costs. They permit all that the psk permits.
 pub(crate) struct PskToken {
     ck: Secret<32>,
     temp_h: Secret<32>,

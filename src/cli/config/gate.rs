@@ -39,7 +39,7 @@ struct Found {
     what: String,
     args: (GateArgs, AcceptorGateArgs),
     access: Access,
-    /// The tunnel whose running process has the store in its memory.
+    /// The tunnel with its store in the memory of the running process.
     memory: Option<String>,
 }
 

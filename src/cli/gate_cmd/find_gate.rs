@@ -96,7 +96,7 @@ pub(super) struct Source {
     pub(super) spared: Vec<(&'static str, Member)>,
 }
 
-/// The gate of a tunnel whose store is the memory of a running process.
+/// The gate of a tunnel with its store in the memory of a running process.
 #[derive(Debug)]
 pub(super) struct MemoryGate {
     path: PathBuf,

@@ -14,7 +14,7 @@ use crate::net::clock;
 use crate::printable::printable;
 use crate::proto::knock::Label;
 
-/// The name of whoever runs this command; with sudo that of the user who did. Made before the
+/// The name of the user that runs this command; with sudo that of the user who did. Made before the
 /// command gives up the rights of root.
 pub(super) struct Operator {
     who: String,

@@ -128,7 +128,7 @@ impl OpenedStore {
             }
             let mut done = self.store.edit_all(part.clone(), &mut note).await;
             if let Err(error @ StoreError::NoNote { .. }) = &done {
-                // To let somebody in matters more than to note who did.
+                // To let an address in matters more than to note who did.
                 notice(&format!("entries are written without notes: {error}"));
                 done = self.store.edit_all(plain.collect(), &mut note).await;
             }

@@ -201,7 +201,7 @@ impl LogReader {
     fn read(&mut self, file: &File) -> Result<(), StoreError> {
         let seen = file.metadata().map_err(|error| self.error(&error))?;
         self.check(&seen)?;
-        // Whoever wants to remove all entries removes them; a file without its header was lost.
+        // Entries are removed by records; a file without its header was lost.
         if self.offset > 0 && seen.len() < HEADER.len() as u64 {
             return Err(self.cause("was emptied since it was read; restore it".to_owned()));
         }

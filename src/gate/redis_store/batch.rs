@@ -13,12 +13,12 @@ use super::super::grant::GrantNote;
 use super::super::member::Member;
 use super::super::store::{Edit, EditResult, StoreError};
 use super::RedisStore;
+use super::attempt::{Attempt, Done, Failed, Mode, count, set_for};
 use super::connections::{Connections, SetType};
 use super::error::{Kind, RedisFailure};
 use super::keys::spellings;
 use super::list::{Found, ban_keys, with_prefix};
 use super::members::{Wanted, denied_note, unnoting};
-use super::write::{Attempt, Done, Failed, Mode, count, set_for};
 
 /// Edits in one transaction. The server does nothing else while it makes them.
 pub const MOST_TOGETHER: usize = 10_000;
@@ -143,7 +143,7 @@ impl Batch<'_> {
                 if self.keeps_notes() {
                     self.probe_notes().await?;
                 }
-                // Notes are for people; whoever may not write them may still take members out.
+                // Notes are for people; a user that may not write them may still take members out.
                 self.transact_with(false).await
             }
             done => done,

@@ -8,10 +8,10 @@ use std::time::Duration;
 use super::super::grant::{GrantNote, NoteUntil};
 use super::super::member::Member;
 use super::super::store::StoreError;
+use super::attempt::{Attempt, Done, Failed, count, milliseconds};
 use super::connections::SetType;
 use super::keys::spellings;
 use super::members::{denied_note, score};
-use super::write::{Attempt, Done, Failed, count, milliseconds};
 use crate::net::clock::now;
 use crate::unix_time::Expiry;
 

@@ -12,10 +12,11 @@ use super::super::grant::GrantNote;
 use super::super::member::{Item, Member};
 use super::super::store::{AllowEntry, Grant, Listed, StoreError};
 use super::RedisStore;
+use super::attempt::{Failed, milliseconds};
 use super::connections::Connections;
 use super::error::RedisFailure;
 use super::reply::text;
-use super::write::{Failed, may_retry, milliseconds};
+use super::write::may_retry;
 use crate::unix_time::Expiry;
 
 /// The notes of a listing.
@@ -122,7 +123,7 @@ impl<'a> Notes<'a> {
         let set_end = connections.set_end(&store.keys).await?;
         let key = connections.notes_key(&store.keys);
         let there = connections.of(&key).ask(redis::cmd("EXISTS").arg(&key)).await?;
-        let is_any_beside = super::write::count(&there) == Some(1);
+        let is_any_beside = super::attempt::count(&there) == Some(1);
         Ok(Self { store, connections, set_end, is_any_beside })
     }
 

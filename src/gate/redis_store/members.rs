@@ -11,11 +11,11 @@ use redis::{Cmd, Value};
 use super::super::grant::{GrantNote, NoteUntil};
 use super::super::member::Member;
 use super::super::store::StoreError;
+use super::attempt::{Attempt, Done, Failed, LONGEST_MS, count, set_for};
 use super::connections::{Connections, SetType};
 use super::error::{Kind, RedisFailure};
 use super::keys::{Keys, spellings};
 use super::list::with_prefix;
-use super::write::{Attempt, Done, Failed, LONGEST_MS, count, set_for};
 use crate::net::clock::now;
 use crate::unix_time::Expiry;
 

@@ -9,6 +9,7 @@
 mod access;
 mod address;
 mod aliases;
+mod attempt;
 mod batch;
 mod cause;
 mod connect;

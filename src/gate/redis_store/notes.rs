@@ -147,7 +147,7 @@ impl Connections {
         let endless = members.iter().zip(ends).filter(|(_, end)| *end == Some(Expiry::Never));
         let endless: Vec<Member> = endless.map(|(member, _)| *member).collect();
         let notes = match self.notes_of(keys, &endless).await {
-            // Whoever may not read notes, or finds none there, still may let addresses in.
+            // A user that may not read notes, or finds none there, still may let addresses in.
             Err(failure) if matches!(failure.kind, Kind::Denied | Kind::WrongType) => {
                 vec![None; endless.len()]
             }

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use super::super::grant::{GrantNote, NoteUntil};
 use super::super::member::Member;
 use super::RedisStore;
+use super::attempt::{Attempt, Done, Failed, count, milliseconds};
 use super::connections::{SetType, end_of, score_of};
 use super::error::{Kind, RedisFailure};
 use super::members::score;
 use super::notes::StoredNote;
 use super::reply::{list, text};
-use super::write::{Attempt, Done, Failed, count, milliseconds};
 use crate::net::clock::now;
 use crate::unix_time::Expiry;
 
