@@ -49,10 +49,15 @@ pub enum KnockResult {
 #[derive(Debug)]
 pub struct ReceivedKnockMeters([Counter; KnockResult::ALL.len()]);
 
+/// The remedy of a refusal by the store.
+const SEE_ERROR: &str = "see the error";
+
 /// The log of refused knocks of one tunnel.
 #[derive(Debug)]
 pub struct RefusedKnocks {
     tally: Mutex<FailureTally<KnockResult>>,
+    /// The last error of the store, for each line that is about it.
+    error: Mutex<Option<String>>,
     /// The tunnel's name, where there are several.
     tunnel: Option<Arc<str>>,
 }
@@ -108,7 +113,7 @@ impl KnockResult {
             Self::Source => "the sender has to name its address, as --knock-source refuse says",
             Self::Network => "raise --knock-networks if such networks are wanted",
             Self::Busy => "too many knocks wait at once; see whether the gate's store is slow",
-            Self::Store | Self::Renewal => "see the error",
+            Self::Store | Self::Renewal => SEE_ERROR,
         }
     }
 }
@@ -140,30 +145,37 @@ impl ReceivedKnockMeters {
 impl RefusedKnocks {
     /// Creates an empty log; lines name `tunnel`.
     pub fn of(tunnel: Option<Arc<str>>) -> Self {
-        Self { tally: Mutex::default(), tunnel }
+        Self { tally: Mutex::default(), error: Mutex::default(), tunnel }
     }
 
     /// Counts an authentic knock that was refused, and logs if a line is due. `sender` names its
     /// key and its source; `error` is that of the store.
     pub fn refused(&self, result: KnockResult, sender: &dyn fmt::Display, error: Option<&str>) {
+        if let Some(error) = error {
+            *self.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_owned());
+        }
         let line = self.tally().record(result, sender, Instant::now());
-        self.log(line, error);
+        self.log(line);
     }
 
     /// Logs a summary that is due. Call it about once a second.
     pub fn tick(&self) {
         let line = self.tally().tick(Instant::now());
-        self.log(line, None);
+        self.log(line);
     }
 
     /// Logs everything that was not yet logged. Call it before the process ends.
     pub fn flush(&self) {
         let line = self.tally().flush();
-        self.log(line, None);
+        self.log(line);
     }
 
-    fn log(&self, line: Option<Line<KnockResult>>, error: Option<&str>) {
+    fn log(&self, line: Option<Line<KnockResult>>) {
         if let Some(line) = line {
+            let is_of_store = |result: &KnockResult| result.remedy() == SEE_ERROR;
+            let error = self.error.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let error =
+                error.filter(|_| line.reasons.iter().any(|(result, _)| is_of_store(result)));
             let remedies: Vec<&str> =
                 line.reasons.iter().map(|(result, _)| result.remedy()).collect();
             tracing::warn!(
@@ -172,7 +184,7 @@ impl RefusedKnocks {
                 reasons = Pairs::new(line.reasons.iter().copied()).field(),
                 senders = line.sources(),
                 example = line.example,
-                error,
+                error = error.as_deref(),
                 detail = remedies.join("; "),
                 "knock refused"
             );

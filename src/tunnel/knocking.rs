@@ -47,7 +47,7 @@ const WHILE_DIALLING: [Duration; 3] =
     [Duration::from_millis(900), Duration::from_secs(2), Duration::from_secs(4)];
 
 /// Further remedy where this end knocks.
-const KNOCKED: &str = "; this end knocked, so check that --knock is on there, and that firewalls let UDP to that port pass";
+const KNOCKED: &str = "; this end knocked, so check that --knock is on there, that the keys are the same, that both clocks are right, and that firewalls let UDP to that port pass";
 
 /// Interval at which the clocks are compared, to notice that the machine slept.
 const LOOK: Duration = Duration::from_secs(1);

@@ -118,7 +118,8 @@ pub(super) fn tunnel(tunnel: &TunnelReply, rates: Option<&Rates>) -> String {
         }
     }
     if let Some(KnocksReply { listeners, results }) = &tunnel.knocks {
-        say("knocks", &format!("at {}; {}", listeners.join(" "), counts(results)));
+        let results = if results.is_empty() { "none yet".to_owned() } else { counts(results) };
+        say("knocks", &format!("at {}; {results}", listeners.join(" ")));
     }
     let sent = size(tunnel.sent);
     let received = size(tunnel.received);
