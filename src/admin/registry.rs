@@ -84,8 +84,8 @@ impl Registry {
         })
     }
 
-    /// Returns the counters of the service `name`, which log lines name if `is_named`: the same ones
-    /// for its successors.
+    /// Returns the counters of the service `name`, which log lines name if `is_named`: the same
+    /// ones for its successors.
     pub fn meters(&self, name: &str, is_named: bool) -> Arc<Meters> {
         let mut inner = self.lock();
         let new = || Meters::with_name(name, is_named, Arc::clone(&self.sessions));

@@ -82,8 +82,8 @@ pub(super) struct KnockCommandArgs {
     #[arg(long)]
     keep: bool,
 
-    /// Wait until this port opens, for -o at most, and knock again meanwhile; with --keep after each
-    /// knock
+    /// Wait until this port opens, for -o at most, and knock again meanwhile; with --keep after
+    /// each knock
     #[arg(long, value_name = "HOST:PORT")]
     wait_for: Option<Place>,
 

@@ -35,7 +35,7 @@ pub struct NewGrant {
     pub member: Member,
     /// Its duration.
     pub lasting: Duration,
-    /// Who asked for it, and when.
+    /// Name of the asker, label and moment.
     pub note: GrantNote,
 }
 
@@ -138,8 +138,8 @@ impl Gate {
         }
     }
 
-    /// Lists the entries with an end that admit connections of this tunnel with peers that have proven
-    /// possession of a key of these; networks are not listed.
+    /// Lists the entries with an end that admit connections of this tunnel with peers that have
+    /// proven possession of a key of these; networks are not listed.
     pub fn in_use(&self, is_of: impl Fn(KeyId) -> bool) -> (Vec<InUse>, UnixMillis) {
         let shared = self.shared();
         let now = shared.mirror.clock.now();

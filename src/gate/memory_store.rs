@@ -61,14 +61,7 @@ impl MemoryStore {
         stores.retain(|store| store.strong_count() > 0);
         let known = stores.iter().filter_map(Weak::upgrade).find(|store| store.name == name);
         let shared = known.unwrap_or_else(|| {
-            let (changes, _) = broadcast::channel(CHANGES);
-            let server = format!("memory {name}");
-            let shared = Arc::new(Shared {
-                name: name.to_owned(),
-                server,
-                state: Mutex::default(),
-                changes,
-            });
+            let shared = Arc::new(Shared::new(name));
             stores.push(Arc::downgrade(&shared));
             shared
         });

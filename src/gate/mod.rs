@@ -1,13 +1,13 @@
 //! The gate: decides whether an address may reach a tunnel, before any other resource is spent
 //! on it.
 //!
-//! The core is the crate `knockpipe-gate`, a pure function of the store's content, the
-//! operator's rules, and a moment that the caller names: it asks no server, no clock and no
-//! socket, so that each of its decisions can be written as a row of a table. Its modules are
-//! re-exported here. Around it are the stores (`redis_store`, `embedded_store`, `memory_store`), the mirror,
-//! which keeps a store's content in memory, the revoker, which checks live connections after
-//! each change, the recorder, which writes to the store, and the admission, which decides by
-//! all of these. Moments and ends are types (`unix_time`); the clock is `net::clock`.
+//! The core is the crate `knockpipe-gate`, a pure function of the store's content, the operator's
+//! rules, and a moment that the caller names: it asks no server, no clock and no socket, so that
+//! each of its decisions can be written as a row of a table. Its modules are re-exported here.
+//! Around it are the stores (`redis_store`, `embedded_store`, `memory_store`), the mirror, which
+//! keeps a store's content in memory, the revoker, which checks live connections after each change,
+//! the recorder, which writes to the store, and the admission, which decides by all of these.
+//! Moments and ends are types (`unix_time`); the clock is `net::clock`.
 
 pub mod admission;
 pub mod any_store;

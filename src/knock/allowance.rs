@@ -18,8 +18,8 @@ const OF_SOURCE: u32 = 20;
 /// Datagrams beyond that of all sources together, in a second.
 const SPARE: u32 = 10_000;
 
-/// Grants of one key in a second, and at once after a pause: its holders cannot fill a store, or its
-/// claims, for the holders of others.
+/// Grants of one key in a second, and at once after a pause: its holders cannot fill a store, or
+/// its claims, for the holders of others.
 const OF_KEY: u32 = 50;
 const OF_KEY_AT_ONCE: u32 = 200;
 
@@ -48,7 +48,7 @@ impl KeyAllowance {
 #[derive(Debug)]
 pub(super) struct Allowance {
     sources: Sources,
-    /// When the spare allowance will be full again; it is at most a second ahead.
+    /// Moment at which the spare allowance is full again; at most a second ahead.
     spare_full_at: Instant,
 }
 

@@ -16,8 +16,8 @@ use crate::gate::store::EditResult;
 use crate::observe::KnockResult;
 use crate::proto::replay::MEMORY_MS;
 
-/// Time for which the tag of a knock is kept in the store: as long as it could be fresh at any of its
-/// receivers, the clocks of which may be as far apart as a sender's may be from theirs.
+/// Time for which the tag of a knock is kept in the store: as long as it could be fresh at any of
+/// its receivers, the clocks of which may be as far apart as a sender's may be from theirs.
 const CLAIM: Duration = Duration::from_millis(2 * MEMORY_MS.unsigned_abs());
 
 /// Longest time until a grant that is in the store is in the memory of the gate: connections wait

@@ -14,7 +14,7 @@ pub struct ReceiverOptions {
     pub ttl: Duration,
     /// Longest grant of an address that the knock names.
     pub max_ttl: Duration,
-    /// What a knock that names no address gets.
+    /// Treatment of a knock that names no address.
     pub source: SourcePolicy,
     /// Widest networks that a knock may name.
     pub networks: WidestNetworks,
@@ -31,7 +31,7 @@ impl ReceiverOptions {
     }
 }
 
-/// What a knock that names no address gets.
+/// Treatment of a knock that names no address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SourcePolicy {
     /// A short grant of the datagram's source, which is not proven: it may be forged, or changed

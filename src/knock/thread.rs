@@ -1,7 +1,7 @@
 //! The thread that reads knocks: one for the process, of low priority.
 //!
-//! Anybody can send datagrams as fast as the network carries them. The work that they cause stays on
-//! this thread, so in total it is bounded by one processor, and it gives way to the workers that
+//! Anybody can send datagrams as fast as the network carries them. The work that they cause stays
+//! on this thread, so in total it is bounded by one processor, and it gives way to the workers that
 //! serve connections.
 
 use std::future::pending;

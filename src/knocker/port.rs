@@ -1,7 +1,7 @@
 //! A port that opens: for those who knock and want to see it.
 //!
-//! A gate without a firewall in front accepts every connection, and closes those that it does not let
-//! in. So a port is open when a connection is made and lasts.
+//! A gate without a firewall in front accepts every connection, and closes those that it does not
+//! let in. So a port is open when a connection is made and lasts.
 
 use std::time::Duration;
 

@@ -83,7 +83,8 @@ pub enum BindError {
     },
 }
 
-/// Turns an error of the system about the IP address `addr`, which is shown as `address`, into its reason.
+/// Turns an error of the system about the IP address `addr`, which is shown as `address`, into its
+/// reason.
 pub(super) fn blame_ip(addr: SocketAddr, address: String, cause: io::Error) -> BindError {
     let ip = addr.ip();
     if is_of_no_family(ip, &cause) {

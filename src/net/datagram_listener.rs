@@ -1,8 +1,9 @@
 //! Sockets that receive datagrams in batches and never send one.
 //!
 //! Nothing here knows the purpose of a datagram, and nothing here can answer one: there is no
-//! function that sends. Like a [`Listener`](super::Listener), a socket is bound without a runtime, because binding
-//! happens before the process gives up its privileges; each reader registers it with its own.
+//! function that sends. Like a [`Listener`](super::Listener), a socket is bound without a runtime,
+//! because binding happens before the process gives up its privileges; each reader registers it
+//! with its own.
 
 use std::array;
 use std::io::{self, IoSliceMut};
@@ -60,8 +61,8 @@ pub struct Datagram<'a> {
 // === impl DatagramSocket ===
 
 impl DatagramSocket {
-    /// Binds on every address that `address` stands for, as [`Listener::bind`](super::Listener::bind) does. `others` are
-    /// all sources of this process.
+    /// Binds on every address that `address` stands for, as
+    /// [`Listener::bind`](super::Listener::bind) does. `others` are all sources of this process.
     ///
     /// # Errors
     /// [`BindError`]

@@ -103,8 +103,8 @@ pub async fn dial(
     dial_after(target, bind, options, deadline, |_| None).await
 }
 
-/// Does the same, and calls `before` with each address right before it is dialled. The local address
-/// that this returns, if any, is the one to dial from, unless `bind` names another.
+/// Does the same, and calls `before` with each address right before it is dialled. The local
+/// address that this returns, if any, is the one to dial from, unless `bind` names another.
 ///
 /// # Errors
 /// As [`dial`].

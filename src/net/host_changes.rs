@@ -165,8 +165,8 @@ impl Known {
     }
 }
 
-/// Returns the address of a message, and true if connections can be made from it. `None` if it is of
-/// no importance.
+/// Returns the address of a message, and true if connections can be made from it. `None` if it is
+/// of no importance.
 fn usable(message: &AddressMessage) -> Option<((u32, IpAddr), bool)> {
     let mut address = None;
     let mut is_usable = !message.header.flags.contains(AddressHeaderFlags::Tentative);

@@ -1,7 +1,8 @@
 //! Single datagrams, each from the local address that a connection to the same host would have.
 //!
-//! A socket is made for one datagram and closed behind it. It is connected, so that the kernel picks
-//! the route at that moment, and tells from which address the datagram leaves. Nothing is ever read.
+//! A socket is made for one datagram and closed behind it. It is connected, so that the kernel
+//! picks the route at that moment, and tells from which address the datagram leaves. Nothing is
+//! ever read.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};

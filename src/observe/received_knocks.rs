@@ -1,4 +1,4 @@
-//! What becomes of knocks: counters of each result, and few log lines about those refused.
+//! Results of knocks: counters of each, and few log lines about those refused.
 //!
 //! A stranger can send datagrams as fast as the network carries them, from any address that it
 //! likes to write into them. So what is not authentic is counted and never logged. An authentic
@@ -14,7 +14,7 @@ use prometheus_client::metrics::counter::Counter;
 use super::failures::{FailureTally, Line};
 use super::json::Pairs;
 
-/// What became of a datagram that arrived for knocks.
+/// Result of a datagram that arrived for knocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum KnockResult {
     /// Its address is in the allow-set.

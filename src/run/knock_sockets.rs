@@ -116,7 +116,7 @@ fn adopt(
     Ok(adopted.into_iter().map(Arc::new).collect())
 }
 
-/// What there is already for a plan.
+/// Sockets that there are already for a plan.
 pub(super) struct Known<'a> {
     /// Sockets for knocks that a predecessor handed over.
     pub(super) given: Vec<Given>,

@@ -223,8 +223,8 @@ impl Services {
         Ok(next)
     }
 
-    /// Opens the sockets for knocks of each service of a plan, next to its listeners, of which those
-    /// in `bound` are new.
+    /// Opens the sockets for knocks of each service of a plan, next to its listeners, of which
+    /// those in `bound` are new.
     async fn open_knocks(
         &self,
         plan: &[ServiceOptions],

@@ -239,7 +239,8 @@ impl EncryptEnd {
     }
 
     /// Dials the far ends and shakes hands, with a deadline for each, for the client with the
-    /// addresses `made_for`, if there is one. `last` is the one to try after all others that are not down.
+    /// addresses `made_for`, if there is one. `last` is the one to try after all others that are
+    /// not down.
     pub(super) async fn establish(
         &self,
         context: &TunnelContext,

@@ -1,4 +1,5 @@
-//! Knocks of a dialer: before a connection, after one that was not let in, and when this host moved.
+//! Knocks of a dialer: before a connection, after one that was not let in, and when this host
+//! moved.
 //!
 //! ```text
 //!   knock if none counts -> dial -> shake hands -> session
@@ -6,9 +7,9 @@
 //!     +---- short pause -----+-----------+  refused, reset, ended without an answer
 //! ```
 //!
-//! A gate that does not know this host yet is silent about it, as a firewall in front of it is. So a
-//! connection that ends before the handshake is repeated, with a knock before it, but only here, and
-//! not beyond the deadline that the first one had. Any other failure is final as it always was.
+//! A gate that does not know this host yet is silent about it, as a firewall in front of it is. So
+//! a connection that ends before the handshake is repeated, with a knock before it, but only here,
+//! and not beyond the deadline that the first one had. Any other failure is final as it always was.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -151,8 +152,8 @@ async fn repeat(knocker: &Knocker, target: &net::Target) -> Infallible {
     pending().await
 }
 
-/// Returns whether a call failed as it does where a gate, or a firewall in front of it, does not let
-/// this host in.
+/// Returns whether a call failed as it does where a gate, or a firewall in front of it, does not
+/// let this host in.
 fn is_as_if_denied(error: &CallError) -> bool {
     match error {
         CallError::Dial(DialError::Refused { .. } | DialError::Unreachable { .. }) => true,

@@ -9,8 +9,8 @@
 //! ```
 //!
 //! A pool backs off: when the far end is unreachable or wants no more tunnels, it tries less and
-//! less often, and clients dial for themselves. `warm` and `warm_or_new` handle a tunnel once a client
-//! has taken it.
+//! less often, and clients dial for themselves. `warm` and `warm_or_new` handle a tunnel once a
+//! client has taken it.
 
 use std::future::poll_fn;
 use std::pin::pin;

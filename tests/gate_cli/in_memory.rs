@@ -1,4 +1,5 @@
-//! A gate in the memory of a running process: `knockpipe gate ... --admin` lists and changes it there.
+//! A gate in the memory of a running process: `knockpipe gate ... --admin` lists and changes it
+//! there.
 
 use testkit::eventually;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use knockpipe::gate::any_store::AnyStore;
-use knockpipe::gate::store::{Edit, Grant};
+use knockpipe::gate::store::{Edit, Grant, Listed};
 use knockpipe::gate::{Expiry, GrantNote, Member, UnixMillis};
 use tokio::sync::mpsc;
 
@@ -47,7 +47,8 @@ pub(crate) fn grant(text: &str, lasting: Duration, note: &GrantNote) -> Edit {
     Edit::Grant { member: member(text), lasting, note: note.clone() }
 }
 
-pub(crate) async fn grants(store: &AnyStore) -> Vec<Grant> {
+/// Lists all entries with their notes, and the end of the listing.
+pub(crate) async fn list(store: &AnyStore) -> (Vec<Grant>, Listed) {
     let (to, mut batches) = mpsc::channel::<Vec<Grant>>(2);
     let collect = async {
         let mut all = vec![];
@@ -56,8 +57,12 @@ pub(crate) async fn grants(store: &AnyStore) -> Vec<Grant> {
         }
         all
     };
-    let (listed, mut all) = tokio::join!(store.list_grants(to), collect);
-    let listed = listed.unwrap();
+    let (listed, all) = tokio::join!(store.list_grants(to), collect);
+    (all, listed.unwrap())
+}
+
+pub(crate) async fn grants(store: &AnyStore) -> Vec<Grant> {
+    let (mut all, listed) = list(store).await;
     assert_eq!((listed.garbage, listed.without_notes), (0, None));
     all.sort_unstable_by_key(|grant| grant.member);
     all

@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use knockpipe::gate::any_store::AnyStore;
 use knockpipe::gate::redis_store::Credentials;
-use knockpipe::gate::store::{Edit, Grant, Listed};
-use tokio::sync::mpsc;
+use knockpipe::gate::store::Edit;
 
 use super::conformance::{allow, edit, ends_in, member, members};
 use super::follower::Follower;
-use super::grants::{grant, grants, note, note_of, noted, renew};
+use super::grants::{grant, grants, list, note, note_of, noted, renew};
 use super::single::{open, open_with, options};
 use testkit::redis::{Redis, Reply};
 
@@ -21,19 +20,6 @@ fn with_prefix(server: &Redis, prefix: &str) -> Arc<AnyStore> {
     let mut options = options(&server.url());
     options.keys.allow_prefix = Some(prefix.to_owned());
     open_with(options)
-}
-
-async fn list(store: &AnyStore) -> (Vec<Grant>, Listed) {
-    let (to, mut batches) = mpsc::channel::<Vec<Grant>>(2);
-    let collect = async {
-        let mut all = vec![];
-        while let Some(batch) = batches.recv().await {
-            all.extend(batch);
-        }
-        all
-    };
-    let (listed, all) = tokio::join!(store.list_grants(to), collect);
-    (all, listed.unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use testkit::{End, NEVER, eventually};
 
-use crate::site::{CLIENT4, CLIENT6, OTHER4, OTHER6, Site, entrance, live_soon};
+use crate::site::{CLIENT4, CLIENT6, OTHER4, OTHER6, Receiver, Site, entrance, live_soon};
 
 /// Time in which grant and session have to be there.
 const SOON: Duration = Duration::from_secs(2);
@@ -45,16 +45,31 @@ fn another_address_is_granted_and_serves_within_two_seconds() {
     }
 }
 
+/// A client that has knocked, and receives of its next knocks.
+struct Moving {
+    receiver: Receiver,
+    _client: End,
+    _decrypt: End,
+}
+
+impl Moving {
+    fn at(site: &Site) -> Self {
+        let decrypt = site.decrypt(&[]);
+        let to = entrance(&decrypt, CLIENT4);
+        let receiver = site.receiver(&to);
+        let client = site.start(&site.encrypt(&to, &["--knock"]));
+        drop(live_soon(&client));
+        receiver.next();
+        Self { receiver, _client: client, _decrypt: decrypt }
+    }
+}
+
 /// The old address stays, and the route to the far end leaves from another one.
 #[test]
 fn another_route_is_noticed_as_well() {
     let site = Site::new();
-    let decrypt = site.decrypt(&[]);
-    let to = entrance(&decrypt, CLIENT4);
-    let receiver = site.receiver(&to);
-    let client = site.start(&site.encrypt(&to, &["--knock"]));
-    drop(live_soon(&client));
-    receiver.next();
+    let moving = Moving::at(&site);
+    let receiver = &moving.receiver;
     site.client.batch(&format!("addr add {OTHER4}/32 dev kp0\n"));
     // An address that is new may be the one to use, so this is a change by itself.
     assert_eq!(receiver.next().from.ip().to_string(), CLIENT4);
@@ -67,12 +82,8 @@ fn another_route_is_noticed_as_well() {
 #[test]
 fn what_does_not_concern_the_far_end_causes_no_storm() {
     let site = Site::new();
-    let decrypt = site.decrypt(&[]);
-    let to = entrance(&decrypt, CLIENT4);
-    let receiver = site.receiver(&to);
-    let client = site.start(&site.encrypt(&to, &["--knock"]));
-    drop(live_soon(&client));
-    receiver.next();
+    let moving = Moving::at(&site);
+    let receiver = &moving.receiver;
     for round in 0..50 {
         let lifetime = 1_000 + round;
         site.client.batch(&format!(

@@ -93,8 +93,8 @@ fn complaint(output: &Output, parts: &[&str]) {
     }
 }
 
-/// A gate file, as docs/operating/gate.md recommends it: the commands are root's, and the file belongs
-/// to the owner of its directory.
+/// A gate file, as docs/operating/gate.md recommends it: the commands are root's, and the file
+/// belongs to the owner of its directory.
 #[test]
 fn root_makes_a_gate_file_for_the_owner_of_its_directory_and_nowhere_else() {
     let ground = Ground::new();

@@ -169,8 +169,8 @@ impl Gate {
     }
 }
 
-/// "Whatever a server of the gate announces or sends without an end is not kept: the store is unavailable,
-/// and one line says why."
+/// "Whatever a server of the gate announces or sends without an end is not kept: the store is
+/// unavailable, and one line says why."
 #[test]
 fn answers_without_an_end_cost_a_line_and_no_memory() {
     let page = "*2\r\n$1\r\n0\r\n";

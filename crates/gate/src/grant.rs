@@ -1,4 +1,4 @@
-//! The note of a grant: by whom an entry came into the allow-set, under which label, and when.
+//! The note of a grant: the one who made an entry of the allow-set, its label, and the moment.
 //!
 //! It stands beside the entry, for people: no decision about a connection is made by it. Its text
 //! comes from a store that others may write, so its length is bounded, and what is no note of

@@ -48,7 +48,7 @@ const ADDRESS: u8 = 5;
 /// Length of the prefix of an IPv6 network of IPv4-mapped addresses.
 const MAPPED_PREFIX: u8 = 96;
 
-/// What a knock asks for.
+/// Request of a knock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Knock {
     /// Sender's estimate of the receiver's clock in unix milliseconds.
@@ -67,7 +67,7 @@ pub struct Knock {
 /// Authentic knock, which may still be old, a replay, or ask for too much.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReceivedKnock {
-    /// What it asks for.
+    /// Its request.
     pub knock: Knock,
     /// Key that it was made with.
     pub key: KeyId,
@@ -138,8 +138,8 @@ impl Knock {
     }
 }
 
-/// Reads a datagram with the keys of `ring`; the first key that fits is its key. All are tried, even
-/// after one did. Costs a few hashes and a tag for each key, and no X25519.
+/// Reads a datagram with the keys of `ring`; the first key that fits is its key. All are tried,
+/// even after one did. Costs a few hashes and a tag for each key, and no X25519.
 ///
 /// # Errors
 /// [`PeerError::BadLength`] for another length than [`KNOCK_LEN`], [`PeerError::BadTag`] if no key

@@ -25,8 +25,8 @@ pub(super) struct SymmetricState {
 }
 
 /// Results of the token psk at the begin of a handshake. There ck is still that of
-/// `InitializeSymmetric`, so they depend on the psk alone and need not be computed for each message,
-/// which halves what a stranger's message costs. They permit all that the psk permits.
+/// `InitializeSymmetric`, so they depend on the psk alone and need not be computed for each
+/// message, which halves what a stranger's message costs. They permit all that the psk permits.
 pub(crate) struct PskToken {
     ck: Secret<32>,
     temp_h: Secret<32>,
@@ -35,8 +35,8 @@ pub(crate) struct PskToken {
 impl PskToken {
     pub(crate) fn new(psk: &Secret<32>) -> Self {
         let initial = SymmetricState::initialize(&[]);
-        // ck, temp_h, temp_k = HKDF(ck, input_key_material, 3). The next token, e, replaces k before
-        // anything is encrypted, so temp_k is not needed.
+        // ck, temp_h, temp_k = HKDF(ck, input_key_material, 3). The next token, e, replaces k
+        // before anything is encrypted, so temp_k is not needed.
         let [ck, temp_h, _] = hkdf(&initial.ck, psk.expose());
         Self { ck, temp_h }
     }

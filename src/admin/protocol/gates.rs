@@ -77,7 +77,7 @@ pub struct RuleReply {
     pub expires_ms: Option<u64>,
     /// The same, as time that is left.
     pub ttl_s: Option<u64>,
-    /// Who granted the entry, as its note says.
+    /// Name of the granter of the entry, from its note.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub who: Option<String>,
     /// The label in its note.

@@ -70,8 +70,8 @@ Example:
   knockpipe gate ban 203.0.113.7 --ttl 7d --gate redis://127.0.0.1";
 
 const LIST_EXAMPLES: &str = "\
-One line for each entry: what it is, the address or network, the time left, and its note: by whom
-and when it came in, with the label. 'key:ID' is a knock under that key, 'operator:USER' a command;
+One line for each entry: what it is, the address or network, the time left, and its note: who
+let it in, the label, and when. 'key:ID' is a knock under that key, 'operator:USER' a command;
 what other programs write has no note. A set that ends as a whole (EXPIRE) has a line 'key', and its
 entries end with it.
 

@@ -1,7 +1,7 @@
 //! Grants of knocks, which make no entry shorter.
 //!
-//! Whether an entry lasts longer is decided by the script that writes it: what was read before may
-//! be an operator's entry by now, and a gate's memory may be behind.
+//! The script that writes an entry decides whether the present one lasts longer: the entry may
+//! have been changed by an operator since it was read, and a gate's memory may be behind.
 
 use std::time::Duration;
 
