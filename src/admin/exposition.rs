@@ -306,7 +306,7 @@ impl Writer<'_> {
                 (labels, meters.received_knocks.get(result))
             })
         });
-        self.counter("knocks", "Datagrams that arrived for knocks", results)
+        self.counter("knocks", "Datagrams that arrived for knocks, and failed renewals", results)
     }
 
     fn gauge(

@@ -259,7 +259,6 @@ impl StoreArgs {
             allow_prefix: self.allow_prefix.as_deref().map(separated),
             history: self.history.clone().unwrap_or(default.history),
             ban_prefix: self.ban_prefix.as_deref().map_or(default.ban_prefix, separated),
-            claim_prefix: default.claim_prefix,
         };
         match keys.problem() {
             Some(problem) => Err(StoreFlagError::Keys(problem).into()),

@@ -14,6 +14,7 @@ use super::GrantNote;
 use super::admission::Gate;
 use super::any_store::AnyStore;
 use super::decision::{AllowReason, DenyReason, Peer, Verdict};
+use super::grant;
 use super::knocks::Knocks;
 use super::live::lock;
 use super::member::Member;
@@ -24,9 +25,6 @@ use crate::unix_time::{Expiry, UnixMillis};
 
 /// Longest time of one change.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Beginning of the names of keys that knocked.
-const KNOCKS: &str = "key:";
 
 /// A grant to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,7 +95,7 @@ impl Gate {
     /// # Errors
     /// [`ChangeError`]
     pub async fn renew(&self, ip: IpAddr, lasting: Duration) -> Result<EditResult, ChangeError> {
-        let edit = Edit::Renew { member: ip.into(), lasting, who_prefix: KNOCKS.to_owned() };
+        let edit = Edit::Renew { member: ip.into(), lasting, who_prefix: grant::KEY.to_owned() };
         in_time(self.shared().store.edit(edit)).await
     }
 

@@ -78,7 +78,7 @@ impl MemoryStore {
         Self { shared: Arc::new(shared) }
     }
 
-    /// The content, as the lines of a gate file have it: members and bans, then the rest.
+    /// The content without claims, as the lines of a gate file have it: members and bans first.
     pub fn lines(&self) -> Vec<String> {
         let state = self.state();
         let of_knocks = |record: &Record| !matches!(record, Record::Claim(..));

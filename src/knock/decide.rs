@@ -9,14 +9,14 @@ use ipnet::IpNet;
 
 use super::options::{ReceiverOptions, SourcePolicy};
 use crate::gate::granting::NewGrant;
-use crate::gate::{GrantNote, Member, UnixMillis};
+use crate::gate::{GrantNote, Member, UnixMillis, grant};
 use crate::keys::KeyId;
 use crate::observe::KnockResult;
 use crate::proto::knock::ReceivedKnock;
 
 /// Returns the name of the holders of a key beside their grants.
 pub(super) fn who(key: KeyId) -> String {
-    format!("key:{key}")
+    format!("{}{key}", grant::KEY)
 }
 
 /// Decides about a knock from `source`.

@@ -55,23 +55,21 @@ impl KnockReceiver {
             }
         }
         let is_open = gate.has(grant.member);
-        if gate.outlasts(&grant) {
-            self.parts.meters.received_knocks.count(KnockResult::Granted);
-            debug!(%sender, address = %grant.member, "knock of what is allowed longer");
-            return;
-        }
-        let granted = gate.grant(grant.clone()).await;
+        let changed = if gate.outlasts(&grant) {
+            Ok(false)
+        } else {
+            gate.grant(grant.clone()).await.map(|done| done.changed)
+        };
         // What follows does not wait for the store, so that it keeps no other knock waiting.
         drop(permit);
-        match granted {
-            Ok(done) if !done.changed => {
+        match changed {
+            Ok(changed) => {
                 self.parts.meters.received_knocks.count(KnockResult::Granted);
-                debug!(%sender, address = %grant.member, "knock of what is allowed longer");
-                gate.admits(grant.member, Instant::now() + SHOWN).await;
-            }
-            Ok(_) => {
-                self.parts.meters.received_knocks.count(KnockResult::Granted);
-                self.log(&grant, source, is_open);
+                if changed {
+                    self.log(&grant, source, is_open);
+                } else {
+                    debug!(%sender, address = %grant.member, "knock of what is allowed longer");
+                }
                 if !is_open {
                     gate.admits(grant.member, Instant::now() + SHOWN).await;
                 }

@@ -10,8 +10,8 @@
 //!   options    settings
 //! ```
 //!
-//! Nothing is ever sent from here, to anybody. The gate knows nothing of knocks but the addresses
-//! that are being granted: it follows its store, as it does for entries of other programs.
+//! Nothing is ever sent from here, to anybody. The gate reads no knock: it is asked to claim, to
+//! grant and to renew, and follows its store, as it does for entries of other programs.
 
 mod allowance;
 mod decide;

@@ -14,10 +14,11 @@ use std::time::Duration;
 use ipnet::IpNet;
 use tracing::{debug, info, warn};
 
+use super::schedule::Moment;
 use super::sent::{DueKnock, Occasion, SentKnocks, Way};
 use crate::addr::{BindAddress, ServiceName};
 use crate::keys::Key;
-use crate::net::clock::ms_since_boot;
+use crate::net::clock::{ms_awake, ms_since_boot};
 use crate::net::far_clock::{FarClock, Guess};
 use crate::net::{Outgoing, Target};
 use crate::observe::{KnockReason, SentKnockMeters};
@@ -90,6 +91,11 @@ impl KnockWish {
     pub fn lasting(&self) -> Duration {
         self.ttl_s.map_or(DEFAULT_LASTING, |ttl_s| Duration::from_secs(ttl_s.get().into()))
     }
+}
+
+/// Reads the clocks of a schedule.
+pub fn now() -> Moment {
+    Moment { since_boot_ms: ms_since_boot(), awake_ms: ms_awake() }
 }
 
 impl Knocker {

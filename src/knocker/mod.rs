@@ -16,6 +16,6 @@ pub mod port;
 mod schedule;
 mod sent;
 
-pub use far_end::{DEFAULT_LASTING, KnockWish, Knocker, KnockerParts, SentTo};
-pub use schedule::{Moment, Schedule};
+pub use far_end::{DEFAULT_LASTING, KnockWish, Knocker, KnockerParts, SentTo, now};
+pub use schedule::Schedule;
 pub use sent::Occasion;

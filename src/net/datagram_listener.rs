@@ -20,7 +20,7 @@ use super::listen;
 use crate::addr::{Address, Source};
 
 /// Most datagrams of one system call.
-pub const BATCH: usize = 64;
+const BATCH: usize = 64;
 
 /// Size of the kernel's queue that is asked for, in bytes: the kernel gives as much as it allows.
 const QUEUE: usize = 4 << 20;
@@ -163,7 +163,7 @@ impl DatagramReader {
         self.socket.readable().await
     }
 
-    /// Receives datagrams that are there, at most [`BATCH`], and passes each to `each`. Returns
+    /// Receives datagrams that are there, at most 64, and passes each to `each`. Returns
     /// their number; zero when there is none.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ mod accept_loop;
 mod backoff;
 mod bind_error;
 pub mod clock;
-pub mod datagram_listener;
+mod datagram_listener;
 pub mod dial;
 pub mod discard;
 pub mod duplex;

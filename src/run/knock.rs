@@ -15,8 +15,7 @@ use tracing::{info, warn};
 use super::{Failure, KnockingOptions, Outcome, Prepared, runtime};
 use crate::addr::Address;
 use crate::knocker::port::{Closed, is_open};
-use crate::knocker::{Knocker, KnockerParts, Moment, Occasion, Schedule, SentTo};
-use crate::net::clock::{ms_awake, ms_since_boot};
+use crate::knocker::{Knocker, KnockerParts, Occasion, Schedule, SentTo, now};
 use crate::net::far_clock::FarClock;
 use crate::net::{HostChange, HostChanges, Names, Target};
 use crate::observe::KnockReason;
@@ -297,8 +296,4 @@ fn tell(done: Result<(), Unmet>, is_in_trouble: &mut bool) {
             }
         }
     }
-}
-
-fn now() -> Moment {
-    Moment { since_boot_ms: ms_since_boot(), awake_ms: ms_awake() }
 }

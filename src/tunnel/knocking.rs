@@ -25,8 +25,7 @@ use tracing::warn;
 use super::dial_far_end::{Attempt, Background, CallError, CallLimits, Called, DialerHandshake};
 use super::encrypt::EncryptEnd;
 use super::unanswered::Unanswered;
-use crate::knocker::{Knocker, Moment, Occasion, Schedule};
-use crate::net::clock::{ms_awake, ms_since_boot};
+use crate::knocker::{Knocker, Occasion, Schedule, now};
 use crate::net::{self, DialError, HostChange, HostChanges, Stream, dial_after};
 use crate::observe::KnockReason;
 use crate::reason::CloseReason;
@@ -240,8 +239,4 @@ impl EncryptEnd {
     fn knocker(&self, far_end: usize) -> Option<&Knocker> {
         self.dialers.get(far_end).and_then(DialerHandshake::knocker)
     }
-}
-
-fn now() -> Moment {
-    Moment { since_boot_ms: ms_since_boot(), awake_ms: ms_awake() }
 }

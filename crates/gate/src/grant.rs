@@ -14,6 +14,8 @@ pub const MOST_WHO: usize = 64;
 pub const MOST_LABEL: usize = 64;
 /// The most bytes of a note as text; a longer text was not written by this program.
 pub const LONGEST_NOTE: usize = 896;
+/// The beginning of the name of a key that knocked, before its id.
+pub const KEY: &str = "key:";
 /// The beginning of the name of an operator, before a user.
 pub const OPERATOR: &str = "operator:";
 

@@ -229,10 +229,7 @@ impl Snapshot {
     pub fn member(&self, member: Member, now: UnixMillis) -> Option<Expiry> {
         match member {
             Member::Address(ip) => self.tables.allowed.expiry(ip, now),
-            Member::Network(wanted) => {
-                let mut around = self.tables.networks.table().matches(wanted.addr());
-                around.find(|(network, _)| *network == wanted)?.1.expiry(now)
-            }
+            Member::Network(network) => self.tables.networks.table().get(network)?.expiry(now),
         }
     }
 

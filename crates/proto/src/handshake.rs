@@ -126,8 +126,7 @@ pub fn read_message1(ring: &KeyRing, prologue: &[u8], arrived: &[u8]) -> Result<
     if !rest.is_empty() {
         return Err(PeerError::BadLength.into());
     }
-    let received = with_every_key(ring, |key| read_message1_with_key(key, prologue, message))?;
-    Ok(received)
+    Ok(with_every_key(ring, |key| read_message1_with_key(key, prologue, message))?)
 }
 
 /// Reads a message with each key of `ring`, also after one fitted, so that the time reveals

@@ -13,6 +13,9 @@ use crate::unix_time::UnixMillis;
 /// Hash slots of a Cluster.
 pub(super) const SLOTS: u16 = 16384;
 
+/// The prefix of keys that each claim one knock.
+const CLAIMS: &str = "knockpipe:knock:";
+
 /// Names of the keys that make up a gate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Keys {
@@ -24,8 +27,6 @@ pub struct Keys {
     pub history: String,
     /// The prefix of keys that each ban one address.
     pub ban_prefix: String,
-    /// The prefix of keys that each claim one knock.
-    pub claim_prefix: String,
 }
 
 impl Default for Keys {
@@ -35,7 +36,6 @@ impl Default for Keys {
             allow_prefix: None,
             history: "ip-history".to_owned(),
             ban_prefix: "cache:gitlab:rack::attack:allow2ban:ban:".to_owned(),
-            claim_prefix: "knockpipe:knock:".to_owned(),
         }
     }
 }
@@ -70,10 +70,7 @@ impl Keys {
             return Some("the history must not have the name of the notes of grants, SET:grants");
         }
         let is_empty = |prefix: &str| prefix.is_empty();
-        if is_empty(&self.ban_prefix)
-            || is_empty(&self.claim_prefix)
-            || prefix.is_some_and(is_empty)
-        {
+        if is_empty(&self.ban_prefix) || prefix.is_some_and(is_empty) {
             return Some("a prefix must not be empty, or every key would be an address");
         }
         if self.allow_set == self.history {
@@ -120,7 +117,7 @@ impl Keys {
     /// The key of a claim. The same for all gates of a server: a recorded knock is no better at
     /// another gate.
     pub(super) fn claim_key(&self, name: &str) -> String {
-        format!("{}{name}", self.claim_prefix)
+        format!("{CLAIMS}{name}")
     }
 
     /// The channel on which writers name the members that they changed.
@@ -132,7 +129,7 @@ impl Keys {
         if key == self.allow_set {
             return Some(Subject::AllowSet);
         }
-        if key.starts_with(&self.claim_prefix) || self.notes_keys().iter().any(|own| own == key) {
+        if key.starts_with(CLAIMS) || self.notes_keys().iter().any(|own| own == key) {
             return Some(Subject::Beside);
         }
         let address = |prefix: &str| {
@@ -320,7 +317,6 @@ mod tests {
         };
         assert!(with(|keys| keys.allow_set.clear()).is_some());
         assert!(with(|keys| keys.ban_prefix.clear()).is_some());
-        assert!(with(|keys| keys.claim_prefix.clear()).is_some());
         assert!(with(|keys| keys.history = "ip-allowed:grants".to_owned()).is_some());
         assert!(with(|keys| keys.allow_prefix = Some(String::new())).is_some());
         assert!(with(|keys| keys.history.clone_from(&keys.allow_set)).is_some());
