@@ -13,8 +13,8 @@ use crate::addr::BindAddress;
 use crate::proto::Padding;
 use crate::sys::keyfile::Access;
 
-/// Deadline of a dial, and of a handshake, unless `-o` says otherwise.
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Deadline of a dial, of a handshake, and of a port that should open, unless `-o` says otherwise.
+pub(super) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Heading of the flags about single connections.
 pub(super) const CONNECTIONS: &str = "Connections";

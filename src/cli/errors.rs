@@ -189,6 +189,7 @@ impl Facts<'_> {
         let remedy = match argument.as_str() {
             "-g" => "leave it out, forward secrecy is always on".to_owned(),
             "-f" => "leave it out, there is no weak mode".to_owned(),
+            "-t" if name == "knockpipe knock" => "write HOST:PORT without a flag".to_owned(),
             _ => match self.near_flag(&argument, name) {
                 Some(near) if COMMON.contains(&near) && name == NO_COMMAND => {
                     format!("did you mean '--{near}'? see 'knockpipe --help'")
@@ -260,8 +261,24 @@ impl Facts<'_> {
         let cause = format!("'{argument}' is a flag of {of}");
         Some(match no_command {
             true => (cause, "put it after that command, or leave it out".to_owned()),
-            false => (format!("{cause}, not of {here}"), "leave it out here".to_owned()),
+            false => {
+                let remedy = self.other_spelling(long, name);
+                let remedy = remedy.map(|other| format!("write --{other}"));
+                let remedy = remedy.unwrap_or_else(|| "leave it out here".to_owned());
+                (format!("{cause}, not of {here}"), remedy)
+            }
         })
+    }
+
+    /// Returns the flag that has this meaning here, where `knock` and the tunnels spell it
+    /// differently: `--label` and `--knock-label`.
+    fn other_spelling(&self, long: &str, name: &str) -> Option<String> {
+        let other = match long.strip_prefix("knock-") {
+            Some(short) => short.to_owned(),
+            None => format!("knock-{long}"),
+        };
+        let is_here = self.called(name).get_arguments().any(|arg| arg.get_long() == Some(&other));
+        is_here.then_some(other)
     }
 
     fn unknown_command(&self, name: &str) -> (String, String) {

@@ -8,6 +8,7 @@ use clap::Args;
 use ipnet::IpNet;
 use serde_json::json;
 
+use super::connection_args::DEFAULT_TIMEOUT;
 use super::errors::UsageError;
 use super::key_cmd;
 use super::output::{Form, FormArgs, print};
@@ -22,9 +23,6 @@ use crate::observe::log::Output;
 use crate::proto::knock::Label;
 use crate::run::{self, Failure, KnockEvent, KnockingOptions, Outcome, Prepared};
 use crate::sys::keyfile::Access;
-
-/// Time for a look-up, and for the port of `--wait-for`, unless `-o` says otherwise.
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Notes and examples under the flags of `knock`.
 pub(super) const EXAMPLES: &str = "\
@@ -186,7 +184,7 @@ impl KnockCommandArgs {
             ttl_s,
             gate: self.gate_name.clone(),
             label: self.label.clone(),
-            address: self.address.map(net),
+            address: self.address.map(IpNet::from),
         };
         Ok(KnockingOptions {
             target: self.gate.0.clone(),
@@ -197,13 +195,6 @@ impl KnockCommandArgs {
             timeout: self.timeout.unwrap_or(DEFAULT_TIMEOUT),
             keeps: self.keep,
         })
-    }
-}
-
-fn net(member: Member) -> IpNet {
-    match member {
-        Member::Network(net) => net,
-        Member::Address(ip) => IpNet::from(ip),
     }
 }
 

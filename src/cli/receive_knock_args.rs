@@ -109,6 +109,11 @@ enum BadKnockValue {
         "'{0}' is not an address for datagrams; give host:port or [ip]:port, or leave it out for the addresses of -s"
     )]
     NotIp(String),
+    /// The words of a switch.
+    #[error(
+        "'{0}' is no address; write knock = {0} without quotes in a file, and the flag alone, or not at all, on a command line"
+    )]
+    Switch(String),
     /// Not an address.
     #[error(transparent)]
     Address(#[from] AddrError),
@@ -265,6 +270,9 @@ impl FromStr for KnockAddress {
     fn from_str(text: &str) -> Result<Self, BadKnockValue> {
         if text == SOURCES {
             return Ok(Self::Sources);
+        }
+        if matches!(text, "true" | "false") {
+            return Err(BadKnockValue::Switch(text.to_owned()));
         }
         match text.parse::<Source>()? {
             Source::Address(address @ Address::Tcp { .. }) => Ok(Self::At(address)),

@@ -73,6 +73,7 @@ fn mistakes_are_one_line_with_a_remedy() {
     for (line, expected) in [
         ("--knock /run/a.sock", "not an address for datagrams"),
         ("--knock systemd:a", "not an address for datagrams"),
+        ("--knock true", "without quotes in a file"),
         ("--knock 6380", "6380"),
         ("--knock --knock-ttl 0s", "not a duration"),
         ("--knock --knock-networks 7/64", "from 8/32 to 32/128"),

@@ -37,7 +37,7 @@ pub enum KnockResult {
     Source,
     /// It names too wide a network.
     Network,
-    /// Too many knocks wait for the store.
+    /// Too many knocks wait for the store, or came under its key.
     Busy,
     /// The store did not take the grant.
     Store,
@@ -111,8 +111,14 @@ impl KnockResult {
             Self::Key => "list its key with --knock-key if it may knock here",
             Self::Gate => "list the gate with --knock-gate, or correct that of the sender",
             Self::Source => "the sender has to name its address, as --knock-source refuse says",
-            Self::Network => "raise --knock-networks if such networks are wanted",
-            Self::Busy => "too many knocks wait at once; see whether the gate's store is slow",
+            Self::Network => {
+                "allow wider networks with --knock-networks, such as 24/64, or name an address \
+                 that a client can have"
+            }
+            Self::Busy => {
+                "too many knocks at once; see whether the gate's store is slow, or the holders of \
+                 one key send many"
+            }
             Self::Store | Self::Renewal => SEE_ERROR,
         }
     }

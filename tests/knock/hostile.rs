@@ -74,7 +74,7 @@ fn what_is_no_knock_opens_nothing_and_is_not_answered() {
             let before = reason.map_or(0, |reason| result(&admin, reason));
             world.send_bytes(source, &end, bytes);
             match reason {
-                // Each is a replay of the one before it from the other family.
+                // From the other family those that were fresh are replays: counted as such.
                 Some(reason) if source == PEER => {
                     eventually(name, || result(&admin, reason) == before + 1);
                 }

@@ -88,7 +88,9 @@ fn a_wrong_command_line_is_status_2_with_the_remedy() {
         (&["a:1", "--ttl", "0s"], "give a time"),
         (&["a:1", "--ttl", "10ms"], "whole number of seconds"),
         (&["a:1", "--address", "x"], "write one such as 203.0.113.7"),
-        (&["a:1", "--label", ""], "label"),
+        (&["a:1", "--label", ""], "write a few words"),
+        (&["a:1", "--knock-label", "x"], "write --label"),
+        (&["-t", "a:1"], "write HOST:PORT without a flag"),
         (&["a:1", "-o", "0s"], "give a time"),
         (&[], "HOST:PORT"),
     ] {

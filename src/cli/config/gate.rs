@@ -123,8 +123,8 @@ fn only(flags: &Flags, tables: &Tables) -> Result<(String, Vec<Setting>), Config
 
 /// Returns whether the store is memory: of a tunnel that takes knocks and names no store.
 fn is_in_memory(settings: &[Setting]) -> bool {
-    let takes_knocks =
-        |setting: &Setting| setting.key == "knock" && setting.value != Value::Switch(false);
+    let none = [Value::Switch(false), Value::Words(vec![])];
+    let takes_knocks = |setting: &Setting| setting.key == "knock" && !none.contains(&setting.value);
     settings.iter().any(takes_knocks) && !settings.iter().any(|setting| setting.key == "gate")
 }
 
