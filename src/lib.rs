@@ -51,6 +51,7 @@ mod frontend;
 pub mod gate;
 mod http;
 mod knock;
+mod knockd;
 mod knocker;
 mod net;
 mod observe;

@@ -92,6 +92,7 @@ const FLOORS: &[Floor] = &[
         may_import: &["addr", "unix_time", "files", "net", "tasks"],
         forbidden: &["proto", "keys"],
     },
+    Floor { paths: &["http/client_address.rs"], may_import: &["addr", "gate"], forbidden: PURE },
     Floor {
         paths: &["http"],
         may_import: &["printable", "net", "http"],
@@ -116,6 +117,7 @@ const FLOORS: &[Floor] = &[
         ],
         forbidden: &["clap", "anyhow", "nix::"],
     },
+    Floor { paths: &["knockd/paths.rs"], may_import: &[], forbidden: PURE },
     Floor {
         paths: &["knocker"],
         may_import: &["addr", "proto", "keys", "net", "observe", "random", "knocker"],
