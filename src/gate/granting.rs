@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::GrantNote;
 use super::admission::Gate;
@@ -17,14 +18,18 @@ use super::decision::{AllowReason, DenyReason, Peer, Verdict};
 use super::grant;
 use super::knocks::Knocks;
 use super::live::lock;
-use super::member::Member;
+use super::member::{Item, Member};
 use super::memory_store::MemoryStore;
-use super::store::{Edit, EditResult, StoreError};
+use super::snapshot::Counts;
+use super::store::{Edit, EditResult, Grant, StoreError};
 use crate::keys::KeyId;
 use crate::unix_time::{Expiry, UnixMillis};
 
 /// Longest time of one change.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Interval at which the end of an entry is waited for.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// A grant to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,6 +95,85 @@ impl Gate {
         in_time(self.shared().store.edit(edit)).await
     }
 
+    /// Makes a grant, also for a shorter time than the present one where a `who` that begins so has
+    /// made that; other entries that last longer stay as they are.
+    ///
+    /// # Errors
+    /// [`ChangeError`]
+    pub async fn grant_anew(
+        &self,
+        grant: NewGrant,
+        who_prefix: &str,
+    ) -> Result<EditResult, ChangeError> {
+        let done = self.grant(grant.clone()).await?;
+        if done.changed {
+            return Ok(done);
+        }
+        let NewGrant { member, lasting, note } = grant;
+        let edit = Edit::Replace { member, lasting, note, who_prefix: who_prefix.to_owned() };
+        in_time(self.shared().store.edit(edit)).await
+    }
+
+    /// Takes a grant back, if this `who` has made it.
+    ///
+    /// # Errors
+    /// [`ChangeError`]
+    pub async fn take_back(&self, member: Member, who: &str) -> Result<EditResult, ChangeError> {
+        let edit = Edit::TakeBack { member, who: who.to_owned() };
+        in_time(self.shared().store.edit(edit)).await
+    }
+
+    /// Lists those entries of the store that `keep` chooses, `most` of them at most.
+    ///
+    /// # Errors
+    /// [`ChangeError`]
+    pub async fn grants(
+        &self,
+        most: usize,
+        keep: impl Fn(&Grant) -> bool,
+    ) -> Result<Vec<Grant>, ChangeError> {
+        let shared = self.shared();
+        let (to, mut from) = mpsc::channel::<Vec<Grant>>(1);
+        let mut kept = vec![];
+        let taking = async {
+            while let Some(batch) = from.recv().await {
+                kept.extend(batch.into_iter().filter(&keep).take(most - kept.len()));
+                if kept.len() == most {
+                    // Who lists is told by the channel that it is enough.
+                    return drop(from);
+                }
+            }
+        };
+        let listing = async { tokio::join!(shared.store.list_grants(to), taking).0 };
+        match in_time(listing).await {
+            Ok(_) | Err(ChangeError::Store(StoreError::CutOff)) => Ok(kept),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Returns the note of an entry in the store.
+    ///
+    /// # Errors
+    /// [`ChangeError`]
+    pub async fn note(&self, member: Member) -> Result<Option<GrantNote>, ChangeError> {
+        let ip = IpNet::from(member).addr();
+        let record = in_time(self.shared().store.address_record(ip, None)).await?;
+        let mut entries = record.allow_entries.into_iter();
+        Ok(entries.find(|entry| entry.member == member).and_then(|entry| entry.note))
+    }
+
+    /// Returns true if the allow-set has `most` entries with an end or more, as far as the gate's
+    /// memory knows.
+    pub fn has_grants(&self, most: usize) -> bool {
+        let shared = self.shared();
+        let now = shared.mirror.clock.now();
+        let snapshot = shared.mirror.read();
+        let Counts { addresses, networks, .. } = snapshot.counts();
+        let ends = |item: &Item| matches!(item, Item::Allowed(_, Expiry::At(_)));
+        addresses + networks >= most
+            && snapshot.entries(now).filter(ends).take(most).count() == most
+    }
+
     /// Renews the grant of an address, if a knock made it, from now on for `lasting`.
     ///
     /// # Errors
@@ -133,6 +217,17 @@ impl Gate {
             if is_final || timeout_at(deadline, answered).await.is_err() {
                 return;
             }
+        }
+    }
+
+    /// Waits until the gate's memory does not have `member` any more, until `deadline` at most.
+    pub async fn lacks(&self, member: Member, deadline: Instant) {
+        loop {
+            if !self.has(member) || Instant::now() >= deadline {
+                return;
+            }
+            // No event of its own tells of a removal, and few wait for one.
+            sleep(LOOK).await;
         }
     }
 

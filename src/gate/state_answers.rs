@@ -43,7 +43,12 @@ pub(super) fn receipt(server: &str, edit: &Edit, records: &[Record]) -> EditResu
     });
     let banned = records.iter().any(|record| matches!(record, Record::Ban(..)));
     let key = match edit {
-        Edit::Allow { .. } | Edit::Grant { .. } | Edit::Renew { .. } | Edit::Remove(_) => KEY,
+        Edit::Allow { .. }
+        | Edit::Grant { .. }
+        | Edit::Renew { .. }
+        | Edit::Replace { .. }
+        | Edit::Remove(_)
+        | Edit::TakeBack { .. } => KEY,
         Edit::Ban(..) | Edit::Unban(_) => BANS,
         Edit::RecordSeen(_) | Edit::Forget { .. } => HISTORY,
         Edit::Strike { .. } if banned || strikes.is_none() => BANS,

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use super::follower::Follower;
 use super::grants;
+use super::owned;
 use testkit::wait::NEVER;
 
 /// Makes a fresh store for each check, and opens it once more.
@@ -44,6 +45,7 @@ pub(crate) async fn check(backing: &impl Backing) {
     lists_come_in_batches(backing.open(8)).await;
     a_64_is_one_source(backing.open(9)).await;
     grants::check(backing).await;
+    owned::check(backing).await;
 }
 
 pub(crate) fn member(text: &str) -> Member {

@@ -10,5 +10,6 @@ mod losses;
 mod memory;
 mod million;
 mod notes;
+mod owned;
 mod sentinel;
 mod single;

@@ -255,8 +255,17 @@ impl State {
                     |held: &Allowed| Record::Allow(*member, Expiry::At(end), held.note.clone());
                 held.map(renewed).into_iter().collect()
             }
+            Edit::Replace { member, lasting, note, who_prefix } => {
+                let end = Expiry::At(now.saturating_add(*lasting));
+                let is_of = self.held(member, now).is_some_and(|held| held.is_by(who_prefix));
+                only_if(is_of, Record::Allow(*member, end, Some(Box::new(note.clone()))))
+            }
             Edit::Remove(member) => {
                 only_if(self.member(member, now).is_some(), Record::Remove(*member))
+            }
+            Edit::TakeBack { member, who } => {
+                let note = self.held(member, now).and_then(|held| held.note.as_ref());
+                only_if(note.is_some_and(|note| note.who == *who), Record::Remove(*member))
             }
             Edit::Ban(member, time) => vec![Record::Ban(*member, now.saturating_add(*time))],
             Edit::Unban(member) => self.unban(*member, now),
@@ -301,8 +310,12 @@ impl Allowed {
 
     /// Returns true if a renewal until `end` makes it last longer, and may.
     fn is_renewed(&self, end: UnixMillis, who_prefix: &str) -> bool {
-        let is_of = self.note.as_ref().is_some_and(|note| note.who.starts_with(who_prefix));
-        is_of && self.end < Expiry::At(end)
+        self.is_by(who_prefix) && self.end < Expiry::At(end)
+    }
+
+    /// Returns true if its note is by a `who` that begins so.
+    fn is_by(&self, who_prefix: &str) -> bool {
+        self.note.as_ref().is_some_and(|note| note.who.starts_with(who_prefix))
     }
 }
 

@@ -81,8 +81,27 @@ pub enum Edit {
         /// The beginning of `who` in its note: `key:` for all knocks.
         who_prefix: String,
     },
+    /// Sets another end and note of a member, sooner or later, if it is there with a note by a
+    /// `who` that begins so. Never adds a member, and changes no other one.
+    Replace {
+        /// The address or network.
+        member: Member,
+        /// The time from now for which it is allowed.
+        lasting: Duration,
+        /// The note beside it from now on.
+        note: GrantNote,
+        /// The beginning of `who` in its note: `token:` for all knocks over HTTP.
+        who_prefix: String,
+    },
     /// Takes a member out of the allow-set, with its note.
     Remove(Member),
+    /// Takes a member out of the allow-set, with its note, if that is by this `who`.
+    TakeBack {
+        /// The address or network.
+        member: Member,
+        /// The `who` in its note.
+        who: String,
+    },
     /// Bans an address or an IPv6 /64 from now on; replaces its present ban.
     Ban(Member, Duration),
     /// Lifts a ban: that of an address also from its IPv6 /64.

@@ -75,6 +75,8 @@ impl EditRequest {
             }
             Edit::Grant { .. }
             | Edit::Renew { .. }
+            | Edit::Replace { .. }
+            | Edit::TakeBack { .. }
             | Edit::RecordSeen(_)
             | Edit::Strike { .. }
             | Edit::ClearStrikes { .. } => return None,

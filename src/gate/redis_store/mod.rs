@@ -27,6 +27,7 @@ mod lookup;
 mod members;
 mod metered;
 mod notes;
+mod owned;
 mod pushes;
 mod renew;
 mod reply;

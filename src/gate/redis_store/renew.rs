@@ -21,7 +21,7 @@ use crate::unix_time::Expiry;
 
 /// Sets a later end in the set and the notes, if member and note are as they were read.
 /// KEYS: the set, the notes. ARGV: the member, its score, the text of its note, both anew.
-const RENEW: &str = "\
+pub(super) const RENEW: &str = "\
     if tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]) or '') ~= tonumber(ARGV[2]) \
         or redis.call('HGET', KEYS[2], ARGV[1]) ~= ARGV[3] then return 0 end \
     redis.call('ZADD', KEYS[1], ARGV[4], ARGV[1]) \
@@ -50,16 +50,16 @@ const PRUNE: &str = "\
     return pruned";
 
 /// Reads of an entry that changes all the time, each with a step that another change may undo.
-const MOST_TRIES: usize = 5;
+pub(super) const MOST_TRIES: usize = 5;
 
 /// Notes that are looked at after each write; so many more than one that the ended ones are few.
 const SAMPLE: usize = 100;
 const PRUNE_EVERY: Duration = Duration::from_secs(1);
 
 /// A member of a sorted set as it was read.
-struct Read {
-    score: f64,
-    note: StoredNote,
+pub(super) struct Read {
+    pub(super) score: f64,
+    pub(super) note: StoredNote,
 }
 
 impl RedisStore {
@@ -106,10 +106,7 @@ impl Attempt<'_> {
     ) -> Result<bool, RedisFailure> {
         let keys = &self.store.keys;
         let notes = self.connections.notes_key(keys);
-        if !self.connections.map.joins(&notes, &keys.allow_set) {
-            let cause = "the notes of this set have another slot of the Cluster, so that no entry can be renewed; name a set without braces";
-            return Err(self.connections.of(&notes).other_failure(cause));
-        }
+        self.check_slot(&notes)?;
         for _ in 0..MOST_TRIES {
             let Some(Read { score: old, note }) = self.read(member).await? else {
                 return Ok(false);
@@ -133,8 +130,17 @@ impl Attempt<'_> {
         Ok(false)
     }
 
+    /// Checks that one script may change both the set and the notes.
+    pub(super) fn check_slot(&self, notes: &str) -> Result<(), RedisFailure> {
+        if self.connections.map.joins(notes, &self.store.keys.allow_set) {
+            return Ok(());
+        }
+        let cause = "the notes of this set have another slot of the Cluster, so that no entry can be changed by its note; name a set without braces";
+        Err(self.connections.of(notes).other_failure(cause))
+    }
+
     /// Reads a member of a sorted set that has a note.
-    async fn read(&self, member: Member) -> Result<Option<Read>, RedisFailure> {
+    pub(super) async fn read(&self, member: Member) -> Result<Option<Read>, RedisFailure> {
         let keys = &self.store.keys;
         let mut get = redis::cmd("ZMSCORE");
         get.arg(&keys.allow_set).arg(member.to_string());

@@ -21,6 +21,7 @@ use super::error::{Kind, RedisFailure};
 use super::keys::Window;
 use super::list::ban_keys;
 use super::members::Wanted;
+use super::owned::Anew;
 use super::topology::Map;
 use crate::net::clock::now;
 
@@ -159,9 +160,12 @@ impl RedisStore {
     /// The key to name when no server could be reached at all.
     fn main_key(&self, edit: &Edit) -> String {
         match edit {
-            Edit::Allow { .. } | Edit::Grant { .. } | Edit::Renew { .. } | Edit::Remove(_) => {
-                self.keys.allow_set.clone()
-            }
+            Edit::Allow { .. }
+            | Edit::Grant { .. }
+            | Edit::Renew { .. }
+            | Edit::Replace { .. }
+            | Edit::Remove(_)
+            | Edit::TakeBack { .. } => self.keys.allow_set.clone(),
             Edit::RecordSeen(_) | Edit::Forget { .. } => self.keys.history.clone(),
             Edit::Ban(member, _) | Edit::Unban(member) => self.keys.ban_key(*member),
             Edit::Strike { ip, findtime, .. } | Edit::ClearStrikes { ip, findtime } => {
@@ -193,7 +197,12 @@ impl Attempt<'_> {
             Edit::Renew { member, lasting, who_prefix } => {
                 self.renew(*member, *lasting, who_prefix).await
             }
+            Edit::Replace { member, lasting, note, who_prefix } => {
+                let anew = Anew { lasting: *lasting, note };
+                self.replace(*member, anew, who_prefix).await
+            }
             Edit::Remove(member) => self.remove(*member).await,
+            Edit::TakeBack { member, who } => self.take_back(*member, who).await,
             Edit::Ban(member, time) => self.ban(*member, *time).await,
             Edit::Unban(member) => self.unban(*member).await,
             Edit::RecordSeen(seen) => self.touch(seen).await,
