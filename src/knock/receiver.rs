@@ -69,7 +69,7 @@ pub struct ReceiverParts {
 /// The receiver of knocks of one tunnel.
 pub struct KnockReceiver {
     pub(super) parts: ReceiverParts,
-    pub(super) refused: RefusedKnocks,
+    pub(super) refused: RefusedKnocks<KnockResult>,
     allowance: Mutex<Allowance>,
     of_keys: Mutex<KeyAllowance>,
     /// Permits for grants that wait for the store.

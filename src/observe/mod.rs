@@ -11,12 +11,14 @@ pub mod panics;
 mod priority;
 mod queue;
 mod received_knocks;
+mod refused_knocks;
 mod sent_knocks;
 pub mod sessions;
 pub mod stderr;
 
 pub use json::Pairs;
 pub use metrics::Meters;
-pub use received_knocks::{KnockResult, RefusedKnocks};
+pub use received_knocks::KnockResult;
+pub use refused_knocks::RefusedKnocks;
 pub use sent_knocks::{KnockReason, SentKnockMeters};
 pub use sessions::{Selector, Sessions};

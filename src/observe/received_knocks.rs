@@ -1,4 +1,4 @@
-//! Results of knocks: counters of each, and few log lines about those refused.
+//! Results of knocks by datagram, and a counter of each.
 //!
 //! A stranger can send datagrams as fast as the network carries them, from any address that it
 //! likes to write into them. So what is not authentic is counted and never logged. An authentic
@@ -6,13 +6,10 @@
 //! summaries like those of refused connections.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use prometheus_client::metrics::counter::Counter;
 
-use super::failures::{FailureTally, Line};
-use super::json::Pairs;
+use super::refused_knocks::{RefusalReason, SEE_ERROR};
 
 /// Result of a datagram that arrived for knocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,19 +45,6 @@ pub enum KnockResult {
 /// Counters of knocks.
 #[derive(Debug)]
 pub struct ReceivedKnockMeters([Counter; KnockResult::ALL.len()]);
-
-/// The remedy of a refusal by the store.
-const SEE_ERROR: &str = "see the error";
-
-/// The log of refused knocks of one tunnel.
-#[derive(Debug)]
-pub struct RefusedKnocks {
-    tally: Mutex<FailureTally<KnockResult>>,
-    /// The last error of the store, for each line that is about it.
-    error: Mutex<Option<String>>,
-    /// The tunnel's name, where there are several.
-    tunnel: Option<Arc<str>>,
-}
 
 impl KnockResult {
     /// All of them.
@@ -98,8 +82,9 @@ impl KnockResult {
             Self::Renewal => "renewal-failed",
         }
     }
+}
 
-    /// Returns what to do about refusals for this reason.
+impl RefusalReason for KnockResult {
     fn remedy(self) -> &'static str {
         match self {
             Self::Granted | Self::Stranger | Self::Unread => "nothing",
@@ -145,61 +130,6 @@ impl ReceivedKnockMeters {
     /// Returns the number of datagrams with this result.
     pub fn get(&self, result: KnockResult) -> u64 {
         self.0[result as usize].get()
-    }
-}
-
-impl RefusedKnocks {
-    /// Creates an empty log; lines name `tunnel`.
-    pub fn of(tunnel: Option<Arc<str>>) -> Self {
-        Self { tally: Mutex::default(), error: Mutex::default(), tunnel }
-    }
-
-    /// Counts an authentic knock that was refused, and logs if a line is due. `sender` names its
-    /// key and its source; `error` is that of the store.
-    pub fn refused(&self, result: KnockResult, sender: &dyn fmt::Display, error: Option<&str>) {
-        if let Some(error) = error {
-            *self.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_owned());
-        }
-        let line = self.tally().record(result, sender, Instant::now());
-        self.log(line);
-    }
-
-    /// Logs a summary that is due. Call it about once a second.
-    pub fn tick(&self) {
-        let line = self.tally().tick(Instant::now());
-        self.log(line);
-    }
-
-    /// Logs everything that was not yet logged. Call it before the process ends.
-    pub fn flush(&self) {
-        let line = self.tally().flush();
-        self.log(line);
-    }
-
-    fn log(&self, line: Option<Line<KnockResult>>) {
-        if let Some(line) = line {
-            let is_of_store = |result: &KnockResult| result.remedy() == SEE_ERROR;
-            let error = self.error.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let error =
-                error.filter(|_| line.reasons.iter().any(|(result, _)| is_of_store(result)));
-            let remedies: Vec<&str> =
-                line.reasons.iter().map(|(result, _)| result.remedy()).collect();
-            tracing::warn!(
-                tunnel = self.tunnel.as_deref(),
-                count = line.count,
-                reasons = Pairs::new(line.reasons.iter().copied()).field(),
-                senders = line.sources(),
-                example = line.example,
-                error = error.as_deref(),
-                detail = remedies.join("; "),
-                "knock refused"
-            );
-        }
-    }
-
-    /// Locks the counts. Never held while a line is logged.
-    fn tally(&self) -> MutexGuard<'_, FailureTally<KnockResult>> {
-        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
