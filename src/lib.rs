@@ -51,6 +51,7 @@ mod frontend;
 pub mod gate;
 mod http;
 mod knock;
+#[allow(dead_code, reason = "its router follows")]
 mod knockd;
 mod knocker;
 mod net;

@@ -156,6 +156,11 @@ const FLOORS: &[Floor] = &[
         forbidden: &["clap", "anyhow", "nix::"],
     },
     Floor {
+        paths: &["knockd/limits.rs", "knockd/policy", "knockd/tokens.rs"],
+        may_import: &["addr", "duration", "proto", "gate", "knockd"],
+        forbidden: &["tokio", "std::fs", "std::env", "Instant::now", "SystemTime", "SysRng"],
+    },
+    Floor {
         paths: &["service"],
         may_import: &["addr", "gate", "keys", "knock", "net", "observe", "tunnel", "service"],
         forbidden: &["clap", "anyhow", "nix::"],

@@ -1,9 +1,19 @@
 //! The service that takes knocks over HTTP, and answers proxies that ask whether to let somebody
-//! in.
+//! in: a token in a header puts an address into the gate's store.
 //!
 //! ```text
-//!   paths  what a proxy may let through for anybody
+//!   api     bodies of questions and answers
+//!   policy  body, token and client -> a grant, or the refusal
+//!   tokens  who may knock, and what for
+//!   limits  failures and successes of a source
+//!   paths   what a proxy may let through for anybody
 //! ```
+//!
+//! It decides about no connection: the gate follows its store, as it does for entries of other
+//! programs.
 
-#[cfg_attr(not(test), expect(dead_code, reason = "the endpoint that uses it follows"))]
+mod api;
+mod limits;
 mod paths;
+mod policy;
+pub mod tokens;

@@ -16,13 +16,16 @@ pub const MOST_LABEL: usize = 64;
 pub const LONGEST_NOTE: usize = 896;
 /// The beginning of the name of a key that knocked, before its id.
 pub const KEY: &str = "key:";
+/// The beginning of the name of a token that knocked over HTTP, before its name.
+pub const TOKEN: &str = "token:";
 /// The beginning of the name of an operator, before a user.
 pub const OPERATOR: &str = "operator:";
 
 /// The note beside an entry of the allow-set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GrantNote {
-    /// The name of who granted it: `key:ID` for a knock, `operator:USER` for a command.
+    /// The name of who granted it: `key:ID` for a knock, `token:NAME` for one over HTTP,
+    /// `operator:USER` for a command.
     pub who: String,
     /// The label that was given with it.
     pub label: Option<String>,

@@ -1,0 +1,240 @@
+//! The decision about a knock over HTTP: what it asks for, and the grant or the refusal.
+//!
+//! Pure functions of the body, the token, the client and the moment, so that each case is a row of a
+//! table. Texts, statuses and the order of the checks are Knocker's: the shape of the body, the
+//! permission, the width of the network, the duration.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::api::{MOST_ADDRESS, MOST_TTL_S};
+use super::tokens::Token;
+use crate::addr::ServiceName;
+use crate::gate::granting::NewGrant;
+use crate::gate::{GrantNote, Member, UnixMillis};
+use crate::proto::knock::Label;
+
+/// Most bytes of a body.
+pub(super) const MOST_BODY: usize = 4_096;
+
+/// What a knock asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Asked {
+    /// Wished seconds.
+    pub(super) ttl_s: Option<u64>,
+    /// Another address than the client's own.
+    pub(super) address: Option<Named>,
+    /// Text for people.
+    pub(super) label: Option<Label>,
+    /// Name of a gate.
+    pub(super) gate: Option<ServiceName>,
+}
+
+/// An address or network that a body names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Named {
+    /// It, as it is kept.
+    pub(super) member: Member,
+    /// It, as it was written.
+    pub(super) text: String,
+}
+
+/// A grant that is to be made, with the answer about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Decided {
+    /// The grant.
+    pub(super) grant: NewGrant,
+    /// Its address in the answer.
+    pub(super) entry: String,
+}
+
+/// One who knocks, and the place.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Knocking<'a> {
+    pub(super) token: &'a Token,
+    /// The client's own address.
+    pub(super) client: IpAddr,
+    /// Names that the gate answers to; the first is meant where none is named.
+    pub(super) gates: &'a [ServiceName],
+    pub(super) now: UnixMillis,
+}
+
+/// Reason why a request is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The address of the client is not known.
+    #[error("Could not determine client IP.")]
+    NoClient,
+    /// No token, or a wrong one.
+    #[error("Invalid or missing API key.")]
+    Token,
+    /// Too many failures of the source.
+    #[error("Too many knock attempts.")]
+    Locked,
+    /// Too many successes of the source.
+    #[error("Too many knock attempts.")]
+    TooMany,
+    /// The body is too long.
+    #[error("Request body too large.")]
+    TooLarge,
+    /// The body is no JSON by its header.
+    #[error("Request body must be JSON.")]
+    NotJson,
+    /// The body is no JSON.
+    #[error("Malformed JSON request body.")]
+    Malformed,
+    /// The body is another kind of JSON.
+    #[error("Request body must be a JSON object.")]
+    NoObject,
+    /// The duration is no whole number above zero.
+    #[error("Invalid TTL specified. Must be a positive integer.")]
+    Ttl,
+    /// The address is too long for one.
+    #[error("IP address or CIDR notation too long.")]
+    LongAddress,
+    /// The address is none.
+    #[error("Invalid IP address or CIDR notation in request body.")]
+    Address,
+    /// The body has something else, or a part of another type.
+    #[error("Invalid request data.")]
+    Data,
+    /// The token may not name an address.
+    #[error("API key lacks remote whitelist permission.")]
+    Remote,
+    /// The token does not open the gate, or there is no such gate.
+    #[error("API key may not open this gate.")]
+    Gate,
+    /// The token may not list grants.
+    #[error("API key may not list grants.")]
+    List,
+    /// The network is too wide.
+    #[error("CIDR range too broad. Maximum 65536 addresses allowed.")]
+    Wide,
+    /// The duration is longer than any may be.
+    #[error("TTL too large. Maximum allowed is 315360000 seconds (10 years).")]
+    LongTtl,
+    /// There are as many grants as there may be.
+    #[error("Whitelist is at capacity. Try again later.")]
+    Full,
+    /// The store keeps no ends.
+    #[error(
+        "The allow-set is a plain set, whose members cannot expire; its operator has to add --allow-prefix."
+    )]
+    PlainSet,
+    /// The store did not take it.
+    #[error("Internal server error: whitelist persistence or firewall configuration failed.")]
+    Store,
+}
+
+impl Refusal {
+    /// Returns true if it is a failure of the client, which counts towards its lock.
+    pub(super) fn counts(self) -> bool {
+        !matches!(self, Self::Locked | Self::TooMany | Self::Full | Self::PlainSet | Self::Store)
+    }
+}
+
+impl Asked {
+    /// Reads the body of a knock. An empty one asks for nothing in particular.
+    ///
+    /// # Errors
+    /// The refusal of what is none.
+    pub(super) fn read(body: &[u8]) -> Result<Self, Refusal> {
+        let Some(mut members) = object(body)? else { return Ok(Self::default()) };
+        let asked = Self {
+            ttl_s: present(&mut members, "ttl").map(ttl).transpose()?,
+            address: present(&mut members, "ip_address").map(address).transpose()?,
+            label: present(&mut members, "label").map(text).transpose()?,
+            gate: present(&mut members, "gate").map(text).transpose()?,
+        };
+        if members.is_empty() { Ok(asked) } else { Err(Refusal::Data) }
+    }
+
+    /// Reads the body of a request to leave, which names an address or nothing.
+    ///
+    /// # Errors
+    /// The refusal of what is none.
+    pub(super) fn read_leave(body: &[u8]) -> Result<Option<Named>, Refusal> {
+        let Some(mut members) = object(body)? else { return Ok(None) };
+        let named = present(&mut members, "ip_address").map(address).transpose()?;
+        if members.is_empty() { Ok(named) } else { Err(Refusal::Data) }
+    }
+
+    /// Decides about the knock.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub(super) fn decide(self, knocking: &Knocking<'_>) -> Result<Decided, Refusal> {
+        let Knocking { token, client, gates, now } = *knocking;
+        if self.address.is_some() && !token.any_address {
+            return Err(Refusal::Remote);
+        }
+        check_gate(token, self.gate.as_ref(), gates)?;
+        let own = client.to_canonical();
+        let Named { member, text } =
+            self.address.unwrap_or_else(|| Named { member: own.into(), text: own.to_string() });
+        if member.needs_force() {
+            return Err(Refusal::Wide);
+        }
+        let wished = self.ttl_s.unwrap_or(MOST_TTL_S);
+        if wished > MOST_TTL_S {
+            return Err(Refusal::LongTtl);
+        }
+        let lasting = Duration::from_secs(wished.min(MOST_TTL_S)).min(token.max_ttl);
+        let label = self.label.as_ref().map(Label::as_str);
+        let note = GrantNote::new(&token.who(), label, now);
+        Ok(Decided { grant: NewGrant { member, lasting, note }, entry: text })
+    }
+}
+
+/// Checks that the token opens a gate that there is.
+fn check_gate(
+    token: &Token,
+    gate: Option<&ServiceName>,
+    gates: &[ServiceName],
+) -> Result<(), Refusal> {
+    let meant = gate.or_else(|| gates.first());
+    let may_open = meant.is_some_and(|gate| gates.contains(gate) && token.opens(gate));
+    if may_open { Ok(()) } else { Err(Refusal::Gate) }
+}
+
+/// Reads a JSON object; `None` is an empty body.
+fn object(body: &[u8]) -> Result<Option<Map<String, Value>>, Refusal> {
+    if body.is_empty() {
+        return Ok(None);
+    }
+    match serde_json::from_slice(body) {
+        Ok(Value::Object(members)) => Ok(Some(members)),
+        Ok(_) => Err(Refusal::NoObject),
+        Err(_) => Err(Refusal::Malformed),
+    }
+}
+
+/// Takes a member out; `null` is as good as none.
+fn present(members: &mut Map<String, Value>, name: &str) -> Option<Value> {
+    members.remove(name).filter(|value| !value.is_null())
+}
+
+fn ttl(value: Value) -> Result<u64, Refusal> {
+    // A float is none, 60.0 included.
+    value.as_u64().filter(|seconds| *seconds > 0).ok_or(Refusal::Ttl)
+}
+
+fn address(value: Value) -> Result<Named, Refusal> {
+    let Value::String(text) = value else { return Err(Refusal::Address) };
+    if text.chars().count() > MOST_ADDRESS {
+        return Err(Refusal::LongAddress);
+    }
+    let member = text.parse().map_err(|_| Refusal::Address)?;
+    Ok(Named { member, text })
+}
+
+fn text<T: std::str::FromStr>(value: Value) -> Result<T, Refusal> {
+    let text = value.as_str().ok_or(Refusal::Data)?;
+    text.parse().map_err(|_| Refusal::Data)
+}
+
+#[cfg(test)]
+#[path = "policy_tests.rs"]
+mod tests;
