@@ -3,9 +3,11 @@
 //! What is sent is read by a socket of the test where a test has to know every datagram, and by a
 //! real decrypt end where it has to open.
 //!
-//! Needs root, for the namespaces, and nftables, which loses and rejects packets.
+//! Needs root, for the namespaces, nftables, which loses and rejects packets, and redis-server with
+//! redis-sentinel.
 
 mod command;
+mod failover;
 mod moves;
 mod nat;
 mod opens;
