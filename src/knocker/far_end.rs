@@ -117,8 +117,7 @@ impl Knocker {
             Occasion::Denied => KnockReason::Retry,
             Occasion::Wanted | Occasion::Changed => KnockReason::Dial,
         };
-        let outgoing = Outgoing::towards(to, self.parts.bind);
-        let outgoing = outgoing.inspect_err(|error| self.failed(&to, error)).ok()?;
+        let outgoing = self.way(to).ok()?;
         if let Some(due) = self.due(to, outgoing.from(), occasion) {
             // A failure is logged; a grant may be there already.
             let _ = self.send(&outgoing, to, due, reason);
@@ -150,12 +149,19 @@ impl Knocker {
         occasion: Occasion,
         reason: KnockReason,
     ) -> io::Result<Option<SentTo>> {
-        let outgoing = Outgoing::towards(to, self.parts.bind);
-        let outgoing = outgoing.inspect_err(|error| self.failed(&to, error))?;
+        let outgoing = self.way(to)?;
         let from = outgoing.from();
         let Some(due) = self.due(to, from, occasion) else { return Ok(None) };
         self.send(&outgoing, to, due, reason)?;
         Ok(Some(SentTo { to, from, outgoing }))
+    }
+
+    /// Finds the way to an address.
+    fn way(&self, to: SocketAddr) -> io::Result<Outgoing> {
+        Outgoing::towards(to, self.parts.bind).inspect_err(|error| {
+            self.sent().lost_way(to);
+            self.failed(&to, error);
+        })
     }
 
     /// Notes that a handshake succeeded: the gate is open.
@@ -163,13 +169,13 @@ impl Knocker {
         self.sent().answered();
     }
 
-    /// Returns whether the local address of a way to the far end is another one than at the last
-    /// knock there.
+    /// Returns whether a way to the far end leaves from another local address than the last knock
+    /// there, or there was none and now there is.
     pub fn has_moved(&self, target: &Target) -> bool {
         let Target::Ips(endpoints) = target else { return false };
         endpoints.iter().filter_map(|endpoint| endpoint.now().ok()).any(|to| {
-            let Some(before) = ({ self.sent().source_to(to) }) else { return false };
-            Outgoing::towards(to, self.parts.bind).is_ok_and(|now| now.from() != before)
+            let before = self.sent().source_to(to);
+            Outgoing::towards(to, self.parts.bind).is_ok_and(|now| Some(now.from()) != before)
         })
     }
 

@@ -106,7 +106,12 @@ impl SentKnocks {
         self.all.iter_mut().for_each(|sent| sent.unanswered = 0);
     }
 
-    /// Returns the local address of the last knock at an address.
+    /// Notes that there is no way to an address: a knock is due once there is one.
+    pub fn lost_way(&mut self, to: SocketAddr) {
+        self.all.retain(|sent| sent.way.to != to);
+    }
+
+    /// Returns the local address of the last knock at an address, unless the way there was lost.
     pub fn source_to(&self, to: SocketAddr) -> Option<IpAddr> {
         self.all.iter().find(|sent| sent.way.to == to).map(|sent| sent.way.from)
     }
@@ -172,6 +177,21 @@ mod tests {
         sent.sent(moved, WANTED, 2);
         assert_eq!(due(&sent, usual(), 3), Some(Guess::First), "it left that address");
         assert_eq!(sent.source_to(moved.to), Some(moved.from));
+    }
+
+    /// Also where it leaves from the same address again.
+    #[test]
+    fn no_knock_counts_after_the_way_was_lost() {
+        let mut sent = SentKnocks::new(LASTING);
+        let elsewhere = way("203.0.113.2:6380", "192.0.2.7");
+        for way in [usual(), elsewhere] {
+            sent.sent(way, WANTED, 0);
+        }
+        sent.answered();
+        sent.lost_way(usual().to);
+        assert_eq!(sent.source_to(usual().to), None);
+        assert_eq!(guess(&sent, usual(), Occasion::Wanted, 1), Some(Guess::First));
+        assert_eq!(guess(&sent, elsewhere, Occasion::Wanted, 1), None);
     }
 
     #[test]

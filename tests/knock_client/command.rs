@@ -14,7 +14,7 @@ fn knock(site: &Site, args: &[&str]) -> Output {
     site.client.enter(|| command(site, args).output().unwrap())
 }
 
-fn command(site: &Site, args: &[&str]) -> Command {
+pub(crate) fn command(site: &Site, args: &[&str]) -> Command {
     let mut command = Command::new(binary());
     command.arg("knock").arg("-k").arg(&site.key).args(args).stdin(Stdio::null());
     command
@@ -26,7 +26,7 @@ fn said(output: &Output) -> (Option<i32>, String, String) {
 }
 
 /// Returns the address of a port of the server that nobody listens on over TCP.
-fn free(site: &Site, ip: &str) -> Addr {
+pub(crate) fn free(site: &Site, ip: &str) -> Addr {
     let at = std::net::SocketAddr::new(ip.parse().unwrap(), 0);
     let at = site.server.enter(|| std::net::TcpListener::bind(at).unwrap().local_addr().unwrap());
     Addr::Tcp(at)
