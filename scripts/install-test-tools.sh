@@ -39,5 +39,6 @@ exec scripts/apt-need.sh \
     zsh=zsh \
     fish=fish \
     faketime=faketime \
+    cc=gcc,libc6-dev \
     python3=python3 \
     systemd-analyze=systemd
