@@ -17,9 +17,6 @@ use crate::netns::Net;
 /// Length of each datagram: that of a knock.
 const LEN: usize = 256;
 
-/// Datagrams of one source in a row, which the kernel takes as one call.
-const ROW: usize = 16;
-
 /// The first source; a network that [`Net`] has for its peers follows.
 const FIRST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 
@@ -40,6 +37,9 @@ pub struct Flood {
 }
 
 impl Flood {
+    /// Datagrams of one source in a row, which the kernel takes as one call.
+    pub const ROW: u64 = 16;
+
     /// Sends noise from the peers' machine to `to`.
     pub fn start(net: &Net, to: SocketAddr, size: Size) -> Self {
         let SocketAddr::V4(to) = to else { panic!("{to} is not an IPv4 address") };
@@ -64,7 +64,7 @@ impl Drop for Flood {
 fn send(to: SocketAddrV4, size: Size, end: &AtomicBool, sent: &AtomicU64) {
     let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket can be made");
     let mut noise = Noise::new(1);
-    let mut row = noise.bytes(LEN * ROW);
+    let mut row = noise.bytes(LEN * Flood::ROW as usize);
     let begun = Instant::now();
     for source in (0..size.sources).cycle() {
         if end.load(Ordering::Relaxed) {
@@ -87,7 +87,7 @@ fn send(to: SocketAddrV4, size: Size, end: &AtomicBool, sent: &AtomicU64) {
             MsgFlags::empty(),
             Some(&SockaddrIn::from(to)),
         );
-        let count = sent.fetch_add(ROW as u64, Ordering::Relaxed) + ROW as u64;
+        let count = sent.fetch_add(Flood::ROW, Ordering::Relaxed) + Flood::ROW;
         let due = Duration::from_secs_f64(count as f64 / f64::from(size.per_second));
         // Not after each row: a pause is much longer than a row.
         if let Some(early) = due.checked_sub(begun.elapsed())
