@@ -210,7 +210,10 @@ async fn a_grant_needs_an_end(store: Arc<AnyStore>) {
     let knock = note("key:1a2b3c4d", None);
     assert!(!edit(&store, grant("198.51.100.1", HOUR, &knock)).await.changed);
     let error = store.edit(grant("198.51.100.2", HOUR, &knock)).await.unwrap_err().to_string();
-    assert!(error.contains("--allow-prefix"), "{error}");
+    assert!(error.contains("--allow-prefix") && error.contains("sorted set"), "{error}");
+    assert!(!error.contains("--ttl"), "a knock has no such flag here: {error}");
+    let error = store.edit(allow(member("198.51.100.2"), Some(HOUR))).await.unwrap_err();
+    assert!(error.to_string().contains("leave --ttl out"), "{error}");
     assert_eq!(grants(&store).await.len(), 1);
     edit(&store, Edit::Remove(member("198.51.100.1"))).await;
 }

@@ -243,6 +243,16 @@ pub enum StoreError {
         /// The key.
         key: String,
     },
+    /// A knock at a set that can keep no end.
+    #[error(
+        "key \"{key}\" on {server} is a plain set, whose members cannot expire, so that no knock is granted; add --allow-prefix PREFIX here and wherever it is to count, or turn the set into a sorted set"
+    )]
+    NoGrant {
+        /// The server.
+        server: String,
+        /// The key.
+        key: String,
+    },
     /// The note beside an entry was refused, and so the entry was not written either.
     #[error(
         "{server} does not keep notes in key \"{key}\": {cause}; let the ACL user write that key (~{key} +hset +hdel)"
@@ -332,6 +342,7 @@ mod tests {
             StoreError::NoStore,
             StoreError::Failed { server: text(), key: text(), cause: text(), remedy: "" },
             StoreError::NoExpiry { server: text(), key: text() },
+            StoreError::NoGrant { server: text(), key: text() },
             StoreError::NoNote { server: text(), key: text(), cause: text() },
             StoreError::CutOff,
         ];

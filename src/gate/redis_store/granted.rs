@@ -54,7 +54,7 @@ impl Attempt<'_> {
             (SetType::Absent | SetType::Set, Some(key)) => self.grant_key(key, lasting, note).await,
             (SetType::Set, None) => {
                 let server = self.connections.node_of(set).to_string();
-                Err(Failed::For(StoreError::NoExpiry { server, key: set.clone() }))
+                Err(Failed::For(StoreError::NoGrant { server, key: set.clone() }))
             }
             (SetType::Absent | SetType::Sorted, _) => {
                 let changed = self.grant_in_set(member, lasting, note).await?;
