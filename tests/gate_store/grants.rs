@@ -26,6 +26,7 @@ pub(crate) async fn check(backing: &impl Backing) {
         renewal_makes_nothing_else(backing.open(13)).await;
         grants_make_no_entry_shorter(backing.open(12)).await;
         grants_leave_endless_entries_of_any_moment(backing.open(13)).await;
+        a_later_knock_without_a_label_keeps_that_of_the_same_key(backing.open(11)).await;
     }
     several_changes_with_notes(backing, backing.open(14)).await;
     a_name_is_claimed_once(&|| backing.open(15)).await;
@@ -261,6 +262,43 @@ async fn grants_make_no_entry_shorter(store: Arc<AnyStore>) {
             None => assert_eq!(of(text).expiry, Expiry::Never, "{text}"),
         }
     }
+}
+
+/// A key's knocks are one entry, whichever of its programs sends them, and not each has a label.
+async fn a_later_knock_without_a_label_keeps_that_of_the_same_key(store: Arc<AnyStore>) {
+    let (plain, other) = (note("key:1a2b3c4d", None), note("key:5e6f7081", None));
+    let labels = [Some("laptop"), Some("two \"words\" \\ 世界 a/b"), Some("another")];
+    let [laptop, words, another] = labels.map(|label| note("key:1a2b3c4d", label));
+    for (minutes, given, kept) in [
+        (1, &plain, &plain),
+        (2, &laptop, &laptop),
+        (3, &plain, &laptop),
+        (4, &words, &words),
+        (5, &plain, &words),
+        (6, &another, &another),
+        (7, &other, &other),
+        (8, &plain, &plain),
+    ] {
+        assert!(edit(&store, grant("198.51.100.9", MINUTE * minutes, given)).await.changed);
+        let found = note_of(&store, "198.51.100.9").await;
+        assert_eq!(found.as_ref(), Some(kept), "after {minutes} grants");
+    }
+    // A label goes with its entry.
+    edit(&store, grant("198.51.100.9", MINUTE * 9, &laptop)).await;
+    edit(&store, Edit::Remove(member("198.51.100.9"))).await;
+    edit(&store, grant("198.51.100.9", MINUTE, &plain)).await;
+    assert_eq!(note_of(&store, "198.51.100.9").await.as_ref(), Some(&plain));
+    let brief = Duration::from_millis(300);
+    edit(&store, grant("198.51.100.10", brief, &laptop)).await;
+    let is_it = |grant: &Grant| grant.member == member("198.51.100.10");
+    let over = async {
+        while grants(&store).await.iter().any(is_it) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(NEVER, over).await.expect("it ends");
+    edit(&store, grant("198.51.100.10", MINUTE, &plain)).await;
+    assert_eq!(note_of(&store, "198.51.100.10").await.as_ref(), Some(&plain));
 }
 
 /// An operator lets an address in for ever while it knocks.

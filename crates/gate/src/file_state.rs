@@ -245,8 +245,10 @@ impl State {
             }
             Edit::Grant { member, lasting, note } => {
                 let end = Expiry::At(now.saturating_add(*lasting));
-                let lasts_longer = self.held(member, now).is_none_or(|held| held.end < end);
-                only_if(lasts_longer, Record::Allow(*member, end, Some(Box::new(note.clone()))))
+                let held = self.held(member, now);
+                let note = note.clone().labelled_as(held.and_then(|held| held.note.as_deref()));
+                let lasts_longer = held.is_none_or(|held| held.end < end);
+                only_if(lasts_longer, Record::Allow(*member, end, Some(Box::new(note))))
             }
             Edit::Renew { member, lasting, who_prefix } => {
                 let end = now.saturating_add(*lasting);

@@ -73,6 +73,14 @@ impl GrantNote {
         text(self, None)
     }
 
+    /// Returns this note of a new grant, with the label of the `present` one where this has none and
+    /// both are of the same holder: not each program with a key gives it a label.
+    pub fn labelled_as(mut self, present: Option<&Self>) -> Self {
+        let same = present.filter(|present| present.who == self.who);
+        self.label = self.label.or_else(|| same.and_then(|present| present.label.clone()));
+        self
+    }
+
     /// Returns true if `new` gives an entry that stays as it is another label than `present`.
     pub fn relabels(new: Option<&Self>, present: Option<&Self>) -> bool {
         let label = |note: &Self| note.label.clone();
@@ -180,6 +188,23 @@ mod tests {
         // As another program may write it: of control characters only.
         let worst = GrantNote { who: "\0".repeat(64), label: Some("\0".repeat(64)), ..note(None) };
         assert!(worst.json().len() <= LONGEST_NOTE);
+    }
+
+    #[test]
+    fn a_note_without_a_label_takes_that_of_the_same_holder() {
+        let (plain, one, two) = (note(None), note(Some("1")), note(Some("2")));
+        let other = GrantNote { who: "key:5e6f7081".to_owned(), ..one.clone() };
+        for (new, present, label) in [
+            (&plain, Some(&one), Some("1")),
+            (&two, Some(&one), Some("2")),
+            (&plain, Some(&other), None),
+            (&plain, Some(&plain), None),
+            (&plain, None, None),
+            (&one, None, Some("1")),
+        ] {
+            let made = new.clone().labelled_as(present);
+            assert_eq!(made.label.as_deref(), label, "{new:?} on {present:?}");
+        }
     }
 
     #[test]

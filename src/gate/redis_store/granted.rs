@@ -15,24 +15,55 @@ use super::members::{denied_note, score};
 use crate::net::clock::now;
 use crate::unix_time::Expiry;
 
+/// A function of the scripts: [`GrantNote::labelled_as`] for texts. What is no note, because another
+/// program wrote it or this user may not read it, has no label.
+macro_rules! labelled {
+    () => {
+        "local function labelled(text, old, is_of) \
+             if type(old) ~= 'string' or #old > 896 then return text end \
+             local new = cjson.decode(text) \
+             local is_json, note = pcall(cjson.decode, old) \
+             if new.label or not is_json or type(note) ~= 'table' or note.who ~= new.who \
+                 or type(note.label) ~= 'string' or #note.label > 64 or not is_of(note) \
+                 then return text end \
+             return '{\"label\":' .. cjson.encode(note.label) .. ',' .. string.sub(text, 2) \
+         end "
+    };
+}
+
 /// Adds a member of a sorted set, or makes its end later. KEYS: the set, and the notes if a script
-/// may change both. ARGV: the end, the text of the note, the member, and its other spellings.
-const GRANT: &str = "\
-    for i = 3, #ARGV do \
+/// may change both. ARGV: the end, the text of the note, the time, the member, and its other
+/// spellings.
+const GRANT: &str = concat!(
+    labelled!(),
+    "for i = 4, #ARGV do \
         local present = redis.call('ZSCORE', KEYS[1], ARGV[i]) \
         if present and (present == 'inf' or tonumber(present) >= tonumber(ARGV[1])) \
             then return 0 end \
     end \
-    if KEYS[2] then redis.call('HSET', KEYS[2], ARGV[3], ARGV[2]) end \
-    redis.call('ZADD', KEYS[1], ARGV[1], ARGV[3]) \
-    return 1";
+    if KEYS[2] then \
+        local present = tonumber(redis.call('ZSCORE', KEYS[1], ARGV[4]) or '') or 0 \
+        local is_of = function(note) \
+            return present > tonumber(ARGV[3]) and type(note.end_ms) == 'number' \
+                and math.abs(note.end_ms - present * 1000) <= 10 \
+        end \
+        local old = redis.pcall('HGET', KEYS[2], ARGV[4]) \
+        redis.call('HSET', KEYS[2], ARGV[4], labelled(ARGV[2], old, is_of)) \
+    end \
+    redis.call('ZADD', KEYS[1], ARGV[1], ARGV[4]) \
+    return 1"
+);
 
 /// Sets a key that ends, unless it lasts longer. ARGV: the value, milliseconds.
-const GRANT_KEY: &str = "\
-    local left = redis.call('PTTL', KEYS[1]) \
+const GRANT_KEY: &str = concat!(
+    labelled!(),
+    "local left = redis.call('PTTL', KEYS[1]) \
     if left == -1 or left >= tonumber(ARGV[2]) then return 0 end \
-    redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) \
-    return 1";
+    local old = redis.pcall('GET', KEYS[1]) \
+    local text = labelled(ARGV[1], old, function() return true end) \
+    redis.call('SET', KEYS[1], text, 'PX', ARGV[2]) \
+    return 1"
+);
 
 impl Attempt<'_> {
     pub(super) async fn grant(
@@ -87,7 +118,8 @@ impl Attempt<'_> {
         let checked = connections.check_notes(&store.keys).await;
         checked.map_err(|failure| denied_note(&notes, failure))?;
         let is_one_slot = connections.map.joins(&notes, set);
-        let end = Expiry::At(now().saturating_add(Duration::from_millis(milliseconds(lasting))));
+        let now = now();
+        let end = Expiry::At(now.saturating_add(Duration::from_millis(milliseconds(lasting))));
         let text = NoteUntil { note: note.clone(), end }.json();
         let name = member.to_string();
         let mut grant = redis::cmd("EVAL");
@@ -95,7 +127,7 @@ impl Attempt<'_> {
         if is_one_slot {
             grant.arg(&notes);
         }
-        grant.arg(score(end)).arg(&text).arg(&name);
+        grant.arg(score(end)).arg(&text).arg(score(Expiry::At(now))).arg(&name);
         grant.arg(spellings(member).into_iter().filter(|other| *other != name).collect::<Vec<_>>());
         let granted = connections.of(set).ask(&grant).await;
         let granted = granted.map_err(|failure| denied_note(set, failure))?;
@@ -121,6 +153,20 @@ impl Attempt<'_> {
         match self.connections.of(&key).ask(&grant).await {
             Ok(granted) => Ok(Done { changed: count(&granted) == Some(1), key, count: None }),
             Err(failure) => Err(Failed::At(key, failure)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::grant::{LONGEST_NOTE, MOST_LABEL};
+    use super::*;
+
+    #[test]
+    fn scripts_have_the_bounds_of_notes() {
+        for script in [GRANT, GRANT_KEY] {
+            assert!(script.contains(&format!("#old > {LONGEST_NOTE} ")), "{script}");
+            assert!(script.contains(&format!("#note.label > {MOST_LABEL} ")), "{script}");
         }
     }
 }
