@@ -90,7 +90,8 @@ impl Frontend {
         };
     }
 
-    /// Counts a connection that was a health check. It is no failure.
+    /// Counts a connection that only showed that the port is open: a health check, or one who has
+    /// knocked. It is no failure.
     pub fn probed(&self, peer: ClientAddr) {
         self.meters.refused.count(CloseReason::Probe);
         tracing::debug!(%peer, "health check: connected and left without a byte");

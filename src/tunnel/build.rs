@@ -108,6 +108,7 @@ impl Tunnel {
                     handshake: AcceptorHandshake::new(options.handshake(), memory),
                     unopened: Slots::new(capacity.unopened),
                     targets,
+                    is_looked_at: options.knock.is_some(),
                 }))
             }
         };

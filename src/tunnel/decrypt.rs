@@ -39,6 +39,9 @@ pub(super) struct DecryptEnd {
     /// Slots of tunnels that wait to be opened.
     pub(super) unopened: Slots,
     pub(super) targets: Services,
+    /// Those that the gate lets in may look whether the port is open: they have knocked, and wait
+    /// for that.
+    pub(super) is_looked_at: bool,
 }
 
 /// A connection from a dialer that is proven live.
@@ -97,7 +100,7 @@ impl DecryptEnd {
                 }
                 Ok(Box::new(AuthenticatedConnection { sealed, client, authenticated }))
             }
-            Err(failure) if client.is_balancers && failure.is_nothing() => {
+            Err(failure) if (client.is_balancers || self.is_looked_at) && failure.is_nothing() => {
                 frontend.probed(client.address);
                 sealed.reset();
                 Err(Stranger::Ended)

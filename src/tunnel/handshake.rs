@@ -112,9 +112,9 @@ impl HandshakeFailure {
         }
     }
 
-    /// Returns true when the peer left without sending a byte.
+    /// Returns true when the peer left without sending a byte, also if this end stops meanwhile.
     pub(super) fn is_nothing(self) -> bool {
-        self.hung_up && !self.spoke && !self.is_cut
+        self.hung_up && !self.spoke
     }
 
     /// Returns the log's name of the protocol that a peer spoke instead of a handshake.

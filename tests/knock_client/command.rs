@@ -104,7 +104,7 @@ fn a_wrong_command_line_is_status_2_with_the_remedy() {
 #[test]
 fn a_port_is_waited_for_until_it_opens() {
     let site = Site::new();
-    let decrypt = site.decrypt(&["--knock"]);
+    let mut decrypt = site.decrypt(&["--knock"]);
     for address in [CLIENT4, CLIENT6] {
         let at = entrance(&decrypt, address).to_string();
         let (status, out, err) = said(&knock(&site, &[&at, "--wait-for", &at]));
@@ -128,6 +128,10 @@ fn a_port_is_waited_for_until_it_opens() {
         "{err}"
     );
     assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+    // To look whether a port opens is no failed handshake. What is not logged yet is, at the end.
+    decrypt.stop();
+    assert_eq!(decrypt.refused("handshake-failed"), 0, "{}", decrypt.program.tail());
+    assert!(decrypt.refused("gate-denied") > 0, "{}", decrypt.program.tail());
 }
 
 /// A program of `knock --keep` that asks for a short time.
