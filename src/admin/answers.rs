@@ -7,14 +7,14 @@ use super::gates;
 use super::problems::wrong;
 use super::protocol::{
     GateReply, KnocksReply, MAX_SESSIONS, PoolReply, ReloadReply, Reply, Request, RequestError,
-    SessionReply, StatusReply, TargetReply, TunnelReply, WhoReply, key, peer,
+    SentKnocksReply, SessionReply, StatusReply, TargetReply, TunnelReply, WhoReply, key, peer,
 };
 use super::registry::{Phase, Registry, Reload, TunnelView};
 use super::{Command, ReplySender};
 use crate::gate::GateStatus;
 use crate::observe::metrics::ByReason;
 use crate::observe::sessions::SessionEntry;
-use crate::observe::{KnockResult, Selector};
+use crate::observe::{KnockReason, KnockResult, Selector, SentKnockMeters};
 use crate::reason::CloseReason;
 use crate::sys::nofile;
 use crate::tunnel::Status;
@@ -160,12 +160,19 @@ fn tunnel(TunnelView { kind, meters, status }: &TunnelView) -> TunnelReply {
                 KnockResult::ALL.iter().map(|it| (it.to_string(), meters.received_knocks.get(*it)));
             KnocksReply { listeners, results: all.filter(|(_, count)| *count > 0).collect() }
         }),
+        knocks_sent: status.is_knocking.then(|| sent_knocks(&meters.sent_knocks)),
         accepted: meters.accepted.get(),
         closed: counted(&meters.closed),
         refused: counted(&meters.refused),
         sent,
         received,
     }
+}
+
+fn sent_knocks(meters: &SentKnockMeters) -> SentKnocksReply {
+    let all = KnockReason::ALL.iter().map(|reason| (reason.to_string(), meters.get(*reason)));
+    let sent = all.filter(|(_, count)| *count > 0).collect();
+    SentKnocksReply { sent, failed: meters.failed.get() }
 }
 
 fn target(health: &TargetHealth) -> TargetReply {

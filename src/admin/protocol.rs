@@ -188,6 +188,9 @@ pub struct TunnelReply {
     /// The receiver of knocks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub knocks: Option<KnocksReply>,
+    /// The knocks that it sends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub knocks_sent: Option<SentKnocksReply>,
     /// Its problems, the worst first.
     #[serde(default)]
     pub wrong: Vec<WrongReply>,
@@ -287,6 +290,15 @@ pub struct KnocksReply {
     pub listeners: Vec<String>,
     /// Datagrams by what became of them.
     pub results: BTreeMap<String, u64>,
+}
+
+/// Knocks that an end has sent to its far ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SentKnocksReply {
+    /// Those that left this host, by reason.
+    pub sent: BTreeMap<String, u64>,
+    /// Those that did not.
+    pub failed: u64,
 }
 
 /// The requested live sessions.

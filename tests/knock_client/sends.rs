@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use testkit::admin::Metrics;
+use testkit::admin::{Admin, Metrics};
 use testkit::clock::FakeClock;
 use testkit::{Addr, End, Launch, Wire};
 
@@ -120,7 +120,9 @@ fn a_reload_knocks_at_once_and_metrics_count_by_reason() {
     let receiver = site.receiver(&to);
     let socket = site.dir.path().join("metrics.sock");
     let metrics = socket.to_str().unwrap();
-    let client = site.start(&site.encrypt(&to, &["--knock", "--metrics", metrics]));
+    let admin = site.dir.path().join("admin.sock");
+    let doors = ["--metrics", metrics, "--admin", admin.to_str().unwrap()];
+    let client = site.start(&site.encrypt(&to, &[&["--knock"], &doors[..]].concat()));
     session(&client, &decrypt);
     receiver.next();
     client.program.signal(Signal::SIGHUP);
@@ -130,6 +132,13 @@ fn a_reload_knocks_at_once_and_metrics_count_by_reason() {
     let counts = Metrics::at(&Addr::Unix(socket));
     let sent = |reason: &str| counts.get("knocks_sent_total", &format!(",reason=\"{reason}\""));
     assert_eq!((sent("dial"), sent("request"), sent("retry")), (1.0, 1.0, 0.0));
+    let admin = Admin(admin);
+    let knocks = admin.tunnel()["knocks_sent"].clone();
+    let expected = serde_json::json!({"sent": {"dial": 1, "request": 1}, "failed": 0});
+    assert_eq!(knocks, expected);
+    let told = admin.says(0, &["status"]);
+    let line = told.lines().find(|line| line.trim_start().starts_with("knocks")).unwrap();
+    assert!(line.contains("sent: dial=1 request=1; 0 failed"), "{line}");
 }
 
 /// A gate closes at once what it does not let in.

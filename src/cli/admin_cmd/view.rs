@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::super::output::span;
 use super::rates::Rates;
 use crate::admin::protocol::{
-    GateReply, KnocksReply, PoolReply, SessionReply, TargetReply, TunnelReply,
+    GateReply, KnocksReply, PoolReply, SentKnocksReply, SessionReply, TargetReply, TunnelReply,
 };
 use crate::tunnel::Level;
 
@@ -118,8 +118,10 @@ pub(super) fn tunnel(tunnel: &TunnelReply, rates: Option<&Rates>) -> String {
         }
     }
     if let Some(KnocksReply { listeners, results }) = &tunnel.knocks {
-        let results = if results.is_empty() { "none yet".to_owned() } else { counts(results) };
-        say("knocks", &format!("at {}; {results}", listeners.join(" ")));
+        say("knocks", &format!("at {}; {}", listeners.join(" "), some_counts(results)));
+    }
+    if let Some(SentKnocksReply { sent, failed }) = &tunnel.knocks_sent {
+        say("knocks", &format!("sent: {}; {failed} failed", some_counts(sent)));
     }
     let sent = size(tunnel.sent);
     let received = size(tunnel.received);
@@ -173,6 +175,10 @@ fn of_gate(gate: &GateReply) -> String {
 
 fn counts(counts: &BTreeMap<String, u64>) -> String {
     counts.iter().map(|(reason, count)| format!("{reason}={count}")).collect::<Vec<_>>().join(" ")
+}
+
+fn some_counts(all: &BTreeMap<String, u64>) -> String {
+    if all.is_empty() { "none yet".to_owned() } else { counts(all) }
 }
 
 /// Formats a number of bytes with a binary unit and at least three digits.
